@@ -1,0 +1,1 @@
+"""What moves the log: gateway, worker, dispatch, project, emit, in flow order. Open `topology.py` first."""

@@ -1,0 +1,5 @@
+"""`python -m pipeline` is `mailfold`."""
+
+from pipeline.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""The subcommands of `mailfold`, a file per group."""

@@ -1,0 +1,55 @@
+"""`mailfold gateway|worker|dispatch|project|emit`: one role in this process, as production runs it."""
+
+import asyncio
+import importlib
+
+import typer
+
+from pipeline.bootstrap import runtime
+from pipeline.settings import load
+
+app = typer.Typer()
+
+POOL_SIZE = 6
+
+
+def run_role(module: str) -> None:
+    """Open a role's world and run ``module.run(runtime)`` until SIGTERM or SIGINT."""
+
+    async def main() -> None:
+        async with runtime(load(), pool_size=POOL_SIZE) as world:
+            await importlib.import_module(module).run(world)
+
+    asyncio.run(main())
+
+
+@app.command()
+def gateway() -> None:
+    """Take send requests, webhooks, pixels and clicks; answer questions about history."""
+    run_role("pipeline.gateway")
+
+
+@app.command()
+def worker() -> None:
+    """Normalize webhooks and fold facts into one state per email (Faust)."""
+    from pipeline.worker import main  # noqa: PLC0415  Faust is slow to import, and only this role needs it
+
+    main(load())
+
+
+@app.command()
+def dispatch() -> None:
+    """Hand each email to its provider, once, on a schedule that survives restarts."""
+    run_role("pipeline.dispatch")
+
+
+@app.command()
+def project() -> None:
+    """Write email-changes into Postgres: history, versions, timeline, suppressions, debts."""
+    run_role("pipeline.project")
+
+
+@app.command()
+def emit() -> None:
+    """Tell Fast Track every conversion that is owed, in order, until it is settled."""
+    run_role("pipeline.emit")

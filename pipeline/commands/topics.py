@@ -1,0 +1,25 @@
+"""`mailfold topics create|check`."""
+
+import asyncio
+
+import typer
+
+from pipeline import cluster
+from pipeline.settings import load
+
+app = typer.Typer(help="The topics on the cluster, held against the registry.", no_args_is_help=True)
+
+
+@app.command()
+def create() -> None:
+    """Create the topics that are missing, then check all. Alters nothing that exists."""
+    for name in asyncio.run(cluster.create(load())):
+        typer.echo(f"created {name}")
+    typer.echo("all topics are as they must be")
+
+
+@app.command()
+def check() -> None:
+    """Compare partitions, retention and compaction with the registry; exit 1 on any difference."""
+    asyncio.run(cluster.check(load()))
+    typer.echo("all topics are as they must be")

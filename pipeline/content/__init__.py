@@ -1,0 +1,1 @@
+"""Templates, personalization, MIME, tracking links: what is said in a message. Pure."""

@@ -1,0 +1,1 @@
+"""The APIs we serve, one file each; pure: JSON <-> records. No dialect imports another."""

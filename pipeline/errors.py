@@ -1,0 +1,73 @@
+"""Every error we raise across a room's border.
+
+MailfoldError
+├── Recoverable            try again later, nothing is lost
+│   ├── LogUnavailable     Kafka didn't confirm in time
+│   ├── DatabaseUnavailable
+│   └── LeaseLost          another worker holds the job now
+└── Permanent              trying again changes nothing
+    ├── BadSettings
+    ├── TopicMismatch
+    ├── NotFound
+    ├── Refused            the caller's input is wrong; carries what and where
+    ├── Forged             a signature or token that isn't ours or is stale
+    └── Unrecognised       bytes that can't be understood; they go to the dead letters
+
+Each class's docstring is its default message.
+"""
+
+
+class MailfoldError(Exception):
+    """Something went wrong in Mailfold."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+
+
+class Recoverable(MailfoldError):
+    """Not now; it may work later."""
+
+
+class Permanent(MailfoldError):
+    """Trying again changes nothing."""
+
+
+class LogUnavailable(Recoverable):
+    """The log did not confirm in time: it may or may not have been written, so repeat it."""
+
+
+class DatabaseUnavailable(Recoverable):
+    """Postgres does not answer."""
+
+
+class LeaseLost(Recoverable):
+    """The lease ran out and another worker may hold the job."""
+
+
+class BadSettings(Permanent):
+    """A setting is missing or wrong."""
+
+
+class TopicMismatch(Permanent):
+    """A topic on the cluster is not as the registry says."""
+
+
+class NotFound(Permanent):
+    """There is no such thing."""
+
+
+class Refused(Permanent):
+    """The input is wrong."""
+
+    def __init__(self, message: str = "", where: str = "") -> None:
+        super().__init__(message)
+        self.where = where
+        """A path into the input, such as ``[3].activity.id``."""
+
+
+class Forged(Permanent):
+    """The signature or token is not ours, or stale."""
+
+
+class Unrecognised(Permanent):
+    """These bytes can't be understood."""

@@ -1,0 +1,102 @@
+"""The log on Kafka: one idempotent producer that waits for all in-sync replicas, and consumers by hand."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from pipeline.errors import LogUnavailable
+from pipeline.ports import Entry
+from pipeline.settings import Settings
+from topics.codec import encode
+from topics.record import Place
+from topics.registry import MAX_RECORD_BYTES
+
+MAX_REQUEST_BYTES = MAX_RECORD_BYTES + 100_000
+
+
+class KafkaLog:
+    """:class:`pipeline.ports.Log` on a Kafka cluster."""
+
+    def __init__(self, producer: AIOKafkaProducer, settings: Settings) -> None:
+        self._producer = producer
+        self._prefix = settings.topic_prefix
+        self._timeout = settings.append_timeout
+
+    async def append(self, entries: Sequence[Entry], *, within: float | None = None) -> list[Place | None]:
+        """See the port. One deadline for the whole call, because aiokafka never expires an idempotent batch."""
+        deadline = asyncio.get_running_loop().time() + (self._timeout if within is None else within)
+        sent = [await self._send(entry, deadline) for entry in entries]
+        pending = [future for future in sent if future is not None]
+        if pending:
+            await asyncio.wait(pending, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        return [self._place(entry, future) for entry, future in zip(entries, sent, strict=True)]
+
+    async def _send(self, entry: Entry, deadline: float) -> "asyncio.Future[Any] | None":
+        key = None if entry.key is None else entry.key.encode()
+        value = encode(entry.topic, entry.record)
+        left = deadline - asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(max(0.0, left)):
+                sent: asyncio.Future[Any] = await self._producer.send(self._prefix + entry.topic.name, value, key=key)
+                return sent
+        except (KafkaError, TimeoutError):
+            return None
+
+    def _place(self, entry: Entry, future: "asyncio.Future[Any] | None") -> Place | None:
+        if future is None or not future.done() or future.cancelled() or future.exception() is not None:
+            return None
+        metadata = future.result()
+        return Place(topic=entry.topic.name, partition=metadata.partition, offset=metadata.offset)
+
+
+async def append_all(log: Any, entries: Sequence[Entry], *, within: float | None = None) -> list[Place]:
+    """Append all or raise LogUnavailable; for the roles that can only go on when everything is written."""
+    places = await log.append(entries, within=within)
+    if any(place is None for place in places):
+        raise LogUnavailable
+    return [place for place in places if place is not None]
+
+
+@contextlib.asynccontextmanager
+async def kafka_log(settings: Settings) -> AsyncIterator[KafkaLog]:
+    """A started log; flushed and closed at the end, bounded in time."""
+    producer = AIOKafkaProducer(
+        bootstrap_servers=settings.kafka_bootstrap,
+        acks="all",
+        enable_idempotence=True,
+        linger_ms=2,
+        max_batch_size=262_144,
+        max_request_size=MAX_REQUEST_BYTES,
+    )
+    try:
+        await producer.start()
+    except KafkaError as error:
+        await producer.stop()
+        raise LogUnavailable(f"Kafka at KAFKA_BOOTSTRAP={settings.kafka_bootstrap} does not answer: {error}") from error
+    try:
+        yield KafkaLog(producer, settings)
+    finally:
+        with contextlib.suppress(KafkaError, TimeoutError):
+            async with asyncio.timeout(5):
+                await producer.stop()
+
+
+def consumer(settings: Settings, *topics: str, **options: Any) -> AIOKafkaConsumer:
+    """A consumer of our kind: reads only what is committed, from the beginning, never commits by itself."""
+    return AIOKafkaConsumer(
+        *[settings.topic(name) for name in topics],
+        bootstrap_servers=settings.kafka_bootstrap,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        **options,
+    )
+
+
+def partition_of(topic: str, partition: int, settings: Settings) -> TopicPartition:
+    """A topic's partition on the cluster."""
+    return TopicPartition(settings.topic(topic), partition)

@@ -1,0 +1,1 @@
+"""Lease, schedule, breaker, order: the one engine under dispatch and emit."""

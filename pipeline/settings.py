@@ -1,0 +1,98 @@
+"""Every setting there is, from environment variables; read by `bootstrap` and `cli` only.
+
+`docs/settings.md` is generated from this file (`mailfold settings`), and a test holds them equal.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipeline.errors import BadSettings
+
+
+class Settings(BaseSettings):
+    """Environment variables, each ``MAILFOLD_…`` but the two that every platform names alike."""
+
+    model_config = SettingsConfigDict(env_prefix="MAILFOLD_", frozen=True, extra="ignore", populate_by_name=True)
+
+    kafka_bootstrap: str = Field(
+        "",
+        validation_alias="KAFKA_BOOTSTRAP",
+        description="Kafka brokers, `host:port,host:port`. Empty: `up` and `demo` start one of their own.",
+    )
+    database_url: SecretStr = Field(
+        SecretStr(""),
+        validation_alias="DATABASE_URL",
+        description="PostgreSQL ≥ 15, as a libpq URL. Empty: `up` and `demo` start one of their own.",
+    )
+    data_dir: Path = Field(
+        Path(".mailfold"), description="Where the embedded stack and the workers' local stores keep their files."
+    )
+    secret: SecretStr = Field(
+        SecretStr(""),
+        description="At least 32 characters; signs tokens, cursors, VERP and Message-IDs and seals stored "
+        "credentials. The same for every role. `up` makes one and keeps it in the data folder.",
+    )
+    topic_prefix: str = Field("", description="Put before every topic and consumer group; for sharing a cluster.")
+    partitions: int = Field(8, ge=1, le=512, description="Partitions of topics when they are created; never changed.")
+    replication_factor: int = Field(1, ge=1, le=7, description="Replicas of topics when they are created.")
+    host: str = Field("127.0.0.1", description="Address the gateway listens on.")
+    port: int = Field(8025, ge=0, le=65535, description="Port the gateway listens on; 0 takes a free one.")
+    public_url: str = Field(
+        "http://127.0.0.1:8025", description="How recipients reach the gateway: pixels and links point there."
+    )
+    mail_domain: str = Field(
+        "mailfold.localhost", description="Domain of the Message-ID and of the VERP return path; bounces go there."
+    )
+    append_timeout: float = Field(5.0, gt=0, description="Seconds until an unconfirmed append is a 503.")
+    batch_max: int = Field(10_000, ge=1, description="Messages taken of one batch; the rest is `fatal`.")
+    rate_per_second: float = Field(
+        0.0, ge=0, description="Messages per second and tenant, a second's burst allowed; 0 is no limit."
+    )
+    body_max: int = Field(64_000_000, ge=1024, description="Bytes of a request body; more is a 413.")
+    webhook_max_age: int = Field(
+        86_400, ge=60, description="Seconds a signed webhook stays fresh; not below the provider's retry horizon."
+    )
+    dispatch_concurrency: int = Field(64, ge=1, description="Emails in hand at once, per dispatcher.")
+    emit_concurrency: int = Field(64, ge=1, description="Conversions in hand at once, per emitter.")
+    lane_concurrency: int = Field(32, ge=1, description="Jobs in hand at once per brand, so that none takes all.")
+    lease_seconds: float = Field(10.0, gt=0.5, description="A job whose worker fell silent is free after this.")
+    smtp_timeout: float = Field(30.0, gt=0, description="Seconds for one SMTP conversation.")
+    dispatch_schedule: tuple[float, ...] = Field(
+        (60, 300, 900, 1800, 3600, 7200, 14400, 28800, 57600, 86400),
+        description="Seconds between delivery attempts, JSON list; after the last the email has failed.",
+    )
+    emit_schedule: tuple[float, ...] = Field(
+        (5, 30, 120, 600, 1800, 7200, 18000, 36000, 43200, 43200, 43200, 43200),
+        description="Seconds between conversion attempts, JSON list; after the last it is a dead letter.",
+    )
+    emit_timeout: float = Field(10.0, gt=0, description="Seconds for one conversion request.")
+    allow_private_destinations: bool = Field(
+        False, description="Let conversions go to loopback and private addresses (the demo and tests do)."
+    )
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
+    crash_at: str = Field("", description="Tests only: the named crash point at which the process exits.")
+    crash_once: str = Field("", description="Tests only: a file whose removal disarms the crash point.")
+
+    def topic(self, name: str) -> str:
+        """A topic's name on the cluster."""
+        return self.topic_prefix + name
+
+
+def load(**overrides: Any) -> Settings:
+    """The settings of this process's environment.
+
+    Raises BadSettings naming each wrong variable and what is wrong with it.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise BadSettings("\n".join(_explain(problem) for problem in error.errors())) from None
+
+
+def _explain(problem: Any) -> str:
+    name = str(problem["loc"][0])
+    variable = name if name.isupper() else f"MAILFOLD_{name.upper()}"
+    return f"{variable}: {problem['msg']} (docs/settings.md lists every setting)"

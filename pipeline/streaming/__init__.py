@@ -1,0 +1,1 @@
+"""Faust made safe: the only room that knows its insides."""

@@ -1,0 +1,1 @@
+"""What is asked: history, versions, timeline, suppressions, debts; folded from `email-changes`."""

@@ -1,0 +1,30 @@
+"""Brings a database to the newest schema: each file of `migrations/` once, in order, under one lock."""
+
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+_LOCK = 0x6D61696C  # "mail"; two roles that start together must not both migrate
+
+
+async def migrate(connection: psycopg.AsyncConnection[Any]) -> list[str]:
+    """Apply what is missing; the names of the files applied. Each file is one transaction."""
+    applied: list[str] = []
+    await connection.execute("select pg_advisory_lock(%s)", (_LOCK,))
+    try:
+        await connection.execute("create table if not exists public.schema_migrations (name text primary key)")
+        await connection.commit()
+        for path in sorted(MIGRATIONS.glob("*.sql")):
+            async with connection.transaction():
+                row = await connection.execute(
+                    "insert into public.schema_migrations values (%s) on conflict do nothing returning 1", (path.name,)
+                )
+                if await row.fetchone() is not None:
+                    await connection.execute(path.read_text(encoding="utf-8"))
+                    applied.append(path.name)
+    finally:
+        await connection.execute("select pg_advisory_unlock(%s)", (_LOCK,))
+        await connection.commit()
+    return applied

@@ -1,0 +1,20 @@
+"""Named SQL from `.sql` files: ``-- name: x`` begins a query, the comment lines after it explain it."""
+
+import re
+from pathlib import Path
+from typing import LiteralString, cast
+
+_NAME = re.compile(r"^-- name: *(\w+) *$", re.MULTILINE)
+
+
+class Queries:
+    """The queries of one file, by name: ``queries["claim"]``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        parts = _NAME.split(path.read_text(encoding="utf-8"))
+        self._texts = {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+    def __getitem__(self, name: str) -> LiteralString:
+        """A query's text. It came from our own package, which is what LiteralString vouches for."""
+        return cast("LiteralString", self._texts[name])

@@ -1,0 +1,31 @@
+"""`mailfold topics create|check` against a real broker."""
+
+import pytest
+
+from pipeline import cluster
+from pipeline.errors import LogUnavailable, TopicMismatch
+from pipeline.settings import Settings
+
+
+async def test_topics_that_were_created_pass_the_check_and_creating_again_changes_nothing(settings: Settings) -> None:
+    await cluster.check(settings)
+    assert await cluster.create(settings) == []
+
+
+async def test_another_number_of_partitions_is_a_clear_error_and_nothing_is_altered(settings: Settings) -> None:
+    other = settings.model_copy(update={"partitions": 3})
+    with pytest.raises(TopicMismatch, match="send-requests: 2 partitions, MAILFOLD_PARTITIONS says 3"):
+        await cluster.create(other)
+    await cluster.check(settings)
+
+
+async def test_a_missing_topic_is_named_with_what_to_do(settings: Settings) -> None:
+    other = settings.model_copy(update={"topic_prefix": "nowhere-"})
+    with pytest.raises(TopicMismatch, match="nowhere-send-requests: doesn't exist; `mailfold topics create` makes it"):
+        await cluster.check(other)
+
+
+async def test_a_broker_that_is_away_is_named(settings: Settings) -> None:
+    other = settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:1"})
+    with pytest.raises(LogUnavailable, match=r"KAFKA_BOOTSTRAP=127\.0\.0\.1:1 does not answer"):
+        await cluster.check(other)

@@ -1,0 +1,1 @@
+"""What lies on the log: frozen records, their codec, and the registry of topics. Pure."""

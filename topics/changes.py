@@ -1,0 +1,31 @@
+"""`email-changes`: the facts just applied and the state after them; what projections read.
+
+Versions are numbered by the projection, in log order: a number inside the state would break the
+join, and one made by the fold would differ after a crash between two batches.
+"""
+
+from topics.acks import Ack
+from topics.conversions import ConversionResult
+from topics.events import DeliveryEvent
+from topics.record import EmailId, Millis, Place, Record, Value
+from topics.requests import SendRequest
+from topics.states import EmailState
+
+Fact = SendRequest | Ack | DeliveryEvent | ConversionResult
+"""What the fold folds."""
+
+
+class Applied(Value, frozen=True, kw_only=True):
+    """A fact and where it lies."""
+
+    place: Place
+    fact: Fact
+
+
+class EmailChange(Record, tag="email-change/1", frozen=True, kw_only=True):
+    """One step of one email. Published again, it changes nothing: the projection joins states."""
+
+    email_id: EmailId
+    recorded_at: Millis
+    facts: tuple[Applied, ...]
+    state: EmailState

@@ -1,0 +1,43 @@
+"""The base of everything that lies on a topic: frozen, strict, tagged with type and version.
+
+A record's tag is ``name/version``. Changing a record's fields in a way that old bytes no longer
+satisfy means a new version and an upcaster in :mod:`topics.codec`; adding a field with a default
+does not. Times are whole milliseconds since the Unix epoch, UTC (:data:`Millis`).
+"""
+
+from typing import NewType
+
+import msgspec
+
+Millis = int
+"""Milliseconds since the Unix epoch, UTC."""
+
+EmailId = NewType("EmailId", str)
+"""Canonical lower-case UUID of one message to one recipient."""
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A part of a record; never on a topic by itself."""
+
+
+class Record(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag_field="type",
+):
+    """A value on a topic. Subclasses set ``tag="name/version"``."""
+
+
+class Place(Value, array_like=True, frozen=True, kw_only=True):
+    """Where a record lies: topic, partition, offset."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        """``topic/partition/offset``, the form that `mailfold trace` prints."""
+        return f"{self.topic}/{self.partition}/{self.offset}"

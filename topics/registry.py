@@ -1,0 +1,96 @@
+"""TOPICS: every topic's name, key, value, wire format, cleanup and retention. One file, never changed in place.
+
+Topics that share the key `email_id` share partition count and partitioner (murmur2, Kafka's
+default): a fact's partition is its state's and its change's.
+"""
+
+from typing import Any, Final, Literal
+
+import msgspec
+
+from topics.acks import Ack
+from topics.changes import EmailChange
+from topics.contents import ContentChunk
+from topics.conversions import ConversionResult
+from topics.dead_letters import DeadLetter
+from topics.events import DeliveryEvent
+from topics.requests import SendRequest
+from topics.states import EmailState
+from topics.webhooks import RawWebhook
+
+DAY_MS: Final = 24 * 60 * 60 * 1000
+MAX_RECORD_BYTES: Final = 900_000
+"""A user's cluster has Kafka's default limit of 1 MiB a batch; this leaves room for the envelope."""
+
+
+class Topic(msgspec.Struct, frozen=True, kw_only=True):
+    """A topic as it must exist on the cluster."""
+
+    name: str
+    key: Literal["email_id", "content_id", "none"]
+    value: Any
+    """The record type, or the union of record types, on it."""
+    kept: str
+    """Retention in words, for people."""
+    cleanup: Literal["delete", "compact"] = "delete"
+    retention_ms: int = -1
+    wire: Literal["json", "msgpack"] = "json"
+    single: bool = False
+    """One partition: few records, and their order matters to people."""
+
+
+MESSAGE_CONTENTS: Final = Topic(
+    name="message-contents",
+    key="content_id",
+    value=ContentChunk,
+    kept="7 days",
+    retention_ms=7 * DAY_MS,
+    wire="msgpack",
+)
+SEND_REQUESTS: Final = Topic(
+    name="send-requests", key="email_id", value=SendRequest, kept="400 days", retention_ms=400 * DAY_MS
+)
+PROVIDER_ACKS: Final = Topic(
+    name="provider-acks", key="email_id", value=Ack, kept="400 days", retention_ms=400 * DAY_MS
+)
+PROVIDER_WEBHOOKS: Final = Topic(
+    name="provider-webhooks",
+    key="none",
+    value=RawWebhook,
+    kept="30 days",
+    retention_ms=30 * DAY_MS,
+    wire="msgpack",
+)
+DELIVERY_EVENTS: Final = Topic(
+    name="delivery-events", key="email_id", value=DeliveryEvent, kept="400 days", retention_ms=400 * DAY_MS
+)
+CONVERSION_RESULTS: Final = Topic(
+    name="conversion-results", key="email_id", value=ConversionResult, kept="400 days", retention_ms=400 * DAY_MS
+)
+EMAIL_STATES: Final = Topic(name="email-states", key="email_id", value=EmailState, kept="compacted", cleanup="compact")
+EMAIL_CHANGES: Final = Topic(
+    name="email-changes", key="email_id", value=EmailChange, kept="400 days", retention_ms=400 * DAY_MS
+)
+DEAD_LETTERS: Final = Topic(
+    name="dead-letters",
+    key="none",
+    value=DeadLetter,
+    kept="400 days",
+    retention_ms=400 * DAY_MS,
+    wire="msgpack",
+    single=True,
+)
+
+TOPICS: Final = (
+    MESSAGE_CONTENTS,
+    SEND_REQUESTS,
+    PROVIDER_ACKS,
+    PROVIDER_WEBHOOKS,
+    DELIVERY_EVENTS,
+    CONVERSION_RESULTS,
+    EMAIL_STATES,
+    EMAIL_CHANGES,
+    DEAD_LETTERS,
+)
+FACTS: Final = (SEND_REQUESTS, PROVIDER_ACKS, DELIVERY_EVENTS, CONVERSION_RESULTS)
+"""The topics the fold reads."""

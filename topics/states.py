@@ -1,0 +1,81 @@
+"""`email-states`: all that is known of one email, as a join-semilattice.
+
+A state is a pure function of the **set** of facts seen. Every field is built from minima, maxima
+and bounded unions, so two partial states of one email always have a least upper bound:
+:func:`topics.join.merge`. What the state *means* (status, debts, last update) is read from it by
+:mod:`topics.readings`; nothing that can be derived is stored.
+"""
+
+import msgspec
+
+from topics.conversions import Outcome, Word
+from topics.events import BounceClass
+from topics.record import EmailId, Millis, Record, Value
+from topics.requests import SendRequest
+
+
+class Mark(Value, array_like=True, frozen=True, kw_only=True):
+    """When one kind of fact was heard, and how often.
+
+    ``first`` and ``last`` order by the source's clock, clamped to ours so that a clock in the
+    future cannot win; ``recorded`` is when the earliest evidence reached the log. ``ids`` holds
+    sorted 63-bit hashes of the event ids: all of them for one-shot kinds, the K smallest for
+    kinds that anybody can repeat at will (see :data:`topics.join.SKETCH`).
+    """
+
+    first: Millis
+    last: Millis
+    recorded: Millis
+    ids: tuple[int, ...]
+
+
+class Detail(Value, array_like=True, frozen=True, kw_only=True):
+    """The words that came with a bounce, complaint, drop or failure; the smallest tuple wins."""
+
+    at: Millis
+    recorded: Millis
+    event_id: str
+    type: str = ""
+    subtype: str = ""
+    code: int = 0
+    enhanced: str = ""
+    text: str = ""
+    provider: str = ""
+    bounce_class: BounceClass | None = None
+
+
+class Settlement(Value, array_like=True, frozen=True, kw_only=True):
+    """How the debt of one conversion word ended."""
+
+    outcome: Outcome
+    at: Millis
+
+
+class EmailState(Record, tag="email-state/1", frozen=True, kw_only=True):
+    """Everything known of one email. Absent means not heard of."""
+
+    email_id: EmailId
+    request: SendRequest | None = None
+    accepted: Mark | None = None
+    queued: Mark | None = None
+    sent: Mark | None = None
+    deferred: Mark | None = None
+    delivered: Mark | None = None
+    opened: Mark | None = None
+    opened_machine: Mark | None = None
+    clicked: Mark | None = None
+    clicked_machine: Mark | None = None
+    bounced: Mark | None = None
+    complained: Mark | None = None
+    dropped: Mark | None = None
+    failed: Mark | None = None
+    unsubscribed: Mark | None = None
+    replied: Mark | None = None
+    unknown: Mark | None = None
+    bounce: Detail | None = None
+    complaint: Detail | None = None
+    drop: Detail | None = None
+    failure: Detail | None = None
+    provider_ids: tuple[tuple[str, str], ...] = ()
+    """Sorted pairs (provider, provider message id)."""
+    settled: dict[Word, Settlement] = msgspec.field(default_factory=dict)

@@ -1,0 +1,13 @@
+"""`provider-webhooks`: the raw request, before anybody understood it; MessagePack."""
+
+from topics.record import Millis, Record
+
+
+class RawWebhook(Record, tag="raw-webhook/1", frozen=True, kw_only=True):
+    """An authentic webhook request as it came."""
+
+    webhook_id: str
+    provider: str
+    received_at: Millis
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
