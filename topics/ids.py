@@ -35,6 +35,15 @@ def event_id(source: str, *parts: str) -> str:
     return f"{source}:{_uuid5('event', (source, *parts))}"
 
 
+def fingerprint(recipient: str, brand: str) -> bytes:
+    """What an identity was accepted for: the same identity with another fingerprint is refused.
+
+    SHA-256, because a collision would let a second recipient pass as the first.
+    """
+    name = "".join(f"|{len(part)}:{part}" for part in (recipient, brand))
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+
+
 def brand_uuid(tenant: str, brand: str) -> str:
     """The Brand UUID that ``/v1/Email/`` speaks of; a brand that is a UUID already stays as it is."""
     try:
