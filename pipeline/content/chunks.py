@@ -1,0 +1,71 @@
+"""A message's content -> chunks for `message-contents` and back: MessagePack, zstd, cut, verified by SHA-256."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import zstandard
+
+from pipeline.errors import Refused, Unrecognised
+from topics.contents import Content, ContentChunk
+from topics.registry import MAX_RECORD_BYTES
+
+CHUNK_BYTES: Final = MAX_RECORD_BYTES - 1_000
+"""The rest is for the chunk's own fields: the whole record stays below the limit."""
+
+MAX_CONTENT_BYTES: Final = 128_000_000
+"""Uncompressed. A few bytes of zstd can claim gigabytes; nobody's email is larger than this."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Content).decode
+
+
+def pack(content: Content, content_id: str) -> tuple[list[ContentChunk], str]:
+    """The content's chunks, in order, and the hex SHA-256 of them put together.
+
+    Raises Refused for a content over MAX_CONTENT_BYTES: nobody could unpack it.
+    """
+    plain = _encode(content)
+    if len(plain) > MAX_CONTENT_BYTES:
+        raise Refused(f"a content of {len(plain)} bytes; at most {MAX_CONTENT_BYTES} can be taken")
+    whole = zstandard.ZstdCompressor(write_checksum=False, write_content_size=True).compress(plain)
+    pieces = [whole[start : start + CHUNK_BYTES] for start in range(0, len(whole), CHUNK_BYTES)]
+    chunks = [
+        ContentChunk(content_id=content_id, index=index, total=len(pieces), data=piece)
+        for index, piece in enumerate(pieces)
+    ]
+    return chunks, hashlib.sha256(whole).hexdigest()
+
+
+def unpack(chunks: Sequence[ContentChunk], sha256: str) -> Content:
+    """The content whose chunks these are; order doesn't matter, a chunk read twice neither.
+
+    Raises Unrecognised for a missing or foreign chunk, another hash, or bytes that are no content.
+    """
+    whole = _join(chunks)
+    if hashlib.sha256(whole).hexdigest() != sha256:
+        raise Unrecognised("the content is not the one the request points to: its SHA-256 differs")
+    try:
+        return _decode(_inflate(whole))
+    except (msgspec.MsgspecError, zstandard.ZstdError, UnicodeDecodeError) as error:
+        raise Unrecognised(f"the content can't be read: {error}") from error
+
+
+def _join(chunks: Sequence[ContentChunk]) -> bytes:
+    if len({(chunk.content_id, chunk.total) for chunk in chunks}) != 1:
+        raise Unrecognised("no chunks, or chunks of different contents")
+    by_index = {chunk.index: chunk.data for chunk in chunks}
+    total = chunks[0].total
+    if sorted(by_index) != list(range(total)):
+        raise Unrecognised(f"{len(by_index)} of {total} chunks: some are missing")
+    return b"".join(by_index[index] for index in range(total))
+
+
+def _inflate(whole: bytes) -> bytes:
+    # The frame's header says how much will come out (our pack always writes it), and the
+    # decompressor allocates by it: so it is looked at first. -1 is a frame that doesn't say.
+    size = zstandard.frame_content_size(whole)
+    if not 0 <= size <= MAX_CONTENT_BYTES:
+        raise Unrecognised(f"a content that claims {size} bytes; at most {MAX_CONTENT_BYTES} are unpacked")
+    return zstandard.ZstdDecompressor().decompress(whole, allow_extra_data=False)
