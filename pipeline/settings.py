@@ -72,6 +72,17 @@ class Settings(BaseSettings):
     allow_private_destinations: bool = Field(
         False, description="Let conversions go to loopback and private addresses (the demo and tests do)."
     )
+    sandbox_host: str = Field("127.0.0.1", description="Address the sandbox provider listens on.")
+    sandbox_smtp_port: int = Field(2525, ge=0, le=65535, description="The sandbox's SMTP port; 0 takes a free one.")
+    sandbox_http_port: int = Field(2580, ge=0, le=65535, description="The sandbox's inbox and API; 0 takes a free one.")
+    sandbox_gateway: str = Field(
+        "http://127.0.0.1:8025", description="Where the sandbox posts its webhooks: the gateway, as it reaches it."
+    )
+    sandbox_provider: str = Field("sandbox", description="The sandbox's name in `mailfold providers list`.")
+    sandbox_keep: int = Field(1000, ge=1, description="Messages the sandbox keeps; the oldest go first.")
+    sandbox_pace: float = Field(
+        0.2, ge=0, description="Seconds between the steps of an email's story in the sandbox: delivered, open, click…"
+    )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
     crash_at: str = Field("", description="Tests only: the named crash point at which the process exits.")
     crash_once: str = Field("", description="Tests only: a file whose removal disarms the crash point.")
