@@ -11,7 +11,8 @@ MailfoldError
     ├── NotFound
     ├── Refused            the caller's input is wrong; carries what and where
     ├── Forged             a signature or token that isn't ours or is stale
-    └── Unrecognised       bytes that can't be understood; they go to the dead letters
+    ├── Unrecognised       bytes that can't be understood; they go to the dead letters
+    └── Uncorrelated       an event that names no email of ours; to the dead letters, too
 
 Each class's docstring is its default message.
 """
@@ -71,3 +72,7 @@ class Forged(Permanent):
 
 class Unrecognised(Permanent):
     """These bytes can't be understood."""
+
+
+class Uncorrelated(Permanent):
+    """The event names no email of ours."""

@@ -8,6 +8,9 @@ class RawWebhook(Record, tag="raw-webhook/1", frozen=True, kw_only=True):
 
     webhook_id: str
     provider: str
+    """The provider's name here, as in ``/webhooks/{provider}``."""
+    kind: str
+    """Whose format it is: the provider's kind, which names the adapter."""
     received_at: Millis
     headers: tuple[tuple[str, str], ...]
     body: bytes
