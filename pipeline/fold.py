@@ -1,1 +1,151 @@
-"""In the making."""
+"""The fold: a state and a fact in, the state of both out. Pure and total, in any order, with any repeats.
+
+`evolve` is a join: ``evolve(state, fact) == merge(state, lift(fact))``. What a fact means is said
+once, in :func:`parts`; how two meanings combine, once, in :mod:`topics.join`.
+"""
+
+from typing import Any, Final
+
+from topics.acks import Ack, Acked, Deferred, Dropped, Failed, Rejected
+from topics.changes import Fact
+from topics.conversions import ConversionResult, Outcome
+from topics.events import BounceClass, DeliveryEvent, EventKind
+from topics.ids import id_hash
+from topics.join import absorb
+from topics.record import Millis
+from topics.requests import SendRequest
+from topics.states import Detail, EmailState, Mark, Settlement
+
+Parts = dict[str, Any]
+"""Fields of an EmailState: what one fact says."""
+
+# A provider's deferral comes after it took custody, ours before: two marks, so that no clock decides.
+_MARK_OF: Final = {
+    EventKind.QUEUED: "queued",
+    EventKind.SENT: "sent",
+    EventKind.DEFERRED: "delayed",
+    EventKind.DELIVERED: "delivered",
+    EventKind.OPENED: "opened",
+    EventKind.CLICKED: "clicked",
+    EventKind.BOUNCED: "bounced",
+    EventKind.COMPLAINED: "complained",
+    EventKind.DROPPED: "dropped",
+    EventKind.FAILED: "failed",
+    EventKind.UNSUBSCRIBED: "unsubscribed",
+    EventKind.REPLIED: "replied",
+    EventKind.UNKNOWN: "unknown",
+}
+_MARK_OF_ACK: Final[dict[type, str]] = {
+    Acked: "sent",
+    Deferred: "deferred",
+    Rejected: "bounced",
+    Dropped: "dropped",
+    Failed: "failed",
+}
+_DETAIL_OF: Final = {"bounced": "bounce", "complained": "complaint", "dropped": "drop", "failed": "failure"}
+_BY_MACHINES: Final = {"opened": "opened_machine", "clicked": "clicked_machine"}
+_SETTLES: Final = frozenset({Outcome.DELIVERED, Outcome.REFUSED, Outcome.GIVEN_UP})
+
+# What a code says about the recipient's address; whatever is not here may work another time.
+# RFC 3463 §3.2 (5.1.7 and 5.1.8 blame the sender), §3.3 (5.2.1: disabled; 5.2.2: full, so soft);
+# RFC 7505 §4.1 (5.1.10: null MX). 5.3 to 5.7 are systems, routes, protocol, content and policy.
+_HARD_ENHANCED: Final = frozenset({"5.1.0", "5.1.1", "5.1.2", "5.1.3", "5.1.4", "5.1.6", "5.1.10", "5.2.1"})
+# RFC 5321 §4.2.3 for a reply without a telling enhanced code; RFC 7504 (521, 556: takes no mail at all).
+_HARD_CODES: Final = frozenset({521, 550, 551, 553, 556})
+
+
+def evolve(state: EmailState | None, fact: Fact) -> EmailState:
+    """The state of everything in ``state`` and ``fact``.
+
+    A repeat gives ``state`` itself back. Raises ValueError for a fact of another email: a caller's bug.
+    """
+    if state is None:
+        return lift(fact)
+    if state.email_id != fact.email_id:
+        raise ValueError(f"a fact of {fact.email_id} doesn't belong to the state of {state.email_id}")
+    return absorb(state, parts(fact))
+
+
+def lift(fact: Fact) -> EmailState:
+    """The state of one fact alone."""
+    return EmailState(email_id=fact.email_id, **parts(fact))
+
+
+def parts(fact: Fact) -> Parts:
+    """What one fact says, as fields of a state."""
+    if isinstance(fact, DeliveryEvent):
+        return _event(fact)
+    if isinstance(fact, SendRequest):
+        return _request(fact)
+    if isinstance(fact, ConversionResult):
+        return _conversion(fact)
+    return _ack(fact)
+
+
+def bounce_class(code: int, enhanced: str) -> BounceClass:
+    """Hard where the recipient's server blames the address, soft for everything else."""
+    if enhanced and not enhanced.endswith(".0.0"):
+        return BounceClass.HARD if enhanced in _HARD_ENHANCED else BounceClass.SOFT
+    return BounceClass.HARD if code in _HARD_CODES else BounceClass.SOFT
+
+
+def _event(event: DeliveryEvent) -> Parts:
+    name = _MARK_OF.get(event.kind, "unknown")
+    if event.machine:
+        name = _BY_MACHINES.get(name, name)
+    found: Parts = {name: _mark(event.event_id, event.occurred_at, event.recorded_at)}
+    if name in _DETAIL_OF:
+        found[_DETAIL_OF[name]] = _detail(event, name, event.bounce_type, event.bounce_subtype)
+    if event.provider_message_id:
+        found["provider_ids"] = ((event.provider, event.provider_message_id),)
+    return found
+
+
+def _ack(ack: Ack) -> Parts:
+    name = _MARK_OF_ACK.get(type(ack), "unknown")
+    mark = _mark(ack.event_id, ack.occurred_at, ack.recorded_at)
+    found: Parts = {name: mark}
+    if isinstance(ack, Acked):
+        if ack.means_delivered:
+            found["delivered"] = mark
+        if ack.provider_message_id:
+            found["provider_ids"] = ((ack.provider, ack.provider_message_id),)
+    elif name in _DETAIL_OF:
+        reason = ack.reason if isinstance(ack, Dropped | Failed) else ""
+        found[_DETAIL_OF[name]] = _detail(ack, name, reason, "")
+    return found
+
+
+def _request(request: SendRequest) -> Parts:
+    # One fact however often it is repeated: the caller's identity made the email_id.
+    mark = _mark(request.email_id, request.recorded_at, request.recorded_at)
+    return {"accepted": mark, "request": request}
+
+
+def _conversion(result: ConversionResult) -> Parts:
+    if result.outcome not in _SETTLES:
+        return {}
+    at = min(result.occurred_at, result.recorded_at)
+    return {"settled": {result.word: Settlement(outcome=result.outcome, at=at)}}
+
+
+def _mark(event_id: str, occurred_at: Millis, recorded_at: Millis) -> Mark:
+    """A source's clock in the future must not win: it counts as the time at which we heard of it."""
+    at = occurred_at if occurred_at < recorded_at else recorded_at
+    return Mark(first=at, last=at, recorded=recorded_at, ids=(id_hash(event_id),))
+
+
+def _detail(fact: DeliveryEvent | Ack, name: str, kind: str, subtype: str) -> Detail:
+    told = fact.bounce_class if isinstance(fact, DeliveryEvent) else None
+    return Detail(
+        at=min(fact.occurred_at, fact.recorded_at),
+        recorded=fact.recorded_at,
+        event_id=fact.event_id,
+        type=kind,
+        subtype=subtype,
+        code=fact.code,
+        enhanced=fact.enhanced,
+        text=fact.text,
+        provider=fact.provider,
+        bounce_class=(told or bounce_class(fact.code, fact.enhanced)) if name == "bounced" else None,
+    )

@@ -1,22 +1,31 @@
 """`merge`: the least upper bound of two partial states of one email.
 
-Associative, commutative and idempotent, field by field: marks by minima, maxima and bounded
-unions, details and requests by a total order, settlements by the strongest outcome.
+Associative, commutative and idempotent, because each field has a join of its own (:data:`JOINS`):
+marks by minima, maxima and bounded unions, details and requests by a total order, settlements by
+the strongest outcome. The fold joins single facts in through the same functions
+(:func:`absorb`), so there is one definition of every field's join.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from topics.conversions import Outcome, Word
+from topics.events import BounceClass
 from topics.requests import SendRequest
 from topics.states import Detail, EmailState, Mark, Settlement
 
 SKETCH: Final = 32
-"""Ids kept of a kind that anybody can repeat at will: exact counts up to 32 live in the state,
+"""Ids kept of a kind that anybody can repeat at will: exact counts below 32 live in the state,
 exact counts without bound in the timeline."""
 
-SKETCHED: Final = frozenset({"opened", "opened_machine", "clicked", "clicked_machine", "unknown", "replied"})
+PROVIDER_IDS: Final = 16
+"""Provider ids kept: a provider may name one email anew with each event."""
+
+SKETCHED: Final = frozenset(
+    {"opened", "opened_machine", "clicked", "clicked_machine", "unsubscribed", "unknown", "replied"}
+)
 MARKS: Final = tuple(field.name for field in msgspec.structs.fields(EmailState) if field.type == (Mark | None))
 DETAILS: Final = ("bounce", "complaint", "drop", "failure")
 _STRENGTH: Final = {outcome: rank for rank, outcome in enumerate(Outcome)}
@@ -29,62 +38,87 @@ def merge(a: EmailState, b: EmailState) -> EmailState:
     """
     if a.email_id != b.email_id:
         raise ValueError(f"states of two emails can't be merged: {a.email_id} and {b.email_id}")
-    if a == b:
+    return absorb(a, {name: getattr(b, name) for name in JOINS})
+
+
+def absorb(state: EmailState, parts: Mapping[str, Any]) -> EmailState:
+    """``state`` joined with ``parts``, a few fields of another; ``state`` itself where they tell nothing new."""
+    changed = {}
+    for name, theirs in parts.items():
+        if not theirs:
+            continue
+        ours = getattr(state, name)
+        joined = JOINS[name](ours, theirs) if ours else theirs
+        if joined is not ours:
+            changed[name] = joined
+    return msgspec.structs.replace(state, **changed) if changed else state
+
+
+def join_marks(a: Mark, b: Mark) -> Mark:
+    """Both marks' evidence in one, every id kept; ``a`` itself where ``b`` adds none."""
+    return _join_marks(a, b, None)
+
+
+def join_sketches(a: Mark, b: Mark) -> Mark:
+    """Both marks' evidence in one, the smallest ids kept: the K smallest of a union are a join, too."""
+    return _join_marks(a, b, SKETCH)
+
+
+def _join_marks(a: Mark, b: Mark, limit: int | None) -> Mark:
+    ids = a.ids
+    if not all(one in ids for one in b.ids):
+        ids = tuple(sorted({*ids, *b.ids}))[:limit]
+        if ids == a.ids:  # b's were all beyond the sketch
+            ids = a.ids
+    if ids is a.ids and b.first >= a.first and b.last <= a.last and b.recorded >= a.recorded:
         return a
-    joined: dict[str, Any] = {"email_id": a.email_id}
-    for name in MARKS:
-        joined[name] = join_marks(getattr(a, name), getattr(b, name), sketched=name in SKETCHED)
-    for name in DETAILS:
-        joined[name] = smaller_detail(getattr(a, name), getattr(b, name))
-    joined["request"] = earlier_request(a.request, b.request)
-    joined["provider_ids"] = tuple(sorted({*a.provider_ids, *b.provider_ids}))
-    joined["settled"] = _join_settled(a.settled, b.settled)
-    return EmailState(**joined)
+    return Mark(first=min(a.first, b.first), last=max(a.last, b.last), recorded=min(a.recorded, b.recorded), ids=ids)
 
 
-def join_marks(a: Mark | None, b: Mark | None, *, sketched: bool) -> Mark | None:
-    """Both marks' evidence in one."""
-    if a is None or b is None:
-        return b if a is None else a
-    ids = a.ids if a.ids == b.ids else tuple(sorted({*a.ids, *b.ids}))
-    return Mark(
-        first=min(a.first, b.first),
-        last=max(a.last, b.last),
-        recorded=min(a.recorded, b.recorded),
-        ids=ids[:SKETCH] if sketched else ids,
-    )
+def stronger_detail(a: Detail, b: Detail) -> Detail:
+    """The detail that every order of arrival agrees on: a hard bounce's, then the earliest, then the smallest."""
+    return a if a == b or _detail_order(a) <= _detail_order(b) else b
 
 
-def smaller_detail(a: Detail | None, b: Detail | None) -> Detail | None:
-    """The detail that every order of arrival agrees on: the earliest, then the smallest."""
-    if a is None or b is None:
-        return b if a is None else a
-    return min(a, b, key=_detail_order)
-
-
-def earlier_request(a: SendRequest | None, b: SendRequest | None) -> SendRequest | None:
+def earlier_request(a: SendRequest, b: SendRequest) -> SendRequest:
     """The first acceptance wins; equal times are told apart by content, so that order never matters."""
-    if a is None or b is None:
-        return b if a is None else a
-    return min(a, b, key=_request_order)
+    if a.recorded_at != b.recorded_at:
+        return a if a.recorded_at < b.recorded_at else b
+    return a if a == b or msgspec.json.encode(a) <= msgspec.json.encode(b) else b
 
 
 def stronger(a: Settlement, b: Settlement) -> Settlement:
     """Delivered beats refused beats given up; among equals the earlier."""
-    return max(a, b, key=lambda settlement: (_STRENGTH[settlement.outcome], -settlement.at))
+    return a if (_STRENGTH[a.outcome], -a.at) >= (_STRENGTH[b.outcome], -b.at) else b
 
 
-def _join_settled(a: dict[Word, Settlement], b: dict[Word, Settlement]) -> dict[Word, Settlement]:
-    joined = dict(a)
-    for word, settlement in b.items():
-        joined[word] = stronger(joined[word], settlement) if word in joined else settlement
-    # One order of keys, so that equal states are equal bytes too.
-    return dict(sorted(joined.items()))
+Pairs = tuple[tuple[str, str], ...]
 
 
-def _request_order(request: SendRequest) -> tuple[int, bytes]:
-    return request.recorded_at, msgspec.json.encode(request)
+def join_provider_ids(a: Pairs, b: Pairs) -> Pairs:
+    """The smallest of the union."""
+    if all(pair in a for pair in b):
+        return a
+    joined = tuple(sorted({*a, *b}))[:PROVIDER_IDS]
+    return a if joined == a else joined
 
 
-def _detail_order(detail: Detail) -> tuple[int, int, bytes]:
-    return detail.at, detail.recorded, msgspec.json.encode(detail)
+def join_settled(a: dict[Word, Settlement], b: dict[Word, Settlement]) -> dict[Word, Settlement]:
+    """Word by word the stronger; one order of keys, so that equal states are equal bytes, too."""
+    joined = {word: stronger(a[word], b[word]) if word in a and word in b else (a | b)[word] for word in sorted(a | b)}
+    return a if joined == a else joined
+
+
+JOINS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
+    **{name: join_sketches if name in SKETCHED else join_marks for name in MARKS},
+    **dict.fromkeys(DETAILS, stronger_detail),
+    "request": earlier_request,
+    "provider_ids": join_provider_ids,
+    "settled": join_settled,
+}
+"""Each field's join. All return their first argument itself where the second adds nothing."""
+
+
+def _detail_order(detail: Detail) -> tuple[bool, int, int, bytes]:
+    soft = detail.bounce_class is not BounceClass.HARD
+    return soft, detail.at, detail.recorded, msgspec.json.encode(detail)

@@ -84,11 +84,13 @@ def status(state: EmailState) -> Status:
 
 
 def _in_transit(state: EmailState) -> Status:
-    custody = [mark.last for mark in (state.sent, state.queued) if mark is not None]
-    if state.deferred is not None and (not custody or state.deferred.last > max(custody)):
+    """Custody ends our deferrals, and who took custody may defer in turn: no clock is asked which came last."""
+    if state.delayed is not None:
         return Status.DEFERRED
-    if custody:
+    if state.sent is not None or state.queued is not None:
         return Status.SENT
+    if state.deferred is not None:
+        return Status.DEFERRED
     return Status.ACCEPTED if state.accepted is not None else Status.UNKNOWN
 
 
@@ -123,7 +125,7 @@ def updated_at(state: EmailState) -> Millis:
 
 def sent_at(state: EmailState) -> Millis | None:
     """When somebody took custody, by the source's clock; else when we gave up or dropped it."""
-    for mark in (state.sent, state.queued, state.deferred, state.dropped, state.failed, state.bounced):
+    for mark in (state.sent, state.queued, state.delayed, state.deferred, state.dropped, state.failed, state.bounced):
         if mark is not None:
             return mark.first
     return state.accepted.first if state.accepted is not None else None

@@ -30,7 +30,7 @@ class Mark(Value, array_like=True, frozen=True, kw_only=True):
 
 
 class Detail(Value, array_like=True, frozen=True, kw_only=True):
-    """The words that came with a bounce, complaint, drop or failure; the smallest tuple wins."""
+    """The words that came with a bounce, complaint, drop or failure; which one stays: :mod:`topics.join`."""
 
     at: Millis
     recorded: Millis
@@ -60,6 +60,9 @@ class EmailState(Record, tag="email-state/1", frozen=True, kw_only=True):
     queued: Mark | None = None
     sent: Mark | None = None
     deferred: Mark | None = None
+    """Nobody took custody yet; we try again."""
+    delayed: Mark | None = None
+    """Who took custody tries again."""
     delivered: Mark | None = None
     opened: Mark | None = None
     opened_machine: Mark | None = None
@@ -77,5 +80,5 @@ class EmailState(Record, tag="email-state/1", frozen=True, kw_only=True):
     drop: Detail | None = None
     failure: Detail | None = None
     provider_ids: tuple[tuple[str, str], ...] = ()
-    """Sorted pairs (provider, provider message id)."""
+    """Sorted pairs (provider, provider message id), at most :data:`topics.join.PROVIDER_IDS`."""
     settled: dict[Word, Settlement] = msgspec.field(default_factory=dict)
