@@ -14,6 +14,7 @@ comment on column next_offsets.rebuilding_to is 'set while this partition is rea
 
 create table history (
     email_id uuid primary key,
+    partition integer not null,
     tenant text,
     dialect text not null default '',
     brand text not null default '',
@@ -27,15 +28,20 @@ create table history (
     sent_at bigint,
     updated_at bigint not null,
     version integer not null,
+    valid_from bigint not null,
     provider_ids text[] not null default '{}',
     state bytea not null
 );
+comment on table history is 'each email as it is since valid_from; as it was before: versions';
+comment on column history.partition is 'of email-changes: whose first read releases the email''s held debts';
 comment on column history.tenant is 'null while facts came before their request';
 comment on column history.state is 'the whole folded state, as on email-states';
 create index history_recipient on history (recipient);
 create index history_identity on history (identity) where identity <> '';
 create index history_provider_ids on history using gin (provider_ids);
-create index history_page on history (tenant, sent_at desc, email_id);
+create index history_page on history (tenant, sent_at, email_id) where listed is not null;
+create index history_state_page on history (tenant, listed, sent_at, email_id) where listed is not null;
+create index history_brand_page on history (tenant, brand_uuid, sent_at, email_id) where listed is not null;
 
 create table versions (
     email_id uuid not null,
@@ -46,13 +52,16 @@ create table versions (
     listed text,
     sent_at bigint,
     valid_from bigint not null,
-    valid_to bigint not null default 9223372036854775807,
+    valid_to bigint not null,
     state bytea not null,
     primary key (email_id, version)
 );
-comment on table versions is 'each email as it was in [valid_from, valid_to), our clock: pages are a point in time';
-create index versions_page on versions (tenant, sent_at desc, email_id, valid_from);
-create index versions_recipient on versions (tenant, recipient, sent_at desc, email_id);
+comment on table versions is
+    'each email as it was in [valid_from, valid_to), our clock; the version in force is in history alone, so that '
+    'a change is one row updated and one inserted, and a page as of now reads no version';
+create index versions_page on versions (tenant, sent_at, email_id) where listed is not null;
+create index versions_state_page on versions (tenant, listed, sent_at, email_id) where listed is not null;
+create index versions_recipient on versions (recipient) where listed is not null;
 
 create table timeline (
     email_id uuid not null,
@@ -64,7 +73,7 @@ create table timeline (
     fact bytea not null,
     primary key (email_id, event_id)
 );
-comment on column timeline.places is 'where the fact lies on the log; more than one is a duplicate';
+comment on column timeline.places is 'where the fact lies on the log, the first 100; more than one is a duplicate';
 
 create table suppressions (
     tenant text not null,

@@ -1,0 +1,149 @@
+"""What a run made of the tables in, values as columns hold them out. Pure.
+
+Rows that transactions of two partitions may both touch come sorted, so that they can't deadlock.
+"""
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from projections.debts import Debt, encode
+from projections.steps import Moment, Standing, Version, bigint, kind, occurred_at, text
+from projections.suppressing import Key, Suppression
+from topics.codec import encode as encode_record
+from topics.conversions import Word
+from topics.ids import brand_uuid, fingerprint
+from topics.readings import listed_state, sent_at, status, updated_at
+from topics.record import EmailId
+from topics.registry import EMAIL_STATES
+from topics.requests import SendRequest
+from topics.states import EmailState
+
+Row = dict[str, Any]
+
+SEPARATOR = "\x1f"
+"""Between a row's provider ids, which travel as one text: arrays of arrays must be rectangular."""
+
+_encode_fact = msgspec.json.Encoder().encode
+
+
+def history(standing: Iterable[tuple[EmailId, Standing]]) -> Iterable[Row]:
+    """Each email as it is now."""
+    for email_id, row in standing:
+        state = row.state
+        ids = (text(provider_id).replace(SEPARATOR, "") for _provider, provider_id in state.provider_ids)
+        yield {
+            "email_id": email_id,
+            **_request(state.request),
+            **_listed(state),
+            "status": status(state).value,
+            "updated_at": bigint(updated_at(state)),
+            "version": row.version,
+            "valid_from": row.valid_from,
+            "provider_ids": SEPARATOR.join(ids),
+            "state": encode_record(EMAIL_STATES, state),
+        }
+
+
+def versions(closed: Iterable[Version]) -> Iterable[Row]:
+    """Each email as it was."""
+    for row in closed:
+        request = row.state.request
+        yield {
+            "email_id": row.state.email_id,
+            "version": row.version,
+            "tenant": None if request is None else request.tenant,
+            "brand_uuid": None if request is None else brand_uuid(request.tenant, request.brand),
+            "recipient": "" if request is None else text(request.recipient),
+            **_listed(row.state),
+            "valid_from": row.valid_from,
+            "valid_to": row.valid_to,
+            "state": encode_record(EMAIL_STATES, row.state),
+        }
+
+
+def timeline(moments: Iterable[tuple[tuple[EmailId, str], Moment]]) -> Iterable[Row]:
+    """Each fact once, with its places. Topic names have no space."""
+    for (email_id, event_id), moment in moments:
+        yield {
+            "email_id": email_id,
+            "event_id": event_id,
+            "kind": kind(moment.fact),
+            "occurred_at": occurred_at(moment.fact),
+            "recorded_at": bigint(moment.fact.recorded_at),
+            "places": " ".join(moment.places),
+            "fact": _encode_fact(moment.fact),
+        }
+
+
+def suppressions(found: Iterable[tuple[Key, Suppression]]) -> Iterable[Row]:
+    """Whom not to write to."""
+    for (tenant, brand, address_hash), why in sorted(found):
+        yield {
+            "tenant": tenant,
+            "brand": text(brand),
+            "address_hash": address_hash,
+            "reason": why.reason,
+            "since": bigint(why.since),
+            "email_id": why.email_id,
+            "event_id": text(why.event_id),
+        }
+
+
+def identities(requests: Iterable[SendRequest]) -> Iterable[Row]:
+    """What each identity was accepted for, in case the gateway's own note is gone."""
+    for request in sorted(requests, key=lambda request: request.email_id):
+        yield {
+            "email_id": request.email_id,
+            "fingerprint": fingerprint(request.recipient, request.brand),
+            "recorded_at": bigint(request.recorded_at),
+        }
+
+
+def debts(owed: Sequence[Debt], ended: Mapping[tuple[EmailId, Word], str], state: str) -> Iterable[Row]:
+    """Jobs for the emitter; those that the same run saw settled are closed at birth."""
+    for debt in owed:
+        yield {
+            "stream": debt.email_id,
+            "name": debt.word.value,
+            "lane": text(debt.lane),
+            "state": ended.get((debt.email_id, debt.word), state),
+            "payload": encode(debt),
+        }
+
+
+def settlements(ended: Iterable[tuple[tuple[EmailId, Word], str]]) -> Iterable[Row]:
+    """Which debts have ended, and how."""
+    for (email_id, word), state in ended:
+        yield {"stream": email_id, "name": word.value, "state": state}
+
+
+def storable(email_id: str) -> bool:
+    """Whether the tables can hold this id: a UUID in its canonical form, as every id of ours is."""
+    try:
+        return str(uuid.UUID(email_id)) == email_id
+    except ValueError:
+        return False
+
+
+def _request(request: SendRequest | None) -> Row:
+    if request is None:
+        blank = dict.fromkeys(("dialect", "brand", "identity", "message_id", "recipient", "kind"), "")
+        return {"tenant": None, "brand_uuid": None, **blank}
+    return {
+        "tenant": request.tenant,
+        "dialect": request.dialect,
+        "brand": text(request.brand),
+        "brand_uuid": brand_uuid(request.tenant, request.brand),
+        "identity": text(request.identity),
+        "message_id": text(request.message_id),
+        "recipient": text(request.recipient),
+        "kind": text(request.kind),
+    }
+
+
+def _listed(state: EmailState) -> Row:
+    listed, sent = listed_state(state), sent_at(state)
+    return {"listed": None if listed is None else listed.value, "sent_at": None if sent is None else bigint(sent)}

@@ -1,0 +1,113 @@
+-- name: enter
+-- A rebuild's swap takes this lock alone; projectors share it. The local search_path says which schema is written.
+-- Without fsync at commit: rows and offsets go together, so what a crash of Postgres takes back is read again, and
+-- WAL is flushed in order, so nobody's durable answer can rest on rows that are lost.
+select set_config('search_path', %(schema)s, true),
+       set_config('synchronous_commit', 'off', true),
+       case when %(live)s then pg_advisory_xact_lock_shared(%(lock)s) end
+
+-- name: next_offset
+select next_offset, rebuilding_to from next_offsets where topic = %s and partition = %s
+
+-- name: lock_offset
+select next_offset, rebuilding_to from next_offsets where topic = %s and partition = %s for update
+
+-- name: first_offset
+insert into next_offsets (topic, partition, next_offset, rebuilding_to) values (%s, %s, %s, %s)
+on conflict do nothing
+
+-- name: advance
+update next_offsets
+set next_offset = %(next)s, rebuilding_to = case when rebuilding_to > %(next)s then rebuilding_to end
+where topic = %(topic)s and partition = %(partition)s and next_offset = %(expected)s
+
+-- name: standing
+select email_id::text, version, valid_from, state from history where email_id = any(%b::uuid[])
+
+-- name: stand
+insert into history (
+    email_id, partition, tenant, dialect, brand, brand_uuid, identity, message_id, recipient, kind,
+    status, listed, sent_at, updated_at, version, valid_from, provider_ids, state)
+select email_id, %(partition)s, tenant, dialect, brand, brand_uuid, identity, message_id, recipient, kind,
+    status, listed, sent_at, updated_at, version, valid_from, string_to_array(provider_ids, chr(31)), state
+from unnest(
+    %(email_id)b::uuid[], %(tenant)b::text[], %(dialect)b::text[], %(brand)b::text[], %(brand_uuid)b::uuid[],
+    %(identity)b::text[], %(message_id)b::text[], %(recipient)b::text[], %(kind)b::text[], %(status)b::text[],
+    %(listed)b::text[], %(sent_at)b::bigint[], %(updated_at)b::bigint[], %(version)b::integer[],
+    %(valid_from)b::bigint[], %(provider_ids)b::text[], %(state)b::bytea[]
+) as row (email_id, tenant, dialect, brand, brand_uuid, identity, message_id, recipient, kind,
+    status, listed, sent_at, updated_at, version, valid_from, provider_ids, state)
+on conflict (email_id) do update set
+    tenant = excluded.tenant, dialect = excluded.dialect, brand = excluded.brand, brand_uuid = excluded.brand_uuid,
+    identity = excluded.identity, message_id = excluded.message_id, recipient = excluded.recipient,
+    kind = excluded.kind, status = excluded.status, listed = excluded.listed, sent_at = excluded.sent_at,
+    updated_at = excluded.updated_at, version = excluded.version, valid_from = excluded.valid_from,
+    provider_ids = excluded.provider_ids, state = excluded.state
+
+-- name: close
+insert into versions (
+    email_id, version, tenant, brand_uuid, recipient, listed, sent_at, valid_from, valid_to, state)
+select * from unnest(
+    %(email_id)b::uuid[], %(version)b::integer[], %(tenant)b::text[], %(brand_uuid)b::uuid[], %(recipient)b::text[],
+    %(listed)b::text[], %(sent_at)b::bigint[], %(valid_from)b::bigint[], %(valid_to)b::bigint[], %(state)b::bytea[])
+
+-- name: remember
+-- A fact seen again adds its place, unless that is known; the first hundred are kept, in the order they were seen.
+insert into timeline (email_id, event_id, kind, occurred_at, recorded_at, places, fact)
+select email_id, event_id, kind, occurred_at, recorded_at, string_to_array(places, ' '), fact
+from unnest(
+    %(email_id)b::uuid[], %(event_id)b::text[], %(kind)b::text[], %(occurred_at)b::bigint[],
+    %(recorded_at)b::bigint[], %(places)b::text[], %(fact)b::bytea[]
+) as row (email_id, event_id, kind, occurred_at, recorded_at, places, fact)
+on conflict (email_id, event_id) do update set places = (
+    select array_agg(place order by seen) from (
+        select place, min(nth) as seen
+        from unnest(timeline.places || excluded.places) with ordinality as each (place, nth)
+        group by place order by seen limit 100
+    ) as kept
+) where not timeline.places @> excluded.places and cardinality(timeline.places) < 100
+
+-- name: suppress
+insert into suppressions (tenant, brand, address_hash, reason, since, email_id, event_id)
+select * from unnest(
+    %(tenant)b::text[], %(brand)b::text[], %(address_hash)b::bytea[], %(reason)b::text[], %(since)b::bigint[],
+    %(email_id)b::uuid[], %(event_id)b::text[])
+on conflict (tenant, brand, address_hash) do update set
+    reason = excluded.reason, since = excluded.since, email_id = excluded.email_id, event_id = excluded.event_id
+where (excluded.since, excluded.email_id, excluded.event_id collate "C")
+    < (suppressions.since, suppressions.email_id, suppressions.event_id collate "C")
+
+-- name: identify
+insert into intake.identities (email_id, fingerprint, recorded_at)
+select * from unnest(%(email_id)b::uuid[], %(fingerprint)b::bytea[], %(recorded_at)b::bigint[])
+on conflict do nothing
+
+-- name: owe
+-- A word gets its number on first sight and keeps it; a word that is booked already is left alone.
+insert into jobs.jobs (queue, stream, seq, name, lane, state, payload, finished_at)
+select 'emit', debt.stream,
+    coalesce((select max(seq) from jobs.jobs where queue = 'emit' and stream = debt.stream), 0)
+        + row_number() over (partition by debt.stream order by debt.nth),
+    debt.name, debt.lane, debt.state, debt.payload, case when debt.state in ('done', 'dead') then now() end
+from unnest(%(stream)b::uuid[], %(name)b::text[], %(lane)b::text[], %(state)b::text[], %(payload)b::bytea[])
+    with ordinality as debt (stream, name, lane, state, payload, nth)
+where not exists (
+    select from jobs.jobs where queue = 'emit' and stream = debt.stream and name = debt.name)
+on conflict (queue, stream, name) do nothing
+
+-- name: settle
+-- A given-up job that somebody replays is pending: only what nobody took up again is closed as dead.
+update jobs.jobs set state = told.state, lease_token = null, lease_until = null, finished_at = now()
+from unnest(%(stream)b::uuid[], %(name)b::text[], %(state)b::text[]) as told (stream, name, state)
+where jobs.queue = 'emit' and jobs.stream = told.stream and jobs.name = told.name
+    and (jobs.state in ('held', 'attempting', 'unknown') or (jobs.state in ('pending', 'dead') and told.state = 'done'))
+
+-- name: release
+-- The first read of a partition is over: what it owes and nobody settled is due.
+update jobs.jobs set state = 'pending', due_at = now()
+from history
+where jobs.queue = 'emit' and jobs.state = 'held'
+    and history.email_id = jobs.stream and history.partition = %s
+
+-- name: wake
+select pg_notify('jobs_emit', '')

@@ -1,0 +1,148 @@
+"""One run of changes and the rows as they stand in, the rows to write out. Pure.
+
+Applied change by change, in log order, so that it makes no difference where one run ends and the
+next begins: versions, places and debts come out the same from any split.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from projections.debts import Debt, ended, new_debts
+from projections.suppressing import HashAddress, Key, Suppression, suppressions
+from topics.changes import Applied, EmailChange, Fact
+from topics.conversions import ConversionResult, Word
+from topics.events import DeliveryEvent
+from topics.join import merge
+from topics.readings import owed
+from topics.record import EmailId, Millis
+from topics.requests import SendRequest
+from topics.states import EmailState
+
+PLACES: Final = 100
+"""Places kept of one fact; who repeats it more often than that has made the point."""
+
+REQUEST_EVENT: Final = "send-request"
+"""A request has no event id: an email has one request, however often its caller repeats it."""
+
+_BIGINT: Final = 2**63 - 1
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """An email's row in `history`, as much of it as the next change needs."""
+
+    version: int
+    valid_from: Millis
+    state: EmailState
+
+
+class Version(msgspec.Struct, frozen=True):
+    """A state and when it was in force."""
+
+    version: int
+    valid_from: Millis
+    valid_to: Millis
+    state: EmailState
+
+
+class Moment(msgspec.Struct):
+    """A fact on the timeline and every place it was seen at."""
+
+    fact: Fact
+    places: list[str]
+
+
+class Step(msgspec.Struct):
+    """What a run of changes makes of the tables."""
+
+    standing: dict[EmailId, Standing] = msgspec.field(default_factory=dict)
+    closed: list[Version] = msgspec.field(default_factory=list)
+    timeline: dict[tuple[EmailId, str], Moment] = msgspec.field(default_factory=dict)
+    debts: list[Debt] = msgspec.field(default_factory=list)
+    ended: dict[tuple[EmailId, Word], str] = msgspec.field(default_factory=dict)
+    suppressions: dict[Key, Suppression] = msgspec.field(default_factory=dict)
+    requests: dict[EmailId, SendRequest] = msgspec.field(default_factory=dict)
+
+
+def step(run: Sequence[EmailChange], rows: Mapping[EmailId, Standing], hash_address: HashAddress) -> Step:
+    """Apply ``run`` in order to ``rows``."""
+    made = Step()
+    for change in run:
+        _apply(made, change, made.standing.get(change.email_id) or rows.get(change.email_id), hash_address)
+    return made
+
+
+def _apply(made: Step, change: EmailChange, before: Standing | None, hash_address: HashAddress) -> None:
+    for applied in change.facts:
+        _remember(made, change.email_id, applied)
+    after = change.state if before is None else merge(before.state, change.state)
+    for key, suppression in suppressions(after, (applied.fact for applied in change.facts), hash_address):
+        made.suppressions[key] = min(suppression, made.suppressions.get(key, suppression))
+    if before is not None and after == before.state:
+        return
+    _stand(made, change, before, after)
+    _owe(made, None if before is None else before.state, after)
+
+
+def _stand(made: Step, change: EmailChange, before: Standing | None, after: EmailState) -> None:
+    """One version more. Our clock may step back between two workers; time on a row never does."""
+    if before is None:
+        made.standing[change.email_id] = Standing(1, change.recorded_at, after)
+    else:
+        at = max(before.valid_from, change.recorded_at)
+        made.closed.append(Version(before.version, before.valid_from, at, before.state))
+        made.standing[change.email_id] = Standing(before.version + 1, at, after)
+    if after.request is not None and (before is None or before.state.request != after.request):
+        made.requests[change.email_id] = after.request
+
+
+def _owe(made: Step, before: EmailState | None, after: EmailState) -> None:
+    """Debts new with this change, and settlements new with it.
+
+    Only new ones: a dead conversion that somebody replays is pending again while its old
+    settlement still stands in the state.
+    """
+    made.debts += new_debts(after, () if before is None else owed(before))
+    known = {} if before is None else ended(before)
+    made.ended |= {(after.email_id, word): end for word, end in ended(after).items() if known.get(word) != end}
+
+
+def _remember(made: Step, email_id: EmailId, applied: Applied) -> None:
+    key, place = (email_id, event_id(applied.fact)), str(applied.place)
+    moment = made.timeline.get(key)
+    if moment is None:
+        made.timeline[key] = Moment(applied.fact, [place])
+    elif place not in moment.places and len(moment.places) < PLACES:
+        moment.places.append(place)
+
+
+def event_id(fact: Fact) -> str:
+    """What a fact is known by: two with the same id are one fact, seen twice."""
+    return REQUEST_EVENT if isinstance(fact, SendRequest) else text(fact.event_id)
+
+
+def kind(fact: Fact) -> str:
+    """What happened, in a word: `accepted`, an ack's own tag, an event's kind, `conversion`."""
+    if isinstance(fact, SendRequest):
+        return "accepted"
+    if isinstance(fact, ConversionResult):
+        return "conversion"
+    if isinstance(fact, DeliveryEvent):
+        return fact.kind.value
+    return str(type(fact).__struct_config__.tag).partition("/")[0]
+
+
+def occurred_at(fact: Fact) -> Millis:
+    """When it happened, by its source's clock, as far as a column can hold it; the fact itself is verbatim."""
+    return bigint(fact.recorded_at if isinstance(fact, SendRequest) else fact.occurred_at)
+
+
+def text(value: str) -> str:
+    """What a text column can hold: Postgres has no NUL (U+0000). The fact and the state keep it."""
+    return value.replace("\x00", "\ufffd")
+
+
+def bigint(value: int) -> int:
+    """What a bigint column can hold."""
+    return max(-_BIGINT, min(value, _BIGINT))
