@@ -1,0 +1,62 @@
+"""An address or a header's text as somebody gave it -> None, or what is wrong with it. Pure.
+
+Strict where a mistake or an attack would travel on (line breaks, lengths, a domain nobody can
+look up), silent on whether the mailbox exists: only sending tells.
+"""
+
+import re
+from typing import Final
+
+LOCAL_MAX: Final = 64
+"""RFC 5321 §4.5.3.1.1, octets."""
+ADDRESS_MAX: Final = 254
+"""RFC 5321 §4.5.3.1.3: a path of 256 octets, less its angle brackets."""
+TEXT_MAX: Final = 998
+"""RFC 5322 §2.1.1's longest line; no client shows more."""
+
+# RFC 5322 §3.2.3's dot-atom. Quoted local parts are legal and nobody's: they are mostly attacks.
+_LOCAL: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
+_LABEL: Final = re.compile(r"[^\W_](?:[\w-]*[^\W_])?")
+
+# Whatever str.splitlines (with which Python's email package folds headers) takes for a line break
+# is here, tabs are not: they are blanks in a header.
+_UNPRINTABLE: Final = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def address_problem(address: str) -> str | None:
+    """What keeps mail from being sent to ``address``; None if nothing does."""
+    local, at, domain = address.rpartition("@")
+    if not at or not local or not domain:
+        return "not an email address"
+    if len(local.encode("utf-8", "surrogatepass")) > LOCAL_MAX:
+        return f"more than {LOCAL_MAX} octets before the @"
+    if not _LOCAL.fullmatch(local):
+        return "characters before the @ that can't be taken"
+    ascii_domain = _ascii(domain)
+    if ascii_domain is None:
+        return "not a domain name after the @"
+    if len(local) + 1 + len(ascii_domain) > ADDRESS_MAX:
+        return f"more than {ADDRESS_MAX} octets"
+    return None
+
+
+def text_problem(text: str) -> str | None:
+    """What keeps ``text`` from standing in a header; None if nothing does."""
+    if _UNPRINTABLE.search(text):
+        return "a line break or control character"
+    if len(text) > TEXT_MAX:
+        return f"more than {TEXT_MAX} characters"
+    return None
+
+
+def _ascii(domain: str) -> str | None:
+    """The domain as DNS knows it (A-labels), None if it is no fully qualified name."""
+    labels = domain.split(".")
+    if len(labels) < 2 or not all(_LABEL.fullmatch(label) for label in labels):
+        return None
+    try:
+        encoded = domain.encode("idna").decode()
+    except UnicodeError:
+        return None
+    # An address literal without its brackets: 192.0.2.1.
+    return None if labels[-1].isdecimal() else encoded

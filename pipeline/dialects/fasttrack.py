@@ -1,0 +1,198 @@
+"""Fast Track's operator email API: a batch's bytes -> wishes and faults; outcomes -> the answer's bytes.
+
+Assumptions where its document is silent: the body is a bare JSON array; the answer always has all
+three arrays; a ``failed`` message whose ``activity.id`` can't be read has the id null, its place
+is in the error. Unknown fields are tolerated everywhere and those inside ``activity`` kept.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+from pipeline.addresses import address_problem, text_problem
+from pipeline.errors import Refused
+from pipeline.json_items import depth, split
+from topics.requests import Mailbox
+
+DIALECT: Final = "fasttrack"
+ACTIVITY_MAX: Final = 65_536
+"""Bytes of one ``activity``: it travels in every record of the email, several times in some."""
+ACTIVITY_DEPTH: Final = 64
+"""Nesting that every reader on the way can follow."""
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_AT: Final = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
+_MISSING: Final = re.compile(r"^Object missing required field `(.+)`$")
+
+
+class Activity(msgspec.Struct, frozen=True):
+    """What Fast Track wants back with every conversion, untouched."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=500, description="A unique identifier of the Email")]
+    brand_id: Annotated[int, Meta(description="The unique identifier of the brand on Fast Track")]
+    user_id: Annotated[str, Meta(description="The unique identifier of the player")]
+    internal_user_id: Annotated[int, Meta(description="The unique internal identifier of the player")]
+    activity_id: Annotated[int, Meta(description="The unique identifier of the activity setup in Fast Track")]
+    action_group_id: Annotated[int, Meta(description="The action group which the Email originates from")]
+    trigger_hash: Annotated[str, Meta(description="Trigger hash")]
+    action_id: Annotated[int, Meta(description="The unique identifier of the individual action from Fast Track")]
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One message of a batch, as it is read: the activity stays bytes."""
+
+    activity: msgspec.Raw
+    subject: Annotated[str, Meta(description="The subject line of the Email")]
+    content: Annotated[str, Meta(min_length=1, description="The content of the Email, as HTML")]
+    email: Annotated[str, Meta(description="The email address of the player")]
+    sender_name: Annotated[str, Meta(description="The sender name configured in Fast Track; may be empty")]
+    sender_address: Annotated[str, Meta(description="The sender address configured in Fast Track")]
+    replyto_address: Annotated[str, Meta(description="The reply to address; empty: replies go to the sender")]
+    amp_content: Annotated[str | None, Meta(description="The content of the Email, as AMP")] = None
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that can be sent."""
+
+    index: int
+    identity: str
+    activity: msgspec.Raw
+    brand: str
+    recipient: str
+    subject: str
+    html: str
+    amp: str
+    sender: Mailbox
+    reply_to: tuple[str, ...]
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that can't, or can't now; the error begins with its path in the batch."""
+
+    id: str | int | None
+    error: str
+
+
+class Success(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that was taken."""
+
+    id: str
+    email_id: str
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """Successful: taken. Failed: never sent, skip it. Fatal: not taken now, send it again."""
+
+    successful: list[Success]
+    failed: list[Fault]
+    fatal: list[Fault]
+
+
+class _Identified(msgspec.Struct):
+    id: str | int
+
+
+class _Named(msgspec.Struct):
+    activity: _Identified
+
+
+_message = msgspec.json.Decoder(Message).decode
+_activity = msgspec.json.Decoder(Activity).decode
+_named = msgspec.json.Decoder(_Named).decode
+_answer = msgspec.json.Encoder().encode
+_UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+
+
+def read_batch(body: bytes) -> tuple[list[Wish], list[Fault]]:
+    """The wishes of a batch in its order, and a fault for each message that is none.
+
+    Raises Refused, with what and where, for a body that is no JSON array.
+    """
+    wishes: list[Wish] = []
+    faults: list[Fault] = []
+    for index, raw in enumerate(split(body)):
+        try:
+            wishes.append(_wish(index, raw))
+        except Refused as refused:
+            faults.append(Fault(id=_id_of(raw), error=f"[{index}]{refused.where}: {refused}"))
+    return wishes, faults
+
+
+def answer(successful: Iterable[Success], failed: Iterable[Fault], fatal: Iterable[Fault]) -> bytes:
+    """The answer's body: all three arrays, always."""
+    return _answer(Answer(successful=list(successful), failed=list(failed), fatal=list(fatal)))
+
+
+def fault(wish: Wish, error: str, where: str = "") -> Fault:
+    """A fault found after reading: a conflict, a limit, a log that is away."""
+    return Fault(id=wish.identity, error=f"[{wish.index}]{where}: {error}")
+
+
+def _wish(index: int, raw: bytes | msgspec.Raw) -> Wish:
+    message: Message = _read(_message, raw, "")
+    activity: Activity = _read(_activity, message.activity, ".activity")
+    _check(activity, message)
+    return Wish(
+        index=index,
+        identity=activity.id,
+        activity=message.activity,
+        brand=str(activity.brand_id),
+        recipient=message.email,
+        subject=message.subject,
+        html=message.content,
+        amp=message.amp_content or "",
+        sender=Mailbox(address=message.sender_address, name=message.sender_name),
+        reply_to=(message.replyto_address,) if message.replyto_address else (),
+    )
+
+
+def _read(decode: Any, raw: bytes | msgspec.Raw, where: str) -> Any:
+    try:
+        return decode(raw)
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error), where) from None
+    except _UNREADABLE as error:
+        raise Refused(_lower(str(error)), where) from None
+
+
+def _refusal(message: str, where: str) -> Refused:
+    """Msgspec's words as ours: "Expected `int`, got `str` - at `$.brand_id`" -> expected int, at .brand_id."""
+    found = _AT.match(message)
+    what, path = (found["what"], found["path"] or "") if found else (message, "")
+    if missing := _MISSING.match(what):
+        return Refused("missing", f"{where}{path}.{missing[1]}")
+    return Refused(_lower(what), f"{where}{path}")
+
+
+def _lower(message: str) -> str:
+    return (message[:1].lower() + message[1:]).replace("`", "")
+
+
+def _check(activity: Activity, message: Message) -> None:
+    raw = bytes(message.activity)
+    _refuse(f"more than {ACTIVITY_MAX} bytes" if len(raw) > ACTIVITY_MAX else None, ".activity")
+    _refuse(
+        f"nested more than {ACTIVITY_DEPTH} deep" if depth(raw, ACTIVITY_DEPTH) > ACTIVITY_DEPTH else None, ".activity"
+    )
+    _refuse("a control character" if _CONTROL.search(activity.id) else None, ".activity.id")
+    _refuse(address_problem(message.email), ".email")
+    _refuse(text_problem(message.subject), ".subject")
+    _refuse(text_problem(message.sender_name), ".sender_name")
+    _refuse(address_problem(message.sender_address), ".sender_address")
+    if message.replyto_address:
+        _refuse(address_problem(message.replyto_address), ".replyto_address")
+
+
+def _refuse(problem: str | None, where: str) -> None:
+    if problem is not None:
+        raise Refused(problem, where)
+
+
+def _id_of(raw: bytes | msgspec.Raw) -> str | int | None:
+    """What the sender calls a message that can't be taken, so that it is skipped and not repeated."""
+    try:
+        return _named(raw).activity.id
+    except _UNREADABLE:
+        return None

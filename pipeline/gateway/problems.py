@@ -1,0 +1,79 @@
+"""What went wrong -> an answer in one JSON shape: ``{"error": what, "where": where}``."""
+
+import logging
+from collections.abc import Mapping
+
+import msgspec
+import psycopg
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from psycopg_pool import PoolTimeout
+from starlette.exceptions import HTTPException
+
+from pipeline.errors import DatabaseUnavailable, LogUnavailable, Refused
+
+log = logging.getLogger(__name__)
+
+
+class Problem(Exception):
+    """A request's end, with status, what and where."""
+
+    def __init__(self, status: int, error: str, where: str = "", headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(error)
+        self.status = status
+        self.error = error
+        self.where = where
+        self.headers = dict(headers or {})
+
+
+def respond(status: int, error: str, where: str = "", headers: Mapping[str, str] | None = None) -> Response:
+    """The answer itself."""
+    body = msgspec.json.encode({"error": error, "where": where})
+    return Response(body, status, headers=dict(headers or {}), media_type="application/json")
+
+
+def unavailable(error: str) -> Response:
+    """A 503: nothing was taken, or nobody knows; the same request may safely be sent again."""
+    return respond(503, error, headers={"Retry-After": "2"})
+
+
+def install(app: FastAPI) -> None:
+    """Every error, the framework's too, leaves in our shape."""
+    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _bug)
+    for error in (DatabaseUnavailable, LogUnavailable, psycopg.OperationalError, PoolTimeout):
+        app.add_exception_handler(error, _unavailable)
+
+
+async def _problem(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return respond(error.status, error.error, error.where, error.headers)
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return respond(400, str(error), error.where)
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return respond(400, str(first["msg"]), ".".join(str(part) for part in first["loc"]))
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return respond(error.status_code, str(error.detail), f"{request.method} {request.url.path}", error.headers)
+
+
+async def _unavailable(request: Request, error: Exception) -> Response:
+    log.warning("%s %s: %s", request.method, request.scope["route"].path, type(error).__name__)
+    return unavailable("a part of Mailfold does not answer; send it again")
+
+
+async def _bug(request: Request, _: Exception) -> Response:
+    # Starlette logs the traceback itself; the caller learns nothing of our insides.
+    return respond(500, "an error of ours, not yours; it is logged", f"{request.method} {request.url.path}")

@@ -1,0 +1,84 @@
+"""A JSON array's bytes -> its items' bytes, each as it came; how deeply a value is nested. Pure.
+
+Items are taken apart first and read one by one, so that one that can't be read fails alone.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from pipeline.errors import Refused
+
+_BRACKETS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|([\[{])|([\]}])')
+_BLANK: Final = re.compile(r"[ \t\n\r]*")
+_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+def split(body: bytes) -> Sequence[bytes | msgspec.Raw]:
+    """The array's items. Raises Refused, with what and where, for a body that is no JSON array."""
+    try:
+        # Raw values are skipped over, not read: bytes that are no text would pass.
+        if not body.isascii():
+            body.decode()
+        return _items(body)
+    except UnicodeDecodeError as error:
+        raise Refused("not UTF-8", f"byte {error.start}") from None
+    except msgspec.ValidationError as error:
+        raise Refused(str(error).replace("`", "").replace("Expected", "expected"), "body") from None
+    except msgspec.DecodeError as error:
+        return _split_slowly(body.decode(), error)
+    except RecursionError:
+        raise Refused("nested too deeply", "body") from None
+
+
+def depth(raw: bytes, enough: int) -> int:
+    """How deeply ``raw`` is nested; where that is surely no more than ``enough``, any number up to it."""
+    if raw.count(b"{") + raw.count(b"[") <= enough:
+        return enough
+    here = deepest = 0
+    for found in _BRACKETS.finditer(raw):
+        here += (found[1] is not None) - (found[2] is not None)
+        deepest = max(deepest, here)
+    return deepest
+
+
+def _split_slowly(text: str, error: msgspec.DecodeError) -> list[bytes]:
+    r"""The items where one of them holds half a surrogate pair, such as ``"\ud800"``.
+
+    JSON's grammar allows that and no text can hold it: the item fails alone, instead of a batch
+    that its sender would repeat for ever.
+    """
+    try:
+        return list(_slices(text))
+    except RecursionError:
+        raise Refused("nested too deeply", "body") from None
+    except (ValueError, IndexError):
+        what, _, place = str(error).rstrip(")").partition(" (")
+        raise Refused(f"not JSON: {what.removeprefix('JSON is malformed: ')}", place or "end of body") from None
+
+
+def _slices(text: str) -> Iterable[bytes]:
+    # Numbers aren't wanted here, and Python refuses to read those of over 4,300 digits.
+    scan = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=_no_number).raw_decode
+    at = _skip(text, text.index("[") + 1)
+    while True:
+        _, end = scan(text, at)
+        yield text[at:end].encode()
+        at = _skip(text, end)
+        if text[at] != ",":
+            break
+        at = _skip(text, at + 1)
+    if text[at] != "]" or _skip(text, at + 1) != len(text):
+        raise ValueError("not a JSON array")
+
+
+def _skip(text: str, at: int) -> int:
+    found = _BLANK.match(text, at)
+    return found.end() if found else at
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
