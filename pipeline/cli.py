@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from pipeline.commands import roles, topics
+from pipeline.commands import play, roles, topics
 from pipeline.errors import MailfoldError
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(roles.app)
+app.add_typer(play.app)
 app.add_typer(topics.app, name="topics")
 
 

@@ -36,7 +36,10 @@ def private_key(data_dir: Path) -> ec.EllipticCurvePrivateKey:
     path = data_dir / "sandbox" / "webhook-key.pem"
     if not path.exists():
         _make(path)
-    key = load_pem_private_key(path.read_bytes(), password=None)
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except ValueError:
+        key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise BadSettings(f"{path}: not an ECDSA key; remove it and a new one is made")
     return key

@@ -27,7 +27,7 @@ class Behaviour:
     hang_up: Refusal | None = None
     """Closes the connection instead of answering RCPT."""
     vanish: Refusal | None = None
-    """Takes the whole message, then closes the connection without an answer."""
+    """Takes the message, then closes the connection without an answer: the sender can't know."""
     slow: float = 0.0
     story: tuple[str, ...] = ()
     """Events and deeds after the acceptance, in order: keys of :data:`pipeline.sandbox.story.STEPS`."""
@@ -90,8 +90,8 @@ PATTERNS: Final[dict[str, Pattern]] = {
     "slow": Pattern("answers RCPT after n seconds", lambda behaviour, n: replace(behaviour, slow=float(n)), 3),
     "drop-connection": Pattern("closes the connection on RCPT, at the first n attempts (without n: at every one)",
                                _refusals("hang_up", ""), 0),
-    "drop-after-data": Pattern("takes the whole message, then closes the connection without an answer, at the "
-                               "first n attempts (without n: at every one)", _refusals("vanish", ""), 0),
+    "drop-after-data": Pattern("takes the message and tells its story, but closes the connection without an "
+                               "answer, at the first n attempts (without n: at every one)", _refusals("vanish", ""), 0),
     "silent": Pattern("accepted, and no webhook ever", _flag(silent=True)),
     "open": Pattern("the recipient loads the images of the HTML part: our pixel, by a real GET, as Chrome would",
                     _step("open")),

@@ -1,0 +1,119 @@
+"""A Fast Track for development: conversions in over HTTP; a list of arrivals, in order, out."""
+
+import contextlib
+import hmac
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from pipeline.errors import BadSettings
+
+WORDS: Final = frozenset({"delivered", "open", "click", "spam", "bounce", "dropped", "failed"})
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One conversion as it arrived and was taken."""
+
+    number: int
+    brand: str
+    """Under which path it came: `/{brand}/email/conversion`."""
+    email_id: str
+    word: str
+    activity: bytes = field(repr=False)
+    """Byte for byte as it lay in the body."""
+    idempotency_key: str
+
+    def __str__(self) -> str:
+        """A line for people."""
+        activity = self.activity.decode("utf-8", "replace")
+        return f"{self.number:>5}  {self.word:<9}  {self.email_id}  {activity[:120]}"
+
+
+class _Body(msgspec.Struct):
+    activity: msgspec.Raw
+    email_id: str
+    delivery_status: str
+
+
+Answer = Callable[[Arrival, int], int]
+"""What to answer an authentic conversion, given how often this one came: 2xx takes it."""
+
+
+def take_all(_arrival: Arrival, _attempt: int) -> int:
+    """The usual receiver."""
+    return 200
+
+
+class Receiver:
+    """Takes ``POST /{brand}/email/conversion`` with the brand's X-API-KEY."""
+
+    def __init__(
+        self, keys: Mapping[str, str], answer: Answer = take_all, heard: Callable[[Arrival], None] = lambda _: None
+    ) -> None:
+        self._keys = keys
+        self._answer = answer
+        self._heard = heard
+        self._attempts: dict[str, int] = {}
+        self.arrivals: list[Arrival] = []
+        self.refused: list[str] = []
+        """Requests that were wrong: why."""
+        self.put_off = 0
+        """Authentic requests that were not answered 2xx, by wish."""
+
+    async def conversion(self, request: web.Request) -> web.Response:
+        """The documented endpoint: 200 for what was understood, 4xx with the reason for what was not."""
+        brand = request.match_info["brand"]
+        key = self._keys.get(brand)
+        if key is None:
+            return self._refuse(404, "no such brand here")
+        if not hmac.compare_digest(key.encode(), request.headers.get("X-API-KEY", "").encode("utf-8", "replace")):
+            return self._refuse(401, "X-API-KEY is missing or wrong")
+        try:
+            body = msgspec.json.decode(await request.read(), type=_Body)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            return self._refuse(400, f"not a conversion: {error}")
+        if body.delivery_status not in WORDS:
+            return self._refuse(400, "delivery_status is none of the seven words")
+        return self._take(brand, body, request.headers.get("Idempotency-Key", ""))
+
+    def _take(self, brand: str, body: _Body, idempotency_key: str) -> web.Response:
+        arrival = Arrival(
+            number=len(self.arrivals) + 1,
+            brand=brand,
+            email_id=body.email_id,
+            word=body.delivery_status,
+            activity=bytes(body.activity),
+            idempotency_key=idempotency_key,
+        )
+        attempt = self._attempts[idempotency_key] = self._attempts.get(idempotency_key, 0) + 1
+        status = self._answer(arrival, attempt)
+        if not 200 <= status < 300:
+            self.put_off += 1
+            return web.json_response({"error": "not now"}, status=status, headers={"Retry-After": "1"})
+        self.arrivals.append(arrival)
+        self._heard(arrival)
+        return web.json_response({"ok": True}, status=status)
+
+    def _refuse(self, status: int, why: str) -> web.Response:
+        self.refused.append(why)
+        return web.json_response({"error": why}, status=status)
+
+
+@contextlib.asynccontextmanager
+async def serve(receiver: Receiver, host: str, port: int) -> AsyncIterator[int]:
+    """The receiver listening; its port. Raises BadSettings for a port that is taken."""
+    app = web.Application(client_max_size=4_000_000)
+    app.router.add_post("/{brand}/email/conversion", receiver.conversion)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        yield int(runner.addresses[0][1])
+    except OSError as error:
+        raise BadSettings(f"the receiver can't listen on port {port}: {error.strerror}") from error
+    finally:
+        await runner.cleanup()

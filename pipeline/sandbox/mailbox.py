@@ -1,0 +1,106 @@
+"""The last messages taken: SMTP transactions in; their parts, links and correlation data out. Bounded."""
+
+import json
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from email import policy
+from email.message import EmailMessage
+from email.parser import BytesHeaderParser, BytesParser
+from functools import cached_property
+from html.parser import HTMLParser
+from typing import Any, Final
+
+KEPT_BYTES: Final = 64 * 1024 * 1024
+"""However many messages may be kept, no more than this together: attachments are large."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One accepted message and its envelope."""
+
+    number: int
+    queue_id: str
+    received_at: int
+    mail_from: str
+    recipients: tuple[str, ...]
+    tls: bool
+    raw: bytes = field(repr=False)
+    told: list[str] = field(default_factory=list)
+    """What happened since, for people: events posted, deeds done."""
+
+    @cached_property
+    def mime(self) -> EmailMessage:
+        """The parsed message."""
+        return BytesParser(policy=policy.default).parsebytes(self.raw)
+
+    def html(self) -> str:
+        """The HTML part's text; empty where there is none."""
+        part = self.mime.get_body(("html",))
+        return str(part.get_content()) if part is not None else ""
+
+
+def correlation(raw: bytes) -> tuple[str, dict[str, Any]]:
+    """Message-ID and the unique arguments of ``X-SMTPAPI``, read from the headers alone: every message pays this."""
+    headers = BytesHeaderParser(policy=policy.compat32).parsebytes(raw)
+    try:
+        given = json.loads(str(headers.get("X-SMTPAPI", "{}")).replace("\r\n", "").replace("\n", ""))
+        unique_args = given.get("unique_args", {})
+    except (ValueError, AttributeError):
+        unique_args = {}
+    return str(headers.get("Message-ID", "")).strip(), unique_args if isinstance(unique_args, dict) else {}
+
+
+class Mailbox:
+    """The newest messages, by number; the oldest leave when there are too many or they are too large."""
+
+    def __init__(self, keep: int) -> None:
+        self._keep = keep
+        self._messages: OrderedDict[int, Message] = OrderedDict()
+        self._bytes = 0
+        self.received = 0
+        """How many were ever taken; the last one's number."""
+
+    def add(self, message: Message) -> None:
+        """Keep a message."""
+        self._messages[message.number] = message
+        self._bytes += len(message.raw)
+        while len(self._messages) > self._keep or (self._bytes > KEPT_BYTES and len(self._messages) > 1):
+            _, oldest = self._messages.popitem(last=False)
+            self._bytes -= len(oldest.raw)
+
+    def next_number(self) -> int:
+        """The number of the message being taken."""
+        self.received += 1
+        return self.received
+
+    def get(self, number: int) -> Message | None:
+        """The message, if it is still here."""
+        return self._messages.get(number)
+
+    def newest(self) -> Iterator[Message]:
+        """All that are here, newest first."""
+        return reversed(self._messages.values())
+
+    def clear(self) -> int:
+        """Forget all; how many there were."""
+        gone = len(self._messages)
+        self._messages.clear()
+        self._bytes = 0
+        return gone
+
+
+class Markup(HTMLParser):
+    """What a mail program finds in an HTML part: images to load, links to follow."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.images: list[str] = []
+        self.links: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note the addresses of images and links."""
+        name, into = {"img": ("src", self.images), "a": ("href", self.links)}.get(tag, ("", self.links))
+        into.extend(value for key, value in attrs if key == name and value)
