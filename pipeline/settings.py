@@ -3,6 +3,7 @@
 `docs/settings.md` is generated from this file (`mailfold settings`), and a test holds them equal.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,25 @@ def load(**overrides: Any) -> Settings:
         raise BadSettings("\n".join(_explain(problem) for problem in error.errors())) from None
 
 
+def variable(name: str) -> str:
+    """The environment variable of a field."""
+    alias = Settings.model_fields[name].validation_alias
+    return alias if isinstance(alias, str) else f"MAILFOLD_{name.upper()}"
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The environment from which :func:`load` makes these settings again, for a child process."""
+    dumped = {name: getattr(settings, name) for name in Settings.model_fields}
+    return {variable(name): _text(value) for name, value in dumped.items()}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return json.dumps(value) if isinstance(value, tuple | bool | int | float) else str(value)
+
+
 def _explain(problem: Any) -> str:
-    name = str(problem["loc"][0])
-    variable = name if name.isupper() else f"MAILFOLD_{name.upper()}"
-    return f"{variable}: {problem['msg']} (docs/settings.md lists every setting)"
+    name = str(problem["loc"][0]).lower()
+    culprit = variable(name) if name in Settings.model_fields else name
+    return f"{culprit}: {problem['msg']} (docs/settings.md lists every setting)"

