@@ -41,15 +41,20 @@ log.cleaner.threads=1
 log.cleaner.dedupe.buffer.size=16777216
 log.segment.bytes=67108864
 controlled.shutdown.enable=true
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=500
 """
+# The session: after kill -9 the controller takes the same broker back only when its old session has run out.
 # One node has no replica to save it from a power cut, so a record is on disk a second later at most.
 _DURABILITY: Final = "log.flush.interval.ms=1000\nlog.flush.scheduler.interval.ms=500\n"
 
 # A broker for one machine: small heap, small code cache, the collector with the least bookkeeping.
 _JVM: Final = (
+    "--sun-misc-unsafe-memory-access=allow",  # Kafka's own affair; said once in its log at every start otherwise
     *("-Xms64m", "-Xmx320m", "-XX:+UseSerialGC", "-Xss512k", "-XX:ReservedCodeCacheSize=64m"),
     *("-XX:MaxDirectMemorySize=64m", "-XX:MinHeapFreeRatio=10", "-XX:MaxHeapFreeRatio=30", "-XX:-UsePerfData"),
-    *("-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss,SSS"),
+    *("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"),
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss,SSS",
 )
 
 
