@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from projections.debts import Debt, ended, new_debts
-from projections.suppressing import HashAddress, Key, Suppression, suppressions
+from projections.suppressing import HashAddress, Key, Suppression, suppression
 from topics.changes import Applied, EmailChange, Fact
 from topics.conversions import ConversionResult, Word
 from topics.events import DeliveryEvent
@@ -77,12 +77,11 @@ def _apply(made: Step, change: EmailChange, before: Standing | None, hash_addres
     for applied in change.facts:
         _remember(made, change.email_id, applied)
     after = change.state if before is None else merge(before.state, change.state)
-    for key, suppression in suppressions(after, (applied.fact for applied in change.facts), hash_address):
-        made.suppressions[key] = min(suppression, made.suppressions.get(key, suppression))
     if before is not None and after == before.state:
         return
     _stand(made, change, before, after)
     _owe(made, None if before is None else before.state, after)
+    _suppress(made, after, hash_address)
 
 
 def _stand(made: Step, change: EmailChange, before: Standing | None, after: EmailState) -> None:
@@ -106,6 +105,12 @@ def _owe(made: Step, before: EmailState | None, after: EmailState) -> None:
     made.debts += new_debts(after, () if before is None else owed(before))
     known = {} if before is None else ended(before)
     made.ended |= {(after.email_id, word): end for word, end in ended(after).items() if known.get(word) != end}
+
+
+def _suppress(made: Step, after: EmailState, hash_address: HashAddress) -> None:
+    if found := suppression(after, hash_address):
+        key, why = found
+        made.suppressions[key] = min(why, made.suppressions.get(key, why))
 
 
 def _remember(made: Step, email_id: EmailId, applied: Applied) -> None:

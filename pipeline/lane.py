@@ -1,0 +1,197 @@
+"""One partition of `email-changes` in, run by run, its rows in Postgres out."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import psycopg
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from psycopg_pool import PoolTimeout
+
+from pipeline.bootstrap import Runtime
+from pipeline.errors import LogUnavailable, Permanent
+from pipeline.kafka import append_all
+from pipeline.ports import Entry
+from projections.columns import storable
+from projections.sink import Connection, Moved, Run, Sink
+from topics.changes import EmailChange
+from topics.codec import Undecodable, decode
+from topics.dead_letters import DeadLetter
+from topics.record import Place
+from topics.registry import DEAD_LETTERS, EMAIL_CHANGES
+
+log = logging.getLogger(__name__)
+
+RUN: Final = 1000
+"""Records in one transaction, at most; whatever has come meanwhile, at least one."""
+
+BAD_ENOUGH: Final = 20
+BAD_SHARE: Final = 0.2
+"""Records of a run that may be undecodable, whichever is more: beyond, it's not they who are wrong."""
+
+DATABASE_AWAY: Final = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
+UNSTORABLE: Final = (psycopg.DataError, psycopg.IntegrityError)
+
+T = TypeVar("T")
+
+
+class TooManyUndecodable(Permanent):
+    """So many records can't be read that this program must be wrong, not they; the partition waits."""
+
+
+class LogTooShort(Permanent):
+    """The log ends before what was projected from it: another cluster, or a topic made anew."""
+
+
+class Patience:
+    """Waits with growing pauses for something that went away; says so once, and once when it's back."""
+
+    def __init__(self, stop: asyncio.Event, what: str) -> None:
+        self._stop, self._what, self._losses = stop, what, 0
+
+    async def lost(self, error: Exception) -> None:
+        """Wait a little longer than the last time, or until it's time to stop."""
+        if not self._losses:
+            log.error("%s went away (%s); waiting for it", self._what, type(error).__name__)
+        pause = min(5.0, 0.1 * 2**self._losses)
+        self._losses = min(self._losses + 1, 10)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), pause)
+
+    def found(self) -> None:
+        """It answers."""
+        if self._losses:
+            log.warning("%s is back", self._what)
+        self._losses = 0
+
+
+@dataclass
+class Lane:
+    """One partition, read in order."""
+
+    rt: Runtime
+    reader: AIOKafkaConsumer
+    sink: Sink
+    patience: Patience
+    partition: TopicPartition
+    projected: dict[TopicPartition, int]
+    """What Postgres has, for the group to be told."""
+    next: int = 0
+
+    async def run(self) -> None:
+        """Read and write until stopped; begin again where Postgres says whenever that isn't what we thought."""
+        while not self.rt.stop.is_set():
+            try:
+                await self._begin()
+                while not self.rt.stop.is_set():
+                    await self._go_on()
+            except Moved as moved:
+                log.warning("%s; reading on where it is", moved)
+            except (TooManyUndecodable, LogTooShort) as error:
+                log.critical("email-changes/%s stands still at %s: %s", self.partition.partition, self.next, error)
+                await self._pause(30)
+            except LogUnavailable as error:
+                log.warning("email-changes/%s waits at %s: %s", self.partition.partition, self.next, error)
+                await self._pause(1)
+
+    async def _begin(self) -> None:
+        beginning = (await self.reader.beginning_offsets([self.partition]))[self.partition]
+        end = (await self.reader.end_offsets([self.partition]))[self.partition]
+        number = self.partition.partition
+        self.next = await self._insist(lambda database: self.sink.start(database, number, beginning, end))
+        if self.next > end:
+            raise LogTooShort(f"{LogTooShort.__doc__} (projected to {self.next}, the log's end is {end})")
+        if self.next < beginning:
+            log.critical("email-changes/%s: %s to %s expired unread", number, self.next, beginning)
+        self.reader.seek(self.partition, max(self.next, beginning))
+        log.info("projecting email-changes/%s from %s to %s and on", number, self.next, end)
+
+    async def _go_on(self) -> None:
+        fetched = await self.reader.getmany(self.partition, timeout_ms=250, max_records=RUN)
+        records = fetched.get(self.partition, [])
+        # The position, not the last record's offset + 1: transaction markers take offsets, too.
+        position = await self.reader.position(self.partition)
+        if position > self.next:
+            await self._write(records, position)
+            self.next = position
+            self.projected[self.partition] = position
+
+    async def _write(self, records: Sequence[Any], until: int) -> None:
+        changes, broken = read(records)
+        if broken:
+            await self._bury(broken)
+        project = Run(self.partition.partition, self.next, until, changes)
+        try:
+            await self._insist(lambda database: self.sink.apply(database, project))
+        except UNSTORABLE as error:
+            await self._write_apart(records, until, error)
+
+    async def _write_apart(self, records: Sequence[Any], until: int, error: psycopg.Error) -> None:
+        """Postgres can't hold something in this run: halve it until the one that it can't hold stands alone."""
+        if len(records) == 1:
+            await self._bury([(records[0], f"not storable: {type(error).__name__}")])
+            empty = Run(self.partition.partition, self.next, until)
+            await self._insist(lambda database: self.sink.apply(database, empty))
+            return
+        half = len(records) // 2
+        middle = records[half].offset
+        await self._write(records[:half], middle)
+        self.next = middle
+        await self._write(records[half:], until)
+
+    async def _bury(self, broken: Sequence[tuple[Any, str]]) -> None:
+        """Keep what can't be read in the dead letters, confirmed, before the offset passes it."""
+        log.error("email-changes/%s: %s dead letters", self.partition.partition, len(broken))
+        now = self.rt.clock()
+        await append_all(self.rt.log, [Entry(DEAD_LETTERS, None, dead_letter(*each, now)) for each in broken])
+
+    async def _insist(self, ask: Callable[[Connection], Awaitable[T]]) -> T:
+        """Ask Postgres until it answers. What may or may not have been committed shows as Moved."""
+        while True:
+            try:
+                async with self.rt.pool.connection() as database:
+                    answer = await ask(database)
+            except DATABASE_AWAY as error:
+                await self.patience.lost(error)
+                if self.rt.stop.is_set():
+                    raise asyncio.CancelledError from error
+            else:
+                self.patience.found()
+                return answer
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.rt.stop.wait(), seconds)
+
+
+def read(records: Sequence[Any]) -> tuple[list[EmailChange], list[tuple[Any, str]]]:
+    """The changes, and the records that are none, each with the reason. Raises TooManyUndecodable."""
+    changes: list[EmailChange] = []
+    broken: list[tuple[Any, str]] = []
+    for record in records:
+        try:
+            change = decode(EMAIL_CHANGES, record.value)
+            if not storable(change.email_id) or change.state.email_id != change.email_id:
+                raise Undecodable("email-changes: email_id is not one UUID in canonical form")
+            changes.append(change)
+        except Undecodable as error:
+            broken.append((record, str(error)))
+    if len(broken) > max(BAD_ENOUGH, BAD_SHARE * len(records)):
+        raise TooManyUndecodable(f"{len(broken)} of {len(records)} records, first: {broken[0][1]}")
+    return changes, broken
+
+
+def dead_letter(record: Any, error: str, now: int) -> DeadLetter:
+    """A record that can't be projected."""
+    return DeadLetter(
+        source=Place(topic=EMAIL_CHANGES.name, partition=record.partition, offset=record.offset),
+        recorded_at=now,
+        reason="undecodable",
+        error=error,
+        role="project",
+        key=record.key,
+        value=record.value,
+    )
