@@ -117,17 +117,23 @@ async def tell(request: web.Request) -> web.Response:
     if not isinstance(wish, dict):
         raise Wrong("", "an object is wanted")
     provider = request.app[PROVIDER]
-    found = provider.mailbox.get(wish["message"]) if isinstance(wish.get("message"), int) else None
+    found, recipient, name, fields = _understood(provider, wish)
+    return web.json_response(provider.tell(found, recipient, name, fields), status=202)
+
+
+def _understood(provider: Provider, wish: dict[str, Any]) -> tuple[Message, str, str, dict[str, Any]]:
+    number, name, fields = wish.get("message"), wish.get("event"), wish.get("fields", {})
+    found = provider.mailbox.get(number) if isinstance(number, int) else None
     if found is None:
         raise Wrong("message", "there is no such message here")
-    recipient, name, fields = wish.get("recipient", found.recipients[0]), wish.get("event"), wish.get("fields", {})
+    recipient = wish.get("recipient", found.recipients[0])
     if recipient not in found.recipients:
         raise Wrong("recipient", "not a recipient of this message")
-    if name not in EVENTS:
+    if not isinstance(name, str) or name not in EVENTS:
         raise Wrong("event", f"one of {', '.join(EVENTS)}")
     if not isinstance(fields, dict):
         raise Wrong("fields", "an object is wanted")
-    return web.json_response(provider.tell(found, recipient, name, fields), status=202)
+    return found, recipient, name, fields
 
 
 async def inbox(request: web.Request) -> web.Response:

@@ -1,0 +1,423 @@
+"""The sandbox as its users meet it: a real SMTP client on one side, a real webhook receiver on the other."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import ssl
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import aiosmtplib
+import pytest
+from aiohttp import web
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from pipeline.bootstrap import fresh_id, wall_clock
+from pipeline.errors import BadSettings, Forged
+from pipeline.providers import sendgrid
+from pipeline.sandbox.keys import public_key
+from pipeline.sandbox.server import Sandbox, sandbox
+from pipeline.settings import Settings
+
+EMAIL_ID = "11111111-2222-5333-8444-555555555555"
+PNG_LIKE = b"GIF89a"
+
+
+@dataclass
+class Request:
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        made: list[dict[str, Any]] = json.loads(self.body)
+        return made
+
+
+@dataclass
+class Gateway:
+    """Everything the sandbox calls: webhooks, pixel and links."""
+
+    key: str
+    refuse: int = 0
+    authentic: list[Request] = field(default_factory=list)
+    forged: list[Request] = field(default_factory=list)
+    visits: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [event for request in self.authentic for event in request.events]
+
+    async def webhook(self, request: web.Request) -> web.Response:
+        taken = Request(dict(request.headers), await request.read())
+        if not _signed(self.key, taken):
+            self.forged.append(taken)
+            return web.Response(status=401)
+        if self.refuse:
+            self.refuse -= 1
+            return web.Response(status=503)
+        self.authentic.append(taken)
+        return web.Response(status=202)
+
+    async def visit(self, request: web.Request) -> web.Response:
+        self.visits.append((request.path, request.headers["User-Agent"]))
+        if request.path.startswith("/c/"):
+            raise web.HTTPFound("http://stranger.test/")
+        return web.Response(body=PNG_LIKE)
+
+
+def _signed(key: str, request: Request) -> bool:
+    """Verified on its own, without our provider's code."""
+    loaded = load_der_public_key(base64.b64decode(key))
+    assert isinstance(loaded, ec.EllipticCurvePublicKey)
+    signature = base64.b64decode(request.headers["X-Twilio-Email-Event-Webhook-Signature"])
+    timestamp = request.headers["X-Twilio-Email-Event-Webhook-Timestamp"]
+    try:
+        loaded.verify(signature, timestamp.encode() + request.body, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        return False
+    return True
+
+
+@dataclass
+class World:
+    sandbox: Sandbox
+    gateway: Gateway
+    origin: str
+
+    @property
+    def api(self) -> str:
+        return f"http://127.0.0.1:{self.sandbox.http_port}"
+
+    async def send(self, *recipients: str, html: str = "", **options: Any) -> str:
+        message = mail(html.replace("ORIGIN", self.origin))
+        client = aiosmtplib.SMTP(
+            hostname="127.0.0.1", port=self.sandbox.smtp_port, start_tls=True, tls_context=untrusting(), timeout=10
+        )
+        async with client:
+            _, text = await client.send_message(
+                message, sender="b-verp@mailfold.test", recipients=list(recipients), **options
+            )
+        return str(text)
+
+    def told(self) -> list[str]:
+        return [event["event"] for event in self.gateway.events]
+
+    async def until(self, ready: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not ready():
+                await asyncio.sleep(0.01)
+
+
+def untrusting() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def mail(html: str) -> EmailMessage:
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = "news@brand.test", "anna@example.test", "Grüße & <b>"
+    message["Message-ID"] = "<abc.def@mailfold.test>"
+    message["X-SMTPAPI"] = json.dumps({"unique_args": {"mailfold_email_id": EMAIL_ID}})
+    message.set_content("hello")
+    if html:
+        message.add_alternative(html, subtype="html")
+    return message
+
+
+@contextlib.asynccontextmanager
+async def world(tmp_path: Path, **options: Any) -> AsyncIterator[World]:
+    gateway = Gateway(public_key(tmp_path))
+    app = web.Application()
+    app.router.add_post("/webhooks/sandbox", gateway.webhook)
+    app.router.add_get("/{tail:.*}", gateway.visit)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    origin = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    made = Settings(
+        data_dir=tmp_path,
+        sandbox_smtp_port=0,
+        sandbox_http_port=0,
+        sandbox_gateway=origin,
+        public_url=origin,
+        sandbox_pace=0.02,
+        **options,
+    )
+    try:
+        async with sandbox(made, clock=wall_clock, new_id=fresh_id, retries=(0.01, 0.02, 0.04)) as running:
+            yield World(running, gateway, origin)
+    finally:
+        await runner.cleanup()
+
+
+async def test_accepted_mail_is_told_as_processed_and_delivered_in_sendgrids_words(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        before = int(time.time())
+        text = await w.send("anna@example.test")
+        await w.until(lambda: len(w.gateway.events) == 2)
+        processed, delivered = w.gateway.events
+    assert (processed["event"], delivered["event"]) == ("processed", "delivered")
+    assert delivered["email"] == "anna@example.test"
+    assert delivered["mailfold_email_id"] == EMAIL_ID
+    assert delivered["smtp-id"] == "<abc.def@mailfold.test>"
+    assert before <= delivered["timestamp"] <= time.time()
+    assert delivered["response"].startswith("250 ")
+    assert delivered["sg_message_id"].startswith(text.rpartition(" ")[2])
+    assert processed["sg_event_id"] != delivered["sg_event_id"]
+
+
+async def test_its_signature_is_what_our_own_adapter_accepts_and_a_changed_body_is_not(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        await w.send("anna@example.test")
+        await w.until(lambda: bool(w.gateway.authentic))
+        request = w.gateway.authentic[0]
+        sendgrid.verify(public_key(tmp_path), request.headers, request.body, wall_clock(), 60)
+        with pytest.raises(Forged):
+            sendgrid.verify(public_key(tmp_path), request.headers, request.body + b" ", wall_clock(), 60)
+        assert len(sendgrid.split(request.body)) == len(request.events)
+
+
+@pytest.mark.parametrize(
+    ("address", "code"),
+    [
+        ("bounce@example.test", 550),
+        ("anna+bounce-soft@example.test", 552),
+        ("anna+deferred-forever@example.test", 451),
+    ],
+)
+async def test_a_refused_recipient_is_refused_on_rcpt_and_nothing_is_told(
+    tmp_path: Path, address: str, code: int
+) -> None:
+    async with world(tmp_path) as w:
+        with pytest.raises(aiosmtplib.SMTPRecipientsRefused) as refused:
+            await w.send(address)
+        assert refused.value.recipients[0].code == code
+        assert w.sandbox.provider.mailbox.received == 0
+        assert w.sandbox.provider.courier.pending == 0
+
+
+async def test_content_can_be_refused_after_data(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        with pytest.raises(aiosmtplib.SMTPDataError) as refused:
+            await w.send("anna+bounce-data@example.test")
+        assert refused.value.code == 554
+
+
+async def test_a_deferred_recipient_is_accepted_at_the_attempt_it_names(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        for _ in range(2):
+            with pytest.raises(aiosmtplib.SMTPRecipientsRefused) as refused:
+                await w.send("anna+deferred-2@example.test")
+            assert refused.value.recipients[0].code == 450
+        await w.send("anna+deferred-2@example.test")
+        await w.until(lambda: "delivered" in w.told())
+
+
+@pytest.mark.parametrize("pattern", ["drop-connection-1", "drop-after-data-1"])
+async def test_a_dropped_connection_leaves_the_sender_without_an_answer(tmp_path: Path, pattern: str) -> None:
+    async with world(tmp_path) as w:
+        with pytest.raises(aiosmtplib.SMTPServerDisconnected):
+            await w.send(f"anna+{pattern}@example.test")
+        assert w.sandbox.provider.mailbox.received == (1 if pattern == "drop-after-data-1" else 0)
+        await w.send(f"anna+{pattern}@example.test")
+        await w.until(lambda: "delivered" in w.told())
+
+
+async def test_a_slow_recipient_keeps_the_sender_waiting_and_nobody_else(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        slow = asyncio.create_task(w.send("anna+slow-1@example.test"))
+        await w.send("ben@example.test")
+        assert not slow.done()
+        await slow
+
+
+async def test_the_recipient_loads_the_pixel_and_follows_the_first_link_with_a_browsers_name(tmp_path: Path) -> None:
+    html = '<a href="ORIGIN/c/one">1</a><a href="ORIGIN/c/two">2</a><img src="ORIGIN/o/pixel.gif" width="1">'
+    async with world(tmp_path) as w:
+        await w.send("anna+open+click@example.test", html=html)
+        await w.until(lambda: len(w.gateway.visits) == 2)
+        (opened, browser), (clicked, _) = w.gateway.visits
+        await w.send("robot+open-machine@example.test", html=html)
+        await w.until(lambda: len(w.gateway.visits) == 3)
+    assert (opened, clicked) == ("/o/pixel.gif", "/c/one")
+    assert "Chrome" in browser
+    assert "bot" in w.gateway.visits[2][1]
+
+
+async def test_links_and_images_of_strangers_are_left_alone(tmp_path: Path) -> None:
+    html = '<a href="http://127.0.0.1:1/x">x</a><a href="mailto:a@b.test">m</a><img src="http://127.0.0.1:1/y.gif">'
+    async with world(tmp_path) as w:
+        await w.send("anna+open+click@example.test", html=html)
+        await w.until(lambda: w.sandbox.provider.courier.pending == 0)
+        told = next(w.sandbox.provider.mailbox.newest()).told
+    assert [line for line in told if "nothing of ours" in line] == [
+        "open: nothing of ours in the HTML part to fetch",
+        "click: nothing of ours in the HTML part to fetch",
+    ]
+    assert w.gateway.visits == []
+
+
+async def test_every_later_word_has_its_address(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        for name in ("bounce-later", "blocked-later", "dropped-later", "deferred-later", "complaint", "unsubscribe"):
+            await w.send(f"{name}@example.test")
+        await w.until(lambda: w.sandbox.provider.courier.pending == 0)
+        counted = Counter(w.told())
+        types = {event.get("type") for event in w.gateway.events if event["event"] == "bounce"}
+    assert counted == {
+        "processed": 6,
+        "delivered": 3,
+        "bounce": 2,
+        "dropped": 1,
+        "deferred": 1,
+        "spamreport": 1,
+        "unsubscribe": 1,
+    }
+    assert types == {"bounce", "blocked"}
+
+
+async def test_duplicates_share_their_event_id(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        await w.send("anna+duplicated@example.test")
+        await w.until(lambda: len(w.gateway.events) == 6)
+        counted = Counter((event["event"], event["sg_event_id"]) for event in w.gateway.events)
+    assert sorted(counted.values()) == [3, 3]
+
+
+async def test_a_forged_event_is_signed_by_another_and_posted_once(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        await w.send("anna+forged@example.test")
+        await w.until(lambda: w.sandbox.provider.courier.pending == 0)
+        assert [event["event"] for request in w.gateway.forged for event in request.events] == ["bounce"]
+        assert sorted(w.told()) == ["delivered", "processed"]
+        assert w.sandbox.provider.courier.tally.refused == 1
+
+
+async def test_what_the_gateway_does_not_take_is_posted_again_byte_for_byte(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        w.gateway.refuse = 2
+        await w.send("anna@example.test")
+        await w.until(lambda: w.sandbox.provider.courier.pending == 0)
+        assert sorted(w.told()) == ["delivered", "processed"]
+        assert w.sandbox.provider.courier.tally.attempts >= 3
+
+
+async def test_what_is_never_taken_is_given_up_and_counted(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        w.gateway.refuse = 1_000
+        await w.send("anna@example.test")
+        await w.until(lambda: w.sandbox.provider.courier.pending == 0)
+        assert w.sandbox.provider.courier.tally.given_up == 2
+
+
+async def test_a_full_courier_defers_mail_instead_of_growing(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        w.sandbox.provider.courier.pending += 1_000_000
+        with pytest.raises(aiosmtplib.SMTPRecipientsRefused) as refused:
+            await w.send("anna@example.test")
+        assert refused.value.recipients[0].code == 451
+
+
+async def test_international_addresses_are_taken(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        await w.send("jörg@exämple.test", mail_options=["SMTPUTF8", "BODY=8BITMIME"])
+        await w.until(lambda: len(w.gateway.events) == 2)
+        assert w.gateway.events[0]["email"] == "jörg@exämple.test"
+
+
+async def test_only_the_newest_messages_are_kept(tmp_path: Path) -> None:
+    async with world(tmp_path, sandbox_keep=2) as w, aiohttp.ClientSession(w.api) as http:
+        for name in ("one", "two", "three"):
+            await w.send(f"{name}@example.test")
+        shown = await (await http.get("/messages")).json()
+        assert [message["envelope"]["to"] for message in shown] == [["three@example.test"], ["two@example.test"]]
+        assert (await http.get("/messages/1")).status == 404
+
+
+async def test_the_api_shows_a_message_whole_and_as_it_came(tmp_path: Path) -> None:
+    async with world(tmp_path) as w, aiohttp.ClientSession(w.api) as http:
+        await w.send("anna@example.test", html="<p>hi</p>")
+        message = await (await http.get("/messages/1")).json()
+        raw = await (await http.get("/messages/1/raw")).read()
+    assert message["envelope"] == {"from": "b-verp@mailfold.test", "to": ["anna@example.test"], "tls": True}
+    assert ["Subject", "Grüße & <b>"] in message["headers"]
+    assert [part["content_type"] for part in message["parts"]] == ["text/plain", "text/html"]
+    assert message["size"] == len(raw)
+    assert b"\r\n\r\n" in raw
+
+
+async def test_the_inbox_page_escapes_what_strangers_write(tmp_path: Path) -> None:
+    async with world(tmp_path) as w, aiohttp.ClientSession(w.api) as http:
+        await w.send("anna@example.test", html="<script>alert(1)</script>")
+        inbox = await (await http.get("/")).text()
+        page = await (await http.get("/inbox/1")).text()
+    assert "Grüße &amp; &lt;b&gt;" in inbox
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+async def test_an_event_can_be_wished_for(tmp_path: Path) -> None:
+    async with world(tmp_path) as w, aiohttp.ClientSession(w.api) as http:
+        await w.send("anna+silent@example.test")
+        wish = {"message": 1, "event": "bounce", "fields": {"reason": "452 later", "new": [1]}}
+        assert (await http.post("/events", json=wish)).status == 202
+        await w.until(lambda: bool(w.gateway.events))
+        event = w.gateway.events[0]
+    assert (event["event"], event["reason"], event["new"]) == ("bounce", "452 later", [1])
+    assert event["mailfold_email_id"] == EMAIL_ID
+
+
+@pytest.mark.parametrize(
+    ("wish", "where"),
+    [
+        ([], ""),
+        ({"message": 2, "event": "bounce"}, "message"),
+        ({"message": "1", "event": "bounce"}, "message"),
+        ({"message": 1, "event": "exploded"}, "event"),
+        ({"message": 1, "event": ["bounce"]}, "event"),
+        ({"message": 1, "event": "bounce", "recipient": "ben@example.test"}, "recipient"),
+        ({"message": 1, "event": "bounce", "fields": 1}, "fields"),
+    ],
+)
+async def test_a_wish_that_makes_no_sense_is_told_what_and_where(tmp_path: Path, wish: Any, where: str) -> None:
+    async with world(tmp_path) as w, aiohttp.ClientSession(w.api) as http:
+        await w.send("anna+silent@example.test")
+        response = await http.post("/events", json=wish)
+        assert response.status == 400
+        assert (await response.json())["where"] == where
+
+
+async def test_a_web_page_can_neither_read_the_inbox_nor_make_events(tmp_path: Path) -> None:
+    async with world(tmp_path) as w, aiohttp.ClientSession(w.api) as http:
+        await w.send("anna+silent@example.test")
+        assert (await http.get("/messages", headers={"Host": "rebound.test"})).status == 403
+        plain = {"Content-Type": "text/plain"}
+        assert (await http.post("/events", data='{"message": 1, "event": "bounce"}', headers=plain)).status == 415
+
+
+async def test_forgetting_empties_the_inbox(tmp_path: Path) -> None:
+    async with world(tmp_path) as w, aiohttp.ClientSession(w.api) as http:
+        await w.send("anna+silent@example.test")
+        assert await (await http.delete("/messages")).json() == {"deleted": 1}
+        assert await (await http.get("/messages")).json() == []
+        assert (await (await http.get("/healthz")).json())["received"] == 1
+
+
+async def test_a_port_that_is_taken_is_one_clear_sentence(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        taken = Settings(data_dir=tmp_path, sandbox_smtp_port=w.sandbox.smtp_port, sandbox_http_port=0)
+        with pytest.raises(BadSettings, match="MAILFOLD_SANDBOX_SMTP_PORT"):
+            async with sandbox(taken, clock=wall_clock, new_id=fresh_id):
+                pass
