@@ -1,10 +1,13 @@
 """`mailfold`: the whole story on one help page; errors are one sentence, not a traceback."""
 
+import importlib
+import importlib.util
 import sys
+from typing import Any, Final
 
 import typer
 
-from pipeline.commands import play, roles, topics
+from pipeline.commands import admin, roles, settings, topics, up
 from pipeline.errors import MailfoldError
 
 app = typer.Typer(
@@ -15,15 +18,42 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.add_typer(roles.app)
-app.add_typer(play.app)
+
+STORY: Final = {
+    "Start here": ("up", "demo"),
+    "The roles, in the order of an email's way": ("gateway", "worker", "dispatch", "project", "emit"),
+    "Both ends of the way, for development": ("sandbox", "receiver"),
+    "What you decide": ("tenants", "keys", "providers", "brands", "destinations"),
+    "What you ask": ("trace", "status", "dead"),
+    "What keeps it sound": ("topics", "migrate", "rebuild", "settings"),
+}
+"""The help page: panels in order, each with its commands in order."""
+
+for _group in (up, roles, settings):
+    app.add_typer(_group.app)
+for _name in ("tenants", "keys", "providers", "brands", "destinations"):
+    app.add_typer(getattr(admin, _name), name=_name)
 app.add_typer(topics.app, name="topics")
+for _module in ("play", "asked", "trace", "status", "dead", "rebuild"):
+    if importlib.util.find_spec(f"pipeline.commands.{_module}"):
+        app.add_typer(importlib.import_module(f"pipeline.commands.{_module}").app)
+
+
+def command() -> Any:
+    """The command with its subcommands in the order of the story."""
+    group: Any = typer.main.get_command(app)
+    told = [(panel, name) for panel, names in STORY.items() for name in names if name in group.commands]
+    for panel, name in told:
+        group.commands[name].rich_help_panel = panel
+    rest = {name: found for name, found in group.commands.items() if name not in {name for _, name in told}}
+    group.commands = {name: group.commands[name] for _, name in told} | rest
+    return group
 
 
 def main() -> None:
     """The `mailfold` command. Exit 1 and one clear sentence where something is wrong; 130 for Ctrl-C."""
     try:
-        app()
+        command()()
     except MailfoldError as error:
         sys.exit(f"mailfold: {error}")
     except KeyboardInterrupt:

@@ -59,13 +59,18 @@ class Home:
         """Where a child's output goes."""
         return self.root / "logs" / f"{name}.log"
 
+    def ports(self) -> dict[str, int]:
+        """The ports taken so far, by server."""
+        path = self.root / "ports.json"
+        ports: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
+        return ports
+
     def port(self, name: str) -> int:
         """The port of an embedded server: the same at every start.
 
         Raises InUse where somebody else listens on it now.
         """
-        path = self.root / "ports.json"
-        ports: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
+        path, ports = self.root / "ports.json", self.ports()
         if name not in ports:
             ports[name] = _unused(taken=set(ports.values()))
             write_aside(path, json.dumps(ports, indent=1))

@@ -46,8 +46,12 @@ class Keeper:
             self._tell(f"{self.name} {_death(code)}; it starts again in {wait:g} s. The end of {self.program.log}:")
             self._tell(self.child.tail())
             await asyncio.sleep(wait)
-            self.child = self._spawn()
-            self.restarts += 1
+            try:
+                self.child = self._spawn()
+            except OSError as error:  # no memory, no process: the dead child's code brings us here again
+                self._tell(f"{self.name} could not be started: {error}")
+            else:
+                self.restarts += 1
 
     def _spawn(self) -> Child:
         child = spawn(self.program)

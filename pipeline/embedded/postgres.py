@@ -51,10 +51,11 @@ def program(folder: Path, port: int, *, tell: Callable[[str], None] = lambda _: 
     _forget_dead_postmaster(data)
     options = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
     argv = (str(binaries / "postgres"), "-D", str(data.absolute()), "-p", str(port), *options)
-    url = f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
     # SIGINT is its fast shutdown: it closes connections and writes a checkpoint.
     ends_by = signal.SIGINT
-    return Program("postgres", argv, folder / "postgres.log", {}, ends_by, orphaned_by=ends_by, user=user), url
+    return Program("postgres", argv, folder / "postgres.log", {}, ends_by, orphaned_by=ends_by, user=user), url(
+        folder, port
+    )
 
 
 def start(folder: Path, port: int, *, tell: Callable[[str], None] = lambda _: None) -> tuple[Child, str]:
@@ -62,12 +63,12 @@ def start(folder: Path, port: int, *, tell: Callable[[str], None] = lambda _: No
 
     Raises NotStarted with the end of its log.
     """
-    prepared, url = program(folder, port, tell=tell)
+    prepared, address = program(folder, port, tell=tell)
     child = spawn(prepared)
     deadline = time.monotonic() + 60
     while child.running() and time.monotonic() < deadline:
-        if answers(url):
-            return child, url
+        if answers(address):
+            return child, address
         time.sleep(0.1)
     child.stop(signal.SIGKILL)
     raise NotStarted(f"Postgres did not answer on 127.0.0.1:{port}; the end of {child.log}:\n{child.tail()}")
@@ -76,6 +77,11 @@ def start(folder: Path, port: int, *, tell: Callable[[str], None] = lambda _: No
 def stop(child: Child) -> None:
     """End the server cleanly."""
     child.stop()
+
+
+def url(folder: Path, port: int) -> str:
+    """The libpq URL of the server whose files are in ``folder``."""
+    return f"postgresql://postgres:{_password(folder)}@127.0.0.1:{port}/postgres"
 
 
 def answers(url: str) -> bool:

@@ -1,0 +1,175 @@
+"""`mailfold tenants|keys|providers|brands|destinations`: what an operator decides, into Postgres and out."""
+
+import os
+import sys
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from pipeline import admin
+from pipeline.commands.here import console, secret_of, table, with_pool
+from pipeline.database import Pool
+from pipeline.errors import BadSettings, Refused
+from pipeline.settings import Settings
+
+tenants = typer.Typer(help="Who may send: a customer of this installation.", no_args_is_help=True)
+keys = typer.Typer(help="A tenant's API keys; only their hashes are kept.", no_args_is_help=True)
+providers = typer.Typer(help="Who carries our mail: SMTP servers and email services.", no_args_is_help=True)
+brands = typer.Typer(help="Which provider a brand sends through.", no_args_is_help=True)
+destinations = typer.Typer(help="Where a brand's conversions go.", no_args_is_help=True)
+
+Tenant = Annotated[str, typer.Option(help="The tenant.")]
+BrandName = Annotated[str, typer.Option(help="The brand, as callers name it; `*` serves all without a row.")]
+FROM = "the NAME of an environment variable that holds it, or - to read a line of standard input; else it is asked for"
+
+
+@tenants.command("add")
+def add_tenant(
+    tenant: str,
+    batch_max: Annotated[int | None, typer.Option(help="Messages taken of one batch. [MAILFOLD_BATCH_MAX]")] = None,
+    rate: Annotated[float | None, typer.Option(help="Messages per second. [MAILFOLD_RATE_PER_SECOND]")] = None,
+) -> None:
+    """Add a tenant, or change its limits."""
+    with_pool(lambda pool, _: admin.add_tenant(pool, admin.Tenant(tenant, batch_max, rate)))
+    console.print(f"tenant {tenant}; next: mailfold keys add {tenant}", markup=False)
+
+
+@tenants.command("list")
+def list_tenants() -> None:
+    """Show the tenants and their limits; empty is the installation's."""
+    _list("list_tenants", "tenant", "batch max", "per second")
+
+
+@keys.command("add")
+def add_key(tenant: str, label: Annotated[str, typer.Option(help="What it is for.")] = "") -> None:
+    """Make an API key and show it, this once."""
+    console.print(with_pool(lambda pool, _: admin.add_key(pool, tenant, label)), markup=False)
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """Show the keys' names; the keys themselves are not kept."""
+    _list("list_keys", "name", "tenant", "label", "made", "revoked")
+
+
+@keys.command("revoke")
+def revoke_key(name: str) -> None:
+    """End a key by the name that `keys list` shows."""
+    with_pool(lambda pool, _: admin.revoke_key(pool, name))
+    console.print(f"key {name} is revoked", markup=False)
+
+
+@providers.command("add")
+def add_provider(
+    provider: str,
+    *,
+    host: Annotated[str, typer.Option(help="SMTP host.")],
+    port: Annotated[int, typer.Option(help="SMTP port.", min=1, max=65535)] = 587,
+    kind: Annotated[str, typer.Option(help="smtp, sendgrid or sandbox: headers added and webhooks read.")] = "smtp",
+    tls: Annotated[str, typer.Option(help="opportunistic, required, implicit (port 465) or off.")] = "opportunistic",
+    username: Annotated[str, typer.Option(help="SMTP user.")] = "",
+    password_env: Annotated[str, typer.Option(help=f"SMTP password: {FROM}.", metavar="NAME")] = "",
+    webhook_key: Annotated[str, typer.Option(help="Public key of its signed webhooks, base64 DER.")] = "",
+    means_delivered: Annotated[bool, typer.Option(help="Its 250 is the final delivery.")] = False,
+    max_connections: Annotated[int, typer.Option(help="SMTP connections at once, per dispatcher.", min=1)] = 8,
+) -> None:
+    """Add a provider, or change it."""
+    password = _secret("SMTP password", password_env) if username or password_env else ""
+
+    async def work(pool: Pool, settings: Settings) -> None:
+        row = admin.Provider(
+            provider, host, port, kind, tls, username, password, means_delivered, max_connections, webhook_key
+        )
+        await admin.add_provider(pool, row, secret_of(settings))
+
+    with_pool(work)
+    console.print(f"provider {provider}; next: mailfold brands add '*' --provider {provider}", markup=False)
+
+
+@providers.command("list")
+def list_providers() -> None:
+    """Show the providers, without their passwords."""
+    rows = with_pool(lambda pool, _: admin.rows(pool, "providers"))
+    shown = table("provider", "kind", "host", "port", "tls", "user", "250 is delivery", "connections", "webhook key")
+    for name, kind, host, port, tls, user, _, delivered, connections, key in rows:
+        shown.add_row(*map(_text, (name, kind, host, port, tls, user, delivered, connections, key)))
+    console.print(shown)
+
+
+@brands.command("add")
+def add_brand(
+    brand: str,
+    provider: Annotated[str, typer.Option(help="Whom it sends through.")],
+    tenant: Tenant = "default",
+    unknown: Annotated[
+        str, typer.Option(help="After a crash in mid-sending: resend, or hold for a decision.")
+    ] = "resend",
+) -> None:
+    """Say whom a brand sends through."""
+    with_pool(lambda pool, _: admin.add_brand(pool, admin.Brand(tenant, brand, provider, unknown)))
+    console.print(f"brand {brand} of {tenant} sends through {provider}", markup=False)
+
+
+@brands.command("list")
+def list_brands() -> None:
+    """Show the brands."""
+    _list("list_brands", "tenant", "brand", "provider", "after a crash")
+
+
+@destinations.command("add")
+def add_destination(
+    url: Annotated[str, typer.Argument(help="What Fast Track supplied; /email/conversion is added.")],
+    tenant: Tenant = "default",
+    brand: BrandName = "*",
+    key_env: Annotated[str, typer.Option(help=f"Its X-API-KEY: {FROM}.", metavar="NAME")] = "",
+) -> None:
+    """Say where a brand's conversions go."""
+    _check_url(url)
+    row = admin.Destination(tenant, brand, url.rstrip("/"), _secret("X-API-KEY", key_env))
+    with_pool(lambda pool, settings: admin.add_destination(pool, row, secret_of(settings)))
+    console.print(f"conversions of brand {brand} of {tenant} go to {row.url}/email/conversion", markup=False)
+
+
+@destinations.command("list")
+def list_destinations() -> None:
+    """Show the destinations, without their keys."""
+    rows = with_pool(lambda pool, _: admin.rows(pool, "list_destinations"))
+    shown = table("tenant", "brand", "url")
+    for tenant, brand, url, *_ in rows:
+        shown.add_row(tenant, brand, url)
+    console.print(shown)
+
+
+def _list(query: str, *columns: str) -> None:
+    shown = table(*columns)
+    for row in with_pool(lambda pool, _: admin.rows(pool, query)):
+        shown.add_row(*map(_text, row))
+    console.print(shown)
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _secret(what: str, source: str) -> str:
+    """A credential that never stands in an argument, where every user of the machine could read it in `ps`."""
+    if source == "-":
+        value = sys.stdin.readline().strip()
+    elif source:
+        value = os.environ.get(source, "")
+    elif sys.stdin.isatty():
+        value = typer.prompt(what, hide_input=True)
+    else:
+        raise BadSettings(f"{what}: name the environment variable that holds it, or - for standard input")
+    if not value:
+        raise BadSettings(f"{what}: {'standard input' if source in ('', '-') else source} is empty")
+    return value
+
+
+def _check_url(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise Refused(f"{url}: not an http or https URL")
+    if parts.username or parts.query or parts.fragment:
+        raise Refused(f"{url}: credentials, ? and # have no place here; the key has its own option")
