@@ -1,0 +1,105 @@
+"""The demo's verdict must be able to fail: each way in which a conversion can go wrong is found and named."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from pipeline.demo.cast import BRANDS, DROPPED, SCENES, Role, Scene, batch, first_batches, rehearsal, second_batches
+from pipeline.demo.receiver import WORDS, Arrival
+from pipeline.demo.verdict import complete, judge, same_value
+
+ACTIVITY = b'{"id": "x", "brand_id": 1, "n": 123456789012345678901234567890}'
+CLICKED = Role(Scene("t", "open+click", 1, ("delivered", "open", "click")), 1, "x", "a@b.test", ACTIVITY)
+ROLES = {"e1": CLICKED}
+NONE: frozenset[str] = frozenset()
+
+
+def arrival(word: str, number: int = 1, **changes: object) -> Arrival:
+    made = Arrival(number, "nordlicht", "e1", word, ACTIVITY, f"e1:{word}")
+    return replace(made, **changes)  # type: ignore[arg-type]  # a field's name with its own type, in each call
+
+
+GOOD = [arrival("delivered"), arrival("open", 2), arrival("click", 3)]
+
+
+def test_all_owed_in_order_with_the_activity_as_sent_is_no_fault() -> None:
+    verdict = judge(ROLES, GOOD, NONE)
+    assert verdict.faults == ()
+    assert (verdict.owed, verdict.arrived) == ({"delivered": 1, "open": 1, "click": 1},) * 2
+
+
+def test_a_repeat_with_the_same_key_is_allowed_and_counted() -> None:
+    verdict = judge(ROLES, [GOOD[0], GOOD[0], *GOOD[1:]], NONE)
+    assert (verdict.faults, verdict.repeats) == ((), 1)
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "complaint"),
+    [
+        (GOOD[:2], "click is missing"),
+        (GOOD[1:], "delivered is missing"),
+        ([], "open is missing"),
+        ([*GOOD, arrival("bounce", 4)], "bounce was never owed"),
+        ([GOOD[1], GOOD[0], GOOD[2]], "in the wrong order: open, delivered, click"),
+        ([*GOOD, GOOD[0]], "in the wrong order: delivered, open, click, delivered"),
+        ([*GOOD[:2], arrival("click", activity=ACTIVITY.replace(b"7890}", b"7891}"))], "another activity"),
+        ([*GOOD[:2], arrival("click", activity=ACTIVITY.replace(b": ", b":"))], "in other bytes"),
+        ([*GOOD[:2], arrival("click", activity=b"not json")], "another activity"),
+        ([*GOOD[:2], arrival("click", brand="suedwind")], "came to suedwind, not to nordlicht"),
+        ([*GOOD, arrival("click", idempotency_key="other")], "click came with 2 Idempotency-Keys"),
+        ([*GOOD[:2], arrival("click", idempotency_key="")], "without an Idempotency-Key"),
+        ([*GOOD[:2], arrival("click", idempotency_key="e1:open")], "two words share an Idempotency-Key"),
+        ([*GOOD, arrival("open", email_id="e2")], "open for e2: nobody sent that"),
+    ],
+)
+def test_each_way_to_go_wrong_is_named(arrivals: list[Arrival], complaint: str) -> None:
+    faults = judge(ROLES, arrivals, NONE).faults
+    assert any(complaint in fault for fault in faults), faults
+
+
+def test_a_word_that_never_occurred_is_a_fault() -> None:
+    assert judge(ROLES, GOOD, frozenset({"open", "spam"})).faults == ("the word spam never occurred",)
+
+
+def test_complete_means_every_owed_word_once() -> None:
+    assert complete(ROLES, GOOD)
+    assert not complete(ROLES, GOOD[:2])
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        (b'{"a":1,"b":2}', b'{"b": 2, "a": 1}', True),
+        (b'"\\u00e9"', '"é"'.encode(), True),
+        (b"12345678901234567890123", b"12345678901234567890124", False),
+        (b"1", b"1.0", False),
+        (b"1", b"true", False),
+        (b"[1,2]", b"[2,1]", False),
+        (b"{", b"{", False),
+    ],
+)
+def test_values_are_compared_exactly(a: bytes, b: bytes, same: bool) -> None:
+    assert same_value(a, b) is same
+
+
+def test_the_cast_has_forty_emails_two_brands_and_all_seven_words() -> None:
+    roles = [*rehearsal(), *first_batches(), *second_batches()]
+    assert len(first_batches()) >= 40
+    assert {role.brand for role in roles} == set(BRANDS)
+    assert {word for role in roles for word in role.scene.owed} == WORDS
+    assert len({role.identity for role in roles}) == len(roles)
+
+
+def test_who_is_dropped_had_bounced_hard_before() -> None:
+    bounced = {(role.brand, role.address) for role in first_batches() if role.scene.pattern == "bounce"}
+    assert {(role.brand, role.address) for role in second_batches()} == bounced
+    assert DROPPED.pattern == next(scene.pattern for scene in SCENES if "no such mailbox" in scene.title)
+
+
+def test_a_batch_is_json_that_holds_each_activity_byte_for_byte() -> None:
+    roles = first_batches()
+    body = batch(roles)
+    assert [message["activity"]["id"] for message in json.loads(body)] == [role.identity for role in roles]
+    assert all(role.activity in body for role in roles)
+    assert max(abs(json.loads(role.activity)["internal_user_id"]) for role in roles) > 2**64
