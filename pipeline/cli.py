@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import logging
 import sys
 from typing import Any, Final
 
@@ -52,6 +53,8 @@ def command() -> Any:
 
 def main() -> None:
     """The `mailfold` command. Exit 1 and one clear sentence where something is wrong; 130 for Ctrl-C."""
+    # Libraries' logs are a role's affair (which configures them); here the one sentence is enough.
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         command()()
     except MailfoldError as error:

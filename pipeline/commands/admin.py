@@ -32,7 +32,7 @@ def add_tenant(
 ) -> None:
     """Add a tenant, or change its limits."""
     with_pool(lambda pool, _: admin.add_tenant(pool, admin.Tenant(tenant, batch_max, rate)))
-    console.print(f"tenant {tenant}; next: mailfold keys add {tenant}", markup=False)
+    console().print(f"tenant {tenant}; next: mailfold keys add {tenant}", markup=False)
 
 
 @tenants.command("list")
@@ -44,7 +44,7 @@ def list_tenants() -> None:
 @keys.command("add")
 def add_key(tenant: str, label: Annotated[str, typer.Option(help="What it is for.")] = "") -> None:
     """Make an API key and show it, this once."""
-    console.print(with_pool(lambda pool, _: admin.add_key(pool, tenant, label)), markup=False)
+    console().print(with_pool(lambda pool, _: admin.add_key(pool, tenant, label)), markup=False)
 
 
 @keys.command("list")
@@ -57,7 +57,7 @@ def list_keys() -> None:
 def revoke_key(name: str) -> None:
     """End a key by the name that `keys list` shows."""
     with_pool(lambda pool, _: admin.revoke_key(pool, name))
-    console.print(f"key {name} is revoked", markup=False)
+    console().print(f"key {name} is revoked", markup=False)
 
 
 @providers.command("add")
@@ -84,7 +84,7 @@ def add_provider(
         await admin.add_provider(pool, row, secret_of(settings))
 
     with_pool(work)
-    console.print(f"provider {provider}; next: mailfold brands add '*' --provider {provider}", markup=False)
+    console().print(f"provider {provider}; next: mailfold brands add '*' --provider {provider}", markup=False)
 
 
 @providers.command("list")
@@ -94,7 +94,7 @@ def list_providers() -> None:
     shown = table("provider", "kind", "host", "port", "tls", "user", "250 is delivery", "connections", "webhook key")
     for name, kind, host, port, tls, user, _, delivered, connections, key in rows:
         shown.add_row(*map(_text, (name, kind, host, port, tls, user, delivered, connections, key)))
-    console.print(shown)
+    console().print(shown)
 
 
 @brands.command("add")
@@ -108,7 +108,7 @@ def add_brand(
 ) -> None:
     """Say whom a brand sends through."""
     with_pool(lambda pool, _: admin.add_brand(pool, admin.Brand(tenant, brand, provider, unknown)))
-    console.print(f"brand {brand} of {tenant} sends through {provider}", markup=False)
+    console().print(f"brand {brand} of {tenant} sends through {provider}", markup=False)
 
 
 @brands.command("list")
@@ -128,7 +128,7 @@ def add_destination(
     _check_url(url)
     row = admin.Destination(tenant, brand, url.rstrip("/"), _secret("X-API-KEY", key_env))
     with_pool(lambda pool, settings: admin.add_destination(pool, row, secret_of(settings)))
-    console.print(f"conversions of brand {brand} of {tenant} go to {row.url}/email/conversion", markup=False)
+    console().print(f"conversions of brand {brand} of {tenant} go to {row.url}/email/conversion", markup=False)
 
 
 @destinations.command("list")
@@ -138,14 +138,14 @@ def list_destinations() -> None:
     shown = table("tenant", "brand", "url")
     for tenant, brand, url, *_ in rows:
         shown.add_row(tenant, brand, url)
-    console.print(shown)
+    console().print(shown)
 
 
 def _list(query: str, *columns: str) -> None:
     shown = table(*columns)
     for row in with_pool(lambda pool, _: admin.rows(pool, query)):
         shown.add_row(*map(_text, row))
-    console.print(shown)
+    console().print(shown)
 
 
 def _text(value: object) -> str:

@@ -1,6 +1,7 @@
 """The environment in; the settings that a command at the same machine as `mailfold up` works with, out."""
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -16,21 +17,25 @@ from pipeline.settings import Settings, load
 
 T = TypeVar("T")
 SECRET_LENGTH: Final = 32
+_NEXT: Final = "set it, or start `mailfold up`"
 
-console = Console(soft_wrap=True, highlight=False)
+WIDE: Final = 200
+
+
+def console() -> Console:
+    """Where people look. A pipe has no width of its own, so that listings stay one row a line."""
+    return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else WIDE)
 
 
 def settings() -> Settings:
-    """The environment's settings; what it leaves open is taken from the stack that runs in the data folder.
-
-    Raises BadSettings where neither says which Postgres is meant.
-    """
+    """The environment's settings; what it leaves open is taken from the stack that runs in the data folder."""
     given = load()
     home = Home(given.data_dir)
     update: dict[str, Any] = {"data_dir": home.root}
     if not given.database_url.get_secret_value():
-        update["database_url"] = SecretStr(_database(home))
-    if not given.kafka_bootstrap and (port := home.ports().get("kafka")):
+        port = _runs(home, "postgres")
+        update["database_url"] = SecretStr(postgres.url(home.root / "postgres", port) if port else "")
+    if not given.kafka_bootstrap and (port := _runs(home, "kafka")):
         update["kafka_bootstrap"] = f"127.0.0.1:{port}"
     if not given.secret.get_secret_value():
         update["secret"] = SecretStr(home.read_secret("secret"))
@@ -39,9 +44,11 @@ def settings() -> Settings:
 
 def with_pool(work: Callable[[Pool, Settings], Awaitable[T]]) -> T:
     """Run ``work`` on the database that :func:`settings` names."""
+    found = settings()
+    if not found.database_url.get_secret_value():
+        raise BadSettings(f"DATABASE_URL: missing, and no stack runs in {found.data_dir}; {_NEXT}")
 
     async def main() -> T:
-        found = settings()
         async with database(found, size=1) as pool:
             return await work(pool, found)
 
@@ -64,8 +71,19 @@ def table(*columns: str) -> Table:
     return made
 
 
-def _database(home: Home) -> str:
-    port = home.ports().get("postgres")
-    if port is None or not is_taken("127.0.0.1", port):
-        raise BadSettings(f"DATABASE_URL: missing, and no stack runs in {home.root}; set it, or start `mailfold up`")
-    return postgres.url(home.root / "postgres", port)
+def on_kafka(work: Callable[[Settings], Awaitable[T]]) -> T:
+    """Run ``work`` with settings that name a Kafka. Raises BadSettings where there is none to name."""
+    found = settings()
+    if not found.kafka_bootstrap:
+        raise BadSettings(f"KAFKA_BOOTSTRAP: missing, and no stack runs in {found.data_dir}; {_NEXT}")
+
+    async def main() -> T:
+        return await work(found)
+
+    return asyncio.run(main())
+
+
+def _runs(home: Home, server: str) -> int | None:
+    """The port of the stack's own server, if it is there."""
+    port = home.ports().get(server)
+    return port if port is not None and is_taken("127.0.0.1", port) else None

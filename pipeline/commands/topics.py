@@ -1,11 +1,9 @@
 """`mailfold topics create|check`."""
 
-import asyncio
-
 import typer
 
 from pipeline import cluster
-from pipeline.settings import load
+from pipeline.commands.here import on_kafka
 
 app = typer.Typer(help="The topics on the cluster, held against the registry.", no_args_is_help=True)
 
@@ -13,7 +11,7 @@ app = typer.Typer(help="The topics on the cluster, held against the registry.", 
 @app.command()
 def create() -> None:
     """Create the topics that are missing, then check all. Alters nothing that exists."""
-    for name in asyncio.run(cluster.create(load())):
+    for name in on_kafka(cluster.create):
         typer.echo(f"created {name}")
     typer.echo("all topics are as they must be")
 
@@ -21,5 +19,5 @@ def create() -> None:
 @app.command()
 def check() -> None:
     """Compare partitions, retention and compaction with the registry; exit 1 on any difference."""
-    asyncio.run(cluster.check(load()))
+    on_kafka(cluster.check)
     typer.echo("all topics are as they must be")

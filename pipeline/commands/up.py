@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from pipeline import admin
-from pipeline.commands.here import console, table
+from pipeline.commands.here import console
 from pipeline.database import Pool, database
 from pipeline.embedded.home import Home
 from pipeline.sandbox.keys import public_key
@@ -92,15 +92,14 @@ async def _sandbox(pool: Pool, settings: Settings) -> None:
 def tell(line: str) -> None:
     """One line for whoever watches, with the time. A terminal that is gone must not end the stack."""
     with contextlib.suppress(OSError):
-        console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim]  {escape(line)}")
+        console().print(f"[dim]{time.strftime('%H:%M:%S')}[/dim]  {escape(line)}")
 
 
 def _welcome(stack: Stack) -> None:
     settings, home = stack.settings, stack.home
     gateway = f"http://{settings.host}:{settings.port}"
     sandbox = f"http://{settings.sandbox_host}:{settings.sandbox_http_port}/"
-    shown = table("", "")
-    shown.show_header = False
+    shown: list[str] = []
     for name, value in (
         ("API key", f"[bold green]{escape(home.read_secret(KEY_FILE))}[/]   header X-Api-Key, tenant {TENANT}"),
         ("Send", f"POST {gateway}/channels/email/batch"),
@@ -112,12 +111,12 @@ def _welcome(stack: Stack) -> None:
         ("Postgres", _postgres(settings, home.root)),
         ("Logs", str(home.root / "logs")),
     ):
-        shown.add_row(f"[bold]{name}[/]", value)
+        shown.append(f"[bold]{name:<10}[/]{value}")
     with contextlib.suppress(OSError):
-        console.rule("[bold]Mailfold is up[/]")
-        console.print(shown)
-        console.print(f"\n[dim]Try:[/] {escape(_first_mail(gateway, home.root / KEY_FILE))}")
-        console.rule("Ctrl-C stops everything; the next `mailfold up` goes on where it stopped")
+        console().print("\n[bold]Mailfold is up.[/]\n")
+        console().print("\n".join(shown))
+        console().print(f"\n[dim]Try:[/] {escape(_first_mail(gateway, home.root / KEY_FILE))}")
+        console().print("\nCtrl-C stops everything; the next `mailfold up` goes on where it stopped.\n")
 
 
 def _postgres(settings: Settings, root: Path) -> str:
