@@ -88,7 +88,8 @@ insert into jobs.jobs (queue, stream, seq, name, lane, state, payload, finished_
 select 'emit', debt.stream,
     coalesce((select max(seq) from jobs.jobs where queue = 'emit' and stream = debt.stream), 0)
         + row_number() over (partition by debt.stream order by debt.nth),
-    debt.name, debt.lane, debt.state, debt.payload, case when debt.state in ('done', 'dead') then now() end
+    debt.name, debt.lane, debt.state, case when debt.state = 'done' then '' else debt.payload end,
+    case when debt.state in ('done', 'dead') then now() end
 from unnest(%(stream)b::uuid[], %(name)b::text[], %(lane)b::text[], %(state)b::text[], %(payload)b::bytea[])
     with ordinality as debt (stream, name, lane, state, payload, nth)
 where not exists (
@@ -96,11 +97,24 @@ where not exists (
 on conflict (queue, stream, name) do nothing
 
 -- name: settle
--- A given-up job that somebody replays is pending: only what nobody took up again is closed as dead.
-update jobs.jobs set state = told.state, lease_token = null, lease_until = null, finished_at = now()
-from unnest(%(stream)b::uuid[], %(name)b::text[], %(state)b::text[]) as told (stream, name, state)
-where jobs.queue = 'emit' and jobs.stream = told.stream and jobs.name = told.name
-    and (jobs.state in ('held', 'attempting', 'unknown') or (jobs.state in ('pending', 'dead') and told.state = 'done'))
+-- What was given up is dead, unless somebody took it up again. The lease's token stays, so that an emitter which has
+-- the job in hand sees that it is closed. Followers wake.
+with told as (
+    select * from unnest(%(stream)b::uuid[], %(name)b::text[], %(state)b::text[]) as told (stream, name, state)
+), closed as (
+    update jobs.jobs j set
+        state = told.state,
+        payload = case when told.state = 'done' then ''::bytea else j.payload end,
+        finished_at = now()
+    from told
+    where j.queue = 'emit' and j.stream = told.stream and j.name = told.name
+        and j.state <> 'done'
+        and (told.state = 'done' or (j.state <> 'dead' and j.replayed_after = 0))
+    returning j.stream, j.seq
+)
+update jobs.jobs j set due_at = now()
+from (select stream, max(seq) as seq from closed group by stream) head
+where j.queue = 'emit' and j.stream = head.stream and j.seq > head.seq and j.state = 'pending' and j.due_at > now()
 
 -- name: release
 -- The first read of a partition is over: what it owes and nobody settled is due.

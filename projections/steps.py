@@ -102,9 +102,13 @@ def _owe(made: Step, before: EmailState | None, after: EmailState) -> None:
     Only new ones: a dead conversion that somebody replays is pending again while its old
     settlement still stands in the state.
     """
-    made.debts += new_debts(after, () if before is None else owed(before))
+    debts = new_debts(after, () if before is None else owed(before))
+    booked = {debt.word for debt in debts}
     known = {} if before is None else ended(before)
-    made.ended |= {(after.email_id, word): end for word, end in ended(after).items() if known.get(word) != end}
+    made.debts += debts
+    made.ended |= {
+        (after.email_id, word): end for word, end in ended(after).items() if word in booked or known.get(word) != end
+    }
 
 
 def _suppress(made: Step, after: EmailState, hash_address: HashAddress) -> None:

@@ -1,0 +1,257 @@
+"""The sink on a real Postgres: what it promises about splits, replays, zombies and debts."""
+
+import random
+from collections.abc import AsyncIterator
+
+import msgspec
+import psycopg
+import pytest
+
+from pipeline.signing import Signer, hash_address
+from projections.debts import Debt, decode
+from projections.migrate import migrate
+from projections.sink import Connection, Moved, Run, Sink
+from tests.conftest import SECRET
+from tests.support.changes import T0, Log, acked, event, identified, lives, request, told
+from tests.support.tables import tables
+from topics.changes import EmailChange
+from topics.conversions import Outcome, Word
+from topics.events import EventKind
+
+SIGNER = Signer(SECRET, "address")
+
+
+def hashed(address: str) -> bytes:
+    return hash_address(SIGNER, address)
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[Connection]:
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as opened:
+        await migrate(opened)
+        yield opened
+
+
+@pytest.fixture
+def sink() -> Sink:
+    return Sink(hashed)
+
+
+async def project(connection: Connection, sink: Sink, runs: list[Run], *, end: int = 0) -> None:
+    await sink.start(connection, runs[0].partition, 0, end)
+    for run in runs:
+        await sink.apply(connection, run)
+
+
+async def empty(connection: Connection) -> None:
+    await connection.execute(
+        "truncate projections.history, projections.versions, projections.timeline, projections.suppressions,"
+        " projections.next_offsets, intake.identities, jobs.jobs"
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_any_split_of_the_log_into_runs_gives_the_same_tables(
+    connection: Connection, sink: Sink, seed: int
+) -> None:
+    log = lives(seed, 25)
+    await project(connection, sink, log.runs())
+    at_once = await tables(connection)
+    assert at_once["versions"]
+    assert at_once["jobs"]
+    chance = random.Random(seed)
+    for _ in range(3):
+        await empty(connection)
+        await project(connection, sink, log.runs(*sorted(chance.sample(range(1, len(log.changes)), 12))))
+        assert await tables(connection) == at_once
+    await empty(connection)
+    await project(connection, sink, log.runs(*range(1, len(log.changes))))
+    assert await tables(connection) == at_once
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_replay_from_an_earlier_offset_changes_no_row_but_the_offset(
+    connection: Connection, sink: Sink, seed: int
+) -> None:
+    log = lives(seed, 25)
+    await project(connection, sink, log.runs())
+    grown = await tables(connection)
+    await connection.execute("update projections.next_offsets set next_offset = 7")
+    await sink.apply(connection, Run(0, 7, len(log.changes), log.changes[7:]))
+    assert await tables(connection) == grown
+
+
+async def test_a_projector_that_expects_another_offset_writes_nothing(connection: Connection, sink: Sink) -> None:
+    log = lives(1, 10)
+    first, second, third = log.runs(5, 12)
+    await project(connection, sink, [first, second])
+    before = await tables(connection)
+    for stale in (first, second, Run(0, 20, 30, log.changes[20:]), Run(1, 0, 3, log.changes[:3])):
+        with pytest.raises(Moved):
+            await sink.apply(connection, stale)
+        assert await tables(connection) == before
+    await sink.apply(connection, third)
+    assert await tables(connection) != before
+
+
+async def test_a_process_that_dies_between_rows_and_offset_leaves_neither(connection: Connection) -> None:
+    class Died(BaseException):
+        pass
+
+    def die(name: str) -> None:
+        if name == "project.between-rows-and-offset":
+            raise Died
+
+    log = lives(2, 10)
+    await Sink(hashed).start(connection, 0, 0, 0)
+    before = await tables(connection)
+    with pytest.raises(Died):
+        await Sink(hashed, die).apply(connection, log.runs()[0])
+    assert await tables(connection) == before
+
+
+async def jobs(connection: Connection) -> list[tuple[str, int, str]]:
+    found = await connection.execute("select name, seq, state from jobs.jobs where queue = 'emit' order by stream, seq")
+    return await found.fetchall()
+
+
+async def test_words_are_numbered_in_the_order_in_which_they_were_first_seen(
+    connection: Connection, sink: Sink
+) -> None:
+    log = Log()
+    log.fold(request(1)).fold(event(1, EventKind.OPENED, T0 + 5)).fold(event(1, EventKind.DELIVERED, T0 + 3))
+    log.fold(event(1, EventKind.COMPLAINED, T0 + 9), event(1, EventKind.CLICKED, T0 + 8))
+    await project(connection, sink, log.runs(1, 2))
+    assert await jobs(connection) == [
+        ("open", 1, "pending"),
+        ("delivered", 2, "pending"),
+        ("click", 3, "pending"),
+        ("spam", 4, "pending"),
+    ]
+    row = await (await connection.execute("select payload, lane from jobs.jobs where seq = 1")).fetchone()
+    assert row is not None
+    assert row[1] == "acme/2"
+    assert decode(row[0]) == Debt(
+        email_id=identified(1), word=Word.OPEN, tenant="acme", brand="2", activity=request(1).activity
+    )
+
+
+async def test_only_fast_track_is_owed_conversions(connection: Connection, sink: Sink) -> None:
+    log = Log().fold(request(1, dialect="email_v1")).fold(event(1, EventKind.DELIVERED, T0))
+    await project(connection, sink, log.runs())
+    assert await jobs(connection) == []
+
+
+async def test_nothing_is_owed_before_the_request_is_known_and_all_of_it_then(
+    connection: Connection, sink: Sink
+) -> None:
+    log = Log().fold(event(1, EventKind.OPENED, T0 + 5), event(1, EventKind.DELIVERED, T0 + 3))
+    await project(connection, sink, log.runs())
+    assert await jobs(connection) == []
+    log.fold(request(1))
+    await sink.apply(connection, log.runs(1)[1])
+    assert await jobs(connection) == [("delivered", 1, "pending"), ("open", 2, "pending")]
+
+
+async def test_a_settled_word_closes_its_job_and_a_replayed_dead_one_stays_open(
+    connection: Connection, sink: Sink
+) -> None:
+    log = Log().fold(request(1)).fold(event(1, EventKind.DELIVERED, T0), event(1, EventKind.OPENED, T0))
+    log.fold(event(1, EventKind.CLICKED, T0))
+    log.fold(told(1, Word.DELIVERED, Outcome.DELIVERED, T0), told(1, Word.OPEN, Outcome.REFUSED, T0))
+    log.fold(told(1, Word.CLICK, Outcome.GIVEN_UP, T0))
+    await sink.start(connection, 0, 0, 0)
+    await sink.apply(connection, Run(0, 0, 4, log.changes[:4]))
+    await connection.execute("update jobs.jobs set state = 'attempting' where name = 'click'")
+    await sink.apply(connection, Run(0, 4, 5, log.changes[4:]))
+    assert await jobs(connection) == [("delivered", 1, "done"), ("open", 2, "done"), ("click", 3, "dead")]
+    await connection.execute("update jobs.jobs set state = 'pending', replayed_after = 1 where name = 'click'")
+    log.fold(event(1, EventKind.CLICKED, T0, nth=1))
+    await sink.apply(connection, Run(0, 5, 6, log.changes[5:]))
+    assert (await jobs(connection))[2] == ("click", 3, "pending")
+    log.fold(told(1, Word.CLICK, Outcome.DELIVERED, T0))
+    await sink.apply(connection, Run(0, 6, 7, log.changes[6:]))
+    assert (await jobs(connection))[2] == ("click", 3, "done")
+
+
+async def test_an_empty_database_before_a_full_log_owes_only_what_was_never_settled(
+    connection: Connection, sink: Sink
+) -> None:
+    log = Log().fold(request(1)).fold(event(1, EventKind.DELIVERED, T0), event(1, EventKind.OPENED, T0))
+    log.fold(told(1, Word.DELIVERED, Outcome.DELIVERED, T0))
+    other = Log(1).fold(request(2)).fold(event(2, EventKind.DELIVERED, T0)).fold(acked(2, T0))
+    await sink.start(connection, 0, 0, 3)
+    await sink.start(connection, 1, 0, 3)
+    await sink.apply(connection, Run(0, 0, 2, log.changes[:2]))
+    await sink.apply(connection, Run(1, 0, 2, other.changes[:2]))
+    assert {state for _, _, state in await jobs(connection)} == {"held"}
+    await sink.apply(connection, Run(0, 2, 3, log.changes[2:]))
+    found = {(name, stream): state for name, stream, state in await _jobs_by_stream(connection)}
+    assert found == {
+        ("delivered", identified(1)): "done",
+        ("open", identified(1)): "pending",
+        ("delivered", identified(2)): "held",
+    }, "the other partition hasn't reached its end yet"
+    await sink.apply(connection, Run(1, 2, 3, other.changes[2:]))
+    assert ("delivered", identified(2), "pending") in await _jobs_by_stream(connection)
+
+
+async def _jobs_by_stream(connection: Connection) -> list[tuple[str, str, str]]:
+    return await (await connection.execute("select name, stream::text, state from jobs.jobs")).fetchall()
+
+
+async def test_jobs_that_outlived_their_projections_are_not_booked_again(connection: Connection, sink: Sink) -> None:
+    log = lives(3, 20)
+    await project(connection, sink, log.runs())
+    await connection.execute("update jobs.jobs set state = 'done', payload = ''")
+    booked = (await tables(connection, "jobs"))["jobs"]
+    await connection.execute(
+        "truncate projections.history, projections.versions, projections.timeline, projections.next_offsets"
+    )
+    await project(connection, sink, log.runs(), end=len(log.changes))
+    assert (await tables(connection, "jobs"))["jobs"] == booked
+
+
+async def test_hard_bounces_and_complaints_suppress_whichever_partition_comes_first(
+    connection: Connection, sink: Sink
+) -> None:
+    first = Log(0).fold(request(1), event(1, EventKind.BOUNCED, T0 + 50))
+    second = Log(1).fold(request(3), event(3, EventKind.COMPLAINED, T0 + 20))
+    clash = second.changes[0].state
+    assert clash.request is not None
+    same = clash.request.recipient
+    found = []
+    for order in ((first, second), (second, first)):
+        await empty(connection)
+        for log in order:
+            changed = [_readdressed(change, same) for change in log.changes]
+            await project(connection, sink, [Run(log.partition, 0, 1, changed)])
+        found.append((await tables(connection, "suppressions"))["suppressions"])
+    assert found[0] == found[1]
+    [(tenant, brand, address_hash, reason, since, _email, _event)] = found[0]
+    assert (tenant, brand, address_hash) == ("acme", "2", hashed(f" {same.upper()}"))
+    assert (reason, since) == ("complaint", T0 + 20)
+
+
+def _readdressed(change: EmailChange, recipient: str) -> EmailChange:
+    assert change.state.request is not None
+    moved = msgspec.structs.replace(change.state.request, recipient=recipient)
+    return msgspec.structs.replace(change, state=msgspec.structs.replace(change.state, request=moved))
+
+
+async def test_a_fact_seen_again_adds_its_place_up_to_a_hundred(connection: Connection, sink: Sink) -> None:
+    log = Log().fold(request(1))
+    for _ in range(150):
+        log.fold(event(1, EventKind.DELIVERED, T0))
+    await project(connection, sink, log.runs(3, 80))
+    found = await connection.execute("select places from projections.timeline where kind = 'delivered'")
+    [(places,)] = await found.fetchall()
+    assert places == [f"facts/0/{offset}" for offset in range(1, 101)]
+
+
+async def test_what_postgres_cannot_hold_in_a_column_is_still_projected(connection: Connection, sink: Sink) -> None:
+    odd = msgspec.structs.replace(request(1), recipient="a\x00b@example.com", identity="\x00", brand="b\x00")
+    late = msgspec.structs.replace(event(1, EventKind.OPENED, T0), occurred_at=2**70, event_id="\x00")
+    await project(connection, sink, Log().fold(odd).fold(late).runs())
+    found = await connection.execute("select recipient, status from projections.history")
+    assert await found.fetchall() == [("a\ufffdb@example.com", "opened")]

@@ -1,0 +1,166 @@
+"""Logs of email-changes for tests, made by the real fold from made-up facts."""
+
+import itertools
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from pipeline.fold import evolve
+from projections.sink import Run
+from topics.acks import Acked, Dropped, Failed, Rejected
+from topics.changes import Applied, EmailChange, Fact
+from topics.conversions import ConversionResult, Outcome, Word
+from topics.events import BounceClass, DeliveryEvent, EventKind
+from topics.ids import email_id
+from topics.record import EmailId, Place
+from topics.requests import SendRequest
+from topics.states import EmailState
+
+T0 = 1_700_000_000_000
+
+
+def identified(number: int, tenant: str = "acme") -> EmailId:
+    """The id of the number-th email."""
+    return email_id(tenant, "fasttrack", f"activity-{number}")
+
+
+def request(number: int, at: int = T0, tenant: str = "acme", dialect: str = "fasttrack") -> SendRequest:
+    return SendRequest(
+        email_id=identified(number, tenant),
+        message_id=identified(number, tenant),
+        tenant=tenant,
+        dialect=dialect,
+        brand=str(number % 2 + 1),
+        recipient=f"player{number}@example.com",
+        identity=f"activity-{number}",
+        recorded_at=at,
+        activity=msgspec.Raw(b'{"id":"activity-%d","user_id":123456789012345678901234567890}' % number),
+    )
+
+
+def acked(number: int, at: int, tenant: str = "acme") -> Acked:
+    return Acked(
+        email_id=identified(number, tenant),
+        event_id=f"ack:{number}",
+        occurred_at=at,
+        recorded_at=at + 1,
+        provider="relay",
+        code=250,
+        provider_message_id=f"<{number}@relay>",
+    )
+
+
+def event(number: int, kind: EventKind, at: int, tenant: str = "acme", nth: int = 0) -> DeliveryEvent:
+    bounced = kind is EventKind.BOUNCED
+    return DeliveryEvent(
+        email_id=identified(number, tenant),
+        event_id=f"sg:{number}:{kind}:{nth}",
+        kind=kind,
+        occurred_at=at,
+        recorded_at=at + 2,
+        provider="sandbox",
+        bounce_class=BounceClass.HARD if bounced else None,
+        bounce_type="bounce" if bounced else "",
+        text="no such user" if bounced else "",
+    )
+
+
+def told(number: int, word: Word, outcome: Outcome, at: int, tenant: str = "acme") -> ConversionResult:
+    return ConversionResult(
+        email_id=identified(number, tenant),
+        event_id=f"conversion:{number}:{word}:{outcome}",
+        word=word,
+        outcome=outcome,
+        occurred_at=at,
+        recorded_at=at,
+        destination="https://fasttrack.example",
+        attempt=1,
+        status=200,
+    )
+
+
+def fates(number: int, at: int, chance: random.Random, tenant: str = "acme") -> list[Fact]:
+    """What may become of one email."""
+    own = identified(number, tenant)
+    fate = chance.choice(("delivered", "opened", "spam", "bounce", "dropped", "failed", "rejected"))
+    common: dict[str, Any] = {
+        "email_id": own,
+        "event_id": f"{fate}:{number}",
+        "occurred_at": at + 9,
+        "recorded_at": at + 10,
+    }
+    facts: list[Fact] = [request(number, at, tenant)]
+    if fate == "dropped":
+        return [*facts, Dropped(reason="suppressed", **common)]
+    if fate == "failed":
+        return [*facts, Failed(reason="gave up", text="451 later", **common)]
+    if fate == "rejected":
+        return [*facts, Rejected(code=550, enhanced="5.1.1", text="no such user", **common)]
+    facts.append(acked(number, at + 5, tenant))
+    if fate == "bounce":
+        return [*facts, event(number, EventKind.BOUNCED, at + 20, tenant)]
+    facts.append(event(number, EventKind.DELIVERED, at + 20, tenant))
+    facts.append(told(number, Word.DELIVERED, chance.choice(tuple(Outcome)), at + 25, tenant))
+    if fate in {"opened", "spam"}:
+        facts += [event(number, EventKind.OPENED, at + 30 + nth, tenant, nth) for nth in range(chance.randint(1, 3))]
+    if fate == "spam":
+        facts.append(event(number, EventKind.COMPLAINED, at + 40, tenant))
+    return facts
+
+
+class Log:
+    """One partition of email-changes, as the fold would have written it."""
+
+    def __init__(self, partition: int = 0) -> None:
+        self.partition = partition
+        self.changes: list[EmailChange] = []
+        self._states: dict[str, EmailState] = {}
+        self._facts = 0
+
+    def fold(self, *facts: Fact) -> "Log":
+        """A change for these facts of one email."""
+        state = self._states.get(facts[0].email_id)
+        for fact in facts:
+            state = evolve(state, fact)
+        assert state is not None
+        self._states[state.email_id] = state
+        places = [Place(topic="facts", partition=self.partition, offset=self._facts + nth) for nth in range(len(facts))]
+        self._facts += len(facts)
+        applied = tuple(Applied(place=place, fact=fact) for place, fact in zip(places, facts, strict=True))
+        recorded = max(fact.recorded_at for fact in facts)
+        self.changes.append(EmailChange(email_id=state.email_id, recorded_at=recorded, facts=applied, state=state))
+        return self
+
+    def runs(self, *cuts: int) -> list[Run]:
+        """The log, cut at these offsets."""
+        edges = [0, *cuts, len(self.changes)]
+        return [
+            Run(self.partition, start, end, self.changes[start:end])
+            for start, end in itertools.pairwise(edges)
+            if end > start or not self.changes
+        ]
+
+
+def lives(seed: int, emails: int, partition: int = 0, tenant: str = "acme") -> Log:
+    """Many emails' lives, interleaved, some facts seen twice, some changes published twice."""
+    chance = random.Random(seed)
+    log = Log(partition)
+    numbers = range(partition, 2 * emails, 2)
+    waiting: list[list[Fact]] = [fates(number, T0 + number * 1000, chance, tenant) for number in numbers]
+    while waiting:
+        one = chance.choice(waiting)
+        taken = [one.pop(0 if chance.random() < 0.8 else -1) for _ in range(min(len(one), chance.randint(1, 2)))]
+        log.fold(*taken)
+        if chance.random() < 0.2:
+            log.fold(*taken)
+        if chance.random() < 0.1:
+            log.changes.append(chance.choice(log.changes[-5:]))
+        waiting = [left for left in waiting if left]
+    return log
+
+
+def facts_of(changes: Iterable[EmailChange]) -> Sequence[Fact]:
+    """Every fact, as often as it was applied."""
+    return [applied.fact for change in changes for applied in change.facts]
