@@ -1,0 +1,194 @@
+"""The projector on a real log and a real Postgres."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import psycopg
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+
+from pipeline import project
+from pipeline.bootstrap import Runtime, runtime
+from pipeline.kafka import append_all, consumer
+from pipeline.ports import Entry
+from pipeline.settings import Settings
+from tests.support.changes import T0, Log, event, identified, lives, request
+from topics.changes import EmailChange
+from topics.codec import decode
+from topics.events import EventKind
+from topics.registry import DEAD_LETTERS, EMAIL_CHANGES
+
+
+@contextlib.asynccontextmanager
+async def projecting(settings: Settings) -> AsyncIterator[Runtime]:
+    async with runtime(settings) as rt:
+        task = asyncio.create_task(project.run(rt))
+        try:
+            yield rt
+        finally:
+            rt.stop.set()
+            async with asyncio.timeout(10):
+                await task
+
+
+async def publish(rt: Runtime, changes: list[EmailChange]) -> None:
+    await append_all(rt.log, [Entry(EMAIL_CHANGES, change.email_id, change) for change in changes])
+
+
+async def until(holds: Callable[[], Awaitable[bool]], patience: float = 20) -> None:
+    deadline = time.monotonic() + patience
+    while not await holds():
+        assert time.monotonic() < deadline, "it never came true"
+        await asyncio.sleep(0.02)
+
+
+async def ends(settings: Settings) -> dict[int, int]:
+    reader = consumer(settings)
+    await reader.start()
+    try:
+        partitions = [TopicPartition(settings.topic(EMAIL_CHANGES.name), number) for number in range(2)]
+        return {partition.partition: end for partition, end in (await reader.end_offsets(partitions)).items()}
+    finally:
+        await reader.stop()
+
+
+async def caught_up(rt: Runtime) -> bool:
+    """Postgres and the group agree with the log's end."""
+    wanted = {number: end for number, end in (await ends(rt.settings)).items() if end}
+    async with rt.pool.connection() as connection:
+        rows = await (
+            await connection.execute("select partition, next_offset, rebuilding_to from projections.next_offsets")
+        ).fetchall()
+    return {number: offset for number, offset, to in rows if offset and to is None} == wanted and await told(
+        rt.settings
+    ) == wanted
+
+
+async def told(settings: Settings) -> dict[int, int]:
+    reader = consumer(settings, group_id=project.group(settings))
+    await reader.start()
+    try:
+        topic = settings.topic(EMAIL_CHANGES.name)
+        found = {number: await reader.committed(TopicPartition(topic, number)) for number in range(2)}
+        return {number: offset for number, offset in found.items() if offset}
+    finally:
+        await reader.stop()
+
+
+async def rows(rt: Runtime, query: str) -> list[tuple[object, ...]]:
+    async with rt.pool.connection() as connection:
+        return await (await connection.execute(query)).fetchall()  # type: ignore[call-overload,unused-ignore,no-any-return]
+
+
+async def test_what_is_on_the_log_is_in_the_tables_and_the_group_knows(settings: Settings) -> None:
+    changes = lives(4, 60).changes
+    async with projecting(settings) as rt:
+        await publish(rt, changes)
+        await until(lambda: caught_up(rt))
+        [(emails,)] = await rows(rt, "select count(*) from projections.history")
+        [(held,)] = await rows(rt, "select count(*) from jobs.jobs where state = 'held'")
+    assert emails == len({change.email_id for change in changes})
+    assert held == 0
+
+
+async def test_a_log_that_was_full_before_the_first_projector_came_is_released_at_its_end(settings: Settings) -> None:
+    changes = lives(5, 40).changes
+    async with runtime(settings) as rt:
+        await publish(rt, changes)
+    async with projecting(settings) as rt:
+        await until(lambda: caught_up(rt))
+        assert await rows(rt, "select count(*) from jobs.jobs where state = 'held'") == [(0,)]
+        [(pending,)] = await rows(rt, "select count(*) from jobs.jobs where state = 'pending'")
+    assert pending
+
+
+async def test_transaction_markers_at_the_log_s_end_are_passed(settings: Settings) -> None:
+    log = Log().fold(request(1)).fold(event(1, EventKind.DELIVERED, T0))
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap, transactional_id=settings.topic_prefix)
+    await producer.start()
+    topic = settings.topic(EMAIL_CHANGES.name)
+    from topics.codec import encode
+
+    for change in log.changes:
+        async with producer.transaction():
+            await producer.send_and_wait(topic, encode(EMAIL_CHANGES, change), key=change.email_id.encode())
+    await producer.stop()
+    async with projecting(settings) as rt:
+        await until(lambda: caught_up(rt))
+        assert await rows(rt, "select state from jobs.jobs") == [("pending",)]
+
+
+async def test_what_cannot_be_read_becomes_a_dead_letter_and_the_rest_goes_on(settings: Settings) -> None:
+    log = Log().fold(request(1)).fold(event(1, EventKind.DELIVERED, T0))
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap)
+    await producer.start()
+    topic = settings.topic(EMAIL_CHANGES.name)
+    await producer.send_and_wait(topic, b'{"type":"email-change/99"}', key=identified(1).encode())
+    await producer.stop()
+    async with projecting(settings) as rt:
+        await publish(rt, log.changes)
+        await until(lambda: caught_up(rt))
+        assert await rows(rt, "select status from projections.history") == [("delivered",)]
+        reader = consumer(settings, DEAD_LETTERS.name)
+        await reader.start()
+        letter = decode(DEAD_LETTERS, (await asyncio.wait_for(reader.getone(), 10)).value)
+        await reader.stop()
+    assert (letter.reason, letter.role, letter.value) == ("undecodable", "project", b'{"type":"email-change/99"}')
+    assert letter.source.topic == "email-changes"
+
+
+def test_a_run_that_is_mostly_unreadable_blames_the_reader() -> None:
+    from pipeline.lane import TooManyUndecodable, read
+
+    class Record:
+        value = b"{}"
+
+    assert len(read([Record()] * 20)[1]) == 20
+    with pytest.raises(TooManyUndecodable, match="21 of 21"):
+        read([Record()] * 21)
+
+
+async def test_a_second_projector_takes_over_without_a_gap_or_a_repeat(settings: Settings) -> None:
+    log = lives(6, 60)
+    async with projecting(settings) as first:
+        await publish(first, log.changes[:40])
+        async with projecting(settings) as second:
+            await publish(second, log.changes[40:])
+            await until(lambda: caught_up(second))
+    async with runtime(settings) as rt:
+        [(emails,)] = await rows(rt, "select count(*) from projections.history")
+    assert emails == len({change.email_id for change in log.changes})
+
+
+async def test_a_postgres_that_drops_its_connections_is_waited_for(settings: Settings) -> None:
+    log = lives(7, 60)
+    async with projecting(settings) as rt:
+        await publish(rt, log.changes[:50])
+        with psycopg.connect(settings.database_url.get_secret_value(), autocommit=True) as other:
+            for _ in range(3):
+                other.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity "
+                    "where datname = current_database() and pid <> pg_backend_pid()"
+                )
+                await publish(rt, log.changes[50:55])
+        await publish(rt, log.changes[55:])
+        await until(lambda: caught_up(rt))
+        [(emails,)] = await rows(rt, "select count(*) from projections.history")
+    assert emails == len({change.email_id for change in log.changes})
+
+
+async def test_a_change_is_readable_soon_after_it_was_published(settings: Settings) -> None:
+    """Not a measurement: the loop must be woken by the log, not by a timer of seconds."""
+    async with projecting(settings) as rt:
+        await publish(rt, Log().fold(request(1)).changes)
+        await until(lambda: caught_up(rt))
+        for number in range(2, 12):
+            await publish(rt, Log().fold(request(number)).changes)
+            wanted = f"select true from projections.history where email_id = '{identified(number)}'"
+
+            async def there(query: str = wanted) -> bool:
+                return bool(await rows(rt, query))
+
+            await until(there)
