@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from pipeline.bootstrap import configure_logging, fresh_id, wall_clock
 from pipeline.errors import BadSettings
@@ -44,6 +45,17 @@ def receiver(
 ) -> None:
     """Be a Fast Track for development: take conversions, print each in order of arrival."""
     asyncio.run(_until_stopped(lambda stop: _receiver(key, port, brand, stop)))
+
+
+@app.command()
+def demo(
+    withhold: Annotated[str, typer.Option(hidden=True, help="Tests only: a word that the receiver refuses.")] = "",
+    patience: Annotated[float, typer.Option(hidden=True, help="Seconds until what has not come is missing.")] = 45.0,
+) -> None:
+    """Watch 40 emails of two brands live their lives, end to end, on a stack of their own; exit 0 if all was right."""
+    from pipeline.demo import show  # noqa: PLC0415  it brings the whole stack with it
+
+    raise typer.Exit(show.run(Console(highlight=False), withhold, patience))
 
 
 async def _sandbox(settings: Settings, stop: asyncio.Event) -> None:
