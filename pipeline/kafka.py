@@ -35,6 +35,13 @@ class KafkaLog:
             await asyncio.wait(pending, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
         return [self._place(entry, future) for entry, future in zip(entries, sent, strict=True)]
 
+    async def ping(self) -> None:
+        """Ask the cluster for its metadata. Raises LogUnavailable."""
+        try:
+            await self._producer.client.fetch_all_metadata()
+        except (KafkaError, OSError) as error:
+            raise LogUnavailable(f"Kafka does not answer: {error}") from error
+
     async def _send(self, entry: Entry, deadline: float) -> "asyncio.Future[Any] | None":
         key = None if entry.key is None else entry.key.encode()
         value = encode(entry.topic, entry.record)

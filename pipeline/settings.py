@@ -53,6 +53,11 @@ class Settings(BaseSettings):
         0.0, ge=0, description="Messages per second and tenant, a second's burst allowed; 0 is no limit."
     )
     body_max: int = Field(64_000_000, ge=1024, description="Bytes of a request body; more is a 413.")
+    metrics_key: SecretStr = Field(
+        SecretStr(""),
+        description="Bearer token that `/metrics` asks for. Empty: only direct connections from the same machine "
+        "may read it, because metrics name tenants and brands.",
+    )
     webhook_max_age: int = Field(
         86_400, ge=60, description="Seconds a signed webhook stays fresh; not below the provider's retry horizon."
     )

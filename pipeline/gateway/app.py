@@ -1,0 +1,79 @@
+"""A world -> the whole HTTP surface: every router, one shape of errors, headers and counters on every answer."""
+
+import importlib
+import importlib.util
+import time
+from typing import Final
+
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline.gateway import batch, docs, openapi, ops, problems, tracking, webhooks
+from pipeline.gateway.metrics import Metrics
+from pipeline.gateway.world import World
+
+HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+_SURFACES: Final = {
+    "channels": "batch",
+    "v1": "history",
+    "o": "pixel",
+    "c": "click",
+    "webhooks": "webhook",
+    "healthz": "ops",
+    "readyz": "ops",
+    "metrics": "ops",
+    "docs": "docs",
+    "openapi.json": "docs",
+}
+
+
+def make_app(world: World) -> ASGIApp:
+    """The application."""
+    app = FastAPI(
+        title="Mailfold",
+        description="What became of every email: send requests in, delivery events folded, history out.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    problems.install(app)
+    for surface in (batch, tracking, webhooks, ops):
+        app.include_router(surface.router(world))
+    if importlib.util.find_spec("pipeline.gateway.email_v1"):
+        app.include_router(importlib.import_module("pipeline.gateway.email_v1").router(world.rt))
+    openapi.install(app)
+    docs.install(app)
+    return Observed(app, world.metrics)
+
+
+class Observed:
+    """Plain ASGI around the application: counts each answer and puts the headers on it."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        surface = _SURFACES.get(scope["path"].strip("/").partition("/")[0], "other")
+
+        async def observed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                self._metrics.requests.labels(surface, message["status"]).inc()
+                self._metrics.seconds.labels(surface).observe(time.perf_counter() - started)
+            await send(message)
+
+        await self._app(scope, receive, observed)

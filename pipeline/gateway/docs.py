@@ -1,0 +1,80 @@
+"""The OpenAPI document -> one page for people; no script, nothing fetched from elsewhere, so it works offline."""
+
+import html
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+from fastapi import FastAPI, Response
+
+_STYLE: Final = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c2430;background:#fff}
+h2{margin-top:3rem;border-bottom:1px solid #d5dbe3}pre{background:#f4f6f9;padding:1rem;overflow:auto;border-radius:6px}
+code{font-size:.9em}b.method{background:#1c2430;color:#fff;padding:.1em .5em;border-radius:4px;font-size:.8em}
+td{padding:.1rem 1rem .1rem 0;vertical-align:top}summary{cursor:pointer;color:#2457a6}
+@media(prefers-color-scheme:dark){body{background:#14181f;color:#dde3ec}pre{background:#1f2530}summary{color:#8ab4f8}}
+"""
+_PAGE: Final = (
+    '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+    '<meta name="viewport" content="width=device-width"><style>{style}</style></head><body>'
+    '<h1>{title}</h1><p>{about}</p><p>For machines: <a href="/openapi.json">openapi.json</a>.</p>{body}</body></html>'
+)
+CSP: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
+def install(app: FastAPI) -> None:
+    """Serve the page at /docs."""
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        page = render(app.openapi())
+        return Response(page, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": CSP})
+
+
+def render(document: dict[str, Any]) -> str:
+    """The whole page."""
+    operations = "".join(
+        _operation(method, path, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        if method != "head"
+    )
+    schemas = "".join(
+        f"<details><summary><code>{html.escape(name)}</code></summary>{_json(schema)}</details>"
+        for name, schema in sorted(document["components"]["schemas"].items())
+    )
+    info = document["info"]
+    body = f"{operations}<h2>Types</h2>{schemas}"
+    return _PAGE.format(
+        title=html.escape(info["title"]), about=html.escape(info["description"]), style=_STYLE, body=body
+    )
+
+
+def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
+    return (
+        f'<h2><b class="method">{method.upper()}</b> <code>{html.escape(path)}</code></h2>'
+        f"<p><strong>{html.escape(operation.get('summary', ''))}.</strong> "
+        f"{html.escape(operation.get('description', ''))}</p>" + "".join(_parts(operation))
+    )
+
+
+def _parts(operation: dict[str, Any]) -> Iterator[str]:
+    if parameters := operation.get("parameters"):
+        yield "<h3>Parameters</h3>" + _table((p["name"], p.get("description", "")) for p in parameters)
+    for media in operation.get("requestBody", {}).get("content", {}).values():
+        yield "<h3>Request</h3>" + _json(media.get("example", media.get("schema")))
+    responses = operation.get("responses", {})
+    yield "<h3>Answers</h3>" + _table((status, response["description"]) for status, response in responses.items())
+    for response in responses.values():
+        for media in response.get("content", {}).values():
+            if "example" in media:
+                yield _json(media["example"])
+
+
+def _table(rows: Any) -> str:
+    cells = (f"<tr><td><code>{html.escape(str(a))}</code></td><td>{html.escape(str(b))}</td></tr>" for a, b in rows)
+    return f"<table>{''.join(cells)}</table>"
+
+
+def _json(value: Any) -> str:
+    return f"<pre>{html.escape(json.dumps(value, indent=2, ensure_ascii=False))}</pre>"

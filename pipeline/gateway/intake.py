@@ -1,0 +1,109 @@
+"""A tenant's wishes -> contents and requests on the log; which emails were taken, refused or not confirmed.
+
+Content first; the request's record is the commit point. Everything here may be repeated: the same
+wish gets the same email_id, and what was left behind by a failed try expires.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg_pool import PoolTimeout
+
+from pipeline import identities
+from pipeline.bootstrap import Runtime
+from pipeline.content.chunks import pack
+from pipeline.crashpoints import crash_point
+from pipeline.errors import DatabaseUnavailable, Refused
+from pipeline.ports import Entry, Log
+from topics.contents import Content, ContentChunk
+from topics.record import EmailId, Place
+from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
+from topics.requests import ContentPointer, SendRequest
+
+
+class Parcel(msgspec.Struct, frozen=True):
+    """A request that lacks only the pointer to its content."""
+
+    request: SendRequest
+    content: Content
+
+
+class Outcome(msgspec.Struct):
+    """What became of a batch's emails; one that is nowhere here was not confirmed."""
+
+    taken: set[EmailId]
+    refused: dict[EmailId, str]
+
+
+class Intake:
+    """Takes parcels in."""
+
+    def __init__(self, rt: Runtime, log: Log) -> None:
+        self._rt = rt
+        self._log = log
+
+    async def take(self, parcels: Mapping[EmailId, Parcel]) -> Outcome:
+        """Reserve, append contents, append requests: all before one deadline. Raises DatabaseUnavailable."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._rt.settings.append_timeout
+        refused = await self._reserve(parcels, deadline)
+        mine = [parcel for email_id, parcel in parcels.items() if email_id not in refused]
+        packed = await asyncio.to_thread(self._pack, mine, refused)
+        pointed = await self._contents(packed, deadline - loop.time())
+        crash_point("gateway.between-content-and-request")
+        entries = [Entry(SEND_REQUESTS, request.email_id, request) for request in pointed]
+        places = await self._append(entries, deadline - loop.time())
+        taken = {request.email_id for request, place in zip(pointed, places, strict=True) if place is not None}
+        return Outcome(taken, refused)
+
+    async def _reserve(self, parcels: Mapping[EmailId, Parcel], deadline: float) -> dict[EmailId, str]:
+        prints = {
+            email_id: identities.fingerprint(parcel.request.recipient, parcel.request.brand)
+            for email_id, parcel in parcels.items()
+        }
+        try:
+            async with asyncio.timeout_at(deadline):
+                conflicting = await identities.reserve(self._rt.pool, prints, self._rt.clock())
+        except (psycopg.OperationalError, PoolTimeout, TimeoutError) as error:
+            raise DatabaseUnavailable from error
+        return dict.fromkeys(conflicting, "this id was taken before with another recipient or brand")
+
+    def _pack(self, parcels: Iterable[Parcel], refused: dict[EmailId, str]) -> list[tuple[Parcel, Any, str]]:
+        """Compress, in a thread: a batch's worth would keep pixels and links waiting."""
+        packed = []
+        for parcel in parcels:
+            try:
+                packed.append((parcel, *pack(parcel.content, self._rt.new_id())))
+            except Refused as error:
+                refused[parcel.request.email_id] = str(error)
+        return packed
+
+    async def _contents(self, packed: list[tuple[Parcel, list[ContentChunk], str]], within: float) -> list[SendRequest]:
+        """The requests whose contents the log has, each with its pointer."""
+        entries = [Entry(MESSAGE_CONTENTS, chunk.content_id, chunk) for _, chunks, _ in packed for chunk in chunks]
+        places = iter(await self._append(entries, within))
+        requests = []
+        for parcel, chunks, sha256 in packed:
+            mine = [next(places) for _ in chunks]
+            if pointer := _pointer(chunks, mine, sha256):
+                requests.append(msgspec.structs.replace(parcel.request, content=pointer))
+        return requests
+
+    async def _append(self, entries: list[Entry], within: float) -> list[Place | None]:
+        return await self._log.append(entries, within=max(0.0, within)) if entries else []
+
+
+def _pointer(chunks: list[ContentChunk], places: list[Place | None], sha256: str) -> ContentPointer | None:
+    first = places[0]
+    if first is None or None in places:
+        return None
+    return ContentPointer(
+        content_id=chunks[0].content_id,
+        partition=first.partition,
+        offset=first.offset,
+        chunks=len(chunks),
+        sha256=sha256,
+    )

@@ -1,0 +1,86 @@
+"""What the gateway counts, and what it reads from Postgres -> Prometheus' text."""
+
+import time
+from pathlib import Path
+from typing import Final
+
+import psycopg
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from psycopg_pool import PoolTimeout
+
+from pipeline.database import Pool
+from projections.sql import Queries
+
+SQL = Queries(Path(__file__).with_name("metrics.sql"))
+REFRESH_S: Final = 5.0
+"""However often /metrics is read, Postgres is asked this seldom."""
+
+
+class Metrics:
+    """One registry per gateway, none per process: tests run several."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("http_requests", "Requests answered.", "surface", "status")
+        self.seconds = Histogram(
+            "mailfold_http_request_seconds",
+            "Time to answer.",
+            ["surface"],
+            registry=self.registry,
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+        )
+        self.messages = self._counter("messages", "Messages handed in, by what was answered.", "outcome")
+        self.appends = self._counter("appends", "Records appended, by topic and whether confirmed.", "topic", "result")
+        self.forged = self._counter("forged", "Tokens and webhooks that aren't ours or are stale.", "surface")
+        self.spooled = self._counter("spooled", "Opens and clicks written to the local spool.")
+        self.unspooled = self._counter("unspooled", "Opens and clicks brought from the spool to the log.")
+        self.spool_lost = self._counter("spool_lost", "Opens and clicks that even the spool could not take.")
+        self.spool = self.gauge("spool_events", "Opens and clicks in this gateway's spool, not yet on the log.")
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"mailfold_{name}", text, labels, registry=self.registry)
+
+    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        """A gauge of this registry."""
+        return Gauge(f"mailfold_{name}", text, labels, registry=self.registry)
+
+    def render(self) -> bytes:
+        """The text that Prometheus reads."""
+        return generate_latest(self.registry)
+
+
+class PipelineGauges:
+    """What the whole pipeline owes, from Postgres; remembered for REFRESH_S."""
+
+    def __init__(self, pool: Pool, metrics: Metrics) -> None:
+        self._pool = pool
+        self._read_at = -REFRESH_S
+        self._up = metrics.gauge("postgres_up", "Whether Postgres answered for the gauges below.")
+        self._jobs = metrics.gauge(
+            "jobs", "Jobs not done, by queue and state; dead and unknown ones wait for a person.", "queue", "state"
+        )
+        self._oldest = metrics.gauge(
+            "oldest_job_seconds", "Age of the oldest open job; queue emit: of the oldest owed conversion.", "queue"
+        )
+        self._paused = metrics.gauge("lane_paused", "1 for each paused lane.", "queue", "lane")
+
+    async def refresh(self) -> None:
+        """Read them anew, unless they are fresh; where Postgres is away, say just that."""
+        if time.monotonic() - self._read_at < REFRESH_S:
+            return
+        self._read_at = time.monotonic()
+        for gauge in (self._jobs, self._oldest, self._paused):
+            gauge.clear()
+        try:
+            await self._read()
+            self._up.set(1)
+        except (psycopg.OperationalError, PoolTimeout):
+            self._up.set(0)
+
+    async def _read(self) -> None:
+        async with self._pool.connection(timeout=2) as connection:
+            for name, gauge in (("open_jobs", self._jobs), ("oldest_jobs", self._oldest)):
+                for *labels, value in await (await connection.execute(SQL[name])).fetchall():
+                    gauge.labels(*labels).set(value)
+            for labels in await (await connection.execute(SQL["paused_lanes"])).fetchall():
+                self._paused.labels(*labels).set(1)

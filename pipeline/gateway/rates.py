@@ -1,0 +1,39 @@
+"""How many messages a tenant may hand in now: a token bucket each. Pure; the clock comes in.
+
+Per process: with n gateways behind a balancer a tenant gets up to n times its rate.
+"""
+
+import math
+
+BURST_S = 1.0
+"""A bucket holds so many seconds' worth, and never less than one message."""
+
+
+class Bucket:
+    """Fills at ``rate`` per second up to ``BURST_S`` seconds' worth; starts full."""
+
+    def __init__(self, now: float) -> None:
+        self._tokens = math.inf
+        self._at = now
+
+    def take(self, wanted: int, rate: float, now: float) -> int:
+        """How many of ``wanted`` are granted; a rate of 0 is no limit."""
+        if rate <= 0:
+            return wanted
+        # The rate comes with each call, because an operator may change it at any time.
+        self._tokens = min(self._tokens + (now - self._at) * rate, max(1.0, rate * BURST_S))
+        self._at = now
+        granted = min(wanted, int(self._tokens))
+        self._tokens -= granted
+        return granted
+
+
+class Buckets:
+    """A bucket per tenant, made at its first message."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[str, Bucket] = {}
+
+    def take(self, tenant: str, wanted: int, rate: float, now: float) -> int:
+        """See :meth:`Bucket.take`."""
+        return self._buckets.setdefault(tenant, Bucket(now)).take(wanted, rate, now)

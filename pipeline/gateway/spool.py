@@ -1,0 +1,127 @@
+"""Opens and clicks that the log didn't take in time -> a local file, and from there to the log later.
+
+An event keeps its id on the way, so one that reaches the log twice (confirmed too late, or a crash
+between append and unlink) is one event.
+"""
+
+import asyncio
+import contextlib
+import logging
+from pathlib import Path
+from typing import Final
+
+from pipeline.gateway.metrics import Metrics
+from pipeline.gateway.segments import Segments
+from pipeline.ports import Entry, Log, NewId
+from topics.codec import Undecodable, decode, encode
+from topics.events import DeliveryEvent
+from topics.registry import DELIVERY_EVENTS
+
+FIRST_DELAY_S: Final = 0.5
+LAST_DELAY_S: Final = 15.0
+_AT_ONCE: Final = 500
+log = logging.getLogger(__name__)
+
+
+class Spool:
+    """The local spool of one gateway."""
+
+    def __init__(self, folder: Path, destination: Log, new_id: NewId, metrics: Metrics) -> None:
+        self._segments = Segments(folder)
+        self._log = destination
+        self._new_id = new_id
+        self._metrics = metrics
+        self._lock = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._buffer: list[tuple[bytes, asyncio.Future[bool]]] = []
+
+    @property
+    def busy(self) -> bool:
+        """Whether something waits here: then the log is known to be away, and what follows goes behind it."""
+        return self._wake.is_set()
+
+    async def keep(self, event: DeliveryEvent) -> bool:
+        """Write it to the disk; False if even that failed (counted, logged)."""
+        kept: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._buffer.append((encode(DELIVERY_EVENTS, event), kept))
+        async with self._lock:
+            await self._flush()
+        return await kept
+
+    async def drain(self, stop: asyncio.Event) -> None:
+        """Bring what waits to the log, with back-off, until ``stop``; what is left waits for the next start."""
+        self._wake.set()
+        delay = FIRST_DELAY_S
+        while await self._or_stop(self._wake, stop):
+            delay = FIRST_DELAY_S if await self._drain_once() else min(delay * 2, LAST_DELAY_S)
+            if self.busy and delay > FIRST_DELAY_S:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), delay)
+        self._segments.rotate()
+
+    async def _flush(self) -> None:
+        """Whoever holds the lock writes for all who wait: one sync for many."""
+        batch, self._buffer = self._buffer, []
+        if not batch:
+            return
+        done = False
+        try:
+            await asyncio.to_thread(self._segments.write, [line for line, _ in batch], self._new_id())
+            done = True
+            self._metrics.spooled.inc(len(batch))
+            self._metrics.spool.inc(len(batch))
+            self._wake.set()
+        except OSError as error:
+            log.error("%d opens or clicks are lost, the spool can't be written: %s", len(batch), error)
+            self._metrics.spool_lost.inc(len(batch))
+        finally:
+            for _, kept in batch:
+                if not kept.done():
+                    kept.set_result(done)
+
+    async def _drain_once(self) -> bool:
+        async with self._lock:
+            self._segments.rotate()
+            self._wake.clear()
+        for path in self._segments.waiting():
+            if not await self._bring(path):
+                self._wake.set()
+                return False
+        if not self.busy:
+            self._metrics.spool.set(0)
+        return True
+
+    async def _bring(self, path: Path) -> bool:
+        """One file to the log; False if the log is still away."""
+        with self._segments.taken(path) as lines:
+            if lines is None:
+                return True
+            events, unreadable = _read(lines)
+            for start in range(0, len(events), _AT_ONCE):
+                entries = [Entry(DELIVERY_EVENTS, e.email_id, e) for e in events[start : start + _AT_ONCE]]
+                if None in await self._log.append(entries):
+                    return False
+            if unreadable:
+                log.error("%d lines of %s can't be read; it is kept as *.unreadable", unreadable, path)
+            self._segments.finish(path, readable=not unreadable)
+        self._metrics.unspooled.inc(len(events))
+        return True
+
+    @staticmethod
+    async def _or_stop(event: asyncio.Event, stop: asyncio.Event) -> bool:
+        """Wait for either; False once ``stop`` is set."""
+        tasks = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(stop.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return not stop.is_set()
+
+
+def _read(lines: list[bytes]) -> tuple[list[DeliveryEvent], int]:
+    events = []
+    for line in lines:
+        with contextlib.suppress(Undecodable):
+            events.append(decode(DELIVERY_EVENTS, line))
+    return events, len(lines) - len(events)

@@ -1,0 +1,47 @@
+"""What the gateway's surfaces share: the runtime, what is counted, who calls, the log with its counters."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.bootstrap import Runtime
+from pipeline.gateway.auth import Authenticate
+from pipeline.gateway.metrics import Metrics
+from pipeline.gateway.spool import Spool
+from pipeline.ports import Entry, Log
+from pipeline.signing import Signer
+from topics.record import Place
+
+
+class CountedLog:
+    """The log, each append counted by topic and result."""
+
+    def __init__(self, log: Log, metrics: Metrics) -> None:
+        self._log = log
+        self._appends = metrics.appends
+
+    async def append(self, entries: Sequence[Entry], *, within: float | None = None) -> list[Place | None]:
+        """See the port."""
+        places = await self._log.append(entries, within=within)
+        for entry, place in zip(entries, places, strict=True):
+            self._appends.labels(entry.topic.name, "unconfirmed" if place is None else "confirmed").inc()
+        return places
+
+
+@dataclass(frozen=True)
+class World:
+    """One gateway."""
+
+    rt: Runtime
+    metrics: Metrics
+    log: Log
+    spool: Spool
+    authenticate: Authenticate
+    signer: Signer
+
+
+def make_world(rt: Runtime) -> World:
+    """Everything the surfaces need; opens nothing."""
+    metrics = Metrics()
+    log = CountedLog(rt.log, metrics)
+    spool = Spool(rt.settings.data_dir / "spool", log, rt.new_id, metrics)
+    return World(rt, metrics, log, spool, Authenticate(rt), Signer(rt.settings.secret.get_secret_value(), "track"))

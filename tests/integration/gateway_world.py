@@ -1,0 +1,99 @@
+"""A gateway on real Kafka and Postgres for tests: served on a free port in this process, asked over real HTTP."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+
+from pipeline import admin
+from pipeline.bootstrap import Runtime, runtime
+from pipeline.gateway import run
+from pipeline.gateway.server import PORT_FILE
+from pipeline.kafka import consumer
+from pipeline.settings import Settings
+from topics.codec import decode
+from topics.registry import Topic
+
+DEADLINE_S = 20.0
+
+
+class Gateway:
+    """A running gateway, one tenant `acme` and its API key."""
+
+    def __init__(self, rt: Runtime, http: httpx.AsyncClient, key: str) -> None:
+        self.rt = rt
+        self.http = http
+        self.key = key
+
+    async def post(self, body: Any, **headers: str) -> httpx.Response:
+        """A batch; a list as JSON, bytes as they are."""
+        headers = {"X-Api-Key": self.key, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        if isinstance(body, bytes):
+            return await self.http.post("/channels/email/batch", content=body, headers=headers)
+        return await self.http.post("/channels/email/batch", json=body, headers=headers)
+
+    async def metric(self, sample: str) -> float:
+        """A sample of /metrics; 0 if it isn't there."""
+        lines = (await self.http.get("/metrics")).text.splitlines()
+        return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(sample + " ")), 0.0)
+
+
+@contextlib.asynccontextmanager
+async def gateway(settings: Settings, **changed: Any) -> AsyncIterator[Gateway]:
+    """Serve until the end of the block; its end must be graceful and within 8 s."""
+    mine = settings.model_copy(update={"port": 0, **changed})
+    port_file = mine.data_dir / PORT_FILE
+    port_file.unlink(missing_ok=True)
+    async with runtime(mine) as rt:
+        await admin.add_tenant(rt.pool, admin.Tenant("acme"))
+        key = await admin.add_key(rt.pool, "acme")
+        serving = asyncio.create_task(run(rt))
+        await until(lambda: port_file.exists() and port_file.read_text().endswith("\n"), serving)
+        url = f"http://127.0.0.1:{port_file.read_text().strip()}"
+        try:
+            async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+                yield Gateway(rt, http, key)
+        finally:
+            rt.stop.set()
+            async with asyncio.timeout(8):
+                await serving
+
+
+async def until(happened: Any, watched: "asyncio.Task[None] | None" = None) -> None:
+    """Poll a condition, sync or async, with a deadline."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            if watched is not None and watched.done():
+                watched.result()
+                raise AssertionError("it ended before that happened")
+            found = happened()
+            if await found if asyncio.iscoroutine(found) else found:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def records(settings: Settings, topic: Topic) -> list[Any]:
+    """All that lies on a topic now, with its place: (partition, offset, key, record)."""
+    reader = consumer(settings)
+    await reader.start()
+    try:
+        partitions = [_partition(settings, topic, number) for number in range(settings.partitions)]
+        reader.assign(partitions)
+        ends = await reader.end_offsets(partitions)
+        await reader.seek_to_beginning(*partitions)
+        found: list[Any] = []
+        async with asyncio.timeout(DEADLINE_S):
+            while any([await reader.position(partition) < ends[partition] for partition in partitions]):
+                for batch in (await reader.getmany(timeout_ms=200)).values():
+                    found += [(m.partition, m.offset, m.key, decode(topic, m.value)) for m in batch]
+        return found
+    finally:
+        await reader.stop()
+
+
+def _partition(settings: Settings, topic: Topic, number: int) -> Any:
+    from pipeline.kafka import partition_of
+
+    return partition_of(topic.name, number, settings)
