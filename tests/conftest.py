@@ -5,12 +5,11 @@ Each test that asks for `settings` gets its own topics and its own database on t
 
 import asyncio
 import contextlib
-import os
 import secrets
-import shutil
-import tempfile
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import FrameType
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -19,40 +18,40 @@ from aiokafka.admin import AIOKafkaAdminClient
 from pydantic import SecretStr
 
 from pipeline import cluster
-from pipeline.embedded import kafka as embedded_kafka
-from pipeline.embedded import postgres as embedded_postgres
 from pipeline.settings import Settings
+from tests.support import servers, skips
+from tests.support.caught_up import CaughtUp
 from topics.registry import TOPICS
 
 SECRET = "a-secret-for-tests-of-at-least-32-characters"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    skips.pytest_configure(config)
+    # Ended from outside, pytest would end at once, and the servers' folder would stay.
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.fixture(scope="session")
 def server_folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="mailfold-tests-"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    with servers.folder() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")
 def kafka_bootstrap(server_folder: Path) -> Iterator[str]:
-    if given := os.environ.get("KAFKA_BOOTSTRAP"):
-        yield given
-        return
-    port = embedded_kafka.free_port()
-    broker = embedded_kafka.start(server_folder / "kafka", port)
-    yield f"127.0.0.1:{port}"
-    embedded_kafka.stop(broker)
+    with servers.kafka_server(server_folder) as bootstrap:
+        yield bootstrap
 
 
 @pytest.fixture(scope="session")
 def postgres_url(server_folder: Path) -> Iterator[str]:
-    if given := os.environ.get("DATABASE_URL"):
-        yield given
-        return
-    server, url = embedded_postgres.start(server_folder / "postgres", embedded_kafka.free_port())
-    yield url
-    embedded_postgres.stop(server)
+    with servers.postgres_server(server_folder) as url:
+        yield url
 
 
 def with_database(url: str, name: str) -> str:
@@ -89,3 +88,9 @@ async def settings(kafka_bootstrap: str, database_url: str, tmp_path: Path) -> A
             await admin.start()
             await admin.delete_topics([made.topic(topic.name) for topic in TOPICS])
     await admin.close()
+
+
+@pytest.fixture
+def caught_up(settings: Settings) -> CaughtUp:
+    """Asserts that a role has read to the end of its topics."""
+    return CaughtUp(settings)

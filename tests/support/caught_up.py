@@ -1,0 +1,91 @@
+"""Whether every role has read to the end: what each integration test asserts before it believes what it sees."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from pipeline.settings import Settings
+
+Offsets = dict[tuple[str, int], int]
+
+
+class CaughtUp:
+    """Reads positions with clients of its own: nothing of the roles' code is believed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def group(self, group: str, *topics: str, patience: float = 30.0) -> None:
+        """A Kafka group has committed the end of each topic (names without prefix, the group's too)."""
+        await self._until(lambda: self._committed(self._settings.topic_prefix + group), topics, group, patience)
+
+    async def projector(self, patience: float = 30.0) -> None:
+        """The projector's next offsets are the end of `email-changes`."""
+        query = "select topic, partition, next_offset from projections.next_offsets"
+        await self._until(lambda: self._rows(query), ("email-changes",), "project", patience)
+
+    async def queue(self, queue: str, *topics: str, patience: float = 30.0) -> None:
+        """An outbox's intake has read its topics."""
+        query = f"select topic, partition, next_offset from jobs.next_offsets where queue = '{queue}'"
+        await self._until(lambda: self._rows(query), topics, queue, patience)
+
+    async def _until(self, read: Any, topics: tuple[str, ...], who: str, patience: float) -> None:
+        deadline = asyncio.get_running_loop().time() + patience
+        while behind := _behind(await self._ends(topics), await read()):
+            if asyncio.get_running_loop().time() > deadline:
+                raise AssertionError(f"{who} is behind: " + ", ".join(behind))
+            await asyncio.sleep(0.1)
+
+    async def _ends(self, topics: tuple[str, ...]) -> Offsets:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._settings.kafka_bootstrap, isolation_level="read_committed", enable_auto_commit=False
+        )
+        await consumer.start()
+        try:
+            partitions = [
+                TopicPartition(self._settings.topic(topic), number)
+                for topic in topics
+                for number in await self._partitions(consumer, topic)
+            ]
+            ends = await consumer.end_offsets(partitions)
+        finally:
+            await consumer.stop()
+        prefix = len(self._settings.topic_prefix)
+        return {(place.topic[prefix:], place.partition): end for place, end in ends.items()}
+
+    async def _partitions(self, consumer: AIOKafkaConsumer, topic: str) -> list[int]:
+        name = self._settings.topic(topic)
+        await consumer.topics()
+        while not (found := consumer.partitions_for_topic(name)):
+            consumer.subscribe([name])
+            await asyncio.sleep(0.05)
+        return sorted(found)
+
+    async def _committed(self, group: str) -> Offsets:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._settings.kafka_bootstrap)
+        await admin.start()
+        try:
+            offsets = await admin.list_consumer_group_offsets(group)
+        finally:
+            await admin.close()
+        prefix = len(self._settings.topic_prefix)
+        return {(place.topic[prefix:], place.partition): row.offset for place, row in offsets.items()}
+
+    async def _rows(self, query: str) -> Offsets:
+        url = self._settings.database_url.get_secret_value()
+        async with await psycopg.AsyncConnection.connect(url) as connection:
+            rows = await (await connection.execute(query)).fetchall()  # type: ignore[arg-type,unused-ignore]
+        return {(topic, partition): offset for topic, partition, offset in rows}
+
+
+def _behind(ends: Mapping[tuple[str, int], int], read: Mapping[tuple[str, int], int]) -> list[str]:
+    # The end may lie past the last record (transaction markers), but never past what a reader's position says.
+    return [
+        f"{topic}/{partition} at {read.get((topic, partition), 0)} of {end}"
+        for (topic, partition), end in sorted(ends.items())
+        if end and read.get((topic, partition), 0) < end
+    ]
