@@ -4,7 +4,9 @@ MailfoldError
 ├── Recoverable            try again later, nothing is lost
 │   ├── LogUnavailable     Kafka didn't confirm in time
 │   ├── DatabaseUnavailable
-│   └── LeaseLost          another worker holds the job now
+│   ├── LeaseLost          another worker holds the job now
+│   ├── NotOurs            the partition went to another worker
+│   └── Vanished           a fetched record never reached its agent
 └── Permanent              trying again changes nothing
     ├── BadSettings
     ├── TopicMismatch
@@ -12,7 +14,8 @@ MailfoldError
     ├── Refused            the caller's input is wrong; carries what and where
     ├── Forged             a signature or token that isn't ours or is stale
     ├── Unrecognised       bytes that can't be understood; they go to the dead letters
-    └── Uncorrelated       an event that names no email of ours; to the dead letters, too
+    ├── Uncorrelated       an event that names no email of ours; to the dead letters, too
+    └── TooManyDead        most records go to the dead letters: something upstream is wrong
 
 Each class's docstring is its default message.
 """
@@ -27,6 +30,14 @@ class MailfoldError(Exception):
 
 class Recoverable(MailfoldError):
     """Not now; it may work later."""
+
+
+class NotOurs(Recoverable):
+    """The partition belongs to another worker now."""
+
+
+class Vanished(Recoverable):
+    """A fetched record never reached its agent; a restart fetches it again."""
 
 
 class Permanent(MailfoldError):
@@ -76,3 +87,7 @@ class Unrecognised(Permanent):
 
 class Uncorrelated(Permanent):
     """The event names no email of ours."""
+
+
+class TooManyDead(Permanent):
+    """Most records can't be understood: something upstream is wrong."""

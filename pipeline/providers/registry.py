@@ -8,6 +8,9 @@ from pipeline.providers import sendgrid
 from topics.events import DeliveryEvent
 from topics.record import EmailId, Millis
 
+Correlate = Callable[[str], EmailId | None]
+"""Which email a Message-ID names, if it is one of ours."""
+
 
 class Adapter(Protocol):
     """What each provider's module offers; sans-I/O."""
@@ -20,9 +23,7 @@ class Adapter(Protocol):
         """A request's events. Raises Unrecognised."""
         ...
 
-    def normalize(
-        self, event: bytes, *, provider: str, received_at: Millis, correlate: Callable[[str], EmailId | None]
-    ) -> DeliveryEvent:
+    def normalize(self, event: bytes, *, provider: str, received_at: Millis, correlate: Correlate) -> DeliveryEvent:
         """One event in our words. Raises Unrecognised or Uncorrelated."""
         ...
 

@@ -1,0 +1,59 @@
+"""A raw webhook in; its events in our words, and what can't be told, out. Pure."""
+
+from typing import Final
+
+import msgspec
+
+from pipeline.errors import NotFound, Uncorrelated, Unrecognised
+from pipeline.folding import Found, dead_letter
+from pipeline.ports import Entry
+from pipeline.providers.registry import Adapter, Correlate, adapter
+from topics.codec import Undecodable, decode
+from topics.dead_letters import DeadLetter
+from topics.events import DeliveryEvent
+from topics.record import Millis
+from topics.registry import DEAD_LETTERS, DELIVERY_EVENTS, MAX_RECORD_BYTES
+from topics.webhooks import RawWebhook
+
+ROLE: Final = "normalize"
+_ENVELOPE: Final = 10_000
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What a webhook said."""
+
+    events: tuple[DeliveryEvent, ...]
+    leftovers: tuple[DeadLetter, ...]
+
+    def entries(self) -> list[Entry]:
+        """Both, on their way to their topics."""
+        return [Entry(DELIVERY_EVENTS, event.email_id, event) for event in self.events] + [
+            Entry(DEAD_LETTERS, None, letter) for letter in self.leftovers
+        ]
+
+
+def normalize(found: Found, correlate: Correlate, now: Millis) -> Told:
+    """Tell each event apart from those that can't be understood or name no email of ours; one spoils no other."""
+    try:
+        webhook: RawWebhook = decode(found.topic, found.value)
+        reader = adapter(webhook.kind)
+        raw_events = reader.split(webhook.body)
+    except Undecodable as error:
+        return Told((), (dead_letter(found, now, "undecodable", str(error), role=ROLE),))
+    except (NotFound, Unrecognised) as error:
+        return Told((), (dead_letter(found, now, "unrecognised", str(error), role=ROLE),))
+    events: list[DeliveryEvent] = []
+    leftovers: list[DeadLetter] = []
+    for index, raw in enumerate(raw_events):
+        try:
+            events.append(_event(raw, reader, webhook, correlate))
+        except (Unrecognised, Uncorrelated) as error:
+            reason = type(error).__name__.lower()
+            leftovers.append(dead_letter(found, now, reason, f"event {index}: {error}", role=ROLE, value=raw))
+    return Told(tuple(events), tuple(leftovers))
+
+
+def _event(raw: bytes, reader: Adapter, webhook: RawWebhook, correlate: Correlate) -> DeliveryEvent:
+    if len(raw) > MAX_RECORD_BYTES - _ENVELOPE:
+        raise Unrecognised(f"an event of {len(raw)} bytes")
+    return reader.normalize(raw, provider=webhook.provider, received_at=webhook.received_at, correlate=correlate)

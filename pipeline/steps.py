@@ -1,0 +1,90 @@
+"""What each agent does with a batch: records in, what to write out; the one place between Faust and the pure core."""
+
+from collections import deque
+from typing import Final
+
+import msgspec
+
+from pipeline.errors import Forged, TooManyDead
+from pipeline.folding import Found, fold_run, sort
+from pipeline.normalize import normalize
+from pipeline.ports import Clock, Entry
+from pipeline.signing import Signer
+from pipeline.streaming.flow import States, state_writes
+from pipeline.streaming.outlet import Write
+from pipeline.tokens import read_message_id
+from topics.codec import encode
+from topics.record import EmailId
+from topics.registry import DEAD_LETTERS, EMAIL_CHANGES
+
+
+class Limit:
+    """Stops the worker when most records are dead: better a loud halt than a log turned into dead letters."""
+
+    WINDOW: Final = 1000
+    LEAST: Final = 200
+    SHARE: Final = 0.5
+
+    def __init__(self) -> None:
+        self._window: deque[bool] = deque(maxlen=self.WINDOW)
+
+    def count(self, good: int, dead: int) -> None:
+        """Raise TooManyDead where more than half of the last records (200 at least) are dead."""
+        self._window.extend([False] * good + [True] * dead)
+        seen, bad = len(self._window), sum(self._window)
+        if seen >= self.LEAST and bad > self.SHARE * seen:
+            raise TooManyDead(f"{bad} of the last {seen} records can't be understood; nothing of this batch is written")
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One partition's part of a batch, folded."""
+
+    partition: int
+    states: dict[bytes, bytes]
+    writes: list[Write]
+
+
+class Folder:
+    """Reads states, folds, says what to write."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._limit = Limit()
+
+    def __call__(self, partition: int, run: list[Found], states: States) -> Step:
+        """Fold one partition's run. Raises NotOurs, TooManyDead."""
+        now = self._clock()
+        facts, dead = sort(run, now)
+        folded = fold_run(facts, states.read(partition, list(facts)), now)
+        dead += folded.dead
+        self._limit.count(len(run) - len(dead), len(dead))
+        return Step(
+            partition,
+            folded.states,
+            state_writes(partition, folded.states)
+            + [Write(EMAIL_CHANGES, partition, key, change) for key, change in folded.changes]
+            + [Write(DEAD_LETTERS, 0, None, encode(DEAD_LETTERS, letter)) for letter in dead],
+        )
+
+
+class Normalizer:
+    """Turns raw webhooks into what is to be appended."""
+
+    def __init__(self, clock: Clock, signer: Signer) -> None:
+        self._clock = clock
+        self._signer = signer
+        self._limit = Limit()
+
+    def __call__(self, run: list[Found]) -> list[Entry]:
+        """The events and leftovers of a run of webhooks. Raises TooManyDead."""
+        told = [normalize(found, self._email_id, self._clock()) for found in run]
+        # Events of other senders' mail come uncorrelated by nature; only what is no event counts.
+        odd = sum(letter.reason != "uncorrelated" for one in told for letter in one.leftovers)
+        self._limit.count(sum(len(one.events) for one in told), odd)
+        return [entry for one in told for entry in one.entries()]
+
+    def _email_id(self, message_id: str) -> EmailId | None:
+        try:
+            return read_message_id(self._signer, message_id)
+        except Forged:
+            return None

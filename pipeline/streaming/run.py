@@ -1,0 +1,23 @@
+"""Runs a flow until SIGTERM or a crash, without Faust's command line and without its web server."""
+
+import asyncio
+from typing import Any
+
+import faust
+
+from pipeline.streaming.flow import Flow
+
+
+async def run(flow: Flow) -> None:
+    """Return after SIGTERM or SIGINT; raise what crashed an agent."""
+    worker: Any = faust.Worker(
+        flow.app, loop=asyncio.get_running_loop(), override_logging=False, redirect_stdouts=False, quiet=True
+    )
+    worker.spinner = None
+    flow.app.conf.web_enabled = False
+    try:
+        await worker.start()
+    finally:
+        await worker.stop()
+    if worker.crash_reason is not None:
+        raise worker.crash_reason

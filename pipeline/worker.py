@@ -1,0 +1,39 @@
+"""`mailfold worker`: settings in, an exit code out; the dataflow it runs is `topology.py`."""
+
+import asyncio
+import logging
+import sys
+
+from pipeline import crashpoints
+from pipeline.bootstrap import configure_logging, require, wall_clock
+from pipeline.errors import MailfoldError
+from pipeline.settings import Settings
+from pipeline.signing import Signer
+from pipeline.steps import Folder, Normalizer
+from pipeline.streaming.flow import Flow
+from pipeline.streaming.outlet import outlet
+from pipeline.streaming.run import run
+from pipeline.topology import build
+
+_log = logging.getLogger("mailfold.worker")
+
+
+async def serve(settings: Settings) -> None:
+    """Run the worker's flow until it is told to stop; raise what crashed it."""
+    signer = Signer(settings.secret.get_secret_value(), "message-id")
+    async with outlet(settings) as out:
+        await run(build(Flow(settings, out), Normalizer(wall_clock, signer), Folder(wall_clock)))
+
+
+def main(settings: Settings) -> None:
+    """Return after SIGTERM; exit 1 after a crash, so that the supervisor starts us again."""
+    require(settings)
+    configure_logging(settings)
+    crashpoints.arm(settings)
+    try:
+        asyncio.run(serve(settings))
+    except MailfoldError:
+        raise
+    except Exception:
+        _log.exception("the worker crashed")
+        sys.exit(1)
