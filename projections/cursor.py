@@ -1,1 +1,113 @@
-"""In the making."""
+"""Where a client is in a listing in, an opaque signed text out, and back. Pure: signing comes in from outside.
+
+A cursor carries the whole question, so that `Next` alone goes on where it was; what is asked beside
+it must agree. The tag is bound to the tenant: another's cursor is as good as a forged one. No
+address is in it.
+"""
+
+import base64
+import hashlib
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from projections.history import Filter, Position, Query
+from topics.readings import ListedState
+from topics.record import EmailId, Millis
+
+Tag = Callable[[bytes], bytes]
+Verify = Callable[[bytes, bytes], bool]
+
+TAG_BYTES: Final = 16
+LONGEST: Final = 1000
+"""Characters; ours have about 150. Nobody gets to make us decode megabytes."""
+
+
+class BadCursor(ValueError):
+    """`Next` is not a cursor of ours for this listing; begin again without it."""
+
+
+class Given(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client asks beside its cursor."""
+
+    filter: Filter
+    after: int | None = None
+
+
+class _Inside(msgspec.Struct, array_like=True, frozen=True):
+    version: int
+    as_of: Millis
+    after: int | None
+    sent_at: Millis
+    email_id: EmailId
+    brand_uuid: str
+    listed: ListedState | None
+    recipient: str
+
+
+_ENCODE: Final = msgspec.msgpack.Encoder().encode
+_DECODE: Final = msgspec.msgpack.Decoder(_Inside).decode
+
+
+def write(tag: Tag, query: Query, after: int | None, behind: Position) -> str:
+    """The cursor that goes on behind ``behind``."""
+    asked = query.filter
+    inside = _Inside(
+        1,
+        query.as_of,
+        after,
+        behind.sent_at,
+        behind.email_id,
+        asked.brand_uuid,
+        asked.listed,
+        _digest(asked.recipient),
+    )
+    payload = _ENCODE(inside)
+    return base64.urlsafe_b64encode(tag(_bound(query.tenant, payload)) + payload).decode().rstrip("=")
+
+
+def read(verify: Verify, tenant: str, text: str, given: Given) -> tuple[Query, int | None]:
+    """The page that a cursor asks for and the `After` it began with. Raises BadCursor."""
+    inside = _inside(verify, tenant, text)
+    asked = given.filter
+    if _digest(asked.recipient) != inside.recipient:
+        raise BadCursor("Next belongs to another Email's listing; send the same Email with it")
+    for name, now, begun in (
+        ("BrandId", asked.brand_uuid or None, inside.brand_uuid),
+        ("State", asked.listed, inside.listed),
+        ("After", given.after, inside.after),
+    ):
+        if now is not None and now != begun and not asked.recipient:
+            raise BadCursor(f"Next belongs to a listing with another {name}; send the same one, or Next alone")
+    behind = Position(inside.sent_at, inside.email_id)
+    then = Filter(brand_uuid=inside.brand_uuid, listed=inside.listed, recipient=asked.recipient)
+    return Query(tenant=tenant, filter=then, as_of=inside.as_of, behind=behind), inside.after
+
+
+def _inside(verify: Verify, tenant: str, text: str) -> _Inside:
+    if len(text) > LONGEST:
+        raise BadCursor("Next is too long to be a cursor of ours")
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except ValueError:
+        raise BadCursor("Next is not a cursor of ours") from None
+    tag, payload = raw[:TAG_BYTES], raw[TAG_BYTES:]
+    if not verify(_bound(tenant, payload), tag):
+        raise BadCursor("Next is not a cursor of ours, or was given to another tenant")
+    try:
+        return _DECODE(payload)
+    except msgspec.MsgspecError:
+        raise BadCursor("Next was given by another version of this service; begin again without it") from None
+
+
+def _bound(tenant: str, payload: bytes) -> bytes:
+    # A tenant's name has no NUL, so the two can't run together.
+    return b"cursor\x00" + tenant.encode() + b"\x00" + payload
+
+
+def _digest(recipient: str) -> str:
+    """Enough of a hash to tell addresses apart, so that none is in a cursor."""
+    if not recipient:
+        return ""
+    return hashlib.sha256(recipient.encode("utf-8", "surrogatepass")).hexdigest()[:16]

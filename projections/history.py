@@ -1,1 +1,75 @@
-"""In the making."""
+"""What is asked of the history in, the page and the place to go on from out. Pure.
+
+A listing is a point in time: every page shows each email as it was at ``as_of``, our clock, so an
+email that changes while somebody pages is seen once, in its state of then. The order is that of
+``sent_at``, newest first, and the id.
+
+Room for more: a change that our clock stamped before ``as_of`` may still be on its way to the
+tables. To rule that out, too, ``as_of`` must be no later than what is projected of every
+partition: keep in `next_offsets` the `recorded_at` of the last change (and the clock's time
+whenever a partition is read to its end), and let the first page take the least of them for now.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from topics.readings import ListedState
+from topics.record import EmailId, Millis
+from topics.states import EmailState
+
+PAGE: Final = 100
+"""Emails on a page."""
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which emails are wanted; empty wants all. An address wants all of its emails, whatever else is asked."""
+
+    brand_uuid: str = ""
+    listed: ListedState | None = None
+    recipient: str = ""
+
+
+class Position(msgspec.Struct, frozen=True):
+    """The last email seen; the listing goes on behind it."""
+
+    sent_at: Millis
+    email_id: EmailId
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of one tenant's listing."""
+
+    tenant: str
+    filter: Filter
+    as_of: Millis
+    behind: Position | None = None
+
+
+class Row(msgspec.Struct, frozen=True):
+    """An email as it was at the time asked for."""
+
+    position: Position
+    state: EmailState
+
+
+class Page(msgspec.Struct, frozen=True):
+    """What is shown, and where it goes on; None at the end."""
+
+    rows: Sequence[Row]
+    behind: Position | None
+
+
+def point_in_time(after: int | None, now: Millis) -> Millis:
+    """The moment that ``after``, in whole seconds, names: its second's end, but never the future.
+
+    A second is listed whole or not at all: what is shown as updated at ``after`` is not *after* it.
+    """
+    return now if after is None else min(after * 1000 + 999, now)
+
+
+def page(found: Sequence[Row]) -> Page:
+    """A page of up to PAGE + 1 rows: whether there is one more says whether it goes on."""
+    shown = found[:PAGE]
+    return Page(shown, shown[-1].position if len(found) > PAGE else None)

@@ -1,0 +1,178 @@
+"""`GET /v1/Email/`: query parameters in, a question out; states in, its JSON out. Pure.
+
+The document is silent here and there; what we read into it:
+
+- `MessageId` is the email_id: the id that a send answered with, for Fast Track's emails, too.
+- Texts that don't apply are ``""`` and `DeliveredDate` is 0, as in the document's example and as
+  readers with fixed types expect; `Next` and `Error` are absent where there is none.
+- `After` names a whole second and never the future; default: now. See :mod:`projections.history`.
+- An email is not listed while it is only accepted: none of the four states is true of it yet.
+"""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from pipeline.errors import Refused
+from topics.ids import brand_uuid, owner_uuid
+from topics.readings import ListedState, listed_state, sent_at, updated_at
+from topics.record import Millis
+from topics.requests import SendRequest
+from topics.states import Detail, EmailState
+
+PERMANENT, TRANSIENT, UNDETERMINED = "Permanent", "Transient", "Undetermined"
+_BOUNCE_TYPES: Final = {"hard": PERMANENT, "soft": TRANSIENT}
+_DETAILS: Final = ("To", "Type", "BrandId", "Token", "GroupId", "NumPhotos", "OrderId")
+_LAST_SECOND: Final = 99_999_999_999
+"""The year 5138; what lies beyond is a mistake (milliseconds?), not a time."""
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A listing's parameters, understood."""
+
+    brand: str = ""
+    state: ListedState | None = None
+    after: int | None = None
+    next: str = ""
+    email: str = ""
+
+
+class Email(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
+    """One email of the listing, field by field as documented."""
+
+    email: str
+    type: str
+    message_id: str
+    sent_at: int
+    last_updated: int
+    state: ListedState
+    brand_id: str
+    owner_id: str
+    msg_details: dict[str, msgspec.Raw]
+    complaint_type: str = ""
+    bounce_type: str = ""
+    bounce_sub_type: str = ""
+    bounce_details: str = ""
+    delivered_date: int = 0
+
+
+class Listing(msgspec.Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
+    """The answer."""
+
+    emails: list[Email]
+    next: str = ""
+    error: str = ""
+
+
+_ENCODE: Final = msgspec.json.Encoder().encode
+
+
+def parse(params: Mapping[str, str]) -> Asked:
+    """What is asked. Unknown parameters are ignored, and with `Email` all others but `Next`. Raises Refused."""
+    if email := params.get("Email", ""):
+        return Asked(email=email, next=params.get("Next", ""))
+    return Asked(
+        brand=params.get("BrandId", ""),
+        state=_state(params.get("State", "")),
+        after=_after(params.get("After", "")),
+        next=params.get("Next", ""),
+    )
+
+
+def _state(value: str) -> ListedState | None:
+    if not value:
+        return None
+    try:
+        return ListedState(value)
+    except ValueError:
+        known = ", ".join(state.value for state in ListedState)
+        raise Refused(f"State: must be one of {known}", "State") from None
+
+
+def _after(value: str) -> int | None:
+    if not value:
+        return None
+    # Ahead of int(): it takes signs, blanks, underscores and other scripts' digits, and any length.
+    if not (value.isascii() and value.isdigit() and len(value) <= 20) or int(value) > _LAST_SECOND:
+        raise Refused("After: must be a unix time in whole seconds", "After")
+    return int(value)
+
+
+def listing(tenant: str, states: Sequence[EmailState], behind: str = "") -> bytes:
+    """The answer's JSON. States without a request are nobody's and can't be listed."""
+    shown = (render(tenant, state, state.request) for state in states if state.request is not None)
+    return _ENCODE(Listing(emails=[email for email in shown if email is not None], next=behind))
+
+
+def error(message: str) -> bytes:
+    """An error's JSON."""
+    return msgspec.json.encode({"Error": message})
+
+
+def render(tenant: str, state: EmailState, request: SendRequest) -> Email | None:
+    """One email; None while only accepted."""
+    listed = listed_state(state)
+    if listed is None:
+        return None
+    kind, subkind, details = _bounce(state)
+    return Email(
+        email=request.recipient,
+        type=request.kind,
+        message_id=state.email_id,
+        sent_at=_seconds(sent_at(state) or 0),
+        last_updated=_seconds(updated_at(state)),
+        state=listed,
+        brand_id=brand_uuid(tenant, request.brand),
+        owner_id=owner_uuid(tenant),
+        msg_details=_msg_details(tenant, request),
+        complaint_type="" if state.complaint is None else state.complaint.type,
+        bounce_type=kind,
+        bounce_sub_type=subkind,
+        bounce_details=details,
+        delivered_date=0 if state.delivered is None else _seconds(state.delivered.first),
+    )
+
+
+def _bounce(state: EmailState) -> tuple[str, str, str]:
+    """Type, subtype, details: the provider's own words where it has any, else our reading of them."""
+    if state.bounce is not None:
+        told = state.bounce
+        if told.type:
+            return told.type, told.subtype, _raw(told)
+        return _BOUNCE_TYPES.get(told.bounce_class or "", UNDETERMINED), "General", _raw(told)
+    if state.failed is not None:
+        return UNDETERMINED, "General", _reason(state.failure)
+    if state.dropped is not None:
+        return PERMANENT, "Suppressed", _reason(state.drop)
+    return "", "", ""
+
+
+def _raw(detail: Detail) -> str:
+    """Code, enhanced code and text, as a server would write them."""
+    words = (str(detail.code or ""), detail.enhanced, detail.text)
+    return " ".join(word for word in words if word)
+
+
+def _reason(detail: Detail | None) -> str:
+    """A drop or failure of our own has a reason instead of a server's words."""
+    return "" if detail is None else _raw(detail) or detail.type
+
+
+def _msg_details(tenant: str, request: SendRequest) -> dict[str, msgspec.Raw]:
+    """What the caller said, verbatim; what every email has, filled in."""
+    own = {
+        "To": request.recipient,
+        "Type": request.kind,
+        "BrandId": brand_uuid(tenant, request.brand),
+    }
+    found = {name: msgspec.Raw(_ENCODE(value)) for name, value in own.items()}
+    # Another dialect's email has none, or details of its own kind.
+    with contextlib.suppress(msgspec.ValidationError):
+        found |= msgspec.json.decode(request.details, type=dict[str, msgspec.Raw])
+    return {name: found[name] for name in _DETAILS if name in found}
+
+
+def _seconds(at: Millis) -> int:
+    return at // 1000

@@ -1,0 +1,92 @@
+"""What is asked, answered from the tables: pages of the history, one email's whole story."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import psycopg
+
+from projections.history import PAGE, Page, Position, Query, Row, page
+from projections.sql import Queries
+from projections.steps import text
+from topics.changes import Fact
+from topics.codec import decode
+from topics.record import EmailId, Millis
+from topics.registry import EMAIL_STATES
+from topics.states import EmailState
+
+SQL: Final = Queries(Path(__file__).with_name("queries.sql"))
+
+Connection = psycopg.AsyncConnection[Any]
+_decode_fact: Final = msgspec.json.Decoder(Fact).decode
+
+
+class Told(msgspec.Struct, frozen=True):
+    """A fact and every place it lies at."""
+
+    fact: Fact
+    places: list[str]
+
+
+class Story(msgspec.Struct, frozen=True):
+    """All that the tables know of one email."""
+
+    state: EmailState
+    version: int
+    since: Millis
+    partition: int
+    timeline: list[Told]
+    jobs: list[dict[str, Any]]
+
+
+async def find_page(connection: Connection, query: Query) -> Page:
+    """One page of a listing."""
+    asked = query.filter
+    values = {
+        "tenant": query.tenant,
+        "as_of": query.as_of,
+        "listed": None if asked.listed is None else asked.listed.value,
+        "brand_uuid": asked.brand_uuid or None,
+        "recipient": text(asked.recipient),
+        "sent_at": None if query.behind is None else query.behind.sent_at,
+        "email_id": None if query.behind is None else query.behind.email_id,
+        "limit": PAGE + 1,
+    }
+    name = "page_of_recipient" if asked.recipient else "page"
+    found = await (await connection.execute(SQL[name], values, prepare=False)).fetchall()
+    return page([Row(Position(row[1], EmailId(row[0])), decode(EMAIL_STATES, row[2])) for row in found])
+
+
+async def emails_known_as(connection: Connection, name: str, tenant: str | None, limit: int) -> list[EmailId]:
+    """The emails that go by this email_id, activity.id, address or provider's message id, newest first."""
+    bare = text(name.strip().strip("<>"))
+    values = {
+        "email_id": _uuid(bare),
+        "text": text(name),
+        "addresses": [text(name), bare],
+        "provider_ids": [bare, f"<{bare}>"],
+        "tenant": tenant,
+        "limit": limit,
+    }
+    found = await (await connection.execute(SQL["emails_known_as"], values, prepare=False)).fetchall()
+    return [EmailId(row[0]) for row in found]
+
+
+async def story(connection: Connection, email_id: EmailId) -> Story | None:
+    """One email's state, timeline and jobs, as of one moment."""
+    async with connection.transaction():
+        await connection.execute("set transaction isolation level repeatable read, read only")
+        row = await (await connection.execute(SQL["history_of"], (email_id,))).fetchone()
+        if row is None:
+            return None
+        facts = await (await connection.execute(SQL["timeline_of"], (email_id,))).fetchall()
+        cursor = await connection.execute(SQL["jobs_of"], (email_id,))
+        names = [column.name for column in cursor.description or ()]
+        jobs = [dict(zip(names, job, strict=True)) for job in await cursor.fetchall()]
+    told = [Told(_decode_fact(fact), list(places)) for places, fact in facts]
+    return Story(decode(EMAIL_STATES, row[2]), row[0], row[1], row[3], told, jobs)
+
+
+def _uuid(name: str) -> str | None:
+    plain = name.replace("-", "").lower()
+    return plain if len(plain) == 32 and all(digit in "0123456789abcdef" for digit in plain) else None

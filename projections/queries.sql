@@ -1,0 +1,80 @@
+-- name: page
+-- Each email as it was at as_of: the version in force, where it is old enough, else the one that was. Two index scans
+-- merged in order; a null filter folds away when the statement is planned, which is why it is never prepared.
+select email_id::text, sent_at, state from (
+    (select email_id, sent_at, state from projections.history
+    where tenant = %(tenant)s and listed is not null and valid_from <= %(as_of)s and sent_at <= %(as_of)s
+        and (%(listed)s::text is null or listed = %(listed)s)
+        and (%(brand_uuid)s::uuid is null or brand_uuid = %(brand_uuid)s)
+        and (%(sent_at)s::bigint is null or (sent_at, email_id) < (%(sent_at)s::bigint, %(email_id)s::uuid))
+    order by sent_at desc, email_id desc limit %(limit)s)
+    union all
+    (select email_id, sent_at, state from projections.versions
+    where tenant = %(tenant)s and listed is not null and valid_from <= %(as_of)s and valid_to > %(as_of)s
+        and sent_at <= %(as_of)s
+        and (%(listed)s::text is null or listed = %(listed)s)
+        and (%(brand_uuid)s::uuid is null or brand_uuid = %(brand_uuid)s)
+        and (%(sent_at)s::bigint is null or (sent_at, email_id) < (%(sent_at)s::bigint, %(email_id)s::uuid))
+    order by sent_at desc, email_id desc limit %(limit)s)
+) as then_and_now
+order by sent_at desc, email_id desc limit %(limit)s
+
+-- name: page_of_recipient
+-- Few per address, so they are sorted as they are found.
+select email_id::text, sent_at, state from (
+    select email_id, sent_at, state from projections.history
+    where recipient = %(recipient)s and tenant = %(tenant)s and listed is not null and valid_from <= %(as_of)s
+    union all
+    select email_id, sent_at, state from projections.versions
+    where recipient = %(recipient)s and tenant = %(tenant)s and listed is not null
+        and valid_from <= %(as_of)s and valid_to > %(as_of)s
+) as then_and_now
+where %(sent_at)s::bigint is null or (sent_at, email_id) < (%(sent_at)s::bigint, %(email_id)s::uuid)
+order by sent_at desc, email_id desc limit %(limit)s
+
+-- name: emails_known_as
+-- An email_id, an activity.id, an address, a provider's message id (with or without its brackets): each by its index.
+select email_id::text, tenant, sent_at from (
+    select email_id, tenant, coalesce(sent_at, updated_at) as sent_at from projections.history
+    where email_id = %(email_id)s::uuid
+    union
+    select email_id, tenant, coalesce(sent_at, updated_at) from projections.history
+    where identity = %(text)s and identity <> ''
+    union
+    select email_id, tenant, coalesce(sent_at, updated_at) from projections.history where recipient = any(%(addresses)s)
+    union
+    select email_id, tenant, coalesce(sent_at, updated_at) from projections.history
+    where provider_ids && %(provider_ids)s::text[]
+) as known
+where %(tenant)s::text is null or tenant = %(tenant)s
+order by sent_at desc, email_id desc limit %(limit)s
+
+-- name: history_of
+select version, valid_from, state, partition from projections.history where email_id = %s
+
+-- name: timeline_of
+select places, fact from projections.timeline where email_id = %s
+
+-- name: jobs_of
+select j.queue, j.seq, j.name, j.lane, j.state, j.attempts, j.due_at, j.created_at, j.finished_at, j.last_error,
+    l.paused_at, coalesce(l.paused_reason, ''), case when l.open_until > now() then l.open_until end
+from jobs.jobs j left join jobs.lanes l using (queue, lane)
+where j.stream = %s order by j.queue, j.seq
+
+-- name: projected
+select topic, partition, next_offset, rebuilding_to from projections.next_offsets order by partition
+
+-- name: dispatched
+select topic, partition, next_offset from jobs.next_offsets order by topic, partition
+
+-- name: jobs_by_state
+select queue, state, count(*), min(created_at) from jobs.jobs where state <> 'done' group by queue, state
+order by queue, state
+
+-- name: oldest_owed
+select stream::text, name, lane, created_at, last_error from jobs.jobs
+where queue = 'emit' and state in ('held', 'pending', 'attempting', 'unknown') order by created_at limit 1
+
+-- name: paused_lanes
+select queue, lane, paused_at, paused_reason, case when open_until > now() then open_until end
+from jobs.lanes where paused_at is not null or open_until > now() order by queue, lane
