@@ -1,0 +1,85 @@
+"""docker-compose.yml, judged without a container engine: its schema, its commands, its variables."""
+
+import json
+import re
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from pipeline.cli import command
+from pipeline.settings import Settings, variable
+from pipeline.supervisor import ROLES
+from tests.architecture.repository import ROOT, text
+
+COMPOSE: dict[str, Any] = yaml.safe_load(text("docker-compose.yml"))
+SCHEMA: dict[str, Any] = json.loads(text("tests/architecture/vendor/compose-spec.json"))
+OURS = {name: service for name, service in COMPOSE["services"].items() if service["image"] == "mailfold"}
+
+
+def test_it_keeps_the_compose_specification() -> None:
+    jsonschema.validators.validator_for(SCHEMA)(SCHEMA).validate(COMPOSE)
+
+
+def test_the_schema_refuses_what_is_no_compose_file() -> None:
+    broken = {**COMPOSE, "services": {"gateway": {**OURS["gateway"], "comand": ["gateway"]}}}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validators.validator_for(SCHEMA)(SCHEMA).validate(broken)
+
+
+def test_every_role_has_a_service_and_only_the_sandbox_hides_in_a_profile() -> None:
+    assert set(OURS) == {*ROLES, "topics"}
+    assert [name for name, service in OURS.items() if "profiles" in service] == ["sandbox"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_each_command_is_one_that_the_command_line_knows(name: str) -> None:
+    group: Any = command()
+    arguments = OURS[name]["command"]
+    while arguments:
+        context = group.make_context("mailfold", list(arguments), resilient_parsing=True)
+        _, group, arguments = group.resolve_command(context, list(arguments))
+    assert OURS[name]["command"][0] == name
+    assert group.callback is not None
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_each_variable_is_a_setting(name: str) -> None:
+    assert set(OURS[name]["environment"]) <= {variable(field) for field in Settings.model_fields}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_settings_accept_what_a_service_is_given(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for setting, value in OURS[name]["environment"].items():
+        monkeypatch.setenv(setting, _interpolated(str(value)))
+    settings = Settings()
+    assert settings.kafka_bootstrap == "kafka:9092"
+    assert "@postgres:5432/" in settings.database_url.get_secret_value()
+
+
+def test_no_secret_is_written_down() -> None:
+    for service in COMPOSE["services"].values():
+        for name, value in service.get("environment", {}).items():
+            if re.search("SECRET|PASSWORD|DATABASE_URL|KEY", name):
+                assert re.search(r"\$\{\w+:\?", str(value)), f"{name} must come from outside, and be required"
+
+
+def test_who_is_waited_for_has_a_health_check_or_ends() -> None:
+    services = COMPOSE["services"]
+    for service in services.values():
+        for name, how in service.get("depends_on", {}).items():
+            wanted = "service_healthy" if "healthcheck" in services[name] else "service_completed_successfully"
+            assert how["condition"] == wanted
+
+
+def test_the_image_copies_only_what_is_there() -> None:
+    copied = re.findall(r"^COPY (.+) \S+$", text("Dockerfile"), re.MULTILINE)
+    assert copied
+    for path in " ".join(copied).split():
+        assert (ROOT / path).exists()
+
+
+def _interpolated(value: str) -> str:
+    value = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
+    return re.sub(r"\$\{\w+:\?[^}]*\}", "x" * 40, value)
