@@ -1,0 +1,239 @@
+"""The fold is a function of the set of facts: order, repeats, splits and clocks never matter."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from pipeline import fold
+from pipeline.fold import evolve, lift
+from tests.support.facts import EMAIL_ID, acks, conversions, event, events, facts, folded, histories, requests
+from topics import codec, join, readings
+from topics.changes import Fact
+from topics.events import EventKind
+from topics.ids import id_hash
+from topics.join import SKETCH, merge
+from topics.record import EmailId
+from topics.registry import EMAIL_STATES
+from topics.states import EmailState, Mark
+
+Property = Callable[[st.DataObject], None]
+
+
+def order_and_repeats_do_not_matter(data: st.DataObject) -> None:
+    told = data.draw(histories)
+    repeated = told + data.draw(st.lists(st.sampled_from(told), max_size=4))
+    assert folded(data.draw(st.permutations(repeated)), fold.evolve) == folded(told, fold.evolve)
+
+
+def splits_do_not_matter(data: st.DataObject) -> None:
+    told = data.draw(histories)
+    cut = data.draw(st.integers(0, len(told)))
+    states = [folded(part, fold.evolve) for part in (told[:cut], told[cut:]) if part]
+    whole = states[0] if len(states) == 1 else join.merge(*states)
+    assert whole == folded(told, fold.evolve)
+
+
+def the_fold_is_the_join_of_single_facts(data: st.DataObject) -> None:
+    told = data.draw(histories)
+    state = folded(told, fold.evolve)
+    fact = data.draw(facts)
+    assert fold.evolve(state, fact) == join.merge(state, fold.lift(fact))
+
+
+def interleaved_topics_do_not_matter(data: st.DataObject) -> None:
+    """Each topic keeps its own order; how they interleave is chance."""
+    lanes = [data.draw(st.lists(kind, max_size=4)) for kind in (requests, acks, events, conversions)]
+    order = data.draw(st.permutations([index for index, lane in enumerate(lanes) for _ in lane]))
+    left = [iter(lane) for lane in lanes]
+    interleaved = [next(left[index]) for index in order]
+    assert folded(interleaved, fold.evolve) == folded([fact for lane in lanes for fact in lane], fold.evolve)
+
+
+def a_clock_in_the_future_counts_as_ours(data: st.DataObject) -> None:
+    told = data.draw(histories)
+    clamped = [
+        msgspec.structs.replace(fact, occurred_at=min(fact.occurred_at, fact.recorded_at))
+        if hasattr(fact, "occurred_at")
+        else fact
+        for fact in told
+    ]
+    assert folded(told, fold.evolve) == folded(clamped, fold.evolve)
+
+
+def a_repeat_counts_once(data: st.DataObject) -> None:
+    told = data.draw(st.lists(events, min_size=1, max_size=8))
+    state = folded(told * 2, fold.evolve)
+    for name in join.MARKS:
+        ids = {one.event_id for one in told if getattr(fold.lift(one), name) is not None}
+        assert readings.count(state, name)[0] == len(ids)
+
+
+def times_are_the_extremes_of_what_was_told(data: st.DataObject) -> None:
+    told = data.draw(histories)
+    state = folded(told, fold.evolve)
+    for name in join.MARKS:
+        heard: list[Mark] = [mark for fact in told if (mark := getattr(lift(fact), name)) is not None]
+        if heard:
+            mark = getattr(state, name)
+            assert (mark.first, mark.last) == (min(one.first for one in heard), max(one.last for one in heard))
+            assert mark.recorded == min(one.recorded for one in heard)
+
+
+PROPERTIES: list[Property] = [
+    order_and_repeats_do_not_matter,
+    splits_do_not_matter,
+    the_fold_is_the_join_of_single_facts,
+    interleaved_topics_do_not_matter,
+    a_clock_in_the_future_counts_as_ours,
+    a_repeat_counts_once,
+    times_are_the_extremes_of_what_was_told,
+]
+
+
+@pytest.mark.parametrize("property_", PROPERTIES, ids=lambda one: one.__name__)
+def test_the_fold_keeps(property_: Property) -> None:
+    settings(max_examples=150, deadline=None)(given(st.data())(property_))()
+
+
+# ── What would break it is seen to break it ─────────────────────────────────────────────────────────
+
+
+def last_writer_wins(a: Mark, b: Mark) -> Mark:
+    return b
+
+
+def last_is_last_seen(a: Mark, b: Mark) -> Mark:
+    return msgspec.structs.replace(join._join_marks(a, b, None), last=b.last)
+
+
+def counts_instead_of_ids(a: Mark, b: Mark) -> Mark:
+    return msgspec.structs.replace(join._join_marks(a, b, None), ids=(sum(a.ids) + sum(b.ids),))
+
+
+def keeps_the_first_ids_it_sees(a: Mark, b: Mark) -> Mark:
+    """A bound by order of arrival instead of by size."""
+    ids = tuple(sorted(dict.fromkeys((*a.ids, *b.ids)).keys() if len(a.ids) < 3 else a.ids))
+    return msgspec.structs.replace(join._join_marks(a, b, None), ids=ids)
+
+
+def no_clamp(event_id: str, occurred_at: int, recorded_at: int) -> Mark:
+    return Mark(first=occurred_at, last=occurred_at, recorded=recorded_at, ids=(id_hash(event_id),))
+
+
+def first_comer_wins(a: Any, _: Any) -> Any:
+    return a
+
+
+def settles_by_arrival(a: Any, b: Any) -> Any:
+    return a | b
+
+
+MUTATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "last writer wins": lambda patch: replace_joins(patch, last_writer_wins),
+    "last is the last seen": lambda patch: replace_joins(patch, last_is_last_seen),
+    "a count instead of ids": lambda patch: replace_joins(patch, counts_instead_of_ids),
+    "the first ids instead of the smallest": lambda patch: replace_joins(patch, keeps_the_first_ids_it_sees),
+    "no clamp": lambda patch: patch.setattr(fold, "_mark", no_clamp),
+    "the first request seen wins": lambda patch: replace_join(patch, "request", first_comer_wins),
+    "the first bounce seen wins": lambda patch: replace_join(patch, "bounce", first_comer_wins),
+    "the last settlement seen wins": lambda patch: replace_join(patch, "settled", settles_by_arrival),
+    "provider ids by arrival": lambda patch: replace_join(patch, "provider_ids", lambda a, b: a + b),
+    "requests of one time are not told apart": lambda patch: replace_join(
+        patch, "request", lambda a, b: a if a.recorded_at <= b.recorded_at else b
+    ),
+    "a fact is dropped when another of its kind is known": lambda patch: replace_joins(patch, first_comer_wins),
+    "the fold takes a short cut": lambda patch: patch.setattr(
+        fold,
+        "evolve",
+        lambda state, fact: lift(fact) if state is None or state.request is None else evolve(state, fact),
+    ),
+}
+
+
+def replace_joins(patch: pytest.MonkeyPatch, mutant: Callable[[Mark, Mark], Mark]) -> None:
+    patch.setattr(join, "JOINS", dict(join.JOINS) | dict.fromkeys(join.MARKS, mutant))
+
+
+def replace_join(patch: pytest.MonkeyPatch, name: str, mutant: Callable[..., object]) -> None:
+    patch.setattr(join, "JOINS", dict(join.JOINS) | {name: mutant})
+
+
+def search_all() -> None:
+    """Each property, with the same examples at every run: a mutant must not survive by luck."""
+    search = settings(
+        max_examples=300,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    for property_ in PROPERTIES:
+        search(given(st.data())(property_))()
+
+
+def test_without_a_mutation_the_search_finds_nothing() -> None:
+    search_all()
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_a_mutation_of_the_fold_is_caught(mutation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    MUTATIONS[mutation](monkeypatch)
+    with pytest.raises((AssertionError, BaseExceptionGroup)):
+        search_all()
+
+
+# ── Shape ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(histories)
+def test_a_state_survives_the_codec_and_equal_states_are_equal_bytes(told: list[Fact]) -> None:
+    state = folded(told, evolve)
+    value = codec.encode(EMAIL_STATES, state)
+    assert codec.decode(EMAIL_STATES, value) == state
+    assert codec.encode(EMAIL_STATES, folded(told[::-1], evolve)) == value
+
+
+@given(histories)
+def test_readings_depend_on_the_state_only(told: list[Fact]) -> None:
+    one, other = folded(told, evolve), folded(told[::-1], evolve)
+    for reading in (readings.status, readings.listed_state, readings.owed, readings.updated_at, readings.sent_at):
+        assert reading(one) == reading(other)
+    assert readings.unsettled(one) == readings.unsettled(other)
+
+
+@given(histories, facts)
+def test_what_is_owed_only_grows(told: list[Fact], fact: Fact) -> None:
+    state = folded(told, evolve)
+    assert set(readings.owed(state)) <= set(readings.owed(evolve(state, fact)))
+    assert set(state.settled) <= set(evolve(state, fact).settled)
+
+
+@given(histories, facts)
+def test_a_repeat_gives_the_very_same_state(told: list[Fact], fact: Fact) -> None:
+    state = evolve(folded(told, evolve), fact)
+    assert evolve(state, fact) is state
+
+
+def test_nobody_grows_a_state_by_fetching_a_pixel_or_following_a_link() -> None:
+    kinds = (EventKind.OPENED, EventKind.CLICKED, EventKind.UNSUBSCRIBED, EventKind.UNKNOWN)
+    state = folded([event(kind, f"e{number}") for number in range(5 * SKETCH) for kind in kinds], evolve)
+    assert {len(getattr(state, name).ids) for name in ("opened", "clicked", "unsubscribed", "unknown")} == {SKETCH}
+    assert readings.count(state, "opened") == (SKETCH, False)
+
+
+def test_a_provider_that_names_an_email_anew_each_time_grows_it_within_bounds() -> None:
+    told = [event(EventKind.DELIVERED, "e", provider_message_id=f"id{number}") for number in range(100)]
+    assert len(folded(told, evolve).provider_ids) == join.PROVIDER_IDS
+
+
+def test_facts_of_two_emails_never_meet() -> None:
+    other = EmailState(email_id=EmailId("another"))
+    with pytest.raises(ValueError, match=f"{EMAIL_ID} doesn't belong"):
+        evolve(other, event(EventKind.DELIVERED))
+    with pytest.raises(ValueError, match="two emails"):
+        merge(other, lift(event(EventKind.DELIVERED)))
