@@ -1,0 +1,127 @@
+"""`python -m bench [--quick] [--json FILE] [stage…]`."""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from rich.console import Console
+
+from bench import accept, dispatch, emit, figures, fold, project, whole
+from bench.figures import Delay, Memory, Rate
+from bench.house import QUICK, Size, sink, world
+from pipeline.settings import Settings
+from pipeline.supervisor import Stack
+
+STAGES = ("accept", "dispatch", "fold", "project", "emit", "whole")
+
+
+@dataclass
+class Report:
+    """What was measured so far."""
+
+    rates: list[Rate] = field(default_factory=list)
+    delays: list[Delay] = field(default_factory=list)
+    memory: Memory | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """For the file."""
+        return {
+            "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.system()},
+            "rates": [rate.as_json() for rate in self.rates],
+            "latencies": [delay.as_json() for delay in self.delays],
+            "idle_memory": self.memory.as_json() if self.memory is not None else None,
+        }
+
+    def show(self, console: Console) -> None:
+        """For people."""
+        console.print(figures.rates(self.rates), "")
+        if self.delays:
+            console.print(figures.delays(self.delays), "")
+        if self.memory is not None:
+            console.print(figures.memory(self.memory), "")
+        console.print(f"[dim]{os.cpu_count()} cores, shared by servers, roles and the load's makers.[/]")
+
+
+async def measure(size: Size, stages: Collection[str], folder: Path, console: Console) -> Report:
+    """One stage after the other, each in a world of its own on the same servers."""
+    report = Report()
+    servers_only = Settings(
+        kafka_bootstrap="",
+        database_url=SecretStr(""),
+        secret=SecretStr(""),
+        data_dir=folder,
+        topic_prefix="",
+        partitions=4,
+    )
+    async with Stack(servers_only, roles=(), tell=lambda line: console.print(f"[dim]{line}[/]")) as stack:
+        if "accept" in stages:
+            async with world(stack.settings, "accept", size) as here:
+                report.rates.append(await accept.run(here))
+        if "dispatch" in stages:
+            async with world(stack.settings, "dispatch", size) as here:
+                report.rates.append(await dispatch.run(here))
+        if "fold" in stages:
+            async with world(stack.settings, "fold", size) as here:
+                report.rates.append(await fold.run(here))
+        if "project" in stages or "emit" in stages:
+            await _project_and_emit(stack.settings, size, report)
+        if "whole" in stages:
+            arrivals = whole.Arrivals()
+            async with sink(arrivals) as origin, world(stack.settings, "whole", size, origin) as here:
+                rate, report.delays, report.memory = await whole.run(here, arrivals, stack.pids)
+                report.rates.append(_beside_narrowest(rate, report.rates))
+    return report
+
+
+async def _project_and_emit(servers: Settings, size: Size, report: Report) -> None:
+    """The emitter pays what the projection booked, so the two share a world."""
+    counter = emit.Counter()
+    async with sink(counter) as origin, world(servers, "project", size) as here:
+        report.rates += await project.run(here)
+        report.rates.append(await emit.run(here, counter, origin))
+
+
+def _beside_narrowest(rate: Rate, rates: list[Rate]) -> Rate:
+    """The whole way's peer is its own narrowest stage, alone on the machine."""
+    if not rates:
+        return rate
+    narrowest = min(rates, key=lambda found: found.value)
+    return Rate(rate.stage, rate.unit, rate.value, f"its narrowest stage alone: {narrowest.stage}", narrowest.value)
+
+
+def main() -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("stages", nargs="*", metavar="stage", help=f"one or more of {', '.join(STAGES)}; all without")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: shows that it works, measures nothing")
+    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    options = parser.parse_args()
+    if unknown := set(options.stages) - set(STAGES):
+        parser.error(f"no such stage: {', '.join(sorted(unknown))}")
+    console = Console(highlight=False)
+    folder = Path(tempfile.mkdtemp(prefix="mailfold-bench-"))
+    try:
+        size = QUICK if options.quick else Size()
+        report = asyncio.run(measure(size, options.stages or STAGES, folder, console))
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    report.show(console)
+    if options.json:
+        options.json.write_text(json.dumps(report.as_json(), indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Mails/s handed to the sandbox by SMTP; beside a bare aiosmtplib loop that sends one ready-made message."""
+
+import asyncio
+import time
+from email.message import EmailMessage
+
+import aiohttp
+import aiosmtplib
+
+from bench import material
+from bench.figures import Rate, pace
+from bench.house import World
+from bench.log import produce
+from pipeline.content.chunks import pack
+from pipeline.ports import Entry
+from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
+from topics.requests import ContentPointer
+
+CONNECTIONS = 8
+
+
+async def run(world: World) -> Rate:
+    """Requests lie on the log; the dispatcher starts and hands them over."""
+    total = world.size.dispatch
+    await lay_down(world, total)
+    async with world.roles("sandbox"), aiohttp.ClientSession() as http:
+
+        async def received() -> int:
+            async with http.get(f"{world.sandbox}/healthz") as response:
+                return int((await response.json())["received"])
+
+        async with world.roles("dispatch"):
+            rate = await pace(received, total, world.size.within)
+        return Rate("dispatch", "mails", rate, f"bare aiosmtplib, {CONNECTIONS} connections", await peer(world))
+
+
+async def lay_down(world: World, total: int) -> None:
+    """Contents, then requests that point to them."""
+    packed = [pack(material.content(), f"content-{number}") for number in range(total)]
+    places = await produce(
+        world.settings, (Entry(MESSAGE_CONTENTS, chunks[0].content_id, chunks[0]) for chunks, _ in packed)
+    )
+    pointers = [
+        ContentPointer(
+            content_id=chunks[0].content_id,
+            partition=place.partition,
+            offset=place.offset,
+            chunks=1,
+            sha256=sha256,
+        )
+        for (chunks, sha256), place in zip(packed, places, strict=True)
+    ]
+    requests = (material.request(number, pointer) for number, pointer in enumerate(pointers))
+    await produce(world.settings, (Entry(SEND_REQUESTS, request.email_id, request) for request in requests))
+
+
+async def peer(world: World) -> float:
+    """One message of the same size, over and over, on as many connections as the dispatcher may have."""
+    total = world.size.dispatch
+    mail = EmailMessage()
+    mail["From"], mail["To"], mail["Subject"] = "news@brand.test", "player@example.test", "Offer"
+    mail.set_content("text")
+    mail.add_alternative(material.HTML, subtype="html")
+    raw, left = mail.as_bytes(), iter(range(total))
+
+    async def connection() -> None:
+        port = world.settings.sandbox_smtp_port
+        async with aiosmtplib.SMTP(hostname="127.0.0.1", port=port, start_tls=False, use_tls=False) as smtp:
+            for number in left:
+                await smtp.sendmail("b@mailfold.localhost", [f"peer{number}+silent@example.test"], raw)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(connection() for _ in range(CONNECTIONS)))
+    return total / (time.perf_counter() - began)

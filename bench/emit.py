@@ -1,0 +1,60 @@
+"""Conversions/s posted; beside a bare aiohttp loop that posts the same bodies to the same receiver."""
+
+import asyncio
+import time
+
+import aiohttp
+from aiohttp import web
+
+from bench.figures import Rate, pace
+from bench.house import BRAND, TENANT, World
+from bench.material import activity
+from pipeline import admin
+from pipeline.database import database
+
+AT_ONCE = 32
+
+
+class Counter:
+    """A receiver that only counts."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    async def __call__(self, request: web.Request) -> web.Response:
+        """Take anything."""
+        await request.read()
+        self.seen += 1
+        return web.Response()
+
+
+async def run(world: World, counter: Counter, origin: str) -> Rate:
+    """The debts that the projection stage booked; the emitter starts and pays them: two per email."""
+    total = 2 * world.size.project
+    async with database(world.settings, size=1) as pool:
+        secret = world.settings.secret.get_secret_value()
+        await admin.add_destination(pool, admin.Destination(TENANT, BRAND, origin, "bench-key"), secret)
+
+    async def posted() -> int:
+        return counter.seen
+
+    async with world.roles("emit"):
+        rate = await pace(posted, total, world.size.within)
+    return Rate("emit", "conversions", rate, f"bare aiohttp, {AT_ONCE} at once", await peer(origin, total))
+
+
+async def peer(origin: str, total: int) -> float:
+    """The same bodies, no order, no lease, no record of what came of it."""
+    left = iter(range(total))
+    url, headers = f"{origin}/email/conversion", {"X-API-KEY": "bench-key", "Content-Type": "application/json"}
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=AT_ONCE)) as http:
+
+        async def caller() -> None:
+            for number in left:
+                body = b'{"activity":' + activity(number) + b',"email_id":"x","delivery_status":"open"}'
+                async with http.post(url, data=body, headers=headers) as response:
+                    await response.read()
+
+        began = time.perf_counter()
+        await asyncio.gather(*(caller() for _ in range(AT_ONCE)))
+    return total / (time.perf_counter() - began)

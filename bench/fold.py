@@ -1,0 +1,46 @@
+"""Events/s folded, read from the group's own commits; beside bare `getmany` over the same topics."""
+
+import time
+
+from aiokafka.admin import AIOKafkaAdminClient
+
+from bench import material
+from bench.figures import Rate, pace
+from bench.house import World
+from bench.log import committed, drain, produce
+from pipeline.ports import Entry
+from topics.acks import Acked
+from topics.changes import Fact
+from topics.events import DeliveryEvent
+from topics.registry import DELIVERY_EVENTS, PROVIDER_ACKS, SEND_REQUESTS, Topic
+
+FED = (SEND_REQUESTS.name, PROVIDER_ACKS.name, DELIVERY_EVENTS.name)
+
+
+async def run(world: World) -> Rate:
+    """Every email's four facts lie on three topics; a worker starts and folds them."""
+    keys = world.size.fold_keys
+    total = 4 * keys
+    # Fact by fact over all emails, so that an email's facts lie far apart, as they do in life.
+    await produce(world.settings, (_entry(material.facts(key)[part]) for part in range(4) for key in range(keys)))
+    names = [world.settings.topic(name) for name in FED]
+    admin = AIOKafkaAdminClient(bootstrap_servers=world.settings.kafka_bootstrap)
+    await admin.start()
+    try:
+        async with world.roles("worker"):
+            group = f"{world.settings.topic_prefix}mailfold"
+            rate = await pace(lambda: committed(admin, group, names), total, world.size.within)
+    finally:
+        await admin.close()
+    began = time.perf_counter()
+    await drain(world.settings, *FED)
+    return Rate("fold", "events", rate, "bare getmany, nothing decoded", total / (time.perf_counter() - began))
+
+
+def _entry(fact: Fact) -> Entry:
+    topic: Topic = SEND_REQUESTS
+    if isinstance(fact, DeliveryEvent):
+        topic = DELIVERY_EVENTS
+    elif isinstance(fact, Acked):
+        topic = PROVIDER_ACKS
+    return Entry(topic, fact.email_id, fact)

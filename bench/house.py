@@ -1,0 +1,150 @@
+"""A stage's world: fresh topics and tables on the bench's own servers, with a tenant that may send; roles to start."""
+
+import asyncio
+import contextlib
+import secrets
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit, urlunsplit
+
+import aiohttp
+import psycopg
+from aiohttp import web
+from psycopg import sql
+from pydantic import SecretStr
+
+from pipeline import admin, cluster
+from pipeline.database import database
+from pipeline.embedded.child import Child, Program, spawn
+from pipeline.embedded.home import free_port
+from pipeline.sandbox.keys import public_key
+from pipeline.settings import Settings, environment
+
+TENANT, BRAND = "bench", "1"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything: enough to be past the start, little enough for 2 cores."""
+
+    accept: int = 10_000
+    dispatch: int = 3_000
+    fold_keys: int = 20_000
+    project: int = 5_000
+    whole: int = 3_000
+    probes: int = 300
+    within: float = 180.0
+
+
+QUICK = Size(accept=500, dispatch=50, fold_keys=200, project=50, whole=50, probes=5, within=90.0)
+"""A smoke run: shows that everything still works, measures nothing."""
+
+
+@dataclass(frozen=True)
+class World:
+    """One stage's own."""
+
+    settings: Settings
+    key: str
+    size: Size
+
+    @property
+    def gateway(self) -> str:
+        """The gateway's origin."""
+        return f"http://127.0.0.1:{self.settings.port}"
+
+    @property
+    def sandbox(self) -> str:
+        """The sandbox's API."""
+        return f"http://127.0.0.1:{self.settings.sandbox_http_port}"
+
+    @contextlib.asynccontextmanager
+    async def roles(self, *names: str) -> AsyncIterator[dict[str, Child]]:
+        """These roles running; waits for those that listen."""
+        children = {name: self._spawn(name) for name in names}
+        try:
+            for name, url in (("gateway", f"{self.gateway}/healthz"), ("sandbox", f"{self.sandbox}/healthz")):
+                if name in children:
+                    await answers(url, children[name])
+            yield children
+        finally:
+            for child in children.values():
+                await child.stopped(8.0)
+
+    def _spawn(self, name: str) -> Child:
+        env = {**environment(self.settings), "MALLOC_ARENA_MAX": "2"}
+        log = self.settings.data_dir / "logs" / f"{self.settings.topic_prefix}{name}.log"
+        return spawn(Program(name, (sys.executable, "-m", "pipeline", name), log, env))
+
+
+async def answers(url: str, child: Child) -> None:
+    """Wait until it answers. Raises RuntimeError with the end of its log."""
+    async with aiohttp.ClientSession() as http:
+        for _ in range(600):
+            with contextlib.suppress(aiohttp.ClientError):
+                async with http.get(url) as response:
+                    if response.status == 200:
+                        return
+            if not child.running():
+                break
+            await asyncio.sleep(0.1)
+    raise RuntimeError(f"{url} does not answer:\n{child.tail()}")
+
+
+@contextlib.asynccontextmanager
+async def world(servers: Settings, name: str, size: Size, destination: str = "") -> AsyncIterator[World]:
+    """Fresh topics and a fresh database for one stage."""
+    settings = servers.model_copy(
+        update={
+            "topic_prefix": f"{name}-",
+            "database_url": await _database(servers, name),
+            "port": (port := free_port()),
+            "public_url": f"http://127.0.0.1:{port}",
+            "sandbox_gateway": f"http://127.0.0.1:{port}",
+            "sandbox_smtp_port": free_port(),
+            "sandbox_http_port": free_port(),
+            "sandbox_pace": 0.0,
+            "allow_private_destinations": True,
+            "log_level": "WARNING",
+            "data_dir": servers.data_dir / name,
+        }
+    )
+    await cluster.create(settings)
+    secret = settings.secret.get_secret_value()
+    async with database(settings, size=1) as pool:
+        await admin.add_tenant(pool, admin.Tenant(TENANT))
+        key = await admin.add_key(pool, TENANT)
+        provider = admin.Provider(
+            "sandbox",
+            "127.0.0.1",
+            settings.sandbox_smtp_port,
+            kind="sandbox",
+            webhook_key=public_key(settings.data_dir),
+        )
+        await admin.add_provider(pool, provider, secret)
+        await admin.add_brand(pool, admin.Brand(TENANT, BRAND, "sandbox"))
+        if destination:
+            await admin.add_destination(pool, admin.Destination(TENANT, BRAND, destination, "bench-key"), secret)
+    yield World(settings, key, size)
+
+
+async def _database(servers: Settings, name: str) -> SecretStr:
+    url, own = servers.database_url.get_secret_value(), f"{name}_{secrets.token_hex(4)}"
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute(sql.SQL("create database {}").format(sql.Identifier(own)))
+    return SecretStr(urlunsplit(urlsplit(url)._replace(path=f"/{own}")))
+
+
+@contextlib.asynccontextmanager
+async def sink(handler: Callable[[web.Request], Awaitable[web.Response]]) -> AsyncIterator[str]:
+    """Our end of the way: answers whatever is posted; its origin."""
+    app = web.Application(client_max_size=64_000_000)
+    app.router.add_route("*", "/{tail:.*}", handler)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()

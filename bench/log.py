@@ -1,0 +1,51 @@
+"""Records put on the log in bulk, and how far a group has read: the benches' own view of Kafka."""
+
+from collections.abc import Iterable, Sequence
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from pipeline.kafka import append_all, consumer, kafka_log
+from pipeline.ports import Entry
+from pipeline.settings import Settings
+from topics.record import Place
+
+RUN = 2_000
+
+
+async def produce(settings: Settings, entries: Iterable[Entry]) -> list[Place]:
+    """Append all, confirmed."""
+    places: list[Place] = []
+    async with kafka_log(settings) as log:
+        run: list[Entry] = []
+        for entry in entries:
+            run.append(entry)
+            if len(run) == RUN:
+                places += await append_all(log, run, within=60)
+                run = []
+        places += await append_all(log, run, within=60)
+    return places
+
+
+async def committed(admin: AIOKafkaAdminClient, group: str, names: Sequence[str]) -> int:
+    """How many records of these topics the group is past."""
+    offsets = await admin.list_consumer_group_offsets(group)
+    return sum(max(0, found.offset) for partition, found in offsets.items() if partition.topic in names)
+
+
+async def drain(settings: Settings, *names: str) -> int:
+    """The bare peer of every reader: `getmany` over whole topics, nothing decoded; how many records."""
+    reader: AIOKafkaConsumer = consumer(settings, *names)
+    await reader.start()
+    try:
+        partitions = [
+            TopicPartition(settings.topic(name), number) for name in names for number in range(settings.partitions)
+        ]
+        ends = await reader.end_offsets(partitions)
+        total, seen = sum(ends.values()), 0
+        while seen < total:
+            fetched = await reader.getmany(timeout_ms=1000, max_records=10_000)
+            seen += sum(len(records) for records in fetched.values())
+        return seen
+    finally:
+        await reader.stop()

@@ -1,0 +1,181 @@
+"""The whole way: posted batch → delivered conversion; and webhook accepted → conversion POST, idle and at half load."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+
+import aiohttp
+import msgspec
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from bench import material
+from bench.accept import BATCH, post, post_all
+from bench.figures import Delay, Memory, Rate, pace
+from bench.house import World
+from bench.memory import resident
+from pipeline.embedded.child import Child
+from pipeline.sandbox.keys import SIGNATURE, TIMESTAMP, private_key, sign
+
+ROLES = ("gateway", "worker", "dispatch", "project", "emit", "sandbox")
+DELIVERED = ""
+"""An address without a pattern: the sandbox tells `delivered`, and one conversion is owed."""
+PROBES_FROM, LOAD_FROM, WARM_FROM = 10**7, 2 * 10**7, 3 * 10**7
+GOAL_P50, GOAL_P99 = 150.0, 500.0
+
+
+class _Conversion(msgspec.Struct):
+    email_id: str
+
+
+class Arrivals:
+    """A Fast Track that notes when each email's first conversion came."""
+
+    def __init__(self) -> None:
+        self.at: dict[str, float] = {}
+        self._decode = msgspec.json.Decoder(_Conversion).decode
+
+    async def __call__(self, request: web.Request) -> web.Response:
+        """Take a conversion."""
+        now = time.perf_counter()
+        self.at.setdefault(self._decode(await request.read()).email_id, now)
+        return web.Response()
+
+
+class Whole:
+    """The running stack and our two ends of it."""
+
+    def __init__(self, world: World, arrivals: Arrivals, http: aiohttp.ClientSession) -> None:
+        self.world = world
+        self.arrivals = arrivals
+        self.http = http
+        self._key: ec.EllipticCurvePrivateKey = private_key(world.settings.data_dir)
+
+    async def heard(self, numbers: range) -> None:
+        """Wait until each of these emails had a conversion."""
+        ids = [material.email_id(number) for number in numbers]
+
+        async def progress() -> int:
+            return sum(email_id in self.arrivals.at for email_id in ids)
+
+        await pace(progress, len(ids), self.world.size.within)
+
+    async def warm_up(self) -> None:
+        """The first email of a fresh stack pays for connections, rebalances and imports."""
+        numbers = range(WARM_FROM, WARM_FROM + 20)
+        await post(self.http, self.world, material.batch(numbers, DELIVERED))
+        await self.heard(numbers)
+
+    async def throughput(self) -> float:
+        """Emails per second from the first batch posted to the last conversion heard."""
+        total = self.world.size.whole
+        bodies = [
+            material.batch(range(start, min(start + BATCH, total)), DELIVERED) for start in range(0, total, BATCH)
+        ]
+        began = time.perf_counter()
+        await post_all(self.http, self.world, bodies)
+        await self.heard(range(total))
+        return total / (time.perf_counter() - began)
+
+    async def prepare(self, numbers: range) -> None:
+        """Emails whose provider stays silent until we speak for it; their requests are folded when acks are."""
+        for start in range(numbers.start, numbers.stop, BATCH):
+            await post(self.http, self.world, material.batch(range(start, min(start + BATCH, numbers.stop)), "+silent"))
+        sandbox = f"{self.world.sandbox}/healthz"
+        before = 0
+        while True:
+            await asyncio.sleep(0.5)
+            async with self.http.get(sandbox) as response:
+                received = int((await response.json())["received"])
+            if received == before and received > 0:
+                return
+            before = received
+
+    async def probe(self, numbers: range, pause: float) -> tuple[float, ...]:
+        """Milliseconds from a webhook's 2xx to its conversion's POST, one webhook after the other."""
+        accepted: dict[str, float] = {}
+        for number in numbers:
+            accepted[material.email_id(number)] = await self._webhook(number)
+            await asyncio.sleep(pause)
+        await self.heard(numbers)
+        return tuple((self.arrivals.at[email_id] - at) * 1000 for email_id, at in accepted.items())
+
+    async def bare(self, total: int) -> tuple[float, ...]:
+        """The peer: how long one POST to the same receiver takes by itself."""
+        took = []
+        origin = self.world.settings.public_url
+        for _ in range(total):
+            began = time.perf_counter()
+            async with self.http.get(f"{origin}/healthz") as response:
+                await response.read()
+            took.append((time.perf_counter() - began) * 1000)
+            await asyncio.sleep(0.005)
+        return tuple(took)
+
+    @contextlib.asynccontextmanager
+    async def load(self, per_second: float) -> AsyncIterator[None]:
+        """Emails flow all the way at this rate meanwhile, a small batch each tenth of a second."""
+
+        async def flow() -> None:
+            number, began = LOAD_FROM, time.perf_counter()
+            while True:
+                due = LOAD_FROM + int((time.perf_counter() - began) * per_second)
+                if due > number:
+                    await post(self.http, self.world, material.batch(range(number, due), DELIVERED))
+                    number = due
+                await asyncio.sleep(0.1)
+
+        task = asyncio.create_task(flow())
+        try:
+            await asyncio.sleep(2.0)
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _webhook(self, number: int) -> float:
+        event = {
+            "event": "delivered",
+            "email": f"player{number}@example.test",
+            "mailfold_email_id": material.email_id(number),
+            "sg_event_id": f"probe-{number}",
+            "sg_message_id": f"probe-{number}",
+            "timestamp": int(time.time()),
+            "response": "250 OK",
+        }
+        body = json.dumps([event]).encode()
+        timestamp = str(int(time.time()))
+        headers = {TIMESTAMP: timestamp, SIGNATURE: sign(self._key, timestamp, body)}
+        url = f"{self.world.gateway}/webhooks/{self.world.settings.sandbox_provider}"
+        async with self.http.post(url, data=body, headers=headers) as response:
+            await response.read()
+            response.raise_for_status()
+        return time.perf_counter()
+
+
+async def run(world: World, arrivals: Arrivals, servers: dict[str, int]) -> tuple[Rate, list[Delay], Memory]:
+    """Everything that needs the whole stack."""
+    probes = world.size.probes
+    async with world.roles(*ROLES) as children, aiohttp.ClientSession() as http:
+        whole = Whole(world, arrivals, http)
+        await whole.warm_up()
+        memory = resident({**servers, **_pids(children)})
+        numbers = range(PROBES_FROM, PROBES_FROM + 2 * probes)
+        await whole.prepare(numbers)
+        bare = await whole.bare(probes)
+        idle = await whole.probe(numbers[:probes], 0.03)
+        rate = await whole.throughput()
+        async with whole.load(rate / 2):
+            busy = await whole.probe(numbers[probes:], 0.03)
+    peer = "one bare GET of the gateway"
+    delays = [
+        Delay("webhook accepted → conversion POST, idle", idle, peer=peer, peer_millis=bare),
+        Delay(f"the same at half load ({rate / 2:,.0f} emails/s)", busy, GOAL_P50, GOAL_P99, peer, bare),
+    ]
+    return Rate("whole path", "emails", rate, "", 0.0), delays, memory
+
+
+def _pids(children: dict[str, Child]) -> dict[str, int]:
+    return {name: child.pid for name, child in children.items()}
