@@ -45,6 +45,17 @@ def depth(raw: bytes, enough: int) -> int:
     return deepest
 
 
+def text_at(raw: bytes, *path: str) -> str | None:
+    """The text at ``path`` of a value that holds half a surrogate pair elsewhere; None if there is none."""
+    try:
+        value = json.loads(raw, parse_int=len, parse_float=len)
+        for name in path:
+            value = value[name]
+        return value if isinstance(value, str) and value.encode() else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
 def _split_slowly(text: str, error: msgspec.DecodeError) -> list[bytes]:
     r"""The items where one of them holds half a surrogate pair, such as ``"\ud800"``.
 

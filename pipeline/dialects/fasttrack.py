@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from pipeline.addresses import address_problem, text_problem
 from pipeline.errors import Refused
-from pipeline.json_items import depth, split
+from pipeline.json_items import depth, split, text_at
 from topics.requests import Mailbox
 
 DIALECT: Final = "fasttrack"
@@ -102,7 +102,6 @@ _message = msgspec.json.Decoder(Message).decode
 _activity = msgspec.json.Decoder(Activity).decode
 _named = msgspec.json.Decoder(_Named).decode
 _answer = msgspec.json.Encoder().encode
-_UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 
 def read_batch(body: bytes) -> tuple[list[Wish], list[Fault]]:
@@ -153,8 +152,11 @@ def _read(decode: Any, raw: bytes | msgspec.Raw, where: str) -> Any:
         return decode(raw)
     except msgspec.ValidationError as error:
         raise _refusal(str(error), where) from None
-    except _UNREADABLE as error:
-        raise Refused(_lower(str(error)), where) from None
+    except msgspec.DecodeError:
+        # The batch was taken apart by JSON's grammar: this is all that can be wrong with an item.
+        raise Refused("half a surrogate pair, such as \\ud800: no text can hold it", where) from None
+    except RecursionError:
+        raise Refused("nested too deeply", where) from None
 
 
 def _refusal(message: str, where: str) -> Refused:
@@ -194,5 +196,7 @@ def _id_of(raw: bytes | msgspec.Raw) -> str | int | None:
     """What the sender calls a message that can't be taken, so that it is skipped and not repeated."""
     try:
         return _named(raw).activity.id
-    except _UNREADABLE:
+    except (msgspec.ValidationError, RecursionError):
         return None
+    except msgspec.DecodeError:
+        return text_at(bytes(raw), "activity", "id")

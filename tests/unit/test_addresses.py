@@ -1,0 +1,95 @@
+"""Which addresses and header texts are taken."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.addresses import address_problem, text_problem
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "anna@example.com",
+        "Anna.O'Hara+news@mail.example.co.uk",
+        "x@exämple.se",
+        "user@例え.テスト",
+        "a" * 64 + "@example.com",
+        "a@" + "b" * 63 + ".com",
+        "bounce@sandbox.mailfold.localhost",
+        "x@xn--exmple-cua.se",
+        "a_b@a_b.example.com",
+    ],
+)
+def test_addresses_that_people_have(address: str) -> None:
+    assert address_problem(address) is None
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "@",
+        "anna",
+        "anna@",
+        "@example.com",
+        "anna@localhost",
+        "anna@example..com",
+        "anna@.example.com",
+        "anna@example.com.",
+        "anna@-example.com",
+        "anna@example-.com",
+        "anna@192.0.2.1",
+        "anna@[192.0.2.1]",
+        "an na@example.com",
+        " anna@example.com",
+        "anna@example.com ",
+        "anna@exam ple.com",
+        ".anna@example.com",
+        "anna.@example.com",
+        "an..na@example.com",
+        '"anna"@example.com',
+        "Anna <anna@example.com>",
+        "anna@example.com,bertil@example.com",
+        "anna@b@example.com",
+        "änna@example.com",
+        "anna@example.com\r\nBcc: x@example.com",
+        "anna\r\n@example.com",
+        "anna@example.com\n",
+        "anna\0@example.com",
+        "anna@exam\0ple.com",
+        "anna@example.com\u2028",
+        "anna@\ud800.com",
+        "a" * 65 + "@example.com",
+        "a@" + "b" * 64 + ".com",
+        "a@" + "ü" * 63 + ".com",
+        "a@" + ".".join(["b" * 60] * 5) + ".com",
+    ],
+)
+def test_what_is_no_address(address: str) -> None:
+    assert address_problem(address)
+
+
+def test_254_octets_are_the_most() -> None:
+    domain = ".".join(["b" * 60] * 4)
+    assert address_problem("a" * (253 - len(domain)) + "@" + domain) is None
+    assert address_problem("a" * (254 - len(domain)) + "@" + domain) == "more than 254 octets"
+
+
+@given(st.text())
+def test_any_text_is_judged(text: str) -> None:
+    address_problem(text)
+    address_problem(f"anna@{text}.com")
+
+
+@given(st.text())
+def test_a_text_that_is_taken_is_one_line_for_every_reader(text: str) -> None:
+    if text_problem(text) is None and text:
+        assert text.splitlines() == [text]
+
+
+def test_texts() -> None:
+    assert text_problem("Grüße\tan Anna 🎉") is None
+    assert text_problem("") is None
+    assert text_problem("x" * 998) is None
+    assert text_problem("x" * 999) == "more than 998 characters"

@@ -1,0 +1,55 @@
+"""Who opened: a person, or a machine, and why we say so."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.humans import machine_reason
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [
+        "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0 Safari/537.36",
+        "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Mobile/15E148",
+        "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Thunderbird/128.3.0",
+        "Mozilla/4.0 (compatible; MSIE 7.0; Windows NT 10.0; WOW64; Trident/7.0; Microsoft Outlook 16.0; ms-office)",
+        "Mozilla/5.0 (Windows NT 5.1; rv:11.0) Gecko Firefox/11.0 (via ggpht.com GoogleImageProxy)",
+        "YahooMailProxy; https://help.yahoo.com/kb/yahoo-mail-proxy-SLN28749.html",
+        "Mozilla/5.0 (Linux; Android 9; CUBOT X19) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/96.0 Mobile",
+        "Mozilla/5.0 (Linux; Android 9; CUBOT) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/96.0 Mobile",
+    ],
+)
+def test_people(agent: str) -> None:
+    assert machine_reason(agent) == ""
+
+
+@pytest.mark.parametrize(
+    ("agent", "reason"),
+    [
+        ("", "no-user-agent"),
+        ("  ", "no-user-agent"),
+        ("Mozilla/5.0", "apple-mail-privacy"),
+        ("Barracuda Sentinel (EE)", "security-scanner"),
+        ("Mozilla/5.0 (compatible; Proofpoint URL Defense)", "security-scanner"),
+        ("facebookexternalhit/1.1", "preview"),
+        ("Slackbot-LinkExpanding 1.0 (+https://api.slack.com/robots)", "preview"),
+        ("WhatsApp/2.23.20.0", "preview"),
+        (
+            "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) HeadlessChrome/130.0",
+            "automated-browser",
+        ),
+        ("curl/8.5.0", "program"),
+        ("python-requests/2.32", "program"),
+        ("Go-http-client/2.0", "program"),
+        ("Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)", "crawler"),
+        ("Pingdom.com_bot_version_1.4", "crawler"),
+    ],
+)
+def test_machines_and_why(agent: str, reason: str) -> None:
+    assert machine_reason(agent) == reason
+
+
+@given(st.text())
+def test_any_text_is_judged(agent: str) -> None:
+    machine_reason(agent)
