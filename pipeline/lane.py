@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -36,6 +36,8 @@ DATABASE_AWAY: Final = (psycopg.OperationalError, psycopg.InterfaceError, PoolTi
 UNSTORABLE: Final = (psycopg.DataError, psycopg.IntegrityError)
 
 T = TypeVar("T")
+Apply = Callable[[Run], Awaitable[None]]
+Bury = Callable[[Sequence[tuple[Any, str]]], Awaitable[None]]
 
 
 class TooManyUndecodable(Permanent):
@@ -120,27 +122,10 @@ class Lane:
             self.projected[self.partition] = position
 
     async def _write(self, records: Sequence[Any], until: int) -> None:
-        changes, broken = read(records)
-        if broken:
-            await self._bury(broken)
-        project = Run(self.partition.partition, self.next, until, changes)
-        try:
-            await self._insist(lambda database: self.sink.apply(database, project))
-        except UNSTORABLE as error:
-            await self._write_apart(records, until, error)
+        async def apply(run: Run) -> None:
+            await self._insist(lambda database: self.sink.apply(database, run))
 
-    async def _write_apart(self, records: Sequence[Any], until: int, error: psycopg.Error) -> None:
-        """Postgres can't hold something in this run: halve it until the one that it can't hold stands alone."""
-        if len(records) == 1:
-            await self._bury([(records[0], f"not storable: {type(error).__name__}")])
-            empty = Run(self.partition.partition, self.next, until)
-            await self._insist(lambda database: self.sink.apply(database, empty))
-            return
-        half = len(records) // 2
-        middle = records[half].offset
-        await self._write(records[:half], middle)
-        self.next = middle
-        await self._write(records[half:], until)
+        await write(Stretch(self.partition.partition, self.next, until, records), apply, self._bury)
 
     async def _bury(self, broken: Sequence[tuple[Any, str]]) -> None:
         """Keep what can't be read in the dead letters, confirmed, before the offset passes it."""
@@ -165,6 +150,39 @@ class Lane:
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.rt.stop.wait(), seconds)
+
+
+class Stretch(NamedTuple):
+    """Records of one partition, and the offsets from where to where they reach."""
+
+    partition: int
+    first: int
+    until: int
+    records: Sequence[Any]
+
+
+async def write(stretch: Stretch, apply: Apply, bury: Bury) -> None:
+    """Apply all that can be read and stored; what can't be is buried, each record alone. Raises TooManyUndecodable."""
+    changes, broken = read(stretch.records)
+    if broken:
+        await bury(broken)
+    try:
+        await apply(Run(stretch.partition, stretch.first, stretch.until, changes))
+    except UNSTORABLE as error:
+        await _write_apart(stretch, apply, bury, error)
+
+
+async def _write_apart(stretch: Stretch, apply: Apply, bury: Bury, error: psycopg.Error) -> None:
+    """Postgres can't hold something here: halve until what it can't hold stands alone."""
+    partition, first, until, records = stretch
+    if len(records) == 1:
+        await bury([(records[0], f"not storable: {type(error).__name__}")])
+        await apply(Run(partition, first, until))
+        return
+    half = len(records) // 2
+    middle = records[half].offset
+    await write(Stretch(partition, first, middle, records[:half]), apply, bury)
+    await write(Stretch(partition, middle, until, records[half:]), apply, bury)
 
 
 def read(records: Sequence[Any]) -> tuple[list[EmailChange], list[tuple[Any, str]]]:

@@ -1,0 +1,19 @@
+-- name: columns
+select column_name from information_schema.columns
+where table_schema = 'projections' and table_name = %s and column_name <> 'rebuilding_to'
+order by column_name
+
+-- name: debts_of_rebuilt
+-- What the rebuilt states owe beside what is booked; read in chunks, by a cursor on the server.
+select h.state,
+    array(select name from jobs.jobs j where j.queue = 'emit' and j.stream = h.email_id order by seq),
+    array(select state from jobs.jobs j where j.queue = 'emit' and j.stream = h.email_id order by seq)
+from projections_rebuild.history h where h.dialect = %s
+
+-- name: booked_for_nobody
+select count(*) from jobs.jobs j where j.queue = 'emit'
+    and not exists (select from projections_rebuild.history h where h.email_id = j.stream)
+
+-- name: keep_held
+update projections_rebuild.next_offsets r set rebuilding_to = l.rebuilding_to
+from projections.next_offsets l where (l.topic, l.partition) = (r.topic, r.partition)
