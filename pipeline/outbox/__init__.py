@@ -1,1 +1,1 @@
-"""Lease, schedule, breaker, order: the one engine under dispatch and emit."""
+"""Jobs in, verdicts out: lease, schedule, order, breaker and dead letters under dispatch and emit."""

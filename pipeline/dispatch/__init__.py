@@ -1,0 +1,52 @@
+"""`send-requests` in, emails at their providers and `provider-acks` out.
+
+Two loops: the intake writes requests and acks into jobs, the engine works them off.
+"""
+
+import asyncio
+import contextlib
+
+from pipeline import admin
+from pipeline.bootstrap import Runtime
+from pipeline.dispatch.contents import contents
+from pipeline.dispatch.deliver import NO_PROVIDER, Deliver
+from pipeline.dispatch.intake import intake
+from pipeline.errors import NotFound
+from pipeline.outbox.engine import Engine
+from pipeline.outbox.store import Limits, Store
+from pipeline.smtp import Postman
+
+QUEUE = "dispatch"
+
+
+async def run(rt: Runtime) -> None:
+    """Dispatch until ``rt.stop``, then end what is in hand."""
+    settings = rt.settings
+    limits = Limits(settings.dispatch_concurrency, settings.lane_concurrency, settings.lease_seconds)
+    postman = Postman(timeout=settings.smtp_timeout, local_hostname=settings.mail_domain)
+    store = Store(rt.pool, QUEUE, limits)
+
+    async def tick() -> None:
+        postman.tidy()
+        await _resume(rt, store)
+
+    async with contents(settings) as reader:
+        deliver = Deliver(rt, postman, reader)
+        url = settings.database_url.get_secret_value()
+        engine = Engine(store, limits, deliver, settings.dispatch_schedule, url=url, tick=tick)
+        reading = asyncio.create_task(intake(rt))
+        try:
+            await engine.run(rt.stop)
+        finally:
+            await postman.close()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
+
+
+async def _resume(rt: Runtime, store: Store) -> None:
+    """Lanes that waited for a provider go on when their brand has got one."""
+    for lane in await store.paused_for(NO_PROVIDER):
+        tenant, _, brand = lane.partition("/")
+        with contextlib.suppress(NotFound):
+            await admin.get_brand(rt.pool, tenant, brand)
+            await store.resume([lane])

@@ -1,0 +1,246 @@
+"""A leased `send` job in, an email at its provider and an ack on the log out.
+
+In this order: whose it is, whether the address is suppressed, the content, the message, the
+conversation, the ack on `provider-acks`, and only then the verdict that closes the job.
+"""
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pipeline import admin
+from pipeline.admin import Brand, Provider
+from pipeline.bootstrap import Runtime
+from pipeline.content import links, mime
+from pipeline.content.text import text_of
+from pipeline.crashpoints import crash_point
+from pipeline.dispatch import outcomes
+from pipeline.dispatch.contents import Contents, place
+from pipeline.dispatch.intake import SQL
+from pipeline.dispatch.outcomes import Meaning
+from pipeline.errors import NotFound, Unrecognised
+from pipeline.outbox.append import append_until_confirmed
+from pipeline.outbox.coalesce import Coalesced
+from pipeline.outbox.engine import Lease
+from pipeline.outbox.job import DONE, Job, Lane, Verdict, bury, give_back, hold, retry
+from pipeline.outbox.remember import Remembered
+from pipeline.outbox.schedule import next_delay
+from pipeline.ports import Entry
+from pipeline.signing import Signer, hash_address
+from pipeline.smtp import Answer, Envelope, Mail, Postman
+from pipeline.tokens import message_id_header, verp
+from topics.acks import Ack, Acked, Deferred, Dropped, Failed, Rejected
+from topics.codec import decode
+from topics.contents import Content
+from topics.dead_letters import DeadLetter
+from topics.ids import event_id
+from topics.record import Place
+from topics.registry import DEAD_LETTERS, PROVIDER_ACKS, SEND_REQUESTS
+from topics.requests import Mailbox, SendRequest
+
+NO_PROVIDER: Final = "no provider"
+"""Why a lane waits; it goes on by itself when its brand gets one."""
+
+_ECHO: Final = '{{"unique_args": {{"mailfold_email_id": "{}"}}}}'
+"""SendGrid gives its `unique_args` back with every event (X-SMTPAPI header)."""
+
+SuppressionKey = tuple[str, str, bytes]
+
+
+@dataclass(frozen=True)
+class _Signers:
+    track: Signer
+    verp: Signer
+    message_id: Signer
+    address: Signer
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One job on its way through this room."""
+
+    job: Job
+    lease: Lease
+    request: SendRequest
+    brand: Brand
+    provider: Provider
+
+
+class Deliver:
+    """The dispatcher's work."""
+
+    def __init__(
+        self, rt: Runtime, postman: Postman, contents: Contents, rand: Callable[[], float] = random.random
+    ) -> None:
+        secret = rt.settings.secret.get_secret_value()
+        self._rt = rt
+        self._settings = rt.settings
+        self._postman = postman
+        self._contents = contents
+        self._random = rand
+        self._signers = _Signers(*[Signer(secret, purpose) for purpose in ("track", "verp", "message-id", "address")])
+        self._brands: Remembered[tuple[str, str], Brand] = Remembered(lambda key: admin.get_brand(rt.pool, *key))
+        self._providers: Remembered[str, Provider] = Remembered(lambda name: admin.get_provider(rt.pool, name, secret))
+        self._suppressed: Coalesced[SuppressionKey, bool] = Coalesced(self._ask_suppressed)
+
+    async def __call__(self, job: Job, lease: Lease) -> Verdict:
+        """Send one email, once."""
+        request: SendRequest = decode(SEND_REQUESTS, job.payload)
+        try:
+            brand = await self._brands.get((request.tenant, request.brand))
+            provider = await self._providers.get(brand.provider)
+        except NotFound:
+            return give_back(0, NO_PROVIDER, pause=NO_PROVIDER)
+        attempt = _Attempt(job, lease, request, brand, provider)
+        if job.unknown and brand.unknown_policy == "hold":
+            return hold("a dispatcher fell silent while it was sending; it may have been sent")
+        if await self._suppressed.get(self._suppression_key(request)):
+            await self._append(self._ack(Dropped, attempt, reason="suppressed"))
+            return Verdict(DONE.state, lane=Lane.SILENT)
+        return await self._send(attempt)
+
+    async def _send(self, attempt: _Attempt) -> Verdict:
+        request = attempt.request
+        if request.content is None:
+            return await self._fail(attempt, "no content", "the request points to no content")
+        try:
+            content = await self._contents.get(request.content)
+        except Unrecognised as error:
+            return await self._fail(attempt, "content", str(error), place(request.content))
+        mail = Mail(self._envelope(request), self._message(attempt, content), attempt.lease.contact)
+        answer = await self._postman.send(attempt.provider, mail)
+        return await self._conclude(attempt, answer)
+
+    async def _conclude(self, attempt: _Attempt, answer: Answer) -> Verdict:
+        meaning = outcomes.meaning(answer)
+        said = self._words(attempt, answer)
+        error = f"{answer.stage} {answer.code or ''} {said['text']}"
+        if meaning is Meaning.TAKEN:
+            return await self._taken(attempt, answer, said)
+        if meaning is Meaning.MISCONFIGURED:
+            return give_back(1, f"provider {attempt.provider.provider}: {error}", Lane.BROKEN)
+        if meaning is Meaning.REJECTED:
+            await self._append(self._ack(Rejected, attempt, **said))
+            return DONE
+        if meaning is Meaning.REFUSED:
+            return await self._fail(attempt, "refused", error, **said)
+        if meaning is Meaning.UNKNOWN and attempt.brand.unknown_policy == "hold":
+            return hold(f"it may have been sent: {error}")
+        return await self._later(attempt, answer, error, said)
+
+    async def _taken(self, attempt: _Attempt, answer: Answer, said: Mapping[str, Any]) -> Verdict:
+        crash_point("dispatch.after-250")
+        ack = self._ack(
+            Acked,
+            attempt,
+            provider_message_id=outcomes.provider_message_id(answer.text),
+            means_delivered=attempt.provider.means_delivered,
+            **said,
+        )
+        await self._append(ack)
+        crash_point("dispatch.after-ack")
+        return DONE
+
+    async def _later(self, attempt: _Attempt, answer: Answer, error: str, said: Mapping[str, Any]) -> Verdict:
+        delay = next_delay(self._settings.dispatch_schedule, attempt.job.tries, self._random)
+        lane = outcomes.lane_news(answer)
+        if delay is None:
+            await self._append(self._ack(Failed, attempt, reason="gave up", **said))
+            return bury(f"gave up: {error}", lane)
+        due = self._rt.clock() + int(delay * 1000)
+        await self._append(self._ack(Deferred, attempt, next_attempt_at=due, **said))
+        return retry(delay, error, lane)
+
+    async def _fail(
+        self, attempt: _Attempt, reason: str, error: str, source: Place | None = None, **said: Any
+    ) -> Verdict:
+        """A dead letter, and a failure that the caller hears of."""
+        entries = [Entry(PROVIDER_ACKS, attempt.request.email_id, self._ack(Failed, attempt, reason=reason, **said))]
+        if source is not None:
+            entries.append(Entry(DEAD_LETTERS, None, self._letter(attempt, source, reason, error)))
+        await append_until_confirmed(self._rt.log, entries)
+        return bury(f"{reason}: {error}", Lane.SILENT)
+
+    # ----------------------------------------------------------- the message
+    def _message(self, attempt: _Attempt, content: Content) -> bytes:
+        request, settings = attempt.request, self._settings
+        where = (self._signers.track, request.email_id, settings.public_url)
+        if content.html:
+            tracked = links.with_pixel(links.with_clicks(content.html, *where), *where)
+            # The text for people comes from what the sender wrote, without our addresses in it.
+            text = content.text or text_of(content.html)
+            content = Content(
+                html=tracked,
+                text=text,
+                # No pixel: AMP for email knows no amp-pixel, and one foreign element voids the whole part.
+                amp=links.with_clicks(content.amp, *where),
+                attachments=content.attachments,
+                headers=content.headers,
+            )
+        return mime.render(
+            request,
+            content,
+            sender=request.sender or Mailbox(address=f"no-reply@{settings.mail_domain}"),
+            message_id=message_id_header(self._signers.message_id, request.email_id, settings.mail_domain),
+            date=self._rt.clock(),
+            extra=_echo(attempt.provider, request),
+        )
+
+    def _envelope(self, request: SendRequest) -> Envelope:
+        sender = verp(self._signers.verp, request.email_id, self._settings.mail_domain)
+        recipient = mime.on_the_wire(request.recipient)
+        shown = (request.sender.address,) if request.sender else ()
+        utf8 = mime.needs_smtputf8(recipient, *shown, *request.reply_to)
+        return Envelope(sender, recipient, utf8)
+
+    # ------------------------------------------------------------- the record
+    def _ack(self, kind: type[Any], attempt: _Attempt, **values: Any) -> Ack:
+        now = self._rt.clock()
+        name = kind.__name__.lower()
+        ack: Ack = kind(
+            email_id=attempt.request.email_id,
+            event_id=event_id("dispatch", attempt.request.email_id, name, str(attempt.job.attempt)),
+            occurred_at=now,
+            recorded_at=now,
+            provider=attempt.provider.provider,
+            attempt=attempt.job.attempt,
+            **values,
+        )
+        return ack
+
+    def _words(self, attempt: _Attempt, answer: Answer) -> dict[str, Any]:
+        text = outcomes.redacted(answer.text, attempt.request.recipient)
+        return {"code": max(answer.code, 0), "enhanced": outcomes.enhanced(text), "text": text}
+
+    def _letter(self, attempt: _Attempt, source: Place, reason: str, error: str) -> DeadLetter:
+        return DeadLetter(
+            source=source,
+            recorded_at=self._rt.clock(),
+            reason=reason,
+            error=error,
+            role="dispatch",
+            key=attempt.request.email_id.encode(),
+            value=attempt.job.payload,
+        )
+
+    async def _append(self, ack: Ack) -> None:
+        await append_until_confirmed(self._rt.log, [Entry(PROVIDER_ACKS, ack.email_id, ack)])
+
+    # ------------------------------------------------------------ suppressions
+    def _suppression_key(self, request: SendRequest) -> SuppressionKey:
+        return request.tenant, request.brand, hash_address(self._signers.address, request.recipient)
+
+    async def _ask_suppressed(self, keys: set[SuppressionKey]) -> dict[SuppressionKey, bool]:
+        tenants, brands, hashes = (list(column) for column in zip(*keys, strict=True))
+        values = {"tenants": tenants, "brands": brands, "hashes": hashes}
+        async with self._rt.pool.connection() as connection:
+            rows = await (await connection.execute(SQL["suppressed"], values)).fetchall()
+        found = {(tenant, brand, bytes(address)) for tenant, brand, address in rows}
+        return {key: key in found for key in keys}
+
+
+def _echo(provider: Provider, request: SendRequest) -> tuple[tuple[str, str], ...]:
+    if provider.kind not in ("sendgrid", "sandbox"):
+        return ()
+    return (("X-SMTPAPI", _ECHO.format(request.email_id)),)

@@ -1,0 +1,40 @@
+"""A lane's breaker: failures in a row open it, one probe at a time closes it. Pure.
+
+closed ──THRESHOLD failures in a row──▶ open ──pause over──▶ one probe ──answers──▶ closed
+                                          ▲──────── fails: twice the pause ──┘
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+THRESHOLD: Final = 5
+FIRST_PAUSE: Final = 2.0
+LONGEST_PAUSE: Final = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """What is known of a lane's health. ``open_for``: seconds from now; 0 where it is not open."""
+
+    failures: int = 0
+    trips: int = 0
+    open_for: float = 0.0
+
+
+def pause(trips: int) -> float:
+    """Seconds that the ``trips``-th opening in a row lasts."""
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(trips - 1, 16))
+
+
+def after_failures(breaker: Breaker, count: int, *, broken: bool = False) -> Breaker:
+    """The breaker after so many more failures; ``broken``: there's no use in counting.
+
+    While it is open, the stragglers of the attempts that opened it count for nothing; a failure
+    after the pause is the probe's, and opens it anew, for longer.
+    """
+    failures = breaker.failures + count
+    if breaker.trips == 0 and failures < THRESHOLD and not broken:
+        return Breaker(failures)
+    if breaker.trips > 0 and breaker.open_for > 0:
+        return breaker
+    return Breaker(failures, breaker.trips + 1, pause(breaker.trips + 1))

@@ -1,0 +1,223 @@
+-- name: claim
+-- Leases the heads of due streams, fairly over the lanes.
+--   lanes   each lane with open jobs: a loose index scan, so that the cost follows the lanes, not the backlog
+--   probes  lanes whose breaker's pause is over: of all workers one gets the row, and one job
+--   room    how many each lane may take: its own limit, and at most half of what the other lanes leave of this
+--           process, so that no number of stuck lanes can take the last place
+--   heads   due, and nothing earlier of the same email is open; a lease that ran out is due again (due_at)
+--   chosen  first each lane's oldest, then each lane's second …
+with recursive lanes as (
+    (select lane from jobs.jobs where queue = %(queue)s and state in ('pending', 'attempting') order by lane limit 1)
+    union all
+    select (
+        select j.lane from jobs.jobs j
+        where j.queue = %(queue)s and j.state in ('pending', 'attempting') and j.lane > lanes.lane
+        order by j.lane limit 1
+    )
+    from lanes where lanes.lane is not null
+), busy as (
+    select * from unnest(%(lanes)s::text[], %(in_hand)s::integer[]) as busy (lane, jobs)
+), probes as (
+    select lane from jobs.lanes
+    where queue = %(queue)s and trips > 0 and paused_at is null and open_until <= now()
+        and (probing_until is null or probing_until <= now())
+    for update skip locked
+), room as (
+    select lanes.lane, probes.lane is not null as probe,
+        case
+            when news.trips > 0 then (probes.lane is not null)::integer
+            else least(
+                %(lane_limit)s,
+                (%(limit)s - %(total)s + coalesce(busy.jobs, 0) + 1) / 2
+            ) - coalesce(busy.jobs, 0)
+        end as jobs
+    from lanes
+    left join busy on busy.lane = lanes.lane
+    left join probes on probes.lane = lanes.lane
+    left join jobs.lanes news on news.queue = %(queue)s and news.lane = lanes.lane
+    where lanes.lane is not null and news.paused_at is null and (news.open_until is null or news.open_until <= now())
+), heads as (
+    select room.lane, room.probe, head.stream, head.seq, head.state,
+        row_number() over (partition by room.lane order by head.due_at) as place
+    from room cross join lateral (
+        select j.stream, j.seq, j.state, j.due_at
+        from jobs.jobs j
+        where j.queue = %(queue)s and j.lane = room.lane and j.state in ('pending', 'attempting') and j.due_at <= now()
+            and not exists (
+                select from jobs.jobs o
+                where o.queue = j.queue and o.stream = j.stream and o.seq <> j.seq
+                    and (o.state = 'attempting' or (o.seq < j.seq and o.state in ('held', 'pending', 'unknown')))
+            )
+        order by j.due_at
+        limit greatest(room.jobs, 0)
+        for update skip locked
+    ) head
+), chosen as (
+    select * from heads order by place, random() limit %(limit)s - %(total)s
+), probing as (
+    update jobs.lanes set probing_until = now() + %(lease)s * interval '1 second'
+    where queue = %(queue)s and lane in (select lane from chosen where probe)
+)
+update jobs.jobs j set
+    state = 'attempting',
+    attempts = j.attempts + 1,
+    lease_token = %(token)s,
+    due_at = now() + %(lease)s * interval '1 second'
+from chosen
+where j.queue = %(queue)s and j.stream = chosen.stream and j.seq = chosen.seq
+returning
+    j.queue, j.stream::text, j.seq, j.name, j.lane, j.attempts, j.attempts - j.replayed_after,
+    chosen.state = 'attempting', j.lease_token::text, j.payload
+
+-- name: park
+-- What waits behind a job that isn't due yet (or waits for a person) is not due either: it leaves the front of the
+-- index, so that a long retry with many followers costs the claim nothing. The lock on the head makes it wait for
+-- (or see) a settlement, whose wake-up would otherwise be overwritten. Only each lane's front is looked at.
+with recursive lanes as (
+    (select lane from jobs.jobs where queue = %(queue)s and state = 'pending' and seq > 1 order by lane limit 1)
+    union all
+    select (
+        select j.lane from jobs.jobs j
+        where j.queue = %(queue)s and j.state = 'pending' and j.seq > 1 and j.lane > lanes.lane
+        order by j.lane limit 1
+    )
+    from lanes where lanes.lane is not null
+), front as (
+    select j.queue, j.stream, j.seq
+    from lanes cross join lateral (
+        select * from jobs.jobs j
+        where j.queue = %(queue)s and j.lane = lanes.lane and j.state = 'pending' and j.seq > 1 and j.due_at <= now()
+        order by j.due_at limit 1000
+    ) j
+), blocked as (
+    select front.*, head.due_at, head.state
+    from front cross join lateral (
+        select o.due_at, o.state
+        from jobs.jobs o
+        where o.queue = front.queue and o.stream = front.stream and o.seq < front.seq
+            and ((o.state = 'pending' and o.due_at > now()) or o.state = 'unknown')
+        order by o.seq
+        limit 1
+        for share skip locked
+    ) head
+)
+update jobs.jobs j set due_at = case blocked.state when 'unknown' then 'infinity' else blocked.due_at end
+from blocked
+where j.queue = blocked.queue and j.stream = blocked.stream and j.seq = blocked.seq and j.state = 'pending'
+
+-- name: settle
+-- Only with the lease's token. What the intake marked meanwhile (it read the ack that we had appended) stays as it
+-- marked it. Followers wake when their head is done or dead, and wait with it otherwise.
+with verdicts as (
+    select * from unnest(
+        %(streams)s::uuid[], %(seqs)s::integer[], %(tokens)s::uuid[],
+        %(states)s::text[], %(delays)s::float8[], %(burnt)s::boolean[], %(errors)s::text[]
+    ) as v (stream, seq, token, state, delay, burnt, error)
+), settled as (
+    update jobs.jobs j set
+        state = case j.state when 'attempting' then v.state else j.state end,
+        due_at = now() + v.delay * interval '1 second',
+        attempts = j.attempts - (not v.burnt)::integer,
+        lease_token = null,
+        payload = case when v.state = 'done' or j.state = 'done' then ''::bytea else j.payload end,
+        finished_at = case when v.state in ('done', 'dead', 'unknown') then now() end,
+        last_error = v.error
+    from verdicts v
+    where j.queue = %(queue)s and j.stream = v.stream and j.seq = v.seq and j.lease_token = v.token
+        and j.state in ('attempting', 'done', 'dead')
+    returning j.stream, j.seq, j.state, j.due_at
+), followers as (
+    update jobs.jobs j set
+        due_at = case head.state when 'pending' then head.due_at when 'unknown' then 'infinity' else now() end
+    from settled head
+    where j.queue = %(queue)s and j.stream = head.stream and j.seq > head.seq and j.state = 'pending'
+)
+select stream::text, seq from settled
+
+-- name: extend
+-- The leases of the jobs in hand; what doesn't come back is somebody else's now, or finished.
+update jobs.jobs j set due_at = now() + %(lease)s * interval '1 second'
+from unnest(%(streams)s::uuid[], %(seqs)s::integer[], %(tokens)s::uuid[]) as mine (stream, seq, token)
+where j.queue = %(queue)s and j.stream = mine.stream and j.seq = mine.seq and j.lease_token = mine.token
+    and j.state = 'attempting'
+returning j.stream::text, j.seq
+
+-- name: lanes_heal
+update jobs.lanes set failures = 0, trips = 0, open_until = null, probing_until = null
+where queue = %(queue)s and lane = any(%(lanes)s) and (failures > 0 or trips > 0)
+
+-- name: lanes_known
+insert into jobs.lanes (queue, lane) select %(queue)s, unnest(%(lanes)s::text[]) on conflict do nothing
+
+-- name: lanes_locked
+-- In one order, so that two workers never wait for each other.
+select lane, failures, trips, greatest(extract(epoch from open_until - now()), 0)::float8
+from jobs.lanes where queue = %(queue)s and lane = any(%(lanes)s) order by lane for update
+
+-- name: lane_broken
+update jobs.lanes set
+    failures = %(failures)s,
+    trips = %(trips)s,
+    open_until = case when %(open_for)s > 0 then now() + %(open_for)s * interval '1 second' end,
+    probing_until = null
+where queue = %(queue)s and lane = %(lane)s
+
+-- name: pause
+-- The first reason stays: what follows is its consequence.
+insert into jobs.lanes (queue, lane, paused_at, paused_reason) values (%(queue)s, %(lane)s, now(), %(reason)s)
+on conflict (queue, lane) do update set paused_at = now(), paused_reason = excluded.paused_reason
+where lanes.paused_at is null
+
+-- name: resume
+-- With a closed breaker: whoever resumes has repaired it.
+update jobs.lanes set
+    paused_at = null, paused_reason = '', failures = 0, trips = 0, open_until = null, probing_until = null
+where queue = %(queue)s and lane = any(%(lanes)s) and (paused_at is not null or trips > 0)
+returning lane
+
+-- name: paused_for
+select lane from jobs.lanes where queue = %(queue)s and paused_at is not null and paused_reason = %(reason)s
+
+-- name: list_lanes
+select coalesce(l.queue, j.queue), coalesce(l.lane, j.lane), coalesce(j.waiting, 0), coalesce(j.in_hand, 0),
+    l.paused_at, coalesce(l.paused_reason, ''), case when l.open_until > now() then l.open_until end
+from jobs.lanes l full join (
+    select queue, lane, count(*) filter (where state = 'pending') as waiting,
+        count(*) filter (where state = 'attempting') as in_hand
+    from jobs.jobs where state in ('pending', 'attempting') group by queue, lane
+) j on j.queue = l.queue and j.lane = l.lane
+order by 1, 2
+
+-- name: list_dead
+select queue, stream::text, name, lane, state, attempts, finished_at, last_error
+from jobs.jobs where state in ('dead', 'unknown') order by finished_at desc nulls last, stream, seq limit %(limit)s
+
+-- name: show_job
+select queue, stream::text, seq, name, lane, state, attempts, due_at, created_at, finished_at, last_error, payload
+from jobs.jobs where queue = %(queue)s and stream = %(stream)s and name = %(name)s
+
+-- name: replayable
+-- Locked, so that of two replays at once only one happens.
+select queue, stream::text, name, lane, attempts, payload
+from jobs.jobs
+where state in ('dead', 'unknown')
+    and (%(queue)s::text is null or (queue = %(queue)s and stream = %(stream)s and name = %(name)s))
+order by finished_at, stream, seq
+limit %(limit)s
+for update skip locked
+
+-- name: replay
+update jobs.jobs set
+    state = 'pending', due_at = now(), replayed_after = attempts, lease_token = null, finished_at = null
+where queue = %(queue)s and stream = %(stream)s and name = %(name)s and state in ('dead', 'unknown')
+
+-- name: wake_followers
+update jobs.jobs set due_at = now()
+where queue = %(queue)s and stream = %(stream)s and state = 'pending' and due_at = 'infinity'
+
+-- name: release
+-- What was held until the log's end was reached.
+update jobs.jobs set state = 'pending', due_at = now() where queue = %(queue)s and state = 'held' and payload <> ''
+
+-- name: notify
+select pg_notify(%(channel)s, '')

@@ -1,0 +1,35 @@
+"""Postgres notifications in, a set event out; reconnects for ever, so the pollers' fallback is only that."""
+
+import asyncio
+import contextlib
+import logging
+
+import psycopg
+from psycopg import sql
+
+logger = logging.getLogger(__name__)
+
+PING = 5.0
+"""Seconds without news after which the connection is asked whether it lives."""
+RECONNECT = 1.0
+
+
+async def listen(url: str, channel: str, wake: asyncio.Event) -> None:
+    """Set ``wake`` at each notification on ``channel``, until cancelled."""
+    while True:
+        with contextlib.suppress(psycopg.Error, OSError):
+            await _listen(url, channel, wake)
+        # Whatever was announced while nobody listened is found by looking.
+        wake.set()
+        await asyncio.sleep(RECONNECT)
+
+
+async def _listen(url: str, channel: str, wake: asyncio.Event) -> None:
+    connection = await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=5)
+    async with connection:
+        await connection.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
+        wake.set()
+        while True:
+            async for _ in connection.notifies(timeout=PING):
+                wake.set()
+            await connection.execute("select 1")
