@@ -1,0 +1,99 @@
+"""A rebuild from the log equals what grew, calls nobody, and takes its place while everything goes on."""
+
+from typing import Any
+
+import pytest
+
+from pipeline.bootstrap import Runtime, runtime
+from pipeline.errors import Refused
+from pipeline.rebuild import rebuild
+from pipeline.settings import Settings
+from tests.integration.test_project import caught_up, projecting, publish, rows, until
+from tests.support.changes import lives
+from tests.support.tables import tables
+
+
+def silent(_done: int, _total: int) -> None: ...
+
+
+async def all_tables(rt: Runtime) -> dict[str, list[tuple[Any, ...]]]:
+    async with rt.pool.connection() as connection:
+        return await tables(connection)
+
+
+async def test_a_rebuild_equals_what_grew_and_calls_nobody(settings: Settings) -> None:
+    log = lives(11, 80)
+    async with projecting(settings) as rt:
+        await publish(rt, log.changes[:150])
+        await until(lambda: caught_up(rt))
+        await publish(rt, log.changes[150:])
+        await until(lambda: caught_up(rt))
+        before = await all_tables(rt)
+        jobs = await rows(rt, "select *, xmin::text from jobs.jobs order by stream, seq")
+        done = await rebuild(rt, silent)
+        assert done.swapped
+        assert done.differences == []
+        assert done.booked == 0
+        assert done.records == len(log.changes)
+        assert await all_tables(rt) == before
+        assert await rows(rt, "select *, xmin::text from jobs.jobs order by stream, seq") == jobs
+        schemas = "select count(*) from information_schema.schemata where schema_name like 'projections%'"
+        assert await rows(rt, schemas) == [(1,)]
+
+
+async def test_the_projector_goes_on_behind_the_swap_and_through_a_second_one(settings: Settings) -> None:
+    log = lives(12, 80)
+    async with projecting(settings) as rt:
+        for part in (log.changes[:100], log.changes[100:200], log.changes[200:]):
+            await publish(rt, part)
+            done = await rebuild(rt, silent)
+            assert done.swapped
+            assert done.differences == []
+        await until(lambda: caught_up(rt))
+        [(emails,)] = await rows(rt, "select count(*) from projections.history")
+    assert emails == len({change.email_id for change in log.changes})
+
+
+@pytest.mark.parametrize(
+    ("damage", "table"),
+    [
+        (
+            "update projections.history set status = 'lost' where status = 'bounced'",
+            "history",
+        ),
+        ("delete from projections.timeline where kind = 'accepted'", "timeline"),
+        ("delete from projections.versions where version = 1", "versions"),
+        ("update projections.suppressions set since = 0", "suppressions"),
+        ("delete from jobs.jobs where name = 'delivered'", "debts"),
+    ],
+)
+async def test_any_difference_is_named_and_refused_unless_forced(settings: Settings, damage: str, table: str) -> None:
+    log = lives(13, 60)
+    async with projecting(settings) as rt:
+        await publish(rt, log.changes)
+        await until(lambda: caught_up(rt))
+    async with runtime(settings) as rt:
+        whole = await all_tables(rt)
+        async with rt.pool.connection() as connection:
+            await connection.execute(damage.encode())
+        hurt = await all_tables(rt)
+        for check in (True, False):
+            refused = await rebuild(rt, silent, check=check)
+            assert [difference.table for difference in refused.differences] == [table]
+            assert not refused.swapped
+            assert await all_tables(rt) == hurt
+        forced = await rebuild(rt, silent, force=True)
+        assert forced.swapped
+        healed = await all_tables(rt)
+        booked = whole.pop("jobs")
+        assert {name: healed[name] for name in whole} == whole
+        # A debt that is booked again gets a new number, because numbers are never given twice.
+        assert {(job[1], job[3], job[5]) for job in healed["jobs"]} == {(job[1], job[3], job[5]) for job in booked}
+
+
+async def test_two_rebuilds_at_once_are_one_too_many(settings: Settings) -> None:
+    from pipeline.rebuild import _ONLY_ONE, _alone
+
+    async with runtime(settings) as rt, _alone(rt, _ONLY_ONE):
+        with pytest.raises(Refused, match="another rebuild"):
+            await rebuild(rt, silent)
