@@ -56,8 +56,11 @@ select version, valid_from, state, partition from projections.history where emai
 select places, fact from projections.timeline where email_id = %s
 
 -- name: jobs_of
-select j.queue, j.seq, j.name, j.lane, j.state, j.attempts, j.due_at, j.created_at, j.finished_at, j.last_error,
-    l.paused_at, coalesce(l.paused_reason, ''), case when l.open_until > now() then l.open_until end
+-- An infinite time (a follower of an unknown job) is none here: no datetime can hold it.
+select j.queue, j.seq, j.name, j.lane, j.state, j.attempts, nullif(j.due_at, 'infinity') as due_at,
+    j.created_at, j.finished_at, j.last_error,
+    l.paused_at, coalesce(l.paused_reason, '') as paused_reason,
+    case when l.open_until > now() then l.open_until end as open_until
 from jobs.jobs j left join jobs.lanes l using (queue, lane)
 where j.stream = %s order by j.queue, j.seq
 

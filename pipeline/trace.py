@@ -1,0 +1,260 @@
+"""A name in, everything that happened to the emails it names out, in causal order, and what each waits for.
+
+A name is an email_id, an activity.id, an address or a provider's message id. What isn't projected
+yet is looked for at the end of the log, in the one partition where it must lie.
+"""
+
+import datetime as dt
+from typing import Any, Final
+
+import msgspec
+
+from pipeline.bootstrap import Runtime
+from pipeline.tail import look_on_log
+from projections import postgres
+from projections.postgres import Story, Told
+from projections.steps import kind, occurred_at
+from topics.acks import Acked, Deferred, Dropped, Failed
+from topics.changes import Fact
+from topics.conversions import ConversionResult, Outcome, Word
+from topics.events import DeliveryEvent
+from topics.readings import owed, status, unsettled
+from topics.record import EmailId, Millis
+from topics.requests import SendRequest
+
+MOST: Final = 10
+"""Emails told in full; the others are counted."""
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One thing that happened."""
+
+    at: Millis
+    recorded_at: Millis
+    what: str
+    details: str
+    places: list[str]
+
+
+class Trace(msgspec.Struct, frozen=True):
+    """One email's story, told."""
+
+    email_id: EmailId
+    tenant: str
+    brand: str
+    recipient: str
+    identity: str
+    status: str
+    version: int
+    projected: bool
+    lines: list[Line]
+    conversions: list[dict[str, Any]]
+    jobs: list[dict[str, Any]]
+    waits_for: list[str]
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The newest emails that go by the name; ``more`` of them are not told."""
+
+    traces: list[Trace]
+    more: bool
+
+
+async def find(rt: Runtime, name: str, tenant: str | None = None) -> Found:
+    """What is known of the emails that go by ``name``."""
+    async with rt.pool.connection() as connection:
+        ids = await postgres.emails_known_as(connection, name, tenant, MOST + 1)
+        stories = [story for email_id in ids[:MOST] if (story := await postgres.story(connection, email_id))]
+    if not stories:
+        stories = await look_on_log(rt, name, tenant)
+    now = rt.clock()
+    return Found([tell(story, now) for story in stories], len(ids) > MOST)
+
+
+def tell(story: Story, now: Millis) -> Trace:
+    """A story in words."""
+    request = story.state.request
+    return Trace(
+        email_id=story.state.email_id,
+        tenant="" if request is None else request.tenant,
+        brand="" if request is None else request.brand,
+        recipient="" if request is None else request.recipient,
+        identity="" if request is None else request.identity,
+        status=status(story.state).value,
+        version=story.version,
+        projected=story.version > 0,
+        lines=[_line(told) for told in in_causal_order(story.timeline)],
+        conversions=_conversions(story),
+        jobs=story.jobs,
+        waits_for=waits_for(story, now),
+    )
+
+
+def in_causal_order(timeline: list[Told]) -> list[Told]:
+    """By when we recorded it, but no effect before its cause: clocks of several machines don't agree to the ms."""
+    words: dict[Word, Millis] = {}
+    for told in timeline:
+        for word in _owes(told.fact):
+            words[word] = min(told.fact.recorded_at, words.get(word, told.fact.recorded_at))
+
+    def order(told: Told) -> tuple[int, Millis, int, Millis, list[str]]:
+        fact, at = told.fact, told.fact.recorded_at
+        if isinstance(fact, ConversionResult):
+            return 1, max(at, words.get(fact.word, at)), 1, fact.attempt, told.places
+        return int(not isinstance(fact, SendRequest)), at, 0, occurred_at(fact), told.places
+
+    return sorted(timeline, key=order)
+
+
+_OWES: Final = {"opened": "open", "clicked": "click", "bounced": "bounce", "rejected": "bounce", "complained": "spam"}
+
+
+def _owes(fact: Fact) -> list[Word]:
+    """The words that a fact may make true."""
+    name = _OWES.get(kind(fact), kind(fact))
+    if isinstance(fact, Acked):
+        return [Word.DELIVERED] if fact.means_delivered else []
+    return [Word(name)] if name in set(Word) and not getattr(fact, "machine", "") else []
+
+
+def _line(told: Told) -> Line:
+    fact = told.fact
+    what = f"conversion {fact.word} {fact.outcome}" if isinstance(fact, ConversionResult) else kind(fact)
+    return Line(occurred_at(fact), fact.recorded_at, what, "; ".join(filter(None, _details(fact))), told.places)
+
+
+def _details(fact: Fact) -> list[str]:
+    if isinstance(fact, SendRequest):
+        return _request(fact)
+    if isinstance(fact, DeliveryEvent):
+        return _event(fact)
+    if isinstance(fact, ConversionResult):
+        answer = f"HTTP {fact.status}" if fact.status else "no answer"
+        return [f"attempt {fact.attempt}", f"to {fact.destination}", answer, fact.detail]
+    own = [f"attempt {fact.attempt}", f"by {fact.provider}" if fact.provider else "", _words(fact)]
+    if isinstance(fact, Acked):
+        own.append(f"known there as {fact.provider_message_id}" if fact.provider_message_id else "")
+    if isinstance(fact, Deferred):
+        own.append(f"again at {clock(fact.next_attempt_at)}")
+    if isinstance(fact, Dropped | Failed):
+        own.append(fact.reason)
+    return own
+
+
+def _request(fact: SendRequest) -> list[str]:
+    content = fact.content
+    where = f"content {content.partition}/{content.offset} ({content.chunks} chunks)" if content else "no content"
+    return [f"tenant {fact.tenant}", f"brand {fact.brand}", f"dialect {fact.dialect}", f"to {fact.recipient}", where]
+
+
+def _event(fact: DeliveryEvent) -> list[str]:
+    return [
+        f"by {fact.provider}",
+        f"machine: {fact.machine}" if fact.machine else "",
+        " ".join(filter(None, (fact.bounce_class or "", fact.bounce_type, fact.bounce_subtype))),
+        _words(fact),
+        fact.url,
+        fact.user_agent,
+    ]
+
+
+def _words(fact: Any) -> str:
+    """Codes and text as the server said them."""
+    return " ".join(filter(None, (str(fact.code or ""), fact.enhanced, fact.text)))
+
+
+def _conversions(story: Story) -> list[dict[str, Any]]:
+    """Each word that is owed: what became of it, in the order in which they are told."""
+    jobs = {job["name"]: job for job in story.jobs if job["queue"] == "emit"}
+    attempts = [told.fact for told in story.timeline if isinstance(told.fact, ConversionResult)]
+    words = sorted(owed(story.state), key=lambda word: jobs[word]["seq"] if word in jobs else 99)
+    return [_conversion(story, word, jobs.get(word), attempts) for word in words]
+
+
+def _conversion(
+    story: Story, word: Word, job: dict[str, Any] | None, attempts: list[ConversionResult]
+) -> dict[str, Any]:
+    settled = story.state.settled.get(word)
+    return {
+        "word": word.value,
+        "outcome": settled.outcome.value if settled else "owed" if job else "not told",
+        "attempts": sum(1 for fact in attempts if fact.word is word and fact.outcome is not Outcome.REPLAYED),
+        "job": job,
+    }
+
+
+def waits_for(story: Story, now: Millis) -> list[str]:
+    """What keeps this email from being finished, most urgent first; empty if nothing does."""
+    waits = [line for job in story.jobs if (line := _waits(job, now))]
+    if story.state.request is None:
+        return ["its send request: only events of it have been seen", *waits]
+    words = {job["name"] for job in story.jobs if job["queue"] == "emit"}
+    if not story.version:
+        waits.append("the projector, or the worker before it: it is on the log and in no table yet")
+    elif story.state.request.dialect == "fasttrack":
+        unbooked = [word.value for word in unsettled(story.state) if word not in words]
+        waits += [f"conversion {word}: owed, and in no job (`mailfold rebuild` books it)" for word in unbooked]
+    return waits or _waits_for_news(story)
+
+
+def _waits_for_news(story: Story) -> list[str]:
+    match status(story.state).value:
+        case "accepted":
+            return ["dispatch: it has not been handed to a provider yet"]
+        case "sent" | "deferred":
+            return ["its provider: handed over, nothing final heard yet"]
+        case _:
+            return []
+
+
+def _waits(job: dict[str, Any], now: Millis) -> str:
+    """One open job in a sentence."""
+    what = f"conversion {job['name']}" if job["queue"] == "emit" else "dispatch"
+    error = f"; last: {job['last_error']}" if job["last_error"] else ""
+    match job["state"]:
+        case "done":
+            return ""
+        case "dead":
+            return f"{what}: dead after {job['attempts']} attempts (`mailfold dead replay`){error}"
+        case "unknown":
+            return f"{what}: was in hand when a process died; you decide (`mailfold dead replay`){error}"
+        case "held":
+            return f"{what}: held until the log has been read to its end"
+        case "attempting":
+            return f"{what}: attempt {job['attempts']} is under way, its lease holds until {moment(job['due_at'])}"
+        case _:
+            return f"{what}: {_pending(job, now)}{error}"
+
+
+def _pending(job: dict[str, Any], now: Millis) -> str:
+    if job["paused_at"]:
+        return f"lane {job['lane']} is paused since {moment(job['paused_at'])}: {job['paused_reason']}"
+    if job["open_until"]:
+        return f"lane {job['lane']} failed too often, it is tried again at {moment(job['open_until'])}"
+    if job["due_at"] is None:
+        return "behind an earlier one of this email"
+    due = int(job["due_at"].timestamp() * 1000) - now
+    return f"attempt {job['attempts'] + 1} due {'now' if due <= 0 else f'in {span(due)}'}"
+
+
+def clock(at: Millis) -> str:
+    """A time as people read it, UTC, to the ms; verbatim where it is no time at all."""
+    try:
+        moment_ = dt.datetime.fromtimestamp(at / 1000, dt.UTC)
+    except (OverflowError, ValueError, OSError):
+        return str(at)
+    return moment_.strftime("%Y-%m-%d %H:%M:%S.") + f"{at % 1000:03d}"
+
+
+def moment(at: Any) -> str:
+    """A database's time."""
+    return "" if at is None else clock(int(at.timestamp() * 1000))
+
+
+def span(milliseconds: int) -> str:
+    """A length of time in its two largest units."""
+    seconds, rest = divmod(milliseconds, 1000)
+    for unit, size, below, smaller in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if seconds >= size:
+            return f"{seconds // size} {unit} {seconds % size // smaller} {below}"
+    return f"{seconds}.{rest // 100} s"
