@@ -68,6 +68,9 @@ class World:
                 if name in children:
                     await answers(url, children[name])
             yield children
+        except TimeoutError as error:
+            tails = "\n".join(f"{name}:\n{child.tail()}" for name, child in children.items())
+            raise RuntimeError(f"not done in time; the ends of the logs:\n{tails}") from error
         finally:
             for child in children.values():
                 await child.stopped(8.0)

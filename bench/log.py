@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from pipeline.kafka import append_all, consumer, kafka_log
 from pipeline.ports import Entry
@@ -29,7 +30,10 @@ async def produce(settings: Settings, entries: Iterable[Entry]) -> list[Place]:
 
 async def committed(admin: AIOKafkaAdminClient, group: str, names: Sequence[str]) -> int:
     """How many records of these topics the group is past."""
-    offsets = await admin.list_consumer_group_offsets(group)
+    try:
+        offsets = await admin.list_consumer_group_offsets(group)
+    except GroupCoordinatorNotAvailableError:
+        return 0  # a fresh broker makes the topic for this on first asking
     return sum(max(0, found.offset) for partition, found in offsets.items() if partition.topic in names)
 
 
