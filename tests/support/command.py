@@ -1,0 +1,128 @@
+"""The installed command, run as people run it: arguments and environment in; exit code and words out."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from pipeline.settings import Settings, environment
+
+
+@dataclass(frozen=True)
+class Said:
+    code: int
+    out: str
+    err: str
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """Ours without any setting of Mailfold's, so that a developer's own don't leak into a test."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MAILFOLD_")}
+    return {**kept, "KAFKA_BOOTSTRAP": "", "DATABASE_URL": "", **more}
+
+
+def mailfold(*arguments: str, env: Mapping[str, str] | None = None, stdin: str = "", cwd: Path | None = None) -> Said:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *arguments],
+        env=clean_environment(**(env or {})),
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return Said(done.returncode, done.stdout, done.stderr)
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    return environment(settings)
+
+
+class Up:
+    """A running `mailfold up`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, folder: Path) -> None:
+        self.process = process
+        self.folder = folder
+        self.words = ""
+
+    @property
+    def key(self) -> str:
+        return self._found(r"API key +(\S+)")
+
+    @property
+    def gateway(self) -> str:
+        return self._found(r"POST (\S+)/channels/email/batch")
+
+    def children(self) -> dict[str, int]:
+        return {path.name: int(path.read_text().split()[0]) for path in (self.folder / "pids").glob("[!.]*[!w]")}
+
+    async def says(self, words: str, patience: float = 90.0) -> None:
+        """Read on until it says these words."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(patience):
+            while words not in self.words:
+                line = await self.process.stdout.readline()
+                assert line, f"it ended without saying {words!r}:\n{self.words}"
+                self.words += line.decode()
+
+    async def ends(self, number: int = signal.SIGTERM, patience: float = 10.0) -> int:
+        """Signal it; its exit code, within the promised time."""
+        self.process.send_signal(number)
+        return await asyncio.wait_for(self.process.wait(), patience)
+
+    def _found(self, pattern: str) -> str:
+        found = re.search(pattern, self.words)
+        assert found, self.words
+        return found[1]
+
+
+@asynccontextmanager
+async def up(folder: Path, **env: str) -> AsyncIterator[Up]:
+    """`mailfold up` on a folder of its own, on free ports; ended, with what it started, whatever happens."""
+    ports = dict.fromkeys(("MAILFOLD_PORT", "MAILFOLD_SANDBOX_SMTP_PORT", "MAILFOLD_SANDBOX_HTTP_PORT"), "0")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pipeline", "up"),
+        env=clean_environment(MAILFOLD_DATA_DIR=str(folder), **ports, **env),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+    )
+    running = Up(process, folder)
+    try:
+        yield running
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), 20)
+            except TimeoutError:
+                process.kill()
+        # A pipe that nobody reads would keep the process's transport open after the loop is gone.
+        assert process.stdout is not None
+        await process.stdout.read()
+        await process.wait()
+
+
+async def gone(pids: list[int], patience: float = 15.0) -> None:
+    """Until none of these processes is there."""
+    deadline = asyncio.get_running_loop().time() + patience
+    while alive := [pid for pid in pids if _alive(pid)]:
+        assert asyncio.get_running_loop().time() < deadline, f"still running: {alive}"
+        await asyncio.sleep(0.1)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
