@@ -42,6 +42,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(psycopg.DataError, _unstorable)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _bug)
     for error in (DatabaseUnavailable, LogUnavailable, psycopg.OperationalError, PoolTimeout):
@@ -62,6 +63,11 @@ async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     return respond(400, str(first["msg"]), ".".join(str(part) for part in first["loc"]))
+
+
+async def _unstorable(request: Request, _: Exception) -> Response:
+    # A NUL in a text, a number beyond the column's: nothing that was ever stored can be meant.
+    return respond(400, "a value that can't be", f"{request.method} {request.url.path}")
 
 
 async def _http(request: Request, error: Exception) -> Response:

@@ -1,5 +1,6 @@
 """`POST /webhooks/{provider}`: an authentic request -> its raw bytes on the log, before anybody interprets them."""
 
+import re
 import time
 from typing import Final
 
@@ -20,6 +21,8 @@ REMEMBERED_S: Final = 3.0
 BODY_MAX: Final = MAX_RECORD_BYTES - 20_000
 """One webhook is one record, headers included; SendGrid's are at most 768 kB."""
 HEADERS_MAX: Final = 16_000
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+"""What a provider can be called (admin.providers); nothing else is worth a question to Postgres."""
 _SECRET: Final = frozenset({"x-api-key", "x-forwarded-for", "x-real-ip"})
 
 
@@ -37,7 +40,7 @@ def router(world: World) -> APIRouter:
     @routes.post("/webhooks/{provider}", summary="Take a provider's webhook", status_code=204)
     async def webhook(provider: str, request: Request) -> Response:
         """Verify the signature, append the raw bytes, answer 2xx. 503: not durable, the provider tries again."""
-        row = await known.get(provider, find)
+        row = await known.get(provider, find) if _NAME.fullmatch(provider) else None
         if row is None:
             raise Problem(404, "no such provider", f"/webhooks/{provider}")
         body = await read_raw(request, BODY_MAX)

@@ -1,0 +1,272 @@
+"""A batch over real HTTP: what is answered successful is on the log, content and all; the rest is told honestly."""
+
+import asyncio
+import gzip
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from pipeline import admin
+from pipeline.content.chunks import unpack
+from pipeline.settings import Settings
+from tests.support.fasttrack import activity, message
+from tests.support.gateway import Gateway, gateway, records, until
+from topics import ids
+from topics.contents import Content, ContentChunk
+from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
+from topics.requests import Mailbox, SendRequest
+
+
+def taken(response: httpx.Response) -> dict[str, str]:
+    assert response.status_code == 200, response.text
+    return {each["id"]: each["email_id"] for each in response.json()["successful"]}
+
+
+async def requests(settings: Settings) -> list[SendRequest]:
+    return [record for *_, record in await records(settings, SEND_REQUESTS)]
+
+
+async def content_of(settings: Settings, request: SendRequest) -> Content:
+    """What the pointer points to, read from the place it names."""
+    pointer = request.content
+    assert pointer is not None
+    found: list[ContentChunk] = []
+    for partition, offset, key, chunk in await records(settings, MESSAGE_CONTENTS):
+        if key == pointer.content_id.encode() and partition == pointer.partition:
+            assert found or offset == pointer.offset
+            found.append(chunk)
+    assert len(found) == pointer.chunks
+    return unpack(found, pointer.sha256)
+
+
+async def test_what_is_successful_is_on_the_log_with_its_content(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        answer = await world.post([message("one", amp_content="<html ⚡4email></html>")])
+        email_id = ids.email_id("acme", "fasttrack", "one")
+        assert answer.json() == {"successful": [{"id": "one", "email_id": email_id}], "failed": [], "fatal": []}
+        (_, _, key, request) = (await records(settings, SEND_REQUESTS))[0]
+        assert key == email_id.encode()
+        assert request == SendRequest(
+            email_id=email_id,
+            message_id=ids.message_id("acme", "fasttrack", "one"),
+            tenant="acme",
+            dialect="fasttrack",
+            brand="12",
+            recipient="anna@example.com",
+            recorded_at=request.recorded_at,
+            identity="one",
+            sender=Mailbox(address="news@example.com", name="Example"),
+            reply_to=("support@example.com",),
+            subject="Welcome",
+            activity=request.activity,
+            content=request.content,
+        )
+        assert json.loads(bytes(request.activity)) == activity(id="one")
+        assert await content_of(settings, request) == Content(html="<p>Hello</p>", amp="<html ⚡4email></html>")
+
+
+async def test_the_activity_lies_on_the_log_byte_for_byte(settings: Settings) -> None:
+    raw = (
+        b'{"id": "verbatim", "brand_id": 123456789012345678901234567890, "user_id": "1", "internal_user_id":-0,'
+        b'"activity_id":1,  "action_group_id":1,"trigger_hash":"\\u00e5","action_id":1,"x":1E400,"x":{"b":1,"a":2}}'
+    )
+    rest = json.dumps({name: value for name, value in message().items() if name != "activity"}).encode()
+    async with gateway(settings) as world:
+        assert "verbatim" in taken(await world.post(b'[{"activity":' + raw + b"," + rest[1:] + b"]"))
+        request = (await requests(settings))[0]
+        assert bytes(request.activity) == raw
+        assert request.brand == "123456789012345678901234567890"
+
+
+async def test_a_repeat_gets_the_same_ids(settings: Settings) -> None:
+    batch = [message("one"), message("two", content="<p>rendered</p>")]
+    async with gateway(settings) as world:
+        first = taken(await world.post(batch))
+        assert taken(await world.post([batch[0], message("two", content="<p>rendered anew</p>")])) == first
+
+
+async def test_the_same_batch_twice_at_once_is_one_set_of_emails(settings: Settings) -> None:
+    batch = [message(f"m{number}") for number in range(200)]
+    async with gateway(settings) as world:
+        answers = await asyncio.gather(*[world.post(order) for order in (batch, batch[::-1], batch)])
+        assert taken(answers[0]) == taken(answers[1]) == taken(answers[2])
+        assert len(taken(answers[0])) == 200
+        async with world.rt.pool.connection() as connection:
+            counted = await (await connection.execute("select count(*) from intake.identities")).fetchone()
+        assert counted == (200,)
+        assert {request.email_id for request in await requests(settings)} == set(taken(answers[0]).values())
+
+
+async def test_of_two_recipients_for_one_id_at_once_only_one_is_right(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        answers = await asyncio.gather(
+            *[world.post([message("one", email=f"{name}@example.com")]) for name in ("anna", "bertil", "cecilia")]
+        )
+        successes = [answer.json()["successful"] for answer in answers]
+        assert sorted(map(len, successes)) == [0, 0, 1]
+        assert sorted(len(answer.json()["failed"]) for answer in answers) == [0, 1, 1]
+        assert len({request.recipient for request in await requests(settings)}) == 1
+
+
+@pytest.mark.parametrize("other", [{"email": "bertil@example.com"}, {"activity": activity(id="one", brand_id=13)}])
+async def test_the_same_id_with_another_recipient_or_brand_fails(settings: Settings, other: dict[str, Any]) -> None:
+    async with gateway(settings) as world:
+        taken(await world.post([message("one")]))
+        answer = (await world.post([message("one", **other), message("two")])).json()
+        assert [each["id"] for each in answer["successful"]] == ["two"]
+        error = "[0]: this id was taken before with another recipient or brand"
+        assert answer["failed"] == [{"id": "one", "error": error}]
+
+
+async def test_twins_in_one_batch_are_one_email_unless_they_contradict(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        batch = [message("one"), message("one"), message("one", email="bertil@example.com")]
+        answer = (await world.post(batch)).json()
+        assert answer["successful"] == [{"id": "one", "email_id": ids.email_id("acme", "fasttrack", "one")}] * 2
+        error = "[2].activity.id: this id is in the batch before with another recipient or brand"
+        assert answer["failed"] == [{"id": "one", "error": error}]
+        assert len(await requests(settings)) == 1
+
+
+async def test_bad_messages_fail_alone(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        bad = message("bad", activity=activity(id="bad", brand_id="12"))
+        body = json.dumps([bad, message("good"), message("half", subject="\ud800"), 5]).encode()
+        answer = (await world.post(body)).json()
+        assert [each["id"] for each in answer["successful"]] == ["good"]
+        assert [each["id"] for each in answer["failed"]] == ["bad", "half", None]
+        assert answer["failed"][0]["error"] == "[0].activity.brand_id: expected int, got str"
+        assert answer["fatal"] == []
+
+
+async def test_an_empty_batch_has_three_empty_arrays(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        assert (await world.post([])).json() == {"successful": [], "failed": [], "fatal": []}
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        (b"", "end of body"),
+        (b"{}", "body"),
+        (b"[1,", "end of body"),
+        (b'["\xff"]', "byte 2"),
+        (b"[" * 100_000, "body"),
+        (b'["\\ud800"', "end of body"),
+    ],
+)
+async def test_a_body_that_is_no_batch_is_a_400_with_what_and_where(
+    settings: Settings, body: bytes, where: str
+) -> None:
+    async with gateway(settings) as world:
+        answer = await world.post(body)
+        assert answer.status_code == 400
+        assert answer.json()["where"] == where
+        assert set(answer.json()) == {"error", "where"}
+
+
+async def test_a_key_is_needed_and_a_revoked_one_ends(settings: Settings) -> None:
+    wrong: tuple[dict[str, str], ...] = ({}, {"X-Api-Key": "mf_wrong"}, {"Authorization": "Basic x"})
+    async with gateway(settings) as world:
+        for headers in wrong:
+            answer = await world.http.post("/channels/email/batch", json=[], headers=headers)
+            assert answer.status_code == 401
+            assert answer.json()["where"] == "X-Api-Key"
+        bearer = {"Authorization": f"Bearer {world.key}"}
+        assert (await world.http.post("/channels/email/batch", json=[], headers=bearer)).status_code == 200
+        assert (await world.post([])).status_code == 200
+        await admin.revoke_key(world.rt.pool, admin.key_hash(world.key)[:6].hex())
+        await until(lambda: _is(world, 401))
+
+
+async def _is(world: Gateway, status: int) -> bool:
+    return (await world.post([])).status_code == status
+
+
+async def test_tenants_never_share_an_identity(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        await admin.add_tenant(world.rt.pool, admin.Tenant("other"))
+        key = await admin.add_key(world.rt.pool, "other")
+        mine = taken(await world.post([message("one")]))
+        theirs = taken(await world.post([message("one", email="bertil@example.com")], X_Api_Key=key))
+        assert mine["one"] != theirs["one"]
+        assert {request.tenant for request in await requests(settings)} == {"acme", "other"}
+
+
+async def test_what_is_over_the_batch_maximum_is_fatal_and_the_rest_is_taken(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        await admin.add_tenant(world.rt.pool, admin.Tenant("small", batch_max=2))
+        key = await admin.add_key(world.rt.pool, "small")
+        answer = (await world.post([message(f"m{n}") for n in range(5)], X_Api_Key=key)).json()
+        assert [each["id"] for each in answer["successful"]] == ["m0", "m1"]
+        assert [each["id"] for each in answer["fatal"]] == ["m2", "m3", "m4"]
+        assert len(await requests(settings)) == 2
+
+
+async def test_what_is_over_the_rate_is_fatal_and_taken_later(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        await admin.add_tenant(world.rt.pool, admin.Tenant("slow", rate_per_second=2))
+        key = await admin.add_key(world.rt.pool, "slow")
+        waiting = [message(f"m{n}") for n in range(5)]
+        rounds = 0
+        while waiting:
+            answer = (await world.post(waiting, X_Api_Key=key)).json()
+            fatal = {each["id"] for each in answer["fatal"]}
+            assert len(waiting) == len(fatal) + len(answer["successful"])
+            waiting = [one for one in waiting if one["activity"]["id"] in fatal]
+            rounds += 1
+            await asyncio.sleep(0.1)
+        assert rounds > 1
+        assert len(await requests(settings)) == 5
+
+
+async def test_a_body_over_the_limit_is_a_413_however_it_comes(settings: Settings) -> None:
+    async with gateway(settings, body_max=100_000) as world:
+        large = json.dumps([message(content="x" * 200_000)]).encode()
+
+        async def pieces() -> Any:
+            for start in range(0, len(large), 10_000):
+                yield large[start : start + 10_000]
+
+        headers = {"X-Api-Key": world.key}
+        declared = await world.post(large)
+        chunked = await world.http.post("/channels/email/batch", content=pieces(), headers=headers)
+        bomb = await world.post(gzip.compress(large), Content_Encoding="gzip")
+        for answer in (declared, chunked, bomb):
+            assert answer.status_code == 413, answer.text
+            assert answer.json()["where"] == "body"
+        assert (await world.post([message()])).status_code == 200
+        assert len(await requests(settings)) == 1
+
+
+async def test_gzip_is_read_and_what_is_not_gzip_is_told(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        zipped = gzip.compress(json.dumps([message("zipped")]).encode())
+        assert "zipped" in taken(await world.post(zipped, Content_Encoding="gzip"))
+        for body in (b"[]", zipped[:-9], zipped + b"x", b""):
+            answer = await world.post(body, Content_Encoding="gzip")
+            assert (answer.status_code, answer.json()["where"]) == (400, "body")
+        answer = await world.post(zipped, Content_Encoding="br")
+        assert (answer.status_code, answer.json()["where"]) == (415, "Content-Encoding")
+
+
+async def test_ten_thousand_messages_in_one_batch(settings: Settings) -> None:
+    async with gateway(settings, append_timeout=60) as world:
+        answer = await world.post([message(f"m{n}") for n in range(10_000)])
+        assert len(taken(answer)) == 10_000
+        assert len({request.email_id for request in await requests(settings)}) == 10_000
+
+
+async def test_five_megabytes_of_html(settings: Settings) -> None:
+    # Hex of a hash chain: text that hardly shrinks, so that it takes several records.
+    import hashlib
+
+    html = "".join(hashlib.sha256(str(n).encode()).hexdigest() for n in range(80_000))
+    async with gateway(settings) as world:
+        assert "large" in taken(await world.post([message("large", content=html), message("small")]))
+        large = next(request for request in await requests(settings) if request.identity == "large")
+        assert large.content is not None
+        assert large.content.chunks > 1
+        assert (await content_of(settings, large)).html == html

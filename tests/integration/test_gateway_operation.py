@@ -1,0 +1,159 @@
+"""What an operator and a client's developer see of the gateway, and how it starts and ends."""
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+
+from pipeline.bootstrap import runtime
+from pipeline.errors import BadSettings
+from pipeline.gateway import openapi, run
+from pipeline.settings import Settings
+from tests.support.fasttrack import message
+from tests.support.gateway import gateway, until
+
+
+async def test_health_and_readiness(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        assert (await world.http.get("/healthz")).json() == {"status": "ok"}
+        answer = await world.http.get("/readyz")
+        assert (answer.status_code, answer.json()) == (200, {"status": "ok", "problems": {}})
+
+
+async def test_metrics_count_requests_messages_and_appends(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        await world.post([message("one"), 5])
+        await world.http.get("/nowhere")
+        assert await world.metric('mailfold_http_requests_total{status="200",surface="batch"}') == 1
+        assert await world.metric('mailfold_http_requests_total{status="404",surface="other"}') == 1
+        assert await world.metric('mailfold_messages_total{outcome="successful"}') == 1
+        assert await world.metric('mailfold_messages_total{outcome="failed"}') == 1
+        assert await world.metric('mailfold_appends_total{result="confirmed",topic="send-requests"}') == 1
+        assert await world.metric("mailfold_postgres_up") == 1
+
+
+async def test_metrics_show_what_is_owed_dead_and_paused(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        async with world.rt.pool.connection() as connection:
+            await connection.execute(
+                "insert into jobs.jobs (queue, stream, seq, name, lane, state, payload, created_at) values "
+                "('emit', gen_random_uuid(), 1, 'open', 'acme/12', 'pending', '', now() - interval '1 hour'), "
+                "('emit', gen_random_uuid(), 1, 'open', 'acme/12', 'dead', '', now() - interval '1 day'), "
+                "('dispatch', gen_random_uuid(), 0, 'send', 'acme/12', 'unknown', '', now())"
+            )
+            await connection.execute(
+                "insert into jobs.lanes (queue, lane, paused_at) values ('emit', 'acme/12', now())"
+            )
+        assert await world.metric('mailfold_jobs{queue="emit",state="pending"}') == 1
+        assert await world.metric('mailfold_jobs{queue="emit",state="dead"}') == 1
+        assert await world.metric('mailfold_jobs{queue="dispatch",state="unknown"}') == 1
+        assert 3_600 <= await world.metric('mailfold_oldest_job_seconds{queue="emit"}') < 7_200
+        assert await world.metric('mailfold_lane_paused{lane="acme/12",queue="emit"}') == 1
+
+
+async def test_metrics_are_not_for_everybody(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        proxied = await world.http.get("/metrics", headers={"X-Forwarded-For": "192.0.2.1"})
+        assert proxied.status_code == 403
+    async with gateway(settings, metrics_key=settings.secret) as world:
+        assert (await world.http.get("/metrics")).status_code == 401
+        assert (await world.http.get("/metrics", headers={"Authorization": "Bearer wrong"})).status_code == 401
+        bearer = {"Authorization": f"Bearer {settings.secret.get_secret_value()}"}
+        assert (await world.http.get("/metrics", headers=bearer)).status_code == 200
+
+
+async def test_every_answer_has_the_headers_and_no_name_of_the_server(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        for path in ("/healthz", "/nowhere", "/docs", "/o/x.gif", "/c/x"):
+            headers = (await world.http.get(path)).headers
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["content-security-policy"].startswith("default-src 'none'")
+            assert "server" not in headers
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/channels/email/batch", 405)]
+)
+async def test_the_framework_s_own_errors_have_our_shape(
+    settings: Settings, method: str, path: str, status: int
+) -> None:
+    async with gateway(settings) as world:
+        answer = await world.http.request(method, path)
+        assert answer.status_code == status
+        assert set(answer.json()) == {"error", "where"}
+
+
+async def test_openapi_describes_what_is_really_taken_and_answered(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        document = (await world.http.get("/openapi.json")).json()
+        operation = document["paths"]["/channels/email/batch"]["post"]
+        request = operation["requestBody"]["content"]["application/json"]
+        validate(document, request["schema"], request["example"])
+        answered = operation["responses"]["200"]["content"]["application/json"]
+        validate(document, answered["schema"], answered["example"])
+        real = await world.post(request["example"])
+        assert len(real.json()["successful"]) == 1
+        validate(document, answered["schema"], real.json())
+        problem = await world.post(b"{")
+        schema = operation["responses"]["400"]["content"]["application/json"]["schema"]
+        validate(document, schema, problem.json())
+
+
+def validate(document: dict[str, Any], schema: dict[str, Any], value: Any) -> None:
+    jsonschema.Draft202012Validator({**schema, "components": document["components"]}).validate(value)
+
+
+async def test_the_docs_page_shows_each_path_and_example_without_any_script(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        page = (await world.http.get("/docs")).text
+        for path in (await world.http.get("/openapi.json")).json()["paths"]:
+            assert f"<code>{path}</code>" in page
+        assert openapi.MESSAGE_EXAMPLE["activity"]["id"] in page
+        assert "<script" not in page
+
+
+async def test_a_port_that_is_taken_is_a_clear_error(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with runtime(settings.model_copy(update={"port": port})) as rt:
+            with pytest.raises(BadSettings, match=f"MAILFOLD_PORT: 127.0.0.1:{port}"):
+                await run(rt)
+
+
+async def test_the_role_as_a_process_serves_and_ends_on_sigterm_with_requests_in_hand(settings: Settings) -> None:
+    environment = {
+        "KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "MAILFOLD_SECRET": settings.secret.get_secret_value(),
+        "MAILFOLD_TOPIC_PREFIX": settings.topic_prefix,
+        "MAILFOLD_DATA_DIR": str(settings.data_dir),
+        "MAILFOLD_PORT": "0",
+        "PATH": "",
+    }
+    role = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pipeline", "gateway"), env=environment, stderr=subprocess.PIPE
+    )
+    try:
+        port_file = settings.data_dir / "gateway.port"
+        await until(lambda: port_file.exists() and port_file.read_text().endswith("\n"))
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port_file.read_text().strip()}") as http:
+            assert (await http.get("/healthz")).status_code == 200
+            _, idle = await asyncio.open_connection("127.0.0.1", int(port_file.read_text()))
+            role.terminate()
+            async with asyncio.timeout(10):
+                assert await role.wait() == 0
+            idle.close()
+    finally:
+        if role.returncode is None:
+            role.kill()
+    assert role.stderr is not None
+    logged = (await role.stderr.read()).decode()
+    assert "gateway listens on http://127.0.0.1:" in logged
+    assert "Traceback" not in logged
+    json.dumps(logged)

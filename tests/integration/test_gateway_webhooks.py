@@ -1,0 +1,104 @@
+"""Providers' webhooks over real HTTP: raw bytes on the log if they are authentic, a clear refusal if not."""
+
+import base64
+import time
+
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from pipeline import admin
+from pipeline.settings import Settings
+from tests.support.gateway import Gateway, gateway, records
+from tests.support.kafka_proxy import kafka_proxy
+from topics.registry import PROVIDER_WEBHOOKS
+
+KEY = ec.generate_private_key(ec.SECP256R1())
+BODY = b'[{"event":"delivered", "sg_event_id":"x"}]  '
+
+
+def signed(body: bytes, age_s: int = 0, key: ec.EllipticCurvePrivateKey = KEY) -> dict[str, str]:
+    timestamp = str(int(time.time()) - age_s)
+    signature = key.sign(timestamp.encode() + body, ec.ECDSA(hashes.SHA256()))
+    return {
+        "X-Twilio-Email-Event-Webhook-Signature": base64.b64encode(signature).decode(),
+        "X-Twilio-Email-Event-Webhook-Timestamp": timestamp,
+        "Content-Type": "application/json",
+    }
+
+
+async def add_provider(world: Gateway, name: str = "mailer", kind: str = "sendgrid") -> None:
+    der = KEY.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    provider = admin.Provider(name, "127.0.0.1", 25, kind=kind, webhook_key=base64.b64encode(der).decode())
+    await admin.add_provider(world.rt.pool, provider, world.rt.settings.secret.get_secret_value())
+
+
+async def test_an_authentic_webhook_lies_on_the_log_byte_for_byte(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        await add_provider(world)
+        headers = {**signed(BODY), "X-Api-Key": "not to be kept", "Cookie": "nor this"}
+        answer = await world.http.post("/webhooks/mailer", content=BODY, headers=headers)
+        assert answer.status_code in range(200, 300)
+        ((_, _, key, webhook),) = await records(settings, PROVIDER_WEBHOOKS)
+        assert (key, webhook.provider, webhook.kind, webhook.body) == (None, "mailer", "sendgrid", BODY)
+        assert dict(webhook.headers) == {name.lower(): value for name, value in signed(BODY).items()} | {
+            name: value for name, value in webhook.headers if name.startswith("x-twilio")
+        }
+
+
+async def test_what_nobody_understands_is_taken_too_if_it_is_authentic(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        await add_provider(world)
+        for body in (b"", b"not json", b"\xff", b'[{"event":"never heard of"}]', b"[" * 100_000):
+            answer = await world.http.post("/webhooks/mailer", content=body, headers=signed(body))
+            assert answer.status_code in range(200, 300)
+        assert len(await records(settings, PROVIDER_WEBHOOKS)) == 5
+
+
+async def test_forged_and_stale_ones_are_refused_and_counted(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        await add_provider(world)
+        forgeries: tuple[tuple[bytes, dict[str, str]], ...] = (
+            (BODY, {}),
+            (BODY + b" ", signed(BODY)),
+            (BODY, signed(BODY, key=ec.generate_private_key(ec.SECP256R1()))),
+            (BODY, {**signed(BODY), "X-Twilio-Email-Event-Webhook-Signature": "!"}),
+            (BODY, {**signed(BODY), "X-Twilio-Email-Event-Webhook-Timestamp": "soon"}),
+            (BODY, signed(BODY, age_s=settings.webhook_max_age + 60)),
+            (BODY, signed(BODY, age_s=-3_600)),
+        )
+        for body, headers in forgeries:
+            answer = await world.http.post("/webhooks/mailer", content=body, headers=headers)
+            assert answer.status_code == 403
+            assert answer.json()["error"]
+        assert await records(settings, PROVIDER_WEBHOOKS) == []
+        assert await world.metric('mailfold_forged_total{surface="webhook"}') == len(forgeries)
+
+
+async def test_unknown_providers_and_those_without_webhooks_are_404(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        await add_provider(world, "plain", "smtp")
+        for name in ("plain", "nobody", "%00", "å", "x" * 5_000, "MAILER"):
+            answer = await world.http.post(f"/webhooks/{name}", content=BODY, headers=signed(BODY))
+            assert answer.status_code == 404
+            assert set(answer.json()) == {"error", "where"}
+
+
+async def test_what_is_too_large_for_one_record_is_a_413(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        await add_provider(world)
+        fits, large = b" " * 880_000, b" " * 880_001
+        assert (await world.http.post("/webhooks/mailer", content=fits, headers=signed(fits))).status_code == 204
+        assert (await world.http.post("/webhooks/mailer", content=large, headers=signed(large))).status_code == 413
+        assert len(await records(settings, PROVIDER_WEBHOOKS)) == 1
+
+
+async def test_a_log_that_is_away_is_a_503_so_that_the_provider_tries_again(settings: Settings) -> None:
+    async with (
+        kafka_proxy(settings.kafka_bootstrap) as proxy,
+        gateway(settings, kafka_bootstrap=proxy.bootstrap, append_timeout=0.3) as world,
+    ):
+        await add_provider(world)
+        proxy.away()
+        answer = await world.http.post("/webhooks/mailer", content=BODY, headers=signed(BODY))
+        assert answer.status_code == 503
+        proxy.back()

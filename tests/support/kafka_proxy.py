@@ -1,0 +1,74 @@
+"""A TCP proxy before a real broker, so that a test can take the log away from one role and give it back.
+
+A broker tells its clients its own address, so each answer's address is rewritten to the proxy's.
+"""
+
+import asyncio
+import contextlib
+import struct
+from collections.abc import AsyncIterator
+
+
+class KafkaProxy:
+    """Forwards while ``open``; holds everything back, connections too, while not."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.open = asyncio.Event()
+        self.open.set()
+        self.bootstrap = ""
+
+    def away(self) -> None:
+        """From now on the broker says nothing any more, as one that is frozen or cut off."""
+        self.open.clear()
+
+    def back(self) -> None:
+        """Everything held back goes on its way."""
+        self.open.set()
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One client's connection."""
+        await self.open.wait()
+        there, here = await asyncio.open_connection(self._host, self._port)
+        for source, sink in ((reader, here), (there, writer)):
+            task = asyncio.create_task(self._forward(source, sink))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                size = await source.readexactly(4)
+                frame = await source.readexactly(struct.unpack(">i", size)[0])
+                await self.open.wait()
+                sink.write(size + frame.replace(self._address(self._port), self._address(self._mine())))
+                await sink.drain()
+        sink.close()
+
+    def _mine(self) -> int:
+        return int(self.bootstrap.rpartition(":")[2])
+
+    def _address(self, port: int) -> bytes:
+        return self._host.encode() + struct.pack(">i", port)
+
+    async def close(self) -> None:
+        """End every connection."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def kafka_proxy(bootstrap: str) -> AsyncIterator[KafkaProxy]:
+    """A proxy on a free port."""
+    host, _, port = bootstrap.partition(",")[0].rpartition(":")
+    proxy = KafkaProxy(host, int(port))
+    server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
+    proxy.bootstrap = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield proxy
+    finally:
+        server.close()
+        await proxy.close()
