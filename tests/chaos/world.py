@@ -231,9 +231,9 @@ async def world(env: dict[str, str], folder: Path, role_env: dict[str, dict[str,
         "--webhook-key",
         made.public_key(),
     )
-    made.cli("brands", "add", "acme", "*", "--provider", "sandbox")
+    made.cli("brands", "add", "*", "--tenant", "acme", "--provider", "sandbox")
     url = f"http://127.0.0.1:{made.receiver_port}"
-    made.cli("destinations", "add", "acme", "*", "--url", url, "--key-env", "FAST_TRACK_KEY")
+    made.cli("destinations", "add", url, "--tenant", "acme", "--key-env", "FAST_TRACK_KEY")
     app = web.Application()
     app.router.add_post("/email/conversion", made.receive)
     runner = web.AppRunner(app)
