@@ -107,3 +107,20 @@ def consumer(settings: Settings, *topics: str, **options: Any) -> AIOKafkaConsum
 def partition_of(topic: str, partition: int, settings: Settings) -> TopicPartition:
     """A topic's partition on the cluster."""
     return TopicPartition(settings.topic(topic), partition)
+
+
+async def partitions(reader: AIOKafkaConsumer, *names: str, patience: float = 10.0) -> list[TopicPartition]:
+    """Every partition that these topics (names on the cluster) have there; what a reader by hand assigns itself.
+
+    Raises LogUnavailable for a topic that doesn't show up.
+    """
+    # aiokafka knows the topics that it was told of, and is told of them by an assignment.
+    reader.assign([TopicPartition(name, 0) for name in names])
+    deadline = asyncio.get_running_loop().time() + patience
+    while missing := [name for name in names if not reader.partitions_for_topic(name)]:
+        if asyncio.get_running_loop().time() > deadline:
+            raise LogUnavailable(f"{missing[0]}: not there; `mailfold topics create` makes it")
+        await asyncio.sleep(0.02)
+    return [
+        TopicPartition(name, number) for name in names for number in sorted(reader.partitions_for_topic(name) or ())
+    ]

@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 
 from pipeline.content.chunks import unpack
 from pipeline.errors import LogUnavailable, Unrecognised
-from pipeline.kafka import consumer, partition_of
+from pipeline.kafka import consumer, partition_of, partitions
 from pipeline.outbox.coalesce import Coalesced
 from pipeline.settings import Settings
 from topics.codec import Undecodable, decode
@@ -153,21 +153,9 @@ async def contents(settings: Settings) -> AsyncIterator[Contents]:
     reader = consumer(settings, fetch_max_wait_ms=50, max_partition_fetch_bytes=2 * MAX_RECORD_BYTES)
     await reader.start()
     try:
-        name = settings.topic(MESSAGE_CONTENTS.name)
-        numbers = await _partitions(reader, name)
-        assigned = [TopicPartition(name, number) for number in sorted(numbers)]
+        assigned = await partitions(reader, settings.topic(MESSAGE_CONTENTS.name))
         reader.assign(assigned)
         reader.pause(*assigned)
         yield Contents(reader, settings)
     finally:
         await reader.stop()
-
-
-async def _partitions(reader: AIOKafkaConsumer, topic: str) -> set[int]:
-    found: set[int] = reader.partitions_for_topic(topic) or set()
-    if not found:
-        await reader.topics()
-        found = reader.partitions_for_topic(topic) or set()
-    if not found:
-        raise LogUnavailable(f"{topic}: doesn't exist; `mailfold topics create` makes it")
-    return found

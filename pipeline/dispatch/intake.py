@@ -21,8 +21,9 @@ from psycopg_pool import PoolTimeout
 from pipeline.bootstrap import Runtime
 from pipeline.dispatch.reading import Rows, read
 from pipeline.errors import LeaseLost, Recoverable
-from pipeline.kafka import consumer
+from pipeline.kafka import consumer, partitions
 from pipeline.outbox.append import append_until_confirmed
+from pipeline.outbox.store import storable
 from pipeline.ports import Entry
 from projections.sql import Queries
 from topics.dead_letters import DeadLetter
@@ -79,24 +80,19 @@ class Intake:
 
     async def _begin(self, reader: AIOKafkaConsumer) -> None:
         known = await self._known()
-        await reader.topics()
-        partitions = [
-            TopicPartition(name, number)
-            for name in self._topics
-            for number in sorted(reader.partitions_for_topic(name) or ())
-        ]
-        reader.assign(partitions)
-        first, ends = await reader.beginning_offsets(partitions), await reader.end_offsets(partitions)
-        for partition in partitions:
+        all_partitions = await partitions(reader, *self._topics)
+        reader.assign(all_partitions)
+        first, ends = await reader.beginning_offsets(all_partitions), await reader.end_offsets(all_partitions)
+        for partition in all_partitions:
             self._next[partition] = known.get(partition, first[partition])
             reader.seek(partition, self._next[partition])
         acks = self._rt.settings.topic(PROVIDER_ACKS.name)
-        for partition in partitions:
+        for partition in all_partitions:
             if partition not in known and partition.topic != acks:
                 gate = TopicPartition(acks, partition.partition)
                 self._gates[partition] = (gate, ends[gate])
                 reader.pause(partition)
-        await self._write_first([tp for tp in partitions if tp not in known and tp not in self._gates])
+        await self._write_first([tp for tp in all_partitions if tp not in known and tp not in self._gates])
 
     async def _known(self) -> dict[TopicPartition, int]:
         async with self._rt.pool.connection() as connection:
@@ -104,9 +100,9 @@ class Intake:
         prefix = self._rt.settings.topic
         return {TopicPartition(prefix(topic), partition): offset for topic, partition, offset in rows}
 
-    async def _write_first(self, partitions: Sequence[TopicPartition]) -> None:
+    async def _write_first(self, unread: Sequence[TopicPartition]) -> None:
         async with self._rt.pool.connection() as connection:
-            values = self._columns(partitions) | {"offsets": [self._next[tp] for tp in partitions]}
+            values = self._columns(unread) | {"offsets": [self._next[tp] for tp in unread]}
             await connection.execute(SQL["begin_partition"], values)
 
     async def _open_gates(self, reader: AIOKafkaConsumer) -> None:
@@ -137,10 +133,10 @@ class Intake:
         if moved.rowcount != len(upto):
             raise LeaseLost("another dispatcher reads the log now")
 
-    def _columns(self, partitions: Sequence[TopicPartition]) -> dict[str, Any]:
+    def _columns(self, places: Sequence[TopicPartition]) -> dict[str, Any]:
         return {
-            "topics": [self._topics[partition.topic].name for partition in partitions],
-            "partitions": [partition.partition for partition in partitions],
+            "topics": [self._topics[place.topic].name for place in places],
+            "partitions": [place.partition for place in places],
         }
 
     def _letter(self, record: Any, why: str) -> Entry:
@@ -161,7 +157,7 @@ class Intake:
 async def _write(connection: psycopg.AsyncConnection[Any], rows: Rows) -> None:
     if rows.ends:
         states, attempts, errors = zip(*rows.ends.values(), strict=True)
-        values = {"states": list(states), "attempts": list(attempts), "errors": [e.replace("\0", "") for e in errors]}
+        values = {"states": list(states), "attempts": list(attempts), "errors": [storable(error) for error in errors]}
         await connection.execute(SQL["take_ends"], {"streams": list(rows.ends), **values})
     if rows.deferrals:
         attempts, dues = zip(*rows.deferrals.values(), strict=True)

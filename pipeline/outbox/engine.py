@@ -23,7 +23,8 @@ from pipeline.outbox.wake import listen
 
 logger = logging.getLogger(__name__)
 
-DATABASE_TROUBLE: Final = (psycopg.Error, PoolTimeout, OSError)
+DATABASE_TROUBLE: Final = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, OSError)
+"""Postgres is away or busy with itself; anything else it says is a mistake of ours and ends the role."""
 POLL: Final = 1.0
 """Seconds between looks where nobody rang: the fallback for a lost notification."""
 GATHER: Final = 0.004
@@ -80,21 +81,18 @@ class Engine:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop``; then let what is in hand end, give back what was not begun, and return."""
-        background = [
-            asyncio.create_task(coroutine)
-            for coroutine in (listen(self._url, channel(self._store.queue), self._wake), self._keep(), self._ticks())
-        ]
-        settler = asyncio.create_task(self._settle())
-        stopping = asyncio.create_task(self._wake_at(stop))
+        helpers = (self._settle(), self._keep(), self._ticks(), self._wake_at(stop))
+        listener = listen(self._url, channel(self._store.queue), self._wake)
+        tasks = [asyncio.create_task(coroutine) for coroutine in (*helpers, listener)]
         try:
             while not stop.is_set():
                 await self._claim()
+                _raise_first(tasks)
             await self._drain()
         finally:
-            for task in (*background, stopping):
+            for task in tasks:
                 task.cancel()
-            settler.cancel()
-            await asyncio.gather(*background, stopping, settler, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     # ------------------------------------------------------------------ claim
     async def _claim(self) -> None:
@@ -104,6 +102,7 @@ class Engine:
         except DATABASE_TROUBLE as error:
             logger.warning("%s: the database is away: %s", self._store.queue, error)
             await asyncio.sleep(POLL)
+            await self._store.revive()
             return
         if claimed:
             await asyncio.sleep(GATHER)
@@ -226,3 +225,10 @@ class Engine:
     async def _wake_at(self, stop: asyncio.Event) -> None:
         await stop.wait()
         self._wake.set()
+
+
+def _raise_first(tasks: list[asyncio.Task[None]]) -> None:
+    """A helper that ended by mistake ends the role: a supervisor starts it anew, a half-dead one just stands there."""
+    for task in tasks:
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            raise error

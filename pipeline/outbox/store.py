@@ -25,6 +25,11 @@ def channel(queue: str) -> str:
     return f"jobs_{queue}"
 
 
+def storable(text: str) -> str:
+    """Somebody else's words as Postgres takes them: no NUL, no lone surrogates, not too many."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()[:500]
+
+
 @dataclass(frozen=True)
 class Limits:
     """How much one process takes in hand."""
@@ -65,9 +70,9 @@ class Store:
         """Write verdicts and what they tell of the lanes, in one transaction; the jobs that weren't ours any more."""
         values = self._keys([job for job, _ in settlements]) | {
             "states": [verdict.state.value for _, verdict in settlements],
-            "delays": [verdict.delay for _, verdict in settlements],
+            "delays": [float(verdict.delay) for _, verdict in settlements],
             "burnt": [verdict.burnt for _, verdict in settlements],
-            "errors": [verdict.error.replace("\0", "")[:500] for _, verdict in settlements],
+            "errors": [storable(verdict.error) for _, verdict in settlements],
         }
         async with self._pool.connection() as connection:
             rows = await (await connection.execute(SQL["settle"], values)).fetchall()
@@ -108,6 +113,10 @@ class Store:
         async with self._pool.connection() as connection:
             found = await connection.execute(SQL["paused_for"], {"queue": self.queue, "reason": reason})
             return [lane for (lane,) in await found.fetchall()]
+
+    async def revive(self) -> None:
+        """After trouble: replace the pool's dead connections at once, not one failure each."""
+        await self._pool.check()
 
     async def release(self) -> None:
         """Let go what was held until the log's end was reached."""

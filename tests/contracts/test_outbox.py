@@ -1,0 +1,361 @@
+"""What the outbox engine promises, on a real Postgres: order, one holder, leases, lanes, breaker, dead letters."""
+
+import asyncio
+import contextlib
+import random
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from pipeline.bootstrap import wall_clock
+from pipeline.database import Pool, database
+from pipeline.errors import LeaseLost
+from pipeline.outbox import breaker
+from pipeline.outbox.engine import Engine, Lease, Work
+from pipeline.outbox.job import DONE, Job, Lane, Verdict, bury, give_back, hold, retry
+from pipeline.outbox.store import Limits, Store
+from pipeline.settings import Settings
+from tests.support.dispatching import until
+
+LIMITS = Limits(jobs=20, per_lane=10, lease=5.0)
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[Pool]:
+    made = Settings(database_url=database_url)  # type: ignore[arg-type]  # pydantic makes the secret of it
+    async with database(made, size=8) as opened:
+        yield opened
+
+
+async def put(
+    pool: Pool, count: int = 1, *, lane: str = "acme/7", per_stream: int = 1, state: str = "pending"
+) -> list[str]:
+    streams = [str(uuid.uuid4()) for _ in range(count)]
+    values = [
+        ("emit", stream, seq, f"word{seq}", lane, state, stream.encode())
+        for stream in streams
+        for seq in range(1, per_stream + 1)
+    ]
+    async with pool.connection() as connection, connection.cursor() as cursor:
+        await cursor.executemany(
+            "insert into jobs.jobs (queue, stream, seq, name, lane, state, payload) values (%s, %s, %s, %s, %s, %s, %s)",
+            values,
+        )
+    return streams
+
+
+async def ask(pool: Pool, query: str, *values: Any) -> list[tuple[Any, ...]]:
+    async with pool.connection() as connection:
+        found = await connection.execute(query, values)  # type: ignore[arg-type,unused-ignore]
+        return await found.fetchall() if found.description else []
+
+
+async def expire(pool: Pool) -> None:
+    await ask(pool, "update jobs.jobs set due_at = now() - interval '1 second' where state = 'attempting'")
+
+
+def store(pool: Pool, limits: Limits = LIMITS) -> Store:
+    return Store(pool, "emit", limits)
+
+
+@contextlib.asynccontextmanager
+async def working(
+    pool: Pool, work: Work, *, limits: Limits = LIMITS, schedule: tuple[float, ...] = (0.05,) * 9
+) -> AsyncIterator[asyncio.Event]:
+    stop = asyncio.Event()
+    engine = Engine(store(pool, limits), limits, work, schedule, url=pool.conninfo, rand=random.Random(7).random)
+    running = asyncio.create_task(engine.run(stop))
+    try:
+        yield stop
+    finally:
+        stop.set()
+        async with asyncio.timeout(10):
+            await running
+
+
+def all_done(pool: Pool) -> Callable[[], Awaitable[bool]]:
+    async def done() -> bool:
+        return await ask(pool, "select 1 from jobs.jobs where state not in ('done', 'dead') limit 1") == []
+
+    return done
+
+
+# ----------------------------------------------------------------------------- leases
+async def test_of_two_workers_only_one_gets_a_job(pool: Pool) -> None:
+    await put(pool, 50)
+    claims = await asyncio.gather(*[store(pool).claim() for _ in range(6)])
+    held = Counter(job.stream for jobs in claims for job in jobs)
+    assert sum(held.values()) == 50
+    assert set(held.values()) == {1}
+
+
+async def test_a_lease_that_ran_out_is_claimed_again_as_unknown_and_counts_as_an_attempt(pool: Pool) -> None:
+    await put(pool)
+    [first] = await store(pool).claim()
+    assert (first.attempt, first.unknown) == (1, False)
+    assert await store(pool).claim() == []
+    await expire(pool)
+    [second] = await store(pool).claim()
+    assert (second.attempt, second.unknown) == (2, True)
+    assert second.token != first.token
+
+
+async def test_only_the_holder_of_the_lease_can_settle(pool: Pool) -> None:
+    await put(pool)
+    [late] = await store(pool).claim()
+    await expire(pool)
+    [holder] = await store(pool).claim()
+    for verdict in (DONE, bury("x"), retry(0, "x", Lane.HEALTHY), hold("x"), give_back(0, "x")):
+        with pytest.raises(LeaseLost):
+            await store(pool).settle_one(late, verdict)
+    await store(pool).settle_one(holder, DONE)
+    assert await ask(pool, "select state, attempts, payload from jobs.jobs") == [("done", 2, b"")]
+
+
+async def test_a_job_that_its_own_record_closed_meanwhile_is_no_lost_lease(pool: Pool) -> None:
+    await put(pool)
+    [job] = await store(pool).claim()
+    await ask(pool, "update jobs.jobs set state = 'done'")
+    await store(pool).settle_one(job, DONE)
+    assert await ask(pool, "select state from jobs.jobs") == [("done",)]
+
+
+async def test_a_heartbeat_keeps_a_job_that_takes_longer_than_its_lease(pool: Pool) -> None:
+    await put(pool)
+    attempts: list[int] = []
+
+    async def slow(job: Job, _lease: Lease) -> Verdict:
+        attempts.append(job.attempt)
+        await asyncio.sleep(1.5)
+        return DONE
+
+    limits = Limits(jobs=20, per_lane=10, lease=0.6)
+    async with working(pool, slow, limits=limits), working(pool, slow, limits=limits):
+        await until(all_done(pool))
+    assert attempts == [1]
+
+
+async def test_a_worker_that_was_frozen_past_its_lease_does_not_contact_anybody() -> None:
+    now = asyncio.get_running_loop().time()
+    Lease(now + 5).contact()
+    with pytest.raises(LeaseLost):
+        Lease(now - 0.001).contact()
+
+
+# ------------------------------------------------------------------------------ order
+@pytest.mark.parametrize("seed", range(4))
+async def test_each_streams_jobs_are_done_in_order_whatever_fails_and_however_many_work(pool: Pool, seed: int) -> None:
+    dice = random.Random(seed)
+    streams = await put(pool, 40, per_stream=4)
+    ended: dict[str, list[int]] = {stream: [] for stream in streams}
+    at_work: set[str] = set()
+
+    async def work(job: Job, lease: Lease) -> Verdict:
+        assert job.stream not in at_work, "two jobs of one stream at once"
+        at_work.add(job.stream)
+        lease.contact()
+        await asyncio.sleep(dice.random() * 0.01)
+        at_work.discard(job.stream)
+        roll = dice.random()
+        if roll < 0.25:
+            return retry(dice.random() * 0.05, "again", Lane.HEALTHY)
+        if roll < 0.3:
+            return give_back(0, "not now")
+        if roll < 0.35:
+            raise RuntimeError("a surprise")
+        ended[job.stream].append(job.seq)
+        return DONE if roll < 0.95 else bury("no")
+
+    async with working(pool, work), working(pool, work), working(pool, work):
+        await until(all_done(pool), 40)
+    assert all(order == sorted(order) for order in ended.values())
+    assert sum(map(len, ended.values())) == 160
+
+
+async def test_a_follower_of_a_long_retry_leaves_the_claims_way_and_wakes_with_its_head(pool: Pool) -> None:
+    [stream] = await put(pool, per_stream=3)
+    [head] = await store(pool).claim()
+    await store(pool).settle_one(head, retry(3600, "503", Lane.HEALTHY))
+    assert await store(pool).claim() == []
+    late = "insert into jobs.jobs (queue, stream, seq, name, lane, state, payload) values ('emit', %s, 4, 'spam', 'acme/7', 'pending', '')"
+    await ask(pool, late, stream)
+    await store(pool).park()
+    due = await ask(pool, "select count(*) from jobs.jobs where due_at <= now()")
+    assert due == [(0,)]
+    await ask(pool, "update jobs.jobs set due_at = now() where seq = 1")
+    for expected in (1, 2, 3, 4):
+        [job] = await store(pool).claim()
+        assert job.seq == expected
+        await store(pool).settle_one(job, DONE)
+
+
+async def test_a_dead_letter_blocks_nothing_behind_it(pool: Pool) -> None:
+    await put(pool, per_stream=2)
+    [head] = await store(pool).claim()
+    await store(pool).settle_one(head, bury("gave up"))
+    [follower] = await store(pool).claim()
+    assert follower.seq == 2
+
+
+async def test_what_is_held_waits_until_it_is_released(pool: Pool) -> None:
+    await put(pool, 3, state="held")
+    assert await store(pool).claim() == []
+    await store(pool).release()
+    assert len(await store(pool).claim()) == 3
+
+
+# ------------------------------------------------------------------------------ lanes
+async def test_a_paused_lane_waits_burns_nothing_and_goes_on_where_it_was(pool: Pool) -> None:
+    await put(pool, 2, lane="acme/paused")
+    await put(pool, 1, lane="acme/other")
+    await store(pool).pause("acme/paused", "somebody said so")
+    assert [job.lane for job in await store(pool).claim()] == ["acme/other"]
+    assert await store(pool).resume(["acme/paused"]) == ["acme/paused"]
+    assert [(job.lane, job.attempt) for job in await store(pool).claim()] == [("acme/paused", 1)] * 2
+
+
+async def test_a_verdict_that_pauses_gives_the_attempt_back(pool: Pool) -> None:
+    await put(pool)
+    [job] = await store(pool).claim()
+    await store(pool).settle_one(job, give_back(0, "401", pause="the destination answers 401"))
+    assert await ask(pool, "select state, attempts from jobs.jobs") == [("pending", 0)]
+    assert await store(pool).claim() == []
+    assert await store(pool).paused_for("the destination answers 401") == ["acme/7"]
+
+
+async def test_a_lane_full_in_this_process_leaves_the_rest_to_others(pool: Pool) -> None:
+    await put(pool, 100, lane="acme/big")
+    await put(pool, 2, lane="acme/small")
+    jobs = await store(pool).claim()
+    lanes = Counter(job.lane for job in jobs)
+    assert lanes["acme/small"] == 2
+    assert lanes["acme/big"] == 10
+    assert [job.lane for job in await store(pool).claim(jobs)] == []
+
+
+async def test_no_number_of_stuck_lanes_takes_the_last_place(pool: Pool) -> None:
+    in_hand: list[Job] = []
+    for number in range(12):
+        await put(pool, 100, lane=f"acme/stuck{number}")
+        in_hand += await store(pool).claim(in_hand)
+    assert len(in_hand) == LIMITS.jobs, "everything due is stuck lanes' work, so they may take all"
+    # From then on nothing is free; but a lane alone never takes more than half of what the others leave.
+    alone = await store(pool, Limits(jobs=20, per_lane=100, lease=5)).claim()
+    assert Counter(job.lane for job in alone).most_common(1)[0][1] <= 10
+
+
+async def test_failures_in_a_row_open_the_breaker_and_one_probe_closes_it(pool: Pool) -> None:
+    await put(pool, 30)
+    for _ in range(breaker.THRESHOLD):
+        [job, *rest] = await store(pool).claim()
+        await store(pool).settle([(other, give_back(0, "")) for other in rest])
+        await store(pool).settle_one(job, retry(0, "no answer", Lane.FAILING))
+    assert await store(pool).claim() == []
+    await ask(pool, "update jobs.lanes set open_until = now()")
+    first, second = await asyncio.gather(store(pool).claim(), store(pool).claim())
+    [probe] = first + second
+    await store(pool).settle_one(probe, retry(0, "no answer", Lane.FAILING))
+    assert await store(pool).claim() == []
+    [(trips, pause)] = await ask(pool, "select trips, extract(epoch from open_until - now()) from jobs.lanes")
+    assert trips == 2
+    assert float(pause) > breaker.pause(1)
+    await ask(pool, "update jobs.lanes set open_until = now()")
+    [probe] = await store(pool).claim()
+    await store(pool).settle_one(probe, DONE)
+    assert len(await store(pool).claim()) > 1
+
+
+async def test_a_broken_lane_opens_at_once_and_others_go_on(pool: Pool) -> None:
+    await put(pool, 3, lane="acme/broken")
+    [job, *rest] = await store(pool).claim()
+    await store(pool).settle([(other, give_back(0, "")) for other in rest])
+    await store(pool).settle_one(job, give_back(0, "535 who are you?", Lane.BROKEN))
+    await put(pool, 1, lane="acme/fine")
+    assert [found.lane for found in await store(pool).claim()] == ["acme/fine"]
+    assert await ask(pool, "select distinct attempts from jobs.jobs where lane = 'acme/broken'") == [(0,)]
+
+
+# ------------------------------------------------------------------------------- ends
+async def test_the_schedule_ends_in_a_dead_letter_when_work_always_surprises(pool: Pool) -> None:
+    await put(pool)
+
+    async def surprise(_job: Job, _lease: Lease) -> Verdict:
+        raise RuntimeError("always")
+
+    async with working(pool, surprise, schedule=(0.01, 0.01)):
+        await until(all_done(pool))
+    assert await ask(pool, "select state, attempts from jobs.jobs") == [("dead", 3)]
+
+
+async def test_stopping_gives_back_what_was_not_begun_and_leaves_leased_what_was(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.outbox.engine.GRACE", 0.2)
+    streams = await put(pool, 2)
+    started = asyncio.Event()
+
+    async def work(job: Job, lease: Lease) -> Verdict:
+        if job.stream == streams[0]:
+            lease.contact()
+        started.set()
+        await asyncio.sleep(60)
+        return DONE
+
+    async with working(pool, work):
+        await started.wait()
+        await asyncio.sleep(0)
+    states = dict(await ask(pool, "select stream::text, state from jobs.jobs"))
+    assert states == {streams[0]: "attempting", streams[1]: "pending"}
+
+
+async def test_a_new_job_is_begun_within_milliseconds_of_its_notification(pool: Pool) -> None:
+    begun = asyncio.Event()
+
+    async def work(_job: Job, _lease: Lease) -> Verdict:
+        begun.set()
+        return DONE
+
+    async with working(pool, work):
+        await until(all_done(pool))
+        waits = []
+        for _ in range(5):
+            begun.clear()
+            await put(pool)
+            before = wall_clock()
+            await ask(pool, "select pg_notify('jobs_emit', '')")
+            await begun.wait()
+            waits.append(wall_clock() - before)
+    # Not a timing test: without the notification each would wait for the poll, half a second on average.
+    assert sorted(waits)[1] < 300
+
+
+async def test_workers_survive_the_loss_of_every_connection(pool: Pool) -> None:
+    ended: list[str] = []
+
+    async def work(job: Job, _lease: Lease) -> Verdict:
+        await asyncio.sleep(0.01)
+        ended.append(job.stream)
+        return DONE
+
+    async with working(pool, work):
+        for _ in range(3):
+            await pool.check()
+            await put(pool, 30)
+            with contextlib.suppress(Exception):
+                await ask(
+                    pool,
+                    "select pg_terminate_backend(pid) from pg_stat_activity "
+                    "where datname = current_database() and pid <> pg_backend_pid()",
+                )
+        await until(lambda: _quietly(all_done(pool)), 30)
+    assert len(set(ended)) == 90
+
+
+async def _quietly(holds: Callable[[], Awaitable[bool]]) -> bool:
+    try:
+        return await holds()
+    except Exception:
+        return False

@@ -1,0 +1,117 @@
+"""What a test of the dispatcher needs: requests on the log, the role running, and what the log says after."""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from pipeline import admin, dispatch
+from pipeline.admin import Brand, Provider, Tenant
+from pipeline.bootstrap import Runtime, runtime
+from pipeline.content.chunks import pack
+from pipeline.kafka import append_all, consumer, partitions
+from pipeline.ports import Entry
+from pipeline.settings import Settings
+from topics.codec import decode
+from topics.contents import Content
+from topics.record import EmailId
+from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS, Topic
+from topics.requests import ContentPointer, Mailbox, SendRequest
+
+HTML = '<html><body><p>Hello <a href="https://shop.example/offer?a=1&amp;b=2">there</a></p></body></html>'
+SECRET = "a-secret-for-tests-of-at-least-32-characters"
+
+
+async def provide(rt: Runtime, port: int, *, brand: str = "7", **values: Any) -> None:
+    """A tenant whose brand sends through the server on this port."""
+    policy = values.pop("unknown_policy", "resend")
+    provider = Provider(**({"provider": f"local-{brand}", "host": "127.0.0.1", "port": port} | values))
+    await admin.add_tenant(rt.pool, Tenant("acme"))
+    await admin.add_provider(rt.pool, provider, SECRET)
+    await admin.add_brand(rt.pool, Brand("acme", brand, provider.provider, policy))
+
+
+async def accept(rt: Runtime, *recipients: str, content: Content | None = None, **values: Any) -> list[SendRequest]:
+    """Requests as the gateway appends them: the content first."""
+    content = content or Content(html=HTML)
+    content_id = str(uuid.uuid4())
+    chunks, sha256 = pack(content, content_id)
+    places = await append_all(rt.log, [Entry(MESSAGE_CONTENTS, content_id, chunk) for chunk in chunks])
+    pointer = ContentPointer(
+        content_id=content_id,
+        partition=places[0].partition,
+        offset=places[0].offset,
+        chunks=len(chunks),
+        sha256=sha256,
+    )
+    requests = [request(recipient, content=pointer, **values) for recipient in recipients]
+    await append_all(rt.log, [Entry(SEND_REQUESTS, sent.email_id, sent) for sent in requests])
+    return requests
+
+
+def request(recipient: str, **values: Any) -> SendRequest:
+    fields: dict[str, Any] = {
+        "email_id": EmailId(str(uuid.uuid4())),
+        "message_id": str(uuid.uuid4()),
+        "tenant": "acme",
+        "dialect": "fasttrack",
+        "brand": "7",
+        "recipient": recipient,
+        "recorded_at": time.time_ns() // 1_000_000,
+        "sender": Mailbox(address="news@shop.example", name="Shop"),
+        "subject": "An offer",
+    }
+    return SendRequest(**(fields | values))
+
+
+@contextlib.asynccontextmanager
+async def dispatching(settings: Settings) -> AsyncIterator[Runtime]:
+    """A dispatcher at work in this process; at the end it stops as on SIGTERM, within ten seconds."""
+    async with runtime(settings, pool_size=6) as rt:
+        role = asyncio.create_task(dispatch.run(rt))
+        try:
+            yield rt
+        finally:
+            rt.stop.set()
+            async with asyncio.timeout(10):
+                await role
+
+
+async def until(holds: Callable[[], Awaitable[bool] | bool], seconds: float = 20.0) -> None:
+    """Poll until it holds. Raises TimeoutError."""
+    async with asyncio.timeout(seconds):
+        while True:
+            found = holds()
+            if found if isinstance(found, bool) else await found:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def on(settings: Settings, topic: Topic) -> list[Any]:
+    """Every record that lies on a topic now, partition by partition."""
+    reader = consumer(settings)
+    await reader.start()
+    try:
+        places = await partitions(reader, settings.topic(topic.name))
+        reader.assign(places)
+        ends = await reader.end_offsets(places)
+        found = []
+        for place in places:
+            reader.seek(place, 0)
+        waiting = {place for place in places if ends[place]}
+        while waiting:
+            batch = await reader.getmany(*waiting, timeout_ms=500)
+            for partition, records in batch.items():
+                found += [decode(topic, record.value) for record in records]
+                if records[-1].offset + 1 >= ends[partition]:
+                    waiting.discard(partition)
+        return found
+    finally:
+        await reader.stop()
+
+
+async def rows(rt: Runtime, query: str, *values: Any) -> list[tuple[Any, ...]]:
+    async with rt.pool.connection() as connection:
+        return await (await connection.execute(query, values)).fetchall()  # type: ignore[arg-type,unused-ignore]
