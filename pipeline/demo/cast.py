@@ -20,9 +20,9 @@ class Scene:
 
 
 SCENES: Final = (
-    Scene("arrives, is never opened", "", 3, ("delivered",)),
-    Scene("is opened", "open", 3, ("delivered", "open")),
-    Scene("is opened, its link followed", "open+click", 3, ("delivered", "open", "click")),
+    Scene("arrives, is never opened", "", 14, ("delivered",)),
+    Scene("is opened", "open", 14, ("delivered", "open")),
+    Scene("is opened, its link followed", "open+click", 12, ("delivered", "open", "click")),
     Scene("is called spam", "complaint", 1, ("delivered", "spam")),
     Scene("is opened, then called spam", "open+complaint", 1, ("delivered", "open", "spam")),
     Scene("no such mailbox: refused at once", "bounce", 2, ("bounce",)),
@@ -39,6 +39,7 @@ SCENES: Final = (
     Scene("opened by a robot only", "open-machine", 1, ("delivered",)),
     Scene("a silent provider", "silent+open", 1, ("open",)),
 )
+"""Together more than one page of the history."""
 DROPPED: Final = Scene("second batch, to who had bounced", "bounce", 2, ("dropped",))
 """To the same addresses as the first batch's hard bounces."""
 

@@ -40,6 +40,7 @@ class Screen:
         self._roles: dict[str, Role] = {}
         self._states: dict[str, str] = {}
         self._words: dict[str, list[str]] = {}
+        self._told: dict[Scene, str] = {}
         self._live = (
             Live(console=console, refresh_per_second=8, get_renderable=self._render, vertical_overflow="ellipsis")
             if console.is_terminal
@@ -70,22 +71,24 @@ class Screen:
 
     def states(self, states: Mapping[str, str]) -> None:
         """The present status of each email."""
-        for email_id, status in states.items():
-            before = self._states.get(email_id)
-            if email_id in self._roles and before != status:
-                self._states[email_id] = status
-                self._progress(email_id, f"{before or '–'} → {status}", status)
+        self._states.update(states)
+        if self._live is None:
+            self._tell_changed()
 
     def heard(self, arrival: Arrival) -> None:
         """Fast Track took a conversion."""
         self._words.setdefault(arrival.email_id, []).append(arrival.word)
-        self._progress(arrival.email_id, f"Fast Track hears {arrival.word}", arrival.word)
 
-    def _progress(self, email_id: str, what: str, word: str) -> None:
-        """In a terminal the table shows it; elsewhere each step is a line."""
-        role = self._roles.get(email_id)
-        if self._live is None and role is not None:
-            self.say(f"{role.path:<9}  {role.address.partition('@')[0]:<32}  {what}")
+    def _tell_changed(self) -> None:
+        """Where no table can be drawn: each row that changed, as a line."""
+        for scene, ids in self._scenes().items():
+            line = Text.assemble(
+                *(f"{scene.title}, {len(ids)}×: ", self._states_of(ids), "; Fast Track heard "),
+                self._words_of(scene, ids),
+            )
+            if self._told.get(scene) != line.plain:
+                self._told[scene] = line.plain
+                self.console.print(Text.assemble((f"{self.seconds:5.1f}s  ", "dim"), line), soft_wrap=True)
 
     def _render(self) -> RenderableType:
         narrow = self.console.width < _NARROW

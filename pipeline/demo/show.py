@@ -35,6 +35,8 @@ PATIENCE: Final = 45.0
 """Seconds until what has not arrived is called missing."""
 QUIET: Final = 1.5
 """Seconds in which nothing may come that was not owed."""
+TICK: Final = 0.5
+"""Seconds between two looks at the states."""
 PACE: Final = 1.0
 """Seconds between delivery, opening, click and complaint: far more than the pipeline needs, so order is known."""
 
@@ -125,7 +127,7 @@ class Demo:
             number, listed = number + 1, listed + emails
             states = ", ".join(sorted({email["State"] for email in emails})) or "nothing"
             onward = f"Next={cursor[:16]}…" if cursor else "the end"
-            self.console.print(Text(f"  page {number}: {len(emails)} emails ({states})  {onward}"))
+            self.console.print(Text(f"page {number}: {len(emails)} emails ({states})  {onward}"))
         self.faults += client.misread(self.roles, listed)
 
     async def _trace(self, ready: Settings) -> None:
@@ -235,7 +237,7 @@ async def _watched(ready: Settings, screen: Screen) -> AsyncIterator[None]:
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
             while True:
                 screen.states(await client.states(connection))
-                await asyncio.sleep(0.25)
+                await asyncio.sleep(TICK)
 
     task = asyncio.create_task(follow())
     try:
