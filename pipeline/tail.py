@@ -32,7 +32,8 @@ PATIENCE: Final = 10.0
 
 async def look_on_log(rt: Runtime, name: str, tenant: str | None) -> list[Story]:
     """The stories of the emails that ``name`` may mean, as far as the log's end tells them."""
-    reader = consumer(rt.settings)
+    # A new assignment waits for the fetch that is under way.
+    reader = consumer(rt.settings, fetch_max_wait_ms=20)
     await reader.start()
     try:
         found = [await _story(rt, reader, candidate) for candidate in await _candidates(rt, name, tenant)]

@@ -62,7 +62,8 @@ class Found(msgspec.Struct, frozen=True):
 
 async def find(rt: Runtime, name: str, tenant: str | None = None) -> Found:
     """What is known of the emails that go by ``name``."""
-    async with rt.pool.connection() as connection:
+    async with rt.pool.connection() as connection, connection.transaction():
+        await postgres.one_moment(connection)
         ids = await postgres.emails_known_as(connection, name, tenant, MOST + 1)
         stories = [story for email_id in ids[:MOST] if (story := await postgres.story(connection, email_id))]
     if not stories:
@@ -120,6 +121,8 @@ def _owes(fact: Fact) -> list[Word]:
 def _line(told: Told) -> Line:
     fact = told.fact
     what = f"conversion {fact.word} {fact.outcome}" if isinstance(fact, ConversionResult) else kind(fact)
+    if getattr(fact, "machine", ""):
+        what += " by a machine"
     return Line(occurred_at(fact), fact.recorded_at, what, "; ".join(filter(None, _details(fact))), told.places)
 
 
@@ -150,7 +153,7 @@ def _request(fact: SendRequest) -> list[str]:
 def _event(fact: DeliveryEvent) -> list[str]:
     return [
         f"by {fact.provider}",
-        f"machine: {fact.machine}" if fact.machine else "",
+        fact.machine,
         " ".join(filter(None, (fact.bounce_class or "", fact.bounce_type, fact.bounce_subtype))),
         _words(fact),
         fact.url,

@@ -72,17 +72,20 @@ async def emails_known_as(connection: Connection, name: str, tenant: str | None,
     return [EmailId(row[0]) for row in found]
 
 
+async def one_moment(connection: Connection) -> None:
+    """Begin to read everything as of one moment; before a transaction's first query."""
+    await connection.execute("set transaction isolation level repeatable read, read only")
+
+
 async def story(connection: Connection, email_id: EmailId) -> Story | None:
-    """One email's state, timeline and jobs, as of one moment."""
-    async with connection.transaction():
-        await connection.execute("set transaction isolation level repeatable read, read only")
-        row = await (await connection.execute(SQL["history_of"], (email_id,))).fetchone()
-        if row is None:
-            return None
-        facts = await (await connection.execute(SQL["timeline_of"], (email_id,))).fetchall()
-        cursor = await connection.execute(SQL["jobs_of"], (email_id,))
-        names = [column.name for column in cursor.description or ()]
-        jobs = [dict(zip(names, job, strict=True)) for job in await cursor.fetchall()]
+    """One email's state, timeline and jobs."""
+    row = await (await connection.execute(SQL["history_of"], (email_id,))).fetchone()
+    if row is None:
+        return None
+    facts = await (await connection.execute(SQL["timeline_of"], (email_id,))).fetchall()
+    cursor = await connection.execute(SQL["jobs_of"], (email_id,))
+    names = [column.name for column in cursor.description or ()]
+    jobs = [dict(zip(names, job, strict=True)) for job in await cursor.fetchall()]
     told = [Told(_decode_fact(fact), list(places)) for places, fact in facts]
     return Story(decode(EMAIL_STATES, row[2]), row[0], row[1], row[3], told, jobs)
 

@@ -70,7 +70,8 @@ def _conversions(trace: Trace) -> Table:
     for each in trace.conversions:
         job = each["job"] or {}
         due = moment(job["due_at"]) if job.get("state") in {"pending", "attempting"} else ""
-        lane = f" (lane {job['lane']} paused: {job['paused_reason']})" if job.get("paused_at") else ""
+        waits = job.get("state") == "pending" and job.get("paused_at")
+        lane = f" (lane {job['lane']} paused: {job['paused_reason']})" if waits else ""
         row = (each["word"], each["outcome"], each["attempts"], job.get("state", "none") + lane, due)
         table.add_row(*(escape(str(cell)) for cell in (*row, job.get("last_error", ""))))
     return table
