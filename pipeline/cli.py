@@ -35,9 +35,9 @@ for _group in (up, roles, settings):
 for _name in ("tenants", "keys", "providers", "brands", "destinations"):
     app.add_typer(getattr(admin, _name), name=_name)
 app.add_typer(topics.app, name="topics")
-for _module in ("play", "asked", "trace", "status", "dead", "rebuild"):
+for _module, _name in (("play", None), ("asked", None), ("dead", "dead")):
     if importlib.util.find_spec(f"pipeline.commands.{_module}"):
-        app.add_typer(importlib.import_module(f"pipeline.commands.{_module}").app)
+        app.add_typer(importlib.import_module(f"pipeline.commands.{_module}").app, name=_name)
 
 
 def command() -> Any:

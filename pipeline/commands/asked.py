@@ -13,9 +13,8 @@ from pipeline import rebuild as rebuilding
 from pipeline import status as looking
 from pipeline import trace as tracing
 from pipeline.bootstrap import Runtime, runtime
-from pipeline.commands import shown
+from pipeline.commands import here, shown
 from pipeline.errors import NotFound
-from pipeline.settings import load
 
 app = typer.Typer()
 T = TypeVar("T")
@@ -72,8 +71,7 @@ def rebuild(
 
 def _with_world(ask: Callable[[Runtime], Awaitable[T]]) -> T:
     async def main() -> T:
-        settings = load()
-        quiet = settings.model_copy(update={"log_level": "ERROR"})
+        quiet = here.settings().model_copy(update={"log_level": "ERROR"})
         async with runtime(quiet) as world:
             return await ask(world)
 
