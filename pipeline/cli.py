@@ -25,7 +25,7 @@ STORY: Final = {
     "The roles, in the order of an email's way": ("gateway", "worker", "dispatch", "project", "emit"),
     "Both ends of the way, for development": ("sandbox", "receiver"),
     "What you decide": ("tenants", "keys", "providers", "brands", "destinations"),
-    "What you ask": ("trace", "status", "dead"),
+    "What you ask": ("trace", "status", "dead", "lanes"),
     "What keeps it sound": ("topics", "migrate", "rebuild", "settings"),
 }
 """The help page: panels in order, each with its commands in order."""
@@ -35,7 +35,7 @@ for _group in (up, roles, settings):
 for _name in ("tenants", "keys", "providers", "brands", "destinations"):
     app.add_typer(getattr(admin, _name), name=_name)
 app.add_typer(topics.app, name="topics")
-for _module, _name in (("play", None), ("asked", None), ("dead", "dead")):
+for _module, _name in (("play", None), ("asked", None), ("dead", "dead"), ("lanes", "lanes")):
     if importlib.util.find_spec(f"pipeline.commands.{_module}"):
         app.add_typer(importlib.import_module(f"pipeline.commands.{_module}").app, name=_name)
 

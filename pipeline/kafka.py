@@ -16,6 +16,7 @@ from topics.record import Place
 from topics.registry import MAX_RECORD_BYTES
 
 MAX_REQUEST_BYTES = MAX_RECORD_BYTES + 100_000
+_AT_ONCE = 100
 
 
 class KafkaLog:
@@ -29,7 +30,15 @@ class KafkaLog:
     async def append(self, entries: Sequence[Entry], *, within: float | None = None) -> list[Place | None]:
         """See the port. One deadline for the whole call, because aiokafka never expires an idempotent batch."""
         deadline = asyncio.get_running_loop().time() + (self._timeout if within is None else within)
-        sent = [await self._send(entry, deadline) for entry in entries]
+        sent: list[asyncio.Future[Any] | None] = []
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                for entry in entries:
+                    sent.append(await self._send(entry))
+                    if len(sent) % _AT_ONCE == 0:
+                        # A send that needn't wait doesn't let go of the loop, and a batch is thousands.
+                        await asyncio.sleep(0)
+        sent += [None] * (len(entries) - len(sent))
         pending = [future for future in sent if future is not None]
         if pending:
             await asyncio.wait(pending, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
@@ -42,15 +51,21 @@ class KafkaLog:
         except (KafkaError, OSError) as error:
             raise LogUnavailable(f"Kafka does not answer: {error}") from error
 
-    async def _send(self, entry: Entry, deadline: float) -> "asyncio.Future[Any] | None":
+    async def append_again(self, topic: str, key: bytes | None, value: bytes) -> None:
+        """Append bytes as they once were. Raises LogUnavailable."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._producer.send_and_wait(self._prefix + topic, value, key=key)
+        except (KafkaError, TimeoutError) as error:
+            raise LogUnavailable from error
+
+    async def _send(self, entry: Entry) -> "asyncio.Future[Any] | None":
         key = None if entry.key is None else entry.key.encode()
         value = encode(entry.topic, entry.record)
-        left = deadline - asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(max(0.0, left)):
-                sent: asyncio.Future[Any] = await self._producer.send(self._prefix + entry.topic.name, value, key=key)
-                return sent
-        except (KafkaError, TimeoutError):
+            sent: asyncio.Future[Any] = await self._producer.send(self._prefix + entry.topic.name, value, key=key)
+            return sent
+        except KafkaError:
             return None
 
     def _place(self, entry: Entry, future: "asyncio.Future[Any] | None") -> Place | None:

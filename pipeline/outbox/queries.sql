@@ -193,18 +193,17 @@ select queue, stream::text, name, lane, state, attempts, finished_at, last_error
 from jobs.jobs where state in ('dead', 'unknown') order by finished_at desc nulls last, stream, seq limit %(limit)s
 
 -- name: show_job
-select queue, stream::text, seq, name, lane, state, attempts, due_at, created_at, finished_at, last_error, payload
+-- An infinite time (a follower of an unknown job) is none here: no datetime can hold it.
+select queue, stream::text, name, lane, state, attempts, nullif(due_at, 'infinity'), created_at, finished_at, last_error
 from jobs.jobs where queue = %(queue)s and stream = %(stream)s and name = %(name)s
 
 -- name: replayable
--- Locked, so that of two replays at once only one happens.
-select queue, stream::text, name, lane, attempts, payload
+-- One, or all; those whose payload is gone (the request expired) can't be done again.
+select queue, stream::text, name, lane, attempts
 from jobs.jobs
-where state in ('dead', 'unknown')
-    and (%(queue)s::text is null or (queue = %(queue)s and stream = %(stream)s and name = %(name)s))
+where state in ('dead', 'unknown') and payload <> ''
+    and (%(queue)s::text is null or (queue = %(queue)s and stream = %(stream)s::uuid and name = %(name)s))
 order by finished_at, stream, seq
-limit %(limit)s
-for update skip locked
 
 -- name: replay
 update jobs.jobs set
