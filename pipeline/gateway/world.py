@@ -1,5 +1,6 @@
 """What the gateway's surfaces share: the runtime, what is counted, who calls, the log with its counters."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,8 +23,9 @@ class CountedLog:
     async def append(self, entries: Sequence[Entry], *, within: float | None = None) -> list[Place | None]:
         """See the port."""
         places = await self._log.append(entries, within=within)
-        for entry, place in zip(entries, places, strict=True):
-            self._appends.labels(entry.topic.name, "unconfirmed" if place is None else "confirmed").inc()
+        counted = Counter((e.topic.name, place is not None) for e, place in zip(entries, places, strict=True))
+        for (topic, confirmed), number in counted.items():
+            self._appends.labels(topic, "confirmed" if confirmed else "unconfirmed").inc(number)
         return places
 
 
