@@ -1,14 +1,12 @@
 """`mailfold`: the whole story on one help page; errors are one sentence, not a traceback."""
 
-import importlib
-import importlib.util
 import logging
 import sys
 from typing import Any, Final
 
 import typer
 
-from pipeline.commands import admin, roles, settings, topics, up
+from pipeline.commands import admin, asked, dead, lanes, play, roles, settings, topics, up
 from pipeline.errors import MailfoldError
 
 app = typer.Typer(
@@ -30,14 +28,13 @@ STORY: Final = {
 }
 """The help page: panels in order, each with its commands in order."""
 
-for _group in (up, roles, settings):
+for _group in (up, play, roles, asked, settings):
     app.add_typer(_group.app)
 for _name in ("tenants", "keys", "providers", "brands", "destinations"):
     app.add_typer(getattr(admin, _name), name=_name)
+app.add_typer(dead.app, name="dead")
+app.add_typer(lanes.app, name="lanes")
 app.add_typer(topics.app, name="topics")
-for _module, _name in (("play", None), ("asked", None), ("dead", "dead"), ("lanes", "lanes")):
-    if importlib.util.find_spec(f"pipeline.commands.{_module}"):
-        app.add_typer(importlib.import_module(f"pipeline.commands.{_module}").app, name=_name)
 
 
 def command() -> Any:

@@ -33,7 +33,7 @@ def trace(
         return
     if not found.traces:
         raise NotFound(f"nothing is known as {name}: not in the tables, not at the end of the log")
-    shown.traces(Console(), found)
+    shown.traces(here.console(), found)
 
 
 @app.command()
@@ -43,7 +43,7 @@ def status(json: Annotated[bool, typer.Option("--json", help="For programs: one 
     if json:
         typer.echo(msgspec.json.encode(seen))
     else:
-        shown.snapshot(Console(), seen)
+        shown.snapshot(here.console(), seen)
 
 
 @app.command()
@@ -64,7 +64,7 @@ def rebuild(
             bar.update(task, completed=done, total=total)
 
         outcome = _with_world(lambda rt: rebuilding.rebuild(rt, told, check=check, force=force))
-    shown.rebuilt(Console(), outcome)
+    shown.rebuilt(here.console(), outcome)
     if outcome.differences and not outcome.swapped:
         raise rebuilding.NotTheSame("the rebuilt tables differ from those that grew; nothing was swapped")
 

@@ -21,6 +21,7 @@ app = typer.Typer()
 
 TENANT = "default"
 KEY_FILE = "api-key"
+EXAMPLE = Path(__file__).with_name("example.json")
 
 
 @app.command()
@@ -115,7 +116,7 @@ def _welcome(stack: Stack) -> None:
     with contextlib.suppress(OSError):
         console().print("\n[bold]Mailfold is up.[/]\n")
         console().print("\n".join(shown))
-        console().print(f"\n[dim]Try:[/] {escape(_first_mail(gateway, home.root / KEY_FILE))}")
+        console().print(f"\n[dim]Try:[/] {escape(_first_mail(gateway, home))}")
         console().print("\nCtrl-C stops everything; the next `mailfold up` goes on where it stopped.\n")
 
 
@@ -125,10 +126,10 @@ def _postgres(settings: Settings, root: Path) -> str:
     return f"{address}   user postgres, password in {kept}" if kept.exists() else address
 
 
-def _first_mail(gateway: str, key: Path) -> str:
-    message = (
-        '[{"activity":{"id":"first","brand_id":1},"email":"you+open+click@example.test","subject":"Hello",'
-        '"content":"<p>Hello, <a href=\\"https://example.test\\">world</a></p>","sender_name":"Me",'
-        '"sender_address":"me@example.test","replyto_address":""}]'
-    )
-    return f"curl {gateway}/channels/email/batch -H \"X-Api-Key: $(cat '{key}')\" --json '{message}'"
+def _first_mail(gateway: str, home: Home) -> str:
+    """The line that sends a first email: to the sandbox, which opens it and clicks its link."""
+    key, example = home.root / KEY_FILE, home.root / "example.json"
+    if not example.exists():
+        example.write_bytes(EXAMPLE.read_bytes())
+    post = f"curl {gateway}/channels/email/batch -H 'Content-Type: application/json'"
+    return f"{post} -H \"X-Api-Key: $(cat '{key}')\" -d @'{example}'; mailfold trace first"
