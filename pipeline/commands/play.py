@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
@@ -14,6 +14,8 @@ from pipeline.errors import BadSettings
 from pipeline.settings import Settings, load
 
 app = typer.Typer()
+
+WIDE: Final = 140
 
 
 @app.command()
@@ -55,7 +57,11 @@ def demo(
     """Watch 40 emails of two brands live their lives, end to end, on a stack of their own; exit 0 if all was right."""
     from pipeline.demo import show  # noqa: PLC0415  it brings the whole stack with it
 
-    raise typer.Exit(show.run(Console(highlight=False), withhold, patience))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        # A file or a pipe has no width; 80 columns would cut what is read later.
+        console = Console(highlight=False, width=WIDE)
+    raise typer.Exit(show.run(console, withhold, patience))
 
 
 async def _sandbox(settings: Settings, stop: asyncio.Event) -> None:

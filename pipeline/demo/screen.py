@@ -93,7 +93,13 @@ class Screen:
     def _render(self) -> RenderableType:
         narrow = self.console.width < _NARROW
         table = Table(box=None, pad_edge=False, header_style="bold", expand=not narrow)
-        table.add_column("What happens", overflow="ellipsis", no_wrap=True, ratio=None if narrow else 3)
+        table.add_column(
+            "What happens",
+            overflow="ellipsis",
+            no_wrap=True,
+            ratio=None if narrow else 3,
+            max_width=24 if narrow else None,
+        )
         if not narrow:
             table.add_column("", justify="right", no_wrap=True)
         table.add_column("State", overflow="fold", ratio=None if narrow else 2)

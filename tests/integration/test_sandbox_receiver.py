@@ -1,0 +1,63 @@
+"""The receiver that stands for Fast Track: what it takes, what it refuses, what it writes down."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from pipeline.demo.receiver import Arrival, Receiver, serve
+
+BODY = b'{"activity": {"id":"x",  "n": 1.50}, "email_id": "e1", "delivery_status": "open"}'
+GOOD = {"X-API-KEY": "secret", "Idempotency-Key": "e1:open"}
+
+
+@contextlib.asynccontextmanager
+async def posting(receiver: Receiver) -> AsyncIterator[Any]:
+    async with serve(receiver, "127.0.0.1", 0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+
+        async def post(body: bytes = BODY, path: str = "/brand", **headers: str) -> int:
+            async with http.post(f"{path}/email/conversion", data=body, headers={**GOOD, **headers}) as response:
+                return response.status
+
+        yield post
+
+
+async def test_a_conversion_is_written_down_with_its_activity_byte_for_byte() -> None:
+    heard: list[Arrival] = []
+    receiver = Receiver({"brand": "secret"}, heard=heard.append)
+    async with posting(receiver) as post:
+        assert await post() == 200
+    assert receiver.arrivals == heard
+    assert receiver.arrivals == [Arrival(1, "brand", "e1", "open", b'{"id":"x",  "n": 1.50}', "e1:open")]
+    assert str(heard[0]) == '    1  open       e1  {"id":"x",  "n": 1.50}'
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status"),
+    [
+        ({"X-API-KEY": "other"}, 401),
+        ({"X-API-KEY": ""}, 401),
+        ({"path": "/stranger"}, 404),
+        ({"body": b"{"}, 400),
+        ({"body": b"[]"}, 400),
+        ({"body": b'{"activity": 1, "email_id": "e"}'}, 400),
+        ({"body": BODY.replace(b'"open"', b'"opened"')}, 400),
+        ({"body": b"\xff"}, 400),
+    ],
+)
+async def test_what_is_no_conversion_is_refused_and_counted(wrong: dict[str, Any], status: int) -> None:
+    receiver = Receiver({"brand": "secret"})
+    async with posting(receiver) as post:
+        assert await post(**wrong) == status
+    assert receiver.arrivals == []
+    assert len(receiver.refused) == 1
+
+
+async def test_what_is_put_off_is_not_written_down_until_it_is_taken() -> None:
+    receiver = Receiver({"brand": "secret"}, lambda _arrival, attempt: 503 if attempt < 3 else 200)
+    async with posting(receiver) as post:
+        assert [await post() for _ in range(3)] == [503, 503, 200]
+    assert [arrival.number for arrival in receiver.arrivals] == [1]
+    assert receiver.put_off == 2
