@@ -1,6 +1,7 @@
 -- name: page
--- Each email as it was at as_of: the version in force, where it is old enough, else the one that was. Two index scans
--- merged in order; a null filter folds away when the statement is planned, which is why it is never prepared.
+-- Each email as it was at as_of: the version in force now, where it is old enough, else the one that was in force
+-- then. The first is read in order from an index; of the second there are as many as were on their way at that time.
+-- A null filter folds away when the statement is planned, which is why it is never prepared.
 select email_id::text, sent_at, state from (
     (select email_id, sent_at, state from projections.history
     where tenant = %(tenant)s and listed is not null and valid_from <= %(as_of)s and sent_at <= %(as_of)s
@@ -10,7 +11,7 @@ select email_id::text, sent_at, state from (
     order by sent_at desc, email_id desc limit %(limit)s)
     union all
     (select email_id, sent_at, state from projections.versions
-    where tenant = %(tenant)s and listed is not null and valid_from <= %(as_of)s and valid_to > %(as_of)s
+    where tenant = %(tenant)s and listed is not null and int8range(valid_from, valid_to) @> %(as_of)s::bigint
         and sent_at <= %(as_of)s
         and (%(listed)s::text is null or listed = %(listed)s)
         and (%(brand_uuid)s::uuid is null or brand_uuid = %(brand_uuid)s)

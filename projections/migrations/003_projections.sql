@@ -58,9 +58,9 @@ create table versions (
 );
 comment on table versions is
     'each email as it was in [valid_from, valid_to), our clock; the version in force is in history alone, so that '
-    'a change is one row updated and one inserted, and a page as of now reads hardly any version (versions_closed finds those that ended since)';
-create index versions_page on versions (tenant, sent_at, email_id) where listed is not null;
-create index versions_closed on versions (tenant, valid_to) where listed is not null;
+    'a change is one row updated and one inserted, and a page as of now reads hardly any version';
+-- Which versions were in force at a time: as many as there were emails on their way then, however long ago it was.
+create index versions_in_force on versions using gist (int8range(valid_from, valid_to)) where listed is not null;
 create index versions_recipient on versions (recipient) where listed is not null;
 
 create table timeline (

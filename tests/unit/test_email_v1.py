@@ -1,0 +1,125 @@
+"""`GET /v1/Email/`'s JSON, held against golden files, and what its parameters may be."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pipeline.dialects import email_v1
+from pipeline.errors import Refused
+from pipeline.fold import evolve
+from tests.support.changes import T0, acked, event, request, told
+from topics.acks import Dropped, Failed, Rejected
+from topics.changes import Fact
+from topics.conversions import Outcome, Word
+from topics.events import BounceClass, EventKind
+from topics.readings import ListedState
+from topics.requests import SendRequest
+from topics.states import EmailState
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "email_v1"
+
+PHOTOS = msgspec.structs.replace(
+    request(1, dialect="email_v1"),
+    kind="tokenAndGroup",
+    brand="7b1c1c0a-52b3-5d56-9f6e-0a3f1f4a7c02",
+    details=msgspec.Raw(
+        b'{"To":"player1@example.com","Type":"tokenAndGroup","BrandId":"7b1c1c0a-52b3-5d56-9f6e-0a3f1f4a7c02",'
+        b'"Token":"abcde","NumPhotos":10,"GroupId":"5d0f7f6e-7c1c-5f44-9a0a-6f0b7d1c2e04","Internal":true}'
+    ),
+)
+OWN: dict[str, Any] = {
+    "email_id": request(1).email_id,
+    "event_id": "own",
+    "occurred_at": T0 + 90,
+    "recorded_at": T0 + 99,
+}
+SOFT = msgspec.structs.replace(
+    event(1, EventKind.BOUNCED, T0 + 7000), bounce_class=BounceClass.SOFT, bounce_type="", code=452, enhanced="4.2.2"
+)
+BLOCKED = msgspec.structs.replace(
+    event(1, EventKind.BOUNCED, T0 + 7000), bounce_type="blocked", bounce_subtype="5.7.1", code=550, enhanced="5.7.1"
+)
+
+LIVES: dict[str, list[Fact]] = {
+    "sent": [request(1), acked(1, T0 + 1500)],
+    "delivered_with_details": [PHOTOS, acked(1, T0 + 1500), event(1, EventKind.DELIVERED, T0 + 2500)],
+    "opened_and_told": [
+        request(1),
+        acked(1, T0 + 1500),
+        event(1, EventKind.DELIVERED, T0 + 2500),
+        event(1, EventKind.OPENED, T0 + 60_000),
+        told(1, Word.DELIVERED, Outcome.DELIVERED, T0 + 90_000),
+    ],
+    "complaint": [
+        request(1),
+        acked(1, T0),
+        event(1, EventKind.DELIVERED, T0),
+        event(1, EventKind.COMPLAINED, T0 + 9999),
+    ],
+    "bounced_hard_by_smtp": [request(1), Rejected(code=550, enhanced="5.1.1", text="no such user", **OWN)],
+    "bounced_soft": [request(1), acked(1, T0), SOFT],
+    "bounced_in_the_provider_s_words": [request(1), acked(1, T0), BLOCKED],
+    "dropped": [request(1), Dropped(reason="suppressed: hard bounce", **OWN)],
+    "failed": [request(1), Failed(reason="gave up", code=451, text="greylisted", **OWN)],
+}
+
+
+def state_of(facts: list[Fact]) -> EmailState:
+    state = None
+    for fact in facts:
+        state = evolve(state, fact)
+    assert state is not None
+    return state
+
+
+@pytest.mark.parametrize("name", LIVES)
+def test_each_life_reads_as_its_golden_file_says(name: str) -> None:
+    answer = json.loads(email_v1.listing("acme", [state_of(LIVES[name])]))
+    assert answer == json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+def test_the_documented_example_s_fields_come_in_the_documented_order() -> None:
+    [email] = json.loads(email_v1.listing("acme", [state_of(LIVES["delivered_with_details"])]))["Emails"]
+    assert " ".join(email) == (
+        "Email Type MessageId SentAt LastUpdated State BrandId OwnerId MsgDetails ComplaintType BounceType "
+        "BounceSubType BounceDetails DeliveredDate"
+    )
+    assert " ".join(email["MsgDetails"]) == "To Type BrandId Token GroupId NumPhotos"
+
+
+def test_what_is_only_accepted_or_nobody_s_is_not_listed() -> None:
+    accepted, orphan = state_of([request(1)]), state_of([event(2, EventKind.DELIVERED, T0)])
+    assert json.loads(email_v1.listing("acme", [accepted, orphan], "more")) == {"Emails": [], "Next": "more"}
+
+
+def test_numbers_beyond_64_bits_in_the_details_stay_what_they_were() -> None:
+    odd: SendRequest = msgspec.structs.replace(
+        PHOTOS, details=msgspec.Raw(b'{"NumPhotos":123456789012345678901234567890}')
+    )
+    assert b'"NumPhotos":123456789012345678901234567890' in email_v1.listing("acme", [state_of([odd, acked(1, T0)])])
+
+
+def test_parameters_are_read_and_unknown_ones_ignored() -> None:
+    params = {"BrandId": "b", "State": "bounced", "After": "1449791030", "Next": "n", "Limit": "x", "state": "?"}
+    assert email_v1.parse(params) == email_v1.Asked(brand="b", state=ListedState.BOUNCED, after=1449791030, next="n")
+    assert email_v1.parse({"State": "", "After": ""}) == email_v1.Asked()
+
+
+def test_with_an_email_everything_else_is_ignored_even_where_it_is_wrong() -> None:
+    asked = email_v1.parse({"Email": "a@example.com", "State": "?", "After": "?", "BrandId": "b"})
+    assert asked == email_v1.Asked(email="a@example.com")
+
+
+@pytest.mark.parametrize("after", ["-1", "1.5", " 1", "1_000", "१", "0x1", "1449791030000", "9" * 5000, "now"])
+def test_a_time_that_is_none_is_refused_by_name(after: str) -> None:
+    with pytest.raises(Refused, match="After: must be a unix time"):
+        email_v1.parse({"After": after})
+
+
+@pytest.mark.parametrize("state", ["Sent", "opened", "sent,bounced", "\x00"])
+def test_a_state_that_is_none_is_refused_with_those_there_are(state: str) -> None:
+    with pytest.raises(Refused, match="State: must be one of sent, delivered, bounced, complaint"):
+        email_v1.parse({"State": state})
