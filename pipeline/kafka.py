@@ -44,8 +44,15 @@ class KafkaLog:
             await asyncio.wait(pending, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
         return [self._place(entry, future) for entry, future in zip(entries, sent, strict=True)]
 
+    @property
+    def dead(self) -> bool:
+        """Whether the producer gave up for good (a sequence number the broker refused): only a new one helps."""
+        return bool(self._producer._sender.sender_task.done())
+
     async def ping(self) -> None:
         """Ask the cluster for its metadata. Raises LogUnavailable."""
+        if self.dead:
+            raise LogUnavailable("the producer gave up")
         try:
             await self._producer.client.fetch_all_metadata()
         except (KafkaError, OSError) as error:

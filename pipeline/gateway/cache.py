@@ -28,3 +28,7 @@ class Cache(Generic[K, V]):
         if len(self._kept) > self._bound:
             self._kept.popitem(last=False)
         return value
+
+    def __len__(self) -> int:
+        """How many answers are kept, stale ones included."""
+        return len(self._kept)

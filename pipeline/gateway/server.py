@@ -10,7 +10,7 @@ from typing import Final
 import uvicorn
 
 from pipeline.bootstrap import Runtime
-from pipeline.errors import BadSettings
+from pipeline.errors import BadSettings, LogUnavailable
 from pipeline.gateway.app import make_app
 from pipeline.gateway.world import make_world
 
@@ -30,7 +30,11 @@ class Server(uvicorn.Server):
 
 
 async def serve(rt: Runtime) -> None:
-    """Listen on the settings' host and port until ``rt.stop``. Raises BadSettings if that is taken."""
+    """Listen on the settings' host and port until ``rt.stop``.
+
+    Raises BadSettings if that is taken, LogUnavailable if the producer gave up: whoever watches
+    this process starts another.
+    """
     world = make_world(rt)
     server = Server(
         uvicorn.Config(
@@ -55,10 +59,14 @@ async def serve(rt: Runtime) -> None:
         finally:
             stopping.cancel()
             await _ended(spooling)
+    if rt.log.dead and not rt.stop.is_set():
+        raise LogUnavailable("the producer gave up, nothing could be taken any more")
 
 
 async def _stop(rt: Runtime, server: Server) -> None:
-    await rt.stop.wait()
+    while not rt.stop.is_set() and not rt.log.dead:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(rt.stop.wait(), 1)
     server.should_exit = True
 
 

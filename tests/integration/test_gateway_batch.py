@@ -3,19 +3,26 @@
 import asyncio
 import gzip
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
 from pipeline import admin
+from pipeline.bootstrap import runtime
 from pipeline.content.chunks import unpack
+from pipeline.gateway.batch import Batches
+from pipeline.gateway.world import make_world
+from pipeline.ports import Entry, Log
 from pipeline.settings import Settings
 from tests.support.fasttrack import activity, message
 from tests.support.gateway import Gateway, gateway, records, until
 from topics import ids
 from topics.contents import Content, ContentChunk
-from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
+from topics.record import Place
+from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS, Topic
 from topics.requests import Mailbox, SendRequest
 
 
@@ -270,3 +277,32 @@ async def test_five_megabytes_of_html(settings: Settings) -> None:
         assert large.content is not None
         assert large.content.chunks > 1
         assert (await content_of(settings, large)).html == html
+
+
+class HalfALog:
+    """The real log, but of one topic every second record finds its partition's leader away."""
+
+    def __init__(self, log: Log, topic: Topic) -> None:
+        self._log = log
+        self._topic = topic
+
+    async def append(self, entries: Sequence[Entry], *, within: float | None = None) -> list[Place | None]:
+        away = [entry for entry in entries if entry.topic is self._topic][1::2]
+        there = [entry for entry in entries if entry not in away]
+        places = iter(await self._log.append(there, within=within))
+        return [None if entry in away else next(places) for entry in entries]
+
+
+@pytest.mark.parametrize("topic", [MESSAGE_CONTENTS, SEND_REQUESTS], ids=lambda topic: topic.name)
+async def test_what_a_part_of_the_log_did_not_confirm_is_fatal_and_the_rest_successful(
+    settings: Settings, topic: Topic
+) -> None:
+    async with runtime(settings) as rt:
+        world = make_world(rt)
+        batches = Batches(replace(world, log=HalfALog(rt.log, topic)))
+        body = json.dumps([message(f"m{number}") for number in range(3)]).encode()
+        answer = json.loads(bytes((await batches.answer(admin.Tenant("acme"), body)).body))
+        assert [each["id"] for each in answer["successful"]] == ["m0", "m2"]
+        error = "[1]: the log did not confirm it in time; send it again"
+        assert answer["fatal"] == [{"id": "m1", "error": error}]
+        assert {request.identity for request in await requests(settings)} == {"m0", "m2"}

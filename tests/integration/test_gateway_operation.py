@@ -1,7 +1,6 @@
 """What an operator and a client's developer see of the gateway, and how it starts and ends."""
 
 import asyncio
-import json
 import socket
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import jsonschema
 import pytest
 
 from pipeline.bootstrap import runtime
-from pipeline.errors import BadSettings
+from pipeline.errors import BadSettings, LogUnavailable
 from pipeline.gateway import openapi, run
 from pipeline.settings import Settings
 from tests.support.fasttrack import message
@@ -126,6 +125,16 @@ async def test_a_port_that_is_taken_is_a_clear_error(settings: Settings) -> None
                 await run(rt)
 
 
+async def test_a_producer_that_gave_up_ends_the_role_so_that_it_is_started_anew(settings: Settings) -> None:
+    async with runtime(settings.model_copy(update={"port": 0})) as rt:
+        serving = asyncio.create_task(run(rt))
+        await until((settings.data_dir / "gateway.port").exists, serving)
+        rt.log._producer._sender.sender_task.cancel()
+        with pytest.raises(LogUnavailable, match="gave up"):
+            async with asyncio.timeout(15):
+                await serving
+
+
 async def test_the_role_as_a_process_serves_and_ends_on_sigterm_with_requests_in_hand(settings: Settings) -> None:
     environment = {
         "KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
@@ -156,4 +165,3 @@ async def test_the_role_as_a_process_serves_and_ends_on_sigterm_with_requests_in
     logged = (await role.stderr.read()).decode()
     assert "gateway listens on http://127.0.0.1:" in logged
     assert "Traceback" not in logged
-    json.dumps(logged)

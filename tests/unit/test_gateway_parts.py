@@ -1,0 +1,171 @@
+"""The gateway's small parts: rates, remembered answers, unzipping, files that survive a crash."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import Refused
+from pipeline.gateway.bodies import unzip
+from pipeline.gateway.cache import Cache
+from pipeline.gateway.problems import Problem
+from pipeline.gateway.rates import Bucket, Buckets
+from pipeline.gateway.segments import Segments
+from pipeline.identities import fingerprint
+from pipeline.json_items import depth, split
+
+
+def test_a_bucket_grants_a_second_s_burst_and_then_the_rate() -> None:
+    bucket = Bucket(0.0)
+    assert bucket.take(100, 10, 0.0) == 10
+    assert bucket.take(100, 10, 0.0) == 0
+    assert bucket.take(100, 10, 0.55) == 5
+    assert bucket.take(3, 10, 1.05) == 3
+    assert bucket.take(100, 10, 60.0) == 10
+
+
+def test_a_rate_below_one_lets_a_message_through_now_and_then() -> None:
+    bucket = Bucket(0.0)
+    assert [bucket.take(1, 0.5, at) for at in (0.0, 1.0, 2.0, 3.0, 4.0)] == [1, 0, 1, 0, 1]
+
+
+def test_no_rate_is_no_limit_and_tenants_do_not_share_a_bucket() -> None:
+    buckets = Buckets()
+    assert buckets.take("a", 10_000, 0, 0.0) == 10_000
+    assert buckets.take("a", 5, 5, 0.0) == 5
+    assert buckets.take("a", 5, 5, 0.0) == 0
+    assert buckets.take("b", 5, 5, 0.0) == 5
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.floats(0, 2))), st.floats(0.1, 100))
+def test_no_pattern_of_requests_gets_more_than_burst_and_rate(asked: list[tuple[int, float]], rate: float) -> None:
+    bucket, now, granted = Bucket(0.0), 0.0, 0
+    for wanted, pause in asked:
+        now += pause
+        granted += bucket.take(wanted, rate, now)
+        assert granted <= max(1.0, rate) + now * rate + 1e-6
+
+
+async def test_a_cache_remembers_for_its_time_absence_too_and_stays_small() -> None:
+    now = 0.0
+    asked: list[int] = []
+
+    async def ask(key: int) -> int | None:
+        asked.append(key)
+        return None if key == 0 else key
+
+    cache: Cache[int, int | None] = Cache(3.0, 10, lambda: now)
+    assert [await cache.get(0, ask), await cache.get(0, ask), await cache.get(1, ask)] == [None, None, 1]
+    assert asked == [0, 1]
+    now = 3.1
+    assert await cache.get(0, ask) is None
+    assert asked == [0, 1, 0]
+    for key in range(100):
+        await cache.get(key, ask)
+    assert len(cache) == 10
+
+
+async def test_a_cache_forgets_errors() -> None:
+    async def fail(_: int) -> int:
+        raise ConnectionError
+
+    async def answer(_: int) -> int:
+        return 7
+
+    cache: Cache[int, int] = Cache(3.0, 10, lambda: 0.0)
+    with pytest.raises(ConnectionError):
+        await cache.get(1, fail)
+    assert await cache.get(1, answer) == 7
+
+
+@given(st.binary(max_size=2_000))
+def test_unzip_gives_back_what_was_zipped_up_to_the_limit(body: bytes) -> None:
+    assert unzip(gzip.compress(body), len(body)) == body
+    if body:
+        with pytest.raises(Problem) as problem:
+            unzip(gzip.compress(body), len(body) - 1)
+        assert problem.value.status == 413
+
+
+def test_a_bomb_is_not_unzipped() -> None:
+    bomb = gzip.compress(b"\0" * 50_000_000)
+    with pytest.raises(Problem) as problem:
+        unzip(bomb, 100_000)
+    assert problem.value.status == 413
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_unzipped_or_refused(raw: bytes) -> None:
+    try:
+        unzip(raw, 1_000)
+    except Problem as problem:
+        if problem.status not in (400, 413):
+            raise
+
+
+@given(st.recursive(st.none() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+def test_depth_is_what_a_parser_would_find(value: object) -> None:
+    def deep(one: object) -> int:
+        if isinstance(one, dict):
+            return 1 + max(map(deep, one.values()), default=0)
+        return 1 + max(map(deep, one), default=0) if isinstance(one, list) else 0
+
+    assert depth(json.dumps(value).encode(), -1) == deep(value)
+    assert depth(json.dumps(value, ensure_ascii=False).encode(), -1) == deep(value)
+
+
+@given(st.lists(st.integers() | st.text(st.characters(exclude_categories=["Cs"])), min_size=1))
+def test_items_with_half_a_pair_among_them_are_taken_apart_as_those_without(items: list[object]) -> None:
+    body = json.dumps(items)
+    broken = body[:-1] + ' , "\\ud800" ]\r\n'
+    assert [bytes(raw) for raw in split(broken.encode())][:-1] == [bytes(raw) for raw in split(body.encode())]
+
+
+@pytest.mark.parametrize("body", [b'[,"\\ud800"]', b'["\\ud800",]', b'["\\ud800" 1]', b'{"\\ud800":1}', b'"\\ud800"'])
+def test_half_a_pair_excuses_no_other_mistake(body: bytes) -> None:
+    with pytest.raises(Refused):
+        split(body)
+
+
+def test_a_fingerprint_keeps_recipient_and_brand_apart() -> None:
+    assert fingerprint("a@b.c1", "2") != fingerprint("a@b.c", "12")
+    assert fingerprint("a@b.c", "1") == fingerprint("a@b.c", "1")
+
+
+def lines_of(segments: Segments, path: Path) -> list[bytes] | None:
+    with segments.taken(path) as lines:
+        return lines
+
+
+def test_a_file_in_use_is_nobody_else_s_and_one_let_go_is_anybody_s(tmp_path: Path) -> None:
+    mine, theirs = Segments(tmp_path / "spool"), Segments(tmp_path / "spool")
+    mine.write([b"one", b"two"], "1")
+    mine.write([b"three"], "unused: the file has its name")
+    (path,) = theirs.waiting()
+    assert path.name == "1.events"
+    assert lines_of(theirs, path) is None
+    mine.rotate()
+    assert lines_of(theirs, path) == [b"one", b"two", b"three"]
+    mine.write([b"four"], "2")
+    assert [lines_of(theirs, each) for each in theirs.waiting()] == [[b"one", b"two", b"three"], None]
+    theirs.finish(path, readable=True)
+    assert lines_of(mine, path) is None
+    mine.rotate()
+
+
+def test_a_torn_line_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "1.events").write_bytes(b"whole\ntor")
+    segments = Segments(tmp_path)
+    assert lines_of(segments, tmp_path / "1.events") == [b"whole"]
+
+
+def test_a_full_spool_says_so_and_keeps_what_it_has(tmp_path: Path) -> None:
+    segments = Segments(tmp_path)
+    segments.write([b"kept"], "1")
+    with pytest.raises(OSError, match="too long"):
+        segments.write([b"x" * 64_000_000], "1")
+    segments.rotate()
+    assert lines_of(segments, tmp_path / "1.events") == [b"kept"]
