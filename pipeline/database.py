@@ -14,6 +14,17 @@ from projections.migrate import migrate
 Pool = AsyncConnectionPool[psycopg.AsyncConnection[Any]]
 
 
+async def _migrate(url: str) -> None:
+    """On a connection of its own: a pool would try again in silence, and say nothing of what is wrong."""
+    try:
+        connection = await psycopg.AsyncConnection.connect(url, connect_timeout=5)
+    except psycopg.ProgrammingError:
+        # Its message repeats the text, and a password with it.
+        raise BadSettings("DATABASE_URL: not a libpq URL, such as postgresql://user:password@host:5432/name") from None
+    async with connection:
+        await migrate(connection)
+
+
 @contextlib.asynccontextmanager
 async def database(settings: Settings, *, size: int = 4) -> AsyncIterator[Pool]:
     """An open pool on a migrated database.
@@ -27,15 +38,11 @@ async def database(settings: Settings, *, size: int = 4) -> AsyncIterator[Pool]:
         url, min_size=1, max_size=size, open=False, timeout=5, kwargs={"connect_timeout": 5}
     )
     try:
+        await _migrate(url)
         await pool.open(wait=True, timeout=10)
-        async with pool.connection() as connection:
-            await migrate(connection)
-    except psycopg.ProgrammingError as error:
-        await pool.close()
-        raise BadSettings(f"DATABASE_URL: {error}") from error
     except (psycopg.OperationalError, PoolTimeout) as error:
         await pool.close()
-        raise DatabaseUnavailable(f"Postgres at DATABASE_URL does not answer: {error}") from error
+        raise DatabaseUnavailable(f"Postgres at DATABASE_URL does not answer: {str(error).splitlines()[0]}") from error
     try:
         yield pool
     finally:

@@ -5,12 +5,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from pipeline.errors import BadSettings
+
+Seconds = Annotated[float, Field(ge=0)]
 
 
 class Settings(BaseSettings):
@@ -66,11 +68,11 @@ class Settings(BaseSettings):
     lane_concurrency: int = Field(32, ge=1, description="Jobs in hand at once per brand, so that none takes all.")
     lease_seconds: float = Field(10.0, gt=0.5, description="A job whose worker fell silent is free after this.")
     smtp_timeout: float = Field(30.0, gt=0, description="Seconds for one SMTP conversation.")
-    dispatch_schedule: tuple[float, ...] = Field(
+    dispatch_schedule: tuple[Seconds, ...] = Field(
         (60, 300, 900, 1800, 3600, 7200, 14400, 28800, 57600, 86400),
         description="Seconds between delivery attempts, JSON list; after the last the email has failed.",
     )
-    emit_schedule: tuple[float, ...] = Field(
+    emit_schedule: tuple[Seconds, ...] = Field(
         (5, 30, 120, 600, 1800, 7200, 18000, 36000, 43200, 43200, 43200, 43200),
         description="Seconds between conversion attempts, JSON list; after the last it is a dead letter.",
     )
@@ -98,6 +100,9 @@ class Settings(BaseSettings):
         return self.topic_prefix + name
 
 
+_SEE = "docs/settings.md lists every setting"
+
+
 def load(**overrides: Any) -> Settings:
     """The settings of this process's environment.
 
@@ -107,6 +112,10 @@ def load(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         raise BadSettings("\n".join(_explain(problem) for problem in error.errors())) from None
+    except SettingsError as error:
+        # A list that is no JSON; the message names the field.
+        name = next((name for name in Settings.model_fields if f'"{name}"' in str(error)), "")
+        raise BadSettings(f"{variable(name) if name else error}: not JSON, such as [60, 300] ({_SEE})") from None
 
 
 def variable(name: str) -> str:
@@ -130,4 +139,4 @@ def _text(value: Any) -> str:
 def _explain(problem: Any) -> str:
     name = str(problem["loc"][0]).lower()
     culprit = variable(name) if name in Settings.model_fields else name
-    return f"{culprit}: {problem['msg']} (docs/settings.md lists every setting)"
+    return f"{culprit}: {problem['msg']} ({_SEE})"
