@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from pipeline.bootstrap import wall_clock
 from pipeline.database import Pool, database
@@ -20,12 +21,13 @@ from pipeline.outbox.store import Limits, Store
 from pipeline.settings import Settings
 from tests.support.dispatching import until
 
+INSERT = "insert into jobs.jobs (queue, stream, seq, name, lane, state, payload)"
 LIMITS = Limits(jobs=20, per_lane=10, lease=5.0)
 
 
 @pytest.fixture
 async def pool(database_url: str) -> AsyncIterator[Pool]:
-    made = Settings(database_url=database_url)  # type: ignore[arg-type]  # pydantic makes the secret of it
+    made = Settings(database_url=SecretStr(database_url))
     async with database(made, size=8) as opened:
         yield opened
 
@@ -41,7 +43,7 @@ async def put(
     ]
     async with pool.connection() as connection, connection.cursor() as cursor:
         await cursor.executemany(
-            "insert into jobs.jobs (queue, stream, seq, name, lane, state, payload) values (%s, %s, %s, %s, %s, %s, %s)",
+            f"{INSERT} values (%s, %s, %s, %s, %s, %s, %s)",  # type: ignore[arg-type,unused-ignore]
             values,
         )
     return streams
@@ -66,7 +68,7 @@ async def working(
     pool: Pool, work: Work, *, limits: Limits = LIMITS, schedule: tuple[float, ...] = (0.05,) * 9
 ) -> AsyncIterator[asyncio.Event]:
     stop = asyncio.Event()
-    engine = Engine(store(pool, limits), limits, work, schedule, url=pool.conninfo, rand=random.Random(7).random)
+    engine = Engine(store(pool, limits), limits, work, schedule, url=str(pool.conninfo), rand=random.Random(7).random)
     running = asyncio.create_task(engine.run(stop))
     try:
         yield stop
@@ -180,8 +182,7 @@ async def test_a_follower_of_a_long_retry_leaves_the_claims_way_and_wakes_with_i
     [head] = await store(pool).claim()
     await store(pool).settle_one(head, retry(3600, "503", Lane.HEALTHY))
     assert await store(pool).claim() == []
-    late = "insert into jobs.jobs (queue, stream, seq, name, lane, state, payload) values ('emit', %s, 4, 'spam', 'acme/7', 'pending', '')"
-    await ask(pool, late, stream)
+    await ask(pool, f"{INSERT} values ('emit', %s, 4, 'spam', 'acme/7', 'pending', '')", stream)
     await store(pool).park()
     due = await ask(pool, "select count(*) from jobs.jobs where due_at <= now()")
     assert due == [(0,)]

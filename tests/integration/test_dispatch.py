@@ -1,26 +1,386 @@
 """The dispatcher against a real log, a real database and a real mail server."""
 
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pipeline.bootstrap import Runtime
+from pipeline.kafka import append_all
+from pipeline.ports import Entry
 from pipeline.settings import Settings
-from tests.support.dispatching import accept, dispatching, on, provide, rows, until
-from tests.support.smtp_receiver import smtp_receiver
-from topics.acks import Acked
-from topics.registry import PROVIDER_ACKS
+from pipeline.signing import Signer, hash_address
+from pipeline.smtp import _context
+from pipeline.tokens import read_message_id, read_verp
+from tests.support.caught_up import CaughtUp
+from tests.support.dispatching import SECRET, accept, dispatching, on, provide, request, rows, until
+from tests.support.smtp_receiver import certificate, password_is, smtp_receiver
+from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
+from topics.contents import Content
+from topics.ids import event_id
+from topics.registry import DEAD_LETTERS, PROVIDER_ACKS, SEND_REQUESTS
+from topics.requests import ContentPointer
+
+FAST = {"dispatch_schedule": (0.1, 0.1, 0.1), "smtp_timeout": 3.0, "lease_seconds": 2.0}
 
 
-async def test_a_request_becomes_a_mail_and_its_ack_closes_the_job(settings: Settings) -> None:
-    async with smtp_receiver() as receiver, dispatching(settings) as rt:
-        await provide(rt, receiver.port)
-        [request] = await accept(rt, "anna@example.com")
+@pytest.fixture
+def quick(settings: Settings) -> Settings:
+    return settings.model_copy(update=FAST)
+
+
+async def in_state(rt: Runtime, *states: str) -> None:
+    """Every job is in one of these states."""
+
+    async def there() -> bool:
+        found = {state for (state,) in await rows(rt, "select distinct state from jobs.jobs")}
+        return bool(found) and found <= set(states)
+
+    await until(there)
+
+
+async def acks(settings: Settings) -> list[str]:
+    return sorted(type(ack).__name__ for ack in await on(settings, PROVIDER_ACKS))
+
+
+async def test_a_request_becomes_a_mail_and_its_ack_closes_the_job(quick: Settings, caught_up: CaughtUp) -> None:
+    async with smtp_receiver() as receiver, dispatching(quick) as rt:
+        await provide(rt, receiver.port, means_delivered=True)
+        [sent] = await accept(rt, "anna@example.com")
         await until(lambda: len(receiver.mails) == 1)
         mail = receiver.mails[0]
         assert mail.recipient == "anna@example.com"
         assert mail.message["From"] == "Shop <news@shop.example>"
+        assert read_message_id(Signer(SECRET, "message-id"), mail.message_id) == sent.email_id
+        assert read_verp(Signer(SECRET, "verp"), mail.sender) == sent.email_id
+        assert "X-SMTPAPI" not in mail.message
+        await in_state(rt, "done")
+        await caught_up.queue("dispatch", "send-requests", "provider-acks")
+        assert await rows(rt, "select payload from jobs.jobs") == [(b"",)]
+    [ack] = await on(quick, PROVIDER_ACKS)
+    assert isinstance(ack, Acked)
+    assert (ack.email_id, ack.code, ack.attempt, ack.provider) == (sent.email_id, 250, 1, "local-7")
+    assert (ack.provider_message_id, ack.means_delivered) == ("abc123", True)
+    assert ack.event_id == event_id("dispatch", sent.email_id, "acked", "1")
 
-        async def closed() -> bool:
-            return await rows(rt, "select state, payload from jobs.jobs") == [("done", b"")]
 
-        await until(closed)
-        [ack] = await on(settings, PROVIDER_ACKS)
-        assert isinstance(ack, Acked)
-        assert (ack.email_id, ack.code, ack.attempt) == (request.email_id, 250, 1)
-        assert ack.provider_message_id == "abc123"
+async def test_providers_that_echo_get_what_they_shall_echo(quick: Settings) -> None:
+    async with smtp_receiver() as receiver, dispatching(quick) as rt:
+        await provide(rt, receiver.port, kind="sandbox")
+        [sent] = await accept(rt, "anna@example.com")
+        await until(lambda: len(receiver.mails) == 1)
+    said = str(receiver.mails[0].message["X-SMTPAPI"])
+    assert said == f'{{"unique_args": {{"mailfold_email_id": "{sent.email_id}"}}}}'
+
+
+async def test_a_request_seen_twice_is_sent_once(quick: Settings) -> None:
+    async with smtp_receiver() as receiver, dispatching(quick) as rt:
+        await provide(rt, receiver.port)
+        [sent] = await accept(rt, "anna@example.com")
+        await append_all(rt.log, [Entry(SEND_REQUESTS, sent.email_id, sent)] * 3)
+        await accept(rt, "last@example.com")
+        await until(lambda: bool(receiver.to("last@example.com")))
+        await in_state(rt, "done")
+        await append_all(rt.log, [Entry(SEND_REQUESTS, sent.email_id, sent)])
+        await accept(rt, "very-last@example.com")
+        await until(lambda: bool(receiver.to("very-last@example.com")))
+    assert len(receiver.to("anna@example.com")) == 1
+
+
+async def test_a_deferral_is_tried_again_and_the_last_one_is_a_failure(quick: Settings) -> None:
+    async with smtp_receiver() as receiver, dispatching(quick) as rt:
+        receiver.rcpt["slowly@example.com"] = ["450 4.2.1 later", "250 OK"]
+        receiver.rcpt["never@example.com"] = ["450 4.2.1 never@example.com is busy"]
+        await provide(rt, receiver.port)
+        [slowly, never] = await accept(rt, "slowly@example.com", "never@example.com")
+        await in_state(rt, "done", "dead")
+    found = await on(quick, PROVIDER_ACKS)
+    assert [type(ack) for ack in found if ack.email_id == slowly.email_id] == [Deferred, Acked]
+    of_never = [ack for ack in found if ack.email_id == never.email_id]
+    assert [type(ack) for ack in of_never] == [Deferred, Deferred, Deferred, Failed]
+    assert [ack.attempt for ack in of_never] == [1, 2, 3, 4]
+    assert of_never[0].next_attempt_at >= of_never[0].occurred_at + 80
+    assert (of_never[3].reason, of_never[3].enhanced) == ("gave up", "4.2.1")
+    assert "never@" not in of_never[3].text, "no address where it isn't needed"
+
+
+@pytest.mark.parametrize("stage", ["rcpt", "data"])
+async def test_a_refusal_of_the_recipient_or_message_is_a_rejection_at_once(quick: Settings, stage: str) -> None:
+    async with smtp_receiver() as receiver, dispatching(quick) as rt:
+        getattr(receiver, stage)["nobody@example.com"] = ["550 5.1.1 no such user"]
+        await provide(rt, receiver.port)
+        await accept(rt, "nobody@example.com", "somebody@example.com")
+        await in_state(rt, "done")
+    found = {type(ack): ack for ack in await on(quick, PROVIDER_ACKS)}
+    assert found.keys() == {Rejected, Acked}
+    assert (found[Rejected].code, found[Rejected].enhanced) == (550, "5.1.1")
+
+
+async def test_a_suppressed_address_is_dropped_without_contacting_anybody(quick: Settings) -> None:
+    async with smtp_receiver() as receiver, dispatching(quick) as rt:
+        await provide(rt, receiver.port)
+        await rows(
+            rt,
+            "insert into projections.suppressions values ('acme', '7', %s, 'hard bounce', 1, %s, 'e') returning 1",
+            hash_address(Signer(SECRET, "address"), "Gone@Example.com"),
+            request("x").email_id,
+        )
+        await accept(rt, "gone@example.COM")
+        await in_state(rt, "done")
+    assert receiver.connections == 0
+    [ack] = await on(quick, PROVIDER_ACKS)
+    assert isinstance(ack, Dropped)
+    assert ack.reason == "suppressed"
+
+
+async def test_a_provider_that_does_not_know_us_stops_its_lane_and_bounces_nobody(quick: Settings) -> None:
+    async with smtp_receiver() as refusing, smtp_receiver() as fine, dispatching(quick) as rt:
+        refusing.mail_from = "550 5.7.1 who are you?"
+        await provide(rt, refusing.port)
+        await provide(rt, fine.port, brand="8")
+        await accept(rt, "anna@example.com")
+        await until(lambda: _broken(rt, "acme/7"))
+        await accept(rt, "bert@example.com", brand="8")
+        await until(lambda: bool(fine.to("bert@example.com")))
+        assert await rows(rt, "select state, attempts from jobs.jobs where lane = 'acme/7'") == [("pending", 0)]
+        refusing.mail_from = ""
+        await until(lambda: bool(refusing.to("anna@example.com")))
+        await in_state(rt, "done")
+    assert await acks(quick) == ["Acked", "Acked"]
+
+
+async def _broken(rt: Runtime, lane: str) -> bool:
+    return bool(await rows(rt, "select 1 from jobs.lanes where lane = %s and trips > 0", lane))
+
+
+async def test_a_wrong_password_is_no_bounce_either(quick: Settings) -> None:
+    async with smtp_receiver(**password_is("us", "right")) as receiver, dispatching(quick) as rt:
+        await provide(rt, receiver.port, username="us", password="wrong")
+        await accept(rt, "anna@example.com")
+        await until(lambda: _broken(rt, "acme/7"))
+        assert await rows(rt, "select state, attempts from jobs.jobs") == [("pending", 0)]
+        await provide(rt, receiver.port, username="us", password="right")
+        await until(lambda: bool(receiver.mails))
+        await in_state(rt, "done")
+    assert receiver.mails[0].login == "us"
+    assert await acks(quick) == ["Acked"]
+
+
+async def test_a_server_that_refuses_connections_defers_and_opens_the_breaker(quick: Settings) -> None:
+    async with dispatching(quick) as rt:
+        await provide(rt, 1)
+        await accept(rt, *[f"user{number}@example.com" for number in range(8)])
+        await until(lambda: _broken(rt, "acme/7"))
+    assert set(await acks(quick)) == {"Deferred"}
+
+
+async def test_a_brand_without_a_provider_waits_for_one(quick: Settings) -> None:
+    async with smtp_receiver() as receiver, dispatching(quick) as rt:
+        await provide(rt, receiver.port, brand="8")
+        await accept(rt, "anna@example.com")
+
+        async def waits() -> bool:
+            return await rows(rt, "select lane, paused_reason from jobs.lanes") == [("acme/7", "no provider")]
+
+        await until(waits)
+        await provide(rt, receiver.port)
+        await until(lambda: bool(receiver.mails))
+        await in_state(rt, "done")
+        assert await rows(rt, "select attempts from jobs.jobs") == [(1,)]
+
+
+async def test_starttls_is_used_where_it_is_offered(quick: Settings, tmp_path: Path) -> None:
+    context, _ = certificate(tmp_path)
+    async with smtp_receiver(tls_context=context) as receiver, dispatching(quick) as rt:
+        await provide(rt, receiver.port)
+        await accept(rt, "anna@example.com")
+        await until(lambda: bool(receiver.mails))
+    assert receiver.mails[0].tls
+
+
+async def test_required_tls_holds_the_server_to_its_certificate(
+    quick: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, trusted = certificate(tmp_path)
+    _context.cache_clear()
+    async with smtp_receiver(tls_context=context) as receiver, dispatching(quick) as rt:
+        await provide(rt, receiver.port, tls="required")
+        await accept(rt, "anna@example.com")
+        await until(lambda: _broken(rt, "acme/7"))
+        assert receiver.mails == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+        _context.cache_clear()
+        await until(lambda: bool(receiver.mails))
+        await in_state(rt, "done")
+    _context.cache_clear()
+    assert receiver.mails[0].tls
+    assert await acks(quick) == ["Acked"]
+
+
+async def test_required_tls_does_not_go_on_in_the_clear(quick: Settings) -> None:
+    async with smtp_receiver() as receiver, dispatching(quick) as rt:
+        await provide(rt, receiver.port, tls="required")
+        await accept(rt, "anna@example.com")
+        await until(lambda: _broken(rt, "acme/7"))
+        assert await rows(rt, "select state, attempts from jobs.jobs") == [("pending", 0)]
+    assert receiver.mails == []
+
+
+async def test_connections_are_reused_and_never_more_than_the_provider_allows(quick: Settings) -> None:
+    async with smtp_receiver() as receiver, dispatching(quick) as rt:
+        await provide(rt, receiver.port, max_connections=3)
+        await accept(rt, *[f"user{number}@example.com" for number in range(60)])
+        await until(lambda: len(receiver.mails) == 60)
+        await in_state(rt, "done")
+    assert receiver.open_most <= 3
+    assert receiver.connections <= 3
+    assert len({mail.message_id for mail in receiver.mails}) == 60
+
+
+async def test_a_stale_connection_costs_no_attempt(quick: Settings) -> None:
+    async with smtp_receiver(timeout=0.3) as receiver, dispatching(quick) as rt:
+        await provide(rt, receiver.port, max_connections=1)
+        for number in range(3):
+            await accept(rt, f"user{number}@example.com")
+            await until(lambda sent=number: len(receiver.mails) == sent + 1)  # type: ignore[misc]
+            await until(lambda: receiver.open_now == 0)
+        await in_state(rt, "done")
+    assert await acks(quick) == ["Acked"] * 3
+
+
+async def test_silence_after_the_message_is_resent_with_the_same_message_id(quick: Settings) -> None:
+    async with smtp_receiver() as receiver, dispatching(quick) as rt:
+        receiver.hang_up_after_data.add("anna@example.com")
+        await provide(rt, receiver.port)
+        await accept(rt, "anna@example.com")
+        await in_state(rt, "done")
+    assert len({mail.message_id for mail in receiver.to("anna@example.com")}) == 1
+    assert len(receiver.mails) == 2
+    assert await acks(quick) == ["Acked", "Deferred"]
+
+
+async def test_silence_after_the_message_is_held_where_the_brand_wants_that(quick: Settings) -> None:
+    async with smtp_receiver() as receiver, dispatching(quick) as rt:
+        receiver.hang_up_after_data.add("anna@example.com")
+        await provide(rt, receiver.port, unknown_policy="hold")
+        await accept(rt, "anna@example.com")
+        await in_state(rt, "unknown")
+    assert len(receiver.mails) == 1
+    assert await acks(quick) == []
+
+
+async def test_a_slow_server_meets_the_deadline(quick: Settings) -> None:
+    async with smtp_receiver() as receiver, dispatching(quick.model_copy(update={"smtp_timeout": 0.3})) as rt:
+        receiver.slow["anna@example.com"] = 2.0
+        await provide(rt, receiver.port)
+        await accept(rt, "anna@example.com")
+        await in_state(rt, "dead")
+    assert await acks(quick) == ["Deferred", "Deferred", "Deferred", "Failed"]
+
+
+@pytest.mark.parametrize("fault", ["missing", "another content", "other bytes", "no content"])
+async def test_a_content_that_is_not_what_was_accepted_is_a_failure_and_a_dead_letter(
+    quick: Settings, fault: str
+) -> None:
+    async with smtp_receiver() as receiver, dispatching(quick) as rt:
+        await provide(rt, receiver.port)
+        [good] = await accept(rt, "good@example.com")
+        assert good.content is not None
+        changed: dict[str, ContentPointer | None] = {
+            "missing": _changed(good.content, offset=good.content.offset + 1000),
+            "another content": _changed(good.content, content_id="other"),
+            "other bytes": _changed(good.content, sha256="0" * 64),
+            "no content": None,
+        }
+        bad = request("bad@example.com", content=changed[fault])
+        await append_all(rt.log, [Entry(SEND_REQUESTS, bad.email_id, bad)])
+        await in_state(rt, "done", "dead")
+        assert await rows(rt, "select stream::text from jobs.jobs where state = 'dead'") == [(bad.email_id,)]
+    assert [mail.recipient for mail in receiver.mails] == ["good@example.com"]
+    [failed] = [ack for ack in await on(quick, PROVIDER_ACKS) if isinstance(ack, Failed)]
+    assert failed.email_id == bad.email_id
+    letters = await on(quick, DEAD_LETTERS)
+    assert [letter.key for letter in letters] == ([bad.email_id.encode()] if bad.content else [])
+
+
+def _changed(pointer: ContentPointer, **values: object) -> ContentPointer:
+    fields = {name: getattr(pointer, name) for name in pointer.__struct_fields__}
+    return ContentPointer(**(fields | values))
+
+
+async def test_a_large_content_in_several_chunks_arrives_whole(quick: Settings) -> None:
+    noise = "".join(f"{number:x}{number * 7919 % 99991:x} " for number in range(400_000))
+    async with smtp_receiver(data_size_limit=60_000_000) as receiver, dispatching(quick) as rt:
+        await provide(rt, receiver.port)
+        [sent] = await accept(rt, "anna@example.com", content=Content(text=noise))
+        assert sent.content is not None
+        assert sent.content.chunks > 1
+        await accept(rt, "bert@example.com")
+        await until(lambda: len(receiver.mails) == 2)
+        await in_state(rt, "done")
+    [mail] = receiver.to("anna@example.com")
+    assert mail.message.get_content().split() == noise.split()
+
+
+async def test_what_is_no_record_of_ours_becomes_a_dead_letter_and_blocks_nothing(quick: Settings) -> None:
+    async with smtp_receiver() as receiver, dispatching(quick) as rt:
+        await provide(rt, receiver.port)
+        for value in (b"not json", b'{"type":"send-request/1"}', b""):
+            await rt.log.append_again("send-requests", b"k", value)
+        bad = request("x@example.com", email_id="no-uuid")
+        await append_all(rt.log, [Entry(SEND_REQUESTS, bad.email_id, bad)])
+        await accept(rt, *[f"user{number}@example.com" for number in range(6)])
+        await until(lambda: len(receiver.mails) == 6)
+    letters = await on(quick, DEAD_LETTERS)
+    assert {letter.reason for letter in letters} == {"undecodable"}
+    assert len(letters) == 4
+
+
+async def test_a_database_filled_anew_from_the_log_sends_nothing_again(quick: Settings) -> None:
+    async with smtp_receiver() as receiver:
+        async with dispatching(quick) as rt:
+            receiver.rcpt["nobody@example.com"] = ["550 no"]
+            await provide(rt, receiver.port)
+            await accept(rt, *[f"user{number}@example.com" for number in range(40)], "nobody@example.com")
+            await in_state(rt, "done")
+            busy = receiver.asked
+        slow = quick.model_copy(update={"dispatch_schedule": (600.0,)})
+        async with dispatching(slow) as rt:
+            receiver.rcpt["later@example.com"] = ["450 later"]
+            await accept(rt, "later@example.com")
+            await until(lambda: receiver.asked > busy)
+            await until(lambda: _count(rt, "select 1 from jobs.jobs where attempts = 1 and state = 'pending'", 1))
+        asked = receiver.asked
+        await _forget_everything(slow)
+        async with dispatching(slow) as rt:
+            await until(lambda: _count(rt, "select 1 from jobs.jobs where state = 'done'", 41))
+            await until(lambda: _count(rt, "select 1 from jobs.jobs where state = 'pending'", 1))
+            [(due, attempts)] = await rows(
+                rt, "select extract(epoch from due_at)::float8, attempts from jobs.jobs where state = 'pending'"
+            )
+            assert attempts == 1, "the schedule goes on where it was"
+            assert due > time.time() + 300
+            await accept(rt, "new@example.com")
+            await until(lambda: bool(receiver.to("new@example.com")))
+        assert receiver.asked == asked + 1
+
+
+async def _count(rt: Runtime, query: str, count: int) -> bool:
+    return len(await rows(rt, query)) == count
+
+
+async def _forget_everything(settings: Settings) -> None:
+    async with await psycopg.AsyncConnection.connect(settings.database_url.get_secret_value()) as connection:
+        await connection.execute("truncate jobs.jobs, jobs.next_offsets, jobs.lanes")
+
+
+async def test_two_dispatchers_send_everything_once(quick: Settings) -> None:
+    async with smtp_receiver() as receiver, dispatching(quick) as one, dispatching(quick) as two:
+        await provide(one, receiver.port)
+        for part in range(5):
+            await accept(two, *[f"user{part}-{number}@example.com" for number in range(30)])
+        await until(lambda: len(receiver.mails) >= 150)
+        await in_state(one, "done")
+    assert len({mail.recipient for mail in receiver.mails}) == 150
+    assert len(receiver.mails) == 150

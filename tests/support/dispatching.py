@@ -27,7 +27,8 @@ SECRET = "a-secret-for-tests-of-at-least-32-characters"
 async def provide(rt: Runtime, port: int, *, brand: str = "7", **values: Any) -> None:
     """A tenant whose brand sends through the server on this port."""
     policy = values.pop("unknown_policy", "resend")
-    provider = Provider(**({"provider": f"local-{brand}", "host": "127.0.0.1", "port": port} | values))
+    fields: dict[str, Any] = {"provider": f"local-{brand}", "host": "127.0.0.1", "port": port}
+    provider = Provider(**(fields | values))
     await admin.add_tenant(rt.pool, Tenant("acme"))
     await admin.add_provider(rt.pool, provider, SECRET)
     await admin.add_brand(rt.pool, Brand("acme", brand, provider.provider, policy))

@@ -57,18 +57,18 @@ class Receiver:
     asked: int = 0
 
     # -------------------------------------------------------------- aiosmtpd's hooks
-    async def handle_MAIL(
+    async def handle_MAIL(  # noqa: N802  aiosmtpd's name
         self, _s: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
-    ) -> str:  # noqa: N802  aiosmtpd's name
+    ) -> str:
         if self.mail_from:
             return self.mail_from
         envelope.mail_from = address
         envelope.mail_options.extend(options)
         return "250 OK"
 
-    async def handle_RCPT(
+    async def handle_RCPT(  # noqa: N802  aiosmtpd's name
         self, _s: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
-    ) -> str:  # noqa: N802  aiosmtpd's name
+    ) -> str:
         self.asked += 1
         answer = _next(self.rcpt, address)
         if answer.startswith("2"):
@@ -93,7 +93,8 @@ class Receiver:
             )
         if recipient in self.hang_up_after_data:
             self.hang_up_after_data.discard(recipient)
-            server.transport.abort()
+            transport: Any = server.transport
+            transport.abort()
         return answer
 
     def to(self, recipient: str) -> list[Received]:
