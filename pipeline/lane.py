@@ -109,6 +109,8 @@ class Lane:
         if self.next < beginning:
             log.critical("email-changes/%s: %s to %s expired unread", number, self.next, beginning)
         self.reader.seek(self.partition, max(self.next, beginning))
+        # Whoever was here before may have died between telling Postgres and telling the group.
+        self.projected[self.partition] = self.next
         log.info("projecting email-changes/%s from %s to %s and on", number, self.next, end)
 
     async def _go_on(self) -> None:

@@ -51,8 +51,8 @@ async def _with_consumer(rt: Runtime, patience: "Patience") -> None:
     reader = consumer(
         rt.settings,
         group_id=group(rt.settings),
-        session_timeout_ms=10_000,
-        heartbeat_interval_ms=3_000,
+        session_timeout_ms=6_000,  # the least that brokers take: a projector wrongly thought dead can do no harm
+        heartbeat_interval_ms=2_000,
         fetch_max_wait_ms=100,  # a partition drained while a fetch for the others is under way waits this long
     )
     lanes = Lanes(rt, reader)
