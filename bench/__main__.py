@@ -16,13 +16,13 @@ from typing import Any
 from pydantic import SecretStr
 from rich.console import Console
 
-from bench import accept, dispatch, emit, figures, fold, project, whole
+from bench import accept, dispatch, emit, figures, fold, memory, project, whole
 from bench.figures import Delay, Memory, Rate
 from bench.house import QUICK, Size, sink, world
 from pipeline.settings import Settings
 from pipeline.supervisor import Stack
 
-STAGES = ("accept", "dispatch", "fold", "project", "emit", "whole")
+STAGES = ("accept", "dispatch", "fold", "project", "emit", "whole", "memory")
 
 
 @dataclass
@@ -44,7 +44,8 @@ class Report:
 
     def show(self, console: Console) -> None:
         """For people."""
-        console.print(figures.rates(self.rates), "")
+        if self.rates:
+            console.print(figures.rates(self.rates), "")
         if self.delays:
             console.print(figures.delays(self.delays), "")
         if self.memory is not None:
@@ -78,8 +79,10 @@ async def measure(size: Size, stages: Collection[str], folder: Path, console: Co
         if "whole" in stages:
             arrivals = whole.Arrivals()
             async with sink(arrivals) as origin, world(stack.settings, "whole", size, origin) as here:
-                rate, report.delays, report.memory = await whole.run(here, arrivals, stack.pids)
+                rate, report.delays = await whole.run(here, arrivals)
                 report.rates.append(_beside_narrowest(rate, report.rates))
+    if "memory" in stages:
+        report.memory = await memory.run(folder / "up")
     return report
 
 

@@ -1,21 +1,55 @@
-"""Process ids in, the memory they and their children hold out, in megabytes."""
+"""A fresh `mailfold up` on its own folder in; the memory that it and its children hold when idle out."""
 
+import asyncio
 import contextlib
+import sys
+from pathlib import Path
 
 import psutil
 
 from bench.figures import Memory
+from bench.house import answers
+from pipeline.embedded.child import Program, spawn
+from pipeline.embedded.home import free_port
+
+SETTLE = 10.0
+"""Seconds after the last role began to answer: imports are done, pools are open, nothing flows."""
 
 
-def resident(pids: dict[str, int]) -> Memory:
-    """RSS counts a page that processes share once for each of them (Postgres' buffers); PSS shares it out."""
-    rss, pss = {}, {}
-    for name, pid in pids.items():
-        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-        rss[name], pss[name] = 0.0, 0.0
-        for process in family:
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                found = process.memory_full_info()
-                rss[name] += found.rss / 1e6
-                pss[name] += getattr(found, "pss", 0) / 1e6
+async def run(folder: Path) -> Memory:
+    """Start it as people do, leave it alone, weigh it, stop it."""
+    port, http = free_port(), free_port()
+    env = {
+        "KAFKA_BOOTSTRAP": "",
+        "DATABASE_URL": "",
+        "MAILFOLD_DATA_DIR": str(folder),
+        "MAILFOLD_PORT": str(port),
+        "MAILFOLD_SANDBOX_SMTP_PORT": str(free_port()),
+        "MAILFOLD_SANDBOX_HTTP_PORT": str(http),
+    }
+    up = spawn(Program("up", (sys.executable, "-m", "pipeline", "up"), folder / "up.log", env))
+    try:
+        await answers(f"http://127.0.0.1:{port}/healthz", up)
+        await answers(f"http://127.0.0.1:{http}/healthz", up)
+        await asyncio.sleep(SETTLE)
+        return weigh(up.pid)
+    finally:
+        await up.stopped(12.0)
+
+
+def weigh(pid: int) -> Memory:
+    """RSS counts a page that processes share once for each (Postgres' buffers); PSS shares it out among them."""
+    rss: dict[str, float] = {}
+    pss: dict[str, float] = {}
+    for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            name, found = _name(process), process.memory_full_info()
+            rss[name] = rss.get(name, 0.0) + found.rss / 1e6
+            pss[name] = pss.get(name, 0.0) + getattr(found, "pss", 0) / 1e6
     return Memory(rss, pss)
+
+
+def _name(process: psutil.Process) -> str:
+    """A role's name is its last argument; servers go by their program."""
+    program, arguments = process.name(), process.cmdline()
+    return arguments[-1] if program.startswith("python") and arguments else {"java": "kafka"}.get(program, program)

@@ -13,10 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from bench import material
 from bench.accept import BATCH, post, post_all
-from bench.figures import Delay, Memory, Rate, pace
+from bench.figures import Delay, Rate, pace
 from bench.house import World
-from bench.memory import resident
-from pipeline.embedded.child import Child
 from pipeline.sandbox.keys import SIGNATURE, TIMESTAMP, private_key, sign
 
 ROLES = ("gateway", "worker", "dispatch", "project", "emit", "sandbox")
@@ -155,13 +153,12 @@ class Whole:
         return time.perf_counter()
 
 
-async def run(world: World, arrivals: Arrivals, servers: dict[str, int]) -> tuple[Rate, list[Delay], Memory]:
+async def run(world: World, arrivals: Arrivals) -> tuple[Rate, list[Delay]]:
     """Everything that needs the whole stack."""
     probes = world.size.probes
-    async with world.roles(*ROLES) as children, aiohttp.ClientSession() as http:
+    async with world.roles(*ROLES), aiohttp.ClientSession() as http:
         whole = Whole(world, arrivals, http)
         await whole.warm_up()
-        memory = resident({**servers, **_pids(children)})
         numbers = range(PROBES_FROM, PROBES_FROM + 2 * probes)
         await whole.prepare(numbers)
         bare = await whole.bare(probes)
@@ -174,8 +171,4 @@ async def run(world: World, arrivals: Arrivals, servers: dict[str, int]) -> tupl
         Delay("webhook accepted → conversion POST, idle", idle, peer=peer, peer_millis=bare),
         Delay(f"the same at half load ({rate / 2:,.0f} emails/s)", busy, GOAL_P50, GOAL_P99, peer, bare),
     ]
-    return Rate("whole path", "emails", rate, "", 0.0), delays, memory
-
-
-def _pids(children: dict[str, Child]) -> dict[str, int]:
-    return {name: child.pid for name, child in children.items()}
+    return Rate("whole path", "emails", rate, "", 0.0), delays

@@ -1,0 +1,43 @@
+"""`python -m bench --quick` runs every stage once; what it measures is no test's business."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.timeout(400)
+def test_every_stage_runs_and_its_figures_are_written_beside_a_peers(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--quick", "--json", str(figures)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=380,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    told = json.loads(figures.read_text())
+    stages = [rate["stage"] for rate in told["rates"]]
+    assert stages == ["accept", "dispatch", "fold", "project", "project", "emit", "whole path"]
+    assert all(rate["per_second"] > 0 and rate["peer_per_second"] > 0 and rate["ratio"] > 0 for rate in told["rates"])
+    assert [delay["samples"] for delay in told["latencies"]] == [5, 5]
+    assert all(0 < delay["p50_ms"] <= delay["p99_ms"] for delay in told["latencies"])
+    assert {"kafka", "postgres", "gateway", "worker"} <= told["idle_memory"]["rss_mb_per_role"].keys()
+
+
+def test_an_unknown_stage_is_said_so() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "teleport"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 2
+    assert "no such stage: teleport" in done.stderr
