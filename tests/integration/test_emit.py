@@ -1,0 +1,248 @@
+"""The emitter against a real log, a real database and a real HTTP server in Fast Track's place."""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator
+from email.utils import formatdate
+
+import msgspec
+import pytest
+
+from pipeline import admin, emit
+from pipeline.admin import Destination, Tenant
+from pipeline.bootstrap import Runtime, runtime
+from pipeline.outbox import letters
+from pipeline.outbox.store import Limits, Store
+from pipeline.settings import Settings
+from projections.debts import Debt, encode
+from tests.support.dispatching import SECRET, on, rows, until
+from tests.support.http_receiver import http_receiver
+from topics.conversions import ConversionResult, Outcome, Word
+from topics.record import EmailId
+from topics.registry import CONVERSION_RESULTS
+
+ACTIVITY = b'{"id": "a-1",  "brand_id": 7, "user_id":123456789012345678901234567890, "new": [1.50, null]}'
+WORDS = (Word.DELIVERED, Word.OPEN, Word.CLICK)
+
+
+@pytest.fixture
+def quick(settings: Settings) -> Settings:
+    return settings.model_copy(update={"emit_schedule": (0.05, 0.05, 0.05), "emit_timeout": 1.0, "lease_seconds": 2.0})
+
+
+@contextlib.asynccontextmanager
+async def emitting(settings: Settings) -> AsyncIterator[Runtime]:
+    async with runtime(settings, pool_size=6) as rt:
+        role = asyncio.create_task(emit.run(rt))
+        try:
+            yield rt
+        finally:
+            rt.stop.set()
+            async with asyncio.timeout(10):
+                await role
+
+
+async def owe(rt: Runtime, *words: Word, brand: str = "7", email: str = "") -> EmailId:
+    """Debts as the projector books them."""
+    stream = EmailId(email or str(uuid.uuid4()))
+    async with rt.pool.connection() as connection:
+        for seq, word in enumerate(words, 1):
+            debt = Debt(email_id=stream, word=word, tenant="acme", brand=brand, activity=msgspec.Raw(ACTIVITY))
+            await connection.execute(
+                "insert into jobs.jobs (queue, stream, seq, name, lane, state, payload)"
+                " values ('emit', %s, %s, %s, %s, 'pending', %s)",
+                (stream, seq, word.value, debt.lane, encode(debt)),
+            )
+        await connection.execute("select pg_notify('jobs_emit', '')")
+    return stream
+
+
+async def destine(rt: Runtime, url: str, brand: str = "7") -> None:
+    await admin.add_tenant(rt.pool, Tenant("acme"))
+    await admin.add_destination(rt.pool, Destination("acme", brand, url, "their-key"), SECRET)
+
+
+async def in_state(rt: Runtime, *states: str) -> None:
+    async def there() -> bool:
+        found = {state for (state,) in await rows(rt, "select distinct state from jobs.jobs")}
+        return bool(found) and found <= set(states)
+
+    await until(there)
+
+
+async def paused(rt: Runtime) -> str:
+    found = await rows(rt, "select paused_reason from jobs.lanes where paused_at is not null")
+    return str(found[0][0]) if found else ""
+
+
+async def outcomes(settings: Settings) -> list[tuple[str, int, int]]:
+    found: list[ConversionResult] = await on(settings, CONVERSION_RESULTS)
+    return [(result.outcome.value, result.attempt, result.status) for result in found]
+
+
+async def test_a_conversion_is_told_as_the_document_says_with_the_activity_byte_for_byte(quick: Settings) -> None:
+    async with http_receiver() as receiver, emitting(quick) as rt:
+        await destine(rt, receiver.url)
+        email_id = await owe(rt, Word.DELIVERED)
+        await in_state(rt, "done")
+    [seen] = receiver.seen
+    assert seen.path == "/hook/email/conversion"
+    expected = b'{"activity":' + ACTIVITY + f',"email_id":"{email_id}","delivery_status":"delivered"}}'.encode()
+    assert seen.raw == expected
+    assert seen.headers["X-API-KEY"] == "their-key"
+    assert seen.headers["Idempotency-Key"] == f"{email_id}:delivered"
+    assert seen.headers["Content-Type"] == "application/json"
+    assert await outcomes(quick) == [("delivered", 1, 200)]
+
+
+async def test_each_email_is_told_in_order_whatever_the_receiver_answers(quick: Settings) -> None:
+    async with http_receiver() as receiver, emitting(quick) as rt:
+        receiver.answers = [500, 200, 429, 200, 503, "reset", 200, 302, 200, 200]
+        await destine(rt, receiver.url)
+        emails = [await owe(rt, *WORDS) for _ in range(10)]
+        await in_state(rt, "done", "dead")
+    for email in emails:
+        words = [seen.word for seen in receiver.seen if seen.body["email_id"] == email]
+        first = list(dict.fromkeys(words))
+        assert first == [word.value for word in WORDS]
+    keys = {(seen.body["email_id"], seen.word): seen.headers["Idempotency-Key"] for seen in receiver.seen}
+    assert len(set(keys.values())) == len(keys)
+
+
+@pytest.mark.parametrize("status", [410, 422])
+async def test_gone_and_unprocessable_settle_as_refused(quick: Settings, status: int) -> None:
+    async with http_receiver() as receiver, emitting(quick) as rt:
+        receiver.answers = [status]
+        await destine(rt, receiver.url)
+        await owe(rt, Word.DELIVERED)
+        await in_state(rt, "done")
+    assert await outcomes(quick) == [("refused", 1, status)]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_a_closed_door_pauses_the_destination_and_burns_nothing_until_somebody_resumes(
+    quick: Settings, status: int
+) -> None:
+    async with http_receiver() as receiver, http_receiver() as other, emitting(quick) as rt:
+        receiver.answers = [status]
+        await destine(rt, receiver.url)
+        await destine(rt, other.url, brand="8")
+        await owe(rt, *WORDS)
+
+        async def stopped() -> bool:
+            return await paused(rt) == f"the destination answers {status}"
+
+        await until(stopped)
+        await owe(rt, Word.OPEN, brand="8")
+        await until(lambda: len(other.seen) == 1)
+        assert len(receiver.seen) == 1
+        assert await rows(rt, "select distinct attempts from jobs.jobs where lane = 'acme/7'") == [(0,)]
+        receiver.answers = [200]
+        await Store(rt.pool, "emit", Limits(1, 1, 1)).resume(["acme/7"])
+        await in_state(rt, "done")
+    assert [seen.word for seen in receiver.seen] == ["delivered", "delivered", "open", "click"]
+
+
+async def test_without_a_destination_debts_wait_for_one(quick: Settings) -> None:
+    async with http_receiver() as receiver, emitting(quick) as rt:
+        await owe(rt, *WORDS)
+
+        async def stopped() -> bool:
+            return await paused(rt) == "no destination"
+
+        await until(stopped)
+        await destine(rt, receiver.url, brand="*")
+        await in_state(rt, "done")
+        assert await rows(rt, "select distinct attempts from jobs.jobs") == [(1,)]
+    assert [seen.word for seen in receiver.seen] == ["delivered", "open", "click"]
+    assert [outcome for outcome, *_ in await outcomes(quick)] == ["delivered"] * 3
+
+
+@pytest.mark.parametrize("answer", [500, 503, 429, 400, 302, "reset", "slow"])
+async def test_what_never_works_is_tried_on_schedule_and_kept_as_a_dead_letter(
+    quick: Settings, answer: int | str
+) -> None:
+    settings = quick.model_copy(update={"emit_timeout": 0.3})
+    async with http_receiver() as receiver, emitting(settings) as rt:
+        receiver.answers = [answer]
+        await destine(rt, receiver.url)
+        email_id = await owe(rt, Word.DELIVERED)
+        await in_state(rt, "dead")
+        assert len(receiver.seen) == 4
+        assert {seen.path for seen in receiver.seen} == {"/hook/email/conversion"}, "no redirect is followed"
+        told = await outcomes(settings)
+        assert [outcome for outcome, *_ in told] == ["retrying"] * 3 + ["given_up"]
+        assert [attempt for _, attempt, _ in told] == [1, 2, 3, 4]
+        receiver.answers = [200]
+        assert await letters.replay(rt, None) == [f"emit/{email_id}/delivered"]
+        await in_state(rt, "done")
+    assert [told[0] for told in await outcomes(settings)][4:] == ["replayed", "delivered"]
+    assert (await outcomes(settings))[-1][1] == 5, "the numbers of attempts go on"
+
+
+@pytest.mark.parametrize("dated", [False, True])
+async def test_retry_after_is_honoured(quick: Settings, *, dated: bool) -> None:
+    async with http_receiver() as receiver, emitting(quick) as rt:
+        header = formatdate(time.time() + 2, usegmt=True) if dated else "1"
+        receiver.answers = [(429, {"Retry-After": header}), 200]
+        await destine(rt, receiver.url)
+        await owe(rt, Word.DELIVERED)
+        await until(lambda: len(receiver.seen) == 1)
+        first = time.monotonic()
+        await in_state(rt, "done")
+        # A lower bound can't be missed by a slow machine.
+        assert time.monotonic() - first > 0.8
+    assert [told[0] for told in await outcomes(quick)] == ["retrying", "delivered"]
+
+
+async def test_an_endless_answer_costs_its_connection_and_nothing_more(quick: Settings) -> None:
+    async with http_receiver() as receiver, emitting(quick) as rt:
+        receiver.answers = ["endless"]
+        await destine(rt, receiver.url)
+        await owe(rt, Word.DELIVERED)
+        await in_state(rt, "done")
+    assert await outcomes(quick) == [("delivered", 1, 200)]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "127.1"])
+async def test_a_destination_in_our_own_network_is_not_called(quick: Settings, host: str) -> None:
+    settings = quick.model_copy(update={"allow_private_destinations": False})
+    async with http_receiver() as receiver, emitting(settings) as rt:
+        await destine(rt, f"http://{host}:{receiver.port}")
+        await owe(rt, Word.DELIVERED)
+
+        async def stopped() -> bool:
+            return "private" in await paused(rt)
+
+        await until(stopped)
+        assert await rows(rt, "select state, attempts from jobs.jobs") == [("pending", 0)]
+    assert receiver.seen == []
+
+
+async def test_a_stuck_brand_blocks_no_other(quick: Settings) -> None:
+    settings = quick.model_copy(update={"emit_concurrency": 8, "lane_concurrency": 8, "emit_timeout": 30.0})
+    async with http_receiver() as stuck, http_receiver() as fine, emitting(settings) as rt:
+        stuck.answers = ["slow"]
+        await destine(rt, stuck.url)
+        await destine(rt, fine.url, brand="8")
+        for _ in range(50):
+            await owe(rt, Word.DELIVERED)
+        await until(lambda: stuck.busy > 0)
+        for _ in range(20):
+            await owe(rt, Word.DELIVERED, brand="8")
+        await until(lambda: len(fine.seen) == 20)
+        assert stuck.seen
+        assert len(stuck.seen) < 50
+
+
+async def test_a_job_found_attempting_is_told_again_with_the_same_key(quick: Settings) -> None:
+    async with http_receiver() as receiver, runtime(quick) as before:
+        await destine(before, receiver.url)
+        await owe(before, Word.DELIVERED)
+        await Store(before.pool, "emit", Limits(8, 8, 0.3)).claim()
+        async with emitting(quick) as rt:
+            await in_state(rt, "done")
+    assert len(receiver.seen) == 1
+    assert await outcomes(quick) == [(Outcome.DELIVERED.value, 2, 200)]

@@ -1,0 +1,142 @@
+"""Dispatch and emit as processes of their own: killed, frozen, asked to end; nothing lost, repeats with the same id."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.bootstrap import runtime
+from pipeline.settings import Settings
+from tests.integration.test_emit import destine, owe
+from tests.support.dispatching import accept, on, provide, rows, until
+from tests.support.http_receiver import http_receiver
+from tests.support.smtp_receiver import smtp_receiver
+from topics.acks import Acked
+from topics.conversions import Word
+from topics.registry import CONVERSION_RESULTS, PROVIDER_ACKS
+
+MAILS = 40
+
+
+@contextlib.asynccontextmanager
+async def process(settings: Settings, role: str, **extra: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A role, as production runs it; killed at the end if it is still there."""
+    environment = os.environ | {
+        "KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "MAILFOLD_SECRET": settings.secret.get_secret_value(),
+        "MAILFOLD_TOPIC_PREFIX": settings.topic_prefix,
+        "MAILFOLD_PARTITIONS": str(settings.partitions),
+        "MAILFOLD_ALLOW_PRIVATE_DESTINATIONS": "true",
+        "MAILFOLD_LEASE_SECONDS": "2",
+        **extra,
+    }
+    started = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "pipeline", role, env=environment, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        yield started
+    finally:
+        if started.returncode is None:
+            started.kill()
+        await started.wait()
+
+
+def armed(point: str, tmp_path: Path) -> dict[str, str]:
+    once = tmp_path / "once"
+    once.touch()
+    return {"MAILFOLD_CRASH_AT": point, "MAILFOLD_CRASH_ONCE": str(once)}
+
+
+async def ends(started: asyncio.subprocess.Process, seconds: float = 30.0) -> int:
+    async with asyncio.timeout(seconds):
+        return await started.wait()
+
+
+@pytest.mark.parametrize("point", ["dispatch.after-250", "dispatch.after-ack"])
+async def test_a_dispatcher_that_dies_after_the_250_loses_nothing_and_repeats_only_what_it_had_in_hand(
+    settings: Settings, tmp_path: Path, point: str
+) -> None:
+    async with smtp_receiver() as receiver, runtime(settings) as rt:
+        await provide(rt, receiver.port)
+        sent = await accept(rt, *[f"user{number}@example.com" for number in range(MAILS)])
+        async with process(settings, "dispatch", **armed(point, tmp_path)) as first:
+            assert await ends(first) == 137
+        async with process(settings, "dispatch"):
+            await until(lambda: _done(rt, MAILS), 40)
+    acks = await on(settings, PROVIDER_ACKS)
+    assert {ack.email_id for ack in acks if isinstance(ack, Acked)} == {request.email_id for request in sent}
+    by_recipient: dict[str, set[str]] = {}
+    for mail in receiver.mails:
+        by_recipient.setdefault(mail.recipient, set()).add(mail.message_id)
+    assert len(by_recipient) == MAILS
+    assert all(len(ids) == 1 for ids in by_recipient.values()), "a repeat carries the same Message-ID"
+    assert max(Counter(mail.recipient for mail in receiver.mails).values()) <= 2, "at most one repeat per crash"
+
+
+@pytest.mark.parametrize("point", ["emit.after-2xx", "emit.after-result"])
+async def test_an_emitter_that_dies_after_the_2xx_tells_everything_in_order_and_repeats_with_the_same_key(
+    settings: Settings, tmp_path: Path, point: str
+) -> None:
+    words = (Word.DELIVERED, Word.OPEN, Word.CLICK)
+    async with http_receiver() as receiver, runtime(settings) as rt:
+        await destine(rt, receiver.url)
+        emails = [await owe(rt, *words) for _ in range(20)]
+        async with process(settings, "emit", **armed(point, tmp_path)) as first:
+            assert await ends(first) == 137
+        async with process(settings, "emit"):
+            await until(lambda: _done(rt, 60), 40)
+    for email in emails:
+        told = [seen.word for seen in receiver.seen if seen.body["email_id"] == email]
+        assert list(dict.fromkeys(told)) == [word.value for word in words]
+    assert max(Counter(seen.headers["Idempotency-Key"] for seen in receiver.seen).values()) <= 2
+    results = await on(settings, CONVERSION_RESULTS)
+    assert len({(result.email_id, result.word) for result in results}) == 60
+
+
+async def test_a_dispatcher_frozen_past_its_leases_harms_nothing_when_it_wakes(settings: Settings) -> None:
+    async with smtp_receiver() as receiver, runtime(settings) as rt:
+        await provide(rt, receiver.port, max_connections=2)
+        receiver.slow = {f"user{number}@example.com": 0.05 for number in range(MAILS)}
+        async with process(settings, "dispatch") as frozen:
+            sent = await accept(rt, *[f"user{number}@example.com" for number in range(MAILS)])
+            await until(lambda: len(receiver.mails) > 3)
+            frozen.send_signal(signal.SIGSTOP)
+            async with process(settings, "dispatch"):
+                await until(lambda: _done(rt, MAILS), 40)
+                frozen.send_signal(signal.SIGCONT)
+                more = await accept(rt, *[f"more{number}@example.com" for number in range(10)])
+                await until(lambda: _done(rt, MAILS + 10), 40)
+    counts = Counter(mail.recipient for mail in receiver.mails)
+    assert len(counts) == len(sent) + len(more)
+    assert all(count == 1 for recipient, count in counts.items() if recipient.startswith("more"))
+    assert max(counts.values()) <= 2
+    assert len({mail.message_id for mail in receiver.mails}) == len(counts)
+
+
+@pytest.mark.parametrize("role", ["dispatch", "emit"])
+async def test_a_role_ends_within_ten_seconds_of_sigterm_in_the_middle_of_its_work(
+    settings: Settings, role: str
+) -> None:
+    async with smtp_receiver() as mails, http_receiver() as conversions, runtime(settings) as rt:
+        conversions.answers = ["slow"]
+        mails.slow = {f"user{number}@example.com": 5.0 for number in range(100)}
+        await provide(rt, mails.port)
+        await destine(rt, conversions.url)
+        await accept(rt, *mails.slow)
+        for _ in range(100):
+            await owe(rt, Word.DELIVERED)
+        async with process(settings, role) as started:
+            await until(lambda: mails.asked > 0 or conversions.busy > 0)
+            started.terminate()
+            assert await ends(started, 10.0) == 0
+
+
+async def _done(rt: object, count: int) -> bool:
+    return await rows(rt, "select count(*) from jobs.jobs where state = 'done'") == [(count,)]  # type: ignore[arg-type]

@@ -1,0 +1,96 @@
+"""A real HTTP server on a free port in Fast Track's place; answers by what the test says."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+Answer = web.Response | Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass
+class Conversion:
+    path: str
+    headers: dict[str, str]
+    raw: bytes
+
+    @property
+    def body(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.raw)
+        return found
+
+    @property
+    def word(self) -> str:
+        return str(self.body["delivery_status"])
+
+
+@dataclass
+class FastTrack:
+    """What arrived; ``answers`` are given first to last, the last one for ever."""
+
+    port: int = 0
+    seen: list[Conversion] = field(default_factory=list)
+    answers: list[int | tuple[int, dict[str, str]] | str] = field(default_factory=lambda: [200])
+    busy: int = 0
+    busiest: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/hook"
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        raw = await request.read()
+        self.seen.append(Conversion(request.path, dict(request.headers), raw))
+        self.busy += 1
+        self.busiest = max(self.busiest, self.busy)
+        try:
+            return await self._answer(request)
+        finally:
+            self.busy -= 1
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        match answer:
+            case "reset":
+                assert request.transport is not None
+                request.transport.abort()
+                return web.Response()
+            case "slow":
+                await asyncio.sleep(3)
+                return web.Response()
+            case "endless":
+                return await _endless(request)
+            case (status, headers):
+                return web.Response(status=status, headers=headers)
+            case _:
+                assert isinstance(answer, int)
+                return web.Response(status=answer, text=f"answer {answer}")
+
+
+async def _endless(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(status=200)
+    await response.prepare(request)
+    with contextlib.suppress(ConnectionError):
+        while True:
+            await response.write(b"x" * 65536)
+    return response
+
+
+@contextlib.asynccontextmanager
+async def http_receiver(port: int = 0) -> AsyncIterator[FastTrack]:
+    receiver = FastTrack()
+    application = web.Application()
+    application.router.add_route("*", "/{tail:.*}", receiver.handle)
+    runner = web.AppRunner(application, shutdown_timeout=0.2)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port)
+    await site.start()
+    receiver.port = runner.addresses[0][1]
+    try:
+        yield receiver
+    finally:
+        await runner.cleanup()
