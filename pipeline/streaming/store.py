@@ -5,6 +5,7 @@ named. The changelog's offset is written with the states, in one write batch, an
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from faust import stores
 from faust.stores.rocksdb import RocksDBOptions
 from faust.stores.rocksdb import Store as FaustStore
 
-from pipeline.errors import NotOurs
+from pipeline.errors import NotOurs, Vanished
 
 SCHEME: Final = "mailfold-rocksdb"
 MEGABYTE: Final = 1024 * 1024
@@ -65,16 +66,11 @@ class Store(FaustStore):
     ) -> None:
         """Recovery. What is not newer than the store is left out: a late record must not undo a later write."""
         try:
-            newer: dict[int, tuple[dict[bytes, bytes | None], int]] = {}
+            by_tp: dict[Any, list[Any]] = defaultdict(list)
             for event in batch:
-                message = event.message
-                have = self.persisted_offset(message.tp)
-                values, offset = newer.setdefault(message.partition, ({}, -1 if have is None else have))
-                if message.offset > offset:
-                    values[message.key] = message.value
-                    newer[message.partition] = (values, message.offset)
-            for partition, (values, offset) in newer.items():
-                self._write(self._db_for_partition(partition), values.items(), offset)
+                by_tp[event.message.tp].append(event.message)
+            for tp, messages in by_tp.items():
+                self._apply(tp, messages)
         except Exception as error:
             # Recovery swallows exceptions and goes on; a hole in the states must end the worker.
             _log.critical("recovering states failed: %s", error)
@@ -91,6 +87,18 @@ class Store(FaustStore):
         """Close all."""
         while self._dbs:
             self._dbs.popitem()[1].close()
+
+    def _apply(self, tp: Any, messages: list[Any]) -> None:
+        have = self.persisted_offset(tp)
+        values: dict[bytes, bytes | None] = {}
+        for message in messages:
+            if have is not None and message.offset <= have:
+                continue
+            if have is not None and message.follows > have + 1:
+                raise Vanished(f"{tp}: {message.offset} arrived, but of the changelog only {have} is in the store")
+            values[message.key], have = message.value, message.offset
+        if have is not None:
+            self._write(self._db_for_partition(tp.partition), values.items(), have)
 
     def _ours(self, partition: int) -> Any:
         try:

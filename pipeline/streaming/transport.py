@@ -36,36 +36,50 @@ class Consumer(FaustConsumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._epoch = 0
+        self._fetch_epoch = 0
         # Per topic partition: the first offset not yet finished, and the first not yet fetched.
         self._position: dict[Any, int] = {}
         self._fetched: dict[Any, int] = {}
         self._looked_again: dict[Any, int] = {}
 
     async def perform_seek(self) -> None:
-        """After a rebalance: back to what is committed. What was fetched before is void."""
+        """After a rebalance: back to what is committed.
+
+        aiokafka's `seek_to_committed` seeks nowhere where nothing is committed yet, so what was
+        fetched before the rebalance would be skipped.
+        """
         await super().perform_seek()
+        ours = [tp for tp in self.assignment() if self.app.topics.acks_enabled_for(tp.topic)]
+        new = [tp for tp in ours if self._committed_offset[tp] is None]
+        earliest = await self.earliest_offsets(*new) if new else {}
+        targets = {tp: self._committed_offset[tp] or earliest.get(tp) or 0 for tp in ours}
+        await self.seek_wait(targets)
+        self._position = targets
+
+    async def seek_wait(self, partitions: Mapping[Any, int]) -> None:
+        """Move; what was fetched before is void."""
+        await super().seek_wait(partitions)
         self._epoch += 1
-        self._position = {tp: offset for tp, offset in self._committed_offset.items() if offset is not None}
-        self._fetched = dict(self._position)
+        self._fetched.update(partitions)
 
     async def _getmany(self, active_partitions: Any, timeout: float) -> Mapping[Any, list[Any]]:  # noqa: ASYNC109
-        epoch = self._epoch
+        """Runs of records that follow on what was fetched before; for any other run, look again."""
         fetched = await super()._getmany(active_partitions, timeout)
-        if epoch != self._epoch:
-            return {}  # read from where we no longer are
-        return {tp: records for tp, records in fetched.items() if await self._follows_on(tp, records)}
+        self._fetch_epoch = self._epoch
+        runs = {tp: records for tp, records in fetched.items() if self._follows_on(tp, records)}
+        for tp in fetched.keys() - runs.keys():
+            if tp in self._fetched:
+                await super().seek_wait({tp: self._fetched[tp]})
+        return runs
 
-    async def _follows_on(self, tp: Any, records: list[Any]) -> bool:
-        """Whether a run of records is the next one. A hole is looked at twice: a rebalance can lose a fetch."""
-        if not records or not self.app.topics.acks_enabled_for(tp.topic):
-            return True
-        first = records[0].offset
-        expected = self._fetched.setdefault(tp, first)
-        self._position.setdefault(tp, first)
+    def _follows_on(self, tp: Any, records: list[Any]) -> bool:
+        """A hole is believed when it is seen twice: a rebalance can lose a fetch, and so can a seek meanwhile."""
+        if not records or tp not in self._fetched:
+            return False
+        first, expected = records[0].offset, self._fetched[tp]
         if first == expected or self._looked_again.get(tp) == expected:
             return True
         self._looked_again[tp] = expected
-        await self._seek(tp, expected)
         return False
 
     def _to_message(self, tp: Any, record: Any) -> Fetched:
@@ -75,9 +89,10 @@ class Consumer(FaustConsumer):
             *(plain.key, plain.value, plain.checksum, plain.serialized_key_size, plain.serialized_value_size, tp),
             generation_id=plain.generation_id,
         )
-        message.epoch = self._epoch
+        message.epoch = self._fetch_epoch
         message.follows = self._fetched.get(tp, record.offset)
-        self._fetched[tp] = record.offset + 1
+        if self._fetch_epoch == self._epoch:
+            self._fetched[tp] = record.offset + 1
         return message
 
     def is_current(self, message: Any) -> bool:
@@ -95,10 +110,10 @@ class Consumer(FaustConsumer):
         self._unacked_messages.discard(message)
         if self._waiting_for_ack is not None and not self._waiting_for_ack.done():
             self._waiting_for_ack.set_result(None)
-        if not self.is_current(message):
+        if not self.is_current(message) or message.tp not in self._position:
             return False
-        if message.follows != self._position.get(message.tp):
-            raise Vanished(f"{message.tp}: {message.offset} arrived while {self._position.get(message.tp)} is missing")
+        if message.follows != self._position[message.tp]:
+            raise Vanished(f"{message.tp}: {message.offset} arrived while {self._position[message.tp]} is missing")
         self._position[message.tp] = message.offset + 1
         return True
 

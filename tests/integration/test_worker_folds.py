@@ -1,0 +1,144 @@
+"""The worker on a real broker: facts in, states and changes out; poison aside; an orderly end."""
+
+import json
+import socket
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.kafka import append_all, kafka_log
+from pipeline.ports import Entry
+from pipeline.settings import Settings
+from pipeline.signing import Signer
+from pipeline.tokens import message_id_header
+from tests.support.caught_up import CaughtUp
+from tests.support.worker import (
+    NOW,
+    Worker,
+    append_raw,
+    assert_folded,
+    committed_something,
+    dead_letters,
+    feed,
+    lives,
+    records,
+    until,
+)
+from topics.events import DeliveryEvent, EventKind
+from topics.record import EmailId
+from topics.registry import DELIVERY_EVENTS, PROVIDER_ACKS, PROVIDER_WEBHOOKS, SEND_REQUESTS
+from topics.webhooks import RawWebhook
+
+EMAIL_ID = EmailId("0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
+
+
+@pytest.fixture
+def worker(settings: Settings, tmp_path: Path) -> Worker:
+    return Worker(settings, tmp_path / "one")
+
+
+async def test_facts_of_all_topics_become_the_states_and_changes_of_a_plain_fold(
+    settings: Settings, worker: Worker
+) -> None:
+    with worker:
+        await feed(settings, lives(200, seed=1), pieces=7)
+        await assert_folded(settings)
+        assert worker.terminate() == 0
+
+
+async def test_what_lay_there_before_the_first_start_is_folded_too(settings: Settings, worker: Worker) -> None:
+    await feed(settings, lives(100, seed=2))
+    with worker:
+        await assert_folded(settings)
+
+
+async def test_a_webhook_becomes_events_and_what_is_not_ours_becomes_dead_letters(
+    settings: Settings, worker: Worker
+) -> None:
+    signer = Signer(settings.secret.get_secret_value(), "message-id")
+    events = [
+        {"event": "delivered", "timestamp": 1, "sg_event_id": "1", "mailfold_email_id": EMAIL_ID},
+        {"event": "open", "timestamp": 2, "sg_event_id": "2", "smtp-id": message_id_header(signer, EMAIL_ID, "m.test")},
+        {"event": "open", "timestamp": 3, "sg_event_id": "3", "smtp-id": "<somebody@else.test>"},
+        {"no": "event"},
+    ]
+    webhooks = [
+        RawWebhook(
+            webhook_id=str(number), provider="main", kind="sendgrid", received_at=NOW, headers=(), body=body.encode()
+        )
+        for number, body in enumerate((json.dumps(events), "no JSON"))
+    ]
+    with worker:
+        async with kafka_log(settings) as log:
+            await append_all(log, [Entry(PROVIDER_WEBHOOKS, None, webhook) for webhook in webhooks])
+        await until(lambda: records(settings, DELIVERY_EVENTS))
+        states = await assert_folded(settings)
+    told: list[DeliveryEvent] = await records(settings, DELIVERY_EVENTS)
+    assert {(event.event_id, event.kind) for event in told} == {
+        ("sendgrid:1", EventKind.DELIVERED),
+        ("sendgrid:2", EventKind.OPENED),
+    }
+    assert list(states) == [EMAIL_ID]
+    letters = await dead_letters(settings)
+    assert sorted(letter.reason for letter in letters) == ["uncorrelated", "unrecognised", "unrecognised"]
+    assert {letter.source.topic for letter in letters} == {"provider-webhooks"}
+
+
+async def test_poison_goes_to_the_dead_letters_with_its_place_and_spoils_nothing_else(
+    settings: Settings, worker: Worker
+) -> None:
+    await append_raw(settings, DELIVERY_EVENTS, EMAIL_ID.encode(), b"no JSON", b"{}", None, b"\xff")
+    await append_raw(settings, PROVIDER_ACKS, None, b'{"type":"acked/1"}')
+    fine = lives(30, seed=3)
+    misplaced = next(entry for entry in fine if entry.topic is SEND_REQUESTS)
+    async with kafka_log(settings) as log:
+        await append_all(log, [Entry(SEND_REQUESTS, "another key", misplaced.record)])
+    with worker:
+        await feed(settings, fine)
+        await assert_folded(settings)
+    letters = await dead_letters(settings)
+    reasons = sorted((letter.source.topic, letter.reason) for letter in letters)
+    assert reasons == [
+        *[("delivery-events", "undecodable")] * 4,
+        ("provider-acks", "undecodable"),
+        ("send-requests", "misplaced"),
+    ]
+    assert {letter.value for letter in letters if letter.source.topic == "delivery-events"} == {
+        *(b"no JSON", b"{}", b"\xff"),
+        None,
+    }
+    assert len({letter.source for letter in letters}) == len(letters)
+
+
+async def test_a_worker_that_understands_almost_nothing_stops_and_says_so(settings: Settings, worker: Worker) -> None:
+    await append_raw(settings, DELIVERY_EVENTS, b"k", *[b"written by a stranger"] * 700)
+    with worker:
+        assert worker.process.wait(40) == 1
+    assert "can't be understood" in worker.log.read_text()
+
+
+async def test_sigterm_under_load_ends_the_worker_and_nothing_is_lost(settings: Settings, worker: Worker) -> None:
+    await feed(settings, lives(1500, seed=4))
+    with worker:
+        await until(lambda: committed_something(settings))
+        assert worker.terminate() == 0
+        worker.start()
+        await assert_folded(settings)
+
+
+async def test_the_worker_opens_no_port(settings: Settings, worker: Worker) -> None:
+    with worker:
+        await feed(settings, lives(3, seed=5))
+        await CaughtUp(settings).group("mailfold", SEND_REQUESTS.name)
+        connections = psutil.Process(worker.process.pid).net_connections()
+        assert [one for one in connections if one.status == psutil.CONN_LISTEN] == []
+        assert [one for one in connections if one.type == socket.SOCK_DGRAM] == []
+
+
+async def test_a_log_that_does_not_answer_ends_the_worker_with_one_clear_sentence(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with Worker(settings, tmp_path / "one", KAFKA_BOOTSTRAP="127.0.0.1:1") as worker:
+        assert worker.process.wait(40) == 1
+    assert "KAFKA_BOOTSTRAP=127.0.0.1:1 does not answer" in worker.log.read_text()

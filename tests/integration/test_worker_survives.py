@@ -1,0 +1,128 @@
+"""Kills, crashes, lost disks and moving partitions: afterwards states and changes equal a plain fold of the facts."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.kafka import append_all, kafka_log
+from pipeline.ports import Entry
+from pipeline.settings import Settings
+from tests.support.worker import (
+    NOW,
+    Worker,
+    assert_folded,
+    committed_something,
+    feed,
+    lives,
+    records,
+    supervised,
+    until,
+)
+from topics.registry import DELIVERY_EVENTS, PROVIDER_WEBHOOKS
+from topics.webhooks import RawWebhook
+
+
+@pytest.mark.parametrize("point", ["fold.before-store", "fold.before-ack"])
+async def test_a_crash_between_two_writes_of_the_fold_loses_nothing(
+    point: str, settings: Settings, tmp_path: Path
+) -> None:
+    armed = tmp_path / "armed"
+    armed.touch()
+    worker = Worker(settings, tmp_path / "one", MAILFOLD_CRASH_AT=point, MAILFOLD_CRASH_ONCE=str(armed))
+    await feed(settings, lives(50, seed=1))
+    with worker:
+        async with supervised(worker):
+            await feed(settings, lives(100, seed=2), pieces=5)
+            await assert_folded(settings)
+    assert worker.exits == [137]
+
+
+async def test_a_crash_of_the_normalization_before_its_ack_repeats_events_with_the_same_ids(
+    settings: Settings, tmp_path: Path
+) -> None:
+    armed = tmp_path / "armed"
+    armed.touch()
+    worker = Worker(
+        settings, tmp_path / "one", MAILFOLD_CRASH_AT="normalize.before-ack", MAILFOLD_CRASH_ONCE=str(armed)
+    )
+    ids = [f"0190a1b2-c3d4-7e5f-8a9b-{number:012}" for number in range(20)]
+    bodies = [
+        json.dumps([{"event": "open", "timestamp": 1, "sg_event_id": email_id, "mailfold_email_id": email_id}])
+        for email_id in ids
+    ]
+    async with kafka_log(settings) as log:
+        webhooks = [
+            RawWebhook(webhook_id=body, provider="p", kind="sendgrid", received_at=NOW, headers=(), body=body.encode())
+            for body in bodies
+        ]
+        await append_all(log, [Entry(PROVIDER_WEBHOOKS, None, webhook) for webhook in webhooks])
+    with worker:
+        async with supervised(worker):
+            await until(lambda: records(settings, DELIVERY_EVENTS))
+            states = await assert_folded(settings)
+    assert worker.exits == [137]
+    assert set(states) == set(ids)
+    assert {event.event_id for event in await records(settings, DELIVERY_EVENTS)} == {f"sendgrid:{one}" for one in ids}
+
+
+async def test_kill_9_at_any_moment_loses_nothing(settings: Settings, tmp_path: Path) -> None:
+    dice = random.Random(7)
+    worker = Worker(settings, tmp_path / "one")
+    with worker:
+        async with supervised(worker):
+            for round_ in range(4):
+                await feed(settings, lives(400, seed=round_), pieces=8)
+                await until(lambda: committed_something(settings))
+                await feed(settings, lives(dice.randrange(300), seed=100 + round_))
+                worker.kill()
+            await assert_folded(settings)
+    assert len(worker.exits) == 4
+
+
+async def test_a_lost_disk_is_recovered_from_the_log(settings: Settings, tmp_path: Path) -> None:
+    worker = Worker(settings, tmp_path / "one")
+    with worker:
+        await feed(settings, lives(150, seed=1))
+        await assert_folded(settings)
+        worker.kill()
+        shutil.rmtree(worker.folder)
+        # The same emails again: their new facts must meet the states that were lost.
+        await feed(settings, lives(150, seed=1)[::3] + lives(20, seed=2))
+        worker.start()
+        await assert_folded(settings)
+
+
+async def test_an_old_disk_catches_up_with_what_another_worker_wrote(settings: Settings, tmp_path: Path) -> None:
+    one, two = Worker(settings, tmp_path / "one"), Worker(settings, tmp_path / "two")
+    entries = lives(90, seed=1)
+    for worker, share in ((one, entries[::3]), (two, entries[1::3]), (one, entries[2::3])):
+        with worker:
+            await feed(settings, share)
+            await assert_folded(settings)
+            worker.terminate()
+
+
+@pytest.mark.parametrize("orderly", [True, False], ids=["leaves", "is killed"])
+async def test_of_two_workers_one_goes_and_the_other_takes_over(
+    orderly: bool, settings: Settings, tmp_path: Path
+) -> None:
+    one, two = Worker(settings, tmp_path / "one"), Worker(settings, tmp_path / "two")
+    with one:
+        await feed(settings, lives(300, seed=1), pieces=4)
+        await until(lambda: committed_something(settings))
+        with two:
+            async with supervised(two):
+                for round_ in range(6):
+                    await feed(settings, lives(150, seed=10 + round_), pieces=3)
+                await assert_folded(settings)
+                await feed(settings, lives(600, seed=20), pieces=4)
+                if orderly:
+                    assert one.terminate() == 0
+                else:
+                    one.kill()
+                await feed(settings, lives(200, seed=21), pieces=4)
+                await assert_folded(settings)
+            assert two.exits == []
