@@ -60,11 +60,10 @@ class Batches:
         """A batch's answer. Raises Refused for a body that is no batch."""
         wishes, failed = await asyncio.to_thread(fasttrack.read_batch, body)
         wishes, fatal = self._limit(tenant, wishes)
-        known, twins = _by_email(tenant.tenant, wishes)
+        known, twins, parcels = await asyncio.to_thread(_prepare, tenant.tenant, wishes, self._clock())
         failed += twins
-        now = self._clock()
         try:
-            outcome = await self._intake.take({i: _parcel(tenant.tenant, i, same[0], now) for i, same in known.items()})
+            outcome = await self._intake.take(parcels)
         except DatabaseUnavailable:
             outcome = Outcome(set(), {})
         successful, refused, unconfirmed = _sort(known, outcome)
@@ -84,6 +83,14 @@ class Batches:
         slow, many = wishes[taken:most], wishes[most:]
         fatal = [fasttrack.fault(wish, OVER_RATE) for wish in slow]
         return wishes[:taken], fatal + [fasttrack.fault(wish, OVER_MAX) for wish in many]
+
+
+def _prepare(
+    tenant: str, wishes: list[Wish], now: Millis
+) -> tuple[dict[EmailId, list[Wish]], list[Fault], dict[EmailId, Parcel]]:
+    """In a thread, as the reading: thousands of messages would keep pixels and links waiting."""
+    known, twins = _by_email(tenant, wishes)
+    return known, twins, {email_id: _parcel(tenant, email_id, same[0], now) for email_id, same in known.items()}
 
 
 def _by_email(tenant: str, wishes: list[Wish]) -> tuple[dict[EmailId, list[Wish]], list[Fault]]:

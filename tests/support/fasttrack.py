@@ -18,7 +18,7 @@ def activity(**changed: Any) -> dict[str, Any]:
     return {**given, **changed}
 
 
-def message(identity: str = "an-id", **changed: Any) -> dict[str, Any]:
+def message(identity: str = "an-id", /, **changed: Any) -> dict[str, Any]:
     """A message to anna@example.com."""
     given = {
         "activity": activity(id=identity),

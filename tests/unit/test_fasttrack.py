@@ -12,38 +12,12 @@ from hypothesis import strategies as st
 from pipeline.dialects import fasttrack
 from pipeline.dialects.fasttrack import Fault, Success, Wish
 from pipeline.errors import Refused
+from tests.support.fasttrack import activity, message
 from topics import ids
 from topics.requests import Mailbox
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "fasttrack"
 NAMES = sorted(path.name.removesuffix(".body.json") for path in GOLDEN.glob("*.body.json"))
-
-
-def activity(**changed: Any) -> dict[str, Any]:
-    given = {
-        "id": "an-id",
-        "brand_id": 12,
-        "user_id": "987654",
-        "internal_user_id": 4711,
-        "activity_id": 31337,
-        "action_group_id": 205,
-        "trigger_hash": "b1946ac9",
-        "action_id": 8,
-    }
-    return {**given, **changed}
-
-
-def message(**changed: Any) -> dict[str, Any]:
-    given = {
-        "activity": activity(),
-        "subject": "Welcome",
-        "content": "<p>Hello</p>",
-        "email": "anna@example.com",
-        "sender_name": "Example",
-        "sender_address": "news@example.com",
-        "replyto_address": "support@example.com",
-    }
-    return {**given, **changed}
 
 
 def read(*messages: Any) -> tuple[list[Wish], list[Fault]]:
