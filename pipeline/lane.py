@@ -37,6 +37,8 @@ UNSTORABLE: Final = (psycopg.DataError, psycopg.IntegrityError)
 
 T = TypeVar("T")
 Apply = Callable[[Run], Awaitable[None]]
+Readable = tuple[Any, EmailChange]
+"""A record and the change it is."""
 Bury = Callable[[Sequence[tuple[Any, str]]], Awaitable[None]]
 
 
@@ -141,6 +143,8 @@ class Lane:
             try:
                 async with self.rt.pool.connection() as database:
                     answer = await ask(database)
+            except psycopg.errors.DeadlockDetected:
+                log.info("email-changes/%s: two transactions waited for each other; again", self.partition.partition)
             except DATABASE_AWAY as error:
                 await self.patience.lost(error)
                 if self.rt.stop.is_set():
@@ -165,43 +169,43 @@ class Stretch(NamedTuple):
 
 async def write(stretch: Stretch, apply: Apply, bury: Bury) -> None:
     """Apply all that can be read and stored; what can't be is buried, each record alone. Raises TooManyUndecodable."""
-    changes, broken = read(stretch.records)
+    readable, broken = read(stretch.records)
     if broken:
         await bury(broken)
+    await _store(stretch, readable, apply, bury)
+
+
+async def _store(stretch: Stretch, readable: Sequence[Readable], apply: Apply, bury: Bury) -> None:
+    """Where Postgres can't hold something, halve until what it can't hold stands alone."""
+    partition, first, until, _ = stretch
     try:
-        await apply(Run(stretch.partition, stretch.first, stretch.until, changes))
+        await apply(Run(partition, first, until, [change for _, change in readable]))
     except UNSTORABLE as error:
-        await _write_apart(stretch, apply, bury, error)
+        if len(readable) == 1:
+            await bury([(readable[0][0], f"not storable: {type(error).__name__}")])
+            await apply(Run(partition, first, until))
+            return
+        half = len(readable) // 2
+        middle = readable[half][0].offset
+        await _store(stretch._replace(until=middle), readable[:half], apply, bury)
+        await _store(stretch._replace(first=middle), readable[half:], apply, bury)
 
 
-async def _write_apart(stretch: Stretch, apply: Apply, bury: Bury, error: psycopg.Error) -> None:
-    """Postgres can't hold something here: halve until what it can't hold stands alone."""
-    partition, first, until, records = stretch
-    if len(records) == 1:
-        await bury([(records[0], f"not storable: {type(error).__name__}")])
-        await apply(Run(partition, first, until))
-        return
-    half = len(records) // 2
-    middle = records[half].offset
-    await write(Stretch(partition, first, middle, records[:half]), apply, bury)
-    await write(Stretch(partition, middle, until, records[half:]), apply, bury)
-
-
-def read(records: Sequence[Any]) -> tuple[list[EmailChange], list[tuple[Any, str]]]:
+def read(records: Sequence[Any]) -> tuple[list[Readable], list[tuple[Any, str]]]:
     """The changes, and the records that are none, each with the reason. Raises TooManyUndecodable."""
-    changes: list[EmailChange] = []
+    readable: list[Readable] = []
     broken: list[tuple[Any, str]] = []
     for record in records:
         try:
             change = decode(EMAIL_CHANGES, record.value)
             if not storable(change.email_id) or change.state.email_id != change.email_id:
                 raise Undecodable("email-changes: email_id is not one UUID in canonical form")
-            changes.append(change)
+            readable.append((record, change))
         except Undecodable as error:
             broken.append((record, str(error)))
     if len(broken) > max(BAD_ENOUGH, BAD_SHARE * len(records)):
         raise TooManyUndecodable(f"{len(broken)} of {len(records)} records, first: {broken[0][1]}")
-    return changes, broken
+    return readable, broken
 
 
 def dead_letter(record: Any, error: str, now: int) -> DeadLetter:

@@ -98,18 +98,21 @@ on conflict (queue, stream, name) do nothing
 
 -- name: settle
 -- What was given up is dead, unless somebody took it up again. The lease's token stays, so that an emitter which has
--- the job in hand sees that it is closed. Followers wake.
+-- the job in hand sees that it is closed. Followers wake. A locked job is skipped: the emitter that told the log of
+-- its end is closing it this very moment, and two who wait for each other's jobs would wait for ever.
 with told as (
-    select * from unnest(%(stream)b::uuid[], %(name)b::text[], %(state)b::text[]) as told (stream, name, state)
+    select j.stream, j.seq, told.state
+    from unnest(%(stream)b::uuid[], %(name)b::text[], %(state)b::text[]) as told (stream, name, state)
+    join jobs.jobs j on j.queue = 'emit' and j.stream = told.stream and j.name = told.name
+    where j.state <> 'done' and (told.state = 'done' or (j.state <> 'dead' and j.replayed_after = 0))
+    for update of j skip locked
 ), closed as (
     update jobs.jobs j set
         state = told.state,
         payload = case when told.state = 'done' then ''::bytea else j.payload end,
         finished_at = now()
     from told
-    where j.queue = 'emit' and j.stream = told.stream and j.name = told.name
-        and j.state <> 'done'
-        and (told.state = 'done' or (j.state <> 'dead' and j.replayed_after = 0))
+    where j.queue = 'emit' and j.stream = told.stream and j.seq = told.seq
     returning j.stream, j.seq
 )
 update jobs.jobs j set due_at = now()

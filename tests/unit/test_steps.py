@@ -1,0 +1,151 @@
+"""Runs of changes in, steps out: without a database, so that many splits can be tried."""
+
+import itertools
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from projections.debts import Debt, decode, encode, ended, new_debts
+from projections.sink import Run
+from projections.steps import PLACES, Standing, Step, Version, step
+from projections.suppressing import suppression
+from tests.support.changes import T0, Log, event, identified, lives, request, told
+from topics.changes import EmailChange
+from topics.conversions import Outcome, Word
+from topics.events import BounceClass, EventKind
+from topics.record import EmailId
+
+
+def hashed(address: str) -> bytes:
+    return address.encode()
+
+
+class Tables:
+    """What a database would hold, as far as steps go."""
+
+    def __init__(self) -> None:
+        self.standing: dict[EmailId, Standing] = {}
+        self.closed: list[Version] = []
+        self.debts: list[Debt] = []
+        self.ended: dict[tuple[EmailId, Word], str] = {}
+        self.facts: set[tuple[EmailId, str]] = set()
+
+    def take(self, run: Sequence[EmailChange]) -> Step:
+        made = step(run, self.standing, hashed)
+        self.standing |= made.standing
+        self.closed += made.closed
+        self.debts += made.debts
+        self.ended |= made.ended
+        self.facts |= set(made.timeline)
+        return made
+
+
+def taken(runs: Sequence[Run]) -> Tables:
+    tables = Tables()
+    for run in runs:
+        tables.take(run.changes)
+    return tables
+
+
+def as_rows(tables: Tables) -> tuple[object, ...]:
+    closed = sorted((version.state.email_id, version.version, version) for version in tables.closed)
+    return tables.standing, [row[2] for row in closed], tables.debts, tables.ended, tables.facts
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.lists(st.integers(1, 60), max_size=8))
+def test_any_split_gives_the_same_rows(seed: int, cuts: list[int]) -> None:
+    log = lives(seed, 12)
+    inside = sorted({cut for cut in cuts if cut < len(log.changes)})
+    assert as_rows(taken(log.runs(*inside))) == as_rows(taken(log.runs()))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 40))
+def test_a_stretch_read_twice_adds_nothing(seed: int, start: int) -> None:
+    log = lives(seed, 12)
+    tables = taken(log.runs())
+    again = tables.take(log.changes[start:])
+    assert (again.standing, again.closed, again.debts, again.ended) == ({}, [], [], {})
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000))
+def test_versions_follow_each_other_without_gap_or_overlap(seed: int) -> None:
+    tables = taken(lives(seed, 12).runs())
+    for email_id, now in tables.standing.items():
+        past = sorted((v for v in tables.closed if v.state.email_id == email_id), key=lambda v: v.version)
+        assert [version.version for version in past] == list(range(1, now.version))
+        edges = [(version.valid_from, version.valid_to) for version in past] + [(now.valid_from, now.valid_from)]
+        for (start, end), (next_start, _) in itertools.pairwise(edges):
+            assert start <= end == next_start
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000))
+def test_each_word_is_booked_once_and_no_word_that_isn_t_owed(seed: int) -> None:
+    log = lives(seed, 12)
+    tables = taken(log.runs())
+    booked = [(debt.email_id, debt.word) for debt in tables.debts]
+    assert len(booked) == len(set(booked))
+    for email_id, now in tables.standing.items():
+        assert new_debts(now.state, {word for one, word in booked if one == email_id}) == ()
+
+
+def test_a_clock_that_steps_back_moves_no_version_back() -> None:
+    log = Log().fold(request(1, T0 + 5000)).fold(event(1, EventKind.DELIVERED, T0))
+    tables = taken(log.runs())
+    assert [(version.valid_from, version.valid_to) for version in tables.closed] == [(T0 + 5000, T0 + 5000)]
+    assert tables.standing[identified(1)].valid_from == T0 + 5000
+
+
+def test_places_are_bounded() -> None:
+    log = Log()
+    for _ in range(PLACES + 50):
+        log.fold(event(1, EventKind.OPENED, T0))
+    [moment] = step(log.changes, {}, hashed).timeline.values()
+    assert moment.places == [f"facts/0/{offset}" for offset in range(PLACES)]
+
+
+def test_a_debt_keeps_its_activity_byte_for_byte() -> None:
+    [debt] = new_debts(Log().fold(request(1), event(1, EventKind.DELIVERED, T0)).changes[0].state, ())
+    assert bytes(decode(encode(debt)).activity) == bytes(request(1).activity)
+    assert debt.lane == "acme/2"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "end"),
+    [(Outcome.DELIVERED, "done"), (Outcome.REFUSED, "done"), (Outcome.GIVEN_UP, "dead"), (Outcome.RETRYING, None)],
+)
+def test_what_ends_a_debt(outcome: Outcome, end: str | None) -> None:
+    state = Log().fold(request(1), told(1, Word.OPEN, outcome, T0)).changes[0].state
+    assert ended(state).get(Word.OPEN) == end
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (EventKind.BOUNCED, "hard bounce"),
+        (EventKind.COMPLAINED, "complaint"),
+        (EventKind.DELIVERED, None),
+        (EventKind.DROPPED, None),
+        (EventKind.UNSUBSCRIBED, None),
+    ],
+)
+def test_who_is_not_written_to_again(kind: EventKind, reason: str | None) -> None:
+    found = suppression(Log().fold(request(1), event(1, kind, T0)).changes[0].state, hashed)
+    if reason is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert found[0] == ("acme", "2", b"player1@example.com")
+        assert found[1].reason == reason
+
+
+def test_a_soft_bounce_suppresses_nobody_and_an_orphan_nobody_we_know() -> None:
+    soft = msgspec.structs.replace(event(1, EventKind.BOUNCED, T0), bounce_class=BounceClass.SOFT)
+    assert suppression(Log().fold(request(1), soft).changes[0].state, hashed) is None
+    assert suppression(Log().fold(event(1, EventKind.BOUNCED, T0)).changes[0].state, hashed) is None
