@@ -2,6 +2,7 @@
 
 import re
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -98,47 +99,42 @@ def test_a_folder_that_cannot_be_one_is_named(tmp_path: Path) -> None:
 
 
 def test_an_operator_sets_up_a_house(settings: Settings) -> None:
-    env = as_environment(settings)
-
-    def run(*arguments: str, stdin: str = "") -> str:
-        said = mailfold(*arguments, env=env, stdin=stdin)
-        assert said.code == 0, said.err
-        return said.out
-
-    assert run("migrate").startswith("the database is at 0")
+    run = _runner(as_environment(settings) | {"THE_KEY": "abc"})
+    assert run("migrate")[0].startswith("the database is at 0")
     run("tenants", "add", "acme", "--batch-max", "50", "--rate", "2.5")
-    assert run("tenants", "list").splitlines()[1].split() == ["acme", "50", "2.5"]
+    assert run("tenants", "list")[1].split() == ["acme", "50", "2.5"]
 
-    key = run("keys", "add", "acme", "--label", "the first").strip()
-    assert key.startswith("mf_")
-    listed = run("keys", "list")
-    assert key not in listed
-    name = listed.splitlines()[1].split()[0]
-    run("keys", "revoke", name)
-    assert len(run("keys", "list").splitlines()[1].split()) > len(listed.splitlines()[1].split())
-
-    run(
-        "providers",
-        "add",
-        "relay",
-        "--host",
-        "smtp.example",
-        "--username",
-        "me",
-        "--password-env",
-        "-",
-        stdin="s3cr3t\n",
-    )
-    assert "smtp.example" in run("providers", "list")
-    assert "s3cr3t" not in run("providers", "list")
+    provider = ["providers", "add", "relay", "--host", "smtp.example", "--username", "me", "--password-env", "-"]
+    run(*provider, stdin="s3cr3t\n")
+    listed = run("providers", "list")[1]
+    assert "smtp.example" in listed
+    assert "s3cr3t" not in listed
 
     run("brands", "add", "*", "--provider", "relay", "--tenant", "acme", "--unknown", "hold")
-    assert run("brands", "list").splitlines()[1].split() == ["acme", "*", "relay", "hold"]
-
-    env["THE_KEY"] = "abc"
+    assert run("brands", "list")[1].split() == ["acme", "*", "relay", "hold"]
     run("destinations", "add", "https://ft.example/hook/", "--tenant", "acme", "--brand", "7", "--key-env", "THE_KEY")
-    assert run("destinations", "list").splitlines()[1].split() == ["acme", "7", "https://ft.example/hook"]
+    assert run("destinations", "list")[1].split() == ["acme", "7", "https://ft.example/hook"]
     assert "all topics are as they must be" in run("topics", "check")
+
+
+def test_a_key_is_shown_once_and_can_be_revoked(settings: Settings) -> None:
+    run = _runner(as_environment(settings))
+    run("tenants", "add", "acme")
+    key = run("keys", "add", "acme", "--label", "first")[0].strip()
+    assert key.startswith("mf_")
+    listed = run("keys", "list")[1]
+    assert key not in listed
+    run("keys", "revoke", listed.split()[0])
+    assert len(run("keys", "list")[1].split()) > len(listed.split())
+
+
+def _runner(env: dict[str, str]) -> Callable[..., list[str]]:
+    def run(*arguments: str, stdin: str = "") -> list[str]:
+        said = mailfold(*arguments, env=env, stdin=stdin)
+        assert said.code == 0, said.err
+        return said.out.splitlines()
+
+    return run
 
 
 @pytest.mark.parametrize(

@@ -218,19 +218,8 @@ async def world(env: dict[str, str], folder: Path, role_env: dict[str, dict[str,
     found = re.search(r"mf_[\w-]+", made.cli("keys", "add", "acme"))
     assert found is not None
     made.key = found[0]
-    made.cli(
-        "providers",
-        "add",
-        "sandbox",
-        "--kind",
-        "sandbox",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(made.smtp_port),
-        "--webhook-key",
-        made.public_key(),
-    )
+    provider = f"providers add sandbox --kind sandbox --host 127.0.0.1 --port {made.smtp_port}"
+    made.cli(*provider.split(), "--webhook-key", made.public_key())
     made.cli("brands", "add", "*", "--tenant", "acme", "--provider", "sandbox")
     url = f"http://127.0.0.1:{made.receiver_port}"
     made.cli("destinations", "add", url, "--tenant", "acme", "--key-env", "FAST_TRACK_KEY")
