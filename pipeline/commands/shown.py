@@ -6,7 +6,8 @@ from rich.table import Table
 
 from pipeline.rebuild import Outcome
 from pipeline.status import Snapshot
-from pipeline.trace import Found, Trace, clock, moment, span
+from pipeline.trace import Found, Trace
+from pipeline.waiting import clock, moment, span
 
 _GOOD, _BAD, _MEH = "green", "red", "yellow"
 _COLOURS = {

@@ -1,0 +1,70 @@
+"""`mailfold trace|status|rebuild` as a person types them."""
+
+import asyncio
+import json
+import os
+import sys
+
+from pipeline.settings import Settings
+from tests.integration.test_project import caught_up, projecting, publish, until
+from tests.support.changes import identified, lives
+
+
+async def mailfold(settings: Settings, *arguments: str) -> tuple[int, str, str]:
+    own = {
+        "KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "MAILFOLD_SECRET": settings.secret.get_secret_value(),
+        "MAILFOLD_TOPIC_PREFIX": settings.topic_prefix,
+        "MAILFOLD_PARTITIONS": str(settings.partitions),
+        "MAILFOLD_DATA_DIR": str(settings.data_dir),
+        "COLUMNS": "160",
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pipeline", *arguments),
+        env={**os.environ, **own},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_the_three_questions_have_answers(settings: Settings) -> None:
+    async with projecting(settings) as rt:
+        await publish(rt, lives(31, 30).changes)
+        await until(lambda: caught_up(rt))
+
+        code, out, err = await mailfold(settings, "trace", identified(4))
+        assert code == 0, err
+        assert f"email {identified(4)} is " in out
+        assert "accepted" in out
+
+        code, out, err = await mailfold(settings, "trace", "player4@example.com", "--json")
+        assert code == 0, err
+        assert json.loads(out)["traces"][0]["email_id"] == identified(4)
+
+        code, out, err = await mailfold(settings, "trace", "nobody@example.com")
+        assert (code, out) == (1, "")
+        assert err.strip().splitlines()[-1].startswith("mailfold: nothing is known as nobody@example.com")
+
+        code, out, err = await mailfold(settings, "status", "--json")
+        assert code == 0, err
+        lags = {(lag["role"], lag["topic"]): lag["behind"] for lag in json.loads(out)["lags"]}
+        assert lags["project", "email-changes"] == 0
+
+        code, out, err = await mailfold(settings, "status")
+        assert code == 0, err
+        assert "oldest owed conversion" in out
+
+        code, out, err = await mailfold(settings, "rebuild")
+        assert code == 0, err
+        assert "every row the same" in out
+
+        async with rt.pool.connection() as connection:
+            await connection.execute("delete from projections.timeline where kind = 'accepted'")
+        code, out, err = await mailfold(settings, "rebuild", "--check")
+        assert code == 1
+        assert "timeline: 0 only in what grew, 30 only in what was rebuilt" in out
+        assert "nothing was swapped" in err
