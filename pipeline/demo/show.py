@@ -13,32 +13,24 @@ from typing import Any, Final
 
 import aiohttp
 import psycopg
-from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import admin
-from pipeline.database import database
-from pipeline.demo import cast, client
-from pipeline.demo.receiver import WORDS, Arrival, Receiver, serve
+from pipeline.demo import cast, client, stage
+from pipeline.demo.receiver import WORDS, Receiver, serve
 from pipeline.demo.screen import Screen
 from pipeline.demo.verdict import Verdict, complete, judge
-from pipeline.embedded.home import free_port
 from pipeline.errors import MailfoldError
-from pipeline.sandbox.keys import public_key
 from pipeline.settings import Settings, environment
 from pipeline.supervisor import Stack
 
-TENANT: Final = "demo"
 PATIENCE: Final = 45.0
 """Seconds until what has not arrived is called missing."""
 QUIET: Final = 1.5
 """Seconds in which nothing may come that was not owed."""
 TICK: Final = 0.5
 """Seconds between two looks at the states."""
-PACE: Final = 1.0
-"""Seconds between delivery, opening, click and complaint: far more than the pipeline needs, so order is known."""
 
 
 class Demo:
@@ -49,9 +41,9 @@ class Demo:
         self._patience = patience
         self.screen = Screen(console)
         self.keys = {path: secrets.token_urlsafe(24) for path in cast.BRANDS.values()}
-        self.receiver = Receiver(self.keys, _answer(withhold), self.screen.heard)
+        self.receiver = Receiver(self.keys, stage.answer(withhold), self.screen.heard)
         self.roles: dict[str, cast.Role] = {}
-        self.settings = settings(folder)
+        self.settings = stage.settings(folder)
         self.api_key = ""
         self.faults: list[str] = []
 
@@ -59,7 +51,11 @@ class Demo:
         """Show it all; whether every promise was kept."""
         async with (
             serve(self.receiver, "127.0.0.1", 0) as port,
-            Stack(self.settings, tell=self.screen.say, prepare=lambda ready: self._furnish(ready, port)) as stack,
+            Stack(
+                self.settings,
+                tell=self.screen.say,
+                prepare=lambda ready: self._furnish(ready, f"http://127.0.0.1:{port}"),
+            ) as stack,
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http,
         ):
             ready = stack.settings
@@ -73,23 +69,8 @@ class Demo:
             await self._trace(ready)
         return self._judge()
 
-    async def _furnish(self, ready: Settings, port: int) -> None:
-        secret = ready.secret.get_secret_value()
-        sandbox = admin.Provider(
-            ready.sandbox_provider,
-            ready.sandbox_host,
-            ready.sandbox_smtp_port,
-            kind="sandbox",
-            webhook_key=public_key(ready.data_dir),
-        )
-        async with database(ready, size=1) as pool:
-            await admin.add_tenant(pool, admin.Tenant(TENANT))
-            self.api_key = await admin.add_key(pool, TENANT, "the demo's")
-            await admin.add_provider(pool, sandbox, secret)
-            for number, path in cast.BRANDS.items():
-                await admin.add_brand(pool, admin.Brand(TENANT, str(number), sandbox.provider))
-                url = f"http://127.0.0.1:{port}/{path}"
-                await admin.add_destination(pool, admin.Destination(TENANT, str(number), url, self.keys[path]), secret)
+    async def _furnish(self, ready: Settings, receiver: str) -> None:
+        self.api_key = await stage.furnish(ready, receiver, self.keys)
 
     async def _play(self, customer: client.Client) -> None:
         await self._send(customer, cast.rehearsal(), "a rehearsal: one email per brand")
@@ -186,46 +167,6 @@ def run(console: Console, withhold: str = "", patience: float = PATIENCE) -> int
         else:
             shutil.rmtree(folder, ignore_errors=True)
     return int(kept)
-
-
-def settings(folder: Path) -> Settings:
-    """A stack of its own, whatever the environment says: a demo must not play in a real cluster."""
-    gateway, smtp, http = free_port(), free_port(), free_port()
-    return Settings(
-        kafka_bootstrap="",
-        database_url=SecretStr(""),
-        data_dir=folder,
-        secret=SecretStr(""),
-        topic_prefix="",
-        partitions=4,
-        replication_factor=1,
-        host="127.0.0.1",
-        port=gateway,
-        public_url=f"http://127.0.0.1:{gateway}",
-        sandbox_host="127.0.0.1",
-        sandbox_smtp_port=smtp,
-        sandbox_http_port=http,
-        sandbox_gateway=f"http://127.0.0.1:{gateway}",
-        sandbox_pace=PACE,
-        dispatch_schedule=(1.0, 1.0),
-        emit_schedule=(1.0, 1.0, 2.0, 4.0, 8.0, 16.0),
-        allow_private_destinations=True,
-    )
-
-
-def _answer(withhold: str) -> Callable[[Arrival, int], int]:
-    """200; but the first click is put off once, so that a retry is seen; and one word may be withheld, for a test."""
-    put_off: set[str] = set()
-
-    def answer(arrival: Arrival, attempt: int) -> int:
-        if withhold and arrival.word == withhold:
-            return 410
-        if arrival.word == "click" and attempt == 1 and not put_off:
-            put_off.add(arrival.email_id)
-            return 503
-        return 200
-
-    return answer
 
 
 @contextlib.asynccontextmanager

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from pipeline.sandbox import pages
-from pipeline.sandbox.mailbox import Message
+from pipeline.sandbox.mailbox import Message, readable
 from pipeline.sandbox.provider import Provider
 from pipeline.sandbox.story import EVENTS
 
@@ -153,23 +153,21 @@ def as_json(message: Message) -> dict[str, Any]:
         "queue_id": message.queue_id,
         "received_at": message.received_at,
         "envelope": {"from": message.mail_from, "to": list(message.recipients), "tls": message.tls},
-        "headers": [[name, str(value)] for name, value in message.mime.items()],
-        "parts": [_part(part) for part in message.mime.walk() if not part.is_multipart()],
+        "headers": message.headers(),
+        "parts": [_part(part) for part in message.parts()],
         "told": message.told,
         "size": len(message.raw),
     }
 
 
 def _part(part: EmailMessage) -> dict[str, Any]:
-    shown = {"content_type": part.get_content_type(), "filename": part.get_filename()}
     body = part.get_payload(decode=True)
-    size = len(body) if isinstance(body, bytes) else 0
-    if part.get_content_maintype() != "text":
-        return {**shown, "size": size}
-    try:
-        return {**shown, "size": size, "text": str(part.get_content())}
-    except (LookupError, ValueError):
-        return {**shown, "size": size, "text": None}
+    shown = {
+        "content_type": part.get_content_type(),
+        "filename": part.get_filename(),
+        "size": len(body) if isinstance(body, bytes) else 0,
+    }
+    return {**shown, "text": readable(part)} if part.get_content_maintype() == "text" else shown
 
 
 def _find(request: web.Request) -> Message:

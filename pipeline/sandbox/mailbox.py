@@ -34,10 +34,37 @@ class Message:
         """The parsed message."""
         return BytesParser(policy=policy.default).parsebytes(self.raw)
 
+    def headers(self) -> list[tuple[str, str]]:
+        """The headers, decoded; as they came where they are no headers that can be parsed."""
+        return [(name, self._header(name, raw)) for name, raw in self.mime.raw_items()]
+
+    def subject(self) -> str:
+        """The subject; empty where there is none."""
+        return next((value for name, value in self.headers() if name.lower() == "subject"), "")
+
+    def parts(self) -> list[EmailMessage]:
+        """The parts that hold something."""
+        return [part for part in self.mime.walk() if not part.is_multipart()]
+
     def html(self) -> str:
         """The HTML part's text; empty where there is none."""
-        part = self.mime.get_body(("html",))
-        return str(part.get_content()) if part is not None else ""
+        found = (part for part in self.parts() if part.get_content_type() == "text/html" and not part.is_attachment())
+        part = next(found, None)
+        return (readable(part) or "") if part is not None else ""
+
+    def _header(self, name: str, raw: str) -> str:
+        try:
+            return str(self.mime.policy.header_fetch_parse(name, raw))
+        except Exception:  # Python's header parser raises this and that on what senders write
+            return raw
+
+
+def readable(part: EmailMessage) -> str | None:
+    """A text part's text; None in a character set that nobody knows."""
+    try:
+        return str(part.get_content())
+    except (LookupError, ValueError):
+        return None
 
 
 def correlation(raw: bytes) -> tuple[str, dict[str, Any]]:
@@ -54,8 +81,9 @@ def correlation(raw: bytes) -> tuple[str, dict[str, Any]]:
 class Mailbox:
     """The newest messages, by number; the oldest leave when there are too many or they are too large."""
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, keep: int, keep_bytes: int = KEPT_BYTES) -> None:
         self._keep = keep
+        self._keep_bytes = keep_bytes
         self._messages: OrderedDict[int, Message] = OrderedDict()
         self._bytes = 0
         self.received = 0
@@ -65,7 +93,7 @@ class Mailbox:
         """Keep a message."""
         self._messages[message.number] = message
         self._bytes += len(message.raw)
-        while len(self._messages) > self._keep or (self._bytes > KEPT_BYTES and len(self._messages) > 1):
+        while len(self._messages) > self._keep or (self._bytes > self._keep_bytes and len(self._messages) > 1):
             _, oldest = self._messages.popitem(last=False)
             self._bytes -= len(oldest.raw)
 

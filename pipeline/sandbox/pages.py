@@ -1,11 +1,12 @@
 """The inbox as two plain pages: messages in, HTML out. Every value passes :class:`_Html`, which escapes it. Pure."""
 
 import datetime
+from email.message import EmailMessage
 from html import escape
 from string import Formatter
 from typing import Any, Final
 
-from pipeline.sandbox.mailbox import Message
+from pipeline.sandbox.mailbox import Message, readable
 
 
 class _Safe(str):
@@ -56,7 +57,7 @@ def inbox(messages: list[Message]) -> str:
             number=message.number,
             at=_time(message.received_at),
             to=", ".join(message.recipients),
-            subject=message.mime.get("Subject", ""),
+            subject=message.subject(),
             told=", ".join(message.told),
         )
         for message in messages
@@ -66,11 +67,7 @@ def inbox(messages: list[Message]) -> str:
 
 def message(shown: Message) -> str:
     """One message: its source, never rendered, for showing its pixel would be an open."""
-    parts = [
-        _fill(_PART, kind=part.get_content_type(), text=_text(part))
-        for part in shown.mime.walk()
-        if not part.is_multipart()
-    ]
+    parts = [_fill(_PART, kind=part.get_content_type(), text=_text(part)) for part in shown.parts()]
     body = _fill(
         _MESSAGE,
         number=shown.number,
@@ -80,23 +77,21 @@ def message(shown: Message) -> str:
         size=len(shown.raw),
         tls="TLS" if shown.tls else "no TLS",
         told=", ".join(shown.told),
-        headers="\n".join(f"{name}: {value}" for name, value in shown.mime.items()),
+        headers="\n".join(f"{name}: {value}" for name, value in shown.headers()),
         parts=_Safe("".join(parts)),
     )
-    return _fill(_PAGE, title=str(shown.mime.get("Subject", "")) or "(no subject)", body=body)
+    return _fill(_PAGE, title=shown.subject() or "(no subject)", body=body)
 
 
 def _fill(template: str, **values: Any) -> _Safe:
     return _Safe(_HTML.format(template, **values))
 
 
-def _text(part: Any) -> str:
+def _text(part: EmailMessage) -> str:
     if part.get_content_maintype() != "text":
         return "(not text)"
-    try:
-        return str(part.get_content())
-    except (LookupError, ValueError):
-        return "(in a character set that can't be read)"
+    text = readable(part)
+    return "(in a character set that can't be read)" if text is None else text
 
 
 def _time(millis: int) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,24 @@ def test_all_seven_words_arrive_and_nothing_is_left_behind(tmp_path: Path) -> No
     assert "page 2:" in done.stdout
     assert "conversion click" in done.stdout
     assert "byte for byte as sent" in done.stdout
+    assert list(tmp_path.glob("mailfold-demo-*")) == []
+    assert left_running(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_halfway_it_ends_what_it_started_and_takes_its_folder_with_it(tmp_path: Path, number: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "demo"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    with process:
+        assert any("gateway: starting" in line for line in process.stdout)
+        process.send_signal(number)
+        assert process.wait(timeout=20) == 130
     assert list(tmp_path.glob("mailfold-demo-*")) == []
     assert left_running(tmp_path) == []
 

@@ -1,0 +1,92 @@
+"""What the sandbox keeps of a message and finds in it, whatever was sent."""
+
+import base64
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from pipeline.errors import BadSettings
+from pipeline.sandbox import api, keys, pages
+from pipeline.sandbox.mailbox import Mailbox, Markup, Message, correlation
+
+
+def message(raw: bytes, number: int = 1) -> Message:
+    return Message(number, f"q{number}", 0, "b@mailfold.test", ("anna@example.test",), False, raw)
+
+
+def test_unique_arguments_are_read_from_a_folded_header() -> None:
+    raw = b'Message-ID: <a@b>\r\nX-SMTPAPI: {"unique_args":\r\n {"mailfold_email_id": "e1"}}\r\n\r\nhello'
+    assert correlation(raw) == ("<a@b>", {"mailfold_email_id": "e1"})
+
+
+@pytest.mark.parametrize("given", [b"", b"{", b"[]", b"1", b'{"unique_args": 3}', b'{"unique_args": null}'])
+def test_a_header_that_says_nothing_gives_no_arguments(given: bytes) -> None:
+    assert correlation(b"X-SMTPAPI: " + given + b"\r\n\r\n") == ("", {})
+
+
+def test_a_message_without_any_header_has_none() -> None:
+    assert correlation(b"") == ("", {})
+
+
+def test_images_and_links_are_found_in_any_html() -> None:
+    found = Markup("<A HREF='one?a=1&amp;b=2'>x</a><a name=x><img src=\"p.gif\"/><img><p <a href=two>")
+    assert (found.links, found.images) == (["one?a=1&b=2"], ["p.gif"])
+
+
+def test_the_oldest_leave_when_they_are_too_many() -> None:
+    kept = Mailbox(keep=2)
+    for number in (1, 2, 3):
+        kept.add(message(b"x", number))
+    assert [found.number for found in kept.newest()] == [3, 2]
+
+
+def test_the_oldest_leave_when_they_are_too_large_but_the_newest_stays() -> None:
+    kept = Mailbox(keep=100, keep_bytes=10)
+    kept.add(message(b"12345", 1))
+    kept.add(message(b"12345", 2))
+    assert [found.number for found in kept.newest()] == [2, 1]
+    kept.add(message(b"123456789012345", 3))
+    assert [found.number for found in kept.newest()] == [3]
+
+
+MALFORMED = [
+    b"",
+    b"\r\n",
+    b"no header at all",
+    b"Content-Type: text/html; charset=martian\r\n\r\n\xff\xfe",
+    b"Content-Type: multipart/mixed; boundary=x\r\n\r\n--x\r\n\r\nleft open",
+    b"From: <<<>>>,,;;\r\nTo: @\r\nDate: yesterday\r\nMessage-ID: [x\r\nContent-Type: ;;;\r\n\r\nhi",
+    b"Subject: =?utf-8?b?////?=\r\nContent-Transfer-Encoding: base64\r\n\r\n!!!",
+    b"Content-Disposition: attachment; filename*=utf-8'en'\xff\r\nContent-Type: message/rfc822\r\n\r\nSubject: in",
+]
+
+
+@pytest.mark.parametrize("raw", MALFORMED)
+def test_whatever_was_sent_can_be_shown(raw: bytes) -> None:
+    shown = api.as_json(message(raw))
+    assert shown["size"] == len(raw)
+    assert "<html" in pages.message(message(raw))
+    assert "<html" in pages.inbox([message(raw)])
+    assert isinstance(message(raw).html(), str)
+
+
+def test_the_key_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = set(pool.map(lambda _: keys.public_key(tmp_path), range(16)))
+    assert len(made) == 1
+    assert base64.b64decode(made.pop())[:2] == b"0Y"
+    files = list((tmp_path / "sandbox").iterdir())
+    assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [0o600]
+
+
+@pytest.mark.parametrize("kind", ["rsa", "garbage"])
+def test_a_file_that_holds_another_key_is_told(tmp_path: Path, kind: str) -> None:
+    rsa_key = rsa.generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "sandbox").mkdir()
+    (tmp_path / "sandbox" / "webhook-key.pem").write_bytes(rsa_key if kind == "rsa" else b"garbage")
+    with pytest.raises(BadSettings, match="not an ECDSA key"):
+        keys.public_key(tmp_path)
