@@ -3,9 +3,12 @@
 from typing import Any
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from pipeline.bootstrap import Runtime, runtime
 from pipeline.errors import Refused
+from pipeline.kafka import partition_of
 from pipeline.rebuild import rebuild
 from pipeline.settings import Settings
 from tests.integration.test_project import caught_up, projecting, publish, rows, until
@@ -97,3 +100,22 @@ async def test_two_rebuilds_at_once_are_one_too_many(settings: Settings) -> None
     async with runtime(settings) as rt, _alone(rt, _ONLY_ONE):
         with pytest.raises(Refused, match="another rebuild"):
             await rebuild(rt, silent)
+
+
+async def test_what_expired_from_the_log_is_missed_and_kept(settings: Settings) -> None:
+    """`email-changes` keeps 400 days: a rebuild can't know what is older, and must not throw it away."""
+    log = lives(14, 60)
+    async with projecting(settings) as rt:
+        await publish(rt, log.changes)
+        await until(lambda: caught_up(rt))
+        before = await all_tables(rt)
+        partition = partition_of("email-changes", 0, settings)
+        admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
+        await admin.start()
+        await admin.delete_records({partition: RecordsToDelete(before_offset=10)})
+        await admin.close()
+        done = await rebuild(rt, silent)
+        assert not done.swapped
+        assert {difference.table for difference in done.differences} >= {"history", "timeline"}
+        assert all(difference.only_grown for difference in done.differences if difference.table == "timeline")
+        assert await all_tables(rt) == before
