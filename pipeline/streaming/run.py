@@ -18,6 +18,9 @@ async def run(flow: Flow) -> None:
     try:
         await worker.start()
     finally:
+        # A signal's own call of `stop` may still be at work when `start` returns.
+        if worker._signal_stop_future is not None:
+            await worker._signal_stop_future
         await worker.stop()
     if worker.crash_reason is not None:
         raise worker.crash_reason

@@ -37,6 +37,7 @@ class Consumer(FaustConsumer):
         super().__init__(*args, **kwargs)
         self._epoch = 0
         self._fetch_epoch = 0
+        self._held = False
         # Per topic partition: the first offset not yet finished, and the first not yet fetched.
         self._position: dict[Any, int] = {}
         self._fetched: dict[Any, int] = {}
@@ -48,6 +49,7 @@ class Consumer(FaustConsumer):
         aiokafka's `seek_to_committed` seeks nowhere where nothing is committed yet, so what was
         fetched before the rebalance would be skipped.
         """
+        self._held = True
         await super().perform_seek()
         ours = [tp for tp in self.assignment() if self.app.topics.acks_enabled_for(tp.topic)]
         new = [tp for tp in ours if self._committed_offset[tp] is None]
@@ -55,6 +57,11 @@ class Consumer(FaustConsumer):
         targets = {tp: self._committed_offset[tp] or earliest.get(tp) or 0 for tp in ours}
         await self.seek_wait(targets)
         self._position = targets
+
+    def resume_flow(self) -> None:
+        """Faust empties the agents' queues just before this: what they held since the seek would be gone."""
+        super().resume_flow()
+        self._held = False
 
     async def seek_wait(self, partitions: Mapping[Any, int]) -> None:
         """Move; what was fetched before is void."""
@@ -74,10 +81,10 @@ class Consumer(FaustConsumer):
 
     def _follows_on(self, tp: Any, records: list[Any]) -> bool:
         """A hole is believed when it is seen twice: a rebalance can lose a fetch, and so can a seek meanwhile."""
-        if not records or tp not in self._fetched:
+        if not records or tp not in self._fetched or (self._held and tp in self._position):
             return False
         first, expected = records[0].offset, self._fetched[tp]
-        if first == expected or self._looked_again.get(tp) == expected:
+        if first == expected or (first > expected and self._looked_again.get(tp) == expected):
             return True
         self._looked_again[tp] = expected
         return False

@@ -1,0 +1,149 @@
+"""The codec: what is written is read back, what is no record is refused, what is older is lifted."""
+
+import json
+import string
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.facts import acks, conversions, events, requests
+from topics import codec
+from topics.acks import Acked
+from topics.changes import Fact
+from topics.codec import Fields, Undecodable, decode, encode, lift
+from topics.dead_letters import DeadLetter
+from topics.record import Place, Record
+from topics.registry import (
+    CONVERSION_RESULTS,
+    DEAD_LETTERS,
+    DELIVERY_EVENTS,
+    PROVIDER_ACKS,
+    PROVIDER_WEBHOOKS,
+    SEND_REQUESTS,
+    TOPICS,
+    Topic,
+)
+from topics.requests import SendRequest
+from topics.webhooks import RawWebhook
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "codec"
+EMAIL_ID = "0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b"
+
+
+@given(st.one_of(*(st.tuples(st.just(topic), kind) for topic, kind in (
+    (SEND_REQUESTS, requests), (PROVIDER_ACKS, acks), (DELIVERY_EVENTS, events), (CONVERSION_RESULTS, conversions)
+))))  # fmt: skip
+def test_what_is_written_is_read_back(pair: tuple[Topic, Fact]) -> None:
+    topic, fact = pair
+    assert decode(topic, encode(topic, fact)) == fact
+
+
+@given(st.binary(), st.text(), st.lists(st.tuples(st.text(), st.text())).map(tuple))
+def test_bytes_come_back_as_they_were(body: bytes, text: str, headers: tuple[tuple[str, str], ...]) -> None:
+    webhook = RawWebhook(webhook_id=text, provider=text, kind=text, received_at=1, headers=headers, body=body)
+    assert decode(PROVIDER_WEBHOOKS, encode(PROVIDER_WEBHOOKS, webhook)) == webhook
+    letter = DeadLetter(
+        source=Place(topic=text, partition=1, offset=2),
+        recorded_at=1,
+        reason=text,
+        error=text,
+        role=text,
+        key=body,
+        value=body,
+    )
+    assert decode(DEAD_LETTERS, encode(DEAD_LETTERS, letter)) == letter
+
+
+@given(st.text(string.printable), st.integers())
+def test_the_callers_activity_comes_back_byte_for_byte(text: str, number: int) -> None:
+    activity = f'{{ "id" : {number},  "x":{json.dumps(text)}, "big": 1234567890123456789012345678901234567890.50 }}'
+    raw = msgspec.Raw(activity.encode())
+    request = SendRequest(
+        email_id=EMAIL_ID,  # type: ignore[arg-type]
+        message_id="m",
+        tenant="t",
+        dialect="fasttrack",
+        brand="1",
+        recipient="a@example.test",
+        recorded_at=1,
+        activity=raw,
+    )
+    assert bytes(decode(SEND_REQUESTS, encode(SEND_REQUESTS, request)).activity) == bytes(raw)
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
+@given(garbage=st.binary(max_size=60) | st.none())
+def test_what_is_no_record_is_refused_and_never_raises_anything_else(topic: Topic, garbage: bytes | None) -> None:
+    with pytest.raises(Undecodable, match=topic.name):
+        decode(topic, garbage)
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        (b'{"type":"acked/1"}', "missing required field"),
+        (b'{"type":"acked/9","email_id":"x"}', "Invalid value 'acked/9'"),
+        (b'{"type":"acked/1","email_id":"x","event_id":"e","occurred_at":1,"recorded_at":1,"new":1}', "new"),
+        (b'{"type":"acked/1","email_id":"x","event_id":"e","occurred_at":"1","recorded_at":1}', r"\$\.occurred_at"),
+        (b"[" * 100_000, "provider-acks"),
+    ],
+)
+def test_the_complaint_says_what_and_where(value: bytes, complaint: str) -> None:
+    with pytest.raises(Undecodable, match=complaint):
+        decode(PROVIDER_ACKS, value)
+
+
+def _rename(fields: Fields) -> Fields:
+    fields["code"] = fields.pop("smtp_code")
+    return fields
+
+
+def _fill(fields: Fields) -> Fields:
+    return fields | {"text": msgspec.Raw(b'"lifted"')}
+
+
+def test_a_record_of_two_versions_ago_is_lifted_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "UPCASTERS", {"acked/-1": _rename, "acked/0": _fill})
+    old = {"type": "acked/-1", "email_id": EMAIL_ID, "event_id": "e", "occurred_at": 1, "recorded_at": 2}
+    acked = decode(PROVIDER_ACKS, json.dumps(old | {"smtp_code": 250}).encode())
+    assert acked == Acked(
+        email_id=EMAIL_ID,  # type: ignore[arg-type]
+        event_id="e",
+        occurred_at=1,
+        recorded_at=2,
+        code=250,
+        text="lifted",
+    )
+
+
+def test_lifting_keeps_a_callers_data_verbatim() -> None:
+    old = b'{"type":"send-request/0","activity":{ "id": 1.10,"n":123456789012345678901234567890 }}'
+    lifted = lift(SEND_REQUESTS, old, {"send-request/0": lambda fields: fields})
+    assert lifted is not None
+    assert b'{ "id": 1.10,"n":123456789012345678901234567890 }' in lifted
+    assert b'"send-request/1"' in lifted
+
+
+def test_an_upcaster_that_fails_makes_the_record_undecodable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "UPCASTERS", {"acked/0": lambda fields: {}})
+    with pytest.raises(Undecodable, match="provider-acks"):
+        decode(PROVIDER_ACKS, b'{"type":"acked/0"}')
+
+
+def _kinds(topic: Topic) -> list[type[Record]]:
+    return list(getattr(topic.value, "__args__", (topic.value,)))
+
+
+@pytest.mark.parametrize("kind", [kind for topic in TOPICS for kind in _kinds(topic)], ids=lambda kind: kind.__name__)
+def test_todays_bytes_are_readable_for_ever(kind: type[Record]) -> None:
+    """A record's first bytes stay here. Whoever changes its fields so that they no longer decode, bumps the version."""
+    tag: Any = kind.__struct_config__.tag
+    topic = next(topic for topic in TOPICS if kind in _kinds(topic))
+    path = GOLDEN / f"{tag.replace('/', '.')}.{topic.wire}"
+    record = decode(topic, path.read_bytes())
+    assert type(record) is kind
+    assert encode(topic, record) == path.read_bytes()

@@ -1,0 +1,58 @@
+"""Raw webhooks become events; one that can't be told spoils no other."""
+
+import json
+from typing import Any
+
+from pipeline import normalize as module
+from pipeline.folding import Found
+from pipeline.normalize import Told, normalize
+from topics.codec import encode
+from topics.record import EmailId, Place
+from topics.registry import DEAD_LETTERS, DELIVERY_EVENTS, PROVIDER_WEBHOOKS
+from topics.webhooks import RawWebhook
+
+EMAIL_ID = EmailId("0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
+PLACE = Place(topic="provider-webhooks", partition=0, offset=7)
+FINE = {"event": "open", "timestamp": 2, "sg_event_id": "2", "mailfold_email_id": EMAIL_ID}
+
+
+def told(value: bytes) -> Told:
+    return normalize(Found(PROVIDER_WEBHOOKS, PLACE, None, value), lambda _: None, 9)
+
+
+def webhook(events: Any, kind: str = "sendgrid") -> bytes:
+    body = events if isinstance(events, bytes) else json.dumps(events).encode()
+    return encode(
+        PROVIDER_WEBHOOKS,
+        RawWebhook(webhook_id="w", provider="main", kind=kind, received_at=5, headers=(), body=body),
+    )
+
+
+def test_each_event_is_told_apart() -> None:
+    result = told(webhook([FINE, {"event": "open", "timestamp": 1}, 7, FINE | {"sg_event_id": "3"}]))
+    assert [event.event_id for event in result.events] == ["sendgrid:2", "sendgrid:3"]
+    assert {event.recorded_at for event in result.events} == {5}
+    assert {event.provider for event in result.events} == {"main"}
+    assert [(letter.reason, letter.value, letter.source) for letter in result.leftovers] == [
+        ("uncorrelated", b'{"event": "open", "timestamp": 1}', PLACE),
+        ("unrecognised", b"7", PLACE),
+    ]
+    assert [entry.topic for entry in result.entries()] == [DELIVERY_EVENTS] * 2 + [DEAD_LETTERS] * 2
+    assert result.entries()[0].key == EMAIL_ID
+
+
+def test_a_webhook_that_cannot_be_read_is_one_dead_letter() -> None:
+    whole = {value: told(value) for value in (b"\xc1", webhook(b"no JSON"), webhook([], kind="smtp"))}
+    assert [[letter.reason for letter in one.leftovers] for one in whole.values()] == [
+        ["undecodable"],
+        ["unrecognised"],
+        ["unrecognised"],
+    ]
+    assert [one.leftovers[0].value for one in whole.values()] == list(whole)
+
+
+def test_an_event_too_large_for_the_log_is_a_dead_letter(monkeypatch: Any) -> None:
+    monkeypatch.setattr(module, "MAX_RECORD_BYTES", module._ENVELOPE + 200)
+    result = told(webhook([FINE, FINE | {"novelty": "x" * 200}]))
+    assert len(result.events) == 1
+    assert result.leftovers[0].reason == "unrecognised"
