@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sys
 
-from pipeline import crashpoints
+from pipeline import cluster, crashpoints
 from pipeline.bootstrap import configure_logging, require, wall_clock
 from pipeline.errors import MailfoldError
 from pipeline.settings import Settings
@@ -19,7 +19,8 @@ _log = logging.getLogger("mailfold.worker")
 
 
 async def serve(settings: Settings) -> None:
-    """Run the worker's flow until it is told to stop; raise what crashed it."""
+    """Run the worker's flow until it is told to stop; raise what crashed it, and TopicMismatch."""
+    await cluster.check(settings)
     signer = Signer(settings.secret.get_secret_value(), "message-id")
     async with outlet(settings) as out:
         await run(build(Flow(settings, out), Normalizer(wall_clock, signer), Folder(wall_clock)))

@@ -48,6 +48,8 @@ class Options(RocksDBOptions):
 class Store(FaustStore):
     """RocksDB by explicit partition."""
 
+    logger = logging.getLogger("faust.stores")
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.rocksdb_options = Options()

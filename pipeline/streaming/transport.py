@@ -8,6 +8,7 @@ that vanishes between fetch and agent (Faust clears queues when partitions move)
 instead of being skipped.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -32,6 +33,8 @@ class Fetched(ConsumerMessage):
 
 class Consumer(FaustConsumer):
     """Acknowledgements by position."""
+
+    logger = logging.getLogger("faust.transport")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -6,8 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from pipeline.kafka import append_all, kafka_log
+from pipeline.cluster import wanted_config
+from pipeline.kafka import MAX_REQUEST_BYTES, append_all, kafka_log
 from pipeline.ports import Entry
 from pipeline.settings import Settings
 from tests.support.worker import (
@@ -21,7 +24,7 @@ from tests.support.worker import (
     supervised,
     until,
 )
-from topics.registry import DELIVERY_EVENTS, PROVIDER_WEBHOOKS
+from topics.registry import DELIVERY_EVENTS, EMAIL_CHANGES, PROVIDER_WEBHOOKS
 from topics.webhooks import RawWebhook
 
 
@@ -66,6 +69,33 @@ async def test_a_crash_of_the_normalization_before_its_ack_repeats_events_with_t
     assert worker.exits == [137]
     assert set(states) == set(ids)
     assert {event.event_id for event in await records(settings, DELIVERY_EVENTS)} == {f"sendgrid:{one}" for one in ids}
+
+
+async def _limit_changes(settings: Settings, size: int) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
+    await admin.start()
+    try:
+        # Altering replaces the whole configuration of the topic.
+        config = wanted_config(EMAIL_CHANGES) | {"max.message.bytes": str(size)}
+        name = settings.topic(EMAIL_CHANGES.name)
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, config)])
+    finally:
+        await admin.close()
+
+
+async def test_a_log_that_refuses_ends_the_worker_before_it_acknowledges_and_nothing_is_lost(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with Worker(settings, tmp_path / "one") as worker:
+        await feed(settings, lives(20, seed=1))
+        await assert_folded(settings)
+        await _limit_changes(settings, 200)
+        await feed(settings, lives(20, seed=2))
+        assert worker.process.wait(30) == 1
+        assert "did not confirm" in worker.log.read_text()
+        await _limit_changes(settings, MAX_REQUEST_BYTES)
+        async with supervised(worker):
+            await assert_folded(settings)
 
 
 async def test_kill_9_at_any_moment_loses_nothing(settings: Settings, tmp_path: Path) -> None:
