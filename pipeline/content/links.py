@@ -13,13 +13,14 @@ from pipeline.signing import Signer
 from pipeline.tokens import click_token, pixel_token
 from topics.record import EmailId
 
-# Attributes are bounded, so that markup without an end costs at most that much per tag.
-_ATTRIBUTES: Final = r"""(?:[^>"']|"[^"]*+"|'[^']*+'){0,4096}+"""
+# Whatever is begun ends at its end or at the text's: nothing is looked at twice, so that no markup,
+# however broken, costs more than its length.
+_ATTRIBUTES: Final = r"""(?:[^>"']|"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z))*+"""
 _TAGS: Final = re.compile(
     # Conditional comments are markup to Outlook, so only their delimiters are comments.
-    r"<!--(?!\[if)(?:(?!-->).)*+-->"
-    r"|<(?:script|style|textarea|title)\b.*?</(?:script|style|textarea|title)\s*>"
-    rf"|<(?:a|area|v:\w+)(?=[\s/]){_ATTRIBUTES}>",
+    r"<!--(?!\[if)(?:[^-]|-(?!->))*+(?:-->|\Z)"
+    r"|<(script|style|textarea|title)\b(?:[^<]|<(?!/\1))*+(?:</\1|\Z)"
+    rf"|<(?:a|area|v:\w+)(?=[\s/]){_ATTRIBUTES}(?:>|\Z)",
     re.IGNORECASE | re.DOTALL,
 )
 _ATTRIBUTE: Final = re.compile(r"""([^\s"'>/=]+)(?:\s*=\s*("[^"]*"|'[^']*'|[^\s"'>]+))?""")
@@ -59,7 +60,7 @@ def with_pixel(markup: str, signer: Signer, email_id: EmailId, public_url: str) 
 
 
 def _with_links(tag: str, link: Callable[[str], str | None]) -> str:
-    if tag.startswith("<!") or tag[1:2].lower() in "st":
+    if tag.startswith("<!") or tag[1:2].lower() in "st" or not tag.endswith(">"):
         return tag
     start = re.match(r"<[\w:]+", tag)
     assert start is not None  # the pattern says so

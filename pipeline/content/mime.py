@@ -171,7 +171,8 @@ def _transfer(raw: bytes, boundary: bytes) -> tuple[str, bytes]:
         return "7bit", raw
     # Its soft line breaks are bare LF where the text has no CRLF of its own.
     quoted = _LINE_ENDS.sub(b"\r\n", binascii.b2a_qp(raw, istext=True))
-    if len(quoted) <= len(raw) * 4 // 3:
+    # Readable as long as it's mostly ASCII; else base64 is the shorter.
+    if 3 * len(quoted) <= 5 * len(raw):
         return "quoted-printable", quoted
     return "base64", _base64(raw)
 

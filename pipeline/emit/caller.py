@@ -28,7 +28,7 @@ class Reply:
     text: str
     retry_after: str = ""
     forbidden: bool = False
-    """The destination leads into a private network, and nobody was called."""
+    """The destination is no URL, or leads into a private network: nobody was called, nobody will be."""
 
 
 class Caller:
@@ -51,6 +51,8 @@ class Caller:
         except aiohttp.ClientConnectorError as error:
             forbidden = isinstance(error.os_error, PrivateAddress)
             return Reply(0, str(error.os_error or error), forbidden=forbidden)
+        except aiohttp.InvalidURL as error:
+            return Reply(0, f"{type(error).__name__}: {error}", forbidden=True)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return Reply(0, f"{type(error).__name__}: {error}")
 

@@ -1,0 +1,229 @@
+"""The outbox's pure parts: schedule, breaker, what answers mean, what a request looks like."""
+
+import random
+from email.utils import formatdate
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import convert
+from pipeline.admin import Provider
+from pipeline.convert import Meaning as Told
+from pipeline.dispatch import outcomes
+from pipeline.dispatch.outcomes import Meaning
+from pipeline.dispatch.reading import read
+from pipeline.emit.guard import is_public
+from pipeline.outbox import breaker
+from pipeline.outbox.breaker import Breaker, after_failures
+from pipeline.outbox.job import Lane
+from pipeline.outbox.schedule import jittered, next_delay, not_before
+from pipeline.settings import Settings
+from pipeline.smtp import Answer, Stage, tls_required
+from projections.debts import Debt
+from topics.acks import Acked, Deferred, Failed, Rejected
+from topics.codec import encode
+from topics.conversions import Outcome, Word
+from topics.record import EmailId
+from topics.registry import PROVIDER_ACKS
+
+ID = EmailId("0191d5a0-0000-7000-8000-000000000001")
+
+
+# --------------------------------------------------------------------------- schedule
+def test_the_schedules_are_the_documented_ones() -> None:
+    given_schedule = Settings().emit_schedule
+    assert given_schedule[:8] == (5, 30, 120, 600, 1800, 7200, 18000, 36000)
+    assert set(given_schedule[8:]) == {43200}
+    assert 60 < sum(given_schedule) / 3600 <= 75
+
+
+@given(st.floats(0, 1, exclude_max=True), st.floats(0.001, 1e6))
+def test_jitter_is_at_most_a_fifth_either_way(dice: float, seconds: float) -> None:
+    assert 0.8 * seconds <= jittered(seconds, lambda: dice) <= 1.2 * seconds
+    assert seconds <= not_before(seconds, lambda: dice) <= 1.2 * seconds
+
+
+def test_jitter_reaches_both_ends() -> None:
+    assert jittered(10, lambda: 0.0) == pytest.approx(8)
+    assert jittered(10, lambda: 0.9999999) == pytest.approx(12)
+
+
+def test_after_the_last_attempt_there_is_no_next() -> None:
+    delays = [next_delay((1, 10), tries, lambda: 0.5) for tries in (1, 2, 3, 9)]
+    assert delays == [pytest.approx(1), pytest.approx(10), None, None]
+
+
+# ---------------------------------------------------------------------------- breaker
+def test_the_breaker_opens_after_failures_in_a_row_and_pauses_longer_each_time() -> None:
+    state = Breaker()
+    for _ in range(breaker.THRESHOLD - 1):
+        state = after_failures(state, 1)
+        assert (state.trips, state.open_for) == (0, 0)
+    pauses = []
+    for _ in range(12):
+        state = after_failures(state, 1)
+        pauses.append(state.open_for)
+        state = Breaker(state.failures, state.trips, 0.0)
+    assert pauses[:3] == [2, 4, 8]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == breaker.LONGEST_PAUSE
+
+
+def test_stragglers_of_an_open_breaker_do_not_lengthen_its_pause() -> None:
+    opened = after_failures(Breaker(), breaker.THRESHOLD)
+    assert after_failures(opened, 30) == opened
+
+
+def test_what_is_broken_opens_at_once() -> None:
+    assert after_failures(Breaker(), 1, broken=True).open_for > 0
+
+
+# ----------------------------------------------------------------------- SMTP answers
+SMTP_ANSWERS = [
+    (Stage.DATA, 250, Meaning.TAKEN, Lane.HEALTHY),
+    (Stage.DATA, 0, Meaning.UNKNOWN, Lane.FAILING),
+    (Stage.DATA, -1, Meaning.UNKNOWN, Lane.HEALTHY),
+    (Stage.DATA, 451, Meaning.LATER, Lane.HEALTHY),
+    (Stage.DATA, 421, Meaning.LATER, Lane.FAILING),
+    (Stage.DATA, 554, Meaning.REJECTED, Lane.HEALTHY),
+    (Stage.RCPT, 550, Meaning.REJECTED, Lane.HEALTHY),
+    (Stage.RCPT, 450, Meaning.LATER, Lane.HEALTHY),
+    (Stage.RCPT, 0, Meaning.LATER, Lane.FAILING),
+    (Stage.MAIL, 550, Meaning.MISCONFIGURED, Lane.BROKEN),
+    (Stage.MAIL, 552, Meaning.REFUSED, Lane.HEALTHY),
+    (Stage.MAIL, 553, Meaning.REFUSED, Lane.HEALTHY),
+    (Stage.MAIL, 451, Meaning.LATER, Lane.HEALTHY),
+    (Stage.LOGIN, 535, Meaning.MISCONFIGURED, Lane.BROKEN),
+    (Stage.LOGIN, 454, Meaning.LATER, Lane.FAILING),
+    (Stage.SECURE, 0, Meaning.MISCONFIGURED, Lane.BROKEN),
+    (Stage.CONNECT, 0, Meaning.LATER, Lane.FAILING),
+    (Stage.CONNECT, 421, Meaning.LATER, Lane.FAILING),
+    (Stage.CONNECT, 554, Meaning.MISCONFIGURED, Lane.BROKEN),
+]
+
+
+@pytest.mark.parametrize(("stage", "code", "meaning", "lane"), SMTP_ANSWERS)
+def test_what_an_smtp_answer_means(stage: Stage, code: int, meaning: Meaning, lane: Lane) -> None:
+    answer = Answer(stage, code, "")
+    assert (outcomes.meaning(answer), outcomes.lane_news(answer)) == (meaning, lane)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("2.0.0 Ok: queued as 4Z2mN91qXzz9", "4Z2mN91qXzz9"),
+        ("OK id=1tABcd-0000000Abc-1xYz", "1tABcd-0000000Abc-1xYz"),
+        ("Ok 0102018f7c3c5f1e-6b2d-000000", "0102018f7c3c5f1e-6b2d-000000"),
+        ("2.0.0 OK  1700000000 d9443c01a7336-1f2 - gsmtp", ""),
+        ("OK", ""),
+    ],
+)
+def test_the_providers_id_is_read_from_its_250(text: str, found: str) -> None:
+    assert outcomes.provider_message_id(text) == found
+
+
+def test_an_answers_words_lose_the_address_and_what_does_not_print() -> None:
+    said = outcomes.redacted("5.1.1 <Anna@Example.com>: no\r\nsuch \udcff user\0", "anna@example.com")
+    assert said == "5.1.1 <recipient>: no  such ? user "
+    assert outcomes.enhanced(said) == "5.1.1"
+
+
+def test_a_password_is_not_told_to_whoever_listens() -> None:
+    assert tls_required(Provider("p", "mail.example.com", 25, username="u", password="p"))
+    assert not tls_required(Provider("p", "127.0.0.1", 25, username="u", password="p"))
+    assert not tls_required(Provider("p", "mail.example.com", 25))
+    assert not tls_required(Provider("p", "mail.example.com", 25, tls="off", username="u", password="p"))
+
+
+# ------------------------------------------------------------------------ conversions
+CONVERSION_ANSWERS = [
+    (Told.SETTLED, (200, 201, 202, 204)),
+    (Told.REFUSED, (410, 422)),
+    (Told.PAUSE, (401, 403, 404)),
+    (Told.LATER, (301, 302, 307, 308, 400, 402, 405, 408, 409, 413, 418)),
+    (Told.UNWELL, (0, 429, 500, 502, 503, 504)),
+]
+
+
+@pytest.mark.parametrize(("meaning", "statuses"), CONVERSION_ANSWERS)
+def test_what_a_conversions_answer_means(meaning: Told, statuses: tuple[int, ...]) -> None:
+    assert {convert.meaning(status) for status in statuses} == {meaning}
+
+
+NOW = 1_700_000_000_000
+AFTER = [
+    (503, "120", 120),
+    (429, " 7 ", 7),
+    (429, "0", 0),
+    (429, formatdate(NOW / 1000 + 90, usegmt=True), 90),
+    (429, formatdate(NOW / 1000 - 90, usegmt=True), 0),
+    (429, "9" * 400, convert.LONGEST_RETRY_AFTER),
+    (503, formatdate(NOW / 1000 + 1e8, usegmt=True), convert.LONGEST_RETRY_AFTER),
+    (429, "-5", None),
+    (429, "soon", None),
+    (429, "", None),
+    (500, "120", None),
+    (429, "Fri, 99 Foo 2023 25:00:00 GMT", None),
+]
+
+
+@pytest.mark.parametrize(("status", "header", "seconds"), AFTER)
+def test_retry_after(status: int, header: str, seconds: float | None) -> None:
+    assert convert.retry_after(status, header, NOW) == seconds
+
+
+@given(st.text())
+def test_any_retry_after_is_a_bounded_number_or_none(header: str) -> None:
+    found = convert.retry_after(429, header, NOW)
+    assert found is None or 0 <= found <= convert.LONGEST_RETRY_AFTER
+
+
+def test_the_activity_goes_back_byte_for_byte() -> None:
+    raw = b'{ "id":"x", "n": 18446744073709551617, "f":1.0e2, "u":"\\u00e9" }'
+    debt = Debt(email_id=ID, word=Word.SPAM, tenant="t", brand="b", activity=msgspec.Raw(raw))
+    assert convert.body(debt) == b'{"activity":' + raw + b',"email_id":"' + ID.encode() + b'","delivery_status":"spam"}'
+    assert convert.headers(debt, "k")["Idempotency-Key"] == f"{ID}:spam"
+    assert convert.result_id(debt, 1, Outcome.RETRYING) != convert.result_id(debt, 2, Outcome.RETRYING)
+    assert convert.url("https://x.example/hook/") == "https://x.example/hook/email/conversion"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1", "10.0.0.1", "192.168.1.1", "172.16.0.1", "169.254.169.254", "0.0.0.0", "100.64.0.1"),
+        *("224.0.0.1", "255.255.255.255", "::1", "fe80::1%eth0", "fc00::1", "::ffff:10.0.0.1", "64:ff9b::a00:1"),
+        *("2002:7f00:1::", "::127.0.0.1", "not an address"),
+    ],
+)
+def test_addresses_that_conversions_never_go_to(host: str) -> None:
+    assert not is_public(host)
+
+
+@pytest.mark.parametrize("host", ["93.184.216.34", "2606:2800:220:1::1", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+def test_addresses_of_the_open_internet(host: str) -> None:
+    assert is_public(host)
+
+
+# ---------------------------------------------------------------------------- reading
+class _Record(msgspec.Struct):
+    topic: str
+    value: bytes
+    partition: int = 0
+    offset: int = 0
+
+
+def test_custody_once_taken_is_the_end_in_any_order() -> None:
+    common = {"email_id": ID, "occurred_at": 1, "recorded_at": 1}
+    acks = [
+        Deferred(event_id="1", attempt=1, next_attempt_at=5, **common),
+        Failed(event_id="2", attempt=2, reason="gave up", **common),
+        Acked(event_id="3", attempt=3, **common),
+        Rejected(event_id="4", attempt=1, **common),
+    ]
+    for seed in range(20):
+        random.Random(seed).shuffle(acks)
+        rows = read({"a": PROVIDER_ACKS}, [_Record("a", encode(PROVIDER_ACKS, ack)) for ack in acks])
+        assert rows.ends == {ID: ("done", 3, "")}
+        assert rows.deferrals == {ID: (1, 5)}
