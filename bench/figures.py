@@ -110,9 +110,8 @@ def rates(measured: Sequence[Rate]) -> Table:
     """For people."""
     table = _table("Stage", "per second", "Peer, same run", "per second", "ratio")
     for rate in measured:
-        table.add_row(
-            rate.stage, f"{rate.value:,.0f} {rate.unit}", rate.peer, f"{rate.peer_value:,.0f}", f"{rate.ratio:.2f}"
-        )
+        beside = (rate.peer, f"{rate.peer_value:,.0f}", f"{rate.ratio:.2f}") if rate.peer else ("–", "–", "–")
+        table.add_row(rate.stage, f"{rate.value:,.0f} {rate.unit}", *beside)
     return table
 
 

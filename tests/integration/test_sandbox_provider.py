@@ -249,6 +249,7 @@ async def test_the_recipient_loads_the_pixel_and_follows_the_first_link_with_a_b
         await w.send("anna+open+click@example.test", html=html)
         await w.until(lambda: len(w.gateway.visits) == 2)
         (opened, browser), (clicked, _) = w.gateway.visits
+        await w.until(lambda: "click: 302" in next(w.sandbox.provider.mailbox.newest()).told)
         await w.send("robot+open-machine@example.test", html=html)
         await w.until(lambda: len(w.gateway.visits) == 3)
     assert (opened, clicked) == ("/o/pixel.gif", "/c/one")
