@@ -1,0 +1,110 @@
+"""A topic in, the states on it by key out; and what they must be: a plain fold of the events, read from the log.
+
+Every engine writes its own changelog in its own way. All of them must come down to the same bytes of our codec,
+so an engine that forgets, invents or confuses anything is told apart from one that is fast.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from pipeline.fold import evolve
+from pipeline.kafka import partitions
+from topics.codec import Undecodable, decode, encode
+from topics.registry import DELIVERY_EVENTS, EMAIL_STATES
+from topics.states import EmailState
+
+Unwrap = Callable[[bytes, bytes], tuple[bytes, bytes]]
+"""An engine's changelog record in, the email's id and its state as JSON out."""
+
+_SHOWN: Final = 3
+
+
+class Different(Exception):
+    """An engine's states are not the plain fold's; its figures are worth nothing."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The plain fold of a topic."""
+
+    states: Mapping[bytes, bytes]
+    events: int
+
+
+async def expected(bootstrap: str, topic: str) -> Expected:
+    """Every event on the topic, one after the other, and nothing else."""
+    states: dict[bytes, EmailState] = {}
+    events = 0
+    async for _, value in records(bootstrap, topic):
+        event = decode(DELIVERY_EVENTS, value)
+        key = event.email_id.encode()
+        states[key] = evolve(states.get(key), event)
+        events += 1
+    return Expected({key: encode(EMAIL_STATES, state) for key, state in states.items()}, events)
+
+
+async def compacted(bootstrap: str, topic: str, unwrap: Unwrap) -> dict[bytes, bytes]:
+    """The last state of each key on a changelog, in the codec's own bytes where it is a state at all."""
+    last: dict[bytes, bytes | None] = {}
+    async for key, value in records(bootstrap, topic):
+        last[key] = value
+    unwrapped = (unwrap(key, value) for key, value in last.items() if value is not None)
+    return {key: _canonical(value) for key, value in unwrapped}
+
+
+def compare(name: str, found: Mapping[bytes, bytes], wanted: Mapping[bytes, bytes]) -> None:
+    """Raise Different, with a few examples, unless both are the same key by key."""
+    missing, more = wanted.keys() - found.keys(), found.keys() - wanted.keys()
+    wrong = {key for key in wanted.keys() & found.keys() if found[key] != wanted[key]}
+    if not missing and not more and not wrong:
+        return
+    lines = [f"{name}: of {len(wanted)} states {len(missing)} missing, {len(wrong)} wrong; {len(more)} too many"]
+    for key in sorted(missing | more | wrong)[:_SHOWN]:
+        lines += [f"  {key.decode(errors='replace')}", f"    is     {_text(found, key)}"]
+        lines += [f"    should be {_text(wanted, key)}"]
+    raise Different("\n".join(lines))
+
+
+async def records(bootstrap: str, topic: str) -> AsyncIterator[tuple[bytes, bytes | None]]:
+    """Key and value of all that is committed on a topic, in order within each partition."""
+    reader: Any = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap, enable_auto_commit=False, isolation_level="read_committed"
+    )
+    await reader.start()
+    try:
+        places = await partitions(reader, topic)
+        reader.assign(places)
+        await reader.seek_to_beginning(*places)
+        ends = await reader.end_offsets(places)
+        left = {place for place in places if ends[place]}
+        while left:
+            for fetched in (await reader.getmany(timeout_ms=200, max_records=5_000)).values():
+                for record in fetched:
+                    yield record.key or b"", record.value
+            left = {place for place in left if await reader.position(place) < ends[place]}
+    finally:
+        await reader.stop()
+
+
+async def ends(bootstrap: str, topic: str) -> dict[TopicPartition, int]:
+    """Where each partition of a topic ends; nothing while it isn't there."""
+    reader: Any = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
+    await reader.start()
+    try:
+        return dict(await reader.end_offsets(await partitions(reader, topic)))
+    finally:
+        await reader.stop()
+
+
+def _canonical(value: bytes) -> bytes:
+    try:
+        return encode(EMAIL_STATES, decode(EMAIL_STATES, value))
+    except Undecodable as error:
+        return f"no state: {error}: ".encode() + value
+
+
+def _text(states: Mapping[bytes, bytes], key: bytes) -> str:
+    return states[key].decode(errors="replace") if key in states else "absent"
