@@ -1,5 +1,6 @@
 """The sink on a real Postgres: what it promises about splits, replays, zombies and debts."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 
@@ -172,6 +173,30 @@ async def test_a_settled_word_closes_its_job_and_a_replayed_dead_one_stays_open(
     log.fold(told(1, Word.CLICK, Outcome.DELIVERED, T0))
     await sink.apply(connection, Run(0, 6, 7, log.changes[6:]))
     assert (await jobs(connection))[2] == ("click", 3, "done")
+
+
+async def test_a_projector_that_lags_does_not_bury_what_somebody_replayed_meanwhile(
+    connection: Connection, sink: Sink
+) -> None:
+    log = Log().fold(request(1)).fold(event(1, EventKind.DELIVERED, T0))
+    log.fold(told(1, Word.DELIVERED, Outcome.GIVEN_UP, T0))
+    await project(connection, sink, log.runs(2)[:1])
+    await connection.execute("update jobs.jobs set state = 'pending', replayed_after = 12")
+    await sink.apply(connection, log.runs(2)[1])
+    assert await jobs(connection) == [("delivered", 1, "pending")]
+
+
+async def test_a_job_that_an_emitter_is_closing_is_left_to_it(
+    connection: Connection, sink: Sink, database_url: str
+) -> None:
+    log = Log().fold(request(1)).fold(event(1, EventKind.DELIVERED, T0))
+    log.fold(told(1, Word.DELIVERED, Outcome.DELIVERED, T0))
+    await project(connection, sink, log.runs(2)[:1])
+    async with await psycopg.AsyncConnection.connect(database_url) as emitter:
+        await emitter.execute("update jobs.jobs set state = 'done'")
+        async with asyncio.timeout(10):
+            await sink.apply(connection, log.runs(2)[1])
+    assert await jobs(connection) == [("delivered", 1, "done")]
 
 
 async def test_an_empty_database_before_a_full_log_owes_only_what_was_never_settled(
