@@ -6,6 +6,7 @@ Each test that asks for `settings` gets its own topics and its own database on t
 import asyncio
 import contextlib
 import secrets
+import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -40,6 +41,17 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 def server_folder() -> Iterator[Path]:
     with servers.folder() as folder:
         yield folder
+
+
+@pytest.fixture
+def stack_folder(server_folder: Path) -> Iterator[Path]:
+    """A path as people have them, with spaces and longer than a Unix socket's may be, for a stack of its own.
+
+    Not `tmp_path`: run by root, Postgres is another user, and each pytest that starts shuts others out of those.
+    """
+    top = server_folder / secrets.token_hex(4)
+    yield top / "my mail" / ("a folder with a long name " * 4).strip() / ".mailfold"
+    shutil.rmtree(top, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

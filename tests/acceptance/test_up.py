@@ -17,13 +17,8 @@ pytestmark = pytest.mark.timeout(300)
 SERVERS = {"kafka", "postgres"}
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A path as people have them: with spaces, and longer than a Unix socket's may be."""
-    return tmp_path / "my mail" / ("a folder with a long name " * 4).strip() / ".mailfold"
-
-
-async def test_a_stack_comes_up_survives_what_is_done_to_it_and_goes_on_where_it_stopped(folder: Path) -> None:
+async def test_a_stack_comes_up_survives_what_is_done_to_it_and_goes_on_where_it_stopped(stack_folder: Path) -> None:
+    folder = stack_folder
     async with up(folder) as first:
         await first.says("Ctrl-C stops everything")
         assert set(first.children()) == {*ROLES, *SERVERS}
@@ -38,7 +33,7 @@ async def test_a_stack_comes_up_survives_what_is_done_to_it_and_goes_on_where_it
         assert said.code == 0, said.err
         assert said.out.splitlines()[1].split()[:3] == ["default", "*", "sandbox"]
 
-        for name in ("project", "gateway", "postgres", "kafka"):
+        for name in ("dispatch", "gateway", "postgres", "kafka"):
             await _killed_and_back(first, name)
         children = list(first.children().values())
         assert await first.ends(signal.SIGINT) == 0
@@ -60,8 +55,8 @@ async def test_a_stack_comes_up_survives_what_is_done_to_it_and_goes_on_where_it
         assert await third.ends() == 0
 
 
-async def test_ctrl_c_while_it_starts_leaves_nothing_behind(folder: Path) -> None:
-    async with up(folder) as begun:
+async def test_ctrl_c_while_it_starts_leaves_nothing_behind(stack_folder: Path) -> None:
+    async with up(stack_folder) as begun:
         await begun.says("kafka: starting")
         children = [child.pid for child in psutil.Process(begun.process.pid).children(recursive=True)]
         assert await begun.ends(signal.SIGINT) == 0

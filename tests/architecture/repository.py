@@ -1,6 +1,7 @@
 """The repository as the architecture tests read it."""
 
 import ast
+import contextlib
 import re
 import subprocess
 import tomllib
@@ -24,10 +25,13 @@ def project() -> dict[str, Any]:
 
 def tracked() -> list[Path]:
     """Every file under version control, or, in an unpacked archive, every file that isn't ignored."""
-    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
-    if done.returncode == 0 and done.stdout:
-        return [ROOT / name for name in done.stdout.decode().split("\0") if name and (ROOT / name).is_file()]
-    hidden = re.compile(r"/(\.venv|\.mailfold|\.git|__pycache__|[^/]*_cache|[^/]*\.egg-info)(/|$)")
+    with contextlib.suppress(FileNotFoundError):
+        done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+        if done.returncode == 0 and done.stdout:
+            return [path for name in done.stdout.decode().split("\0") if name and (path := ROOT / name).is_file()]
+    hidden = re.compile(
+        r"/(\.venv|\.coverage[^/]*|build|\.hypothesis|\.mailfold|\.git|__pycache__|[^/]*_cache|[^/]*\.egg-info)(/|$)"
+    )
     return [path for path in ROOT.rglob("*") if path.is_file() and not hidden.search(str(path))]
 
 

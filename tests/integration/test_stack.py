@@ -34,8 +34,8 @@ def settings_for(folder: Path) -> Settings:
     )
 
 
-async def test_what_kafka_and_postgres_confirmed_is_there_after_kill_9_and_after_a_restart(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path / "a stack")
+async def test_what_kafka_and_postgres_confirmed_is_there_after_kill_9_and_after_a_restart(stack_folder: Path) -> None:
+    settings = settings_for(stack_folder)
     async with Stack(settings, roles=[]) as stack:
         await _append(stack.settings)
         await _insert(stack.settings)

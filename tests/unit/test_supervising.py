@@ -175,11 +175,11 @@ def test_the_pinned_jars_are_the_ones_that_are_resolved() -> None:
     assert f"kafka-server-{jars.VERSION}.jar" in jars.classpath()
 
 
-def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+def test_a_server_that_cannot_start_says_why(stack_folder: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         with pytest.raises(NotStarted, match=r"(?s)Postgres did not answer.*could not bind"):
-            postgres.start(tmp_path / "pg", other.getsockname()[1])
+            postgres.start(stack_folder, other.getsockname()[1])
 
 
 def test_a_cluster_id_never_looks_like_an_option() -> None:
