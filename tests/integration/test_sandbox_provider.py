@@ -1,165 +1,22 @@
 """The sandbox as its users meet it: a real SMTP client on one side, a real webhook receiver on the other."""
 
 import asyncio
-import base64
-import contextlib
-import json
-import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
-from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import aiosmtplib
 import pytest
-from aiohttp import web
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from pipeline.bootstrap import fresh_id, wall_clock
 from pipeline.errors import BadSettings, Forged
 from pipeline.providers import sendgrid
 from pipeline.sandbox.keys import public_key
-from pipeline.sandbox.server import Sandbox, sandbox
+from pipeline.sandbox.server import sandbox
 from pipeline.settings import Settings
-
-EMAIL_ID = "11111111-2222-5333-8444-555555555555"
-PNG_LIKE = b"GIF89a"
-
-
-@dataclass
-class Request:
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        made: list[dict[str, Any]] = json.loads(self.body)
-        return made
-
-
-@dataclass
-class Gateway:
-    """Everything the sandbox calls: webhooks, pixel and links."""
-
-    key: str
-    refuse: int = 0
-    authentic: list[Request] = field(default_factory=list)
-    forged: list[Request] = field(default_factory=list)
-    visits: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        return [event for request in self.authentic for event in request.events]
-
-    async def webhook(self, request: web.Request) -> web.Response:
-        taken = Request(dict(request.headers), await request.read())
-        if not _signed(self.key, taken):
-            self.forged.append(taken)
-            return web.Response(status=401)
-        if self.refuse:
-            self.refuse -= 1
-            return web.Response(status=503)
-        self.authentic.append(taken)
-        return web.Response(status=202)
-
-    async def visit(self, request: web.Request) -> web.Response:
-        self.visits.append((request.path, request.headers["User-Agent"]))
-        if request.path.startswith("/c/"):
-            raise web.HTTPFound("http://stranger.test/")
-        return web.Response(body=PNG_LIKE)
-
-
-def _signed(key: str, request: Request) -> bool:
-    """Verified on its own, without our provider's code."""
-    loaded = load_der_public_key(base64.b64decode(key))
-    assert isinstance(loaded, ec.EllipticCurvePublicKey)
-    signature = base64.b64decode(request.headers["X-Twilio-Email-Event-Webhook-Signature"])
-    timestamp = request.headers["X-Twilio-Email-Event-Webhook-Timestamp"]
-    try:
-        loaded.verify(signature, timestamp.encode() + request.body, ec.ECDSA(hashes.SHA256()))
-    except InvalidSignature:
-        return False
-    return True
-
-
-@dataclass
-class World:
-    sandbox: Sandbox
-    gateway: Gateway
-    origin: str
-
-    @property
-    def api(self) -> str:
-        return f"http://127.0.0.1:{self.sandbox.http_port}"
-
-    async def send(self, *recipients: str, html: str = "", **options: Any) -> str:
-        message = mail(html.replace("ORIGIN", self.origin))
-        client = aiosmtplib.SMTP(
-            hostname="127.0.0.1", port=self.sandbox.smtp_port, start_tls=True, tls_context=untrusting(), timeout=10
-        )
-        async with client:
-            _, text = await client.send_message(
-                message, sender="b-verp@mailfold.test", recipients=list(recipients), **options
-            )
-        return str(text)
-
-    def told(self) -> list[str]:
-        return [event["event"] for event in self.gateway.events]
-
-    async def until(self, ready: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
-            while not ready():
-                await asyncio.sleep(0.01)
-
-
-def untrusting() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
-
-
-def mail(html: str) -> EmailMessage:
-    message = EmailMessage()
-    message["From"], message["To"], message["Subject"] = "news@brand.test", "anna@example.test", "Grüße & <b>"
-    message["Message-ID"] = "<abc.def@mailfold.test>"
-    message["X-SMTPAPI"] = json.dumps({"unique_args": {"mailfold_email_id": EMAIL_ID}})
-    message.set_content("hello")
-    if html:
-        message.add_alternative(html, subtype="html")
-    return message
-
-
-@contextlib.asynccontextmanager
-async def world(tmp_path: Path, **options: Any) -> AsyncIterator[World]:
-    gateway = Gateway(public_key(tmp_path))
-    app = web.Application()
-    app.router.add_post("/webhooks/sandbox", gateway.webhook)
-    app.router.add_get("/{tail:.*}", gateway.visit)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    origin = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    made = Settings(
-        data_dir=tmp_path,
-        sandbox_smtp_port=0,
-        sandbox_http_port=0,
-        sandbox_gateway=origin,
-        public_url=origin,
-        sandbox_pace=0.02,
-        **options,
-    )
-    try:
-        async with sandbox(made, clock=wall_clock, new_id=fresh_id, retries=(0.01, 0.02, 0.04)) as running:
-            yield World(running, gateway, origin)
-    finally:
-        await runner.cleanup()
+from tests.support.sandboxed import EMAIL_ID, world
 
 
 async def test_accepted_mail_is_told_as_processed_and_delivered_in_sendgrids_words(tmp_path: Path) -> None:
