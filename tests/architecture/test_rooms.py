@@ -11,7 +11,14 @@ from tests.architecture.repository import ROOT, functions, length, modules, text
 
 ALLOWED_AT_TOP = {
     *("pyproject.toml", "README.md", "docker-compose.yml", "Makefile", "CHANGELOG.md", "CONTRIBUTING.md"),
-    *("Dockerfile", ".dockerignore", ".gitignore", "requirements.txt", "requirements-dev.txt"),
+    *(
+        "Dockerfile",
+        ".dockerignore",
+        ".gitignore",
+        "requirements.txt",
+        "requirements-dev.txt",
+        "requirements-bench.txt",
+    ),
     *("pipeline", "topics", "projections", "tests", "bench", "docs", ".ci"),
 }
 NAMES = [str(path.relative_to(ROOT)) for path in modules()]
