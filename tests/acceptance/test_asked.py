@@ -6,8 +6,8 @@ import os
 import sys
 
 from pipeline.settings import Settings
-from tests.integration.test_project import caught_up, projecting, publish, until
 from tests.support.changes import identified, lives
+from tests.support.projecting import caught_up, projecting, publish, until
 
 
 async def mailfold(settings: Settings, *arguments: str) -> tuple[int, str, str]:

@@ -14,8 +14,8 @@ import pytest
 from pipeline.bootstrap import runtime
 from pipeline.rebuild import rebuild
 from pipeline.settings import Settings
-from tests.integration.test_project import caught_up, publish, rows, until
 from tests.support.changes import lives
+from tests.support.projecting import caught_up, publish, rows, until
 
 
 @contextlib.asynccontextmanager

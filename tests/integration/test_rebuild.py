@@ -11,8 +11,8 @@ from pipeline.errors import Refused
 from pipeline.kafka import partition_of
 from pipeline.rebuild import rebuild
 from pipeline.settings import Settings
-from tests.integration.test_project import caught_up, projecting, publish, rows, until
 from tests.support.changes import lives
+from tests.support.projecting import caught_up, projecting, publish, rows, until
 from tests.support.tables import tables
 
 

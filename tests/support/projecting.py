@@ -1,0 +1,77 @@
+"""The real projector in this process, changes published to it, and whether it has caught up."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from aiokafka import TopicPartition
+
+from pipeline import project
+from pipeline.bootstrap import Runtime, runtime
+from pipeline.kafka import append_all, consumer
+from pipeline.ports import Entry
+from pipeline.settings import Settings
+from topics.changes import EmailChange
+from topics.registry import EMAIL_CHANGES
+
+
+@contextlib.asynccontextmanager
+async def projecting(settings: Settings) -> AsyncIterator[Runtime]:
+    async with runtime(settings) as rt:
+        task = asyncio.create_task(project.run(rt))
+        try:
+            yield rt
+        finally:
+            rt.stop.set()
+            async with asyncio.timeout(10):
+                await task
+
+
+async def publish(rt: Runtime, changes: list[EmailChange]) -> None:
+    await append_all(rt.log, [Entry(EMAIL_CHANGES, change.email_id, change) for change in changes])
+
+
+async def until(holds: Callable[[], Awaitable[bool]], patience: float = 20) -> None:
+    deadline = time.monotonic() + patience
+    while not await holds():
+        assert time.monotonic() < deadline, "it never came true"
+        await asyncio.sleep(0.02)
+
+
+async def ends(settings: Settings) -> dict[int, int]:
+    reader = consumer(settings)
+    await reader.start()
+    try:
+        partitions = [TopicPartition(settings.topic(EMAIL_CHANGES.name), number) for number in range(2)]
+        return {partition.partition: end for partition, end in (await reader.end_offsets(partitions)).items()}
+    finally:
+        await reader.stop()
+
+
+async def caught_up(rt: Runtime) -> bool:
+    """Postgres and the group agree with the log's end."""
+    wanted = {number: end for number, end in (await ends(rt.settings)).items() if end}
+    async with rt.pool.connection() as connection:
+        rows = await (
+            await connection.execute("select partition, next_offset, rebuilding_to from projections.next_offsets")
+        ).fetchall()
+    return {number: offset for number, offset, to in rows if offset and to is None} == wanted and await told(
+        rt.settings
+    ) == wanted
+
+
+async def told(settings: Settings) -> dict[int, int]:
+    reader = consumer(settings, group_id=project.group(settings))
+    await reader.start()
+    try:
+        topic = settings.topic(EMAIL_CHANGES.name)
+        found = {number: await reader.committed(TopicPartition(topic, number)) for number in range(2)}
+        return {number: offset for number, offset in found.items() if offset}
+    finally:
+        await reader.stop()
+
+
+async def rows(rt: Runtime, query: str) -> list[tuple[object, ...]]:
+    async with rt.pool.connection() as connection:
+        return await (await connection.execute(query)).fetchall()  # type: ignore[call-overload,unused-ignore,no-any-return]
