@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import logging
 import os
 import platform
 import shutil
@@ -112,6 +113,8 @@ def main() -> int:
     if unknown := set(options.stages) - set(STAGES):
         parser.error(f"no such stage: {', '.join(sorted(unknown))}")
     console = Console(highlight=False)
+    # A new topic has no leader for a moment; aiokafka tries again, and says so.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     folder = Path(tempfile.mkdtemp(prefix="mailfold-bench-"))
     try:
         size = QUICK if options.quick else Size()
