@@ -155,6 +155,8 @@ class Intake:
 
 
 async def _write(connection: psycopg.AsyncConnection[Any], rows: Rows) -> None:
+    touched = {*rows.ends, *rows.deferrals, *rows.requests}
+    await connection.execute(SQL["lock"], {"streams": sorted(touched)})
     if rows.ends:
         states, attempts, errors = zip(*rows.ends.values(), strict=True)
         values = {"states": list(states), "attempts": list(attempts), "errors": [storable(error) for error in errors]}

@@ -1,3 +1,8 @@
+-- name: lock
+-- First all rows that the batch touches, in one order, which is the outbox engine's, too: no two ever wait for each
+-- other.
+select from jobs.jobs where queue = 'dispatch' and stream = any(%(streams)b::uuid[]) order by stream, seq for update
+
 -- name: take_requests
 -- A request seen twice is one job. A job that its own ack made (a rebuilt database, or the ack was read first) gets
 -- what it lacks; held: the ack was a deferral, and now there's something to send.

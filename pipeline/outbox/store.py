@@ -68,17 +68,24 @@ class Store:
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Job]:
         """Write verdicts and what they tell of the lanes, in one transaction; the jobs that weren't ours any more."""
+        async with self._pool.connection() as connection:
+            missed = await self._write(connection, settlements)
+            # Missed once may be a row that somebody changed in the same moment; twice, it isn't ours.
+            lost = await self._write(connection, missed) if missed else []
+            gone = {(job.stream, job.seq) for job, _ in lost}
+            await self._lanes(connection, [s for s in settlements if (s[0].stream, s[0].seq) not in gone])
+        return [job for job, _ in lost]
+
+    async def _write(self, connection: Connection, settlements: Sequence[Settlement]) -> list[Settlement]:
         values = self._keys([job for job, _ in settlements]) | {
             "states": [verdict.state.value for _, verdict in settlements],
             "delays": [float(verdict.delay) for _, verdict in settlements],
             "burnt": [verdict.burnt for _, verdict in settlements],
             "errors": [storable(verdict.error) for _, verdict in settlements],
         }
-        async with self._pool.connection() as connection:
-            rows = await (await connection.execute(SQL["settle"], values)).fetchall()
-            ours = {(stream, seq) for stream, seq in rows}
-            await self._lanes(connection, [s for s in settlements if (s[0].stream, s[0].seq) in ours])
-        return [job for job, _ in settlements if (job.stream, job.seq) not in ours]
+        rows = await (await connection.execute(SQL["settle"], values)).fetchall()
+        ours = {(stream, seq) for stream, seq in rows}
+        return [settlement for settlement in settlements if (settlement[0].stream, settlement[0].seq) not in ours]
 
     async def settle_one(self, job: Job, verdict: Verdict) -> None:
         """Write one verdict. Raises LeaseLost where another worker may hold the job."""

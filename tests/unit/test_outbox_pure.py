@@ -2,6 +2,7 @@
 
 import random
 from email.utils import formatdate
+from typing import Any
 
 import msgspec
 import pytest
@@ -215,7 +216,7 @@ class _Record(msgspec.Struct):
 
 
 def test_custody_once_taken_is_the_end_in_any_order() -> None:
-    common = {"email_id": ID, "occurred_at": 1, "recorded_at": 1}
+    common: dict[str, Any] = {"email_id": ID, "occurred_at": 1, "recorded_at": 1}
     acks = [
         Deferred(event_id="1", attempt=1, next_attempt_at=5, **common),
         Failed(event_id="2", attempt=2, reason="gave up", **common),
