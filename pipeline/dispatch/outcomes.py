@@ -85,4 +85,6 @@ def provider_message_id(text: str) -> str:
 def redacted(text: str, recipient: str) -> str:
     """A reply's words, printable and bounded, without the address that it may repeat."""
     printable = "".join(c if c.isprintable() else " " for c in text.encode("utf-8", "replace").decode())
-    return re.sub(re.escape(recipient), "recipient", printable, flags=re.IGNORECASE)[:1000]
+    if recipient.lower() in printable.lower():
+        printable = re.sub(re.escape(recipient), "recipient", printable, flags=re.IGNORECASE)
+    return printable[:1000]

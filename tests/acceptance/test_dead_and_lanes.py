@@ -1,0 +1,117 @@
+"""`mailfold dead` and `mailfold lanes`, as a person types them, on jobs that really died."""
+
+import asyncio
+import os
+import sys
+
+from pipeline.bootstrap import Runtime
+from pipeline.kafka import append_all
+from pipeline.ports import Entry
+from pipeline.settings import Settings
+from tests.integration.test_emit import destine, emitting, in_state, owe
+from tests.support.dispatching import accept, dispatching, on, provide, request, rows, until
+from tests.support.http_receiver import http_receiver
+from tests.support.smtp_receiver import smtp_receiver
+from topics.conversions import Outcome, Word
+from topics.registry import CONVERSION_RESULTS, SEND_REQUESTS
+
+
+async def mailfold(settings: Settings, *arguments: str) -> tuple[int, str]:
+    environment = os.environ | {
+        "KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "MAILFOLD_SECRET": settings.secret.get_secret_value(),
+        "MAILFOLD_TOPIC_PREFIX": settings.topic_prefix,
+        "MAILFOLD_PARTITIONS": str(settings.partitions),
+    }
+    run = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pipeline", *arguments),
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await run.communicate()
+    assert run.returncode is not None
+    return run.returncode, said.decode()
+
+
+async def test_a_conversion_that_was_given_up_is_listed_shown_replayed_and_told(settings: Settings) -> None:
+    quick = settings.model_copy(update={"emit_schedule": (0.05,)})
+    async with http_receiver() as receiver, emitting(quick) as rt:
+        receiver.answers = [500]
+        await destine(rt, receiver.url)
+        email_id = await owe(rt, Word.DELIVERED)
+        await in_state(rt, "dead")
+        job = f"emit/{email_id}/delivered"
+        code, said = await mailfold(quick, "dead", "list")
+        assert (code, job in said, "gave up: 500" in said) == (0, True, True)
+        code, said = await mailfold(quick, "dead", "show", job)
+        assert (code, "acme/7" in said, "mailfold trace" in said) == (0, True, True)
+        receiver.answers = [200]
+        assert await mailfold(quick, "dead", "replay", job) == (0, f"replayed {job}\n")
+        await in_state(rt, "done")
+        code, said = await mailfold(quick, "dead", "replay", job)
+        assert code == 1
+        assert "is no dead or unknown job" in said
+    outcomes = [result.outcome for result in await on(quick, CONVERSION_RESULTS)]
+    assert outcomes == [Outcome.RETRYING, Outcome.GIVEN_UP, Outcome.REPLAYED, Outcome.DELIVERED]
+
+
+async def test_a_mail_that_failed_and_a_letter_are_replayed(settings: Settings) -> None:
+    quick = settings.model_copy(update={"dispatch_schedule": (0.05,)})
+    async with smtp_receiver() as receiver, dispatching(quick) as rt:
+        receiver.rcpt["anna@example.com"] = ["450 later"]
+        await provide(rt, receiver.port)
+        [sent] = await accept(rt, "anna@example.com")
+        await until(lambda: _states(rt, "dead"))
+        receiver.rcpt.clear()
+        assert await mailfold(quick, "dead", "replay", "--all") == (0, f"replayed dispatch/{sent.email_id}/send\n")
+        await until(lambda: _states(rt, "done"))
+        assert len(receiver.mails) == 1
+
+        await rt.log.append_again("send-requests", b"k", b"nonsense")
+        await until(lambda: _listed(quick, "dead-letters/0/0"))
+        code, said = await mailfold(quick, "dead", "show", "dead-letters/0/0", "--value")
+        assert (code, "undecodable" in said, "nonsense" in said) == (0, True, True)
+        assert await mailfold(quick, "dead", "replay", "dead-letters/0/0") == (0, "replayed dead-letters/0/0\n")
+        await until(lambda: _listed(quick, "dead-letters/0/1"))
+
+
+async def test_lanes_are_listed_paused_and_resumed(settings: Settings) -> None:
+    async with smtp_receiver() as receiver, dispatching(settings) as rt:
+        await provide(rt, receiver.port)
+        assert (await mailfold(settings, "lanes", "pause", "dispatch", "acme/7", "--reason", "full moon"))[0] == 0
+        sent = request("anna@example.com")
+        await append_all(rt.log, [Entry(SEND_REQUESTS, sent.email_id, sent)])
+        await until(lambda: _states(rt, "pending"))
+        code, said = await mailfold(settings, "lanes", "list")
+        assert (code, "acme/7" in said, "full moon" in said) == (0, True, True)
+        assert await mailfold(settings, "lanes", "resume", "dispatch", "acme/7") == (0, "dispatch acme/7 goes on\n")
+        await until(lambda: _states(rt, "dead"))
+        code, said = await mailfold(settings, "lanes", "resume", "dispatch", "acme/7")
+        assert (code, "no paused or broken lane" in said) == (1, True)
+        code, said = await mailfold(settings, "lanes", "pause", "teapot", "acme/7")
+        assert (code, "dispatch, emit" in said) == (1, True)
+
+
+async def test_a_destination_is_paused_and_resumed_by_its_brand(settings: Settings) -> None:
+    async with http_receiver() as receiver, emitting(settings) as rt:
+        await destine(rt, receiver.url, brand="*")
+        await destine(rt, receiver.url, brand="8")
+        await mailfold(settings, "lanes", "pause", "emit", "acme/7")
+        await mailfold(settings, "destinations", "pause", "--tenant", "acme", "--brand", "8")
+        for brand in "78":
+            await owe(rt, Word.DELIVERED, brand=brand)
+        code, said = await mailfold(settings, "destinations", "resume", "--tenant", "acme")
+        assert (code, said) == (0, "emit acme/7 goes on\n"), "8 has a row of its own"
+        await until(lambda: len(receiver.seen) == 1)
+        assert (await mailfold(settings, "destinations", "resume", "--tenant", "acme", "--brand", "8"))[0] == 0
+        await in_state(rt, "done")
+
+
+async def _states(rt: Runtime, state: str) -> bool:
+    return await rows(rt, "select distinct state from jobs.jobs") == [(state,)]
+
+
+async def _listed(settings: Settings, wanted: str) -> bool:
+    return wanted in (await mailfold(settings, "dead", "list"))[1]
