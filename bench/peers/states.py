@@ -48,9 +48,7 @@ async def expected(bootstrap: str, topic: str) -> Expected:
 
 async def compacted(bootstrap: str, topic: str, unwrap: Unwrap) -> dict[bytes, bytes]:
     """The last state of each key on a changelog, in the codec's own bytes where it is a state at all."""
-    last: dict[bytes, bytes | None] = {}
-    async for key, value in records(bootstrap, topic):
-        last[key] = value
+    last = {key: value async for key, value in records(bootstrap, topic)}
     unwrapped = (unwrap(key, value) for key, value in last.items() if value is not None)
     return {key: _canonical(value) for key, value in unwrapped}
 

@@ -7,7 +7,7 @@ import random
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -86,7 +86,7 @@ class _Life:
 
 def traffic(shape: Shape) -> Iterator[DeliveryEvent]:
     """The records of the topic, in order."""
-    dice = random.Random(shape.seed)  # noqa: S311  the same traffic for the same seed
+    dice = random.Random(shape.seed)  # the same traffic for the same seed
     repeated = int(shape.events * shape.repeats)
     distinct = shape.events - repeated
     counts = [1] * shape.emails
@@ -151,35 +151,41 @@ def _event(dice: random.Random, email_id: EmailId, due: _Due, now: Millis) -> De
     occurred_at = now + dice.randrange(5_000) if dice.random() < FUTURE else due.at
     own = f"{dice.getrandbits(132):033x}"
     message = f"{email_id[:22]}.recvd-canary-5f5559d9b-{email_id[24:29]}-1-{email_id[:8].upper()}-44.0"
-    told = {
-        "email_id": email_id,
-        "event_id": f"sendgrid:{own}",
-        "kind": due.kind,
-        "occurred_at": occurred_at,
-        "recorded_at": now,
-        "provider": "sendgrid",
-        "provider_message_id": message,
-    }
     more = _more(dice, due.kind)
-    word = _WORDS.get(due.kind, "group_resubscribe")
     native = {
         "timestamp": occurred_at // 1000,
-        "event": word,
+        "event": _WORDS.get(due.kind, "group_resubscribe"),
         "category": ["news"],
         "sg_event_id": own,
         "sg_message_id": message,
         "mailfold_email_id": email_id,
         **{_NATIVE[name]: value for name, value in more.items() if name in _NATIVE},
     }
-    return DeliveryEvent(**told, **more, native=msgspec.Raw(msgspec.json.encode(native)))
+    return DeliveryEvent(
+        email_id=email_id,
+        event_id=f"sendgrid:{own}",
+        kind=due.kind,
+        occurred_at=occurred_at,
+        recorded_at=now,
+        provider="sendgrid",
+        provider_message_id=message,
+        native=msgspec.Raw(msgspec.json.encode(native)),
+        **more,
+    )
 
 
-_NATIVE: Final = {"user_agent": "useragent", "url": "url", "text": "reason", "bounce_type": "type", "enhanced": "status"}
+_NATIVE: Final = {
+    "user_agent": "useragent",
+    "url": "url",
+    "text": "reason",
+    "bounce_type": "type",
+    "enhanced": "status",
+}
 
 
-def _more(dice: random.Random, kind: EventKind) -> dict[str, object]:
+def _more(dice: random.Random, kind: EventKind) -> dict[str, Any]:
     if kind in (EventKind.OPENED, EventKind.CLICKED):
-        found: dict[str, object] = {"user_agent": dice.choice(_AGENTS)}
+        found: dict[str, Any] = {"user_agent": dice.choice(_AGENTS)}
         if kind is EventKind.CLICKED:
             return found | {"url": f"https://brand.test/offer/{dice.randrange(40)}?utm_source=mail&utm_medium=news"}
         return found | {"machine": "sg_machine_open"} if dice.random() < 0.25 else found

@@ -69,6 +69,8 @@ final class Peer {
         properties.put(StreamsConfig.COMMIT_INTERVAL_MS_CONFIG, Math.round(1000 * Double.parseDouble(env.get("PEER_COMMIT"))));
         properties.put(StreamsConfig.NUM_STREAM_THREADS_CONFIG, 1);
         properties.put("auto.offset.reset", "earliest");
+        // A closed Streams client stays in its group until its session runs out.
+        properties.put("session.timeout.ms", "10000");
         KafkaStreams streams = new KafkaStreams(topology(topic), properties);
         streams.setStateListener((now, before) -> {
             if (now == KafkaStreams.State.ERROR) {

