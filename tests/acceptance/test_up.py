@@ -24,6 +24,7 @@ async def test_a_stack_comes_up_survives_what_is_done_to_it_and_goes_on_where_it
         assert set(first.children()) == {*ROLES, *SERVERS}
         assert _get(f"{first.gateway}/healthz") == 200
         _is_private(folder)
+        assert _resident(first.process.pid) < 1_200_000_000
 
         again = mailfold("up", env={"MAILFOLD_DATA_DIR": str(folder)})
         assert again.code == 1
@@ -67,6 +68,12 @@ def _get(url: str) -> int:
     with urllib.request.urlopen(url, timeout=10) as answer:
         status: int = answer.status
         return status
+
+
+def _resident(supervisor: int) -> int:
+    """Bytes of the whole stack; pages that Postgres' processes share are counted in each."""
+    whole = psutil.Process(supervisor)
+    return sum(process.memory_info().rss for process in (whole, *whole.children(recursive=True)))
 
 
 def _is_private(folder: Path) -> None:
