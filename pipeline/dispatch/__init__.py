@@ -10,7 +10,7 @@ from pipeline import admin
 from pipeline.bootstrap import Runtime
 from pipeline.dispatch.contents import contents
 from pipeline.dispatch.deliver import NO_PROVIDER, Deliver
-from pipeline.dispatch.intake import intake
+from pipeline.dispatch.intake import take_in
 from pipeline.errors import NotFound
 from pipeline.outbox.engine import Engine
 from pipeline.outbox.store import Limits, Store
@@ -34,7 +34,7 @@ async def run(rt: Runtime) -> None:
         deliver = Deliver(rt, postman, reader)
         url = settings.database_url.get_secret_value()
         engine = Engine(store, limits, deliver, settings.dispatch_schedule, url=url, tick=tick)
-        reading = asyncio.create_task(intake(rt))
+        reading = asyncio.create_task(take_in(rt))
         try:
             await engine.run(rt.stop)
         finally:

@@ -41,7 +41,7 @@ PING: Final = 3.0
 """Seconds between signs of life; Postgres waits ten."""
 
 
-async def intake(rt: Runtime) -> None:
+async def take_in(rt: Runtime) -> None:
     """Read until ``rt.stop``; whatever goes wrong is tried again, a breath later."""
     while not rt.stop.is_set():
         try:
