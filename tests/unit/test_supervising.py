@@ -106,8 +106,10 @@ def test_a_child_dies_with_its_parent_even_by_kill_9(tmp_path: Path) -> None:
         import time
         from pathlib import Path
         from pipeline.embedded.child import Program, spawn
-        argv = ({PYTHON!r}, "-c", "import time; time.sleep(600)")
+        argv = ({PYTHON!r}, "-c", "import time; print('here', flush=True); time.sleep(600)")
         child = spawn(Program("child", argv, Path({str(tmp_path)!r}) / "log"))
+        while "here" not in child.tail():
+            time.sleep(0.05)
         print(child.pid, flush=True)
         time.sleep(600)
     """)
