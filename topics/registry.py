@@ -9,13 +9,14 @@ from typing import Any, Final, Literal
 import msgspec
 
 from topics.acks import Ack
-from topics.changes import EmailChange
+from topics.changes import EmailChange, Tick
 from topics.contents import ContentChunk
 from topics.conversions import ConversionResult
 from topics.dead_letters import DeadLetter
 from topics.events import DeliveryEvent
 from topics.requests import SendRequest
 from topics.states import EmailState
+from topics.templates import Template
 from topics.webhooks import RawWebhook
 
 DAY_MS: Final = 24 * 60 * 60 * 1000
@@ -27,7 +28,7 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
     """A topic as it must exist on the cluster."""
 
     name: str
-    key: Literal["email_id", "content_id", "none"]
+    key: Literal["email_id", "content_id", "template", "none"]
     value: Any
     """The record type, or the union of record types, on it."""
     kept: str
@@ -69,7 +70,10 @@ CONVERSION_RESULTS: Final = Topic(
 )
 EMAIL_STATES: Final = Topic(name="email-states", key="email_id", value=EmailState, kept="compacted", cleanup="compact")
 EMAIL_CHANGES: Final = Topic(
-    name="email-changes", key="email_id", value=EmailChange, kept="400 days", retention_ms=400 * DAY_MS
+    name="email-changes", key="email_id", value=EmailChange | Tick, kept="400 days", retention_ms=400 * DAY_MS
+)
+TEMPLATES: Final = Topic(
+    name="templates", key="template", value=Template, kept="compacted", cleanup="compact", single=True
 )
 DEAD_LETTERS: Final = Topic(
     name="dead-letters",
@@ -90,6 +94,7 @@ TOPICS: Final = (
     CONVERSION_RESULTS,
     EMAIL_STATES,
     EMAIL_CHANGES,
+    TEMPLATES,
     DEAD_LETTERS,
 )
 FACTS: Final = (SEND_REQUESTS, PROVIDER_ACKS, DELIVERY_EVENTS, CONVERSION_RESULTS)

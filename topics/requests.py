@@ -3,6 +3,10 @@
 import msgspec
 
 from topics.record import EmailId, Millis, Record, Value
+from topics.templates import TemplateRef
+
+DEFAULT_BRAND = "default"
+"""The brand of dialects that know none (Extra Horizon, FreshMail)."""
 
 
 class Mailbox(Value, frozen=True, kw_only=True):
@@ -24,6 +28,13 @@ class ContentPointer(Value, frozen=True, kw_only=True):
     offset: int
     chunks: int
     sha256: str
+
+
+class Shown(Value, frozen=True, kw_only=True):
+    """Whom a message's headers name. Whoever gets it and isn't here is a bcc."""
+
+    to: tuple[Mailbox, ...] = ()
+    cc: tuple[Mailbox, ...] = ()
 
 
 class SendRequest(Record, tag="send-request/1", frozen=True, kw_only=True):
@@ -49,3 +60,9 @@ class SendRequest(Record, tag="send-request/1", frozen=True, kw_only=True):
     details: msgspec.Raw = msgspec.Raw(b"null")
     """What a dialect's own reads give back (`/v1/Email/`'s MsgDetails), verbatim JSON."""
     content: ContentPointer | None = None
+    shown: Shown | None = None
+    """None: the recipient alone."""
+    template: TemplateRef | None = None
+    """What the content was rendered from, when it was accepted."""
+    variables: msgspec.Raw = msgspec.Raw(b"null")
+    """What it was rendered with, verbatim JSON."""

@@ -1,0 +1,40 @@
+"""A text and its syntax in, something that renders it with values out. Pure: the one door to all syntaxes.
+
+    compiled(body, Syntax.FRESHMAIL, html=True).render({"name": "Adam"}, now=clock())
+
+`html=True` escapes what is filled in; `now` (milliseconds) is what ``"now"|date`` means. Both steps
+raise Refused with ``line N: …``; compile once, render for each recipient.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+
+from pipeline.content.placeholders import Placeholders
+from pipeline.content.twig import ALL, Mention, Twig
+from topics.templates import Syntax
+
+_FRESHMAIL: Final = re.compile(r"\$\$([A-Za-z0-9_.-]{1,100})\$\$")
+
+
+class Compiled(Protocol):
+    """A text that can be rendered."""
+
+    @property
+    def mentions(self) -> tuple[Mention, ...]:
+        """Every line and the path of a variable that it names."""
+        ...
+
+    def render(self, values: Mapping[str, Any], now: int = 0) -> str:
+        """What it says with these values, JSON's own. Raises Refused, with line and variable."""
+        ...
+
+
+def compiled(source: str, syntax: Syntax, *, html: bool) -> Compiled:
+    """Raises Refused, with the line, for what can't be compiled."""
+    if syntax is Syntax.EXTRAHORIZON:
+        return Placeholders(source, html=html)
+    if syntax is Syntax.FRESHMAIL:
+        # One engine for both kinds of marks: values are never looked at for marks of the other kind.
+        source = _FRESHMAIL.sub(lambda mark: f'{{{{ {ALL}["{mark[1]}"] }}}}', source)
+    return Twig(source, html=html)

@@ -1,0 +1,307 @@
+"""A text with Twig's marks in, what it says with its variables filled in out. Pure and bounded.
+
+Jinja2's immutable sandbox is the engine, and little of it is let in: an allow-list of nodes, filters
+and tests (so no loops, calls, imports, arithmetic), and look-ups in JSON values only, so that no
+attribute of a Python object is ever read. What can be compiled is linear in its size; what comes
+out, and what filters do on the way, is counted while it happens.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Final
+
+from jinja2 import StrictUndefined, TemplateSyntaxError, UndefinedError, nodes, pass_context
+from jinja2.ext import Extension
+from jinja2.lexer import Token, TokenStream
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from markupsafe import Markup, escape
+
+from pipeline.content import phpdate
+from pipeline.errors import Refused
+
+SOURCE_MAX: Final = 2_000_000
+OUTPUT_MAX: Final = 4_000_000
+WORK_MAX: Final = 20_000_000
+"""Characters that all filters of one rendering may touch together."""
+NODES_MAX: Final = 5_000
+DEPTH_MAX: Final = 40
+
+Values = Mapping[str, Any]
+Mention = tuple[int, tuple[str, ...]]
+"""A line, and the path of a variable that it names."""
+
+ALL: Final = "_"
+"""Names every variable together, so that one whose name is no identifier can be had: ``_["first-name"]``."""
+_BUDGET: Final = "_budget"
+_NOW: Final = "_now"
+
+_MARKS: Final = re.compile(r"\{[{%#]")
+_NODES: Final = (
+    *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.Name, nodes.Getattr, nodes.Getitem),
+    *(nodes.Const, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Compare, nodes.Operand, nodes.Filter, nodes.Test),
+)
+_TOO_MUCH: Final = "too complicated: fewer or less deeply nested marks, please"
+
+
+class Missing(StrictUndefined):
+    """A variable that isn't there: false where it is asked for, an error where it should be shown."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:  # type: ignore[override]  # the parent's raise, and so never return
+        return False
+
+    def __eq__(self, other: object) -> bool:  # type: ignore[override]
+        return other is None or isinstance(other, Missing)
+
+    def __ne__(self, other: object) -> bool:  # type: ignore[override]
+        return not self == other
+
+    __hash__ = None  # type: ignore[assignment]  # nobody keeps one in a set
+
+
+class _Budget:
+    """What is left to be done."""
+
+    def __init__(self) -> None:
+        self._left = WORK_MAX
+
+    def spend(self, value: str) -> None:
+        self._left -= len(value)
+        if self._left < 0:
+            raise Refused(f"its filters touch more than {WORK_MAX} characters")
+
+
+class _Words(Extension):
+    """Twig's words where Jinja has others: `elseif` and `null`."""
+
+    def filter_stream(self, stream: TokenStream) -> Iterable[Token]:
+        """See Jinja's documentation of extensions."""
+        before = ""
+        for token in stream:
+            if token.type == "name" and before == "block_begin" and token.value == "elseif":
+                yield Token(token.lineno, "name", "elif")
+            elif token.type == "name" and before != "dot" and token.value == "null":
+                yield Token(token.lineno, "name", "none")
+            else:
+                yield token
+            before = token.type
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Look-ups find what JSON has: members of objects, items of lists."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """``user.name``."""
+        return self.getitem(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """``user["name"]``, ``items[0]``."""
+        if isinstance(obj, dict) and argument in obj:
+            return obj[argument]
+        if isinstance(obj, list) and type(argument) is int and 0 <= argument < len(obj):
+            return obj[argument]
+        return self.undefined(name=str(argument))
+
+
+def _shown(value: Any) -> Any:
+    """A value as PHP would print it."""
+    if isinstance(value, str | Missing):
+        return value if isinstance(value, str) else str(value)
+    if value is None or isinstance(value, bool):
+        return "1" if value else ""
+    if isinstance(value, int | float):
+        return str(value)
+    raise Refused("an object or a list can't be shown; name one of its members")
+
+
+def _text(context: Context, value: Any) -> str:
+    shown = str(_shown(value))
+    context[_BUDGET].spend(shown)
+    return shown
+
+
+@pass_context
+def _upper(context: Context, value: Any) -> str:
+    return _text(context, value).upper()
+
+
+@pass_context
+def _lower(context: Context, value: Any) -> str:
+    return _text(context, value).lower()
+
+
+@pass_context
+def _raw(context: Context, value: Any) -> Markup:
+    return Markup(_text(context, value))  # noqa: S704 - it is what `raw` means; the template's author asks for it
+
+
+@pass_context
+def _escape(context: Context, value: Any, strategy: str = "html") -> Markup:
+    if strategy not in ("html", "html_attr"):
+        raise Refused(f"escape: only 'html' and 'html_attr', not {strategy!r}")
+    shown = _shown(value)
+    context[_BUDGET].spend(str(shown))
+    return escape(shown)
+
+
+@pass_context
+def _date(context: Context, value: Any, form: str = phpdate.DEFAULT, zone: str = "UTC") -> str:
+    if not isinstance(form, str) or not isinstance(zone, str) or len(form) > phpdate.FORMAT_MAX:
+        raise Refused("date: a format and a time zone are short texts")
+    context[_BUDGET].spend(form)
+    return phpdate.format_php(phpdate.moment(_shown(value), context[_NOW], zone), form)
+
+
+def _default(value: Any, other: Any = "") -> Any:
+    return other if _empty(value) else value
+
+
+def _empty(value: Any) -> bool:
+    """What Twig calls so; zero isn't."""
+    return isinstance(value, Missing) or value is None or value is False or value == "" or value in ([], {})
+
+
+_FILTERS: Final = {
+    **{"default": _default, "date": _date, "raw": _raw, "upper": _upper, "lower": _lower},
+    **{"escape": _escape, "e": _escape},
+}
+_TESTS: Final = {
+    "defined": lambda value: not isinstance(value, Missing),
+    "empty": _empty,
+    "none": lambda value: value is None or isinstance(value, Missing),
+}
+
+
+def _environment(html: bool) -> _Environment:
+    made = _Environment(
+        autoescape=html,
+        undefined=Missing,
+        finalize=_shown,
+        keep_trailing_newline=True,
+        extensions=[_Words],
+        cache_size=0,
+    )
+    made.globals.clear()
+    made.filters = dict(_FILTERS)
+    made.tests = dict(_TESTS)
+    return made
+
+
+_ENVIRONMENTS: Final = {html: _environment(html) for html in (True, False)}
+
+
+class Twig:
+    """A compiled text."""
+
+    def __init__(self, source: str, *, html: bool) -> None:
+        """Raises Refused, with the line, for what can't be compiled or isn't let in."""
+        if len(source) > SOURCE_MAX:
+            raise Refused(f"more than {SOURCE_MAX} characters")
+        self.mentions: tuple[Mention, ...] = ()
+        self._literal = None if _MARKS.search(source) else source
+        if self._literal is None:
+            self._compile(source, _ENVIRONMENTS[html])
+
+    def render(self, values: Values, now: int = 0) -> str:
+        """What it says with these values. Raises Refused, with line and variable."""
+        if self._literal is not None:
+            return self._literal
+        context = {**values, ALL: values, _BUDGET: _Budget(), _NOW: now}
+        try:
+            return "".join(_bounded(self._template.generate(context)))
+        except (Refused, UndefinedError, TypeError, ValueError, RecursionError) as error:
+            raise Refused(self._explained(error)) from None
+
+    def _compile(self, source: str, environment: _Environment) -> None:
+        try:
+            tree = environment.parse(source)
+            self.mentions = tuple(_checked(tree))
+            self._template = environment.from_string(tree)
+        except TemplateSyntaxError as error:
+            raise Refused(f"line {error.lineno}: {_lower_first(error.message or 'not understood')}") from None
+        except (RecursionError, MemoryError, SyntaxError, ValueError):
+            raise Refused(_TOO_MUCH) from None
+
+    def _explained(self, error: Exception) -> str:
+        line = _line(error.__traceback__)
+        if isinstance(error, UndefinedError):
+            name = re.sub(r"^'(.*)' is undefined$", r"\1", str(error))
+            paths = [path for number, path in self.mentions if number == line and path[-1:] == (name,)]
+            return f"line {line}: there is no variable {'.'.join(paths[0]) if paths else name}"
+        # What ends it may be what was said until then: no line's fault.
+        where = f"line {line}: " if line else ""
+        return where + (str(error) if isinstance(error, Refused) else "values that don't go together")
+
+
+def _bounded(pieces: Iterator[str]) -> Iterator[str]:
+    left = OUTPUT_MAX
+    for piece in pieces:
+        left -= len(piece)
+        if left < 0:
+            raise Refused(f"it says more than {OUTPUT_MAX} characters")
+        yield piece
+
+
+def _checked(tree: nodes.Template) -> Iterator[Mention]:
+    """The variables that are named. Raises TemplateSyntaxError for whatever isn't let in."""
+    number = 0
+    waiting: list[tuple[nodes.Node, int]] = [(tree, 0)]
+    while waiting:
+        node, depth = waiting.pop()
+        number += 1
+        if number > NODES_MAX or depth > DEPTH_MAX:
+            raise TemplateSyntaxError(_TOO_MUCH, node.lineno)
+        _let_in(node)
+        if path := _path(node):
+            yield node.lineno, path
+            # What is behind a path is its beginning.
+            continue
+        waiting += [(child, depth + 1) for child in node.iter_child_nodes()]
+
+
+def _let_in(node: nodes.Node) -> None:
+    refusal = ""
+    if not isinstance(node, _NODES):
+        refusal = f"{type(node).__name__.lower()} is not available here"
+    elif isinstance(node, nodes.Name) and node.name.startswith("_") and node.name != ALL:
+        refusal = f"{node.name}: names begin with a letter"
+    elif isinstance(node, nodes.Getitem) and not isinstance(node.arg, nodes.Const):
+        refusal = "what stands in [] must be a text or a number"
+    elif isinstance(node, nodes.Filter) and (node.node is None or node.name not in _FILTERS):
+        refusal = f"there is no filter {node.name}; there are {', '.join(_FILTERS)}"
+    elif isinstance(node, nodes.Test) and node.name not in _TESTS:
+        refusal = f"there is no test {node.name}; there are {', '.join(_TESTS)}"
+    if refusal:
+        raise TemplateSyntaxError(refusal, node.lineno)
+
+
+def _path(node: nodes.Node) -> tuple[str, ...]:
+    """The path that a chain of look-ups names; empty for what is none. Checks each link of the chain."""
+    steps: list[str] = []
+    while isinstance(node, nodes.Getattr | nodes.Getitem):
+        _let_in(node)
+        steps.append(node.attr if isinstance(node, nodes.Getattr) else str(getattr(node.arg, "value", "")))
+        node = node.node
+        if len(steps) > DEPTH_MAX:
+            raise TemplateSyntaxError(_TOO_MUCH, node.lineno)
+    if not isinstance(node, nodes.Name):
+        return ()
+    _let_in(node)
+    return tuple(reversed(steps)) if node.name == ALL else (node.name, *reversed(steps))
+
+
+def _line(traceback: TracebackType | None) -> int:
+    """The template's line: Jinja makes its frames look as if they were the template's."""
+    line = 0
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename == "<template>":
+            line = traceback.tb_lineno
+        traceback = traceback.tb_next
+    return line
+
+
+def _lower_first(message: str) -> str:
+    return (message[:1].lower() + message[1:]).rstrip(".")
