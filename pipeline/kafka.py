@@ -70,7 +70,9 @@ class KafkaLog:
         key = None if entry.key is None else entry.key.encode()
         value = encode(entry.topic, entry.record)
         try:
-            sent: asyncio.Future[Any] = await self._producer.send(self._prefix + entry.topic.name, value, key=key)
+            sent: asyncio.Future[Any] = await self._producer.send(
+                self._prefix + entry.topic.name, value, key=key, partition=entry.partition
+            )
             return sent
         except KafkaError:
             return None

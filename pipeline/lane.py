@@ -17,7 +17,7 @@ from pipeline.kafka import append_all
 from pipeline.ports import Entry
 from projections.columns import storable
 from projections.sink import Connection, Moved, Run, Sink
-from topics.changes import EmailChange
+from topics.changes import EmailChange, Tick
 from topics.codec import Undecodable, decode
 from topics.dead_letters import DeadLetter
 from topics.record import Place
@@ -37,7 +37,7 @@ UNSTORABLE: Final = (psycopg.DataError, psycopg.IntegrityError)
 
 T = TypeVar("T")
 Apply = Callable[[Run], Awaitable[None]]
-Readable = tuple[Any, EmailChange]
+Readable = tuple[Any, EmailChange | Tick]
 """A record and the change it is."""
 Bury = Callable[[Sequence[tuple[Any, str]]], Awaitable[None]]
 
@@ -105,7 +105,8 @@ class Lane:
         beginning = (await self.reader.beginning_offsets([self.partition]))[self.partition]
         end = (await self.reader.end_offsets([self.partition]))[self.partition]
         number = self.partition.partition
-        self.next = await self._insist(lambda database: self.sink.start(database, number, beginning, end))
+        count = len(self.reader.partitions_for_topic(self.partition.topic) or ())
+        self.next = await self._insist(lambda database: self.sink.start(database, number, beginning, end, count))
         if self.next > end:
             raise LogTooShort(f"{LogTooShort.__doc__} (projected to {self.next}, the log's end is {end})")
         if self.next < beginning:
@@ -198,7 +199,7 @@ def read(records: Sequence[Any]) -> tuple[list[Readable], list[tuple[Any, str]]]
     for record in records:
         try:
             change = decode(EMAIL_CHANGES, record.value)
-            if not storable(change.email_id) or change.state.email_id != change.email_id:
+            if isinstance(change, EmailChange) and not _names_one_email(change):
                 raise Undecodable("email-changes: email_id is not one UUID in canonical form")
             readable.append((record, change))
         except Undecodable as error:
@@ -206,6 +207,10 @@ def read(records: Sequence[Any]) -> tuple[list[Readable], list[tuple[Any, str]]]
     if len(broken) > max(BAD_ENOUGH, BAD_SHARE * len(records)):
         raise TooManyUndecodable(f"{len(broken)} of {len(records)} records, first: {broken[0][1]}")
     return readable, broken
+
+
+def _names_one_email(change: EmailChange) -> bool:
+    return storable(change.email_id) and change.state.email_id == change.email_id
 
 
 def dead_letter(record: Any, error: str, now: int) -> DeadLetter:

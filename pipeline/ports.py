@@ -16,11 +16,12 @@ NewId = Callable[[], str]
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A record on its way to a topic. Same key, same partition."""
+    """A record on its way to a topic. Same key, same partition; or the partition that is named."""
 
     topic: Topic
     key: str | None
     record: Record
+    partition: int | None = None
 
 
 class Log(Protocol):

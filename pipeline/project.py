@@ -20,6 +20,7 @@ from pipeline.kafka import consumer
 from pipeline.lane import Lane, Patience
 from pipeline.settings import Settings
 from pipeline.signing import Signer, hash_address
+from pipeline.ticks import Ticker
 from projections.sink import Sink
 from topics.registry import EMAIL_CHANGES
 
@@ -56,12 +57,16 @@ async def _with_consumer(rt: Runtime, patience: "Patience") -> None:
         fetch_max_wait_ms=100,  # a partition drained while a fetch for the others is under way waits this long
     )
     lanes = Lanes(rt, reader)
+    ticking: asyncio.Task[None] | None = None
     try:
         await reader.start()
         patience.found()
         reader.subscribe([rt.settings.topic(EMAIL_CHANGES.name)], listener=lanes)
+        ticking = asyncio.create_task(Ticker(rt).run(lanes.partitions))
         await lanes.keep_group_told()
     finally:
+        if ticking is not None:
+            ticking.cancel()
         await lanes.close()
         with contextlib.suppress(KafkaError, TimeoutError):
             async with asyncio.timeout(3):
@@ -88,6 +93,10 @@ class Lanes(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
         """Let go: what isn't committed yet is rolled back, and whoever comes next reads it again."""
         await self._end([self._tasks.pop(partition) for partition in revoked if partition in self._tasks])
         await self._tell_group()
+
+    def partitions(self) -> set[int]:
+        """Those that are read here."""
+        return {partition.partition for partition in self._tasks}
 
     async def keep_group_told(self) -> None:
         """Commit to the group what Postgres already has, for the lag tools; until stopped or a lane breaks."""

@@ -112,8 +112,9 @@ class Replay:
         partition = partition_of(TOPIC, number, self._rt.settings)
         self._reader.assign([*self._reader.assignment(), partition])
         beginning = (await self._reader.beginning_offsets([partition]))[partition]
+        count = len(self._reader.partitions_for_topic(partition.topic) or ())
         async with self._rt.pool.connection() as connection:
-            self._next[number] = await self._sink.start(connection, number, beginning, beginning)
+            self._next[number] = await self._sink.start(connection, number, beginning, beginning, count)
         for known, offset in self._next.items():
             self._reader.seek(partition_of(TOPIC, known, self._rt.settings), offset)
 

@@ -16,7 +16,7 @@ from topics.codec import encode as encode_record
 from topics.conversions import Word
 from topics.ids import brand_uuid, fingerprint
 from topics.readings import listed_state, sent_at, status, updated_at
-from topics.record import EmailId
+from topics.record import EmailId, Millis
 from topics.registry import EMAIL_STATES
 from topics.requests import SendRequest
 from topics.states import EmailState
@@ -37,7 +37,7 @@ def history(standing: Iterable[tuple[EmailId, Standing]]) -> Iterable[Row]:
         yield {
             "email_id": email_id,
             **_request(state.request),
-            **_listed(state),
+            **_listed(state, row.valid_from),
             "status": status(state).value,
             "updated_at": bigint(updated_at(state)),
             "version": row.version,
@@ -57,7 +57,7 @@ def versions(closed: Iterable[Version]) -> Iterable[Row]:
             "tenant": None if request is None else request.tenant,
             "brand_uuid": None if request is None else brand_uuid(request.tenant, request.brand),
             "recipient": "" if request is None else text(request.recipient),
-            **_listed(row.state),
+            **_listed(row.state, row.valid_from),
             "valid_from": row.valid_from,
             "valid_to": row.valid_to,
             "state": encode_record(EMAIL_STATES, row.state),
@@ -144,6 +144,14 @@ def _request(request: SendRequest | None) -> Row:
     }
 
 
-def _listed(state: EmailState) -> Row:
+def _listed(state: EmailState, valid_from: Millis) -> Row:
+    """Its state in listings and its place in their order.
+
+    Two clocks may disagree about which came first: no version stands in a listing behind its own
+    time, where the listings of that time would miss it.
+    """
     listed, sent = listed_state(state), sent_at(state)
-    return {"listed": None if listed is None else listed.value, "sent_at": None if sent is None else bigint(sent)}
+    return {
+        "listed": None if listed is None else listed.value,
+        "sent_at": None if sent is None else bigint(min(sent, valid_from)),
+    }

@@ -1,13 +1,12 @@
 """What is asked of the history in, the page and the place to go on from out. Pure.
 
-A listing is a point in time: every page shows each email as it was at ``as_of``, our clock, so an
-email that changes while somebody pages is seen once, in its state of then. The order is that of
-``sent_at``, newest first, and the id.
+A listing is a point in time: every page shows each email as it was at ``as_of``, so an email that
+changes while somebody pages is seen once, in its state of then. The order is that of ``sent_at``,
+newest first, and the id.
 
-Room for more: a change that our clock stamped before ``as_of`` may still be on its way to the
-tables. To rule that out, too, ``as_of`` must be no later than what is projected of every
-partition: keep in `next_offsets` the `recorded_at` of the last change (and the clock's time
-whenever a partition is read to its end), and let the first page take the least of them for now.
+That time is the log's own (:mod:`projections.steps`), and ``as_of`` is never later than what is
+projected of every partition. So a change that is still on its way, late or stamped by a slow
+clock, is valid after it, and no page that was shown can become untrue.
 """
 
 from collections.abc import Sequence
@@ -61,12 +60,12 @@ class Page(msgspec.Struct, frozen=True):
     behind: Position | None
 
 
-def point_in_time(after: int | None, now: Millis) -> Millis:
-    """The moment that ``after``, in whole seconds, names: its second's end, but never the future.
+def point_in_time(after: int | None, latest: Millis) -> Millis:
+    """The moment that ``after``, in whole seconds, names: its second's end, but never beyond what is projected.
 
     A second is listed whole or not at all: what is shown as updated at ``after`` is not *after* it.
     """
-    return now if after is None else min(after * 1000 + 999, now)
+    return latest if after is None else min(after * 1000 + 999, latest)
 
 
 def page(found: Sequence[Row]) -> Page:

@@ -12,11 +12,12 @@ from projections.steps import text
 from topics.changes import Fact
 from topics.codec import decode
 from topics.record import EmailId, Millis
-from topics.registry import EMAIL_STATES
+from topics.registry import EMAIL_CHANGES, EMAIL_STATES
 from topics.states import EmailState
 
 SQL: Final = Queries(Path(__file__).with_name("queries.sql"))
 
+TOPIC: Final = EMAIL_CHANGES.name
 Connection = psycopg.AsyncConnection[Any]
 _decode_fact: Final = msgspec.json.Decoder(Fact).decode
 
@@ -37,6 +38,17 @@ class Story(msgspec.Struct, frozen=True):
     partition: int
     timeline: list[Told]
     jobs: list[dict[str, Any]]
+
+
+async def as_late_as_can_be(connection: Connection) -> Millis:
+    """The latest moment that is projected of every partition: whatever comes now is valid after it."""
+    row = await (await connection.execute(SQL["watermark"], (TOPIC,))).fetchone()
+    return -1 if row is None or row[0] is None else int(row[0]) - 1
+
+
+async def partition_times(connection: Connection) -> list[tuple[int, Millis, Millis]]:
+    """Each partition's time, and its time at its last change."""
+    return await (await connection.execute(SQL["partition_times"], (TOPIC,))).fetchall()
 
 
 async def find_page(connection: Connection, query: Query) -> Page:

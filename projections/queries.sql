@@ -1,3 +1,10 @@
+-- name: watermark
+-- The time through which every partition is projected; none before each has begun.
+select case when count(*) >= max(partitions) then min(through) end from projections.next_offsets where topic = %s
+
+-- name: partition_times
+select partition, through, changed from projections.next_offsets where topic = %s
+
 -- name: page
 -- Each email as it was at as_of: the version in force now, where it is old enough, else the one that was in force
 -- then. The first is read in order from an index; of the second there are as many as were on their way at that time.

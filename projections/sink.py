@@ -15,9 +15,9 @@ from projections import columns
 from projections.sql import Queries
 from projections.steps import Standing, Step, step
 from projections.suppressing import HashAddress
-from topics.changes import EmailChange
+from topics.changes import EmailChange, Tick
 from topics.codec import decode
-from topics.record import EmailId
+from topics.record import EmailId, Millis
 from topics.registry import EMAIL_CHANGES, EMAIL_STATES
 
 SQL: Final = Queries(Path(__file__).with_name("sink.sql"))
@@ -39,7 +39,7 @@ class Run(msgspec.Struct, frozen=True):
     partition: int
     first_offset: int
     next_offset: int
-    changes: Sequence[EmailChange] = ()
+    changes: Sequence[EmailChange | Tick] = ()
 
 
 def _no_crash(_name: str) -> None:
@@ -54,12 +54,12 @@ class Sink(msgspec.Struct, frozen=True):
     schema: str = "projections"
     live: bool = True
 
-    async def start(self, connection: Connection, partition: int, beginning: int, end: int) -> int:
+    async def start(self, connection: Connection, partition: int, beginning: int, end: int, partitions: int = 1) -> int:
         """Where to read on. The first time ever that is the log's beginning, and debts are held until its end."""
         async with connection.transaction():
             await self._enter(connection)
             held_to = end if self.live and end > beginning else None
-            await connection.execute(SQL["first_offset"], (TOPIC, partition, beginning, held_to))
+            await connection.execute(SQL["first_offset"], (TOPIC, partition, beginning, held_to, partitions))
             found = await (await connection.execute(SQL["next_offset"], (TOPIC, partition))).fetchone()
             assert found is not None
             return int(found[0])
@@ -67,8 +67,8 @@ class Sink(msgspec.Struct, frozen=True):
     async def apply(self, connection: Connection, run: Run) -> None:
         """Write one run. Raises Moved, and writes nothing, where the offset was moved by somebody else."""
         async with connection.transaction():
-            rebuilding_to, rows = await self._read(connection, run)
-            made = step(run.changes, rows, self.hash_address)
+            (rebuilding_to, through), rows = await self._read(connection, run)
+            made = step(run.changes, rows, self.hash_address, through)
             held = rebuilding_to is not None and run.next_offset < rebuilding_to
             released = rebuilding_to is not None and not held
             async with connection.pipeline():
@@ -80,27 +80,30 @@ class Sink(msgspec.Struct, frozen=True):
                 if self.live and (made.debts or released):
                     await connection.execute(SQL["wake"])
             self.crash_point("project.between-rows-and-offset")
-            await self._advance(connection, run)
+            await self._advance(connection, run, made)
         self.crash_point("project.after-commit")
 
-    async def _read(self, connection: Connection, run: Run) -> tuple[int | None, dict[EmailId, Standing]]:
+    async def _read(
+        self, connection: Connection, run: Run
+    ) -> tuple[tuple[int | None, Millis], dict[EmailId, Standing]]:
         async with connection.pipeline():
             await self._enter(connection)
             locked = await connection.execute(SQL["lock_offset"], (TOPIC, run.partition))
-            ids = list({change.email_id for change in run.changes})
+            ids = list({change.email_id for change in run.changes if isinstance(change, EmailChange)})
             standing = await connection.execute(SQL["standing"], (ids,))
         offset = await locked.fetchone()
         if offset is None or offset[0] != run.first_offset:
             raise Moved(f"partition {run.partition}: expected {run.first_offset}, found {offset and offset[0]}")
-        return offset[1], {
+        return (offset[1], offset[2]), {
             row[0]: Standing(row[1], row[2], decode(EMAIL_STATES, row[3])) for row in await standing.fetchall()
         }
 
     async def _enter(self, connection: Connection) -> None:
         await connection.execute(SQL["enter"], {"schema": self.schema, "live": self.live, "lock": SWAP_LOCK})
 
-    async def _advance(self, connection: Connection, run: Run) -> None:
+    async def _advance(self, connection: Connection, run: Run, made: Step) -> None:
         values = {"topic": TOPIC, "partition": run.partition, "expected": run.first_offset, "next": run.next_offset}
+        values |= {"through": made.through, "changed": made.changed}
         moved = await connection.execute(SQL["advance"], values)
         assert moved.rowcount == 1, "the row is locked and was checked"
 

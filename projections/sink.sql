@@ -10,15 +10,16 @@ select set_config('search_path', %(schema)s, true),
 select next_offset, rebuilding_to from next_offsets where topic = %s and partition = %s
 
 -- name: lock_offset
-select next_offset, rebuilding_to from next_offsets where topic = %s and partition = %s for update
+select next_offset, rebuilding_to, through from next_offsets where topic = %s and partition = %s for update
 
 -- name: first_offset
-insert into next_offsets (topic, partition, next_offset, rebuilding_to) values (%s, %s, %s, %s)
+insert into next_offsets (topic, partition, next_offset, rebuilding_to, partitions) values (%s, %s, %s, %s, %s)
 on conflict do nothing
 
 -- name: advance
 update next_offsets
-set next_offset = %(next)s, rebuilding_to = case when rebuilding_to > %(next)s then rebuilding_to end
+set next_offset = %(next)s, through = %(through)s, changed = greatest(changed, %(changed)s),
+    rebuilding_to = case when rebuilding_to > %(next)s then rebuilding_to end
 where topic = %(topic)s and partition = %(partition)s and next_offset = %(expected)s
 
 -- name: standing

@@ -2,6 +2,10 @@
 
 Applied change by change, in log order, so that it makes no difference where one run ends and the
 next begins: versions, places and debts come out the same from any split.
+
+A version is valid from its partition's time: the latest `recorded_at` that the log up to there
+holds. Workers' clocks may differ and step back, that time never does; so what is projected later
+can't be valid before what was shown, and whoever reads the log again finds the same times.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +15,7 @@ import msgspec
 
 from projections.debts import Debt, ended, new_debts
 from projections.suppressing import HashAddress, Key, Suppression, suppression
-from topics.changes import Applied, EmailChange, Fact
+from topics.changes import Applied, EmailChange, Fact, Tick
 from topics.conversions import ConversionResult, Word
 from topics.events import DeliveryEvent
 from topics.join import merge
@@ -63,13 +67,25 @@ class Step(msgspec.Struct):
     ended: dict[tuple[EmailId, Word], str] = msgspec.field(default_factory=dict)
     suppressions: dict[Key, Suppression] = msgspec.field(default_factory=dict)
     requests: dict[EmailId, SendRequest] = msgspec.field(default_factory=dict)
+    through: Millis = 0
+    """The partition's time at the run's end."""
+    changed: Millis = 0
+    """Its time at the run's last change; 0 where there was none."""
 
 
-def step(run: Sequence[EmailChange], rows: Mapping[EmailId, Standing], hash_address: HashAddress) -> Step:
-    """Apply ``run`` in order to ``rows``."""
-    made = Step()
-    for change in run:
-        _apply(made, change, made.standing.get(change.email_id) or rows.get(change.email_id), hash_address)
+def step(
+    run: Sequence[EmailChange | Tick],
+    rows: Mapping[EmailId, Standing],
+    hash_address: HashAddress,
+    through: Millis = 0,
+) -> Step:
+    """Apply ``run`` in order to ``rows``; ``through`` is the partition's time before it."""
+    made = Step(through=through)
+    for record in run:
+        made.through = max(made.through, bigint(record.recorded_at))
+        if isinstance(record, EmailChange):
+            made.changed = made.through
+            _apply(made, record, made.standing.get(record.email_id) or rows.get(record.email_id), hash_address)
     return made
 
 
@@ -85,11 +101,11 @@ def _apply(made: Step, change: EmailChange, before: Standing | None, hash_addres
 
 
 def _stand(made: Step, change: EmailChange, before: Standing | None, after: EmailState) -> None:
-    """One version more. Our clock may step back between two workers; time on a row never does."""
+    """One version more."""
+    at = made.through
     if before is None:
-        made.standing[change.email_id] = Standing(1, change.recorded_at, after)
+        made.standing[change.email_id] = Standing(1, at, after)
     else:
-        at = max(before.valid_from, change.recorded_at)
         made.closed.append(Version(before.version, before.valid_from, at, before.state))
         made.standing[change.email_id] = Standing(before.version + 1, at, after)
     if after.request is not None and (before is None or before.state.request != after.request):

@@ -1,4 +1,4 @@
-"""`email-changes`: the facts just applied and the state after them; what projections read.
+"""`email-changes`: the facts just applied and the state after them, and what time it was; what projections read.
 
 Versions are numbered by the projection, in log order: a number inside the state would break the
 join, and one made by the fold would differ after a crash between two batches.
@@ -29,3 +29,14 @@ class EmailChange(Record, tag="email-change/1", frozen=True, kw_only=True):
     recorded_at: Millis
     facts: tuple[Applied, ...]
     state: EmailState
+
+
+class Tick(Record, tag="tick/1", frozen=True, kw_only=True):
+    """It was so late when this was appended, and what lies behind it is later.
+
+    A partition's time is the latest ``recorded_at`` up to an offset: it lies on the log, so that a
+    listing's point in time means the same to everybody who reads the log again. Without a change
+    it stands still; the projector then says what time it is, wherever a listing waits for it.
+    """
+
+    recorded_at: Millis

@@ -109,21 +109,29 @@ def router(rt: Runtime) -> APIRouter:
 
 async def answer(rt: Runtime, signer: Signer, tenant: str, asked: email_v1.Asked) -> bytes:
     """The page that is asked for. Raises BadCursor."""
-    query, after = question(signer, tenant, asked, rt.clock())
+    goes_on = question(signer, tenant, asked) if asked.next else None
     async with rt.pool.connection() as connection:
+        query, after = goes_on or beginning(tenant, asked, await postgres.as_late_as_can_be(connection))
         page = await postgres.find_page(connection, query)
     behind = "" if page.behind is None else cursor.write(signer.tag, query, after, page.behind)
     return email_v1.listing(tenant, [row.state for row in page.rows], behind)
 
 
-def question(signer: Signer, tenant: str, asked: email_v1.Asked, now: int) -> tuple[history.Query, int | None]:
-    """The page meant: a first one as of now or `After`, or the one behind a cursor. Raises BadCursor."""
-    wanted = history.Filter(
+def question(signer: Signer, tenant: str, asked: email_v1.Asked) -> tuple[history.Query, int | None]:
+    """The page behind a cursor. Raises BadCursor."""
+    given = cursor.Given(filter=_wanted(tenant, asked), after=asked.after)
+    return cursor.read(signer.verify, tenant, asked.next, given)
+
+
+def beginning(tenant: str, asked: email_v1.Asked, latest: int) -> tuple[history.Query, int | None]:
+    """A first page, as of `After` or as late as can be."""
+    as_of = history.point_in_time(asked.after, latest)
+    return history.Query(tenant=tenant, filter=_wanted(tenant, asked), as_of=as_of), asked.after
+
+
+def _wanted(tenant: str, asked: email_v1.Asked) -> history.Filter:
+    return history.Filter(
         brand_uuid=brand_uuid(tenant, asked.brand) if asked.brand else "",
         listed=asked.state,
         recipient=asked.email,
     )
-    if asked.next:
-        given = cursor.Given(filter=wanted, after=asked.after)
-        return cursor.read(signer.verify, tenant, asked.next, given)
-    return history.Query(tenant=tenant, filter=wanted, as_of=history.point_in_time(asked.after, now)), asked.after

@@ -18,6 +18,7 @@ from projections.sink import Run, Sink
 from tests.conftest import SECRET
 from tests.support.changes import T0, Log, acked, event, identified, request
 from tests.support.gateway import Gateway, gateway
+from topics.changes import Tick
 from topics.events import EventKind
 from topics.ids import brand_uuid
 from topics.readings import ListedState
@@ -29,13 +30,19 @@ class Grown:
     """A partition that grows, run by run."""
 
     def __init__(self, served: Gateway) -> None:
-        self._served, self.log, self._next = served, Log(), 0
+        self._served, self.log, self._next, self._projected = served, Log(), 0, 0
 
     async def project(self) -> None:
         async with self._served.rt.pool.connection() as connection:
             await SINK.start(connection, 0, 0, 0)
-            await SINK.apply(connection, Run(0, self._next, len(self.log.changes), self.log.changes[self._next :]))
-        self._next = len(self.log.changes)
+            new = self.log.changes[self._projected :]
+            now = max(self._served.rt.clock(), *(change.recorded_at for change in self.log.changes))
+            # As the projector does where nothing follows: it says what time it is, so that all of it is shown.
+            await SINK.apply(
+                connection, Run(0, self._next, self._next + len(new) + 1, [*new, Tick(recorded_at=now + 1)])
+            )
+        self._next += len(new) + 1
+        self._projected = len(self.log.changes)
 
 
 async def get(served: Gateway, key: str = "", **params: str) -> httpx.Response:

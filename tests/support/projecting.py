@@ -50,15 +50,18 @@ async def ends(settings: Settings) -> dict[int, int]:
 
 
 async def caught_up(rt: Runtime) -> bool:
-    """Postgres and the group agree with the log's end."""
+    """Postgres and the group agree with the log's end, and no partition waits for a tick any more."""
     wanted = {number: end for number, end in (await ends(rt.settings)).items() if end}
     async with rt.pool.connection() as connection:
         rows = await (
-            await connection.execute("select partition, next_offset, rebuilding_to from projections.next_offsets")
+            await connection.execute(
+                "select partition, next_offset, rebuilding_to, through, changed from projections.next_offsets"
+            )
         ).fetchall()
-    return {number: offset for number, offset, to in rows if offset and to is None} == wanted and await told(
-        rt.settings
-    ) == wanted
+    last = max((row[4] for row in rows), default=0)
+    if any(through <= last for *_, through, _ in rows):
+        return False
+    return {row[0]: row[1] for row in rows if row[1] and row[2] is None} == wanted and await told(rt.settings) == wanted
 
 
 async def told(settings: Settings) -> dict[int, int]:

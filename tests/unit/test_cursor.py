@@ -89,7 +89,7 @@ def test_a_cursor_of_megabytes_is_not_even_looked_at() -> None:
         read("A" * 1_000_000, Given(filter=ASKED))
 
 
-def test_after_names_a_whole_second_and_never_the_future() -> None:
+def test_after_names_a_whole_second_and_nothing_that_is_not_projected_yet() -> None:
     assert point_in_time(None, 1_700_000_000_500) == 1_700_000_000_500
     assert point_in_time(1_699_999_999, 1_700_000_000_500) == 1_699_999_999_999
     assert point_in_time(1_700_000_000, 1_700_000_000_500) == 1_700_000_000_500

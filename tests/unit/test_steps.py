@@ -13,7 +13,7 @@ from projections.sink import Run
 from projections.steps import PLACES, Standing, Step, Version, step
 from projections.suppressing import suppression
 from tests.support.changes import T0, Log, event, identified, lives, request, told
-from topics.changes import EmailChange
+from topics.changes import EmailChange, Tick
 from topics.conversions import Outcome, Word
 from topics.events import BounceClass, EventKind
 from topics.record import EmailId
@@ -32,9 +32,11 @@ class Tables:
         self.debts: list[Debt] = []
         self.ended: dict[tuple[EmailId, Word], str] = {}
         self.facts: set[tuple[EmailId, str]] = set()
+        self.through = 0
 
-    def take(self, run: Sequence[EmailChange]) -> Step:
-        made = step(run, self.standing, hashed)
+    def take(self, run: Sequence[EmailChange | Tick]) -> Step:
+        made = step(run, self.standing, hashed, self.through)
+        self.through = made.through
         self.standing |= made.standing
         self.closed += made.closed
         self.debts += made.debts
