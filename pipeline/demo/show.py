@@ -18,12 +18,14 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.demo import cast, client, stage
+from pipeline.demo.order import Order, first_said, read_changes
 from pipeline.demo.receiver import WORDS, Receiver, serve
 from pipeline.demo.screen import Screen
 from pipeline.demo.verdict import Verdict, complete, judge
 from pipeline.errors import MailfoldError
 from pipeline.settings import Settings, environment
 from pipeline.supervisor import Stack
+from topics.registry import EMAIL_CHANGES
 
 PATIENCE: Final = 45.0
 """Seconds until what has not arrived is called missing."""
@@ -67,7 +69,8 @@ class Demo:
                 self.faults.append("a batch under a wrong API key was not refused")
             await self._page(customer)
             await self._trace(ready)
-        return self._judge()
+            changes = await read_changes(ready.kafka_bootstrap, ready.topic(EMAIL_CHANGES.name))
+        return self._judge(first_said(changes))
 
     async def _furnish(self, ready: Settings, receiver: str) -> None:
         self.api_key = await stage.furnish(ready, receiver, self.keys)
@@ -126,8 +129,8 @@ class Demo:
         if process.returncode:
             self.faults.append(f"mailfold trace ended with exit code {process.returncode}")
 
-    def _judge(self) -> bool:
-        verdict = judge(self.roles, self.receiver.arrivals, WORDS)
+    def _judge(self, said: Mapping[str, Order]) -> bool:
+        verdict = judge(self.roles, self.receiver.arrivals, WORDS, said)
         self.faults = [*verdict.faults, *self.faults, *(f"a request was wrong: {why}" for why in self.receiver.refused)]
         self.console.rule("The verdict")
         self.console.print(_table(verdict))

@@ -16,7 +16,7 @@ from pipeline.settings import Settings
 
 TENANT: Final = "demo"
 PACE: Final = 1.0
-"""Seconds between delivery, opening, click and complaint: far more than the pipeline needs, so order is known."""
+"""Seconds between delivery, opening, click and complaint: more than the pipeline needs, so a watcher sees the steps."""
 
 
 def settings(folder: Path) -> Settings:

@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Any
 
 from pipeline.demo.cast import Role
+from pipeline.demo.order import Order, agrees
 from pipeline.demo.receiver import Arrival
 
 
@@ -28,15 +29,19 @@ class Verdict:
     """Deliveries of one conversion again, with the same Idempotency-Key: allowed (at least once)."""
 
 
-def judge(roles: Mapping[str, Role], arrivals: Sequence[Arrival], words: frozenset[str]) -> Verdict:
-    """``roles`` by email_id; ``words`` must all have occurred."""
+def judge(
+    roles: Mapping[str, Role], arrivals: Sequence[Arrival], words: frozenset[str], said: Mapping[str, Order]
+) -> Verdict:
+    """``roles`` by email_id; ``words`` must all have occurred; ``said``: in which order the log first said them."""
     faults = [f"{arrival.word} for {arrival.email_id}: nobody sent that" for arrival in _strangers(roles, arrivals)]
     heard: dict[str, list[Arrival]] = {email_id: [] for email_id in roles}
     for arrival in arrivals:
         if arrival.email_id in heard:
             heard[arrival.email_id].append(arrival)
     for email_id, role in roles.items():
-        faults += [f"{role.identity} ({email_id}): {fault}" for fault in _of_one(role, heard[email_id])]
+        faults += [
+            f"{role.identity} ({email_id}): {fault}" for fault in _of_one(role, heard[email_id], said.get(email_id, ()))
+        ]
     arrived = Counter(word for told in heard.values() for word in {arrival.word for arrival in told})
     faults += [f"the word {word} never occurred" for word in sorted(words - set(arrived))]
     repeats = sum(len(told) - len({arrival.word for arrival in told}) for told in heard.values())
@@ -54,14 +59,15 @@ def _strangers(roles: Mapping[str, Role], arrivals: Sequence[Arrival]) -> list[A
     return [arrival for arrival in arrivals if arrival.email_id not in roles]
 
 
-def _of_one(role: Role, told: list[Arrival]) -> list[str]:
+def _of_one(role: Role, told: list[Arrival], said: Order) -> list[str]:
     # A repeat right after its first is what at-least-once means; a repeat of an older word is not in order.
     order = tuple(word for word, _ in groupby(arrival.word for arrival in told))
     missing = [word for word in role.scene.owed if word not in order]
     extra = [word for word in dict.fromkeys(order) if word not in role.scene.owed]
     faults = [f"{word} is missing" for word in missing] + [f"{word} was never owed" for word in extra]
-    if not faults and order != role.scene.owed:
-        faults.append(f"in the wrong order: {', '.join(order)}; owed were {', '.join(role.scene.owed)}")
+    if not faults and (len(order) > len(role.scene.owed) or not agrees(order, said)):
+        log = ", then ".join(" and ".join(sorted(words)) for words in said)
+        faults.append(f"in the wrong order: {', '.join(order)}; the log first said {log}")
     for arrival in told:
         faults += _of_arrival(role, arrival)
     faults += _keys(told)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.demo.cast import BRANDS, DROPPED, SCENES, Role, Scene, batch, first_batches, rehearsal, second_batches
+from pipeline.demo.order import agrees, first_said
 from pipeline.demo.receiver import WORDS, Arrival
 from pipeline.demo.verdict import complete, judge, same_value
 
@@ -20,17 +21,18 @@ def arrival(word: str, number: int = 1, **changes: object) -> Arrival:
     return replace(made, **changes)  # type: ignore[arg-type]  # a field's name with its own type, in each call
 
 
+SAID = {"e1": (frozenset({"delivered"}), frozenset({"open"}), frozenset({"click"}))}
 GOOD = [arrival("delivered"), arrival("open", 2), arrival("click", 3)]
 
 
 def test_all_owed_in_order_with_the_activity_as_sent_is_no_fault() -> None:
-    verdict = judge(ROLES, GOOD, NONE)
+    verdict = judge(ROLES, GOOD, NONE, SAID)
     assert verdict.faults == ()
     assert (verdict.owed, verdict.arrived) == ({"delivered": 1, "open": 1, "click": 1},) * 2
 
 
 def test_a_repeat_with_the_same_key_is_allowed_and_counted() -> None:
-    verdict = judge(ROLES, [GOOD[0], GOOD[0], *GOOD[1:]], NONE)
+    verdict = judge(ROLES, [GOOD[0], GOOD[0], *GOOD[1:]], NONE, SAID)
     assert (verdict.faults, verdict.repeats) == ((), 1)
 
 
@@ -54,12 +56,12 @@ def test_a_repeat_with_the_same_key_is_allowed_and_counted() -> None:
     ],
 )
 def test_each_way_to_go_wrong_is_named(arrivals: list[Arrival], complaint: str) -> None:
-    faults = judge(ROLES, arrivals, NONE).faults
+    faults = judge(ROLES, arrivals, NONE, SAID).faults
     assert any(complaint in fault for fault in faults), faults
 
 
 def test_a_word_that_never_occurred_is_a_fault() -> None:
-    assert judge(ROLES, GOOD, frozenset({"open", "spam"})).faults == ("the word spam never occurred",)
+    assert judge(ROLES, GOOD, frozenset({"open", "spam"}), SAID).faults == ("the word spam never occurred",)
 
 
 def test_complete_means_every_owed_word_once() -> None:
@@ -103,3 +105,34 @@ def test_a_batch_is_json_that_holds_each_activity_byte_for_byte() -> None:
     assert [message["activity"]["id"] for message in json.loads(body)] == [role.identity for role in roles]
     assert all(role.activity in body for role in roles)
     assert max(abs(json.loads(role.activity)["internal_user_id"]) for role in roles) > 2**64
+
+
+def change(email_id: str, *marks: str) -> bytes:
+    return json.dumps({"state": {"email_id": email_id, **{key: [1, 1, 1, [1]] for key in marks}}}).encode()
+
+
+def test_the_log_says_words_in_groups_each_once() -> None:
+    said = first_said(
+        [change("a", "accepted"), change("a", "opened", "delivered"), change("b"), change("a", "clicked")]
+    )
+    assert said == {"a": (frozenset({"open", "delivered"}), frozenset({"click"})), "b": ()}
+
+
+@pytest.mark.parametrize(
+    ("told", "fine"),
+    [
+        (("delivered", "open", "click"), True),
+        (("open", "delivered", "click"), True),
+        (("open", "click", "delivered"), False),
+        (("spam", "open"), False),
+    ],
+)
+def test_words_that_one_change_brought_may_come_in_any_order_and_no_others(told: tuple[str, ...], fine: bool) -> None:
+    order = (frozenset({"open", "delivered"}), frozenset({"click"}))
+    assert agrees(told, order) is fine
+
+
+def test_an_order_that_the_log_turned_round_is_the_right_one() -> None:
+    turned = {"e1": (frozenset({"open"}), frozenset({"delivered"}), frozenset({"click"}))}
+    assert judge(ROLES, [GOOD[1], GOOD[0], GOOD[2]], NONE, turned).faults == ()
+    assert "in the wrong order" in judge(ROLES, GOOD, NONE, turned).faults[0]
