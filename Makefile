@@ -6,10 +6,10 @@ PYTEST_ARGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test bench check format requirements clean
+.PHONY: help demo up test bench bench-peers check format requirements clean
 
 help: ## Show this list
-	@$(PYTHON) -c 'import re; [print("  make %-14s%s" % m) for m in re.findall(r"(?m)^([a-z]+):.*?## (.*)", open("Makefile").read())]'
+	@$(PYTHON) -c 'import re; [print("  make %-14s%s" % m) for m in re.findall(r"(?m)^([a-z-]+):.*?## (.*)", open("Makefile").read())]'
 
 demo: .venv/.runtime ## Watch 40 emails of two brands live their lives, end to end, in about a minute
 	@$(BIN)/mailfold demo $(ARGS)
@@ -23,6 +23,9 @@ test: .venv/.dev ## Run every test on real Kafka, Postgres and SMTP
 bench: .venv/.dev ## Measure every stage and the whole path
 	@$(BIN)/python -m bench $(ARGS)
 
+bench-peers: .venv/.dev ## Run the fold beside Faust, Quix Streams and Kafka Streams on one topic; about 15 minutes
+	@$(BIN)/python -m bench.peers $(ARGS)
+
 check: .venv/.dev ## Lint, format, types and import rules
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -34,12 +37,13 @@ format: .venv/.dev ## Put the code into shape
 	@$(BIN)/ruff format .
 
 # Without a header or an index line: what is pinned must not depend on where it was pinned.
-COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 \
-	--no-emit-index-url --no-header --quiet --extra build
+PIN = $(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --quiet
+COMPILE = $(PIN) pyproject.toml --extra build
 requirements: .venv/.dev ## Pin the dependencies of pyproject.toml anew
 	@$(PIP) install --quiet uv
 	$(COMPILE) -o requirements.txt
 	$(COMPILE) --extra dev --constraint requirements.txt -o requirements-dev.txt
+	$(PIN) --group pyproject.toml:bench -o requirements-bench.txt
 
 clean: ## Remove the virtual environment and caches; .mailfold/, your data, stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info build

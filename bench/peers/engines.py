@@ -77,6 +77,10 @@ class Engine:
         }
 
 
+def _faust_state(key: bytes, value: bytes) -> tuple[bytes, bytes]:
+    return key.strip(b'"'), value  # a key of text is JSON
+
+
 def _quix_state(key: bytes, value: bytes) -> tuple[bytes, bytes]:
     # Its changelog's key is the message's key, a bar, and the name under which the state was set, as JSON.
     return key.rpartition(b"|")[0], value
@@ -94,9 +98,10 @@ ENGINES: Final = {
             "Faust, textbook",
             lambda _: (
                 *(sys.executable, "-m", "bench.peers.textbook", "worker"),
-                *("--loglevel", "WARNING", "--without-web"),
+                *("--loglevel", "warn", "--without-web"),
             ),
             lambda _, group: f"{group}-states-changelog",
+            unwrap=_faust_state,
             goes_by_states=True,
         ),
         Engine(

@@ -3,11 +3,10 @@
 import asyncio
 from typing import Any, Protocol
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
 
-from pipeline.errors import LogUnavailable
 from pipeline.kafka import partitions
 
 
@@ -16,6 +15,7 @@ class Broker:
 
     def __init__(self, bootstrap: str) -> None:
         self._admin: Any = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+        self._places: dict[str, list[TopicPartition]] = {}
         self._reader: Any = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
 
     async def __aenter__(self) -> "Broker":
@@ -37,10 +37,11 @@ class Broker:
 
     async def end(self, topic: str) -> int:
         """How many records lie on a topic; 0 while it isn't there."""
-        try:
-            places = await partitions(self._reader, topic, patience=0.5)
-        except LogUnavailable:
-            return 0
+        if topic not in self._places:
+            if topic not in await self._admin.list_topics():
+                return 0
+            self._places[topic] = await partitions(self._reader, topic)
+        places = self._places[topic]
         return sum((await self._reader.end_offsets(places)).values())
 
     async def members(self, group: str) -> int:

@@ -13,25 +13,17 @@ from faust.serializers import codecs
 from pipeline.fold import evolve
 from topics.codec import decode, encode
 from topics.events import DeliveryEvent
-from topics.registry import DELIVERY_EVENTS, EMAIL_STATES, Topic
+from topics.registry import DELIVERY_EVENTS, EMAIL_STATES
 
 
 class Wire(codecs.Codec):
     """https://faust-streaming.github.io/faust/userguide/models.html, "Codec registry"."""
 
-    def __init__(self, topic: Topic) -> None:
-        super().__init__()
-        self._topic = topic
-
     def _loads(self, s: bytes) -> Any:
-        return decode(self._topic, s)
-
-    def _dumps(self, s: Any) -> bytes:
-        return encode(self._topic, s)
+        return decode(DELIVERY_EVENTS, s)
 
 
-codecs.register("delivery-event", Wire(DELIVERY_EVENTS))
-codecs.register("email-state", Wire(EMAIL_STATES))
+codecs.register("delivery-event", Wire())
 
 app = faust.App(
     os.environ["PEER_GROUP"],
@@ -41,14 +33,16 @@ app = faust.App(
     topic_partitions=int(os.environ["PEER_PARTITIONS"]),
 )
 events = app.topic(os.environ["PEER_TOPIC"], key_type=bytes, value_serializer="delivery-event")
-states = app.Table("states", key_type=str, value_serializer="email-state")
+states = app.Table("states", key_type=str, value_type=bytes)
 
 
 @app.agent(events)
 async def fold(stream: faust.StreamT[DeliveryEvent]) -> None:
     """One event, one state."""
     async for event in stream:
-        states[event.email_id] = evolve(states.get(event.email_id), event)
+        stored = states.get(event.email_id)
+        before = None if stored is None else decode(EMAIL_STATES, stored)
+        states[event.email_id] = encode(EMAIL_STATES, evolve(before, event))
 
 
 if __name__ == "__main__":

@@ -72,7 +72,9 @@ def test_every_dependency_has_a_reason() -> None:
         name.strip() for row in table(section(text("docs/decisions.md"), "Dependencies")) for name in row[0].split(",")
     }
     extras: dict[str, Any] = project()["project"]["optional-dependencies"]
-    wanted = [*project()["project"]["dependencies"], *(line for lines in extras.values() for line in lines)]
+    groups: dict[str, Any] = project()["dependency-groups"]
+    optional = [line for lines in (*extras.values(), *groups.values()) for line in lines]
+    wanted = [*project()["project"]["dependencies"], *optional]
     assert told == {re.split(r"[\[<>=~! ]", line)[0] for line in wanted}
 
 

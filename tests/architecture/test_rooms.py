@@ -67,7 +67,7 @@ _WITH_SQL = {
 
 
 def test_requirements_are_pinned_by_hash_and_name_no_place() -> None:
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-bench.txt"):
         lines = text(name).splitlines()
         pins = [line for line in lines if re.match(r"[a-z]", line)]
         assert all(re.match(r"[a-z0-9._-]+==\S+ (; .+ )?\\$", line) for line in pins)

@@ -1,0 +1,35 @@
+"""`make bench-peers` on a tiny topic: every engine comes to the end, recovers, and holds the same states."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.repository import ROOT
+from tests.support.command import clean_environment
+
+ENGINES = ("textbook", "quix", "streams", "ours", "ours:2")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # the first time, peers are fetched and compiled
+def test_every_engine_ends_with_the_states_of_a_plain_fold(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "bench.peers", "--events", "2000", "--json", str(figures), *ENGINES]
+    done = subprocess.run(
+        command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=False, timeout=840
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(figures.read_text())
+    rows = {(row["engine"], row["processes"]): row for row in found["engines"]}
+    assert list(rows) == [("textbook", 1), ("quix", 1), ("streams", 1), ("ours", 1), ("ours", 2)]
+    for (_, processes), row in rows.items():
+        assert row["states"] == 500
+        assert row["different"] is None
+        assert row["events_per_second"] > 0
+        assert row["cpu_micros_per_event"] > 0
+        assert row["peak_rss_mb"] > 10
+        assert (row["recovery_seconds"] is None) == (processes > 1)
+    assert "500 equal" in done.stdout
