@@ -20,6 +20,7 @@ from pipeline.kafka import consumer
 from pipeline.lane import Lane, Patience
 from pipeline.settings import Settings
 from pipeline.signing import Signer, hash_address
+from pipeline.templating import follow
 from pipeline.ticks import Ticker
 from projections.sink import Sink
 from topics.registry import EMAIL_CHANGES
@@ -39,7 +40,12 @@ def make_sink(settings: Settings) -> Sink:
 
 
 async def run(rt: Runtime) -> None:
-    """Project until told to stop; a Kafka that went away is waited for."""
+    """Project until told to stop: changes, and beside them templates."""
+    await asyncio.gather(_project(rt), follow(rt))
+
+
+async def _project(rt: Runtime) -> None:
+    """A Kafka that went away is waited for."""
     patience = Patience(rt.stop, "Kafka")
     while not rt.stop.is_set():
         try:

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.gateway import batch, docs, openapi, ops, problems, tracking, webhooks
+from pipeline.gateway import batch, docs, openapi, ops, problems, templates, tracking, webhooks
 from pipeline.gateway.metrics import Metrics
 from pipeline.gateway.world import World
 
@@ -26,12 +26,18 @@ _SURFACES: Final = {
     "o": "pixel",
     "c": "click",
     "webhooks": "webhook",
+    "templates": "templates",
     "healthz": "ops",
     "readyz": "ops",
     "metrics": "ops",
     "docs": "docs",
     "openapi.json": "docs",
 }
+
+SHAPES: Final[dict[str, problems.Shape]] = {}
+"""A dialect's paths -> how its clients expect an error."""
+TYPES: Final = {"Template": templates.TYPES}
+"""A prefix -> the types of a surface, for OpenAPI."""
 
 
 def make_app(world: World) -> ASGIApp:
@@ -42,12 +48,12 @@ def make_app(world: World) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
     )
-    problems.install(app)
-    for surface in (batch, tracking, webhooks, ops):
+    problems.install(app, SHAPES)
+    for surface in (batch, templates, tracking, webhooks, ops):
         app.include_router(surface.router(world))
     if importlib.util.find_spec("pipeline.gateway.email_v1"):
         app.include_router(importlib.import_module("pipeline.gateway.email_v1").router(world.rt))
-    openapi.install(app)
+    openapi.install(app, TYPES)
     docs.install(app)
     return Observed(app, world.metrics)
 

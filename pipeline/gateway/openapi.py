@@ -1,6 +1,7 @@
 """The dialects' own types and examples -> what OpenAPI says of them."""
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -81,19 +82,31 @@ BATCH: Final[dict[str, Any]] = {
 }
 
 
-def install(app: FastAPI) -> None:
-    """Add our own types' schemas to what the framework finds by itself."""
+def install(app: FastAPI, surfaces: Mapping[str, Sequence[type]]) -> None:
+    """Add our own types' schemas to what the framework finds by itself.
+
+    ``surfaces``: a prefix -> a surface's types, whose schemas are called ``{prefix}{type}``: two
+    dialects may both have a Message.
+    """
     framework = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             components = framework().setdefault("components", {})
-            components.setdefault("schemas", {}).update(_schemas())
+            components.setdefault("schemas", {}).update(_schemas() | _more(surfaces))
             components["securitySchemes"] = {"ApiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"}}
         assert app.openapi_schema is not None
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # the framework's documented way
+
+
+def _more(surfaces: Mapping[str, Sequence[type]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for prefix, types in surfaces.items():
+        _, components = msgspec.json.schema_components(types, ref_template=_REF.format(name=prefix + "{name}"))
+        found |= {prefix + name: component for name, component in components.items()}
+    return found
 
 
 def _schemas() -> dict[str, Any]:

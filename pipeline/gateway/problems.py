@@ -1,7 +1,7 @@
 """What went wrong -> an answer in one JSON shape: ``{"error": what, "where": where}``."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 import psycopg
@@ -26,6 +26,10 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
 
+Shape = Callable[[int, str, str], bytes]
+"""Status, what and where -> the body's JSON, as a dialect's clients expect it."""
+
+
 def respond(status: int, error: str, where: str = "", headers: Mapping[str, str] | None = None) -> Response:
     """The answer itself."""
     body = msgspec.json.encode({"error": error, "where": where})
@@ -37,8 +41,9 @@ def unavailable(error: str) -> Response:
     return respond(503, error, headers={"Retry-After": "2"})
 
 
-def install(app: FastAPI) -> None:
-    """Every error, the framework's too, leaves in our shape."""
+def install(app: FastAPI, shapes: Mapping[str, Shape]) -> None:
+    """Every error, the framework's too, leaves in its dialect's shape below the paths given, in ours elsewhere."""
+    app.state.shapes = dict(shapes)
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -49,37 +54,48 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(error, _unavailable)
 
 
-async def _problem(_: Request, error: Exception) -> Response:
+async def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
-    return respond(error.status, error.error, error.where, error.headers)
+    return _shaped(request, error.status, error.error, error.where, error.headers)
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
-    return respond(400, str(error), error.where)
+    return _shaped(request, 400, str(error), error.where)
 
 
-async def _invalid(_: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    return respond(400, str(first["msg"]), ".".join(str(part) for part in first["loc"]))
+    return _shaped(request, 400, str(first["msg"]), ".".join(str(part) for part in first["loc"]))
 
 
 async def _unstorable(request: Request, _: Exception) -> Response:
     # A NUL in a text, a number beyond the column's: nothing that was ever stored can be meant.
-    return respond(400, "a value that can't be", f"{request.method} {request.url.path}")
+    return _shaped(request, 400, "a value that can't be", f"{request.method} {request.url.path}")
 
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return respond(error.status_code, str(error.detail), f"{request.method} {request.url.path}", error.headers)
+    return _shaped(request, error.status_code, str(error.detail), f"{request.method} {request.url.path}", error.headers)
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
     log.warning("%s %s: %s", request.method, request.scope["route"].path, type(error).__name__)
-    return unavailable("a part of Mailfold does not answer; send it again")
+    return _shaped(request, 503, "a part of Mailfold does not answer; send it again", "", {"Retry-After": "2"})
 
 
 async def _bug(request: Request, _: Exception) -> Response:
     # Starlette logs the traceback itself; the caller learns nothing of our insides.
-    return respond(500, "an error of ours, not yours; it is logged", f"{request.method} {request.url.path}")
+    return _shaped(request, 500, "an error of ours, not yours; it is logged", f"{request.method} {request.url.path}")
+
+
+def _shaped(
+    request: Request, status: int, error: str, where: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    shapes: dict[str, Shape] = request.app.state.shapes
+    path = request.url.path
+    shape = next((shape for prefix, shape in shapes.items() if path == prefix or path.startswith(prefix + "/")), None)
+    if shape is None:
+        return respond(status, error, where, headers)
+    return Response(shape(status, error, where), status, headers=dict(headers or {}), media_type="application/json")

@@ -1,0 +1,141 @@
+"""`/templates`: a tenant's texts in, versions on the log; what they would say, out."""
+
+import asyncio
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import APIRouter, Depends, Query, Request, Response
+from msgspec import Meta
+
+from pipeline.admin import Tenant
+from pipeline.content import drafts
+from pipeline.content import templates as content
+from pipeline.errors import LogUnavailable, Refused
+from pipeline.gateway.bodies import read_body
+from pipeline.gateway.problems import Problem, unavailable
+from pipeline.gateway.world import World
+from pipeline.templating import push
+from projections import templates
+from topics.record import Millis
+from topics.templates import TEMPLATE_MAX, Template
+
+BODY_MAX: Final = 4 * TEMPLATE_MAX
+"""JSON may write a character as six."""
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a rendering is asked with."""
+
+    language: str = ""
+    variables: Annotated[dict[str, Any], Meta(description="The values to fill in")] = {}
+    version: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
+
+
+class Said(msgspec.Struct, frozen=True, kw_only=True):
+    """What a template says."""
+
+    subject: str
+    html: str
+    text: str
+    language: str
+    version: int
+
+
+class Pushed(msgspec.Struct, frozen=True, kw_only=True):
+    """A push's answer."""
+
+    id: str
+    name: str
+    version: int
+    hash: str
+    usable: Annotated[bool, Meta(description="False: it is durable, and can be used as soon as it is projected")]
+
+
+_PROBLEM: Final = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+_wanted: Final = msgspec.json.Decoder(Wanted).decode
+TYPES: Final = (drafts.Draft, drafts.Shown, Wanted, Said, Pushed)
+_Version = Annotated[int | None, Query(ge=1, le=2**31 - 1, description="The newest, if none is given.")]
+
+
+def router(world: World) -> APIRouter:
+    """The templates' surface."""
+    routes = APIRouter(tags=["templates"])
+    Caller = Annotated[Tenant, Depends(world.authenticate)]  # noqa: N806 - a type
+
+    @routes.put("/templates/{name}", summary="Push a template", **_described("Draft", "Pushed"))
+    async def push_template(name: str, request: Request, tenant: Caller) -> Response:
+        """A new version, unless the newest says the same. What can't be compiled is refused, with the line."""
+        body = await read_body(request, BODY_MAX)
+        draft = await asyncio.to_thread(drafts.read, tenant.tenant, name, body)
+        try:
+            made, usable = await push(world.rt, world.log, draft)
+        except LogUnavailable:
+            return unavailable("the log did not confirm it in time; push it again")
+        pushed = Pushed(id=made.template_id, name=made.name, version=made.version, hash=made.hash, usable=usable)
+        return _json(pushed, 200 if usable else 202)
+
+    @routes.get("/templates", summary="List templates", **_described(None, None))
+    async def list_templates(tenant: Caller) -> Response:
+        """Each template's newest version."""
+        async with world.rt.pool.connection() as connection:
+            return _json(await templates.list_templates(connection, tenant.tenant))
+
+    @routes.get("/templates/{name}", summary="Show a template", **_described(None, "Shown"))
+    async def show_template(name: str, tenant: Caller, version: _Version = None) -> Response:
+        """By id, name or hash."""
+        return _json(drafts.shown(await find(world, tenant.tenant, name, version)))
+
+    @routes.post("/templates/{name}/render", summary="Render a template", **_described("Wanted", "Said"))
+    async def render_template(name: str, request: Request, tenant: Caller) -> Response:
+        """What it would say; nothing is sent."""
+        wanted = _read(await read_body(request, BODY_MAX))
+        template = await find(world, tenant.tenant, name, wanted.version)
+        return _json(await asyncio.to_thread(_said, template, wanted, world.rt.clock()))
+
+    return routes
+
+
+async def find(world: World, tenant: str, name: str, version: int | None = None) -> Template:
+    """A tenant's template by id, name or hash. Raises Problem 404."""
+    async with world.rt.pool.connection() as connection:
+        found = await templates.get_template(connection, tenant, name, version)
+    if found is None:
+        raise Problem(404, "no such template, or no such version of it", "name")
+    return found
+
+
+def _said(template: Template, wanted: Wanted, now: Millis) -> Said:
+    said = content.render(template, wanted.language, wanted.variables, now=now)
+    language, version = said.ref.language, said.ref.version
+    return Said(subject=said.subject, html=said.html, text=said.text, language=language, version=version)
+
+
+def _read(body: bytes) -> Wanted:
+    try:
+        return _wanted(body or b"{}")
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Refused(str(error).replace("`", ""), "body") from None
+    except RecursionError:
+        raise Refused("nested too deeply", "body") from None
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _described(body: str | None, answer: str | None) -> dict[str, Any]:
+    """What OpenAPI says of it."""
+
+    def media(name: str) -> dict[str, Any]:
+        return {"application/json": {"schema": {"$ref": f"#/components/schemas/Template{name}"}}}
+
+    problem = {"description": "What is wrong, and where.", "content": _PROBLEM}
+    extra: dict[str, Any] = {"security": [{"ApiKey": []}]}
+    if body is not None:
+        extra["requestBody"] = {"required": True, "content": media(body)}
+    found: dict[str, Any] = {"description": "As asked."} | ({} if answer is None else {"content": media(answer)})
+    return {
+        "openapi_extra": extra,
+        "response_class": Response,
+        "responses": {200: found, **dict.fromkeys((400, 401, 404, 413, 503), problem)},
+    }

@@ -1,0 +1,93 @@
+"""`templates`' records in, rows out; what somebody calls a template in, its version out."""
+
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import psycopg
+
+from projections.sql import Queries
+from topics.codec import decode, encode
+from topics.record import Millis
+from topics.registry import TEMPLATES
+from topics.templates import Template
+
+SQL: Final = Queries(Path(__file__).with_name("templates.sql"))
+PARTITION: Final = 0
+"""The topic has one."""
+
+Connection = psycopg.AsyncConnection[Any]
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """A template's newest version, and how many there are."""
+
+    id: str
+    name: str
+    version: int
+    hash: str
+    recorded_at: Millis
+    versions: int
+
+
+async def get_template(connection: Connection, tenant: str, name: str, version: int | None = None) -> Template | None:
+    """A tenant's template by id, name or hash: this version, else the newest."""
+    # Postgres has no NUL, and then no template that is called so.
+    values = {"tenant": tenant, "name": name.replace("\0", "\ufffd"), "id": _uuid(name), "version": version}
+    row = await (await connection.execute(SQL["find"], values)).fetchone()
+    return None if row is None else decode(TEMPLATES, row[0])
+
+
+async def list_templates(connection: Connection, tenant: str) -> list[Listed]:
+    """All of a tenant's, by name."""
+    rows = await (await connection.execute(SQL["list"], (tenant,))).fetchall()
+    return [Listed(*row) for row in rows]
+
+
+async def is_projected(connection: Connection, template: Template) -> bool:
+    """Whether this very version can be found."""
+    row = await (await connection.execute(SQL["exact"], (template.template_id, template.version))).fetchone()
+    return row is not None and row[0] == template.hash
+
+
+async def reserve(connection: Connection, template_id: str, content: str) -> int:
+    """The number of a version with this content's hash: the newest's, if that says the same, else a new one."""
+    async with connection.transaction():
+        await connection.execute(SQL["one_at_a_time"], (template_id,))
+        row = await (await connection.execute(SQL["latest"], (template_id,))).fetchone()
+        if row is not None and row[1] == content:
+            return int(row[0])
+        version = 1 if row is None else row[0] + 1
+        values = {"template_id": template_id, "version": version, "hash": content}
+        await connection.execute(SQL["remember"], values)
+        return int(version)
+
+
+async def next_offset(connection: Connection, beginning: int) -> int:
+    """Where to read on; the first time ever that is the log's beginning."""
+    await connection.execute(SQL["first_offset"], (TEMPLATES.name, PARTITION, beginning))
+    row = await (await connection.execute(SQL["next_offset"], (TEMPLATES.name, PARTITION))).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def project(connection: Connection, expected: int, upto: int, templates: Sequence[Template]) -> bool:
+    """Write what lies from ``expected`` to before ``upto``, whole; False, and nothing, where somebody else did."""
+    async with connection.transaction():
+        values = {"topic": TEMPLATES.name, "partition": PARTITION, "expected": expected, "next": upto}
+        if (await connection.execute(SQL["advance"], values)).rowcount != 1:
+            return False
+        for template in templates:
+            row = msgspec.structs.asdict(template) | {"template": encode(TEMPLATES, template)}
+            await connection.execute(SQL["add"], row)
+            await connection.execute(SQL["remember"], row)
+        return True
+
+
+def _uuid(name: str) -> str | None:
+    try:
+        return str(uuid.UUID(name))
+    except ValueError:
+        return None

@@ -1,0 +1,41 @@
+-- name: next_offset
+select next_offset from templates.next_offsets where topic = %s and partition = %s
+
+-- name: first_offset
+insert into templates.next_offsets (topic, partition, next_offset) values (%s, %s, %s) on conflict do nothing
+
+-- name: advance
+-- Only from the offset that the writer knew: two projectors that read the same write it once.
+update templates.next_offsets set next_offset = %(next)s
+where topic = %(topic)s and partition = %(partition)s and next_offset = %(expected)s
+
+-- name: add
+-- A version never changes: whoever has its number first has it.
+insert into templates.versions (template_id, version, tenant, name, hash, recorded_at, template)
+values (%(template_id)s, %(version)s, %(tenant)s, %(name)s, %(hash)s, %(recorded_at)s, %(template)s)
+on conflict do nothing
+
+-- name: remember
+insert into intake.template_versions (template_id, version, hash)
+values (%(template_id)s, %(version)s, %(hash)s) on conflict do nothing
+
+-- name: one_at_a_time
+select pg_advisory_xact_lock(hashtextextended(%s, 0))
+
+-- name: latest
+select version, hash from intake.template_versions where template_id = %s order by version desc limit 1
+
+-- name: find
+-- By id, name or hash, the newest; a hash names one content, so its version is as good as any other of the same.
+select template from templates.versions
+where tenant = %(tenant)s and (%(version)s::integer is null or version = %(version)s)
+    and (name = %(name)s or hash = %(name)s or template_id = %(id)s::uuid)
+order by version desc limit 1
+
+-- name: exact
+select hash from templates.versions where template_id = %s and version = %s
+
+-- name: list
+select distinct on (name) template_id::text, name, version, hash, recorded_at,
+    count(*) over (partition by name) as versions
+from templates.versions where tenant = %s order by name, version desc
