@@ -8,7 +8,7 @@ import contextlib
 
 from pipeline import admin
 from pipeline.bootstrap import Runtime
-from pipeline.dispatch.contents import contents
+from pipeline.dispatch.contents import content_reader
 from pipeline.dispatch.deliver import NO_PROVIDER, Deliver
 from pipeline.dispatch.intake import take_in
 from pipeline.errors import NotFound
@@ -30,17 +30,17 @@ async def run(rt: Runtime) -> None:
         postman.tidy()
         await _resume(rt, store)
 
-    async with contents(settings) as reader:
+    async with content_reader(settings) as reader:
         deliver = Deliver(rt, postman, reader)
         url = settings.database_url.get_secret_value()
         engine = Engine(store, limits, deliver, settings.dispatch_schedule, url=url, tick=tick)
-        reading = asyncio.create_task(take_in(rt))
         try:
-            await engine.run(rt.stop)
+            # Either one's mistake ends the other and the role: half a dispatcher only looks like one.
+            async with asyncio.TaskGroup() as both:
+                both.create_task(take_in(rt))
+                both.create_task(engine.run(rt.stop))
         finally:
             await postman.close()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reading
 
 
 async def _resume(rt: Runtime, store: Store) -> None:

@@ -148,7 +148,7 @@ def place(pointer: ContentPointer) -> Place:
 
 
 @contextlib.asynccontextmanager
-async def contents(settings: Settings) -> AsyncIterator[Contents]:
+async def content_reader(settings: Settings) -> AsyncIterator[Contents]:
     """A reader on all partitions, all paused: nothing is fetched that nobody asked for."""
     reader = consumer(settings, fetch_max_wait_ms=50, max_partition_fetch_bytes=2 * MAX_RECORD_BYTES)
     await reader.start()

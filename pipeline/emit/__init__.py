@@ -2,7 +2,7 @@
 
 from pipeline import admin
 from pipeline.bootstrap import Runtime
-from pipeline.emit.caller import caller
+from pipeline.emit.caller import calling
 from pipeline.emit.tell import NO_DESTINATION, Tell
 from pipeline.outbox.engine import Engine
 from pipeline.outbox.store import Limits, Store
@@ -15,7 +15,7 @@ async def run(rt: Runtime) -> None:
     settings = rt.settings
     limits = Limits(settings.emit_concurrency, settings.lane_concurrency, settings.lease_seconds)
     store = Store(rt.pool, QUEUE, limits)
-    async with caller(settings) as call:
+    async with calling(settings) as call:
         tell = Tell(rt, call)
         url = settings.database_url.get_secret_value()
         engine = Engine(store, limits, tell, settings.emit_schedule, url=url, tick=lambda: _resume(rt, store))

@@ -78,7 +78,7 @@ def _guarded(info: tuple[Any, ...]) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def caller(settings: Settings) -> AsyncIterator[Caller]:
+async def calling(settings: Settings) -> AsyncIterator[Caller]:
     """A caller with a pool of its own."""
     connector = aiohttp.TCPConnector(
         limit=settings.emit_concurrency,

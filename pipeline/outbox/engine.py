@@ -77,6 +77,9 @@ class Engine:
         self._ended = asyncio.Event()
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._jobs: dict[tuple[str, int], tuple[Job, Lease]] = {}
+        """Leased by us, until their outcome is written."""
+        self._at_work: dict[tuple[str, int], Job] = {}
+        """Of these, what takes a place: an outcome that waits to be written takes none."""
         self._verdicts: list[Settlement] = []
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -98,7 +101,7 @@ class Engine:
     async def _claim(self) -> None:
         self._wake.clear()
         try:
-            claimed = await self._take() if len(self._jobs) < self._limits.jobs else 0
+            claimed = await self._take() if len(self._at_work) < self._limits.jobs else 0
         except DATABASE_TROUBLE as error:
             logger.warning("%s: the database is away: %s", self._store.queue, error)
             await asyncio.sleep(POLL)
@@ -114,10 +117,11 @@ class Engine:
     async def _take(self) -> int:
         # The lease begins before Postgres says so: ours must end before anybody else's begins.
         until = asyncio.get_running_loop().time() + self._limits.lease
-        jobs = await self._store.claim([job for job, _ in self._jobs.values()])
+        jobs = await self._store.claim(self._at_work.values())
         for job in jobs:
             lease, key = Lease(until), (job.stream, job.seq)
             self._jobs[key] = (job, lease)
+            self._at_work[key] = job
             self._tasks[key] = asyncio.create_task(self._attempt(job, lease))
         return len(jobs)
 
@@ -150,10 +154,13 @@ class Engine:
         elif verdict.lane is Lane.BROKEN:
             logger.error("%s lane %s: %s", job.queue, job.lane, verdict.error)
         self._verdicts.append((job, verdict))
+        self._at_work.pop((job.stream, job.seq), None)
         self._ended.set()
+        self._wake.set()
 
     def _forget(self, job: Job) -> None:
         self._jobs.pop((job.stream, job.seq), None)
+        self._at_work.pop((job.stream, job.seq), None)
         self._tasks.pop((job.stream, job.seq), None)
         self._wake.set()
 
