@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 import psycopg
 
-from projections import columns
+from projections import columns, mailing
 from projections.sql import Queries
 from projections.steps import Standing, Step, step
 from projections.suppressing import HashAddress
@@ -111,9 +111,16 @@ class Sink(msgspec.Struct, frozen=True):
 async def _write(connection: Connection, partition: int, made: Step) -> None:
     await _bulk(connection, "stand", columns.history(made.standing.items()), partition=partition)
     await _bulk(connection, "close", columns.versions(made.closed))
+    await _count(connection, made)
     await _bulk(connection, "remember", columns.timeline(made.timeline.items()))
     await _bulk(connection, "suppress", columns.suppressions(made.suppressions.items()))
     await _bulk(connection, "identify", columns.identities(made.requests.values()))
+
+
+async def _count(connection: Connection, made: Step) -> None:
+    """Mails, before their views are on the timeline: whatever is there already was counted then."""
+    emails, events = zip(*found, strict=True) if (found := mailing.views(made.timeline)) else ((), ())
+    await _bulk(connection, "mail", mailing.rows(made.mails), view_emails=list(emails), view_events=list(events))
 
 
 async def _book(connection: Connection, made: Step, held: bool) -> None:

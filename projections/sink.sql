@@ -68,6 +68,39 @@ on conflict (email_id, event_id) do update set places = (
     ) as kept
 ) where not timeline.places @> excluded.places and cardinality(timeline.places) < 100
 
+-- name: mail
+-- In the order of the ids, so that two partitions that write the same mails can't deadlock.
+with fresh as (
+    select v.email_id, count(*) as views
+    from unnest(%(view_emails)b::uuid[], %(view_events)b::text[]) as v (email_id, event_id)
+    where not exists (select from timeline t where t.email_id = v.email_id and t.event_id = v.event_id)
+    group by v.email_id
+), told as (
+    select row.mail_id, row.tenant, row.updated_at, row.mail::jsonb as mail, coalesce(fresh.views, 0) + case
+        when row.newly then (
+            select count(*) from timeline t where t.email_id = row.email_id and t.event_id like 'extrahorizon:%%')
+        else 0 end as views
+    from unnest(
+        %(email_id)b::uuid[], %(mail_id)b::text[], %(tenant)b::text[], %(updated_at)b::bigint[], %(newly)b::boolean[],
+        %(mail)b::text[]
+    ) as row (email_id, mail_id, tenant, updated_at, newly, mail)
+    left join fresh using (email_id)
+), mail as (
+    select mail_id, min(tenant) as tenant, sum(views)::bigint as views, max(updated_at) as updated_at,
+        (array_agg(mail) filter (where mail is not null))[1] as mail
+    from told group by mail_id
+)
+insert into mails (mail_id, tenant, created_at, views, updated_at, mail)
+select mail_id, tenant, (mail ->> 'creation_timestamp')::bigint, views, updated_at,
+    mail || jsonb_build_object('views', views, 'update_timestamp', updated_at)
+from mail order by mail_id
+on conflict (mail_id) do update set
+    created_at = coalesce(excluded.created_at, mails.created_at),
+    views = mails.views + excluded.views,
+    updated_at = greatest(mails.updated_at, excluded.updated_at),
+    mail = coalesce(excluded.mail, mails.mail) || jsonb_build_object(
+        'views', mails.views + excluded.views, 'update_timestamp', greatest(mails.updated_at, excluded.updated_at))
+
 -- name: suppress
 insert into suppressions (tenant, brand, address_hash, reason, since, email_id, event_id)
 select * from unnest(

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from projections import mailing
 from projections.debts import Debt, ended, new_debts
 from projections.suppressing import HashAddress, Key, Suppression, suppression
 from topics.changes import Applied, EmailChange, Fact, Tick
@@ -67,6 +68,7 @@ class Step(msgspec.Struct):
     ended: dict[tuple[EmailId, Word], str] = msgspec.field(default_factory=dict)
     suppressions: dict[Key, Suppression] = msgspec.field(default_factory=dict)
     requests: dict[EmailId, SendRequest] = msgspec.field(default_factory=dict)
+    mails: dict[EmailId, mailing.Mailed] = msgspec.field(default_factory=dict)
     through: Millis = 0
     """The partition's time at the run's end."""
     changed: Millis = 0
@@ -93,6 +95,7 @@ def _apply(made: Step, change: EmailChange, before: Standing | None, hash_addres
     for applied in change.facts:
         _remember(made, change.email_id, applied)
     after = change.state if before is None else merge(before.state, change.state)
+    mailing.note(made.mails, change, None if before is None else before.state, after)
     if before is not None and after == before.state:
         return
     _stand(made, change, before, after)

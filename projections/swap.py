@@ -18,7 +18,7 @@ from topics.registry import EMAIL_STATES
 
 SQL: Final = Queries(Path(__file__).with_name("swap.sql"))
 LIVE, REBUILD, OLD = "projections", "projections_rebuild", "projections_old"
-COMPARED: Final = ("history", "versions", "timeline", "suppressions", "next_offsets")
+COMPARED: Final = ("history", "versions", "timeline", "suppressions", "mails", "next_offsets")
 EXAMPLES: Final = 3
 
 Connection = psycopg.AsyncConnection[Any]
@@ -73,7 +73,7 @@ async def _only(
     connection: Connection, these: sql.Composed, those: sql.Composed, names: list[str]
 ) -> tuple[int, list[str]]:
     """How many rows are in these and not in those, and the keys of some."""
-    key = next(name for name in ("email_id", "partition", "address_hash") if name in names)
+    key = next(name for name in ("email_id", "partition", "address_hash", "mail_id") if name in names)
     query = sql.SQL("with d as ({} except {}) select count(*), (array_agg({}::text))[1:{}] from d")
     row = await (
         await connection.execute(query.format(these, those, sql.Identifier(key), sql.Literal(EXAMPLES)))

@@ -9,6 +9,7 @@ TABLES = {
     "versions": "select * from projections.versions order by email_id, version",
     "timeline": "select * from projections.timeline order by email_id, event_id",
     "suppressions": "select * from projections.suppressions order by tenant, brand, address_hash",
+    "mails": "select * from projections.mails order by mail_id",
     "next_offsets": "select * from projections.next_offsets order by partition",
     "identities": "select * from intake.identities order by email_id",
     "jobs": "select queue, stream, seq, name, lane, state, payload from jobs.jobs order by queue, stream, seq",

@@ -1,0 +1,86 @@
+"""Changes of Extra Horizon's emails in; what they make of its Mails out. Pure.
+
+What is written for one email commutes with what is written for another of the same mail: views add
+up, the last update is the latest, and only the first recipient's request tells the rest. So two
+partitions that write one mail's row need no order between them.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from topics.changes import EmailChange
+from topics.readings import updated_at
+from topics.record import EmailId, Millis
+from topics.states import EmailState
+
+DIALECT: Final = "extrahorizon"
+VIEW: Final = "extrahorizon:"
+"""What the event id of a call of /open begins with; each call is one view."""
+
+_NUL: Final = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+_ENCODE: Final = msgspec.json.Encoder().encode
+_DECODE: Final = msgspec.json.Decoder().decode
+
+
+class Mailed(msgspec.Struct):
+    """What a run says of one recipient of a mail."""
+
+    state: EmailState
+    updated_at: Millis
+    newly: bool
+    """Its request came with this run: what was seen of it before counts only now."""
+
+
+def note(mails: dict[EmailId, Mailed], change: EmailChange, before: EmailState | None, after: EmailState) -> None:
+    """Remember a change, if it is one of a mail's."""
+    if after.request is None or after.request.dialect != DIALECT:
+        return
+    known = mails.get(change.email_id)
+    newly = before is None or before.request is None if known is None else known.newly
+    latest = max(updated_at(after), *(applied.fact.recorded_at for applied in change.facts), 0)
+    mails[change.email_id] = Mailed(after, latest if known is None else max(latest, known.updated_at), newly)
+
+
+def rows(mails: Mapping[EmailId, Mailed]) -> Iterable[dict[str, Any]]:
+    """One per recipient."""
+    for email_id, mailed in mails.items():
+        request = mailed.state.request
+        assert request is not None
+        yield {
+            "email_id": email_id,
+            "mail_id": request.message_id,
+            "tenant": request.tenant,
+            "updated_at": mailed.updated_at,
+            "newly": mailed.newly,
+            "mail": document(mailed.state),
+        }
+
+
+def views(timeline: Iterable[tuple[EmailId, str]]) -> list[tuple[EmailId, str]]:
+    """Those of a run's events that are views."""
+    return [(email_id, event_id) for email_id, event_id in timeline if event_id.startswith(VIEW)]
+
+
+def document(state: EmailState) -> str | None:
+    """The mail as the first recipient's request tells it; None from another's."""
+    request = state.request
+    told = None if request is None else _decoded(request.details)
+    if request is None or not isinstance(told, dict):
+        return None
+    content = _decoded(request.variables)
+    if content is not None:
+        told["content"] = content
+    if state.provider_ids:
+        told["aws_message_id"] = state.provider_ids[0][1]
+    # Postgres' jsonb has no NUL.
+    return _NUL.sub(rb"\1\\ufffd", _ENCODE(told)).decode()
+
+
+def _decoded(raw: msgspec.Raw) -> Any:
+    try:
+        return _DECODE(raw)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
