@@ -25,6 +25,12 @@ async def _migrate(url: str) -> None:
         await migrate(connection)
 
 
+async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
+    """A process that is frozen in the middle of a transaction must not keep its successors from the rows it locked."""
+    await connection.execute("set idle_in_transaction_session_timeout = '10s'")
+    await connection.commit()
+
+
 @contextlib.asynccontextmanager
 async def database(settings: Settings, *, size: int = 4) -> AsyncIterator[Pool]:
     """An open pool on a migrated database.
@@ -35,7 +41,7 @@ async def database(settings: Settings, *, size: int = 4) -> AsyncIterator[Pool]:
     if not url:
         raise BadSettings("DATABASE_URL: missing; `mailfold up` starts a Postgres of its own, other roles need yours")
     pool: Pool = AsyncConnectionPool(
-        url, min_size=1, max_size=size, open=False, timeout=5, kwargs={"connect_timeout": 5}
+        url, min_size=1, max_size=size, open=False, timeout=5, configure=_configure, kwargs={"connect_timeout": 5}
     )
     try:
         await _migrate(url)

@@ -77,6 +77,8 @@ async def _compare(rt: Runtime, replay: "Replay", progress: Progress) -> list[Di
     """Both as they were at one moment, at the same offsets; the snapshot lets projectors go on meanwhile."""
     async with rt.pool.connection() as comparing, comparing.transaction():
         await comparing.execute("set transaction isolation level repeatable read, read only")
+        # It locks no row, and what it waits for may take long.
+        await comparing.execute("set local idle_in_transaction_session_timeout = 0")
         async with _alone(rt, SWAP_LOCK):
             await replay.follow(progress)
             await comparing.execute("select 1 from projections.next_offsets")

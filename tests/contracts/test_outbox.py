@@ -360,3 +360,16 @@ async def _quietly(holds: Callable[[], Awaitable[bool]]) -> bool:
         return await holds()
     except Exception:
         return False
+
+
+async def test_a_process_frozen_in_the_middle_of_a_transaction_does_not_keep_the_rows_it_locked(pool: Pool) -> None:
+    await put(pool)
+    frozen = await pool.getconn()
+    await frozen.execute("select from jobs.jobs for update")
+    assert await store(pool).claim() == []
+
+    async def claimed() -> bool:
+        return len(await store(pool).claim()) == 1
+
+    await until(claimed, 30)
+    await pool.putconn(frozen)
