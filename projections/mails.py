@@ -1,0 +1,57 @@
+"""Extra Horizon's Mails, asked: a jsonpath, an order and a page in; objects as JSON and their total out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import psycopg
+
+from projections.asking import Question
+from projections.sql import Queries
+
+SQL: Final = Queries(Path(__file__).with_name("mails.sql"))
+
+Connection = psycopg.AsyncConnection[Any]
+_SLOTS: Final = range(3)
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A page, and how many there are in all; None: not counted."""
+
+    mails: list[str]
+    total: int | None
+
+
+async def find(connection: Connection, tenant: str, asked: Question) -> Found:
+    """A tenant's mails."""
+    values = _values(tenant, asked)
+    # Never prepared: a null condition and an absent order fold away when it is planned.
+    page = await connection.execute(SQL["sorted_page" if asked.sort else "page"], values, prepare=False)
+    mails = [row[0] for row in await page.fetchall()]
+    if not asked.count:
+        return Found(mails, None)
+    total = await (await connection.execute(SQL["total"], values, prepare=False)).fetchone()
+    assert total is not None
+    return Found(mails, total[0])
+
+
+async def find_queued(connection: Connection, tenant: str, asked: Question) -> Found:
+    """Those that are not all in somebody's custody."""
+    rows = await (await connection.execute(SQL["queued"], _values(tenant, asked), prepare=False)).fetchall()
+    if not rows and asked.offset:
+        first = msgspec.structs.replace(asked, limit=1, offset=0)
+        return Found([], (await find_queued(connection, tenant, first)).total)
+    total = rows[0][1] if rows else 0
+    return Found([row[0] for row in rows], total if asked.count else None)
+
+
+def _values(tenant: str, asked: Question) -> dict[str, Any]:
+    values = {"tenant": tenant, "where": asked.where, "limit": asked.limit, "offset": asked.offset}
+    return values | _order(asked.sort)
+
+
+def _order(sort: Sequence[tuple[Sequence[str], bool]]) -> dict[str, Any]:
+    slots = [sort[slot] if slot < len(sort) else (None, False) for slot in _SLOTS]
+    paths = {f"path{slot}": None if path is None else list(path) for slot, (path, _) in zip(_SLOTS, slots, strict=True)}
+    return paths | {f"down{slot}": down for slot, (_, down) in zip(_SLOTS, slots, strict=True)}
