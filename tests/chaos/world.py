@@ -7,247 +7,222 @@ Track receiver are plain servers that log what arrived, webhooks are signed here
 import asyncio
 import base64
 import contextlib
-import email
-import email.policy
 import json
 import os
+import random
 import re
-import signal
-import socket
+import secrets
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-from aiohttp import web
-from aiosmtpd.controller import Controller
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.chaos.ledger import Ledger
+from tests.chaos.processes import Process, Processes
+from tests.chaos.servers import free_port
+from tests.chaos.sinks import MailSink, Receiver, listening
+
 ROLES = ("gateway", "worker", "dispatch", "project", "emit")
+ROOT = Path(__file__).parents[2]
+LEASE = 4
+WINDOW = 16
+"""Jobs that one process has in hand at once: what one kill may send a second time."""
+
+
+def product_env(bootstrap: str, database_url: str, prefix: str) -> dict[str, str]:
+    """Short schedules, so that what failed comes back while we look; no end to them, so that nothing is given up."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MAILFOLD_")}
+    again = json.dumps([0.5, 1.0, *[2.0] * 400])
+    return {
+        **kept,
+        "KAFKA_BOOTSTRAP": bootstrap,
+        "DATABASE_URL": database_url,
+        "MAILFOLD_SECRET": secrets.token_hex(20),
+        "MAILFOLD_TOPIC_PREFIX": prefix,
+        "MAILFOLD_PARTITIONS": "4",
+        "MAILFOLD_ALLOW_PRIVATE_DESTINATIONS": "true",
+        "MAILFOLD_LEASE_SECONDS": str(LEASE),
+        "MAILFOLD_DISPATCH_CONCURRENCY": str(WINDOW),
+        "MAILFOLD_EMIT_CONCURRENCY": str(WINDOW),
+        "MAILFOLD_EMIT_SCHEDULE": again,
+        "MAILFOLD_DISPATCH_SCHEDULE": again,
+        "MAILFOLD_EMIT_TIMEOUT": "5",
+        "FAST_TRACK_KEY": "the-key-fast-track-gave",
+    }
 
 
 @dataclass
-class Ledger:
-    """What was sent, accepted, handed over and told, in order of arrival."""
+class Shape:
+    """How a world is laid out."""
 
-    accepted: dict[str, str] = field(default_factory=dict)
-    """activity.id -> email_id."""
-    mails: list[tuple[str, str, str]] = field(default_factory=list)
-    """(recipient, Message-ID, HTML) of every mail that the sink answered 250."""
-    conversions: list[tuple[str, str, str, str]] = field(default_factory=list)
-    """(email_id, word, Idempotency-Key, activity as raw JSON text)."""
-    crashes: list[str] = field(default_factory=list)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Sink:
-    """An SMTP server that takes everything but what begins with `nobody`."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
-
-    async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:  # noqa: N802
-        if address.startswith("nobody"):
-            return "550 5.1.1 no such user"
-        envelope.rcpt_tos.append(address)
-        return "250 ok"
-
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
-        message = email.message_from_bytes(envelope.content, policy=email.policy.default)
-        part = message.get_body(("html",))
-        html = part.get_content() if part is not None else ""
-        self.ledger.mails.append((envelope.rcpt_tos[0], str(message["Message-ID"]), html))
-        return "250 ok"
+    counts: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(ROLES, 1))
+    role_env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """More environment for a role (`worker`) or one process (`worker-2`)."""
+    brands: int = 2
+    tree: Path = ROOT
+    """Whose code runs."""
 
 
 class World:
     """The processes and how to talk to them."""
 
-    def __init__(self, env: dict[str, str], folder: Path) -> None:
+    def __init__(self, env: dict[str, str], folder: Path, shape: Shape) -> None:
         self.folder = folder
         self.env = env
+        self.shape = shape
         self.ledger = Ledger()
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.role_env: dict[str, dict[str, str]] = {}
-        self.gateway = f"http://127.0.0.1:{env['MAILFOLD_PORT']}"
+        self.processes = Processes(self.ledger)
+        self.receiver = Receiver(self.ledger)
+        self.mails = MailSink(self.ledger)
+        self.receiver_port, self.smtp_port = free_port(), free_port()
+        self.gateways: list[str] = []
         self.key = ""
         self._private = ec.generate_private_key(ec.SECP256R1())
-        self.receiver_port = free_port()
-        self.smtp_port = free_port()
-        self.stopping = False
+        self._dice = random.Random(0)
+        for role in ROLES:
+            for _ in range(shape.counts.get(role, 1)):
+                self.add(role)
+        self.env["MAILFOLD_PUBLIC_URL"] = self.gateways[0]
 
-    def cli(self, *arguments: str, stdin: str = "") -> str:
+    @property
+    def url(self) -> str:
+        return self.env["DATABASE_URL"]
+
+    @property
+    def bootstrap(self) -> str:
+        """The broker itself; roles may have been told its proxy."""
+        return self.env["KAFKA_BOOTSTRAP"]
+
+    @property
+    def prefix(self) -> str:
+        return self.env["MAILFOLD_TOPIC_PREFIX"]
+
+    def add(self, role: str) -> Process:
+        """One more process of a role; not started yet. Each has a data folder of its own, as on another machine."""
+        number = 1 + len(self.processes.of(role))
+        name = f"{role}-{number}"
+        extra = {**self.shape.role_env.get(role, {}), **self.shape.role_env.get(name, {})}
+        extra["MAILFOLD_DATA_DIR"] = str(self.folder / name)
+        if role == "gateway":
+            extra["MAILFOLD_PORT"] = str(free_port())
+            self.gateways.append(f"http://127.0.0.1:{extra['MAILFOLD_PORT']}")
+            self.env.setdefault("MAILFOLD_PUBLIC_URL", self.gateways[0])
+        process = Process(role, number, {**self.env, **extra}, self.folder, self.shape.tree)
+        self.processes.all.append(process)
+        return process
+
+    @property
+    def gateway(self) -> str:
+        """One of the gateways, as a load balancer would choose."""
+        return self._dice.choice(self.gateways)
+
+    def cli(self, *arguments: str, stdin: str = "", patience: float = 90) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "pipeline", *arguments],
             env=self.env,
+            cwd=self.shape.tree,
             input=stdin,
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=patience,
         )
         assert done.returncode == 0, f"mailfold {' '.join(arguments)}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def public_key(self) -> str:
+    def set_up(self) -> None:
+        """One tenant, the brands, a provider that bounces what begins with `nobody`, a destination per brand."""
+        self.cli("migrate")
+        self.cli("topics", "create")
+        self.cli("tenants", "add", "acme")
+        found = re.search(r"mf_[\w-]+", self.cli("keys", "add", "acme"))
+        assert found is not None
+        self.key = found[0]
+        provider = f"providers add sandbox --kind sandbox --host 127.0.0.1 --port {self.smtp_port}"
+        self.cli(*provider.split(), "--webhook-key", self._public_key())
+        self.cli("brands", "add", "*", "--tenant", "acme", "--provider", "sandbox")
+        for brand in range(1, self.shape.brands + 1):
+            url = f"http://127.0.0.1:{self.receiver_port}/b/{brand}"
+            where = ("--tenant", "acme", "--brand", str(brand))
+            self.cli("destinations", "add", url, *where, "--key-env", "FAST_TRACK_KEY")
+
+    def _public_key(self) -> str:
         der = self._private.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
         return base64.b64encode(der).decode()
 
-    def start(self, role: str) -> None:
-        log = (self.folder / f"{role}.log").open("ab")
-        self.processes[role] = subprocess.Popen(
-            [sys.executable, "-m", "pipeline", role],
-            env={**self.env, **self.role_env.get(role, {})},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        log.close()
-
-    async def supervise(self) -> None:
-        """Start again whatever died, as a supervisor would."""
-        while not self.stopping:
-            for role, process in list(self.processes.items()):
-                if process.poll() is not None and not self.stopping:
-                    self.ledger.crashes.append(role)
-                    await asyncio.sleep(0.2)
-                    self.start(role)
-            await asyncio.sleep(0.05)
-
-    def stop(self) -> dict[str, float]:
-        """SIGTERM to all; how long each took."""
-        self.stopping = True
-        began = time.monotonic()
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        took: dict[str, float] = {}
-        for role, process in self.processes.items():
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            took[role] = time.monotonic() - began
-        return took
-
-    async def post_batch(self, http: aiohttp.ClientSession, messages: list[str]) -> None:
+    async def post_batch(self, http: aiohttp.ClientSession, messages: list[str], patience: float = 240) -> None:
         """Post until every message is answered `successful`, as Fast Track would."""
         left = {json.loads(message)["activity"]["id"]: message for message in messages}
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + patience
         while left:
-            assert time.monotonic() < deadline, f"not accepted in time: {sorted(left)[:5]}"
+            if time.monotonic() > deadline:
+                self.ledger.wrong.append(f"not accepted within {patience:.0f} s: {sorted(left)[:5]}")
+                return
             body = "[" + ",".join(left.values()) + "]"
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                async with http.post(
-                    f"{self.gateway}/channels/email/batch",
-                    data=body,
-                    headers={"X-Api-Key": self.key, "Content-Type": "application/json"},
-                    timeout=aiohttp.ClientTimeout(total=10),
-                ) as response:
-                    if response.status == 200:
-                        answer = json.loads(await response.read())
-                        assert not answer["failed"], answer["failed"][:3]
-                        for row in answer["successful"]:
-                            before = self.ledger.accepted.setdefault(row["id"], row["email_id"])
-                            assert before == row["email_id"]
-                            left.pop(row["id"], None)
-                        continue
-            await asyncio.sleep(0.2)
+            headers = {"X-Api-Key": self.key, "Content-Type": "application/json"}
+            status, answer = await self._post(http, "/channels/email/batch", body, headers)
+            if status == 200:
+                self._note_accepted(json.loads(answer), left)
+            else:
+                await asyncio.sleep(0.3)
+
+    def _note_accepted(self, answer: dict[str, Any], left: dict[str, str]) -> None:
+        for row in answer["failed"]:
+            self.ledger.wrong.append(f"refused: {row}")
+            left.pop(row["id"], None)
+        for row in answer["successful"]:
+            before = self.ledger.accepted.setdefault(row["id"], row["email_id"])
+            if before != row["email_id"]:
+                self.ledger.wrong.append(f"{row['id']}: answered {before}, then {row['email_id']}")
+            left.pop(row["id"], None)
 
     async def post_events(self, http: aiohttp.ClientSession, events: list[dict[str, Any]]) -> None:
         """Post a signed webhook until it is taken, as a provider would."""
-        body = json.dumps(events).encode()
-        deadline = time.monotonic() + 60
+        body, deadline = json.dumps(events), time.monotonic() + 300
         while True:
             stamp = str(int(time.time()))
-            signature = self._private.sign(stamp.encode() + body, ec.ECDSA(hashes.SHA256()))
+            signature = self._private.sign(stamp.encode() + body.encode(), ec.ECDSA(hashes.SHA256()))
             headers = {
                 "X-Twilio-Email-Event-Webhook-Signature": base64.b64encode(signature).decode(),
                 "X-Twilio-Email-Event-Webhook-Timestamp": stamp,
                 "Content-Type": "application/json",
             }
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                async with http.post(
-                    f"{self.gateway}/webhooks/sandbox",
-                    data=body,
-                    headers=headers,
-                    timeout=aiohttp.ClientTimeout(total=10),
-                ) as response:
-                    if response.status < 300:
-                        return
-            assert time.monotonic() < deadline, "a webhook was never taken"
-            await asyncio.sleep(0.2)
+            status, _ = await self._post(http, "/webhooks/sandbox", body, headers)
+            if 200 <= status < 300:
+                return
+            if time.monotonic() > deadline:
+                self.ledger.wrong.append("a webhook was never taken")
+                return
+            await asyncio.sleep(0.3)
 
-    async def receive(self, request: web.Request) -> web.Response:
-        """Fast Track: log and answer 200."""
-        text = (await request.read()).decode()
-        body = json.loads(text)
-        raw = re.search(r'"activity"\s*:\s*(\{.*?\})\s*,\s*"(?:email_id|delivery_status)"', text, re.DOTALL)
-        self.ledger.conversions.append(
-            (
-                body["email_id"],
-                body["delivery_status"],
-                request.headers.get("Idempotency-Key", ""),
-                raw[1] if raw else "",
-            )
-        )
-        return web.json_response({})
+    async def _post(
+        self, http: aiohttp.ClientSession, path: str, body: str, headers: dict[str, str]
+    ) -> tuple[int, bytes]:
+        """Status and body; 0 where nobody answered. Anything but 2xx and 503 is wrong: we ask only what is right."""
+        status, answer = 0, b""
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+            patience = aiohttp.ClientTimeout(total=15)
+            async with http.post(self.gateway + path, data=body, headers=headers, timeout=patience) as response:
+                status, answer = response.status, await response.read()
+        self.ledger.answers[f"{path} {status}"] += 1
+        if status not in (0, 503) and not 200 <= status < 300:
+            self.ledger.wrong.append(f"{path} was answered {status}: {answer[:200]!r}")
+        return status, answer
 
 
 @contextlib.asynccontextmanager
-async def world(env: dict[str, str], folder: Path, role_env: dict[str, dict[str, str]]) -> AsyncIterator[World]:
-    """A running world with one tenant, two brands, an SMTP sink and a receiver."""
-    made = World({**os.environ, **env, "MAILFOLD_PORT": str(free_port())}, folder)
-    made.env["MAILFOLD_PUBLIC_URL"] = made.gateway
-    made.role_env = role_env
-    made.cli("migrate")
-    made.cli("tenants", "add", "acme")
-    found = re.search(r"mf_[\w-]+", made.cli("keys", "add", "acme"))
-    assert found is not None
-    made.key = found[0]
-    provider = f"providers add sandbox --kind sandbox --host 127.0.0.1 --port {made.smtp_port}"
-    made.cli(*provider.split(), "--webhook-key", made.public_key())
-    made.cli("brands", "add", "*", "--tenant", "acme", "--provider", "sandbox")
-    url = f"http://127.0.0.1:{made.receiver_port}"
-    made.cli("destinations", "add", url, "--tenant", "acme", "--key-env", "FAST_TRACK_KEY")
-    app = web.Application()
-    app.router.add_post("/email/conversion", made.receive)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", made.receiver_port).start()
-    smtp = Controller(Sink(made.ledger), hostname="127.0.0.1", port=made.smtp_port)
-    smtp.start()
-    for role in ROLES:
-        made.start(role)
-    watcher = asyncio.create_task(made.supervise())
-    try:
+async def world(env: dict[str, str], folder: Path, shape: Shape | None = None) -> AsyncIterator[World]:
+    """A running world."""
+    made = World(env, folder, shape or Shape())
+    await asyncio.to_thread(made.set_up)
+    async with listening(made.mails, made.receiver, made.smtp_port, made.receiver_port), made.processes.running():
         yield made
-    finally:
-        made.stop()
-        await watcher
-        smtp.stop()
-        await runner.cleanup()
-
-
-async def eventually(what: str, check: Callable[[], Awaitable[bool] | bool], patience: float = 60.0) -> None:
-    """Poll until true; say what was waited for if it never is."""
-    deadline = time.monotonic() + patience
-    while True:
-        result = check()
-        if result if isinstance(result, bool) else await result:
-            return
-        assert time.monotonic() < deadline, f"never came true within {patience:.0f} s: {what}"
-        await asyncio.sleep(0.1)

@@ -1,0 +1,220 @@
+"""Scenarios of processes: killed, ended, frozen, joining and leaving."""
+
+import asyncio
+import time
+
+import aiokafka
+import psycopg
+
+from tests.chaos import oracle
+from tests.chaos.play import Play
+from tests.chaos.scenarios import PAIRS, scenario
+
+GAP = 1.6
+"""Seconds between two kills, on average: enough for the victim to come back and be hit again."""
+
+
+@scenario("kill -9 of a random process, again and again")
+async def kill_any(play: Play) -> None:
+    kills = play.size.kills
+    await play.while_posting(kills * GAP, play.kill_some(kills, GAP))
+
+
+@scenario("kill -9 of a random one of two of each role", counts=PAIRS)
+async def kill_pairs(play: Play) -> None:
+    kills = play.size.kills
+    await play.while_posting(kills * GAP, play.kill_some(kills, GAP))
+
+
+@scenario("kill -9 of all processes at once")
+async def kill_all(play: Play) -> None:
+    async def faults() -> None:
+        for _ in range(max(2, play.size.kills // 5)):
+            await asyncio.sleep(play.dice.uniform(2, 4))
+            play.world.ledger.fault("kill -9", "all")
+            for process in play.world.processes.targets():
+                process.kill()
+
+    await play.while_posting(max(2, play.size.kills // 5) * 3.0, faults())
+
+
+@scenario("SIGTERM of a random process: it ends by itself within 10 s, with exit code 0", counts=PAIRS)
+async def terminate(play: Play) -> None:
+    async def faults() -> None:
+        for _ in range(play.size.kills):
+            await asyncio.sleep(play.dice.uniform(0.5, 2))
+            process = play.dice.choice(play.world.processes.targets())
+            play.world.ledger.fault("SIGTERM", process.role)
+            await play.world.processes.end(process)
+            process.start()
+
+    await play.while_posting(play.size.kills * 2.0, faults())
+
+
+@scenario("SIGSTOP of one of two of every role for 15 s, three times; the other goes on", counts=PAIRS)
+async def freeze_short(play: Play) -> None:
+    async def faults() -> None:
+        for round_ in range(3):
+            await asyncio.sleep(play.dice.uniform(1, 3))
+            frozen = [process for process in play.world.processes.all if process.name.endswith(str(1 + round_ % 2))]
+            await play.freeze(play.size.short_freeze, *frozen)
+
+    await play.while_posting(3 * (play.size.short_freeze + 2), faults())
+
+
+@scenario("SIGSTOP of one of two of every role for 90 s; the other goes on", counts=PAIRS)
+async def freeze_long(play: Play) -> None:
+    async def faults() -> None:
+        await asyncio.sleep(play.dice.uniform(2, 4))
+        frozen = [process for process in play.world.processes.all if process.name.endswith("1")]
+        await play.freeze(play.size.long_freeze, *frozen)
+
+    await play.while_posting(play.size.long_freeze + 6, faults())
+
+
+@scenario("workers join and leave every 3 s while a backlog is worked off", counts={"worker": 2})
+async def churn(play: Play) -> None:
+    processes = play.world.processes
+    for worker in processes.of("worker"):
+        await processes.end(worker)
+    await play.traffic.post(1)
+    await _until_quiet(play)
+    third = play.world.add("worker")
+    third.wanted = False
+    for _ in range(max(4, play.size.kills)):
+        for worker in processes.of("worker"):
+            running = [one for one in processes.of("worker") if one.alive]
+            if not worker.alive:
+                worker.start()
+            elif len(running) > 1 and play.dice.random() < 0.6:
+                play.world.ledger.fault("SIGTERM", "worker")
+                await processes.end(worker)
+        await asyncio.sleep(3)
+    for worker in processes.of("worker"):
+        if not worker.alive:
+            worker.start()
+
+
+async def _until_quiet(play: Play) -> None:
+    """Until every mail is out that will go out: then the backlog is as long as it gets."""
+    out, since = -1, time.monotonic()
+    while time.monotonic() - since < 3:
+        if len(play.world.ledger.mails) != out:
+            out, since = len(play.world.ledger.mails), time.monotonic()
+        await asyncio.sleep(0.2)
+
+
+HOLD = 2.5
+"""Longer than the worker's commits are apart."""
+
+
+@scenario("the log confirms nothing for a while, then kill -9 of who waits for it", held=("gateway", "worker"))
+async def log_held(play: Play) -> None:
+    proxy, processes = play.servers.proxy, play.world.processes
+
+    async def faults() -> None:
+        for _ in range(max(3, play.size.kills // 2)):
+            await asyncio.sleep(play.dice.uniform(1.5, 3))
+            proxy.hold()
+            await play.servers.proxy.caught()
+            await asyncio.sleep(HOLD)
+            for role in ("gateway", "worker"):
+                for process in processes.of(role):
+                    play.kill(process)
+            proxy.forget()
+            proxy.let_go()
+
+    await play.while_posting(max(3, play.size.kills // 2) * 5.0, faults())
+
+
+@scenario("the log confirms nothing for longer than anybody waits; nobody is killed", held=("gateway", "worker"))
+async def log_silent(play: Play) -> None:
+    async def faults() -> None:
+        for _ in range(2):
+            await asyncio.sleep(play.dice.uniform(2, 3))
+            play.servers.proxy.hold()
+            await play.servers.proxy.caught()
+            await asyncio.sleep(7)
+            play.servers.proxy.let_go()
+
+    await play.while_posting(20, faults())
+
+
+@scenario(
+    "a worker's write is on its way while it is frozen and succeeded; then it arrives",
+    counts={"worker": 2},
+    held=("worker-1",),
+)
+async def zombie_write(play: Play) -> None:
+    """The worst zombie: its records reach the broker after its successor's."""
+    first, proxy = play.world.processes.of("worker")[0], play.servers.proxy
+
+    async def faults() -> None:
+        for _ in range(2):
+            await asyncio.sleep(play.dice.uniform(4, 6))
+            proxy.hold()
+            await play.servers.proxy.caught()
+            await play.freeze(play.size.short_freeze, first)
+            proxy.let_go()
+            await asyncio.sleep(2)
+
+    try:
+        await play.while_posting(2 * (play.size.short_freeze + 6), faults())
+    finally:
+        proxy.let_go()
+
+
+@scenario("everything is read again: the fold, the projections, at last an empty database; nobody is called again")
+async def replay(play: Play) -> None:
+    await play.traffic.post(2)
+    assert not (left := await play.settle(240)), left
+    calls = (len(play.world.ledger.mails), len(play.world.ledger.conversions))
+    processes = play.world.processes
+    for worker in processes.of("worker"):
+        await processes.end(worker)
+    await _rewind(play)
+    for worker in processes.of("worker"):
+        worker.start()
+    assert not (left := await play.settle(120)), left
+    await asyncio.to_thread(play.world.cli, "rebuild", patience=300)
+    await _empty_database(play)
+    assert not (left := await play.settle(120)), left
+    after = (len(play.world.ledger.mails), len(play.world.ledger.conversions))
+    play.notes.append(
+        f"{calls[0]} mails and {calls[1]} conversions before the replays, {after[0]} and {after[1]} after"
+    )
+    if after != calls:
+        play.world.ledger.wrong.append(f"a replay called somebody: {calls} (mails, conversions) became {after}")
+
+
+async def _rewind(play: Play) -> None:
+    """The fold's group back to the beginning of every topic."""
+    consumer = aiokafka.AIOKafkaConsumer(
+        bootstrap_servers=play.world.bootstrap, group_id=f"{play.world.prefix}mailfold", enable_auto_commit=False
+    )
+    await consumer.start()
+    try:
+        for topic in (*oracle.FACT_TOPICS, "provider-webhooks"):
+            partitions = await oracle.partitions_of(consumer, play.world.prefix + topic)
+            consumer.assign(partitions)
+            await consumer.commit(dict.fromkeys(partitions, 0))
+    finally:
+        await consumer.stop()
+
+
+DERIVED = (
+    *("projections.history", "projections.versions", "projections.timeline", "projections.suppressions"),
+    *("projections.next_offsets", "jobs.jobs", "jobs.lanes", "jobs.next_offsets", "intake.identities"),
+)
+
+
+async def _empty_database(play: Play) -> None:
+    """All that can be rebuilt from the log is lost."""
+    processes = play.world.processes
+    away = [process for role in ("dispatch", "project", "emit") for process in processes.of(role)]
+    for process in away:
+        await processes.end(process)
+    with psycopg.connect(play.world.url) as connection:
+        connection.execute("truncate " + ", ".join(DERIVED))  # type: ignore[arg-type,unused-ignore]
+    for process in away:
+        process.start()

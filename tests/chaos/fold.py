@@ -1,0 +1,147 @@
+"""What an email's facts amount to, in plain Python over plain JSON: written from the design, not from the product.
+
+Order and repeats don't matter: evidence is collected per kind, and minima, maxima and sets are taken at the end.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+Fact = dict[str, Any]
+Evidence = tuple[int, int, int]
+"""When it happened (never later than we heard of it), when we heard of it, the hash of its id."""
+
+SKETCHED = {"opened", "opened_machine", "clicked", "clicked_machine", "unsubscribed", "unknown", "replied"}
+SKETCH = 32
+PROVIDER_IDS = 16
+ACKS = {"acked": "sent", "deferred": "deferred", "rejected": "bounced", "dropped": "dropped", "failed": "failed"}
+DETAILS = {"bounced": "bounce", "complained": "complaint", "dropped": "drop", "failed": "failure"}
+ENDS = ("given_up", "refused", "delivered")
+"""Outcomes that settle, the strongest last."""
+
+# RFC 3463: what blames the address. RFC 5321, 7504: codes that do where no enhanced code tells more.
+HARD_ENHANCED = {f"5.1.{n}" for n in (0, 1, 2, 3, 4, 6, 10)} | {"5.2.1"}
+HARD_CODES = {521, 550, 551, 553, 556}
+
+PRECEDENCE = ("complained", "bounced", "failed", "dropped", "clicked", "opened", "delivered")
+
+
+def kind_of(fact: Fact) -> str:
+    return str(fact["type"].partition("/")[0])
+
+
+def event_of(fact: Fact) -> str:
+    """What a fact is known by; two with the same id are one fact, seen twice."""
+    return "request" if kind_of(fact) == "send-request" else str(fact["event_id"])
+
+
+def hashed(identifier: str) -> int:
+    return int.from_bytes(hashlib.blake2b(identifier.encode(), digest_size=8).digest(), "big") >> 1
+
+
+@dataclass
+class Heard:
+    """All evidence of one email, by kind."""
+
+    requests: list[Fact] = field(default_factory=list)
+    marks: dict[str, set[Evidence]] = field(default_factory=lambda: defaultdict(set))
+    details: dict[str, list[list[Any]]] = field(default_factory=lambda: defaultdict(list))
+    provider_ids: set[tuple[str, str]] = field(default_factory=set)
+    settled: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+
+
+def state_of(email_id: str, facts: Iterable[Fact]) -> dict[str, Any]:
+    """The state that these facts of one email give, as it must lie on the changelog."""
+    heard = Heard()
+    for fact in facts:
+        kind = kind_of(fact)
+        if kind == "send-request":
+            heard.requests.append(fact)
+            heard.marks["accepted"].add((fact["recorded_at"], fact["recorded_at"], hashed(email_id)))
+        elif kind == "conversion-result":
+            if fact["outcome"] in ENDS:
+                heard.settled[fact["word"]].append((ENDS.index(fact["outcome"]), -_when(fact)))
+        else:
+            _hear(fact, kind, heard)
+    return _assemble(email_id, heard)
+
+
+def _hear(fact: Fact, kind: str, heard: Heard) -> None:
+    evidence = (_when(fact), fact["recorded_at"], hashed(fact["event_id"]))
+    name = _name(fact, kind)
+    heard.marks[name].add(evidence)
+    if fact.get("means_delivered"):
+        heard.marks["delivered"].add(evidence)
+    if name in DETAILS:
+        heard.details[DETAILS[name]].append(_detail(fact, name))
+    if fact.get("provider_message_id"):
+        heard.provider_ids.add((fact["provider"], fact["provider_message_id"]))
+
+
+def _name(fact: Fact, kind: str) -> str:
+    if kind != "delivery-event":
+        return ACKS[kind]
+    told = str(fact["kind"])
+    if told == "deferred":
+        return "delayed"
+    return f"{told}_machine" if fact.get("machine") and told in ("opened", "clicked") else told
+
+
+def _when(fact: Fact) -> int:
+    return int(min(fact["occurred_at"], fact["recorded_at"]))
+
+
+def _detail(fact: Fact, name: str) -> list[Any]:
+    code, enhanced = fact.get("code", 0), fact.get("enhanced", "")
+    hard = None
+    if name == "bounced":
+        hard = fact.get("bounce_class") or _bounce_class(code, enhanced)
+    said = (fact.get("bounce_type") or fact.get("reason") or "", fact.get("bounce_subtype", ""))
+    rest = (code, enhanced, fact.get("text", ""), fact.get("provider", ""), hard)
+    return [_when(fact), fact["recorded_at"], fact["event_id"], *said, *rest]
+
+
+def _bounce_class(code: int, enhanced: str) -> str:
+    if enhanced and not enhanced.endswith(".0.0"):
+        return "hard" if enhanced in HARD_ENHANCED else "soft"
+    return "hard" if code in HARD_CODES else "soft"
+
+
+def _assemble(email_id: str, heard: Heard) -> dict[str, Any]:
+    state: dict[str, Any] = {"type": "email-state/1", "email_id": email_id}
+    if heard.requests:
+        state["request"] = min(heard.requests, key=lambda fact: (fact["recorded_at"], _bytes(fact)))
+    for name, evidence in heard.marks.items():
+        ids = sorted({one for _, _, one in evidence})
+        times = [at for at, _, _ in evidence]
+        recorded = min(told for _, told, _ in evidence)
+        state[name] = [min(times), max(times), recorded, ids[:SKETCH] if name in SKETCHED else ids]
+    for name, details in heard.details.items():
+        state[name] = min(details, key=lambda row: (row[9] != "hard", row[0], row[1], _bytes(row)))
+    if heard.provider_ids:
+        state["provider_ids"] = [list(pair) for pair in sorted(heard.provider_ids)[:PROVIDER_IDS]]
+    if heard.settled:
+        strongest = {word: max(ends) for word, ends in heard.settled.items()}
+        state["settled"] = {word: [ENDS[strength], -at] for word, (strength, at) in strongest.items()}
+    return state
+
+
+def _bytes(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def status_of(state: dict[str, Any]) -> str:
+    """One word for a state."""
+    for name in PRECEDENCE:
+        if name in state:
+            return name
+    if "delayed" in state:
+        return "deferred"
+    if "sent" in state or "queued" in state:
+        return "sent"
+    if "deferred" in state:
+        return "deferred"
+    return "accepted" if "accepted" in state else "unknown"

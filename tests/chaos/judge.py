@@ -1,0 +1,190 @@
+"""What must hold after every scenario, read from ledgers, topics and tables; no breach hides another."""
+
+import subprocess
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from tests.chaos import fold, oracle
+from tests.chaos.fold import Fact
+from tests.chaos.ledger import SETTLING, Arrival
+from tests.chaos.oracle import Place
+from tests.chaos.traffic import Story
+from tests.chaos.world import WINDOW, World
+
+SHOWN = 5
+SERVERS = ("kafka", "postgres")
+
+
+@dataclass
+class Verdict:
+    """Breaches by what should have held, and how much went out twice."""
+
+    breaches: dict[str, list[str]] = field(default_factory=dict)
+    mails_twice: int = 0
+    conversions_twice: int = 0
+
+    def add(self, hold: str, found: Iterable[str]) -> None:
+        rows = list(found)
+        if rows:
+            more = [f"… and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
+            self.breaches.setdefault(hold, []).extend([*rows[:SHOWN], *more])
+
+
+async def judge(world: World, stories: Collection[Story]) -> Verdict:
+    """Everything that must hold. The roles have ended; the servers run."""
+    verdict = Verdict()
+    verdict.add("nothing odd on the way", world.ledger.wrong)
+    _accepted(world, stories, verdict)
+    _mails(world, stories, verdict)
+    _conversions(world, stories, verdict)
+    poison = set(world.ledger.poison)
+    facts = await oracle.facts(world.bootstrap, world.prefix, poison)
+    verdict.add("states = a plain fold", _states(facts, await oracle.latest_states(world.bootstrap, world.prefix)))
+    verdict.add("changes tell every fact", _told(facts, await oracle.changes(world.bootstrap, world.prefix)))
+    verdict.add("timeline = the log", _timeline(facts, world.url))
+    verdict.add("dead letters", await _letters(world, poison))
+    verdict.add("nothing given up", map(str, oracle.dead_jobs(world.url)))
+    verdict.add("rebuilt = grown", _rebuilt(world))
+    return verdict
+
+
+def _accepted(world: World, stories: Collection[Story], verdict: Verdict) -> None:
+    names = {story.name: story for story in stories}
+    statuses = oracle.statuses(world.url)
+    verdict.add("all accepted", (f"{name} was never accepted" for name in names.keys() - world.ledger.accepted.keys()))
+    verdict.add(
+        "accepted ⊆ history",
+        (
+            f"{name} {email_id}: {statuses.get(email_id)}, should be {names[name].status}"
+            for name, email_id in world.ledger.accepted.items()
+            if statuses.get(email_id) != names[name].status
+        ),
+    )
+
+
+def _mails(world: World, stories: Collection[Story], verdict: Verdict) -> None:
+    ids: dict[str, set[str]] = defaultdict(set)
+    for mail in world.ledger.mails:
+        ids[mail.to].add(mail.message_id)
+    expected = {story.address for story in stories if story.words != ("bounce",)}
+    verdict.add("every mail goes out", (f"nothing came to {to}" for to in expected - ids.keys()))
+    verdict.add("every mail goes out", (f"{to} got a mail" for to in ids.keys() - expected))
+    verdict.add("one Message-ID per email", (f"{to}: {of_one}" for to, of_one in ids.items() if len(of_one) > 1))
+    if len(set.union(set(), *ids.values())) < len(ids):
+        verdict.add("one Message-ID per email", ["two emails share one"])
+    verdict.mails_twice = len(world.ledger.mails) - len(ids)
+    _bounded(world, "dispatch", verdict.mails_twice, "mails", verdict)
+
+
+def _bounded(world: World, role: str, twice: int, what: str, verdict: Verdict) -> None:
+    """One kill, one window; a server's fault hits every process of the role."""
+    of_role = len(world.processes.of(role))
+    limit = WINDOW * (world.ledger.hit(role) + of_role * world.ledger.hit(*SERVERS))
+    if twice > limit:
+        verdict.add("duplicates ≤ kills × window", [f"{twice} {what} went out twice, {limit} may"])
+
+
+def _conversions(world: World, stories: Collection[Story], verdict: Verdict) -> None:
+    names = {email_id: name for name, email_id in world.ledger.accepted.items()}
+    by_name = {story.name: story for story in stories}
+    arrived: dict[str, list[Arrival]] = defaultdict(list)
+    for row in world.ledger.conversions:
+        arrived[names.get(row.email_id, row.email_id)].append(row)
+    verdict.add("conversions of our emails only", (f"of {name}" for name in arrived.keys() - by_name.keys()))
+    for story in stories:
+        rows = arrived.get(story.name, [])
+        verdict.add("owed ⊆ delivered, in order", _order(story, rows))
+        verdict.add("same id, same body", _copies(story, world.ledger.accepted.get(story.name, ""), rows))
+        settled = [row.word for row in rows if row.answered in SETTLING]
+        verdict.conversions_twice += len(settled) - len(set(settled))
+    _bounded(world, "emit", verdict.conversions_twice, "conversions", verdict)
+
+
+def _order(story: Story, rows: list[Arrival]) -> Iterator[str]:
+    """Each word arrives, and not before the one before it was answered for good."""
+    first = {row.word: row.at for row in reversed(rows)}
+    settled: dict[str, float] = {}
+    for row in sorted(rows, key=lambda one: one.answered_at):
+        if row.answered in SETTLING:
+            settled.setdefault(row.word, row.answered_at)
+    if missing := [word for word in story.words if word not in settled]:
+        yield f"{story.name}: {', '.join(missing)} never arrived"
+    if extra := first.keys() - set(story.words):
+        yield f"{story.name}: {', '.join(extra)} was never owed"
+    for before, after in zip(story.words, story.words[1:], strict=False):
+        if after in first and (before not in settled or first[after] < settled[before]):
+            yield f"{story.name}: {after} came before {before} was settled"
+
+
+def _copies(story: Story, email_id: str, rows: list[Arrival]) -> Iterator[str]:
+    for word in {row.word for row in rows}:
+        of_word = [row for row in rows if row.word == word]
+        if len({row.key for row in of_word}) > 1 or not of_word[0].key:
+            yield f"{story.name} {word}: keys { ({row.key for row in of_word}) }"
+        if len({row.body for row in of_word}) > 1:
+            yield f"{story.name} {word}: told with different bodies"
+        if not of_word[0].body.startswith(f'{{"activity":{story.activity},') or of_word[0].email_id != email_id:
+            yield f"{story.name} {word}: the activity must come back byte for byte: {of_word[0].body[:300]}"
+        if of_word[0].brand != story.brand:
+            yield f"{story.name} {word}: went to brand {of_word[0].brand}, not {story.brand}"
+
+
+def _states(facts: dict[str, dict[Place, Fact]], states: dict[str, dict[str, Any]]) -> Iterator[str]:
+    for email_id in facts.keys() - states.keys():
+        yield f"{email_id} has no state on the changelog"
+    for email_id in states.keys() - facts.keys():
+        yield f"{email_id} has a state and no facts"
+    for email_id in facts.keys() & states.keys():
+        expected, found = fold.state_of(email_id, facts[email_id].values()), states[email_id]
+        if found != expected:
+            differing = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+            told = ", ".join(f"{name} {found.get(name)} ≠ {expected.get(name)}" for name in differing)
+            yield f"{email_id}: (found ≠ expected) {told[:600]}"
+
+
+def _told(facts: dict[str, dict[Place, Fact]], changes: list[dict[str, Any]]) -> Iterator[str]:
+    told: dict[Place, Fact] = {}
+    for change in changes:
+        for applied in change["facts"]:
+            topic, partition, offset = applied["place"]
+            told[topic, partition, offset] = applied["fact"]
+    expected = {place: fact for of_one in facts.values() for place, fact in of_one.items()}
+    for place in sorted(expected.keys() ^ told.keys()):
+        yield f"{place} is {'nowhere in the changes' if place in expected else 'in a change but not on the log'}"
+    for place in sorted(expected.keys() & told.keys()):
+        if expected[place] != told[place]:
+            yield f"{place}: the change tells it differently"
+
+
+def _timeline(facts: dict[str, dict[Place, Fact]], url: str) -> Iterator[str]:
+    query = "select email_id::text, count(*) from projections.timeline group by email_id"
+    counts = dict(oracle.table(url, query))
+    for email_id, of_one in facts.items():
+        expected = len({fold.event_of(fact) for fact in of_one.values()})
+        if counts.get(email_id) != expected:
+            yield f"{email_id}: {counts.get(email_id)} moments, {expected} facts"
+
+
+async def _letters(world: World, poison: set[Place]) -> list[str]:
+    """Every poisoned record has a dead letter, and nothing else has."""
+    rows = await oracle.dump(world.bootstrap, world.prefix, "dead-letters")
+    letters = [msgspec.msgpack.decode(row.value or b"\xc0") for row in rows]
+    sources = {(letter["source"][0], letter["source"][1], letter["source"][2]): letter for letter in letters}
+    lost = [f"{place}: poison without a dead letter" for place in sorted(poison - sources.keys())]
+    return lost + [
+        f"{place}: a dead letter ({letter['role']}: {letter['reason']}: {letter['error'][:200]})"
+        for place, letter in sorted(sources.items())
+        if place not in poison
+    ]
+
+
+def _rebuilt(world: World) -> list[str]:
+    try:
+        world.cli("rebuild", "--check", patience=900)
+    except (AssertionError, subprocess.TimeoutExpired) as error:
+        return [str(error)[-1500:]]
+    return []

@@ -1,0 +1,95 @@
+"""A TCP proxy before a broker that can hold back produce requests and let everything else through.
+
+So the log neither confirms nor refuses, while commits, heartbeats and fetches go on: what was acknowledged in that
+time was acknowledged too early.
+"""
+
+import asyncio
+import contextlib
+import struct
+from collections.abc import AsyncIterator
+
+_HELD = frozenset({0, 22, 24, 25, 26, 28})
+"""API keys (Kafka protocol): Produce, and a transaction's own steps, whose TxnOffsetCommit is a commit by proxy."""
+
+
+class KafkaProxy:
+    """Forwards; while ``open`` is not set, produce requests wait."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host, self._target = host, port
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self.open = asyncio.Event()
+        self.open.set()
+        self.port = 0
+        self.held = 0
+        """How many requests have waited."""
+
+    @property
+    def bootstrap(self) -> str:
+        return f"{self._host}:{self.port}"
+
+    def hold(self) -> None:
+        self.open.clear()
+
+    async def caught(self, patience: float = 20) -> None:
+        """Until somebody waits who has come since :meth:`hold`; or nobody came."""
+        before = self.held
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while self.held == before:
+                    await asyncio.sleep(0.02)
+
+    def let_go(self) -> None:
+        self.open.set()
+
+    def forget(self) -> None:
+        """Cut every connection: what was held never reaches the broker."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._accept, self._host, 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.forget()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there, here = await asyncio.open_connection(self._host, self._target)
+        except OSError:
+            writer.close()
+            return
+        for source, sink, requests in ((reader, here, True), (there, writer, False)):
+            task = asyncio.create_task(self._forward(source, sink, requests))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, requests: bool) -> None:
+        try:
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                while True:
+                    size = await source.readexactly(4)
+                    frame = await source.readexactly(struct.unpack(">i", size)[0])
+                    if requests and not self.open.is_set() and struct.unpack(">h", frame[:2])[0] in _HELD:
+                        self.held += 1
+                        await self.open.wait()
+                    sink.write(size + frame)
+                    await sink.drain()
+        finally:
+            sink.close()
+
+
+@contextlib.asynccontextmanager
+async def proxy(made: KafkaProxy) -> AsyncIterator[KafkaProxy]:
+    """Listening until the block ends."""
+    await made.start()
+    try:
+        yield made
+    finally:
+        await made.close()

@@ -1,0 +1,168 @@
+"""A scenario, a seed and servers in; a verdict with its figures out, and a folder of logs where something was wrong."""
+
+import contextlib
+import json
+import random
+import secrets
+import shutil
+import time
+import traceback
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from tests.chaos import by_data, by_kill, by_receivers, by_servers  # noqa: F401  they register their scenarios
+from tests.chaos.judge import Verdict, judge
+from tests.chaos.play import Play, Size, Skipped
+from tests.chaos.scenarios import Scenario
+from tests.chaos.servers import Servers, servers, small_disk
+from tests.chaos.traffic import Traffic, stories
+from tests.chaos.world import Shape, World, product_env, world
+
+SMALL_DISK_MB = 320
+CAUGHT_UP = "caught up at the end"
+
+
+@dataclass
+class Result:
+    """What came of one scenario."""
+
+    name: str
+    seed: int
+    emails: int
+    folder: Path
+    seconds: float = 0.0
+    faults: int = 0
+    exits: int = 0
+    skipped: str = ""
+    verdict: Verdict = field(default_factory=Verdict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def held(self) -> bool:
+        return not self.verdict.breaches
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a scenario is tried on."""
+
+    folder: Path
+    tree: Path
+    size: Size
+
+
+async def run(scenario: Scenario, given: Servers, seed: int, trial: Trial) -> Result:
+    """Play and judge; the logs stay where something was wrong."""
+    folder = trial.folder / f"{scenario.name}-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    result = Result(scenario.name, seed, trial.size.emails, folder)
+    began = time.monotonic()
+    try:
+        async with _disk(scenario, given, folder) as ours:
+            await ours.ensure()
+            await _play(scenario, ours, trial, result)
+    except Skipped as skipped:
+        result.skipped = str(skipped)
+    except Exception:
+        result.verdict.add("the scenario itself", [traceback.format_exc()[-3000:]])
+    result.seconds = time.monotonic() - began
+    if result.held:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        (folder / "breaches.json").write_text(json.dumps(result.verdict.breaches, indent=1), encoding="utf-8")
+    return result
+
+
+@contextlib.asynccontextmanager
+async def _disk(scenario: Scenario, given: Servers, folder: Path) -> AsyncIterator[Servers]:
+    """The given servers; or ones of its own, one of them on a small disk."""
+    if not scenario.own_disk:
+        yield given
+        return
+    where = folder / "servers"
+    with contextlib.ExitStack() as mounted:
+        try:
+            mounted.enter_context(small_disk(where / scenario.own_disk, SMALL_DISK_MB))
+        except (PermissionError, FileNotFoundError) as error:
+            raise Skipped(str(error)) from error
+        async with servers(where) as own:
+            yield own
+
+
+async def _play(scenario: Scenario, given: Servers, trial: Trial, result: Result) -> None:
+    size = trial.size
+    dice = random.Random(f"{scenario.name} {result.seed}")
+    shape = Shape(scenario.counts, _role_env(scenario, given), scenario.brands, trial.tree)
+    env = product_env(given.bootstrap, given.database(), f"chaos{secrets.token_hex(4)}-")
+    async with (
+        world(env, result.folder, shape) as place,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=50)) as http,
+    ):
+        told = stories(size.emails, scenario.brands, dice)
+        traffic = Traffic(place, http, told, dice)
+        play = Play(place, traffic, given, dice, size, result.notes)
+        left = await _perform(scenario, play, result.verdict)
+        await traffic.close()
+        await given.ensure()
+        await place.processes.stop()
+        place.ledger.write(result.folder)
+        result.verdict.add(CAUGHT_UP, left)
+        verdict = await judge(place, told)
+    result.verdict.breaches |= verdict.breaches
+    result.verdict.mails_twice, result.verdict.conversions_twice = verdict.mails_twice, verdict.conversions_twice
+    result.faults, result.exits = len(place.ledger.faults), len(place.ledger.exits)
+    result.notes += _figures(place)
+
+
+async def _perform(scenario: Scenario, play: Play, verdict: Verdict) -> list[str]:
+    """The scenario, and what was still open when the patience was over."""
+    try:
+        await scenario.run(play)
+    except (Exception, ExceptionGroup):
+        verdict.add("the scenario itself", [traceback.format_exc()[-3000:]])
+    play.servers.proxy.let_go()
+    await play.servers.ensure()
+    return await play.settle(60 + play.size.emails / 10)
+
+
+def _role_env(scenario: Scenario, given: Servers) -> dict[str, dict[str, str]]:
+    made = {name: dict(values) for name, values in scenario.role_env().items()}
+    for name in scenario.held:
+        made.setdefault(name, {})["KAFKA_BOOTSTRAP"] = given.proxy.bootstrap
+    return made
+
+
+def _figures(place: World) -> list[str]:
+    answered = ", ".join(f"{name} × {count}" for name, count in sorted(place.ledger.answers.items()))
+    return [f"the gateway answered: {answered}"]
+
+
+async def run_all(chosen: list[Scenario], seeds: list[int], trial: Trial, told: "Told") -> list[Result]:
+    """Every scenario with every seed, on the same servers."""
+    results = []
+    async with servers(trial.folder / "servers") as given:
+        for seed in seeds:
+            for scenario in chosen:
+                told(f"{scenario.name} (seed {seed}): {scenario.what}")
+                results.append(await run(scenario, given, seed, trial))
+                told(_line(results[-1]))
+    return results
+
+
+class Told:
+    """Where progress goes."""
+
+    def __call__(self, line: str) -> None:
+        print(line, flush=True)
+
+
+def _line(result: Result) -> str:
+    if result.skipped:
+        return f"  skipped: {result.skipped}"
+    if result.held:
+        return f"  held, {result.seconds:.0f} s"
+    rows = [f"    {hold}: {row}" for hold, found in result.verdict.breaches.items() for row in found]
+    return "\n".join(["  BROKEN; logs: " + str(result.folder), *rows])

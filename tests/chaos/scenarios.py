@@ -1,0 +1,41 @@
+"""Every scenario by its name: what it breaks and how the world is laid out for it."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from tests.chaos.play import Play
+
+Run = Callable[[Play], Awaitable[None]]
+PAIRS: Mapping[str, int] = {"gateway": 2, "worker": 2, "dispatch": 2, "project": 2, "emit": 2}
+SINGLES: Mapping[str, int] = dict.fromkeys(PAIRS, 1)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A way to break things."""
+
+    name: str
+    what: str
+    run: Run
+    counts: Mapping[str, int] = field(default_factory=lambda: SINGLES)
+    brands: int = 2
+    held: tuple[str, ...] = ()
+    """Roles (or processes) that reach Kafka through the proxy."""
+    own_disk: str = ""
+    """The server (`kafka`, `postgres`) whose files lie on a small disk."""
+    role_env: Callable[[], Mapping[str, Mapping[str, str]]] = dict
+    """More environment, by role or process; may raise Skipped."""
+
+
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(what: str, **layout: object) -> Callable[[Run], Run]:
+    """Register a scenario under its function's name."""
+
+    def register(run: Run) -> Run:
+        name = run.__name__.replace("_", "-")
+        SCENARIOS[name] = Scenario(name, what, run, **layout)  # type: ignore[arg-type]
+        return run
+
+    return register

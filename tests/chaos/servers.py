@@ -1,0 +1,186 @@
+"""Kafka and Postgres of our own, to be killed, frozen, starved of disk and restarted.
+
+`pipeline.embedded` starts them, because it starts the real, third-party servers; nothing that judges comes from there.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psutil
+import psycopg
+
+from pipeline.embedded import kafka, postgres
+from pipeline.embedded.child import Child, spawn
+from tests.chaos.proxy import KafkaProxy, proxy
+
+
+def free_port() -> int:
+    """Below 32768: Linux gives the ports above to outgoing connections."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+
+
+class Servers:
+    """One broker with a second listener behind a proxy, and one Postgres."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ports = [free_port() for _ in range(4)]
+        self._kafka: Child | None = None
+        self._postgres: Child | None = None
+        self.url = ""
+        self.proxy = KafkaProxy("127.0.0.1", self._ports[2])
+
+    @property
+    def bootstrap(self) -> str:
+        return f"127.0.0.1:{self._ports[0]}"
+
+    @property
+    def kafka(self) -> Child:
+        assert self._kafka is not None
+        return self._kafka
+
+    @property
+    def postgres(self) -> Child:
+        assert self._postgres is not None
+        return self._postgres
+
+    async def ensure(self) -> None:
+        """Both run, thawed; whatever a scenario did to them."""
+        if self._kafka is None or not self._kafka.running():
+            self._start_kafka()
+        if self._postgres is None or not self._postgres.running():
+            self._start_postgres()
+        self.thaw("kafka")
+        self.thaw("postgres")
+        await _until("Kafka answers", lambda: kafka.answers(self._ports[0]))
+        await _until("Postgres answers", lambda: postgres.answers(self.url))
+
+    def _start_kafka(self) -> None:
+        """Spawned from the main thread: the kernel takes the death of the thread that started it for ours."""
+        program = kafka.program(self.folder / "kafka", self._ports[0], self._ports[1])
+        _second_listener(Path(program.argv[-1]), self._ports[2], self.proxy.port)
+        self._kafka = spawn(program)
+
+    def _start_postgres(self) -> None:
+        program, self.url = postgres.program(self.folder / "postgres", self._ports[3])
+        # A database that a kill takes back is a fault we want to see survived: the defaults stay, fsync included.
+        self._postgres = spawn(replace(program, argv=(*program.argv, "-c", "max_connections=300")))
+
+    def kill(self, which: str, number: int = signal.SIGKILL) -> None:
+        """End one at once: SIGKILL, or Postgres' immediate shutdown (SIGQUIT)."""
+        child = self._of(which)
+        if which == "postgres" and number == signal.SIGKILL:
+            for process in _family(child.pid):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        child.process.send_signal(number)
+        child.process.wait(20)
+
+    async def stop_cleanly(self, which: str) -> None:
+        await self._of(which).stopped(20)
+
+    def freeze(self, which: str) -> None:
+        for process in _family(self._of(which).pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+
+    def thaw(self, which: str) -> None:
+        for process in _family(self._of(which).pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+
+    def cut(self) -> int:
+        """End every connection to Postgres but this one; how many."""
+        with psycopg.connect(self.url, autocommit=True) as admin:
+            rows = admin.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where pid <> pg_backend_pid() and backend_type = 'client backend'"
+            ).fetchall()
+        return len(rows)
+
+    def database(self) -> str:
+        """The URL of a new database."""
+        name = f"chaos_{secrets.token_hex(6)}"
+        with psycopg.connect(self.url, autocommit=True) as admin:
+            admin.execute(f"create database {name}")  # type: ignore[arg-type,unused-ignore]  # a name of our making
+        return urlunsplit(urlsplit(self.url)._replace(path=f"/{name}"))
+
+    def _of(self, which: str) -> Child:
+        return self.kafka if which == "kafka" else self.postgres
+
+    async def close(self) -> None:
+        for child in (self._kafka, self._postgres):
+            if child is not None:
+                await child.stopped(8)
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    """A server's process and its children, parents first: a postmaster that is stopped forks nothing new."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    return []
+
+
+def _second_listener(properties: Path, port: int, advertised: int) -> None:
+    """A listener that tells its clients the proxy's address."""
+    lines = []
+    for line in properties.read_text(encoding="utf-8").splitlines():
+        name, _, value = line.partition("=")
+        extra = {
+            "listeners": f",HELD://127.0.0.1:{port}",
+            "advertised.listeners": f",HELD://127.0.0.1:{advertised}",
+            "listener.security.protocol.map": ",HELD:PLAINTEXT",
+        }.get(name, "")
+        lines.append(f"{name}={value}{extra}" if value else line)
+    properties.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+async def _until(what: str, check: Callable[[], bool], patience: float = 90.0) -> None:
+    deadline = time.monotonic() + patience
+    while not await asyncio.to_thread(check):
+        assert time.monotonic() < deadline, f"never came true within {patience:.0f} s: {what}"
+        await asyncio.sleep(0.1)
+
+
+@contextlib.asynccontextmanager
+async def servers(folder: Path) -> AsyncIterator[Servers]:
+    """Running servers with their files in ``folder``."""
+    made = Servers(folder)
+    async with proxy(made.proxy):
+        try:
+            await made.ensure()
+            yield made
+        finally:
+            await made.close()
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    """A tmpfs of that size on ``folder``. Raises PermissionError where we may not mount."""
+    folder.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "mailfold-chaos", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise PermissionError(f"a tmpfs can't be mounted here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=False)

@@ -1,0 +1,232 @@
+"""Who uses Mailfold: Fast Track that posts batches and repeats some, a provider, recipients. All by one seed.
+
+A story per email says what will become of it. Half are told quickly, all events in one webhook; half step
+by step, each only after Fast Track has heard of the one before. Either way the words' order is known.
+"""
+
+import asyncio
+import json
+import random
+import re
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import aiohttp
+
+from tests.chaos.ledger import Arrival, Mail
+from tests.chaos.world import World
+
+BROWSER = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
+STATUS = {"bounce": "bounced", "delivered": "delivered", "open": "opened", "click": "clicked", "spam": "complained"}
+EVENT = {"delivered": "delivered", "open": "open", "click": "click", "spam": "spamreport"}
+LINK = {"open": re.compile(r'src="([^"]+/o/[^"]+)"'), "click": re.compile(r'href="([^"]+/c/[^"]+)"')}
+
+
+class Story(NamedTuple):
+    """What will become of one email."""
+
+    number: int
+    brand: str
+    words: tuple[str, ...]
+    quick: bool
+    repeated: bool
+    """Fast Track posts it again later, as if it had not heard the answer."""
+
+    @property
+    def name(self) -> str:
+        return f"a-{self.number}"
+
+    @property
+    def address(self) -> str:
+        return f"{'nobody' if self.words == ('bounce',) else 'player'}{self.number}@example.test"
+
+    @property
+    def status(self) -> str:
+        return STATUS[self.words[-1]]
+
+    @property
+    def activity(self) -> str:
+        """With an integer beyond 64 bits, an escape, a number's spelling and a field nobody documented."""
+        return (
+            f'{{"id":"{self.name}","brand_id":{self.brand},"user_id":"u{self.number}","internal_user_id":'
+            f'{10**20 + self.number},"activity_id":3,"action_group_id":4,"trigger_hash":"h\\u00e9","action_id":5,'
+            f'"undocumented":{{"n":1.50}}}}'
+        )
+
+    def message(self, padding: int = 0) -> str:
+        """As Fast Track posts it."""
+        rest = {
+            "subject": f"Hello {self.number}",
+            "content": f'<p>Hi <a href="https://example.test/{self.number}">there</a></p>{"x" * padding}',
+            "email": self.address,
+            "sender_name": "Acme",
+            "sender_address": "news@acme.test",
+            "replyto_address": "reply@acme.test",
+        }
+        return f'{{"activity":{self.activity},{json.dumps(rest)[1:]}'
+
+
+def stories(count: int, brands: int, dice: random.Random, start: int = 0) -> list[Story]:
+    """So many, all kinds."""
+    return [_story(number, brands, dice) for number in range(start, start + count)]
+
+
+def _story(number: int, brands: int, dice: random.Random) -> Story:
+    words = [
+        "delivered",
+        *[word for word, odds in (("open", 3), ("click", 6), ("spam", 20)) if not dice.randrange(odds)],
+    ]
+    if not dice.randrange(10):
+        words = ["bounce"]
+    return Story(number, str(1 + number % brands), tuple(words), dice.random() < 0.5, dice.random() < 0.05)
+
+
+class Traffic:
+    """Plays stories on a world."""
+
+    def __init__(self, world: World, http: aiohttp.ClientSession, told: list[Story], dice: random.Random) -> None:
+        self.world, self.http, self.stories, self._dice = world, http, told, dice
+        self._by_address = {story.address: story for story in told}
+        self._by_name = {story.name: story for story in told}
+        self._by_email: dict[str, Story] = {}
+        self._html: dict[int, str] = {}
+        self._begun: set[int] = set()
+        self._done: dict[int, set[str]] = {story.number: set() for story in told}
+        self._events: list[dict[str, Any]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._clicks = asyncio.Semaphore(16)
+        self._loop = asyncio.get_running_loop()
+        self.event_at: dict[tuple[str, str], float] = {}
+        """When a webhook that tells a word of an email was taken."""
+        world.mails.on_mail = self._mailed_elsewhere
+        world.receiver.on_told = self._told
+
+    @property
+    def left(self) -> list[Story]:
+        """Stories that Fast Track hasn't heard to their end."""
+        return [story for story in self.stories if not set(story.words) <= self._done[story.number]]
+
+    async def post(self, span: float, padding: int = 0) -> None:
+        """Post all, spread over ``span`` seconds."""
+        size = max(1, min(500, len(self.stories) // 20))
+        batches = [self.stories[at : at + size] for at in range(0, len(self.stories), size)]
+        webhooks = self._task(self._post_webhooks())
+        began = time.monotonic()
+        for nth, batch in enumerate(batches):
+            await asyncio.sleep(max(0.0, began + span * nth / len(batches) - time.monotonic()))
+            await self.world.post_batch(self.http, [story.message(padding) for story in batch])
+            self._know(batch)
+            again = [story for story in batch if story.repeated]
+            if again:
+                self._task(self._repeat(again))
+        assert not webhooks.done(), "the provider fell silent"
+
+    def _know(self, batch: Iterable[Story]) -> None:
+        for story in batch:
+            if email_id := self.world.ledger.accepted.get(story.name):
+                self._by_email[email_id] = story
+                # The mail may have come before the answer did.
+                if story.number in self._html and story.number not in self._begun:
+                    self._begin(story)
+
+    async def _repeat(self, batch: list[Story]) -> None:
+        await asyncio.sleep(1 + 4 * self._dice.random())
+        await self.world.post_batch(self.http, [story.message() for story in batch])
+
+    def _mailed_elsewhere(self, mail: Mail) -> None:
+        """The SMTP server has a thread of its own."""
+        self._loop.call_soon_threadsafe(self._mailed, mail)
+
+    def _mailed(self, mail: Mail) -> None:
+        story = self._by_address.get(mail.to)
+        if story is None:
+            self.world.ledger.wrong.append(f"a mail to {mail.to}, whom nobody knows")
+            return
+        self._html.setdefault(story.number, mail.html)
+        if story.name in self.world.ledger.accepted and story.number not in self._begun:
+            self._by_email[self.world.ledger.accepted[story.name]] = story
+            self._begin(story)
+
+    def _begin(self, story: Story) -> None:
+        self._begun.add(story.number)
+        for word in story.words if story.quick else story.words[:1]:
+            self._events.append(self._event(story, word))
+
+    def _told(self, row: Arrival) -> None:
+        story = self._by_email.get(row.email_id) or self._find(row.email_id)
+        if story is None or row.word in self._done[story.number]:
+            return
+        self._done[story.number].add(row.word)
+        following = story.words[story.words.index(row.word) + 1 :] if row.word in story.words else ()
+        if not story.quick and following:
+            if following[0] in LINK:
+                self._task(self._look(story, following[0]))
+            else:
+                self._events.append(self._event(story, following[0]))
+
+    def _find(self, email_id: str) -> Story | None:
+        for name, known in self.world.ledger.accepted.items():
+            if known == email_id:
+                return self._by_name.get(name)
+        return None
+
+    def _event(self, story: Story, word: str) -> dict[str, Any]:
+        email_id = self.world.ledger.accepted[story.name]
+        return {
+            "event": EVENT[word],
+            "email": "x@example.test",
+            "timestamp": int(time.time()) - self._dice.randrange(100),
+            "sg_event_id": f"{word}-{email_id}",
+            "sg_message_id": "s",
+            "mailfold_email_id": email_id,
+            **({"useragent": BROWSER["User-Agent"], "url": "https://example.test/"} if word in LINK else {}),
+        }
+
+    async def _post_webhooks(self) -> None:
+        """What has happened since the last time, in one webhook; some are told twice."""
+        while True:
+            batch, self._events = self._events[:300], self._events[300:]
+            if batch:
+                await self.world.post_events(self.http, batch)
+                now = time.time()
+                for event in batch:
+                    self.event_at[event["mailfold_email_id"], event["event"]] = now
+                if self._dice.random() < 0.2:
+                    await self.world.post_events(self.http, batch)
+            await asyncio.sleep(0.2)
+
+    async def _look(self, story: Story, word: str) -> None:
+        """A person opens the mail or follows its link; tries again where no server answers, as browsers' owners do."""
+        found = LINK[word].search(self._html[story.number])
+        if found is None:
+            self.world.ledger.wrong.append(f"mail {story.number} has no {word} link")
+            return
+        path = re.sub(r"^https?://[^/]+", "", found[1])
+        while True:
+            try:
+                async with self._clicks:
+                    timeout = aiohttp.ClientTimeout(total=5)
+                    url = self.world.gateway + path
+                    async with self.http.get(url, headers=BROWSER, allow_redirects=False, timeout=timeout) as answer:
+                        if answer.status < 400:
+                            return
+            except (aiohttp.ClientError, TimeoutError):
+                pass
+            await asyncio.sleep(0.3)
+
+    def _task(self, coroutine: Any) -> "asyncio.Task[None]":
+        task: asyncio.Task[None] = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.world.ledger.wrong.append(f"the harness itself broke: {error!r}")
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
