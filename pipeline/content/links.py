@@ -29,8 +29,15 @@ _PLACEHOLDERS: Final = ("{{", "{%", "[[", "<%", "*|", "|*", "%%", "${")
 """What some later hand will fill in; a signed copy of it would lead nowhere."""
 _BODY_END: Final = re.compile(r"</body\s*>", re.IGNORECASE)
 _HTML_END: Final = re.compile(r"</html\s*>", re.IGNORECASE)
+TRACKING_MARK: Final = "mailfold-tracking-hash-of-this-email"
+"""Stands in a rendered content, which many emails share, where each of them has a hash of its own."""
 _LAST_LINK: Final = 0xFFFF
 """A token has two bytes for the link's number."""
+
+
+def with_tracking_hash(text: str, signer: Signer, email_id: EmailId) -> str:
+    """The hash that names this email, wherever the content's template asked for it."""
+    return text.replace(TRACKING_MARK, pixel_token(signer, email_id)) if TRACKING_MARK in text else text
 
 
 def with_clicks(markup: str, signer: Signer, email_id: EmailId, public_url: str) -> str:

@@ -49,7 +49,7 @@ def render(
     boundary = f"=_mf_{request.email_id.replace('-', '')}"
     lines = [
         header_line("From", _mailbox(sender)),
-        header_line("To", _mailbox(Mailbox(address=request.recipient, name=request.recipient_name))),
+        *_recipients(request),
         *([_reply_to(request.reply_to)] if request.reply_to else []),
         header_line("Subject", _words("Subject", request.subject)),
         header_line("Date", format_datetime(datetime.fromtimestamp(date // 1000, UTC))),
@@ -93,6 +93,16 @@ def _mailbox(mailbox: Mailbox) -> str:
         escaped = name.replace("\\", "\\\\").replace('"', '\\"')
         return f"{name} <{address}>" if _ATOMS.match(name) else f'"{escaped}" <{address}>'
     return f"{_encoded('Reply-To', name)}\r\n <{address}>"
+
+
+def _recipients(request: SendRequest) -> list[bytes]:
+    """Whom the message names: all of them in each one's copy, and a bcc in nobody's."""
+    shown = request.shown
+    if shown is None:
+        return [header_line("To", _mailbox(Mailbox(address=request.recipient, name=request.recipient_name)))]
+    # A group without members (RFC 5322 §3.4): a message must name somebody to be no suspect.
+    to = ",\r\n ".join(map(_mailbox, shown.to)) or "undisclosed-recipients:;"
+    return [header_line("To", to), *([header_line("Cc", ",\r\n ".join(map(_mailbox, shown.cc)))] if shown.cc else [])]
 
 
 def _reply_to(addresses: tuple[str, ...]) -> bytes:

@@ -182,7 +182,9 @@ def _check_values(template: Template, values: Mapping[str, Any]) -> None:
         return
     # An empty registry: a schema that refers elsewhere makes nobody fetch anything.
     validator = jsonschema.Draft202012Validator(schema, registry=referencing.Registry())
-    error = next(iter(validator.iter_errors(dict(values))), None)
+    declared = schema.get("properties", {})
+    given = {name: value for name, value in values.items() if name != TRACKING_HASH or name in declared}
+    error = next(iter(validator.iter_errors(given)), None)
     if error is not None:
         raise Refused(error.message[:200], ".".join(("variables", *map(str, error.absolute_path))))
 

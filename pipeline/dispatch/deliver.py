@@ -167,7 +167,8 @@ class Deliver:
         request, settings = attempt.request, self._settings
         where = (self._signers.track, request.email_id, settings.public_url)
         if content.html:
-            tracked = links.with_pixel(links.with_clicks(content.html, *where), *where)
+            own = links.with_tracking_hash(content.html, self._signers.track, request.email_id)
+            tracked = links.with_pixel(links.with_clicks(own, *where), *where)
             # The text for people comes from what the sender wrote, without our addresses in it.
             text = content.text or text_of(content.html)
             content = Content(

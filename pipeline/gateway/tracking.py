@@ -34,7 +34,7 @@ def router(world: World) -> APIRouter:
         try:
             email_id = tokens.read_pixel_token(world.signer, token)
             if request.method == "GET":
-                await _note(world, _event(world, request, email_id))
+                await note(world, _event(world, request, email_id))
         except Forged:
             world.metrics.forged.labels("pixel").inc()
         return Response(GIF, media_type="image/gif", headers=NO_STORE)
@@ -50,7 +50,7 @@ def router(world: World) -> APIRouter:
             world.metrics.forged.labels("click").inc()
             return respond(404, "no such link", "/c/…", NO_STORE)
         if request.method == "GET":
-            await _note(world, _event(world, request, email_id, url))
+            await note(world, _event(world, request, email_id, url))
         headers = {"Location": location, "Referrer-Policy": "no-referrer", **NO_STORE}
         return Response(status_code=302, headers=headers)
 
@@ -74,7 +74,7 @@ def _event(world: World, request: Request, email_id: EmailId, url: str = "") -> 
     )
 
 
-async def _note(world: World, event: DeliveryEvent) -> None:
+async def note(world: World, event: DeliveryEvent) -> None:
     """To the log within APPEND_S, else to the spool; behind what already waits there."""
     if not world.spool.busy:
         places = await world.log.append([Entry(DELIVERY_EVENTS, event.email_id, event)], within=APPEND_S)

@@ -1,0 +1,337 @@
+"""Extra Horizon's mail service: a request's bytes -> a wish or a trouble; mails -> the answers' bytes. Pure.
+
+Its document shows no JSON; what we read into it, mostly from the official SDK's own types and tests:
+
+- Names on the wire are snake_case, timestamps are milliseconds, errors are ``{code, name, message}``.
+- ``body`` of a plain mail is plain text; of a template, HTML (its text part is what the template says).
+- One address gets one email, however often it is named; the first place counts.
+- ``filename`` (the document) and ``name`` (the SDK) of an attachment are the same.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from pipeline.addresses import address_problem, text_problem
+from pipeline.errors import Refused
+from pipeline.json_items import MISSING, depth, typed
+from pipeline.rql import Fields
+from projections.asking import Question
+from topics.contents import Attachment
+from topics.record import Millis
+from topics.requests import Mailbox, Shown
+
+DIALECT: Final = "extrahorizon"
+RECIPIENTS_MAX: Final = 50
+MESSAGE_MAX: Final = 10 * 1024 * 1024
+"""Amazon SES's, base64 included."""
+KEPT_MAX: Final = 200_000
+"""Bytes of what stays in the permanent object; it travels in several records of the email."""
+CONTENT_DEPTH: Final = 32
+FILE_NAME_MAX: Final = 255
+OCTETS: Final = "application/octet-stream"
+
+CODES: Final = {
+    1: (500, "SERVER_EXCEPTION"),
+    4: (503, "SERVICE_UNREACHABLE_EXCEPTION"),
+    13: (400, "EMPTY_BODY_EXCEPTION"),
+    14: (400, "MISSING_REQUIRED_FIELDS_EXCEPTION"),
+    15: (400, "FIELD_FORMAT_EXCEPTION"),
+    16: (404, "RESOURCE_UNKNOWN_EXCEPTION"),
+    17: (409, "RESOURCE_ALREADY_EXISTS_EXCEPTION"),
+    19: (400, "INVALID_RQL_EXCEPTION"),
+    22: (400, "BODY_FORMAT_EXCEPTION"),
+    26: (400, "ILLEGAL_ARGUMENT_EXCEPTION"),
+    104: (401, "USER_NOT_AUTHENTICATED_EXCEPTION"),
+    117: (401, "ACCESS_TOKEN_UNKNOWN_EXCEPTION"),
+    118: (401, "ACCESS_TOKEN_EXPIRED_EXCEPTION"),
+    1003: (400, "TEMPLATE_FILLING_EXCEPTION"),
+}
+"""Its error codes -> status and name."""
+_CODE_OF: Final = {400: 26, 401: 104, 404: 16, 409: 17, 500: 1, 503: 4}
+_NAMED: Final = re.compile(r"\s*(?P<name>[^<>]*?)\s*<(?P<address>[^<>]+)>\s*")
+_BLANKS: Final = re.compile(r"[ \t\r\n]+")
+
+MAIL: Final = Fields(
+    texts=frozenset(
+        {
+            *("id", "creator_id", "aws_message_id", "subject", "body", "from", "reply_to", "template_id"),
+            *("template_name", "language", "time_zone", "recipients.to", "recipients.cc", "recipients.bcc"),
+        }
+    ),
+    numbers=frozenset({"views"}),
+    times=frozenset({"creation_timestamp", "update_timestamp"}),
+    open=frozenset({"content"}),
+)
+QUEUED: Final = Fields(
+    texts=frozenset({"id", "status", "from", "to", "cc", "bcc", "reply_to", "subject", "text"}),
+    numbers=frozenset(),
+    times=frozenset({"creation_timestamp", "update_timestamp"}),
+    open=frozenset({"template_data"}),
+)
+
+
+class Trouble(Refused):
+    """What its clients are told, by a code of theirs."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Recipients(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """1 to 50 in all."""
+
+    to: tuple[str, ...] = ()
+    cc: tuple[str, ...] = ()
+    bcc: tuple[str, ...] = ()
+
+
+class File(msgspec.Struct, frozen=True, kw_only=True):
+    """An attachment as it is given."""
+
+    content: Annotated[str, Meta(description="Base64")]
+    filename: str | None = None
+    name: str | None = None
+    type: str | None = None
+
+
+class Send(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
+    """A mail to send: plain (subject and body) or by a template."""
+
+    recipients: Recipients
+    subject: str | None = None
+    body: str | None = None
+    template_id: str | None = None
+    template_name: str | None = None
+    language: Annotated[str, Meta(max_length=35)] | None = None
+    time_zone: Annotated[str, Meta(max_length=64)] | None = None
+    content: msgspec.Raw | UnsetType = UNSET
+    from_: str | None = None
+    reply_to: tuple[str, ...] | str | None = None
+    attachments: tuple[File, ...] | None = None
+
+
+class Mail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"from_": "from"}):
+    """The permanent object."""
+
+    id: str
+    creator_id: str
+    subject: str
+    recipients: Recipients
+    from_: str
+    creation_timestamp: Millis
+    reply_to: tuple[str, ...] = ()
+    body: str | None = None
+    template_id: str | None = None
+    template_name: str | None = None
+    language: str | None = None
+    time_zone: str | None = None
+    content: msgspec.Raw | UnsetType = UNSET
+    aws_message_id: str | None = None
+    views: int | UnsetType = UNSET
+    update_timestamp: Millis | UnsetType = UNSET
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """An error."""
+
+    code: int
+    name: str
+    message: str
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """A mail that can be sent, as soon as its template has said what it says."""
+
+    send: Send
+    each: tuple[str, ...]
+    """Every address once, in order."""
+    shown: Shown
+    sender: Mailbox | None
+    reply_to: tuple[str, ...]
+    attachments: tuple[Attachment, ...]
+    template: str
+    """Its id or name; empty for a plain mail."""
+    values: dict[str, Any]
+
+
+_send: Final = msgspec.json.Decoder(Send).decode
+_object: Final = msgspec.json.Decoder(dict[str, Any]).decode
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def read(body: bytes) -> Wish:
+    """The wish. Raises Trouble."""
+    if not body.strip():
+        raise Trouble(13, "the request body is empty")
+    try:
+        send = typed(_send, body)
+    except Refused as refused:
+        raise _unread(refused) from None
+    addresses = _addresses(send.recipients)
+    return Wish(
+        send=send,
+        each=addresses,
+        shown=Shown(to=_boxes(send.recipients.to), cc=_boxes(send.recipients.cc)),
+        sender=None if send.from_ is None else _mailbox(send.from_, "from"),
+        reply_to=_reply_to(send.reply_to),
+        attachments=_attachments(send.attachments or ()),
+        template=_template(send),
+        values=_values(send.content),
+    )
+
+
+def check_size(wish: Wish, *texts: str) -> None:
+    """Raise Trouble where the message would be more than its provider takes."""
+    # Base64 has four characters for three bytes, and a line end after 76 of them.
+    files = sum(len(file.data) * 4 // 3 * 78 // 76 for file in wish.attachments)
+    size = files + sum(len(text.encode("utf-8", "replace")) for text in texts)
+    if size > MESSAGE_MAX:
+        raise Trouble(
+            26, f"the message has {size} bytes; at most {MESSAGE_MAX} (10 MB) can be sent, attachments included"
+        )
+
+
+def kept(mail: Mail) -> msgspec.Raw:
+    """What stays of a mail, as the log keeps it. Raises Trouble for more than can be kept."""
+    raw = _encode(mail)
+    if len(raw) > KEPT_MAX:
+        raise Trouble(
+            26, f"subject, body and content have {len(raw)} bytes; at most {KEPT_MAX} are kept. Attach the rest"
+        )
+    # The content is kept beside it, for every recipient.
+    return msgspec.Raw(_encode(msgspec.structs.replace(mail, content=UNSET)))
+
+
+def answer(mail: Mail) -> bytes:
+    """The mail, just accepted."""
+    return _encode(msgspec.structs.replace(mail, views=0, update_timestamp=mail.creation_timestamp))
+
+
+def page(found: Sequence[str], total: int | None, asked: Question) -> bytes:
+    """A listing's page."""
+    data: Iterable[Any] = map(msgspec.Raw, (mail.encode() for mail in found))
+    if asked.select:
+        data = [_selected(msgspec.json.decode(mail), asked.select) for mail in found]
+    counted = {} if total is None else {"total": total}
+    return _encode({"page": {**counted, "offset": asked.offset, "limit": asked.limit}, "data": list(data)})
+
+
+def problem(trouble: Trouble) -> bytes:
+    """An error's JSON."""
+    return _encode(Problem(code=trouble.code, name=CODES[trouble.code][1], message=str(trouble)))
+
+
+def shape(status: int, error: str, where: str) -> bytes:
+    """An error that another room found."""
+    return problem(Trouble(_CODE_OF.get(status, 26), f"{where}: {error}" if where else error))
+
+
+# ------------------------------------------------------------- the request
+def _unread(refused: Refused) -> Trouble:
+    where = refused.where.lstrip(".")
+    if str(refused) == MISSING:
+        return Trouble(14, f"{where}: missing")
+    if refused.where.startswith("."):
+        return Trouble(15, f"{where}: {refused}")
+    return Trouble(22, f"{where}: {refused}")
+
+
+def _addresses(recipients: Recipients) -> tuple[str, ...]:
+    every = [
+        (kind, nth, address) for kind in ("to", "cc", "bcc") for nth, address in enumerate(getattr(recipients, kind))
+    ]
+    if not 1 <= len(every) <= RECIPIENTS_MAX:
+        raise Trouble(15, f"recipients: {len(every)} in all; 1 to {RECIPIENTS_MAX} can be written to")
+    return tuple({_mailbox(text, f"recipients.{kind}[{nth}]").address: None for kind, nth, text in every})
+
+
+def _boxes(given: Iterable[str]) -> tuple[Mailbox, ...]:
+    return tuple({box.address: box for box in (_mailbox(text, "recipients") for text in given)}.values())
+
+
+def _mailbox(text: str, where: str) -> Mailbox:
+    """``a@b.example`` or ``Anna <a@b.example>``."""
+    found = _NAMED.fullmatch(text)
+    name, address = (found["name"].strip('"'), found["address"]) if found else ("", text)
+    for wrong in (address_problem(address), text_problem(name)):
+        if wrong:
+            raise Trouble(15, f"{where}: {wrong}")
+    return Mailbox(address=address, name=name)
+
+
+def _reply_to(given: Sequence[str] | str | None) -> tuple[str, ...]:
+    listed = (given,) if isinstance(given, str) else given or ()
+    if len(listed) > RECIPIENTS_MAX:
+        raise Trouble(15, f"reply_to: at most {RECIPIENTS_MAX}")
+    return tuple(_mailbox(text, f"reply_to[{nth}]").address for nth, text in enumerate(listed))
+
+
+def _template(send: Send) -> str:
+    template = send.template_id or send.template_name or ""
+    if send.template_id and send.template_name:
+        raise Trouble(26, "template_id and template_name: give one of them")
+    if template:
+        if send.subject is not None or send.body is not None:
+            raise Trouble(26, "subject and body are the template's; give them, or a template")
+        return template
+    for name, text in (("subject", send.subject), ("body", send.body)):
+        if text is None:
+            raise Trouble(14, f"{name}: missing; or give a template_id")
+    if wrong := text_problem(send.subject or ""):
+        raise Trouble(15, f"subject: {wrong}")
+    return ""
+
+
+def _values(raw: msgspec.Raw | UnsetType) -> dict[str, Any]:
+    if isinstance(raw, UnsetType) or bytes(raw) == b"null":
+        return {}
+    if depth(bytes(raw), CONTENT_DEPTH) > CONTENT_DEPTH:
+        raise Trouble(15, f"content: nested more than {CONTENT_DEPTH} deep")
+    try:
+        return typed(_object, bytes(raw))
+    except Refused as refused:
+        raise Trouble(15, f"content{refused.where if refused.where.startswith('.') else ''}: {refused}") from None
+
+
+def _attachments(files: Sequence[File]) -> tuple[Attachment, ...]:
+    return tuple(_attachment(file, f"attachments[{nth}]") for nth, file in enumerate(files))
+
+
+def _attachment(file: File, where: str) -> Attachment:
+    name = file.filename if file.filename is not None else file.name
+    if not name:
+        raise Trouble(14, f"{where}.filename: missing")
+    if wrong := text_problem(name) or ("too long" if len(name) > FILE_NAME_MAX else None):
+        raise Trouble(15, f"{where}.filename: {wrong}")
+    if wrong := text_problem(file.type or ""):
+        raise Trouble(15, f"{where}.type: {wrong}")
+    try:
+        data = base64.b64decode(_BLANKS.sub("", file.content), validate=True)
+    except (binascii.Error, ValueError):
+        raise Trouble(15, f"{where}.content: not base64") from None
+    return Attachment(filename=name, media_type=file.type or OCTETS, data=data)
+
+
+# --------------------------------------------------------------- the answers
+def _selected(mail: dict[str, Any], paths: Sequence[Sequence[str]]) -> dict[str, Any]:
+    found: dict[str, Any] = {"id": mail.get("id")}
+    for path in paths:
+        _copy(mail, found, path)
+    return found
+
+
+def _copy(source: Any, target: dict[str, Any], path: Sequence[str]) -> None:
+    step, *rest = path
+    if not isinstance(source, dict) or step not in source:
+        return
+    if not rest:
+        target[step] = source[step]
+    elif isinstance(source[step], dict):
+        _copy(source[step], target.setdefault(step, {}), rest)
