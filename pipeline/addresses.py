@@ -5,6 +5,8 @@ look up), silent on whether the mailbox exists: only sending tells.
 """
 
 import re
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
 from typing import Final
 
 LOCAL_MAX: Final = 64
@@ -30,7 +32,7 @@ def address_problem(address: str) -> str | None:
         return "not an email address"
     if len(local.encode("utf-8", "surrogatepass")) > LOCAL_MAX:
         return f"more than {LOCAL_MAX} octets before the @"
-    if not _LOCAL.fullmatch(local):
+    if not _LOCAL.fullmatch(local) or _UNPRINTABLE.search(_decoded(local)):
         return "characters before the @ that can't be taken"
     ascii_domain = _ascii(domain)
     if ascii_domain is None:
@@ -42,11 +44,21 @@ def address_problem(address: str) -> str | None:
 
 def text_problem(text: str) -> str | None:
     """What keeps ``text`` from standing in a header; None if nothing does."""
-    if _UNPRINTABLE.search(text):
+    if _UNPRINTABLE.search(text) or _UNPRINTABLE.search(_decoded(text)):
         return "a line break or control character"
     if len(text) > TEXT_MAX:
         return f"more than {TEXT_MAX} characters"
     return None
+
+
+def _decoded(text: str) -> str:
+    """What a mail client makes of RFC 2047's encoded words: a line break may hide in one."""
+    if "=?" not in text:
+        return ""
+    try:
+        return str(make_header(decode_header(text)))
+    except (HeaderParseError, LookupError, ValueError):
+        return ""
 
 
 def _ascii(domain: str) -> str | None:

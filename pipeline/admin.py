@@ -59,6 +59,8 @@ class Destination:
     brand: str
     url: str
     key: str = field(repr=False)
+    user_id_integer: bool = False
+    """`activity.user_id` goes back as a number; everything else as it came."""
 
 
 def key_hash(key: str) -> bytes:
@@ -86,7 +88,12 @@ async def revoke_key(pool: Pool, name: str) -> None:
 
 async def tenant_of_key(pool: Pool, key: str) -> Tenant | None:
     """Whose key this is."""
-    row = await _one(pool, "tenant_of_key", key_hash(key))
+    return await tenant_of_hash(pool, key_hash(key))
+
+
+async def tenant_of_hash(pool: Pool, hashed: bytes) -> Tenant | None:
+    """Whose key has this hash."""
+    row = await _one(pool, "tenant_of_key", hashed)
     return None if row is None else Tenant(*row)
 
 
@@ -130,13 +137,17 @@ async def get_brand(pool: Pool, tenant: str, brand: str) -> Brand:
 async def add_destination(pool: Pool, destination: Destination, secret: str) -> None:
     """Add where a brand's conversions go, or change it."""
     sealed = seal(secret, destination.key)
-    await _write(pool, "add_destination", destination.tenant, destination.brand, destination.url, sealed)
+    place = (destination.tenant, destination.brand, destination.url)
+    await _write(pool, "add_destination", *place, sealed, destination.user_id_integer)
 
 
 async def get_destination(pool: Pool, tenant: str, brand: str, secret: str) -> Destination | None:
     """The brand's destination, else the tenant's ``*``, else None."""
     row = await _one(pool, "destination", tenant, brand)
-    return None if row is None else Destination(row[0], row[1], row[2], unseal(secret, row[3]))
+    if row is None:
+        return None
+    owner, name, url, sealed, user_id_integer = row
+    return Destination(owner, name, url, unseal(secret, sealed), user_id_integer)
 
 
 async def rows(pool: Pool, name: str) -> list[tuple[Any, ...]]:

@@ -53,13 +53,14 @@ select tenant, brand, provider, unknown_policy from admin.brands
 where tenant = %s and brand in (%s, '*') order by brand = '*' limit 1
 
 -- name: add_destination
-insert into admin.destinations (tenant, brand, url, key_sealed) values (%s, %s, %s, %s)
-on conflict (tenant, brand) do update set url = excluded.url, key_sealed = excluded.key_sealed
+insert into admin.destinations (tenant, brand, url, key_sealed, user_id_integer) values (%s, %s, %s, %s, %s)
+on conflict (tenant, brand) do update set
+    url = excluded.url, key_sealed = excluded.key_sealed, user_id_integer = excluded.user_id_integer
 
 -- name: list_destinations
-select tenant, brand, url, key_sealed from admin.destinations order by tenant, brand
+select tenant, brand, url, user_id_integer from admin.destinations order by tenant, brand
 
 -- name: destination
 -- The brand's own row, else the tenant's '*'.
-select tenant, brand, url, key_sealed from admin.destinations
+select tenant, brand, url, key_sealed, user_id_integer from admin.destinations
 where tenant = %s and brand in (%s, '*') order by brand = '*' limit 1

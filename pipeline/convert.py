@@ -1,5 +1,6 @@
 """A debt in, Fast Track's conversion request out; its answer in, what it means out. Pure."""
 
+import re
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
@@ -7,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from pipeline.json_items import members
 from projections.debts import Debt
 from topics.conversions import Outcome
 from topics.ids import event_id
@@ -33,6 +35,7 @@ class Meaning(Enum):
 _MEANINGS: Final = {410: Meaning.REFUSED, 422: Meaning.REFUSED, 429: Meaning.UNWELL} | dict.fromkeys(
     (401, 403, 404), Meaning.PAUSE
 )
+_INTEGER: Final = re.compile(r"-?(0|[1-9][0-9]*)", re.ASCII)
 _ASKS_FOR_TIME: Final = (429, 503)
 
 
@@ -48,9 +51,23 @@ def url(destination: str) -> str:
     return destination.rstrip("/") + "/email/conversion"
 
 
-def body(debt: Debt) -> bytes:
-    """The request's body; the activity byte for byte as it came."""
-    return msgspec.json.encode(_Body(activity=debt.activity, email_id=debt.email_id, delivery_status=debt.word.value))
+def body(debt: Debt, *, user_id_integer: bool = False) -> bytes:
+    """The request's body; the activity byte for byte as it came, but for a `user_id` that is wanted as a number."""
+    activity = with_integer_user_id(debt.activity) if user_id_integer else debt.activity
+    return msgspec.json.encode(_Body(activity=activity, email_id=debt.email_id, delivery_status=debt.word.value))
+
+
+def with_integer_user_id(activity: msgspec.Raw) -> msgspec.Raw:
+    """The activity with `user_id` as the number that it spells; untouched where it spells none, such as "007" or "x".
+
+    Every other byte stays: numbers beyond 64 bits, blanks, the order of the fields.
+    """
+    text = bytes(activity).decode()
+    for name, start, end in reversed(list(members(text))):
+        spelled = text[start + 1 : end - 1]
+        if name == "user_id" and text[start] == '"' and _INTEGER.fullmatch(spelled):
+            text = text[:start] + spelled + text[end:]
+    return msgspec.Raw(text.encode())
 
 
 def headers(debt: Debt, key: str) -> dict[str, str]:

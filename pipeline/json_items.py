@@ -1,12 +1,12 @@
-"""A JSON array's bytes -> its items' bytes, each as it came; how deeply a value is nested. Pure.
+"""A JSON array's bytes -> its items' bytes, each as it came; how deeply a value is nested; what is wrong. Pure.
 
 Items are taken apart first and read one by one, so that one that can't be read fails alone.
 """
 
 import json
 import re
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -14,6 +14,10 @@ from pipeline.errors import Refused
 
 _BRACKETS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|([\[{])|([\]}])')
 _BLANK: Final = re.compile(r"[ \t\n\r]*")
+_AT: Final = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?$", re.DOTALL)
+_MISSING: Final = re.compile(r"^Object missing required field `(.+)`$")
+MISSING: Final = "missing"
+T = TypeVar("T")
 _items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
@@ -32,6 +36,46 @@ def split(body: bytes) -> Sequence[bytes | msgspec.Raw]:
         return _split_slowly(body.decode(), error)
     except RecursionError:
         raise Refused("nested too deeply", "body") from None
+
+
+def typed(decode: Callable[[bytes], T], body: bytes) -> T:
+    """The body as a decoder's type. Raises Refused with what and where; a path in the body begins with a dot."""
+    try:
+        if not body.isascii():
+            body.decode()
+        return decode(body)
+    except UnicodeDecodeError as error:
+        raise Refused("not UTF-8", f"byte {error.start}") from None
+    except msgspec.ValidationError as error:
+        raise refusal(str(error)) from None
+    except msgspec.DecodeError as error:
+        what, _, place = str(error).rstrip(")").partition(" (")
+        raise Refused(f"not JSON: {what.removeprefix('JSON is malformed: ')}", place or "end of body") from None
+    except RecursionError:
+        raise Refused("nested too deeply", "body") from None
+
+
+def refusal(message: str, where: str = "") -> Refused:
+    """Msgspec's words as ours: "Expected `int`, got `str` - at `$.brand_id`" -> expected int, at .brand_id."""
+    found = _AT.match(message)
+    what, path = (found["what"], found["path"] or "") if found else (message, "")
+    if missing := _MISSING.match(what):
+        return Refused(MISSING, f"{where}{path}.{missing[1]}")
+    return Refused((what[:1].lower() + what[1:]).replace("`", ""), f"{where}{path}" or "body")
+
+
+def members(text: str) -> Iterable[tuple[str, int, int]]:
+    """Each member of an object: its name, and where its value begins and ends in the text, which is JSON."""
+    scan = _scanner()
+    at = _skip(text, text.index("{") + 1)
+    while text[at] != "}":
+        name, at = scan(text, at)
+        start = _skip(text, _skip(text, at) + 1)
+        _, end = scan(text, start)
+        yield name, start, end
+        at = _skip(text, end)
+        if text[at] == ",":
+            at = _skip(text, at + 1)
 
 
 def depth(raw: bytes, enough: int) -> int:
@@ -72,8 +116,7 @@ def _split_slowly(text: str, error: msgspec.DecodeError) -> list[bytes]:
 
 
 def _slices(text: str) -> Iterable[bytes]:
-    # Numbers aren't wanted here, and Python refuses to read those of over 4,300 digits.
-    scan = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=_no_number).raw_decode
+    scan = _scanner()
     at = _skip(text, text.index("[") + 1)
     while True:
         _, end = scan(text, at)
@@ -84,6 +127,11 @@ def _slices(text: str) -> Iterable[bytes]:
         at = _skip(text, at + 1)
     if text[at] != "]" or _skip(text, at + 1) != len(text):
         raise ValueError("not a JSON array")
+
+
+def _scanner() -> Callable[[str, int], tuple[Any, int]]:
+    # Numbers aren't wanted here, and Python refuses to read those of over 4,300 digits.
+    return json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=_no_number).raw_decode
 
 
 def _skip(text: str, at: int) -> int:

@@ -123,10 +123,13 @@ def add_destination(
     tenant: Tenant = "default",
     brand: BrandName = "*",
     key_env: Annotated[str, typer.Option(help=f"Its X-API-KEY: {FROM}.", metavar="NAME")] = "",
+    user_id_integer: Annotated[
+        bool, typer.Option("--user-id-integer", help="activity.user_id goes back as a number, the rest as it came.")
+    ] = False,
 ) -> None:
     """Say where a brand's conversions go."""
     _check_url(url)
-    row = admin.Destination(tenant, brand, url.rstrip("/"), _secret("X-API-KEY", key_env))
+    row = admin.Destination(tenant, brand, url.rstrip("/"), _secret("X-API-KEY", key_env), user_id_integer)
     with_pool(lambda pool, settings: admin.add_destination(pool, row, secret_of(settings)))
     console().print(f"conversions of brand {brand} of {tenant} go to {row.url}/email/conversion", markup=False)
 
@@ -135,9 +138,9 @@ def add_destination(
 def list_destinations() -> None:
     """Show the destinations, without their keys."""
     rows = with_pool(lambda pool, _: admin.rows(pool, "list_destinations"))
-    shown = table("tenant", "brand", "url")
-    for tenant, brand, url, *_ in rows:
-        shown.add_row(tenant, brand, url)
+    shown = table("tenant", "brand", "url", "user_id")
+    for tenant, brand, url, integer in rows:
+        shown.add_row(tenant, brand, url, "as a number" if integer else "as it came")
     console().print(shown)
 
 

@@ -1,5 +1,7 @@
 """`GET /v1/Email/`: query parameters in, a question out; states in, its JSON out. Pure.
 
+What is sent through it: :mod:`pipeline.dialects.email_v1_send`.
+
 The document is silent here and there; what we read into it:
 
 - `MessageId` is the email_id: the id that a send answered with, for Fast Track's emails, too.

@@ -51,7 +51,8 @@ class Tell:
             return give_back(0, NO_DESTINATION, pause=NO_DESTINATION)
         lease.contact()
         url = convert.url(destination.url)
-        reply = await self._call.post(url, convert.body(debt), convert.headers(debt, destination.key))
+        body = convert.body(debt, user_id_integer=destination.user_id_integer)
+        reply = await self._call.post(url, body, convert.headers(debt, destination.key))
         if 200 <= reply.status < 300:
             crash_point("emit.after-2xx")
         verdict, outcome = self._judge(job, reply)

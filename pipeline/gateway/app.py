@@ -1,7 +1,5 @@
 """A world -> the whole HTTP surface: every router, one shape of errors, headers and counters on every answer."""
 
-import importlib
-import importlib.util
 import time
 from typing import Final
 
@@ -9,7 +7,20 @@ from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.gateway import batch, docs, openapi, ops, problems, templates, tracking, webhooks
+from pipeline.gateway import (
+    batch,
+    docs,
+    email_v1,
+    extrahorizon,
+    freshmail,
+    oauth,
+    openapi,
+    ops,
+    problems,
+    templates,
+    tracking,
+    webhooks,
+)
 from pipeline.gateway.metrics import Metrics
 from pipeline.gateway.world import World
 
@@ -22,7 +33,10 @@ HEADERS: Final = {
 }
 _SURFACES: Final = {
     "channels": "batch",
-    "v1": "history",
+    "v1": "email_v1",
+    "v3": "freshmail",
+    "mail": "extrahorizon",
+    "auth": "extrahorizon",
     "o": "pixel",
     "c": "click",
     "webhooks": "webhook",
@@ -34,9 +48,20 @@ _SURFACES: Final = {
     "openapi.json": "docs",
 }
 
-SHAPES: Final[dict[str, problems.Shape]] = {}
+SHAPES: Final[dict[str, problems.Shape]] = {
+    "/v1": email_v1.shape,
+    "/v3": freshmail.shape,
+    "/mail/v1": extrahorizon.shape,
+    "/auth/v2": oauth.shape,
+}
 """A dialect's paths -> how its clients expect an error."""
-TYPES: Final = {"Template": templates.TYPES}
+TYPES: Final = {
+    "Template": templates.TYPES,
+    "EmailV1": email_v1.TYPES,
+    "FreshMail": freshmail.TYPES,
+    "ExtraHorizon": extrahorizon.TYPES,
+    "OAuth": oauth.TYPES,
+}
 """A prefix -> the types of a surface, for OpenAPI."""
 
 
@@ -49,10 +74,8 @@ def make_app(world: World) -> ASGIApp:
         redoc_url=None,
     )
     problems.install(app, SHAPES)
-    for surface in (batch, templates, tracking, webhooks, ops):
+    for surface in (batch, email_v1, extrahorizon, oauth, freshmail, templates, tracking, webhooks, ops):
         app.include_router(surface.router(world))
-    if importlib.util.find_spec("pipeline.gateway.email_v1"):
-        app.include_router(importlib.import_module("pipeline.gateway.email_v1").router(world.rt))
     openapi.install(app, TYPES)
     docs.install(app)
     return Observed(app, world.metrics)

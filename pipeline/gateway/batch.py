@@ -1,7 +1,6 @@
 """`POST /channels/email/batch`: Fast Track's batch in; each message successful, failed or fatal out."""
 
 import asyncio
-import time
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -15,7 +14,6 @@ from pipeline.gateway import openapi
 from pipeline.gateway.bodies import read_body
 from pipeline.gateway.intake import Intake, Outcome, Parcel
 from pipeline.gateway.problems import unavailable
-from pipeline.gateway.rates import Buckets
 from pipeline.gateway.world import World
 from topics import ids
 from topics.contents import Content
@@ -47,14 +45,13 @@ def router(world: World) -> APIRouter:
 
 
 class Batches:
-    """What batches need from one to the next: the tenants' rates."""
+    """Takes batches."""
 
     def __init__(self, world: World) -> None:
-        self._settings = world.rt.settings
         self._clock = world.rt.clock
         self._counted = world.metrics.messages
         self._intake = Intake(world.rt, world.log)
-        self._buckets = Buckets()
+        self._limits = world.limits
 
     async def answer(self, tenant: Tenant, body: bytes) -> Response:
         """A batch's answer. Raises Refused for a body that is no batch."""
@@ -77,9 +74,7 @@ class Batches:
 
     def _limit(self, tenant: Tenant, wishes: list[Wish]) -> tuple[list[Wish], list[Fault]]:
         """What is taken now, in the batch's order; a fault for each of the rest."""
-        most = tenant.batch_max or self._settings.batch_max
-        rate = tenant.rate_per_second or self._settings.rate_per_second
-        taken = self._buckets.take(tenant.tenant, min(len(wishes), most), rate, time.monotonic())
+        most, taken = self._limits.some(tenant, len(wishes))
         slow, many = wishes[taken:most], wishes[most:]
         fatal = [fasttrack.fault(wish, OVER_RATE) for wish in slow]
         return wishes[:taken], fatal + [fasttrack.fault(wish, OVER_MAX) for wish in many]

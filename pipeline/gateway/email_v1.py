@@ -1,4 +1,4 @@
-"""`GET /v1/Email/`: a tenant's question in, a page of its history out."""
+"""`/v1/Email/`: POST takes messages to brands' customers; GET answers a question with a page of the history."""
 
 from typing import Annotated, Any, Final
 
@@ -9,7 +9,8 @@ from pipeline.admin import Tenant
 from pipeline.bootstrap import Runtime
 from pipeline.dialects import email_v1
 from pipeline.errors import Refused
-from pipeline.gateway.auth import Authenticate
+from pipeline.gateway import email_v1_send as sending
+from pipeline.gateway.world import World
 from pipeline.signing import Signer
 from projections import cursor, history, postgres
 from topics.ids import brand_uuid
@@ -58,6 +59,7 @@ def _schema() -> dict[str, Any]:
     return dict(listing)
 
 
+TYPES: Final = sending.TYPES
 _ERROR: Final = {"application/json": {"schema": {"type": "object", "properties": {"Error": {"type": "string"}}}}}
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
@@ -68,10 +70,16 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def router(rt: Runtime) -> APIRouter:
+def shape(_status: int, error: str, where: str) -> bytes:
+    """An error as this API's clients expect it."""
+    return email_v1.error(f"{where}: {error}" if where else error)
+
+
+def router(world: World) -> APIRouter:
     """The surface."""
-    routes = APIRouter(tags=["history"])
-    tenant_of = Authenticate(rt)
+    routes = APIRouter(tags=["/v1/Email/"])
+    rt, tenant_of = world.rt, world.authenticate
+    sending.add(routes, world)
     signer = Signer(rt.settings.secret.get_secret_value(), "cursor")
 
     @routes.get("/v1/Email/", responses=_RESPONSES, response_class=Response, summary="The email history")
@@ -101,6 +109,7 @@ def router(rt: Runtime) -> APIRouter:
         try:
             body = await answer(rt, signer, tenant.tenant, email_v1.parse(request.query_params))
         except (Refused, cursor.BadCursor) as error:
+            # Which parameter it is stands in the words.
             return Response(email_v1.error(str(error)), 400, media_type="application/json")
         return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
 

@@ -6,7 +6,6 @@ wish gets the same email_id, and what was left behind by a failed try expires.
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import msgspec
 import psycopg
@@ -25,7 +24,7 @@ from topics.requests import ContentPointer, SendRequest
 
 
 class Parcel(msgspec.Struct, frozen=True):
-    """A request that lacks only the pointer to its content."""
+    """A request that lacks only the pointer to its content. Parcels with one content share it on the log."""
 
     request: SendRequest
     content: Content
@@ -36,6 +35,12 @@ class Outcome(msgspec.Struct):
 
     taken: set[EmailId]
     refused: dict[EmailId, str]
+
+
+class _Packed(msgspec.Struct, frozen=True):
+    requests: list[SendRequest]
+    chunks: list[ContentChunk]
+    sha256: str
 
 
 class Intake:
@@ -71,25 +76,28 @@ class Intake:
             raise DatabaseUnavailable from error
         return dict.fromkeys(conflicting, "this id was taken before with another recipient or brand")
 
-    def _pack(self, parcels: Iterable[Parcel], refused: dict[EmailId, str]) -> list[tuple[Parcel, Any, str]]:
+    def _pack(self, parcels: Iterable[Parcel], refused: dict[EmailId, str]) -> list[_Packed]:
         """Compress, in a thread: a batch's worth would keep pixels and links waiting."""
-        packed = []
+        shared: dict[int, tuple[Content, list[SendRequest]]] = {}
         for parcel in parcels:
+            shared.setdefault(id(parcel.content), (parcel.content, []))[1].append(parcel.request)
+        packed = []
+        for content, requests in shared.values():
             try:
-                packed.append((parcel, *pack(parcel.content, self._rt.new_id())))
+                packed.append(_Packed(requests, *pack(content, self._rt.new_id())))
             except Refused as error:
-                refused[parcel.request.email_id] = str(error)
+                refused |= {request.email_id: str(error) for request in requests}
         return packed
 
-    async def _contents(self, packed: list[tuple[Parcel, list[ContentChunk], str]], within: float) -> list[SendRequest]:
+    async def _contents(self, packed: list[_Packed], within: float) -> list[SendRequest]:
         """The requests whose contents the log has, each with its pointer."""
-        entries = [Entry(MESSAGE_CONTENTS, chunk.content_id, chunk) for _, chunks, _ in packed for chunk in chunks]
+        entries = [Entry(MESSAGE_CONTENTS, chunk.content_id, chunk) for one in packed for chunk in one.chunks]
         places = iter(await self._append(entries, within))
         requests = []
-        for parcel, chunks, sha256 in packed:
-            mine = [next(places) for _ in chunks]
-            if pointer := _pointer(chunks, mine, sha256):
-                requests.append(msgspec.structs.replace(parcel.request, content=pointer))
+        for one in packed:
+            mine = [next(places) for _ in one.chunks]
+            if pointer := _pointer(one.chunks, mine, one.sha256):
+                requests += [msgspec.structs.replace(request, content=pointer) for request in one.requests]
         return requests
 
     async def _append(self, entries: list[Entry], within: float) -> list[Place | None]:

@@ -94,7 +94,10 @@ def install(app: FastAPI, surfaces: Mapping[str, Sequence[type]]) -> None:
         if app.openapi_schema is None:
             components = framework().setdefault("components", {})
             components.setdefault("schemas", {}).update(_schemas() | _more(surfaces))
-            components["securitySchemes"] = {"ApiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"}}
+            components["securitySchemes"] = {
+                "ApiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+                "Bearer": {"type": "http", "scheme": "bearer"},
+            }
         assert app.openapi_schema is not None
         return app.openapi_schema
 

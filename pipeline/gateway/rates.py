@@ -27,6 +27,23 @@ class Bucket:
         self._tokens -= granted
         return granted
 
+    def take_whole(self, wanted: int, rate: float, now: float) -> float:
+        """0 where all of ``wanted`` are granted, else the seconds until they would be.
+
+        More than a bucket holds is granted when it is full, and the next must wait for the rest: what
+        can't be split would never be granted otherwise.
+        """
+        if rate <= 0:
+            return 0.0
+        full = max(1.0, rate * BURST_S)
+        self._tokens = min(self._tokens + (now - self._at) * rate, full)
+        self._at = now
+        missing = min(float(wanted), full) - self._tokens
+        if missing > 0:
+            return missing / rate
+        self._tokens -= wanted
+        return 0.0
+
 
 class Buckets:
     """A bucket per tenant, made at its first message."""
@@ -36,4 +53,11 @@ class Buckets:
 
     def take(self, tenant: str, wanted: int, rate: float, now: float) -> int:
         """See :meth:`Bucket.take`."""
-        return self._buckets.setdefault(tenant, Bucket(now)).take(wanted, rate, now)
+        return self._bucket(tenant, now).take(wanted, rate, now)
+
+    def take_whole(self, tenant: str, wanted: int, rate: float, now: float) -> float:
+        """See :meth:`Bucket.take_whole`."""
+        return self._bucket(tenant, now).take_whole(wanted, rate, now)
+
+    def _bucket(self, tenant: str, now: float) -> Bucket:
+        return self._buckets.setdefault(tenant, Bucket(now))

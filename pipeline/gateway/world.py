@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.bootstrap import Runtime
 from pipeline.gateway.auth import Authenticate
+from pipeline.gateway.limits import Limits
 from pipeline.gateway.metrics import Metrics
 from pipeline.gateway.spool import Spool
 from pipeline.ports import Entry, Log
@@ -39,6 +40,7 @@ class World:
     spool: Spool
     authenticate: Authenticate
     signer: Signer
+    limits: Limits
 
 
 def make_world(rt: Runtime) -> World:
@@ -46,4 +48,5 @@ def make_world(rt: Runtime) -> World:
     metrics = Metrics()
     log = CountedLog(rt.log, metrics)
     spool = Spool(rt.settings.data_dir / "spool", log, rt.new_id, metrics)
-    return World(rt, metrics, log, spool, Authenticate(rt), Signer(rt.settings.secret.get_secret_value(), "track"))
+    signer = Signer(rt.settings.secret.get_secret_value(), "track")
+    return World(rt, metrics, log, spool, Authenticate(rt), signer, Limits(rt.settings))

@@ -148,6 +148,31 @@ async def test_bad_messages_fail_alone(settings: Settings) -> None:
         assert answer["fatal"] == []
 
 
+async def test_of_a_batch_posted_half_then_whole_then_twice_at_once_each_email_is_one(settings: Settings) -> None:
+    batch = [message(f"m{number}") for number in range(60)]
+    async with gateway(settings) as world:
+        half = taken(await world.post(batch[:30]))
+        answers = await asyncio.gather(world.post(batch), world.post(batch), world.post(batch[30:]))
+        whole, again, rest = map(taken, answers)
+        assert whole == again
+        assert half.items() | rest.items() == whole.items()
+        assert {request.email_id for request in await requests(settings)} == set(whole.values())
+
+
+async def test_every_wrong_field_of_every_kind_fails_in_one_batch_and_all_others_are_taken(settings: Settings) -> None:
+    from tests.unit.test_fasttrack import wrong_messages
+
+    wrong = [bad for _, bad in wrong_messages().values()]
+    batch = [one for nth, bad in enumerate(wrong) for one in (message(f"good{nth}"), bad)]
+    async with gateway(settings) as world:
+        answer = (await world.post(batch)).json()
+        assert [each["id"] for each in answer["successful"]] == [f"good{nth}" for nth in range(len(wrong))]
+        assert [each["error"].partition("]")[0] for each in answer["failed"]] == [
+            f"[{2 * nth + 1}" for nth in range(len(wrong))
+        ]
+        assert answer["fatal"] == []
+
+
 async def test_an_empty_batch_has_three_empty_arrays(settings: Settings) -> None:
     async with gateway(settings) as world:
         assert (await world.post([])).json() == {"successful": [], "failed": [], "fatal": []}

@@ -102,11 +102,43 @@ def test_each_field_of_the_activity_is_needed(field: str) -> None:
     assert the_error(message(activity=given)) == f"[0].activity.{field}: missing"
 
 
-@pytest.mark.parametrize("field", ["activity", "subject", "content", "email", "sender_name", "sender_address"])
+NEEDED = ["activity", "subject", "content", "email", "sender_name", "sender_address", "replyto_address"]
+WRONG: dict[str, Any] = {"an int": 5, "a float": 1.5, "a bool": True, "null": None, "a list": [], "an object": {}}
+INTEGERS = ["brand_id", "internal_user_id", "activity_id", "action_group_id", "action_id"]
+
+
+@pytest.mark.parametrize("field", NEEDED)
 def test_each_field_but_the_amp_is_needed(field: str) -> None:
     given = message()
     del given[field]
     assert the_error(given) == f"[0].{field}: missing"
+
+
+def wrong_messages() -> dict[str, tuple[str, Any]]:
+    """Every documented field with a value of every wrong type: where the error points to, and the message."""
+    found: dict[str, tuple[str, Any]] = {}
+    for what, value in (WRONG | {"a text": "5"}).items():
+        for field in [*NEEDED, "amp_content"]:
+            fits = what == "a text" if field != "activity" else False
+            if not fits and not (field == "amp_content" and value is None):
+                inside = field == "activity" and what == "an object"
+                found[f"{field} is {what}"] = (f".{field}{'.id' if inside else ''}", message("bad", **{field: value}))
+        for field in activity():
+            fits = what == "an int" if field in INTEGERS else what == "a text"
+            if not fits:
+                bad = message(activity=activity(**{"id": "bad", field: value}))
+                found[f"activity.{field} is {what}"] = (f".activity.{field}", bad)
+    return found
+
+
+@pytest.mark.parametrize("name", wrong_messages())
+def test_each_field_of_each_wrong_type_fails_its_message_and_no_other(name: str) -> None:
+    where, bad = wrong_messages()[name]
+    wishes, faults = read(message("before"), bad, message("after"))
+    assert [wish.identity for wish in wishes] == ["before", "after"]
+    [fault] = faults
+    assert fault.error.startswith(f"[1]{where}: ")
+    assert "Traceback" not in fault.error
 
 
 @pytest.mark.parametrize(

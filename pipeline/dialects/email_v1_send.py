@@ -1,0 +1,187 @@
+"""`POST /v1/Email/`: a request's bytes in, wishes and faults out; outcomes in, `Results` out. Pure.
+
+The document is silent here and there; what we read into it:
+
+- `token` needs `Token` and `NumPhotos`, `group` needs `GroupId`, `tokenAndGroup` all three; fields that
+  a type doesn't use are ignored. `NumPhotos` is a whole number from -1 (unlimited) on.
+- `purchase` is a type of the history only: a message of that type is refused.
+- What is said comes from the template ``{BrandId}.{Type}``; its variables are the message's fields.
+- A message that can't be taken has `Error` and `Status`, and no `MessageId`; the others go on.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+from pipeline.addresses import address_problem
+from pipeline.content.templates import render
+from pipeline.errors import Refused
+from pipeline.json_items import refusal, typed
+from topics.contents import Content
+from topics.record import Millis
+from topics.templates import Template, TemplateRef
+
+DIALECT: Final = "email_v1"
+FIELD_MAX: Final = 1_000
+NEEDED: Final = {
+    "token": ("Token", "NumPhotos"),
+    "group": ("GroupId",),
+    "tokenAndGroup": ("Token", "GroupId", "NumPhotos"),
+}
+"""What each type needs beside To and BrandId."""
+UNLIMITED: Final = -1
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Message(msgspec.Struct, frozen=True, rename="pascal"):
+    """One message, field by field as documented."""
+
+    to: Annotated[str, Meta(description="Email address to send to.")]
+    type: Annotated[str, Meta(description="tokenAndGroup, group or token.")]
+    brand_id: Annotated[str, Meta(description="The Brand this email is sent from: a UUID.")]
+    token: Annotated[str | None, Meta(description="token, tokenAndGroup: a purchase token.")] = None
+    group_id: Annotated[str | None, Meta(description="group, tokenAndGroup: where to direct the customer.")] = None
+    num_photos: Annotated[int | None, Meta(description="token, tokenAndGroup: how many; -1 is unlimited.")] = None
+
+
+class Post(msgspec.Struct, frozen=True, rename="pascal"):
+    """The request; messages are read one by one, so that one that can't be read fails alone."""
+
+    messages: list[msgspec.Raw]
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
+    """What became of one message."""
+
+    status: int
+    message_id: str = ""
+    error: str = ""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
+    """In the order of the messages."""
+
+    results: list[Result]
+    error: str = ""
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that can be sent, once its template is found."""
+
+    index: int
+    recipient: str
+    brand: str
+    kind: str
+    fields: dict[str, Any]
+
+    @property
+    def template(self) -> str:
+        """The name of its template."""
+        return f"{self.brand}.{self.kind}"
+
+
+class Said(msgspec.Struct, frozen=True):
+    """What a wish's template says."""
+
+    subject: str
+    content: Content
+    ref: TemplateRef
+
+
+_post: Final = msgspec.json.Decoder(Post).decode
+_message: Final = msgspec.json.Decoder(Message).decode
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def read(body: bytes) -> tuple[int, list[Wish], dict[int, Result]]:
+    """How many messages there are, the wishes, and a result for each that is none. Raises Refused for no request."""
+    messages = typed(_post, body).messages
+    wishes: list[Wish] = []
+    faults: dict[int, Result] = {}
+    for index, raw in enumerate(messages):
+        try:
+            wishes.append(_wish(index, raw))
+        except Refused as refused:
+            faults[index] = fault(index, 400, str(refused), refused.where)
+    return len(messages), wishes, faults
+
+
+def say(wish: Wish, template: Template | None, now: Millis) -> Said:
+    """The wish in its template's words. Raises Refused."""
+    if template is None:
+        raise Refused(
+            f"this brand has no template for {wish.kind}: "
+            f"push one named {wish.template} (`mailfold templates push`, or PUT /templates)"
+        )
+    made = render(template, "", variables(wish), now=now)
+    return Said(made.subject, Content(html=made.html, text=made.text), made.ref)
+
+
+def variables(wish: Wish) -> dict[str, Any]:
+    """What its template may speak of."""
+    return {"To": wish.recipient, "Type": wish.kind, "BrandId": wish.brand, **wish.fields}
+
+
+def details(wish: Wish) -> msgspec.Raw:
+    """What the history gives back beside To, Type and BrandId."""
+    return msgspec.Raw(_encode(wish.fields))
+
+
+def fault(index: int, status: int, error: str, where: str = "") -> Result:
+    """A message that isn't taken; the error begins with its path."""
+    return Result(status=status, error=f"Messages[{index}]{where}: {error}")
+
+
+def answer(count: int, results: Mapping[int, Result], error: str = "") -> bytes:
+    """The answer's body."""
+    return _encode(Answer(results=[results[index] for index in range(count)], error=error))
+
+
+def errors(results: Iterable[Result]) -> list[int]:
+    """The statuses of what wasn't taken."""
+    return [result.status for result in results if result.error]
+
+
+def _wish(index: int, raw: msgspec.Raw) -> Wish:
+    message = _read(raw)
+    _refuse(address_problem(message.to), ".To")
+    if message.type not in NEEDED:
+        known = ", ".join(NEEDED)
+        what = "is known to the history only" if message.type == "purchase" else "is unknown"
+        raise Refused(f"this type {what}; one of {known}", ".Type")
+    if not _UUID.fullmatch(message.brand_id):
+        raise Refused("not a UUID", ".BrandId")
+    given = {"Token": message.token, "GroupId": message.group_id, "NumPhotos": message.num_photos}
+    fields = {name: _needed(name, given[name], message.type) for name in NEEDED[message.type]}
+    return Wish(index=index, recipient=message.to, brand=message.brand_id.lower(), kind=message.type, fields=fields)
+
+
+def _read(raw: msgspec.Raw) -> Message:
+    try:
+        return _message(raw)
+    except msgspec.ValidationError as error:
+        found = refusal(str(error))
+        raise Refused(str(found), found.where.removeprefix("body")) from None
+    except RecursionError:
+        raise Refused("nested too deeply") from None
+
+
+def _needed(name: str, value: str | int | None, kind: str) -> str | int:
+    if value is None or value == "":
+        raise Refused(f"missing; {kind} needs it", f".{name}")
+    if isinstance(value, int):
+        if not UNLIMITED <= value < 2**63:
+            raise Refused("a whole number from -1 (unlimited) on", f".{name}")
+        return value
+    _refuse(f"more than {FIELD_MAX} characters" if len(value) > FIELD_MAX else None, f".{name}")
+    _refuse("a control character" if _CONTROL.search(value) else None, f".{name}")
+    return value
+
+
+def _refuse(problem: str | None, where: str) -> None:
+    if problem is not None:
+        raise Refused(problem, where)

@@ -1,0 +1,27 @@
+"""A tenant and how many messages it hands in -> how many are taken now; one allowance for all dialects."""
+
+import time
+
+from pipeline.admin import Tenant
+from pipeline.gateway.rates import Buckets
+from pipeline.settings import Settings
+
+
+class Limits:
+    """The tenants' batch maximum and rate, else the installation's."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._buckets = Buckets()
+
+    def some(self, tenant: Tenant, wanted: int) -> tuple[int, int]:
+        """How many fit into a batch, and how many of those are taken now."""
+        most = min(wanted, tenant.batch_max or self._settings.batch_max)
+        return most, self._buckets.take(tenant.tenant, most, self._rate(tenant), time.monotonic())
+
+    def whole(self, tenant: Tenant, wanted: int) -> float:
+        """All or none: 0, or in how many seconds to try again."""
+        return self._buckets.take_whole(tenant.tenant, wanted, self._rate(tenant), time.monotonic())
+
+    def _rate(self, tenant: Tenant) -> float:
+        return tenant.rate_per_second or self._settings.rate_per_second

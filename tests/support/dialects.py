@@ -1,0 +1,58 @@
+"""The dialects' surfaces for tests: where each is posted to, what a good request is, how its errors look."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tests.support.fasttrack import message as fasttrack_message
+
+BRAND = "7b1c1c0a-52b3-5d56-9f6e-0a3f1f4a7c02"
+
+
+def email_v1(**changed: Any) -> dict[str, Any]:
+    """A message of `/v1/Email/`, as documented."""
+    given = {"To": "anna@example.com", "Type": "token", "BrandId": BRAND, "Token": "abcde", "NumPhotos": 10}
+    return {**given, **changed}
+
+
+def freshmail(*recipients: Any, **changed: Any) -> dict[str, Any]:
+    """A FreshMail request, to anna unless told otherwise."""
+    given = {
+        "recipients": [one if isinstance(one, dict) else {"email": one} for one in recipients]
+        or [{"email": "anna@example.com", "name": "Anna"}],
+        "from": {"name": "John Sender", "email": "sender@example.com"},
+        "subject": "Message subject",
+        "contents": [{"type": "text/html", "body": "<p>sample HTML</p>"}],
+    }
+    return {name: value for name, value in (given | changed).items() if value is not None}
+
+
+def _house(body: Any) -> bool:
+    return set(body) == {"error", "where"} and all(isinstance(text, str) for text in body.values())
+
+
+def _email_v1(body: Any) -> bool:
+    return isinstance(body["Error"], str) and set(body) <= {"Error", "Results"}
+
+
+def _freshmail(body: Any) -> bool:
+    errors = body["errors"]
+    texts = errors.values() if isinstance(errors, dict) else errors
+    return set(body) == {"errors"} and bool(texts) and all(isinstance(text, str) for text in texts)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A dialect's way in."""
+
+    name: str
+    path: str
+    good: Any
+    is_error: Callable[[Any], bool]
+
+
+SURFACES = (
+    Surface("fasttrack", "/channels/email/batch", [fasttrack_message()], _house),
+    Surface("email_v1", "/v1/Email/", {"Messages": [email_v1()]}, _email_v1),
+    Surface("freshmail", "/v3/messaging/emails", freshmail(), _freshmail),
+)

@@ -1,0 +1,18 @@
+"""Templates where the gateway finds them, as the projector would have put them there."""
+
+import msgspec
+
+from pipeline.bootstrap import Runtime
+from pipeline.content.templates import drafted
+from projections import templates
+from topics.templates import Syntax, Template, Texts
+
+
+async def put(rt: Runtime, name: str, *, tenant: str = "acme", syntax: Syntax = Syntax.TWIG, **texts: str) -> Template:
+    """Version 1 of a template with these texts: ``subject``, ``html``, ``text``."""
+    draft = drafted(tenant, name, {"default": Texts(**texts)}, syntax=syntax)
+    made = msgspec.structs.replace(draft, version=1, recorded_at=1)
+    async with rt.pool.connection() as connection:
+        at = await templates.next_offset(connection, 0)
+        assert await templates.project(connection, at, at + 1, [made])
+    return made

@@ -1,0 +1,51 @@
+"""A destination that wants `user_id` as a number gets that, and every other byte as it came."""
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import convert
+from projections.debts import Debt
+from topics.conversions import Word
+from topics.record import EmailId
+
+VERBATIM = (
+    b'{ "id":"\\u00e5 \\"user_id\\": \\"9\\"", "user_id" :  "%s" ,"big":123456789012345678901234567890,'
+    b' "f":1E400,"nested":{"user_id":"5"}, "list":[{"user_id":"6"}],"x":-0 }'
+)
+
+
+def cast(raw: bytes) -> bytes:
+    return bytes(convert.with_integer_user_id(msgspec.Raw(raw)))
+
+
+@pytest.mark.parametrize("number", [b"987654", b"0", b"-5", b"123456789012345678901234567890"])
+def test_only_the_quotes_of_the_user_id_go(number: bytes) -> None:
+    assert cast(VERBATIM % number) == (VERBATIM % number).replace(
+        b'"user_id" :  "%s"' % number, b'"user_id" :  ' + number
+    )
+
+
+@pytest.mark.parametrize("spelled", [b"", b"007", b"-0x1", b"1.0", b"1e3", b" 5", b"player", b"\\u0035", "٣".encode()])
+def test_what_spells_no_integer_goes_back_as_it_came(spelled: bytes) -> None:
+    assert cast(VERBATIM % spelled) == VERBATIM % spelled
+
+
+def test_of_two_user_ids_both_are_numbers() -> None:
+    assert cast(b'{"user_id":"1","user_id":"2"}') == b'{"user_id":1,"user_id":2}'
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.text() | st.lists(st.text())), st.integers())
+def test_any_activity_means_the_same_but_for_its_user_id(others: dict[str, object], number: int) -> None:
+    given_ = {**others, "user_id": str(number)}
+    assert json.loads(cast(json.dumps(given_).encode())) == {**given_, "user_id": number}
+
+
+def test_off_by_default() -> None:
+    debt = Debt(email_id=EmailId("e"), word=Word.OPEN, tenant="t", brand="b", activity=msgspec.Raw(b'{ "user_id":"5"}'))
+    assert convert.body(debt) == b'{"activity":{ "user_id":"5"},"email_id":"e","delivery_status":"open"}'
+    wanted = b'{"activity":{ "user_id":5},"email_id":"e","delivery_status":"open"}'
+    assert convert.body(debt, user_id_integer=True) == wanted
