@@ -6,10 +6,10 @@ PYTEST_ARGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test bench bench-peers check format requirements clean
+.PHONY: help demo up test bench bench-peers chaos chaos-mutations check format requirements clean
 
 help: ## Show this list
-	@$(PYTHON) -c 'import re; [print("  make %-14s%s" % m) for m in re.findall(r"(?m)^([a-z-]+):.*?## (.*)", open("Makefile").read())]'
+	@$(PYTHON) -c 'import re; [print("  make %-16s%s" % m) for m in re.findall(r"(?m)^([a-z-]+):.*?## (.*)", open("Makefile").read())]'
 
 demo: .venv/.runtime ## Watch 40 emails of two brands live their lives, end to end, in about a minute
 	@$(BIN)/mailfold demo $(ARGS)
@@ -25,6 +25,12 @@ bench: .venv/.dev ## Measure every stage and the whole path
 
 bench-peers: .venv/.dev ## Run the fold beside Faust, Quix Streams and Kafka Streams on one topic; about 15 minutes
 	@$(BIN)/python -m bench.peers $(ARGS)
+
+chaos: .venv/.dev ## Kill, freeze, starve and poison everything; judge whether the promises held (minutes; docs/chaos.md)
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
+chaos-mutations: .venv/.dev ## Break each guard on purpose; the chaos harness must notice (minutes)
+	@$(BIN)/python -m pytest tests/chaos/test_mutations.py -m chaos $(PYTEST_ARGS)
 
 check: .venv/.dev ## Lint, format, types and import rules
 	@$(BIN)/ruff check .

@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 
 import aiokafka
 import psycopg
 
 from tests.chaos import oracle
 from tests.chaos.play import Play
+from tests.chaos.processes import Process
 from tests.chaos.scenarios import PAIRS, scenario
 
 GAP = 1.6
@@ -81,18 +83,27 @@ async def churn(play: Play) -> None:
     await _until_quiet(play)
     third = play.world.add("worker")
     third.wanted = False
-    for _ in range(max(4, play.size.kills)):
+    for _ in range(max(6, 2 * play.size.kills)):
         for worker in processes.of("worker"):
-            running = [one for one in processes.of("worker") if one.alive]
+            ready = [one for one in processes.of("worker") if one.ready]
             if not worker.alive:
                 worker.start()
-            elif len(running) > 1 and play.dice.random() < 0.6:
-                play.world.ledger.fault("SIGTERM", "worker")
-                await processes.end(worker)
+            elif worker in ready and len(ready) > 1:
+                await _leave(play, worker)
         await asyncio.sleep(3)
     for worker in processes.of("worker"):
         if not worker.alive:
             worker.start()
+
+
+async def _leave(play: Play, worker: Process) -> None:
+    """Half of them politely."""
+    if play.dice.random() < 0.5:
+        play.world.ledger.fault("SIGTERM", "worker")
+        await play.world.processes.end(worker)
+    else:
+        worker.wanted = False
+        play.kill(worker)
 
 
 async def _until_quiet(play: Play) -> None:
@@ -105,10 +116,18 @@ async def _until_quiet(play: Play) -> None:
 
 
 HOLD = 2.5
-"""Longer than the worker's commits are apart."""
+"""Longer than the worker's commits are apart, and than the gateway waits before it says 503."""
 
 
-@scenario("the log confirms nothing for a while, then kill -9 of who waits for it", held=("gateway", "worker"))
+def _impatient() -> Mapping[str, Mapping[str, str]]:
+    return {"gateway": {"MAILFOLD_APPEND_TIMEOUT": "1.5"}}
+
+
+@scenario(
+    "the log confirms nothing for a while, then kill -9 of who waits for it",
+    held=("gateway", "worker"),
+    role_env=_impatient,
+)
 async def log_held(play: Play) -> None:
     proxy, processes = play.servers.proxy, play.world.processes
 

@@ -22,6 +22,8 @@ class Size:
     short_freeze: float = 15.0
     long_freeze: float = 90.0
     """Both longer than the session (10 s), so that a successor is at work."""
+    patience: float = 0.0
+    """Seconds until what has not arrived by then is called lost; 0: by the number of emails."""
 
 
 class Skipped(Exception):

@@ -13,6 +13,7 @@ from tests.chaos.ledger import Ledger
 
 PATIENCE = 10.0
 """Seconds that a role may take to end after SIGTERM."""
+STARTING = 8.0
 
 
 class Process:
@@ -27,12 +28,14 @@ class Process:
         self.frozen = False
         self.quick_deaths = 0
         self.began = 0.0
+        self._log_from = 0
         self._tree = tree
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         self.wanted, self.frozen, self.began = True, False, time.monotonic()
         with self.log.open("ab") as log:
+            self._log_from = log.tell()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "pipeline", self.role],
                 env=self.env,
@@ -50,6 +53,18 @@ class Process:
     @property
     def alive(self) -> bool:
         return self._process is not None and self.code is None
+
+    @property
+    def ready(self) -> bool:
+        """Whether a worker says so, since it was started the last time."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_from)
+            return self.alive and b" ready; " in log.read()
+
+    @property
+    def young(self) -> bool:
+        """So young that Python may still be importing: SIGTERM then ends it as it ends any program."""
+        return self.code == -signal.SIGTERM and time.monotonic() - self.began < STARTING
 
     def signal(self, number: int) -> None:
         if self.alive:
@@ -120,7 +135,7 @@ class Processes:
             self._ledger.wrong.append(f"{process.name}: still there {PATIENCE:.0f} s after SIGTERM")
             process.kill()
             await process.gone()
-        elif process.code not in (0, -signal.SIGKILL):
+        elif process.code not in (0, -signal.SIGKILL) and not process.young:
             self._ledger.wrong.append(f"{process.name}: exit code {process.code} after SIGTERM ({process.log})")
         return time.monotonic() - began
 

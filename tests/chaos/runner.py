@@ -23,6 +23,8 @@ from tests.chaos.world import Shape, World, product_env, world
 
 SMALL_DISK_MB = 320
 CAUGHT_UP = "caught up at the end"
+ITSELF = "the scenario itself"
+"""A breach of our own: the harness broke, or what it needs was not there."""
 
 
 @dataclass
@@ -67,7 +69,7 @@ async def run(scenario: Scenario, given: Servers, seed: int, trial: Trial) -> Re
     except Skipped as skipped:
         result.skipped = str(skipped)
     except Exception:
-        result.verdict.add("the scenario itself", [traceback.format_exc()[-3000:]])
+        result.verdict.add(ITSELF, [traceback.format_exc()[-3000:]])
     result.seconds = time.monotonic() - began
     if result.held:
         shutil.rmtree(folder, ignore_errors=True)
@@ -122,10 +124,10 @@ async def _perform(scenario: Scenario, play: Play, verdict: Verdict) -> list[str
     try:
         await scenario.run(play)
     except (Exception, ExceptionGroup):
-        verdict.add("the scenario itself", [traceback.format_exc()[-3000:]])
+        verdict.add(ITSELF, [traceback.format_exc()[-3000:]])
     play.servers.proxy.let_go()
     await play.servers.ensure()
-    return await play.settle(60 + play.size.emails / 10)
+    return await play.settle(play.size.patience or 60 + play.size.emails / 10)
 
 
 def _role_env(scenario: Scenario, given: Servers) -> dict[str, dict[str, str]]:

@@ -1,0 +1,174 @@
+"""Guards of the product, each with a patch that breaks it and the scenario that must notice.
+
+A patch whose text is gone fails loudly (:class:`tests.chaos.source.Stale`): then the guard has moved, and its
+mutation has to follow.
+"""
+
+from dataclasses import dataclass
+
+from tests.chaos.source import Patch
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One broken guard."""
+
+    name: str
+    scenario: str
+    patches: tuple[Patch, ...]
+    emails: int = 150
+    kills: int = 4
+
+
+TOPOLOGY = "pipeline/topology.py"
+FLOW = "pipeline/streaming/flow.py"
+
+STREAMING = (
+    Mutation(
+        "the fold acknowledges before the log has confirmed",
+        "log-held",
+        (
+            Patch(
+                TOPOLOGY,
+                "            ends = await flow.outlet.write(",
+                "            batch.ack()\n            ends = await flow.outlet.write(",
+            ),
+        ),
+    ),
+    Mutation(
+        "normalization acknowledges before the log has confirmed",
+        "log-held",
+        (
+            Patch(
+                TOPOLOGY,
+                "            await flow.outlet.append(",
+                "            batch.ack()\n            await flow.outlet.append(",
+            ),
+        ),
+    ),
+    Mutation(
+        "a crashed agent is started again in the same process",
+        "log-silent",
+        (Patch(FLOW, '"mode.CrashingSupervisor"', '"mode.OneForOneSupervisor"'),),
+    ),
+    Mutation("two actors fold at once", "kill-any", (Patch(FLOW, "concurrency=1", "concurrency=2"),)),
+)
+
+OUTBOXES = (
+    Mutation(
+        "the dispatcher's next offset is written in a transaction of its own",
+        "postgres-locked",
+        (
+            Patch(
+                "pipeline/dispatch/intake.py",
+                "            await _write(connection, rows)\n            await self._advance(connection, upto)\n",
+                "            await self._advance(connection, upto)\n"
+                "        async with self._rt.pool.connection() as connection:\n"
+                "            await _write(connection, rows)\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "the dispatcher ignores the jobs that are there",
+        "receiver-slow",
+        (
+            Patch(
+                "pipeline/dispatch/queries.sql",
+                "    state = case jobs.state when 'held' then 'pending' else jobs.state end\n"
+                "where jobs.lane = '' and excluded.lane <> ''",
+                "    state = 'pending', due_at = now()",
+            ),
+            Patch(
+                "pipeline/dispatch/queries.sql",
+                "payload = case jobs.state when 'done' then jobs.payload else excluded.payload end",
+                "payload = excluded.payload",
+            ),
+        ),
+    ),
+    Mutation(
+        "requests are read before the acks of the past",
+        "replay",
+        (
+            Patch(
+                "pipeline/dispatch/intake.py",
+                "if partition not in known and partition.topic != acks:",
+                "if partition is None:",
+            ),
+        ),
+    ),
+    Mutation(
+        "the emitter closes the debt before it tells Fast Track",
+        "receiver-slow",
+        (
+            Patch(
+                "pipeline/emit/tell.py",
+                "        reply = await self._call.post(",
+                '        await self._record(job, debt, destination, Reply(200, ""), Outcome.DELIVERED)\n'
+                "        reply = await self._call.post(",
+            ),
+        ),
+    ),
+    Mutation(
+        "an email's conversions needn't wait for each other",
+        "receiver-moods",
+        (
+            Patch(
+                "pipeline/outbox/queries.sql",
+                "(o.state = 'attempting' or (o.seq < j.seq and o.state in ('held', 'pending', 'unknown')))",
+                "o.state = 'nowhere'",
+            ),
+        ),
+    ),
+)
+
+PROJECTIONS = (
+    Mutation(
+        "the projector's next offset is written in a transaction of its own",
+        "postgres-locked",
+        (
+            Patch(
+                "projections/sink.py",
+                "            released = rebuilding_to is not None and not held\n",
+                "            released = rebuilding_to is not None and not held\n"
+                "            await self._advance(connection, run, made)\n"
+                "        async with connection.transaction():\n"
+                "            await self._enter(connection)\n",
+            ),
+            Patch(
+                "projections/sink.py",
+                '            self.crash_point("project.between-rows-and-offset")\n'
+                "            await self._advance(connection, run, made)\n",
+                '            self.crash_point("project.between-rows-and-offset")\n',
+            ),
+        ),
+    ),
+    Mutation(
+        "debts that a replay finds are due at once",
+        "replay",
+        (
+            Patch(
+                "projections/sink.py",
+                "held_to = end if self.live and end > beginning else None",
+                "held_to = None",
+            ),
+        ),
+    ),
+)
+
+LOG = (
+    Mutation(
+        "events are not told apart by their ids",
+        "kill-any",
+        (
+            Patch("topics/join.py", "    if not all(one in ids for one in b.ids):\n", "    if b.ids:\n"),
+            Patch("topics/join.py", "tuple(sorted({*ids, *b.ids}))[:limit]", "tuple(sorted([*ids, *b.ids]))[:limit]"),
+        ),
+    ),
+    Mutation(
+        "the gateway answers 2xx to what the log has not confirmed",
+        "log-held",
+        (Patch("pipeline/gateway/webhooks.py", "if None in places else Response", "if not places else Response"),),
+    ),
+)
+
+MUTATIONS = (*STREAMING, *OUTBOXES, *PROJECTIONS, *LOG)

@@ -1,0 +1,66 @@
+"""The harness goes red when a guard is broken on purpose; a harness that can't is no harness.
+
+`make chaos-mutations`; minutes. Each mutation runs on a copy of the source, in the scenario that must notice,
+and the same scenario must hold on the source as it is: else red would prove nothing.
+"""
+
+import dataclasses
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import source
+from tests.chaos.mutations import MUTATIONS, Mutation
+from tests.chaos.play import Size
+from tests.chaos.runner import ITSELF, Trial, run
+from tests.chaos.scenarios import SCENARIOS
+from tests.chaos.servers import Servers, servers
+
+SEED = 1
+PATIENCE = 40.0
+"""What is lost never comes: no use in waiting for it as long as for what is late."""
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda one: one.name)
+def test_each_mutation_still_finds_what_it_breaks(mutation: Mutation, tmp_path: Path) -> None:
+    source.copy(tmp_path, patches=mutation.patches)
+    for patch in mutation.patches:
+        if patch.file.endswith(".py"):
+            path = tmp_path / patch.file
+            compile(path.read_text(encoding="utf-8"), path, "exec")
+
+
+@pytest.fixture
+async def given(server_folder: Path) -> AsyncIterator[Servers]:
+    async with servers(server_folder / "chaos") as made:
+        yield made
+
+
+def _trial(tmp_path: Path, mutation: Mutation, patches: tuple[source.Patch, ...]) -> Trial:
+    size = Size(mutation.emails, mutation.kills, patience=PATIENCE)
+    return Trial(tmp_path, source.copy(tmp_path / "tree", patches=patches), size)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda one: one.name)
+async def test_a_broken_guard_is_noticed(mutation: Mutation, given: Servers, tmp_path: Path) -> None:
+    result = await run(SCENARIOS[mutation.scenario], given, SEED, _trial(tmp_path, mutation, mutation.patches))
+    noticed = {hold: found for hold, found in result.verdict.breaches.items() if hold != ITSELF}
+    print(mutation.name, noticed)
+    assert not result.skipped
+    assert noticed, f"{mutation.scenario} held although {mutation.name}"
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("scenario", sorted({mutation.scenario for mutation in MUTATIONS}))
+async def test_the_unbroken_source_holds_where_mutations_are_tried(
+    scenario: str, given: Servers, tmp_path: Path
+) -> None:
+    mutation = next(one for one in MUTATIONS if one.scenario == scenario)
+    trial = _trial(tmp_path, mutation, ())
+    trial = dataclasses.replace(trial, size=dataclasses.replace(trial.size, patience=120.0))
+    result = await run(SCENARIOS[scenario], given, SEED, trial)
+    assert result.verdict.breaches == {}

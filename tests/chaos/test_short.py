@@ -1,0 +1,29 @@
+"""A short chaos that runs with every `make test`: kills among live traffic, judged like the long one."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import source
+from tests.chaos.play import Size
+from tests.chaos.runner import Trial, run
+from tests.chaos.scenarios import SCENARIOS
+from tests.chaos.servers import Servers, servers
+
+SEED = 20
+
+
+@pytest.fixture
+async def given(server_folder: Path) -> AsyncIterator[Servers]:
+    async with servers(server_folder / "chaos") as made:
+        yield made
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("scenario", ["kill-pairs", "log-held"])
+async def test_what_was_promised_holds_under(scenario: str, given: Servers, tmp_path: Path) -> None:
+    trial = Trial(tmp_path, source.copy(tmp_path / "tree"), Size(emails=150, kills=4))
+    result = await run(SCENARIOS[scenario], given, SEED, trial)
+    assert result.verdict.breaches == {}
