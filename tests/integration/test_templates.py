@@ -1,4 +1,4 @@
-"""Templates on real Kafka and Postgres: pushed, versioned, found by id, name and hash, rendered, made anew from the log."""
+"""Templates on real Kafka and Postgres: pushed, versioned, found, rendered, made anew from the log."""
 
 import asyncio
 import contextlib

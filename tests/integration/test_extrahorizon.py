@@ -1,0 +1,313 @@
+"""Extra Horizon's mail service, whole: mails accepted, sent to each recipient, found, opened and counted."""
+
+import base64
+import json
+import re
+from typing import Any
+
+import pytest
+
+from pipeline import admin
+from pipeline.gateway.access import issue
+from pipeline.settings import Settings
+from pipeline.signing import Signer
+from tests.support.gateway import Gateway, gateway, records, until
+from tests.support.whole import Whole, whole
+from topics.contents import ContentChunk
+from topics.ids import owner_uuid
+from topics.registry import DELIVERY_EVENTS, MESSAGE_CONTENTS, SEND_REQUESTS
+
+PLAIN = {
+    "recipients": {"to": ["anna@example.com"]},
+    "from": "News <news@example.com>",
+    "subject": "Hello, Änna",
+    "body": "A plain text, <b>not HTML</b>.",
+}
+TEMPLATE = {
+    "syntax": "extrahorizon",
+    "texts": {
+        "en": {
+            "subject": "Welcome, $content.first_name",
+            "html": '<p>Dear $content.first_name.</p><img src="PUBLIC/mail/v1/$content.tracking_hash/open">',
+        }
+    },
+    "schema": {"type": "object", "properties": {"first_name": {"type": "string"}, "tracking_hash": {"type": "string"}}},
+}
+
+
+async def find(whole: Whole, rql: str) -> Any:
+    answer = await whole.http.get(f"/mail/v1/{rql}", headers=whole.bearer)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def send(served: Gateway, mail: Any, status: int = 200, **headers: str) -> Any:
+    headers = {"Authorization": f"Bearer {served.key}", **{name.replace("_", "-"): to for name, to in headers.items()}}
+    answer = await served.http.post("/mail/v1/", json=mail, headers=headers)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+async def test_one_message_goes_to_each_recipient_and_lives_its_life_in_every_listing(settings: Settings) -> None:
+    mail = PLAIN | {
+        "recipients": {
+            "to": ["Anna <anna@example.com>", "ben@example.com"],
+            "cc": ["cy@example.com"],
+            "bcc": ["di@example.com"],
+        },
+        "reply_to": ["support@example.com"],
+        "attachments": [
+            {"filename": "a.txt", "content": base64.b64encode(b"one").decode(), "type": "text/plain"},
+            {"name": "ü.bin", "content": base64.b64encode(b"two").decode()},
+        ],
+    }
+    async with whole(settings) as world:
+        sent = await send(world.served, mail)
+        addresses = ["anna@example.com", "ben@example.com", "cy@example.com", "di@example.com"]
+        await until(lambda: all(world.got(address) for address in addresses))
+        for address in addresses:
+            (got,) = world.got(address)
+            message = got.message
+            assert message["To"] == "Anna <anna@example.com>, ben@example.com"
+            assert (message["Cc"], message["Bcc"], message["Reply-To"]) == (
+                "cy@example.com",
+                None,
+                "support@example.com",
+            )
+            assert b"di@example.com" not in got.raw
+            assert message["Subject"] == "Hello, Änna"
+            assert message["From"] == "News <news@example.com>"
+            assert message.get_body().get_content().strip() == "A plain text, <b>not HTML</b>."  # type: ignore[union-attr,unused-ignore]
+            files = [
+                (part.get_filename(), part.get_content_type(), part.get_content())
+                for part in message.iter_attachments()
+            ]
+            assert files == [("a.txt", "text/plain", "one"), ("ü.bin", "application/octet-stream", b"two")]
+        assert len({world.got(address)[0].message_id for address in addresses}) == 4
+
+        async def has_left() -> bool:
+            found = await find(world, f"?eq(id,{sent['id']})")
+            return bool(found["data"]) and "aws_message_id" in found["data"][0]
+
+        await until(has_left)
+        found = (await find(world, f"?eq(id,{sent['id']})"))["data"][0]
+        assert found == sent | {"aws_message_id": "abc123", "update_timestamp": found["update_timestamp"]}
+        assert found == {
+            "id": sent["id"],
+            "creator_id": owner_uuid("acme"),
+            "aws_message_id": "abc123",
+            "views": 0,
+            "from": "News <news@example.com>",
+            "reply_to": ["support@example.com"],
+            "recipients": mail["recipients"],
+            "subject": "Hello, Änna",
+            "body": "A plain text, <b>not HTML</b>.",
+            "creation_timestamp": sent["creation_timestamp"],
+            "update_timestamp": found["update_timestamp"],
+        }
+        assert found["update_timestamp"] > found["creation_timestamp"]
+        assert (await find(world, "queued"))["page"]["total"] == 0
+
+        async def is_listed() -> bool:
+            listed = (await world.http.get("/v1/Email/", headers=world.bearer)).json()["Emails"]
+            return len(listed) == 4
+
+        await until(is_listed)
+        listed = (await world.http.get("/v1/Email/?Email=di@example.com", headers=world.bearer)).json()["Emails"]
+        assert [(email["Email"], email["State"]) for email in listed] == [("di@example.com", "sent")]
+    async with whole(settings) as world, world.served.rt.pool.connection() as connection:
+        jobs = await (await connection.execute("select count(*) from jobs.jobs where queue = 'emit'")).fetchone()
+        assert jobs == (0,)
+    contents: list[ContentChunk] = [record for *_, record in await records(settings, MESSAGE_CONTENTS)]
+    assert len({chunk.content_id for chunk in contents}) == 1
+
+
+async def test_a_template_mail_is_opened_and_every_call_is_a_view(settings: Settings) -> None:
+    async with whole(settings) as world:
+        public = str(world.http.base_url)
+        texts = json.loads(json.dumps(TEMPLATE["texts"]).replace("PUBLIC", public))
+        pushed = await world.http.put("/templates/welcome", json=TEMPLATE | {"texts": texts}, headers=world.bearer)
+        assert pushed.status_code in (200, 202), pushed.text
+
+        async def is_pushed() -> bool:
+            return (await world.http.get("/templates/welcome", headers=world.bearer)).status_code == 200
+
+        await until(is_pushed)
+        mail = {
+            "template_id": "welcome",
+            "content": {"first_name": "Anna & Co", "camelCase": [1, {"two": None}]},
+            "language": "en-GB",
+            "recipients": {"to": ["anna@example.com", "ben@example.com"]},
+        }
+        sent = await send(world.served, mail)
+        assert (sent["subject"], sent["template_id"]) == ("Welcome, Anna & Co", pushed.json()["id"])
+        assert sent["content"] == mail["content"]
+        assert "body" not in sent
+        await until(lambda: world.got("anna@example.com") and world.got("ben@example.com"))
+        images = [_image(world, address) for address in ("anna@example.com", "ben@example.com")]
+        assert images[0] != images[1]
+        for nth in range(20):
+            picture = await world.http.get(images[nth % 2], headers={"Accept": "image/avif,image/webp,*/*;q=0.8"})
+            assert (picture.status_code, picture.headers["content-type"]) == (200, "image/gif")
+        for _ in range(25):
+            told = await world.http.get(images[0], headers={"Accept": "application/json, text/plain, */*"})
+            assert (told.status_code, told.json()) == (200, {"affected_records": 1})
+
+        async def views() -> bool:
+            found = (await find(world, f"?eq(id,{sent['id']})"))["data"]
+            return bool(found and found[0]["views"] == 45)
+
+        await until(views)
+        assert (await find(world, "?ge(views,45)"))["page"]["total"] == 1
+        assert (await find(world, "?eq(content.first_name,Anna%2520%2526%2520Co)"))["page"]["total"] == 1
+        forged = await world.http.get("/mail/v1/AAAA/open", headers={"Accept": "application/json"})
+        assert (forged.status_code, forged.json()["name"]) == (404, "RESOURCE_UNKNOWN_EXCEPTION")
+        assert (await world.http.get("/mail/v1/AAAA/open", headers={"Accept": "image/*"})).status_code == 200
+    assert (
+        len([1 for *_, event in await records(settings, DELIVERY_EVENTS) if event.event_id.startswith("extrahorizon:")])
+        == 45
+    )
+
+
+def _image(world: Whole, address: str) -> str:
+    markup = world.got(address)[0].message.get_body(("html",)).get_content()  # type: ignore[union-attr,unused-ignore]
+    found = re.search(r'src="([^"]+/mail/v1/[^"]+/open)"', markup)
+    assert found, markup
+    assert "Dear Anna &amp; Co." in markup
+    return found[1]
+
+
+async def test_a_mail_that_nobody_takes_yet_is_queued(settings: Settings) -> None:
+    async with whole(settings) as world:
+        world.inbox.rcpt["later@example.com"] = ["451 4.3.0 later"]
+        sent = await send(world.served, PLAIN | {"recipients": {"to": ["later@example.com"]}})
+
+        async def is_queued() -> bool:
+            found = await find(world, "queued?eq(status,queued)")
+            return bool(found["page"]["total"] == 1)
+
+        await until(is_queued)
+        found = await find(world, "queued")
+        assert found["data"][0] == {
+            "id": sent["id"],
+            "status": "queued",
+            "from": "News <news@example.com>",
+            "to": ["later@example.com"],
+            "subject": PLAIN["subject"],
+            "text": PLAIN["body"],
+            "creation_timestamp": sent["creation_timestamp"],
+            "update_timestamp": found["data"][0]["update_timestamp"],
+        }
+        assert (await find(world, "queued?eq(status,failed)"))["data"] == []
+
+
+async def test_the_same_key_gives_the_same_mail_and_another_list_is_refused(settings: Settings) -> None:
+    async with gateway(settings) as served:
+        first = await send(served, PLAIN, Idempotency_Key="once")
+        again = await send(served, PLAIN, Idempotency_Key="once")
+        assert first["id"] == again["id"]
+        other = PLAIN | {"recipients": {"to": ["anna@example.com", "ben@example.com"]}}
+        refused = await send(served, other, status=409, Idempotency_Key="once")
+        assert (refused["code"], refused["name"]) == (17, "RESOURCE_ALREADY_EXISTS_EXCEPTION")
+        assert (await send(served, PLAIN))["id"] != first["id"]
+    assert len({request.email_id for *_, request in await records(settings, SEND_REQUESTS)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("mail", "code", "words"),
+    [
+        (b"", 13, "empty"),
+        (b"{", 22, "not JSON"),
+        (b'{"recipients": {"to": 1}}', 15, "recipients.to: expected array, got int"),
+        (b'{"subject": "x", "body": "y"}', 14, "recipients: missing"),
+        (PLAIN | {"recipients": {"to": []}}, 15, "1 to 50"),
+        (PLAIN | {"recipients": {"to": [f"a{n}@example.com" for n in range(51)]}}, 15, "51 in all"),
+        (PLAIN | {"recipients": {"to": ["nobody"]}}, 15, "recipients.to[0]: not an email address"),
+        (PLAIN | {"subject": "a\r\nBcc: x@example.com"}, 15, "subject: a line break"),
+        (PLAIN | {"subject": "=?utf-8?q?a=0d=0aBcc:_x?="}, 15, "subject: a line break"),
+        (PLAIN | {"from": "a\nb <a@example.com>"}, 15, "from: a line break"),
+        (PLAIN | {"attachments": [{"name": "a\0", "content": ""}]}, 15, "attachments[0].filename"),
+        (PLAIN | {"attachments": [{"name": "a", "content": "%"}]}, 15, "attachments[0].content: not base64"),
+        (PLAIN | {"attachments": [{"content": ""}]}, 14, "attachments[0].filename: missing"),
+        (PLAIN | {"attachments": [{"name": "a", "content": "QUFB" * 2_700_000}]}, 26, "10 MB"),
+        (PLAIN | {"body": "x" * 300_000}, 26, "are kept"),
+        (PLAIN | {"template_id": "x"}, 26, "the template's"),
+        ({"recipients": {"to": ["a@example.com"]}}, 14, "subject: missing"),
+        ({"recipients": {"to": ["a@example.com"]}, "template_id": "none"}, 16, "no such template"),
+    ],
+)
+async def test_what_can_not_be_sent_is_refused_in_its_own_shape(
+    settings: Settings, mail: Any, code: int, words: str
+) -> None:
+    async with gateway(settings) as served:
+        body = mail if isinstance(mail, bytes) else json.dumps(mail).encode()
+        answer = await served.http.post("/mail/v1/", content=body, headers={"X-Api-Key": served.key})
+        told = answer.json()
+        assert (answer.status_code, told["code"], words in told["message"]) == (
+            404 if code == 16 else 400,
+            code,
+            True,
+        ), told
+        assert set(told) == {"code", "name", "message"}
+    assert await records(settings, SEND_REQUESTS) == []
+
+
+async def test_keys_and_tokens_open_the_door_and_nothing_else_does(settings: Settings) -> None:
+    async with gateway(settings) as served:
+
+        async def ask(**headers: str) -> tuple[int, int]:
+            answer = await served.http.get("/mail/v1/", headers=headers)
+            return answer.status_code, answer.json().get("code", 0)
+
+        async def grant(**asked: str) -> Any:
+            return (await served.http.post("/auth/v2/oauth2/tokens", json={"client_id": "x"} | asked)).json()
+
+        assert await ask() == (401, 104)
+        assert await ask(Authorization="Bearer wrong") == (401, 117)
+        assert await ask(Authorization="Bearer mft_wrong") == (401, 117)
+        assert (await grant(grant_type="password", username="u", password="wrong"))["error"] == "invalid_grant"
+        assert (await grant(grant_type="mfa", token="x"))["error"] == "unsupported_grant_type"
+        tokens = await grant(grant_type="password", username="u", password=served.key)
+        assert served.key not in json.dumps(tokens)
+        assert await ask(Authorization=f"Bearer {tokens['access_token']}") == (200, 0)
+        assert await ask(Authorization=f"Bearer {tokens['refresh_token']}") == (401, 117)
+        assert (await grant(grant_type="refresh_token", refresh_token=tokens["access_token"]))[
+            "error"
+        ] == "invalid_grant"
+        fresh = await grant(grant_type="refresh_token", refresh_token=tokens["refresh_token"])
+        assert await ask(Authorization=f"Bearer {fresh['access_token']}") == (200, 0)
+        signer = Signer(settings.secret.get_secret_value(), "access")
+        old = issue(signer, "access", admin.key_hash(served.key), served.rt.clock() - 3_601_000)
+        assert await ask(Authorization=f"Bearer {old}") == (401, 118)
+        form = await served.http.post(
+            "/auth/v2/oauth2/tokens", data={"grant_type": "password", "username": "u", "password": served.key}
+        )
+        assert form.status_code == 200
+
+
+async def test_a_revoked_key_ends_its_tokens(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with gateway(settings) as served:
+        asked = {"grant_type": "password", "password": served.key}
+        tokens = (await served.http.post("/auth/v2/oauth2/tokens", json=asked)).json()
+        await admin.revoke_key(served.rt.pool, admin.key_hash(served.key)[:6].hex())
+
+        async def is_refused() -> bool:
+            headers = {"Authorization": f"Bearer {tokens['access_token']}"}
+            return (await served.http.get("/mail/v1/", headers=headers)).json().get("code") == 117
+
+        await until(is_refused)
+
+
+async def test_a_tenant_finds_its_own_mails_only(settings: Settings) -> None:
+    async with whole(settings) as world:
+        await admin.add_tenant(world.served.rt.pool, admin.Tenant("other"))
+        key = await admin.add_key(world.served.rt.pool, "other")
+        await send(world.served, PLAIN)
+
+        async def is_there() -> bool:
+            return bool((await find(world, ""))["page"]["total"] == 1)
+
+        await until(is_there)
+        for path in ("", "?eq(subject,Hello%252C%2520%25C3%2584nna)", "queued"):
+            answer = await world.http.get(f"/mail/v1/{path}", headers={"X-Api-Key": key})
+            assert answer.json()["data"] == []
