@@ -4,6 +4,7 @@ Strict where a mistake or an attack would travel on (line breaks, lengths, a dom
 look up), silent on whether the mailbox exists: only sending tells.
 """
 
+import functools
 import re
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
@@ -61,6 +62,7 @@ def _decoded(text: str) -> str:
         return ""
 
 
+@functools.lru_cache(maxsize=10_000)
 def _ascii(domain: str) -> str | None:
     """The domain as DNS knows it (A-labels), None if it is no fully qualified name."""
     labels = domain.split(".")

@@ -23,6 +23,8 @@ async def reserve(pool: Pool, wanted: Mapping[EmailId, bytes], now: Millis) -> s
         return set()
     values = {"ids": list(wanted), "fingerprints": list(wanted.values()), "now": now}
     async with pool.connection() as connection:
-        await connection.execute(SQL["reserve"], values)
-        rows = await (await connection.execute(SQL["conflicting"], values)).fetchall()
+        async with connection.pipeline():
+            await connection.execute(SQL["reserve"], values)
+            found = await connection.execute(SQL["conflicting"], values)
+        rows = await found.fetchall()
     return {EmailId(str(row[0])) for row in rows}

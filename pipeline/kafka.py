@@ -8,6 +8,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from pipeline.bulk import Bulk
 from pipeline.errors import LogUnavailable
 from pipeline.ports import Entry
 from pipeline.settings import Settings
@@ -16,7 +17,8 @@ from topics.record import Place
 from topics.registry import MAX_RECORD_BYTES
 
 MAX_REQUEST_BYTES = MAX_RECORD_BYTES + 100_000
-_AT_ONCE = 100
+_MANY = 20
+"""From here on entries get batches of their own; fewer wait a moment for those of other requests."""
 
 
 class KafkaLog:
@@ -26,18 +28,18 @@ class KafkaLog:
         self._producer = producer
         self._prefix = settings.topic_prefix
         self._timeout = settings.append_timeout
+        self._bulk = Bulk(producer, settings.topic_prefix)
 
     async def append(self, entries: Sequence[Entry], *, within: float | None = None) -> list[Place | None]:
         """See the port. One deadline for the whole call, because aiokafka never expires an idempotent batch."""
         deadline = asyncio.get_running_loop().time() + (self._timeout if within is None else within)
+        if len(entries) >= _MANY:
+            return await self._bulk.append(entries, deadline)
         sent: list[asyncio.Future[Any] | None] = []
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 for entry in entries:
-                    sent.append(await self._send(entry))
-                    if len(sent) % _AT_ONCE == 0:
-                        # A send that needn't wait doesn't let go of the loop, and a batch is thousands.
-                        await asyncio.sleep(0)
+                    sent.append(await self._send(entry))  # noqa: PERF401 - what was sent before the time-out counts
         sent += [None] * (len(entries) - len(sent))
         pending = [future for future in sent if future is not None]
         if pending:

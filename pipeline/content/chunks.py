@@ -21,7 +21,14 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Content).decode
 
 
-def pack(content: Content, content_id: str) -> tuple[list[ContentChunk], str]:
+def compressor() -> zstandard.ZstdCompressor:
+    """For many contents, one after the other: making one costs as much as compressing a small content."""
+    return zstandard.ZstdCompressor(write_checksum=False, write_content_size=True)
+
+
+def pack(
+    content: Content, content_id: str, by: zstandard.ZstdCompressor | None = None
+) -> tuple[list[ContentChunk], str]:
     """The content's chunks, in order, and the hex SHA-256 of them put together.
 
     Raises Refused for a content over MAX_CONTENT_BYTES: nobody could unpack it.
@@ -29,7 +36,7 @@ def pack(content: Content, content_id: str) -> tuple[list[ContentChunk], str]:
     plain = _encode(content)
     if len(plain) > MAX_CONTENT_BYTES:
         raise Refused(f"a content of {len(plain)} bytes; at most {MAX_CONTENT_BYTES} can be taken")
-    whole = zstandard.ZstdCompressor(write_checksum=False, write_content_size=True).compress(plain)
+    whole = (by or compressor()).compress(plain)
     pieces = [whole[start : start + CHUNK_BYTES] for start in range(0, len(whole), CHUNK_BYTES)]
     chunks = [
         ContentChunk(content_id=content_id, index=index, total=len(pieces), data=piece)

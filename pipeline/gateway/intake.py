@@ -13,7 +13,7 @@ from psycopg_pool import PoolTimeout
 
 from pipeline import identities
 from pipeline.bootstrap import Runtime
-from pipeline.content.chunks import pack
+from pipeline.content.chunks import compressor, pack
 from pipeline.crashpoints import crash_point
 from pipeline.errors import DatabaseUnavailable, Refused
 from pipeline.ports import Entry, Log
@@ -82,9 +82,10 @@ class Intake:
         for parcel in parcels:
             shared.setdefault(id(parcel.content), (parcel.content, []))[1].append(parcel.request)
         packed = []
+        by = compressor()
         for content, requests in shared.values():
             try:
-                packed.append(_Packed(requests, *pack(content, self._rt.new_id())))
+                packed.append(_Packed(requests, *pack(content, self._rt.new_id(), by)))
             except Refused as error:
                 refused |= {request.email_id: str(error) for request in requests}
         return packed

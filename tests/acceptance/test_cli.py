@@ -113,7 +113,7 @@ def test_an_operator_sets_up_a_house(settings: Settings) -> None:
     run("brands", "add", "*", "--provider", "relay", "--tenant", "acme", "--unknown", "hold")
     assert run("brands", "list")[1].split() == ["acme", "*", "relay", "hold"]
     run("destinations", "add", "https://ft.example/hook/", "--tenant", "acme", "--brand", "7", "--key-env", "THE_KEY")
-    assert run("destinations", "list")[1].split() == ["acme", "7", "https://ft.example/hook", *"as it came".split()]
+    assert run("destinations", "list")[1].split() == ["acme", "7", "https://ft.example/hook", *["as", "it", "came"]]
     add = ["destinations", "add", "https://ft.example/hook/", "--tenant", "acme", "--brand", "7"]
     run(*add, "--key-env", "THE_KEY", "--user-id-integer")
     assert run("destinations", "list")[1].split()[-3:] == ["as", "a", "number"]
