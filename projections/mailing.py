@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from topics.changes import EmailChange
-from topics.readings import updated_at
+from topics.join import MARKS
 from topics.record import EmailId, Millis
 from topics.states import EmailState
 
@@ -29,7 +29,6 @@ class Mailed(msgspec.Struct):
     """What a run says of one recipient of a mail."""
 
     state: EmailState
-    updated_at: Millis
     newly: bool
     """Its request came with this run: what was seen of it before counts only now."""
 
@@ -40,8 +39,7 @@ def note(mails: dict[EmailId, Mailed], change: EmailChange, before: EmailState |
         return
     known = mails.get(change.email_id)
     newly = before is None or before.request is None if known is None else known.newly
-    latest = max(updated_at(after), *(applied.fact.recorded_at for applied in change.facts), 0)
-    mails[change.email_id] = Mailed(after, latest if known is None else max(latest, known.updated_at), newly)
+    mails[change.email_id] = Mailed(after, newly)
 
 
 def rows(mails: Mapping[EmailId, Mailed]) -> Iterable[dict[str, Any]]:
@@ -53,10 +51,16 @@ def rows(mails: Mapping[EmailId, Mailed]) -> Iterable[dict[str, Any]]:
             "email_id": email_id,
             "mail_id": request.message_id,
             "tenant": request.tenant,
-            "updated_at": mailed.updated_at,
+            "updated_at": updated_at(mailed.state),
             "newly": mailed.newly,
             "mail": document(mailed.state),
         }
+
+
+def updated_at(state: EmailState) -> Millis:
+    """When something last happened to it, repeats included: each view is an update."""
+    marks = (getattr(state, name) for name in MARKS)
+    return max((max(mark.last, mark.recorded) for mark in marks if mark is not None), default=0)
 
 
 def views(timeline: Iterable[tuple[EmailId, str]]) -> list[tuple[EmailId, str]]:

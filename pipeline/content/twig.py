@@ -117,6 +117,12 @@ def _shown(value: Any) -> Any:
     raise Refused("an object or a list can't be shown; name one of its members")
 
 
+@pass_context
+def _finalized(_context: Context, value: Any) -> Any:
+    """For Jinja: what takes a context is also asked of constants, which it would print as Python does."""
+    return _shown(value)
+
+
 def _text(context: Context, value: Any) -> str:
     shown = str(_shown(value))
     context[_BUDGET].spend(shown)
@@ -179,7 +185,7 @@ def _environment(html: bool) -> _Environment:
     made = _Environment(
         autoescape=html,
         undefined=Missing,
-        finalize=_shown,
+        finalize=_finalized,
         keep_trailing_newline=True,
         extensions=[_Words],
         cache_size=0,

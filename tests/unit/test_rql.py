@@ -1,0 +1,149 @@
+"""RQL as the SDK and people write it: what it asks, what is refused; any text is one of the two."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import rql
+from pipeline.dialects.extrahorizon import MAIL, QUEUED
+from pipeline.errors import Refused
+from projections.asking import Question
+
+
+def where(query: str) -> str | None:
+    return rql.parse(query, MAIL).where
+
+
+def refusal(query: str) -> str:
+    with pytest.raises(Refused) as caught:
+        rql.parse(query, MAIL)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("query", "asked"),
+    [
+        ("eq(id,abc)", '(exists($."id" ? (@ == "abc")))'),
+        ("id=abc", '(exists($."id" ? (@ == "abc")))'),
+        ("eq(subject,5)", '(exists($."subject" ? (@ == "5")))'),
+        ("ne(views,0)", '(!(exists($."views" ? (@ == 0))))'),
+        ("views>=3&views<5", '(exists($."views" ? (@ >= 3)) && exists($."views" ? (@ < 5)))'),
+        ("eq(subject,A%252C%2520%2528b%2529%2520%2526)", '(exists($."subject" ? (@ == "A, (b) &")))'),
+        ("eq%28subject%2CA%2520b%29", '(exists($."subject" ? (@ == "A b")))'),
+        ('eq(subject,a"b\\)', '(exists($."subject" ? (@ == "a\\"b\\\\")))'),
+        ("like(subject,%255Ba%255D.*)", '(exists($."subject" ? (@ like_regex "[a].*" flag "iq")))'),
+        ("in(recipients.to,a@b.c,d@e.f)", '(exists($."recipients"."to" ? (@ == "a@b.c" || @ == "d@e.f")))'),
+        ("in(id,(a,b))", '(exists($."id" ? (@ == "a" || @ == "b")))'),
+        ("out(id,a,b)", '(!(exists($."id" ? (@ == "a" || @ == "b"))))'),
+        ("contains(body)", '(exists($."body"))'),
+        ("excludes(templateId)", '(!(exists($."template_id")))'),
+        ("contains(content.items,and(gt(n,60),lt(n,90)))", None),
+        ("eq(content.firstName,5)", '(exists($."content"."firstName" ? (@ == 5 || @ == "5")))'),
+        ("eq(content.plan,string:5)", '(exists($."content"."plan" ? (@ == "5")))'),
+        ("eq(content.vip,true)", '(exists($."content"."vip" ? (@ == true || @ == "true")))'),
+        (
+            "gt(creationTimestamp,2024-01-01T00%253A00%253A00Z)",
+            '(exists($."creation_timestamp" ? (@ > 1704067200000)))',
+        ),
+        ("or(eq(id,a),eq(id,b))", '((exists($."id" ? (@ == "a")) || exists($."id" ? (@ == "b"))))'),
+        ("(id=a|id=b)&views=1", None),
+    ],
+)
+def test_a_condition_becomes_a_predicate_whose_values_are_json(query: str, asked: str | None) -> None:
+    found = where(query)
+    assert found is not None
+    assert asked is None or found == asked
+
+
+def test_a_page_is_asked_for_beside_the_conditions() -> None:
+    assert rql.parse("", MAIL) == Question()
+    asked = rql.parse("eq(id,a)&sort(-creation_timestamp,+subject)&select(id,content.a)&limit(10,20)&skipCount()", MAIL)
+    assert asked.sort == ((("creation_timestamp",), True), (("subject",), False))
+    assert asked.select == (("id",), ("content", "a"))
+    assert (asked.limit, asked.offset, asked.count) == (10, 20, False)
+    assert rql.parse("limit(1000)", MAIL).limit == rql.LIMIT_MAX
+    assert rql.parse("sort(+subject)", MAIL).sort == rql.parse("sort(%20subject)", MAIL).sort
+    assert rql.parse("eq(status,queued)", QUEUED).where is not None
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("eq(nothing,1)", "no field of ours"),
+        ("eq(id", "')' expected"),
+        ("eq(id,a))", "nothing more is expected"),
+        ("eq(id)", "a field and a value"),
+        ("eq()", "which field"),
+        ("nonsense(id,1)", "no operator of ours"),
+        ("id", "is no condition"),
+        ("id=a&id=b|id=c", "parentheses"),
+        ("and()", "of what"),
+        ("limit(x)", "whole numbers"),
+        ("limit(1,2,3)", "whole numbers"),
+        ("limit(-1)", "whole numbers"),
+        ("sort()", "one to 3"),
+        ("sort(id,id,id,id)", "one to 3"),
+        ("eq(views,many)", "no number"),
+        ("gt(creation_timestamp,soon)", "no time"),
+        ("eq(id,%00)", "NUL"),
+        ("eq(id,%2500)", "NUL"),
+        ("eq(id,%FF)", "UTF-8"),
+        ("(" * 50 + "id=a" + ")" * 50, "nested too deeply"),
+        ("&".join(["id=a"] * 300), "too long"),
+        ("id=" + "a" * 9000, "more than 8000"),
+        ('eq(content.a"b,1)', "not a field"),
+    ],
+)
+def test_what_can_not_be_asked_is_refused_in_words(query: str, words: str) -> None:
+    assert words in refusal(query)
+
+
+@settings(max_examples=500)
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "eq",
+                "in",
+                "and",
+                "or",
+                "like",
+                "contains",
+                "limit",
+                "sort",
+                "(",
+                ")",
+                ",",
+                "&",
+                "|",
+                "=",
+                "<",
+                ">",
+                "!",
+                "id",
+                "views",
+                "content",
+                ".",
+                "a",
+                "1",
+                "-",
+                "+",
+                "%25",
+                "%",
+                '"',
+                "\\",
+                "$",
+                "@",
+                "é",
+                " ",
+            ]
+        ),
+        max_size=14,
+    )
+)
+def test_any_text_is_a_question_or_refused(pieces: list[str]) -> None:
+    try:
+        asked = rql.parse("".join(pieces), MAIL)
+    except Refused:
+        return
+    assert isinstance(asked, Question)
