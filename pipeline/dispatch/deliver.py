@@ -83,6 +83,7 @@ class Deliver:
         self._brands: Remembered[tuple[str, str], Brand] = Remembered(lambda key: admin.get_brand(rt.pool, *key))
         self._providers: Remembered[str, Provider] = Remembered(lambda name: admin.get_provider(rt.pool, name, secret))
         self._suppressed: Coalesced[SuppressionKey, bool] = Coalesced(self._ask_suppressed)
+        self._heard_of: Coalesced[str, bool] = Coalesced(self._ask_heard_of)
 
     async def __call__(self, job: Job, lease: Lease) -> Verdict:
         """Send one email, once."""
@@ -93,9 +94,16 @@ class Deliver:
         except NotFound:
             return give_back(0, NO_PROVIDER, pause=NO_PROVIDER)
         attempt = _Attempt(job, lease, request, brand, provider)
+        if job.attempt > 1 and await self._heard_of.get(request.email_id):
+            # The attempt before, whose end nobody saw, did arrive: neither send again nor call it dropped
+            # because its own complaint has suppressed the address meanwhile.
+            await self._append(self._ack(Acked, attempt, text="its own events tell that it was sent"))
+            return Verdict(DONE.state, lane=Lane.SILENT)
         if job.unknown and brand.unknown_policy == "hold":
             return hold("a dispatcher fell silent while it was sending; it may have been sent")
         if await self._suppressed.get(self._suppression_key(request)):
+            if job.unknown:
+                return hold("it may have been sent before its address was suppressed")
             await self._append(self._ack(Dropped, attempt, reason="suppressed"))
             return Verdict(DONE.state, lane=Lane.SILENT)
         return await self._send(attempt)
@@ -228,7 +236,13 @@ class Deliver:
     async def _append(self, ack: Ack) -> None:
         await append_until_confirmed(self._rt.log, [Entry(PROVIDER_ACKS, ack.email_id, ack)])
 
-    # ------------------------------------------------------------ suppressions
+    # ---------------------------------------------------- what is known by now
+    async def _ask_heard_of(self, email_ids: set[str]) -> dict[str, bool]:
+        async with self._rt.pool.connection() as connection:
+            rows = await (await connection.execute(SQL["heard_of"], {"email_ids": list(email_ids)})).fetchall()
+        found = {email_id for (email_id,) in rows}
+        return {email_id: email_id in found for email_id in email_ids}
+
     def _suppression_key(self, request: SendRequest) -> SuppressionKey:
         return request.tenant, request.brand, hash_address(self._signers.address, request.recipient)
 

@@ -63,6 +63,12 @@ select pg_try_advisory_lock(hashtext('mailfold.dispatch.intake'), 0)
 -- name: lead_or_end
 set idle_session_timeout = '10s'
 
+-- name: heard_of
+-- Emails of which somebody told what only happens to an email that was sent.
+select email_id::text from projections.history
+where email_id = any(%(email_ids)b::uuid[])
+    and status in ('sent', 'delivered', 'opened', 'clicked', 'bounced', 'complained')
+
 -- name: suppressed
 select tenant, brand, address_hash
 from projections.suppressions

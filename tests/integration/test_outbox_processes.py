@@ -11,15 +11,22 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.bootstrap import runtime
+from pipeline.bootstrap import Runtime, runtime
+from pipeline.fold import evolve
+from pipeline.kafka import append_all
+from pipeline.ports import Entry
 from pipeline.settings import Settings
 from tests.integration.test_emit import destine, owe
 from tests.support.dispatching import accept, on, provide, rows, until
 from tests.support.http_receiver import http_receiver
 from tests.support.smtp_receiver import smtp_receiver
 from topics.acks import Acked
+from topics.changes import Applied, EmailChange
 from topics.conversions import Word
-from topics.registry import CONVERSION_RESULTS, PROVIDER_ACKS
+from topics.events import DeliveryEvent, EventKind
+from topics.record import Place
+from topics.registry import CONVERSION_RESULTS, DELIVERY_EVENTS, EMAIL_CHANGES, PROVIDER_ACKS
+from topics.requests import SendRequest
 
 MAILS = 40
 
@@ -118,6 +125,47 @@ async def test_a_dispatcher_frozen_past_its_leases_harms_nothing_when_it_wakes(s
     assert all(count == 1 for recipient, count in counts.items() if recipient.startswith("more"))
     assert max(counts.values()) <= 2
     assert len({mail.message_id for mail in receiver.mails}) == len(counts)
+
+
+async def test_an_email_that_was_sent_is_never_called_dropped_by_its_own_complaint(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """The dispatcher dies after the 250; before its lease runs out the recipient complains, which suppresses him."""
+    async with smtp_receiver() as receiver, runtime(settings) as rt:
+        await provide(rt, receiver.port)
+        sent = await accept(rt, "angry@example.com")
+        async with process(settings, "dispatch", **armed("dispatch.after-250", tmp_path)) as first:
+            assert await ends(first) == 137
+        async with process(settings, "project"):
+            await append_all(rt.log, [Entry(EMAIL_CHANGES, sent[0].email_id, _complaint(sent[0]))])
+            await until(lambda: _suppressed(rt), 30)
+        async with process(settings, "dispatch"):
+            await until(lambda: _done(rt, 1), 40)
+    assert len(receiver.mails) == 1, "nobody who complained gets it again"
+    [ack] = await on(settings, PROVIDER_ACKS)
+    assert isinstance(ack, Acked)
+    assert ack.attempt == 2
+
+
+def _complaint(request: SendRequest) -> EmailChange:
+    at = request.recorded_at
+    event = DeliveryEvent(
+        email_id=request.email_id,
+        event_id="sendgrid:complaint",
+        kind=EventKind.COMPLAINED,
+        occurred_at=at,
+        recorded_at=at,
+        provider="sendgrid",
+    )
+    place = Place(topic=DELIVERY_EVENTS.name, partition=0, offset=0)
+    state = evolve(evolve(None, request), event)
+    return EmailChange(
+        email_id=request.email_id, recorded_at=at, facts=(Applied(place=place, fact=event),), state=state
+    )
+
+
+async def _suppressed(rt: Runtime) -> bool:
+    return bool(await rows(rt, "select from projections.suppressions"))
 
 
 @pytest.mark.parametrize("role", ["dispatch", "emit"])
