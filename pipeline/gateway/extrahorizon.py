@@ -155,7 +155,7 @@ class Surface:
 
     def _parcels(self, tenant: str, wish: Wish, said: Said, ids: Message, mail: Mail) -> dict[EmailId, Parcel]:
         details = dialect.kept(mail)
-        variables = msgspec.Raw(b"null") if isinstance(wish.send.content, msgspec.UnsetType) else wish.send.content
+        given = wish.send.content
         whole = SendRequest(
             email_id=ids.email_ids[0],
             message_id=ids.message_id,
@@ -170,7 +170,7 @@ class Surface:
             subject=said.subject,
             shown=wish.shown,
             template=said.ref,
-            variables=variables,
+            **({} if isinstance(given, msgspec.UnsetType) else {"variables": given}),
         )
         requests = [
             # The first recipient's request alone tells the mail.

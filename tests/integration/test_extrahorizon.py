@@ -163,10 +163,9 @@ async def test_a_template_mail_is_opened_and_every_call_is_a_view(settings: Sett
         forged = await world.http.get("/mail/v1/AAAA/open", headers={"Accept": "application/json"})
         assert (forged.status_code, forged.json()["name"]) == (404, "RESOURCE_UNKNOWN_EXCEPTION")
         assert (await world.http.get("/mail/v1/AAAA/open", headers={"Accept": "image/*"})).status_code == 200
-    assert (
-        len([1 for *_, event in await records(settings, DELIVERY_EVENTS) if event.event_id.startswith("extrahorizon:")])
-        == 45
-    )
+    # One that was slow to be confirmed may lie there twice, from the spool: still one view.
+    events = {event.event_id for *_, event in await records(settings, DELIVERY_EVENTS)}
+    assert len([name for name in events if name.startswith("extrahorizon:")]) == 45
 
 
 def _image(world: Whole, address: str) -> str:
@@ -293,7 +292,7 @@ async def test_a_revoked_key_ends_its_tokens(settings: Settings, monkeypatch: py
 
         async def is_refused() -> bool:
             headers = {"Authorization": f"Bearer {tokens['access_token']}"}
-            return (await served.http.get("/mail/v1/", headers=headers)).json().get("code") == 117
+            return bool((await served.http.get("/mail/v1/", headers=headers)).json().get("code") == 117)
 
         await until(is_refused)
 
