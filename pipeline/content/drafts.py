@@ -27,7 +27,10 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = {}
     syntax: Annotated[Syntax, Meta(description="How variables are marked")] = Syntax.TWIG
     default: Annotated[str, Meta(description="The language for those whose own isn't there; else the first")] = ""
-    schema: Annotated[msgspec.Raw, Meta(description="JSON schema of the variables")] = msgspec.Raw(b"null")
+    # Made anew: a schema's default can't be written where it is raw.
+    schema: Annotated[msgspec.Raw, Meta(description="JSON schema of the variables")] = msgspec.field(
+        default_factory=lambda: msgspec.Raw(b"null")
+    )
     description: Annotated[str, Meta(max_length=1000)] = ""
 
 
