@@ -7,9 +7,11 @@ import logging
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,21 @@ EVERYONE = ("textbook", "quix", "streams", "streams-eos", "ours", "quix:2", "str
 WARM_UP = 200_000
 
 
-async def compete(asked: argparse.Namespace, folder: Path, console: Console) -> list[Result]:
-    """A broker of our own, a topic, one engine after the other."""
+@dataclass
+class Outcome:
+    """What came out so far."""
+
+    results: list[Result] = field(default_factory=list)
+    failed: list[Entrant] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        """Whether every engine came to the end, with the right states."""
+        return not self.failed and not any(result.trouble for result in self.results)
+
+
+async def compete(asked: argparse.Namespace, folder: Path, console: Console, outcome: Outcome) -> None:
+    """A broker of our own, a topic, one engine after the other; one that fails does not stop the others."""
 
     def tell(line: str) -> None:
         console.print(f"[dim]{line}[/]")
@@ -48,11 +63,14 @@ async def compete(asked: argparse.Namespace, folder: Path, console: Console) -> 
         tell("the plain fold of the topic, against which all states are held")
         wanted = await states.expected(arena.bootstrap, arena.topic)
         contest = Contest(arena, cores, wanted, asked.within, tell)
-        results = []
         for entrant in entrants:
-            results.append(await contest.run(entrant))
-            _show(results[-1], console)
-        return results
+            try:
+                outcome.results.append(await contest.run(entrant))
+            except (Ended, Stalled) as error:
+                outcome.failed.append(entrant)
+                console.print(str(error), style="bold red", markup=False, soft_wrap=True)
+            else:
+                _show(outcome.results[-1], console)
     finally:
         kafka.stop(broker)
 
@@ -123,25 +141,36 @@ def main() -> int:
     asked = options()
     console = Console(highlight=False)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # topics come and go here
+    # Ended from outside, Python would end at once, and the broker's folder would stay.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     folder = Path(tempfile.mkdtemp(prefix="mailfold-peers-"))
+    outcome = Outcome()
     try:
-        results = asyncio.run(compete(asked, folder, console))
+        asyncio.run(compete(asked, folder, console, outcome))
     except KeyboardInterrupt:
         return 130
-    except (Ended, NotStarted, Stalled) as error:
+    except NotStarted as error:
         console.print(str(error), style="bold red", markup=False, soft_wrap=True)
         return 1
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    console.print("", report.figures(results), "")
+    _tell(asked, outcome, console)
+    return 0 if outcome.good else 1
+
+
+def _tell(asked: argparse.Namespace, outcome: Outcome, console: Console) -> None:
+    console.print("", report.figures(outcome.results), "")
+    if outcome.failed:
+        names = ", ".join(entrant.title for entrant in outcome.failed)
+        console.print(f"did not come to the end: {names}", style="bold red")
     if asked.events >= report.TELLING:
-        console.print(report.kept(results), "")
+        console.print(report.kept(outcome.results), "")
     else:
         console.print(f"[dim]{asked.events:,} events measure nothing; they show that everything works.[/]")
     if asked.json:
         told = {"machine": _machine(), "events": asked.events, "emails": asked.emails, "seed": asked.seed}
-        asked.json.write_text(json.dumps({**told, **report.as_json(results)}, indent=2) + "\n")
-    return 1 if any(result.trouble for result in results) else 0
+        failed = {"failed": [entrant.run for entrant in outcome.failed]}
+        asked.json.write_text(json.dumps({**told, **report.as_json(outcome.results), **failed}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

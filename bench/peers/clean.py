@@ -31,6 +31,18 @@ async def forget(settings: Settings, patience: float = 60.0) -> None:
     await cluster.create(settings)
 
 
+async def sweep(settings: Settings) -> None:
+    """Delete what the peers wrote: a million states of each would fill a small disk."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
+    await admin.start()
+    try:
+        theirs = [name for name in await admin.list_topics() if not name.startswith((settings.topic_prefix, "__"))]
+        if theirs:
+            await admin.delete_topics(theirs)
+    finally:
+        await admin.close()
+
+
 async def _read(admin: Any, group: str) -> list[Any]:
     """The partitions of which the group has read something."""
     while True:

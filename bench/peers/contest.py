@@ -84,6 +84,7 @@ class Contest:
                 self.tell(f"{entrant.title}: recovering from an empty disk")
                 recovery = await self._recovery(broker, entrant, command)
                 trouble = trouble or await self._trouble(entrant)
+        await clean.sweep(self.arena.settings)
         measured = pace(course.began, course.samples)
         return Result(entrant, measured, course.peak_mb, recovery, len(self.wanted.states), trouble)
 

@@ -10,6 +10,8 @@ from bench.peers.processes import Processes
 from bench.peers.progress import Broker, Progress
 
 EVERY: Final = 0.05
+STUCK: Final = 300.0
+"""Seconds without progress after which nobody waits any longer; a recovery shows none before it is over."""
 SILENT: Final = 20.0
 """Seconds after which an engine that goes by its states and publishes none is taken to be through."""
 
@@ -71,17 +73,25 @@ async def to_the_end(broker: Broker, run: Run, target: int, within: float) -> li
         samples.append(Sample(time.perf_counter(), done, run.processes.look(), together))
         if run.goes_silent and _silent(samples):
             break
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or _seconds_still(samples) > STUCK:
             tails = run.processes.tails()
-            raise Stalled(f"{run.title}: {done} of {target} in {within:.0f} s; the ends of its logs:\n{tails}")
+            raise Stalled(f"{run.title}: {done} of {target}, and nothing more; the ends of its logs:\n{tails}")
     return samples
 
 
 def last_progress(samples: Sequence[Sample]) -> Sample:
     """The first sample after which nothing more was done."""
-    return next(sample for sample in samples if sample.done == samples[-1].done)
+    last = samples[-1]
+    for sample in reversed(samples):
+        if sample.done != last.done:
+            break
+        last = sample
+    return last
 
 
 def _silent(samples: Sequence[Sample]) -> bool:
-    last = last_progress(samples)
-    return last.done > 0 and samples[-1].at - last.at > SILENT
+    return samples[-1].done > 0 and _seconds_still(samples) > SILENT
+
+
+def _seconds_still(samples: Sequence[Sample]) -> float:
+    return samples[-1].at - last_progress(samples).at

@@ -42,10 +42,13 @@ final class Peer {
         Runtime.getRuntime().addShutdownHook(new Thread(() -> streams.close(Duration.ofSeconds(8))));
     }
 
-    /** The JIT compiles what runs often: a first pass over other traffic makes it compile before anybody measures. */
+    /**
+     * The JIT compiles what runs often: a first pass over other traffic makes it compile before anybody measures.
+     * In a group of its own, so that no other process takes a part of it.
+     */
     private static void warm(Map<String, String> env, String topic, Path folder) throws Exception {
         long total = size(env, topic);
-        KafkaStreams streams = start(env, topic, env.get("PEER_GROUP") + "-warm", folder.resolve("warm"));
+        KafkaStreams streams = start(env, topic, env.get("PEER_GROUP") + "-warm-" + ProcessHandle.current().pid(), folder.resolve("warm"));
         until(() -> FOLDED.get() >= total);
         streams.close();
         streams.cleanUp();
