@@ -5,6 +5,7 @@ up, the last update is the latest, and only the first recipient's request tells 
 partitions that write one mail's row need no order between them.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -20,8 +21,7 @@ DIALECT: Final = "extrahorizon"
 VIEW: Final = "extrahorizon:"
 """What the event id of a call of /open begins with; each call is one view."""
 
-_NUL: Final = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
-_ENCODE: Final = msgspec.json.Encoder().encode
+_NUL: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 _DECODE: Final = msgspec.json.Decoder().decode
 
 
@@ -79,8 +79,8 @@ def document(state: EmailState) -> str | None:
         told["content"] = content
     if state.provider_ids:
         told["aws_message_id"] = state.provider_ids[0][1]
-    # Postgres' jsonb has no NUL.
-    return _NUL.sub(rb"\1\\ufffd", _ENCODE(told)).decode()
+    # The standard library's, because it writes integers of any length; Postgres' jsonb has no NUL.
+    return _NUL.sub(r"\1\\ufffd", json.dumps(told))
 
 
 def _decoded(raw: msgspec.Raw) -> Any:

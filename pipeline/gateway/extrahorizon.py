@@ -155,7 +155,6 @@ class Surface:
 
     def _parcels(self, tenant: str, wish: Wish, said: Said, ids: Message, mail: Mail) -> dict[EmailId, Parcel]:
         details = dialect.kept(mail)
-        given = wish.send.content
         whole = SendRequest(
             email_id=ids.email_ids[0],
             message_id=ids.message_id,
@@ -170,8 +169,9 @@ class Surface:
             subject=said.subject,
             shown=wish.shown,
             template=said.ref,
-            **({} if isinstance(given, msgspec.UnsetType) else {"variables": given}),
         )
+        if not isinstance(wish.send.content, msgspec.UnsetType):
+            whole = msgspec.structs.replace(whole, variables=wish.send.content)
         requests = [
             # The first recipient's request alone tells the mail.
             msgspec.structs.replace(

@@ -47,7 +47,7 @@ async def project(connection: Connection, sink: Sink, runs: list[Run], *, end: i
 async def empty(connection: Connection) -> None:
     await connection.execute(
         "truncate projections.history, projections.versions, projections.timeline, projections.suppressions,"
-        " projections.next_offsets, intake.identities, jobs.jobs"
+        " projections.mails, projections.next_offsets, intake.identities, jobs.jobs"
     )
 
 

@@ -29,7 +29,7 @@ def request(**values: Any) -> SendRequest:
         "recipient": "anna@example.com",
         "recorded_at": T0,
         "details": msgspec.Raw(b'{"id":"m","subject":"x\\u0000y","creation_timestamp":5}'),
-        "variables": msgspec.Raw(b'{"a":{"camelCase":1}}'),
+        "variables": msgspec.Raw(b'{"a":{"camelCase":12345678901234567890123, "tiny": 1e-999999}}'),
     }
     return SendRequest(**(fields | values))
 
@@ -79,7 +79,7 @@ def test_the_first_recipient_s_request_tells_the_mail_with_its_content_and_the_p
         "id": "m",
         "subject": "x\ufffdy",
         "creation_timestamp": 5,
-        "content": {"a": {"camelCase": 1}},
+        "content": {"a": {"camelCase": 12345678901234567890123, "tiny": 0.0}},
         "aws_message_id": "abc",
     }
     assert mailing.updated_at(mailed.state) == T0 + 7
