@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import signal
-import time
 from pathlib import Path
 
 import psycopg
@@ -76,36 +75,23 @@ async def postgres_locked(play: Play) -> None:
     async def faults() -> None:
         for table, role in (("jobs.jobs", "dispatch"), ("jobs.jobs", "project"), ("projections.history", "project")):
             for _ in range(max(1, play.size.kills // 5)):
-                await asyncio.sleep(play.dice.uniform(1, 2))
+                await play.at_work()
                 await _kill_who_waits(play, table, role)
 
-    await play.while_posting(3 * max(1, play.size.kills // 5) * 4.0, faults())
+    await play.while_posting(3 * max(1, play.size.kills // 5) * 8.0, faults())
 
 
 async def _kill_who_waits(play: Play, table: str, role: str) -> None:
     async with await psycopg.AsyncConnection.connect(play.world.url) as locking:
-        # Conflicts with writers; readers go on. Ends when they have gone, at the latest when this connection does.
+        # Conflicts with writers; readers go on. Ends when this transaction does.
         await locking.execute(f"lock table {table} in share row exclusive mode")  # type: ignore[arg-type,unused-ignore]
-        if role == "dispatch":
-            # The engine, too, waits for the jobs; the intake comes to wait with the next request.
-            await asyncio.sleep(2)
-        else:
-            await _somebody_waits(play)
-            await asyncio.sleep(1)
+        # Long enough for requests and changes to come that whoever is killed wants to write.
+        await asyncio.sleep(3)
         for process in play.world.processes.of(role):
             play.kill(process)
-        await asyncio.sleep(0.5)
+        # What it had sent goes on once the lock is gone, and finds nobody to commit it.
+        await asyncio.sleep(0.3)
         await locking.rollback()
-
-
-async def _somebody_waits(play: Play, patience: float = 5) -> None:
-    deadline = time.monotonic() + patience
-    async with await psycopg.AsyncConnection.connect(play.world.url, autocommit=True) as asking:
-        while time.monotonic() < deadline:
-            row = await (await asking.execute("select count(*) from pg_locks where not granted")).fetchone()
-            if row is not None and row[0]:
-                return
-            await asyncio.sleep(0.1)
 
 
 @scenario("the disk under Kafka is full: 503, never 2xx; then there is room again", own_disk="kafka")

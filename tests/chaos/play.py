@@ -26,6 +26,9 @@ class Size:
     """Seconds until what has not arrived by then is called lost; 0: by the number of emails."""
 
 
+WARM_UP = 4
+
+
 class Skipped(Exception):
     """This machine can't show it; the message says why."""
 
@@ -46,6 +49,24 @@ class Play:
         async with asyncio.TaskGroup() as both:
             both.create_task(self.traffic.post(span))
             both.create_task(_as_coroutine(faults))
+
+    async def warm_up(self, patience: float = 120) -> None:
+        """A few emails to their end: what is broken before everybody works, breaks nothing."""
+        whole, self.traffic.stories = self.traffic.stories, self.traffic.stories[:WARM_UP]
+        await self.traffic.post(0)
+        deadline = time.monotonic() + patience
+        while self.traffic.left:
+            assert time.monotonic() < deadline, f"nothing works, before anything was broken: {self.traffic.left[0]}"
+            await asyncio.sleep(0.1)
+        self.traffic.stories = whole[WARM_UP:]
+
+    async def at_work(self, patience: float = 12) -> None:
+        """Until mails go out and conversions arrive (again), and a moment more."""
+        ledger, deadline = self.world.ledger, time.monotonic() + patience
+        mails, told = len(ledger.mails), len(ledger.conversions)
+        while time.monotonic() < deadline and (len(ledger.mails) == mails or len(ledger.conversions) == told):
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(self.dice.uniform(0.2, 1.5))
 
     def kill(self, process: Process) -> None:
         self.world.ledger.fault("kill -9", process.role)

@@ -121,10 +121,13 @@ async def _play(scenario: Scenario, given: Servers, trial: Trial, result: Result
 
 async def _perform(scenario: Scenario, play: Play, verdict: Verdict) -> list[str]:
     """The scenario, and what was still open when the patience was over."""
+    whole = play.traffic.stories
     try:
+        await play.warm_up()
         await scenario.run(play)
     except (Exception, ExceptionGroup):
         verdict.add(ITSELF, [traceback.format_exc()[-3000:]])
+    play.traffic.stories = whole
     play.servers.proxy.let_go()
     await play.servers.ensure()
     return await play.settle(play.size.patience or 60 + play.size.emails / 10)

@@ -39,6 +39,7 @@ WORLDS = (
     ),
     ("fold.before-ack", "dispatch.after-ack", "emit.after-result", "project.after-commit", "gateway.before-answer"),
     ("fold.before-store",),
+    ("fold.in-transaction",),
 )
 
 

@@ -96,6 +96,7 @@ class Traffic:
         self._events: list[dict[str, Any]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._clicks = asyncio.Semaphore(16)
+        self._provider: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self.event_at: dict[tuple[str, str], float] = {}
         """When a webhook that tells a word of an email was taken."""
@@ -111,7 +112,7 @@ class Traffic:
         """Post all, spread over ``span`` seconds."""
         size = max(1, min(500, len(self.stories) // 20))
         batches = [self.stories[at : at + size] for at in range(0, len(self.stories), size)]
-        webhooks = self._task(self._post_webhooks())
+        self._provider = self._provider or self._task(self._post_webhooks())
         began = time.monotonic()
         for nth, batch in enumerate(batches):
             await asyncio.sleep(max(0.0, began + span * nth / len(batches) - time.monotonic()))
@@ -120,7 +121,7 @@ class Traffic:
             again = [story for story in batch if story.repeated]
             if again:
                 self._task(self._repeat(again))
-        assert not webhooks.done(), "the provider fell silent"
+        assert not self._provider.done(), "the provider fell silent"
 
     def _know(self, batch: Iterable[Story]) -> None:
         for story in batch:
