@@ -141,7 +141,9 @@ def main() -> int:
     asked = options()
     console = Console(highlight=False)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # topics come and go here
-    # Ended from outside, Python would end at once, and the broker's folder would stay.
+    # Ended from outside, Python would end at once, and the broker's folder would stay; a shell's background job
+    # would not even hear Ctrl-C's signal. asyncio turns both into a cancelled task.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     folder = Path(tempfile.mkdtemp(prefix="mailfold-peers-"))
     outcome = Outcome()
