@@ -12,6 +12,7 @@ from pipeline.gateway.access import issue
 from pipeline.settings import Settings
 from pipeline.signing import Signer
 from tests.support.gateway import Gateway, gateway, records, until
+from tests.support.smtp_receiver import Received
 from tests.support.whole import Whole, whole
 from topics.contents import ContentChunk
 from topics.ids import owner_uuid
@@ -48,65 +49,29 @@ async def send(served: Gateway, mail: Any, status: int = 200, **headers: str) ->
     return answer.json()
 
 
+WHOLE = PLAIN | {
+    "recipients": {
+        "to": ["Anna <anna@example.com>", "ben@example.com"],
+        "cc": ["cy@example.com"],
+        "bcc": ["di@example.com"],
+    },
+    "reply_to": ["support@example.com"],
+    "attachments": [
+        {"filename": "a.txt", "content": base64.b64encode(b"one").decode(), "type": "text/plain"},
+        {"name": "ü.bin", "content": base64.b64encode(b"two").decode()},
+    ],
+}
+ADDRESSES = ("anna@example.com", "ben@example.com", "cy@example.com", "di@example.com")
+
+
 async def test_one_message_goes_to_each_recipient_and_lives_its_life_in_every_listing(settings: Settings) -> None:
-    mail = PLAIN | {
-        "recipients": {
-            "to": ["Anna <anna@example.com>", "ben@example.com"],
-            "cc": ["cy@example.com"],
-            "bcc": ["di@example.com"],
-        },
-        "reply_to": ["support@example.com"],
-        "attachments": [
-            {"filename": "a.txt", "content": base64.b64encode(b"one").decode(), "type": "text/plain"},
-            {"name": "ü.bin", "content": base64.b64encode(b"two").decode()},
-        ],
-    }
     async with whole(settings) as world:
-        sent = await send(world.served, mail)
-        addresses = ["anna@example.com", "ben@example.com", "cy@example.com", "di@example.com"]
-        await until(lambda: all(world.got(address) for address in addresses))
-        for address in addresses:
-            (got,) = world.got(address)
-            message = got.message
-            assert message["To"] == "Anna <anna@example.com>, ben@example.com"
-            assert (message["Cc"], message["Bcc"], message["Reply-To"]) == (
-                "cy@example.com",
-                None,
-                "support@example.com",
-            )
-            assert b"di@example.com" not in got.raw
-            assert message["Subject"] == "Hello, Änna"
-            assert message["From"] == "News <news@example.com>"
-            assert message.get_body().get_content().strip() == "A plain text, <b>not HTML</b>."  # type: ignore[union-attr,unused-ignore]
-            files = [
-                (part.get_filename(), part.get_content_type(), part.get_content())
-                for part in message.iter_attachments()
-            ]
-            assert files == [("a.txt", "text/plain", "one"), ("ü.bin", "application/octet-stream", b"two")]
-        assert len({world.got(address)[0].message_id for address in addresses}) == 4
-
-        async def has_left() -> bool:
-            found = await find(world, f"?eq(id,{sent['id']})")
-            return bool(found["data"]) and "aws_message_id" in found["data"][0]
-
-        await until(has_left)
-        found = (await find(world, f"?eq(id,{sent['id']})"))["data"][0]
-        assert found == sent | {"aws_message_id": "abc123", "update_timestamp": found["update_timestamp"]}
-        assert found == {
-            "id": sent["id"],
-            "creator_id": owner_uuid("acme"),
-            "aws_message_id": "abc123",
-            "views": 0,
-            "from": "News <news@example.com>",
-            "reply_to": ["support@example.com"],
-            "recipients": mail["recipients"],
-            "subject": "Hello, Änna",
-            "body": "A plain text, <b>not HTML</b>.",
-            "creation_timestamp": sent["creation_timestamp"],
-            "update_timestamp": found["update_timestamp"],
-        }
-        assert found["update_timestamp"] > found["creation_timestamp"]
-        assert (await find(world, "queued"))["page"]["total"] == 0
+        sent = await send(world.served, WHOLE)
+        await until(lambda: all(world.got(address) for address in ADDRESSES))
+        for address in ADDRESSES:
+            _assert_whole(*world.got(address))
+        assert len({world.got(address)[0].message_id for address in ADDRESSES}) == 4
+        await _assert_found(world, sent)
 
         async def is_listed() -> bool:
             listed = (await world.http.get("/v1/Email/", headers=world.bearer)).json()["Emails"]
@@ -115,57 +80,114 @@ async def test_one_message_goes_to_each_recipient_and_lives_its_life_in_every_li
         await until(is_listed)
         listed = (await world.http.get("/v1/Email/?Email=di@example.com", headers=world.bearer)).json()["Emails"]
         assert [(email["Email"], email["State"]) for email in listed] == [("di@example.com", "sent")]
-    async with whole(settings) as world, world.served.rt.pool.connection() as connection:
-        jobs = await (await connection.execute("select count(*) from jobs.jobs where queue = 'emit'")).fetchone()
-        assert jobs == (0,)
+        async with world.served.rt.pool.connection() as connection:
+            owed = await (await connection.execute("select count(*) from jobs.jobs where queue = 'emit'")).fetchone()
+        assert owed == (0,)
     contents: list[ContentChunk] = [record for *_, record in await records(settings, MESSAGE_CONTENTS)]
     assert len({chunk.content_id for chunk in contents}) == 1
 
 
+def _assert_whole(got: Received) -> None:
+    message = got.message
+    assert b"di@example.com" not in got.raw
+    headers = {name: message[name] for name in ("To", "Cc", "Bcc", "Reply-To", "Subject", "From")}
+    assert headers == {
+        "To": "Anna <anna@example.com>, ben@example.com",
+        "Cc": "cy@example.com",
+        "Bcc": None,
+        "Reply-To": "support@example.com",
+        "Subject": "Hello, Änna",
+        "From": "News <news@example.com>",
+    }
+    body = message.get_body()
+    assert body is not None
+    assert body.get_content().strip() == "A plain text, <b>not HTML</b>."
+    files = [(part.get_filename(), part.get_content_type(), part.get_content()) for part in message.iter_attachments()]
+    assert files == [("a.txt", "text/plain", "one"), ("ü.bin", "application/octet-stream", b"two")]
+
+
+async def _assert_found(world: Whole, sent: Any) -> None:
+    async def has_left() -> bool:
+        found = await find(world, f"?eq(id,{sent['id']})")
+        return bool(found["data"]) and "aws_message_id" in found["data"][0]
+
+    await until(has_left)
+    found = (await find(world, f"?eq(id,{sent['id']})"))["data"][0]
+    assert found == {
+        "id": sent["id"],
+        "creator_id": owner_uuid("acme"),
+        "aws_message_id": "abc123",
+        "views": 0,
+        "from": "News <news@example.com>",
+        "reply_to": ["support@example.com"],
+        "recipients": WHOLE["recipients"],
+        "subject": "Hello, Änna",
+        "body": "A plain text, <b>not HTML</b>.",
+        "creation_timestamp": sent["creation_timestamp"],
+        "update_timestamp": found["update_timestamp"],
+    }
+    assert found == sent | {"aws_message_id": "abc123", "update_timestamp": found["update_timestamp"]}
+    assert found["update_timestamp"] > found["creation_timestamp"]
+
+    async def all_left() -> bool:
+        return bool((await find(world, "queued"))["page"]["total"] == 0)
+
+    await until(all_left)
+
+
+async def push_welcome(world: Whole) -> str:
+    """The template's id, once it can be used."""
+    texts = json.loads(json.dumps(TEMPLATE["texts"]).replace("PUBLIC", str(world.http.base_url)))
+    pushed = await world.http.put("/templates/welcome", json=TEMPLATE | {"texts": texts}, headers=world.bearer)
+    assert pushed.status_code in (200, 202), pushed.text
+
+    async def is_there() -> bool:
+        return (await world.http.get("/templates/welcome", headers=world.bearer)).status_code == 200
+
+    await until(is_there)
+    return str(pushed.json()["id"])
+
+
 async def test_a_template_mail_is_opened_and_every_call_is_a_view(settings: Settings) -> None:
+    mail = {
+        "template_id": "welcome",
+        "content": {"first_name": "Anna & Co", "camelCase": [1, {"two": None}]},
+        "language": "en-GB",
+        "recipients": {"to": ["anna@example.com", "ben@example.com"]},
+    }
     async with whole(settings) as world:
-        public = str(world.http.base_url)
-        texts = json.loads(json.dumps(TEMPLATE["texts"]).replace("PUBLIC", public))
-        pushed = await world.http.put("/templates/welcome", json=TEMPLATE | {"texts": texts}, headers=world.bearer)
-        assert pushed.status_code in (200, 202), pushed.text
-
-        async def is_pushed() -> bool:
-            return (await world.http.get("/templates/welcome", headers=world.bearer)).status_code == 200
-
-        await until(is_pushed)
-        mail = {
-            "template_id": "welcome",
-            "content": {"first_name": "Anna & Co", "camelCase": [1, {"two": None}]},
-            "language": "en-GB",
-            "recipients": {"to": ["anna@example.com", "ben@example.com"]},
-        }
+        template = await push_welcome(world)
         sent = await send(world.served, mail)
-        assert (sent["subject"], sent["template_id"]) == ("Welcome, Anna & Co", pushed.json()["id"])
+        assert (sent["subject"], sent["template_id"]) == ("Welcome, Anna & Co", template)
         assert sent["content"] == mail["content"]
         assert "body" not in sent
         await until(lambda: world.got("anna@example.com") and world.got("ben@example.com"))
-        images = [_image(world, address) for address in ("anna@example.com", "ben@example.com")]
-        assert images[0] != images[1]
-        for nth in range(20):
-            picture = await world.http.get(images[nth % 2], headers={"Accept": "image/avif,image/webp,*/*;q=0.8"})
-            assert (picture.status_code, picture.headers["content-type"]) == (200, "image/gif")
-        for _ in range(25):
-            told = await world.http.get(images[0], headers={"Accept": "application/json, text/plain, */*"})
-            assert (told.status_code, told.json()) == (200, {"affected_records": 1})
+        await _open(world, [_image(world, address) for address in ("anna@example.com", "ben@example.com")])
 
-        async def views() -> bool:
+        async def are_counted() -> bool:
             found = (await find(world, f"?eq(id,{sent['id']})"))["data"]
             return bool(found and found[0]["views"] == 45)
 
-        await until(views)
+        await until(are_counted)
         assert (await find(world, "?ge(views,45)"))["page"]["total"] == 1
         assert (await find(world, "?eq(content.first_name,Anna%2520%2526%2520Co)"))["page"]["total"] == 1
-        forged = await world.http.get("/mail/v1/AAAA/open", headers={"Accept": "application/json"})
-        assert (forged.status_code, forged.json()["name"]) == (404, "RESOURCE_UNKNOWN_EXCEPTION")
-        assert (await world.http.get("/mail/v1/AAAA/open", headers={"Accept": "image/*"})).status_code == 200
     # One that was slow to be confirmed may lie there twice, from the spool: still one view.
     events = {event.event_id for *_, event in await records(settings, DELIVERY_EVENTS)}
     assert len([name for name in events if name.startswith("extrahorizon:")]) == 45
+
+
+async def _open(world: Whole, images: list[str]) -> None:
+    """45 times: 20 by mail clients, 25 by an application that passes it on; then with a hash of nobody's."""
+    assert images[0] != images[1]
+    for nth in range(20):
+        picture = await world.http.get(images[nth % 2], headers={"Accept": "image/avif,image/webp,*/*;q=0.8"})
+        assert (picture.status_code, picture.headers["content-type"]) == (200, "image/gif")
+    for _ in range(25):
+        told = await world.http.get(images[0], headers={"Accept": "application/json, text/plain, */*"})
+        assert (told.status_code, told.json()) == (200, {"affected_records": 1})
+    forged = await world.http.get("/mail/v1/AAAA/open", headers={"Accept": "application/json"})
+    assert (forged.status_code, forged.json()["name"]) == (404, "RESOURCE_UNKNOWN_EXCEPTION")
+    assert (await world.http.get("/mail/v1/AAAA/open", headers={"Accept": "image/*"})).status_code == 200
 
 
 def _image(world: Whole, address: str) -> str:
