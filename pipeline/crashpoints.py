@@ -11,6 +11,7 @@ from pipeline.settings import Settings
 
 NAMES: Final = (
     "normalize.before-ack",
+    "fold.in-transaction",
     "fold.before-ack",
     "fold.before-store",
     "dispatch.after-250",

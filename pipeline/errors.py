@@ -6,7 +6,8 @@ MailfoldError
 │   ├── DatabaseUnavailable
 │   ├── LeaseLost          another worker holds the job now
 │   ├── NotOurs            the partition went to another worker
-│   └── Vanished           a fetched record never reached its agent
+│   ├── Vanished           a fetched record never reached its agent
+│   └── Fenced             another worker was let in; nothing of ours is written any more
 └── Permanent              trying again changes nothing
     ├── BadSettings
     ├── TopicMismatch
@@ -38,6 +39,10 @@ class NotOurs(Recoverable):
 
 class Vanished(Recoverable):
     """A fetched record never reached its agent; a restart fetches it again."""
+
+
+class Fenced(Recoverable):
+    """Another worker holds this partition now: nothing that we still write to it is ever read."""
 
 
 class Permanent(MailfoldError):

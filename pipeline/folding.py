@@ -1,20 +1,24 @@
 """A run of one partition's records and the states before it in; states, changes and dead letters out. Pure.
 
 Facts are grouped by email, in the order in which they lie on the log, so that each email costs one
-read and one write. A repeat gives the same state again, and that is written again on purpose: after a
-crash it may be the state's or the change's first safe arrival.
+read and one write. A repeat changes no state, and none is written; its change is, because it tells
+where the repeat lies. State, change and offset are written together or not at all, so nothing that
+was written once has to be written again.
+
+Bytes that are at hand are not made anew: a fact lies in its change as it lies on its topic, and the
+state in the change is the state that is stored.
 """
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
 from pipeline.fold import evolve
-from topics.changes import Applied, EmailChange, Fact
-from topics.codec import Undecodable, decode, encode
+from topics.changes import AppliedBytes, ChangeBytes, Fact
+from topics.codec import Undecodable, encode, encode_parts, read
 from topics.dead_letters import DeadLetter
-from topics.record import EmailId, Millis, Place
+from topics.record import Millis, Place
 from topics.registry import EMAIL_CHANGES, EMAIL_STATES, MAX_RECORD_BYTES, Topic
 from topics.states import EmailState
 
@@ -30,82 +34,124 @@ class Found(msgspec.Struct, frozen=True, gc=False):
     value: bytes | None
 
 
+class Stretch(msgspec.Struct, frozen=True):
+    """Consecutive records of one partition; each has an `offset`, a `key` and a `value`."""
+
+    topic: Topic
+    partition: int
+    records: Sequence[Any]
+
+    def at(self, record: Any) -> Found:
+        """One record with its place."""
+        place = Place(topic=self.topic.name, partition=self.partition, offset=record.offset)
+        return Found(self.topic, place, record.key, record.value)
+
+    def found(self) -> list[Found]:
+        """All records with their places."""
+        return [self.at(record) for record in self.records]
+
+
+class Told(msgspec.Struct, frozen=True, gc=False):
+    """A fact and the record that tells it."""
+
+    fact: Fact
+    raw: msgspec.Raw
+    record: Any
+
+
+Facts = dict[bytes, list[Told]]
+
+
 class Folded(msgspec.Struct, gc=False):
     """What is to be written for a run."""
 
     states: dict[bytes, bytes]
-    """email_id -> the state after the run, encoded."""
+    """email_id -> the state after the run, encoded; only where it changed."""
     changes: list[tuple[bytes, bytes]]
     """email_id and change, encoded."""
     dead: list[DeadLetter]
 
 
-Facts = dict[bytes, list[tuple[Found, Fact]]]
-
-
-def sort(run: list[Found], now: Millis) -> tuple[Facts, list[DeadLetter]]:
+def sort(run: Stretch, now: Millis) -> tuple[Facts, list[DeadLetter]]:
     """The facts of a run by key; what is no fact, or lies under another's key, as dead letters."""
     facts: Facts = {}
     dead: list[DeadLetter] = []
-    for found in run:
+    topic = run.topic
+    for record in run.records:
         try:
-            fact = decode(found.topic, found.value)
+            fact, raw = read(topic, record.value)
         except Undecodable as error:
-            dead.append(dead_letter(found, now, "undecodable", str(error), role=ROLE))
+            dead.append(dead_letter(run.at(record), now, "undecodable", str(error), role=ROLE))
             continue
         key = fact.email_id.encode()
-        if key != found.key:
-            dead.append(dead_letter(found, now, "misplaced", "the record's key is not its email_id", role=ROLE))
+        if key != record.key:
+            dead.append(
+                dead_letter(run.at(record), now, "misplaced", "the record's key is not its email_id", role=ROLE)
+            )
             continue
-        facts.setdefault(key, []).append((found, fact))
+        told = Told(fact, raw, record)
+        if key in facts:
+            facts[key].append(told)
+        else:
+            facts[key] = [told]
     return facts, dead
 
 
-def fold_run(facts: Facts, before: Mapping[bytes, bytes | None], now: Millis) -> Folded:
+def fold_run(run: Stretch, facts: Facts, before: Mapping[bytes, bytes | None], now: Millis) -> Folded:
     """Fold each email's facts into its state.
 
     A stored state that can't be decoded is our own bug or a newer version's: Undecodable is raised,
     because going on without it would lose what it holds.
     """
-    folded = Folded({}, [], [])
+    fold = _Fold(run, now, Folded({}, [], []))
     for key, told in facts.items():
-        stored = before.get(key)
-        state = None if stored is None else decode(EMAIL_STATES, stored)
-        _fold_email(key, told, state, now, folded)
-    return folded
+        fold.email(key, told, _known(before.get(key)))
+    return fold.folded
 
 
-def _fold_email(
-    key: bytes, told: list[tuple[Found, Fact]], before: EmailState | None, now: Millis, folded: Folded
-) -> None:
-    state = before
-    for _, fact in told:
-        state = evolve(state, fact)
-    assert state is not None
-    applied = tuple(Applied(place=found.place, fact=fact) for found, fact in told)
-    change = encode(EMAIL_CHANGES, _change(state, applied, now))
-    if len(change) <= MAX_RECORD_BYTES:
-        folded.states[key] = encode(EMAIL_STATES, state)
-        folded.changes.append((key, change))
-    elif len(told) > 1:
-        _fold_singly(key, told, before, now, folded)
-    else:
-        error = f"the change would be {len(change)} bytes"
-        folded.dead.append(dead_letter(told[0][0], now, "too-large", error, role=ROLE))
+Known = tuple[EmailState | None, msgspec.Raw | None]
+"""A state and its bytes."""
 
 
-def _fold_singly(
-    key: bytes, told: list[tuple[Found, Fact]], before: EmailState | None, now: Millis, folded: Folded
-) -> None:
-    """Facts that don't fit into one change together: a change each."""
-    for one in told:
-        _fold_email(key, [one], before, now, folded)
-        if key in folded.states:
-            before = decode(EMAIL_STATES, folded.states[key])
+def _known(stored: bytes | None) -> Known:
+    return (None, None) if stored is None else read(EMAIL_STATES, stored)
 
 
-def _change(state: EmailState, applied: tuple[Applied, ...], now: Millis) -> EmailChange:
-    return EmailChange(email_id=EmailId(state.email_id), recorded_at=now, facts=applied, state=state)
+class _Fold(msgspec.Struct, frozen=True):
+    run: Stretch
+    now: Millis
+    folded: Folded
+
+    def email(self, key: bytes, told: list[Told], before: Known) -> None:
+        """One email's facts."""
+        state, raw = before
+        for one in told:
+            state = evolve(state, one.fact)
+        assert state is not None
+        after = raw if raw is not None and state is before[0] else msgspec.Raw(encode(EMAIL_STATES, state))
+        change = self._change(told, state, after)
+        if len(change) <= MAX_RECORD_BYTES:
+            if after is not raw:
+                self.folded.states[key] = bytes(after)
+            self.folded.changes.append((key, change))
+        elif len(told) > 1:
+            self._singly(key, told, before)
+        else:
+            error = f"the change would be {len(change)} bytes"
+            letter = dead_letter(self.run.at(told[0].record), self.now, "too-large", error, role=ROLE)
+            self.folded.dead.append(letter)
+
+    def _singly(self, key: bytes, told: list[Told], before: Known) -> None:
+        """Facts that don't fit into one change together: a change each."""
+        for one in told:
+            self.email(key, [one], before)
+            if key in self.folded.states:
+                before = _known(self.folded.states[key])
+
+    def _change(self, told: list[Told], state: EmailState, after: msgspec.Raw) -> bytes:
+        name, partition = self.run.topic.name, self.run.partition
+        applied = tuple([AppliedBytes((name, partition, one.record.offset), one.raw) for one in told])
+        return encode_parts(EMAIL_CHANGES, ChangeBytes(state.email_id, self.now, applied, after))
 
 
 def dead_letter(

@@ -1,21 +1,19 @@
 """What each agent does with a batch: records in, what to write out; the one place between Faust and the pure core."""
 
 from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-import msgspec
-
 from pipeline.errors import Forged, TooManyDead
-from pipeline.folding import Found, fold_run, sort
+from pipeline.folding import Stretch, fold_run, sort
 from pipeline.normalize import normalize
 from pipeline.ports import Clock, Entry
 from pipeline.signing import Signer
-from pipeline.streaming.flow import States, state_writes
-from pipeline.streaming.outlet import Write
+from pipeline.streaming.lanes import Step
 from pipeline.tokens import read_message_id
 from topics.codec import encode
 from topics.record import EmailId
-from topics.registry import DEAD_LETTERS, EMAIL_CHANGES
+from topics.registry import DEAD_LETTERS
 
 
 class Limit:
@@ -36,14 +34,6 @@ class Limit:
             raise TooManyDead(f"{bad} of the last {seen} records can't be understood; nothing of this batch is written")
 
 
-class Step(msgspec.Struct, frozen=True):
-    """One partition's part of a batch, folded."""
-
-    partition: int
-    states: dict[bytes, bytes]
-    writes: list[Write]
-
-
 class Folder:
     """Reads states, folds, says what to write."""
 
@@ -51,20 +41,15 @@ class Folder:
         self._clock = clock
         self._limit = Limit()
 
-    def __call__(self, partition: int, run: list[Found], states: States) -> Step:
-        """Fold one partition's run. Raises NotOurs, TooManyDead."""
+    def __call__(self, run: Stretch, read: Callable[[Sequence[bytes]], Mapping[bytes, bytes | None]]) -> Step:
+        """Fold a run of one partition. Raises NotOurs, TooManyDead."""
         now = self._clock()
         facts, dead = sort(run, now)
-        folded = fold_run(facts, states.read(partition, list(facts)), now)
+        folded = fold_run(run, facts, read(list(facts)), now)
         dead += folded.dead
-        self._limit.count(len(run) - len(dead), len(dead))
-        return Step(
-            partition,
-            folded.states,
-            state_writes(partition, folded.states)
-            + [Write(EMAIL_CHANGES, partition, key, change) for key, change in folded.changes]
-            + [Write(DEAD_LETTERS, 0, None, encode(DEAD_LETTERS, letter)) for letter in dead],
-        )
+        self._limit.count(len(run.records) - len(dead), len(dead))
+        others = [(DEAD_LETTERS, encode(DEAD_LETTERS, letter)) for letter in dead]
+        return Step(folded.states, folded.changes, others)
 
 
 class Normalizer:
@@ -75,9 +60,9 @@ class Normalizer:
         self._signer = signer
         self._limit = Limit()
 
-    def __call__(self, run: list[Found]) -> list[Entry]:
+    def __call__(self, run: Stretch) -> list[Entry]:
         """The events and leftovers of a run of webhooks. Raises TooManyDead."""
-        told = [normalize(found, self._email_id, self._clock()) for found in run]
+        told = [normalize(found, self._email_id, self._clock()) for found in run.found()]
         # Events of other senders' mail come uncorrelated by nature; only what is no event counts.
         odd = sum(letter.reason != "uncorrelated" for one in told for letter in one.leftovers)
         self._limit.count(sum(len(one.events) for one in told), odd)

@@ -4,6 +4,8 @@ Versions are numbered by the projection, in log order: a number inside the state
 join, and one made by the fold would differ after a crash between two batches.
 """
 
+import msgspec
+
 from topics.acks import Ack
 from topics.conversions import ConversionResult
 from topics.events import DeliveryEvent
@@ -29,6 +31,22 @@ class EmailChange(Record, tag="email-change/1", frozen=True, kw_only=True):
     recorded_at: Millis
     facts: tuple[Applied, ...]
     state: EmailState
+
+
+class AppliedBytes(msgspec.Struct, frozen=True, gc=False):
+    """An :class:`Applied` on its way to the log, of bytes that lie there already."""
+
+    place: tuple[str, int, int]
+    fact: msgspec.Raw
+
+
+class ChangeBytes(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="email-change/1"):
+    """An :class:`EmailChange` on its way to the log, of bytes that are at hand: the same JSON for less."""
+
+    email_id: EmailId
+    recorded_at: Millis
+    facts: tuple[AppliedBytes, ...]
+    state: msgspec.Raw
 
 
 class Tick(Record, tag="tick/1", frozen=True, kw_only=True):

@@ -58,6 +58,22 @@ def encode(topic: Topic, record: Record) -> bytes:
     return _WIRES[topic.wire].encode(record)
 
 
+def encode_parts(topic: Topic, parts: msgspec.Struct) -> bytes:
+    """The bytes of a record that is put together of bytes: its shape is the record's, its parts are encoded already."""
+    return _WIRES[topic.wire].encode(parts)
+
+
+def read(topic: Topic, value: bytes | None) -> tuple[Any, msgspec.Raw]:
+    """The record and its bytes in the newest version, as another record may hold them. Raises Undecodable."""
+    if value is not None:
+        try:
+            return _DECODERS[topic.name](value), msgspec.Raw(value)
+        except _BROKEN:
+            pass
+    record = decode(topic, value)
+    return record, msgspec.Raw(encode(topic, record))
+
+
 def decode(topic: Topic, value: bytes | None) -> Any:
     """The record that lies on ``topic`` as ``value``; its type is one of ``topic.value``.
 

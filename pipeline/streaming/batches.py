@@ -1,49 +1,56 @@
-"""A Faust stream in, runs of records out; finished together, in order, once their work is confirmed."""
+"""A Faust stream in, runs out: what was fetched of a partition at once, to be finished at once."""
 
-from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Final
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
-from pipeline.folding import Found
-from topics.record import Place
+from pipeline.folding import Stretch
+from pipeline.streaming.lanes import Lanes, Step
 from topics.registry import Topic
 
-BATCH: Final = 1000
-WITHIN: Final = 0.005
-"""Seconds that a batch waits to fill: the hop's share of the latency, paid when there is little to do."""
 
+class Run:
+    """Consecutive records of one partition, in an agent's hands."""
 
-class Batch:
-    """Records in the order in which they came."""
-
-    def __init__(self, events: list[Any], consumer: Any, topics: Mapping[str, Topic]) -> None:
-        self._messages = [event.message for event in events]
+    def __init__(self, message: Any, topic: Topic, consumer: Any, lanes: Lanes) -> None:
+        self._message = message
+        self._topic = topic
         self._consumer = consumer
-        self._topics = topics
+        self._lanes = lanes
 
-    def records(self) -> list[Found]:
-        """Those that still count, with their places."""
-        return [self._found(message) for message in self._messages if self._consumer.is_current(message)]
+    def stretch(self) -> Stretch:
+        """The records and where they lie."""
+        return Stretch(self._topic, self._message.partition, self._message.value.span.records)
 
-    def by_partition(self) -> dict[int, list[Found]]:
-        """The records, partition by partition: a partition's facts meet that partition's states."""
-        grouped: dict[int, list[Found]] = defaultdict(list)
-        for found in self.records():
-            grouped[found.place.partition].append(found)
-        return dict(grouped)
+    def states(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes | None]:
+        """The states of this partition as they are before this run. Raises NotOurs."""
+        return self._lanes[self._message.partition].read(keys)
+
+    async def begin(self) -> bool:
+        """Whether this run is next in its partition's lane and the lane has room for it."""
+        if not await self._consumer.take(self._message):
+            return False
+        if await self._lanes[self._message.partition].room():
+            return True
+        self._consumer.drop(self._message)
+        return False
+
+    def add(self, step: Step) -> None:
+        """Write what came of this run and commit its end, in one transaction, after the runs before it."""
+        self._lanes[self._message.partition].add(self._message, step)
+
+    async def alone(self) -> bool:
+        """Whether this run is next in a partition that has no lane."""
+        return bool(await self._consumer.take(self._message))
 
     def ack(self) -> None:
-        """All work on these is confirmed: their offsets may be committed."""
-        for message in self._messages:
-            message.ack(self._consumer)
-
-    def _found(self, message: Any) -> Found:
-        topic = self._topics[message.topic]
-        place = Place(topic=topic.name, partition=message.partition, offset=message.offset)
-        return Found(topic, place, message.key, message.value)
+        """All that came of this run is confirmed: its end may be committed."""
+        self._consumer.ack(self._message)
 
 
-async def batches(stream: Any, topics: Mapping[str, Topic]) -> AsyncIterator[Batch]:
-    """`noack` first: without it, `noack_take` loses events when it ends (faust/streams.py)."""
-    async for events in stream.noack().noack_take(BATCH, within=WITHIN):
-        yield Batch(events, stream.app.consumer, topics)
+async def runs(stream: Any, topics: Mapping[str, Topic], lanes: Lanes) -> AsyncIterator[Run]:
+    """`noack`: a run is finished when its work is confirmed, not when the agent asks for the next one."""
+    consumer = stream.app.consumer
+    async for event in stream.noack().events():
+        run = Run(event.message, topics[event.message.topic], consumer, lanes)
+        if await (run.begin() if event.message.topic in lanes.topics else run.alone()):
+            yield run

@@ -4,7 +4,7 @@ Every setting here was measured to matter; Faust's defaults lose data silently.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,15 +14,19 @@ from faust.events import Event
 from pipeline.errors import BadSettings
 from pipeline.settings import Settings
 from pipeline.streaming import store, transport
-from pipeline.streaming.batches import Batch, batches
-from pipeline.streaming.outlet import Outlet, Write
+from pipeline.streaming.batches import Run, runs
+from pipeline.streaming.lanes import Lanes
+from pipeline.streaming.outlet import Outlet
 from topics.registry import EMAIL_STATES, Topic
 
 FAUST: Final = "0.15.3"
 """The one release that `transport` and `store` were written against: they override its insides."""
 
-Batches = AsyncIterator[Batch]
-Agent = Callable[[Batches], Awaitable[None]]
+QUEUE: Final = 16
+"""Runs of a megabyte at most that wait for an agent, or for recovery to store them."""
+
+Runs = AsyncIterator[Run]
+Agent = Callable[[Runs], Awaitable[None]]
 
 
 class Bytes(faust.Schema[Any, Any]):
@@ -48,16 +52,17 @@ class Flow:
         self.settings = settings
         self.outlet = outlet
         self.app = _app(settings)
+        self.lanes = self.app.lanes = Lanes(settings, self.app, self._states().data)
 
     def source(self, *topics: Topic) -> Callable[[Agent], Agent]:
-        """Decorates the agent that reads these topics, in batches. One at a time: acks stay in order."""
+        """Decorates the agent that reads these topics, run by run. One at a time: a partition keeps its order."""
         names = {self.settings.topic(topic.name): topic for topic in topics}
         channel = self.app.topic(*names, schema=Bytes(), partitions=self.settings.partitions)
 
         def decorate(agent: Agent) -> Agent:
             async def run(stream: Any) -> None:
                 try:
-                    await agent(batches(stream, names))
+                    await agent(runs(stream, names, self.lanes))
                 except asyncio.CancelledError:
                     if not self.app.should_stop:
                         raise
@@ -67,8 +72,8 @@ class Flow:
 
         return decorate
 
-    def states(self) -> "States":
-        """The store of states, recovered from their topic."""
+    def _states(self) -> Any:
+        """The table of states, recovered from their topic."""
         name = self.settings.topic(EMAIL_STATES.name)
         changelog = self.app.topic(
             *[name],
@@ -78,38 +83,21 @@ class Flow:
             acks=False,
             internal=True,
             allow_empty=True,
-            maxsize=131_072,
+            maxsize=QUEUE,
         )
         table = self.app.Table(
-            EMAIL_STATES.name, key_type=bytes, value_type=bytes, partitions=self.settings.partitions, default=None
+            EMAIL_STATES.name,
+            key_type=bytes,
+            value_type=bytes,
+            partitions=self.settings.partitions,
+            default=None,
+            recovery_buffer_size=2,  # runs; Faust has other plans with a buffer of one
         )
         # Set before the app starts: Faust would otherwise name and create a changelog of its own.
         self.app.tables._changelogs.pop(table.changelog_topic.get_topic_name(), None)
         table.changelog_topic = changelog
         self.app.tables._changelogs[name] = table
-        return States(table, self.outlet)
-
-
-class States:
-    """The states of the partitions that are this worker's."""
-
-    def __init__(self, table: Any, outlet: Outlet) -> None:
-        self._table = table
-        self._outlet = outlet
-
-    def read(self, partition: int, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
-        """The stored states by key. Raises NotOurs."""
-        return dict(zip(keys, self._table.data.read(partition, keys), strict=True))
-
-    def keep(self, partition: int, values: Mapping[bytes, bytes], ends: Mapping[tuple[str, int], int]) -> None:
-        """Store what :meth:`Outlet.write` confirmed, and only that. Raises NotOurs."""
-        if values:
-            self._table.data.write(partition, values, ends[EMAIL_STATES.name, partition])
-
-
-def state_writes(partition: int, values: Mapping[bytes, bytes]) -> list[Write]:
-    """States on their way to the changelog."""
-    return [Write(EMAIL_STATES, partition, key, value) for key, value in values.items()]
+        return table
 
 
 def _app(settings: Settings) -> Any:
@@ -131,9 +119,9 @@ def _app(settings: Settings) -> Any:
         broker_commit_interval=0.5,
         broker_session_timeout=10.0,
         broker_heartbeat_interval=3.0,
-        broker_max_poll_records=1000,
+        broker_max_poll_records=10_000,
         consumer_auto_offset_reset="earliest",
-        stream_buffer_maxsize=4096,
+        stream_buffer_maxsize=QUEUE,
         stream_recovery_delay=0.0,
         key_serializer="raw",
         value_serializer="raw",

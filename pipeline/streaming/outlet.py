@@ -1,85 +1,181 @@
-"""What the worker writes: records for a named partition in, confirmed by all in-sync replicas or an error out."""
+"""What the worker writes: records for named partitions in, confirmed by all in-sync replicas or an error out.
+
+`Outlet` is for what may be written twice (events with deterministic ids). `Gate` is one
+partition's transactional producer: states, changes, dead letters and the offsets of the facts they
+came from become readable together or not at all, and opening it fences whoever held it before.
+"""
 
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Final, cast
 
-import msgspec
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import (
+    InvalidProducerEpoch,
+    InvalidProducerIdMapping,
+    InvalidTxnState,
+    KafkaError,
+    ProducerFenced,
+)
+from aiokafka.partitioner import DefaultPartitioner
 
-from pipeline.errors import LogUnavailable
-from pipeline.kafka import MAX_REQUEST_BYTES, KafkaLog, append_all
+from pipeline.crashpoints import crash_point
+from pipeline.errors import Fenced, LogUnavailable
+from pipeline.kafka import MAX_REQUEST_BYTES
 from pipeline.ports import Entry
 from pipeline.settings import Settings
+from topics.codec import encode
 from topics.registry import Topic
 
+Pairs = Iterable[tuple[bytes | None, bytes]]
+Writes = Mapping[tuple[Topic, int], Pairs]
+"""Keys and values by topic and partition: a state and its change land where their facts came from."""
 
-class Write(msgspec.Struct, frozen=True):
-    """Bytes for one partition: a state and its change land on the partition that their facts came from."""
+Ends = dict[tuple[str, int], int]
 
-    topic: Topic
-    partition: int
-    key: bytes | None
-    value: bytes
+TRANSACTION_MS: Final = 15_000
+"""A worker that vanished without a successor hides the topics' ends from their readers no longer than this."""
+_FENCED: Final = (ProducerFenced, InvalidProducerEpoch, InvalidProducerIdMapping, InvalidTxnState)
+_PATIENCE: Final = 30.0
 
 
 class Outlet:
-    """The worker's producer."""
+    """The worker's plain producer."""
 
     def __init__(self, producer: AIOKafkaProducer, settings: Settings) -> None:
         self._producer = producer
         self._settings = settings
-        self._log = KafkaLog(producer, settings)
+        self._place = DefaultPartitioner()
 
     async def append(self, entries: Sequence[Entry]) -> None:
         """Append all, each to its key's partition. Raises LogUnavailable."""
-        if entries:
-            await append_all(self._log, entries)
+        if not entries:
+            return
+        writes: dict[tuple[Topic, int], list[tuple[bytes | None, bytes]]] = defaultdict(list)
+        for entry in entries:
+            key = None if entry.key is None else entry.key.encode()
+            writes[entry.topic, self._partition(entry.topic, key)].append((key, encode(entry.topic, entry.record)))
+        await _confirmed(_write(self._producer, self._settings, writes), self._settings)
 
-    async def write(self, writes: Sequence[Write]) -> dict[tuple[str, int], int]:
-        """Append all; the last offset per topic and partition, once confirmed. Raises LogUnavailable."""
-        runs: dict[tuple[str, int], list[Write]] = defaultdict(list)
-        for write in writes:
-            runs[write.topic.name, write.partition].append(write)
+    def _partition(self, topic: Topic, key: bytes | None) -> int:
+        numbers = range(1 if topic.single else self._settings.partitions)
+        return int(self._place(key, list(numbers), list(numbers)))
+
+
+class Gate:
+    """The one way out of a partition: a producer with the partition's transactional id."""
+
+    def __init__(self, settings: Settings, group: str, partition: int) -> None:
+        self._settings = settings
+        self._group = group
+        self._producer = _producer(settings, f"{group}-{partition}")
+
+    async def open(self) -> None:
+        """End whatever a predecessor has under way, and lock it out for good. Raises LogUnavailable."""
         try:
-            async with asyncio.timeout(self._settings.append_timeout):
-                ends = await asyncio.gather(*(self._run(name, number, run) for (name, number), run in runs.items()))
+            async with asyncio.timeout(_PATIENCE):
+                await self._producer.start()
         except (KafkaError, TimeoutError) as error:
-            raise LogUnavailable(f"the log did not confirm in time: {error!r}") from error
-        return dict(zip(runs, ends, strict=True))
+            await self.close()
+            raise LogUnavailable(f"no transactions on this cluster now: {error!r}") from error
 
-    async def _run(self, name: str, partition: int, run: list[Write]) -> int:
-        """One Kafka batch after the other, so that a partition's records keep their order."""
-        topic, end = self._settings.topic(name), -1
-        batch: Any = self._producer.create_batch()
-        for write in run:
-            if batch.append(key=write.key, value=write.value, timestamp=None) is None:
-                end = await self._send(batch, topic, partition)
-                batch = self._producer.create_batch()
-                if batch.append(key=write.key, value=write.value, timestamp=None) is None:
-                    raise LogUnavailable(f"a record of {len(write.value)} bytes fits in no batch of {topic}")
-        return await self._send(batch, topic, partition) if batch.record_count() else end
+    async def write(self, writes: Writes, offsets: Mapping[Any, int]) -> Ends:
+        """One transaction; the last offset per topic and partition. Raises Fenced, LogUnavailable."""
+        return await _confirmed(self._transaction(writes, offsets), self._settings)
 
-    async def _send(self, batch: Any, topic: str, partition: int) -> int:
-        count = batch.record_count()
-        confirmed = await (await self._producer.send_batch(batch, topic, partition=partition))
-        return int(confirmed.offset) + int(count) - 1
+    async def _transaction(self, writes: Writes, offsets: Mapping[Any, int]) -> Ends:
+        await self._producer.begin_transaction()
+        sent = _write(self._producer, self._settings, writes)
+        added = self._producer.send_offsets_to_transaction(dict(offsets), self._group)
+        # Both to the end, whatever becomes of one: aiokafka's futures complain when nobody asks them.
+        outcomes = await asyncio.gather(sent, added, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                self._producer._txn_manager.wait_for_transaction_end().cancel()
+                raise outcome
+        crash_point("fold.in-transaction")
+        await self._producer.commit_transaction()
+        return cast("Ends", outcomes[0])
+
+    async def close(self) -> None:
+        """Let go; what is not committed is aborted by whoever opens it next."""
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(1):
+                await self._producer.stop()
 
 
-@contextlib.asynccontextmanager
-async def outlet(settings: Settings) -> AsyncIterator[Outlet]:
-    """A started outlet; closed at the end, bounded in time."""
-    producer = AIOKafkaProducer(
+async def _confirmed(writing: Coroutine[Any, Any, Ends], settings: Settings) -> Ends:
+    """In time, or LogUnavailable; Fenced where somebody else was let in meanwhile.
+
+    In two halves, because a process that was frozen finds all its time gone when it wakes, and could
+    not hear what the broker has to say to it.
+    """
+    task = asyncio.ensure_future(writing)
+    try:
+        for _ in range(2):
+            await asyncio.wait({task}, timeout=settings.append_timeout / 2)
+        if task.done():
+            return task.result()
+    except (KafkaError, AssertionError) as error:  # aiokafka asserts its transactions' states
+        if _is_fenced(error):
+            raise Fenced from error
+        raise LogUnavailable(f"the log did not confirm in time: {error!r}") from error
+    finally:
+        task.cancel()
+    raise LogUnavailable(f"the log did not confirm in time: {settings.append_timeout} s")
+
+
+def _is_fenced(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, _FENCED):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+async def _write(producer: Any, settings: Settings, writes: Writes) -> Ends:
+    ends = await asyncio.gather(*(_run(producer, settings, place, pairs) for place, pairs in writes.items()))
+    return dict(zip([(topic.name, number) for topic, number in writes], ends, strict=True))
+
+
+async def _run(producer: Any, settings: Settings, place: tuple[Topic, int], pairs: Pairs) -> int:
+    """One Kafka batch after the other, so that a partition's records keep their order."""
+    topic, end = settings.topic(place[0].name), -1
+    batch: Any = producer.create_batch()
+    for key, value in pairs:
+        if batch.append(key=key, value=value, timestamp=None) is None:
+            end = await _send(producer, batch, topic, place[1])
+            batch = producer.create_batch()
+            if batch.append(key=key, value=value, timestamp=None) is None:
+                raise LogUnavailable(f"a record of {len(value)} bytes fits in no batch of {topic}")
+    return await _send(producer, batch, topic, place[1]) if batch.record_count() else end
+
+
+async def _send(producer: Any, batch: Any, topic: str, partition: int) -> int:
+    count = batch.record_count()
+    confirmed = await (await producer.send_batch(batch, topic, partition=partition))
+    return int(confirmed.offset) + int(count) - 1
+
+
+def _producer(settings: Settings, transactional_id: str | None = None) -> AIOKafkaProducer:
+    return AIOKafkaProducer(
         bootstrap_servers=settings.kafka_bootstrap,
         acks="all",
         enable_idempotence=True,
         linger_ms=0,
         max_batch_size=MAX_REQUEST_BYTES,
         max_request_size=MAX_REQUEST_BYTES,
+        transactional_id=transactional_id,
+        transaction_timeout_ms=TRANSACTION_MS,
     )
+
+
+@contextlib.asynccontextmanager
+async def outlet(settings: Settings) -> AsyncIterator[Outlet]:
+    """A started outlet; closed at the end, bounded in time."""
+    producer = _producer(settings)
     try:
         await producer.start()
     except KafkaError as error:

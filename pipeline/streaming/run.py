@@ -31,5 +31,6 @@ async def run(flow: Flow) -> None:
         if worker._signal_stop_future is not None:
             await worker._signal_stop_future
         await worker.stop()
+        await flow.lanes.close()
     if worker.crash_reason is not None:
         raise worker.crash_reason

@@ -94,11 +94,13 @@ class Store(FaustStore):
         have = self.persisted_offset(tp)
         values: dict[bytes, bytes | None] = {}
         for message in messages:
-            if have is not None and message.offset <= have:
+            span = message.value.span
+            if have is not None and span.end <= have + 1:
                 continue
-            if have is not None and message.follows > have + 1:
-                raise Vanished(f"{tp}: {message.offset} arrived, but of the changelog only {have} is in the store")
-            values[message.key], have = message.value, message.offset
+            if have is not None and span.start > have + 1:
+                raise Vanished(f"{tp}: {span.start} arrived, but of the changelog only {have} is in the store")
+            values.update((record.key, record.value) for record in span.records if have is None or record.offset > have)
+            have = span.end - 1
         if have is not None:
             self._write(self._db_for_partition(tp.partition), values.items(), have)
 

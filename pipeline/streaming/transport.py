@@ -1,65 +1,147 @@
-"""Faust's Kafka consumer with commits that can neither pass an unfinished record nor stick.
+"""Faust's Kafka consumer, made to hand over whole runs: what is fetched of a partition at once, as one message.
 
-Faust keeps sets of acknowledged offsets and gaps; an off-by-one there commits past a record in
-flight, and a commit that fails once is forgotten (faust-streaming issues 606 and 596). Our agents
-acknowledge in order, so one number per partition is enough: the *position*, the offset after the
-longest finished run. It moves only over records that follow each other without a hole, so a record
-that vanishes between fetch and agent (Faust clears queues when partitions move) stops the worker
-instead of being skipped.
+Faust keeps group membership, assignment, flow control, recovery and the commit loop; its price per
+message is paid once per run. Faust's own bookkeeping is per offset, and commits past a record in
+flight or sticks (faust-streaming issues 606 and 596). A run says which offsets it spans, so that
+three numbers per partition are enough:
+
+- *fetched*: where the next run must begin. Another beginning is fetched again, from there.
+- *taken*: where the next run must begin for its agent. A run that vanished on its way (Faust clears
+  queues when partitions move) shows here, and the partition is rewound.
+- *position*: the end of the longest finished prefix; what is committed.
+
+Every seek begins an epoch of its partition, and every return to what is committed a new term: a run
+of an older epoch is not taken, one taken in an older term does not count when it is finished.
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+import msgspec
+from aiokafka import TopicPartition
 from faust.transport import drivers
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
 from faust.transport.drivers.aiokafka import Transport as FaustTransport
+from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
-from pipeline.errors import Vanished
+from pipeline.errors import MailfoldError, Vanished
 
 SCHEME: Final = "mailfold-kafka"
+_log = logging.getLogger("mailfold.worker")
+
+FETCH_WAIT_MS: Final = 50
+"""aiokafka has one fetch per broker under way: a partition that was just read waits until it returns."""
+VANISHED_AFTER: Final = 5.0
+"""Seconds after which a run that is fetched and not taken is fetched again; if it comes after all, it is void."""
+LISTEN: Final = 0.25
+"""Seconds for one look at what was fetched; transaction markers move a position without any record."""
 
 
-class Fetched(ConsumerMessage):
-    """A fetched record that knows which offset it follows, and since which seek it counts."""
+class Span(msgspec.Struct, frozen=True):
+    """Records, and the offsets before and after which they were fetched: [start, end)."""
 
-    __slots__ = ("epoch", "follows")
+    start: int
+    end: int
+    records: list[Any]
 
-    follows: int
+
+class Run(msgspec.Struct, frozen=True):
+    """A span of one partition, fetched in one epoch."""
+
+    span: Span
     epoch: int
 
 
+class Fetched(ConsumerMessage):
+    """A run as Faust's message. Its offset is the run's last, which is what recovery counts by."""
+
+    __slots__ = ("term",)
+
+    term: int
+
+
+class Thread(AIOKafkaConsumerThread):
+    """Faust's thread around aiokafka: reads what is committed, and says how far."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        # Faust ties these to its own "exactly once", which isn't (its output is not transactional).
+        consumer._isolation_level = "read_committed"
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
+        return consumer
+
+    async def _fetch_records(  # type: ignore[override]
+        self,
+        consumer: Any,
+        active_partitions: set[Any],
+        timeout: float | None = None,  # noqa: ASYNC109  Faust's signature
+        max_records: int | None = None,
+    ) -> dict[Any, Span]:
+        before = _positions(consumer, active_partitions)
+        within = None if timeout is None else min(timeout, LISTEN)
+        fetched = await super()._fetch_records(consumer, active_partitions, within, max_records)
+        after = _positions(consumer, active_partitions)
+        return {tp: Span(before[tp], end, fetched.get(tp, [])) for tp, end in after.items() if tp in before}
+
+
 class Consumer(FaustConsumer):
-    """Acknowledgements by position."""
+    """Runs instead of records; acknowledgements by position."""
 
     logger = logging.getLogger("faust.transport")
+    app: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._epoch = 0
-        self._fetch_epoch = 0
         self._held = False
-        # Per topic partition: the first offset not yet finished, and the first not yet fetched.
-        self._position: dict[Any, int] = {}
+        self._term = 0
+        self._epochs: dict[Any, int] = defaultdict(int)
         self._fetched: dict[Any, int] = {}
+        self._taken: dict[Any, int] = {}
+        self._position: dict[Any, int] = {}
         self._looked_again: dict[Any, int] = {}
+        self._waits: dict[Any, tuple[int, float]] = {}
+
+    def _new_consumer_thread(self) -> Thread:
+        return Thread(self, loop=self.loop, beacon=self.beacon)
+
+    async def on_partitions_assigned(self, assigned: set[Any], generation_id: int = 0) -> None:
+        """Fence first: what a frozen predecessor still writes must not land after recovery fixed its end."""
+        try:
+            await self.app.lanes.take_over(assigned)
+        except MailfoldError as error:
+            await self.app.crash(error)
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def on_partitions_revoked(self, revoked: set[Any]) -> None:
+        """Finish what is in hand (super does, and commits), then forget the partitions."""
+        await super().on_partitions_revoked(revoked)
+        await self.app.lanes.let_go(revoked)
+        self._buffered_partitions.clear()
+        for tp in revoked:
+            self._epochs[tp] += 1
+            for numbers in (self._position, self._fetched, self._taken):
+                numbers.pop(tp, None)
 
     async def perform_seek(self) -> None:
-        """After a rebalance: back to what is committed.
+        """After a rebalance: back to what is committed, or to the beginning.
 
         aiokafka's `seek_to_committed` seeks nowhere where nothing is committed yet, so what was
         fetched before the rebalance would be skipped.
         """
         self._held = True
-        await super().perform_seek()
+        self._term += 1
         ours = [tp for tp in self.assignment() if self.app.topics.acks_enabled_for(tp.topic)]
-        new = [tp for tp in ours if self._committed_offset[tp] is None]
+        committed = await self.seek_to_committed()
+        new = [tp for tp in ours if committed.get(tp) is None]
         earliest = await self.earliest_offsets(*new) if new else {}
-        targets = {tp: self._committed_offset[tp] or earliest.get(tp) or 0 for tp in ours}
+        targets = {tp: committed.get(tp) or earliest.get(tp) or 0 for tp in ours}
         await self.seek_wait(targets)
-        self._position = targets
+        self._committed_offset.update({tp: committed.get(tp) for tp in ours})
+        self._position = dict(targets)
 
     def resume_flow(self) -> None:
         """Faust empties the agents' queues just before this: what they held since the seek would be gone."""
@@ -69,66 +151,117 @@ class Consumer(FaustConsumer):
     async def seek_wait(self, partitions: Mapping[Any, int]) -> None:
         """Move; what was fetched before is void."""
         await super().seek_wait(partitions)
-        self._epoch += 1
-        self._fetched.update(partitions)
+        for tp, offset in partitions.items():
+            self._epochs[tp] += 1
+            self._fetched[tp] = self._taken[tp] = offset
 
-    async def _getmany(self, active_partitions: Any, timeout: float) -> Mapping[Any, list[Any]]:  # noqa: ASYNC109
-        """Runs of records that follow on what was fetched before; for any other run, look again."""
-        fetched = await super()._getmany(active_partitions, timeout)
-        self._fetch_epoch = self._epoch
-        runs = {tp: records for tp, records in fetched.items() if self._follows_on(tp, records)}
-        for tp in fetched.keys() - runs.keys():
-            if tp in self._fetched:
+    async def _getmany(self, active_partitions: Any, timeout: float) -> Mapping[Any, list[Run]]:  # noqa: ASYNC109
+        """A run per partition that follows on what was fetched before; for any other, look again.
+
+        A fetch whose answer is lost (Faust cancels while partitions move) shows as a beginning too
+        far on, even where nothing comes after it.
+        """
+        await self._rewind_what_vanished()
+        epochs = dict(self._epochs)
+        spans: Mapping[Any, Any] = await self._thread.getmany(active_partitions, timeout)
+        runs: dict[Any, list[Run]] = {}
+        for tp, span in spans.items():
+            if span.end == span.start == self._fetched.get(tp):
+                continue
+            if self._follows_on(tp, span):
+                self._fetched[tp] = span.end
+                runs[tp] = [Run(span, epochs.get(tp, 0))]
+            elif tp in self._fetched:
                 await super().seek_wait({tp: self._fetched[tp]})
         return runs
 
-    def _follows_on(self, tp: Any, records: list[Any]) -> bool:
+    async def _rewind_what_vanished(self) -> None:
+        """A run can be lost behind the fetch, too, and then nothing may ever come that shows the hole."""
+        waiting = {tp: taken or 0 for tp in self._position if (taken := self._taken.get(tp)) != self._fetched.get(tp)}
+        now = self.loop.time()
+        self._waits = {
+            tp: known if (known := self._waits.get(tp)) and known[0] == taken else (taken, now)
+            for tp, taken in waiting.items()
+        }
+        lost = {tp: taken for tp, (taken, since) in self._waits.items() if now - since > VANISHED_AFTER}
+        if lost and not self._held:
+            _log.warning("nothing was heard of what was fetched; fetching it again: %s", lost)
+            self._waits.clear()
+            await self.seek_wait(lost)
+
+    def _follows_on(self, tp: Any, span: Span) -> bool:
         """A hole is believed when it is seen twice: a rebalance can lose a fetch, and so can a seek meanwhile."""
-        if not records or tp not in self._fetched or (self._held and tp in self._position):
+        if self._fetched.get(tp) != span.start or (self._held and tp in self._position):
             return False
-        first, expected = records[0].offset, self._fetched[tp]
-        if first == expected or (first > expected and self._looked_again.get(tp) == expected):
+        if not span.records:
             return True
-        self._looked_again[tp] = expected
+        first, last = span.records[0].offset, span.records[-1].offset
+        if first < span.start or last >= span.end:
+            return False
+        if first == span.start or tp not in self._position or self._looked_again.get(tp) == span.start:
+            return True
+        self._looked_again[tp] = span.start
         return False
 
     def _to_message(self, tp: Any, record: Any) -> Fetched:
-        plain = super()._to_message(tp, record)
+        run: Run = record
+        carried: Any = run
         message = Fetched(
-            *(plain.topic, plain.partition, plain.offset, plain.timestamp, plain.timestamp_type, plain.headers),
-            *(plain.key, plain.value, plain.checksum, plain.serialized_key_size, plain.serialized_value_size, tp),
-            generation_id=plain.generation_id,
+            *(tp.topic, tp.partition, run.span.end - 1, 0.0, 0, None, None, carried, None, 0, 0, TP(*tp)),
+            generation_id=self.app.consumer_generation_id,
         )
-        message.epoch = self._fetch_epoch
-        message.follows = self._fetched.get(tp, record.offset)
-        if self._fetch_epoch == self._epoch:
-            self._fetched[tp] = record.offset + 1
+        message.term = self._term
         return message
 
-    def is_current(self, message: Any) -> bool:
-        """Whether work on this record still counts: nothing was sought and no partition moved since."""
-        return bool(message.epoch == self._epoch and message.generation_id == self.app.consumer_generation_id)
+    async def take(self, message: Any) -> bool:
+        """Whether its agent may begin this run. Where one before it vanished, the partition is rewound."""
+        run, tp = message.value, message.tp
+        if run.epoch == self._epochs[tp] and message.generation_id == self.app.consumer_generation_id:
+            if run.span.start == self._taken.get(tp):
+                self._taken[tp] = run.span.end
+                return True
+            _log.warning("%s: a run vanished before %s; fetching it again", tp, run.span.start)
+            if tp in self._taken:
+                await self.seek_wait({tp: self._taken[tp]})
+        self.drop(message)
+        return False
 
-    def ack(self, message: Any) -> bool:
-        """Finish a record. One of an older epoch was fetched again and counts then.
-
-        Raises Vanished where a record before it never arrived.
-        """
+    def drop(self, message: Any) -> None:
+        """Nobody works on this run any more, and it counts for nothing."""
         if message.acked:
-            return False
+            return
         message.acked = True
         self._unacked_messages.discard(message)
         if self._waiting_for_ack is not None and not self._waiting_for_ack.done():
             self._waiting_for_ack.set_result(None)
-        if not self.is_current(message) or message.tp not in self._position:
+
+    def ack(self, message: Any) -> bool:
+        """Finish a run. One taken before the last return to what is committed was fetched again and counts then.
+
+        Raises Vanished where a run before it is not finished: finishing is in order.
+        """
+        if message.acked:
             return False
-        if message.follows != self._position[message.tp]:
-            raise Vanished(f"{message.tp}: {message.offset} arrived while {self._position[message.tp]} is missing")
-        self._position[message.tp] = message.offset + 1
+        self.drop(message)
+        tp, span = message.tp, message.value.span
+        if message.term != self._term or tp not in self._position:
+            return False
+        if span.start != self._position[tp]:
+            raise Vanished(f"{tp}: {span.start} is finished while {self._position[tp]} is missing")
+        self._position[tp] = span.end
         return True
 
+    def committed(self, message: Any) -> None:
+        """Finish a run whose end is committed already, in the transaction that wrote what came of it."""
+        if self.ack(message):
+            self._committed_offset[message.tp] = message.value.span.end
+            self._thread.tp_last_committed_at[message.tp] = self.loop.time()
+
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[Any]:
-        return (tp for tp in list(self._position) if topics is None or tp in topics or tp.topic in topics)
+        """What Faust's commit loop commits: nothing of the topics whose offsets lie in transactions."""
+        elsewhere = self.app.lanes.topics
+        wanted = [tp for tp in self._position if tp.topic not in elsewhere]
+        return (tp for tp in wanted if topics is None or tp in topics or tp.topic in topics)
 
     def _new_offset(self, tp: Any) -> int | None:
         return self._position.get(tp)
@@ -146,13 +279,6 @@ class Consumer(FaustConsumer):
     async def _add_gap(self, tp: Any, offset_from: int, offset_to: int) -> None:
         """Holes in the log are seen when it is fetched; no bookkeeping per offset."""
 
-    async def on_partitions_revoked(self, revoked: set[Any]) -> None:
-        """Finish what is in hand (super does, and commits), then forget the partitions."""
-        await super().on_partitions_revoked(revoked)
-        for tp in revoked:
-            self._position.pop(tp, None)
-            self._fetched.pop(tp, None)
-
 
 class Transport(FaustTransport):
     """Faust's transport with our consumer."""
@@ -163,3 +289,13 @@ class Transport(FaustTransport):
 def register() -> None:
     """Let Faust find this transport by its scheme."""
     drivers.TRANSPORTS.aliases[SCHEME] = f"{__name__}:Transport"
+
+
+def _positions(consumer: Any, partitions: set[Any]) -> dict[Any, int]:
+    """Where aiokafka will go on, partition by partition; transaction markers are behind it, too."""
+    subscription = consumer._subscription.subscription
+    assignment = None if subscription is None else subscription.assignment
+    if assignment is None or not assignment.active:
+        return {}
+    states = {tp: assignment.state_value(TopicPartition(*tp)) for tp in partitions if tp in assignment.tps}
+    return {tp: state.position for tp, state in states.items() if state is not None and state.has_valid_position}

@@ -5,14 +5,20 @@ from typing import Any
 
 import faust
 import pytest
+from aiokafka import AIOKafkaConsumer
 from faust import stores
+from faust.assignor.partition_assignor import PartitionAssignor
+from faust.stores.rocksdb import RocksDBOptions
 from faust.stores.rocksdb import Store as FaustStore
 from faust.streams import Stream
+from faust.tables.recovery import Recovery
 from faust.transport import drivers
 from faust.transport.consumer import Consumer as BaseConsumer
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
+from faust.types import TP
 
-from pipeline.errors import BadSettings, NotOurs
+from pipeline.errors import BadSettings, NotOurs, TopicMismatch
 from pipeline.settings import Settings
 from pipeline.streaming import store, transport
 from pipeline.streaming.flow import FAUST, Flow
@@ -22,13 +28,24 @@ def overridden(ours: type[Any]) -> list[str]:
     return [name for name, value in vars(ours).items() if inspect.isfunction(value) and name != "__init__"]
 
 
-OURS_ALONE = {"is_current", "_follows_on", "read", "write", "_ours", "_write", "_apply"}
+OURS_ALONE = {
+    *("take", "drop", "committed", "_follows_on", "_rewind_what_vanished"),
+    *("read", "write", "_ours", "_write", "_apply"),
+}
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(transport.Consumer, FaustConsumer), (store.Store, FaustStore)])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (transport.Consumer, FaustConsumer),
+        (transport.Thread, AIOKafkaConsumerThread),
+        (store.Store, FaustStore),
+        (store.Options, RocksDBOptions),
+    ],
+)
 def test_every_method_we_override_is_there_and_takes_what_ours_takes(ours: type[Any], theirs: type[Any]) -> None:
     names = set(overridden(ours)) - OURS_ALONE
-    assert len(names) >= 3
+    assert names
     for name in names:
         assert len(inspect.signature(getattr(ours, name)).parameters) == len(
             inspect.signature(getattr(theirs, name)).parameters
@@ -49,9 +66,45 @@ def test_a_failed_commit_still_counts_as_made_in_faust() -> None:
     assert "if did_commit:\n            self._committed_offset" not in source
 
 
-def test_noack_take_still_turns_acks_back_on_at_its_end() -> None:
-    """Why `noack` comes first."""
-    assert "self.enable_acks = stream_enable_acks" in inspect.getsource(Stream.noack_take)
+def test_a_message_costs_the_same_whatever_it_holds() -> None:
+    """Why a run travels as one message: what Faust does between fetch and agent, it does per message."""
+    drain = inspect.getsource(BaseConsumer._drain_messages)
+    assert "async for tp, message in ait" in drain
+    assert "if r_offset is None or offset >= r_offset" in drain  # a run's offset is its last: never below its first
+    fetch = inspect.getsource(BaseConsumer.getmany)
+    assert "self._wait_next_records(timeout)" in fetch
+    assert "to_message(tp, record)" in fetch
+    assert "await self._getmany(" in inspect.getsource(BaseConsumer._wait_next_records)
+
+
+def test_runs_can_still_be_lost_between_fetch_and_agent() -> None:
+    """Why `take` checks that a run follows on."""
+    assert "self.flow_control.clear)()" in inspect.getsource(faust.App._on_partitions_revoked)
+    assert "message.generation_id != self.app.consumer_generation_id" in inspect.getsource(Stream._py_aiter)
+
+
+def test_recovery_asks_for_the_end_of_the_changelog_after_the_consumer_was_told_of_its_partitions() -> None:
+    """Why fencing in `on_partitions_assigned` comes before it; and why a run's offset is its last."""
+    assert "self._on_partitions_assigned" in inspect.getsource(BaseConsumer.on_partitions_assigned)
+    assert "self.tables.on_rebalance" in inspect.getsource(faust.App._on_partitions_assigned)
+    assert "await consumer.highwaters(*tps)" in inspect.getsource(Recovery._build_highwaters)
+    assert "tp: value - 1" in inspect.getsource(Recovery._build_highwaters)
+    slurp = inspect.getsource(Recovery._slurp_changelogs.fun)
+    assert "offsets[tp] = offset" in slurp
+    assert "if len(buf) >= bufsize" in slurp
+    assert "recovery_buffer_size == 1" in inspect.getsource(Recovery._restart_recovery.fun)
+
+
+def test_faust_assigns_partitions_of_one_number_together() -> None:
+    """An email's facts and its state meet in one worker; :meth:`Lanes.take_over` refuses anything else."""
+    assert "_group_co_subscribed" in inspect.getsource(PartitionAssignor._get_copartitioned_groups)
+
+
+def test_aiokafka_still_reads_these_when_it_starts() -> None:
+    """What `Thread` sets on the consumer that Faust made."""
+    started = inspect.getsource(AIOKafkaConsumer.start)
+    assert "isolation_level=self._isolation_level" in started
+    assert "fetch_max_wait_ms=self._fetch_max_wait_ms" in started
 
 
 def test_the_installed_release_is_the_one_that_was_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
@@ -82,9 +135,17 @@ def test_faust_finds_our_transport_and_our_store() -> None:
 
 def test_a_partition_that_is_not_ours_is_neither_read_nor_written(tmp_path: Any) -> None:
     made = Flow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
-    states = made.states()
     made.app.finalize()
     with pytest.raises(NotOurs, match="partition 3"):
-        states.read(3, [b"k"])
+        made.lanes[3]
+    kept = made.app.tables["email-states"].data
     with pytest.raises(NotOurs, match="partition 3"):
-        states.keep(3, {b"k": b"v"}, {("email-states", 3): 7})
+        kept.read(3, [b"k"])
+    with pytest.raises(NotOurs, match="partition 3"):
+        kept.write(3, {b"k": b"v"}, 7)
+
+
+async def test_partitions_that_belong_together_and_are_torn_apart_stop_the_worker(tmp_path: Any) -> None:
+    made = Flow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
+    with pytest.raises(TopicMismatch, match=r"partitions \[1\] are assigned to different workers"):
+        await made.lanes.take_over({TP("send-requests", 1), TP("email-states", 1), TP("provider-webhooks", 0)})

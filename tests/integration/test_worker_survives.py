@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from topics.registry import DELIVERY_EVENTS, EMAIL_CHANGES, PROVIDER_WEBHOOKS
 from topics.webhooks import RawWebhook
 
 
-@pytest.mark.parametrize("point", ["fold.before-store", "fold.before-ack"])
+@pytest.mark.parametrize("point", ["fold.in-transaction", "fold.before-store", "fold.before-ack"])
 async def test_a_crash_between_two_writes_of_the_fold_loses_nothing(
     point: str, settings: Settings, tmp_path: Path
 ) -> None:
@@ -98,6 +99,10 @@ async def test_a_log_that_refuses_ends_the_worker_before_it_acknowledges_and_not
             await assert_folded(settings)
 
 
+async def restarts(worker: Worker, count: int) -> bool:
+    return len(worker.exits) == count
+
+
 async def test_kill_9_at_any_moment_loses_nothing(settings: Settings, tmp_path: Path) -> None:
     dice = random.Random(7)
     worker = Worker(settings, tmp_path / "one")
@@ -108,8 +113,8 @@ async def test_kill_9_at_any_moment_loses_nothing(settings: Settings, tmp_path: 
                 await until(lambda: committed_something(settings))
                 await feed(settings, lives(dice.randrange(300), seed=100 + round_))
                 worker.kill()
+            await until(lambda: restarts(worker, 4))
             await assert_folded(settings)
-    assert len(worker.exits) == 4
 
 
 async def test_a_lost_disk_is_recovered_from_the_log(settings: Settings, tmp_path: Path) -> None:
@@ -156,3 +161,27 @@ async def test_of_two_workers_one_goes_and_the_other_takes_over(
                 await feed(settings, lives(200, seed=21), pieces=4)
                 await assert_folded(settings)
             assert two.exits == []
+
+
+async def test_a_worker_frozen_past_its_session_writes_nothing_more_and_works_again_afterwards(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """Its successor folds on meanwhile; what the frozen one still has in hand must not land on that."""
+    one, two = Worker(settings, tmp_path / "one"), Worker(settings, tmp_path / "two")
+    same = lives(400, seed=1)
+    with one:
+        await feed(settings, same[::2], pieces=4)
+        await until(lambda: committed_something(settings))
+        await feed(settings, lives(600, seed=2), pieces=4)
+        one.process.send_signal(signal.SIGSTOP)
+        with two:
+            await feed(settings, same[1::2], pieces=4)
+            await assert_folded(settings)
+            one.process.send_signal(signal.SIGCONT)
+            await feed(settings, same[::3] + lives(200, seed=3), pieces=6)
+            await assert_folded(settings)
+            assert (one.process.poll(), two.process.poll()) == (None, None)
+            assert two.terminate() == 0
+        await feed(settings, same[::5], pieces=2)
+        await assert_folded(settings)
+        assert one.terminate() == 0

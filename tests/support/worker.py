@@ -184,7 +184,9 @@ async def append_raw(settings: Settings, topic: Topic, key: bytes | None, *value
 
 async def dump(settings: Settings, topic: Topic) -> list[tuple[Place, bytes | None, bytes | None]]:
     """All that lies on a topic: place, key, value."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.kafka_bootstrap, enable_auto_commit=False, isolation_level="read_committed"
+    )
     await consumer.start()
     try:
         count = 1 if topic.single else settings.partitions

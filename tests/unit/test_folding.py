@@ -1,35 +1,48 @@
 """A run of records: grouped, folded, written once per email; what can't be used stands aside."""
 
+from typing import NamedTuple
+
 import msgspec
 import pytest
 
 from pipeline import folding
 from pipeline.errors import TooManyDead
 from pipeline.fold import evolve
-from pipeline.folding import Found, fold_run, sort
+from pipeline.folding import Stretch, fold_run, sort
 from pipeline.steps import Limit
 from tests.support.facts import EMAIL_ID, event
+from topics import codec
 from topics.changes import EmailChange
 from topics.codec import Undecodable, decode, encode
 from topics.events import DeliveryEvent, EventKind
-from topics.record import EmailId, Place
+from topics.record import EmailId
 from topics.registry import DELIVERY_EVENTS, EMAIL_CHANGES, EMAIL_STATES
 
 KEY = EMAIL_ID.encode()
 OPENED, CLICKED = event(EventKind.OPENED, "o"), event(EventKind.CLICKED, "c")
 
 
-def found(value: DeliveryEvent | bytes | None, offset: int = 0, key: bytes | None = KEY) -> Found:
-    place = Place(topic="delivery-events", partition=1, offset=offset)
-    return Found(
-        DELIVERY_EVENTS, place, key, encode(DELIVERY_EVENTS, value) if isinstance(value, DeliveryEvent) else value
-    )
+class Lying(NamedTuple):
+    """A record as a consumer gives it."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
 
 
-def fold(*run: Found, before: bytes | None = None) -> folding.Folded:
-    facts, dead = sort(list(run), 9)
+def lying(value: DeliveryEvent | bytes | None, offset: int = 0, key: bytes | None = KEY) -> Lying:
+    return Lying(offset, key, encode(DELIVERY_EVENTS, value) if isinstance(value, DeliveryEvent) else value)
+
+
+def stretch(*records: Lying) -> Stretch:
+    return Stretch(DELIVERY_EVENTS, 1, records)
+
+
+def fold(*records: Lying, before: bytes | None = None) -> folding.Folded:
+    run = stretch(*records)
+    facts, dead = sort(run, 9)
     assert dead == []
-    return fold_run(facts, {KEY: before}, 9)
+    return fold_run(run, facts, {KEY: before}, 9)
 
 
 def change_of(folded: folding.Folded, index: int = 0) -> EmailChange:
@@ -39,7 +52,7 @@ def change_of(folded: folding.Folded, index: int = 0) -> EmailChange:
 
 def test_an_emails_facts_become_one_change_in_the_order_of_the_log() -> None:
     other = msgspec.structs.replace(OPENED, email_id=EmailId("other"))
-    folded = fold(found(OPENED, 3), found(other, 4, b"other"), found(CLICKED, 5))
+    folded = fold(lying(OPENED, 3), lying(other, 4, b"other"), lying(CLICKED, 5))
     assert [key for key, _ in folded.changes] == [KEY, b"other"]
     change = change_of(folded)
     assert [(applied.place.offset, applied.fact) for applied in change.facts] == [(3, OPENED), (5, CLICKED)]
@@ -48,19 +61,40 @@ def test_an_emails_facts_become_one_change_in_the_order_of_the_log() -> None:
 
 
 def test_the_state_before_is_folded_on() -> None:
-    before = fold(found(OPENED)).states[KEY]
-    assert change_of(fold(found(CLICKED), before=before)).state == evolve(evolve(None, OPENED), CLICKED)
+    before = fold(lying(OPENED)).states[KEY]
+    assert change_of(fold(lying(CLICKED), before=before)).state == evolve(evolve(None, OPENED), CLICKED)
 
 
-def test_a_repeat_is_written_again_because_a_crash_may_have_cut_the_first_write_in_half() -> None:
-    first = fold(found(OPENED))
-    again = fold(found(OPENED), before=first.states[KEY])
-    assert again.states == first.states
+def test_a_repeat_changes_no_state_but_is_told_because_its_place_is_new() -> None:
+    first = fold(lying(OPENED, 1))
+    again = fold(lying(OPENED, 2), before=first.states[KEY])
+    assert again.states == {}
     assert change_of(again).state == change_of(first).state
+    assert [applied.place.offset for applied in change_of(again).facts] == [2]
+
+
+def test_a_change_put_together_of_bytes_is_the_change_encoded() -> None:
+    strange = msgspec.structs.replace(
+        CLICKED, email_id=EmailId('"quoted" \\ ü'), text="\u2028\x00 ✉", native=msgspec.Raw(b'{"n": 1.50}')
+    )
+    key = strange.email_id.encode()
+    folded = fold(lying(OPENED, 3), lying(strange, 4, key), lying(CLICKED, 5))
+    for _, value in folded.changes:
+        assert encode(EMAIL_CHANGES, decode(EMAIL_CHANGES, value)) == value
+
+
+def test_a_fact_of_an_older_version_lies_in_its_change_in_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(codec.UPCASTERS, "delivery-event/0", lambda fields: fields)
+    old = encode(DELIVERY_EVENTS, OPENED).replace(b"delivery-event/1", b"delivery-event/0")
+    assert b"event/0" in old
+    folded = fold(lying(old, 3))
+    assert [applied.fact for applied in change_of(folded).facts] == [OPENED]
 
 
 def test_what_is_no_fact_or_lies_under_another_key_is_dead() -> None:
-    facts, dead = sort([found(b"{}", 1), found(None, 2), found(OPENED, 3, b"another"), found(OPENED, 4, None)], 9)
+    facts, dead = sort(
+        stretch(lying(b"{}", 1), lying(None, 2), lying(OPENED, 3, b"another"), lying(OPENED, 4, None)), 9
+    )
     assert facts == {}
     assert [(letter.source.offset, letter.reason, letter.role) for letter in dead] == [
         (1, "undecodable", "fold"),
@@ -71,9 +105,9 @@ def test_what_is_no_fact_or_lies_under_another_key_is_dead() -> None:
 
 
 def test_facts_too_large_together_get_a_change_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = len(fold(found(OPENED), found(CLICKED)).changes[0][1]) - 1
+    alone = len(fold(lying(OPENED), lying(CLICKED)).changes[0][1]) - 1
     monkeypatch.setattr(folding, "MAX_RECORD_BYTES", alone)
-    folded = fold(found(OPENED, 1), found(CLICKED, 2))
+    folded = fold(lying(OPENED, 1), lying(CLICKED, 2))
     assert [[applied.place.offset for applied in change_of(folded, index).facts] for index in (0, 1)] == [[1], [2]]
     assert decode(EMAIL_STATES, folded.states[KEY]) == evolve(evolve(None, OPENED), CLICKED)
 
@@ -81,7 +115,7 @@ def test_facts_too_large_together_get_a_change_each(monkeypatch: pytest.MonkeyPa
 def test_a_fact_too_large_for_any_change_is_dead_and_the_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     huge = msgspec.structs.replace(CLICKED, native=msgspec.Raw(b'"' + b"x" * 2000 + b'"'))
     monkeypatch.setattr(folding, "MAX_RECORD_BYTES", 1500)
-    folded = fold(found(OPENED, 1), found(huge, 2))
+    folded = fold(lying(OPENED, 1), lying(huge, 2))
     assert [(letter.source.offset, letter.reason) for letter in folded.dead] == [(2, "too-large")]
     assert decode(EMAIL_STATES, folded.states[KEY]) == evolve(None, OPENED)
     assert len(folded.changes) == 1
@@ -89,7 +123,7 @@ def test_a_fact_too_large_for_any_change_is_dead_and_the_others_are_not(monkeypa
 
 def test_a_stored_state_that_cannot_be_read_stops_the_fold() -> None:
     with pytest.raises(Undecodable):
-        fold(found(OPENED), before=b"rubbish")
+        fold(lying(OPENED), before=b"rubbish")
 
 
 @pytest.mark.parametrize(
