@@ -27,6 +27,12 @@ def freshmail(*recipients: Any, **changed: Any) -> dict[str, Any]:
     return {name: value for name, value in (given | changed).items() if value is not None}
 
 
+def extrahorizon(**changed: Any) -> dict[str, Any]:
+    """A plain mail of Extra Horizon's."""
+    given = {"recipients": {"to": ["anna@example.com"]}, "subject": "Hello", "body": "<p>Hello</p>"}
+    return {**given, **changed}
+
+
 def _house(body: Any) -> bool:
     return set(body) == {"error", "where"} and all(isinstance(text, str) for text in body.values())
 
@@ -41,6 +47,10 @@ def _freshmail(body: Any) -> bool:
     return set(body) == {"errors"} and bool(texts) and all(isinstance(text, str) for text in texts)
 
 
+def _extrahorizon(body: Any) -> bool:
+    return set(body) == {"code", "name", "message"} and isinstance(body["code"], int)
+
+
 @dataclass(frozen=True)
 class Surface:
     """A dialect's way in."""
@@ -48,6 +58,7 @@ class Surface:
     name: str
     path: str
     good: Any
+    """A request that is taken (`/v1/Email/`: answered, as its brand has no template)."""
     is_error: Callable[[Any], bool]
 
 
@@ -55,4 +66,5 @@ SURFACES = (
     Surface("fasttrack", "/channels/email/batch", [fasttrack_message()], _house),
     Surface("email_v1", "/v1/Email/", {"Messages": [email_v1()]}, _email_v1),
     Surface("freshmail", "/v3/messaging/emails", freshmail(), _freshmail),
+    Surface("extrahorizon", "/mail/v1/", extrahorizon(), _extrahorizon),
 )

@@ -1,0 +1,57 @@
+"""One gateway for all that is thrown at it, on topics and tables of its own."""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from pydantic import SecretStr
+
+from pipeline import cluster
+from pipeline.settings import Settings
+from tests.conftest import SECRET, with_database
+from tests.support.served import Served, served
+from topics.registry import TOPICS
+
+
+@pytest.fixture(scope="session")
+def cases() -> int:
+    """How many cases a dialect gets; `make fuzz` asks for more."""
+    return int(os.environ.get("FUZZ_CASES", "300"))
+
+
+@pytest.fixture(scope="session")
+def gateway(kafka_bootstrap: str, postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    name = f"t_{secrets.token_hex(6)}"
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        admin.execute(f"create database {name}")  # type: ignore[arg-type,unused-ignore]
+        settings = _settings(kafka_bootstrap, with_database(postgres_url, name), tmp_path_factory.mktemp("gateway"))
+        asyncio.run(cluster.create(settings))
+        try:
+            with served(settings) as running:
+                yield running
+        finally:
+            asyncio.run(_forget(settings))
+            admin.execute(f"drop database {name} with (force)")  # type: ignore[arg-type,unused-ignore]
+
+
+def _settings(kafka_bootstrap: str, database_url: str, folder: Path) -> Settings:
+    return Settings(
+        kafka_bootstrap=kafka_bootstrap,
+        database_url=SecretStr(database_url),
+        secret=SecretStr(SECRET),
+        data_dir=folder,
+        topic_prefix=f"t{secrets.token_hex(6)}-",
+        partitions=2,
+    )
+
+
+async def _forget(settings: Settings) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
+    await admin.start()
+    await admin.delete_topics([settings.topic(topic.name) for topic in TOPICS])
+    await admin.close()

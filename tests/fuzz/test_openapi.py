@@ -1,0 +1,61 @@
+"""Cases made from the OpenAPI document, good and bad, for every dialect: no 500, no hang, what is documented."""
+
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as hypothesis
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.support.dialects import SURFACES
+from tests.support.served import Served
+
+DIALECTS = {
+    "fasttrack": "/channels/",
+    "email_v1": "/v1/",
+    "freshmail": "/v3/",
+    "extrahorizon": "/mail/v1/",
+}
+ERRORS = {surface.name: surface.is_error for surface in SURFACES}
+CHECKS: Any = (status_code_conformance, content_type_conformance, response_schema_conformance)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.timeout(3600)
+def test_whatever_the_document_allows_or_forbids_is_answered_as_documented(
+    gateway: Served, cases: int, dialect: str
+) -> None:
+    schema = schemathesis.openapi.from_url(f"{gateway.url}/openapi.json")
+    found: list[Any] = [one.ok() for one in schema.get_all_operations()]  # type: ignore[union-attr]  # an Err is a failed test
+    operations = [one for one in found if one.path.startswith(DIALECTS[dialect])]
+    assert operations
+    ways = [
+        operation.as_strategy(generation_mode=mode)
+        for operation in operations
+        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+    ]
+
+    @hypothesis(
+        max_examples=cases,
+        deadline=20_000,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
+        database=None,
+    )
+    @given(st.one_of(*ways))
+    def ask(case: Any) -> None:
+        answer = case.call(base_url=gateway.url, headers={"X-Api-Key": gateway.key}, timeout=20)
+        assert answer.status_code < 500, answer.text
+        case.validate_response(answer, checks=CHECKS)
+        if answer.status_code >= 400:
+            assert ERRORS[dialect](answer.json()), answer.text
+
+    ask()
+    assert gateway.quiet(), gateway.log.read_text()[-3000:]

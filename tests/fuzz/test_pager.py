@@ -1,0 +1,207 @@
+"""Clients that page through thousands of emails while these change, under clocks that disagree, against an oracle.
+
+`make fuzz` pages through 100,000.
+"""
+
+import asyncio
+import functools
+import os
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from pipeline.settings import Settings
+from pipeline.signing import Signer, hash_address
+from projections import cursor
+from projections.history import Filter, Query
+from projections.sink import Run, Sink
+from tests.conftest import SECRET
+from tests.support.changes import T0, Log, acked, event, request
+from tests.support.gateway import Gateway, gateway
+from tests.support.tables import tables
+from topics.changes import EmailChange, Tick
+from topics.events import EventKind
+from topics.ids import brand_uuid
+from topics.readings import listed_state, sent_at
+from topics.states import EmailState
+
+EMAILS = int(os.environ.get("PAGER_EMAILS", "3000"))
+PARTITIONS = 3
+SINK = Sink(functools.partial(hash_address, Signer(SECRET, "address")))
+SIGNER = Signer(SECRET, "cursor")
+AT_ONCE = 1000
+TABLES = ("history", "versions", "timeline", "suppressions", "next_offsets")
+
+
+class Partition:
+    """A partition that grows while it is projected; its workers' clocks are late, early, or step back."""
+
+    def __init__(self, number: int, chance: random.Random) -> None:
+        self.number = number
+        self.records: list[EmailChange | Tick] = []
+        self._chance = chance
+        self._log = Log(number)
+        self._emails = range(number, EMAILS, PARTITIONS)
+        self._more = EMAILS + number
+
+    def fill(self) -> None:
+        for email in self._emails:
+            self._fold(request(email, T0 + email), T0 + email + self._chance.randint(-5_000, 5_000))
+            self._fold(acked(email, T0 + email + 1), T0 + email + self._chance.randint(-5_000, 5_000))
+
+    def change(self, now: int) -> None:
+        """A few emails of all ages change, a few come; stamped by whichever clock."""
+        for email in self._chance.sample(self._emails, min(20, len(self._emails))):
+            kind = self._chance.choice((EventKind.DELIVERED, EventKind.OPENED, EventKind.BOUNCED, EventKind.COMPLAINED))
+            self._fold(event(email, kind, now), now + self._chance.randint(-4_000, 50))
+        for _ in range(3):
+            self._more += PARTITIONS
+            self._fold(request(self._more, now), now - self._chance.randint(0, 4_000))
+            self._fold(acked(self._more, now + 1), now - self._chance.randint(0, 4_000))
+        if self._chance.random() < 0.7:
+            self.records.append(Tick(recorded_at=now + self._chance.randint(-100, 100)))
+
+    def _fold(self, fact: Any, recorded_at: int) -> None:
+        self._log.fold(fact)
+        self.records.append(msgspec.structs.replace(self._log.changes[-1], recorded_at=recorded_at))
+
+    async def project(self, rt: Any, start: int) -> int:
+        end = len(self.records)
+        for first in range(start, end, AT_ONCE):
+            upto = min(first + AT_ONCE, end)
+            async with rt.pool.connection() as connection:
+                await SINK.apply(connection, Run(self.number, first, upto, self.records[first:upto]))
+        return end
+
+
+async def grow(world: Gateway, partition: Partition, start: int, done: asyncio.Event) -> None:
+    while not done.is_set():
+        partition.change(world.rt.clock())
+        start = await partition.project(world.rt, start)
+        await asyncio.sleep(0)
+
+
+class Listing:
+    """What one client saw, page by page."""
+
+    def __init__(self, **params: str) -> None:
+        self.params = params
+        self.seen: list[dict[str, Any]] = []
+        self.query: Query | None = None
+
+    async def read(self, world: Gateway) -> None:
+        more: dict[str, str] = {}
+        while True:
+            answer = await world.http.get("/v1/Email/", params=self.params | more, headers={"X-Api-Key": world.key})
+            assert answer.status_code == 200, answer.text
+            page = answer.json()
+            self.seen += page["Emails"]
+            if "Next" not in page:
+                return
+            more = {"Next": page["Next"]}
+            given = cursor.Given(filter=Filter())
+            self.query, _ = cursor.read(SIGNER.verify, "acme", page["Next"], given)
+
+    def moment(self) -> int:
+        if "After" in self.params:
+            return int(self.params["After"]) * 1000 + 999
+        assert self.query is not None
+        return self.query.as_of
+
+
+def as_of(records: Sequence[EmailChange | Tick], moment: int) -> dict[str, tuple[int, EmailState]]:
+    """Each email of a partition as the log says it was: the oracle, which knows no table."""
+    time = 0
+    found: dict[str, tuple[int, EmailState]] = {}
+    for record in records:
+        time = max(time, record.recorded_at)
+        if time > moment:
+            break
+        if isinstance(record, EmailChange):
+            before = found.get(record.email_id)
+            if before is None or before[1] != record.state:
+                found[record.email_id] = (time, record.state)
+    return found
+
+
+def expected(partitions: Sequence[Partition], listing: Listing) -> list[tuple[str, str]]:
+    moment = listing.moment()
+    rows = []
+    for partition in partitions:
+        for email_id, (valid_from, state) in as_of(partition.records, moment).items():
+            shown = listed_state(state)
+            assert state.request is not None
+            brand = listing.params.get("BrandId", "")
+            if shown is None or (brand and brand_uuid("acme", state.request.brand) != brand):
+                continue
+            if listing.params.get("State", shown) == shown:
+                rows.append((min(sent_at(state) or 0, valid_from), email_id, shown.value))
+    return [(email_id, shown) for _, email_id, shown in sorted(rows, reverse=True)]
+
+
+async def test_every_page_of_every_listing_shows_one_moment_that_the_log_can_prove(settings: Settings) -> None:
+    chance = random.Random(EMAILS)
+    partitions = [Partition(number, chance) for number in range(PARTITIONS)]
+    asked = [
+        {},
+        {"State": "sent"},
+        {"BrandId": brand_uuid("acme", "1")},
+        {},
+        {"After": str(T0 // 1000 + EMAILS // 2000)},
+    ]
+    listings = [Listing(**params) for params in asked]
+    async with gateway(settings) as world:
+        starts = []
+        for partition in partitions:
+            async with world.rt.pool.connection() as connection:
+                await SINK.start(connection, partition.number, 0, 0, PARTITIONS)
+            partition.fill()
+            starts.append(await partition.project(world.rt, 0))
+        done = asyncio.Event()
+        growing = [asyncio.create_task(grow(world, *pair, done)) for pair in zip(partitions, starts, strict=True)]
+        for listing in listings:
+            await listing.read(world)
+        done.set()
+        await asyncio.gather(*growing)
+        for listing in listings:
+            seen = [(email["MessageId"], email["State"]) for email in listing.seen]
+            assert len(set(seen)) == len(seen)
+            assert seen == expected(partitions, listing), listing.params
+        assert len(listings[0].seen) >= EMAILS
+        assert 0 < len(listings[-1].seen) < EMAILS
+        await _is_the_same_from_the_log(world, partitions)
+
+
+async def _is_the_same_from_the_log(world: Gateway, partitions: Sequence[Partition]) -> None:
+    """Projected again in other runs, late changes and ticks included, it is what grew."""
+    async with world.rt.pool.connection() as connection:
+        grown = await tables(connection, *TABLES)
+        for table in TABLES:
+            await connection.execute(f"truncate projections.{table}".encode())
+    for partition in partitions:
+        async with world.rt.pool.connection() as connection:
+            await SINK.start(connection, partition.number, 0, 0, PARTITIONS)
+        await partition.project(world.rt, 0)
+    async with world.rt.pool.connection() as connection:
+        assert await tables(connection, *TABLES) == grown
+
+
+async def test_nothing_is_shown_before_each_partition_has_begun(settings: Settings) -> None:
+    records: list[EmailChange | Tick] = [
+        *Log().fold(request(1)).fold(acked(1, T0)).changes,
+        Tick(recorded_at=T0 + 1_000_000),
+    ]
+    async with gateway(settings) as world:
+        listing = Listing()
+        async with world.rt.pool.connection() as connection:
+            await SINK.start(connection, 0, 0, 0, 2)
+            await SINK.apply(connection, Run(0, 0, 3, records))
+        await listing.read(world)
+        assert listing.seen == []
+        async with world.rt.pool.connection() as connection:
+            await SINK.start(connection, 1, 0, 0, 2)
+            await SINK.apply(connection, Run(1, 0, 1, [Tick(recorded_at=T0 + 500_000)]))
+        await listing.read(world)
+        assert len(listing.seen) == 1

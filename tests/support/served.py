@@ -1,0 +1,66 @@
+"""A gateway as a process of its own, with a tenant and a key; for tests that ask it without a loop of their own."""
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import admin
+from pipeline.database import database
+from pipeline.gateway.server import PORT_FILE
+from pipeline.settings import Settings, environment
+from tests.support.command import clean_environment
+
+DEADLINE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running gateway."""
+
+    url: str
+    key: str
+    log: Path
+
+    def quiet(self) -> bool:
+        """Whether it logged no error of its own."""
+        return "Traceback" not in self.log.read_text()
+
+
+@contextlib.contextmanager
+def served(settings: Settings, **changed: object) -> Iterator[Served]:
+    """Serve until the end of the block."""
+    mine = settings.model_copy(update={"port": 0, **changed})
+    key = asyncio.run(_key(mine))
+    log, port_file = mine.data_dir / "gateway.log", mine.data_dir / PORT_FILE
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline", "gateway"],
+            env=clean_environment(**environment(mine)),
+            stdout=out,
+            stderr=out,
+        )
+        try:
+            yield Served(f"http://127.0.0.1:{_port(port_file, process, log)}", key, log)
+        finally:
+            process.terminate()
+            process.wait(DEADLINE_S)
+
+
+async def _key(settings: Settings) -> str:
+    async with database(settings, size=1) as pool:
+        await admin.add_tenant(pool, admin.Tenant("acme"))
+        return await admin.add_key(pool, "acme")
+
+
+def _port(port_file: Path, process: "subprocess.Popen[bytes]", log: Path) -> int:
+    deadline = time.monotonic() + DEADLINE_S
+    while not (port_file.exists() and port_file.read_text().endswith("\n")):
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+    return int(port_file.read_text())
