@@ -66,8 +66,8 @@ async def follow(rt: Runtime) -> None:
 
 async def _follow(rt: Runtime) -> None:
     reader = consumer(rt.settings, fetch_max_wait_ms=250)
-    await reader.start()
     try:
+        await reader.start()
         await _read(rt, reader)
     finally:
         await reader.stop()

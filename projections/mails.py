@@ -1,6 +1,6 @@
 """Extra Horizon's Mails, asked: a jsonpath, an order and a page in; objects as JSON and their total out."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +16,10 @@ Connection = psycopg.AsyncConnection[Any]
 _SLOTS: Final = range(3)
 
 
+class TooLong(Exception):
+    """The question takes more time than anybody gets; ask for less."""
+
+
 class Found(msgspec.Struct, frozen=True):
     """A page, and how many there are in all; None: not counted."""
 
@@ -24,7 +28,25 @@ class Found(msgspec.Struct, frozen=True):
 
 
 async def find(connection: Connection, tenant: str, asked: Question) -> Found:
-    """A tenant's mails."""
+    """A tenant's mails. Raises TooLong."""
+    return await _patiently(connection, _find(connection, tenant, asked))
+
+
+async def find_queued(connection: Connection, tenant: str, asked: Question) -> Found:
+    """Those that are not all in somebody's custody. Raises TooLong."""
+    return await _patiently(connection, _find_queued(connection, tenant, asked))
+
+
+async def _patiently(connection: Connection, asking: Awaitable[Found]) -> Found:
+    try:
+        async with connection.transaction():
+            await connection.execute(SQL["patience"])
+            return await asking
+    except psycopg.errors.QueryCanceled as error:
+        raise TooLong from error
+
+
+async def _find(connection: Connection, tenant: str, asked: Question) -> Found:
     values = _values(tenant, asked)
     # Never prepared: a null condition and an absent order fold away when it is planned.
     page = await connection.execute(SQL["sorted_page" if asked.sort else "page"], values, prepare=False)
@@ -36,12 +58,11 @@ async def find(connection: Connection, tenant: str, asked: Question) -> Found:
     return Found(mails, total[0])
 
 
-async def find_queued(connection: Connection, tenant: str, asked: Question) -> Found:
-    """Those that are not all in somebody's custody."""
+async def _find_queued(connection: Connection, tenant: str, asked: Question) -> Found:
     rows = await (await connection.execute(SQL["queued"], _values(tenant, asked), prepare=False)).fetchall()
     if not rows and asked.offset:
         first = msgspec.structs.replace(asked, limit=1, offset=0)
-        return Found([], (await find_queued(connection, tenant, first)).total)
+        return Found([], (await _find_queued(connection, tenant, first)).total)
     total = rows[0][1] if rows else 0
     return Found([row[0] for row in rows], total if asked.count else None)
 

@@ -1,3 +1,7 @@
+-- name: patience
+-- A question may be anybody's: no one's may hold a connection for long.
+set local statement_timeout = '10s'
+
 -- name: page
 -- Oldest first, so that pages stay where they are while new mails come.
 select mail::text from projections.mails

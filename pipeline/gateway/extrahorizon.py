@@ -210,8 +210,11 @@ class Surface:
             asked = rql.parse(request.scope["query_string"].decode("latin-1"), fields)
         except Refused as refused:
             raise Trouble(19, str(refused)) from None
-        async with self._rt.pool.connection() as connection:
-            found = await ask(connection, tenant.tenant, asked)
+        try:
+            async with self._rt.pool.connection() as connection:
+                found = await ask(connection, tenant.tenant, asked)
+        except mails.TooLong:
+            raise Trouble(21, "the query takes too long; ask for less") from None
         return Response(dialect.page(found.mails, found.total, asked), media_type="application/json")
 
     # ------------------------------------------------------------------ open
