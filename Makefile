@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test bench bench-peers chaos chaos-mutations check format requirements clean
+.PHONY: help demo up test fuzz bench bench-peers chaos chaos-mutations check format requirements clean
 
 help: ## Show this list
 	@$(PYTHON) -c 'import re; [print("  make %-16s%s" % m) for m in re.findall(r"(?m)^([a-z-]+):.*?## (.*)", open("Makefile").read())]'
@@ -19,6 +19,9 @@ up: .venv/.runtime ## Start the whole stack on 127.0.0.1; Ctrl-C stops it, the n
 
 test: .venv/.dev ## Run every test on real Kafka, Postgres and SMTP
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+fuzz: .venv/.dev ## Throw 5,000 cases at each dialect, page through 100,000 emails while they change; about half an hour
+	@FUZZ_CASES=5000 PAGER_EMAILS=100000 $(BIN)/python -m pytest tests/fuzz -q --timeout 3600 $(PYTEST_ARGS)
 
 bench: .venv/.dev ## Measure every stage and the whole path
 	@$(BIN)/python -m bench $(ARGS)

@@ -17,13 +17,13 @@ from typing import Any
 from pydantic import SecretStr
 from rich.console import Console
 
-from bench import accept, dispatch, emit, figures, fold, memory, project, whole
+from bench import accept, dialects, dispatch, emit, figures, fold, memory, project, whole
 from bench.figures import Delay, Memory, Rate
 from bench.house import QUICK, Size, sink, world
 from pipeline.settings import Settings
 from pipeline.supervisor import Stack
 
-STAGES = ("accept", "dispatch", "fold", "project", "emit", "whole", "memory")
+STAGES = ("accept", "dialects", "dispatch", "fold", "project", "emit", "whole", "memory")
 
 
 @dataclass
@@ -69,6 +69,11 @@ async def measure(size: Size, stages: Collection[str], folder: Path, console: Co
         if "accept" in stages:
             async with world(stack.settings, "accept", size) as here:
                 report.rates.append(await accept.run(here))
+        if "dialects" in stages:
+            async with world(stack.settings, "dialects", size) as here:
+                rates, waits = await dialects.run(here)
+                report.rates += rates
+                report.delays.append(waits)
         if "dispatch" in stages:
             async with world(stack.settings, "dispatch", size) as here:
                 report.rates.append(await dispatch.run(here))
@@ -80,7 +85,8 @@ async def measure(size: Size, stages: Collection[str], folder: Path, console: Co
         if "whole" in stages:
             arrivals = whole.Arrivals()
             async with sink(arrivals) as origin, world(stack.settings, "whole", size, origin) as here:
-                rate, report.delays = await whole.run(here, arrivals)
+                rate, delays = await whole.run(here, arrivals)
+                report.delays += delays
                 report.rates.append(_beside_narrowest(rate, report.rates))
     if "memory" in stages:
         report.memory = await memory.run(folder / "up")
