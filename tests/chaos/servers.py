@@ -146,6 +146,8 @@ def _second_listener(properties: Path, port: int, advertised: int) -> None:
             "listener.security.protocol.map": ",HELD:PLAINTEXT",
         }.get(name, "")
         lines.append(f"{name}={value}{extra}" if value else line)
+    # Indexes are allocated at their full size: 20 MB a partition would be most of a small disk.
+    lines.append("log.index.size.max.bytes=262144")
     properties.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

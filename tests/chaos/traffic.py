@@ -55,10 +55,11 @@ class Story(NamedTuple):
         )
 
     def message(self, padding: int = 0) -> str:
-        """As Fast Track posts it."""
+        """As Fast Track posts it; padded with what can't be compressed."""
+        filler = random.Random(self.number).randbytes(padding // 2).hex()
         rest = {
             "subject": f"Hello {self.number}",
-            "content": f'<p>Hi <a href="https://example.test/{self.number}">there</a></p>{"x" * padding}',
+            "content": f'<p>Hi <a href="https://example.test/{self.number}">there</a></p>{filler}',
             "email": self.address,
             "sender_name": "Acme",
             "sender_address": "news@acme.test",
