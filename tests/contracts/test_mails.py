@@ -248,7 +248,10 @@ pieces = st.sampled_from(
         ),
     ]
 )
-values = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\ufffd"), max_size=12)
+letters = st.sampled_from("\"\\'$@?()*.[]{}|&!=<>~#%/a1é\n\t") | st.characters(
+    exclude_categories=["Cs"], exclude_characters="\0\ufffd"
+)
+values = st.text(letters, max_size=12)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
