@@ -12,6 +12,7 @@ from pipeline.gateway.access import issue
 from pipeline.settings import Settings
 from pipeline.signing import Signer
 from tests.support.gateway import Gateway, gateway, records, until
+from tests.support.kafka_proxy import kafka_proxy
 from tests.support.smtp_receiver import Received
 from tests.support.whole import Whole, whole
 from topics.contents import ContentChunk
@@ -232,6 +233,28 @@ async def test_the_same_key_gives_the_same_mail_and_another_list_is_refused(sett
         assert (refused["code"], refused["name"]) == (17, "RESOURCE_ALREADY_EXISTS_EXCEPTION")
         assert (await send(served, PLAIN))["id"] != first["id"]
     assert len({request.email_id for *_, request in await records(settings, SEND_REQUESTS)}) == 2
+
+
+async def test_a_log_that_is_away_is_a_503_and_the_repeat_reaches_each_recipient_once(settings: Settings) -> None:
+    mail = PLAIN | {"recipients": {"to": [f"r{nth}@example.com" for nth in range(8)]}}
+    async with (
+        kafka_proxy(settings.kafka_bootstrap) as proxy,
+        gateway(settings, kafka_bootstrap=proxy.bootstrap, append_timeout=0.5) as served,
+    ):
+        headers = {"X-Api-Key": served.key, "Idempotency-Key": "once"}
+        assert (await served.http.post("/mail/v1/", json=PLAIN, headers={"X-Api-Key": served.key})).status_code == 200
+        proxy.away()
+        answer = await served.http.post("/mail/v1/", json=mail, headers=headers)
+        assert (answer.status_code, answer.json()["code"], answer.headers["Retry-After"]) == (503, 4, "2")
+        proxy.back()
+
+        async def is_taken() -> bool:
+            return (await served.http.post("/mail/v1/", json=mail, headers=headers)).status_code == 200
+
+        await until(is_taken)
+    requests = [record for *_, record in await records(settings, SEND_REQUESTS) if record.identity == "once"]
+    assert {record.recipient for record in requests} == set(mail["recipients"]["to"])  # type: ignore[index,unused-ignore]
+    assert len({record.email_id for record in requests}) == 8
 
 
 @pytest.mark.parametrize(
