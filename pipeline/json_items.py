@@ -17,6 +17,7 @@ _BLANK: Final = re.compile(r"[ \t\n\r]*")
 _AT: Final = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?$", re.DOTALL)
 _MISSING: Final = re.compile(r"^Object missing required field `(.+)`$")
 MISSING: Final = "missing"
+HALF_A_PAIR: Final = "half a surrogate pair, such as \\ud800: no text can hold it"
 T = TypeVar("T")
 _items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -47,12 +48,25 @@ def typed(decode: Callable[[bytes], T], body: bytes) -> T:
     except UnicodeDecodeError as error:
         raise Refused("not UTF-8", f"byte {error.start}") from None
     except msgspec.ValidationError as error:
-        raise refusal(str(error)) from None
+        found = refusal(str(error))
+        raise Refused(str(found), found.where or "body") from None
     except msgspec.DecodeError as error:
+        if _is_json(body):
+            raise Refused(HALF_A_PAIR, "body") from None
         what, _, place = str(error).rstrip(")").partition(" (")
         raise Refused(f"not JSON: {what.removeprefix('JSON is malformed: ')}", place or "end of body") from None
     except RecursionError:
         raise Refused("nested too deeply", "body") from None
+
+
+def _is_json(body: bytes) -> bool:
+    """By the grammar alone, which allows what no text can hold."""
+    try:
+        text = body.decode()
+        _, end = _scanner()(text, _skip(text, 0))
+    except (ValueError, RecursionError):
+        return False
+    return _skip(text, end) == len(text)
 
 
 def refusal(message: str, where: str = "") -> Refused:
@@ -61,7 +75,7 @@ def refusal(message: str, where: str = "") -> Refused:
     what, path = (found["what"], found["path"] or "") if found else (message, "")
     if missing := _MISSING.match(what):
         return Refused(MISSING, f"{where}{path}.{missing[1]}")
-    return Refused((what[:1].lower() + what[1:]).replace("`", ""), f"{where}{path}" or "body")
+    return Refused((what[:1].lower() + what[1:]).replace("`", ""), f"{where}{path}")
 
 
 def members(text: str) -> Iterable[tuple[str, int, int]]:

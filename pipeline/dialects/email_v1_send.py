@@ -164,8 +164,7 @@ def _read(raw: msgspec.Raw) -> Message:
     try:
         return _message(raw)
     except msgspec.ValidationError as error:
-        found = refusal(str(error))
-        raise Refused(str(found), found.where.removeprefix("body")) from None
+        raise refusal(str(error)) from None
     except RecursionError:
         raise Refused("nested too deeply") from None
 

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from pipeline.addresses import address_problem, text_problem
 from pipeline.errors import Refused
-from pipeline.json_items import depth, split, text_at
+from pipeline.json_items import HALF_A_PAIR, depth, refusal, split, text_at
 from topics.requests import Mailbox
 
 DIALECT: Final = "fasttrack"
@@ -23,8 +23,6 @@ ACTIVITY_MAX: Final = 65_536
 ACTIVITY_DEPTH: Final = 64
 """Nesting that every reader on the way can follow."""
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-_AT: Final = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
-_MISSING: Final = re.compile(r"^Object missing required field `(.+)`$")
 
 
 class Activity(msgspec.Struct, frozen=True):
@@ -151,25 +149,12 @@ def _read(decode: Any, raw: bytes | msgspec.Raw, where: str) -> Any:
     try:
         return decode(raw)
     except msgspec.ValidationError as error:
-        raise _refusal(str(error), where) from None
+        raise refusal(str(error), where) from None
     except msgspec.DecodeError:
         # The batch was taken apart by JSON's grammar: this is all that can be wrong with an item.
-        raise Refused("half a surrogate pair, such as \\ud800: no text can hold it", where) from None
+        raise Refused(HALF_A_PAIR, where) from None
     except RecursionError:
         raise Refused("nested too deeply", where) from None
-
-
-def _refusal(message: str, where: str) -> Refused:
-    """Msgspec's words as ours: "Expected `int`, got `str` - at `$.brand_id`" -> expected int, at .brand_id."""
-    found = _AT.match(message)
-    what, path = (found["what"], found["path"] or "") if found else (message, "")
-    if missing := _MISSING.match(what):
-        return Refused("missing", f"{where}{path}.{missing[1]}")
-    return Refused(_lower(what), f"{where}{path}")
-
-
-def _lower(message: str) -> str:
-    return (message[:1].lower() + message[1:]).replace("`", "")
 
 
 def _check(activity: Activity, message: Message) -> None:

@@ -17,7 +17,7 @@ from topics import ids
 from topics.requests import Mailbox
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "fasttrack"
-NAMES = sorted(path.name.removesuffix(".body.json") for path in GOLDEN.glob("*.body.json"))
+NAMES = sorted(path.name.removesuffix(".answer.json") for path in GOLDEN.glob("*.answer.json"))
 
 
 def read(*messages: Any) -> tuple[list[Wish], list[Fault]]:
