@@ -55,7 +55,10 @@ def refusal(name: str = "welcome", **values: Any) -> str:
         ({"schema": {"type": "nothing"}}, "schema.type"),
         ({"schema": {"properties": {"name": {"pattern": "(a+)+"}}}}, "schema.properties.name: pattern: not a keyword"),
         ({"schema": {"$ref": "http://127.0.0.1/"}}, "schema: $ref: not a keyword"),
-        ({"schema": {"properties": {"nom": {}}}}, "texts.en.subject: line 1: name is not among the schema's properties"),
+        (
+            {"schema": {"properties": {"nom": {}}}},
+            "texts.en.subject: line 1: name is not among the schema's properties",
+        ),
     ],
 )
 def test_a_draft_that_can_not_be_used_is_refused_with_its_place(values: Any, words: str) -> None:
