@@ -40,9 +40,11 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 class Message(msgspec.Struct, frozen=True, rename="pascal"):
     """One message, field by field as documented."""
 
-    to: Annotated[str, Meta(description="Email address to send to.")]
-    type: Annotated[str, Meta(description="tokenAndGroup, group or token.")]
-    brand_id: Annotated[str, Meta(description="The Brand this email is sent from: a UUID.")]
+    to: Annotated[str, Meta(description="Email address to send to.", extra_json_schema={"format": "email"})]
+    type: Annotated[str, Meta(extra_json_schema={"enum": ["tokenAndGroup", "group", "token"]})]
+    brand_id: Annotated[
+        str, Meta(description="The Brand this email is sent from.", extra_json_schema={"format": "uuid"})
+    ]
     token: Annotated[str | None, Meta(description="token, tokenAndGroup: a purchase token.")] = None
     group_id: Annotated[str | None, Meta(description="group, tokenAndGroup: where to direct the customer.")] = None
     num_photos: Annotated[int | None, Meta(description="token, tokenAndGroup: how many; -1 is unlimited.")] = None

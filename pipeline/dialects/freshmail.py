@@ -50,7 +50,7 @@ _Nothing = Annotated[list[Any], Meta(max_length=0)]
 class Recipient(msgspec.Struct, frozen=True):
     """One of those who get it."""
 
-    email: Annotated[str, Meta(description="Whom to write to")]
+    email: Annotated[str, Meta(description="Whom to write to", extra_json_schema={"format": "email"})]
     name: Annotated[str | None, Meta(description="The name shown with it")] = None
     personalization: dict[str, Any] | _Nothing | None = None
     headers: dict[str, str] | _Nothing | None = None
@@ -60,14 +60,16 @@ class From(msgspec.Struct, frozen=True):
     """Who writes."""
 
     name: Annotated[str, Meta(description="The name shown")]
-    email: Annotated[str, Meta(description="The address")]
+    email: Annotated[str, Meta(description="The address", extra_json_schema={"format": "email"})]
 
 
 class Body(msgspec.Struct, frozen=True, rename={"kind": "type"}):
     """One form of what is said."""
 
-    kind: Annotated[str, Meta(description="text/html or text/plain")]
-    body: Annotated[str, Meta(description="With $$name$$ or Twig's {{ name }} for what differs")]
+    kind: Annotated[str, Meta(extra_json_schema={"enum": ["text/html", "text/plain"]})]
+    body: Annotated[
+        str, Meta(description="With $$name$$ or Twig's {{ name }} for what differs", extra_json_schema={"minLength": 1})
+    ]
 
 
 class File(msgspec.Struct, frozen=True):
@@ -80,7 +82,9 @@ class File(msgspec.Struct, frozen=True):
 class Post(msgspec.Struct, frozen=True, rename={"sender": "from", "template_hash": "templateHash"}):
     """The request, field by field as documented; unknown ones are tolerated."""
 
-    recipients: Annotated[list[Recipient], Meta(description="1 to 100")]
+    recipients: Annotated[
+        list[Recipient], Meta(description="1 to 100", extra_json_schema={"minItems": 1, "maxItems": 100})
+    ]
     sender: From
     subject: Annotated[str, Meta(description="Subject, personalized like the contents")]
     template_hash: Annotated[str | None, Meta(description="A template instead of contents")] = None

@@ -80,7 +80,7 @@ async def grow(world: Gateway, partition: Partition, start: int, done: asyncio.E
     while not done.is_set():
         partition.change(world.rt.clock())
         start = await partition.project(world.rt, start)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)  # a pace, so that a long run stays within memory
 
 
 class Listing:
