@@ -115,6 +115,8 @@ async def _until_quiet(play: Play) -> None:
         await asyncio.sleep(0.2)
 
 
+ZOMBIE = 13.0
+"""Longer than the session, so that there is a successor; shorter than a transaction may last, so that it lives."""
 HOLD = 4.0
 """Much longer than the worker's commits are apart, and than the gateway waits before it says 503."""
 
@@ -187,15 +189,15 @@ async def zombie_write(play: Play) -> None:
 
     async def faults() -> None:
         for _ in range(2):
-            await asyncio.sleep(play.dice.uniform(4, 6))
+            await play.at_work()
             proxy.hold()
-            await play.servers.proxy.caught()
-            await play.freeze(play.size.short_freeze, first)
+            await proxy.caught()
+            await play.freeze(ZOMBIE, first)
             proxy.let_go()
-            await asyncio.sleep(2)
+            await asyncio.sleep(4)
 
     try:
-        await play.while_posting(2 * (play.size.short_freeze + 6), faults())
+        await play.while_posting(2 * (ZOMBIE + 8), faults())
     finally:
         proxy.let_go()
 

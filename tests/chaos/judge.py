@@ -28,10 +28,15 @@ class Verdict:
     conversions_twice: int = 0
 
     def add(self, hold: str, found: Iterable[str]) -> None:
-        rows = list(found)
-        if rows:
-            more = [f"… and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
-            self.breaches.setdefault(hold, []).extend([*rows[:SHOWN], *more])
+        if rows := list(found):
+            self.breaches.setdefault(hold, []).extend(rows)
+
+    def shown(self) -> Iterator[str]:
+        """The breaches, a few of each."""
+        for hold, rows in self.breaches.items():
+            yield from (f"{hold}: {row[:600]}" for row in rows[:SHOWN])
+            if len(rows) > SHOWN:
+                yield f"{hold}: … and {len(rows) - SHOWN} more"
 
 
 async def judge(world: World, stories: Collection[Story]) -> Verdict:

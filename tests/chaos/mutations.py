@@ -24,16 +24,22 @@ class Mutation:
 
 TOPOLOGY = "pipeline/topology.py"
 FLOW = "pipeline/streaming/flow.py"
+OUTLET = "pipeline/streaming/outlet.py"
 
 STREAMING = (
     Mutation(
-        "the fold acknowledges before the log has confirmed",
+        "the fold's offsets are committed before its states, in a transaction of their own",
         "held-worker",
         (
             Patch(
-                TOPOLOGY,
-                "            ends = await flow.outlet.write(",
-                "            batch.ack()\n            ends = await flow.outlet.write(",
+                OUTLET,
+                "        sent = _write(self._producer, self._settings, writes)\n"
+                "        added = self._producer.send_offsets_to_transaction(dict(offsets), self._group)\n",
+                "        await self._producer.send_offsets_to_transaction(dict(offsets), self._group)\n"
+                "        await self._producer.commit_transaction()\n"
+                "        await self._producer.begin_transaction()\n"
+                "        sent = _write(self._producer, self._settings, writes)\n"
+                "        added = asyncio.sleep(0)\n",
             ),
         ),
     ),
@@ -43,8 +49,21 @@ STREAMING = (
         (
             Patch(
                 TOPOLOGY,
-                "            await flow.outlet.append(",
-                "            batch.ack()\n            await flow.outlet.append(",
+                "            await flow.outlet.append(normalizer(run.stretch()))\n"
+                '            crash_point("normalize.before-ack")\n'
+                "            run.ack()\n",
+                "            run.ack()\n            await flow.outlet.append(normalizer(run.stretch()))\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "nobody fences: each worker has transactional ids of its own",
+        "zombie-write",
+        (
+            Patch(
+                OUTLET,
+                '_producer(settings, f"{group}-{partition}")',
+                "_producer(settings, f\"{group}-{partition}-{__import__('os').getpid()}\")",
             ),
         ),
     ),

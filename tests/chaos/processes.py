@@ -57,9 +57,11 @@ class Process:
     @property
     def ready(self) -> bool:
         """Whether a worker says so, since it was started the last time."""
+        if not self.alive:
+            return False
         with self.log.open("rb") as log:
             log.seek(self._log_from)
-            return self.alive and b" ready; " in log.read()
+            return b" ready; " in log.read()
 
     @property
     def young(self) -> bool:
@@ -127,6 +129,8 @@ class Processes:
     async def end(self, process: Process) -> float:
         """SIGTERM one; how long it took. What is wrong with its end goes into the books."""
         process.wanted = False
+        if process.code is None and not process.alive:
+            return 0.0  # never started
         if process.frozen:
             process.thaw()
         began = time.monotonic()

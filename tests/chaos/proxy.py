@@ -9,8 +9,8 @@ import contextlib
 import struct
 from collections.abc import AsyncIterator
 
-_HELD = frozenset({0, 22, 24, 25, 26, 28})
-"""API keys (Kafka protocol): Produce, and a transaction's own steps, whose TxnOffsetCommit is a commit by proxy."""
+_PRODUCE = 0
+"""The API key (Kafka protocol). A transaction's own steps go through: its offsets, too, may be committed too early."""
 
 
 class KafkaProxy:
@@ -76,7 +76,7 @@ class KafkaProxy:
                 while True:
                     size = await source.readexactly(4)
                     frame = await source.readexactly(struct.unpack(">i", size)[0])
-                    if requests and not self.open.is_set() and struct.unpack(">h", frame[:2])[0] in _HELD:
+                    if requests and not self.open.is_set() and struct.unpack(">h", frame[:2])[0] == _PRODUCE:
                         self.held += 1
                         await self.open.wait()
                     sink.write(size + frame)

@@ -169,5 +169,4 @@ def _line(result: Result) -> str:
         return f"  skipped: {result.skipped}"
     if result.held:
         return f"  held, {result.seconds:.0f} s"
-    rows = [f"    {hold}: {row}" for hold, found in result.verdict.breaches.items() for row in found]
-    return "\n".join(["  BROKEN; logs: " + str(result.folder), *rows])
+    return "\n    ".join(["  BROKEN; logs: " + str(result.folder), *result.verdict.shown()])

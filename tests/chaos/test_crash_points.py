@@ -80,4 +80,4 @@ async def test_nothing_is_lost_where_a_process_exits_between_two_writes(
     blown = {point for point, fuse in fuses.items() if not fuse.exists()}
     assert blown == set(points), f"never reached: {set(points) - blown}"
     assert len(place.ledger.exits) >= len(points)
-    assert verdict.breaches == {}
+    assert list(verdict.shown()) == []
