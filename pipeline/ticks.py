@@ -49,13 +49,12 @@ class Ticker:
         now = self._rt.clock()
         changed = max((at for _, _, at in times), default=0)
         quiet, self._changed = changed == self._changed, changed
+        # What lies in our future can't be told past yet; where nothing ever changed there is nothing to show.
+        hidden = min(changed, now - 1) if changed else -1
         due = [
             partition
             for partition, through, _ in times
-            if partition in mine
-            and through <= changed
-            and through < now
-            and self._is_due(partition, through, now, quiet)
+            if partition in mine and through <= hidden and self._is_due(partition, through, now, quiet)
         ]
         self._told |= dict.fromkeys(due, now)
         if due:
