@@ -1,6 +1,7 @@
 """`mailfold worker`: settings in, an exit code out; the dataflow it runs is `topology.py`."""
 
 import asyncio
+import gc
 import logging
 import sys
 
@@ -22,8 +23,16 @@ async def serve(settings: Settings) -> None:
     """Run the worker's flow until it is told to stop; raise what crashed it, and TopicMismatch."""
     await cluster.check(settings)
     signer = Signer(settings.secret.get_secret_value(), "message-id")
+    _spare_the_collector()
     async with outlet(settings) as out:
         await run(build(Flow(settings, out), Normalizer(wall_clock, signer), Folder(wall_clock)))
+
+
+def _spare_the_collector() -> None:
+    """Thousands of records at once are no garbage: looking through them at every 700th costs a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def main(settings: Settings) -> None:

@@ -66,13 +66,20 @@ def join_sketches(a: Mark, b: Mark) -> Mark:
 
 def _join_marks(a: Mark, b: Mark, limit: int | None) -> Mark:
     ids = a.ids
-    if not all(one in ids for one in b.ids):
+    if not _covers(ids, b.ids):
         ids = tuple(sorted({*ids, *b.ids}))[:limit]
         if ids == a.ids:  # b's were all beyond the sketch
             ids = a.ids
     if ids is a.ids and b.first >= a.first and b.last <= a.last and b.recorded >= a.recorded:
         return a
     return Mark(first=min(a.first, b.first), last=max(a.last, b.last), recorded=min(a.recorded, b.recorded), ids=ids)
+
+
+def _covers(ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> bool:
+    # Nearly always one fact is joined in, and no generator is worth its price for one.
+    if len(theirs) == 1:
+        return theirs[0] in ours
+    return all(one in ours for one in theirs)
 
 
 def stronger_detail(a: Detail, b: Detail) -> Detail:
@@ -97,7 +104,7 @@ Pairs = tuple[tuple[str, str], ...]
 
 def join_provider_ids(a: Pairs, b: Pairs) -> Pairs:
     """The smallest of the union."""
-    if all(pair in a for pair in b):
+    if _covers(a, b):
         return a
     joined = tuple(sorted({*a, *b}))[:PROVIDER_IDS]
     return a if joined == a else joined

@@ -169,6 +169,8 @@ def _producer(settings: Settings, transactional_id: str | None = None) -> AIOKaf
         max_request_size=MAX_REQUEST_BYTES,
         transactional_id=transactional_id,
         transaction_timeout_ms=TRANSACTION_MS,
+        # The broker ends a transaction by and by, and says so to whoever begins the next one meanwhile: ask again soon.
+        retry_backoff_ms=10,
     )
 
 

@@ -53,6 +53,10 @@ class Store(FaustStore):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.rocksdb_options = Options()
+        # Kafka is the log: what a kill takes of the last seconds is read again from the changelog, and nothing more,
+        # because states and offset lie in one batch. An orderly end writes everything to disk.
+        self._unlogged = rocksdict.WriteOptions()
+        self._unlogged.disable_wal = True  # type: ignore[method-assign,assignment]  # a property; the stub is wrong
 
     def read(self, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of ``keys``. Raises NotOurs where the partition is (no longer) ours."""
@@ -118,7 +122,7 @@ class Store(FaustStore):
             else:
                 batch.put(key, value)
         batch.put(self.offset_key, str(offset).encode())
-        db.write(batch)
+        db.write(batch, self._unlogged)
 
 
 def register() -> None:

@@ -168,7 +168,7 @@ class Consumer(FaustConsumer):
         for tp, span in spans.items():
             if span.end == span.start == self._fetched.get(tp):
                 continue
-            if self._follows_on(tp, span):
+            if epochs.get(tp, 0) == self._epochs[tp] and self._follows_on(tp, span):
                 self._fetched[tp] = span.end
                 runs[tp] = [Run(span, epochs.get(tp, 0))]
             elif tp in self._fetched:

@@ -34,8 +34,11 @@ class Bare(Consumer):
         self._waiting_for_ack = None
         self.spans: list[Span] = []
         self.sought: list[int] = []
+        self.meanwhile = False
 
     async def getmany(self, _partitions: Any, _timeout: float) -> dict[Any, Span]:  # type: ignore[override]
+        if self.meanwhile:
+            await self.seek_wait({T: 5})
         return {T: self.spans.pop(0)} if self.spans else {}
 
     async def fetch(self, span: Span) -> Any:
@@ -87,6 +90,12 @@ async def test_a_run_that_does_not_follow_on_is_fetched_again(consumer: Bare) ->
 async def test_a_fetch_that_was_lost_shows_even_where_nothing_follows(consumer: Bare) -> None:
     assert await consumer.fetch(Span(9, 9, [])) is None
     assert consumer.sought == [5]
+
+
+async def test_what_was_fetched_across_a_seek_is_fetched_again(consumer: Bare) -> None:
+    consumer.meanwhile = True
+    assert await consumer.fetch(span(5, 6)) is None
+    assert consumer.sought == [5, 5]
 
 
 async def test_a_hole_in_the_log_is_believed_when_it_is_seen_twice(consumer: Bare) -> None:

@@ -1,5 +1,6 @@
 """Kills, crashes, lost disks and moving partitions: afterwards states and changes equal a plain fold of the facts."""
 
+import functools
 import json
 import random
 import shutil
@@ -113,7 +114,7 @@ async def test_kill_9_at_any_moment_loses_nothing(settings: Settings, tmp_path: 
                 await until(lambda: committed_something(settings))
                 await feed(settings, lives(dice.randrange(300), seed=100 + round_))
                 worker.kill()
-            await until(lambda: restarts(worker, 4))
+                await until(functools.partial(restarts, worker, round_ + 1))
             await assert_folded(settings)
 
 
