@@ -29,7 +29,10 @@ def first_said(changes: Iterable[bytes]) -> dict[str, Order]:
     """Each email's words as the log first said them; ``changes`` in the order of their partitions."""
     orders: dict[str, Order] = {}
     for change in changes:
-        state: dict[str, Any] = json.loads(change)["state"]
+        record: dict[str, Any] = json.loads(change)
+        state: dict[str, Any] | None = record.get("state")
+        if state is None:  # a tick: what time it is, nothing that changed
+            continue
         before = orders.get(state["email_id"], ())
         new = frozenset(word for mark, word in WORD_OF.items() if mark in state).difference(*before)
         orders[state["email_id"]] = (*before, new) if new else before
