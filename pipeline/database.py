@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -10,6 +10,9 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from pipeline.errors import BadSettings, DatabaseUnavailable
 from pipeline.settings import Settings
 from projections.migrate import migrate
+
+AWAY: Final = (psycopg.OperationalError, psycopg.errors.IdleInTransactionSessionTimeout, PoolTimeout)
+"""Postgres does not answer, or ended a transaction of ours in which we stood still for too long: try again."""
 
 Pool = AsyncConnectionPool[psycopg.AsyncConnection[Any]]
 

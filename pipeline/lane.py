@@ -9,9 +9,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from psycopg_pool import PoolTimeout
 
 from pipeline.bootstrap import Runtime
+from pipeline.database import AWAY
 from pipeline.errors import LogUnavailable, Permanent
 from pipeline.kafka import append_all
 from pipeline.ports import Entry
@@ -32,7 +32,7 @@ BAD_ENOUGH: Final = 20
 BAD_SHARE: Final = 0.2
 """Records of a run that may be undecodable, whichever is more: beyond, it's not they who are wrong."""
 
-DATABASE_AWAY: Final = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
+DATABASE_AWAY: Final = (*AWAY, psycopg.InterfaceError)
 UNSTORABLE: Final = (psycopg.DataError, psycopg.IntegrityError)
 
 T = TypeVar("T")

@@ -8,13 +8,12 @@ import asyncio
 from collections.abc import Iterable, Mapping
 
 import msgspec
-import psycopg
-from psycopg_pool import PoolTimeout
 
 from pipeline import identities
 from pipeline.bootstrap import Runtime
 from pipeline.content.chunks import compressor, pack
 from pipeline.crashpoints import crash_point
+from pipeline.database import AWAY
 from pipeline.errors import DatabaseUnavailable, Refused
 from pipeline.ports import Entry, Log
 from topics.contents import Content, ContentChunk
@@ -72,7 +71,7 @@ class Intake:
         try:
             async with asyncio.timeout_at(deadline):
                 conflicting = await identities.reserve(self._rt.pool, prints, self._rt.clock())
-        except (psycopg.OperationalError, PoolTimeout, TimeoutError) as error:
+        except (*AWAY, TimeoutError) as error:
             raise DatabaseUnavailable from error
         return dict.fromkeys(conflicting, "this id was taken before with another recipient or brand")
 

@@ -7,9 +7,9 @@ import msgspec
 import psycopg
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from psycopg_pool import PoolTimeout
 from starlette.exceptions import HTTPException
 
+from pipeline.database import AWAY
 from pipeline.errors import DatabaseUnavailable, LogUnavailable, Refused
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def install(app: FastAPI, shapes: Mapping[str, Shape]) -> None:
     app.add_exception_handler(psycopg.DataError, _unstorable)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _bug)
-    for error in (DatabaseUnavailable, LogUnavailable, psycopg.OperationalError, PoolTimeout):
+    for error in (DatabaseUnavailable, LogUnavailable, *AWAY):
         app.add_exception_handler(error, _unavailable)
 
 
