@@ -23,7 +23,7 @@ class Bucket:
         # The rate comes with each call, because an operator may change it at any time.
         self._tokens = min(self._tokens + (now - self._at) * rate, max(1.0, rate * BURST_S))
         self._at = now
-        granted = min(wanted, int(self._tokens))
+        granted = min(wanted, max(0, int(self._tokens)))
         self._tokens -= granted
         return granted
 

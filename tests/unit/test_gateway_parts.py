@@ -4,11 +4,15 @@ import gzip
 import json
 from pathlib import Path
 
+import httpx
+import psycopg
 import pytest
+from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import Refused
+from pipeline.gateway import problems
 from pipeline.gateway.bodies import unzip
 from pipeline.gateway.cache import Cache
 from pipeline.gateway.problems import Problem
@@ -169,3 +173,26 @@ def test_a_full_spool_says_so_and_keeps_what_it_has(tmp_path: Path) -> None:
         segments.write([b"x" * 64_000_000], "1")
     segments.rotate()
     assert lines_of(segments, tmp_path / "1.events") == [b"kept"]
+
+
+def test_what_cannot_be_split_is_granted_whole_and_the_next_waits_for_the_rest() -> None:
+    bucket = Bucket(0.0)
+    assert bucket.take_whole(60, 1.0, 0.0) == 0
+    assert bucket.take_whole(1, 1.0, 0.0) == 60
+    assert bucket.take(5, 1.0, 30.0) == 0
+    assert bucket.take_whole(1, 1.0, 61.0) == 0
+    assert bucket.take_whole(100, 0.0, 61.0) == 0, "no limit"
+
+
+async def test_a_transaction_that_postgres_ended_is_a_503_in_the_dialect_s_words() -> None:
+    app = FastAPI()
+    problems.install(app, {"/v3": lambda _status, error, _where: json.dumps({"errors": [error]}).encode()})
+
+    @app.get("/v3/x")
+    async def stood_still() -> None:
+        raise psycopg.errors.IdleInTransactionSessionTimeout
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as http:
+        answer = await http.get("/v3/x")
+    assert (answer.status_code, list(answer.json())) == (503, ["errors"])
+    assert answer.headers["Retry-After"]
