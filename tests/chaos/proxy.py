@@ -23,6 +23,8 @@ class KafkaProxy:
         self.open = asyncio.Event()
         self.open.set()
         self.port = 0
+        self.plain_only = False
+        """Hold back only what belongs to no transaction."""
         self.held = 0
         """How many requests have waited."""
 
@@ -30,7 +32,8 @@ class KafkaProxy:
     def bootstrap(self) -> str:
         return f"{self._host}:{self.port}"
 
-    def hold(self) -> None:
+    def hold(self, *, plain_only: bool = False) -> None:
+        self.plain_only = plain_only
         self.open.clear()
 
     async def caught(self, patience: float = 20) -> None:
@@ -76,13 +79,27 @@ class KafkaProxy:
                 while True:
                     size = await source.readexactly(4)
                     frame = await source.readexactly(struct.unpack(">i", size)[0])
-                    if requests and not self.open.is_set() and struct.unpack(">h", frame[:2])[0] == _PRODUCE:
+                    if requests and not self.open.is_set() and self._concerns(frame):
                         self.held += 1
                         await self.open.wait()
                     sink.write(size + frame)
                     await sink.drain()
         finally:
             sink.close()
+
+    def _concerns(self, frame: bytes) -> bool:
+        """Whether it is a produce request, and of the kind that is held."""
+        if struct.unpack(">h", frame[:2])[0] != _PRODUCE:
+            return False
+        return not (self.plain_only and _transactional(frame))
+
+
+def _transactional(frame: bytes) -> bool:
+    """Header v1: key, version, correlation id, client id; then, from version 3 on, a transactional id or none."""
+    (version,) = struct.unpack_from(">h", frame, 2)
+    (client,) = struct.unpack_from(">h", frame, 8)
+    (length,) = struct.unpack_from(">h", frame, 10 + max(client, 0))
+    return bool(version >= 3 and length >= 0)
 
 
 @contextlib.asynccontextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import source
-from tests.chaos.mutations import MUTATIONS, Mutation
+from tests.chaos.mutations import HARMLESS, MUTATIONS, Mutation
 from tests.chaos.play import Size
 from tests.chaos.runner import ITSELF, Trial, run
 from tests.chaos.scenarios import SCENARIOS
@@ -21,7 +21,7 @@ PATIENCE = 40.0
 """What is lost never comes: no use in waiting for it as long as for what is late."""
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda one: one.name)
+@pytest.mark.parametrize("mutation", [*MUTATIONS, *HARMLESS], ids=lambda one: one.name)
 def test_each_mutation_still_finds_what_it_breaks(mutation: Mutation, tmp_path: Path) -> None:
     source.copy(tmp_path, patches=mutation.patches + mutation.louder)
     for patch in mutation.patches:
@@ -51,6 +51,16 @@ async def test_a_broken_guard_is_noticed(mutation: Mutation, given: Servers, tmp
     assert not result.skipped
     assert ITSELF not in result.verdict.breaches, "what doesn't work at all is no subtle mistake"
     assert result.verdict.breaches, f"{mutation.scenario} held although {mutation.name}"
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("mutation", HARMLESS, ids=lambda one: one.name)
+async def test_a_slip_that_another_guard_makes_good_breaks_nothing(
+    mutation: Mutation, given: Servers, tmp_path: Path
+) -> None:
+    result = await run(SCENARIOS[mutation.scenario], given, SEED, _trial(tmp_path, mutation, mutation.patches, 120.0))
+    assert list(result.verdict.shown()) == []
 
 
 BASELINES = {(mutation.scenario, mutation.louder): mutation for mutation in MUTATIONS}
