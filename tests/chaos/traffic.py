@@ -9,6 +9,7 @@ import json
 import random
 import re
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -89,8 +90,8 @@ class Traffic:
     def __init__(self, world: World, http: aiohttp.ClientSession, told: list[Story], dice: random.Random) -> None:
         self.world, self.http, self.stories, self._dice = world, http, told, dice
         self._by_address = {story.address: story for story in told}
-        self._by_name = {story.name: story for story in told}
         self._by_email: dict[str, Story] = {}
+        self._early: dict[str, list[Arrival]] = defaultdict(list)
         self._html: dict[int, str] = {}
         self._begun: set[int] = set()
         self._done: dict[int, set[str]] = {story.number: set() for story in told}
@@ -128,6 +129,8 @@ class Traffic:
         for story in batch:
             if email_id := self.world.ledger.accepted.get(story.name):
                 self._by_email[email_id] = story
+                for row in self._early.pop(email_id, []):
+                    self._told(row)
                 # The mail may have come before the answer did.
                 if story.number in self._html and story.number not in self._begun:
                     self._begin(story)
@@ -156,8 +159,11 @@ class Traffic:
             self._events.append(self._event(story, word))
 
     def _told(self, row: Arrival) -> None:
-        story = self._by_email.get(row.email_id) or self._find(row.email_id)
-        if story is None or row.word in self._done[story.number]:
+        story = self._by_email.get(row.email_id)
+        if story is None:  # Fast Track may hear of an email before the batch's answer comes
+            self._early[row.email_id].append(row)
+            return
+        if row.word in self._done[story.number]:
             return
         self._done[story.number].add(row.word)
         following = story.words[story.words.index(row.word) + 1 :] if row.word in story.words else ()
@@ -166,12 +172,6 @@ class Traffic:
                 self._task(self._look(story, following[0]))
             else:
                 self._events.append(self._event(story, following[0]))
-
-    def _find(self, email_id: str) -> Story | None:
-        for name, known in self.world.ledger.accepted.items():
-            if known == email_id:
-                return self._by_name.get(name)
-        return None
 
     def _event(self, story: Story, word: str) -> dict[str, Any]:
         email_id = self.world.ledger.accepted[story.name]
