@@ -4,9 +4,11 @@ import argparse
 import asyncio
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +20,8 @@ from tests.chaos.scenarios import SCENARIOS
 
 
 def main() -> int:
+    # Ended from outside, we must still end what we have started.
+    signal.signal(signal.SIGTERM, _interrupt)
     options = _options()
     console = Console()
     if options.list:
@@ -34,9 +38,18 @@ def main() -> int:
     tree = source.copy(folder / "tree", options.ref)
     chosen = [SCENARIOS[name] for name in options.scenarios or SCENARIOS]
     size = Size(options.emails, options.kills, options.short_freeze, options.long_freeze)
-    results = asyncio.run(run_all(chosen, seeds, Trial(folder, tree, size), Told()))
+    try:
+        results = asyncio.run(run_all(chosen, seeds, Trial(folder, tree, size), Told()))
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        console.print("interrupted; everything that was started has ended")
+        return 130
     console.print(_summary(results))
     return _end(results, folder, console)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _options() -> argparse.Namespace:
