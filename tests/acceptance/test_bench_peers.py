@@ -29,7 +29,7 @@ def test_every_engine_ends_with_the_states_of_a_plain_fold(tmp_path: Path) -> No
         assert row["states"] == 500
         assert row["different"] is None
         assert row["events_per_second"] > 0
-        assert row["cpu_micros_per_event"] > 0
+        assert row["cpu_micros_per_event"] >= 0  # so few events may cost less than the kernel's tick of 10 ms
         assert row["peak_rss_mb"] > 10
         assert (row["recovery_seconds"] is None) == (processes > 1)
     assert "500 equal" in done.stdout
