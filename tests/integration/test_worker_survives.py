@@ -1,5 +1,6 @@
 """Kills, crashes, lost disks and moving partitions: afterwards states and changes equal a plain fold of the facts."""
 
+import asyncio
 import functools
 import json
 import random
@@ -15,6 +16,7 @@ from pipeline.cluster import wanted_config
 from pipeline.kafka import MAX_REQUEST_BYTES, append_all, kafka_log
 from pipeline.ports import Entry
 from pipeline.settings import Settings
+from tests.support.kafka_proxy import kafka_proxy
 from tests.support.worker import (
     NOW,
     Worker,
@@ -186,3 +188,16 @@ async def test_a_worker_frozen_past_its_session_writes_nothing_more_and_works_ag
         await feed(settings, same[::5], pieces=2)
         await assert_folded(settings)
         assert one.terminate() == 0
+
+
+async def test_sigterm_ends_a_worker_whose_brokers_are_silent(settings: Settings, tmp_path: Path) -> None:
+    async with kafka_proxy(settings.kafka_bootstrap) as proxy:
+        behind = settings.model_copy(update={"kafka_bootstrap": proxy.bootstrap})
+        with Worker(behind, tmp_path / "worker") as worker:
+            await feed(settings, lives(20, seed=5))
+            await until(lambda: committed_something(settings))
+            proxy.away()
+            assert await asyncio.to_thread(worker.terminate) == 0
+        assert b"ending at once" in worker.log.read_bytes()
+    with Worker(settings, tmp_path / "worker"):
+        await assert_folded(settings)
