@@ -18,7 +18,8 @@ from topics.registry import EMAIL_CHANGES
 
 @contextlib.asynccontextmanager
 async def projecting(settings: Settings) -> AsyncIterator[Runtime]:
-    async with runtime(settings) as rt:
+    # Room for a rebuild beside: in production that is a process of its own, with a pool of its own.
+    async with runtime(settings, pool_size=8) as rt:
         task = asyncio.create_task(project.run(rt))
         try:
             yield rt
