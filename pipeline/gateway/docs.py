@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -53,8 +54,8 @@ def render(document: dict[str, Any]) -> str:
 def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
     return (
         f'<h2><b class="method">{method.upper()}</b> <code>{html.escape(path)}</code></h2>'
-        f"<p><strong>{html.escape(operation.get('summary', ''))}.</strong> "
-        f"{html.escape(operation.get('description', ''))}</p>" + "".join(_parts(operation))
+        f"<p><strong>{_words(operation.get('summary', ''))}.</strong> "
+        f"{_words(operation.get('description', ''))}</p>" + "".join(_parts(operation))
     )
 
 
@@ -72,8 +73,13 @@ def _parts(operation: dict[str, Any]) -> Iterator[str]:
 
 
 def _table(rows: Any) -> str:
-    cells = (f"<tr><td><code>{html.escape(str(a))}</code></td><td>{html.escape(str(b))}</td></tr>" for a, b in rows)
+    cells = (f"<tr><td><code>{html.escape(str(a))}</code></td><td>{_words(str(b))}</td></tr>" for a, b in rows)
     return f"<table>{''.join(cells)}</table>"
+
+
+def _words(text: str) -> str:
+    """Prose of ours, escaped; what stands in backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 def _json(value: Any) -> str:

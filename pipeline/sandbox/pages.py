@@ -34,10 +34,11 @@ color-scheme: light dark }}
 table {{ border-collapse: collapse; width: 100% }}
 td, th {{ text-align: left; padding: .3em .8em .3em 0; border-bottom: 1px solid #8884; vertical-align: top;
 overflow-wrap: anywhere }}
+th {{ white-space: nowrap; }}
 pre {{ white-space: pre-wrap; overflow-wrap: anywhere; background: #8881; padding: 1em }}
 </style></head><body><h1>{title}</h1>{body}</body></html>
 """
-_INBOX: Final = """<p>The newest {count} messages; as JSON at <a href="/messages">/messages</a>.</p>
+_INBOX: Final = """<p>Messages, the newest first ({count}); as JSON at <a href="/messages">/messages</a>.</p>
 <table><tr><th>#</th><th>Received (UTC)</th><th>To</th><th>Subject</th><th>What happened</th></tr>{rows}</table>"""
 _ROW: Final = """<tr><td><a href="/inbox/{number}">{number}</a></td><td>{at}</td><td>{to}</td><td>{subject}</td>
 <td>{told}</td></tr>"""
