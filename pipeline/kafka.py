@@ -105,16 +105,23 @@ async def kafka_log(settings: Settings) -> AsyncIterator[KafkaLog]:
         max_batch_size=262_144,
         max_request_size=MAX_REQUEST_BYTES,
     )
+    async with started(producer, settings, 5):
+        yield KafkaLog(producer, settings)
+
+
+@contextlib.asynccontextmanager
+async def started(producer: AIOKafkaProducer, settings: Settings, patience: float) -> AsyncIterator[None]:
+    """A producer at work; flushed and closed at the end within ``patience`` seconds. Raises LogUnavailable."""
     try:
         await producer.start()
     except KafkaError as error:
         await producer.stop()
         raise LogUnavailable(f"Kafka at KAFKA_BOOTSTRAP={settings.kafka_bootstrap} does not answer: {error}") from error
     try:
-        yield KafkaLog(producer, settings)
+        yield
     finally:
         with contextlib.suppress(KafkaError, TimeoutError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(patience):
                 await producer.stop()
 
 

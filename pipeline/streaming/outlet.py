@@ -23,7 +23,7 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from pipeline.crashpoints import crash_point
 from pipeline.errors import Fenced, LogUnavailable
-from pipeline.kafka import MAX_REQUEST_BYTES
+from pipeline.kafka import MAX_REQUEST_BYTES, started
 from pipeline.ports import Entry
 from pipeline.settings import Settings
 from topics.codec import encode
@@ -178,14 +178,5 @@ def _producer(settings: Settings, transactional_id: str | None = None) -> AIOKaf
 async def outlet(settings: Settings) -> AsyncIterator[Outlet]:
     """A started outlet; closed at the end, bounded in time."""
     producer = _producer(settings)
-    try:
-        await producer.start()
-    except KafkaError as error:
-        await producer.stop()
-        raise LogUnavailable(f"Kafka at KAFKA_BOOTSTRAP={settings.kafka_bootstrap} does not answer: {error}") from error
-    try:
+    async with started(producer, settings, 3):
         yield Outlet(producer, settings)
-    finally:
-        with contextlib.suppress(KafkaError, TimeoutError):
-            async with asyncio.timeout(3):
-                await producer.stop()
