@@ -12,12 +12,11 @@ from typing import Any, Final
 from pipeline import admin
 from pipeline.admin import Brand, Provider
 from pipeline.bootstrap import Runtime
-from pipeline.content import links, mime
-from pipeline.content.text import text_of
 from pipeline.crashpoints import crash_point
 from pipeline.dispatch import outcomes
 from pipeline.dispatch.contents import Contents, place
 from pipeline.dispatch.intake import SQL
+from pipeline.dispatch.message import Writer
 from pipeline.dispatch.outcomes import Meaning
 from pipeline.errors import NotFound, Unrecognised
 from pipeline.outbox.append import append_until_confirmed
@@ -28,32 +27,19 @@ from pipeline.outbox.remember import Remembered
 from pipeline.outbox.schedule import next_delay
 from pipeline.ports import Entry
 from pipeline.signing import Signer, hash_address
-from pipeline.smtp import Answer, Envelope, Mail, Postman
-from pipeline.tokens import message_id_header, verp
+from pipeline.smtp import Answer, Mail, Postman
 from topics.acks import Ack, Acked, Deferred, Dropped, Failed, Rejected
 from topics.codec import decode
-from topics.contents import Content
 from topics.dead_letters import DeadLetter
 from topics.ids import event_id
 from topics.record import Place
 from topics.registry import DEAD_LETTERS, PROVIDER_ACKS, SEND_REQUESTS
-from topics.requests import Mailbox, SendRequest
+from topics.requests import SendRequest
 
 NO_PROVIDER: Final = "no provider"
 """Why a lane waits; it goes on by itself when its brand gets one."""
 
-_ECHO: Final = '{{"unique_args": {{"mailfold_email_id": "{}"}}}}'
-"""SendGrid gives its `unique_args` back with every event (X-SMTPAPI header)."""
-
 SuppressionKey = tuple[str, str, bytes]
-
-
-@dataclass(frozen=True)
-class _Signers:
-    track: Signer
-    verp: Signer
-    message_id: Signer
-    address: Signer
 
 
 @dataclass(frozen=True)
@@ -79,7 +65,8 @@ class Deliver:
         self._postman = postman
         self._contents = contents
         self._random = rand
-        self._signers = _Signers(*[Signer(secret, purpose) for purpose in ("track", "verp", "message-id", "address")])
+        self._writer = Writer(rt.settings, rt.clock)
+        self._address = Signer(secret, "address")
         self._brands: Remembered[tuple[str, str], Brand] = Remembered(lambda key: admin.get_brand(rt.pool, *key))
         self._providers: Remembered[str, Provider] = Remembered(lambda name: admin.get_provider(rt.pool, name, secret))
         self._suppressed: Coalesced[SuppressionKey, bool] = Coalesced(self._ask_suppressed)
@@ -116,7 +103,8 @@ class Deliver:
             content = await self._contents.get(request.content)
         except Unrecognised as error:
             return await self._fail(attempt, "content", str(error), place(request.content))
-        mail = Mail(self._envelope(request), self._message(attempt, content), attempt.lease.contact)
+        message = self._writer.message(request, content, attempt.brand, attempt.provider)
+        mail = Mail(self._writer.envelope(request), message, attempt.lease.contact)
         answer = await self._postman.send(attempt.provider, mail)
         return await self._conclude(attempt, answer)
 
@@ -170,39 +158,6 @@ class Deliver:
         await append_until_confirmed(self._rt.log, entries)
         return bury(f"{reason}: {error}", Lane.SILENT)
 
-    # ----------------------------------------------------------- the message
-    def _message(self, attempt: _Attempt, content: Content) -> bytes:
-        request, settings = attempt.request, self._settings
-        where = (self._signers.track, request.email_id, settings.public_url)
-        if content.html:
-            own = links.with_tracking_hash(content.html, self._signers.track, request.email_id)
-            tracked = links.with_pixel(links.with_clicks(own, *where), *where)
-            # The text for people comes from what the sender wrote, without our addresses in it.
-            text = content.text or text_of(content.html)
-            content = Content(
-                html=tracked,
-                text=text,
-                # No pixel: AMP for email knows no amp-pixel, and one foreign element voids the whole part.
-                amp=links.with_clicks(content.amp, *where),
-                attachments=content.attachments,
-                headers=content.headers,
-            )
-        return mime.render(
-            request,
-            content,
-            sender=request.sender or Mailbox(address=f"no-reply@{settings.mail_domain}"),
-            message_id=message_id_header(self._signers.message_id, request.email_id, settings.mail_domain),
-            date=self._rt.clock(),
-            extra=_echo(attempt.provider, request),
-        )
-
-    def _envelope(self, request: SendRequest) -> Envelope:
-        sender = verp(self._signers.verp, request.email_id, self._settings.mail_domain)
-        recipient = mime.on_the_wire(request.recipient)
-        shown = (request.sender.address,) if request.sender else ()
-        utf8 = mime.needs_smtputf8(recipient, *shown, *request.reply_to)
-        return Envelope(sender, recipient, utf8)
-
     # ------------------------------------------------------------- the record
     def _ack(self, kind: type[Any], attempt: _Attempt, **values: Any) -> Ack:
         now = self._rt.clock()
@@ -244,7 +199,7 @@ class Deliver:
         return {email_id: email_id in found for email_id in email_ids}
 
     def _suppression_key(self, request: SendRequest) -> SuppressionKey:
-        return request.tenant, request.brand, hash_address(self._signers.address, request.recipient)
+        return request.tenant, request.brand, hash_address(self._address, request.recipient)
 
     async def _ask_suppressed(self, keys: set[SuppressionKey]) -> dict[SuppressionKey, bool]:
         tenants, brands, hashes = (list(column) for column in zip(*keys, strict=True))
@@ -253,9 +208,3 @@ class Deliver:
             rows = await (await connection.execute(SQL["suppressed"], values)).fetchall()
         found = {(tenant, brand, bytes(address)) for tenant, brand, address in rows}
         return {key: key in found for key in keys}
-
-
-def _echo(provider: Provider, request: SendRequest) -> tuple[tuple[str, str], ...]:
-    if provider.kind not in ("sendgrid", "sandbox"):
-        return ()
-    return (("X-SMTPAPI", _ECHO.format(request.email_id)),)

@@ -1,0 +1,45 @@
+-- How a brand's mail looks and which way it goes.
+alter table admin.brands
+    add column unsubscribe boolean not null default true,
+    add column trap_link boolean not null default false,
+    add column sender_address text not null default '',
+    add column sender_name text not null default '',
+    add column dkim_domain text not null default '',
+    add column dkim_selector text not null default '',
+    add column dkim_key_sealed bytea;
+comment on column admin.brands.unsubscribe is 'its messages carry List-Unsubscribe and List-Unsubscribe-Post';
+comment on column admin.brands.trap_link is 'its messages carry a link that no human sees';
+comment on column admin.brands.sender_address is 'whom its messages are from where a request names nobody; empty: no-reply@MAILFOLD_MAIL_DOMAIN';
+comment on column admin.brands.dkim_key_sealed is 'the private key, sealed with MAILFOLD_SECRET; null: not signed';
+
+create table admin.routes (
+    tenant text not null,
+    brand text not null,
+    provider text not null references admin.providers,
+    weight double precision not null check (weight > 0 and weight < 'infinity'),
+    primary key (tenant, brand, provider),
+    foreign key (tenant, brand) references admin.brands on delete cascade
+);
+comment on table admin.routes is 'whom a brand sends through; none: its one provider';
+
+create schema routing;
+
+create table routing.chosen (
+    email_id uuid primary key,
+    provider text not null,
+    chosen_at timestamptz not null default now()
+);
+create index chosen_by_age on routing.chosen (chosen_at);
+comment on table routing.chosen is
+    'Who may have got an email, written before it is contacted; every later attempt goes there. Only for brands with '
+    'more than one route. Taken back where the provider surely did not get it.';
+
+create table routing.providers (
+    provider text primary key,
+    failures integer not null default 0,
+    trips integer not null default 0,
+    open_until timestamptz,
+    broken boolean not null default false,
+    last_error text not null default ''
+);
+comment on table routing.providers is 'each provider''s breaker: who is open gets no mail of brands that have another';
