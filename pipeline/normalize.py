@@ -6,8 +6,9 @@ import msgspec
 
 from pipeline.errors import NotFound, Uncorrelated, Unrecognised
 from pipeline.folding import Found, dead_letter
+from pipeline.hearing.adapter import UNCORRELATED, Adapter, Context, Proofs
 from pipeline.ports import Entry
-from pipeline.providers.registry import Adapter, Correlate, adapter
+from pipeline.providers.registry import adapter
 from topics.codec import Undecodable, decode
 from topics.dead_letters import DeadLetter
 from topics.events import DeliveryEvent
@@ -32,28 +33,33 @@ class Told(msgspec.Struct, frozen=True):
         ]
 
 
-def normalize(found: Found, correlate: Correlate, now: Millis) -> Told:
+def normalize(found: Found, proofs: Proofs, now: Millis) -> Told:
     """Tell each event apart from those that can't be understood or name no email of ours; one spoils no other."""
     try:
         webhook: RawWebhook = decode(found.topic, found.value)
         reader = adapter(webhook.kind)
-        raw_events = reader.split(webhook.body)
+        headers = dict(webhook.headers)
+        raw_events = reader.split(webhook.body, headers)
     except Undecodable as error:
         return Told((), (dead_letter(found, now, "undecodable", str(error), role=ROLE),))
     except (NotFound, Unrecognised) as error:
         return Told((), (dead_letter(found, now, "unrecognised", str(error), role=ROLE),))
+    context = Context(provider=webhook.provider, received_at=webhook.received_at, headers=headers, proofs=proofs)
     events: list[DeliveryEvent] = []
     leftovers: list[DeadLetter] = []
     for index, raw in enumerate(raw_events):
         try:
-            events.append(_event(raw, reader, webhook, correlate))
+            events.append(_event(raw, reader, context))
         except (Unrecognised, Uncorrelated) as error:
             reason = type(error).__name__.lower()
             leftovers.append(dead_letter(found, now, reason, f"event {index}: {error}", role=ROLE, value=raw))
     return Told(tuple(events), tuple(leftovers))
 
 
-def _event(raw: bytes, reader: Adapter, webhook: RawWebhook, correlate: Correlate) -> DeliveryEvent:
+def _event(raw: bytes, reader: Adapter, context: Context) -> DeliveryEvent:
     if len(raw) > MAX_RECORD_BYTES - _ENVELOPE:
         raise Unrecognised(f"an event of {len(raw)} bytes")
-    return reader.normalize(raw, provider=webhook.provider, received_at=webhook.received_at, correlate=correlate)
+    event = reader.normalize(raw, context)
+    if event.email_id == UNCORRELATED:
+        raise Uncorrelated("it names no email of ours")
+    return event

@@ -4,15 +4,13 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from pipeline.errors import Forged, TooManyDead
+from pipeline.errors import TooManyDead
 from pipeline.folding import Stretch, fold_run, sort
+from pipeline.hearing.adapter import Proofs
 from pipeline.normalize import normalize
 from pipeline.ports import Clock, Entry
-from pipeline.signing import Signer
 from pipeline.streaming.lanes import Step
-from pipeline.tokens import read_message_id
 from topics.codec import encode
-from topics.record import EmailId
 from topics.registry import DEAD_LETTERS
 
 
@@ -55,21 +53,15 @@ class Folder:
 class Normalizer:
     """Turns raw webhooks into what is to be appended."""
 
-    def __init__(self, clock: Clock, signer: Signer) -> None:
+    def __init__(self, clock: Clock, proofs: Proofs) -> None:
         self._clock = clock
-        self._signer = signer
+        self._proofs = proofs
         self._limit = Limit()
 
     def __call__(self, run: Stretch) -> list[Entry]:
         """The events and leftovers of a run of webhooks. Raises TooManyDead."""
-        told = [normalize(found, self._email_id, self._clock()) for found in run.found()]
+        told = [normalize(found, self._proofs, self._clock()) for found in run.found()]
         # Events of other senders' mail come uncorrelated by nature; only what is no event counts.
         odd = sum(letter.reason != "uncorrelated" for one in told for letter in one.leftovers)
         self._limit.count(sum(len(one.events) for one in told), odd)
         return [entry for one in told for entry in one.entries()]
-
-    def _email_id(self, message_id: str) -> EmailId | None:
-        try:
-            return read_message_id(self._signer, message_id)
-        except Forged:
-            return None

@@ -8,8 +8,8 @@ import sys
 from pipeline import cluster, crashpoints
 from pipeline.bootstrap import configure_logging, require, wall_clock
 from pipeline.errors import MailfoldError
+from pipeline.proving import proofs
 from pipeline.settings import Settings
-from pipeline.signing import Signer
 from pipeline.steps import Folder, Normalizer
 from pipeline.streaming.flow import Flow
 from pipeline.streaming.outlet import outlet
@@ -22,10 +22,10 @@ _log = logging.getLogger("mailfold.worker")
 async def serve(settings: Settings) -> None:
     """Run the worker's flow until it is told to stop; raise what crashed it, and TopicMismatch."""
     await cluster.check(settings)
-    signer = Signer(settings.secret.get_secret_value(), "message-id")
+    ours = proofs(settings.secret.get_secret_value())
     _spare_the_collector()
     async with outlet(settings) as out:
-        await run(build(Flow(settings, out), Normalizer(wall_clock, signer), Folder(wall_clock)))
+        await run(build(Flow(settings, out), Normalizer(wall_clock, ours), Folder(wall_clock)))
 
 
 def _spare_the_collector() -> None:

@@ -12,6 +12,7 @@ from pipeline.gateway.bodies import read_raw
 from pipeline.gateway.cache import Cache
 from pipeline.gateway.problems import Problem, respond, unavailable
 from pipeline.gateway.world import World
+from pipeline.hearing.adapter import Incoming
 from pipeline.ports import Entry
 from pipeline.providers.registry import adapter
 from topics.registry import MAX_RECORD_BYTES, PROVIDER_WEBHOOKS
@@ -46,7 +47,8 @@ def router(world: World) -> APIRouter:
         body = await read_raw(request, BODY_MAX)
         try:
             reader = adapter(row.kind)
-            reader.verify(row.webhook_key, request.headers, body, world.rt.clock(), world.rt.settings.webhook_max_age)
+            fresh_s = max(world.rt.settings.webhook_max_age, reader.HORIZON_S)
+            reader.verify(Incoming(headers=dict(request.headers), body=body), [row.webhook_key], world.rt.clock(), fresh_s)
         except NotFound as error:
             raise Problem(404, str(error), f"/webhooks/{provider}") from None
         except Forged as error:

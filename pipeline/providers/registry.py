@@ -1,37 +1,20 @@
 """Which adapter reads a kind of provider's webhooks: a new provider is one file, one golden folder, one row here."""
 
-from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from collections.abc import Mapping
+from typing import Final
 
 from pipeline.errors import NotFound
+from pipeline.hearing.adapter import Adapter, Once, Subscribing
 from pipeline.providers import sendgrid
-from topics.events import DeliveryEvent
-from topics.record import EmailId, Millis
-
-Correlate = Callable[[str], EmailId | None]
-"""Which email a Message-ID names, if it is one of ours."""
-
-
-class Adapter(Protocol):
-    """What each provider's module offers; sans-I/O."""
-
-    def verify(self, public_key: str, headers: Mapping[str, str], body: bytes, now_ms: int, max_age_s: int) -> None:
-        """Raise Forged unless the request is the provider's and fresh."""
-        ...
-
-    def split(self, body: bytes) -> list[bytes]:
-        """A request's events. Raises Unrecognised."""
-        ...
-
-    def normalize(self, event: bytes, *, provider: str, received_at: Millis, correlate: Correlate) -> DeliveryEvent:
-        """One event in our words. Raises Unrecognised or Uncorrelated."""
-        ...
-
 
 ADAPTERS: Final[Mapping[str, Adapter]] = {
     "sendgrid": sendgrid,
     "sandbox": sendgrid,
 }
+SUBSCRIBING: Final[Mapping[str, Subscribing]] = {}
+"""Those whose signatures need a certificate, and who ask before they send."""
+ONCE: Final[Mapping[str, Once]] = {}
+"""Those whose signature covers a token instead of the body."""
 
 
 def adapter(kind: str) -> Adapter:

@@ -4,12 +4,8 @@ https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/event
 """
 
 import base64
-import binascii
 import functools
-import re
-import urllib.parse
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -18,18 +14,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from pipeline.errors import Forged, Uncorrelated, Unrecognised
+from pipeline.errors import Forged, Unrecognised
+from pipeline.hearing import proof, times, words
+from pipeline.hearing.adapter import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
+from pipeline.hearing.fields import Fields, split_array
+from pipeline.hearing.privacy import Hide, hide_all, hider
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
-from topics.record import EmailId, Millis
+from topics.record import EmailId
 
 SIGNATURE_HEADER: Final = "X-Twilio-Email-Event-Webhook-Signature"
 TIMESTAMP_HEADER: Final = "X-Twilio-Email-Event-Webhook-Timestamp"
-EMAIL_ID_ARG: Final = "mailfold_email_id"
-"""The custom argument (`unique_args`) that we put into the message; SendGrid repeats it in each event."""
-
-MAX_AHEAD_S: Final = 300
-"""A signer's clock may be ahead by this much; more would stretch the time in which a request can be replayed."""
+HORIZON_S: Final = 24 * 60 * 60
 
 KINDS: Final = {
     "processed": EventKind.QUEUED,
@@ -59,80 +55,64 @@ CLASSES: Final = {
     "frequency or volume too high": BounceClass.SOFT,
 }
 
-Correlate = Callable[[str], EmailId | None]
-"""Which email a Message-ID names, if it is one of ours."""
-
-Fields = dict[str, msgspec.Raw]
-
 _PERSONAL: Final = ("email", "ip")
-_ADDRESS: Final = re.compile(r"[^\s<>\"'(),:;@\[\]]+@[^\s<>\"'(),:;@\[\]]+")
-_QUOTES: Final = re.compile(r"[\"\\\s,{}\[\]]")
-_CODE: Final = re.compile(r"^\s*([245]\d\d)\b")
-_ENHANCED: Final = re.compile(r"\b([245]\.\d{1,3}\.\d{1,3})\b")
-_HIDDEN: Final = "[address]"
-_YEAR_5138: Final = 1e11
 _WORDS: Final = ("reason", "response")
 
 
-def verify(public_key: str, headers: Mapping[str, str], body: bytes, now_ms: int, max_age_s: int) -> None:
-    """Raise Forged unless ``body`` was signed by the holder of ``public_key``, at most ``max_age_s`` ago.
+def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
+    """Raise Forged unless the body was signed by the holder of one of ``keys``, at most ``max_age_s`` ago.
 
-    ECDSA over P-256 with SHA-256 of the timestamp header's bytes followed by the raw body; the key
+    ECDSA over P-256 with SHA-256 of the timestamp header's bytes followed by the raw body; a key
     is base64 DER, as SendGrid's settings page shows it.
     https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/getting-started-event-webhook-security-features
     """
-    lower = {name.lower(): value for name, value in headers.items()}
-    signature, timestamp = lower.get(SIGNATURE_HEADER.lower(), ""), lower.get(TIMESTAMP_HEADER.lower(), "")
-    if not signature or not timestamp:
-        raise Forged(f"{SIGNATURE_HEADER} or {TIMESTAMP_HEADER} is missing")
-    try:
-        raw = base64.b64decode(signature, validate=True)
-        _key(public_key).verify(raw, timestamp.encode("latin-1", "replace") + body, ec.ECDSA(SHA256()))
-    except (InvalidSignature, binascii.Error, ValueError):
-        raise Forged("the webhook's signature is not its provider's") from None
-    _refuse_stale(timestamp, now_ms, max_age_s)
+    signature, timestamp = proof.header(incoming, SIGNATURE_HEADER), proof.header(incoming, TIMESTAMP_HEADER)
+    raw, signed = proof.from_base64(signature), timestamp.encode("latin-1", "replace") + incoming.body
+    if not any(_signed_by(_key(key), raw, signed) for key in keys):
+        raise Forged("the webhook's signature is not its provider's")
+    proof.require_fresh(timestamp, now_ms, max_age_s)
 
 
-def split(body: bytes) -> list[bytes]:
+def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
     """The events of a request, each as its own bytes. Raises Unrecognised."""
-    try:
-        return [bytes(event) for event in msgspec.json.decode(body, type=list[msgspec.Raw])]
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Unrecognised(f"not a JSON array of events: {error}") from None
+    return split_array(body)
 
 
-def normalize(event: bytes, *, provider: str, received_at: Millis, correlate: Correlate) -> DeliveryEvent:
-    """One event in our words, with its own words beside them and without any address.
-
-    Raises Unrecognised for what is no event, Uncorrelated for an event that names no email of ours.
-    An event of an unknown name is kept as UNKNOWN.
-    """
-    fields = _fields(event)
-    name, text = _text(fields, "event"), _text(fields, "reason") or _text(fields, "response")
-    hide = _hider(_text(fields, "email"))
-    email_id = _email_id(fields, correlate)
+def normalize(event: bytes, context: Context) -> DeliveryEvent:
+    """One event in our words, with its own words beside them and without any address."""
+    fields = Fields.read(event)
+    name, text = fields.text("event"), fields.text("reason") or fields.text("response")
+    if not name:
+        raise Unrecognised("an object without `event`")
+    hide = hider([fields.text("email")])
     kind = _kind(name, text)
-    enhanced = _ENHANCED.search(_text(fields, "status")) or _ENHANCED.search(text)
-    code = _CODE.match(text)
     return DeliveryEvent(
-        email_id=email_id,
-        event_id=_event_id(fields, provider, email_id),
+        email_id=_email_id(fields, context),
+        event_id=_event_id(fields, context),
         kind=kind,
-        occurred_at=_occurred_at(fields),
-        recorded_at=received_at,
-        provider=provider,
-        machine="sg_machine_open" if _text(fields, "sg_machine_open") == "true" else "",
+        occurred_at=times.from_seconds(fields.text("timestamp")),
+        recorded_at=context.received_at,
+        provider=context.provider,
+        machine="sg_machine_open" if fields.true("sg_machine_open") else "",
         bounce_class=_bounce_class(fields) if kind is EventKind.BOUNCED else None,
-        bounce_type=_text(fields, "type"),
-        bounce_subtype=_text(fields, "bounce_classification"),
-        code=int(code[1]) if code else 0,
-        enhanced=enhanced[1] if enhanced else "",
-        text=_hide_all(hide(text)),
-        url=hide(_text(fields, "url")),
-        user_agent=_text(fields, "useragent"),
-        provider_message_id=_text(fields, "sg_message_id"),
+        bounce_type=fields.text("type"),
+        bounce_subtype=fields.text("bounce_classification"),
+        code=words.reply_code(text),
+        enhanced=words.enhanced_code(fields.text("status"), text),
+        text=hide_all(hide(text)),
+        url=hide(fields.text("url")),
+        user_agent=fields.text("useragent"),
+        provider_message_id=fields.text("sg_message_id"),
         native=_native(fields, hide),
     )
+
+
+def _signed_by(key: ec.EllipticCurvePublicKey, signature: bytes, signed: bytes) -> bool:
+    try:
+        key.verify(signature, signed, ec.ECDSA(SHA256()))
+    except InvalidSignature:
+        return False
+    return True
 
 
 @functools.lru_cache(maxsize=64)
@@ -146,51 +126,17 @@ def _key(public_key: str) -> ec.EllipticCurvePublicKey:
     return key
 
 
-def _refuse_stale(timestamp: str, now_ms: int, max_age_s: int) -> None:
-    if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 15):
-        raise Forged(f"{TIMESTAMP_HEADER} is not a Unix time")
-    age_ms = now_ms - int(timestamp) * 1000
-    if not -MAX_AHEAD_S * 1000 <= age_ms <= max_age_s * 1000:
-        raise Forged(f"the webhook's signature is stale: {age_ms / 1000:.0f} s old")
+def _email_id(fields: Fields, context: Context) -> EmailId:
+    given = fields.email_id(EMAIL_ID_KEY)
+    return given or context.proofs.message_id(fields.text("smtp-id")) or UNCORRELATED
 
 
-def _fields(event: bytes) -> Fields:
-    try:
-        # Two passes: Raw alone would let broken JSON inside a field through.
-        msgspec.json.decode(event)
-        fields = msgspec.json.decode(event, type=Fields)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Unrecognised(f"not an event object: {error}") from None
-    if not _text(fields, "event"):
-        raise Unrecognised("an object without `event`")
-    return fields
-
-
-def _text(fields: Fields, name: str) -> str:
-    """A field's text: SendGrid sends some numbers as strings and the other way round; null and absent are empty."""
-    raw = bytes(fields.get(name, b""))
-    if raw.startswith(b'"'):
-        return msgspec.json.decode(raw, type=str).replace("\x00", "")
-    return "" if raw in (b"", b"null") or raw[:1] in b"{[" else raw.decode()
-
-
-def _email_id(fields: Fields, correlate: Correlate) -> EmailId:
-    given = _text(fields, EMAIL_ID_ARG)
-    try:
-        return EmailId(str(uuid.UUID(given)))
-    except ValueError:
-        found = correlate(_text(fields, "smtp-id")) if "smtp-id" in fields else None
-    if found is None:
-        raise Uncorrelated(f"{_text(fields, 'event')}: no {EMAIL_ID_ARG}, and smtp-id is none of ours")
-    return found
-
-
-def _event_id(fields: Fields, provider: str, email_id: EmailId) -> str:
-    given = _text(fields, "sg_event_id")
+def _event_id(fields: Fields, context: Context) -> str:
+    given = fields.text("sg_event_id")
     if given:
         return f"sendgrid:{given}"
-    parts = ("sg_message_id", "event", "timestamp", "url")
-    return ids.event_id("sendgrid", provider, email_id, *(_text(fields, part) for part in parts))
+    parts = ("sg_message_id", "event", "email", "timestamp", "url")
+    return ids.event_id("sendgrid", context.provider, *(fields.text(part) for part in parts))
 
 
 def _kind(name: str, text: str) -> EventKind:
@@ -202,39 +148,12 @@ def _kind(name: str, text: str) -> EventKind:
 
 def _bounce_class(fields: Fields) -> BounceClass:
     """Blocked is final for this email and says nothing against the address; bounce is the address's fault."""
-    if _text(fields, "type") == "blocked":
+    if fields.text("type") == "blocked":
         return BounceClass.SOFT
-    return CLASSES.get(_text(fields, "bounce_classification").lower(), BounceClass.HARD)
+    return CLASSES.get(fields.text("bounce_classification").lower(), BounceClass.HARD)
 
 
-def _occurred_at(fields: Fields) -> Millis:
-    try:
-        seconds = float(_text(fields, "timestamp"))
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < _YEAR_5138:
-        raise Unrecognised("`timestamp` is not a Unix time in seconds")
-    return int(seconds * 1000)
-
-
-def _hider(address: str) -> Callable[[str], str]:
-    """Replaces the recipient's address, plain or percent-encoded; `delivery-events` carries none.
-
-    Only an address that can't reach beyond one JSON string is looked for literally.
-    """
-    if "@" not in address or _QUOTES.search(address):
-        return _hide_all
-    forms = {address, urllib.parse.quote(address, safe=""), urllib.parse.quote(address)}
-    pattern = re.compile("|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True)), re.IGNORECASE)
-    return lambda text: pattern.sub(_HIDDEN, text)
-
-
-def _hide_all(text: str) -> str:
-    """Servers like to repeat addresses in their answers, forwarding targets too."""
-    return _ADDRESS.sub(_HIDDEN, text)
-
-
-def _native(fields: Fields, hide: Callable[[str], str]) -> msgspec.Raw:
-    kept = {name: hide(bytes(raw).decode()) for name, raw in fields.items() if name not in _PERSONAL}
-    kept |= {name: _hide_all(kept[name]) for name in _WORDS if name in kept}
+def _native(fields: Fields, hide: Hide) -> msgspec.Raw:
+    kept = {name: hide(bytes(raw).decode()) for name, raw in fields.raw.items() if name not in _PERSONAL}
+    kept |= {name: hide_all(kept[name]) for name in _WORDS if name in kept}
     return msgspec.Raw(msgspec.json.encode({name: msgspec.Raw(text.encode()) for name, text in kept.items()}))

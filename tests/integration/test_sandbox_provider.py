@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from pipeline.bootstrap import fresh_id, wall_clock
 from pipeline.errors import BadSettings, Forged
+from pipeline.hearing.adapter import Incoming
 from pipeline.providers import sendgrid
 from pipeline.sandbox.keys import public_key
 from pipeline.sandbox.server import sandbox
@@ -35,15 +37,19 @@ async def test_accepted_mail_is_told_as_processed_and_delivered_in_sendgrids_wor
     assert processed["sg_event_id"] != delivered["sg_event_id"]
 
 
+def _incoming(headers: Mapping[str, str], body: bytes) -> Incoming:
+    return Incoming(headers={name.lower(): value for name, value in headers.items()}, body=body)
+
+
 async def test_its_signature_is_what_our_own_adapter_accepts_and_a_changed_body_is_not(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         await w.send("anna@example.test")
         await w.until(lambda: bool(w.gateway.authentic))
         request = w.gateway.authentic[0]
-        sendgrid.verify(public_key(tmp_path), request.headers, request.body, wall_clock(), 60)
+        sendgrid.verify(_incoming(request.headers, request.body), [public_key(tmp_path)], wall_clock(), 60)
         with pytest.raises(Forged):
-            sendgrid.verify(public_key(tmp_path), request.headers, request.body + b" ", wall_clock(), 60)
-        assert len(sendgrid.split(request.body)) == len(request.events)
+            sendgrid.verify(_incoming(request.headers, request.body + b" "), [public_key(tmp_path)], wall_clock(), 60)
+        assert len(sendgrid.split(request.body, {})) == len(request.events)
 
 
 @pytest.mark.parametrize(

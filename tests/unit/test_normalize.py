@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline import normalize as module
 from pipeline.folding import Found
+from pipeline.hearing.adapter import Proofs
 from pipeline.normalize import Told, normalize
 from topics.codec import encode
 from topics.record import EmailId, Place
@@ -17,7 +18,7 @@ FINE = {"event": "open", "timestamp": 2, "sg_event_id": "2", "mailfold_email_id"
 
 
 def told(value: bytes) -> Told:
-    return normalize(Found(PROVIDER_WEBHOOKS, PLACE, None, value), lambda _: None, 9)
+    return normalize(Found(PROVIDER_WEBHOOKS, PLACE, None, value), Proofs(), 9)
 
 
 def webhook(events: Any, kind: str = "sendgrid") -> bytes:

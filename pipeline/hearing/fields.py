@@ -1,0 +1,76 @@
+"""A JSON object's fields, read with care: providers send numbers as strings, null for absent, and worse."""
+
+import uuid
+from typing import Final
+
+import msgspec
+
+from pipeline.errors import Unrecognised
+from topics.record import EmailId
+
+_BROKEN: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_RAW: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_RAWS: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_TEXT: Final = msgspec.json.Decoder(str)
+
+
+class Fields:
+    """One object; a field that is absent, null or of another kind is empty."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: dict[str, msgspec.Raw]) -> None:
+        self.raw = raw
+
+    @classmethod
+    def read(cls, value: bytes) -> "Fields":
+        """An object from its bytes, valid throughout. Raises Unrecognised."""
+        try:
+            # Two passes: Raw alone would let broken JSON inside a field through.
+            msgspec.json.decode(value)
+            return cls(_RAW.decode(value))
+        except _BROKEN as error:
+            raise Unrecognised(f"not an event object: {error}") from None
+
+    def text(self, *path: str) -> str:
+        """A string, number or boolean as text, its NULs dropped; objects and arrays are not texts."""
+        raw = self._at(path)
+        if raw.startswith(b'"'):
+            return _TEXT.decode(raw).replace("\x00", "")
+        return "" if raw in (b"", b"null") or raw[:1] in b"{[" else raw.decode()
+
+    def true(self, *path: str) -> bool:
+        """Whether it says yes, as a boolean, a word or a number."""
+        return self.text(*path).lower() in ("true", "1", "yes")
+
+    def object(self, *path: str) -> "Fields":
+        """An object, maybe empty."""
+        raw = self._at(path)
+        return Fields(_RAW.decode(raw)) if raw.startswith(b"{") else Fields({})
+
+    def items(self, *path: str) -> list[bytes]:
+        """An array's items, each as its own bytes."""
+        raw = self._at(path)
+        return [bytes(one) for one in _RAWS.decode(raw)] if raw.startswith(b"[") else []
+
+    def email_id(self, *path: str) -> EmailId | None:
+        """The id that we embedded, where this is one."""
+        try:
+            return EmailId(str(uuid.UUID(self.text(*path))))
+        except ValueError:
+            return None
+
+    def _at(self, path: tuple[str, ...]) -> bytes:
+        raw = self.raw
+        for name in path[:-1]:
+            inner = bytes(raw.get(name, b""))
+            raw = _RAW.decode(inner) if inner.startswith(b"{") else {}
+        return bytes(raw.get(path[-1], b""))
+
+
+def split_array(body: bytes) -> list[bytes]:
+    """The events of a JSON array. Raises Unrecognised."""
+    try:
+        return [bytes(event) for event in _RAWS.decode(body)]
+    except _BROKEN as error:
+        raise Unrecognised(f"not a JSON array of events: {error}") from None
