@@ -123,7 +123,7 @@ async def world(servers: Settings, name: str, size: Size, destination: str = "")
             "127.0.0.1",
             settings.sandbox_smtp_port,
             kind="sandbox",
-            webhook_key=public_key(settings.data_dir),
+            webhook_keys=(public_key(settings.data_dir),),
         )
         await admin.add_provider(pool, provider, secret)
         await admin.add_brand(pool, admin.Brand(TENANT, BRAND, "sandbox"))

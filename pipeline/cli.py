@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import typer
 
-from pipeline.commands import admin, asked, dead, lanes, play, roles, settings, templates, topics, up
+from pipeline.commands import admin, asked, dead, lanes, play, providers, roles, settings, templates, topics, up
 from pipeline.errors import MailfoldError
 
 app = typer.Typer(
@@ -30,8 +30,9 @@ STORY: Final = {
 
 for _group in (up, play, roles, asked, settings):
     app.add_typer(_group.app)
-for _name in ("tenants", "keys", "providers", "brands", "destinations"):
+for _name in ("tenants", "keys", "brands", "destinations"):
     app.add_typer(getattr(admin, _name), name=_name)
+app.add_typer(providers.app, name="providers")
 app.add_typer(dead.app, name="dead")
 app.add_typer(lanes.app, name="lanes")
 app.add_typer(templates.app, name="templates")

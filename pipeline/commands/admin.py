@@ -1,27 +1,21 @@
-"""`mailfold tenants|keys|providers|brands|destinations`: what an operator decides, into Postgres and out."""
+"""`mailfold tenants|keys|brands|destinations`: what an operator decides, into Postgres and out."""
 
-import os
-import sys
 from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
 
 from pipeline import admin
-from pipeline.commands.here import console, secret_of, table, with_pool
-from pipeline.database import Pool
-from pipeline.errors import BadSettings, Refused
-from pipeline.settings import Settings
+from pipeline.commands.here import FROM, cell, console, credential, secret_of, table, with_pool
+from pipeline.errors import Refused
 
 tenants = typer.Typer(help="Who may send: a customer of this installation.", no_args_is_help=True)
 keys = typer.Typer(help="A tenant's API keys; only their hashes are kept.", no_args_is_help=True)
-providers = typer.Typer(help="Who carries our mail: SMTP servers and email services.", no_args_is_help=True)
 brands = typer.Typer(help="Which provider a brand sends through.", no_args_is_help=True)
 destinations = typer.Typer(help="Where a brand's conversions go.", no_args_is_help=True)
 
 Tenant = Annotated[str, typer.Option(help="The tenant.")]
 BrandName = Annotated[str, typer.Option(help="The brand, as callers name it; `*` serves all without a row.")]
-FROM = "the NAME of an environment variable that holds it, or - to read a line of standard input; else it is asked for"
 
 
 @tenants.command("add")
@@ -60,43 +54,6 @@ def revoke_key(name: str) -> None:
     console().print(f"key {name} is revoked", markup=False)
 
 
-@providers.command("add")
-def add_provider(
-    provider: str,
-    *,
-    host: Annotated[str, typer.Option(help="SMTP host.")],
-    port: Annotated[int, typer.Option(help="SMTP port.", min=1, max=65535)] = 587,
-    kind: Annotated[str, typer.Option(help="smtp, sendgrid or sandbox: headers added and webhooks read.")] = "smtp",
-    tls: Annotated[str, typer.Option(help="opportunistic, required, implicit (port 465) or off.")] = "opportunistic",
-    username: Annotated[str, typer.Option(help="SMTP user.")] = "",
-    password_env: Annotated[str, typer.Option(help=f"SMTP password: {FROM}.", metavar="NAME")] = "",
-    webhook_key: Annotated[str, typer.Option(help="Public key of its signed webhooks, base64 DER.")] = "",
-    means_delivered: Annotated[bool, typer.Option(help="Its 250 is the final delivery.")] = False,
-    max_connections: Annotated[int, typer.Option(help="SMTP connections at once, per dispatcher.", min=1)] = 8,
-) -> None:
-    """Add a provider, or change it."""
-    password = _secret("SMTP password", password_env) if username or password_env else ""
-
-    async def work(pool: Pool, settings: Settings) -> None:
-        row = admin.Provider(
-            provider, host, port, kind, tls, username, password, means_delivered, max_connections, webhook_key
-        )
-        await admin.add_provider(pool, row, secret_of(settings))
-
-    with_pool(work)
-    console().print(f"provider {provider}; next: mailfold brands add '*' --provider {provider}", markup=False)
-
-
-@providers.command("list")
-def list_providers() -> None:
-    """Show the providers, without their passwords."""
-    rows = with_pool(lambda pool, _: admin.rows(pool, "providers"))
-    shown = table("provider", "kind", "host", "port", "tls", "user", "250 is delivery", "connections", "webhook key")
-    for name, kind, host, port, tls, user, _, delivered, connections, key in rows:
-        shown.add_row(*map(_text, (name, kind, host, port, tls, user, delivered, connections, key)))
-    console().print(shown)
-
-
 @brands.command("add")
 def add_brand(
     brand: str,
@@ -129,7 +86,7 @@ def add_destination(
 ) -> None:
     """Say where a brand's conversions go."""
     _check_url(url)
-    row = admin.Destination(tenant, brand, url.rstrip("/"), _secret("X-API-KEY", key_env), user_id_integer)
+    row = admin.Destination(tenant, brand, url.rstrip("/"), credential("X-API-KEY", key_env), user_id_integer)
     with_pool(lambda pool, settings: admin.add_destination(pool, row, secret_of(settings)))
     console().print(f"conversions of brand {brand} of {tenant} go to {row.url}/email/conversion", markup=False)
 
@@ -147,27 +104,8 @@ def list_destinations() -> None:
 def _list(query: str, *columns: str) -> None:
     shown = table(*columns)
     for row in with_pool(lambda pool, _: admin.rows(pool, query)):
-        shown.add_row(*map(_text, row))
+        shown.add_row(*map(cell, row))
     console().print(shown)
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
-
-
-def _secret(what: str, source: str) -> str:
-    """A credential that never stands in an argument, where every user of the machine could read it in `ps`."""
-    if source == "-":
-        value = sys.stdin.readline().strip()
-    elif source:
-        value = os.environ.get(source, "")
-    elif sys.stdin.isatty():
-        value = typer.prompt(what, hide_input=True)
-    else:
-        raise BadSettings(f"{what}: name the environment variable that holds it, or - for standard input")
-    if not value:
-        raise BadSettings(f"{what}: {'standard input' if source in ('', '-') else source} is empty")
-    return value
 
 
 def _check_url(url: str) -> None:

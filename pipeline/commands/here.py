@@ -1,10 +1,12 @@
 """The environment in; the settings that a command at the same machine as `mailfold up` works with, out."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
+import typer
 from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +19,10 @@ from pipeline.settings import Settings, load
 
 T = TypeVar("T")
 SECRET_LENGTH: Final = 32
+FROM: Final = (
+    "the NAME of an environment variable that holds it, or - to read a line of standard input; else it is asked for"
+)
+"""Where a command takes a credential from, for its help."""
 _NEXT: Final = "set it, or start `mailfold up`"
 
 WIDE: Final = 200
@@ -69,6 +75,26 @@ def table(*columns: str) -> Table:
     for column in columns:
         made.add_column(column, overflow="fold")
     return made
+
+
+def cell(value: object) -> str:
+    """A listing's cell."""
+    return "" if value is None else str(value)
+
+
+def credential(what: str, source: str) -> str:
+    """A credential that never stands in an argument, where every user of the machine could read it in `ps`."""
+    if source == "-":
+        value = sys.stdin.readline().strip()
+    elif source:
+        value = os.environ.get(source, "")
+    elif sys.stdin.isatty():
+        value = typer.prompt(what, hide_input=True)
+    else:
+        raise BadSettings(f"{what}: name the environment variable that holds it, or - for standard input")
+    if not value:
+        raise BadSettings(f"{what}: {'standard input' if source in ('', '-') else source} is empty")
+    return value
 
 
 def on_kafka(work: Callable[[Settings], Awaitable[T]]) -> T:

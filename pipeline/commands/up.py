@@ -83,7 +83,7 @@ async def _sandbox(pool: Pool, settings: Settings) -> None:
         settings.sandbox_host,
         settings.sandbox_smtp_port,
         kind="sandbox",
-        webhook_key=public_key(settings.data_dir),
+        webhook_keys=(public_key(settings.data_dir),),
     )
     found = {provider.provider: provider for provider in await admin.providers(pool, secret)}.get(name, wanted)
     if found.kind == "sandbox":

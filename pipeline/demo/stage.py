@@ -52,7 +52,7 @@ async def furnish(ready: Settings, receiver: str, keys: Mapping[str, str]) -> st
         ready.sandbox_host,
         ready.sandbox_smtp_port,
         kind="sandbox",
-        webhook_key=public_key(ready.data_dir),
+        webhook_keys=(public_key(ready.data_dir),),
     )
     async with database(ready, size=1) as pool:
         await admin.add_tenant(pool, admin.Tenant(TENANT))

@@ -13,6 +13,7 @@ from pipeline.gateway.cache import Cache
 from pipeline.gateway.problems import Problem, respond, unavailable
 from pipeline.gateway.world import World
 from pipeline.hearing.adapter import Incoming
+from pipeline.hearing.adapter import Incoming
 from pipeline.ports import Entry
 from pipeline.providers.registry import adapter
 from topics.registry import MAX_RECORD_BYTES, PROVIDER_WEBHOOKS
@@ -48,7 +49,9 @@ def router(world: World) -> APIRouter:
         try:
             reader = adapter(row.kind)
             fresh_s = max(world.rt.settings.webhook_max_age, reader.HORIZON_S)
-            reader.verify(Incoming(headers=dict(request.headers), body=body), [row.webhook_key], world.rt.clock(), fresh_s)
+            reader.verify(
+                Incoming(headers=dict(request.headers), body=body), [row.webhook_key], world.rt.clock(), fresh_s
+            )
         except NotFound as error:
             raise Problem(404, str(error), f"/webhooks/{provider}") from None
         except Forged as error:
@@ -58,6 +61,12 @@ def router(world: World) -> APIRouter:
         return unavailable("the log did not confirm it in time") if None in places else Response(status_code=204)
 
     return routes
+
+
+def _url(world: World, request: Request) -> str:
+    """As the provider knows it: our public address, whatever proxy stands in between."""
+    query = f"?{request.url.query}" if request.url.query else ""
+    return world.rt.settings.public_url.rstrip("/") + request.url.path + query
 
 
 def _raw(world: World, row: admin.Provider, request: Request, body: bytes) -> RawWebhook:

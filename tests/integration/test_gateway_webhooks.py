@@ -28,7 +28,7 @@ def signed(body: bytes, age_s: int = 0, key: ec.EllipticCurvePrivateKey = KEY) -
 
 async def add_provider(world: Gateway, name: str = "mailer", kind: str = "sendgrid") -> None:
     der = KEY.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    provider = admin.Provider(name, "127.0.0.1", 25, kind=kind, webhook_key=base64.b64encode(der).decode())
+    provider = admin.Provider(name, "127.0.0.1", 25, kind=kind, webhook_keys=(base64.b64encode(der).decode(),))
     await admin.add_provider(world.rt.pool, provider, world.rt.settings.secret.get_secret_value())
 
 

@@ -23,33 +23,58 @@ from admin.api_keys k join admin.tenants t using (tenant)
 where k.key_hash = %s and k.revoked_at is null
 
 -- name: add_provider
+-- Without webhook keys it keeps those that it has: they are rotated, not retyped.
 insert into admin.providers
-    (provider, kind, host, port, tls, username, password_sealed, means_delivered, max_connections, webhook_key)
-values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+    (provider, kind, via, host, port, tls, username, password_sealed, means_delivered, max_connections,
+     webhook_keys, region, api_url)
+values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 on conflict (provider) do update set
-    kind = excluded.kind, host = excluded.host, port = excluded.port, tls = excluded.tls,
+    kind = excluded.kind, via = excluded.via, host = excluded.host, port = excluded.port, tls = excluded.tls,
     username = excluded.username, password_sealed = excluded.password_sealed,
     means_delivered = excluded.means_delivered, max_connections = excluded.max_connections,
-    webhook_key = excluded.webhook_key
+    webhook_keys = case when excluded.webhook_keys = '{}' then providers.webhook_keys else excluded.webhook_keys end,
+    region = excluded.region, api_url = excluded.api_url
 
 -- name: providers
-select provider, kind, host, port, tls, username, password_sealed, means_delivered, max_connections, webhook_key
+select provider, kind, via, host, port, tls, username, password_sealed, means_delivered, max_connections,
+       webhook_keys, region, api_url
 from admin.providers order by provider
 
 -- name: provider
-select provider, kind, host, port, tls, username, password_sealed, means_delivered, max_connections, webhook_key
+select provider, kind, via, host, port, tls, username, password_sealed, means_delivered, max_connections,
+       webhook_keys, region, api_url
 from admin.providers where provider = %s
 
+-- name: list_providers
+-- What may be shown: how many webhook keys, not the keys.
+select provider, kind, via, host, port, tls, username, means_delivered, max_connections,
+       cardinality(webhook_keys), region, api_url
+from admin.providers order by provider
+
+-- name: rotate_webhook_key
+-- The newest two stay: what was signed with the one before is on its way for a while yet.
+update admin.providers set webhook_keys = (webhook_keys || %s::text)[greatest(cardinality(webhook_keys), 1):]
+where provider = %s
+
+-- name: end_old_webhook_keys
+update admin.providers set webhook_keys = webhook_keys[cardinality(webhook_keys):] where provider = %s
+
 -- name: add_brand
-insert into admin.brands (tenant, brand, provider, unknown_policy) values (%s, %s, %s, %s)
-on conflict (tenant, brand) do update set provider = excluded.provider, unknown_policy = excluded.unknown_policy
+-- What isn't said here (DKIM, routes) stays as it is.
+insert into admin.brands
+    (tenant, brand, provider, unknown_policy, unsubscribe, trap_link, sender_address, sender_name)
+values (%s, %s, %s, %s, %s, %s, %s, %s)
+on conflict (tenant, brand) do update set
+    provider = excluded.provider, unknown_policy = excluded.unknown_policy, unsubscribe = excluded.unsubscribe,
+    trap_link = excluded.trap_link, sender_address = excluded.sender_address, sender_name = excluded.sender_name
 
 -- name: list_brands
 select tenant, brand, provider, unknown_policy from admin.brands order by tenant, brand
 
 -- name: brand
 -- The brand's own row, else the tenant's '*'.
-select tenant, brand, provider, unknown_policy from admin.brands
+select tenant, brand, provider, unknown_policy, unsubscribe, trap_link, sender_address, sender_name
+from admin.brands
 where tenant = %s and brand in (%s, '*') order by brand = '*' limit 1
 
 -- name: add_destination
