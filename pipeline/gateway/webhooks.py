@@ -13,7 +13,6 @@ from pipeline.gateway.cache import Cache
 from pipeline.gateway.problems import Problem, respond, unavailable
 from pipeline.gateway.world import World
 from pipeline.hearing.adapter import Incoming
-from pipeline.hearing.adapter import Incoming
 from pipeline.ports import Entry
 from pipeline.providers.registry import adapter
 from topics.registry import MAX_RECORD_BYTES, PROVIDER_WEBHOOKS
@@ -49,9 +48,8 @@ def router(world: World) -> APIRouter:
         try:
             reader = adapter(row.kind)
             fresh_s = max(world.rt.settings.webhook_max_age, reader.HORIZON_S)
-            reader.verify(
-                Incoming(headers=dict(request.headers), body=body), [row.webhook_key], world.rt.clock(), fresh_s
-            )
+            incoming = Incoming(headers=dict(request.headers), body=body, url=_url(world, request))
+            reader.verify(incoming, row.webhook_keys, world.rt.clock(), fresh_s)
         except NotFound as error:
             raise Problem(404, str(error), f"/webhooks/{provider}") from None
         except Forged as error:
