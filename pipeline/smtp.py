@@ -248,9 +248,11 @@ async def _deliver(pool: _Pool, connection: aiosmtplib.SMTP, steps: "_Steps", ma
     steps.stage = Stage.MAIL
     async with _ended(connection, steps, pool):
         encoding = "utf-8" if mail.envelope.utf8 else "ascii"
-        await connection.mail(mail.envelope.sender, options=_options(connection, mail), encoding=encoding)
+        dsn = _reports(connection, pool.provider, mail.envelope)
+        options = [*_options(connection, mail), *dsn.mail]
+        await connection.mail(mail.envelope.sender, options=options, encoding=encoding)
         steps.stage = Stage.RCPT
-        await connection.rcpt(mail.envelope.recipient, encoding=encoding)
+        await connection.rcpt(mail.envelope.recipient, options=dsn.rcpt, encoding=encoding)
         mail.commit()
         steps.stage = Stage.DATA
         reply = await connection.data(mail.message)
@@ -265,6 +267,31 @@ def _options(connection: aiosmtplib.SMTP, mail: Mail) -> list[str]:
             raise aiosmtplib.SMTPSenderRefused(553, "5.6.7 the server takes no address that needs SMTPUTF8", "")
         options += ["SMTPUTF8", "BODY=8BITMIME"]
     return options
+
+
+@dataclass(frozen=True, slots=True)
+class _Dsn:
+    """RFC 3461's parameters of MAIL and RCPT."""
+
+    mail: tuple[str, ...] = ()
+    rcpt: tuple[str, ...] = ()
+
+
+def _reports(connection: aiosmtplib.SMTP, provider: Provider, envelope: Envelope) -> _Dsn:
+    """Ask a plain server to report by mail what became of it, success too; other kinds tell it by webhook.
+
+    Each report repeats ENVID and ORCPT: which email, and whom we wrote to if it was forwarded since.
+    """
+    if provider.kind != "smtp" or not envelope.sender or not connection.supports_extension("dsn"):
+        return _Dsn()
+    envid = f"ENVID={_xtext(envelope.sender.partition('@')[0])}"
+    orcpt = () if envelope.utf8 else (f"ORCPT=rfc822;{_xtext(envelope.recipient)}",)
+    return _Dsn(("RET=HDRS", envid), ("NOTIFY=SUCCESS,FAILURE,DELAY", *orcpt))
+
+
+def _xtext(text: str) -> str:
+    """RFC 3461 §4: what isn't plain, and `+` and `=`, in hexadecimal."""
+    return "".join(char if "!" <= char <= "~" and char not in "+=" else f"+{ord(char):02X}" for char in text)
 
 
 @contextlib.asynccontextmanager
