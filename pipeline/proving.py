@@ -14,6 +14,7 @@ def proofs(secret: str) -> Proofs:
     return Proofs(
         message_id=_finds(tokens.read_message_id, Signer(secret, "message-id")),
         verp=_finds(tokens.read_verp, Signer(secret, "verp")),
+        unsubscribe=_finds(tokens.read_unsubscribe_address, Signer(secret, "unsubscribe")),
     )
 
 

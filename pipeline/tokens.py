@@ -1,4 +1,4 @@
-"""Signed tokens that we put into a message and that find their way home: pixel, click, VERP, Message-ID.
+"""Signed tokens that we put into a message and that find their way home: pixel, click, VERP, unsubscribe, Message-ID.
 
 Pure; the signer comes in from outside. No address is ever in a token.
 """
@@ -13,6 +13,7 @@ from pipeline.signing import TAG_BYTES, Signer
 from topics.record import EmailId
 
 _VERP: Final = re.compile(r"^b-([a-z2-7]{26})-([a-z2-7]{26})$")
+_UNSUBSCRIBE: Final = re.compile(r"^u-([a-z2-7]{26})-([a-z2-7]{26})$")
 _MESSAGE_ID: Final = re.compile(r"^<?([a-z2-7]{26})\.([a-z2-7]{26})@")
 
 
@@ -54,6 +55,17 @@ def read_verp(signer: Signer, address: str) -> EmailId:
     """The email a bounce address belongs to. Raises Forged."""
     found = _VERP.match(address.strip("<>").partition("@")[0].lower())
     return _named(signer, b"v", found)
+
+
+def unsubscribe_address(signer: Signer, email_id: EmailId, domain: str) -> str:
+    """Where a mail unsubscribes this email's recipient (RFC 2369's `mailto:`): it names the email and proves it."""
+    raw = uuid.UUID(email_id).bytes
+    return f"u-{_b32(raw)}-{_b32(signer.tag(b'u' + raw))}@{domain}"
+
+
+def read_unsubscribe_address(signer: Signer, address: str) -> EmailId:
+    """The email whose recipient unsubscribes by a mail to this address. Raises Forged."""
+    return _named(signer, b"u", _UNSUBSCRIBE.match(address.strip("<>").partition("@")[0].lower()))
 
 
 def message_id_header(signer: Signer, email_id: EmailId, domain: str) -> str:
