@@ -22,24 +22,9 @@ create table admin.routes (
 );
 comment on table admin.routes is 'whom a brand sends through; none: its one provider';
 
-create schema routing;
+alter table jobs.jobs add column route text not null default '';
+comment on column jobs.jobs.route is
+    'who may have got it already: written before the contact, where there is a choice; every later attempt goes there';
 
-create table routing.chosen (
-    email_id uuid primary key,
-    provider text not null,
-    chosen_at timestamptz not null default now()
-);
-create index chosen_by_age on routing.chosen (chosen_at);
-comment on table routing.chosen is
-    'Who may have got an email, written before it is contacted; every later attempt goes there. Only for brands with '
-    'more than one route. Taken back where the provider surely did not get it.';
-
-create table routing.providers (
-    provider text primary key,
-    failures integer not null default 0,
-    trips integer not null default 0,
-    open_until timestamptz,
-    broken boolean not null default false,
-    last_error text not null default ''
-);
-comment on table routing.providers is 'each provider''s breaker: who is open gets no mail of brands that have another';
+alter table admin.providers add column options jsonb not null default '{}';
+comment on column admin.providers.options is 'what only its kind knows: a configuration set, a message stream';
