@@ -14,6 +14,7 @@ MailfoldError
     ├── NotFound
     ├── Refused            the caller's input is wrong; carries what and where
     ├── Forged             a signature or token that isn't ours or is stale
+    │   └── NotLoggedIn    no user and password, or not the ones that are asked for
     ├── Unrecognised       bytes that can't be understood; they go to the dead letters
     ├── Uncorrelated       an event that names no email of ours; to the dead letters, too
     └── TooManyDead        most records go to the dead letters: something upstream is wrong
@@ -84,6 +85,10 @@ class Refused(Permanent):
 
 class Forged(Permanent):
     """The signature or token is not ours, or stale."""
+
+
+class NotLoggedIn(Forged):
+    """A user and a password are asked for (RFC 7617)."""
 
 
 class Unrecognised(Permanent):

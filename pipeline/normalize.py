@@ -7,6 +7,7 @@ import msgspec
 from pipeline.errors import NotFound, Uncorrelated, Unrecognised
 from pipeline.folding import Found, dead_letter
 from pipeline.hearing.adapter import UNCORRELATED, Adapter, Context, Proofs
+from pipeline.hearing.parts import events_of
 from pipeline.ports import Entry
 from pipeline.providers.registry import adapter
 from topics.codec import Undecodable, decode
@@ -39,7 +40,7 @@ def normalize(found: Found, proofs: Proofs, now: Millis) -> Told:
         webhook: RawWebhook = decode(found.topic, found.value)
         reader = adapter(webhook.kind)
         headers = dict(webhook.headers)
-        raw_events = reader.split(webhook.body, headers)
+        raw_events = events_of(reader, webhook.body, headers)
     except Undecodable as error:
         return Told((), (dead_letter(found, now, "undecodable", str(error), role=ROLE),))
     except (NotFound, Unrecognised) as error:

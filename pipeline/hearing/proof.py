@@ -7,7 +7,7 @@ import hmac
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from pipeline.errors import Forged
+from pipeline.errors import Forged, NotLoggedIn
 from pipeline.hearing.adapter import Incoming
 
 MAX_AHEAD_S: Final = 300
@@ -57,12 +57,21 @@ def from_base64(text: str) -> bytes:
 
 
 def require_basic(incoming: Incoming, keys: Sequence[str]) -> None:
-    """HTTP Basic (RFC 7617); each key is ``user:password``. Raises Forged."""
+    """HTTP Basic (RFC 7617); each key is ``user:password``. Raises NotLoggedIn."""
     scheme, _, given = incoming.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
-        raise Forged("no HTTP basic authorization")
+        raise NotLoggedIn("no HTTP basic authorization")
     if not equal_to_any(from_base64(given.strip()), [_bytes(key) for key in keys]):
-        raise Forged("the user or the password is not the provider's")
+        raise NotLoggedIn("the user or the password is not the provider's")
+
+
+def require_bearer(incoming: Incoming, keys: Sequence[str]) -> None:
+    """A bearer token (RFC 6750 §2.1), one of ``keys``. Raises Forged."""
+    scheme, _, given = incoming.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        raise Forged("no bearer token")
+    if not equal_to_any(_bytes(given.strip()), [_bytes(key) for key in keys]):
+        raise Forged("the token is not the provider's")
 
 
 def require_fresh(seconds: str, now_ms: int, max_age_s: int) -> None:
