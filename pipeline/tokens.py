@@ -27,6 +27,26 @@ def read_pixel_token(signer: Signer, token: str) -> EmailId:
     return EmailId(str(uuid.UUID(bytes=_verified(signer, b"o", _unb64(token), exact=16))))
 
 
+def trap_token(signer: Signer, email_id: EmailId) -> str:
+    """The token in the address of the link that no human sees."""
+    return _b64(_signed(signer, b"t", uuid.UUID(email_id).bytes))
+
+
+def read_trap_token(signer: Signer, token: str) -> EmailId:
+    """The email whose hidden link this is. Raises Forged."""
+    return EmailId(str(uuid.UUID(bytes=_verified(signer, b"t", _unb64(token), exact=16))))
+
+
+def unsubscribe_token(signer: Signer, email_id: EmailId) -> str:
+    """The token in the address of one-click unsubscribe (RFC 8058)."""
+    return _b64(_signed(signer, b"p", uuid.UUID(email_id).bytes))
+
+
+def read_unsubscribe_token(signer: Signer, token: str) -> EmailId:
+    """The email whose reader wants no more of its kind. Raises Forged."""
+    return EmailId(str(uuid.UUID(bytes=_verified(signer, b"p", _unb64(token), exact=16))))
+
+
 def click_token(signer: Signer, email_id: EmailId, link: int, url: str) -> str:
     """The token in a rewritten link: which email, which link, and where to; signed, so no open redirect."""
     payload = uuid.UUID(email_id).bytes + link.to_bytes(2, "big") + url.encode()

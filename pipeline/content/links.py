@@ -1,4 +1,4 @@
-"""HTML in, the same HTML with signed click links and the tracking pixel out. Pure; every other byte stays.
+"""HTML in, the same HTML with signed click links, the pixel and a trap out. Pure; every other byte stays.
 
 Not a parser that writes HTML anew: senders' markup is full of what only their readers'
 clients understand, so only the values of `href` change.
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pipeline.signing import Signer
-from pipeline.tokens import click_token, pixel_token
+from pipeline.tokens import click_token, pixel_token, trap_token
 from topics.record import EmailId
 
 # Whatever is begun ends at its end or at the text's: nothing is looked at twice, so that no markup,
@@ -60,10 +60,19 @@ def with_clicks(markup: str, signer: Signer, email_id: EmailId, public_url: str)
 def with_pixel(markup: str, signer: Signer, email_id: EmailId, public_url: str) -> str:
     """The tracking pixel as the body's last element; at the end where the body has none."""
     source = f"{public_url.rstrip('/')}/o/{pixel_token(signer, email_id)}.gif"
-    pixel = f'<img src="{html.escape(source)}" width="1" height="1" alt="" style="border:0">'
+    return _at_end(markup, f'<img src="{html.escape(source)}" width="1" height="1" alt="" style="border:0">')
+
+
+def with_trap(markup: str, signer: Signer, email_id: EmailId, public_url: str) -> str:
+    """A link that no human sees, hears or reaches by keyboard: who follows it follows whatever there is."""
+    target = html.escape(f"{public_url.rstrip('/')}/t/{trap_token(signer, email_id)}")
+    return _at_end(markup, f'<a href="{target}" style="display:none" tabindex="-1" aria-hidden="true"></a>')
+
+
+def _at_end(markup: str, element: str) -> str:
     ends = list(_BODY_END.finditer(markup)) or list(_HTML_END.finditer(markup))
     place = ends[-1].start() if ends else len(markup)
-    return markup[:place] + pixel + markup[place:]
+    return markup[:place] + element + markup[place:]
 
 
 def _with_links(tag: str, link: Callable[[str], str | None]) -> str:
@@ -84,7 +93,7 @@ def _with_links(tag: str, link: Callable[[str], str | None]) -> str:
 def _target(value: str, base: str) -> str | None:
     # Browsers drop tabs and line breaks from addresses (URL standard, "basic URL parser").
     url = re.sub(r"[\t\r\n]", "", value).strip(" \0\x0b\x0c\x1f")
-    ours = url.startswith((base + "/c/", base + "/u/"))
+    ours = url.startswith((base + "/c/", base + "/u/", base + "/t/"))
     if ours or not _WEB.match(url) or any(mark in url for mark in _PLACEHOLDERS):
         return None
     try:

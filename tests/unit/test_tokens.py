@@ -24,8 +24,11 @@ READERS: list[tuple[str, Callable[[Signer, str], Any]]] = [
     (tokens.click_token(SIGNER, EMAIL_ID, 3, "https://example.test/?a=1"), tokens.read_click_token),
     (tokens.verp(SIGNER, EMAIL_ID, "m.test"), tokens.read_verp),
     (tokens.message_id_header(SIGNER, EMAIL_ID, "m.test"), tokens.read_message_id),
+    (tokens.trap_token(SIGNER, EMAIL_ID), tokens.read_trap_token),
+    (tokens.unsubscribe_token(SIGNER, EMAIL_ID), tokens.read_unsubscribe_token),
+    (tokens.unsubscribe_address(SIGNER, EMAIL_ID, "m.test"), tokens.read_unsubscribe_address),
 ]
-NAMES = ["pixel", "click", "verp", "message-id"]
+NAMES = ["pixel", "click", "verp", "message-id", "trap", "unsubscribe", "unsubscribe-address"]
 
 
 @given(email_ids, st.integers(0, 65_535), urls)
@@ -35,6 +38,10 @@ def test_what_was_made_is_read_back(email_id: EmailId, link: int, url: str) -> N
     assert tokens.read_click_token(SIGNER, click) == (email_id, link, url)
     assert tokens.read_verp(SIGNER, tokens.verp(SIGNER, email_id, "m.test")) == email_id
     assert tokens.read_message_id(SIGNER, tokens.message_id_header(SIGNER, email_id, "m.test")) == email_id
+    assert tokens.read_trap_token(SIGNER, tokens.trap_token(SIGNER, email_id)) == email_id
+    assert tokens.read_unsubscribe_token(SIGNER, tokens.unsubscribe_token(SIGNER, email_id)) == email_id
+    written = tokens.unsubscribe_address(SIGNER, email_id, "m.test")
+    assert tokens.read_unsubscribe_address(SIGNER, written) == email_id
 
 
 @pytest.mark.parametrize(("token", "read"), READERS, ids=NAMES)
@@ -44,7 +51,7 @@ def test_another_purposes_key_reads_nothing(token: str, read: Callable[[Signer, 
 
 
 @pytest.mark.parametrize(("token", "read"), READERS, ids=NAMES)
-@pytest.mark.parametrize("kind", range(4), ids=NAMES)
+@pytest.mark.parametrize("kind", range(len(READERS)), ids=NAMES)
 def test_a_token_of_one_kind_is_none_of_another(token: str, read: Callable[[Signer, str], Any], kind: int) -> None:
     if READERS[kind][1] is not read:
         with pytest.raises(Forged):

@@ -1,0 +1,80 @@
+"""What a message says of how to unsubscribe: by one click and by mail, unless its sender says it."""
+
+import email
+import email.policy
+import re
+from dataclasses import replace
+
+import pytest
+
+from pipeline import tokens
+from pipeline.admin import Brand, Provider
+from pipeline.content.links import with_trap
+from pipeline.content.text import text_of
+from pipeline.dispatch.message import Writer
+from pipeline.settings import Settings
+from pipeline.signing import Signer
+from topics import ids
+from topics.contents import Content
+from topics.requests import SendRequest
+
+SECRET = "a-secret-for-tests-of-at-least-32-characters"
+SETTINGS = Settings(secret=SECRET, public_url="https://t.example.com/", mail_domain="m.example.com")
+SIGNER = Signer(SECRET, "unsubscribe")
+ID = ids.email_id("acme", "fasttrack", "one")
+REQUEST = SendRequest(
+    email_id=ID,
+    tenant="acme",
+    dialect="fasttrack",
+    brand="1",
+    recipient="anna@example.com",
+    subject="Hello",
+    identity="one",
+    message_id="m",
+    recorded_at=1,
+)
+HTML = Content(html='<html><body><a href="https://shop.example/">shop</a></body></html>')
+
+
+def written(content: Content = HTML, **brand: bool) -> email.message.EmailMessage:
+    row = replace(Brand("acme", "1", "relay"), **brand)
+    raw = Writer(SETTINGS, lambda: 1_700_000_000_000).message(REQUEST, content, row, Provider("relay", "h", 25))
+    found = email.message_from_bytes(raw, policy=email.policy.default)
+    assert isinstance(found, email.message.EmailMessage)
+    return found
+
+
+def test_it_says_how_by_one_click_and_by_mail_and_both_name_the_email() -> None:
+    message = written()
+    found = re.fullmatch(
+        r"<https://t\.example\.com/u/([\w-]+)>, <mailto:(u-[a-z2-7-]+@m\.example\.com)\?subject=unsubscribe>",
+        str(message["List-Unsubscribe"]),
+    )
+    assert found is not None
+    assert tokens.read_unsubscribe_token(SIGNER, found[1]) == ID
+    assert tokens.read_unsubscribe_address(SIGNER, found[2]) == ID
+    assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    assert "anna" not in found[0]
+
+
+@pytest.mark.parametrize("name", ["List-Unsubscribe", "list-unsubscribe", "LIST-UNSUBSCRIBE-POST"])
+def test_what_the_sender_says_itself_is_left_alone(name: str) -> None:
+    message = written(Content(text="Hello", headers=((name, "<https://shop.example/bye>"),)))
+    assert [value for key, value in message.items() if key.lower().startswith("list-unsub")] == [
+        "<https://shop.example/bye>"
+    ]
+
+
+def test_a_brand_may_do_without() -> None:
+    assert not [name for name in written(unsubscribe=False) if name.lower().startswith("list-")]
+
+
+def test_a_trap_is_there_only_where_the_brand_sets_one_and_no_human_meets_it() -> None:
+    assert "/t/" not in str(written().get_body(("html",)))
+    page = str(written(trap_link=True).get_body(("html",)).get_content())  # type: ignore[union-attr]
+    (found,) = re.findall(r'<a href="https://t\.example\.com/t/([\w-]+)"([^>]*)></a>', page)
+    assert tokens.read_trap_token(Signer(SECRET, "track"), found[0]) == ID
+    assert "display:none" in found[1]
+    assert 'tabindex="-1"' in found[1]
+    assert "/t/" not in str(written(trap_link=True).get_body(("plain",)))
+    assert text_of(with_trap("<p>x</p>", SIGNER, ID, "https://t.example.com")).strip() == "x"
