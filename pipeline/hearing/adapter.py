@@ -100,3 +100,11 @@ class Once(Protocol):
     def token(self, incoming: Incoming) -> tuple[str, bytes]:
         """The token and a digest of what it may be used for."""
         ...
+
+
+class Greeting(Protocol):
+    """An adapter whose provider tries the address out before there is a key to sign with (Mandrill, MailerSend)."""
+
+    def greets(self, incoming: Incoming) -> bool:
+        """Whether this is no more than that: it wants a 2xx, proves nothing and tells nothing, so it is not kept."""
+        ...

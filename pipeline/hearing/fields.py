@@ -1,17 +1,20 @@
 """A JSON object's fields, read with care: providers send numbers as strings, null for absent, and worse."""
 
+import re
 import uuid
 from typing import Final
 
 import msgspec
 
 from pipeline.errors import Unrecognised
+from pipeline.hearing.adapter import EMAIL_ID_KEY
 from topics.record import EmailId
 
 _BROKEN: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _RAW: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _RAWS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _TEXT: Final = msgspec.json.Decoder(str)
+_EMBEDDED: Final = re.compile(EMAIL_ID_KEY + r'[\\"\s]{0,8}[:=][\\"\s]{0,8}([0-9a-f-]{36})(?![0-9a-f-])', re.IGNORECASE)
 
 
 class Fields:
@@ -74,3 +77,25 @@ def split_array(body: bytes) -> list[bytes]:
         return [bytes(event) for event in _RAWS.decode(body)]
     except _BROKEN as error:
         raise Unrecognised(f"not a JSON array of events: {error}") from None
+
+
+def split_events(body: bytes) -> list[bytes]:
+    """The events of a JSON array, or the one that came without an array around it. Raises Unrecognised."""
+    if not body.lstrip().startswith(b"{"):
+        return split_array(body)
+    Fields.read(body)
+    return [body]
+
+
+def embedded(*texts: str) -> EmailId | None:
+    """The id that we embedded in a text that is repeated as it is, such as a tag: JSON, ``key:value`` or ``key=value``.
+
+    By its name only: a bare UUID may be somebody else's.
+    """
+    for text in texts:
+        for found in _EMBEDDED.finditer(text):
+            try:
+                return EmailId(str(uuid.UUID(found[1])))
+            except ValueError:
+                continue
+    return None

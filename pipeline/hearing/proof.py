@@ -74,6 +74,15 @@ def require_bearer(incoming: Incoming, keys: Sequence[str]) -> None:
         raise Forged("the token is not the provider's")
 
 
+def require_password(incoming: Incoming, keys: Sequence[str]) -> None:
+    """HTTP Basic, or a bearer token (RFC 6750) that is one of ``keys``. Raises Forged."""
+    scheme, _, given = incoming.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        require_basic(incoming, keys)
+    elif not equal_to_any(given.strip().encode("utf-8", "surrogatepass"), [_bytes(key) for key in keys]):
+        raise Forged("the token is not the provider's")
+
+
 def require_fresh(seconds: str, now_ms: int, max_age_s: int) -> None:
     """A Unix time as digits, not older than ``max_age_s`` and hardly ahead. Raises Forged."""
     if not (seconds.isascii() and seconds.isdigit() and len(seconds) <= 15):

@@ -3,7 +3,10 @@
 import re
 from typing import Final
 
-_CODE: Final = re.compile(r"^\W*([245]\d\d)(?![\d.])")
+# RFC 3464 §2.3.6 has a type before the reply: "smtp; 550 5.1.1 …"; providers hand it on, or put words of their own
+# before it: "RecipientError: 550 …" (Brevo), "sent (250 2.0.0 OK …)" (Mailjet).
+_LABEL: Final = r"(?:smtp;|[a-z]{1,40}Error:|[a-z ]{1,40}\()"
+_CODE: Final = re.compile(rf"^\W{{0,40}}(?:{_LABEL}\W{{0,40}})?([245]\d\d)(?![\d.])", re.IGNORECASE)
 _ENHANCED: Final = re.compile(r"(?<![\d.])([245]\.\d{1,3}\.\d{1,3})(?![\d.])")
 
 
