@@ -15,6 +15,7 @@ from email.header import Header
 from email.utils import encode_rfc2231, format_datetime
 from typing import Final
 
+from pipeline.content.letter import Letter
 from pipeline.content.text import text_of
 from topics.contents import Attachment, Content
 from topics.record import Millis
@@ -34,6 +35,18 @@ _OURS: Final = re.compile(
     re.IGNORECASE,
 )
 """Headers that a caller's own headers may not replace."""
+
+
+def written(letter: Letter) -> bytes:
+    """The whole message that a letter is."""
+    return render(
+        letter.request,
+        letter.content,
+        sender=letter.sender,
+        message_id=letter.message_id,
+        date=letter.date,
+        extra=letter.extra,
+    )
 
 
 def render(

@@ -8,13 +8,13 @@ import contextlib
 
 from pipeline import admin
 from pipeline.bootstrap import Runtime
+from pipeline.carriers.smtp import Postman
 from pipeline.dispatch.contents import content_reader
 from pipeline.dispatch.deliver import NO_PROVIDER, Deliver
 from pipeline.dispatch.intake import take_in
 from pipeline.errors import NotFound
 from pipeline.outbox.engine import Engine
 from pipeline.outbox.store import Limits, Store
-from pipeline.smtp import Postman
 
 QUEUE = "dispatch"
 

@@ -12,12 +12,14 @@ from typing import Any, Final
 from pipeline import admin
 from pipeline.admin import Brand, Provider
 from pipeline.bootstrap import Runtime
+from pipeline.carriers import replies
+from pipeline.carriers.port import Answer, Mail, Meaning
+from pipeline.carriers.smtp import Postman
+from pipeline.content import mime
 from pipeline.crashpoints import crash_point
-from pipeline.dispatch import outcomes
 from pipeline.dispatch.contents import Contents, place
 from pipeline.dispatch.intake import SQL
 from pipeline.dispatch.message import Writer
-from pipeline.dispatch.outcomes import Meaning
 from pipeline.errors import NotFound, Unrecognised
 from pipeline.outbox.append import append_until_confirmed
 from pipeline.outbox.coalesce import Coalesced
@@ -26,8 +28,8 @@ from pipeline.outbox.job import DONE, Job, Lane, Verdict, bury, give_back, hold,
 from pipeline.outbox.remember import Remembered
 from pipeline.outbox.schedule import next_delay
 from pipeline.ports import Entry
-from pipeline.signing import Signer, hash_address
-from pipeline.smtp import Answer, Mail, Postman
+from pipeline.suppressions.asking import Asking
+from projections.suppressing import AddressKey
 from topics.acks import Ack, Acked, Deferred, Dropped, Failed, Rejected
 from topics.codec import decode
 from topics.dead_letters import DeadLetter
@@ -38,8 +40,6 @@ from topics.requests import SendRequest
 
 NO_PROVIDER: Final = "no provider"
 """Why a lane waits; it goes on by itself when its brand gets one."""
-
-SuppressionKey = tuple[str, str, bytes]
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ class Deliver:
         self._contents = contents
         self._random = rand
         self._writer = Writer(rt.settings, rt.clock)
-        self._address = Signer(secret, "address")
+        self._asking = Asking(rt)
         self._brands: Remembered[tuple[str, str], Brand] = Remembered(lambda key: admin.get_brand(rt.pool, *key))
         self._providers: Remembered[str, Provider] = Remembered(lambda name: admin.get_provider(rt.pool, name, secret))
-        self._suppressed: Coalesced[SuppressionKey, bool] = Coalesced(self._ask_suppressed)
+        self._suppressed: Coalesced[AddressKey, str] = Coalesced(self._ask_suppressed)
         self._heard_of: Coalesced[str, bool] = Coalesced(self._ask_heard_of)
 
     async def __call__(self, job: Job, lease: Lease) -> Verdict:
@@ -88,10 +88,10 @@ class Deliver:
             return Verdict(DONE.state, lane=Lane.SILENT)
         if job.unknown and brand.unknown_policy == "hold":
             return hold("a dispatcher fell silent while it was sending; it may have been sent")
-        if await self._suppressed.get(self._suppression_key(request)):
+        if why := await self._suppressed.get(self._asking.key(request.tenant, request.brand, request.recipient)):
             if job.unknown:
                 return hold("it may have been sent before its address was suppressed")
-            await self._append(self._ack(Dropped, attempt, reason="suppressed"))
+            await self._append(self._ack(Dropped, attempt, reason=f"suppressed: {why}"))
             return Verdict(DONE.state, lane=Lane.SILENT)
         return await self._send(attempt)
 
@@ -103,13 +103,14 @@ class Deliver:
             content = await self._contents.get(request.content)
         except Unrecognised as error:
             return await self._fail(attempt, "content", str(error), place(request.content))
-        message = self._writer.message(request, content, attempt.brand, attempt.provider)
-        mail = Mail(self._writer.envelope(request), message, attempt.lease.contact)
+        letter = self._writer.letter(request, content, attempt.brand, attempt.provider)
+        message = mime.written(letter) if self._postman.takes_mime(attempt.provider) else b""
+        mail = Mail(self._writer.envelope(letter), letter, message, attempt.lease.contact)
         answer = await self._postman.send(attempt.provider, mail)
         return await self._conclude(attempt, answer)
 
     async def _conclude(self, attempt: _Attempt, answer: Answer) -> Verdict:
-        meaning = outcomes.meaning(answer)
+        meaning = answer.meaning
         said = self._words(attempt, answer)
         error = f"{answer.stage} {answer.code or ''} {said['text']}"
         if meaning is Meaning.TAKEN:
@@ -130,7 +131,7 @@ class Deliver:
         ack = self._ack(
             Acked,
             attempt,
-            provider_message_id=outcomes.provider_message_id(answer.text),
+            provider_message_id=answer.provider_message_id,
             means_delivered=attempt.provider.means_delivered,
             **said,
         )
@@ -140,7 +141,7 @@ class Deliver:
 
     async def _later(self, attempt: _Attempt, answer: Answer, error: str, said: Mapping[str, Any]) -> Verdict:
         delay = next_delay(self._settings.dispatch_schedule, attempt.job.tries, self._random)
-        lane = outcomes.lane_news(answer)
+        lane = answer.lane
         if delay is None:
             await self._append(self._ack(Failed, attempt, reason="gave up", **said))
             return bury(f"gave up: {error}", lane)
@@ -174,8 +175,8 @@ class Deliver:
         return ack
 
     def _words(self, attempt: _Attempt, answer: Answer) -> dict[str, Any]:
-        text = outcomes.redacted(answer.text, attempt.request.recipient)
-        return {"code": max(answer.code, 0), "enhanced": outcomes.enhanced(text), "text": text}
+        text = replies.redacted(answer.text, attempt.request.recipient)
+        return {"code": max(answer.code, 0), "enhanced": replies.enhanced(text), "text": text}
 
     def _letter(self, attempt: _Attempt, source: Place, reason: str, error: str) -> DeadLetter:
         return DeadLetter(
@@ -198,13 +199,6 @@ class Deliver:
         found = {email_id for (email_id,) in rows}
         return {email_id: email_id in found for email_id in email_ids}
 
-    def _suppression_key(self, request: SendRequest) -> SuppressionKey:
-        return request.tenant, request.brand, hash_address(self._address, request.recipient)
-
-    async def _ask_suppressed(self, keys: set[SuppressionKey]) -> dict[SuppressionKey, bool]:
-        tenants, brands, hashes = (list(column) for column in zip(*keys, strict=True))
-        values = {"tenants": tenants, "brands": brands, "hashes": hashes}
-        async with self._rt.pool.connection() as connection:
-            rows = await (await connection.execute(SQL["suppressed"], values)).fetchall()
-        found = {(tenant, brand, bytes(address)) for tenant, brand, address in rows}
-        return {key: key in found for key in keys}
+    async def _ask_suppressed(self, keys: set[AddressKey]) -> dict[AddressKey, str]:
+        found = await self._asking.suppressed(list(keys))
+        return {key: found[key].words if key in found else "" for key in keys}

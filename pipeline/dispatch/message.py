@@ -5,22 +5,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.admin import Brand, Provider
+from pipeline.carriers.echo import echo
+from pipeline.carriers.port import Envelope
 from pipeline.content import links, mime, unsubscribe
+from pipeline.content.letter import Headers, Letter
 from pipeline.content.text import text_of
 from pipeline.settings import Settings
 from pipeline.signing import Signer
-from pipeline.smtp import Envelope
 from pipeline.tokens import message_id_header, unsubscribe_address, unsubscribe_token, verp
 from topics.contents import Content
 from topics.record import Millis
 from topics.requests import Mailbox, SendRequest
 
-_ECHO: Final = '{{"unique_args": {{"mailfold_email_id": "{}"}}}}'
-"""SendGrid gives its `unique_args` back with every event (X-SMTPAPI header)."""
-
 _PURPOSES: Final = ("track", "verp", "message-id", "unsubscribe")
-
-Headers = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -40,23 +37,28 @@ class Writer:
         self._clock = clock
         self._signers = _Signers(*[Signer(secret, purpose) for purpose in _PURPOSES])
 
-    def message(self, request: SendRequest, content: Content, brand: Brand, provider: Provider) -> bytes:
-        """The whole message."""
-        return mime.render(
+    def letter(self, request: SendRequest, content: Content, brand: Brand, provider: Provider) -> Letter:
+        """What the email says, as it goes out."""
+        return Letter(
             request,
             self._tracked(request, content, brand),
-            sender=request.sender or Mailbox(address=f"no-reply@{self._settings.mail_domain}"),
+            sender=request.sender or self._sender(brand),
             message_id=message_id_header(self._signers.message_id, request.email_id, self._settings.mail_domain),
             date=self._clock(),
             extra=self._headers(request, content, brand, provider),
         )
 
-    def envelope(self, request: SendRequest) -> Envelope:
+    def envelope(self, letter: Letter) -> Envelope:
         """Whom bounces go to, provably ours, and whom the message goes to."""
+        request = letter.request
         sender = verp(self._signers.verp, request.email_id, self._settings.mail_domain)
         recipient = mime.on_the_wire(request.recipient)
-        shown = (request.sender.address,) if request.sender else ()
-        return Envelope(sender, recipient, mime.needs_smtputf8(recipient, *shown, *request.reply_to))
+        return Envelope(sender, recipient, mime.needs_smtputf8(recipient, letter.sender.address, *request.reply_to))
+
+    def _sender(self, brand: Brand) -> Mailbox:
+        """Whom it is from where the request names nobody."""
+        address = brand.sender_address or f"no-reply@{self._settings.mail_domain}"
+        return Mailbox(address=address, name=brand.sender_name)
 
     def _tracked(self, request: SendRequest, content: Content, brand: Brand) -> Content:
         """The content with its links and pixel, and a trap for robots where the brand sets one."""
@@ -81,16 +83,11 @@ class Writer:
 
     def _headers(self, request: SendRequest, content: Content, brand: Brand, provider: Provider) -> Headers:
         """Headers of ours, beside those that every message has."""
-        return _echo(provider, request) + (self._unsubscribe(request, content) if brand.unsubscribe else ())
+        echoed = echo(provider.kind, request.email_id) if provider.via == "smtp" else ()
+        return echoed + (self._unsubscribe(request, content) if brand.unsubscribe else ())
 
     def _unsubscribe(self, request: SendRequest, content: Content) -> Headers:
         signer, settings = self._signers.unsubscribe, self._settings
         address = unsubscribe_address(signer, request.email_id, settings.mail_domain)
         token = unsubscribe_token(signer, request.email_id)
         return unsubscribe.headers(content.headers, settings.public_url, token, address)
-
-
-def _echo(provider: Provider, request: SendRequest) -> Headers:
-    if provider.kind not in ("sendgrid", "sandbox"):
-        return ()
-    return (("X-SMTPAPI", _ECHO.format(request.email_id)),)

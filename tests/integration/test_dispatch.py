@@ -7,11 +7,11 @@ import psycopg
 import pytest
 
 from pipeline.bootstrap import Runtime
+from pipeline.carriers.smtp import _context
 from pipeline.kafka import append_all
 from pipeline.ports import Entry
 from pipeline.settings import Settings
 from pipeline.signing import Signer, hash_address
-from pipeline.smtp import _context
 from pipeline.tokens import read_message_id, read_verp
 from tests.support.caught_up import CaughtUp
 from tests.support.dispatching import SECRET, accept, dispatching, on, provide, request, rows, until
@@ -122,7 +122,7 @@ async def test_a_suppressed_address_is_dropped_without_contacting_anybody(quick:
         await provide(rt, receiver.port)
         await rows(
             rt,
-            "insert into projections.suppressions values ('acme', '7', %s, 'hard bounce', 1, %s, 'e') returning 1",
+            "insert into projections.evidence values ('acme', '7', %s, %s, 'hard bounce', 'e', 1) returning 1",
             hash_address(Signer(SECRET, "address"), "Gone@Example.com"),
             request("x").email_id,
         )
@@ -131,7 +131,7 @@ async def test_a_suppressed_address_is_dropped_without_contacting_anybody(quick:
     assert receiver.connections == 0
     [ack] = await on(quick, PROVIDER_ACKS)
     assert isinstance(ack, Dropped)
-    assert ack.reason == "suppressed"
+    assert ack.reason == "suppressed: hard bounce"
 
 
 async def test_a_provider_that_does_not_know_us_stops_its_lane_and_bounces_nobody(quick: Settings) -> None:

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from pipeline import convert
 from pipeline.admin import Provider
+from pipeline.carriers import replies
+from pipeline.carriers.port import Meaning
+from pipeline.carriers.replies import Stage
+from pipeline.carriers.smtp import tls_required
 from pipeline.convert import Meaning as Told
-from pipeline.dispatch import outcomes
-from pipeline.dispatch.outcomes import Meaning
 from pipeline.dispatch.reading import read
 from pipeline.emit.guard import is_public
 from pipeline.outbox import breaker
@@ -21,7 +23,6 @@ from pipeline.outbox.breaker import Breaker, after_failures
 from pipeline.outbox.job import Lane
 from pipeline.outbox.schedule import jittered, next_delay, not_before
 from pipeline.settings import Settings
-from pipeline.smtp import Answer, Stage, tls_required
 from projections.debts import Debt
 from topics.acks import Acked, Deferred, Failed, Rejected
 from topics.codec import encode
@@ -107,8 +108,8 @@ SMTP_ANSWERS = [
 
 @pytest.mark.parametrize(("stage", "code", "meaning", "lane"), SMTP_ANSWERS)
 def test_what_an_smtp_answer_means(stage: Stage, code: int, meaning: Meaning, lane: Lane) -> None:
-    answer = Answer(stage, code, "")
-    assert (outcomes.meaning(answer), outcomes.lane_news(answer)) == (meaning, lane)
+    answer = replies.answer(stage, code, "")
+    assert (answer.meaning, answer.lane) == (meaning, lane)
 
 
 @pytest.mark.parametrize(
@@ -122,13 +123,13 @@ def test_what_an_smtp_answer_means(stage: Stage, code: int, meaning: Meaning, la
     ],
 )
 def test_the_providers_id_is_read_from_its_250(text: str, found: str) -> None:
-    assert outcomes.provider_message_id(text) == found
+    assert replies.provider_message_id(text) == found
 
 
 def test_an_answers_words_lose_the_address_and_what_does_not_print() -> None:
-    said = outcomes.redacted("5.1.1 <Anna@Example.com>: no\r\nsuch \udcff user\0", "anna@example.com")
+    said = replies.redacted("5.1.1 <Anna@Example.com>: no\r\nsuch \udcff user\0", "anna@example.com")
     assert said == "5.1.1 <recipient>: no  such ? user "
-    assert outcomes.enhanced(said) == "5.1.1"
+    assert replies.enhanced(said) == "5.1.1"
 
 
 def test_a_password_is_not_told_to_whoever_listens() -> None:

@@ -9,14 +9,15 @@ import functools
 import ipaddress
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 import aiosmtplib
 
 from pipeline.admin import Provider
+from pipeline.carriers.port import Answer, Envelope, Mail
+from pipeline.carriers.replies import Stage, answer
 
 logger = logging.getLogger(__name__)
 
@@ -25,45 +26,6 @@ IDLE_SECONDS: Final = 15.0
 TRUST_SECONDS: Final = 2.0
 """A connection idle for longer proves with an RSET that it lives."""
 QUIT_SECONDS: Final = 1.0
-
-
-class Stage(StrEnum):
-    """How far a conversation came."""
-
-    CONNECT = "connect"
-    SECURE = "tls"
-    LOGIN = "auth"
-    MAIL = "mail"
-    RCPT = "rcpt"
-    DATA = "data"
-    """The message may be there: without an answer, nobody knows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The last word of a conversation. Code 0: nobody answered, the text says what happened."""
-
-    stage: Stage
-    code: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """Who it is from and to, for SMTP's eyes only; ``utf8`` where an address needs RFC 6531."""
-
-    sender: str
-    recipient: str
-    utf8: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Mail:
-    """What a conversation is about; ``commit`` is called right before the message goes out, and may raise."""
-
-    envelope: Envelope
-    message: bytes
-    commit: Callable[[], None]
 
 
 class _Conversation(Exception):
@@ -122,6 +84,10 @@ class Postman:
         self._local_hostname = local_hostname
         self._pools: dict[Provider, _Pool] = {}
 
+    def takes_mime(self, _provider: Provider) -> bool:
+        """SMTP carries whole messages."""
+        return True
+
     async def send(self, provider: Provider, mail: Mail) -> Answer:
         """One conversation. Raises only what ``mail.commit`` does."""
         pool = self._pools.setdefault(provider, _Pool(provider))
@@ -131,7 +97,7 @@ class Postman:
                 async with asyncio.timeout(self._timeout):
                     return await self._converse(pool, steps, mail)
             except TimeoutError:
-                return Answer(steps.stage, 0, f"no answer within {self._timeout:g} s")
+                return answer(steps.stage, 0, f"no answer within {self._timeout:g} s")
             except _Conversation as ended:
                 return ended.answer
 
@@ -207,7 +173,7 @@ async def _secure(connection: aiosmtplib.SMTP, provider: Provider, steps: "_Step
     required = tls_required(provider)
     if not connection.supports_extension("starttls"):
         if required:
-            raise _Conversation(Answer(Stage.SECURE, 0, "TLS is required and the server offers no STARTTLS"))
+            raise _Conversation(answer(Stage.SECURE, 0, "TLS is required and the server offers no STARTTLS"))
         return True
     try:
         await connection.starttls(tls_context=_context(verified=required))
@@ -257,7 +223,7 @@ async def _deliver(pool: _Pool, connection: aiosmtplib.SMTP, steps: "_Steps", ma
         steps.stage = Stage.DATA
         reply = await connection.data(mail.message)
     pool.give(connection)
-    return Answer(Stage.DATA, reply.code, reply.message)
+    return answer(Stage.DATA, reply.code, reply.message)
 
 
 def _options(connection: aiosmtplib.SMTP, mail: Mail) -> list[str]:
@@ -305,12 +271,12 @@ async def _ended(connection: aiosmtplib.SMTP, steps: "_Steps", pool: _Pool | Non
         else:
             connection.close()
         again = refusal.code == 421 and steps.stage is Stage.MAIL
-        raise _Conversation(Answer(steps.stage, refusal.code, refusal.message), again=again) from refusal
+        raise _Conversation(answer(steps.stage, refusal.code, refusal.message), again=again) from refusal
     except (aiosmtplib.SMTPException, ssl.SSLError, OSError, UnicodeError, ValueError) as error:
         connection.close()
         again = isinstance(error, aiosmtplib.SMTPServerDisconnected) and steps.stage is Stage.MAIL
-        answer = Answer(steps.stage, _local_code(error), f"{type(error).__name__}: {error}")
-        raise _Conversation(answer, again=again) from error
+        said = answer(steps.stage, _local_code(error), f"{type(error).__name__}: {error}")
+        raise _Conversation(said, again=again) from error
     except BaseException:
         connection.close()
         raise

@@ -1,26 +1,23 @@
-"""An SMTP answer in, what it means for the email, the lane and the schedule out. Pure."""
+"""An SMTP server's last reply in, what it means for the email, the lane and the schedule out. Pure."""
 
 import re
-from enum import Enum, auto
+from enum import StrEnum
 from typing import Final
 
+from pipeline.carriers.port import Answer, Meaning
 from pipeline.outbox.job import Lane
-from pipeline.smtp import Answer, Stage
 
 
-class Meaning(Enum):
-    """What became of the email."""
+class Stage(StrEnum):
+    """How far a conversation came."""
 
-    TAKEN = auto()
-    REJECTED = auto()
-    """By the recipient's server, at once and for good: a bounce."""
-    REFUSED = auto()
-    """Nobody takes this message as it is, whoever it goes to: a failure."""
-    LATER = auto()
-    UNKNOWN = auto()
-    """The message went out and no answer came back."""
-    MISCONFIGURED = auto()
-    """They don't want *us*: no fault of the email's, no attempt burnt, never a bounce."""
+    CONNECT = "connect"
+    SECURE = "tls"
+    LOGIN = "auth"
+    MAIL = "mail"
+    RCPT = "rcpt"
+    DATA = "data"
+    """The message may be there: without an answer, nobody knows."""
 
 
 _ENHANCED: Final = re.compile(r"\A\s*([245]\.\d{1,3}\.\d{1,3})\b")
@@ -35,13 +32,20 @@ _OWN_ADDRESS: Final = 553
 """Said by ourselves or a server: an address of this email can't be written here."""
 
 
-def meaning(answer: Answer) -> Meaning:
-    """What an answer means."""
-    if answer.stage is Stage.DATA:
-        return _of_data(answer.code)
-    if answer.code >= 500:
-        return _of_refusal(answer)
-    if answer.stage is Stage.SECURE:
+def answer(stage: Stage, code: int, text: str) -> Answer:
+    """What a reply means. Code 0: none came."""
+    means = meaning(stage, code)
+    taken = provider_message_id(text) if means is Meaning.TAKEN else ""
+    return Answer(means, code, text, _lane(stage, code, means), taken, stage=stage)
+
+
+def meaning(stage: Stage, code: int) -> Meaning:
+    """What became of the email."""
+    if stage is Stage.DATA:
+        return _of_data(code)
+    if code >= 500:
+        return _of_refusal(stage, code)
+    if stage is Stage.SECURE:
         return Meaning.MISCONFIGURED
     return Meaning.LATER
 
@@ -54,20 +58,20 @@ def _of_data(code: int) -> Meaning:
     return Meaning.LATER if code < 500 else Meaning.REJECTED
 
 
-def _of_refusal(answer: Answer) -> Meaning:
-    if answer.stage is Stage.RCPT:
+def _of_refusal(stage: Stage, code: int) -> Meaning:
+    if stage is Stage.RCPT:
         return Meaning.REJECTED
-    if answer.stage is Stage.MAIL and answer.code in (*_TOO_LARGE, _OWN_ADDRESS):
+    if stage is Stage.MAIL and code in (*_TOO_LARGE, _OWN_ADDRESS):
         return Meaning.REFUSED
     return Meaning.MISCONFIGURED
 
 
-def lane_news(answer: Answer) -> Lane:
-    """What an answer tells of the provider: 421 and silence count towards the breaker, other answers show life."""
-    if meaning(answer) is Meaning.MISCONFIGURED:
+def _lane(stage: Stage, code: int, means: Meaning) -> Lane:
+    """421 and silence count towards the breaker, other replies show life."""
+    if means is Meaning.MISCONFIGURED:
         return Lane.BROKEN
-    early = answer.stage in (Stage.CONNECT, Stage.SECURE, Stage.LOGIN)
-    return Lane.FAILING if answer.code in (0, 421) or early else Lane.HEALTHY
+    early = stage in (Stage.CONNECT, Stage.SECURE, Stage.LOGIN)
+    return Lane.FAILING if code in (0, 421) or early else Lane.HEALTHY
 
 
 def enhanced(text: str) -> str:

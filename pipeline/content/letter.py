@@ -1,0 +1,28 @@
+"""What one email says and to whom, ready for whoever carries it: MIME and each provider's JSON are made of it. Pure."""
+
+from dataclasses import dataclass
+
+from topics.contents import Content
+from topics.record import Millis
+from topics.requests import Mailbox, SendRequest
+
+Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A request with its content as it goes out: our links, pixel and headers in it."""
+
+    request: SendRequest
+    content: Content
+    sender: Mailbox
+    message_id: str
+    """In angle brackets; the same at every attempt."""
+    date: Millis
+    extra: Headers = ()
+    """Headers of ours, such as `List-Unsubscribe`."""
+
+    @property
+    def recipient(self) -> Mailbox:
+        """Whom it goes to."""
+        return Mailbox(address=self.request.recipient, name=self.request.recipient_name)
