@@ -5,6 +5,8 @@ import gc
 import logging
 import sys
 
+import uvloop
+
 from pipeline import cluster, crashpoints
 from pipeline.bootstrap import configure_logging, require, wall_clock
 from pipeline.errors import MailfoldError
@@ -41,7 +43,8 @@ def main(settings: Settings) -> None:
     configure_logging(settings)
     crashpoints.arm(settings)
     try:
-        asyncio.run(serve(settings))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings))
     except MailfoldError:
         raise
     except Exception:

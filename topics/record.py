@@ -16,7 +16,7 @@ EmailId = NewType("EmailId", str)
 """Canonical lower-case UUID of one message to one recipient."""
 
 
-class Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """A part of a record; never on a topic by itself."""
 
 
@@ -27,6 +27,7 @@ class Record(
     forbid_unknown_fields=True,
     omit_defaults=True,
     tag_field="type",
+    gc=False,
 ):
     """A value on a topic. Subclasses set ``tag="name/version"``."""
 

@@ -37,7 +37,7 @@ class Options(RocksDBOptions):
         options = rocksdict.Options(raw_mode=True)
         options.create_if_missing(True)
         options.set_max_open_files(64)
-        options.set_write_buffer_size(4 * MEGABYTE)
+        options.set_write_buffer_size(16 * MEGABYTE)
         options.set_max_write_buffer_number(2)
         options.set_target_file_size_base(16 * MEGABYTE)
         options.set_keep_log_file_num(2)
