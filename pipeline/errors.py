@@ -16,6 +16,7 @@ MailfoldError
     ├── Forged             a signature or token that isn't ours or is stale
     │   └── NotLoggedIn    no user and password, or not the ones that are asked for
     ├── Unrecognised       bytes that can't be understood; they go to the dead letters
+    │   └── Unproven       mail that bears no signature of ours: kept, and counts for nothing
     ├── Uncorrelated       an event that names no email of ours; to the dead letters, too
     └── TooManyDead        most records go to the dead letters: something upstream is wrong
 
@@ -93,6 +94,10 @@ class NotLoggedIn(Forged):
 
 class Unrecognised(Permanent):
     """These bytes can't be understood."""
+
+
+class Unproven(Unrecognised):
+    """It bears no signature of ours; anybody could have written it."""
 
 
 class Uncorrelated(Permanent):

@@ -5,9 +5,10 @@ from typing import Final
 
 from pipeline.errors import NotFound
 from pipeline.hearing.adapter import Adapter, Once, Subscribing
-from pipeline.providers import sendgrid
+from pipeline.providers import mail, sendgrid
 
 ADAPTERS: Final[Mapping[str, Adapter]] = {
+    "mail": mail,
     "sendgrid": sendgrid,
     "sandbox": sendgrid,
 }

@@ -1,0 +1,63 @@
+"""A delivery status notification in (RFC 3464; RFC 6533 for addresses beyond ASCII), one report per recipient out."""
+
+import re
+from typing import Final
+
+import msgspec
+
+from pipeline.bounces.mime import Fields, Letter, blocks
+from pipeline.bounces.report import Form, Report
+
+TYPES: Final = ("message/delivery-status", "message/global-delivery-status")
+RECIPIENTS_MAX: Final = 100
+_WORD: Final = re.compile(r"[a-z-]+")
+_STATUS: Final = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
+_ESCAPED: Final = re.compile(r"\\x\{([0-9A-Fa-f]{1,6})\}")
+_SEVERAL: Final = re.compile(r"\s+")
+
+
+def read(letter: Letter, base: Report) -> list[Report]:
+    """The reports of a notification, on top of what ``base`` says of all; empty if it is none."""
+    part = letter.first(*TYPES)
+    if part is None:
+        return []
+    found = blocks(part.content)
+    of_message = found[0] if found else Fields(b"")
+    of_recipients = [one for one in found if "action" in one or "final-recipient" in one or "status" in one]
+    return [_report(base, of_message, one) for one in of_recipients[:RECIPIENTS_MAX]]
+
+
+def _report(base: Report, of_message: Fields, fields: Fields) -> Report:
+    return msgspec.structs.replace(
+        base,
+        form=Form.DSN,
+        action=_first(_WORD, fields.get("action").lower()),
+        status=_first(_STATUS, fields.get("status")),
+        diagnostic=_SEVERAL.sub(" ", typed(fields.get("diagnostic-code"))),
+        remote_mta=typed(fields.get("remote-mta")),
+        reporting_mta=typed(of_message.get("reporting-mta")),
+        final_recipient=_address(fields.get("final-recipient")),
+        original_recipient=_address(fields.get("original-recipient")),
+        at=fields.get("last-attempt-date") or base.at,
+    )
+
+
+def typed(value: str) -> str:
+    """A field's value without the type before its semicolon: ``smtp; 550 No such user`` (RFC 3464 §2.1.2)."""
+    kind, semicolon, rest = value.partition(";")
+    return rest.strip() if semicolon and re.fullmatch(r"\s*[\w-]{1,20}\s*", kind) else value.strip()
+
+
+def _address(value: str) -> str:
+    r"""RFC 6533 §3 spells what isn't ASCII as ``\x{F6}``."""
+    return _ESCAPED.sub(_character, typed(value)).strip("<> ")
+
+
+def _character(found: re.Match[str]) -> str:
+    number = int(found[1], 16)
+    return chr(number) if number < 0x110000 and not 0xD800 <= number < 0xE000 else found[0]
+
+
+def _first(pattern: re.Pattern[str], text: str) -> str:
+    found = pattern.search(text)
+    return found[0] if found else ""

@@ -1,0 +1,128 @@
+"""A bounce in words only, as MTAs without RFC 3464 write it, in; what it says, and whose words they are, out.
+
+Which email it is about is told by the address it came to; so no one has to be found in the text.
+"""
+
+import re
+from typing import Final, NamedTuple
+
+import msgspec
+
+from pipeline.bounces.mime import Letter
+from pipeline.bounces.report import Form, Report
+
+SPOKEN_MAX: Final = 20_000
+"""Characters of a text that can hold the reason: what follows is our message."""
+
+
+class Dialect(NamedTuple):
+    """How a program says that it gave up, or goes on trying."""
+
+    writer: str
+    words: re.Pattern[str]
+    action: str = "failed"
+
+
+def _dialect(writer: str, words: str, action: str = "failed") -> Dialect:
+    return Dialect(writer, re.compile(words, re.IGNORECASE), action)
+
+
+# In order: who goes on trying says so beside words that others use for giving up.
+DIALECTS: Final = (
+    _dialect(
+        "exim", r"no action is required on your part|message .{0,60}has not (?:yet )?been delivered to", "delayed"
+    ),
+    _dialect("sendmail", r"this is a warning message only|warning: (?:could not|cannot) send message for", "delayed"),
+    _dialect("postfix", r"your message could not be delivered for .{0,40}\n?.{0,40}it will be retried", "delayed"),
+    _dialect(
+        "gmail", r"will (?:continue|keep) trying to deliver|will retry for|delivery .{0,40}has been delayed", "delayed"
+    ),
+    _dialect("exchange", r"delivery is delayed to these recipients|no need to resend", "delayed"),
+    _dialect("qmail", r"this is the qmail-send program|i'm afraid i wasn't able to deliver your message"),
+    _dialect("exim", r"could not be delivered to (?:one or more of its|all of its|the following) *\n? *recipients?"),
+    _dialect(
+        "postfix", r"this is the (?:postfix program|mail system) at|message could not\s+be delivered to one or more"
+    ),
+    _dialect("gmail", r"delivery to the following recipients? (?:has )?failed|wasn't delivered to .{0,200}because"),
+    _dialect("exchange", r"did not reach the following recipient|your message (?:can't|couldn't) be delivered"),
+    _dialect("exchange", r"delivery has failed to these recipients|undeliverable: "),
+    _dialect("domino", r"was not delivered to:|not listed in (?:domino|public name) directory"),
+    _dialect("yahoo", r"we were unable to deliver your message to the following address"),
+    _dialect(
+        "sendmail", r"transcript of session follows|following addresses had (?:permanent )?(?:fatal )?(?:delivery )?err"
+    ),
+    _dialect("groupwise", r"the message that you sent was undeliverable to the following"),
+    _dialect("opensmtpd", r"an error has occurred while attempting to deliver a message for"),
+    _dialect(
+        "",
+        r"undeliver(?:able|ed)|delivery (?:\w+ )?fail|fail(?:ed|ure) (?:\w+ ){0,3}deliver|returned mail|mail failure"
+        r"|(?:unable to|could not(?: be)?|cannot(?: be)?|can't be|couldn't be|not be|wasn't|was not) *\n? *deliver"
+        r"|permanent (?:fatal )?error|failure notice|delivery (?:notification|report|status)|user unknown|no such user"
+        r"|message not delivered|returning message to sender|non-?delivery|mailbox (?:is )?full|rejected by",
+    ),
+)
+
+_CUT: Final = re.compile(
+    r"(?im)^\W*(?:-+ *)?(?:below this line is a copy|this is a copy of|(?:the )?original message(?: follows| headers)?"
+    r"|unsent message follows|message header follows|message headers? follows?|returned message|message text follows"
+    r"|the first \d+ lines? of|received message follows|included is a copy|undelivered message)\b"
+    r"|^(?:return-path|received|dkim-signature|message-id): "
+)
+_MAILER: Final = re.compile(
+    r"mailer-?daemon|postmaster|mail *delivery|mail *administrator|system administrator|mail *router"
+    r"|mdaemon|delivery *(?:subsystem|system|service)|mail *system|courier|bounce",
+    re.IGNORECASE,
+)
+_SAID: Final = re.compile(
+    r"(?im)(?:^|said:?|says:?|\]:|<<<|reason:?|was:?|returned:?|error_code *:|\bsmtp;|response:?|'|\"|;|:) *\n? *"
+    r"([245]\d\d[ -]#?[^\s\d].{0,300}|[45]\d\d[ -]#?[45]\.\d{1,3}\.\d{1,3}\b.{0,300}|[45]\d\d(?= *$))"
+)
+_HASH: Final = re.compile(r".{0,200}#[45]\.\d{1,3}\.\d{1,3}.{0,100}")
+_ENHANCED: Final = re.compile(r"(?m)^.{0,200}(?<![\d.])[45]\.\d{1,3}\.\d{1,3}(?![\d.]).{0,200}$")
+_REASON: Final = re.compile(
+    r"(?im)^.*(?:unknown (?:user|recipient|address)|no such|unrouteable|quota|mailbox full|not (?:listed|found|exist|recogni)"
+    r"|(?:user|recipient|address|mailbox|account) (?:\S+ ){0,3}?(?:unknown|not|does|is |has |over|full|exceed)"
+    r"|timed? ?out|refused|denied|rejected|too (?:large|long)|host|domain|spam).*$"
+)
+
+
+def read(letter: Letter, base: Report, *, null_sender: bool) -> list[Report]:
+    """The one report of a textual bounce; empty where it is none."""
+    text = spoken(letter)
+    subject = letter.fields.get("subject")
+    if not (null_sender or by_machine(letter)):
+        return []
+    told = f"{subject}\n{text}"
+    found = next((one for one in DIALECTS if one.words.search(told)), None)
+    if found is None and "x-failed-recipients" not in letter.fields:
+        return []
+    writer, action = (found.writer, found.action) if found else ("", "failed")
+    return [msgspec.structs.replace(base, form=Form.TEXT, writer=writer, action=action, diagnostic=reason(told))]
+
+
+def by_machine(letter: Letter) -> bool:
+    """Whether a mail system wrote it, by its own account."""
+    fields = letter.fields
+    return "x-failed-recipients" in fields or bool(_MAILER.search(fields.get("from") + fields.get("sender")))
+
+
+def spoken(letter: Letter) -> str:
+    """The sender's own words, without the message that it returns."""
+    part = letter.first("text/plain")
+    if part is None:
+        markup = letter.first("text/html")
+        text = "" if markup is None else re.sub(r"<[^<>]{0,2000}>", " ", markup.text[: SPOKEN_MAX * 4])
+    else:
+        text = part.text
+    text = text[:SPOKEN_MAX]
+    cut = _CUT.search(text)
+    return text[: cut.start()] if cut else text
+
+
+def reason(text: str) -> str:
+    """The line that says why: what the other server answered, else what holds a code, else what sounds like it."""
+    for pattern in (_SAID, _HASH, _ENHANCED, _REASON):
+        found = pattern.search(text)
+        if found:
+            return " ".join((found[1] if pattern is _SAID else found[0]).split())
+    return ""

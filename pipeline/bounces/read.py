@@ -1,0 +1,76 @@
+"""A raw message and its envelope in; what it reports, recipient by recipient, out."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from pipeline.bounces import dsn, feedback, legacy, mime, replies
+from pipeline.bounces.mime import Letter
+from pipeline.bounces.report import Form, Report
+
+TO: Final = "x-envelope-to"
+FROM: Final = "x-envelope-from"
+TRUNCATED: Final = "x-truncated"
+"""The names under which an envelope lies beside its message on `provider-webhooks`."""
+
+OURS: Final = re.compile(r"\b([bu]-[a-z2-7]{26}-[a-z2-7]{26}@[a-z0-9.-]{1,255})", re.IGNORECASE)
+"""Shaped like an address of ours; whether it is one is the signature's to say."""
+_NAMING: Final = ("x-original-to", "delivered-to", "envelope-to", "x-delivered-to", "x-apparently-to", "to")
+"""Where a mailbox notes whom a message was for, nearest to the envelope first."""
+
+
+def read(raw: bytes, envelope: Mapping[str, str]) -> list[Report]:
+    """All that a message reports; at least one report, and that of a stranger's mail is just that."""
+    letter = mime.read(raw)
+    to = _addressed(letter, envelope.get(TO, ""))
+    base = Report(
+        form=Form.MAIL,
+        to=to,
+        identity=_identity(letter, raw),
+        at=letter.fields.get("date"),
+        truncated=TRUNCATED in envelope,
+    )
+    null_sender = envelope.get(FROM, "").strip() in ("<>", "") and _null_path(letter)
+    return (
+        dsn.read(letter, base)
+        or feedback.read(letter, base)
+        or _unsubscribes(letter, base, null_sender=null_sender)
+        or legacy.read(letter, base, null_sender=null_sender)
+        or replies.read(letter, base)
+        or [msgspec.structs.replace(base, references=replies.answered(letter))]
+    )
+
+
+def _unsubscribes(letter: Letter, base: Report, *, null_sender: bool) -> list[Report]:
+    """A person's program writes to that address; a bounce or an out-of-office that strays there means nothing."""
+    wanted = any(address.startswith("u-") for address in base.to)
+    if not wanted or null_sender or replies.automatic(letter):
+        return []
+    return [msgspec.structs.replace(base, form=Form.UNSUBSCRIBE)]
+
+
+def _addressed(letter: Letter, envelope: str) -> tuple[str, ...]:
+    """Addresses of our shape: of the envelope, else (a mailbox or a forwarder lost it) of the header.
+
+    Whoever can write such an address into a header could as well have written to it.
+    """
+    named = [envelope] if envelope else []
+    named += [value for name in _NAMING for value in letter.fields.all(name)]
+    found = [address.lower() for value in named for address in OURS.findall(value)]
+    return tuple(dict.fromkeys(found))[:5]
+
+
+def _null_path(letter: Letter) -> bool:
+    return letter.fields.get("return-path").strip() in ("<>", "")
+
+
+def _identity(letter: Letter, raw: bytes) -> str:
+    """Its Message-ID; else a hash of what no server on the way adds to."""
+    given = letter.fields.get("message-id")
+    if given:
+        return given[:500]
+    date, body = letter.fields.get("date"), mime.divide(raw)[1]
+    return hashlib.sha256(date.encode("utf-8", "replace") + b"\n" + body.replace(b"\r", b"").rstrip()).hexdigest()
