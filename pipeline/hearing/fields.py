@@ -56,12 +56,17 @@ class Fields:
         raw = self._at(path)
         return [bytes(one) for one in _RAWS.decode(raw)] if raw.startswith(b"[") else []
 
+    def objects(self, *path: str) -> list["Fields"]:
+        """An array's objects; its other items are left out."""
+        return [Fields(_RAW.decode(one)) for one in self.items(*path) if one.startswith(b"{")]
+
+    def texts(self, *path: str) -> list[str]:
+        """An array's items as texts; those that are none are left out."""
+        return list(filter(None, (Fields({"": msgspec.Raw(one)}).text("") for one in self.items(*path))))
+
     def email_id(self, *path: str) -> EmailId | None:
         """The id that we embedded, where this is one."""
-        try:
-            return EmailId(str(uuid.UUID(self.text(*path))))
-        except ValueError:
-            return None
+        return as_email_id(self.text(*path))
 
     def _at(self, path: tuple[str, ...]) -> bytes:
         raw = self.raw
@@ -69,6 +74,14 @@ class Fields:
             inner = bytes(raw.get(name, b""))
             raw = _RAW.decode(inner) if inner.startswith(b"{") else {}
         return bytes(raw.get(path[-1], b""))
+
+
+def as_email_id(text: str) -> EmailId | None:
+    """The id that this text is, if it is one."""
+    try:
+        return EmailId(str(uuid.UUID(text)))
+    except ValueError:
+        return None
 
 
 def split_array(body: bytes) -> list[bytes]:

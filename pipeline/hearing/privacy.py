@@ -47,8 +47,9 @@ def native(event: bytes, hide: Hide, *, personal: frozenset[str], words: frozens
 
 
 def native_strictly(event: bytes, hide: Hide, *, personal: frozenset[str], verbatim: frozenset[str]) -> msgspec.Raw:
-    """As `native`, but without all that looks like an address, in fields that nobody has heard of yet, too; only in
-    those named in ``verbatim``, links and message ids, no more is hidden than ``hide`` knows. Raises Unrecognised.
+    """As `native`, but without all that looks like an address, in fields that nobody has heard of yet, too.
+
+    Only in those named in ``verbatim``, links and message ids, no more is hidden than ``hide`` knows.
     """
     return _told(event, _Cleaner(lambda text: hide_all(hide(text)), hide, verbatim, personal))
 

@@ -5,16 +5,20 @@ from typing import Final
 
 from pipeline.errors import NotFound
 from pipeline.hearing.adapter import Adapter, Once, Subscribing
-from pipeline.providers import mail, sendgrid
+from pipeline.providers import mail, mailgun, postmark, sendgrid, ses, sparkpost
 
 ADAPTERS: Final[Mapping[str, Adapter]] = {
     "mail": mail,
     "sendgrid": sendgrid,
     "sandbox": sendgrid,
+    "ses": ses,
+    "mailgun": mailgun,
+    "postmark": postmark,
+    "sparkpost": sparkpost,
 }
-SUBSCRIBING: Final[Mapping[str, Subscribing]] = {}
+SUBSCRIBING: Final[Mapping[str, Subscribing]] = {"ses": ses}
 """Those whose signatures need a certificate, and who ask before they send."""
-ONCE: Final[Mapping[str, Once]] = {}
+ONCE: Final[Mapping[str, Once]] = {"mailgun": mailgun}
 """Those whose signature covers a token instead of the body."""
 
 

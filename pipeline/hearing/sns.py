@@ -1,0 +1,146 @@
+"""Amazon SNS's envelope: a request in; whether it is Amazon's, which topic, and what it carries out. Sans-I/O.
+
+https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html
+"""
+
+import functools
+import re
+import urllib.parse
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA1, SHA256
+
+from pipeline.errors import Forged, Unrecognised
+from pipeline.hearing import proof, times
+from pipeline.hearing.adapter import Incoming
+
+NOTIFICATION: Final = "Notification"
+SUBSCRIPTION: Final = "SubscriptionConfirmation"
+UNSUBSCRIPTION: Final = "UnsubscribeConfirmation"
+
+_HOST: Final = r"https://sns\.[a-z0-9-]{3,32}\.amazonaws\.com(?:\.cn)?"
+# Anybody can put a certificate under amazonaws.com, in a bucket; only SNS under this name and path.
+_CERTIFICATE: Final = re.compile(rf"{_HOST}/SimpleNotificationService-[A-Za-z0-9]+\.pem")
+_CONFIRMATION: Final = re.compile(rf"{_HOST}/\?[A-Za-z0-9=&%._~:-]+")
+
+_SIGNED: Final = ("Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type")
+_SIGNED_TO_CONFIRM: Final = ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type")
+SIGNED: Final = {
+    NOTIFICATION: _SIGNED,
+    SUBSCRIPTION: _SIGNED_TO_CONFIRM,
+    UNSUBSCRIPTION: _SIGNED_TO_CONFIRM,
+}
+HASHES: Final = {"1": SHA1, "2": SHA256}
+
+
+class Envelope(msgspec.Struct, frozen=True, rename="pascal"):
+    """What SNS wraps around a message."""
+
+    type: str
+    message_id: str
+    topic_arn: str
+    message: str
+    timestamp: str
+    signature_version: str = ""
+    signature: str = ""
+    signing_cert: str = msgspec.field(name="SigningCertURL", default="")
+    subject: str | None = None
+    token: str | None = None
+    subscribe: str | None = msgspec.field(name="SubscribeURL", default=None)
+
+    def signed(self) -> bytes:
+        """The bytes that SNS signs: each field's name and value on lines of their own; an absent subject has none."""
+        values = msgspec.to_builtins(self)
+        lines = [f"{name}\n{values[name]}\n" for name in SIGNED.get(self.type, ()) if values.get(name) is not None]
+        return "".join(lines).encode()
+
+
+_DECODER: Final = msgspec.json.Decoder(Envelope)
+
+
+def open_envelope(body: bytes) -> Envelope:
+    """Raises Unrecognised."""
+    try:
+        return _DECODER.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise Unrecognised(
+            "no SNS envelope; with raw message delivery SNS signs nothing: turn it off for this subscription"
+        ) from None
+
+
+def require_signed(incoming: Incoming, topics: Sequence[str], now_ms: int, max_age_s: int) -> None:
+    """Raise Forged unless SNS signed it, lately, for one of these topics.
+
+    The topic is asked for first: whoever has an AWS account gets whatever they like signed, for topics of their own.
+    """
+    envelope = _opened(incoming)
+    if envelope.topic_arn not in topics:
+        raise Forged("an SNS topic that is not among the provider's keys")
+    if envelope.type not in SIGNED or envelope.signature_version not in HASHES:
+        raise Forged("an SNS message of an unknown type or signature version")
+    _pinned(_CERTIFICATE, envelope.signing_cert, "certificate")
+    key = _public_key(incoming.certificate, now_ms // 86_400_000)
+    try:
+        signature = proof.from_base64(envelope.signature)
+        key.verify(signature, envelope.signed(), padding.PKCS1v15(), HASHES[envelope.signature_version]())
+    except (InvalidSignature, UnsupportedAlgorithm):
+        raise Forged("the SNS message's signature is not Amazon's") from None
+    try:
+        sent_ms = times.from_iso(envelope.timestamp)
+    except Unrecognised as error:
+        raise Forged(str(error)) from None
+    proof.require_fresh(str(sent_ms // 1000), now_ms, max_age_s)
+
+
+def certificate_url(incoming: Incoming) -> str:
+    """Where the signer's certificate lies. Raises Forged for any place but Amazon's."""
+    return _pinned(_CERTIFICATE, _opened(incoming).signing_cert, "certificate")
+
+
+def confirmation_url(incoming: Incoming) -> str | None:
+    """What confirms a subscription. Raises Forged for any place but Amazon's, and for another action or topic.
+
+    An unsubscription names an address as well: visiting it would subscribe again.
+    """
+    envelope = _opened(incoming)
+    if envelope.type != SUBSCRIPTION:
+        return None
+    url = _pinned(_CONFIRMATION, envelope.subscribe or "", "confirmation")
+    query = urllib.parse.parse_qs(urllib.parse.urlsplit(url).query)
+    if query.get("Action") != ["ConfirmSubscription"] or query.get("TopicArn") != [envelope.topic_arn]:
+        raise Forged("a confirmation address for something else")
+    return url
+
+
+def _opened(incoming: Incoming) -> Envelope:
+    try:
+        return open_envelope(incoming.body)
+    except Unrecognised as error:
+        raise Forged(str(error)) from None
+
+
+def _pinned(pattern: re.Pattern[str], url: str, what: str) -> str:
+    if not pattern.fullmatch(url):
+        raise Forged(f"the SNS message's {what} does not lie with SNS")
+    return url
+
+
+@functools.lru_cache(maxsize=64)
+def _public_key(pem: bytes, day: int) -> rsa.RSAPublicKey:
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise Forged("the SNS certificate is not to be had, or none") from None
+    from_day = int(certificate.not_valid_before_utc.timestamp()) // 86_400
+    to_day = int(certificate.not_valid_after_utc.timestamp()) // 86_400
+    if not from_day <= day <= to_day:
+        raise Forged("the SNS certificate is not valid today")
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise Forged("the SNS certificate's key is not RSA")
+    return key

@@ -1,0 +1,168 @@
+"""Mailgun's webhooks: a request with its signature inside in, one DeliveryEvent out.
+
+https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/webhooks
+The form posts of before 2018 are not read: Mailgun documents them no more.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from pipeline.errors import Forged, Unrecognised
+from pipeline.hearing import proof, times, words
+from pipeline.hearing.adapter import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
+from pipeline.hearing.fields import Fields
+from pipeline.hearing.privacy import hide_all, hider, native_strictly
+from topics import ids
+from topics.events import BounceClass, DeliveryEvent, EventKind
+from topics.record import EmailId
+
+HORIZON_S: Final = 9 * 60 * 60  # it retries "during 8 hours": the seven pauses that it lists are 8 h 5 min
+
+KINDS: Final = {
+    "accepted": EventKind.QUEUED,
+    "rejected": EventKind.DROPPED,
+    "delivered": EventKind.DELIVERED,
+    "failed": EventKind.BOUNCED,
+    "opened": EventKind.OPENED,
+    "clicked": EventKind.CLICKED,
+    "unsubscribed": EventKind.UNSUBSCRIBED,
+    "complained": EventKind.COMPLAINED,
+}
+
+# Why it failed for good. "generic" says nothing of the address; the codes may.
+REASONS: Final = {
+    "bounce": (EventKind.BOUNCED, BounceClass.HARD),
+    "hardfail": (EventKind.BOUNCED, BounceClass.HARD),
+    "generic": (EventKind.BOUNCED, None),
+    "espblock": (EventKind.BOUNCED, BounceClass.SOFT),
+    "blacklisted": (EventKind.BOUNCED, BounceClass.SOFT),
+    "greylisted": (EventKind.BOUNCED, BounceClass.SOFT),
+    "old": (EventKind.BOUNCED, BounceClass.SOFT),
+    "suppress-bounce": (EventKind.DROPPED, None),
+    "suppress-complaint": (EventKind.DROPPED, None),
+    "suppress-unsubscribe": (EventKind.DROPPED, None),
+}
+
+# https://documentation.mailgun.com/docs/mailgun/user-manual/tracking-messages  "Open and Click Bot Detection"
+MACHINES: Final = {"apple": "apple-mail-privacy", "gmail": "gmail-bot", "generic": "security-scanner"}
+
+_PERSONAL: Final = frozenset({"recipient", "recipients", "sender", "targets", "mail-from", "to", "from", "subject"}) | {
+    *("ip", "geolocation", "storage", "attachments", "routes")
+}
+_VERBATIM: Final = frozenset({"url", "message-id"})
+
+
+def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
+    """Raise Forged unless the signature is made with one of ``keys``, at most ``max_age_s`` ago.
+
+    It covers its own time and a token only, not the event: see `token`.
+    """
+    signature = _signature(incoming)
+    timestamp, code = signature.text("timestamp"), signature.text("token")
+    given = proof.from_hex(signature.text("signature"))
+    if not code or not proof.equal_to_any(given, proof.hmac_sha256(keys, f"{timestamp}{code}".encode())):
+        raise Forged("the webhook's signature is not its provider's")
+    proof.require_fresh(timestamp, now_ms, max_age_s)
+
+
+def token(incoming: Incoming) -> tuple[str, bytes]:
+    """The token, good for this body only."""
+    return _signature(incoming).text("token"), hashlib.sha256(incoming.body).digest()
+
+
+def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
+    """The one event of a request, without its signature. Raises Unrecognised."""
+    event = Fields.read(body).raw.get("event-data")
+    if event is None:
+        raise Unrecognised("an object without `event-data`")
+    return [bytes(event)]
+
+
+def normalize(event: bytes, context: Context) -> DeliveryEvent:
+    """One event in our words, with its own words beside them and without any address."""
+    fields = Fields.read(event)
+    name, status = fields.text("event"), fields.object("delivery-status")
+    if not name:
+        raise Unrecognised("an object without `event`")
+    kind, bounce_class = _kind(fields, status)
+    text = _said(fields, status)
+    hide = hider(
+        [fields.text("recipient"), fields.text("envelope", "targets"), fields.text("message", "headers", "to")]
+    )
+    return DeliveryEvent(
+        email_id=_email_id(fields, context),
+        event_id=_event_id(fields, context),
+        kind=kind,
+        occurred_at=times.from_seconds(fields.text("timestamp")),
+        recorded_at=context.received_at,
+        provider=context.provider,
+        machine=_machine(fields.text("client-info", "bot")) if kind in _BY_READERS else "",
+        bounce_class=bounce_class,
+        bounce_type=fields.text("severity"),
+        bounce_subtype=fields.text("reason"),
+        code=words.reply_code(status.text("code")),
+        enhanced=words.enhanced_code(status.text("enhanced-code"), status.text("bounce-code"), text),
+        text=hide_all(hide(text)),
+        url=hide(fields.text("url")),
+        user_agent=fields.text("client-info", "user-agent"),
+        provider_message_id=fields.text("message", "headers", "message-id").strip("<>"),
+        native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+    )
+
+
+_BY_READERS: Final = (EventKind.OPENED, EventKind.CLICKED)
+_NO_SUCH_ADDRESS: Final = ("5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10")
+
+
+def _signature(incoming: Incoming) -> Fields:
+    try:
+        return Fields.read(incoming.body).object("signature")
+    except Unrecognised as error:
+        raise Forged(str(error)) from None
+
+
+def _kind(fields: Fields, status: Fields) -> tuple[EventKind, BounceClass | None]:
+    kind = KINDS.get(fields.text("event"), EventKind.UNKNOWN)
+    if kind is not EventKind.BOUNCED:
+        return kind, None
+    if fields.text("severity") == "temporary":
+        return EventKind.DEFERRED, None
+    kind, told = REASONS.get(fields.text("reason"), (kind, None))
+    return kind, (told or _by_codes(status)) if kind is EventKind.BOUNCED else None
+
+
+def _by_codes(status: Fields) -> BounceClass:
+    """Hard only where Mailgun or the code says that there is no such address."""
+    enhanced = words.enhanced_code(*map(status.text, ("enhanced-code", "bounce-code", "message")))
+    hard = status.text("bounce-type") == "hard" or enhanced in _NO_SUCH_ADDRESS
+    return BounceClass.HARD if hard else BounceClass.SOFT
+
+
+def _said(fields: Fields, status: Fields) -> str:
+    told = (status.text("message"), status.text("description"), fields.text("reject", "reason"))
+    return next(filter(None, told), "")
+
+
+def _machine(bot: str) -> str:
+    return MACHINES.get(bot, "bot") if bot else ""
+
+
+def _email_id(fields: Fields, context: Context) -> EmailId:
+    given = fields.email_id("user-variables", EMAIL_ID_KEY)
+    named = fields.text("message", "headers", "message-id").strip("<>")
+    return given or context.proofs.message_id(f"<{named}>") or UNCORRELATED
+
+
+def _event_id(fields: Fields, context: Context) -> str:
+    """Its `id` is "guaranteed to be unique within a day": with its time, for ever.
+
+    The signature's token would make two of an event that two webhooks tell, the domain's and the account's.
+    """
+    if given := fields.text("id"):
+        return f"mailgun:{given}:{fields.text('timestamp')}"
+    parts = (
+        fields.text("message", "headers", "message-id"),
+        *map(fields.text, ("event", "recipient", "timestamp", "url")),
+    )
+    return ids.event_id("mailgun", context.provider, *parts)
