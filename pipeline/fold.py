@@ -9,12 +9,12 @@ from typing import Any, Final
 from topics.acks import Ack, Acked, Deferred, Dropped, Failed, Rejected
 from topics.changes import Fact
 from topics.conversions import ConversionResult, Outcome
-from topics.events import BounceClass, DeliveryEvent, EventKind
+from topics.events import BounceClass, Correction, DeliveryEvent, EventKind, Retraction
 from topics.ids import id_hash
-from topics.join import absorb
+from topics.join import DETAILS, absorb
 from topics.record import Millis
 from topics.requests import SendRequest
-from topics.states import Detail, EmailState, Mark, Settlement
+from topics.states import Corrected, Detail, EmailState, Mark, Settlement
 
 Parts = dict[str, Any]
 """Fields of an EmailState: what one fact says."""
@@ -42,7 +42,7 @@ _MARK_OF_ACK: Final[dict[type, str]] = {
     Dropped: "dropped",
     Failed: "failed",
 }
-_DETAIL_OF: Final = {"bounced": "bounce", "complained": "complaint", "dropped": "drop", "failed": "failure"}
+_DETAIL_OF: Final = {mark: detail for detail, mark in DETAILS.items()}
 _BY_MACHINES: Final = {"opened": "opened_machine", "clicked": "clicked_machine"}
 _SETTLES: Final = frozenset({Outcome.DELIVERED, Outcome.REFUSED, Outcome.GIVEN_UP})
 
@@ -79,7 +79,15 @@ def parts(fact: Fact) -> Parts:
         return _request(fact)
     if isinstance(fact, ConversionResult):
         return _conversion(fact)
+    if isinstance(fact, Retraction):
+        return {"corrected": (_corrected(fact, fact.corrects, "", None),)}
     return _ack(fact)
+
+
+def mark_of(event: DeliveryEvent) -> str:
+    """The mark that an event counts for."""
+    name = _MARK_OF.get(event.kind, "unknown")
+    return _BY_MACHINES.get(name, name) if event.machine else name
 
 
 def bounce_class(code: int, enhanced: str) -> BounceClass:
@@ -90,15 +98,27 @@ def bounce_class(code: int, enhanced: str) -> BounceClass:
 
 
 def _event(event: DeliveryEvent) -> Parts:
-    name = _MARK_OF.get(event.kind, "unknown")
-    if event.machine:
-        name = _BY_MACHINES.get(name, name)
+    name = mark_of(event)
     found: Parts = {name: _mark(event.event_id, event.occurred_at, event.recorded_at)}
     if name in _DETAIL_OF:
         found[_DETAIL_OF[name]] = _detail(event, name, event.bounce_type, event.bounce_subtype)
     if event.provider_message_id:
         found["provider_ids"] = ((event.provider, event.provider_message_id),)
+    if event.corrects is not None:
+        detail = found.get(_DETAIL_OF.get(name, ""))
+        found["corrected"] = (_corrected(event, event.corrects, name, detail),)
     return found
+
+
+def _corrected(fact: DeliveryEvent | Retraction, told: Correction, mark: str, detail: Detail | None) -> Corrected:
+    return Corrected(
+        was=told.was,
+        mark=mark,
+        id=id_hash(fact.event_id),
+        revision=told.revision,
+        recorded=told.at,
+        detail=detail,
+    )
 
 
 def _ack(ack: Ack) -> Parts:

@@ -18,7 +18,7 @@ from pipeline.kafka import consumer, partition_of
 from projections.columns import storable
 from projections.debts import DIALECT
 from projections.postgres import Story, Told
-from projections.steps import event_id
+from projections.steps import event_id, revision
 from topics.codec import Undecodable, decode
 from topics.ids import email_id
 from topics.record import EmailId, Place
@@ -57,7 +57,9 @@ async def _story(rt: Runtime, reader: AIOKafkaConsumer, wanted: EmailId) -> Stor
         number = await _partition(rt, reader, topic, wanted)
         for fact, place in await _facts(rt, reader, topic, number, wanted):
             state = evolve(state, fact)
-            timeline.setdefault(event_id(fact), Told(fact, [])).places.append(str(place))
+            told = timeline.get(event_id(fact), Told(fact, []))
+            newest = fact if revision(fact) > revision(told.fact) else told.fact
+            timeline[event_id(fact)] = Told(newest, [*told.places, str(place)])
     if state is None:
         return None
     return Story(state=state, version=0, since=0, partition=number, timeline=list(timeline.values()), jobs=[])

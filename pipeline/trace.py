@@ -17,7 +17,7 @@ from projections.steps import kind, occurred_at
 from topics.acks import Acked, Deferred, Dropped, Failed
 from topics.changes import Fact
 from topics.conversions import ConversionResult, Outcome, Word
-from topics.events import DeliveryEvent
+from topics.events import Correction, DeliveryEvent, Retraction
 from topics.readings import owed, status
 from topics.record import EmailId, Millis
 from topics.requests import SendRequest
@@ -131,6 +131,8 @@ def _details(fact: Fact) -> list[str]:
         return _request(fact)
     if isinstance(fact, DeliveryEvent):
         return _event(fact)
+    if isinstance(fact, Retraction):
+        return [f"by {fact.provider}", _corrected(fact.corrects), "it goes by another id"]
     if isinstance(fact, ConversionResult):
         answer = f"HTTP {fact.status}" if fact.status else "no answer"
         return [f"attempt {fact.attempt}", f"to {fact.destination}", answer, fact.detail]
@@ -158,7 +160,12 @@ def _event(fact: DeliveryEvent) -> list[str]:
         _words(fact),
         fact.url,
         fact.user_agent,
+        "" if fact.corrects is None else _corrected(fact.corrects),
     ]
+
+
+def _corrected(told: Correction) -> str:
+    return f"corrected at {clock(told.at)}, it counted as {told.was or 'nothing'}"
 
 
 def _words(fact: Any) -> str:
@@ -167,10 +174,12 @@ def _words(fact: Any) -> str:
 
 
 def _conversions(story: Story) -> list[dict[str, Any]]:
-    """Each word that is owed: what became of it, in the order in which they are told."""
+    """Each word that is owed or was booked: what became of it, in the order in which they are told."""
     jobs = {job["name"]: job for job in story.jobs if job["queue"] == "emit"}
     attempts = [told.fact for told in story.timeline if isinstance(told.fact, ConversionResult)]
-    words = sorted(owed(story.state), key=lambda word: jobs[word]["seq"] if word in jobs else 99)
+    known = owed(story.state)
+    booked = [word for word in Word if word in jobs and word not in known]
+    words = sorted([*known, *booked], key=lambda word: jobs[word]["seq"] if word in jobs else 99)
     return [_conversion(story, word, jobs.get(word), attempts) for word in words]
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from projections.debts import Debt, encode
-from projections.steps import Moment, Standing, Version, bigint, kind, occurred_at, text
-from projections.suppressing import Key, Suppression
+from projections.steps import Moment, Standing, Version, bigint, kind, occurred_at, revision, text
+from projections.suppressing import Key, Sign
 from topics.codec import encode as encode_record
 from topics.conversions import Word
 from topics.ids import brand_uuid, fingerprint
@@ -74,22 +74,25 @@ def timeline(moments: Iterable[tuple[tuple[EmailId, str], Moment]]) -> Iterable[
             "occurred_at": occurred_at(moment.fact),
             "recorded_at": bigint(moment.fact.recorded_at),
             "places": " ".join(moment.places),
+            "revision": revision(moment.fact),
             "fact": _encode_fact(moment.fact),
         }
 
 
-def suppressions(found: Iterable[tuple[Key, Suppression]]) -> Iterable[Row]:
-    """Whom not to write to."""
-    for (tenant, brand, address_hash), why in sorted(found):
-        yield {
-            "tenant": tenant,
-            "brand": text(brand),
-            "address_hash": address_hash,
-            "reason": why.reason,
-            "since": bigint(why.since),
-            "email_id": why.email_id,
-            "event_id": text(why.event_id),
-        }
+def evidence(found: Iterable[tuple[Key, Sign | None]]) -> Iterable[Row]:
+    """What emails tell of their addresses."""
+    for key, sign in found:
+        if sign is not None:
+            yield {**_told_by(key), "event_id": text(sign.event_id), "at": bigint(sign.at)}
+
+
+def taken_back(found: Iterable[tuple[Key, Sign | None]]) -> Iterable[Row]:
+    """What they no longer tell."""
+    return (_told_by(key) for key, sign in found if sign is None)
+
+
+def _told_by(key: Key) -> Row:
+    return msgspec.structs.asdict(key) | {"reason": key.reason.value}
 
 
 def identities(requests: Iterable[SendRequest]) -> Iterable[Row]:

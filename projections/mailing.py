@@ -14,6 +14,7 @@ import msgspec
 
 from topics.changes import EmailChange
 from topics.join import MARKS
+from topics.readings import corrected_at
 from topics.record import EmailId, Millis
 from topics.states import EmailState
 
@@ -58,9 +59,13 @@ def rows(mails: Mapping[EmailId, Mailed]) -> Iterable[dict[str, Any]]:
 
 
 def updated_at(state: EmailState) -> Millis:
-    """When something last happened to it, repeats included: each view is an update."""
+    """When something last happened to it, repeats included: each view is an update, and so is a correction.
+
+    It never steps back, as the row's doesn't, so what was corrected counts as well.
+    """
     marks = (getattr(state, name) for name in MARKS)
-    return max((max(mark.last, mark.recorded) for mark in marks if mark is not None), default=0)
+    heard = max((max(mark.last, mark.recorded) for mark in marks if mark is not None), default=0)
+    return max(heard, corrected_at(state))
 
 
 def views(timeline: Iterable[tuple[EmailId, str]]) -> list[tuple[EmailId, str]]:

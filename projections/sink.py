@@ -113,7 +113,8 @@ async def _write(connection: Connection, partition: int, made: Step) -> None:
     await _bulk(connection, "close", columns.versions(made.closed))
     await _count(connection, made)
     await _bulk(connection, "remember", columns.timeline(made.timeline.items()))
-    await _bulk(connection, "suppress", columns.suppressions(made.suppressions.items()))
+    await _bulk(connection, "take_back", columns.taken_back(made.evidence.items()))
+    await _bulk(connection, "tell", columns.evidence(made.evidence.items()))
     await _bulk(connection, "identify", columns.identities(made.requests.values()))
 
 

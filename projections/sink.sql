@@ -54,19 +54,28 @@ select * from unnest(
 
 -- name: remember
 -- A fact seen again adds its place, unless that is known; the first hundred are kept, in the order they were seen.
-insert into timeline (email_id, event_id, kind, occurred_at, recorded_at, places, fact)
-select email_id, event_id, kind, occurred_at, recorded_at, string_to_array(places, ' '), fact
+-- An event read anew takes the place of its earlier reading.
+insert into timeline (email_id, event_id, kind, occurred_at, recorded_at, places, revision, fact)
+select email_id, event_id, kind, occurred_at, recorded_at, string_to_array(places, ' '), revision, fact
 from unnest(
     %(email_id)b::uuid[], %(event_id)b::text[], %(kind)b::text[], %(occurred_at)b::bigint[],
-    %(recorded_at)b::bigint[], %(places)b::text[], %(fact)b::bytea[]
-) as row (email_id, event_id, kind, occurred_at, recorded_at, places, fact)
-on conflict (email_id, event_id) do update set places = (
-    select array_agg(place order by seen) from (
-        select place, min(nth) as seen
-        from unnest(timeline.places || excluded.places) with ordinality as each (place, nth)
-        group by place order by seen limit 100
-    ) as kept
-) where not timeline.places @> excluded.places and cardinality(timeline.places) < 100
+    %(recorded_at)b::bigint[], %(places)b::text[], %(revision)b::bigint[], %(fact)b::bytea[]
+) as row (email_id, event_id, kind, occurred_at, recorded_at, places, revision, fact)
+on conflict (email_id, event_id) do update set
+    places = (
+        select array_agg(place order by seen) from (
+            select place, min(nth) as seen
+            from unnest(timeline.places || excluded.places) with ordinality as each (place, nth)
+            group by place order by seen limit 100
+        ) as kept
+    ),
+    kind = case when excluded.revision > timeline.revision then excluded.kind else timeline.kind end,
+    occurred_at = case when excluded.revision > timeline.revision then excluded.occurred_at else timeline.occurred_at end,
+    recorded_at = case when excluded.revision > timeline.revision then excluded.recorded_at else timeline.recorded_at end,
+    fact = case when excluded.revision > timeline.revision then excluded.fact else timeline.fact end,
+    revision = greatest(excluded.revision, timeline.revision)
+where excluded.revision > timeline.revision
+    or not timeline.places @> excluded.places and cardinality(timeline.places) < 100
 
 -- name: mail
 -- In the order of the ids, so that two partitions that write the same mails can't deadlock.
@@ -101,15 +110,19 @@ on conflict (mail_id) do update set
     mail = coalesce(excluded.mail, mails.mail) || jsonb_build_object(
         'views', mails.views + excluded.views, 'update_timestamp', greatest(mails.updated_at, excluded.updated_at))
 
--- name: suppress
-insert into suppressions (tenant, brand, address_hash, reason, since, email_id, event_id)
+-- name: tell
+insert into evidence (tenant, brand, address_hash, email_id, reason, event_id, at)
 select * from unnest(
-    %(tenant)b::text[], %(brand)b::text[], %(address_hash)b::bytea[], %(reason)b::text[], %(since)b::bigint[],
-    %(email_id)b::uuid[], %(event_id)b::text[])
-on conflict (tenant, brand, address_hash) do update set
-    reason = excluded.reason, since = excluded.since, email_id = excluded.email_id, event_id = excluded.event_id
-where (excluded.since, excluded.email_id, excluded.event_id collate "C")
-    < (suppressions.since, suppressions.email_id, suppressions.event_id collate "C")
+    %(tenant)b::text[], %(brand)b::text[], %(address_hash)b::bytea[], %(email_id)b::uuid[], %(reason)b::text[],
+    %(event_id)b::text[], %(at)b::bigint[])
+on conflict (tenant, address_hash, brand, email_id, reason) do update set event_id = excluded.event_id, at = excluded.at
+
+-- name: take_back
+delete from evidence where (tenant, address_hash, brand, email_id, reason) in (
+    select tenant, address_hash, brand, email_id, reason
+    from unnest(
+        %(tenant)b::text[], %(brand)b::text[], %(address_hash)b::bytea[], %(email_id)b::uuid[], %(reason)b::text[]
+    ) as row (tenant, brand, address_hash, email_id, reason))
 
 -- name: identify
 insert into intake.identities (email_id, fingerprint, recorded_at)

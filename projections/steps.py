@@ -15,10 +15,10 @@ import msgspec
 
 from projections import mailing
 from projections.debts import Debt, ended, new_debts
-from projections.suppressing import HashAddress, Key, Suppression, suppression
+from projections.suppressing import HashAddress, Key, Sign, signs
 from topics.changes import Applied, EmailChange, Fact, Tick
 from topics.conversions import ConversionResult, Word
-from topics.events import DeliveryEvent
+from topics.events import DeliveryEvent, Retraction
 from topics.join import merge
 from topics.readings import owed
 from topics.record import EmailId, Millis
@@ -66,7 +66,8 @@ class Step(msgspec.Struct):
     timeline: dict[tuple[EmailId, str], Moment] = msgspec.field(default_factory=dict)
     debts: list[Debt] = msgspec.field(default_factory=list)
     ended: dict[tuple[EmailId, Word], str] = msgspec.field(default_factory=dict)
-    suppressions: dict[Key, Suppression] = msgspec.field(default_factory=dict)
+    evidence: dict[Key, Sign | None] = msgspec.field(default_factory=dict)
+    """None: no longer told."""
     requests: dict[EmailId, SendRequest] = msgspec.field(default_factory=dict)
     mails: dict[EmailId, mailing.Mailed] = msgspec.field(default_factory=dict)
     through: Millis = 0
@@ -100,7 +101,7 @@ def _apply(made: Step, change: EmailChange, before: Standing | None, hash_addres
         return
     _stand(made, change, before, after)
     _owe(made, None if before is None else before.state, after)
-    _suppress(made, after, hash_address)
+    _tell(made, None if before is None else before.state, after, hash_address)
 
 
 def _stand(made: Step, change: EmailChange, before: Standing | None, after: EmailState) -> None:
@@ -130,10 +131,13 @@ def _owe(made: Step, before: EmailState | None, after: EmailState) -> None:
     }
 
 
-def _suppress(made: Step, after: EmailState, hash_address: HashAddress) -> None:
-    if found := suppression(after, hash_address):
-        key, why = found
-        made.suppressions[key] = min(why, made.suppressions.get(key, why))
+def _tell(made: Step, before: EmailState | None, after: EmailState, hash_address: HashAddress) -> None:
+    """What the email tells of its address that it didn't tell before, and what it takes back."""
+    told, tells = signs(before, hash_address), signs(after, hash_address)
+    if told == tells:
+        return
+    made.evidence |= dict.fromkeys(told.keys() - tells.keys())
+    made.evidence |= {key: sign for key, sign in tells.items() if told.get(key) != sign}
 
 
 def _remember(made: Step, email_id: EmailId, applied: Applied) -> None:
@@ -141,7 +145,10 @@ def _remember(made: Step, email_id: EmailId, applied: Applied) -> None:
     moment = made.timeline.get(key)
     if moment is None:
         made.timeline[key] = Moment(applied.fact, [place])
-    elif place not in moment.places and len(moment.places) < PLACES:
+        return
+    if revision(applied.fact) > revision(moment.fact):
+        moment.fact = applied.fact
+    if place not in moment.places and len(moment.places) < PLACES:
         moment.places.append(place)
 
 
@@ -150,8 +157,14 @@ def event_id(fact: Fact) -> str:
     return REQUEST_EVENT if isinstance(fact, SendRequest) else text(fact.event_id)
 
 
+def revision(fact: Fact) -> int:
+    """Which reading of an event this is: the timeline holds the highest."""
+    correction = fact.corrects if isinstance(fact, DeliveryEvent | Retraction) else None
+    return 0 if correction is None else bigint(correction.revision)
+
+
 def kind(fact: Fact) -> str:
-    """What happened, in a word: `accepted`, an ack's own tag, an event's kind, `conversion`."""
+    """What happened, in a word: `accepted`, an ack's own tag, an event's kind, `retraction`, `conversion`."""
     if isinstance(fact, SendRequest):
         return "accepted"
     if isinstance(fact, ConversionResult):

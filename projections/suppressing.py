@@ -1,49 +1,195 @@
-"""Suppressions: a state in, the address to write to no more out. Pure.
+"""Suppressions: what a state tells of its address; all that is told and decided in, whether to write out. Pure.
 
-A hard bounce or a complaint suppresses the address for the brand. The address itself stays out of
-the table: the caller hands in the keyed hash.
+What emails tell is kept as evidence, a row for each email and reason: emails of two partitions
+never write the same row, so they may come in any order, and a row goes when its email's state no
+longer says so. Whether an address gets mail is read from all of its rows and the latest decision.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from typing import Final
 
 import msgspec
 
 from topics.events import BounceClass
+from topics.readings import standing
 from topics.record import EmailId, Millis
-from topics.states import EmailState
+from topics.states import Detail, EmailState
+from topics.suppressions import Reason
+
+DAY_MS: Final = 86_400_000
 
 HashAddress = Callable[[str], bytes]
 
-Key = tuple[str, str, bytes]
+AddressKey = tuple[str, str, bytes]
 """Tenant, brand, keyed hash of the address."""
 
 
-class Suppression(msgspec.Struct, frozen=True, order=True):
-    """Why a brand doesn't write to an address, and since when. Of two, the smaller stands.
+class Key(msgspec.Struct, frozen=True):
+    """Which email tells what of which address."""
 
-    The order makes it a join: emails of two partitions may come in any order.
-    """
+    tenant: str
+    brand: str
+    address_hash: bytes
+    email_id: EmailId
+    reason: Reason
 
-    since: Millis
+
+class Sign(msgspec.Struct, frozen=True):
+    """From which event it is known and since when, by our clock."""
+
+    at: Millis
+    event_id: str = ""
+    """Empty for an unsubscribe: states keep no event of it, the timeline has it."""
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """One email's sign, as a verdict needs it."""
+
+    at: Millis
+    reason: Reason
     email_id: EmailId
     event_id: str
-    reason: str
 
 
-def suppression(state: EmailState, hash_address: HashAddress) -> tuple[Key, Suppression] | None:
-    """What this email's fate suppresses; nothing before the request says whose address it is."""
-    why = min(_reasons(state), default=None)
-    if why is None or state.request is None:
-        return None
+class Decided(msgspec.Struct, frozen=True):
+    """The latest decision about an address, for a brand or for all of them."""
+
+    nth: int
+    """Its place on the log: what comes later is later, whatever clocks say."""
+    brand: str
+    at: Millis
+    by: str
+    reason: Reason | None = None
+    """None: lifted."""
+    note: str = ""
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """When soft bounces are enough."""
+
+    soft_bounces: int
+    """0: never."""
+    days: int
+
+    def since(self, now: Millis) -> Millis:
+        """What is older no longer counts."""
+        return now - self.days * DAY_MS
+
+
+class Why(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a brand doesn't write to an address."""
+
+    reason: Reason
+    since: Millis
+    brand: str
+    """What was decided for all brands has all brands' name here."""
+    email_id: EmailId | None = None
+    event_id: str = ""
+    """Both are empty for a decision."""
+    by: str = ""
+    note: str = ""
+
+    @property
+    def listed(self) -> bool:
+        """Whether somebody decided it."""
+        return self.email_id is None
+
+    @property
+    def soft(self) -> bool:
+        """Whether soft bounces alone are it."""
+        return self.reason is Reason.SOFT_BOUNCE and not self.listed
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return f"listed, {self.reason}" if self.listed else self.reason.value
+
+
+def signs(state: EmailState | None, hash_address: HashAddress) -> dict[Key, Sign]:
+    """What this email tells of its address; nothing before its request says whose it is."""
+    if state is None or state.request is None:
+        return {}
+    told = _told(state)
+    if not told:
+        return {}
     request = state.request
-    return (request.tenant, request.brand, hash_address(request.recipient)), why
+    address_hash = hash_address(request.recipient)
+    # As a text column can hold it: Postgres has no NUL.
+    brand = stored(request.brand)
+    return {Key(request.tenant, brand, address_hash, state.email_id, reason): sign for reason, sign in told.items()}
 
 
-def _reasons(state: EmailState) -> list[Suppression]:
-    reasons = []
+def stored(brand: str) -> str:
+    """A brand's name as a text column can hold it: Postgres has no NUL."""
+    return brand.replace("\x00", "\ufffd")
+
+
+def _told(state: EmailState) -> dict[Reason, Sign]:
+    state = standing(state)
+    found: dict[Reason, Sign] = {}
     if state.complaint is not None:
-        at, event_id = state.complaint.at, state.complaint.event_id
-        reasons.append(Suppression(at, state.email_id, event_id, "complaint"))
-    if state.bounce is not None and state.bounce.bounce_class is BounceClass.HARD:
-        reasons.append(Suppression(state.bounce.at, state.email_id, state.bounce.event_id, "hard bounce"))
-    return reasons
+        found[Reason.COMPLAINT] = _sign(state.complaint)
+    if state.bounce is not None:
+        if state.bounce.bounce_class is BounceClass.HARD:
+            found[Reason.HARD_BOUNCE] = _sign(state.bounce)
+        elif blames_address(state.bounce):
+            found[Reason.SOFT_BOUNCE] = _sign(state.bounce)
+    if state.unsubscribed is not None:
+        # Whoever unsubscribes again, from an old email, after somebody lifted it, means it; a late
+        # report of the first time doesn't.
+        found[Reason.UNSUBSCRIBE] = Sign(max(state.unsubscribed.recorded, state.unsubscribed.last))
+    return found
+
+
+def _sign(detail: Detail) -> Sign:
+    return Sign(detail.recorded, detail.event_id)
+
+
+# RFC 3463 §3.4 to §3.8: system too small for it or full, protocol, content, policy; 1.7 and 1.8 blame the sender.
+_OURS_ENHANCED: Final = re.compile(r"[245]\.(?:1\.[78]|3\.4|5\.\d+|6\.\d+|7\.\d+)")
+_OURS_WORDS: Final = re.compile(r"block|spam|content|policy|attach|large|size|dmarc|rejected", re.IGNORECASE)
+
+
+def blames_address(soft: Detail) -> bool:
+    """Whether a soft bounce speaks of the mailbox, and not of us or the message.
+
+    A day on a blocklist bounces everybody's mail: that tells nothing of any of them.
+    """
+    if _OURS_ENHANCED.fullmatch(soft.enhanced):
+        return False
+    return not _OURS_WORDS.search(f"{soft.type} {soft.subtype}")
+
+
+def latest(decisions: Iterable[Decided]) -> Decided | None:
+    """The decision that stands: the last one, whether it was about a brand or about all."""
+    return max(decisions, key=lambda decided: decided.nth, default=None)
+
+
+def verdict(
+    brand: str, decided: Decided | None, evidence: Iterable[Evidence], rule: Rule, *, soft_since: Millis
+) -> Why | None:
+    """Why ``brand`` doesn't write to the address that all this is about; None where it does.
+
+    Soft bounces count from ``soft_since`` on: the rule's, or when what arrived there last was sent.
+    """
+    if decided is not None and decided.reason is not None:
+        note = decided.note
+        return Why(reason=decided.reason, since=decided.at, brand=decided.brand, by=decided.by, note=note)
+    lifted = decided.at if decided is not None else -1
+    counted = sorted((one for one in evidence if one.at > lifted), key=_order)
+    sign = next((one for one in counted if one.reason is not Reason.SOFT_BOUNCE), None)
+    if sign is None:
+        sign = _enough([one for one in counted if one.at > soft_since], rule)
+    if sign is None:
+        return None
+    return Why(reason=sign.reason, since=sign.at, brand=brand, email_id=sign.email_id, event_id=sign.event_id)
+
+
+def _enough(soft: list[Evidence], rule: Rule) -> Evidence | None:
+    """The bounce that was one too many."""
+    return soft[rule.soft_bounces - 1] if 0 < rule.soft_bounces <= len(soft) else None
+
+
+def _order(one: Evidence) -> tuple[Millis, EmailId, str]:
+    return one.at, one.email_id, one.reason.value

@@ -13,12 +13,12 @@ from projections.debts import DIALECT, Debt, ended, new_debts
 from projections.migrate import MIGRATIONS
 from projections.sql import Queries
 from topics.codec import decode
-from topics.readings import owed
+from topics.readings import ever_owed, owed
 from topics.registry import EMAIL_STATES
 
 SQL: Final = Queries(Path(__file__).with_name("swap.sql"))
 LIVE, REBUILD, OLD = "projections", "projections_rebuild", "projections_old"
-COMPARED: Final = ("history", "versions", "timeline", "suppressions", "mails", "next_offsets")
+COMPARED: Final = ("history", "versions", "timeline", "evidence", "mails", "next_offsets")
 EXAMPLES: Final = 3
 
 Connection = psycopg.AsyncConnection[Any]
@@ -90,7 +90,7 @@ async def _compare_debts(connection: Connection) -> Difference:
         # In hand is neither: the emitter closes it as soon as it has told the log.
         open_ = ("held", "pending", "dead")
         wrong = [name for name, job in zip(names, states, strict=True) if told.get(name) == "done" and job in open_]
-        missing, extra = set(owed(state)) - set(names), set(names) - set(owed(state))
+        missing, extra = set(owed(state)) - set(names), set(names) - set(ever_owed(state))
         unbooked, unowed = unbooked + len(missing), unowed + len(extra) + len(wrong)
         if (missing or extra or wrong) and len(examples) < EXAMPLES:
             examples.append(state.email_id)

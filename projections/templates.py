@@ -73,13 +73,13 @@ async def next_offset(connection: Connection, beginning: int) -> int:
     return int(row[0])
 
 
-async def project(connection: Connection, expected: int, upto: int, templates: Sequence[Template]) -> bool:
+async def project(connection: Connection, expected: int, upto: int, templates: Sequence[tuple[int, Template]]) -> bool:
     """Write what lies from ``expected`` to before ``upto``, whole; False, and nothing, where somebody else did."""
     async with connection.transaction():
         values = {"topic": TEMPLATES.name, "partition": PARTITION, "expected": expected, "next": upto}
         if (await connection.execute(SQL["advance"], values)).rowcount != 1:
             return False
-        for template in templates:
+        for _, template in templates:
             row = msgspec.structs.asdict(template) | {"template": encode(TEMPLATES, template)}
             await connection.execute(SQL["add"], row)
             await connection.execute(SQL["remember"], row)

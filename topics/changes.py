@@ -8,12 +8,12 @@ import msgspec
 
 from topics.acks import Ack
 from topics.conversions import ConversionResult
-from topics.events import DeliveryEvent
+from topics.events import DeliveryEvent, Retraction
 from topics.record import EmailId, Millis, Place, Record, Value
 from topics.requests import SendRequest
 from topics.states import EmailState
 
-Fact = SendRequest | Ack | DeliveryEvent | ConversionResult
+Fact = SendRequest | Ack | DeliveryEvent | Retraction | ConversionResult
 """What the fold folds."""
 
 

@@ -2,10 +2,11 @@
 
 Associative, commutative and idempotent, because each field has a join of its own (:data:`JOINS`):
 marks by minima, maxima and bounded unions, details and requests by a total order, settlements by
-the strongest outcome. The fold joins single facts in through the same functions
-(:func:`absorb`), so there is one definition of every field's join.
+the strongest outcome, corrections by the highest revision. The fold joins single facts in through
+the same functions (:func:`absorb`), so there is one definition of every field's join.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ import msgspec
 from topics.conversions import Outcome, Word
 from topics.events import BounceClass
 from topics.requests import SendRequest
-from topics.states import Detail, EmailState, Mark, Settlement
+from topics.states import Corrected, Detail, EmailState, Mark, Settlement
 
 SKETCH: Final = 32
 """Ids kept of a kind that anybody can repeat at will: exact counts below 32 live in the state,
@@ -27,7 +28,9 @@ SKETCHED: Final = frozenset(
     {"opened", "opened_machine", "clicked", "clicked_machine", "unsubscribed", "unknown", "replied"}
 )
 MARKS: Final = tuple(field.name for field in msgspec.structs.fields(EmailState) if field.type == (Mark | None))
-DETAILS: Final = ("bounce", "complaint", "drop", "failure")
+DETAILS: Final = {"bounce": "bounced", "complaint": "complained", "drop": "dropped", "failure": "failed"}
+"""Each detail and the mark it belongs to."""
+_REPEATABLE: Final = SKETCHED | {""}
 _STRENGTH: Final = {outcome: rank for rank, outcome in enumerate(Outcome)}
 
 
@@ -116,14 +119,44 @@ def join_settled(a: dict[Word, Settlement], b: dict[Word, Settlement]) -> dict[W
     return a if joined == a else joined
 
 
+def join_corrected(a: tuple[Corrected, ...], b: tuple[Corrected, ...]) -> tuple[Corrected, ...]:
+    """The highest revision of each; of those between kinds that anybody can repeat at will, the smallest ids.
+
+    What an id was is part of its key: a later correction to another kind takes no earlier one's place, so
+    that the K smallest of a union are the K smallest of both sides', whatever came first.
+    """
+    if all(one in a for one in b):
+        return a
+    newest = {_corrected_key(one): one for one in sorted((*a, *b), key=_corrected_order)}
+    kept: list[Corrected] = []
+    many: Counter[tuple[str, str]] = Counter()
+    for key in sorted(newest):
+        was, mark, _ = key
+        many[was, mark] += 1
+        if many[was, mark] <= SKETCH or not _REPEATABLE.issuperset((was, mark)):
+            kept.append(newest[key])
+    joined = tuple(kept)
+    return a if joined == a else joined
+
+
 JOINS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     **{name: join_sketches if name in SKETCHED else join_marks for name in MARKS},
     **dict.fromkeys(DETAILS, stronger_detail),
     "request": earlier_request,
     "provider_ids": join_provider_ids,
     "settled": join_settled,
+    "corrected": join_corrected,
 }
 """Each field's join. All return their first argument itself where the second adds nothing."""
+
+
+def _corrected_key(one: Corrected) -> tuple[str, str, int]:
+    return one.was, one.mark, one.id
+
+
+def _corrected_order(one: Corrected) -> tuple[int, int, bytes]:
+    """Later in this order wins: the revision decides; what is left is told apart by when and by content."""
+    return one.revision, -one.recorded, msgspec.json.encode(one)
 
 
 def _detail_order(detail: Detail) -> tuple[bool, int, int, bytes]:

@@ -1,17 +1,24 @@
 """What a state means: its status, what is owed, when it last changed. Pure readings, nothing stored.
 
+Every reading looks at :func:`standing`: at what still counts after corrections.
+
 The precedence is the design's: complained > bounced, failed, dropped > clicked > opened >
 delivered > deferred, sent > accepted. Only what was heard is claimed: an open does not invent a
 delivery.
 """
 
+import functools
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final
 
+import msgspec
+
 from topics.conversions import Outcome, Word
-from topics.join import MARKS, SKETCH, SKETCHED
+from topics.ids import id_hash
+from topics.join import DETAILS, MARKS, SKETCH, SKETCHED, stronger_detail
 from topics.record import Millis
-from topics.states import EmailState, Mark
+from topics.states import Corrected, Detail, EmailState, Mark
 
 
 class Status(StrEnum):
@@ -75,8 +82,42 @@ _OWED_BY: Final = (
 _ENDS: Final = frozenset({Outcome.DELIVERED, Outcome.REFUSED, Outcome.GIVEN_UP})
 
 
+def standing(state: EmailState) -> EmailState:
+    """The state without what was read wrong: marks without their corrected ids, details of events that count.
+
+    Exact for which marks there are and how many events they have. Approximated, because a state keeps extremes
+    instead of events: the times of a mark that lost some of its events stay what they were; of several details the
+    state keeps the strongest, so where that one is gone, only details that came with corrections take its place;
+    and of a kind that anybody can repeat at will more than :data:`~topics.join.SKETCH` times, the smallest ids
+    speak for all.
+    """
+    return _standing(state) if state.corrected else state
+
+
+def _standing(state: EmailState) -> EmailState:
+    now = {one.id: one for one in sorted(state.corrected, key=lambda one: one.revision)}
+    changed: dict[str, Mark | Detail | None] = {}
+    for name in MARKS:
+        mark = getattr(state, name)
+        if mark is not None:
+            ids = tuple([one for one in mark.ids if one not in now or now[one].mark == name])
+            if ids != mark.ids:
+                changed[name] = msgspec.structs.replace(mark, ids=ids) if ids else None
+    for name, mark_name in DETAILS.items():
+        told = getattr(state, name)
+        if told is not None and id_hash(told.event_id) in now:
+            changed[name] = _strongest(now.values(), mark_name)
+    return msgspec.structs.replace(state, **changed)
+
+
+def _strongest(corrected: Iterable[Corrected], mark: str) -> Detail | None:
+    details = [one.detail for one in corrected if one.mark == mark and one.detail is not None]
+    return functools.reduce(stronger_detail, details) if details else None
+
+
 def status(state: EmailState) -> Status:
     """The strongest word that the facts allow."""
+    state = standing(state)
     for name, word in _PRECEDENCE:
         if getattr(state, name) is not None:
             return word
@@ -102,9 +143,15 @@ def listed_state(state: EmailState) -> ListedState | None:
 def owed(state: EmailState) -> tuple[Word, ...]:
     """Every word that the facts make true, in the order in which they are told together.
 
-    Grow-only, because marks are. Whether anybody wants to be told is the destination's affair;
-    nothing is owed before the request (and with it the activity) is known.
+    Grow-only, but for corrections: a word whose every event was read wrong is owed no more. If it is
+    booked, it stays booked, and what was told can't be untold. Whether anybody wants to be told is the
+    destination's affair; nothing is owed before the request (and with it the activity) is known.
     """
+    return ever_owed(standing(state))
+
+
+def ever_owed(state: EmailState) -> tuple[Word, ...]:
+    """What was owed at any time, corrected since or not: what may be booked."""
     if state.request is None:
         return ()
     return tuple(word for name, word in _OWED_BY if getattr(state, name) is not None)
@@ -118,13 +165,21 @@ def unsettled(state: EmailState) -> tuple[Word, ...]:
 def updated_at(state: EmailState) -> Millis:
     """When the state last became another one: the latest *first* evidence of any kind, our clock.
 
-    A repeat of a known kind moves nothing, so a provider's duplicates don't touch `LastUpdated`.
+    A repeat of a known kind moves nothing, so a provider's duplicates don't touch `LastUpdated`; a
+    correction does.
     """
-    return max((mark.recorded for mark in _marks(state)), default=0)
+    heard = max((mark.recorded for mark in _marks(standing(state))), default=0)
+    return max(heard, corrected_at(state)) if state.corrected else heard
+
+
+def corrected_at(state: EmailState) -> Millis:
+    """When one of its events was last read anew; 0 where none ever was."""
+    return max((one.recorded for one in state.corrected), default=0)
 
 
 def sent_at(state: EmailState) -> Millis | None:
     """When somebody took custody, by the source's clock; else when we gave up or dropped it."""
+    state = standing(state)
     for mark in (state.sent, state.queued, state.delayed, state.deferred, state.dropped, state.failed, state.bounced):
         if mark is not None:
             return mark.first
@@ -133,9 +188,9 @@ def sent_at(state: EmailState) -> Millis | None:
 
 def count(state: EmailState, kind: str) -> tuple[int, bool]:
     """How many distinct events of ``kind`` (a mark's name) the state saw, and whether that is exact."""
-    mark = getattr(state, kind)
+    mark, all_of_it = getattr(standing(state), kind), getattr(state, kind)
     seen = 0 if mark is None else len(mark.ids)
-    return seen, kind not in SKETCHED or seen < SKETCH
+    return seen, kind not in SKETCHED or all_of_it is None or len(all_of_it.ids) < SKETCH
 
 
 def _marks(state: EmailState) -> list[Mark]:

@@ -13,9 +13,10 @@ from topics.changes import EmailChange, Tick
 from topics.contents import ContentChunk
 from topics.conversions import ConversionResult
 from topics.dead_letters import DeadLetter
-from topics.events import DeliveryEvent
+from topics.events import DeliveryEvent, Retraction
 from topics.requests import SendRequest
 from topics.states import EmailState
+from topics.suppressions import Decision
 from topics.templates import Template
 from topics.webhooks import RawWebhook
 
@@ -28,7 +29,7 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
     """A topic as it must exist on the cluster."""
 
     name: str
-    key: Literal["email_id", "content_id", "template", "none"]
+    key: Literal["email_id", "content_id", "provider_message_id", "template", "suppression", "none"]
     value: Any
     """The record type, or the union of record types, on it."""
     kept: str
@@ -63,7 +64,18 @@ PROVIDER_WEBHOOKS: Final = Topic(
     wire="msgpack",
 )
 DELIVERY_EVENTS: Final = Topic(
-    name="delivery-events", key="email_id", value=DeliveryEvent, kept="400 days", retention_ms=400 * DAY_MS
+    name="delivery-events",
+    key="email_id",
+    value=DeliveryEvent | Retraction,
+    kept="400 days",
+    retention_ms=400 * DAY_MS,
+)
+UNCORRELATED_EVENTS: Final = Topic(
+    name="uncorrelated-events",
+    key="provider_message_id",
+    value=DeliveryEvent,
+    kept="30 days",
+    retention_ms=30 * DAY_MS,
 )
 CONVERSION_RESULTS: Final = Topic(
     name="conversion-results", key="email_id", value=ConversionResult, kept="400 days", retention_ms=400 * DAY_MS
@@ -74,6 +86,9 @@ EMAIL_CHANGES: Final = Topic(
 )
 TEMPLATES: Final = Topic(
     name="templates", key="template", value=Template, kept="compacted", cleanup="compact", single=True
+)
+SUPPRESSIONS: Final = Topic(
+    name="suppressions", key="suppression", value=Decision, kept="compacted", cleanup="compact", single=True
 )
 DEAD_LETTERS: Final = Topic(
     name="dead-letters",
@@ -90,11 +105,13 @@ TOPICS: Final = (
     SEND_REQUESTS,
     PROVIDER_ACKS,
     PROVIDER_WEBHOOKS,
+    UNCORRELATED_EVENTS,
     DELIVERY_EVENTS,
     CONVERSION_RESULTS,
     EMAIL_STATES,
     EMAIL_CHANGES,
     TEMPLATES,
+    SUPPRESSIONS,
     DEAD_LETTERS,
 )
 FACTS: Final = (SEND_REQUESTS, PROVIDER_ACKS, DELIVERY_EVENTS, CONVERSION_RESULTS)

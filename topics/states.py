@@ -44,6 +44,21 @@ class Detail(Value, array_like=True, frozen=True, kw_only=True):
     bounce_class: BounceClass | None = None
 
 
+class Corrected(Value, array_like=True, frozen=True, kw_only=True):
+    """One event read anew: what it was, what it counts as now. An id's highest revision stands."""
+
+    was: str
+    mark: str
+    """Empty: it counts as nothing any more."""
+    id: int
+    """The hash of the event's id, as in the marks."""
+    revision: int
+    recorded: Millis
+    """When it was corrected."""
+    detail: Detail | None = None
+    """The words that came with it, as it is read now."""
+
+
 class Settlement(Value, array_like=True, frozen=True, kw_only=True):
     """How the debt of one conversion word ended."""
 
@@ -82,3 +97,6 @@ class EmailState(Record, tag="email-state/1", frozen=True, kw_only=True):
     provider_ids: tuple[tuple[str, str], ...] = ()
     """Sorted pairs (provider, provider message id), at most :data:`topics.join.PROVIDER_IDS`."""
     settled: dict[Word, Settlement] = msgspec.field(default_factory=dict)
+    corrected: tuple[Corrected, ...] = ()
+    """Sorted by (was, mark, id). Marks and details keep what was corrected, too, because they only grow;
+    what still counts is said by :func:`topics.readings.standing`."""

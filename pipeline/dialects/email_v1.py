@@ -19,7 +19,7 @@ import msgspec
 
 from pipeline.errors import Refused
 from topics.ids import brand_uuid, owner_uuid
-from topics.readings import ListedState, listed_state, sent_at, updated_at
+from topics.readings import ListedState, listed_state, sent_at, standing, updated_at
 from topics.record import Millis
 from topics.requests import SendRequest
 from topics.states import Detail, EmailState
@@ -115,6 +115,7 @@ def error(message: str) -> bytes:
 
 def render(tenant: str, state: EmailState, request: SendRequest) -> Email | None:
     """One email; None while only accepted."""
+    state = standing(state)
     listed = listed_state(state)
     if listed is None:
         return None
@@ -144,6 +145,9 @@ def _bounce(state: EmailState) -> tuple[str, str, str]:
         if told.type:
             return told.type, told.subtype, _raw(told)
         return _BOUNCE_TYPES.get(told.bounce_class or "", UNDETERMINED), "General", _raw(told)
+    if state.bounced is not None:
+        # Its words went with another bounce's, which was read wrong.
+        return UNDETERMINED, "General", ""
     if state.failed is not None:
         return UNDETERMINED, "General", _reason(state.failure)
     if state.dropped is not None:

@@ -6,10 +6,11 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
+from pipeline.fold import mark_of
 from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
 from topics.changes import Fact
 from topics.conversions import ConversionResult, Outcome, Word
-from topics.events import BounceClass, DeliveryEvent, EventKind
+from topics.events import BounceClass, Correction, DeliveryEvent, EventKind, Retraction
 from topics.record import EmailId
 from topics.requests import SendRequest
 
@@ -61,7 +62,16 @@ conversions = _made(
     destination=words,
     attempt=times,
 )
-facts: st.SearchStrategy[Fact] = st.one_of(requests, acks, events, conversions)
+_corrections = st.builds(
+    Correction,
+    revision=st.integers(1, 3),
+    was=st.sampled_from(["", "opened", "opened_machine", "bounced", "delivered"]),
+    at=times,
+)
+corrected = st.builds(lambda told, correction: msgspec.structs.replace(told, corrects=correction), events, _corrections)
+retractions = _made(Retraction, **clocks, provider=words, corrects=_corrections)
+corrections: st.SearchStrategy[Fact] = st.one_of(corrected, retractions)
+facts: st.SearchStrategy[Fact] = st.one_of(requests, acks, events, conversions, corrections)
 
 
 @st.composite
@@ -72,6 +82,16 @@ def flood(draw: st.DrawFn) -> list[Fact]:
     return opened + draw(st.lists(facts, max_size=4))
 
 
+@st.composite
+def flood_of_corrections(draw: st.DrawFn) -> list[Fact]:
+    """More openings than a sketch holds, many of them read anew as a machine's, and some of these once more."""
+    numbers = draw(st.lists(st.integers(0, 90), min_size=40, max_size=80))
+    opened = [event(EventKind.OPENED, f"open{number}", at=number) for number in numbers]
+    anew = [again(one, 1, EventKind.OPENED, machine="scanner") for one in opened]
+    once_more = [again(one, 2, draw(st.sampled_from([EventKind.OPENED, EventKind.BOUNCED]))) for one in anew[::9]]
+    return [*opened, *anew, *once_more, *draw(st.lists(facts, max_size=4))]
+
+
 def _at_one_time(fact: Fact) -> Fact:
     return msgspec.structs.replace(fact, recorded_at=5)
 
@@ -80,16 +100,25 @@ rivals: st.SearchStrategy[list[Fact]] = st.one_of(
     st.lists(requests.map(_at_one_time), min_size=2, max_size=4),
     st.lists(conversions.map(lambda told: msgspec.structs.replace(told, word=Word.OPEN)), min_size=2, max_size=4),
     st.lists(acks.map(_at_one_time), min_size=2, max_size=6),
+    st.lists(corrections.map(lambda told: msgspec.structs.replace(told, event_id="e")), min_size=2, max_size=6),
 )
 """Facts that claim the same field, so that only the join's order decides."""
 
-histories: st.SearchStrategy[list[Fact]] = st.one_of(st.lists(facts, min_size=1, max_size=12), rivals, flood())
+histories: st.SearchStrategy[list[Fact]] = st.one_of(
+    st.lists(facts, min_size=1, max_size=12), rivals, flood(), flood_of_corrections()
+)
 
 
 def event(kind: EventKind, event_id: str = "e", at: int = 5, **fields: Any) -> DeliveryEvent:
     """An event of the email."""
     given: dict[str, Any] = {"occurred_at": at, "recorded_at": at, "provider": "p"} | fields
     return DeliveryEvent(email_id=EMAIL_ID, event_id=event_id, kind=kind, **given)
+
+
+def again(told: DeliveryEvent, revision: int, kind: EventKind, **fields: Any) -> DeliveryEvent:
+    """The event as a corrected mapping reads it."""
+    correction = Correction(revision=revision, was=mark_of(told), at=100 + revision)
+    return msgspec.structs.replace(told, **({"kind": kind, "machine": ""} | fields), corrects=correction)
 
 
 def folded(told: Sequence[Fact], evolve: Callable[[Any, Fact], Any]) -> Any:

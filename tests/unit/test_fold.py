@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from pipeline import fold
 from pipeline.fold import evolve, lift
-from tests.support.facts import EMAIL_ID, acks, conversions, event, events, facts, folded, histories, requests
+from tests.support.facts import EMAIL_ID, acks, again, conversions, event, events, facts, folded, histories, requests
 from topics import codec, join, readings
 from topics.changes import Fact
-from topics.events import EventKind
+from topics.events import BounceClass, Correction, DeliveryEvent, EventKind, Retraction
 from topics.ids import id_hash
 from topics.join import SKETCH, merge
 from topics.record import EmailId
@@ -83,6 +83,31 @@ def times_are_the_extremes_of_what_was_told(data: st.DataObject) -> None:
             assert mark.recorded == min(one.recorded for one in heard)
 
 
+def only_the_last_reading_of_an_event_counts(data: st.DataObject) -> None:
+    """Whatever comes first, and whether the earlier readings come at all."""
+    read = [data.draw(readings_of(f"e{number}")) for number in range(data.draw(st.integers(1, 4)))]
+    told = [one for chain in read for one in chain[data.draw(st.integers(0, len(chain) - 1)) :]]
+    state = readings.standing(folded(data.draw(st.permutations(told)), fold.evolve))
+    alone = folded([msgspec.structs.replace(chain[-1], corrects=None) for chain in read], fold.evolve)
+    assert readings.status(state) == readings.status(alone)
+    for name in join.MARKS:
+        assert readings.count(state, name) == readings.count(alone, name)
+    if all(len(chain) > 1 for chain in read):
+        assert [getattr(state, name) for name in join.DETAILS] == [getattr(alone, name) for name in join.DETAILS]
+
+
+@st.composite
+def readings_of(draw: st.DrawFn, event_id: str) -> list[DeliveryEvent]:
+    """One event as it was read first, and then by other mappings."""
+    hardness = st.sampled_from(BounceClass)
+    told = [event(draw(st.sampled_from(EventKind)), event_id, bounce_class=draw(hardness))]
+    for revision, kind in enumerate(draw(st.lists(st.sampled_from(EventKind), max_size=3)), 1):
+        told.append(
+            again(told[-1], revision, kind, machine=draw(st.sampled_from(["", "a"])), bounce_class=draw(hardness))
+        )
+    return told
+
+
 PROPERTIES: list[Property] = [
     order_and_repeats_do_not_matter,
     splits_do_not_matter,
@@ -91,6 +116,7 @@ PROPERTIES: list[Property] = [
     a_clock_in_the_future_counts_as_ours,
     a_repeat_counts_once,
     times_are_the_extremes_of_what_was_told,
+    only_the_last_reading_of_an_event_counts,
 ]
 
 
@@ -146,6 +172,14 @@ MUTATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         patch, "request", lambda a, b: a if a.recorded_at <= b.recorded_at else b
     ),
     "a fact is dropped when another of its kind is known": lambda patch: replace_joins(patch, first_comer_wins),
+    "the first correction seen stands": lambda patch: replace_join(patch, "corrected", first_comer_wins),
+    "corrections by arrival": lambda patch: replace_join(patch, "corrected", lambda a, b: a + b),
+    "corrections without revisions": lambda patch: patch.setattr(
+        join, "_corrected_order", lambda one: (-one.recorded, msgspec.json.encode(one))
+    ),
+    "the first corrections instead of the smallest": lambda patch: replace_join(
+        patch, "corrected", lambda a, b: a if len(a) >= SKETCH else join.join_corrected(a, b)
+    ),
     "the fold takes a short cut": lambda patch: patch.setattr(
         fold,
         "evolve",
@@ -207,9 +241,12 @@ def test_readings_depend_on_the_state_only(told: list[Fact]) -> None:
 
 
 @given(histories, facts)
-def test_what_is_owed_only_grows(told: list[Fact], fact: Fact) -> None:
+def test_what_is_owed_only_grows_but_by_corrections(told: list[Fact], fact: Fact) -> None:
     state = folded(told, evolve)
-    assert set(readings.owed(state)) <= set(readings.owed(evolve(state, fact)))
+    after = evolve(state, fact)
+    assert set(readings.ever_owed(state)) <= set(readings.ever_owed(after))
+    if state.corrected == after.corrected:
+        assert set(readings.owed(state)) <= set(readings.owed(after))
     assert set(state.settled) <= set(evolve(state, fact).settled)
 
 
@@ -237,3 +274,60 @@ def test_facts_of_two_emails_never_meet() -> None:
         evolve(other, event(EventKind.DELIVERED))
     with pytest.raises(ValueError, match="two emails"):
         merge(other, lift(event(EventKind.DELIVERED)))
+
+
+# ── What was read wrong ─────────────────────────────────────────────────────────────────────────────
+
+
+def opened(number: int) -> DeliveryEvent:
+    return event(EventKind.OPENED, f"open{number}", at=number + 1)
+
+
+def retraction(told: DeliveryEvent, revision: int = 1) -> Retraction:
+    correction = Correction(revision=revision, was=fold.mark_of(told), at=200)
+    return Retraction(
+        email_id=EMAIL_ID, event_id=told.event_id, occurred_at=5, recorded_at=5, provider="p", corrects=correction
+    )
+
+
+def test_a_hard_bounce_that_was_a_soft_one_blames_the_address_no_more() -> None:
+    hard = event(EventKind.BOUNCED, bounce_class=BounceClass.HARD)
+    state = readings.standing(folded([hard, again(hard, 1, EventKind.BOUNCED, bounce_class=BounceClass.SOFT)], evolve))
+    assert state.bounced is not None
+    assert state.bounce is not None
+    assert state.bounce.bounce_class is BounceClass.SOFT
+
+
+def test_a_retraction_may_come_before_its_event() -> None:
+    told = event(EventKind.COMPLAINED)
+    for order in ([told, retraction(told)], [retraction(told), told]):
+        state = folded([event(EventKind.DELIVERED, "d"), *order], evolve)
+        assert readings.status(state) is readings.Status.DELIVERED
+        assert readings.standing(state).complaint is None
+        assert readings.updated_at(state) == 200
+
+
+def test_a_correction_taken_back_makes_the_event_count_again() -> None:
+    told = event(EventKind.BOUNCED)
+    wrong = again(told, 1, EventKind.DEFERRED)
+    right = again(wrong, 2, EventKind.BOUNCED)
+    state = folded([right, told, wrong], evolve)
+    assert readings.status(state) is readings.Status.BOUNCED
+    assert readings.standing(state).bounce is not None
+
+
+def test_openings_beyond_the_sketch_can_all_turn_out_to_be_a_machine_s() -> None:
+    many = [opened(number) for number in range(3 * SKETCH)]
+    anew = [again(one, 1, EventKind.OPENED, machine="scanner") for one in many]
+    state = folded([*many, *anew], evolve)
+    assert readings.standing(state).opened is None
+    assert readings.count(state, "opened_machine") == (SKETCH, False)
+    assert len(state.corrected) == SKETCH
+
+
+def test_nobody_loses_a_corrected_bounce_by_fetching_a_pixel() -> None:
+    bounced = event(EventKind.BOUNCED, "b")
+    many = [opened(number) for number in range(3 * SKETCH)]
+    anew = [again(one, 1, EventKind.OPENED, machine="scanner") for one in many]
+    state = folded([bounced, again(bounced, 1, EventKind.DEFERRED), *many, *anew], evolve)
+    assert readings.standing(state).bounced is None

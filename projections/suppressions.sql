@@ -1,0 +1,89 @@
+-- name: told
+-- All that bears on these addresses: decisions for the brand or for all of them, evidence of the brand. "offset 0"
+-- keeps the planner from joining whole tables: an index is asked for each address, whatever the statistics say. States
+-- keep no event of an unsubscribe, so that is looked up.
+with asked as (
+    select * from unnest(%(tenants)b::text[], %(brands)b::text[], %(hashes)b::bytea[])
+        with ordinality as asked (tenant, brand, address_hash, number)
+)
+select asked.number, d.brand, d.nth, d.at, d.decided_by, d.reason, d.note, null::text as email_id, '' as event_id
+from asked cross join lateral (
+    select * from suppressions.decisions
+    where tenant = asked.tenant and address_hash = asked.address_hash and brand in (asked.brand, '*') offset 0) as d
+union all
+select asked.number, asked.brand, null, e.at, '', e.reason, '', e.email_id::text, coalesce(nullif(e.event_id, ''), (
+    select t.event_id from projections.timeline t where t.email_id = e.email_id and t.kind = 'unsubscribed'
+    order by t.occurred_at desc, t.event_id limit 1), '')
+from asked cross join lateral (
+    select * from projections.evidence
+    where tenant = asked.tenant and address_hash = asked.address_hash and brand = asked.brand
+        and (reason <> 'soft bounce' or at > %(soft_since)s) offset 0) as e
+
+-- name: arrived
+-- When the last email of these brands that arrived at these addresses was sent. Asked of few: of those whose soft
+-- bounces would be enough. The history knows addresses as they were spelled, and so do the bounced emails.
+with asked as (
+    select * from unnest(%(tenants)b::text[], %(brands)b::text[], %(hashes)b::bytea[])
+        with ordinality as asked (tenant, brand, address_hash, number)
+)
+select asked.number, max(h.sent_at)
+from asked cross join lateral (
+    select distinct bounced.recipient from projections.evidence e join projections.history bounced using (email_id)
+    where e.tenant = asked.tenant and e.address_hash = asked.address_hash and e.brand = asked.brand
+        and e.reason = 'soft bounce' and e.at > %(soft_since)s offset 0) as spelled
+cross join lateral (
+    select sent_at from projections.history
+    where recipient = spelled.recipient and tenant = asked.tenant and brand = asked.brand
+        and status in ('delivered', 'opened', 'clicked') offset 0) as h
+group by asked.number having max(h.sent_at) is not null
+
+-- name: keys
+-- Whatever may be suppressed, in the order of the hashes: nothing that somebody adds moves what was shown.
+select address_hash, brand from (
+    (select address_hash, brand from suppressions.decisions
+    where tenant = %(tenant)s and (address_hash, brand) > (%(address_hash)s, %(after_brand)s)
+        and (%(brand)s::text is null or brand in (%(brand)s, '*'))
+    order by address_hash, brand limit %(limit)s)
+    union
+    (select address_hash, brand from projections.evidence
+    where tenant = %(tenant)s and (address_hash, brand) > (%(address_hash)s, %(after_brand)s)
+        and (%(brand)s::text is null or brand = %(brand)s)
+    group by address_hash, brand order by address_hash, brand limit %(limit)s)
+) as known
+order by address_hash, brand limit %(limit)s
+
+-- name: keys_of
+-- The same of one address.
+select address_hash, brand from suppressions.decisions where tenant = %(tenant)s and address_hash = %(address_hash)s
+union
+select address_hash, brand from projections.evidence where tenant = %(tenant)s and address_hash = %(address_hash)s
+order by address_hash, brand
+
+-- name: addresses
+-- The address of each hash, where an email that told something of it is still in the history.
+select asked.address_hash, known.recipient
+from unnest(%(hashes)b::bytea[]) as asked (address_hash) cross join lateral (
+    select h.recipient from projections.evidence e join projections.history h using (email_id)
+    where e.tenant = %(tenant)s and e.address_hash = asked.address_hash and h.recipient <> '' limit 1) as known
+
+-- name: next_offset
+select next_offset from suppressions.next_offsets where topic = %s and partition = %s
+
+-- name: first_offset
+insert into suppressions.next_offsets (topic, partition, next_offset) values (%s, %s, %s) on conflict do nothing
+
+-- name: advance
+-- Only from the offset that the writer knew: two projectors that read the same write it once.
+update suppressions.next_offsets set next_offset = %(next)s
+where topic = %(topic)s and partition = %(partition)s and next_offset = %(expected)s
+
+-- name: decide
+-- The later record stands; a topic that is read again from its beginning changes nothing.
+insert into suppressions.decisions (tenant, brand, address_hash, reason, note, decided_by, at, nth)
+select * from unnest(
+    %(tenants)b::text[], %(brands)b::text[], %(hashes)b::bytea[], %(reasons)b::text[], %(notes)b::text[],
+    %(by)b::text[], %(at)b::bigint[], %(nth)b::bigint[])
+on conflict (tenant, address_hash, brand) do update set
+    reason = excluded.reason, note = excluded.note, decided_by = excluded.decided_by, at = excluded.at,
+    nth = excluded.nth
+where excluded.nth > suppressions.decisions.nth
