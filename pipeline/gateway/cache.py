@@ -23,11 +23,20 @@ class Cache(Generic[K, V]):
         if kept is not None and kept[0] > self._now():
             return kept[1]
         value = await ask(key)
+        self.put(key, value)
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        """Remember an answer that nobody asked for."""
         self._kept[key] = (self._now() + self._seconds, value)
         self._kept.move_to_end(key)
         if len(self._kept) > self._bound:
             self._kept.popitem(last=False)
-        return value
+
+    def __contains__(self, key: K) -> bool:
+        """Whether its answer is known and fresh."""
+        kept = self._kept.get(key)
+        return kept is not None and kept[0] > self._now()
 
     def __len__(self) -> int:
         """How many answers are kept, stale ones included."""

@@ -32,6 +32,7 @@ class Metrics:
         self.messages = self._counter("messages", "Messages handed in, by what was answered.", "outcome")
         self.appends = self._counter("appends", "Records appended, by topic and whether confirmed.", "topic", "result")
         self.forged = self._counter("forged", "Tokens and webhooks that aren't ours or are stale.", "surface")
+        self.webhooks = self._counter("webhooks", "Providers' webhooks, by what was answered.", "provider", "outcome")
         self.spooled = self._counter("spooled", "Opens and clicks written to the local spool.")
         self.unspooled = self._counter("unspooled", "Opens and clicks brought from the spool to the log.")
         self.spool_lost = self._counter("spool_lost", "Opens and clicks that even the spool could not take.")

@@ -12,6 +12,7 @@ import uvicorn
 from pipeline.bootstrap import Runtime
 from pipeline.errors import BadSettings, LogUnavailable
 from pipeline.gateway.app import make_app
+from pipeline.gateway.visits import Connector
 from pipeline.gateway.world import make_world
 
 GRACE_S: Final = 6
@@ -29,13 +30,13 @@ class Server(uvicorn.Server):
         yield
 
 
-async def serve(rt: Runtime) -> None:
+async def serve(rt: Runtime, connector: Connector) -> None:
     """Listen on the settings' host and port until ``rt.stop``.
 
     Raises BadSettings if that is taken, LogUnavailable if the producer gave up: whoever watches
     this process starts another.
     """
-    world = make_world(rt)
+    world = make_world(rt, connector)
     server = Server(
         uvicorn.Config(
             make_app(world),

@@ -1,90 +1,178 @@
 """`POST /webhooks/{provider}`: an authentic request -> its raw bytes on the log, before anybody interprets them."""
 
+import asyncio
+import contextlib
+import logging
 import re
 import time
-from typing import Final
+from collections.abc import AsyncIterator
+from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from pipeline import admin
-from pipeline.errors import Forged, NotFound
+from pipeline import admin, roundtrip
+from pipeline.database import AWAY
+from pipeline.errors import Forged, NotFound, NotLoggedIn, Recoverable
 from pipeline.gateway.bodies import read_raw
 from pipeline.gateway.cache import Cache
+from pipeline.gateway.heard import Heard
 from pipeline.gateway.problems import Problem, respond, unavailable
+from pipeline.gateway.raw import BODY_MAX, Taken, records
+from pipeline.gateway.verifying import Verifier
 from pipeline.gateway.world import World
-from pipeline.hearing.adapter import Incoming
+from pipeline.hearing.adapter import Adapter, Incoming
 from pipeline.ports import Entry
 from pipeline.providers.registry import adapter
-from topics.registry import MAX_RECORD_BYTES, PROVIDER_WEBHOOKS
-from topics.webhooks import RawWebhook
+from topics.registry import PROVIDER_WEBHOOKS
 
 REMEMBERED_S: Final = 3.0
-BODY_MAX: Final = MAX_RECORD_BYTES - 20_000
-"""One webhook is one record, headers included; SendGrid's are at most 768 kB."""
-HEADERS_MAX: Final = 16_000
+LARGE_MAX: Final = 16_000_000
+"""SparkPost's and Mandrill's batches are the largest; a form's are half as large again as what they say."""
+LARGE_AT_ONCE: Final = 4
+"""Nobody is known before the body was read: so much memory, and no more, is anybody's."""
+_ASK_S: Final = 1.0
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """What a provider can be called (admin.providers); nothing else is worth a question to Postgres."""
-_SECRET: Final = frozenset({"x-api-key", "x-forwarded-for", "x-real-ip"})
+_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
+    401: {"description": "The user or the password is not this provider's."},
+    403: {"description": "The signature is not this provider's, or stale."},
+    404: {"description": "No such provider, or none that sends webhooks."},
+    413: {"description": f"Over {LARGE_MAX} bytes."},
+    503: {"description": "Nothing was taken, or nobody knows; send it again."},
+}
+log = logging.getLogger(__name__)
 
 
 def router(world: World) -> APIRouter:
     """The providers' surface."""
     routes = APIRouter(tags=["providers"])
-    known: Cache[str, admin.Provider | None] = Cache(REMEMBERED_S, 1_000, time.monotonic)
+    known = _Known(world)
+    reception = _Reception(world)
 
-    async def find(name: str) -> admin.Provider | None:
-        try:
-            return await admin.get_provider(world.rt.pool, name, world.rt.settings.secret.get_secret_value())
-        except NotFound:
-            return None
-
-    @routes.post("/webhooks/{provider}", summary="Take a provider's webhook", status_code=204)
+    # 200, not 204: Mailgun, Postmark and Mandrill ask for exactly that.
+    @routes.post("/webhooks/{provider}", summary="Take a provider's webhook", status_code=200, responses=_ANSWERS)
     async def webhook(provider: str, request: Request) -> Response:
-        """Verify the signature, append the raw bytes, answer 2xx. 503: not durable, the provider tries again."""
-        row = await known.get(provider, find) if _NAME.fullmatch(provider) else None
-        if row is None:
-            raise Problem(404, "no such provider", f"/webhooks/{provider}")
-        body = await read_raw(request, BODY_MAX)
-        try:
-            reader = adapter(row.kind)
-            fresh_s = max(world.rt.settings.webhook_max_age, reader.HORIZON_S)
-            incoming = Incoming(headers=dict(request.headers), body=body, url=_url(world, request))
-            reader.verify(incoming, row.webhook_keys, world.rt.clock(), fresh_s)
-        except NotFound as error:
-            raise Problem(404, str(error), f"/webhooks/{provider}") from None
-        except Forged as error:
-            world.metrics.forged.labels("webhook").inc()
-            return respond(403, str(error), "signature")
-        places = await world.log.append([Entry(PROVIDER_WEBHOOKS, None, _raw(world, row, request, body))])
-        return unavailable("the log did not confirm it in time") if None in places else Response(status_code=204)
+        """Verify, append the raw bytes, answer 200. 503: not durable, the provider tries again."""
+        row, reader = await known.find(provider)
+        return await reception.take(row, reader, request)
+
+    @routes.get("/webhooks/{provider}", summary="Is this a webhook's URL?", responses={404: _ANSWERS[404]})
+    @routes.head("/webhooks/{provider}", include_in_schema=False)
+    async def probe(provider: str) -> Response:
+        """Some providers look before they save a URL: Mandrill by HEAD, people by their browser."""
+        await known.find(provider)
+        return Response("Webhooks are POSTed here.\n", media_type="text/plain")
 
     return routes
 
 
-def _url(world: World, request: Request) -> str:
-    """As the provider knows it: our public address, whatever proxy stands in between."""
-    query = f"?{request.url.query}" if request.url.query else ""
-    return world.rt.settings.public_url.rstrip("/") + request.url.path + query
+class _Known:
+    """Providers' rows, remembered; while Postgres is away, as they last were: the log may well be there."""
+
+    def __init__(self, world: World) -> None:
+        self._pool = world.rt.pool
+        self._secret = world.rt.settings.secret.get_secret_value()
+        self._rows: Cache[str, admin.Provider | None] = Cache(REMEMBERED_S, 1_000, time.monotonic)
+        self._last: dict[str, admin.Provider] = {}
+
+    async def find(self, name: str) -> tuple[admin.Provider, Adapter]:
+        """The row and who reads its webhooks. Raises Problem 404, AWAY."""
+        row = await self._rows.get(name, self._ask) if _NAME.fullmatch(name) else None
+        if row is None:
+            raise Problem(404, "no such provider", f"/webhooks/{name}")
+        try:
+            return row, adapter(row.kind)
+        except NotFound as error:
+            raise Problem(404, str(error), f"/webhooks/{name}") from None
+
+    async def _ask(self, name: str) -> admin.Provider | None:
+        try:
+            async with asyncio.timeout(_ASK_S if name in self._last else None):
+                self._last[name] = await admin.get_provider(self._pool, name, self._secret)
+        except NotFound:
+            self._last.pop(name, None)
+        except (*AWAY, TimeoutError):
+            if name not in self._last:
+                raise
+        return self._last.get(name)
 
 
-def _raw(world: World, row: admin.Provider, request: Request, body: bytes) -> RawWebhook:
-    return RawWebhook(
-        webhook_id=world.rt.new_id(),
-        provider=row.provider,
-        kind=row.kind,
-        received_at=world.rt.clock(),
-        headers=_relevant(request),
-        body=body,
-    )
+class _Reception:
+    """Takes requests in."""
 
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._rt = world.rt
+        self._verifier = Verifier(world)
+        self._heard = Heard(world.rt.pool)
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._check = roundtrip.signer(world.rt.settings.secret.get_secret_value())
 
-def _relevant(request: Request) -> tuple[tuple[str, str], ...]:
-    """What a provider says in headers: its own and the content type; nobody's credentials, nobody's address."""
-    kept = []
-    room = HEADERS_MAX
-    for name, value in request.headers.items():
-        if (name.startswith("x-") and name not in _SECRET) or name == "content-type":
-            room -= len(name) + len(value)
-            if room >= 0:
-                kept.append((name, value))
-    return tuple(kept)
+    async def take(self, row: admin.Provider, reader: Adapter, request: Request) -> Response:
+        """The answer; each is counted."""
+        async with self._room(request) as limit:
+            body = await read_raw(request, limit)
+            incoming = Incoming(headers=dict(request.headers), body=body, url=self._url(request))
+            outcome, answer = await self._answered(row, reader, incoming)
+        self._world.metrics.webhooks.labels(row.provider, outcome).inc()
+        return answer
+
+    async def _answered(self, row: admin.Provider, reader: Adapter, incoming: Incoming) -> tuple[str, Response]:
+        mark = self._mark(row, incoming)
+        try:
+            await self._verifier.verify(row, reader, incoming)
+            if mark:
+                return "checked", Response(status_code=200, headers=mark)
+            if await self._verifier.confirmed(row, incoming):
+                log.info("provider %s: a subscription is confirmed", row.provider)
+                return "confirmed", Response(status_code=200)
+            return await self._kept(Taken(row, reader, incoming.headers, incoming.body))
+        except Forged as error:
+            return "refused", self._refused(row, error, mark)
+        except (Recoverable, *AWAY) as error:
+            log.warning("provider %s: a webhook can't be taken now: %s", row.provider, type(error).__name__)
+            return "unavailable", unavailable(str(error) if isinstance(error, Recoverable) else "send it again")
+
+    async def _kept(self, taken: Taken) -> tuple[str, Response]:
+        large = len(taken.body) > BODY_MAX
+        make = (taken, self._rt.new_id, self._rt.clock())
+        made = await asyncio.to_thread(records, *make) if large else records(*make)
+        places = await self._world.log.append([Entry(PROVIDER_WEBHOOKS, None, record) for record in made])
+        if None in places:
+            return "unavailable", unavailable("the log did not confirm it in time")
+        self._heard.note(taken.row.provider, "taken", self._rt.clock())
+        return "taken", Response(status_code=200)
+
+    def _refused(self, row: admin.Provider, error: Forged, mark: dict[str, str]) -> Response:
+        if not mark:
+            self._world.metrics.forged.labels("webhook").inc()
+            self._heard.note(row.provider, "refused", self._rt.clock(), str(error))
+        if isinstance(error, NotLoggedIn):
+            # Not 403 either way: Postmark repeats after a 401, and never again after a 403.
+            asked = {"WWW-Authenticate": 'Basic realm="webhooks", charset="UTF-8"'}
+            return respond(401, str(error), "Authorization", asked | mark)
+        return respond(403, str(error), "signature", mark)
+
+    def _mark(self, row: admin.Provider, incoming: Incoming) -> dict[str, str]:
+        """The answer's header where this is a check of our own; empty for a webhook."""
+        value = incoming.headers.get(roundtrip.HEADER, "")
+        if not value or not roundtrip.asked(self._check, row.provider, value, self._rt.clock()):
+            return {}
+        return {roundtrip.HEADER: roundtrip.answer(self._check, value)}
+
+    @contextlib.asynccontextmanager
+    async def _room(self, request: Request) -> AsyncIterator[int]:
+        """How many bytes may come; for more than a record's worth, as long as there is room."""
+        declared = request.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) <= BODY_MAX:
+            yield BODY_MAX
+            return
+        if self._large.locked():
+            raise Problem(503, "too many large webhooks at once; send it again", "body", {"Retry-After": "2"})
+        async with self._large:
+            yield min(LARGE_MAX, self._rt.settings.body_max)
+
+    def _url(self, request: Request) -> str:
+        """As the provider knows it: our public address, whatever proxy stands in between."""
+        query = f"?{request.url.query}" if request.url.query else ""
+        return self._rt.settings.public_url.rstrip("/") + request.url.path + query

@@ -4,11 +4,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import aiohttp
+
 from pipeline.bootstrap import Runtime
 from pipeline.gateway.auth import Authenticate
 from pipeline.gateway.limits import Limits
 from pipeline.gateway.metrics import Metrics
 from pipeline.gateway.spool import Spool
+from pipeline.gateway.visits import Connector
 from pipeline.ports import Entry, Log
 from pipeline.signing import Signer
 from topics.record import Place
@@ -41,12 +44,14 @@ class World:
     authenticate: Authenticate
     signer: Signer
     limits: Limits
+    connector: Connector
+    """How servers of providers are reached."""
 
 
-def make_world(rt: Runtime) -> World:
+def make_world(rt: Runtime, connector: Connector = aiohttp.TCPConnector) -> World:
     """Everything the surfaces need; opens nothing."""
     metrics = Metrics()
     log = CountedLog(rt.log, metrics)
     spool = Spool(rt.settings.data_dir / "spool", log, rt.new_id, metrics)
     signer = Signer(rt.settings.secret.get_secret_value(), "track")
-    return World(rt, metrics, log, spool, Authenticate(rt), signer, Limits(rt.settings))
+    return World(rt, metrics, log, spool, Authenticate(rt), signer, Limits(rt.settings), connector)

@@ -7,6 +7,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pipeline import admin
+from pipeline.hearing.parts import events_of
+from pipeline.providers import sendgrid
 from pipeline.settings import Settings
 from tests.support.gateway import Gateway, gateway, records
 from tests.support.kafka_proxy import kafka_proxy
@@ -83,13 +85,18 @@ async def test_unknown_providers_and_those_without_webhooks_are_404(settings: Se
             assert set(answer.json()) == {"error", "where"}
 
 
-async def test_what_is_too_large_for_one_record_is_a_413(settings: Settings) -> None:
+async def test_what_is_larger_than_a_record_lies_there_in_parts(settings: Settings) -> None:
+    large = b"[" + b",".join(b'{"event":"delivered","sg_event_id":"%d"}' % n for n in range(60_000)) + b"]"
     async with gateway(settings) as world:
         await add_provider(world)
-        fits, large = b" " * 880_000, b" " * 880_001
-        assert (await world.http.post("/webhooks/mailer", content=fits, headers=signed(fits))).status_code == 204
-        assert (await world.http.post("/webhooks/mailer", content=large, headers=signed(large))).status_code == 413
-        assert len(await records(settings, PROVIDER_WEBHOOKS)) == 1
+        assert (await world.http.post("/webhooks/mailer", content=large, headers=signed(large))).status_code == 200
+        webhooks = [webhook for _, _, _, webhook in await records(settings, PROVIDER_WEBHOOKS)]
+        assert len(webhooks) > 2
+        told = [event for webhook in webhooks for event in events_of(sendgrid, webhook.body, dict(webhook.headers))]
+        assert sorted(told) == sorted(sendgrid.split(large, {}))
+        tampered = large.replace(b"59999", b"99999")
+        assert (await world.http.post("/webhooks/mailer", content=tampered, headers=signed(large))).status_code == 403
+        assert (await world.http.post("/webhooks/mailer", content=b" " * 16_000_001)).status_code == 413
 
 
 async def test_a_log_that_is_away_is_a_503_so_that_the_provider_tries_again(settings: Settings) -> None:
