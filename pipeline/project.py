@@ -16,14 +16,15 @@ from aiokafka.errors import KafkaError
 
 from pipeline.bootstrap import Runtime
 from pipeline.crashpoints import crash_point
+from pipeline.following import follow
 from pipeline.kafka import consumer
 from pipeline.lane import Lane, Patience
 from pipeline.settings import Settings
 from pipeline.signing import Signer, hash_address
-from pipeline.templating import follow
 from pipeline.ticks import Ticker
+from projections import suppressions, templates
 from projections.sink import Sink
-from topics.registry import EMAIL_CHANGES
+from topics.registry import EMAIL_CHANGES, SUPPRESSIONS, TEMPLATES
 
 GROUP: Final = "project"
 
@@ -40,8 +41,10 @@ def make_sink(settings: Settings) -> Sink:
 
 
 async def run(rt: Runtime) -> None:
-    """Project until told to stop: changes, and beside them templates."""
-    await asyncio.gather(_project(rt), follow(rt))
+    """Project until told to stop: changes, and beside them templates and what operators decided of addresses."""
+    # A template is read whole and may have 250 kB; a decision has a few hundred bytes.
+    beside = (follow(rt, TEMPLATES, templates, 20), follow(rt, SUPPRESSIONS, suppressions, 2000))
+    await asyncio.gather(_project(rt), *beside)
 
 
 async def _project(rt: Runtime) -> None:

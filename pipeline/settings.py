@@ -3,11 +3,12 @@
 `docs/settings.md` is generated from this file (`mailfold settings`), and a test holds them equal.
 """
 
+import ipaddress
 import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from pipeline.errors import BadSettings
@@ -55,6 +56,11 @@ class Settings(BaseSettings):
         0.0, ge=0, description="Messages per second and tenant, a second's burst allowed; 0 is no limit."
     )
     body_max: int = Field(64_000_000, ge=1024, description="Bytes of a request body; more is a 413.")
+    trusted_proxies: tuple[str, ...] = Field(
+        (),
+        description="Networks of proxies before the gateway, JSON list such as `[\"10.0.0.0/8\"]`: from them alone "
+        "`X-Forwarded-For` is believed, which says whether a security scanner's network opened or clicked.",
+    )
     metrics_key: SecretStr = Field(
         SecretStr(""),
         description="Bearer token that `/metrics` asks for. Empty: only direct connections from the same machine "
@@ -63,6 +69,10 @@ class Settings(BaseSettings):
     webhook_max_age: int = Field(
         86_400, ge=60, description="Seconds a signed webhook stays fresh; not below the provider's retry horizon."
     )
+    soft_bounces: int = Field(
+        5, ge=0, description="Soft bounces in a row after which an address is suppressed for the brand; 0 is never."
+    )
+    soft_bounce_days: int = Field(30, ge=1, le=400, description="A soft bounce is forgotten after so many days.")
     dispatch_concurrency: int = Field(64, ge=1, description="Emails in hand at once, per dispatcher.")
     emit_concurrency: int = Field(64, ge=1, description="Conversions in hand at once, per emitter.")
     lane_concurrency: int = Field(32, ge=1, description="Jobs in hand at once per brand, so that none takes all.")
@@ -94,6 +104,13 @@ class Settings(BaseSettings):
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
     crash_at: str = Field("", description="Tests only: the named crash point at which the process exits.")
     crash_once: str = Field("", description="Tests only: a file whose removal disarms the crash point.")
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ipaddress.ip_network(network)
+        return networks
 
     def topic(self, name: str) -> str:
         """A topic's name on the cluster."""

@@ -68,9 +68,3 @@ set idle_session_timeout = '10s'
 select email_id::text from projections.history
 where email_id = any(%(email_ids)b::uuid[])
     and status in ('sent', 'delivered', 'opened', 'clicked', 'bounced', 'complained')
-
--- name: suppressed
-select tenant, brand, address_hash
-from projections.suppressions
-join unnest(%(tenants)b::text[], %(brands)b::text[], %(hashes)b::bytea[]) as asked (tenant, brand, address_hash)
-    using (tenant, brand, address_hash)

@@ -250,7 +250,7 @@ async def _rewind(play: Play) -> None:
 
 
 DERIVED = (
-    *("projections.history", "projections.versions", "projections.timeline", "projections.suppressions"),
+    *("projections.history", "projections.versions", "projections.timeline", "projections.evidence"),
     *("projections.next_offsets", "jobs.jobs", "jobs.lanes", "jobs.next_offsets", "intake.identities"),
 )
 

@@ -17,7 +17,7 @@ from tests.support.changes import T0, Log, acked, event, identified, lives, requ
 from tests.support.tables import tables
 from topics.changes import EmailChange
 from topics.conversions import Outcome, Word
-from topics.events import EventKind
+from topics.events import BounceClass, EventKind
 
 SIGNER = Signer(SECRET, "address")
 
@@ -46,7 +46,7 @@ async def project(connection: Connection, sink: Sink, runs: list[Run], *, end: i
 
 async def empty(connection: Connection) -> None:
     await connection.execute(
-        "truncate projections.history, projections.versions, projections.timeline, projections.suppressions,"
+        "truncate projections.history, projections.versions, projections.timeline, projections.evidence,"
         " projections.mails, projections.next_offsets, intake.identities, jobs.jobs"
     )
 
@@ -237,7 +237,7 @@ async def test_jobs_that_outlived_their_projections_are_not_booked_again(connect
     assert (await tables(connection, "jobs"))["jobs"] == booked
 
 
-async def test_hard_bounces_and_complaints_suppress_whichever_partition_comes_first(
+async def test_emails_of_two_partitions_tell_the_same_of_an_address_whichever_comes_first(
     connection: Connection, sink: Sink
 ) -> None:
     first = Log(0).fold(request(1), event(1, EventKind.BOUNCED, T0 + 50))
@@ -251,11 +251,24 @@ async def test_hard_bounces_and_complaints_suppress_whichever_partition_comes_fi
         for log in order:
             changed = [_readdressed(change, same) for change in log.changes]
             await project(connection, sink, [Run(log.partition, 0, 1, changed)])
-        found.append((await tables(connection, "suppressions"))["suppressions"])
+        found.append((await tables(connection, "evidence"))["evidence"])
     assert found[0] == found[1]
-    [(tenant, brand, address_hash, reason, since, _email, _event)] = found[0]
-    assert (tenant, brand, address_hash) == ("acme", "2", hashed(f" {same.upper()}"))
-    assert (reason, since) == ("complaint", T0 + 20)
+    assert {row[:3] for row in found[0]} == {("acme", "2", hashed(f" {same.upper()}"))}
+    assert {(reason, event_id, at) for *_, reason, event_id, at in found[0]} == {
+        ("hard bounce", "sg:1:bounced:0", T0 + 52),
+        ("complaint", "sg:3:complained:0", T0 + 22),
+    }
+
+
+async def test_evidence_that_a_state_takes_back_is_gone(connection: Connection, sink: Sink) -> None:
+    """A hard bounce that is heard of after the soft one is the bounce; the soft one counts no more."""
+    soft = msgspec.structs.replace(event(1, EventKind.BOUNCED, T0 + 10, nth=1), bounce_class=BounceClass.SOFT)
+    log = Log().fold(request(1), soft)
+    await project(connection, sink, log.runs())
+    assert [row[4] for row in (await tables(connection, "evidence"))["evidence"]] == ["soft bounce"]
+    log.fold(event(1, EventKind.BOUNCED, T0 + 20))
+    await sink.apply(connection, log.runs(1)[1])
+    assert [row[4] for row in (await tables(connection, "evidence"))["evidence"]] == ["hard bounce"]
 
 
 def _readdressed(change: EmailChange, recipient: str) -> EmailChange:

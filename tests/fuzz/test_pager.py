@@ -34,7 +34,7 @@ PACE_S = EMAILS / 1_000_000
 SINK = Sink(functools.partial(hash_address, Signer(SECRET, "address")))
 SIGNER = Signer(SECRET, "cursor")
 AT_ONCE = 1000
-TABLES = ("history", "versions", "timeline", "suppressions", "next_offsets")
+TABLES = ("history", "versions", "timeline", "evidence", "next_offsets")
 
 
 class Partition:

@@ -165,7 +165,7 @@ def _complaint(request: SendRequest) -> EmailChange:
 
 
 async def _suppressed(rt: Runtime) -> bool:
-    return bool(await rows(rt, "select from projections.suppressions"))
+    return bool(await rows(rt, "select from projections.evidence"))
 
 
 @pytest.mark.parametrize("role", ["dispatch", "emit"])

@@ -66,7 +66,7 @@ async def test_the_projector_goes_on_behind_the_swap_and_through_a_second_one(se
         ),
         ("delete from projections.timeline where kind = 'accepted'", "timeline"),
         ("delete from projections.versions where version = 1", "versions"),
-        ("update projections.suppressions set since = 0", "suppressions"),
+        ("update projections.evidence set at = 0", "evidence"),
         ("delete from jobs.jobs where name = 'delivered'", "debts"),
     ],
 )

@@ -8,7 +8,7 @@ TABLES = {
     "history": "select * from projections.history order by email_id",
     "versions": "select * from projections.versions order by email_id, version",
     "timeline": "select * from projections.timeline order by email_id, event_id",
-    "suppressions": "select * from projections.suppressions order by tenant, brand, address_hash",
+    "evidence": "select * from projections.evidence order by tenant, address_hash, brand, email_id, reason",
     "mails": "select * from projections.mails order by mail_id",
     "next_offsets": "select * from projections.next_offsets order by partition",
     "identities": "select * from intake.identities order by email_id",

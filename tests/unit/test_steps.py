@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Sequence
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,11 +10,11 @@ from hypothesis import strategies as st
 from projections.debts import Debt, decode, encode, ended, new_debts
 from projections.sink import Run
 from projections.steps import PLACES, Standing, Step, Version, step
-from projections.suppressing import suppression
+from projections.suppressing import Key, Sign, signs
 from tests.support.changes import T0, Log, event, identified, lives, request, told
 from topics.changes import EmailChange, Tick
 from topics.conversions import Outcome, Word
-from topics.events import BounceClass, EventKind
+from topics.events import EventKind
 from topics.record import EmailId
 
 
@@ -32,6 +31,7 @@ class Tables:
         self.debts: list[Debt] = []
         self.ended: dict[tuple[EmailId, Word], str] = {}
         self.facts: set[tuple[EmailId, str]] = set()
+        self.evidence: dict[Key, Sign] = {}
         self.through = 0
 
     def take(self, run: Sequence[EmailChange | Tick]) -> Step:
@@ -42,6 +42,8 @@ class Tables:
         self.debts += made.debts
         self.ended |= made.ended
         self.facts |= set(made.timeline)
+        evidence = self.evidence | made.evidence
+        self.evidence = {key: sign for key, sign in evidence.items() if sign is not None}
         return made
 
 
@@ -54,7 +56,7 @@ def taken(runs: Sequence[Run]) -> Tables:
 
 def as_rows(tables: Tables) -> tuple[object, ...]:
     closed = sorted((version.state.email_id, version.version, version) for version in tables.closed)
-    return tables.standing, [row[2] for row in closed], tables.debts, tables.ended, tables.facts
+    return tables.standing, [row[2] for row in closed], tables.debts, tables.ended, tables.facts, tables.evidence
 
 
 @settings(max_examples=60, deadline=None)
@@ -71,7 +73,18 @@ def test_a_stretch_read_twice_adds_nothing(seed: int, start: int) -> None:
     log = lives(seed, 12)
     tables = taken(log.runs())
     again = tables.take(log.changes[start:])
-    assert (again.standing, again.closed, again.debts, again.ended) == ({}, [], [], {})
+    assert (again.standing, again.closed, again.debts, again.ended, again.evidence) == ({}, [], [], {}, {})
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.lists(st.integers(1, 60), max_size=8))
+def test_the_evidence_is_what_the_states_tell_however_they_came_about(seed: int, cuts: list[int]) -> None:
+    log = lives(seed, 12)
+    tables = taken(log.runs(*sorted({cut for cut in cuts if cut < len(log.changes)})))
+    told: dict[Key, Sign] = {}
+    for now in tables.standing.values():
+        told |= signs(now.state, hashed)
+    assert tables.evidence == told
 
 
 @settings(max_examples=30, deadline=None)
@@ -125,29 +138,3 @@ def test_a_debt_keeps_its_activity_byte_for_byte() -> None:
 def test_what_ends_a_debt(outcome: Outcome, end: str | None) -> None:
     state = Log().fold(request(1), told(1, Word.OPEN, outcome, T0)).changes[0].state
     assert ended(state).get(Word.OPEN) == end
-
-
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [
-        (EventKind.BOUNCED, "hard bounce"),
-        (EventKind.COMPLAINED, "complaint"),
-        (EventKind.DELIVERED, None),
-        (EventKind.DROPPED, None),
-        (EventKind.UNSUBSCRIBED, None),
-    ],
-)
-def test_who_is_not_written_to_again(kind: EventKind, reason: str | None) -> None:
-    found = suppression(Log().fold(request(1), event(1, kind, T0)).changes[0].state, hashed)
-    if reason is None:
-        assert found is None
-    else:
-        assert found is not None
-        assert found[0] == ("acme", "2", b"player1@example.com")
-        assert found[1].reason == reason
-
-
-def test_a_soft_bounce_suppresses_nobody_and_an_orphan_nobody_we_know() -> None:
-    soft = msgspec.structs.replace(event(1, EventKind.BOUNCED, T0), bounce_class=BounceClass.SOFT)
-    assert suppression(Log().fold(request(1), soft).changes[0].state, hashed) is None
-    assert suppression(Log().fold(event(1, EventKind.BOUNCED, T0)).changes[0].state, hashed) is None
