@@ -19,26 +19,20 @@ from pipeline.gateway import (
     problems,
     templates,
     tracking,
+    unsubscribe,
     webhooks,
 )
+from pipeline.gateway.headers import SAFE
 from pipeline.gateway.metrics import Metrics
 from pipeline.gateway.world import World
 
-HEADERS: Final = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cache-Control": "no-store",
-}
 _SURFACES: Final = {
     "channels": "batch",
     "v1": "email_v1",
     "v3": "freshmail",
     "mail": "extrahorizon",
     "auth": "extrahorizon",
-    "o": "pixel",
-    "c": "click",
+    "u": "unsubscribe",
     "webhooks": "webhook",
     "templates": "templates",
     "healthz": "ops",
@@ -74,11 +68,11 @@ def make_app(world: World) -> ASGIApp:
         redoc_url=None,
     )
     problems.install(app, SHAPES)
-    for surface in (batch, email_v1, extrahorizon, oauth, freshmail, templates, tracking, webhooks, ops):
+    for surface in (batch, email_v1, extrahorizon, oauth, freshmail, templates, unsubscribe, webhooks, ops):
         app.include_router(surface.router(world))
     openapi.install(app, TYPES)
     docs.install(app)
-    return Observed(app, world.metrics)
+    return tracking.Tracking(Observed(app, world.metrics), world)
 
 
 class Observed:
@@ -99,7 +93,7 @@ class Observed:
         async def observed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in SAFE.items():
                     headers.setdefault(name, value)
                 self._metrics.requests.labels(surface, message["status"]).inc()
                 self._metrics.seconds.labels(surface).observe(time.perf_counter() - started)

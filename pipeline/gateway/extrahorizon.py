@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from pipeline import humans, identities, rql, tokens
+from pipeline import identities, rql, tokens
 from pipeline.admin import Tenant
 from pipeline.content import templates as content
 from pipeline.content.links import TRACKING_MARK
@@ -19,6 +19,7 @@ from pipeline.dialects.extrahorizon import CODES, DIALECT, Mail, Trouble, Wish
 from pipeline.errors import DatabaseUnavailable, Forged, Refused
 from pipeline.gateway import oauth, openapi_extrahorizon, tracking
 from pipeline.gateway.bodies import read_body
+from pipeline.gateway.headers import NO_STORE
 from pipeline.gateway.intake import Intake, Parcel
 from pipeline.gateway.repeats import Message, message
 from pipeline.gateway.world import World
@@ -223,18 +224,19 @@ class Surface:
         picture = not _wants_json(request.headers.get("accept", ""))
         try:
             email_id = tokens.read_pixel_token(self._world.signer, tracking_hash)
-            await tracking.note(self._world, self._event(request, email_id, picture=picture))
+            event = self._event(request, email_id, picture=picture)
+            self._world.notes.put(lambda: event)
         except Forged:
             self._world.metrics.forged.labels("extrahorizon").inc()
             if not picture:
                 raise Trouble(16, "there is no mail with this tracking hash") from None
         if picture:
-            return Response(tracking.GIF, media_type="image/gif", headers=tracking.NO_STORE)
-        return Response(b'{"affected_records":1}', media_type="application/json", headers=tracking.NO_STORE)
+            return Response(tracking.GIF, media_type="image/gif", headers=NO_STORE)
+        return Response(b'{"affected_records":1}', media_type="application/json", headers=NO_STORE)
 
     def _event(self, request: Request, email_id: EmailId, *, picture: bool) -> DeliveryEvent:
         now = self._rt.clock()
-        agent = request.headers.get("user-agent", "")[: tracking.AGENT_MAX]
+        caller = self._world.callers(request.scope)
         return DeliveryEvent(
             email_id=email_id,
             event_id=f"{VIEW}{self._rt.new_id()}",
@@ -243,8 +245,8 @@ class Surface:
             recorded_at=now,
             provider=DIALECT,
             # An application that passes on what its own image heard is no reader, but no robot either.
-            machine=humans.machine_reason(agent) if picture else "",
-            user_agent=agent,
+            machine=tracking.machine_reason(caller) if picture else "",
+            user_agent=caller.agent,
         )
 
 

@@ -32,6 +32,10 @@ class Metrics:
         self.messages = self._counter("messages", "Messages handed in, by what was answered.", "outcome")
         self.appends = self._counter("appends", "Records appended, by topic and whether confirmed.", "topic", "result")
         self.forged = self._counter("forged", "Tokens and webhooks that aren't ours or are stale.", "surface")
+        self.tracked = self._counter(
+            "tracked", "Opens and clicks heard, by who they are from: human, or why a machine.", "event", "by"
+        )
+        self.notes = self.gauge("notes_waiting", "Opens and clicks answered and not yet written down.")
         self.webhooks = self._counter("webhooks", "Providers' webhooks, by what was answered.", "provider", "outcome")
         self.spooled = self._counter("spooled", "Opens and clicks written to the local spool.")
         self.unspooled = self._counter("unspooled", "Opens and clicks brought from the spool to the log.")

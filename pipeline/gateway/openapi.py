@@ -8,6 +8,7 @@ import msgspec
 from fastapi import FastAPI
 
 from pipeline.dialects import fasttrack
+from pipeline.gateway import openapi_tracking
 
 _REF: Final = "#/components/schemas/{name}"
 
@@ -92,7 +93,9 @@ def install(app: FastAPI, surfaces: Mapping[str, Sequence[type]]) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            components = framework().setdefault("components", {})
+            document = framework()
+            document["paths"] |= openapi_tracking.PATHS
+            components = document.setdefault("components", {})
             components.setdefault("schemas", {}).update(_schemas() | _more(surfaces))
             components["securitySchemes"] = {
                 "ApiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},

@@ -54,18 +54,23 @@ async def serve(rt: Runtime, connector: Connector) -> None:
     with _listen(rt) as listener:
         _announce(rt, listener.getsockname()[1])
         spooling = asyncio.create_task(world.spool.drain(rt.stop))
-        stopping = asyncio.create_task(_stop(rt, server))
+        noting = asyncio.create_task(world.notes.run())
+        stopping = asyncio.create_task(_stop(rt, server, noting))
         try:
             await server.serve(sockets=[listener])
         finally:
             stopping.cancel()
+            await world.notes.finish(noting)
             await _ended(spooling)
+            world.spool.close()
+    if noting.done() and not noting.cancelled():
+        noting.result()
     if rt.log.dead and not rt.stop.is_set():
         raise LogUnavailable("the producer gave up, nothing could be taken any more")
 
 
-async def _stop(rt: Runtime, server: Server) -> None:
-    while not rt.stop.is_set() and not rt.log.dead:
+async def _stop(rt: Runtime, server: Server, noting: "asyncio.Task[None]") -> None:
+    while not rt.stop.is_set() and not rt.log.dead and not noting.done():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(rt.stop.wait(), 1)
     server.should_exit = True

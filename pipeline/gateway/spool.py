@@ -7,6 +7,7 @@ between append and unlink) is one event.
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -33,17 +34,19 @@ class Spool:
         self._metrics = metrics
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
-        self._buffer: list[tuple[bytes, asyncio.Future[bool]]] = []
+        self._buffer: list[tuple[list[bytes], asyncio.Future[bool]]] = []
 
     @property
     def busy(self) -> bool:
         """Whether something waits here: then the log is known to be away, and what follows goes behind it."""
         return self._wake.is_set()
 
-    async def keep(self, event: DeliveryEvent) -> bool:
-        """Write it to the disk; False if even that failed (counted, logged)."""
+    async def keep(self, events: Sequence[DeliveryEvent]) -> bool:
+        """Write them to the disk; False if even that failed (counted, logged)."""
+        if not events:
+            return True
         kept: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._buffer.append((encode(DELIVERY_EVENTS, event), kept))
+        self._buffer.append(([encode(DELIVERY_EVENTS, event) for event in events], kept))
         async with self._lock:
             await self._flush()
         return await kept
@@ -57,6 +60,10 @@ class Spool:
             if self.busy and delay > FIRST_DELAY_S:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), delay)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file: whoever comes next may bring what is in it."""
         self._segments.rotate()
 
     async def _flush(self) -> None:
@@ -64,16 +71,17 @@ class Spool:
         batch, self._buffer = self._buffer, []
         if not batch:
             return
+        lines = [line for some, _ in batch for line in some]
         done = False
         try:
-            await asyncio.to_thread(self._segments.write, [line for line, _ in batch], self._new_id())
+            await asyncio.to_thread(self._segments.write, lines, self._new_id())
             done = True
-            self._metrics.spooled.inc(len(batch))
-            self._metrics.spool.inc(len(batch))
+            self._metrics.spooled.inc(len(lines))
+            self._metrics.spool.inc(len(lines))
             self._wake.set()
         except OSError as error:
-            log.error("%d opens or clicks are lost, the spool can't be written: %s", len(batch), error)
-            self._metrics.spool_lost.inc(len(batch))
+            log.error("%d opens or clicks are lost, the spool can't be written: %s", len(lines), error)
+            self._metrics.spool_lost.inc(len(lines))
         finally:
             for _, kept in batch:
                 if not kept.done():

@@ -8,8 +8,10 @@ import aiohttp
 
 from pipeline.bootstrap import Runtime
 from pipeline.gateway.auth import Authenticate
+from pipeline.gateway.callers import Callers
 from pipeline.gateway.limits import Limits
 from pipeline.gateway.metrics import Metrics
+from pipeline.gateway.notes import Notes
 from pipeline.gateway.spool import Spool
 from pipeline.gateway.visits import Connector
 from pipeline.ports import Entry, Log
@@ -41,6 +43,8 @@ class World:
     metrics: Metrics
     log: Log
     spool: Spool
+    notes: Notes
+    callers: Callers
     authenticate: Authenticate
     signer: Signer
     limits: Limits
@@ -54,4 +58,5 @@ def make_world(rt: Runtime, connector: Connector = aiohttp.TCPConnector) -> Worl
     log = CountedLog(rt.log, metrics)
     spool = Spool(rt.settings.data_dir / "spool", log, rt.new_id, metrics)
     signer = Signer(rt.settings.secret.get_secret_value(), "track")
-    return World(rt, metrics, log, spool, Authenticate(rt), signer, Limits(rt.settings), connector)
+    notes, callers = Notes(log, spool, metrics), Callers(rt.settings.trusted_proxies)
+    return World(rt, metrics, log, spool, notes, callers, Authenticate(rt), signer, Limits(rt.settings), connector)

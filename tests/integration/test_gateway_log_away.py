@@ -10,7 +10,7 @@ from pipeline import tokens
 from pipeline.settings import Settings
 from pipeline.signing import Signer
 from tests.support.fasttrack import message
-from tests.support.gateway import gateway, records, until
+from tests.support.gateway import Gateway, gateway, records, until
 from tests.support.kafka_proxy import kafka_proxy
 from topics import ids
 from topics.registry import DELIVERY_EVENTS, SEND_REQUESTS
@@ -37,6 +37,10 @@ async def test_a_log_that_does_not_answer_is_a_503_and_the_repeat_is_taken_once(
         found = [record for *_, record in await records(settings, SEND_REQUESTS)]
         assert {record.identity for record in found} == {"before", "one", "two"}
         assert {record.email_id for record in found if record.identity == "one"} == {EMAIL}
+
+
+async def _reached(world: Gateway, sample: str, value: float) -> bool:
+    return await world.metric(sample) == value
 
 
 async def _taken(posting: object, wanted: set[str]) -> bool:
@@ -104,11 +108,12 @@ async def test_opens_while_the_log_is_away_are_answered_kept_and_brought_later(s
         gateway(settings, kafka_bootstrap=proxy.bootstrap, append_timeout=0.5) as world,
     ):
         await world.http.get(pixel(settings), headers=PERSON)
+        await until(lambda: _reached(world, 'mailfold_appends_total{result="confirmed",topic="delivery-events"}', 1))
         proxy.away()
         for _ in range(5):
             answer = await world.http.get(pixel(settings), headers=PERSON)
             assert (answer.status_code, len(answer.content)) == (200, 43)
-        assert await world.metric("mailfold_spooled_total") == 5
+        await until(lambda: _reached(world, "mailfold_spooled_total", 5))
         assert await world.metric("mailfold_spool_events") == 5
         assert (await world.http.get("/readyz")).json()["problems"].keys() == {"kafka"}
         proxy.back()
@@ -161,5 +166,5 @@ async def test_a_spool_that_cannot_be_written_is_counted_and_still_answered(sett
         proxy.away()
         answer = await world.http.request(method, pixel(settings), headers=PERSON)
         assert answer.status_code == 200
-        assert await world.metric("mailfold_spool_lost_total") == (1 if method == "GET" else 0)
+        await until(lambda: _reached(world, "mailfold_spool_lost_total", 1 if method == "GET" else 0))
         proxy.back()

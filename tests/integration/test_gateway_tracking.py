@@ -1,12 +1,15 @@
 """Pixel and click over real HTTP: what lands on the log, and what is answered whoever asks."""
 
+import asyncio
+
 import pytest
 
 from pipeline import tokens
 from pipeline.settings import Settings
 from pipeline.signing import Signer
-from tests.support.gateway import gateway, records
+from tests.support.gateway import Gateway, gateway, records, until
 from topics import ids
+from topics.codec import encode
 from topics.events import DeliveryEvent, EventKind
 from topics.registry import DELIVERY_EVENTS
 
@@ -27,8 +30,14 @@ def click(settings: Settings, url: str) -> str:
     return f"/c/{tokens.click_token(signer(settings), EMAIL, 0, url)}"
 
 
-async def events(settings: Settings) -> list[DeliveryEvent]:
-    return [event for *_, event in await records(settings, DELIVERY_EVENTS)]
+async def events(world: Gateway, count: int) -> list[DeliveryEvent]:
+    """What is on the log once it has ``count``: the answer goes first."""
+    await until(lambda: _reached(world, 'mailfold_appends_total{result="confirmed",topic="delivery-events"}', count))
+    return [event for *_, event in await records(world.rt.settings, DELIVERY_EVENTS)]
+
+
+async def _reached(world: Gateway, sample: str, value: float) -> bool:
+    return await world.metric(sample) == value
 
 
 async def test_a_fetched_pixel_is_an_open(settings: Settings) -> None:
@@ -39,8 +48,8 @@ async def test_a_fetched_pixel_is_an_open(settings: Settings) -> None:
         assert "no-store" in answer.headers["cache-control"]
         assert answer.content[:6] == b"GIF89a"
         assert len(answer.content) == 43
-        (_, _, key, event) = (await records(settings, DELIVERY_EVENTS))[0]
-        assert key == EMAIL.encode()
+        (event,) = await events(world, 1)
+        assert [key for _, _, key, _ in await records(settings, DELIVERY_EVENTS)] == [EMAIL.encode()]
         assert event == DeliveryEvent(
             email_id=EMAIL,
             event_id=event.event_id,
@@ -52,14 +61,14 @@ async def test_a_fetched_pixel_is_an_open(settings: Settings) -> None:
         )
         assert event.event_id.startswith("pixel:")
         await world.http.get(pixel(settings), headers=PERSON)
-        assert len({each.event_id for each in await events(settings)}) == 2
+        assert len({each.event_id for each in await events(world, 2)}) == 2
 
 
 @pytest.mark.parametrize(("agent", "reason"), [("Mozilla/5.0", "apple-mail-privacy"), ("", "no-user-agent")])
 async def test_a_machine_s_open_is_labelled(settings: Settings, agent: str, reason: str) -> None:
     async with gateway(settings) as world:
         await world.http.get(pixel(settings), headers={"User-Agent": agent})
-        assert [event.machine for event in await events(settings)] == [reason]
+        assert [event.machine for event in await events(world, 1)] == [reason]
 
 
 async def test_a_forged_pixel_gets_the_same_picture_and_nothing_is_noted(settings: Settings) -> None:
@@ -74,8 +83,8 @@ async def test_a_forged_pixel_gets_the_same_picture_and_nothing_is_noted(setting
             answer = await world.http.get(forgery, headers=PERSON)
             assert (answer.status_code, answer.content) == (200, honest.content)
             assert {**answer.headers, "date": ""} == {**honest.headers, "date": ""}
-        assert len(await events(settings)) == 1
-        assert await world.metric('mailfold_forged_total{surface="pixel"}') == len(forgeries)
+        await until(lambda: _reached(world, 'mailfold_forged_total{surface="pixel"}', len(forgeries)))
+        assert len(await events(world, 1)) == 1
 
 
 async def test_a_followed_link_is_a_click_and_leads_where_it_was_signed_to(settings: Settings) -> None:
@@ -85,7 +94,7 @@ async def test_a_followed_link_is_a_click_and_leads_where_it_was_signed_to(setti
         assert (answer.status_code, answer.headers["location"]) == (302, url)
         assert "no-store" in answer.headers["cache-control"]
         assert answer.headers["referrer-policy"] == "no-referrer"
-        (event,) = await events(settings)
+        (event,) = await events(world, 1)
         assert (event.kind, event.url, event.machine, event.provider) == (EventKind.CLICKED, url, "", "click")
 
 
@@ -104,7 +113,7 @@ async def test_a_link_leads_to_http_only_even_if_we_signed_it(settings: Settings
     async with gateway(settings) as world:
         answer = await world.http.get(click(settings, url), headers=PERSON)
         assert answer.status_code == 404
-        assert await events(settings) == []
+        assert await events(world, 0) == []
 
 
 async def test_a_forged_link_is_a_404(settings: Settings) -> None:
@@ -120,13 +129,74 @@ async def test_a_forged_link_is_a_404(settings: Settings) -> None:
             assert answer.status_code == 404
             assert answer.json()["error"] == "no such link"
             assert "location" not in answer.headers
-        assert await events(settings) == []
+        assert await events(world, 0) == []
         assert await world.metric('mailfold_forged_total{surface="click"}') == 5
 
 
 async def test_head_answers_and_is_no_event(settings: Settings) -> None:
     async with gateway(settings) as world:
-        assert (await world.http.head(pixel(settings), headers=PERSON)).status_code == 200
+        seen = await world.http.head(pixel(settings), headers=PERSON)
+        assert (seen.status_code, seen.content, seen.headers["content-length"]) == (200, b"", "43")
         answer = await world.http.head(click(settings, "https://example.com/"), headers=PERSON)
         assert (answer.status_code, answer.headers["location"]) == (302, "https://example.com/")
-        assert await events(settings) == []
+        assert await events(world, 0) == []
+
+
+@pytest.mark.parametrize(
+    "ahead",
+    [{"Sec-Purpose": "prefetch;prerender"}, {"Purpose": "prefetch"}, {"X-Moz": "prefetch"}, {"X-Purpose": "preview"}],
+    ids=lambda ahead: next(iter(ahead)),
+)
+async def test_what_is_fetched_ahead_of_a_person_is_a_machine_s(settings: Settings, ahead: dict[str, str]) -> None:
+    async with gateway(settings) as world:
+        answer = await world.http.get(click(settings, "https://example.com/"), headers={**PERSON, **ahead})
+        assert answer.status_code == 302
+        await world.http.get(pixel(settings), headers={**PERSON, **ahead})
+        assert [(event.kind.value, event.machine) for event in await events(world, 2)] == [
+            ("clicked", "prefetch"),
+            ("opened", "prefetch"),
+        ]
+        assert await world.metric('mailfold_tracked_total{by="prefetch",event="opened"}') == 1
+
+
+async def test_whoever_follows_the_link_that_nobody_sees_is_a_machine(settings: Settings) -> None:
+    trap = f"/t/{tokens.trap_token(signer(settings), EMAIL)}"
+    async with gateway(settings) as world:
+        answer = await world.http.get(trap, headers=PERSON)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        assert "location" not in answer.headers
+        forged = await world.http.get("/t/x", headers=PERSON)
+        assert (forged.status_code, forged.content) == (answer.status_code, answer.content)
+        (event,) = await events(world, 1)
+        assert (event.kind, event.machine, event.email_id) == (EventKind.CLICKED, "trap-link", EMAIL)
+
+
+async def test_a_scanner_s_network_is_told_by_a_trusted_proxy_only_and_nobody_s_address_is_kept(
+    settings: Settings,
+) -> None:
+    scanner, forged = {"X-Forwarded-For": "1.2.3.4, 104.47.0.9"}, {"X-Forwarded-For": "104.47.0.9, 192.0.2.7"}
+    async with gateway(settings) as world:
+        await world.http.get(pixel(settings), headers=PERSON | scanner)
+        assert [event.machine for event in await events(world, 1)] == [""]
+    async with gateway(settings, trusted_proxies=("127.0.0.0/8",)) as world:
+        await world.http.get(pixel(settings), headers=PERSON | scanner)
+        await world.http.get(pixel(settings), headers=PERSON | forged)
+        told = await events(world, 2)
+        assert sorted(event.machine for event in told) == ["", "", "security-scanner"]
+        assert not any(b"104.47" in encode(DELIVERY_EVENTS, event) for event in told)
+
+
+async def test_what_is_in_hand_when_told_to_stop_is_written_down(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        answers = await asyncio.gather(*(world.http.get(pixel(settings), headers=PERSON) for _ in range(50)))
+        assert {answer.status_code for answer in answers} == {200}
+    assert len(await records(settings, DELIVERY_EVENTS)) == 50
+
+
+async def test_another_method_is_refused_and_counted(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        for path in (pixel(settings), click(settings, "https://example.com/"), "/t/x"):
+            answer = await world.http.post(path)
+            assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+        assert await world.metric('mailfold_http_requests_total{status="405",surface="pixel"}') == 1
+        assert await events(world, 0) == []

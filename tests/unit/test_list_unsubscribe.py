@@ -4,6 +4,7 @@ import email
 import email.policy
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ REQUEST = SendRequest(
 HTML = Content(html='<html><body><a href="https://shop.example/">shop</a></body></html>')
 
 
-def written(content: Content = HTML, **brand: bool) -> email.message.EmailMessage:
+def written(content: Content = HTML, **brand: Any) -> email.message.EmailMessage:
     row = replace(Brand("acme", "1", "relay"), **brand)
     raw = Writer(SETTINGS, lambda: 1_700_000_000_000).message(REQUEST, content, row, Provider("relay", "h", 25))
     found = email.message_from_bytes(raw, policy=email.policy.default)

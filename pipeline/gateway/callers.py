@@ -1,0 +1,82 @@
+"""A request's headers -> who asks, and whether ahead of a person. Nothing of it is stored but the user agent's words.
+
+Whoever connects is who asks, unless it is a proxy that the settings name: then it says for whom,
+and so may the proxy behind it. What stands further left in `X-Forwarded-For` anybody may have written.
+"""
+
+import ipaddress
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+AGENT_MAX: Final = 500
+# What browsers say when they fetch what nobody has asked for yet. https://wicg.github.io/nav-speculation/prefetch.html
+# and, before it had one name, https://lionralfs.dev/blog/exploring-the-usage-of-prefetch-headers/
+_AHEAD: Final = frozenset({b"sec-purpose", b"purpose", b"x-purpose", b"x-moz"})
+_WHY: Final = (b"prefetch", b"preview", b"prerender")
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who asks."""
+
+    agent: str
+    address: str
+    ahead: bool
+    """It is a prefetch: no person has asked for it yet, and none may ever."""
+
+
+class Callers:
+    """Reads requests; ``trusted`` are the networks of our own proxies."""
+
+    def __init__(self, trusted: Iterable[str] = ()) -> None:
+        self._trusted = [ipaddress.ip_network(network) for network in trusted]
+
+    def __call__(self, scope: Any) -> Caller:
+        """Who sent this request (an ASGI scope)."""
+        agent, ahead, forwarded = b"", False, []
+        for name, value in scope["headers"]:
+            if name == b"user-agent":
+                agent = value
+            elif name in _AHEAD:
+                ahead = ahead or value.strip().lower().startswith(_WHY)
+            elif name == b"x-forwarded-for":
+                forwarded.append(value)
+        peer = scope["client"][0] if scope.get("client") else ""
+        return Caller(agent[:AGENT_MAX].decode("latin-1"), self._address(peer, forwarded), ahead)
+
+    def _address(self, peer: str, forwarded: list[bytes]) -> str:
+        if not self._trusted or not forwarded:
+            return peer
+        hops = b",".join(forwarded).decode("latin-1").split(",")
+        for hop in reversed(hops):
+            if not self._ours(peer):
+                break
+            if (address := _parsed(hop)) is None:
+                break
+            peer = address
+        return peer
+
+    def _ours(self, address: str) -> bool:
+        try:
+            where = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(where in network for network in self._trusted)
+
+
+def _parsed(hop: str) -> str | None:
+    """An address with or without port and brackets; None for `unknown`, names and nonsense."""
+    text = hop.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)

@@ -1,0 +1,23 @@
+"""Headers that answers carry: what none goes without, and what keeps one from being kept."""
+
+from collections.abc import Mapping
+from typing import Final
+
+SAFE: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+"""On every answer, unless it says otherwise itself."""
+NO_STORE: Final = {"Cache-Control": "no-store, no-cache, must-revalidate, private, max-age=0", "Pragma": "no-cache"}
+"""For what must be asked for anew each time."""
+
+Raw = list[tuple[bytes, bytes]]
+
+
+def raw(*some: Mapping[str, str]) -> Raw:
+    """Headers as ASGI wants them; of two with one name the later counts."""
+    merged = {name.lower(): value for headers in some for name, value in headers.items()}
+    return [(name.encode("ascii"), value.encode("latin-1")) for name, value in merged.items()]
