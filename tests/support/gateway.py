@@ -5,12 +5,14 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import httpx
 
 from pipeline import admin
 from pipeline.bootstrap import Runtime, runtime
 from pipeline.gateway import run
 from pipeline.gateway.server import PORT_FILE
+from pipeline.gateway.visits import Connector
 from pipeline.kafka import consumer
 from pipeline.settings import Settings
 from topics.codec import decode
@@ -41,7 +43,9 @@ class Gateway:
 
 
 @contextlib.asynccontextmanager
-async def gateway(settings: Settings, **changed: Any) -> AsyncIterator[Gateway]:
+async def gateway(
+    settings: Settings, *, connector: Connector = aiohttp.TCPConnector, **changed: Any
+) -> AsyncIterator[Gateway]:
     """Serve until the end of the block; its end must be graceful and within 8 s."""
     mine = settings.model_copy(update={"port": 0, **changed})
     port_file = mine.data_dir / PORT_FILE
@@ -49,7 +53,7 @@ async def gateway(settings: Settings, **changed: Any) -> AsyncIterator[Gateway]:
     async with runtime(mine) as rt:
         await admin.add_tenant(rt.pool, admin.Tenant("acme"))
         key = await admin.add_key(rt.pool, "acme")
-        serving = asyncio.create_task(run(rt))
+        serving = asyncio.create_task(run(rt, connector))
         await until(lambda: port_file.exists() and port_file.read_text().endswith("\n"), serving)
         url = f"http://127.0.0.1:{port_file.read_text().strip()}"
         try:
