@@ -115,9 +115,10 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
 
 def _is_ping(event: bytes) -> bool:
     try:
-        return Fields.read(event).raw["msys"] == b"{}"
-    except (Unrecognised, KeyError):
+        fields = Fields.read(event)
+    except Unrecognised:
         return False
+    return bytes(fields.raw.get("msys", b"")).startswith(b"{") and not fields.object("msys").raw
 
 
 def _inner(event: bytes) -> Fields:

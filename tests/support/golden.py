@@ -1,0 +1,109 @@
+"""The golden folders of the webhook adapters: what a provider documents in, the request it would post out.
+
+`tests/golden/<kind>/<case>.json` is what the provider's documentation shows, `<case>.expected.json` the event or events
+that we make of it. Where the documentation shows the event without what goes around it, it is put around it here.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline.hearing.adapter import Adapter, Context, Proofs
+from topics.events import DeliveryEvent
+from topics.record import EmailId
+
+FOLDER: Final = Path(__file__).parents[1] / "golden"
+EMAIL_ID: Final = EmailId("0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
+"""The email that the golden events are about."""
+OURS: Final = "<ours@mail.example>"
+"""Its Message-ID."""
+RECEIVED_AT: Final = 1513299570123
+
+
+@dataclass(frozen=True)
+class Case:
+    """One documented payload."""
+
+    kind: str
+    name: str
+
+    @property
+    def payload(self) -> bytes:
+        """As documented."""
+        return (FOLDER / self.kind / f"{self.name}.json").read_bytes()
+
+    @property
+    def body(self) -> bytes:
+        """As posted."""
+        return WRAPPED.get(self.kind, bytes)(self.payload)
+
+    @property
+    def expected(self) -> list[dict[str, Any]]:
+        """The events that we make of it."""
+        told = json.loads((FOLDER / self.kind / f"{self.name}.expected.json").read_text())
+        return told if isinstance(told, list) else [told]
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.name}"
+
+
+def cases(*kinds: str) -> list[Case]:
+    """Every case of these kinds, in a fixed order."""
+    return [Case(kind, name) for kind in kinds for name in sorted(_names(kind))]
+
+
+def heard(adapter: Adapter, case: Case, body: bytes | None = None) -> list[DeliveryEvent]:
+    """What the adapter makes of a case, or of another body in its place."""
+    told = context(case.kind)
+    events = adapter.split(case.body if body is None else body, told.headers)
+    return [adapter.normalize(event, told) for event in events]
+
+
+def context(kind: str) -> Context:
+    """Of a provider that is named as its kind, with one email of ours known by its Message-ID."""
+    return Context(provider=kind, received_at=RECEIVED_AT, proofs=Proofs(message_id=_ours))
+
+
+def _ours(message_id: str) -> EmailId | None:
+    return EMAIL_ID if message_id == OURS else None
+
+
+def _names(kind: str) -> Iterator[str]:
+    suffix = ".expected.json"
+    yield from (path.name.removesuffix(suffix) for path in (FOLDER / kind).glob(f"*{suffix}"))
+
+
+def sns(message: str, **other: str) -> dict[str, Any]:
+    """Amazon SNS's envelope, as https://docs.aws.amazon.com/sns/latest/dg/http-notification-json.html shows it."""
+    return {
+        "Type": "Notification",
+        "MessageId": "22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324",
+        "TopicArn": "arn:aws:sns:us-west-2:123456789012:MyTopic",
+        "Subject": "My First Message",
+        "Message": message,
+        "Timestamp": "2012-05-02T00:54:06.655Z",
+        "SignatureVersion": "1",
+        "Signature": "EXAMPLEw6JRN...",
+        "SigningCertURL": "https://sns.us-west-2.amazonaws.com/SimpleNotificationService-f3ecfb7224c7233fe7bb5f59f96de52f.pem",
+        "UnsubscribeURL": "https://sns.us-west-2.amazonaws.com/?Action=Unsubscribe&SubscriptionArn=arn:aws:sns:us-west-2:"
+        "123456789012:MyTopic:c9135db0-26c4-47ec-8998-413945fb5a96",
+    } | other
+
+
+def _mailgun(event: bytes) -> bytes:
+    """With the signature of https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/webhooks."""
+    signature = {
+        "timestamp": "1529006854",
+        "token": "a8ce0edb2dd8301dee6c2405235584e45aa91d1e9f979f3de0",
+        "signature": "d2271d12299f6592d9d44cd9d250f0704e4674c30d79d07c47a66f95ce71cf55",
+    }
+    return json.dumps({"signature": signature, "event-data": json.loads(event)}).encode()
+
+
+WRAPPED: Final[dict[str, Callable[[bytes], bytes]]] = {
+    "sendgrid": lambda event: b"[%s]" % event,
+    "ses": lambda event: json.dumps(sns(event.decode())).encode(),
+    "mailgun": _mailgun,
+}
