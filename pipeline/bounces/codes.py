@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from pipeline.hearing import words
+from pipeline.hearing.privacy import hide_all
 from topics.events import BounceClass
 
 HARD: Final = {
@@ -25,7 +26,6 @@ HARD: Final = {
     "4.310": "Exchange Online: the domain does not exist",
     "7.13": "the account is disabled",
     "7.17": "the mailbox has another owner since (RFC 7293)",
-    "0.0": "undefined: as its first digit says, permanent",
 }
 SOFT: Final = {
     "1.5": "the address is fine",
@@ -40,42 +40,43 @@ SOFT: Final = {
     "7": "policy: spam, reputation, authentication; about the sender or the message",
 }
 """By subject and detail (RFC 3463) without the class digit, else by the subject alone."""
-REPLIES: Final = {
-    521: BounceClass.HARD,  # the host takes no mail (RFC 7504)
-    550: BounceClass.HARD,
-    551: BounceClass.HARD,
-    553: BounceClass.HARD,
-    556: BounceClass.HARD,  # the domain takes no mail (RFC 7504)
-}
-"""By the reply code alone (RFC 5321 §4.2.3), where there is no enhanced code; soft otherwise."""
+ALWAYS_HARD: Final = frozenset({521, 556})
+"""The host or the domain takes no mail at all (RFC 7504)."""
+HARD_REPLIES: Final = frozenset({550, 551, 553})
+"""By the reply code alone (RFC 5321 §4.2.3), where the enhanced code is missing or says nothing."""
+GENERIC: Final = frozenset({"", "4.1", "7.1"})
 
 
 def _any(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(patterns), re.IGNORECASE)
 
 
-# Servers choose codes carelessly, and say plainly what they mean.
-FULL: Final = _any(
+# Servers choose codes carelessly, and say plainly what they mean. In this order, the first that fits decides.
+TODAY: Final = _any(
     r"(?:over|exceed\w*|out of|disk) +(?:\w+ +){0,3}(?:quota|storage|space)",
     r"quota (?:\w+ )?exceed|over ?quota|insufficient (?:system )?storage",
     r"(?:mail|in)?box (?:\w+ ){0,3}full|too many messages in",
+    r"receiving mail (?:at a rate|too)|temporar(?:y|ily)\b",
 )
-ABOUT_US: Final = _any(
-    r"sender|relay|rate limit|too many|not permitted|polic(?:y|ies)|content|virus",
-    r"\bspam|blocked|black ?list|block ?list|dnsbl|\brbl\b|reputation|dmarc|\bspf\b|\bdkim\b",
-)
+"""Another day it may fit, whatever the code says."""
+LISTED: Final = _any(r"black ?list|block ?list|dnsbl|\brbl\b|spamhaus|spamcop|too many recipients|reputation")
+"""The sending server is on somebody's list, whatever the code says."""
 NOBODY: Final = _any(
     r"\b(?:user|recipient|mailbox|account|address|addressee|alias)s?\b.{0,60}?(?:unknown|not found|not exist|no longer"
-    r"|doesn't exist|doesn't have|does not have|disabled|inactive|not listed|unavailable|not available|invalid"
-    r"|not recogni[sz]ed|rejected)",
-    r"(?:unknown|invalid|no such|nonexistent|bad destination)[ -](?:\w+[ -]){0,2}"
+    r"|doesn't exist|doesn't have|does not have|disabled|inactive|not listed|unavailable|invalid|not recogni[sz]ed)",
+    r"(?:unknown|invalid|no such|nonexistent|bad destination|no valid)[ -](?:\w+[ -]){0,2}"
     r"(?:user|recipient|address|mailbox|account|person|alias|local|here)",
-    r"no mailbox here|unrouteable address|recipientnotfound|recipnotfound|not our customer",
-    r"host or domain name not found|no such domain|domain (?:\S+ )?(?:does not|doesn't) exist|host unknown|nullmx",
-    r"couldn't find any host named",
+    r"no mailbox here|unrouteable address|recipientnotfound|recipnotfound|not our customer|delivery userid",
+    r"host (?:\S+ )?not found|domain name not found|no such domain|domain (?:\S+ )?(?:does not|doesn't) exist",
+    r"host unknown|unknown host|no mx record found|no smtp service|nullmx|couldn't find any host named",
+    r"recipient address(?:es)? rejected ?: access denied",  # Exchange Online's words for nobody known by that name
 )
-GENERIC: Final = frozenset({"", "0.0", "1.0", "2.0", "3.0", "4.0", "4.1", "5.0", "7.0", "7.1"})
-"""Subject and detail that say so little, or are used for so much, that the words beside them say more."""
+OTHERS: Final = _any(
+    r"sender|relay|rate limit|too many|not permitted|not allowed|polic(?:y|ies)|content|virus|\bspam|\bblocked",
+    r"dmarc|\bspf\b|\bdkim\b|authenticat|access|denied|forbidden|violation|hop count",
+    r"message (?:was |is )?(?:\w+ )?rejected",
+)
+"""About the sender, the message or the way; where they stand beside the words above, those are about them, too."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -89,9 +90,9 @@ class Verdict(msgspec.Struct, frozen=True):
 def judge(status: str, diagnostic: str) -> Verdict:
     """Read the status field and the server's words together."""
     said = words.enhanced_code(diagnostic.replace("#", " "))
-    enhanced = next((one for one in (said, status) if one and _detail(one) not in GENERIC), said or status)
+    enhanced = next((one for one in (said, status) if one and not one.endswith(".0")), said or status)
     code = words.reply_code(diagnostic)
-    return Verdict(code, enhanced, _class(code, enhanced, diagnostic))
+    return Verdict(code, enhanced, _class(code, enhanced, hide_all(diagnostic)))
 
 
 def for_address(verdict: Verdict, forwarded: bool) -> BounceClass:
@@ -104,18 +105,22 @@ def for_address(verdict: Verdict, forwarded: bool) -> BounceClass:
 
 
 def _class(code: int, enhanced: str, text: str) -> BounceClass:
-    detail = _detail(enhanced)
-    if enhanced.startswith("4") or (not enhanced and code // 100 == 4) or FULL.search(text):
+    detail = enhanced.partition(".")[2]
+    if enhanced.startswith("4") or (not enhanced and code // 100 == 4) or TODAY.search(text) or LISTED.search(text):
         return BounceClass.SOFT
-    if detail in GENERIC:
-        if ABOUT_US.search(text):
-            return BounceClass.SOFT
-        if NOBODY.search(text):
+    if _says_little(detail):
+        others = OTHERS.search(text)
+        if NOBODY.search(text) and not (others and "sender" in others[0].lower()):
             return BounceClass.HARD
-    if enhanced:
-        return BounceClass.HARD if detail in HARD else BounceClass.SOFT
-    return REPLIES.get(code, BounceClass.SOFT)
+        if others:
+            return BounceClass.SOFT
+    if code in ALWAYS_HARD:
+        return BounceClass.HARD
+    if detail == "0.0" or not enhanced:
+        return BounceClass.HARD if code in HARD_REPLIES else BounceClass.SOFT
+    return BounceClass.HARD if detail in HARD else BounceClass.SOFT
 
 
-def _detail(enhanced: str) -> str:
-    return enhanced.partition(".")[2]
+def _says_little(detail: str) -> bool:
+    """Whether the words beside an enhanced code say more than the code: general ones, and vendors' own (5.4.310)."""
+    return detail in GENERIC or detail.endswith(".0") or len(detail.rpartition(".")[2]) == 3

@@ -5,11 +5,15 @@ from typing import Final
 
 import msgspec
 
+from pipeline.bounces import spoken
 from pipeline.bounces.mime import Fields, Letter, blocks
 from pipeline.bounces.report import Form, Report
 
 TYPES: Final = ("message/delivery-status", "message/global-delivery-status")
 RECIPIENTS_MAX: Final = 100
+IMPLIED: Final = {"4": "delayed", "5": "failed"}
+"""What a status means where the action is missing."""
+_FLAT: Final = re.compile(rb"(?im)^final-recipient: .*\r?\n(?:.+\r?\n){0,12}?action: ")
 _WORD: Final = re.compile(r"[a-z-]+")
 _STATUS: Final = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
 _ESCAPED: Final = re.compile(r"\\x\{([0-9A-Fa-f]{1,6})\}")
@@ -18,21 +22,31 @@ _SEVERAL: Final = re.compile(r"\s+")
 
 def read(letter: Letter, base: Report) -> list[Report]:
     """The reports of a notification, on top of what ``base`` says of all; empty if it is none."""
+    found = blocks(_content(letter))
+    of_recipients = [one for one in found if "final-recipient" in one or ("action" in one and "status" in one)]
+    reports = [_report(base, found[0], one) for one in of_recipients[:RECIPIENTS_MAX]]
+    if len(reports) == 1 and not re.search("[a-z]{3}", reports[0].diagnostic):
+        # OpenSMTPD, and others about local mailboxes, give the reason only in the words for people beside it.
+        return [msgspec.structs.replace(reports[0], diagnostic=spoken.reason(spoken.words(letter)))]
+    return reports
+
+
+def _content(letter: Letter) -> bytes:
+    """The notification; as text, where a forwarder has flattened the message."""
     part = letter.first(*TYPES)
-    if part is None:
-        return []
-    found = blocks(part.content)
-    of_message = found[0] if found else Fields(b"")
-    of_recipients = [one for one in found if "action" in one or "final-recipient" in one or "status" in one]
-    return [_report(base, of_message, one) for one in of_recipients[:RECIPIENTS_MAX]]
+    text = letter.first("text/plain")
+    if part is None and text is not None and _FLAT.search(text.content):
+        return text.content
+    return b"" if part is None else part.content
 
 
 def _report(base: Report, of_message: Fields, fields: Fields) -> Report:
+    status = _first(_STATUS, fields.get("status"))
     return msgspec.structs.replace(
         base,
         form=Form.DSN,
-        action=_first(_WORD, fields.get("action").lower()),
-        status=_first(_STATUS, fields.get("status")),
+        action=_first(_WORD, fields.get("action").lower()) or IMPLIED.get(status[:1], ""),
+        status=status,
         diagnostic=_SEVERAL.sub(" ", typed(fields.get("diagnostic-code"))),
         remote_mta=typed(fields.get("remote-mta")),
         reporting_mta=typed(of_message.get("reporting-mta")),

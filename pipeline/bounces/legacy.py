@@ -8,11 +8,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from pipeline.bounces import spoken
 from pipeline.bounces.mime import Letter
 from pipeline.bounces.report import Form, Report
-
-SPOKEN_MAX: Final = 20_000
-"""Characters of a text that can hold the reason: what follows is our message."""
 
 
 class Dialect(NamedTuple):
@@ -55,40 +53,23 @@ DIALECTS: Final = (
     _dialect("opensmtpd", r"an error has occurred while attempting to deliver a message for"),
     _dialect(
         "",
-        r"undeliver(?:able|ed)|delivery (?:\w+ )?fail|fail(?:ed|ure) (?:\w+ ){0,3}deliver|returned mail|mail failure"
+        r"undeliver(?:able|ed)|delivery (?:\w+ )?fail|fail(?:ed|ure) (?:\w+ ){0,3}deliver|returned mail"
         r"|(?:unable to|could not(?: be)?|cannot(?: be)?|can't be|couldn't be|not be|wasn't|was not) *\n? *deliver"
-        r"|permanent (?:fatal )?error|failure notice|delivery (?:notification|report|status)|user unknown|no such user"
-        r"|message not delivered|returning message to sender|non-?delivery|mailbox (?:is )?full|rejected by",
+        r"|mail fail(?:ure|ed)|permanent (?:fatal )?error|failure notice|delivery (?:notification|report|status)|user unknown"
+        r"|no such user|message not delivered|returning message to sender|non-?delivery|mailbox (?:is )?full|rejected by",
     ),
 )
 
-_CUT: Final = re.compile(
-    r"(?im)^\W*(?:-+ *)?(?:below this line is a copy|this is a copy of|(?:the )?original message(?: follows| headers)?"
-    r"|unsent message follows|message header follows|message headers? follows?|returned message|message text follows"
-    r"|the first \d+ lines? of|received message follows|included is a copy|undelivered message)\b"
-    r"|^(?:return-path|received|dkim-signature|message-id): "
-)
 _MAILER: Final = re.compile(
-    r"mailer-?daemon|postmaster|mail *delivery|mail *administrator|system administrator|mail *router"
+    r"mailer-?daemon|post_?master|mail *delivery|mail *administrator|system administrator|mail *router"
     r"|mdaemon|delivery *(?:subsystem|system|service)|mail *system|courier|bounce",
     re.IGNORECASE,
-)
-_SAID: Final = re.compile(
-    r"(?im)(?:^|said:?|says:?|\]:|<<<|reason:?|was:?|returned:?|error_code *:|\bsmtp;|response:?|'|\"|;|:) *\n? *"
-    r"([245]\d\d[ -]#?[^\s\d].{0,300}|[45]\d\d[ -]#?[45]\.\d{1,3}\.\d{1,3}\b.{0,300}|[45]\d\d(?= *$))"
-)
-_HASH: Final = re.compile(r".{0,200}#[45]\.\d{1,3}\.\d{1,3}.{0,100}")
-_ENHANCED: Final = re.compile(r"(?m)^.{0,200}(?<![\d.])[45]\.\d{1,3}\.\d{1,3}(?![\d.]).{0,200}$")
-_REASON: Final = re.compile(
-    r"(?im)^.*(?:unknown (?:user|recipient|address)|no such|unrouteable|quota|mailbox full|not (?:listed|found|exist|recogni)"
-    r"|(?:user|recipient|address|mailbox|account) (?:\S+ ){0,3}?(?:unknown|not|does|is |has |over|full|exceed)"
-    r"|timed? ?out|refused|denied|rejected|too (?:large|long)|host|domain|spam).*$"
 )
 
 
 def read(letter: Letter, base: Report, *, null_sender: bool) -> list[Report]:
     """The one report of a textual bounce; empty where it is none."""
-    text = spoken(letter)
+    text = spoken.words(letter)
     subject = letter.fields.get("subject")
     if not (null_sender or by_machine(letter)):
         return []
@@ -97,32 +78,10 @@ def read(letter: Letter, base: Report, *, null_sender: bool) -> list[Report]:
     if found is None and "x-failed-recipients" not in letter.fields:
         return []
     writer, action = (found.writer, found.action) if found else ("", "failed")
-    return [msgspec.structs.replace(base, form=Form.TEXT, writer=writer, action=action, diagnostic=reason(told))]
+    return [msgspec.structs.replace(base, form=Form.TEXT, writer=writer, action=action, diagnostic=spoken.reason(told))]
 
 
 def by_machine(letter: Letter) -> bool:
     """Whether a mail system wrote it, by its own account."""
     fields = letter.fields
     return "x-failed-recipients" in fields or bool(_MAILER.search(fields.get("from") + fields.get("sender")))
-
-
-def spoken(letter: Letter) -> str:
-    """The sender's own words, without the message that it returns."""
-    part = letter.first("text/plain")
-    if part is None:
-        markup = letter.first("text/html")
-        text = "" if markup is None else re.sub(r"<[^<>]{0,2000}>", " ", markup.text[: SPOKEN_MAX * 4])
-    else:
-        text = part.text
-    text = text[:SPOKEN_MAX]
-    cut = _CUT.search(text)
-    return text[: cut.start()] if cut else text
-
-
-def reason(text: str) -> str:
-    """The line that says why: what the other server answered, else what holds a code, else what sounds like it."""
-    for pattern in (_SAID, _HASH, _ENHANCED, _REASON):
-        found = pattern.search(text)
-        if found:
-            return " ".join((found[1] if pattern is _SAID else found[0]).split())
-    return ""

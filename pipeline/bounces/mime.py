@@ -58,12 +58,16 @@ class Fields:
     @property
     def type(self) -> str:
         """The media type, in lower case; text/plain where none is given or it is broken."""
-        return _careful(self._message.get_content_type, "text/plain")
+        return _careful(self._message.get_content_type, "text/plain") if self._sane() else "text/plain"
 
     def parameter(self, name: str) -> str:
         """A parameter of the content type."""
-        found: Any = _careful(lambda: self._message.get_param(name, ""), None)
+        found: Any = _careful(lambda: self._message.get_param(name, ""), None) if self._sane() else None
         return str(found[2]) if isinstance(found, tuple) else str(found or "")
+
+    def _sane(self) -> bool:
+        # The library counts quotation marks from the start at each semicolon.
+        return len(str(self._message.get("content-type", ""))) <= VALUE_MAX
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -121,12 +125,14 @@ def _parts(fields: Fields, body: bytes) -> Iterator[Part]:
         seen += 1
         fields, body, depth = waiting.pop(0)
         boundary = fields.parameter("boundary") if fields.type.startswith("multipart/") else ""
-        if boundary and depth < DEPTH_MAX:
-            inner = [divide(piece) for piece in _pieces(body, boundary)]
+        inner = [divide(piece) for piece in _pieces(body, boundary)] if boundary and depth < DEPTH_MAX else []
+        if inner:
             # In order: the parts of a part come before the parts that follow it.
             waiting[:0] = [(Fields(head), content, depth + 1) for head, content in inner]
         else:
-            yield Part(fields.type, _content(fields, body), fields.parameter("charset"))
+            # Text, where it says multipart and none of its parts can be found: people could still read it.
+            kind = "text/plain" if fields.type.startswith("multipart/") else fields.type
+            yield Part(kind, _content(fields, body), fields.parameter("charset"))
 
 
 def _pieces(body: bytes, boundary: str) -> list[bytes]:

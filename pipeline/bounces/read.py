@@ -33,23 +33,24 @@ def read(raw: bytes, envelope: Mapping[str, str]) -> list[Report]:
         at=letter.fields.get("date"),
         truncated=TRUNCATED in envelope,
     )
-    null_sender = envelope.get(FROM, "").strip() in ("<>", "") and _null_path(letter)
+    null_sender = (envelope.get(FROM) or letter.fields.get("return-path")).strip() == "<>"
     return (
         dsn.read(letter, base)
         or feedback.read(letter, base)
-        or _unsubscribes(letter, base, null_sender=null_sender)
+        or _unsubscribes(base, null_sender=null_sender)
         or legacy.read(letter, base, null_sender=null_sender)
         or replies.read(letter, base)
         or [msgspec.structs.replace(base, references=replies.answered(letter))]
     )
 
 
-def _unsubscribes(letter: Letter, base: Report, *, null_sender: bool) -> list[Report]:
-    """A person's program writes to that address; a bounce or an out-of-office that strays there means nothing."""
-    wanted = any(address.startswith("u-") for address in base.to)
-    if not wanted or null_sender or replies.automatic(letter):
-        return []
-    return [msgspec.structs.replace(base, form=Form.UNSUBSCRIBE)]
+def _unsubscribes(base: Report, *, null_sender: bool) -> list[Report]:
+    """Whoever writes to that address means it: no program answers to it, and Apple Mail's own words are auto-replied.
+
+    What has no sender is a bounce gone astray.
+    """
+    wanted = not null_sender and any(address.startswith("u-") for address in base.to)
+    return [msgspec.structs.replace(base, form=Form.UNSUBSCRIBE)] if wanted else []
 
 
 def _addressed(letter: Letter, envelope: str) -> tuple[str, ...]:
@@ -61,10 +62,6 @@ def _addressed(letter: Letter, envelope: str) -> tuple[str, ...]:
     named += [value for name in _NAMING for value in letter.fields.all(name)]
     found = [address.lower() for value in named for address in OURS.findall(value)]
     return tuple(dict.fromkeys(found))[:5]
-
-
-def _null_path(letter: Letter) -> bool:
-    return letter.fields.get("return-path").strip() in ("<>", "")
 
 
 def _identity(letter: Letter, raw: bytes) -> str:
