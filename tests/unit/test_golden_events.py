@@ -1,0 +1,74 @@
+"""Every documented payload of every provider becomes the expected events, and no address leaves with them."""
+
+import json
+import re
+import urllib.parse
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from pipeline.hearing.adapter import EMAIL_ID_KEY
+from pipeline.providers.registry import ADAPTERS
+from tests.support.golden import EMAIL_ID, FOLDER, Case, cases, heard
+from topics.codec import decode, encode
+from topics.events import EventKind
+from topics.registry import DELIVERY_EVENTS
+
+KINDS = sorted(kind for kind in ADAPTERS if (FOLDER / kind).is_dir())
+# The sandbox speaks SendGrid's language; what mail brings in is shown with real mails, in tests of its own.
+WITHOUT = {"sandbox", "mail"}
+ADDRESS = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+EVERY = pytest.mark.parametrize("case", cases(*KINDS), ids=str)
+
+
+def test_every_provider_has_golden_payloads() -> None:
+    assert set(KINDS) | WITHOUT >= set(ADAPTERS)
+
+
+@EVERY
+def test_a_documented_payload_becomes_the_expected_events(case: Case) -> None:
+    events = heard(ADAPTERS[case.kind], case)
+    assert [json.loads(msgspec.json.encode(event)) for event in events] == case.expected
+
+
+@EVERY
+def test_what_is_told_can_lie_on_the_log(case: Case) -> None:
+    for event in heard(ADAPTERS[case.kind], case):
+        assert decode(DELIVERY_EVENTS, encode(DELIVERY_EVENTS, event)) == event
+
+
+@EVERY
+def test_a_payload_that_comes_again_has_the_same_identities(case: Case) -> None:
+    once = [event.event_id for event in heard(ADAPTERS[case.kind], case)]
+    assert once == [event.event_id for event in heard(ADAPTERS[case.kind], case)]
+    assert len(set(once)) == len(once)
+
+
+@EVERY
+def test_no_address_leaves(case: Case) -> None:
+    told = b"".join(map(msgspec.json.encode, heard(ADAPTERS[case.kind], case))).decode().lower()
+    told = urllib.parse.unquote(told) + told
+    for address in addresses(json.loads(case.payload)):
+        assert address not in told
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_newer_than_us_is_kept_as_unknown(kind: str) -> None:
+    (event,) = heard(ADAPTERS[kind], Case(kind, "newer_than_us"))
+    assert event.kind is EventKind.UNKNOWN
+    assert event.email_id == EMAIL_ID
+    assert EMAIL_ID_KEY in bytes(event.native).decode()
+
+
+def addresses(value: Any, name: str = "") -> Iterator[str]:
+    """All that look like addresses and aren't a message's id."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from addresses(one, key)
+    elif isinstance(value, list):
+        for one in value:
+            yield from addresses(one, name)
+    elif isinstance(value, str) and not re.search(r"(message|smtp).?id$", name, re.IGNORECASE):
+        yield from ADDRESS.findall(urllib.parse.unquote(value).lower())
