@@ -56,13 +56,6 @@ from unnest(%(topics)s::text[], %(partitions)s::integer[], %(expected)s::bigint[
 where o.queue = 'dispatch' and o.topic = moved.topic and o.partition = moved.partition
     and o.next_offset = moved.expected
 
--- name: lead
--- One dispatcher reads the log into jobs. Postgres takes the lock back when the session ends or falls silent.
-select pg_try_advisory_lock(hashtext('mailfold.dispatch.intake'), 0)
-
--- name: lead_or_end
-set idle_session_timeout = '10s'
-
 -- name: heard_of
 -- Emails of which somebody told what only happens to an email that was sent.
 select email_id::text from projections.history
