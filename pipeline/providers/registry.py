@@ -4,8 +4,22 @@ from collections.abc import Mapping
 from typing import Final
 
 from pipeline.errors import NotFound
-from pipeline.hearing.adapter import Adapter, Once, Subscribing
-from pipeline.providers import mail, mailgun, postmark, sendgrid, ses, sparkpost
+from pipeline.hearing.adapter import Adapter, Greeting, Once, Subscribing
+from pipeline.providers import (
+    brevo,
+    mail,
+    mailersend,
+    mailgun,
+    mailjet,
+    mailtrap,
+    mandrill,
+    postal,
+    postmark,
+    resend,
+    sendgrid,
+    ses,
+    sparkpost,
+)
 
 ADAPTERS: Final[Mapping[str, Adapter]] = {
     "mail": mail,
@@ -15,11 +29,20 @@ ADAPTERS: Final[Mapping[str, Adapter]] = {
     "mailgun": mailgun,
     "postmark": postmark,
     "sparkpost": sparkpost,
+    "mailjet": mailjet,
+    "brevo": brevo,
+    "resend": resend,
+    "mandrill": mandrill,
+    "mailersend": mailersend,
+    "mailtrap": mailtrap,
+    "postal": postal,
 }
 SUBSCRIBING: Final[Mapping[str, Subscribing]] = {"ses": ses}
 """Those whose signatures need a certificate, and who ask before they send."""
 ONCE: Final[Mapping[str, Once]] = {"mailgun": mailgun}
 """Those whose signature covers a token instead of the body."""
+GREETING: Final[Mapping[str, Greeting]] = {"mandrill": mandrill, "mailersend": mailersend}
+"""Those who try an address out before there is a key to sign with."""
 
 
 def adapter(kind: str) -> Adapter:
