@@ -22,7 +22,7 @@ from pipeline.gateway.verifying import Verifier
 from pipeline.gateway.world import World
 from pipeline.hearing.adapter import Adapter, Incoming
 from pipeline.ports import Entry
-from pipeline.providers.registry import adapter
+from pipeline.providers.registry import GREETING, adapter
 from topics.registry import PROVIDER_WEBHOOKS
 
 REMEMBERED_S: Final = 3.0
@@ -119,6 +119,9 @@ class _Reception:
 
     async def _answered(self, row: admin.Provider, reader: Adapter, incoming: Incoming) -> tuple[str, Response]:
         mark = self._mark(row, incoming)
+        greeting = GREETING.get(row.kind)
+        if greeting is not None and greeting.greets(incoming):
+            return "greeted", Response(status_code=200)
         try:
             await self._verifier.verify(row, reader, incoming)
             if mark:

@@ -66,16 +66,16 @@ def require_basic(incoming: Incoming, keys: Sequence[str]) -> None:
 
 
 def require_bearer(incoming: Incoming, keys: Sequence[str]) -> None:
-    """A bearer token (RFC 6750 §2.1), one of ``keys``. Raises Forged."""
+    """A bearer token (RFC 6750 §2.1), one of ``keys``. Raises NotLoggedIn."""
     scheme, _, given = incoming.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
-        raise Forged("no bearer token")
+        raise NotLoggedIn("no bearer token")
     if not equal_to_any(_bytes(given.strip()), [_bytes(key) for key in keys]):
-        raise Forged("the token is not the provider's")
+        raise NotLoggedIn("the token is not the provider's")
 
 
 def require_password(incoming: Incoming, keys: Sequence[str]) -> None:
-    """HTTP Basic or a bearer token, whichever the request brings. Raises Forged."""
+    """HTTP Basic or a bearer token, whichever the request brings. Raises NotLoggedIn."""
     bears = incoming.headers.get("authorization", "").lower().startswith("bearer ")
     (require_bearer if bears else require_basic)(incoming, keys)
 
