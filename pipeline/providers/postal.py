@@ -17,10 +17,11 @@ from pipeline.bounces import codes
 from pipeline.errors import Forged, Unrecognised
 from pipeline.hearing import proof, times, words
 from pipeline.hearing.adapter import UNCORRELATED, Context, Incoming
-from pipeline.hearing.fields import Fields
+from pipeline.hearing.fields import Fields, embedded
 from pipeline.hearing.privacy import hide_all, hider, native_strictly
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
+from topics.record import EmailId
 
 SIGNATURE_HEADER: Final = "X-Postal-Signature-256"
 OLD_SIGNATURE_HEADER: Final = "X-Postal-Signature"
@@ -75,7 +76,7 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
     kind = _kind(name, details, code) if ours else EventKind.UNKNOWN
     hide = hider([message.text("to")])
     return DeliveryEvent(
-        email_id=(ours and context.proofs.message_id(f"<{message.text('message_id')}>")) or UNCORRELATED,
+        email_id=_email_id(message, context) if ours else UNCORRELATED,
         event_id=_event_id(fields, context),
         kind=kind,
         occurred_at=times.from_seconds(payload.text("timestamp") or fields.text("timestamp")),
@@ -127,6 +128,12 @@ def _kind(name: str, details: str, code: int) -> EventKind:
 def _bounce_class(name: str, output: str) -> BounceClass:
     """Postal tells that a mail came back and not what it said, so that it proves nothing against the address."""
     return BounceClass.SOFT if name == "MessageBounced" else codes.judge("", output).bounce_class
+
+
+def _email_id(message: Fields, context: Context) -> EmailId:
+    """Postal leaves our Message-ID as it is."""
+    known = context.proofs.message_id(f"<{message.text('message_id')}>")
+    return known or embedded(message.text("tag")) or UNCORRELATED
 
 
 def _event_id(fields: Fields, context: Context) -> str:

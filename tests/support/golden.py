@@ -5,6 +5,7 @@ that we make of it. Where the documentation shows the event without what goes ar
 """
 
 import json
+import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,8 @@ def heard(adapter: Adapter, case: Case, body: bytes | None = None) -> list[Deliv
 
 def context(kind: str) -> Context:
     """Of a provider that is named as its kind, with one email of ours known by its Message-ID."""
-    return Context(provider=kind, received_at=RECEIVED_AT, proofs=Proofs(message_id=_ours))
+    proofs = Proofs(message_id=_ours)
+    return Context(provider=kind, received_at=RECEIVED_AT, headers=HEADERS.get(kind, {}), proofs=proofs)
 
 
 def _ours(message_id: str) -> EmailId | None:
@@ -102,8 +104,16 @@ def _mailgun(event: bytes) -> bytes:
     return json.dumps({"signature": signature, "event-data": json.loads(event)}).encode()
 
 
+def _form(event: bytes) -> bytes:
+    return urllib.parse.urlencode({"mandrill_events": f"[{event.decode()}]"}).encode()
+
+
 WRAPPED: Final[dict[str, Callable[[bytes], bytes]]] = {
     "sendgrid": lambda event: b"[%s]" % event,
     "ses": lambda event: json.dumps(sns(event.decode())).encode(),
     "mailgun": _mailgun,
+    "mandrill": _form,
+    "mailtrap": lambda event: b'{"events": [%s]}' % event,
 }
+HEADERS: Final[dict[str, dict[str, str]]] = {"resend": {"svix-id": "msg_p5jXN8AQM9LWM0D4loKWxJek"}}
+"""What the events need of their request's headers."""
