@@ -152,6 +152,31 @@ async def connect(provider: Provider, local_hostname: str, steps: "_Steps | None
     return clear
 
 
+@dataclass(frozen=True, slots=True)
+class Greeted:
+    """How a server received us; ``refusal``: that it did not let us in."""
+
+    refusal: Answer | None = None
+    secured: bool = False
+    extensions: frozenset[str] = frozenset()
+
+
+async def greet(provider: Provider, local_hostname: str, within: float) -> Greeted:
+    """Come in as if to send, and leave."""
+    steps = _Steps()
+    try:
+        async with asyncio.timeout(within):
+            connection = await connect(provider, local_hostname, steps)
+    except TimeoutError:
+        return Greeted(answer(steps.stage, 0, f"no answer within {within:g} s"))
+    except _Conversation as ended:
+        return Greeted(ended.answer)
+    secured = connection.get_transport_info("sslcontext") is not None
+    extensions = frozenset(name.lower() for name in connection.esmtp_extensions)
+    await _quit(connection)
+    return Greeted(None, secured, extensions)
+
+
 def _client(provider: Provider, local_hostname: str) -> aiosmtplib.SMTP:
     return aiosmtplib.SMTP(
         hostname=provider.host,
