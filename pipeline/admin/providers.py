@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from psycopg.types.json import Jsonb
+
 from pipeline.admin.asking import one, rows, write
 from pipeline.database import Pool
 from pipeline.errors import NotFound
@@ -39,6 +41,8 @@ class Provider:
     region: str = ""
     api_url: str = ""
     """Empty: the provider's own."""
+    options: tuple[tuple[str, str], ...] = ()
+    """What only its kind knows: SES's configuration set, Postmark's message stream."""
 
 
 async def add_provider(pool: Pool, provider: Provider, secret: str) -> None:
@@ -50,7 +54,7 @@ async def add_provider(pool: Pool, provider: Provider, secret: str) -> None:
         "add_provider",
         *(provider.provider, provider.kind, provider.via, provider.host, provider.port, provider.tls),
         *(provider.username, sealed, provider.means_delivered, provider.max_connections, keys),
-        *(provider.region, provider.api_url),
+        *(provider.region, provider.api_url, Jsonb(dict(provider.options))),
     )
 
 
@@ -80,7 +84,8 @@ async def providers(pool: Pool, secret: str) -> list[Provider]:
 
 
 def _provider(row: tuple[Any, ...], secret: str) -> Provider:
-    name, kind, via, host, port, tls, username, sealed, means_delivered, max_connections, keys, region, api_url = row
+    name, kind, via, host, port, tls, username, sealed, means_delivered, max_connections, keys = row[:11]
+    region, api_url, options = row[11:]
     return Provider(
         provider=name,
         host=host,
@@ -95,6 +100,7 @@ def _provider(row: tuple[Any, ...], secret: str) -> Provider:
         via=via,
         region=region,
         api_url=api_url,
+        options=tuple(sorted(options.items())),
     )
 
 

@@ -26,23 +26,23 @@ where k.key_hash = %s and k.revoked_at is null
 -- Without webhook keys it keeps those that it has: they are rotated, not retyped.
 insert into admin.providers
     (provider, kind, via, host, port, tls, username, password_sealed, means_delivered, max_connections,
-     webhook_keys, region, api_url)
-values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+     webhook_keys, region, api_url, options)
+values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 on conflict (provider) do update set
     kind = excluded.kind, via = excluded.via, host = excluded.host, port = excluded.port, tls = excluded.tls,
     username = excluded.username, password_sealed = excluded.password_sealed,
     means_delivered = excluded.means_delivered, max_connections = excluded.max_connections,
     webhook_keys = case when excluded.webhook_keys = '{}' then providers.webhook_keys else excluded.webhook_keys end,
-    region = excluded.region, api_url = excluded.api_url
+    region = excluded.region, api_url = excluded.api_url, options = excluded.options
 
 -- name: providers
 select provider, kind, via, host, port, tls, username, password_sealed, means_delivered, max_connections,
-       webhook_keys, region, api_url
+       webhook_keys, region, api_url, options
 from admin.providers order by provider
 
 -- name: provider
 select provider, kind, via, host, port, tls, username, password_sealed, means_delivered, max_connections,
-       webhook_keys, region, api_url
+       webhook_keys, region, api_url, options
 from admin.providers where provider = %s
 
 -- name: list_providers

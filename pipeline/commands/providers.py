@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from pipeline import admin
+from pipeline import admin, carriers
 from pipeline.commands.here import FROM, cell, console, credential, secret_of, table, with_pool
 from pipeline.database import Pool
 from pipeline.errors import Refused
@@ -41,6 +41,12 @@ def add_provider(
     webhook_key_env: WebhookKeyEnv = None,
     region: Annotated[str, typer.Option(help="The provider's region, where it has some: eu-west-1, eu.")] = "",
     api_url: Annotated[str, typer.Option(help="Its API, if not the provider's own.")] = "",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What only its kind knows: configuration_set=… (SES), message_stream=… (Postmark). Repeatable."
+        ),
+    ] = None,
     means_delivered: Annotated[bool, typer.Option(help="Its 250 is the final delivery.")] = False,
     max_connections: Annotated[int, typer.Option(help="Connections at once, per dispatcher.", min=1)] = 8,
 ) -> None:
@@ -61,7 +67,10 @@ def add_provider(
         via=via,
         region=region,
         api_url=api_url.rstrip("/"),
+        options=tuple((name, value) for name, _, value in (one.partition("=") for one in option or [])),
     )
+    if lacking := carriers.lacking(row):
+        raise Refused(lacking)
     with_pool(lambda pool, settings: admin.add_provider(pool, row, secret_of(settings)))
     console().print(f"provider {provider}; next: mailfold brands add '*' --provider {provider}", markup=False)
 

@@ -68,7 +68,7 @@ def render(
         header_line("Date", format_datetime(datetime.fromtimestamp(date // 1000, UTC))),
         header_line("Message-ID", message_id),
         *[header_line(name, value) for name, value in extra],
-        *_own_headers(content),
+        *[header_line(name, _words(name, value)) for name, value in own_headers(content)],
         b"MIME-Version: 1.0\r\n",
     ]
     return b"".join(lines) + _body(content, boundary)
@@ -122,12 +122,20 @@ def _reply_to(addresses: tuple[str, ...]) -> bytes:
     return header_line("Reply-To", ",\r\n ".join(on_the_wire(address) for address in addresses))
 
 
-def _own_headers(content: Content) -> list[bytes]:
-    return [
-        header_line(name, _words(name, value))
-        for name, value in content.headers
-        if _HEADER_NAME.match(name) and not _OURS.match(name)
-    ]
+def own_headers(content: Content) -> list[tuple[str, str]]:
+    """The caller's own headers, without those that are ours to write."""
+    return [(name, value) for name, value in content.headers if _HEADER_NAME.match(name) and not _OURS.match(name)]
+
+
+def printable(text: str) -> str:
+    """Without control characters, and of whole characters."""
+    return _CONTROLS.sub(" ", text).strip().encode("utf-8", "replace").decode()
+
+
+def one_line(name: str, value: str) -> str:
+    """A header's value as ASCII on one line, for those who fold it themselves."""
+    text = printable(value)
+    return text if text.isascii() else _encoded(name, text).replace("\r\n ", " ")
 
 
 def _words(name: str, text: str) -> str:
@@ -163,12 +171,16 @@ def _body(content: Content, boundary: str) -> bytes:
     return _multipart("mixed", parts, boundary + "_m")
 
 
-def _alternatives(content: Content, boundary: str) -> bytes:
+def alternatives(content: Content) -> list[tuple[str, str]]:
     """Plain first, richest last (RFC 2046 §5.1.4); AMP before HTML, as amp.dev asks for clients that show the last."""
     text = content.text or (text_of(content.html) if content.html else "")
     parts = [("plain", text)] if text or not content.html else []
     parts += [("x-amp-html", content.amp)] if content.amp else []
-    parts += [("html", content.html)] if content.html else []
+    return parts + ([("html", content.html)] if content.html else [])
+
+
+def _alternatives(content: Content, boundary: str) -> bytes:
+    parts = alternatives(content)
     if len(parts) == 1:
         return _text(*parts[0], boundary)
     return _multipart("alternative", [_text(kind, body, boundary) for kind, body in parts], boundary)
@@ -200,17 +212,22 @@ def _transfer(raw: bytes, boundary: bytes) -> tuple[str, bytes]:
     return "base64", _base64(raw)
 
 
-def _attachment(attachment: Attachment) -> bytes:
+def media_type(attachment: Attachment) -> str:
+    """What an attachment may be called."""
     media = attachment.media_type
     # A message or multipart must not be base64 (RFC 2046 §5.2.1), and a file's bytes must not change.
     if not _MEDIA_TYPE.match(media) or media.lower().startswith(("multipart/", "message/")):
-        media = "application/octet-stream"
+        return "application/octet-stream"
+    return media
+
+
+def _attachment(attachment: Attachment) -> bytes:
     name = _CONTROLS.sub(" ", attachment.filename)
     plain = name.isascii() and len(name) <= _LONGEST_PLAIN
     quoted = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
     filename = f"filename={quoted}" if plain else f"filename*={encode_rfc2231(name, 'utf-8')}"
     head = (
-        f"Content-Type: {media}\r\nContent-Transfer-Encoding: base64\r\n"
+        f"Content-Type: {media_type(attachment)}\r\nContent-Transfer-Encoding: base64\r\n"
         f"Content-Disposition: attachment;\r\n {filename}\r\n\r\n"
     )
     return head.encode("utf-8", "replace") + _base64(attachment.data)

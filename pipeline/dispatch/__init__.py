@@ -1,6 +1,7 @@
 """`send-requests` in, emails at their providers and `provider-acks` out.
 
-Two loops: the intake writes requests and acks into jobs, the engine works them off.
+Two loops: the intake writes requests and acks into jobs, the engine works them off. A third beside
+them tells events of their emails by what the acks say (:mod:`pipeline.correlate.loop`).
 """
 
 import asyncio
@@ -8,7 +9,8 @@ import contextlib
 
 from pipeline import admin
 from pipeline.bootstrap import Runtime
-from pipeline.carriers.smtp import Postman
+from pipeline.carriers.fleet import Fleet
+from pipeline.correlate.loop import correlate
 from pipeline.dispatch.contents import content_reader
 from pipeline.dispatch.deliver import NO_PROVIDER, Deliver
 from pipeline.dispatch.intake import take_in
@@ -23,24 +25,25 @@ async def run(rt: Runtime) -> None:
     """Dispatch until ``rt.stop``, then end what is in hand."""
     settings = rt.settings
     limits = Limits(settings.dispatch_concurrency, settings.lane_concurrency, settings.lease_seconds)
-    postman = Postman(timeout=settings.smtp_timeout, local_hostname=settings.mail_domain)
+    fleet = Fleet(timeout=settings.smtp_timeout, local_hostname=settings.mail_domain, clock=rt.clock)
     store = Store(rt.pool, QUEUE, limits)
 
     async def tick() -> None:
-        postman.tidy()
+        fleet.tidy()
         await _resume(rt, store)
 
     async with content_reader(settings) as reader:
-        deliver = Deliver(rt, postman, reader)
+        deliver = Deliver(rt, fleet, reader)
         url = settings.database_url.get_secret_value()
         engine = Engine(store, limits, deliver, settings.dispatch_schedule, url=url, tick=tick)
         try:
-            # Either one's mistake ends the other and the role: half a dispatcher only looks like one.
-            async with asyncio.TaskGroup() as both:
-                both.create_task(take_in(rt))
-                both.create_task(engine.run(rt.stop))
+            # Any one's mistake ends the others and the role: half a dispatcher only looks like one.
+            async with asyncio.TaskGroup() as loops:
+                loops.create_task(take_in(rt))
+                loops.create_task(correlate(rt))
+                loops.create_task(engine.run(rt.stop))
         finally:
-            await postman.close()
+            await fleet.close()
 
 
 async def _resume(rt: Runtime, store: Store) -> None:

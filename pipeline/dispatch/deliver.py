@@ -13,8 +13,7 @@ from pipeline import admin
 from pipeline.admin import Brand, Provider
 from pipeline.bootstrap import Runtime
 from pipeline.carriers import replies
-from pipeline.carriers.port import Answer, Mail, Meaning
-from pipeline.carriers.smtp import Postman
+from pipeline.carriers.port import Answer, Carrier, Mail, Meaning
 from pipeline.content import mime
 from pipeline.crashpoints import crash_point
 from pipeline.dispatch.contents import Contents, place
@@ -26,7 +25,7 @@ from pipeline.outbox.coalesce import Coalesced
 from pipeline.outbox.engine import Lease
 from pipeline.outbox.job import DONE, Job, Lane, Verdict, bury, give_back, hold, retry
 from pipeline.outbox.remember import Remembered
-from pipeline.outbox.schedule import next_delay
+from pipeline.outbox.schedule import next_delay, not_before
 from pipeline.ports import Entry
 from pipeline.suppressions.asking import Asking
 from projections.suppressing import AddressKey
@@ -57,12 +56,12 @@ class Deliver:
     """The dispatcher's work."""
 
     def __init__(
-        self, rt: Runtime, postman: Postman, contents: Contents, rand: Callable[[], float] = random.random
+        self, rt: Runtime, carrier: Carrier, contents: Contents, rand: Callable[[], float] = random.random
     ) -> None:
         secret = rt.settings.secret.get_secret_value()
         self._rt = rt
         self._settings = rt.settings
-        self._postman = postman
+        self._carrier = carrier
         self._contents = contents
         self._random = rand
         self._writer = Writer(rt.settings, rt.clock)
@@ -104,9 +103,9 @@ class Deliver:
         except Unrecognised as error:
             return await self._fail(attempt, "content", str(error), place(request.content))
         letter = self._writer.letter(request, content, attempt.brand, attempt.provider)
-        message = mime.written(letter) if self._postman.takes_mime(attempt.provider) else b""
+        message = mime.written(letter) if self._carrier.takes_mime(attempt.provider) else b""
         mail = Mail(self._writer.envelope(letter), letter, message, attempt.lease.contact)
-        answer = await self._postman.send(attempt.provider, mail)
+        answer = await self._carrier.send(attempt.provider, mail)
         return await self._conclude(attempt, answer)
 
     async def _conclude(self, attempt: _Attempt, answer: Answer) -> Verdict:
@@ -119,6 +118,9 @@ class Deliver:
             return give_back(1, f"provider {attempt.provider.provider}: {error}", Lane.BROKEN)
         if meaning is Meaning.REJECTED:
             await self._append(self._ack(Rejected, attempt, **said))
+            return DONE
+        if meaning is Meaning.DROPPED:
+            await self._append(self._ack(Dropped, attempt, reason="suppressed by the provider", **said))
             return DONE
         if meaning is Meaning.REFUSED:
             return await self._fail(attempt, "refused", error, **said)
@@ -145,6 +147,7 @@ class Deliver:
         if delay is None:
             await self._append(self._ack(Failed, attempt, reason="gave up", **said))
             return bury(f"gave up: {error}", lane)
+        delay = max(delay, not_before(answer.retry_after, self._random))
         due = self._rt.clock() + int(delay * 1000)
         await self._append(self._ack(Deferred, attempt, next_attempt_at=due, **said))
         return retry(delay, error, lane)
