@@ -95,9 +95,10 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
 
 def _kind(fields: Fields, error: str) -> EventKind:
     kind = KINDS.get(fields.text("event"), EventKind.UNKNOWN)
-    if kind not in (EventKind.BOUNCED, EventKind.DROPPED) or fields.true("hard_bounce"):
+    if kind not in (EventKind.BOUNCED, EventKind.DROPPED):
         return kind
-    return KINDS_OF_ERRORS.get(error, kind)
+    found = KINDS_OF_ERRORS.get(error, kind)
+    return kind if found is EventKind.DEFERRED and fields.true("hard_bounce") else found
 
 
 def _bounce_class(fields: Fields, error: str) -> BounceClass:

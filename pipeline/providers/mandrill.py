@@ -18,6 +18,7 @@ from topics.events import BounceClass, DeliveryEvent, EventKind
 SIGNATURE_HEADER: Final = "X-Mandrill-Signature"
 PARAMETER: Final = "mandrill_events"
 PARAMETERS_MAX: Final = 20
+GREETING_MAX: Final = 200
 HORIZON_S: Final = 48 * 60 * 60
 
 KINDS: Final = {
@@ -63,7 +64,7 @@ def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int)
 def greets(incoming: Incoming) -> bool:
     """Mandrill posts an empty list before it tells the key; without a 2xx it doesn't create the webhook."""
     try:
-        return split(incoming.body, incoming.headers) == []
+        return len(incoming.body) <= GREETING_MAX and split(incoming.body, incoming.headers) == []
     except Unrecognised:
         return False
 
