@@ -73,6 +73,25 @@ class Settings(BaseSettings):
         5, ge=0, description="Soft bounces in a row after which an address is suppressed for the brand; 0 is never."
     )
     soft_bounce_days: int = Field(30, ge=1, le=400, description="A soft bounce is forgotten after so many days.")
+    parked_days: float = Field(
+        7, gt=0, le=30, description="Days that an event waits for the ack that says whose it is; then a dead letter."
+    )
+    provider_id_days: float = Field(
+        30, gt=0, le=400, description="Days that a provider's message id is known, for events that name no email."
+    )
+    inbound_host: str = Field(
+        "", description="Address the gateway's SMTP listener for bounced mail binds. Empty: none; `up` starts one."
+    )
+    inbound_port: int = Field(2526, ge=0, le=65535, description="Its port; 0 takes a free one.")
+    inbound_certificate: str = Field("", description="PEM file with its certificate chain: it offers STARTTLS then.")
+    inbound_certificate_key: str = Field("", description="PEM file with the key, where the certificate's has none.")
+    inbound_max_bytes: int = Field(
+        30_000_000, ge=10_000, description="Bytes of an inbound message; more is refused. The first 880 kB are kept."
+    )
+    inbound_connections: int = Field(100, ge=1, description="SMTP connections at once; one address has at most 20.")
+    inbound_rate: float = Field(
+        50.0, ge=0, description="Inbound messages per second and sending address, by SMTP; 0 is no limit."
+    )
     dispatch_concurrency: int = Field(64, ge=1, description="Emails in hand at once, per dispatcher.")
     emit_concurrency: int = Field(64, ge=1, description="Conversions in hand at once, per emitter.")
     lane_concurrency: int = Field(32, ge=1, description="Jobs in hand at once per brand, so that none takes all.")

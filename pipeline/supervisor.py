@@ -30,8 +30,13 @@ ROLES: Final = ("gateway", "worker", "dispatch", "project", "emit", "sandbox")
 _ROLE_PATIENCE: Final = 5.0
 _SERVER_PATIENCE: Final = 4.0
 _LISTENING: Final = {"gateway": ("host", "port"), "sandbox": ("sandbox_host", "sandbox_smtp_port")}
-_PORTS: Final = {"gateway": ("port",), "sandbox": ("sandbox_smtp_port", "sandbox_http_port")}
-_HOSTS: Final = {"port": "host", "sandbox_smtp_port": "sandbox_host", "sandbox_http_port": "sandbox_host"}
+_PORTS: Final = {"gateway": ("port", "inbound_port"), "sandbox": ("sandbox_smtp_port", "sandbox_http_port")}
+_HOSTS: Final = {
+    "port": "host",
+    "inbound_port": "inbound_host",
+    "sandbox_smtp_port": "sandbox_host",
+    "sandbox_http_port": "sandbox_host",
+}
 
 
 class Stack:
@@ -122,7 +127,7 @@ class Stack:
     def _check_ports(self) -> None:
         for name in (name for role in self._roles for name in _PORTS.get(role, ())):
             host, port = getattr(self.settings, _HOSTS[name]), getattr(self.settings, name)
-            if is_taken(host, port):
+            if host and is_taken(host, port):
                 variable = f"MAILFOLD_{name.upper()}"
                 raise InUse(f"{variable}: {host}:{port} is taken by another program; stop that, or set {variable}")
 
@@ -182,7 +187,7 @@ def furnished(settings: Settings, home: Home) -> Settings:
     if not settings.secret.get_secret_value():
         update["secret"] = SecretStr(home.secret("secret"))
     for name in _HOSTS:
-        if getattr(settings, name) == 0:
+        if getattr(settings, name) == 0 and getattr(settings, _HOSTS[name]):
             update[name] = home.port(name)
     given = settings.model_fields_set
     gateway = f"http://{settings.host}:{update.get('port', settings.port)}"

@@ -53,10 +53,11 @@ DIALECTS: Final = (
     _dialect("opensmtpd", r"an error has occurred while attempting to deliver a message for"),
     _dialect(
         "",
-        r"undeliver(?:able|ed)|delivery (?:\w+ )?fail|fail(?:ed|ure) (?:\w+ ){0,3}deliver|returned mail"
+        r"undeliver(?:able|ed)|delivery (?:\w+ )?fail|fail(?:ed|ure) (?:\w+ ){0,3}deliver|returned mail|user unknown"
         r"|(?:unable to|could not(?: be)?|cannot(?: be)?|can't be|couldn't be|not be|wasn't|was not) *\n? *deliver"
-        r"|mail fail(?:ure|ed)|permanent (?:fatal )?error|failure notice|delivery (?:notification|report|status)|user unknown"
-        r"|no such user|message not delivered|returning message to sender|non-?delivery|mailbox (?:is )?full|rejected by",
+        r"|mail fail(?:ure|ed)|permanent (?:fatal )?error|failure notice|delivery (?:notification|report|status)"
+        r"|no such user|message not delivered|returning message to sender|non-?delivery|mailbox (?:is )?full"
+        r"|rejected by",
     ),
 )
 

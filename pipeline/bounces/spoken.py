@@ -11,9 +11,10 @@ REASON_MAX: Final = 600
 
 # Runs are bounded everywhere: who writes these texts may be anybody, and a pattern must not take quadratic time.
 _CUT: Final = re.compile(
-    r"(?im)^[^\w\n]{0,80}(?:below (?:this line )?is a copy|this is a copy of|(?:the )?original message(?! was)|unsent message"
-    r"|message headers? follows?|returned message|message text follows|the first \d+ lines? of|received message follows"
-    r"|included is a copy|undelivered message)\b|^(?:return-path|received|dkim-signature|message-id): "
+    r"(?im)^[^\w\n]{0,80}(?:below (?:this line )?is a copy|this is a copy of|(?:the )?original message(?! was)"
+    r"|unsent message|message headers? follows?|returned message|message text follows|the first \d+ lines? of"
+    r"|received message follows|included is a copy|undelivered message)\b"
+    r"|^(?:return-path|received|dkim-signature|message-id): "
 )
 _SAID: Final = re.compile(
     r"(?im)(?:^|said:?|says:?|\]:|<<<|reason:?|was:?|returned:?|error_code *:|response:?|['\";:]) {0,9}\n? {0,9}"
@@ -23,9 +24,9 @@ _HASH: Final = re.compile(r"(?P<said>.{0,200}#[45]\.\d{1,3}\.\d{1,3})")
 _ENHANCED: Final = re.compile(r"(?m)^(?P<said>.{0,200}(?<![\d.])[45]\.\d{1,3}\.\d{1,3}(?![\d.]))")
 _REASON: Final = re.compile(
     r"(?im)^(?P<said>.{0,200}(?:unknown (?:user|recipient|address)|no such|unrouteable|quota|mailbox full|invalid"
-    r"|no valid|not (?:listed|found|exist|recogni)|timed? ?out|refused|denied|rejected|too (?:large|long)|host|domain|spam"
-    r"|no smtp|mx record|(?:user|recipient|address|mailbox|account) (?:\S{1,60} ){0,3}?(?:unknown|not|does|is |has |over"
-    r"|full|exceed)))"
+    r"|no valid|not (?:listed|found|exist|recogni)|timed? ?out|refused|denied|rejected|too (?:large|long)|domain|spam"
+    r"|host (?:\S{1,60} ){0,3}?(?:not|un)|no smtp|mx record"
+    r"|(?:user|recipient|address|mailbox|account) (?:\S{1,60} ){0,3}?(?:unknown|not|does|is |has |over|full|exceed)))"
 )
 _END: Final = re.compile(r"\n[ \t]{0,80}\n")
 

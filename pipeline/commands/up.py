@@ -27,7 +27,13 @@ EXAMPLE = Path(__file__).with_name("example.json")
 @app.command()
 def up() -> None:
     """Start the whole stack on this machine and keep it alive; Ctrl-C stops it, the next `up` goes on."""
-    asyncio.run(_up(load()))
+    asyncio.run(_up(_hearing(load())))
+
+
+def _hearing(settings: Settings) -> Settings:
+    """With the listener for bounced mail, unless the operator decided about it."""
+    given = "inbound_host" in settings.model_fields_set
+    return settings if given else settings.model_copy(update={"inbound_host": settings.host})
 
 
 async def _up(settings: Settings) -> None:
@@ -108,6 +114,7 @@ def _welcome(stack: Stack) -> None:
         ("API docs", f"{gateway}/docs"),
         ("Metrics", f"{gateway}/metrics"),
         ("Sandbox", f"inbox {sandbox}   SMTP {settings.sandbox_host}:{settings.sandbox_smtp_port}"),
+        ("Bounces", f"SMTP {settings.inbound_host}:{settings.inbound_port}" if settings.inbound_host else "not taken"),
         ("Kafka", settings.kafka_bootstrap),
         ("Postgres", _postgres(settings, home.root)),
         ("Logs", str(home.root / "logs")),

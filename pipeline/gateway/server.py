@@ -13,7 +13,8 @@ from pipeline.bootstrap import Runtime
 from pipeline.errors import BadSettings, LogUnavailable
 from pipeline.gateway.app import make_app
 from pipeline.gateway.visits import Connector
-from pipeline.gateway.world import make_world
+from pipeline.gateway.world import World, make_world
+from pipeline.inbound.listener import listening
 
 GRACE_S: Final = 6
 """For requests in hand when told to stop; a batch has one append_timeout (5 s)."""
@@ -52,21 +53,26 @@ async def serve(rt: Runtime, connector: Connector) -> None:
         )
     )
     with _listen(rt) as listener:
-        _announce(rt, listener.getsockname()[1])
-        spooling = asyncio.create_task(world.spool.drain(rt.stop))
-        noting = asyncio.create_task(world.notes.run())
-        stopping = asyncio.create_task(_stop(rt, server, noting))
-        try:
-            await server.serve(sockets=[listener])
-        finally:
-            stopping.cancel()
-            await world.notes.finish(noting)
-            await _ended(spooling)
-            world.spool.close()
-    if noting.done() and not noting.cancelled():
-        noting.result()
+        async with listening(rt.settings, world.mail, rt.stop):
+            await _serve(rt, world, server, listener)
     if rt.log.dead and not rt.stop.is_set():
         raise LogUnavailable("the producer gave up, nothing could be taken any more")
+
+
+async def _serve(rt: Runtime, world: World, server: Server, listener: socket.socket) -> None:
+    _announce(rt, listener.getsockname()[1])
+    spooling = asyncio.create_task(world.spool.drain(rt.stop))
+    noting = asyncio.create_task(world.notes.run())
+    stopping = asyncio.create_task(_stop(rt, server, noting))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        stopping.cancel()
+        await world.notes.finish(noting)
+        await _ended(spooling)
+        world.spool.close()
+    if noting.done() and not noting.cancelled():
+        noting.result()
 
 
 async def _stop(rt: Runtime, server: Server, noting: "asyncio.Task[None]") -> None:

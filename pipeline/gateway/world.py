@@ -14,7 +14,9 @@ from pipeline.gateway.metrics import Metrics
 from pipeline.gateway.notes import Notes
 from pipeline.gateway.spool import Spool
 from pipeline.gateway.visits import Connector
+from pipeline.inbound.counting import Keeper
 from pipeline.ports import Entry, Log
+from pipeline.proving import proofs
 from pipeline.signing import Signer
 from topics.record import Place
 
@@ -48,6 +50,8 @@ class World:
     authenticate: Authenticate
     signer: Signer
     limits: Limits
+    mail: Keeper
+    """Takes inbound mail."""
     connector: Connector
     """How servers of providers are reached."""
 
@@ -59,4 +63,6 @@ def make_world(rt: Runtime, connector: Connector = aiohttp.TCPConnector) -> Worl
     spool = Spool(rt.settings.data_dir / "spool", log, rt.new_id, metrics)
     signer = Signer(rt.settings.secret.get_secret_value(), "track")
     notes, callers = Notes(log, spool, metrics), Callers(rt.settings.trusted_proxies)
-    return World(rt, metrics, log, spool, notes, callers, Authenticate(rt), signer, Limits(rt.settings), connector)
+    mail = Keeper(log, rt.clock, proofs(rt.settings.secret.get_secret_value()), metrics.registry)
+    auth, limits = Authenticate(rt), Limits(rt.settings)
+    return World(rt, metrics, log, spool, notes, callers, auth, signer, limits, mail, connector)

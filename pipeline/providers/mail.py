@@ -25,7 +25,8 @@ HORIZON_S: Final = 5 * 24 * 60 * 60
 
 ACTIONS: Final = {
     "failed": EventKind.BOUNCED,
-    "expired": EventKind.BOUNCED,  # no word of RFC 3464's; some use it for what they gave up
+    "failure": EventKind.BOUNCED,  # no words of RFC 3464's, but written
+    "expired": EventKind.BOUNCED,
     "delayed": EventKind.DEFERRED,
     "delivered": EventKind.DELIVERED,
     # Handed to a server that reports no success, or to a list: custody went on, nobody knows more.

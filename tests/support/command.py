@@ -89,7 +89,8 @@ class Up:
 @asynccontextmanager
 async def up(folder: Path, **env: str) -> AsyncIterator[Up]:
     """`mailfold up` on a folder of its own, on free ports; ended, with what it started, whatever happens."""
-    ports = dict.fromkeys(("MAILFOLD_PORT", "MAILFOLD_SANDBOX_SMTP_PORT", "MAILFOLD_SANDBOX_HTTP_PORT"), "0")
+    names = ("MAILFOLD_PORT", "MAILFOLD_INBOUND_PORT", "MAILFOLD_SANDBOX_SMTP_PORT", "MAILFOLD_SANDBOX_HTTP_PORT")
+    ports = dict.fromkeys(names, "0")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "pipeline", "up"),
         env=clean_environment(MAILFOLD_DATA_DIR=str(folder), **ports, **env),
