@@ -13,6 +13,7 @@ from pipeline.gateway import (
     email_v1,
     extrahorizon,
     freshmail,
+    inbound,
     oauth,
     openapi,
     ops,
@@ -34,6 +35,7 @@ _SURFACES: Final = {
     "auth": "extrahorizon",
     "u": "unsubscribe",
     "webhooks": "webhook",
+    "inbound": "inbound",
     "templates": "templates",
     "healthz": "ops",
     "readyz": "ops",
@@ -68,7 +70,7 @@ def make_app(world: World) -> ASGIApp:
         redoc_url=None,
     )
     problems.install(app, SHAPES)
-    for surface in (batch, email_v1, extrahorizon, oauth, freshmail, templates, unsubscribe, webhooks, ops):
+    for surface in (batch, email_v1, extrahorizon, oauth, freshmail, templates, unsubscribe, webhooks, inbound, ops):
         app.include_router(surface.router(world))
     openapi.install(app, TYPES)
     docs.install(app)
