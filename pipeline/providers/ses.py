@@ -69,7 +69,6 @@ _PERSONAL: Final = frozenset({"emailAddress", "destination", "headers", "commonH
 }
 _VERBATIM: Final = frozenset({"link", "messageId", "feedbackId"})
 _WORDS: Final = ("smtpResponse", "reason", "errorMessage")
-_DSN: Final = ("action", "status", "diagnosticCode")
 
 # The parts of `Subscribing`, as SNS has them for all its messages.
 certificate_url: Final = sns.certificate_url
@@ -91,13 +90,12 @@ def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
         return []
     _, detail, listed = KINDS.get(_name(event), _UNHEARD_OF)
     recipients = event.items(detail, listed) if listed else []
-    rest = {**event.raw, detail: _without(event.object(detail), listed)} if recipients else event.raw
+    about = {name: value for name, value in event.object(detail).raw.items() if name != listed}
+    told = {**event.raw} | ({detail: about} if recipients else {})
+    sent = {"MessageId": envelope.message_id, "Timestamp": envelope.timestamp}
     return [
-        msgspec.json.encode(
-            {"sns": {"MessageId": envelope.message_id, "Timestamp": envelope.timestamp, "part": part}}
-            | {"recipient": msgspec.Raw(recipient), "event": rest}
-        )
-        for part, recipient in enumerate(recipients or [b"null"])
+        msgspec.json.encode({"sns": {**sent, "part": part}, "recipient": msgspec.Raw(one), "event": told})
+        for part, one in enumerate(recipients or [b"null"])
     ]
 
 
@@ -136,10 +134,6 @@ def _name(event: Fields) -> str:
     return event.text("eventType") or event.text("notificationType")
 
 
-def _without(detail: Fields, listed: str) -> dict[str, msgspec.Raw]:
-    return {name: value for name, value in detail.raw.items() if name != listed}
-
-
 def _kind(name: str, detail: Fields, recipient: Fields) -> tuple[EventKind, BounceClass | None]:
     kind = KINDS.get(name, _UNHEARD_OF)[0]
     if kind is EventKind.BOUNCED:
@@ -147,9 +141,8 @@ def _kind(name: str, detail: Fields, recipient: Fields) -> tuple[EventKind, Boun
     if kind is EventKind.COMPLAINED:
         by_type = SUBTYPES.get((detail.text("complaintFeedbackType"), ""), (kind, None))
         return SUBTYPES.get(("", detail.text("complaintSubType")), by_type)
-    if kind is EventKind.UNSUBSCRIBED and not _opted_out(detail):
-        return EventKind.UNKNOWN, None
-    return kind, None
+    stays = kind is EventKind.UNSUBSCRIBED and not _opted_out(detail)
+    return EventKind.UNKNOWN if stays else kind, None
 
 
 def _bounce(detail: Fields, recipient: Fields) -> tuple[EventKind, BounceClass | None]:
@@ -157,7 +150,7 @@ def _bounce(detail: Fields, recipient: Fields) -> tuple[EventKind, BounceClass |
     main, sub = detail.text("bounceType"), detail.text("bounceSubType")
     if recipient.text("action") == "delayed":
         return EventKind.DEFERRED, None
-    if (main, sub) == ("Transient", "General") and not any(map(recipient.text, _DSN)):
+    if (main, sub) == ("Transient", "General") and not (recipient.text("diagnosticCode") or recipient.text("status")):
         # "If you send an email to a recipient who has an active automatic response rule, you might receive this
         # type of notification." A bounce that SES gave up on brings its last diagnostics; this has none.
         return EventKind.REPLIED, None

@@ -73,10 +73,7 @@ def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int)
 
     SparkPost signs nothing.
     """
-    if incoming.headers.get("authorization", "").lower().startswith("bearer "):
-        proof.require_bearer(incoming, keys)
-    else:
-        proof.require_basic(incoming, keys)
+    proof.require_password(incoming, keys)
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:

@@ -54,7 +54,7 @@ def test_no_address_leaves(case: Case) -> None:
         assert address not in told
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if (FOLDER / kind / "newer_than_us.json").exists()])
 def test_what_is_newer_than_us_is_kept_as_unknown(kind: str) -> None:
     (event,) = heard(ADAPTERS[kind], Case(kind, "newer_than_us"))
     assert event.kind is EventKind.UNKNOWN

@@ -1,0 +1,148 @@
+"""Mailgun: a signature that covers a token and not the event, and what its failures mean."""
+
+import hashlib
+import hmac
+import json
+
+import pytest
+
+from pipeline.errors import Forged, Unrecognised
+from pipeline.hearing.adapter import UNCORRELATED, Incoming
+from pipeline.providers import mailgun
+from pipeline.providers.registry import ONCE
+from tests.support.golden import EMAIL_ID, Case, cases, context, heard
+from topics.events import DeliveryEvent, EventKind
+
+KEY = "key-3ax6xnjp29jd6fds4gc373sgvjxteol0"
+THEN = 1529006854
+TOKEN = "a8ce0edb2dd8301dee6c2405235584e45aa91d1e9f979f3de0"
+
+
+def signed(event: object = None, key: str = KEY, timestamp: str = str(THEN), token: str = TOKEN, **other: str) -> bytes:
+    code = hmac.new(key.encode(), f"{timestamp}{token}".encode(), hashlib.sha256).hexdigest()
+    signature = {"timestamp": timestamp, "token": token, "signature": code} | other
+    return json.dumps({"signature": signature, "event-data": event or {"event": "opened"}}).encode()
+
+
+def verify(body: bytes, *keys: str, now_s: int = THEN, max_age_s: int = 60) -> None:
+    mailgun.verify(Incoming(headers={}, body=body), keys or (KEY,), now_s * 1000, max_age_s)
+
+
+def told(case: str, **changed: object) -> DeliveryEvent:
+    payload = json.loads(Case("mailgun", case).payload) | changed
+    (event,) = heard(mailgun, Case("mailgun", case), signed(payload))
+    return event
+
+
+def test_what_is_signed_with_the_signing_key_is_authentic() -> None:
+    verify(signed())
+    verify(signed(), "an older key", KEY)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        signed(key="another"),
+        signed(timestamp=str(THEN)).replace(b'"1529006854"', b'"1529006855"'),
+        signed().replace(TOKEN.encode(), TOKEN[::-1].encode()),
+        signed(signature=""),
+        signed(signature="not hexadecimal"),
+        signed(token=""),
+        b'{"event-data":{"event":"opened"}}',
+        b'{"signature":"x","event-data":{"event":"opened"}}',
+        b"event=opened&timestamp=1529006854&token=x&signature=y",
+        b"",
+        b"[" * 100_000,
+    ],
+    ids=["key", "time", "token", "none", "no-hex", "empty-token", "unsigned", "no-object", "form", "nothing", "deep"],
+)
+def test_what_was_touched_or_is_no_such_request_is_forged(body: bytes) -> None:
+    with pytest.raises(Forged):
+        verify(body)
+
+
+def test_no_key_proves_nothing() -> None:
+    with pytest.raises(Forged):
+        mailgun.verify(Incoming(headers={}, body=signed()), (), THEN * 1000, 60)
+
+
+def test_a_signature_is_fresh_for_as_long_as_mailgun_tries() -> None:
+    tries = (10 + 10 + 15 + 30 + 60 + 120 + 240) * 60
+    verify(signed(), now_s=THEN + tries, max_age_s=mailgun.HORIZON_S)
+    for now_s in (THEN + mailgun.HORIZON_S + 1, THEN - 301):
+        with pytest.raises(Forged, match="stale"):
+            verify(signed(), now_s=now_s, max_age_s=mailgun.HORIZON_S)
+
+
+@pytest.mark.parametrize("timestamp", ["soon", "-1", "1e9", "٣", "", "9" * 400])
+def test_a_signed_time_that_is_none_is_refused(timestamp: str) -> None:
+    with pytest.raises(Forged):
+        verify(signed(timestamp=timestamp))
+
+
+def test_a_token_is_good_for_one_body() -> None:
+    once = mailgun.token(Incoming(headers={}, body=signed()))
+    assert ONCE["mailgun"] is mailgun
+    assert once == mailgun.token(Incoming(headers={}, body=signed()))
+    assert once[0] == TOKEN
+    token, digest = mailgun.token(Incoming(headers={}, body=signed({"event": "clicked"})))
+    assert token == TOKEN
+    assert digest != once[1]
+
+
+def test_a_retry_that_is_signed_anew_is_the_same_event() -> None:
+    payload = json.loads(Case("mailgun", "delivered").payload)
+    once, again = (
+        heard(mailgun, Case("mailgun", "delivered"), signed(payload, timestamp=str(THEN + n), token=f"{n}"))
+        for n in (0, 1)
+    )
+    assert once == again
+
+
+def test_an_id_that_comes_back_another_day_is_another_event() -> None:
+    assert told("delivered").event_id != told("delivered", timestamp=1529992199.626182).event_id
+
+
+def test_an_event_without_an_id_names_itself() -> None:
+    assert told("clicked", id=None).event_id == told("clicked", id=None).event_id
+    assert told("clicked", id=None).event_id != told("clicked", id=None, url="https://example.com").event_id
+
+
+def test_by_message_id_or_by_nobody() -> None:
+    assert told("by_message_id").email_id == EMAIL_ID
+    theirs = told("delivered", **{"user-variables": {}})
+    assert theirs.email_id == UNCORRELATED
+    assert theirs.provider_message_id == "20180622182958.1.48906CB188F1A454@exmple.org"
+
+
+@pytest.mark.parametrize(("reason", "expected"), mailgun.REASONS.items())
+def test_a_reason_counts_once_it_failed_for_good(reason: str, expected: tuple[EventKind, object]) -> None:
+    for_good, for_now = (told("failed_permanent", reason=reason, severity=how) for how in ("permanent", "temporary"))
+    assert for_good.kind is expected[0]
+    assert (for_now.kind, for_now.bounce_class) == (EventKind.DEFERRED, None)
+
+
+@pytest.mark.parametrize(("kind", "machine"), [("opened", "bot"), ("clicked", "bot"), ("delivered", "")])
+def test_a_bot_of_a_kind_that_is_new_is_one_too(kind: str, machine: str) -> None:
+    assert told(kind, **{"client-info": {"bot": "outlook"}}).machine == machine
+
+
+def test_every_row_of_the_tables_has_a_golden_payload() -> None:
+    seen = [json.loads(case.payload) for case in cases("mailgun")]
+    assert {one["event"] for one in seen} >= set(mailgun.KINDS)
+    assert {one.get("reason") for one in seen} >= set(mailgun.REASONS)
+    assert {one.get("client-info", {}).get("bot") for one in seen} >= set(mailgun.MACHINES)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"\xff", b"a=b", b"[" * 100_000])
+def test_a_body_that_is_no_webhook_is_unrecognised(body: bytes) -> None:
+    with pytest.raises(Unrecognised):
+        mailgun.split(body, {})
+
+
+@pytest.mark.parametrize(
+    "event", [b"1", b"{}", b'{"event":"opened"}', b'{"event":"opened","timestamp":"x"}', b'{"event":{}}']
+)
+def test_what_is_no_event_is_unrecognised(event: bytes) -> None:
+    with pytest.raises(Unrecognised):
+        mailgun.normalize(event, context("mailgun"))

@@ -1,0 +1,118 @@
+"""Postmark: a password in each request, two dozen kinds of bounces, and lists that addresses come onto."""
+
+import base64
+import json
+
+import pytest
+
+from pipeline.errors import Forged, NotLoggedIn, Unrecognised
+from pipeline.hearing.adapter import UNCORRELATED, Incoming
+from pipeline.providers import postmark
+from tests.support.golden import Case, cases, context, heard
+from topics.events import BounceClass, DeliveryEvent, EventKind
+
+
+def login(user_and_password: str, scheme: str = "Basic") -> Incoming:
+    given = base64.b64encode(user_and_password.encode()).decode()
+    return Incoming(headers={"authorization": f"{scheme} {given}"}, body=b"{}")
+
+
+def told(case: str, **changed: object) -> DeliveryEvent:
+    body = json.dumps(json.loads(Case("postmark", case).payload) | changed).encode()
+    (event,) = heard(postmark, Case("postmark", case), body)
+    return event
+
+
+@pytest.mark.parametrize("scheme", ["Basic", "basic"])
+def test_a_request_with_the_password_is_postmarks(scheme: str) -> None:
+    postmark.verify(login("mailfold:secret", scheme), ["mailfold:secret"], 0, 60)
+    postmark.verify(login("mailfold:secret", scheme), ["mailfold:older", "mailfold:secret"], 0, 60)
+
+
+@pytest.mark.parametrize(
+    "incoming",
+    [
+        login("mailfold:wrong"),
+        login("mailfold:secret "),
+        login(""),
+        login("mailfold:secret", "Bearer"),
+        Incoming(headers={"authorization": "Basic not base64!"}, body=b""),
+        Incoming(headers={}, body=b""),
+    ],
+    ids=["another", "a space more", "nothing", "bearer", "not base64", "no header"],
+)
+def test_any_other_request_is_not(incoming: Incoming) -> None:
+    with pytest.raises(Forged):
+        postmark.verify(incoming, ["mailfold:secret"], 0, 60)
+
+
+def test_without_a_key_nobody_is_postmark() -> None:
+    with pytest.raises(NotLoggedIn):
+        postmark.verify(login(":"), [], 0, 60)
+
+
+def test_every_row_of_the_tables_has_a_golden_payload() -> None:
+    seen = [json.loads(case.payload) for case in cases("postmark")]
+    assert {one["RecordType"] for one in seen} >= set(postmark.RECORDS)
+    assert {one.get("Type") or one.get("SuppressionReason") for one in seen} >= set(postmark.TYPES)
+
+
+@pytest.mark.parametrize(("name", "expected"), postmark.TYPES.items())
+def test_a_bounce_means_what_its_type_says(name: str, expected: tuple[EventKind, BounceClass | None]) -> None:
+    event = told("bounce_hard_bounce", Type=name)
+    assert (event.kind, event.bounce_class, event.bounce_type) == (*expected, name)
+
+
+def test_a_bounce_of_a_new_type_is_unknown() -> None:
+    assert told("bounce_hard_bounce", Type="Teleported").kind is EventKind.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind"),
+    [
+        ({"SuppressionReason": "ManualSuppression", "Origin": "Recipient"}, EventKind.UNSUBSCRIBED),
+        ({"SuppressionReason": "ManualSuppression", "Origin": "Customer"}, EventKind.UNKNOWN),
+        ({"SuppressionReason": "ManualSuppression", "Origin": "Admin"}, EventKind.UNKNOWN),
+        ({"SuppressionReason": "HardBounce", "Origin": "Customer"}, EventKind.BOUNCED),
+        ({"SuppressionReason": "Teleported"}, EventKind.UNKNOWN),
+        ({"SuppressSending": False}, EventKind.UNKNOWN),
+    ],
+)
+def test_who_put_an_address_on_the_list_decides(changed: dict[str, object], kind: EventKind) -> None:
+    assert told("subscription_change_hard_bounce", **changed).kind is kind
+
+
+def test_only_bounces_and_complaints_have_an_id_the_others_name_themselves() -> None:
+    assert told("bounce_hard_bounce", ID=7).event_id == "postmark:7"
+    assert told("spam_complaint", ID=8).event_id == "postmark:8"
+    assert told("open").event_id == told("open").event_id
+    others = [
+        told("open", ReceivedAt="2019-11-05T16:33:55Z"),
+        told("open", Recipient="jane@example.com"),
+        told("click"),
+    ]
+    others.append(told("click", OriginalLink="https://example.com/2"))
+    assert len({told("open").event_id, *(event.event_id for event in others)}) == 5
+
+
+def test_an_event_about_no_mail_of_ours_is_uncorrelated() -> None:
+    for metadata in ({}, {"mailfold_email_id": "theirs"}, "x", None):
+        event = told("delivery", Metadata=metadata)
+        assert event.email_id == UNCORRELATED
+        assert event.provider_message_id == "883953f4-6105-42a2-a16a-77a8eac79483"
+
+
+def test_our_mail_that_comes_back_with_a_bounce_goes_no_further() -> None:
+    assert "Dear John" not in bytes(told("bounce_with_diagnostics").native).decode()
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"null", b"\xff", b"a=b", b"[" * 100_000])
+def test_a_body_that_is_no_object_is_unrecognised(body: bytes) -> None:
+    with pytest.raises(Unrecognised):
+        postmark.split(body, {})
+
+
+@pytest.mark.parametrize("event", [b"{}", b'{"RecordType":"Open"}', b'{"RecordType":"Open","ReceivedAt":"x"}'])
+def test_what_is_no_event_is_unrecognised(event: bytes) -> None:
+    with pytest.raises(Unrecognised):
+        postmark.normalize(event, context("postmark"))

@@ -1,0 +1,298 @@
+"""Amazon SES over SNS: whose signature counts, for which topics, and what becomes of a notification's recipients."""
+
+import datetime as dt
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from pipeline.errors import Forged, Unrecognised
+from pipeline.hearing import sns
+from pipeline.hearing.adapter import UNCORRELATED, Incoming
+from pipeline.providers import ses
+from pipeline.providers.registry import SUBSCRIBING
+from tests.support.golden import Case, cases, context, heard
+from tests.support.golden import sns as enveloped
+from tests.support.sns import HOST, TOPIC, Amazon, certificate
+from topics.events import BounceClass, EventKind
+
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture(scope="module")
+def amazon(tmp_path_factory: pytest.TempPathFactory) -> Amazon:
+    return Amazon(tmp_path_factory.mktemp("sns"))
+
+
+def now_ms() -> int:
+    return int(dt.datetime.now(dt.UTC).timestamp() * 1000)
+
+
+def verify(body: bytes, pem: bytes, *topics: str, now: int = 0, max_age_s: int = 300) -> None:
+    ses.verify(Incoming(headers={}, body=body, certificate=pem), topics or (TOPIC,), now or now_ms(), max_age_s)
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("kind", ["Notification", "SubscriptionConfirmation"])
+@pytest.mark.parametrize("subject", [{}, {"Subject": "Amazon SES Email Event Notification"}])
+def test_what_sns_signed_is_authentic(amazon: Amazon, version: str, kind: str, subject: dict[str, str]) -> None:
+    verify(amazon.message(kind, version, **subject), amazon.pem)
+
+
+def test_a_message_may_hold_line_breaks_and_any_letter(amazon: Amazon) -> None:
+    verify(amazon.message(Message="Zeile 1\nZeile 2 – ünïcode \U0001f4ec"), amazon.pem)
+
+
+@pytest.mark.parametrize("field", ["Message", "MessageId", "Subject", "Timestamp", "Type"])
+def test_a_touched_field_is_forged(amazon: Amazon, field: str) -> None:
+    touched = json.loads(amazon.message(Subject="hello"))
+    touched[field] = {"Type": "UnsubscribeConfirmation", "Timestamp": dt.datetime.now(dt.UTC).isoformat()}.get(
+        field, "x"
+    )
+    with pytest.raises(Forged, match="signature"):
+        verify(json.dumps(touched).encode(), amazon.pem)
+
+
+@pytest.mark.parametrize("field", ["SubscribeURL", "Token"])
+def test_a_touched_confirmation_is_forged(amazon: Amazon, field: str) -> None:
+    touched = json.loads(amazon.message("SubscriptionConfirmation")) | {field: "https://example.com/"}
+    with pytest.raises(Forged, match="signature"):
+        verify(json.dumps(touched).encode(), amazon.pem)
+
+
+def test_a_signature_for_the_other_version_is_forged(amazon: Amazon) -> None:
+    touched = json.loads(amazon.message(version="1")) | {"SignatureVersion": "2"}
+    with pytest.raises(Forged, match="signature"):
+        verify(json.dumps(touched).encode(), amazon.pem)
+
+
+@pytest.mark.parametrize("changed", [{"SignatureVersion": "3"}, {"SignatureVersion": ""}, {"Type": "Other"}])
+def test_an_unknown_version_or_type_is_forged(amazon: Amazon, changed: dict[str, str]) -> None:
+    with pytest.raises(Forged, match="unknown"):
+        verify(json.dumps(json.loads(amazon.message()) | changed).encode(), amazon.pem)
+
+
+def test_anybodys_topic_is_signed_by_sns_but_counts_only_if_it_is_ours(amazon: Amazon) -> None:
+    theirs = amazon.message(TopicArn="arn:aws:sns:eu-west-1:999999999999:mail")
+    with pytest.raises(Forged, match="topic"):
+        verify(theirs, amazon.pem)
+    verify(theirs, amazon.pem, "arn:aws:sns:eu-west-1:999999999999:mail", TOPIC)
+    verify(amazon.message(), amazon.pem, "arn:aws:sns:eu-west-1:999999999999:mail", TOPIC)
+
+
+def test_a_message_is_fresh_for_a_while_only(amazon: Amazon) -> None:
+    body = amazon.message()
+    verify(body, amazon.pem, now=now_ms() + HOUR_MS - 2_000, max_age_s=ses.HORIZON_S)
+    for now in (now_ms() + HOUR_MS + 2_000, now_ms() - 302_000):
+        with pytest.raises(Forged, match="stale"):
+            verify(body, amazon.pem, now=now, max_age_s=ses.HORIZON_S)
+
+
+def test_a_signed_time_that_is_none_is_refused(amazon: Amazon) -> None:
+    with pytest.raises(Forged, match="time"):
+        verify(amazon.message(Timestamp="soon"), amazon.pem)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://sns.eu-west-1.amazonaws.com.example.com/SimpleNotificationService-0.pem",
+        "https://sns.eu-west-1.amazonaws.com:8443/SimpleNotificationService-0.pem",
+        "https://me@sns.eu-west-1.amazonaws.com/SimpleNotificationService-0.pem",
+        "https://bucket.s3.amazonaws.com/SimpleNotificationService-0.pem",
+        "https://sns.s3.eu-west-1.amazonaws.com/SimpleNotificationService-0.pem",
+        "http://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0.pem",
+        "https://sns.eu-west-1.amazonaws.com/?Action=x#/SimpleNotificationService-0.pem",
+        "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0.pem\n",
+        "https://sns.eu-west-1.amazonaws.com/../SimpleNotificationService-0.pem",
+        "https://example.com/https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0.pem",
+        "file:///etc/passwd",
+        "",
+    ],
+)
+def test_a_certificate_from_elsewhere_is_never_fetched(amazon: Amazon, url: str) -> None:
+    body = amazon.message(SigningCertURL=url)
+    with pytest.raises(Forged, match="certificate"):
+        ses.certificate_url(Incoming(headers={}, body=body))
+    with pytest.raises(Forged, match="certificate"):
+        verify(body, amazon.pem)
+
+
+@pytest.mark.parametrize("host", [HOST, "sns.us-gov-west-1.amazonaws.com", "sns.cn-north-1.amazonaws.com.cn"])
+def test_a_certificate_lies_with_sns(amazon: Amazon, host: str) -> None:
+    url = f"https://{host}/SimpleNotificationService-f3ecfb7224c7233fe7bb5f59f96de52f.pem"
+    body = amazon.message(SigningCertURL=url)
+    assert ses.certificate_url(Incoming(headers={}, body=body)) == url
+    verify(body, amazon.pem)
+
+
+def test_no_certificate_or_somebody_elses_proves_nothing(amazon: Amazon) -> None:
+    other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    for pem, why in (
+        (b"", "certificate"),
+        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "certificate"),
+        (certificate(other, "sns.amazonaws.com"), "signature"),
+        (certificate(ec.generate_private_key(ec.SECP256R1()), "sns.amazonaws.com"), "RSA"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(Forged, match=why):
+            verify(amazon.message(), pem)
+
+
+def test_an_expired_certificate_proves_nothing(amazon: Amazon) -> None:
+    body = amazon.message()
+    with pytest.raises(Forged, match="valid today"):
+        verify(body, amazon.pem, now=now_ms() + 72 * HOUR_MS, max_age_s=100 * 3600)
+
+
+def test_only_a_subscription_is_confirmed(amazon: Amazon) -> None:
+    asks = Incoming(headers={}, body=amazon.message("SubscriptionConfirmation"))
+    url = ses.confirmation_url(asks)
+    assert url is not None
+    assert url.startswith(f"https://{HOST}/?Action=ConfirmSubscription&TopicArn={TOPIC}&Token=")
+    assert SUBSCRIBING["ses"] is ses
+    farewell = json.loads(asks.body) | {"Type": "UnsubscribeConfirmation"}
+    for body in (amazon.message(), json.dumps(farewell).encode()):
+        assert ses.confirmation_url(Incoming(headers={}, body=body)) is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"https://{HOST}/?Action=ConfirmSubscription&TopicArn=arn:aws:sns:eu-west-1:999999999999:mail&Token=1",
+        f"https://{HOST}/?Action=DeleteTopic&TopicArn={TOPIC}",
+        f"https://{HOST}/?Action=ConfirmSubscription&Action=DeleteTopic&TopicArn={TOPIC}",
+        f"https://{HOST}.example.com/?Action=ConfirmSubscription&TopicArn={TOPIC}&Token=1",
+        f"http://{HOST}/?Action=ConfirmSubscription&TopicArn={TOPIC}&Token=1",
+        f"https://{HOST}/other?Action=ConfirmSubscription&TopicArn={TOPIC}&Token=1",
+    ],
+)
+def test_nothing_else_is_visited(amazon: Amazon, url: str) -> None:
+    body = amazon.message("SubscriptionConfirmation", SubscribeURL=url)
+    with pytest.raises(Forged, match="confirmation"):
+        ses.confirmation_url(Incoming(headers={}, body=body))
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"\xff", b'{"Type":1}', b"[" * 100_000, b'{"eventType":"Open"}'])
+def test_without_an_envelope_nothing_is_signed(body: bytes) -> None:
+    incoming = Incoming(headers={}, body=body)
+    for ask in (ses.certificate_url, ses.confirmation_url):
+        with pytest.raises(Forged, match="raw message delivery"):
+            ask(incoming)
+    with pytest.raises(Forged, match="raw message delivery"):
+        verify(body, b"")
+    with pytest.raises(Unrecognised, match="raw message delivery"):
+        ses.split(body, {})
+
+
+@pytest.mark.parametrize("kind", ["SubscriptionConfirmation", "UnsubscribeConfirmation"])
+def test_a_subscription_is_no_event(kind: str) -> None:
+    assert ses.split(json.dumps(enveloped("You have chosen …", Type=kind)).encode(), {}) == []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Successfully validated SNS topic for Amazon SES event publishing.",
+        '{"notificationType":"AmazonSnsSubscriptionSucceeded","message":"You have successfully subscribed …"}',
+    ],
+)
+def test_a_greeting_is_no_event(message: str) -> None:
+    assert ses.split(json.dumps(enveloped(message)).encode(), {}) == []
+
+
+@pytest.mark.parametrize("message", ["", "hello", "[]", "null", '{"eventType":'])
+def test_a_message_that_is_no_notification_is_unrecognised(message: str) -> None:
+    with pytest.raises(Unrecognised):
+        ses.split(json.dumps(enveloped(message)).encode(), {})
+
+
+@pytest.mark.parametrize(
+    "event", ["{}", '{"mail":{}}', '{"eventType":"Open"}', '{"eventType":"Open","mail":{"timestamp":"x"}}']
+)
+def test_a_notification_without_a_name_is_unrecognised_and_one_without_a_time_is_sns(event: str) -> None:
+    (part,) = ses.split(json.dumps(enveloped(event)).encode(), {})
+    if "eventType" in event:
+        assert ses.normalize(part, context("ses")).occurred_at == 1335920046655
+    else:
+        with pytest.raises(Unrecognised, match="eventType"):
+            ses.normalize(part, context("ses"))
+
+
+def test_every_recipient_has_an_event_of_its_own() -> None:
+    failed, delayed = heard(ses, Case("ses", "bounce_of_several"))
+    assert (failed.kind, delayed.kind) == (EventKind.BOUNCED, EventKind.DEFERRED)
+    assert failed.event_id.removesuffix(":0") == delayed.event_id.removesuffix(":1")
+    assert json.loads(bytes(failed.native))["recipient"]["diagnosticCode"] == "smtp; 550 user unknown"
+    assert "diagnosticCode" not in bytes(delayed.native).decode()
+
+
+def test_a_thousand_recipients_take_no_more_than_their_share() -> None:
+    told = json.loads(Case("ses", "bounce").payload)
+    told["bounce"]["bouncedRecipients"] = [{"emailAddress": f"r{n}@example.com"} for n in range(1000)]
+    parts = ses.split(json.dumps(enveloped(json.dumps(told))).encode(), {})
+    assert len(parts) == 1000
+    assert max(map(len, parts)) < 3_000
+
+
+def test_the_same_identity_whichever_way_the_time_is_spelled() -> None:
+    told = json.loads(Case("ses", "send").payload)
+    told["mail"]["timestamp"] = "2018-10-08T14:05:45 +0000"
+    (event,) = heard(ses, Case("ses", "send"), json.dumps(enveloped(json.dumps(told))).encode())
+    assert event.occurred_at == 1539007545000
+
+
+def test_without_an_id_of_sns_the_event_names_itself() -> None:
+    told = json.dumps(enveloped(Case("ses", "open").payload.decode(), MessageId="")).encode()
+    (event,) = heard(ses, Case("ses", "open"), told)
+    assert event.event_id.startswith("ses:")
+    assert [event] == heard(ses, Case("ses", "open"), told)
+
+
+def test_somebody_elses_tag_names_no_email() -> None:
+    told = json.loads(Case("ses", "open").payload)
+    for tag in ([], ["theirs"], "theirs", {"x": 1}, [None, 7]):
+        told["mail"]["tags"]["mailfold_email_id"] = tag
+        (event,) = heard(ses, Case("ses", "open"), json.dumps(enveloped(json.dumps(told))).encode())
+        assert event.email_id == UNCORRELATED
+        assert event.provider_message_id == "EXAMPLE7c191be45-e9aedb9a-02f9-4d12-a87d-dd0099a07f8a-000000"
+
+
+def test_every_row_of_the_tables_has_a_golden_payload() -> None:
+    told = [json.loads(case.payload) for case in cases("ses")]
+    assert {one.get("eventType") or one.get("notificationType") for one in told} >= set(ses.KINDS)
+    assert _subtypes(told) >= set(ses.SUBTYPES)
+
+
+def _subtypes(told: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    bounces = {(one["bounce"]["bounceType"], one["bounce"]["bounceSubType"]) for one in told if "bounce" in one}
+    complaints = [one["complaint"] for one in told if "complaint" in one]
+    return bounces | {
+        pair
+        for one in complaints
+        for pair in ((one.get("complaintFeedbackType", ""), ""), ("", one.get("complaintSubType") or ""))
+    }
+
+
+@pytest.mark.parametrize(
+    ("main", "sub", "bounce_class"),
+    [
+        ("Permanent", "Teleported", BounceClass.HARD),
+        ("Transient", "Teleported", BounceClass.SOFT),
+        ("", "", BounceClass.SOFT),
+    ],
+)
+def test_a_bounce_of_a_new_subtype_is_judged_by_its_type(main: str, sub: str, bounce_class: BounceClass) -> None:
+    told = json.loads(Case("ses", "bounce").payload)
+    told["bounce"] |= {"bounceType": main, "bounceSubType": sub}
+    (event,) = heard(ses, Case("ses", "bounce"), json.dumps(enveloped(json.dumps(told))).encode())
+    assert (event.kind, event.bounce_class) == (EventKind.BOUNCED, bounce_class)
+
+
+def test_the_fields_that_are_signed_are_those_of_the_documentation() -> None:
+    signed = msgspec.json.decode(json.dumps(enveloped("m", Token="t", SubscribeURL="u")), type=sns.Envelope).signed()
+    assert signed == (
+        b"Message\nm\nMessageId\n22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324\nSubject\nMy First Message\n"
+        b"Timestamp\n2012-05-02T00:54:06.655Z\nTopicArn\narn:aws:sns:us-west-2:123456789012:MyTopic\nType\nNotification\n"
+    )

@@ -1,0 +1,146 @@
+"""SparkPost: batches with a password or a token, and bounces of which not all are bounces."""
+
+import base64
+import json
+
+import pytest
+
+from pipeline.errors import Forged, NotLoggedIn, Unrecognised
+from pipeline.hearing.adapter import UNCORRELATED, Incoming
+from pipeline.providers import sparkpost
+from tests.support.golden import Case, cases, context, heard
+from topics.events import BounceClass, DeliveryEvent, EventKind
+
+KEYS = ["mailfold:older", "mailfold:secret", "a-token-of-our-oauth-server"]
+
+
+def request(authorization: str) -> Incoming:
+    return Incoming(headers={"authorization": authorization}, body=b"[]")
+
+
+def basic(user_and_password: str) -> Incoming:
+    return request(f"Basic {base64.b64encode(user_and_password.encode()).decode()}")
+
+
+def told(case: str, **changed: object) -> DeliveryEvent:
+    (wrapped,) = json.loads(Case("sparkpost", case).payload)
+    (inner,) = wrapped["msys"].values()
+    inner |= changed
+    (event,) = heard(sparkpost, Case("sparkpost", case), json.dumps([wrapped]).encode())
+    return event
+
+
+@pytest.mark.parametrize("incoming", [basic(KEYS[0]), basic(KEYS[1]), request(f"Bearer {KEYS[2]}")])
+def test_a_request_with_the_password_or_the_token_is_sparkposts(incoming: Incoming) -> None:
+    sparkpost.verify(incoming, KEYS, 0, 60)
+
+
+@pytest.mark.parametrize(
+    "incoming",
+    [
+        basic("mailfold:wrong"),
+        request("Bearer another"),
+        request("Bearer "),
+        request("Basic !"),
+        request(KEYS[2]),
+        Incoming(headers={}, body=b""),
+    ],
+    ids=["password", "token", "no token", "not base64", "no scheme", "no header"],
+)
+def test_any_other_request_is_not(incoming: Incoming) -> None:
+    with pytest.raises(Forged):
+        sparkpost.verify(incoming, KEYS, 0, 60)
+
+
+@pytest.mark.parametrize("incoming", [basic(""), basic(":"), request("Bearer x")])
+def test_without_a_key_nobody_is_sparkpost(incoming: Incoming) -> None:
+    with pytest.raises(NotLoggedIn):
+        sparkpost.verify(incoming, [], 0, 60)
+
+
+def test_a_batch_is_split_and_its_pings_are_left_out() -> None:
+    assert [event.kind for event in heard(sparkpost, Case("sparkpost", "batch"))] == [
+        EventKind.QUEUED,
+        EventKind.DELIVERED,
+    ]
+    assert sparkpost.split(b'[ { "msys" : { } } ]', {}) == []
+    assert sparkpost.split(b"[]", {}) == []
+
+
+def test_one_bad_event_spoils_no_other() -> None:
+    good, *bad = sparkpost.split(
+        b'[{"msys":{"message_event":{"type":"delivery","timestamp":"1"}}},1,{},{"msys":7}]', {}
+    )
+    assert sparkpost.normalize(good, context("sparkpost")).kind is EventKind.DELIVERED
+    for event in bad:
+        with pytest.raises(Unrecognised):
+            sparkpost.normalize(event, context("sparkpost"))
+
+
+def test_every_row_of_the_tables_has_a_golden_payload() -> None:
+    seen = [inner for case in cases("sparkpost") for one in json.loads(case.payload) for inner in one["msys"].values()]
+    assert {one["type"] for one in seen} >= set(sparkpost.KINDS)
+    assert {one.get("bounce_class") for one in seen} >= set(sparkpost.CLASSES)
+
+
+@pytest.mark.parametrize(("code", "expected"), sparkpost.CLASSES.items())
+@pytest.mark.parametrize("name", ["bounce", "out_of_band"])
+def test_what_came_back_means_what_its_class_says(
+    name: str, code: str, expected: tuple[EventKind, BounceClass | None]
+) -> None:
+    event = told(name, bounce_class=code)
+    assert (event.kind, event.bounce_class) == expected
+
+
+@pytest.mark.parametrize(("name", "kind"), [("delay", EventKind.DEFERRED), ("policy_rejection", EventKind.DROPPED)])
+def test_the_class_of_what_did_not_come_back_changes_nothing(name: str, kind: EventKind) -> None:
+    for code in sparkpost.CLASSES:
+        assert (told(name, bounce_class=code).kind, told(name, bounce_class=code).bounce_class) == (kind, None)
+
+
+def test_a_bounce_of_a_new_class_says_nothing_against_the_address() -> None:
+    assert told("bounce", bounce_class="55").bounce_class is BounceClass.SOFT
+
+
+def test_an_id_or_the_event_itself_is_its_identity() -> None:
+    assert told("delivery", event_id="8c1d3ea2-ffff").event_id == "sparkpost:8c1d3ea2-ffff"
+    assert told("click", event_id=None).event_id == told("click", event_id=None).event_id
+    assert told("click", event_id=None).event_id != told("click", event_id=None, target_link_url="x").event_id
+
+
+@pytest.mark.parametrize(
+    "timestamp", ["1454442600", 1454442600, "2016-02-02T19:50:00.000Z", "2016-02-02T19:50:00.000+00:00"]
+)
+def test_a_time_is_told_in_either_way(timestamp: object) -> None:
+    assert told("delivery", timestamp=timestamp).occurred_at == 1454442600000
+
+
+def test_an_event_about_no_mail_of_ours_is_uncorrelated() -> None:
+    for metadata in ({}, {"mailfold_email_id": "theirs"}, "x", None):
+        event = told("delivery", rcpt_meta=metadata)
+        assert (event.email_id, event.provider_message_id) == (UNCORRELATED, "65832150921904138")
+
+
+def test_a_message_that_came_by_smtp_has_an_id_too() -> None:
+    assert told("delivery", transmission_id=None).provider_message_id == "000443ee14578172be22"
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"null", b"\xff", b"a=b", b"[" * 100_000])
+def test_a_body_that_is_no_array_is_unrecognised(body: bytes) -> None:
+    with pytest.raises(Unrecognised):
+        sparkpost.split(body, {})
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'{"msys":{"message_event":{}}}',
+        b'{"msys":{"message_event":{"type":"open"}}}',
+        b'{"msys":{"message_event":{"type":"open","timestamp":"soonT"}}}',
+        b'{"msys":{"message_event":{"type":"open","timestamp":"1"},"track_event":{"type":"open","timestamp":"1"}}}',
+    ],
+    ids=["no type", "no time", "no real time", "two at once"],
+)
+def test_what_is_no_event_is_unrecognised(event: bytes) -> None:
+    with pytest.raises(Unrecognised):
+        sparkpost.normalize(event, context("sparkpost"))
