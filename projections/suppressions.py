@@ -121,6 +121,12 @@ async def of_address(connection: Connection, tenant: str, address_hash: bytes, r
     return await look(connection, [(tenant, brand, found) for found, brand in rows], rule, now)
 
 
+async def listed(connection: Connection, keys: Sequence[AddressKey]) -> dict[AddressKey, tuple[Reason, str]]:
+    """Those of these that are listed by a decision for this very brand: why, and the note."""
+    rows = await (await connection.execute(SQL["listed"], _columns(keys))).fetchall()
+    return {keys[number - 1]: (Reason(reason), note) for number, reason, note in rows}
+
+
 async def addresses(connection: Connection, tenant: str, hashes: Sequence[bytes]) -> dict[bytes, str]:
     """The addresses behind these hashes, those that the history still knows."""
     values = {"tenant": tenant, "hashes": list(hashes)}

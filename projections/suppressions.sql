@@ -59,6 +59,22 @@ union
 select address_hash, brand from projections.evidence where tenant = %(tenant)s and address_hash = %(address_hash)s
 order by address_hash, brand
 
+-- name: listed
+-- Which of these are listed already, by a decision for this very brand that no later lift has ended. A lift for one
+-- brand also ends a part of what was decided for all: to decide that again is news.
+with asked as (
+    select * from unnest(%(tenants)b::text[], %(brands)b::text[], %(hashes)b::bytea[])
+        with ordinality as asked (tenant, brand, address_hash, number)
+)
+select asked.number, d.reason, d.note
+from asked cross join lateral (
+    select * from suppressions.decisions own
+    where own.tenant = asked.tenant and own.address_hash = asked.address_hash and own.brand = asked.brand
+        and own.reason is not null and not exists (
+            select from suppressions.decisions lift
+            where lift.tenant = asked.tenant and lift.address_hash = asked.address_hash and lift.nth > own.nth
+                and lift.reason is null and '*' in (lift.brand, asked.brand)) offset 0) as d
+
 -- name: addresses
 -- The address of each hash, where an email that told something of it is still in the history.
 select asked.address_hash, known.recipient

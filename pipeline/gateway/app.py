@@ -18,6 +18,7 @@ from pipeline.gateway import (
     openapi,
     ops,
     problems,
+    suppressions,
     templates,
     tracking,
     unsubscribe,
@@ -37,6 +38,7 @@ _SURFACES: Final = {
     "webhooks": "webhook",
     "inbound": "inbound",
     "templates": "templates",
+    "suppressions": "suppressions",
     "healthz": "ops",
     "readyz": "ops",
     "metrics": "ops",
@@ -53,6 +55,7 @@ SHAPES: Final[dict[str, problems.Shape]] = {
 """A dialect's paths -> how its clients expect an error."""
 TYPES: Final = {
     "Template": templates.TYPES,
+    "Suppression": suppressions.TYPES,
     "EmailV1": email_v1.TYPES,
     "FreshMail": freshmail.TYPES,
     "ExtraHorizon": extrahorizon.TYPES,
@@ -70,7 +73,8 @@ def make_app(world: World) -> ASGIApp:
         redoc_url=None,
     )
     problems.install(app, SHAPES)
-    for surface in (batch, email_v1, extrahorizon, oauth, freshmail, templates, unsubscribe, webhooks, inbound, ops):
+    dialects = (batch, email_v1, extrahorizon, oauth, freshmail)
+    for surface in (*dialects, templates, suppressions, unsubscribe, webhooks, inbound, ops):
         app.include_router(surface.router(world))
     openapi.install(app, TYPES)
     docs.install(app)

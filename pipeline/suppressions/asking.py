@@ -8,6 +8,7 @@ from pipeline.signing import Signer, hash_address
 from projections import suppressions
 from projections.suppressing import AddressKey, Rule, Why, stored
 from projections.suppressions import Asked, Known, Page
+from topics.suppressions import Reason
 
 
 def rule_of(settings: Settings) -> Rule:
@@ -36,6 +37,11 @@ class Asking:
         async with self._pool.connection() as connection:
             return await suppressions.suppressed(connection, keys, self._rule, self._clock())
 
+    async def look(self, keys: Sequence[AddressKey]) -> list[Known]:
+        """All that is known of these."""
+        async with self._pool.connection() as connection:
+            return await suppressions.look(connection, keys, self._rule, self._clock())
+
     async def page(self, asked: Asked) -> Page:
         """A page of a tenant's suppressions."""
         async with self._pool.connection() as connection:
@@ -45,6 +51,11 @@ class Asking:
         """Everything that is known of one address, brand by brand."""
         async with self._pool.connection() as connection:
             return await suppressions.of_address(connection, tenant, address_hash, self._rule, self._clock())
+
+    async def listed(self, keys: Sequence[AddressKey]) -> dict[AddressKey, tuple[Reason, str]]:
+        """Those of these that are listed by a decision for this very brand: why, and the note."""
+        async with self._pool.connection() as connection:
+            return await suppressions.listed(connection, keys)
 
     async def addresses(self, tenant: str, hashes: Sequence[bytes]) -> dict[bytes, str]:
         """The addresses behind these hashes, those that the history still knows."""

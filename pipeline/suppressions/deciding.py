@@ -1,0 +1,197 @@
+"""Addresses to list or to lift in, decisions on the log out, and what became of each.
+
+A decision is made when all in-sync replicas have it; then the projector is waited for a moment, so
+that who sends next finds it. What stands already isn't written again, so a repeat is harmless and
+keeps the time since when.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from pipeline.addresses import address_problem
+from pipeline.bootstrap import Runtime
+from pipeline.errors import NotFound, Refused
+from pipeline.kafka import append_all
+from pipeline.ports import Entry, Log
+from pipeline.suppressions.asking import Asking
+from pipeline.suppressions.reading import HASH, Bad, Found
+from projections import suppressions
+from projections.suppressing import AddressKey, stored
+from topics.registry import SUPPRESSIONS
+from topics.suppressions import Decision, Lifted, Listed, Reason
+
+VISIBLE_S: Final = 3.0
+"""So long the projector is waited for; longer for a long import, of which it has more to read."""
+AT_ONCE: Final = 5000
+NOTE_MAX: Final = 200
+BRAND_MAX: Final = 200
+TOLD: Final = 1000
+"""Lines that can't be used, told one by one; the rest are counted."""
+_ADDRESS_IN: Final = re.compile(r"\S@\S")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is decided of each address, and by whom."""
+
+    tenant: str
+    brand: str
+    by: str
+    reason: Reason | None = None
+    """For those that don't say one themselves; None: manual."""
+    note: str = ""
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """What became of many."""
+
+    listed: int = 0
+    unchanged: int = 0
+    """They are listed already, for the same reason; or came twice."""
+    refused: int = 0
+    lines: list[Bad] = []
+    """Those refused, the first thousand."""
+    projected: bool = True
+    """False: all is durable, and not all in force yet."""
+
+
+class Deciding:
+    """Lists and lifts."""
+
+    def __init__(self, rt: Runtime, log: Log) -> None:
+        self._rt, self._log = rt, log
+        self._asking = Asking(rt)
+
+    async def list_one(self, wish: Wish, address_hash: bytes) -> tuple[bool, bool]:
+        """Whether it was news, and whether it is in force. Raises LogUnavailable."""
+        check(wish)
+        report = Report()
+        await self._list(wish, [Found(1, address_hash.hex(), wish.reason)], report)
+        return bool(report.listed), report.projected
+
+    async def list_many(self, wish: Wish, lines: Iterable[Found | Bad]) -> Report:
+        """List what can be listed. Raises LogUnavailable; what was decided until then stands."""
+        check(wish, many=True)
+        report = Report()
+        async for found in _batches(_with_brand(lines, wish.brand), report):
+            await self._list(wish, found, report)
+        return report
+
+    async def lift(self, wish: Wish, address_hash: bytes) -> bool:
+        """Write to it again; whether that is in force. Raises NotFound where nothing is known of it."""
+        check(wish)
+        known = await self._asking.of_address(wish.tenant, address_hash)
+        brand = stored(wish.brand)
+        about = [one for one in known if wish.brand == "*" or one.key[1] in (brand, "*")]
+        if not any(one.evidence or one.decisions for one in about):
+            raise NotFound("nothing is known of this address for this brand")
+        lifted = Lifted(
+            tenant=wish.tenant, brand=brand, address_hash=address_hash.hex(), by=wish.by, at=self._rt.clock()
+        )
+        return await self._decide([lifted])
+
+    async def _list(self, wish: Wish, found: Sequence[Found], report: Report) -> None:
+        """Those that aren't listed so already, the last of each address."""
+        wanted: dict[AddressKey, Reason] = {}
+        for one in found:
+            key = (wish.tenant, stored(wish.brand or one.brand), address_hash(self._asking, one.name))
+            wanted[key] = one.reason or wish.reason or Reason.MANUAL
+        standing = await self._asking.listed(list(wanted))
+        news: list[Decision] = [
+            Listed(
+                tenant=key[0],
+                brand=key[1],
+                address_hash=key[2].hex(),
+                by=wish.by,
+                at=self._rt.clock(),
+                reason=reason,
+                note=wish.note,
+            )
+            for key, reason in wanted.items()
+            if standing.get(key) != (reason, wish.note)
+        ]
+        report.listed += len(news)
+        report.unchanged += len(found) - len(news)
+        if news:
+            report.projected = await self._decide(news)
+
+    async def _decide(self, decisions: Sequence[Decision]) -> bool:
+        entries = [Entry(SUPPRESSIONS, decision.key, decision) for decision in decisions]
+        places = await append_all(self._log, entries)
+        last = max(place.offset for place in places)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(VISIBLE_S + len(decisions) / 1000):
+                while not await self._is_projected(last):
+                    await asyncio.sleep(0.05)
+                return True
+        return False
+
+    async def _is_projected(self, offset: int) -> bool:
+        async with self._rt.pool.connection() as connection:
+            return await suppressions.projected_to(connection) > offset
+
+
+def address_hash(asking: Asking, name: str) -> bytes:
+    """The hash of an address that is named by itself or by its hash. Raises Refused."""
+    given = name.strip()
+    if HASH.fullmatch(given):
+        return bytes.fromhex(given)
+    if problem := address_problem(given):
+        raise Refused(f"{problem}, and not a hash of one either", "address")
+    return asking.hashed(given)
+
+
+def check(wish: Wish, *, many: bool = False) -> None:
+    """Raise Refused for what can't be decided so."""
+    if not wish.brand and not many:
+        raise Refused("which brand? `*` is all of them", "brand")
+    if len(wish.brand) > BRAND_MAX:
+        raise Refused(f"over {BRAND_MAX} characters", "brand")
+    if len(wish.note) > NOTE_MAX:
+        raise Refused(f"over {NOTE_MAX} characters", "note")
+    if _ADDRESS_IN.search(wish.note):
+        raise Refused("an address; the list holds hashes of addresses only", "note")
+
+
+def _with_brand(lines: Iterable[Found | Bad], brand: str) -> Iterator[Found | Bad]:
+    """Each line's own brand, where none is decided for all."""
+    for line in lines:
+        if isinstance(line, Bad) or (brand and not line.brand):
+            yield line
+        elif brand:
+            yield msgspec.structs.replace(line, brand="")
+        elif not line.brand or len(line.brand) > BRAND_MAX:
+            yield Bad(line.line, "no brand, and none is given for all" if not line.brand else "no brand's name")
+        else:
+            yield line
+
+
+async def _batches(lines: Iterable[Found | Bad], report: Report) -> AsyncIterator[list[Found]]:
+    """Lines that can be used, some thousand at once; the others go into the report."""
+    source: Iterator[Found | Bad] = iter(lines)
+    while True:
+        found: list[Found] = []
+        ended = await asyncio.to_thread(_take, source, found, report)
+        if found:
+            yield found
+        if ended:
+            return
+
+
+def _take(source: Iterator[Found | Bad], found: list[Found], report: Report) -> bool:
+    for line in source:
+        if isinstance(line, Found):
+            found.append(line)
+            if len(found) == AT_ONCE:
+                return False
+            continue
+        report.refused += 1
+        if len(report.lines) < TOLD:
+            report.lines.append(line)
+    return True

@@ -1,0 +1,219 @@
+"""Suppressions on real Kafka and Postgres: heard, decided, listed, lifted, imported, exported, made anew."""
+
+import json
+from typing import Any
+
+import msgspec
+
+from pipeline import admin
+from pipeline.settings import Settings
+from pipeline.signing import Signer, hash_address
+from tests.conftest import SECRET
+from tests.support.changes import Log, event, identified, request
+from tests.support.gateway import gateway, records, until
+from tests.support.suppressed import ask, listing, publish, suppressing
+from topics.events import BounceClass, EventKind
+from topics.registry import SUPPRESSIONS
+from topics.suppressions import Lifted, Listed
+
+DAY = 86_400_000
+
+
+def hashed(address: str) -> str:
+    return hash_address(Signer(SECRET, "address"), address).hex()
+
+
+def told(number: int, at: int, kind: EventKind, recipient: str, brand: str = "7", **changed: Any) -> Log:
+    """An email of this brand to this address, and what became of it."""
+    asked = msgspec.structs.replace(request(number, at), recipient=recipient, brand=brand)
+    return Log().fold(asked, msgspec.structs.replace(event(number, kind, at), **changed))
+
+
+def soft(number: int, at: int, recipient: str) -> Log:
+    return told(number, at, EventKind.BOUNCED, recipient, bounce_class=BounceClass.SOFT, bounce_type="full")
+
+
+async def test_what_emails_told_is_listed_with_reason_event_and_time_brand_by_brand(settings: Settings) -> None:
+    async with suppressing(settings) as served:
+        now = served.rt.clock()
+        await publish(
+            served,
+            told(1, now, EventKind.BOUNCED, "Gone@example.com"),
+            told(2, now, EventKind.COMPLAINED, "angry@example.com", "8"),
+            told(3, now, EventKind.UNSUBSCRIBED, "out@example.com"),
+            told(4, now, EventKind.DELIVERED, "fine@example.com"),
+            *(soft(number, now - number * DAY, "full@example.com") for number in range(11, 16)),
+            *(soft(number, now - number * DAY, "often-full@example.com") for number in range(21, 25)),
+            *(soft(number, now - number * DAY, "full-once@example.com") for number in range(25, 30)),
+            told(30, now - 20 * DAY, EventKind.DELIVERED, "full-once@example.com"),
+        )
+        found = {one["address_hash"]: one for one in await listing(served)}
+        assert {name: (one["brand"], one["reason"], one["event_id"]) for name, one in found.items()} == {
+            hashed("gone@example.com"): ("7", "hard bounce", "sg:1:bounced:0"),
+            hashed("angry@example.com"): ("8", "complaint", "sg:2:complained:0"),
+            hashed("out@example.com"): ("7", "unsubscribe", "sg:3:unsubscribed:0"),
+            hashed("full@example.com"): ("7", "soft bounce", "sg:11:bounced:0"),
+        }
+        gone = found[hashed("gone@example.com")]
+        assert (gone["since"], gone["email_id"], gone["listed"]) == (now + 2, identified(1), False)
+        assert "gone@example.com" not in str(found).lower()
+        assert [one["brand"] for one in await listing(served, brand="8")] == ["8"]
+        assert [one["reason"] for one in await listing(served, reason="unsubscribe")] == ["unsubscribe"]
+        assert [one["event_id"] for one in await listing(served, address="GONE@example.com")] == [gone["event_id"]]
+        pages = await listing(served, limit=1)
+        assert [one["address_hash"] for one in pages] == sorted(found)
+
+
+async def test_an_operator_lists_lifts_and_lists_again_and_the_log_has_hashes_only(settings: Settings) -> None:
+    async with suppressing(settings) as served:
+        wanted = {"address": "Anna@Example.com", "brand": "7", "reason": "complaint", "note": "called us"}
+        first = await ask(served, "POST", "/suppressions", json=wanted)
+        again = await ask(served, "POST", "/suppressions", json=wanted)
+        assert (first.status_code, again.status_code) == (201, 200)
+        name = first.json()["address_hash"]
+        assert name == hashed("anna@example.com")
+        [entry] = await listing(served)
+        assert (entry["reason"], entry["listed"], entry["note"]) == ("complaint", True, "called us")
+        assert entry["by"] == f"api {admin.key_hash(served.key).hex()[:12]}"
+        lifted = await ask(served, "DELETE", f"/suppressions/{name}", params={"brand": "7"})
+        assert (lifted.status_code, lifted.json()["in_force"]) == (200, True)
+        assert await listing(served) == []
+        shown = (await ask(served, "POST", "/suppressions/lookup", json={"address": "anna@example.com"})).json()
+        assert (shown["suppressed"], [one["listed"] for one in shown["decisions"]]) == ([], [False])
+        assert (await ask(served, "POST", "/suppressions", json=wanted)).status_code == 201
+        assert len(await listing(served, brand="7")) == 1
+    on_the_log = await records(settings.model_copy(update={"partitions": 1}), SUPPRESSIONS)
+    assert [type(record) for *_, record in on_the_log] == [Listed, Lifted, Listed]
+    assert {key.decode() for _, _, key, _ in on_the_log} == {f"acme/7/{name}"}
+    assert "anna" not in str(on_the_log).lower()
+
+
+async def test_a_lift_forgives_what_was_heard_before_it_and_not_what_comes_after(settings: Settings) -> None:
+    async with suppressing(settings) as served:
+        now = served.rt.clock()
+        await publish(served, told(1, now - 9, EventKind.BOUNCED, "gone@example.com"))
+        await ask(served, "DELETE", f"/suppressions/{hashed('gone@example.com')}", params={"brand": "7"})
+        assert await listing(served) == []
+        await publish(served, told(3, served.rt.clock() + 60_000, EventKind.BOUNCED, "gone@example.com"))
+        [entry] = await listing(served)
+        assert entry["email_id"] == identified(3)
+        shown = (await ask(served, "GET", f"/suppressions/{entry['address_hash']}")).json()
+        assert [sign["email_id"] for sign in shown["evidence"]] == [identified(1), identified(3)]
+
+
+async def test_all_brands_are_one_entry_and_the_later_decision_stands(settings: Settings) -> None:
+    async with suppressing(settings) as served:
+        name = hashed("anna@example.com")
+
+        async def brands(of: str) -> list[str]:
+            answer = (await ask(served, "GET", f"/suppressions/{name}", params={"brand": of})).json()
+            return [one["brand"] for one in answer["suppressed"]]
+
+        everywhere = {"address": name, "brand": "*"}
+        await ask(served, "POST", "/suppressions", json=everywhere)
+        await publish(served, told(1, served.rt.clock(), EventKind.COMPLAINED, "anna@example.com"))
+        assert [one["brand"] for one in await listing(served)] == ["*"]
+        assert await brands("7") == await brands("never heard of") == ["*"]
+        await ask(served, "DELETE", f"/suppressions/{name}", params={"brand": "7"})
+        assert (await brands("7"), await brands("8")) == ([], ["*"])
+        assert (await ask(served, "POST", "/suppressions", json=everywhere)).status_code == 201
+        assert await brands("7") == ["*"], "to decide it again is news after a part of it was lifted"
+        await ask(served, "DELETE", f"/suppressions/{name}", params={"brand": "*"})
+        assert (await brands("7"), await brands("8"), await listing(served)) == ([], [], [])
+
+
+async def test_files_are_imported_with_a_report_and_exported_so_that_they_can_be_imported(settings: Settings) -> None:
+    async with suppressing(settings) as served:
+        now = served.rt.clock()
+        await publish(served, told(1, now, EventKind.BOUNCED, "gone@example.com"))
+        file = "email,reason\nanna@example.com,BOUNCE\nnobody\nbo@example.com,\nANNA@example.com,BOUNCE\n"
+        into = {"brand": "7", "reason": "unsubscribe"}
+        report = await ask(served, "POST", "/suppressions/import", params=into, content=file)
+        assert report.json() == {
+            "listed": 2,
+            "unchanged": 1,
+            "refused": 1,
+            "lines": [{"line": 3, "error": "not an email address"}],
+            "projected": True,
+        }
+        repeat = (await ask(served, "POST", "/suppressions/import", params=into, content=file)).json()
+        assert (repeat["listed"], repeat["unchanged"]) == (0, 3)
+        found = {one["address_hash"]: one["reason"] for one in await listing(served)}
+        assert found == {
+            hashed("anna@example.com"): "hard bounce",
+            hashed("bo@example.com"): "unsubscribe",
+            hashed("gone@example.com"): "hard bounce",
+        }
+        exported = await ask(served, "GET", "/suppressions/export")
+        assert exported.headers["content-type"] == "text/csv; charset=utf-8"
+        assert "example.com" not in exported.text
+        lines = await ask(served, "GET", "/suppressions/export", params={"format": "jsonl", "addresses": True})
+        known = {one["address_hash"]: one["address"] for one in map(json.loads, lines.text.splitlines())}
+        assert known[hashed("gone@example.com")] == "gone@example.com", "the history knows it"
+        assert known[hashed("anna@example.com")] == "", "nobody keeps the address of what was listed by hand"
+        await admin.add_tenant(served.rt.pool, admin.Tenant("other"))
+        key = await admin.add_key(served.rt.pool, "other")
+        moved = await ask(served, "POST", "/suppressions/import", key=key, content=exported.content)
+        assert (moved.json()["listed"], moved.json()["refused"]) == (3, 0)
+
+
+async def test_a_tenant_sees_and_lifts_its_own_only(settings: Settings) -> None:
+    async with suppressing(settings) as served:
+        await admin.add_tenant(served.rt.pool, admin.Tenant("other"))
+        key = await admin.add_key(served.rt.pool, "other")
+        for number in range(3):
+            await ask(served, "POST", "/suppressions", json={"address": f"a{number}@example.com", "brand": "7"})
+        page = (await ask(served, "GET", "/suppressions", params={"limit": 1})).json()
+        assert (await ask(served, "GET", "/suppressions", key=key)).json()["suppressions"] == []
+        for path, status in (
+            (f"/suppressions?next={page['next']}", 400),
+            (f"/suppressions/{hashed('a0@example.com')}?brand=7", 404),
+        ):
+            method = "GET" if status == 400 else "DELETE"
+            answer = await ask(served, method, path, key=key)
+            assert (answer.status_code, set(answer.json())) == (status, {"error", "where"})
+        exported = await ask(served, "GET", "/suppressions/export", key=key)
+        assert len(exported.text.splitlines()) == 1
+        assert len(await listing(served)) == 3
+
+
+WRONG: list[tuple[str, str, Any, str]] = [
+    ("POST", "/suppressions", {"address": "nobody", "brand": "7"}, "address"),
+    ("POST", "/suppressions", {"address": "a@example.com"}, "body"),
+    ("POST", "/suppressions", {"address": "a@example.com", "brand": "7", "reason": "x"}, "body"),
+    ("POST", "/suppressions", {"address": "a@example.com", "brand": "7", "note": "is b@example.com"}, "note"),
+    ("POST", "/suppressions/import?brand=7", b"\xff\xfe", "body"),
+    ("GET", "/suppressions?reason=x", None, "query.reason"),
+    ("GET", "/suppressions?next=x", None, "next"),
+    ("DELETE", "/suppressions/a@example.com", None, "query.brand"),
+    ("GET", "/suppressions/nobody", None, "address"),
+]
+
+
+async def test_what_can_not_be_meant_is_refused_with_its_place_and_nobody_asks_without_a_key(
+    settings: Settings,
+) -> None:
+    async with gateway(settings) as served:
+        for method, path, body, where in WRONG:
+            content = body if isinstance(body, bytes) else json.dumps(body).encode()
+            answer = await ask(served, method, path, content=content)
+            assert (answer.status_code, answer.json()["where"]) == (400, where), answer.text
+            assert (await served.http.request(method, path, content=content)).status_code == 401
+
+
+async def test_lost_tables_are_made_again_from_the_log(settings: Settings) -> None:
+    async with suppressing(settings) as served:
+        for number in range(3):
+            await ask(served, "POST", "/suppressions", json={"address": f"a{number}@example.com", "brand": "7"})
+        await ask(served, "DELETE", f"/suppressions/{hashed('a1@example.com')}", params={"brand": "7"})
+        before = await listing(served)
+        assert len(before) == 2
+    async with gateway(settings) as served, served.rt.pool.connection() as connection:
+        for table in ("suppressions.decisions", "suppressions.next_offsets"):
+            await connection.execute(f"delete from {table}")  # type: ignore[arg-type,unused-ignore]
+    async with suppressing(settings) as served:
+
+        async def there() -> bool:
+            return await listing(served) == before
+
+        await until(there)
