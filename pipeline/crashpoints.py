@@ -16,6 +16,7 @@ NAMES: Final = (
     "fold.before-store",
     "dispatch.after-250",
     "dispatch.after-ack",
+    "correlate.before-unpark",
     "emit.after-2xx",
     "emit.after-result",
     "project.between-rows-and-offset",

@@ -4,6 +4,7 @@ from typing import Final
 
 import msgspec
 
+from pipeline.correlate.matching import match_key
 from pipeline.errors import NotFound, Uncorrelated, Unrecognised
 from pipeline.folding import Found, dead_letter
 from pipeline.hearing.adapter import UNCORRELATED, Adapter, Context, Proofs
@@ -14,7 +15,7 @@ from topics.codec import Undecodable, decode
 from topics.dead_letters import DeadLetter
 from topics.events import DeliveryEvent
 from topics.record import Millis
-from topics.registry import DEAD_LETTERS, DELIVERY_EVENTS, MAX_RECORD_BYTES
+from topics.registry import DEAD_LETTERS, DELIVERY_EVENTS, MAX_RECORD_BYTES, UNCORRELATED_EVENTS
 from topics.webhooks import RawWebhook
 
 ROLE: Final = "normalize"
@@ -25,13 +26,20 @@ class Told(msgspec.Struct, frozen=True):
     """What a webhook said."""
 
     events: tuple[DeliveryEvent, ...]
+    """Those without an email_id wait elsewhere until the ack of their message says whose they are."""
     leftovers: tuple[DeadLetter, ...]
 
     def entries(self) -> list[Entry]:
         """Both, on their way to their topics."""
-        return [Entry(DELIVERY_EVENTS, event.email_id, event) for event in self.events] + [
+        return [_entry(event) for event in self.events] + [
             Entry(DEAD_LETTERS, None, letter) for letter in self.leftovers
         ]
+
+
+def _entry(event: DeliveryEvent) -> Entry:
+    if event.email_id == UNCORRELATED:
+        return Entry(UNCORRELATED_EVENTS, match_key(event.provider_message_id), event)
+    return Entry(DELIVERY_EVENTS, event.email_id, event)
 
 
 def normalize(found: Found, proofs: Proofs, now: Millis) -> Told:
@@ -61,6 +69,6 @@ def _event(raw: bytes, reader: Adapter, context: Context) -> DeliveryEvent:
     if len(raw) > MAX_RECORD_BYTES - _ENVELOPE:
         raise Unrecognised(f"an event of {len(raw)} bytes")
     event = reader.normalize(raw, context)
-    if event.email_id == UNCORRELATED:
-        raise Uncorrelated("it names no email of ours")
+    if event.email_id == UNCORRELATED and not match_key(event.provider_message_id):
+        raise Uncorrelated("it names neither an email of ours nor its provider's message")
     return event

@@ -8,9 +8,20 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from pipeline.bootstrap import Runtime
+from pipeline.correlate.looking import SQL as CORRELATION
 from pipeline.kafka import consumer
 from projections.postgres import SQL
-from topics.registry import DEAD_LETTERS, EMAIL_CHANGES, FACTS, PROVIDER_ACKS, PROVIDER_WEBHOOKS, SEND_REQUESTS, Topic
+from projections.sql import Queries
+from topics.registry import (
+    DEAD_LETTERS,
+    EMAIL_CHANGES,
+    FACTS,
+    PROVIDER_ACKS,
+    PROVIDER_WEBHOOKS,
+    SEND_REQUESTS,
+    UNCORRELATED_EVENTS,
+    Topic,
+)
 
 WORKER_GROUP: Final = "mailfold"
 """The Faust application's id."""
@@ -55,6 +66,13 @@ class Stopped(msgspec.Struct, frozen=True):
     open_until: dt.datetime | None
 
 
+class Parked(msgspec.Struct, frozen=True):
+    """Events that wait for the ack that says whose they are."""
+
+    count: int
+    oldest: dt.datetime | None
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """Everything at one look."""
 
@@ -62,6 +80,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     oldest_owed: Owed | None
     jobs: list[Jobs]
     stopped: list[Stopped]
+    parked: Parked
     dead_letters: int
 
 
@@ -70,7 +89,7 @@ Ends = dict[tuple[str, int], int]
 
 async def snapshot(rt: Runtime) -> Snapshot:
     """Look once at everything."""
-    read = (*FACTS, PROVIDER_WEBHOOKS, EMAIL_CHANGES, DEAD_LETTERS)
+    read = (*FACTS, PROVIDER_WEBHOOKS, UNCORRELATED_EVENTS, EMAIL_CHANGES, DEAD_LETTERS)
     reader = consumer(rt.settings)
     await reader.start()
     try:
@@ -80,23 +99,28 @@ async def snapshot(rt: Runtime) -> Snapshot:
     committed = await _committed(rt)
     async with rt.pool.connection() as connection:
 
-        async def rows(name: str) -> list[Any]:
-            return await (await connection.execute(SQL[name])).fetchall()
+        async def rows(name: str, queries: Queries = SQL) -> list[Any]:
+            return await (await connection.execute(queries[name])).fetchall()
 
         projected, dispatched = await rows("projected"), await rows("dispatched")
         owed = [Owed(*row) for row in await rows("oldest_owed")]
         jobs = [Jobs(*row) for row in await rows("jobs_by_state")]
         stopped = [Stopped(*row) for row in await rows("paused_lanes")]
+        looked_up = await rows("next_offsets", CORRELATION)
+        [(waiting, oldest)] = await rows("parked", CORRELATION)
     first_read = any(row[3] is not None for row in projected)
     at: Ends = {(row[0], row[1]): row[2] for row in projected}
     taken: Ends = {(row[0], row[1]): row[2] for row in dispatched}
     lags = [_lag("worker", topic, committed, beginnings, ends) for topic in (*FACTS, PROVIDER_WEBHOOKS)]
     lags += [_lag("dispatch", topic, taken, beginnings, ends) for topic in (SEND_REQUESTS, PROVIDER_ACKS)]
+    correlated: Ends = {(row[0], row[1]): row[2] for row in looked_up}
+    lags.append(_lag("dispatch", UNCORRELATED_EVENTS, correlated, beginnings, ends))
     project = _lag("project", EMAIL_CHANGES, at, beginnings, ends)
     note = "first read: debts are held until its end" if first_read else ""
     lags.append(msgspec.structs.replace(project, note=note))
     letters = sum(ends[place] - beginnings[place] for place in ends if place[0] == DEAD_LETTERS.name)
-    return Snapshot(lags, owed[0] if owed else None, jobs, stopped, letters)
+    parked = Parked(waiting, None if oldest is None else dt.datetime.fromtimestamp(oldest / 1000, dt.UTC))
+    return Snapshot(lags, owed[0] if owed else None, jobs, stopped, parked, letters)
 
 
 def _lag(role: str, topic: Topic, read: Ends, beginnings: Ends, ends: Ends) -> Lag:

@@ -1,6 +1,7 @@
 """The whole dataflow of the worker on one screen.
 
     provider-webhooks ──▶ normalize ──▶ delivery-events ──┐
+                              └──▶ uncorrelated-events ──▶ dispatch ──▶ delivery-events
     send-requests, provider-acks, conversion-results ─────┴─▶ fold ──▶ email-states, email-changes
                           what neither can understand ──▶ dead-letters
 

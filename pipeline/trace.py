@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from pipeline.bootstrap import Runtime
+from pipeline.correlate.looking import Parked, parked_as
 from pipeline.tail import look_on_log
 from pipeline.waiting import clock, waits_for
 from projections import postgres
@@ -58,6 +59,8 @@ class Found(msgspec.Struct, frozen=True):
 
     traces: list[Trace]
     more: bool
+    parked: list[Parked] = []
+    """Events that wait under this name for the ack that says whose they are."""
 
 
 async def find(rt: Runtime, name: str, tenant: str | None = None) -> Found:
@@ -66,10 +69,11 @@ async def find(rt: Runtime, name: str, tenant: str | None = None) -> Found:
         await postgres.one_moment(connection)
         ids = await postgres.emails_known_as(connection, name, tenant, MOST + 1)
         stories = [story for email_id in ids[:MOST] if (story := await postgres.story(connection, email_id))]
+        parked = await parked_as(connection, name)
     if not stories:
         stories = await look_on_log(rt, name, tenant)
     now = rt.clock()
-    return Found([tell(story, now) for story in stories], len(ids) > MOST)
+    return Found([tell(story, now) for story in stories], len(ids) > MOST, parked)
 
 
 def tell(story: Story, now: Millis) -> Trace:

@@ -31,7 +31,7 @@ def trace(
     if json:
         typer.echo(msgspec.json.encode(found))
         return
-    if not found.traces:
+    if not found.traces and not found.parked:
         raise NotFound(f"nothing is known as {name}: not in the tables, not at the end of the log")
     shown.traces(here.console(), found)
 

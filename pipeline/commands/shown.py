@@ -30,6 +30,9 @@ def traces(console: Console, found: Found) -> None:
         console.print(f"[bold]{count} emails go by this name, newest first[/]\n")
     for each in found.traces:
         one(console, each)
+    for waits in found.parked:
+        what = f"{waits.kind} at {clock(waits.occurred_at)}, by {waits.provider} about {waits.provider_message_id}"
+        console.print(f"[yellow]parked[/] {escape(what)} ({waits.place}): no ack says whose it is", highlight=False)
 
 
 def one(console: Console, trace: Trace) -> None:
@@ -92,6 +95,8 @@ def snapshot(console: Console, seen: Snapshot) -> None:
         why = f"paused since {moment(lane.paused_at)}: {lane.reason}" if lane.paused_at else "failing"
         until = f", tried again at {moment(lane.open_until)}" if lane.open_until else ""
         console.print(f"[red]lane {escape(lane.lane)} of {lane.queue}[/] {escape(why)}{until}", highlight=False)
+    since = f", the oldest since {moment(seen.parked.oldest)}" if seen.parked.oldest else ""
+    console.print(f"events parked, that name no email of ours yet: {seen.parked.count}{since}", highlight=False)
     colour = _BAD if seen.dead_letters else _GOOD
     console.print(f"dead letters on the log: [{colour}]{seen.dead_letters}[/]", highlight=False)
 

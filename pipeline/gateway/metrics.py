@@ -8,6 +8,7 @@ import psycopg
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from psycopg_pool import PoolTimeout
 
+from pipeline.correlate.looking import SQL as CORRELATION
 from pipeline.database import Pool
 from projections.sql import Queries
 
@@ -67,6 +68,8 @@ class PipelineGauges:
         self._oldest = metrics.gauge(
             "oldest_job_seconds", "Age of the oldest open job; queue emit: of the oldest owed conversion.", "queue"
         )
+        self._parked = metrics.gauge("parked", "Events that wait for the ack that says whose they are.")
+        self._oldest_parked = metrics.gauge("oldest_parked_seconds", "Age of the oldest of them; 0 where none waits.")
         self._paused = metrics.gauge("lane_paused", "1 for each paused lane.", "queue", "lane")
 
     async def refresh(self) -> None:
@@ -87,5 +90,8 @@ class PipelineGauges:
             for name, gauge in (("open_jobs", self._jobs), ("oldest_jobs", self._oldest)):
                 for *labels, value in await (await connection.execute(SQL[name])).fetchall():
                     gauge.labels(*labels).set(value)
+            [(parked, since)] = await (await connection.execute(CORRELATION["parked"])).fetchall()
+            self._parked.set(parked)
+            self._oldest_parked.set(0 if since is None else max(0.0, time.time() - since / 1000))
             for labels in await (await connection.execute(SQL["paused_lanes"])).fetchall():
                 self._paused.labels(*labels).set(1)

@@ -43,8 +43,12 @@ WORLDS = (
 )
 
 
+ELSEWHERE = ("correlate.before-unpark",)
+"""Our sandbox repeats what we embed, so no event is looked up here: see tests/integration/test_correlation.py."""
+
+
 def test_every_named_crash_point_is_tried() -> None:
-    assert sorted(name for points in WORLDS for name in points) == sorted(NAMES)
+    assert sorted([*(name for points in WORLDS for name in points), *ELSEWHERE]) == sorted(NAMES)
 
 
 @pytest.mark.slow

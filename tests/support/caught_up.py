@@ -33,6 +33,12 @@ class CaughtUp:
         query = f"select topic, partition, next_offset from jobs.next_offsets where queue = '{queue}'"
         await self._until(lambda: self._rows(query), topics, queue, patience)
 
+    async def correlation(self, patience: float = 30.0) -> None:
+        """Acks and events without an email are read."""
+        query = "select topic, partition, next_offset from correlation.next_offsets"
+        topics = ("provider-acks", "uncorrelated-events")
+        await self._until(lambda: self._rows(query), topics, "correlation", patience)
+
     async def _until(self, read: Any, topics: tuple[str, ...], who: str, patience: float) -> None:
         deadline = asyncio.get_running_loop().time() + patience
         while behind := _behind(await self._ends(topics), await read()):

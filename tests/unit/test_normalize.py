@@ -9,7 +9,7 @@ from pipeline.hearing.adapter import Proofs
 from pipeline.normalize import Told, normalize
 from topics.codec import encode
 from topics.record import EmailId, Place
-from topics.registry import DEAD_LETTERS, DELIVERY_EVENTS, PROVIDER_WEBHOOKS
+from topics.registry import DEAD_LETTERS, DELIVERY_EVENTS, PROVIDER_WEBHOOKS, UNCORRELATED_EVENTS
 from topics.webhooks import RawWebhook
 
 EMAIL_ID = EmailId("0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
@@ -40,6 +40,15 @@ def test_each_event_is_told_apart() -> None:
     ]
     assert [entry.topic for entry in result.entries()] == [DELIVERY_EVENTS] * 2 + [DEAD_LETTERS] * 2
     assert result.entries()[0].key == EMAIL_ID
+
+
+def test_an_event_that_names_only_its_provider_s_message_waits_for_the_ack() -> None:
+    """Under the one spelling of that name, so that what is told of one message keeps its order."""
+    told_so = {"event": "open", "timestamp": 1, "sg_message_id": "tC4LGVjZTgi116GN5ZRO6Q.filter0361p1las1-11880-5.0"}
+    result = told(webhook([told_so]))
+    [entry] = result.entries()
+    assert (entry.topic, entry.key) == (UNCORRELATED_EVENTS, "tC4LGVjZTgi116GN5ZRO6Q")
+    assert result.leftovers == ()
 
 
 def test_a_webhook_that_cannot_be_read_is_one_dead_letter() -> None:

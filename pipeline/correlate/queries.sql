@@ -1,0 +1,83 @@
+-- name: alone
+-- One writing transaction at a time, should a frozen predecessor's last one still be under way: both insert, then look
+-- for the other side, and neither would see what the other has not committed.
+select pg_advisory_xact_lock(hashtext('mailfold.correlation.writing'), 0)
+
+-- name: learn
+-- The same id for two emails names neither, whichever came first.
+insert into correlation.provider_ids as known (message_id, provider, email_id, recorded_at)
+select message_id, provider, case when count(distinct email_id) = 1 then min(email_id::text)::uuid end, max(recorded_at)
+from unnest(%(message_ids)b::text[], %(providers)b::text[], %(email_ids)b::uuid[], %(recorded)b::bigint[])
+    as ack (message_id, provider, email_id, recorded_at)
+group by message_id, provider
+on conflict (message_id, provider) do update set
+    email_id = case when known.email_id = excluded.email_id then known.email_id end,
+    recorded_at = greatest(known.recorded_at, excluded.recorded_at)
+
+-- name: known
+-- The emails that these ids name, so far.
+select id.message_id, id.provider, id.email_id::text
+from unnest(%(message_ids)b::text[], %(providers)b::text[]) as asked (message_id, provider)
+join correlation.provider_ids id using (message_id, provider)
+where id.email_id is not null
+
+-- name: park
+insert into correlation.parked (partition, place, message_id, provider, parked_at, event)
+select * from unnest(
+    %(partitions)b::integer[], %(places)b::bigint[], %(message_ids)b::text[], %(providers)b::text[],
+    %(since)b::bigint[], %(events)b::bytea[])
+on conflict do nothing
+
+-- name: match
+-- What waits under these ids and is known by now, whichever side came first.
+update correlation.parked p set email_id = id.email_id
+from unnest(%(message_ids)b::text[], %(providers)b::text[]) as touched (message_id, provider)
+join correlation.provider_ids id using (message_id, provider)
+where p.message_id = id.message_id and p.provider = id.provider
+    and p.email_id is null and id.email_id is not null
+
+-- name: to_tell
+select partition, place, email_id::text, event from correlation.parked
+where email_id is not null order by partition, place limit %(limit)s
+
+-- name: expired
+select partition, place, message_id, event from correlation.parked
+where email_id is null and parked_at < %(before)s order by parked_at limit %(limit)s
+
+-- name: unpark
+delete from correlation.parked p
+using unnest(%(partitions)b::integer[], %(places)b::bigint[]) as told (partition, place)
+where p.partition = told.partition and p.place = told.place
+
+-- name: give_up
+-- Unless it became known meanwhile.
+delete from correlation.parked p
+using unnest(%(partitions)b::integer[], %(places)b::bigint[]) as told (partition, place)
+where p.partition = told.partition and p.place = told.place and p.email_id is null
+
+-- name: forget_ids
+delete from correlation.provider_ids where (message_id, provider) in (
+    select message_id, provider from correlation.provider_ids where recorded_at < %(before)s limit %(limit)s)
+
+-- name: parked
+-- Counted as far as is cheap.
+select count(*), min(parked_at) from (select parked_at from correlation.parked order by parked_at limit 1000000) as oldest
+
+-- name: parked_as
+select provider, message_id, parked_at, partition, place, event from correlation.parked
+where message_id = %(message_id)s order by parked_at limit %(limit)s
+
+-- name: next_offsets
+select topic, partition, next_offset from correlation.next_offsets
+
+-- name: begin_partition
+insert into correlation.next_offsets (topic, partition, next_offset)
+select * from unnest(%(topics)s::text[], %(partitions)s::integer[], %(offsets)s::bigint[])
+on conflict do nothing
+
+-- name: advance
+-- Only from the offset that the writer knew: a frozen predecessor's transaction fails here, whole.
+update correlation.next_offsets o set next_offset = moved.upto
+from unnest(%(topics)s::text[], %(partitions)s::integer[], %(expected)s::bigint[], %(upto)s::bigint[])
+    as moved (topic, partition, expected, upto)
+where o.topic = moved.topic and o.partition = moved.partition and o.next_offset = moved.expected
