@@ -1,0 +1,82 @@
+"""MailerSend's webhooks: a signature that somebody else published, the greeting, and both versions of an event."""
+
+import hashlib
+import hmac
+import json
+
+import pytest
+
+from pipeline.errors import Forged, Unrecognised
+from pipeline.hearing.adapter import Incoming
+from pipeline.providers import mailersend
+from tests.support.golden import Case, context
+from tests.support.webhooks import signed
+
+# Published with an Elixir library to test verification; OpenSSL's command says the same.
+THEIR_KEY = "whsec_test_123"
+THEIR_SIGNATURE = "52f62c6551afbfeb693f261fce07145dc64bc30d9118f4c4403c922984aa76f1"
+THEIR_BODY = (
+    b'{"type":"activity.delivered","created_at":"2026-05-06T14:12:33.000000Z","data":{"id":"6892766a5b66e2daf3dc9155",'
+    b'"domain_id":"yv69oxl5kl785kw2","message_id":"6892766ae78995a317577aa1","email_id":"6892766a8d52ba62543d5e71",'
+    b'"type":"delivered","subject":"Receipt #1234","email":"customer@example.com","tags":["receipt","production"],'
+    b'"meta":{"order_id":"ord_1234"}}}'
+)
+# As MailerSend documents it, and signs it: with a secret that it documents, too.
+PING = b'{"type":"webhook.test","message":"This is a ping test message","created_at":"2026-03-27T07:24:20.577080Z"}'
+
+
+def request(body: bytes = THEIR_BODY, signature: str = THEIR_SIGNATURE) -> Incoming:
+    return Incoming(headers={"signature": signature}, body=body)
+
+
+def by(key: str, body: bytes) -> Incoming:
+    return request(body, hmac.new(key.encode(), body, hashlib.sha256).hexdigest())
+
+
+def test_a_request_of_a_published_signature_is_authentic() -> None:
+    mailersend.verify(request(), [THEIR_KEY], 0, 0)
+    mailersend.verify(request(signature=THEIR_SIGNATURE.upper()), [THEIR_KEY], 0, 0)
+
+
+def test_slashes_that_mailersend_escapes_change_nothing_but_the_bytes() -> None:
+    plain = signed("mailersend", Case("mailersend", "v1_clicked").payload, now_s=0)
+    escaped = signed("mailersend", plain.body.replace(b"/", b"\\/"), now_s=0)
+    mailersend.verify(request(escaped.body, escaped.headers["Signature"]), [escaped.key], 0, 0)
+    events = [mailersend.normalize(body, context("mailersend")) for body in (plain.body, escaped.body)]
+    assert events[0] == events[1]
+
+
+def test_a_webhook_that_is_being_saved_is_greeted_and_nothing_else_is() -> None:
+    assert mailersend.greets(by(mailersend.TEST_SECRET, PING))
+    event = by(mailersend.TEST_SECRET, THEIR_BODY)
+    assert not mailersend.greets(event)
+    with pytest.raises(Forged):
+        mailersend.verify(event, [THEIR_KEY], 0, 0)
+    for other in (request(PING), by(THEIR_KEY, PING), Incoming(headers={}, body=PING)):
+        assert not mailersend.greets(other)
+    assert not mailersend.greets(by(mailersend.TEST_SECRET, b" " * 1_000 + PING))
+
+
+def test_the_first_open_told_twice_counts_once() -> None:
+    names = ("v1_opened", "v1_opened_unique")
+    told = [mailersend.normalize(Case("mailersend", name).payload, context("mailersend")) for name in names]
+    assert told[0].event_id == told[1].event_id == "mailersend:63fd1c1d31b9c750540fe85c"
+
+
+def test_an_id_that_names_the_email_names_no_event() -> None:
+    survey = json.loads(Case("mailersend", "v2_survey_submitted").payload)
+    opened = survey | {"type": "activity.survey_opened"}
+    told = [mailersend.normalize(json.dumps(one).encode(), context("mailersend")).event_id for one in (survey, opened)]
+    assert len(set(told)) == 2
+    delivered = json.loads(Case("mailersend", "v2_delivered").payload)
+    delivered["data"]["id"] = delivered["data"]["email_id"]
+    event = mailersend.normalize(json.dumps(delivered).encode(), context("mailersend"))
+    assert event.event_id != f"mailersend:{delivered['data']['id']}"
+
+
+@pytest.mark.parametrize(
+    "event", [b"{}", b'{"type":"activity.sent"}', b'{"data":{"created_at":"2025-08-05 22:27:14"}}']
+)
+def test_what_is_no_event_is_unrecognised(event: bytes) -> None:
+    with pytest.raises(Unrecognised):
+        mailersend.normalize(event, context("mailersend"))

@@ -1,0 +1,99 @@
+"""Mandrill's forms: a request that Mandrill itself signed, its greeting, and forms that are none."""
+
+import json
+import urllib.parse
+
+import pytest
+
+from pipeline.errors import Forged, Unrecognised
+from pipeline.hearing.adapter import Incoming
+from pipeline.providers import mandrill
+from tests.support.golden import FOLDER, Case, context, heard
+
+# Published with mandrill-rails to test verification: recorded from Mandrill, which signed it.
+THEIR_KEY = "ntynTMaFpM_octE5R1DKAw"
+THEIR_URL = "http://requestb.in/q9a918q9"
+THEIR_SIGNATURE = "7rUa4lNJitlb178MgGOcHO6T4Bg="
+THEIR_BODY = (FOLDER / "mandrill" / "signed_by_mandrill.form").read_bytes()
+
+
+def request(body: bytes = THEIR_BODY, url: str = THEIR_URL, signature: str = THEIR_SIGNATURE) -> Incoming:
+    return Incoming(headers={"x-mandrill-signature": signature}, body=body, url=url)
+
+
+def test_a_request_that_mandrill_signed_is_authentic() -> None:
+    mandrill.verify(request(), [THEIR_KEY], 0, 0)
+    mandrill.verify(request(), ["another", THEIR_KEY], 0, 0)
+
+
+def test_its_events_are_told() -> None:
+    events = [mandrill.normalize(event, context("mandrill")) for event in mandrill.split(THEIR_BODY, {})]
+    assert [event.kind for event in events] == ["clicked", "clicked"]
+    assert events[0].url == "http://mandrill.com"
+    assert len({event.event_id for event in events}) == 1  # Mandrill's example has the same click twice
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        request(url="https://requestb.in/q9a918q9"),
+        request(url=THEIR_URL + "/"),
+        request(THEIR_BODY + b"&more=1"),
+        request(THEIR_BODY.replace(b"click", b"clack")),
+        request(signature="8rUa4lNJitlb178MgGOcHO6T4Bg="),
+        request(b"\xff"),
+        request(b"&".join([b"a=1"] * 1_000)),
+    ],
+    ids=["https", "a slash", "one parameter more", "another event", "another signature", "no form", "an endless form"],
+)
+def test_a_request_that_was_touched_is_forged(forged: Incoming) -> None:
+    with pytest.raises(Forged):
+        mandrill.verify(forged, [THEIR_KEY], 0, 0)
+
+
+def test_a_form_is_signed_as_it_reads_whatever_way_it_is_spelled() -> None:
+    spelled = urllib.parse.urlencode(urllib.parse.parse_qsl(THEIR_BODY.decode()), quote_via=urllib.parse.quote)
+    assert spelled.encode() != THEIR_BODY
+    mandrill.verify(request(spelled.encode()), [THEIR_KEY], 0, 0)
+
+
+def test_bytes_that_are_no_utf8_are_verified_and_then_unrecognised() -> None:
+    body = b"mandrill_events=%5B%22%FF%22%5D"
+    with pytest.raises(Forged):
+        mandrill.verify(request(body), [THEIR_KEY], 0, 0)
+    (event,) = mandrill.split(body, {})
+    with pytest.raises(Unrecognised):
+        mandrill.normalize(event, context("mandrill"))
+
+
+def test_before_it_tells_the_key_mandrill_asks_if_anybody_is_there() -> None:
+    assert mandrill.greets(Incoming(headers={}, body=b"mandrill_events=%5B%5D"))
+    for body in (THEIR_BODY, b"", b"mandrill_events=", b"mandrill_events=%5B1%5D", b"other=%5B%5D", b"[]", b"\xff"):
+        assert not mandrill.greets(Incoming(headers={}, body=body))
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"mandrill_events", b"mandrill_events={}", b"a=1", b"\xff"])
+def test_a_body_that_is_no_form_of_events_is_unrecognised(body: bytes) -> None:
+    with pytest.raises(Unrecognised):
+        mandrill.split(body, {})
+
+
+def test_one_bad_event_spoils_no_other() -> None:
+    good = Case("mandrill", "send").payload.decode()
+    body = urllib.parse.urlencode({"mandrill_events": f'[{good}, 1, {{"event": "open"}}, {good}]'}).encode()
+    told = []
+    for event in mandrill.split(body, {}):
+        try:
+            told.append(mandrill.normalize(event, context("mandrill")).kind.value)
+        except Unrecognised:
+            told.append("unrecognised")
+    assert told == ["sent", "unrecognised", "unrecognised", "sent"]
+
+
+def test_two_clicks_are_two_unless_they_are_one_told_twice() -> None:
+    click = json.loads(Case("mandrill", "click").payload)
+    other = [click | {"ts": click["ts"] + 1}, click | {"url": "http://mandrill.com/other"}]
+    bodies = [urllib.parse.urlencode({"mandrill_events": json.dumps([one])}).encode() for one in (click, click, *other)]
+    told = [heard(mandrill, Case("mandrill", "click"), body)[0].event_id for body in bodies]
+    assert told[0] == told[1]
+    assert len(set(told)) == 3

@@ -1,0 +1,92 @@
+"""Resend's webhooks: Svix' own example of a signature, several signatures at once, and which event is which."""
+
+import json
+
+import pytest
+
+from pipeline.errors import Forged, Unrecognised
+from pipeline.hearing.adapter import Context, Incoming
+from pipeline.providers import resend
+from tests.support.golden import Case, context
+
+# Published with Svix' libraries to test signing: https://github.com/svix/svix-webhooks
+THEIR_KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+THEIR_SIGNATURE = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+THEIR_BODY = b'{"test": 2432232314}'
+THEIR_HEADERS = {
+    "svix-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+    "svix-timestamp": "1614265330",
+    "svix-signature": THEIR_SIGNATURE,
+}
+THEN = 1614265330_000
+WRONG = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OA="
+
+
+def verify(key: str = THEIR_KEY, **changed: str) -> None:
+    headers = THEIR_HEADERS | {f"svix-{name}": value for name, value in changed.items()}
+    resend.verify(Incoming(headers=headers, body=THEIR_BODY), [key], THEN, 300)
+
+
+def test_a_request_that_svix_signed_is_authentic() -> None:
+    verify()
+    verify(key=THEIR_KEY.removeprefix("whsec_"))
+
+
+def test_standard_webhooks_names_of_the_headers_are_as_good() -> None:
+    headers = {name.replace("svix", "webhook"): value for name, value in THEIR_HEADERS.items()}
+    resend.verify(Incoming(headers=headers, body=THEIR_BODY), [THEIR_KEY], THEN, 300)
+
+
+@pytest.mark.parametrize(
+    "signature", [f"{WRONG} {THEIR_SIGNATURE}", f"{THEIR_SIGNATURE} {WRONG}", f"v1a,AAAA v2,!! {THEIR_SIGNATURE}"]
+)
+def test_one_good_signature_of_several_is_enough(signature: str) -> None:
+    verify(signature=signature)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"id": "msg_p5jXN8AQM9LWM0D4loKWxJel"},
+        {"timestamp": "1614265331"},
+        {"signature": WRONG},
+        {"signature": THEIR_SIGNATURE.replace("v1,", "v2,")},
+        {"signature": THEIR_SIGNATURE.removeprefix("v1,")},
+        {"signature": f"{WRONG} v1,"},
+        {"signature": "v1,"},
+    ],
+    ids=json.dumps,
+)
+def test_a_request_that_was_touched_is_forged(changed: dict[str, str]) -> None:
+    with pytest.raises(Forged):
+        verify(THEIR_KEY, **changed)
+
+
+def test_an_event_keeps_its_id_when_it_is_told_again() -> None:
+    event = Case("resend", "delivered").payload
+    named = Context(provider="resend", received_at=1, headers={"svix-id": "msg_1"})
+    assert resend.normalize(event, named).event_id == "resend:msg_1"
+    standard = Context(provider="resend", received_at=2, headers={"webhook-id": "msg_1"})
+    assert resend.normalize(event, standard).event_id == "resend:msg_1"
+
+
+def test_an_event_without_an_id_has_one_made_of_what_it_says() -> None:
+    nameless = Context(provider="resend", received_at=1)
+    names = ("delivered", "opened", "clicked", "suppression_added", "suppression_removed")
+    made = [resend.normalize(Case("resend", name).payload, nameless).event_id for name in names]
+    assert len(set(made)) == len(names)
+    assert made == [resend.normalize(Case("resend", name).payload, nameless).event_id for name in names]
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"1", b"{", b"\xff", b'{"type":"\\ud800"}', b'{"a":' * 5_000])
+def test_a_body_that_is_no_object_is_unrecognised(body: bytes) -> None:
+    with pytest.raises(Unrecognised):
+        resend.split(body, {})
+
+
+@pytest.mark.parametrize(
+    "event", [b"{}", b'{"type":"email.sent"}', b'{"type":"email.sent","created_at":"soon"}', b'{"created_at":1}']
+)
+def test_what_is_no_event_is_unrecognised(event: bytes) -> None:
+    with pytest.raises(Unrecognised):
+        resend.normalize(event, context("resend"))
