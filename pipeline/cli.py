@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import typer
 
-from pipeline.commands import admin, asked, dead, inbound, lanes, play, providers, roles, settings, templates, topics, up
+from pipeline.commands import admin, asked, check, dead, inbound, lanes, play, roles, settings, suppressions, templates, topics, up
 from pipeline.errors import MailfoldError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ STORY: Final = {
     "Start here": ("up", "demo"),
     "The roles, in the order of an email's way": ("gateway", "worker", "dispatch", "project", "emit"),
     "Both ends of the way, for development": ("sandbox", "receiver"),
-    "What you decide": ("tenants", "keys", "providers", "brands", "destinations", "templates"),
+    "What you decide": ("tenants", "keys", "providers", "brands", "destinations", "templates", "suppressions"),
     "What comes back": ("inbound",),
     "What you ask": ("trace", "status", "dead", "lanes"),
     "What keeps it sound": ("topics", "migrate", "rebuild", "settings"),
@@ -33,10 +33,11 @@ for _group in (up, play, roles, asked, settings):
     app.add_typer(_group.app)
 for _name in ("tenants", "keys", "brands", "destinations"):
     app.add_typer(getattr(admin, _name), name=_name)
-app.add_typer(providers.app, name="providers")
+app.add_typer(check.app, name="providers")
 app.add_typer(dead.app, name="dead")
 app.add_typer(inbound.app, name="inbound")
 app.add_typer(lanes.app, name="lanes")
+app.add_typer(suppressions.app, name="suppressions")
 app.add_typer(templates.app, name="templates")
 app.add_typer(topics.app, name="topics")
 

@@ -113,25 +113,28 @@ class _Reception:
         async with self._room(request) as limit:
             body = await read_raw(request, limit)
             incoming = Incoming(headers=dict(request.headers), body=body, url=self._url(request))
-            outcome, answer = await self._answered(row, reader, incoming)
+            mark = self._mark(row, incoming)
+            outcome, answer = await self._answered(row, reader, incoming, checking=bool(mark))
+        answer.headers.update(mark)
         self._world.metrics.webhooks.labels(row.provider, outcome).inc()
         return answer
 
-    async def _answered(self, row: admin.Provider, reader: Adapter, incoming: Incoming) -> tuple[str, Response]:
-        mark = self._mark(row, incoming)
+    async def _answered(
+        self, row: admin.Provider, reader: Adapter, incoming: Incoming, *, checking: bool
+    ) -> tuple[str, Response]:
         greeting = GREETING.get(row.kind)
         if greeting is not None and greeting.greets(incoming):
             return "greeted", Response(status_code=200)
         try:
             await self._verifier.verify(row, reader, incoming)
-            if mark:
-                return "checked", Response(status_code=200, headers=mark)
+            if checking:
+                return "checked", Response(status_code=200)
             if await self._verifier.confirmed(row, incoming):
                 log.info("provider %s: a subscription is confirmed", row.provider)
                 return "confirmed", Response(status_code=200)
             return await self._kept(Taken(row, reader, incoming.headers, incoming.body))
         except Forged as error:
-            return "refused", self._refused(row, error, mark)
+            return "refused", self._refused(row, error, checking=checking)
         except (Recoverable, *AWAY) as error:
             log.warning("provider %s: a webhook can't be taken now: %s", row.provider, type(error).__name__)
             return "unavailable", unavailable(str(error) if isinstance(error, Recoverable) else "send it again")
@@ -146,15 +149,15 @@ class _Reception:
         self._heard.note(taken.row.provider, "taken", self._rt.clock())
         return "taken", Response(status_code=200)
 
-    def _refused(self, row: admin.Provider, error: Forged, mark: dict[str, str]) -> Response:
-        if not mark:
+    def _refused(self, row: admin.Provider, error: Forged, *, checking: bool) -> Response:
+        if not checking:
             self._world.metrics.forged.labels("webhook").inc()
             self._heard.note(row.provider, "refused", self._rt.clock(), str(error))
         if isinstance(error, NotLoggedIn):
             # Not 403 either way: Postmark repeats after a 401, and never again after a 403.
             asked = {"WWW-Authenticate": 'Basic realm="webhooks", charset="UTF-8"'}
-            return respond(401, str(error), "Authorization", asked | mark)
-        return respond(403, str(error), "signature", mark)
+            return respond(401, str(error), "Authorization", asked)
+        return respond(403, str(error), "signature")
 
     def _mark(self, row: admin.Provider, incoming: Incoming) -> dict[str, str]:
         """The answer's header where this is a check of our own; empty for a webhook."""

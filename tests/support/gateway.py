@@ -83,7 +83,9 @@ async def records(settings: Settings, topic: Topic) -> list[Any]:
     reader = consumer(settings)
     await reader.start()
     try:
-        partitions = [_partition(settings, topic, number) for number in range(settings.partitions)]
+        partitions = [
+            _partition(settings, topic, number) for number in range(1 if topic.single else settings.partitions)
+        ]
         reader.assign(partitions)
         ends = await reader.end_offsets(partitions)
         await reader.seek_to_beginning(*partitions)
