@@ -11,9 +11,13 @@ from pipeline.errors import Unrecognised
 
 HIDDEN: Final = "[address]"
 _PART: Final = r"[^\s<>\"'(),:;@\[\]]"
-# Both begin where a run of their characters begins and nowhere within: a long text takes no quadratic time.
+# All begin where a run of their characters begins and nowhere within: a long text takes no quadratic time.
 ADDRESS: Final = re.compile(rf"(?<!{_PART}){_PART}+@{_PART}+")
 _ENCODED: Final = re.compile(r"(?<![\w.+~%-])(?:[\w.+~-]|%(?!40)[0-9a-fA-F]{2})+%40[\w.-]+")
+# In a link an @ may be many things; with a domain that ends in letters behind it it is an address.
+_IN_LINKS: Final = re.compile(
+    r"(?<![\w.+~%-])(?:[\w.+~-]|%(?!40)[0-9a-fA-F]{2})+(?:@|%40)[\w-]+(?:\.[\w-]+)*\.[a-zA-Z]{2,}"
+)
 _QUOTES: Final = re.compile(r"[\"\\\s,{}\[\]]")
 
 Hide = Callable[[str], str]
@@ -25,41 +29,54 @@ def hide_all(text: str) -> str:
     return _ENCODED.sub(HIDDEN, shown) if "%40" in shown else shown
 
 
-def hider(addresses: Iterable[str]) -> Hide:
-    """Hides these addresses wherever they stand, plain or percent-encoded; without one, all that looks like one.
+def hide_links(text: str) -> str:
+    """Without what is surely an address, plain or percent-encoded: links, of which the rest has to stay."""
+    return _IN_LINKS.sub(HIDDEN, text) if "@" in text or "%40" in text else text
 
-    Only an address that can't reach beyond one JSON string is looked for literally.
-    """
+
+class Hider:
+    """Hides some addresses wherever they stand, plain or percent-encoded, and what is surely one."""
+
+    __slots__ = ("known",)
+
+    def __init__(self, known: Hide) -> None:
+        self.known = known
+        """These addresses only; for message ids, which look like addresses."""
+
+    def __call__(self, text: str) -> str:
+        """For links, and for whatever else may hold an @."""
+        return hide_links(self.known(text))
+
+
+def hider(addresses: Iterable[str]) -> Hider:
+    """Of these addresses; only one that can't reach beyond one JSON string is looked for literally."""
     known = [address for address in addresses if "@" in address and not _QUOTES.search(address)]
     if not known:
-        return hide_all
+        return Hider(str)
     forms = {form for one in known for form in (one, urllib.parse.quote(one, safe=""), urllib.parse.quote(one))}
     pattern = re.compile("|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True)), re.IGNORECASE)
-    return lambda text: pattern.sub(HIDDEN, text)
+    return Hider(lambda text: pattern.sub(HIDDEN, text))
 
 
-def native(event: bytes, hide: Hide, *, personal: frozenset[str], words: frozenset[str] = frozenset()) -> msgspec.Raw:
-    """A provider's event as JSON, without its personal fields at any depth and the addresses that ``hide`` knows.
+def native_strictly(event: bytes, hide: Hider, *, personal: frozenset[str], verbatim: frozenset[str]) -> msgspec.Raw:
+    """A provider's event as JSON, without its personal fields at any depth and all that looks like an address.
 
-    ``words`` are texts that mail servers wrote, which may hold any address. Raises Unrecognised.
-    """
-    return _told(event, _Cleaner(hide, hide_all, words, personal))
-
-
-def native_strictly(event: bytes, hide: Hide, *, personal: frozenset[str], verbatim: frozenset[str]) -> msgspec.Raw:
-    """As `native`, but without all that looks like an address, in fields that nobody has heard of yet, too.
-
-    Only in those named in ``verbatim``, links and message ids, no more is hidden than ``hide`` knows.
+    In the fields named in ``verbatim``, links and ids, no more is hidden than has to be: ids look like addresses.
     """
     return _told(event, _Cleaner(lambda text: hide_all(hide(text)), hide, verbatim, personal))
 
 
 class _Cleaner(NamedTuple):
     hide: Hide
-    special: Hide
-    named: frozenset[str]
-    """The fields that are cleaned by ``special``."""
+    hider: Hider
+    verbatim: frozenset[str]
     personal: frozenset[str]
+
+    def of(self, name: str, hide: Hide) -> Hide:
+        """How the value of a field is cleaned."""
+        if name not in self.verbatim:
+            return hide
+        return self.hider.known if name.lower().endswith("id") else self.hider
 
 
 def _told(event: bytes, cleaner: _Cleaner) -> msgspec.Raw:
@@ -76,7 +93,7 @@ def _cleaned(value: Any, cleaner: _Cleaner, hide: Hide) -> Any:
         return [_cleaned(one, cleaner, hide) for one in value]
     if isinstance(value, dict):
         return {
-            hide(name): _cleaned(one, cleaner, cleaner.special if name in cleaner.named else hide)
+            hide(name): _cleaned(one, cleaner, cleaner.of(name, hide))
             for name, one in value.items()
             if name not in cleaner.personal
         }

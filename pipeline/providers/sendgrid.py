@@ -18,7 +18,7 @@ from pipeline.errors import Forged, Unrecognised
 from pipeline.hearing import proof, times, words
 from pipeline.hearing.adapter import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
 from pipeline.hearing.fields import Fields, split_array
-from pipeline.hearing.privacy import Hide, hide_all, hider
+from pipeline.hearing.privacy import Hider, hide_all, hider
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
 from topics.record import EmailId
@@ -57,6 +57,7 @@ CLASSES: Final = {
 
 _PERSONAL: Final = ("email", "ip")
 _WORDS: Final = ("reason", "response")
+_IDS: Final = ("smtp-id", "sg_message_id", "sg_event_id")
 
 
 def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
@@ -153,7 +154,8 @@ def _bounce_class(fields: Fields) -> BounceClass:
     return CLASSES.get(fields.text("bounce_classification").lower(), BounceClass.HARD)
 
 
-def _native(fields: Fields, hide: Hide) -> msgspec.Raw:
-    kept = {name: hide(bytes(raw).decode()) for name, raw in fields.raw.items() if name not in _PERSONAL}
+def _native(fields: Fields, hide: Hider) -> msgspec.Raw:
+    told = {name: bytes(raw).decode() for name, raw in fields.raw.items() if name not in _PERSONAL}
+    kept = {name: (hide.known if name in _IDS else hide)(text) for name, text in told.items()}
     kept |= {name: hide_all(kept[name]) for name in _WORDS if name in kept}
     return msgspec.Raw(msgspec.json.encode({name: msgspec.Raw(text.encode()) for name, text in kept.items()}))

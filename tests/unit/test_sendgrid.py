@@ -182,7 +182,8 @@ def test_a_field_of_an_unexpected_type_never_breaks_the_event(value: object, add
 
 
 def test_every_kind_of_provider_that_sends_webhooks_has_an_adapter() -> None:
-    assert set(ADAPTERS) == {"sendgrid", "sandbox"}
+    theirs = {"ses", "mailgun", "postmark", "sparkpost", "mailjet", "brevo", "resend", "mandrill"}
+    assert set(ADAPTERS) == theirs | {"sendgrid", "sandbox", "mailersend", "mailtrap", "postal", "mail"}
     assert adapter("sandbox") is adapter("sendgrid")
     with pytest.raises(NotFound, match="'smtp'"):
         adapter("smtp")
