@@ -25,6 +25,8 @@ _HEADERS: Final[Mapping[str, tuple[str, str]]] = {
     "brevo": ("X-Mailin-custom", _AS_JSON),
     "mandrill": ("X-MC-Metadata", _AS_JSON),
     "mailtrap": ("X-MT-Custom-Variables", _AS_JSON),
+    "mailersend": ("X-MailerSend-Tags", f"{EMAIL_ID_KEY}:{{}}"),
+    "postal": ("X-Postal-Tag", f"{EMAIL_ID_KEY}:{{}}"),
 }
 
 

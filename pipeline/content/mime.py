@@ -15,7 +15,7 @@ from email.header import Header
 from email.utils import encode_rfc2231, format_datetime
 from typing import Final
 
-from pipeline.content.letter import Letter
+from pipeline.content.letter import Headers, Letter
 from pipeline.content.text import text_of
 from topics.contents import Attachment, Content
 from topics.record import Millis
@@ -56,7 +56,7 @@ def render(
     sender: Mailbox,
     message_id: str,
     date: Millis,
-    extra: tuple[tuple[str, str], ...] = (),
+    extra: Headers = (),
 ) -> bytes:
     """The whole message; ``extra`` are headers of ours, such as the provider's own."""
     boundary = f"=_mf_{request.email_id.replace('-', '')}"
@@ -68,7 +68,7 @@ def render(
         header_line("Date", format_datetime(datetime.fromtimestamp(date // 1000, UTC))),
         header_line("Message-ID", message_id),
         *[header_line(name, value) for name, value in extra],
-        *[header_line(name, _words(name, value)) for name, value in own_headers(content)],
+        *[header_line(name, _words(name, value)) for name, value in own_headers(content, but=extra)],
         b"MIME-Version: 1.0\r\n",
     ]
     return b"".join(lines) + _body(content, boundary)
@@ -122,9 +122,14 @@ def _reply_to(addresses: tuple[str, ...]) -> bytes:
     return header_line("Reply-To", ",\r\n ".join(on_the_wire(address) for address in addresses))
 
 
-def own_headers(content: Content) -> list[tuple[str, str]]:
-    """The caller's own headers, without those that are ours to write."""
-    return [(name, value) for name, value in content.headers if _HEADER_NAME.match(name) and not _OURS.match(name)]
+def own_headers(content: Content, but: Headers = ()) -> list[tuple[str, str]]:
+    """The caller's own headers, without those that are ours to write: always, or this time."""
+    ours = {name.lower() for name, _ in but}
+    return [
+        (name, value)
+        for name, value in content.headers
+        if _HEADER_NAME.match(name) and not _OURS.match(name) and name.lower() not in ours
+    ]
 
 
 def printable(text: str) -> str:

@@ -1,0 +1,174 @@
+"""What every carrier promises, shown on each: SMTP and every API, against real servers."""
+
+import asyncio
+import contextlib
+import dataclasses
+import socket
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from pipeline.admin import Provider
+from pipeline.carriers.fleet import Fleet
+from pipeline.carriers.port import Answer, Mail, Meaning
+from pipeline.carriers.registry import APIS
+from pipeline.errors import LeaseLost
+from pipeline.outbox.job import Lane
+from tests.support.api_servers import Api, api_server
+from tests.support.letters import FULL, NOW, mail, without_mime
+from tests.support.smtp_receiver import Receiver, smtp_receiver
+from topics.requests import Mailbox, Shown
+
+CARRIERS = ("smtp", *APIS)
+
+
+@dataclass
+class World:
+    """One provider with the means to make it misbehave."""
+
+    kind: str
+    server: Api | Receiver
+    fleet: Fleet = field(default_factory=lambda: Fleet(timeout=1.0, local_hostname="mailfold.test", clock=lambda: NOW))
+
+    @property
+    def provider(self) -> Provider:
+        if isinstance(self.server, Api):
+            return self.server.provider
+        return Provider("local", host="127.0.0.1", port=self.server.port, max_connections=4)
+
+    async def send(self, given: Mail) -> Answer:
+        takes = self.fleet.takes_mime(self.provider)
+        return await self.fleet.send(self.provider, given if takes else without_mime(given))
+
+    def arrived(self, given: Mail) -> int:
+        if isinstance(self.server, Receiver):
+            wanted = given.letter.message_id
+            return sum(seen.message_id == wanted for seen in self.server.mails)
+        wanted = given.letter.request.email_id
+        return sum(seen.email_id == wanted for seen in self.server.mails)
+
+    def misbehave(self, how: str) -> None:
+        server = self.server
+        if isinstance(server, Api):
+            server.faults += {"hang up": ["reset before"] * 3, "lose": ["reset after"]}.get(how, [])
+            server.slow = 2.0 if how == "slow" else 0.0
+            server.faults += [REFUSALS[self.kind]] * (how == "refuse us")
+        elif how in ("hang up", "lose"):
+            server.hang_up_after_data.add("anna@example.com")
+        elif how == "slow":
+            server.slow["anna@example.com"] = 2.0
+        elif how == "refuse us":
+            server.mail_from = "550 5.7.1 who are you?"
+
+
+REFUSALS = {
+    "ses": (403, {"message": "The security token is invalid."}, {"x-amzn-ErrorType": "UnrecognizedClientException:x"}),
+    "sendgrid": (401, {"errors": [{"message": "authorization required", "field": None, "help": None}]}),
+    "mailgun": (401, "Forbidden"),
+    "postmark": (401, {"ErrorCode": 10, "Message": "Bad or missing API token."}),
+    "resend": (403, {"statusCode": 403, "name": "invalid_api_key", "message": "API key is invalid"}),
+}
+
+
+@pytest.fixture(params=CARRIERS)
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    async with contextlib.AsyncExitStack() as stack:
+        kind = str(request.param)
+        server: Api | Receiver
+        if kind == "smtp":
+            server = await stack.enter_async_context(smtp_receiver())
+        else:
+            server = await stack.enter_async_context(api_server(kind))
+        made = World(kind, server)
+        stack.push_async_callback(made.fleet.close)
+        yield made
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+async def test_a_mail_is_taken_under_the_providers_own_id_and_named_for_its_events(world: World) -> None:
+    given = mail(content=FULL, reply_to=("a@shop.example", "b@shop.example"))
+    answer = await world.send(given)
+    assert (answer.meaning, answer.lane) == (Meaning.TAKEN, Lane.HEALTHY)
+    assert answer.provider_message_id
+    assert world.arrived(given) == 1
+
+
+async def test_the_recipient_alone_gets_it_whoever_its_headers_name(world: World) -> None:
+    shown = Shown(to=(Mailbox(address="bert@example.com"),), cc=(Mailbox(address="anna@example.com"),))
+    await world.send(mail("anna@example.com", shown=shown))
+    if isinstance(world.server, Receiver):
+        assert [seen.recipient for seen in world.server.mails] == ["anna@example.com"]
+    else:
+        [seen] = world.server.mails
+        [recipient] = seen.recipients
+        assert "anna@example.com" in recipient
+
+
+async def test_whose_lease_is_lost_sends_nothing(world: World) -> None:
+    def lost() -> None:
+        raise LeaseLost
+
+    given = mail(commit=lost)
+    with pytest.raises(LeaseLost):
+        await world.send(given)
+    assert world.arrived(given) == 0
+
+
+async def test_the_lease_is_asked_for_once_contact_is_certain(world: World) -> None:
+    asked: list[int] = []
+    given = mail(commit=lambda: asked.append(world.arrived(given)))
+    await world.send(given)
+    assert asked[-1] == 0
+    assert world.arrived(given) == 1
+
+
+async def test_nobody_there_is_for_later(world: World, closed_port: int) -> None:
+    moved = {"port": closed_port, "api_url": f"http://127.0.0.1:{closed_port}" if world.provider.api_url else ""}
+    answer = await world.fleet.send(dataclasses.replace(world.provider, **moved), mail())
+    assert (answer.meaning, answer.lane, answer.code) == (Meaning.LATER, Lane.FAILING, 0)
+
+
+async def test_silence_after_the_message_leaves_it_open(world: World) -> None:
+    world.misbehave("slow")
+    answer = await world.send(mail())
+    assert (answer.meaning, answer.lane, answer.code) == (Meaning.UNKNOWN, Lane.FAILING, 0)
+
+
+async def test_a_line_that_breaks_after_the_message_leaves_it_open(world: World) -> None:
+    world.misbehave("hang up")
+    answer = await world.send(mail())
+    assert (answer.meaning, answer.lane) == (Meaning.UNKNOWN, Lane.FAILING)
+
+
+async def test_who_does_not_want_us_breaks_the_lane_and_bounces_nobody(world: World) -> None:
+    world.misbehave("refuse us")
+    given = mail()
+    answer = await world.send(given)
+    assert (answer.meaning, answer.lane) == (Meaning.MISCONFIGURED, Lane.BROKEN)
+    assert world.arrived(given) == 0
+
+
+async def test_many_at_once_arrive_once_each_over_no_more_connections_than_allowed(world: World) -> None:
+    given = [mail(f"user{number}@example.com") for number in range(60)]
+    answers = await asyncio.gather(*map(world.send, given))
+    assert {answer.meaning for answer in answers} == {Meaning.TAKEN}
+    assert [world.arrived(one) for one in given] == [1] * 60
+    assert len({answer.provider_message_id for answer in answers}) == (1 if world.kind == "smtp" else 60)
+    if isinstance(world.server, Api):
+        assert world.server.busiest <= 4
+    else:
+        assert world.server.open_most <= 4
+
+
+async def test_a_row_that_lacks_something_is_a_misconfiguration(world: World) -> None:
+    lacking = dataclasses.replace(world.provider, password="", host="")
+    answer = await world.fleet.send(lacking, mail())
+    assert (answer.meaning, answer.lane) == (Meaning.MISCONFIGURED, Lane.BROKEN)
+    assert "needs" in answer.text

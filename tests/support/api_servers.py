@@ -1,0 +1,294 @@
+"""The providers' APIs on a free port: each request held to the vendor's own schema, each answer as documented."""
+
+import asyncio
+import contextlib
+import email
+import json
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from email.message import Message
+from pathlib import Path
+from typing import Any, Final
+
+import botocore.session
+import jsonschema
+from aiohttp import web
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from botocore.validate import ParamValidator
+from postmark import Email
+
+from pipeline.admin import Provider
+
+SCHEMAS: Final = Path(__file__).parents[1] / "golden" / "carriers"
+KEY: Final = "the-api-key"
+KEY_ID: Final = "AKIDEXAMPLE"
+ECHO: Final = "mailfold_email_id"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A mail that arrived: who gets it, and what is repeated with its events."""
+
+    recipients: tuple[str, ...]
+    email_id: str
+    key: str = ""
+
+
+Answer = tuple[int, Any] | tuple[int, Any, Mapping[str, str]]
+
+
+@dataclass
+class Api:
+    """What arrived; ``faults`` are answered first to last before anything else, ``hang`` never answers."""
+
+    kind: str
+    port: int = 0
+    mails: list[Seen] = field(default_factory=list)
+    requests: int = 0
+    faults: list[Answer | str] = field(default_factory=list)
+    slow: float = 0.0
+    busy: int = 0
+    busiest: int = 0
+    keys: dict[str, tuple[bytes, Answer]] = field(default_factory=dict)
+    """Resend's: what was answered under each."""
+    complaints: list[str] = field(default_factory=list)
+    """What no vendor would have taken, in words."""
+
+    @property
+    def provider(self) -> Provider:
+        users = {"ses": KEY_ID, "mailgun": "mail.example"}
+        return Provider(
+            provider=f"{self.kind}-api",
+            kind=self.kind,
+            via="api",
+            username=users.get(self.kind, ""),
+            password=KEY,
+            region="eu-west-1" if self.kind == "ses" else "",
+            api_url=f"http://127.0.0.1:{self.port}",
+            max_connections=4,
+        )
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        self.requests += 1
+        self.busy += 1
+        self.busiest = max(self.busiest, self.busy)
+        try:
+            await asyncio.sleep(self.slow)
+            fault = self.faults.pop(0) if self.faults else None
+            if fault == "reset before":
+                return _reset(request)
+            answer = fault if isinstance(fault, tuple) else self._answer(request, body)
+            return _reset(request) if fault == "reset after" else _response(answer)
+        finally:
+            self.busy -= 1
+
+    def _answer(self, request: web.Request, body: bytes) -> Answer:
+        try:
+            return READERS[self.kind](self, request, body)
+        except (AssertionError, jsonschema.ValidationError, ValueError, KeyError) as error:
+            self.complaints.append(f"{type(error).__name__}: {error}"[:2000])
+            return 422, {"message": "see the complaints"}
+
+
+def _reset(request: web.Request) -> web.Response:
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+def _response(answer: Answer) -> web.Response:
+    status, body = answer[0], answer[1]
+    headers = dict(answer[2]) if len(answer) == 3 else {}
+    if isinstance(body, str):
+        return web.Response(status=status, text=body, content_type="text/html", headers=headers)
+    return web.json_response(body, status=status, headers=headers)
+
+
+# ---------------------------------------------------------------------------------- Amazon SES
+_MODEL: Final = botocore.session.get_session().get_service_model("sesv2")
+
+
+def _ses(api: Api, request: web.Request, body: bytes) -> Answer:
+    assert signature_is_botocores(request.method, str(request.url), request.headers, body)
+    if request.method == "GET":
+        assert request.path == "/v2/email/account"
+        return 200, {"SendingEnabled": True}
+    assert request.path == _MODEL.operation_model("SendEmail").http["requestUri"]
+    wish = json.loads(body)
+    blob = email.message_from_bytes(_b64(wish["Content"]["Raw"]["Data"]))
+    parsed = {**wish, "Content": {"Raw": {"Data": b"x"}}}
+    report = ParamValidator().validate(parsed, _MODEL.operation_model("SendEmail").input_shape)
+    assert not report.has_errors(), report.generate_report()
+    tags = {tag["Name"]: tag["Value"] for tag in wish["EmailTags"]}
+    api.mails.append(Seen(tuple(wish["Destination"]["ToAddresses"]), tags[ECHO], str(blob["Message-ID"])))
+    return 200, {"MessageId": f"0102{secrets.token_hex(8)}-000000"}
+
+
+def signature_is_botocores(method: str, url: str, headers: Mapping[str, str], body: bytes) -> bool:
+    """Signed again by botocore, at the same second over the same headers, it comes out the same."""
+    told = headers["Authorization"]
+    names = told.partition("SignedHeaders=")[2].partition(",")[0].split(";")
+    request = AWSRequest(method, url, {name: headers[name] for name in names}, body)
+    request.context["timestamp"] = headers["X-Amz-Date"]
+    signer = SigV4Auth(Credentials(KEY_ID, KEY), "ses", "eu-west-1")
+    signature = signer.signature(signer.string_to_sign(request, signer.canonical_request(request)), request)
+    return (
+        told.endswith(f"Signature={signature}") and f"Credential={KEY_ID}/{headers['X-Amz-Date'][:8]}/eu-west-1" in told
+    )
+
+
+def _b64(text: str) -> bytes:
+    import base64
+
+    return base64.b64decode(text, validate=True)
+
+
+# ------------------------------------------------------------------------------------ SendGrid
+def schema(name: str) -> Any:
+    return json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
+
+
+def _bearer(request: web.Request) -> None:
+    assert request.headers["Authorization"] == f"Bearer {KEY}"
+
+
+def _sendgrid(api: Api, request: web.Request, body: bytes) -> Answer:
+    _bearer(request)
+    if request.path == "/v3/scopes":
+        return 200, {"scopes": ["mail.send"]}
+    assert (request.method, request.path) == ("POST", "/v3/mail/send")
+    wish = json.loads(body)
+    jsonschema.validate(wish, schema("sendgrid"), format_checker=jsonschema.FormatChecker())
+    assert all(value.isascii() for value in wish["headers"].values())
+    [one] = wish["personalizations"]
+    to = tuple(mailbox["email"] for mailbox in one["to"])
+    api.mails.append(Seen(to, one["custom_args"][ECHO], wish["headers"]["Message-ID"]))
+    return 202, "", {"X-Message-Id": secrets.token_urlsafe(16)}
+
+
+# ------------------------------------------------------------------------------------- Mailgun
+def _mailgun(api: Api, request: web.Request, body: bytes) -> Answer:
+    assert request.headers["Authorization"] == "Basic YXBpOnRoZS1hcGkta2V5"
+    if request.method == "GET":
+        assert request.path == "/v3/domains/mail.example"
+        return 200, {"domain": {"name": "mail.example", "state": "active"}}
+    assert (request.method, request.path) == ("POST", "/v3/mail.example/messages.mime")
+    fields = form(request.headers["Content-Type"], body)
+    written = email.message_from_bytes(fields["message"])
+    to = fields["to"].decode()
+    api.mails.append(Seen((to,), fields[f"v:{ECHO}"].decode(), str(written["Message-ID"])))
+    return 200, {"id": str(written["Message-ID"]), "message": "Queued. Thank you."}
+
+
+def form(content_type: str, body: bytes) -> dict[str, bytes]:
+    """multipart/form-data, read by the standard library."""
+    parsed = email.message_from_bytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
+    assert parsed.is_multipart()
+    fields = {}
+    for part in parsed.get_payload():
+        assert isinstance(part, Message)
+        name = str(part.get_param("name", header="Content-Disposition"))
+        inner = part.get_payload(0) if part.is_multipart() else part
+        assert isinstance(inner, Message)
+        fields[name] = inner.as_bytes() if part.is_multipart() else bytes(part.get_payload(decode=True) or b"").rstrip()
+    return fields
+
+
+# ------------------------------------------------------------------------------------ Postmark
+def _postmark(api: Api, request: web.Request, body: bytes) -> Answer:
+    if request.headers["X-Postmark-Server-Token"] != KEY:
+        return 401, {"ErrorCode": 10, "Message": "Bad or missing API token."}
+    if request.path == "/server":
+        return 200, {"ID": 1}
+    wish = json.loads(body)
+    if request.path == "/email":
+        return 200, _postmark_one(api, wish)
+    assert request.path == "/email/batch"
+    assert 1 <= len(wish) <= 500
+    return 200, [_postmark_one(api, one) for one in wish]
+
+
+def _postmark_one(api: Api, wish: dict[str, Any]) -> dict[str, Any]:
+    assert set(wish) <= {str(info.alias) for info in Email.model_fields.values()}, set(wish)
+    read = Email.model_validate(wish)
+    assert all(len(name) <= 20 and len(value) <= 80 for name, value in read.metadata.items())
+    assert all(header.value.isascii() for header in read.headers)
+    if "inactive@" in read.to:
+        return {"ErrorCode": 406, "Message": f"You tried to send to {read.to}, marked as inactive."}
+    ids = [header.value for header in read.headers if header.name == "Message-ID"]
+    api.mails.append(Seen((read.to,), read.metadata[ECHO], ids[0]))
+    return {
+        "To": read.to,
+        "SubmittedAt": "2026-01-01T00:00:00Z",
+        "MessageID": secrets.token_hex(16),
+        "ErrorCode": 0,
+    } | {"Message": "OK"}
+
+
+# -------------------------------------------------------------------------------------- Resend
+def _resend(api: Api, request: web.Request, body: bytes) -> Answer:
+    _bearer(request)
+    if request.path == "/domains":
+        return 401, {"statusCode": 401, "name": "restricted_api_key", "message": "only for sending"}
+    key = request.headers["Idempotency-Key"]
+    assert 1 <= len(key) <= 256
+    if key in api.keys:
+        known, answer = api.keys[key]
+        return answer if known == body else (409, {"name": "invalid_idempotent_request", "message": "another payload"})
+    wish = json.loads(body)
+    if request.path == "/emails":
+        answer = 200, {"id": _resend_one(api, wish, key)}
+    else:
+        answer = 200, _resend_batch(api, request, wish, key)
+    api.keys[key] = (body, answer)
+    return answer
+
+
+def _resend_batch(api: Api, request: web.Request, wish: list[Any], key: str) -> dict[str, Any]:
+    assert request.path == "/emails/batch"
+    assert request.headers["x-batch-validation"] == "permissive"
+    assert 1 <= len(wish) <= 100
+    assert not any("attachments" in one for one in wish)
+    wrong = [place for place, one in enumerate(wish) if any("invalid@" in to for to in one["to"])]
+    data = [{"id": _resend_one(api, one, key)} for place, one in enumerate(wish) if place not in wrong]
+    return {"data": data, "errors": [{"index": place, "message": "Invalid `to` field."} for place in wrong]}
+
+
+def _resend_one(api: Api, wish: dict[str, Any], key: str) -> str:
+    jsonschema.validate(wish, schema("resend"))
+    assert all(value.isascii() for value in wish["headers"].values())
+    [tag] = wish["tags"]
+    assert tag["name"] == ECHO
+    api.mails.append(Seen(tuple(wish["to"]), tag["value"], key))
+    return secrets.token_hex(16)
+
+
+READERS: Final[Mapping[str, Callable[[Api, web.Request, bytes], Answer]]] = {
+    "ses": _ses,
+    "sendgrid": _sendgrid,
+    "mailgun": _mailgun,
+    "postmark": _postmark,
+    "resend": _resend,
+}
+
+
+@contextlib.asynccontextmanager
+async def api_server(kind: str, port: int = 0) -> AsyncIterator[Api]:
+    """One provider's API, listening."""
+    api = Api(kind)
+    app = web.Application(client_max_size=64_000_000)
+    app.router.add_route("*", "/{path:.*}", api.handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port)
+    await site.start()
+    api.port = runner.addresses[0][1]
+    try:
+        yield api
+    finally:
+        await runner.cleanup()
+        assert not api.complaints, api.complaints
