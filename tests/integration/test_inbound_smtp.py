@@ -1,0 +1,164 @@
+"""Bounced mail over real SMTP: on the log before its 250, nothing relayed, nobody let in without bounds."""
+
+import asyncio
+import ssl
+from pathlib import Path
+
+import aiosmtplib
+import pytest
+
+from pipeline.inbound.envelope import KEPT
+from pipeline.settings import Settings
+from tests.support.inbound import DOMAIN, Inbound, bounce, inbound, unsubscribe, verp
+from tests.support.kafka_proxy import kafka_proxy
+from tests.support.smtp_receiver import certificate
+
+
+async def test_a_bounce_lies_on_the_log_byte_for_byte_before_it_is_answered(settings: Settings) -> None:
+    async with inbound(settings) as world:
+        message = bounce(verp()).replace(b"no such user here\r\n", b"no such user here\r\n .\r\n..dots\r\n")
+        assert (await world.send(verp(), message)).code == 250
+        await world.send(unsubscribe().upper(), b"Subject: unsubscribe\r\n\r\n", "jose@example.net")
+        bounced, unsubscribed = sorted(await world.kept(), key=lambda one: one.received_at)
+        assert (bounced.kind, bounced.provider, bounced.body) == ("mail", "inbound", message)
+        assert dict(bounced.headers) == {"x-envelope-to": verp(), "x-envelope-from": "<>"}
+        assert dict(unsubscribed.headers)["x-envelope-to"].lower() == unsubscribe()
+        metric = 'mailfold_inbound_mails_total{result="signed",road="smtp"}'
+        assert await world.gateway.metric(metric) == 2
+
+
+async def test_it_is_no_relay_and_knows_no_other_address(settings: Settings) -> None:
+    local = verp().partition("@")[0]
+    elsewhere = (
+        "anna@example.net",
+        f"{local}@example.net",
+        f"{local}@{DOMAIN}.example.net",
+        f"anna%example.net@{DOMAIN}",
+        f'"anna@example.net"@{DOMAIN}',
+        f"{local}%example.net@{DOMAIN}",
+        f"x{local}@{DOMAIN}",
+        f"{local[:-1]}@{DOMAIN}",
+        f"root@{DOMAIN}",
+        local,
+        "anna@[127.0.0.1]",
+    )
+    async with inbound(settings) as world, world.client() as client:
+        await client.ehlo()
+        assert not client.supports_extension("auth")
+        await client.mail("spammer@example.org")
+        for address in elsewhere:
+            with pytest.raises(aiosmtplib.SMTPRecipientRefused) as refused:
+                await client.rcpt(address)
+            assert refused.value.code in (550, 553), address
+        for route in (f"RCPT TO:<@example.net:{verp()}>", f"RCPT TO:<@{DOMAIN}:anna@example.net>"):
+            assert (await client.execute_command(route.encode())).code in (250, 550, 553)
+        await client.rset()
+        await client.mail("spammer@example.org")
+        with pytest.raises(aiosmtplib.SMTPDataError):
+            await client.data(b"Subject: hello\r\n\r\n")
+        assert await world.kept() == []
+
+
+async def test_roles_that_every_domain_has_are_heard(settings: Settings) -> None:
+    async with inbound(settings) as world:
+        for role in ("postmaster", "Abuse", "fbl"):
+            assert (await world.send(f"{role}@{DOMAIN.upper()}", b"Subject: hello\r\n\r\n")).code == 250
+        assert await world.gateway.metric('mailfold_inbound_mails_total{result="unsigned",road="smtp"}') == 3
+
+
+async def test_each_recipient_gets_a_message_of_its_own(settings: Settings) -> None:
+    async with inbound(settings) as world, world.client() as client:
+        await client.ehlo()
+        await client.mail("")
+        await client.rcpt(verp())
+        with pytest.raises(aiosmtplib.SMTPRecipientRefused) as refused:
+            await client.rcpt(f"postmaster@{DOMAIN}")
+        assert refused.value.code == 452
+
+
+async def test_a_log_that_is_away_is_a_451_so_that_the_sender_tries_again(settings: Settings) -> None:
+    async with (
+        kafka_proxy(settings.kafka_bootstrap) as proxy,
+        inbound(settings, kafka_bootstrap=proxy.bootstrap, append_timeout=0.3) as world,
+    ):
+        proxy.away()
+        with pytest.raises(aiosmtplib.SMTPDataError) as unkept:
+            await world.send(verp(), bounce(verp()))
+        assert unkept.value.code == 451
+        proxy.back()
+
+
+async def test_of_a_long_message_the_head_is_kept_and_a_longer_one_refused(settings: Settings) -> None:
+    async with inbound(settings, inbound_max_bytes=1_500_000) as world:
+        message = bounce(verp(), padding=1_200_000)
+        assert (await world.send(verp(), message)).code == 250
+        (kept,) = await world.kept()
+        assert kept.body == message[:KEPT]
+        assert dict(kept.headers)["x-truncated"] == str(len(message))
+        # Told beforehand (SIZE is offered), and where it did not listen, after.
+        async with world.client() as client:
+            await client.ehlo()
+            with pytest.raises(aiosmtplib.SMTPSenderRefused) as told:
+                await client.mail("", options=["SIZE=1500001"])
+            assert told.value.code == 552
+        with pytest.raises(aiosmtplib.SMTPDataError) as refused:
+            await world.send(verp(), bounce(verp(), padding=1_600_000))
+        assert refused.value.code == 552
+        assert len(await world.kept()) == 1
+
+
+async def test_only_crlf_ends_a_line_so_that_no_second_message_is_smuggled_in(settings: Settings) -> None:
+    async with inbound(settings) as world:
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+        second = f"MAIL FROM:<>\r\nRCPT TO:<{verp()}>\r\nDATA\r\n" + "x" * 5_000
+        smuggled = "Subject: one\r\n\r\n" + "".join(
+            f"{dot}{second}" for dot in ("\n.\n", "\n.\r\n", "\r.\r\n", "\r\n.\n")
+        )
+        talk = f"EHLO there\r\nMAIL FROM:<>\r\nRCPT TO:<{verp()}>\r\nDATA\r\n{smuggled}\r\n.\r\nQUIT\r\n"
+        writer.write(talk.encode())
+        async with asyncio.timeout(20):
+            answers = (await reader.read()).decode()
+        writer.close()
+        assert answers.count("354 ") == 1
+        (kept,) = await world.kept()
+        assert kept.body.decode() == smuggled.replace("\r\n.", "\r\n") + "\r\n"
+
+
+async def test_starttls_is_offered_where_a_certificate_is_given(settings: Settings, tmp_path: Path) -> None:
+    _, trusted = certificate(tmp_path)
+    files = {"inbound_certificate": str(tmp_path / "cert.pem"), "inbound_certificate_key": str(tmp_path / "key.pem")}
+    async with inbound(settings, **files) as world, world.client() as client:
+        await client.starttls(tls_context=ssl.create_default_context(cafile=str(trusted)))
+        await client.ehlo()
+        assert not client.supports_extension("auth")
+        await client.mail("")
+        await client.rcpt(verp())
+        assert (await client.data(bounce(verp()))).code == 250
+    async with inbound(settings) as world, world.client() as client:
+        await client.ehlo()
+        assert not client.supports_extension("starttls")
+
+
+async def test_there_are_bounds_to_connections_and_to_their_rate(settings: Settings) -> None:
+    async with inbound(settings, inbound_connections=2, inbound_rate=1.0) as world:
+        async with world.client() as first, world.client():
+            with pytest.raises(aiosmtplib.SMTPException):
+                async with world.client():
+                    pass
+            await first.ehlo()
+            steps = (b"MAIL FROM:<>", b"RSET", b"MAIL FROM:<>")
+            assert [(await first.execute_command(step)).code for step in steps] == [250, 250, 450]
+        await _room(world)
+        assert await world.gateway.metric('mailfold_inbound_mails_total{result="turned_away",road="smtp"}') >= 1
+
+
+async def _room(world: Inbound) -> None:
+    """Whoever left made room."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                async with world.client() as client:
+                    assert (await client.ehlo()).code == 250
+                    return
+            except aiosmtplib.SMTPException:
+                await asyncio.sleep(0.05)
