@@ -9,10 +9,13 @@ from rich.markup import escape
 from pipeline import admin
 from pipeline.checks import sending, webhook
 from pipeline.checks.finding import Finding
+from pipeline.commands import providers
 from pipeline.commands.here import console, secret_of, with_pool
-from pipeline.commands.providers import app
 from pipeline.database import Pool
 from pipeline.settings import Settings
+
+app = providers.app
+"""Beside its other commands."""
 
 _SHOWN: Final = {"right": "[green]right[/]", "wrong": "[red]wrong[/]", "note": "[yellow]note [/]"}
 
