@@ -115,11 +115,15 @@ def _mandrill(wish: Wish) -> Signed:
     return Signed(wish.body, form | {"X-Mandrill-Signature": signature}, key)
 
 
+def signed_hex(key: str, body: bytes) -> str:
+    """As many do it."""
+    return hmac.new(key.encode(), body, hashlib.sha256).hexdigest()
+
+
 def _hex(header: str) -> Signer:
     def signer(wish: Wish) -> Signed:
         key = _secret(wish.name)
-        signature = hmac.new(key.encode(), wish.body, hashlib.sha256).hexdigest()
-        return Signed(wish.body, _JSON | {header: signature}, key)
+        return Signed(wish.body, _JSON | {header: signed_hex(key, wish.body)}, key)
 
     return signer
 

@@ -1,7 +1,5 @@
 """MailerSend's webhooks: a signature that somebody else published, the greeting, and both versions of an event."""
 
-import hashlib
-import hmac
 import json
 
 import pytest
@@ -10,7 +8,7 @@ from pipeline.errors import Forged, Unrecognised
 from pipeline.hearing.adapter import Incoming
 from pipeline.providers import mailersend
 from tests.support.golden import Case, context
-from tests.support.webhooks import signed
+from tests.support.webhooks import signed, signed_hex
 
 # Published with an Elixir library to test verification; OpenSSL's command says the same.
 THEIR_KEY = "whsec_test_123"
@@ -30,7 +28,7 @@ def request(body: bytes = THEIR_BODY, signature: str = THEIR_SIGNATURE) -> Incom
 
 
 def by(key: str, body: bytes) -> Incoming:
-    return request(body, hmac.new(key.encode(), body, hashlib.sha256).hexdigest())
+    return request(body, signed_hex(key, body))
 
 
 def test_a_request_of_a_published_signature_is_authentic() -> None:
