@@ -1,0 +1,145 @@
+"""`mailfold providers check`: a right one is told from every wrong one, nothing is left behind, no secret is said."""
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from pipeline import admin
+from pipeline.checks import sending, webhook
+from pipeline.checks.finding import Finding
+from pipeline.embedded.home import free_port
+from pipeline.settings import Settings
+from tests.support.command import as_environment, mailfold
+from tests.support.gateway import Gateway, gateway, records, until
+from tests.support.posting import KINDS, key
+from tests.support.smtp_receiver import password_is, smtp_receiver
+from topics.registry import PROVIDER_WEBHOOKS
+
+
+@contextlib.asynccontextmanager
+async def reachable(settings: Settings) -> AsyncIterator[Gateway]:
+    """A gateway whose public URL leads to it."""
+    port = free_port()
+    async with gateway(settings, port=port, public_url=f"http://127.0.0.1:{port}") as world:
+        yield world
+
+
+async def add(world: Gateway, row: admin.Provider) -> admin.Provider:
+    await admin.add_provider(world.rt.pool, row, world.rt.settings.secret.get_secret_value())
+    return row
+
+
+async def looked_at(world: Gateway, row: admin.Provider, **changed: object) -> list[Finding]:
+    settings = world.rt.settings.model_copy(update=changed)
+    return [finding async for finding in webhook.check(row, world.rt.pool, settings)]
+
+
+def wrong(findings: list[Finding]) -> str:
+    return "; ".join(f"{finding.text} -> {finding.todo}" for finding in findings if finding.verdict == "wrong")
+
+
+def right(findings: list[Finding]) -> str:
+    return "; ".join(finding.text for finding in findings if finding.verdict == "right")
+
+
+async def test_an_operator_sees_that_all_is_right_and_no_secret(settings: Settings) -> None:
+    async with reachable(settings) as world, smtp_receiver(**password_is("me", "s3cr3t-password")) as smtp:
+        run, where = as_environment(world.rt.settings), ["--host", "127.0.0.1", "--port", str(smtp.port)]
+        said = await asyncio.to_thread(
+            mailfold,
+            *("providers", "add", "mine", "--kind", "mailgun", *where, "--username", "me", "--password-env", "-"),
+            *("--webhook-key-env", "-"),
+            env=run,
+            stdin="s3cr3t-password\ns3cr3t-key\n",
+        )
+        assert said.code == 0, said.err
+        rotate = ("providers", "rotate", "mine", "--webhook-key-env", "-")
+        assert (await asyncio.to_thread(mailfold, *rotate, env=run, stdin="s3cr3t-newer\n")).code == 0
+        said = await asyncio.to_thread(mailfold, "providers", "check", "mine", env=run)
+        assert (said.code, said.err) == (0, "")
+        for words in (
+            "greets us",
+            "as me",
+            "key 1 of 2 comes through",
+            "key 2 of 2 comes through",
+            "no webhook came yet",
+        ):
+            assert words in said.out
+        listed = await asyncio.to_thread(mailfold, "providers", "list", env=run)
+        assert listed.out.split()[-2:] == ["8", "2"]
+        assert "s3cr3t" not in said.out + listed.out
+        assert await records(settings, PROVIDER_WEBHOOKS) == []
+        assert smtp.mails == []
+
+
+async def test_every_kind_whose_secret_we_hold_is_tried_and_of_others_the_last_one_is_told(settings: Settings) -> None:
+    async with reachable(settings) as world:
+        for kind in KINDS:
+            by = key(kind)
+            row = await add(world, admin.Provider(kind, "127.0.0.1", kind=kind, webhook_keys=(by.entered,)))
+            findings = await looked_at(world, row)
+            assert wrong(findings) == ""
+            if kind not in ("sendgrid", "postal"):
+                assert "key 1 of 1 comes through the URL and is believed" in right(findings)
+                continue
+            assert f"only {kind} can sign" in findings[-2].text
+            signed = by.make(b'{"event": "test"}', "")
+            await world.http.post(f"/webhooks/{kind}", content=signed.body, headers=signed.headers)
+            await world.http.post(f"/webhooks/{kind}", content=b"forged", headers=signed.headers)
+
+            async def told(row: admin.Provider = row) -> bool:
+                findings = await looked_at(world, row)
+                return "the last webhook came" in right(findings) and "one was refused" in findings[-1].text
+
+            await until(told)
+
+
+async def test_what_is_wrong_with_a_webhook_is_named(settings: Settings) -> None:
+    async with reachable(settings) as world, elsewhere() as other:
+        row = await add(world, admin.Provider("mine", "127.0.0.1", kind="mandrill", webhook_keys=("right",)))
+        unset = await add(world, admin.Provider("unset", "127.0.0.1", kind="mandrill"))
+        assert "no webhook key is set" in wrong(await looked_at(world, unset))
+        mistaken = admin.Provider("mine", "127.0.0.1", kind="mandrill", webhook_keys=("wrong",))
+        assert "is refused (403): the webhook's signature is not" in wrong(await looked_at(world, mistaken))
+        unknown = admin.Provider("unknown", "127.0.0.1", kind="mandrill", webhook_keys=("right",))
+        assert "knows no provider unknown" in wrong(await looked_at(world, unknown))
+        assert "nobody answers at the URL" in wrong(await looked_at(world, row, public_url="http://127.0.0.1:1"))
+        # A page that says 200 to everything is no gateway of ours.
+        assert "something else answers" in wrong(await looked_at(world, row, public_url=other))
+        password = admin.Provider("mine", "127.0.0.1", kind="postmark", webhook_keys=("a:b",))
+        assert "that is no https" in wrong(await looked_at(world, password, public_url="http://mail.example:1"))
+
+
+async def test_what_is_wrong_with_a_server_or_an_api_is_named(settings: Settings) -> None:
+    async def found(row: admin.Provider) -> str:
+        return wrong(await sending.check(row, settings))
+
+    async with smtp_receiver(**password_is("me", "right")) as smtp, elsewhere(401) as api:
+        mine = admin.Provider("mine", "127.0.0.1", smtp.port, username="me", password="right")
+        assert await found(mine) == ""
+        assert "at auth: 535" in await found(dataclasses.replace(mine, password="wrong"))
+        assert "offers no STARTTLS" in await found(dataclasses.replace(mine, tls="required"))
+        assert "at connect" in await found(dataclasses.replace(mine, port=1))
+        postmark = admin.Provider("mine", kind="postmark", via="api", password="wrong", api_url=api)
+        assert "refuses us" in await found(postmark)
+        assert "does not answer" in await found(dataclasses.replace(postmark, api_url="http://127.0.0.1:1"))
+        assert "mail goes there by SMTP" in await found(dataclasses.replace(postmark, kind="mandrill"))
+
+
+@contextlib.asynccontextmanager
+async def elsewhere(status: int = 200) -> AsyncIterator[str]:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status, text="welcome")
+
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
