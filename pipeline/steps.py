@@ -62,6 +62,6 @@ class Normalizer:
         """The events and leftovers of a run of webhooks. Raises TooManyDead."""
         told = [normalize(found, self._proofs, self._clock()) for found in run.found()]
         # Events of other senders' mail come uncorrelated by nature; only what is no event counts.
-        odd = sum(letter.reason != "uncorrelated" for one in told for letter in one.leftovers)
+        odd = sum(letter.reason not in ("uncorrelated", "unproven") for one in told for letter in one.leftovers)
         self._limit.count(sum(len(one.events) for one in told), odd)
         return [entry for one in told for entry in one.entries()]
