@@ -9,7 +9,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from typing import Any
 from pydantic import SecretStr
 from rich.console import Console
 
-from bench import accept, dialects, dispatch, emit, figures, fold, memory, project, whole
+from bench import accept, dialects, dispatch, emit, figures, fold, memory, pixel, project, whole
 from bench.figures import Delay, Memory, Rate
-from bench.house import QUICK, Size, sink, world
+from bench.house import QUICK, Size, World, sink, world
 from pipeline.settings import Settings
 from pipeline.supervisor import Stack
 
-STAGES = ("accept", "dialects", "dispatch", "fold", "project", "emit", "whole", "memory")
+STAGES = ("accept", "dialects", "pixel", "dispatch", "fold", "project", "emit", "whole", "memory")
 
 
 @dataclass
@@ -66,31 +66,39 @@ async def measure(size: Size, stages: Collection[str], folder: Path, console: Co
         partitions=4,
     )
     async with Stack(servers_only, roles=(), tell=lambda line: console.print(f"[dim]{line}[/]")) as stack:
-        if "accept" in stages:
-            async with world(stack.settings, "accept", size) as here:
-                report.rates.append(await accept.run(here))
-        if "dialects" in stages:
-            async with world(stack.settings, "dialects", size) as here:
-                rates, waits = await dialects.run(here)
-                report.rates += rates
-                report.delays.append(waits)
-        if "dispatch" in stages:
-            async with world(stack.settings, "dispatch", size) as here:
-                report.rates.append(await dispatch.run(here))
-        if "fold" in stages:
-            async with world(stack.settings, "fold", size) as here:
-                report.rates.append(await fold.run(here))
-        if "project" in stages or "emit" in stages:
-            await _project_and_emit(stack.settings, size, report)
-        if "whole" in stages:
-            arrivals = whole.Arrivals()
-            async with sink(arrivals) as origin, world(stack.settings, "whole", size, origin) as here:
-                rate, delays = await whole.run(here, arrivals)
-                report.delays += delays
-                report.rates.append(_beside_narrowest(rate, report.rates))
+        for names, stage in _IN_ORDER:
+            if names & set(stages):
+                await stage(stack.settings, size, report)
     if "memory" in stages:
         report.memory = await memory.run(folder / "up")
     return report
+
+
+Stage = Callable[[Settings, Size, Report], Awaitable[None]]
+
+
+def _alone(name: str, run: Callable[[World], Awaitable[Rate]]) -> Stage:
+    """A stage with one rate, in a world of its own."""
+
+    async def stage(servers: Settings, size: Size, report: Report) -> None:
+        async with world(servers, name, size) as here:
+            report.rates.append(await run(here))
+
+    return stage
+
+
+async def _dialects(servers: Settings, size: Size, report: Report) -> None:
+    async with world(servers, "dialects", size) as here:
+        rates, waits = await dialects.run(here)
+        report.rates += rates
+        report.delays.append(waits)
+
+
+async def _pixel(servers: Settings, size: Size, report: Report) -> None:
+    async with world(servers, "pixel", size) as here:
+        rate, delay = await pixel.run(here)
+        report.rates.append(rate)
+        report.delays.append(delay)
 
 
 async def _project_and_emit(servers: Settings, size: Size, report: Report) -> None:
@@ -99,6 +107,25 @@ async def _project_and_emit(servers: Settings, size: Size, report: Report) -> No
     async with sink(counter) as origin, world(servers, "project", size) as here:
         report.rates += await project.run(here)
         report.rates.append(await emit.run(here, counter, origin))
+
+
+async def _whole(servers: Settings, size: Size, report: Report) -> None:
+    arrivals = whole.Arrivals()
+    async with sink(arrivals) as origin, world(servers, "whole", size, origin) as here:
+        rate, delays = await whole.run(here, arrivals)
+        report.delays += delays
+        report.rates.append(_beside_narrowest(rate, report.rates))
+
+
+_IN_ORDER: tuple[tuple[set[str], Stage], ...] = (
+    ({"accept"}, _alone("accept", accept.run)),
+    ({"dialects"}, _dialects),
+    ({"pixel"}, _pixel),
+    ({"dispatch"}, _alone("dispatch", dispatch.run)),
+    ({"fold"}, _alone("fold", fold.run)),
+    ({"project", "emit"}, _project_and_emit),
+    ({"whole"}, _whole),
+)
 
 
 def _beside_narrowest(rate: Rate, rates: list[Rate]) -> Rate:

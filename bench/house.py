@@ -33,11 +33,12 @@ class Size:
     fold_keys: int = 20_000
     project: int = 5_000
     whole: int = 3_000
+    hits: int = 50_000
     probes: int = 300
     within: float = 180.0
 
 
-QUICK = Size(accept=500, dispatch=50, fold_keys=200, project=50, whole=50, probes=5, within=90.0)
+QUICK = Size(accept=500, dispatch=50, fold_keys=200, project=50, whole=50, hits=500, probes=5, within=90.0)
 """A smoke run: shows that everything still works, measures nothing."""
 
 

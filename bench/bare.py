@@ -1,0 +1,26 @@
+"""The pixel's peer: `python -m bench.bare PORT` answers the same picture on the same server, and notes nothing."""
+
+import sys
+
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from pipeline.gateway.headers import NO_STORE, raw
+from pipeline.gateway.tracking import GIF
+
+START = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": raw(NO_STORE, {"Content-Type": "image/gif", "Content-Length": str(len(GIF))}),
+}
+BODY = {"type": "http.response.body", "body": GIF}
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Whatever is asked."""
+    await send(START)
+    await send(BODY)
+
+
+if __name__ == "__main__":
+    uvicorn.run(app, port=int(sys.argv[1]), http="httptools", lifespan="off", access_log=False, log_level="error")

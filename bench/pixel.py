@@ -1,0 +1,106 @@
+"""Pixel hits/s of one gateway process, load from another; every one of them is on the log afterwards."""
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import AsyncIterator
+
+import aiohttp
+
+from bench import material
+from bench.figures import Delay, Rate
+from bench.house import World, answers
+from pipeline import tokens
+from pipeline.embedded.child import Program, spawn
+from pipeline.embedded.home import free_port
+from pipeline.kafka import consumer, partitions
+from pipeline.signing import Signer
+from topics.codec import decode
+from topics.registry import DELIVERY_EVENTS
+
+GOAL = 5_000
+CONNECTIONS = 32
+EMAILS = 2_000
+
+
+async def run(world: World) -> tuple[Rate, Delay]:
+    """Ask for pictures as fast as they come; then count the opens."""
+    signer = Signer(world.settings.secret.get_secret_value(), "track")
+    paths = [f"/o/{tokens.pixel_token(signer, material.email_id(number))}.gif" for number in range(EMAILS)]
+    total = world.size.hits
+    async with bare(world) as port:
+        await load(port, total // 10, paths)
+        peer, peer_millis = await load(port, total, paths)
+    async with world.roles("gateway"):
+        warm = total // 10
+        await load(world.settings.port, warm, paths)
+        rate, millis = await load(world.settings.port, total, paths)
+        await spool_emptied(world)
+    heard = await opens(world)
+    if heard != total + warm:
+        raise RuntimeError(f"{total + warm} pictures were fetched, {heard} opens are on the log")
+    name = "bare uvicorn, nothing noted"
+    return (
+        Rate("pixel", "hits, all on the log", rate, name, peer),
+        Delay(f"pixel, {CONNECTIONS} at a time", tuple(millis), peer=name, peer_millis=tuple(peer_millis)),
+    )
+
+
+@contextlib.asynccontextmanager
+async def bare(world: World) -> AsyncIterator[int]:
+    """The peer, on a port."""
+    port = free_port()
+    log = world.settings.data_dir / "logs" / "bare.log"
+    child = spawn(Program("bare", (sys.executable, "-m", "bench.bare", str(port)), log, {}))
+    try:
+        await answers(f"http://127.0.0.1:{port}/", child)
+        yield port
+    finally:
+        await child.stopped(8.0)
+
+
+async def load(port: int, total: int, paths: list[str]) -> tuple[float, list[float]]:
+    """Answers per second, and the milliseconds of each."""
+    command = (sys.executable, "-m", "bench.hits", "127.0.0.1", str(port), str(CONNECTIONS), str(total))
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+    try:
+        async with asyncio.timeout(120):
+            told, _ = await process.communicate("\n".join(paths).encode())
+    finally:
+        if process.returncode is None:
+            process.kill()
+    if process.returncode:
+        raise RuntimeError("the load's maker failed; its error is above")
+    found = json.loads(told)
+    return total / found["seconds"], found["millis"]
+
+
+async def spool_emptied(world: World) -> None:
+    """Until all that waited in memory or in the spool is on the log."""
+    async with aiohttp.ClientSession() as http, asyncio.timeout(world.size.within):
+        while True:
+            async with http.get(f"{world.gateway}/metrics") as response:
+                lines = (await response.text()).splitlines()
+            if {"mailfold_notes_waiting 0.0", "mailfold_spool_events 0.0"} <= set(lines):
+                return
+            await asyncio.sleep(0.05)
+
+
+async def opens(world: World) -> int:
+    """Distinct events on the log: one that was confirmed too late went through the spool as well."""
+    reader = consumer(world.settings)
+    await reader.start()
+    try:
+        places = await partitions(reader, world.settings.topic(DELIVERY_EVENTS.name))
+        reader.assign(places)
+        ends = await reader.end_offsets(places)
+        await reader.seek_to_beginning(*places)
+        seen: set[str] = set()
+        while any([await reader.position(place) < ends[place] for place in places]):
+            for records in (await reader.getmany(timeout_ms=1000, max_records=10_000)).values():
+                seen |= {decode(DELIVERY_EVENTS, record.value).event_id for record in records}
+        return len(seen)
+    finally:
+        await reader.stop()
