@@ -17,8 +17,10 @@ demo: .venv/.runtime ## Watch 40 emails of two brands live their lives, end to e
 up: .venv/.runtime ## Start the whole stack on 127.0.0.1; Ctrl-C stops it, the next `make up` goes on
 	@$(BIN)/mailfold up $(ARGS)
 
+# Most of a test is waiting for servers: two processes, with servers of their own, take hardly more than half the time.
+PROCESSES ?= 2
 test: .venv/.dev ## Run every test on real Kafka, Postgres and SMTP
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 fuzz: .venv/.dev ## Throw 5,000 cases at each dialect, page through 100,000 emails while they change; about half an hour
 	@FUZZ_CASES=5000 PAGER_EMAILS=100000 $(BIN)/python -m pytest tests/fuzz -q --timeout 3600 $(PYTEST_ARGS)

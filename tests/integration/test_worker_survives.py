@@ -195,7 +195,7 @@ async def test_sigterm_ends_a_worker_whose_brokers_are_silent(settings: Settings
         behind = settings.model_copy(update={"kafka_bootstrap": proxy.bootstrap})
         with Worker(behind, tmp_path / "worker") as worker:
             await feed(settings, lives(20, seed=5))
-            await until(lambda: committed_something(settings))
+            await assert_folded(settings)  # what is under way would end it by itself, with 1
             proxy.away()
             assert await asyncio.to_thread(worker.terminate) == 0
         assert b"ending at once" in worker.log.read_bytes()
