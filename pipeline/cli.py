@@ -6,7 +6,21 @@ from typing import Any, Final
 
 import typer
 
-from pipeline.commands import admin, asked, check, dead, inbound, lanes, play, roles, settings, suppressions, templates, topics, up
+from pipeline.commands import (
+    admin,
+    asked,
+    check,
+    dead,
+    inbound,
+    lanes,
+    play,
+    roles,
+    settings,
+    suppressions,
+    templates,
+    topics,
+    up,
+)
 from pipeline.errors import MailfoldError
 
 app = typer.Typer(

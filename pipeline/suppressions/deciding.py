@@ -14,13 +14,12 @@ from typing import Final
 
 import msgspec
 
-from pipeline.addresses import address_problem
 from pipeline.bootstrap import Runtime
 from pipeline.errors import NotFound, Refused
 from pipeline.kafka import append_all
 from pipeline.ports import Entry, Log
 from pipeline.suppressions.asking import Asking
-from pipeline.suppressions.reading import HASH, Bad, Found
+from pipeline.suppressions.reading import HASH, Bad, Found, problem_with
 from projections import suppressions
 from projections.suppressing import AddressKey, stored
 from topics.registry import SUPPRESSIONS
@@ -142,7 +141,7 @@ def address_hash(asking: Asking, name: str) -> bytes:
     given = name.strip()
     if HASH.fullmatch(given):
         return bytes.fromhex(given)
-    if problem := address_problem(given):
+    if problem := problem_with(given):
         raise Refused(f"{problem}, and not a hash of one either", "address")
     return asking.hashed(given)
 

@@ -78,6 +78,11 @@ def read(body: bytes) -> Iterator[Found | Bad]:
     return _csv(text)
 
 
+def problem_with(name: str) -> str | None:
+    """What keeps this from being an address or a hash of one; None if nothing does."""
+    return None if HASH.fullmatch(name) else address_problem(name)
+
+
 def word(text: str) -> Reason | None:
     """The reason that a word means; None for any other text."""
     return _WORDS.get(_bare(text))
@@ -152,7 +157,7 @@ def _found(line: int, row: Row) -> Found | Bad:
     name = next((told for column in _ADDRESS if (told := row.get(column, "").strip())), "")
     if not name:
         return Bad(line, "no address")
-    if not HASH.fullmatch(name) and (problem := address_problem(name)):
+    if problem := problem_with(name):
         return Bad(line, problem)
     return Found(line, name, _reason(row), row.get("brand", "").strip())
 

@@ -1,6 +1,8 @@
 """Suppressions on real Kafka and Postgres: heard, decided, listed, lifted, imported, exported, made anew."""
 
+import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,6 +12,7 @@ from pipeline.settings import Settings
 from pipeline.signing import Signer, hash_address
 from tests.conftest import SECRET
 from tests.support.changes import Log, event, identified, request
+from tests.support.command import Said, as_environment, mailfold
 from tests.support.gateway import gateway, records, until
 from tests.support.suppressed import ask, listing, publish, suppressing
 from topics.events import BounceClass, EventKind
@@ -217,3 +220,43 @@ async def test_lost_tables_are_made_again_from_the_log(settings: Settings) -> No
             return await listing(served) == before
 
         await until(there)
+
+
+async def test_the_command_lists_lifts_imports_shows_and_exports_and_takes_no_address_as_an_argument(
+    settings: Settings, tmp_path: Path
+) -> None:
+    env = as_environment(settings)
+
+    async def said(*arguments: str, stdin: str = "") -> Said:
+        return await asyncio.to_thread(mailfold, "suppressions", *arguments, "--tenant", "acme", env=env, stdin=stdin)
+
+    async with suppressing(settings) as served:
+        name = hashed("anna@example.com")
+        added = await said(
+            "add", "--brand", "7", "--note", "wrote", stdin="anna@example.com\n\nBO@example.com\nnobody\n"
+        )
+        assert (added.code, added.out) == (1, "2 listed, 0 already were\nline 3: not an email address\n"), added.err
+        listed = await said("list")
+        assert all(word in listed.out for word in (name, "manual", "wrote", hashed("bo@example.com")))
+        await publish(served, told(1, served.rt.clock(), EventKind.COMPLAINED, "anna@example.com"))
+        shown = await said("show", stdin="anna@example.com")
+        assert f"{name}: suppressed: manual (7)" in shown.out
+        assert all(word in shown.out for word in ("complaint", "sg:1:complained:0", "listed: manual"))
+        assert json.loads((await said("show", name, "--json")).out)[0]["address_hash"] == name
+        removed = await said("remove", "--brand", "*", stdin="anna@example.com\nnever@example.com\n")
+        assert (removed.code, "1 of them: lines 2" in removed.err) == (1, True)
+        assert [one["address_hash"] for one in json.loads((await said("list", "--json")).out)["suppressions"]] == [
+            hashed("bo@example.com")
+        ]
+        (tmp_path / "ses.csv").write_text("anna@example.com,COMPLAINT\n")
+        imported = await said("import", str(tmp_path / "ses.csv"), "--brand", "7", "--json")
+        assert json.loads(imported.out) == {"listed": 1, "unchanged": 0, "refused": 0, "lines": [], "projected": True}
+        whole = tmp_path / "out.csv"
+        exported = await said("export", "--output", str(whole), "--addresses")
+        assert exported.code == 0, exported.err
+        assert whole.stat().st_mode & 0o777 == 0o600
+        assert f"{name},7,complaint," in whole.read_text()
+        assert "anna@example.com" in whole.read_text(), "its complaint is in the history"
+        assert name in (await said("export")).out
+        refused = await said("show", "anna@example.com")
+        assert (refused.code, "shell's history" in refused.err) == (1, True)

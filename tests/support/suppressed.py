@@ -1,4 +1,4 @@
-"""Gateway, dispatcher and projector in one process: what a test of suppressions needs, and what it asks of them."""
+"""Gateway and projector in one process: what a test of suppressions needs, and what it asks of them."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,6 @@ from typing import Any
 
 import httpx
 
-from pipeline import dispatch
 from pipeline.kafka import append_all
 from pipeline.ports import Entry
 from pipeline.project import run as project
@@ -19,16 +18,16 @@ from topics.registry import EMAIL_CHANGES
 
 
 @contextlib.asynccontextmanager
-async def suppressing(settings: Settings, *, dispatching: bool = False) -> AsyncIterator[Gateway]:
-    """A gateway and a projector, and a dispatcher where one is wanted."""
+async def suppressing(settings: Settings) -> AsyncIterator[Gateway]:
+    """A gateway and a projector."""
     async with gateway(settings) as served:
-        roles = [asyncio.create_task(role(served.rt)) for role in (project, dispatch.run)[: 1 + dispatching]]
+        projecting = asyncio.create_task(project(served.rt))
         try:
             yield served
         finally:
             served.rt.stop.set()
             async with asyncio.timeout(10):
-                await asyncio.gather(*roles)
+                await projecting
 
 
 async def ask(served: Gateway, method: str, path: str, *, key: str = "", **more: Any) -> httpx.Response:
