@@ -59,7 +59,7 @@ def call(provider: Provider, mail: Mail, _now: Millis) -> Call:
         "personalizations": [
             {
                 # The recipient alone: whoever is named here gets the mail, and each recipient has one of their own.
-                "to": [_mailbox(letter.recipient)],
+                "to": [_mailbox(letter.recipient, quoted=True)],
                 "custom_args": {EMAIL_ID_KEY: letter.request.email_id},
             }
         ],
@@ -110,11 +110,11 @@ def _subject(letter: Letter) -> str:
     return found
 
 
-def _mailbox(mailbox: Mailbox) -> dict[str, str]:
+def _mailbox(mailbox: Mailbox, *, quoted: bool = False) -> dict[str, str]:
+    """Recipients' names are split at commas and semicolons unless quoted (sendgrid-python#291); the sender's aren't."""
     name = parts.name(mailbox)
-    if "," in name or ";" in name:
-        # It splits names at these, unless they're in quotes (sendgrid-python#578).
-        name = f'"{name}"'
+    if quoted and ("," in name or ";" in name):
+        name = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return {"email": parts.address(mailbox)} | ({"name": name} if name else {})
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -62,7 +63,7 @@ class World:
             server.mail_from = "550 5.7.1 who are you?"
 
 
-REFUSALS = {
+REFUSALS: dict[str, Any] = {
     "ses": (403, {"message": "The security token is invalid."}, {"x-amzn-ErrorType": "UnrecognizedClientException:x"}),
     "sendgrid": (401, {"errors": [{"message": "authorization required", "field": None, "help": None}]}),
     "mailgun": (401, "Forbidden"),
@@ -130,8 +131,8 @@ async def test_the_lease_is_asked_for_once_contact_is_certain(world: World) -> N
 
 
 async def test_nobody_there_is_for_later(world: World, closed_port: int) -> None:
-    moved = {"port": closed_port, "api_url": f"http://127.0.0.1:{closed_port}" if world.provider.api_url else ""}
-    answer = await world.fleet.send(dataclasses.replace(world.provider, **moved), mail())
+    gone = dataclasses.replace(world.provider, port=closed_port, api_url=f"http://127.0.0.1:{closed_port}")
+    answer = await world.fleet.send(gone, mail())
     assert (answer.meaning, answer.lane, answer.code) == (Meaning.LATER, Lane.FAILING, 0)
 
 

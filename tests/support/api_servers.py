@@ -1,6 +1,7 @@
 """The providers' APIs on a free port: each request held to the vendor's own schema, each answer as documented."""
 
 import asyncio
+import base64
 import contextlib
 import email
 import json
@@ -54,6 +55,8 @@ class Api:
     busiest: int = 0
     keys: dict[str, tuple[bytes, Answer]] = field(default_factory=dict)
     """Resend's: what was answered under each."""
+    forms: list[dict[str, bytes]] = field(default_factory=list)
+    """Mailgun's: the fields of each."""
     complaints: list[str] = field(default_factory=list)
     """What no vendor would have taken, in words."""
 
@@ -130,20 +133,19 @@ def _ses(api: Api, request: web.Request, body: bytes) -> Answer:
 
 def signature_is_botocores(method: str, url: str, headers: Mapping[str, str], body: bytes) -> bool:
     """Signed again by botocore, at the same second over the same headers, it comes out the same."""
-    told = headers["Authorization"]
+    headers = {name.lower(): value for name, value in headers.items()}
+    told = headers["authorization"]
     names = told.partition("SignedHeaders=")[2].partition(",")[0].split(";")
     request = AWSRequest(method, url, {name: headers[name] for name in names}, body)
-    request.context["timestamp"] = headers["X-Amz-Date"]
+    request.context["timestamp"] = headers["x-amz-date"]
     signer = SigV4Auth(Credentials(KEY_ID, KEY), "ses", "eu-west-1")
     signature = signer.signature(signer.string_to_sign(request, signer.canonical_request(request)), request)
     return (
-        told.endswith(f"Signature={signature}") and f"Credential={KEY_ID}/{headers['X-Amz-Date'][:8]}/eu-west-1" in told
+        told.endswith(f"Signature={signature}") and f"Credential={KEY_ID}/{headers['x-amz-date'][:8]}/eu-west-1" in told
     )
 
 
 def _b64(text: str) -> bytes:
-    import base64
-
     return base64.b64decode(text, validate=True)
 
 
@@ -178,6 +180,7 @@ def _mailgun(api: Api, request: web.Request, body: bytes) -> Answer:
         return 200, {"domain": {"name": "mail.example", "state": "active"}}
     assert (request.method, request.path) == ("POST", "/v3/mail.example/messages.mime")
     fields = form(request.headers["Content-Type"], body)
+    api.forms.append(fields)
     written = email.message_from_bytes(fields["message"])
     to = fields["to"].decode()
     api.mails.append(Seen((to,), fields[f"v:{ECHO}"].decode(), str(written["Message-ID"])))

@@ -1,0 +1,183 @@
+"""How mails go to the providers' APIs: in batches, at their pace, repeated where that is safe, and no further."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+from mailgun.client import Client
+
+from pipeline.carriers.fleet import Fleet
+from pipeline.carriers.http import MOST_BYTES
+from pipeline.carriers.port import Answer, Mail, Meaning
+from pipeline.errors import LeaseLost
+from pipeline.outbox.job import Lane
+from tests.support.api_servers import KEY, Api, api_server
+from tests.support.letters import FULL, NOW, mail, without_mime
+from topics.contents import Content
+
+
+@contextlib.asynccontextmanager
+async def sending(kind: str, timeout: float = 3.0) -> AsyncIterator[tuple[Api, Fleet]]:  # noqa: ASYNC109  the carrier's
+    async with api_server(kind) as api:
+        fleet = Fleet(timeout=timeout, local_hostname="mailfold.test", clock=lambda: NOW)
+        try:
+            yield api, fleet
+        finally:
+            await fleet.close()
+
+
+async def handed(api: Api, fleet: Fleet, given: list[Mail]) -> list[Answer]:
+    return list(await asyncio.gather(*[fleet.send(api.provider, one) for one in given]))
+
+
+def arrived(api: Api, given: Mail) -> int:
+    return sum(seen.email_id == given.letter.request.email_id for seen in api.mails)
+
+
+@pytest.mark.parametrize("kind", ["postmark", "resend"])
+async def test_what_is_in_hand_at_once_goes_with_few_requests(kind: str) -> None:
+    async with sending(kind) as (api, fleet):
+        given = [without_mime(mail(f"user{number}@example.com")) for number in range(250)]
+        answers = await handed(api, fleet, given)
+        assert {answer.meaning for answer in answers} == {Meaning.TAKEN}
+        assert [arrived(api, one) for one in given] == [1] * 250
+        assert api.requests <= 5
+
+
+async def test_a_mail_alone_waits_for_nobody_and_has_its_own_key() -> None:
+    async with sending("resend") as (api, fleet):
+        given = without_mime(mail())
+        await fleet.send(api.provider, given)
+        await fleet.send(api.provider, given)
+        [seen] = api.mails
+        assert seen.key == given.letter.request.email_id, "sent once, however often it is tried"
+
+
+@pytest.mark.parametrize(("kind", "bad"), [("postmark", "inactive@example.com"), ("resend", "invalid@example.com")])
+async def test_one_bad_address_of_a_batch_is_one_bad_address(kind: str, bad: str) -> None:
+    async with sending(kind) as (api, fleet):
+        given = [without_mime(mail(bad if number == 3 else f"user{number}@example.com")) for number in range(10)]
+        answers = await handed(api, fleet, given)
+        meanings = [answer.meaning for answer in answers]
+        assert meanings.pop(3) in (Meaning.DROPPED, Meaning.REFUSED)
+        assert meanings == [Meaning.TAKEN] * 9
+        assert len({answer.provider_message_id for answer in answers}) == 10
+
+
+@pytest.mark.parametrize("kind", ["postmark", "resend"])
+async def test_a_batch_refused_for_one_message_goes_one_by_one(kind: str) -> None:
+    async with sending(kind) as (api, fleet):
+        empty = without_mime(mail("empty@example.com", Content()))
+        given = [without_mime(mail()), empty, without_mime(mail())]
+        answers = await handed(api, fleet, given)
+        assert [answer.meaning for answer in answers] == [Meaning.TAKEN, Meaning.REFUSED, Meaning.TAKEN]
+        api.faults.append((413, "<html>too large</html>"))
+        assert {answer.meaning for answer in await handed(api, fleet, [given[0], given[2]])} == {Meaning.TAKEN}
+
+
+async def test_files_go_alone_where_a_batch_takes_none() -> None:
+    async with sending("resend") as (api, fleet):
+        given = [without_mime(mail(content=FULL)), without_mime(mail()), without_mime(mail())]
+        assert {answer.meaning for answer in await handed(api, fleet, given)} == {Meaning.TAKEN}
+        assert [arrived(api, one) for one in given] == [1, 1, 1]
+
+
+async def test_a_lost_lease_falls_out_of_its_batch() -> None:
+    def lost() -> None:
+        raise LeaseLost
+
+    async with sending("postmark") as (api, fleet):
+        given = [without_mime(mail(commit=lost) if number == 1 else mail()) for number in range(4)]
+        tasks = [asyncio.create_task(fleet.send(api.provider, one)) for one in given]
+        await asyncio.wait(tasks)
+        assert [type(task.exception()) for task in tasks] == [type(None), LeaseLost, type(None), type(None)]
+        assert [arrived(api, one) for one in given] == [1, 0, 1, 1]
+
+
+async def test_who_was_cancelled_before_the_batch_went_is_not_in_it() -> None:
+    async with sending("postmark") as (api, fleet):
+        given = [without_mime(mail()) for _ in range(3)]
+        tasks = [asyncio.create_task(fleet.send(api.provider, one)) for one in given]
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+        await asyncio.wait(tasks)
+        assert [arrived(api, one) for one in given] == [1, 0, 1]
+
+
+async def test_a_batch_whose_answer_is_lost_is_asked_for_again_where_that_is_safe() -> None:
+    async with sending("resend") as (api, fleet):
+        api.faults.append("reset after")
+        given = [without_mime(mail()) for _ in range(5)]
+        assert {answer.meaning for answer in await handed(api, fleet, given)} == {Meaning.TAKEN}
+        assert [arrived(api, one) for one in given] == [1] * 5
+
+
+async def test_and_is_left_open_where_it_is_not() -> None:
+    async with sending("postmark") as (api, fleet):
+        api.faults.append("reset after")
+        given = [without_mime(mail()) for _ in range(5)]
+        assert {answer.meaning for answer in await handed(api, fleet, given)} == {Meaning.UNKNOWN}
+        assert [arrived(api, one) for one in given] == [1] * 5
+
+
+@pytest.mark.parametrize("kind", ["ses", "sendgrid"])
+async def test_too_many_requests_set_the_pace_and_cost_no_attempt(kind: str) -> None:
+    async with sending(kind) as (api, fleet):
+        api.faults += [(429, {}, {"Retry-After": "1"} if kind == "sendgrid" else {})]
+        answer = await fleet.send(api.provider, mail())
+        assert answer.meaning is Meaning.TAKEN
+        assert api.requests == 2
+
+
+async def test_a_quota_is_told_to_the_dispatcher() -> None:
+    async with sending("resend") as (api, fleet):
+        api.faults.append((429, {"name": "daily_quota_exceeded", "message": "m"}, {"Retry-After": "3600"}))
+        answer = await fleet.send(api.provider, without_mime(mail()))
+        assert (answer.meaning, answer.retry_after, answer.lane) == (Meaning.LATER, 3600.0, Lane.FAILING)
+        assert api.requests == 1
+
+
+async def test_a_redirect_is_followed_by_nobody() -> None:
+    async with sending("sendgrid") as (api, fleet), sending("sendgrid") as (elsewhere, _):
+        api.faults.append((307, "", {"Location": f"http://127.0.0.1:{elsewhere.port}/v3/mail/send"}))
+        answer = await fleet.send(api.provider, without_mime(mail()))
+        assert answer.meaning is Meaning.MISCONFIGURED
+        assert elsewhere.requests == 0, "the key went nowhere else"
+
+
+async def test_an_endless_answer_is_read_to_its_bound() -> None:
+    async with sending("sendgrid") as (api, fleet):
+        api.faults.append((400, "x" * (3 * MOST_BYTES)))
+        answer = await fleet.send(api.provider, without_mime(mail()))
+        assert answer.meaning is Meaning.REFUSED
+        assert len(answer.text) <= 500
+
+
+@pytest.mark.parametrize("kind", ["ses", "sendgrid", "mailgun", "postmark", "resend"])
+async def test_a_check_tells_a_key_that_works_from_one_that_does_not(kind: str) -> None:
+    async with sending(kind) as (api, fleet):
+        assert await fleet.check(api.provider) == ""
+        api.faults.append((401, {"message": "who are you?", "ErrorCode": 10, "Message": "no"}))
+        assert await fleet.check(api.provider) != ""
+
+
+async def test_mailguns_own_client_makes_the_same_request() -> None:
+    async with sending("mailgun") as (api, fleet):
+        given = mail(content=FULL)
+
+        def theirs() -> int:
+            fields = {
+                "to": "anna@example.com",
+                "o:tracking": "no",
+                "v:mailfold_email_id": given.letter.request.email_id,
+            }
+            file = {"message": ("message.eml", given.message, "message/rfc822")}
+            with Client(auth=("api", KEY), api_url=f"http://127.0.0.1:{api.port}/") as client:
+                made = client.mimemessage.create(data=fields, files=file, domain="mail.example")
+                return int(made.status_code)
+
+        assert (await fleet.send(api.provider, given)).meaning is Meaning.TAKEN
+        assert await asyncio.to_thread(theirs) == 200
+        assert api.mails[0] == api.mails[1]
+        assert api.forms[0] == api.forms[1]

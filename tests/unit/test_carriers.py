@@ -1,0 +1,352 @@
+"""The APIs' requests beside what the vendors' own libraries make, and what each answer means."""
+
+import base64
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from sendgrid.helpers.mail import Mail as TheirMail
+
+from pipeline.admin import Provider
+from pipeline.carriers import mailgun, postmark, resend, sendgrid, ses
+from pipeline.carriers.calls import Call, Reply, retry_after
+from pipeline.carriers.echo import echo
+from pipeline.carriers.port import Meaning
+from pipeline.carriers.registry import APIS, MANY, lacking
+from pipeline.carriers.sigv4 import Credential, signed
+from pipeline.content import mime
+from pipeline.errors import Refused
+from pipeline.hearing.fields import embedded
+from tests.support.api_servers import KEY, KEY_ID, form, signature_is_botocores
+from tests.support.letters import FULL, NOW, mail
+from topics.contents import Attachment, Content
+from topics.record import EmailId
+from topics.requests import Mailbox
+
+ID = EmailId("0191d5a0-0000-7000-8000-000000000001")
+ROWS = {
+    "ses": Provider("p", kind="ses", via="api", username=KEY_ID, password=KEY, region="eu-west-1"),
+    "sendgrid": Provider("p", kind="sendgrid", via="api", password=KEY),
+    "mailgun": Provider("p", kind="mailgun", via="api", username="mail.example", password=KEY),
+    "postmark": Provider("p", kind="postmark", via="api", password=KEY),
+    "resend": Provider("p", kind="resend", via="api", password=KEY),
+}
+
+
+def reply(status: int, body: Any = b"", headers: Mapping[str, str] | None = None) -> Reply:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Reply(status, {name.lower(): value for name, value in (headers or {}).items()}, raw)
+
+
+# --------------------------------------------------------------------------- requests
+def test_sendgrids_own_library_writes_the_same_request() -> None:
+    given = mail(content=FULL, recipient_name="Anna", reply_to=("a@shop.example", "b@shop.example"))
+    ours = json.loads(sendgrid.call(ROWS["sendgrid"], given, NOW).body)
+    theirs = TheirMail(
+        from_email=("news@shop.example", "Shop, the"),
+        to_emails=("anna@example.com", "Anna"),
+        subject="Grüße, Anna",
+        plain_text_content="Grüße",
+        html_content="<p>Grüße</p>",
+        amp_html_content=FULL.amp,
+    )
+    theirs.reply_to_list = _reply_to("a@shop.example", "b@shop.example")
+    theirs.attachment = _attachment(FULL.attachments[0])
+    wish = theirs.get()
+    for name in ("from", "subject", "content", "attachments", "reply_to_list"):
+        assert ours[name] == wish[name], name
+    assert ours["personalizations"][0]["to"] == wish["personalizations"][0]["to"]
+
+
+def _reply_to(*addresses: str) -> list[Any]:
+    from sendgrid.helpers.mail import ReplyTo
+
+    return [ReplyTo(address) for address in addresses]
+
+
+def _attachment(given: Attachment) -> Any:
+    from sendgrid.helpers.mail import Attachment as Theirs
+
+    content = base64.b64encode(given.data).decode()
+    return Theirs(file_content=content, file_name=given.filename, file_type=given.media_type, disposition="attachment")
+
+
+@pytest.mark.parametrize("kind", ["sendgrid", "postmark", "resend"])
+def test_headers_of_ours_go_along_and_the_callers_stay_what_they_are(kind: str) -> None:
+    given = mail(content=FULL)
+    wish = json.loads(APIS[kind].call(ROWS[kind], given, NOW).body)
+    headers = wish.get("headers") or {header["Name"]: header["Value"] for header in wish["Headers"]}
+    assert headers["Message-ID"] == given.letter.message_id
+    assert headers["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    assert headers["X-Campaign"] == "spring"
+    assert headers["X-Note"] == "=?utf-8?b?R3LDvMOfZQ==?="
+    assert not {name.lower() for name in headers} & {"subject", "from", "to", "content-type"}
+
+
+@pytest.mark.parametrize("kind", list(APIS))
+def test_no_header_and_no_address_can_be_slipped_in(kind: str) -> None:
+    evil = Content(text="x", headers=(("X-A", "1\r\nBcc: evil@example.com"), ("X-B\r\nBcc", "evil@example.com")))
+    given = mail(content=evil, subject="1\r\nBcc: evil@example.com", recipient_name='a"\r\n, <evil@example.com> "')
+    made = APIS[kind].call(ROWS[kind], given, NOW)
+    said = _strings(made)
+    assert not any("\r" in text or "\n" in text for text in said)
+
+
+def _strings(made: Call) -> list[str]:
+    """Every value of a JSON request but the bodies; of a form, its fields but the message."""
+    if not made.body.startswith(b"{"):
+        return [
+            value.decode() for name, value in form(made.headers["Content-Type"], made.body).items() if name != "message"
+        ]
+    return list(_walk(json.loads(made.body)))
+
+
+def _walk(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from value
+        value = list(value.values())
+    if isinstance(value, list):
+        for one in value:
+            yield from _walk(one)
+    elif isinstance(value, str):
+        yield value
+
+
+@pytest.mark.parametrize("kind", ["ses", "mailgun"])
+def test_raw_messages_arrive_byte_for_byte(kind: str) -> None:
+    given = mail(content=FULL)
+    made = APIS[kind].call(ROWS[kind], given, NOW)
+    if kind == "ses":
+        sent = base64.b64decode(json.loads(made.body)["Content"]["Raw"]["Data"])
+    else:
+        boundary = made.headers["Content-Type"].partition("boundary=")[2].encode()
+        sent = made.body.partition(b"message/rfc822\r\n\r\n")[2].removesuffix(b"\r\n--" + boundary + b"--\r\n")
+    assert sent == mime.written(given.letter)
+
+
+def test_what_an_api_can_not_carry_is_refused_before_anybody_is_asked() -> None:
+    huge = Content(text="x", attachments=(Attachment(filename="a", media_type="a/b", data=b"x" * 45_000_000),))
+    for kind, api in APIS.items():
+        with pytest.raises(Refused, match="takes"):
+            api.call(ROWS[kind], mail(content=huge), NOW)
+    for kind in ("sendgrid", "postmark", "resend"):
+        with pytest.raises(Refused, match="no body"):
+            APIS[kind].call(ROWS[kind], mail(content=Content()), NOW)
+    with pytest.raises(Refused, match="subject"):
+        sendgrid.call(ROWS["sendgrid"], mail(subject=" "), NOW)
+
+
+def test_names_that_sendgrid_would_split_are_quoted_and_domains_are_in_ascii() -> None:
+    given = mail("anna@bücher.example", recipient_name="Öst; Åsa")
+    given = dataclasses.replace(given, letter=dataclasses.replace(given.letter, sender=Mailbox(address="a@b.example")))
+    wish = json.loads(sendgrid.call(ROWS["sendgrid"], given, NOW).body)
+    assert wish["personalizations"][0]["to"] == [{"email": "anna@xn--bcher-kva.example", "name": '"Öst; Åsa"'}]
+    assert wish["from"] == {"email": "a@b.example"}
+    wish = json.loads(resend.call(ROWS["resend"], mail(recipient_name='Å "Q" \\'), NOW).body)
+    assert wish["to"] == ['"Å \\"Q\\" \\\\" <anna@example.com>']
+
+
+def test_regions_and_options_are_where_a_provider_has_them() -> None:
+    eu = dataclasses.replace(ROWS["mailgun"], region="eu")
+    assert mailgun.call(eu, mail(), NOW).url == "https://api.eu.mailgun.net/v3/mail.example/messages.mime"
+    eu = dataclasses.replace(ROWS["sendgrid"], region="eu", options=(("ip_pool", "news"),))
+    made = sendgrid.call(eu, mail(), NOW)
+    assert (made.url, json.loads(made.body)["ip_pool_name"]) == ("https://api.eu.sendgrid.com/v3/mail/send", "news")
+    china = dataclasses.replace(ROWS["ses"], region="cn-north-1", options=(("configuration_set", "mailfold"),))
+    made = ses.call(china, mail(), NOW)
+    assert made.url == "https://email.cn-north-1.amazonaws.com.cn/v2/email/outbound-emails"
+    assert json.loads(made.body)["ConfigurationSetName"] == "mailfold"
+    stream = dataclasses.replace(ROWS["postmark"], options=(("message_stream", "broadcast"),))
+    assert json.loads(postmark.call(stream, mail(), NOW).body)["MessageStream"] == "broadcast"
+
+
+def test_a_row_says_what_it_lacks() -> None:
+    assert {kind: lacking(row) for kind, row in ROWS.items()} == dict.fromkeys(ROWS, "")
+    assert "a region, an access key id" in lacking(Provider("p", kind="ses", via="api", password=KEY))
+    assert "by SMTP" in lacking(Provider("p", kind="brevo", via="api", password=KEY))
+    assert "us or eu" in lacking(dataclasses.replace(ROWS["mailgun"], region="mars"))
+    assert "configuration_set" in lacking(dataclasses.replace(ROWS["ses"], options=(("set", "x"),)))
+    assert "host" in lacking(Provider("p"))
+
+
+@pytest.mark.parametrize("kind", list(APIS))
+def test_no_credential_shows_in_what_is_logged(kind: str) -> None:
+    assert KEY not in repr(APIS[kind].call(ROWS[kind], mail(), NOW)) + repr(APIS[kind].check(ROWS[kind], NOW))
+
+
+@pytest.mark.parametrize("url", ["https://h.example/", "https://h.example/a%20b/c?b=2&a=%20x&a=1&empty="])
+@pytest.mark.parametrize("body", [b"", b'{"a": "\xc3\xbc"}'])
+def test_the_signature_is_botocores(url: str, body: bytes) -> None:
+    asked = Call("POST" if body else "GET", url, {"Content-Type": "application/json", "X-Spaced": "a   b"}, body)
+    made = signed(asked, Credential(KEY_ID, KEY, "eu-west-1", "ses"), NOW)
+    assert signature_is_botocores(made.method, made.url, made.headers, made.body)
+    assert not signature_is_botocores(made.method, made.url, made.headers, made.body + b" ")
+
+
+# ---------------------------------------------------------------------------- answers
+OURS, NOT_NOW, OPEN = Meaning.MISCONFIGURED, Meaning.LATER, Meaning.UNKNOWN
+TAKEN, REFUSED, DROPPED = Meaning.TAKEN, Meaning.REFUSED, Meaning.DROPPED
+
+
+def aws(name: str, status: int, message: str = "") -> Reply:
+    return reply(status, {"message": message}, {"x-amzn-ErrorType": f"{name}:http://internal.amazon.com/x"})
+
+
+def sg(status: int, message: str = "no") -> Reply:
+    return reply(status, {"errors": [{"message": message, "field": None, "help": None}]})
+
+
+def pm(code: int, status: int = 422) -> Reply:
+    return reply(status, {"ErrorCode": code, "Message": "m"})
+
+
+def rs(name: str, status: int) -> Reply:
+    return reply(status, {"statusCode": status, "name": name, "message": "m"})
+
+
+ANSWERS: list[tuple[str, Reply, Meaning]] = [
+    ("ses", reply(200, {"MessageId": "0102-x"}), TAKEN),
+    ("ses", aws("MessageRejected", 400, "virus"), REFUSED),
+    ("ses", aws("MessageRejected", 400, "Email address is not verified. … a@b.example"), OURS),
+    ("ses", aws("BadRequestException", 400), REFUSED),
+    ("ses", aws("MailFromDomainNotVerifiedException", 400), OURS),
+    ("ses", aws("AccountSuspendedException", 400), OURS),
+    ("ses", aws("SendingPausedException", 400), OURS),
+    ("ses", aws("NotFoundException", 404), OURS),
+    ("ses", aws("TooManyRequestsException", 429), NOT_NOW),
+    ("ses", aws("LimitExceededException", 400), NOT_NOW),
+    ("ses", aws("InvalidSignatureException", 403), OURS),
+    ("ses", aws("AccessDeniedException", 403), OURS),
+    ("ses", reply(400, {"__type": "com.amazonaws.sesv2#MessageRejected", "message": "x"}), REFUSED),
+    ("ses", reply(500, b"<html>"), OPEN),
+    ("ses", reply(503, b""), NOT_NOW),
+    ("sendgrid", reply(202, b"", {"X-Message-Id": "abc"}), TAKEN),
+    ("sendgrid", sg(400), REFUSED),
+    ("sendgrid", sg(401), OURS),
+    ("sendgrid", sg(403), OURS),
+    ("sendgrid", sg(404), OURS),
+    ("sendgrid", sg(405), OURS),
+    ("sendgrid", sg(413), REFUSED),
+    ("sendgrid", sg(429), NOT_NOW),
+    ("sendgrid", sg(500), OPEN),
+    ("sendgrid", reply(502, b"<html>"), OPEN),
+    ("sendgrid", sg(503), NOT_NOW),
+    ("mailgun", reply(200, {"id": "<a@b>", "message": "Queued."}), TAKEN),
+    ("mailgun", reply(400, {"message": "to parameter is not a valid address. please check documentation"}), REFUSED),
+    ("mailgun", reply(400, {"message": "Sandbox subdomains are for test purposes only … authorized recipients"}), OURS),
+    ("mailgun", reply(401, b"Forbidden"), OURS),
+    ("mailgun", reply(403, {"message": "Domain mail.example is not allowed to send"}), OURS),
+    ("mailgun", reply(404, {"message": "Domain not found"}), OURS),
+    ("mailgun", reply(413, b""), REFUSED),
+    ("mailgun", reply(420, b""), NOT_NOW),
+    ("mailgun", reply(429, b""), NOT_NOW),
+    ("mailgun", reply(500, b""), OPEN),
+    ("mailgun", reply(504, b""), OPEN),
+    ("postmark", reply(200, {"ErrorCode": 0, "Message": "OK", "MessageID": "m-1"}), TAKEN),
+    ("postmark", pm(10, 401), OURS),
+    ("postmark", pm(100, 503), NOT_NOW),
+    ("postmark", pm(300), REFUSED),
+    ("postmark", pm(400), OURS),
+    ("postmark", pm(401), OURS),
+    ("postmark", pm(402), REFUSED),
+    ("postmark", pm(405), OURS),
+    ("postmark", pm(406), DROPPED),
+    ("postmark", pm(411), REFUSED),
+    ("postmark", pm(412), OURS),
+    ("postmark", pm(413), OURS),
+    ("postmark", pm(429, 429), NOT_NOW),
+    ("postmark", pm(1235), OURS),
+    ("postmark", pm(99_999), REFUSED),
+    ("postmark", reply(403, b"<html>403 Forbidden</html>"), OURS),
+    ("postmark", reply(200, b"<html>a captive portal</html>"), OPEN),
+    ("postmark", reply(500, {"ErrorCode": 0, "Message": "Internal Server Error"}), OPEN),
+    ("resend", reply(200, {"id": "r-1"}), TAKEN),
+    ("resend", rs("validation_error", 400), REFUSED),
+    ("resend", rs("validation_error", 422), REFUSED),
+    ("resend", rs("validation_error", 403), OURS),
+    ("resend", rs("missing_api_key", 401), OURS),
+    ("resend", rs("invalid_api_key", 403), OURS),
+    ("resend", rs("not_found", 404), OURS),
+    ("resend", rs("invalid_idempotent_request", 409), TAKEN),
+    ("resend", rs("concurrent_idempotent_requests", 409), OPEN),
+    ("resend", rs("invalid_attachment", 422), REFUSED),
+    ("resend", rs("rate_limit_exceeded", 429), NOT_NOW),
+    ("resend", rs("daily_quota_exceeded", 429), NOT_NOW),
+    ("resend", rs("security_error", 451), REFUSED),
+    ("resend", rs("internal_server_error", 500), OPEN),
+    *[(kind, reply(302, b"", {"Location": "https://elsewhere.example"}), OURS) for kind in APIS],
+]
+
+
+@pytest.mark.parametrize(("kind", "said", "meaning"), ANSWERS)
+def test_what_an_answer_means(kind: str, said: Reply, meaning: Meaning) -> None:
+    answer = APIS[kind].answer(said)
+    assert answer.meaning is meaning
+    assert answer.code == said.status
+    assert answer.text
+
+
+@pytest.mark.parametrize(("kind", "own"), [("ses", "0102-x"), ("sendgrid", "abc"), ("mailgun", "a@b")])
+def test_the_providers_id_is_read_as_its_events_spell_it(kind: str, own: str) -> None:
+    taken = next(said for name, said, meaning in ANSWERS if name == kind and meaning is TAKEN)
+    assert APIS[kind].answer(taken).provider_message_id == own
+
+
+def test_retry_after_is_honoured_in_seconds_only() -> None:
+    values = {"7": 7.0, "0": 0.0, "": 0.0, "Wed, 21 Oct 2026 07:28:00 GMT": 0.0, "999999999": 86_400.0, "٣": 0.0}
+    assert {said: retry_after(reply(429, b"", {"Retry-After": said})) for said in values} == values
+
+
+# ---------------------------------------------------------------------------- batches
+def test_each_message_of_a_postmark_batch_has_an_answer_of_its_own() -> None:
+    said = reply(200, [{"ErrorCode": 0, "Message": "OK", "MessageID": "1"}, {"ErrorCode": 406, "Message": "inactive"}])
+    answers = postmark.answers(said, 2)
+    assert answers is not None
+    assert [answer.meaning for answer in answers] == [TAKEN, DROPPED]
+    assert answers[0].provider_message_id == "1"
+
+
+def test_the_gaps_of_a_resend_batch_are_where_its_errors_say() -> None:
+    said = reply(200, {"data": [{"id": "a"}, {"id": "c"}], "errors": [{"index": 1, "message": "no"}]})
+    answers = resend.answers(said, 3)
+    assert answers is not None
+    assert [(answer.meaning, answer.provider_message_id) for answer in answers] == [
+        (TAKEN, "a"),
+        (REFUSED, ""),
+        (TAKEN, "c"),
+    ]
+
+
+@pytest.mark.parametrize("kind", list(MANY))
+def test_a_batch_whose_answer_is_unclear_is_left_open(kind: str) -> None:
+    unclear = [reply(200, b"<html>"), reply(200, []), reply(200, {"data": []}), reply(500, b"")]
+    for said in unclear:
+        answers = MANY[kind].answers(said, 2)
+        assert answers is not None
+        assert [answer.meaning for answer in answers] == [OPEN, OPEN], said
+
+
+@pytest.mark.parametrize(("kind", "said"), [("postmark", pm(300)), ("resend", rs("validation_error", 422))])
+def test_a_batch_that_is_refused_whole_was_refused_for_one(kind: str, said: Reply) -> None:
+    assert MANY[kind].answers(said, 3) is None
+
+
+def test_the_same_batch_has_the_same_key_and_another_has_another() -> None:
+    one, two = mail(), mail()
+    keys = [resend.batch(ROWS["resend"], mails).headers["Idempotency-Key"] for mails in ([one, two], [one, two], [one])]
+    assert keys[0] == keys[1] != keys[2]
+
+
+# -------------------------------------------------------------------------------- echo
+@pytest.mark.parametrize(
+    "kind", ["brevo", "mailjet", "mailersend", "mailtrap", "mandrill", "postal", "sparkpost", "ses"]
+)
+def test_what_is_repeated_is_what_the_adapters_look_for(kind: str) -> None:
+    [(_, value)] = echo(kind, ID)
+    assert embedded(value) == ID
+
+
+def test_plain_smtp_repeats_nothing() -> None:
+    assert echo("smtp", ID) == ()
