@@ -22,8 +22,10 @@ DIALECTS = {
     "email_v1": "/v1/",
     "freshmail": "/v3/",
     "extrahorizon": "/mail/v1/",
+    "suppressions": "/suppressions",
 }
 ERRORS = {surface.name: surface.is_error for surface in SURFACES}
+ERRORS["suppressions"] = ERRORS["fasttrack"]
 CHECKS: Any = (status_code_conformance, content_type_conformance, response_schema_conformance)
 
 
