@@ -14,6 +14,8 @@ _BROKEN: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _RAW: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _RAWS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _TEXT: Final = msgspec.json.Decoder(str)
+_AS_WE_WRITE_IT: Final = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
+"""Nearly all are, and a pattern reads them in a fifth of the time."""
 _EMBEDDED: Final = re.compile(EMAIL_ID_KEY + r'[\\"\s]{0,8}[:=][\\"\s]{0,8}([0-9a-f-]{36})(?![0-9a-f-])', re.IGNORECASE)
 
 
@@ -37,8 +39,8 @@ class Fields:
 
     def text(self, *path: str) -> str:
         """A string, number or boolean as text, its NULs dropped; objects and arrays are not texts."""
-        raw = self._at(path)
-        if raw.startswith(b'"'):
+        raw = bytes(self.raw.get(path[0], b"")) if len(path) == 1 else self._at(path)
+        if raw[:1] == b'"':
             return _TEXT.decode(raw).replace("\x00", "")
         return "" if raw in (b"", b"null") or raw[:1] in b"{[" else raw.decode()
 
@@ -78,6 +80,8 @@ class Fields:
 
 def as_email_id(text: str) -> EmailId | None:
     """The id that this text is, if it is one."""
+    if _AS_WE_WRITE_IT.fullmatch(text):
+        return EmailId(text)
     try:
         return EmailId(str(uuid.UUID(text)))
     except ValueError:

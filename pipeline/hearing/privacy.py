@@ -53,9 +53,20 @@ def hider(addresses: Iterable[str]) -> Hider:
     known = [address for address in addresses if "@" in address and not _QUOTES.search(address)]
     if not known:
         return Hider(str)
+    folded = [address.casefold() for address in known]
+
+    def hide(text: str) -> str:
+        # A pattern of its own for each address costs more than all the rest: only for a text that it will change.
+        if "%40" not in text and ("@" not in text or not any(address in text.casefold() for address in folded)):
+            return text
+        return _pattern(known).sub(HIDDEN, text)
+
+    return Hider(hide)
+
+
+def _pattern(known: list[str]) -> re.Pattern[str]:
     forms = {form for one in known for form in (one, urllib.parse.quote(one, safe=""), urllib.parse.quote(one))}
-    pattern = re.compile("|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True)), re.IGNORECASE)
-    return Hider(lambda text: pattern.sub(HIDDEN, text))
+    return re.compile("|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True)), re.IGNORECASE)
 
 
 def native_strictly(event: bytes, hide: Hider, *, personal: frozenset[str], verbatim: frozenset[str]) -> msgspec.Raw:

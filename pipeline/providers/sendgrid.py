@@ -155,7 +155,13 @@ def _bounce_class(fields: Fields) -> BounceClass:
 
 
 def _native(fields: Fields, hide: Hider) -> msgspec.Raw:
-    told = {name: bytes(raw).decode() for name, raw in fields.raw.items() if name not in _PERSONAL}
-    kept = {name: (hide.known if name in _IDS else hide)(text) for name, text in told.items()}
-    kept |= {name: hide_all(kept[name]) for name in _WORDS if name in kept}
-    return msgspec.Raw(msgspec.json.encode({name: msgspec.Raw(text.encode()) for name, text in kept.items()}))
+    kept = {name: _cleaned(name, raw, hide) for name, raw in fields.raw.items() if name not in _PERSONAL}
+    return msgspec.Raw(msgspec.json.encode(kept))
+
+
+def _cleaned(name: str, raw: msgspec.Raw, hide: Hider) -> msgspec.Raw:
+    plain = bytes(raw)
+    if b"@" not in plain and b"%40" not in plain:
+        return raw
+    text = (hide.known if name in _IDS else hide)(plain.decode())
+    return msgspec.Raw((hide_all(text) if name in _WORDS else text).encode())

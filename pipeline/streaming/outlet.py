@@ -7,6 +7,7 @@ came from become readable together or not at all, and opening it fences whoever 
 
 import asyncio
 import contextlib
+import itertools
 from collections import defaultdict
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, cast
@@ -19,11 +20,11 @@ from aiokafka.errors import (
     KafkaError,
     ProducerFenced,
 )
-from aiokafka.partitioner import DefaultPartitioner
 
 from pipeline.crashpoints import crash_point
 from pipeline.errors import Fenced, LogUnavailable
 from pipeline.kafka import MAX_REQUEST_BYTES, started
+from pipeline.partitioning import partition_of_key
 from pipeline.ports import Entry
 from pipeline.settings import Settings
 from topics.codec import encode
@@ -47,7 +48,7 @@ class Outlet:
     def __init__(self, producer: AIOKafkaProducer, settings: Settings) -> None:
         self._producer = producer
         self._settings = settings
-        self._place = DefaultPartitioner()
+        self._turn = itertools.count()
 
     async def append(self, entries: Sequence[Entry]) -> None:
         """Append all, each to its key's partition. Raises LogUnavailable."""
@@ -60,8 +61,9 @@ class Outlet:
         await _confirmed(_write(self._producer, self._settings, writes), self._settings)
 
     def _partition(self, topic: Topic, key: bytes | None) -> int:
-        numbers = range(1 if topic.single else self._settings.partitions)
-        return int(self._place(key, list(numbers), list(numbers)))
+        if topic.single or key is None:
+            return 0 if topic.single else next(self._turn) % self._settings.partitions
+        return partition_of_key(key, self._settings.partitions)
 
 
 class Gate:
