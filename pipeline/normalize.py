@@ -4,6 +4,7 @@ from typing import Final
 
 import msgspec
 
+from pipeline import humans
 from pipeline.correlate.matching import match_key
 from pipeline.errors import NotFound, Uncorrelated, Unrecognised
 from pipeline.folding import Found, dead_letter
@@ -71,4 +72,4 @@ def _event(raw: bytes, reader: Adapter, context: Context) -> DeliveryEvent:
     event = reader.normalize(raw, context)
     if event.email_id == UNCORRELATED and not match_key(event.provider_message_id):
         raise Uncorrelated("it names neither an email of ours nor its provider's message")
-    return event
+    return humans.label(event)

@@ -4,11 +4,13 @@ A name is an email_id, an activity.id, an address or a provider's message id. Wh
 yet is looked for at the end of the log, in the one partition where it must lie.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from pipeline.bootstrap import Runtime
+from pipeline.circumstances import Count, circumstances, counts
 from pipeline.correlate.looking import Parked, parked_as
 from pipeline.tail import look_on_log
 from pipeline.waiting import clock, waits_for
@@ -49,6 +51,8 @@ class Trace(msgspec.Struct, frozen=True):
     version: int
     projected: bool
     lines: list[Line]
+    counts: list[Count]
+    """Opens and clicks, raw and human."""
     conversions: list[dict[str, Any]]
     jobs: list[dict[str, Any]]
     waits_for: list[str]
@@ -79,6 +83,8 @@ async def find(rt: Runtime, name: str, tenant: str | None = None) -> Found:
 def tell(story: Story, now: Millis) -> Trace:
     """A story in words."""
     request = story.state.request
+    facts = [told.fact for told in story.timeline]
+    suspected = circumstances(facts)
     return Trace(
         email_id=story.state.email_id,
         tenant="" if request is None else request.tenant,
@@ -88,7 +94,8 @@ def tell(story: Story, now: Millis) -> Trace:
         status=status(story.state).value,
         version=story.version,
         projected=story.version > 0,
-        lines=[_line(told) for told in in_causal_order(story.timeline)],
+        lines=[_line(told, suspected) for told in in_causal_order(story.timeline)],
+        counts=counts(facts),
         conversions=_conversions(story),
         jobs=story.jobs,
         waits_for=waits_for(story, now),
@@ -122,12 +129,15 @@ def _owes(fact: Fact) -> list[Word]:
     return [Word(name)] if name in set(Word) and not getattr(fact, "machine", "") else []
 
 
-def _line(told: Told) -> Line:
+def _line(told: Told, suspected: Mapping[str, str]) -> Line:
     fact = told.fact
     what = f"conversion {fact.word} {fact.outcome}" if isinstance(fact, ConversionResult) else kind(fact)
+    details = _details(fact)
     if getattr(fact, "machine", ""):
         what += " by a machine"
-    return Line(occurred_at(fact), fact.recorded_at, what, "; ".join(filter(None, _details(fact))), told.places)
+    elif isinstance(fact, DeliveryEvent) and fact.event_id in suspected:
+        details.append(f"not counted as a human's: {suspected[fact.event_id]}")
+    return Line(occurred_at(fact), fact.recorded_at, what, "; ".join(filter(None, details)), told.places)
 
 
 def _details(fact: Fact) -> list[str]:

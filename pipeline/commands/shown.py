@@ -46,6 +46,10 @@ def one(console: Console, trace: Trace) -> None:
         console.print("[yellow]accepted but not yet projected: this is what the log's end says[/]")
     for line in trace.waits_for or ["nothing: all that is owed is settled"]:
         console.print(f"[bold]waits for[/] {escape(line)}", highlight=False)
+    for count in trace.counts:
+        why = ", ".join(f"{number} {reason}" for reason, number in count.machines.items())
+        by = f"{count.human} by humans" + (f"; machines: {why}" if why else "")
+        console.print(f"[bold]{count.kind}[/] {count.raw} in all, {escape(by)}", highlight=False)
     console.print(_timeline(trace))
     if trace.conversions:
         console.print(_conversions(trace))

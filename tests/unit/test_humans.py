@@ -1,10 +1,13 @@
 """Who opened: a person, or a machine, and why we say so."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.humans import machine_reason
+from pipeline.humans import label, machine_reason, network_reason
+from tests.support.changes import T0, event
+from topics.events import EventKind
 
 
 @pytest.mark.parametrize(
@@ -30,6 +33,11 @@ def test_people(agent: str) -> None:
         ("", "no-user-agent"),
         ("  ", "no-user-agent"),
         ("Mozilla/5.0", "apple-mail-privacy"),
+        (
+            "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/42.0.2311.135 "
+            "Safari/537.36 Edge/12.246 Mozilla/5.0",
+            "gmail-prefetch",
+        ),
         ("Barracuda Sentinel (EE)", "security-scanner"),
         ("Mozilla/5.0 (compatible; Proofpoint URL Defense)", "security-scanner"),
         ("facebookexternalhit/1.1", "preview"),
@@ -53,3 +61,40 @@ def test_machines_and_why(agent: str, reason: str) -> None:
 @given(st.text())
 def test_any_text_is_judged(agent: str) -> None:
     machine_reason(agent)
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("104.47.0.0", "security-scanner"),
+        ("104.47.127.255", "security-scanner"),
+        ("104.47.128.0", ""),
+        ("40.91.255.255", ""),
+        ("40.93.255.255", "security-scanner"),
+        ("2a01:111:f400::1", "security-scanner"),
+        ("2a01:111:f401::1", ""),
+        ("192.0.2.1", ""),
+        ("0.0.0.0", ""),
+        ("::", ""),
+        ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", ""),
+        ("unix", ""),
+        ("", ""),
+    ],
+)
+def test_networks_that_only_filter_mail(address: str, reason: str) -> None:
+    assert network_reason(address) == reason
+
+
+def test_a_provider_s_open_or_click_is_labelled_by_its_user_agent_once() -> None:
+    robot = msgspec.structs.replace(event(1, EventKind.CLICKED, T0), user_agent="curl/8.5.0")
+    labelled = label(robot)
+    assert labelled == msgspec.structs.replace(robot, machine="program")
+    assert label(labelled) is labelled
+
+
+def test_what_a_provider_says_itself_or_does_not_say_stays() -> None:
+    told = msgspec.structs.replace(event(1, EventKind.OPENED, T0), user_agent="curl/8.5.0", machine="sg_machine_open")
+    silent = event(1, EventKind.OPENED, T0)
+    unsubscribed = msgspec.structs.replace(event(1, EventKind.UNSUBSCRIBED, T0), user_agent="curl/8.5.0")
+    for one in (told, silent, unsubscribed):
+        assert label(one) is one

@@ -1,0 +1,94 @@
+"""One-click unsubscribe over real HTTP (RFC 8058): the POST acts, everything else only looks."""
+
+import pytest
+
+from pipeline import tokens
+from pipeline.settings import Settings
+from pipeline.signing import Signer
+from tests.support.gateway import Gateway, gateway, records
+from tests.support.kafka_proxy import kafka_proxy
+from topics import ids
+from topics.events import DeliveryEvent, EventKind
+from topics.registry import DELIVERY_EVENTS
+
+EMAIL = ids.email_id("acme", "fasttrack", "one")
+FIELD = {"List-Unsubscribe": "One-Click"}
+
+
+def link(settings: Settings) -> str:
+    signer = Signer(settings.secret.get_secret_value(), "unsubscribe")
+    return f"/u/{tokens.unsubscribe_token(signer, EMAIL)}"
+
+
+async def events(world: Gateway) -> list[DeliveryEvent]:
+    return [event for *_, event in await records(world.rt.settings, DELIVERY_EVENTS)]
+
+
+async def test_a_post_is_on_the_log_before_it_is_answered_and_a_repeat_is_the_same_event(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        answer = await world.http.post(link(settings), data=FIELD)
+        assert (answer.status_code, "location" in answer.headers) == (200, False)
+        (event,) = await events(world)
+        assert (event.email_id, event.kind, event.provider) == (EMAIL, EventKind.UNSUBSCRIBED, "unsubscribe")
+        again = await world.http.post(link(settings), files={"List-Unsubscribe": (None, "One-Click")})
+        assert (again.status_code, again.content) == (200, answer.content)
+        assert {each.event_id for each in await events(world)} == {event.event_id}
+
+
+async def test_robots_that_follow_the_link_unsubscribe_nobody(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        page = await world.http.get(link(settings))
+        assert page.status_code == 200
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        assert '<form method="post">' in page.text
+        assert '<input type="hidden" name="List-Unsubscribe" value="One-Click">' in page.text
+        head = await world.http.head(link(settings))
+        assert (head.status_code, head.content) == (200, b"")
+        for body in ({}, {"List-Unsubscribe": "No"}, {"Something": "One-Click"}):
+            answer = await world.http.post(link(settings), data=body)
+            assert answer.status_code == 400
+            assert "<form" in answer.text
+        assert await events(world) == []
+
+
+async def test_the_page_runs_nothing_loads_nothing_and_names_nobody(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        for page in (await world.http.get(link(settings)), await world.http.get("/u/x")):
+            policy = page.headers["content-security-policy"]
+            assert policy.startswith("default-src 'none'; style-src 'sha256-")
+            assert "frame-ancestors 'none'" in policy
+            assert "no-store" in page.headers["cache-control"]
+            assert page.headers["referrer-policy"] == "no-referrer"
+            for word in ("<script", "http://", "https://", "src=", "@import", "url(", "@example", str(EMAIL)):
+                assert word not in page.text
+
+
+async def test_a_forged_link_gets_a_page_that_says_so(settings: Settings) -> None:
+    pixel = tokens.pixel_token(Signer(settings.secret.get_secret_value(), "track"), EMAIL)
+    async with gateway(settings) as world:
+        for path in (f"/u/{pixel}", link(settings)[:-3] + "AAA", "/u/x"):
+            for answer in (await world.http.get(path), await world.http.post(path, data=FIELD)):
+                assert answer.status_code == 404
+                assert answer.headers["content-type"] == "text/html; charset=utf-8"
+                assert "<form" not in answer.text
+        assert await world.metric('mailfold_forged_total{surface="unsubscribe"}') == 6
+        assert await events(world) == []
+
+
+async def test_a_log_that_does_not_answer_is_a_503_and_the_button_is_still_there(settings: Settings) -> None:
+    async with (
+        kafka_proxy(settings.kafka_bootstrap) as proxy,
+        gateway(settings, kafka_bootstrap=proxy.bootstrap, append_timeout=0.3) as world,
+    ):
+        proxy.away()
+        answer = await world.http.post(link(settings), data=FIELD)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+        assert "<form" in answer.text
+        proxy.back()
+
+
+@pytest.mark.parametrize("size", [10_001, 1_000_000])
+async def test_a_body_that_is_no_click_is_refused_unread(settings: Settings, size: int) -> None:
+    async with gateway(settings) as world:
+        answer = await world.http.post(link(settings), content=b"x" * size)
+        assert answer.status_code == 413

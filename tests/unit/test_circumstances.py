@@ -1,0 +1,145 @@
+"""What looks like a robot's: counted apart, and no conversion's business."""
+
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.circumstances import Count, circumstances, counts
+from pipeline.fold import evolve
+from tests.support.changes import T0, acked, event, request
+from topics.changes import Fact
+from topics.events import DeliveryEvent, EventKind
+from topics.readings import owed, status
+from topics.states import EmailState
+
+DELIVERED = event(1, EventKind.DELIVERED, T0)
+
+
+def click(nth: int, at: int, url: str = "https://example.com/", **more: Any) -> DeliveryEvent:
+    made = event(1, EventKind.CLICKED, at, nth=nth)
+    return msgspec.structs.replace(made, url=url, **{"user_agent": "Mail/16.0", **more})
+
+
+def opened(nth: int, at: int, **more: Any) -> DeliveryEvent:
+    return msgspec.structs.replace(event(1, EventKind.OPENED, at, nth=nth), **{"user_agent": "Mail/16.0", **more})
+
+
+def why(*facts: Fact) -> list[tuple[int, str]]:
+    """Of each click and open, in order: why it looks like a robot's."""
+    found = circumstances(facts)
+    heard = [fact for fact in facts if isinstance(fact, DeliveryEvent) and fact.event_id in found]
+    return [(int(fact.event_id.rpartition(":")[2]), found[fact.event_id]) for fact in heard]
+
+
+def test_a_click_within_seconds_of_the_delivery_looks_like_a_scanner_s() -> None:
+    at_once, later = click(1, T0 + 4_000), click(2, T0 + 60_000)
+    assert why(DELIVERED, at_once, later) == [(1, "seconds-after-delivery")]
+    assert why(at_once, later, DELIVERED) == [(1, "seconds-after-delivery")]
+
+
+def test_who_opens_at_once_may_just_have_waited_for_it() -> None:
+    assert why(DELIVERED, opened(1, T0 + 1_000)) == []
+
+
+def test_a_delivery_that_nobody_told_is_when_somebody_took_it() -> None:
+    assert why(acked(1, T0), click(1, T0 + 1_000)) == [(1, "seconds-after-delivery")]
+    assert why(acked(1, T0), event(1, EventKind.DELIVERED, T0 + 600_000), click(1, T0 + 1_000)) == []
+
+
+def test_a_provider_s_clock_in_the_future_hides_nothing() -> None:
+    ahead = msgspec.structs.replace(DELIVERED, occurred_at=T0 + 86_400_000, recorded_at=T0)
+    assert why(ahead, click(1, T0 + 1_000)) == [(1, "seconds-after-delivery")]
+
+
+def test_nothing_is_said_of_an_email_whose_delivery_is_unknown() -> None:
+    assert why(request(1), click(1, T0 + 1)) == []
+
+
+def test_every_link_at_once_is_no_reader() -> None:
+    three = [click(number, T0 + 60_000 + 900 * number, f"https://example.com/{number}") for number in range(3)]
+    alone = click(9, T0 + 90_000)
+    assert why(DELIVERED, *three, alone) == [(number, "every-link-at-once") for number in range(3)]
+    assert why(DELIVERED, *three[:2], alone) == []
+
+
+def test_one_link_pressed_in_anger_is_a_person_s() -> None:
+    assert why(DELIVERED, *[click(number, T0 + 60_000 + 100 * number) for number in range(9)]) == []
+
+
+def test_who_followed_the_trap_did_the_rest_too_but_not_for_ever() -> None:
+    trap = click(0, T0 + 60_000, "", machine="trap-link", user_agent="Chrome/1")
+    same, other, much_later = (
+        click(1, T0 + 61_000, user_agent="Chrome/1"),
+        click(2, T0 + 61_000, user_agent="Safari/1"),
+        opened(3, T0 + 600_000, user_agent="Chrome/1"),
+    )
+    assert why(DELIVERED, trap, same, other, much_later) == [(1, "by-who-followed-the-trap")]
+
+
+def test_what_says_itself_that_it_is_a_machine_needs_no_circumstances() -> None:
+    assert why(DELIVERED, click(1, T0 + 1_000, machine="crawler")) == []
+
+
+def test_raw_and_human_counts_stand_side_by_side() -> None:
+    facts = [
+        DELIVERED,
+        opened(1, T0 + 50_000),
+        opened(2, T0 + 51_000, machine="apple-mail-privacy"),
+        opened(1, T0 + 50_000),
+        click(1, T0 + 1_000),
+        click(2, T0 + 60_000),
+        click(3, T0 + 61_000, machine="crawler"),
+        click(4, T0 + 62_000, machine="crawler"),
+    ]
+    assert counts(facts) == [
+        Count(EventKind.OPENED, 2, 1, {"apple-mail-privacy": 1}),
+        Count(EventKind.CLICKED, 4, 1, {"crawler": 2, "seconds-after-delivery": 1}),
+    ]
+    assert counts([DELIVERED]) == []
+
+
+def folded(facts: list[Fact]) -> EmailState:
+    state: EmailState | None = None
+    for fact in facts:
+        state = evolve(state, fact)
+    assert state is not None
+    return state
+
+
+heard = st.builds(
+    click,
+    st.integers(0, 9),
+    st.integers(T0 - 10_000, T0 + 200_000),
+    st.sampled_from([f"https://example.com/{number}" for number in range(4)]),
+    machine=st.sampled_from(["", "", "trap-link", "crawler"]),
+    user_agent=st.sampled_from(["a", "b"]),
+) | st.builds(opened, st.integers(10, 19), st.integers(T0, T0 + 200_000), machine=st.sampled_from(["", "prefetch"]))
+
+
+@given(st.lists(heard, max_size=12, unique_by=lambda one: one.event_id), st.integers(10**6, 10**9))
+def test_no_conversion_and_no_status_depends_on_circumstances(events: list[DeliveryEvent], apart: int) -> None:
+    """The same events, once as they are and once so far apart that nothing looks like a robot's."""
+    spread = [
+        msgspec.structs.replace(
+            one, occurred_at=T0 + apart * (nth + 1), recorded_at=T0 + apart * (nth + 1), user_agent=str(nth)
+        )
+        for nth, one in enumerate(events)
+    ]
+    assert circumstances([DELIVERED, *spread]) == {}
+    suspicious, clear = folded([request(1), DELIVERED, *events]), folded([request(1), DELIVERED, *spread])
+    assert owed(suspicious) == owed(clear)
+    assert status(suspicious) == status(clear)
+
+
+@given(st.permutations([DELIVERED, *[click(n, T0 + n * 1_100, f"https://example.com/{n}") for n in range(7)]]))
+def test_the_order_in_which_facts_come_does_not_matter(facts: list[Fact]) -> None:
+    assert circumstances(facts) == circumstances(sorted(facts, key=lambda fact: fact.recorded_at))
+    assert set(circumstances(facts).values()) == {"every-link-at-once"}
+
+
+@given(st.lists(heard, max_size=12))
+def test_every_event_is_a_human_s_or_has_one_reason(events: list[DeliveryEvent]) -> None:
+    for count in counts([DELIVERED, *events]):
+        assert count.raw == count.human + sum(count.machines.values())
