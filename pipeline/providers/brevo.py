@@ -18,6 +18,7 @@ from topics.events import BounceClass, DeliveryEvent, EventKind
 from topics.record import EmailId, Millis
 
 HORIZON_S: Final = 24 * 60 * 60
+"""Longer than it says that it repeats; nothing is signed, so nothing hangs on it."""
 
 KINDS: Final = {
     # Told before Brevo knows whether it will send at all: `blocked` may follow.

@@ -20,6 +20,7 @@ PARAMETER: Final = "mandrill_events"
 PARAMETERS_MAX: Final = 20
 GREETING_MAX: Final = 200
 HORIZON_S: Final = 48 * 60 * 60
+"""Longer than it repeats; no time is signed, so nothing hangs on it."""
 
 KINDS: Final = {
     "send": EventKind.SENT,
