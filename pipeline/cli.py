@@ -14,6 +14,7 @@ from pipeline.commands import (
     inbound,
     lanes,
     play,
+    renormalize,
     roles,
     settings,
     suppressions,
@@ -39,11 +40,11 @@ STORY: Final = {
     "What you decide": ("tenants", "keys", "providers", "brands", "destinations", "templates", "suppressions"),
     "What comes back": ("inbound",),
     "What you ask": ("trace", "status", "dead", "lanes"),
-    "What keeps it sound": ("topics", "migrate", "rebuild", "settings"),
+    "What keeps it sound": ("topics", "migrate", "rebuild", "renormalize", "settings"),
 }
 """The help page: panels in order, each with its commands in order."""
 
-for _group in (up, play, roles, asked, settings):
+for _group in (up, play, roles, asked, renormalize, settings):
     app.add_typer(_group.app)
 for _name in ("tenants", "keys", "brands", "destinations"):
     app.add_typer(getattr(admin, _name), name=_name)

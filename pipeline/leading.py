@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError
 from psycopg_pool import PoolTimeout
 
 from pipeline.bootstrap import Runtime
-from pipeline.errors import LeaseLost, Recoverable
+from pipeline.errors import LeaseLost, Recoverable, Refused
 from pipeline.ports import Entry
 from projections.sql import Queries
 from topics.dead_letters import DeadLetter
@@ -49,6 +49,17 @@ async def lead(rt: Runtime, name: str, work: Callable[[], Awaitable[None]]) -> N
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STANDBY):
                 await rt.stop.wait()
+
+
+@contextlib.asynccontextmanager
+async def alone(rt: Runtime, name: str) -> AsyncIterator[None]:
+    """Hold the lock of a command that only one process may run at a time. Raises Refused where another runs it."""
+    url = rt.settings.database_url.get_secret_value()
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=5) as connection:
+        row = await (await connection.execute(_LOCK, (f"mailfold.{name}",))).fetchone()
+        if row is None or not row[0]:
+            raise Refused(f"another {name} is under way")
+        yield
 
 
 class Positions:

@@ -19,7 +19,7 @@ SQL: Final = Queries(Path(__file__).with_name("queries.sql"))
 
 TOPIC: Final = EMAIL_CHANGES.name
 Connection = psycopg.AsyncConnection[Any]
-_decode_fact: Final = msgspec.json.Decoder(Fact).decode
+decode_fact: Final = msgspec.json.Decoder(Fact).decode
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -98,7 +98,7 @@ async def story(connection: Connection, email_id: EmailId) -> Story | None:
     cursor = await connection.execute(SQL["jobs_of"], (email_id,))
     names = [column.name for column in cursor.description or ()]
     jobs = [dict(zip(names, job, strict=True)) for job in await cursor.fetchall()]
-    told = [Told(_decode_fact(fact), list(places)) for places, fact in facts]
+    told = [Told(decode_fact(fact), list(places)) for places, fact in facts]
     return Story(decode(EMAIL_STATES, row[2]), row[0], row[1], row[3], told, jobs)
 
 

@@ -27,7 +27,7 @@ def trace(
     json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False,
 ) -> None:
     """Tell everything that happened to an email, where it stands now and what it waits for."""
-    found = _with_world(lambda rt: tracing.find(rt, name, tenant))
+    found = with_world(lambda rt: tracing.find(rt, name, tenant))
     if json:
         typer.echo(msgspec.json.encode(found))
         return
@@ -39,7 +39,7 @@ def trace(
 @app.command()
 def status(json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False) -> None:
     """Show how far behind each role is, what is owed longest, and what stands still."""
-    seen = _with_world(looking.snapshot)
+    seen = with_world(looking.snapshot)
     if json:
         typer.echo(msgspec.json.encode(seen))
     else:
@@ -63,13 +63,15 @@ def rebuild(
         def told(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        outcome = _with_world(lambda rt: rebuilding.rebuild(rt, told, check=check, force=force))
+        outcome = with_world(lambda rt: rebuilding.rebuild(rt, told, check=check, force=force))
     shown.rebuilt(here.console(), outcome)
     if outcome.differences and not outcome.swapped:
         raise rebuilding.NotTheSame("the rebuilt tables differ from those that grew; nothing was swapped")
 
 
-def _with_world(ask: Callable[[Runtime], Awaitable[T]]) -> T:
+def with_world(ask: Callable[[Runtime], Awaitable[T]]) -> T:
+    """Ask in a world of its own: servers of the environment or of the stack that runs here."""
+
     async def main() -> T:
         quiet = here.settings().model_copy(update={"log_level": "ERROR"})
         async with runtime(quiet) as world:

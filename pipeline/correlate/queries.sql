@@ -40,6 +40,9 @@ where p.message_id = id.message_id and p.provider = id.provider
 select partition, place, email_id::text, event from correlation.parked
 where email_id is not null order by partition, place limit %(limit)s
 
+-- name: is_telling
+select exists (select from correlation.parked where email_id is not null)
+
 -- name: expired
 select partition, place, message_id, event from correlation.parked
 where email_id is null and parked_at < %(before)s order by parked_at limit %(limit)s

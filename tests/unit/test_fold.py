@@ -300,7 +300,8 @@ def test_a_hard_bounce_that_was_a_soft_one_blames_the_address_no_more() -> None:
 
 def test_a_retraction_may_come_before_its_event() -> None:
     told = event(EventKind.COMPLAINED)
-    for order in ([told, retraction(told)], [retraction(told), told]):
+    orders: list[list[Fact]] = [[told, retraction(told)], [retraction(told), told]]
+    for order in orders:
         state = folded([event(EventKind.DELIVERED, "d"), *order], evolve)
         assert readings.status(state) is readings.Status.DELIVERED
         assert readings.standing(state).complaint is None

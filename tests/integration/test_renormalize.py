@@ -1,0 +1,158 @@
+"""A corrected mapping over the raw past: states are repaired, nothing counts twice, a second run is idle."""
+
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from pipeline.bootstrap import Runtime, runtime
+from pipeline.errors import Refused
+from pipeline.hearing.adapter import Context, Incoming
+from pipeline.kafka import append_all
+from pipeline.ports import Entry
+from pipeline.providers import registry, sendgrid
+from pipeline.rebuild import rebuild
+from pipeline.renormalize.ready import all_is_read
+from pipeline.renormalize.run import Summary, Wanted, renormalize
+from pipeline.settings import Settings
+from pipeline.supervisor import Stack
+from tests.support.command import as_environment, mailfold
+from tests.support.dispatching import on, rows
+from topics.acks import Acked
+from topics.codec import decode
+from topics.events import BounceClass, DeliveryEvent, EventKind
+from topics.readings import standing
+from topics.record import EmailId
+from topics.registry import DELIVERY_EVENTS, EMAIL_STATES, PROVIDER_ACKS, PROVIDER_WEBHOOKS
+from topics.webhooks import RawWebhook
+
+A, B, C, D, E = (EmailId(str(uuid.UUID(int=number))) for number in range(1, 6))
+WANTED = Wanted("main", 0)
+NOW = time.time_ns() // 1_000_000
+
+
+class Corrected:
+    """SendGrid's adapter as somebody might have corrected it."""
+
+    HORIZON_S = sendgrid.HORIZON_S
+
+    def verify(self, incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
+        sendgrid.verify(incoming, keys, now_ms, max_age_s)
+
+    def split(self, body: bytes, headers: Mapping[str, str]) -> list[bytes]:
+        return sendgrid.split(body, headers)
+
+    def normalize(self, event: bytes, context: Context) -> DeliveryEvent:
+        # A field that was required is not …
+        fields = json.loads(event) | {"event": json.loads(event).get("event", "silence")}
+        told = sendgrid.normalize(json.dumps(fields).encode(), context)
+        # … a full mailbox is soft, a block is no bounce at all, and an open's id says of which message it is.
+        if told.bounce_type == "blocked":
+            return msgspec.structs.replace(told, kind=EventKind.DEFERRED, bounce_class=None)
+        if "full" in told.text:
+            return msgspec.structs.replace(told, bounce_class=BounceClass.SOFT)
+        if told.kind is EventKind.OPENED:
+            return msgspec.structs.replace(told, event_id=f"{told.event_id}:{told.email_id}")
+        return told
+
+
+def sent(name: str, event: str, email_id: str = "", **more: Any) -> dict[str, Any]:
+    told = {"event": event, "timestamp": 1_700_000_000, "sg_event_id": name, **more}
+    return told | {"mailfold_email_id": email_id} if email_id else told
+
+
+EVENTS = [
+    sent("e1", "bounce", A, type="bounce", reason="452 mailbox full"),
+    sent("e2", "bounce", B, type="blocked", reason="550 not you"),
+    sent("e3", "open", C),
+    {"timestamp": 1_700_000_000, "sg_event_id": "e4", "mailfold_email_id": D},
+    sent("e5", "delivered", sg_message_id="known.filter1"),
+    sent("e6", "delivered", sg_message_id="unknown.filter1"),
+    sent("e7", "click", B),
+    sent("e7", "click", B),
+]
+"""e4 is not understood, until it is."""
+
+
+def webhook(received_at: int, *events: Any, provider: str = "main") -> Entry:
+    body = json.dumps(events).encode()
+    raw = RawWebhook(webhook_id="w", provider=provider, kind="sendgrid", received_at=received_at, headers=(), body=body)
+    return Entry(PROVIDER_WEBHOOKS, None, raw)
+
+
+async def statuses(rt: Runtime) -> dict[str, str]:
+    return dict(await rows(rt, "select email_id::text, status from projections.history"))
+
+
+async def run(rt: Runtime, *, dry_run: bool = False) -> Summary:
+    """A run, and all that comes of it."""
+    found = await renormalize(rt, WANTED, lambda _done, _total: None, dry_run=dry_run)
+    await all_is_read(rt)
+    return found
+
+
+async def test_a_corrected_mapping_repairs_the_past_and_can_be_taken_back(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with runtime(settings, pool_size=6) as rt:
+        await append_all(rt.log, [webhook(NOW, *EVENTS)])
+        with pytest.raises(Refused, match=r"worker is behind by 1 records of provider-webhooks"):
+            await all_is_read(rt, patience=0)
+        async with Stack(settings, roles=["worker", "dispatch", "project"]):
+            ack = Acked(
+                email_id=E,
+                event_id="ack",
+                occurred_at=NOW,
+                recorded_at=NOW,
+                provider="main",
+                provider_message_id="known",
+            )
+            again = sent("e1", "bounce", A, type="bounce", reason="452 mailbox full, still")
+            others = [webhook(NOW + 1, again), webhook(NOW + 2, sent("x", "open", A), provider="another")]
+            await append_all(rt.log, [Entry(PROVIDER_ACKS, E, ack), *others])
+            await all_is_read(rt)
+
+            before = await statuses(rt)
+            assert before == {A: "bounced", B: "bounced", C: "opened", E: "delivered"}
+            assert await run(rt) == Summary(webhooks=2, seen=9, same=5, repeats=2, waiting=1, not_understood=1)
+            told = len(await on(settings, DELIVERY_EVENTS))
+
+            monkeypatch.setitem(registry.ADAPTERS, "sendgrid", Corrected())
+            expected = Summary(webhooks=2, seen=9, same=2, repeats=2, new=2, changed=2, retracted=1, waiting=1)
+            assert await run(rt, dry_run=True) == expected
+            assert len(await on(settings, DELIVERY_EVENTS)) == told
+            assert await run(rt) == expected
+            assert await statuses(rt) == {A: "bounced", B: "clicked", C: "opened", D: "unknown", E: "delivered"}
+            assert await _hard_bounces(rt) == 0
+            [(opened,)] = await rows(
+                rt, "select count(*) from projections.timeline where kind = 'opened' and email_id = %s", C
+            )
+            assert opened == 1
+            told = len(await on(settings, DELIVERY_EVENTS))
+            assert await run(rt) == Summary(webhooks=2, seen=9, same=6, repeats=2, waiting=1)
+            assert len(await on(settings, DELIVERY_EVENTS)) == told
+
+            monkeypatch.setitem(registry.ADAPTERS, "sendgrid", sendgrid)
+            back = await run(rt)
+            assert (back.changed, back.retracted, back.new, back.not_understood) == (3, 1, 0, 1)
+            assert await statuses(rt) == {A: "bounced", B: "bounced", C: "opened", D: "unknown", E: "delivered"}
+
+            said = mailfold(
+                *("renormalize", "--provider", "main", "--since", "1h", "--json"), env=as_environment(settings)
+            )
+            assert said.code == 0, said.err
+            assert json.loads(said.out) == msgspec.to_builtins(
+                Summary(webhooks=2, seen=9, same=5, repeats=2, waiting=1, not_understood=1)
+            )
+            # The tables that grew through all this are those that the log gives.
+            assert (await rebuild(rt, lambda _done, _total: None, check=True)).differences == []
+
+
+async def _hard_bounces(rt: Runtime) -> int:
+    states = await rows(rt, "select state from projections.history")
+    found = [standing(decode(EMAIL_STATES, state)) for (state,) in states]
+    return sum(state.bounce is not None and state.bounce.bounce_class is BounceClass.HARD for state in found)

@@ -1,0 +1,134 @@
+"""What is read anew beside what was told: only what a mapping says otherwise is told again, and only once."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.commands.renormalize import when
+from pipeline.errors import Refused
+from pipeline.fold import evolve, mark_of
+from pipeline.renormalize.comparing import Verdict, first_of_each, judge, reidentified
+from tests.support.facts import event, folded
+from topics.changes import Fact
+from topics.events import BounceClass, Correction, DeliveryEvent, EventKind, Retraction
+from topics.join import MARKS
+from topics.readings import standing
+
+NATIVE = msgspec.Raw(b'{"event":"bounce"}')
+TOLD = event(EventKind.BOUNCED, "sg:1", at=5, bounce_class=BounceClass.HARD, native=NATIVE)
+
+
+def replaced(told: DeliveryEvent, **values: object) -> DeliveryEvent:
+    return msgspec.structs.replace(told, **values)
+
+
+def test_what_is_read_as_before_is_the_same_whatever_the_provider_s_own_words() -> None:
+    assert judge(replaced(TOLD, native=msgspec.Raw(b"{}")), TOLD, 9).verdict is Verdict.SAME
+
+
+@pytest.mark.parametrize("known", [TOLD, replaced(TOLD, kind=EventKind.DEFERRED)])
+def test_a_repeat_by_another_webhook_is_compared_with_nothing(known: Fact) -> None:
+    assert judge(replaced(TOLD, recorded_at=6), known, 9).verdict is Verdict.REPEAT
+
+
+def test_what_was_never_told_is_told_as_it_would_have_been() -> None:
+    judged = judge(TOLD, None, 9)
+    assert (judged.verdict, judged.told) == (Verdict.NEW, TOLD)
+
+
+def test_each_reading_has_the_next_revision_and_says_what_it_corrects() -> None:
+    first = judge(replaced(TOLD, kind=EventKind.OPENED, machine="scanner"), TOLD, 9).told
+    assert first is not None
+    assert first.corrects == Correction(revision=1, was="bounced", at=9)
+    second = judge(TOLD, first, 10).told
+    assert second == replaced(TOLD, corrects=Correction(revision=2, was="opened_machine", at=10))
+    assert judge(TOLD, second, 11).verdict is Verdict.SAME
+
+
+def test_an_event_whose_id_is_made_otherwise_is_told_once() -> None:
+    anew = replaced(TOLD, event_id="sg:1:recipient")
+    timeline: dict[tuple[str, str], Fact] = {(TOLD.email_id, TOLD.event_id): TOLD}
+    [retraction] = reidentified([anew], timeline, 9)  # type: ignore[arg-type]
+    assert (retraction.event_id, retraction.corrects) == ("sg:1", Correction(revision=1, was="bounced", at=9))
+    # Told so, there is nothing left to retract; and where the old way was right after all, it counts again.
+    timeline = {(TOLD.email_id, TOLD.event_id): retraction, (TOLD.email_id, anew.event_id): anew}
+    assert reidentified([anew], timeline, 10) == []  # type: ignore[arg-type]
+    assert [one.event_id for one in reidentified([TOLD], timeline, 10)] == ["sg:1:recipient"]  # type: ignore[arg-type]
+    back = judge(TOLD, retraction, 10).told
+    assert back is not None
+    assert back.corrects == Correction(revision=2, was="", at=10)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replaced(TOLD, event_id="sg:2", recorded_at=6),
+        replaced(TOLD, event_id="sg:2", native=msgspec.Raw(b'{"event":"open"}')),
+        replaced(TOLD, event_id="sg:2", provider="another"),
+    ],
+)
+def test_only_the_very_words_of_the_very_webhook_are_the_same_event(other: DeliveryEvent) -> None:
+    assert reidentified([TOLD], {(other.email_id, other.event_id): other}, 9) == []
+
+
+def test_what_says_nothing_of_its_own_is_nobody_s_double() -> None:
+    mute = replaced(TOLD, native=msgspec.Raw(b"null"))
+    other = replaced(mute, event_id="sg:2")
+    assert reidentified([mute], {(other.email_id, other.event_id): other}, 9) == []
+
+
+kinds = st.sampled_from(EventKind)
+
+
+@given(st.lists(kinds, min_size=1, max_size=6))
+def test_whatever_mappings_follow_each_other_the_last_one_stands_and_a_second_run_is_idle(
+    read: list[EventKind],
+) -> None:
+    log: list[Fact] = [TOLD]
+    known: Fact = TOLD
+    for at, kind in enumerate(read, 10):
+        for _ in range(2):
+            judged = judge(replaced(TOLD, kind=kind), known, at)
+            if judged.told is not None:
+                log.append(judged.told)
+                known = judged.told
+        assert judge(replaced(TOLD, kind=kind), known, at).verdict is Verdict.SAME
+    state = standing(folded(log[::-1], evolve))
+    assert [name for name in MARKS if getattr(state, name) is not None] == [mark_of(replaced(TOLD, kind=read[-1]))]
+
+
+def test_one_webhook_tells_an_event_once() -> None:
+    twice = [TOLD, replaced(TOLD, text="again"), replaced(TOLD, event_id="sg:2")]
+    assert [one.text for one in first_of_each(twice)] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("90m", 1_000_000_000 - 90 * 60_000),
+        ("7d", 1_000_000_000 - 7 * 86_400_000),
+        ("1970-01-02", 86_400_000),
+        ("1970-01-02T01:00:00+01:00", 86_400_000),
+    ],
+)
+def test_a_time_as_people_write_it(text: str, meant: int) -> None:
+    assert when(text, 1_000_000_000, "--since") == meant
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "7", "-1d", "2025-13-01"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(Refused, match="--since"):
+        when(text, 0, "--since")
+
+
+def test_a_retraction_is_nothing_that_was_read() -> None:
+    retraction = Retraction(
+        email_id=TOLD.email_id,
+        event_id="x",
+        occurred_at=5,
+        recorded_at=5,
+        provider="p",
+        corrects=Correction(revision=1, was="bounced", at=6),
+    )
+    assert reidentified([TOLD], {(TOLD.email_id, "x"): retraction}, 9) == []
