@@ -27,7 +27,8 @@ from topics.suppressions import Decision, Lifted, Listed, Reason
 
 VISIBLE_S: Final = 3.0
 """So long the projector is waited for; longer for a long import, of which it has more to read."""
-AT_ONCE: Final = 5000
+AT_ONCE: Final = 2000
+"""Lines in hand; hashing them is done beside the loop, because pixels wait for nobody."""
 NOTE_MAX: Final = 200
 BRAND_MAX: Final = 200
 TOLD: Final = 1000
@@ -97,10 +98,7 @@ class Deciding:
 
     async def _list(self, wish: Wish, found: Sequence[Found], report: Report) -> None:
         """Those that aren't listed so already, the last of each address."""
-        wanted: dict[AddressKey, Reason] = {}
-        for one in found:
-            key = (wish.tenant, stored(wish.brand or one.brand), address_hash(self._asking, one.name))
-            wanted[key] = one.reason or wish.reason or Reason.MANUAL
+        wanted = await asyncio.to_thread(self._wanted, wish, found)
         standing = await self._asking.listed(list(wanted))
         news: list[Decision] = [
             Listed(
@@ -119,6 +117,13 @@ class Deciding:
         report.unchanged += len(found) - len(news)
         if news:
             report.projected = await self._decide(news)
+
+    def _wanted(self, wish: Wish, found: Sequence[Found]) -> dict[AddressKey, Reason]:
+        wanted: dict[AddressKey, Reason] = {}
+        for one in found:
+            key = (wish.tenant, stored(wish.brand or one.brand), address_hash(self._asking, one.name))
+            wanted[key] = one.reason or wish.reason or Reason.MANUAL
+        return wanted
 
     async def _decide(self, decisions: Sequence[Decision]) -> bool:
         entries = [Entry(SUPPRESSIONS, decision.key, decision) for decision in decisions]
