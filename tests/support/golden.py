@@ -5,6 +5,7 @@ that we make of it. Where the documentation shows the event without what goes ar
 """
 
 import json
+import re
 import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -77,6 +78,21 @@ def _names(kind: str) -> Iterator[str]:
     yield from (path.name.removesuffix(suffix) for path in (FOLDER / kind).glob(f"*{suffix}"))
 
 
+ADDRESS: Final = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+
+
+def addresses(value: Any, name: str = "") -> Iterator[str]:
+    """All that look like addresses and aren't a message's id."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from addresses(one, key)
+    elif isinstance(value, list):
+        for one in value:
+            yield from addresses(one, name)
+    elif isinstance(value, str) and not re.search(r"(message|smtp).?id$", name, re.IGNORECASE):
+        yield from (one for one in ADDRESS.findall(urllib.parse.unquote(value).lower()) if one not in OURS)
+
+
 def sns(message: str, **other: str) -> dict[str, Any]:
     """Amazon SNS's envelope, as https://docs.aws.amazon.com/sns/latest/dg/http-notification-json.html shows it."""
     return {
@@ -101,7 +117,7 @@ def _mailgun(event: bytes) -> bytes:
         "token": "a8ce0edb2dd8301dee6c2405235584e45aa91d1e9f979f3de0",
         "signature": "d2271d12299f6592d9d44cd9d250f0704e4674c30d79d07c47a66f95ce71cf55",
     }
-    return json.dumps({"signature": signature, "event-data": json.loads(event)}).encode()
+    return b'{"signature": %s, "event-data": %s}' % (json.dumps(signature).encode(), event)
 
 
 def _form(event: bytes) -> bytes:

@@ -1,17 +1,14 @@
 """Every documented payload of every provider becomes the expected events, and no address leaves with them."""
 
 import json
-import re
 import urllib.parse
-from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 import pytest
 
 from pipeline.hearing.adapter import EMAIL_ID_KEY
 from pipeline.providers.registry import ADAPTERS
-from tests.support.golden import EMAIL_ID, FOLDER, Case, cases, heard
+from tests.support.golden import EMAIL_ID, FOLDER, Case, addresses, cases, heard
 from topics.codec import decode, encode
 from topics.events import EventKind
 from topics.registry import DELIVERY_EVENTS
@@ -19,7 +16,6 @@ from topics.registry import DELIVERY_EVENTS
 KINDS = sorted(kind for kind in ADAPTERS if (FOLDER / kind).is_dir())
 # The sandbox speaks SendGrid's language; what mail brings in is shown with real mails, in tests of its own.
 WITHOUT = {"sandbox", "mail"}
-ADDRESS = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 EVERY = pytest.mark.parametrize("case", cases(*KINDS), ids=str)
 
 
@@ -60,15 +56,3 @@ def test_what_is_newer_than_us_is_kept_as_unknown(kind: str) -> None:
     assert event.kind is EventKind.UNKNOWN
     assert event.email_id == EMAIL_ID
     assert EMAIL_ID_KEY in bytes(event.native).decode()
-
-
-def addresses(value: Any, name: str = "") -> Iterator[str]:
-    """All that look like addresses and aren't a message's id."""
-    if isinstance(value, dict):
-        for key, one in value.items():
-            yield from addresses(one, key)
-    elif isinstance(value, list):
-        for one in value:
-            yield from addresses(one, name)
-    elif isinstance(value, str) and not re.search(r"(message|smtp).?id$", name, re.IGNORECASE):
-        yield from ADDRESS.findall(urllib.parse.unquote(value).lower())
