@@ -72,15 +72,17 @@ class Deciding:
         """Whether it was news, and whether it is in force. Raises LogUnavailable."""
         check(wish)
         report = Report()
-        await self._list(wish, [Found(1, address_hash.hex(), wish.reason)], report)
-        return bool(report.listed), report.projected
+        last = await self._list(wish, [Found(1, address_hash.hex(), wish.reason)], report)
+        return bool(report.listed), await self._in_force(last, VISIBLE_S)
 
     async def list_many(self, wish: Wish, lines: Iterable[Found | Bad]) -> Report:
         """List what can be listed. Raises LogUnavailable; what was decided until then stands."""
         check(wish, many=True)
-        report = Report()
+        report, last = Report(), -1
         async for found in _batches(_with_brand(lines, wish.brand), report):
-            await self._list(wish, found, report)
+            last = max(last, await self._list(wish, found, report))
+        # The projector has been at it all the while.
+        report.projected = await self._in_force(last, VISIBLE_S + report.listed / 10_000)
         return report
 
     async def lift(self, wish: Wish, address_hash: bytes) -> bool:
@@ -94,10 +96,10 @@ class Deciding:
         lifted = Lifted(
             tenant=wish.tenant, brand=brand, address_hash=address_hash.hex(), by=wish.by, at=self._rt.clock()
         )
-        return await self._decide([lifted])
+        return await self._in_force(await self._append([lifted]), VISIBLE_S)
 
-    async def _list(self, wish: Wish, found: Sequence[Found], report: Report) -> None:
-        """Those that aren't listed so already, the last of each address."""
+    async def _list(self, wish: Wish, found: Sequence[Found], report: Report) -> int:
+        """Those that aren't listed so already, the last of each address; the last one's offset."""
         wanted = await asyncio.to_thread(self._wanted, wish, found)
         standing = await self._asking.listed(list(wanted))
         news: list[Decision] = [
@@ -115,8 +117,7 @@ class Deciding:
         ]
         report.listed += len(news)
         report.unchanged += len(found) - len(news)
-        if news:
-            report.projected = await self._decide(news)
+        return await self._append(news) if news else -1
 
     def _wanted(self, wish: Wish, found: Sequence[Found]) -> dict[AddressKey, Reason]:
         wanted: dict[AddressKey, Reason] = {}
@@ -125,13 +126,15 @@ class Deciding:
             wanted[key] = one.reason or wish.reason or Reason.MANUAL
         return wanted
 
-    async def _decide(self, decisions: Sequence[Decision]) -> bool:
-        entries = [Entry(SUPPRESSIONS, decision.key, decision) for decision in decisions]
-        places = await append_all(self._log, entries)
-        last = max(place.offset for place in places)
+    async def _append(self, decisions: Sequence[Decision]) -> int:
+        places = await append_all(self._log, [Entry(SUPPRESSIONS, one.key, one) for one in decisions])
+        return max(place.offset for place in places)
+
+    async def _in_force(self, offset: int, patience: float) -> bool:
+        """Whether all up to here is projected within so many seconds."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(VISIBLE_S + len(decisions) / 1000):
-                while not await self._is_projected(last):
+            async with asyncio.timeout(patience):
+                while offset >= 0 and not await self._is_projected(offset):
                     await asyncio.sleep(0.05)
                 return True
         return False
