@@ -17,13 +17,13 @@ from typing import Any
 from pydantic import SecretStr
 from rich.console import Console
 
-from bench import accept, dialects, dispatch, emit, figures, fold, memory, pixel, project, whole
+from bench import accept, dialects, dispatch, emit, figures, fold, memory, pixel, project, webhooks, whole
 from bench.figures import Delay, Memory, Rate
 from bench.house import QUICK, Size, World, sink, world
 from pipeline.settings import Settings
 from pipeline.supervisor import Stack
 
-STAGES = ("accept", "dialects", "pixel", "dispatch", "fold", "project", "emit", "whole", "memory")
+STAGES = ("accept", "dialects", "pixel", "webhooks", "dispatch", "fold", "project", "emit", "whole", "memory")
 
 
 @dataclass
@@ -101,6 +101,11 @@ async def _pixel(servers: Settings, size: Size, report: Report) -> None:
         report.delays.append(delay)
 
 
+async def _webhooks(servers: Settings, size: Size, report: Report) -> None:
+    async with world(servers, "webhooks", size) as here:
+        report.rates += await webhooks.run(here)
+
+
 async def _project_and_emit(servers: Settings, size: Size, report: Report) -> None:
     """The emitter pays what the projection booked, so the two share a world."""
     counter = emit.Counter()
@@ -121,6 +126,7 @@ _IN_ORDER: tuple[tuple[set[str], Stage], ...] = (
     ({"accept"}, _alone("accept", accept.run)),
     ({"dialects"}, _dialects),
     ({"pixel"}, _pixel),
+    ({"webhooks"}, _webhooks),
     ({"dispatch"}, _alone("dispatch", dispatch.run)),
     ({"fold"}, _alone("fold", fold.run)),
     ({"project", "emit"}, _project_and_emit),

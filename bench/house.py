@@ -31,6 +31,7 @@ class Size:
     accept: int = 10_000
     dispatch: int = 3_000
     fold_keys: int = 20_000
+    webhooks: int = 300
     project: int = 5_000
     whole: int = 3_000
     hits: int = 50_000
@@ -38,7 +39,7 @@ class Size:
     within: float = 180.0
 
 
-QUICK = Size(accept=500, dispatch=50, fold_keys=200, project=50, whole=50, hits=500, probes=5, within=90.0)
+QUICK = Size(accept=500, dispatch=50, fold_keys=200, webhooks=5, project=50, whole=50, hits=500, probes=5, within=90.0)
 """A smoke run: shows that everything still works, measures nothing."""
 
 

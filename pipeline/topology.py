@@ -17,6 +17,11 @@ from topics.registry import FACTS, PROVIDER_WEBHOOKS
 
 def build(flow: Flow, normalizer: Normalizer, folder: Folder) -> Flow:
     """Declare both agents."""
+    return folding(normalizing(flow, normalizer), folder)
+
+
+def normalizing(flow: Flow, normalizer: Normalizer) -> Flow:
+    """Webhooks to events."""
 
     @flow.source(PROVIDER_WEBHOOKS)
     async def normalize(webhooks: Runs) -> None:
@@ -24,6 +29,12 @@ def build(flow: Flow, normalizer: Normalizer, folder: Folder) -> Flow:
             await flow.outlet.append(normalizer(run.stretch()))
             crash_point("normalize.before-ack")
             run.ack()
+
+    return flow
+
+
+def folding(flow: Flow, folder: Folder) -> Flow:
+    """Facts to states."""
 
     @flow.source(*FACTS)
     async def fold(facts: Runs) -> None:

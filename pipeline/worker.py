@@ -25,12 +25,12 @@ async def serve(settings: Settings) -> None:
     """Run the worker's flow until it is told to stop; raise what crashed it, and TopicMismatch."""
     await cluster.check(settings)
     ours = proofs(settings.secret.get_secret_value())
-    _spare_the_collector()
+    spare_the_collector()
     async with outlet(settings) as out:
         await run(build(Flow(settings, out), Normalizer(wall_clock, ours), Folder(wall_clock)))
 
 
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """Thousands of records at once are no garbage: looking through them at every 700th costs a tenth of the time."""
     gc.collect()
     gc.freeze()

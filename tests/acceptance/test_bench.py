@@ -25,7 +25,8 @@ def test_every_stage_runs_and_its_figures_are_written_beside_a_peers(tmp_path: P
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     told = json.loads(figures.read_text())
     stages = [rate["stage"] for rate in told["rates"]]
-    assert stages == ["accept", *DIALECTS, "pixel", "dispatch", "fold", "project", "project", "emit", "whole path"]
+    heard = ["pixel", "webhooks", "normalize"]
+    assert stages == ["accept", *DIALECTS, *heard, "dispatch", "fold", "project", "project", "emit", "whole path"]
     assert all(rate["per_second"] > 0 and rate["peer_per_second"] > 0 and rate["ratio"] > 0 for rate in told["rates"])
     assert [delay["samples"] for delay in told["latencies"]] == [10, 500, 5, 5]
     assert all(0 < delay["p50_ms"] <= delay["p99_ms"] for delay in told["latencies"])

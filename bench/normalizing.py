@@ -1,0 +1,39 @@
+"""`python -m bench.normalizing`: the worker with its first agent only, so that the fold's work is not in the figure."""
+
+import asyncio
+
+import uvloop
+
+from pipeline.bootstrap import configure_logging, wall_clock
+from pipeline.proving import proofs
+from pipeline.settings import Settings, load
+from pipeline.steps import Normalizer
+from pipeline.streaming.flow import Flow, Runs
+from pipeline.streaming.outlet import outlet
+from pipeline.streaming.run import run
+from pipeline.topology import normalizing
+from pipeline.worker import spare_the_collector
+from topics.registry import FACTS
+
+
+async def serve(settings: Settings) -> None:
+    """Until it is told to stop."""
+    spare_the_collector()
+    normalizer = Normalizer(wall_clock, proofs(settings.secret.get_secret_value()))
+    async with outlet(settings) as out:
+        flow = normalizing(Flow(settings, out), normalizer)
+
+        @flow.source(*FACTS)
+        async def fold(facts: Runs) -> None:
+            """The lanes want an agent for the facts; this one leaves them where they are."""
+            await anext(facts)
+            await asyncio.Event().wait()
+
+        await run(flow)
+
+
+if __name__ == "__main__":
+    found = load()
+    configure_logging(found)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(found))

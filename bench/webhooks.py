@@ -1,0 +1,105 @@
+"""Events/s from signed SendGrid webhooks into `provider-webhooks`, and events/s normalized out of it; one process each.
+
+Beside the first stands a bare server that reads the same bodies and appends nothing; beside the second a loop that only
+parses the same events.
+"""
+
+import asyncio
+import base64
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import aiohttp
+import msgspec
+from aiohttp import web
+from aiokafka.admin import AIOKafkaAdminClient
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from bench import sendgrid
+from bench.figures import Rate, pace
+from bench.house import World, sink
+from bench.log import committed
+from pipeline import admin
+from pipeline.database import database
+from pipeline.embedded.child import Program, spawn
+from pipeline.settings import environment
+from topics.registry import PROVIDER_WEBHOOKS
+
+CALLERS = 4
+NAME = "mailer"
+
+
+async def run(world: World) -> list[Rate]:
+    """Post all, then normalize what lies there."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    await _provider(world, key)
+    bodies = [sendgrid.body(number) for number in range(world.size.webhooks)]
+    total = len(bodies) * sendgrid.EVENTS
+    async with world.roles("gateway"):
+        taken = await _posted(f"{world.gateway}/webhooks/{NAME}", key, bodies)
+    async with sink(_read) as origin:
+        bare = await _posted(origin, key, bodies)
+    rates = [Rate("webhooks", "events", total / taken, "aiohttp that only reads", total / bare)]
+    parsed = await asyncio.to_thread(_parsed, bodies)
+    return [*rates, Rate("normalize", "events", await _normalized(world), "parsed, nothing else", total / parsed)]
+
+
+async def _provider(world: World, key: ec.EllipticCurvePrivateKey) -> None:
+    der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    row = admin.Provider(NAME, "127.0.0.1", 25, kind="sendgrid", webhook_keys=(base64.b64encode(der).decode(),))
+    async with database(world.settings, size=1) as pool:
+        await admin.add_provider(pool, row, world.settings.secret.get_secret_value())
+
+
+async def _posted(url: str, key: ec.EllipticCurvePrivateKey, bodies: Sequence[bytes]) -> float:
+    """Seconds for all of them, a few at once; the first one only wakes everybody up."""
+    waiting = [(body, sendgrid.signed(key, body)) for body in bodies]
+
+    async with aiohttp.ClientSession() as http:
+
+        async def caller() -> None:
+            while waiting:
+                body, headers = waiting.pop()
+                async with http.post(url, data=body, headers=headers) as response:
+                    if response.status != 200:
+                        raise RuntimeError(f"{response.status} {(await response.read())[:300]!r}")
+
+        async with http.post(url, data=b"[]", headers=sendgrid.signed(key, b"[]")) as response:
+            response.raise_for_status()
+        began = time.perf_counter()
+        await asyncio.gather(*(caller() for _ in range(CALLERS)))
+        return time.perf_counter() - began
+
+
+async def _normalized(world: World) -> float:
+    """From the group's own commits: a record is committed when its events are confirmed."""
+    client = AIOKafkaAdminClient(bootstrap_servers=world.settings.kafka_bootstrap)
+    await client.start()
+    log = world.settings.data_dir / "logs" / "normalizing.log"
+    command = (sys.executable, "-m", "bench.normalizing")
+    child = spawn(Program("normalizing", command, log, environment(world.settings)))
+    group, names = f"{world.settings.topic_prefix}mailfold", [world.settings.topic(PROVIDER_WEBHOOKS.name)]
+    try:
+        # One more than there are thousands: the empty one that went ahead.
+        total = world.size.webhooks + 1
+        return sendgrid.EVENTS * await pace(lambda: committed(client, group, names), total, world.size.within)
+    except TimeoutError as error:
+        raise RuntimeError(f"not done in time:\n{child.tail()}") from error
+    finally:
+        await client.close()
+        await child.stopped(8.0)
+
+
+def _parsed(bodies: Sequence[bytes]) -> float:
+    parse: Callable[[bytes], object] = msgspec.json.decode
+    began = time.perf_counter()
+    for body in bodies:
+        parse(body)
+    return time.perf_counter() - began
+
+
+async def _read(request: web.Request) -> web.Response:
+    await request.read()
+    return web.Response()
