@@ -53,6 +53,9 @@ CLASSES: Final = {
     "verifyfail": BounceClass.SOFT,
 }
 
+INBOUND: Final = "inbound."
+"""So begin the events of mail that came in; its ids are none of ours."""
+
 _PERSONAL: Final = frozenset({"email", "ip", "actor", "resource", "changes", "from", "sender_name", "subject"})
 _VERBATIM: Final = frozenset({"url"})
 
@@ -99,7 +102,7 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         text=hide_all(hide(text)),
         url=hide(fields.text("url")),
         user_agent=fields.text("user_agent"),
-        provider_message_id=fields.text("message_id") if name in KINDS else "",
+        provider_message_id="" if name.startswith(INBOUND) else fields.text("message_id"),
         native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 

@@ -1,0 +1,64 @@
+"""What is written about each provider, held against its adapter."""
+
+import importlib
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from pipeline import admin
+from pipeline.cli import command
+from pipeline.providers.registry import ADAPTERS
+from tests.architecture.repository import ROOT, section, text
+from topics.events import EventKind
+
+KINDS = sorted(path.stem for path in (ROOT / "docs" / "providers").glob("*.md") if path.stem in ADAPTERS)
+PAGES = pytest.mark.parametrize("kind", KINDS)
+
+
+def page(kind: str) -> str:
+    return text(f"docs/providers/{kind}.md")
+
+
+@PAGES
+def test_it_is_connected_in_five_steps(kind: str) -> None:
+    steps = section(page(kind), "Connect it in five steps")
+    assert re.findall(r"^(\d)\. ", steps, re.MULTILINE) == list("12345")
+    assert f"your.host/webhooks/{kind}" in steps
+    assert f"mailfold providers add {kind} --kind {kind}" in steps
+    assert f"mailfold providers check {kind}" in steps
+    assert kind in admin.KINDS
+
+
+@PAGES
+def test_its_commands_are_commands(kind: str) -> None:
+    providers: Any = command().commands["providers"]
+    told = page(kind).replace("\\\n", " ")
+    commands = re.findall(r"(?:`|^ +)mailfold providers ([^`\n]+)", told, re.MULTILINE)
+    assert {one.split()[0] for one in commands} >= {"add", "check"}
+    for one in commands:
+        name, *arguments = shlex.split(one)
+        providers.commands[name].make_context(name, arguments)
+
+
+@PAGES
+def test_it_says_what_it_can_and_what_it_cannot_tell(kind: str) -> None:
+    assert section(page(kind), "What it can't tell").strip()
+    assert section(page(kind), "From the field").strip()
+    told = [line for line in section(page(kind), "What it tells").splitlines() if line.startswith("| `")]
+    assert told
+    heard = {line.split("|")[2].strip().partition(",")[0].partition(" ")[0] for line in told}
+    assert heard <= {kind.value for kind in EventKind}, "words of ours"
+
+
+@PAGES
+def test_each_event_of_its_mapping_is_told_of(kind: str) -> None:
+    mapping: Mapping[str, object] = getattr(importlib.import_module(f"pipeline.providers.{kind}"), "KINDS", {})
+    rows = [line for line in section(page(kind), "What it tells").splitlines() if line.startswith("| `")]
+    for native, ours in mapping.items():
+        about = [row for row in rows if f"`{native}`" in row.split("|")[1]]
+        assert about, native
+        if isinstance(ours, EventKind):
+            assert any(row.split("|")[2].strip().startswith(ours.value) for row in about), native
