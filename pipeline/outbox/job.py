@@ -42,6 +42,8 @@ class Job:
     """Somebody was at it and fell silent: it may have been done."""
     token: str
     payload: bytes
+    route: str = ""
+    """Who may have got it in an attempt before (see :mod:`pipeline.routing.router`); empty: surely nobody."""
 
 
 class Lane(StrEnum):

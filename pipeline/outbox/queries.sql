@@ -72,7 +72,7 @@ from chosen
 where j.ctid = chosen.tid
 returning
     j.queue, j.stream::text, j.seq, j.name, j.lane, j.attempts, j.attempts - j.replayed_after,
-    chosen.state = 'attempting', j.lease_token::text, j.payload
+    chosen.state = 'attempting', j.lease_token::text, j.payload, j.route
 
 -- name: park
 -- What waits behind a job that isn't due yet (or waits for a person) is not due either: it leaves the front of the

@@ -1,7 +1,7 @@
 """The engine's only way to Postgres: claims and settles jobs in bulk, keeps leases, lanes and breakers."""
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,13 +149,23 @@ class Store:
             if verdict.pause:
                 values = {"queue": self.queue, "lane": job.lane, "reason": verdict.pause}
                 await connection.execute(SQL["pause"], values)
+        healthy = {job.lane for job, verdict in settlements if verdict.lane is Lane.HEALTHY}
+        await self._tell(connection, failing, healthy)
+
+    async def tell(self, failing: Mapping[str, Sequence[Lane]], healthy: Collection[str]) -> None:
+        """What is news of lanes, where no job brings it."""
+        async with self._pool.connection() as connection:
+            await self._tell(connection, failing, healthy)
+
+    async def _tell(
+        self, connection: Connection, failing: Mapping[str, Sequence[Lane]], healthy: Collection[str]
+    ) -> None:
         if failing:
             await self._trip(connection, failing)
-        healthy = {job.lane for job, verdict in settlements if verdict.lane is Lane.HEALTHY}
         if healthy:
             await connection.execute(SQL["lanes_heal"], {"queue": self.queue, "lanes": sorted(healthy)})
 
-    async def _trip(self, connection: Connection, failing: dict[str, list[Lane]]) -> None:
+    async def _trip(self, connection: Connection, failing: Mapping[str, Sequence[Lane]]) -> None:
         values = {"queue": self.queue, "lanes": sorted(failing)}
         await connection.execute(SQL["lanes_known"], values)
         rows = await (await connection.execute(SQL["lanes_locked"], values)).fetchall()

@@ -1,0 +1,49 @@
+-- name: way
+-- The brand's own row, else the tenant's '*', with that row's routes.
+select b.tenant, b.brand, b.provider, b.unknown_policy, b.unsubscribe, b.trap_link, b.sender_address, b.sender_name,
+    b.dkim_domain, b.dkim_selector, b.dkim_key_sealed,
+    array(select r.provider from admin.routes r where (r.tenant, r.brand) = (b.tenant, b.brand) order by r.provider),
+    array(select r.weight from admin.routes r where (r.tenant, r.brand) = (b.tenant, b.brand) order by r.provider)
+from admin.brands b
+where b.tenant = %s and b.brand in (%s, '*') order by b.brand = '*' limit 1
+
+-- name: forget_routes
+delete from admin.routes where tenant = %s and brand = %s
+
+-- name: add_route
+insert into admin.routes (tenant, brand, provider, weight) values (%s, %s, %s, %s)
+
+-- name: list_routes
+select tenant, brand, provider, weight from admin.routes order by tenant, brand, provider
+
+-- name: remember
+-- Who may get it, for the jobs that are still ours. By index first, then by place: see outbox/queries.sql.
+update jobs.jobs j set route = mine.provider
+from (
+    select j.tid, mine.provider
+    from (
+        select * from unnest(
+            %(streams)s::uuid[], %(seqs)s::integer[], %(tokens)s::uuid[], %(providers)s::text[]
+        ) as v (stream, seq, token, provider) order by stream, seq
+    ) mine
+    cross join lateral (
+        select j.ctid as tid from jobs.jobs j
+        where j.queue = 'dispatch' and j.stream = mine.stream and j.seq = mine.seq and j.lease_token = mine.token
+            and j.state = 'attempting'
+        limit 1 for update
+    ) j
+) mine
+where j.ctid = mine.tid
+returning j.stream::text, j.seq
+
+-- name: health
+select lane, failures, trips, open_until > now(), paused_at is not null,
+    greatest(extract(epoch from open_until - now()), 0)::float8
+from jobs.lanes where queue = 'provider' and (failures > 0 or trips > 0 or paused_at is not null)
+
+-- name: probe
+-- Of all dispatchers one gets to try a provider whose pause is over, until it is healed or tripped again.
+update jobs.lanes set probing_until = now() + %(seconds)s * interval '1 second'
+where queue = 'provider' and lane = %(provider)s and trips > 0 and paused_at is null
+    and (open_until is null or open_until <= now()) and (probing_until is null or probing_until <= now())
+returning lane

@@ -1,0 +1,59 @@
+"""A tenant's brand in, how its mail goes out: its row, its routes, its signature."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+
+from pipeline.admin import Brand
+from pipeline.database import Pool
+from pipeline.errors import NotFound, Refused
+from pipeline.routing.choice import Route
+from projections.sql import Queries
+
+SQL: Final = Queries(Path(__file__).with_name("routing.sql"))
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a brand's mail goes."""
+
+    brand: Brand
+    routes: tuple[Route, ...] = ()
+    """Fewer than two: there is no choice."""
+
+    @property
+    def only(self) -> str:
+        """The one provider where there's no choice; empty where there is."""
+        if len(self.routes) > 1:
+            return ""
+        return self.routes[0].provider if self.routes else self.brand.provider
+
+
+async def get_way(pool: Pool, tenant: str, brand: str) -> Way:
+    """The way of the brand's row, else of the tenant's ``*``. Raises NotFound."""
+    async with pool.connection() as connection:
+        row = await (await connection.execute(SQL["way"], (tenant, brand))).fetchone()
+    if row is None:
+        raise NotFound(f"tenant {tenant} has no brand {brand} and no brand *; `mailfold brands add` makes one")
+    return _way(row)
+
+
+def _way(row: Sequence[Any]) -> Way:
+    providers, weights = row[11], row[12]
+    return Way(Brand(*row[:8]), tuple(map(Route, providers, weights)))
+
+
+async def set_routes(pool: Pool, tenant: str, brand: str, routes: Sequence[Route]) -> None:
+    """A brand's routes, in the place of those it had; none: through its one provider again."""
+    try:
+        async with pool.connection() as connection:
+            await connection.execute(SQL["forget_routes"], (tenant, brand))
+            for route in routes:
+                await connection.execute(SQL["add_route"], (tenant, brand, route.provider, route.weight))
+    except psycopg.errors.ForeignKeyViolation as error:
+        raise Refused(f"it refers to something that doesn't exist: {error.diag.message_detail}") from error
+    except (psycopg.errors.CheckViolation, psycopg.errors.UniqueViolation) as error:
+        raise Refused(f"not routes that can be taken: {error.diag.constraint_name}") from error
