@@ -14,6 +14,8 @@ RECIPIENTS_MAX: Final = 100
 IMPLIED: Final = {"4": "delayed", "5": "failed"}
 """What a status means where the action is missing."""
 _FLAT: Final = re.compile(rb"(?im)^final-recipient: .*\r?\n(?:.+\r?\n){0,12}?action: ")
+_EXIM_RELAYED: Final = "(relayed to non-DSN-aware mailer)"
+_EXIM_FORWARDED: Final = "(generated from "
 _WORD: Final = re.compile(r"[a-z-]+")
 _STATUS: Final = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
 _ESCAPED: Final = re.compile(r"\\x\{([0-9A-Fa-f]{1,6})\}")
@@ -25,10 +27,23 @@ def read(letter: Letter, base: Report) -> list[Report]:
     found = blocks(_content(letter))
     of_recipients = [one for one in found if "final-recipient" in one or ("action" in one and "status" in one)]
     reports = [_report(base, found[0], one) for one in of_recipients[:RECIPIENTS_MAX]]
-    if len(reports) == 1 and not re.search("[a-z]{3}", reports[0].diagnostic):
-        # OpenSMTPD, and others about local mailboxes, give the reason only in the words for people beside it.
-        return [msgspec.structs.replace(reports[0], diagnostic=spoken.reason(spoken.words(letter)))]
-    return reports
+    return [_told_beside(letter, reports[0])] if len(reports) == 1 else reports
+
+
+def _told_beside(letter: Letter, report: Report) -> Report:
+    """What only the words for people beside a notification say."""
+    words = spoken.words(letter)
+    if not re.search("[a-z]{3}", report.diagnostic):
+        # OpenSMTPD, and others about local mailboxes, give the reason there alone.
+        report = msgspec.structs.replace(report, diagnostic=spoken.reason(words) or report.diagnostic)
+    if report.action == "delivered" and _EXIM_RELAYED in words:
+        # Exim calls it delivered when it handed the mail to a server that reports no success (RFC 3464: relayed).
+        report = msgspec.structs.replace(report, action="relayed")
+    failed = letter.fields.get("x-failed-recipients").strip()
+    if _EXIM_FORWARDED in words and "@" in failed and "," not in failed:
+        # Exim's Final-Recipient is the address we wrote to; which one it was forwarded to stands here.
+        report = msgspec.structs.replace(report, final_recipient=failed, original_recipient=report.final_recipient)
+    return report
 
 
 def _content(letter: Letter) -> bytes:

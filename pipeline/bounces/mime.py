@@ -51,8 +51,8 @@ class Fields:
 
     def all(self, name: str) -> list[str]:
         """Every field of that name, twenty at most."""
-        none: list[Any] = []
-        values = _careful(lambda: self._message.get_all(name, none), none)
+        # Asked by name, the library hides what is not ASCII; addresses need not be (RFC 6532).
+        values = [value for given, value in self._message.raw_items() if given.lower() == name]
         return [_decoded(str(value)[:VALUE_MAX]) for value in values[:20]]
 
     @property
