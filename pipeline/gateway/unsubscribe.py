@@ -31,11 +31,11 @@ SOURCE: Final = "unsubscribe"
 _ASK: Final = page(
     "mail",
     "Unsubscribe from these emails?",
-    "You will get no more emails of this kind from this sender.",
+    "You will get no more emails from this sender.",
     "Unsubscribe",
 )
 _DONE: Final = page("done", "You are unsubscribed", "What is already on its way may still arrive.")
-_LATER: Final = page("lost", "That didn’t work yet", "Please try again in a moment; nothing has changed.", "Try again")
+_LATER: Final = page("lost", "That didn’t work yet", "Please try again in a moment.", "Try again")
 _UNASKED: Final = page("mail", "Unsubscribe from these emails?", "Please confirm with the button.", "Unsubscribe")
 _LOST: Final = page(
     "lost",
