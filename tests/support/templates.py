@@ -14,5 +14,5 @@ async def put(rt: Runtime, name: str, *, tenant: str = "acme", syntax: Syntax = 
     made = msgspec.structs.replace(draft, version=1, recorded_at=1)
     async with rt.pool.connection() as connection:
         at = await templates.next_offset(connection, 0)
-        assert await templates.project(connection, at, at + 1, [made])
+        assert await templates.project(connection, at, at + 1, [(at, made)])
     return made
