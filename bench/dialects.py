@@ -39,7 +39,7 @@ async def _push(world: World) -> None:
     made = msgspec.structs.replace(draft, version=1, recorded_at=1)
     async with database(world.settings, size=1) as pool, pool.connection() as connection:
         at = await templates.next_offset(connection, 0)
-        await templates.project(connection, at, at + 1, [made])
+        await templates.project(connection, at, at + 1, [(at, made)])
 
 
 async def _fasttrack(http: aiohttp.ClientSession, world: World) -> Rate:
