@@ -46,6 +46,12 @@ def test_ci_runs_the_checks_and_the_tests_with_a_bound_on_coverage() -> None:
     assert "export CI=true" in text(".ci/run")
 
 
+def test_ci_has_the_mail_servers_whose_reports_are_read() -> None:
+    assert os.access(ROOT / ".ci" / "mail-servers", os.X_OK)
+    assert ".ci/mail-servers" in text(".ci/run")
+    assert "--no-remove" in text(".ci/mail-servers")
+
+
 def test_who_has_not_read_to_the_end_is_behind() -> None:
     ends = {("facts", 0): 5, ("facts", 1): 0, ("facts", 2): 3}
     assert _behind(ends, {("facts", 0): 5, ("facts", 2): 4}) == []

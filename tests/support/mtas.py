@@ -215,15 +215,15 @@ def closed_port() -> Iterator[int]:
 
 
 def _needs(program: Path, user: str) -> pwd.struct_passwd:
-    """What .ci/run installs; skips without it."""
+    """What .ci/mail-servers installs; skips without it."""
     if os.geteuid() != 0:
         pytest.skip("a mail server of its own needs root")
     if not program.exists():
-        pytest.skip(f"{program} is not there: .ci/run says how it is installed")
+        pytest.skip(f"{program} is not there; .ci/mail-servers installs it")
     try:
         return pwd.getpwnam(user)
     except KeyError:
-        pytest.skip(f"there is no user {user}: .ci/run says how it is made")
+        pytest.skip(f"there is no user {user}; .ci/mail-servers makes it")
 
 
 def _passable(folder: Path) -> None:
