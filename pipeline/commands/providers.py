@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 import typer
 
 from pipeline import admin, carriers
+from pipeline.checks.keys import malformed
 from pipeline.commands.here import FROM, cell, console, credential, secret_of, table, with_pool
 from pipeline.database import Pool
 from pipeline.errors import Refused
@@ -117,7 +118,11 @@ def list_providers() -> None:
 def _webhook_keys(kind: str, public: list[str], sources: list[str]) -> tuple[str, ...]:
     if public and kind not in PUBLIC_KEYS:
         raise Refused(f"the webhook key of {kind} is a secret: name where it stands with --webhook-key-env")
-    return (*public, *(credential("webhook key", source) for source in sources))
+    keys = (*public, *(credential("webhook key", source) for source in sources))
+    for number, key in enumerate(keys, 1):
+        if wrong := malformed(kind, key):
+            raise Refused(f"webhook key {number} for {kind}: {wrong}")
+    return keys
 
 
 def _check(kind: str, via: str, host: str, api_url: str) -> None:

@@ -150,6 +150,11 @@ def _runner(env: dict[str, str]) -> Callable[..., list[str]]:
             ["providers", "add", "x", "--host", "h", "--tls", "maybe"],
             "not a value that can be taken: providers_tls_check",
         ),
+        (["providers", "add", "x", "--host", "h", "--kind", "fax"], "fax: no kind of provider; one of smtp, sandbox"),
+        (
+            ["providers", "add", "x", "--host", "h", "--kind", "mailgun", "--webhook-key", "abc"],
+            "the webhook key of mailgun is a secret: name where it stands with --webhook-key-env",
+        ),
         (["providers", "add", "x", "--host", "h", "--username", "me"], "SMTP password: name the environment variable"),
         (["providers", "add", "x", "--host", "h", "--password-env", "UNSET"], "SMTP password: UNSET is empty"),
         (["destinations", "add", "ftp://x", "--key-env", "HOME"], "ftp://x: not an http or https URL"),

@@ -1,0 +1,75 @@
+"""What a webhook key must look like, and the mark by which a gateway of ours is known."""
+
+import pytest
+
+from pipeline import roundtrip
+from pipeline.checks.keys import malformed
+from pipeline.gateway.raw import relevant
+from pipeline.providers.registry import ADAPTERS
+from tests.support.posting import KINDS, key
+
+NOW = 1_750_000_000_000
+BY = roundtrip.signer("a-secret-for-tests-of-at-least-32-characters")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_right_key_is_taken(kind: str) -> None:
+    assert malformed(kind, key(kind).entered) == ""
+
+
+def test_a_topic_of_any_of_amazon_s_clouds_is_taken() -> None:
+    for cloud in ("aws", "aws-cn", "aws-us-gov"):
+        assert malformed("ses", f"arn:{cloud}:sns:eu-west-1:123456789012:mail") == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        ("sendgrid", "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE"),
+        ("sendgrid", key("postal").entered),
+        ("postal", key("sendgrid").entered),
+        ("postal", "-----BEGIN PUBLIC KEY-----"),
+        ("ses", "arn:aws:sqs:eu-west-1:123456789012:mail"),
+        ("ses", "arn:aws:sns:eu-west-1:123456789012:mail "),
+        ("resend", "whsec_"),
+        ("resend", "re_123"),
+        ("postmark", "user:"),
+        ("brevo", ":password"),
+        *((kind, " ") for kind in ADAPTERS),
+    ],
+)
+def test_a_key_that_could_verify_nothing_is_refused(kind: str, wrong: str) -> None:
+    assert malformed(kind, wrong)
+
+
+def test_a_check_is_ours_for_a_minute_and_for_one_provider() -> None:
+    mark = roundtrip.ask(BY, "mine", NOW)
+    assert roundtrip.asked(BY, "mine", mark, NOW + 59_000)
+    assert not roundtrip.asked(BY, "mine", mark, NOW + 61_000)
+    assert not roundtrip.asked(BY, "another", mark, NOW)
+    assert not roundtrip.asked(roundtrip.signer("another secret"), "mine", mark, NOW)
+    for forged in ("", ".", f"{NOW}.", f"{NOW}.zz", f"-1.{mark[14:]}", "²." + mark[14:], mark + "0", "1" * 5_000):
+        assert not roundtrip.asked(BY, "mine", forged, NOW)
+
+
+def test_the_answer_is_known_to_who_has_the_secret_alone() -> None:
+    mark = roundtrip.ask(BY, "mine", NOW)
+    assert roundtrip.answer(BY, mark) != mark.partition(".")[2]
+    assert roundtrip.answer(BY, mark) != roundtrip.answer(roundtrip.signer("another"), mark)
+
+
+def test_what_tells_of_the_event_is_kept_and_nobody_s_credential_or_address() -> None:
+    kept = ["content-type", "svix-id", "webhook-id", "x-postal-signature-kid", "x-amz-sns-topic-arn", "signature"]
+    gone = [
+        "authorization",
+        "cookie",
+        "x-api-key",
+        "x-auth-token",
+        "x-forwarded-for",
+        "x-real-ip",
+        "host",
+        "user-agent",
+    ]
+    gone += ["proxy-authorization", "x-webhook-secret", "mailfold-part", "set-cookie", "x-csrf-token", "forwarded"]
+    assert [name for name, _ in relevant([(name, "v") for name in kept + gone])] == kept
+    assert sum(len(name) + len(value) for name, value in relevant([("x-long", "v" * 900)] * 50)) <= 16_000
