@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 
-from pipeline.fold import evolve
+from pipeline.fold import evolve, mark_of
 from projections.sink import Run
 from topics.acks import Acked, Dropped, Failed, Rejected
 from topics.changes import Applied, EmailChange, Fact
 from topics.conversions import ConversionResult, Outcome, Word
-from topics.events import BounceClass, DeliveryEvent, EventKind
+from topics.events import BounceClass, Correction, DeliveryEvent, EventKind
 from topics.ids import email_id
 from topics.record import EmailId, Place
 from topics.requests import SendRequest
@@ -67,6 +67,12 @@ def event(number: int, kind: EventKind, at: int, tenant: str = "acme", nth: int 
     )
 
 
+def again(read: DeliveryEvent, kind: EventKind, at: int, revision: int = 1, machine: str = "") -> DeliveryEvent:
+    """The event as a corrected mapping reads it."""
+    correction = Correction(revision=revision, was=mark_of(read), at=at)
+    return msgspec.structs.replace(read, kind=kind, machine=machine, bounce_class=None, corrects=correction)
+
+
 def told(number: int, word: Word, outcome: Outcome, at: int, tenant: str = "acme") -> ConversionResult:
     return ConversionResult(
         email_id=identified(number, tenant),
@@ -100,11 +106,16 @@ def fates(number: int, at: int, chance: random.Random, tenant: str = "acme") -> 
         return [*facts, Rejected(code=550, enhanced="5.1.1", text="no such user", **common)]
     facts.append(acked(number, at + 5, tenant))
     if fate == "bounce":
-        return [*facts, event(number, EventKind.BOUNCED, at + 20, tenant)]
+        bounced = event(number, EventKind.BOUNCED, at + 20, tenant)
+        # Some were read wrong, and what they are now may be told before what they were.
+        return [*facts, bounced, *([again(bounced, EventKind.DEFERRED, at + 60)] if number % 3 == 0 else [])]
     facts.append(event(number, EventKind.DELIVERED, at + 20, tenant))
     facts.append(told(number, Word.DELIVERED, chance.choice(tuple(Outcome)), at + 25, tenant))
     if fate in {"opened", "spam"}:
         facts += [event(number, EventKind.OPENED, at + 30 + nth, tenant, nth) for nth in range(chance.randint(1, 3))]
+        if number % 3 == 1:
+            opened = event(number, EventKind.OPENED, at + 30, tenant)
+            facts.append(again(opened, EventKind.OPENED, at + 60, machine="a scanner"))
     if fate == "spam":
         facts.append(event(number, EventKind.COMPLAINED, at + 40, tenant))
     return facts
