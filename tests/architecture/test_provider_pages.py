@@ -11,10 +11,10 @@ import pytest
 from pipeline import admin
 from pipeline.cli import command
 from pipeline.providers.registry import ADAPTERS
-from tests.architecture.repository import ROOT, section, text
+from tests.architecture.repository import section, text
 from topics.events import EventKind
 
-KINDS = sorted(path.stem for path in (ROOT / "docs" / "providers").glob("*.md") if path.stem in ADAPTERS)
+KINDS = sorted(set(ADAPTERS) - {"sandbox", "mail"})
 PAGES = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -61,4 +61,4 @@ def test_each_event_of_its_mapping_is_told_of(kind: str) -> None:
         about = [row for row in rows if f"`{native}`" in row.split("|")[1]]
         assert about, native
         if isinstance(ours, EventKind):
-            assert any(row.split("|")[2].strip().startswith(ours.value) for row in about), native
+            assert any(re.search(rf"\b{ours.value}\b", row.split("|")[2]) for row in about), native

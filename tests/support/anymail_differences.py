@@ -96,7 +96,7 @@ _POSTAL: Final = {
     ("email", "False", "True"): _ONLY_OURS,
     ("event id", "none", "same"): _NO_ID,
     ("events", "0", "1"): Why("kept as unknown rather than dropped", ("of_mail_that_came_in",)),
-    ("time", "another", "same"): Why("theirs is cut to whole seconds"),
+    ("time", "another", "same"): Why("theirs is the webhook's time, cut to whole seconds; ours is the attempt's own"),
     ("type", "failed", "bounced"): Why("the recipient's server refused it", ("failed_for_good", "failed_for_policy")),
     ("type", "queued", "rejected"): Why("held for good: the address is on the suppression list", ("held_suppressed",)),
     ("type", "unknown", "opened"): Why("newer than their table", ("loaded",)),
