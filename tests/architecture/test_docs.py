@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.admin import KINDS
 from pipeline.cli import STORY, command
 from pipeline.commands.settings import page
 from pipeline.supervisor import ROLES
-from tests.architecture.repository import project, section, table, text
+from tests.architecture.repository import ROOT, project, section, table, text
 from topics.registry import TOPICS
 
 
@@ -65,6 +66,13 @@ def test_every_command_of_the_story_exists_and_is_told_of(name: str) -> None:
 
 def test_the_story_leaves_no_command_out() -> None:
     assert list(command().commands) == [name for names in STORY.values() for name in names]
+
+
+def test_every_kind_of_provider_is_in_the_table_and_has_a_page() -> None:
+    rows = [row[0] for row in table(text("docs/providers/README.md").partition("## What each")[0])]
+    linked = dict(re.findall(r"\[(\w+)\]\(([\w./]+)\)", " ".join(rows)))
+    assert {*linked, "smtp"} == set(KINDS)
+    assert [page for page in linked.values() if not (ROOT / "docs/providers" / page).exists()] == []
 
 
 def test_every_dependency_has_a_reason() -> None:
