@@ -73,7 +73,8 @@ _ENCODE: Final = msgspec.json.Encoder().encode
 
 def parse(params: Mapping[str, str]) -> Asked:
     """What is asked. Unknown parameters are ignored, and with `Email` all others but `Next`. Raises Refused."""
-    if email := params.get("Email", ""):
+    # A plus that nobody encoded arrives as a blank, which no address has.
+    if email := params.get("Email", "").replace(" ", "+"):
         return Asked(email=email, next=params.get("Next", ""))
     return Asked(
         brand=params.get("BrandId", ""),

@@ -42,6 +42,8 @@ _HTML, _PLAIN = "text/html", "text/plain"
 _HEADER: Final = re.compile(r"x-[a-z0-9][a-z0-9-]{0,57}", re.IGNORECASE)
 _OURS: Final = frozenset({"x-smtpapi"})
 _FILENAME: Final = re.compile(r"[^/\\]{1,255}")
+_SOME_KEY: Final = "[...]"
+_STEP: Final = re.compile(r"\.(\w+)|\[(\d+)\]")
 _TYPES: Final = mimetypes.MimeTypes(filenames=())
 
 _Nothing = Annotated[list[Any], Meta(max_length=0)]
@@ -139,7 +141,7 @@ def read(body: bytes) -> Post:
     try:
         post = typed(_post, body)
     except Refused as refused:
-        raise Invalid(_told(refused)) from None
+        raise Invalid(_told(refused, body)) from None
     errors = dict(_problems(post))
     if errors:
         raise Invalid(errors)
@@ -181,11 +183,22 @@ def error(errors: Mapping[str, str] | Iterable[str]) -> bytes:
 
 
 # ------------------------------------------------------------------ reading
-def _told(refused: Refused) -> dict[str, str] | list[str]:
+def _told(refused: Refused, body: bytes) -> dict[str, str] | list[str]:
     if not refused.where.startswith("."):
         return [f"{refused} ({refused.where})"]
+    where = _named(refused.where, body) if _SOME_KEY in refused.where else refused.where
     what = "This field is missing." if str(refused) == MISSING else f"{str(refused)[:1].upper()}{str(refused)[1:]}."
-    return {_path(refused.where[1:]): what}
+    return {_path(where[1:]): what}
+
+
+def _named(where: str, body: bytes) -> str:
+    """The header whose value is no text; the decoder names the object only."""
+    path, _, _ = where.partition(_SOME_KEY)
+    value = msgspec.json.decode(body)
+    for name, nth in _STEP.findall(path):
+        value = value[name] if name else value[int(nth)]
+    wrong = next((name for name, told in value.items() if not isinstance(told, str)), "")
+    return f"{path}[{wrong[:60]}]"
 
 
 def _path(where: str) -> str:

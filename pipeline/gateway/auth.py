@@ -30,7 +30,7 @@ class Authenticate:
         """The tenant of ``X-Api-Key``, or of ``Authorization: Bearer``. Raises Problem 401."""
         key = given_key(request)
         if not key:
-            raise _unauthorized("no API key: send it as X-Api-Key")
+            raise _unauthorized("no API key: send it as X-Api-Key, or as Authorization: Bearer")
         tenant = await self._known.get(admin.key_hash(key), lambda _: admin.tenant_of_key(self._pool, key))
         if tenant is None:
             raise _unauthorized("the API key is unknown or revoked")

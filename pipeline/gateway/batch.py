@@ -32,6 +32,9 @@ def router(world: World) -> APIRouter:
     batches = Batches(world)
 
     @routes.post("/channels/email/batch", summary="Take a batch of emails", **openapi.BATCH)
+    # It repeats a batch for ever that is answered by a redirect; one slash too many is soon configured.
+    @routes.post("/channels/email/batch/", include_in_schema=False)
+    @routes.post("//channels/email/batch", include_in_schema=False)
     async def batch(request: Request, tenant: Annotated[Tenant, Depends(world.authenticate)]) -> Response:
         """Each message is taken (`successful`), refused for good (`failed`) or to be sent again (`fatal`).
 

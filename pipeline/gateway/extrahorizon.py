@@ -82,6 +82,11 @@ def router(world: World) -> APIRouter:
         """Every call is a view. JSON for who accepts it, the picture for an `<img>`."""
         return await _answered(functools.partial(surface.opened, tracking_hash), request)
 
+    @routes.head("/mail/v1/{tracking_hash}/open", include_in_schema=False)
+    async def looked(tracking_hash: str) -> Response:
+        """Who only asks what is there downloads nothing: no view."""
+        return Response(media_type="image/gif", headers=NO_STORE)
+
     return routes
 
 

@@ -178,7 +178,8 @@ async def test_a_template_mail_is_opened_and_every_call_is_a_view(settings: Sett
 
 
 async def _open(world: Whole, images: list[str]) -> None:
-    """45 times: 20 by mail clients, 25 by an application that passes it on; then with a hash of nobody's."""
+    """45 times: 20 by mail clients, 25 by an application that passes it on; then by who only asks what is there,
+    and with a hash of nobody's."""
     assert images[0] != images[1]
     for nth in range(20):
         picture = await world.http.get(images[nth % 2], headers={"Accept": "image/avif,image/webp,*/*;q=0.8"})
@@ -186,6 +187,8 @@ async def _open(world: Whole, images: list[str]) -> None:
     for _ in range(25):
         told = await world.http.get(images[0], headers={"Accept": "application/json, text/plain, */*"})
         assert (told.status_code, told.json()) == (200, {"affected_records": 1})
+    looked = [await world.http.head(image) for image in images]
+    assert [(one.status_code, one.headers["content-type"]) for one in looked] == [(200, "image/gif")] * len(images)
     forged = await world.http.get("/mail/v1/AAAA/open", headers={"Accept": "application/json"})
     assert (forged.status_code, forged.json()["name"]) == (404, "RESOURCE_UNKNOWN_EXCEPTION")
     assert (await world.http.get("/mail/v1/AAAA/open", headers={"Accept": "image/*"})).status_code == 200

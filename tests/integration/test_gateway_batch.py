@@ -92,6 +92,10 @@ async def test_a_repeat_gets_the_same_ids(settings: Settings) -> None:
     async with gateway(settings) as world:
         first = taken(await world.post(batch))
         assert taken(await world.post([batch[0], message("two", content="<p>rendered anew</p>")])) == first
+        # Where the endpoint's URL was told with a slash at its end, and by clients that add one themselves.
+        for path in ("//channels/email/batch", "/channels/email/batch/"):
+            url = str(world.http.base_url).rstrip("/") + path
+            assert taken(await world.http.post(url, json=batch, headers={"X-Api-Key": world.key})) == first
 
 
 async def test_the_same_batch_twice_at_once_is_one_set_of_emails(settings: Settings) -> None:
@@ -206,6 +210,7 @@ async def test_a_key_is_needed_and_a_revoked_one_ends(settings: Settings) -> Non
             answer = await world.http.post("/channels/email/batch", json=[], headers=headers)
             assert answer.status_code == 401
             assert answer.json()["where"] == "X-Api-Key"
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
         bearer = {"Authorization": f"Bearer {world.key}"}
         assert (await world.http.post("/channels/email/batch", json=[], headers=bearer)).status_code == 200
         assert (await world.post([])).status_code == 200

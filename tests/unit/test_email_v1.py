@@ -109,6 +109,7 @@ def test_parameters_are_read_and_unknown_ones_ignored() -> None:
 
 
 def test_with_an_email_everything_else_is_ignored_even_where_it_is_wrong() -> None:
+    assert email_v1.parse({"Email": "a b@example.com"}).email == "a+b@example.com", "a plus that nobody encoded"
     asked = email_v1.parse({"Email": "a@example.com", "State": "?", "After": "?", "BrandId": "b"})
     assert asked == email_v1.Asked(email="a@example.com")
 
