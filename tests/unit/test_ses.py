@@ -4,6 +4,7 @@ import datetime as dt
 import json
 from typing import Any
 
+import botocore.session
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -296,3 +297,12 @@ def test_the_fields_that_are_signed_are_those_of_the_documentation() -> None:
         b"Message\nm\nMessageId\n22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324\nSubject\nMy First Message\n"
         b"Timestamp\n2012-05-02T00:54:06.655Z\nTopicArn\narn:aws:sns:us-west-2:123456789012:MyTopic\nType\nNotification\n"
     )
+
+
+def test_amazons_own_model_of_the_service_knows_no_event_that_we_do_not() -> None:
+    model = botocore.session.Session().get_service_model("sesv2")
+    spelled = {"DELIVERY_DELAY": "DeliveryDelay", "RENDERING_FAILURE": "Rendering Failure"}
+    events = {spelled.get(name, name.capitalize()) for name in model.shape_for("EventType").enum}
+    assert events == set(ses.KINDS)
+    bounces = {main.upper() for main, sub in ses.SUBTYPES if main and sub}
+    assert bounces == set(model.shape_for("BounceType").enum)
