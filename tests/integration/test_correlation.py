@@ -13,6 +13,7 @@ from pipeline import status
 from pipeline.bootstrap import Runtime, runtime
 from pipeline.correlate.matching import match_key
 from pipeline.kafka import append_all
+from pipeline.outbox import letters
 from pipeline.ports import Entry
 from pipeline.settings import Settings
 from pipeline.supervisor import Stack
@@ -159,6 +160,12 @@ async def test_emptied_tables_fill_again_and_what_waits_in_vain_becomes_a_dead_l
     async with dispatching(short) as rt:
         await until(lambda: _is(parked(rt), 0))
         await until(lambda: _empty(rt, "correlation.provider_ids"))
+    # Whoever replays it lets it wait once more, and this time it is not in vain.
+    async with dispatching(settings) as rt:
+        await letters.replay(rt, "dead-letters/0/0")
+        await until(lambda: _is(parked(rt), 1))
+        await append_all(rt.log, [acked(known, "somebody's else")])
+        await until(lambda: _is(told(settings), {(known, "e2"), (unknown, "e1"), (known, "e3")}))
     [letter] = await on(settings, DEAD_LETTERS)
     assert (letter.reason, letter.source.topic, letter.role) == ("uncorrelated", "uncorrelated-events", "dispatch")
     assert msgspec.json.decode(letter.value)["event_id"] == "e3"
