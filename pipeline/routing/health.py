@@ -4,6 +4,7 @@ It is the outbox's breaker, kept as a lane of a queue of its own (`provider`), s
 `mailfold lanes` show it, and an operator may pause a provider as well.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,11 +22,9 @@ FRESH: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    failures: int
     trips: int
     open: bool
     paused: bool
-    open_for: float
 
 
 class Health:
@@ -37,6 +36,7 @@ class Health:
         self._store = Store(pool, QUEUE, Limits(1, 1, probe_seconds))
         self._now = now
         self._read_at = float("-inf")
+        self._reading = asyncio.Lock()
         self._known: dict[str, _State] = {}
 
     async def up(self, provider: str) -> bool:
@@ -61,9 +61,12 @@ class Health:
         self._read_at = float("-inf")
 
     async def _states(self) -> dict[str, _State]:
-        if self._now() - self._read_at >= FRESH:
-            self._read_at = self._now()
-            async with self._pool.connection() as connection:
-                rows = await (await connection.execute(SQL["health"])).fetchall()
-            self._known = {row[0]: _State(row[1], row[2], bool(row[3]), row[4], row[5]) for row in rows}
+        # Who asks while somebody reads waits for what is read: an answer from before is as good as none.
+        async with self._reading:
+            begun = self._now()
+            if begun - self._read_at >= FRESH:
+                async with self._pool.connection() as connection:
+                    rows = await (await connection.execute(SQL["health"])).fetchall()
+                self._known = {name: _State(*values) for name, *values in rows}
+                self._read_at = begun
         return self._known

@@ -37,8 +37,7 @@ where j.ctid = mine.tid
 returning j.stream::text, j.seq
 
 -- name: health
-select lane, failures, trips, open_until > now(), paused_at is not null,
-    greatest(extract(epoch from open_until - now()), 0)::float8
+select lane, trips, coalesce(open_until > now(), false), paused_at is not null
 from jobs.lanes where queue = 'provider' and (failures > 0 or trips > 0 or paused_at is not null)
 
 -- name: probe

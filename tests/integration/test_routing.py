@@ -1,0 +1,222 @@
+"""A brand with two providers: shares, fail-over, and never both of them for one email."""
+
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import admin
+from pipeline.admin import Brand, Provider, Tenant
+from pipeline.bootstrap import Runtime, runtime
+from pipeline.outbox.store import Limits, Store
+from pipeline.routing.choice import Route
+from pipeline.routing.ways import get_way, set_routes
+from pipeline.settings import Settings
+from tests.integration.test_outbox_processes import armed, ends, process
+from tests.support.dispatching import SECRET, accept, dispatching, on, rows, until
+from tests.support.smtp_receiver import Receiver, smtp_receiver
+from topics.acks import Acked, Deferred
+from topics.registry import PROVIDER_ACKS
+
+FAST = {"dispatch_schedule": (0.1, 0.1, 0.1, 0.1), "smtp_timeout": 3.0}
+
+
+@pytest.fixture
+def quick(settings: Settings) -> Settings:
+    return settings.model_copy(update=FAST)
+
+
+@contextlib.asynccontextmanager
+async def two() -> AsyncIterator[tuple[Receiver, Receiver]]:
+    async with smtp_receiver() as one, smtp_receiver() as other:
+        yield one, other
+
+
+async def route(rt: Runtime, one: int, other: int, weights: tuple[float, float] = (1, 1)) -> None:
+    await admin.add_tenant(rt.pool, Tenant("acme"))
+    for name, port in (("one", one), ("other", other)):
+        await admin.add_provider(rt.pool, Provider(name, host="127.0.0.1", port=port), SECRET)
+    await admin.add_brand(rt.pool, Brand("acme", "7", "one"))
+    await weigh(rt, *weights)
+
+
+async def weigh(rt: Runtime, one: float, other: float) -> None:
+    await set_routes(rt.pool, "acme", "7", [Route("one", one), Route("other", other)])
+
+
+async def sent(rt: Runtime, count: int) -> bool:
+    return len(await rows(rt, "select 1 from jobs.jobs where state = 'done'")) == count
+
+
+async def test_a_brands_mail_takes_its_routes_by_their_weights(quick: Settings) -> None:
+    async with two() as (one, other), dispatching(quick) as rt:
+        await route(rt, one.port, other.port, (3, 1))
+        await accept(rt, *[f"user{number}@example.com" for number in range(60)])
+        await until(lambda: sent(rt, 60))
+        assert len(one.mails) + len(other.mails) == 60
+        assert len(one.mails) > len(other.mails) > 3
+        assert await rows(rt, "select distinct lane from jobs.lanes where queue = 'provider'") == []
+    assert {ack.provider for ack in await on(quick, PROVIDER_ACKS)} == {"one", "other"}
+
+
+@pytest.mark.parametrize("trouble", ["misconfigured", "down"])
+async def test_what_one_provider_surely_did_not_take_goes_through_the_other_at_once(
+    quick: Settings, trouble: str
+) -> None:
+    async with two() as (one, other), dispatching(quick) as rt:
+        await route(rt, 1 if trouble == "down" else one.port, other.port, (1000, 1))
+        one.mail_from = "550 5.7.1 who are you?"
+        await accept(rt, *[f"user{number}@example.com" for number in range(20)])
+        await until(lambda: sent(rt, 20))
+        assert len(other.mails) == 20
+        found = await rows(rt, "select lane, trips > 0 from jobs.lanes where queue = 'provider'")
+        assert found == [("one", True)], "it is shown as down, and its breaker is its own"
+        assert await rows(rt, "select lane from jobs.lanes where queue = 'dispatch' and trips > 0") == []
+    acks = await on(quick, PROVIDER_ACKS)
+    assert {(type(ack), ack.provider) for ack in acks} == {(Acked, "other")}, "it cost nobody an attempt"
+
+
+async def test_a_provider_that_is_repaired_gets_its_mail_back(quick: Settings) -> None:
+    async with two() as (one, other), dispatching(quick) as rt:
+        one.mail_from = "550 5.7.1 who are you?"
+        await route(rt, one.port, other.port, (1000, 1))
+        await accept(rt, "first@example.com")
+        await until(lambda: bool(other.mails))
+        one.mail_from = ""
+
+        async def back() -> bool:
+            await accept(rt, "next@example.com")
+            return bool(one.mails)
+
+        await until(back)
+        await until(lambda: _healed(rt))
+
+
+async def _healed(rt: Runtime) -> bool:
+    return not await rows(rt, "select lane from jobs.lanes where queue = 'provider' and trips > 0")
+
+
+async def test_a_provider_that_an_operator_paused_gets_nothing(quick: Settings) -> None:
+    async with two() as (one, other), dispatching(quick) as rt:
+        await route(rt, one.port, other.port)
+        await Store(rt.pool, "provider", Limits(1, 1, 10)).pause("one", "by hand")
+        await accept(rt, *[f"user{number}@example.com" for number in range(20)])
+        await until(lambda: sent(rt, 20))
+        assert (len(one.mails), len(other.mails)) == (0, 20)
+
+
+async def test_while_nobody_is_up_mail_waits_and_burns_no_attempt(quick: Settings) -> None:
+    async with two() as (one, other), dispatching(quick) as rt:
+        one.mail_from = other.mail_from = "550 5.7.1 who are you?"
+        await route(rt, one.port, other.port)
+        await accept(rt, "anna@example.com")
+        await until(lambda: _broken(rt, 3))
+        assert await rows(rt, "select state, attempts, route from jobs.jobs") == [("pending", 0, "")]
+        other.mail_from = ""
+        await until(lambda: sent(rt, 1), 30)
+    assert one.mails == []
+
+
+async def _broken(rt: Runtime, lanes: int) -> bool:
+    return len(await rows(rt, "select lane from jobs.lanes where trips > 0")) == lanes
+
+
+async def test_silence_after_the_message_is_resent_to_the_same_provider_however_the_weights_change(
+    quick: Settings,
+) -> None:
+    slow = quick.model_copy(update={"dispatch_schedule": (5.0, 0.1)})
+    async with two() as (one, other), dispatching(slow) as rt:
+        one.hang_up_after_data.add("anna@example.com")
+        await route(rt, one.port, other.port, (1, 1e-9))
+        await accept(rt, "anna@example.com")
+        await until(lambda: bool(one.mails))
+        await weigh(rt, 1e-9, 1)
+
+        async def changed() -> bool:
+            await accept(rt, "bert@example.com")
+            return bool(other.mails)
+
+        await until(changed)
+        await until(lambda: len(one.to("anna@example.com")) == 2, 40)
+        await until(lambda: _all_done(rt))
+        assert other.to("anna@example.com") == []
+    annas = {ack.email_id for ack in await on(slow, PROVIDER_ACKS) if isinstance(ack, Deferred)}
+    told = [(type(ack), ack.provider) for ack in await on(slow, PROVIDER_ACKS) if ack.email_id in annas]
+    assert told == [(Deferred, "one"), (Acked, "one")]
+
+
+async def _all_done(rt: Runtime) -> bool:
+    return not await rows(rt, "select 1 from jobs.jobs where state <> 'done'")
+
+
+async def test_silence_before_there_was_a_choice_is_remembered_too(quick: Settings) -> None:
+    slow = quick.model_copy(update={"dispatch_schedule": (4.0, 0.1)})
+    async with two() as (one, other), dispatching(slow) as rt:
+        one.hang_up_after_data.add("anna@example.com")
+        await route(rt, one.port, other.port)
+        await set_routes(rt.pool, "acme", "7", [])
+        await accept(rt, "anna@example.com")
+        await until(lambda: bool(one.mails))
+        await weigh(rt, 1e-9, 1)
+        await until(lambda: sent(rt, 1))
+    assert len(one.mails) == 2
+    assert other.mails == []
+
+
+async def test_an_email_in_the_hands_of_a_dispatcher_that_was_killed_never_reaches_the_other_provider(
+    settings: Settings, tmp_path: Path
+) -> None:
+    async with two() as (one, other), runtime(settings) as rt:
+        await route(rt, one.port, other.port)
+        await accept(rt, *[f"user{number}@example.com" for number in range(40)])
+        async with process(settings, "dispatch", **armed("dispatch.after-250", tmp_path)) as first:
+            assert await ends(first) == 137
+        taken = {mail.recipient for mail in one.mails}
+        assert taken, "some went there, and nobody knows"
+        await weigh(rt, 1e-9, 1)
+        async with process(settings, "dispatch"):
+            await until(lambda: sent(rt, 40), 40)
+    assert not taken & {mail.recipient for mail in other.mails}
+    assert len({mail.recipient for mail in one.mails} | {mail.recipient for mail in other.mails}) == 40
+
+
+async def test_an_email_frozen_in_the_hands_of_one_dispatcher_waits_for_its_provider_though_that_is_down(
+    settings: Settings,
+) -> None:
+    async with two() as (one, other), runtime(settings) as rt:
+        one.slow["anna@example.com"] = 60
+        await route(rt, one.port, other.port, (1, 1e-9))
+        await accept(rt, "anna@example.com")
+        async with process(settings, "dispatch") as killed:
+            await until(lambda: one.asked == 1, 40)
+            await until(lambda: _remembered(rt, "one"))
+            os.kill(killed.pid, signal.SIGKILL)
+            await ends(killed)
+        await Store(rt.pool, "provider", Limits(1, 1, 10)).pause("one", "down")
+        async with process(settings, "dispatch"):
+            await until(lambda: _waits(rt), 40)
+            await accept(rt, "bert@example.com")
+            await until(lambda: bool(other.mails), 40)
+    assert [mail.recipient for mail in other.mails] == ["bert@example.com"]
+
+
+async def _remembered(rt: Runtime, provider: str) -> bool:
+    return await rows(rt, "select route from jobs.jobs") == [(provider,)]
+
+
+async def _waits(rt: Runtime) -> bool:
+    found = await rows(rt, "select last_error from jobs.jobs where state = 'pending'")
+    return any("which may have got it" in error for (error,) in found)
+
+
+async def test_routes_are_the_brands_or_the_tenants_and_give_way_to_what_is_said_last(quick: Settings) -> None:
+    async with runtime(quick) as rt:
+        await route(rt, 1, 2)
+        assert (await get_way(rt.pool, "acme", "7")).routes == (Route("one", 1), Route("other", 1))
+        await admin.add_brand(rt.pool, Brand("acme", "*", "other"))
+        assert (await get_way(rt.pool, "acme", "8")).only == "other"
+        await set_routes(rt.pool, "acme", "7", [])
+        assert (await get_way(rt.pool, "acme", "7")).only == "one"

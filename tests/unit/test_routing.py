@@ -1,0 +1,105 @@
+"""Which provider an email goes to: shares follow the weights, and as little as possible moves."""
+
+import math
+import uuid
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.admin import Brand
+from pipeline.carriers.port import Answer, Meaning
+from pipeline.outbox.job import Job, Lane
+from pipeline.routing.choice import Route, ranked
+from pipeline.routing.router import bound_to, moves_on
+from pipeline.routing.ways import Way
+from topics.record import EmailId
+
+EMAILS = [EmailId(str(uuid.UUID(int=number * 0x9E3779B97F4A7C15F39CC0605CEDC834 % 2**128))) for number in range(4000)]
+NAMES = ["ses", "sendgrid", "postmark", "smtp-1", "smtp-2"]
+
+routes = st.dictionaries(st.sampled_from(NAMES), st.floats(0.01, 100), min_size=1).map(
+    lambda weights: [Route(name, weight) for name, weight in weights.items()]
+)
+email_ids = st.uuids().map(lambda value: EmailId(str(value)))
+
+
+def first(email_id: EmailId, given_routes: list[Route]) -> str:
+    return ranked(email_id, given_routes)[0]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(0.05, 1), min_size=2, max_size=4))
+def test_shares_follow_the_weights(weights: list[float]) -> None:
+    made = [Route(name, weight) for name, weight in zip(NAMES, weights, strict=False)]
+    counted = Counter(first(email_id, made) for email_id in EMAILS)
+    for route in made:
+        share = route.weight / sum(weights)
+        # Five standard deviations: once in two million.
+        tolerance = 5 * math.sqrt(share * (1 - share) / len(EMAILS))
+        assert abs(counted[route.provider] / len(EMAILS) - share) < tolerance
+
+
+@given(email_ids, routes, st.randoms(use_true_random=False))
+def test_the_choice_knows_no_order(email_id: EmailId, made: list[Route], dice: Any) -> None:
+    shuffled = list(made)
+    dice.shuffle(shuffled)
+    assert ranked(email_id, made) == ranked(email_id, shuffled)
+    assert sorted(ranked(email_id, made)) == sorted(route.provider for route in made)
+
+
+@given(email_ids, routes.filter(lambda made: len(made) > 1), st.data())
+def test_only_emails_of_a_provider_that_goes_move(email_id: EmailId, made: list[Route], data: st.DataObject) -> None:
+    gone = data.draw(st.sampled_from(made))
+    left = [route for route in made if route != gone]
+    before = ranked(email_id, made)
+    assert ranked(email_id, left) == [name for name in before if name != gone.provider]
+
+
+@given(email_ids, routes, st.data())
+def test_a_heavier_weight_only_draws_to_itself(email_id: EmailId, made: list[Route], data: st.DataObject) -> None:
+    grown = data.draw(st.sampled_from(made))
+    heavier = [Route(r.provider, r.weight * 2) if r == grown else r for r in made]
+    before, after = first(email_id, made), first(email_id, heavier)
+    assert after in (before, grown.provider)
+
+
+def test_a_scale_of_all_weights_changes_nothing() -> None:
+    made, scaled = [Route("a", 1), Route("b", 3)], [Route("a", 25), Route("b", 75)]
+    assert all(first(email_id, made) == first(email_id, scaled) for email_id in EMAILS)
+
+
+# ------------------------------------------------------------------------------ who may get it
+ONE = Way(Brand("acme", "7", "ses"))
+TWO = Way(Brand("acme", "7", "ses"), (Route("smtp-1", 1), Route("smtp-2", 1)))
+
+
+def job(*, route: str = "", unknown: bool = False) -> Job:
+    stream = str(uuid.uuid4())
+    return Job("dispatch", stream, 0, "send", "acme/7", 2, 2, unknown, str(uuid.uuid4()), b"", route)
+
+
+def test_a_brand_without_a_choice_has_none() -> None:
+    assert bound_to(job(), ONE) == "ses"
+    assert bound_to(job(), Way(ONE.brand, (Route("smtp-1", 1),))) == "smtp-1"
+    assert bound_to(job(), TWO) is None
+
+
+def test_who_may_have_it_is_the_only_one_whatever_the_routes_are_by_now() -> None:
+    for way in (ONE, TWO):
+        assert bound_to(job(route="smtp-9"), way) == "smtp-9"
+        assert bound_to(job(route="smtp-9", unknown=True), way) == "smtp-9"
+
+
+def test_who_fell_silent_before_there_was_a_choice_had_the_brands_own_provider() -> None:
+    assert bound_to(job(unknown=True), TWO) == "ses"
+
+
+def test_an_email_moves_on_only_for_the_providers_sake_and_surely_not_taken() -> None:
+    moving = {(meaning, lane) for meaning in Meaning for lane in Lane if moves_on(Answer(meaning, 0, "", lane))}
+    assert moving == {
+        (Meaning.LATER, Lane.FAILING),
+        (Meaning.LATER, Lane.BROKEN),
+        (Meaning.MISCONFIGURED, Lane.FAILING),
+        (Meaning.MISCONFIGURED, Lane.BROKEN),
+    }
