@@ -1,6 +1,8 @@
 """Providers' webhooks over real HTTP: raw bytes on the log if they are authentic, a clear refusal if not."""
 
+import asyncio
 import base64
+import contextlib
 import time
 
 from cryptography.hazmat.primitives import hashes, serialization
@@ -10,7 +12,7 @@ from pipeline import admin
 from pipeline.hearing.parts import events_of
 from pipeline.providers import sendgrid
 from pipeline.settings import Settings
-from tests.support.gateway import Gateway, gateway, records
+from tests.support.gateway import Gateway, gateway, records, until
 from tests.support.kafka_proxy import kafka_proxy
 from topics.registry import PROVIDER_WEBHOOKS
 
@@ -97,6 +99,26 @@ async def test_what_is_larger_than_a_record_lies_there_in_parts(settings: Settin
         tampered = large.replace(b"59999", b"99999")
         assert (await world.http.post("/webhooks/mailer", content=tampered, headers=signed(large))).status_code == 403
         assert (await world.http.post("/webhooks/mailer", content=b" " * 16_000_001)).status_code == 413
+
+
+async def test_large_bodies_wait_for_each_other_and_nobody_else_does(settings: Settings) -> None:
+    async with gateway(settings) as world, contextlib.AsyncExitStack() as stack:
+        await add_provider(world)
+        host, port = str(world.http.base_url.host), world.http.base_url.port
+        slow = [await asyncio.open_connection(host, port) for _ in range(4)]
+        for _, writer in slow:
+            stack.callback(writer.close)
+            # As much as this is announced, and does not come.
+            writer.write(b"POST /webhooks/mailer HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n[")
+            await writer.drain()
+        large = b"[" + b" " * 1_000_000 + b"]"
+
+        async def full() -> bool:
+            answer = await world.http.post("/webhooks/mailer", content=large, headers=signed(large))
+            return answer.status_code == 503 and answer.headers["Retry-After"] == "2"
+
+        await until(full)
+        assert (await world.http.post("/webhooks/mailer", content=BODY, headers=signed(BODY))).status_code == 200
 
 
 async def test_a_log_that_is_away_is_a_503_so_that_the_provider_tries_again(settings: Settings) -> None:
