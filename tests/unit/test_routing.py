@@ -3,6 +3,7 @@
 import math
 import uuid
 from collections import Counter
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
