@@ -49,6 +49,11 @@ def _password(key: str) -> str:
     return "" if not colon or (user and password) else "user:password wants both"
 
 
+def _basic(key: str) -> str:
+    """Of those who send no token."""
+    return _password(key) if ":" in key else "user:password is what it can bring"
+
+
 def _public(key: str) -> object:
     try:
         if "-----BEGIN" in key:
@@ -64,8 +69,8 @@ _LOOKS: Final[Mapping[str, Callable[[str], str]]] = {
     "postal": _postal,
     "ses": _ses,
     "resend": _resend,
-    "postmark": _password,
+    "postmark": _basic,
     "sparkpost": _password,
-    "mailjet": _password,
+    "mailjet": _basic,
     "brevo": _password,
 }

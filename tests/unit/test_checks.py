@@ -34,6 +34,8 @@ def test_a_topic_of_any_of_amazon_s_clouds_is_taken() -> None:
         ("resend", "whsec_"),
         ("resend", "re_123"),
         ("postmark", "user:"),
+        ("postmark", "a-token"),
+        ("mailjet", "a-token"),
         ("brevo", ":password"),
         *((kind, " ") for kind in ADAPTERS),
     ],
