@@ -45,7 +45,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address the gateway listens on.")
     port: int = Field(8025, ge=0, le=65535, description="Port the gateway listens on; 0 takes a free one.")
     public_url: str = Field(
-        "http://127.0.0.1:8025", description="How recipients reach the gateway: pixels and links point there."
+        "http://127.0.0.1:8025",
+        description="How recipients and providers reach the gateway: pixels and links point there, webhooks are posted "
+        "there. The same for every gateway: Mandrill signs it.",
     )
     mail_domain: str = Field(
         "mailfold.localhost", description="Domain of the Message-ID and of the VERP return path; bounces go there."
@@ -58,7 +60,7 @@ class Settings(BaseSettings):
     body_max: int = Field(64_000_000, ge=1024, description="Bytes of a request body; more is a 413.")
     trusted_proxies: tuple[str, ...] = Field(
         (),
-        description="Networks of proxies before the gateway, JSON list such as `[\"10.0.0.0/8\"]`: from them alone "
+        description='Networks of proxies before the gateway, JSON list such as `["10.0.0.0/8"]`: from them alone '
         "`X-Forwarded-For` is believed, which says whether a security scanner's network opened or clicked.",
     )
     metrics_key: SecretStr = Field(
@@ -67,7 +69,9 @@ class Settings(BaseSettings):
         "may read it, because metrics name tenants and brands.",
     )
     webhook_max_age: int = Field(
-        86_400, ge=60, description="Seconds a signed webhook stays fresh; not below the provider's retry horizon."
+        86_400,
+        ge=60,
+        description="Seconds a signed webhook stays fresh; longer where its provider repeats for longer.",
     )
     soft_bounces: int = Field(
         5, ge=0, description="Soft bounces in a row after which an address is suppressed for the brand; 0 is never."
