@@ -70,6 +70,9 @@ def when(text: str, now: Millis, option: str) -> Millis:
 def _show(found: Summary, dry_run: bool) -> None:
     console = here.console()
     console.print(f"{found.webhooks} webhooks read, {found.seen} events in them", highlight=False)
+    if not found.webhooks:
+        console.print("none came from it in that time; `mailfold providers list` names them all", highlight=False)
+        return
     told = "would be appended" if dry_run else "appended"
     rows = (
         ("same", found.same, "read as before"),

@@ -10,21 +10,21 @@ and after a while they are dead letters that say so.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from pipeline.bootstrap import Runtime
 from pipeline.correlate.looking import SQL
-from pipeline.correlate.reading import Key, Learnt, Waiting, correlated, read
+from pipeline.correlate.reading import Waiting, correlated, read
+from pipeline.correlate.tables import names, write
 from pipeline.crashpoints import crash_point
 from pipeline.kafka import consumer, partitions
 from pipeline.leading import Positions, lead
 from pipeline.outbox.append import append_until_confirmed
 from pipeline.ports import Entry
-from topics.codec import decode, encode
+from topics.codec import decode
 from topics.dead_letters import DeadLetter
 from topics.record import EmailId, Place
 from topics.registry import DAY_MS, DEAD_LETTERS, DELIVERY_EVENTS, PROVIDER_ACKS, UNCORRELATED_EVENTS
@@ -110,8 +110,7 @@ class Correlator:
         waiting = await self._told_at_once(learnt.waiting)
         upto = {place: records[-1].offset + 1 for place, records in batches.items()}
         async with self._rt.pool.connection() as connection:
-            await connection.execute(SQL["alone"])
-            matched = await _write(connection, learnt, waiting)
+            matched = await write(connection, learnt, waiting)
             await self._positions.advance(connection, upto)
         self._positions.next |= upto
         if matched:
@@ -122,7 +121,7 @@ class Correlator:
         if not waiting:
             return []
         async with self._rt.pool.connection() as connection:
-            rows = await (await connection.execute(SQL["known"], _names(one.key for one in waiting))).fetchall()
+            rows = await (await connection.execute(SQL["known"], names(one.key for one in waiting))).fetchall()
         known = {(provider, message_id): EmailId(email_id) for message_id, provider, email_id in rows}
         told = [correlated(one.event, known[one.key]) for one in waiting if one.key in known]
         await append_until_confirmed(self._rt.log, [Entry(DELIVERY_EVENTS, event.email_id, event) for event in told])
@@ -176,27 +175,3 @@ class Correlator:
         values = {"partitions": [row[0] for row in rows], "places": [row[1] for row in rows]}
         async with self._rt.pool.connection() as connection:
             await connection.execute(SQL[query], values)
-
-
-async def _write(connection: psycopg.AsyncConnection[Any], learnt: Learnt, waiting: Sequence[Waiting]) -> int:
-    """Insert both sides, then look for the other; how many found theirs."""
-    if learnt.ids:
-        keys, emails = zip(*learnt.ids, strict=True)
-        values = {"email_ids": list(emails), "recorded": list(learnt.ids.values())}
-        await connection.execute(SQL["learn"], _names(keys) | values)
-    if waiting:
-        values = {
-            "partitions": [one.partition for one in waiting],
-            "places": [one.place for one in waiting],
-            "since": [one.since for one in waiting],
-            "events": [encode(UNCORRELATED_EVENTS, one.event) for one in waiting],
-        }
-        await connection.execute(SQL["park"], _names(one.key for one in waiting) | values)
-    touched = {key for key, _ in learnt.ids} | {one.key for one in waiting}
-    return (await connection.execute(SQL["match"], _names(touched))).rowcount if touched else 0
-
-
-def _names(keys: Iterable[Key]) -> dict[str, Any]:
-    """Keys as columns."""
-    listed = list(keys)
-    return {"message_ids": [name for _, name in listed], "providers": [provider for provider, _ in listed]}

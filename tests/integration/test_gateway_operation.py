@@ -35,6 +35,8 @@ async def test_metrics_count_requests_messages_and_appends(settings: Settings) -
         assert await world.metric('mailfold_messages_total{outcome="failed"}') == 1
         assert await world.metric('mailfold_appends_total{result="confirmed",topic="send-requests"}') == 1
         assert await world.metric("mailfold_postgres_up") == 1
+        assert await world.metric("mailfold_parked") == 0
+        assert await world.metric("mailfold_oldest_parked_seconds") == 0
 
 
 async def test_metrics_show_what_is_owed_dead_and_paused(settings: Settings) -> None:
