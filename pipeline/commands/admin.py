@@ -57,14 +57,22 @@ def revoke_key(name: str) -> None:
 @brands.command("add")
 def add_brand(
     brand: str,
+    *,
     provider: Annotated[str, typer.Option(help="Whom it sends through.")],
     tenant: Tenant = "default",
     unknown: Annotated[
         str, typer.Option(help="After a crash in mid-sending: resend, or hold for a decision.")
     ] = "resend",
+    unsubscribe: Annotated[
+        bool, typer.Option(help="Messages carry List-Unsubscribe, unless their sender says it itself.")
+    ] = True,
+    trap_link: Annotated[
+        bool, typer.Option("--trap-link", help="HTML carries a link that no human sees: who follows it is a robot.")
+    ] = False,
 ) -> None:
     """Say whom a brand sends through."""
-    with_pool(lambda pool, _: admin.add_brand(pool, admin.Brand(tenant, brand, provider, unknown)))
+    row = admin.Brand(tenant, brand, provider, unknown, unsubscribe, trap_link)
+    with_pool(lambda pool, _: admin.add_brand(pool, row))
     console().print(f"brand {brand} of {tenant} sends through {provider}", markup=False)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline import tokens
 from pipeline.admin import Brand, Provider
+from pipeline.content import mime
 from pipeline.content.links import with_trap
 from pipeline.content.text import text_of
 from pipeline.dispatch.message import Writer
@@ -39,7 +40,8 @@ HTML = Content(html='<html><body><a href="https://shop.example/">shop</a></body>
 
 def written(content: Content = HTML, **brand: Any) -> email.message.EmailMessage:
     row = replace(Brand("acme", "1", "relay"), **brand)
-    raw = Writer(SETTINGS, lambda: 1_700_000_000_000).message(REQUEST, content, row, Provider("relay", "h", 25))
+    letter = Writer(SETTINGS, lambda: 1_700_000_000_000).letter(REQUEST, content, row, Provider("relay", "h", 25))
+    raw = mime.written(letter)
     found = email.message_from_bytes(raw, policy=email.policy.default)
     assert isinstance(found, email.message.EmailMessage)
     return found
