@@ -13,6 +13,7 @@ ORIGINALS: Final = (
     "message/rfc822",
     "message/rfc822-headers",
     "text/rfc822-headers",
+    "text/rfc822-header",
     "message/global",
     "message/global-headers",
 )

@@ -51,31 +51,34 @@ DIALECTS: Final = (
     ),
     _dialect("groupwise", r"the message that you sent was undeliverable to the following"),
     _dialect("opensmtpd", r"an error has occurred while attempting to deliver a message for"),
-    _dialect(
-        "",
-        r"undeliver(?:able|ed)|delivery (?:\w+ )?fail|fail(?:ed|ure) (?:\w+ ){0,3}deliver|returned mail|user unknown"
-        r"|(?:unable to|could not(?: be)?|cannot(?: be)?|can't be|couldn't be|not be|wasn't|was not) *\n? *deliver"
-        r"|mail fail(?:ure|ed)|permanent (?:fatal )?error|failure notice|delivery (?:notification|report|status)"
-        r"|no such user|message not delivered|returning message to sender|non-?delivery|mailbox (?:is )?full"
-        r"|rejected by",
-    ),
 )
+ANYBODYS: Final = re.compile(
+    r"undeliver(?:able|ed)|delivery (?:\w+ )?fail|fail(?:ed|ure) (?:\w+ ){0,3}deliver|returned mail|user unknown"
+    r"|(?:unable to|could not(?: be)?|cannot(?: be)?|can't be|couldn't be|not be|wasn't|was not) *\n? *deliver"
+    r"|mail fail(?:ure|ed)|permanent (?:fatal )?error|failure notice|delivery (?:notification|report|status)"
+    r"|no such user|message not delivered|returning message to sender|non-?delivery|mailbox (?:is )?full"
+    r"|rejected by",
+    re.IGNORECASE,
+)
+"""Words that people use, too; so they count only where a mail system speaks, or in the subject."""
 
 _MAILER: Final = re.compile(
-    r"mailer-?daemon|post_?master|mail *delivery|mail *administrator|system administrator|mail *router"
-    r"|mdaemon|delivery *(?:subsystem|system|service)|mail *system|courier|bounce",
+    r"mailer-?daemon|post_?master|mail *delivery|mail *administrator|system administrator|mdaemon"
+    r"|delivery *(?:subsystem|system)|mail *system",
     re.IGNORECASE,
 )
 
 
-def read(letter: Letter, base: Report, *, null_sender: bool) -> list[Report]:
-    """The one report of a textual bounce; empty where it is none."""
-    text = spoken.words(letter)
+def read(letter: Letter, base: Report) -> list[Report]:
+    """The one report of a textual bounce; empty where it is none.
+
+    For mail that a mail system says it wrote, or that has no sender.
+    """
     subject = letter.fields.get("subject")
-    if not (null_sender or by_machine(letter)):
-        return []
-    told = f"{subject}\n{text}"
+    told = f"{subject}\n{spoken.words(letter)}"
     found = next((one for one in DIALECTS if one.words.search(told)), None)
+    if found is None and (by_machine(letter) or ANYBODYS.search(subject)) and ANYBODYS.search(told):
+        found = Dialect("", ANYBODYS)
     if found is None and "x-failed-recipients" not in letter.fields:
         return []
     writer, action = (found.writer, found.action) if found else ("", "failed")

@@ -130,9 +130,14 @@ def _parts(fields: Fields, body: bytes) -> Iterator[Part]:
             # In order: the parts of a part come before the parts that follow it.
             waiting[:0] = [(Fields(head), content, depth + 1) for head, content in inner]
         else:
-            # Text, where it says multipart and none of its parts can be found: people could still read it.
-            kind = "text/plain" if fields.type.startswith("multipart/") else fields.type
-            yield Part(kind, _content(fields, body), fields.parameter("charset"))
+            yield _leaf(fields, body)
+
+
+def _leaf(fields: Fields, body: bytes) -> Part:
+    if fields.type.startswith("multipart/"):
+        # None of its parts can be found: people could still read it as text. It can't be encoded (RFC 2045 §6.4).
+        return Part("text/plain", body[:TEXT_MAX])
+    return Part(fields.type, _content(fields, body), fields.parameter("charset"))
 
 
 def _pieces(body: bytes, boundary: str) -> list[bytes]:

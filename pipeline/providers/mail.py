@@ -4,6 +4,7 @@ RFC 3464 and 6533 (DSN), RFC 5965 (ARF), RFC 3834 (auto-replies), RFC 2369 (unsu
 such a mail: what counts is only what carries a signature of ours.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from pipeline.bounces.report import Form, Report
 from pipeline.errors import Forged, Unproven, Unrecognised
 from pipeline.hearing import times
 from pipeline.hearing.adapter import Context, Incoming
-from pipeline.hearing.privacy import hide_all, hider
+from pipeline.hearing.privacy import HIDDEN, hide_all, hider
 from topics import ids
 from topics.events import DeliveryEvent, EventKind
 from topics.record import EmailId, Millis
@@ -45,6 +46,8 @@ FORMS: Final = {
     Form.UNSUBSCRIBE: EventKind.UNSUBSCRIBED,
 }
 _WORDS_MAX: Final = 2_000
+_QUOTED: Final = re.compile(r'"[^"\n]{1,100}"@[^\s<>"]{1,300}')
+"""An address whose local part stands in quotation marks (RFC 5321 §4.1.2)."""
 _DECODER: Final = msgspec.json.Decoder(Report)
 
 
@@ -124,7 +127,7 @@ def _occurred_at(report: Report, context: Context) -> Millis:
 
 def _hidden(report: Report, text: str) -> str:
     hide = hider([report.final_recipient, report.original_recipient])
-    return hide_all(hide(text))[:_WORDS_MAX]
+    return hide(hide_all(_QUOTED.sub(HIDDEN, text)))[:_WORDS_MAX]
 
 
 def _native(report: Report) -> msgspec.Raw:

@@ -13,7 +13,7 @@ from topics.codec import decode, encode
 from topics.events import EventKind
 from topics.registry import DELIVERY_EVENTS
 
-KINDS = sorted(kind for kind in ADAPTERS if (FOLDER / kind).is_dir())
+KINDS = sorted(kind for kind in ADAPTERS if (FOLDER / kind).is_dir() and kind != "mail")
 # The sandbox speaks SendGrid's language; what mail brings in is shown with real mails, in tests of its own.
 WITHOUT = {"sandbox", "mail"}
 EVERY = pytest.mark.parametrize("case", cases(*KINDS), ids=str)

@@ -1,0 +1,250 @@
+"""Bounced mail: what servers write becomes events; only what bears our signature counts; nobody's bytes break it."""
+
+import json
+import os
+import time
+import urllib.parse
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline import tokens
+from pipeline.bounces import codes
+from pipeline.bounces.read import FROM, TO, TRUNCATED
+from pipeline.errors import Forged, Unproven
+from pipeline.hearing.adapter import Context, Incoming
+from pipeline.providers import mail
+from pipeline.proving import proofs
+from tests.support.golden import ADDRESS
+from tests.support.inbound import EMAIL_ID, SECRET, bounce, message_id, unsubscribe, verp
+from topics.codec import decode, encode
+from topics.events import BounceClass, DeliveryEvent, EventKind
+from topics.record import EmailId
+from topics.registry import DELIVERY_EVENTS
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "mail"
+NAMES = sorted(path.stem for path in GOLDEN.glob("*.eml"))
+CONTEXT = Context(provider="inbound", received_at=1_767_323_045_123, proofs=proofs(SECRET))
+EVERY = pytest.mark.parametrize("name", NAMES)
+CASES = int(os.environ.get("ADAPTER_CASES", "100"))
+FUZZED = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+ENVELOPE = {TO: verp(), FROM: "<>"}
+
+
+def heard(raw: bytes, envelope: dict[str, str] | None = None) -> tuple[list[DeliveryEvent], list[str]]:
+    """The events, and why the others are none."""
+    events, unproven = [], []
+    for piece in mail.split(raw, envelope or {}):
+        try:
+            events.append(mail.normalize(piece, CONTEXT))
+        except Unproven as error:
+            unproven.append(str(error))
+    return events, unproven
+
+
+def golden(name: str) -> bytes:
+    return (GOLDEN / f"{name}.eml").read_bytes()
+
+
+@EVERY
+def test_a_mail_as_servers_write_it_becomes_the_expected_events(name: str) -> None:
+    events, unproven = heard(golden(name))
+    told = {"events": [json.loads(msgspec.json.encode(event)) for event in events], "unproven": unproven}
+    assert told == json.loads((GOLDEN / f"{name}.expected.json").read_text())
+    assert all(decode(DELIVERY_EVENTS, encode(DELIVERY_EVENTS, event)) == event for event in events)
+
+
+@EVERY
+def test_line_ends_and_what_servers_put_before_a_message_change_nothing(name: str) -> None:
+    once = heard(golden(name))
+    with_crlf = golden(name).replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    assert heard(with_crlf) == once
+    if name != "not_even_headers":
+        assert heard(b"Received: from a by b; now\r\nX-Spam: no\r\n" + with_crlf) == once
+
+
+@EVERY
+def test_no_address_and_nothing_that_a_person_wrote_leaves(name: str) -> None:
+    raw = golden(name).decode("utf-8", "replace")
+    told = msgspec.json.encode(heard(golden(name))[0]).decode()
+    told = (told + urllib.parse.unquote(told)).lower()
+    for address in ADDRESS.findall(raw.lower()):
+        assert address not in told
+    for private in ("vacation.", "watches", "not interested", "montag", "out of the office"):
+        assert private not in told
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "forged" not in name])
+def test_under_another_secret_nothing_counts(name: str) -> None:
+    others = Context(provider="inbound", received_at=0, proofs=proofs("another-secret-of-at-least-32-characters"))
+    for piece in mail.split(golden(name), {}):
+        with pytest.raises(Unproven):
+            mail.normalize(piece, others)
+
+
+def test_the_envelope_says_whom_a_bounce_came_to_whatever_its_header_says() -> None:
+    other = EmailId("0190a1b2-c3d4-7e5f-8a9b-000000000000")
+    (event,) = heard(bounce("somebody@example.org"), {TO: verp(other), FROM: "<>"})[0]
+    assert (event.email_id, event.kind) == (other, EventKind.BOUNCED)
+    assert heard(bounce("somebody@example.org"), {TO: "postmaster@mailfold.localhost", FROM: "<>"})[0] == []
+
+
+def test_each_proof_counts_for_its_own_kind_of_mail_only() -> None:
+    # A return path in a complaint, a Message-ID in a bounce, an unsubscribe address on either: no proofs.
+    report = golden("arf_abuse").decode()
+    assert heard(report.replace(message_id(), "<x@shop.example>").encode(), {TO: verp()})[0] == []
+    assert heard(bounce(unsubscribe()).replace(b"Subject: x", f"Message-ID: {message_id()}".encode()))[0] == []
+    assert heard(b"Subject: unsubscribe\n\n", {TO: verp(), FROM: "a@example.net"})[0][0].kind is EventKind.UNKNOWN
+
+
+def test_a_message_that_comes_again_by_any_road_is_one_event_and_another_is_not() -> None:
+    ((first,), _), ((again,), _) = (
+        heard(bounce(verp()), ENVELOPE),
+        heard(b"Delivered-To: x@y.example\r\n" + bounce(verp())),
+    )
+    assert first.event_id == again.event_id
+    without_id = bounce(verp()).replace(b"Message-ID: <20260102030405.77@mx.example.net>\r\n", b"")
+    assert len({event.event_id for raw in (bounce(verp()), without_id) for event in heard(raw)[0]}) == 2
+    assert heard(without_id)[0] == heard(b"Return-Path: <>\r\n" + without_id.replace(b"\r\n", b"\n"))[0]
+    ids = [event.event_id for event in heard(golden("rfc3464_several"))[0]]
+    assert len(set(ids)) == len(ids) == 3
+
+
+def test_what_was_cut_off_still_tells_what_stands_at_its_head() -> None:
+    whole = bounce(verp(), padding=10_000)
+    (event,) = heard(whole[:1_500], {**ENVELOPE, TRUNCATED: str(len(whole))})[0]
+    assert (event.kind, event.enhanced) == (EventKind.BOUNCED, "5.1.1")
+    assert json.loads(bytes(event.native))["truncated"] is True
+
+
+def test_mail_is_no_webhook() -> None:
+    with pytest.raises(Forged):
+        mail.verify(Incoming(headers={}, body=b""), ["key"], 0, 60)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "code", "enhanced", "verdict"),
+    [
+        ("5.1.1", "550 5.1.1 no such user", 550, "5.1.1", "hard"),
+        ("5.0.0", "550-5.1.1 The account does not exist", 550, "5.1.1", "hard"),
+        ("5.0.0", "550 Unknown user", 550, "5.0.0", "hard"),
+        ("5.0.0", "554 Transaction failed", 554, "5.0.0", "soft"),
+        ("5.0.0", "", 0, "5.0.0", "soft"),
+        ("", "", 0, "", "soft"),
+        ("5.2.2", "552 5.2.2 Mailbox full", 552, "5.2.2", "soft"),
+        ("5.1.1", "550 5.1.1 user is over quota", 550, "5.1.1", "soft"),
+        ("5.2.1", "550 5.2.1 mailbox disabled", 550, "5.2.1", "hard"),
+        ("5.2.1", "550 5.2.1 The user is receiving mail at a rate that prevents", 550, "5.2.1", "soft"),
+        ("5.7.1", "550 5.7.1 Message rejected as spam", 550, "5.7.1", "soft"),
+        ("5.7.1", "550 5.7.1 <a@example.net>: Recipient address rejected: User unknown", 550, "5.7.1", "hard"),
+        ("5.7.1", "550 5.7.1 Sender address rejected: Domain not found, user unknown", 550, "5.7.1", "soft"),
+        ("5.1.1", "550 5.7.1 IP address is on a blacklist", 550, "5.7.1", "soft"),
+        ("5.1.1", "550 5.1.1 listed at zen.spamhaus.example", 550, "5.1.1", "soft"),
+        ("5.1.8", "550 5.1.8 Domain of sender does not exist", 550, "5.1.8", "soft"),
+        ("5.4.4", "Host or domain name not found", 0, "5.4.4", "hard"),
+        ("5.4.1", "connect timed out", 0, "5.4.1", "soft"),
+        ("5.3.2", "521 5.3.2 host does not accept mail", 521, "5.3.2", "hard"),
+        ("4.1.1", "450 4.1.1 user unknown", 450, "4.1.1", "soft"),
+        ("5.1.1", "550 5.1.1 <spam-policy@example.net> no such user", 550, "5.1.1", "hard"),
+        ("5.7.17", "550 5.7.17 mailbox owner has changed", 550, "5.7.17", "hard"),
+        ("5.6.3", "554 5.6.3 too large", 554, "5.6.3", "soft"),
+    ],
+)
+def test_codes_and_words_together_say_whether_the_address_is_dead(
+    status: str, said: str, code: int, enhanced: str, verdict: str
+) -> None:
+    assert codes.judge(status, said) == codes.Verdict(code, enhanced, BounceClass(verdict))
+    assert codes.for_address(codes.judge(status, said), forwarded=True) is BounceClass.SOFT
+
+
+# ---------------------------------------------------------------- nobody's bytes break it
+@given(st.sampled_from(NAMES), st.data())
+@FUZZED
+def test_a_mail_after_something_went_wrong_with_it_is_still_read(name: str, data: st.DataObject) -> None:
+    raw = bytearray(golden(name))
+    for _ in range(data.draw(st.integers(1, 6))):
+        start = data.draw(st.integers(0, len(raw)))
+        end = min(len(raw), start + data.draw(st.integers(0, 200)))
+        piece = data.draw(
+            st.one_of(st.binary(max_size=40), st.sampled_from(HOSTILE), st.just(bytes(raw[start:end]) * 3))
+        )
+        raw[start:end] = piece
+    _is_sound(bytes(raw))
+
+
+@given(
+    st.lists(
+        st.one_of(st.binary(max_size=200), st.sampled_from([]) if False else st.text().map(str.encode)), max_size=20
+    )
+)
+@FUZZED
+def test_bytes_that_are_no_mail_are_read_as_well(pieces: list[bytes]) -> None:
+    _is_sound(b"\r\n".join(pieces))
+
+
+HOSTILE = [
+    b"\x00",
+    b"\r",
+    b"\n\n",
+    b"\r\n\r\n",
+    b"\xff\xfe",
+    b"--",
+    b"Content-Type: multipart/mixed; boundary=a\n\n--a\n" * 30,
+    b"Content-Type: multipart/mixed; boundary*0*=utf-8'x'%ff%; boundary*1*=\n",
+    b"Content-Type: text/plain; charset=\x00; charset*=x'y'z\n",
+    b"Content-Transfer-Encoding: base64\n",
+    b"Content-Transfer-Encoding: quoted-printable\n",
+    b"Subject: =?utf-8?b?////?= =?x-unknown?q?=zz?= =?utf-7?q?+AAA?=\n",
+    b"Status: 5.999.99999\n",
+    b"Action: failed\nAction: delivered\n",
+    b"Date: Fri, 99 Jan 99999 99:99:99 +9999\n",
+    b"Final-Recipient: rfc822; " + b"a" * 5_000 + b"@b\n",
+    b"Final-Recipient: utf-8; \\x{110000}\\x{D800}\\x{0}@b\n",
+]
+
+
+def _is_sound(raw: bytes) -> None:
+    """Events of the one email that the signatures name, or none; and they can lie on the log."""
+    for event in heard(raw, ENVELOPE)[0] + heard(raw)[0]:
+        assert event.email_id == EMAIL_ID
+        assert decode(DELIVERY_EVENTS, encode(DELIVERY_EVENTS, event)) == event
+        assert not ADDRESS.search(msgspec.json.encode(event).decode().replace(event.event_id, ""))
+
+
+NESTED = "".join(f"Content-Type: multipart/mixed; boundary=b{n}\n\n--b{n}\n" for n in range(20_000))
+LARGE = 880_000
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        NESTED.encode(),
+        b"Content-Type: multipart/mixed; boundary=a\n\n" + b"--a\n" * (LARGE // 4),
+        b"Content-Type: multipart/mixed; boundary=a\n\n"
+        + b"--a\nContent-Type: multipart/mixed; boundary=a\n\n" * 20_000,
+        b"Content-Type: multipart/mixed; " + b'";' * 30_000 + b"\n\nx",
+        b"Subject: " + b"=?" * 30_000 + b"\n\n" + b"\n" * LARGE,
+        b"X: y\n" * (LARGE // 5),
+        b"From: MAILER-DAEMON\n\n" + b" \n-" * (LARGE // 3),
+        b"From: MAILER-DAEMON\n\n" + b"user " * (LARGE // 5),
+        b"From: MAILER-DAEMON\n\n" + b"a" * LARGE,
+        b"From: MAILER-DAEMON\n\n" + b"delivery unknown mailbox over " * (LARGE // 30),
+        b"Content-Type: message/delivery-status\n\n" + b"Final-Recipient: x\n" * (LARGE // 19),
+        b"Content-Type: message/delivery-status\n\n" + b"Final-Recipient: rfc822;a@b\n\n" * (LARGE // 29),
+        b"Content-Type: text/html\n\n" + b"<" * LARGE,
+        b"Content-Type: message/delivery-status\nContent-Transfer-Encoding: base64\n\n" + b"QUFB\n" * (LARGE // 5),
+        b"Final-Recipient: x\n\nFinal-Recipient: x\n" + b"Final-Recipient: x\n" * (LARGE // 19),
+        b"To: " + b"b-" * LARGE,
+        b"In-Reply-To: " + b"<" * LARGE,
+        b"Content-Type: message/delivery-status\n\nFinal-Recipient: x\nAction: failed\nDiagnostic-Code: "
+        + b"over " * 100_000,
+    ],
+)
+def test_hostile_mail_costs_no_more_time_than_its_size_is_worth(raw: bytes) -> None:
+    started = time.process_time()
+    heard(raw[:LARGE], ENVELOPE)
+    # A bound against quadratic time, which would take minutes; what it really takes is a tenth of a second.
+    assert time.process_time() - started < 5
