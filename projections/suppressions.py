@@ -105,14 +105,18 @@ async def page(connection: Connection, asked: Asked, rule: Rule, now: Millis) ->
         for known in await look(connection, keys, rule, now):
             behind = Place(known.key[2], known.key[1])
             why = known.why
-            # What was decided for all brands is shown once, as that.
-            if why is not None and why.brand == known.key[1] and asked.reason in (None, why.reason):
+            if why is not None and asked.reason in (None, why.reason) and _shown(why, known.key[1], asked):
                 entries.append((known.key, why))
             if len(entries) == asked.limit:
                 return Page(entries, behind)
         if len(keys) < AT_ONCE:
             return Page(entries, None)
     return Page(entries, behind)
+
+
+def _shown(why: Why, brand: str, asked: Asked) -> bool:
+    """What was decided for all brands is shown once, as that; to who asks for one brand it is shown as what holds."""
+    return asked.brand is not None or why.brand == brand
 
 
 async def of_address(connection: Connection, tenant: str, address_hash: bytes, rule: Rule, now: Millis) -> list[Known]:
@@ -179,7 +183,7 @@ async def _keys(connection: Connection, asked: Asked, behind: Place) -> list[Add
         "after_brand": behind.brand,
         "limit": AT_ONCE,
     }
-    rows = await (await connection.execute(SQL["keys"], values)).fetchall()
+    rows = await (await connection.execute(SQL["keys" if asked.brand is None else "keys_for"], values)).fetchall()
     return [(asked.tenant, brand, address_hash) for address_hash, brand in rows]
 
 

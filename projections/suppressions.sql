@@ -42,15 +42,26 @@ group by asked.number having max(h.sent_at) is not null
 select address_hash, brand from (
     (select address_hash, brand from suppressions.decisions
     where tenant = %(tenant)s and (address_hash, brand) > (%(address_hash)s, %(after_brand)s)
-        and (%(brand)s::text is null or brand in (%(brand)s, '*'))
     order by address_hash, brand limit %(limit)s)
     union
     (select address_hash, brand from projections.evidence
     where tenant = %(tenant)s and (address_hash, brand) > (%(address_hash)s, %(after_brand)s)
-        and (%(brand)s::text is null or brand = %(brand)s)
     group by address_hash, brand order by address_hash, brand limit %(limit)s)
 ) as known
 order by address_hash, brand limit %(limit)s
+
+-- name: keys_for
+-- The same for one brand: each address once, whether it is about the brand or about all of them.
+select address_hash, %(brand)s::text from (
+    (select address_hash from suppressions.decisions
+    where tenant = %(tenant)s and address_hash > %(address_hash)s and brand in (%(brand)s, '*')
+    group by address_hash order by address_hash limit %(limit)s)
+    union
+    (select address_hash from projections.evidence
+    where tenant = %(tenant)s and address_hash > %(address_hash)s and brand = %(brand)s
+    group by address_hash order by address_hash limit %(limit)s)
+) as known
+order by address_hash limit %(limit)s
 
 -- name: keys_of
 -- The same of one address.

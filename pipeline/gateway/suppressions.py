@@ -112,7 +112,7 @@ def _add_listing(routes: APIRouter, caller: Any, asking: Asking, signer: Signer)
     Caller = Annotated[Tenant, caller]  # noqa: N806 - a type
 
     @routes.get("/suppressions", summary="List suppressions", **_described(None, "Listing"))
-    async def list_suppressions(
+    async def list_suppressions(  # noqa: PLR0917 - one per parameter, as the framework wants them
         tenant: Caller,
         brand: _OfBrand = None,
         reason: _OfReason = None,
@@ -122,7 +122,8 @@ def _add_listing(routes: APIRouter, caller: Any, asking: Asking, signer: Signer)
     ) -> Response:
         """Who gets nothing, and why; in the order of the hashes, so that what comes and goes moves nothing else."""
         if address is not None:
-            account = await _account(asking, tenant, address, brand)
+            # A plus that nobody encoded arrives as a blank, which no address has.
+            account = await _account(asking, tenant, address.replace(" ", "+"), brand)
             return _json(Listing(suppressions=[one for one in account.suppressed if reason in (None, one.reason)]))
         asked = Asked(tenant=tenant.tenant, brand=_stored(brand), reason=reason, limit=limit)
         if behind:
@@ -181,7 +182,7 @@ def _add_look_ups(routes: APIRouter, caller: Any, asking: Asking) -> None:
         wondered = _read(_wondered, await read_body(request, BODY_MAX))
         return _json(await _account(asking, tenant, wondered.address, wondered.brand or None))
 
-    @routes.get("/suppressions/{address}", summary="Show one address", **_described(None, "Account"))
+    @routes.get("/suppressions/{address:path}", summary="Show one address", **_described(None, "Account"))
     async def show(address: _InPath, tenant: Caller, brand: _OfBrand = None) -> Response:
         """Whether it gets mail, why not, and all that is known of it: evidence and decisions."""
         return _json(await _account(asking, tenant, address, brand))
@@ -203,7 +204,7 @@ def _add_decisions(routes: APIRouter, caller: Any, asking: Asking, deciding: Dec
         decided = Decided(address_hash=hashed.hex(), brand=wanted.brand, in_force=in_force)
         return _json(decided, 202 if not in_force else 201 if news else 200)
 
-    @routes.delete("/suppressions/{address}", summary="Lift a suppression", **_described(None, "Decided", 202))
+    @routes.delete("/suppressions/{address:path}", summary="Lift a suppression", **_described(None, "Decided", 202))
     async def lift(address: _InPath, request: Request, tenant: Caller, brand: _ForBrand) -> Response:
         """It gets mail again, until it bounces, complains or unsubscribes anew."""
         hashed = address_hash(asking, address)

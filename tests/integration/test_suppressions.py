@@ -77,6 +77,9 @@ async def test_an_operator_lists_lifts_and_lists_again_and_the_log_has_hashes_on
         assert name == hashed("anna@example.com")
         [entry] = await listing(served)
         assert (entry["reason"], entry["listed"], entry["note"]) == ("complaint", True, "called us")
+        odd = await ask(served, "GET", "/suppressions/a/b+c@example.com")
+        assert odd.json()["address_hash"] == hashed("a/b+c@example.com")
+        assert (await ask(served, "GET", "/suppressions?address=a/b+c@example.com")).json()["suppressions"] == []
         assert entry["by"] == f"api {admin.key_hash(served.key).hex()[:12]}"
         lifted = await ask(served, "DELETE", f"/suppressions/{name}", params={"brand": "7"})
         assert (lifted.status_code, lifted.json()["in_force"]) == (200, True)
@@ -119,6 +122,7 @@ async def test_all_brands_are_one_entry_and_the_later_decision_stands(settings: 
         assert await brands("7") == await brands("never heard of") == ["*"]
         await ask(served, "DELETE", f"/suppressions/{name}", params={"brand": "7"})
         assert (await brands("7"), await brands("8")) == ([], ["*"])
+        assert [len(await listing(served, brand=brand, limit=1)) for brand in ("7", "8")] == [0, 1]
         assert (await ask(served, "POST", "/suppressions", json=everywhere)).status_code == 201
         assert await brands("7") == ["*"], "to decide it again is news after a part of it was lifted"
         await ask(served, "DELETE", f"/suppressions/{name}", params={"brand": "*"})
