@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 import urllib.parse
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import tokens
 from pipeline.bounces import codes
 from pipeline.bounces.read import FROM, TO, TRUNCATED
 from pipeline.errors import Forged, Unproven
@@ -175,11 +173,7 @@ def test_a_mail_after_something_went_wrong_with_it_is_still_read(name: str, data
     _is_sound(bytes(raw))
 
 
-@given(
-    st.lists(
-        st.one_of(st.binary(max_size=200), st.sampled_from([]) if False else st.text().map(str.encode)), max_size=20
-    )
-)
+@given(st.lists(st.one_of(st.binary(max_size=200), st.text().map(str.encode)), max_size=20))
 @FUZZED
 def test_bytes_that_are_no_mail_are_read_as_well(pieces: list[bytes]) -> None:
     _is_sound(b"\r\n".join(pieces))
@@ -243,8 +237,6 @@ LARGE = 880_000
         + b"over " * 100_000,
     ],
 )
-def test_hostile_mail_costs_no_more_time_than_its_size_is_worth(raw: bytes) -> None:
-    started = time.process_time()
+@pytest.mark.timeout(60)  # quadratic time would take many minutes
+def test_hostile_mail_is_read_in_a_time_that_its_size_is_worth(raw: bytes) -> None:
     heard(raw[:LARGE], ENVELOPE)
-    # A bound against quadratic time, which would take minutes; what it really takes is a tenth of a second.
-    assert time.process_time() - started < 5
