@@ -88,7 +88,7 @@ def require_signed(incoming: Incoming, topics: Sequence[str], now_ms: int, max_a
     try:
         signature = proof.from_base64(envelope.signature)
         key.verify(signature, envelope.signed(), padding.PKCS1v15(), HASHES[envelope.signature_version]())
-    except (InvalidSignature, UnsupportedAlgorithm):
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError):
         raise Forged("the SNS message's signature is not Amazon's") from None
     try:
         sent_ms = times.from_iso(envelope.timestamp)

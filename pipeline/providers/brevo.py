@@ -91,7 +91,7 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         enhanced=words.enhanced_code(text),
         text=hide_all(hide(text)),
         url=hide(fields.text("link")),
-        user_agent=fields.text("user_agent"),
+        user_agent=hide(fields.text("user_agent")),
         # Its SMTP server says "queued as <…>", and an ack keeps what is between the brackets.
         provider_message_id=fields.text("message-id").strip().strip("<>"),
         native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),

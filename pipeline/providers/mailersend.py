@@ -100,7 +100,7 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         enhanced=words.enhanced_code(text),
         text=hide_all(hide(text)),
         url=hide(data.text("morph", "url") or data.text("meta", "url")),
-        user_agent=data.text("meta", "user_agent"),
+        user_agent=hide(data.text("meta", "user_agent")),
         provider_message_id=data.text("email", "message", "id") or data.text("message_id"),
         native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
     )

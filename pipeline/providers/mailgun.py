@@ -105,7 +105,7 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         enhanced=words.enhanced_code(status.text("enhanced-code"), status.text("bounce-code"), text),
         text=hide_all(hide(text)),
         url=hide(fields.text("url")),
-        user_agent=fields.text("client-info", "user-agent"),
+        user_agent=hide(fields.text("client-info", "user-agent")),
         provider_message_id=fields.text("message", "headers", "message-id").strip("<>"),
         native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
     )

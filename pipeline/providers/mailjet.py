@@ -87,7 +87,7 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         enhanced=words.enhanced_code(text),
         text=hide_all(hide(text)),
         url=hide(fields.text("url")),
-        user_agent=fields.text("agent"),
+        user_agent=hide(fields.text("agent")),
         provider_message_id=_message_id(fields),
         native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
     )

@@ -107,7 +107,7 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         enhanced=words.enhanced_code(text),
         text=hide_all(hide(text)),
         url=hide(fields.text("url")),
-        user_agent=fields.text("user_agent"),
+        user_agent=hide(fields.text("user_agent")),
         provider_message_id=own,
         native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
     )

@@ -88,7 +88,7 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         enhanced=words.enhanced_code(output),
         text=hide_all(hide(output.strip() or details)),
         url=hide(payload.text("url")),
-        user_agent=payload.text("user_agent"),
+        user_agent=hide(payload.text("user_agent")),
         provider_message_id=message.text("id") if ours else "",
         native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
     )

@@ -100,7 +100,7 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         enhanced=words.enhanced_code(text),
         text=hide_all(hide(text)),
         url=hide(fields.text("OriginalLink")),
-        user_agent=fields.text("UserAgent"),
+        user_agent=hide(fields.text("UserAgent")),
         provider_message_id=fields.text("MessageID"),
         native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
     )

@@ -96,7 +96,7 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         enhanced=words.enhanced_code(*texts),
         text=hide_all(hide(texts[0] if texts else "")),
         url=hide(data.text("click", "link")),
-        user_agent=data.text("click", "userAgent") or data.text("open", "userAgent"),
+        user_agent=hide(data.text("click", "userAgent") or data.text("open", "userAgent")),
         # A suppression names the email that brought it about; a received mail is none that we sent.
         provider_message_id="" if name == "email.received" else data.text("email_id") or data.text("source_id"),
         native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),

@@ -102,7 +102,7 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         enhanced=words.enhanced_code(fields.text("status"), text),
         text=hide_all(hide(text)),
         url=hide(fields.text("url")),
-        user_agent=fields.text("useragent"),
+        user_agent=hide(fields.text("useragent")),
         provider_message_id=fields.text("sg_message_id"),
         native=_native(fields, hide),
     )

@@ -124,7 +124,7 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         enhanced=words.enhanced_code(recipient.text("status"), text),
         text=hide_all(hide(text)),
         url=hide(detail.text("link")),
-        user_agent=detail.text("userAgent"),
+        user_agent=hide(detail.text("userAgent")),
         provider_message_id=told.text("mail", "messageId"),
         native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
     )

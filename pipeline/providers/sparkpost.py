@@ -104,7 +104,7 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         enhanced=words.enhanced_code(text),
         text=hide_all(hide(text)),
         url=hide(fields.text("target_link_url")),
-        user_agent=fields.text("user_agent"),
+        user_agent=hide(fields.text("user_agent")),
         provider_message_id=fields.text("transmission_id") or fields.text("message_id"),
         native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
     )

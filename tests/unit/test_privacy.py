@@ -1,0 +1,80 @@
+"""What must not leave for `delivery-events`, and what may stay."""
+
+import json
+
+import pytest
+
+from pipeline.errors import Unrecognised
+from pipeline.hearing.privacy import HIDDEN, hide_all, hide_links, hider, native_strictly
+
+ANNA = "anna+news@mail.example.com"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"550 5.1.1 <{ANNA}>: no such user", "550 5.1.1 <[address]>: no such user"),
+        (f"{ANNA},anna@localhost;\tand (x@y)", "[address],[address];\tand ([address])"),
+        ("smtp;anna%2Bnews%40mail.example.com is gone", "smtp;[address] is gone"),
+        ("ünï@exämple.com", HIDDEN),
+        ("no address here, 5 @ 3", "no address here, 5 @ 3"),
+        ("", ""),
+    ],
+)
+def test_a_servers_words_hold_none(text: str, shown: str) -> None:
+    assert hide_all(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("link", "shown"),
+    [
+        (f"https://example.com/u?e={ANNA}&x=1", "https://example.com/u?e=[address]&x=1"),
+        ("https://example.com/u?e=anna%2Bnews%40mail.example.com&x=1", "https://example.com/u?e=[address]&x=1"),
+        ("https://medium.example/@anna/story", "https://medium.example/@anna/story"),
+        ("https://cdn.example/npm/react@18.2.0/index.js", "https://cdn.example/npm/react@18.2.0/index.js"),
+        ("https://user:secret@example.com/", "https://user:[address]/"),
+        ("https://example.com/", "https://example.com/"),
+    ],
+)
+def test_a_link_stays_one_without_addresses(link: str, shown: str) -> None:
+    assert hide_links(link) == shown
+
+
+def test_an_address_that_is_known_is_found_in_any_spelling() -> None:
+    hide = hider(["anna@localhost", "", "no address", 'quoted"@x'])
+    told = "anna@localhost ANNA@LOCALHOST anna%40localhost bob@localhost"
+    assert hide(told) == f"{HIDDEN} {HIDDEN} {HIDDEN} bob@localhost"
+    assert hide.known(f"{ANNA} anna@localhost") == f"{ANNA} {HIDDEN}"
+
+
+def test_an_events_own_words_stay_without_what_is_personal() -> None:
+    event = {
+        "to": ANNA,
+        "message-id": f"20130821005614.1@{ANNA.partition('@')[2]}",
+        "url": f"https://example.com/@x?e={ANNA}",
+        "newer": {"seen by": [ANNA, {"to": "x", ANNA: 1}]},
+        "size": 2.5,
+    }
+    told = native_strictly(
+        json.dumps(event).encode(), hider([]), personal=frozenset({"to"}), verbatim=frozenset({"url", "message-id"})
+    )
+    assert json.loads(bytes(told)) == {
+        "message-id": "20130821005614.1@mail.example.com",
+        "url": "https://example.com/@x?e=[address]",
+        "newer": {"seen by": [HIDDEN, {HIDDEN: 1}]},
+        "size": 2.5,
+    }
+
+
+@pytest.mark.parametrize("event", [b"9" * 400, b'{"a":' * 900 + b"1" + b"}" * 900])
+def test_what_no_reader_could_read_back_is_unrecognised(event: bytes) -> None:
+    with pytest.raises(Unrecognised):
+        native_strictly(b'{"x":%s}' % event, hider([]), personal=frozenset(), verbatim=frozenset())
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 300_000 + " @ %40", "a@" * 50_000, "%4" * 50_000 + "%40", "a." * 100_000 + "@" + "b." * 100_000]
+)
+def test_a_long_text_takes_its_length(text: str) -> None:
+    """Quadratic, these would take minutes."""
+    assert len(hide_links(hide_all(text))) <= len(text) * 9
