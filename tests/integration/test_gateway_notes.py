@@ -1,0 +1,97 @@
+"""What was heard and answered is written down: in batches, by the spool where the log is slow, counted where lost."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.bootstrap import Runtime, runtime
+from pipeline.gateway.notes import BEHIND, MOST, Note
+from pipeline.gateway.world import World, make_world
+from pipeline.settings import Settings
+from tests.support.gateway import records
+from tests.support.kafka_proxy import kafka_proxy
+from topics import ids
+from topics.codec import decode
+from topics.events import DeliveryEvent, EventKind
+from topics.registry import DELIVERY_EVENTS
+
+EMAIL = ids.email_id("acme", "fasttrack", "one")
+
+
+def note(number: int) -> Note:
+    event = DeliveryEvent(
+        email_id=EMAIL,
+        event_id=f"pixel:{number}",
+        kind=EventKind.OPENED,
+        occurred_at=number,
+        recorded_at=number,
+        provider="pixel",
+    )
+    return lambda: event
+
+
+def value(world: World, name: str) -> float:
+    found: Any = world.metrics.registry.get_sample_value(f"mailfold_{name}")
+    return float(found or 0)
+
+
+@contextlib.asynccontextmanager
+async def noting(rt: Runtime) -> AsyncIterator[World]:
+    """A gateway's world without its server; at the end what is in hand is written down."""
+    world = make_world(rt)
+    yield world
+    running = asyncio.create_task(world.notes.run())
+    await world.notes.finish(running)
+    running.result()
+    world.spool.close()
+
+
+async def heard(settings: Settings) -> set[str]:
+    """On the log or in the spool."""
+    on_log = {event.event_id for *_, event in await records(settings, DELIVERY_EVENTS)}
+    return on_log | {event.event_id for event in spooled(settings.data_dir / "spool")}
+
+
+def spooled(folder: Path) -> list[DeliveryEvent]:
+    lines = [line for file in folder.glob("*.events") for line in file.read_bytes().splitlines()]
+    return [decode(DELIVERY_EVENTS, line) for line in lines]
+
+
+async def test_what_comes_faster_than_the_log_takes_it_goes_by_way_of_the_spool(settings: Settings) -> None:
+    many = BEHIND + 1_000
+    async with runtime(settings) as rt, noting(rt) as world:
+        for number in range(many):
+            world.notes.put(note(number))
+        assert value(world, "notes_waiting") == many
+    assert value(world, "notes_waiting") == 0
+    assert value(world, "spooled_total") >= BEHIND
+    assert value(world, "spool_lost_total") == 0
+    assert await heard(settings) == {f"pixel:{number}" for number in range(many)}
+
+
+async def test_a_log_that_is_away_when_told_to_stop_leaves_all_in_the_spool(settings: Settings) -> None:
+    async with kafka_proxy(settings.kafka_bootstrap) as proxy:
+        away = settings.model_copy(update={"kafka_bootstrap": proxy.bootstrap})
+        async with runtime(away) as rt, noting(rt) as world:
+            proxy.away()
+            for number in range(500):
+                world.notes.put(note(number))
+    assert {event.event_id for event in spooled(settings.data_dir / "spool")} == {f"pixel:{n}" for n in range(500)}
+
+
+async def test_memory_is_bounded_and_what_is_lost_is_counted(settings: Settings) -> None:
+    async with runtime(settings) as rt:
+        world = make_world(rt)
+        for number in range(MOST + 7):
+            world.notes.put(note(number))
+        assert value(world, "notes_waiting") == MOST
+        assert value(world, "spool_lost_total") == 7
+
+
+async def test_what_came_to_nothing_is_no_event_and_stops_nothing(settings: Settings) -> None:
+    async with runtime(settings) as rt, noting(rt) as world:
+        for number in range(10):
+            world.notes.put(note(number) if number % 2 else lambda: None)
+    assert await heard(settings) == {f"pixel:{number}" for number in (1, 3, 5, 7, 9)}
