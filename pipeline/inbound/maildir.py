@@ -45,9 +45,11 @@ class Maildir:
             handle = os.open(self._new / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             return None
-        with open(handle, "rb") as file:
+        try:
             found = os.fstat(handle)
-            return (file.read(KEPT + 1), found.st_size) if stat.S_ISREG(found.st_mode) else None
+            return (os.read(handle, KEPT + 1), found.st_size) if stat.S_ISREG(found.st_mode) else None
+        finally:
+            os.close(handle)
 
     def _done(self, name: str) -> int:
         try:

@@ -1,0 +1,131 @@
+"""Inbound mail by HTTP and from a maildir: the same record as by SMTP, a repeat is the same event."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import BadSettings
+from pipeline.inbound.envelope import KEPT
+from pipeline.inbound.maildir import Maildir
+from pipeline.ports import Entry
+from pipeline.providers import mail
+from pipeline.settings import Settings
+from tests.support.command import as_environment, mailfold
+from tests.support.gateway import gateway, records
+from tests.support.inbound import bounce, verp
+from tests.support.kafka_proxy import kafka_proxy
+from topics.record import Place
+from topics.registry import PROVIDER_WEBHOOKS
+from topics.webhooks import RawWebhook
+
+MESSAGE = bounce(verp())
+
+
+async def test_a_mail_by_http_lies_on_the_log_with_its_envelope(settings: Settings) -> None:
+    async with gateway(settings, inbound_max_bytes=1_000_000) as world:
+        key = {"X-Api-Key": world.key, "Content-Type": "message/rfc822"}
+        by_query = {"to": verp(), "from": "<>"}
+        answer = await world.http.post("/inbound/mail", content=MESSAGE, headers=key, params=by_query)
+        assert answer.status_code == 204
+        by_header = {"X-Envelope-To": verp(), "X-Envelope-From": "<>", **key}
+        assert (await world.http.post("/inbound/mail", content=MESSAGE, headers=by_header)).status_code == 204
+        assert (await world.http.post("/inbound/mail", content=MESSAGE, headers=key)).status_code == 204
+        once, again, without = [kept for *_, kept in await records(settings, PROVIDER_WEBHOOKS)]
+        assert (once.kind, once.body) == ("mail", MESSAGE)
+        assert once.headers == again.headers
+        assert once.webhook_id == again.webhook_id
+        assert without.headers == ()
+        pieces = {mail.split(kept.body, dict(kept.headers))[0] for kept in (once, again, without)}
+        assert len(pieces) == 1
+        assert await world.metric('mailfold_inbound_mails_total{result="signed",road="http"}') == 2
+
+
+async def test_a_mail_by_http_needs_a_key_a_message_and_a_bound(settings: Settings) -> None:
+    async with gateway(settings, inbound_max_bytes=1_000_000) as world:
+        key = {"X-Api-Key": world.key}
+        answers = [
+            await world.http.post("/inbound/mail", content=MESSAGE),
+            await world.http.post("/inbound/mail", content=MESSAGE, headers={"X-Api-Key": "wrong"}),
+            await world.http.post("/inbound/mail", content=b" \r\n", headers=key),
+            await world.http.post("/inbound/mail", content=b"x" * 1_000_001, headers=key),
+            await world.http.post("/inbound/mail", content=MESSAGE, headers=key, params={"to": "x" * 400}),
+        ]
+        assert [answer.status_code for answer in answers] == [401, 401, 400, 413, 400]
+        assert await records(settings, PROVIDER_WEBHOOKS) == []
+
+
+async def test_a_log_that_is_away_is_a_503_by_http(settings: Settings) -> None:
+    async with (
+        kafka_proxy(settings.kafka_bootstrap) as proxy,
+        gateway(settings, kafka_bootstrap=proxy.bootstrap, append_timeout=0.3) as world,
+    ):
+        proxy.away()
+        answer = await world.http.post("/inbound/mail", content=MESSAGE, headers={"X-Api-Key": world.key})
+        assert answer.status_code == 503
+        proxy.back()
+
+
+async def test_a_maildir_is_emptied_into_the_log_by_the_command(settings: Settings, tmp_path: Path) -> None:
+    folder = maildir(tmp_path, {"1.a.host": MESSAGE, "2.b.host,S=5:2,": b"Subject: x\n\n" + b"x" * (KEPT + 5)})
+    env = as_environment(settings)
+    said = await asyncio.to_thread(mailfold, "inbound", "maildir", str(folder), env=env)
+    assert (said.code, said.out) == (0, "2 taken\n"), said.err
+    assert sorted(path.name for path in (folder / "cur").iterdir()) == ["1.a.host:2,S", "2.b.host,S=5:2,S"]
+    assert list((folder / "new").iterdir()) == []
+    first, second = [kept for *_, kept in await records(settings, PROVIDER_WEBHOOKS)]
+    assert MESSAGE in (first.body, second.body)
+    assert {len(first.body), len(second.body)} == {len(MESSAGE), KEPT}
+
+
+async def test_what_the_log_does_not_confirm_stays_and_comes_again_as_the_same(tmp_path: Path) -> None:
+    folder, log = maildir(tmp_path, {"1": MESSAGE, "2": b"Subject: hello\n\n"}), Forgetful(confirms=1)
+    assert await Maildir(folder, log, lambda: 5).sweep() == (1, 1)
+    assert [path.name for path in (folder / "new").iterdir()] == ["2"]
+    # As a crash after the append and before the renaming leaves it.
+    (folder / "cur" / "1:2,S").rename(folder / "new" / "1")
+    log.confirms = 9
+    assert await Maildir(folder, log, lambda: 6).sweep() == (2, 0)
+    records_made = [entry.record for entry in log.entries if isinstance(entry.record, RawWebhook)]
+    ids = [record.webhook_id for record in records_made if record.body == MESSAGE]
+    assert len(ids) == 2
+    assert len(set(ids)) == 1
+
+
+async def test_only_messages_are_taken_from_a_maildir(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("not for the log")
+    folder, log = maildir(tmp_path, {"1": MESSAGE, ".hidden": b"x"}), Forgetful(confirms=9)
+    (folder / "new" / "link").symlink_to(secret)
+    (folder / "new" / "folder").mkdir()
+    os.mkfifo(folder / "new" / "pipe")
+    assert await Maildir(folder, log, lambda: 5).sweep() == (1, 0)
+    assert len(log.entries) == 1
+    with pytest.raises(BadSettings, match="not a maildir"):
+        Maildir(tmp_path, log, lambda: 5)
+
+
+def maildir(folder: Path, messages: dict[str, bytes]) -> Path:
+    for name in ("cur", "new", "tmp"):
+        (folder / "Maildir" / name).mkdir(parents=True)
+    for name, message in messages.items():
+        (folder / "Maildir" / "new" / name).write_bytes(message)
+    return folder / "Maildir"
+
+
+class Forgetful:
+    """A log that confirms so many records and then no more."""
+
+    def __init__(self, confirms: int) -> None:
+        self.confirms = confirms
+        self.entries: list[Entry] = []
+
+    async def append(self, entries: Sequence[Entry], *, within: float | None = None) -> list[Place | None]:
+        self.entries += entries
+        places: list[Place | None] = []
+        for entry in entries:
+            places.append(Place(topic=entry.topic.name, partition=0, offset=0) if self.confirms else None)
+            self.confirms = max(0, self.confirms - 1)
+        return places
