@@ -25,6 +25,14 @@ WebhookKeyEnv = Annotated[
     list[str] | None,
     typer.Option(help=f"Secret of its webhooks, or user:password: {FROM}. Repeatable.", metavar="NAME"),
 ]
+Kind = Annotated[str, typer.Option(help=f"{', '.join(admin.KINDS)}: headers added and webhooks read.")]
+Username = Annotated[str, typer.Option(help="SMTP user; SES: access key id; Mailgun's API: the domain.")]
+Password = Annotated[str, typer.Option(help=f"SMTP password or API key: {FROM}.", metavar="NAME")]
+Region = Annotated[str, typer.Option(help="The provider's region, where it has some: eu-west-1, eu.")]
+Option = Annotated[
+    list[str] | None,
+    typer.Option(help="What only its kind knows: configuration_set=… (SES), message_stream=… (Postmark). Repeatable."),
+]
 
 
 @app.command("add")
@@ -33,21 +41,16 @@ def add_provider(
     *,
     host: Annotated[str, typer.Option(help="SMTP host.")] = "",
     port: Annotated[int, typer.Option(help="SMTP port.", min=1, max=65535)] = 587,
-    kind: Annotated[str, typer.Option(help=f"{', '.join(admin.KINDS)}: headers added and webhooks read.")] = "smtp",
+    kind: Kind = "smtp",
     via: Annotated[str, typer.Option(help="How mail goes there: smtp, or api.")] = "smtp",
     tls: Annotated[str, typer.Option(help="opportunistic, required, implicit (port 465) or off.")] = "opportunistic",
-    username: Annotated[str, typer.Option(help="SMTP user; SES: access key id; Mailgun's API: the domain.")] = "",
-    password_env: Annotated[str, typer.Option(help=f"SMTP password or API key: {FROM}.", metavar="NAME")] = "",
+    username: Username = "",
+    password_env: Password = "",
     webhook_key: WebhookKey = None,
     webhook_key_env: WebhookKeyEnv = None,
-    region: Annotated[str, typer.Option(help="The provider's region, where it has some: eu-west-1, eu.")] = "",
+    region: Region = "",
     api_url: Annotated[str, typer.Option(help="Its API, if not the provider's own.")] = "",
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="What only its kind knows: configuration_set=… (SES), message_stream=… (Postmark). Repeatable."
-        ),
-    ] = None,
+    option: Option = None,
     means_delivered: Annotated[bool, typer.Option(help="Its 250 is the final delivery.")] = False,
     max_connections: Annotated[int, typer.Option(help="Connections at once, per dispatcher.", min=1)] = 8,
 ) -> None:
@@ -70,10 +73,14 @@ def add_provider(
         api_url=api_url.rstrip("/"),
         options=tuple((name, value) for name, _, value in (one.partition("=") for one in option or [])),
     )
+    _add(row)
+
+
+def _add(row: admin.Provider) -> None:
     if lacking := carriers.lacking(row):
         raise Refused(lacking)
     with_pool(lambda pool, settings: admin.add_provider(pool, row, secret_of(settings)))
-    console().print(f"provider {provider}; next: mailfold brands add '*' --provider {provider}", markup=False)
+    console().print(f"provider {row.provider}; next: mailfold brands add '*' --provider {row.provider}", markup=False)
 
 
 @app.command("rotate")
