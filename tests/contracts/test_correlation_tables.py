@@ -94,10 +94,13 @@ async def test_no_ack_and_event_miss_each_other_in_any_order_and_any_batches(con
     await asyncio.to_thread(search(given(scripts())(example)))
 
 
-async def test_the_same_name_for_two_emails_names_neither(connection: Connection) -> None:
-    both = together([ack(KEYS[0], 1), ack(KEYS[0], 2)])
-    await write(connection, both, ())
-    assert await write(connection, ack(KEYS[0], 1), ()) == 0
+BOTH = [ack(KEYS[0], 1), ack(KEYS[0], 2)]
+
+
+@pytest.mark.parametrize("batches", [[together(BOTH)], BOTH, [*BOTH, BOTH[1]]], ids=len)
+async def test_the_same_name_for_two_emails_names_neither(connection: Connection, batches: list[Learnt]) -> None:
+    for batch in [*batches, BOTH[0]]:
+        await write(connection, batch, ())
     assert await write(connection, Learnt(), heard(KEYS[0], 1).waiting) == 0
     assert await told(connection) == {}
 

@@ -12,8 +12,9 @@ from pipeline.signing import Signer, hash_address
 from projections.debts import Debt, decode
 from projections.migrate import migrate
 from projections.sink import Connection, Moved, Run, Sink
+from projections.steps import PLACES
 from tests.conftest import SECRET
-from tests.support.changes import T0, Log, acked, event, identified, lives, request, told
+from tests.support.changes import T0, Log, acked, again, event, identified, lives, request, told
 from tests.support.tables import tables
 from topics.changes import EmailChange
 from topics.conversions import Outcome, Word
@@ -293,3 +294,17 @@ async def test_what_postgres_cannot_hold_in_a_column_is_still_projected(connecti
     await project(connection, sink, Log().fold(odd).fold(late).runs())
     found = await connection.execute("select recipient, status from projections.history")
     assert await found.fetchall() == [("a\ufffdb@example.com", "opened")]
+
+
+async def test_an_event_read_anew_stands_on_the_timeline_however_often_the_first_reading_was_repeated(
+    connection: Connection, sink: Sink
+) -> None:
+    bounced = event(1, EventKind.BOUNCED, T0)
+    corrected = again(bounced, EventKind.DEFERRED, T0 + 9)
+    log = Log().fold(request(1))
+    for _ in range(PLACES + 5):
+        log.fold(bounced)
+    log.fold(corrected).fold(bounced)
+    await project(connection, sink, log.runs(50, PLACES, PLACES + 6))
+    query = "select kind, revision, cardinality(places) from projections.timeline where event_id = %s"
+    assert await (await connection.execute(query, (bounced.event_id,))).fetchall() == [("deferred", 1, PLACES)]
