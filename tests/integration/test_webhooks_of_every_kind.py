@@ -105,6 +105,10 @@ async def test_a_token_is_good_for_one_body_and_its_repeats(settings: Settings) 
         assert {answer.status_code for answer in first} == {200}
         assert (await world.http.post("/webhooks/mailgun", content=stolen)).status_code == 403
         assert {webhook.body for *_, webhook in await records(settings, PROVIDER_WEBHOOKS)} == {signed.body}
+        fresh = mailgun.make(EVENT, "").body
+        bodies = [fresh.replace(b"never heard of", b"event %d" % number) for number in range(5)]
+        at_once = await asyncio.gather(*(world.http.post("/webhooks/mailgun", content=body) for body in bodies))
+        assert sorted(answer.status_code for answer in at_once) == [200, 403, 403, 403, 403]
 
 
 async def test_what_nobody_understands_or_knows_spoils_nothing_else(settings: Settings, tmp_path: Path) -> None:
