@@ -9,6 +9,7 @@ import typer
 from pipeline.commands import (
     admin,
     asked,
+    brands,
     check,
     dead,
     inbound,
@@ -46,8 +47,9 @@ STORY: Final = {
 
 for _group in (up, play, roles, asked, renormalize, settings):
     app.add_typer(_group.app)
-for _name in ("tenants", "keys", "brands", "destinations"):
+for _name in ("tenants", "keys", "destinations"):
     app.add_typer(getattr(admin, _name), name=_name)
+app.add_typer(brands.app, name="brands")
 app.add_typer(check.app, name="providers")
 app.add_typer(dead.app, name="dead")
 app.add_typer(inbound.app, name="inbound")

@@ -69,7 +69,16 @@ on conflict (tenant, brand) do update set
     trap_link = excluded.trap_link, sender_address = excluded.sender_address, sender_name = excluded.sender_name
 
 -- name: list_brands
-select tenant, brand, provider, unknown_policy from admin.brands order by tenant, brand
+select b.tenant, b.brand,
+    coalesce(
+        (select string_agg(r.provider || '=' || r.weight, ' ' order by r.provider)
+         from admin.routes r where (r.tenant, r.brand) = (b.tenant, b.brand)),
+        b.provider
+    ),
+    b.unknown_policy,
+    case when b.sender_name = '' then b.sender_address else b.sender_name || ' <' || b.sender_address || '>' end,
+    case when b.dkim_key_sealed is null then '' else b.dkim_selector || '._domainkey.' || b.dkim_domain end
+from admin.brands b order by 1, 2
 
 -- name: brand
 -- The brand's own row, else the tenant's '*'.

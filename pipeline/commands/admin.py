@@ -1,4 +1,4 @@
-"""`mailfold tenants|keys|brands|destinations`: what an operator decides, into Postgres and out."""
+"""`mailfold tenants|keys|destinations`: what an operator decides, into Postgres and out."""
 
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -11,7 +11,6 @@ from pipeline.errors import Refused
 
 tenants = typer.Typer(help="Who may send: a customer of this installation.", no_args_is_help=True)
 keys = typer.Typer(help="A tenant's API keys; only their hashes are kept.", no_args_is_help=True)
-brands = typer.Typer(help="Which provider a brand sends through.", no_args_is_help=True)
 destinations = typer.Typer(help="Where a brand's conversions go.", no_args_is_help=True)
 
 Tenant = Annotated[str, typer.Option(help="The tenant.")]
@@ -52,34 +51,6 @@ def revoke_key(name: str) -> None:
     """End a key by the name that `keys list` shows."""
     with_pool(lambda pool, _: admin.revoke_key(pool, name))
     console().print(f"key {name} is revoked", markup=False)
-
-
-@brands.command("add")
-def add_brand(
-    brand: str,
-    *,
-    provider: Annotated[str, typer.Option(help="Whom it sends through.")],
-    tenant: Tenant = "default",
-    unknown: Annotated[
-        str, typer.Option(help="After a crash in mid-sending: resend, or hold for a decision.")
-    ] = "resend",
-    unsubscribe: Annotated[
-        bool, typer.Option(help="Messages carry List-Unsubscribe, unless their sender says it itself.")
-    ] = True,
-    trap_link: Annotated[
-        bool, typer.Option("--trap-link", help="HTML carries a link that no human sees: who follows it is a robot.")
-    ] = False,
-) -> None:
-    """Say whom a brand sends through."""
-    row = admin.Brand(tenant, brand, provider, unknown, unsubscribe, trap_link)
-    with_pool(lambda pool, _: admin.add_brand(pool, row))
-    console().print(f"brand {brand} of {tenant} sends through {provider}", markup=False)
-
-
-@brands.command("list")
-def list_brands() -> None:
-    """Show the brands."""
-    _list("list_brands", "tenant", "brand", "provider", "after a crash")
 
 
 @destinations.command("add")

@@ -11,12 +11,18 @@ from pipeline.database import Pool
 from pipeline.errors import NotFound, Refused
 from pipeline.outbox.letters import QUEUES
 from pipeline.outbox.store import SQL, Limits, Store
+from pipeline.routing.health import QUEUE as PROVIDERS
 from projections.debts import lane as lane_of
 
 app = typer.Typer(help="Each brand's way through an outbox: waiting, paused, broken.", no_args_is_help=True)
 
-Queue = Annotated[str, typer.Argument(help="`dispatch` (mail) or `emit` (conversions).", metavar="QUEUE")]
-Lane = Annotated[str, typer.Argument(help="`tenant/brand`, as the list shows it.", metavar="LANE")]
+Queue = Annotated[
+    str,
+    typer.Argument(
+        help="`dispatch` (mail), `emit` (conversions), or `provider`: one of a brand that has several.", metavar="QUEUE"
+    ),
+]
+Lane = Annotated[str, typer.Argument(help="`tenant/brand`, or the provider, as the list shows it.", metavar="LANE")]
 Reason = Annotated[str, typer.Option(help="Why; shown in lists.")]
 BY_HAND: Final = "paused by an operator"
 
@@ -93,8 +99,8 @@ def _say(found: list[str], what: str) -> None:
 
 
 def _check(queue: str) -> None:
-    if queue not in QUEUES:
-        raise Refused(f"{queue}: no queue of ours; it's one of {', '.join(QUEUES)}")
+    if queue not in (*QUEUES, PROVIDERS):
+        raise Refused(f"{queue}: no queue of ours; it's one of {', '.join((*QUEUES, PROVIDERS))}")
 
 
 def _store(pool: Pool, queue: str) -> Store:

@@ -20,7 +20,7 @@ class Known:
         secret = rt.settings.secret.get_secret_value()
         self._rt = rt
         self._asking = Asking(rt)
-        self._ways: Remembered[tuple[str, str], Way] = Remembered(lambda key: get_way(rt.pool, *key))
+        self._ways: Remembered[tuple[str, str], Way] = Remembered(lambda key: get_way(rt.pool, *key, secret))
         self._providers: Remembered[str, Provider] = Remembered(lambda name: admin.get_provider(rt.pool, name, secret))
         self._suppressed: Coalesced[AddressKey, str] = Coalesced(self._ask_suppressed)
         self._sent: Coalesced[str, bool] = Coalesced(self._ask_sent)

@@ -16,6 +16,9 @@ insert into admin.routes (tenant, brand, provider, weight) values (%s, %s, %s, %
 -- name: list_routes
 select tenant, brand, provider, weight from admin.routes order by tenant, brand, provider
 
+-- name: set_dkim
+update admin.brands set dkim_domain = %s, dkim_selector = %s, dkim_key_sealed = %s where tenant = %s and brand = %s
+
 -- name: remember
 -- Who may get it, for the jobs that are still ours. By index first, then by place: see outbox/queries.sql.
 update jobs.jobs j set route = mine.provider

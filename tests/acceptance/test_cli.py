@@ -112,6 +112,22 @@ def test_an_operator_sets_up_a_house(settings: Settings) -> None:
 
     run("brands", "add", "*", "--provider", "relay", "--tenant", "acme", "--unknown", "hold")
     assert run("brands", "list")[1].split() == ["acme", "*", "relay", "hold"]
+    sender = ["--sender", "Shop, the <news@shop.example>"]
+    run("providers", "add", "spare", "--host", "smtp2.example")
+    run("brands", "add", "7", "--provider", "relay", "--tenant", "acme", *sender)
+    assert run("brands", "route", "7", "relay=3", "spare=1", "--tenant", "acme") == [
+        "brand 7 of acme sends through relay (3), spare (1)"
+    ]
+    dkim = ["--domain", "shop.example", "--selector", "mf1"]
+    [record] = run("brands", "dkim", "7", *dkim, "--ed25519", "--tenant", "acme")
+    assert record.startswith('mf1._domainkey.shop.example. IN TXT "v=DKIM1; k=ed25519; p=')
+    run("brands", "add", "7", "--provider", "relay", "--tenant", "acme", *sender)
+    assert run("brands", "dns", "7", "--tenant", "acme") == [record], "what is not said stays"
+    listed = " ".join(run("brands", "list")[2].split())
+    assert listed == "acme 7 relay=3 spare=1 resend Shop, the <news@shop.example> mf1._domainkey.shop.example"
+    run("lanes", "pause", "provider", "spare")
+    assert "spare" in "".join(run("status"))
+    run("brands", "dkim", "7", "--remove", "--tenant", "acme")
     run("destinations", "add", "https://ft.example/hook/", "--tenant", "acme", "--brand", "7", "--key-env", "THE_KEY")
     assert run("destinations", "list")[1].split() == ["acme", "7", "https://ft.example/hook", *["as", "it", "came"]]
     add = ["destinations", "add", "https://ft.example/hook/", "--tenant", "acme", "--brand", "7"]
@@ -160,6 +176,16 @@ def _runner(env: dict[str, str]) -> Callable[..., list[str]]:
         (["destinations", "add", "ftp://x", "--key-env", "HOME"], "ftp://x: not an http or https URL"),
         (["destinations", "add", "https://u:p@x", "--key-env", "HOME"], "credentials, ? and # have no place here"),
         (["brands", "add", "*", "--provider", "none"], "it refers to something that doesn't exist"),
+        (["brands", "add", "*", "--provider", "none", "--sender", "Shop"], "not a sender like"),
+        (["brands", "route", "*", "none=1"], "it refers to something that doesn't exist"),
+        (["brands", "route", "*", "none=0"], "none=0: not provider=weight with a weight above 0"),
+        (["brands", "dkim", "*", "--domain", "x.example", "--selector", "s"], "tenant default has no brand *"),
+        (["brands", "dkim", "*", "--domain", "x y", "--selector", "s"], "x y: not a domain"),
+        (["providers", "add", "x", "--kind", "ses", "--via", "api", "--password-env", "HOME"], "ses needs a region"),
+        (
+            ["providers", "add", "x", "--kind", "brevo", "--via", "api", "--password-env", "HOME"],
+            "brevo: mail goes there by SMTP",
+        ),
     ],
 )
 def test_a_decision_that_cannot_be_is_refused_in_a_sentence(

@@ -215,8 +215,8 @@ async def _waits(rt: Runtime) -> bool:
 async def test_routes_are_the_brands_or_the_tenants_and_give_way_to_what_is_said_last(quick: Settings) -> None:
     async with runtime(quick) as rt:
         await route(rt, 1, 2)
-        assert (await get_way(rt.pool, "acme", "7")).routes == (Route("one", 1), Route("other", 1))
+        assert (await get_way(rt.pool, "acme", "7", SECRET)).routes == (Route("one", 1), Route("other", 1))
         await admin.add_brand(rt.pool, Brand("acme", "*", "other"))
-        assert (await get_way(rt.pool, "acme", "8")).only == "other"
+        assert (await get_way(rt.pool, "acme", "8", SECRET)).only == "other"
         await set_routes(rt.pool, "acme", "7", [])
-        assert (await get_way(rt.pool, "acme", "7")).only == "one"
+        assert (await get_way(rt.pool, "acme", "7", SECRET)).only == "one"
