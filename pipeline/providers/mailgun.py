@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from pipeline.bounces import codes
 from pipeline.errors import Forged, Unrecognised
 from pipeline.hearing import proof, times, words
 from pipeline.hearing.adapter import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
@@ -112,7 +113,6 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
 
 
 _BY_READERS: Final = (EventKind.OPENED, EventKind.CLICKED)
-_NO_SUCH_ADDRESS: Final = ("5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10")
 
 
 def _signature(incoming: Incoming) -> Fields:
@@ -133,10 +133,11 @@ def _kind(fields: Fields, status: Fields) -> tuple[EventKind, BounceClass | None
 
 
 def _by_codes(status: Fields) -> BounceClass:
-    """Hard only where Mailgun or the code says that there is no such address."""
-    enhanced = words.enhanced_code(*map(status.text, ("enhanced-code", "bounce-code", "message")))
-    hard = status.text("bounce-type") == "hard" or enhanced in _NO_SUCH_ADDRESS
-    return BounceClass.HARD if hard else BounceClass.SOFT
+    """Hard only where Mailgun, the code or the server's words say that there is no such address."""
+    if status.text("bounce-type") == "hard":
+        return BounceClass.HARD
+    said = f"{status.text('code')} {status.text('message').removeprefix('smtp;').strip()}"
+    return codes.judge(status.text("enhanced-code") or status.text("bounce-code"), said).bounce_class
 
 
 def _said(fields: Fields, status: Fields) -> str:

@@ -11,7 +11,7 @@ from pipeline.hearing.adapter import UNCORRELATED, Incoming
 from pipeline.providers import mailgun
 from pipeline.providers.registry import ONCE
 from tests.support.golden import EMAIL_ID, Case, cases, context, heard
-from topics.events import DeliveryEvent, EventKind
+from topics.events import BounceClass, DeliveryEvent, EventKind
 
 KEY = "key-3ax6xnjp29jd6fds4gc373sgvjxteol0"
 THEN = 1529006854
@@ -146,3 +146,22 @@ def test_a_body_that_is_no_webhook_is_unrecognised(body: bytes) -> None:
 def test_what_is_no_event_is_unrecognised(event: bytes) -> None:
     with pytest.raises(Unrecognised):
         mailgun.normalize(event, context("mailgun"))
+
+
+@pytest.mark.parametrize(
+    ("status", "bounce_class"),
+    [
+        ({"code": 550, "message": "5.1.1 no such user", "enhanced-code": "5.1.1"}, BounceClass.HARD),
+        ({"code": 550, "message": "mailbox unavailable: user unknown"}, BounceClass.HARD),
+        ({"code": 550, "message": "smtp; 550 5.1.1 gone", "bounce-code": "5.1.1"}, BounceClass.HARD),
+        ({"code": 552, "message": "5.2.2 mailbox full", "enhanced-code": "5.2.2"}, BounceClass.SOFT),
+        ({"code": 550, "message": "5.7.1 blocked by policy", "enhanced-code": "5.7.1"}, BounceClass.SOFT),
+        ({"code": 498, "message": "No MX for [example.com]"}, BounceClass.SOFT),
+        ({"code": 554, "message": "", "bounce-type": "hard"}, BounceClass.HARD),
+    ],
+)
+def test_a_failure_for_a_reason_that_says_nothing_is_judged_by_its_codes(
+    status: dict[str, object], bounce_class: BounceClass
+) -> None:
+    event = told("failed_permanent", reason="generic", **{"delivery-status": status})
+    assert (event.kind, event.bounce_class) == (EventKind.BOUNCED, bounce_class)
