@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from pipeline.circumstances import Count, circumstances, counts
 from pipeline.fold import evolve
+from pipeline.trace import tell
+from projections.postgres import Story, Told
 from tests.support.changes import T0, acked, event, request
 from topics.changes import Fact
 from topics.events import DeliveryEvent, EventKind
@@ -98,6 +100,17 @@ def test_raw_and_human_counts_stand_side_by_side() -> None:
         Count(EventKind.CLICKED, 4, 1, {"crawler": 2, "seconds-after-delivery": 1}),
     ]
     assert counts([DELIVERED]) == []
+
+
+def test_a_trace_says_beside_each_event_why_it_is_not_counted() -> None:
+    facts: list[Fact] = [request(1), DELIVERED, click(1, T0 + 1_000), click(2, T0 + 60_000)]
+    timeline = [Told(fact, [f"facts/0/{nth}"]) for nth, fact in enumerate(facts)]
+    told = tell(Story(folded(facts), 1, T0, 0, timeline, []), T0 + 100_000)
+    lines = {line.places[0]: line for line in told.lines}
+    assert lines["facts/0/2"].what == "clicked"
+    assert "not counted as a human's: seconds-after-delivery" in lines["facts/0/2"].details
+    assert "not counted" not in lines["facts/0/3"].details
+    assert told.counts == [Count(EventKind.CLICKED, 2, 1, {"seconds-after-delivery": 1})]
 
 
 def folded(facts: list[Fact]) -> EmailState:
