@@ -23,7 +23,9 @@ from pipeline.settings import Settings
 from pipeline.waiting import span
 from projections.sql import Queries
 
-SQL: Final = Queries(Path(__file__).parent.parent / "gateway" / "webhooks.sql")
+_GATEWAY: Final = Path(__file__).parent.parent / "gateway"
+SQL: Final = Queries(_GATEWAY / "webhooks.sql")
+METRICS: Final = Queries(_GATEWAY / "metrics.sql")
 PATIENCE_S: Final = 10.0
 _PASSWORDS: Final = frozenset({"postmark", "sparkpost", "mailjet", "brevo"})
 _URL: Final = "MAILFOLD_PUBLIC_URL"
@@ -148,6 +150,7 @@ class _Problem(msgspec.Struct):
 async def _heard(row: Provider, pool: Pool) -> Sequence[Finding]:
     async with pool.connection() as connection:
         rows = await (await connection.execute(SQL["last_heard"], (row.provider,))).fetchall()
+        unknown = dict(await (await connection.execute(METRICS["unknown_events"])).fetchall()).get(row.kind, 0)
     last = {outcome: (at, why) for outcome, at, why in rows}
     found = []
     if "taken" in last:
@@ -157,6 +160,9 @@ async def _heard(row: Provider, pool: Pool) -> Sequence[Finding]:
     if "refused" in last and ("taken" not in last or last["refused"] > last["taken"]):
         at, why = last["refused"]
         found.append(note(f"one was refused {_ago(at)}: {why}", "a stranger's, or the key is not the provider's"))
+    if unknown:
+        todo = f"they are kept: once a newer Mailfold knows them, `mailfold renormalize --provider {row.provider}`"
+        found.append(note(f"{unknown} events of the last day are of types that we don't know", todo))
     return found
 
 

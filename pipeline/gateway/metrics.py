@@ -70,6 +70,9 @@ class PipelineGauges:
         )
         self._parked = metrics.gauge("parked", "Events that wait for the ack that says whose they are.")
         self._oldest_parked = metrics.gauge("oldest_parked_seconds", "Age of the oldest of them; 0 where none waits.")
+        self._unknown = metrics.gauge(
+            "unknown_events", "Events of the last day of types that we don't know, kept; 10,000 at most.", "kind"
+        )
         self._paused = metrics.gauge("lane_paused", "1 for each paused lane.", "queue", "lane")
 
     async def refresh(self) -> None:
@@ -77,7 +80,7 @@ class PipelineGauges:
         if time.monotonic() - self._read_at < REFRESH_S:
             return
         self._read_at = time.monotonic()
-        for gauge in (self._jobs, self._oldest, self._paused):
+        for gauge in (self._jobs, self._oldest, self._unknown, self._paused):
             gauge.clear()
         try:
             await self._read()
@@ -87,7 +90,8 @@ class PipelineGauges:
 
     async def _read(self) -> None:
         async with self._pool.connection(timeout=2) as connection:
-            for name, gauge in (("open_jobs", self._jobs), ("oldest_jobs", self._oldest)):
+            found = (("open_jobs", self._jobs), ("oldest_jobs", self._oldest), ("unknown_events", self._unknown))
+            for name, gauge in found:
                 for *labels, value in await (await connection.execute(SQL[name])).fetchall():
                     gauge.labels(*labels).set(value)
             [(parked, since)] = await (await connection.execute(CORRELATION["parked"])).fetchall()

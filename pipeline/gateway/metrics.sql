@@ -12,3 +12,13 @@ group by queue
 
 -- name: paused_lanes
 select queue, lane from jobs.lanes where paused_at is not null
+
+-- name: unknown_events
+-- The last day's, by the kind of provider that told them: its id begins with it. Hardly any, or 10,000 are enough.
+select split_part(event_id, ':', 1), count(*)
+from (
+    select event_id from projections.timeline
+    where kind = 'unknown' and recorded_at > extract(epoch from now() - interval '1 day') * 1000
+    limit 10000
+) as unknown
+group by 1

@@ -39,6 +39,20 @@ async def test_metrics_count_requests_messages_and_appends(settings: Settings) -
         assert await world.metric("mailfold_oldest_parked_seconds") == 0
 
 
+async def test_metrics_count_events_of_types_that_nobody_knows_yet(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        async with world.rt.pool.connection() as connection:
+            await connection.execute(
+                "insert into projections.timeline (email_id, event_id, kind, occurred_at, recorded_at, places, fact) "
+                "select gen_random_uuid(), id, kind, 0, extract(epoch from now() - age) * 1000, '{}', '' from (values "
+                "('sendgrid:1', 'unknown', interval '0'), ('sendgrid:2', 'unknown', '23 hours'), "
+                "('sendgrid:3', 'unknown', '25 hours'), ('brevo:1', 'unknown', '0'), ('brevo:2', 'opened', '0')"
+                ") as told (id, kind, age)"
+            )
+        assert await world.metric('mailfold_unknown_events{kind="sendgrid"}') == 2
+        assert await world.metric('mailfold_unknown_events{kind="brevo"}') == 1
+
+
 async def test_metrics_show_what_is_owed_dead_and_paused(settings: Settings) -> None:
     async with gateway(settings) as world:
         async with world.rt.pool.connection() as connection:
