@@ -14,13 +14,14 @@ from pipeline.hearing.parts import events_of
 from pipeline.providers.registry import ADAPTERS
 from pipeline.settings import Settings
 from tests.support.gateway import Gateway, gateway, records
-from tests.support.golden import FOLDER, Case, cases
+from tests.support.golden import Case, cases
 from tests.support.sns import TOPIC, Amazon, amazon
 from tests.support.webhooks import Signed, signed
 from topics.registry import PROVIDER_WEBHOOKS
 from topics.webhooks import RawWebhook
 
-KINDS = sorted(kind for kind in ADAPTERS if (FOLDER / kind).is_dir())
+# What mail brings in comes by another door, and the sandbox speaks SendGrid's language.
+KINDS = sorted(set(ADAPTERS) - {"mail", "sandbox"})
 AT_ONCE = 8
 
 
