@@ -60,10 +60,10 @@ def _addressed(letter: Letter, envelope: str) -> tuple[str, ...]:
 
     Whoever can write such an address into a header could as well have written to it.
     """
-    named = [envelope] if envelope else []
-    named += [value for name in _NAMING for value in letter.fields.all(name)]
-    found = [address.lower() for value in named for address in OURS.findall(value)]
-    return tuple(dict.fromkeys(found))[:5]
+    named = OURS.findall(envelope)
+    if not named:
+        named = [found for name in _NAMING for value in letter.fields.all(name) for found in OURS.findall(value)]
+    return tuple(dict.fromkeys(address.lower() for address in named))[:5]
 
 
 def _identity(letter: Letter, raw: bytes) -> str:

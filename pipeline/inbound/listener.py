@@ -69,7 +69,7 @@ async def _server(settings: Settings, terms: Terms) -> asyncio.Server:
 
 
 async def _end(server: asyncio.Server, terms: Terms) -> None:
-    """Whoever has handed over a message is told what became of it; the others are let go at once."""
+    """Whoever is handing over a message may finish, and is told what became of it; the others are let go at once."""
     server.close()
     deadline = asyncio.get_running_loop().time() + GRACE_S
     while terms.sessions and asyncio.get_running_loop().time() < deadline:

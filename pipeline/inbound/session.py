@@ -109,7 +109,7 @@ class Reception(SMTP):
         self._inside = False
         self._end: asyncio.TimerHandle | None = None
         self.taking = False
-        """Whether a message is being made durable: it should be told what became of it."""
+        """Whether a message is on its way: its sender should be told what became of it."""
 
     # ------------------------------------------------------------ the connection
     def connection_made(self, transport: Any) -> None:
@@ -159,20 +159,20 @@ class Reception(SMTP):
         if arg:
             await self.push("501 5.5.4 Syntax: DATA")
             return
-        await self.push("354 End data with <CR><LF>.<CR><LF>")
-        self._reset_timeout(DATA_S)
-        head, size = await self._message()
-        answer = "552 5.3.4 Too large" if size > self._terms.size_max else await self._kept(head, size)
-        self._set_post_data_state()  # type: ignore[no-untyped-call]
-        await self.push(answer)
+        self.taking = True
+        try:
+            await self.push("354 End data with <CR><LF>.<CR><LF>")
+            self._reset_timeout(DATA_S)
+            head, size = await self._message()
+            answer = "552 5.3.4 Too large" if size > self._terms.size_max else await self._kept(head, size)
+            self._set_post_data_state()  # type: ignore[no-untyped-call]
+            await self.push(answer)
+        finally:
+            self.taking = False
 
     async def _kept(self, head: bytes, size: int) -> str:
         assert self.envelope is not None
-        self.taking = True
-        try:
-            durable = await self._terms.take(head, size, self.envelope.rcpt_tos[0], self.envelope.mail_from or "<>")
-        finally:
-            self.taking = False
+        durable = await self._terms.take(head, size, self.envelope.rcpt_tos[0], self.envelope.mail_from or "<>")
         return "250 2.0.0 Kept" if durable else "451 4.3.0 Can't be kept right now, try again later"
 
     async def _message(self) -> tuple[bytes, int]:

@@ -2,24 +2,22 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from pipeline.bootstrap import wall_clock
 from pipeline.errors import BadSettings
 from pipeline.inbound.envelope import KEPT
 from pipeline.inbound.maildir import Maildir
-from pipeline.ports import Entry
+from pipeline.kafka import kafka_log
 from pipeline.providers import mail
 from pipeline.settings import Settings
 from tests.support.command import as_environment, mailfold
 from tests.support.gateway import gateway, records
 from tests.support.inbound import bounce, verp
 from tests.support.kafka_proxy import kafka_proxy
-from topics.record import Place
 from topics.registry import PROVIDER_WEBHOOKS
-from topics.webhooks import RawWebhook
 
 MESSAGE = bounce(verp())
 
@@ -80,31 +78,39 @@ async def test_a_maildir_is_emptied_into_the_log_by_the_command(settings: Settin
     assert {len(first.body), len(second.body)} == {len(MESSAGE), KEPT}
 
 
-async def test_what_the_log_does_not_confirm_stays_and_comes_again_as_the_same(tmp_path: Path) -> None:
-    folder, log = maildir(tmp_path, {"1": MESSAGE, "2": b"Subject: hello\n\n"}), Forgetful(confirms=1)
-    assert await Maildir(folder, log, lambda: 5).sweep() == (1, 1)
-    assert [path.name for path in (folder / "new").iterdir()] == ["2"]
-    # As a crash after the append and before the renaming leaves it.
-    (folder / "cur" / "1:2,S").rename(folder / "new" / "1")
-    log.confirms = 9
-    assert await Maildir(folder, log, lambda: 6).sweep() == (2, 0)
-    records_made = [entry.record for entry in log.entries if isinstance(entry.record, RawWebhook)]
-    ids = [record.webhook_id for record in records_made if record.body == MESSAGE]
-    assert len(ids) == 2
-    assert len(set(ids)) == 1
+async def test_what_the_log_does_not_confirm_stays_and_comes_again_as_the_same(
+    settings: Settings, tmp_path: Path
+) -> None:
+    folder = maildir(tmp_path, {"1": MESSAGE, "2": b"Subject: hello\n\n"})
+    async with kafka_proxy(settings.kafka_bootstrap) as proxy:
+        through = settings.model_copy(update={"kafka_bootstrap": proxy.bootstrap, "append_timeout": 0.5})
+        async with kafka_log(through) as log:
+            proxy.away()
+            assert await Maildir(folder, log, wall_clock).sweep() == (0, 2)
+            assert len(list((folder / "new").iterdir())) == 2
+            proxy.back()
+    async with kafka_log(settings) as log:
+        assert await Maildir(folder, log, wall_clock).sweep() == (2, 0)
+        # As a crash after the append and before the renaming leaves it.
+        (folder / "cur" / "1:2,S").rename(folder / "new" / "1")
+        assert await Maildir(folder, log, wall_clock).sweep() == (1, 0)
+    kept = [record for *_, record in await records(settings, PROVIDER_WEBHOOKS) if record.body == MESSAGE]
+    assert len(kept) >= 2
+    assert len({record.webhook_id for record in kept}) == 1
 
 
-async def test_only_messages_are_taken_from_a_maildir(tmp_path: Path) -> None:
+async def test_only_messages_are_taken_from_a_maildir(settings: Settings, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("not for the log")
-    folder, log = maildir(tmp_path, {"1": MESSAGE, ".hidden": b"x"}), Forgetful(confirms=9)
+    folder = maildir(tmp_path, {"1": MESSAGE, ".hidden": b"x"})
     (folder / "new" / "link").symlink_to(secret)
     (folder / "new" / "folder").mkdir()
     os.mkfifo(folder / "new" / "pipe")
-    assert await Maildir(folder, log, lambda: 5).sweep() == (1, 0)
-    assert len(log.entries) == 1
-    with pytest.raises(BadSettings, match="not a maildir"):
-        Maildir(tmp_path, log, lambda: 5)
+    async with kafka_log(settings) as log:
+        assert await Maildir(folder, log, wall_clock).sweep() == (1, 0)
+        with pytest.raises(BadSettings, match="not a maildir"):
+            Maildir(tmp_path, log, wall_clock)
+    assert [record.body for *_, record in await records(settings, PROVIDER_WEBHOOKS)] == [MESSAGE]
 
 
 def maildir(folder: Path, messages: dict[str, bytes]) -> Path:
@@ -113,19 +119,3 @@ def maildir(folder: Path, messages: dict[str, bytes]) -> Path:
     for name, message in messages.items():
         (folder / "Maildir" / "new" / name).write_bytes(message)
     return folder / "Maildir"
-
-
-class Forgetful:
-    """A log that confirms so many records and then no more."""
-
-    def __init__(self, confirms: int) -> None:
-        self.confirms = confirms
-        self.entries: list[Entry] = []
-
-    async def append(self, entries: Sequence[Entry], *, within: float | None = None) -> list[Place | None]:
-        self.entries += entries
-        places: list[Place | None] = []
-        for entry in entries:
-            places.append(Place(topic=entry.topic.name, partition=0, offset=0) if self.confirms else None)
-            self.confirms = max(0, self.confirms - 1)
-        return places

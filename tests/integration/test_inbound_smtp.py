@@ -139,6 +139,20 @@ async def test_starttls_is_offered_where_a_certificate_is_given(settings: Settin
         assert not client.supports_extension("starttls")
 
 
+async def test_whoever_is_handing_over_a_message_may_finish_when_the_gateway_stops(settings: Settings) -> None:
+    async with inbound(settings) as world, world.client() as idle:
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+        writer.write(f"EHLO there\r\nMAIL FROM:<>\r\nRCPT TO:<{verp()}>\r\nDATA\r\n".encode())
+        async with asyncio.timeout(20):
+            await reader.readuntil(b"354 End data with <CR><LF>.<CR><LF>\r\n")
+            world.gateway.rt.stop.set()
+            while idle.is_connected:
+                await asyncio.sleep(0.02)
+            writer.write(bounce(verp()) + b".\r\n")
+            assert await reader.read() == b"250 2.0.0 Kept\r\n"
+        writer.close()
+
+
 async def test_there_are_bounds_to_connections_and_to_their_rate(settings: Settings) -> None:
     async with inbound(settings, inbound_connections=2, inbound_rate=1.0) as world:
         async with world.client() as first, world.client():
