@@ -1,12 +1,13 @@
 """Raw webhooks become events; one that can't be told spoils no other."""
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline import normalize as module
-from pipeline.folding import Found
+from pipeline.folding import Found, Stretch
 from pipeline.hearing.adapter import Proofs
 from pipeline.normalize import Told, normalize
+from pipeline.steps import Normalizer
 from topics.codec import encode
 from topics.record import EmailId, Place
 from topics.registry import DEAD_LETTERS, DELIVERY_EVENTS, PROVIDER_WEBHOOKS, UNCORRELATED_EVENTS
@@ -15,6 +16,12 @@ from topics.webhooks import RawWebhook
 EMAIL_ID = EmailId("0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
 PLACE = Place(topic="provider-webhooks", partition=0, offset=7)
 FINE = {"event": "open", "timestamp": 2, "sg_event_id": "2", "mailfold_email_id": EMAIL_ID}
+
+
+class Record(NamedTuple):
+    offset: int
+    key: bytes | None
+    value: bytes
 
 
 def told(value: bytes) -> Told:
@@ -66,3 +73,10 @@ def test_an_event_too_large_for_the_log_is_a_dead_letter(monkeypatch: Any) -> No
     result = told(webhook([FINE, FINE | {"novelty": "x" * 200}]))
     assert len(result.events) == 1
     assert result.leftovers[0].reason == "unrecognised"
+
+
+def test_a_provider_entered_as_another_s_kind_stops_nobody() -> None:
+    mistaken = [Record(offset, None, webhook([7] * 50)) for offset in range(20)]
+    fine = Record(20, None, webhook([FINE]))
+    entries = Normalizer(lambda: 9, Proofs())(Stretch(PROVIDER_WEBHOOKS, 0, [*mistaken, fine]))
+    assert [entry.topic for entry in entries] == [DEAD_LETTERS] * 1_000 + [DELIVERY_EVENTS]
