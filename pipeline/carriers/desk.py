@@ -65,13 +65,6 @@ class Desk:
         except NoReply as error:
             return [_silence(error)]
 
-    async def check(self) -> str:
-        """What is wrong; empty: the credential works."""
-        try:
-            return self._api.checked(await self._line.ask(self._api.check(self._provider, self._clock())))
-        except NoReply as error:
-            return str(error)
-
     def _again(self, answer: Answer) -> bool:
         """Whether to ask once more at once; sets the pace for everybody."""
         if answer.code == TOO_MANY and answer.retry_after <= PATIENCE:

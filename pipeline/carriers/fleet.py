@@ -37,10 +37,6 @@ class Fleet:
             return await self._gathering(provider).send(mail)
         return await self._desk(provider).send(mail)
 
-    async def check(self, provider: Provider) -> str:
-        """What is wrong with a provider's API or our credential; empty: it works."""
-        return lacking(provider) or await self._desk(provider).check()
-
     def _desk(self, provider: Provider) -> Desk:
         if provider not in self._desks:
             self._desks[provider] = Desk(provider, APIS[provider.kind], self._timeout, self._clock)

@@ -2,7 +2,6 @@
 
 import math
 import sys
-from email.utils import parseaddr
 from pathlib import Path
 from typing import Annotated
 
@@ -131,7 +130,9 @@ def _route(text: str) -> Route:
 def _sender(text: str) -> tuple[str, str]:
     if not text:
         return "", ""
-    name, address = parseaddr(text)
+    # Not as a header is parsed: nobody quotes a comma at a shell.
+    name, bracket, address = text.rpartition("<")
+    name, address = (name.strip().strip('"'), address.removesuffix(">")) if bracket else ("", text)
     if problem := address_problem(address) or text_problem(name):
         raise Refused(f"{text}: not a sender like `Shop <news@shop.example>`: {problem}")
     return name, address

@@ -10,8 +10,10 @@ from mailgun.client import Client
 from pipeline.carriers.fleet import Fleet
 from pipeline.carriers.http import MOST_BYTES
 from pipeline.carriers.port import Answer, Mail, Meaning
+from pipeline.checks.sending import check
 from pipeline.errors import LeaseLost
 from pipeline.outbox.job import Lane
+from pipeline.settings import Settings
 from tests.support.api_servers import KEY, Api, api_server
 from tests.support.letters import FULL, NOW, mail, without_mime
 from topics.contents import Content
@@ -156,10 +158,12 @@ async def test_an_endless_answer_is_read_to_its_bound() -> None:
 
 @pytest.mark.parametrize("kind", ["ses", "sendgrid", "mailgun", "postmark", "resend"])
 async def test_a_check_tells_a_key_that_works_from_one_that_does_not(kind: str) -> None:
-    async with sending(kind) as (api, fleet):
-        assert await fleet.check(api.provider) == ""
+    async with api_server(kind) as api:
+        [works] = await check(api.provider, Settings())
         api.faults.append((401, {"message": "who are you?", "ErrorCode": 10, "Message": "no"}))
-        assert await fleet.check(api.provider) != ""
+        [refused] = await check(api.provider, Settings())
+        assert (works.verdict, refused.verdict) == ("right", "wrong")
+        assert api.mails == []
 
 
 async def test_mailguns_own_client_makes_the_same_request() -> None:
