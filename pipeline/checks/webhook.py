@@ -49,7 +49,8 @@ async def check(row: Provider, pool: Pool, settings: Settings) -> AsyncIterator[
     except NotFound:
         yield note(f"{row.kind} sends no webhooks; bounces come by mail")
         return
-    yield note(f"its webhooks belong to {url}", f"enter exactly that at {row.kind}")
+    secret = ", with the webhook key's user and password" if row.kind in _PASSWORDS else ""
+    yield note(f"its webhooks belong to {url}", f"enter exactly that at {row.kind}{secret}")
     for finding in _reachable(row.kind, url):
         yield finding
     if not row.webhook_keys:
