@@ -1,21 +1,29 @@
 """Suppressions on real Kafka and Postgres: heard, decided, listed, lifted, imported, exported, made anew."""
 
 import asyncio
+import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from pipeline import admin
+from pipeline.errors import LogUnavailable
+from pipeline.ports import Entry
+from pipeline.project import run as project
 from pipeline.settings import Settings
 from pipeline.signing import Signer, hash_address
+from pipeline.suppressions.deciding import Deciding, Wish
 from tests.conftest import SECRET
 from tests.support.changes import Log, event, identified, request
 from tests.support.command import Said, as_environment, mailfold
 from tests.support.gateway import gateway, records, until
 from tests.support.suppressed import ask, listing, publish, suppressing
 from topics.events import BounceClass, EventKind
+from topics.record import Place
 from topics.registry import SUPPRESSIONS
 from topics.suppressions import Lifted, Listed
 
@@ -206,6 +214,34 @@ async def test_what_can_not_be_meant_is_refused_with_its_place_and_nobody_asks_w
             answer = await ask(served, method, path, content=content)
             assert (answer.status_code, answer.json()["where"]) == (400, where), answer.text
             assert (await served.http.request(method, path, content=content)).status_code == 401
+
+
+class Away:
+    """A log that confirms nothing."""
+
+    async def append(self, entries: Sequence[Entry], *, within: float | None = None) -> list[Place | None]:
+        return [None for _ in entries]
+
+
+async def test_what_the_log_did_not_confirm_is_not_decided_and_what_nobody_projects_is_told_as_such(
+    settings: Settings,
+) -> None:
+    name = bytes.fromhex(hashed("anna@example.com"))
+    async with gateway(settings) as served:
+        with pytest.raises(LogUnavailable):
+            await Deciding(served.rt, Away()).list_one(Wish(tenant="acme", brand="7", by="test"), name)
+        durable = await ask(served, "POST", "/suppressions", json={"address": name.hex(), "brand": "7"})
+        assert (durable.status_code, durable.json()["in_force"]) == (202, False)
+        assert await listing(served) == []
+        projecting = asyncio.create_task(project(served.rt))
+
+        async def in_force() -> bool:
+            return [one["address_hash"] for one in await listing(served)] == [name.hex()]
+
+        await until(in_force)
+        projecting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await projecting
 
 
 async def test_lost_tables_are_made_again_from_the_log(settings: Settings) -> None:

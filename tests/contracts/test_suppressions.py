@@ -1,0 +1,137 @@
+"""Suppressions' tables on a real Postgres, held against a model that looks at everything: verdicts, pages, repeats."""
+
+import random
+from collections.abc import AsyncIterator, Sequence
+
+import psycopg
+import pytest
+
+from projections import suppressions
+from projections.migrate import migrate
+from projections.suppressing import AddressKey, Rule
+from projections.suppressions import Asked, Connection, Place
+from topics.suppressions import Decision, Lifted, Listed, Reason
+
+RULE, NOW, DAY = Rule(soft_bounces=3, days=10), 100 * 86_400_000, 86_400_000
+BRANDS = ("7", "8")
+HASHES = [bytes([number]) * 32 for number in range(25)]
+Row = tuple[str, bytes, str, int]
+"""Brand, hash, reason, at."""
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[Connection]:
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as opened:
+        await migrate(opened)
+        yield opened
+
+
+def made_up(seed: int) -> tuple[list[Decision], list[Row]]:
+    """Decisions in the log's order, and evidence."""
+    chance = random.Random(seed)
+    decisions: list[Decision] = []
+    for _ in range(60):
+        own = {
+            "tenant": "acme",
+            "brand": chance.choice((*BRANDS, "*")),
+            "by": "x",
+            "at": NOW - chance.randrange(20) * DAY,
+        }
+        name = chance.choice(HASHES).hex()
+        if chance.random() < 0.6:
+            decisions.append(Lifted(address_hash=name, **own))  # type: ignore[arg-type]
+        else:
+            decisions.append(Listed(address_hash=name, reason=Reason.MANUAL, **own))  # type: ignore[arg-type]
+    evidence = []
+    for nth in range(120):
+        reason = "soft bounce" if chance.random() < 0.8 else chance.choice(("hard bounce", "complaint", "unsubscribe"))
+        evidence.append((chance.choice(BRANDS), chance.choice(HASHES), reason, NOW - chance.randrange(20) * DAY - nth))
+    return decisions, evidence
+
+
+def naively(decisions: Sequence[Decision], evidence: Sequence[Row], brand: str, name: bytes) -> str | None:
+    """Why this brand doesn't write to this address, by looking at everything."""
+    about = [one for one in decisions if one.address_hash == name.hex() and one.brand in (brand, "*")]
+    if about and isinstance(about[-1], Listed):
+        return f"listed for {about[-1].brand}"
+    after = about[-1].at if about else -1
+    heard = sorted(row[2:] for row in evidence if row[:2] == (brand, name) and row[3] > after)
+    hard = sorted((at, reason) for reason, at in heard if reason != "soft bounce")
+    if hard:
+        return min({reason for at, reason in hard if at == hard[0][0]})
+    recent = [at for reason, at in heard if at > NOW - RULE.days * DAY]
+    return "soft bounce" if len(recent) >= RULE.soft_bounces else None
+
+
+async def fill(
+    connection: Connection, decisions: Sequence[Decision], evidence: Sequence[Row], chance: random.Random
+) -> None:
+    query = "insert into projections.evidence values ('acme', %s, %s, gen_random_uuid(), %s, 'e', %s)"
+    for row in evidence:
+        await connection.execute(query, row)
+    at = await suppressions.next_offset(connection, 0)
+    while at < len(decisions):
+        upto = min(len(decisions), at + chance.randint(1, 20))
+        batch = list(enumerate(decisions))[at:upto]
+        assert await suppressions.project(connection, at, upto, batch)
+        assert not await suppressions.project(connection, at, upto, batch), "a second projector writes nothing"
+        at = upto
+
+
+async def test_verdicts_and_pages_are_those_of_a_model_that_looks_at_everything(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(6):
+        await connection.execute("truncate projections.evidence, suppressions.decisions, suppressions.next_offsets")
+        with monkeypatch.context() as patched:
+            await _as_the_model_says(connection, seed, patched)
+
+
+async def _as_the_model_says(connection: Connection, seed: int, patched: pytest.MonkeyPatch) -> None:
+    chance = random.Random(seed)
+    decisions, evidence = made_up(seed)
+    await fill(connection, decisions, evidence, chance)
+    keys: list[AddressKey] = [("acme", brand, name) for name in HASHES for brand in (*BRANDS, "9", "*")]
+    found = await suppressions.suppressed(connection, keys, RULE, NOW)
+    told = {key: f"listed for {why.brand}" if why.listed else why.reason.value for key, why in found.items()}
+    model = {key: why for key in keys if (why := naively(decisions, evidence, key[1], key[2]))}
+    assert {key: why.removeprefix("listed for ") for key, why in told.items()} == {
+        key: why.removeprefix("listed for ") for key, why in model.items()
+    }
+    patched.setattr(suppressions, "AT_ONCE", chance.randint(1, 7))
+    patched.setattr(suppressions, "ROUNDS", 2)
+    for brand in (None, *BRANDS, "9"):
+        asked = Asked(tenant="acme", brand=brand, limit=chance.randint(1, 9))
+        paged = await _pages(connection, asked)
+        if brand is None:
+            shown = {key for key, why in model.items() if not why.startswith("listed") or why == f"listed for {key[1]}"}
+        else:
+            shown = {key for key in model if key[1] == brand}
+        assert len(paged) == len(set(paged))
+        assert set(paged) == shown
+        assert [key[2] for key in paged] == sorted(key[2] for key in paged)
+
+
+async def _pages(connection: Connection, asked: Asked) -> list[AddressKey]:
+    found: list[AddressKey] = []
+    behind: Place | None = asked.behind
+    while behind is not None:
+        page = await suppressions.page(connection, _going_on(asked, behind), RULE, NOW)
+        assert len(page.entries) <= asked.limit
+        found += [key for key, _ in page.entries]
+        behind = page.behind
+    return found
+
+
+def _going_on(asked: Asked, behind: Place) -> Asked:
+    return Asked(tenant=asked.tenant, brand=asked.brand, limit=asked.limit, behind=behind)
+
+
+async def test_a_topic_read_again_from_its_beginning_changes_nothing(connection: Connection) -> None:
+    decisions, evidence = made_up(9)
+    await fill(connection, decisions, evidence, random.Random(9))
+    rows = "select * from suppressions.decisions order by address_hash, brand"
+    before = await (await connection.execute(rows)).fetchall()
+    await connection.execute("update suppressions.next_offsets set next_offset = 0")
+    assert await suppressions.project(connection, 0, 10, list(enumerate(decisions))[:10])
+    assert await (await connection.execute(rows)).fetchall() == before
