@@ -100,7 +100,9 @@ class Settings(BaseSettings):
     emit_concurrency: int = Field(64, ge=1, description="Conversions in hand at once, per emitter.")
     lane_concurrency: int = Field(32, ge=1, description="Jobs in hand at once per brand, so that none takes all.")
     lease_seconds: float = Field(10.0, gt=0.5, description="A job whose worker fell silent is free after this.")
-    smtp_timeout: float = Field(30.0, gt=0, description="Seconds for one SMTP conversation.")
+    smtp_timeout: float = Field(
+        30.0, gt=0, description="Seconds for one SMTP conversation, or one request to a provider's API."
+    )
     dispatch_schedule: tuple[Seconds, ...] = Field(
         (60, 300, 900, 1800, 3600, 7200, 14400, 28800, 57600, 86400),
         description="Seconds between delivery attempts, JSON list; after the last the email has failed.",
