@@ -51,6 +51,7 @@ class Heard:
     details: dict[str, list[list[Any]]] = field(default_factory=lambda: defaultdict(list))
     provider_ids: set[tuple[str, str]] = field(default_factory=set)
     settled: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+    corrected: list[list[Any]] = field(default_factory=list)
 
 
 def state_of(email_id: str, facts: Iterable[Fact]) -> dict[str, Any]:
@@ -64,6 +65,8 @@ def state_of(email_id: str, facts: Iterable[Fact]) -> dict[str, Any]:
         elif kind == "conversion-result":
             if fact["outcome"] in ENDS:
                 heard.settled[fact["word"]].append((ENDS.index(fact["outcome"]), -_when(fact)))
+        elif kind == "retraction":
+            heard.corrected.append(_corrected(fact, "", None))
         else:
             _hear(fact, kind, heard)
     return _assemble(email_id, heard)
@@ -77,8 +80,15 @@ def _hear(fact: Fact, kind: str, heard: Heard) -> None:
         heard.marks["delivered"].add(evidence)
     if name in DETAILS:
         heard.details[DETAILS[name]].append(_detail(fact, name))
+    if fact.get("corrects"):
+        heard.corrected.append(_corrected(fact, name, _detail(fact, name) if name in DETAILS else None))
     if fact.get("provider_message_id"):
-        heard.provider_ids.add((fact["provider"], fact["provider_message_id"]))
+        heard.provider_ids.add((fact.get("provider", ""), fact["provider_message_id"]))
+
+
+def _corrected(fact: Fact, mark: str, detail: list[Any] | None) -> list[Any]:
+    revision, was, at = fact["corrects"]
+    return [was, mark, hashed(fact["event_id"]), revision, at, detail]
 
 
 def _name(fact: Fact, kind: str) -> str:
@@ -126,7 +136,21 @@ def _assemble(email_id: str, heard: Heard) -> dict[str, Any]:
     if heard.settled:
         strongest = {word: max(ends) for word, ends in heard.settled.items()}
         state["settled"] = {word: [ENDS[strength], -at] for word, (strength, at) in strongest.items()}
+    if heard.corrected:
+        state["corrected"] = _newest(heard.corrected)
     return state
+
+
+def _newest(rows: list[list[Any]]) -> list[list[Any]]:
+    """Each pair of kinds' ids with their highest revision; of pairs that anybody can repeat, the smallest ids."""
+    pairs: dict[tuple[str, str], dict[int, list[Any]]] = defaultdict(dict)
+    for row in sorted(rows, key=lambda row: (row[3], -row[4], _bytes(row))):
+        pairs[row[0], row[1]][row[2]] = row
+    kept = []
+    for pair, by_id in sorted(pairs.items()):
+        limit = SKETCH if {*pair} <= SKETCHED | {""} else None
+        kept += [by_id[one] for one in sorted(by_id)[:limit]]
+    return kept
 
 
 def _bytes(value: Any) -> bytes:
