@@ -52,8 +52,9 @@ PIN = $(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 
 COMPILE = $(PIN) pyproject.toml --extra build
 requirements: .venv/.dev ## Pin the dependencies of pyproject.toml anew
 	@$(PIP) install --quiet uv
-	$(COMPILE) -o requirements.txt
-	$(COMPILE) --extra dev --constraint requirements.txt -o requirements-dev.txt
+	# Development's first: it needs whatever the product needs, and more, so both can have the same versions.
+	$(COMPILE) --extra dev -o requirements-dev.txt
+	$(COMPILE) --constraint requirements-dev.txt -o requirements.txt
 	$(PIN) --group pyproject.toml:bench -o requirements-bench.txt
 
 clean: ## Remove the virtual environment and caches; .mailfold/, your data, stays
