@@ -39,7 +39,9 @@ class Tables:
         self.through = made.through
         self.standing |= made.standing
         self.closed += made.closed
-        self.debts += made.debts
+        # As the table does: a word that was read wrong and is true again is booked already.
+        booked = {(debt.email_id, debt.word) for debt in self.debts}
+        self.debts += [debt for debt in made.debts if (debt.email_id, debt.word) not in booked]
         self.ended |= made.ended
         self.facts |= set(made.timeline)
         evidence = self.evidence | made.evidence
