@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Final
 
 from pipeline.carriers.port import Answer, Meaning
+from pipeline.hearing.privacy import hide_all
 from pipeline.outbox.job import Lane
 
 
@@ -87,8 +88,8 @@ def provider_message_id(text: str) -> str:
 
 
 def redacted(text: str, recipient: str) -> str:
-    """A reply's words, printable and bounded, without the address that it may repeat."""
+    """A reply's words, printable and bounded, without the addresses that it may repeat."""
     printable = "".join(c if c.isprintable() else " " for c in text.encode("utf-8", "replace").decode())
     if recipient.lower() in printable.lower():
         printable = re.sub(re.escape(recipient), "recipient", printable, flags=re.IGNORECASE)
-    return printable[:1000]
+    return hide_all(printable)[:1000]
