@@ -2,7 +2,7 @@
 
 import re
 import urllib.parse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -19,6 +19,8 @@ _IN_LINKS: Final = re.compile(
     r"(?<![\w.+~%-])(?:[\w.+~-]|%(?!40)[0-9a-fA-F]{2})+(?:@|%40)[\w-]+(?:\.[\w-]+)*\.[a-zA-Z]{2,}"
 )
 _QUOTES: Final = re.compile(r"[\"\\\s,{}\[\]]")
+
+_FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 Hide = Callable[[str], str]
 
@@ -45,7 +47,8 @@ class Hider:
 
     def __call__(self, text: str) -> str:
         """For links, and for whatever else may hold an @."""
-        return hide_links(self.known(text))
+        # Without either there is nothing to look for: most texts are done here, at a tenth of the price.
+        return hide_links(self.known(text)) if "@" in text or "%40" in text else text
 
 
 def hider(addresses: Iterable[str]) -> Hider:
@@ -74,11 +77,37 @@ def native_strictly(event: bytes, hide: Hider, *, personal: frozenset[str], verb
 
     In the fields named in ``verbatim``, links and ids, no more is hidden than has to be: ids look like addresses.
     """
-    return _told(event, _Cleaner(lambda text: hide_all(hide(text)), hide, verbatim, personal))
+    return native_fields(_FIELDS.decode(event), hide, personal=personal, verbatim=verbatim)
+
+
+def native_fields(
+    fields: Mapping[str, msgspec.Raw], hide: Hider, *, personal: frozenset[str], verbatim: frozenset[str]
+) -> msgspec.Raw:
+    """The same of an event that was taken apart already."""
+
+    def strictly(text: str) -> str:
+        return hide_all(hide(text)) if "@" in text or "%40" in text else text
+
+    cleaner = _Cleaner(hide, verbatim, personal)
+    kept = {
+        strictly(name): value if _is_plain(bytes(value)) else _told(value, cleaner, cleaner.of(name, strictly))
+        for name, value in fields.items()
+        if name not in personal
+    }
+    return msgspec.Raw(msgspec.json.encode(kept))
+
+
+def _is_plain(value: bytes) -> bool:
+    """Whether it stays as it came: a number, a word, or a text with nothing to hide, not behind an escape either.
+
+    Never cleaned as it is: behind a backslash an address begins a letter too early.
+    """
+    if value[:1] in (b"{", b"["):
+        return False
+    return value[:1] != b'"' or not (b"@" in value or b"%40" in value or b"\\u" in value)
 
 
 class _Cleaner(NamedTuple):
-    hide: Hide
     hider: Hider
     verbatim: frozenset[str]
     personal: frozenset[str]
@@ -90,9 +119,9 @@ class _Cleaner(NamedTuple):
         return self.hider.known if name.lower().endswith("id") else self.hider
 
 
-def _told(event: bytes, cleaner: _Cleaner) -> msgspec.Raw:
+def _told(value: msgspec.Raw, cleaner: _Cleaner, hide: Hide) -> msgspec.Raw:
     try:
-        return msgspec.Raw(msgspec.json.encode(_cleaned(msgspec.json.decode(event), cleaner, cleaner.hide)))
+        return msgspec.Raw(msgspec.json.encode(_cleaned(msgspec.json.decode(value), cleaner, hide)))
     except RecursionError:
         raise Unrecognised("an event nested too deeply") from None
 
@@ -108,6 +137,4 @@ def _cleaned(value: Any, cleaner: _Cleaner, hide: Hide) -> Any:
             for name, one in value.items()
             if name not in cleaner.personal
         }
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        raise Unrecognised("a number beyond 64 bits")
     return value

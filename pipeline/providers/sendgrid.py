@@ -8,7 +8,6 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -18,7 +17,7 @@ from pipeline.errors import Forged, Unrecognised
 from pipeline.hearing import proof, times, words
 from pipeline.hearing.adapter import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
 from pipeline.hearing.fields import Fields, split_array
-from pipeline.hearing.privacy import Hider, hide_all, hider
+from pipeline.hearing.privacy import hide_all, hider, native_fields
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
 from topics.record import EmailId
@@ -55,9 +54,8 @@ CLASSES: Final = {
     "frequency or volume too high": BounceClass.SOFT,
 }
 
-_PERSONAL: Final = ("email", "ip")
-_WORDS: Final = ("reason", "response")
-_IDS: Final = ("smtp-id", "sg_message_id", "sg_event_id")
+_PERSONAL: Final = frozenset({"email", "ip"})
+_VERBATIM: Final = frozenset({"url", "smtp-id", "sg_message_id", "sg_event_id"})
 
 
 def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
@@ -104,7 +102,7 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         url=hide(fields.text("url")),
         user_agent=hide(fields.text("useragent")),
         provider_message_id=fields.text("sg_message_id"),
-        native=_native(fields, hide),
+        native=native_fields(fields.raw, hide, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 
 
@@ -152,16 +150,3 @@ def _bounce_class(fields: Fields) -> BounceClass:
     if fields.text("type") == "blocked":
         return BounceClass.SOFT
     return CLASSES.get(fields.text("bounce_classification").lower(), BounceClass.HARD)
-
-
-def _native(fields: Fields, hide: Hider) -> msgspec.Raw:
-    kept = {name: _cleaned(name, raw, hide) for name, raw in fields.raw.items() if name not in _PERSONAL}
-    return msgspec.Raw(msgspec.json.encode(kept))
-
-
-def _cleaned(name: str, raw: msgspec.Raw, hide: Hider) -> msgspec.Raw:
-    plain = bytes(raw)
-    if b"@" not in plain and b"%40" not in plain:
-        return raw
-    text = (hide.known if name in _IDS else hide)(plain.decode())
-    return msgspec.Raw((hide_all(text) if name in _WORDS else text).encode())
