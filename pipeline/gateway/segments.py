@@ -11,24 +11,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-MAX_BYTES: Final = 64_000_000
-"""Of one file: over a hundred thousand opens. A disk filled to the brim would stop the whole machine."""
+FILE_BYTES: Final = 8_000_000
+"""About how long a file gets: whoever takes it over has it in memory."""
+FOLDER_BYTES: Final = 1_000_000_000
+"""Of all files: some three million opens. A disk filled to the brim would stop the whole machine."""
 
 
 class Segments:
     """One process's files in a folder it may share with others. Blocking: call it from a thread."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, most: int = FOLDER_BYTES) -> None:
         self._folder = folder
+        self._most = most
         self._fd: int | None = None
 
     def write(self, lines: list[bytes], name: str) -> None:
-        """Append to the current file, begun as ``name`` if there is none, and sync. Raises OSError."""
-        if self._fd is None:
-            self._fd = self._begin(name)
+        """Append to the current file and sync; to one begun as ``name`` if there is none with room. Raises OSError."""
         data = b"".join(line + b"\n" for line in lines)
-        if os.fstat(self._fd).st_size + len(data) > MAX_BYTES:
-            raise OSError(f"the spool has {MAX_BYTES} bytes; the log has been away for too long")
+        if self._fd is not None and os.fstat(self._fd).st_size + len(data) > FILE_BYTES:
+            self.rotate()
+        if self._fd is None:
+            if self._bytes() + len(data) > self._most:
+                raise OSError(f"the spool has {self._most} bytes; the log has been away for too long")
+            self._fd = self._begin(name)
         # One write, so that only its end can be torn, and a torn line was never confirmed.
         if os.write(self._fd, data) != len(data):
             self.rotate()
@@ -62,6 +67,14 @@ class Segments:
             path.unlink(missing_ok=True)
         else:
             path.rename(path.with_suffix(".unreadable"))
+
+    def _bytes(self) -> int:
+        """Of all files; one may go while they are counted."""
+        total = 0
+        for path in self.waiting():
+            with contextlib.suppress(FileNotFoundError):
+                total += path.stat().st_size
+        return total
 
     def _begin(self, name: str) -> int:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -104,15 +104,17 @@ class Spool:
         with self._segments.taken(path) as lines:
             if lines is None:
                 return True
-            events, unreadable = _read(lines)
-            for start in range(0, len(events), _AT_ONCE):
-                entries = [Entry(DELIVERY_EVENTS, e.email_id, e) for e in events[start : start + _AT_ONCE]]
-                if None in await self._log.append(entries):
+            unreadable = 0
+            for start in range(0, len(lines), _AT_ONCE):
+                some = lines[start : start + _AT_ONCE]
+                events = _read(some)
+                unreadable += len(some) - len(events)
+                if None in await self._log.append([Entry(DELIVERY_EVENTS, e.email_id, e) for e in events]):
                     return False
             if unreadable:
                 log.error("%d lines of %s can't be read; it is kept as *.unreadable", unreadable, path)
             self._segments.finish(path, readable=not unreadable)
-        self._metrics.unspooled.inc(len(events))
+        self._metrics.unspooled.inc(len(lines) - unreadable)
         return True
 
     @staticmethod
@@ -127,9 +129,10 @@ class Spool:
         return not stop.is_set()
 
 
-def _read(lines: list[bytes]) -> tuple[list[DeliveryEvent], int]:
+def _read(lines: list[bytes]) -> list[DeliveryEvent]:
+    """Those that are events."""
     events = []
     for line in lines:
         with contextlib.suppress(Undecodable):
             events.append(decode(DELIVERY_EVENTS, line))
-    return events, len(lines) - len(events)
+    return events

@@ -6,10 +6,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from pipeline import tokens
 from pipeline.bootstrap import Runtime, runtime
+from pipeline.gateway.app import make_app
 from pipeline.gateway.notes import BEHIND, MOST, Note
 from pipeline.gateway.world import World, make_world
 from pipeline.settings import Settings
+from pipeline.signing import Signer
 from tests.support.gateway import records
 from tests.support.kafka_proxy import kafka_proxy
 from topics import ids
@@ -95,3 +98,32 @@ async def test_what_came_to_nothing_is_no_event_and_stops_nothing(settings: Sett
         for number in range(10):
             world.notes.put(note(number) if number % 2 else lambda: None)
     assert await heard(settings) == {f"pixel:{number}" for number in (1, 3, 5, 7, 9)}
+
+
+async def test_a_picture_is_out_before_anything_is_noted_and_before_its_token_is_looked_at(settings: Settings) -> None:
+    """By ASGI, message for message: a forged token's way differs in nothing."""
+    good = tokens.pixel_token(Signer(settings.secret.get_secret_value(), "track"), EMAIL)
+    async with runtime(settings) as rt, noting(rt) as world:
+        app, ways = make_app(world), []
+        for nth, token in enumerate((good, "A" * len(good))):
+            way: list[tuple[Any, float]] = []
+
+            async def send(message: Any, way: list[tuple[Any, float]] = way) -> None:
+                way.append((message, value(world, "notes_waiting")))
+
+            await app(asked(f"/o/{token}.gif"), nothing_more, send)
+            assert [waiting for _, waiting in way] == [nth, nth]
+            assert value(world, "notes_waiting") == nth + 1
+            ways.append([message for message, _ in way])
+        assert ways[0] == ways[1]
+        assert world.metrics.registry.get_sample_value("mailfold_forged_total", {"surface": "pixel"}) is None
+    assert world.metrics.registry.get_sample_value("mailfold_forged_total", {"surface": "pixel"}) == 1
+    assert len(await heard(settings)) == 1
+
+
+def asked(path: str) -> dict[str, Any]:
+    return {"type": "http", "method": "GET", "path": path, "headers": [(b"user-agent", b"Mail/16.0")], "client": None}
+
+
+async def nothing_more() -> dict[str, Any]:
+    return {"type": "http.disconnect"}

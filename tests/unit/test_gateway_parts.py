@@ -167,12 +167,18 @@ def test_a_torn_line_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_full_spool_says_so_and_keeps_what_it_has(tmp_path: Path) -> None:
-    segments = Segments(tmp_path)
+    segments = Segments(tmp_path, most=20_000_000)
     segments.write([b"kept"], "1")
+    segments.write([b"x" * 9_000_000], "2")
+    segments.write([b"y" * 9_000_000], "3")
     with pytest.raises(OSError, match="too long"):
-        segments.write([b"x" * 64_000_000], "1")
-    segments.rotate()
+        segments.write([b"z" * 9_000_000], "4")
+    assert [path.name for path in segments.waiting()] == ["1.events", "2.events", "3.events"]
     assert lines_of(segments, tmp_path / "1.events") == [b"kept"]
+    segments.finish(tmp_path / "2.events", readable=True)
+    segments.write([b"room again"], "4")
+    segments.rotate()
+    assert lines_of(segments, tmp_path / "4.events") == [b"room again"]
 
 
 def test_what_cannot_be_split_is_granted_whole_and_the_next_waits_for_the_rest() -> None:
