@@ -3,7 +3,7 @@
 Before it reads, everything before it must have been read: what was told is looked up in Postgres.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -109,7 +109,7 @@ class Renormalizer:
         while left:
             fetched = await reader.getmany(*left, timeout_ms=500, max_records=100)
             records = [record for place, some in fetched.items() for record in some if record.offset < ends[place]]
-            for heard in _in_portions([one for record in records if (one := self._heard(record))]):
+            for heard in _in_portions(one for record in records if (one := self._heard(record))):
                 await self._compare(heard)
             # The position, for records may have expired meanwhile.
             left = {place: end for place, end in left.items() if await reader.position(place) < end}
@@ -231,14 +231,16 @@ def _correlated(event: DeliveryEvent, emails: Emails) -> DeliveryEvent:
     return correlated(event, emails.get(match_key(event.provider_message_id), UNCORRELATED))
 
 
-def _in_portions(heard: Sequence[Heard]) -> Iterator[list[Heard]]:
-    """Webhooks together, until their events are enough for one look-up."""
+def _in_portions(heard: Iterable[Heard]) -> Iterator[list[Heard]]:
+    """Webhooks together, until their events are enough for one look-up; no more are read ahead."""
     portion: list[Heard] = []
+    events = 0
     for one in heard:
         portion.append(one)
-        if sum(len(each.events) for each in portion) >= ENOUGH:
+        events += len(one.events)
+        if events >= ENOUGH:
             yield portion
-            portion = []
+            portion, events = [], 0
     if portion:
         yield portion
 

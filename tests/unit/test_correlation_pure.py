@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.carriers.replies import provider_message_id
 from pipeline.correlate.matching import match_key
 from pipeline.correlate.reading import read
 from tests.support.facts import EMAIL_ID, event
@@ -44,6 +45,18 @@ plain = st.from_regex(r"[a-z0-9][A-Z0-9_=+-]{4,60}", fullmatch=True)
 )
 def test_an_id_has_one_spelling(told: str, meant: str) -> None:
     assert match_key(told) == meant
+
+
+@pytest.mark.parametrize(
+    ("answered", "told_later"),
+    [
+        ("2.0.0 Ok: queued as tC4LGVjZTgi116GN5ZRO6Q", "tC4LGVjZTgi116GN5ZRO6Q.recvd-5b6594c664-csn64-1-65A9F4D1-A.0"),
+        ("Ok 0100018c5f64-4d0d9f3e-8a6b-000000", "0100018c5f64-4d0d9f3e-8a6b-000000@email.amazonses.com"),
+        ("2.0.0 Ok: queued as 4Xk9Zt2Q1Lz9sWb", "<4Xk9Zt2Q1Lz9sWb>"),
+    ],
+)
+def test_what_an_smtp_server_answers_is_what_its_events_tell(answered: str, told_later: str) -> None:
+    assert match_key(provider_message_id(answered)) == match_key(told_later) != ""
 
 
 @given(plain)
