@@ -15,6 +15,7 @@ from pipeline.errors import LeaseLost
 from pipeline.outbox.job import Lane
 from pipeline.settings import Settings
 from tests.support.api_servers import KEY, Api, api_server
+from tests.support.dispatching import until
 from tests.support.letters import FULL, NOW, mail, without_mime
 from topics.contents import Content
 
@@ -102,6 +103,24 @@ async def test_who_was_cancelled_before_the_batch_went_is_not_in_it() -> None:
         given = [without_mime(mail()) for _ in range(3)]
         tasks = [asyncio.create_task(fleet.send(api.provider, one)) for one in given]
         await asyncio.sleep(0)
+        tasks[1].cancel()
+        await asyncio.wait(tasks)
+        assert [arrived(api, one) for one in given] == [1, 0, 1]
+
+
+async def test_who_is_cancelled_while_its_batch_waits_for_its_turn_is_not_sent() -> None:
+    async with sending("postmark") as (api, fleet):
+        api.faults.append((429, {"ErrorCode": 429, "Message": "slowly"}, {"Retry-After": "1"}))
+        given = [without_mime(mail()) for _ in range(3)]
+        tasks = [asyncio.create_task(fleet.send(api.provider, given[0]))]
+        await until(lambda: bool(fleet._desks))
+        [desk] = fleet._desks.values()
+        await until(lambda: desk._not_before > 0)
+        tasks += [asyncio.create_task(fleet.send(api.provider, one)) for one in given[1:]]
+        [batches] = fleet._batches.values()
+        # Taken by the second sender, which waits as the first does.
+        await until(lambda: len(batches._senders) == 2)
+        await until(lambda: not batches._waiting)
         tasks[1].cancel()
         await asyncio.wait(tasks)
         assert [arrived(api, one) for one in given] == [1, 0, 1]
