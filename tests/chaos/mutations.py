@@ -196,7 +196,7 @@ LOG = (
     Mutation(
         "the gateway answers 2xx to what the log has not confirmed",
         "held-gateway",
-        (Patch("pipeline/gateway/webhooks.py", "if None in places else Response", "if not places else Response"),),
+        (Patch("pipeline/gateway/webhooks.py", "if None in places:", "if not places:"),),
     ),
 )
 
