@@ -1,5 +1,6 @@
 """No address leaves for `delivery-events`: a provider's own words in, the same words without addresses out."""
 
+import functools
 import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
@@ -88,23 +89,29 @@ def native_fields(
     def strictly(text: str) -> str:
         return hide_all(hide(text)) if "@" in text or "%40" in text else text
 
-    cleaner = _Cleaner(hide, verbatim, personal)
-    kept = {
-        strictly(name): value if _is_plain(bytes(value)) else _told(value, cleaner, cleaner.of(name, strictly))
-        for name, value in fields.items()
-        if name not in personal
-    }
+    cleaner, names = _Cleaner(hide, verbatim, personal), _names(personal)
+    kept = {}
+    for name, value in fields.items():
+        if name not in personal:
+            plain = _is_plain(bytes(value), names)
+            told = value if plain else _told(value, cleaner, cleaner.of(name, strictly))
+            kept[strictly(name) if "@" in name or "%40" in name else name] = told
     return msgspec.Raw(msgspec.json.encode(kept))
 
 
-def _is_plain(value: bytes) -> bool:
-    """Whether it stays as it came: a number, a word, or a text with nothing to hide, not behind an escape either.
+def _is_plain(value: bytes, personal: tuple[bytes, ...]) -> bool:
+    """Whether it stays as it came: nothing to hide is in it, nor behind an escape.
 
     Never cleaned as it is: behind a backslash an address begins a letter too early.
     """
-    if value[:1] in (b"{", b"["):
+    if b"@" in value or b"%40" in value or b"\\u" in value:
         return False
-    return value[:1] != b'"' or not (b"@" in value or b"%40" in value or b"\\u" in value)
+    return value[:1] not in (b"{", b"[") or not any(name in value for name in personal)
+
+
+@functools.lru_cache(maxsize=64)
+def _names(fields: frozenset[str]) -> tuple[bytes, ...]:
+    return tuple(f'"{name}"'.encode() for name in fields)
 
 
 class _Cleaner(NamedTuple):
