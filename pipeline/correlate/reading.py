@@ -1,12 +1,13 @@
 """Records of `provider-acks` and `uncorrelated-events` in, what correlation learns of them out. Pure."""
 
-import uuid
 from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from pipeline.correlate.matching import match_key
+from projections.columns import storable
+from projections.steps import text
 from topics.acks import Ack, Acked
 from topics.codec import Undecodable, decode
 from topics.events import DeliveryEvent
@@ -51,17 +52,15 @@ def read(topics: dict[str, Topic], records: Iterable[Any]) -> Learnt:
             else:
                 learnt.waiting.append(_event(fact, record))
         except (Undecodable, ValueError) as error:
-            # The intake has told the dead letters of a broken ack already.
+            # The intake tells the dead letters of a broken ack.
             if topic is not PROVIDER_ACKS:
                 learnt.broken.append((record, str(error)))
     return learnt
 
 
 def _ack(learnt: Learnt, ack: Ack) -> None:
-    """Raises ValueError for an email_id that is none."""
-    if isinstance(ack, Acked) and (name := match_key(ack.provider_message_id)):
-        uuid.UUID(ack.email_id)
-        learnt.ids.setdefault(((ack.provider, name), ack.email_id), ack.recorded_at)
+    if isinstance(ack, Acked) and storable(ack.email_id) and (name := match_key(ack.provider_message_id)):
+        learnt.ids.setdefault(((text(ack.provider), name), ack.email_id), ack.recorded_at)
 
 
 def _event(event: DeliveryEvent, record: Any) -> Waiting:
@@ -69,7 +68,7 @@ def _event(event: DeliveryEvent, record: Any) -> Waiting:
     name = match_key(event.provider_message_id)
     if not name or event.email_id:
         raise ValueError("an event that waits for an email needs what its provider calls the message, and no email yet")
-    return Waiting((event.provider, name), record.partition, record.offset, record.timestamp, event)
+    return Waiting((text(event.provider), name), record.partition, record.offset, record.timestamp, event)
 
 
 def correlated(event: DeliveryEvent, email_id: EmailId) -> DeliveryEvent:
