@@ -56,7 +56,7 @@ TODAY: Final = _any(
     r"(?:over|exceed\w*|out of|disk) +(?:\w+ +){0,3}(?:quota|storage|space)",
     r"quota (?:\w+ )?exceed|over ?quota|insufficient (?:system )?storage",
     r"(?:mail|in)?box (?:\w+ ){0,3}full|too many messages in",
-    r"receiving mail (?:at a rate|too)|temporar(?:y|ily)\b|(?:not found|later|please),? try again",
+    r"receiving mail (?:at a rate|too)|temporar(?:y|ily)\b|not found, try again|try again later",
 )
 """Another day it may fit, whatever the code says."""
 LISTED: Final = _any(r"black ?list|block ?list|dnsbl|\brbl\b|spamhaus|spamcop|too many recipients|reputation")

@@ -58,16 +58,12 @@ class Fields:
     @property
     def type(self) -> str:
         """The media type, in lower case; text/plain where none is given or it is broken."""
-        return _careful(self._message.get_content_type, "text/plain") if self._sane() else "text/plain"
+        return _careful(self._message.get_content_type, "text/plain")
 
     def parameter(self, name: str) -> str:
         """A parameter of the content type."""
-        found: Any = _careful(lambda: self._message.get_param(name, ""), None) if self._sane() else None
+        found: Any = _careful(lambda: self._message.get_param(name, ""), None)
         return str(found[2]) if isinstance(found, tuple) else str(found or "")
-
-    def _sane(self) -> bool:
-        # The library counts quotation marks from the start at each semicolon.
-        return len(str(self._message.get("content-type", ""))) <= VALUE_MAX
 
 
 class Part(msgspec.Struct, frozen=True):

@@ -95,6 +95,8 @@ def test_each_proof_counts_for_its_own_kind_of_mail_only() -> None:
     report = golden("arf_abuse").decode()
     assert heard(report.replace(message_id(), "<x@shop.example>").encode(), {TO: verp()})[0] == []
     assert heard(bounce(unsubscribe()).replace(b"Subject: x", f"Message-ID: {message_id()}".encode()))[0] == []
+    forged = unsubscribe().replace(unsubscribe()[-40:-30], "aaaaaaaaaa")
+    assert heard(f"To: {forged}, {verp()}\nSubject: unsubscribe\n\n".encode())[0] == []
     assert heard(b"Subject: unsubscribe\n\n", {TO: verp(), FROM: "a@example.net"})[0][0].kind is EventKind.UNKNOWN
 
 
