@@ -13,15 +13,18 @@ from hypothesis import strategies as st
 from pipeline.bounces import codes
 from pipeline.bounces.read import FROM, TO, TRUNCATED
 from pipeline.errors import Forged, Unproven
+from pipeline.folding import Found
 from pipeline.hearing.adapter import Context, Incoming
+from pipeline.inbound.envelope import record
+from pipeline.normalize import normalize
 from pipeline.providers import mail
 from pipeline.proving import proofs
 from tests.support.golden import ADDRESS
 from tests.support.inbound import EMAIL_ID, SECRET, bounce, message_id, unsubscribe, verp
 from topics.codec import decode, encode
 from topics.events import BounceClass, DeliveryEvent, EventKind
-from topics.record import EmailId
-from topics.registry import DELIVERY_EVENTS
+from topics.record import EmailId, Place
+from topics.registry import DELIVERY_EVENTS, PROVIDER_WEBHOOKS
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mail"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.eml"))
@@ -118,6 +121,15 @@ def test_what_was_cut_off_still_tells_what_stands_at_its_head() -> None:
     (event,) = heard(whole[:1_500], {**ENVELOPE, TRUNCATED: str(len(whole))})[0]
     assert (event.kind, event.enhanced) == (EventKind.BOUNCED, "5.1.1")
     assert json.loads(bytes(event.native))["truncated"] is True
+
+
+def test_what_is_unproven_is_a_dead_letter_that_says_so() -> None:
+    raw = record(golden("without_verp"), 5, to="postmaster@mailfold.localhost")
+    place = Place(topic=PROVIDER_WEBHOOKS.name, partition=0, offset=7)
+    found = Found(PROVIDER_WEBHOOKS, place, None, encode(PROVIDER_WEBHOOKS, raw))
+    told = normalize(found, CONTEXT.proofs, 9)
+    assert told.events == ()
+    assert [(letter.reason, letter.source) for letter in told.leftovers] == [("unproven", place)]
 
 
 def test_mail_is_no_webhook() -> None:
