@@ -102,6 +102,7 @@ def router(world: World) -> APIRouter:
     caller = Depends(world.authenticate)
     # The paths with a word of their own come before the one that takes any address.
     _add_listing(routes, caller, asking, signer)
+    _add_export(routes, caller, asking)
     _add_many(routes, caller, deciding)
     _add_look_ups(routes, caller, asking)
     _add_decisions(routes, caller, asking, deciding)
@@ -132,6 +133,10 @@ def _add_listing(routes: APIRouter, caller: Any, asking: Asking, signer: Signer)
         entries = [shown.entry(key[2], why) for key, why in page.entries]
         more = "" if page.behind is None else cursor.write(signer.tag, asked, page.behind)
         return _json(Listing(suppressions=entries, next=more))
+
+
+def _add_export(routes: APIRouter, caller: Any, asking: Asking) -> None:
+    Caller = Annotated[Tenant, caller]  # noqa: N806 - a type
 
     @routes.get("/suppressions/export", summary="Export suppressions", **_described(None, "text/csv"))
     async def export_suppressions(
