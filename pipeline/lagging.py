@@ -1,20 +1,25 @@
 """Where each role is in its topics and where these end: Kafka's and Postgres' answers in, one value out."""
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from pipeline.bootstrap import Runtime
 from pipeline.correlate.looking import SQL as CORRELATION
+from pipeline.errors import LogUnavailable
 from pipeline.kafka import consumer
 from projections.postgres import SQL
 from topics.registry import DEAD_LETTERS, EMAIL_CHANGES, FACTS, PROVIDER_WEBHOOKS, UNCORRELATED_EVENTS, Topic
 
 WORKER_GROUP: Final = "mailfold"
 """The Faust application's id."""
+PATIENCE_S: Final = 10.0
 READ: Final = (*FACTS, PROVIDER_WEBHOOKS, UNCORRELATED_EVENTS, EMAIL_CHANGES, DEAD_LETTERS)
 
 Ends = dict[tuple[str, int], int]
@@ -82,8 +87,20 @@ async def _committed(rt: Runtime) -> Ends:
     client = AIOKafkaAdminClient(bootstrap_servers=rt.settings.kafka_bootstrap)
     await client.start()
     try:
-        offsets = await client.list_consumer_group_offsets(rt.settings.topic_prefix + WORKER_GROUP)
+        offsets = await _of_group(client, rt.settings.topic_prefix + WORKER_GROUP)
     finally:
         await client.close()
     prefix = len(rt.settings.topic_prefix)
     return {(place.topic[prefix:], place.partition): row.offset for place, row in offsets.items() if row.offset >= 0}
+
+
+async def _of_group(client: AIOKafkaAdminClient, group: str) -> Any:
+    """A cluster that never had a group makes room for groups when it is first asked, and says so meanwhile."""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                with contextlib.suppress(GroupCoordinatorNotAvailableError):
+                    return await client.list_consumer_group_offsets(group)
+                await asyncio.sleep(0.2)
+    except TimeoutError:
+        raise LogUnavailable(f"Kafka names no coordinator for the group {group}") from None

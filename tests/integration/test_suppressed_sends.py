@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from typing import Any
 
 from pipeline import dispatch, trace
 from pipeline.settings import Settings
@@ -46,9 +47,20 @@ async def test_an_email_whose_address_was_suppressed_since_it_was_accepted_is_dr
             assert told_of.status == "dropped"
             assert [words in line.details for line in told_of.lines] == [False, True]
             assert [one["word"] for one in told_of.conversions] == ["dropped"]
-        listed = await ask(served, "GET", "/v1/Email/", params={"Email": "listed@example.com"})
-        [email] = listed.json()["Emails"]
+        [email] = await _listed(served, "listed@example.com")
         assert (email["State"], email["BounceDetails"]) == ("bounced", REASONS["listed@example.com"])
+
+
+async def _listed(served: Gateway, address: str) -> list[Any]:
+    """Once what time it is has come through every partition."""
+    found: list[Any] = []
+
+    async def shown() -> bool:
+        found[:] = (await ask(served, "GET", "/v1/Email/", params={"Email": address})).json()["Emails"]
+        return bool(found)
+
+    await until(shown)
+    return found
 
 
 async def _suppress(served: Gateway) -> None:
