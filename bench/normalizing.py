@@ -25,9 +25,9 @@ async def serve(settings: Settings) -> None:
 
         @flow.source(*FACTS)
         async def fold(facts: Runs) -> None:
-            """The lanes want an agent for the facts; this one leaves them where they are."""
-            await anext(facts)
-            await asyncio.Event().wait()
+            """The lanes want an agent for the facts; this one takes them: a full queue would hold up webhooks, too."""
+            async for _ in facts:
+                pass
 
         await run(flow)
 
