@@ -30,6 +30,9 @@ STANDBY: Final = 1.0
 """Seconds between a standby's tries to become the reader."""
 PING: Final = 3.0
 """Seconds between signs of life; Postgres waits ten."""
+ENDING: Final = 5.0
+"""Seconds that a cancelled reader gets to let go of its connections, of the ten that a role has after SIGTERM. One that
+is left behind harms nobody: what it still wrote would be fenced by the offsets."""
 _SILENCE: LiteralString = "set idle_session_timeout = '10s'"
 _LOCK: LiteralString = "select pg_try_advisory_lock(hashtext(%s), 0)"
 
@@ -140,10 +143,14 @@ async def _until_any(*awaitables: Awaitable[Any]) -> None:
     """Run all until one ends; the others are cancelled, an error is raised."""
     tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        first, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
+        ended, left = await asyncio.wait(tasks, timeout=ENDING)
+        for task in ended:
+            task.cancelled() or task.exception()  # heard of, whatever it was
+        if left:
+            logger.error("a reader does not end within %s s; it is left behind", ENDING)
+    for task in first:
         task.result()

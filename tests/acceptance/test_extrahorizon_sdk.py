@@ -75,7 +75,8 @@ async def test_the_official_sdk_sends_finds_tracks_and_lists_what_is_queued(sett
     assert told["tracked"] == [{"affectedRecords": 1}] * 2
     assert told["views"] == 2
     queued = told["outbound"]["data"][0]
-    assert (queued["status"], queued["to"], queued["text"]) == ("queued", ["later@example.com"], "later")
+    assert queued["status"] in ("queued", "sending"), "it is tried again and again"
+    assert (queued["to"], queued["text"]) == (["later@example.com"], "later")
     assert told["refreshed"] == 56
 
 

@@ -108,15 +108,15 @@ async def test_large_bodies_wait_for_each_other_and_nobody_else_does(settings: S
     async with gateway(settings) as world, contextlib.AsyncExitStack() as stack:
         await add_provider(world)
         host, port = str(world.http.base_url.host), world.http.base_url.port
-        slow = [await asyncio.open_connection(host, port) for _ in range(4)]
-        for _, writer in slow:
+        large = b"[" + b" " * 1_000_000 + b"]"
+
+        async def full() -> bool:
+            """Whether there is no room, after one more that takes room: ours may have been faster than the last one."""
+            _, writer = await asyncio.open_connection(host, port)
             stack.callback(writer.close)
             # As much as this is announced, and does not come.
             writer.write(b"POST /webhooks/mailer HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n[")
             await writer.drain()
-        large = b"[" + b" " * 1_000_000 + b"]"
-
-        async def full() -> bool:
             answer = await world.http.post("/webhooks/mailer", content=large, headers=signed(large))
             return answer.status_code == 503 and answer.headers["Retry-After"] == "2"
 
