@@ -1,10 +1,8 @@
 """The emitter against a real log, a real database and a real HTTP server in Fast Track's place."""
 
-import asyncio
-import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from email.utils import formatdate
 
 import msgspec
@@ -19,6 +17,7 @@ from pipeline.settings import Settings
 from projections.debts import Debt, encode
 from tests.support.dispatching import SECRET, on, rows, until
 from tests.support.http_receiver import http_receiver
+from tests.support.working import working
 from topics.conversions import ConversionResult, Outcome, Word
 from topics.record import EmailId
 from topics.registry import CONVERSION_RESULTS
@@ -32,16 +31,8 @@ def quick(settings: Settings) -> Settings:
     return settings.model_copy(update={"emit_schedule": (0.05, 0.05, 0.05), "emit_timeout": 1.0, "lease_seconds": 2.0})
 
 
-@contextlib.asynccontextmanager
-async def emitting(settings: Settings) -> AsyncIterator[Runtime]:
-    async with runtime(settings, pool_size=6) as rt:
-        role = asyncio.create_task(emit.run(rt))
-        try:
-            yield rt
-        finally:
-            rt.stop.set()
-            async with asyncio.timeout(10):
-                await role
+def emitting(settings: Settings) -> AbstractAsyncContextManager[Runtime]:
+    return working(settings, emit.run)
 
 
 async def owe(rt: Runtime, *words: Word, brand: str = "7", email: str = "") -> EmailId:

@@ -4,7 +4,6 @@ Only what a clock or a log gives is left out. MAILFOLD_GOLDEN=write writes the p
 are committed.
 """
 
-import asyncio
 import json
 import os
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import Any
 import msgspec
 
 from pipeline.content.chunks import unpack
-from pipeline.project import run as project
 from pipeline.settings import Settings
-from tests.support.gateway import gateway, records
+from tests.support.gateway import records
+from tests.support.projecting import gateway_and_projector
 from topics.contents import ContentChunk
 from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
 
@@ -26,8 +25,7 @@ CLOCK = ("creation_timestamp", "update_timestamp", "recorded_at", "content")
 
 async def test_every_golden_request_is_answered_and_recorded_as_its_pair_says(settings: Settings) -> None:
     answers: dict[str, Any] = {}
-    async with gateway(settings) as served:
-        projecting = asyncio.create_task(project(served.rt))
+    async with gateway_and_projector(settings) as served:
         headers = {"X-Api-Key": served.key}
         assert (await served.http.put("/templates/welcome", json=WELCOME, headers=headers)).status_code == 200
         for path in sorted(GOLDEN.glob("*.body.json")):
@@ -36,8 +34,6 @@ async def test_every_golden_request_is_answered_and_recorded_as_its_pair_says(se
                 "/mail/v1/", content=path.read_bytes(), headers=headers | {"Idempotency-Key": name}
             )
             answers[name] = {"status": answer.status_code, "answer": _timeless(answer.json(), "content")}
-        served.rt.stop.set()
-        await projecting
     chunks: list[ContentChunk] = [record for *_, record in await records(settings, MESSAGE_CONTENTS)]
     requests = [record for *_, record in await records(settings, SEND_REQUESTS)]
     for name, answered in answers.items():

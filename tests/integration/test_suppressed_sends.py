@@ -1,7 +1,5 @@
 """What becomes of an email to an address that gets nothing: dropped at the last moment, and everybody is told why."""
 
-import asyncio
-import contextlib
 from typing import Any
 
 from pipeline import dispatch, trace
@@ -10,8 +8,10 @@ from tests.integration.test_suppressions import soft, told
 from tests.support.changes import Log
 from tests.support.dispatching import accept, on, provide, rows, until
 from tests.support.gateway import Gateway
+from tests.support.projecting import gateway_and_projector
 from tests.support.smtp_receiver import smtp_receiver
-from tests.support.suppressed import ask, publish, suppressing
+from tests.support.suppressed import ask, publish
+from tests.support.working import beside
 from topics.acks import Acked, Dropped
 from topics.events import EventKind
 from topics.registry import PROVIDER_ACKS
@@ -28,7 +28,7 @@ REASONS = {
 async def test_an_email_whose_address_was_suppressed_since_it_was_accepted_is_dropped_and_everybody_is_told_why(
     settings: Settings,
 ) -> None:
-    async with smtp_receiver() as receiver, suppressing(settings) as served:
+    async with smtp_receiver() as receiver, gateway_and_projector(settings) as served:
         await provide(served.rt, receiver.port)
         sent = {one.recipient: one for one in await accept(served.rt, *REASONS, "fine@example.com")}
         await _suppress(served)
@@ -79,13 +79,10 @@ async def _suppress(served: Gateway) -> None:
 
 async def _dispatch(served: Gateway, emails: int) -> None:
     """Until so many are done."""
-    role = asyncio.create_task(dispatch.run(served.rt))
 
     async def all_done() -> bool:
         query = "select count(*) from jobs.jobs where queue = 'dispatch' and state = 'done'"
         return await rows(served.rt, query) == [(emails,)]
 
-    await until(all_done)
-    role.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await role
+    async with beside(served.rt, dispatch.run):
+        await until(all_done)

@@ -1,7 +1,6 @@
 """Suppressions on real Kafka and Postgres: heard, decided, listed, lifted, imported, exported, made anew."""
 
 import asyncio
-import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipeline import admin
+from pipeline import admin, project
 from pipeline.errors import LogUnavailable
 from pipeline.ports import Entry
-from pipeline.project import run as project
 from pipeline.settings import Settings
 from pipeline.signing import Signer, hash_address
 from pipeline.suppressions.deciding import Deciding, Wish
@@ -21,7 +19,9 @@ from tests.conftest import SECRET
 from tests.support.changes import Log, event, identified, request
 from tests.support.command import Said, as_environment, mailfold
 from tests.support.gateway import gateway, records, until
-from tests.support.suppressed import ask, listing, publish, suppressing
+from tests.support.projecting import gateway_and_projector
+from tests.support.suppressed import ask, listing, publish
+from tests.support.working import beside
 from topics.events import BounceClass, EventKind
 from topics.record import Place
 from topics.registry import SUPPRESSIONS
@@ -45,7 +45,7 @@ def soft(number: int, at: int, recipient: str) -> Log:
 
 
 async def test_what_emails_told_is_listed_with_reason_event_and_time_brand_by_brand(settings: Settings) -> None:
-    async with suppressing(settings) as served:
+    async with gateway_and_projector(settings) as served:
         now = served.rt.clock()
         await publish(
             served,
@@ -76,7 +76,7 @@ async def test_what_emails_told_is_listed_with_reason_event_and_time_brand_by_br
 
 
 async def test_an_operator_lists_lifts_and_lists_again_and_the_log_has_hashes_only(settings: Settings) -> None:
-    async with suppressing(settings) as served:
+    async with gateway_and_projector(settings) as served:
         wanted = {"address": "Anna@Example.com", "brand": "7", "reason": "complaint", "note": "called us"}
         first = await ask(served, "POST", "/suppressions", json=wanted)
         again = await ask(served, "POST", "/suppressions", json=wanted)
@@ -103,7 +103,7 @@ async def test_an_operator_lists_lifts_and_lists_again_and_the_log_has_hashes_on
 
 
 async def test_a_lift_forgives_what_was_heard_before_it_and_not_what_comes_after(settings: Settings) -> None:
-    async with suppressing(settings) as served:
+    async with gateway_and_projector(settings) as served:
         now = served.rt.clock()
         await publish(served, told(1, now - 9, EventKind.BOUNCED, "gone@example.com"))
         await ask(served, "DELETE", f"/suppressions/{hashed('gone@example.com')}", params={"brand": "7"})
@@ -116,7 +116,7 @@ async def test_a_lift_forgives_what_was_heard_before_it_and_not_what_comes_after
 
 
 async def test_all_brands_are_one_entry_and_the_later_decision_stands(settings: Settings) -> None:
-    async with suppressing(settings) as served:
+    async with gateway_and_projector(settings) as served:
         name = hashed("anna@example.com")
 
         async def brands(of: str) -> list[str]:
@@ -138,7 +138,7 @@ async def test_all_brands_are_one_entry_and_the_later_decision_stands(settings: 
 
 
 async def test_files_are_imported_with_a_report_and_exported_so_that_they_can_be_imported(settings: Settings) -> None:
-    async with suppressing(settings) as served:
+    async with gateway_and_projector(settings) as served:
         now = served.rt.clock()
         await publish(served, told(1, now, EventKind.BOUNCED, "gone@example.com"))
         file = "email,reason\nanna@example.com,BOUNCE\nnobody\nbo@example.com,\nANNA@example.com,BOUNCE\n"
@@ -173,7 +173,7 @@ async def test_files_are_imported_with_a_report_and_exported_so_that_they_can_be
 
 
 async def test_a_tenant_sees_and_lifts_its_own_only(settings: Settings) -> None:
-    async with suppressing(settings) as served:
+    async with gateway_and_projector(settings) as served:
         await admin.add_tenant(served.rt.pool, admin.Tenant("other"))
         key = await admin.add_key(served.rt.pool, "other")
         for number in range(3):
@@ -233,19 +233,16 @@ async def test_what_the_log_did_not_confirm_is_not_decided_and_what_nobody_proje
         durable = await ask(served, "POST", "/suppressions", json={"address": name.hex(), "brand": "7"})
         assert (durable.status_code, durable.json()["in_force"]) == (202, False)
         assert await listing(served) == []
-        projecting = asyncio.create_task(project(served.rt))
 
         async def in_force() -> bool:
             return [one["address_hash"] for one in await listing(served)] == [name.hex()]
 
-        await until(in_force)
-        projecting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await projecting
+        async with beside(served.rt, project.run):
+            await until(in_force)
 
 
 async def test_lost_tables_are_made_again_from_the_log(settings: Settings) -> None:
-    async with suppressing(settings) as served:
+    async with gateway_and_projector(settings) as served:
         for number in range(3):
             await ask(served, "POST", "/suppressions", json={"address": f"a{number}@example.com", "brand": "7"})
         await ask(served, "DELETE", f"/suppressions/{hashed('a1@example.com')}", params={"brand": "7"})
@@ -254,7 +251,7 @@ async def test_lost_tables_are_made_again_from_the_log(settings: Settings) -> No
     async with gateway(settings) as served, served.rt.pool.connection() as connection:
         for table in ("suppressions.decisions", "suppressions.next_offsets"):
             await connection.execute(f"delete from {table}")  # type: ignore[arg-type,unused-ignore]
-    async with suppressing(settings) as served:
+    async with gateway_and_projector(settings) as served:
 
         async def there() -> bool:
             return await listing(served) == before
@@ -270,7 +267,7 @@ async def test_the_command_lists_lifts_imports_shows_and_exports_and_takes_no_ad
     async def said(*arguments: str, stdin: str = "") -> Said:
         return await asyncio.to_thread(mailfold, "suppressions", *arguments, "--tenant", "acme", env=env, stdin=stdin)
 
-    async with suppressing(settings) as served:
+    async with gateway_and_projector(settings) as served:
         name = hashed("anna@example.com")
         added = await said(
             "add", "--brand", "7", "--note", "wrote", stdin="anna@example.com\n\nBO@example.com\nnobody\n"

@@ -1,17 +1,15 @@
 """Templates on real Kafka and Postgres: pushed, versioned, found, rendered, made anew from the log."""
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from pipeline import admin
-from pipeline.project import run as project
 from pipeline.settings import Settings
 from tests.support.command import as_environment, mailfold
 from tests.support.gateway import Gateway, gateway, records, until
+from tests.support.projecting import gateway_and_projector
 from topics.registry import TEMPLATES
 
 WELCOME = {
@@ -23,19 +21,6 @@ WELCOME = {
     "default": "en",
     "schema": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
 }
-
-
-@contextlib.asynccontextmanager
-async def projected(settings: Settings) -> AsyncIterator[Gateway]:
-    """A gateway and a projector."""
-    async with gateway(settings) as served:
-        projecting = asyncio.create_task(project(served.rt))
-        try:
-            yield served
-        finally:
-            served.rt.stop.set()
-            async with asyncio.timeout(10):
-                await projecting
 
 
 async def push(served: Gateway, name: str, draft: Any, key: str = "") -> Any:
@@ -55,7 +40,7 @@ async def rendered(served: Gateway, name: str, **wanted: Any) -> Any:
 
 
 async def test_a_template_is_pushed_and_found_by_id_name_and_hash_and_says_what_it_should(settings: Settings) -> None:
-    async with projected(settings) as served:
+    async with gateway_and_projector(settings) as served:
         first = await push(served, "welcome", WELCOME)
         assert (first["version"], first["usable"]) == (1, True)
         for name in ("welcome", first["id"], first["hash"]):
@@ -77,7 +62,7 @@ async def test_a_template_is_pushed_and_found_by_id_name_and_hash_and_says_what_
 
 async def test_the_same_content_is_the_same_version_and_another_one_a_new_one(settings: Settings) -> None:
     other = WELCOME | {"description": "newer"}
-    async with projected(settings) as served:
+    async with gateway_and_projector(settings) as served:
         first, again = await push(served, "welcome", WELCOME), await push(served, "welcome", WELCOME)
         second, back = await push(served, "welcome", other), await push(served, "welcome", WELCOME)
         assert [each["version"] for each in (first, again, second, back)] == [1, 1, 2, 3]
@@ -93,7 +78,7 @@ async def test_the_same_content_is_the_same_version_and_another_one_a_new_one(se
 
 async def test_two_pushes_at_once_get_a_version_each(settings: Settings) -> None:
     drafts = [WELCOME | {"description": str(number)} for number in range(6)]
-    async with projected(settings) as served:
+    async with gateway_and_projector(settings) as served:
         made = await asyncio.gather(*(push(served, "welcome", draft) for draft in drafts))
         assert sorted(each["version"] for each in made) == [1, 2, 3, 4, 5, 6]
         for each in made:
@@ -114,7 +99,7 @@ async def test_what_does_not_compile_is_refused_with_its_line(settings: Settings
 
 
 async def test_a_tenant_sees_its_own_templates_only(settings: Settings) -> None:
-    async with projected(settings) as served:
+    async with gateway_and_projector(settings) as served:
         await admin.add_tenant(served.rt.pool, admin.Tenant("other"))
         key = await admin.add_key(served.rt.pool, "other")
         mine = await push(served, "welcome", WELCOME)
@@ -126,14 +111,14 @@ async def test_a_tenant_sees_its_own_templates_only(settings: Settings) -> None:
 
 
 async def test_lost_tables_are_made_again_from_the_log(settings: Settings) -> None:
-    async with projected(settings) as served:
+    async with gateway_and_projector(settings) as served:
         made = await push(served, "welcome", WELCOME)
     async with gateway(settings) as served:
         async with served.rt.pool.connection() as connection:
             for table in ("templates.versions", "templates.next_offsets", "intake.template_versions"):
                 await connection.execute(f"delete from {table}")  # type: ignore[arg-type,unused-ignore]
         assert (await asked(served, "/templates/welcome"))["status"] == 404
-    async with projected(settings) as served:
+    async with gateway_and_projector(settings) as served:
 
         async def is_there() -> bool:
             return bool((await asked(served, "/templates/welcome")).get("hash") == made["hash"])
@@ -150,7 +135,7 @@ async def test_the_command_pushes_folders_and_shows_them(settings: Settings, tmp
     (folder / "en.html").write_text("<p>{{ name|upper }}</p>")
     (folder / "template.json").write_text(json.dumps({"description": "a link"}))
     env = as_environment(settings)
-    async with projected(settings) as served:
+    async with gateway_and_projector(settings) as served:
         await admin.add_tenant(served.rt.pool, admin.Tenant("default"))
         pushed = await asyncio.to_thread(mailfold, "templates", "push", str(folder.parent), env=env)
         assert pushed.code == 0, pushed.err

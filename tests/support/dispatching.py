@@ -1,19 +1,20 @@
 """What a test of the dispatcher needs: requests on the log, the role running, and what the log says after."""
 
 import asyncio
-import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from pipeline import admin, dispatch
 from pipeline.admin import Brand, Provider, Tenant
-from pipeline.bootstrap import Runtime, runtime
+from pipeline.bootstrap import Runtime
 from pipeline.content.chunks import pack
 from pipeline.kafka import append_all, consumer, partitions
 from pipeline.ports import Entry
 from pipeline.settings import Settings
+from tests.support.working import working
 from topics.codec import decode
 from topics.contents import Content
 from topics.record import EmailId
@@ -67,17 +68,9 @@ def request(recipient: str, **values: Any) -> SendRequest:
     return SendRequest(**(fields | values))
 
 
-@contextlib.asynccontextmanager
-async def dispatching(settings: Settings) -> AsyncIterator[Runtime]:
-    """A dispatcher at work in this process; at the end it stops as on SIGTERM, within ten seconds."""
-    async with runtime(settings, pool_size=6) as rt:
-        role = asyncio.create_task(dispatch.run(rt))
-        try:
-            yield rt
-        finally:
-            rt.stop.set()
-            async with asyncio.timeout(10):
-                await role
+def dispatching(settings: Settings) -> AbstractAsyncContextManager[Runtime]:
+    """A dispatcher at work in this process."""
+    return working(settings, dispatch.run)
 
 
 async def until(holds: Callable[[], Awaitable[bool] | bool], seconds: float = 20.0) -> None:

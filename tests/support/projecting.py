@@ -4,29 +4,32 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 
 from aiokafka import TopicPartition
 
 from pipeline import project
-from pipeline.bootstrap import Runtime, runtime
+from pipeline.bootstrap import Runtime
 from pipeline.kafka import append_all, consumer
 from pipeline.ports import Entry
 from pipeline.settings import Settings
+from tests.support.gateway import Gateway, gateway
+from tests.support.working import beside, working
 from topics.changes import EmailChange
 from topics.registry import EMAIL_CHANGES
 
 
-@contextlib.asynccontextmanager
-async def projecting(settings: Settings) -> AsyncIterator[Runtime]:
+def projecting(settings: Settings) -> AbstractAsyncContextManager[Runtime]:
+    """A projector."""
     # Room for a rebuild beside: in production that is a process of its own, with a pool of its own.
-    async with runtime(settings, pool_size=8) as rt:
-        task = asyncio.create_task(project.run(rt))
-        try:
-            yield rt
-        finally:
-            rt.stop.set()
-            async with asyncio.timeout(10):
-                await task
+    return working(settings, project.run, pool_size=8)
+
+
+@contextlib.asynccontextmanager
+async def gateway_and_projector(settings: Settings) -> AsyncIterator[Gateway]:
+    """What is posted can be asked for."""
+    async with gateway(settings) as served, beside(served.rt, project.run):
+        yield served
 
 
 async def publish(rt: Runtime, changes: list[EmailChange]) -> None:

@@ -1,33 +1,15 @@
-"""Gateway and projector in one process: what a test of suppressions needs, and what it asks of them."""
+"""What a test of suppressions asks of a gateway, and what it publishes."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 
 from pipeline.kafka import append_all
 from pipeline.ports import Entry
-from pipeline.project import run as project
-from pipeline.settings import Settings
 from tests.support.changes import Log
-from tests.support.gateway import Gateway, gateway, until
+from tests.support.gateway import Gateway, until
 from topics.changes import EmailChange
 from topics.registry import EMAIL_CHANGES
-
-
-@contextlib.asynccontextmanager
-async def suppressing(settings: Settings) -> AsyncIterator[Gateway]:
-    """A gateway and a projector."""
-    async with gateway(settings) as served:
-        projecting = asyncio.create_task(project(served.rt))
-        try:
-            yield served
-        finally:
-            served.rt.stop.set()
-            async with asyncio.timeout(10):
-                await projecting
 
 
 async def ask(served: Gateway, method: str, path: str, *, key: str = "", **more: Any) -> httpx.Response:
