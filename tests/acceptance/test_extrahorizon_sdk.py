@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from pipeline.settings import Settings
+from tests.support.http_server import http_server
 from tests.support.whole import Whole, whole
 from topics.ids import owner_uuid
 
@@ -131,13 +132,5 @@ async def _inbox(world: Whole) -> AsyncIterator[str]:
         assert body is not None
         return web.Response(text=body.get_content())
 
-    app = web.Application()
-    app.router.add_get("/", show)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
-    finally:
-        await runner.cleanup()
+    async with http_server(show) as port:
+        yield f"http://127.0.0.1:{port}/"

@@ -14,6 +14,7 @@ from pipeline.embedded.home import free_port
 from pipeline.settings import Settings
 from tests.support.command import as_environment, mailfold
 from tests.support.gateway import Gateway, gateway, records, until
+from tests.support.http_server import http_server
 from tests.support.posting import KINDS, key
 from tests.support.smtp_receiver import password_is, smtp_receiver
 from topics.registry import PROVIDER_WEBHOOKS
@@ -134,12 +135,5 @@ async def elsewhere(status: int = 200) -> AsyncIterator[str]:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(status=status, text="welcome")
 
-    app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", answer)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with http_server(answer) as port:
+        yield f"http://127.0.0.1:{port}"

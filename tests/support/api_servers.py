@@ -22,6 +22,7 @@ from botocore.validate import ParamValidator
 from postmark import Email
 
 from pipeline.admin import Provider
+from tests.support.http_server import http_server
 
 SCHEMAS: Final = Path(__file__).parents[1] / "golden" / "carriers"
 KEY: Final = "the-api-key"
@@ -283,15 +284,8 @@ READERS: Final[Mapping[str, Callable[[Api, web.Request, bytes], Answer]]] = {
 async def api_server(kind: str, port: int = 0) -> AsyncIterator[Api]:
     """One provider's API, listening."""
     api = Api(kind)
-    app = web.Application(client_max_size=64_000_000)
-    app.router.add_route("*", "/{path:.*}", api.handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", port)
-    await site.start()
-    api.port = runner.addresses[0][1]
     try:
-        yield api
+        async with http_server(api.handle, port) as api.port:
+            yield api
     finally:
-        await runner.cleanup()
         assert not api.complaints, api.complaints

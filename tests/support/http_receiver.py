@@ -9,6 +9,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.support.http_server import http_server
+
 Answer = web.Response | Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -83,14 +85,5 @@ async def _endless(request: web.Request) -> web.StreamResponse:
 @contextlib.asynccontextmanager
 async def http_receiver(port: int = 0) -> AsyncIterator[FastTrack]:
     receiver = FastTrack()
-    application = web.Application()
-    application.router.add_route("*", "/{tail:.*}", receiver.handle)
-    runner = web.AppRunner(application, shutdown_timeout=0.2)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", port)
-    await site.start()
-    receiver.port = runner.addresses[0][1]
-    try:
+    async with http_server(receiver.handle, port) as receiver.port:
         yield receiver
-    finally:
-        await runner.cleanup()

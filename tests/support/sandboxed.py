@@ -22,6 +22,7 @@ from pipeline.bootstrap import fresh_id, wall_clock
 from pipeline.sandbox.keys import public_key
 from pipeline.sandbox.server import Sandbox, sandbox
 from pipeline.settings import Settings
+from tests.support.http_server import http_server
 
 EMAIL_ID = "11111111-2222-5333-8444-555555555555"
 PNG_LIKE = b"GIF89a"
@@ -51,6 +52,12 @@ class Gateway:
     @property
     def events(self) -> list[dict[str, Any]]:
         return [event for request in self.authentic for event in request.events]
+
+    async def handle(self, request: web.Request) -> web.Response:
+        if request.method == "GET":
+            return await self.visit(request)
+        assert (request.method, request.path) == ("POST", "/webhooks/sandbox")
+        return await self.webhook(request)
 
     async def webhook(self, request: web.Request) -> web.Response:
         taken = Request(dict(request.headers), await request.read())
@@ -133,24 +140,16 @@ def mail(html: str) -> EmailMessage:
 @contextlib.asynccontextmanager
 async def world(tmp_path: Path, **options: Any) -> AsyncIterator[World]:
     gateway = Gateway(public_key(tmp_path))
-    app = web.Application()
-    app.router.add_post("/webhooks/sandbox", gateway.webhook)
-    app.router.add_get("/{tail:.*}", gateway.visit)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    origin = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    made = Settings(
-        data_dir=tmp_path,
-        sandbox_smtp_port=0,
-        sandbox_http_port=0,
-        sandbox_gateway=origin,
-        public_url=origin,
-        sandbox_pace=0.02,
-        **options,
-    )
-    try:
+    async with http_server(gateway.handle) as port:
+        origin = f"http://127.0.0.1:{port}"
+        made = Settings(
+            data_dir=tmp_path,
+            sandbox_smtp_port=0,
+            sandbox_http_port=0,
+            sandbox_gateway=origin,
+            public_url=origin,
+            sandbox_pace=0.02,
+            **options,
+        )
         async with sandbox(made, clock=wall_clock, new_id=fresh_id, retries=(0.01, 0.02, 0.04)) as running:
             yield World(running, gateway, origin)
-    finally:
-        await runner.cleanup()

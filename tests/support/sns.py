@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID
 
+from tests.support.http_server import http_server
+
 HOST = "sns.eu-west-1.amazonaws.com"
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:mail"
 SIGNED = {
@@ -91,17 +93,8 @@ class Amazon:
 @contextlib.asynccontextmanager
 async def amazon(folder: Path) -> AsyncIterator[Amazon]:
     it = Amazon(folder)
-    app = web.Application()
-    app.router.add_get("/{tail:.*}", it.handle)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=it.context)
-    await site.start()
-    it.port = runner.addresses[0][1]
-    try:
+    async with http_server(it.handle, tls=it.context) as it.port:
         yield it
-    finally:
-        await runner.cleanup()
 
 
 class _Here(AbstractResolver):
