@@ -1,34 +1,16 @@
 """`mailfold trace|status|rebuild` as a person types them."""
 
-import asyncio
 import json
-import os
-import sys
 
 from pipeline.settings import Settings
 from tests.support.changes import identified, lives
+from tests.support.command import mailfold_on
 from tests.support.projecting import caught_up, projecting, publish, until
 
 
 async def mailfold(settings: Settings, *arguments: str) -> tuple[int, str, str]:
-    own = {
-        "KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "MAILFOLD_SECRET": settings.secret.get_secret_value(),
-        "MAILFOLD_TOPIC_PREFIX": settings.topic_prefix,
-        "MAILFOLD_PARTITIONS": str(settings.partitions),
-        "MAILFOLD_DATA_DIR": str(settings.data_dir),
-        "COLUMNS": "160",
-    }
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "pipeline", *arguments),
-        env={**os.environ, **own},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    said = await mailfold_on(settings, *arguments, COLUMNS="160")
+    return said.code, said.out, said.err
 
 
 async def test_the_three_questions_have_answers(settings: Settings) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import STORY
-from pipeline.settings import Settings
-from tests.support.command import as_environment, mailfold
+from pipeline.settings import Settings, environment
+from tests.support.command import mailfold
 
 SECRET = "a-secret-for-tests-of-at-least-32-characters"
 NOWHERE = "postgresql://postgres@127.0.0.1:1/postgres"
@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_one_is_named(tmp_path: Path) -> None:
 
 
 def test_an_operator_sets_up_a_house(settings: Settings) -> None:
-    run = _runner(as_environment(settings) | {"THE_KEY": "abc"})
+    run = _runner(environment(settings) | {"THE_KEY": "abc"})
     assert run("migrate")[0].startswith("the database is at 0")
     run("tenants", "add", "acme", "--batch-max", "50", "--rate", "2.5")
     assert run("tenants", "list")[1].split() == ["acme", "50", "2.5"]
@@ -137,7 +137,7 @@ def test_an_operator_sets_up_a_house(settings: Settings) -> None:
 
 
 def test_a_key_is_shown_once_and_can_be_revoked(settings: Settings) -> None:
-    run = _runner(as_environment(settings))
+    run = _runner(environment(settings))
     run("tenants", "add", "acme")
     key = run("keys", "add", "acme", "--label", "first")[0].strip()
     assert key.startswith("mf_")
@@ -191,7 +191,7 @@ def _runner(env: dict[str, str]) -> Callable[..., list[str]]:
 def test_a_decision_that_cannot_be_is_refused_in_a_sentence(
     settings: Settings, arguments: list[str], words: str
 ) -> None:
-    said = mailfold(*arguments, env=as_environment(settings))
+    said = mailfold(*arguments, env=environment(settings))
     assert said.code == 1
     assert said.err.startswith("mailfold: ")
     assert words in said.err

@@ -1,14 +1,11 @@
 """`mailfold dead` and `mailfold lanes`, as a person types them, on jobs that really died."""
 
-import asyncio
-import os
-import sys
-
 from pipeline.bootstrap import Runtime
 from pipeline.kafka import append_all
 from pipeline.ports import Entry
 from pipeline.settings import Settings
 from tests.integration.test_emit import destine, emitting, in_state, owe
+from tests.support.command import mailfold_on
 from tests.support.dispatching import accept, dispatching, on, provide, request, rows, until
 from tests.support.http_receiver import http_receiver
 from tests.support.smtp_receiver import smtp_receiver
@@ -17,22 +14,8 @@ from topics.registry import CONVERSION_RESULTS, SEND_REQUESTS
 
 
 async def mailfold(settings: Settings, *arguments: str) -> tuple[int, str]:
-    environment = os.environ | {
-        "KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "MAILFOLD_SECRET": settings.secret.get_secret_value(),
-        "MAILFOLD_TOPIC_PREFIX": settings.topic_prefix,
-        "MAILFOLD_PARTITIONS": str(settings.partitions),
-    }
-    run = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "pipeline", *arguments),
-        env=environment,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    said, _ = await run.communicate()
-    assert run.returncode is not None
-    return run.returncode, said.decode()
+    said = await mailfold_on(settings, *arguments)
+    return said.code, said.out + said.err
 
 
 async def test_a_conversion_that_was_given_up_is_listed_shown_replayed_and_told(settings: Settings) -> None:

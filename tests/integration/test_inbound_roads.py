@@ -1,6 +1,5 @@
 """Inbound mail by HTTP and from a maildir: the same record as by SMTP, a repeat is the same event."""
 
-import asyncio
 import os
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from pipeline.inbound.maildir import Maildir
 from pipeline.kafka import kafka_log
 from pipeline.providers import mail
 from pipeline.settings import Settings
-from tests.support.command import as_environment, mailfold
+from tests.support.command import mailfold_on
 from tests.support.gateway import gateway, records
 from tests.support.inbound import bounce, verp
 from tests.support.kafka_proxy import kafka_proxy
@@ -70,8 +69,7 @@ async def test_a_log_that_is_away_is_a_503_by_http(settings: Settings) -> None:
 
 async def test_a_maildir_is_emptied_into_the_log_by_the_command(settings: Settings, tmp_path: Path) -> None:
     folder = maildir(tmp_path, {"1.a.host": MESSAGE, "2.b.host,S=5:2,": b"Subject: x\n\n" + b"x" * (KEPT + 5)})
-    env = as_environment(settings)
-    said = await asyncio.to_thread(mailfold, "inbound", "maildir", str(folder), env=env)
+    said = await mailfold_on(settings, "inbound", "maildir", str(folder))
     assert (said.code, said.out) == (0, "2 taken\n"), said.err
     assert sorted(path.name for path in (folder / "cur").iterdir()) == ["1.a.host:2,S", "2.b.host,S=5:2,S"]
     assert list((folder / "new").iterdir()) == []

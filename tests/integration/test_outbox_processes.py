@@ -1,12 +1,8 @@
 """Dispatch and emit as processes of their own: killed, frozen, asked to end; nothing lost, repeats with the same id."""
 
 import asyncio
-import contextlib
-import os
 import signal
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +13,7 @@ from pipeline.kafka import append_all
 from pipeline.ports import Entry
 from pipeline.settings import Settings
 from tests.integration.test_emit import destine, owe
+from tests.support.command import process
 from tests.support.dispatching import accept, on, provide, rows, until
 from tests.support.http_receiver import http_receiver
 from tests.support.smtp_receiver import smtp_receiver
@@ -31,28 +28,10 @@ from topics.requests import SendRequest
 MAILS = 40
 
 
-@contextlib.asynccontextmanager
-async def process(settings: Settings, role: str, **extra: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A role, as production runs it; killed at the end if it is still there."""
-    environment = os.environ | {
-        "KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "MAILFOLD_SECRET": settings.secret.get_secret_value(),
-        "MAILFOLD_TOPIC_PREFIX": settings.topic_prefix,
-        "MAILFOLD_PARTITIONS": str(settings.partitions),
-        "MAILFOLD_ALLOW_PRIVATE_DESTINATIONS": "true",
-        "MAILFOLD_LEASE_SECONDS": "2",
-        **extra,
-    }
-    started = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "pipeline", role, env=environment, stderr=asyncio.subprocess.DEVNULL
-    )
-    try:
-        yield started
-    finally:
-        if started.returncode is None:
-            started.kill()
-        await started.wait()
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """What a killed role had in hand is free again soon."""
+    return settings.model_copy(update={"lease_seconds": 2.0})
 
 
 def armed(point: str, tmp_path: Path) -> dict[str, str]:

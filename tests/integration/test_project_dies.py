@@ -1,12 +1,8 @@
 """The projector as a process: killed between rows and offset, after the commit, frozen, and told to stop."""
 
 import asyncio
-import contextlib
-import os
 import signal
-import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,29 +11,8 @@ from pipeline.bootstrap import runtime
 from pipeline.rebuild import rebuild
 from pipeline.settings import Settings
 from tests.support.changes import lives
+from tests.support.command import process
 from tests.support.projecting import caught_up, publish, rows, until
-
-
-@contextlib.asynccontextmanager
-async def projector(settings: Settings, **env: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`mailfold project` as production runs it; killed at the end if it still runs."""
-    own = {
-        "KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "MAILFOLD_SECRET": settings.secret.get_secret_value(),
-        "MAILFOLD_TOPIC_PREFIX": settings.topic_prefix,
-        "MAILFOLD_PARTITIONS": str(settings.partitions),
-        "MAILFOLD_DATA_DIR": str(settings.data_dir),
-    }
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "pipeline", "project"), env={**os.environ, **own, **env}
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 @pytest.mark.parametrize("point", ["project.between-rows-and-offset", "project.after-commit"])
@@ -48,10 +23,10 @@ async def test_a_projector_that_dies_at_a_crash_point_leaves_nothing_torn(
     once = tmp_path / "once"
     once.touch()
     async with runtime(settings) as rt:
-        async with projector(settings, MAILFOLD_CRASH_AT=point, MAILFOLD_CRASH_ONCE=str(once)) as dying:
+        async with process(settings, "project", MAILFOLD_CRASH_AT=point, MAILFOLD_CRASH_ONCE=str(once)) as dying:
             await publish(rt, log.changes)
             assert await asyncio.wait_for(dying.wait(), 30) == 137
-        async with projector(settings):
+        async with process(settings, "project"):
             await until(lambda: caught_up(rt), 40)
         compared = await rebuild(rt, lambda _done, _total: None, check=True)
         assert compared.differences == []
@@ -61,11 +36,11 @@ async def test_a_projector_that_dies_at_a_crash_point_leaves_nothing_torn(
 
 async def test_a_projector_frozen_past_its_session_wakes_and_harms_nothing(settings: Settings) -> None:
     log = lives(22, 60)
-    async with runtime(settings) as rt, projector(settings) as frozen:
+    async with runtime(settings) as rt, process(settings, "project") as frozen:
         await publish(rt, log.changes[:60])
         await until(lambda: caught_up(rt), 40)
         frozen.send_signal(signal.SIGSTOP)
-        async with projector(settings):
+        async with process(settings, "project"):
             await publish(rt, log.changes[60:])
             await until(lambda: caught_up(rt), 60)
             frozen.send_signal(signal.SIGCONT)
@@ -77,10 +52,10 @@ async def test_a_projector_frozen_past_its_session_wakes_and_harms_nothing(setti
 
 async def test_sigterm_ends_it_soon_and_without_complaint(settings: Settings) -> None:
     log = lives(23, 100)
-    async with runtime(settings) as rt, projector(settings) as process:
+    async with runtime(settings) as rt, process(settings, "project") as projector:
         await publish(rt, log.changes)
         await until(lambda: caught_up(rt), 40)
         began = time.monotonic()
-        process.terminate()
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        projector.terminate()
+        assert await asyncio.wait_for(projector.wait(), 10) == 0
         assert time.monotonic() - began < 10

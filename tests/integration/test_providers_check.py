@@ -1,6 +1,5 @@
 """`mailfold providers check`: a right one is told from every wrong one, nothing is left behind, no secret is said."""
 
-import asyncio
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator
@@ -12,7 +11,7 @@ from pipeline.checks import sending, webhook
 from pipeline.checks.finding import Finding
 from pipeline.embedded.home import free_port
 from pipeline.settings import Settings
-from tests.support.command import as_environment, mailfold
+from tests.support.command import mailfold_on
 from tests.support.gateway import Gateway, gateway, records, until
 from tests.support.http_server import http_server
 from tests.support.posting import KINDS, key
@@ -48,18 +47,17 @@ def right(findings: list[Finding]) -> str:
 
 async def test_an_operator_sees_that_all_is_right_and_no_secret(settings: Settings) -> None:
     async with reachable(settings) as world, smtp_receiver(**password_is("me", "s3cr3t-password")) as smtp:
-        run, where = as_environment(world.rt.settings), ["--host", "127.0.0.1", "--port", str(smtp.port)]
-        said = await asyncio.to_thread(
-            mailfold,
+        on, where = world.rt.settings, ["--host", "127.0.0.1", "--port", str(smtp.port)]
+        said = await mailfold_on(
+            on,
             *("providers", "add", "mine", "--kind", "mailgun", *where, "--username", "me", "--password-env", "-"),
             *("--webhook-key-env", "-"),
-            env=run,
             stdin="s3cr3t-password\ns3cr3t-key\n",
         )
         assert said.code == 0, said.err
         rotate = ("providers", "rotate", "mine", "--webhook-key-env", "-")
-        assert (await asyncio.to_thread(mailfold, *rotate, env=run, stdin="s3cr3t-newer\n")).code == 0
-        said = await asyncio.to_thread(mailfold, "providers", "check", "mine", env=run)
+        assert (await mailfold_on(on, *rotate, stdin="s3cr3t-newer\n")).code == 0
+        said = await mailfold_on(on, "providers", "check", "mine")
         assert (said.code, said.err) == (0, "")
         for words in (
             "greets us",
@@ -69,7 +67,7 @@ async def test_an_operator_sees_that_all_is_right_and_no_secret(settings: Settin
             "no webhook came yet",
         ):
             assert words in said.out
-        listed = await asyncio.to_thread(mailfold, "providers", "list", env=run)
+        listed = await mailfold_on(on, "providers", "list")
         assert listed.out.split()[-2:] == ["8", "2"]
         assert "s3cr3t" not in said.out + listed.out
         assert await records(settings, PROVIDER_WEBHOOKS) == []

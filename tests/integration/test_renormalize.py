@@ -20,7 +20,7 @@ from pipeline.renormalize.ready import all_is_read
 from pipeline.renormalize.run import Summary, Wanted, renormalize
 from pipeline.settings import Settings
 from pipeline.supervisor import Stack
-from tests.support.command import as_environment, mailfold
+from tests.support.command import mailfold_on
 from tests.support.dispatching import on, rows
 from topics.acks import Acked
 from topics.codec import decode
@@ -129,7 +129,7 @@ async def test_a_corrected_mapping_repairs_the_past_and_can_be_taken_back(
             assert (back.changed, back.retracted, back.new, back.not_understood) == (3, 1, 0, 1)
             assert await statuses(rt) == {A: "bounced", B: "bounced", C: "opened", D: "unknown", E: "delivered"}
             words = ("renormalize", "--provider", "main", "--since", "1h", "--json")
-            said = mailfold(*words, env=as_environment(settings))
+            said = await mailfold_on(settings, *words)
             assert said.code == 0, said.err
             assert json.loads(said.out) == msgspec.to_builtins(AS_TOLD)
             # The tables that grew through all this are those that the log gives.

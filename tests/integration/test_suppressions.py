@@ -1,6 +1,5 @@
 """Suppressions on real Kafka and Postgres: heard, decided, listed, lifted, imported, exported, made anew."""
 
-import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from pipeline.signing import Signer, hash_address
 from pipeline.suppressions.deciding import Deciding, Wish
 from tests.conftest import SECRET
 from tests.support.changes import Log, event, identified, request
-from tests.support.command import Said, as_environment, mailfold
+from tests.support.command import Said, mailfold_on
 from tests.support.gateway import gateway, records, until
 from tests.support.projecting import gateway_and_projector
 from tests.support.suppressed import ask, listing, publish
@@ -262,10 +261,8 @@ async def test_lost_tables_are_made_again_from_the_log(settings: Settings) -> No
 async def test_the_command_lists_lifts_imports_shows_and_exports_and_takes_no_address_as_an_argument(
     settings: Settings, tmp_path: Path
 ) -> None:
-    env = as_environment(settings)
-
     async def said(*arguments: str, stdin: str = "") -> Said:
-        return await asyncio.to_thread(mailfold, "suppressions", *arguments, "--tenant", "acme", env=env, stdin=stdin)
+        return await mailfold_on(settings, "suppressions", *arguments, "--tenant", "acme", stdin=stdin)
 
     async with gateway_and_projector(settings) as served:
         name = hashed("anna@example.com")

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline import admin
 from pipeline.settings import Settings
-from tests.support.command import as_environment, mailfold
+from tests.support.command import mailfold, mailfold_on
 from tests.support.gateway import Gateway, gateway, records, until
 from tests.support.projecting import gateway_and_projector
 from topics.registry import TEMPLATES
@@ -134,17 +134,16 @@ async def test_the_command_pushes_folders_and_shows_them(settings: Settings, tmp
     (folder / "en.subject").write_text("Reset, {{ name }}\n")
     (folder / "en.html").write_text("<p>{{ name|upper }}</p>")
     (folder / "template.json").write_text(json.dumps({"description": "a link"}))
-    env = as_environment(settings)
     async with gateway_and_projector(settings) as served:
         await admin.add_tenant(served.rt.pool, admin.Tenant("default"))
-        pushed = await asyncio.to_thread(mailfold, "templates", "push", str(folder.parent), env=env)
+        pushed = await mailfold_on(settings, "templates", "push", str(folder.parent))
         assert pushed.code == 0, pushed.err
         assert "reset version 1 hash " in pushed.out
-        listed = await asyncio.to_thread(mailfold, "templates", "list", env=env)
+        listed = await mailfold_on(settings, "templates", "list")
         assert "reset" in listed.out
-        shown = await asyncio.to_thread(mailfold, "templates", "show", "reset", env=env)
+        shown = await mailfold_on(settings, "templates", "show", "reset")
         assert json.loads(shown.out)["texts"]["en"]["subject"] == "Reset, {{ name }}"
-        said = await asyncio.to_thread(mailfold, "templates", "render", "reset", "--variables", '{"name":"a"}', env=env)
+        said = await mailfold_on(settings, "templates", "render", "reset", "--variables", '{"name":"a"}')
         assert "<p>A</p>" in said.out
     locally = await asyncio.to_thread(mailfold, "templates", "render", str(folder), "--variables", '{"name":"a"}')
     assert "<p>A</p>" in locally.out, locally.err

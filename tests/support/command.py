@@ -1,4 +1,4 @@
-"""The installed command, run as people run it: arguments and environment in; exit code and words out."""
+"""The installed command, run as people run it: arguments and environment in; exit code and words, or a process, out."""
 
 import asyncio
 import os
@@ -43,8 +43,23 @@ def mailfold(*arguments: str, env: Mapping[str, str] | None = None, stdin: str =
     return Said(done.returncode, done.stdout, done.stderr)
 
 
-def as_environment(settings: Settings) -> dict[str, str]:
-    return environment(settings)
+async def mailfold_on(settings: Settings, *arguments: str, stdin: str = "", **more: str) -> Said:
+    """The same on a test's own servers, while what runs in this process goes on."""
+    return await asyncio.to_thread(mailfold, *arguments, env=environment(settings) | more, stdin=stdin)
+
+
+@asynccontextmanager
+async def process(settings: Settings, role: str, **more: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A role, as production runs it; killed at the end if it is still there."""
+    started = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pipeline", role), env=clean_environment(**(environment(settings) | more))
+    )
+    try:
+        yield started
+    finally:
+        if started.returncode is None:
+            started.kill()
+        await started.wait()
 
 
 class Up:
