@@ -5,7 +5,8 @@ import json
 from pipeline.settings import Settings
 from tests.support.changes import identified, lives
 from tests.support.command import mailfold_on
-from tests.support.projecting import caught_up, projecting, publish, until
+from tests.support.projecting import caught_up, projecting, publish
+from tests.support.seeing import until
 
 
 async def mailfold(settings: Settings, *arguments: str) -> tuple[int, str, str]:

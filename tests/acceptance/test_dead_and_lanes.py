@@ -6,8 +6,9 @@ from pipeline.ports import Entry
 from pipeline.settings import Settings
 from tests.integration.test_emit import destine, emitting, in_state, owe
 from tests.support.command import mailfold_on
-from tests.support.dispatching import accept, dispatching, on, provide, request, rows, until
+from tests.support.dispatching import accept, dispatching, provide, request
 from tests.support.http_receiver import http_receiver
+from tests.support.seeing import on, rows, until
 from tests.support.smtp_receiver import smtp_receiver
 from topics.conversions import Outcome, Word
 from topics.registry import CONVERSION_RESULTS, SEND_REQUESTS

@@ -15,8 +15,8 @@ from pipeline.errors import LeaseLost
 from pipeline.outbox.job import Lane
 from pipeline.settings import Settings
 from tests.support.api_servers import KEY, Api, api_server
-from tests.support.dispatching import until
 from tests.support.letters import FULL, NOW, mail, without_mime
+from tests.support.seeing import until
 from topics.contents import Content
 
 

@@ -19,7 +19,7 @@ from pipeline.outbox.engine import Engine, Lease, Work
 from pipeline.outbox.job import DONE, Job, Lane, Verdict, bury, give_back, hold, retry
 from pipeline.outbox.store import Limits, Store
 from pipeline.settings import Settings
-from tests.support.dispatching import until
+from tests.support.seeing import until
 
 INSERT = "insert into jobs.jobs (queue, stream, seq, name, lane, state, payload)"
 LIMITS = Limits(jobs=20, per_lane=10, lease=5.0)

@@ -19,7 +19,8 @@ from pipeline.settings import Settings
 from pipeline.supervisor import Stack
 from pipeline.trace import find
 from tests.support.caught_up import CaughtUp
-from tests.support.dispatching import dispatching, on, rows, until
+from tests.support.dispatching import dispatching
+from tests.support.seeing import on, rows, until
 from topics.acks import Acked
 from topics.events import DeliveryEvent, EventKind
 from topics.record import EmailId

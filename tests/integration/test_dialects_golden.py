@@ -16,7 +16,8 @@ from pipeline import admin
 from pipeline.content.chunks import unpack
 from pipeline.settings import Settings
 from tests.support.dialects import BRAND, SURFACES, Surface
-from tests.support.gateway import Gateway, gateway, records
+from tests.support.gateway import Gateway, gateway
+from tests.support.seeing import records
 from tests.support.templates import put
 from topics.contents import ContentChunk
 from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS

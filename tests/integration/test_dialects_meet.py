@@ -11,7 +11,8 @@ from projections.sink import Run
 from tests.integration.test_history_api import SINK
 from tests.support.changes import Log
 from tests.support.dialects import BRAND, SURFACES, Surface
-from tests.support.gateway import gateway, records
+from tests.support.gateway import gateway
+from tests.support.seeing import records
 from tests.support.templates import put
 from topics.acks import Acked
 from topics.changes import Tick

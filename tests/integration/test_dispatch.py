@@ -14,7 +14,8 @@ from pipeline.settings import Settings
 from pipeline.signing import Signer, hash_address
 from pipeline.tokens import read_message_id, read_verp
 from tests.support.caught_up import CaughtUp
-from tests.support.dispatching import SECRET, accept, dispatching, on, provide, request, rows, until
+from tests.support.dispatching import SECRET, accept, dispatching, provide, request
+from tests.support.seeing import on, rows, until
 from tests.support.smtp_receiver import certificate, password_is, smtp_receiver
 from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
 from topics.contents import Content

@@ -10,8 +10,9 @@ import pytest
 from pipeline import admin
 from pipeline.settings import Settings
 from tests.support.dialects import BRAND, email_v1
-from tests.support.gateway import Gateway, gateway, records
+from tests.support.gateway import Gateway, gateway
 from tests.support.kafka_proxy import kafka_proxy
+from tests.support.seeing import records
 from tests.support.templates import put
 from topics import ids
 from topics.registry import SEND_REQUESTS

@@ -11,8 +11,9 @@ from pipeline import admin
 from pipeline.gateway.access import issue
 from pipeline.settings import Settings
 from pipeline.signing import Signer
-from tests.support.gateway import Gateway, gateway, records, until
+from tests.support.gateway import Gateway, gateway
 from tests.support.kafka_proxy import kafka_proxy
+from tests.support.seeing import records, until
 from tests.support.smtp_receiver import Received
 from tests.support.whole import Whole, whole
 from topics.contents import ContentChunk

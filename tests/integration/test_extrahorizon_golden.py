@@ -13,8 +13,8 @@ import msgspec
 
 from pipeline.content.chunks import unpack
 from pipeline.settings import Settings
-from tests.support.gateway import records
 from tests.support.projecting import gateway_and_projector
+from tests.support.seeing import records
 from topics.contents import ContentChunk
 from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
 

@@ -16,7 +16,8 @@ from pipeline.gateway.world import make_world
 from pipeline.ports import Entry, Log
 from pipeline.settings import Settings
 from tests.support.dialects import freshmail
-from tests.support.gateway import Gateway, gateway, records
+from tests.support.gateway import Gateway, gateway
+from tests.support.seeing import records
 from tests.support.templates import put
 from topics import ids
 from topics.contents import Attachment, Content

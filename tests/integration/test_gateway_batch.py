@@ -18,7 +18,8 @@ from pipeline.gateway.world import make_world
 from pipeline.ports import Entry, Log
 from pipeline.settings import Settings
 from tests.support.fasttrack import activity, message
-from tests.support.gateway import Gateway, gateway, records, until
+from tests.support.gateway import Gateway, gateway
+from tests.support.seeing import records, until
 from topics import ids
 from topics.contents import Content, ContentChunk
 from topics.record import Place

@@ -13,8 +13,9 @@ from pipeline.hearing.adapter import Context
 from pipeline.hearing.parts import events_of
 from pipeline.providers.registry import ADAPTERS
 from pipeline.settings import Settings
-from tests.support.gateway import Gateway, gateway, records
+from tests.support.gateway import Gateway, gateway
 from tests.support.golden import Case, cases
+from tests.support.seeing import records
 from tests.support.sns import TOPIC, Amazon, amazon
 from tests.support.webhooks import Signed, signed
 from topics.registry import PROVIDER_WEBHOOKS

@@ -10,8 +10,9 @@ from pipeline import tokens
 from pipeline.settings import Settings
 from pipeline.signing import Signer
 from tests.support.fasttrack import message
-from tests.support.gateway import Gateway, gateway, records, until
+from tests.support.gateway import Gateway, gateway
 from tests.support.kafka_proxy import kafka_proxy
+from tests.support.seeing import records, until
 from topics import ids
 from topics.registry import DELIVERY_EVENTS, SEND_REQUESTS
 

@@ -13,8 +13,8 @@ from pipeline.gateway.notes import BEHIND, MOST, Note
 from pipeline.gateway.world import World, make_world
 from pipeline.settings import Settings
 from pipeline.signing import Signer
-from tests.support.gateway import records
 from tests.support.kafka_proxy import kafka_proxy
+from tests.support.seeing import records
 from topics import ids
 from topics.codec import decode
 from topics.events import DeliveryEvent, EventKind

@@ -15,7 +15,8 @@ from pipeline.errors import BadSettings, LogUnavailable
 from pipeline.gateway import openapi, run
 from pipeline.settings import Settings
 from tests.support.fasttrack import message
-from tests.support.gateway import gateway, until
+from tests.support.gateway import gateway
+from tests.support.seeing import until
 
 
 async def test_health_and_readiness(settings: Settings) -> None:
@@ -144,7 +145,7 @@ async def test_a_port_that_is_taken_is_a_clear_error(settings: Settings) -> None
 async def test_a_producer_that_gave_up_ends_the_role_so_that_it_is_started_anew(settings: Settings) -> None:
     async with runtime(settings.model_copy(update={"port": 0})) as rt:
         serving = asyncio.create_task(run(rt))
-        await until((settings.data_dir / "gateway.port").exists, serving)
+        await until((settings.data_dir / "gateway.port").exists, watched=serving)
         rt.log._producer._sender.sender_task.cancel()
         with pytest.raises(LogUnavailable, match="gave up"):
             async with asyncio.timeout(15):

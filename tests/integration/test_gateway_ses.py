@@ -10,7 +10,8 @@ from aiohttp import web
 
 from pipeline import admin
 from pipeline.settings import Settings
-from tests.support.gateway import Gateway, gateway, records
+from tests.support.gateway import Gateway, gateway
+from tests.support.seeing import records
 from tests.support.sns import HOST, TOPIC, Amazon, amazon
 from topics.registry import PROVIDER_WEBHOOKS
 

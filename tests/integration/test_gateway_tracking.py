@@ -7,7 +7,8 @@ import pytest
 from pipeline import tokens
 from pipeline.settings import Settings
 from pipeline.signing import Signer
-from tests.support.gateway import Gateway, gateway, records, until
+from tests.support.gateway import Gateway, gateway
+from tests.support.seeing import records, until
 from topics import ids
 from topics.codec import decode, encode
 from topics.events import DeliveryEvent, EventKind

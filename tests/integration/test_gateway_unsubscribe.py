@@ -5,8 +5,9 @@ import pytest
 from pipeline import tokens
 from pipeline.settings import Settings
 from pipeline.signing import Signer
-from tests.support.gateway import Gateway, gateway, records
+from tests.support.gateway import Gateway, gateway
 from tests.support.kafka_proxy import kafka_proxy
+from tests.support.seeing import records
 from topics import ids
 from topics.events import DeliveryEvent, EventKind
 from topics.registry import DELIVERY_EVENTS

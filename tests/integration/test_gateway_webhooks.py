@@ -12,8 +12,9 @@ from pipeline import admin
 from pipeline.hearing.parts import events_of
 from pipeline.providers import sendgrid
 from pipeline.settings import Settings
-from tests.support.gateway import Gateway, gateway, records, until
+from tests.support.gateway import Gateway, gateway
 from tests.support.kafka_proxy import kafka_proxy
+from tests.support.seeing import records, until
 from topics.registry import PROVIDER_WEBHOOKS
 
 KEY = ec.generate_private_key(ec.SECP256R1())

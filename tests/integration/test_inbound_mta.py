@@ -13,8 +13,8 @@ from tests.support import mtas
 from tests.support.dispatching import accept
 from tests.support.inbound import SECRET, Inbound, inbound
 from tests.support.mtas import Neighbours
+from tests.support.seeing import on, until
 from tests.support.smtp_receiver import Receiver, smtp_receiver
-from tests.support.worker import records, until
 from topics.events import BounceClass, DeliveryEvent, EventKind
 from topics.readings import Status, status
 from topics.registry import DELIVERY_EVENTS, EMAIL_STATES
@@ -57,8 +57,8 @@ async def test_what_a_real_server_reports_becomes_the_state_of_each_email(
 ) -> None:
     async with relayed(settings, tmp_path, relay) as (world, receiver):
         sent = {one.recipient: one for one in await accept(world.gateway.rt, *BECOMES)}
-        await until(lambda: _became(settings, sent))
-        told: list[DeliveryEvent] = await records(settings, DELIVERY_EVENTS)
+        await until(lambda: _became(settings, sent), 60)
+        told: list[DeliveryEvent] = await on(settings, DELIVERY_EVENTS)
 
     def only(recipient: str, kind: EventKind) -> DeliveryEvent:
         return next(event for event in told if (event.email_id, event.kind) == (sent[recipient].email_id, kind))
@@ -79,9 +79,9 @@ async def test_what_a_real_server_reports_becomes_the_state_of_each_email(
 
 async def _became(settings: Settings, sent: dict[str, SendRequest]) -> bool:
     """Whether each email has got its status, and its reports."""
-    found = {state.email_id: state for state in await records(settings, EMAIL_STATES) if state is not None}
+    found = {state.email_id: state for state in await on(settings, EMAIL_STATES) if state is not None}
     states = {name: found.get(request.email_id) for name, request in sent.items()}
-    told = {(event.email_id, event.kind) for event in await records(settings, DELIVERY_EVENTS)}
+    told = {(event.email_id, event.kind) for event in await on(settings, DELIVERY_EVENTS)}
     return all(
         state is not None and status(state) is BECOMES[name][0] and (state.email_id, BECOMES[name][1]) in told
         for name, state in states.items()

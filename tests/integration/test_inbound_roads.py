@@ -13,9 +13,10 @@ from pipeline.kafka import kafka_log
 from pipeline.providers import mail
 from pipeline.settings import Settings
 from tests.support.command import mailfold_on
-from tests.support.gateway import gateway, records
+from tests.support.gateway import gateway
 from tests.support.inbound import bounce, verp
 from tests.support.kafka_proxy import kafka_proxy
+from tests.support.seeing import records
 from topics.registry import PROVIDER_WEBHOOKS
 
 MESSAGE = bounce(verp())

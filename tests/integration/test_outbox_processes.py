@@ -14,8 +14,9 @@ from pipeline.ports import Entry
 from pipeline.settings import Settings
 from tests.integration.test_emit import destine, owe
 from tests.support.command import process
-from tests.support.dispatching import accept, on, provide, rows, until
+from tests.support.dispatching import accept, provide
 from tests.support.http_receiver import http_receiver
+from tests.support.seeing import on, rows, until
 from tests.support.smtp_receiver import smtp_receiver
 from topics.acks import Acked
 from topics.changes import Applied, EmailChange

@@ -9,7 +9,8 @@ from pipeline.bootstrap import runtime
 from pipeline.kafka import consumer
 from pipeline.settings import Settings
 from tests.support.changes import T0, Log, event, identified, lives, request
-from tests.support.projecting import caught_up, projecting, publish, rows, until
+from tests.support.projecting import caught_up, projecting, publish
+from tests.support.seeing import rows, until
 from topics.codec import decode
 from topics.events import EventKind
 from topics.registry import DEAD_LETTERS, EMAIL_CHANGES

@@ -12,7 +12,8 @@ from pipeline.rebuild import rebuild
 from pipeline.settings import Settings
 from tests.support.changes import lives
 from tests.support.command import process
-from tests.support.projecting import caught_up, publish, rows, until
+from tests.support.projecting import caught_up, publish
+from tests.support.seeing import rows, until
 
 
 @pytest.mark.parametrize("point", ["project.between-rows-and-offset", "project.after-commit"])

@@ -12,9 +12,10 @@ from pipeline.checks.finding import Finding
 from pipeline.embedded.home import free_port
 from pipeline.settings import Settings
 from tests.support.command import mailfold_on
-from tests.support.gateway import Gateway, gateway, records, until
+from tests.support.gateway import Gateway, gateway
 from tests.support.http_server import http_server
 from tests.support.posting import KINDS, key
+from tests.support.seeing import records, until
 from tests.support.smtp_receiver import password_is, smtp_receiver
 from topics.registry import PROVIDER_WEBHOOKS
 

@@ -12,7 +12,8 @@ from pipeline.kafka import partition_of
 from pipeline.rebuild import rebuild
 from pipeline.settings import Settings
 from tests.support.changes import lives
-from tests.support.projecting import caught_up, ends, projecting, publish, rows, until
+from tests.support.projecting import caught_up, ends, projecting, publish
+from tests.support.seeing import rows, until
 from tests.support.tables import tables
 
 

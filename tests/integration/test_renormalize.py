@@ -21,7 +21,7 @@ from pipeline.renormalize.run import Summary, Wanted, renormalize
 from pipeline.settings import Settings
 from pipeline.supervisor import Stack
 from tests.support.command import mailfold_on
-from tests.support.dispatching import on, rows
+from tests.support.seeing import on, rows
 from topics.acks import Acked
 from topics.codec import decode
 from topics.events import BounceClass, DeliveryEvent, EventKind

@@ -16,7 +16,8 @@ from pipeline.routing.choice import Route
 from pipeline.routing.ways import get_way, set_routes
 from pipeline.settings import Settings
 from tests.integration.test_outbox_processes import armed, ends, process
-from tests.support.dispatching import SECRET, accept, dispatching, on, rows, until
+from tests.support.dispatching import SECRET, accept, dispatching
+from tests.support.seeing import on, rows, until
 from tests.support.smtp_receiver import Receiver, smtp_receiver
 from topics.acks import Acked, Deferred
 from topics.registry import PROVIDER_ACKS

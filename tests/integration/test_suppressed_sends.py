@@ -6,9 +6,10 @@ from pipeline import dispatch, trace
 from pipeline.settings import Settings
 from tests.integration.test_suppressions import soft, told
 from tests.support.changes import Log
-from tests.support.dispatching import accept, on, provide, rows, until
+from tests.support.dispatching import accept, provide
 from tests.support.gateway import Gateway
 from tests.support.projecting import gateway_and_projector
+from tests.support.seeing import on, rows, until
 from tests.support.smtp_receiver import smtp_receiver
 from tests.support.suppressed import ask, publish
 from tests.support.working import beside

@@ -17,8 +17,9 @@ from pipeline.suppressions.deciding import Deciding, Wish
 from tests.conftest import SECRET
 from tests.support.changes import Log, event, identified, request
 from tests.support.command import Said, mailfold_on
-from tests.support.gateway import gateway, records, until
+from tests.support.gateway import gateway
 from tests.support.projecting import gateway_and_projector
+from tests.support.seeing import records, until
 from tests.support.suppressed import ask, listing, publish
 from tests.support.working import beside
 from topics.events import BounceClass, EventKind

@@ -8,8 +8,9 @@ from typing import Any
 from pipeline import admin
 from pipeline.settings import Settings
 from tests.support.command import mailfold, mailfold_on
-from tests.support.gateway import Gateway, gateway, records, until
+from tests.support.gateway import Gateway, gateway
 from tests.support.projecting import gateway_and_projector
+from tests.support.seeing import records, until
 from topics.registry import TEMPLATES
 
 WELCOME = {

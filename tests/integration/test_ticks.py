@@ -7,7 +7,8 @@ from pipeline.settings import Settings
 from pipeline.ticks import BUSY_MS, LOST_MS, Ticker
 from projections.postgres import as_late_as_can_be, partition_times
 from tests.support.changes import Log, acked, request
-from tests.support.projecting import caught_up, ends, projecting, publish, until
+from tests.support.projecting import caught_up, ends, projecting, publish
+from tests.support.seeing import until
 
 
 async def watermark(rt: Runtime) -> int:

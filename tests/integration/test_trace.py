@@ -15,7 +15,8 @@ from pipeline.kafka import append_all
 from pipeline.ports import Entry
 from pipeline.settings import Settings
 from tests.support.changes import T0, Log, acked, event, identified, request, told
-from tests.support.projecting import caught_up, projecting, publish, rows, until
+from tests.support.projecting import caught_up, projecting, publish
+from tests.support.seeing import rows, until
 from topics.acks import Deferred
 from topics.conversions import Outcome, Word
 from topics.events import EventKind

@@ -13,7 +13,8 @@ from pipeline.content.dkim import Dkim
 from pipeline.routing.ways import set_dkim
 from pipeline.settings import Settings
 from tests.support.api_servers import Api, api_server
-from tests.support.dispatching import SECRET, accept, dispatching, on, provide, rows, until
+from tests.support.dispatching import SECRET, accept, dispatching, provide
+from tests.support.seeing import on, rows, until
 from tests.support.smtp_receiver import smtp_receiver
 from topics.acks import Acked, Dropped
 from topics.contents import Content

@@ -11,9 +11,10 @@ from pipeline import admin
 from pipeline.gateway import webhooks
 from pipeline.providers.registry import ADAPTERS
 from pipeline.settings import Settings
-from tests.support.gateway import Gateway, gateway, records, until
+from tests.support.gateway import Gateway, gateway
 from tests.support.golden import EMAIL_ID, FOLDER
 from tests.support.posting import KINDS, Key, key
+from tests.support.seeing import records, until
 from tests.support.worker import Worker
 from topics.events import EventKind
 from topics.registry import DEAD_LETTERS, DELIVERY_EVENTS, PROVIDER_WEBHOOKS, UNCORRELATED_EVENTS

@@ -13,18 +13,8 @@ from pipeline.settings import Settings
 from pipeline.signing import Signer
 from pipeline.tokens import message_id_header
 from tests.support.caught_up import CaughtUp
-from tests.support.worker import (
-    NOW,
-    Worker,
-    append_raw,
-    assert_folded,
-    committed_something,
-    dead_letters,
-    feed,
-    lives,
-    records,
-    until,
-)
+from tests.support.seeing import on, until
+from tests.support.worker import NOW, Worker, append_raw, assert_folded, committed_something, dead_letters, feed, lives
 from topics.events import DeliveryEvent, EventKind
 from topics.record import EmailId
 from topics.registry import DELIVERY_EVENTS, PROVIDER_ACKS, PROVIDER_WEBHOOKS, SEND_REQUESTS
@@ -72,9 +62,9 @@ async def test_a_webhook_becomes_events_and_what_is_not_ours_becomes_dead_letter
     with worker:
         async with kafka_log(settings) as log:
             await append_all(log, [Entry(PROVIDER_WEBHOOKS, None, webhook) for webhook in webhooks])
-        await until(lambda: records(settings, DELIVERY_EVENTS))
+        await until(lambda: on(settings, DELIVERY_EVENTS), 60)
         states = await assert_folded(settings)
-    told: list[DeliveryEvent] = await records(settings, DELIVERY_EVENTS)
+    told: list[DeliveryEvent] = await on(settings, DELIVERY_EVENTS)
     assert {(event.event_id, event.kind) for event in told} == {
         ("sendgrid:1", EventKind.DELIVERED),
         ("sendgrid:2", EventKind.OPENED),
@@ -121,7 +111,7 @@ async def test_a_worker_that_understands_almost_nothing_stops_and_says_so(settin
 async def test_sigterm_under_load_ends_the_worker_and_nothing_is_lost(settings: Settings, worker: Worker) -> None:
     await feed(settings, lives(1500, seed=4))
     with worker:
-        await until(lambda: committed_something(settings))
+        await until(lambda: committed_something(settings), 60)
         assert worker.terminate() == 0
         worker.start()
         await assert_folded(settings)

@@ -17,17 +17,8 @@ from pipeline.kafka import MAX_REQUEST_BYTES, append_all, kafka_log
 from pipeline.ports import Entry
 from pipeline.settings import Settings
 from tests.support.kafka_proxy import kafka_proxy
-from tests.support.worker import (
-    NOW,
-    Worker,
-    assert_folded,
-    committed_something,
-    feed,
-    lives,
-    records,
-    supervised,
-    until,
-)
+from tests.support.seeing import on, until
+from tests.support.worker import NOW, Worker, assert_folded, committed_something, feed, lives, supervised
 from topics.registry import DELIVERY_EVENTS, EMAIL_CHANGES, PROVIDER_WEBHOOKS
 from topics.webhooks import RawWebhook
 
@@ -68,11 +59,11 @@ async def test_a_crash_of_the_normalization_before_its_ack_repeats_events_with_t
         await append_all(log, [Entry(PROVIDER_WEBHOOKS, None, webhook) for webhook in webhooks])
     with worker:
         async with supervised(worker):
-            await until(lambda: records(settings, DELIVERY_EVENTS))
+            await until(lambda: on(settings, DELIVERY_EVENTS), 60)
             states = await assert_folded(settings)
     assert worker.exits == [137]
     assert set(states) == set(ids)
-    assert {event.event_id for event in await records(settings, DELIVERY_EVENTS)} == {f"sendgrid:{one}" for one in ids}
+    assert {event.event_id for event in await on(settings, DELIVERY_EVENTS)} == {f"sendgrid:{one}" for one in ids}
 
 
 async def _limit_changes(settings: Settings, size: int) -> None:
@@ -113,10 +104,10 @@ async def test_kill_9_at_any_moment_loses_nothing(settings: Settings, tmp_path: 
         async with supervised(worker):
             for round_ in range(4):
                 await feed(settings, lives(400, seed=round_), pieces=8)
-                await until(lambda: committed_something(settings))
+                await until(lambda: committed_something(settings), 60)
                 await feed(settings, lives(dice.randrange(300), seed=100 + round_))
                 worker.kill()
-                await until(functools.partial(restarts, worker, round_ + 1))
+                await until(functools.partial(restarts, worker, round_ + 1), 60)
             await assert_folded(settings)
 
 
@@ -150,7 +141,7 @@ async def test_of_two_workers_one_goes_and_the_other_takes_over(
     one, two = Worker(settings, tmp_path / "one"), Worker(settings, tmp_path / "two")
     with one:
         await feed(settings, lives(300, seed=1), pieces=4)
-        await until(lambda: committed_something(settings))
+        await until(lambda: committed_something(settings), 60)
         with two:
             async with supervised(two):
                 for round_ in range(6):
@@ -174,7 +165,7 @@ async def test_a_worker_frozen_past_its_session_writes_nothing_more_and_works_ag
     same = lives(400, seed=1)
     with one:
         await feed(settings, same[::2], pieces=4)
-        await until(lambda: committed_something(settings))
+        await until(lambda: committed_something(settings), 60)
         await feed(settings, lives(600, seed=2), pieces=4)
         one.process.send_signal(signal.SIGSTOP)
         with two:

@@ -1,9 +1,7 @@
 """What a test of the dispatcher needs: requests on the log, the role running, and what the log says after."""
 
-import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -11,14 +9,13 @@ from pipeline import admin, dispatch
 from pipeline.admin import Brand, Provider, Tenant
 from pipeline.bootstrap import Runtime
 from pipeline.content.chunks import pack
-from pipeline.kafka import append_all, consumer, partitions
+from pipeline.kafka import append_all
 from pipeline.ports import Entry
 from pipeline.settings import Settings
 from tests.support.working import working
-from topics.codec import decode
 from topics.contents import Content
 from topics.record import EmailId
-from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS, Topic
+from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
 from topics.requests import ContentPointer, Mailbox, SendRequest
 
 HTML = '<html><body><p>Hello <a href="https://shop.example/offer?a=1&amp;b=2">there</a></p></body></html>'
@@ -71,41 +68,3 @@ def request(recipient: str, **values: Any) -> SendRequest:
 def dispatching(settings: Settings) -> AbstractAsyncContextManager[Runtime]:
     """A dispatcher at work in this process."""
     return working(settings, dispatch.run)
-
-
-async def until(holds: Callable[[], Awaitable[bool] | bool], seconds: float = 20.0) -> None:
-    """Poll until it holds. Raises TimeoutError."""
-    async with asyncio.timeout(seconds):
-        while True:
-            found = holds()
-            if found if isinstance(found, bool) else await found:
-                return
-            await asyncio.sleep(0.02)
-
-
-async def on(settings: Settings, topic: Topic) -> list[Any]:
-    """Every record that lies on a topic now, partition by partition."""
-    reader = consumer(settings)
-    await reader.start()
-    try:
-        places = await partitions(reader, settings.topic(topic.name))
-        reader.assign(places)
-        ends = await reader.end_offsets(places)
-        found = []
-        for place in places:
-            reader.seek(place, 0)
-        waiting = {place for place in places if ends[place]}
-        while waiting:
-            batch = await reader.getmany(*waiting, timeout_ms=500)
-            for partition, records in batch.items():
-                found += [decode(topic, record.value) for record in records]
-                if records[-1].offset + 1 >= ends[partition]:
-                    waiting.discard(partition)
-        return found
-    finally:
-        await reader.stop()
-
-
-async def rows(rt: Runtime, query: str, *values: Any) -> list[tuple[Any, ...]]:
-    async with rt.pool.connection() as connection:
-        return await (await connection.execute(query, values)).fetchall()  # type: ignore[arg-type,unused-ignore]

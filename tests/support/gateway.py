@@ -13,12 +13,8 @@ from pipeline.bootstrap import Runtime, runtime
 from pipeline.gateway import run
 from pipeline.gateway.server import PORT_FILE
 from pipeline.gateway.visits import Connector
-from pipeline.kafka import consumer
 from pipeline.settings import Settings
-from topics.codec import decode
-from topics.registry import Topic
-
-DEADLINE_S = 20.0
+from tests.support.seeing import until
 
 
 class Gateway:
@@ -54,7 +50,7 @@ async def gateway(
         await admin.add_tenant(rt.pool, admin.Tenant("acme"))
         key = await admin.add_key(rt.pool, "acme")
         serving = asyncio.create_task(run(rt, connector))
-        await until(lambda: port_file.exists() and port_file.read_text().endswith("\n"), serving)
+        await until(lambda: port_file.exists() and port_file.read_text().endswith("\n"), watched=serving)
         url = f"http://127.0.0.1:{port_file.read_text().strip()}"
         try:
             async with httpx.AsyncClient(base_url=url, timeout=60) as http:
@@ -63,43 +59,3 @@ async def gateway(
             rt.stop.set()
             async with asyncio.timeout(8):
                 await serving
-
-
-async def until(happened: Any, watched: "asyncio.Task[None] | None" = None) -> None:
-    """Poll a condition, sync or async, with a deadline."""
-    async with asyncio.timeout(DEADLINE_S):
-        while True:
-            if watched is not None and watched.done():
-                watched.result()
-                raise AssertionError("it ended before that happened")
-            found = happened()
-            if await found if asyncio.iscoroutine(found) else found:
-                return
-            await asyncio.sleep(0.02)
-
-
-async def records(settings: Settings, topic: Topic) -> list[Any]:
-    """All that lies on a topic now, with its place: (partition, offset, key, record)."""
-    reader = consumer(settings)
-    await reader.start()
-    try:
-        partitions = [
-            _partition(settings, topic, number) for number in range(1 if topic.single else settings.partitions)
-        ]
-        reader.assign(partitions)
-        ends = await reader.end_offsets(partitions)
-        await reader.seek_to_beginning(*partitions)
-        found: list[Any] = []
-        async with asyncio.timeout(DEADLINE_S):
-            while any([await reader.position(partition) < ends[partition] for partition in partitions]):
-                for batch in (await reader.getmany(timeout_ms=200)).values():
-                    found += [(m.partition, m.offset, m.key, decode(topic, m.value)) for m in batch]
-        return found
-    finally:
-        await reader.stop()
-
-
-def _partition(settings: Settings, topic: Topic, number: int) -> Any:
-    from pipeline.kafka import partition_of
-
-    return partition_of(topic.name, number, settings)

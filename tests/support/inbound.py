@@ -11,7 +11,8 @@ from pipeline import tokens
 from pipeline.inbound.listener import PORT_FILE
 from pipeline.settings import Settings
 from pipeline.signing import Signer
-from tests.support.gateway import Gateway, gateway, records, until
+from tests.support.gateway import Gateway, gateway
+from tests.support.seeing import records, until
 from topics.record import EmailId
 from topics.registry import PROVIDER_WEBHOOKS
 

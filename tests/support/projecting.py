@@ -1,9 +1,7 @@
 """The real projector in this process, changes published to it, and whether it has caught up."""
 
-import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 
 from aiokafka import TopicPartition
@@ -34,13 +32,6 @@ async def gateway_and_projector(settings: Settings) -> AsyncIterator[Gateway]:
 
 async def publish(rt: Runtime, changes: list[EmailChange]) -> None:
     await append_all(rt.log, [Entry(EMAIL_CHANGES, change.email_id, change) for change in changes])
-
-
-async def until(holds: Callable[[], Awaitable[bool]], patience: float = 20) -> None:
-    deadline = time.monotonic() + patience
-    while not await holds():
-        assert time.monotonic() < deadline, "it never came true"
-        await asyncio.sleep(0.02)
 
 
 async def ends(settings: Settings) -> dict[int, int]:
@@ -77,8 +68,3 @@ async def told(settings: Settings) -> dict[int, int]:
         return {number: offset for number, offset in found.items() if offset}
     finally:
         await reader.stop()
-
-
-async def rows(rt: Runtime, query: str) -> list[tuple[object, ...]]:
-    async with rt.pool.connection() as connection:
-        return await (await connection.execute(query)).fetchall()  # type: ignore[call-overload,unused-ignore,no-any-return]

@@ -7,7 +7,8 @@ import httpx
 from pipeline.kafka import append_all
 from pipeline.ports import Entry
 from tests.support.changes import Log
-from tests.support.gateway import Gateway, until
+from tests.support.gateway import Gateway
+from tests.support.seeing import until
 from topics.changes import EmailChange
 from topics.registry import EMAIL_CHANGES
 

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from pipeline.kafka import append_all, kafka_log
 from pipeline.ports import Entry
 from pipeline.settings import Settings
 from tests.support.caught_up import CaughtUp
+from tests.support.seeing import on
 from topics.acks import Acked, Deferred
 from topics.changes import Fact, Tick
 from topics.codec import Undecodable, decode
@@ -204,11 +204,6 @@ async def dump(settings: Settings, topic: Topic) -> list[tuple[Place, bytes | No
     return found
 
 
-async def records(settings: Settings, topic: Topic) -> list[Any]:
-    """All records of a topic."""
-    return [decode(topic, value) for _, _, value in await dump(settings, topic)]
-
-
 async def facts_on(settings: Settings) -> dict[Place, Fact]:
     """Every decodable fact by its place."""
     found: dict[Place, Fact] = {}
@@ -259,16 +254,6 @@ async def _assert_changes(settings: Settings, facts: dict[Place, Fact], expected
     assert joined == expected
 
 
-async def until(what: Any, patience: float = 60.0) -> Any:
-    """Poll an async question until its answer is true."""
-    deadline = time.monotonic() + patience
-    while not (answer := await what()):
-        if time.monotonic() > deadline:
-            raise AssertionError("it did not come true in time")
-        await asyncio.sleep(0.1)
-    return answer
-
-
 async def committed_something(settings: Settings) -> bool:
     """Whether the worker has finished anything yet."""
     consumer = AIOKafkaConsumer(
@@ -286,4 +271,4 @@ async def committed_something(settings: Settings) -> bool:
 
 async def dead_letters(settings: Settings) -> list[Any]:
     """What went no further."""
-    return await records(settings, DEAD_LETTERS)
+    return await on(settings, DEAD_LETTERS)
