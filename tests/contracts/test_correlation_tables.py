@@ -1,7 +1,7 @@
 """Both sides of a correlation on a real Postgres: whatever comes in which batches, no ack and event miss each other."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -12,20 +12,12 @@ from hypothesis import strategies as st
 from pipeline.correlate.looking import SQL
 from pipeline.correlate.reading import Learnt, Waiting
 from pipeline.correlate.tables import write
-from projections.migrate import migrate
 from tests.support.changes import identified
 from tests.support.facts import event
 from topics.events import EventKind
 
 Connection = psycopg.AsyncConnection[Any]
 KEYS = [(provider, name) for provider in ("p", "q") for name in ("m1", "m2", "m3")]
-
-
-@pytest.fixture
-async def connection(database_url: str) -> AsyncIterator[Connection]:
-    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as opened:
-        await migrate(opened)
-        yield opened
 
 
 def ack(key: tuple[str, str], number: int) -> Learnt:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
@@ -19,11 +18,10 @@ from pipeline.errors import Refused
 from pipeline.signing import Signer, hash_address
 from projections import mails
 from projections.asking import Question
-from projections.migrate import migrate
 from projections.sink import Connection, Run, Sink
 from tests.conftest import SECRET
 from tests.support.changes import T0, Log
-from tests.support.tables import tables
+from tests.support.tables import empty, tables
 from topics.acks import Acked
 from topics.events import DeliveryEvent, EventKind
 from topics.ids import email_id
@@ -31,13 +29,6 @@ from topics.record import EmailId
 from topics.requests import SendRequest
 
 SIGNER = Signer(SECRET, "address")
-
-
-@pytest.fixture
-async def connection(database_url: str) -> AsyncIterator[Connection]:
-    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as opened:
-        await migrate(opened)
-        yield opened
 
 
 @pytest.fixture
@@ -106,13 +97,6 @@ async def project(connection: Connection, sink: Sink, runs: list[Run]) -> None:
         await sink.start(connection, partition, 0, 0, 2)
     for run in runs:
         await sink.apply(connection, run)
-
-
-async def empty(connection: Connection) -> None:
-    await connection.execute(
-        "truncate projections.history, projections.versions, projections.timeline, projections.mails,"
-        " projections.next_offsets"
-    )
 
 
 @pytest.mark.parametrize("seed", range(4))

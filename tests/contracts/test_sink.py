@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 
 import msgspec
 import psycopg
@@ -10,12 +9,11 @@ import pytest
 
 from pipeline.signing import Signer, hash_address
 from projections.debts import Debt, decode
-from projections.migrate import migrate
 from projections.sink import Connection, Moved, Run, Sink
 from projections.steps import PLACES
 from tests.conftest import SECRET
 from tests.support.changes import T0, Log, acked, again, event, identified, lives, request, told
-from tests.support.tables import tables
+from tests.support.tables import empty, tables
 from topics.changes import EmailChange
 from topics.conversions import Outcome, Word
 from topics.events import BounceClass, EventKind
@@ -28,13 +26,6 @@ def hashed(address: str) -> bytes:
 
 
 @pytest.fixture
-async def connection(database_url: str) -> AsyncIterator[Connection]:
-    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as opened:
-        await migrate(opened)
-        yield opened
-
-
-@pytest.fixture
 def sink() -> Sink:
     return Sink(hashed)
 
@@ -43,13 +34,6 @@ async def project(connection: Connection, sink: Sink, runs: list[Run], *, end: i
     await sink.start(connection, runs[0].partition, 0, end)
     for run in runs:
         await sink.apply(connection, run)
-
-
-async def empty(connection: Connection) -> None:
-    await connection.execute(
-        "truncate projections.history, projections.versions, projections.timeline, projections.evidence,"
-        " projections.mails, projections.next_offsets, intake.identities, jobs.jobs"
-    )
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -1,13 +1,11 @@
 """Suppressions' tables on a real Postgres, held against a model that looks at everything: verdicts, pages, repeats."""
 
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
-import psycopg
 import pytest
 
 from projections import suppressions
-from projections.migrate import migrate
 from projections.suppressing import AddressKey, Rule
 from projections.suppressions import Asked, Connection, Place
 from topics.suppressions import Decision, Lifted, Listed, Reason
@@ -17,13 +15,6 @@ BRANDS = ("7", "8")
 HASHES = [bytes([number]) * 32 for number in range(25)]
 Row = tuple[str, bytes, str, int]
 """Brand, hash, reason, at."""
-
-
-@pytest.fixture
-async def connection(database_url: str) -> AsyncIterator[Connection]:
-    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as opened:
-        await migrate(opened)
-        yield opened
 
 
 def made_up(seed: int) -> tuple[list[Decision], list[Row]]:

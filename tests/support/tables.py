@@ -1,4 +1,4 @@
-"""What lies in the projections' tables, for comparing two of them."""
+"""What lies in the projections' tables, for comparing two of them; and nothing in them."""
 
 from typing import Any
 
@@ -22,3 +22,11 @@ async def tables(connection: psycopg.AsyncConnection[Any], *names: str) -> dict[
     for name in names or TABLES:
         found[name] = await (await connection.execute(TABLES[name])).fetchall()  # type: ignore[call-overload,unused-ignore]
     return found
+
+
+async def empty(connection: psycopg.AsyncConnection[Any]) -> None:
+    """As before anything was projected."""
+    await connection.execute(
+        "truncate projections.history, projections.versions, projections.timeline, projections.evidence,"
+        " projections.mails, projections.next_offsets, intake.identities, jobs.jobs"
+    )
