@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.cli import STORY
 from pipeline.settings import Settings, environment
+from tests.conftest import SECRET
 from tests.support.command import mailfold
 
-SECRET = "a-secret-for-tests-of-at-least-32-characters"
 NOWHERE = "postgresql://postgres@127.0.0.1:1/postgres"
 
 

@@ -11,10 +11,11 @@ from pipeline.errors import Unproven, Unrecognised
 from pipeline.hearing.adapter import Context
 from pipeline.providers import mail
 from pipeline.proving import proofs
+from tests.conftest import SECRET
 from tests.fuzz.test_adapters import FUZZED, flipped
 from tests.support.golden import ADDRESS as ADDRESSES
 from tests.support.golden import FOLDER, RECEIVED_AT
-from tests.support.inbound import EMAIL_ID, SECRET, bounce, message_id, unsubscribe, verp
+from tests.support.inbound import EMAIL_ID, bounce, message_id, unsubscribe, verp
 from topics.codec import decode, encode
 from topics.registry import DELIVERY_EVENTS
 

@@ -13,8 +13,9 @@ from pipeline.ports import Entry
 from pipeline.settings import Settings
 from pipeline.signing import Signer, hash_address
 from pipeline.tokens import read_message_id, read_verp
+from tests.conftest import SECRET
 from tests.support.caught_up import CaughtUp
-from tests.support.dispatching import SECRET, accept, dispatching, provide, request
+from tests.support.dispatching import accept, dispatching, provide, request
 from tests.support.seeing import on, rows, until
 from tests.support.smtp_receiver import certificate, password_is, smtp_receiver
 from topics.acks import Acked, Deferred, Dropped, Failed, Rejected

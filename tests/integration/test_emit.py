@@ -15,7 +15,7 @@ from pipeline.outbox import letters
 from pipeline.outbox.store import Limits, Store
 from pipeline.settings import Settings
 from projections.debts import Debt, encode
-from tests.support.dispatching import SECRET
+from tests.conftest import SECRET
 from tests.support.http_receiver import http_receiver
 from tests.support.seeing import on, rows, until
 from tests.support.working import working

@@ -9,9 +9,10 @@ import pytest
 from pipeline import admin
 from pipeline.settings import Settings
 from pipeline.supervisor import Stack
+from tests.conftest import SECRET
 from tests.support import mtas
 from tests.support.dispatching import accept
-from tests.support.inbound import SECRET, Inbound, inbound
+from tests.support.inbound import Inbound, inbound
 from tests.support.mtas import Neighbours
 from tests.support.seeing import on, until
 from tests.support.smtp_receiver import Receiver, smtp_receiver

@@ -6,8 +6,7 @@ from pipeline import admin
 from pipeline.database import database
 from pipeline.settings import Settings
 from projections.migrate import MIGRATIONS
-
-SECRET = "a-secret-for-tests-of-at-least-32-characters"
+from tests.conftest import SECRET
 
 
 async def test_a_provider_keeps_its_webhook_key(settings: Settings) -> None:

@@ -15,8 +15,9 @@ from pipeline.outbox.store import Limits, Store
 from pipeline.routing.choice import Route
 from pipeline.routing.ways import get_way, set_routes
 from pipeline.settings import Settings
+from tests.conftest import SECRET
 from tests.integration.test_outbox_processes import armed, ends, process
-from tests.support.dispatching import SECRET, accept, dispatching
+from tests.support.dispatching import accept, dispatching
 from tests.support.seeing import on, rows, until
 from tests.support.smtp_receiver import Receiver, smtp_receiver
 from topics.acks import Acked, Deferred

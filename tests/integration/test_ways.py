@@ -12,8 +12,9 @@ from pipeline.content import dkim
 from pipeline.content.dkim import Dkim
 from pipeline.routing.ways import set_dkim
 from pipeline.settings import Settings
+from tests.conftest import SECRET
 from tests.support.api_servers import Api, api_server
-from tests.support.dispatching import SECRET, accept, dispatching, provide
+from tests.support.dispatching import accept, dispatching, provide
 from tests.support.seeing import on, rows, until
 from tests.support.smtp_receiver import smtp_receiver
 from topics.acks import Acked, Dropped

@@ -1,4 +1,4 @@
-"""What a test of the dispatcher needs: requests on the log, the role running, and what the log says after."""
+"""What a test of the dispatcher needs: requests on the log, and the role running."""
 
 import time
 import uuid
@@ -12,6 +12,7 @@ from pipeline.content.chunks import pack
 from pipeline.kafka import append_all
 from pipeline.ports import Entry
 from pipeline.settings import Settings
+from tests.conftest import SECRET
 from tests.support.working import working
 from topics.contents import Content
 from topics.record import EmailId
@@ -19,7 +20,6 @@ from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
 from topics.requests import ContentPointer, Mailbox, SendRequest
 
 HTML = '<html><body><p>Hello <a href="https://shop.example/offer?a=1&amp;b=2">there</a></p></body></html>'
-SECRET = "a-secret-for-tests-of-at-least-32-characters"
 
 
 async def provide(rt: Runtime, port: int, *, brand: str = "7", **values: Any) -> None:

@@ -11,6 +11,7 @@ from pipeline import tokens
 from pipeline.inbound.listener import PORT_FILE
 from pipeline.settings import Settings
 from pipeline.signing import Signer
+from tests.conftest import SECRET
 from tests.support.gateway import Gateway, gateway
 from tests.support.seeing import records, until
 from topics.record import EmailId
@@ -18,7 +19,6 @@ from topics.registry import PROVIDER_WEBHOOKS
 
 DOMAIN = "mailfold.localhost"
 EMAIL_ID = EmailId("0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
-SECRET = "a-secret-for-tests-of-at-least-32-characters"
 
 
 def verp(email_id: EmailId = EMAIL_ID, domain: str = DOMAIN) -> str:

@@ -6,10 +6,11 @@ from pipeline import roundtrip
 from pipeline.checks.keys import malformed
 from pipeline.gateway.raw import relevant
 from pipeline.providers.registry import ADAPTERS
+from tests.conftest import SECRET
 from tests.support.posting import KINDS, key
 
 NOW = 1_750_000_000_000
-BY = roundtrip.signer("a-secret-for-tests-of-at-least-32-characters")
+BY = roundtrip.signer(SECRET)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,9 +12,10 @@ from pipeline.content.links import with_clicks, with_pixel
 from pipeline.content.text import text_of
 from pipeline.signing import Signer
 from pipeline.tokens import read_click_token, read_pixel_token
+from tests.conftest import SECRET
 from topics.record import EmailId
 
-SIGNER = Signer("a-secret-for-tests-of-at-least-32-characters", "track")
+SIGNER = Signer(SECRET, "track")
 ID = EmailId("0191d5a0-0000-7000-8000-000000000001")
 BASE = "https://t.example"
 

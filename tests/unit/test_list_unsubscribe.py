@@ -16,11 +16,11 @@ from pipeline.content.text import text_of
 from pipeline.dispatch.message import Writer
 from pipeline.settings import Settings
 from pipeline.signing import Signer
+from tests.conftest import SECRET
 from topics import ids
 from topics.contents import Content
 from topics.requests import SendRequest
 
-SECRET = "a-secret-for-tests-of-at-least-32-characters"
 SETTINGS = Settings(secret=SECRET, public_url="https://t.example.com/", mail_domain="m.example.com")
 SIGNER = Signer(SECRET, "unsubscribe")
 ID = ids.email_id("acme", "fasttrack", "one")

@@ -19,8 +19,9 @@ from pipeline.inbound.envelope import record
 from pipeline.normalize import normalize
 from pipeline.providers import mail
 from pipeline.proving import proofs
+from tests.conftest import SECRET
 from tests.support.golden import ADDRESS
-from tests.support.inbound import EMAIL_ID, SECRET, bounce, message_id, unsubscribe, verp
+from tests.support.inbound import EMAIL_ID, bounce, message_id, unsubscribe, verp
 from topics.codec import decode, encode
 from topics.events import BounceClass, DeliveryEvent, EventKind
 from topics.record import EmailId, Place

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pipeline import tokens
 from pipeline.errors import Forged
 from pipeline.signing import Signer
+from tests.conftest import SECRET
 from topics.record import EmailId
 
-SECRET = "a-secret-for-tests-of-at-least-32-characters"
 SIGNER, OTHER = Signer(SECRET, "track"), Signer(SECRET, "verp")
 EMAIL_ID = EmailId("0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
 email_ids = st.uuids().map(lambda one: EmailId(str(one)))
