@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import random
 import signal
 import subprocess
@@ -18,8 +17,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from pipeline.fold import evolve
 from pipeline.kafka import append_all, kafka_log
 from pipeline.ports import Entry
-from pipeline.settings import Settings
+from pipeline.settings import Settings, environment
 from tests.support.caught_up import CaughtUp
+from tests.support.command import clean_environment
 from tests.support.seeing import on
 from topics.acks import Acked, Deferred
 from topics.changes import Fact, Tick
@@ -54,15 +54,8 @@ class Worker:
         self.folder = folder
         self.log = folder / "worker.log"
         self.exits: list[int] = []
-        self._env = {
-            **os.environ,
-            "KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
-            "MAILFOLD_SECRET": settings.secret.get_secret_value(),
-            "MAILFOLD_TOPIC_PREFIX": settings.topic_prefix,
-            "MAILFOLD_PARTITIONS": str(settings.partitions),
-            "MAILFOLD_DATA_DIR": str(folder),
-            **env,
-        }
+        mine = settings.model_copy(update={"data_dir": folder})
+        self._env = clean_environment(**(environment(mine) | env))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -226,13 +219,19 @@ def plain_fold(facts: dict[Place, Fact]) -> dict[str, EmailState]:
 
 async def assert_folded(settings: Settings) -> dict[str, EmailState]:
     """The group has committed the ends, and states and changes are a plain fold of the facts; the states."""
-    await CaughtUp(settings).group("mailfold", *FACT_TOPICS, PROVIDER_WEBHOOKS.name, patience=60)
-    facts = await facts_on(settings)
-    expected = plain_fold(facts)
+    expected = await assert_told(settings)
     stored = await dump(settings, EMAIL_STATES)
     last = {(key or b"").decode(): decode(EMAIL_STATES, value) for _, key, value in stored}
     assert len(last) == len(expected)
     assert {key for key in expected if last.get(key) != expected[key]} == set()
+    return expected
+
+
+async def assert_told(settings: Settings) -> dict[str, EmailState]:
+    """The group has committed the ends, and the changes tell every fact and, joined, a plain fold; its states."""
+    await CaughtUp(settings).group("mailfold", *FACT_TOPICS, PROVIDER_WEBHOOKS.name, patience=60)
+    facts = await facts_on(settings)
+    expected = plain_fold(facts)
     await _assert_changes(settings, facts, expected)
     return expected
 
