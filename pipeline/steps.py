@@ -1,11 +1,10 @@
 """What each agent does with a batch: records in, what to write out; the one place between Faust and the pure core."""
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from pipeline.errors import TooManyDead
-from pipeline.folding import Stretch, fold_run, sort
+from pipeline.folding import Read, Stretch, fold_all
 from pipeline.hearing.adapter import Proofs
 from pipeline.normalize import normalize
 from pipeline.ports import Clock, Entry
@@ -39,14 +38,11 @@ class Folder:
         self._clock = clock
         self._limit = Limit()
 
-    def __call__(self, run: Stretch, read: Callable[[Sequence[bytes]], Mapping[bytes, bytes | None]]) -> Step:
+    def __call__(self, run: Stretch, read: Read) -> Step:
         """Fold a run of one partition. Raises NotOurs, TooManyDead."""
-        now = self._clock()
-        facts, dead = sort(run, now)
-        folded = fold_run(run, facts, read(list(facts)), now)
-        dead += folded.dead
-        self._limit.count(len(run.records) - len(dead), len(dead))
-        others = [(DEAD_LETTERS, encode(DEAD_LETTERS, letter)) for letter in dead]
+        folded = fold_all(run, read, self._clock())
+        self._limit.count(len(run.records) - len(folded.dead), len(folded.dead))
+        others = [(DEAD_LETTERS, encode(DEAD_LETTERS, letter)) for letter in folded.dead]
         return Step(folded.states, folded.changes, others)
 
 

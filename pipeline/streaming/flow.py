@@ -25,8 +25,9 @@ FAUST: Final = "0.15.3"
 RUN_BYTES: Final = 4 * 1024 * 1024
 """What is fetched of a partition at once, at most, and so a run: four times Kafka's default spare an eighth of the
 CPU per event, because a run has its price, too."""
-QUEUE: Final = 8
-"""Runs that wait for an agent, or for recovery to store them."""
+QUEUE: Final = 1
+"""Runs that wait for an agent, or for recovery to store them: enough that it never waits. What lies here longer has
+left the processor's cache when its turn comes."""
 
 Runs = AsyncIterator[Run]
 Agent = Callable[[Runs], Awaitable[None]]

@@ -1,5 +1,6 @@
 """A run of records: grouped, folded, written once per email; what can't be used stands aside."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -8,7 +9,7 @@ import pytest
 from pipeline import folding
 from pipeline.errors import TooManyDead
 from pipeline.fold import evolve
-from pipeline.folding import Stretch, fold_run, sort
+from pipeline.folding import Stretch, fold_all, fold_run, sort
 from pipeline.steps import Limit
 from tests.support.facts import EMAIL_ID, event
 from topics import codec
@@ -63,6 +64,37 @@ def test_an_emails_facts_become_one_change_in_the_order_of_the_log() -> None:
 def test_the_state_before_is_folded_on() -> None:
     before = fold(lying(OPENED)).states[KEY]
     assert change_of(fold(lying(CLICKED), before=before)).state == evolve(evolve(None, OPENED), CLICKED)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+def test_a_run_folded_slice_by_slice_ends_in_the_same_states_and_tells_every_fact_once(size: int) -> None:
+    other = msgspec.structs.replace(OPENED, email_id=EmailId("other"))
+    before = fold(lying(event(EventKind.DELIVERED, "d"))).states[KEY]
+    run = stretch(
+        lying(OPENED, 3),
+        lying(other, 4, b"other"),
+        lying(b"{}", 5),
+        lying(CLICKED, 6),
+        lying(OPENED, 7),
+        lying(None, 8, None),
+    )
+    asked: list[bytes] = []
+
+    def read(keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
+        asked.extend(keys)
+        return {KEY: before, b"other": None}
+
+    folded = fold_all(run, read, 9, size)
+    assert sorted(asked) == sorted([KEY, b"other"])  # once, whatever the size
+    assert decode(EMAIL_STATES, folded.states[KEY]) == evolve(evolve(decode(EMAIL_STATES, before), OPENED), CLICKED)
+    assert decode(EMAIL_STATES, folded.states[b"other"]) == evolve(None, other)
+    changes = [change_of(folded, index) for index in range(len(folded.changes))]
+    told = [applied.place.offset for change in changes for applied in change.facts]
+    assert sorted(told) == [3, 4, 6, 7]
+    assert [offset for offset in told if offset != 4] == [3, 6, 7]
+    of_email = [change.state for change in changes if change.email_id == EMAIL_ID]
+    assert of_email[-1] == decode(EMAIL_STATES, folded.states[KEY])
+    assert [letter.source.offset for letter in folded.dead] == [5, 8]
 
 
 def test_a_repeat_changes_no_state_but_is_told_because_its_place_is_new() -> None:

@@ -1,0 +1,51 @@
+"""What we take of aiokafka's insides to spare a copy of each record."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import READ_COMMITTED, FetchError, FetchResult, PartitionRecords
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
+
+from pipeline.streaming.transport import _spare_copies
+
+PLACE = TopicPartition("topic", 3)
+
+
+def fetched(*pairs: tuple[bytes | None, bytes | None]) -> Any:
+    """As aiokafka keeps what a broker answered."""
+    builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1_000_000)
+    for offset, (key, value) in enumerate(pairs):
+        builder.append(offset, 1, key, value, [])
+    records = PartitionRecords(
+        PLACE, MemoryRecords(bytes(builder.build())), [], 0, None, None, True, READ_COMMITTED
+    )  # aiokafka's own order
+    assignment = SimpleNamespace(active=True, state_value=lambda _: SimpleNamespace(consumed_to=lambda _: None))
+    made: Any = FetchResult(PLACE, assignment=assignment, partition_records=records, backoff=0)
+    made.check_assignment = lambda _: True
+    return made
+
+
+def consumer(*results: Any) -> Any:
+    return SimpleNamespace(_fetcher=SimpleNamespace(_records=dict(enumerate(results))))
+
+
+def test_records_come_as_they_were_parsed_and_say_what_the_fold_asks() -> None:
+    pairs = [(b"a", b"1"), (None, b"2"), (b"c", None), (b"", b"")]
+    plain, spared = fetched(*pairs), fetched(*pairs)
+    _spare_copies(consumer(spared))
+    copied, parsed = plain.getall(), spared.getall()
+    assert {type(record).__name__ for record in copied} == {"ConsumerRecord"}
+    assert {type(record).__name__ for record in parsed} == {"DefaultRecord"}
+    for records in (copied, parsed):
+        assert [(record.offset, record.key, record.value) for record in records] == [
+            (offset, key, value) for offset, (key, value) in enumerate(pairs)
+        ]
+
+
+def test_a_fetch_that_failed_or_was_read_already_is_left_alone() -> None:
+    read = fetched((b"a", b"1"))
+    read.getall()
+    assert not read.has_more()
+    _spare_copies(consumer(read, FetchError(error=ValueError(), backoff=0)))
