@@ -168,7 +168,20 @@ async def silent_worker(play: Play) -> None:
     await _silent(play, plain_only=False)
 
 
-@scenario("the log confirms no event to the worker for longer than it waits, but the fold goes on", held=("worker",))
+def _impatient() -> Mapping[str, Mapping[str, str]]:
+    """The worker gives up several times within one silence.
+
+    What it handed to its producer first is only late, whatever the worker thinks of it. What comes after that waits
+    for its turn in the worker's own memory, and is lost with the attempt.
+    """
+    return {"worker": {"MAILFOLD_APPEND_TIMEOUT": "1.5"}}
+
+
+@scenario(
+    "the log confirms no event to the worker for much longer than it waits, but the fold goes on",
+    held=("worker",),
+    role_env=_impatient,
+)
 async def silent_normalizer(play: Play) -> None:
     await _silent(play, plain_only=True)
 
