@@ -63,16 +63,21 @@ async def compete(asked: argparse.Namespace, folder: Path, console: Console, out
         tell("the plain fold of the topic, against which all states are held")
         wanted = await states.expected(arena.bootstrap, arena.topic)
         contest = Contest(arena, cores, wanted, asked.within, tell)
-        for entrant in entrants:
-            try:
-                outcome.results.append(await contest.run(entrant))
-            except (Ended, Stalled) as error:
-                outcome.failed.append(entrant)
-                console.print(str(error), style="bold red", markup=False, soft_wrap=True)
-            else:
-                _show(outcome.results[-1], console)
+        for number in range(asked.rounds):
+            for entrant in entrants:
+                await _run(contest, entrant, console, outcome, recover=number == 0)
     finally:
         kafka.stop(broker)
+
+
+async def _run(contest: Contest, entrant: Entrant, console: Console, outcome: Outcome, *, recover: bool) -> None:
+    try:
+        outcome.results.append(await contest.run(entrant, recover=recover))
+    except (Ended, Stalled) as error:
+        outcome.failed.append(entrant)
+        console.print(str(error), style="bold red", markup=False, soft_wrap=True)
+    else:
+        _show(outcome.results[-1], console)
 
 
 async def _arena(asked: argparse.Namespace, folder: Path, bootstrap: str, tell: Tell) -> Arena:
@@ -121,6 +126,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--partitions", type=int, default=4, help="of each topic (4)")
     parser.add_argument("--seed", type=int, default=1, help="the same seed makes the same topic (1)")
     parser.add_argument("--commit", type=float, default=0.5, help="seconds between the peers' commits (0.5, as ours)")
+    parser.add_argument("--rounds", type=int, default=1, help="of all engines in turn; medians are told (1)")
     parser.add_argument("--within", type=float, default=1200.0, help="seconds that one run may take (1200)")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     asked = parser.parse_args(arguments)
@@ -128,6 +134,8 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         asked.entrants = [_entrant(text) for text in asked.entrants or EVERYONE]
     except argparse.ArgumentTypeError as error:
         parser.error(str(error))
+    if asked.rounds < 1:
+        parser.error("--rounds: at least one")
     asked.emails = asked.emails or max(1, asked.events // 4)
     return asked
 
@@ -161,18 +169,20 @@ def main() -> int:
 
 
 def _tell(asked: argparse.Namespace, outcome: Outcome, console: Console) -> None:
-    console.print("", report.figures(outcome.results), "")
+    results = report.medians(outcome.results)
+    console.print("", report.figures(results), "")
     if outcome.failed:
         names = ", ".join(entrant.title for entrant in outcome.failed)
         console.print(f"did not come to the end: {names}", style="bold red")
     if asked.events >= report.TELLING:
-        console.print(report.kept(outcome.results), "")
+        console.print(report.kept(results), "")
     else:
         console.print(f"[dim]{asked.events:,} events measure nothing; they show that everything works.[/]")
     if asked.json:
         told = {"machine": _machine(), "events": asked.events, "emails": asked.emails, "seed": asked.seed}
+        told["rounds"] = asked.rounds
         failed = {"failed": [entrant.run for entrant in outcome.failed]}
-        asked.json.write_text(json.dumps({**told, **report.as_json(outcome.results), **failed}, indent=2) + "\n")
+        asked.json.write_text(json.dumps({**told, **report.as_json(results), **failed}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

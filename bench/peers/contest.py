@@ -44,6 +44,8 @@ class Result:
     states: int
     trouble: str = ""
     """Why none of this counts: its states are wrong."""
+    spread: tuple[float, float] | None = None
+    """Events/s of the slowest and the fastest of several rounds."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Contest:
     within: float
     tell: Tell = field(default=lambda _: None)
 
-    async def run(self, entrant: Entrant) -> Result:
+    async def run(self, entrant: Entrant, *, recover: bool = True) -> Result:
         """A clean state, a run, its states; for a single process then an empty disk, a recovery, its states again.
 
         Raises Ended, Stalled, NotStarted.
@@ -80,7 +82,7 @@ class Contest:
             course = await self._course(broker, entrant, command, warm=True)
             trouble = await self._trouble(entrant)
             shutil.rmtree(self._folder(entrant))
-            if entrant.processes == 1:
+            if recover and entrant.processes == 1:
                 self.tell(f"{entrant.title}: recovering from an empty disk")
                 recovery = await self._recovery(broker, entrant, command)
                 trouble = trouble or await self._trouble(entrant)

@@ -62,7 +62,9 @@ class Engine:
     def env(self, arena: Arena, run: str, folder: Path, *, warm: bool) -> Mapping[str, str]:
         """What the process is told, its public surface."""
         if self.ours:
-            settings = arena.settings.model_copy(update={"data_dir": folder, "log_level": "WARNING"})
+            settings = arena.settings.model_copy(
+                update={"data_dir": folder, "log_level": "WARNING", "quiet_days": 36_500}
+            )
             return {**environment(settings), "MALLOC_ARENA_MAX": "2"}
         return {
             "PYTHONPATH": str(toolbox.ROOT),

@@ -1,5 +1,6 @@
 """Results in, a table, goals and JSON out."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +23,27 @@ class Goal(NamedTuple):
     def met(self) -> bool:
         """Whether it is kept."""
         return self.found >= self.wanted
+
+
+def medians(results: Sequence[Result]) -> list[Result]:
+    """Of several rounds each engine's middle run (of two the slower), with what its other runs had to say."""
+    rounds: dict[str, list[Result]] = {}
+    for result in results:
+        rounds.setdefault(result.entrant.run, []).append(result)
+    return [_median(of_one) for of_one in rounds.values()]
+
+
+def _median(runs: list[Result]) -> Result:
+    if len(runs) == 1:
+        return runs[0]
+    ordered = sorted(runs, key=lambda run: run.pace.per_second)
+    return dataclasses.replace(
+        ordered[(len(ordered) - 1) // 2],
+        peak_mb=max(run.peak_mb for run in runs),
+        recovery_s=next((run.recovery_s for run in runs if run.recovery_s is not None), None),
+        trouble=next((run.trouble for run in runs if run.trouble), ""),
+        spread=(ordered[0].pace.per_second, ordered[-1].pace.per_second),
+    )
 
 
 def ratio(result: Result, results: Sequence[Result]) -> float | None:
@@ -50,12 +72,12 @@ def figures(results: Sequence[Result]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("Engine", no_wrap=True)
     for column in ("events/s", "CPU µs", "peak MB", "recovery s", "ours is", "states"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for result in results:
         times = ratio(result, results)
         table.add_row(
             result.entrant.title,
-            f"{result.pace.per_second:,.0f}",
+            f"{result.pace.per_second:,.0f}" + _between(result),
             f"{result.pace.cpu_micros:.1f}",
             f"{result.peak_mb:.0f}",
             "–" if result.recovery_s is None else f"{result.recovery_s:.1f}",
@@ -63,6 +85,10 @@ def figures(results: Sequence[Result]) -> Table:
             "[bold red]DIFFERENT[/]" if result.trouble else f"{result.states:,} equal",
         )
     return table
+
+
+def _between(result: Result) -> str:
+    return "" if result.spread is None else f" [dim]({result.spread[0]:,.0f}–{result.spread[1]:,.0f})[/]"
 
 
 def kept(results: Sequence[Result]) -> Table:
@@ -93,6 +119,7 @@ def _row(result: Result, results: Sequence[Result]) -> dict[str, Any]:
         "engine": result.entrant.engine.name,
         "processes": result.entrant.processes,
         "events_per_second": round(result.pace.per_second, 1),
+        "between": None if result.spread is None else [round(pace, 1) for pace in result.spread],
         "cpu_micros_per_event": round(result.pace.cpu_micros, 3),
         "peak_rss_mb": round(result.peak_mb, 1),
         "recovery_seconds": None if result.recovery_s is None else round(result.recovery_s, 2),

@@ -1,6 +1,7 @@
 """How the peers are judged: paces from what was seen, and states that must be the same."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -69,6 +70,24 @@ def test_a_ratio_is_to_ours_with_as_many_processes() -> None:
     results = list(_results(quix=40_000, quix_2=50_000, ours=80_000, ours_2=150_000))
     assert [report.ratio(result, results) for result in results] == [2.0, 3.0, 1.0, 1.0]
     assert report.ratio(results[0], results[:2]) is None
+
+
+def test_of_several_rounds_the_middle_run_counts_and_nothing_that_went_wrong_is_forgotten() -> None:
+    def run(name: str, per_second: float, **more: Any) -> Result:
+        given = {"peak_mb": 100.0, "recovery_s": None, "states": 5, **more}
+        return Result(Entrant(ENGINES[name]), Pace(per_second, 1e6 / per_second), **given)
+
+    rounds = [
+        *(run("quix", 40_000, recovery_s=9.0, trouble="2 wrong"), run("ours", 70_000, recovery_s=4.0)),
+        *(run("quix", 30_000), run("ours", 40_000, peak_mb=120.0)),
+        *(run("quix", 35_000), run("ours", 60_000)),
+    ]
+    quix, ours = report.medians(rounds)
+    assert (quix.pace.per_second, quix.trouble, quix.recovery_s) == (35_000, "2 wrong", 9.0)
+    assert ours.pace == Pace(60_000, 1e6 / 60_000)
+    assert (ours.peak_mb, ours.recovery_s, ours.spread) == (120.0, 4.0, (40_000, 70_000))
+    assert report.medians(rounds[:4])[1].pace.per_second == 40_000  # of two the slower
+    assert report.medians(rounds[:2]) == rounds[:2]
 
 
 def test_everybody_runs_unless_some_are_named() -> None:
