@@ -14,9 +14,11 @@ Every seek begins an epoch of its partition, and every return to what is committ
 of an older epoch is not taken, one taken in an older term does not count when it is finished.
 """
 
+import asyncio
+import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -28,7 +30,7 @@ from faust.transport.drivers.aiokafka import Transport as FaustTransport
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
-from pipeline.errors import MailfoldError, Vanished
+from pipeline.errors import LogUnavailable, MailfoldError, Vanished
 
 SCHEME: Final = "mailfold-kafka"
 _log = logging.getLogger("mailfold.worker")
@@ -37,6 +39,9 @@ FETCH_WAIT_MS: Final = 50
 """aiokafka has one fetch per broker under way: a partition that was just read waits until it returns."""
 VANISHED_AFTER: Final = 5.0
 """Seconds after which a run that is fetched and not taken is fetched again; if it comes after all, it is void."""
+PATIENCE: Final = 60.0
+"""Seconds for one question to the brokers. After 90 (`broker_request_timeout`) Faust takes their silence for the
+worker's end: its recovery returns without a word, and the worker keeps its partitions and never reads again."""
 LISTEN: Final = 0.25
 """Seconds for one look at what was fetched; transaction markers move a position without any record."""
 
@@ -104,6 +109,7 @@ class Consumer(FaustConsumer):
         self._taken: dict[Any, int] = {}
         self._position: dict[Any, int] = {}
         self._looked_again: dict[Any, int] = {}
+        self._strayed: dict[Any, tuple[int, int]] = {}
         self._waits: dict[Any, tuple[int, float]] = {}
 
     def _new_consumer_thread(self) -> Thread:
@@ -136,13 +142,24 @@ class Consumer(FaustConsumer):
         self._held = True
         self._term += 1
         ours = [tp for tp in self.assignment() if self.app.topics.acks_enabled_for(tp.topic)]
-        committed = await self.seek_to_committed()
-        new = [tp for tp in ours if committed.get(tp) is None]
-        earliest = await self.earliest_offsets(*new) if new else {}
-        targets = {tp: committed.get(tp) or earliest.get(tp) or 0 for tp in ours}
-        await self.seek_wait(targets)
-        self._committed_offset.update({tp: committed.get(tp) for tp in ours})
+        async with _answered():
+            committed = await self.seek_to_committed()
+            first, end = await self.earliest_offsets(*ours), await self.highwaters(*ours)
+            known = {tp: _still_there(tp, committed.get(tp), first[tp], end[tp]) for tp in ours}
+            targets = {tp: first[tp] if offset is None else offset for tp, offset in known.items()}
+            await self.seek_wait(targets)
+        self._committed_offset.update(known)
         self._position = dict(targets)
+
+    async def earliest_offsets(self, *partitions: Any) -> Mapping[Any, int]:
+        """Raises LogUnavailable; see `PATIENCE`."""
+        async with _answered():
+            return await super().earliest_offsets(*partitions)
+
+    async def highwaters(self, *partitions: Any) -> Mapping[Any, int]:
+        """Raises LogUnavailable; see `PATIENCE`."""
+        async with _answered():
+            return await super().highwaters(*partitions)
 
     def resume_flow(self) -> None:
         """Faust empties the agents' queues just before this: what they held since the seek would be gone."""
@@ -150,8 +167,9 @@ class Consumer(FaustConsumer):
         self._held = False
 
     async def seek_wait(self, partitions: Mapping[Any, int]) -> None:
-        """Move; what was fetched before is void."""
-        await super().seek_wait(partitions)
+        """Move; what was fetched before is void. Raises LogUnavailable; see `PATIENCE`."""
+        async with _answered():
+            await super().seek_wait(partitions)
         for tp, offset in partitions.items():
             self._epochs[tp] += 1
             self._fetched[tp] = self._taken[tp] = offset
@@ -173,8 +191,21 @@ class Consumer(FaustConsumer):
                 self._fetched[tp] = span.end
                 runs[tp] = [Run(span, epochs.get(tp, 0))]
             elif tp in self._fetched:
-                await super().seek_wait({tp: self._fetched[tp]})
+                await self._look_again(tp, span.start)
         return runs
+
+    async def _look_again(self, tp: Any, found: int) -> None:
+        """Back to where the next run must begin. Raises Vanished where the log has no such place any more.
+
+        aiokafka turns to the log's beginning then, as often as it is sent back; a restart starts from what is there.
+        """
+        wanted = self._fetched[tp]
+        if found != wanted and self._strayed.get(tp) == (wanted, found):
+            first, end = await self.earliest_offsets(tp), await self.highwaters(tp)
+            if not first[tp] <= wanted <= end[tp]:
+                raise Vanished(f"{tp}: {wanted} is to be read next, and the log has {first[tp]} to {end[tp]}")
+        self._strayed[tp] = (wanted, found)
+        await super().seek_wait({tp: wanted})
 
     async def _rewind_what_vanished(self) -> None:
         """A run can be lost behind the fetch, too, and then nothing may ever come that shows the hole."""
@@ -305,6 +336,29 @@ def _spare_copies(consumer: Any) -> None:
 
 def _as_parsed(_tp: Any, record: Any) -> Any:
     return record
+
+
+@contextlib.asynccontextmanager
+async def _answered() -> AsyncIterator[None]:
+    """In time, or LogUnavailable: that ends the worker, and its successor asks anew."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            yield
+    except TimeoutError as error:
+        raise LogUnavailable(f"the brokers did not answer within {PATIENCE} s") from error
+
+
+def _still_there(tp: Any, committed: int | None, first: int, end: int) -> int | None:
+    """What is committed, as far as the log still has it; None is the beginning."""
+    if committed is None or first <= committed <= end:
+        return committed
+    if committed < first:
+        _log.error("%s: records %s to %s were removed from the log before they were read", tp, committed, first - 1)
+    else:
+        _log.error(
+            "%s: %s is committed, but the log ends at %s; reading it again from its beginning", tp, committed, end
+        )
+    return None
 
 
 def _positions(consumer: Any, partitions: set[Any]) -> dict[Any, int]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from pipeline.errors import Vanished
+from pipeline.errors import LogUnavailable, Vanished
 from pipeline.streaming import transport
 from pipeline.streaming.transport import Consumer, Span
 
@@ -19,7 +19,9 @@ class Bare(Consumer):
     """The bookkeeping alone: no app, no thread, no broker; what is sought is noted."""
 
     def __init__(self) -> None:
-        self.app: Any = SimpleNamespace(consumer_generation_id=1, lanes=SimpleNamespace(topics={"elsewhere"}))
+        topics = SimpleNamespace(acks_enabled_for=lambda _: True)
+        lanes = SimpleNamespace(topics={"elsewhere"})
+        self.app: Any = SimpleNamespace(consumer_generation_id=1, lanes=lanes, topics=topics)
         self._loop = asyncio.new_event_loop()
         self._thread: Any = self
         self._held, self._term = False, 0
@@ -28,6 +30,7 @@ class Bare(Consumer):
         self._taken: dict[Any, int] = {T: 5}
         self._position: dict[Any, int] = {T: 5}
         self._looked_again: dict[Any, int] = {}
+        self._strayed: dict[Any, tuple[int, int]] = {}
         self._waits: dict[Any, tuple[int, float]] = {}
         self._committed_offset: Any = {T: 5}
         self._unacked_messages: Any = set()
@@ -35,6 +38,21 @@ class Bare(Consumer):
         self.spans: list[Span] = []
         self.sought: list[int] = []
         self.meanwhile = False
+        self.silent = False
+        self.kept = (0, 100)
+        self.known: int | None = 5
+
+    async def answer(self, found: Any) -> Any:
+        """What the brokers say, if they do."""
+        if self.silent:
+            await asyncio.sleep(60)
+        return found
+
+    def assignment(self) -> set[Any]:
+        return {T}
+
+    async def seek_to_committed(self) -> Any:
+        return await self.answer({T: self.known})
 
     async def getmany(self, _partitions: Any, _timeout: float) -> dict[Any, Span]:  # type: ignore[override]
         if self.meanwhile:
@@ -51,9 +69,17 @@ class Bare(Consumer):
 @pytest.fixture
 def consumer(monkeypatch: pytest.MonkeyPatch) -> Bare:
     async def seek_wait(self: Bare, partitions: Any) -> None:
+        await self.answer(None)
         self.sought += partitions.values()
 
-    monkeypatch.setattr("faust.transport.drivers.aiokafka.Consumer.seek_wait", seek_wait)
+    async def earliest_offsets(self: Bare, *partitions: Any) -> Any:
+        return await self.answer(dict.fromkeys(partitions, self.kept[0]))
+
+    async def highwaters(self: Bare, *partitions: Any) -> Any:
+        return await self.answer(dict.fromkeys(partitions, self.kept[1]))
+
+    for told in (seek_wait, earliest_offsets, highwaters):
+        monkeypatch.setattr(f"faust.transport.drivers.aiokafka.Consumer.{told.__name__}", told)
     return Bare()
 
 
@@ -191,3 +217,45 @@ async def test_a_commit_that_failed_is_made_again(consumer: Bare, monkeypatch: p
     monkeypatch.setattr("faust.transport.consumer.Consumer._commit_offsets", fails)
     assert not await consumer._commit_offsets({T: 7})
     assert consumer._should_commit(T, 7)
+
+
+async def test_a_place_that_the_log_lost_ends_the_worker_instead_of_looking_for_ever(consumer: Bare) -> None:
+    """aiokafka turns to the log's beginning, as often as it is sent back."""
+    consumer.kept = (5, 9)
+    assert await consumer.fetch(span(7, 9)) is None
+    assert await consumer.fetch(span(7, 9)) is None  # lost on its way twice
+    assert consumer.sought == [5, 5]
+    consumer.kept = (7, 9)
+    with pytest.raises(Vanished, match="5 is to be read next, and the log has 7 to 9"):
+        await consumer.fetch(span(7, 9))
+
+
+async def test_a_log_that_was_cut_ends_the_worker(consumer: Bare) -> None:
+    consumer.kept = (0, 3)
+    assert await consumer.fetch(span(0, 3)) is None
+    with pytest.raises(Vanished, match="5 is to be read next, and the log has 0 to 3"):
+        await consumer.fetch(span(0, 3))
+
+
+@pytest.mark.parametrize("question", ["earliest_offsets", "highwaters", "seek_wait", "perform_seek"])
+async def test_brokers_that_say_nothing_end_the_worker(
+    question: str, consumer: Bare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Faust would wait, too, and then end its recovery alone; the worker would keep its partitions and never read."""
+    monkeypatch.setattr(transport, "PATIENCE", 0.01)
+    consumer.silent = True
+    asked = {"seek_wait": ({T: 5},), "perform_seek": ()}.get(question, (T,))
+    with pytest.raises(LogUnavailable, match="did not answer"):
+        await getattr(consumer, question)(*asked)
+
+
+async def test_what_is_committed_counts_as_far_as_the_log_has_it(consumer: Bare) -> None:
+    for committed, log, position in ((5, (0, 9), 5), (0, (0, 9), 0), (9, (0, 9), 9), (None, (3, 9), 3)):
+        consumer.known, consumer.kept = committed, log
+        await consumer.perform_seek()
+        assert (consumer._new_offset(T), consumer.sought[-1]) == (position, position)
+    for committed, log in ((5, (7, 9)), (12, (7, 9)), (0, (7, 9))):
+        consumer.known, consumer.kept = committed, log
+        await consumer.perform_seek()
+        assert (consumer._new_offset(T), consumer.sought[-1]) == (7, 7)
+        assert consumer._should_commit(T, 8)

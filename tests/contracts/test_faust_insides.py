@@ -17,6 +17,8 @@ from faust.transport.consumer import Consumer as BaseConsumer
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
 from faust.types import TP
+from faust.types.settings import Settings as FaustSettings
+from mode import Service
 
 from pipeline.errors import BadSettings, NotOurs, TopicMismatch
 from pipeline.settings import Settings
@@ -29,7 +31,7 @@ def overridden(ours: type[Any]) -> list[str]:
 
 
 OURS_ALONE = {
-    *("take", "drop", "committed", "_follows_on", "_rewind_what_vanished"),
+    *("take", "drop", "committed", "_follows_on", "_look_again", "_rewind_what_vanished"),
     *("read", "write", "_ours", "_write", "_apply"),
 }
 
@@ -93,6 +95,16 @@ def test_recovery_asks_for_the_end_of_the_changelog_after_the_consumer_was_told_
     assert "offsets[tp] = offset" in slurp
     assert "if len(buf) >= bufsize" in slurp
     assert "recovery_buffer_size == 1" in inspect.getsource(Recovery._restart_recovery.fun)
+
+
+def test_recovery_takes_a_question_that_lasts_for_the_end() -> None:
+    """Why ours end before: `_wait` raises ServiceStopped then, and nobody recovers any more, whatever is assigned."""
+    assert "return WaitResults([], [], True)" in inspect.getsource(Service.wait_first)
+    assert "if wait_result.stopped:" in inspect.getsource(Recovery._wait)
+    restart = inspect.getsource(Recovery._restart_recovery.fun)
+    assert "except ServiceStopped as exc" in restart
+    assert "break  # service was stopped" in restart
+    assert FaustSettings.SETTINGS["broker_request_timeout"].default > transport.PATIENCE
 
 
 def test_faust_assigns_partitions_of_one_number_together() -> None:
