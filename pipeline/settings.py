@@ -96,6 +96,13 @@ class Settings(BaseSettings):
     inbound_rate: float = Field(
         50.0, ge=0, description="Inbound messages per second and sending address, by SMTP; 0 is no limit."
     )
+    quiet_days: float = Field(
+        90.0,
+        ge=0,
+        le=36_500,
+        description="Days after the last news of an email until the worker forgets its state, if nothing is left to do "
+        "for it; its history stays, and what comes later is joined to that. 0 is never.",
+    )
     dispatch_concurrency: int = Field(64, ge=1, description="Emails in hand at once, per dispatcher.")
     emit_concurrency: int = Field(64, ge=1, description="Conversions in hand at once, per emitter.")
     lane_concurrency: int = Field(32, ge=1, description="Jobs in hand at once per brand, so that none takes all.")

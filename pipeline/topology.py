@@ -4,20 +4,22 @@
                               └──▶ uncorrelated-events ──▶ dispatch ──▶ delivery-events
     send-requests, provider-acks, conversion-results ─────┴─▶ fold ──▶ email-states, email-changes
                           what neither can understand ──▶ dead-letters
+    states of which nothing was heard for long ──▶ forget ──▶ email-states: a tombstone
 
 What comes of the facts lies in one transaction with their offsets; a webhook that is read again gives the same
 events again, and repeats change nothing.
 """
 
 from pipeline.crashpoints import crash_point
+from pipeline.quiet import Forgetter
 from pipeline.steps import Folder, Normalizer
 from pipeline.streaming.flow import Flow, Runs
 from topics.registry import FACTS, PROVIDER_WEBHOOKS
 
 
-def build(flow: Flow, normalizer: Normalizer, folder: Folder) -> Flow:
-    """Declare both agents."""
-    return folding(normalizing(flow, normalizer), folder)
+def build(flow: Flow, normalizer: Normalizer, folder: Folder, forgetter: Forgetter) -> Flow:
+    """Declare both agents, and what leaves the table again."""
+    return folding(normalizing(flow, normalizer), folder).forget(forgetter)
 
 
 def normalizing(flow: Flow, normalizer: Normalizer) -> Flow:

@@ -11,6 +11,7 @@ from pipeline import cluster, crashpoints
 from pipeline.bootstrap import configure_logging, require, wall_clock
 from pipeline.errors import MailfoldError
 from pipeline.proving import proofs
+from pipeline.quiet import Forgetter
 from pipeline.settings import Settings
 from pipeline.steps import Folder, Normalizer
 from pipeline.streaming.flow import Flow
@@ -27,7 +28,8 @@ async def serve(settings: Settings) -> None:
     ours = proofs(settings.secret.get_secret_value())
     spare_the_collector()
     async with outlet(settings) as out:
-        await run(build(Flow(settings, out), Normalizer(wall_clock, ours), Folder(wall_clock)))
+        normalizer, folder = Normalizer(wall_clock, ours), Folder(wall_clock)
+        await run(build(Flow(settings, out), normalizer, folder, Forgetter(wall_clock, settings.quiet_days)))
 
 
 def spare_the_collector() -> None:

@@ -25,7 +25,10 @@ class Applied(Value, frozen=True, kw_only=True):
 
 
 class EmailChange(Record, tag="email-change/1", frozen=True, kw_only=True):
-    """One step of one email. Published again, it changes nothing: the projection joins states."""
+    """One step of one email. Published again, it changes nothing: the projection joins states.
+
+    It has to: the state is what the fold still knew, and it forgets quiet ones (see docs/states.md).
+    """
 
     email_id: EmailId
     recorded_at: Millis

@@ -177,6 +177,19 @@ def corrected_at(state: EmailState) -> Millis:
     return max((one.recorded for one in state.corrected), default=0)
 
 
+def heard_at(state: EmailState) -> Millis:
+    """When something was last heard of it, as far as the state remembers: repeats and settled debts are news, too."""
+    marks = max((max(mark.last, mark.recorded) for mark in _marks(state)), default=0)
+    return max(marks, corrected_at(state), max((end.at for end in state.settled.values()), default=0))
+
+
+def awaits_dispatch(state: EmailState) -> bool:
+    """Whether somebody asked for it, and nobody took custody yet or said that there will be nothing to take."""
+    if state.request is None:
+        return False
+    return status(state) in {Status.ACCEPTED, Status.DEFERRED} and standing(state).delayed is None
+
+
 def sent_at(state: EmailState) -> Millis | None:
     """When somebody took custody, by the source's clock; else when we gave up or dropped it."""
     state = standing(state)

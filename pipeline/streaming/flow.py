@@ -17,6 +17,7 @@ from pipeline.streaming import store, transport
 from pipeline.streaming.batches import Run, runs
 from pipeline.streaming.lanes import Lanes
 from pipeline.streaming.outlet import Outlet
+from pipeline.streaming.walk import FindQuiet, Walk
 from topics.registry import EMAIL_STATES, Topic
 
 FAUST: Final = "0.15.3"
@@ -28,6 +29,9 @@ CPU per event, because a run has its price, too."""
 QUEUE: Final = 1
 """Runs that wait for an agent, or for recovery to store them: enough that it never waits. What lies here longer has
 left the processor's cache when its turn comes."""
+DAY: Final = 86_400.0
+LAPS: Final = 10
+"""How often a state is looked at until it is quiet, at least: it leaves at most a tenth of that time late."""
 
 Runs = AsyncIterator[Run]
 Agent = Callable[[Runs], Awaitable[None]]
@@ -75,6 +79,15 @@ class Flow:
             return agent
 
         return decorate
+
+    def forget(self, find_quiet: FindQuiet) -> "Flow":
+        """Take the states that it finds out of the table; none where the settings say never."""
+        days = self.settings.quiet_days
+        if days:
+            table = self.app.tables[EMAIL_STATES.name].data
+            walk = Walk(self.lanes, table, self.app, find_quiet, min(DAY, days * DAY / LAPS))
+            self.app.task(walk.run)
+        return self
 
     def _states(self) -> Any:
         """The table of states, recovered from their topic."""

@@ -8,7 +8,7 @@ the more there is to do, the larger a transaction becomes.
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -48,7 +48,8 @@ class Group:
     def __init__(self) -> None:
         self.size = 0
         self.messages: list[Any] = []
-        self.states: dict[bytes, bytes] = {}
+        self.states: dict[bytes, bytes | None] = {}
+        """None: it leaves the table."""
         self.changes: list[tuple[bytes | None, bytes]] = []
         self.others: dict[Topic, list[tuple[bytes | None, bytes]]] = defaultdict(list)
 
@@ -95,11 +96,12 @@ class Lane:
         unknown = []
         filling, flying = self._filling.states, self._flying.states
         for key in keys:
-            state = filling.get(key) or flying.get(key)
-            if state is None:
-                unknown.append(key)
+            if key in filling:  # by its key: None is known, too, of a state that is leaving
+                found[key] = filling[key]
+            elif key in flying:
+                found[key] = flying[key]
             else:
-                found[key] = state
+                unknown.append(key)
         if unknown:
             found.update(zip(unknown, self._store.read(self.partition, unknown), strict=True))
         return found
@@ -115,6 +117,20 @@ class Lane:
         if self._filling.size >= FULL:
             self._room.clear()
         self._some.set()
+
+    def forget(self, keys: Iterable[bytes]) -> int:
+        """Take these states out of the table, but for those of which there is news on its way; how many go.
+
+        Call it in one breath with the reading of the states: whatever is folded in between would go as well.
+        """
+        if not self._open:
+            return 0
+        filling, flying = self._filling.states, self._flying.states
+        gone = dict.fromkeys(key for key in keys if key not in filling and key not in flying)
+        if gone:
+            filling |= gone
+            self._some.set()
+        return len(gone)
 
     async def close(self) -> None:
         """Drop what is not written: it is fetched again, by whoever comes next."""
@@ -149,7 +165,12 @@ class Lane:
             return
         crash_point("fold.before-store")
         if group.states:
-            self._store.write(self.partition, group.states, ends[EMAIL_STATES.name, self.partition])
+            try:
+                self._store.write(self.partition, group.states, ends[EMAIL_STATES.name, self.partition])
+            except NotOurs:
+                # An orderly end waits for facts, not for tombstones: the store is closed, and recovers them some day.
+                if group.messages:
+                    raise
         self._flying = Group()
         crash_point("fold.before-ack")
         for message in group.messages:
@@ -188,6 +209,10 @@ class Lanes:
             return self._lanes[partition]
         except KeyError:
             raise NotOurs(f"partition {partition} is another worker's now") from None
+
+    def __iter__(self) -> Iterator[Lane]:
+        """Those of this moment."""
+        return iter(list(self._lanes.values()))
 
     async def take_over(self, assigned: Iterable[Any]) -> None:
         """Fence every predecessor. Raises LogUnavailable, and TopicMismatch where a lane would be torn apart."""

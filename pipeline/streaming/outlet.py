@@ -30,9 +30,10 @@ from pipeline.settings import Settings
 from topics.codec import encode
 from topics.registry import Topic
 
-Pairs = Iterable[tuple[bytes | None, bytes]]
+Pairs = Iterable[tuple[bytes | None, bytes | None]]
+"""Keys and values; None for a value is a tombstone."""
 Writes = Mapping[tuple[Topic, int], Pairs]
-"""Keys and values by topic and partition: a state and its change land where their facts came from."""
+"""By topic and partition: a state and its change land where their facts came from."""
 
 Ends = dict[tuple[str, int], int]
 
@@ -54,7 +55,7 @@ class Outlet:
         """Append all, each to its key's partition. Raises LogUnavailable."""
         if not entries:
             return
-        writes: dict[tuple[Topic, int], list[tuple[bytes | None, bytes]]] = defaultdict(list)
+        writes: dict[tuple[Topic, int], list[tuple[bytes | None, bytes | None]]] = defaultdict(list)
         for entry in entries:
             key = None if entry.key is None else entry.key.encode()
             writes[entry.topic, self._partition(entry.topic, key)].append((key, encode(entry.topic, entry.record)))
@@ -90,7 +91,7 @@ class Gate:
     async def _transaction(self, writes: Writes, offsets: Mapping[Any, int]) -> Ends:
         await self._producer.begin_transaction()
         sent = _write(self._producer, self._settings, writes)
-        added = self._producer.send_offsets_to_transaction(dict(offsets), self._group)
+        added = self._add(offsets)
         # Both to the end, whatever becomes of one: aiokafka's futures complain when nobody asks them.
         outcomes = await asyncio.gather(sent, added, return_exceptions=True)
         for outcome in outcomes:
@@ -100,6 +101,11 @@ class Gate:
         crash_point("fold.in-transaction")
         await self._producer.commit_transaction()
         return cast("Ends", outcomes[0])
+
+    async def _add(self, offsets: Mapping[Any, int]) -> None:
+        """Of tombstones alone there are none, and aiokafka refuses an empty commit."""
+        if offsets:
+            await self._producer.send_offsets_to_transaction(dict(offsets), self._group)
 
     async def close(self) -> None:
         """Let go; what is not committed is aborted by whoever opens it next."""
@@ -151,7 +157,7 @@ async def _run(producer: Any, settings: Settings, place: tuple[Topic, int], pair
             end = await _send(producer, batch, topic, place[1])
             batch = producer.create_batch()
             if batch.append(key=key, value=value, timestamp=None) is None:
-                raise LogUnavailable(f"a record of {len(value)} bytes fits in no batch of {topic}")
+                raise LogUnavailable(f"a record of {len(value or b'')} bytes fits in no batch of {topic}")
     return await _send(producer, batch, topic, place[1]) if batch.record_count() else end
 
 

@@ -2,6 +2,7 @@
 
 Faust's store finds the partition from "the current event", which a batch does not have; here it is
 named. The changelog's offset is written with the states, in one write batch, and only ever grows.
+None for a state is a tombstone: it goes.
 """
 
 import logging
@@ -18,6 +19,16 @@ from pipeline.errors import NotOurs, Vanished
 
 SCHEME: Final = "mailfold-rocksdb"
 MEGABYTE: Final = 1024 * 1024
+FEW: Final = 100
+"""States that a walk looks at at once, and"""
+SHORT: Final = 256 * 1024
+"""their bytes, beyond which it looks at no more: together about a millisecond."""
+
+Stored = tuple[bytes, bytes]
+"""A key and its state."""
+OWN: Final = b"__"
+"""What the keys of the store's own notes begin with; Faust's offset is one."""
+PLACE: Final = OWN + b"mailfold\0place__"
 _log = logging.getLogger(__name__)
 
 
@@ -57,15 +68,47 @@ class Store(FaustStore):
         # because states and offset lie in one batch. An orderly end writes everything to disk.
         self._unlogged = rocksdict.WriteOptions()
         self._unlogged.disable_wal = True  # type: ignore[method-assign,assignment]  # a property; the stub is wrong
+        # Who walks through all states must not push those that are in use out of the cache.
+        self._in_passing = rocksdict.ReadOptions()
+        self._in_passing.fill_cache(False)  # type: ignore[call-arg]  # the stub is wrong
 
     def read(self, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of ``keys``. Raises NotOurs where the partition is (no longer) ours."""
         found: list[bytes | None] = self._ours(partition).get(list(keys))
         return found
 
-    def write(self, partition: int, values: Mapping[bytes, bytes], offset: int) -> None:
+    def write(self, partition: int, values: Mapping[bytes, bytes | None], offset: int) -> None:
         """Keep values whose last one is confirmed in the changelog at ``offset``. Raises NotOurs."""
         self._write(self._ours(partition), values.items(), offset)
+
+    def next_states(self, partition: int, place: bytes) -> list[Stored]:
+        """A few states whose keys come after ``place``; none where it was the last. Raises NotOurs."""
+        found: list[Stored] = []
+        size = 0
+        states = self._ours(partition).iter(self._in_passing)
+        states.seek(place + b"\0")
+        while states.valid() and len(found) < FEW and size < SHORT:
+            key, value = states.key(), states.value()
+            if not key.startswith(OWN):
+                found.append((key, value))
+                size += len(value)
+            states.next()
+        states.status()  # raises where the disk, and not the last state, was the end
+        return found
+
+    def place(self, partition: int) -> bytes:
+        """Where a walk through this partition's states is. Raises NotOurs."""
+        place: bytes = self._ours(partition).get(PLACE, b"")
+        return place
+
+    def keep_place(self, partition: int, place: bytes) -> None:
+        """A walk goes on from here after a restart: one that began anew each time might never reach the end."""
+        self._ours(partition).put(PLACE, place, self._unlogged)
+
+    def size(self, partition: int) -> int:
+        """How many states there are, about; at least one. Raises NotOurs."""
+        about: int = self._ours(partition).property_int_value("rocksdb.estimate-num-keys") or 0
+        return max(1, about)
 
     def apply_changelog_batch(
         self, batch: Iterable[Any], to_key: Callable[[Any], Any], to_value: Callable[[Any], Any]

@@ -14,7 +14,7 @@ from faust.streams import Stream
 from faust.tables.recovery import Recovery
 from faust.transport import drivers
 from faust.transport.consumer import Consumer as BaseConsumer
-from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, ConsumerRebalanceListener
 from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
 from faust.types import TP
 from faust.types.settings import Settings as FaustSettings
@@ -32,7 +32,7 @@ def overridden(ours: type[Any]) -> list[str]:
 
 OURS_ALONE = {
     *("take", "drop", "committed", "_follows_on", "_look_again", "_rewind_what_vanished"),
-    *("read", "write", "_ours", "_write", "_apply"),
+    *("read", "write", "next_states", "place", "keep_place", "size", "_ours", "_write", "_apply"),
 }
 
 
@@ -95,6 +95,16 @@ def test_recovery_asks_for_the_end_of_the_changelog_after_the_consumer_was_told_
     assert "offsets[tp] = offset" in slurp
     assert "if len(buf) >= bufsize" in slurp
     assert "recovery_buffer_size == 1" in inspect.getsource(Recovery._restart_recovery.fun)
+
+
+def test_faust_says_when_partitions_move_and_when_their_states_are_recovered() -> None:
+    """When a walk looks at no store: it would take old states for the last ones."""
+    assert "self.rebalancing = True" in inspect.getsource(faust.App.on_rebalance_start)
+    assert "self.rebalancing = False" in inspect.getsource(faust.App.on_rebalance_end)
+    assert "thread.app.on_rebalance_start()" in inspect.getsource(ConsumerRebalanceListener.on_partitions_revoked)
+    completed = inspect.getsource(Recovery.on_recovery_completed)
+    assert completed.index("consumer.perform_seek()") < completed.index("self.app.on_rebalance_end()")
+    assert "self.app.in_recovery = True" in inspect.getsource(Recovery._set_recovery_started)
 
 
 def test_recovery_takes_a_question_that_lasts_for_the_end() -> None:

@@ -1,0 +1,295 @@
+"""What is quiet; and that no row shows which states left the fold's table, whenever they left."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from pipeline.fold import evolve, mark_of
+from pipeline.folding import Stretch, fold_run, sort
+from pipeline.quiet import Forgetter, is_quiet
+from projections import steps
+from projections.steps import Standing, Step, step
+from tests.support.facts import EMAIL_ID, event, folded, histories
+from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
+from topics.changes import EmailChange, Fact
+from topics.codec import decode, encode
+from topics.conversions import ConversionResult, Outcome, Word
+from topics.events import Correction, DeliveryEvent, EventKind
+from topics.join import merge
+from topics.readings import heard_at
+from topics.record import EmailId
+from topics.registry import (
+    CONVERSION_RESULTS,
+    DAY_MS,
+    DELIVERY_EVENTS,
+    EMAIL_CHANGES,
+    EMAIL_STATES,
+    PROVIDER_ACKS,
+    SEND_REQUESTS,
+    Topic,
+)
+from topics.requests import SendRequest
+from topics.states import EmailState
+
+OTHER = EmailId("0190a1b2-c3d4-7e5f-8a9b-ffffffffffff")
+NOW = 1_750_000_000_000
+
+
+# ── Whatever leaves the table, whenever: the rows are the same ──────────────────────────────────────
+
+
+class Lying(NamedTuple):
+    """A record as a consumer gives it."""
+
+    offset: int
+    key: bytes
+    value: bytes
+
+
+class Table:
+    """The fold's states as a worker keeps them, and the changes that it tells."""
+
+    def __init__(self) -> None:
+        self.changes: list[EmailChange] = []
+        self._states: dict[bytes, bytes] = {}
+        self._offset = 0
+
+    def fold(self, told: Sequence[Fact]) -> None:
+        """Fold a batch: consecutive facts of one topic are a run."""
+        for topic, some in itertools.groupby(told, topic_of):
+            run = Stretch(topic, 0, [self._lying(topic, fact) for fact in some])
+            facts, dead = sort(run, NOW)
+            assert dead == []
+            folded = fold_run(run, facts, self._states, NOW + self._offset)
+            self._states |= folded.states
+            self.changes += [decode(EMAIL_CHANGES, value) for _, value in folded.changes]
+
+    def forget(self, email_ids: set[EmailId]) -> None:
+        for email_id in email_ids:
+            self._states.pop(email_id.encode(), None)
+
+    def _lying(self, topic: Topic, fact: Fact) -> Lying:
+        self._offset += 1
+        return Lying(self._offset, fact.email_id.encode(), encode(topic, fact))
+
+
+def topic_of(fact: Fact) -> Topic:
+    if isinstance(fact, SendRequest):
+        return SEND_REQUESTS
+    if isinstance(fact, ConversionResult):
+        return CONVERSION_RESULTS
+    return PROVIDER_ACKS if isinstance(fact, Acked | Deferred | Dropped | Failed | Rejected) else DELIVERY_EVENTS
+
+
+def hashed(address: str) -> bytes:
+    return address.encode()
+
+
+def projected(changes: Sequence[EmailChange], cuts: Sequence[int]) -> list[Step]:
+    """All that is written to the tables, run by run."""
+    standing: dict[EmailId, Standing] = {}
+    made: list[Step] = []
+    for start, end in itertools.pairwise([0, *cuts, len(changes)]):
+        made.append(step(changes[start:end], standing, hashed, made[-1].through if made else 0))
+        standing |= made[-1].standing
+    return made
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> list[Fact]:
+    """The facts of one or two emails, each of one dialect, interleaved."""
+    told = draw(histories)
+    dialects = {email_id: draw(st.sampled_from(["fasttrack", "extrahorizon"])) for email_id in (EMAIL_ID, OTHER)}
+    whose = draw(st.lists(st.sampled_from([EMAIL_ID, EMAIL_ID, OTHER]), min_size=len(told), max_size=len(told)))
+    moved = [msgspec.structs.replace(fact, email_id=owner) for fact, owner in zip(told, whose, strict=True)]
+    return [
+        msgspec.structs.replace(fact, dialect=dialects[fact.email_id]) if isinstance(fact, SendRequest) else fact
+        for fact in moved
+    ]
+
+
+def no_row_shows_what_was_forgotten(data: st.DataObject) -> None:
+    told = data.draw(lives())
+    told += data.draw(st.lists(st.sampled_from(told), max_size=3))
+    inside = st.sets(st.integers(1, max(1, len(told) - 1)), max_size=6)
+    whole, forgetful = Table(), Table()
+    for start, end in itertools.pairwise([0, *sorted(data.draw(inside)), len(told)]):
+        whole.fold(told[start:end])
+        forgetful.fold(told[start:end])
+        forgetful.forget(data.draw(st.sets(st.sampled_from([EMAIL_ID, OTHER]))))
+    cuts = [cut for cut in sorted(data.draw(inside)) if cut < len(whole.changes)]
+    assert projected(forgetful.changes, cuts) == projected(whole.changes, cuts)
+
+
+def test_no_row_shows_which_states_were_forgotten_whenever_they_were() -> None:
+    settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))(
+        given(st.data())(no_row_shows_what_was_forgotten)
+    )()
+
+
+def the_newer_alone(_: EmailState, after: EmailState) -> EmailState:
+    """As if the state of a change were the whole state."""
+    return after
+
+
+def all_but(name: str) -> Callable[[EmailState, EmailState], EmailState]:
+    """A join that forgets one field of the state before."""
+    return lambda before, after: msgspec.structs.replace(merge(before, after), **{name: getattr(after, name)})
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [the_newer_alone, *(all_but(name) for name in ("request", "settled", "delivered", "bounce", "corrected"))],
+    ids=["the whole", "request", "settled", "delivered", "bounce", "corrected"],
+)
+def test_a_projection_that_does_not_join_is_found_out(
+    broken: Callable[[EmailState, EmailState], EmailState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "merge", broken)
+    search = settings(
+        max_examples=3000,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+    )
+    with pytest.raises(AssertionError):
+        search(given(st.data())(no_row_shows_what_was_forgotten))()
+
+
+# ── What is quiet ───────────────────────────────────────────────────────────────────────────────────
+
+REQUEST = SendRequest(
+    email_id=EMAIL_ID,
+    message_id="m",
+    tenant="t",
+    dialect="fasttrack",
+    brand="1",
+    recipient="a@example.test",
+    recorded_at=NOW,
+)
+ACKED = Acked(email_id=EMAIL_ID, event_id="ack", occurred_at=NOW + 1, recorded_at=NOW + 1, provider="p")
+DELIVERED = event(EventKind.DELIVERED, "d", NOW + 2)
+OPENED = event(EventKind.OPENED, "o", NOW + 2)
+LATER = NOW + 10
+
+
+def told(word: Word, outcome: Outcome = Outcome.DELIVERED, at: int = NOW + 3) -> ConversionResult:
+    return ConversionResult(
+        email_id=EMAIL_ID,
+        event_id=f"c{word}",
+        word=word,
+        outcome=outcome,
+        destination="d",
+        attempt=1,
+        occurred_at=at,
+        recorded_at=at,
+    )
+
+
+def reread(told: DeliveryEvent, at: int) -> DeliveryEvent:
+    """As an event of no meaning."""
+    correction = Correction(revision=1, was=mark_of(told), at=at)
+    return msgspec.structs.replace(told, kind=EventKind.UNKNOWN, corrects=correction)
+
+
+def state_of(*facts: Fact) -> EmailState:
+    state: EmailState = folded(facts, evolve)
+    return state
+
+
+def quiet(*facts: Fact, since: int = LATER) -> bool:
+    return is_quiet(state_of(*facts), since, log_begins=NOW)
+
+
+def test_an_email_whose_story_is_over_is_quiet_when_its_last_news_is_old_enough() -> None:
+    story = (REQUEST, ACKED, DELIVERED, told(Word.DELIVERED))
+    assert [quiet(*story, since=since) for since in (NOW + 3, NOW + 4)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "news",
+    [
+        event(EventKind.OPENED, "again", LATER),
+        event(EventKind.OPENED, "o", LATER, machine="a scanner"),
+        event(EventKind.UNSUBSCRIBED, "u", LATER),
+        event(EventKind.UNKNOWN, "?", LATER),
+        told(Word.CLICK, at=LATER),
+        reread(OPENED, LATER),
+    ],
+    ids=["the same once more", "a machine's", "unsubscribed", "unknown", "a conversion", "a correction"],
+)
+def test_whatever_is_heard_is_news(news: Fact) -> None:
+    story = (REQUEST, ACKED, OPENED, told(Word.OPEN), news)
+    assert [quiet(*story, since=since) for since in (LATER, LATER + 1)] == [False, True]
+
+
+def test_an_email_that_waits_for_dispatch_is_not_quiet_however_long_it_waits() -> None:
+    deferred = Deferred(
+        email_id=EMAIL_ID, event_id="try", occurred_at=NOW, recorded_at=NOW, provider="p", next_attempt_at=NOW
+    )
+    assert not quiet(REQUEST)
+    assert not quiet(REQUEST, deferred)
+    assert not quiet(REQUEST, event(EventKind.UNSUBSCRIBED, "u", NOW))
+    assert quiet(REQUEST, deferred, ACKED)
+    assert quiet(REQUEST, event(EventKind.DEFERRED, "later", NOW), ACKED)
+    assert quiet(deferred), "nobody waits for dispatch of what nobody asked for"
+
+
+def test_an_email_that_somebody_is_owed_a_word_of_is_not_quiet() -> None:
+    assert not quiet(REQUEST, ACKED, DELIVERED)
+    assert not quiet(REQUEST, ACKED, DELIVERED, OPENED, told(Word.DELIVERED))
+    assert not quiet(REQUEST, ACKED, DELIVERED, told(Word.DELIVERED, Outcome.RETRYING))
+    assert quiet(REQUEST, ACKED, DELIVERED, OPENED, told(Word.DELIVERED), told(Word.OPEN, Outcome.REFUSED))
+    assert quiet(REQUEST, ACKED, DELIVERED, told(Word.DELIVERED, Outcome.GIVEN_UP))
+
+
+def test_nobody_is_owed_a_word_by_the_other_dialects_nor_before_the_request_is_known() -> None:
+    assert quiet(msgspec.structs.replace(REQUEST, dialect="freshmail"), ACKED, DELIVERED)
+    assert quiet(DELIVERED, event(EventKind.COMPLAINED, "c", NOW))
+
+
+def test_a_word_that_was_read_wrong_is_owed_no_more() -> None:
+    assert quiet(REQUEST, ACKED, OPENED, reread(OPENED, NOW))
+
+
+@pytest.mark.parametrize("left", [(REQUEST,), (REQUEST, ACKED, DELIVERED)], ids=["to dispatch", "to tell"])
+def test_what_is_older_than_the_log_is_quiet_whatever_is_left_to_do(left: tuple[Fact, ...]) -> None:
+    state = state_of(*left)
+    last = heard_at(state)
+    assert [is_quiet(state, LATER, log_begins) for log_begins in (last, last + 1)] == [False, True]
+    assert not is_quiet(state, since=last, log_begins=last + 1), "who wants to remember for longer than the log may"
+
+
+def test_a_state_of_nothing_is_quiet() -> None:
+    assert is_quiet(EmailState(email_id=EMAIL_ID), LATER, 0)
+
+
+# ── Among stored states ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_quiet_ones_among_stored_states_are_found_by_our_clock() -> None:
+    old, young = (state_of(event(EventKind.OPENED, "o", at)) for at in (NOW - 3 * DAY_MS, NOW - DAY_MS))
+    stored = [(b"old", encode(EMAIL_STATES, old)), (b"young", encode(EMAIL_STATES, young))]
+    assert Forgetter(lambda: NOW, 2)(stored) == [b"old"]
+    assert Forgetter(lambda: NOW, 0.5)(stored) == [b"old", b"young"]
+
+
+def test_a_debt_is_remembered_for_as_long_as_the_log_remembers() -> None:
+    kept = EMAIL_CHANGES.retention_ms
+    debts = {
+        name: encode(EMAIL_STATES, state_of(msgspec.structs.replace(REQUEST, recorded_at=NOW - kept + age)))
+        for name, age in ((b"on the log", 0), (b"expired", -1))
+    }
+    assert Forgetter(lambda: NOW, 2)(list(debts.items())) == [b"expired"]
+
+
+def test_a_state_that_cannot_be_read_stays_where_it_is() -> None:
+    """A newer version's, or our own bug: the fold halts at it, when a fact meets it."""
+    assert Forgetter(lambda: NOW, 1)([(b"k", b"rubbish")]) == []
