@@ -1,6 +1,5 @@
 """Dispatch and emit as processes of their own: killed, frozen, asked to end; nothing lost, repeats with the same id."""
 
-import asyncio
 import signal
 from collections import Counter
 from pathlib import Path
@@ -13,7 +12,7 @@ from pipeline.kafka import append_all
 from pipeline.ports import Entry
 from pipeline.settings import Settings
 from tests.integration.test_emit import destine, owe
-from tests.support.command import process
+from tests.support.command import armed, ends, process
 from tests.support.dispatching import accept, provide
 from tests.support.http_receiver import http_receiver
 from tests.support.seeing import on, rows, until
@@ -33,17 +32,6 @@ MAILS = 40
 def settings(settings: Settings) -> Settings:
     """What a killed role had in hand is free again soon."""
     return settings.model_copy(update={"lease_seconds": 2.0})
-
-
-def armed(point: str, tmp_path: Path) -> dict[str, str]:
-    once = tmp_path / "once"
-    once.touch()
-    return {"MAILFOLD_CRASH_AT": point, "MAILFOLD_CRASH_ONCE": str(once)}
-
-
-async def ends(started: asyncio.subprocess.Process, seconds: float = 30.0) -> int:
-    async with asyncio.timeout(seconds):
-        return await started.wait()
 
 
 @pytest.mark.parametrize("point", ["dispatch.after-250", "dispatch.after-ack"])

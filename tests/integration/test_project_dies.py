@@ -1,6 +1,5 @@
 """The projector as a process: killed between rows and offset, after the commit, frozen, and told to stop."""
 
-import asyncio
 import signal
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from pipeline.bootstrap import runtime
 from pipeline.rebuild import rebuild
 from pipeline.settings import Settings
 from tests.support.changes import lives
-from tests.support.command import process
+from tests.support.command import armed, ends, process
 from tests.support.projecting import caught_up, publish
 from tests.support.seeing import rows, until
 
@@ -21,12 +20,10 @@ async def test_a_projector_that_dies_at_a_crash_point_leaves_nothing_torn(
     settings: Settings, tmp_path: Path, point: str
 ) -> None:
     log = lives(21, 60)
-    once = tmp_path / "once"
-    once.touch()
     async with runtime(settings) as rt:
-        async with process(settings, "project", MAILFOLD_CRASH_AT=point, MAILFOLD_CRASH_ONCE=str(once)) as dying:
+        async with process(settings, "project", **armed(point, tmp_path)) as dying:
             await publish(rt, log.changes)
-            assert await asyncio.wait_for(dying.wait(), 30) == 137
+            assert await ends(dying) == 137
         async with process(settings, "project"):
             await until(lambda: caught_up(rt), 40)
         compared = await rebuild(rt, lambda _done, _total: None, check=True)
@@ -58,5 +55,5 @@ async def test_sigterm_ends_it_soon_and_without_complaint(settings: Settings) ->
         await until(lambda: caught_up(rt), 40)
         began = time.monotonic()
         projector.terminate()
-        assert await asyncio.wait_for(projector.wait(), 10) == 0
+        assert await ends(projector, 10) == 0
         assert time.monotonic() - began < 10

@@ -16,7 +16,7 @@ from pipeline.routing.choice import Route
 from pipeline.routing.ways import get_way, set_routes
 from pipeline.settings import Settings
 from tests.conftest import SECRET
-from tests.integration.test_outbox_processes import armed, ends, process
+from tests.support.command import armed, ends, process
 from tests.support.dispatching import accept, dispatching
 from tests.support.seeing import on, rows, until
 from tests.support.smtp_receiver import Receiver, smtp_receiver
@@ -29,6 +29,12 @@ FAST = {"dispatch_schedule": (0.1, 0.1, 0.1, 0.1), "smtp_timeout": 3.0}
 @pytest.fixture
 def quick(settings: Settings) -> Settings:
     return settings.model_copy(update=FAST)
+
+
+@pytest.fixture
+def short(settings: Settings) -> Settings:
+    """What a killed dispatcher had in hand is free again soon."""
+    return settings.model_copy(update={"lease_seconds": 2.0})
 
 
 @contextlib.asynccontextmanager
@@ -169,18 +175,18 @@ async def test_silence_before_there_was_a_choice_is_remembered_too(quick: Settin
 
 
 async def test_an_email_in_the_hands_of_a_dispatcher_that_was_killed_never_reaches_the_other_provider(
-    settings: Settings, tmp_path: Path
+    short: Settings, tmp_path: Path
 ) -> None:
-    async with two() as (one, other), runtime(settings) as rt:
+    async with two() as (one, other), runtime(short) as rt:
         await route(rt, one.port, other.port)
         await accept(rt, *[f"user{number}@example.com" for number in range(40)])
-        async with process(settings, "dispatch", **armed("dispatch.after-250", tmp_path)) as first:
+        async with process(short, "dispatch", **armed("dispatch.after-250", tmp_path)) as first:
             assert await ends(first) == 137
         had, has_not = (one, other) if one.mails else (other, one)
         taken = {mail.recipient for mail in had.mails}
         assert taken, "it was taken, and nobody knows"
         await weigh(rt, *((1e-9, 1) if had is one else (1, 1e-9)))
-        async with process(settings, "dispatch"):
+        async with process(short, "dispatch"):
             await until(lambda: sent(rt, 40), 40)
     assert not taken & {mail.recipient for mail in has_not.mails}
     both = [{mail.recipient for mail in receiver.mails} for receiver in (one, other)]
@@ -189,19 +195,19 @@ async def test_an_email_in_the_hands_of_a_dispatcher_that_was_killed_never_reach
 
 
 async def test_an_email_frozen_in_the_hands_of_one_dispatcher_waits_for_its_provider_though_that_is_down(
-    settings: Settings,
+    short: Settings,
 ) -> None:
-    async with two() as (one, other), runtime(settings) as rt:
+    async with two() as (one, other), runtime(short) as rt:
         one.slow["anna@example.com"] = 60
         await route(rt, one.port, other.port, (1, 1e-9))
         await accept(rt, "anna@example.com")
-        async with process(settings, "dispatch") as killed:
+        async with process(short, "dispatch") as killed:
             await until(lambda: one.asked == 1, 40)
             await until(lambda: _remembered(rt, "one"))
             os.kill(killed.pid, signal.SIGKILL)
             await ends(killed)
         await Store(rt.pool, "provider", Limits(1, 1, 10)).pause("one", "down")
-        async with process(settings, "dispatch"):
+        async with process(short, "dispatch"):
             await until(lambda: _waits(rt), 40)
             await accept(rt, "bert@example.com")
             await until(lambda: bool(other.mails), 40)

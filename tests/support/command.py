@@ -129,6 +129,19 @@ async def up(folder: Path, **env: str) -> AsyncIterator[Up]:
         await process.wait()
 
 
+def armed(point: str, folder: Path) -> dict[str, str]:
+    """What lets a process die at this point, once."""
+    once = folder / "once"
+    once.touch()
+    return {"MAILFOLD_CRASH_AT": point, "MAILFOLD_CRASH_ONCE": str(once)}
+
+
+async def ends(started: asyncio.subprocess.Process, patience: float = 30.0) -> int:
+    """Its exit code, once it has ended."""
+    async with asyncio.timeout(patience):
+        return await started.wait()
+
+
 async def gone(pids: list[int], patience: float = 15.0) -> None:
     """Until none of these processes is there."""
     deadline = asyncio.get_running_loop().time() + patience
