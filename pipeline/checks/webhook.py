@@ -15,6 +15,7 @@ import msgspec
 from pipeline import roundtrip
 from pipeline.admin import Provider
 from pipeline.checks.finding import Finding, note, right, wrong
+from pipeline.checks.keys import malformed
 from pipeline.checks.signing import SIGN, UNSIGNED, Occasion, Signed
 from pipeline.database import Pool
 from pipeline.errors import NotFound
@@ -55,6 +56,8 @@ async def check(row: Provider, pool: Pool, settings: Settings) -> AsyncIterator[
         yield finding
     if not row.webhook_keys:
         yield wrong("no webhook key is set: the gateway answers 503", f"mailfold providers rotate {row.provider}")
+    for finding in _unreadable(row):
+        yield finding
     async for finding in _round_trip(row, url, settings.secret.get_secret_value()):
         yield finding
     for finding in await _heard(row, pool):
@@ -72,6 +75,14 @@ def _reachable(kind: str, url: str) -> list[Finding]:
     return []
 
 
+def _unreadable(row: Provider) -> list[Finding]:
+    """Keys that verify nothing, from before they were looked at."""
+    looked_at = [(number, malformed(row.kind, key)) for number, key in enumerate(row.webhook_keys, 1)]
+    todo = f"give the right one: `mailfold providers {'add' if row.kind == 'ses' else 'rotate'} {row.provider}`"
+    count = len(looked_at)
+    return [wrong(f"key {number} of {count} can verify nothing: {why}", todo) for number, why in looked_at if why]
+
+
 async def _round_trip(row: Provider, url: str, secret: str) -> AsyncIterator[Finding]:
     sign = SIGN.get(row.kind)
     if sign is None or not row.webhook_keys:
@@ -79,6 +90,8 @@ async def _round_trip(row: Provider, url: str, secret: str) -> AsyncIterator[Fin
         yield _unsigned(row, answered) if answered.ours and answered.status in (401, 403, 503) else _lost(row, answered)
         return
     for number, key in enumerate(row.webhook_keys, 1):
+        if malformed(row.kind, key):
+            continue
         signed = sign(key, Occasion(url, int(time.time()), secrets.token_hex(25)))
         yield _judged(row, f"key {number} of {len(row.webhook_keys)}", await _post(row.provider, url, signed, secret))
 

@@ -3,21 +3,19 @@
 https://docs.postalserver.io/developer/webhooks
 """
 
-import base64
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256
-from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from pipeline.bounces import codes
 from pipeline.errors import Forged, Unrecognised
 from pipeline.hearing import proof, times, words
 from pipeline.hearing.adapter import UNCORRELATED, Context, Incoming
 from pipeline.hearing.fields import Fields, embedded
+from pipeline.hearing.keys import readable, rsa_key
 from pipeline.hearing.privacy import hide_all, hider, native_strictly
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
@@ -45,15 +43,16 @@ _VERBATIM: Final = frozenset({"url", "message_id"})
 
 
 def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
-    """Raise Forged unless the body was signed by the holder of one of ``keys`` (base64 DER or PEM).
+    """Raise Forged unless the body was signed by the holder of one of ``keys``.
 
-    RSA (PKCS#1 v1.5) with SHA-256; Postal before version 3 has SHA-1 only. No time is signed, so nothing gets
-    stale; each event has an id, so that a repeat changes nothing.
+    RSA (PKCS#1 v1.5) with SHA-256; Postal before version 3 has SHA-1 only. A key is base64 DER, as
+    `postal default-dkim-record` shows it after `p=`, or PEM. No time is signed, so nothing gets stale; each event has
+    an id, so that a repeat changes nothing.
     """
     new = incoming.headers.get(SIGNATURE_HEADER.lower(), "")
     signature = proof.from_base64(new or proof.header(incoming, OLD_SIGNATURE_HEADER))
     algorithm = SHA256() if new else SHA1()  # noqa: S303 - a second preimage of SHA-1 is out of anybody's reach
-    if not any(_signed_by(_key(key), signature, incoming.body, algorithm) for key in keys):
+    if not any(_signed_by(key, signature, incoming.body, algorithm) for key in readable(rsa_key, keys)):
         raise Forged("the webhook's signature is not its provider's")
 
 
@@ -100,19 +99,6 @@ def _signed_by(key: rsa.RSAPublicKey, signature: bytes, body: bytes, algorithm: 
     except InvalidSignature:
         return False
     return True
-
-
-@functools.lru_cache(maxsize=64)
-def _key(public_key: str) -> rsa.RSAPublicKey:
-    """As `postal default-dkim-record` shows it after `p=`, or with PEM's lines around it."""
-    try:
-        lines = [line for line in public_key.split("\n") if "-----" not in line]
-        key = load_der_public_key(base64.b64decode("".join("".join(lines).split()), validate=True))
-    except (ValueError, UnsupportedAlgorithm):
-        raise Forged("the provider's webhook key is not a base64 DER public key") from None
-    if not isinstance(key, rsa.RSAPublicKey):
-        raise Forged("the provider's webhook key is not an RSA key")
-    return key
 
 
 def _kind(name: str, details: str, code: int) -> EventKind:

@@ -3,20 +3,18 @@
 https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/event
 """
 
-import base64
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from pipeline.errors import Forged, Unrecognised
 from pipeline.hearing import proof, times, words
 from pipeline.hearing.adapter import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
 from pipeline.hearing.fields import Fields, split_array
+from pipeline.hearing.keys import p256, readable
 from pipeline.hearing.privacy import hide_all, hider, native_fields
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
@@ -62,12 +60,12 @@ def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int)
     """Raise Forged unless the body was signed by the holder of one of ``keys``, at most ``max_age_s`` ago.
 
     ECDSA over P-256 with SHA-256 of the timestamp header's bytes followed by the raw body; a key
-    is base64 DER, as SendGrid's settings page shows it.
+    is base64 DER, as SendGrid's settings page shows it, or PEM.
     https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/getting-started-event-webhook-security-features
     """
     signature, timestamp = proof.header(incoming, SIGNATURE_HEADER), proof.header(incoming, TIMESTAMP_HEADER)
     raw, signed = proof.from_base64(signature), timestamp.encode("latin-1", "replace") + incoming.body
-    if not any(_signed_by(_key(key), raw, signed) for key in keys):
+    if not any(_signed_by(key, raw, signed) for key in readable(p256, keys)):
         raise Forged("the webhook's signature is not its provider's")
     proof.require_fresh(timestamp, now_ms, max_age_s)
 
@@ -112,17 +110,6 @@ def _signed_by(key: ec.EllipticCurvePublicKey, signature: bytes, signed: bytes) 
     except InvalidSignature:
         return False
     return True
-
-
-@functools.lru_cache(maxsize=64)
-def _key(public_key: str) -> ec.EllipticCurvePublicKey:
-    try:
-        key = load_der_public_key(base64.b64decode("".join(public_key.split()), validate=True))
-    except (ValueError, UnsupportedAlgorithm):
-        raise Forged("the provider's webhook key is not a base64 DER public key") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise Forged("the provider's webhook key is not a P-256 key")
-    return key
 
 
 def _email_id(fields: Fields, context: Context) -> EmailId:

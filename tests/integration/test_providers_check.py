@@ -109,6 +109,9 @@ async def test_what_is_wrong_with_a_webhook_is_named(settings: Settings) -> None
         assert "nobody answers at the URL" in wrong(await looked_at(world, row, public_url="http://127.0.0.1:1"))
         # A page that says 200 to everything is no gateway of ours.
         assert "something else answers" in wrong(await looked_at(world, row, public_url=other))
+        strange = admin.Provider("ours", "127.0.0.1", kind="sendgrid", webhook_keys=(key("postal").entered,))
+        await add(world, strange)
+        assert "key 1 of 1 can verify nothing: the webhook key is not a P-256" in wrong(await looked_at(world, strange))
         password = admin.Provider("mine", "127.0.0.1", kind="postmark", webhook_keys=("a:b",))
         assert "that is no https" in wrong(await looked_at(world, password, public_url="http://mail.example:1"))
 

@@ -1,0 +1,135 @@
+"""Webhook keys as people enter them: with what the check takes the adapter verifies, with what it names nobody does."""
+
+import base64
+import hmac
+import re
+import string
+import textwrap
+from collections.abc import Callable, Mapping
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_public_key,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.checks.keys import malformed
+from pipeline.checks.signing import SIGN, Occasion
+from pipeline.errors import Forged
+from pipeline.hearing.adapter import Incoming
+from pipeline.providers.registry import ADAPTERS
+from tests.support.webhooks import signed
+
+BODY = b"[]"
+NOW_S = 1_700_000_000
+URL = "https://mail.example/webhooks/ours"
+NAMES = {"sendgrid": "P-256", "postal": "RSA", "resend": "whsec_"}
+
+
+def verify(kind: str, headers: Mapping[str, str], body: bytes, *keys: str) -> None:
+    incoming = Incoming(headers={name.lower(): value for name, value in headers.items()}, body=body, url=URL)
+    ADAPTERS[kind].verify(incoming, keys, NOW_S * 1000, 60)
+
+
+def pem(entered: str) -> str:
+    key = load_der_public_key(base64.b64decode(entered))
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+FORMS: dict[str, Callable[[str], str]] = {
+    "base64": lambda key: key,
+    "base64 in lines": lambda key: "\n  ".join(textwrap.wrap(key, 40)) + "\r\n",
+    "PEM": pem,
+    "PEM from Windows": lambda key: pem(key).replace("\n", "\r\n"),
+    "PEM on one line": lambda key: pem(key).replace("\n", " "),
+    "PEM run together": lambda key: pem(key).replace("\n", ""),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["sendgrid", "postal"])
+def test_a_public_key_is_taken_in_each_form_that_it_is_pasted_in(kind: str, form: str) -> None:
+    request = signed(kind, BODY, now_s=NOW_S)
+    entered = FORMS[form](request.key)
+    assert malformed(kind, entered) == ""
+    verify(kind, request.headers, BODY, entered)
+
+
+def public(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey) -> str:
+    return base64.b64encode(key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode()
+
+
+def private(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> str:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+P256, RSA = ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(public_exponent=65537, key_size=2048)
+STRANGE = {
+    "P-384": public(ec.generate_private_key(ec.SECP384R1())),
+    "P-384 as PEM": pem(public(ec.generate_private_key(ec.SECP384R1()))),
+    "Bitcoin's curve": public(ec.generate_private_key(ec.SECP256K1())),
+    "Ed25519": public(ed25519.Ed25519PrivateKey.generate()),
+    "half a P-256": public(P256)[:60],
+    "half an RSA": public(RSA)[:60],
+    "a private P-256": private(P256),
+    "a private RSA": private(RSA),
+    "PEM around nothing": "-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----",
+    "no key": "hello",
+    "no ASCII": "ключ",
+    "an empty secret": "whsec_",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        *((kind, name) for kind in ("sendgrid", "postal") for name in STRANGE),
+        *(("resend", name) for name in ("PEM around nothing", "no key", "no ASCII", "an empty secret")),
+    ],
+)
+def test_a_key_that_can_verify_nothing_is_named_alike_by_the_check_and_to_who_signs(kind: str, name: str) -> None:
+    request = signed(kind, BODY, now_s=NOW_S)
+    why = malformed(kind, STRANGE[name])
+    assert NAMES[kind] in why
+    with pytest.raises(Forged, match=re.escape(why)):
+        verify(kind, request.headers, BODY, STRANGE[name])
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_broken_key_keeps_none_beside_it_from_counting(kind: str) -> None:
+    request = signed(kind, BODY, now_s=NOW_S)
+    verify(kind, request.headers, BODY, STRANGE["no ASCII"], request.key)
+    verify(kind, request.headers, BODY, request.key, STRANGE["no ASCII"])
+
+
+def test_no_empty_secret_is_anybody_s_to_sign_with() -> None:
+    forged = base64.b64encode(hmac.digest(b"", f"n.{NOW_S}.".encode() + BODY, "sha256")).decode()
+    headers = {"svix-id": "n", "svix-timestamp": str(NOW_S), "svix-signature": f"v1,{forged}"}
+    for key in ("whsec_", ""):
+        with pytest.raises(Forged):
+            verify("resend", headers, BODY, key)
+
+
+spaces = st.sampled_from(["", "", "", " ", "\n", "\u00a0"])
+entered = st.one_of(
+    st.text(max_size=20),
+    st.text(string.ascii_letters + string.digits + "-_.~+/=", max_size=20),
+    st.tuples(st.text(max_size=8), st.text(max_size=8)).map(":".join),
+    st.binary(max_size=12).map(lambda secret: "whsec_" + base64.b64encode(secret).decode()),
+)
+
+
+@given(st.sampled_from(sorted(SIGN)), st.tuples(spaces, entered, spaces).map("".join))
+def test_with_what_the_check_takes_the_adapter_verifies(kind: str, key: str) -> None:
+    if malformed(kind, key):
+        return
+    request = SIGN[kind](key, Occasion(URL, NOW_S, "nonce", BODY))
+    # As HTTP carries it: RFC 9110 §5.5.
+    assert all(value.isascii() and value.isprintable() and value == value.strip() for value in request.headers.values())
+    verify(kind, request.headers, request.body, key)
