@@ -88,6 +88,12 @@ def as_email_id(text: str) -> EmailId | None:
         return None
 
 
+def split_object(body: bytes) -> list[bytes]:
+    """The one event that a request is, as JSON object. Raises Unrecognised."""
+    Fields.read(body)
+    return [body]
+
+
 def split_array(body: bytes) -> list[bytes]:
     """The events of a JSON array. Raises Unrecognised."""
     try:
@@ -98,10 +104,7 @@ def split_array(body: bytes) -> list[bytes]:
 
 def split_events(body: bytes) -> list[bytes]:
     """The events of a JSON array, or the one that came without an array around it. Raises Unrecognised."""
-    if not body.lstrip().startswith(b"{"):
-        return split_array(body)
-    Fields.read(body)
-    return [body]
+    return (split_object if body.lstrip().startswith(b"{") else split_array)(body)
 
 
 def embedded(*texts: str) -> EmailId | None:

@@ -9,7 +9,7 @@ from typing import Final
 from pipeline.errors import Forged, Unrecognised
 from pipeline.hearing import proof, times, words
 from pipeline.hearing.adapter import UNCORRELATED, Context, Incoming
-from pipeline.hearing.fields import Fields, embedded
+from pipeline.hearing.fields import Fields, embedded, split_object
 from pipeline.hearing.privacy import hide_all, hider, native_strictly
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
@@ -74,8 +74,7 @@ def greets(incoming: Incoming) -> bool:
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
     """One request, one event. Raises Unrecognised."""
-    Fields.read(body)
-    return [body]
+    return split_object(body)
 
 
 def normalize(event: bytes, context: Context) -> DeliveryEvent:

@@ -14,7 +14,7 @@ from pipeline.bounces import codes
 from pipeline.errors import Forged, Unrecognised
 from pipeline.hearing import proof, times, words
 from pipeline.hearing.adapter import UNCORRELATED, Context, Incoming
-from pipeline.hearing.fields import Fields, embedded
+from pipeline.hearing.fields import Fields, embedded, split_object
 from pipeline.hearing.keys import readable, rsa_key
 from pipeline.hearing.privacy import hide_all, hider, native_strictly
 from topics import ids
@@ -58,8 +58,7 @@ def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int)
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
     """One request, one event. Raises Unrecognised."""
-    Fields.read(body)
-    return [body]
+    return split_object(body)
 
 
 def normalize(event: bytes, context: Context) -> DeliveryEvent:

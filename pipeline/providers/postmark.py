@@ -9,7 +9,7 @@ from typing import Final
 from pipeline.errors import Unrecognised
 from pipeline.hearing import proof, times, words
 from pipeline.hearing.adapter import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
-from pipeline.hearing.fields import Fields
+from pipeline.hearing.fields import Fields, split_object
 from pipeline.hearing.privacy import hide_all, hider, native_strictly
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
@@ -72,9 +72,8 @@ def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int)
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
-    """A request is an event. Raises Unrecognised."""
-    Fields.read(body)
-    return [body]
+    """One request, one event. Raises Unrecognised."""
+    return split_object(body)
 
 
 def normalize(event: bytes, context: Context) -> DeliveryEvent:

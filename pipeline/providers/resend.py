@@ -9,7 +9,7 @@ from typing import Final
 from pipeline.errors import Forged, Unrecognised
 from pipeline.hearing import proof, times, words
 from pipeline.hearing.adapter import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
-from pipeline.hearing.fields import Fields
+from pipeline.hearing.fields import Fields, split_object
 from pipeline.hearing.keys import readable, svix_secret
 from pipeline.hearing.privacy import ADDRESS, hide_all, hider, native_strictly
 from topics import ids
@@ -65,8 +65,7 @@ def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int)
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
     """One request, one event. Raises Unrecognised."""
-    Fields.read(body)
-    return [body]
+    return split_object(body)
 
 
 def normalize(event: bytes, context: Context) -> DeliveryEvent:
