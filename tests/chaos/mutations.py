@@ -34,8 +34,9 @@ STREAMING = (
         (
             Patch(
                 OUTLET,
-                "        sent = _write(self._producer, self._settings, writes)\n        added = self._add(offsets)\n",
-                "        await self._add(offsets)\n"
+                "        sent = _write(self._producer, self._settings, writes)\n"
+                "        added = self._producer.send_offsets_to_transaction(dict(offsets), self._group)\n",
+                "        await self._producer.send_offsets_to_transaction(dict(offsets), self._group)\n"
                 "        await self._producer.commit_transaction()\n"
                 "        await self._producer.begin_transaction()\n"
                 "        sent = _write(self._producer, self._settings, writes)\n"
@@ -73,6 +74,17 @@ STREAMING = (
         (
             Patch(FLOW, '"mode.CrashingSupervisor"', '"mode.OneForOneSupervisor"'),
             Patch(TRANSPORT, "        if span.start != self._position[tp]:\n", "        if span.start is None:\n"),
+        ),
+        # What the log didn't confirm in time lies in the producer's memory and goes out by and by, whatever became of the
+        # agent. So an agent that crashes over something else, one time in ten; a worker that ends with it loses nothing.
+        (
+            Patch(
+                TOPOLOGY,
+                "            await flow.outlet.append(normalizer(run.stretch()))\n",
+                "            if __import__('random').random() < 0.1:\n"
+                '                raise LookupError("on purpose")\n'
+                "            await flow.outlet.append(normalizer(run.stretch()))\n",
+            ),
         ),
     ),
 )
