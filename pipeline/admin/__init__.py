@@ -6,7 +6,6 @@ from pipeline.admin.brands import (
     Destination,
     add_brand,
     add_destination,
-    get_brand,
     get_destination,
 )
 from pipeline.admin.providers import (
@@ -40,7 +39,6 @@ __all__ = [
     "add_provider",
     "add_tenant",
     "end_old_webhook_keys",
-    "get_brand",
     "get_destination",
     "get_provider",
     "key_hash",

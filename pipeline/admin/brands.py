@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 
 from pipeline.admin.asking import one, write
 from pipeline.database import Pool
-from pipeline.errors import NotFound
 from pipeline.signing import seal, unseal
 
 
@@ -41,14 +40,6 @@ async def add_brand(pool: Pool, brand: Brand) -> None:
     """Add a brand or change it."""
     values = (brand.unknown_policy, brand.unsubscribe, brand.trap_link, brand.sender_address, brand.sender_name)
     await write(pool, "add_brand", brand.tenant, brand.brand, brand.provider, *values)
-
-
-async def get_brand(pool: Pool, tenant: str, brand: str) -> Brand:
-    """The brand's row, else the tenant's ``*``. Raises NotFound."""
-    row = await one(pool, "brand", tenant, brand)
-    if row is None:
-        raise NotFound(f"tenant {tenant} has no brand {brand} and no brand *; `mailfold brands add` makes one")
-    return Brand(*row)
 
 
 async def add_destination(pool: Pool, destination: Destination, secret: str) -> None:

@@ -80,12 +80,6 @@ select b.tenant, b.brand,
     case when b.dkim_key_sealed is null then '' else b.dkim_selector || '._domainkey.' || b.dkim_domain end
 from admin.brands b order by 1, 2
 
--- name: brand
--- The brand's own row, else the tenant's '*'.
-select tenant, brand, provider, unknown_policy, unsubscribe, trap_link, sender_address, sender_name
-from admin.brands
-where tenant = %s and brand in (%s, '*') order by brand = '*' limit 1
-
 -- name: add_destination
 insert into admin.destinations (tenant, brand, url, key_sealed, user_id_integer) values (%s, %s, %s, %s, %s)
 on conflict (tenant, brand) do update set

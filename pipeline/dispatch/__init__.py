@@ -7,7 +7,6 @@ them tells events of their emails by what the acks say (:mod:`pipeline.correlate
 import asyncio
 import contextlib
 
-from pipeline import admin
 from pipeline.bootstrap import Runtime
 from pipeline.carriers.fleet import Fleet
 from pipeline.correlate.loop import correlate
@@ -17,6 +16,7 @@ from pipeline.dispatch.intake import take_in
 from pipeline.errors import NotFound
 from pipeline.outbox.engine import Engine
 from pipeline.outbox.store import Limits, Store
+from pipeline.routing.ways import get_way
 
 QUEUE = "dispatch"
 
@@ -48,8 +48,9 @@ async def run(rt: Runtime) -> None:
 
 async def _resume(rt: Runtime, store: Store) -> None:
     """Lanes that waited for a provider go on when their brand has got one."""
+    secret = rt.settings.secret.get_secret_value()
     for lane in await store.paused_for(NO_PROVIDER):
         tenant, _, brand = lane.partition("/")
         with contextlib.suppress(NotFound):
-            await admin.get_brand(rt.pool, tenant, brand)
+            await get_way(rt.pool, tenant, brand, secret)
             await store.resume([lane])
