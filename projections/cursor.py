@@ -1,27 +1,21 @@
 """Where a client is in a listing in, an opaque signed text out, and back. Pure: signing comes in from outside.
 
 A cursor carries the whole question, so that `Next` alone goes on where it was; what is asked beside
-it must agree. The tag is bound to the tenant: another's cursor is as good as a forged one. No
-address is in it.
+it must agree. No address is in it.
 """
 
-import base64
 import hashlib
-from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from projections.history import Filter, Position, Query
+from projections.opaque import Opaque, Strange, Tag, Verify
 from topics.readings import ListedState
 from topics.record import EmailId, Millis
 
-Tag = Callable[[bytes], bytes]
-Verify = Callable[[bytes, bytes], bool]
-
-TAG_BYTES: Final = 16
 LONGEST: Final = 1000
-"""Characters; ours have about 150. Nobody gets to make us decode megabytes."""
+"""Characters; ours have about 150."""
 
 
 class BadCursor(ValueError):
@@ -46,8 +40,7 @@ class _Inside(msgspec.Struct, array_like=True, frozen=True):
     recipient: str
 
 
-_ENCODE: Final = msgspec.msgpack.Encoder().encode
-_DECODE: Final = msgspec.msgpack.Decoder(_Inside).decode
+_CURSORS: Final = Opaque(b"cursor", _Inside, LONGEST)
 
 
 def write(tag: Tag, query: Query, after: int | None, behind: Position) -> str:
@@ -63,13 +56,15 @@ def write(tag: Tag, query: Query, after: int | None, behind: Position) -> str:
         asked.listed,
         _digest(asked.recipient),
     )
-    payload = _ENCODE(inside)
-    return base64.urlsafe_b64encode(tag(_bound(query.tenant, payload)) + payload).decode().rstrip("=")
+    return _CURSORS.write(tag, query.tenant, inside)
 
 
 def read(verify: Verify, tenant: str, text: str, given: Given) -> tuple[Query, int | None]:
     """The page that a cursor asks for and the `After` it began with. Raises BadCursor."""
-    inside = _inside(verify, tenant, text)
+    try:
+        inside = _CURSORS.read(verify, tenant, text)
+    except Strange as error:
+        raise BadCursor(f"Next is {error}") from None
     asked = given.filter
     if _digest(asked.recipient) != inside.recipient:
         raise BadCursor("Next belongs to another Email's listing; send the same Email with it")
@@ -83,27 +78,6 @@ def read(verify: Verify, tenant: str, text: str, given: Given) -> tuple[Query, i
     behind = Position(inside.sent_at, inside.email_id)
     then = Filter(brand_uuid=inside.brand_uuid, listed=inside.listed, recipient=asked.recipient)
     return Query(tenant=tenant, filter=then, as_of=inside.as_of, behind=behind), inside.after
-
-
-def _inside(verify: Verify, tenant: str, text: str) -> _Inside:
-    if len(text) > LONGEST:
-        raise BadCursor("Next is too long to be a cursor of ours")
-    try:
-        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except ValueError:
-        raise BadCursor("Next is not a cursor of ours") from None
-    tag, payload = raw[:TAG_BYTES], raw[TAG_BYTES:]
-    if not verify(_bound(tenant, payload), tag):
-        raise BadCursor("Next is not a cursor of ours, or was given to another tenant")
-    try:
-        return _DECODE(payload)
-    except msgspec.MsgspecError:
-        raise BadCursor("Next was given by another version of this service; begin again without it") from None
-
-
-def _bound(tenant: str, payload: bytes) -> bytes:
-    # A tenant's name has no NUL, so the two can't run together.
-    return b"cursor\x00" + tenant.encode() + b"\x00" + payload
 
 
 def _digest(recipient: str) -> str:
