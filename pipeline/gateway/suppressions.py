@@ -91,7 +91,7 @@ _OfAddress = Annotated[
     str | None, Query(alias="address", min_length=1, max_length=320, description="Only this address, or its hash.")
 ]
 _Limit = Annotated[int, Query(ge=1, le=PAGE_MAX, description="At most so many on a page.")]
-_Next = Annotated[str, Query(alias="next", max_length=2000, description="`next` of the page before.")]
+_Next = Annotated[str, Query(alias="next", max_length=cursor.LONGEST, description="`next` of the page before.")]
 
 
 def router(world: World) -> APIRouter:

@@ -12,8 +12,8 @@ from projections.opaque import Opaque, Strange, Tag, Verify
 from projections.suppressions import Asked, Place
 from topics.suppressions import Reason
 
-LONGEST: Final = 2000
-"""Characters: two brands of up to 200 each, of up to four bytes."""
+LONGEST: Final = 2300
+"""Characters: two brands of 200 characters may have 1600 bytes."""
 
 
 class _Inside(msgspec.Struct, array_like=True, frozen=True):

@@ -6,13 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.errors import Refused
 from pipeline.signing import Signer
+from pipeline.suppressions import cursor as of_suppressions
+from pipeline.suppressions.deciding import BRAND_MAX
 from projections import cursor
 from projections.cursor import BadCursor, Given
 from projections.history import Filter, Position, Query, point_in_time
+from projections.suppressions import Asked, Place
 from tests.conftest import SECRET
 from tests.support.changes import identified
 from topics.readings import ListedState
+from topics.suppressions import Reason
 
 SIGNER = Signer(SECRET, "cursor")
 ASKED = Filter(brand_uuid="7b1c1c0a-52b3-5d56-9f6e-0a3f1f4a7c02", listed=ListedState.BOUNCED)
@@ -87,6 +92,20 @@ def test_no_text_at_all_makes_it_stumble(text: str) -> None:
 def test_a_cursor_of_megabytes_is_not_even_looked_at() -> None:
     with pytest.raises(BadCursor, match="too long"):
         read("A" * 1_000_000, Given(filter=ASKED))
+
+
+def test_a_listing_of_suppressions_goes_on_for_the_longest_brand() -> None:
+    brand = "\U0001f4e7" * BRAND_MAX
+    asked, behind = Asked(tenant="acme", brand=brand, reason=max(Reason, key=len)), Place(bytes(32), brand)
+    text = of_suppressions.write(SIGNER.tag, asked, behind)
+    assert of_suppressions.read(SIGNER.verify, text, asked).behind == behind
+    with pytest.raises(Refused, match="another tenant"):
+        of_suppressions.read(SIGNER.verify, text, Asked(tenant="other"))
+
+
+def test_a_cursor_of_one_listing_is_none_of_another() -> None:
+    with pytest.raises(Refused, match="not a cursor of ours"):
+        of_suppressions.read(SIGNER.verify, written(), Asked(tenant="acme"))
 
 
 def test_after_names_a_whole_second_and_nothing_that_is_not_projected_yet() -> None:
