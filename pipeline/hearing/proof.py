@@ -56,6 +56,12 @@ def from_base64(text: str) -> bytes:
         raise Forged("the signature is not base64") from None
 
 
+def require_signed_body(incoming: Incoming, name: str, keys: Sequence[str]) -> None:
+    """The body's HMAC-SHA256, hexadecimal, in the header of this name, by one of ``keys``. Raises Forged."""
+    if not equal_to_any(from_hex(header(incoming, name)), hmac_sha256(keys, incoming.body)):
+        raise Forged("the webhook's signature is not its provider's")
+
+
 def require_basic(incoming: Incoming, keys: Sequence[str]) -> None:
     """HTTP Basic (RFC 7617); each key is ``user:password``. Raises NotLoggedIn."""
     scheme, _, given = incoming.headers.get("authorization", "").partition(" ")
