@@ -23,6 +23,10 @@ from topics.registry import EMAIL_CHANGES, EMAIL_STATES, MAX_RECORD_BYTES, Topic
 from topics.states import EmailState
 
 ROLE: Final = "fold"
+KEY_BYTES: Final = 1_000
+DEAD_BYTES: Final = MAX_RECORD_BYTES - 10_000
+"""What is kept of a dead record: its letter must fit in a record, too, and who wrote it may have been allowed more (or
+compressed it). One that can't be written would stop its partition for ever."""
 SLICE: Final = 1000
 """Records that are decoded, folded and encoded before the next ones are: what one step makes still lies in the
 processor's cache when the next step needs it. Through a whole run of 4 MB each step would wait for the memory."""
@@ -190,13 +194,16 @@ class _Fold(msgspec.Struct, frozen=True):
 def dead_letter(
     found: Found, now: Millis, reason: str, error: str, *, role: str, value: bytes | None = None
 ) -> DeadLetter:
-    """A record that goes no further, with its place, and why."""
+    """A record that goes no further, with its place, and why; of one that fits in no record of ours the beginning."""
+    told = found.value if value is None else value
+    if told is not None and len(told) > DEAD_BYTES:
+        told, error = told[:DEAD_BYTES], f"the first {DEAD_BYTES} of {len(told)} bytes; {error}"
     return DeadLetter(
         source=found.place,
         recorded_at=now,
         reason=reason,
         error=error[:1000],
         role=role,
-        key=found.key,
-        value=found.value if value is None else value,
+        key=found.key and found.key[:KEY_BYTES],
+        value=told,
     )

@@ -12,7 +12,7 @@ from pipeline.hearing.adapter import UNCORRELATED, Adapter, Context, Proofs
 from pipeline.hearing.parts import events_of
 from pipeline.ports import Entry
 from pipeline.providers.registry import adapter
-from topics.codec import Undecodable, decode
+from topics.codec import Undecodable, decode, encode
 from topics.dead_letters import DeadLetter
 from topics.events import DeliveryEvent
 from topics.record import Millis
@@ -72,4 +72,11 @@ def _event(raw: bytes, reader: Adapter, context: Context) -> DeliveryEvent:
     event = reader.normalize(raw, context)
     if event.email_id == UNCORRELATED and not match_key(event.provider_message_id):
         raise Uncorrelated("it names neither an email of ours nor its provider's message")
-    return humans.label(event)
+    return _fitting(humans.label(event), len(raw))
+
+
+def _fitting(event: DeliveryEvent, size: int) -> DeliveryEvent:
+    """Words lie in it twice, the provider's and ours, and `[address]` is longer than many: it may have grown."""
+    if size > MAX_RECORD_BYTES // 10 and (told := len(encode(DELIVERY_EVENTS, event))) > MAX_RECORD_BYTES:
+        raise Unrecognised(f"an event that takes {told} bytes")
+    return event

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from aiokafka import AIOKafkaProducer
 
+from pipeline.folding import DEAD_BYTES
 from pipeline.kafka import append_all, kafka_log
 from pipeline.ports import Entry
 from pipeline.settings import Settings
@@ -17,7 +19,7 @@ from tests.support.seeing import on, until
 from tests.support.worker import NOW, Worker, append_raw, assert_folded, committed_something, dead_letters, feed, lives
 from topics.events import DeliveryEvent, EventKind
 from topics.record import EmailId
-from topics.registry import DELIVERY_EVENTS, PROVIDER_ACKS, PROVIDER_WEBHOOKS, SEND_REQUESTS
+from topics.registry import DELIVERY_EVENTS, PROVIDER_ACKS, PROVIDER_WEBHOOKS, SEND_REQUESTS, Topic
 from topics.webhooks import RawWebhook
 
 EMAIL_ID = EmailId("0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
@@ -75,10 +77,24 @@ async def test_a_webhook_becomes_events_and_what_is_not_ours_becomes_dead_letter
     assert {letter.source.topic for letter in letters} == {"provider-webhooks"}
 
 
+async def append_compressed(settings: Settings, topic: Topic, key: bytes, value: bytes) -> None:
+    """As somebody else might."""
+    producer = AIOKafkaProducer(
+        bootstrap_servers=settings.kafka_bootstrap, compression_type="gzip", max_request_size=4_000_000
+    )
+    await producer.start()
+    try:
+        await producer.send_and_wait(settings.topic(topic.name), value, key=key)
+    finally:
+        await producer.stop()
+
+
 async def test_poison_goes_to_the_dead_letters_with_its_place_and_spoils_nothing_else(
     settings: Settings, worker: Worker
 ) -> None:
     await append_raw(settings, DELIVERY_EVENTS, EMAIL_ID.encode(), b"no JSON", b"{}", None, b"\xff")
+    # Brokers look at a batch as it is sent; a letter about this one, whole, would fit in no batch of ours.
+    await append_compressed(settings, DELIVERY_EVENTS, EMAIL_ID.encode(), b"x" * 3_000_000)
     await append_raw(settings, PROVIDER_ACKS, None, b'{"type":"acked/1"}')
     fine = lives(30, seed=3)
     misplaced = next(entry for entry in fine if entry.topic is SEND_REQUESTS)
@@ -90,12 +106,12 @@ async def test_poison_goes_to_the_dead_letters_with_its_place_and_spoils_nothing
     letters = await dead_letters(settings)
     reasons = sorted((letter.source.topic, letter.reason) for letter in letters)
     assert reasons == [
-        *[("delivery-events", "undecodable")] * 4,
+        *[("delivery-events", "undecodable")] * 5,
         ("provider-acks", "undecodable"),
         ("send-requests", "misplaced"),
     ]
     assert {letter.value for letter in letters if letter.source.topic == "delivery-events"} == {
-        *(b"no JSON", b"{}", b"\xff"),
+        *(b"no JSON", b"{}", b"\xff", b"x" * DEAD_BYTES),
         None,
     }
     assert len({letter.source for letter in letters}) == len(letters)

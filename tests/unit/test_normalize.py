@@ -10,7 +10,13 @@ from pipeline.normalize import Told, normalize
 from pipeline.steps import Normalizer
 from topics.codec import encode
 from topics.record import EmailId, Place
-from topics.registry import DEAD_LETTERS, DELIVERY_EVENTS, PROVIDER_WEBHOOKS, UNCORRELATED_EVENTS
+from topics.registry import (
+    DEAD_LETTERS,
+    DELIVERY_EVENTS,
+    MAX_RECORD_BYTES,
+    PROVIDER_WEBHOOKS,
+    UNCORRELATED_EVENTS,
+)
 from topics.webhooks import RawWebhook
 
 EMAIL_ID = EmailId("0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
@@ -73,6 +79,16 @@ def test_an_event_too_large_for_the_log_is_a_dead_letter(monkeypatch: Any) -> No
     result = told(webhook([FINE, FINE | {"novelty": "x" * 200}]))
     assert len(result.events) == 1
     assert result.leftovers[0].reason == "unrecognised"
+
+
+def test_an_event_that_grows_too_large_for_the_log_is_a_dead_letter() -> None:
+    """The provider's words lie in it twice; what fits in no record would stop the worker at each start."""
+    result = told(webhook([FINE | {"reason": "x" * 500_000}, FINE]))
+    assert len(result.events) == 1
+    [letter] = result.leftovers
+    assert letter.reason == "unrecognised"
+    assert "an event that takes 1000" in letter.error
+    assert all(len(encode(entry.topic, entry.record)) <= MAX_RECORD_BYTES for entry in result.entries())
 
 
 def test_a_provider_entered_as_another_s_kind_stops_nobody() -> None:
