@@ -34,9 +34,8 @@ STREAMING = (
         (
             Patch(
                 OUTLET,
-                "        sent = _write(self._producer, self._settings, writes)\n"
-                "        added = self._producer.send_offsets_to_transaction(dict(offsets), self._group)\n",
-                "        await self._producer.send_offsets_to_transaction(dict(offsets), self._group)\n"
+                "        sent = _write(self._producer, self._settings, writes)\n        added = self._add(offsets)\n",
+                "        await self._add(offsets)\n"
                 "        await self._producer.commit_transaction()\n"
                 "        await self._producer.begin_transaction()\n"
                 "        sent = _write(self._producer, self._settings, writes)\n"
