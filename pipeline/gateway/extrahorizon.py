@@ -9,14 +9,14 @@ from typing import Any, Final
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from pipeline import identities, rql, tokens
+from pipeline import rql, tokens
 from pipeline.admin import Tenant
 from pipeline.content import templates as content
 from pipeline.content.links import TRACKING_MARK
 from pipeline.crashpoints import crash_point
 from pipeline.dialects import extrahorizon as dialect
 from pipeline.dialects.extrahorizon import CODES, DIALECT, Mail, Trouble, Wish
-from pipeline.errors import DatabaseUnavailable, Forged, Refused
+from pipeline.errors import Forged, Refused
 from pipeline.gateway import oauth, openapi_extrahorizon, tracking
 from pipeline.gateway.bodies import read_body
 from pipeline.gateway.headers import NO_STORE
@@ -112,7 +112,7 @@ class Surface:
         parcels = self._parcels(tenant.tenant, wish, said, ids, mail)
         if wait := self._world.limits.whole(tenant, len(wish.each)):
             return _respond(429, Trouble(26, "over the rate agreed upon; send it again later"), math.ceil(wait))
-        if ids.identity and not await self._is_its_list(ids, wish):
+        if ids.identity and not await self._intake.is_its_list(ids.message_id, wish.each):
             raise Trouble(17, "this Idempotency-Key was used before for other recipients")
         outcome = await self._intake.take(parcels)
         crash_point("gateway.before-answer")
@@ -186,16 +186,6 @@ class Surface:
             for nth, (to, email_id) in enumerate(zip(wish.each, ids.email_ids, strict=True))
         ]
         return {request.email_id: Parcel(request, said.content) for request in requests}
-
-    async def _is_its_list(self, ids: Message, wish: Wish) -> bool:
-        """Whether the key is new, or was used for these very recipients. Raises DatabaseUnavailable."""
-        # No address has a line break.
-        wanted = {EmailId(ids.message_id): identities.fingerprint("\n".join(wish.each), DEFAULT_BRAND)}
-        try:
-            async with asyncio.timeout(self._rt.settings.append_timeout):
-                return not await identities.reserve(self._rt.pool, wanted, self._rt.clock())
-        except TimeoutError as error:
-            raise DatabaseUnavailable from error
 
     def _count(self, wanted: int, taken: int, refused: int) -> None:
         for name, number in (("successful", taken), ("failed", refused), ("fatal", wanted - taken - refused)):

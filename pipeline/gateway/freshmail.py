@@ -7,12 +7,10 @@ from typing import Annotated, Any, Final
 import msgspec
 from fastapi import APIRouter, Depends, Request, Response
 
-from pipeline import identities
 from pipeline.admin import Tenant
 from pipeline.crashpoints import crash_point
 from pipeline.dialects import freshmail
 from pipeline.dialects.freshmail import DIALECT, Invalid, Post, Registered, Wish
-from pipeline.errors import DatabaseUnavailable
 from pipeline.gateway.bodies import read_body
 from pipeline.gateway.intake import Intake, Parcel
 from pipeline.gateway.repeats import HEADER, Message, message
@@ -133,7 +131,7 @@ class Surface:
         ids = message(request, tenant.tenant, DIALECT, len(wishes), self._rt.new_id)
         if wait := self._limits.whole(tenant, len(wishes)):
             return _later(429, "Over the rate agreed upon; send it again later.", math.ceil(wait))
-        if ids.identity and not await self._is_its_list(ids, wishes):
+        if ids.identity and not await self._intake.is_its_list(ids.message_id, [wish.recipient for wish in wishes]):
             return _answer(409, freshmail.error([OTHER_LIST]))
         outcome = await self._intake.take(self._parcels(tenant.tenant, post, wishes, ids))
         crash_point("gateway.before-answer")
@@ -154,17 +152,6 @@ class Surface:
             async with self._rt.pool.connection() as connection:
                 template = await get_template(connection, tenant, post.template_hash)
         return await asyncio.to_thread(freshmail.wishes, post, template, self._rt.clock())
-
-    async def _is_its_list(self, ids: Message, wishes: list[Wish]) -> bool:
-        """Whether the key is new, or was used for these very recipients. Raises DatabaseUnavailable."""
-        # No address has a line break.
-        print_ = identities.fingerprint("\n".join(wish.recipient for wish in wishes), DEFAULT_BRAND)
-        wanted = {EmailId(ids.message_id): print_}
-        try:
-            async with asyncio.timeout(self._rt.settings.append_timeout):
-                return not await identities.reserve(self._rt.pool, wanted, self._rt.clock())
-        except TimeoutError as error:
-            raise DatabaseUnavailable from error
 
     def _parcels(self, tenant: str, post: Post, wishes: list[Wish], ids: Message) -> dict[EmailId, Parcel]:
         whole = SendRequest(

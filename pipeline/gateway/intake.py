@@ -19,7 +19,7 @@ from pipeline.ports import Entry, Log
 from topics.contents import Content, ContentChunk
 from topics.record import EmailId, Place
 from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
-from topics.requests import ContentPointer, SendRequest
+from topics.requests import DEFAULT_BRAND, ContentPointer, SendRequest
 
 
 class Parcel(msgspec.Struct, frozen=True):
@@ -63,17 +63,27 @@ class Intake:
         taken = {request.email_id for request, place in zip(pointed, places, strict=True) if place is not None}
         return Outcome(taken, refused)
 
+    async def is_its_list(self, message_id: str, recipients: Iterable[str]) -> bool:
+        """Whether an Idempotency-Key is new, or was used for these very recipients. Raises DatabaseUnavailable."""
+        # No address has a line break.
+        prints = {EmailId(message_id): identities.fingerprint("\n".join(recipients), DEFAULT_BRAND)}
+        deadline = asyncio.get_running_loop().time() + self._rt.settings.append_timeout
+        return not await self._conflicting(prints, deadline)
+
     async def _reserve(self, parcels: Mapping[EmailId, Parcel], deadline: float) -> dict[EmailId, str]:
         prints = {
             email_id: identities.fingerprint(parcel.request.recipient, parcel.request.brand)
             for email_id, parcel in parcels.items()
         }
+        conflicting = await self._conflicting(prints, deadline)
+        return dict.fromkeys(conflicting, "this id was taken before with another recipient or brand")
+
+    async def _conflicting(self, prints: Mapping[EmailId, bytes], deadline: float) -> set[EmailId]:
         try:
             async with asyncio.timeout_at(deadline):
-                conflicting = await identities.reserve(self._rt.pool, prints, self._rt.clock())
+                return await identities.reserve(self._rt.pool, prints, self._rt.clock())
         except (*AWAY, TimeoutError) as error:
             raise DatabaseUnavailable from error
-        return dict.fromkeys(conflicting, "this id was taken before with another recipient or brand")
 
     def _pack(self, parcels: Iterable[Parcel], refused: dict[EmailId, str]) -> list[_Packed]:
         """Compress, in a thread: a batch's worth would keep pixels and links waiting."""
