@@ -2,12 +2,17 @@
 
 import asyncio
 import zlib
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
+import msgspec
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from pipeline.errors import Refused
 from pipeline.gateway.problems import Problem
+
+T = TypeVar("T")
 
 PATIENCE_S: Final = 60.0
 """For a whole body: a sender that trickles holds a connection and memory."""
@@ -22,6 +27,16 @@ async def read_body(request: Request, limit: int) -> bytes:
         raise Problem(415, "only gzip, or none", "Content-Encoding", {"Accept-Encoding": "gzip, identity"})
     raw = await read_raw(request, limit)
     return raw if encoding == "identity" else await asyncio.to_thread(unzip, raw, limit)
+
+
+def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
+    """A body of our own APIs. Raises Refused."""
+    try:
+        return decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Refused(str(error).replace("`", ""), "body") from None
+    except RecursionError:
+        raise Refused("nested too deeply", "body") from None
 
 
 async def read_raw(request: Request, limit: int) -> bytes:

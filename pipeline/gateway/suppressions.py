@@ -10,9 +10,9 @@ from msgspec import Meta
 
 from pipeline import admin
 from pipeline.admin import Tenant
-from pipeline.errors import LogUnavailable, NotFound, Refused
+from pipeline.errors import LogUnavailable, NotFound
 from pipeline.gateway.auth import given_key
-from pipeline.gateway.bodies import read_body
+from pipeline.gateway.bodies import decoded, read_body
 from pipeline.gateway.problems import Problem, unavailable
 from pipeline.gateway.world import World
 from pipeline.signing import Signer
@@ -184,7 +184,7 @@ def _add_look_ups(routes: APIRouter, caller: Any, asking: Asking) -> None:
     @routes.post("/suppressions/lookup", summary="Look an address up", **_described("Wondered", "Account"))
     async def look_up(request: Request, tenant: Caller) -> Response:
         """The same as `GET /suppressions/{address}`, with the address where no log shows it."""
-        wondered = _read(_wondered, await read_body(request, BODY_MAX))
+        wondered = decoded(_wondered, await read_body(request, BODY_MAX))
         return _json(await _account(asking, tenant, wondered.address, wondered.brand or None))
 
     @routes.get("/suppressions/{address:path}", summary="Show one address", **_described(None, "Account"))
@@ -199,7 +199,7 @@ def _add_decisions(routes: APIRouter, caller: Any, asking: Asking, deciding: Dec
     @routes.post("/suppressions", summary="Suppress an address", **_described("Wanted", "Decided", 201, 202))
     async def suppress(request: Request, tenant: Caller) -> Response:
         """201, or 200 where it was listed so already; 202 where it is durable and not in force yet."""
-        wanted = _read(_wanted, await read_body(request, BODY_MAX))
+        wanted = decoded(_wanted, await read_body(request, BODY_MAX))
         wish = _wish(request, tenant, wanted.brand, wanted.reason, wanted.note)
         hashed = address_hash(asking, wanted.address)
         try:
@@ -249,15 +249,6 @@ def _wish(request: Request, tenant: Tenant, brand: str, reason: Reason | None = 
 
 def _stored(brand: str | None) -> str | None:
     return None if brand is None else stored(brand)
-
-
-def _read(decode: Any, body: bytes) -> Any:
-    try:
-        return decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Refused(str(error).replace("`", ""), "body") from None
-    except RecursionError:
-        raise Refused("nested too deeply", "body") from None
 
 
 def _json(value: Any, status: int = 200) -> Response:

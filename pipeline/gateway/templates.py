@@ -10,8 +10,8 @@ from msgspec import Meta
 from pipeline.admin import Tenant
 from pipeline.content import drafts
 from pipeline.content import templates as content
-from pipeline.errors import LogUnavailable, Refused
-from pipeline.gateway.bodies import read_body
+from pipeline.errors import LogUnavailable
+from pipeline.gateway.bodies import decoded, read_body
 from pipeline.gateway.problems import Problem, unavailable
 from pipeline.gateway.world import World
 from pipeline.templating import push
@@ -88,7 +88,7 @@ def router(world: World) -> APIRouter:
     @routes.post("/templates/{name}/render", summary="Render a template", **_described("Wanted", "Said"))
     async def render_template(name: str, request: Request, tenant: Caller) -> Response:
         """What it would say; nothing is sent."""
-        wanted = _read(await read_body(request, BODY_MAX))
+        wanted = decoded(_wanted, await read_body(request, BODY_MAX) or b"{}")
         template = await find(world, tenant.tenant, name, wanted.version)
         return _json(await asyncio.to_thread(_said, template, wanted, world.rt.clock()))
 
@@ -108,15 +108,6 @@ def _said(template: Template, wanted: Wanted, now: Millis) -> Said:
     said = content.render(template, wanted.language, wanted.variables, now=now)
     language, version = said.ref.language, said.ref.version
     return Said(subject=said.subject, html=said.html, text=said.text, language=language, version=version)
-
-
-def _read(body: bytes) -> Wanted:
-    try:
-        return _wanted(body or b"{}")
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Refused(str(error).replace("`", ""), "body") from None
-    except RecursionError:
-        raise Refused("nested too deeply", "body") from None
 
 
 def _json(value: Any, status: int = 200) -> Response:
