@@ -96,7 +96,7 @@ class Gate:
         outcomes = await asyncio.gather(sent, added, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
-                self._producer._txn_manager.wait_for_transaction_end().cancel()
+                self._hear_the_end()
                 raise outcome
         crash_point("fold.in-transaction")
         await self._producer.commit_transaction()
@@ -112,6 +112,13 @@ class Gate:
         with contextlib.suppress(Exception):
             async with asyncio.timeout(1):
                 await self._producer.stop()
+        self._hear_the_end()
+
+    def _hear_the_end(self) -> None:
+        """Ask the transaction's own future, too: by it aiokafka tells of a failure once more, and complains otherwise."""
+        end = self._producer._txn_manager.wait_for_transaction_end()
+        if end is not None and not end.cancel() and not end.cancelled():
+            end.exception()
 
 
 async def _confirmed(writing: Coroutine[Any, Any, Ends], settings: Settings) -> Ends:

@@ -1,5 +1,8 @@
 """One way out per partition: who opens it next locks out whoever had it, with all that is under way."""
 
+import asyncio
+import gc
+
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -54,6 +57,8 @@ async def test_states_changes_and_offsets_come_together(settings: Settings) -> N
 
 
 async def test_whoever_comes_next_locks_out_its_predecessor_in_the_middle_of_a_transaction(settings: Settings) -> None:
+    unheard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
     frozen, successor = Gate(settings, group(settings), 1), Gate(settings, group(settings), 1)
     await frozen.open()
     await frozen._producer.begin_transaction()
@@ -70,3 +75,6 @@ async def test_whoever_comes_next_locks_out_its_predecessor_in_the_middle_of_a_t
         await successor.close()
     assert await values(settings) == {"email-states": [b"fresh", b"fresher"], "email-changes": [b"fresh", b"fresher"]}
     assert await committed(settings) == 8
+    del frozen
+    gc.collect()
+    assert unheard == [], "an error that nobody asked for is logged with a traceback, long after it was dealt with"
