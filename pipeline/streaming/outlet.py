@@ -115,7 +115,7 @@ class Gate:
         self._hear_the_end()
 
     def _hear_the_end(self) -> None:
-        """Ask the transaction's own future, too: by it aiokafka tells of a failure once more, and complains otherwise."""
+        """Ask the transaction's own future, too: it tells of a failure once more, and complains otherwise."""
         end = self._producer._txn_manager.wait_for_transaction_end()
         if end is not None and not end.cancel() and not end.cancelled():
             end.exception()
