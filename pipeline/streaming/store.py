@@ -53,6 +53,9 @@ class Options(RocksDBOptions):
         options.set_target_file_size_base(16 * MEGABYTE)
         options.set_keep_log_file_num(2)
         options.set_block_based_table_factory(tables)
+        # Keys that begin with a time leave side by side, and who looks for the next one steps over each that left (10 ms
+        # for 20,000) until they are compacted away: a file where half of a thousand entries are gone is next.
+        options.add_compact_on_deletion_collector_factory(1_000, 500, 0.5)
         return options
 
 
@@ -104,6 +107,10 @@ class Store(FaustStore):
     def keep_place(self, partition: int, place: bytes) -> None:
         """A walk goes on from here after a restart: one that began anew each time might never reach the end."""
         self._ours(partition).put(PLACE, place, self._unlogged)
+
+    def clear_away(self, partition: int) -> None:
+        """Have what left compacted away, in the background: in memory it would be stepped over. Raises NotOurs."""
+        self._ours(partition).flush(False)
 
     def size(self, partition: int) -> int:
         """How many states there are, about; at least one. Raises NotOurs."""

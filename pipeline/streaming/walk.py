@@ -60,6 +60,7 @@ class Walk:
         if states:
             return min(max(self._lap * len(states) / self._store.size(number), TICK), REST)
         if gone := self._gone.pop(number):
+            self._store.clear_away(number)
             _log.info("partition %s: %s quiet states left the table", number, gone)
         return self._rest
 

@@ -32,7 +32,7 @@ def overridden(ours: type[Any]) -> list[str]:
 
 OURS_ALONE = {
     *("take", "drop", "committed", "_follows_on", "_look_again", "_rewind_what_vanished"),
-    *("read", "write", "next_states", "place", "keep_place", "size", "_ours", "_write", "_apply"),
+    *("read", "write", "next_states", "place", "keep_place", "clear_away", "size", "_ours", "_write", "_apply"),
 }
 
 

@@ -208,6 +208,24 @@ async def test_a_lap_looks_at_every_state_once_and_then_begins_again(partition: 
     assert seen[:2] == [1, 2], "from the beginning, without those that are gone"
 
 
+async def test_what_left_is_cleared_away_after_a_lap(partition: Partition) -> None:
+    """Whoever looks for the first state would step over all that left before it, and nobody else could do anything."""
+    partition.fold(**{f"k{number:04}": b"x" for number in range(stores.FEW)})
+    await partition.written()
+    walking = walk(partition, 86_400, lambda _: True)
+    db = partition.store._dbs[0]
+
+    def waiting() -> int:
+        found: int = db.property_int_value("rocksdb.num-deletes-active-mem-table")
+        return found
+
+    walking.step(partition.lane)
+    await partition.written()
+    assert waiting() == stores.FEW
+    walking.step(partition.lane)
+    await partition.until(lambda: waiting() == 0)
+
+
 async def test_a_large_partition_is_walked_faster_but_never_all_at_once(partition: Partition) -> None:
     partition.fold(**{f"k{number:05}": b"x" for number in range(5_000)})
     await partition.written()
