@@ -20,7 +20,7 @@ class Bare(Consumer):
 
     def __init__(self) -> None:
         topics = SimpleNamespace(acks_enabled_for=lambda _: True)
-        lanes = SimpleNamespace(topics={"elsewhere"})
+        lanes = SimpleNamespace(topics={"elsewhere"}, take_over=self.take_over, let_go=self.let_go)
         self.app: Any = SimpleNamespace(consumer_generation_id=1, lanes=lanes, topics=topics)
         self._loop = asyncio.new_event_loop()
         self._thread: Any = self
@@ -39,8 +39,23 @@ class Bare(Consumer):
         self.sought: list[int] = []
         self.meanwhile = False
         self.silent = False
+        self.locked_out = False
+        self.events: list[str] = []
+        self._buffered_partitions = {T}
+        self.app.crash = self.ended
         self.kept = (0, 100)
         self.known: int | None = 5
+
+    async def take_over(self, assigned: Any) -> None:
+        self.events.append("fenced")
+        if self.locked_out:
+            raise LogUnavailable("no transactions")
+
+    async def let_go(self, revoked: Any) -> None:
+        self.events.append("let go")
+
+    async def ended(self, reason: Exception) -> None:
+        self.events.append(f"crashed: {reason}")
 
     async def answer(self, found: Any) -> Any:
         """What the brokers say, if they do."""
@@ -78,7 +93,13 @@ def consumer(monkeypatch: pytest.MonkeyPatch) -> Bare:
     async def highwaters(self: Bare, *partitions: Any) -> Any:
         return await self.answer(dict.fromkeys(partitions, self.kept[1]))
 
-    for told in (seek_wait, earliest_offsets, highwaters):
+    async def on_partitions_assigned(self: Bare, *_: Any) -> None:
+        self.events.append("recovered")
+
+    async def on_partitions_revoked(self: Bare, *_: Any) -> None:
+        self.events.append("finished")
+
+    for told in (on_partitions_assigned, on_partitions_revoked, seek_wait, earliest_offsets, highwaters):
         monkeypatch.setattr(f"faust.transport.drivers.aiokafka.Consumer.{told.__name__}", told)
     return Bare()
 
@@ -259,3 +280,74 @@ async def test_what_is_committed_counts_as_far_as_the_log_has_it(consumer: Bare)
         await consumer.perform_seek()
         assert (consumer._new_offset(T), consumer.sought[-1]) == (7, 7)
         assert consumer._should_commit(T, 8)
+
+
+async def test_a_predecessor_is_locked_out_before_recovery_looks_for_the_end_of_the_changelog(consumer: Bare) -> None:
+    await consumer.on_partitions_assigned({T})
+    assert consumer.events == ["fenced", "recovered"]
+
+
+async def test_who_can_lock_out_nobody_ends(consumer: Bare) -> None:
+    consumer.locked_out = True
+    await consumer.on_partitions_assigned({T})
+    assert consumer.events == ["fenced", "crashed: no transactions", "recovered"]
+
+
+async def test_what_is_in_hand_is_finished_before_partitions_move_and_then_nothing_of_them_is_known(
+    consumer: Bare,
+) -> None:
+    run = await consumer.fetch(span(5, 6))
+    await consumer.on_partitions_revoked({T})
+    assert consumer.events == ["finished", "let go"]
+    assert list(consumer._filter_tps_with_pending_acks()) == []
+    assert consumer._buffered_partitions == set()
+    consumer._taken[T] = 5  # it comes back, and reads from there
+    assert not await consumer.take(run)
+    assert await consumer.fetch(span(6, 7)) is None
+
+
+async def test_after_the_return_to_what_is_committed_what_was_taken_before_counts_for_nothing(consumer: Bare) -> None:
+    before = await consumer.fetch(span(5, 6))
+    assert await consumer.take(before)
+    await consumer.perform_seek()
+    assert not consumer.ack(before)
+    assert await consumer.fetch(span(5, 6)) is None  # Faust will empty the agents' queues once more
+
+
+async def test_what_was_committed_in_a_transaction_counts_as_committed(consumer: Bare) -> None:
+    consumer._thread = SimpleNamespace(tp_last_committed_at={}, getmany=consumer.getmany)
+    run = await consumer.fetch(span(5, 6))
+    assert await consumer.take(run)
+    consumer.committed(run)
+    assert not consumer._should_commit(T, 6)
+    assert T in consumer._thread.tp_last_committed_at
+
+
+async def test_a_run_that_is_finished_or_dropped_holds_up_no_rebalance(consumer: Bare) -> None:
+    """Faust waits for every message that it knows of, and is woken by each that is done."""
+    for end in (consumer.ack, consumer.drop):
+        run = await consumer.fetch(span(consumer._fetched[T], consumer._fetched[T] + 1))
+        assert await consumer.take(run)
+        consumer._unacked_messages.add(run)
+        waiting = consumer._waiting_for_ack = asyncio.get_running_loop().create_future()
+        end(run)
+        assert consumer._unacked_messages == set()
+        assert waiting.done()
+
+
+async def test_records_from_elsewhere_are_fetched_again(consumer: Bare) -> None:
+    assert await consumer.fetch(span(5, 7, 4, 6)) is None
+    assert await consumer.fetch(span(5, 7, 6, 7)) is None
+    assert consumer.sought == [5, 5]
+
+
+async def test_a_changelog_may_have_holes(consumer: Bare) -> None:
+    """It is compacted, and has no position that is committed: a second look would only take time."""
+    consumer._position.clear()
+    assert await consumer.fetch(span(5, 9, 8)) is not None
+    assert consumer.sought == []
+
+
+async def test_a_fetch_that_found_nothing_is_no_run(consumer: Bare) -> None:
+    assert await consumer.fetch(Span(5, 5, [])) is None
+    assert consumer.sought == []

@@ -1,0 +1,124 @@
+"""Our store of states on a real disk, without a broker: what recovery puts in, and what it must never put in."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from faust.types import TP
+
+from pipeline.errors import NotOurs, Vanished
+from pipeline.settings import Settings
+from pipeline.streaming.flow import Flow
+from pipeline.streaming.transport import Span
+
+CHANGELOG = TP("email-states", 3)
+
+
+class Disk:
+    """A worker's store, and what its changelog brings."""
+
+    def __init__(self, folder: Path) -> None:
+        flow = Flow(Settings(data_dir=folder, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
+        flow.app.finalize()
+        self.app = flow.app
+        self.table: Any = flow.app.tables["email-states"]
+        self.store: Any = self.table.data
+
+    def recover(self, *runs: tuple[int, int, dict[int, tuple[bytes, bytes | None]]]) -> None:
+        """Runs of the changelog: from, to, and the records between."""
+        events = [
+            SimpleNamespace(
+                message=SimpleNamespace(
+                    tp=CHANGELOG,
+                    value=SimpleNamespace(
+                        span=Span(
+                            start,
+                            end,
+                            [
+                                SimpleNamespace(offset=offset, key=key, value=value)
+                                for offset, (key, value) in records.items()
+                            ],
+                        )
+                    ),
+                )
+            )
+            for start, end, records in runs
+        ]
+        self.store.apply_changelog_batch(events, None, None)
+
+    def close(self) -> None:
+        self.store.revoke_partitions(self.table, {CHANGELOG})
+
+
+@pytest.fixture
+async def disk(tmp_path: Path) -> AsyncIterator[Disk]:
+    made = Disk(tmp_path)
+    yield made
+    made.close()
+
+
+async def test_recovery_keeps_the_last_of_each_key_and_where_it_read_to(disk: Disk) -> None:
+    disk.recover((0, 3, {0: (b"a", b"1"), 1: (b"b", b"1"), 2: (b"a", b"2")}), (3, 6, {4: (b"b", b"2")}))
+    assert disk.store.read(3, [b"a", b"b", b"c"]) == [b"2", b"2", None]
+    assert disk.store.persisted_offset(CHANGELOG) == 5
+
+
+async def test_a_tombstone_removes_its_key(disk: Disk) -> None:
+    disk.recover((0, 1, {0: (b"a", b"1")}))
+    disk.recover((1, 2, {1: (b"a", None)}))
+    assert disk.store.read(3, [b"a"]) == [None]
+
+
+async def test_what_is_not_newer_than_the_store_undoes_nothing(disk: Disk) -> None:
+    disk.recover((0, 1, {0: (b"a", b"0")}))
+    disk.store.write(3, {b"a": b"newest"}, 10)
+    disk.recover((5, 8, {5: (b"a", b"old")}))
+    assert disk.store.persisted_offset(CHANGELOG) == 10
+    disk.recover((9, 13, {9: (b"a", b"old"), 12: (b"b", b"new")}))
+    assert disk.store.read(3, [b"a", b"b"]) == [b"newest", b"new"]
+    assert disk.store.persisted_offset(CHANGELOG) == 12
+
+
+async def test_a_run_without_records_moves_on(disk: Disk) -> None:
+    """Markers of transactions."""
+    disk.recover((0, 1, {0: (b"a", b"1")}), (1, 2, {}), (2, 3, {2: (b"a", b"2")}))
+    assert disk.store.persisted_offset(CHANGELOG) == 2
+
+
+async def test_a_hole_in_what_recovery_reads_ends_the_worker(disk: Disk) -> None:
+    disk.recover((0, 5, {4: (b"a", b"1")}))
+    with pytest.raises(Vanished, match="8 arrived, but of the changelog only 4 is in the store"):
+        disk.recover((8, 9, {8: (b"a", b"2")}))
+    await asyncio.sleep(0)
+    assert isinstance(disk.app.crash_reason, Vanished)
+    assert disk.store.read(3, [b"a"]) == [b"1"]
+    assert disk.store.persisted_offset(CHANGELOG) == 4
+
+
+async def test_an_empty_disk_begins_where_the_changelog_does(disk: Disk) -> None:
+    disk.recover((7, 9, {7: (b"a", b"1")}))
+    assert disk.store.persisted_offset(CHANGELOG) == 8
+
+
+async def test_states_and_their_offset_outlive_an_orderly_end(disk: Disk, tmp_path: Path) -> None:
+    disk.recover((0, 1, {0: (b"a", b"0")}))
+    disk.store.write(3, {b"a": b"1"}, 6)
+    await disk.store.stop()
+    with pytest.raises(NotOurs):
+        disk.store.read(3, [b"a"])
+    again = Disk(tmp_path)
+    assert again.store.persisted_offset(CHANGELOG) == 6
+    assert again.store.read(3, [b"a"]) == [b"1"]
+    again.close()
+
+
+async def test_a_partition_that_went_to_a_neighbour_can_be_opened_there(disk: Disk, tmp_path: Path) -> None:
+    disk.recover((0, 1, {0: (b"a", b"1")}))
+    disk.close()
+    neighbour = Disk(tmp_path)
+    neighbour.recover((1, 2, {1: (b"a", b"2")}))
+    assert neighbour.store.read(3, [b"a"]) == [b"2"]
+    neighbour.close()
