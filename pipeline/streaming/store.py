@@ -53,8 +53,8 @@ class Options(RocksDBOptions):
         options.set_target_file_size_base(16 * MEGABYTE)
         options.set_keep_log_file_num(2)
         options.set_block_based_table_factory(tables)
-        # Keys that begin with a time leave side by side, and who looks for the next one steps over each that left (20,000
-        # are 10 ms) until they are compacted away: a file where half of a thousand entries are gone is next.
+        # Keys that begin with a time leave side by side, and who looks for the next one steps over each that left
+        # (20,000 are 10 ms) until they are compacted away: a file where half of a thousand entries are gone is next.
         options.add_compact_on_deletion_collector_factory(1_000, 500, 0.5)
         return options
 
