@@ -5,7 +5,9 @@ named. The changelog's offset is written with the states, in one write batch, an
 None for a state is a tombstone: it goes.
 """
 
+import contextlib
 import logging
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -29,6 +31,8 @@ Stored = tuple[bytes, bytes]
 OWN: Final = b"__"
 """What the keys of the store's own notes begin with; Faust's offset is one."""
 PLACE: Final = OWN + b"mailfold\0place__"
+BROKEN: Final = ("Corruption", "No such file")
+"""What RocksDB says of files that are not what they were; a full disk or a neighbour's lock is neither."""
 _log = logging.getLogger(__name__)
 
 
@@ -77,8 +81,22 @@ class Store(FaustStore):
 
     def read(self, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of ``keys``. Raises NotOurs where the partition is (no longer) ours."""
-        found: list[bytes | None] = self._ours(partition).get(list(keys))
+        db = self._ours(partition)
+        try:
+            found: list[bytes | None] = db.get(list(keys))
+        except Exception as error:
+            self._mistrust(partition, error)
+            raise
         return found
+
+    def persisted_offset(self, tp: Any) -> int | None:
+        """Up to where its changelog is in a partition's store; None where nothing is."""
+        try:
+            offset: int | None = super().persisted_offset(tp)
+        except Exception as error:
+            self._mistrust(tp.partition, error)
+            raise
+        return offset
 
     def write(self, partition: int, values: Mapping[bytes, bytes | None], offset: int) -> None:
         """Keep values whose last one is confirmed in the changelog at ``offset``. Raises NotOurs."""
@@ -157,6 +175,24 @@ class Store(FaustStore):
             have = span.end - 1
         if have is not None:
             self._write(self._db_for_partition(tp.partition), values.items(), have)
+
+    def _open_for_partition(self, partition: int) -> Any:
+        """A store that is broken is no loss: its changelog has all of it."""
+        try:
+            return super()._open_for_partition(partition)
+        except Exception as error:
+            self._mistrust(partition, error)
+            return super()._open_for_partition(partition)
+
+    def _mistrust(self, partition: int, error: Exception) -> None:
+        """Remove a broken store, so that whoever opens it next begins with an empty one. Raises any other error."""
+        if not any(word in str(error) for word in BROKEN):
+            raise error
+        _log.error("the store of partition %s is broken; it is made anew from the log: %s", partition, error)
+        if (db := self._dbs.pop(partition, None)) is not None:
+            with contextlib.suppress(Exception):
+                db.close()
+        shutil.rmtree(self.partition_path(partition))
 
     def _ours(self, partition: int) -> Any:
         try:

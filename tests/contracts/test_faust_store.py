@@ -1,6 +1,7 @@
 """Our store of states on a real disk, without a broker: what recovery puts in, and what it must never put in."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,6 +49,10 @@ class Disk:
             for start, end, records in runs
         ]
         self.store.apply_changelog_batch(events, None, None)
+
+    def read_all(self) -> None:
+        self.store.persisted_offset(CHANGELOG)
+        self.store.read(3, [b"%d" % n for n in range(9)])
 
     def close(self) -> None:
         self.store.revoke_partitions(self.table, {CHANGELOG})
@@ -122,3 +127,37 @@ async def test_a_partition_that_went_to_a_neighbour_can_be_opened_there(disk: Di
     neighbour.recover((1, 2, {1: (b"a", b"2")}))
     assert neighbour.store.read(3, [b"a"]) == [b"2"]
     neighbour.close()
+
+
+FILES = ("CURRENT", "MANIFEST-*", "*.sst", "rocksdict-config.json")
+
+
+@pytest.mark.parametrize("harm", ["cut", "empty", "gone"])
+@pytest.mark.parametrize("file", FILES)
+async def test_a_store_that_is_broken_is_made_anew_from_the_log(
+    file: str, harm: str, disk: Disk, tmp_path: Path
+) -> None:
+    disk.recover((0, 9, {n: (b"%d" % n, b"x" * 1000) for n in range(9)}))
+    await disk.store.stop()
+    for path in disk.store.partition_path(3).glob(file):
+        content = path.read_bytes()
+        path.unlink() if harm == "gone" else path.write_bytes(content[: len(content) // 2] if harm == "cut" else b"")
+    again = Disk(tmp_path)
+    assert again.store.persisted_offset(CHANGELOG) in (None, 8)
+    again.recover((0, 9, {n: (b"%d" % n, b"y") for n in range(9)}), (9, 10, {9: (b"0", b"z")}))
+    assert again.store.read(3, [b"0"]) == [b"z"]
+    again.close()
+
+
+async def test_a_state_that_rotted_on_disk_is_no_state(disk: Disk, tmp_path: Path) -> None:
+    disk.recover((0, 9, {n: (b"%d" % n, random.Random(n).randbytes(5000)) for n in range(9)}))
+    await disk.store.stop()
+    for path in disk.store.partition_path(3).glob("*.sst"):
+        content = bytearray(path.read_bytes())
+        content[100] ^= 0xFF
+        path.write_bytes(content)
+    again = Disk(tmp_path)
+    with pytest.raises(Exception, match="Corruption"):
+        again.read_all()
+    assert again.store.persisted_offset(CHANGELOG) is None
+    again.close()
