@@ -120,9 +120,11 @@ class Flow:
 def _app(settings: Settings) -> Any:
     folder = Path(settings.data_dir).absolute() / "worker"
     folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)  # who wrote to whom lies in there
     brokers = [f"{transport.SCHEME}://{address.strip()}" for address in settings.kafka_bootstrap.split(",")]
     return faust.App(
         f"{settings.topic_prefix}mailfold",
+        env={},  # to Faust, BROKER_URL, WEB_PORT and sixty more variables would win over what is said here
         broker=brokers,
         store=f"{store.SCHEME}://",
         datadir=folder,

@@ -27,6 +27,8 @@ MUCH: Final = 2_000
 """Records that don't wait for it."""
 FULL: Final = 10_000
 """Records that a group takes; its agent waits then, and by and by the fetching does."""
+HEAVY: Final = 32 * 1024 * 1024
+"""Bytes that a group takes, about: they lie in memory, and have to be confirmed before the brokers give up on them."""
 HELD_OUT: Final = 20.0
 """Seconds for the group to tell a fenced worker what is going on; then a restart finds out."""
 
@@ -41,12 +43,18 @@ class Step(msgspec.Struct, frozen=True):
     others: Sequence[tuple[Topic, bytes]] = ()
     """Records without a key, for the only partition of their topic."""
 
+    def weight(self) -> int:
+        """Its bytes, about."""
+        states = sum(len(state) for state in self.states.values() if state)
+        return states + sum(len(told) for _, told in self.changes) + sum(len(told) for _, told in self.others)
+
 
 class Group:
     """Runs that are written together."""
 
     def __init__(self) -> None:
         self.size = 0
+        self.weight = 0
         self.messages: list[Any] = []
         self.states: dict[bytes, bytes | None] = {}
         """None: it leaves the table."""
@@ -61,6 +69,11 @@ class Group:
         self.changes += step.changes
         for topic, value in step.others:
             self.others[topic].append((None, value))
+        self.weight += step.weight()
+
+    def full(self) -> bool:
+        """Whether whatever else comes has to wait."""
+        return self.size >= FULL or self.weight >= HEAVY
 
     def writes(self, partition: int) -> dict[tuple[Topic, int], Any]:
         """What goes where; of several states of one email only the last."""
@@ -114,7 +127,7 @@ class Lane:
     def add(self, message: Any, step: Step) -> None:
         """Write this, in the order of the calls."""
         self._filling.add(message, step)
-        if self._filling.size >= FULL:
+        if self._filling.full():
             self._room.clear()
         self._some.set()
 

@@ -1,6 +1,7 @@
 """What `streaming/` takes for granted of Faust: a new release that differs fails here, not in production."""
 
 import inspect
+import stat
 from typing import Any
 
 import faust
@@ -32,7 +33,19 @@ def overridden(ours: type[Any]) -> list[str]:
 
 OURS_ALONE = {
     *("take", "drop", "committed", "_follows_on", "_look_again", "_rewind_what_vanished"),
-    *("read", "write", "next_states", "place", "keep_place", "clear_away", "size", "_ours", "_write", "_apply"),
+    *(
+        "read",
+        "write",
+        "next_states",
+        "place",
+        "keep_place",
+        "clear_away",
+        "size",
+        "_ours",
+        "_write",
+        "_apply",
+        "_mistrust",
+    ),
 }
 
 
@@ -165,6 +178,22 @@ def test_a_partition_that_is_not_ours_is_neither_read_nor_written(tmp_path: Any)
         kept.read(3, [b"k"])
     with pytest.raises(NotOurs, match="partition 3"):
         kept.write(3, {b"k": b"v"}, 7)
+
+
+def test_nothing_of_the_processs_environment_changes_the_frame(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """To Faust, variables win over arguments: a BROKER_URL meant for others, or a platform's WEB_PORT=tcp://…"""
+    plain = Flow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None).app.conf  # type: ignore[arg-type]
+    named = {param.env_name: name for name, param in plain.SETTINGS.items() if param.env_name}
+    assert {"BROKER_URL", "WEB_PORT", "AGENT_SUPERVISOR", "APP_VERSION", "PROCESSING_GUARANTEE"} <= named.keys()
+    for variable in named.keys() - {"APP_ENV_PREFIX"}:  # would give the others other names
+        monkeypatch.setenv(variable, "tcp://10.0.0.1:80")
+    moved = Flow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None).app.conf  # type: ignore[arg-type]
+    assert (moved.broker, moved.agent_supervisor, moved.appdir) == (plain.broker, plain.agent_supervisor, plain.appdir)
+
+
+def test_what_lies_on_disk_is_its_owners(tmp_path: Any) -> None:
+    Flow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
+    assert stat.S_IMODE((tmp_path / "worker").stat().st_mode) == 0o700
 
 
 async def test_partitions_that_belong_together_and_are_torn_apart_stop_the_worker(tmp_path: Any) -> None:
