@@ -1,7 +1,7 @@
 """`mailfold topics create|check`: the cluster's topics against the registry. Creates, checks, never alters."""
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -12,6 +12,10 @@ from pipeline.kafka import MAX_REQUEST_BYTES
 from pipeline.settings import Settings
 from topics.registry import TOPICS, Topic
 
+ALTER: Final = "alter it with your cluster's tools"
+READABLE: Final = frozenset({"producer", "uncompressed", "gzip"})
+"""Compression that every reader of ours can undo; with any other the broker would compress all that it takes."""
+
 
 def wanted_config(topic: Topic) -> dict[str, str]:
     """A topic's configuration on the cluster."""
@@ -19,6 +23,15 @@ def wanted_config(topic: Topic) -> dict[str, str]:
     if topic.cleanup == "delete":
         config["retention.ms"] = str(topic.retention_ms)
     return config
+
+
+def in_sync(settings: Settings) -> int:
+    """Replicas that must have a record before it counts as confirmed: all but one, where there are three or more.
+
+    With Kafka's default of one, `acks=all` may mean the leader alone, and what it confirmed goes with it. Of two
+    replicas one must do, or the loss of either would stop everything.
+    """
+    return max(1, settings.replication_factor - 1)
 
 
 def wanted_partitions(topic: Topic, settings: Settings) -> int:
@@ -89,7 +102,14 @@ def _compare(name: str, topic: Topic, partitions: int, config: dict[str, str], s
         )
     for key, value in wanted_config(topic).items():
         if config.get(key) != value:
-            problems.append(f"{name}: {key} is {config.get(key)}, must be {value}; alter it with your cluster's tools")
+            problems.append(f"{name}: {key} is {config.get(key)}, must be {value}; {ALTER}")
+    if int(config.get("min.insync.replicas") or 1) < in_sync(settings):
+        problems.append(
+            f"{name}: min.insync.replicas is {config.get('min.insync.replicas')}, must be {in_sync(settings)} at least "
+            f"with MAILFOLD_REPLICATION_FACTOR={settings.replication_factor}; {ALTER}"
+        )
+    if (compression := config.get("compression.type") or "producer") not in READABLE:
+        problems.append(f"{name}: compression.type is {compression}, must be one of {sorted(READABLE)}; {ALTER}")
     return problems
 
 
@@ -118,7 +138,7 @@ def _new(topic: Topic, settings: Settings) -> NewTopic:
         settings.topic(topic.name),
         wanted_partitions(topic, settings),
         settings.replication_factor,
-        topic_configs=wanted_config(topic),
+        topic_configs={**wanted_config(topic), "min.insync.replicas": str(in_sync(settings))},
     )
 
 

@@ -41,7 +41,9 @@ class Settings(BaseSettings):
     )
     topic_prefix: str = Field("", description="Put before every topic and consumer group; for sharing a cluster.")
     partitions: int = Field(8, ge=1, le=512, description="Partitions of topics when they are created; never changed.")
-    replication_factor: int = Field(1, ge=1, le=7, description="Replicas of topics when they are created.")
+    replication_factor: int = Field(
+        1, ge=1, le=7, description="Replicas of topics when they are created; all but one must confirm."
+    )
     host: str = Field("127.0.0.1", description="Address the gateway listens on.")
     port: int = Field(8025, ge=0, le=65535, description="Port the gateway listens on; 0 takes a free one.")
     public_url: str = Field(

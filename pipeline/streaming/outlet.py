@@ -15,7 +15,6 @@ from typing import Any, Final, cast
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     InvalidProducerEpoch,
-    InvalidProducerIdMapping,
     InvalidTxnState,
     KafkaError,
     ProducerFenced,
@@ -39,7 +38,7 @@ Ends = dict[tuple[str, int], int]
 
 TRANSACTION_MS: Final = 15_000
 """A worker that vanished without a successor hides the topics' ends from their readers no longer than this."""
-_FENCED: Final = (ProducerFenced, InvalidProducerEpoch, InvalidProducerIdMapping, InvalidTxnState)
+_FENCED: Final = (ProducerFenced, InvalidProducerEpoch, InvalidTxnState)
 _PATIENCE: Final = 30.0
 
 

@@ -1,10 +1,13 @@
 """`mailfold topics create|check` against a real broker."""
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from pipeline import cluster
 from pipeline.errors import LogUnavailable, TopicMismatch
 from pipeline.settings import Settings
+from topics.registry import TEMPLATES
 
 
 async def test_topics_that_were_created_pass_the_check_and_creating_again_changes_nothing(settings: Settings) -> None:
@@ -23,6 +26,30 @@ async def test_a_missing_topic_is_named_with_what_to_do(settings: Settings) -> N
     other = settings.model_copy(update={"topic_prefix": "nowhere-"})
     with pytest.raises(TopicMismatch, match="nowhere-send-requests: doesn't exist; `mailfold topics create` makes it"):
         await cluster.check(other)
+
+
+async def test_a_confirmation_by_the_leader_alone_is_refused_where_there_are_replicas(settings: Settings) -> None:
+    for factor in (1, 2):
+        await cluster.check(settings.model_copy(update={"replication_factor": factor}))
+    with pytest.raises(TopicMismatch, match=r"send-requests: min\.insync\.replicas is 1, must be 2 at least"):
+        await cluster.check(settings.model_copy(update={"replication_factor": 3}))
+
+
+async def test_a_compression_that_the_worker_cannot_undo_is_named(settings: Settings) -> None:
+    name = settings.topic(TEMPLATES.name)
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
+    await admin.start()
+    try:
+        for compression in ("gzip", "zstd"):
+            # This request replaces all that was configured.
+            told = cluster.wanted_config(TEMPLATES) | {"compression.type": compression}
+            await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, told)])
+            if compression == "gzip":
+                await cluster.check(settings)
+    finally:
+        await admin.close()
+    with pytest.raises(TopicMismatch, match=r"templates: compression\.type is zstd, must be one of"):
+        await cluster.check(settings)
 
 
 async def test_a_broker_that_is_away_is_named(settings: Settings) -> None:
