@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
     InvalidProducerEpoch,
     InvalidTxnState,
@@ -89,6 +89,7 @@ class Gate:
 
     async def _transaction(self, writes: Writes, offsets: Mapping[Any, int]) -> Ends:
         await self._producer.begin_transaction()
+        self._producer._txn_manager.wait_for_transaction_end().add_done_callback(_heard)
         sent = _write(self._producer, self._settings, writes)
         added = self._add(offsets)
         # Both to the end, whatever becomes of one: aiokafka's futures complain when nobody asks them.
@@ -114,10 +115,18 @@ class Gate:
         self._hear_the_end()
 
     def _hear_the_end(self) -> None:
-        """Ask the transaction's own future, too: it tells of a failure once more, and complains otherwise."""
+        """Ask the transaction's own future: it tells of a failure once more, and complains otherwise.
+
+        There may have been two: aiokafka makes another one for whatever fails after the first failure.
+        """
         end = self._producer._txn_manager.wait_for_transaction_end()
-        if end is not None and not end.cancel() and not end.cancelled():
-            end.exception()
+        if end is not None and not end.cancel():
+            _heard(end)
+
+
+def _heard(end: "asyncio.Future[Any]") -> None:
+    if not end.cancelled():
+        end.exception()
 
 
 async def _confirmed(writing: Coroutine[Any, Any, Ends], settings: Settings) -> Ends:
@@ -169,7 +178,11 @@ async def _run(producer: Any, settings: Settings, place: tuple[Topic, int], pair
 
 async def _send(producer: Any, batch: Any, topic: str, partition: int) -> int:
     count = batch.record_count()
-    confirmed = await (await producer.send_batch(batch, topic, partition=partition))
+    sent = await producer.send_batch(batch, topic, partition=partition)
+    # A batch that fails before it left tells those who wait for its leaving, too, and complains where nobody does.
+    for waiting in producer._message_accumulator._batches.get(TopicPartition(topic, partition), ()):
+        waiting._drain_waiter.add_done_callback(_heard)
+    confirmed = await sent
     return int(confirmed.offset) + int(count) - 1
 
 
