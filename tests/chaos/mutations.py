@@ -74,8 +74,8 @@ STREAMING = (
             Patch(FLOW, '"mode.CrashingSupervisor"', '"mode.OneForOneSupervisor"'),
             Patch(TRANSPORT, "        if span.start != self._position[tp]:\n", "        if span.start is None:\n"),
         ),
-        # What the log didn't confirm in time lies in the producer's memory and goes out by and by, whatever became of the
-        # agent. So an agent that crashes over something else, one time in ten; a worker that ends with it loses nothing.
+        # What the log didn't confirm in time lies in the producer's memory and goes out by and by, whatever became of
+        # the agent. So one that crashes over something else, one time in ten; a worker that ends with it loses nothing.
         (
             Patch(
                 TOPOLOGY,
