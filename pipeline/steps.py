@@ -8,7 +8,7 @@ from pipeline.folding import Read, Stretch, fold_all
 from pipeline.hearing.adapter import Proofs
 from pipeline.normalize import normalize
 from pipeline.ports import Clock, Entry
-from pipeline.streaming.lanes import Step
+from pipeline.streaming.groups import Step
 from topics.codec import encode
 from topics.registry import DEAD_LETTERS
 

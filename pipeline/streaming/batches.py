@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.folding import Stretch
-from pipeline.streaming.lanes import Lanes, Step
+from pipeline.streaming.groups import Step
+from pipeline.streaming.lanes import Lanes
 from topics.registry import Topic
 
 

@@ -10,7 +10,8 @@ from faust.types import TP
 
 from pipeline.errors import LogUnavailable, Vanished
 from pipeline.streaming import transport
-from pipeline.streaming.transport import Consumer, Span
+from pipeline.streaming.fetching import Span
+from pipeline.streaming.transport import Consumer
 
 T = TP("facts", 0)
 

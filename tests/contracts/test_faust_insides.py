@@ -23,7 +23,7 @@ from mode import Service
 
 from pipeline.errors import BadSettings, NotOurs, TopicMismatch
 from pipeline.settings import Settings
-from pipeline.streaming import store, transport
+from pipeline.streaming import fetching, store, transport
 from pipeline.streaming.flow import FAUST, Flow
 
 
@@ -53,7 +53,7 @@ OURS_ALONE = {
     ("ours", "theirs"),
     [
         (transport.Consumer, FaustConsumer),
-        (transport.Thread, AIOKafkaConsumerThread),
+        (fetching.Thread, AIOKafkaConsumerThread),
         (store.Store, FaustStore),
         (store.Options, RocksDBOptions),
     ],

@@ -12,10 +12,11 @@ from faust.types import TP
 from pipeline.errors import NotOurs
 from pipeline.settings import Settings
 from pipeline.streaming import store as stores
+from pipeline.streaming.fetching import Run, Span
 from pipeline.streaming.flow import Flow
-from pipeline.streaming.lanes import Lane, Step
+from pipeline.streaming.groups import Step
+from pipeline.streaming.lanes import Lane
 from pipeline.streaming.outlet import Gate
-from pipeline.streaming.transport import Run, Span
 from pipeline.streaming.walk import Walk
 from tests.support.worker import FACT_TOPICS, dump
 from topics.registry import EMAIL_CHANGES, EMAIL_STATES
