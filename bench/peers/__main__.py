@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +65,14 @@ async def compete(asked: argparse.Namespace, folder: Path, console: Console, out
         contest = Contest(arena, cores, wanted, asked.within, tell)
         for number in range(asked.rounds):
             for entrant in entrants:
-                await _run(contest, entrant, console, outcome, recover=number == 0)
+                await _run(contest, replace(entrant, round=number), console, outcome)
     finally:
         kafka.stop(broker)
 
 
-async def _run(contest: Contest, entrant: Entrant, console: Console, outcome: Outcome, *, recover: bool) -> None:
+async def _run(contest: Contest, entrant: Entrant, console: Console, outcome: Outcome) -> None:
     try:
-        outcome.results.append(await contest.run(entrant, recover=recover))
+        outcome.results.append(await contest.run(entrant, recover=not entrant.round))
     except (Ended, Stalled) as error:
         outcome.failed.append(entrant)
         console.print(str(error), style="bold red", markup=False, soft_wrap=True)

@@ -20,6 +20,8 @@ class Entrant:
 
     engine: Engine
     processes: int = 1
+    round: int = 0
+    """Each is a group of its own that has read nothing yet."""
 
     @property
     def title(self) -> str:
@@ -29,7 +31,7 @@ class Entrant:
     @property
     def run(self) -> str:
         """A name for its group, folder and logs."""
-        return f"{self.engine.name}-{self.processes}"
+        return f"{self.engine.name}-{self.processes}" + (f"-{self.round}" if self.round else "")
 
 
 @dataclass(frozen=True)

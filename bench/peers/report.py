@@ -27,9 +27,9 @@ class Goal(NamedTuple):
 
 def medians(results: Sequence[Result]) -> list[Result]:
     """Of several rounds each engine's middle run (of two the slower), with what its other runs had to say."""
-    rounds: dict[str, list[Result]] = {}
+    rounds: dict[tuple[str, int], list[Result]] = {}
     for result in results:
-        rounds.setdefault(result.entrant.run, []).append(result)
+        rounds.setdefault((result.entrant.engine.name, result.entrant.processes), []).append(result)
     return [_median(of_one) for of_one in rounds.values()]
 
 

@@ -33,3 +33,26 @@ def test_every_engine_ends_with_the_states_of_a_plain_fold(tmp_path: Path) -> No
         assert row["peak_rss_mb"] > 10
         assert (row["recovery_seconds"] is None) == (processes > 1)
     assert "500 equal" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_engines_take_turns_and_end_each_round_with_the_same_states(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "bench.peers", "--events", "2000", "--rounds", "2", "--json", str(figures)]
+    done = subprocess.run(
+        [*command, "quix", "ours"],
+        cwd=ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=840,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(figures.read_text())
+    assert [(row["engine"], row["states"], row["different"]) for row in found["engines"]] == [
+        ("quix", 500, None),
+        ("ours", 500, None),
+    ]
+    assert all(row["between"][0] <= row["events_per_second"] <= row["between"][1] for row in found["engines"])

@@ -1,5 +1,6 @@
 """How the peers are judged: paces from what was seen, and states that must be the same."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,9 +74,11 @@ def test_a_ratio_is_to_ours_with_as_many_processes() -> None:
 
 
 def test_of_several_rounds_the_middle_run_counts_and_nothing_that_went_wrong_is_forgotten() -> None:
+    number = itertools.count()
+
     def run(name: str, per_second: float, **more: Any) -> Result:
         given = {"peak_mb": 100.0, "recovery_s": None, "states": 5, **more}
-        return Result(Entrant(ENGINES[name]), Pace(per_second, 1e6 / per_second), **given)
+        return Result(Entrant(ENGINES[name], 1, next(number)), Pace(per_second, 1e6 / per_second), **given)
 
     rounds = [
         *(run("quix", 40_000, recovery_s=9.0, trouble="2 wrong"), run("ours", 70_000, recovery_s=4.0)),
@@ -88,6 +91,7 @@ def test_of_several_rounds_the_middle_run_counts_and_nothing_that_went_wrong_is_
     assert (ours.peak_mb, ours.recovery_s, ours.spread) == (120.0, 4.0, (40_000, 70_000))
     assert report.medians(rounds[:4])[1].pace.per_second == 40_000  # of two the slower
     assert report.medians(rounds[:2]) == rounds[:2]
+    assert len({result.entrant.run for result in rounds}) == len(rounds)  # nobody goes on where another round ended
 
 
 def test_everybody_runs_unless_some_are_named() -> None:
