@@ -32,6 +32,8 @@ from pipeline.settings import Settings
 
 EVERYONE = ("textbook", "quix", "streams", "streams-eos", "ours", "quix:2", "streams:2", "ours:2")
 WARM_UP = 200_000
+WIDE = 120
+"""Characters of a line in a file, which has no width of its own."""
 
 
 @dataclass
@@ -147,7 +149,7 @@ def _machine() -> dict[str, Any]:
 def main() -> int:
     """Measure, print, write; 1 where an engine's states are wrong or it did not come to the end."""
     asked = options()
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # topics come and go here
     # Ended from outside, Python would end at once, and the broker's folder would stay; a shell's background job
     # would not even hear Ctrl-C's signal. asyncio turns both into a cancelled task.
