@@ -208,12 +208,14 @@ async def test_a_mail_that_nobody_takes_yet_is_queued(settings: Settings) -> Non
         world.inbox.rcpt["later@example.com"] = ["451 4.3.0 later"]
         sent = await send(world.served, PLAIN | {"recipients": {"to": ["later@example.com"]}})
 
+        found: dict[str, Any] = {}
+
         async def is_queued() -> bool:
-            found = await find(world, "queued?eq(status,queued)")
+            found.update(await find(world, "queued?eq(status,queued)"))  # in between it is `sending`, each time
             return bool(found["page"]["total"] == 1)
 
         await until(is_queued)
-        found = await find(world, "queued")
+        assert [mail["id"] for mail in (await find(world, "queued"))["data"]] == [sent["id"]]
         assert found["data"][0] == {
             "id": sent["id"],
             "status": "queued",
