@@ -132,7 +132,7 @@ def _patience() -> Mapping[str, Mapping[str, str]]:
     role_env=_patience,
 )
 async def held_worker(play: Play) -> None:
-    await _held(play, "worker")
+    await _held(play, "worker", b"")
 
 
 @scenario(
@@ -141,17 +141,20 @@ async def held_worker(play: Play) -> None:
     role_env=_patience,
 )
 async def held_gateway(play: Play) -> None:
-    await _held(play, "gateway")
+    await _held(play, "gateway", b"provider-webhooks", b"send-requests")
 
 
-async def _held(play: Play, role: str) -> None:
-    """What the role acknowledged or answered while it waited, it acknowledged or answered too early."""
+async def _held(play: Play, role: str, *abouts: bytes) -> None:
+    """What the role acknowledged or answered while it waited, it acknowledged or answered too early.
+
+    In turn for each of the topics, or what comes more often is all that is ever caught.
+    """
     proxy, rounds = play.servers.proxy, max(3, play.size.kills // 2)
 
     async def faults() -> None:
-        for _ in range(rounds):
+        for nth in range(rounds):
             await play.at_work()
-            proxy.hold()
+            proxy.hold(about=abouts[nth % len(abouts)])
             await proxy.caught()
             await asyncio.sleep(HOLD)
             for process in play.world.processes.of(role):

@@ -25,6 +25,8 @@ class KafkaProxy:
         self.port = 0
         self.plain_only = False
         """Hold back only what belongs to no transaction."""
+        self.about = b""
+        """Hold back only what has this in it, such as a topic's name."""
         self.held = 0
         """How many requests have waited."""
 
@@ -32,8 +34,8 @@ class KafkaProxy:
     def bootstrap(self) -> str:
         return f"{self._host}:{self.port}"
 
-    def hold(self, *, plain_only: bool = False) -> None:
-        self.plain_only = plain_only
+    def hold(self, *, plain_only: bool = False, about: bytes = b"") -> None:
+        self.plain_only, self.about = plain_only, about
         self.open.clear()
 
     async def caught(self, patience: float = 20) -> None:
@@ -89,7 +91,7 @@ class KafkaProxy:
 
     def _concerns(self, frame: bytes) -> bool:
         """Whether it is a produce request, and of the kind that is held."""
-        if struct.unpack(">h", frame[:2])[0] != _PRODUCE:
+        if struct.unpack(">h", frame[:2])[0] != _PRODUCE or self.about not in frame:
             return False
         return not (self.plain_only and _transactional(frame))
 
