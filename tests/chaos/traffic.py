@@ -21,6 +21,8 @@ from tests.chaos.world import World
 BROWSER = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
 STATUS = {"bounce": "bounced", "delivered": "delivered", "open": "opened", "click": "clicked", "spam": "complained"}
 EVENT = {"delivered": "delivered", "open": "open", "click": "click", "spam": "spamreport"}
+APPENDED_BY = 1.0
+"""Seconds after which what a picture's answer left to do is surely on the log or in the spool."""
 LINK = {"open": re.compile(r'src="([^"]+/o/[^"]+)"'), "click": re.compile(r'href="([^"]+/c/[^"]+)"')}
 
 
@@ -199,23 +201,33 @@ class Traffic:
             await asyncio.sleep(0.2)
 
     async def _look(self, story: Story, word: str) -> None:
-        """A person opens the mail or follows its link; tries again where no server answers, as browsers' owners do."""
+        """A person opens the mail or follows its link; tries again where no server answers, as browsers' owners do.
+
+        And where the gateway is hit right after its answer: pictures are answered first and appended behind that, which
+        is promised of nothing else.
+        """
         found = LINK[word].search(self._html[story.number])
         if found is None:
             self.world.ledger.wrong.append(f"mail {story.number} has no {word} link")
             return
         path = re.sub(r"^https?://[^/]+", "", found[1])
         while True:
+            hits = self.world.ledger.hit("gateway")
+            if await self._answered(path):
+                await asyncio.sleep(APPENDED_BY)
+                if self.world.ledger.hit("gateway") == hits:
+                    return
+            else:
+                await asyncio.sleep(0.3)
+
+    async def _answered(self, path: str) -> bool:
+        async with self._clicks:
+            url, timeout = self.world.gateway + path, aiohttp.ClientTimeout(total=5)
             try:
-                async with self._clicks:
-                    timeout = aiohttp.ClientTimeout(total=5)
-                    url = self.world.gateway + path
-                    async with self.http.get(url, headers=BROWSER, allow_redirects=False, timeout=timeout) as answer:
-                        if answer.status < 400:
-                            return
+                async with self.http.get(url, headers=BROWSER, allow_redirects=False, timeout=timeout) as answer:
+                    return answer.status < 400
             except (aiohttp.ClientError, TimeoutError):
-                pass
-            await asyncio.sleep(0.3)
+                return False
 
     def _task(self, coroutine: Any) -> "asyncio.Task[None]":
         task: asyncio.Task[None] = asyncio.create_task(coroutine)
