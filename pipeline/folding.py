@@ -63,9 +63,6 @@ class Stretch(msgspec.Struct, frozen=True):
 
     def slices(self, size: int) -> Iterator["Stretch"]:
         """The same records, ``size`` at a time."""
-        if len(self.records) <= size:
-            yield self
-            return
         for at in range(0, len(self.records), size):
             yield Stretch(self.topic, self.partition, self.records[at : at + size])
 

@@ -74,7 +74,7 @@ async def compete(asked: argparse.Namespace, folder: Path, console: Console, out
 
 async def _run(contest: Contest, entrant: Entrant, console: Console, outcome: Outcome) -> None:
     try:
-        outcome.results.append(await contest.run(entrant, recover=not entrant.round))
+        outcome.results.append(await contest.run(entrant))
     except (Ended, Stalled) as error:
         outcome.failed.append(entrant)
         console.print(str(error), style="bold red", markup=False, soft_wrap=True)

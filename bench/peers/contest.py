@@ -70,8 +70,10 @@ class Contest:
     within: float
     tell: Tell = field(default=lambda _: None)
 
-    async def run(self, entrant: Entrant, *, recover: bool = True) -> Result:
+    async def run(self, entrant: Entrant) -> Result:
         """A clean state, a run, its states; for a single process then an empty disk, a recovery, its states again.
+
+        One recovery is enough: later rounds go without.
 
         Raises Ended, Stalled, NotStarted.
         """
@@ -84,7 +86,7 @@ class Contest:
             course = await self._course(broker, entrant, command, warm=True)
             trouble = await self._trouble(entrant)
             shutil.rmtree(self._folder(entrant))
-            if recover and entrant.processes == 1:
+            if entrant.processes == 1 and not entrant.round:
                 self.tell(f"{entrant.title}: recovering from an empty disk")
                 recovery = await self._recovery(broker, entrant, command)
                 trouble = trouble or await self._trouble(entrant)

@@ -25,7 +25,7 @@ class Step(msgspec.Struct, frozen=True):
 
     def weight(self) -> int:
         """Its bytes, about."""
-        states = sum(len(state) for state in self.states.values() if state)
+        states = sum(map(len, self.states.values()))
         return states + sum(len(told) for _, told in self.changes) + sum(len(told) for _, told in self.others)
 
 

@@ -89,14 +89,13 @@ class Gate:
 
     async def _transaction(self, writes: Writes, offsets: Mapping[Any, int]) -> Ends:
         await self._producer.begin_transaction()
-        self._producer._txn_manager.wait_for_transaction_end().add_done_callback(_heard)
+        self._hear_the_end()
         sent = _write(self._producer, self._settings, writes)
         added = self._add(offsets)
         # Both to the end, whatever becomes of one: aiokafka's futures complain when nobody asks them.
         outcomes = await asyncio.gather(sent, added, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
-                self._hear_the_end()
                 raise outcome
         crash_point("fold.in-transaction")
         await self._producer.commit_transaction()
@@ -117,11 +116,11 @@ class Gate:
     def _hear_the_end(self) -> None:
         """Ask the transaction's own future: it tells of a failure once more, and complains otherwise.
 
-        There may have been two: aiokafka makes another one for whatever fails after the first failure.
+        There may be two, so it is done at both ends: aiokafka makes another one for what fails after a failure.
         """
         end = self._producer._txn_manager.wait_for_transaction_end()
-        if end is not None and not end.cancel():
-            _heard(end)
+        if end is not None:
+            end.add_done_callback(_heard)
 
 
 def _heard(end: "asyncio.Future[Any]") -> None:

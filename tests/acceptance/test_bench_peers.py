@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,17 +14,22 @@ from tests.support.command import clean_environment
 ENGINES = ("textbook", "quix", "streams", "ours", "ours:2")
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)  # the first time, peers are fetched and compiled
-def test_every_engine_ends_with_the_states_of_a_plain_fold(tmp_path: Path) -> None:
-    figures = tmp_path / "figures.json"
-    command = [sys.executable, "-m", "bench.peers", "--events", "2000", "--json", str(figures), *ENGINES]
+def bench(folder: Path, *asked: str) -> tuple[list[Any], str]:
+    """The engines' figures, and what was printed."""
+    figures = folder / "figures.json"
+    command = [sys.executable, "-m", "bench.peers", "--events", "2000", "--json", str(figures), *asked]
     done = subprocess.run(
         command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=False, timeout=840
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(figures.read_text())
-    rows = {(row["engine"], row["processes"]): row for row in found["engines"]}
+    return json.loads(figures.read_text())["engines"], done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # the first time, peers are fetched and compiled
+def test_every_engine_ends_with_the_states_of_a_plain_fold(tmp_path: Path) -> None:
+    engines, printed = bench(tmp_path, *ENGINES)
+    rows = {(row["engine"], row["processes"]): row for row in engines}
     assert list(rows) == [("textbook", 1), ("quix", 1), ("streams", 1), ("ours", 1), ("ours", 2)]
     for (_, processes), row in rows.items():
         assert row["states"] == 500
@@ -32,27 +38,15 @@ def test_every_engine_ends_with_the_states_of_a_plain_fold(tmp_path: Path) -> No
         assert row["cpu_micros_per_event"] >= 0  # so few events may cost less than the kernel's tick of 10 ms
         assert row["peak_rss_mb"] > 10
         assert (row["recovery_seconds"] is None) == (processes > 1)
-    assert "500 equal" in done.stdout
+    assert "500 equal" in printed
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_engines_take_turns_and_end_each_round_with_the_same_states(tmp_path: Path) -> None:
-    figures = tmp_path / "figures.json"
-    command = [sys.executable, "-m", "bench.peers", "--events", "2000", "--rounds", "2", "--json", str(figures)]
-    done = subprocess.run(
-        [*command, "quix", "ours"],
-        cwd=ROOT,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=840,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(figures.read_text())
-    assert [(row["engine"], row["states"], row["different"]) for row in found["engines"]] == [
+    engines, _ = bench(tmp_path, "--rounds", "2", "quix", "ours")
+    assert [(row["engine"], row["states"], row["different"]) for row in engines] == [
         ("quix", 500, None),
         ("ours", 500, None),
     ]
-    assert all(row["between"][0] <= row["events_per_second"] <= row["between"][1] for row in found["engines"])
+    assert all(row["between"][0] <= row["events_per_second"] <= row["between"][1] for row in engines)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
@@ -16,6 +16,7 @@ from tests.support.worker import (
     dump,
     facts_on,
     feed,
+    in_its_place,
     lives,
     plain_fold,
 )
@@ -41,17 +42,9 @@ async def remove_all(settings: Settings) -> None:
 
 async def commit(settings: Settings, offset: int) -> None:
     """As if the log had been longer once."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.kafka_bootstrap,
-        group_id=f"{settings.topic_prefix}mailfold",
-        enable_auto_commit=False,
-    )
-    await consumer.start()
-    try:
+    async with in_its_place(settings) as consumer:
         consumer.assign(partitions(settings))
         await consumer.commit(dict.fromkeys(partitions(settings), offset))
-    finally:
-        await consumer.stop()
 
 
 async def states(settings: Settings) -> dict[str, EmailState]:

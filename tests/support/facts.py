@@ -115,6 +115,19 @@ def event(kind: EventKind, event_id: str = "e", at: int = 5, **fields: Any) -> D
     return DeliveryEvent(email_id=EMAIL_ID, event_id=event_id, kind=kind, **given)
 
 
+def request(at: int) -> SendRequest:
+    """What Fast Track asked for."""
+    return SendRequest(
+        email_id=EMAIL_ID,
+        message_id="m",
+        tenant="t",
+        dialect="fasttrack",
+        brand="1",
+        recipient="a@example.test",
+        recorded_at=at,
+    )
+
+
 def again(told: DeliveryEvent, revision: int, kind: EventKind, **fields: Any) -> DeliveryEvent:
     """The event as a corrected mapping reads it."""
     correction = Correction(revision=revision, was=mark_of(told), at=100 + revision)

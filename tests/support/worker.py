@@ -256,6 +256,14 @@ async def _assert_changes(settings: Settings, facts: dict[Place, Fact], expected
 
 async def committed_something(settings: Settings) -> bool:
     """Whether the worker has finished anything yet."""
+    async with in_its_place(settings) as consumer:
+        tps = [TopicPartition(settings.topic(name), 0) for name in FACT_TOPICS]
+        return any([await consumer.committed(tp) for tp in tps])
+
+
+@contextlib.asynccontextmanager
+async def in_its_place(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer that reads and writes the offsets of the worker's group."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.kafka_bootstrap,
         group_id=f"{settings.topic_prefix}mailfold",
@@ -263,8 +271,7 @@ async def committed_something(settings: Settings) -> bool:
     )
     await consumer.start()
     try:
-        tps = [TopicPartition(settings.topic(name), 0) for name in FACT_TOPICS]
-        return any([await consumer.committed(tp) for tp in tps])
+        yield consumer
     finally:
         await consumer.stop()
 

@@ -14,7 +14,7 @@ from pipeline.folding import Stretch, fold_run, sort
 from pipeline.quiet import Forgetter, is_quiet
 from projections import steps
 from projections.steps import Standing, Step, step
-from tests.support.facts import EMAIL_ID, event, folded, histories
+from tests.support.facts import EMAIL_ID, event, folded, histories, request
 from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
 from topics.changes import EmailChange, Fact
 from topics.codec import decode, encode
@@ -165,15 +165,7 @@ def test_a_projection_that_does_not_join_is_found_out(
 
 # ── What is quiet ───────────────────────────────────────────────────────────────────────────────────
 
-REQUEST = SendRequest(
-    email_id=EMAIL_ID,
-    message_id="m",
-    tenant="t",
-    dialect="fasttrack",
-    brand="1",
-    recipient="a@example.test",
-    recorded_at=NOW,
-)
+REQUEST = request(NOW)
 ACKED = Acked(email_id=EMAIL_ID, event_id="ack", occurred_at=NOW + 1, recorded_at=NOW + 1, provider="p")
 DELIVERED = event(EventKind.DELIVERED, "d", NOW + 2)
 OPENED = event(EventKind.OPENED, "o", NOW + 2)

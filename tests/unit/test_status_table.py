@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pipeline.fold import bounce_class, evolve, lift
-from tests.support.facts import EMAIL_ID, event, folded
+from tests.support.facts import EMAIL_ID, event, folded, request
 from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
 from topics.changes import Fact
 from topics.conversions import ConversionResult, Outcome, Word
@@ -13,15 +13,7 @@ from topics.events import BounceClass, EventKind
 from topics.readings import ListedState, Status, listed_state, owed, status, unsettled, updated_at
 from topics.requests import SendRequest
 
-REQUEST = SendRequest(
-    email_id=EMAIL_ID,
-    message_id="m",
-    tenant="t",
-    dialect="fasttrack",
-    brand="1",
-    recipient="a@example.test",
-    recorded_at=1,
-)
+REQUEST = request(1)
 
 
 def ack(kind: Any, **fields: Any) -> Any:
