@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from typing import Any, Final
+from importlib.metadata import version
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -57,6 +58,21 @@ app.add_typer(lanes.app, name="lanes")
 app.add_typer(suppressions.app, name="suppressions")
 app.add_typer(templates.app, name="templates")
 app.add_typer(topics.app, name="topics")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"mailfold {version('mailfold')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a subcommand."""
 
 
 def command() -> Any:

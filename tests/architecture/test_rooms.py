@@ -19,7 +19,8 @@ ALLOWED_AT_TOP = {
         "requirements-dev.txt",
         "requirements-bench.txt",
     ),
-    *("pipeline", "topics", "projections", "tests", "bench", "docs", ".ci"),
+    *("LICENSE", "SECURITY.md", "CODE_OF_CONDUCT.md", ".editorconfig", ".pre-commit-config.yaml"),
+    *("pipeline", "topics", "projections", "tests", "bench", "docs", ".ci", ".devcontainer", ".github"),
 }
 NAMES = [str(path.relative_to(ROOT)) for path in modules()]
 
