@@ -4,6 +4,7 @@ import asyncio
 import socket
 import subprocess
 import sys
+import time
 from typing import Any
 
 import httpx
@@ -38,6 +39,20 @@ async def test_metrics_count_requests_messages_and_appends(settings: Settings) -
         assert await world.metric("mailfold_postgres_up") == 1
         assert await world.metric("mailfold_parked") == 0
         assert await world.metric("mailfold_oldest_parked_seconds") == 0
+
+
+async def test_metrics_show_how_late_the_event_loop_is(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        beats = "mailfold_event_loop_lag_seconds_count"
+        before = await world.metric(beats)
+        time.sleep(0.5)  # noqa: ASYNC251  it blocks the loop, which the test shares with the gateway
+
+        async def beaten() -> bool:
+            return await world.metric(beats) > before
+
+        await until(beaten)
+        assert await world.metric("mailfold_event_loop_stalls_total") >= 1
+        assert await world.metric("mailfold_event_loop_lag_seconds_sum") > 0.3
 
 
 async def test_metrics_count_events_of_types_that_nobody_knows_yet(settings: Settings) -> None:
