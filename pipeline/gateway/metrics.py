@@ -44,7 +44,7 @@ class Metrics:
         self.spool = self.gauge("spool_events", "Opens and clicks in this gateway's spool, not yet on the log.")
         self._loop_lag = Histogram(
             "mailfold_event_loop_lag_seconds",
-            "How late the event loop came to a timer, measured 20 times a second.",
+            "How late the event loop came to a timer, measured ten times a second.",
             registry=self.registry,
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
         )
