@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test fuzz bench bench-peers chaos chaos-mutations check format requirements clean
+.PHONY: help demo up test fuzz bench bench-peers chaos abuse chaos-mutations check format requirements clean
 
 help: ## Show this list
 	@$(PYTHON) -c 'import re; [print("  make %-16s%s" % m) for m in re.findall(r"(?m)^([a-z-]+):.*?## (.*)", open("Makefile").read())]'
@@ -33,6 +33,9 @@ bench-peers: .venv/.dev ## Run the fold beside Faust, Quix Streams and Kafka Str
 
 chaos: .venv/.dev ## Kill, freeze, starve and poison everything; judge whether the promises held (minutes; docs/chaos.md)
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+abuse: .venv/.dev ## Attack a running stack, and measure what an innocent tenant notices of it (minutes; docs/abuse.md)
+	@$(BIN)/python -m tests.abuse $(ARGS)
 
 chaos-mutations: .venv/.dev ## Break each guard on purpose; the chaos harness must notice (minutes)
 	@$(BIN)/python -m pytest tests/chaos/test_mutations.py -m chaos $(PYTEST_ARGS)

@@ -17,6 +17,7 @@ from pipeline.errors import BadSettings
 from pipeline.kafka import KafkaLog, kafka_log
 from pipeline.ports import Clock, NewId
 from pipeline.settings import Settings
+from pipeline.watchdog import Watchdog, watching
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Runtime:
     new_id: NewId
     stop: asyncio.Event
     """Set by SIGTERM and SIGINT: finish what is in hand and return."""
+    watchdog: Watchdog | None = None
+    """Measures a role's event loop; a command has none."""
 
 
 def wall_clock() -> int:
@@ -63,8 +66,8 @@ def require(settings: Settings) -> None:
 
 
 @contextlib.asynccontextmanager
-async def runtime(settings: Settings, *, pool_size: int = 4) -> AsyncIterator[Runtime]:
-    """Open everything a role needs, in order; close it in reverse."""
+async def runtime(settings: Settings, *, pool_size: int = 4, role: str = "") -> AsyncIterator[Runtime]:
+    """Open everything a role needs, in order; close it in reverse. A named role's event loop is watched."""
     require(settings)
     configure_logging(settings)
     crashpoints.arm(settings)
@@ -72,4 +75,5 @@ async def runtime(settings: Settings, *, pool_size: int = 4) -> AsyncIterator[Ru
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with database(settings, size=pool_size) as pool, kafka_log(settings) as log:
-        yield Runtime(settings, log, pool, wall_clock, fresh_id, stop)
+        with watching(role) if role else contextlib.nullcontext() as watchdog:
+            yield Runtime(settings, log, pool, wall_clock, fresh_id, stop, watchdog)

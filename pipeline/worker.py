@@ -18,6 +18,7 @@ from pipeline.streaming.flow import Flow
 from pipeline.streaming.outlet import outlet
 from pipeline.streaming.run import run
 from pipeline.topology import build
+from pipeline.watchdog import watching
 
 _log = logging.getLogger("mailfold.worker")
 
@@ -29,7 +30,8 @@ async def serve(settings: Settings) -> None:
     spare_the_collector()
     async with outlet(settings) as out:
         normalizer, folder = Normalizer(wall_clock, ours), Folder(wall_clock)
-        await run(build(Flow(settings, out), normalizer, folder, Forgetter(wall_clock, settings.quiet_days)))
+        with watching("worker"):
+            await run(build(Flow(settings, out), normalizer, folder, Forgetter(wall_clock, settings.quiet_days)))
 
 
 def spare_the_collector() -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from pipeline.bootstrap import configure_logging, fresh_id, wall_clock
 from pipeline.errors import BadSettings
 from pipeline.settings import Settings, load
+from pipeline.watchdog import watching
 
 app = typer.Typer()
 
@@ -73,7 +74,8 @@ async def _sandbox(settings: Settings, stop: asyncio.Event) -> None:
         typer.echo(f"inbox     http://{host}:{running.http_port}/")
         typer.echo(f"webhooks  {running.webhooks}")
         typer.echo(f"key       {keys.public_key(settings.data_dir)}")
-        await stop.wait()
+        with watching("sandbox"):
+            await stop.wait()
 
 
 async def _receiver(key: str, port: int, brand: str, stop: asyncio.Event) -> None:

@@ -18,7 +18,7 @@ def run_role(module: str, loop_factory: Callable[[], asyncio.AbstractEventLoop] 
     """Open a role's world and run ``module.run(runtime)`` until SIGTERM or SIGINT."""
 
     async def main() -> None:
-        async with runtime(load(), pool_size=POOL_SIZE) as world:
+        async with runtime(load(), pool_size=POOL_SIZE, role=module.rpartition(".")[2]) as world:
             await importlib.import_module(module).run(world)
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:

@@ -8,6 +8,7 @@ from fastapi import Request
 from pipeline import admin
 from pipeline.bootstrap import Runtime
 from pipeline.gateway.cache import Cache
+from pipeline.gateway.fair_threads import CALLER
 from pipeline.gateway.problems import Problem
 
 REMEMBERED_S: Final = 3.0
@@ -34,6 +35,7 @@ class Authenticate:
         tenant = await self._known.get(admin.key_hash(key), lambda _: admin.tenant_of_key(self._pool, key))
         if tenant is None:
             raise _unauthorized("the API key is unknown or revoked")
+        CALLER.set(tenant.tenant)
         return tenant
 
 

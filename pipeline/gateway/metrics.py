@@ -42,6 +42,21 @@ class Metrics:
         self.unspooled = self._counter("unspooled", "Opens and clicks brought from the spool to the log.")
         self.spool_lost = self._counter("spool_lost", "Opens and clicks that even the spool could not take.")
         self.spool = self.gauge("spool_events", "Opens and clicks in this gateway's spool, not yet on the log.")
+        self._loop_lag = Histogram(
+            "mailfold_event_loop_lag_seconds",
+            "How late the event loop came to a timer, measured ten times a second.",
+            registry=self.registry,
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+        )
+        self._loop_stalls = self._counter(
+            "event_loop_stalls", "How often the event loop was blocked for over 200 ms; the log says by what."
+        )
+
+    def loop_beat(self, lag_seconds: float, stalled: bool) -> None:
+        """Count one beat of the event loop."""
+        self._loop_lag.observe(lag_seconds)
+        if stalled:
+            self._loop_stalls.inc()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"mailfold_{name}", text, labels, registry=self.registry)

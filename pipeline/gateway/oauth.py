@@ -20,6 +20,7 @@ from pipeline.gateway import access
 from pipeline.gateway.auth import BOUND, REMEMBERED_S, given_key
 from pipeline.gateway.bodies import read_body
 from pipeline.gateway.cache import Cache
+from pipeline.gateway.fair_threads import CALLER
 from pipeline.gateway.problems import Problem
 from pipeline.gateway.world import World
 from pipeline.json_items import typed
@@ -111,6 +112,7 @@ class Callers:
             tenant = None
         if tenant is None:
             raise Trouble(117, "the access token is unknown, or its API key is revoked")
+        CALLER.set(tenant.tenant)
         return tenant
 
     async def grant(self, asked: Asked) -> Tokens:

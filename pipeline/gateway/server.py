@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Iterator
 from typing import Final
@@ -12,6 +13,7 @@ import uvicorn
 from pipeline.bootstrap import Runtime
 from pipeline.errors import BadSettings, LogUnavailable
 from pipeline.gateway.app import make_app
+from pipeline.gateway.fair_threads import FairThreads
 from pipeline.gateway.visits import Connector
 from pipeline.gateway.world import World, make_world
 from pipeline.inbound.listener import listening
@@ -19,6 +21,8 @@ from pipeline.inbound.listener import listening
 GRACE_S: Final = 6
 """For requests in hand when told to stop; a batch has one append_timeout (5 s)."""
 PORT_FILE: Final = "gateway.port"
+THREADS: Final = min(32, (os.cpu_count() or 1) + 4)
+"""As many as asyncio's own pool would have."""
 log = logging.getLogger(__name__)
 
 
@@ -37,6 +41,7 @@ async def serve(rt: Runtime, connector: Connector) -> None:
     Raises BadSettings if that is taken, LogUnavailable if the producer gave up: whoever watches
     this process starts another.
     """
+    asyncio.get_running_loop().set_default_executor(FairThreads(THREADS))
     world = make_world(rt, connector)
     server = Server(
         uvicorn.Config(

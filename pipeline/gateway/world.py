@@ -59,6 +59,8 @@ class World:
 def make_world(rt: Runtime, connector: Connector = aiohttp.TCPConnector) -> World:
     """Everything the surfaces need; opens nothing."""
     metrics = Metrics()
+    if rt.watchdog is not None:
+        rt.watchdog.listen(metrics.loop_beat)
     log = CountedLog(rt.log, metrics)
     spool = Spool(rt.settings.data_dir / "spool", log, rt.new_id, metrics)
     signer = Signer(rt.settings.secret.get_secret_value(), "track")

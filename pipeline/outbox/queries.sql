@@ -4,61 +4,109 @@
 -- statement's snapshot and its lock is missed once; who needs to know asks again (Store.settle).
 
 -- name: claim
--- Leases the heads of due streams, fairly over the lanes.
---   lanes   each lane with open jobs: a loose index scan, so that the cost follows the lanes, not the backlog
---   probes  lanes whose breaker's pause is over: of all workers one gets the row, and one job
---   room    how many each lane may take: its own limit, and at most half of what the other lanes leave of this
---           process, so that no number of stuck lanes can take the last place
---   heads   due, and nothing earlier of the same email is open; a lease that ran out is due again (due_at)
---   chosen  first each lane's oldest, then each lane's second …
+-- Leases the heads of due streams, fairly over the tenants first and over each tenant's lanes (tenant/brand) then. Who has
+-- less in hand comes first, so one tenant's thousand lanes weigh as much as another's single one.
+--   lanes    each lane with open jobs and when its first is due: a loose index scan, so that the cost follows the lanes,
+--            not the backlog
+--   probes   lanes whose breaker's pause is over: of all workers one gets the row, and one job
+--   due      lanes that may get jobs now
+--   sizes    how many lanes of its tenant are due, and how many tenants
+--   rooms    how many jobs a lane may get: its own limit, and at most half of what the other lanes leave of this process,
+--            so that no number of stuck lanes can take the last place; but its equal share where there are other tenants.
+--            A tenant beside others gets at most three quarters of what those leave of this process
+--   picked   the lanes whose jobs are looked at: each tenant's first, then each tenant's second …, twice as many as there
+--            are free places, and about twice as many jobs, so that the locks follow the places, not the lanes; what this
+--            leaves free where lanes are uneven, the next claim takes, milliseconds later
+--   heads    due, and nothing earlier of the same email is open; a lease that ran out is due again (due_at)
+--   turns    when each head's tenant comes to it: each lane's first, then each lane's second …
+-- Windows, not joins, between the lanes: without statistics the planner would compare each lane with each.
 with recursive lanes as (
-    (select lane from jobs.jobs where queue = %(queue)s and state in ('pending', 'attempting') order by lane limit 1)
-    union all
-    select (
-        select j.lane from jobs.jobs j
-        where j.queue = %(queue)s and j.state in ('pending', 'attempting') and j.lane > lanes.lane
-        order by j.lane limit 1
+    (
+        select lane, due_at from jobs.jobs
+        where queue = %(queue)s and state in ('pending', 'attempting')
+        order by lane, due_at limit 1
     )
-    from lanes where lanes.lane is not null
+    union all
+    select later.lane, later.due_at
+    from lanes cross join lateral (
+        select j.lane, j.due_at from jobs.jobs j
+        where j.queue = %(queue)s and j.state in ('pending', 'attempting') and j.lane > lanes.lane
+        order by j.lane, j.due_at limit 1
+    ) later
 ), busy as (
-    select * from unnest(%(lanes)s::text[], %(in_hand)s::integer[]) as busy (lane, jobs)
+    select lane, jobs, split_part(lane, '/', 1) as tenant
+    from unnest(%(lanes)s::text[], %(in_hand)s::integer[]) as busy (lane, jobs)
+), held as (
+    select tenant, sum(jobs)::integer as jobs from busy group by tenant
 ), probes as (
     select lane from jobs.lanes
     where queue = %(queue)s and trips > 0 and paused_at is null and open_until <= now()
         and (probing_until is null or probing_until <= now())
     for update skip locked
-), room as (
-    select lanes.lane, probes.lane is not null as probe,
-        case
-            when news.trips > 0 then (probes.lane is not null)::integer
-            else least(
-                %(lane_limit)s,
-                (%(limit)s - %(total)s + coalesce(busy.jobs, 0) + 1) / 2
-            ) - coalesce(busy.jobs, 0)
-        end as jobs
+), due as (
+    select lanes.lane, split_part(lanes.lane, '/', 1) as tenant, coalesce(busy.jobs, 0) as in_hand,
+        probes.lane is not null as probe, coalesce(news.trips, 0) > 0 as tripped
     from lanes
     left join busy on busy.lane = lanes.lane
     left join probes on probes.lane = lanes.lane
     left join jobs.lanes news on news.queue = %(queue)s and news.lane = lanes.lane
-    where lanes.lane is not null and news.paused_at is null and (news.open_until is null or news.open_until <= now())
+    where lanes.due_at <= now() and news.paused_at is null and (news.open_until is null or news.open_until <= now())
+), sizes as (
+    select *, max(nth_tenant) over () as tenants
+    from (
+        select due.*, count(*) over (partition by tenant) as lanes, dense_rank() over (order by tenant) as nth_tenant
+        from due
+    ) due
+), rooms as (
+    select sizes.lane, sizes.tenant, sizes.probe, sizes.in_hand, sizes.tenants, coalesce(held.jobs, 0) as tenant_in_hand,
+        case
+            when tripped then probe::integer
+            else least(
+                %(lane_limit)s,
+                greatest(
+                    (%(limit)s - %(total)s + in_hand + 1) / 2,
+                    case when tenants > 1 then %(limit)s / tenants / lanes else 0 end
+                )
+            ) - in_hand
+        end as jobs,
+        case
+            when (select count(*) > 1 from (select from admin.tenants limit 2) first_two)
+            then ((%(limit)s - %(total)s + coalesce(held.jobs, 0)) * 3 + 3) / 4 - coalesce(held.jobs, 0)
+            else %(limit)s - %(total)s
+        end as tenant_jobs
+    from sizes left join held on held.tenant = sizes.tenant
+), picked as (
+    select *, count(*) over (partition by tenant) as lanes,
+        least(tenant_jobs, 1 + 2 * (%(limit)s - %(total)s) / tenants) as looked_at
+    from (
+        select *, tenant_in_hand + row_number() over (partition by tenant order by in_hand, random()) as turn
+        from rooms
+        where jobs > 0 and tenant_jobs > 0
+    ) ranked
+    order by turn, random() limit 2 * (%(limit)s - %(total)s)
 ), heads as (
-    select room.lane, room.probe, head.tid, head.state,
-        row_number() over (partition by room.lane order by head.due_at) as place
-    from room cross join lateral (
+    select picked.lane, picked.tenant, picked.probe, picked.tenant_in_hand, picked.tenant_jobs, head.tid, head.state,
+        picked.in_hand + row_number() over (partition by picked.lane order by head.due_at) as place
+    from picked cross join lateral (
         select j.ctid as tid, j.state, j.due_at
         from jobs.jobs j
-        where j.queue = %(queue)s and j.lane = room.lane and j.state in ('pending', 'attempting') and j.due_at <= now()
+        where j.queue = %(queue)s and j.lane = picked.lane and j.state in ('pending', 'attempting') and j.due_at <= now()
             and not exists (
                 select from jobs.jobs o
                 where o.queue = j.queue and o.stream = j.stream and o.seq <> j.seq
                     and (o.state = 'attempting' or (o.seq < j.seq and o.state in ('held', 'pending', 'unknown')))
             )
         order by j.due_at
-        limit greatest(room.jobs, 0)
+        limit least(picked.jobs, 1 + 2 * picked.looked_at / picked.lanes)
         for update skip locked
     ) head
+), turns as (
+    select lane, probe, tid, state, tenant_in_hand, tenant_jobs,
+        row_number() over (partition by tenant order by place, random()) as turn
+    from heads
 ), chosen as (
-    select * from heads order by place, random() limit %(limit)s - %(total)s
+    select * from turns where turn <= tenant_jobs
+    order by tenant_in_hand + turn, random() limit %(limit)s - %(total)s
 ), probing as (
     update jobs.lanes set probing_until = now() + %(lease)s * interval '1 second'
     where queue = %(queue)s and lane in (select lane from chosen where probe)

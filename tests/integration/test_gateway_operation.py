@@ -4,6 +4,8 @@ import asyncio
 import socket
 import subprocess
 import sys
+import threading
+import time
 from typing import Any
 
 import httpx
@@ -11,8 +13,10 @@ import jsonschema
 import pytest
 
 from pipeline.bootstrap import runtime
+from pipeline.dialects import fasttrack
 from pipeline.errors import BadSettings, LogUnavailable
 from pipeline.gateway import openapi, run
+from pipeline.gateway.fair_threads import CALLER
 from pipeline.settings import Settings
 from tests.support.fasttrack import message
 from tests.support.gateway import gateway
@@ -38,6 +42,36 @@ async def test_metrics_count_requests_messages_and_appends(settings: Settings) -
         assert await world.metric("mailfold_postgres_up") == 1
         assert await world.metric("mailfold_parked") == 0
         assert await world.metric("mailfold_oldest_parked_seconds") == 0
+
+
+async def test_heavy_work_runs_in_threads_that_know_whose_it_is(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, str]] = []
+    read = fasttrack.read_batch
+
+    def observed(body: bytes) -> Any:
+        seen.append((CALLER.get(), threading.current_thread().name[:8]))
+        return read(body)
+
+    monkeypatch.setattr(fasttrack, "read_batch", observed)
+    async with gateway(settings) as world:
+        assert (await world.post([message("one")])).status_code == 200
+    assert seen == [("acme", "gateway_")]
+
+
+async def test_metrics_show_how_late_the_event_loop_is(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        beats = "mailfold_event_loop_lag_seconds_count"
+        before = await world.metric(beats)
+        time.sleep(0.5)  # noqa: ASYNC251  it blocks the loop, which the test shares with the gateway
+
+        async def beaten() -> bool:
+            return await world.metric(beats) > before
+
+        await until(beaten)
+        assert await world.metric("mailfold_event_loop_stalls_total") >= 1
+        assert await world.metric("mailfold_event_loop_lag_seconds_sum") > 0.3
 
 
 async def test_metrics_count_events_of_types_that_nobody_knows_yet(settings: Settings) -> None:

@@ -46,7 +46,7 @@ async def gateway(
     mine = settings.model_copy(update={"port": 0, **changed})
     port_file = mine.data_dir / PORT_FILE
     port_file.unlink(missing_ok=True)
-    async with runtime(mine) as rt:
+    async with runtime(mine, role="gateway") as rt:
         await admin.add_tenant(rt.pool, admin.Tenant("acme"))
         key = await admin.add_key(rt.pool, "acme")
         serving = asyncio.create_task(run(rt, connector))
