@@ -7,13 +7,13 @@ import msgspec
 from pipeline import humans
 from pipeline.correlate.matching import match_key
 from pipeline.errors import NotFound, Uncorrelated, Unrecognised
-from pipeline.folding import Found, dead_letter
+from pipeline.folding import Found
 from pipeline.hearing.adapter import UNCORRELATED, Adapter, Context, Proofs
 from pipeline.hearing.parts import events_of
 from pipeline.ports import Entry
 from pipeline.providers.registry import adapter
 from topics.codec import Undecodable, decode, encode
-from topics.dead_letters import DeadLetter
+from topics.dead_letters import DeadLetter, dead_letter
 from topics.events import DeliveryEvent
 from topics.record import Millis
 from topics.registry import DEAD_LETTERS, DELIVERY_EVENTS, MAX_RECORD_BYTES, UNCORRELATED_EVENTS
@@ -51,9 +51,9 @@ def normalize(found: Found, proofs: Proofs, now: Millis) -> Told:
         headers = dict(webhook.headers)
         raw_events = events_of(reader, webhook.body, headers)
     except Undecodable as error:
-        return Told((), (dead_letter(found, now, "undecodable", str(error), role=ROLE),))
+        return Told((), (found.dead(now, "undecodable", str(error), role=ROLE),))
     except (NotFound, Unrecognised) as error:
-        return Told((), (dead_letter(found, now, "unrecognised", str(error), role=ROLE),))
+        return Told((), (found.dead(now, "unrecognised", str(error), role=ROLE),))
     context = Context(provider=webhook.provider, received_at=webhook.received_at, headers=headers, proofs=proofs)
     events: list[DeliveryEvent] = []
     leftovers: list[DeadLetter] = []
@@ -62,7 +62,8 @@ def normalize(found: Found, proofs: Proofs, now: Millis) -> Told:
             events.append(_event(raw, reader, context))
         except (Unrecognised, Uncorrelated) as error:
             reason = type(error).__name__.lower()
-            leftovers.append(dead_letter(found, now, reason, f"event {index}: {error}", role=ROLE, value=raw))
+            why = f"event {index}: {error}"
+            leftovers.append(dead_letter(found.place, now, reason, why, role=ROLE, key=found.key, value=raw))
     return Told(tuple(events), tuple(leftovers))
 
 

@@ -9,15 +9,15 @@ import pytest
 from pipeline import folding
 from pipeline.errors import TooManyDead
 from pipeline.fold import evolve
-from pipeline.folding import DEAD_BYTES, KEY_BYTES, Found, Stretch, dead_letter, fold_all, fold_run, sort
+from pipeline.folding import Stretch, fold_all, fold_run, sort
 from pipeline.steps import Limit
 from tests.support.facts import EMAIL_ID, event
 from topics import codec
 from topics.changes import EmailChange
 from topics.codec import Undecodable, decode, encode
 from topics.events import DeliveryEvent, EventKind
-from topics.record import EmailId, Place
-from topics.registry import DEAD_LETTERS, DELIVERY_EVENTS, EMAIL_CHANGES, EMAIL_STATES, MAX_RECORD_BYTES
+from topics.record import EmailId
+from topics.registry import DELIVERY_EVENTS, EMAIL_CHANGES, EMAIL_STATES
 
 KEY = EMAIL_ID.encode()
 OPENED, CLICKED = event(EventKind.OPENED, "o"), event(EventKind.CLICKED, "c")
@@ -134,16 +134,6 @@ def test_what_is_no_fact_or_lies_under_another_key_is_dead() -> None:
         (3, "misplaced", "fold"),
         (4, "misplaced", "fold"),
     ]
-
-
-def test_a_letter_about_what_fits_in_no_record_tells_its_beginning() -> None:
-    found = Found(
-        DELIVERY_EVENTS, Place(topic="delivery-events", partition=0, offset=7), b"k" * 2_000_000, b"v" * 3_000_000
-    )
-    letter = dead_letter(found, 9, "undecodable", "why", role="fold")
-    assert (letter.key, letter.value) == (b"k" * KEY_BYTES, b"v" * DEAD_BYTES)
-    assert letter.error == "the first 890000 of 3000000 bytes; why"
-    assert len(encode(DEAD_LETTERS, letter)) <= MAX_RECORD_BYTES
 
 
 def test_facts_too_large_together_get_a_change_each(monkeypatch: pytest.MonkeyPatch) -> None:
