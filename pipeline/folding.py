@@ -18,6 +18,7 @@ from pipeline.fold import evolve
 from topics.changes import AppliedBytes, ChangeBytes, Fact
 from topics.codec import Undecodable, encode, encode_parts, read
 from topics.dead_letters import DeadLetter, dead_letter
+from topics.join import bounded
 from topics.record import Millis, Place
 from topics.registry import EMAIL_CHANGES, EMAIL_STATES, MAX_RECORD_BYTES, Topic
 from topics.states import EmailState
@@ -142,11 +143,15 @@ def fold_run(run: Stretch, facts: Facts, before: Mapping[bytes, bytes | None], n
 
 
 Known = tuple[EmailState | None, msgspec.Raw | None]
-"""A state and its bytes."""
+"""A state and its bytes; without bytes where the stored state exceeded its bounds and has to be written anew."""
 
 
 def _known(stored: bytes | None) -> Known:
-    return (None, None) if stored is None else read(EMAIL_STATES, stored)
+    if stored is None:
+        return None, None
+    state, raw = read(EMAIL_STATES, stored)
+    within = bounded(state)
+    return within, raw if within is state else None
 
 
 class _Fold(msgspec.Struct, frozen=True):

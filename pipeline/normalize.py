@@ -15,6 +15,7 @@ from pipeline.providers.registry import adapter
 from topics.codec import Undecodable, decode, encode
 from topics.dead_letters import DeadLetter, dead_letter
 from topics.events import DeliveryEvent
+from topics.ids import short_id
 from topics.record import Millis
 from topics.registry import DEAD_LETTERS, DELIVERY_EVENTS, MAX_RECORD_BYTES, UNCORRELATED_EVENTS
 from topics.webhooks import RawWebhook
@@ -73,6 +74,9 @@ def _event(raw: bytes, reader: Adapter, context: Context) -> DeliveryEvent:
     event = reader.normalize(raw, context)
     if event.email_id == UNCORRELATED and not match_key(event.provider_message_id):
         raise Uncorrelated("it names neither an email of ours nor its provider's message")
+    named = short_id(event.event_id)
+    if named != event.event_id:
+        event = msgspec.structs.replace(event, event_id=named)
     return _fitting(humans.label(event), len(raw))
 
 

@@ -12,9 +12,17 @@ from pipeline.streaming.groups import Step
 from topics.codec import encode
 from topics.registry import DEAD_LETTERS
 
+OWN_FAULTS: Final = frozenset({"undecodable", "misplaced"})
+"""Reasons for which only a fact's writer can be to blame. Topics of facts are written by our own processes, so many of
+these mean a fault of ours, or a foreign program that writes to our topics. A fact that is too large for its email's
+change is none of them: its words may be a stranger's, and no stranger may be able to stop the fold."""
+
 
 class Limit:
-    """Stops the worker when most records are dead: better a loud halt than a log turned into dead letters."""
+    """Stops the worker when most records are dead by a fault of ours.
+
+    A loud halt is better than a log turned into dead letters.
+    """
 
     WINDOW: Final = 1000
     LEAST: Final = 200
@@ -41,7 +49,8 @@ class Folder:
     def __call__(self, run: Stretch, read: Read) -> Step:
         """Fold a run of one partition. Raises NotOurs, TooManyDead."""
         folded = fold_all(run, read, self._clock())
-        self._limit.count(len(run.records) - len(folded.dead), len(folded.dead))
+        faults = sum(letter.reason in OWN_FAULTS for letter in folded.dead)
+        self._limit.count(len(run.records) - faults, faults)
         others = [(DEAD_LETTERS, encode(DEAD_LETTERS, letter)) for letter in folded.dead]
         return Step(folded.states, folded.changes, others)
 

@@ -201,8 +201,8 @@ LOG = (
         "events are not told apart by their ids",
         "kill-any",
         (
-            Patch("topics/join.py", "    if not _covers(ids, b.ids):\n", "    if b.ids:\n"),
-            Patch("topics/join.py", "tuple(sorted({*ids, *b.ids}))[:limit]", "tuple(sorted([*ids, *b.ids]))[:limit]"),
+            Patch("topics/join.py", "    if len(ids) > SKETCH or not _covers(ids, b.ids):\n", "    if b.ids:\n"),
+            Patch("topics/join.py", "tuple(sorted({*ids, *b.ids}))[:SKETCH]", "tuple(sorted([*ids, *b.ids]))[:SKETCH]"),
         ),
     ),
     Mutation(
