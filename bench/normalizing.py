@@ -5,7 +5,7 @@ import asyncio
 import uvloop
 
 from pipeline.bootstrap import configure_logging, wall_clock
-from pipeline.proving import proofs
+from pipeline.proving import proofs_of
 from pipeline.settings import Settings, load
 from pipeline.steps import Normalizer
 from pipeline.streaming.flow import Flow, Runs
@@ -19,7 +19,7 @@ from topics.registry import FACTS
 async def serve(settings: Settings) -> None:
     """Until it is told to stop."""
     spare_the_collector()
-    normalizer = Normalizer(wall_clock, proofs(settings.secret.get_secret_value()))
+    normalizer = Normalizer(wall_clock, proofs_of(settings))
     async with outlet(settings) as out:
         flow = normalizing(Flow(settings, out), normalizer)
 

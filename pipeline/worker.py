@@ -10,7 +10,7 @@ import uvloop
 from pipeline import cluster, crashpoints
 from pipeline.bootstrap import configure_logging, require, wall_clock
 from pipeline.errors import MailfoldError
-from pipeline.proving import proofs
+from pipeline.proving import proofs_of
 from pipeline.quiet import Forgetter
 from pipeline.settings import Settings
 from pipeline.steps import Folder, Normalizer
@@ -25,7 +25,7 @@ _log = logging.getLogger("mailfold.worker")
 async def serve(settings: Settings) -> None:
     """Run the worker's flow until it is told to stop; raise what crashed it, and TopicMismatch."""
     await cluster.check(settings)
-    ours = proofs(settings.secret.get_secret_value())
+    ours = proofs_of(settings)
     spare_the_collector()
     async with outlet(settings) as out:
         normalizer, folder = Normalizer(wall_clock, ours), Folder(wall_clock)
