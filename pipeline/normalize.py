@@ -1,5 +1,6 @@
 """A raw webhook in; its events in our words, and what can't be told, out. Pure."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -21,7 +22,21 @@ from topics.registry import DEAD_LETTERS, DELIVERY_EVENTS, MAX_RECORD_BYTES, UNC
 from topics.webhooks import RawWebhook
 
 ROLE: Final = "normalize"
+LIGHT_BYTES: Final = 16_384
+"""A webhook up to this size is normalized where it is read: some 30 events, about a millisecond. Larger ones, and every
+mail, whose form is anybody's, are the work of a process with a time limit."""
+_MAIL: Final = b"\xa4kind\xa4mail"
+"""As a mail's record begins in MessagePack (:class:`topics.webhooks.RawWebhook`), within so many"""
+_BEGINNING: Final = 500
 _ENVELOPE: Final = 10_000
+
+
+class Output(msgspec.Struct, frozen=True, array_like=True):
+    """A record on its way to a topic, encoded."""
+
+    topic: str
+    key: str | None
+    value: bytes
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -42,6 +57,29 @@ def _entry(event: DeliveryEvent) -> Entry:
     if event.email_id == UNCORRELATED:
         return Entry(UNCORRELATED_EVENTS, match_key(event.provider_message_id), event)
     return Entry(DELIVERY_EVENTS, event.email_id, event)
+
+
+def is_heavy(value: bytes | None) -> bool:
+    """Return whether a record of `provider-webhooks` is the work of a process."""
+    return value is not None and (len(value) > LIGHT_BYTES or value.find(_MAIL, 0, _BEGINNING) >= 0)
+
+
+def outputs(found: Found, proofs: Proofs, now: Millis) -> list[Output]:
+    """Return what a webhook says, encoded; a dead letter where an adapter of ours fails at it.
+
+    Whatever is wrong with one webhook, the others go on: a webhook that is read again would fail again for ever.
+    """
+    try:
+        entries = normalize(found, proofs, now).entries()
+        return [Output(entry.topic.name, entry.key, encode(entry.topic, entry.record)) for entry in entries]
+    except Exception as error:
+        # The error's own text may quote an address.
+        return encoded([found.dead(now, "failed", f"{type(error).__name__} in our reading of it", role=ROLE)])
+
+
+def encoded(letters: Sequence[DeadLetter]) -> list[Output]:
+    """Return dead letters on their way to their topic."""
+    return [Output(DEAD_LETTERS.name, None, encode(DEAD_LETTERS, letter)) for letter in letters]
 
 
 def normalize(found: Found, proofs: Proofs, now: Millis) -> Told:

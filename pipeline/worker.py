@@ -10,6 +10,7 @@ import uvloop
 from pipeline import cluster, crashpoints
 from pipeline.bootstrap import configure_logging, require, wall_clock
 from pipeline.errors import MailfoldError
+from pipeline.normalizing.pool import normalizer_pool
 from pipeline.proving import proofs_of
 from pipeline.quiet import Forgetter
 from pipeline.settings import Settings
@@ -27,8 +28,8 @@ async def serve(settings: Settings) -> None:
     await cluster.check(settings)
     ours = proofs_of(settings)
     spare_the_collector()
-    async with outlet(settings) as out:
-        normalizer, folder = Normalizer(wall_clock, ours), Folder(wall_clock)
+    async with outlet(settings) as out, normalizer_pool(settings, wall_clock) as pool:
+        normalizer, folder = Normalizer(wall_clock, ours, pool.normalize), Folder(wall_clock)
         await run(build(Flow(settings, out), normalizer, folder, Forgetter(wall_clock, settings.quiet_days)))
 
 
