@@ -29,6 +29,10 @@ SLICE: Final = 1000
 processor's cache when the next step needs it. Through a whole run of 4 MB each step would wait for the memory."""
 
 
+UNBOUNDED_BYTES: Final = 8_192
+"""A stored state up to this size is taken as it is; a mark of it with too many ids is cut when a fact joins it."""
+
+
 class Found(msgspec.Struct, frozen=True, gc=False):
     """A record as it lies on the log."""
 
@@ -150,6 +154,8 @@ def _known(stored: bytes | None) -> Known:
     if stored is None:
         return None, None
     state, raw = read(EMAIL_STATES, stored)
+    if len(stored) <= UNBOUNDED_BYTES:
+        return state, raw
     within = bounded(state)
     return within, raw if within is state else None
 

@@ -71,6 +71,8 @@ def owner_uuid(tenant: str) -> str:
 
 def short_id(identifier: str) -> str:
     """Return the identifier, or its SHA-256 where it is longer than :data:`MAX_ID_BYTES`: sources may name anything."""
+    if len(identifier) <= MAX_ID_BYTES // 4:  # whatever the characters
+        return identifier
     raw = identifier.encode("utf-8", "surrogatepass")
     return identifier if len(raw) <= MAX_ID_BYTES else f"sha256:{hashlib.sha256(raw).hexdigest()}"
 

@@ -40,7 +40,8 @@ def merge(a: EmailState, b: EmailState) -> EmailState:
     """
     if a.email_id != b.email_id:
         raise ValueError(f"states of two emails can't be merged: {a.email_id} and {b.email_id}")
-    return absorb(bounded(a), {name: getattr(b, name) for name in JOINS})
+    within = bounded(b)
+    return absorb(bounded(a), {name: getattr(within, name) for name in JOINS})
 
 
 def bounded(state: EmailState) -> EmailState:
@@ -62,7 +63,7 @@ def absorb(state: EmailState, parts: Mapping[str, Any]) -> EmailState:
         if not theirs:
             continue
         ours = getattr(state, name)
-        joined = JOINS[name](ours, theirs) if ours else JOINS[name](theirs, theirs)
+        joined = JOINS[name](ours, theirs) if ours else theirs
         if joined is not ours:
             changed[name] = joined
     return msgspec.structs.replace(state, **changed) if changed else state

@@ -9,16 +9,13 @@ import os
 import resource
 import signal
 import sys
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 import msgspec
 
 from pipeline.normalize import outputs
 from pipeline.normalizing.wire import LENGTH_BYTES, Job, Terms, framed, length
 from pipeline.proving import proofs
-
-NICENESS: Final = 5
-"""Behind the worker's own process: folding goes first where processors are few."""
 
 
 def main() -> None:
@@ -41,8 +38,6 @@ def main() -> None:
 
 
 def _limit(terms: Terms) -> None:
-    with contextlib.suppress(OSError):
-        os.nice(NICENESS)
     # Not every system knows this limit, and an operator may have set a lower one.
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (terms.memory_limit_bytes, terms.memory_limit_bytes))
