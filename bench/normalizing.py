@@ -5,7 +5,8 @@ import asyncio
 import uvloop
 
 from pipeline.bootstrap import configure_logging, wall_clock
-from pipeline.proving import proofs
+from pipeline.normalizing.pool import normalizer_pool
+from pipeline.proving import proofs_of
 from pipeline.settings import Settings, load
 from pipeline.steps import Normalizer
 from pipeline.streaming.flow import Flow, Runs
@@ -19,8 +20,8 @@ from topics.registry import FACTS
 async def serve(settings: Settings) -> None:
     """Until it is told to stop."""
     spare_the_collector()
-    normalizer = Normalizer(wall_clock, proofs(settings.secret.get_secret_value()))
-    async with outlet(settings) as out:
+    async with outlet(settings) as out, normalizer_pool(settings, wall_clock) as pool:
+        normalizer = Normalizer(wall_clock, proofs_of(settings), pool.normalize)
         flow = normalizing(Flow(settings, out), normalizer)
 
         @flow.source(*FACTS)

@@ -63,6 +63,8 @@ def require(settings: Settings) -> None:
         raise BadSettings("KAFKA_BOOTSTRAP: missing; `mailfold up` starts a Kafka of its own, other roles need yours")
     if len(settings.secret.get_secret_value()) < 32:
         raise BadSettings("MAILFOLD_SECRET: at least 32 characters; the same for every role")
+    if 0 < len(settings.secret_previous.get_secret_value()) < 32:
+        raise BadSettings("MAILFOLD_SECRET_PREVIOUS: at least 32 characters, or empty; the same for every role")
 
 
 @contextlib.asynccontextmanager

@@ -10,11 +10,15 @@ from topics.acks import Ack, Acked, Deferred, Dropped, Failed, Rejected
 from topics.changes import Fact
 from topics.conversions import ConversionResult, Outcome
 from topics.events import BounceClass, Correction, DeliveryEvent, EventKind, Retraction
-from topics.ids import id_hash
+from topics.ids import id_hash, short_id
 from topics.join import DETAILS, absorb
 from topics.record import Millis
 from topics.requests import SendRequest
 from topics.states import Corrected, Detail, EmailState, Mark, Settlement
+
+MAX_TEXT_CHARS: Final = 4_000
+"""What a state keeps of a reply's text; every change repeats it. The whole text is in the timeline."""
+MAX_WORD_CHARS: Final = 300
 
 Parts = dict[str, Any]
 """Fields of an EmailState: what one fact says."""
@@ -103,7 +107,7 @@ def _event(event: DeliveryEvent) -> Parts:
     if name in _DETAIL_OF:
         found[_DETAIL_OF[name]] = _detail(event, name, event.bounce_type, event.bounce_subtype)
     if event.provider_message_id:
-        found["provider_ids"] = ((event.provider, event.provider_message_id),)
+        found["provider_ids"] = ((event.provider, short_id(event.provider_message_id)),)
     if event.corrects is not None:
         detail = found.get(_DETAIL_OF.get(name, ""))
         found["corrected"] = (_corrected(event, event.corrects, name, detail),)
@@ -129,7 +133,7 @@ def _ack(ack: Ack) -> Parts:
         if ack.means_delivered:
             found["delivered"] = mark
         if ack.provider_message_id:
-            found["provider_ids"] = ((ack.provider, ack.provider_message_id),)
+            found["provider_ids"] = ((ack.provider, short_id(ack.provider_message_id)),)
     elif name in _DETAIL_OF:
         reason = ack.reason if isinstance(ack, Dropped | Failed) else ""
         found[_DETAIL_OF[name]] = _detail(ack, name, reason, "")
@@ -161,11 +165,11 @@ def _detail(fact: DeliveryEvent | Ack, name: str, kind: str, subtype: str) -> De
         at=min(fact.occurred_at, fact.recorded_at),
         recorded=fact.recorded_at,
         event_id=fact.event_id,
-        type=kind,
-        subtype=subtype,
+        type=kind[:MAX_WORD_CHARS],
+        subtype=subtype[:MAX_WORD_CHARS],
         code=fact.code,
-        enhanced=fact.enhanced,
-        text=fact.text,
+        enhanced=fact.enhanced[:MAX_WORD_CHARS],
+        text=fact.text[:MAX_TEXT_CHARS],
         provider=fact.provider,
         bounce_class=(told or bounce_class(fact.code, fact.enhanced)) if name == "bounced" else None,
     )

@@ -17,19 +17,20 @@ import msgspec
 from pipeline.fold import evolve
 from topics.changes import AppliedBytes, ChangeBytes, Fact
 from topics.codec import Undecodable, encode, encode_parts, read
-from topics.dead_letters import DeadLetter
+from topics.dead_letters import DeadLetter, dead_letter
+from topics.join import bounded
 from topics.record import Millis, Place
 from topics.registry import EMAIL_CHANGES, EMAIL_STATES, MAX_RECORD_BYTES, Topic
 from topics.states import EmailState
 
 ROLE: Final = "fold"
-KEY_BYTES: Final = 1_000
-DEAD_BYTES: Final = MAX_RECORD_BYTES - 10_000
-"""What is kept of a dead record: its letter must fit in a record, too, and who wrote it may have been allowed more (or
-compressed it). One that can't be written would stop its partition for ever."""
 SLICE: Final = 1000
 """Records that are decoded, folded and encoded before the next ones are: what one step makes still lies in the
 processor's cache when the next step needs it. Through a whole run of 4 MB each step would wait for the memory."""
+
+
+UNBOUNDED_BYTES: Final = 8_192
+"""A stored state up to this size is taken as it is; a mark of it with too many ids is cut when a fact joins it."""
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
@@ -39,6 +40,10 @@ class Found(msgspec.Struct, frozen=True, gc=False):
     place: Place
     key: bytes | None
     value: bytes | None
+
+    def dead(self, now: Millis, reason: str, error: str, *, role: str) -> DeadLetter:
+        """Return the dead letter of this record."""
+        return dead_letter(self.place, now, reason, error, role=role, key=self.key, value=self.value)
 
 
 class Stretch(msgspec.Struct, frozen=True):
@@ -97,13 +102,11 @@ def sort(run: Stretch, now: Millis) -> tuple[Facts, list[DeadLetter]]:
         try:
             fact, raw = read(topic, record.value)
         except Undecodable as error:
-            dead.append(dead_letter(run.at(record), now, "undecodable", str(error), role=ROLE))
+            dead.append(run.at(record).dead(now, "undecodable", str(error), role=ROLE))
             continue
         key = fact.email_id.encode()
         if key != record.key:
-            dead.append(
-                dead_letter(run.at(record), now, "misplaced", "the record's key is not its email_id", role=ROLE)
-            )
+            dead.append(run.at(record).dead(now, "misplaced", "the record's key is not its email_id", role=ROLE))
             continue
         told = Told(fact, raw, record)
         if key in facts:
@@ -144,11 +147,17 @@ def fold_run(run: Stretch, facts: Facts, before: Mapping[bytes, bytes | None], n
 
 
 Known = tuple[EmailState | None, msgspec.Raw | None]
-"""A state and its bytes."""
+"""A state and its bytes; without bytes where the stored state exceeded its bounds and has to be written anew."""
 
 
 def _known(stored: bytes | None) -> Known:
-    return (None, None) if stored is None else read(EMAIL_STATES, stored)
+    if stored is None:
+        return None, None
+    state, raw = read(EMAIL_STATES, stored)
+    if len(stored) <= UNBOUNDED_BYTES:
+        return state, raw
+    within = bounded(state)
+    return within, raw if within is state else None
 
 
 class _Fold(msgspec.Struct, frozen=True):
@@ -172,8 +181,7 @@ class _Fold(msgspec.Struct, frozen=True):
             self._singly(key, told, before)
         else:
             error = f"the change would be {len(change)} bytes"
-            letter = dead_letter(self.run.at(told[0].record), self.now, "too-large", error, role=ROLE)
-            self.folded.dead.append(letter)
+            self.folded.dead.append(self.run.at(told[0].record).dead(self.now, "too-large", error, role=ROLE))
 
     def _singly(self, key: bytes, told: list[Told], before: Known) -> None:
         """Facts that don't fit into one change together: a change each."""
@@ -186,21 +194,3 @@ class _Fold(msgspec.Struct, frozen=True):
         name, partition = self.run.topic.name, self.run.partition
         applied = tuple([AppliedBytes((name, partition, one.record.offset), one.raw) for one in told])
         return encode_parts(EMAIL_CHANGES, ChangeBytes(state.email_id, self.now, applied, after))
-
-
-def dead_letter(
-    found: Found, now: Millis, reason: str, error: str, *, role: str, value: bytes | None = None
-) -> DeadLetter:
-    """A record that goes no further, with its place, and why; of one that fits in no record of ours the beginning."""
-    told = found.value if value is None else value
-    if told is not None and len(told) > DEAD_BYTES:
-        told, error = told[:DEAD_BYTES], f"the first {DEAD_BYTES} of {len(told)} bytes; {error}"
-    return DeadLetter(
-        source=found.place,
-        recorded_at=now,
-        reason=reason,
-        error=error[:1000],
-        role=role,
-        key=found.key and found.key[:KEY_BYTES],
-        value=told,
-    )

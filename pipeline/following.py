@@ -20,7 +20,7 @@ from pipeline.errors import Recoverable
 from pipeline.kafka import append_all, consumer, partition_of
 from pipeline.ports import Entry
 from topics.codec import Undecodable, decode
-from topics.dead_letters import DeadLetter
+from topics.dead_letters import dead_letter
 from topics.record import Place
 from topics.registry import DEAD_LETTERS, Topic
 
@@ -88,14 +88,8 @@ async def _decoded(rt: Runtime, topic: Topic, records: list[Any]) -> list[tuple[
         try:
             found.append((record.offset, decode(topic, record.value)))
         except Undecodable as error:
-            letter = DeadLetter(
-                source=Place(topic=topic.name, partition=record.partition, offset=record.offset),
-                recorded_at=rt.clock(),
-                reason="undecodable",
-                error=str(error)[:1000],
-                role="project",
-                key=record.key,
-                value=record.value,
-            )
+            source = Place(topic=topic.name, partition=record.partition, offset=record.offset)
+            what = {"role": "project", "key": record.key, "value": record.value}
+            letter = dead_letter(source, rt.clock(), "undecodable", str(error), **what)
             await append_all(rt.log, [Entry(DEAD_LETTERS, None, letter)])
     return found

@@ -19,7 +19,7 @@ from projections.columns import storable
 from projections.sink import Connection, Moved, Run, Sink
 from topics.changes import EmailChange, Tick
 from topics.codec import Undecodable, decode
-from topics.dead_letters import DeadLetter
+from topics.dead_letters import DeadLetter, dead_letter
 from topics.record import Place
 from topics.registry import DEAD_LETTERS, EMAIL_CHANGES
 
@@ -136,7 +136,7 @@ class Lane:
         """Keep what can't be read in the dead letters, confirmed, before the offset passes it."""
         log.error("email-changes/%s: %s dead letters", self.partition.partition, len(broken))
         now = self.rt.clock()
-        await append_all(self.rt.log, [Entry(DEAD_LETTERS, None, dead_letter(*each, now)) for each in broken])
+        await append_all(self.rt.log, [Entry(DEAD_LETTERS, None, unprojectable(*each, now)) for each in broken])
 
     async def _insist(self, ask: Callable[[Connection], Awaitable[T]]) -> T:
         """Ask Postgres until it answers. What may or may not have been committed shows as Moved."""
@@ -213,14 +213,7 @@ def _names_one_email(change: EmailChange) -> bool:
     return storable(change.email_id) and change.state.email_id == change.email_id
 
 
-def dead_letter(record: Any, error: str, now: int) -> DeadLetter:
-    """A record that can't be projected."""
-    return DeadLetter(
-        source=Place(topic=EMAIL_CHANGES.name, partition=record.partition, offset=record.offset),
-        recorded_at=now,
-        reason="undecodable",
-        error=error,
-        role="project",
-        key=record.key,
-        value=record.value,
-    )
+def unprojectable(record: Any, error: str, now: int) -> DeadLetter:
+    """Return the dead letter of a record that can't be projected."""
+    source = Place(topic=EMAIL_CHANGES.name, partition=record.partition, offset=record.offset)
+    return dead_letter(source, now, "undecodable", error, role="project", key=record.key, value=record.value)

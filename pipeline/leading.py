@@ -20,7 +20,7 @@ from pipeline.bootstrap import Runtime
 from pipeline.errors import LeaseLost, Recoverable, Refused
 from pipeline.ports import Entry
 from projections.sql import Queries
-from topics.dead_letters import DeadLetter
+from topics.dead_letters import dead_letter
 from topics.record import Place
 from topics.registry import DEAD_LETTERS, Topic
 
@@ -103,15 +103,8 @@ class Positions:
     def letter(self, record: Any, why: str) -> Entry:
         """A record that is none of ours, for the dead letters."""
         source = Place(topic=self.topics[record.topic].name, partition=record.partition, offset=record.offset)
-        letter = DeadLetter(
-            source=source,
-            recorded_at=self._rt.clock(),
-            reason="undecodable",
-            error=why[:1000],
-            role="dispatch",
-            key=record.key,
-            value=record.value,
-        )
+        what = {"role": "dispatch", "key": record.key, "value": record.value}
+        letter = dead_letter(source, self._rt.clock(), "undecodable", why, **what)
         logger.error("%s is no record of ours; it went to the dead letters", source)
         return Entry(DEAD_LETTERS, None, letter)
 

@@ -1,5 +1,6 @@
 """A raw webhook in; its events in our words, and what can't be told, out. Pure."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -7,20 +8,35 @@ import msgspec
 from pipeline import humans
 from pipeline.correlate.matching import match_key
 from pipeline.errors import NotFound, Uncorrelated, Unrecognised
-from pipeline.folding import Found, dead_letter
+from pipeline.folding import Found
 from pipeline.hearing.adapter import UNCORRELATED, Adapter, Context, Proofs
 from pipeline.hearing.parts import events_of
 from pipeline.ports import Entry
 from pipeline.providers.registry import adapter
 from topics.codec import Undecodable, decode, encode
-from topics.dead_letters import DeadLetter
+from topics.dead_letters import DeadLetter, dead_letter
 from topics.events import DeliveryEvent
+from topics.ids import short_id
 from topics.record import Millis
 from topics.registry import DEAD_LETTERS, DELIVERY_EVENTS, MAX_RECORD_BYTES, UNCORRELATED_EVENTS
 from topics.webhooks import RawWebhook
 
 ROLE: Final = "normalize"
+LIGHT_BYTES: Final = 16_384
+"""A webhook up to this size is normalized where it is read: some 30 events, about a millisecond. Larger ones, and every
+mail, whose form is anybody's, are the work of a process with a time limit."""
+_MAIL: Final = b"\xa4kind\xa4mail"
+"""As a mail's record begins in MessagePack (:class:`topics.webhooks.RawWebhook`), within so many"""
+_BEGINNING: Final = 500
 _ENVELOPE: Final = 10_000
+
+
+class Output(msgspec.Struct, frozen=True, array_like=True):
+    """A record on its way to a topic, encoded."""
+
+    topic: str
+    key: str | None
+    value: bytes
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -43,6 +59,29 @@ def _entry(event: DeliveryEvent) -> Entry:
     return Entry(DELIVERY_EVENTS, event.email_id, event)
 
 
+def is_heavy(value: bytes | None) -> bool:
+    """Return whether a record of `provider-webhooks` is the work of a process."""
+    return value is not None and (len(value) > LIGHT_BYTES or value.find(_MAIL, 0, _BEGINNING) >= 0)
+
+
+def outputs(found: Found, proofs: Proofs, now: Millis) -> list[Output]:
+    """Return what a webhook says, encoded; a dead letter where an adapter of ours fails at it.
+
+    Whatever is wrong with one webhook, the others go on: a webhook that is read again would fail again for ever.
+    """
+    try:
+        entries = normalize(found, proofs, now).entries()
+        return [Output(entry.topic.name, entry.key, encode(entry.topic, entry.record)) for entry in entries]
+    except Exception as error:
+        # The error's own text may quote an address.
+        return encoded([found.dead(now, "failed", f"{type(error).__name__} in our reading of it", role=ROLE)])
+
+
+def encoded(letters: Sequence[DeadLetter]) -> list[Output]:
+    """Return dead letters on their way to their topic."""
+    return [Output(DEAD_LETTERS.name, None, encode(DEAD_LETTERS, letter)) for letter in letters]
+
+
 def normalize(found: Found, proofs: Proofs, now: Millis) -> Told:
     """Tell each event apart from those that can't be understood or name no email of ours; one spoils no other."""
     try:
@@ -51,9 +90,9 @@ def normalize(found: Found, proofs: Proofs, now: Millis) -> Told:
         headers = dict(webhook.headers)
         raw_events = events_of(reader, webhook.body, headers)
     except Undecodable as error:
-        return Told((), (dead_letter(found, now, "undecodable", str(error), role=ROLE),))
+        return Told((), (found.dead(now, "undecodable", str(error), role=ROLE),))
     except (NotFound, Unrecognised) as error:
-        return Told((), (dead_letter(found, now, "unrecognised", str(error), role=ROLE),))
+        return Told((), (found.dead(now, "unrecognised", str(error), role=ROLE),))
     context = Context(provider=webhook.provider, received_at=webhook.received_at, headers=headers, proofs=proofs)
     events: list[DeliveryEvent] = []
     leftovers: list[DeadLetter] = []
@@ -62,7 +101,8 @@ def normalize(found: Found, proofs: Proofs, now: Millis) -> Told:
             events.append(_event(raw, reader, context))
         except (Unrecognised, Uncorrelated) as error:
             reason = type(error).__name__.lower()
-            leftovers.append(dead_letter(found, now, reason, f"event {index}: {error}", role=ROLE, value=raw))
+            why = f"event {index}: {error}"
+            leftovers.append(dead_letter(found.place, now, reason, why, role=ROLE, key=found.key, value=raw))
     return Told(tuple(events), tuple(leftovers))
 
 
@@ -72,6 +112,9 @@ def _event(raw: bytes, reader: Adapter, context: Context) -> DeliveryEvent:
     event = reader.normalize(raw, context)
     if event.email_id == UNCORRELATED and not match_key(event.provider_message_id):
         raise Uncorrelated("it names neither an email of ours nor its provider's message")
+    named = short_id(event.event_id)
+    if named != event.event_id:
+        event = msgspec.structs.replace(event, event_id=named)
     return _fitting(humans.label(event), len(raw))
 
 

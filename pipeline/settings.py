@@ -39,6 +39,11 @@ class Settings(BaseSettings):
         description="At least 32 characters; signs tokens, cursors, VERP and Message-IDs and seals stored "
         "credentials. The same for every role. `up` makes one and keeps it in the data folder.",
     )
+    secret_previous: SecretStr = Field(
+        SecretStr(""),
+        description="The secret before this one, for as long as mail sent under it may be answered: return paths, "
+        "unsubscribe addresses and Message-IDs signed with it go on counting. The same for every role.",
+    )
     topic_prefix: str = Field("", description="Put before every topic and consumer group; for sharing a cluster.")
     partitions: int = Field(8, ge=1, le=512, description="Partitions of topics when they are created; never changed.")
     replication_factor: int = Field(

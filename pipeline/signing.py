@@ -35,6 +35,11 @@ class Signer:
         return hmac.compare_digest(self.tag(message), tag)
 
 
+def signers(secret: str, previous: str, purpose: str) -> tuple[Signer, ...]:
+    """Return the signers whose tags count: the present secret's, which signs, and the previous one's."""
+    return tuple(Signer(one, purpose) for one in (secret, previous) if one)
+
+
 def hash_address(signer: Signer, address: str) -> bytes:
     """The keyed hash under which an address is suppressed.
 

@@ -1,20 +1,31 @@
 """What each agent does with a batch: records in, what to write out; the one place between Faust and the pure core."""
 
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from pipeline.errors import TooManyDead
-from pipeline.folding import Read, Stretch, fold_all
+from pipeline.folding import Found, Read, Stretch, fold_all
 from pipeline.hearing.adapter import Proofs
-from pipeline.normalize import normalize
-from pipeline.ports import Clock, Entry
+from pipeline.normalize import Output, outputs
+from pipeline.ports import Clock
 from pipeline.streaming.groups import Step
 from topics.codec import encode
 from topics.registry import DEAD_LETTERS
 
+Heavy = Callable[[Found], Awaitable[list[Output]]]
+"""What came of a record, by and by (:class:`pipeline.normalizing.pool.NormalizerPool`)."""
+OWN_FAULTS: Final = frozenset({"undecodable", "misplaced"})
+"""Reasons for which only a fact's writer can be to blame. Topics of facts are written by our own processes, so many of
+these mean a fault of ours, or a foreign program that writes to our topics. A fact that is too large for its email's
+change is none of them: its words may be a stranger's, and no stranger may be able to stop the fold."""
+
 
 class Limit:
-    """Stops the worker when most records are dead: better a loud halt than a log turned into dead letters."""
+    """Stops the worker when most records are dead by a fault of ours.
+
+    A loud halt is better than a log turned into dead letters.
+    """
 
     WINDOW: Final = 1000
     LEAST: Final = 200
@@ -41,23 +52,25 @@ class Folder:
     def __call__(self, run: Stretch, read: Read) -> Step:
         """Fold a run of one partition. Raises NotOurs, TooManyDead."""
         folded = fold_all(run, read, self._clock())
-        self._limit.count(len(run.records) - len(folded.dead), len(folded.dead))
+        faults = sum(letter.reason in OWN_FAULTS for letter in folded.dead)
+        self._limit.count(len(run.records) - faults, faults)
         others = [(DEAD_LETTERS, encode(DEAD_LETTERS, letter)) for letter in folded.dead]
         return Step(folded.states, folded.changes, others)
 
 
 class Normalizer:
-    """Turns raw webhooks into what is to be appended.
+    """Turns raw webhooks into what is to be appended: here and now, or in a process.
 
     Without a limit: a provider entered as another's kind must not stop everybody's fold, and nothing is lost by letting
     it pass. The raw webhooks stay for a month, and are read anew when what was wrong is put right.
     """
 
-    def __init__(self, clock: Clock, proofs: Proofs) -> None:
+    def __init__(self, clock: Clock, proofs: Proofs, heavy: Heavy) -> None:
         self._clock = clock
         self._proofs = proofs
+        self.heavy = heavy
+        """Normalizes a record that may take its time."""
 
-    def __call__(self, run: Stretch) -> list[Entry]:
-        """The events and leftovers of a run of webhooks."""
-        told = (normalize(found, self._proofs, self._clock()) for found in run.found())
-        return [entry for one in told for entry in one.entries()]
+    def light(self, found: Found) -> list[Output]:
+        """Return the events and leftovers of a webhook that is small."""
+        return outputs(found, self._proofs, self._clock())

@@ -10,7 +10,7 @@ What comes of the facts lies in one transaction with their offsets; a webhook th
 events again, and repeats change nothing.
 """
 
-from pipeline.crashpoints import crash_point
+from pipeline.normalizing.backlog import Backlog
 from pipeline.quiet import Forgetter
 from pipeline.steps import Folder, Normalizer
 from pipeline.streaming.flow import Flow, Runs
@@ -27,10 +27,9 @@ def normalizing(flow: Flow, normalizer: Normalizer) -> Flow:
 
     @flow.source(PROVIDER_WEBHOOKS)
     async def normalize(webhooks: Runs) -> None:
-        async for run in webhooks:
-            await flow.outlet.append(normalizer(run.stretch()))
-            crash_point("normalize.before-ack")
-            run.ack()
+        async with Backlog(normalizer, flow.outlet.append, flow.app.crash) as backlog:
+            async for run in webhooks:
+                await backlog.add(run.stretch(), run.ack)
 
     return flow
 

@@ -10,7 +10,8 @@ import uvloop
 from pipeline import cluster, crashpoints
 from pipeline.bootstrap import configure_logging, require, wall_clock
 from pipeline.errors import MailfoldError
-from pipeline.proving import proofs
+from pipeline.normalizing.pool import normalizer_pool
+from pipeline.proving import proofs_of
 from pipeline.quiet import Forgetter
 from pipeline.settings import Settings
 from pipeline.steps import Folder, Normalizer
@@ -26,10 +27,10 @@ _log = logging.getLogger("mailfold.worker")
 async def serve(settings: Settings) -> None:
     """Run the worker's flow until it is told to stop; raise what crashed it, and TopicMismatch."""
     await cluster.check(settings)
-    ours = proofs(settings.secret.get_secret_value())
+    ours = proofs_of(settings)
     spare_the_collector()
-    async with outlet(settings) as out:
-        normalizer, folder = Normalizer(wall_clock, ours), Folder(wall_clock)
+    async with outlet(settings) as out, normalizer_pool(settings, wall_clock) as pool:
+        normalizer, folder = Normalizer(wall_clock, ours, pool.normalize), Folder(wall_clock)
         with watching("worker"):
             await run(build(Flow(settings, out), normalizer, folder, Forgetter(wall_clock, settings.quiet_days)))
 

@@ -14,6 +14,9 @@ NAMESPACE = uuid.UUID("6f1d6c1c-6a0e-5c1e-9a43-5b0f2f6d9e11")
 """Root of every UUIDv5 of ours (RFC 9562 §5.5). Never changed: ids on the log depend on it."""
 
 
+MAX_ID_BYTES = 300
+"""What others call an event or a message is kept as it is up to this length: a state repeats it with every change."""
+
 _NAMESPACE = NAMESPACE.bytes
 _FIXED = (1 << 128) - 1 ^ (0xF << 76 | 0x3 << 62)
 _VERSION_5 = 0x5 << 76 | 0x2 << 62
@@ -64,6 +67,14 @@ def brand_uuid(tenant: str, brand: str) -> str:
 def owner_uuid(tenant: str) -> str:
     """The Owner UUID that ``/v1/Email/`` speaks of: the tenant's."""
     return _uuid5("owner", (tenant,))
+
+
+def short_id(identifier: str) -> str:
+    """Return the identifier, or its SHA-256 where it is longer than :data:`MAX_ID_BYTES`: sources may name anything."""
+    if len(identifier) <= MAX_ID_BYTES // 4:  # whatever the characters
+        return identifier
+    raw = identifier.encode("utf-8", "surrogatepass")
+    return identifier if len(raw) <= MAX_ID_BYTES else f"sha256:{hashlib.sha256(raw).hexdigest()}"
 
 
 def id_hash(identifier: str) -> int:

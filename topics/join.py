@@ -7,7 +7,7 @@ the same functions (:func:`absorb`), so there is one definition of every field's
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -18,19 +18,18 @@ from topics.requests import SendRequest
 from topics.states import Corrected, Detail, EmailState, Mark, Settlement
 
 SKETCH: Final = 32
-"""Ids kept of a kind that anybody can repeat at will: exact counts below 32 live in the state,
-exact counts without bound in the timeline."""
+"""Ids kept of each kind of event: exact counts below 32 live in the state, exact counts without bound in the
+timeline. Every kind is bounded: whoever received an email can repeat a report about it as often as they like."""
 
 PROVIDER_IDS: Final = 16
 """Provider ids kept: a provider may name one email anew with each event."""
 
-SKETCHED: Final = frozenset(
-    {"opened", "opened_machine", "clicked", "clicked_machine", "unsubscribed", "unknown", "replied"}
-)
+MAX_CORRECTIONS: Final = 256
+"""Corrections kept of one email; of those between the same two kinds at most :data:`SKETCH`."""
+
 MARKS: Final = tuple(field.name for field in msgspec.structs.fields(EmailState) if field.type == (Mark | None))
 DETAILS: Final = {"bounce": "bounced", "complaint": "complained", "drop": "dropped", "failure": "failed"}
 """Each detail and the mark it belongs to."""
-_REPEATABLE: Final = SKETCHED | {""}
 _STRENGTH: Final = {outcome: rank for rank, outcome in enumerate(Outcome)}
 
 
@@ -41,7 +40,20 @@ def merge(a: EmailState, b: EmailState) -> EmailState:
     """
     if a.email_id != b.email_id:
         raise ValueError(f"states of two emails can't be merged: {a.email_id} and {b.email_id}")
-    return absorb(a, {name: getattr(b, name) for name in JOINS})
+    within = bounded(b)
+    return absorb(bounded(a), {name: getattr(within, name) for name in JOINS})
+
+
+def bounded(state: EmailState) -> EmailState:
+    """Return the state within its bounds: one that an older version stored may hold any number of ids."""
+    changed: dict[str, Any] = {
+        name: msgspec.structs.replace(mark, ids=mark.ids[:SKETCH])
+        for name in MARKS
+        if (mark := getattr(state, name)) is not None and len(mark.ids) > SKETCH
+    }
+    if len(state.corrected) > SKETCH and (corrected := _smallest(state.corrected)) != state.corrected:
+        changed["corrected"] = corrected
+    return msgspec.structs.replace(state, **changed) if changed else state
 
 
 def absorb(state: EmailState, parts: Mapping[str, Any]) -> EmailState:
@@ -58,19 +70,13 @@ def absorb(state: EmailState, parts: Mapping[str, Any]) -> EmailState:
 
 
 def join_marks(a: Mark, b: Mark) -> Mark:
-    """Both marks' evidence in one, every id kept; ``a`` itself where ``b`` adds none."""
-    return _join_marks(a, b, None)
+    """Both marks' evidence in one, ``a`` itself where ``b`` adds none.
 
-
-def join_sketches(a: Mark, b: Mark) -> Mark:
-    """Both marks' evidence in one, the smallest ids kept: the K smallest of a union are a join, too."""
-    return _join_marks(a, b, SKETCH)
-
-
-def _join_marks(a: Mark, b: Mark, limit: int | None) -> Mark:
+    The smallest ids are kept: the K smallest of a union are a join, too.
+    """
     ids = a.ids
-    if not _covers(ids, b.ids):
-        ids = tuple(sorted({*ids, *b.ids}))[:limit]
+    if len(ids) > SKETCH or not _covers(ids, b.ids):
+        ids = tuple(sorted({*ids, *b.ids}))[:SKETCH]
         if ids == a.ids:  # b's were all beyond the sketch
             ids = a.ids
     if ids is a.ids and b.first >= a.first and b.last <= a.last and b.recorded >= a.recorded:
@@ -120,27 +126,31 @@ def join_settled(a: dict[Word, Settlement], b: dict[Word, Settlement]) -> dict[W
 
 
 def join_corrected(a: tuple[Corrected, ...], b: tuple[Corrected, ...]) -> tuple[Corrected, ...]:
-    """The highest revision of each; of those between kinds that anybody can repeat at will, the smallest ids.
+    """The highest revision of each id; of those between the same two kinds, and of all, the smallest.
 
     What an id was is part of its key: a later correction to another kind takes no earlier one's place, so
     that the K smallest of a union are the K smallest of both sides', whatever came first.
     """
-    if all(one in a for one in b):
+    if len(a) <= SKETCH and all(one in a for one in b):
         return a
-    newest = {_corrected_key(one): one for one in sorted((*a, *b), key=_corrected_order)}
+    joined = _smallest((*a, *b))
+    return a if joined == a else joined
+
+
+def _smallest(corrected: Iterable[Corrected]) -> tuple[Corrected, ...]:
+    newest = {_corrected_key(one): one for one in sorted(corrected, key=_corrected_order)}
     kept: list[Corrected] = []
     many: Counter[tuple[str, str]] = Counter()
     for key in sorted(newest):
         was, mark, _ = key
         many[was, mark] += 1
-        if many[was, mark] <= SKETCH or not _REPEATABLE.issuperset((was, mark)):
+        if many[was, mark] <= SKETCH:
             kept.append(newest[key])
-    joined = tuple(kept)
-    return a if joined == a else joined
+    return tuple(kept[:MAX_CORRECTIONS])
 
 
 JOINS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
-    **{name: join_sketches if name in SKETCHED else join_marks for name in MARKS},
+    **dict.fromkeys(MARKS, join_marks),
     **dict.fromkeys(DETAILS, stronger_detail),
     "request": earlier_request,
     "provider_ids": join_provider_ids,

@@ -16,7 +16,7 @@ import msgspec
 
 from topics.conversions import Outcome, Word
 from topics.ids import id_hash
-from topics.join import DETAILS, MARKS, SKETCH, SKETCHED, stronger_detail
+from topics.join import DETAILS, MARKS, SKETCH, stronger_detail
 from topics.record import Millis
 from topics.states import Corrected, Detail, EmailState, Mark
 
@@ -88,8 +88,7 @@ def standing(state: EmailState) -> EmailState:
     Exact for which marks there are and how many events they have. Approximated, because a state keeps extremes
     instead of events: the times of a mark that lost some of its events stay what they were; of several details the
     state keeps the strongest, so where that one is gone, only details that came with corrections take its place;
-    and of a kind that anybody can repeat at will more than :data:`~topics.join.SKETCH` times, the smallest ids
-    speak for all.
+    and of a kind that was heard of more than :data:`~topics.join.SKETCH` times, the smallest ids speak for all.
     """
     return _standing(state) if state.corrected else state
 
@@ -203,7 +202,7 @@ def count(state: EmailState, kind: str) -> tuple[int, bool]:
     """How many distinct events of ``kind`` (a mark's name) the state saw, and whether that is exact."""
     mark, all_of_it = getattr(standing(state), kind), getattr(state, kind)
     seen = 0 if mark is None else len(mark.ids)
-    return seen, kind not in SKETCHED or all_of_it is None or len(all_of_it.ids) < SKETCH
+    return seen, all_of_it is None or len(all_of_it.ids) < SKETCH
 
 
 def _marks(state: EmailState) -> list[Mark]:

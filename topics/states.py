@@ -19,8 +19,7 @@ class Mark(Value, array_like=True, frozen=True, kw_only=True):
 
     ``first`` and ``last`` order by the source's clock, clamped to ours so that a clock in the
     future cannot win; ``recorded`` is when the earliest evidence reached the log. ``ids`` holds
-    sorted 63-bit hashes of the event ids: all of them for one-shot kinds, the K smallest for
-    kinds that anybody can repeat at will (see :data:`topics.join.SKETCH`).
+    sorted 63-bit hashes of the event ids, the K smallest (see :data:`topics.join.SKETCH`).
     """
 
     first: Millis

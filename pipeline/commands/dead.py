@@ -82,7 +82,7 @@ def _letter_lines(found: Letter, *, value: bool) -> list[tuple[str, str]]:
         ("reason", letter.reason),
         ("error", letter.error),
         ("key", (letter.key or b"").decode("utf-8", "backslashreplace")),
-        ("bytes", str(len(letter.value or b""))),
+        ("bytes", f"{len(letter.value or b'')}{f' ({letter.cut} more at the source)' if letter.cut else ''}"),
     ]
     return lines + ([("value", (letter.value or b"").decode("utf-8", "backslashreplace"))] if value else [])
 

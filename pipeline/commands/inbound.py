@@ -13,6 +13,7 @@ from pipeline.commands.here import console, on_kafka
 from pipeline.errors import LogUnavailable
 from pipeline.inbound.maildir import Maildir
 from pipeline.kafka import kafka_log
+from pipeline.proving import proofs_of
 from pipeline.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Take in bounced and other inbound mail.")
@@ -37,13 +38,16 @@ async def _sweep(settings: Settings, folder: Path, follow: float) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with kafka_log(settings) as log:
-        mails = Maildir(folder, log, wall_clock)
+        # A mail server's machine may have no secret; then the worker alone says whose tag is real.
+        ours = proofs_of(settings) if settings.secret.get_secret_value() else None
+        mails = Maildir(folder, log, wall_clock, ours)
         while True:
-            taken, left = await mails.sweep()
-            if taken or not follow:
-                console().print(f"{taken} taken")
-            if not follow and left:
-                raise LogUnavailable(f"{left} stay in {folder / 'new'}: the log did not confirm them in time")
+            swept = await mails.sweep()
+            if swept.taken or swept.foreign or not follow:
+                foreign = f", {swept.foreign} without anything of ours put aside" if swept.foreign else ""
+                console().print(f"{swept.taken} taken{foreign}")
+            if not follow and swept.left:
+                raise LogUnavailable(f"{swept.left} stay in {folder / 'new'}: the log did not confirm them in time")
             if not follow or stop.is_set():
                 return
             with contextlib.suppress(TimeoutError):

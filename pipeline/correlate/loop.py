@@ -25,7 +25,7 @@ from pipeline.leading import Positions, lead
 from pipeline.outbox.append import append_until_confirmed
 from pipeline.ports import Entry
 from topics.codec import decode
-from topics.dead_letters import DeadLetter
+from topics.dead_letters import dead_letter
 from topics.record import EmailId, Place
 from topics.registry import DAY_MS, DEAD_LETTERS, DELIVERY_EVENTS, PROVIDER_ACKS, UNCORRELATED_EVENTS
 
@@ -153,15 +153,10 @@ class Correlator:
         self._tidied_at = now if forgotten < 10 * AT_ONCE else 0
 
     def _given_up(self, partition: int, place: int, message_id: str, event: bytes) -> Entry:
-        letter = DeadLetter(
-            source=Place(topic=UNCORRELATED_EVENTS.name, partition=partition, offset=place),
-            recorded_at=self._rt.clock(),
-            reason="uncorrelated",
-            error=f"no email of ours in {self._rt.settings.parked_days:g} days",
-            role="dispatch",
-            key=message_id.encode(),
-            value=bytes(event),
-        )
+        source = Place(topic=UNCORRELATED_EVENTS.name, partition=partition, offset=place)
+        why = f"no email of ours in {self._rt.settings.parked_days:g} days"
+        key, value = message_id.encode(), bytes(event)
+        letter = dead_letter(source, self._rt.clock(), "uncorrelated", why, role="dispatch", key=key, value=value)
         return Entry(DEAD_LETTERS, None, letter)
 
     def _keeps_since(self) -> int:

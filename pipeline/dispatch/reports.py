@@ -8,7 +8,7 @@ from pipeline.outbox.append import append_until_confirmed
 from pipeline.outbox.job import Lane, Verdict, bury
 from pipeline.ports import Entry
 from topics.acks import Ack, Failed
-from topics.dead_letters import DeadLetter
+from topics.dead_letters import DeadLetter, dead_letter
 from topics.ids import event_id
 from topics.record import Place
 from topics.registry import DEAD_LETTERS, PROVIDER_ACKS
@@ -51,12 +51,5 @@ class Reports:
         return ack
 
     def _letter(self, attempt: Attempt, source: Place, reason: str, error: str) -> DeadLetter:
-        return DeadLetter(
-            source=source,
-            recorded_at=self._rt.clock(),
-            reason=reason,
-            error=error,
-            role="dispatch",
-            key=attempt.request.email_id.encode(),
-            value=attempt.job.payload,
-        )
+        key, value = attempt.request.email_id.encode(), attempt.job.payload
+        return dead_letter(source, self._rt.clock(), reason, error, role="dispatch", key=key, value=value)

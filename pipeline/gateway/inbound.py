@@ -8,6 +8,7 @@ from pipeline.admin import Tenant
 from pipeline.gateway.bodies import read_raw
 from pipeline.gateway.problems import Problem, unavailable
 from pipeline.gateway.world import World
+from pipeline.inbound.counting import Receipt
 from pipeline.inbound.envelope import record
 
 _BODY: Final = {"content": {"message/rfc822": {"schema": {"type": "string", "format": "binary"}}}, "required": True}
@@ -32,13 +33,18 @@ def router(world: World) -> APIRouter:
         x_envelope_to: Annotated[str, Header(max_length=320)] = "",
         x_envelope_from: Annotated[str, Header(max_length=320)] = "",
     ) -> Response:
-        """The raw message (RFC 5322) as the body; without an envelope its own `Delivered-To` and `To` are looked at."""
+        """The raw message (RFC 5322) as the body; without an envelope its own `Delivered-To` and `To` are looked at.
+
+        A message is discarded, and answered alike, where neither its address nor its text bears a signature of ours.
+        """
         body = await read_raw(request, world.rt.settings.inbound_max_bytes)
         if not body.strip():
             raise Problem(400, "no message", "body")
         recipient = to or x_envelope_to
         kept = record(body, world.rt.clock(), to=recipient, sender=sender or x_envelope_from)
-        durable = await world.mail.take("http", kept, recipient)
-        return Response(status_code=204) if durable else unavailable("the log did not confirm it in time")
+        receipt = await world.mail.take("http", kept, recipient)
+        # A mail server's pipe would try a refusal again for days: what is not ours is done with, and counted.
+        unconfirmed = receipt is Receipt.UNCONFIRMED
+        return unavailable("the log did not confirm it in time") if unconfirmed else Response(status_code=204)
 
     return routes

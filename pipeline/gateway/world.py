@@ -16,7 +16,7 @@ from pipeline.gateway.spool import Spool
 from pipeline.gateway.visits import Connector
 from pipeline.inbound.counting import Keeper
 from pipeline.ports import Entry, Log
-from pipeline.proving import proofs
+from pipeline.proving import proofs_of
 from pipeline.signing import Signer
 from topics.record import Place
 
@@ -65,6 +65,6 @@ def make_world(rt: Runtime, connector: Connector = aiohttp.TCPConnector) -> Worl
     spool = Spool(rt.settings.data_dir / "spool", log, rt.new_id, metrics)
     signer = Signer(rt.settings.secret.get_secret_value(), "track")
     notes, callers = Notes(log, spool, metrics), Callers(rt.settings.trusted_proxies)
-    mail = Keeper(log, rt.clock, proofs(rt.settings.secret.get_secret_value()), metrics.registry)
+    mail = Keeper(log, rt.clock, proofs_of(rt.settings), metrics.registry)
     auth, limits = Authenticate(rt), Limits(rt.settings)
     return World(rt, metrics, log, spool, notes, callers, auth, signer, limits, mail, connector)

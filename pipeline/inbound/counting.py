@@ -1,11 +1,14 @@
 """A message from any road in; on the log as it is, counted by road and by what became of it, out."""
 
+import asyncio
 from collections.abc import Callable
+from enum import Enum
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from pipeline.hearing.adapter import Proofs
+from pipeline.inbound.claims import is_claimed, is_signed
 from pipeline.inbound.envelope import record
 from pipeline.ports import Clock, Entry, Log
 from topics.registry import PROVIDER_WEBHOOKS
@@ -14,17 +17,28 @@ from topics.webhooks import RawWebhook
 WITHOUT: Final = "unsigned"
 
 
+class Receipt(Enum):
+    """What became of a message that was handed over."""
+
+    DURABLE = "durable"
+    UNCONFIRMED = "unconfirmed"
+    """It may or may not be on the log: it has to come again."""
+    NOT_OURS = "refused"
+    """Neither its address nor anything in it bears a tag of ours: nobody would understand it."""
+
+
 class Keeper:
     """Puts inbound mail on the log."""
 
     def __init__(self, log: Log, clock: Clock, proofs: Proofs, registry: CollectorRegistry) -> None:
+        self.proofs = proofs
         self._log = log
         self._clock = clock
-        self._proofs = proofs
+        self._scanning = asyncio.Lock()
         self._mails = Counter(
             "mailfold_inbound_mails",
             "Inbound mail, by road and by what became of it: signed, unsigned (its address bears no signature of ours: "
-            "it counts only if the message does), unconfirmed, refused, limited, turned_away.",
+            "the message does), unconfirmed, refused (neither does), limited, turned_away.",
             ["road", "result"],
             registry=registry,
         )
@@ -38,13 +52,21 @@ class Keeper:
         """Ask this for the number of connections, whenever somebody wants to know."""
         self._connections.set_function(connections)
 
-    async def take_smtp(self, head: bytes, size: int, to: str, sender: str) -> bool:
+    async def take_smtp(self, head: bytes, size: int, to: str, sender: str) -> Receipt:
         """See :data:`pipeline.inbound.session.Take`."""
         return await self.take("smtp", record(head, self._clock(), to=to, sender=sender, size=size), to)
 
-    async def take(self, road: str, mail: RawWebhook, to: str) -> bool:
-        """Whether the log has it."""
+    async def _is_claimed(self, message: bytes) -> bool:
+        """One message after the other: a thread holds the interpreter while it searches, up to 20 ms for each."""
+        async with self._scanning:
+            return await asyncio.to_thread(is_claimed, message, self.proofs)
+
+    async def take(self, road: str, mail: RawWebhook, to: str) -> Receipt:
+        """Append the message, if its address or its text bears a tag of ours."""
+        signed = is_signed(to, self.proofs)
+        if not signed and not await self._is_claimed(mail.body):
+            self.count(road, Receipt.NOT_OURS.value)
+            return Receipt.NOT_OURS
         places = await self._log.append([Entry(PROVIDER_WEBHOOKS, None, mail)])
-        signed = self._proofs.verp(to) or self._proofs.unsubscribe(to)
         self.count(road, "unconfirmed" if None in places else "signed" if signed else WITHOUT)
-        return None not in places
+        return Receipt.UNCONFIRMED if None in places else Receipt.DURABLE

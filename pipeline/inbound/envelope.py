@@ -5,6 +5,8 @@ import re
 from typing import Final
 
 from pipeline.bounces.read import FROM, OURS, TO, TRUNCATED
+from pipeline.hearing.adapter import Proofs
+from pipeline.inbound.claims import is_signed
 from topics.record import Millis
 from topics.registry import MAX_RECORD_BYTES
 from topics.webhooks import RawWebhook
@@ -18,12 +20,12 @@ ROLES: Final = frozenset({"postmaster", "abuse", "fbl"})
 _LINE_MAX: Final = 320
 
 
-def is_ours(address: str, domain: str) -> bool:
-    """Whether mail to this address is taken: shaped like a return path or an unsubscribe address, or a role's."""
+def is_ours(address: str, domain: str, proofs: Proofs) -> bool:
+    """Return whether mail to this address is taken: a return path or unsubscribe address that we signed, or a role."""
     local, _, host = address.strip("<> ").lower().rpartition("@")
     if host != domain.lower():
         return False
-    return local in ROLES or OURS.fullmatch(f"{local}@{host}") is not None
+    return local in ROLES or (OURS.fullmatch(f"{local}@{host}") is not None and is_signed(f"{local}@{host}", proofs))
 
 
 def in_our_domain(address: str, domain: str) -> bool:

@@ -29,6 +29,7 @@ async def listening(settings: Settings, keeper: Keeper, stop: asyncio.Event) -> 
     loop = asyncio.get_running_loop()
     terms = Terms(
         domain=settings.mail_domain,
+        proofs=keeper.proofs,
         size_max=settings.inbound_max_bytes,
         doors=Doors(settings.inbound_connections, settings.inbound_rate, loop.time),
         take=keeper.take_smtp,

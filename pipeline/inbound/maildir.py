@@ -3,9 +3,11 @@
 import os
 import stat
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from pipeline.errors import BadSettings
+from pipeline.hearing.adapter import Proofs
+from pipeline.inbound.claims import is_claimed
 from pipeline.inbound.envelope import KEPT, record
 from pipeline.ports import Clock, Entry, Log
 from topics.registry import PROVIDER_WEBHOOKS
@@ -15,28 +17,41 @@ SEEN: Final = ":2,S"
 """What a mail program calls a message that was read (https://cr.yp.to/proto/maildir.html)."""
 
 
-class Maildir:
-    """One folder with `new` and `cur`."""
+class Sweep(NamedTuple):
+    """What became of the messages in `new`."""
 
-    def __init__(self, folder: Path, log: Log, clock: Clock) -> None:
+    taken: int
+    left: int
+    """For another time: the log did not confirm them."""
+    foreign: int = 0
+    """Bore no tag of ours, and are not on the log."""
+
+
+class Maildir:
+    """One folder with `new` and `cur`; without ``proofs`` a tag's shape is enough, and the worker verifies it."""
+
+    def __init__(self, folder: Path, log: Log, clock: Clock, proofs: Proofs | None = None) -> None:
         self._new, self._cur = folder / "new", folder / "cur"
         self._log = log
         self._clock = clock
+        self._proofs = proofs
         if not self._new.is_dir():
             raise BadSettings(f"{folder}: not a maildir, it has no folder `new`")
 
-    async def sweep(self) -> tuple[int, int]:
-        """How many were taken, and how many are left for another time because the log did not confirm them."""
+    async def sweep(self) -> Sweep:
+        """Append what is new and bears a tag of ours; put it, and what bears none, into `cur`."""
         self._cur.mkdir(exist_ok=True)
         names = sorted(entry.name for entry in os.scandir(self._new) if not entry.name.startswith("."))
-        taken = left = 0
+        taken = left = foreign = 0
         for start in range(0, len(names), AT_ONCE):
-            found = [(name, read) for name in names[start : start + AT_ONCE] if (read := self._read(name)) is not None]
-            records = [record(head, self._clock(), size=size) for _, (head, size) in found]
+            read = [(name, read) for name in names[start : start + AT_ONCE] if (read := self._read(name)) is not None]
+            found = [(name, head, size) for name, (head, size) in read if is_claimed(head, self._proofs)]
+            foreign += sum(self._done(name) for name in {name for name, _ in read} - {name for name, *_ in found})
+            records = [record(head, self._clock(), size=size) for _, head, size in found]
             places = await self._log.append([Entry(PROVIDER_WEBHOOKS, None, mail) for mail in records])
-            for (name, _), place in zip(found, places, strict=True):
+            for (name, *_), place in zip(found, places, strict=True):
                 taken, left = (taken, left + 1) if place is None else (taken + self._done(name), left)
-        return taken, left
+        return Sweep(taken, left, foreign)
 
     def _read(self, name: str) -> tuple[bytes, int] | None:
         """A message's head and its whole size; None for what is gone, or is no file."""

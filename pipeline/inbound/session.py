@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from pipeline.hearing.adapter import Proofs
+from pipeline.inbound.counting import Receipt
 from pipeline.inbound.doors import Doors
 from pipeline.inbound.envelope import KEPT, in_our_domain, is_ours
 
@@ -24,8 +26,13 @@ COMMANDS: Final = 500
 """Of one kind in a session: a provider's relay brings many messages on one connection."""
 log = logging.getLogger(__name__)
 
-Take = Callable[[bytes, int, str, str], Awaitable[bool]]
-"""A message's head, its whole size, recipient and sender; whether it is durable."""
+Take = Callable[[bytes, int, str, str], Awaitable[Receipt]]
+"""A message's head, its whole size, recipient and sender; what became of it."""
+ANSWERS: Final = {
+    Receipt.DURABLE: "250 2.0.0 Kept",
+    Receipt.UNCONFIRMED: "451 4.3.0 Can't be kept right now, try again later",
+    Receipt.NOT_OURS: "550 5.7.1 Only reports about mail that we sent are read here",
+}
 
 
 @dataclass(slots=True)
@@ -33,6 +40,7 @@ class Terms:
     """What every session of a listener goes by."""
 
     domain: str
+    proofs: Proofs
     size_max: int
     doors: Doors
     take: Take
@@ -74,7 +82,7 @@ class Hooks:
         if not in_our_domain(address, self._terms.domain):
             self._terms.count("refused")
             return "550 5.7.1 We relay nothing"
-        if not is_ours(address, self._terms.domain):
+        if not is_ours(address, self._terms.domain, self._terms.proofs):
             self._terms.count("refused")
             return "550 5.1.1 No such address"
         if envelope.rcpt_tos:
@@ -172,8 +180,8 @@ class Reception(SMTP):
 
     async def _kept(self, head: bytes, size: int) -> str:
         assert self.envelope is not None
-        durable = await self._terms.take(head, size, self.envelope.rcpt_tos[0], self.envelope.mail_from or "<>")
-        return "250 2.0.0 Kept" if durable else "451 4.3.0 Can't be kept right now, try again later"
+        receipt = await self._terms.take(head, size, self.envelope.rcpt_tos[0], self.envelope.mail_from or "<>")
+        return ANSWERS[receipt]
 
     async def _message(self) -> tuple[bytes, int]:
         """Up to the dot on a line of its own; only CRLF ends a line, so that nothing can be smuggled past it."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 from pipeline.bootstrap import Runtime
 from pipeline.errors import NotFound
 from pipeline.kafka import append_all, consumer, partition_of, partitions
+from pipeline.outbox.originals import original
 from pipeline.outbox.store import SQL, channel
 from pipeline.ports import Entry
 from topics.codec import Undecodable, decode
@@ -99,7 +100,7 @@ async def show(rt: Runtime, wanted: str) -> DeadJob | Letter:
 async def replay(rt: Runtime, wanted: str | None) -> list[str]:
     """Begin anew: one job or letter, or (None) all jobs; the ids of what was begun.
 
-    Raises NotFound for what isn't dead or unknown.
+    Raises NotFound for what isn't dead or unknown, and for a letter of which only a part is left.
     """
     if wanted is None:
         return await _replay_jobs(rt, None, None, None)
@@ -119,9 +120,10 @@ async def _replay_letter(rt: Runtime, found: Letter) -> list[str]:
     if letter.source.topic == MESSAGE_CONTENTS.name and letter.key is not None:
         # A content can't be appended again where its request points; the email itself can be tried again.
         return await replay(rt, f"dispatch/{letter.key.decode()}/send")
-    if letter.value is None:
+    if letter.value is None and not letter.cut:
         raise NotFound(f"{found.id} kept no bytes that could be appended again")
-    await rt.log.append_again(letter.source.topic, letter.key, letter.value)
+    key, value = await original(rt, letter)
+    await rt.log.append_again(letter.source.topic, key, value)
     return [found.id]
 
 

@@ -20,7 +20,7 @@ from pipeline.kafka import append_all, consumer, partitions
 from pipeline.leading import alone
 from pipeline.normalize import normalize
 from pipeline.ports import Entry
-from pipeline.proving import proofs
+from pipeline.proving import proofs_of
 from pipeline.renormalize.comparing import Judged, Name, Timeline, Verdict, first_of_each, judge, reidentified
 from pipeline.renormalize.ready import all_is_read
 from projections.columns import storable
@@ -94,7 +94,7 @@ class Renormalizer:
 
     def __init__(self, rt: Runtime, wanted: Wanted, dry_run: bool) -> None:
         self._rt, self._wanted, self._dry_run = rt, wanted, dry_run
-        self._proofs = proofs(rt.settings.secret.get_secret_value())
+        self._proofs = proofs_of(rt.settings)
         self._now = rt.clock()
         self._appended: set[Name] = set()
         """In this run: Postgres doesn't know of them yet."""

@@ -23,16 +23,17 @@ from aiokafka.errors import (
 from pipeline.crashpoints import crash_point
 from pipeline.errors import Fenced, LogUnavailable
 from pipeline.kafka import MAX_REQUEST_BYTES, started
+from pipeline.normalize import Output
 from pipeline.partitioning import partition_of_key
-from pipeline.ports import Entry
 from pipeline.settings import Settings
-from topics.codec import encode
-from topics.registry import Topic
+from topics.registry import TOPICS, Topic
 
 Pairs = Iterable[tuple[bytes | None, bytes | None]]
 """Keys and values; None for a value is a tombstone."""
 Writes = Mapping[tuple[Topic, int], Pairs]
 """By topic and partition: a state and its change land where their facts came from."""
+
+_TOPICS: Final = {topic.name: topic for topic in TOPICS}
 
 Ends = dict[tuple[str, int], int]
 
@@ -50,14 +51,15 @@ class Outlet:
         self._settings = settings
         self._turn = itertools.count()
 
-    async def append(self, entries: Sequence[Entry]) -> None:
+    async def append(self, outputs: Sequence[Output]) -> None:
         """Append all, each to its key's partition. Raises LogUnavailable."""
-        if not entries:
+        if not outputs:
             return
         writes: dict[tuple[Topic, int], list[tuple[bytes | None, bytes | None]]] = defaultdict(list)
-        for entry in entries:
-            key = None if entry.key is None else entry.key.encode()
-            writes[entry.topic, self._partition(entry.topic, key)].append((key, encode(entry.topic, entry.record)))
+        for output in outputs:
+            key = None if output.key is None else output.key.encode()
+            topic = _TOPICS[output.topic]
+            writes[topic, self._partition(topic, key)].append((key, output.value))
         await _confirmed(_write(self._producer, self._settings, writes), self._settings)
 
     def _partition(self, topic: Topic, key: bytes | None) -> int:

@@ -14,8 +14,9 @@ Fact = dict[str, Any]
 Evidence = tuple[int, int, int]
 """When it happened (never later than we heard of it), when we heard of it, the hash of its id."""
 
-SKETCHED = {"opened", "opened_machine", "clicked", "clicked_machine", "unsubscribed", "unknown", "replied"}
 SKETCH = 32
+CORRECTIONS = 256
+TEXT, WORD = 4_000, 300
 PROVIDER_IDS = 16
 ACKS = {"acked": "sent", "deferred": "deferred", "rejected": "bounced", "dropped": "dropped", "failed": "failed"}
 DETAILS = {"bounced": "bounce", "complained": "complaint", "dropped": "drop", "failed": "failure"}
@@ -109,8 +110,8 @@ def _detail(fact: Fact, name: str) -> list[Any]:
     hard = None
     if name == "bounced":
         hard = fact.get("bounce_class") or _bounce_class(code, enhanced)
-    said = (fact.get("bounce_type") or fact.get("reason") or "", fact.get("bounce_subtype", ""))
-    rest = (code, enhanced, fact.get("text", ""), fact.get("provider", ""), hard)
+    said = ((fact.get("bounce_type") or fact.get("reason") or "")[:WORD], fact.get("bounce_subtype", "")[:WORD])
+    rest = (code, enhanced[:WORD], fact.get("text", "")[:TEXT], fact.get("provider", ""), hard)
     return [_when(fact), fact["recorded_at"], fact["event_id"], *said, *rest]
 
 
@@ -128,7 +129,7 @@ def _assemble(email_id: str, heard: Heard) -> dict[str, Any]:
         ids = sorted({one for _, _, one in evidence})
         times = [at for at, _, _ in evidence]
         recorded = min(told for _, told, _ in evidence)
-        state[name] = [min(times), max(times), recorded, ids[:SKETCH] if name in SKETCHED else ids]
+        state[name] = [min(times), max(times), recorded, ids[:SKETCH]]
     for name, details in heard.details.items():
         state[name] = min(details, key=lambda row: (row[9] != "hard", row[0], row[1], _bytes(row)))
     if heard.provider_ids:
@@ -142,15 +143,14 @@ def _assemble(email_id: str, heard: Heard) -> dict[str, Any]:
 
 
 def _newest(rows: list[list[Any]]) -> list[list[Any]]:
-    """Each pair of kinds' ids with their highest revision; of pairs that anybody can repeat, the smallest ids."""
+    """Each pair of kinds' ids with their highest revision, the smallest ids."""
     pairs: dict[tuple[str, str], dict[int, list[Any]]] = defaultdict(dict)
     for row in sorted(rows, key=lambda row: (row[3], -row[4], _bytes(row))):
         pairs[row[0], row[1]][row[2]] = row
     kept = []
-    for pair, by_id in sorted(pairs.items()):
-        limit = SKETCH if {*pair} <= SKETCHED | {""} else None
-        kept += [by_id[one] for one in sorted(by_id)[:limit]]
-    return kept
+    for _, by_id in sorted(pairs.items()):
+        kept += [by_id[one] for one in sorted(by_id)[:SKETCH]]
+    return kept[:CORRECTIONS]
 
 
 def _bytes(value: Any) -> bytes:

@@ -23,6 +23,7 @@ class Mutation:
 
 
 TOPOLOGY = "pipeline/topology.py"
+BACKLOG = "pipeline/normalizing/backlog.py"
 FLOW = "pipeline/streaming/flow.py"
 OUTLET = "pipeline/streaming/outlet.py"
 TRANSPORT = "pipeline/streaming/transport.py"
@@ -48,11 +49,10 @@ STREAMING = (
         "held-worker",
         (
             Patch(
-                TOPOLOGY,
-                "            await flow.outlet.append(normalizer(run.stretch()))\n"
-                '            crash_point("normalize.before-ack")\n'
-                "            run.ack()\n",
-                "            run.ack()\n            await flow.outlet.append(normalizer(run.stretch()))\n",
+                BACKLOG,
+                "        await self._append(some)\n        self._under_way.put_nowait((tasks, finish))\n",
+                "        self._under_way.put_nowait((tasks, finish))\n"
+                "        await asyncio.sleep(0)\n        await self._append(some)\n",
             ),
         ),
     ),
@@ -79,10 +79,10 @@ STREAMING = (
         (
             Patch(
                 TOPOLOGY,
-                "            await flow.outlet.append(normalizer(run.stretch()))\n",
-                "            if __import__('random').random() < 0.1:\n"
-                '                raise LookupError("on purpose")\n'
-                "            await flow.outlet.append(normalizer(run.stretch()))\n",
+                "                await backlog.add(run.stretch(), run.ack)\n",
+                "                if __import__('random').random() < 0.1:\n"
+                '                    raise LookupError("on purpose")\n'
+                "                await backlog.add(run.stretch(), run.ack)\n",
             ),
         ),
     ),
@@ -201,8 +201,8 @@ LOG = (
         "events are not told apart by their ids",
         "kill-any",
         (
-            Patch("topics/join.py", "    if not _covers(ids, b.ids):\n", "    if b.ids:\n"),
-            Patch("topics/join.py", "tuple(sorted({*ids, *b.ids}))[:limit]", "tuple(sorted([*ids, *b.ids]))[:limit]"),
+            Patch("topics/join.py", "    if len(ids) > SKETCH or not _covers(ids, b.ids):\n", "    if b.ids:\n"),
+            Patch("topics/join.py", "tuple(sorted({*ids, *b.ids}))[:SKETCH]", "tuple(sorted([*ids, *b.ids]))[:SKETCH]"),
         ),
     ),
     Mutation(

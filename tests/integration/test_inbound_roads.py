@@ -4,22 +4,29 @@ import os
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from pipeline import tokens
 from pipeline.bootstrap import wall_clock
 from pipeline.errors import BadSettings
 from pipeline.inbound.envelope import KEPT
-from pipeline.inbound.maildir import Maildir
+from pipeline.inbound.maildir import Maildir, Sweep
 from pipeline.kafka import kafka_log
 from pipeline.providers import mail
+from pipeline.proving import proofs
 from pipeline.settings import Settings
+from pipeline.signing import Signer
+from tests.conftest import SECRET
 from tests.support.command import mailfold_on
 from tests.support.gateway import gateway
-from tests.support.inbound import bounce, verp
+from tests.support.inbound import DOMAIN, EMAIL_ID, bounce, forged, message_id, unsubscribe, verp
 from tests.support.kafka_proxy import kafka_proxy
 from tests.support.seeing import records
 from topics.registry import PROVIDER_WEBHOOKS
 
 MESSAGE = bounce(verp())
+FORGED = bounce(forged(verp()))
+PREVIOUS = "the-secret-before-of-at-least-32-characters"
 
 
 async def test_a_mail_by_http_lies_on_the_log_with_its_envelope(settings: Settings) -> None:
@@ -69,7 +76,9 @@ async def test_a_log_that_is_away_is_a_503_by_http(settings: Settings) -> None:
 
 
 async def test_a_maildir_is_emptied_into_the_log_by_the_command(settings: Settings, tmp_path: Path) -> None:
-    folder = maildir(tmp_path, {"1.a.host": MESSAGE, "2.b.host,S=5:2,": b"Subject: x\n\n" + b"x" * (KEPT + 5)})
+    folder = maildir(
+        tmp_path, {"1.a.host": MESSAGE, "2.b.host,S=5:2,": f"To: {verp()}\n\n".encode() + b"x" * (KEPT + 5)}
+    )
     said = await mailfold_on(settings, "inbound", "maildir", str(folder))
     assert (said.code, said.out) == (0, "2 taken\n"), said.err
     assert sorted(path.name for path in (folder / "cur").iterdir()) == ["1.a.host:2,S", "2.b.host,S=5:2,S"]
@@ -82,22 +91,49 @@ async def test_a_maildir_is_emptied_into_the_log_by_the_command(settings: Settin
 async def test_what_the_log_does_not_confirm_stays_and_comes_again_as_the_same(
     settings: Settings, tmp_path: Path
 ) -> None:
-    folder = maildir(tmp_path, {"1": MESSAGE, "2": b"Subject: hello\n\n"})
+    folder = maildir(tmp_path, {"1": MESSAGE, "2": f"To: {unsubscribe()}\n\n".encode()})
     async with kafka_proxy(settings.kafka_bootstrap) as proxy:
         through = settings.model_copy(update={"kafka_bootstrap": proxy.bootstrap, "append_timeout": 0.5})
         async with kafka_log(through) as log:
             proxy.away()
-            assert await Maildir(folder, log, wall_clock).sweep() == (0, 2)
+            assert await Maildir(folder, log, wall_clock).sweep() == Sweep(0, 2)
             assert len(list((folder / "new").iterdir())) == 2
             proxy.back()
     async with kafka_log(settings) as log:
-        assert await Maildir(folder, log, wall_clock).sweep() == (2, 0)
+        assert await Maildir(folder, log, wall_clock, proofs(SECRET)).sweep() == Sweep(2, 0)
         # As a crash after the append and before the renaming leaves it.
         (folder / "cur" / "1:2,S").rename(folder / "new" / "1")
-        assert await Maildir(folder, log, wall_clock).sweep() == (1, 0)
+        assert await Maildir(folder, log, wall_clock).sweep() == Sweep(1, 0)
     kept = [record for *_, record in await records(settings, PROVIDER_WEBHOOKS) if record.body == MESSAGE]
     assert len(kept) >= 2
     assert len({record.webhook_id for record in kept}) == 1
+
+
+async def test_maildir_messages_without_a_tag_of_ours_are_put_aside(settings: Settings, tmp_path: Path) -> None:
+    folder = maildir(tmp_path, {"1": MESSAGE, "2": b"Subject: hello\n\n", "3": FORGED})
+    said = await mailfold_on(settings, "inbound", "maildir", str(folder))
+    assert (said.code, said.out) == (0, "1 taken, 2 without anything of ours put aside\n"), said.err
+    assert sorted(path.name for path in (folder / "cur").iterdir()) == ["1:2,S", "2:2,S", "3:2,S"]
+    assert [record.body for *_, record in await records(settings, PROVIDER_WEBHOOKS)] == [MESSAGE]
+
+
+async def test_a_mail_by_http_without_a_tag_of_ours_is_discarded_and_counted(settings: Settings) -> None:
+    async with gateway(settings, secret_previous=SecretStr(PREVIOUS)) as world:
+        key = {"X-Api-Key": world.key}
+        old = tokens.verp(Signer(PREVIOUS, "verp"), EMAIL_ID, DOMAIN)
+        for message, to in (
+            (FORGED, ""),
+            (FORGED, forged(verp())),
+            (b"Subject: hello\r\n\r\n", f"postmaster@{DOMAIN}"),
+            (b"Subject: hello\r\n\r\n", old),
+            (f"References: {message_id()}\r\n\r\n".encode(), f"postmaster@{DOMAIN}"),
+        ):
+            answer = await world.http.post("/inbound/mail", content=message, headers=key, params={"to": to})
+            assert answer.status_code == 204
+        assert await world.metric('mailfold_inbound_mails_total{result="refused",road="http"}') == 3
+        assert await world.metric('mailfold_inbound_mails_total{result="signed",road="http"}') == 1
+        assert await world.metric('mailfold_inbound_mails_total{result="unsigned",road="http"}') == 1
+        assert len(await records(settings, PROVIDER_WEBHOOKS)) == 2
 
 
 async def test_only_messages_are_taken_from_a_maildir(settings: Settings, tmp_path: Path) -> None:
@@ -108,7 +144,7 @@ async def test_only_messages_are_taken_from_a_maildir(settings: Settings, tmp_pa
     (folder / "new" / "folder").mkdir()
     os.mkfifo(folder / "new" / "pipe")
     async with kafka_log(settings) as log:
-        assert await Maildir(folder, log, wall_clock).sweep() == (1, 0)
+        assert await Maildir(folder, log, wall_clock).sweep() == Sweep(1, 0)
         with pytest.raises(BadSettings, match="not a maildir"):
             Maildir(tmp_path, log, wall_clock)
     assert [record.body for *_, record in await records(settings, PROVIDER_WEBHOOKS)] == [MESSAGE]

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import aiosmtplib
 import pytest
+from pydantic import SecretStr
 
+from pipeline import tokens
 from pipeline.inbound.envelope import KEPT
 from pipeline.settings import Settings
-from tests.support.inbound import DOMAIN, Inbound, bounce, inbound, unsubscribe, verp
+from pipeline.signing import Signer
+from tests.support.inbound import DOMAIN, EMAIL_ID, Inbound, bounce, forged, inbound, message_id, unsubscribe, verp
 from tests.support.kafka_proxy import kafka_proxy
 from tests.support.smtp_receiver import certificate
 
@@ -40,6 +43,8 @@ async def test_it_is_no_relay_and_knows_no_other_address(settings: Settings) -> 
         f"{local[:-1]}@{DOMAIN}",
         f"root@{DOMAIN}",
         local,
+        forged(verp()),
+        forged(unsubscribe()),
         "anna@[127.0.0.1]",
     )
     async with inbound(settings) as world, world.client() as client:
@@ -61,9 +66,31 @@ async def test_it_is_no_relay_and_knows_no_other_address(settings: Settings) -> 
 
 async def test_roles_that_every_domain_has_are_heard(settings: Settings) -> None:
     async with inbound(settings) as world:
+        about = f"Subject: complaint\r\n\r\nMessage-ID: {message_id()}\r\n".encode()
         for role in ("postmaster", "Abuse", "fbl"):
-            assert (await world.send(f"{role}@{DOMAIN.upper()}", b"Subject: hello\r\n\r\n")).code == 250
+            assert (await world.send(f"{role}@{DOMAIN.upper()}", about)).code == 250
         assert await world.gateway.metric('mailfold_inbound_mails_total{result="unsigned",road="smtp"}') == 3
+
+
+async def test_role_mail_that_names_no_email_of_ours_never_reaches_the_worker(settings: Settings) -> None:
+    async with inbound(settings) as world:
+        for message in (b"Subject: hello\r\n\r\n", f"Message-ID: {forged(message_id())}\r\n\r\n".encode()):
+            with pytest.raises(aiosmtplib.SMTPDataError) as refused:
+                await world.send(f"postmaster@{DOMAIN}", message)
+            assert refused.value.code == 550
+        assert await world.gateway.metric('mailfold_inbound_mails_total{result="refused",road="smtp"}') == 2
+        assert await world.kept() == []
+
+
+async def test_return_paths_of_the_previous_secret_are_taken(settings: Settings) -> None:
+    previous = "the-secret-before-of-at-least-32-characters"
+    address = tokens.verp(Signer(previous, "verp"), EMAIL_ID, DOMAIN)
+    async with inbound(settings, secret_previous=SecretStr(previous)) as world:
+        assert (await world.send(address, bounce(address))).code == 250
+    async with inbound(settings) as world:
+        with pytest.raises(aiosmtplib.SMTPRecipientRefused) as refused:
+            await world.send(address, bounce(address))
+        assert refused.value.code == 550
 
 
 async def test_each_recipient_gets_a_message_of_its_own(settings: Settings) -> None:

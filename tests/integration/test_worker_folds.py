@@ -8,7 +8,6 @@ import psutil
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from pipeline.folding import DEAD_BYTES
 from pipeline.kafka import append_all, kafka_log
 from pipeline.ports import Entry
 from pipeline.settings import Settings
@@ -17,6 +16,7 @@ from pipeline.tokens import message_id_header
 from tests.support.caught_up import CaughtUp
 from tests.support.seeing import on, until
 from tests.support.worker import NOW, Worker, append_raw, assert_folded, committed_something, dead_letters, feed, lives
+from topics.dead_letters import MAX_VALUE_BYTES
 from topics.events import DeliveryEvent, EventKind
 from topics.record import EmailId
 from topics.registry import DELIVERY_EVENTS, PROVIDER_ACKS, PROVIDER_WEBHOOKS, SEND_REQUESTS, Topic
@@ -111,7 +111,7 @@ async def test_poison_goes_to_the_dead_letters_with_its_place_and_spoils_nothing
         ("send-requests", "misplaced"),
     ]
     assert {letter.value for letter in letters if letter.source.topic == "delivery-events"} == {
-        *(b"no JSON", b"{}", b"\xff", b"x" * DEAD_BYTES),
+        *(b"no JSON", b"{}", b"\xff", b"x" * MAX_VALUE_BYTES),
         None,
     }
     assert len({letter.source for letter in letters}) == len(letters)

@@ -1,5 +1,6 @@
 """A gateway that takes inbound mail, and what to write to it."""
 
+import base64
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -31,6 +32,13 @@ def unsubscribe(email_id: EmailId = EMAIL_ID, domain: str = DOMAIN) -> str:
 
 def message_id(email_id: EmailId = EMAIL_ID, domain: str = DOMAIN) -> str:
     return tokens.message_id_header(Signer(SECRET, "message-id"), email_id, domain)
+
+
+def forged(tag: str, number: int = 0) -> str:
+    """The tag with other digits in its signature."""
+    at = tag.index("@")
+    digits = base64.b32encode(number.to_bytes(5, "big")).decode().lower()
+    return f"{tag[: at - 9]}{digits}q{tag[at:]}"
 
 
 def bounce(to: str, padding: int = 0) -> bytes:

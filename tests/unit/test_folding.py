@@ -9,15 +9,17 @@ import pytest
 from pipeline import folding
 from pipeline.errors import TooManyDead
 from pipeline.fold import evolve
-from pipeline.folding import DEAD_BYTES, KEY_BYTES, Found, Stretch, dead_letter, fold_all, fold_run, sort
-from pipeline.steps import Limit
+from pipeline.folding import Stretch, fold_all, fold_run, sort
+from pipeline.steps import Folder, Limit
 from tests.support.facts import EMAIL_ID, event
 from topics import codec
 from topics.changes import EmailChange
 from topics.codec import Undecodable, decode, encode
 from topics.events import DeliveryEvent, EventKind
-from topics.record import EmailId, Place
-from topics.registry import DEAD_LETTERS, DELIVERY_EVENTS, EMAIL_CHANGES, EMAIL_STATES, MAX_RECORD_BYTES
+from topics.join import SKETCH
+from topics.record import EmailId
+from topics.registry import DELIVERY_EVENTS, EMAIL_CHANGES, EMAIL_STATES, MAX_RECORD_BYTES
+from topics.states import EmailState, Mark
 
 KEY = EMAIL_ID.encode()
 OPENED, CLICKED = event(EventKind.OPENED, "o"), event(EventKind.CLICKED, "c")
@@ -136,16 +138,6 @@ def test_what_is_no_fact_or_lies_under_another_key_is_dead() -> None:
     ]
 
 
-def test_a_letter_about_what_fits_in_no_record_tells_its_beginning() -> None:
-    found = Found(
-        DELIVERY_EVENTS, Place(topic="delivery-events", partition=0, offset=7), b"k" * 2_000_000, b"v" * 3_000_000
-    )
-    letter = dead_letter(found, 9, "undecodable", "why", role="fold")
-    assert (letter.key, letter.value) == (b"k" * KEY_BYTES, b"v" * DEAD_BYTES)
-    assert letter.error == "the first 890000 of 3000000 bytes; why"
-    assert len(encode(DEAD_LETTERS, letter)) <= MAX_RECORD_BYTES
-
-
 def test_facts_too_large_together_get_a_change_each(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = len(fold(lying(OPENED), lying(CLICKED)).changes[0][1]) - 1
     monkeypatch.setattr(folding, "MAX_RECORD_BYTES", alone)
@@ -161,6 +153,31 @@ def test_a_fact_too_large_for_any_change_is_dead_and_the_others_are_not(monkeypa
     assert [(letter.source.offset, letter.reason) for letter in folded.dead] == [(2, "too-large")]
     assert decode(EMAIL_STATES, folded.states[KEY]) == evolve(None, OPENED)
     assert len(folded.changes) == 1
+
+
+def test_state_of_an_older_version_is_cut_to_its_bounds_when_news_comes() -> None:
+    ids = tuple(range(10**18, 10**18 + 45_100))
+    stored = encode(EMAIL_STATES, EmailState(email_id=EMAIL_ID, delayed=Mark(first=1, last=2, recorded=1, ids=ids)))
+    assert len(stored) > MAX_RECORD_BYTES
+    for fact in (OPENED, event(EventKind.DEFERRED, "late", at=1)):
+        folded = fold(lying(fact), before=stored)
+        assert folded.dead == []
+        delayed = decode(EMAIL_STATES, folded.states[KEY]).delayed
+        assert (delayed.first, delayed.last, len(delayed.ids)) == (1, 2, SKETCH)
+        assert len(folded.changes[0][1]) < 5_000
+
+
+def test_facts_too_large_do_not_halt_the_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folding, "MAX_RECORD_BYTES", 600)
+    huge = [lying(msgspec.structs.replace(CLICKED, text="x" * 1_000), number) for number in range(500)]
+    step = Folder(lambda: 9)(stretch(*huge), dict.fromkeys)
+    assert len(step.others) == 500
+
+
+def test_facts_that_only_our_fault_can_spoil_halt_the_fold() -> None:
+    for spoilt in (lying(b"{}"), lying(OPENED, key=b"another")):
+        with pytest.raises(TooManyDead):
+            Folder(lambda: 9)(stretch(*[spoilt] * 300), dict.fromkeys)
 
 
 def test_a_stored_state_that_cannot_be_read_stops_the_fold() -> None:

@@ -1,23 +1,43 @@
 """Whose mail is taken, what is made of it, and how many may come at once."""
 
+import base64
+import binascii
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from pipeline import tokens
 from pipeline.errors import BadSettings
+from pipeline.hearing.adapter import Proofs
+from pipeline.inbound.claims import MAX_CLAIMS, MAX_SCANNED_BYTES, is_claimed
 from pipeline.inbound.doors import PER_HOST, Doors
 from pipeline.inbound.envelope import KEPT, is_ours, record
 from pipeline.inbound.listener import Certificate
+from pipeline.proving import proofs
 from pipeline.settings import Settings
-from tests.support.inbound import DOMAIN, unsubscribe, verp
+from pipeline.signing import Signer
+from tests.conftest import SECRET
+from tests.support.inbound import DOMAIN, EMAIL_ID, forged, message_id, unsubscribe, verp
 from tests.support.smtp_receiver import certificate
+
+OTHER_SECRET = "another-secret-of-at-least-32-characters"
+OTHERS = tokens.verp(Signer(OTHER_SECRET, "verp"), EMAIL_ID, DOMAIN)
+
+
+def base64_lines(text: str) -> bytes:
+    return base64.encodebytes(text.encode()).replace(b"\n", b"\r\n")
+
+
+def quoted_printable(text: str) -> bytes:
+    return binascii.b2a_qp(text.encode()).replace(b"@", b"=40")
 
 
 def test_return_paths_unsubscribe_addresses_and_roles_of_our_domain_are_ours() -> None:
     local = verp().partition("@")[0]
     for address in (verp(), unsubscribe(), f"<{verp()}>", verp().upper(), f"Postmaster@{DOMAIN}", f"fbl@{DOMAIN}"):
-        assert is_ours(address, DOMAIN)
+        assert is_ours(address, DOMAIN, proofs(SECRET))
     for address in (
         "",
         "@",
@@ -30,8 +50,44 @@ def test_return_paths_unsubscribe_addresses_and_roles_of_our_domain_are_ours() -
         f"a@b@{DOMAIN}",
         f"anna@{DOMAIN}",
         f"postmaster+x@{DOMAIN}",
+        forged(verp()),
+        forged(unsubscribe()),
+        OTHERS,
     ):
-        assert not is_ours(address, DOMAIN), address
+        assert not is_ours(address, DOMAIN, proofs(SECRET)), address
+
+
+def test_return_paths_of_the_previous_secret_are_ours_until_it_is_given_up() -> None:
+    assert is_ours(OTHERS, DOMAIN, proofs(SECRET, OTHER_SECRET))
+    assert is_ours(verp(), DOMAIN, proofs(SECRET, OTHER_SECRET))
+    assert not is_ours(forged(OTHERS), DOMAIN, proofs(SECRET, OTHER_SECRET))
+    assert proofs("", "").verp(tokens.verp(Signer("", "verp"), EMAIL_ID, DOMAIN)) is None
+
+
+@pytest.mark.parametrize("tag", [verp(), unsubscribe(), message_id(), verp().upper()])
+@pytest.mark.parametrize("written", [str.encode, base64_lines, quoted_printable], ids=lambda one: one.__name__)
+def test_a_message_is_claimed_by_a_tag_wherever_it_stands(tag: str, written: Callable[[str], bytes]) -> None:
+    body = f"Received: from a.example\r\nMessage-ID: {tag}\r\nSubject: x\r\n" + "y" * 100
+    head = b"From: a@b.example\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+    assert is_claimed(head + written(body), proofs(SECRET))
+    assert not is_claimed(head + written(body.replace(tag, forged(tag))), proofs(SECRET))
+    assert is_claimed(head + written(body.replace(tag, forged(tag))), None)
+    assert not is_claimed(head + written(body.replace(tag, "<1@b.example>")), None)
+
+
+def test_few_forged_tags_hide_no_real_one_and_many_are_not_all_verified() -> None:
+    asked: list[str] = []
+
+    def never(text: str) -> None:
+        asked.append(text)
+
+    many = b" ".join(forged(verp(), number).encode() for number in range(3 * MAX_CLAIMS))
+    assert not is_claimed(many, Proofs(verp=never))
+    assert len(asked) == MAX_CLAIMS
+    late = b"x" * MAX_SCANNED_BYTES + message_id().encode()
+    assert not is_claimed(late, proofs(SECRET))
+    few = b" ".join(forged(verp(), number).encode() for number in range(MAX_CLAIMS - 1))
+    assert is_claimed(few + b" " + message_id().encode(), proofs(SECRET))
 
 
 def test_a_record_names_its_message_and_can_hold_no_second_header() -> None:

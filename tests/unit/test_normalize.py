@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 from pipeline import normalize as module
 from pipeline.folding import Found, Stretch
 from pipeline.hearing.adapter import Proofs
-from pipeline.normalize import Told, normalize
-from pipeline.steps import Normalizer
-from topics.codec import encode
+from pipeline.inbound.envelope import record
+from pipeline.normalize import Told, is_heavy, normalize, outputs
+from topics.codec import decode, encode
 from topics.record import EmailId, Place
 from topics.registry import (
     DEAD_LETTERS,
@@ -91,8 +91,35 @@ def test_an_event_that_grows_too_large_for_the_log_is_a_dead_letter() -> None:
     assert all(len(encode(entry.topic, entry.record)) <= MAX_RECORD_BYTES for entry in result.entries())
 
 
+def test_an_endless_event_id_is_kept_as_its_hash() -> None:
+    result = told(webhook([FINE | {"sg_event_id": "x" * 10_000}, FINE | {"sg_event_id": "y" * 10_000}]))
+    names = [event.event_id for event in result.events]
+    assert len(set(names)) == 2
+    assert all(len(name) < 100 for name in names)
+
+
 def test_a_provider_entered_as_another_s_kind_stops_nobody() -> None:
     mistaken = [Record(offset, None, webhook([7] * 50)) for offset in range(20)]
     fine = Record(20, None, webhook([FINE]))
-    entries = Normalizer(lambda: 9, Proofs())(Stretch(PROVIDER_WEBHOOKS, 0, [*mistaken, fine]))
-    assert [entry.topic for entry in entries] == [DEAD_LETTERS] * 1_000 + [DELIVERY_EVENTS]
+    run = Stretch(PROVIDER_WEBHOOKS, 0, [*mistaken, fine])
+    told = [output.topic for found in run.found() for output in outputs(found, Proofs(), 9)]
+    assert told == [DEAD_LETTERS.name] * 1_000 + [DELIVERY_EVENTS.name]
+
+
+def test_an_adapter_that_fails_makes_a_dead_letter_and_names_no_content(monkeypatch: Any) -> None:
+    def failing(*_: Any) -> None:
+        raise KeyError("anna@example.test")
+
+    monkeypatch.setattr(module, "events_of", failing)
+    found = Found(PROVIDER_WEBHOOKS, PLACE, None, webhook([FINE]))
+    [output] = outputs(found, Proofs(), 9)
+    letter = decode(DEAD_LETTERS, output.value)
+    assert (output.topic, letter.reason, letter.value, letter.source) == ("dead-letters", "failed", found.value, PLACE)
+    assert "anna" not in letter.error
+
+
+def test_mails_and_large_webhooks_are_heavy() -> None:
+    assert not is_heavy(webhook([FINE]))
+    assert not is_heavy(b"\xc1")
+    assert is_heavy(webhook([FINE] * 200))
+    assert is_heavy(encode(PROVIDER_WEBHOOKS, record(b"Subject: x\r\n\r\n", 5, to="a@b.example", sender="<>")))

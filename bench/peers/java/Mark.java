@@ -7,18 +7,11 @@ record Mark(long first, long last, long recorded, long[] ids) {
 
     /** The marks that delivery events can set. */
     enum Name {
-        QUEUED(false), SENT(false), DELAYED(false), DELIVERED(false), OPENED(true), OPENED_MACHINE(true),
-        CLICKED(true), CLICKED_MACHINE(true), BOUNCED(false), COMPLAINED(false), DROPPED(false), FAILED(false),
-        UNSUBSCRIBED(true), REPLIED(true), UNKNOWN(true);
+        QUEUED, SENT, DELAYED, DELIVERED, OPENED, OPENED_MACHINE, CLICKED, CLICKED_MACHINE, BOUNCED, COMPLAINED, DROPPED,
+        FAILED, UNSUBSCRIBED, REPLIED, UNKNOWN;
 
         static final Name[] ALL = values();
         final String json = name().toLowerCase(Locale.ROOT);
-        /** Whether anybody can repeat it at will, so that only the smallest ids are kept. */
-        final boolean sketched;
-
-        Name(boolean sketched) {
-            this.sketched = sketched;
-        }
 
         Name byMachine() {
             return this == OPENED ? OPENED_MACHINE : this == CLICKED ? CLICKED_MACHINE : this;
@@ -31,21 +24,21 @@ record Mark(long first, long last, long recorded, long[] ids) {
     }
 
     /** Both marks' evidence; {@code one} is a single event's. */
-    Mark join(Mark one, boolean sketched) {
+    Mark join(Mark one) {
         return new Mark(
             Math.min(first, one.first),
             Math.max(last, one.last),
             Math.min(recorded, one.recorded),
-            insert(one.ids[0], sketched));
+            insert(one.ids[0]));
     }
 
-    private long[] insert(long id, boolean sketched) {
+    private long[] insert(long id) {
         int place = Arrays.binarySearch(ids, id);
         if (place >= 0) {
             return ids;
         }
         int at = -place - 1;
-        boolean full = sketched && ids.length >= SKETCH;
+        boolean full = ids.length >= SKETCH;
         if (full && at == ids.length) {
             return ids;
         }

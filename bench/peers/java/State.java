@@ -39,7 +39,7 @@ final class State {
     private void absorb(Event event) {
         Mark.Name name = event.machine.isEmpty() ? event.kind : event.kind.byMachine();
         Mark before = marks[name.ordinal()];
-        marks[name.ordinal()] = before == null ? Mark.of(event) : before.join(Mark.of(event), name.sketched);
+        marks[name.ordinal()] = before == null ? Mark.of(event) : before.join(Mark.of(event));
         for (Detail.Name detail : Detail.Name.ALL) {
             if (detail.mark == name) {
                 Detail told = Detail.of(event, detail);

@@ -1,0 +1,161 @@
+"""A dead letter fits into a record, whichever reader makes it and however large what it is about."""
+
+import ast
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+
+from pipeline import following, lane
+from pipeline.correlate.loop import Correlator
+from pipeline.dispatch.reports import Reports
+from pipeline.folding import Found, Stretch, sort
+from pipeline.hearing.adapter import Proofs
+from pipeline.leading import Positions
+from pipeline.normalize import normalize
+from pipeline.outbox.originals import is_whole
+from pipeline.ports import Entry
+from pipeline.settings import Settings
+from tests.architecture.repository import ROOT, modules, text
+from topics.codec import encode
+from topics.dead_letters import MAX_KEY_BYTES, MAX_VALUE_BYTES, DeadLetter, dead_letter
+from topics.record import Place
+from topics.registry import (
+    DEAD_LETTERS,
+    DELIVERY_EVENTS,
+    MAX_RECORD_BYTES,
+    PROVIDER_WEBHOOKS,
+    SUPPRESSIONS,
+)
+from topics.webhooks import RawWebhook
+
+HUGE_BYTES = 3_000_000
+HUGE_KEY = b"k" * HUGE_BYTES
+HUGE_VALUE = b"v" * HUGE_BYTES
+PLACE = Place(topic="delivery-events", partition=3, offset=7)
+
+
+class Record(NamedTuple):
+    """A record as a consumer gives it."""
+
+    topic: str = "provider-acks"
+    partition: int = 3
+    offset: int = 7
+    key: bytes | None = HUGE_KEY
+    value: bytes | None = HUGE_VALUE
+
+
+class MemoryLog:
+    """A log that takes what Kafka takes."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+
+    async def append(self, entries: list[Entry], *, within: float | None = None) -> list[Place]:
+        assert all(len(encode(entry.topic, entry.record)) <= MAX_RECORD_BYTES for entry in entries)
+        self.entries += entries
+        return [PLACE for _ in entries]
+
+
+def runtime_with(log: MemoryLog) -> Any:
+    return SimpleNamespace(log=log, clock=lambda: 9, settings=Settings())
+
+
+async def from_fold(_rt: Any) -> DeadLetter:
+    [letter] = sort(Stretch(DELIVERY_EVENTS, 3, [Record()]), 9)[1]
+    return letter
+
+
+async def from_normalizer(_rt: Any) -> DeadLetter:
+    [letter] = normalize(Found(PROVIDER_WEBHOOKS, PLACE, HUGE_KEY, HUGE_VALUE), Proofs(), 9).leftovers
+    return letter
+
+
+async def from_projector(_rt: Any) -> DeadLetter:
+    return lane.unprojectable(Record(), "why " * 1_000, 9)
+
+
+async def from_follower(rt: Any) -> DeadLetter:
+    assert await following._decoded(rt, SUPPRESSIONS, [Record()]) == []
+    return only(rt.log.entries)
+
+
+async def from_intake(rt: Any) -> DeadLetter:
+    positions = Positions(rt, (DELIVERY_EVENTS,), None)  # type: ignore[arg-type]
+    return only([positions.letter(Record(topic="delivery-events"), "why")])
+
+
+async def from_correlation(rt: Any) -> DeadLetter:
+    return only([Correlator(rt)._given_up(3, 7, HUGE_KEY.decode(), HUGE_VALUE)])
+
+
+async def from_dispatch(rt: Any) -> DeadLetter:
+    attempt: Any = SimpleNamespace(
+        bound="",
+        request=SimpleNamespace(email_id=HUGE_KEY.decode()),
+        job=SimpleNamespace(attempt=1, payload=HUGE_VALUE),
+    )
+    return Reports(rt)._letter(attempt, PLACE, "content", "why")
+
+
+def only(entries: list[Entry]) -> DeadLetter:
+    [entry] = entries
+    assert entry.topic is DEAD_LETTERS
+    assert isinstance(entry.record, DeadLetter)
+    return entry.record
+
+
+CALLERS = [from_fold, from_normalizer, from_projector, from_follower, from_intake, from_correlation, from_dispatch]
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+async def test_oversized_record_becomes_dead_letter_that_fits(caller: Any) -> None:
+    letter = await caller(runtime_with(MemoryLog()))
+    assert len(encode(DEAD_LETTERS, letter)) <= MAX_RECORD_BYTES
+    assert (letter.key, letter.value) == (HUGE_KEY[:MAX_KEY_BYTES], HUGE_VALUE[:MAX_VALUE_BYTES])
+    assert letter.cut == 2 * HUGE_BYTES - MAX_KEY_BYTES - MAX_VALUE_BYTES
+    assert letter.error.startswith(f"the first {MAX_VALUE_BYTES} of {HUGE_BYTES} bytes; ")
+    assert (letter.source.partition, letter.source.offset) in {(3, 7)}
+
+
+def test_small_record_is_kept_whole() -> None:
+    letter = dead_letter(PLACE, 9, "undecodable", "why", role="fold", key=b"k", value=b"v" * MAX_VALUE_BYTES)
+    assert (letter.cut, letter.error, len(letter.value or b"")) == (0, "why", MAX_VALUE_BYTES)
+    assert dead_letter(PLACE, 9, "undecodable", "why", role="fold", key=None, value=None).value is None
+
+
+def test_texts_are_bounded_and_can_be_encoded() -> None:
+    letter = dead_letter(PLACE, 9, "r" * 5_000, "\udc80" + "ü" * 5_000, role="fold", key=None, value=HUGE_VALUE)
+    assert len(encode(DEAD_LETTERS, letter)) <= MAX_RECORD_BYTES
+    assert "\udc80" not in letter.error
+
+
+def test_letter_of_an_older_version_is_still_read() -> None:
+    whole = dead_letter(PLACE, 9, "undecodable", "why", role="fold", key=b"k", value=b"v")
+    assert b"cut" not in encode(DEAD_LETTERS, whole)
+
+
+def test_dead_letters_are_made_by_one_function_only() -> None:
+    makers = [
+        str(path.relative_to(ROOT))
+        for path in modules()
+        if "tests" not in path.parts
+        for node in ast.walk(ast.parse(text(str(path.relative_to(ROOT)))))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "DeadLetter"
+    ]
+    assert makers == ["topics/dead_letters.py"]
+
+
+def test_cut_letters_and_events_of_webhooks_are_not_the_whole_record() -> None:
+    webhook = RawWebhook(webhook_id="w", provider="p", kind="sendgrid", received_at=1, headers=(), body=b"[7]")
+    raw = encode(PROVIDER_WEBHOOKS, webhook)
+    webhooks, events = Place(topic="provider-webhooks", partition=0, offset=1), Place(topic="a", partition=0, offset=1)
+
+    def letter(source: Place, reason: str, value: bytes) -> DeadLetter:
+        return dead_letter(source, 9, reason, "why", role="r", key=None, value=value)
+
+    assert is_whole(letter(webhooks, "unrecognised", raw))
+    assert is_whole(letter(webhooks, "undecodable", b"\xc1"))
+    assert not is_whole(letter(webhooks, "unrecognised", b"7"))
+    assert is_whole(letter(events, "unrecognised", b"7"))
+    assert not is_whole(letter(events, "undecodable", HUGE_VALUE))
