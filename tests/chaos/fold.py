@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from topics.verdict import bounce_class
+
 Fact = dict[str, Any]
 Evidence = tuple[int, int, int]
 """When it happened (never later than we heard of it), when we heard of it, the hash of its id."""
@@ -21,10 +23,6 @@ ACKS = {"acked": "sent", "deferred": "deferred", "rejected": "bounced", "dropped
 DETAILS = {"bounced": "bounce", "complained": "complaint", "dropped": "drop", "failed": "failure"}
 ENDS = ("given_up", "refused", "delivered")
 """Outcomes that settle, the strongest last."""
-
-# RFC 3463: what blames the address. RFC 5321, 7504: codes that do where no enhanced code tells more.
-HARD_ENHANCED = {f"5.1.{n}" for n in (0, 1, 2, 3, 4, 6, 10)} | {"5.2.1"}
-HARD_CODES = {521, 550, 551, 553, 556}
 
 PRECEDENCE = ("complained", "bounced", "failed", "dropped", "clicked", "opened", "delivered")
 
@@ -108,16 +106,11 @@ def _detail(fact: Fact, name: str) -> list[Any]:
     code, enhanced = fact.get("code", 0), fact.get("enhanced", "")
     hard = None
     if name == "bounced":
-        hard = fact.get("bounce_class") or _bounce_class(code, enhanced)
+        # Whom words blame is a table, not the fold: it is shared, and has tests of its own (tests/unit/test_verdict.py).
+        hard = fact.get("bounce_class") or str(bounce_class(code, enhanced, fact.get("text", "")))
     said = (fact.get("bounce_type") or fact.get("reason") or "", fact.get("bounce_subtype", ""))
     rest = (code, enhanced, fact.get("text", ""), fact.get("provider", ""), hard)
     return [_when(fact), fact["recorded_at"], fact["event_id"], *said, *rest]
-
-
-def _bounce_class(code: int, enhanced: str) -> str:
-    if enhanced and not enhanced.endswith(".0.0"):
-        return "hard" if enhanced in HARD_ENHANCED else "soft"
-    return "hard" if code in HARD_CODES else "soft"
 
 
 def _assemble(email_id: str, heard: Heard) -> dict[str, Any]:
