@@ -105,7 +105,7 @@ _SENDER: Final = _any(
     r"\breturn[ -]path\b",
 )
 _STAGE: Final = _any(
-    r"in reply to (?:the )?(end of data|data|bdat|rcpt(?: to)?|mail(?: from)?|ehlo|helo|lhlo|starttls|auth)\b",
+    r"in reply to (?:the )?(initial connection|end of data|data|bdat|rcpt(?: to)?|mail(?: from)?|ehlo|helo|lhlo|starttls|auth)\b",
     r"\bafter (?:sending )?(?:pipelined )?"
     r"(initial connection|end of data|data|rcpt to|mail from|ehlo|helo|starttls|auth)\b",
     r">>> ?(data|rcpt to|mail from|ehlo|helo|auth)\b",
@@ -124,6 +124,15 @@ _STAGES: Final = {
     "initial connection": "connect",
     "refused to talk to me": "connect",
 }
+IN_REPLY_TO: Final = {
+    "connect": "(in reply to initial connection)",
+    "helo": "(in reply to HELO command)",
+    "tls": "(in reply to STARTTLS command)",
+    "auth": "(in reply to AUTH command)",
+    "mail": "(in reply to MAIL FROM command)",
+    "data": "(in reply to end of DATA command)",
+}
+"""How the stage of a refusal is written into its text, as Postfix does it; RCPT goes without saying."""
 _QUOTING: Final = re.compile(r"\A[^\w]{0,9}(?:smtp; ?)?[45]\.[\dx]\.\d - .{0,80}? ([45]\d\d)[- ]'(.{1,1000})'")
 """A gateway's own code and name for it, then the reply in quotation marks (Cisco IronPort)."""
 

@@ -19,13 +19,13 @@ class Verdict(msgspec.Struct, frozen=True):
     bounce_class: BounceClass
 
 
-def judge(status: str, diagnostic: str, stage: str = "") -> Verdict:
+def judge(status: str, diagnostic: str) -> Verdict:
     """Return the codes and the bounce class of a status field and a server's words together."""
     text = diagnostic[: verdict.MAX_TEXT_CHARS]
     said = words.enhanced_code(text.replace("#", " "))
     enhanced = next((one for one in (said, status) if one and not one.endswith(".0")), said or status)
     code = words.reply_code(text)
-    return Verdict(code, enhanced, verdict.bounce_class(code, enhanced, text, stage))
+    return Verdict(code, enhanced, verdict.bounce_class(code, enhanced, text))
 
 
 def for_address(verdict: Verdict, forwarded: bool) -> BounceClass:

@@ -30,7 +30,6 @@ _PROVIDER_IDS: Final = (
 )
 RECIPIENT: Final = "[recipient]"
 """In the place of the address; no word of a sentence, so that it can't be read as one."""
-AFTER_MESSAGE: Final = "(in reply to end of DATA command)"
 _TOO_LARGE: Final = (552, 523)
 """Said to MAIL, they speak of the SIZE that we announced (RFC 1870), not of us."""
 _OWN_ADDRESS: Final = 553
@@ -116,4 +115,4 @@ def as_told(answer: Answer, recipient: str) -> str:
     """
     text = redacted(answer.text, recipient)
     after_message = answer.meaning is Meaning.REJECTED and answer.stage == Stage.DATA
-    return f"{text} {AFTER_MESSAGE}".lstrip() if after_message else text
+    return f"{text} {verdict.IN_REPLY_TO['data']}".lstrip() if after_message else text
