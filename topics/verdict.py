@@ -105,7 +105,8 @@ _SENDER: Final = _any(
     r"\breturn[ -]path\b",
 )
 _STAGE: Final = _any(
-    r"in reply to (?:the )?(initial connection|end of data|data|bdat|rcpt(?: to)?|mail(?: from)?|ehlo|helo|lhlo|starttls|auth)\b",
+    r"in reply to (?:the )?"
+    r"(initial connection|end of data|data|bdat|rcpt(?: to)?|mail(?: from)?|ehlo|helo|lhlo|starttls|auth)\b",
     r"\bafter (?:sending )?(?:pipelined )?"
     r"(initial connection|end of data|data|rcpt to|mail from|ehlo|helo|starttls|auth)\b",
     r">>> ?(data|rcpt to|mail from|ehlo|helo|auth)\b",
@@ -138,10 +139,12 @@ _QUOTING: Final = re.compile(r"\A[^\w]{0,9}(?:smtp; ?)?[45]\.[\dx]\.\d - .{0,80}
 
 _SETUP: Final = _any(
     r"relay(?:ing)? (?:access )?(?:is |was )?(?:denied|not (?:permitted|allowed)|prohibited|disallowed)",
-    r"(?:unable|refuse[sd]?|not (?:permitted|allowed|authori[sz]ed)) to relay|(?:cannot|can't|won't|do not|don't) relay",
+    r"(?:unable|refuse[sd]?|not (?:permitted|allowed|authori[sz]ed)) to relay"
+    r"|(?:cannot|can't|won't|do not|don't) relay",
     r"authentication (?:is )?(?:required|needed)|must (?:be )?authenticate|authenticate first|requires authentication",
     r"(?:user|client|sender|you)(?: is| are)? not (?:authenticated|logged in)|unauthenticated senders?",
-    r"\b(?:from|senders?|sending|identity|identities|your|email address) (?:\S{1,60} ){0,3}?(?:not (?:been )?|un)verified",
+    r"\b(?:from|senders?|sending|identity|identities|your|email address) (?:\S{1,60} ){0,3}?"
+    r"(?:not (?:been )?|un)verified",
     r"unverified (?:senders?|from|domain|identit)|verified sender|not a verified",
     r"\b(?:sending|outbound|outgoing|daily|hourly|monthly) (?:\S{1,30} ){0,3}?(?:quota|limit|credits|allowance)s?\b",
     r"\b(?:out of|maximum|no|not enough|insufficient) (?:\S{1,30} ){0,2}?credits?\b|payment required|unpaid",
@@ -164,17 +167,21 @@ _LISTED: Final = _any(
 )
 """The sending server is on somebody's list, whatever the code says."""
 _NOBODY: Final = _any(
-    r"\b(?:user|recipient|mail ?box|account|address|addressee|alias)(?:e?s)?\b(?:(?!\. )[^;]){0,60}?(?:unknown|not found"
-    r"|not exist|no longer|doesn't exist|doesn't have|does not have|disabled|discontinued|deactivated|inactive"
+    r"\b(?:user|recipient|mail ?box|account|address|addressee|alias)(?:e?s)?\b(?:(?!\. )[^;]){0,60}?"
+    r"(?:unknown|not found|not exist"
+    r"|no longer|doesn't exist|doesn't have|does not have|disabled|discontinued|deactivated|inactive"
     r"|not active|not listed|unavailable|invalid|not valid|not recogni[sz]ed|not known|is wrong)",
     r"(?:unknown|invalid|no such|non-?existent|bad destination|no valid|not a valid|illegal)[ -](?:\w{1,20}[ -]){0,2}?"
     r"(?:user|recipient|address|mailbox|account|person|alias|local|here)",
     r"no mailbox here|unrouteable address|recipientnotfound|recipnotfound|not our customer|delivery userid",
-    r"no matches to nameserver|not have a final e-?mail delivery point|not (?:exactly )?match an? \w{1,20} email address",
-    r"adresse (?:\S{1,60} ){0,5}?n'existe pas|(?:utilisateur|destinataire) (?:non recens|inconnu)|empf(?:ä|ae)nger unbek",
+    r"no matches to nameserver|not have a final e-?mail delivery point",
+    r"not (?:exactly )?match an? \w{1,20} email address",
+    r"adresse (?:\S{1,60} ){0,5}?n'existe pas",
+    r"(?:utilisateur|destinataire) (?:non recens|inconnu)|empf(?:ä|ae)nger unbek",
     r"(?:usuario|destinatario) (?:no existe|desconocido|sconosciuto|inesistente)|utente (?:sconosciuto|inesistente)",
     r"\bhost (?:\S{1,80} )?not found|domain name not found|domain (?:\S{1,80} )?(?:does not|doesn't) exist",
-    r"host unknown|unknown (?:host|domain)|no such (?:host|domain)|no mx record found|no smtp service|null ?mx|nxdomain",
+    r"host unknown|unknown (?:host|domain)|no such (?:host|domain)|no mx record found|no smtp service|null ?mx"
+    r"|nxdomain",
     r"couldn't find any host named|(?:does not|doesn't) accept (?:any )?e?-?mail(?! (?:from|with|of|that|larger))",
     r"recipient (?:address(?:es)? )?rejected ?: access denied",  # Exchange Online's words for nobody of that name
 )

@@ -61,9 +61,11 @@ DIALECTS: Final = (
     _dialect("opensmtpd", r"an error has occurred while attempting to deliver a message for"),
 )
 ANYBODYS: Final = re.compile(
-    r"undeliver(?:able|ed)|delivery (?:\w{1,30} )?fail|fail(?:ed|ure) (?:\w{1,30} ){0,3}deliver|returned mail|user unknown"
+    r"undeliver(?:able|ed)|delivery (?:\w{1,30} )?fail|fail(?:ed|ure) (?:\w{1,30} ){0,3}deliver|returned mail"
+    r"|user unknown"
     r"|(?:unable to|could not(?: be)?|cannot(?: be)?|can't be|couldn't be|not be|wasn't|was not) {0,5}\n? {0,5}deliver"
-    r"|mail fail(?:ure|ed)|failed mail|permanent (?:fatal )?error|failure notice|delivery (?:notification|report|status)"
+    r"|mail fail(?:ure|ed)|failed mail|permanent (?:fatal )?error|failure notice"
+    r"|delivery (?:notification|report|status)"
     r"|no such user|message not delivered|returning message to sender|non-?delivery|mailbox (?:is )?full"
     r"|rejected by|无法(?:发送|投递)|退信|配信できません",
     re.IGNORECASE,

@@ -40,7 +40,8 @@ SUBJECTS: Final = re.compile(
     r"|away from|on (?:vacation|holiday|leave)\b|vacation\b|abwesen|automatische antwort|réponse automatique|absence\b"
     r"|respuesta automática|fuera de|risposta automatica|fuori sede|automatisch antwoord|afwezig"
     r"|automatyczna odpowied|resposta automática|ausência|autosvar|automatisk[ta]? svar|frånvaro|fravær"
-    r"|automaattinen vastaus|poissa|automatick[áa] odpov[eě][dď]|mimo kancel|automatikus válasz|otomatik (?:yanıt|cevap)"
+    r"|automaattinen vastaus|poissa|automatick[áa] odpov[eě][dď]|mimo kancel|automatikus válasz"
+    r"|otomatik (?:yanıt|cevap)"
     r"|răspuns automat|автоматический ответ|автоответ|автоматична відповідь|αυτόματη απάντηση|nicht im (?:büro|hause)"
     r"|自動返信|自動応答|自動回覆|不在|自动回复|自动答复|자동 ?회신|자동 ?응답|부재)",
     re.IGNORECASE,

@@ -30,7 +30,8 @@ _REASON: Final = re.compile(
     r"|(?:mailbox|folder) (?:\S{1,60} ){0,3}?full|full (?:in|mail)box|space (?:is )?not enough|not accepting|too big"
     r"|did not (?:exactly )?match|final (?:e-?mail )?delivery point|n'existe pas|unbekannt|no matches"
     r"|could not find|not (?:been )?collected|exceeded"
-    r"|no valid|not (?:listed|found|exist|recogni)|timed? ?out|refused|denied|rejected|too (?:large|long)|domain|spam"
+    r"|no valid|unavailable|not (?:listed|found|exist|recogni)|timed? ?out|refused|denied|rejected|too (?:large|long)"
+    r"|domain|spam"
     r"|host (?:\S{1,60} ){0,3}?(?:not|un)|no smtp|mx record"
     r"|(?:user|recipient|address|mailbox|account) (?:\S{1,60} ){0,3}?(?:unknown|not|does|is |has |over|full|exceed)))"
 )

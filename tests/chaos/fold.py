@@ -106,7 +106,7 @@ def _detail(fact: Fact, name: str) -> list[Any]:
     code, enhanced = fact.get("code", 0), fact.get("enhanced", "")
     hard = None
     if name == "bounced":
-        # Whom words blame is a table, not the fold: it is shared, and has tests of its own (tests/unit/test_verdict.py).
+        # Whom words blame is a table of its own, shared and tested elsewhere (tests/unit/test_verdict.py).
         hard = fact.get("bounce_class") or str(bounce_class(code, enhanced, fact.get("text", "")))
     said = (fact.get("bounce_type") or fact.get("reason") or "", fact.get("bounce_subtype", ""))
     rest = (code, enhanced, fact.get("text", ""), fact.get("provider", ""), hard)

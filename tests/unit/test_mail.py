@@ -4,6 +4,7 @@ import json
 import os
 import time
 import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -259,7 +260,7 @@ def test_hostile_mail_is_read_in_a_time_that_its_size_is_worth(raw: bytes) -> No
 
 
 MACHINE = b"From: mailer-daemon@x\r\nSubject: x\r\n\r\n"
-PADDED = {
+PADDED: dict[str, Callable[[int], bytes]] = {
     "unable to": lambda n: MACHINE + b"unable to" + b" " * n + b"x\r\n",
     "to one or more": lambda n: MACHINE + b"could not be delivered to one or more of its" + b" " * n + b"x\r\n",
     "failed a a a": lambda n: MACHINE + b"failed " + b"a " * (n // 2) + b"\r\n",
