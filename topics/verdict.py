@@ -7,7 +7,7 @@ https://www.iana.org/assignments/smtp-enhanced-status-codes
 
 import re
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -88,23 +88,40 @@ class Judgement(msgspec.Struct, frozen=True, gc=False):
         return BounceClass.HARD if self.cause is Cause.ADDRESS else BounceClass.SOFT
 
 
-def _any(*patterns: str) -> re.Pattern[str]:
-    return re.compile("|".join(patterns))
+class _Phrases(NamedTuple):
+    """A pattern, and words of which at least one is in whatever it finds: most texts have none, and are done sooner."""
+
+    words: tuple[str, ...]
+    pattern: re.Pattern[str]
+
+    def search(self, text: str) -> re.Match[str] | None:
+        """Return where the pattern is found first."""
+        for word in self.words:
+            if word in text:
+                return self.pattern.search(text)
+        return None
+
+
+def _any(words: str, *patterns: str) -> _Phrases:
+    return _Phrases(tuple(words.split("|")), re.compile("|".join(patterns)))
 
 
 # All patterns read words in lower case with single spaces, and have bounded repetitions only: linear time.
 _PART: Final = r"[^\s<>\"'(),:;@\[\]]"
 _MASK: Final = re.compile(rf"\[(?:address|recipient)\]|<recipient>|(?<!{_PART}){_PART}+@{_PART}+|%40")
 _HOST: Final = _any(
+    "address",
     r"\bip(?:v[46])?[ -]address(?:es)?\b",
     r"\b(?:client|remote|peer|connecting|source)(?: ip)? address\b",
     r"\baddress(?:es)? \[?(?:\d{1,3}\.){3}\d{1,3}\b\]?",
 )
 _SENDER: Final = _any(
+    "address|path",
     r"\b(?:sender|from|return|reply|envelope|originator)(?:'s)?[ -](?:e-?mail )?address(?:es)?\b",
     r"\breturn[ -]path\b",
 )
 _STAGE: Final = _any(
+    "in reply to|after |>>>|refused to talk",
     r"in reply to (?:the )?"
     r"(initial connection|end of data|data|bdat|rcpt(?: to)?|mail(?: from)?|ehlo|helo|lhlo|starttls|auth)\b",
     r"\bafter (?:sending )?(?:pipelined )?"
@@ -138,6 +155,8 @@ _QUOTING: Final = re.compile(r"\A[^\w]{0,9}(?:smtp; ?)?[45]\.[\dx]\.\d - .{0,80}
 """A gateway's own code and name for it, then the reply in quotation marks (Cisco IronPort)."""
 
 _SETUP: Final = _any(
+    "relay|authenticat|logged in|verified|quota|limit|credit|"
+    "allowance|payment|unpaid|account|sending|to send|not owned",
     r"relay(?:ing)? (?:access )?(?:is |was )?(?:denied|not (?:permitted|allowed)|prohibited|disallowed)",
     r"(?:unable|refuse[sd]?|not (?:permitted|allowed|authori[sz]ed)) to relay"
     r"|(?:cannot|can't|won't|do not|don't) relay",
@@ -155,6 +174,7 @@ _SETUP: Final = _any(
     r"permissions? to send (?:as|on behalf)|not owned by (?:user|the authenticated)",
 )
 _MAILBOX: Final = _any(
+    "quota|storage|space|full|exceed|too many mess|too much|receiving|temporar|try again",
     r"\b(?:over|exceed(?:s|ed|ing)?|out of|insufficient|not enough|no) (?:\w{1,20} ){0,3}?(?:quota|storage|space)",
     r"\bdisk (?:\w{1,20} ){0,3}?(?:quota|storage|space)|space (?:is )?not enough|exdiskquota",
     r"quota (?:\w{1,20} )?(?:exceed|violation|reached)|over ?quota",
@@ -163,10 +183,14 @@ _MAILBOX: Final = _any(
 )
 """Another day it may fit, whatever the code says."""
 _LISTED: Final = _any(
-    r"(?:black|block|deny)[ -]?list|dnsbl|\brbls?\b|spamhaus|spamcop|too many recipients|reputation|poor standing"
+    "list|dnsbl|rbl|spamhaus|spamcop|too many|reputation|standing",
+    r"(?:black|block|deny)[ -]?list|dnsbl|\brbls?\b|spamhaus|spamcop|too many recipients|reputation|poor standing",
 )
 """The sending server is on somebody's list, whatever the code says."""
 _NOBODY: Final = _any(
+    "unknown|not |n't|no |disabled|discontinued|deactivated|inactive|unavailable|invalid|is wrong|exist|"
+    "illegal|bad dest|unrouteable|notfound|userid|"
+    "inconnu|recens|unbek|desconocido|sconosciuto|nxdomain|mx|access denied",
     r"\b(?:user|recipient|mail ?box|account|address|addressee|alias)(?:e?s)?\b(?:(?!\. )[^;]){0,60}?"
     r"(?:unknown|not found|not exist"
     r"|no longer|doesn't exist|doesn't have|does not have|disabled|discontinued|deactivated|inactive"
@@ -186,16 +210,18 @@ _NOBODY: Final = _any(
     r"recipient (?:address(?:es)? )?rejected ?: access denied",  # Exchange Online's words for nobody of that name
 )
 _OURS: Final = _any(
+    "sender|helo|ehlo|reverse|rdns|ptr|client host|hostname|dmarc|spf|dkim|ip ",
     r"\bsender|\behlo\b|\bhelo\b|reverse (?:dns|lookup|host)|\brdns\b|\bptr\b|client host|your (?:reverse )?hostname"
-    r"|\bdmarc|\bspf\b|\bdkim\b|\bip \[?\d"
+    r"|\bdmarc|\bspf\b|\bdkim\b|\bip \[?\d",
 )
 """Words after which what is unknown or invalid is ours: a name that we gave, our host, our signature."""
-_ABOUT_US: Final = _any(
-    r"sender|relay|rate limit|too many|not permitted|not allowed|polic(?:y|ies)|content|virus|\bspam|\bblocked",
-    r"dmarc|\bspf\b|\bdkim\b|authenticat|access|denied|forbidden|violation|hop count|unsolicited|prohibited",
-    r"not accepting mail from|message (?:was |is )?(?:\w{1,20} )?rejected|reverse dns|\behlo\b|\bhelo\b",
-    r"too (?:large|big)|message size",
+_ABOUT_US: Final = (
+    *("sender", "relay", "rate limit", "too many", "not permitted", "not allowed", "policy", "policies", "content"),
+    *("virus", "spam", "blocked", "dmarc", "spf", "dkim", "authenticat", "access", "denied", "forbidden", "violation"),
+    *("hop count", "unsolicited", "prohibited", "not accepting mail from", "reverse dns", "helo", "ehlo"),
+    *("too large", "too big", "message size"),
 )
+_MESSAGE_REJECTED: Final = re.compile(r"message (?:was |is )?(?:\w{1,20} )?rejected")
 """About the sender, the message or the way; where they stand beside the words above, those are about them, too."""
 
 
@@ -224,19 +250,24 @@ def is_setup_fault(code: int, enhanced: str, text: str) -> bool:
 def stage_of(text: str) -> str:
     """Return the stage that a text names last; empty: none. For text in lower case."""
     named = ""
-    for found in _STAGE.finditer(text):
-        named = next(filter(None, found.groups()))
+    if _STAGE.search(text):
+        for found in _STAGE.pattern.finditer(text):
+            named = next(filter(None, found.groups()))
     return _STAGES.get(named, "helo" if named else "")
 
 
 def _plain(text: str) -> str:
     """Return the words without addresses, so that only the recipient's own is called an address."""
     words = " ".join(text[:MAX_TEXT_CHARS].lower().split())
-    return _SENDER.sub("sender", _HOST.sub("ip", _MASK.sub("@", words)))
+    if "@" in words or "[" in words or "<" in words or "%40" in words:
+        words = _MASK.sub("@", words)
+    if "address" in words or "path" in words:
+        words = _SENDER.pattern.sub("sender", _HOST.pattern.sub("ip", words))
+    return words
 
 
 def _unquoted(code: int, enhanced: str, words: str) -> tuple[int, str, str]:
-    found = _QUOTING.search(words)
+    found = _QUOTING.search(words) if "'" in words else None
     if found is None:
         return code, enhanced, words
     said = re.match(r"[45]\.\d{1,3}\.\d{1,3}\b", found[2])
@@ -263,7 +294,8 @@ def _by_words(detail: str, words: str) -> Cause | None:
         ours = _OURS.search(words)
         blames_us = ours is not None and nobody is not None and ours.start() < nobody.end()
         return Cause.SENDER if blames_us else Cause.ADDRESS
-    return Cause.SENDER if _ABOUT_US.search(words) else None
+    about_us = any(word in words for word in _ABOUT_US) or _MESSAGE_REJECTED.search(words)
+    return Cause.SENDER if about_us else None
 
 
 def _by_codes(code: int, detail: str, stage: str) -> Judgement:

@@ -88,7 +88,7 @@ def _diagnostic(fields: Fields, status: str) -> str:
 def typed(value: str) -> str:
     """A field's value without the type before its semicolon: ``smtp; 550 No such user`` (RFC 3464 §2.1.2)."""
     kind, semicolon, rest = value.partition(";")
-    return rest.strip() if semicolon and re.fullmatch(r"\s*[\w-]{1,20}\s*", kind) else value.strip()
+    return rest.strip() if semicolon and re.fullmatch(r"[\w-]{1,20}", kind.strip()) else value.strip()
 
 
 def _address(value: str) -> str:

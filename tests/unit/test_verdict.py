@@ -217,7 +217,24 @@ def grows(call: Callable[[str], object], piece: str, chars: int) -> float:
     return cost(many) / max(cost(few), 1e-6)
 
 
-PATTERNS = {name: found for name, found in vars(verdict).items() if isinstance(found, re.Pattern)}
+PATTERNS = {
+    name: getattr(found, "pattern", found) if isinstance(found, verdict._Phrases) else found
+    for name, found in vars(verdict).items()
+    if isinstance(found, re.Pattern | verdict._Phrases)
+}
+
+
+def test_every_pattern_is_looked_at() -> None:
+    assert len(PATTERNS) > 8
+    assert all(isinstance(pattern, re.Pattern) for pattern in PATTERNS.values())
+
+
+@pytest.mark.parametrize(("code", "text", "cause"), SAID)
+def test_words_that_spare_a_pattern_spare_none_that_finds_something(code: int, text: str, cause: Cause) -> None:
+    for name in ("_SETUP", "_MAILBOX", "_LISTED", "_NOBODY", "_OURS"):
+        phrases = getattr(verdict, name)
+        said = verdict._plain(text)
+        assert bool(phrases.pattern.search(said)) == bool(phrases.search(said)), (name, code, cause)
 
 
 @pytest.mark.parametrize("name", sorted(PATTERNS))
