@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test fuzz bench bench-peers chaos abuse chaos-mutations check format requirements clean
+.PHONY: help demo up test fuzz bench bench-bounces bench-peers chaos abuse chaos-mutations check format requirements clean
 
 help: ## Show this list
 	@$(PYTHON) -c 'import re; [print("  make %-16s%s" % m) for m in re.findall(r"(?m)^([a-z-]+):.*?## (.*)", open("Makefile").read())]'
@@ -27,6 +27,9 @@ fuzz: .venv/.dev ## Throw 5,000 cases at each dialect, 10,000 at each webhook ad
 
 bench: .venv/.dev ## Measure every stage and the whole path
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-bounces: .venv/.dev ## Measure precision and recall of reading bounces over flufl.bounce's samples
+	@$(BIN)/python -m bench.bounces $(ARGS)
 
 bench-peers: .venv/.dev ## Run the fold beside Faust, Quix Streams and Kafka Streams on one topic; about 15 minutes
 	@$(BIN)/python -m bench.peers $(ARGS)

@@ -15,6 +15,7 @@ from topics.join import DETAILS, absorb
 from topics.record import Millis
 from topics.requests import SendRequest
 from topics.states import Corrected, Detail, EmailState, Mark, Settlement
+from topics.verdict import bounce_class
 
 MAX_TEXT_CHARS: Final = 4_000
 """What a state keeps of a reply's text; every change repeats it. The whole text is in the timeline."""
@@ -49,13 +50,6 @@ _MARK_OF_ACK: Final[dict[type, str]] = {
 _DETAIL_OF: Final = {mark: detail for detail, mark in DETAILS.items()}
 _BY_MACHINES: Final = {"opened": "opened_machine", "clicked": "clicked_machine"}
 _SETTLES: Final = frozenset({Outcome.DELIVERED, Outcome.REFUSED, Outcome.GIVEN_UP})
-
-# What a code says about the recipient's address; whatever is not here may work another time.
-# RFC 3463 §3.2 (5.1.7 and 5.1.8 blame the sender), §3.3 (5.2.1: disabled; 5.2.2: full, so soft);
-# RFC 7505 §4.1 (5.1.10: null MX). 5.3 to 5.7 are systems, routes, protocol, content and policy.
-_HARD_ENHANCED: Final = frozenset({"5.1.0", "5.1.1", "5.1.2", "5.1.3", "5.1.4", "5.1.6", "5.1.10", "5.2.1"})
-# RFC 5321 §4.2.3 for a reply without a telling enhanced code; RFC 7504 (521, 556: takes no mail at all).
-_HARD_CODES: Final = frozenset({521, 550, 551, 553, 556})
 
 
 def evolve(state: EmailState | None, fact: Fact) -> EmailState:
@@ -92,13 +86,6 @@ def mark_of(event: DeliveryEvent) -> str:
     """The mark that an event counts for."""
     name = _MARK_OF.get(event.kind, "unknown")
     return _BY_MACHINES.get(name, name) if event.machine else name
-
-
-def bounce_class(code: int, enhanced: str) -> BounceClass:
-    """Hard where the recipient's server blames the address, soft for everything else."""
-    if enhanced and not enhanced.endswith(".0.0"):
-        return BounceClass.HARD if enhanced in _HARD_ENHANCED else BounceClass.SOFT
-    return BounceClass.HARD if code in _HARD_CODES else BounceClass.SOFT
 
 
 def _event(event: DeliveryEvent) -> Parts:
@@ -160,7 +147,6 @@ def _mark(event_id: str, occurred_at: Millis, recorded_at: Millis) -> Mark:
 
 
 def _detail(fact: DeliveryEvent | Ack, name: str, kind: str, subtype: str) -> Detail:
-    told = fact.bounce_class if isinstance(fact, DeliveryEvent) else None
     return Detail(
         at=min(fact.occurred_at, fact.recorded_at),
         recorded=fact.recorded_at,
@@ -171,5 +157,10 @@ def _detail(fact: DeliveryEvent | Ack, name: str, kind: str, subtype: str) -> De
         enhanced=fact.enhanced[:MAX_WORD_CHARS],
         text=fact.text[:MAX_TEXT_CHARS],
         provider=fact.provider,
-        bounce_class=(told or bounce_class(fact.code, fact.enhanced)) if name == "bounced" else None,
+        bounce_class=_bounce_class(fact) if name == "bounced" else None,
     )
+
+
+def _bounce_class(fact: DeliveryEvent | Ack) -> BounceClass:
+    told = fact.bounce_class if isinstance(fact, DeliveryEvent) else None
+    return told or bounce_class(fact.code, fact.enhanced, fact.text)

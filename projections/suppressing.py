@@ -16,6 +16,7 @@ from topics.readings import standing
 from topics.record import EmailId, Millis
 from topics.states import Detail, EmailState
 from topics.suppressions import Reason
+from topics.verdict import Cause, judge
 
 DAY_MS: Final = 86_400_000
 
@@ -156,6 +157,8 @@ def blames_address(soft: Detail) -> bool:
 
     A day on a blocklist bounces everybody's mail: that tells nothing of any of them.
     """
+    if judge(soft.code, soft.enhanced, soft.text).cause in (Cause.SETUP, Cause.SENDER):
+        return False
     if _OURS_ENHANCED.fullmatch(soft.enhanced):
         return False
     return not _OURS_WORDS.search(f"{soft.type} {soft.subtype}")

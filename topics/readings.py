@@ -136,7 +136,15 @@ def _in_transit(state: EmailState) -> Status:
 
 def listed_state(state: EmailState) -> ListedState | None:
     """`/v1/Email/`'s State; None while nobody took custody, which that listing doesn't show."""
-    return _LISTED.get(status(state))
+    word = status(state)
+    if word is Status.DEFERRED and not _in_custody(standing(state)):
+        return None
+    return _LISTED.get(word)
+
+
+def _in_custody(state: EmailState) -> bool:
+    """Return whether somebody took the email: who has it may defer it, too, and goes on trying."""
+    return any(mark is not None for mark in (state.sent, state.queued, state.delayed))
 
 
 def owed(state: EmailState) -> tuple[Word, ...]:
@@ -190,12 +198,16 @@ def awaits_dispatch(state: EmailState) -> bool:
 
 
 def sent_at(state: EmailState) -> Millis | None:
-    """When somebody took custody, by the source's clock; else when we gave up or dropped it."""
+    """Return when somebody took custody, by the source's clock; else when we gave up or dropped it.
+
+    None while we only try: nothing was sent.
+    """
     state = standing(state)
-    for mark in (state.sent, state.queued, state.delayed, state.deferred, state.dropped, state.failed, state.bounced):
+    for mark in (state.sent, state.queued, state.delayed, state.dropped, state.failed, state.bounced):
         if mark is not None:
             return mark.first
-    return state.accepted.first if state.accepted is not None else None
+    known = state.accepted is not None and listed_state(state) is not None
+    return state.accepted.first if known and state.accepted is not None else None
 
 
 def count(state: EmailState, kind: str) -> tuple[int, bool]:

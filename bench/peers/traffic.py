@@ -48,7 +48,7 @@ _REFUSALS: Final = (
     (550, "5.1.1", "550 5.1.1 The email account that you tried to reach does not exist", "Invalid Address", True),
     (550, "5.7.1", "550 5.7.1 Nachricht abgewiesen: Versand über diese Adresse gesperrt", "Reputation", False),
     (552, "5.2.2", '552 5.2.2 "mailbox full" / Postfach voll ✉', "Mailbox Unavailable", False),
-    (554, "", "554 delivery error: dd This user doesn't have an account\t[-5]", "Unclassified", None),
+    (554, "", "554 delivery error: dd This user doesn't have an account\t[-5]", "Unclassified", True),
 )
 _DELAYS: Final = ("451 4.7.1 Greylisted, try again in 300 seconds", "421 4.7.0 Too many connections from your IP")
 
@@ -191,7 +191,7 @@ def _more(dice: random.Random, kind: EventKind) -> dict[str, Any]:
         return found | {"machine": "sg_machine_open"} if dice.random() < 0.25 else found
     if kind is EventKind.BOUNCED:
         code, enhanced, text, subtype, hard = dice.choice(_REFUSALS)
-        told = None if hard is None else BounceClass.HARD if hard else BounceClass.SOFT
+        told = BounceClass.HARD if hard else BounceClass.SOFT
         words = {"code": code, "enhanced": enhanced, "text": text, "bounce_subtype": subtype, "bounce_type": "bounce"}
         return words | {"bounce_class": told}
     if kind is EventKind.DEFERRED:

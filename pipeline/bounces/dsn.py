@@ -8,6 +8,7 @@ import msgspec
 from pipeline.bounces import spoken
 from pipeline.bounces.mime import Fields, Letter, blocks
 from pipeline.bounces.report import Form, Report
+from pipeline.hearing import words
 
 TYPES: Final = ("message/delivery-status", "message/global-delivery-status")
 RECIPIENTS_MAX: Final = 100
@@ -19,6 +20,8 @@ _EXIM_FORWARDED: Final = "(generated from "
 _WORD: Final = re.compile(r"[a-z-]+")
 _STATUS: Final = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
 _ESCAPED: Final = re.compile(r"\\x\{([0-9A-Fa-f]{1,6})\}")
+_SUPPLEMENT: Final = re.compile(r"smtp; {0,3}(.{1,1000}?)>?$", re.IGNORECASE)
+"""`<192.0.2.9 #5.0.0 smtp; 550 …>`."""
 _SEVERAL: Final = re.compile(r"\s+")
 
 
@@ -32,15 +35,16 @@ def read(letter: Letter, base: Report) -> list[Report]:
 
 def _told_beside(letter: Letter, report: Report) -> Report:
     """What only the words for people beside a notification say."""
-    words = spoken.words(letter)
+    text = spoken.words(letter)
     if not re.search("[a-z]{3}", report.diagnostic):
         # OpenSMTPD, and others about local mailboxes, give the reason there alone.
-        report = msgspec.structs.replace(report, diagnostic=spoken.reason(words) or report.diagnostic)
-    if report.action == "delivered" and _EXIM_RELAYED in words:
+        report = msgspec.structs.replace(report, diagnostic=spoken.reason(text) or report.diagnostic)
+    report = msgspec.structs.replace(report, diagnostic=spoken.with_stage(report.diagnostic, text))
+    if report.action == "delivered" and _EXIM_RELAYED in text:
         # Exim calls it delivered when it handed the mail to a server that reports no success (RFC 3464: relayed).
         report = msgspec.structs.replace(report, action="relayed")
     failed = letter.fields.get("x-failed-recipients").strip()
-    if _EXIM_FORWARDED in words and "@" in failed and "," not in failed:
+    if _EXIM_FORWARDED in text and "@" in failed and "," not in failed:
         # Exim's Final-Recipient is the address we wrote to; which one it was forwarded to stands here.
         report = msgspec.structs.replace(report, final_recipient=failed, original_recipient=report.final_recipient)
     return report
@@ -62,7 +66,7 @@ def _report(base: Report, of_message: Fields, fields: Fields) -> Report:
         form=Form.DSN,
         action=_first(_WORD, fields.get("action").lower()) or IMPLIED.get(status[:1], ""),
         status=status,
-        diagnostic=_SEVERAL.sub(" ", typed(fields.get("diagnostic-code"))),
+        diagnostic=_diagnostic(fields, status),
         remote_mta=typed(fields.get("remote-mta")),
         reporting_mta=typed(of_message.get("reporting-mta")),
         final_recipient=_address(fields.get("final-recipient")),
@@ -71,10 +75,20 @@ def _report(base: Report, of_message: Fields, fields: Fields) -> Report:
     )
 
 
+def _diagnostic(fields: Fields, status: str) -> str:
+    """Return the server's words: gateways leave them to a field of their own, or to the status."""
+    said = _SEVERAL.sub(" ", typed(fields.get("diagnostic-code")))
+    if not (words.reply_code(said) or words.enhanced_code(said)):
+        more = fields.get("x-supplementary-info") or fields.get("x400-supplementary-info")
+        inner = _SUPPLEMENT.search(more)
+        said = (inner[1] if inner else more.strip('<>" ')) or said
+    return said or ("" if status else fields.get("status"))
+
+
 def typed(value: str) -> str:
     """A field's value without the type before its semicolon: ``smtp; 550 No such user`` (RFC 3464 §2.1.2)."""
     kind, semicolon, rest = value.partition(";")
-    return rest.strip() if semicolon and re.fullmatch(r"\s*[\w-]{1,20}\s*", kind) else value.strip()
+    return rest.strip() if semicolon and re.fullmatch(r"[\w-]{1,20}", kind.strip()) else value.strip()
 
 
 def _address(value: str) -> str:

@@ -36,10 +36,18 @@ DIALECTS: Final = (
         "gmail", r"will (?:continue|keep) trying to deliver|will retry for|delivery .{0,40}has been delayed", "delayed"
     ),
     _dialect("exchange", r"delivery is delayed to these recipients|no need to resend", "delayed"),
-    _dialect("qmail", r"this is the qmail-send program|i'm afraid i wasn't able to deliver your message"),
-    _dialect("exim", r"could not be delivered to (?:one or more of its|all of its|the following) *\n? *recipients?"),
     _dialect(
-        "postfix", r"this is the (?:postfix program|mail system) at|message could not\s+be delivered to one or more"
+        "",
+        r"\bwill (?:continue|keep) (?:to try|to attempt|trying|attempting)\b|delivery attempts will continue"
+        r"|\b(?:was|been|is) postponed\b",
+        "delayed",
+    ),
+    _dialect("qmail", r"this is the qmail-send program|i'm afraid i wasn't able to deliver your message"),
+    _dialect(
+        "exim", r"could not be delivered to (?:one or more of its|all of its|the following) {0,5}\n? {0,5}recipients?"
+    ),
+    _dialect(
+        "postfix", r"this is the (?:postfix program|mail system) at|message could not\s{1,9}be delivered to one or more"
     ),
     _dialect("gmail", r"delivery to the following recipients? (?:has )?failed|wasn't delivered to .{0,200}because"),
     _dialect("exchange", r"did not reach the following recipient|your message (?:can't|couldn't) be delivered"),
@@ -53,18 +61,20 @@ DIALECTS: Final = (
     _dialect("opensmtpd", r"an error has occurred while attempting to deliver a message for"),
 )
 ANYBODYS: Final = re.compile(
-    r"undeliver(?:able|ed)|delivery (?:\w+ )?fail|fail(?:ed|ure) (?:\w+ ){0,3}deliver|returned mail|user unknown"
-    r"|(?:unable to|could not(?: be)?|cannot(?: be)?|can't be|couldn't be|not be|wasn't|was not) *\n? *deliver"
-    r"|mail fail(?:ure|ed)|permanent (?:fatal )?error|failure notice|delivery (?:notification|report|status)"
+    r"undeliver(?:able|ed)|delivery (?:\w{1,30} )?fail|fail(?:ed|ure) (?:\w{1,30} ){0,3}deliver|returned mail"
+    r"|user unknown"
+    r"|(?:unable to|could not(?: be)?|cannot(?: be)?|can't be|couldn't be|not be|wasn't|was not) {0,5}\n? {0,5}deliver"
+    r"|mail fail(?:ure|ed)|failed mail|permanent (?:fatal )?error|failure notice"
+    r"|delivery (?:notification|report|status)"
     r"|no such user|message not delivered|returning message to sender|non-?delivery|mailbox (?:is )?full"
-    r"|rejected by",
+    r"|rejected by|无法(?:发送|投递)|退信|配信できません",
     re.IGNORECASE,
 )
 """Words that people use, too; so they count only where a mail system speaks, or in the subject."""
 
 _MAILER: Final = re.compile(
-    r"mailer-?daemon|post_?master|mail *delivery|mail *administrator|system administrator|mdaemon"
-    r"|delivery *(?:subsystem|system)|mail *system",
+    r"mailer-?daemon|post_?master|mail {0,3}delivery|mail {0,3}administrator|system administrator|mdaemon"
+    r"|delivery {0,3}(?:subsystem|system)|mail {0,3}system",
     re.IGNORECASE,
 )
 
@@ -82,10 +92,13 @@ def read(letter: Letter, base: Report) -> list[Report]:
     if found is None and "x-failed-recipients" not in letter.fields:
         return []
     writer, action = (found.writer, found.action) if found else ("", "failed")
-    return [msgspec.structs.replace(base, form=Form.TEXT, writer=writer, action=action, diagnostic=spoken.reason(told))]
+    reason = spoken.with_stage(spoken.reason(told), told)
+    return [msgspec.structs.replace(base, form=Form.TEXT, writer=writer, action=action, diagnostic=reason)]
 
 
 def by_machine(letter: Letter) -> bool:
     """Whether a mail system wrote it, by its own account."""
     fields = letter.fields
-    return "x-failed-recipients" in fields or bool(_MAILER.search(fields.get("from") + fields.get("sender")))
+    reports = fields.type == "multipart/report" and fields.parameter("report-type").lower() == "delivery-status"
+    named = "x-failed-recipients" in fields or bool(_MAILER.search(fields.get("from") + fields.get("sender")))
+    return reports or named

@@ -26,6 +26,13 @@ TEXT_MAX: Final = 262_144
 PARTS_MAX: Final = 60
 DEPTH_MAX: Final = 6
 VALUE_MAX: Final = 4_000
+MAX_MESSAGE_BYTES: Final = 1_000_000
+"""Of a message; the head of a longer one is read. A record holds less."""
+MAX_PARAMETERS: Final = 20
+MAX_PARAMETER_CHARS: Final = 2_000
+"""Of a content type: the library needs quadratic time for semicolons in quotation marks."""
+MAX_ENCODED_WORDS: Final = 100
+"""Of a field (RFC 2047); one with more is handed out as it came."""
 
 _BLANK: Final = re.compile(rb"(?:\A|\n)\r?\n")
 # The modern policies parse every field they are asked for, and some spellings make their parser raise (CPython's
@@ -62,7 +69,10 @@ class Fields:
 
     def parameter(self, name: str) -> str:
         """A parameter of the content type."""
-        found: Any = _careful(lambda: self._message.get_param(name, ""), None)
+        given = next((str(value) for key, value in self._message.raw_items() if key.lower() == "content-type"), "")
+        few = Message()
+        few["content-type"] = ";".join(given[:MAX_PARAMETER_CHARS].split(";", MAX_PARAMETERS)[:MAX_PARAMETERS])
+        found: Any = _careful(lambda: few.get_param(name, ""), None)
         return str(found[2]) if isinstance(found, tuple) else str(found or "")
 
 
@@ -97,7 +107,7 @@ class Letter(msgspec.Struct, frozen=True):
 
 def read(raw: bytes) -> Letter:
     """Take a message apart."""
-    head, body = divide(raw)
+    head, body = divide(raw[:MAX_MESSAGE_BYTES])
     fields = Fields(head)
     return Letter(fields, tuple(_parts(fields, body)))
 
@@ -167,7 +177,7 @@ def _base64(body: bytes) -> bytes:
 
 def _decoded(value: str) -> str:
     unfolded = re.sub(r"\r?\n(?=[ \t])", "", value).strip()
-    if "=?" not in unfolded:
+    if not 0 < unfolded.count("=?") <= MAX_ENCODED_WORDS:
         return unfolded.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     pieces = _careful(lambda: decode_header(unfolded), [(unfolded, None)])
     return "".join(_piece(piece, charset) for piece, charset in pieces)[:VALUE_MAX]

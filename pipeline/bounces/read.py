@@ -38,6 +38,7 @@ def read(raw: bytes, envelope: Mapping[str, str]) -> list[Report]:
         dsn.read(letter, base)
         or feedback.read(letter, base)
         or _unsubscribes(base, null_sender=null_sender)
+        or replies.read_rejection(letter, base)
         or (legacy.read(letter, base) if legacy.by_machine(letter) else [])
         # A person's machine has no sender either, and may speak of a full mailbox: first who says that it answers.
         or replies.read(letter, base)

@@ -5,9 +5,12 @@ from typing import Final
 
 import msgspec
 
+from pipeline.bounces import spoken
 from pipeline.bounces.mime import Letter
 from pipeline.bounces.report import Form, Report
+from topics import verdict
 
+TEXT_CHARS: Final = 4_000
 RECEIPT: Final = "message/disposition-notification"
 # What answering machines say who don't know RFC 3834; each field with what in it gives them away.
 SIGNS: Final = (
@@ -25,12 +28,28 @@ SIGNS: Final = (
     ("x-ms-exchange-inbox-rules-loop", re.compile(r"")),
     ("delivered-to", re.compile(r"^\s*autorespon", re.IGNORECASE)),
 )
+_TAGS: Final = (
+    r"(?:(?:\[[^\]\n]{1,40}\]|\([^)\n]{1,40}\)|\*{1,5}[^*\n]{1,40}\*{1,5}"
+    r"|(?:ext(?:ern(?:al)?)?|caution|warning|spam) ?[:|-]|(?:re|aw|sv|vs|antw?|odp|fwd?|wg|tr) ?:) {0,5}){0,5}"
+)
+"""What gateways and mail programs put before a subject: `[External]`, `***SPAM***`, `Re:`."""
 SUBJECTS: Final = re.compile(
-    r"^\s*(?:re: *)?(?:auto(?:matic|mated)?[ -]?(?:re(?:ply|sponse|turn)|respond)|out[ -]of[ -](?:the[ -])?office"
+    r"^\s{0,20}"
+    + _TAGS
+    + r"(?:auto(?:matic|mated)?[ -]?(?:re(?:ply|sponse|turn)|respond)|out[ -]of[ -](?:the[ -])?office"
     r"|away from|on (?:vacation|holiday|leave)\b|vacation\b|abwesen|automatische antwort|réponse automatique|absence\b"
     r"|respuesta automática|fuera de|risposta automatica|fuori sede|automatisch antwoord|afwezig"
-    r"|automatyczna odpowied|resposta automática|自動返信|自动回复)",
+    r"|automatyczna odpowied|resposta automática|ausência|autosvar|automatisk[ta]? svar|frånvaro|fravær"
+    r"|automaattinen vastaus|poissa|automatick[áa] odpov[eě][dď]|mimo kancel|automatikus válasz"
+    r"|otomatik (?:yanıt|cevap)"
+    r"|răspuns automat|автоматический ответ|автоответ|автоматична відповідь|αυτόματη απάντηση|nicht im (?:büro|hause)"
+    r"|自動返信|自動応答|自動回覆|不在|自动回复|自动答复|자동 ?회신|자동 ?응답|부재)",
     re.IGNORECASE,
+)
+_REJECTING: Final = re.compile(r"reject|refus|quota|full\b|not (?:be )?deliver|undeliver", re.IGNORECASE)
+"""Words that tell a filter's rejection from a reader who deleted a mail unread: both answer `deleted`."""
+_DISPOSITION: Final = re.compile(
+    r"automatic-action\s{0,5}/[^;\n]{1,60};\s{0,5}(?:deleted|denied|failed)", re.IGNORECASE
 )
 _ANSWERED: Final = re.compile(r"<[^<>\s]{1,500}>")
 
@@ -41,6 +60,28 @@ def read(letter: Letter, base: Report) -> list[Report]:
     if form is None:
         return []
     return [msgspec.structs.replace(base, form=form, references=answered(letter))]
+
+
+def read_rejection(letter: Letter, base: Report) -> list[Report]:
+    """Return the one report of a filter's rejection; empty for any other mail."""
+    return [_rejection(letter, base)] if rejected(letter) else []
+
+
+def rejected(letter: Letter) -> bool:
+    """Return whether a filter refused the mail and says so by a receipt (Sieve's `reject`, RFC 5429 §2.2)."""
+    receipt = letter.first(RECEIPT)
+    if receipt is None or not _DISPOSITION.search(receipt.text[:TEXT_CHARS]):
+        return False
+    marked = "(rejected)" in letter.fields.get("auto-submitted").lower()
+    told = f"{letter.fields.get('subject')}\n{spoken.words(letter)[:TEXT_CHARS]}"
+    return marked or bool(_REJECTING.search(told))
+
+
+def _rejection(letter: Letter, base: Report) -> Report:
+    """Return the report of a rejection: soft, as the mailbox is there; a reason that a person wrote is not kept."""
+    reason = spoken.reason(spoken.words(letter))
+    kept = reason if verdict.judge(0, "", reason).cause is verdict.Cause.MAILBOX else ""
+    return msgspec.structs.replace(base, form=Form.TEXT, writer="sieve", action="failed", diagnostic=kept)
 
 
 def automatic(letter: Letter) -> bool:

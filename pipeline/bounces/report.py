@@ -1,5 +1,6 @@
 """What a message reports of one email, as plain values: what the readers give, and the adapter turns into an event."""
 
+import re
 from enum import StrEnum
 
 import msgspec
@@ -52,5 +53,18 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def forwarded(self) -> bool:
         """Whether what is reported happened at another address than the one we wrote to."""
-        final, original = self.final_recipient.casefold(), self.original_recipient.casefold()
-        return "@" in final and "@" in original and final != original
+        final, original = _unquoted(self.final_recipient), _unquoted(self.original_recipient)
+        return "@" in final and "@" in original and final not in (original, _from_xtext(original))
+
+
+def _unquoted(address: str) -> str:
+    """Return an address without case and without quotation marks, which make no other address (RFC 5321 §4.1.2)."""
+    local, at, domain = address.casefold().rpartition("@")
+    if len(local) > 1 and local[0] == local[-1] == '"':
+        local = re.sub(r"\\(.)", r"\1", local[1:-1])
+    return local + at + domain
+
+
+def _from_xtext(address: str) -> str:
+    """Return what ``+2B`` and the like stand for (RFC 3461 §4): some servers repeat our ORCPT as we wrote it."""
+    return re.sub(r"\+([0-9a-f]{2})", lambda found: chr(int(found[1], 16)), address)

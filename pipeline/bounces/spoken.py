@@ -4,10 +4,13 @@ import re
 from typing import Final
 
 from pipeline.bounces.mime import Letter
+from topics import verdict
 
 WORDS_MAX: Final = 20_000
 """Characters that can hold the reason: what follows is our message."""
 REASON_MAX: Final = 600
+BEFORE_MAX: Final = 300
+"""Characters before the reason in which the stage is looked for."""
 
 # Runs are bounded everywhere: who writes these texts may be anybody, and a pattern must not take quadratic time.
 _CUT: Final = re.compile(
@@ -24,7 +27,11 @@ _HASH: Final = re.compile(r"(?P<said>.{0,200}#[45]\.\d{1,3}\.\d{1,3})")
 _ENHANCED: Final = re.compile(r"(?m)^(?P<said>.{0,200}(?<![\d.])[45]\.\d{1,3}\.\d{1,3}(?![\d.]))")
 _REASON: Final = re.compile(
     r"(?im)^(?P<said>.{0,200}(?:unknown (?:user|recipient|address)|no such|unrouteable|quota|mailbox full|invalid"
-    r"|no valid|not (?:listed|found|exist|recogni)|timed? ?out|refused|denied|rejected|too (?:large|long)|domain|spam"
+    r"|(?:mailbox|folder) (?:\S{1,60} ){0,3}?full|full (?:in|mail)box|space (?:is )?not enough|not accepting|too big"
+    r"|did not (?:exactly )?match|final (?:e-?mail )?delivery point|n'existe pas|unbekannt|no matches"
+    r"|could not find|not (?:been )?collected|exceeded"
+    r"|no valid|unavailable|not (?:listed|found|exist|recogni)|timed? ?out|refused|denied|rejected|too (?:large|long)"
+    r"|domain|spam"
     r"|host (?:\S{1,60} ){0,3}?(?:not|un)|no smtp|mx record"
     r"|(?:user|recipient|address|mailbox|account) (?:\S{1,60} ){0,3}?(?:unknown|not|does|is |has |over|full|exceed)))"
 )
@@ -46,8 +53,26 @@ def words(letter: Letter) -> str:
 
 def reason(text: str) -> str:
     """The lines that say why: what the other server answered, else what holds a code, else what sounds like it."""
-    for pattern in (_SAID, _HASH, _ENHANCED, _REASON):
-        found = pattern.search(text)
-        if found:
-            return " ".join(_END.split(text[found.start("said") :][:REASON_MAX], maxsplit=1)[0].split())
-    return ""
+    start = _start(text)
+    return "" if start is None else _line(text[start:][:REASON_MAX])
+
+
+def with_stage(reason: str, text: str) -> str:
+    """Return a reason that says how far the conversation had come, where only the words before it do.
+
+    It goes on the log so: who judges it again later has the same evidence.
+    """
+    start = _start(text)
+    if start is None or not reason or verdict.stage_of(reason.lower()):
+        return reason
+    stage = verdict.stage_of(" ".join(text[max(0, start - BEFORE_MAX) : start].lower().split()))
+    return f"{reason} {verdict.IN_REPLY_TO[stage]}" if stage in verdict.IN_REPLY_TO else reason
+
+
+def _start(text: str) -> int | None:
+    found = next(filter(None, (pattern.search(text) for pattern in (_SAID, _HASH, _ENHANCED, _REASON))), None)
+    return None if found is None else found.start("said")
+
+
+def _line(text: str) -> str:
+    return " ".join(_END.split(text, maxsplit=1)[0].split())

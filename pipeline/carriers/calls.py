@@ -10,6 +10,7 @@ import msgspec
 from pipeline.admin import Provider
 from pipeline.carriers.port import Answer, Mail, Meaning
 from pipeline.outbox.job import Lane
+from topics import verdict
 from topics.record import Millis
 
 
@@ -122,11 +123,15 @@ _LANES: Final = {
 }
 
 
-def answered(reply: Reply, meaning: Meaning, text: str, provider_message_id: str = "") -> Answer:
-    """An answer by this reply."""
+def answered(
+    reply: Reply, meaning: Meaning, text: str, provider_message_id: str = "", *, of_one: bool = False
+) -> Answer:
+    """Return an answer by this reply; what refuses a message and blames the account is a fault of the set-up."""
+    if meaning is Meaning.REFUSED and verdict.is_setup_fault(0, "", text):
+        meaning, of_one = Meaning.MISCONFIGURED, True
     lane = _LANES.get(meaning, Lane.HEALTHY)
     wait = retry_after(reply) if meaning is Meaning.LATER else 0.0
-    return Answer(meaning, reply.status, text or "no words", lane, provider_message_id, wait)
+    return Answer(meaning, reply.status, text or "no words", lane, provider_message_id, wait, of_one=of_one)
 
 
 def retry_after(reply: Reply) -> float:

@@ -66,7 +66,7 @@ def answer(reply: Reply) -> Answer:
         return answered(reply, Meaning.TAKEN, said, str(fields.get("id", "")).strip("<>"))
     meaning = ERRORS.get(reply.status) or by_status(reply.status)
     if meaning is Meaning.REFUSED and _ABOUT_US.search(said):
-        meaning = Meaning.MISCONFIGURED
+        return answered(reply, Meaning.MISCONFIGURED, said, of_one=True)
     return answered(reply, meaning, said)
 
 

@@ -42,6 +42,8 @@ class Answer:
     """Seconds that the provider wants to be left alone."""
     stage: str = ""
     """How far it came, where there are stages (SMTP)."""
+    of_one: bool = False
+    """Whether it was said of this one email: others of its lane may fare better, so it must not wait for ever."""
 
 
 @dataclass(frozen=True, slots=True)

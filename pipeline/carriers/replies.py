@@ -7,6 +7,7 @@ from typing import Final
 from pipeline.carriers.port import Answer, Meaning
 from pipeline.hearing.privacy import hide_all
 from pipeline.outbox.job import Lane
+from topics import verdict
 
 
 class Stage(StrEnum):
@@ -27,6 +28,8 @@ _PROVIDER_IDS: Final = (
     re.compile(r"\bid=<?([\w.@+-]{5,200})"),  # Exim
     re.compile(r"\AOk:? +([\w.@-]{16,200})\s*\Z", re.IGNORECASE),  # Amazon SES
 )
+RECIPIENT: Final = "[recipient]"
+"""In the place of the address; no word of a sentence, so that it can't be read as one."""
 _TOO_LARGE: Final = (552, 523)
 """Said to MAIL, they speak of the SIZE that we announced (RFC 1870), not of us."""
 _OWN_ADDRESS: Final = 553
@@ -35,36 +38,45 @@ _OWN_ADDRESS: Final = 553
 
 def answer(stage: Stage, code: int, text: str) -> Answer:
     """What a reply means. Code 0: none came."""
-    means = meaning(stage, code)
+    means = meaning(stage, code, text)
     taken = provider_message_id(text) if means is Meaning.TAKEN else ""
-    return Answer(means, code, text, _lane(stage, code, means), taken, stage=stage)
+    of_one = stage in (Stage.RCPT, Stage.DATA)
+    return Answer(means, code, text, _lane(stage, code, means), taken, stage=stage, of_one=of_one)
 
 
-def meaning(stage: Stage, code: int) -> Meaning:
-    """What became of the email."""
+def meaning(stage: Stage, code: int, text: str = "") -> Meaning:
+    """Return what became of the email, by the reply and how far the conversation came."""
     if stage is Stage.DATA:
-        return _of_data(code)
+        return _of_data(code, text)
     if code >= 500:
-        return _of_refusal(stage, code)
+        return _of_refusal(stage, code, text)
     if stage is Stage.SECURE:
         return Meaning.MISCONFIGURED
     return Meaning.LATER
 
 
-def _of_data(code: int) -> Meaning:
+def _of_data(code: int, text: str) -> Meaning:
     if 200 <= code < 300:
         return Meaning.TAKEN
     if code < 200:
         return Meaning.UNKNOWN
-    return Meaning.LATER if code < 500 else Meaning.REJECTED
+    return Meaning.LATER if code < 500 else _of_recipient(code, text)
 
 
-def _of_refusal(stage: Stage, code: int) -> Meaning:
+def _of_refusal(stage: Stage, code: int, text: str) -> Meaning:
     if stage is Stage.RCPT:
-        return Meaning.REJECTED
-    if stage is Stage.MAIL and code in (*_TOO_LARGE, _OWN_ADDRESS):
+        return _of_recipient(code, text)
+    too_large = code in _TOO_LARGE
+    unwritable = code == _OWN_ADDRESS and verdict.judge(code, enhanced(text), text).cause is not verdict.Cause.SETUP
+    if stage is Stage.MAIL and (too_large or unwritable):
         return Meaning.REFUSED
     return Meaning.MISCONFIGURED
+
+
+def _of_recipient(code: int, text: str) -> Meaning:
+    """A refusal after the recipient was named bounces, unless it blames the sending account."""
+    setup_fault = verdict.is_setup_fault(code, enhanced(text), text)
+    return Meaning.MISCONFIGURED if setup_fault else Meaning.REJECTED
 
 
 def _lane(stage: Stage, code: int, means: Meaning) -> Lane:
@@ -91,5 +103,16 @@ def redacted(text: str, recipient: str) -> str:
     """A reply's words, printable and bounded, without the addresses that it may repeat."""
     printable = "".join(c if c.isprintable() else " " for c in text.encode("utf-8", "replace").decode())
     if recipient.lower() in printable.lower():
-        printable = re.sub(re.escape(recipient), "recipient", printable, flags=re.IGNORECASE)
+        printable = re.sub(re.escape(recipient), RECIPIENT, printable, flags=re.IGNORECASE)
     return hide_all(printable)[:1000]
+
+
+def as_told(answer: Answer, recipient: str) -> str:
+    """Return a reply's words as an ack keeps them.
+
+    A refusal after the message says so, as servers write it in their reports: who judges the ack again, from the log,
+    judges it alike.
+    """
+    text = redacted(answer.text, recipient)
+    after_message = answer.meaning is Meaning.REJECTED and answer.stage == Stage.DATA
+    return f"{text} {verdict.IN_REPLY_TO['data']}".lstrip() if after_message else text

@@ -48,8 +48,6 @@ ERRORS: Final[Mapping[str, Meaning]] = {
     "IncompleteSignature": Meaning.MISCONFIGURED,
 }
 """By the exception's name; whatever else is 4xx (credentials, permissions) is about us."""
-_NOT_VERIFIED: Final = "is not verified"
-"""Said with MessageRejected of an identity: the sender's, or the recipient's of an account in the sandbox."""
 
 
 def missing(provider: Provider) -> str:
@@ -79,10 +77,8 @@ def answer(reply: Reply) -> Answer:
         return answered(reply, Meaning.TAKEN, "accepted", str(fields.get("MessageId", "")))
     name = _exception(reply)
     said = str(fields.get("message") or fields.get("Message") or words(reply))
-    meaning = ERRORS.get(name) or _of_status(reply.status)
-    if name == "MessageRejected" and _NOT_VERIFIED in said:
-        meaning = Meaning.MISCONFIGURED
-    return answered(reply, meaning, f"{name} {said}".strip())
+    # An identity that is not verified is told as a rejected message; `answered` knows it by its words.
+    return answered(reply, ERRORS.get(name) or _of_status(reply.status), f"{name} {said}".strip())
 
 
 def check(provider: Provider, now: Millis) -> Call:

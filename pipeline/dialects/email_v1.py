@@ -8,24 +8,32 @@ The document is silent here and there; what we read into it:
 - Texts that don't apply are ``""`` and `DeliveredDate` is 0, as in the document's example and as
   readers with fixed types expect; `Next` and `Error` are absent where there is none.
 - `After` names a whole second and never the future; default: now. See :mod:`projections.history`.
-- An email is not listed while it is only accepted: none of the four states is true of it yet.
+- An email is not listed while it is only accepted or tried in vain: none of the four states is true of it yet.
 """
 
 import contextlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from pipeline.errors import Refused
+from topics.events import BounceClass
 from topics.ids import brand_uuid, owner_uuid
 from topics.readings import ListedState, listed_state, sent_at, standing, updated_at
 from topics.record import Millis
 from topics.requests import SendRequest
 from topics.states import Detail, EmailState
 
-PERMANENT, TRANSIENT, UNDETERMINED = "Permanent", "Transient", "Undetermined"
-_BOUNCE_TYPES: Final = {"hard": PERMANENT, "soft": TRANSIENT}
+# BounceType and BounceSubType, in the words of Amazon SES, which the document uses. The same fact has the same ones
+# whether a server refused at once, a report came by mail, or a provider told it in words of its own.
+_HARD: Final = ("Permanent", "General")
+_SOFT: Final = ("Transient", "General")
+_SUPPRESSED: Final = ("Permanent", "Suppressed")
+_UNDETERMINED: Final = ("Undetermined", "General")
+_BOUNCES: Final = {BounceClass.HARD: _HARD, BounceClass.SOFT: _SOFT, None: _UNDETERMINED}
+_LEADING_CODES: Final = re.compile(r"(?:smtp; ?)?(?:([245]\d\d)(?![\d.])[ -]?|([245]\.\d{1,3}\.\d{1,3})(?![\d.]) ?)")
 _DETAILS: Final = ("To", "Type", "BrandId", "Token", "GroupId", "NumPhotos", "OrderId")
 _LAST_SECOND: Final = 99_999_999_999
 """The year 5138; what lies beyond is a mistake (milliseconds?), not a time."""
@@ -115,7 +123,7 @@ def error(message: str) -> bytes:
 
 
 def render(tenant: str, state: EmailState, request: SendRequest) -> Email | None:
-    """One email; None while only accepted."""
+    """Return one email; None while nobody took custody of it and nothing ended it."""
     state = standing(state)
     listed = listed_state(state)
     if listed is None:
@@ -140,31 +148,30 @@ def render(tenant: str, state: EmailState, request: SendRequest) -> Email | None
 
 
 def _bounce(state: EmailState) -> tuple[str, str, str]:
-    """Type, subtype, details: the provider's own words where it has any, else our reading of them."""
+    """Return type, subtype, details."""
     if state.bounce is not None:
-        told = state.bounce
-        if told.type:
-            return told.type, told.subtype, _raw(told)
-        return _BOUNCE_TYPES.get(told.bounce_class or "", UNDETERMINED), "General", _raw(told)
+        return *_BOUNCES[state.bounce.bounce_class], _reason(state.bounce)
     if state.bounced is not None:
         # Its words went with another bounce's, which was read wrong.
-        return UNDETERMINED, "General", ""
+        return *_UNDETERMINED, ""
     if state.failed is not None:
-        return UNDETERMINED, "General", _reason(state.failure)
+        return *_UNDETERMINED, _reason(state.failure)
     if state.dropped is not None:
-        return PERMANENT, "Suppressed", _reason(state.drop)
+        return *_SUPPRESSED, _reason(state.drop)
     return "", "", ""
 
 
 def _raw(detail: Detail) -> str:
-    """Code, enhanced code and text, as a server would write them."""
-    words = (str(detail.code or ""), detail.enhanced, detail.text)
-    return " ".join(word for word in words if word)
+    """Return code, enhanced code and text, each code once: texts begin with their codes, or with one, or with none."""
+    code, enhanced, text = str(detail.code or ""), detail.enhanced, detail.text.strip()
+    while (found := _LEADING_CODES.match(text)) and (found[1] or found[2]) in (code, enhanced):
+        text = text[found.end() :].lstrip()
+    return " ".join(word for word in (code, enhanced, text) if word)
 
 
 def _reason(detail: Detail | None) -> str:
-    """A drop or failure of our own has a reason instead of a server's words."""
-    return "" if detail is None else _raw(detail) or detail.type
+    """Return a server's words; else the reason of a drop or failure of ours, or what the provider calls it."""
+    return "" if detail is None else _raw(detail) or f"{detail.type} {detail.subtype}".strip()
 
 
 def _msg_details(tenant: str, request: SendRequest) -> dict[str, msgspec.Raw]:

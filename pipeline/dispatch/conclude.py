@@ -30,7 +30,7 @@ class Conclude:
         error = f"{provider.provider}: {answer.stage} {answer.code or ''} {said['text']}"
         if meaning is Meaning.TAKEN:
             return await self._taken(attempt, provider, answer, said)
-        if meaning is Meaning.MISCONFIGURED:
+        if meaning is Meaning.MISCONFIGURED and not answer.of_one:
             return give_back(1, error, Lane.BROKEN)
         if meaning in (Meaning.REJECTED, Meaning.DROPPED):
             return await self._ended(attempt, meaning, said)
@@ -54,6 +54,8 @@ class Conclude:
             await self._reports.ack(Dropped, attempt, reason="suppressed by the provider", **said)
         return DONE
 
+    # A fault of the set-up that was said of one email comes here, too: it opens the lane's breaker, and the email
+    # goes by the schedule, so that one which alone is told so can't stop the others again and again, for ever.
     async def _later(self, attempt: Attempt, answer: Answer, error: str, said: dict[str, Any]) -> Verdict:
         delay = next_delay(self._rt.settings.dispatch_schedule, attempt.job.tries, self._random)
         if delay is None:
@@ -66,7 +68,7 @@ class Conclude:
 
 
 def _words(attempt: Attempt, provider: Provider, answer: Answer) -> dict[str, Any]:
-    text = replies.redacted(answer.text, attempt.request.recipient)
+    text = replies.as_told(answer, attempt.request.recipient)
     return {
         "provider": provider.provider,
         "code": max(answer.code, 0),

@@ -3,9 +3,11 @@
 import datetime as dt
 import email.utils
 import math
+from collections.abc import Callable
 from typing import Final
 
 from pipeline.errors import Unrecognised
+from topics.events import EventKind
 from topics.record import Millis
 
 _YEAR_5138: Final = 1e11
@@ -48,6 +50,19 @@ def from_rfc5322(text: str) -> Millis:
         return _millis(email.utils.parsedate_to_datetime(text))
     except (ValueError, TypeError, IndexError, OverflowError):
         raise Unrecognised("the time is not a mail's date") from None
+
+
+def of_event(read: Callable[[str], Millis], text: str, kind: EventKind, received_at: Millis) -> Millis:
+    """Return the event's time, as ``read`` reads it; when it came, for an event of a type that nobody knows here.
+
+    Such a type may name or spell its time in a way of its own. Raises Unrecognised for all others.
+    """
+    try:
+        return read(text)
+    except Unrecognised:
+        if kind is not EventKind.UNKNOWN:
+            raise
+        return received_at
 
 
 def _millis(found: dt.datetime) -> Millis:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from pipeline.bounces import codes
 from pipeline.errors import Unrecognised
 from pipeline.hearing import proof, times, words
 from pipeline.hearing.adapter import UNCORRELATED, Context, Incoming
@@ -76,19 +77,20 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
     fields = Fields.read(event)
     name = _name(fields)
     kind, text = KINDS.get(name, EventKind.UNKNOWN), fields.text("reason").strip()
+    told, code, enhanced = CLASSES.get(name), words.reply_code(text), words.enhanced_code(text)
     hide = hider([fields.text("email")])
     return DeliveryEvent(
         email_id=_email_id(fields, context),
         event_id=ids.event_id("brevo", context.provider, *(fields.text(part) for part in _WHAT_MAKES_IT_ONE)),
         kind=kind,
-        occurred_at=_occurred_at(fields),
+        occurred_at=times.of_event(_occurred_at, _time(fields), kind, context.received_at),
         recorded_at=context.received_at,
         provider=context.provider,
         machine=name if name in MACHINES else "",
-        bounce_class=CLASSES.get(name) if kind is EventKind.BOUNCED else None,
+        bounce_class=told and codes.of_webhook(told, code, enhanced, text),
         bounce_type=name if kind in (EventKind.BOUNCED, EventKind.DROPPED, EventKind.FAILED) else "",
-        code=words.reply_code(text),
-        enhanced=words.enhanced_code(text),
+        code=code,
+        enhanced=enhanced,
         text=hide_all(hide(text)),
         url=hide(fields.text("link")),
         user_agent=hide(fields.text("user_agent")),
@@ -112,8 +114,11 @@ def _email_id(fields: Fields, context: Context) -> EmailId:
     return ours or context.proofs.message_id(fields.text("message-id")) or UNCORRELATED
 
 
-def _occurred_at(fields: Fields) -> Millis:
+def _time(fields: Fields) -> str:
+    return fields.text("ts_epoch") or fields.text("ts_event") or fields.text("ts")
+
+
+def _occurred_at(text: str) -> Millis:
     """`ts_epoch` is milliseconds in what Brevo sends and seconds in some of what it documents; `date` has no zone."""
-    told = fields.text("ts_epoch") or fields.text("ts_event") or fields.text("ts")
-    milliseconds = times.from_milliseconds(told)
-    return times.from_seconds(told) if milliseconds < _SECONDS_END else milliseconds
+    milliseconds = times.from_milliseconds(text)
+    return times.from_seconds(text) if milliseconds < _SECONDS_END else milliseconds

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from pipeline.bounces import codes
+from pipeline.bounces.dsn import IMPLIED
 from pipeline.bounces.read import read
 from pipeline.bounces.report import Form, Report
 from pipeline.errors import Forged, Unproven, Unrecognised
@@ -106,7 +107,8 @@ def _proven(report: Report, context: Context) -> EmailId:
 
 def _kind(report: Report) -> EventKind:
     if report.form in (Form.DSN, Form.TEXT):
-        return ACTIONS.get(report.action, EventKind.UNKNOWN)
+        # Whatever unknown word stands there, the status says whether it is final (RFC 3463 §2).
+        return ACTIONS.get(report.action) or ACTIONS.get(IMPLIED.get(report.status[:1], ""), EventKind.UNKNOWN)
     if report.form is Form.FEEDBACK:
         return FEEDBACK.get(report.action, EventKind.UNKNOWN)
     return FORMS.get(report.form, EventKind.UNKNOWN)

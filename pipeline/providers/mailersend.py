@@ -6,6 +6,7 @@ https://developers.mailersend.com/api/v1/webhooks.html
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from pipeline.bounces import codes
 from pipeline.errors import Forged, Unrecognised
 from pipeline.hearing import proof, times, words
 from pipeline.hearing.adapter import UNCORRELATED, Context, Incoming
@@ -81,6 +82,7 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
     data, name = fields.object("data"), _name(fields)
     kind = KINDS.get(name, EventKind.UNKNOWN)
     text = next((found for path in _REASONS if (found := data.text(*path))), "")
+    told, code, enhanced = CLASSES.get(name), words.reply_code(text), words.enhanced_code(text)
     recipient = data.text("email", "recipient", "email") or data.text("email")
     hide = hider([recipient])
     return DeliveryEvent(
@@ -88,13 +90,15 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         event_id=_event_id(name, data, context, fields.text("created_at")),
         kind=kind,
         # In version 1 the outer time is the webhook's, which is another one at each repeat.
-        occurred_at=times.from_iso(data.text("created_at") or fields.text("created_at")),
+        occurred_at=times.of_event(
+            times.from_iso, data.text("created_at") or fields.text("created_at"), kind, context.received_at
+        ),
         recorded_at=context.received_at,
         provider=context.provider,
-        bounce_class=CLASSES.get(name),
+        bounce_class=told and codes.of_webhook(told, code, enhanced, text),
         bounce_type=name.removeprefix("activity.") if name in CLASSES else "",
-        code=words.reply_code(text),
-        enhanced=words.enhanced_code(text),
+        code=code,
+        enhanced=enhanced,
         text=hide_all(hide(text)),
         url=hide(data.text("morph", "url") or data.text("meta", "url")),
         user_agent=hide(data.text("meta", "user_agent")),

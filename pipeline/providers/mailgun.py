@@ -95,7 +95,7 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         email_id=_email_id(fields, context),
         event_id=_event_id(fields, context),
         kind=kind,
-        occurred_at=times.from_seconds(fields.text("timestamp")),
+        occurred_at=times.of_event(times.from_seconds, fields.text("timestamp"), kind, context.received_at),
         recorded_at=context.received_at,
         provider=context.provider,
         machine=_machine(fields.text("client-info", "bot")) if kind in _BY_READERS else "",
@@ -129,11 +129,17 @@ def _kind(fields: Fields, status: Fields) -> tuple[EventKind, BounceClass | None
     if fields.text("severity") == "temporary":
         return EventKind.DEFERRED, None
     kind, told = REASONS.get(fields.text("reason"), (kind, None))
-    return kind, (told or _by_codes(status)) if kind is EventKind.BOUNCED else None
+    return kind, _bounce_class(told, status) if kind is EventKind.BOUNCED else None
+
+
+def _bounce_class(told: BounceClass | None, status: Fields) -> BounceClass:
+    """Return hard only where Mailgun, the code or the server's words say that there is no such address."""
+    message = status.text("message").removeprefix("smtp;").strip()
+    code, enhanced = words.reply_code(status.text("code")), status.text("enhanced-code") or status.text("bounce-code")
+    return _by_codes(status) if told is None else codes.of_webhook(told, code, enhanced, message)
 
 
 def _by_codes(status: Fields) -> BounceClass:
-    """Hard only where Mailgun, the code or the server's words say that there is no such address."""
     if status.text("bounce-type") == "hard":
         return BounceClass.HARD
     said = f"{status.text('code')} {status.text('message').removeprefix('smtp;').strip()}"

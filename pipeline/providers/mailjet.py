@@ -6,6 +6,7 @@ https://dev.mailjet.com/email/guides/webhooks/
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from pipeline.bounces import codes
 from pipeline.errors import Unrecognised
 from pipeline.hearing import proof, times, words
 from pipeline.hearing.adapter import UNCORRELATED, Context, Incoming
@@ -72,19 +73,22 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
     related, error = fields.text("error_related_to"), fields.text("error")
     kind = _kind(fields, (error or related).lower())
     text = fields.text("comment") or fields.text("smtp_reply")
+    code, enhanced = words.reply_code(text), words.enhanced_code(text)
     hide = hider([fields.text("email")])
     return DeliveryEvent(
         email_id=embedded(fields.text("Payload"), fields.text("CustomID")) or UNCORRELATED,
         event_id=ids.event_id("mailjet", context.provider, *(fields.text(part) for part in _WHAT_MAKES_IT_ONE)),
         kind=kind,
-        occurred_at=times.from_seconds(fields.text("time")),
+        occurred_at=times.of_event(times.from_seconds, fields.text("time"), kind, context.received_at),
         recorded_at=context.received_at,
         provider=context.provider,
-        bounce_class=_bounce_class(fields, (error or related).lower()) if kind is EventKind.BOUNCED else None,
+        bounce_class=codes.of_webhook(_bounce_class(fields, (error or related).lower()), code, enhanced, text)
+        if kind is EventKind.BOUNCED
+        else None,
         bounce_type=related,
         bounce_subtype=error,
-        code=words.reply_code(text),
-        enhanced=words.enhanced_code(text),
+        code=code,
+        enhanced=enhanced,
         text=hide_all(hide(text)),
         url=hide(fields.text("url")),
         user_agent=hide(fields.text("agent")),

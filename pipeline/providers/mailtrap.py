@@ -89,7 +89,7 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         email_id=fields.email_id("custom_variables", EMAIL_ID_KEY) or UNCORRELATED,
         event_id=_event_id(fields, context),
         kind=kind,
-        occurred_at=times.from_seconds(fields.text("timestamp")),
+        occurred_at=times.of_event(times.from_seconds, fields.text("timestamp"), kind, context.received_at),
         recorded_at=context.received_at,
         provider=context.provider,
         bounce_class=_bounce_class(fields) if kind is EventKind.BOUNCED else None,
@@ -107,7 +107,8 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
 
 def _bounce_class(fields: Fields) -> BounceClass:
     said = " ".join((fields.text("response_code"), fields.text("response")))
-    return CLASSES.get(fields.text("bounce_category").lower()) or codes.judge("", said).bounce_class
+    told, found = CLASSES.get(fields.text("bounce_category").lower()), codes.judge("", said)
+    return found.bounce_class if told is None else codes.of_webhook(told, found.code, found.enhanced, said)
 
 
 def _event_id(fields: Fields, context: Context) -> str:

@@ -7,6 +7,7 @@ import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from pipeline.bounces import codes
 from pipeline.errors import Forged, Unrecognised
 from pipeline.hearing import proof, times, words
 from pipeline.hearing.adapter import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
@@ -88,23 +89,24 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
     if not name:
         raise Unrecognised("an object without `event` or `type`")
     message, kind, text = fields.object("msg"), KINDS.get(name, EventKind.UNKNOWN), _diagnosis(fields)
+    told, code, enhanced = CLASSES.get(name), words.reply_code(text), words.enhanced_code(text)
     recipient = message.text("email") or fields.text("reject", "email") or fields.text("entry", "email")
     hide = hider([recipient])
     own = "" if name == "inbound" else fields.text("_id") or message.text("_id")
-    told = (own, name, recipient, fields.text("ts"), fields.text("url"), fields.text("action"))
+    identity = (own, name, recipient, fields.text("ts"), fields.text("url"), fields.text("action"))
     return DeliveryEvent(
         email_id=message.email_id("metadata", EMAIL_ID_KEY) or UNCORRELATED,
-        event_id=ids.event_id("mandrill", context.provider, *told),
+        event_id=ids.event_id("mandrill", context.provider, *identity),
         kind=kind,
-        occurred_at=times.from_seconds(fields.text("ts")),
+        occurred_at=times.of_event(times.from_seconds, fields.text("ts"), kind, context.received_at),
         recorded_at=context.received_at,
         provider=context.provider,
         machine=ROBOT if fields.text("user_agent_parsed", "type").lower() == ROBOT else "",
-        bounce_class=CLASSES.get(name),
+        bounce_class=told and codes.of_webhook(told, code, enhanced, text),
         bounce_type=name if name in CLASSES else "",
         bounce_subtype=message.text("bounce_description"),
-        code=words.reply_code(text),
-        enhanced=words.enhanced_code(text),
+        code=code,
+        enhanced=enhanced,
         text=hide_all(hide(text)),
         url=hide(fields.text("url")),
         user_agent=hide(fields.text("user_agent")),

@@ -77,7 +77,9 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         email_id=_email_id(message, context) if ours else UNCORRELATED,
         event_id=_event_id(fields, context),
         kind=kind,
-        occurred_at=times.from_seconds(payload.text("timestamp") or fields.text("timestamp")),
+        occurred_at=times.of_event(
+            times.from_seconds, payload.text("timestamp") or fields.text("timestamp"), kind, context.received_at
+        ),
         recorded_at=context.received_at,
         provider=context.provider,
         bounce_class=_bounce_class(name, output) if kind is EventKind.BOUNCED else None,

@@ -6,6 +6,7 @@ https://postmarkapp.com/developer/webhooks/webhooks-overview
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from pipeline.bounces import codes
 from pipeline.errors import Unrecognised
 from pipeline.hearing import proof, times, words
 from pipeline.hearing.adapter import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
@@ -84,19 +85,21 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         raise Unrecognised("an object without `RecordType`")
     kind, bounce_class = _kind(name, fields)
     text = fields.text("Details") or fields.text("Description")
+    code, enhanced = words.reply_code(text), words.enhanced_code(text)
     hide = hider([fields.text("Email"), fields.text("Recipient")])
     return DeliveryEvent(
         email_id=fields.email_id("Metadata", EMAIL_ID_KEY) or UNCORRELATED,
-        event_id=_event_id(name, fields, context),
+        event_id=_event_id(name, event, fields, context),
         kind=kind,
-        occurred_at=times.from_iso(_time(name, fields)),
+        occurred_at=times.of_event(times.from_iso, _time(name, fields), kind, context.received_at),
         recorded_at=context.received_at,
         provider=context.provider,
-        bounce_class=bounce_class,
+        # `Description` is Postmark's own about the type; it tells of everything that the type may mean.
+        bounce_class=bounce_class and codes.of_webhook(bounce_class, code, enhanced, fields.text("Details")),
         bounce_type=_type(fields),
         bounce_subtype=fields.text("TypeCode"),
-        code=words.reply_code(text),
-        enhanced=words.enhanced_code(text),
+        code=code,
+        enhanced=enhanced,
         text=hide_all(hide(text)),
         url=hide(fields.text("OriginalLink")),
         user_agent=hide(fields.text("UserAgent")),
@@ -132,10 +135,13 @@ def _time(name: str, fields: Fields) -> str:
     return fields.text(RECORDS.get(name, _UNHEARD_OF)[1])
 
 
-def _event_id(name: str, fields: Fields, context: Context) -> str:
+def _event_id(name: str, event: bytes, fields: Fields, context: Context) -> str:
     """Only bounces and complaints have an id of their own."""
     if given := fields.text("ID"):
         return f"postmark:{given}"
+    if name not in RECORDS and not _time(name, fields):
+        # What tells two events of a new type apart is not known; a repeat is the same, byte for byte.
+        return ids.event_id("postmark", context.provider, event.decode("utf-8", "replace"))
     who = fields.text("Recipient") or fields.text("Email")
     parts = (fields.text("MessageID"), name, who, _time(name, fields), fields.text("OriginalLink"))
     return ids.event_id("postmark", context.provider, *parts)

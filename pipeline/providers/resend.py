@@ -6,6 +6,7 @@ https://resend.com/docs/webhooks/event-types
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from pipeline.bounces import codes
 from pipeline.errors import Forged, Unrecognised
 from pipeline.hearing import proof, times, words
 from pipeline.hearing.adapter import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
@@ -79,19 +80,23 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
     kind = KINDS.get(name, EventKind.UNKNOWN)
     kind = EventKind.DROPPED if subtype in SUPPRESSED and kind is EventKind.BOUNCED else kind
     texts = _texts(data)
+    code, enhanced = words.reply_code(*texts), words.enhanced_code(*texts)
+    told = CLASSES.get(bounce_type, BounceClass.SOFT)
     hide = hider(_recipients(data))
     return DeliveryEvent(
         email_id=_email_id(data, context),
         event_id=_event_id(fields, context),
         kind=kind,
-        occurred_at=times.from_iso(fields.text("created_at")),
+        occurred_at=times.of_event(times.from_iso, fields.text("created_at"), kind, context.received_at),
         recorded_at=context.received_at,
         provider=context.provider,
-        bounce_class=CLASSES.get(bounce_type, BounceClass.SOFT) if kind is EventKind.BOUNCED else None,
+        bounce_class=codes.of_webhook(told, code, enhanced, " ".join(_quoted(data)))
+        if kind is EventKind.BOUNCED
+        else None,
         bounce_type=bounce_type,
         bounce_subtype=subtype,
-        code=words.reply_code(*texts),
-        enhanced=words.enhanced_code(*texts),
+        code=code,
+        enhanced=enhanced,
         text=hide_all(hide(texts[0] if texts else "")),
         url=hide(data.text("click", "link")),
         user_agent=hide(data.text("click", "userAgent") or data.text("open", "userAgent")),
@@ -133,8 +138,12 @@ def _recipients(data: Fields) -> list[str]:
     return [found for one in shown for found in ADDRESS.findall(one)]
 
 
+def _quoted(data: Fields) -> list[str]:
+    """Return the recipient's server's own words."""
+    return data.texts("bounce", "diagnosticCode")
+
+
 def _texts(data: Fields) -> list[str]:
     """What was said, a mail server's own words first."""
-    quoted = [Fields.read(b'{"is":%s}' % one).text("is") for one in data.items("bounce", "diagnosticCode")]
     paths = (("bounce", "message"), ("suppressed", "message"), ("failed", "reason"))
-    return [text for text in (*quoted, *(data.text(*path) for path in paths)) if text]
+    return [text for text in (*_quoted(data), *(data.text(*path) for path in paths)) if text]

@@ -10,6 +10,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from pipeline.bounces import codes
 from pipeline.errors import Forged, Unrecognised
 from pipeline.hearing import proof, times, words
 from pipeline.hearing.adapter import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
@@ -83,19 +84,22 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         raise Unrecognised("an object without `event`")
     hide = hider([fields.text("email")])
     kind = _kind(name, text)
+    code, enhanced = words.reply_code(text), words.enhanced_code(fields.text("status"), text)
     return DeliveryEvent(
         email_id=_email_id(fields, context),
         event_id=_event_id(fields, context),
         kind=kind,
-        occurred_at=times.from_seconds(fields.text("timestamp")),
+        occurred_at=times.of_event(times.from_seconds, fields.text("timestamp"), kind, context.received_at),
         recorded_at=context.received_at,
         provider=context.provider,
         machine="sg_machine_open" if fields.true("sg_machine_open") else "",
-        bounce_class=_bounce_class(fields) if kind is EventKind.BOUNCED else None,
+        bounce_class=codes.of_webhook(_bounce_class(fields), code, enhanced, text)
+        if kind is EventKind.BOUNCED
+        else None,
         bounce_type=fields.text("type"),
         bounce_subtype=fields.text("bounce_classification"),
-        code=words.reply_code(text),
-        enhanced=words.enhanced_code(fields.text("status"), text),
+        code=code,
+        enhanced=enhanced,
         text=hide_all(hide(text)),
         url=hide(fields.text("url")),
         user_agent=hide(fields.text("useragent")),
@@ -133,7 +137,7 @@ def _kind(name: str, text: str) -> EventKind:
 
 
 def _bounce_class(fields: Fields) -> BounceClass:
-    """Blocked is final for this email and says nothing against the address; bounce is the address's fault."""
+    """Return what SendGrid calls it: blocked says nothing against the address, a bounce is the address's fault."""
     if fields.text("type") == "blocked":
         return BounceClass.SOFT
     return CLASSES.get(fields.text("bounce_classification").lower(), BounceClass.HARD)

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from pipeline.bounces import codes
 from pipeline.errors import Unrecognised
 from pipeline.hearing import sns, times, words
 from pipeline.hearing.adapter import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
@@ -109,19 +110,20 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
     detail = told.object(KINDS.get(name, _UNHEARD_OF)[1])
     kind, bounce_class = _kind(name, detail, recipient)
     text = recipient.text("diagnosticCode") or next(filter(None, map(detail.text, _WORDS)), "")
+    code, enhanced = words.reply_code(text), words.enhanced_code(recipient.text("status"), text)
     hide = hider(_addresses(whole))
     return DeliveryEvent(
         email_id=_email_id(told.object("mail"), context),
         event_id=_event_id(whole, context),
         kind=kind,
-        occurred_at=_occurred_at(whole, detail),
+        occurred_at=times.of_event(lambda _: _occurred_at(whole, detail), "", kind, context.received_at),
         recorded_at=context.received_at,
         provider=context.provider,
-        bounce_class=bounce_class,
+        bounce_class=bounce_class and codes.of_webhook(bounce_class, code, enhanced, text),
         bounce_type=detail.text("bounceType") or detail.text("complaintFeedbackType") or detail.text("delayType"),
         bounce_subtype=detail.text("bounceSubType") or detail.text("complaintSubType"),
-        code=words.reply_code(text),
-        enhanced=words.enhanced_code(recipient.text("status"), text),
+        code=code,
+        enhanced=enhanced,
         text=hide_all(hide(text)),
         url=hide(detail.text("link")),
         user_agent=hide(detail.text("userAgent")),

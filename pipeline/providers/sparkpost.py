@@ -6,6 +6,7 @@ https://support.sparkpost.com/docs/tech-resources/webhook-event-reference
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from pipeline.bounces import codes
 from pipeline.errors import Unrecognised
 from pipeline.hearing import proof, times, words
 from pipeline.hearing.adapter import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
@@ -48,6 +49,7 @@ CLASSES: Final = {
     "23": (EventKind.BOUNCED, BounceClass.SOFT),  # Too Large
     "24": (EventKind.BOUNCED, BounceClass.SOFT),  # Timeout
     "25": (EventKind.DROPPED, None),  # Admin Failure: "failed by SparkPost's configured policies"
+    "26": (EventKind.DROPPED, None),  # Smart Send Suppression: "suppressed by Smart Send policy"
     "30": (EventKind.BOUNCED, BounceClass.HARD),  # Generic Bounce: No RCPT
     "40": (EventKind.BOUNCED, BounceClass.SOFT),  # Generic Bounce
     "50": (EventKind.BOUNCED, BounceClass.SOFT),  # Mail Block
@@ -89,19 +91,20 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         raise Unrecognised("an event without `type`")
     kind, bounce_class = _kind(name, fields.text("bounce_class"))
     text = fields.text("raw_reason") or fields.text("reason")
+    code, enhanced = words.reply_code(fields.text("error_code"), text), words.enhanced_code(text)
     hide = hider([fields.text("rcpt_to"), fields.text("raw_rcpt_to")])
     return DeliveryEvent(
         email_id=fields.email_id("rcpt_meta", EMAIL_ID_KEY) or UNCORRELATED,
         event_id=_event_id(fields, context),
         kind=kind,
-        occurred_at=_occurred_at(fields.text("timestamp")),
+        occurred_at=times.of_event(_occurred_at, fields.text("timestamp"), kind, context.received_at),
         recorded_at=context.received_at,
         provider=context.provider,
         machine="prefetched" if fields.true("user_agent_parsed", "is_prefetched") else "",
-        bounce_class=bounce_class,
+        bounce_class=bounce_class and codes.of_webhook(bounce_class, code, enhanced, text),
         bounce_type=fields.text("bounce_class") or fields.text("fbtype"),
-        code=words.reply_code(fields.text("error_code"), text),
-        enhanced=words.enhanced_code(text),
+        code=code,
+        enhanced=enhanced,
         text=hide_all(hide(text)),
         url=hide(fields.text("target_link_url")),
         user_agent=hide(fields.text("user_agent")),

@@ -156,6 +156,32 @@ async def _broken(rt: Runtime, lane: str) -> bool:
     return bool(await rows(rt, "select 1 from jobs.lanes where lane = %s and trips > 0", lane))
 
 
+UNVERIFIED = "550 The from address does not match a verified Sender Identity"
+
+
+@pytest.mark.parametrize("stage", ["rcpt", "data"])
+async def test_set_up_fault_said_of_an_email_opens_the_breaker_and_bounces_nobody(quick: Settings, stage: str) -> None:
+    async with smtp_receiver() as receiver, dispatching(quick) as rt:
+        getattr(receiver, stage)["anna@example.com"] = [UNVERIFIED, "250 OK"]
+        await provide(rt, receiver.port)
+        await accept(rt, "anna@example.com")
+        await until(lambda: _broken(rt, "acme/7"))
+        [(error,)] = await rows(rt, "select last_error from jobs.jobs where lane = 'acme/7'")
+        await in_state(rt, "done")
+    assert "verified Sender Identity" in error
+    assert await acks(quick) == ["Acked", "Deferred"]
+
+
+async def test_email_that_alone_is_told_of_a_set_up_fault_holds_no_other_for_ever(quick: Settings) -> None:
+    once_more = quick.model_copy(update={"dispatch_schedule": (0.1,)})
+    async with smtp_receiver() as receiver, dispatching(once_more) as rt:
+        receiver.data["anna@example.com"] = [UNVERIFIED]
+        await provide(rt, receiver.port)
+        await accept(rt, "anna@example.com", "bert@example.com")
+        await in_state(rt, "done", "dead")
+    assert await acks(once_more) == ["Acked", "Deferred", "Failed"]
+
+
 async def test_a_wrong_password_is_no_bounce_either(quick: Settings) -> None:
     async with smtp_receiver(**password_is("us", "right")) as receiver, dispatching(quick) as rt:
         await provide(rt, receiver.port, username="us", password="wrong")

@@ -103,6 +103,9 @@ _POSTAL: Final = {
 }
 _POSTMARK: Final = {
     ("event id", "none", "same"): _NO_ID,
+    ("time", "none", "same"): Why(
+        "when it came, where a new type names its time anew", ("new_type_with_a_time_of_its_own",)
+    ),
     ("reason", "unsubscribed", ""): Why("the sender's own people put it on the list; nobody unsubscribed"),
     ("type", "complained", "bounced"): Why(
         "“blocked by the user, or classified as spam, bulk mail, or had rejected content” is a filter's word; a"
@@ -174,7 +177,9 @@ _SES: Final = {
 _SPARKPOST: Final = {
     ("reason", "other", ""): _NOT_FINAL,
     ("time", "none", "same"): Why("some events bring their time in ISO 8601"),
-    ("type", "bounced", "rejected"): Why("“failed by SparkPost's configured policies”", ("bounce_class_25",)),
+    ("type", "bounced", "rejected"): Why(
+        "“failed by SparkPost's configured policies”", ("bounce_class_25", "bounce_class_26")
+    ),
     ("type", "subscribed", "unknown"): Why(_NO_SUBSCRIBING, ("bounce_class_80",)),
     ("type", "unknown", "opened"): Why(
         "theirs counts the first of an open's two pixels only where it is told to", ("amp_initial_open", "initial_open")

@@ -10,12 +10,14 @@ import pytest
 from pipeline.dialects import email_v1
 from pipeline.errors import Refused
 from pipeline.fold import evolve
+from pipeline.hearing.adapter import Context
+from pipeline.providers.registry import ADAPTERS
 from tests.support.changes import T0, acked, event, request, told
-from topics.acks import Dropped, Failed, Rejected
+from topics.acks import Deferred, Dropped, Failed, Rejected
 from topics.changes import Fact
 from topics.conversions import Outcome, Word
 from topics.events import BounceClass, EventKind
-from topics.readings import ListedState
+from topics.readings import ListedState, listed_state, sent_at
 from topics.requests import SendRequest
 from topics.states import EmailState
 
@@ -79,6 +81,66 @@ def state_of(facts: list[Fact]) -> EmailState:
 def test_each_life_reads_as_its_golden_file_says(name: str) -> None:
     answer = json.loads(email_v1.listing("acme", [state_of(LIVES[name])]))
     assert answer == json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+def refused(code: int, enhanced: str, text: str) -> Rejected:
+    return Rejected(code=code, enhanced=enhanced, text=text, **OWN)
+
+
+def words_of(*facts: Fact) -> tuple[str, str, str]:
+    [email] = json.loads(email_v1.listing("acme", [state_of([request(1), *facts])]))["Emails"]
+    return email["BounceType"], email["BounceSubType"], email["BounceDetails"]
+
+
+@pytest.mark.parametrize(
+    ("code", "enhanced", "text", "bounce_type"),
+    [
+        (550, "5.1.1", "5.1.1 no such user", "Permanent"),
+        (550, "5.4.1", "5.4.1 Recipient address rejected: Access denied", "Permanent"),
+        (550, "", "From address not verified", "Transient"),
+        (552, "5.2.2", "5.2.2 mailbox full", "Transient"),
+    ],
+)
+def test_same_bounce_has_same_words_however_it_is_heard(code: int, enhanced: str, text: str, bounce_type: str) -> None:
+    at_rcpt = words_of(refused(code, enhanced, text))
+    assert at_rcpt == (bounce_type, "General", f"{code} {text}")
+    told = {"event": "bounce", "email": "a@example.com", "timestamp": 1, "type": "bounce", "reason": f"{code} {text}"}
+    for provider, payload in (
+        ("sendgrid", told),
+        ("mandrill", {"event": "hard_bounce", "ts": 1, "msg": {"diag": f"smtp;{code} {text}"}}),
+        ("brevo", {"event": "soft_bounce", "ts": 1, "ts_epoch": 1, "reason": f"{code} {text}"}),
+    ):
+        heard = ADAPTERS[provider].normalize(msgspec.json.encode(payload), Context(provider=provider, received_at=T0))
+        heard = msgspec.structs.replace(heard, email_id=request(1).email_id)
+        assert words_of(acked(1, T0), heard) == at_rcpt, provider
+
+
+@pytest.mark.parametrize(
+    ("code", "enhanced", "text", "details"),
+    [
+        (550, "5.1.1", "550 5.1.1 550 5.1.1 no such user", "550 5.1.1 no such user"),
+        (550, "5.1.1", "550-5.1.1 no such user", "550 5.1.1 no such user"),
+        (550, "5.1.1", "smtp; 550 5.1.1 no such user", "550 5.1.1 no such user"),
+        (550, "5.1.1", "550 no such user", "550 5.1.1 no such user"),
+        (550, "", "no such user 550", "550 no such user 550"),
+        (550, "5.1.1", "554 relayed 550 5.1.1", "550 5.1.1 554 relayed 550 5.1.1"),
+        (0, "", "no such user", "no such user"),
+        (550, "", "", "550"),
+    ],
+)
+def test_details_name_each_code_once(code: int, enhanced: str, text: str, details: str) -> None:
+    assert words_of(refused(code, enhanced, text))[2] == details
+
+
+def test_email_that_was_only_tried_is_not_listed_and_was_never_sent() -> None:
+    tried = Deferred(next_attempt_at=T0 + 60_000, code=451, text="greylisted", **OWN)
+    state = state_of([request(1), tried])
+    assert json.loads(email_v1.listing("acme", [state])) == {"Emails": []}
+    assert (sent_at(state), listed_state(state)) == (None, None)
+    later = state_of([request(1), tried, acked(1, T0 + 5000)])
+    assert (sent_at(later), listed_state(later)) == (T0 + 5000, ListedState.SENT)
+    gave_up = state_of([request(1), tried, Failed(reason="gave up", **{**OWN, "event_id": "f", "occurred_at": T0 + 7})])
+    assert (sent_at(gave_up), listed_state(gave_up)) == (T0 + 7, ListedState.BOUNCED)
 
 
 def test_the_documented_example_s_fields_come_in_the_documented_order() -> None:

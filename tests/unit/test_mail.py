@@ -2,7 +2,9 @@
 
 import json
 import os
+import time
 import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -255,3 +257,95 @@ LARGE = 880_000
 @pytest.mark.timeout(60)  # quadratic time would take many minutes
 def test_hostile_mail_is_read_in_a_time_that_its_size_is_worth(raw: bytes) -> None:
     heard(raw[:LARGE], ENVELOPE)
+
+
+MACHINE = b"From: mailer-daemon@x\r\nSubject: x\r\n\r\n"
+PADDED: dict[str, Callable[[int], bytes]] = {
+    "unable to": lambda n: MACHINE + b"unable to" + b" " * n + b"x\r\n",
+    "to one or more": lambda n: MACHINE + b"could not be delivered to one or more of its" + b" " * n + b"x\r\n",
+    "failed a a a": lambda n: MACHINE + b"failed " + b"a " * (n // 2) + b"\r\n",
+    "one parameter": lambda n: b'From: a@x\r\nContent-Type: multipart/mixed; a="' + b";" * n + b"\r\n\r\nx\r\n",
+    "mail in From": lambda n: b"From: mail" + b" " * n + b"x\r\n\r\nx\r\n",
+    "encoded words": lambda n: b"Subject: " + b"=?utf-8?q?" * (n // 10) + b"\r\n\r\nx\r\n",
+    "diagnostic": lambda n: bounce(verp()).replace(b"no such user", b"exceed" * (n // 6)),
+}
+
+
+@pytest.mark.parametrize("name", sorted(PADDED))
+def test_reading_a_mail_takes_linear_time(name: str) -> None:
+    def cost(size: int) -> float:
+        raw, costs = PADDED[name](size), []
+        for _ in range(4):
+            start = time.process_time()
+            heard(raw, ENVELOPE)
+            costs.append(time.process_time() - start)
+        return min(costs)
+
+    # Twice, because the machine may have been busy at the first.
+    assert min(cost(16_000) / max(cost(8_000), 2e-3) for _ in range(2)) <= 2.5
+
+
+# ---------------------------------------------------------------- automatic answers
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "[External] Automatic reply: Offer",
+        "[EXT] [SPAM?] Out of Office: Offer",
+        "***SPAM*** Automatische Antwort: Angebot",
+        "EXTERNAL: AW: Abwesenheitsnotiz",
+        "(External) Réponse automatique : Offre",
+        "Autosvar: Tilbud",
+        "Автоматический ответ: привет",
+        "자동 회신: 제안",
+        "自动答复: 你好",
+    ],
+)
+def test_automatic_answer_is_known_behind_tags_and_in_many_languages(subject: str) -> None:
+    raw = f"From: a@example.net\nTo: {verp()}\nSubject: {subject}\nMessage-ID: <1@x>\n\nI am away.\n".encode()
+    assert [event.kind for event in heard(raw, ENVELOPE)[0]] == [EventKind.REPLIED]
+
+
+def receipt(subject: str, disposition: str, text: str, more: str = "") -> bytes:
+    return (
+        f"From: a@example.net\nTo: {verp()}\nSubject: {subject}\nMessage-ID: <1@x>\n{more}"
+        'Content-Type: multipart/report; report-type=disposition-notification; boundary="b"\n\n'
+        f"--b\nContent-Type: text/plain\n\n{text}\n"
+        f"--b\nContent-Type: message/disposition-notification\n\nDisposition: {disposition}\n--b--\n"
+    ).encode()
+
+
+AUTOMATIC = "automatic-action/MDN-sent-automatically"
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [
+        (receipt("Not read: Offer", f"{AUTOMATIC}; deleted", "Your message was deleted unread."), EventKind.UNKNOWN),
+        (receipt("Read: Offer", "manual-action/MDN-sent-manually; displayed", "Read."), EventKind.UNKNOWN),
+        (receipt("Declined", "manual-action/MDN-sent-manually; denied", "No receipt."), EventKind.UNKNOWN),
+        (receipt("Rejected: Offer", f"{AUTOMATIC}; deleted", "user unknown, says a person"), EventKind.BOUNCED),
+        (receipt("x", f"{AUTOMATIC}; denied", "x", "Auto-Submitted: auto-replied (rejected)\n"), EventKind.BOUNCED),
+    ],
+)
+def test_receipt_is_a_soft_bounce_only_where_a_filter_rejected(raw: bytes, kind: EventKind) -> None:
+    (event,) = heard(raw, ENVELOPE)[0]
+    assert event.kind is kind
+    assert event.bounce_class is (BounceClass.SOFT if kind is EventKind.BOUNCED else None)
+    assert event.text == ""
+
+
+@pytest.mark.parametrize(
+    ("original", "final", "verdict"),
+    [
+        ('"a b"@example.net', '"a b"@EXAMPLE.net', "hard"),
+        ("a..b@example.net", '"a..b"@example.net', "hard"),
+        ("a+2Btag@example.net", "a+tag@example.net", "hard"),
+        ("a@example.net", "b@example.net", "soft"),
+    ],
+)
+def test_spelling_of_an_address_makes_no_forwarding(original: str, final: str, verdict: str) -> None:
+    raw = bounce(verp()).decode()
+    for field, address in (("Original-Recipient: rfc822;", original), ("Final-Recipient: rfc822; ", final)):
+        raw = raw.replace(f"{field}anna@example.net", field + address)
+    (event,) = heard(raw.encode(), ENVELOPE)[0]
+    assert event.bounce_class is BounceClass(verdict)

@@ -128,9 +128,9 @@ def test_the_providers_id_is_read_from_its_250(text: str, found: str) -> None:
 
 def test_an_answers_words_lose_the_address_and_what_does_not_print() -> None:
     said = replies.redacted("5.1.1 <Anna@Example.com>: no\r\nsuch \udcff user\0", "anna@example.com")
-    assert said == "5.1.1 <recipient>: no  such ? user "
+    assert said == "5.1.1 <[recipient]>: no  such ? user "
     forwarded = replies.redacted("550 anna@example.com -> bert@example.org: no", "anna@example.com")
-    assert forwarded == "550 recipient -> [address]: no"
+    assert forwarded == "550 [recipient] -> [address]: no"
     assert replies.enhanced(said) == "5.1.1"
 
 

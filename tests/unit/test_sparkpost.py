@@ -83,13 +83,23 @@ def test_every_row_of_the_tables_has_a_golden_payload() -> None:
     assert {one.get("bounce_class") for one in seen} >= set(sparkpost.CLASSES)
 
 
+WORDLESS = {"raw_reason": "", "reason": "", "error_code": ""}
+
+
 @pytest.mark.parametrize(("code", "expected"), sparkpost.CLASSES.items())
 @pytest.mark.parametrize("name", ["bounce", "out_of_band"])
 def test_what_came_back_means_what_its_class_says(
     name: str, code: str, expected: tuple[EventKind, BounceClass | None]
 ) -> None:
-    event = told(name, bounce_class=code)
+    event = told(name, bounce_class=code, **WORDLESS)
     assert (event.kind, event.bounce_class) == expected
+
+
+def test_plain_words_of_the_server_decide_over_its_class() -> None:
+    said = {**WORDLESS, "raw_reason": "550 From address not verified", "error_code": "550"}
+    assert told("bounce", bounce_class="10", **said).bounce_class is BounceClass.SOFT
+    said["raw_reason"] = "550 5.1.1 no such user"
+    assert told("bounce", bounce_class="40", **said).bounce_class is BounceClass.HARD
 
 
 @pytest.mark.parametrize(("name", "kind"), [("delay", EventKind.DEFERRED), ("policy_rejection", EventKind.DROPPED)])

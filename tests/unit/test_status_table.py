@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.fold import bounce_class, evolve, lift
+from pipeline.fold import evolve, lift
 from tests.support.facts import EMAIL_ID, event, folded, request
 from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
 from topics.changes import Fact
@@ -12,6 +12,7 @@ from topics.conversions import ConversionResult, Outcome, Word
 from topics.events import BounceClass, EventKind
 from topics.readings import ListedState, Status, listed_state, owed, status, unsettled, updated_at
 from topics.requests import SendRequest
+from topics.verdict import bounce_class
 
 REQUEST = request(1)
 
@@ -46,7 +47,7 @@ TABLE: list[tuple[str, Fact, Status, Word | None, ListedState | None]] = [
     ("relay took custody", SENT, Status.SENT, None, ListedState.SENT),
     ("provider queued", KINDS[EventKind.QUEUED], Status.SENT, None, ListedState.SENT),
     ("provider sent", KINDS[EventKind.SENT], Status.SENT, None, ListedState.SENT),
-    ("our deferral", TRIED, Status.DEFERRED, None, ListedState.SENT),
+    ("our deferral", TRIED, Status.DEFERRED, None, None),
     ("provider's deferral", KINDS[EventKind.DEFERRED], Status.DEFERRED, None, ListedState.SENT),
     ("delivered", KINDS[EventKind.DELIVERED], Status.DELIVERED, Word.DELIVERED, ListedState.DELIVERED),
     ("a 250 that means it", SENT_MEANT, Status.DELIVERED, Word.DELIVERED, ListedState.DELIVERED),

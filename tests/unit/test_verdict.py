@@ -1,0 +1,244 @@
+"""Whom a refusal blames: the same answer for an SMTP reply, an ack on the log, a report by mail and a webhook."""
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pipeline.bounces import codes
+from pipeline.carriers import replies
+from pipeline.carriers.port import Answer, Meaning
+from pipeline.carriers.replies import Stage
+from pipeline.fold import evolve, lift
+from pipeline.hearing.adapter import Context
+from pipeline.outbox.job import Lane
+from pipeline.providers import sendgrid
+from projections.suppressing import signs
+from tests.support.changes import T0, event, identified, request
+from topics import verdict
+from topics.acks import Rejected
+from topics.events import BounceClass, EventKind
+from topics.suppressions import Reason
+from topics.verdict import Cause, judge
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "verdict"
+HARD, SOFT = BounceClass.HARD, BounceClass.SOFT
+EXPECTED = {
+    "reply_dkim_beside_address": Cause.SENDER,
+    "reply_helo_host_not_found": Cause.SENDER,
+    "reply_host_in_an_rbl": Cause.SENDER,
+    "reply_ip_address_unknown": Cause.SENDER,
+    "reply_ironport_spam_content": Cause.SENDER,
+    "reply_null_mx_by_sendmail": Cause.ADDRESS,
+    "reply_sender_unknown": Cause.SENDER,
+    "reply_spam_content": Cause.SENDER,
+    "reply_unverified_sender": Cause.SETUP,
+}
+
+
+def in_conversation(stage: Stage, code: int, text: str) -> tuple[Answer, Rejected]:
+    """The answer, and the ack that a refusal becomes."""
+    answer = replies.answer(stage, code, text)
+    said = replies.as_told(answer, "player1@example.com")
+    ack = Rejected(
+        email_id=identified(1),
+        event_id="a",
+        occurred_at=T0,
+        recorded_at=T0,
+        code=code,
+        enhanced=replies.enhanced(said),
+        text=said,
+    )
+    return answer, ack
+
+
+def suppresses(ack: Rejected) -> list[Reason]:
+    state = evolve(lift(request(1)), ack)
+    return [key.reason for key in signs(state, str.encode)]
+
+
+def folded(ack: Rejected) -> BounceClass | None:
+    bounce = lift(ack).bounce
+    assert bounce is not None
+    return bounce.bounce_class
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_refusal_blames_whom_its_words_blame(name: str) -> None:
+    said = (GOLDEN / f"{name}.txt").read_text().strip()
+    expected = HARD if EXPECTED[name] is Cause.ADDRESS else SOFT
+    if said.startswith("Status: "):
+        status, _, diagnostic = said.removeprefix("Status: ").partition("; ")
+        assert codes.judge(status, diagnostic).bounce_class is expected
+        found = codes.judge(status, diagnostic)
+        cause = judge(found.code, found.enhanced, diagnostic).cause
+    else:
+        stage, _, reply = said.partition(" -> ")
+        code, _, text = reply.partition(" ")
+        answer, ack = in_conversation(Stage(stage.lower()), int(code), text)
+        cause = judge(int(code), "", text, stage.lower()).cause
+        assert folded(ack) is expected
+        assert suppresses(ack) == []
+        assert answer.meaning is (Meaning.MISCONFIGURED if cause is Cause.SETUP else Meaning.REJECTED)
+    assert cause is EXPECTED[name]
+
+
+SAID = [
+    (550, "5.7.1 Relaying denied", Cause.SETUP),
+    (554, "5.7.1 <x@example.net>: Relay access denied", Cause.SETUP),
+    (550, "From address not verified", Cause.SETUP),
+    (550, "Unauthenticated senders not allowed", Cause.SETUP),
+    (554, "Message rejected: Email address is not verified. The identities failed: a@b.example", Cause.SETUP),
+    (530, "5.7.0 Must issue a STARTTLS command first", Cause.SETUP),
+    (550, "5.7.1 Authentication required", Cause.SETUP),
+    (550, "5.4.5 Daily user sending limit exceeded", Cause.SETUP),
+    (550, "Maximum credits exceeded", Cause.SETUP),
+    (550, "5.7.1 Your account has been suspended", Cause.SETUP),
+    (550, "5.7.60 SMTP; Client does not have permissions to send as this sender", Cause.SETUP),
+    (553, "5.7.1 <a@b.example>: Sender address rejected: not owned by user smtp", Cause.SETUP),
+    (550, "5.2.1 The email account that you tried to reach is disabled", Cause.ADDRESS),
+    (550, "5.2.1 account has been suspended", Cause.ADDRESS),
+    (550, "5.4.1 Recipient address rejected: Access denied. AS(201806281)", Cause.ADDRESS),
+    (550, "5.4.1 Access denied", Cause.ADDRESS),
+    (550, "5.7.1 <[recipient]>: Recipient address rejected: User unknown", Cause.ADDRESS),
+    (550, "<recipient>: no such user", Cause.ADDRESS),
+    (550, "5.1.1 The name of this mailbox is not in our directory", Cause.ADDRESS),
+    (550, "Benutzer nicht vorhanden", Cause.ADDRESS),
+    (550, "5.7.1 <recipient>: DKIM signature invalid", Cause.SENDER),
+    (550, "5.7.1 [address]: reverse lookup not found", Cause.SENDER),
+    (550, "5.7.1 Client address 192.0.2.7 unknown", Cause.SENDER),
+    (550, "5.7.1 <shop.example>: Sender address rejected: Domain not found", Cause.SENDER),
+    (550, "5.7.27 Sender address has null MX", Cause.SENDER),
+    (550, "Your host is listed in an RBL", Cause.SENDER),
+    (550, "spam content", Cause.SENDER),
+    (552, "5.3.4 Message size exceeds fixed limit", Cause.SENDER),
+    (550, "Mailbox is full", Cause.MAILBOX),
+    (550, "5.1.1 user is over quota", Cause.MAILBOX),
+    (552, "5.2.2 mailbox full", Cause.MAILBOX),
+    (450, "4.1.1 user unknown", Cause.OTHER),
+    (554, "Transaction failed", Cause.OTHER),
+]
+
+
+@pytest.mark.parametrize(("code", "text", "cause"), SAID)
+def test_same_refusal_is_judged_alike_by_every_way(code: int, text: str, cause: Cause) -> None:
+    expected = HARD if cause is Cause.ADDRESS else SOFT
+    answer, ack = in_conversation(Stage.RCPT, code, text)
+    assert judge(code, replies.enhanced(text), text).cause is cause
+    assert codes.judge("", f"{code} {text}").bounce_class is expected
+    assert codes.judge("", f"smtp; {code} {text}").bounce_class is expected
+    assert folded(ack) is expected
+    assert (answer.meaning is Meaning.MISCONFIGURED) == (cause is Cause.SETUP)
+    if answer.meaning is Meaning.MISCONFIGURED:
+        assert (answer.lane, answer.of_one) == (Lane.BROKEN, True)
+    told = {"event": "bounce", "email": "player1@example.com", "timestamp": 1, "reason": f"{code} {text}"}
+    heard = sendgrid.normalize(msgspec.json.encode(told), Context(provider="sg", received_at=1))
+    if judge(code, replies.enhanced(text), text).plain:
+        assert (heard.kind, heard.bounce_class) == (EventKind.BOUNCED, expected)
+    if cause in (Cause.SETUP, Cause.SENDER):
+        assert suppresses(ack) == []
+
+
+@pytest.mark.parametrize("stage", sorted(verdict.EARLY_STAGES))
+def test_nothing_said_before_the_recipient_blames_the_recipient(stage: str) -> None:
+    for code, text in ((550, ""), (550, "5.1.1 no such user"), (553, "5.1.2 domain does not exist"), (521, "no mail")):
+        assert judge(code, replies.enhanced(text), text, stage).bounce_class is SOFT
+
+
+@pytest.mark.parametrize(
+    ("words", "stage"),
+    [
+        ("host mx.example.com[192.0.2.1] said: 553 5.1.2 no (in reply to MAIL FROM command)", "mail"),
+        ("host mx.example.com[192.0.2.1] said: 550 5.1.1 no (in reply to RCPT TO command)", "rcpt"),
+        ("host mx.example.com[192.0.2.1] said: 550 no (in reply to end of DATA command)", "data"),
+        ("host mx.example.com refused to talk to me: 554 5.1.1 no", "connect"),
+        ("SMTP error from remote mail server after pipelined MAIL FROM:<a@b.c> SIZE=1: 550 5.1.1 no", "mail"),
+        ("SMTP error from remote mail server after EHLO mx.example.org: 550 no", "helo"),
+        ("while talking to mx.example.com.: >>> RCPT To:<a@b.c> <<< 550 5.1.1 no", "rcpt"),
+        ("550 5.1.1 no such user", ""),
+    ],
+)
+def test_stage_is_read_from_the_words_of_a_report(words: str, stage: str) -> None:
+    assert verdict.stage_of(words.lower()) == stage
+    assert verdict.bounce_class(550, "5.1.1", words) is (SOFT if stage in verdict.EARLY_STAGES else HARD)
+
+
+def test_bare_refusal_after_the_message_blames_nobody_on_the_log_either() -> None:
+    answer, ack = in_conversation(Stage.DATA, 550, "")
+    assert (answer.meaning, folded(ack), suppresses(ack)) == (Meaning.REJECTED, SOFT, [Reason.SOFT_BOUNCE])
+    _, at_rcpt = in_conversation(Stage.RCPT, 550, "")
+    assert folded(at_rcpt) is HARD
+    _, named = in_conversation(Stage.DATA, 550, "5.1.1 user unknown")
+    assert folded(named) is HARD
+
+
+def test_day_on_a_blocklist_counts_for_no_soft_bounce() -> None:
+    soft = msgspec.structs.replace(event(1, EventKind.BOUNCED, T0), bounce_class=SOFT, code=550)
+    for text, reasons in (("listed in an RBL", []), ("mailbox is full", [Reason.SOFT_BOUNCE])):
+        state = evolve(lift(request(1)), msgspec.structs.replace(soft, text=text))
+        assert [key.reason for key in signs(state, str.encode)] == reasons
+
+
+def test_words_beyond_the_limit_are_not_read() -> None:
+    assert judge(550, "5.7.1", "x " * verdict.MAX_TEXT_CHARS + "user unknown").cause is Cause.SENDER
+    assert judge(550, "5.7.1", "user unknown").cause is Cause.ADDRESS
+
+
+PIECES = (
+    "exceed ",
+    "user ",
+    "invalid ",
+    "box ",
+    "message ",
+    "over ",
+    "host a",
+    "a@",
+    "your a ",
+    "relay ",
+    "address 1.",
+)
+
+
+def grows(call: Callable[[str], object], piece: str, chars: int) -> float:
+    """How much longer twice the text takes."""
+
+    def cost(text: str) -> float:
+        def once() -> float:
+            start = time.process_time()
+            call(text)
+            return time.process_time() - start
+
+        return min(once() for _ in range(5))
+
+    few, many = piece * (chars // len(piece)), piece * (2 * chars // len(piece))
+    return cost(many) / max(cost(few), 1e-6)
+
+
+PATTERNS = {
+    name: getattr(found, "pattern", found) if isinstance(found, verdict._Phrases) else found
+    for name, found in vars(verdict).items()
+    if isinstance(found, re.Pattern | verdict._Phrases)
+}
+
+
+def test_every_pattern_is_looked_at() -> None:
+    assert len(PATTERNS) > 8
+    assert all(isinstance(pattern, re.Pattern) for pattern in PATTERNS.values())
+
+
+@pytest.mark.parametrize(("code", "text", "cause"), SAID)
+def test_words_that_spare_a_pattern_spare_none_that_finds_something(code: int, text: str, cause: Cause) -> None:
+    for name in ("_SETUP", "_MAILBOX", "_LISTED", "_NOBODY", "_OURS"):
+        phrases = getattr(verdict, name)
+        said = verdict._plain(text)
+        assert bool(phrases.pattern.search(said)) == bool(phrases.search(said)), (name, code, cause)
+
+
+@pytest.mark.parametrize("name", sorted(PATTERNS))
+def test_patterns_take_linear_time(name: str) -> None:
+    slow = [piece for piece in PIECES if grows(PATTERNS[name].search, piece, 20_000) > 3.0]
+    # A second look: the machine may have been busy at the first.
+    assert [piece for piece in slow if grows(PATTERNS[name].search, piece, 80_000) > 3.0] == []
