@@ -5,13 +5,12 @@ import contextlib
 import random
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from pipeline import admin
 from pipeline.bootstrap import wall_clock
 from pipeline.database import Pool, database
 from pipeline.errors import LeaseLost
@@ -249,95 +248,6 @@ async def test_no_number_of_stuck_lanes_takes_the_last_place(pool: Pool) -> None
     assert Counter(job.lane for job in alone).most_common(1)[0][1] <= 10
 
 
-# ---------------------------------------------------------------------------- tenants
-async def brands(pool: Pool, tenant: str, count: int, jobs: int) -> None:
-    """``jobs`` due jobs in each of a tenant's ``count`` lanes."""
-    await ask(
-        pool,
-        f"{INSERT} select 'emit', gen_random_uuid(), 1, 'word', %s || '/' || brand, 'pending', 'x' "
-        "from generate_series(1, %s::integer) brand, generate_series(1, %s::integer) nth",
-        *(tenant, count, jobs),
-    )
-
-
-def tenant_counts(jobs: Iterable[Job]) -> Counter[str]:
-    return Counter(job.lane.partition("/")[0] for job in jobs)
-
-
-@pytest.mark.parametrize("queue", ["dispatch", "emit"])
-async def test_a_tenant_beside_a_thousand_brands_of_another_gets_half_of_the_places(pool: Pool, queue: str) -> None:
-    await brands(pool, "big", 1000, 2)
-    await brands(pool, "small", 4, 100)
-    await ask(pool, "update jobs.jobs set queue = %s", queue)
-    limits = Limits(jobs=192, per_lane=32, lease=5.0)
-    assert tenant_counts(await Store(pool, queue, limits).claim()) == {"big": 96, "small": 96}
-
-
-async def test_places_are_shared_by_tenants_first_and_by_the_brands_of_a_tenant_then(pool: Pool) -> None:
-    await brands(pool, "a", 1, 100)
-    await brands(pool, "b", 3, 100)
-    await brands(pool, "c", 10, 100)
-    claimed = await store(pool, Limits(jobs=90, per_lane=90, lease=5.0)).claim()
-    assert tenant_counts(claimed) == {"a": 30, "b": 30, "c": 30}
-    lanes = Counter(job.lane for job in claimed)
-    assert {lanes[f"b/{brand}"] for brand in range(1, 4)} == {10}
-    assert {lanes[f"c/{brand}"] for brand in range(1, 11)} == {3}
-
-
-async def test_what_a_tenant_has_in_hand_counts_for_its_share(pool: Pool) -> None:
-    await brands(pool, "early", 8, 20)
-    in_hand = await store(pool).claim()
-    assert tenant_counts(in_hand) == {"early": 20}
-    await brands(pool, "late", 1, 20)
-    for _ in range(10):
-        finished = next(job for job in in_hand if job.lane.startswith("early/"))
-        await store(pool).settle_one(finished, DONE)
-        in_hand.remove(finished)
-        in_hand += await store(pool).claim(in_hand)
-    assert tenant_counts(in_hand) == {"early": 10, "late": 10}
-
-
-async def test_places_that_a_tenant_does_not_need_go_to_the_others(pool: Pool) -> None:
-    await brands(pool, "big", 100, 10)
-    await brands(pool, "small", 1, 2)
-    in_hand: list[Job] = []
-    for _ in range(3):
-        in_hand += await store(pool).claim(in_hand)
-    assert tenant_counts(in_hand) == {"big": 18, "small": 2}
-
-
-async def test_a_tenant_whose_work_never_ends_leaves_places_to_the_others(pool: Pool) -> None:
-    await admin.add_tenant(pool, admin.Tenant("stuck"))
-    await admin.add_tenant(pool, admin.Tenant("late"))
-    await brands(pool, "stuck", 100, 10)
-    in_hand: list[Job] = []
-    for _ in range(10):
-        in_hand += await store(pool).claim(in_hand)
-    assert tenant_counts(in_hand) == {"stuck": 15}
-    await brands(pool, "late", 1, 10)
-    assert tenant_counts(await store(pool).claim(in_hand)) == {"late": 4}
-
-
-async def test_the_only_tenant_of_an_installation_may_take_every_place(pool: Pool) -> None:
-    await admin.add_tenant(pool, admin.Tenant("alone"))
-    await brands(pool, "alone", 100, 10)
-    in_hand: list[Job] = []
-    for _ in range(10):
-        in_hand += await store(pool).claim(in_hand)
-    assert tenant_counts(in_hand) == {"alone": 20}
-
-
-async def test_every_job_of_many_uneven_lanes_is_claimed(pool: Pool) -> None:
-    for tenant, lanes, jobs in (("a", 300, 1), ("b", 1, 300), ("c", 30, 3)):
-        await brands(pool, tenant, lanes, jobs)
-    claimed = 0
-    while jobs_now := await store(pool).claim():
-        claimed += len(jobs_now)
-        await store(pool).settle([(job, DONE) for job in jobs_now])
-    assert claimed == 690
-
-
-# ------------------------------------------------------------------------------ breaker
 async def test_failures_in_a_row_open_the_breaker_and_one_probe_closes_it(pool: Pool) -> None:
     await put(pool, 30)
     for _ in range(breaker.THRESHOLD):

@@ -110,7 +110,7 @@ async def victim(settings: Settings) -> AsyncIterator[Victim]:
     async with runtime(settings) as rt, process(settings, "gateway", **more), aiohttp.ClientSession() as http:
         await admin.add_tenant(rt.pool, admin.Tenant("acme"))
         key = await admin.add_key(rt.pool, "acme")
-        await until(lambda: all(file.exists() and file.read_text().endswith("\n") for file in files), 40)
+        await until(lambda: all(file.exists() and file.read_text().endswith("\n") for file in files), 120)
         ports = [int(file.read_text()) for file in files]
         yield Victim(settings, rt, key, f"http://127.0.0.1:{ports[0]}", ports[1], http)
 
