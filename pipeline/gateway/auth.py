@@ -7,6 +7,7 @@ from fastapi import Request
 
 from pipeline import admin
 from pipeline.bootstrap import Runtime
+from pipeline.gateway.bodies import OWNER
 from pipeline.gateway.cache import Cache
 from pipeline.gateway.problems import Problem
 
@@ -34,6 +35,7 @@ class Authenticate:
         tenant = await self._known.get(admin.key_hash(key), lambda _: admin.tenant_of_key(self._pool, key))
         if tenant is None:
             raise _unauthorized("the API key is unknown or revoked")
+        request.scope[OWNER] = f"tenant {tenant.tenant}"
         return tenant
 
 

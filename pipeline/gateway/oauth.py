@@ -18,7 +18,7 @@ from pipeline.dialects.extrahorizon import Trouble
 from pipeline.errors import Forged, Refused
 from pipeline.gateway import access
 from pipeline.gateway.auth import BOUND, REMEMBERED_S, given_key
-from pipeline.gateway.bodies import read_body
+from pipeline.gateway.bodies import OWNER, read_body
 from pipeline.gateway.cache import Cache
 from pipeline.gateway.problems import Problem
 from pipeline.gateway.world import World
@@ -111,6 +111,7 @@ class Callers:
             tenant = None
         if tenant is None:
             raise Trouble(117, "the access token is unknown, or its API key is revoked")
+        request.scope[OWNER] = f"tenant {tenant.tenant}"
         return tenant
 
     async def grant(self, asked: Asked) -> Tokens:
