@@ -95,9 +95,8 @@ async def snapshot(rt: Runtime) -> Snapshot:
         jobs = [Jobs(*row) for row in await rows("jobs_by_state")]
         stopped = [Stopped(*row) for row in await rows("paused_lanes")]
         [(waiting, oldest)] = await rows("parked", CORRELATION)
-    insecure = tuple(
-        f"{row[0]}/{row[1]}" for row in await admin.rows(rt.pool, "list_destinations") if admin.travels_open(row[2])
-    )
+    destinations = await admin.rows(rt.pool, "list_destinations")
+    insecure = tuple(f"{tenant}/{brand}" for tenant, brand, url, _ in destinations if admin.travels_open(url))
     lags = [_lag("worker", topic, seen) for topic in (*FACTS, PROVIDER_WEBHOOKS)]
     lags += [_lag("dispatch", topic, seen) for topic in (SEND_REQUESTS, PROVIDER_ACKS)]
     lags.append(_lag("correlation", UNCORRELATED_EVENTS, seen))

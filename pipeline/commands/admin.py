@@ -61,6 +61,7 @@ def revoke_key(name: str) -> None:
 @destinations.command("add")
 def add_destination(
     url: Annotated[str, typer.Argument(help="What Fast Track supplied; /email/conversion is added.")],
+    *,
     tenant: Tenant = "default",
     brand: BrandName = "*",
     key_env: Annotated[str, typer.Option(help=f"Its X-API-KEY: {FROM}.", metavar="NAME")] = "",

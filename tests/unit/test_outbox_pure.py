@@ -21,6 +21,7 @@ from pipeline.emit.guard import is_public
 from pipeline.outbox import breaker
 from pipeline.outbox.breaker import Breaker, after_failures
 from pipeline.outbox.job import Lane
+from pipeline.outbox.remember import Remembered
 from pipeline.outbox.schedule import jittered, next_delay, not_before
 from pipeline.settings import Settings
 from projections.debts import Debt
@@ -238,3 +239,16 @@ def test_custody_once_taken_is_the_end_in_any_order() -> None:
         rows = read({"a": PROVIDER_ACKS}, [_Record("a", encode(PROVIDER_ACKS, ack)) for ack in acks])
         assert rows.ends == {ID: ("done", 3, "")}
         assert rows.deferrals == {ID: (1, 5)}
+
+
+async def test_answer_for_a_very_long_name_is_not_remembered() -> None:
+    asked: list[str] = []
+
+    async def ask(name: str) -> int:
+        asked.append(name)
+        return len(name)
+
+    remembered = Remembered(ask, now=lambda: 0.0)
+    for name in ("short", "long" * 1_000):
+        assert [await remembered.get(name), await remembered.get(name)] == [len(name)] * 2
+    assert [len(name) for name in asked] == [5, 4_000, 4_000]
