@@ -136,23 +136,6 @@ async def test_a_suppressed_address_is_dropped_without_contacting_anybody(quick:
     assert ack.reason == "suppressed: hard bounce"
 
 
-async def test_address_suppressed_under_the_key_of_an_earlier_version_gets_nothing(quick: Settings) -> None:
-    before = Signer(SECRET, "address").digest("user@bücher.example".encode())
-    async with smtp_receiver() as receiver, dispatching(quick) as rt:
-        await provide(rt, receiver.port)
-        await rows(
-            rt,
-            "insert into projections.evidence values ('acme', '7', %s, %s, 'complaint', 'e', 1) returning 1",
-            before,
-            request("x").email_id,
-        )
-        await accept(rt, "user@BÜCHER.example", "user@xn--bcher-kva.example", "user@straße.example")
-        await in_state(rt, "done")
-    found = await on(quick, PROVIDER_ACKS)
-    assert sorted(type(ack).__name__ for ack in found) == ["Acked", "Dropped", "Dropped"]
-    assert receiver.to("user@xn--strae-oqa.example")
-
-
 async def test_a_provider_that_does_not_know_us_stops_its_lane_and_bounces_nobody(quick: Settings) -> None:
     async with smtp_receiver() as refusing, smtp_receiver() as fine, dispatching(quick) as rt:
         refusing.mail_from = "550 5.7.1 who are you?"
