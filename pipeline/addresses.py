@@ -4,11 +4,12 @@ Strict where a mistake or an attack would travel on (line breaks, lengths, a dom
 look up), silent on whether the mailbox exists: only sending tells.
 """
 
-import functools
 import re
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from typing import Final
+
+from pipeline.domains import MAX_DOMAIN_CHARS, InvalidDomain, to_ascii
 
 LOCAL_MAX: Final = 64
 """RFC 5321 §4.5.3.1.1, octets."""
@@ -17,9 +18,10 @@ ADDRESS_MAX: Final = 254
 TEXT_MAX: Final = 998
 """RFC 5322 §2.1.1's longest line; no client shows more."""
 
+_NO_DOMAIN: Final = "not a domain name after the @"
+
 # RFC 5322 §3.2.3's dot-atom. Quoted local parts are legal and nobody's: they are mostly attacks.
 _LOCAL: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
-_LABEL: Final = re.compile(r"[^\W_](?:[\w-]*[^\W_])?")
 
 # Whatever str.splitlines (with which Python's email package folds headers) takes for a line break
 # is here, tabs are not: they are blanks in a header.
@@ -28,16 +30,32 @@ _UNPRINTABLE: Final = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 def address_problem(address: str) -> str | None:
     """What keeps mail from being sent to ``address``; None if nothing does."""
+    # Size first: everything below takes more time the longer the text is.
+    if len(address) > LOCAL_MAX + 1 + MAX_DOMAIN_CHARS:
+        return f"more than {ADDRESS_MAX} octets"
     local, at, domain = address.rpartition("@")
     if not at or not local or not domain:
         return "not an email address"
+    return _local_problem(local) or _domain_problem(domain, local)
+
+
+def _local_problem(local: str) -> str | None:
     if len(local.encode("utf-8", "surrogatepass")) > LOCAL_MAX:
         return f"more than {LOCAL_MAX} octets before the @"
     if not _LOCAL.fullmatch(local) or _UNPRINTABLE.search(_decoded(local)):
         return "characters before the @ that can't be taken"
-    ascii_domain = _ascii(domain)
-    if ascii_domain is None:
-        return "not a domain name after the @"
+    return None
+
+
+def _domain_problem(domain: str, local: str) -> str | None:
+    try:
+        ascii_domain = to_ascii(domain)
+    except InvalidDomain as error:
+        return _NO_DOMAIN if domain.isascii() else f"{_NO_DOMAIN}: {error}"
+    labels = ascii_domain.split(".")
+    # One label can't be looked up from elsewhere; an address literal without its brackets is no name: 192.0.2.1.
+    if len(labels) < 2 or labels[-1].isdecimal():
+        return _NO_DOMAIN
     if len(local) + 1 + len(ascii_domain) > ADDRESS_MAX:
         return f"more than {ADDRESS_MAX} octets"
     return None
@@ -45,10 +63,11 @@ def address_problem(address: str) -> str | None:
 
 def text_problem(text: str) -> str | None:
     """What keeps ``text`` from standing in a header; None if nothing does."""
-    if _UNPRINTABLE.search(text) or _UNPRINTABLE.search(_decoded(text)):
-        return "a line break or control character"
+    # Size first: decoding RFC 2047's words is quadratic in their number.
     if len(text) > TEXT_MAX:
         return f"more than {TEXT_MAX} characters"
+    if _UNPRINTABLE.search(text) or _UNPRINTABLE.search(_decoded(text)):
+        return "a line break or control character"
     return None
 
 
@@ -60,17 +79,3 @@ def _decoded(text: str) -> str:
         return str(make_header(decode_header(text)))
     except (HeaderParseError, LookupError, ValueError):
         return ""
-
-
-@functools.lru_cache(maxsize=10_000)
-def _ascii(domain: str) -> str | None:
-    """The domain as DNS knows it (A-labels), None if it is no fully qualified name."""
-    labels = domain.split(".")
-    if len(labels) < 2 or not all(_LABEL.fullmatch(label) for label in labels):
-        return None
-    try:
-        encoded = domain.encode("idna").decode()
-    except UnicodeError:
-        return None
-    # An address literal without its brackets: 192.0.2.1.
-    return None if labels[-1].isdecimal() else encoded

@@ -86,6 +86,11 @@ _FILTERS: Final = (
 )
 
 
+MAX_AGENT_CHARS: Final = 1_000
+MAX_ADDRESS_CHARS: Final = 64
+"""An IPv6 address has 45 at most; what follows a % may be of any length."""
+
+
 def _ranges(networks: tuple[str, ...]) -> dict[int, list[tuple[int, int]]]:
     """By version: first and last address of each, in order."""
     found: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
@@ -97,10 +102,16 @@ def _ranges(networks: tuple[str, ...]) -> dict[int, list[tuple[int, int]]]:
 _SPANS: Final = _ranges(_FILTERS)
 
 
-@functools.lru_cache(maxsize=4096)
 def machine_reason(user_agent: str) -> str:
-    """Why this user agent is a machine; empty for a human's, and for what can't be told."""
-    agent = user_agent.strip()
+    """Return why this user agent is a machine; empty for a human's, and for what can't be told.
+
+    Its beginning decides: names come first, and what is longer is somebody's attempt to fill the memory.
+    """
+    return _machine_reason(user_agent[:MAX_AGENT_CHARS].strip())
+
+
+@functools.lru_cache(maxsize=4096)
+def _machine_reason(agent: str) -> str:
     if agent in _EXACTLY:
         return _EXACTLY[agent]
     if _HUMAN.search(agent):
@@ -108,9 +119,13 @@ def machine_reason(user_agent: str) -> str:
     return next((reason for reason, pattern in _TABLE if pattern.search(agent)), "")
 
 
-@functools.lru_cache(maxsize=4096)
 def network_reason(address: str) -> str:
-    """Why whoever asks from this address is a machine; empty for what can't be told. The address is kept nowhere."""
+    """Return why whoever asks from this address is a machine; empty for what can't be told. It is kept nowhere."""
+    return _network_reason(address) if len(address) <= MAX_ADDRESS_CHARS else ""
+
+
+@functools.lru_cache(maxsize=4096)
+def _network_reason(address: str) -> str:
     try:
         where = ipaddress.ip_address(address)
     except ValueError:

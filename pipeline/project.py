@@ -20,7 +20,7 @@ from pipeline.following import follow
 from pipeline.kafka import consumer
 from pipeline.lane import Lane, Patience
 from pipeline.settings import Settings
-from pipeline.signing import Signer, hash_address
+from pipeline.signing import Signer, hash_address, old_hash_of
 from pipeline.ticks import Ticker
 from projections import suppressions, templates
 from projections.sink import Sink
@@ -37,7 +37,14 @@ def group(settings: Settings) -> str:
 def make_sink(settings: Settings) -> Sink:
     """The live sink."""
     signer = Signer(settings.secret.get_secret_value(), "address")
-    return Sink(functools.partial(hash_address, signer), crash_point)
+    old = functools.partial(_old_digest, signer)
+    return Sink(functools.partial(hash_address, signer), crash_point, old_hash_address=old)
+
+
+def _old_digest(signer: Signer, address: str) -> bytes:
+    """Return the hash of earlier versions, today's where it is the same."""
+    old = old_hash_of(signer, address)
+    return hash_address(signer, address) if old is None else old.digest
 
 
 async def run(rt: Runtime) -> None:

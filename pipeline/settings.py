@@ -65,10 +65,29 @@ class Settings(BaseSettings):
         0.0, ge=0, description="Messages per second and tenant, a second's burst allowed; 0 is no limit."
     )
     body_max: int = Field(64_000_000, ge=1024, description="Bytes of a request body; more is a 413.")
+    body_memory: int = Field(
+        256_000_000,
+        ge=1_000_000,
+        description="Bytes of request bodies that a gateway has in hand at once, unzipped ones included; who finds no "
+        "room within two seconds gets a 503. Twice the largest body at least.",
+    )
+    http_connections: int = Field(
+        4096, ge=1, description="HTTP connections at once, per gateway; the one that waited longest makes room."
+    )
+    http_connections_per_address: int = Field(
+        512,
+        ge=1,
+        description="HTTP connections of one address (IPv6: of one /64 network), or requests that a trusted proxy "
+        "has in hand for it.",
+    )
+    http_head_timeout: float = Field(10.0, gt=0, description="Seconds in which a request's headers must come.")
+    http_body_timeout: float = Field(60.0, gt=0, description="Seconds in which a request's body must come.")
+    http_idle_timeout: int = Field(30, ge=1, description="Seconds until an idle HTTP connection is closed.")
     trusted_proxies: tuple[str, ...] = Field(
         (),
         description='Networks of proxies before the gateway, JSON list such as `["10.0.0.0/8"]`: from them alone '
-        "`X-Forwarded-For` is believed, which says whether a security scanner's network opened or clicked.",
+        "`X-Forwarded-For` is believed. It says whose requests are counted together, and whether a security scanner's "
+        "network opened or clicked.",
     )
     metrics_key: SecretStr = Field(
         SecretStr(""),

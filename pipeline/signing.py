@@ -6,14 +6,21 @@ Purposes never share a key: a token made for a pixel can't pass as a cursor.
 import base64
 import hashlib
 import hmac
+import unicodedata
 from typing import Final
 
 from cryptography.fernet import Fernet, InvalidToken
 
+from pipeline.domains import InvalidDomain, to_ascii, to_unicode
 from pipeline.errors import BadSettings
+from projections.suppressing import OldHash
 
 TAG_BYTES: Final = 16
 """128 bits: nobody guesses it, and it keeps links short."""
+
+
+MAX_KEY_CHARS: Final = 2_000
+"""Longer than any address: such a text is only lowered, never decomposed."""
 
 
 class Signer:
@@ -41,12 +48,41 @@ def signers(secret: str, previous: str, purpose: str) -> tuple[Signer, ...]:
 
 
 def hash_address(signer: Signer, address: str) -> bytes:
-    """The keyed hash under which an address is suppressed.
+    """Return the keyed hash under which an address is suppressed.
 
     The domain has no case (RFC 5321 §2.4); the local part in practice has none either, and a
     suppression that misses `Anna@` after `anna@` bounced would be worse than the exception.
     """
-    return signer.digest(address.strip().casefold().encode("utf-8", "surrogatepass"))
+    return signer.digest(_key(address).encode("utf-8", "surrogatepass"))
+
+
+def old_hash_of(signer: Signer, address: str) -> OldHash | None:
+    """Return the hash under which earlier versions knew an address; None where it is the same.
+
+    They took the domain as it was spelled, here: with U-labels, as most people do. They folded case as Unicode does:
+    ß became ss, so that two domains had one key.
+    """
+    key = _key(address)
+    local, at, domain = key.rpartition("@")
+    folded = (local + at + to_unicode(domain)).casefold()
+    if folded == key:
+        return None
+    shared = _key(folded) != key
+    return OldHash(signer.digest(folded.encode("utf-8", "surrogatepass")), shared=shared)
+
+
+def _key(address: str) -> str:
+    """Return an address's one spelling: NFC, lower case, the domain with A-labels; as it is where it is too long."""
+    text = address.strip()
+    if len(text) > MAX_KEY_CHARS:
+        return text.lower()
+    local, at, domain = unicodedata.normalize("NFC", text).lower().rpartition("@")
+    # Upper case may compose differently from lower case; a second pass makes the spelling final.
+    local = unicodedata.normalize("NFC", local)
+    try:
+        return local + at + to_ascii(text.rpartition("@")[2])
+    except InvalidDomain:
+        return local + at + unicodedata.normalize("NFC", domain)
 
 
 def seal(secret: str, plain: str) -> bytes:

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from pipeline import admin
 from pipeline.bootstrap import Runtime
 from pipeline.correlate.looking import SQL as CORRELATION
 from pipeline.lagging import Look, behind, look
@@ -77,6 +78,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     stopped: list[Stopped]
     parked: Parked
     dead_letters: int
+    insecure_destinations: tuple[str, ...] = ()
+    """Tenant/brand of those whose key travels over plain http."""
 
 
 async def snapshot(rt: Runtime) -> Snapshot:
@@ -92,6 +95,8 @@ async def snapshot(rt: Runtime) -> Snapshot:
         jobs = [Jobs(*row) for row in await rows("jobs_by_state")]
         stopped = [Stopped(*row) for row in await rows("paused_lanes")]
         [(waiting, oldest)] = await rows("parked", CORRELATION)
+    destinations = await admin.rows(rt.pool, "list_destinations")
+    insecure = tuple(f"{tenant}/{brand}" for tenant, brand, url, _ in destinations if admin.travels_open(url))
     lags = [_lag("worker", topic, seen) for topic in (*FACTS, PROVIDER_WEBHOOKS)]
     lags += [_lag("dispatch", topic, seen) for topic in (SEND_REQUESTS, PROVIDER_ACKS)]
     lags.append(_lag("correlation", UNCORRELATED_EVENTS, seen))
@@ -99,7 +104,7 @@ async def snapshot(rt: Runtime) -> Snapshot:
     lags.append(msgspec.structs.replace(_lag("project", EMAIL_CHANGES, seen), note=note))
     letters = sum(end - seen.beginnings[place] for place, end in seen.ends.items() if place[0] == DEAD_LETTERS.name)
     parked = Parked(waiting, None if oldest is None else dt.datetime.fromtimestamp(oldest / 1000, dt.UTC))
-    return Snapshot(lags, owed[0] if owed else None, jobs, stopped, parked, letters)
+    return Snapshot(lags, owed[0] if owed else None, jobs, stopped, parked, letters, insecure)
 
 
 def _lag(role: str, topic: Topic, seen: Look) -> Lag:

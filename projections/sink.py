@@ -53,6 +53,8 @@ class Sink(msgspec.Struct, frozen=True):
     crash_point: CrashPoint = _no_crash
     schema: str = "projections"
     live: bool = True
+    old_hash_address: HashAddress | None = None
+    """Under which earlier versions wrote evidence; it is taken back from there as well."""
 
     async def start(self, connection: Connection, partition: int, beginning: int, end: int, partitions: int = 1) -> int:
         """Where to read on. The first time ever that is the log's beginning, and debts are held until its end."""
@@ -68,7 +70,7 @@ class Sink(msgspec.Struct, frozen=True):
         """Write one run. Raises Moved, and writes nothing, where the offset was moved by somebody else."""
         async with connection.transaction():
             (rebuilding_to, through), rows = await self._read(connection, run)
-            made = step(run.changes, rows, self.hash_address, through)
+            made = step(run.changes, rows, self.hash_address, through, self.old_hash_address)
             held = rebuilding_to is not None and run.next_offset < rebuilding_to
             released = rebuilding_to is not None and not held
             async with connection.pipeline():

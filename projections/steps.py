@@ -81,18 +81,23 @@ def step(
     rows: Mapping[EmailId, Standing],
     hash_address: HashAddress,
     through: Millis = 0,
+    old_hash_address: HashAddress | None = None,
 ) -> Step:
-    """Apply ``run`` in order to ``rows``; ``through`` is the partition's time before it."""
+    """Apply ``run`` in order to ``rows``; ``through`` is the partition's time before it.
+
+    Evidence is written under ``hash_address`` and also taken back from under ``old_hash_address``.
+    """
     made = Step(through=through)
     for record in run:
         made.through = max(made.through, bigint(record.recorded_at))
         if isinstance(record, EmailChange):
             made.changed = made.through
-            _apply(made, record, made.standing.get(record.email_id) or rows.get(record.email_id), hash_address)
+            before = made.standing.get(record.email_id) or rows.get(record.email_id)
+            _apply(made, record, before, (hash_address, old_hash_address or hash_address))
     return made
 
 
-def _apply(made: Step, change: EmailChange, before: Standing | None, hash_address: HashAddress) -> None:
+def _apply(made: Step, change: EmailChange, before: Standing | None, hashes: tuple[HashAddress, HashAddress]) -> None:
     for applied in change.facts:
         _remember(made, change.email_id, applied)
     after = change.state if before is None else merge(before.state, change.state)
@@ -101,7 +106,7 @@ def _apply(made: Step, change: EmailChange, before: Standing | None, hash_addres
         return
     _stand(made, change, before, after)
     _owe(made, None if before is None else before.state, after)
-    _tell(made, None if before is None else before.state, after, hash_address)
+    _tell(made, None if before is None else before.state, after, hashes)
 
 
 def _stand(made: Step, change: EmailChange, before: Standing | None, after: EmailState) -> None:
@@ -135,11 +140,14 @@ def _owe(made: Step, before: EmailState | None, after: EmailState) -> None:
     }
 
 
-def _tell(made: Step, before: EmailState | None, after: EmailState, hash_address: HashAddress) -> None:
-    """What the email tells of its address that it didn't tell before, and what it takes back."""
+def _tell(made: Step, before: EmailState | None, after: EmailState, hashes: tuple[HashAddress, HashAddress]) -> None:
+    """Note what the email tells of its address that it did not tell before, and what it takes back."""
+    hash_address, old_hash_address = hashes
     told, tells = signs(before, hash_address), signs(after, hash_address)
     if told == tells:
         return
+    # An earlier version may have written what it told under its own hash.
+    made.evidence |= dict.fromkeys(signs(before, old_hash_address).keys() - told.keys())
     made.evidence |= dict.fromkeys(told.keys() - tells.keys())
     made.evidence |= {key: sign for key, sign in tells.items() if told.get(key) != sign}
 

@@ -26,6 +26,14 @@ AddressKey = tuple[str, str, bytes]
 """Tenant, brand, keyed hash of the address."""
 
 
+class OldHash(msgspec.Struct, frozen=True):
+    """The hash that older versions made of an address, where it differs from today's."""
+
+    digest: bytes
+    shared: bool
+    """Another address has this very hash today: only what was known before today's keys counts."""
+
+
 class Key(msgspec.Struct, frozen=True):
     """Which email tells what of which address."""
 

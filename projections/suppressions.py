@@ -10,7 +10,7 @@ import psycopg
 
 from projections.sql import Queries
 from projections.steps import bigint, text
-from projections.suppressing import AddressKey, Decided, Evidence, Rule, Why, latest, verdict
+from projections.suppressing import AddressKey, Decided, Evidence, OldHash, Rule, Why, latest, verdict
 from topics.record import EmailId, Millis
 from topics.registry import SUPPRESSIONS
 from topics.suppressions import Decision, Listed, Reason
@@ -24,6 +24,8 @@ ROUNDS: Final = 20
 """For one page: where next to all is lifted or forgiven, a page ends early and the next goes on."""
 
 Connection = psycopg.AsyncConnection[Any]
+OldHashes = Mapping[AddressKey, OldHash]
+_NONE: Final[OldHashes] = {}
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -60,21 +62,26 @@ class Page(msgspec.Struct, frozen=True):
 
 
 async def suppressed(
-    connection: Connection, keys: Sequence[AddressKey], rule: Rule, now: Millis
+    connection: Connection, keys: Sequence[AddressKey], rule: Rule, now: Millis, old: OldHashes = _NONE
 ) -> dict[AddressKey, Why]:
-    """Those of these that get nothing, and why."""
-    return {known.key: known.why for known in await look(connection, keys, rule, now) if known.why is not None}
+    """Return those of these keys that get nothing, and why; ``old``: hashes that count as well."""
+    return {known.key: known.why for known in await look(connection, keys, rule, now, old) if known.why is not None}
 
 
-async def look(connection: Connection, keys: Sequence[AddressKey], rule: Rule, now: Millis) -> list[Known]:
-    """All that is known of these."""
+async def look(
+    connection: Connection, keys: Sequence[AddressKey], rule: Rule, now: Millis, old: OldHashes = _NONE
+) -> list[Known]:
+    """Return all that is known of these keys; ``old``: hashes that count as well."""
     if not keys:
         return []
-    values = _columns(keys) | {"soft_since": rule.since(now)}
+    values = _hash_columns(keys, old) | {"soft_since": rule.since(now)}
     decisions, evidence = _sorted_out(await (await connection.execute(SQL["told"], values)).fetchall())
     since = rule.since(now)
-    found = [_known(key, decisions[number], evidence[number], rule, since) for number, key in enumerate(keys, start=1)]
-    return await _forgive(connection, found, rule, since)
+    found = [
+        _known(key, decisions[number], evidence.get(number, []), rule, since)
+        for number, key in enumerate(keys, start=1)
+    ]
+    return await _forgive(connection, found, rule, since, old)
 
 
 def _known(
@@ -84,11 +91,13 @@ def _known(
     return Known(key, decisions, evidence, why)
 
 
-async def _forgive(connection: Connection, found: list[Known], rule: Rule, since: Millis) -> list[Known]:
+async def _forgive(
+    connection: Connection, found: list[Known], rule: Rule, since: Millis, old: OldHashes
+) -> list[Known]:
     """Soft bounces count since the last email that arrived: asked only where they would be enough."""
     doubted = [nth for nth, known in enumerate(found) if known.why is not None and known.why.soft]
     if doubted:
-        values = _columns([found[nth].key for nth in doubted]) | {"soft_since": since}
+        values = _hash_columns([found[nth].key for nth in doubted], old) | {"soft_since": since}
         for number, arrived in await (await connection.execute(SQL["arrived"], values)).fetchall():
             known = found[doubted[number - 1]]
             later = max(since, arrived)
@@ -119,10 +128,14 @@ def _shown(why: Why, brand: str, asked: Asked) -> bool:
     return asked.brand is not None or why.brand == brand
 
 
-async def of_address(connection: Connection, tenant: str, address_hash: bytes, rule: Rule, now: Millis) -> list[Known]:
-    """Everything that is known of one address, brand by brand."""
-    rows = await (await connection.execute(SQL["keys_of"], {"tenant": tenant, "address_hash": address_hash})).fetchall()
-    return await look(connection, [(tenant, brand, found) for found, brand in rows], rule, now)
+async def of_address(
+    connection: Connection, tenant: str, address_hash: bytes, rule: Rule, now: Millis, *, old: OldHash | None = None
+) -> list[Known]:
+    """Return everything that is known of one address, brand by brand."""
+    values = {"tenant": tenant, "hashes": [address_hash, *([old.digest] if old else [])]}
+    rows = await (await connection.execute(SQL["keys_of"], values)).fetchall()
+    keys = [(tenant, brand, address_hash) for (brand,) in rows]
+    return await look(connection, keys, rule, now, dict.fromkeys(keys, old) if old else _NONE)
 
 
 async def listed(connection: Connection, keys: Sequence[AddressKey]) -> dict[AddressKey, tuple[Reason, str]]:
@@ -187,6 +200,16 @@ async def _keys(connection: Connection, asked: Asked, behind: Place) -> list[Add
     return [(asked.tenant, brand, address_hash) for address_hash, brand in rows]
 
 
+def _hash_columns(keys: Sequence[AddressKey], old: OldHashes) -> dict[str, Any]:
+    """Return one row for each hash of each key; rows of one key have one number, counted from 1."""
+    rows = [(*key, number, False) for number, key in enumerate(keys, start=1)]
+    for number, key in enumerate(keys, start=1):
+        if (other := old.get(key)) is not None:
+            rows.append((key[0], key[1], other.digest, number, other.shared))
+    columns = zip(*rows, strict=True)
+    return dict(zip(("tenants", "brands", "hashes", "numbers", "shared"), map(list, columns), strict=True))
+
+
 def _columns(keys: Sequence[AddressKey]) -> dict[str, Any]:
     tenants, brands, hashes = zip(*keys, strict=True) if keys else ((), (), ())
     return {"tenants": list(tenants), "brands": list(brands), "hashes": list(hashes)}
@@ -201,4 +224,9 @@ def _sorted_out(rows: Sequence[Sequence[Any]]) -> tuple[Mapping[int, list[Decide
             decisions[number].append(Decided(nth=nth, brand=brand, at=at, by=by, reason=known, note=note))
         else:
             evidence[number].append(Evidence(at, Reason(reason), EmailId(email_id), event_id))
-    return decisions, evidence
+    return decisions, {number: _each_once(found) for number, found in evidence.items()}
+
+
+def _each_once(evidence: Sequence[Evidence]) -> list[Evidence]:
+    """Return what each email told of each kind once: it may stand under the old hash and under today's."""
+    return list({(one.email_id, one.reason): one for one in sorted(evidence, key=lambda one: one.at)}.values())

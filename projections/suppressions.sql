@@ -1,15 +1,19 @@
 -- name: told
 -- All that bears on these addresses: decisions for the brand or for all of them, evidence of the brand. "offset 0"
 -- keeps the planner from joining whole tables: an index is asked for each address, whatever the statistics say. States
--- keep no event of an unsubscribe, so that is looked up.
+-- keep no event of an unsubscribe, so that is looked up. One number may have several hashes: today's, and the one that
+-- earlier versions made; where another address has that hash too, only what was known before today's keys counts.
 with asked as (
-    select * from unnest(%(tenants)b::text[], %(brands)b::text[], %(hashes)b::bytea[])
-        with ordinality as asked (tenant, brand, address_hash, number)
+    select tenant, brand, address_hash, number,
+        case when shared then coalesce((select changed_at from suppressions.key_change), 0) end as until
+    from unnest(%(tenants)b::text[], %(brands)b::text[], %(hashes)b::bytea[], %(numbers)b::int[], %(shared)b::bool[])
+        as asked (tenant, brand, address_hash, number, shared)
 )
 select asked.number, d.brand, d.nth, d.at, d.decided_by, d.reason, d.note, null::text as email_id, '' as event_id
 from asked cross join lateral (
     select * from suppressions.decisions
-    where tenant = asked.tenant and address_hash = asked.address_hash and brand in (asked.brand, '*') offset 0) as d
+    where tenant = asked.tenant and address_hash = asked.address_hash and brand in (asked.brand, '*')
+        and (asked.until is null or at <= asked.until) offset 0) as d
 union all
 select asked.number, asked.brand, null, e.at, '', e.reason, '', e.email_id::text, coalesce(nullif(e.event_id, ''), (
     select t.event_id from projections.timeline t where t.email_id = e.email_id and t.kind = 'unsubscribed'
@@ -17,14 +21,15 @@ select asked.number, asked.brand, null, e.at, '', e.reason, '', e.email_id::text
 from asked cross join lateral (
     select * from projections.evidence
     where tenant = asked.tenant and address_hash = asked.address_hash and brand = asked.brand
-        and (reason <> 'soft bounce' or at > %(soft_since)s) offset 0) as e
+        and (reason <> 'soft bounce' or at > %(soft_since)s) and (asked.until is null or at <= asked.until) offset 0) as e
 
 -- name: arrived
 -- When the last email of these brands that arrived at these addresses was sent. Asked of few: of those whose soft
 -- bounces would be enough. The history knows addresses as they were spelled, and so do the bounced emails.
 with asked as (
-    select * from unnest(%(tenants)b::text[], %(brands)b::text[], %(hashes)b::bytea[])
-        with ordinality as asked (tenant, brand, address_hash, number)
+    select * from unnest(
+        %(tenants)b::text[], %(brands)b::text[], %(hashes)b::bytea[], %(numbers)b::int[], %(shared)b::bool[]
+    ) as asked (tenant, brand, address_hash, number, shared)
 )
 select asked.number, max(h.sent_at)
 from asked cross join lateral (
@@ -65,10 +70,10 @@ order by address_hash limit %(limit)s
 
 -- name: keys_of
 -- The same of one address.
-select address_hash, brand from suppressions.decisions where tenant = %(tenant)s and address_hash = %(address_hash)s
+select brand from suppressions.decisions where tenant = %(tenant)s and address_hash = any(%(hashes)s)
 union
-select address_hash, brand from projections.evidence where tenant = %(tenant)s and address_hash = %(address_hash)s
-order by address_hash, brand
+select brand from projections.evidence where tenant = %(tenant)s and address_hash = any(%(hashes)s)
+order by brand
 
 -- name: listed
 -- Which of these are listed already, by a decision for this very brand that no later lift has ended. A lift for one

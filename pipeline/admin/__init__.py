@@ -7,6 +7,7 @@ from pipeline.admin.brands import (
     add_brand,
     add_destination,
     get_destination,
+    travels_open,
 )
 from pipeline.admin.providers import (
     KINDS,
@@ -48,4 +49,5 @@ __all__ = [
     "rows",
     "tenant_of_hash",
     "tenant_of_key",
+    "travels_open",
 ]

@@ -1,10 +1,14 @@
 """Through whom a tenant's brands send, and where their conversions go."""
 
 from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
 
 from pipeline.admin.asking import one, write
 from pipeline.database import Pool
 from pipeline.signing import seal, unseal
+
+LOCAL_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -56,3 +60,12 @@ async def get_destination(pool: Pool, tenant: str, brand: str, secret: str) -> D
         return None
     owner, name, url, sealed, user_id_integer = row
     return Destination(owner, name, url, unseal(secret, sealed), user_id_integer)
+
+
+def travels_open(url: str) -> bool:
+    """Return whether what is sent to this URL can be read on its way: http, and not to this very machine."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme == "http" and parts.hostname not in LOCAL_HOSTS

@@ -1,17 +1,22 @@
 """`mailfold tenants|keys|destinations`: what an operator decides, into Postgres and out."""
 
-from typing import Annotated
+import asyncio
+import socket
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 import typer
 
 from pipeline import admin
-from pipeline.commands.here import FROM, cell, console, credential, secret_of, table, with_pool
+from pipeline.commands.here import FROM, cell, console, credential, secret_of, settings, table, with_pool
+from pipeline.emit.guard import is_public
 from pipeline.errors import Refused
 
 tenants = typer.Typer(help="Who may send: a customer of this installation.", no_args_is_help=True)
 keys = typer.Typer(help="A tenant's API keys; only their hashes are kept.", no_args_is_help=True)
 destinations = typer.Typer(help="Where a brand's conversions go.", no_args_is_help=True)
+
+RESOLVE_TIMEOUT_S: Final = 5.0
 
 Tenant = Annotated[str, typer.Option(help="The tenant.")]
 BrandName = Annotated[str, typer.Option(help="The brand, as callers name it; `*` serves all without a row.")]
@@ -56,18 +61,24 @@ def revoke_key(name: str) -> None:
 @destinations.command("add")
 def add_destination(
     url: Annotated[str, typer.Argument(help="What Fast Track supplied; /email/conversion is added.")],
+    *,
     tenant: Tenant = "default",
     brand: BrandName = "*",
     key_env: Annotated[str, typer.Option(help=f"Its X-API-KEY: {FROM}.", metavar="NAME")] = "",
     user_id_integer: Annotated[
         bool, typer.Option("--user-id-integer", help="activity.user_id goes back as a number, the rest as it came.")
     ] = False,
+    insecure_http: Annotated[
+        bool, typer.Option("--insecure-http", help="Take an http URL: key and conversions are read by all on the way.")
+    ] = False,
 ) -> None:
     """Say where a brand's conversions go."""
-    _check_url(url)
+    _check_url(url, insecure_http=insecure_http)
     row = admin.Destination(tenant, brand, url.rstrip("/"), credential("X-API-KEY", key_env), user_id_integer)
     with_pool(lambda pool, settings: admin.add_destination(pool, row, secret_of(settings)))
     console().print(f"conversions of brand {brand} of {tenant} go to {row.url}/email/conversion", markup=False)
+    for line in _warnings(url):
+        typer.echo(f"warning: {line}", err=True)
 
 
 @destinations.command("list")
@@ -78,6 +89,8 @@ def list_destinations() -> None:
     for tenant, brand, url, integer in rows:
         shown.add_row(tenant, brand, url, "as a number" if integer else "as it came")
     console().print(shown)
+    if count := sum(admin.travels_open(row[2]) for row in rows):
+        typer.echo(f"warning: {count} over plain http: all on the way read the key; give an https URL", err=True)
 
 
 def _list(query: str, *columns: str) -> None:
@@ -87,9 +100,48 @@ def _list(query: str, *columns: str) -> None:
     console().print(shown)
 
 
-def _check_url(url: str) -> None:
-    parts = urlsplit(url)
+def _check_url(url: str, *, insecure_http: bool = False) -> None:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise Refused(f"{url}: not a URL: {error}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Refused(f"{url}: not an http or https URL")
     if parts.username or parts.query or parts.fragment:
         raise Refused(f"{url}: credentials, ? and # have no place here; the key has its own option")
+    if admin.travels_open(url) and not insecure_http:
+        raise Refused(f"{url}: not https, and its key travels there; --insecure-http takes it nevertheless")
+
+
+def _warnings(url: str) -> list[str]:
+    """Return what keeps conversions from this URL, as far as it can be seen from here."""
+    parts = urlsplit(url)
+    found = []
+    if admin.travels_open(url):
+        found.append("over plain http all on the way read the key")
+    if settings().allow_private_destinations:
+        return found
+    addresses = _resolved(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    if addresses is None:
+        found.append(f"{parts.hostname} can't be looked up from here")
+    elif not any(is_public(address) for address in addresses):
+        found.append(
+            f"{parts.hostname} leads to a private address, which the emitter refuses unless "
+            "MAILFOLD_ALLOW_PRIVATE_DESTINATIONS is set for it"
+        )
+    return found
+
+
+def _resolved(host: str, port: int) -> list[str] | None:
+    """Return a name's addresses; None where there is none in time."""
+
+    async def ask() -> list[str]:
+        async with asyncio.timeout(RESOLVE_TIMEOUT_S):
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return [str(address[0]) for *_, address in found]
+
+    try:
+        return asyncio.run(ask())
+    except (OSError, TimeoutError, UnicodeError):
+        return None

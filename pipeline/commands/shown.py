@@ -103,6 +103,8 @@ def snapshot(console: Console, seen: Snapshot) -> None:
     console.print(f"events parked, that name no email of ours yet: {seen.parked.count}{since}", highlight=False)
     colour = _BAD if seen.dead_letters else _GOOD
     console.print(f"dead letters on the log: [{colour}]{seen.dead_letters}[/]", highlight=False)
+    for name in seen.insecure_destinations:
+        console.print(f"[red]destination {escape(name)}[/] is plain http: all on the way read its key", highlight=False)
 
 
 def _open_jobs(console: Console, seen: Snapshot) -> None:

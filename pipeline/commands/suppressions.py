@@ -20,8 +20,8 @@ from pipeline.bootstrap import Runtime, runtime
 from pipeline.commands.here import console, settings, table
 from pipeline.errors import NotFound, Refused
 from pipeline.suppressions import reading, shown
-from pipeline.suppressions.asking import Asking
-from pipeline.suppressions.deciding import Deciding, Report, Wish, address_hash
+from pipeline.suppressions.asking import Asking, SuppressionQuestion
+from pipeline.suppressions.deciding import Deciding, Report, Wish, named_address
 from pipeline.suppressions.shown import Account, Entry, Form
 from pipeline.waiting import clock
 from projections.suppressing import stored
@@ -164,7 +164,7 @@ async def _remove(rt: Runtime, wish: Wish, names: Sequence[str]) -> tuple[list[i
     unknown, waiting = [], False
     for number, name in enumerate(names, start=1):
         try:
-            waiting |= not await deciding.lift(wish, address_hash(asking, name))
+            waiting |= not await deciding.lift(wish, named_address(asking, name))
         except NotFound:
             unknown.append(number)
     return unknown, waiting
@@ -173,11 +173,11 @@ async def _remove(rt: Runtime, wish: Wish, names: Sequence[str]) -> tuple[list[i
 async def _accounts(asking: Asking, tenant: str, brand: str | None, names: Sequence[str]) -> list[Account]:
     found = []
     for name in names:
-        hashed = address_hash(asking, name)
-        known = await asking.of_address(tenant, hashed)
+        named = named_address(asking, name)
+        known = await asking.of_address(tenant, named)
         if brand is not None:
-            known = await asking.look([(tenant, stored(brand), hashed)])
-        found.append(shown.account(hashed, known))
+            known = await asking.look([SuppressionQuestion((tenant, stored(brand), named.hash), named.old)])
+        found.append(shown.account(named.hash, known))
     return found
 
 

@@ -17,6 +17,7 @@ from typing import Final
 
 from pipeline.content.letter import Headers, Letter
 from pipeline.content.text import text_of
+from pipeline.domains import InvalidDomain, to_ascii
 from topics.contents import Attachment, Content
 from topics.record import Millis
 from topics.requests import Mailbox, SendRequest
@@ -86,13 +87,13 @@ def needs_smtputf8(*addresses: str) -> bool:
 
 
 def on_the_wire(address: str) -> str:
-    """The address with its domain in ASCII (RFC 5890), so that most need no SMTPUTF8."""
+    """Return the address with its domain in ASCII, so that most need no SMTPUTF8; unchanged where it is no domain."""
     local, at, domain = _CONTROLS.sub("", address).strip().rpartition("@")
     if domain.isascii():
         return local + at + domain
     try:
-        return local + at + domain.encode("idna").decode("ascii")
-    except UnicodeError:
+        return local + at + to_ascii(domain)
+    except InvalidDomain:
         return local + at + domain
 
 

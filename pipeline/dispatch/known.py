@@ -7,8 +7,7 @@ from pipeline.dispatch.intake import SQL
 from pipeline.outbox.coalesce import Coalesced
 from pipeline.outbox.remember import Remembered
 from pipeline.routing.ways import Way, get_way
-from pipeline.suppressions.asking import Asking
-from projections.suppressing import AddressKey
+from pipeline.suppressions.asking import Asking, SuppressionQuestion
 from topics.record import EmailId
 from topics.requests import SendRequest
 
@@ -22,7 +21,7 @@ class Known:
         self._asking = Asking(rt)
         self._ways: Remembered[tuple[str, str], Way] = Remembered(lambda key: get_way(rt.pool, *key, secret))
         self._providers: Remembered[str, Provider] = Remembered(lambda name: admin.get_provider(rt.pool, name, secret))
-        self._suppressed: Coalesced[AddressKey, str] = Coalesced(self._ask_suppressed)
+        self._suppressed: Coalesced[SuppressionQuestion, str] = Coalesced(self._ask_suppressed)
         self._sent: Coalesced[str, bool] = Coalesced(self._ask_sent)
 
     async def way(self, request: SendRequest) -> Way:
@@ -35,7 +34,7 @@ class Known:
 
     async def suppressed(self, request: SendRequest) -> str:
         """Why its brand doesn't write to this address; empty: it does."""
-        return await self._suppressed.get(self._asking.key(request.tenant, request.brand, request.recipient))
+        return await self._suppressed.get(self._asking.question(request.tenant, request.brand, request.recipient))
 
     async def sent(self, email_id: EmailId) -> bool:
         """Whether its own events tell that it was sent."""
@@ -47,6 +46,6 @@ class Known:
         found = {email_id for (email_id,) in rows}
         return {email_id: email_id in found for email_id in email_ids}
 
-    async def _ask_suppressed(self, keys: set[AddressKey]) -> dict[AddressKey, str]:
-        found = await self._asking.suppressed(list(keys))
-        return {key: found[key].words if key in found else "" for key in keys}
+    async def _ask_suppressed(self, questions: set[SuppressionQuestion]) -> dict[SuppressionQuestion, str]:
+        found = await self._asking.suppressed(list(questions))
+        return {asked: found[asked.key].words if asked.key in found else "" for asked in questions}

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.gateway import (
     batch,
+    bodies,
     docs,
     email_v1,
     extrahorizon,
@@ -72,6 +73,7 @@ def make_app(world: World) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
     )
+    app.state.bodies = bodies.BodyLimits(world.memory, world.rt.settings.http_body_timeout, world.callers.site)
     problems.install(app, SHAPES)
     dialects = (batch, email_v1, extrahorizon, oauth, freshmail)
     for surface in (*dialects, templates, suppressions, unsubscribe, webhooks, inbound, ops):
@@ -105,4 +107,7 @@ class Observed:
                 self._metrics.seconds.labels(surface).observe(time.perf_counter() - started)
             await send(message)
 
-        await self._app(scope, receive, observed)
+        try:
+            await self._app(scope, receive, observed)
+        finally:
+            bodies.release(scope)

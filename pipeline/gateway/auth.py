@@ -7,6 +7,7 @@ from fastapi import Request
 
 from pipeline import admin
 from pipeline.bootstrap import Runtime
+from pipeline.gateway.bodies import OWNER
 from pipeline.gateway.cache import Cache
 from pipeline.gateway.fair_threads import CALLER
 from pipeline.gateway.problems import Problem
@@ -36,6 +37,7 @@ class Authenticate:
         if tenant is None:
             raise _unauthorized("the API key is unknown or revoked")
         CALLER.set(tenant.tenant)
+        request.scope[OWNER] = f"tenant {tenant.tenant}"
         return tenant
 
 

@@ -1,32 +1,57 @@
-"""A request's stream -> its body's bytes, bounded in size and time before it is read, unzipped likewise."""
+"""A request's stream -> its body's bytes, bounded in size, time and memory before it is read, unzipped likewise."""
 
 import asyncio
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import msgspec
 from fastapi import Request
 from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
 from pipeline.errors import Refused
+from pipeline.gateway.memory import BodyMemory, BodyShare
 from pipeline.gateway.problems import Problem
 
 T = TypeVar("T")
 
-PATIENCE_S: Final = 60.0
-"""For a whole body: a sender that trickles holds a connection and memory."""
+BODY_TIMEOUT_S: Final = 60.0
+"""For a whole body, where no setting says otherwise: a sender that trickles holds a connection and memory."""
+STEP_BYTES: Final = 4_000_000
+"""Unzipped at once, in a thread; room for it is found before."""
+OWNER: Final = "mailfold.owner"
+"""In a request's scope: who holds its body's bytes, once that is known; the address it came from until then."""
+_SHARE: Final = "mailfold.body_share"
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _DRAIN_S: Final = 1.0
 
 
+@dataclass(frozen=True)
+class BodyLimits:
+    """What one gateway grants; it lies in the application's state."""
+
+    memory: BodyMemory
+    timeout_s: float
+    address: Callable[[Scope], str]
+    """Where a request comes from."""
+
+
+def release(scope: Scope) -> None:
+    """Give back the room that a request's body took; called when the request has ended."""
+    share = scope.pop(_SHARE, None)
+    if isinstance(share, BodyShare):
+        share.end()
+
+
 async def read_body(request: Request, limit: int) -> bytes:
-    """The body as it was meant. Raises Problem: 400, 408, 413 or 415."""
+    """Return the body as it was meant. Raise Problem: 400, 408, 413, 415 or 503."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip"):
         raise Problem(415, "only gzip, or none", "Content-Encoding", {"Accept-Encoding": "gzip, identity"})
     raw = await read_raw(request, limit)
-    return raw if encoding == "identity" else await asyncio.to_thread(unzip, raw, limit)
+    return raw if encoding == "identity" else await _unzipped(request, raw, limit)
 
 
 def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
@@ -40,40 +65,115 @@ def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
 
 
 async def read_raw(request: Request, limit: int) -> bytes:
-    """The body as it came. Raises Problem: 400, 408 or 413."""
+    """Return the body as it came. Raise Problem: 400, 408, 413 or 503."""
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise await _too_large(request, limit)
+    if declared.isdecimal() and len(declared) < 20 and int(declared) > limit:
+        raise await _after_draining(request, limit, _too_large(limit))
+    limits = _limits(request)
+    timeout_s = limits.timeout_s if limits else BODY_TIMEOUT_S
     body = bytearray()
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(timeout_s):
             async for piece in request.stream():
                 body += piece
                 if len(body) > limit:
-                    raise await _too_large(request, limit)
+                    raise await _after_draining(request, limit, _too_large(limit))
+                if piece and not await _take(request, len(piece)):
+                    raise await _after_draining(request, limit, _no_room())
     except TimeoutError:
-        raise Problem(408, f"the body took over {PATIENCE_S:.0f} s", "body", {"Connection": "close"}) from None
+        raise Problem(408, f"the body took over {timeout_s:g} s", "body", {"Connection": "close"}) from None
     except ClientDisconnect:
         raise Problem(400, "the body ended early", "body") from None
     return bytes(body)
 
 
+class _Gunzip:
+    """Unzips piece by piece, but never more than ``limit`` bytes: a few kB can hold gigabytes."""
+
+    def __init__(self, raw: bytes, limit: int) -> None:
+        self._inflate = zlib.decompressobj(_GZIP)
+        self._rest = raw
+        self._limit = limit
+        self.size = 0
+
+    def step(self, most: int) -> bytes:
+        """Return up to ``most`` bytes more; empty at the end. Raise Problem: 400 or 413."""
+        if self._inflate.eof:
+            return b""
+        try:
+            piece = self._inflate.decompress(self._rest, most)
+        except zlib.error:
+            raise Problem(400, "not gzip", "body") from None
+        self._rest = self._inflate.unconsumed_tail
+        self.size += len(piece)
+        if self.size > self._limit:
+            raise Problem(413, f"over {self._limit} bytes when unzipped", "body")
+        return piece
+
+    def check_end(self) -> None:
+        """Raise Problem 400 unless it ended where it should."""
+        if not self._inflate.eof or self._inflate.unused_data:
+            raise Problem(400, "gzip that is cut off, or followed by something else", "body")
+
+
 def unzip(raw: bytes, limit: int) -> bytes:
-    """Gunzip, but never more than ``limit`` bytes: a few kB can hold gigabytes."""
-    inflate = zlib.decompressobj(_GZIP)
-    try:
-        body = inflate.decompress(raw, limit + 1)
-    except zlib.error:
-        raise Problem(400, "not gzip", "body") from None
-    if len(body) > limit:
-        raise Problem(413, f"over {limit} bytes when unzipped", "body")
-    if not inflate.eof or inflate.unused_data:
-        raise Problem(400, "gzip that is cut off, or followed by something else", "body")
+    """Gunzip, but never more than ``limit`` bytes. Raise Problem: 400 or 413."""
+    gunzip = _Gunzip(raw, limit)
+    body = gunzip.step(limit + 1)
+    gunzip.check_end()
     return body
 
 
-async def _too_large(request: Request, limit: int) -> Problem:
-    """The 413. The connection ends with it; but one that is reset while it sends never reads why.
+async def _unzipped(request: Request, raw: bytes, limit: int) -> bytes:
+    """Gunzip step by step off the loop, each with room found beforehand; give back the room of ``raw``."""
+    gunzip, pieces = _Gunzip(raw, limit), []
+    while True:
+        most = min(STEP_BYTES, limit + 1 - gunzip.size)
+        if not await _take(request, most):
+            raise _no_room()
+        piece = await asyncio.to_thread(gunzip.step, most)
+        _give_back(request, most - len(piece))
+        if not piece:
+            break
+        pieces.append(piece)
+    gunzip.check_end()
+    _give_back(request, len(raw))
+    return pieces[0] if len(pieces) == 1 else await asyncio.to_thread(b"".join, pieces)
+
+
+def _limits(request: Request) -> BodyLimits | None:
+    """Return the application's limits; an application of a test's own may have none."""
+    found = getattr(request.app.state, "bodies", None)
+    return found if isinstance(found, BodyLimits) else None
+
+
+async def _take(request: Request, size: int) -> bool:
+    limits = _limits(request)
+    if limits is None:
+        return True
+    share = request.scope.get(_SHARE)
+    if share is None:
+        owner = request.scope.get(OWNER) or f"address {limits.address(request.scope)}"
+        share = request.scope[_SHARE] = limits.memory.share(owner)
+    return bool(await share.take(size))
+
+
+def _give_back(request: Request, size: int) -> None:
+    if (share := request.scope.get(_SHARE)) is not None:
+        share.give_back(size)
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(413, f"over {limit} bytes", "body", {"Connection": "close"})
+
+
+def _no_room() -> Problem:
+    headers = {"Connection": "close", "Retry-After": "2"}
+    return Problem(503, "too many bytes of other requests in hand; send it again", "body", headers)
+
+
+async def _after_draining(request: Request, limit: int, problem: Problem) -> Problem:
+    """Return the problem. The connection ends with it; but one that is reset while it sends never reads why.
 
     So a moment's worth is read and thrown away, no more than the limit once again.
     """
@@ -86,4 +186,4 @@ async def _too_large(request: Request, limit: int) -> Problem:
                     break
     except (TimeoutError, ClientDisconnect, RuntimeError):
         pass
-    return Problem(413, f"over {limit} bytes", "body", {"Connection": "close"})
+    return problem

@@ -11,6 +11,8 @@ from typing import Any, Final
 import msgspec
 
 AGENT_MAX: Final = 500
+IPV6_SITE_BITS: Final = 64
+"""One site has as many IPv6 addresses as it likes; all of them count as one."""
 # What browsers say when they fetch what nobody has asked for yet. https://wicg.github.io/nav-speculation/prefetch.html
 # and, before it had one name, https://lionralfs.dev/blog/exploring-the-usage-of-prefetch-headers/
 _AHEAD: Final = frozenset({b"sec-purpose", b"purpose", b"x-purpose", b"x-moz"})
@@ -47,6 +49,19 @@ class Callers:
         peer = scope["client"][0] if scope.get("client") else ""
         return Caller(agent[:AGENT_MAX].decode("latin-1"), self._address(peer, forwarded), ahead)
 
+    def is_trusted(self, peer: str) -> bool:
+        """Return whether whoever connects from here is a proxy of ours, which speaks for others."""
+        return self._ours(peer)
+
+    def address(self, scope: Any) -> str:
+        """Return the address that a request (an ASGI scope) comes from."""
+        forwarded = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        return self._address(scope["client"][0] if scope.get("client") else "", forwarded)
+
+    def site(self, scope: Any) -> str:
+        """Return what a request is counted by: its address, or its network where that is IPv6."""
+        return site_of(self.address(scope))
+
     def _address(self, peer: str, forwarded: list[bytes]) -> str:
         if not self._trusted or not forwarded:
             return peer
@@ -67,6 +82,19 @@ class Callers:
         return any(where in network for network in self._trusted)
 
 
+def site_of(address: str) -> str:
+    """Return what an address is counted by: itself, or its network where it is IPv6."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((int(parsed), IPV6_SITE_BITS), strict=False))
+
+
 def _parsed(hop: str) -> str | None:
     """An address with or without port and brackets; None for `unknown`, names and nonsense."""
     text = hop.strip()
@@ -75,7 +103,8 @@ def _parsed(hop: str) -> str | None:
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        address = ipaddress.ip_address(text)
+        # The zone of a link-local address (RFC 6874) may have any length and means nothing here.
+        address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return None
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None

@@ -219,8 +219,11 @@ class Surface:
         picture = not _wants_json(request.headers.get("accept", ""))
         try:
             email_id = tokens.read_pixel_token(self._world.signer, tracking_hash)
-            event = self._event(request, email_id, picture=picture)
-            self._world.notes.put(lambda: event)
+            if self._world.hits.allows(DIALECT, email_id):
+                event = self._event(request, email_id, picture=picture)
+                self._world.notes.put(lambda: event)
+            else:
+                self._world.metrics.tracked_over_limit.labels(EventKind.OPENED.value).inc()
         except Forged:
             self._world.metrics.forged.labels("extrahorizon").inc()
             if not picture:

@@ -33,9 +33,18 @@ class Metrics:
         self.messages = self._counter("messages", "Messages handed in, by what was answered.", "outcome")
         self.appends = self._counter("appends", "Records appended, by topic and whether confirmed.", "topic", "result")
         self.forged = self._counter("forged", "Tokens and webhooks that aren't ours or are stale.", "surface")
+        self.refused = self._counter(
+            "http_refused",
+            "Connections and requests that were not taken: address, connections, evicted, head, slow, memory.",
+            "why",
+        )
         self.tracked = self._counter(
             "tracked", "Opens and clicks heard, by who they are from: human, or why a machine.", "event", "by"
         )
+        self.tracked_over_limit = self._counter(
+            "tracked_over_limit", "Opens and clicks answered and not recorded: too many of one link.", "event"
+        )
+        self.body_bytes = self.gauge("http_body_bytes", "Bytes of request bodies in hand.")
         self.notes = self.gauge("notes_waiting", "Opens and clicks answered and not yet written down.")
         self.webhooks = self._counter("webhooks", "Providers' webhooks, by what was answered.", "provider", "outcome")
         self.spooled = self._counter("spooled", "Opens and clicks written to the local spool.")

@@ -18,7 +18,7 @@ from pipeline.dialects.extrahorizon import Trouble
 from pipeline.errors import Forged, Refused
 from pipeline.gateway import access
 from pipeline.gateway.auth import BOUND, REMEMBERED_S, given_key
-from pipeline.gateway.bodies import read_body
+from pipeline.gateway.bodies import OWNER, read_body
 from pipeline.gateway.cache import Cache
 from pipeline.gateway.fair_threads import CALLER
 from pipeline.gateway.problems import Problem
@@ -113,6 +113,7 @@ class Callers:
         if tenant is None:
             raise Trouble(117, "the access token is unknown, or its API key is revoked")
         CALLER.set(tenant.tenant)
+        request.scope[OWNER] = f"tenant {tenant.tenant}"
         return tenant
 
     async def grant(self, asked: Asked) -> Tokens:

@@ -16,6 +16,8 @@ from topics.webhooks import RawWebhook
 
 BODY_MAX: Final = MAX_RECORD_BYTES - 20_000
 """Of a record, headers and the rest take their part."""
+LARGE_MAX: Final = 16_000_000
+"""SparkPost's and Mandrill's batches are the largest; a form's are half as large again as what they say."""
 HEADERS_MAX: Final = 16_000
 _TOLD: Final = re.compile(r"x-|svix-|webhook-|content-type$|mailtrap-|signature$")
 """What a provider says in headers: its own, Standard Webhooks' (https://www.standardwebhooks.com), the type."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import socket
 from collections.abc import Iterator
 from typing import Final
@@ -13,6 +14,7 @@ import uvicorn
 from pipeline.bootstrap import Runtime
 from pipeline.errors import BadSettings, LogUnavailable
 from pipeline.gateway.app import make_app
+from pipeline.gateway.connections import ConnectionGuard, ConnectionLimits, protocol_class
 from pipeline.gateway.fair_threads import FairThreads
 from pipeline.gateway.visits import Connector
 from pipeline.gateway.world import World, make_world
@@ -20,6 +22,8 @@ from pipeline.inbound.listener import listening
 
 GRACE_S: Final = 6
 """For requests in hand when told to stop; a batch has one append_timeout (5 s)."""
+RESERVED_FILES: Final = 200
+"""Open files that are no HTTP connections: SMTP, Kafka, Postgres, the spool."""
 PORT_FILE: Final = "gateway.port"
 THREADS: Final = min(32, (os.cpu_count() or 1) + 4)
 """As many as asyncio's own pool would have."""
@@ -46,7 +50,7 @@ async def serve(rt: Runtime, connector: Connector) -> None:
     server = Server(
         uvicorn.Config(
             make_app(world),
-            http="httptools",
+            http=protocol_class(_guard(rt, world)),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -54,7 +58,7 @@ async def serve(rt: Runtime, connector: Connector) -> None:
             server_header=False,
             proxy_headers=False,  # whoever connects is whom /metrics is answered to
             timeout_graceful_shutdown=GRACE_S,
-            timeout_keep_alive=30,
+            timeout_keep_alive=rt.settings.http_idle_timeout,
         )
     )
     with _listen(rt) as listener:
@@ -62,6 +66,27 @@ async def serve(rt: Runtime, connector: Connector) -> None:
             await _serve(rt, world, server, listener)
     if rt.log.dead and not rt.stop.is_set():
         raise LogUnavailable("the producer gave up, nothing could be taken any more")
+
+
+def _guard(rt: Runtime, world: World) -> ConnectionGuard:
+    """Return the limits of this gateway's connections: what is set, within what the system grants."""
+    settings = rt.settings
+    files = _files(settings.http_connections + RESERVED_FILES)
+    most = max(min(settings.http_connections, files - RESERVED_FILES), 1)
+    if most < settings.http_connections:
+        log.warning("fewer connections than MAILFOLD_HTTP_CONNECTIONS: files=%d connections=%d", files, most)
+    limits = ConnectionLimits(most, settings.http_connections_per_address, settings.http_head_timeout)
+    return ConnectionGuard(limits, world.callers, world.metrics.refused)
+
+
+def _files(wanted: int) -> int:
+    """Return how many files may be open, after raising that to ``wanted`` where the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY in (soft, hard) or soft >= wanted:
+        return wanted
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 async def _serve(rt: Runtime, world: World, server: Server, listener: socket.socket) -> None:

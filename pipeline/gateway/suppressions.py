@@ -17,8 +17,8 @@ from pipeline.gateway.problems import Problem, unavailable
 from pipeline.gateway.world import World
 from pipeline.signing import Signer
 from pipeline.suppressions import cursor, reading, shown
-from pipeline.suppressions.asking import Asking
-from pipeline.suppressions.deciding import Deciding, Report, Wish, address_hash
+from pipeline.suppressions.asking import Asking, SuppressionQuestion
+from pipeline.suppressions.deciding import Deciding, Report, Wish, address_hash, named_address
 from projections.suppressing import stored
 from projections.suppressions import Asked
 from topics.suppressions import Reason
@@ -212,21 +212,22 @@ def _add_decisions(routes: APIRouter, caller: Any, asking: Asking, deciding: Dec
     @routes.delete("/suppressions/{address:path}", summary="Lift a suppression", **_described(None, "Decided", 202))
     async def lift(address: _InPath, request: Request, tenant: Caller, brand: _ForBrand) -> Response:
         """It gets mail again, until it bounces, complains or unsubscribes anew."""
-        hashed = address_hash(asking, address)
+        named = named_address(asking, address)
         try:
-            in_force = await deciding.lift(_wish(request, tenant, brand), hashed)
+            in_force = await deciding.lift(_wish(request, tenant, brand), named)
         except NotFound as error:
             raise Problem(404, str(error), "address") from None
         except LogUnavailable:
             return unavailable(_NOT_CONFIRMED)
-        return _json(Decided(address_hash=hashed.hex(), brand=brand, in_force=in_force), 200 if in_force else 202)
+        return _json(Decided(address_hash=named.hash.hex(), brand=brand, in_force=in_force), 200 if in_force else 202)
 
 
 async def _account(asking: Asking, tenant: Tenant, name: str, brand: str | None) -> shown.Account:
-    hashed = address_hash(asking, name)
+    named = named_address(asking, name)
     if brand is None:
-        return shown.account(hashed, await asking.of_address(tenant.tenant, hashed))
-    return shown.account(hashed, await asking.look([(tenant.tenant, stored(brand), hashed)]))
+        return shown.account(named.hash, await asking.of_address(tenant.tenant, named))
+    asked = SuppressionQuestion((tenant.tenant, stored(brand), named.hash), named.old)
+    return shown.account(named.hash, await asking.look([asked]))
 
 
 async def _begun(lines: AsyncIterator[str]) -> AsyncIterator[str]:

@@ -145,6 +145,9 @@ def _event(world: World, read: Read, token: str, caller: Caller, now: Millis) ->
         world.metrics.forged.labels("trap" if read is _trapped else "pixel").inc()
         return None
     kind = EventKind.OPENED if source == "pixel" else EventKind.CLICKED
+    if not world.hits.allows(source, email_id, url):
+        world.metrics.tracked_over_limit.labels(kind.value).inc()
+        return None
     machine = humans.TRAP if source == "trap" else machine_reason(caller)
     world.metrics.tracked.labels(kind.value, machine or "human").inc()
     return DeliveryEvent(

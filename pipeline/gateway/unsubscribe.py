@@ -26,6 +26,8 @@ from topics.record import EmailId
 from topics.registry import DELIVERY_EVENTS
 
 BODY_MAX: Final = 10_000
+TYPE_MAX: Final = 300
+"""Characters of a Content-Type; its parser takes more than linear time."""
 SOURCE: Final = "unsubscribe"
 
 _ASK: Final = page(
@@ -109,6 +111,8 @@ def says_so(content_type: str, body: bytes) -> bool:
     """Whether a form, of either encoding (RFC 8058 §3.1), holds the one field."""
     name, value = ONE_CLICK
     media_type = content_type.partition(";")[0].strip().lower()
+    if len(content_type) > TYPE_MAX:
+        return False
     if media_type == "multipart/form-data":
         return any(part == (name, value) for part in _parts(content_type, body))
     try:

@@ -12,6 +12,7 @@ from pipeline.gateway.visits import Visits
 from pipeline.gateway.world import World
 from pipeline.hearing.adapter import Adapter, Incoming
 from pipeline.providers.registry import ONCE, SUBSCRIBING
+from topics.record import Millis
 
 
 class NoKeys(Recoverable):
@@ -32,7 +33,7 @@ class Verifier:
             # Not the provider's fault: it shall repeat until somebody has set a key.
             raise NoKeys
         now, fresh_s = self._rt.clock(), max(self._rt.settings.webhook_max_age, reader.HORIZON_S)
-        certified = await self._certified(row.kind, incoming)
+        certified = await self._certified(row, incoming, now, fresh_s)
         if len(incoming.body) > BODY_MAX:
             await asyncio.to_thread(reader.verify, certified, row.webhook_keys, now, fresh_s)
         else:
@@ -50,9 +51,9 @@ class Verifier:
         await self._visits.confirm(url)
         return True
 
-    async def _certified(self, kind: str, incoming: Incoming) -> Incoming:
-        asks = SUBSCRIBING.get(kind)
-        url = asks.certificate_url(incoming) if asks is not None else None
+    async def _certified(self, row: Provider, incoming: Incoming, now: Millis, fresh_s: int) -> Incoming:
+        asks = SUBSCRIBING.get(row.kind)
+        url = asks.certificate_url(incoming, row.webhook_keys, now, fresh_s) if asks is not None else None
         if url is None:
             return incoming
         return msgspec.structs.replace(incoming, certificate=await self._visits.certificate(url))

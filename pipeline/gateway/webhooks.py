@@ -1,35 +1,30 @@
 """`POST /webhooks/{provider}`: an authentic request -> its raw bytes on the log, before anybody interprets them."""
 
 import asyncio
-import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator
 from typing import Any, Final
 
+import msgspec
 from fastapi import APIRouter, Request, Response
 
 from pipeline import admin, roundtrip
 from pipeline.database import AWAY
 from pipeline.errors import Forged, NotFound, NotLoggedIn, Recoverable
-from pipeline.gateway.bodies import read_raw
+from pipeline.gateway.bodies import OWNER, read_raw
 from pipeline.gateway.cache import Cache
 from pipeline.gateway.heard import Heard
 from pipeline.gateway.problems import Problem, respond, unavailable
-from pipeline.gateway.raw import BODY_MAX, Taken, records
+from pipeline.gateway.raw import BODY_MAX, LARGE_MAX, Taken, records
 from pipeline.gateway.verifying import Verifier
 from pipeline.gateway.world import World
 from pipeline.hearing.adapter import Adapter, Incoming
 from pipeline.ports import Entry
-from pipeline.providers.registry import GREETING, adapter
+from pipeline.providers.registry import GREETING, PROVEN_BY_HEADERS, adapter
 from topics.registry import PROVIDER_WEBHOOKS
 
 REMEMBERED_S: Final = 3.0
-LARGE_MAX: Final = 16_000_000
-"""SparkPost's and Mandrill's batches are the largest; a form's are half as large again as what they say."""
-LARGE_AT_ONCE: Final = 4
-"""Nobody is known before the body was read: so much memory, and no more, is anybody's."""
 _ASK_S: Final = 1.0
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """What a provider can be called (admin.providers); nothing else is worth a question to Postgres."""
@@ -105,19 +100,32 @@ class _Reception:
         self._rt = world.rt
         self._verifier = Verifier(world)
         self._heard = Heard(world.rt.pool)
-        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._check = roundtrip.signer(world.rt.settings.secret.get_secret_value())
 
     async def take(self, row: admin.Provider, reader: Adapter, request: Request) -> Response:
-        """The answer; each is counted."""
-        async with self._room(request) as limit:
-            body = await read_raw(request, limit)
-            incoming = Incoming(headers=dict(request.headers), body=body, url=self._url(request))
-            mark = self._mark(row, incoming)
+        """Return the answer; each is counted."""
+        heads = Incoming(headers=dict(request.headers), body=b"", url=self._url(request))
+        mark = self._mark(row, heads)
+        try:
+            self._prove_by_headers(row, reader, heads, request)
+        except Forged as error:
+            outcome, answer = "refused", self._refused(row, error, checking=bool(mark))
+        else:
+            body = await read_raw(request, min(LARGE_MAX, self._rt.settings.body_max))
+            incoming = msgspec.structs.replace(heads, body=body)
             outcome, answer = await self._answered(row, reader, incoming, checking=bool(mark))
         answer.headers.update(mark)
         self._world.metrics.webhooks.labels(row.provider, outcome).inc()
         return answer
+
+    def _prove_by_headers(self, row: admin.Provider, reader: Adapter, heads: Incoming, request: Request) -> None:
+        """Raise Forged before a byte of the body is read, where the headers alone prove who asks.
+
+        What is proven so takes the provider's share of memory; anybody else takes the share of their address.
+        """
+        if row.kind in PROVEN_BY_HEADERS and row.webhook_keys:
+            reader.verify(heads, row.webhook_keys, self._rt.clock(), self._rt.settings.webhook_max_age)
+            request.scope[OWNER] = f"provider {row.provider}"
 
     async def _answered(
         self, row: admin.Provider, reader: Adapter, incoming: Incoming, *, checking: bool
@@ -165,18 +173,6 @@ class _Reception:
         if not value or not roundtrip.asked(self._check, row.provider, value, self._rt.clock()):
             return {}
         return {roundtrip.HEADER: roundtrip.answer(self._check, value)}
-
-    @contextlib.asynccontextmanager
-    async def _room(self, request: Request) -> AsyncIterator[int]:
-        """How many bytes may come; for more than a record's worth, as long as there is room."""
-        declared = request.headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) <= BODY_MAX:
-            yield BODY_MAX
-            return
-        if self._large.locked():
-            raise Problem(503, "too many large webhooks at once; send it again", "body", {"Retry-After": "2"})
-        async with self._large:
-            yield min(LARGE_MAX, self._rt.settings.body_max)
 
     def _url(self, request: Request) -> str:
         """As the provider knows it: our public address, whatever proxy stands in between."""

@@ -9,9 +9,12 @@ import aiohttp
 from pipeline.bootstrap import Runtime
 from pipeline.gateway.auth import Authenticate
 from pipeline.gateway.callers import Callers
+from pipeline.gateway.hits import HitLimit
 from pipeline.gateway.limits import Limits
+from pipeline.gateway.memory import BodyMemory
 from pipeline.gateway.metrics import Metrics
 from pipeline.gateway.notes import Notes
+from pipeline.gateway.raw import LARGE_MAX
 from pipeline.gateway.spool import Spool
 from pipeline.gateway.visits import Connector
 from pipeline.inbound.counting import Keeper
@@ -50,6 +53,8 @@ class World:
     authenticate: Authenticate
     signer: Signer
     limits: Limits
+    memory: BodyMemory
+    hits: HitLimit
     mail: Keeper
     """Takes inbound mail."""
     connector: Connector
@@ -67,4 +72,15 @@ def make_world(rt: Runtime, connector: Connector = aiohttp.TCPConnector) -> Worl
     notes, callers = Notes(log, spool, metrics), Callers(rt.settings.trusted_proxies)
     mail = Keeper(log, rt.clock, proofs_of(rt.settings), metrics.registry)
     auth, limits = Authenticate(rt), Limits(rt.settings)
-    return World(rt, metrics, log, spool, notes, callers, auth, signer, limits, mail, connector)
+    memory = _memory(rt, metrics)
+    hits = HitLimit(rt.clock)
+    return World(rt, metrics, log, spool, notes, callers, auth, signer, limits, memory, hits, mail, connector)
+
+
+def _memory(rt: Runtime, metrics: Metrics) -> BodyMemory:
+    """Return the room for bodies: one alone may hold half of it, so the largest body must fit in there."""
+    settings = rt.settings
+    largest = max(settings.body_max, settings.inbound_max_bytes, LARGE_MAX)
+    memory = BodyMemory(max(settings.body_memory, 2 * largest), metrics.refused.labels("memory").inc)
+    metrics.body_bytes.set_function(lambda: memory.held)
+    return memory

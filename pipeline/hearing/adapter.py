@@ -82,8 +82,11 @@ class Adapter(Protocol):
 class Subscribing(Protocol):
     """An adapter whose signatures need a certificate, and whose sender asks before it sends (Amazon SNS)."""
 
-    def certificate_url(self, incoming: Incoming) -> str | None:
-        """Where the certificate lies. Raises Forged for any place but the provider's own."""
+    def certificate_url(self, incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> str | None:
+        """Return where the certificate lies. Raise Forged for any place but the provider's own.
+
+        Also for what is refused whoever signed it: nothing is fetched for that.
+        """
         ...
 
     def confirmation_url(self, incoming: Incoming) -> str | None:

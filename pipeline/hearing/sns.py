@@ -23,10 +23,15 @@ NOTIFICATION: Final = "Notification"
 SUBSCRIPTION: Final = "SubscriptionConfirmation"
 UNSUBSCRIPTION: Final = "UnsubscribeConfirmation"
 
-_HOST: Final = r"https://sns\.[a-z0-9-]{3,32}\.amazonaws\.com(?:\.cn)?"
+MAX_ENVELOPE_BYTES: Final = 1_000_000
+"""SNS takes messages of 256 kB."""
+MAX_SIGNATURE_CHARS: Final = 1024
+"""Base64 of an RSA key of 4096 bits has 684."""
+MAX_TIMESTAMP_CHARS: Final = 40
+_HOST: Final = r"https://sns\.[a-z]{2}(?:-[a-z]{2,12}){1,3}-[0-9]{1,2}\.amazonaws\.com(?:\.cn)?"
 # Anybody can put a certificate under amazonaws.com, in a bucket; only SNS under this name and path.
-_CERTIFICATE: Final = re.compile(rf"{_HOST}/SimpleNotificationService-[A-Za-z0-9]+\.pem")
-_CONFIRMATION: Final = re.compile(rf"{_HOST}/\?[A-Za-z0-9=&%._~:-]+")
+_CERTIFICATE: Final = re.compile(_HOST + r"/SimpleNotificationService-[A-Za-z0-9]{1,64}\.pem")
+_CONFIRMATION: Final = re.compile(_HOST + r"/\?[A-Za-z0-9=&%._~:-]{1,2000}")
 
 _SIGNED: Final = ("Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type")
 _SIGNED_TO_CONFIRM: Final = ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type")
@@ -64,7 +69,9 @@ _DECODER: Final = msgspec.json.Decoder(Envelope)
 
 
 def open_envelope(body: bytes) -> Envelope:
-    """Raises Unrecognised."""
+    """Return the envelope. Raise Unrecognised."""
+    if len(body) > MAX_ENVELOPE_BYTES:
+        raise Unrecognised(f"over {MAX_ENVELOPE_BYTES} bytes, more than SNS delivers")
     try:
         return _DECODER.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -74,7 +81,26 @@ def open_envelope(body: bytes) -> Envelope:
 
 
 def require_signed(incoming: Incoming, topics: Sequence[str], now_ms: int, max_age_s: int) -> None:
-    """Raise Forged unless SNS signed it, lately, for one of these topics.
+    """Raise Forged unless SNS signed it, lately, for one of these topics."""
+    envelope = _plausible(incoming, topics, now_ms, max_age_s)
+    key = _public_key(incoming.certificate, now_ms // 86_400_000)
+    try:
+        signature = proof.from_base64(envelope.signature)
+        key.verify(signature, envelope.signed(), padding.PKCS1v15(), HASHES[envelope.signature_version]())
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError):
+        raise Forged("the SNS message's signature is not Amazon's") from None
+
+
+def certificate_url(incoming: Incoming, topics: Sequence[str], now_ms: int, max_age_s: int) -> str:
+    """Return where the signer's certificate lies. Raise Forged for any place but Amazon's.
+
+    Also where the message can't be taken whoever signed it: nothing is fetched for what is refused anyway.
+    """
+    return _plausible(incoming, topics, now_ms, max_age_s).signing_cert
+
+
+def _plausible(incoming: Incoming, topics: Sequence[str], now_ms: int, max_age_s: int) -> Envelope:
+    """Return the envelope if all that is cheap to see is right. Raise Forged.
 
     The topic is asked for first: whoever has an AWS account gets whatever they like signed, for topics of their own.
     """
@@ -84,22 +110,14 @@ def require_signed(incoming: Incoming, topics: Sequence[str], now_ms: int, max_a
     if envelope.type not in SIGNED or envelope.signature_version not in HASHES:
         raise Forged("an SNS message of an unknown type or signature version")
     _pinned(_CERTIFICATE, envelope.signing_cert, "certificate")
-    key = _public_key(incoming.certificate, now_ms // 86_400_000)
-    try:
-        signature = proof.from_base64(envelope.signature)
-        key.verify(signature, envelope.signed(), padding.PKCS1v15(), HASHES[envelope.signature_version]())
-    except (InvalidSignature, UnsupportedAlgorithm, ValueError):
-        raise Forged("the SNS message's signature is not Amazon's") from None
+    if len(envelope.signature) > MAX_SIGNATURE_CHARS or len(envelope.timestamp) > MAX_TIMESTAMP_CHARS:
+        raise Forged("the SNS message's signature or time is longer than Amazon's")
     try:
         sent_ms = times.from_iso(envelope.timestamp)
     except Unrecognised as error:
         raise Forged(str(error)) from None
     proof.require_fresh(str(sent_ms // 1000), now_ms, max_age_s)
-
-
-def certificate_url(incoming: Incoming) -> str:
-    """Where the signer's certificate lies. Raises Forged for any place but Amazon's."""
-    return _pinned(_CERTIFICATE, _opened(incoming).signing_cert, "certificate")
+    return envelope
 
 
 def confirmation_url(incoming: Incoming) -> str | None:

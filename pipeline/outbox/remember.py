@@ -9,6 +9,8 @@ V = TypeVar("V")
 
 SECONDS = 2.0
 MOST = 10_000
+MAX_KEY_CHARS = 1_000
+"""What is longer is not remembered: keys hold names that callers choose."""
 
 
 class Remembered(Generic[K, V]):
@@ -26,6 +28,8 @@ class Remembered(Generic[K, V]):
             return known[1]
         begun = self._now()
         value = await self._ask(key)
+        if len(repr(key)) > MAX_KEY_CHARS:
+            return value
         if len(self._known) >= MOST:
             self._known.clear()
         self._known[key] = (begun, value)

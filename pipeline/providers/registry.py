@@ -37,6 +37,8 @@ ADAPTERS: Final[Mapping[str, Adapter]] = {
     "mailtrap": mailtrap,
     "postal": postal,
 }
+PROVEN_BY_HEADERS: Final = frozenset({"postmark", "sparkpost", "mailjet", "brevo"})
+"""Those whose `verify` reads no byte of the body: a password or token in a header is all they send."""
 SUBSCRIBING: Final[Mapping[str, Subscribing]] = {"ses": ses}
 """Those whose signatures need a certificate, and who ask before they send."""
 ONCE: Final[Mapping[str, Once]] = {"mailgun": mailgun}

@@ -18,7 +18,7 @@ from pipeline.bootstrap import Runtime
 from pipeline.errors import NotFound, Refused
 from pipeline.kafka import append_all
 from pipeline.ports import Entry, Log
-from pipeline.suppressions.asking import Asking
+from pipeline.suppressions.asking import Asking, NamedAddress
 from pipeline.suppressions.reading import HASH, Bad, Found, problem_with
 from projections import suppressions
 from projections.suppressing import AddressKey, stored
@@ -85,18 +85,21 @@ class Deciding:
         report.projected = await self._in_force(last, VISIBLE_S + report.listed / 10_000)
         return report
 
-    async def lift(self, wish: Wish, address_hash: bytes) -> bool:
-        """Write to it again; whether that is in force. Raises NotFound where nothing is known of it."""
+    async def lift(self, wish: Wish, named: NamedAddress) -> bool:
+        """Write to it again; return whether that is in force. Raise NotFound where nothing is known of it."""
         check(wish)
-        known = await self._asking.of_address(wish.tenant, address_hash)
+        known = await self._asking.of_address(wish.tenant, named)
         brand = stored(wish.brand)
         about = [one for one in known if wish.brand == "*" or one.key[1] in (brand, "*")]
         if not any(one.evidence or one.decisions for one in about):
             raise NotFound("nothing is known of this address for this brand")
-        lifted = Lifted(
-            tenant=wish.tenant, brand=brand, address_hash=address_hash.hex(), by=wish.by, at=self._rt.clock()
-        )
-        return await self._in_force(await self._append([lifted]), VISIBLE_S)
+        hashes = [named.hash]
+        if named.old is not None and not named.old.shared:
+            # Processes of an earlier version that still run ask for the old hash alone.
+            hashes.append(named.old.digest)
+        now = self._rt.clock()
+        lifts = [Lifted(tenant=wish.tenant, brand=brand, address_hash=one.hex(), by=wish.by, at=now) for one in hashes]
+        return await self._in_force(await self._append(lifts), VISIBLE_S)
 
     async def _list(self, wish: Wish, found: Sequence[Found], report: Report) -> int:
         """Those that aren't listed so already, the last of each address; the last one's offset."""
@@ -145,13 +148,18 @@ class Deciding:
 
 
 def address_hash(asking: Asking, name: str) -> bytes:
-    """The hash of an address that is named by itself or by its hash. Raises Refused."""
+    """Return today's hash of an address that is named by itself or by its hash. Raise Refused."""
+    return named_address(asking, name).hash
+
+
+def named_address(asking: Asking, name: str) -> NamedAddress:
+    """Return the hashes of an address that is named by itself or by its hash. Raise Refused."""
     given = name.strip()
     if HASH.fullmatch(given):
-        return bytes.fromhex(given)
+        return NamedAddress(bytes.fromhex(given))
     if problem := problem_with(given):
         raise Refused(f"{problem}, and not a hash of one either", "address")
-    return asking.hashed(given)
+    return asking.named(given)
 
 
 def check(wish: Wish, *, many: bool = False) -> None:

@@ -174,6 +174,9 @@ def _runner(env: dict[str, str]) -> Callable[..., list[str]]:
         (["providers", "add", "x", "--host", "h", "--username", "me"], "SMTP password: name the environment variable"),
         (["providers", "add", "x", "--host", "h", "--password-env", "UNSET"], "SMTP password: UNSET is empty"),
         (["destinations", "add", "ftp://x", "--key-env", "HOME"], "ftp://x: not an http or https URL"),
+        (["destinations", "add", "http://ft.example/x", "--key-env", "HOME"], "not https, and its key travels there"),
+        (["destinations", "add", "http://[::1", "--key-env", "HOME"], "http://[::1: not a URL"),
+        (["destinations", "add", "https://x:70000/", "--key-env", "HOME"], "https://x:70000/: not a URL"),
         (["destinations", "add", "https://u:p@x", "--key-env", "HOME"], "credentials, ? and # have no place here"),
         (["brands", "add", "*", "--provider", "none"], "it refers to something that doesn't exist"),
         (["brands", "add", "*", "--provider", "none", "--sender", "Shop"], "not a sender like"),
@@ -196,6 +199,26 @@ def test_a_decision_that_cannot_be_is_refused_in_a_sentence(
     assert said.err.startswith("mailfold: ")
     assert words in said.err
     assert "Traceback" not in said.err
+
+
+def test_destination_that_would_be_refused_or_read_on_the_way_is_warned_of_at_once(settings: Settings) -> None:
+    env = {**environment(settings), "THE_KEY": "k"}
+
+    def add(url: str, *more: str, **changed: str) -> str:
+        said = mailfold("destinations", "add", url, "--key-env", "THE_KEY", *more, env={**env, **changed})
+        assert said.code == 0, said.err
+        return said.err
+
+    private = "leads to a private address"
+    mailfold("tenants", "add", "default", env=env)
+    assert private in add("https://169.254.169.254/hook")
+    assert private in add("http://127.0.0.1:8080/hook")
+    assert private not in add("http://127.0.0.1:8080/hook", MAILFOLD_ALLOW_PRIVATE_DESTINATIONS="true")
+    assert add("https://93.184.216.34/hook") == ""
+    assert "can't be looked up" in add("https://nobody.invalid/hook")
+    assert "plain http" in add("http://93.184.216.34/hook", "--insecure-http")
+    assert "plain http" in mailfold("destinations", "list", env=env).err
+    assert "destination default/* is plain http" in mailfold("status", env=env).out
 
 
 def test_a_credential_is_no_argument() -> None:

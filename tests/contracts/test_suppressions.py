@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from projections import suppressions
-from projections.suppressing import AddressKey, Rule
+from projections.suppressing import AddressKey, OldHash, Rule
 from projections.suppressions import Asked, Connection, Place
 from topics.suppressions import Decision, Lifted, Listed, Reason
 
@@ -126,3 +126,61 @@ async def test_a_topic_read_again_from_its_beginning_changes_nothing(connection:
     await connection.execute("update suppressions.next_offsets set next_offset = 0")
     assert await suppressions.project(connection, 0, 10, list(enumerate(decisions))[:10])
     assert await (await connection.execute(rows)).fetchall() == before
+
+
+OLD, TODAY = b"o" * 32, b"t" * 32
+KEY: AddressKey = ("acme", "7", TODAY)
+
+
+async def told(connection: Connection, name: bytes, reason: str, at: int, *, email_id: str | None = None) -> None:
+    query = "insert into projections.evidence values ('acme', '7', %s, coalesce(%s, gen_random_uuid()), %s, 'e', %s)"
+    await connection.execute(query, (name, email_id, reason, at))
+
+
+async def decided(connection: Connection, *decisions: Decision) -> None:
+    at = await suppressions.next_offset(connection, 0)
+    assert await suppressions.project(connection, at, at + len(decisions), list(enumerate(decisions, at)))
+
+
+def listed(name: bytes, at: int = NOW, brand: str = "7") -> Listed:
+    return Listed(address_hash=name.hex(), tenant="acme", brand=brand, by="x", at=at, reason=Reason.MANUAL)
+
+
+async def test_what_stands_under_the_old_hash_still_suppresses(connection: Connection) -> None:
+    await told(connection, OLD, "hard bounce", 5)
+    old = {KEY: OldHash(OLD, shared=False)}
+    assert await suppressions.suppressed(connection, [KEY], RULE, NOW) == {}
+    assert (await suppressions.suppressed(connection, [KEY], RULE, NOW, old))[KEY].reason is Reason.HARD_BOUNCE
+    [known] = await suppressions.of_address(connection, "acme", TODAY, RULE, NOW, old=old[KEY])
+    assert (known.key, [one.at for one in known.evidence]) == (KEY, [5])
+
+
+async def test_decision_under_either_hash_counts_and_the_later_one_stands(connection: Connection) -> None:
+    old = {KEY: OldHash(OLD, shared=False)}
+    await decided(connection, listed(OLD))
+    assert KEY in await suppressions.suppressed(connection, [KEY], RULE, NOW, old)
+    await decided(connection, Lifted(address_hash=TODAY.hex(), tenant="acme", brand="7", by="x", at=NOW))
+    assert await suppressions.suppressed(connection, [KEY], RULE, NOW, old) == {}
+    await decided(connection, listed(OLD))
+    assert KEY in await suppressions.suppressed(connection, [KEY], RULE, NOW, old)
+
+
+async def test_old_hash_of_another_address_counts_for_what_is_older_than_the_change(connection: Connection) -> None:
+    await connection.execute("update suppressions.key_change set changed_at = 100")
+    old = {KEY: OldHash(OLD, shared=True)}
+    await told(connection, OLD, "complaint", 101)
+    await decided(connection, listed(OLD, 102, "*"))
+    assert await suppressions.suppressed(connection, [KEY], RULE, NOW, old) == {}
+    await told(connection, OLD, "unsubscribe", 99)
+    assert (await suppressions.suppressed(connection, [KEY], RULE, NOW, old))[KEY].reason is Reason.UNSUBSCRIBE
+
+
+async def test_soft_bounce_of_one_email_under_both_hashes_counts_once(connection: Connection) -> None:
+    old = {KEY: OldHash(OLD, shared=False)}
+    for number in range(RULE.soft_bounces - 1):
+        email_id = f"00000000-0000-7000-8000-{number:012d}"
+        await told(connection, OLD, "soft bounce", NOW - DAY + number, email_id=email_id)
+        await told(connection, TODAY, "soft bounce", NOW - DAY + number, email_id=email_id)
+    assert await suppressions.suppressed(connection, [KEY], RULE, NOW, old) == {}
+    await told(connection, OLD, "soft bounce", NOW - 1)
+    assert KEY in await suppressions.suppressed(connection, [KEY], RULE, NOW, old)

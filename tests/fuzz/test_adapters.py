@@ -211,7 +211,7 @@ def test_what_went_wrong_on_the_way_is_forged(kind: str) -> None:
                 ONCE[kind].token(incoming)
         with contextlib.suppress(Forged):
             if kind in SUBSCRIBING:
-                url = SUBSCRIBING[kind].certificate_url(incoming)
+                url = SUBSCRIBING[kind].certificate_url(incoming, keys, RECEIVED_AT, 10**9)
                 assert url is None or SNS.fullmatch(url)
         with contextlib.suppress(Forged):
             if kind in SUBSCRIBING:

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from pipeline import tokens
+from pipeline.gateway import hits
 from pipeline.settings import Settings
 from pipeline.signing import Signer
 from tests.support.gateway import Gateway, gateway
@@ -205,3 +206,21 @@ async def test_another_method_is_refused_and_counted(settings: Settings) -> None
             assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
         assert await world.metric('mailfold_http_requests_total{status="405",surface="pixel"}') == 1
         assert await events(world, 0) == []
+
+
+async def test_endless_hits_of_one_link_are_answered_and_recorded_up_to_a_limit(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hits, "MAX_HITS_PER_WINDOW", 3)
+    async with gateway(settings) as world:
+        same = pixel(settings)
+        for path in (same, same.removesuffix(".gif")) * 5:
+            assert (await world.http.get(path, headers=PERSON)).status_code == 200
+        for _ in range(5):
+            answer = await world.http.get(click(settings, "https://shop.example/"), headers=PERSON)
+            assert answer.status_code == 302
+        assert (await world.http.get(click(settings, "https://other.example/"), headers=PERSON)).status_code == 302
+        kinds = sorted(event.kind.value for event in await events(world, 7))
+        assert kinds == ["clicked"] * 4 + ["opened"] * 3
+        await until(lambda: _reached(world, 'mailfold_tracked_over_limit_total{event="opened"}', 7))
+        await until(lambda: _reached(world, 'mailfold_tracked_over_limit_total{event="clicked"}', 2))

@@ -31,9 +31,11 @@ def signed(body: bytes, age_s: int = 0, key: ec.EllipticCurvePrivateKey = KEY) -
     }
 
 
-async def add_provider(world: Gateway, name: str = "mailer", kind: str = "sendgrid") -> None:
+async def add_provider(
+    world: Gateway, name: str = "mailer", kind: str = "sendgrid", keys: tuple[str, ...] = ()
+) -> None:
     der = KEY.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    provider = admin.Provider(name, "127.0.0.1", 25, kind=kind, webhook_keys=(base64.b64encode(der).decode(),))
+    provider = admin.Provider(name, "127.0.0.1", 25, kind=kind, webhook_keys=keys or (base64.b64encode(der).decode(),))
     await admin.add_provider(world.rt.pool, provider, world.rt.settings.secret.get_secret_value())
 
 
@@ -105,24 +107,62 @@ async def test_what_is_larger_than_a_record_lies_there_in_parts(settings: Settin
         assert (await world.http.post("/webhooks/mailer", content=b" " * 16_000_001)).status_code == 413
 
 
-async def test_large_bodies_wait_for_each_other_and_nobody_else_does(settings: Settings) -> None:
+async def test_strangers_who_trickle_large_bodies_keep_nobody_out(settings: Settings) -> None:
     async with gateway(settings) as world, contextlib.AsyncExitStack() as stack:
         await add_provider(world)
         host, port = str(world.http.base_url.host), world.http.base_url.port
-        large = b"[" + b" " * 1_000_000 + b"]"
-
-        async def full() -> bool:
-            """Whether there is no room, after one more that takes room: ours may have been faster than the last one."""
+        for head in (b"Content-Length: 2000000\r\n\r\n[", b"Transfer-Encoding: chunked\r\n\r\n1\r\n[\r\n") * 10:
             _, writer = await asyncio.open_connection(host, port)
             stack.callback(writer.close)
-            # As much as this is announced, and does not come.
-            writer.write(b"POST /webhooks/mailer HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n[")
+            writer.write(b"POST /webhooks/mailer HTTP/1.1\r\nHost: x\r\n" + head)
             await writer.drain()
-            answer = await world.http.post("/webhooks/mailer", content=large, headers=signed(large))
-            return answer.status_code == 503 and answer.headers["Retry-After"] == "2"
+        large = b"[" + b" " * 2_000_000 + b"]"
+        for body in (BODY, large):
+            assert (await world.http.post("/webhooks/mailer", content=body, headers=signed(body))).status_code == 200
 
-        await until(full)
+
+async def test_bodies_that_fill_the_memory_leave_room_for_others(settings: Settings) -> None:
+    async with (
+        gateway(settings, body_max=10_000_000, inbound_max_bytes=10_000, body_memory=1_000_000) as world,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        await add_provider(world)
+        await add_provider(world, "passworded", "postmark", ("user:password",))
+        host, port = str(world.http.base_url.host), world.http.base_url.port
+        # 20 MB of memory are the least: the largest body twice. One address alone has half of it.
+        for _ in range(2):
+            _, writer = await asyncio.open_connection(host, port)
+            stack.callback(writer.close)
+            writer.write(b"POST /webhooks/mailer HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n")
+            writer.write(b" " * 7_000_000)
+            await writer.drain()
+        await until(lambda: _in_hand(world, 14_000_000))
+        large = b"[" + b" " * 8_000_000 + b"]"
+        answer = await world.http.post("/webhooks/mailer", content=large, headers=signed(large))
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+        assert await world.metric('mailfold_http_refused_total{why="memory"}') >= 1
         assert (await world.http.post("/webhooks/mailer", content=BODY, headers=signed(BODY))).status_code == 200
+        proven = b'{"RecordType":"Open"}' + b" " * 3_000_000
+        answer = await world.http.post("/webhooks/passworded", content=proven, auth=("user", "password"))
+        assert answer.status_code == 200
+    assert world.rt.stop.is_set()
+
+
+async def _in_hand(world: Gateway, size: int) -> bool:
+    return await world.metric("mailfold_http_body_bytes") >= size
+
+
+async def test_password_is_asked_for_before_the_body_is_read(settings: Settings) -> None:
+    async with gateway(settings) as world:
+        await add_provider(world, "passworded", "postmark", ("user:password",))
+        host, port = str(world.http.base_url.host), world.http.base_url.port
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(b"POST /webhooks/passworded HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n[")
+        async with asyncio.timeout(20):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+        writer.close()
+        good = await world.http.post("/webhooks/passworded", content=b"{}", auth=("user", "password"))
+        assert good.status_code == 200
 
 
 async def test_a_log_that_is_away_is_a_503_so_that_the_provider_tries_again(settings: Settings) -> None:

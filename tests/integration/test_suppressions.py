@@ -75,6 +75,27 @@ async def test_what_emails_told_is_listed_with_reason_event_and_time_brand_by_br
         assert [one["address_hash"] for one in pages] == sorted(found)
 
 
+async def test_one_domain_is_one_address_and_an_old_key_is_lifted_with_todays(settings: Settings) -> None:
+    old = Signer(SECRET, "address").digest("user@bücher.example".encode()).hex()
+    async with gateway_and_projector(settings) as served:
+
+        async def suppressed(address: str) -> bool:
+            return bool(await listing(served, address=address, brand="7"))
+
+        for address in (old, "user@strasse.example"):
+            assert (await ask(served, "POST", "/suppressions", json={"address": address, "brand": "7"})).is_success
+        spellings = ("user@bücher.example", "USER@BÜCHER.example", "user@xn--bcher-kva.example")
+        assert [await suppressed(spelling) for spelling in spellings] == [True] * 3
+        assert await suppressed("user@strasse.example")
+        assert not await suppressed("user@straße.example")
+        lifted = await ask(served, "DELETE", "/suppressions/user@xn--bcher-kva.example", params={"brand": "7"})
+        assert lifted.status_code == 200
+        assert [await suppressed(spelling) for spelling in (*spellings, old)] == [False] * 4
+        wanted = {"address": "user@xn--bcher-kva.example", "brand": "7"}
+        assert (await ask(served, "POST", "/suppressions", json=wanted)).status_code == 201
+        assert [await suppressed(spelling) for spelling in spellings] == [True] * 3
+
+
 async def test_an_operator_lists_lifts_and_lists_again_and_the_log_has_hashes_only(settings: Settings) -> None:
     async with gateway_and_projector(settings) as served:
         wanted = {"address": "Anna@Example.com", "brand": "7", "reason": "complaint", "note": "called us"}

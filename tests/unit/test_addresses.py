@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import addresses, domains
 from pipeline.addresses import address_problem, text_problem
 
 
@@ -93,3 +94,23 @@ def test_texts() -> None:
     assert text_problem("") is None
     assert text_problem("x" * 998) is None
     assert text_problem("x" * 999) == "more than 998 characters"
+
+
+@pytest.mark.parametrize("size", [1_000, 100_000])
+def test_long_address_is_refused_before_it_is_taken_apart(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addresses, "to_ascii", None)
+    monkeypatch.setattr(addresses, "_decoded", None)
+    assert address_problem("a@" + "x" * size + ".com") == "more than 254 octets"
+    assert address_problem("=?a?q?" * size + "@x.com") == "more than 254 octets"
+    assert text_problem("=?a?q?" * size) == "more than 998 characters"
+
+
+def test_junk_domains_are_not_kept() -> None:
+    before = domains._encoded.cache_info().currsize
+    for number in range(50):
+        address_problem(f"a@{number:06d}." + "x" * 10_000)
+    assert domains._encoded.cache_info().currsize == before
+
+
+def test_error_for_an_internationalized_domain_says_why() -> None:
+    assert address_problem("a@a\u200db.example") == "not a domain name after the @: U+200D is not allowed there"

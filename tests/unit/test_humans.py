@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import humans
 from pipeline.humans import label, machine_reason, network_reason
 from tests.support.changes import T0, event
 from topics.events import EventKind
@@ -98,3 +99,14 @@ def test_what_a_provider_says_itself_or_does_not_say_stays() -> None:
     unsubscribed = msgspec.structs.replace(event(1, EventKind.UNSUBSCRIBED, T0), user_agent="curl/8.5.0")
     for one in (told, silent, unsubscribed):
         assert label(one) is one
+
+
+def test_long_user_agents_and_addresses_are_not_kept() -> None:
+    humans._machine_reason.cache_clear()
+    for number in range(5):
+        assert machine_reason(f"curl/8.{number} " + "x" * 100_000) == machine_reason(f"curl/8.{number}")
+        assert network_reason("fe80::1%" + "x" * 100_000 + str(number)) == ""
+    assert humans._machine_reason.cache_info().currsize <= 10
+    before = humans._network_reason.cache_info().currsize
+    network_reason("fe80::1%" + "y" * 100_000)
+    assert humans._network_reason.cache_info().currsize == before

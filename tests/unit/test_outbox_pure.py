@@ -21,6 +21,7 @@ from pipeline.emit.guard import is_public
 from pipeline.outbox import breaker
 from pipeline.outbox.breaker import Breaker, after_failures
 from pipeline.outbox.job import Lane
+from pipeline.outbox.remember import Remembered
 from pipeline.outbox.schedule import jittered, next_delay, not_before
 from pipeline.settings import Settings
 from projections.debts import Debt
@@ -199,6 +200,13 @@ def test_the_activity_goes_back_byte_for_byte() -> None:
         *("127.0.0.1", "10.0.0.1", "192.168.1.1", "172.16.0.1", "169.254.169.254", "0.0.0.0", "100.64.0.1"),
         *("224.0.0.1", "255.255.255.255", "::1", "fe80::1%eth0", "fc00::1", "::ffff:10.0.0.1", "64:ff9b::a00:1"),
         *("2002:7f00:1::", "::127.0.0.1", "not an address"),
+        # Clouds' metadata and platforms: Oracle, Azure, Alibaba, AWS, Google.
+        *("192.0.0.192", "168.63.129.16", "100.100.100.200", "fd00:ec2::254", "fd20:ce::254"),
+        *("fec0::1", "ff02::1", "::", "64:ff9b:1::808:808", "100::1", "5f00::1", "2001:db8::1", "3fff::1"),
+        # An IPv4 address inside: Teredo, 6to4, translated, mapped, NAT64.
+        *("2001::1", "2001:0:808:808::1", "2002:808:808::1", "::ffff:0:808:808", "::8.8.8.8"),
+        *("::ffff:168.63.129.16", "64:ff9b::c000:c0", "64:ff9b::a83f:8110"),
+        *("192.88.99.1", "192.31.196.1", "192.52.193.1", "192.175.48.1", "198.18.0.1", "240.0.0.1", "203.0.113.1"),
     ],
 )
 def test_addresses_that_conversions_never_go_to(host: str) -> None:
@@ -231,3 +239,16 @@ def test_custody_once_taken_is_the_end_in_any_order() -> None:
         rows = read({"a": PROVIDER_ACKS}, [_Record("a", encode(PROVIDER_ACKS, ack)) for ack in acks])
         assert rows.ends == {ID: ("done", 3, "")}
         assert rows.deferrals == {ID: (1, 5)}
+
+
+async def test_answer_for_a_very_long_name_is_not_remembered() -> None:
+    asked: list[str] = []
+
+    async def ask(name: str) -> int:
+        asked.append(name)
+        return len(name)
+
+    remembered = Remembered(ask, now=lambda: 0.0)
+    for name in ("short", "long" * 1_000):
+        assert [await remembered.get(name), await remembered.get(name)] == [len(name)] * 2
+    assert [len(name) for name in asked] == [5, 4_000, 4_000]

@@ -110,13 +110,16 @@ def test_a_signed_time_that_is_none_is_refused(amazon: Amazon) -> None:
         "https://sns.eu-west-1.amazonaws.com/../SimpleNotificationService-0.pem",
         "https://example.com/https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0.pem",
         "file:///etc/passwd",
+        f"https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-{'a' * 65}.pem",
+        "https://sns.evil.amazonaws.com/SimpleNotificationService-0.pem",
+        "https://sns.eu-west-1.amazonaws.com.cn.evil.example/SimpleNotificationService-0.pem",
         "",
     ],
 )
 def test_a_certificate_from_elsewhere_is_never_fetched(amazon: Amazon, url: str) -> None:
     body = amazon.message(SigningCertURL=url)
     with pytest.raises(Forged, match="certificate"):
-        ses.certificate_url(Incoming(headers={}, body=body))
+        ses.certificate_url(Incoming(headers={}, body=body), [TOPIC], now_ms(), 3600)
     with pytest.raises(Forged, match="certificate"):
         verify(body, amazon.pem)
 
@@ -125,8 +128,28 @@ def test_a_certificate_from_elsewhere_is_never_fetched(amazon: Amazon, url: str)
 def test_a_certificate_lies_with_sns(amazon: Amazon, host: str) -> None:
     url = f"https://{host}/SimpleNotificationService-f3ecfb7224c7233fe7bb5f59f96de52f.pem"
     body = amazon.message(SigningCertURL=url)
-    assert ses.certificate_url(Incoming(headers={}, body=body)) == url
+    assert ses.certificate_url(Incoming(headers={}, body=body), [TOPIC], now_ms(), 3600) == url
     verify(body, amazon.pem)
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"TopicArn": "arn:aws:sns:eu-west-1:666:evil"}, "topic"),
+        ({"Timestamp": "2020-01-01T00:00:00.000Z"}, "stale"),
+        ({"Timestamp": "2020-01-01T00:00:00.000Z" + "0" * 100_000}, "stale|time"),
+        ({"SignatureVersion": "9"}, "version"),
+        ({"Type": "Other"}, "type"),
+        ({"Signature": "A" * 2_000}, "signature"),
+        ({"Message": "m" * 1_000_000}, "over 1000000 bytes"),
+    ],
+)
+def test_no_certificate_is_fetched_for_what_is_refused_anyway(
+    amazon: Amazon, changed: dict[str, str], why: str
+) -> None:
+    body = json.dumps(json.loads(amazon.message()) | changed).encode()
+    with pytest.raises(Forged, match=why):
+        ses.certificate_url(Incoming(headers={}, body=body), [TOPIC], now_ms(), 3600)
 
 
 def test_no_certificate_or_somebody_elses_proves_nothing(amazon: Amazon) -> None:
@@ -178,9 +201,10 @@ def test_nothing_else_is_visited(amazon: Amazon, url: str) -> None:
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"\xff", b'{"Type":1}', b"[" * 100_000, b'{"eventType":"Open"}'])
 def test_without_an_envelope_nothing_is_signed(body: bytes) -> None:
     incoming = Incoming(headers={}, body=body)
-    for ask in (ses.certificate_url, ses.confirmation_url):
-        with pytest.raises(Forged, match="raw message delivery"):
-            ask(incoming)
+    with pytest.raises(Forged, match="raw message delivery"):
+        ses.confirmation_url(incoming)
+    with pytest.raises(Forged, match="raw message delivery"):
+        ses.certificate_url(incoming, [TOPIC], now_ms(), 3600)
     with pytest.raises(Forged, match="raw message delivery"):
         verify(body, b"")
     with pytest.raises(Unrecognised, match="raw message delivery"):

@@ -16,6 +16,7 @@ from topics.changes import EmailChange, Tick
 from topics.conversions import Outcome, Word
 from topics.events import EventKind
 from topics.record import EmailId
+from topics.suppressions import Reason
 
 
 def hashed(address: str) -> bytes:
@@ -87,6 +88,19 @@ def test_the_evidence_is_what_the_states_tell_however_they_came_about(seed: int,
     for now in tables.standing.values():
         told |= signs(now.state, hashed)
     assert tables.evidence == told
+
+
+def test_evidence_of_an_earlier_version_is_taken_back_from_under_its_own_key() -> None:
+    def hashed_before(address: str) -> bytes:
+        return b"old " + address.encode()
+
+    bounced = Log().fold(request(1), event(1, EventKind.BOUNCED, T0)).changes
+    standing: dict[EmailId, Standing] = {}
+    for run in (bounced, Log().fold(request(1), event(1, EventKind.COMPLAINED, T0 + 1)).changes):
+        made = step(run, standing, hashed, 0, hashed_before)
+        standing |= made.standing
+    told = {(key.address_hash[:4], key.reason): sign is None for key, sign in made.evidence.items()}
+    assert told == {(b"old ", Reason.HARD_BOUNCE): True, (hashed(request(1).recipient)[:4], Reason.COMPLAINT): False}
 
 
 @settings(max_examples=30, deadline=None)

@@ -1,0 +1,374 @@
+"""HTTP connections with limits on size, time and number; `server.py` gives the protocol class to uvicorn.
+
+Uvicorn's own protocol bounds neither a request's head nor the time that it may take. Here a connection waits (for its
+first request, for the rest of a head, or idle between two) or works. Whoever waits too long is closed, and where a new
+connection finds no room, the one that has waited longest makes room: slow strangers push out each other.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+import msgspec
+import prometheus_client
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from pipeline.gateway.callers import Callers, site_of
+from pipeline.gateway.headers import SAFE
+
+MAX_REQUEST_LINE_BYTES: Final = 32_768
+"""Links of ours hold their target in the path, so this is more than servers usually take."""
+MAX_HEAD_BYTES: Final = 65_536
+"""Request line and headers, and likewise a chunked body's trailers and framing between two pieces."""
+MAX_HEADERS: Final = 128
+MAX_PIPELINED: Final = 32
+"""Requests sent ahead on one connection; nobody needs more."""
+WRITE_TIMEOUT_S: Final = 60.0
+"""Seconds in which a client must read something of an answer that waits for it."""
+LINGER_S: Final = 5.0
+"""Seconds in which the rest of a body that nobody reads may come, after its answer."""
+DISCARD_S: Final = 1.0
+MAX_DISCARDED_BYTES: Final = 4_000_000
+"""Of what a refused client goes on sending: a connection that is closed at once is reset, and its answer never read."""
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """What one gateway grants."""
+
+    connections: int
+    per_address: int
+    head_timeout_s: float
+
+
+class ConnectionGuard:
+    """Counts one gateway's connections and knows which of them wait."""
+
+    def __init__(self, limits: ConnectionLimits, callers: Callers, refused: prometheus_client.Counter) -> None:
+        self.limits = limits
+        self.callers = callers
+        self._refused = refused
+        self._waiting: dict[LimitedHttpProtocol, None] = {}
+        self._by_address: Counter[str] = Counter()
+        self._open = 0
+
+    def refuse(self, why: str) -> None:
+        """Count a refusal."""
+        self._refused.labels(why).inc()
+
+    def admit(self, address: str) -> str:
+        """Count a connection in; return why there is no room instead, empty where there is."""
+        if address and self._by_address[address] >= self.limits.per_address:
+            return "address"
+        if self._open >= self.limits.connections and not self._evict():
+            return "connections"
+        self._open += 1
+        self.claim(address)
+        return ""
+
+    def leave(self, address: str) -> None:
+        """Count an admitted connection out."""
+        self._open -= 1
+        self.release(address)
+
+    def claim(self, address: str) -> None:
+        """Count one more for an address; an empty one is nobody's."""
+        if address:
+            self._by_address[address] += 1
+
+    def release(self, address: str) -> None:
+        """Count one less."""
+        if address:
+            self._by_address[address] -= 1
+            if self._by_address[address] <= 0:
+                del self._by_address[address]
+
+    def is_full(self, address: str) -> bool:
+        """Return whether an address has all that one may have."""
+        return bool(address) and self._by_address[address] >= self.limits.per_address
+
+    def waits(self, connection: "LimitedHttpProtocol") -> None:
+        """Note that a connection has no request in hand from now on."""
+        self._waiting.pop(connection, None)
+        self._waiting[connection] = None
+
+    def works(self, connection: "LimitedHttpProtocol") -> None:
+        """Note that it has one, or is gone."""
+        self._waiting.pop(connection, None)
+
+    def _evict(self) -> bool:
+        """Close the connection that has waited longest; return whether there was one."""
+        oldest = next(iter(self._waiting), None)
+        if oldest is None:
+            return False
+        self.refuse("evicted")
+        oldest.end()
+        return True
+
+
+class _Refusal(Exception):
+    """Ends a request whose head is not taken."""
+
+    def __init__(self, status: int, error: str, why: str) -> None:
+        super().__init__(error)
+        self.status = status
+        self.why = why
+
+
+class LimitedHttpProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    guard: ClassVar[ConnectionGuard]
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._address: str | None = None
+        """Whose connection it is: empty where a proxy's connection carries everybody's, None before it is admitted."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._in_head = True
+        """A request's head is not complete, or no byte of one came yet."""
+        self._is_message_open = False
+        """A request's last byte did not come yet."""
+        self._silent_bytes = 0
+        """Fed to the parser since it last told anything."""
+        self._head_bytes = 0
+        self._refusal: _Refusal | None = None
+        self._discarded: int | None = None
+        """Bytes thrown away since the refusal; None before there is one."""
+
+    # ------------------------------------------------------------------ connection
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Admit it, or answer 503 and close."""
+        super().connection_made(transport)
+        peer = self.client[0] if self.client else ""
+        address = "" if self.guard.callers.is_trusted(peer) else site_of(peer)
+        if why := self.guard.admit(address):
+            self.guard.refuse(why)
+            transport.write(_answer(503, "too many connections; try again"))
+            transport.close()
+            self._start(LINGER_S, transport.abort)
+            return
+        self._address = address
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count it out."""
+        self._stop(self._timer)
+        self._stop(self._write_timer)
+        self.guard.works(self)
+        if self._address is not None:
+            self.guard.leave(self._address)
+            self._address = None
+        super().connection_lost(exc)
+
+    def end(self) -> None:
+        """Close a connection that waits, to make room for another."""
+        if self._address is not None:
+            self.guard.leave(self._address)
+            self._address = None
+        self.guard.works(self)
+        if self._is_message_open and self._discarded is None:
+            self.transport.write(_answer(408, "the request did not come in time"))
+            self.transport.close()
+            self._start(LINGER_S, self.transport.abort)
+        else:
+            self.transport.abort()
+
+    # ------------------------------------------------------------------ reading
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, and refuse what goes on without end."""
+        if self.transport.is_closing():
+            return
+        if self._discarded is not None:
+            self._discarded += len(data)
+            if self._discarded > MAX_DISCARDED_BYTES:
+                self.transport.abort()
+            return
+        if not self._in_head and not self._is_message_open and self._is_idle():
+            self._in_head = True
+            self._await_head()
+        self._silent_bytes += len(data)
+        super().data_received(data)
+        if self._silent_bytes > MAX_HEAD_BYTES:
+            # Of a header, a trailer or a chunk's size the parser tells nothing before its end.
+            self._refuse(431, "headers that are too large", "head")
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._in_head = self._is_message_open = True
+        self._head_bytes = self._silent_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the request line."""
+        super().on_url(url)
+        self._silent_bytes = 0
+        self._head_bytes += len(url)
+        if len(self.url) > MAX_REQUEST_LINE_BYTES:
+            self._fail(_Refusal(414, "the request line is too long", "head"))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, or a trailer behind a chunked body."""
+        super().on_header(name, value)
+        self._silent_bytes = 0
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
+            self._fail(_Refusal(431, "headers that are too large or too many", "head"))
+
+    def on_headers_complete(self) -> None:
+        """Begin the work."""
+        self._in_head = False
+        self._silent_bytes = 0
+        self._stop(self._timer)
+        self.guard.works(self)
+        super().on_headers_complete()
+        if len(self.pipeline) > MAX_PIPELINED:
+            self._fail(_Refusal(503, "too many requests at once on one connection", "head"))
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body."""
+        self._silent_bytes = 0
+        super().on_body(body)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what the parser stopped at: our refusal, else what is no HTTP."""
+        if self._refusal is not None:
+            self._refuse(self._refusal.status, str(self._refusal), self._refusal.why)
+        elif self._discarded is None and not self.transport.is_closing():
+            super().send_400_response(msg)
+
+    # ------------------------------------------------------------------ answering
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Start a request's work; behind a proxy of ours, if whoever it speaks for has room left."""
+        if self._address != "":
+            super()._start_asgi_task(cycle, app)
+            return
+        address = self.guard.callers.site(cycle.scope)
+        if self.guard.is_full(address):
+            self.guard.refuse("address")
+            super()._start_asgi_task(cycle, _too_many)
+            return
+
+        async def counted(*asgi: Any) -> None:
+            self.guard.claim(address)
+            try:
+                await app(*asgi)
+            finally:
+                self.guard.release(address)
+
+        super()._start_asgi_task(cycle, counted)
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request; a body that is still coming gets a moment only."""
+        super().on_response_complete()
+        if self.transport.is_closing() or self._discarded is not None or not self._is_idle():
+            return
+        if self._in_head:
+            # The next request has begun already.
+            self._await_head()
+            return
+        self.guard.waits(self)
+        if self._is_message_open:
+            self._start(LINGER_S, self.transport.close)
+
+    def on_message_complete(self) -> None:
+        """End a request; one whose answer left before waits for the next."""
+        super().on_message_complete()
+        self._silent_bytes = 0
+        self._is_message_open = False
+        if self._is_idle() and not self.transport.is_closing():
+            # Uvicorn's own timer ended with the last bytes that came.
+            self._start(self.timeout_keep_alive, self.transport.close)
+
+    def pause_writing(self) -> None:
+        """Give a client who does not read a limited time."""
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(WRITE_TIMEOUT_S, self._give_up_writing)
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._stop(self._write_timer)
+        super().resume_writing()
+
+    # ------------------------------------------------------------------ limits
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _await_head(self) -> None:
+        self.guard.waits(self)
+        self._start(self.guard.limits.head_timeout_s, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        if self._is_message_open:
+            self._refuse(408, "the request did not come in time", "slow")
+        else:
+            # Nothing was asked, so nothing is answered: browsers open connections ahead.
+            self.transport.close()
+
+    def _give_up_writing(self) -> None:
+        self.guard.refuse("slow")
+        self.transport.abort()
+
+    def _fail(self, refusal: _Refusal) -> None:
+        """Stop the parser, whose error then comes out as an answer."""
+        self._refusal = refusal
+        raise refusal
+
+    def _refuse(self, status: int, error: str, why: str) -> None:
+        """Answer, throw away what is on its way for a moment, and close."""
+        if self._discarded is not None or self.transport.is_closing():
+            return
+        self.guard.refuse(why)
+        self._discarded = 0
+        # Where an answer is on its way already, a second one would be read as a part of it.
+        if self._is_idle() or not self.cycle.response_started:
+            self.transport.write(_answer(status, error))
+        if not self._is_idle():
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
+        self.guard.waits(self)
+        self._start(DISCARD_S, self.transport.abort)
+
+    def _start(self, seconds: float, act: Callable[[], None]) -> None:
+        self._stop(self._timer)
+        self._timer = self.loop.call_later(seconds, act)
+
+    @staticmethod
+    def _stop(timer: asyncio.TimerHandle | None) -> None:
+        if timer is not None:
+            timer.cancel()
+
+
+def protocol_class(connections: ConnectionGuard) -> type[LimitedHttpProtocol]:
+    """Return the class of one gateway's connections; uvicorn makes them by class, without further arguments."""
+
+    class GatewayHttpProtocol(LimitedHttpProtocol):
+        """A connection of this gateway."""
+
+        guard = connections
+
+    return GatewayHttpProtocol
+
+
+def _answer(status: int, error: str) -> bytes:
+    body = msgspec.json.encode({"error": error, "where": "HTTP"})
+    headers = {**SAFE, "Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
+    if status == 503:
+        headers["Retry-After"] = "2"
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return STATUS_LINE[status] + lines.encode("ascii") + b"\r\n" + body
+
+
+async def _too_many(_scope: Any, _receive: Any, send: Any) -> None:
+    """Answer for an address that has too many requests in hand."""
+    body = msgspec.json.encode({"error": "too many requests at once; try again", "where": "HTTP"})
+    headers = {**SAFE, "Content-Type": "application/json", "Content-Length": str(len(body)), "Retry-After": "2"}
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": 503, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

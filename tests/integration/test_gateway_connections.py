@@ -1,0 +1,239 @@
+"""Limits of HTTP connections, asked over real sockets of a gateway as it is configured."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from pipeline.gateway.connections import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED, MAX_REQUEST_LINE_BYTES
+from pipeline.settings import Settings
+from tests.support.gateway import Gateway, gateway
+
+ASK = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+PATIENT_S = 30
+"""A test's own limit: far more than any of the gateway's here."""
+
+
+class Client:
+    """A raw connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def send(self, *pieces: bytes, pause: float = 0) -> None:
+        """Send pieces, as far as the gateway takes them."""
+        with contextlib.suppress(ConnectionError):
+            for piece in pieces:
+                self._writer.write(piece)
+                await self._writer.drain()
+                await asyncio.sleep(pause)
+
+    async def answer(self) -> int:
+        """The status of the next answer, its body read; 0 where the connection ends without one."""
+        async with asyncio.timeout(PATIENT_S):
+            try:
+                head = await self._reader.readuntil(b"\r\n\r\n")
+            except (asyncio.IncompleteReadError, ConnectionError):
+                return 0
+            lines = head.lower().split(b"\r\n")
+            lengths = [int(line.partition(b":")[2]) for line in lines if line.startswith(b"content-length:")]
+            await self._reader.readexactly(sum(lengths))
+            return int(head.split()[1])
+
+    async def ended(self) -> bool:
+        """Whether nothing comes any more; waits for the end."""
+        async with asyncio.timeout(PATIENT_S):
+            try:
+                return await self._reader.read() == b""
+            except ConnectionError:
+                return True
+
+    async def close(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def connected(world: Gateway, count: int = 1) -> AsyncIterator[Sequence[Client]]:
+    url = world.http.base_url
+    clients = [Client(*await asyncio.open_connection(url.host, url.port)) for _ in range(count)]
+    try:
+        yield clients
+    finally:
+        for client in clients:
+            await client.close()
+
+
+async def refused(world: Gateway, why: str) -> float:
+    return await world.metric(f'mailfold_http_refused_total{{why="{why}"}}')
+
+
+@pytest.mark.parametrize(
+    ("pieces", "status"),
+    [
+        ([ASK, b"\r\n"], 200),
+        ([ASK, b"X-A: " + b"a" * 30_000 + b"\r\n\r\n"], 200),
+        ([ASK, b"X-A: ", *[b"a" * 100_000] * 640], 431),
+        ([ASK, b"X-A", *[b"a" * 100_000] * 10], 431),
+        ([ASK, *[b"X-A: " + b"a" * 1_000 + b"\r\n"] * 100, b"\r\n"], 431),
+        ([ASK, b"X-A: b\r\n" * (MAX_HEADERS + 1), b"\r\n"], 431),
+        ([b"GET /" + b"a" * (MAX_REQUEST_LINE_BYTES - 10), b" HTTP/1.1\r\nHost: x\r\n\r\n"], 404),
+        ([b"GET /" + b"a" * MAX_REQUEST_LINE_BYTES, b" HTTP/1.1\r\nHost: x\r\n\r\n"], 414),
+        ([b"GET /", *[b"a" * 100_000] * 20], 414),
+        ([b"\x16\x03\x01nonsense\r\n\r\n"], 400),
+        ([b"POST /u/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;", *[b"e" * 100_000] * 10], 404),
+    ],
+)
+async def test_head_of_a_request_is_bounded(settings: Settings, pieces: list[bytes], status: int) -> None:
+    async with gateway(settings) as world, connected(world) as [client]:
+        sending = asyncio.create_task(client.send(*pieces))
+        assert await client.answer() == status
+        await sending
+        if status in (414, 431):
+            assert await client.ended()
+            assert await refused(world, "head") == 1
+        assert (await world.http.get("/healthz")).status_code == 200
+
+
+async def test_trailers_and_chunk_extensions_are_bounded(settings: Settings) -> None:
+    head = b"POST /channels/email/batch HTTP/1.1\r\nHost: x\r\nX-Api-Key: %s\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with gateway(settings) as world, connected(world, 2) as clients:
+        for client, endless in zip(clients, (b"1;x=", b"1\r\n[\r\n0\r\nX-Trailer: "), strict=True):
+            await client.send(head % world.key.encode(), endless, *[b"e" * MAX_HEAD_BYTES] * 8)
+            assert await client.answer() == 431
+            assert await client.ended()
+
+
+async def test_slow_head_is_ended_however_steadily_it_trickles(settings: Settings) -> None:
+    async with gateway(settings, http_head_timeout=0.5) as world, connected(world, 3) as [silent, slow, second]:
+        await second.send(ASK, b"\r\n")
+        assert await second.answer() == 200
+        trickle = [b"G", *[bytes([character]) for character in b"ET /healthz HTTP/1.1\r\n"], *[b"X-A: b\r\n"] * 400]
+        sending = [asyncio.create_task(client.send(*trickle, pause=0.05)) for client in (slow, second)]
+        assert [await client.answer() for client in (slow, second)] == [408, 408]
+        assert await silent.ended()
+        assert await slow.ended()
+        for task in sending:
+            task.cancel()
+        assert await refused(world, "slow") == 2
+
+
+async def test_request_that_follows_at_once_has_the_same_time(settings: Settings) -> None:
+    async with gateway(settings, http_head_timeout=0.5) as world, connected(world) as [client]:
+        await client.send(ASK + b"\r\n" + b"GET /healthz HTTP/1.1\r\nX-A: ")
+        sending = asyncio.create_task(client.send(*[b"a"] * 400, pause=0.05))
+        assert [await client.answer(), await client.answer()] == [200, 408]
+        sending.cancel()
+
+
+async def test_idle_connection_is_closed_and_a_busy_one_kept(settings: Settings) -> None:
+    async with gateway(settings, http_idle_timeout=1) as world, connected(world) as [client]:
+        for _ in range(3):
+            await client.send(ASK, b"\r\n")
+            assert await client.answer() == 200
+            await asyncio.sleep(0.6)
+        assert await client.ended()
+
+
+async def test_slow_body_is_ended(settings: Settings) -> None:
+    head = b"POST /channels/email/batch HTTP/1.1\r\nHost: x\r\nX-Api-Key: %s\r\nContent-Length: 1000\r\n\r\n"
+    async with gateway(settings, http_body_timeout=0.5) as world, connected(world) as [client]:
+        sending = asyncio.create_task(client.send(head % world.key.encode(), *[b" "] * 400, pause=0.05))
+        assert await client.answer() == 408
+        assert await client.ended()
+        sending.cancel()
+
+
+async def test_rest_of_a_body_that_nobody_reads_gets_a_moment_only(settings: Settings, monkeypatch: Any) -> None:
+    monkeypatch.setattr("pipeline.gateway.connections.LINGER_S", 0.5)
+    async with gateway(settings) as world, connected(world) as [client]:
+        await client.send(b"POST /t/x HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+        assert await client.answer() == 405
+        sending = asyncio.create_task(client.send(*[b" "] * 400, pause=0.05))
+        assert await client.ended()
+        sending.cancel()
+
+
+async def test_body_that_ends_after_its_answer_leaves_the_connection_usable(settings: Settings) -> None:
+    async with gateway(settings, http_idle_timeout=1) as world, connected(world) as [client]:
+        await client.send(b"POST /t/x HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n ")
+        assert await client.answer() == 405
+        await client.send(b" ")
+        await client.send(ASK, b"\r\n")
+        assert await client.answer() == 200
+        await client.send(b"POST /t/x HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n ")
+        assert await client.answer() == 405
+        await client.send(b" ")
+        assert await client.ended()
+
+
+async def test_one_address_has_its_share_of_connections(settings: Settings) -> None:
+    async with gateway(settings, http_connections_per_address=4) as world:
+        # The test's own client has one of the four.
+        assert (await world.http.get("/healthz")).status_code == 200
+        async with connected(world, 4) as clients:
+            assert await clients[3].answer() == 503
+            for client in clients[:3]:
+                await client.send(ASK, b"\r\n")
+                assert await client.answer() == 200
+            assert await refused(world, "address") == 1
+        async with connected(world) as [client]:
+            await client.send(ASK, b"\r\n")
+            assert await client.answer() == 200
+
+
+async def test_new_connection_takes_the_place_of_the_one_that_waited_longest(settings: Settings) -> None:
+    async with gateway(settings, http_connections=3) as world, connected(world, 3) as strangers:
+        await strangers[0].send(ASK)
+        async with connected(world) as [client]:
+            await client.send(ASK, b"\r\n")
+            assert await client.answer() == 200
+            ends = await asyncio.gather(
+                *(asyncio.wait_for(one.answer(), 1) for one in strangers), return_exceptions=True
+            )
+            assert 408 in ends
+            assert any(isinstance(end, TimeoutError) for end in ends), "nobody is closed without need"
+
+
+async def test_full_gateway_refuses_with_503(settings: Settings) -> None:
+    head = b"POST /channels/email/batch HTTP/1.1\r\nHost: x\r\nX-Api-Key: %s\r\nContent-Length: 10\r\n\r\n"
+    async with gateway(settings, http_connections=2) as world, connected(world, 2) as working:
+        for client in working:
+            await client.send(head % world.key.encode())
+        await asyncio.sleep(0.3)
+        async with connected(world) as [client]:
+            assert await client.answer() == 503
+        await working[0].send(b" " * 10)
+        assert await working[0].answer() == 400
+
+
+async def test_proxy_that_is_trusted_is_counted_by_whom_it_speaks_for(settings: Settings) -> None:
+    head = (
+        b"POST /channels/email/batch HTTP/1.1\r\nHost: x\r\nX-Api-Key: %s\r\nX-Forwarded-For: %s\r\n"
+        b"Content-Length: 10\r\n\r\n"
+    )
+    changed: dict[str, Any] = {"http_connections_per_address": 2, "trusted_proxies": ("127.0.0.0/8",)}
+    async with gateway(settings, **changed) as world, connected(world, 6) as clients:
+        for client in clients[:3]:
+            await client.send(head % (world.key.encode(), b"203.0.113.9"))
+            await asyncio.sleep(0.1)
+        assert await clients[2].answer() == 503
+        await clients[3].send(head % (world.key.encode(), b"203.0.113.10"), b" " * 10)
+        assert await clients[3].answer() == 400
+        await clients[0].send(b" " * 10)
+        assert await clients[0].answer() == 400
+        await clients[4].send(head % (world.key.encode(), b"203.0.113.9"), b" " * 10)
+        assert await clients[4].answer() == 400
+
+
+async def test_pipelined_requests_are_answered_in_order_and_bounded(settings: Settings) -> None:
+    async with gateway(settings) as world, connected(world, 2) as [client, greedy]:
+        await client.send((ASK + b"\r\n") * 5)
+        assert [await client.answer() for _ in range(5)] == [200] * 5
+        await greedy.send((ASK + b"\r\n") * (MAX_PIPELINED + 10))
+        statuses = [await greedy.answer() for _ in range(MAX_PIPELINED + 10)]
+        assert statuses[-1] == 0

@@ -1,0 +1,129 @@
+"""Room for request bodies: counted, shared out, given back."""
+
+import asyncio
+import gzip
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.gateway import bodies, problems
+from pipeline.gateway.bodies import BodyLimits, read_body, release
+from pipeline.gateway.memory import FLOOR_BYTES, BodyMemory
+
+MB = 1_000_000
+
+
+class Refused:
+    """Counts."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+
+
+def memory(total: int = 100 * MB, wait_s: float = 0.01) -> BodyMemory:
+    return BodyMemory(total, Refused(), wait_s)
+
+
+async def test_one_owner_alone_has_half_and_more_have_equal_shares() -> None:
+    room = memory()
+    for owners in (1, 2, 3, 9):
+        shares = [room.share(str(owner)) for owner in range(owners)]
+        held = [0] * owners
+        growing = True
+        while growing:
+            growing = False
+            for owner, share in enumerate(shares):
+                if await share.take(MB // 2):
+                    held[owner] += MB // 2
+                    growing = True
+        assert max(held) - min(held) <= MB
+        assert abs(sum(held) - 100 * MB * owners // (owners + 1)) <= owners * MB
+        assert await room.share("another").take(FLOOR_BYTES // 2)
+        room.give_back("another", FLOOR_BYTES // 2)
+        for share in shares:
+            share.end()
+        assert room.held == 0
+
+
+async def test_request_waits_for_room_and_gets_it() -> None:
+    room = memory(10 * MB, wait_s=20)
+    first, second = room.share("a"), room.share("a")
+    assert await first.take(5 * MB)
+    waiting = asyncio.create_task(second.take(5 * MB))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    first.end()
+    assert await waiting
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 40)), max_size=60))
+def test_never_more_than_all_is_in_hand_and_all_comes_back(asked: list[tuple[int, int]]) -> None:
+    async def run() -> None:
+        room = BodyMemory(50 * MB, Refused(), 0)
+        shares = [room.share(str(owner)) for owner in range(5)]
+        for owner, size in asked:
+            await shares[owner].take(size * MB)
+            assert room.held <= 50 * MB
+        for share in shares:
+            share.end()
+        assert room.held == 0
+
+    asyncio.run(run())
+
+
+def application(room: BodyMemory, inside: list[int], limit: int = 20 * MB) -> Any:
+    app = FastAPI()
+    problems.install(app, {})
+    app.state.bodies = BodyLimits(room, 5, lambda _: "here")
+
+    @app.post("/")
+    async def take(request: Request) -> dict[str, int]:
+        body = await read_body(request, limit)
+        inside.append(room.held)
+        return {"size": len(body)}
+
+    async def whole(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await app(scope, receive, send)
+        finally:
+            release(scope)
+
+    return whole
+
+
+def client(app: Any) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://here")
+
+
+@pytest.mark.parametrize("size", [0, 10, bodies.STEP_BYTES, 3 * bodies.STEP_BYTES + 1, 20 * MB])
+async def test_unzipped_bytes_are_in_hand_until_the_request_ends(size: int) -> None:
+    room, inside = memory(), list[int]()
+    async with client(application(room, inside)) as http:
+        zipped = gzip.compress(b"x" * size)
+        answer = await http.post("/", content=zipped, headers={"Content-Encoding": "gzip"})
+        assert (answer.status_code, answer.json()) == (200, {"size": size})
+    assert (inside, room.held) == ([size], 0)
+
+
+async def test_small_gzip_that_becomes_large_finds_room_first() -> None:
+    room, inside = memory(), list[int]()
+    zipped = gzip.compress(b"x" * 20 * MB)
+    other = room.share("somebody")
+    assert await other.take(40 * MB)
+    async with client(application(room, inside)) as http:
+        send = [http.post("/", content=zipped, headers={"Content-Encoding": "gzip"}) for _ in range(8)]
+        answers = await asyncio.gather(*send)
+        statuses = sorted(answer.status_code for answer in answers)
+        assert statuses[0] == 200
+        assert statuses[-1] == 503
+        assert {answer.headers.get("Retry-After") for answer in answers if answer.status_code == 503} == {"2"}
+        other.end()
+        assert room.held == 0
+        assert (await http.post("/", content=zipped, headers={"Content-Encoding": "gzip"})).status_code == 200

@@ -1,0 +1,72 @@
+"""Suppression keys: which addresses are one, and under which hash earlier versions knew them."""
+
+import pytest
+
+from pipeline.content.mime import on_the_wire
+from pipeline.signing import Signer, hash_address, old_hash_of
+from tests.conftest import SECRET
+
+SIGNER = Signer(SECRET, "address")
+
+
+def hashed(address: str) -> bytes:
+    return hash_address(SIGNER, address)
+
+
+def hashed_before(address: str) -> bytes:
+    """What earlier versions wrote."""
+    return SIGNER.digest(address.strip().casefold().encode())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "user@bücher.example",
+        "USER@BÜCHER.example",
+        "user@bu\u0308cher.example",
+        " user@XN--bcher-KVA.Example ",
+        "user@bücher。example",
+    ],
+)
+def test_spellings_of_one_address_have_one_key(other: str) -> None:
+    assert hashed(other) == hashed("user@xn--bcher-kva.example")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("user@strasse.example", "user@straße.example"),
+        ("user@βόλος.example", "user@βόλοσ.example"),
+        ("straße@example.com", "strasse@example.com"),
+        ("a@x.example", "b@x.example"),
+    ],
+)
+def test_different_addresses_have_different_keys(first: str, second: str) -> None:
+    assert hashed(first) != hashed(second)
+
+
+@pytest.mark.parametrize("address", ["Anna@Example.com", "a_b@a_b.example.com", "", "@", "x"])
+def test_key_of_an_ascii_address_did_not_change(address: str) -> None:
+    assert hashed(address) == hashed_before(address)
+    assert old_hash_of(SIGNER, address) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "shared"),
+    [
+        ("user@Bücher.example", False),
+        ("user@straße.example", True),
+        ("user@βόλος.example", True),
+        ("user@i❤.ws", False),
+    ],
+)
+def test_old_key_is_known_for_each_spelling(address: str, shared: bool) -> None:
+    for spelling in (address, on_the_wire(address), address.replace("user", "USER")):
+        old = old_hash_of(SIGNER, spelling)
+        assert old is not None
+        assert (old.digest, old.shared) == (hashed_before(address), shared)
+
+
+@pytest.mark.parametrize("size", [10_000, 1_000_000])
+def test_key_of_a_text_that_is_too_long_is_made_without_decomposing_it(size: int) -> None:
+    assert hashed("A" * size) == hashed("a" * size)
