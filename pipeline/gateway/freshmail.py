@@ -164,6 +164,7 @@ class Surface:
             recorded_at=self._rt.clock(),
             identity=ids.identity,
             sender=Mailbox(address=post.sender.email, name=post.sender.name),
+            reply_to=(post.reply_to.email,) if post.reply_to else (),
         )
         return {
             email_id: Parcel(_request(whole, wish, email_id), wish.content)
