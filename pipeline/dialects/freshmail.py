@@ -15,7 +15,6 @@ import base64
 import binascii
 import mimetypes
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Annotated, Any, Final
@@ -24,6 +23,7 @@ import msgspec
 from msgspec import Meta
 
 from pipeline.addresses import address_problem, text_problem
+from pipeline.content.budget import ContentBudget, OverBudget, content_bytes
 from pipeline.content.header_names import MAX_NAME_CHARACTERS, is_custom_name, is_steering
 from pipeline.content.render import Compiled, compiled
 from pipeline.content.templates import render
@@ -130,33 +130,6 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     template: TemplateRef | None = None
 
 
-class _OverBudget(Refused):
-    """The contents of a request's recipients are too much together."""
-
-
-class _Budget:
-    """Bytes that a request's contents may still take; spent while they are rendered, before the next is."""
-
-    def __init__(self) -> None:
-        self._rendered = RENDERED_MAX
-        self._kept = CONTENTS_MAX
-
-    def rendered(self, text: str) -> str:
-        """Charge a text that was rendered, and return it."""
-        self._rendered -= sys.getsizeof(text)
-        if self._rendered < 0:
-            raise _OverBudget(f"More than {RENDERED_MAX} bytes are to be rendered for them together.")
-        return text
-
-    def keep(self, content: Content) -> Content:
-        """Charge a content that is kept beside the others, and return it."""
-        self._kept -= sys.getsizeof(content.html) + sys.getsizeof(content.text)
-        self._kept -= sum(len(file.data) for file in content.attachments)
-        if self._kept < 0:
-            raise _OverBudget(f"Their contents are more than {CONTENTS_MAX} bytes together.")
-        return content
-
-
 class _Kit(msgspec.Struct):
     """What one request's emails are made of."""
 
@@ -164,7 +137,7 @@ class _Kit(msgspec.Struct):
     files: tuple[Attachment, ...]
     template: Template | None
     now: Millis
-    budget: _Budget = msgspec.field(default_factory=_Budget)
+    budget: ContentBudget
     contents: dict[tuple[str, str, tuple[tuple[str, str], ...]], Content] = msgspec.field(default_factory=dict)
     """Each content that differs, once: recipients who get the same share it on the log."""
 
@@ -210,18 +183,23 @@ def wishes(post: Post, template: Template | None, now: Millis) -> list[Wish]:
         errors["TemplateHash"] = "There is no template of this hash; `mailfold templates push` makes one."
     if errors:
         raise Invalid(errors)
-    kit = _Kit(texts, files, template, now)
+    kit = _Kit(texts, files, template, now, ContentBudget(RENDERED_MAX, CONTENTS_MAX))
     found: list[Wish] = []
     for nth, recipient in enumerate(post.recipients):
         try:
             found.append(_wish(post, recipient, kit))
-        except _OverBudget as over:
+        except OverBudget as over:
             raise Invalid({"Recipients": str(over)}) from None
         except Refused as refused:
             errors[f"Recipients[{nth}].personalization"] = f"{refused.where}: {refused}"
     if errors:
         raise Invalid(errors)
     return found
+
+
+def size(found: list[Wish]) -> int:
+    """Return how many bytes of memory the emails' contents take, each once."""
+    return sum(map(content_bytes, {id(wish.content): wish.content for wish in found}.values()))
 
 
 def answer(taken: Iterable[Registered]) -> bytes:
@@ -357,7 +335,7 @@ def _wish(post: Post, recipient: Recipient, kit: _Kit) -> Wish:
     headers = _merged(post.headers or {}, recipient.headers or {})
     content = kit.contents.get((html, text, headers))
     if content is None:
-        content = kit.budget.keep(Content(html=html, text=text, attachments=kit.files, headers=headers))
+        content = kit.budget.charge_kept(Content(html=html, text=text, attachments=kit.files, headers=headers))
         kit.contents[html, text, headers] = content
     return Wish(
         recipient=recipient.email,
@@ -376,7 +354,7 @@ def _said(post: Post, values: Mapping[str, Any], kit: _Kit) -> tuple[str, str, s
         raise Refused(problem, "Subject")
     if kit.template is not None:
         made = render(kit.template, "", values, now=kit.now, lenient=True)
-        return said["Subject"], kit.budget.rendered(made.html), kit.budget.rendered(made.text), made.ref
+        return said["Subject"], kit.budget.charge_rendered(made.html), kit.budget.charge_rendered(made.text), made.ref
     bodies = {body.kind: said[f"Contents[{nth}].body"] for nth, body in enumerate(post.contents or ())}
     return said["Subject"], bodies.get(_HTML, ""), bodies.get(_PLAIN, ""), None
 
@@ -385,8 +363,8 @@ def _rendered(text: Compiled | str, where: str, values: Mapping[str, Any], kit: 
     if isinstance(text, str):
         return text
     try:
-        return kit.budget.rendered(text.render(values, kit.now))
-    except _OverBudget:
+        return kit.budget.charge_rendered(text.render(values, kit.now))
+    except OverBudget:
         raise
     except Refused as refused:
         raise Refused(str(refused), where) from None
