@@ -54,6 +54,8 @@ _NAME_RULE: Final = f"The name of a custom header is X- and letters, digits or m
 _STEERING: Final = "Headers of this name are orders to a sending service, or are written by mail servers or Mailfold."
 _FILENAME: Final = re.compile(r"[^/\\]{1,255}")
 _EITHER: Final = "Exactly one of templateHash and contents must be given."
+_FITTING: Final = {"recipients": [], "from": {"name": "", "email": "sender@example.com"}, "subject": ""}
+"""Stands for what is missing or can't be read, while the rest is looked at."""
 _MARKED: Final = re.compile(r"\{[{%#]|\$\$")
 _SOME_KEY: Final = "[...]"
 _STEP: Final = re.compile(r"\.(\w+)|\[(\d+)\]")
@@ -222,9 +224,21 @@ def _told(refused: Refused, body: bytes) -> dict[str, str] | list[str]:
         where = _named(misfit.where, value) if _SOME_KEY in misfit.where else misfit.where
         what = "This field is missing." if str(misfit) == MISSING else f"{str(misfit)[:1].upper()}{str(misfit)[1:]}."
         errors[_path(where[1:])] = what
-    if value.get("contents") is None and value.get("templateHash") is None:
-        errors["Contents"] = _EITHER
-    return errors
+    return errors | dict(islice(_problems_beside(value, set(map(_first_name, errors))), ERRORS_MAX))
+
+
+def _problems_beside(value: dict[str, Any], wrong: set[str]) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with those fields that could be read."""
+    fitting = {name: given for name, given in value.items() if name.lower() not in wrong}
+    post = msgspec.convert(_FITTING | fitting, Post)
+    beside = wrong | ({"contents"} if "templatehash" in wrong else set())
+    for path, problem in _problems(post):
+        if _first_name(path) not in beside:
+            yield path, problem
+
+
+def _first_name(path: str) -> str:
+    return re.split(r"[.\[]", path.lower(), maxsplit=1)[0]
 
 
 def _named(where: str, value: Any) -> str:

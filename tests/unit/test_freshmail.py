@@ -137,6 +137,16 @@ def test_every_missing_field_is_told_at_once() -> None:
     }
 
 
+def test_what_is_wrong_beside_a_missing_field_is_told_with_it() -> None:
+    assert errors(recipients=[{"email": "nobody"}], subject=5, contents=5, templateHash=5, headers={"Bcc": "a"}) == {
+        "Subject": "Expected str, got int.",
+        "TemplateHash": "Expected str | null, got int.",
+        "Contents": "Expected array | null, got int.",
+        "Recipients[0].email": "This value is not a valid email address.",
+        "Headers[Bcc]": "The name of a custom header is X- and letters, digits or marks; at most 60.",
+    }
+
+
 def test_a_million_faults_are_not_told_one_by_one() -> None:
     assert len(errors(recipients=[{} for _ in range(2_000)])) == freshmail.ERRORS_MAX
 
