@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+from typing import Any
 
 from freshmail.exceptions import ClientException
 from freshmail.messaging.email.attachment import Base64Attachment
@@ -20,8 +21,8 @@ def sender(token: str) -> FreshmailSender:
     return FreshmailSender(transport=transport)
 
 
-def mail(*recipients: dict, **changed: object) -> MailBag:
-    given = {
+def mail(*recipients: dict[str, Any], **changed: Any) -> MailBag:
+    given: dict[str, Any] = {
         "tos": list(recipients),
         "from_": {"name": "Office", "email": "office@example.com"},
         "subject": "Hello $$first_name$$",
@@ -41,8 +42,12 @@ def refused(token: str, message: MailBag) -> object:
 
 
 token = os.environ["TOKEN"]
-anna = {"email": "anna@example.com", "personalization": {"first_name": "Anna", "code": "A1"}}
-ben = {"email": "ben@example.com", "personalization": {"first_name": "Ben"}, "headers": {"X-Campaign": "ben"}}
+anna: dict[str, Any] = {"email": "anna@example.com", "personalization": {"first_name": "Anna", "code": "A1"}}
+ben: dict[str, Any] = {
+    "email": "ben@example.com",
+    "personalization": {"first_name": "Ben"},
+    "headers": {"X-Campaign": "ben"},
+}
 sent = sender(token).send(mail(anna, ben))
 told = {
     "success": sent.is_success(),
