@@ -15,6 +15,7 @@ from email.header import Header
 from email.utils import encode_rfc2231, format_datetime
 from typing import Final
 
+from pipeline.content.header_names import is_steering
 from pipeline.content.letter import Headers, Letter
 from pipeline.content.text import text_of
 from pipeline.domains import InvalidDomain, to_ascii
@@ -129,7 +130,7 @@ def own_headers(content: Content, but: Headers = ()) -> list[tuple[str, str]]:
     return [
         (name, value)
         for name, value in content.headers
-        if _HEADER_NAME.match(name) and not _OURS.match(name) and name.lower() not in ours
+        if _HEADER_NAME.match(name) and not _OURS.match(name) and not is_steering(name) and name.lower() not in ours
     ]
 
 

@@ -30,11 +30,14 @@ class Compiled(Protocol):
         ...
 
 
-def compiled(source: str, syntax: Syntax, *, html: bool) -> Compiled:
-    """Raises Refused, with the line, for what can't be compiled."""
+def compiled(source: str, syntax: Syntax, *, html: bool, lenient: bool = False) -> Compiled:
+    """Raises Refused, with the line, for what can't be compiled.
+
+    ``lenient``: a variable that isn't there says nothing, as in Twig itself; FreshMail's syntax is always so.
+    """
     if syntax is Syntax.EXTRAHORIZON:
         return Placeholders(source, html=html)
     if syntax is Syntax.FRESHMAIL:
         # One engine for both kinds of marks: values are never looked at for marks of the other kind.
         source = _FRESHMAIL.sub(lambda mark: f'{{{{ {ALL}["{mark[1]}"] }}}}', source)
-    return Twig(source, html=html)
+    return Twig(source, html=html, lenient=lenient or syntax is Syntax.FRESHMAIL)

@@ -93,12 +93,16 @@ def language_of(template: Template, wanted: str) -> str:
     return template.default
 
 
-def render(template: Template, language: str, values: Mapping[str, Any], *, now: Millis) -> Rendered:
-    """What the template says. Raises Refused with what and where."""
+def render(
+    template: Template, language: str, values: Mapping[str, Any], *, now: Millis, lenient: bool = False
+) -> Rendered:
+    """What the template says; see `compiled` for ``lenient``. Raises Refused with what and where."""
     _check_values(template, values)
     chosen = language_of(template, language)
     texts = template.texts[chosen]
-    said = {part: _said(template, chosen, part, values, now) for part in ("subject", "html", "text")}
+    said = {
+        part: _said(template, chosen, part, values, now=now, lenient=lenient) for part in ("subject", "html", "text")
+    }
     _refuse(text_problem(said["subject"]), f"texts.{chosen}.subject")
     ref = TemplateRef(id=template.template_id, version=template.version, language=chosen)
     return Rendered(subject=said["subject"], html=said["html"], text=said["text"] if texts.text else "", ref=ref)
@@ -108,17 +112,19 @@ def _language(name: str) -> str:
     return name.replace("_", "-").lower()
 
 
-def _said(template: Template, language: str, part: str, values: Mapping[str, Any], now: Millis) -> str:
+def _said(
+    template: Template, language: str, part: str, values: Mapping[str, Any], *, now: Millis, lenient: bool
+) -> str:
     source: str = getattr(template.texts[language], part)
     try:
-        return _compiled(source, template.syntax, part == "html").render(values, now)
+        return _compiled(source, template.syntax, part == "html", lenient).render(values, now)
     except Refused as refused:
         raise Refused(str(refused), f"texts.{language}.{part}") from None
 
 
 @functools.lru_cache(maxsize=128)
-def _compiled(source: str, syntax: Syntax, html: bool) -> Compiled:
-    return compiled(source, syntax, html=html)
+def _compiled(source: str, syntax: Syntax, html: bool, lenient: bool) -> Compiled:
+    return compiled(source, syntax, html=html, lenient=lenient)
 
 
 # --------------------------------------------------------------- submission

@@ -38,6 +38,10 @@ _BUDGET: Final = "_budget"
 _NOW: Final = "_now"
 
 _MARKS: Final = re.compile(r"\{[{%#]")
+_COMMENT: Final = re.compile(r"\{#(?:[^{#]|\{(?!#)|#(?!\}))*+#\}")
+"""A comment that ends before another begins: in minified CSS, ``{#id{color:red}}``, nothing ends it."""
+_COMMENT_STARTS, _COMMENT_ENDS = "\0{#", "#}\0"
+"""Comments in lenient texts, once they are told from CSS."""
 _NODES: Final = (
     *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.Name, nodes.Getattr, nodes.Getitem),
     *(nodes.Const, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Compare, nodes.Operand, nodes.Filter, nodes.Test),
@@ -60,6 +64,35 @@ class Missing(StrictUndefined):
         return not self == other
 
     __hash__ = None  # type: ignore[assignment]  # nobody keeps one in a set
+
+
+class Absent(Missing):
+    """A variable that isn't there, in a lenient text: Twig's null, which says nothing and compares as PHP's does."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:  # type: ignore[override]
+        return ""
+
+    def __eq__(self, other: object) -> bool:  # type: ignore[override]
+        return not other
+
+    def __lt__(self, other: object) -> bool:  # type: ignore[override]
+        return bool(other)
+
+    def __le__(self, other: object) -> bool:  # type: ignore[override]
+        return True
+
+    def __gt__(self, other: object) -> bool:  # type: ignore[override]
+        return False
+
+    def __ge__(self, other: object) -> bool:  # type: ignore[override]
+        return not other
+
+    def __contains__(self, item: object) -> bool:  # type: ignore[override]
+        return False
+
+    __hash__ = None
 
 
 class _Budget:
@@ -158,6 +191,8 @@ def _date(context: Context, value: Any, form: str = phpdate.DEFAULT, zone: str =
     if not isinstance(form, str) or not isinstance(zone, str) or len(form) > phpdate.FORMAT_MAX:
         raise Refused("date: a format and a time zone are short texts")
     context[_BUDGET].spend(form)
+    if isinstance(value, Absent):
+        value = "now"
     return phpdate.format_php(phpdate.moment(_shown(value), context[_NOW], zone), form)
 
 
@@ -181,10 +216,12 @@ _TESTS: Final = {
 }
 
 
-def _environment(html: bool) -> _Environment:
+def _environment(html: bool, lenient: bool) -> _Environment:
     made = _Environment(
         autoescape=html,
-        undefined=Missing,
+        undefined=Absent if lenient else Missing,
+        comment_start_string=_COMMENT_STARTS if lenient else "{#",
+        comment_end_string=_COMMENT_ENDS if lenient else "#}",
         finalize=_finalized,
         keep_trailing_newline=True,
         extensions=[_Words],
@@ -196,20 +233,27 @@ def _environment(html: bool) -> _Environment:
     return made
 
 
-_ENVIRONMENTS: Final = {html: _environment(html) for html in (True, False)}
+_ENVIRONMENTS: Final = {
+    (html, lenient): _environment(html, lenient) for html in (True, False) for lenient in (True, False)
+}
 
 
 class Twig:
     """A compiled text."""
 
-    def __init__(self, source: str, *, html: bool) -> None:
-        """Raises Refused, with the line, for what can't be compiled or isn't let in."""
+    def __init__(self, source: str, *, html: bool, lenient: bool = False) -> None:
+        """Raises Refused, with the line, for what can't be compiled or isn't let in.
+
+        ``lenient``: a variable that isn't there says nothing, and only what ends is a comment.
+        """
         if len(source) > SOURCE_MAX:
             raise Refused(f"more than {SOURCE_MAX} characters")
+        if lenient:
+            source = _COMMENT.sub(lambda comment: f"\0{comment[0]}\0", source)
         self.mentions: tuple[Mention, ...] = ()
         self._literal = None if _MARKS.search(source) else source
         if self._literal is None:
-            self._compile(source, _ENVIRONMENTS[html])
+            self._compile(source, _ENVIRONMENTS[html, lenient])
 
     def render(self, values: Values, now: int = 0) -> str:
         """What it says with these values. Raises Refused, with line and variable."""

@@ -19,13 +19,17 @@ from msgspec import Meta
 from pipeline.addresses import address_problem
 from pipeline.content.templates import render
 from pipeline.errors import Refused
-from pipeline.json_items import refusal, typed
+from pipeline.json_items import check_values, refusal, typed
 from topics.contents import Content
 from topics.record import Millis
 from topics.templates import Template, TemplateRef
 
 DIALECT: Final = "email_v1"
 FIELD_MAX: Final = 1_000
+MAX_MESSAGES: Final = 100_000
+"""Messages of one request. Those over the tenant's batch maximum are answered one by one, up to this number."""
+MAX_RENDERED_BYTES: Final = 512_000_000
+"""Bytes that are rendered for one request, as memory holds them."""
 NEEDED: Final = {
     "token": ("Token", "NumPhotos"),
     "group": ("GroupId",),
@@ -100,8 +104,11 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def read(body: bytes) -> tuple[int, list[Wish], dict[int, Result]]:
-    """How many messages there are, the wishes, and a result for each that is none. Raises Refused for no request."""
+    """Return the number of messages, the wishes, and a result for each that is none. Raise Refused for no request."""
+    check_values(body)
     messages = typed(_post, body).messages
+    if len(messages) > MAX_MESSAGES:
+        raise Refused(f"more than {MAX_MESSAGES} messages", ".Messages")
     wishes: list[Wish] = []
     faults: dict[int, Result] = {}
     for index, raw in enumerate(messages):

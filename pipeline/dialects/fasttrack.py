@@ -1,12 +1,13 @@
 """Fast Track's operator email API: a batch's bytes -> wishes and faults; outcomes -> the answer's bytes.
 
-Assumptions where its document is silent: the body is a bare JSON array; the answer always has all
-three arrays; a ``failed`` message whose ``activity.id`` can't be read has the id null, its place
-is in the error. Unknown fields are tolerated everywhere and those inside ``activity`` kept.
+Assumptions where its document is silent: the body is a JSON array, bare or the only array of objects
+in an object, whatever its name there; the answer always has all three arrays; a ``failed`` message
+whose ``activity.id`` can't be read has the id null, its place is in the error. Unknown fields are
+tolerated everywhere and those inside ``activity`` kept.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -14,7 +15,15 @@ from msgspec import Meta
 
 from pipeline.addresses import address_problem, text_problem
 from pipeline.errors import Refused
-from pipeline.json_items import HALF_A_PAIR, depth, refusal, split, text_at
+from pipeline.json_items import (
+    HALF_A_PAIR,
+    check_values,
+    depth,
+    despite_half_a_pair,
+    member_values,
+    refusal,
+    split,
+)
 from topics.requests import Mailbox
 
 DIALECT: Final = "fasttrack"
@@ -22,6 +31,9 @@ ACTIVITY_MAX: Final = 65_536
 """Bytes of one ``activity``: it travels in every record of the email, several times in some."""
 ACTIVITY_DEPTH: Final = 64
 """Nesting that every reader on the way can follow."""
+MAX_MESSAGES: Final = 100_000
+"""Messages of one request. Those over the tenant's batch maximum are answered one by one, up to this number."""
+MAX_WRAPPER_MEMBERS: Final = 100
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -30,7 +42,8 @@ class Activity(msgspec.Struct, frozen=True):
 
     id: Annotated[str, Meta(min_length=1, max_length=500, description="A unique identifier of the Email")]
     brand_id: Annotated[int, Meta(description="The unique identifier of the brand on Fast Track")]
-    user_id: Annotated[str, Meta(description="The unique identifier of the player")]
+    # A string by its table of requests, an integer by its table of conversions.
+    user_id: Annotated[str | int, Meta(description="The unique identifier of the player")]
     internal_user_id: Annotated[int, Meta(description="The unique internal identifier of the player")]
     activity_id: Annotated[int, Meta(description="The unique identifier of the activity setup in Fast Track")]
     action_group_id: Annotated[int, Meta(description="The action group which the Email originates from")]
@@ -103,13 +116,17 @@ _answer = msgspec.json.Encoder().encode
 
 
 def read_batch(body: bytes) -> tuple[list[Wish], list[Fault]]:
-    """The wishes of a batch in its order, and a fault for each message that is none.
+    """Return the wishes of a batch in its order, and a fault for each message that is none.
 
-    Raises Refused, with what and where, for a body that is no JSON array.
+    Raise Refused, with what and where, for a body that is neither a JSON array nor an object with one array of objects.
     """
+    check_values(body)
+    messages = _unwrapped(body) if body.lstrip()[:1] == b"{" else split(body)
+    if len(messages) > MAX_MESSAGES:
+        raise Refused(f"more than {MAX_MESSAGES} messages", "body")
     wishes: list[Wish] = []
     faults: list[Fault] = []
-    for index, raw in enumerate(split(body)):
+    for index, raw in enumerate(messages):
         try:
             wishes.append(_wish(index, raw))
         except Refused as refused:
@@ -125,6 +142,21 @@ def answer(successful: Iterable[Success], failed: Iterable[Fault], fatal: Iterab
 def fault(wish: Wish, error: str, where: str = "") -> Fault:
     """A fault found after reading: a conflict, a limit, a log that is away."""
     return Fault(id=wish.identity, error=f"[{wish.index}]{where}: {error}")
+
+
+def error(status: int, what: str, where: str = "") -> bytes:
+    """Return the body of an answer that concerns the whole batch; the code is the HTTP status."""
+    return _answer({"error": what, "code": status, "where": where})
+
+
+def _unwrapped(body: bytes) -> Sequence[bytes | msgspec.Raw]:
+    """Return the items of the only array of objects among an object's members."""
+    arrays = [split(value) for value in member_values(body, MAX_WRAPPER_MEMBERS) if value.startswith(b"[")]
+    holding = [items for items in arrays if any(bytes(item).startswith(b"{") for item in items)]
+    chosen = holding or [items for items in arrays if not items]
+    if len(chosen) != 1:
+        raise Refused(f"expected array, or an object with one array of objects; there are {len(chosen)}", "body")
+    return chosen[0]
 
 
 def _wish(index: int, raw: bytes | msgspec.Raw) -> Wish:
@@ -184,4 +216,4 @@ def _id_of(raw: bytes | msgspec.Raw) -> str | int | None:
     except (msgspec.ValidationError, RecursionError):
         return None
     except msgspec.DecodeError:
-        return text_at(bytes(raw), "activity", "id")
+        return despite_half_a_pair(lambda whole: _named(whole).activity.id, bytes(raw))

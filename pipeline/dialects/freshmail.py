@@ -6,6 +6,7 @@ is written to. Its document leaves open, and we read:
 - `errors` is a list of texts where there is no telling which field is meant (no JSON, no object), and
   an object by path (`Recipients[1].email`) everywhere else. Its own example is an array of pairs,
   which no JSON reader takes.
+- `replyTo`, an object of `email` and `name`, is in its official client and not in the document.
 - The subject is personalized as the contents are; with a template, the request's subject is the one.
 - ``[]`` stands for an empty object, as PHP writes one.
 """
@@ -15,16 +16,20 @@ import binascii
 import mimetypes
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
 
 from pipeline.addresses import address_problem, text_problem
+from pipeline.content.budget import ContentBudget, OverBudget, content_bytes
+from pipeline.content.header_names import MAX_NAME_CHARACTERS, is_custom_name, is_steering
 from pipeline.content.render import Compiled, compiled
 from pipeline.content.templates import render
 from pipeline.errors import Refused
-from pipeline.json_items import MISSING, typed
+from pipeline.json_fields import misfits
+from pipeline.json_items import MISSING, check, typed
 from topics.contents import Attachment, Content
 from topics.record import Millis
 from topics.templates import Syntax, Template, TemplateRef
@@ -35,13 +40,23 @@ HEADERS_MAX: Final = 50
 PERSONALIZATION_MAX: Final = 65_536
 """Bytes of one recipient's: it travels with the email's record."""
 CONTENTS_MAX: Final = 64_000_000
-"""Bytes of all recipients' contents together, attachments once for each content that differs."""
+"""Bytes of all recipients' contents together as memory holds them, attachments once for each content that differs."""
+RENDERED_MAX: Final = 256_000_000
+"""Bytes that are rendered for all recipients together, contents that are the same counted each time."""
+NESTING_MAX: Final = 64
+VALUES_MAX: Final = 200_000
+"""Values of a whole request: 2,000 for each recipient."""
+ERRORS_MAX: Final = 1_000
 NOT_AN_ADDRESS: Final = "This value is not a valid email address."
 """As in the document."""
 _HTML, _PLAIN = "text/html", "text/plain"
-_HEADER: Final = re.compile(r"x-[a-z0-9][a-z0-9-]{0,57}", re.IGNORECASE)
-_OURS: Final = frozenset({"x-smtpapi"})
+_NAME_RULE: Final = f"The name of a custom header is X- and letters, digits or marks; at most {MAX_NAME_CHARACTERS}."
+_STEERING: Final = "Headers of this name are orders to a sending service, or are written by mail servers or Mailfold."
 _FILENAME: Final = re.compile(r"[^/\\]{1,255}")
+_EITHER: Final = "Exactly one of templateHash and contents must be given."
+_FITTING: Final = {"recipients": [], "from": {"name": "", "email": "sender@example.com"}, "subject": ""}
+"""Stands for what is missing or can't be read, while the rest is looked at."""
+_MARKED: Final = re.compile(r"\{[{%#]|\$\$")
 _SOME_KEY: Final = "[...]"
 _STEP: Final = re.compile(r"\.(\w+)|\[(\d+)\]")
 _TYPES: Final = mimetypes.MimeTypes(filenames=())
@@ -65,6 +80,13 @@ class From(msgspec.Struct, frozen=True):
     email: Annotated[str, Meta(description="The address", extra_json_schema={"format": "email"})]
 
 
+class ReplyTo(msgspec.Struct, frozen=True):
+    """Where replies go."""
+
+    email: Annotated[str, Meta(description="The address", extra_json_schema={"format": "email"})]
+    name: Annotated[str | None, Meta(description="Taken, not shown")] = None
+
+
 class Body(msgspec.Struct, frozen=True, rename={"kind": "type"}):
     """One form of what is said."""
 
@@ -81,7 +103,10 @@ class File(msgspec.Struct, frozen=True):
     content: Annotated[str, Meta(description="Base64")]
 
 
-class Post(msgspec.Struct, frozen=True, rename={"sender": "from", "template_hash": "templateHash"}):
+_NAMES: Final = {"sender": "from", "template_hash": "templateHash", "reply_to": "replyTo"}
+
+
+class Post(msgspec.Struct, frozen=True, rename=_NAMES):
     """The request, field by field as documented; unknown ones are tolerated."""
 
     recipients: Annotated[
@@ -93,6 +118,7 @@ class Post(msgspec.Struct, frozen=True, rename={"sender": "from", "template_hash
     contents: list[Body] | None = None
     headers: dict[str, str] | _Nothing | None = None
     attachments: list[File] | None = None
+    reply_to: ReplyTo | None = None
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,10 +135,11 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 class _Kit(msgspec.Struct):
     """What one request's emails are made of."""
 
-    texts: dict[str, Compiled]
+    texts: dict[str, Compiled | str]
     files: tuple[Attachment, ...]
     template: Template | None
     now: Millis
+    budget: ContentBudget
     contents: dict[tuple[str, str, tuple[tuple[str, str], ...]], Content] = msgspec.field(default_factory=dict)
     """Each content that differs, once: recipients who get the same share it on the log."""
 
@@ -137,12 +164,13 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def read(body: bytes) -> Post:
-    """The request. Raises Invalid with everything that is wrong before a template is looked up."""
+    """Return the request. Raise Invalid with everything that is wrong before a template is looked up."""
     try:
+        check(body, max_depth=NESTING_MAX, max_values=VALUES_MAX)
         post = typed(_post, body)
     except Refused as refused:
         raise Invalid(_told(refused, body)) from None
-    errors = dict(_problems(post))
+    errors = dict(islice(_problems(post), ERRORS_MAX))
     if errors:
         raise Invalid(errors)
     return post
@@ -157,19 +185,23 @@ def wishes(post: Post, template: Template | None, now: Millis) -> list[Wish]:
         errors["TemplateHash"] = "There is no template of this hash; `mailfold templates push` makes one."
     if errors:
         raise Invalid(errors)
-    kit = _Kit(texts, files, template, now)
+    kit = _Kit(texts, files, template, now, ContentBudget(RENDERED_MAX, CONTENTS_MAX))
     found: list[Wish] = []
     for nth, recipient in enumerate(post.recipients):
         try:
             found.append(_wish(post, recipient, kit))
+        except OverBudget as over:
+            raise Invalid({"Recipients": str(over)}) from None
         except Refused as refused:
             errors[f"Recipients[{nth}].personalization"] = f"{refused.where}: {refused}"
-    size = sum(_size(content) for content in kit.contents.values())
-    if size > CONTENTS_MAX:
-        errors["Recipients"] = f"Their contents are {size} bytes together, at most {CONTENTS_MAX} can be taken."
     if errors:
         raise Invalid(errors)
     return found
+
+
+def size(found: list[Wish]) -> int:
+    """Return how many bytes of memory the emails' contents take, each once."""
+    return sum(map(content_bytes, {id(wish.content): wish.content for wish in found}.values()))
 
 
 def answer(taken: Iterable[Registered]) -> bytes:
@@ -186,15 +218,32 @@ def error(errors: Mapping[str, str] | Iterable[str]) -> bytes:
 def _told(refused: Refused, body: bytes) -> dict[str, str] | list[str]:
     if not refused.where.startswith("."):
         return [f"{refused} ({refused.where})"]
-    where = _named(refused.where, body) if _SOME_KEY in refused.where else refused.where
-    what = "This field is missing." if str(refused) == MISSING else f"{str(refused)[:1].upper()}{str(refused)[1:]}."
-    return {_path(where[1:]): what}
-
-
-def _named(where: str, body: bytes) -> str:
-    """The header whose value is no text; the decoder names the object only."""
-    path, _, _ = where.partition(_SOME_KEY)
     value = msgspec.json.decode(body)
+    errors = {}
+    for misfit in islice(misfits(Post, value), ERRORS_MAX):
+        where = _named(misfit.where, value) if _SOME_KEY in misfit.where else misfit.where
+        what = "This field is missing." if str(misfit) == MISSING else f"{str(misfit)[:1].upper()}{str(misfit)[1:]}."
+        errors[_path(where[1:])] = what
+    return errors | dict(islice(_problems_beside(value, set(map(_first_name, errors))), ERRORS_MAX))
+
+
+def _problems_beside(value: dict[str, Any], wrong: set[str]) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with those fields that could be read."""
+    fitting = {name: given for name, given in value.items() if name.lower() not in wrong}
+    post = msgspec.convert(_FITTING | fitting, Post)
+    beside = wrong | ({"contents"} if "templatehash" in wrong else set())
+    for path, problem in _problems(post):
+        if _first_name(path) not in beside:
+            yield path, problem
+
+
+def _first_name(path: str) -> str:
+    return re.split(r"[.\[]", path.lower(), maxsplit=1)[0]
+
+
+def _named(where: str, value: Any) -> str:
+    """Return the path of the header whose value is no text; the decoder names the object only."""
+    path, _, _ = where.partition(_SOME_KEY)
     for name, nth in _STEP.findall(path):
         value = value[name] if name else value[int(nth)]
     wrong = next((name for name, told in value.items() if not isinstance(told, str)), "")
@@ -213,6 +262,8 @@ def _problems(post: Post) -> Iterator[tuple[str, str]]:
     yield from _text("From.name", post.sender.name)
     if address_problem(post.sender.email):
         yield "From.email", NOT_AN_ADDRESS
+    if post.reply_to is not None and address_problem(post.reply_to.email):
+        yield "ReplyTo.email", NOT_AN_ADDRESS
     yield from _text("Subject", post.subject)
     yield from _content_problems(post)
     yield from _header_problems(post.headers or {}, "Headers")
@@ -233,7 +284,7 @@ def _recipient_problems(recipient: Recipient, where: str) -> Iterator[tuple[str,
 
 def _content_problems(post: Post) -> Iterator[tuple[str, str]]:
     if (post.template_hash is None) == (post.contents is None):
-        yield "Contents", "Exactly one of templateHash and contents must be given."
+        yield "Contents", _EITHER
     if post.contents == []:
         yield "Contents", "At least one of text/html and text/plain must be given."
     seen: set[str] = set()
@@ -251,8 +302,10 @@ def _header_problems(headers: Mapping[str, str] | list[Any], where: str) -> Iter
     if len(headers) > HEADERS_MAX:
         yield where, f"At most {HEADERS_MAX} headers can be taken."
     for name, value in dict(headers).items():
-        if not _HEADER.fullmatch(name) or name.lower() in _OURS:
-            yield f"{where}[{name[:60]}]", "The name of a custom header must begin with X- and be none of our own."
+        if not is_custom_name(name) or len(name) > MAX_NAME_CHARACTERS:
+            yield f"{where}[{name[:60]}]", _NAME_RULE
+        elif is_steering(name):
+            yield f"{where}[{name[:60]}]", _STEERING
         yield from _text(f"{where}[{name[:60]}]", value)
 
 
@@ -262,15 +315,16 @@ def _text(where: str, text: str) -> Iterator[tuple[str, str]]:
 
 
 # ---------------------------------------------------------------- rendering
-def _compile(post: Post, errors: dict[str, str]) -> dict[str, Compiled]:
-    """The subject and each content, by their path."""
+def _compile(post: Post, errors: dict[str, str]) -> dict[str, Compiled | str]:
+    """Return the subject and each content by their path; those without marks as they are, the same for everybody."""
     sources = {"Subject": (post.subject, False)}
     for nth, body in enumerate(post.contents or ()):
         sources[f"Contents[{nth}].body"] = (body.body, body.kind == _HTML)
-    found: dict[str, Compiled] = {}
+    found: dict[str, Compiled | str] = {}
     for where, (source, is_html) in sources.items():
         try:
-            found[where] = compiled(source, Syntax.FRESHMAIL, html=is_html)
+            text = compiled(source, Syntax.FRESHMAIL, html=is_html)
+            found[where] = text if _MARKED.search(source) else source
         except Refused as refused:
             errors[where] = str(refused)
     return found
@@ -293,12 +347,15 @@ def _wish(post: Post, recipient: Recipient, kit: _Kit) -> Wish:
     values = dict(recipient.personalization or {})
     subject, html, text, ref = _said(post, values, kit)
     headers = _merged(post.headers or {}, recipient.headers or {})
-    content = Content(html=html, text=text, attachments=kit.files, headers=headers)
+    content = kit.contents.get((html, text, headers))
+    if content is None:
+        content = kit.budget.charge_kept(Content(html=html, text=text, attachments=kit.files, headers=headers))
+        kit.contents[html, text, headers] = content
     return Wish(
         recipient=recipient.email,
         name=recipient.name or "",
         subject=subject,
-        content=kit.contents.setdefault((html, text, headers), content),
+        content=content,
         template=ref,
         variables=msgspec.Raw(b"null") if ref is None else msgspec.Raw(_encode(values)),
     )
@@ -306,19 +363,23 @@ def _wish(post: Post, recipient: Recipient, kit: _Kit) -> Wish:
 
 def _said(post: Post, values: Mapping[str, Any], kit: _Kit) -> tuple[str, str, str, TemplateRef | None]:
     """Subject, HTML, text and the template they come from. Raises Refused with what and where."""
-    said = {where: _rendered(text, where, values, kit.now) for where, text in kit.texts.items()}
+    said = {where: _rendered(text, where, values, kit) for where, text in kit.texts.items()}
     if problem := text_problem(said["Subject"]):
         raise Refused(problem, "Subject")
     if kit.template is not None:
-        made = render(kit.template, "", values, now=kit.now)
-        return said["Subject"], made.html, made.text, made.ref
+        made = render(kit.template, "", values, now=kit.now, lenient=True)
+        return said["Subject"], kit.budget.charge_rendered(made.html), kit.budget.charge_rendered(made.text), made.ref
     bodies = {body.kind: said[f"Contents[{nth}].body"] for nth, body in enumerate(post.contents or ())}
     return said["Subject"], bodies.get(_HTML, ""), bodies.get(_PLAIN, ""), None
 
 
-def _rendered(text: Compiled, where: str, values: Mapping[str, Any], now: Millis) -> str:
+def _rendered(text: Compiled | str, where: str, values: Mapping[str, Any], kit: _Kit) -> str:
+    if isinstance(text, str):
+        return text
     try:
-        return text.render(values, now)
+        return kit.budget.charge_rendered(text.render(values, kit.now))
+    except OverBudget:
+        raise
     except Refused as refused:
         raise Refused(str(refused), where) from None
 
@@ -327,7 +388,3 @@ def _merged(common: Mapping[str, str] | list[Any], own: Mapping[str, str] | list
     """A recipient's headers over the message's; a name has no case."""
     found = {name.lower(): (name, value) for name, value in (*dict(common).items(), *dict(own).items())}
     return tuple(found.values())
-
-
-def _size(content: Content) -> int:
-    return len(content.html) + len(content.text) + sum(len(file.data) for file in content.attachments)

@@ -48,6 +48,8 @@ _SURFACES: Final = {
 }
 
 SHAPES: Final[dict[str, problems.Shape]] = {
+    "/channels": batch.shape,
+    "//channels": batch.shape,
     "/v1": email_v1.shape,
     "/v3": freshmail.shape,
     "/mail/v1": extrahorizon.shape,

@@ -1,7 +1,7 @@
 """`POST /channels/email/batch`: Fast Track's batch in; each message successful, failed or fatal out."""
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Request, Response
 
@@ -13,7 +13,6 @@ from pipeline.errors import DatabaseUnavailable
 from pipeline.gateway import openapi
 from pipeline.gateway.bodies import read_body
 from pipeline.gateway.intake import Intake, Outcome, Parcel
-from pipeline.gateway.problems import unavailable
 from pipeline.gateway.world import World
 from topics import ids
 from topics.contents import Content
@@ -23,7 +22,12 @@ from topics.requests import SendRequest
 OVER_MAX = "over the batch maximum; send it again in another batch"
 OVER_RATE = "over the rate agreed upon; send it again later"
 UNCONFIRMED = "the log did not confirm it in time; send it again"
+NOTHING_TAKEN: Final = "nothing could be taken: a part of Mailfold does not answer; send the batch again"
 OTHER_TWIN = "this id is in the batch before with another recipient or brand"
+
+
+shape: Final = fasttrack.error
+"""An error of a whole request, as Fast Track expects it."""
 
 
 def router(world: World) -> APIRouter:
@@ -72,7 +76,7 @@ class Batches:
             self._counted.labels(name).inc(len(found))
         crash_point("gateway.before-answer")
         if unconfirmed and not successful:
-            return unavailable("nothing could be taken: a part of Mailfold does not answer; send the batch again")
+            return Response(shape(503, NOTHING_TAKEN, ""), 503, {"Retry-After": "2"}, "application/json")
         return Response(fasttrack.answer(successful, failed, fatal), media_type="application/json")
 
     def _limit(self, tenant: Tenant, wishes: list[Wish]) -> tuple[list[Wish], list[Fault]]:

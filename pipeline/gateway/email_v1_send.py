@@ -1,6 +1,7 @@
 """`POST /v1/Email/`: messages in, each with its result; what was taken is on the log."""
 
 import asyncio
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final
 
@@ -8,15 +9,17 @@ import msgspec
 from fastapi import APIRouter, Depends, Request, Response
 
 from pipeline.admin import Tenant
+from pipeline.content.budget import content_bytes
 from pipeline.crashpoints import crash_point
 from pipeline.dialects import email_v1_send as dialect
 from pipeline.dialects.email_v1_send import DIALECT, Answer, Result, Said, Wish
-from pipeline.errors import DatabaseUnavailable, Refused
+from pipeline.errors import DatabaseUnavailable, LogUnavailable, Refused
 from pipeline.gateway.bodies import read_body
 from pipeline.gateway.intake import Intake, Outcome, Parcel
 from pipeline.gateway.repeats import HEADER, Message, message
 from pipeline.gateway.world import World
 from projections.templates import get_template
+from topics.contents import Content
 from topics.record import EmailId
 from topics.requests import SendRequest
 from topics.templates import Template
@@ -24,6 +27,9 @@ from topics.templates import Template
 TYPES: Final = (dialect.Message, Answer)
 OVER_MAX: Final = "over the batch maximum; send it again in another request"
 OVER_RATE: Final = "over the rate agreed upon; send it again later"
+OVER_CONTENTS: Final = "over what is rendered for one request; send it again in another request"
+MAX_PART_BYTES: Final = 16_000_000
+"""Bytes of contents in memory at once; a request of more is taken in parts."""
 UNCONFIRMED: Final = "not confirmed in time; send it again"
 NOTHING: Final = "nothing could be taken: a part of Mailfold does not answer; send it again"
 
@@ -117,10 +123,7 @@ class Surface:
         count, wishes, results = await asyncio.to_thread(dialect.read, body)
         ids = message(request, tenant.tenant, DIALECT, count, self._rt.new_id)
         wishes = self._limit(tenant, wishes, results)
-        try:
-            outcome = await self._take(tenant.tenant, wishes, ids, results)
-        except DatabaseUnavailable:
-            outcome = Outcome(set(), {})
+        outcome = await self._take(tenant.tenant, wishes, ids, results)
         for wish in wishes:
             results.setdefault(wish.index, _result(wish, ids.email_ids[wish.index], outcome))
         self._count(results.values())
@@ -137,16 +140,32 @@ class Surface:
         return wishes[:taken]
 
     async def _take(self, tenant: str, wishes: list[Wish], ids: Message, results: dict[int, Result]) -> Outcome:
-        """Say what the templates say, and take it in; a result for what can't be said."""
-        templates = await self._templates(tenant, {wish.template for wish in wishes})
-        said = await asyncio.to_thread(_say, wishes, templates, self._rt.clock(), results)
+        """Say what the templates say, and take it in, part by part; a result for what can't be said."""
+        outcome = Outcome(set(), {})
+        try:
+            templates = await self._templates(tenant, {wish.template for wish in wishes})
+            budget = _Budget()
+            while wishes:
+                say = functools.partial(_say, wishes, templates, self._rt.clock(), results, budget)
+                async with self._limits.contents.rendered(say, _size, self._rt.settings.append_timeout) as said:
+                    part = await self._intake.take(self._parcels(tenant, said, ids))
+                outcome.taken |= part.taken
+                outcome.refused |= part.refused
+                if len(part.taken) + len(part.refused) < len(said):
+                    # The log is away: the parts that follow would each wait for it as long.
+                    break
+                done = {wish.index for wish, _ in said} | results.keys()
+                wishes = [wish for wish in wishes if wish.index not in done]
+        except (DatabaseUnavailable, LogUnavailable):
+            pass
+        return outcome
+
+    def _parcels(self, tenant: str, said: list[tuple[Wish, Said]], ids: Message) -> dict[EmailId, Parcel]:
         now = self._rt.clock()
-        return await self._intake.take(
-            {
-                ids.email_ids[wish.index]: Parcel(_request(tenant, wish, words, ids, now), words.content)
-                for wish, words in said
-            }
-        )
+        return {
+            ids.email_ids[wish.index]: Parcel(_request(tenant, wish, words, ids, now), words.content)
+            for wish, words in said
+        }
 
     async def _templates(self, tenant: str, names: Iterable[str]) -> dict[str, Template]:
         async with self._rt.pool.connection() as connection:
@@ -159,18 +178,52 @@ class Surface:
             self._counted.labels("successful" if not result.error else "fatal" if again else "failed").inc()
 
 
+class _Budget:
+    """Bytes that may still be rendered for one request."""
+
+    def __init__(self) -> None:
+        self.left = dialect.MAX_RENDERED_BYTES
+
+
 def _say(
-    wishes: list[Wish], templates: Mapping[str, Template], now: int, results: dict[int, Result]
+    wishes: list[Wish],
+    templates: Mapping[str, Template],
+    now: int,
+    results: dict[int, Result],
+    budget: _Budget | None = None,
 ) -> list[tuple[Wish, Said]]:
-    said = []
+    """Return the first wishes' words, as many as memory is granted; contents that are the same are held once.
+
+    Those that can't be said, and those over the request's budget, get a result.
+    """
+    budget = budget or _Budget()
+    said: list[tuple[Wish, Said]] = []
+    contents: dict[Content, Content] = {}
+    room = MAX_PART_BYTES
     for wish in wishes:
+        if budget.left <= 0:
+            results[wish.index] = dialect.fault(wish.index, 429, OVER_CONTENTS)
+            continue
+        if room <= 0:
+            break
         template = templates.get(wish.template)
         try:
-            said.append((wish, dialect.say(wish, template, now)))
+            words = dialect.say(wish, template, now)
         except Refused as refused:
             status = 404 if template is None else 400
             results[wish.index] = dialect.fault(wish.index, status, str(refused), f" {refused.where}".rstrip())
+            continue
+        budget.left -= content_bytes(words.content)
+        if words.content not in contents:
+            room -= content_bytes(words.content)
+        shared = contents.setdefault(words.content, words.content)
+        said.append((wish, msgspec.structs.replace(words, content=shared)))
     return said
+
+
+def _size(said: list[tuple[Wish, Said]]) -> int:
+    contents = {id(words.content): words.content for _, words in said}
+    return sum(map(content_bytes, contents.values()))
 
 
 def _request(tenant: str, wish: Wish, said: Said, ids: Message, now: int) -> SendRequest:

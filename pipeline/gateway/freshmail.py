@@ -1,6 +1,7 @@
 """`POST /v3/messaging/emails`: FreshMail's request in, all of its emails on the log or none promised out."""
 
 import asyncio
+import functools
 import math
 from typing import Annotated, Any, Final
 
@@ -18,6 +19,7 @@ from pipeline.gateway.world import World
 from projections.templates import get_template
 from topics.record import EmailId
 from topics.requests import DEFAULT_BRAND, Mailbox, SendRequest
+from topics.templates import Template
 
 TYPES: Final = (Post, Registered)
 OTHER_LIST: Final = "This Idempotency-Key was used before for other recipients."
@@ -127,7 +129,12 @@ class Surface:
 
     async def answer(self, request: Request, tenant: Tenant, post: Post) -> Response:
         """Validate all, reserve the list, append all. Raises Invalid."""
-        wishes = await self._wishes(tenant.tenant, post)
+        template = await self._template(tenant.tenant, post)
+        render = functools.partial(freshmail.wishes, post, template, self._rt.clock())
+        async with self._limits.contents.rendered(render, freshmail.size, self._rt.settings.append_timeout) as wishes:
+            return await self._take(request, tenant, post, wishes)
+
+    async def _take(self, request: Request, tenant: Tenant, post: Post, wishes: list[Wish]) -> Response:
         ids = message(request, tenant.tenant, DIALECT, len(wishes), self._rt.new_id)
         if wait := self._limits.whole(tenant, len(wishes)):
             return _later(429, "Over the rate agreed upon; send it again later.", math.ceil(wait))
@@ -146,12 +153,11 @@ class Surface:
         pairs = zip(wishes, ids.email_ids, strict=True)
         return _answer(201, freshmail.answer(Registered(wish.recipient, email_id) for wish, email_id in pairs))
 
-    async def _wishes(self, tenant: str, post: Post) -> list[Wish]:
-        template = None
-        if post.template_hash is not None:
-            async with self._rt.pool.connection() as connection:
-                template = await get_template(connection, tenant, post.template_hash)
-        return await asyncio.to_thread(freshmail.wishes, post, template, self._rt.clock())
+    async def _template(self, tenant: str, post: Post) -> Template | None:
+        if post.template_hash is None:
+            return None
+        async with self._rt.pool.connection() as connection:
+            return await get_template(connection, tenant, post.template_hash)
 
     def _parcels(self, tenant: str, post: Post, wishes: list[Wish], ids: Message) -> dict[EmailId, Parcel]:
         whole = SendRequest(
@@ -164,6 +170,7 @@ class Surface:
             recorded_at=self._rt.clock(),
             identity=ids.identity,
             sender=Mailbox(address=post.sender.email, name=post.sender.name),
+            reply_to=(post.reply_to.email,) if post.reply_to else (),
         )
         return {
             email_id: Parcel(_request(whole, wish, email_id), wish.content)

@@ -3,6 +3,7 @@
 import time
 
 from pipeline.admin import Tenant
+from pipeline.gateway.byte_budget import ByteBudget
 from pipeline.gateway.rates import Buckets
 from pipeline.settings import Settings
 
@@ -13,6 +14,7 @@ class Limits:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._buckets = Buckets()
+        self.contents = ByteBudget()
 
     def some(self, tenant: Tenant, wanted: int) -> tuple[int, int]:
         """How many fit into a batch, and how many of those are taken now."""

@@ -46,13 +46,27 @@ PROBLEM: Final[dict[str, Any]] = {
     },
 }
 
+BATCH_ERROR: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["error", "code", "where"],
+    "properties": {
+        "error": {"type": "string", "description": "What is wrong."},
+        "code": {"type": "integer", "description": "The HTTP status."},
+        "where": {"type": "string", "description": "A header, or a place in the body."},
+    },
+}
+
 
 def _refers(name: str) -> dict[str, str]:
     return {"$ref": _REF.format(name=name)}
 
 
-def _problem(description: str) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": _refers("Problem")}}}
+def _batch_error(description: str) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": _refers("BatchError")}}}
+
+
+_MESSAGES: Final = {"type": "array", "items": _refers("Message")}
+_WRAPPED: Final = {"type": "object", "description": "An object with one array of objects, whatever its name."}
 
 
 BATCH: Final[dict[str, Any]] = {
@@ -63,7 +77,7 @@ BATCH: Final[dict[str, Any]] = {
             "required": True,
             "content": {
                 "application/json": {
-                    "schema": {"type": "array", "items": _refers("Message")},
+                    "schema": {"oneOf": [_MESSAGES, _WRAPPED]},
                     "example": [MESSAGE_EXAMPLE],
                 }
             },
@@ -74,11 +88,11 @@ BATCH: Final[dict[str, Any]] = {
             "description": "What became of each message; the three arrays are always there.",
             "content": {"application/json": {"schema": _refers("Answer"), "example": ANSWER_EXAMPLE}},
         },
-        400: _problem("Not a JSON array: what and where."),
-        401: _problem("No API key, or one that is unknown or revoked."),
-        413: _problem("Over MAILFOLD_BODY_MAX bytes, zipped or unzipped."),
-        415: _problem("A content encoding other than gzip."),
-        503: _problem("Nothing could be taken now; the batch may safely be sent again."),
+        400: _batch_error("No JSON array, bare or alone in an object: what and where."),
+        401: _batch_error("No API key, or one that is unknown or revoked."),
+        413: _batch_error("Over MAILFOLD_BODY_MAX bytes, zipped or unzipped."),
+        415: _batch_error("A content encoding other than gzip."),
+        503: _batch_error("Nothing could be taken now; the batch may safely be sent again."),
     },
 }
 
@@ -121,4 +135,4 @@ def _schemas() -> dict[str, Any]:
     # The activity is read as raw bytes, which say nothing of its shape.
     components["Message"]["properties"]["activity"] = _refers("Activity")
     components["Activity"]["additionalProperties"] = True
-    return {**json.loads(json.dumps(components)), "Problem": PROBLEM}
+    return {**json.loads(json.dumps(components)), "Problem": PROBLEM, "BatchError": BATCH_ERROR}

@@ -52,6 +52,12 @@ def test_ci_has_the_mail_servers_whose_reports_are_read() -> None:
     assert "--no-remove" in text(".ci/mail-servers")
 
 
+def test_ci_has_the_php_that_posts_as_freshmail_s_client() -> None:
+    assert os.access(ROOT / ".ci" / "php", os.X_OK)
+    assert ".ci/php" in text(".ci/run")
+    assert "--no-remove" in text(".ci/php")
+
+
 def test_who_has_not_read_to_the_end_is_behind() -> None:
     ends = {("facts", 0): 5, ("facts", 1): 0, ("facts", 2): 3}
     assert _behind(ends, {("facts", 0): 5, ("facts", 2): 4}) == []

@@ -102,8 +102,8 @@ async def test_nobody_is_written_to_where_one_recipient_is_wrong(settings: Setti
         assert answer.status_code == 400
         told = "This value is not a valid email address."
         assert answer.json() == {"errors": {"Recipients[1].email": told, "Recipients[3].email": told}}
-        missing = freshmail("a@example.com", contents=[{"type": "text/plain", "body": "x\n$$key$$"}])
-        answer = await post(world, missing)
+        wrong = freshmail("a@example.com", contents=[{"type": "text/plain", "body": "x\n{{ 'x'|date }}"}])
+        answer = await post(world, wrong)
         [(where, error)] = answer.json()["errors"].items()
         assert where == "Recipients[0].personalization"
         assert error.startswith("Contents[0].body: line 2")

@@ -201,7 +201,7 @@ async def test_a_body_that_is_no_batch_is_a_400_with_what_and_where(
         answer = await world.post(body)
         assert answer.status_code == 400
         assert answer.json()["where"] == where
-        assert set(answer.json()) == {"error", "where"}
+        assert set(answer.json()) == {"error", "code", "where"}
 
 
 async def test_a_key_is_needed_and_a_revoked_one_ends(settings: Settings) -> None:

@@ -33,7 +33,7 @@ async def test_a_log_that_does_not_answer_is_a_503_and_the_repeat_is_taken_once(
             proxy.away()
             answer = await world.post([message("one"), message("two")])
             assert answer.status_code == 503
-            assert set(answer.json()) == {"error", "where"}
+            assert set(answer.json()) == {"error", "code", "where"}
             assert answer.headers["Retry-After"]
             proxy.back()
             await until(lambda: _taken(world.post([message("one"), message("two")]), {"one", "two"}))

@@ -33,8 +33,13 @@ def extrahorizon(**changed: Any) -> dict[str, Any]:
     return {**given, **changed}
 
 
-def _house(body: Any) -> bool:
+def is_problem(body: Any) -> bool:
+    """Whether a body is an error of our own APIs."""
     return set(body) == {"error", "where"} and all(isinstance(text, str) for text in body.values())
+
+
+def _fasttrack(body: Any) -> bool:
+    return set(body) == {"error", "code", "where"} and type(body["code"]) is int and 400 <= body["code"] < 600
 
 
 def _email_v1(body: Any) -> bool:
@@ -63,7 +68,7 @@ class Surface:
 
 
 SURFACES = (
-    Surface("fasttrack", "/channels/email/batch", [fasttrack_message()], _house),
+    Surface("fasttrack", "/channels/email/batch", [fasttrack_message()], _fasttrack),
     Surface("email_v1", "/v1/Email/", {"Messages": [email_v1()]}, _email_v1),
     Surface("freshmail", "/v3/messaging/emails", freshmail(), _freshmail),
     Surface("extrahorizon", "/mail/v1/", extrahorizon(), _extrahorizon),

@@ -125,6 +125,7 @@ def wrong_messages() -> dict[str, tuple[str, Any]]:
                 found[f"{field} is {what}"] = (f".{field}{'.id' if inside else ''}", message("bad", **{field: value}))
         for field in activity():
             fits = what == "an int" if field in INTEGERS else what == "a text"
+            fits = fits or (field == "user_id" and what == "an int")
             if not fits:
                 bad = message(activity=activity(**{"id": "bad", field: value}))
                 found[f"activity.{field} is {what}"] = (f".activity.{field}", bad)
@@ -147,7 +148,7 @@ def test_each_field_of_each_wrong_type_fails_its_message_and_no_other(name: str)
         ({"brand_id": "12"}, "[0].activity.brand_id: expected int, got str"),
         ({"brand_id": 1.5}, "[0].activity.brand_id: expected int, got float"),
         ({"brand_id": True}, "[0].activity.brand_id: expected int, got bool"),
-        ({"user_id": 987654}, "[0].activity.user_id: expected str, got int"),
+        ({"user_id": 987654.0}, "[0].activity.user_id: expected int | str, got float"),
         ({"trigger_hash": None}, "[0].activity.trigger_hash: expected str, got null"),
         ({"id": ""}, "[0].activity.id: expected str of length >= 1"),
         ({"id": "x" * 501}, "[0].activity.id: expected str of length <= 500"),
@@ -204,9 +205,72 @@ def test_half_a_surrogate_pair_fails_its_message_alone() -> None:
     assert faults == [Fault(id="an-id", error=f"[0]: {said}"), Fault(id="an-id", error=f"[2]: {said}")]
 
 
-@pytest.mark.parametrize("identity", ["\ud800", 5, None])
+@pytest.mark.parametrize("identity", ["\ud800", "a\udfffb", None])
 def test_an_id_that_no_answer_can_hold_is_null(identity: Any) -> None:
     assert read(message(subject="\ud800", activity=activity(id=identity)))[1][0].id is None
+
+
+def test_an_id_beside_half_a_surrogate_pair_goes_back_as_it_came() -> None:
+    for identity in (5, "\N{GRINNING FACE}\\ud800"):
+        assert read(message(subject="\ud800", activity=activity(id=identity)))[1][0].id == identity
+
+
+@pytest.mark.parametrize("user_id", ["987654", 987654, 10**30, -1, "007"])
+def test_a_user_id_is_text_or_integer_and_stays_as_it_came(user_id: Any) -> None:
+    body = json.dumps([message(activity=activity(user_id=user_id))]).encode()
+    [wish], faults = fasttrack.read_batch(body)
+    assert faults == []
+    assert bytes(wish.activity) in body
+    assert json.loads(bytes(wish.activity))["user_id"] == user_id
+
+
+@pytest.mark.parametrize("name", ["messages", "", "data", 'a"[{,:'])
+@pytest.mark.parametrize("beside", [{}, {"batch_id": 5, "tags": ["a", [1]], "none": [], "meta": {"list": [{"a": 1}]}}])
+def test_the_only_array_of_objects_is_the_batch_whatever_its_name(name: str, beside: dict[str, Any]) -> None:
+    messages = [message(), message(subject=1), message(activity=activity(id="\ud800")), 5]
+    bare = fasttrack.read_batch(json.dumps(messages).encode())
+    for indent in (None, 2):
+        wrapped = fasttrack.read_batch(json.dumps({**beside, name: messages}, indent=indent).encode())
+        assert [(wish.index, wish.identity) for wish in wrapped[0]] == [(0, "an-id")]
+        assert wrapped[1] == bare[1]
+
+
+def test_an_object_whose_only_array_is_empty_is_an_empty_batch() -> None:
+    assert fasttrack.read_batch(b'{"messages": [ ]}') == ([], [])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a": [{}], "b": [{}]}',
+        b'{"a": [], "b": []}',
+        b'{"a": [1]}',
+        b'{"a": {"b": [{}]}}',
+        b'{"a": [{}]} x',
+        b'{"a": [{}]',
+        b'{"a" [{}]}',
+        b'{"\xff": [{}]}',
+        b'{"a":' * 100_000,
+        b"{" + b",".join(b'"%d":0' % number for number in range(101)) + b"}",
+    ],
+)
+def test_an_object_that_leaves_open_which_array_is_meant_is_refused(body: bytes) -> None:
+    with pytest.raises(Refused):
+        fasttrack.read_batch(body)
+
+
+@pytest.mark.parametrize("body", [b"[" + b"0," * 1_000_000 + b"0]", b"[" + b"0," * 100_000 + b"0]"])
+def test_a_body_of_too_many_values_is_refused_before_they_are_built(body: bytes) -> None:
+    with pytest.raises(Refused, match="more than"):
+        fasttrack.read_batch(body)
+
+
+def test_an_error_of_the_whole_batch_has_an_integer_code() -> None:
+    assert json.loads(fasttrack.error(401, "no API key", "X-Api-Key")) == {
+        "error": "no API key",
+        "code": 401,
+        "where": "X-Api-Key",
+    }
 
 
 def test_half_a_surrogate_pair_beside_huge_numbers_is_no_matter() -> None:
@@ -226,8 +290,8 @@ def test_half_a_surrogate_pair_beside_huge_numbers_is_no_matter() -> None:
         (b"[1 2]", "byte 3"),
         (b"[1]]", "byte 4"),
         (b'["\\ud800"', "end of body"),
-        (b'["\\ud800"] x', "end of body"),
-        (b'["\\ud800", NaN]', "byte 8"),
+        (b'["\\ud800"] x', "byte 12"),
+        (b'["\\ud800", NaN]', "byte 11"),
         (b'["\xff"]', "byte 2"),
         (b"\xff", "byte 0"),
         (b"[NaN]", "byte 1"),

@@ -69,7 +69,6 @@ def test_freshmail_s_marks_stand_beside_twig_s_and_may_be_no_identifiers() -> No
     named: dict[str, Any] = {"vip": True, "first-name": "Adam", "custom_key": 7}
     source = "{% if vip %}$$first-name$${% endif %}, $$custom_key$$"
     assert says(source, FRESHMAIL, **named) == "Adam, 7"
-    assert refusal("a\n$$key$$", FRESHMAIL) == "line 2: there is no variable key"
 
 
 def test_extra_horizon_s_marks_end_where_a_name_ends() -> None:
@@ -241,3 +240,40 @@ def test_days_have_their_suffixes_and_zones_their_offsets() -> None:
     for wrong in unlike:
         with pytest.raises(Refused, match="not a date"):
             moment(wrong, NOW)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("[$$name$$]", "[]"),
+        ("[{{ name }}]", "[]"),
+        ("[{{ name|default('friend') }}]", "[friend]"),
+        ("[{{ user.name.first|default('friend') }}]", "[friend]"),
+        ("[{{ user.name|upper }}{{ name|e }}{{ name|raw }}]", "[]"),
+        ("{{ name|date('Y') }}", "1970"),
+        ("{% if name %}a{% elseif name == null and name is not defined and name is empty %}b{% endif %}", "b"),
+        ("{% if name > 5 %}>{% endif %}{% if name < 5 %}<{% endif %}{% if name >= 0 %}={% endif %}", "<="),
+        ("{% if name == '' %}empty{% endif %}{% if name != 'Bo' %}, not Bo{% endif %}", "empty, not Bo"),
+    ],
+)
+def test_what_has_no_value_says_nothing_in_freshmail_s_syntax_as_in_twig(source: str, expected: str) -> None:
+    for html in (True, False):
+        assert compiled(source, FRESHMAIL, html=html).render({}) == expected
+        assert compiled(source.replace("$$name$$", "{{ name }}"), TWIG, html=html, lenient=True).render({}) == expected
+
+
+CSS = "<style>@media print{#id{color:red}}@media all{#a{b:c}#d{e:f}}</style>"
+
+
+@pytest.mark.parametrize("mark", ["", "$$name$$", "{{ name }}", "{% if name %}{{ name }}{% endif %}"])
+def test_minified_css_is_no_comment_in_freshmail_s_syntax(mark: str) -> None:
+    name = "Bo" if mark else ""
+    assert says(CSS + mark, FRESHMAIL, name="Bo") == CSS + name
+    assert says(CSS + mark + "{# a\n comment #}.", FRESHMAIL, name="Bo") == CSS + name + "."
+    assert says("{# { #}" + CSS + mark + "{##}", FRESHMAIL, name="Bo") == CSS + name
+    assert says("a {#- trimmed -#} b" + mark, FRESHMAIL, name="Bo") == "ab" + name
+
+
+def test_lines_are_counted_behind_comments_and_css() -> None:
+    with pytest.raises(Refused, match="line 4: "):
+        compiled("{# a\nb #}@media all{#a{b:c}}\n\n{{ x y }}", FRESHMAIL, html=True)

@@ -34,6 +34,12 @@ def test_what_spells_no_integer_goes_back_as_it_came(spelled: bytes) -> None:
     assert cast(VERBATIM % spelled) == VERBATIM % spelled
 
 
+@pytest.mark.parametrize("number", [b"987654", b"-5", b"123456789012345678901234567890"])
+def test_a_user_id_that_came_as_a_number_goes_back_as_it_came(number: bytes) -> None:
+    raw = VERBATIM.replace(b'"%s"', b"%s") % number
+    assert cast(raw) == raw
+
+
 def test_of_two_user_ids_both_are_numbers() -> None:
     assert cast(b'{"user_id":"1","user_id":"2"}') == b'{"user_id":1,"user_id":2}'
 

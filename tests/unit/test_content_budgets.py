@@ -1,0 +1,95 @@
+"""Contents are held to a budget while they are rendered: per request, and for the whole gateway."""
+
+import asyncio
+import json
+
+import pytest
+
+from pipeline.content import templates
+from pipeline.dialects import email_v1_send as dialect
+from pipeline.dialects.email_v1_send import Result
+from pipeline.errors import LogUnavailable, Refused
+from pipeline.gateway import email_v1_send as surface
+from pipeline.gateway.byte_budget import ByteBudget
+from tests.support.dialects import BRAND, email_v1
+from topics.templates import Texts
+
+
+def said(count: int, html: str, **changed: str) -> tuple[list[str], dict[int, Result], int]:
+    """What is said to each of so many, in one part, and how many contents are held for it."""
+    template = templates.drafted("t", f"{BRAND}.token", {"default": Texts(html=html, subject="s")})
+    messages = [email_v1(To=f"r{nth}@example.com", **changed) for nth in range(count)]
+    _, wishes, results = dialect.read(json.dumps({"Messages": messages}).encode())
+    words = surface._say(wishes, {f"{BRAND}.token": template}, 0, results)
+    return [one.content.html for _, one in words], results, len({id(one.content) for _, one in words})
+
+
+def test_contents_that_are_the_same_are_held_once() -> None:
+    found, results, held = said(100, "<p>{{ Token }}</p>" + "x" * 200_000)
+    assert (len(found), results, held) == (100, {}, 1)
+
+
+def test_contents_that_differ_are_taken_in_parts_of_bounded_size() -> None:
+    found, results, held = said(100, "<p>{{ To }}</p>" + "x" * 200_000)
+    assert (len(found), results, held) == (80, {}, 80)
+
+
+def test_what_is_over_a_request_s_budget_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialect, "MAX_RENDERED_BYTES", 5_000_000)
+    found, results, _ = said(100, "<p>{{ Token }}</p>" + "x" * 200_000)
+    assert len(found) == 25
+    assert sorted(results) == list(range(25, 100))
+    assert results[25] == Result(status=429, error=f"Messages[25]: {surface.OVER_CONTENTS}")
+
+
+def test_more_messages_than_anybody_sends_are_refused_at_once() -> None:
+    with pytest.raises(Refused, match="more than 100000 messages"):
+        dialect.read(b'{"Messages": [' + b"0," * 100_000 + b"0]}")
+    with pytest.raises(Refused, match="more than 1000000 values"):
+        dialect.read(b'{"Messages": [' + b"0," * 1_000_000 + b"0]}")
+
+
+async def test_a_content_waits_until_there_is_room_and_is_then_let_in() -> None:
+    budget = ByteBudget(most=10)
+    order: list[str] = []
+
+    async def hold(name: str, size: int, until: asyncio.Event | None = None) -> None:
+        async with budget.rendered(lambda: size, lambda made: made, 5.0):
+            order.append(name)
+            if until is not None:
+                await until.wait()
+
+    done = asyncio.Event()
+    first = asyncio.create_task(hold("first", 8, done))
+    while not order:
+        await asyncio.sleep(0)
+    second = asyncio.create_task(hold("second", 3))
+    await hold("small", 2)
+    assert order == ["first", "small"]
+    done.set()
+    await asyncio.gather(first, second)
+    await hold("larger than all the room", 11)
+    assert order == ["first", "small", "second", "larger than all the room"]
+
+
+async def test_no_room_in_time_is_unavailable_and_frees_what_it_took() -> None:
+    budget = ByteBudget(most=10, renderings=1)
+    async with budget.rendered(lambda: 8, lambda made: made, 5.0):
+        for _ in range(2):
+            with pytest.raises(LogUnavailable):
+                async with budget.rendered(lambda: 3, lambda made: made, 0.01):
+                    pass
+    async with budget.rendered(lambda: 10, lambda made: made, 5.0) as made:
+        assert made == 10
+
+
+async def test_a_rendering_that_fails_frees_its_slot() -> None:
+    budget = ByteBudget(renderings=1)
+    for _ in range(2):
+        with pytest.raises(Refused):
+            async with budget.rendered(_refuse, lambda _: 0, 1.0):
+                pass
+
+
+def _refuse() -> int:
+    raise Refused("no")

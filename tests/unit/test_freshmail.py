@@ -1,0 +1,159 @@
+"""FreshMail's requests as bytes: what is rendered is counted before the next is, and who may set which header."""
+
+import json
+import tracemalloc
+from typing import Any
+
+import pytest
+
+from pipeline.content.header_names import is_custom_name, is_steering
+from pipeline.content.mime import own_headers
+from pipeline.dialects import freshmail
+from pipeline.dialects.freshmail import Invalid, Wish
+from tests.support.dialects import freshmail as request
+from topics.contents import Content
+
+
+def wishes(**changed: Any) -> list[Wish]:
+    recipients = changed.pop("recipients", [{"email": "anna@example.com"}])
+    return freshmail.wishes(freshmail.read(json.dumps(request(*recipients, **changed)).encode()), None, 0)
+
+
+def errors(**changed: Any) -> Any:
+    with pytest.raises(Invalid) as invalid:
+        wishes(**changed)
+    return invalid.value.errors
+
+
+def html(body: str) -> list[dict[str, str]]:
+    return [{"type": "text/html", "body": body}]
+
+
+def amplified(recipients: int) -> dict[str, Any]:
+    """A small request that says 3 MB to each of its recipients."""
+    listed = [
+        {"email": f"r{nth}@example.com", "personalization": {"a": f"{nth:03}" + "x" * 30_000}}
+        for nth in range(recipients)
+    ]
+    return {"recipients": listed, "contents": html("$$a$$" * 100)}
+
+
+def test_contents_that_are_too_much_together_are_refused_before_the_rest_is_rendered() -> None:
+    tracemalloc.start()
+    try:
+        assert errors(**amplified(100)) == {"Recipients": "Their contents are more than 64000000 bytes together."}
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * freshmail.CONTENTS_MAX
+
+
+def test_contents_below_the_budget_are_taken() -> None:
+    assert len({id(wish.content) for wish in wishes(**amplified(20))}) == 20
+
+
+def test_what_is_rendered_alike_for_everybody_is_kept_once_but_its_rendering_is_bounded() -> None:
+    many = [{"email": f"r{nth}@example.com"} for nth in range(100)]
+    same = html("{% if a is not defined %}" + "x" * 1_000_000 + "{% endif %}")
+    assert len({id(wish.content) for wish in wishes(recipients=many, contents=same)}) == 1
+    large = html("{% if a is not defined %}" + "x" * 1_900_000 + "{% endif %}{{ a|default('') }}" + "x" * 90_000)
+    both = [*large, {"type": "text/plain", "body": large[0]["body"]}]
+    assert "rendered" in errors(recipients=many, contents=both)["Recipients"]
+
+
+def test_what_has_no_marks_is_not_rendered_for_each() -> None:
+    many = [{"email": f"r{nth}@example.com"} for nth in range(100)]
+    assert len({id(wish.content) for wish in wishes(recipients=many, contents=html("x" * 2_000_000))}) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"recipients": [' + b"{}," * 200_000 + b"{}]}",
+        b'{"recipients": ' + b"[" * 65 + b"]" * 65 + b"}",
+        b'{"a":' * 100_000,
+    ],
+)
+def test_a_request_of_too_many_values_or_levels_is_refused_first(body: bytes) -> None:
+    with pytest.raises(Invalid) as invalid:
+        freshmail.read(body)
+    assert "more than" in str(invalid.value.errors)
+
+
+STEERING = [
+    *("X-SES-SOURCE-ARN", "X-SES-CONFIGURATION-SET", "X-SES-MESSAGE-TAGS", "X-MC-Subaccount", "X-MC-BccAddress"),
+    *("X-Mailgun-Drop-Message", "X-Mailgun-Variables", "X-PM-Message-Stream", "X-PM-KeepID", "X-SMTPAPI", "x-smtpapi"),
+    *("X-MSYS-API", "X-Mailjet-Campaign", "X-MJ-EventPayload", "X-Sib-Sandbox", "X-Mailin-custom", "X-MT-Category"),
+    *("X-Postal-Tag", "X-MailerSend-Tags", "X-SG-EID", "X-Google-Original-From", "X-MS-Exchange-Organization-SCL"),
+    *("X-Mailfold-Id", "X-Resend-Tag", "X-Brevo-Tag", "X-VirtualMTA"),
+]
+
+
+@pytest.mark.parametrize("name", STEERING)
+def test_a_header_that_steers_a_provider_is_refused_and_left_out_of_what_was_accepted_before(name: str) -> None:
+    [(where, error)] = errors(headers={name: "1"}).items()
+    assert where == f"Headers[{name}]"
+    assert "sending service" in error
+    one = {"email": "a@example.com", "headers": {name: "1"}}
+    assert list(errors(recipients=[one])) == [f"Recipients[0].headers[{name}]"]
+    assert own_headers(Content(headers=((name, "1"), ("X-Order", "4711")))) == [("X-Order", "4711")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["X-Order", "x-custom-header-1", "X-Mailer", "X-PMO", "X-Session", "X-Mcdonald", "X-A_b.c!", "X-1", "X-Mtb-1"],
+)
+def test_any_other_token_after_x_is_a_custom_header(name: str) -> None:
+    assert is_custom_name(name)
+    assert not is_steering(name)
+    [wish] = wishes(headers={name: "1"})
+    assert wish.content.headers == ((name, "1"),)
+    assert own_headers(wish.content) == [(name, "1")]
+
+
+RESERVED = ["From", "To", "Bcc", "Received", "DKIM-Signature", "Return-Path", "Subject", "Reply-To", "Message-ID"]
+
+
+@pytest.mark.parametrize("name", [*RESERVED, "", "X-", "X", "X- a", "X-a:", "X-a\r\nBcc", "X-ä", "X-" + "a" * 59])
+def test_no_other_name_is_a_custom_header(name: str) -> None:
+    assert list(errors(headers={name: "1"})) == [f"Headers[{name[:60]}]"]
+
+
+@pytest.mark.parametrize("value", ["a\r\nBcc: b@example.com", "a\nb", "a\0", "=?utf-8?q?a=0D=0Ab?="])
+def test_a_header_s_value_is_one_line(value: str) -> None:
+    assert list(errors(headers={"X-A": value})) == ["Headers[X-A]"]
+
+
+def test_every_missing_field_is_told_at_once() -> None:
+    told = errors(
+        recipients=[{"name": "a"}, {"email": "b@example.com", "headers": {"X-A": 5}}], subject=5, contents=[{}]
+    )
+    assert told == {
+        "Recipients[0].email": "This field is missing.",
+        "Recipients[1].headers[X-A]": "Expected str, got int.",
+        "Subject": "Expected str, got int.",
+        "Contents[0].type": "This field is missing.",
+        "Contents[0].body": "This field is missing.",
+    }
+
+
+def test_what_is_wrong_beside_a_missing_field_is_told_with_it() -> None:
+    assert errors(recipients=[{"email": "nobody"}], subject=5, contents=5, templateHash=5, headers={"Bcc": "a"}) == {
+        "Subject": "Expected str, got int.",
+        "TemplateHash": "Expected str | null, got int.",
+        "Contents": "Expected array | null, got int.",
+        "Recipients[0].email": "This value is not a valid email address.",
+        "Headers[Bcc]": "The name of a custom header is X- and letters, digits or marks; at most 60.",
+    }
+
+
+def test_a_million_faults_are_not_told_one_by_one() -> None:
+    assert len(errors(recipients=[{} for _ in range(2_000)])) == freshmail.ERRORS_MAX
+
+
+@pytest.mark.parametrize("reply_to", [{"email": "r@example.com"}, {"email": "r@example.com", "name": "R"}])
+def test_reply_to_of_the_official_client_is_read(reply_to: Any) -> None:
+    post = freshmail.read(json.dumps(request(replyTo=reply_to)).encode())
+    assert post.reply_to is not None
+    assert post.reply_to.email == "r@example.com"
+    assert list(errors(replyTo={"email": "nobody"})) == ["ReplyTo.email"]
