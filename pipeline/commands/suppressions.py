@@ -19,6 +19,7 @@ from rich.markup import escape
 from pipeline.bootstrap import Runtime, runtime
 from pipeline.commands.here import console, settings, table
 from pipeline.errors import NotFound, Refused
+from pipeline.private_files import open_private
 from pipeline.suppressions import reading, shown
 from pipeline.suppressions.asking import Asking, SuppressionQuestion
 from pipeline.suppressions.deciding import Deciding, Report, Wish, named_address
@@ -245,7 +246,7 @@ def _file(name: str) -> BinaryIO:
     if name == STDIN:
         return os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     try:
-        return os.fdopen(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+        return os.fdopen(open_private(Path(name), os.O_WRONLY | os.O_EXCL), "wb")
     except OSError as error:
         raise Refused(f"{name}: {error.strerror}") from None
 

@@ -13,6 +13,7 @@ from pipeline import admin
 from pipeline.commands.here import console
 from pipeline.database import Pool, database
 from pipeline.embedded.home import Home
+from pipeline.private_files import replace_file
 from pipeline.sandbox.keys import public_key
 from pipeline.settings import Settings, load
 from pipeline.supervisor import Stack
@@ -137,6 +138,6 @@ def _first_mail(gateway: str, home: Home) -> str:
     """The line that sends a first email: to the sandbox, which opens it and clicks its link."""
     key, example = home.root / KEY_FILE, home.root / "example.json"
     if not example.exists():
-        example.write_bytes(EXAMPLE.read_bytes())
+        replace_file(example, EXAMPLE.read_bytes())
     post = f"curl {gateway}/channels/email/batch -H 'Content-Type: application/json'"
     return f"{post} -H \"X-Api-Key: $(cat '{key}')\" -d @'{example}'; mailfold trace first"

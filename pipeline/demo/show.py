@@ -23,6 +23,7 @@ from pipeline.demo.receiver import WORDS, Receiver, serve
 from pipeline.demo.screen import Screen
 from pipeline.demo.verdict import Verdict, complete, judge
 from pipeline.errors import MailfoldError
+from pipeline.private_files import narrow_folder
 from pipeline.settings import Settings, environment
 from pipeline.supervisor import Stack
 from topics.registry import EMAIL_CHANGES
@@ -155,6 +156,7 @@ class Demo:
 def run(console: Console, withhold: str = "", patience: float = PATIENCE) -> int:
     """Show the demo; the exit code. On failure the folder stays and its place is told."""
     folder = Path(tempfile.mkdtemp(prefix="mailfold-demo-"))
+    narrow_folder(folder)  # under a hostile umask it is closed to ourselves
     kept = True
     try:
         kept = not asyncio.run(_stoppable(Demo(console, folder, withhold, patience).run))

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.errors import Recoverable
+from pipeline.private_files import make_private_folder, open_private
 
 LOG_KEPT: Final = 10_000_000
 """Bytes; a longer log becomes `….log.1` when its program is started again."""
 
 _SHIM: Final = """\
 import ctypes, os, signal, sys
+os.umask(0o077)
 number, parent, user, group = map(int, sys.argv[1:5])
 if user >= 0:
     os.setgroups([]); os.setgid(group); os.setuid(user)
@@ -29,7 +31,8 @@ os.execv(sys.argv[5], sys.argv[5:])
 """
 """Becomes the program, after asking the kernel for a signal when we die (PR_SET_PDEATHSIG, prctl(2)), so that
 kill -9 on a supervisor leaves no orphan. A process of its own, because running Python between fork and exec
-in a process that has threads may deadlock; and the request must come after the change of user, which voids it."""
+in a process that has threads may deadlock; and the request must come after the change of user, which voids it.
+With its umask, whatever a child writes is its user's own."""
 
 
 class NotStarted(Recoverable):
@@ -49,6 +52,8 @@ class Program:
     orphaned_by: int = signal.SIGKILL
     """Sent by the kernel when we are killed: for what need not say good-bye, SIGKILL."""
     user: str | None = None
+    folder: Path | None = None
+    """Where it starts. It is entered before the change of user, who may have no way to it through the folders above."""
 
 
 class Child:
@@ -115,11 +120,11 @@ def spawn(program: Program) -> Child:
 
     Call it from the main thread: the kernel takes the death of the *thread* that started it for ours.
     """
-    program.log.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(program.log.parent)
     _rotate(program.log)
     user, group = _ids(program.user)
     shim = [sys.executable, "-I", "-S", "-c", _SHIM, str(int(program.orphaned_by)), str(os.getpid()), user, group]
-    with os.fdopen(os.open(program.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output:
+    with os.fdopen(open_private(program.log, os.O_WRONLY | os.O_APPEND), "ab") as output:
         process = subprocess.Popen(
             [*shim, *program.argv],
             stdin=subprocess.DEVNULL,
@@ -127,6 +132,7 @@ def spawn(program: Program) -> Child:
             stderr=subprocess.STDOUT,
             env={**os.environ, **program.env},
             start_new_session=True,
+            cwd=program.folder,
         )
     return Child(process, program)
 

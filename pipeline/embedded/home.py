@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from pipeline.errors import Permanent
+from pipeline.private_files import make_private_folder, narrow_folder, open_private, replace_file
 
 # Below the range that Linux gives to outgoing connections (32768 and up): a port that is free stays free.
 _PORTS: Final = range(20_000, 32_000)
@@ -32,8 +33,9 @@ class Home:
         Raises InUse naming the process that has it.
         """
         make_folder(self.root)
+        _narrow(self.root)
         # It outlives this call on purpose: closing it is what unlocks.
-        lock = (self.root / "lock").open("a+", encoding="utf-8")
+        lock = os.fdopen(open_private(self.root / "lock", os.O_RDWR | os.O_APPEND), "a+", encoding="utf-8")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -73,7 +75,7 @@ class Home:
         path, ports = self.root / "ports.json", self.ports()
         if name not in ports:
             ports[name] = _unused(taken=set(ports.values()))
-            write_aside(path, json.dumps(ports, indent=1))
+            replace_file(path, json.dumps(ports, indent=1))
         elif is_taken("127.0.0.1", ports[name]):
             raise InUse(
                 f"{name}'s port {ports[name]} is taken by another program; stop that, "
@@ -92,29 +94,36 @@ class Home:
 
     def write_secret(self, name: str, value: str) -> str:
         """Keep a secret; it is returned."""
-        write_aside(self.root / name, value + "\n")
+        replace_file(self.root / name, value + "\n")
         return value
 
 
 def make_folder(path: Path) -> None:
-    """A folder whose names only its owner can list. Raises InUse where something else is in its place."""
+    """Create a folder that only its owner can open. Raises InUse where something else is in its place."""
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(path)
     except (FileExistsError, NotADirectoryError):
         raise InUse(f"{path}: not a folder; set MAILFOLD_DATA_DIR to one") from None
     except PermissionError:
         raise InUse(f"{path}: may not be written here; set MAILFOLD_DATA_DIR to a folder of your own") from None
 
 
-def write_aside(path: Path, text: str) -> None:
-    """Replace a file whole, readable by its owner only: a crash leaves the old one or the new one."""
-    aside = path.with_name(path.name + ".new")
-    aside.unlink(missing_ok=True)
-    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as output:
-        output.write(text)
-        output.flush()
-        os.fsync(output.fileno())
-    aside.replace(path)
+def _narrow(root: Path) -> None:
+    """Close what an earlier version or a umask left open, unless others use the folder, too."""
+    if not _is_data_folder(root):
+        return
+    narrow_folder(root)
+    for entry in os.scandir(root):
+        if entry.is_dir(follow_symlinks=False) and entry.stat().st_uid == os.geteuid():
+            narrow_folder(Path(entry))
+
+
+def _is_data_folder(path: Path) -> bool:
+    """Whether the folder is for us alone: our own, and empty or used by a stack before. `/tmp` must keep its mode."""
+    if path.stat().st_uid != os.geteuid():
+        return False
+    names = {entry.name for entry in os.scandir(path)}
+    return not names or "lock" in names
 
 
 def is_taken(host: str, port: int) -> bool:

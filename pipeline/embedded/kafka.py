@@ -16,6 +16,7 @@ from typing import Final
 
 from pipeline.embedded import jars
 from pipeline.embedded.child import Child, NotStarted, Program, spawn
+from pipeline.private_files import make_private_folder, narrow_folder, replace_file
 
 _PROPERTIES: Final = """\
 process.roles=broker,controller
@@ -65,7 +66,8 @@ def program(folder: Path, port: int, controller: int, *, tell: Callable[[str], N
     """
     tell(f"Kafka {jars.VERSION}: looking for its jars (the first time fetches 45 MB)")
     command = (_java(), *_JVM, "-cp", jars.classpath())
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder)
+    narrow_folder(folder)
     data = folder / "data"
     if not (data / "meta.properties").exists():
         tell("Kafka: formatting its storage")
@@ -117,14 +119,14 @@ def _java() -> str:
 def _configure(path: Path, data: Path, port: int, controller: int) -> Path:
     # A Java properties file reads a backslash as an escape.
     folder = str(data.absolute()).replace("\\", "\\\\")
-    path.write_text(_PROPERTIES.format(port=port, controller=controller, data=folder) + _DURABILITY, encoding="utf-8")
+    replace_file(path, _PROPERTIES.format(port=port, controller=controller, data=folder) + _DURABILITY)
     return path
 
 
 def _controller_port(folder: Path) -> int:
     from pipeline.embedded.home import Home  # noqa: PLC0415  only without a stack around it
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder)
     return Home(folder).port("kafka-controller")
 
 
@@ -140,6 +142,7 @@ def _format(command: tuple[str, ...], folder: Path, port: int, controller: int) 
         text=True,
         check=False,
         env={**os.environ, "MALLOC_ARENA_MAX": "2"},
+        umask=0o077,
     )
     if done.returncode:
         raise NotStarted(f"Kafka could not format {folder}: {(done.stderr or done.stdout)[-2000:]}")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.embedded.home import make_folder, write_aside
+from pipeline.embedded.home import make_folder
+from pipeline.private_files import replace_file
 
 
 class Pids:
@@ -19,7 +20,7 @@ class Pids:
         """Note a child."""
         make_folder(self._folder)
         with contextlib.suppress(psutil.NoSuchProcess):
-            write_aside(self._folder / name, f"{pid} {psutil.Process(pid).create_time()}")
+            replace_file(self._folder / name, f"{pid} {psutil.Process(pid).create_time()}")
 
     def forget(self, name: str) -> None:
         """The child is gone."""

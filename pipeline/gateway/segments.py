@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from pipeline.private_files import make_private_folder, open_private
+
 FILE_BYTES: Final = 8_000_000
 """About how long a file gets: whoever takes it over has it in memory."""
 FOLDER_BYTES: Final = 1_000_000_000
@@ -77,9 +79,9 @@ class Segments:
         return total
 
     def _begin(self, name: str) -> int:
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(self._folder)
         path = self._folder / f"{name}.events"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        fd = open_private(path, os.O_WRONLY | os.O_APPEND)
         fcntl.flock(fd, fcntl.LOCK_EX)
         if not _is_still(path, fd):
             # Another process found it empty and unlocked, and took it away.

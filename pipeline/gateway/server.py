@@ -19,6 +19,7 @@ from pipeline.gateway.fair_threads import FairThreads
 from pipeline.gateway.visits import Connector
 from pipeline.gateway.world import World, make_world
 from pipeline.inbound.listener import listening
+from pipeline.private_files import make_private_folder, replace_file
 
 GRACE_S: Final = 6
 """For requests in hand when told to stop; a batch has one append_timeout (5 s)."""
@@ -131,6 +132,6 @@ def _listen(rt: Runtime) -> socket.socket:
 
 def _announce(rt: Runtime, port: int) -> None:
     """The port is bound: who connects now waits a moment at most, nobody is refused."""
-    rt.settings.data_dir.mkdir(parents=True, exist_ok=True)
-    (rt.settings.data_dir / PORT_FILE).write_text(f"{port}\n", encoding="ascii")
+    make_private_folder(rt.settings.data_dir)
+    replace_file(rt.settings.data_dir / PORT_FILE, f"{port}\n")
     log.info("gateway listens on http://%s:%d", rt.settings.host, port)

@@ -11,6 +11,10 @@ import msgspec
 from pipeline.errors import Unrecognised
 
 HIDDEN: Final = "[address]"
+MAX_KNOWN_ADDRESSES: Final = 60
+"""No provider's event has more recipients; of one with more, all that looks like an address is hidden."""
+MAX_ADDRESS_CHARS: Final = 320
+_TOO_DEEP: Final = "an event nested too deeply"
 _PART: Final = r"[^\s<>\"'(),:;@\[\]]"
 # All begin where a run of their characters begins and nowhere within: a long text takes no quadratic time.
 ADDRESS: Final = re.compile(rf"(?<!{_PART}){_PART}+@{_PART}+")
@@ -57,20 +61,70 @@ def hider(addresses: Iterable[str]) -> Hider:
     known = [address for address in addresses if "@" in address and not _QUOTES.search(address)]
     if not known:
         return Hider(str)
+    if len(known) > MAX_KNOWN_ADDRESSES or max(map(len, known)) > MAX_ADDRESS_CHARS:
+        return Hider(hide_all)
     folded = [address.casefold() for address in known]
+    finder: list[_KnownAddresses] = []
 
     def hide(text: str) -> str:
-        # A pattern of its own for each address costs more than all the rest: only for a text that it will change.
-        if "%40" not in text and ("@" not in text or not any(address in text.casefold() for address in folded)):
-            return text
-        return _pattern(known).sub(HIDDEN, text)
+        # To build the patterns costs more than all the rest: only for a text that they will change.
+        if "%40" not in text:
+            if "@" not in text:
+                return text
+            told = text.casefold()
+            if not any(address in told for address in folded):
+                return text
+        if not finder:
+            finder.append(_KnownAddresses(known))
+        return finder[0].hide(text)
 
     return Hider(hide)
 
 
-def _pattern(known: list[str]) -> re.Pattern[str]:
-    forms = {form for one in known for form in (one, urllib.parse.quote(one, safe=""), urllib.parse.quote(one))}
-    return re.compile("|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True)), re.IGNORECASE)
+class _KnownAddresses:
+    """Finds addresses by what follows the @, and then looks before it: a text is read once, whatever is in it."""
+
+    __slots__ = ("_ends", "_pattern")
+
+    def __init__(self, known: list[str]) -> None:
+        forms = {form for one in known for form in (one, urllib.parse.quote(one, safe=""), urllib.parse.quote(one))}
+        split = [_split(form) for form in forms]
+        tails = sorted({tail.casefold() for _, tail in split}, key=len, reverse=True)
+        # Of a longer domain that begins with a shorter one, both may be meant.
+        self._ends = {
+            tail: sorted(
+                ((len(end), local.casefold()) for local, end in split if tail.startswith(end.casefold())),
+                key=lambda one: one[0] + len(one[1]),
+                reverse=True,
+            )
+            for tail in tails
+        }
+        self._pattern = re.compile("|".join(map(re.escape, tails)), re.IGNORECASE)
+
+    def hide(self, text: str) -> str:
+        kept: list[str] = []
+        done = 0
+        for found in self._pattern.finditer(text):
+            start, at = self._start(text, found, done), found.start()
+            if start is not None:
+                begin, length = start
+                kept += text[done:begin], HIDDEN
+                done = at + length
+        return "".join((*kept, text[done:]))
+
+    def _start(self, text: str, found: re.Match[str], least: int) -> tuple[int, int] | None:
+        at = found.start()
+        for length, local in self._ends.get(found[0].casefold(), ()):
+            begin = at - len(local)
+            if begin >= least and text[begin:at].casefold() == local:
+                return begin, length
+        return None
+
+
+def _split(form: str) -> tuple[str, str]:
+    """Return an address in two parts, the second from its last @ on, plain or encoded."""
+    at = form.rfind("@") if "@" in form else form.rfind("%40")
+    return form[:at], form[at:]
 
 
 def native_strictly(event: bytes, hide: Hider, *, personal: frozenset[str], verbatim: frozenset[str]) -> msgspec.Raw:
@@ -78,7 +132,11 @@ def native_strictly(event: bytes, hide: Hider, *, personal: frozenset[str], verb
 
     In the fields named in ``verbatim``, links and ids, no more is hidden than has to be: ids look like addresses.
     """
-    return native_fields(_FIELDS.decode(event), hide, personal=personal, verbatim=verbatim)
+    try:
+        fields = _FIELDS.decode(event)
+    except RecursionError:
+        raise Unrecognised(_TOO_DEEP) from None
+    return native_fields(fields, hide, personal=personal, verbatim=verbatim)
 
 
 def native_fields(
@@ -130,7 +188,7 @@ def _told(value: msgspec.Raw, cleaner: _Cleaner, hide: Hide) -> msgspec.Raw:
     try:
         return msgspec.Raw(msgspec.json.encode(_cleaned(msgspec.json.decode(value), cleaner, hide)))
     except RecursionError:
-        raise Unrecognised("an event nested too deeply") from None
+        raise Unrecognised(_TOO_DEEP) from None
 
 
 def _cleaned(value: Any, cleaner: _Cleaner, hide: Hide) -> Any:

@@ -12,6 +12,7 @@ from pipeline.errors import BadSettings
 from pipeline.inbound.counting import Keeper
 from pipeline.inbound.doors import Doors
 from pipeline.inbound.session import Reception, Terms
+from pipeline.private_files import make_private_folder, replace_file
 from pipeline.settings import Settings
 
 PORT_FILE: Final = "inbound.port"
@@ -63,8 +64,8 @@ async def _server(settings: Settings, terms: Terms) -> asyncio.Server:
     except OSError as error:
         raise BadSettings(f"MAILFOLD_INBOUND_PORT: {host}:{port} can't be listened on: {error.strerror}") from error
     bound = server.sockets[0].getsockname()[1]
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    (settings.data_dir / PORT_FILE).write_text(f"{bound}\n", encoding="ascii")
+    make_private_folder(settings.data_dir)
+    replace_file(settings.data_dir / PORT_FILE, f"{bound}\n")
     log.info("inbound mail is taken on %s:%d for %s", host, bound, settings.mail_domain)
     return server
 

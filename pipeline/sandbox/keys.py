@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from pipeline.errors import BadSettings
+from pipeline.private_files import make_private_folder, open_private
 
 SIGNATURE: Final = "X-Twilio-Email-Event-Webhook-Signature"
 TIMESTAMP: Final = "X-Twilio-Email-Event-Webhook-Timestamp"
@@ -52,10 +53,10 @@ def sign(key: ec.EllipticCurvePrivateKey, timestamp: str, body: bytes) -> str:
 
 def _make(path: Path) -> None:
     """Write aside, then link: of two processes that start together, both read the one key that won."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private_folder(path.parent)
     pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as output:
+    with os.fdopen(open_private(aside, os.O_WRONLY | os.O_EXCL), "wb") as output:
         output.write(pem)
     try:
         os.link(aside, path)

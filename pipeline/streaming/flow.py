@@ -12,6 +12,7 @@ import faust
 from faust.events import Event
 
 from pipeline.errors import BadSettings
+from pipeline.private_files import make_private_folder, narrow_folder
 from pipeline.settings import Settings
 from pipeline.streaming import store, transport
 from pipeline.streaming.batches import Run, runs
@@ -119,8 +120,8 @@ class Flow:
 
 def _app(settings: Settings) -> Any:
     folder = Path(settings.data_dir).absolute() / "worker"
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)  # who wrote to whom lies in there
+    make_private_folder(folder)
+    narrow_folder(folder)  # who wrote to whom lies in there
     brokers = [f"{transport.SCHEME}://{address.strip()}" for address in settings.kafka_bootstrap.split(",")]
     return faust.App(
         f"{settings.topic_prefix}mailfold",

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import stat
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from pipeline.supervisor import ROLES
 from tests.support.command import Up, gone, mailfold, up
+from tests.support.modes import mode, open_to_others
 
 pytestmark = pytest.mark.timeout(300)
 SERVERS = {"kafka", "postgres"}
@@ -19,7 +19,7 @@ SERVERS = {"kafka", "postgres"}
 
 async def test_a_stack_comes_up_survives_what_is_done_to_it_and_goes_on_where_it_stopped(stack_folder: Path) -> None:
     folder = stack_folder
-    async with up(folder) as first:
+    async with up(folder, umask=0) as first:
         await first.says("Ctrl-C stops everything")
         assert set(first.children()) == {*ROLES, *SERVERS}
         assert _get(f"{first.gateway}/healthz") == 200
@@ -40,10 +40,11 @@ async def test_a_stack_comes_up_survives_what_is_done_to_it_and_goes_on_where_it
         assert await first.ends(signal.SIGINT) == 0
         await gone(children)
 
-    async with up(folder) as second:
+    async with up(folder, umask=0o777) as second:
         await second.says("Ctrl-C stops everything")
         assert (second.key, second.gateway) == (first.key, first.gateway)
         assert _get(f"{second.gateway}/healthz") == 200
+        _is_private(folder)
 
         orphans = list(second.children().values())
         second.process.kill()
@@ -77,8 +78,12 @@ def _resident(supervisor: int) -> int:
 
 
 def _is_private(folder: Path) -> None:
-    for name in ("api-key", "secret", "postgres/password", "logs/gateway.log"):
-        assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600, name
+    for name in ("api-key", "secret", "example.json", "gateway.port", "postgres/password", "logs/gateway.log"):
+        assert mode(folder / name) == 0o600, name
+    # What was there before is root's home, or another folder that is nobody else's.
+    above = folder.parents[3]
+    assert mode(above) == 0o700
+    assert open_to_others(above) == []
 
 
 async def _killed_and_back(running: Up, name: str) -> None:

@@ -102,13 +102,14 @@ class Up:
 
 
 @asynccontextmanager
-async def up(folder: Path, **env: str) -> AsyncIterator[Up]:
+async def up(folder: Path, umask: int = -1, **env: str) -> AsyncIterator[Up]:
     """`mailfold up` on a folder of its own, on free ports; ended, with what it started, whatever happens."""
     names = ("MAILFOLD_PORT", "MAILFOLD_INBOUND_PORT", "MAILFOLD_SANDBOX_SMTP_PORT", "MAILFOLD_SANDBOX_HTTP_PORT")
     ports = dict.fromkeys(names, "0")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "pipeline", "up"),
-        env=clean_environment(MAILFOLD_DATA_DIR=str(folder), **ports, **env),
+        env=clean_environment(MAILFOLD_DATA_DIR=str(folder), PYTHONDONTWRITEBYTECODE="1", **ports, **env),
+        umask=umask,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,

@@ -5,7 +5,16 @@ import json
 import pytest
 
 from pipeline.errors import Unrecognised
-from pipeline.hearing.privacy import HIDDEN, hide_all, hide_links, hider, native_strictly
+from pipeline.hearing.privacy import (
+    HIDDEN,
+    MAX_ADDRESS_CHARS,
+    MAX_KNOWN_ADDRESSES,
+    hide_all,
+    hide_links,
+    hider,
+    native_strictly,
+)
+from tests.support.growth import MAX_GROWTH, growth
 
 ANNA = "anna+news@mail.example.com"
 
@@ -91,7 +100,8 @@ def test_a_value_stays_as_it_came_but_for_addresses(value: bytes, shown: bytes) 
 
 
 def test_what_nobody_could_read_back_is_unrecognised() -> None:
-    deep = b'{"x":%s"@"%s}' % (b'{"a":' * 900, b"}" * 900)
+    # Deeper than what any of the supported Pythons lets a parser written in C go down.
+    deep = b'{"x":%s"@"%s}' % (b'{"a":' * 100_000, b"}" * 100_000)
     with pytest.raises(Unrecognised):
         native_strictly(deep, hider([]), personal=frozenset(), verbatim=frozenset())
 
@@ -102,3 +112,51 @@ def test_what_nobody_could_read_back_is_unrecognised() -> None:
 def test_a_long_text_takes_its_length(text: str) -> None:
     """Quadratic, these would take minutes."""
     assert len(hide_links(hide_all(text))) <= len(text) * 9
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("bounce+anna@b.com@x", "bounce+[address]@x"),
+        ("ANNA@B.COM/anna%40b.com/zoe@b.co", "[address]/[address]/[address]"),
+        # The longer domain is somebody else's; what stands before it is the shorter one's.
+        ("zoe@b.com", "[address]m"),
+        ("eve@b.com", "eve@b.com"),
+        ("anna@b.comanna@b.com", "[address][address]"),
+        ("@b.com", "@b.com"),
+        ("a@b@c.de", "[address]"),
+    ],
+)
+def test_known_addresses_are_found_wherever_they_stand(text: str, shown: str) -> None:
+    assert hider(["anna@b.com", "zoe@b.co", "a@b@c.de"]).known(text) == shown
+
+
+def test_event_with_more_recipients_than_any_provider_tells_hides_all_that_looks_like_one() -> None:
+    many = [f"user{number}@example.com" for number in range(MAX_KNOWN_ADDRESSES + 1)]
+    for addresses in (many, ["a" * MAX_ADDRESS_CHARS + "@b.c"]):
+        assert hider(addresses).known("id.1@somebody.test of user7@example.com") == "[address] of [address]"
+
+
+@pytest.mark.parametrize(
+    ("addresses", "unit"),
+    [
+        (["a" * 300 + "@b.c"], "a"),
+        ([f"{'a' * 300}{number}@b" for number in range(50)] + ["z@b"], "a" * 99 + "@b"),
+        (["x@" + "b" * 250], "@" + "b" * 200),
+        (["a@b.c"], "@b.c%40b.c"),
+        (["a" * 5000 + "@b.c"], "a"),
+    ],
+)
+def test_known_addresses_take_time_in_proportion_to_the_text(addresses: list[str], unit: str) -> None:
+    hide = hider(addresses).known
+    hide("%40" + addresses[0])
+    grown = growth(lambda size: hide(f"{addresses[-1]} %40 {unit * (size // len(unit))}"), 40_000)
+    assert grown <= MAX_GROWTH
+
+
+def test_number_of_known_addresses_costs_no_square() -> None:
+    def told(number: int) -> str:
+        addresses = [f"user{one}@example{one}.com" for one in range(number)]
+        return hider(addresses).known(" ".join(addresses))
+
+    assert growth(told, 1000) <= MAX_GROWTH
