@@ -25,8 +25,11 @@ COMMENT: Final = r"<!--(?:-?>|(?:[^-]++|-(?!-!?>))*+--!?>)"
 """`<!-->` and `<!--->` are whole comments, as in `<!--[if !mso]><!-->`."""
 BOGUS_COMMENT: Final = r"<(?:!(?!--)|\?|/(?![a-zA-Z]))[^>]*+>"
 """`<!DOCTYPE …>`, `<![if !mso]>`, `<?php …>`, `</ …>`: all end at the first `>`."""
-RAW_TEXT: Final = rf"<(?P<raw>{_RAW_NAMES})(?:[^<]++|<(?!/(?i:(?P=raw)){NAME_END}))*+</"
-"""Elements whose content is text, without the rest of their end tag."""
+_RAW_END: Final = rf"</(?i:(?P=raw)){NAME_END}"
+RAW_TEXT: Final = (
+    rf"<(?P<raw>{_RAW_NAMES}){ATTRIBUTES}>(?P<raw_text>(?:[^<]++|(?!{_RAW_END})<)*+){_RAW_END}{ATTRIBUTES}>"
+)
+"""Elements whose content is text."""
 _NO_TEXT: Final = rf"(?!{_RAW_NAMES}|(?i:plaintext){NAME_END})"
 TAG: Final = rf"<{_NO_TEXT}/?[a-zA-Z][^\t\n\f\r />]*+{ATTRIBUTES}>"
 UNCLOSED: Final = r"(?P<unclosed><[a-zA-Z/!?].*+)"

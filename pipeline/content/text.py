@@ -196,30 +196,23 @@ def _pieces(html: str) -> Iterator[str]:
             parts, tags = [_IN_A_TABLE], 0
         else:
             parts.append(html[place : token.start()])
-        shown, place = _shown(html, token)
-        parts.append(shown)
+        parts.append(_shown(token))
+        place = token.end()
         tags += 1
     yield "".join([*parts, html[place:]])
 
 
-def _shown(html: str, token: "re.Match[str]") -> tuple[str, int]:
-    """Return what stands for a token in its piece, and where the next one may begin.
+def _shown(token: "re.Match[str]") -> str:
+    """Return what stands for a token in its piece.
 
     No comments, and raw text only as text: where lexbor sees no raw text, as within `svg` or `select`, it
     would find any number of tags in it.
     """
-    kind = token.lastgroup
-    if kind == "unclosed":
-        return "", len(html)
-    if kind == "tag":
-        return token[0] if len(token[0]) <= MAX_TAG_CHARS else _shortened(token[0]), token.end()
-    if kind is None:
-        return "", token.end()
-    end = html.find(">", token.end()) + 1 or len(html)
-    if token["raw"].lower() not in ("textarea", "xmp"):
-        return "", end
-    content = token[0].partition(">")[2].removesuffix("</")
-    return content.replace("<", "&lt;"), end
+    if token.lastgroup == "tag":
+        return token[0] if len(token[0]) <= MAX_TAG_CHARS else _shortened(token[0])
+    if (token["raw"] or "").lower() in ("textarea", "xmp"):
+        return token["raw_text"].replace("<", "&lt;")
+    return ""
 
 
 def _shortened(tag: str) -> str:

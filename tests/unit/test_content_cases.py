@@ -5,9 +5,12 @@ from email import message_from_bytes
 from email.header import decode_header
 from email.message import EmailMessage
 from email.policy import SMTP
-from typing import Any
+from typing import Any, Final
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from selectolax.lexbor import LexborHTMLParser
 
 from pipeline.content.links import with_clicks, with_pixel, with_trap
 from pipeline.content.markup import decoded_attribute
@@ -111,6 +114,83 @@ def test_attribute_values_are_decoded_as_html_does(value: str, decoded: str) -> 
     assert decoded_attribute(value) == decoded
 
 
+@given(
+    st.lists(
+        st.sampled_from([*"&#;xX=0aZ", "amp", "copy", "not", "it", "timestamp", "lt", "65", "x80", "é"]), max_size=9
+    )
+)
+def test_attribute_values_are_decoded_as_a_browser_s_parser_does(pieces: list[str]) -> None:
+    value = "".join(pieces)
+    link = LexborHTMLParser(f'<a href="{value}">').css_first("a")
+    assert link is not None
+    assert decoded_attribute(value) == (link.attributes["href"] or "")
+
+
+MARKUP: Final = (
+    *(
+        "<a href=",
+        "<A HREF='",
+        '<a href="',
+        "<area ",
+        "<a",
+        "</a",
+        "<img alt=",
+        "href=",
+        " x",
+        "=",
+        "'",
+        '"',
+        " ",
+        "\n",
+        "/",
+    ),
+    *(
+        ">",
+        "<",
+        "<!--",
+        "-->",
+        "--!>",
+        "<!-->",
+        "<!-",
+        "-",
+        "<!x",
+        "<?",
+        "</ ",
+        "</",
+        "https://x.example/1",
+        "http://y/",
+    ),
+    *(
+        "<style>",
+        "</style",
+        "<title ",
+        "</title>",
+        "<textarea>",
+        "</textarea/>",
+        "<xmp>",
+        "</xmp>",
+        "&amp;",
+        "&copy",
+        "z",
+    ),
+)
+
+
+@settings(max_examples=500)
+@given(st.lists(st.sampled_from(MARKUP), max_size=14))
+def test_links_are_those_that_a_browser_s_parser_finds(pieces: list[str]) -> None:
+    markup = "".join(pieces)
+    links = (link.attributes.get("href") or "" for link in LexborHTMLParser(markup).css("a, area"))
+    web = {url for link in links if re.match(r"https?://[^/]", url := link.replace("\n", "").strip())}
+    assert set(targets(markup)) == web
+
+
+@given(st.lists(st.sampled_from((*MARKUP, "</body>", "</html>", "<body>")), max_size=14))
+def test_a_browser_s_parser_finds_the_pixel(pieces: list[str]) -> None:
+    found = LexborHTMLParser(with_pixel("".join(pieces), SIGNER, ID, BASE)).css(f'img[src^="{BASE}/o/"]')
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize(
     ("markup", "tracked"),
     [
@@ -128,6 +208,8 @@ def test_attribute_values_are_decoded_as_html_does(value: str, decoded: str) -> 
         ("<p>x</p><style>p{}", "<p>x</p><PX><style>p{}"),
         ("<p>x</p><textarea>y", "<p>x</p><PX><textarea>y"),
         ('<p>x</p><a href="', '<p>x</p><PX><a href="'),
+        ("<p>x</p><title </title>", "<p>x</p><PX><title </title>"),
+        ('<style title=">"></body></style><body>x', '<style title=">"></body></style><body>x<PX>'),
         ("<p>x</p><!--[if mso]></body><![endif]-->", "<p>x</p><!--[if mso]></body><![endif]--><PX>"),
         ("<!--[if !mso]><!--><body>x</body><!--<![endif]-->", "<!--[if !mso]><!--><body>x<PX></body><!--<![endif]-->"),
         ("x</bodyguard></body class=a>", "x</bodyguard><PX></body class=a>"),
