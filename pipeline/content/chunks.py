@@ -59,6 +59,14 @@ def unpack(chunks: Sequence[ContentChunk], sha256: str) -> Content:
         raise Unrecognised(f"the content can't be read: {error}") from error
 
 
+def unpacked_bytes(chunks: Sequence[ContentChunk]) -> int:
+    """Return how many bytes the first chunk claims that all of them unpack to; 0 where it claims nothing."""
+    try:
+        return max(0, zstandard.frame_content_size(chunks[0].data)) if chunks else 0
+    except zstandard.ZstdError:
+        return 0
+
+
 def _join(chunks: Sequence[ContentChunk]) -> bytes:
     if len({(chunk.content_id, chunk.total) for chunk in chunks}) != 1:
         raise Unrecognised("no chunks, or chunks of different contents")

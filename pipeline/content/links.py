@@ -9,26 +9,39 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from pipeline.content.markup import (
+    ATTRIBUTES,
+    BOGUS_COMMENT,
+    COMMENT,
+    CONDITIONAL,
+    NAME_END,
+    RAW_TEXT,
+    UNCLOSED,
+    attribute_span,
+    attribute_value,
+    passed_over,
+)
 from pipeline.signing import Signer
 from pipeline.tokens import click_token, pixel_token, trap_token
 from topics.record import EmailId
 
-# Whatever is begun ends at its end or at the text's: nothing is looked at twice, so that no markup,
-# however broken, costs more than its length.
-_ATTRIBUTES: Final = r"""(?:[^>"']|"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z))*+"""
+_LINKED: Final = r"(?:[aA](?:[rR][eE][aA])?|[vV]:[^\t\n\f\r />]++)(?=[\t\n\f\r /])"
+_LINK: Final = rf"(?P<link><{_LINKED}){ATTRIBUTES}>"
 _TAGS: Final = re.compile(
-    # Conditional comments are markup to Outlook, so only their delimiters are comments.
-    r"<!--(?!\[if)(?:[^-]|-(?!->))*+(?:-->|\Z)"
-    r"|<(script|style|textarea|title)\b(?:[^<]|<(?!/\1))*+(?:</\1|\Z)"
-    rf"|<(?:a|area|v:\w+)(?=[\s/]){_ATTRIBUTES}(?:>|\Z)",
-    re.IGNORECASE | re.DOTALL,
+    rf"{passed_over(_LINKED)}|{_LINK}|{RAW_TEXT}|{CONDITIONAL}|{COMMENT}|{BOGUS_COMMENT}|{UNCLOSED}", re.DOTALL
 )
-_ATTRIBUTE: Final = re.compile(r"""([^\s"'>/=]+)(?:\s*=\s*("[^"]*"|'[^']*'|[^\s"'>]+))?""")
+_OUTLOOK_TAGS: Final = re.compile(rf"{passed_over(_LINKED)}|{_LINK}|{RAW_TEXT}|<[a-zA-Z/].*+", re.DOTALL)
+"""Within a conditional comment, where no other comment can be."""
+_ENDING: Final = rf"/(?i:body|html){NAME_END}"
+_ENDS: Final = re.compile(
+    rf"{passed_over(_ENDING)}|</(?:(?P<body>(?i:body))|(?P<html>(?i:html))){NAME_END}{ATTRIBUTES}>"
+    rf"|{RAW_TEXT}|{COMMENT}|{BOGUS_COMMENT}|{UNCLOSED}",
+    re.DOTALL,
+)
 _WEB: Final = re.compile(r"https?://[^/]", re.IGNORECASE)
 _PLACEHOLDERS: Final = ("{{", "{%", "[[", "<%", "*|", "|*", "%%", "${")
 """What some later hand will fill in; a signed copy of it would lead nowhere."""
-_BODY_END: Final = re.compile(r"</body\s*>", re.IGNORECASE)
-_HTML_END: Final = re.compile(r"</html\s*>", re.IGNORECASE)
+_CONTROLS_AND_SPACE: Final = "".join(map(chr, range(0x21)))
 TRACKING_MARK: Final = "mailfold-tracking-hash-of-this-email"
 """Stands in a rendered content, which many emails share, where each of them has a hash of its own."""
 _LAST_LINK: Final = 0xFFFF
@@ -54,7 +67,7 @@ def with_clicks(markup: str, signer: Signer, email_id: EmailId, public_url: str)
         number += 1
         return f"{base}/c/{token}"
 
-    return _TAGS.sub(lambda tag: _with_links(tag[0], link), markup)
+    return _with_links(_TAGS, markup, link)
 
 
 def with_pixel(markup: str, signer: Signer, email_id: EmailId, public_url: str) -> str:
@@ -70,29 +83,51 @@ def with_trap(markup: str, signer: Signer, email_id: EmailId, public_url: str) -
 
 
 def _at_end(markup: str, element: str) -> str:
-    ends = list(_BODY_END.finditer(markup)) or list(_HTML_END.finditer(markup))
-    place = ends[-1].start() if ends else len(markup)
+    place = _end_of_body(markup)
     return markup[:place] + element + markup[place:]
 
 
-def _with_links(tag: str, link: Callable[[str], str | None]) -> str:
-    if tag.startswith("<!") or tag[1:2].lower() in "st" or not tag.endswith(">"):
+def _end_of_body(markup: str) -> int:
+    """Return where the last `</body>` is, or else the last `</html>`, or else where the text ends.
+
+    What is never closed, such as a comment, takes in all that follows it: then the end is before it.
+    """
+    ends: dict[str, int] = {}
+    for token in _ENDS.finditer(markup):
+        kind = token.lastgroup
+        if kind in ("body", "html", "unclosed"):
+            ends[kind] = token.start()
+    return ends.get("body", ends.get("html", ends.get("unclosed", len(markup))))
+
+
+def _with_links(tags: "re.Pattern[str]", markup: str, link: Callable[[str], str | None]) -> str:
+    pieces: list[str] = []
+    copied = 0
+    for token in tags.finditer(markup):
+        # Most tokens are none of ours: nothing is copied or looked up for them.
+        kind = token.lastgroup
+        if kind == "link":
+            piece = _with_link(token[0], len(token[kind]), link)
+        elif kind == "conditional":
+            piece = f"{token[0][:7]}{_with_links(_OUTLOOK_TAGS, token[kind], link)}-->"
+        else:
+            continue
+        pieces += [markup[copied : token.start()], piece]
+        copied = token.end()
+    return "".join([*pieces, markup[copied:]])
+
+
+def _with_link(tag: str, start: int, link: Callable[[str], str | None]) -> str:
+    span = attribute_span(tag, start, "href")
+    if span is None:
         return tag
-    start = re.match(r"<[\w:]+", tag)
-    assert start is not None  # the pattern says so
-    for attribute in _ATTRIBUTE.finditer(tag, start.end()):
-        if attribute[1].lower() == "href" and attribute[2]:
-            # The first of two is the one that browsers take.
-            found = link(html.unescape(attribute[2].strip("\"'")))
-            if found is None:
-                return tag
-            return f'{tag[: attribute.start(2)]}"{html.escape(found)}"{tag[attribute.end(2) :]}'
-    return tag
+    found = link(attribute_value(tag[span[0] : span[1]]))
+    return tag if found is None else f'{tag[: span[0]]}"{html.escape(found)}"{tag[span[1] :]}'
 
 
 def _target(value: str, base: str) -> str | None:
     # Browsers drop tabs and line breaks from addresses (URL standard, "basic URL parser").
-    url = re.sub(r"[\t\r\n]", "", value).strip(" \0\x0b\x0c\x1f")
+    url = re.sub(r"[\t\r\n]", "", value).strip(_CONTROLS_AND_SPACE)
     ours = url.startswith((base + "/c/", base + "/u/", base + "/t/"))
     if ours or not _WEB.match(url) or any(mark in url for mark in _PLACEHOLDERS):
         return None

@@ -12,8 +12,9 @@ import binascii
 import re
 from datetime import UTC, datetime
 from email.header import Header
-from email.utils import encode_rfc2231, format_datetime
+from email.utils import format_datetime
 from typing import Final
+from urllib.parse import quote
 
 from pipeline.content.header_names import is_steering
 from pipeline.content.letter import Headers, Letter
@@ -104,7 +105,8 @@ def _mailbox(mailbox: Mailbox) -> str:
     name = _CONTROLS.sub(" ", mailbox.name).strip()
     if not name:
         return address
-    if name.isascii() and len(name) <= _LONGEST_PLAIN:
+    # A reader would decode what looks like an encoded word (RFC 2047 §5), also between quotes.
+    if name.isascii() and "=?" not in name and len(name) <= _LONGEST_PLAIN:
         escaped = name.replace("\\", "\\\\").replace('"', '\\"')
         return f"{name} <{address}>" if _ATOMS.match(name) else f'"{escaped}" <{address}>'
     return f"{_encoded('Reply-To', name)}\r\n <{address}>"
@@ -229,15 +231,31 @@ def media_type(attachment: Attachment) -> str:
 
 
 def _attachment(attachment: Attachment) -> bytes:
-    name = _CONTROLS.sub(" ", attachment.filename)
-    plain = name.isascii() and len(name) <= _LONGEST_PLAIN
-    quoted = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    filename = f"filename={quoted}" if plain else f"filename*={encode_rfc2231(name, 'utf-8')}"
+    parameters = "".join(f";\r\n {parameter}" for parameter in _filename(attachment.filename))
     head = (
         f"Content-Type: {media_type(attachment)}\r\nContent-Transfer-Encoding: base64\r\n"
-        f"Content-Disposition: attachment;\r\n {filename}\r\n\r\n"
+        f"Content-Disposition: attachment{parameters}\r\n\r\n"
     )
-    return head.encode("utf-8", "replace") + _base64(attachment.data)
+    return head.encode() + _base64(attachment.data)
+
+
+def _filename(filename: str) -> list[str]:
+    """Return the parameters that name a file, each short enough for a line (RFC 2231 §3)."""
+    name = _CONTROLS.sub(" ", filename)
+    if not name.strip():
+        name = "attachment"
+    if name.isascii() and "=?" not in name and len(name) <= _LONGEST_PLAIN:
+        return ['filename="' + name.replace("\\", "\\\\").replace('"', '\\"') + '"']
+    # Whole characters, so that each piece can be decoded by itself.
+    pieces = ["utf-8''"]
+    for character in name:
+        encoded = quote(character.encode("utf-8", "replace"), safe="")
+        if len(pieces[-1]) + len(encoded) > _LONGEST_PLAIN:
+            pieces.append("")
+        pieces[-1] += encoded
+    if len(pieces) == 1:
+        return [f"filename*={pieces[0]}"]
+    return [f"filename*{number}*={piece}" for number, piece in enumerate(pieces)]
 
 
 def _base64(raw: bytes) -> bytes:

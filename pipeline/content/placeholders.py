@@ -1,12 +1,13 @@
 """A text with ``$content.path`` marks in, what it says with their values out. Pure; Extra Horizon's syntax."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from markupsafe import escape
 
-from pipeline.content.twig import OUTPUT_MAX, SOURCE_MAX, Mention
+from pipeline.content.twig import MAX_OUTPUT_BYTES, SOURCE_MAX, Mention, bounded
 from pipeline.errors import Refused
 
 # A full stop behind a name ends a sentence; within one it leads on.
@@ -34,17 +35,15 @@ class Placeholders:
         """Each line and the path that it names."""
         return tuple(part for part in self._parts if not isinstance(part, str))
 
-    def render(self, values: Mapping[str, Any], now: int = 0) -> str:
-        """What it says with these values. Raises Refused, with line and variable."""
-        said: list[str] = []
-        left = OUTPUT_MAX
-        for part in self._parts:
-            piece = part if isinstance(part, str) else self._filled(*part, values)
-            left -= len(piece)
-            if left < 0:
-                raise Refused(f"it says more than {OUTPUT_MAX} characters")
-            said.append(piece)
-        return "".join(said)
+    @property
+    def nodes(self) -> int:
+        """The number of its literals and marks."""
+        return len(self._parts)
+
+    def render(self, values: Mapping[str, Any], now: int = 0, max_output_bytes: int = MAX_OUTPUT_BYTES) -> str:
+        """What it says with these values. Raises Refused, with line and variable, and for more bytes than this."""
+        pieces = (part if isinstance(part, str) else self._filled(*part, values) for part in self._parts)
+        return "".join(bounded(pieces, max_output_bytes))
 
     def _filled(self, line: int, path: tuple[str, ...], values: Mapping[str, Any]) -> str:
         found: Any = values
@@ -64,6 +63,18 @@ def _text(value: Any) -> str:
         return "true" if value else "false"
     if value is None:
         return ""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
+    return _float_text(value) if isinstance(value, float) else str(value)
+
+
+def _float_text(value: float) -> str:
+    """ECMA-262, Number::toString: decimal from 1e-6 up to 1e21, and exponents without leading zeros."""
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else f"{'-' if value < 0 else ''}Infinity"
+    if value.is_integer() and abs(value) < 1e21:
         return str(int(value))
-    return str(value)
+    mantissa, exponential, exponent = repr(value).partition("e")
+    if not exponential:
+        return mantissa
+    if 1e-6 <= abs(value) < 1:
+        return f"{value:.{len(mantissa.lstrip('-').replace('.', '')) - 1 - int(exponent)}f}"
+    return f"{mantissa}e{exponent[0]}{exponent[1:].lstrip('0')}"

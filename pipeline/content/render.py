@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from pipeline.content.placeholders import Placeholders
-from pipeline.content.twig import ALL, Mention, Twig
+from pipeline.content.twig import ALL, MAX_OUTPUT_BYTES, Mention, Twig
 from topics.templates import Syntax
 
 _FRESHMAIL: Final = re.compile(r"\$\$([A-Za-z0-9_.-]{1,100})\$\$")
@@ -25,8 +25,16 @@ class Compiled(Protocol):
         """Every line and the path of a variable that it names."""
         ...
 
-    def render(self, values: Mapping[str, Any], now: int = 0) -> str:
-        """What it says with these values, JSON's own. Raises Refused, with line and variable."""
+    @property
+    def nodes(self) -> int:
+        """How much there is to compile and render: literals, marks and the parts of their expressions."""
+        ...
+
+    def render(self, values: Mapping[str, Any], now: int = 0, max_output_bytes: int = MAX_OUTPUT_BYTES) -> str:
+        """What it says with these values, JSON's own. Raises Refused, with line and variable.
+
+        More than ``max_output_bytes`` of UTF-8 are refused while they are made, not afterwards.
+        """
         ...
 
 

@@ -1,18 +1,19 @@
 """A template, a language and values in, subject, HTML and text out; a draft in, what is wrong with it out. Pure."""
 
+import contextlib
 import functools
 import hashlib
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-import jsonschema
 import msgspec
-import referencing
 
 from pipeline.addresses import text_problem
+from pipeline.content import schemas
 from pipeline.content.render import Compiled, compiled
+from pipeline.content.twig import MAX_OUTPUT_BYTES
 from pipeline.errors import Refused
 from topics.ids import NAMESPACE
 from topics.record import Millis
@@ -23,13 +24,9 @@ TRACKING_HASH: Final = "tracking_hash"
 """A variable that Extra Horizon's senders get without asking."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LANGUAGE: Final = re.compile(r"[a-z]{2,8}(-[a-z0-9]{1,8}){0,3}|default")
-_KEYWORDS: Final = frozenset(
-    {
-        *("type", "properties", "required", "additionalProperties", "enum", "const", "items", "title", "description"),
-        *("default", "examples", "minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems", "$schema"),
-    }
-)
-"""No `pattern`, no `$ref`: one can take for ever, the other asks elsewhere."""
+MAX_NODES: Final = 20_000
+"""Literals, marks and parts of expressions of a template's texts together: half a second to compile."""
+_TOO_MANY: Final = f"all texts together have more than {MAX_NODES} marks and parts of expressions"
 
 
 class Rendered(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,15 +91,27 @@ def language_of(template: Template, wanted: str) -> str:
 
 
 def render(
-    template: Template, language: str, values: Mapping[str, Any], *, now: Millis, lenient: bool = False
+    template: Template,
+    language: str,
+    values: Mapping[str, Any],
+    *,
+    now: Millis,
+    lenient: bool = False,
+    max_output_bytes: int = MAX_OUTPUT_BYTES,
 ) -> Rendered:
-    """What the template says; see `compiled` for ``lenient``. Raises Refused with what and where."""
+    """Return what the template says; see `compiled` for ``lenient``.
+
+    Raise Refused with what and where, and for more than ``max_output_bytes`` in all.
+    """
     _check_values(template, values)
     chosen = language_of(template, language)
     texts = template.texts[chosen]
-    said = {
-        part: _said(template, chosen, part, values, now=now, lenient=lenient) for part in ("subject", "html", "text")
-    }
+    said: dict[str, str] = {}
+    for part in ("subject", "html", "text"):
+        with _located(f"texts.{chosen}.{part}"):
+            text = _compiled(getattr(texts, part), template.syntax, part == "html", lenient)
+            said[part] = text.render(values, now, max_output_bytes)
+        max_output_bytes -= len(said[part].encode("utf-8", "replace"))
     _refuse(text_problem(said["subject"]), f"texts.{chosen}.subject")
     ref = TemplateRef(id=template.template_id, version=template.version, language=chosen)
     return Rendered(subject=said["subject"], html=said["html"], text=said["text"] if texts.text else "", ref=ref)
@@ -112,14 +121,13 @@ def _language(name: str) -> str:
     return name.replace("_", "-").lower()
 
 
-def _said(
-    template: Template, language: str, part: str, values: Mapping[str, Any], *, now: Millis, lenient: bool
-) -> str:
-    source: str = getattr(template.texts[language], part)
+@contextlib.contextmanager
+def _located(where: str) -> Iterator[None]:
+    """Say where it was that something was refused."""
     try:
-        return _compiled(source, template.syntax, part == "html", lenient).render(values, now)
+        yield
     except Refused as refused:
-        raise Refused(str(refused), f"texts.{language}.{part}") from None
+        raise Refused(str(refused), where) from None
 
 
 @functools.lru_cache(maxsize=128)
@@ -134,65 +142,42 @@ def _check(draft: Template) -> None:
     _refuse(None if draft.default in draft.texts else "no texts in this language", "default")
     size = len(msgspec.json.encode(draft))
     _refuse(f"{size} bytes; at most {TEMPLATE_MAX}" if size > TEMPLATE_MAX else None, "texts")
-    declared = _check_schema(draft.schema)
+    declared = schemas.declared(msgspec.json.decode(draft.schema))
+    # A mark is at least two nodes: this is seen before anything is compiled.
+    marks = sum(text.count(mark) for texts in draft.texts.values() for text in _parts(texts) for mark in ("{{", "{%"))
+    _refuse(_TOO_MANY if 2 * marks > MAX_NODES else None, "texts")
+    nodes = 0
     for language, texts in draft.texts.items():
         _refuse(None if _LANGUAGE.fullmatch(language) else "a language, such as en or en-gb", f"texts.{language}")
         _refuse(None if texts.html or texts.text else "neither html nor text", f"texts.{language}")
         for part in ("subject", "html", "text"):
-            _check_text(getattr(texts, part), draft.syntax, f"texts.{language}.{part}", declared)
+            where = f"texts.{language}.{part}"
+            nodes += _check_text(getattr(texts, part), draft.syntax, where, declared)
+            _refuse(_TOO_MANY if nodes > MAX_NODES else None, where)
 
 
-def _check_text(source: str, syntax: Syntax, where: str, declared: frozenset[str] | None) -> None:
-    try:
-        mentions = compiled(source, syntax, html=where.endswith(".html")).mentions
-    except Refused as refused:
-        raise Refused(str(refused), where) from None
-    for line, path in mentions:
+def _parts(texts: Texts) -> tuple[str, str, str]:
+    return texts.subject, texts.html, texts.text
+
+
+def _check_text(source: str, syntax: Syntax, where: str, declared: frozenset[str] | None) -> int:
+    """Return the number of the text's nodes."""
+    with _located(where):
+        made = compiled(source, syntax, html=where.endswith(".html"))
+    for line, path in made.mentions:
         if declared is not None and path and path[0] not in declared | {TRACKING_HASH}:
             raise Refused(f"line {line}: {path[0]} is not among the schema's properties", where)
-
-
-def _check_schema(raw: msgspec.Raw) -> frozenset[str] | None:
-    """The variables that the schema declares; None where it is open."""
-    schema = msgspec.json.decode(raw)
-    if schema is None:
-        return None
-    _check_keywords(schema, "schema", 0)
-    try:
-        jsonschema.Draft202012Validator.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        raise Refused(error.message[:200], ".".join(("schema", *map(str, error.absolute_path)))) from None
-    declared = schema.get("properties")
-    return None if declared is None or schema.get("additionalProperties") else frozenset(declared)
-
-
-def _check_keywords(schema: Any, where: str, depth: int) -> None:
-    if isinstance(schema, bool) and depth:
-        return
-    _refuse(None if isinstance(schema, dict) else "not a JSON schema", where)
-    _refuse("nested too deeply" if depth > 20 else None, where)
-    for keyword in schema:
-        _refuse(None if keyword in _KEYWORDS else f"{keyword}: not a keyword that is taken here", where)
-    properties = schema.get("properties", {})
-    _refuse(None if isinstance(properties, dict) else "not an object", f"{where}.properties")
-    for name, inner in properties.items():
-        _check_keywords(inner, f"{where}.properties.{name}", depth + 1)
-    for keyword in ("items", "additionalProperties"):
-        if keyword in schema:
-            _check_keywords(schema[keyword], f"{where}.{keyword}", depth + 1)
+    return made.nodes
 
 
 def _check_values(template: Template, values: Mapping[str, Any]) -> None:
     schema = msgspec.json.decode(template.schema)
     if schema is None:
         return
-    # An empty registry: a schema that refers elsewhere makes nobody fetch anything.
-    validator = jsonschema.Draft202012Validator(schema, registry=referencing.Registry())
     declared = schema.get("properties", {})
-    given = {name: value for name, value in values.items() if name != TRACKING_HASH or name in declared}
-    error = next(iter(validator.iter_errors(given)), None)
-    if error is not None:
-        raise Refused(error.message[:200], ".".join(("variables", *map(str, error.absolute_path))))
+    schemas.check_values(
+        schema, {name: value for name, value in values.items() if name != TRACKING_HASH or name in declared}
+    )
 
 
 def _refuse(problem: str | None, where: str) -> None:

@@ -11,20 +11,25 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final
 
-from jinja2 import StrictUndefined, TemplateSyntaxError, UndefinedError, nodes, pass_context
+from jinja2 import TemplateSyntaxError, UndefinedError, nodes, pass_context
 from jinja2.ext import Extension
 from jinja2.lexer import Token, TokenStream
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup, escape
 
-from pipeline.content import phpdate
+from pipeline.content import phpdate, phpvalues
+from pipeline.content.conditions import BUDGET, CONDITION_TESTS, Absent, Missing, PhpConditions
 from pipeline.errors import Refused
 
 SOURCE_MAX: Final = 2_000_000
 OUTPUT_MAX: Final = 4_000_000
+MAX_OUTPUT_BYTES: Final = 4 * OUTPUT_MAX
+"""Where a caller sets no limit of its own: as many as OUTPUT_MAX characters have at most."""
 WORK_MAX: Final = 20_000_000
-"""Characters that all filters of one rendering may touch together."""
+"""Characters that all filters and comparisons of one rendering may touch together."""
+_ESCAPE_COST: Final = 20
+"""What a character costs that is escaped one by one."""
 NODES_MAX: Final = 5_000
 DEPTH_MAX: Final = 40
 
@@ -34,7 +39,6 @@ Mention = tuple[int, tuple[str, ...]]
 
 ALL: Final = "_"
 """Names every variable together, so that one whose name is no identifier can be had: ``_["first-name"]``."""
-_BUDGET: Final = "_budget"
 _NOW: Final = "_now"
 
 _MARKS: Final = re.compile(r"\{[{%#]")
@@ -49,62 +53,16 @@ _NODES: Final = (
 _TOO_MUCH: Final = "too complicated: fewer or less deeply nested marks, please"
 
 
-class Missing(StrictUndefined):
-    """A variable that isn't there: false where it is asked for, an error where it should be shown."""
-
-    __slots__ = ()
-
-    def __bool__(self) -> bool:  # type: ignore[override]  # the parent's raise, and so never return
-        return False
-
-    def __eq__(self, other: object) -> bool:  # type: ignore[override]
-        return other is None or isinstance(other, Missing)
-
-    def __ne__(self, other: object) -> bool:  # type: ignore[override]
-        return not self == other
-
-    __hash__ = None  # type: ignore[assignment]  # nobody keeps one in a set
-
-
-class Absent(Missing):
-    """A variable that isn't there, in a lenient text: Twig's null, which says nothing and compares as PHP's does."""
-
-    __slots__ = ()
-
-    def __str__(self) -> str:  # type: ignore[override]
-        return ""
-
-    def __eq__(self, other: object) -> bool:  # type: ignore[override]
-        return not other
-
-    def __lt__(self, other: object) -> bool:  # type: ignore[override]
-        return bool(other)
-
-    def __le__(self, other: object) -> bool:  # type: ignore[override]
-        return True
-
-    def __gt__(self, other: object) -> bool:  # type: ignore[override]
-        return False
-
-    def __ge__(self, other: object) -> bool:  # type: ignore[override]
-        return not other
-
-    def __contains__(self, item: object) -> bool:  # type: ignore[override]
-        return False
-
-    __hash__ = None
-
-
 class _Budget:
     """What is left to be done."""
 
     def __init__(self) -> None:
         self._left = WORK_MAX
 
-    def spend(self, value: str) -> None:
-        self._left -= len(value)
+    def spend(self, characters: int) -> None:
+        self._left -= characters
         if self._left < 0:
-            raise Refused(f"its filters touch more than {WORK_MAX} characters")
+            raise Refused(f"its filters and comparisons touch more than {WORK_MAX} characters")
 
 
 class _Words(Extension):
@@ -146,7 +104,7 @@ def _shown(value: Any) -> Any:
     if value is None or isinstance(value, bool):
         return "1" if value else ""
     if isinstance(value, int | float):
-        return str(value)
+        return phpvalues.float_text(value) if isinstance(value, float) else str(value)
     raise Refused("an object or a list can't be shown; name one of its members")
 
 
@@ -158,7 +116,7 @@ def _finalized(_context: Context, value: Any) -> Any:
 
 def _text(context: Context, value: Any) -> str:
     shown = str(_shown(value))
-    context[_BUDGET].spend(shown)
+    context[BUDGET].spend(len(shown))
     return shown
 
 
@@ -179,18 +137,22 @@ def _raw(context: Context, value: Any) -> Markup:
 
 @pass_context
 def _escape(context: Context, value: Any, strategy: str = "html") -> Markup:
-    if strategy not in ("html", "html_attr"):
-        raise Refused(f"escape: only 'html' and 'html_attr', not {strategy!r}")
+    if strategy != "html" and strategy not in phpvalues.ESCAPES:
+        raise Refused(f"escape: only {', '.join(('html', *phpvalues.ESCAPES))}, not {strategy!r}")
     shown = _shown(value)
-    context[_BUDGET].spend(str(shown))
-    return escape(shown)
+    context[BUDGET].spend(len(str(shown)))
+    if strategy == "html":
+        return escape(shown)
+    context[BUDGET].spend(_ESCAPE_COST * len(str(shown)))
+    escaped = phpvalues.ESCAPES[strategy](str(shown))
+    return Markup(escaped)  # noqa: S704 - none of them leaves anything that HTML knows
 
 
 @pass_context
 def _date(context: Context, value: Any, form: str = phpdate.DEFAULT, zone: str = "UTC") -> str:
     if not isinstance(form, str) or not isinstance(zone, str) or len(form) > phpdate.FORMAT_MAX:
         raise Refused("date: a format and a time zone are short texts")
-    context[_BUDGET].spend(form)
+    context[BUDGET].spend(len(form))
     if isinstance(value, Absent):
         value = "now"
     return phpdate.format_php(phpdate.moment(_shown(value), context[_NOW], zone), form)
@@ -224,12 +186,16 @@ def _environment(html: bool, lenient: bool) -> _Environment:
         comment_end_string=_COMMENT_ENDS if lenient else "#}",
         finalize=_finalized,
         keep_trailing_newline=True,
+        # Twig: "the first newline after a template tag is removed automatically (like in PHP)".
+        trim_blocks=True,
         extensions=[_Words],
         cache_size=0,
+        # It would try to evaluate each level of an expression anew, from the innermost one on.
+        optimized=False,
     )
     made.globals.clear()
     made.filters = dict(_FILTERS)
-    made.tests = dict(_TESTS)
+    made.tests = {**_TESTS, **CONDITION_TESTS}
     return made
 
 
@@ -251,25 +217,26 @@ class Twig:
         if lenient:
             source = _COMMENT.sub(lambda comment: f"\0{comment[0]}\0", source)
         self.mentions: tuple[Mention, ...] = ()
+        self.nodes = 0
         self._literal = None if _MARKS.search(source) else source
         if self._literal is None:
             self._compile(source, _ENVIRONMENTS[html, lenient])
 
-    def render(self, values: Values, now: int = 0) -> str:
-        """What it says with these values. Raises Refused, with line and variable."""
+    def render(self, values: Values, now: int = 0, max_output_bytes: int = MAX_OUTPUT_BYTES) -> str:
+        """What it says with these values. Raises Refused, with line and variable, and for more bytes than this."""
         if self._literal is not None:
-            return self._literal
-        context = {**values, ALL: values, _BUDGET: _Budget(), _NOW: now}
+            return "".join(bounded([self._literal], max_output_bytes))
+        context = {**values, ALL: values, BUDGET: _Budget(), _NOW: now}
         try:
-            return "".join(_bounded(self._template.generate(context)))
+            return "".join(bounded(self._template.generate(context), max_output_bytes))
         except (Refused, UndefinedError, TypeError, ValueError, RecursionError) as error:
             raise Refused(self._explained(error)) from None
 
     def _compile(self, source: str, environment: _Environment) -> None:
         try:
             tree = environment.parse(source)
-            self.mentions = tuple(_checked(tree))
-            self._template = environment.from_string(tree)
+            self.nodes, self.mentions = _checked(tree)
+            self._template = environment.from_string(PhpConditions().visit(tree))
         except TemplateSyntaxError as error:
             raise Refused(f"line {error.lineno}: {_lower_first(error.message or 'not understood')}") from None
         except (RecursionError, MemoryError, SyntaxError, ValueError):
@@ -286,18 +253,23 @@ class Twig:
         return where + (str(error) if isinstance(error, Refused) else "values that don't go together")
 
 
-def _bounded(pieces: Iterator[str]) -> Iterator[str]:
-    left = OUTPUT_MAX
+def bounded(pieces: Iterable[str], max_output_bytes: int) -> Iterator[str]:
+    """Yield the pieces while they are made. Raises Refused as soon as they are more than OUTPUT_MAX or these bytes."""
+    characters, bytes_left = OUTPUT_MAX, max_output_bytes
     for piece in pieces:
-        left -= len(piece)
-        if left < 0:
+        characters -= len(piece)
+        bytes_left -= len(piece) if piece.isascii() else len(piece.encode("utf-8", "replace"))
+        if characters < 0:
             raise Refused(f"it says more than {OUTPUT_MAX} characters")
+        if bytes_left < 0:
+            raise Refused(f"it says more than {max_output_bytes} bytes")
         yield piece
 
 
-def _checked(tree: nodes.Template) -> Iterator[Mention]:
-    """The variables that are named. Raises TemplateSyntaxError for whatever isn't let in."""
+def _checked(tree: nodes.Template) -> tuple[int, tuple[Mention, ...]]:
+    """The number of nodes, and the variables that are named. Raises TemplateSyntaxError for whatever isn't let in."""
     number = 0
+    mentions: list[Mention] = []
     waiting: list[tuple[nodes.Node, int]] = [(tree, 0)]
     while waiting:
         node, depth = waiting.pop()
@@ -306,10 +278,11 @@ def _checked(tree: nodes.Template) -> Iterator[Mention]:
             raise TemplateSyntaxError(_TOO_MUCH, node.lineno)
         _let_in(node)
         if path := _path(node):
-            yield node.lineno, path
+            mentions.append((node.lineno, path))
             # What is behind a path is its beginning.
             continue
         waiting += [(child, depth + 1) for child in node.iter_child_nodes()]
+    return number, tuple(mentions)
 
 
 def _let_in(node: nodes.Node) -> None:

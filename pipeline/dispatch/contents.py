@@ -13,7 +13,7 @@ from typing import Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from pipeline.content.chunks import unpack
+from pipeline.content.chunks import unpack, unpacked_bytes
 from pipeline.errors import LogUnavailable, Unrecognised
 from pipeline.kafka import consumer, partition_of, partitions
 from pipeline.outbox.coalesce import Coalesced
@@ -27,6 +27,8 @@ from topics.requests import ContentPointer
 PATIENCE: Final = 5.0
 """Seconds until a log that doesn't answer is called unavailable."""
 CACHE_BYTES: Final = 32_000_000
+MAX_INLINE_BYTES: Final = 1_000_000
+"""Uncompressed bytes of a content up to which it is unpacked in the event loop, which takes a millisecond."""
 LOOK_AHEAD: Final = 200
 """Records worth reading rather than seeking over."""
 
@@ -83,7 +85,9 @@ class Contents:
             elif not chunks:
                 raise Unrecognised(f"{place(pointer)}: another content lies there")
             offset += 1
-        return unpack(chunks, pointer.sha256)
+        if unpacked_bytes(chunks) <= MAX_INLINE_BYTES:
+            return unpack(chunks, pointer.sha256)
+        return await asyncio.to_thread(unpack, chunks, pointer.sha256)
 
     async def _record(self, key: Key) -> bytes | None:
         if key in self._cache:

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from pipeline.admin import Brand, Provider
 from pipeline.carriers.echo import echo
 from pipeline.carriers.port import Envelope
 from pipeline.content import links, mime, unsubscribe
 from pipeline.content.letter import Headers, Letter
-from pipeline.content.text import text_of
+from pipeline.content.text import with_text
 from pipeline.settings import Settings
 from pipeline.signing import Signer
 from pipeline.tokens import message_id_header, unsubscribe_address, unsubscribe_token, verp
@@ -63,15 +65,18 @@ class Writer:
     def _tracked(self, request: SendRequest, content: Content, brand: Brand) -> Content:
         """The content with its links and pixel, and a trap for robots where the brand sets one."""
         if not content.html:
-            return content
+            text = links.with_tracking_hash(content.text, self._signers.track, request.email_id)
+            return msgspec.structs.replace(content, text=text)
         where = (self._signers.track, request.email_id, self._settings.public_url)
-        own = links.with_tracking_hash(content.html, self._signers.track, request.email_id)
-        tracked = links.with_clicks(own, *where)
+        html, text = (
+            links.with_tracking_hash(part, self._signers.track, request.email_id)
+            # The text for people comes from what the sender wrote, without our addresses in it.
+            for part in (content.html, with_text(content).text)
+        )
+        tracked = links.with_clicks(html, *where)
         if brand.trap_link:
             tracked = links.with_trap(tracked, *where)
         tracked = links.with_pixel(tracked, *where)
-        # The text for people comes from what the sender wrote, without our addresses in it.
-        text = content.text or text_of(content.html)
         return Content(
             html=tracked,
             text=text,

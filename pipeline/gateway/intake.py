@@ -12,6 +12,7 @@ import msgspec
 from pipeline import identities
 from pipeline.bootstrap import Runtime
 from pipeline.content.chunks import compressor, pack
+from pipeline.content.text import with_text
 from pipeline.crashpoints import crash_point
 from pipeline.database import AWAY
 from pipeline.errors import DatabaseUnavailable, Refused
@@ -86,7 +87,7 @@ class Intake:
             raise DatabaseUnavailable from error
 
     def _pack(self, parcels: Iterable[Parcel], refused: dict[EmailId, str]) -> list[_Packed]:
-        """Compress, in a thread: a batch's worth would keep pixels and links waiting."""
+        """Make text parts and compress, in a thread: a batch's worth would keep pixels and links waiting."""
         shared: dict[int, tuple[Content, list[SendRequest]]] = {}
         for parcel in parcels:
             shared.setdefault(id(parcel.content), (parcel.content, []))[1].append(parcel.request)
@@ -94,7 +95,7 @@ class Intake:
         by = compressor()
         for content, requests in shared.values():
             try:
-                packed.append(_Packed(requests, *pack(content, self._rt.new_id(), by)))
+                packed.append(_Packed(requests, *pack(with_text(content), self._rt.new_id(), by)))
             except Refused as error:
                 refused |= {request.email_id: str(error) for request in requests}
         return packed

@@ -22,6 +22,9 @@ from topics.templates import TEMPLATE_MAX, Template
 BODY_MAX: Final = 4 * TEMPLATE_MAX
 """JSON may write a character as six."""
 
+MAX_TEMPLATES_AT_ONCE: Final = 2
+"""Templates that are compiled or rendered at the same time; the others wait."""
+
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a rendering is asked with."""
@@ -61,12 +64,14 @@ def router(world: World) -> APIRouter:
     """The templates' surface."""
     routes = APIRouter(tags=["templates"])
     Caller = Annotated[Tenant, Depends(world.authenticate)]  # noqa: N806 - a type
+    compiling = asyncio.Semaphore(MAX_TEMPLATES_AT_ONCE)
 
     @routes.put("/templates/{name}", summary="Push a template", **_described("Draft", "Pushed"))
     async def push_template(name: str, request: Request, tenant: Caller) -> Response:
         """A new version, unless the newest says the same. What can't be compiled is refused, with the line."""
         body = await read_body(request, BODY_MAX)
-        draft = await asyncio.to_thread(drafts.read, tenant.tenant, name, body)
+        async with compiling:
+            draft = await asyncio.to_thread(drafts.read, tenant.tenant, name, body)
         try:
             made, usable = await push(world.rt, world.log, draft)
         except LogUnavailable:
@@ -90,7 +95,9 @@ def router(world: World) -> APIRouter:
         """What it would say; nothing is sent."""
         wanted = decoded(_wanted, await read_body(request, BODY_MAX) or b"{}")
         template = await find(world, tenant.tenant, name, wanted.version)
-        return _json(await asyncio.to_thread(_said, template, wanted, world.rt.clock()))
+        async with compiling:
+            said = await asyncio.to_thread(_said, template, wanted, world.rt.clock())
+        return _json(said)
 
     return routes
 

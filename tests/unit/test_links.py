@@ -2,7 +2,6 @@
 
 import html as htmllib
 import re
-import time
 
 import pytest
 from hypothesis import given
@@ -88,14 +87,6 @@ def test_any_markup_keeps_every_byte_but_the_links(markup: str) -> None:
     back = re.sub(r'"https://t\.example/c/([\w-]+)"', lambda token: read_click_token(SIGNER, token[1])[2], changed)
     squeezed = re.sub(r"[\s'\"]", "", htmllib.unescape(markup))
     assert re.sub(r"[\s'\"]", "", htmllib.unescape(back)) == squeezed
-
-
-def test_hostile_markup_costs_no_more_than_its_length() -> None:
-    for hostile in ("<a '" * 50_000, "<a " + "x=" * 100_000, "<!--" * 50_000, "<script>" * 30_000, '<a "' * 50_001):
-        begun = time.process_time()
-        clicks(hostile)
-        # Quadratic would be minutes.
-        assert time.process_time() - begun < 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,119 @@
+"""Twig's truth and comparisons in the place of Jinja's, which are Python's and counted by nobody. Pure.
+
+`twig` lets a template's tree through :class:`PhpConditions` before it is compiled, and gives its
+environments :data:`CONDITION_TESTS`.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from jinja2 import StrictUndefined, nodes, pass_context
+from jinja2.runtime import Context
+from jinja2.visitor import NodeTransformer
+
+from pipeline.content import phpvalues
+
+BUDGET: Final = "_budget"
+"""The name in a rendering's context of what counts the work."""
+
+
+class Missing(StrictUndefined):
+    """A variable that isn't there: false where it is asked for, an error where it should be shown."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:  # type: ignore[override]  # the parent's raise, and so never return
+        return False
+
+    def __eq__(self, other: object) -> bool:  # type: ignore[override]
+        return other is None or isinstance(other, Missing)
+
+    def __ne__(self, other: object) -> bool:  # type: ignore[override]
+        return not self == other
+
+    __hash__ = None  # type: ignore[assignment]  # nobody keeps one in a set
+
+
+class Absent(Missing):
+    """A variable that isn't there, in a lenient text: Twig's null, which is shown as nothing."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:  # type: ignore[override]
+        return ""
+
+
+def _is_true(value: Any) -> bool:
+    return phpvalues.is_true(value)
+
+
+def _known(value: Any) -> Any:
+    """A value to compare: a variable that isn't there is null."""
+    return None if isinstance(value, Missing) else value
+
+
+@pass_context
+def _equal(context: Context, left: Any, right: Any) -> bool:
+    return phpvalues.are_equal(_known(left), _known(right), context[BUDGET].spend)
+
+
+@pass_context
+def _contained(context: Context, part: Any, whole: Any) -> bool:
+    return phpvalues.contains(_known(whole), _known(part), context[BUDGET].spend)
+
+
+def _ordered(fits: Callable[[int], bool]) -> Callable[[Context, Any, Any], bool]:
+    @pass_context
+    def test(context: Context, left: Any, right: Any) -> bool:
+        for value in (left, right):
+            if isinstance(value, Missing):
+                # Raises, unless the text is lenient: what isn't there has no order.
+                str(value)
+        order = phpvalues.compare(_known(left), _known(right), context[BUDGET].spend)
+        return order is not None and fits(order)
+
+    return test
+
+
+_TRUTH: Final = "_true"
+_COMPARISONS: Final[dict[str, tuple[str, bool]]] = {
+    **{"eq": ("_equal", True), "ne": ("_equal", False), "in": ("_contained", True), "notin": ("_contained", False)},
+    **{name: (f"_{name}", True) for name in ("lt", "lteq", "gt", "gteq")},
+}
+"""Jinja's operator -> the test that answers, and the answer that is meant."""
+CONDITION_TESTS: Final[dict[str, Callable[..., bool]]] = {
+    **{_TRUTH: _is_true, "_equal": _equal, "_contained": _contained},
+    **{"_lt": _ordered(lambda order: order < 0), "_lteq": _ordered(lambda order: order <= 0)},
+    **{"_gt": _ordered(lambda order: order > 0), "_gteq": _ordered(lambda order: order >= 0)},
+}
+
+
+class PhpConditions(NodeTransformer):
+    """Replaces Jinja's conditions by our tests."""
+
+    def visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> Any:
+        """Return what stands in a node's place; its children are replaced first."""
+        self.generic_visit(node, *args, **kwargs)
+        if isinstance(node, nodes.If):
+            node.test = _asked(_TRUTH, node.test)
+        elif isinstance(node, nodes.Not):
+            node.node = _asked(_TRUTH, node.node)
+        elif isinstance(node, nodes.And | nodes.Or):
+            node.left, node.right = _asked(_TRUTH, node.left), _asked(_TRUTH, node.right)
+        elif isinstance(node, nodes.Compare):
+            return _compared(node)
+        return node
+
+
+def _compared(node: nodes.Compare) -> nodes.Expr:
+    """Return the comparison, or several from left to right, as tests."""
+    answer: nodes.Expr = node.expr
+    for operand in node.ops:
+        test, meant = _COMPARISONS[operand.op]
+        answer = _asked(test, answer, operand.expr)
+        answer = answer if meant else nodes.Not(answer, lineno=node.lineno)
+    return answer
+
+
+def _asked(test: str, value: nodes.Node, *arguments: nodes.Expr) -> nodes.Test:
+    return nodes.Test(value, test, list(arguments), [], None, None, lineno=value.lineno)

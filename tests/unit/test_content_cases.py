@@ -1,0 +1,410 @@
+"""Inputs that other senders' mail went wrong on, and what is right for each: links, pixel, text part, Twig, headers."""
+
+import re
+from email import message_from_bytes
+from email.header import decode_header
+from email.message import EmailMessage
+from email.policy import SMTP
+from typing import Any, Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from selectolax.lexbor import LexborHTMLParser
+
+from pipeline.content.links import with_clicks, with_pixel, with_trap
+from pipeline.content.markup import decoded_attribute
+from pipeline.content.mime import render
+from pipeline.content.render import compiled
+from pipeline.content.text import text_of
+from pipeline.errors import Refused
+from pipeline.signing import Signer
+from pipeline.tokens import read_click_token
+from tests.conftest import SECRET
+from topics.contents import Attachment, Content
+from topics.record import EmailId
+from topics.requests import Mailbox, SendRequest
+from topics.templates import Syntax
+
+SIGNER = Signer(SECRET, "track")
+ID = EmailId("0191d5a0-0000-7000-8000-000000000001")
+BASE = "https://t.example"
+SHOP = "https://shop.example"
+
+
+def targets(markup: str) -> list[str]:
+    """Return the targets of the click links that were written into a markup."""
+    changed = with_clicks(markup, SIGNER, ID, BASE)
+    return [read_click_token(SIGNER, token)[2] for token in re.findall(r"https://t\.example/c/([\w-]+)", changed)]
+
+
+def with_px(markup: str) -> str:
+    """Return the markup with ``<PX>`` where the pixel was put."""
+    return re.sub(r'<img src="https://t\.example/o/[^>]*>', "<PX>", with_pixel(markup, SIGNER, ID, BASE))
+
+
+def says(source: str, *, html: bool = True, **values: Any) -> str:
+    return compiled(source, Syntax.TWIG, html=html).render(values)
+
+
+# --------------------------------------------------------------------------------- links
+@pytest.mark.parametrize(
+    ("markup", "urls"),
+    [
+        # Named references without a semicolon stay before `=` and before letters and digits.
+        (
+            f'<a href="{SHOP}/reset?user=7&timestamp=1714557600&sig=ab">x</a>',
+            [f"{SHOP}/reset?user=7&timestamp=1714557600&sig=ab"],
+        ),
+        (f'<a href="{SHOP}/?a=1&copy=2&lt=3&reg_x&notit=4">x</a>', [f"{SHOP}/?a=1&copy=2&lt=3®_x&notit=4"]),
+        (f'<a href="{SHOP}/?a=1&copy2=2&ampx=3&amp=4">x</a>', [f"{SHOP}/?a=1&copy2=2&ampx=3&amp=4"]),
+        (f'<a href="{SHOP}/?a=1&amp;b=2&#38;c=3&#x26;d=4&eacute;">x</a>', [f"{SHOP}/?a=1&b=2&c=3&d=4é"]),
+        (f'<a href="{SHOP}/?q=&copy">x</a>', [f"{SHOP}/?q=©"]),
+        (f'<a href="{SHOP}/&#{"9" * 6000};&#0000000065;">x</a>', [f"{SHOP}/\ufffdA"]),
+        # A value ends at its own delimiter, and other quotes belong to it.
+        (
+            f"""<a href="{SHOP}/odata?$filter=Name%20eq%20'Milk'">x</a>""",
+            [f"{SHOP}/odata?$filter=Name%20eq%20'Milk'"],
+        ),
+        (f"""<a href='{SHOP}/?q="a"'>x</a>""", [f'{SHOP}/?q="a"']),
+        (f"<a href={SHOP}/?q='a'>x</a>", [f"{SHOP}/?q='a'"]),
+        (f"<a title=it's href={SHOP}/a/>x</a>", [f"{SHOP}/a/"]),
+        (f'<a title="a"href="{SHOP}/b">x</a>', [f"{SHOP}/b"]),
+        (f'<a title == href="{SHOP}/b">x</a>', [f"{SHOP}/b"]),
+        (f'<A\fHREF\n=\n"{SHOP}/b">x</A>', [f"{SHOP}/b"]),
+        # The four forms of Outlook's conditional comments.
+        (
+            f'<!--[if mso]><v:roundrect href="{SHOP}/b"></v:roundrect><![endif]-->'
+            f'<!--[if !mso]><!--><a href="{SHOP}/b">Buy</a><!--<![endif]-->',
+            [f"{SHOP}/b", f"{SHOP}/b"],
+        ),
+        (f'<!--[if !mso]>--><a href="{SHOP}/c">x</a><!--<![endif]-->', [f"{SHOP}/c"]),
+        (f'<![if !mso]><a href="{SHOP}/d">x</a><![endif]>', [f"{SHOP}/d"]),
+        (f'<!--[if !mso]><!-- --><a href="{SHOP}/e">x</a><!-- <![endif]-->', [f"{SHOP}/e"]),
+        (f'<!--[if mso]><style>a<![endif]--><a href="{SHOP}/f">x</a>', [f"{SHOP}/f"]),
+        # Comments end where browsers end them.
+        (f'<!--><a href="{SHOP}/g">x</a>-->', [f"{SHOP}/g"]),
+        (f'<!---><a href="{SHOP}/h">x</a>', [f"{SHOP}/h"]),
+        (f'<!-- x --!><a href="{SHOP}/i">x</a>', [f"{SHOP}/i"]),
+        (f'<!-- <a href="{SHOP}/no">x</a> --><a href="{SHOP}/j">x</a>', [f"{SHOP}/j"]),
+        (f'<?php echo "<a href=" ?><a href="{SHOP}/k">x</a>', [f"{SHOP}/k"]),
+        # Texts that are no markup.
+        (f'<style>a</styles><a href="{SHOP}/no"></style><a href="{SHOP}/l">x</a>', [f"{SHOP}/l"]),
+        (f'<xmp><a href="{SHOP}/no"></xmp><iframe><a href="{SHOP}/no"></iframe>', []),
+        (f'<img alt="<a href={SHOP}/no>"><a href="{SHOP}/m">x</a>', [f"{SHOP}/m"]),
+        # What is relative to a base stays: it leads where it led.
+        (f'<base href="{SHOP}/"><a href="x">x</a><area href="{SHOP}/n">', [f"{SHOP}/n"]),
+        (f'<svg><a xlink:href="{SHOP}/no">x</a></svg><a href="\x01{SHOP}/o\x1f">x</a>', [f"{SHOP}/o"]),
+    ],
+)
+def test_links_are_read_as_browsers_read_them(markup: str, urls: list[str]) -> None:
+    assert targets(markup) == urls
+
+
+@pytest.mark.parametrize(
+    ("value", "decoded"),
+    [
+        ("a&amp;b&lt;c&quot;&apos;", "a&b<c\"'"),
+        ("&notin;&not;&notit;&not", "∉¬&notit;¬"),
+        ("&nosuch;&;&#;&#x;&#xZ;&", "&nosuch;&;&#;&#x;&#xZ;&"),
+        ("&#65&#x42;&#x80;&#0;&#xD800;&#x110000;", "AB€\ufffd\ufffd\ufffd"),
+    ],
+)
+def test_attribute_values_are_decoded_as_html_does(value: str, decoded: str) -> None:
+    assert decoded_attribute(value) == decoded
+
+
+@given(
+    st.lists(
+        st.sampled_from([*"&#;xX=0aZ", "amp", "copy", "not", "it", "timestamp", "lt", "65", "x80", "é"]), max_size=9
+    )
+)
+def test_attribute_values_are_decoded_as_a_browser_s_parser_does(pieces: list[str]) -> None:
+    value = "".join(pieces)
+    link = LexborHTMLParser(f'<a href="{value}">').css_first("a")
+    assert link is not None
+    assert decoded_attribute(value) == (link.attributes["href"] or "")
+
+
+MARKUP: Final = (
+    *(
+        "<a href=",
+        "<A HREF='",
+        '<a href="',
+        "<area ",
+        "<a",
+        "</a",
+        "<img alt=",
+        "href=",
+        " x",
+        "=",
+        "'",
+        '"',
+        " ",
+        "\n",
+        "/",
+    ),
+    *(
+        ">",
+        "<",
+        "<!--",
+        "-->",
+        "--!>",
+        "<!-->",
+        "<!-",
+        "-",
+        "<!x",
+        "<?",
+        "</ ",
+        "</",
+        "https://x.example/1",
+        "http://y/",
+    ),
+    *(
+        "<style>",
+        "</style",
+        "<title ",
+        "</title>",
+        "<textarea>",
+        "</textarea/>",
+        "<xmp>",
+        "</xmp>",
+        "&amp;",
+        "&copy",
+        "z",
+    ),
+)
+
+
+@settings(max_examples=500)
+@given(st.lists(st.sampled_from(MARKUP), max_size=14))
+def test_links_are_those_that_a_browser_s_parser_finds(pieces: list[str]) -> None:
+    markup = "".join(pieces)
+    links = (link.attributes.get("href") or "" for link in LexborHTMLParser(markup).css("a, area"))
+    web = {url for link in links if re.match(r"https?://[^/]", url := link.replace("\n", "").strip())}
+    assert set(targets(markup)) == web
+
+
+@given(st.lists(st.sampled_from((*MARKUP, "</body>", "</html>", "<body>")), max_size=14))
+def test_a_browser_s_parser_finds_the_pixel(pieces: list[str]) -> None:
+    found = LexborHTMLParser(with_pixel("".join(pieces), SIGNER, ID, BASE)).css(f'img[src^="{BASE}/o/"]')
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("markup", "tracked"),
+    [
+        (
+            "<html><body><p>Hi</p></body><!-- end </body> --></html>",
+            "<html><body><p>Hi</p><PX></body><!-- end </body> --></html>",
+        ),
+        ("<body>x</body><script>'</body>'</script>", "<body>x<PX></body><script>'</body>'</script>"),
+        ("<body>x<style></body></style>", "<body>x<style></body></style><PX>"),
+        ('<body>x</BODY\n ><p title="</body>">', '<body>x<PX></BODY\n ><p title="</body>">'),
+        ("<body>x</body></body></html>", "<body>x</body><PX></body></html>"),
+        ("<p>x</p><!-- </html> -->", "<p>x</p><!-- </html> --><PX>"),
+        ("<p>x</p><!-- never closed", "<p>x</p><PX><!-- never closed"),
+        ("<body>x</body><!-- never closed </body>", "<body>x<PX></body><!-- never closed </body>"),
+        ("<p>x</p><style>p{}", "<p>x</p><PX><style>p{}"),
+        ("<p>x</p><textarea>y", "<p>x</p><PX><textarea>y"),
+        ('<p>x</p><a href="', '<p>x</p><PX><a href="'),
+        ("<p>x</p><title </title>", "<p>x</p><PX><title </title>"),
+        ('<style title=">"></body></style><body>x', '<style title=">"></body></style><body>x<PX>'),
+        ("<p>x</p><!--[if mso]></body><![endif]-->", "<p>x</p><!--[if mso]></body><![endif]--><PX>"),
+        ("<!--[if !mso]><!--><body>x</body><!--<![endif]-->", "<!--[if !mso]><!--><body>x<PX></body><!--<![endif]-->"),
+        ("x</bodyguard></body class=a>", "x</bodyguard><PX></body class=a>"),
+        ("a < b </ c", "a < b <PX></ c"),
+    ],
+)
+def test_the_pixel_is_where_browsers_load_it(markup: str, tracked: str) -> None:
+    assert with_px(markup) == tracked
+    trapped = re.sub(r'<a href="https://t\.example/t/[^>]*></a>', "<PX>", with_trap(markup, SIGNER, ID, BASE))
+    assert trapped == tracked
+
+
+# ------------------------------------------------------------------------------ text part
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        (
+            "<!DOCTYPE html><html><head><title>Offer</title><body><p>Hello Anna, your order is on its way.</p></body>",
+            "Hello Anna, your order is on its way.\n",
+        ),
+        ("<p>Donau&shy;dampf&shy;schiff&shy;fahrt</p>", "Donaudampfschifffahrt\n"),
+        ("<p>For you 👨\u200d👩\u200d👧!</p>", "For you 👨\u200d👩\u200d👧!\n"),
+        ("<p>می\u200cخواهم</p>", "می\u200cخواهم\n"),
+        ("<p>Sale &zwnj; &zwnj;&nbsp;&#847;&zwnj;&#65279;&#8203; now</p>", "Sale now\n"),
+        (
+            '<a href="https://x.example/?a=1&timestamp=2">x</a>',
+            "x (https://x.example/?a=1&timestamp=2)\n",
+        ),
+        ('<a href="https://x.example/">https://x.example/</a>', "https://x.example/\n"),
+        ('<a href="mailto:a@b.example">write</a> <a href="#top">up</a>', "write (a@b.example) up\n"),
+        ('<a href="https://x.example/"><img alt="Shop &amp; more" src=x></a>', "Shop & more (https://x.example/)\n"),
+        ('<a href="https://x.example/1"></a><a href="https://x.example/2"> </a>y', "y\n"),
+        ("<ul><li>one<li>two</ul><ol><li><b>th</b>ree</ol>", "* one\n* two\n\n* three\n"),
+        ("<table><tr><td>1<td>2<tr><th>3<th>4</table>", "1 2\n\n3 4\n"),
+        ("<p>a<br>b<br/>c<hr>d</p>", "a\nb\nc\n\nd\n"),
+        ("<pre>a\n  b</pre>", "a\nb\n"),
+        ("<svg><title>no</title><text>yes</text></svg><template>no</template>", "yes\n"),
+        ("<!--[if mso]>Outlook<![endif]--><!--[if !mso]><!-->All<!--<![endif]-->", "All\n"),
+        ("<script>no()</script><style>no{}</style><noscript>yes</noscript><iframe>no</iframe>", "yes\n"),
+        ('<textarea>a <b> c</textarea><img alt="x <i>y</i>">', "a <b> cx <i>y</i>\n"),
+        ("<b><i>bold</b></i> <font color=red>red</font><strong>er</strong>", "bold reder\n"),
+        ("a < b && c > d &lt;e&gt;", "a < b && c > d <e>\n"),
+        ("lone \ud800 surrogate", "lone ? surrogate\n"),
+        ("", "\n"),
+    ],
+)
+def test_the_text_part_says_what_a_reader_sees(markup: str, text: str) -> None:
+    assert text_of(markup) == text
+
+
+# --------------------------------------------------------------------------------- headers
+def message(**values: Any) -> tuple[bytes, EmailMessage]:
+    fields: dict[str, Any] = {
+        "email_id": ID,
+        "message_id": "m",
+        "tenant": "acme",
+        "dialect": "fasttrack",
+        "brand": "7",
+        "recipient": "anna@example.com",
+        "recorded_at": 1,
+        "subject": "An offer",
+    }
+    content = values.pop("content", Content(text="x"))
+    sender = values.pop("sender", Mailbox(address="news@shop.example", name="Shop"))
+    raw = render(SendRequest(**(fields | values)), content, sender=sender, message_id="<a@b>", date=1_700_000_000_000)
+    parsed = message_from_bytes(raw, policy=SMTP)
+    assert isinstance(parsed, EmailMessage)
+    return raw, parsed
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "한" * 111 + ".pdf",
+        "a" * 255,
+        "👨\u200d👩\u200d👧" * 40 + ".pdf",
+        "Rechnung März.pdf",
+        '100%\'* "x"\\y; é.txt',
+        "é" * 300,
+        "=?utf-8?q?Ann?=.pdf",
+    ],
+)
+def test_attachment_names_survive_on_short_lines(name: str) -> None:
+    file = Attachment(filename=name, media_type="application/pdf", data=b"x")
+    raw, parsed = message(content=Content(text="x", attachments=(file,)))
+    assert max(map(len, raw.split(b"\r\n"))) <= 78
+    [attached] = parsed.iter_attachments()
+    assert attached.get_filename() == name
+
+
+@pytest.mark.parametrize("name", ["", " ", "\r\n"])
+def test_an_attachment_without_a_name_gets_one(name: str) -> None:
+    file = Attachment(filename=name, media_type="application/pdf", data=b"x")
+    [attached] = message(content=Content(text="x", attachments=(file,)))[1].iter_attachments()
+    assert attached.get_filename() == "attachment"
+
+
+@pytest.mark.parametrize("name", ["=?utf-8?q?Ann?=", "Ann =?utf-8?b?QQ==?= B", '"=?x', "=?"])
+def test_a_display_name_is_shown_as_given(name: str) -> None:
+    raw, parsed = message(sender=Mailbox(address="a@b.example", name=name), recipient_name=name)
+    head = raw.split(b"\r\n\r\n")[0]
+    for header in (b"From", b"To"):
+        [line] = re.findall(rb"(?m)^" + header + rb": ((?:.|\r\n )*?)\r\n(?! )", head + b"\r\n")
+        encoded = re.sub(rb"\s*<[^<>]*>\Z", b"", line).decode()
+        assert "".join(part.decode(charset or "ascii") for part, charset in decode_header(encoded)) == name
+    assert parsed["From"].addresses[0].addr_spec == "a@b.example"
+
+
+@pytest.mark.parametrize("length", [60, 61, 500, 999, 5000])
+@pytest.mark.parametrize("letter", ["x", "x ", "é", "👨"])
+def test_no_header_line_is_longer_than_998_octets(length: int, letter: str) -> None:
+    words = letter * length
+    headers = (("X-Own", words), ("X-" + "O" * 58, words), ("List-Unsubscribe", f"<https://x.example/{words}>"))
+    file = Attachment(filename=words, media_type="a/b", data=b"x")
+    raw, _ = message(
+        subject=words,
+        recipient_name=words,
+        sender=Mailbox(address="a@b.example", name=words),
+        reply_to=("a@b.example",) * 90,
+        content=Content(text="x", headers=headers, attachments=(file,)),
+    )
+    assert max(map(len, raw.split(b"\r\n"))) <= 998
+
+
+# ------------------------------------------------------------------------------------ Twig
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        # The first line end behind a tag or a comment is removed, behind a variable it stays.
+        ("Hello\n{% if order %}\nYour order {{ order }}\n{% endif %}\nBye\n", "Hello\nYour order 7\nBye\n"),
+        ("{# x #}\na\n{# y #}\n\nb", "a\n\nb"),
+        ("{{ order }}\n{{ order }}\n", "7\n7\n"),
+        ("{% if order %}\r\na\r\n{% endif %}\r\nb", "a\nb"),
+        ("a \n {%- if order -%} \n b \n {%- endif -%} \n c", "abc"),
+        ("a \n {{- order -}} \n c", "a7c"),
+        # Whatever is empty is false, and so is the text "0".
+        ("{% if zero %}You have {{ zero }} points{% else %}none{% endif %}", "none"),
+        (
+            "{% if '0.0' %}t{% endif %}{% if ' ' %}t{% endif %}{% if 0.0 %}f{% endif %}{% if 'false' %}t{% endif %}",
+            "ttt",
+        ),
+        ("{% if list %}f{% endif %}{% if hash %}f{% endif %}{% if null %}f{% endif %}{% if '' %}f{% endif %}", ""),
+        ("{% if not zero %}t{% endif %}{% if zero or hash %}f{% endif %}{% if order and not list %}t{% endif %}", "tt"),
+        ("{% if gone %}f{% elseif zero %}f{% else %}t{% endif %}", "t"),
+        ("{{ order or zero }}{{ zero and order }}{{ not zero }}{{ not order }}", "11"),
+        ("{{ zero|default('x') }}{{ list|default('y') }}{{ false|default('z') }}", "0yz"),
+        # Comparisons as PHP's.
+        ("{% if zero == 0 %}a{% endif %}{% if order == '7.0' %}b{% endif %}{% if '1e1' == '10' %}c{% endif %}", "abc"),
+        ("{% if 'x' == 0 %}f{% endif %}{% if null == '' %}a{% endif %}{% if null == list %}b{% endif %}", "ab"),
+        ("{% if 'abc' < 'abd' %}a{% endif %}{% if '10' > '9' %}b{% endif %}{% if 'x' > 5 %}c{% endif %}", "abc"),
+        ("{% if true == 'x' %}a{% endif %}{% if hash == list %}b{% endif %}{% if two == two %}c{% endif %}", "abc"),
+        ("{% if two != list %}a{% endif %}{% if order >= 7 %}b{% endif %}{% if order <= 7 %}c{% endif %}", "abc"),
+        ("{% if '7' in two %}a{% endif %}{% if 9 not in two %}b{% endif %}{% if 'b' in 'abc' %}c{% endif %}", "abc"),
+        ("{% if 'v' in map %}a{% endif %}{% if 'k' in map %}f{% endif %}{% if 1 < 2 < 3 %}f{% endif %}", "a"),
+        # Numbers as PHP prints them.
+        ("{{ 10.0 }} {{ 0.5 }} {{ -0.25 }} {{ 19.99 }} {{ 0.1 }}", "10 0.5 -0.25 19.99 0.1"),
+        ("{{ big }} {{ huge }} {{ small }} {{ tiny }}", "1.0E+25 1.5E+300 0.0001 1.0E-5"),
+        ("{{ third }} {{ sum }} {{ million }} {{ fourteen }}", "0.33333333333333 0.3 1000000 1.0E+14"),
+        ("{{ inf }} {{ ninf }} {{ nan }} {{ negative }}", "INF -INF NAN -0"),
+        ("{{ true }}{{ false }}{{ null }}", "1"),
+        # Escaping for other places than between tags.
+        ("{{ text|e('html_attr') }}", "&lt;a&#x20;href&#x3D;&#x27;x&#x27;&gt;&amp;&#x00E9;&#x1F600;&quot;"),
+        ("{{ text|escape('js') }}", r"\u003Ca\u0020href\u003D\u0027x\u0027\u003E\u0026\u00E9\uD83D\uDE00\u0022"),
+        ("{{ text|e('css') }}", r"\3C a\20 href\3D \27 x\27 \3E \26 \E9 \1F600 \22 "),
+        ("{{ text|e('url') }}", "%3Ca%20href%3D%27x%27%3E%26%C3%A9%F0%9F%98%80%22"),
+        (
+            "{{ lines|e('js') }} {{ lines|e('html_attr') }}",
+            r"\/\n\r\t\b\f\\" + " &#x2F;&#x0A;&#x0D;&#x09;&#xFFFD;&#xFFFD;&#x5C;",
+        ),
+    ],
+)
+def test_twig_says_what_twig_says(source: str, said: str) -> None:
+    values: dict[str, Any] = {
+        **{"order": 7, "zero": "0", "list": [], "hash": {}, "two": [7, "8"], "map": {"k": "v"}},
+        **{"big": 1e25, "huge": 1.5e300, "small": 0.0001, "tiny": 0.00001, "third": 1 / 3, "sum": 0.1 + 0.2},
+        **{"million": 1e6, "fourteen": 1e14, "inf": float("inf"), "ninf": float("-inf"), "nan": float("nan")},
+        **{"negative": -0.0, "text": "<a href='x'>&é😀\"", "lines": "/\n\r\t\b\f\\"},
+    }
+    assert says(source, **values) == said
+
+
+def test_twig_s_number_in_a_mail_is_written_as_php_writes_it() -> None:
+    assert says("{{ price }}", price=10.0) == "10"
+
+
+def test_javascript_s_numbers_are_written_as_javascript_does() -> None:
+    text = compiled("$content.a $content.b $content.c $content.d", Syntax.EXTRAHORIZON, html=False)
+    assert text.render({"a": 1e-7, "b": 0.00001, "c": 1e21, "d": -0.0}) == "1e-7 0.00001 1e+21 0"
+
+
+def test_an_output_limit_is_counted_in_bytes_while_it_is_rendered() -> None:
+    for source, syntax in (("{{ a }}" * 100, Syntax.TWIG), ("$content.a" * 100, Syntax.EXTRAHORIZON)):
+        text = compiled(source, syntax, html=True)
+        assert len(text.render({"a": "é" * 10}, max_output_bytes=2_000)) == 1_000
+        with pytest.raises(Refused, match="more than 1999 bytes"):
+            text.render({"a": "é" * 10}, max_output_bytes=1_999)
+    with pytest.raises(Refused, match="more than 3 bytes"):
+        compiled("four", Syntax.TWIG, html=True).render({}, max_output_bytes=3)
