@@ -12,6 +12,7 @@ from bench.figures import Rate, pace
 from bench.house import World
 from bench.log import produce
 from pipeline.content.chunks import pack
+from pipeline.content.text import with_text
 from pipeline.ports import Entry
 from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
 from topics.requests import ContentPointer
@@ -36,7 +37,7 @@ async def run(world: World) -> Rate:
 
 async def lay_down(world: World, total: int) -> None:
     """Contents, then requests that point to them."""
-    packed = [pack(material.content(), f"content-{number}") for number in range(total)]
+    packed = [pack(with_text(material.content()), f"content-{number}") for number in range(total)]
     places = await produce(
         world.settings, (Entry(MESSAGE_CONTENTS, chunks[0].content_id, chunks[0]) for chunks, _ in packed)
     )

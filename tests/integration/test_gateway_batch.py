@@ -72,7 +72,9 @@ async def test_what_is_successful_is_on_the_log_with_its_content(settings: Setti
             content=request.content,
         )
         assert json.loads(bytes(request.activity)) == activity(id="one")
-        assert await content_of(settings, request) == Content(html="<p>Hello</p>", amp="<html ⚡4email></html>")
+        assert await content_of(settings, request) == Content(
+            html="<p>Hello</p>", text="Hello\n", amp="<html ⚡4email></html>"
+        )
 
 
 async def test_the_activity_lies_on_the_log_byte_for_byte(settings: Settings) -> None:
