@@ -26,21 +26,31 @@ _LABEL: Final = re.compile(r"[^\W_](?:[\w-]*[^\W_])?")
 _UNPRINTABLE: Final = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-def address_problem(address: str) -> str | None:
-    """What keeps mail from being sent to ``address``; None if nothing does."""
+def address_problem(address: str, *, smtputf8: bool = False) -> str | None:
+    """What keeps mail from being sent to ``address``; None if nothing does.
+
+    ``smtputf8``: a local part may have letters beyond ASCII (RFC 6531), which only some servers take.
+    """
     local, at, domain = address.rpartition("@")
     if not at or not local or not domain:
         return "not an email address"
     if len(local.encode("utf-8", "surrogatepass")) > LOCAL_MAX:
         return f"more than {LOCAL_MAX} octets before the @"
-    if not _LOCAL.fullmatch(local) or _UNPRINTABLE.search(_decoded(local)):
+    if not _is_local(local, smtputf8=smtputf8) or _UNPRINTABLE.search(_decoded(local)):
         return "characters before the @ that can't be taken"
     ascii_domain = _ascii(domain)
     if ascii_domain is None:
         return "not a domain name after the @"
-    if len(local) + 1 + len(ascii_domain) > ADDRESS_MAX:
+    if len(local.encode()) + 1 + len(ascii_domain) > ADDRESS_MAX:
         return f"more than {ADDRESS_MAX} octets"
     return None
+
+
+def _is_local(local: str, *, smtputf8: bool) -> bool:
+    """Return whether this is a dot-atom; RFC 6531 lets a visible character beyond ASCII stand wherever a letter may."""
+    if smtputf8:
+        local = "".join("a" if char > "\x7f" and char.isprintable() else char for char in local)
+    return _LOCAL.fullmatch(local) is not None
 
 
 def text_problem(text: str) -> str | None:

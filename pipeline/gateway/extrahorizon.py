@@ -111,7 +111,7 @@ class Surface:
         mail = self._mail(tenant, wish, said, ids, now)
         parcels = self._parcels(tenant.tenant, wish, said, ids, mail)
         if wait := self._world.limits.whole(tenant, len(wish.each)):
-            return _respond(429, Trouble(26, "over the rate agreed upon; send it again later"), math.ceil(wait))
+            return _respond(429, Trouble(4, "over the rate agreed upon; send it again later"), math.ceil(wait))
         if ids.identity and not await self._intake.is_its_list(ids.message_id, wish.each):
             raise Trouble(17, "this Idempotency-Key was used before for other recipients")
         outcome = await self._intake.take(parcels)
@@ -136,7 +136,9 @@ class Surface:
             said = await asyncio.to_thread(content.render, template, wish.send.language or "", values, now=now)
         except Refused as refused:
             raise Trouble(1003, f"template {refused.where}: {refused}") from None
-        return Said(said.subject, Content(html=said.html, text=said.text, attachments=wish.attachments), said.ref)
+        # A template without HTML is for everybody; beside HTML, the caller's text is for those who can't see it.
+        text = (said.html and wish.send.body) or said.text
+        return Said(said.subject, Content(html=said.html, text=text, attachments=wish.attachments), said.ref)
 
     def _mail(self, tenant: Tenant, wish: Wish, said: Said, ids: Message, now: Millis) -> Mail:
         send = wish.send
@@ -148,7 +150,7 @@ class Surface:
             from_=send.from_ or self._sender(wish).address,
             reply_to=wish.reply_to,
             creation_timestamp=now,
-            body=send.body if said.ref is None else None,
+            body=send.body,
             template_id=None if said.ref is None else said.ref.id,
             template_name=send.template_name,
             language=send.language,

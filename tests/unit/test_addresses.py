@@ -93,3 +93,24 @@ def test_texts() -> None:
     assert text_problem("") is None
     assert text_problem("x" * 998) is None
     assert text_problem("x" * 999) == "more than 998 characters"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["änna@example.com", "二ノ宮@黒川.日本", "квіточка.о@пошта.укр", "a\u0308nna@example.com", "anna@example.com"],
+)
+def test_a_local_part_beyond_ascii_is_taken_where_smtputf8_may_carry_it(address: str) -> None:
+    assert address_problem(address, smtputf8=True) is None
+    assert bool(address_problem(address)) is not address.isascii()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("ä nna@example.com", ".ä@example.com", "ä..b@example.com", '"ä"@example.com', "ä,b@example.com"),
+        *("ä\u00a0b@example.com", "ä\u202eb@example.com", "ä\u200bb@example.com", "ä\x85b@example.com"),
+        *("ä\ud800@example.com", "ä" * 33 + "@example.com", "ä\r\n@example.com", "ä@b@example.com", "ä@localhost"),
+    ],
+)
+def test_what_is_no_address_even_with_smtputf8(address: str) -> None:
+    assert address_problem(address, smtputf8=True)
