@@ -4,7 +4,7 @@ import functools
 import hashlib
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import jsonschema
@@ -12,6 +12,7 @@ import msgspec
 import referencing
 
 from pipeline.addresses import text_problem
+from pipeline.content.placeholders import Localize, Placeholders, nothing_localized
 from pipeline.content.render import Compiled, compiled
 from pipeline.errors import Refused
 from topics.ids import NAMESPACE
@@ -19,10 +20,11 @@ from topics.record import Millis
 from topics.templates import TEMPLATE_MAX, Syntax, Template, TemplateRef, Texts
 
 LANGUAGES_MAX: Final = 50
+PARTS: Final = ("subject", "html", "text")
 TRACKING_HASH: Final = "tracking_hash"
 """A variable that Extra Horizon's senders get without asking."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_LANGUAGE: Final = re.compile(r"[a-z]{2,8}(-[a-z0-9]{1,8}){0,3}|default")
+LANGUAGE: Final = re.compile(r"[a-z]{2,8}(-[a-z0-9]{1,8}){0,3}|default")
 _KEYWORDS: Final = frozenset(
     {
         *("type", "properties", "required", "additionalProperties", "enum", "const", "items", "title", "description"),
@@ -64,7 +66,7 @@ def drafted(
     description: str = "",
 ) -> Template:
     """A version 0, compiled and found good. Raises Refused with what and where (``texts.en.html: line 3: …``)."""
-    languages = {_language(language): found for language, found in texts.items()}
+    languages = {language_tag(language): found for language, found in texts.items()}
     made = Template(
         template_id=template_id(tenant, name),
         version=0,
@@ -73,7 +75,7 @@ def drafted(
         hash="",
         syntax=syntax,
         texts=languages,
-        default=_language(default) or ("default" if "default" in languages else next(iter(languages), "")),
+        default=language_tag(default) or ("default" if "default" in languages else next(iter(languages), "")),
         # Blanks and line ends are no news.
         schema=msgspec.Raw(msgspec.json.encode(msgspec.json.decode(schema))),
         description=description,
@@ -85,35 +87,57 @@ def drafted(
 
 def language_of(template: Template, wanted: str) -> str:
     """The template's language for somebody who wants ``en-GB``: that, else ``en``, else the default."""
-    asked = _language(wanted)
-    while asked:
-        if asked in template.texts:
-            return asked
-        asked = asked.rpartition("-")[0]
-    return template.default
+    return next((tag for tag in fallbacks(wanted) if tag in template.texts), template.default)
 
 
-def render(template: Template, language: str, values: Mapping[str, Any], *, now: Millis) -> Rendered:
+def fallbacks(wanted: str) -> Iterator[str]:
+    """Yield the language that is wanted and what it falls back to: ``en-gb``, ``en``."""
+    tag = language_tag(wanted)
+    while tag:
+        yield tag
+        tag = tag.rpartition("-")[0]
+
+
+def is_localized(template: Template) -> bool:
+    """Return whether one of its texts names a localization."""
+    if template.syntax is not Syntax.EXTRAHORIZON:
+        return False
+    return any("{{" in getattr(texts, part) for texts in template.texts.values() for part in PARTS)
+
+
+def render(
+    template: Template,
+    language: str,
+    values: Mapping[str, Any],
+    *,
+    now: Millis,
+    localize: Localize = nothing_localized,
+) -> Rendered:
     """What the template says. Raises Refused with what and where."""
     _check_values(template, values)
     chosen = language_of(template, language)
     texts = template.texts[chosen]
-    said = {part: _said(template, chosen, part, values, now) for part in ("subject", "html", "text")}
+
+    def filled(text: Compiled) -> str:
+        return text.render(values, now, localize) if isinstance(text, Placeholders) else text.render(values, now)
+
+    said = {part: _said(template, chosen, part, filled) for part in PARTS}
     _refuse(text_problem(said["subject"]), f"texts.{chosen}.subject")
     ref = TemplateRef(id=template.template_id, version=template.version, language=chosen)
     return Rendered(subject=said["subject"], html=said["html"], text=said["text"] if texts.text else "", ref=ref)
 
 
-def _language(name: str) -> str:
+def language_tag(name: str) -> str:
+    """Return a language's name as it is written here: ``en-gb`` of ``EN_gb``."""
     return name.replace("_", "-").lower()
 
 
-def _said(template: Template, language: str, part: str, values: Mapping[str, Any], now: Millis) -> str:
+def _said(template: Template, language: str, part: str, filled: Callable[[Compiled], str]) -> str:
     source: str = getattr(template.texts[language], part)
     try:
-        return _compiled(source, template.syntax, part == "html").render(values, now)
+        return filled(_compiled(source, template.syntax, part == "html"))
     except Refused as refused:
-        raise Refused(str(refused), f"texts.{language}.{part}") from None
+        raise type(refused)(str(refused), f"texts.{language}.{part}") from None
 
 
 @functools.lru_cache(maxsize=128)
@@ -130,9 +154,9 @@ def _check(draft: Template) -> None:
     _refuse(f"{size} bytes; at most {TEMPLATE_MAX}" if size > TEMPLATE_MAX else None, "texts")
     declared = _check_schema(draft.schema)
     for language, texts in draft.texts.items():
-        _refuse(None if _LANGUAGE.fullmatch(language) else "a language, such as en or en-gb", f"texts.{language}")
+        _refuse(None if LANGUAGE.fullmatch(language) else "a language, such as en or en-gb", f"texts.{language}")
         _refuse(None if texts.html or texts.text else "neither html nor text", f"texts.{language}")
-        for part in ("subject", "html", "text"):
+        for part in PARTS:
             _check_text(getattr(texts, part), draft.syntax, f"texts.{language}.{part}", declared)
 
 

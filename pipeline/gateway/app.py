@@ -14,6 +14,7 @@ from pipeline.gateway import (
     extrahorizon,
     freshmail,
     inbound,
+    localizations,
     oauth,
     openapi,
     ops,
@@ -38,6 +39,7 @@ _SURFACES: Final = {
     "webhooks": "webhook",
     "inbound": "inbound",
     "templates": "templates",
+    "localizations": "templates",
     "suppressions": "suppressions",
     "healthz": "ops",
     "readyz": "ops",
@@ -54,7 +56,7 @@ SHAPES: Final[dict[str, problems.Shape]] = {
 }
 """A dialect's paths -> how its clients expect an error."""
 TYPES: Final = {
-    "Template": templates.TYPES,
+    "Template": (*templates.TYPES, *localizations.TYPES),
     "Suppression": suppressions.TYPES,
     "EmailV1": email_v1.TYPES,
     "FreshMail": freshmail.TYPES,
@@ -74,7 +76,7 @@ def make_app(world: World) -> ASGIApp:
     )
     problems.install(app, SHAPES)
     dialects = (batch, email_v1, extrahorizon, oauth, freshmail)
-    for surface in (*dialects, templates, suppressions, unsubscribe, webhooks, inbound, ops):
+    for surface in (*dialects, templates, localizations, suppressions, unsubscribe, webhooks, inbound, ops):
         app.include_router(surface.router(world))
     openapi.install(app, TYPES)
     docs.install(app)

@@ -8,13 +8,11 @@ from typing import Any
 import pytest
 
 from pipeline import admin
-from pipeline.content.chunks import unpack
 from pipeline.gateway.access import issue
 from pipeline.settings import Settings
 from pipeline.signing import Signer
 from tests.support.gateway import Gateway, gateway
 from tests.support.kafka_proxy import kafka_proxy
-from tests.support.projecting import gateway_and_projector
 from tests.support.seeing import records, until
 from tests.support.smtp_receiver import Received
 from tests.support.whole import Whole, whole
@@ -178,55 +176,6 @@ async def test_a_template_mail_is_opened_and_every_call_is_a_view(settings: Sett
     # One that was slow to be confirmed may lie there twice, from the spool: still one view.
     events = {event.event_id for *_, event in await records(settings, DELIVERY_EVENTS)}
     assert len([name for name in events if name.startswith("extrahorizon:")]) == 45
-
-
-async def test_the_body_of_a_template_mail_is_its_text_part(settings: Settings) -> None:
-    mail = {"template_id": "welcome", "content": {"first_name": "Anna"}, "recipients": {"to": ["anna@example.com"]}}
-    async with whole(settings) as world:
-        await push_welcome(world)
-        sent = await send(world.served, mail | {"body": "Dear Anna, $content.first_name & <all>."})
-        assert sent["body"] == "Dear Anna, $content.first_name & <all>."
-        await until(lambda: world.got("anna@example.com"))
-        message = world.got("anna@example.com")[0].message
-        text, html = (message.get_body((kind,)) for kind in ("plain", "html"))
-        assert text is not None
-        assert html is not None
-        assert text.get_content().strip() == sent["body"]
-        assert "Dear Anna." in html.get_content()
-
-        async def is_kept() -> bool:
-            found = (await find(world, f"?eq(id,{sent['id']})"))["data"]
-            return bool(found and found[0]["body"] == sent["body"])
-
-        await until(is_kept)
-
-
-async def test_the_body_does_not_replace_a_template_that_is_text_only(settings: Settings) -> None:
-    texts = {"texts": {"en": {"subject": "Hi", "text": "The template's own text"}}}
-    async with gateway_and_projector(settings) as served:
-        headers = {"X-Api-Key": served.key}
-        assert (await served.http.put("/templates/plain", json=texts, headers=headers)).status_code == 200
-        await send(served, {"template_id": "plain", "body": "b", "recipients": {"to": ["anna@example.com"]}})
-    chunks: list[ContentChunk] = [record for *_, record in await records(settings, MESSAGE_CONTENTS)]
-    ((*_, request),) = await records(settings, SEND_REQUESTS)
-    assert unpack(chunks, request.content.sha256).text == "The template's own text"
-
-
-async def test_over_the_rate_the_code_says_that_a_repeat_may_work(settings: Settings) -> None:
-    async with gateway(settings) as served:
-        await admin.add_tenant(served.rt.pool, admin.Tenant("slow", None, 1))
-        key = await admin.add_key(served.rt.pool, "slow")
-
-        async def is_over() -> bool:
-            answer = await served.http.post("/mail/v1/", json=PLAIN, headers={"X-Api-Key": key})
-            if answer.status_code == 200:
-                return False
-            assert (answer.status_code, answer.json()["code"]) == (429, 4)
-            assert answer.json()["name"] == "SERVICE_UNREACHABLE_EXCEPTION"
-            assert int(answer.headers["Retry-After"]) >= 1
-            return True
-
-        await until(is_over)
 
 
 async def _open(world: Whole, images: list[str]) -> None:
