@@ -1,5 +1,6 @@
 """Extra Horizon's mails by template, whole: text parts, localizations and the rate's answer."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from pipeline import admin
 from pipeline.content.chunks import unpack
 from pipeline.settings import Settings
 from tests.integration.test_extrahorizon import PLAIN, find, push_welcome, send
-from tests.support.command import mailfold_on
+from tests.support.command import mailfold, mailfold_on
 from tests.support.gateway import Gateway, gateway
 from tests.support.projecting import gateway_and_projector
 from tests.support.seeing import records, until
@@ -22,6 +23,7 @@ GREETING = {
         "default": {"subject": "{{greeting,$content.name}}", "html": "<p>{{greeting,$content.name}} {{closing}}</p>"}
     },
 }
+RENDER = ("--variables", '{"name": "Anna"}', "--language", "NL")
 LOCALIZATIONS = {
     "languages": {"EN": {"greeting": "Dear $1", "closing": "Kind regards"}, "NL": {"greeting": "Beste $1"}},
 }
@@ -150,21 +152,37 @@ async def test_other_dialects_refuse_a_template_whose_localizations_they_can_not
     assert await records(settings, SEND_REQUESTS) == []
 
 
-async def test_the_command_line_pushes_shows_and_renders_with_localizations(settings: Settings, tmp_path: Path) -> None:
-    (tmp_path / "EN.json").write_text(json.dumps(LOCALIZATIONS["languages"]["EN"]))
-    (tmp_path / "NL.json").write_text(json.dumps(LOCALIZATIONS["languages"]["NL"]))
+def localization_files(folder: Path) -> Path:
+    folder.mkdir()
+    for language, texts in LOCALIZATIONS["languages"].items():
+        (folder / f"{language}.json").write_text(json.dumps(texts))
+    return folder
+
+
+async def test_the_command_line_pushes_and_shows_localizations_and_renders_with_them(
+    settings: Settings, tmp_path: Path
+) -> None:
+    folder = localization_files(tmp_path / "localizations")
     async with gateway_and_projector(settings) as served:
         await put(served, "/templates/greeting", GREETING)
-        variables = ["--variables", '{"name": "Anna"}', "--language", "NL", "--tenant", "acme"]
-        tried = await mailfold_on(
-            settings, "templates", "render", "greeting", *variables, "--localizations", str(tmp_path)
+        command = ("templates", "localizations")
+        pushed = await mailfold_on(settings, *command, "push", str(folder), "--tenant", "acme")
+        assert "localizations version 1 hash" in pushed.out, pushed
+        shown, said = await asyncio.gather(
+            mailfold_on(settings, *command, "show", "--tenant", "acme"),
+            mailfold_on(settings, "templates", "render", "greeting", *RENDER, "--tenant", "acme"),
         )
-        assert "Beste Anna Kind regards" in tried.out
-        pushed = await mailfold_on(settings, "templates", "localizations", "push", str(tmp_path), "--tenant", "acme")
-        assert "localizations version 1 hash" in pushed.out
-        shown = await mailfold_on(settings, "templates", "localizations", "show", "--tenant", "acme")
         assert json.loads(shown.out)["languages"]["nl"] == {"greeting": "Beste $1"}
-        said = await mailfold_on(settings, "templates", "render", "greeting", *variables)
-        assert "Beste Anna Kind regards" in said.out
-        none = await mailfold_on(settings, "templates", "localizations", "show", "--tenant", "other")
-        assert "has no localizations" in none.err
+        assert "Beste Anna Kind regards" in said.out, said
+
+
+async def test_the_command_line_renders_folders_without_servers(tmp_path: Path) -> None:
+    folder = localization_files(tmp_path / "localizations")
+    template = tmp_path / "greeting"
+    template.mkdir()
+    (template / "template.json").write_text('{"syntax": "extrahorizon"}')
+    (template / "default.html").write_text("<p>{{greeting,$content.name}}</p>")
+    said = await asyncio.to_thread(
+        mailfold, "templates", "render", str(template), *RENDER, "--localizations", str(folder)
+    )
+    assert "<p>Beste Anna</p>" in said.out, said
