@@ -305,10 +305,15 @@ def _mailbox(text: str, where: str) -> Mailbox:
     if len(text) > MAILBOX_MAX_CHARS:
         raise Trouble(15, f"{where}: more than {MAILBOX_MAX_CHARS} characters")
     name, address = _taken_apart(text)
-    for wrong in (address_problem(address, smtputf8=True), text_problem(name)):
+    for wrong in (address_problem(address, smtputf8=True), _header_problem(name)):
         if wrong:
             raise Trouble(15, f"{where}: {wrong}")
     return Mailbox(address=address, name=name)
+
+
+def _header_problem(text: str, most: int = TEXT_MAX) -> str | None:
+    """What keeps a text from standing in a header; its length first, as the rest is work."""
+    return f"more than {most} characters" if len(text) > most else text_problem(text)
 
 
 def _taken_apart(text: str) -> tuple[str, str]:
@@ -337,7 +342,7 @@ def _template(send: Send) -> str:
     for name, text in (("subject", send.subject), ("body", send.body)):
         if text is None:
             raise Trouble(14, f"{name}: missing; or give a template_id")
-    if wrong := text_problem(send.subject or ""):
+    if wrong := _header_problem(send.subject or ""):
         raise Trouble(15, f"subject: {wrong}")
     return ""
 
@@ -361,9 +366,9 @@ def _attachment(file: File, where: str) -> Attachment:
     name = file.filename if file.filename is not None else file.name
     if not name:
         raise Trouble(14, f"{where}.filename: missing")
-    if wrong := text_problem(name) or ("too long" if len(name) > FILE_NAME_MAX else None):
+    if wrong := _header_problem(name, FILE_NAME_MAX):
         raise Trouble(15, f"{where}.filename: {wrong}")
-    if wrong := text_problem(file.type or ""):
+    if wrong := _header_problem(file.type or ""):
         raise Trouble(15, f"{where}.type: {wrong}")
     try:
         data = base64.b64decode(_BLANKS.sub("", file.content), validate=True)

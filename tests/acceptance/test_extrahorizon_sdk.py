@@ -46,8 +46,8 @@ _LONG, _SHORT, _BOTH = ["long"], ["short"], ["long", "short"]
 FOUND = {
     **dict.fromkeys(("eq", "eqCast", "ne", "gt", "out", "like", "contains", "containsBoth", "place"), _LONG),
     **dict.fromkeys(("placeInItems", "longerThanTwo", "recipients", "and", "andWithPage", "handWritten"), _LONG),
-    **dict.fromkeys(("lt", "in", "excludes", "excludesOne", "atMostTwo", "shorthand"), _SHORT),
-    **dict.fromkeys(("ge", "le", "list", "or", "intermediate", "sortedDown"), _BOTH),
+    **dict.fromkeys(("lt", "in", "excludes", "excludesOne", "atMostTwo", "or", "shorthand"), _SHORT),
+    **dict.fromkeys(("ge", "le", "list", "intermediate", "sortedDown"), _BOTH),
     "containsOne": _LONG,
     "inNothing": [],
     "sortedUp": ["short", "long"],

@@ -130,6 +130,23 @@ def test_an_address_that_is_too_long_is_refused_before_it_is_read(unit: str, mon
 
 
 @pytest.mark.parametrize(
+    ("fields", "most"),
+    [
+        ({"subject": "=?utf-8?q?" * 20_000}, 998),
+        ({"attachments": [{"content": "", "name": "=?utf-8?q?" * 20_000}]}, 255),
+        ({"attachments": [{"content": "", "name": "a", "type": "=?utf-8?q?" * 20_000}]}, 998),
+    ],
+)
+def test_a_header_that_is_too_long_is_refused_before_it_is_read(
+    fields: dict[str, Any], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(extrahorizon, "text_problem", read.append)
+    assert f"more than {most} characters" in str(refusal(request(**fields)))
+    assert all(len(text) <= most for text in read)
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         {"recipients": {"to": ["ab"] * 200_000}},
