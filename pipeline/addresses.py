@@ -28,21 +28,24 @@ _LOCAL: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&
 _UNPRINTABLE: Final = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-def address_problem(address: str) -> str | None:
-    """What keeps mail from being sent to ``address``; None if nothing does."""
+def address_problem(address: str, *, smtputf8: bool = False) -> str | None:
+    """Return what keeps mail from being sent to ``address``; None if nothing does.
+
+    ``smtputf8``: a local part may have letters beyond ASCII (RFC 6531), which only some servers take.
+    """
     # Size first: everything below takes more time the longer the text is.
     if len(address) > LOCAL_MAX + 1 + MAX_DOMAIN_CHARS:
         return f"more than {ADDRESS_MAX} octets"
     local, at, domain = address.rpartition("@")
     if not at or not local or not domain:
         return "not an email address"
-    return _local_problem(local) or _domain_problem(domain, local)
+    return _local_problem(local, smtputf8=smtputf8) or _domain_problem(domain, local)
 
 
-def _local_problem(local: str) -> str | None:
+def _local_problem(local: str, *, smtputf8: bool) -> str | None:
     if len(local.encode("utf-8", "surrogatepass")) > LOCAL_MAX:
         return f"more than {LOCAL_MAX} octets before the @"
-    if not _LOCAL.fullmatch(local) or _UNPRINTABLE.search(_decoded(local)):
+    if not _is_local(local, smtputf8=smtputf8) or _UNPRINTABLE.search(_decoded(local)):
         return "characters before the @ that can't be taken"
     return None
 
@@ -56,9 +59,16 @@ def _domain_problem(domain: str, local: str) -> str | None:
     # One label can't be looked up from elsewhere; an address literal without its brackets is no name: 192.0.2.1.
     if len(labels) < 2 or labels[-1].isdecimal():
         return _NO_DOMAIN
-    if len(local) + 1 + len(ascii_domain) > ADDRESS_MAX:
+    if len(local.encode()) + 1 + len(ascii_domain) > ADDRESS_MAX:
         return f"more than {ADDRESS_MAX} octets"
     return None
+
+
+def _is_local(local: str, *, smtputf8: bool) -> bool:
+    """Return whether this is a dot-atom; RFC 6531 lets a visible character beyond ASCII stand wherever a letter may."""
+    if smtputf8:
+        local = "".join("a" if char > "\x7f" and char.isprintable() else char for char in local)
+    return _LOCAL.fullmatch(local) is not None
 
 
 def text_problem(text: str) -> str | None:

@@ -13,6 +13,7 @@ MailfoldError
     ├── TopicMismatch
     ├── NotFound
     ├── Refused            the caller's input is wrong; carries what and where
+    │   └── MissingLocalization  a template names a text that nobody has pushed
     ├── Forged             a signature or token that isn't ours or is stale
     │   └── NotLoggedIn    no user and password, or not the ones that are asked for
     ├── Unrecognised       bytes that can't be understood; they go to the dead letters
@@ -82,6 +83,10 @@ class Refused(Permanent):
         super().__init__(message)
         self.where = where
         """A path into the input, such as ``[3].activity.id``."""
+
+
+class MissingLocalization(Refused):
+    """There is no such localization."""
 
 
 class Forged(Permanent):

@@ -8,7 +8,7 @@ ever syntax there. Grammar: https://github.com/persvr/rql
 
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import unquote
@@ -22,9 +22,15 @@ LONGEST: Final = 8_000
 DEEPEST: Final = 20
 MOST: Final = 200
 """Terms of one query."""
+STEPS_MAX: Final = 40
+"""Of one field's path: each operator looks at all of them."""
+INDEXES_MAX: Final = 3
+"""Numbers in one field's path; each may be a place in a list or a name, so each doubles what is asked."""
 LIMIT_MAX: Final = 50
 _SORTS: Final = 3
 
+_Places = Sequence[tuple[tuple[str, ...], str]]
+"""Where a field may be: what must hold for that, and its path."""
 Value = str | int | float | bool | None
 
 
@@ -47,6 +53,9 @@ _SHORT: Final = {"=": "eq", "==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": 
 _COMPARED: Final = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 _WORDS: Final[dict[str, Value]] = {"true": True, "false": False, "null": None}
 _NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?")
+_INDEX: Final = re.compile(r"0|[1-9][0-9]{0,8}")
+_PAGING: Final = {"limit": "limit", "sort": "sort", "select": "select", "skipCount": "count", "skip_count": "count"}
+"""Operators that speak of the page, not of its objects -> the method that reads them."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ -]{0,99}")
 _CONVERTED: Final = re.compile(r"(auto|string|number|boolean|date|isodate|epoch):(.*)", re.DOTALL)
 
@@ -161,10 +170,9 @@ class _Asking:
     def question(self, calls: list[_Call | str]) -> Question:
         found: dict[str, Any] = {}
         conditions: list[str] = []
-        for call in calls:
-            assert isinstance(call, _Call)  # a bare value was refused
-            if call.name in ("limit", "sort", "select", "skipCount"):
-                found |= getattr(self, f"_{call.name.lower()}")(call.args)
+        for call in _flattened(calls):
+            if call.name in _PAGING:
+                found |= getattr(self, f"_{_PAGING[call.name]}")(call.args)
             else:
                 conditions.append(self._condition(call, "$", ()))
         return Question(where=_joined(conditions, "&&") if conditions else None, **found)
@@ -187,7 +195,7 @@ class _Asking:
     def _select(self, args: list[_Call | str]) -> dict[str, Any]:
         return {"select": tuple(self._path(_decoded(arg)) for arg in args)}
 
-    def _skipcount(self, _args: list[_Call | str]) -> dict[str, Any]:
+    def _count(self, _args: list[_Call | str]) -> dict[str, Any]:
         return {"count": False}
 
     # ------------------------------------------------------- the conditions
@@ -197,68 +205,72 @@ class _Asking:
         if call.name in ("and", "or"):
             inner = [self._condition(arg, root, above) for arg in call.args]
             return _joined(inner, "&&" if call.name == "and" else "||")
+        if call.name in _PAGING:
+            raise Refused(f"{call.name}: only beside conditions or in an and(…) with them, not within one", "rql")
         ask = _OPERATORS.get(call.name)
         if ask is None:
             raise Refused(f"{call.name}: no operator of ours; there are {', '.join(('and', 'or', *_OPERATORS))}", "rql")
         if not call.args:
             raise Refused(f"{call.name}: which field?", "rql")
         path = self._path(_decoded(call.args[0]), above)
-        return ask(self, root + _steps(path[len(above) :]), path, call)
+        return ask(self, _places(root, path[len(above) :]), path, call)
 
-    def _equal(self, at: str, path: Path, call: _Call) -> str:
+    def _equal(self, at: _Places, path: Path, call: _Call) -> str:
         if len(call.args) != 2:
             raise Refused(f"{call.name}: a field and a value", "rql")
         return self._one_of(at, path, call.args[1:])
 
-    def _other(self, at: str, path: Path, call: _Call) -> str:
+    def _other(self, at: _Places, path: Path, call: _Call) -> str:
         return f"!({self._equal(at, path, call)})"
 
-    def _in(self, at: str, path: Path, call: _Call) -> str:
+    def _in(self, at: _Places, path: Path, call: _Call) -> str:
         # in(field,(a,b)) is the standard's way, in(field,a,b) the SDK's.
         values = [inner for arg in call.args[1:] for inner in (arg.args if isinstance(arg, _Call) else [arg])]
         return self._one_of(at, path, values)
 
-    def _out(self, at: str, path: Path, call: _Call) -> str:
+    def _out(self, at: _Places, path: Path, call: _Call) -> str:
         return f"!({self._in(at, path, call)})"
 
-    def _one_of(self, at: str, path: Path, args: list[_Call | str]) -> str:
+    def _one_of(self, at: _Places, path: Path, args: list[_Call | str]) -> str:
         literals = [literal for arg in args for literal in self._literals(path, _decoded(arg))]
         if not literals:
             raise Refused("no value to compare with", "rql")
-        return f"exists({at} ? ({' || '.join(f'@ == {literal}' for literal in literals)}))"
+        return _exists(at, " || ".join(f"@ == {literal}" for literal in literals))
 
-    def _ordered(self, at: str, path: Path, call: _Call) -> str:
+    def _ordered(self, at: _Places, path: Path, call: _Call) -> str:
         if len(call.args) != 2:
             raise Refused(f"{call.name}: a field and a value", "rql")
         sign = _COMPARED[call.name]
         literals = self._literals(path, _decoded(call.args[1]))
-        return f"exists({at} ? ({' || '.join(f'@ {sign} {literal}' for literal in literals)}))"
+        return _exists(at, " || ".join(f"@ {sign} {literal}" for literal in literals))
 
-    def _like(self, at: str, _path: Path, call: _Call) -> str:
+    def _like(self, at: _Places, _path: Path, call: _Call) -> str:
         if len(call.args) != 2:
             raise Refused("like: a field and a text", "rql")
-        return f'exists({at} ? (@ like_regex {json.dumps(_decoded(call.args[1]))} flag "iq"))'
+        return _exists(at, f'@ like_regex {json.dumps(_decoded(call.args[1]))} flag "iq"')
 
-    def _contains(self, at: str, path: Path, call: _Call) -> str:
+    def _contains(self, at: _Places, path: Path, call: _Call) -> str:
         if len(call.args) == 1:
-            return f"exists({at})"
+            return _exists(at)
         if all(isinstance(arg, str) for arg in call.args[1:]):
             return self._one_of(at, path, call.args[1:])
         inner = [self._condition(arg, "@", path) for arg in call.args[1:]]
-        return f"exists({at} ? ({_joined(inner, '&&')}))"
+        return _exists(at, _joined(inner, "&&"))
 
-    def _excludes(self, at: str, path: Path, call: _Call) -> str:
+    def _excludes(self, at: _Places, path: Path, call: _Call) -> str:
         return f"!({self._contains(at, path, call)})"
 
     # ------------------------------------------------------ fields and values
     def _path(self, name: str, above: Path = ()) -> Path:
         """A field's path: the SDK's camelCase, too, but below ``open`` fields names are the caller's own."""
         steps = (*above, *name.split("."))
+        if len(steps) > STEPS_MAX or sum(map(_is_index, steps)) > INDEXES_MAX:
+            raise Refused(f"a field of more than {STEPS_MAX} steps, or of more than {INDEXES_MAX} indexes", "rql")
         fields = self._fields
         first = _snake(steps[0])
         path = (first, *steps[1:]) if first in fields.open else tuple(map(_snake, steps))
         known = fields.texts | fields.numbers | fields.times | fields.open
-        begins = ".".join(path) + "."
+        begins = ".".join(_named(path)) + "."
         if first not in fields.open and not any((full + ".").startswith(begins) for full in known):
             raise Refused(f"{name}: no field of ours; there are {', '.join(sorted(known))}", "rql")
         if not all(_NAME.fullmatch(step) for step in path):
@@ -267,7 +279,7 @@ class _Asking:
 
     def _literals(self, path: Path, text: str) -> list[str]:
         """A value as jsonpath writes it; both where a field may hold a number or a text."""
-        dotted = ".".join(path)
+        dotted = ".".join(_named(path))
         if dotted in self._fields.texts:
             return [_quoted(re.sub(r"^string:", "", text))]
         if dotted in self._fields.times:
@@ -281,7 +293,7 @@ class _Asking:
         return list(dict.fromkeys(_quoted(each) for each in same))
 
 
-_Ask = Callable[[_Asking, str, Path, _Call], str]
+_Ask = Callable[[_Asking, _Places, Path, _Call], str]
 _OPERATORS: Final[dict[str, _Ask]] = {
     "eq": _Asking._equal,
     "ne": _Asking._other,
@@ -300,8 +312,41 @@ def _joined(conditions: Collection[str], sign: str) -> str:
     return "(" + f" {sign} ".join(conditions) + ")"
 
 
-def _steps(path: Path) -> str:
-    return "".join(f".{json.dumps(step)}" for step in path)
+def _flattened(calls: Iterable[_Call | str]) -> Iterator[_Call]:
+    """Yield what stands side by side, in and(…) too: what speaks of the page may stand in there."""
+    for call in calls:
+        if isinstance(call, str):
+            raise Refused(f"{call!r} is no condition", "rql")
+        if call.name == "and" and call.args:
+            yield from _flattened(call.args)
+        else:
+            yield call
+
+
+def _places(root: str, steps: Path) -> _Places:
+    """Return where a field may be: a number is a place in a list, or a name in an object."""
+    places: list[tuple[tuple[str, ...], str]] = [((), root)]
+    for step in steps:
+        # Outside a list, [0] would be the value itself.
+        in_lists = [((*when, f'{at}.type() == "array"'), f"{at}[{step}]") for when, at in places if _is_index(step)]
+        places = in_lists + [(when, f"{at}.{json.dumps(step)}") for when, at in places]
+    return places
+
+
+def _exists(places: _Places, test: str = "") -> str:
+    """Return the predicate that a value is at one of the places, and passes a test."""
+    tested = f" ? ({test})" if test else ""
+    found = [" && ".join((*when, f"exists({at}{tested})")) for when, at in places]
+    return found[0] if len(found) == 1 else "(" + " || ".join(f"({one})" for one in found) + ")"
+
+
+def _is_index(step: str) -> bool:
+    return _INDEX.fullmatch(step) is not None
+
+
+def _named(path: Path) -> Path:
+    """The path without its indexes: what sort of value is there."""
+    return tuple(step for step in path if not _is_index(step))
 
 
 def _decoded(arg: _Call | str) -> str:

@@ -1,9 +1,13 @@
 """What is asked of a listing of objects: which, in what order, which part of them. Pure."""
 
+from typing import Any
+
 import msgspec
 
 Path = tuple[str, ...]
 """A field, step by step."""
+Selection = dict[str, "Selection | None"]
+"""The fields of an object that are wanted: as a whole (None), or some of theirs."""
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,3 +22,30 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     limit: int = 20
     offset: int = 0
     count: bool = True
+
+
+def selection(*paths: Path) -> Selection:
+    """Return what the paths name; a field that is wanted as a whole stays so."""
+    tree: Selection = {}
+    for path in paths:
+        here: Selection | None = tree
+        for step in path[:-1]:
+            here = None if here is None else here.setdefault(step, {})
+        if here is not None:
+            here[path[-1]] = None
+    return tree
+
+
+def selected(value: Any, wanted: Selection) -> Any:
+    """Return the wanted parts of an object; of a list, those of each object in it."""
+    if isinstance(value, list):
+        return [selected(each, wanted) for each in value if isinstance(each, dict | list)]
+    found: dict[str, Any] = {}
+    for step, inner in wanted.items():
+        if step not in value:
+            continue
+        if inner is None:
+            found[step] = value[step]
+        elif isinstance(value[step], dict | list):
+            found[step] = selected(value[step], inner)
+    return found

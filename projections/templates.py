@@ -40,6 +40,12 @@ async def get_template(connection: Connection, tenant: str, name: str, version: 
     return None if row is None else decode(TEMPLATES, row[0])
 
 
+async def get_localizations(connection: Connection, tenant: str) -> Template | None:
+    """Return a tenant's newest set of localizations."""
+    row = await (await connection.execute(SQL["localizations"], (tenant,))).fetchone()
+    return None if row is None else decode(TEMPLATES, row[0])
+
+
 async def list_templates(connection: Connection, tenant: str) -> list[Listed]:
     """All of a tenant's, by name."""
     rows = await (await connection.execute(SQL["list"], (tenant,))).fetchall()

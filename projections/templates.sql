@@ -29,8 +29,13 @@ select version, hash from intake.template_versions where template_id = %s order 
 -- By id, name or hash, the newest; a hash names one content, so its version is as good as any other of the same.
 select template from templates.versions
 where tenant = %(tenant)s and (%(version)s::integer is null or version = %(version)s)
-    and (name = %(name)s or hash = %(name)s or template_id = %(id)s::uuid)
+    and (name = %(name)s or hash = %(name)s or template_id = %(id)s::uuid) and name <> '@localizations'
 order by version desc limit 1
+
+-- name: localizations
+-- They lie beside the templates under a name that no template can have.
+select template from templates.versions
+where tenant = %s and name = '@localizations' order by version desc limit 1
 
 -- name: exact
 select hash from templates.versions where template_id = %s and version = %s
@@ -38,4 +43,4 @@ select hash from templates.versions where template_id = %s and version = %s
 -- name: list
 select distinct on (name) template_id::text, name, version, hash, recorded_at,
     count(*) over (partition by name) as versions
-from templates.versions where tenant = %s order by name, version desc
+from templates.versions where tenant = %s and name <> '@localizations' order by name, version desc

@@ -10,6 +10,16 @@ TEMPLATE_MAX = 250_000
 """Bytes of a version on the log: it is read whole for every message that uses it."""
 
 
+LOCALIZATIONS = "@localizations"
+"""The name under which a tenant's localizations lie here: a language's text is JSON, a text by key.
+
+No template can have this name, today or before. So processes of before, which know no localizations, read them as
+one template more that nobody asks for.
+"""
+LOCALIZATIONS_MAX = 500_000
+"""Bytes of all of a tenant's localizations on the log."""
+
+
 class Syntax(StrEnum):
     """How a text names its variables."""
 

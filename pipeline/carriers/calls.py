@@ -50,6 +50,8 @@ class Reply:
 class Api(Protocol):
     """What each API's module offers."""
 
+    SMTPUTF8: bool
+    """Whether it takes addresses whose local part is not ASCII (RFC 6531)."""
     MIME: bool
     """Whether it takes our message as it is."""
     REPEATS: bool

@@ -7,7 +7,7 @@ from pipeline.admin import Provider
 from pipeline.carriers.batches import Batches
 from pipeline.carriers.desk import Desk
 from pipeline.carriers.port import Answer, Mail, Meaning
-from pipeline.carriers.registry import APIS, MANY, lacking
+from pipeline.carriers.registry import APIS, MANY, lacking, unspeakable
 from pipeline.carriers.smtp import Postman
 from pipeline.outbox.job import Lane
 from topics.record import Millis
@@ -33,6 +33,8 @@ class Fleet:
             return Answer(Meaning.MISCONFIGURED, 0, reason, Lane.BROKEN)
         if provider.via == "smtp":
             return await self._postman.send(provider, mail)
+        if reason := unspeakable(provider, mail):
+            return Answer(Meaning.REFUSED, 0, reason, Lane.SILENT)
         if provider.kind in MANY:
             return await self._gathering(provider).send(mail)
         return await self._desk(provider).send(mail)

@@ -16,6 +16,7 @@ from pipeline.carriers.port import Answer, Mail, Meaning
 from pipeline.hearing.adapter import EMAIL_ID_KEY
 from topics.record import Millis
 
+SMTPUTF8: bool = True
 MIME: bool = True
 REPEATS: bool = False
 OPTIONS: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from pipeline.carriers.port import Answer, Mail, Meaning
 from pipeline.hearing.adapter import EMAIL_ID_KEY
 from topics.record import Millis
 
+SMTPUTF8: bool = False
 MIME: bool = False
 REPEATS: bool = False
 OPTIONS: tuple[str, ...] = ("message_stream",)

@@ -6,6 +6,8 @@ from typing import Final
 from pipeline.admin import Provider
 from pipeline.carriers import mailgun, postmark, resend, sendgrid, ses
 from pipeline.carriers.calls import Api, Many
+from pipeline.carriers.port import Mail
+from pipeline.content.mime import needs_smtputf8
 
 APIS: Final[Mapping[str, Api]] = {
     "ses": ses,
@@ -16,6 +18,17 @@ APIS: Final[Mapping[str, Api]] = {
 }
 MANY: Final[Mapping[str, Many]] = {"postmark": postmark, "resend": resend}
 """Those that take many independent mails with one request."""
+
+
+def unspeakable(provider: Provider, mail: Mail) -> str:
+    """Return why a provider's API can't write to an address of this mail; empty: it can."""
+    api = APIS[provider.kind]
+    request = mail.letter.request
+    named = (request.recipient, mail.letter.sender.address, *request.reply_to)
+    # An API that takes the message as it is takes the addresses of its To and Cc, too.
+    if api.SMTPUTF8 or not (mail.envelope.utf8 if api.MIME else needs_smtputf8(*named)):
+        return ""
+    return f"5.6.7 {provider.kind} takes no address whose local part is not ASCII (SMTPUTF8)"
 
 
 def lacking(provider: Provider) -> str:

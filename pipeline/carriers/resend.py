@@ -16,6 +16,7 @@ from pipeline.carriers.port import Answer, Mail, Meaning
 from pipeline.hearing.adapter import EMAIL_ID_KEY
 from topics.record import Millis
 
+SMTPUTF8: bool = False
 MIME: bool = False
 REPEATS: bool = True
 OPTIONS: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from pipeline.hearing.adapter import EMAIL_ID_KEY
 from topics.record import Millis
 from topics.requests import Mailbox
 
+SMTPUTF8: bool = False
 MIME: bool = False
 REPEATS: bool = False
 OPTIONS: tuple[str, ...] = ("ip_pool",)

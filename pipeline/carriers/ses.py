@@ -18,6 +18,7 @@ from pipeline.carriers.sigv4 import Credential, signed
 from pipeline.hearing.adapter import EMAIL_ID_KEY
 from topics.record import Millis
 
+SMTPUTF8: bool = False
 MIME: bool = True
 REPEATS: bool = False
 OPTIONS: tuple[str, ...] = ("configuration_set",)

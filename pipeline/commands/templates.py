@@ -1,4 +1,4 @@
-"""`mailfold templates push|list|show|render`: folders of texts in, versions on the log; what they say, out."""
+"""`mailfold templates`: push, list, show and render templates, and push and show the localizations that they name."""
 
 import asyncio
 import json
@@ -10,16 +10,20 @@ import typer
 
 from pipeline.bootstrap import runtime, wall_clock
 from pipeline.commands.here import console, settings, table, with_pool
-from pipeline.content import drafts
+from pipeline.content import drafts, localizations
 from pipeline.content import templates as content
+from pipeline.content.localizations import Localized
 from pipeline.database import Pool
 from pipeline.errors import NotFound, Refused
 from pipeline.templating import push
 from pipeline.waiting import clock
 from projections import templates
-from topics.templates import Template
+from topics.templates import LOCALIZATIONS, Template
 
 app = typer.Typer(help="Texts with variables: versions, languages, what they would say.", no_args_is_help=True)
+
+localizations_app = typer.Typer(help="Texts that templates name as {{key,…}}, per language.", no_args_is_help=True)
+app.add_typer(localizations_app, name="localizations")
 
 Tenant = Annotated[str, typer.Option(help="The tenant.")]
 Name = Annotated[str, typer.Argument(help="Its id, name or hash.", metavar="NAME")]
@@ -32,16 +36,7 @@ def push_folder(
     tenant: Tenant = "default",
 ) -> None:
     """Make a version of each; what the newest says already is left alone."""
-    drafted = [_draft(tenant, each) for each in _folders(folder)]
-
-    async def main() -> None:
-        async with runtime(settings(), pool_size=1) as rt:
-            for draft in drafted:
-                made, usable = await push(rt, rt.log, draft)
-                later = "" if usable else "; it can be used as soon as a projector has seen it"
-                console().print(f"{made.name} version {made.version} hash {made.hash}{later}", markup=False)
-
-    asyncio.run(main())
+    _push(*[_draft(tenant, each) for each in _folders(folder)])
 
 
 @app.command("list")
@@ -71,20 +66,78 @@ def show(name: Name, tenant: Tenant = "default", version: Version = None) -> Non
 @app.command("render")
 def render(
     name: Annotated[str, typer.Argument(help="Its id, name or hash; or a template's folder.", metavar="NAME|DIR")],
+    *,
     variables: Annotated[str, typer.Option(help="JSON, or the name of a file with it.")] = "{}",
     language: Annotated[str, typer.Option(help="Such as en-GB; falls back to en, then to the default.")] = "",
     tenant: Tenant = "default",
     version: Version = None,
+    with_localizations: Annotated[
+        Path | None, typer.Option("--localizations", help="A folder of localizations, instead of the tenant's.")
+    ] = None,
 ) -> None:
     """Show what it would say; a folder needs no servers."""
     template = _draft(tenant, Path(name)) if Path(name).is_dir() else _found(tenant, name, version)
-    said = content.render(template, language, _variables(variables), now=wall_clock())
+    localize = _localized(template, tenant, language, with_localizations)
+    said = content.render(template, language, _variables(variables), now=wall_clock(), localize=localize)
     for part in ("subject", "text", "html"):
         if value := getattr(said, part):
             console().print(
                 f"--- {part} ({said.ref.language}, version {said.ref.version or 'not pushed'})", markup=False
             )
             console().print(value, markup=False)
+
+
+@localizations_app.command("push")
+def push_localizations(
+    folder: Annotated[Path, typer.Argument(help="A folder with EN.json, NL.json, …: texts by key.", metavar="DIR")],
+    tenant: Tenant = "default",
+    default: Annotated[str, typer.Option(help="The language that has every key.")] = localizations.DEFAULT,
+) -> None:
+    """Replace all of the tenant's; what is there already is left alone."""
+    if not folder.is_dir():
+        raise Refused(f"{folder}: no such folder")
+    try:
+        draft = localizations.from_files(tenant, _files(folder), default)
+    except Refused as refused:
+        raise Refused(f"{folder}: {refused.where}: {refused}") from None
+    _push(draft)
+
+
+@localizations_app.command("show")
+def show_localizations(tenant: Tenant = "default") -> None:
+    """Show all of the tenant's, as JSON."""
+    found = _localizations(tenant)
+    if found is None:
+        raise NotFound(f"tenant {tenant} has no localizations; `mailfold templates localizations push DIR` makes them")
+    told = msgspec.json.encode(localizations.shown(found))
+    console().print(msgspec.json.format(told, indent=2).decode(), markup=False)
+
+
+def _push(*drafted: Template) -> None:
+    async def main() -> None:
+        async with runtime(settings(), pool_size=1) as rt:
+            for draft in drafted:
+                made, usable = await push(rt, rt.log, draft)
+                name = "localizations" if made.name == LOCALIZATIONS else made.name
+                later = "" if usable else "; it can be used as soon as a projector has seen it"
+                console().print(f"{name} version {made.version} hash {made.hash}{later}", markup=False)
+
+    asyncio.run(main())
+
+
+def _localizations(tenant: str) -> Template | None:
+    async def look(pool: Pool, _: Any) -> Template | None:
+        async with pool.connection() as connection:
+            return await templates.get_localizations(connection, tenant)
+
+    return with_pool(look)
+
+
+def _localized(template: Template, tenant: str, language: str, folder: Path | None) -> Localized:
+    """Return the texts that a template names: a folder's, else the tenant's, if it names any."""
+    if folder is not None:
+        return Localized(localizations.from_files(tenant, _files(folder)), language)
+    return Localized(_localizations(tenant) if content.is_localized(template) else None, language)
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -97,12 +150,17 @@ def _folders(folder: Path) -> list[Path]:
 def _draft(tenant: str, folder: Path) -> Template:
     """Raises Refused, naming the folder and the place in it."""
     try:
-        files = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir() if path.is_file()}
-        return drafts.from_files(tenant, folder.resolve().name, files)
-    except UnicodeDecodeError as error:
-        raise Refused(f"{folder}: not UTF-8: {error.reason}") from None
+        return drafts.from_files(tenant, folder.resolve().name, _files(folder))
     except Refused as refused:
         raise Refused(f"{folder}: {refused.where}: {refused}") from None
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """Return a folder's files by name. Raises Refused for one that is not UTF-8."""
+    try:
+        return {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir() if path.is_file()}
+    except UnicodeDecodeError as error:
+        raise Refused(f"not UTF-8: {error.reason}", str(folder)) from None
 
 
 def _found(tenant: str, name: str, version: int | None) -> Template:

@@ -1,60 +1,193 @@
-"""A text with ``$content.path`` marks in, what it says with their values out. Pure; Extra Horizon's syntax."""
+"""A text with ``$content.path`` and ``{{key,$content.path}}`` marks in, what it says out. Pure; Extra Horizon's syntax.
+
+The marks are those of its template service's first version: Velocity's references to values, and the keys of
+localizations. A mark that is none of these is refused rather than sent to a reader as it is.
+"""
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
 from markupsafe import escape
 
 from pipeline.content.twig import MAX_OUTPUT_BYTES, SOURCE_MAX, Mention, bounded
-from pipeline.errors import Refused
+from pipeline.errors import MissingLocalization, Refused
 
-# A full stop behind a name ends a sentence; within one it leads on.
-_MARK: Final = re.compile(r"\$content((?:\.[A-Za-z0-9_]+)+)")
+ARGUMENTS_MAX: Final = 20
+PIECES_MAX: Final = 200_000
+"""Literals and values of one text, those in its localizations too; a template of the largest size has a quarter."""
+KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,200}")
+"""A localization's key."""
+# Braces within braces belong to no key, so each is met once: linear. A full stop behind a name ends a sentence; within
+# one it leads on. `$!` stands for nothing where there is no value.
+_MARK: Final = re.compile(
+    r"\{\{(?P<key>[^{}]*)\}\}(?!\})"
+    r"|(?P<open>\{\{)"
+    r"|\$(?P<quiet>!?)(?:content(?P<path>(?:\.[A-Za-z0-9_]+)+)|\{content(?P<braced>(?:\.[A-Za-z0-9_]+)+)\})"
+    r"|\#(?P<directive>if|elseif|foreach|set)[ \t]{0,4}\("
+)
+_ARGUMENT: Final = re.compile(r"\$(\$|[1-9][0-9]?)")
+
+Localize = Callable[[str], str]
+"""A localization's key -> its text. Raises MissingLocalization."""
+
+
+class _Variable(msgspec.Struct, frozen=True):
+    line: int
+    path: tuple[str, ...]
+    quiet: bool
+
+
+class _Localization(msgspec.Struct, frozen=True):
+    line: int
+    key: str
+    arguments: tuple[tuple["str | _Variable", ...], ...]
+
+
+_Part = str | _Variable | _Localization
+
+
+def nothing_localized(key: str) -> str:
+    """Raise MissingLocalization: there are no localizations."""
+    raise MissingLocalization(f"there is no localization {key}")
 
 
 class Placeholders:
-    """A text taken apart: literals and paths in turn."""
+    """A text taken apart: literals and marks in turn."""
 
     def __init__(self, source: str, *, html: bool) -> None:
-        """Raises Refused for a text that is too long; any other says something."""
+        """Raises Refused, with the line, for a text that is too long, and for marks that mean nothing."""
         if len(source) > SOURCE_MAX:
             raise Refused(f"more than {SOURCE_MAX} characters")
         self._html = html
-        self._parts: list[str | Mention] = []
-        line, end = 1, 0
-        for found in _MARK.finditer(source):
-            line += source.count("\n", end, found.start())
-            self._parts += [source[end : found.start()], (line, tuple(found[1][1:].split(".")))]
-            end = found.end()
-        self._parts.append(source[end:])
+        self._parts = tuple(_parsed(source, 1))
 
     @property
     def mentions(self) -> tuple[Mention, ...]:
-        """Each line and the path that it names."""
-        return tuple(part for part in self._parts if not isinstance(part, str))
+        """Each line and the path of a value that it names."""
+        return tuple((part.line, part.path) for part in _variables(self._parts))
 
     @property
     def nodes(self) -> int:
-        """The number of its literals and marks."""
-        return len(self._parts)
+        """The number of its literals and marks, those in a localization's arguments too."""
+        arguments = (part.arguments for part in self._parts if isinstance(part, _Localization))
+        return len(self._parts) + sum(len(argument) for given in arguments for argument in given)
 
-    def render(self, values: Mapping[str, Any], now: int = 0, max_output_bytes: int = MAX_OUTPUT_BYTES) -> str:
-        """What it says with these values. Raises Refused, with line and variable, and for more bytes than this."""
-        pieces = (part if isinstance(part, str) else self._filled(*part, values) for part in self._parts)
-        return "".join(bounded(pieces, max_output_bytes))
+    def render(
+        self,
+        values: Mapping[str, Any],
+        now: int = 0,
+        max_output_bytes: int = MAX_OUTPUT_BYTES,
+        localize: Localize = nothing_localized,
+    ) -> str:
+        """Return what it says with these values.
 
-    def _filled(self, line: int, path: tuple[str, ...], values: Mapping[str, Any]) -> str:
+        Raise Refused, with line and variable or key, and for more than ``max_output_bytes``.
+        """
+        return "".join(bounded(self._counted(values, localize), max_output_bytes))
+
+    def _counted(self, values: Mapping[str, Any], localize: Localize) -> Iterator[str]:
+        for count, piece in enumerate(self._said(values, localize)):
+            # A piece that says nothing is work as well.
+            if count > PIECES_MAX:
+                raise Refused(f"it says more than {PIECES_MAX} literals and values")
+            yield piece
+
+    def _said(self, values: Mapping[str, Any], localize: Localize) -> Iterator[str]:
+        for part in self._parts:
+            if isinstance(part, _Localization):
+                yield from self._localized(part, values, localize)
+            else:
+                yield self._filled(part, values)
+
+    def _localized(self, mark: _Localization, values: Mapping[str, Any], localize: Localize) -> Iterator[str]:
+        """A localization's text, as it is: markup, if it is markup; what is filled into it is escaped."""
+        try:
+            text = localize(mark.key)
+        except MissingLocalization as missing:
+            raise MissingLocalization(f"line {mark.line}: {missing}") from None
+        end = 0
+        for found in _ARGUMENT.finditer(text):
+            yield text[end : found.start()]
+            end = found.end()
+            if found[1] == "$":
+                yield "$"
+                continue
+            nth = int(found[1])
+            if nth > len(mark.arguments):
+                given = len(mark.arguments)
+                raise Refused(
+                    f"line {mark.line}: {mark.key} has ${nth}, and {given} arguments are given; $$ is a dollar"
+                )
+            for part in mark.arguments[nth - 1]:
+                yield self._filled(part, values)
+        yield text[end:]
+
+    def _filled(self, part: str | _Variable, values: Mapping[str, Any]) -> str:
+        if isinstance(part, str):
+            return part
+        line, path = part.line, part.path
         found: Any = values
         for name in path:
             if not isinstance(found, dict) or name not in found:
+                if part.quiet:
+                    return ""
                 raise Refused(f"line {line}: there is no variable {'.'.join(path)}")
             found = found[name]
         if isinstance(found, dict | list):
             raise Refused(f"line {line}: {'.'.join(path)} is an object or a list; name one of its members")
         text = _text(found)
         return str(escape(text)) if self._html else text
+
+
+def _parsed(source: str, line: int) -> Iterator[_Part]:
+    end = 0
+    for found in _MARK.finditer(source):
+        line += source.count("\n", end, found.start())
+        yield source[end : found.start()]
+        if found["key"] is not None:
+            yield _localization(found["key"], line)
+            line += found["key"].count("\n")
+        else:
+            yield _variable(found, line)
+        end = found.end()
+    yield source[end:]
+
+
+def _variable(found: re.Match[str], line: int) -> _Variable:
+    if found["open"]:
+        raise Refused(f"line {line}: {{{{ that opens no localization's key, such as {{{{greeting,$content.name}}}}")
+    if found["directive"]:
+        raise Refused(f"line {line}: there is no directive #{found['directive']}; the syntax twig has conditions")
+    path = found["path"] or found["braced"]
+    return _Variable(line, tuple(path[1:].split(".")), bool(found["quiet"]))
+
+
+def _localization(mark: str, line: int) -> _Localization:
+    key, *arguments = (part.strip() for part in mark.split(","))
+    if not KEY.fullmatch(key):
+        raise Refused(
+            f"line {line}: {{{{{mark[:100]}}}}} names no localization: letters, digits, . _ and -; at most 200"
+        )
+    if len(arguments) > ARGUMENTS_MAX:
+        raise Refused(f"line {line}: {key} has more than {ARGUMENTS_MAX} arguments")
+    return _Localization(line, key, tuple(tuple(_plain(_parsed(argument, line))) for argument in arguments))
+
+
+def _plain(parts: Iterator[_Part]) -> Iterator[str | _Variable]:
+    # There are no braces within braces, so no localization is in an argument of one.
+    return (part for part in parts if not isinstance(part, _Localization))
+
+
+def _variables(parts: Sequence[_Part]) -> Iterator[_Variable]:
+    for part in parts:
+        if isinstance(part, _Localization):
+            for argument in part.arguments:
+                yield from _variables(argument)
+        elif isinstance(part, _Variable):
+            yield part
 
 
 def _text(value: Any) -> str:

@@ -12,6 +12,7 @@ import msgspec
 
 from pipeline.addresses import text_problem
 from pipeline.content import schemas
+from pipeline.content.placeholders import Localize, Placeholders, nothing_localized
 from pipeline.content.render import Compiled, compiled
 from pipeline.content.twig import MAX_OUTPUT_BYTES
 from pipeline.errors import Refused
@@ -20,10 +21,11 @@ from topics.record import Millis
 from topics.templates import TEMPLATE_MAX, Syntax, Template, TemplateRef, Texts
 
 LANGUAGES_MAX: Final = 50
+PARTS: Final = ("subject", "html", "text")
 TRACKING_HASH: Final = "tracking_hash"
 """A variable that Extra Horizon's senders get without asking."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_LANGUAGE: Final = re.compile(r"[a-z]{2,8}(-[a-z0-9]{1,8}){0,3}|default")
+LANGUAGE: Final = re.compile(r"[a-z]{2,8}(-[a-z0-9]{1,8}){0,3}|default")
 MAX_NODES: Final = 20_000
 """Literals, marks and parts of expressions of a template's texts together: half a second to compile."""
 _TOO_MANY: Final = f"all texts together have more than {MAX_NODES} marks and parts of expressions"
@@ -61,7 +63,7 @@ def drafted(
     description: str = "",
 ) -> Template:
     """A version 0, compiled and found good. Raises Refused with what and where (``texts.en.html: line 3: …``)."""
-    languages = {_language(language): found for language, found in texts.items()}
+    languages = {language_tag(language): found for language, found in texts.items()}
     made = Template(
         template_id=template_id(tenant, name),
         version=0,
@@ -70,7 +72,7 @@ def drafted(
         hash="",
         syntax=syntax,
         texts=languages,
-        default=_language(default) or ("default" if "default" in languages else next(iter(languages), "")),
+        default=language_tag(default) or ("default" if "default" in languages else next(iter(languages), "")),
         # Blanks and line ends are no news.
         schema=msgspec.Raw(msgspec.json.encode(msgspec.json.decode(schema))),
         description=description,
@@ -82,12 +84,22 @@ def drafted(
 
 def language_of(template: Template, wanted: str) -> str:
     """The template's language for somebody who wants ``en-GB``: that, else ``en``, else the default."""
-    asked = _language(wanted)
-    while asked:
-        if asked in template.texts:
-            return asked
-        asked = asked.rpartition("-")[0]
-    return template.default
+    return next((tag for tag in fallbacks(wanted) if tag in template.texts), template.default)
+
+
+def fallbacks(wanted: str) -> Iterator[str]:
+    """Yield the language that is wanted and what it falls back to: ``en-gb``, ``en``."""
+    tag = language_tag(wanted)
+    while tag:
+        yield tag
+        tag = tag.rpartition("-")[0]
+
+
+def is_localized(template: Template) -> bool:
+    """Return whether one of its texts names a localization."""
+    if template.syntax is not Syntax.EXTRAHORIZON:
+        return False
+    return any("{{" in getattr(texts, part) for texts in template.texts.values() for part in PARTS)
 
 
 def render(
@@ -98,6 +110,7 @@ def render(
     now: Millis,
     lenient: bool = False,
     max_output_bytes: int = MAX_OUTPUT_BYTES,
+    localize: Localize = nothing_localized,
 ) -> Rendered:
     """Return what the template says; see `compiled` for ``lenient``.
 
@@ -107,17 +120,21 @@ def render(
     chosen = language_of(template, language)
     texts = template.texts[chosen]
     said: dict[str, str] = {}
-    for part in ("subject", "html", "text"):
+    for part in PARTS:
         with _located(f"texts.{chosen}.{part}"):
             text = _compiled(getattr(texts, part), template.syntax, part == "html", lenient)
-            said[part] = text.render(values, now, max_output_bytes)
+            if isinstance(text, Placeholders):
+                said[part] = text.render(values, now, max_output_bytes, localize)
+            else:
+                said[part] = text.render(values, now, max_output_bytes)
         max_output_bytes -= len(said[part].encode("utf-8", "replace"))
     _refuse(text_problem(said["subject"]), f"texts.{chosen}.subject")
     ref = TemplateRef(id=template.template_id, version=template.version, language=chosen)
     return Rendered(subject=said["subject"], html=said["html"], text=said["text"] if texts.text else "", ref=ref)
 
 
-def _language(name: str) -> str:
+def language_tag(name: str) -> str:
+    """Return a language's name as it is written here: ``en-gb`` of ``EN_gb``."""
     return name.replace("_", "-").lower()
 
 
@@ -127,7 +144,7 @@ def _located(where: str) -> Iterator[None]:
     try:
         yield
     except Refused as refused:
-        raise Refused(str(refused), where) from None
+        raise type(refused)(str(refused), where) from None
 
 
 @functools.lru_cache(maxsize=128)
@@ -148,9 +165,9 @@ def _check(draft: Template) -> None:
     _refuse(_TOO_MANY if 2 * marks > MAX_NODES else None, "texts")
     nodes = 0
     for language, texts in draft.texts.items():
-        _refuse(None if _LANGUAGE.fullmatch(language) else "a language, such as en or en-gb", f"texts.{language}")
+        _refuse(None if LANGUAGE.fullmatch(language) else "a language, such as en or en-gb", f"texts.{language}")
         _refuse(None if texts.html or texts.text else "neither html nor text", f"texts.{language}")
-        for part in ("subject", "html", "text"):
+        for part in PARTS:
             where = f"texts.{language}.{part}"
             nodes += _check_text(getattr(texts, part), draft.syntax, where, declared)
             _refuse(_TOO_MANY if nodes > MAX_NODES else None, where)

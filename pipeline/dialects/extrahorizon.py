@@ -3,25 +3,28 @@
 Its document shows no JSON; what we read into it, mostly from the official SDK's own types and tests:
 
 - Names on the wire are snake_case, timestamps are milliseconds, errors are ``{code, name, message}``.
-- ``body`` of a plain mail is plain text; of a template, HTML (its text part is what the template says).
+- ``body`` of a plain mail is its text; beside a template it is the text part for readers without HTML.
 - One address gets one email, however often it is named; the first place counts.
 - ``filename`` (the document) and ``name`` (the SDK) of an attachment are the same.
+
+The sizes of a request's parts are checked before any of them is read, and no pattern meets an address: reading takes
+linear time.
 """
 
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from pipeline.addresses import address_problem, text_problem
+from pipeline.addresses import ADDRESS_MAX, TEXT_MAX, address_problem, text_problem
 from pipeline.errors import Refused
 from pipeline.json_items import MISSING, depth, typed
 from pipeline.rql import Fields
-from projections.asking import Question
+from projections.asking import Question, selected, selection
 from topics.contents import Attachment
 from topics.record import Millis
 from topics.requests import Mailbox, Shown
@@ -32,8 +35,14 @@ MESSAGE_MAX: Final = 10 * 1024 * 1024
 """Amazon SES's, base64 included."""
 KEPT_MAX: Final = 200_000
 """Bytes of what stays in the permanent object; it travels in several records of the email."""
+KEPT_JSON_MAX_BYTES: Final = 6 * KEPT_MAX
+"""Of one part in a request, whose JSON may write a byte as six (``\\u0061``)."""
 CONTENT_DEPTH: Final = 32
 FILE_NAME_MAX: Final = 255
+MAILBOX_MAX_CHARS: Final = ADDRESS_MAX + TEXT_MAX + 8
+"""An address, a name, and the brackets, quotes and blanks between them."""
+ADDRESSES_MAX_BYTES: Final = RECIPIENTS_MAX * 6 * MAILBOX_MAX_CHARS
+"""Of JSON that lists addresses: one character takes up to six bytes there (``\\u00e4``)."""
 OCTETS: Final = "application/octet-stream"
 
 CODES: Final = {
@@ -51,11 +60,13 @@ CODES: Final = {
     104: (401, "USER_NOT_AUTHENTICATED_EXCEPTION"),
     117: (401, "ACCESS_TOKEN_UNKNOWN_EXCEPTION"),
     118: (401, "ACCESS_TOKEN_EXPIRED_EXCEPTION"),
+    1002: (400, "LOCALIZATION_KEY_MISSING_EXCEPTION"),
     1003: (400, "TEMPLATE_FILLING_EXCEPTION"),
 }
 """Its error codes -> status and name."""
-_CODE_OF: Final = {400: 26, 401: 104, 404: 16, 409: 17, 500: 1, 503: 4}
-_NAMED: Final = re.compile(r"\s*(?P<name>[^<>]*?)\s*<(?P<address>[^<>]+)>\s*")
+_CODE_OF: Final = {400: 26, 401: 104, 404: 16, 408: 4, 409: 17, 429: 4, 500: 1, 502: 4, 503: 4, 504: 4}
+"""Status -> code. Its codes have none for a 429; 4 is the one whose class in the SDK says that a repeat may work."""
+T = TypeVar("T")
 _BLANKS: Final = re.compile(r"[ \t\r\n]+")
 
 MAIL: Final = Fields(
@@ -118,6 +129,16 @@ class Send(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
     attachments: tuple[File, ...] | None = None
 
 
+class _Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """Those parts of a request that may be large, as the bytes that they are."""
+
+    recipients: msgspec.Raw = msgspec.Raw()
+    reply_to: msgspec.Raw = msgspec.Raw()
+    subject: msgspec.Raw = msgspec.Raw()
+    body: msgspec.Raw = msgspec.Raw()
+    content: msgspec.Raw = msgspec.Raw()
+
+
 class Mail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"from_": "from"}):
     """The permanent object."""
 
@@ -162,6 +183,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     values: dict[str, Any]
 
 
+_parts: Final = msgspec.json.Decoder(_Parts).decode
 _send: Final = msgspec.json.Decoder(Send).decode
 _object: Final = msgspec.json.Decoder(dict[str, Any]).decode
 _encode: Final = msgspec.json.Encoder().encode
@@ -171,10 +193,8 @@ def read(body: bytes) -> Wish:
     """The wish. Raises Trouble."""
     if not body.strip():
         raise Trouble(13, "the request body is empty")
-    try:
-        send = typed(_send, body)
-    except Refused as refused:
-        raise _unread(refused) from None
+    _check_parts(_decoded(_parts, body))
+    send = _decoded(_send, body)
     addresses = _addresses(send.recipients)
     return Wish(
         send=send,
@@ -219,7 +239,8 @@ def page(found: Sequence[str], total: int | None, asked: Question) -> bytes:
     """A listing's page."""
     data: Iterable[Any] = map(msgspec.Raw, (mail.encode() for mail in found))
     if asked.select:
-        data = [_selected(msgspec.json.decode(mail), asked.select) for mail in found]
+        tree = selection(("id",), *asked.select)
+        data = [selected(msgspec.json.decode(mail), tree) for mail in found]
     counted = {} if total is None else {"total": total}
     return _encode({"page": {**counted, "offset": asked.offset, "limit": asked.limit}, "data": list(data)})
 
@@ -235,6 +256,28 @@ def shape(status: int, error: str, where: str) -> bytes:
 
 
 # ------------------------------------------------------------- the request
+def _check_parts(parts: _Parts) -> None:
+    """Raise Trouble for a part that is too large to be taken, before it is read."""
+    for name in ("recipients", "reply_to"):
+        if (size := _size(getattr(parts, name))) > ADDRESSES_MAX_BYTES:
+            raise Trouble(15, f"{name}: {size} bytes; at most {RECIPIENTS_MAX} addresses can be given")
+    for name in ("subject", "body", "content"):
+        if (size := _size(getattr(parts, name))) > KEPT_JSON_MAX_BYTES:
+            raise Trouble(26, f"{name} has {size} bytes; at most {KEPT_MAX} are kept. Attach the rest")
+
+
+def _size(raw: msgspec.Raw) -> int:
+    return memoryview(raw).nbytes
+
+
+def _decoded(decode: Callable[[bytes], T], body: bytes) -> T:
+    """Return the body as the decoder's type. Raises Trouble."""
+    try:
+        return typed(decode, body)
+    except Refused as refused:
+        raise _unread(refused) from None
+
+
 def _unread(refused: Refused) -> Trouble:
     where = refused.where.lstrip(".")
     if str(refused) == MISSING:
@@ -259,12 +302,26 @@ def _boxes(given: Iterable[str]) -> tuple[Mailbox, ...]:
 
 def _mailbox(text: str, where: str) -> Mailbox:
     """``a@b.example`` or ``Anna <a@b.example>``."""
-    found = _NAMED.fullmatch(text)
-    name, address = (found["name"].strip('"'), found["address"]) if found else ("", text)
-    for wrong in (address_problem(address), text_problem(name)):
+    if len(text) > MAILBOX_MAX_CHARS:
+        raise Trouble(15, f"{where}: more than {MAILBOX_MAX_CHARS} characters")
+    name, address = _taken_apart(text)
+    for wrong in (address_problem(address, smtputf8=True), _header_problem(name)):
         if wrong:
             raise Trouble(15, f"{where}: {wrong}")
     return Mailbox(address=address, name=name)
+
+
+def _header_problem(text: str, most: int = TEXT_MAX) -> str | None:
+    """What keeps a text from standing in a header; its length first, as the rest is work."""
+    return f"more than {most} characters" if len(text) > most else text_problem(text)
+
+
+def _taken_apart(text: str) -> tuple[str, str]:
+    """Name and address; whatever is not ``name <address>`` is an address as a whole."""
+    name, bracket, address = text.strip().partition("<")
+    if not bracket or not address.endswith(">") or ">" in name or "<" in address:
+        return "", text
+    return name.strip().strip('"'), address[:-1]
 
 
 def _reply_to(given: Sequence[str] | str | None) -> tuple[str, ...]:
@@ -279,13 +336,13 @@ def _template(send: Send) -> str:
     if send.template_id and send.template_name:
         raise Trouble(26, "template_id and template_name: give one of them")
     if template:
-        if send.subject is not None or send.body is not None:
-            raise Trouble(26, "subject and body are the template's; give them, or a template")
+        if send.subject is not None:
+            raise Trouble(26, "the subject is the template's; give a subject, or a template")
         return template
     for name, text in (("subject", send.subject), ("body", send.body)):
         if text is None:
             raise Trouble(14, f"{name}: missing; or give a template_id")
-    if wrong := text_problem(send.subject or ""):
+    if wrong := _header_problem(send.subject or ""):
         raise Trouble(15, f"subject: {wrong}")
     return ""
 
@@ -309,30 +366,12 @@ def _attachment(file: File, where: str) -> Attachment:
     name = file.filename if file.filename is not None else file.name
     if not name:
         raise Trouble(14, f"{where}.filename: missing")
-    if wrong := text_problem(name) or ("too long" if len(name) > FILE_NAME_MAX else None):
+    if wrong := _header_problem(name, FILE_NAME_MAX):
         raise Trouble(15, f"{where}.filename: {wrong}")
-    if wrong := text_problem(file.type or ""):
+    if wrong := _header_problem(file.type or ""):
         raise Trouble(15, f"{where}.type: {wrong}")
     try:
         data = base64.b64decode(_BLANKS.sub("", file.content), validate=True)
     except (binascii.Error, ValueError):
         raise Trouble(15, f"{where}.content: not base64") from None
     return Attachment(filename=name, media_type=file.type or OCTETS, data=data)
-
-
-# --------------------------------------------------------------- the answers
-def _selected(mail: dict[str, Any], paths: Sequence[Sequence[str]]) -> dict[str, Any]:
-    found: dict[str, Any] = {"id": mail.get("id")}
-    for path in paths:
-        _copy(mail, found, path)
-    return found
-
-
-def _copy(source: Any, target: dict[str, Any], path: Sequence[str]) -> None:
-    step, *rest = path
-    if not isinstance(source, dict) or step not in source:
-        return
-    if not rest:
-        target[step] = source[step]
-    elif isinstance(source[step], dict):
-        _copy(source[step], target.setdefault(step, {}), rest)

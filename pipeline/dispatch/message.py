@@ -55,7 +55,9 @@ class Writer:
         request = letter.request
         sender = verp(self._signers.verp, request.email_id, self._settings.mail_domain)
         recipient = mime.on_the_wire(request.recipient)
-        return Envelope(sender, recipient, mime.needs_smtputf8(recipient, letter.sender.address, *request.reply_to))
+        shown = [] if request.shown is None else [box.address for box in (*request.shown.to, *request.shown.cc)]
+        written = (recipient, letter.sender.address, *request.reply_to, *shown)
+        return Envelope(sender, recipient, mime.needs_smtputf8(*written))
 
     def _sender(self, brand: Brand) -> Mailbox:
         """Whom it is from where the request names nobody."""

@@ -15,6 +15,7 @@ from pipeline.gateway import (
     extrahorizon,
     freshmail,
     inbound,
+    localizations,
     oauth,
     openapi,
     ops,
@@ -39,6 +40,7 @@ _SURFACES: Final = {
     "webhooks": "webhook",
     "inbound": "inbound",
     "templates": "templates",
+    "localizations": "templates",
     "suppressions": "suppressions",
     "healthz": "ops",
     "readyz": "ops",
@@ -57,7 +59,7 @@ SHAPES: Final[dict[str, problems.Shape]] = {
 }
 """A dialect's paths -> how its clients expect an error."""
 TYPES: Final = {
-    "Template": templates.TYPES,
+    "Template": (*templates.TYPES, *localizations.TYPES),
     "Suppression": suppressions.TYPES,
     "EmailV1": email_v1.TYPES,
     "FreshMail": freshmail.TYPES,
@@ -78,7 +80,7 @@ def make_app(world: World) -> ASGIApp:
     app.state.bodies = bodies.BodyLimits(world.memory, world.rt.settings.http_body_timeout, world.callers.site)
     problems.install(app, SHAPES)
     dialects = (batch, email_v1, extrahorizon, oauth, freshmail)
-    for surface in (*dialects, templates, suppressions, unsubscribe, webhooks, inbound, ops):
+    for surface in (*dialects, templates, localizations, suppressions, unsubscribe, webhooks, inbound, ops):
         app.include_router(surface.router(world))
     openapi.install(app, TYPES)
     docs.install(app)

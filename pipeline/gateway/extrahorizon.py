@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -13,15 +13,17 @@ from pipeline import rql, tokens
 from pipeline.admin import Tenant
 from pipeline.content import templates as content
 from pipeline.content.links import TRACKING_MARK
+from pipeline.content.localizations import Localized
 from pipeline.crashpoints import crash_point
 from pipeline.dialects import extrahorizon as dialect
 from pipeline.dialects.extrahorizon import CODES, DIALECT, Mail, Trouble, Wish
-from pipeline.errors import Forged, Refused
+from pipeline.errors import Forged, MissingLocalization, Refused
 from pipeline.gateway import oauth, openapi_extrahorizon, tracking
 from pipeline.gateway.bodies import read_body
 from pipeline.gateway.headers import NO_STORE
 from pipeline.gateway.intake import Intake, Parcel
 from pipeline.gateway.repeats import Message, message
+from pipeline.gateway.templates import localizations_for
 from pipeline.gateway.world import World
 from projections import mails
 from projections.mailing import VIEW
@@ -31,7 +33,7 @@ from topics.events import DeliveryEvent, EventKind
 from topics.ids import owner_uuid
 from topics.record import EmailId, Millis
 from topics.requests import DEFAULT_BRAND, Mailbox, SendRequest
-from topics.templates import TemplateRef
+from topics.templates import Template, TemplateRef
 
 TYPES: Final = (dialect.Send, dialect.Mail, dialect.Problem)
 shape = dialect.shape
@@ -111,7 +113,7 @@ class Surface:
         mail = self._mail(tenant, wish, said, ids, now)
         parcels = self._parcels(tenant.tenant, wish, said, ids, mail)
         if wait := self._world.limits.whole(tenant, len(wish.each)):
-            return _respond(429, Trouble(26, "over the rate agreed upon; send it again later"), math.ceil(wait))
+            return _respond(429, Trouble(4, "over the rate agreed upon; send it again later"), math.ceil(wait))
         if ids.identity and not await self._intake.is_its_list(ids.message_id, wish.each):
             raise Trouble(17, "this Idempotency-Key was used before for other recipients")
         outcome = await self._intake.take(parcels)
@@ -131,12 +133,18 @@ class Surface:
             template = await get_template(connection, tenant, wish.template)
         if template is None:
             raise Trouble(16, "template_id: there is no such template")
+        found = await localizations_for(self._world, template)
         values = {**wish.values, content.TRACKING_HASH: TRACKING_MARK}
         try:
-            said = await asyncio.to_thread(content.render, template, wish.send.language or "", values, now=now)
+            said = await asyncio.to_thread(
+                _rendered, template, wish.send.language or "", values, now=now, localizations=found
+            )
         except Refused as refused:
-            raise Trouble(1003, f"template {refused.where}: {refused}") from None
-        return Said(said.subject, Content(html=said.html, text=said.text, attachments=wish.attachments), said.ref)
+            code = 1002 if isinstance(refused, MissingLocalization) else 1003
+            raise Trouble(code, f"template {refused.where}: {refused}") from None
+        # A template without HTML is for everybody; beside HTML, the caller's text is for those who can't see it.
+        text = (said.html and wish.send.body) or said.text
+        return Said(said.subject, Content(html=said.html, text=text, attachments=wish.attachments), said.ref)
 
     def _mail(self, tenant: Tenant, wish: Wish, said: Said, ids: Message, now: Millis) -> Mail:
         send = wish.send
@@ -148,7 +156,7 @@ class Surface:
             from_=send.from_ or self._sender(wish).address,
             reply_to=wish.reply_to,
             creation_timestamp=now,
-            body=send.body if said.ref is None else None,
+            body=send.body,
             template_id=None if said.ref is None else said.ref.id,
             template_name=send.template_name,
             language=send.language,
@@ -246,6 +254,13 @@ class Surface:
             machine=tracking.machine_reason(caller) if picture else "",
             user_agent=caller.agent,
         )
+
+
+def _rendered(
+    template: Template, language: str, values: Mapping[str, Any], *, now: Millis, localizations: Template | None
+) -> content.Rendered:
+    localize = Localized(localizations, language)
+    return content.render(template, language, values, now=now, localize=localize)
 
 
 async def _answered(handler: Handler, request: Request) -> Response:

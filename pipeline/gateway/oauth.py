@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 
 from pipeline import admin
 from pipeline.admin import Tenant
-from pipeline.dialects.extrahorizon import Trouble
+from pipeline.dialects.extrahorizon import CODES, Trouble
 from pipeline.errors import Forged, Refused
 from pipeline.gateway import access
 from pipeline.gateway.auth import BOUND, REMEMBERED_S, given_key
@@ -28,6 +28,12 @@ from pipeline.signing import Signer
 from topics.ids import owner_uuid
 
 BODY_MAX: Final = 16_384
+GRANT_CODES: Final = {
+    106: "AUTHENTICATION_EXCEPTION",
+    119: "REFRESH_TOKEN_UNKNOWN_EXCEPTION",
+    120: "REFRESH_TOKEN_EXPIRED_EXCEPTION",
+}
+"""The service's codes for grants that are refused -> names."""
 _FORM: Final = "application/x-www-form-urlencoded"
 
 
@@ -51,12 +57,39 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True):
     application_id: str = "mailfold"
 
 
-class Unauthorized(msgspec.Struct, frozen=True, kw_only=True):
+class ServiceError(msgspec.Struct, frozen=True, kw_only=True):
+    """What Extra Horizon says beside the standard's error; the SDK makes it the error's `exhError`."""
+
+    code: int
+    name: str
+    description: str
+
+
+class Unauthorized(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """RFC 6749 §5.2, with the SDK's own names for it."""
 
     error: str
     error_description: str
     description: str
+    exh_error: ServiceError | None = None
+    code: int | None = None
+    """By which the SDK knows errors that are none of the standard's."""
+    name: str | None = None
+
+
+class GrantRefused(Exception):
+    """No tokens are given; ``code``: what the service itself calls the reason, 0 for nothing."""
+
+    def __init__(self, error: str, why: str, code: int = 0) -> None:
+        super().__init__(why)
+        self._error = error
+        self._code = code
+
+    def told(self) -> Unauthorized:
+        """Return what the client is told."""
+        why = str(self)
+        known = ServiceError(code=self._code, name=GRANT_CODES[self._code], description=why) if self._code else None
+        return Unauthorized(error=self._error, error_description=why, description=why, exh_error=known)
 
 
 TYPES: Final = (Asked, Tokens, Unauthorized)
@@ -64,9 +97,14 @@ _asked: Final = msgspec.json.Decoder(Asked).decode
 _NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 
-def shape(_status: int, error: str, _where: str) -> bytes:
-    """An error as OAuth's clients expect it."""
-    return msgspec.json.encode(Unauthorized(error="invalid_request", error_description=error, description=error))
+def shape(status: int, error: str, _where: str) -> bytes:
+    """Return an error as OAuth's clients expect it; what a repeat may heal has the mail service's code beside."""
+    if status < 500 and status not in (408, 429):
+        return msgspec.json.encode(Unauthorized(error="invalid_request", error_description=error, description=error))
+    code = 1 if status == 500 else 4
+    word = "server_error" if status == 500 else "temporarily_unavailable"
+    told = Unauthorized(error=word, error_description=error, description=error, code=code, name=CODES[code][1])
+    return msgspec.json.encode(told)
 
 
 def router(world: World) -> APIRouter:
@@ -80,9 +118,8 @@ def router(world: World) -> APIRouter:
         asked = _read(await read_body(request, BODY_MAX), request.headers.get("content-type", ""))
         try:
             return _json(await callers.grant(asked), 200)
-        except Forged as error:
-            name, _, why = str(error).partition(": ")
-            return _json(Unauthorized(error=name, error_description=why, description=why), 400)
+        except GrantRefused as refused:
+            return _json(refused.told(), 400)
 
     return routes
 
@@ -117,22 +154,28 @@ class Callers:
         return tenant
 
     async def grant(self, asked: Asked) -> Tokens:
-        """New tokens. Raises Forged, whose words begin with the standard's name for it."""
+        """New tokens. Raises GrantRefused."""
         if asked.grant_type == "password":
-            key_hash = admin.key_hash(asked.password)
+            key_hash, unknown = admin.key_hash(asked.password), 106
         elif asked.grant_type == "refresh_token":
-            try:
-                key_hash = access.read(self._signer, "refresh", asked.refresh_token, self._clock())
-            except Forged as error:
-                raise Forged(f"invalid_grant: {error}") from None
+            key_hash, unknown = self._refreshed(asked.refresh_token), 119
         else:
-            raise Forged("unsupported_grant_type: only password (an API key) and refresh_token")
+            raise GrantRefused("unsupported_grant_type", "only password (an API key) and refresh_token")
         tenant = await self._tenant(key_hash)
         if tenant is None:
-            raise Forged("invalid_grant: the password must be an API key that is in force")
+            raise GrantRefused("invalid_grant", "the password must be an API key that is in force", unknown)
         tokens = {kind: access.issue(self._signer, kind, key_hash, self._clock()) for kind in access.LASTS_S}
         user = owner_uuid(tenant.tenant)
         return Tokens(access_token=tokens["access"], refresh_token=tokens["refresh"], user_id=user)
+
+    def _refreshed(self, token: str) -> bytes:
+        """Return the hash of the key that a refresh token stands for. Raises GrantRefused."""
+        try:
+            return access.read(self._signer, "refresh", token, self._clock())
+        except access.Expired:
+            raise GrantRefused("invalid_grant", "the refresh token is expired", 120) from None
+        except Forged as error:
+            raise GrantRefused("invalid_grant", str(error), 119) from None
 
     async def _tenant(self, key_hash: bytes) -> Tenant | None:
         return await self._known.get(key_hash, lambda hashed: admin.tenant_of_hash(self._pool, hashed))

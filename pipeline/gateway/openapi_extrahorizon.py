@@ -57,7 +57,8 @@ _PAGE: Final[dict[str, Any]] = {
 }
 _RQL: Final = (
     "The query string itself, such as `?eq(subject,Hello)&sort(-creation_timestamp)&limit(10,20)`: eq, ne, gt, ge, lt, "
-    "le, in, out, like, contains, excludes, and, or, select, sort, limit, skipCount."
+    "le, in, out, like, contains, excludes, and, or, select, sort, limit, skipCount. A number in a path is a place in "
+    "a list: `excludes(recipients.to.2)`."
 )
 
 

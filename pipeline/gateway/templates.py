@@ -10,6 +10,7 @@ from msgspec import Meta
 from pipeline.admin import Tenant
 from pipeline.content import drafts
 from pipeline.content import templates as content
+from pipeline.content.localizations import Localized
 from pipeline.errors import LogUnavailable
 from pipeline.gateway.bodies import decoded, read_body
 from pipeline.gateway.problems import Problem, unavailable
@@ -66,40 +67,46 @@ def router(world: World) -> APIRouter:
     Caller = Annotated[Tenant, Depends(world.authenticate)]  # noqa: N806 - a type
     compiling = asyncio.Semaphore(MAX_TEMPLATES_AT_ONCE)
 
-    @routes.put("/templates/{name}", summary="Push a template", **_described("Draft", "Pushed"))
+    @routes.put("/templates/{name}", summary="Push a template", **described("Draft", "Pushed"))
     async def push_template(name: str, request: Request, tenant: Caller) -> Response:
         """A new version, unless the newest says the same. What can't be compiled is refused, with the line."""
         body = await read_body(request, BODY_MAX)
         async with compiling:
             draft = await asyncio.to_thread(drafts.read, tenant.tenant, name, body)
-        try:
-            made, usable = await push(world.rt, world.log, draft)
-        except LogUnavailable:
-            return unavailable("the log did not confirm it in time; push it again")
-        pushed = Pushed(id=made.template_id, name=made.name, version=made.version, hash=made.hash, usable=usable)
-        return _json(pushed, 200 if usable else 202)
+        return await push_draft(world, draft)
 
-    @routes.get("/templates", summary="List templates", **_described(None, None))
+    @routes.get("/templates", summary="List templates", **described(None, None))
     async def list_templates(tenant: Caller) -> Response:
         """Each template's newest version."""
         async with world.rt.pool.connection() as connection:
-            return _json(await templates.list_templates(connection, tenant.tenant))
+            return as_json(await templates.list_templates(connection, tenant.tenant))
 
-    @routes.get("/templates/{name}", summary="Show a template", **_described(None, "Shown"))
+    @routes.get("/templates/{name}", summary="Show a template", **described(None, "Shown"))
     async def show_template(name: str, tenant: Caller, version: _Version = None) -> Response:
         """By id, name or hash."""
-        return _json(drafts.shown(await find(world, tenant.tenant, name, version)))
+        return as_json(drafts.shown(await find(world, tenant.tenant, name, version)))
 
-    @routes.post("/templates/{name}/render", summary="Render a template", **_described("Wanted", "Said"))
+    @routes.post("/templates/{name}/render", summary="Render a template", **described("Wanted", "Said"))
     async def render_template(name: str, request: Request, tenant: Caller) -> Response:
         """What it would say; nothing is sent."""
         wanted = decoded(_wanted, await read_body(request, BODY_MAX) or b"{}")
         template = await find(world, tenant.tenant, name, wanted.version)
+        found = await localizations_for(world, template)
         async with compiling:
-            said = await asyncio.to_thread(_said, template, wanted, world.rt.clock())
-        return _json(said)
+            said = await asyncio.to_thread(_said, template, wanted, found, world.rt.clock())
+        return as_json(said)
 
     return routes
+
+
+async def push_draft(world: World, draft: Template) -> Response:
+    """Return a push's answer, once its record is on the log."""
+    try:
+        made, usable = await push(world.rt, world.log, draft)
+    except LogUnavailable:
+        return unavailable("the log did not confirm it in time; push it again")
+    pushed = Pushed(id=made.template_id, name=made.name, version=made.version, hash=made.hash, usable=usable)
+    return as_json(pushed, 200 if usable else 202)
 
 
 async def find(world: World, tenant: str, name: str, version: int | None = None) -> Template:
@@ -111,18 +118,28 @@ async def find(world: World, tenant: str, name: str, version: int | None = None)
     return found
 
 
-def _said(template: Template, wanted: Wanted, now: Millis) -> Said:
-    said = content.render(template, wanted.language, wanted.variables, now=now)
+async def localizations_for(world: World, template: Template) -> Template | None:
+    """Return the tenant's localizations, if the template names any."""
+    if not content.is_localized(template):
+        return None
+    async with world.rt.pool.connection() as connection:
+        return await templates.get_localizations(connection, template.tenant)
+
+
+def _said(template: Template, wanted: Wanted, found: Template | None, now: Millis) -> Said:
+    localize = Localized(found, wanted.language)
+    said = content.render(template, wanted.language, wanted.variables, now=now, localize=localize)
     language, version = said.ref.language, said.ref.version
     return Said(subject=said.subject, html=said.html, text=said.text, language=language, version=version)
 
 
-def _json(value: Any, status: int = 200) -> Response:
+def as_json(value: Any, status: int = 200) -> Response:
+    """Return an answer of JSON."""
     return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
-def _described(body: str | None, answer: str | None) -> dict[str, Any]:
-    """What OpenAPI says of it."""
+def described(body: str | None, answer: str | None) -> dict[str, Any]:
+    """Return what OpenAPI says of a route; ``body``, ``answer``: names of types of this surface."""
 
     def media(name: str) -> dict[str, Any]:
         return {"application/json": {"schema": {"$ref": f"#/components/schemas/Template{name}"}}}

@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from pipeline import admin
+from pipeline.content.mime import on_the_wire
 from pipeline.settings import Settings
 from tests.support.http_server import http_server
+from tests.support.seeing import until
 from tests.support.whole import Whole, whole
 from topics.ids import owner_uuid
 
@@ -30,6 +33,38 @@ TEMPLATE = {
             "html": '<p>Hello</p><img src="http://app.example/mail/v1/$content.tracking_hash/open">',
         }
     },
+}
+
+GREETING = {
+    "syntax": "extrahorizon",
+    "texts": {"default": {"subject": "{{greeting,$content.name}}", "html": "<p></p>"}},
+}
+UNFINISHED = {"syntax": "extrahorizon", "texts": {"default": {"subject": "{{nothing}}", "html": "<p></p>"}}}
+LOCALIZATIONS = {"languages": {"EN": {"greeting": "Dear $1"}, "NL": {"greeting": "Beste $1"}}}
+NINOMIYA = "二ノ宮@黒川.日本"
+_LONG, _SHORT, _BOTH = ["long"], ["short"], ["long", "short"]
+FOUND = {
+    **dict.fromkeys(("eq", "eqCast", "ne", "gt", "out", "like", "contains", "containsBoth", "place"), _LONG),
+    **dict.fromkeys(("placeInItems", "longerThanTwo", "recipients", "and", "andWithPage", "handWritten"), _LONG),
+    **dict.fromkeys(("lt", "in", "excludes", "excludesOne", "atMostTwo", "or", "shorthand"), _SHORT),
+    **dict.fromkeys(("ge", "le", "list", "intermediate", "sortedDown"), _BOTH),
+    "containsOne": _LONG,
+    "inNothing": [],
+    "sortedUp": ["short", "long"],
+    "limited": ["long"],
+}
+"""A query of queries.mjs -> the mails that it finds."""
+ERRORS = {
+    "missingKey": "LocalizationKeyMissingError",
+    "missingValue": "TemplateFillingError",
+    "bothKinds": "IllegalArgumentError",
+    "noSubject": "MissingRequiredFieldsError",
+    "noTemplate": "ResourceUnknownError",
+    "tooLarge": "IllegalArgumentError",
+    "noBody": "EmptyBodyError",
+    "unknownHash": "ResourceUnknownError",
+    "notLoggedIn": "UserNotAuthenticatedError",
+    "orWithPage": "InvalidRqlError",
 }
 
 
@@ -52,19 +87,22 @@ def sdk() -> Path:
 async def test_the_official_sdk_sends_finds_tracks_and_lists_what_is_queued(settings: Settings, sdk: Path) -> None:
     async with whole(settings) as world, _inbox(world) as inbox:
         world.inbox.rcpt["later@example.com"] = ["451 4.3.0 later"]
-        pushed = await world.http.put("/templates/welcome", json=TEMPLATE, headers=world.bearer)
-        assert pushed.is_success, pushed.text
-        told = await _session(sdk, HOST=_host(world), KEY=world.served.key, INBOX=inbox)
+        pushed = await _push(world, "/templates/welcome", TEMPLATE)
+        told = await _session(sdk, "session.mjs", HOST=_host(world), KEY=world.served.key, INBOX=inbox)
         assert [mail.recipient for mail in world.got("ben@example.com")] == ["ben@example.com"]
         (anna,) = world.got("anna@example.com")
         assert [part.get_filename() for part in anna.message.iter_attachments()] == ["report.txt"]
+        text = world.got("cy@example.com")[0].message.get_body(("plain",))
+        assert text is not None
+        assert text.get_content().strip() == "Hello in plain text"
     assert told["health"] is True
     assert told["wrongKey"] == "InvalidGrantError"
     assert told["tokens"]["expiresIn"] == 3600
     assert told["tokens"]["hidden"] is True
     _assert_plain(told)
     assert told["template"]["subject"] == "Welcome, Cy"
-    assert told["template"]["templateId"] == pushed.json()["id"]
+    assert told["template"]["templateId"] == pushed["id"]
+    assert told["template"]["body"] == "Hello in plain text"
     assert told["template"]["content"] == {"firstName": "Cy", "snake_case": 1, "creationTimestamp": 5}
     assert (told["refused"], told["invalid"]) == ("FieldFormatError", "InvalidRqlError")
     assert told["bySubject"] == told["plain"]["id"]
@@ -79,6 +117,44 @@ async def test_the_official_sdk_sends_finds_tracks_and_lists_what_is_queued(sett
     assert queued["status"] in ("queued", "sending"), "it is tried again and again"
     assert (queued["to"], queued["text"]) == (["later@example.com"], "later")
     assert told["refreshed"] == 56
+
+
+@pytest.mark.timeout(PATIENCE + 30)
+async def test_the_official_sdk_is_answered_by_the_classes_and_mails_that_it_knows(
+    settings: Settings, sdk: Path
+) -> None:
+    async with whole(settings) as world:
+        await _push(world, "/templates/greeting", GREETING)
+        await _push(world, "/templates/unfinished", UNFINISHED)
+        await _push(world, "/localizations", LOCALIZATIONS)
+        await admin.add_tenant(world.served.rt.pool, admin.Tenant("slow", None, 1))
+        slow = await admin.add_key(world.served.rt.pool, "slow")
+        told = await _session(sdk, "contract.mjs", HOST=_host(world), KEY=world.served.key, SLOW_KEY=slow)
+        await until(lambda: world.got(on_the_wire(NINOMIYA)))
+    assert told["queries"] == FOUND
+    assert told["selected"] == [{"items": [{"n": 70}, {"n": 20}]}, {"items": [{"n": 95}]}]
+    assert told["counted"] is False
+    assert told["greetings"] == ["Beste Dirk", "Dear Dirk", "Dear Dirk"]
+    assert told["errors"] == ERRORS
+    assert told["grants"] == [
+        ["InvalidGrantError", "AuthenticationError"],
+        ["InvalidGrantError", "RefreshTokenUnknownError"],
+    ]
+    assert told["over"]["classes"][:2] == ["ServiceUnreachableError", "ServiceUnavailableError"]
+    assert (told["over"]["status"], told["over"]["code"]) == (429, 4)
+    assert told["internationalized"] == [NINOMIYA]
+
+
+async def _push(world: Whole, path: str, body: Any) -> Any:
+    """What the push is answered with, once it can be used."""
+    answer = await world.http.put(path, json=body, headers=world.bearer)
+    assert answer.is_success, answer.text
+
+    async def is_there() -> bool:
+        return (await world.http.get(path, headers=world.bearer)).status_code == 200
+
+    await until(is_there)
+    return answer.json()
 
 
 def _assert_plain(told: Any) -> None:
@@ -100,10 +176,10 @@ def _subject(mail: Any) -> Any:
     return {"id": mail["id"], "subject": mail["subject"]}
 
 
-async def _session(sdk: Path, **env: str) -> Any:
+async def _session(sdk: Path, script: str, **env: str) -> Any:
     process = await asyncio.create_subprocess_exec(
         "node",
-        str(sdk / "session.mjs"),
+        str(sdk / script),
         env={"PATH": os.environ["PATH"], "SDK_FOLDER": str(sdk), **env},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -112,6 +112,43 @@ async def test_the_recipient_alone_gets_it_whoever_its_headers_name(world: World
         assert "anna@example.com" in recipient
 
 
+async def test_an_address_beyond_ascii_goes_to_who_takes_it_and_is_refused_by_us_for_the_others(world: World) -> None:
+    given, plain = mail("二ノ宮@黒川.日本"), mail()
+    answers = [await world.send(one) for one in (given, plain)]
+    takes = world.kind in ("smtp", "mailgun")
+    expected = Meaning.TAKEN if takes else Meaning.REFUSED
+    assert [answer.meaning for answer in answers] == [expected, Meaning.TAKEN]
+    assert [world.arrived(one) for one in (given, plain)] == [int(takes), 1]
+    assert takes or ("SMTPUTF8" in answers[0].text and answers[0].lane is Lane.SILENT)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"reply_to": ("jürgen@shop.example",)},
+        {"shown": Shown(to=(Mailbox(address="anna@example.com"), Mailbox(address="jürgen@example.com")))},
+    ],
+)
+async def test_an_address_beyond_ascii_beside_the_recipient_counts_where_it_is_written(
+    world: World, values: dict[str, Any]
+) -> None:
+    answer = await world.send(mail(**values))
+    names_all = world.kind in ("smtp", "mailgun", "ses") or "reply_to" in values
+    refused = names_all and world.kind not in ("smtp", "mailgun")
+    assert answer.meaning is (Meaning.REFUSED if refused else Meaning.TAKEN)
+
+
+async def test_a_server_without_smtputf8_gets_no_address_that_needs_it() -> None:
+    async with smtp_receiver(enable_SMTPUTF8=False) as receiver:
+        world = World("smtp", receiver)
+        answers = [await world.send(one) for one in (mail("jürgen@example.com"), mail())]
+        await world.fleet.close()
+    assert [answer.meaning for answer in answers] == [Meaning.REFUSED, Meaning.TAKEN]
+    assert (answers[0].code, answers[0].lane, "SMTPUTF8" in answers[0].text) == (553, Lane.HEALTHY, True)
+    assert [seen.recipient for seen in receiver.mails] == ["anna@example.com"]
+    assert receiver.connections == 1, "the connection is as good as before"
+
+
 async def test_whose_lease_is_lost_sends_nothing(world: World) -> None:
     def lost() -> None:
         raise LeaseLost

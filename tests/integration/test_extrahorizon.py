@@ -315,7 +315,8 @@ async def test_keys_and_tokens_open_the_door_and_nothing_else_does(settings: Set
         assert await ask() == (401, 104)
         assert await ask(Authorization="Bearer wrong") == (401, 117)
         assert await ask(Authorization="Bearer mft_wrong") == (401, 117)
-        assert (await grant(grant_type="password", username="u", password="wrong"))["error"] == "invalid_grant"
+        wrong = await grant(grant_type="password", username="u", password="wrong")
+        assert (wrong["error"], wrong["exh_error"]["code"]) == ("invalid_grant", 106)
         assert (await grant(grant_type="mfa", token="x"))["error"] == "unsupported_grant_type"
         tokens = await grant(grant_type="password", username="u", password=served.key)
         assert served.key not in json.dumps(tokens)

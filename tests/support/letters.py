@@ -48,7 +48,10 @@ def mail(
     **values: Any,
 ) -> Mail:
     made = letter(recipient, content, **values)
-    envelope = Envelope("b-abc@mail.example", mime.on_the_wire(recipient))
+    to = mime.on_the_wire(recipient)
+    shown = () if made.request.shown is None else (*made.request.shown.to, *made.request.shown.cc)
+    named = (to, made.sender.address, *made.request.reply_to, *(box.address for box in shown))
+    envelope = Envelope("b-abc@mail.example", to, mime.needs_smtputf8(*named))
     return Mail(envelope, made, mime.written(made), commit)
 
 

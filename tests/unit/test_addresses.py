@@ -114,3 +114,24 @@ def test_junk_domains_are_not_kept() -> None:
 
 def test_error_for_an_internationalized_domain_says_why() -> None:
     assert address_problem("a@a\u200db.example") == "not a domain name after the @: U+200D is not allowed there"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["änna@example.com", "二ノ宮@黒川.日本", "квіточка.о@пошта.укр", "a\u0308nna@example.com", "anna@example.com"],
+)
+def test_a_local_part_beyond_ascii_is_taken_where_smtputf8_may_carry_it(address: str) -> None:
+    assert address_problem(address, smtputf8=True) is None
+    assert bool(address_problem(address)) is not address.isascii()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("ä nna@example.com", ".ä@example.com", "ä..b@example.com", '"ä"@example.com', "ä,b@example.com"),
+        *("ä\u00a0b@example.com", "ä\u202eb@example.com", "ä\u200bb@example.com", "ä\x85b@example.com"),
+        *("ä\ud800@example.com", "ä" * 33 + "@example.com", "ä\r\n@example.com", "ä@b@example.com", "ä@localhost"),
+    ],
+)
+def test_what_is_no_address_even_with_smtputf8(address: str) -> None:
+    assert address_problem(address, smtputf8=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,6 +72,108 @@ def test_a_page_selects_what_is_asked_and_always_the_id() -> None:
         "page": {"offset": 0, "limit": 20},
         "data": [json.loads(found[0])],
     }
+
+
+def test_a_selection_reaches_into_lists_of_objects() -> None:
+    found = ['{"id":"m","content":{"a":{"b":1,"c":2},"items":[{"n":1,"x":2},3,{"x":4}]},"views":3}']
+
+    def asked(*select: tuple[str, ...]) -> Any:
+        return json.loads(extrahorizon.page(found, None, Question(select=select)))["data"][0]
+
+    assert asked(("content", "items", "n")) == {"id": "m", "content": {"items": [{"n": 1}, {}]}}
+    both = asked(("content", "a", "b"), ("content", "a"))
+    assert both == asked(("content", "a"), ("content", "a", "b")) == {"id": "m", "content": {"a": {"b": 1, "c": 2}}}
+    assert asked(("content", "a", "b"), ("content", "a", "c")) == both
+    assert asked(("views", "b")) == {"id": "m"}
+
+
+def request(**fields: Any) -> bytes:
+    return json.dumps({"recipients": {"to": ["a@example.com"]}, "subject": "s", "body": "b"} | fields).encode()
+
+
+def refusal(body: bytes) -> Trouble:
+    with pytest.raises(Trouble) as caught:
+        extrahorizon.read(body)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "address"),
+    [
+        ("a@example.com", "", "a@example.com"),
+        ("<a@example.com>", "", "a@example.com"),
+        ("  Anna B  <a@example.com> ", "Anna B", "a@example.com"),
+        ('"Anna, B" <a@example.com>', "Anna, B", "a@example.com"),
+        ("二ノ宮 <二ノ宮@黒川.日本>", "二ノ宮", "二ノ宮@黒川.日本"),
+    ],
+)
+def test_an_address_may_have_a_name(text: str, name: str, address: str) -> None:
+    (box,) = extrahorizon.read(request(recipients={"to": [text]})).shown.to
+    assert (box.name, box.address) == (name, address)
+
+
+@pytest.mark.parametrize(
+    "text", ["A <a@example.com> b", "A <<a@example.com>", "A> <a@example.com>", "<>", "A <a@example.com", "", " "]
+)
+def test_what_is_no_address_with_a_name_is_refused(text: str) -> None:
+    assert str(refusal(request(recipients={"to": [text]}))).startswith("recipients.to[0]: ")
+
+
+@pytest.mark.parametrize("unit", [" ", "<", "a ", " <", '"', "=?utf-8?q?", "a@", "\u00e4", "."])
+def test_an_address_that_is_too_long_is_refused_before_it_is_read(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(extrahorizon, "address_problem", lambda address, **_: read.append(address))
+    text = unit * 5_000
+    for fields in ({"recipients": {"to": [text]}}, {"from": text}, {"reply_to": [text]}):
+        assert "more than 1260 characters" in str(refusal(request(**fields)))
+    assert text not in read
+
+
+@pytest.mark.parametrize(
+    ("fields", "most"),
+    [
+        ({"subject": "=?utf-8?q?" * 20_000}, 998),
+        ({"attachments": [{"content": "", "name": "=?utf-8?q?" * 20_000}]}, 255),
+        ({"attachments": [{"content": "", "name": "a", "type": "=?utf-8?q?" * 20_000}]}, 998),
+    ],
+)
+def test_a_header_that_is_too_long_is_refused_before_it_is_read(
+    fields: dict[str, Any], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(extrahorizon, "text_problem", read.append)
+    assert f"more than {most} characters" in str(refusal(request(**fields)))
+    assert all(len(text) <= most for text in read)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"recipients": {"to": ["ab"] * 200_000}},
+        {"reply_to": ["ab"] * 200_000},
+        {"content": {"a": [[]] * 500_000}},
+        {"body": "x" * 1_300_000},
+        {"subject": "x" * 1_300_000},
+    ],
+)
+def test_a_part_that_is_too_large_is_refused_before_it_is_decoded(
+    fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extrahorizon, "_send", None)
+    assert next(iter(fields)) in str(refusal(request(**fields)))
+
+
+def test_a_body_beside_a_template_is_taken_and_a_subject_is_not() -> None:
+    wish = extrahorizon.read(request(template_id="welcome", subject=None, body="for readers without HTML"))
+    assert (wish.template, wish.send.body) == ("welcome", "for readers without HTML")
+    assert refusal(request(template_id="welcome", body=None)).code == 26
+
+
+@pytest.mark.parametrize(
+    ("status", "name"), [(429, "SERVICE_UNREACHABLE_EXCEPTION"), (408, CODES[4][1]), (413, CODES[26][1])]
+)
+def test_a_status_that_a_repeat_may_heal_has_the_code_that_says_so(status: int, name: str) -> None:
+    assert json.loads(extrahorizon.shape(status, "later", ""))["name"] == name
 
 
 json_values = st.recursive(

@@ -1,5 +1,10 @@
 """RQL as the SDK and people write it: what it asks, what is refused; any text is one of the two."""
 
+import contextlib
+import sys
+from types import FrameType
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -66,9 +71,29 @@ def test_a_page_is_asked_for_beside_the_conditions() -> None:
     assert rql.parse("eq(status,queued)", QUEUED).where is not None
 
 
+def test_page_operators_may_stand_in_an_and() -> None:
+    asked = rql.parse("and(eq(id,a),and(select(subject),limit(3,6)),sort(-views),skip_count())", MAIL)
+    assert asked == Question(
+        where=where("eq(id,a)"),
+        select=(("subject",),),
+        limit=3,
+        offset=6,
+        sort=((("views",), True),),
+        count=False,
+    )
+    assert rql.parse("and(select(id))", MAIL) == Question(select=(("id",),))
+
+
 @pytest.mark.parametrize(
     ("query", "words"),
     [
+        ("or(eq(id,a),limit(1))", "only beside conditions"),
+        ("contains(content.items,and(eq(a,1),select(id)))", "only beside conditions"),
+        ("and(eq(id,a),b)", "is no condition"),
+        ("eq(content." + "a." * 50 + "b,1)", "more than 40 steps"),
+        ("contains(content.a" + ".b" * 30 + ",eq(c" + ".d" * 30 + ",1))", "more than 40 steps"),
+        ("eq(content.1.2.3.4,1)", "more than 3 indexes"),
+        ("eq(subject.text,1)", "no field of ours"),
         ("eq(nothing,1)", "no field of ours"),
         ("eq(id", "')' expected"),
         ("eq(id,a))", "nothing more is expected"),
@@ -96,6 +121,41 @@ def test_a_page_is_asked_for_beside_the_conditions() -> None:
 )
 def test_what_can_not_be_asked_is_refused_in_words(query: str, words: str) -> None:
     assert words in refusal(query)
+
+
+def cost(query: str) -> int:
+    """Return the number of lines that are executed for a query, which is the same on a fast and on a slow machine."""
+    lines = 0
+
+    def count(frame: FrameType, event: str, _arg: Any) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return count
+
+    sys.settrace(count)
+    try:
+        with contextlib.suppress(Refused):
+            rql.parse(query, MAIL)
+    finally:
+        sys.settrace(None)
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("head", "unit", "tail"),
+    [
+        ("in(content.1.1.1", ",a", ")"),
+        ("eq(content", ".a", ",1)"),
+        ("", "(", ""),
+        ("", "eq(id,1)&", "eq(id,1)"),
+        ("", "contains(content.a,", ""),
+        ("contains(content" + ".a" * 38 + ",and(eq(a,1)", ",eq(a,1)", "))"),
+        ("id", "=lt", ""),
+    ],
+)
+def test_the_work_grows_no_faster_than_the_query(head: str, unit: str, tail: str) -> None:
+    half, whole = (cost(head + unit * (size // len(unit)) + tail) for size in (1_500, 3_000))
+    assert whole <= 2.5 * half
 
 
 @settings(max_examples=500)

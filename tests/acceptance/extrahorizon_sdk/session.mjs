@@ -1,20 +1,11 @@
 // One session of the official SDK with a gateway: what it is asked on the command line in, what it answered as JSON out.
 import { createRequire } from 'node:module';
+import { until } from './until.mjs';
 
 const require = createRequire(process.env.SDK_FOLDER + '/');
-const { createClient, rqlBuilder, ResourceUnknownError, FieldFormatError, InvalidGrantError, InvalidRqlError } = require('@extrahorizon/javascript-sdk');
+const { createClient, rqlBuilder, ResourceUnknownError } = require('@extrahorizon/javascript-sdk');
 const { HOST: host, KEY: key } = process.env;
 const exh = createClient({ host, clientId: 'mailfold' });
-
-const until = async happened => {
-  const deadline = Date.now() + 60_000;
-  for (;;) {
-    const found = await happened();
-    if (found) return found;
-    if (Date.now() > deadline) throw new Error(`never happened: ${happened}`);
-    await new Promise(resolve => setTimeout(resolve, 100));
-  }
-};
 const name = async promise => promise.then(() => 'nothing', error => error.constructor.name);
 
 const report = {};
@@ -38,6 +29,7 @@ const template = await until(async () => {
       templateId: 'welcome',
       language: 'EN',
       content: { firstName: 'Cy', snake_case: 1, creationTimestamp: 5 },
+      body: 'Hello in plain text',
     });
   } catch (error) {
     if (error instanceof ResourceUnknownError) return undefined; // not projected yet

@@ -1,0 +1,59 @@
+"""Internationalized addresses: taken from Extra Horizon's clients, written to where SMTPUTF8 is offered."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from pipeline import admin, dispatch
+from pipeline.admin import Brand, Provider
+from pipeline.content.mime import on_the_wire
+from pipeline.settings import Settings
+from tests.integration.test_extrahorizon import PLAIN, send
+from tests.support.gateway import Gateway, gateway
+from tests.support.seeing import on, until
+from tests.support.smtp_receiver import Receiver, smtp_receiver
+from tests.support.working import beside
+from topics.acks import Acked, Failed
+from topics.registry import PROVIDER_ACKS
+
+NINOMIYA = "二ノ宮@黒川.日本"
+ON_THE_WIRE = on_the_wire(NINOMIYA)
+
+
+@contextlib.asynccontextmanager
+async def sending(settings: Settings, *, smtputf8: bool) -> AsyncIterator[tuple[Gateway, Receiver]]:
+    """A gateway and a dispatcher, whose brand sends to a server that offers SMTPUTF8 or not."""
+    async with smtp_receiver(enable_SMTPUTF8=smtputf8) as receiver, gateway(settings) as served:
+        await admin.add_provider(served.rt.pool, Provider("local", "127.0.0.1", receiver.port, tls="off"), "s" * 32)
+        await admin.add_brand(served.rt.pool, Brand("acme", "*", "local"))
+        async with beside(served.rt, dispatch.run):
+            yield served, receiver
+
+
+async def test_an_internationalized_address_is_written_to_and_kept_as_it_is(settings: Settings) -> None:
+    mail = PLAIN | {"recipients": {"to": [f"二ノ宮 <{NINOMIYA}>"], "cc": ["anna@example.com"]}, "reply_to": [NINOMIYA]}
+    async with sending(settings, smtputf8=True) as (served, receiver):
+        sent = await send(served, mail)
+        assert (sent["recipients"]["to"], sent["reply_to"]) == ([f"二ノ宮 <{NINOMIYA}>"], [NINOMIYA])
+        await until(lambda: receiver.to(ON_THE_WIRE) and receiver.to("anna@example.com"))
+    for address in (ON_THE_WIRE, "anna@example.com"):
+        (got,) = receiver.to(address)
+        assert "SMTPUTF8" in got.options
+        assert f"<{ON_THE_WIRE}>" in got.raw.decode()
+
+
+async def test_where_the_server_has_no_smtputf8_the_email_fails_for_good_before_anything_is_sent(
+    settings: Settings,
+) -> None:
+    async with sending(settings, smtputf8=False) as (served, receiver):
+        await send(served, PLAIN | {"recipients": {"to": ["jürgen@example.com"]}})
+        await send(served, PLAIN)
+
+        async def are_done() -> bool:
+            return len(await on(settings, PROVIDER_ACKS)) == 2
+
+        await until(are_done)
+    failed, acked = sorted(await on(settings, PROVIDER_ACKS), key=lambda ack: isinstance(ack, Acked))
+    assert isinstance(failed, Failed), "not a bounce: nobody refused the recipient"
+    assert (failed.code, failed.enhanced, "SMTPUTF8" in failed.text) == (553, "5.6.7", True)
+    assert isinstance(acked, Acked)
+    assert [got.recipient for got in receiver.mails] == ["anna@example.com"]

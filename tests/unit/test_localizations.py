@@ -1,0 +1,190 @@
+"""Localizations without a server: what a set must be, which language a key gets, what a template says with them."""
+
+import json
+from typing import Any
+
+import pytest
+
+from pipeline.content import localizations
+from pipeline.content import templates as content
+from pipeline.content.localizations import Localized
+from pipeline.content.placeholders import Placeholders
+from pipeline.content.render import compiled
+from pipeline.errors import MissingLocalization, Refused
+from topics.codec import decode, encode
+from topics.registry import TEMPLATES
+from topics.templates import LOCALIZATIONS, Syntax, Template, Texts
+
+LANGUAGES = {
+    "EN": {
+        "greeting": "Dear $1,",
+        "closing": "Kind regards",
+        "rate": "On $1 at $2, your heart rate was $3 bpm.",
+        "price": "$$10, <b>$1</b>",
+    },
+    "NL": {"greeting": "Beste $1,", "rate": "Uw hartslag was $3 spm op $1 om $2."},
+    "nl_be": {"greeting": "Dag $1,"},
+}
+
+
+def localized(wanted: str = "", languages: Any = LANGUAGES) -> Localized:
+    return Localized(localizations.drafted("acme", languages), wanted)
+
+
+def says(source: str, wanted: str = "", *, html: bool = False, **values: Any) -> str:
+    return Placeholders(source, html=html).render(values, localize=localized(wanted))
+
+
+def refusal(languages: Any, default: str = "en") -> str:
+    with pytest.raises(Refused) as caught:
+        localizations.drafted("acme", languages, default)
+    return f"{caught.value.where}: {caught.value}"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "greeting", "closing"),
+    [
+        ("EN", "Dear Anna,", "Kind regards"),
+        ("nl", "Beste Anna,", "Kind regards"),
+        ("NL_be", "Dag Anna,", "Kind regards"),
+        ("nl-be", "Dag Anna,", "Kind regards"),
+        ("nl-NL", "Beste Anna,", "Kind regards"),
+        ("fr", "Dear Anna,", "Kind regards"),
+        ("", "Dear Anna,", "Kind regards"),
+    ],
+)
+def test_each_key_falls_back_by_itself_to_the_default_language(wanted: str, greeting: str, closing: str) -> None:
+    assert says("{{greeting,$content.name}} {{closing}}", wanted, name="Anna") == f"{greeting} {closing}"
+
+
+def test_arguments_are_filled_in_where_the_text_names_them() -> None:
+    source = "{{rate,$content.date,$content.time,$content.rate}}"
+    values: dict[str, Any] = {"date": "06/10/2021", "time": "21:00", "rate": 63}
+    assert says(source, "EN", **values) == "On 06/10/2021 at 21:00, your heart rate was 63 bpm."
+    assert says(source, "NL", **values) == "Uw hartslag was 63 spm op 06/10/2021 om 21:00."
+    assert says("{{ greeting , Mr $content.name jr. }}", name="X") == "Dear Mr X jr.,"
+
+
+def test_values_are_escaped_in_html_and_a_localization_is_markup() -> None:
+    assert says("{{price,$content.a}}", html=True, a="<&>") == "$10, <b>&lt;&amp;&gt;</b>"
+    assert says("{{price,$content.a}}", a="<&>") == "$10, <b><&></b>"
+
+
+def test_what_is_filled_in_is_never_looked_at_for_marks() -> None:
+    assert says("{{greeting,$content.a}}", a="{{closing}} $1 $content.a") == "Dear {{closing}} $1 $content.a,"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("\n{{nothing}}", "line 2: there is no localization nothing"),
+        ("{{greeting}}", "line 1: greeting has $1, and 0 arguments are given"),
+        ("{{rate,a,b}}", "rate has $3, and 2 arguments are given"),
+        ("{{greeting,$content.missing}}", "line 1: there is no variable missing"),
+    ],
+)
+def test_what_can_not_be_filled_in_is_refused(source: str, words: str) -> None:
+    with pytest.raises(Refused) as caught:
+        says(source)
+    assert words in str(caught.value)
+    assert isinstance(caught.value, MissingLocalization) is ("localization" in words)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("a\n{{", "line 2: {{ that opens no localization's key"),
+        ("{{greeting", "opens no localization"),
+        ("{{{greeting}}}", "opens no localization"),
+        ("{{greeting}}}", "opens no localization"),
+        ("{{}}", "names no localization"),
+        ("{{t 'greeting'}}", "names no localization"),
+        ("{{@inputs.name}}", "names no localization"),
+        ("{{#if @inputs.a}}", "names no localization"),
+        ("{{" + "a" * 201 + "}}", "names no localization"),
+        ("{{a" + ",b" * 21 + "}}", "more than 20 arguments"),
+        ("x #if($content.a) y #end", "no directive #if"),
+        ("#foreach ($a in $content.b)", "no directive #foreach"),
+        ("#set( $a = 1 )", "no directive #set"),
+        ("{{greeting,#if(a)}}", "no directive #if"),
+    ],
+)
+def test_marks_that_mean_nothing_are_refused_instead_of_sent(source: str, words: str) -> None:
+    with pytest.raises(Refused) as caught:
+        compiled(source, Syntax.EXTRAHORIZON, html=True)
+    assert words in str(caught.value)
+
+
+def test_braces_and_number_signs_of_css_and_links_are_no_marks() -> None:
+    source = '<style>@media print{#end{color:#ff0}}</style><a href="#if">}} { { #else #end</a>'
+    assert says(source, html=True) == source
+
+
+def test_velocity_references_are_values_in_all_their_spellings() -> None:
+    assert says("${content.a}b $!content.b|$!{content.a} $content.a.", a="x") == "xb |x x."
+
+
+def test_the_variables_of_arguments_are_checked_against_the_schema() -> None:
+    texts = {"en": Texts(subject="s", html="{{greeting,$content.name}}")}
+    schema = json.dumps({"properties": {"first_name": {}}}).encode()
+    with pytest.raises(Refused) as caught:
+        content.drafted("acme", "welcome", texts, syntax=Syntax.EXTRAHORIZON, schema=schema)
+    assert "line 1: name is not among the schema's properties" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("languages", "words"),
+    [
+        ({}, "languages: 1 to 50"),
+        ({"en": {}, "EN": {}}, "languages: 1 to 50"),
+        ({"nl": {"a": "b"}}, "default: there are no texts in en"),
+        ({"en": {"a": "b"}, "nl": {"c": "d"}}, "nl.c: not in the default language"),
+        ({"en": {"a b": "c"}}, "en.a b: a key"),
+        ({"en": {}, "english!": {}}, "english!: a language"),
+        ({"en": {"a": "Hi {{name}}"}}, "en.a: values are filled in as $1"),
+        ({"en": {"a": "Hi $content.name"}}, "en.a: values are filled in as $1"),
+        ({"en": {"a": "x" * 600_000}}, "languages: 600"),
+    ],
+)
+def test_a_set_that_is_wrong_is_refused_with_its_place(languages: Any, words: str) -> None:
+    assert refusal(languages).startswith(words)
+
+
+def test_files_of_extra_horizons_command_line_make_a_set() -> None:
+    files = {"EN.json": '{"greeting": "Dear $1"}', "NL.json": '{"greeting": "Beste $1"}', "README.md": "no texts"}
+    made = localizations.from_files("acme", files)
+    assert localizations.shown(made).languages == {"en": {"greeting": "Dear $1"}, "nl": {"greeting": "Beste $1"}}
+    with pytest.raises(Refused) as caught:
+        localizations.from_files("acme", files | {"NL.json": '{"greeting": 1}'})
+    assert caught.value.where == "NL.json"
+
+
+def test_the_order_of_languages_and_keys_is_no_news() -> None:
+    one = localizations.drafted("acme", {"en": {"a": "1", "b": "2"}, "nl": {"a": "3"}})
+    other = localizations.drafted("acme", {"nl": {"a": "3"}, "en": {"b": "2", "a": "1"}})
+    assert one.hash == other.hash
+    assert one.hash != localizations.drafted("acme", {"en": {"a": "1", "b": "2"}}).hash
+
+
+def test_a_set_is_a_template_to_processes_that_know_no_localizations() -> None:
+    made = localizations.drafted("acme", LANGUAGES)
+    assert decode(TEMPLATES, encode(TEMPLATES, made)) == made
+    assert type(made) is Template
+    with pytest.raises(Refused):
+        content.drafted("acme", LOCALIZATIONS, {"en": Texts(text="x")})
+
+
+def test_a_template_of_another_syntax_has_no_localizations() -> None:
+    twig = content.drafted("acme", "a", {"en": Texts(text="{{ greeting }}")})
+    own = content.drafted("acme", "b", {"en": Texts(text="{{greeting}}")}, syntax=Syntax.EXTRAHORIZON)
+    assert (content.is_localized(twig), content.is_localized(own)) == (False, True)
+    with pytest.raises(MissingLocalization) as caught:
+        content.render(own, "en", {}, now=0)
+    assert caught.value.where == "texts.en.text"
+
+
+def test_pieces_that_say_nothing_are_bounded_as_well() -> None:
+    many = localized("", {"en": {"a": "$1" * 100_000}})
+    source = Placeholders("{{a,}}" * 40_000, html=False)
+    with pytest.raises(Refused, match="it says more than"):
+        source.render({}, localize=many)
