@@ -11,22 +11,11 @@ import topics
 from tests.support.growth import MAX_GROWTH, Found, growth, patterns, worst_growth
 
 PATTERNS = patterns(pipeline, projections, topics)
-KNOWN = {
-    # Each with who mends it; this table is to be empty.
-    "pipeline.bounces.codes.TODAY": "verdict",
-    "pipeline.bounces.legacy.ANYBODYS": "verdict",
-    "pipeline.content.dkim._NAME": "content",
-    "pipeline.content.mime._ATOMS": "content",
-    "pipeline.dialects.extrahorizon._NAMED": "extrahorizon",
-}
 
 
 @pytest.mark.parametrize("found", [pytest.param(one, id=one.where) for one in PATTERNS])
 def test_time_grows_with_the_text_and_no_faster(found: Found) -> None:
     grown, how = worst_growth(found)
-    if found.where in KNOWN:
-        assert grown > MAX_GROWTH, "it is linear now: take it out of KNOWN"
-        pytest.xfail(f"{KNOWN[found.where]}: {how}")
     assert grown <= MAX_GROWTH, f"{grown:.1f} times as long for twice the text: {how}"
 
 
