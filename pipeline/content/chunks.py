@@ -16,6 +16,9 @@ CHUNK_BYTES: Final = MAX_RECORD_BYTES - 1_000
 
 MAX_CONTENT_BYTES: Final = 128_000_000
 """Uncompressed. A few bytes of zstd can claim gigabytes; nobody's email is larger than this."""
+MAX_PART_BYTES: Final = 5_000_000
+"""Bytes of UTF-8 of each of html, text and amp. Sending services take no more (Postmark 5 MB each), mailbox providers
+show a tenth of it, and whoever writes the message touches each byte a dozen times."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Content).decode
@@ -31,8 +34,9 @@ def pack(
 ) -> tuple[list[ContentChunk], str]:
     """The content's chunks, in order, and the hex SHA-256 of them put together.
 
-    Raises Refused for a content over MAX_CONTENT_BYTES: nobody could unpack it.
+    Raises Refused for a part over MAX_PART_BYTES, and for a content over MAX_CONTENT_BYTES: nobody could unpack it.
     """
+    check_parts(content)
     plain = _encode(content)
     if len(plain) > MAX_CONTENT_BYTES:
         raise Refused(f"a content of {len(plain)} bytes; at most {MAX_CONTENT_BYTES} can be taken")
@@ -43,6 +47,14 @@ def pack(
         for index, piece in enumerate(pieces)
     ]
     return chunks, hashlib.sha256(whole).hexdigest()
+
+
+def check_parts(content: Content) -> None:
+    """Raise Refused where a part is over MAX_PART_BYTES."""
+    for name in ("html", "text", "amp"):
+        size = len(getattr(content, name).encode("utf-8", "surrogatepass"))
+        if size > MAX_PART_BYTES:
+            raise Refused(f"the {name} part has {size} bytes; at most {MAX_PART_BYTES} can be taken", name)
 
 
 def unpack(chunks: Sequence[ContentChunk], sha256: str) -> Content:

@@ -212,7 +212,10 @@ def check_size(wish: Wish, *texts: str) -> None:
     """Raise Trouble where the message would be more than its provider takes."""
     # Base64 has four characters for three bytes, and a line end after 76 of them.
     files = sum(len(file.data) * 4 // 3 * 78 // 76 for file in wish.attachments)
-    size = files + sum(len(text.encode("utf-8", "replace")) for text in texts)
+    sizes = [len(text.encode("utf-8", "replace")) for text in texts]
+    if max(sizes, default=0) > MAX_PART_BYTES:
+        raise Trouble(26, f"a text has {max(sizes)} bytes; at most {MAX_PART_BYTES} can be sent")
+    size = files + sum(sizes)
     if size > MESSAGE_MAX:
         raise Trouble(
             26, f"the message has {size} bytes; at most {MESSAGE_MAX} (10 MB) can be sent, attachments included"

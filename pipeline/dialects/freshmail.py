@@ -24,6 +24,7 @@ from msgspec import Meta
 
 from pipeline.addresses import address_problem, text_problem
 from pipeline.content.budget import ContentBudget, OverBudget, content_bytes
+from pipeline.content.chunks import check_parts
 from pipeline.content.header_names import MAX_NAME_CHARACTERS, is_custom_name, is_steering
 from pipeline.content.render import Compiled, compiled
 from pipeline.content.templates import render
@@ -350,6 +351,7 @@ def _wish(post: Post, recipient: Recipient, kit: _Kit) -> Wish:
     content = kit.contents.get((html, text, headers))
     if content is None:
         content = kit.budget.charge_kept(Content(html=html, text=text, attachments=kit.files, headers=headers))
+        check_parts(content)
         kit.contents[html, text, headers] = content
     return Wish(
         recipient=recipient.email,

@@ -22,6 +22,7 @@ from pipeline.dispatch.known import Known
 from pipeline.dispatch.message import Writer
 from pipeline.dispatch.reports import Reports
 from pipeline.errors import NotFound, Unrecognised
+from pipeline.fair_threads import CALLER, FairThreads
 from pipeline.outbox.engine import Lease
 from pipeline.outbox.job import DONE, Job, Lane, Verdict, give_back, hold
 from pipeline.routing.router import Router, moves_on
@@ -46,6 +47,9 @@ MAX_INLINE_CHARS: Final = 20_000
 A thousand links fit in, which are signed in 20 ms; whatever is larger is written in a thread.
 """
 
+MAX_WRITING_THREADS: Final = 2
+"""Threads that write large messages, one of each tenant at most: writing needs the interpreter's lock."""
+
 SENT: Final = Verdict(DONE.state, lane=Lane.SILENT)
 
 
@@ -62,6 +66,7 @@ class Deliver:
         self._router = Router(rt)
         self._reports = Reports(rt)
         self._conclude = Conclude(rt, self._reports, rand)
+        self._threads = FairThreads(MAX_WRITING_THREADS)
 
     async def __call__(self, job: Job, lease: Lease) -> Verdict:
         """Send one email, once."""
@@ -115,7 +120,9 @@ class Deliver:
         if _is_quick(content):
             mail = self._mail(attempt, content, provider)
         else:
-            mail = await asyncio.to_thread(self._mail, attempt, content, provider)
+            CALLER.set(attempt.request.tenant)
+            loop = asyncio.get_running_loop()
+            mail = await loop.run_in_executor(self._threads, self._mail, attempt, content, provider)
         return await self._carrier.send(provider, mail)
 
     def _mail(self, attempt: Attempt, content: Content, provider: Provider) -> Mail:

@@ -7,9 +7,9 @@ from fastapi import Request
 
 from pipeline import admin
 from pipeline.bootstrap import Runtime
+from pipeline.fair_threads import CALLER
 from pipeline.gateway.bodies import OWNER
 from pipeline.gateway.cache import Cache
-from pipeline.gateway.fair_threads import CALLER
 from pipeline.gateway.problems import Problem
 
 REMEMBERED_S: Final = 3.0

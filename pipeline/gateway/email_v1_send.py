@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from pipeline.admin import Tenant
 from pipeline.content.budget import content_bytes
+from pipeline.content.chunks import check_parts
 from pipeline.crashpoints import crash_point
 from pipeline.dialects import email_v1_send as dialect
 from pipeline.dialects.email_v1_send import DIALECT, Answer, Result, Said, Wish
@@ -209,6 +210,7 @@ def _say(
         template = templates.get(wish.template)
         try:
             words = dialect.say(wish, template, now)
+            check_parts(words.content)
         except Refused as refused:
             status = 404 if template is None else 400
             results[wish.index] = dialect.fault(wish.index, status, str(refused), f" {refused.where}".rstrip())

@@ -16,11 +16,11 @@ from pipeline import admin
 from pipeline.admin import Tenant
 from pipeline.dialects.extrahorizon import CODES, Trouble
 from pipeline.errors import Forged, Refused
+from pipeline.fair_threads import CALLER
 from pipeline.gateway import access
 from pipeline.gateway.auth import BOUND, REMEMBERED_S, given_key
 from pipeline.gateway.bodies import OWNER, read_body
 from pipeline.gateway.cache import Cache
-from pipeline.gateway.fair_threads import CALLER
 from pipeline.gateway.problems import Problem
 from pipeline.gateway.world import World
 from pipeline.json_items import typed

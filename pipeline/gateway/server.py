@@ -13,9 +13,9 @@ import uvicorn
 
 from pipeline.bootstrap import Runtime
 from pipeline.errors import BadSettings, LogUnavailable
+from pipeline.fair_threads import FairThreads
 from pipeline.gateway.app import make_app
 from pipeline.gateway.connections import ConnectionGuard, ConnectionLimits, protocol_class
-from pipeline.gateway.fair_threads import FairThreads
 from pipeline.gateway.visits import Connector
 from pipeline.gateway.world import World, make_world
 from pipeline.inbound.listener import listening

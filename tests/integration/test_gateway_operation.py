@@ -15,8 +15,8 @@ import pytest
 from pipeline.bootstrap import runtime
 from pipeline.dialects import fasttrack
 from pipeline.errors import BadSettings, LogUnavailable
+from pipeline.fair_threads import CALLER
 from pipeline.gateway import openapi, run
-from pipeline.gateway.fair_threads import CALLER
 from pipeline.settings import Settings
 from tests.support.fasttrack import message
 from tests.support.gateway import gateway

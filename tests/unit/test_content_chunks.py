@@ -107,3 +107,12 @@ def test_bytes_that_are_no_zstd_are_unrecognised() -> None:
 def test_a_content_nobody_could_unpack_is_not_packed() -> None:
     with pytest.raises(Refused, match="at most"):
         chunks.pack(Content(html="x" * (chunks.MAX_CONTENT_BYTES + 1)), "c")
+
+
+@pytest.mark.parametrize("part", ["html", "text", "amp"])
+def test_part_of_five_megabytes_is_packed_and_one_byte_more_is_refused(part: str) -> None:
+    fits = "é" * (chunks.MAX_PART_BYTES // 2)
+    content = msgspec.structs.replace(Content(html="x"), **{part: fits})
+    assert chunks.unpack(*chunks.pack(content, "c")) == content
+    with pytest.raises(Refused, match=f"the {part} part has 5000001 bytes; at most 5000000 can be taken"):
+        chunks.pack(msgspec.structs.replace(content, **{part: f"{fits}x"}), "c")

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from pipeline.gateway.fair_threads import CALLER, FairThreads
+from pipeline.fair_threads import CALLER, FairThreads
 
 
 @pytest.fixture

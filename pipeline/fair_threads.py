@@ -1,7 +1,8 @@
-"""The gateway's threads for heavy work, shared fairly by tenants: whoever has the fewest at work comes next.
+"""Threads for heavy work, shared fairly by tenants: whoever has the fewest at work comes next.
 
-The event loop's default executor, so that `asyncio.to_thread` means this one. First come, first served would let the
-tenant with the most and slowest requests keep everybody else waiting.
+The gateway makes it the event loop's default executor, so that `asyncio.to_thread` means this one; the dispatcher
+writes large messages in one. First come, first served would let the tenant with the most and slowest work keep all
+others waiting.
 """
 
 import threading
@@ -24,7 +25,7 @@ class FairThreads(ThreadPoolExecutor):
     """A bounded pool in which no caller holds more than three quarters of the threads, however many calls it queues."""
 
     def __init__(self, threads: int) -> None:
-        super().__init__(threads, thread_name_prefix="gateway")
+        super().__init__(threads, thread_name_prefix="fair")
         self._threads_max = threads
         self._per_caller = max(1, threads * 3 // 4)
         self._mutex = threading.Lock()
