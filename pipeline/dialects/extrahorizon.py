@@ -21,6 +21,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from pipeline.addresses import ADDRESS_MAX, TEXT_MAX, address_problem, text_problem
+from pipeline.content.chunks import MAX_PART_BYTES
 from pipeline.errors import Refused
 from pipeline.json_items import MISSING, depth, typed
 from pipeline.rql import Fields

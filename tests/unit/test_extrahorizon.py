@@ -195,3 +195,10 @@ def test_any_object_is_a_wish_or_a_trouble_of_a_known_code(body: dict[str, Any],
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_wish_or_a_trouble(body: bytes) -> None:
     assert outcome(body)
+
+
+def test_text_over_five_megabytes_is_told_before_anything_is_taken() -> None:
+    wish = extrahorizon.read(request(subject="s", body="b"))
+    extrahorizon.check_size(wish, "s", "x" * 5_000_000)
+    with pytest.raises(Trouble, match="a text has 5000001 bytes; at most 5000000 can be sent"):
+        extrahorizon.check_size(wish, "s", "x" * 5_000_001)
