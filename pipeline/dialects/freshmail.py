@@ -219,7 +219,11 @@ def error(errors: Mapping[str, str] | Iterable[str]) -> bytes:
 def _told(refused: Refused, body: bytes) -> dict[str, str] | list[str]:
     if not refused.where.startswith("."):
         return [f"{refused} ({refused.where})"]
-    value = msgspec.json.decode(body)
+    try:
+        value = msgspec.json.decode(body)
+    except msgspec.MsgspecError:
+        # JSON that only a typed decoder takes, such as an integer of thousands of digits: the one fault is told.
+        return {_path(refused.where[1:]): f"{str(refused)[:1].upper()}{str(refused)[1:]}."}
     errors = {}
     for misfit in islice(misfits(Post, value), ERRORS_MAX):
         where = _named(misfit.where, value) if _SOME_KEY in misfit.where else misfit.where

@@ -157,3 +157,10 @@ def test_reply_to_of_the_official_client_is_read(reply_to: Any) -> None:
     assert post.reply_to is not None
     assert post.reply_to.email == "r@example.com"
     assert list(errors(replyTo={"email": "nobody"})) == ["ReplyTo.email"]
+
+
+def test_integer_of_thousands_of_digits_is_a_fault_of_its_field() -> None:
+    body = json.dumps(request({"email": "PLACE"})).encode().replace(b'"PLACE"', b"9" * 5_000)
+    with pytest.raises(Invalid) as caught:
+        freshmail.read(body)
+    assert list(caught.value.errors) == ["Recipients[0].email"]
