@@ -219,16 +219,19 @@ def error(errors: Mapping[str, str] | Iterable[str]) -> bytes:
 def _told(refused: Refused, body: bytes) -> dict[str, str] | list[str]:
     if not refused.where.startswith("."):
         return [f"{refused} ({refused.where})"]
+    first = {_path(refused.where[1:]): f"{str(refused)[:1].upper()}{str(refused)[1:]}."}
     try:
         value = msgspec.json.decode(body)
     except msgspec.MsgspecError:
-        # JSON that only a typed decoder takes, such as an integer of thousands of digits: the one fault is told.
-        return {_path(refused.where[1:]): f"{str(refused)[:1].upper()}{str(refused)[1:]}."}
+        # An integer of thousands of digits, which only a typed decoder takes.
+        return first
     errors = {}
     for misfit in islice(misfits(Post, value), ERRORS_MAX):
         where = _named(misfit.where, value) if _SOME_KEY in misfit.where else misfit.where
         what = "This field is missing." if str(misfit) == MISSING else f"{str(misfit)[:1].upper()}{str(misfit)[1:]}."
         errors[_path(where[1:])] = what
+    # Of a name that stands there twice only the last value is looked at here.
+    errors = errors or first
     return errors | dict(islice(_problems_beside(value, set(map(_first_name, errors))), ERRORS_MAX))
 
 

@@ -164,3 +164,10 @@ def test_integer_of_thousands_of_digits_is_a_fault_of_its_field() -> None:
     with pytest.raises(Invalid) as caught:
         freshmail.read(body)
     assert list(caught.value.errors) == ["Recipients[0].email"]
+
+
+def test_fault_of_a_name_that_stands_there_twice_is_told() -> None:
+    body = json.dumps(request()).encode().replace(b'{"recipients"', b'{"recipients": 1, "recipients"', 1)
+    with pytest.raises(Invalid) as caught:
+        freshmail.read(body)
+    assert list(caught.value.errors) == ["Recipients"]
