@@ -221,8 +221,8 @@ _ABOUT_US: Final = (
     *("hop count", "unsolicited", "prohibited", "not accepting mail from", "reverse dns", "helo", "ehlo"),
     *("too large", "too big", "message size"),
 )
+"""Words about the sender, the message or the way, where none of :data:`_NOBODY` stands beside them."""
 _MESSAGE_REJECTED: Final = re.compile(r"message (?:was |is )?(?:\w{1,20} )?rejected")
-"""About the sender, the message or the way; where they stand beside the words above, those are about them, too."""
 
 
 def judge(code: int, enhanced: str, text: str, stage: str = "") -> Judgement:
