@@ -15,35 +15,19 @@ from pipeline.signing import Signer, hash_address
 from pipeline.tokens import read_message_id, read_verp
 from tests.conftest import SECRET
 from tests.support.caught_up import CaughtUp
-from tests.support.dispatching import accept, dispatching, provide, request
+from tests.support.dispatching import FAST, accept, acks, dispatching, in_state, is_broken, provide, request
 from tests.support.seeing import on, rows, until
-from tests.support.smtp_receiver import certificate, password_is, smtp_receiver
+from tests.support.smtp_receiver import certificate, smtp_receiver
 from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
 from topics.contents import Content
 from topics.ids import event_id
 from topics.registry import DEAD_LETTERS, PROVIDER_ACKS, SEND_REQUESTS
 from topics.requests import ContentPointer
 
-FAST = {"dispatch_schedule": (0.1, 0.1, 0.1), "smtp_timeout": 3.0, "lease_seconds": 2.0}
-
 
 @pytest.fixture
 def quick(settings: Settings) -> Settings:
     return settings.model_copy(update=FAST)
-
-
-async def in_state(rt: Runtime, *states: str) -> None:
-    """Every job is in one of these states."""
-
-    async def there() -> bool:
-        found = {state for (state,) in await rows(rt, "select distinct state from jobs.jobs")}
-        return bool(found) and found <= set(states)
-
-    await until(there)
-
-
-async def acks(settings: Settings) -> list[str]:
-    return sorted(type(ack).__name__ for ack in await on(settings, PROVIDER_ACKS))
 
 
 async def test_a_request_becomes_a_mail_and_its_ack_closes_the_job(quick: Settings, caught_up: CaughtUp) -> None:
@@ -136,70 +120,11 @@ async def test_a_suppressed_address_is_dropped_without_contacting_anybody(quick:
     assert ack.reason == "suppressed: hard bounce"
 
 
-async def test_a_provider_that_does_not_know_us_stops_its_lane_and_bounces_nobody(quick: Settings) -> None:
-    async with smtp_receiver() as refusing, smtp_receiver() as fine, dispatching(quick) as rt:
-        refusing.mail_from = "550 5.7.1 who are you?"
-        await provide(rt, refusing.port)
-        await provide(rt, fine.port, brand="8")
-        await accept(rt, "anna@example.com")
-        await until(lambda: _broken(rt, "acme/7"))
-        await accept(rt, "bert@example.com", brand="8")
-        await until(lambda: bool(fine.to("bert@example.com")))
-        assert await rows(rt, "select state, attempts from jobs.jobs where lane = 'acme/7'") == [("pending", 0)]
-        refusing.mail_from = ""
-        await until(lambda: bool(refusing.to("anna@example.com")))
-        await in_state(rt, "done")
-    assert await acks(quick) == ["Acked", "Acked"]
-
-
-async def _broken(rt: Runtime, lane: str) -> bool:
-    return bool(await rows(rt, "select 1 from jobs.lanes where lane = %s and trips > 0", lane))
-
-
-UNVERIFIED = "550 The from address does not match a verified Sender Identity"
-
-
-@pytest.mark.parametrize("stage", ["rcpt", "data"])
-async def test_set_up_fault_said_of_an_email_opens_the_breaker_and_bounces_nobody(quick: Settings, stage: str) -> None:
-    async with smtp_receiver() as receiver, dispatching(quick) as rt:
-        getattr(receiver, stage)["anna@example.com"] = [UNVERIFIED, "250 OK"]
-        await provide(rt, receiver.port)
-        await accept(rt, "anna@example.com")
-        await until(lambda: _broken(rt, "acme/7"))
-        [(error,)] = await rows(rt, "select last_error from jobs.jobs where lane = 'acme/7'")
-        await in_state(rt, "done")
-    assert "verified Sender Identity" in error
-    assert await acks(quick) == ["Acked", "Deferred"]
-
-
-async def test_email_that_alone_is_told_of_a_set_up_fault_holds_no_other_for_ever(quick: Settings) -> None:
-    once_more = quick.model_copy(update={"dispatch_schedule": (0.1,)})
-    async with smtp_receiver() as receiver, dispatching(once_more) as rt:
-        receiver.data["anna@example.com"] = [UNVERIFIED]
-        await provide(rt, receiver.port)
-        await accept(rt, "anna@example.com", "bert@example.com")
-        await in_state(rt, "done", "dead")
-    assert await acks(once_more) == ["Acked", "Deferred", "Failed"]
-
-
-async def test_a_wrong_password_is_no_bounce_either(quick: Settings) -> None:
-    async with smtp_receiver(**password_is("us", "right")) as receiver, dispatching(quick) as rt:
-        await provide(rt, receiver.port, username="us", password="wrong")
-        await accept(rt, "anna@example.com")
-        await until(lambda: _broken(rt, "acme/7"))
-        assert await rows(rt, "select state, attempts from jobs.jobs") == [("pending", 0)]
-        await provide(rt, receiver.port, username="us", password="right")
-        await until(lambda: bool(receiver.mails))
-        await in_state(rt, "done")
-    assert receiver.mails[0].login == "us"
-    assert await acks(quick) == ["Acked"]
-
-
 async def test_a_server_that_refuses_connections_defers_and_opens_the_breaker(quick: Settings) -> None:
     async with dispatching(quick) as rt:
         await provide(rt, 1)
         await accept(rt, *[f"user{number}@example.com" for number in range(8)])
-        await until(lambda: _broken(rt, "acme/7"))
+        await until(lambda: is_broken(rt, "acme/7"))
     assert set(await acks(quick)) == {"Deferred"}
 
 
@@ -235,7 +160,7 @@ async def test_required_tls_holds_the_server_to_its_certificate(
     async with smtp_receiver(tls_context=context) as receiver, dispatching(quick) as rt:
         await provide(rt, receiver.port, tls="required")
         await accept(rt, "anna@example.com")
-        await until(lambda: _broken(rt, "acme/7"))
+        await until(lambda: is_broken(rt, "acme/7"))
         assert receiver.mails == []
         monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
         _context.cache_clear()
@@ -250,7 +175,7 @@ async def test_required_tls_does_not_go_on_in_the_clear(quick: Settings) -> None
     async with smtp_receiver() as receiver, dispatching(quick) as rt:
         await provide(rt, receiver.port, tls="required")
         await accept(rt, "anna@example.com")
-        await until(lambda: _broken(rt, "acme/7"))
+        await until(lambda: is_broken(rt, "acme/7"))
         assert await rows(rt, "select state, attempts from jobs.jobs") == [("pending", 0)]
     assert receiver.mails == []
 

@@ -13,12 +13,15 @@ from pipeline.kafka import append_all
 from pipeline.ports import Entry
 from pipeline.settings import Settings
 from tests.conftest import SECRET
+from tests.support.seeing import on, rows, until
 from tests.support.working import working
 from topics.contents import Content
 from topics.record import EmailId
-from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
+from topics.registry import MESSAGE_CONTENTS, PROVIDER_ACKS, SEND_REQUESTS
 from topics.requests import ContentPointer, Mailbox, SendRequest
 
+FAST = {"dispatch_schedule": (0.1, 0.1, 0.1), "smtp_timeout": 3.0, "lease_seconds": 2.0}
+"""Settings with which a test need not wait."""
 HTML = '<html><body><p>Hello <a href="https://shop.example/offer?a=1&amp;b=2">there</a></p></body></html>'
 
 
@@ -68,3 +71,23 @@ def request(recipient: str, **values: Any) -> SendRequest:
 def dispatching(settings: Settings) -> AbstractAsyncContextManager[Runtime]:
     """A dispatcher at work in this process."""
     return working(settings, dispatch.run)
+
+
+async def in_state(rt: Runtime, *states: str) -> None:
+    """Wait until every job is in one of these states."""
+
+    async def there() -> bool:
+        found = {state for (state,) in await rows(rt, "select distinct state from jobs.jobs")}
+        return bool(found) and found <= set(states)
+
+    await until(there)
+
+
+async def acks(settings: Settings) -> list[str]:
+    """Return the names of the acks on the log, sorted."""
+    return sorted(type(ack).__name__ for ack in await on(settings, PROVIDER_ACKS))
+
+
+async def is_broken(rt: Runtime, lane: str) -> bool:
+    """Return whether a lane's breaker has tripped."""
+    return bool(await rows(rt, "select 1 from jobs.lanes where lane = %s and trips > 0", lane))

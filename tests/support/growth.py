@@ -172,13 +172,34 @@ def patterns(*packages: ModuleType) -> list[Found]:
 
 
 def _held(module: ModuleType) -> Iterator[Found]:
+    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
     for name, value in vars(module).items():
         if name.startswith("__"):
+            continue
+        if isinstance(value, re.Pattern) and name.startswith("_") and (methods := _anchored_methods(tree, name)):
+            yield Found(f"{module.__name__}.{name}", value, methods)
             continue
         yield from _walk(value, f"{module.__name__}.{name}")
         if isinstance(value, type) and value.__module__ == module.__name__:
             for inner, held in vars(value).items():
                 yield from _walk(held, f"{module.__name__}.{name}.{inner}")
+
+
+def _anchored_methods(tree: ast.AST, name: str) -> tuple[str, ...]:
+    """Return the methods of a private pattern that its module uses; none where one of them may begin anywhere.
+
+    `match` and `fullmatch` look at one place of the text only, so the others' quadratic search is not theirs.
+    """
+    uses = sum(
+        isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load) for node in ast.walk(tree)
+    )
+    methods = [
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == name
+    ]
+    known = len(methods) == uses and set(methods) <= {"match", "fullmatch"}
+    return tuple(sorted(set(methods))) if known else ()
 
 
 def _walk(value: Any, where: str, depth: int = 0) -> Iterator[Found]:

@@ -1,4 +1,4 @@
-"""Inputs that other senders' mail went wrong on, and what is right for each: links, pixel, text part, Twig, headers."""
+"""Inputs that other senders' mail went wrong on, and what is right for each: links, pixel, text part, headers."""
 
 import re
 from email import message_from_bytes
@@ -15,16 +15,13 @@ from selectolax.lexbor import LexborHTMLParser
 from pipeline.content.links import with_clicks, with_pixel, with_trap
 from pipeline.content.markup import decoded_attribute
 from pipeline.content.mime import render
-from pipeline.content.render import compiled
 from pipeline.content.text import text_of
-from pipeline.errors import Refused
 from pipeline.signing import Signer
 from pipeline.tokens import read_click_token
 from tests.conftest import SECRET
 from topics.contents import Attachment, Content
 from topics.record import EmailId
 from topics.requests import Mailbox, SendRequest
-from topics.templates import Syntax
 
 SIGNER = Signer(SECRET, "track")
 ID = EmailId("0191d5a0-0000-7000-8000-000000000001")
@@ -41,10 +38,6 @@ def targets(markup: str) -> list[str]:
 def with_px(markup: str) -> str:
     """Return the markup with ``<PX>`` where the pixel was put."""
     return re.sub(r'<img src="https://t\.example/o/[^>]*>', "<PX>", with_pixel(markup, SIGNER, ID, BASE))
-
-
-def says(source: str, *, html: bool = True, **values: Any) -> str:
-    return compiled(source, Syntax.TWIG, html=html).render(values)
 
 
 # --------------------------------------------------------------------------------- links
@@ -332,79 +325,3 @@ def test_no_header_line_is_longer_than_998_octets(length: int, letter: str) -> N
         content=Content(text="x", headers=headers, attachments=(file,)),
     )
     assert max(map(len, raw.split(b"\r\n"))) <= 998
-
-
-# ------------------------------------------------------------------------------------ Twig
-@pytest.mark.parametrize(
-    ("source", "said"),
-    [
-        # The first line end behind a tag or a comment is removed, behind a variable it stays.
-        ("Hello\n{% if order %}\nYour order {{ order }}\n{% endif %}\nBye\n", "Hello\nYour order 7\nBye\n"),
-        ("{# x #}\na\n{# y #}\n\nb", "a\n\nb"),
-        ("{{ order }}\n{{ order }}\n", "7\n7\n"),
-        ("{% if order %}\r\na\r\n{% endif %}\r\nb", "a\nb"),
-        ("a \n {%- if order -%} \n b \n {%- endif -%} \n c", "abc"),
-        ("a \n {{- order -}} \n c", "a7c"),
-        # Whatever is empty is false, and so is the text "0".
-        ("{% if zero %}You have {{ zero }} points{% else %}none{% endif %}", "none"),
-        (
-            "{% if '0.0' %}t{% endif %}{% if ' ' %}t{% endif %}{% if 0.0 %}f{% endif %}{% if 'false' %}t{% endif %}",
-            "ttt",
-        ),
-        ("{% if list %}f{% endif %}{% if hash %}f{% endif %}{% if null %}f{% endif %}{% if '' %}f{% endif %}", ""),
-        ("{% if not zero %}t{% endif %}{% if zero or hash %}f{% endif %}{% if order and not list %}t{% endif %}", "tt"),
-        ("{% if gone %}f{% elseif zero %}f{% else %}t{% endif %}", "t"),
-        ("{{ order or zero }}{{ zero and order }}{{ not zero }}{{ not order }}", "11"),
-        ("{{ zero|default('x') }}{{ list|default('y') }}{{ false|default('z') }}", "0yz"),
-        # Comparisons as PHP's.
-        ("{% if zero == 0 %}a{% endif %}{% if order == '7.0' %}b{% endif %}{% if '1e1' == '10' %}c{% endif %}", "abc"),
-        ("{% if 'x' == 0 %}f{% endif %}{% if null == '' %}a{% endif %}{% if null == list %}b{% endif %}", "ab"),
-        ("{% if 'abc' < 'abd' %}a{% endif %}{% if '10' > '9' %}b{% endif %}{% if 'x' > 5 %}c{% endif %}", "abc"),
-        ("{% if true == 'x' %}a{% endif %}{% if hash == list %}b{% endif %}{% if two == two %}c{% endif %}", "abc"),
-        ("{% if two != list %}a{% endif %}{% if order >= 7 %}b{% endif %}{% if order <= 7 %}c{% endif %}", "abc"),
-        ("{% if '7' in two %}a{% endif %}{% if 9 not in two %}b{% endif %}{% if 'b' in 'abc' %}c{% endif %}", "abc"),
-        ("{% if 'v' in map %}a{% endif %}{% if 'k' in map %}f{% endif %}{% if 1 < 2 < 3 %}f{% endif %}", "a"),
-        # Numbers as PHP prints them.
-        ("{{ 10.0 }} {{ 0.5 }} {{ -0.25 }} {{ 19.99 }} {{ 0.1 }}", "10 0.5 -0.25 19.99 0.1"),
-        ("{{ big }} {{ huge }} {{ small }} {{ tiny }}", "1.0E+25 1.5E+300 0.0001 1.0E-5"),
-        ("{{ third }} {{ sum }} {{ million }} {{ fourteen }}", "0.33333333333333 0.3 1000000 1.0E+14"),
-        ("{{ inf }} {{ ninf }} {{ nan }} {{ negative }}", "INF -INF NAN -0"),
-        ("{{ true }}{{ false }}{{ null }}", "1"),
-        # Escaping for other places than between tags.
-        ("{{ text|e('html_attr') }}", "&lt;a&#x20;href&#x3D;&#x27;x&#x27;&gt;&amp;&#x00E9;&#x1F600;&quot;"),
-        ("{{ text|escape('js') }}", r"\u003Ca\u0020href\u003D\u0027x\u0027\u003E\u0026\u00E9\uD83D\uDE00\u0022"),
-        ("{{ text|e('css') }}", r"\3C a\20 href\3D \27 x\27 \3E \26 \E9 \1F600 \22 "),
-        ("{{ text|e('url') }}", "%3Ca%20href%3D%27x%27%3E%26%C3%A9%F0%9F%98%80%22"),
-        (
-            "{{ lines|e('js') }} {{ lines|e('html_attr') }}",
-            r"\/\n\r\t\b\f\\" + " &#x2F;&#x0A;&#x0D;&#x09;&#xFFFD;&#xFFFD;&#x5C;",
-        ),
-    ],
-)
-def test_twig_says_what_twig_says(source: str, said: str) -> None:
-    values: dict[str, Any] = {
-        **{"order": 7, "zero": "0", "list": [], "hash": {}, "two": [7, "8"], "map": {"k": "v"}},
-        **{"big": 1e25, "huge": 1.5e300, "small": 0.0001, "tiny": 0.00001, "third": 1 / 3, "sum": 0.1 + 0.2},
-        **{"million": 1e6, "fourteen": 1e14, "inf": float("inf"), "ninf": float("-inf"), "nan": float("nan")},
-        **{"negative": -0.0, "text": "<a href='x'>&é😀\"", "lines": "/\n\r\t\b\f\\"},
-    }
-    assert says(source, **values) == said
-
-
-def test_twig_s_number_in_a_mail_is_written_as_php_writes_it() -> None:
-    assert says("{{ price }}", price=10.0) == "10"
-
-
-def test_javascript_s_numbers_are_written_as_javascript_does() -> None:
-    text = compiled("$content.a $content.b $content.c $content.d", Syntax.EXTRAHORIZON, html=False)
-    assert text.render({"a": 1e-7, "b": 0.00001, "c": 1e21, "d": -0.0}) == "1e-7 0.00001 1e+21 0"
-
-
-def test_an_output_limit_is_counted_in_bytes_while_it_is_rendered() -> None:
-    for source, syntax in (("{{ a }}" * 100, Syntax.TWIG), ("$content.a" * 100, Syntax.EXTRAHORIZON)):
-        text = compiled(source, syntax, html=True)
-        assert len(text.render({"a": "é" * 10}, max_output_bytes=2_000)) == 1_000
-        with pytest.raises(Refused, match="more than 1999 bytes"):
-            text.render({"a": "é" * 10}, max_output_bytes=1_999)
-    with pytest.raises(Refused, match="more than 3 bytes"):
-        compiled("four", Syntax.TWIG, html=True).render({}, max_output_bytes=3)
