@@ -68,8 +68,8 @@ class Settings(BaseSettings):
     body_memory: int = Field(
         256_000_000,
         ge=1_000_000,
-        description="Bytes of request bodies that a gateway has in hand at once, unzipped ones included; who finds no "
-        "room within two seconds gets a 503. Twice the largest body at least.",
+        description="Bytes of request bodies that a gateway has in hand at once, unzipped ones included; a request "
+        "that finds no room within two seconds gets a 503. Never less than twice the largest body.",
     )
     http_connections: int = Field(
         4096, ge=1, description="HTTP connections at once, per gateway; the one that waited longest makes room."

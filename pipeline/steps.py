@@ -14,7 +14,7 @@ from topics.codec import encode
 from topics.registry import DEAD_LETTERS
 
 Heavy = Callable[[Found], Awaitable[list[Output]]]
-"""What came of a record, by and by (:class:`pipeline.normalizing.pool.NormalizerPool`)."""
+"""Returns a record's outputs, made in a process (:class:`pipeline.normalizing.pool.NormalizerPool`)."""
 OWN_FAULTS: Final = frozenset({"undecodable", "misplaced"})
 """Reasons for which only a fact's writer can be to blame. Topics of facts are written by our own processes, so many of
 these mean a fault of ours, or a foreign program that writes to our topics. A fact that is too large for its email's

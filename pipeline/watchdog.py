@@ -36,7 +36,7 @@ Listener = Callable[[float, bool], None]
 
 
 class Watchdog:
-    """One event loop's."""
+    """Measures one event loop's lag and logs its stalls."""
 
     def __init__(self, role: str, loop: asyncio.AbstractEventLoop) -> None:
         self._role = role
@@ -51,7 +51,7 @@ class Watchdog:
         self._watcher = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def listen(self, listener: Listener) -> None:
-        """Tell one listener of each beat."""
+        """Call this listener at each beat."""
         self._listener = listener
 
     def start(self) -> None:
@@ -61,7 +61,7 @@ class Watchdog:
         self._watcher.start()
 
     def stop(self) -> None:
-        """Stop both."""
+        """Stop the beat and the thread."""
         self._running.release()
         if self._timer is not None:
             self._timer.cancel()

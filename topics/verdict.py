@@ -162,7 +162,7 @@ _SETUP: Final = _any(
     r"|(?:cannot|can't|won't|do not|don't) relay",
     r"authentication (?:is )?(?:required|needed)|must (?:be )?authenticate|authenticate first|requires authentication",
     r"(?:user|client|sender|you)(?: is| are)? not (?:authenticated|logged in)|unauthenticated senders?",
-    r"\b(?:from|senders?|sending|identity|identities|your|email address) (?:\S{1,60} ){0,3}?"
+    r"\b(?:from:?|senders?|sending|identity|identities|your|email address|domain) (?:\S{1,60} ){0,3}?"
     r"(?:not (?:been )?|un)verified",
     r"unverified (?:senders?|from|domain|identit)|verified sender|not a verified",
     r"\b(?:sending|outbound|outgoing|daily|hourly|monthly) (?:\S{1,30} ){0,3}?(?:quota|limit|credits|allowance)s?\b",
@@ -210,19 +210,33 @@ _NOBODY: Final = _any(
     r"recipient (?:address(?:es)? )?rejected ?: access denied",  # Exchange Online's words for nobody of that name
 )
 _OURS: Final = _any(
-    "sender|helo|ehlo|reverse|rdns|ptr|client host|hostname|dmarc|spf|dkim|ip ",
-    r"\bsender|\behlo\b|\bhelo\b|reverse (?:dns|lookup|host)|\brdns\b|\bptr\b|client host|your (?:reverse )?hostname"
+    "sender|helo|ehlo|reverse|rdns|ptr|client host|hostname|your |header|mime|dmarc|spf|dkim|ip ",
+    r"\bsender|\behlo\b|\bhelo\b|reverse (?:dns|lookup|host)|\brdns\b|\bptr\b|client host"
+    r"|your (?:reverse )?(?:hostname|host|domain|server)|\bheader|\bmime\b"
     r"|\bdmarc|\bspf\b|\bdkim\b|\bip \[?\d",
 )
 """Words after which what is unknown or invalid is ours: a name that we gave, our host, our signature."""
 _ABOUT_US: Final = (
     *("sender", "relay", "rate limit", "too many", "not permitted", "not allowed", "policy", "policies", "content"),
     *("virus", "spam", "blocked", "dmarc", "spf", "dkim", "authenticat", "access", "denied", "forbidden", "violation"),
-    *("hop count", "unsolicited", "prohibited", "not accepting mail from", "reverse dns", "helo", "ehlo"),
+    *("hop count", "unsolicited", "prohibit", "not accepting mail from", "reverse dns", "helo", "ehlo"),
+    *("not authori", "unauthori", "banned", "filter", "whitelist", "surbl", "dynamic ip", "ptr record", "quarantin"),
+    *(
+        "accept mail from",
+        "refuses mail",
+        "mail from you",
+        "challenge",
+        "bulk",
+        "phish",
+        "attachment",
+        "header",
+        "mime",
+    ),
+    *("message-id", "tls", "encrypt", "loop", "connection refused", "service unavailable", "try again"),
     *("too large", "too big", "message size"),
 )
+"""Words about the sender, the message or the way, where none of :data:`_NOBODY` stands beside them."""
 _MESSAGE_REJECTED: Final = re.compile(r"message (?:was |is )?(?:\w{1,20} )?rejected")
-"""About the sender, the message or the way; where they stand beside the words above, those are about them, too."""
 
 
 def judge(code: int, enhanced: str, text: str, stage: str = "") -> Judgement:

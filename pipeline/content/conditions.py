@@ -1,4 +1,4 @@
-"""Twig's truth and comparisons in the place of Jinja's, which are Python's and counted by nobody. Pure.
+"""Twig's truth and comparisons instead of Jinja's, which are Python's and not counted as work. Pure.
 
 `twig` lets a template's tree through :class:`PhpConditions` before it is compiled, and gives its
 environments :data:`CONDITION_TESTS`.
@@ -18,7 +18,7 @@ BUDGET: Final = "_budget"
 
 
 class Missing(StrictUndefined):
-    """A variable that isn't there: false where it is asked for, an error where it should be shown."""
+    """A variable without a value: false in a condition, an error where it is printed."""
 
     __slots__ = ()
 
@@ -34,8 +34,8 @@ class Missing(StrictUndefined):
     __hash__ = None  # type: ignore[assignment]  # nobody keeps one in a set
 
 
-class Absent(Missing):
-    """A variable that isn't there, in a lenient text: Twig's null, which is shown as nothing."""
+class LenientMissing(Missing):
+    """A variable without a value in a lenient text: Twig's null, which is printed as nothing."""
 
     __slots__ = ()
 
@@ -48,7 +48,7 @@ def _is_true(value: Any) -> bool:
 
 
 def _known(value: Any) -> Any:
-    """A value to compare: a variable that isn't there is null."""
+    """Return the value to compare: null for a variable without a value."""
     return None if isinstance(value, Missing) else value
 
 
@@ -80,7 +80,7 @@ _COMPARISONS: Final[dict[str, tuple[str, bool]]] = {
     **{"eq": ("_equal", True), "ne": ("_equal", False), "in": ("_contained", True), "notin": ("_contained", False)},
     **{name: (f"_{name}", True) for name in ("lt", "lteq", "gt", "gteq")},
 }
-"""Jinja's operator -> the test that answers, and the answer that is meant."""
+"""Jinja's operator -> the name of our test, and whether its result is used as it is (True) or negated."""
 CONDITION_TESTS: Final[dict[str, Callable[..., bool]]] = {
     **{_TRUTH: _is_true, "_equal": _equal, "_contained": _contained},
     **{"_lt": _ordered(lambda order: order < 0), "_lteq": _ordered(lambda order: order <= 0)},

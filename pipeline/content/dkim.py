@@ -33,7 +33,7 @@ _OVERSIGNED: Final = ("from", "to", "cc", "reply-to", "subject", "date", "messag
 _SPACES: Final = re.compile(rb"[ \t]+")
 _FOLDS: Final = re.compile(rb"\r\n(?=[ \t])")
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?"
-_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\Z", re.IGNORECASE)
+_NAME: Final = re.compile(rf"\A{_LABEL}(?:\.{_LABEL})*\Z", re.IGNORECASE)
 
 Key = RSAPrivateKey | Ed25519PrivateKey
 

@@ -26,7 +26,7 @@ from topics.requests import Mailbox, SendRequest
 
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]+")
 _LINE_ENDS: Final = re.compile(rb"\r\n|\r|\n")
-_ATOMS: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]*\Z")
+_ATOMS: Final = re.compile(r"\A[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]*\Z")
 _HEADER_NAME: Final = re.compile(r"[!-9;-~]{1,60}\Z")
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}/[a-z0-9][a-z0-9.+-]{0,80}\Z", re.IGNORECASE)
 _SINGLE_SPACE: Final = re.compile(r"(?<=\S) (?=\S)")

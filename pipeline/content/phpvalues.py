@@ -12,7 +12,7 @@ Spend = Callable[[int], None]
 """Takes the characters that are about to be touched off a budget; raises where there are none left."""
 
 _NUMERIC: Final = re.compile(
-    r"[ \t\n\r\v\f]*+[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?[ \t\n\r\v\f]*+"
+    r"\A[ \t\n\r\v\f]*+[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?[ \t\n\r\v\f]*+"
 )
 _MAX_NUMERIC_CHARS: Final = 400
 """A longer text is no number, whatever stands in it."""

@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup, escape
 
 from pipeline.content import phpdate, phpvalues
-from pipeline.content.conditions import BUDGET, CONDITION_TESTS, Absent, Missing, PhpConditions
+from pipeline.content.conditions import BUDGET, CONDITION_TESTS, LenientMissing, Missing, PhpConditions
 from pipeline.errors import Refused
 
 SOURCE_MAX: Final = 2_000_000
@@ -153,7 +153,7 @@ def _date(context: Context, value: Any, form: str = phpdate.DEFAULT, zone: str =
     if not isinstance(form, str) or not isinstance(zone, str) or len(form) > phpdate.FORMAT_MAX:
         raise Refused("date: a format and a time zone are short texts")
     context[BUDGET].spend(len(form))
-    if isinstance(value, Absent):
+    if isinstance(value, LenientMissing):
         value = "now"
     return phpdate.format_php(phpdate.moment(_shown(value), context[_NOW], zone), form)
 
@@ -181,7 +181,7 @@ _TESTS: Final = {
 def _environment(html: bool, lenient: bool) -> _Environment:
     made = _Environment(
         autoescape=html,
-        undefined=Absent if lenient else Missing,
+        undefined=LenientMissing if lenient else Missing,
         comment_start_string=_COMMENT_STARTS if lenient else "{#",
         comment_end_string=_COMMENT_ENDS if lenient else "#}",
         finalize=_finalized,

@@ -30,7 +30,7 @@ _DRAIN_S: Final = 1.0
 
 @dataclass(frozen=True)
 class BodyLimits:
-    """What one gateway grants; it lies in the application's state."""
+    """Limits on one gateway's request bodies; kept in the application's state."""
 
     memory: BodyMemory
     timeout_s: float

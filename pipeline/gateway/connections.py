@@ -36,7 +36,7 @@ MAX_DISCARDED_BYTES: Final = 4_000_000
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """What one gateway grants."""
+    """Limits on one gateway's connections."""
 
     connections: int
     per_address: int
@@ -74,12 +74,12 @@ class ConnectionGuard:
         self.release(address)
 
     def claim(self, address: str) -> None:
-        """Count one more for an address; an empty one is nobody's."""
+        """Count one connection or request more for an address; an empty address is not counted."""
         if address:
             self._by_address[address] += 1
 
     def release(self, address: str) -> None:
-        """Count one less."""
+        """Count one connection or request less for an address."""
         if address:
             self._by_address[address] -= 1
             if self._by_address[address] <= 0:
@@ -95,7 +95,7 @@ class ConnectionGuard:
         self._waiting[connection] = None
 
     def works(self, connection: "LimitedHttpProtocol") -> None:
-        """Note that it has one, or is gone."""
+        """Note that a connection has a request in hand, or is gone."""
         self._waiting.pop(connection, None)
 
     def _evict(self) -> bool:
@@ -118,7 +118,7 @@ class _Refusal(Exception):
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
-    """One connection."""
+    """An HTTP connection that ends when it exceeds a limit."""
 
     guard: ClassVar[ConnectionGuard]
 
@@ -133,7 +133,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._is_message_open = False
         """A request's last byte did not come yet."""
         self._silent_bytes = 0
-        """Fed to the parser since it last told anything."""
+        """Bytes fed to the parser since its last callback."""
         self._head_bytes = 0
         self._refusal: _Refusal | None = None
         self._discarded: int | None = None
@@ -141,7 +141,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     # ------------------------------------------------------------------ connection
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Admit it, or answer 503 and close."""
+        """Admit the connection, or answer 503 and close it."""
         super().connection_made(transport)
         peer = self.client[0] if self.client else ""
         address = "" if self.guard.callers.is_trusted(peer) else site_of(peer)
@@ -155,7 +155,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Count it out."""
+        """Stop the timers and count the connection out."""
         self._stop(self._timer)
         self._stop(self._write_timer)
         self.guard.works(self)
@@ -197,7 +197,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._refuse(431, "headers that are too large", "head")
 
     def on_message_begin(self) -> None:
-        """Begin a request."""
+        """Reset what is counted per request."""
         super().on_message_begin()
         self._in_head = self._is_message_open = True
         self._head_bytes = self._silent_bytes = 0
@@ -219,7 +219,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._fail(_Refusal(431, "headers that are too large or too many", "head"))
 
     def on_headers_complete(self) -> None:
-        """Begin the work."""
+        """Start the request, whose head is complete."""
         self._in_head = False
         self._silent_bytes = 0
         self._stop(self._timer)
@@ -234,7 +234,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what the parser stopped at: our refusal, else what is no HTTP."""
+        """Answer a parser error: with our refusal if that caused it, else with 400."""
         if self._refusal is not None:
             self._refuse(self._refusal.status, str(self._refusal), self._refusal.why)
         elif self._discarded is None and not self.transport.is_closing():
@@ -242,7 +242,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     # ------------------------------------------------------------------ answering
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Start a request's work; behind a proxy of ours, if whoever it speaks for has room left."""
+        """Start a request; behind a trusted proxy only if the address it names is below its limit."""
         if self._address != "":
             super()._start_asgi_task(cycle, app)
             return
@@ -289,7 +289,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._write_timer = self.loop.call_later(WRITE_TIMEOUT_S, self._give_up_writing)
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Stop the time limit of a client who reads again."""
         self._stop(self._write_timer)
         super().resume_writing()
 
@@ -313,12 +313,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def _fail(self, refusal: _Refusal) -> None:
-        """Stop the parser, whose error then comes out as an answer."""
+        """Raise a refusal in the parser, which then calls `send_400_response`."""
         self._refusal = refusal
         raise refusal
 
     def _refuse(self, status: int, error: str, why: str) -> None:
-        """Answer, throw away what is on its way for a moment, and close."""
+        """Answer, discard what still arrives for a moment, and close."""
         if self._discarded is not None or self.transport.is_closing():
             return
         self.guard.refuse(why)

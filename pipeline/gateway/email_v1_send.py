@@ -145,7 +145,7 @@ class Surface:
         outcome = Outcome(set(), {})
         try:
             templates = await self._templates(tenant, {wish.template for wish in wishes})
-            budget = _Budget()
+            budget = _RenderBudget()
             while wishes:
                 say = functools.partial(_say, wishes, templates, self._rt.clock(), results, budget)
                 async with self._limits.contents.rendered(say, _size, self._rt.settings.append_timeout) as said:
@@ -179,7 +179,7 @@ class Surface:
             self._counted.labels("successful" if not result.error else "fatal" if again else "failed").inc()
 
 
-class _Budget:
+class _RenderBudget:
     """Bytes that may still be rendered for one request."""
 
     def __init__(self) -> None:
@@ -191,13 +191,13 @@ def _say(
     templates: Mapping[str, Template],
     now: int,
     results: dict[int, Result],
-    budget: _Budget | None = None,
+    budget: _RenderBudget | None = None,
 ) -> list[tuple[Wish, Said]]:
     """Return the first wishes' words, as many as memory is granted; contents that are the same are held once.
 
     Those that can't be said, and those over the request's budget, get a result.
     """
-    budget = budget or _Budget()
+    budget = budget or _RenderBudget()
     said: list[tuple[Wish, Said]] = []
     contents: dict[Content, Content] = {}
     room = MAX_PART_BYTES

@@ -18,7 +18,7 @@ MAX_LINKS: Final = 100_000
 
 
 class HitLimit:
-    """One gateway's."""
+    """Counts the hits of each link for one gateway."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -10,16 +10,16 @@ from collections.abc import Callable
 from typing import Final
 
 WAIT_S: Final = 2.0
-"""A request that finds no room waits so long for others to end."""
+"""How long a request waits for room before it is refused."""
 FLOOR_BYTES: Final = 1_000_000
 """What an owner may always hold while any room is left, however many others hold more."""
 
 
 class BodyMemory:
-    """One gateway's room for bodies.
+    """Limits the bytes of request bodies that one gateway holds.
 
     An owner may hold as much as is free beside it: one alone half of all, two a third each, n owners 1/(n+1) each. So
-    there is always room for one more, and nobody has to be told apart beforehand.
+    there is always room for one more, and no owner needs a quota.
     """
 
     def __init__(self, total: int, refused: Callable[[], None], wait_s: float = WAIT_S) -> None:
@@ -68,7 +68,7 @@ class BodyMemory:
 
 
 class BodyShare:
-    """What one request holds."""
+    """The bytes that one request's body holds."""
 
     def __init__(self, memory: BodyMemory, owner: str) -> None:
         self._memory = memory
@@ -83,10 +83,10 @@ class BodyShare:
         return True
 
     def give_back(self, size: int) -> None:
-        """Hold less."""
+        """Give bytes back."""
         self._memory.give_back(self._owner, size)
         self._size -= size
 
     def end(self) -> None:
-        """Hold nothing any more."""
+        """Give all bytes back."""
         self.give_back(self._size)

@@ -22,9 +22,9 @@ class Sweep(NamedTuple):
 
     taken: int
     left: int
-    """For another time: the log did not confirm them."""
+    """Stay in `new` for the next sweep: the log did not confirm them."""
     foreign: int = 0
-    """Bore no tag of ours, and are not on the log."""
+    """Moved to `cur` and not appended: they bear no tag of ours."""
 
 
 class Maildir:

@@ -1,4 +1,7 @@
-"""Runs of webhooks under way: what is small is told at once, the rest when a process is done; finished in order."""
+"""Runs of webhooks in progress: small records are appended at once, the others when a process has read them.
+
+Runs are finished in order.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,7 +15,7 @@ from pipeline.steps import Normalizer
 SLICE_BYTES: Final = 65_536
 """What is normalized before the event loop has a turn: about 4 ms."""
 MAX_HEAVY_BYTES: Final = 32 * 1024 * 1024
-"""Of records that wait for a process; more are not taken up, and by and by the fetching waits."""
+"""Bytes of records that wait for a process; at this limit no run is accepted, and fetching stops."""
 MAX_HEAVY_ITEMS: Final = 256
 
 Append = Callable[[Sequence[Output]], Awaitable[None]]
@@ -21,8 +24,8 @@ Append = Callable[[Sequence[Output]], Awaitable[None]]
 class Backlog:
     """Begins runs side by side and finishes them in the order in which they came.
 
-    Mail that takes its time holds up neither what lies beside it in a run nor the next runs: their events are on the
-    log before it is done. Only their offsets wait, so that a crash loses nothing; what is told twice is one fact.
+    A slow mail delays neither the other records of its run nor later runs: their events are appended before it is done.
+    Only their offsets wait, so that a crash loses nothing; repeated events are one fact.
     """
 
     def __init__(
@@ -37,12 +40,12 @@ class Backlog:
         self._room = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        """Begin to finish."""
+        """Start the task that finishes runs."""
         self._spawn(self._finish())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Drop what is under way: its offsets are not committed, and it is read again."""
+        """Cancel the runs in progress: their offsets are not committed, and they are read again."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -19,7 +19,7 @@ import msgspec
 from pipeline.errors import Recoverable
 from pipeline.folding import Found
 from pipeline.normalize import ROLE, Output, encoded
-from pipeline.normalizing.wire import LENGTH_BYTES, Job, Terms, framed, length
+from pipeline.normalizing.wire import LENGTH_BYTES, NormalizerTerms, NormalizingJob, framed, length
 from pipeline.ports import Clock
 from pipeline.settings import Settings
 
@@ -57,7 +57,7 @@ class NormalizerProcess:
         self._process = process
 
     @classmethod
-    async def start(cls, command: Sequence[str], terms: Terms) -> "NormalizerProcess":
+    async def start(cls, command: Sequence[str], terms: NormalizerTerms) -> "NormalizerProcess":
         """Return a process that is ready. Raises Recoverable."""
         process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
         made = cls(process)
@@ -73,7 +73,7 @@ class NormalizerProcess:
             raise
         return made
 
-    async def ask(self, job: Job) -> list[Output]:
+    async def ask(self, job: NormalizingJob) -> list[Output]:
         """Return what came of a job. Raises OutOfTime, ProcessDied; the process is gone then."""
         try:
             async with asyncio.timeout(WALL_LIMIT_S):
@@ -92,7 +92,7 @@ class NormalizerProcess:
             raise
 
     async def end(self, patience_s: float) -> int:
-        """Let it end by itself for so long, then kill it; its exit code."""
+        """Wait ``patience_s`` for the process to end, then kill it; return its exit code."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         with contextlib.suppress(TimeoutError):
@@ -122,7 +122,9 @@ class NormalizerProcess:
 class NormalizerPool:
     """Gives each item a process of its own for as long as it takes."""
 
-    def __init__(self, terms: Terms, clock: Clock, command: Sequence[str] = COMMAND, size: int = PROCESSES) -> None:
+    def __init__(
+        self, terms: NormalizerTerms, clock: Clock, command: Sequence[str] = COMMAND, size: int = PROCESSES
+    ) -> None:
         self._terms = terms
         self._clock = clock
         self._command = command
@@ -151,7 +153,7 @@ class NormalizerPool:
     async def _once(self, found: Found) -> list[Output]:
         async with self._slots:
             process = self._idle.pop() if self._idle else await NormalizerProcess.start(self._command, self._terms)
-            answer = await process.ask(Job.of(found, self._clock()))
+            answer = await process.ask(NormalizingJob.of(found, self._clock()))
             self._idle.append(process)
             return answer
 
@@ -160,7 +162,7 @@ class NormalizerPool:
 async def normalizer_pool(settings: Settings, clock: Clock) -> AsyncIterator[NormalizerPool]:
     """A pool under the settings' secrets; its processes end with the block."""
     secret, previous = settings.secret.get_secret_value(), settings.secret_previous.get_secret_value()
-    pool = NormalizerPool(Terms(secret, previous, CPU_LIMIT_S, MEMORY_LIMIT_BYTES), clock)
+    pool = NormalizerPool(NormalizerTerms(secret, previous, CPU_LIMIT_S, MEMORY_LIMIT_BYTES), clock)
     try:
         yield pool
     finally:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import msgspec
 
 from pipeline.normalize import outputs
-from pipeline.normalizing.wire import LENGTH_BYTES, Job, Terms, framed, length
+from pipeline.normalizing.wire import LENGTH_BYTES, NormalizerTerms, NormalizingJob, framed, length
 from pipeline.proving import proofs
 
 
@@ -24,11 +24,11 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no frame
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's to hear
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    terms = msgspec.msgpack.decode(_read(source), type=Terms)
+    terms = msgspec.msgpack.decode(_read(source), type=NormalizerTerms)
     _limit(terms)
     ours = proofs(terms.secret, terms.secret_previous)
     _write(sink, framed(True))
-    jobs = msgspec.msgpack.Decoder(Job)
+    jobs = msgspec.msgpack.Decoder(NormalizingJob)
     while frame := _read(source):
         job = jobs.decode(frame)
         signal.setitimer(signal.ITIMER_PROF, terms.cpu_limit_s)
@@ -37,7 +37,7 @@ def main() -> None:
         _write(sink, answer)
 
 
-def _limit(terms: Terms) -> None:
+def _limit(terms: NormalizerTerms) -> None:
     # Not every system knows this limit, and an operator may have set a lower one.
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (terms.memory_limit_bytes, terms.memory_limit_bytes))

@@ -13,8 +13,8 @@ MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 """Of an answer: an item has less than one MB, and each of its events is told once, beside the provider's own words."""
 
 
-class Terms(msgspec.Struct, array_like=True, frozen=True):
-    """The first frame: what the process goes by. Secrets travel here, where no list of processes shows them."""
+class NormalizerTerms(msgspec.Struct, array_like=True, frozen=True):
+    """The first frame: the process's secrets and limits. Secrets travel here, where no list of processes shows them."""
 
     secret: str
     secret_previous: str
@@ -22,7 +22,7 @@ class Terms(msgspec.Struct, array_like=True, frozen=True):
     memory_limit_bytes: int
 
 
-class Job(msgspec.Struct, array_like=True, frozen=True):
+class NormalizingJob(msgspec.Struct, array_like=True, frozen=True):
     """A record of `provider-webhooks`."""
 
     partition: int
@@ -32,7 +32,7 @@ class Job(msgspec.Struct, array_like=True, frozen=True):
     now: Millis
 
     @classmethod
-    def of(cls, found: Found, now: Millis) -> "Job":
+    def of(cls, found: Found, now: Millis) -> "NormalizingJob":
         """Return the job of a record."""
         return cls(found.place.partition, found.place.offset, found.key, found.value, now)
 

@@ -17,7 +17,7 @@ from pipeline.normalize import Output, outputs
 from pipeline.normalizing import backlog as module
 from pipeline.normalizing.backlog import Backlog
 from pipeline.normalizing.pool import NormalizerPool
-from pipeline.normalizing.wire import Terms
+from pipeline.normalizing.wire import NormalizerTerms
 from pipeline.proving import proofs
 from pipeline.steps import Normalizer
 from tests.conftest import SECRET
@@ -27,7 +27,7 @@ from topics.record import Place
 from topics.registry import DEAD_LETTERS, PROVIDER_WEBHOOKS
 from topics.webhooks import RawWebhook
 
-TERMS = Terms(SECRET, "", 30.0, 2 * 1024**3)
+TERMS = NormalizerTerms(SECRET, "", 30.0, 2 * 1024**3)
 NOW = 9
 
 
@@ -80,7 +80,7 @@ async def test_a_process_says_what_the_worker_itself_would_say() -> None:
 
 
 async def test_an_item_out_of_time_is_a_dead_letter_and_others_are_told() -> None:
-    pool = NormalizerPool(Terms(SECRET, "", 0.05, 2 * 1024**3), lambda: NOW)
+    pool = NormalizerPool(NormalizerTerms(SECRET, "", 0.05, 2 * 1024**3), lambda: NOW)
     late, mail, again = await pooled(pool, LARGE, MAIL, LARGE)
     for told in (late, again):
         [letter] = [decode(DEAD_LETTERS, output.value) for output in told]
