@@ -221,6 +221,11 @@ _ABOUT_US: Final = (
     *("hop count", "unsolicited", "prohibited", "not accepting mail from", "reverse dns", "helo", "ehlo"),
     *("too large", "too big", "message size"),
 )
+_REPEATED: Final = _any(
+    "said|in reply to|response|callout|able address|unverified address|verification failed",
+    r"\bsaid:? ?[45]\d\d\b|\bin reply to\b|\bresponse:? ?[45]\d\d\b|\bcallout\b",
+    r"(?:undeliverable|unverified) address:|\bverification failed for\b",
+)
 _MESSAGE_REJECTED: Final = re.compile(r"message (?:was |is )?(?:\w{1,20} )?rejected")
 """About the sender, the message or the way; where they stand beside the words above, those are about them, too."""
 
@@ -245,6 +250,14 @@ def bounce_class(code: int, enhanced: str, text: str = "", stage: str = "") -> B
 def is_setup_fault(code: int, enhanced: str, text: str) -> bool:
     """Return whether a refusal blames the sending account, and so would meet every email."""
     return judge(code, enhanced, text, "rcpt").cause is Cause.SETUP
+
+
+def repeats_another(text: str) -> bool:
+    """Return whether a refusal repeats another server's words, as one that asks the recipient's own at once does.
+
+    Those words are anybody's: they may not stop mail to others.
+    """
+    return _REPEATED.search(" ".join(text[:MAX_TEXT_CHARS].lower().split())) is not None
 
 
 def stage_of(text: str) -> str:

@@ -87,6 +87,17 @@ async def test_what_one_provider_surely_did_not_take_goes_through_the_other_at_o
     assert {(type(ack), ack.provider) for ack in acks} == {(Acked, "other")}, "it cost nobody an attempt"
 
 
+@pytest.mark.parametrize("stage", ["rcpt", "data"])
+async def test_one_brands_unverified_sender_turns_nobody_elses_mail_away(quick: Settings, stage: str) -> None:
+    async with two() as (one, other), dispatching(quick) as rt:
+        await route(rt, one.port, other.port, (1000, 1))
+        getattr(one, stage)["anna@example.com"] = ["550 From address not verified"]
+        await accept(rt, "anna@example.com")
+        await until(lambda: sent(rt, 1))
+        assert other.to("anna@example.com")
+        assert await rows(rt, "select lane from jobs.lanes where trips > 0") == []
+
+
 async def test_a_provider_that_is_repaired_gets_its_mail_back(quick: Settings) -> None:
     async with two() as (one, other), dispatching(quick) as rt:
         one.mail_from = "550 5.7.1 who are you?"
