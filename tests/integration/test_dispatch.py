@@ -6,8 +6,6 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pipeline import admin
-from pipeline.admin import Brand, Provider, Tenant
 from pipeline.bootstrap import Runtime
 from pipeline.carriers.smtp import _context
 from pipeline.kafka import append_all
@@ -172,19 +170,6 @@ async def test_set_up_fault_said_of_an_email_opens_the_breaker_and_bounces_nobod
         await in_state(rt, "done")
     assert "verified Sender Identity" in error
     assert await acks(quick) == ["Acked", "Deferred"]
-
-
-async def test_words_of_the_recipients_own_server_never_open_the_breaker(quick: Settings) -> None:
-    async with smtp_receiver() as receiver, dispatching(quick) as rt:
-        receiver.rcpt["anna@example.com"] = ["550 5.7.1 relaying denied"]
-        await admin.add_tenant(rt.pool, Tenant("acme"))
-        direct = Provider("main", host="127.0.0.1", port=receiver.port, means_delivered=True)
-        await admin.add_provider(rt.pool, direct, SECRET)
-        await admin.add_brand(rt.pool, Brand("acme", "7", "main"))
-        await accept(rt, "anna@example.com")
-        await in_state(rt, "dead")
-        assert await rows(rt, "select lane from jobs.lanes where trips > 0 or failures > 0") == []
-    assert set(await acks(quick)) == {"Deferred", "Failed"}
 
 
 async def test_email_that_alone_is_told_of_a_set_up_fault_holds_no_other_for_ever(quick: Settings) -> None:
