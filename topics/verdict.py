@@ -71,6 +71,8 @@ LOGIN_REPLIES: Final = frozenset({530, 534, 535, 538})
 """RFC 4954: log in first, or otherwise."""
 GENERIC: Final = frozenset({"", "4.1", "7.1", "7.27"})
 """Details beside which the words say more. Sendmail writes 7.27 for a recipient's null MX; it is the sender's."""
+_NOT_SETUP: Final = ("1.1", "2.", "7.133", "7.134", "7.136")
+"""Details, or their beginnings, of one recipient: the last are Exchange Online's, for who hears known senders only."""
 EARLY_STAGES: Final = frozenset({"connect", "helo", "tls", "auth", "mail"})
 """Before a recipient was named."""
 
@@ -169,7 +171,8 @@ _SETUP: Final = _any(
     r"\b(?:out of|maximum|no|not enough|insufficient) (?:\S{1,30} ){0,2}?credits?\b|payment required|unpaid",
     r"\b(?:your|sending|sender's|smtp|customer's) (?:\S{1,30} ){0,2}?account (?:\S{1,30} ){0,3}?"
     r"(?:suspended|disabled|blocked|deactivated|locked|inactive|under review|on hold|restricted|expired)",
-    r"account (?:is |was |has been )?suspended|sending (?:is |was |has been )?(?:paused|suspended|disabled)",
+    r"(?<!recipient )(?<!recipient's )(?<!mailbox )account (?:is |was |has been )?suspended"
+    r"|sending (?:is |was |has been )?(?:paused|suspended|disabled)",
     r"not (?:allowed|permitted|authori[sz]ed) to send (?:e?-?mails? |messages? )?(?:from|as|on behalf)\b",
     r"permissions? to send (?:as|on behalf)|not owned by (?:user|the authenticated)",
 )
@@ -236,6 +239,11 @@ _ABOUT_US: Final = (
     *("too large", "too big", "message size"),
 )
 """Words about the sender, the message or the way, where none of :data:`_NOBODY` stands beside them."""
+_REPEATED: Final = _any(
+    "said|in reply to|response|callout|able address|unverified address|verification failed",
+    r"\bsaid:? ?[45]\d\d\b|\bin reply to\b|\bresponse:? ?[45]\d\d\b|\bcallout\b",
+    r"(?:undeliverable|unverified) address:|\bverification failed for\b",
+)
 _MESSAGE_REJECTED: Final = re.compile(r"message (?:was |is )?(?:\w{1,20} )?rejected")
 
 
@@ -259,6 +267,14 @@ def bounce_class(code: int, enhanced: str, text: str = "", stage: str = "") -> B
 def is_setup_fault(code: int, enhanced: str, text: str) -> bool:
     """Return whether a refusal blames the sending account, and so would meet every email."""
     return judge(code, enhanced, text, "rcpt").cause is Cause.SETUP
+
+
+def repeats_another(text: str) -> bool:
+    """Return whether a refusal repeats another server's words, as one that asks the recipient's own at once does.
+
+    Those words are anybody's: they may not stop mail to others.
+    """
+    return _REPEATED.search(" ".join(text[:MAX_TEXT_CHARS].lower().split())) is not None
 
 
 def stage_of(text: str) -> str:
@@ -293,7 +309,7 @@ def _judged(code: int, enhanced: str, words: str, stage: str) -> Judgement:
     if stage in EARLY_STAGES:
         return Judgement(Cause.SENDER)
     for cause, pattern in ((Cause.SETUP, _SETUP), (Cause.MAILBOX, _MAILBOX), (Cause.SENDER, _LISTED)):
-        if pattern.search(words) and not (cause is Cause.SETUP and detail.startswith(("1.1", "2."))):
+        if pattern.search(words) and not (cause is Cause.SETUP and detail.startswith(_NOT_SETUP)):
             return Judgement(cause)
     if code in LOGIN_REPLIES:
         return Judgement(Cause.SETUP)

@@ -1,6 +1,7 @@
 """An SMTP server's last reply in, what it means for the email, the lane and the schedule out. Pure."""
 
 import re
+from dataclasses import replace
 from enum import StrEnum
 from typing import Final
 
@@ -41,7 +42,20 @@ def answer(stage: Stage, code: int, text: str) -> Answer:
     means = meaning(stage, code, text)
     taken = provider_message_id(text) if means is Meaning.TAKEN else ""
     of_one = stage in (Stage.RCPT, Stage.DATA)
-    return Answer(means, code, text, _lane(stage, code, means), taken, stage=stage, of_one=of_one)
+    lane = Lane.HEALTHY if _is_anybodys(means, of_one, text) else _lane(stage, code, means)
+    return Answer(means, code, text, lane, taken, stage=stage, of_one=of_one)
+
+
+def _is_anybodys(means: Meaning, of_one: bool, text: str) -> bool:
+    """Whether a fault of the set-up is told in the recipient's server's words, by which nobody may stop a lane."""
+    return of_one and means is Meaning.MISCONFIGURED and verdict.repeats_another(text)
+
+
+def of_recipients_server(answer: Answer) -> Answer:
+    """Return the answer of a server that is the recipient's own: what it says of one email holds no other up."""
+    if answer.of_one and answer.meaning is Meaning.MISCONFIGURED:
+        return replace(answer, lane=Lane.HEALTHY)
+    return answer
 
 
 def meaning(stage: Stage, code: int, text: str = "") -> Meaning:

@@ -16,7 +16,7 @@ CHUNK_BYTES: Final = MAX_RECORD_BYTES - 1_000
 
 MAX_CONTENT_BYTES: Final = 128_000_000
 """Uncompressed. A few bytes of zstd can claim gigabytes; nobody's email is larger than this."""
-MAX_PART_BYTES: Final = 5_000_000
+MAX_PART_BYTES: Final = 5 * 1024 * 1024
 """Bytes of UTF-8 of each of html, text and amp. Sending services take no more (Postmark 5 MB each), mailbox providers
 show a tenth of it, and whoever writes the message touches each byte a dozen times."""
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from pipeline.admin import Provider
 from pipeline.bootstrap import Runtime
+from pipeline.carriers import replies
 from pipeline.carriers.port import Answer, Carrier, Mail
 from pipeline.content import dkim, mime
 from pipeline.content.letter import Letter
@@ -123,7 +124,8 @@ class Deliver:
             CALLER.set(attempt.request.tenant)
             loop = asyncio.get_running_loop()
             mail = await loop.run_in_executor(self._threads, self._mail, attempt, content, provider)
-        return await self._carrier.send(provider, mail)
+        answer = await self._carrier.send(provider, mail)
+        return replies.of_recipients_server(answer) if provider.means_delivered else answer
 
     def _mail(self, attempt: Attempt, content: Content, provider: Provider) -> Mail:
         letter = self._writer.letter(attempt.request, content, attempt.brand, provider)

@@ -59,8 +59,10 @@ class NormalizerProcess:
     @classmethod
     async def start(cls, command: Sequence[str], terms: NormalizerTerms) -> "NormalizerProcess":
         """Return a process that is ready. Raises Recoverable."""
-        process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
-        made = cls(process)
+        try:
+            made = cls(await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE))
+        except OSError as error:
+            raise Recoverable(f"no normalizing process can be started: {error.strerror}") from error
         try:
             async with asyncio.timeout(START_LIMIT_S):
                 await made._send(framed(terms))
@@ -72,6 +74,11 @@ class NormalizerProcess:
             await made.end(0)
             raise
         return made
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it is not known to have ended."""
+        return self._process.returncode is None
 
     async def ask(self, job: NormalizingJob) -> list[Output]:
         """Return what came of a job. Raises OutOfTime, ProcessDied; the process is gone then."""
@@ -104,10 +111,10 @@ class NormalizerProcess:
 
     async def _send(self, frame: bytes) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(frame)
         try:
+            self._process.stdin.write(frame)
             await self._process.stdin.drain()
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # uvloop raises the latter where the pipe is closed already
             raise ProcessDied from error
 
     async def _receive(self) -> bytes:
@@ -134,9 +141,9 @@ class NormalizerPool:
     async def normalize(self, found: Found) -> list[Output]:
         """Return what the record says; a dead letter where that takes too long. Raises Recoverable."""
         why = ""
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             try:
-                return await self._once(found)
+                return await self._once(found, fresh=attempt > 0)
             except OutOfTime:
                 why = f"took more than {self._terms.cpu_limit_s:g} s of processor time"
                 break
@@ -146,16 +153,26 @@ class NormalizerPool:
         return encoded([found.dead(self._clock(), "too-long", why, role=ROLE)])
 
     async def close(self) -> None:
-        """End all processes."""
+        """End all idle processes."""
         idle, self._idle = self._idle, []
         await asyncio.gather(*(process.end(END_S) for process in idle))
 
-    async def _once(self, found: Found) -> list[Output]:
+    async def _once(self, found: Found, *, fresh: bool) -> list[Output]:
+        """Ask one process; a ``fresh`` one after a death: whatever ended that process may have ended the idle ones."""
         async with self._slots:
-            process = self._idle.pop() if self._idle else await NormalizerProcess.start(self._command, self._terms)
+            if fresh:
+                await self.close()
+            process = self._running() or await NormalizerProcess.start(self._command, self._terms)
             answer = await process.ask(NormalizingJob.of(found, self._clock()))
             self._idle.append(process)
             return answer
+
+    def _running(self) -> NormalizerProcess | None:
+        """Return an idle process; those that somebody ended meanwhile are forgotten."""
+        while self._idle:
+            if (process := self._idle.pop()).is_running:
+                return process
+        return None
 
 
 @contextlib.asynccontextmanager

@@ -22,7 +22,8 @@ def main() -> None:
     """Work until standard input ends, as it does with the worker."""
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no frame
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's to hear
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # both may be sent to a whole group: they are the worker's to hear
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     terms = msgspec.msgpack.decode(_read(source), type=NormalizerTerms)
     _limit(terms)

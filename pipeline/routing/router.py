@@ -56,7 +56,7 @@ class Router:
                 # There may be a choice by the next attempt.
                 await self._note(job, provider)
             return
-        await self._health.told(provider, answer.lane)
+        await self._health.told(provider, news_of(answer))
         if bound_to(job, way) is None and answer.meaning in (Meaning.LATER, Meaning.MISCONFIGURED):
             await self._note(job, "")
 
@@ -81,6 +81,15 @@ def bound_to(job: Job, way: Way) -> str | None:
         return way.only
     # Somebody fell silent before there was a choice to remember: the brand had one provider then.
     return way.brand.provider if job.unknown else None
+
+
+def news_of(answer: Answer) -> Lane:
+    """Return what an answer tells of the provider itself.
+
+    It is everybody's: a fault of the set-up that was said of one email, such as a sender that its tenant has not
+    verified, must not turn other tenants' mail away from it.
+    """
+    return Lane.SILENT if answer.of_one and answer.meaning is Meaning.MISCONFIGURED else answer.lane
 
 
 def moves_on(answer: Answer) -> bool:

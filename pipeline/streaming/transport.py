@@ -34,6 +34,9 @@ _log = logging.getLogger("mailfold.worker")
 
 VANISHED_AFTER: Final = 5.0
 """Seconds after which a run that is fetched and not taken is fetched again; if it comes after all, it is void."""
+FINISH_S: Final = 2.0
+"""For what lies in no lane when partitions move: a run may hold mail that takes a process seconds, and a group whose
+member is silent for a minute goes on without it. What is dropped is read again, and gives the same events."""
 PATIENCE: Final = 60.0
 """Seconds for one question to the brokers. After 90 (`broker_request_timeout`) Faust takes their silence for the
 worker's end: its recovery returns without a word, and the worker keeps its partitions and never reads again."""
@@ -70,13 +73,22 @@ class Consumer(FaustConsumer):
 
     async def on_partitions_revoked(self, revoked: set[Any]) -> None:
         """Finish what is in hand (super does, and commits), then forget the partitions."""
-        await super().on_partitions_revoked(revoked)
+        patience = asyncio.get_running_loop().call_later(FINISH_S, self._drop_slow)
+        try:
+            await super().on_partitions_revoked(revoked)
+        finally:
+            patience.cancel()
         await self.app.lanes.let_go(revoked)
         self._buffered_partitions.clear()
         for tp in revoked:
             self._epochs[tp] += 1
             for numbers in (self._position, self._fetched, self._taken):
                 numbers.pop(tp, None)
+
+    def _drop_slow(self) -> None:
+        """Drop the runs that lie in no lane; a lane's are written within seconds."""
+        for message in [one for one in self._unacked_messages if one.tp.topic not in self.app.lanes.topics]:
+            self.drop(message)
 
     async def perform_seek(self) -> None:
         """After a rebalance: back to what is committed, or to the beginning.

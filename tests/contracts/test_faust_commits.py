@@ -352,3 +352,31 @@ async def test_a_changelog_may_have_holes(consumer: Bare) -> None:
 async def test_a_fetch_that_found_nothing_is_no_run(consumer: Bare) -> None:
     assert await consumer.fetch(Span(5, 5, [])) is None
     assert consumer.sought == []
+
+
+async def test_runs_that_take_long_hold_no_rebalance_up(consumer: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "FINISH_S", 0.01)
+
+    async def wait_empty(self: Bare, *_: Any) -> None:
+        while self._unacked_messages:
+            await asyncio.sleep(0.001)
+
+    monkeypatch.setattr("faust.transport.drivers.aiokafka.Consumer.on_partitions_revoked", wait_empty)
+    slow = await consumer.fetch(span(5, 9))
+    assert await consumer.take(slow)
+    consumer._unacked_messages.add(slow)
+    async with asyncio.timeout(5):
+        await consumer.on_partitions_revoked({T})
+    consumer._position = {T: 5}
+    assert not consumer.ack(slow), "it is read again"
+    assert consumer._new_offset(T) == 5
+
+
+async def test_runs_of_a_lane_are_waited_for_while_partitions_move(
+    consumer: Bare,
+) -> None:
+    consumer.app.lanes.topics = {T.topic}
+    message = await consumer.fetch(span(5, 9))
+    consumer._unacked_messages.add(message)
+    consumer._drop_slow()
+    assert not message.acked

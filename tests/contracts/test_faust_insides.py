@@ -32,7 +32,7 @@ def overridden(ours: type[Any]) -> list[str]:
 
 
 OURS_ALONE = {
-    *("take", "drop", "committed", "_follows_on", "_look_again", "_rewind_what_vanished"),
+    *("take", "drop", "committed", "_follows_on", "_look_again", "_rewind_what_vanished", "_drop_slow"),
     *(
         "read",
         "write",

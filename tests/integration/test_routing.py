@@ -20,7 +20,7 @@ from tests.support.command import armed, ends, process
 from tests.support.dispatching import accept, dispatching
 from tests.support.seeing import on, rows, until
 from tests.support.smtp_receiver import Receiver, smtp_receiver
-from topics.acks import Acked, Deferred
+from topics.acks import Acked, Deferred, Failed
 from topics.registry import PROVIDER_ACKS
 
 FAST = {"dispatch_schedule": (0.1, 0.1, 0.1, 0.1), "smtp_timeout": 3.0}
@@ -85,6 +85,34 @@ async def test_what_one_provider_surely_did_not_take_goes_through_the_other_at_o
         assert await rows(rt, "select lane from jobs.lanes where queue = 'dispatch' and trips > 0") == []
     acks = await on(quick, PROVIDER_ACKS)
     assert {(type(ack), ack.provider) for ack in acks} == {(Acked, "other")}, "it cost nobody an attempt"
+
+
+@pytest.mark.parametrize("stage", ["rcpt", "data"])
+async def test_one_brands_unverified_sender_turns_nobody_elses_mail_away(quick: Settings, stage: str) -> None:
+    async with two() as (one, other), dispatching(quick) as rt:
+        await route(rt, one.port, other.port, (1000, 1))
+        getattr(one, stage)["anna@example.com"] = ["550 From address not verified"]
+        await accept(rt, "anna@example.com")
+        await until(lambda: sent(rt, 1))
+        assert other.to("anna@example.com")
+        assert await rows(rt, "select lane from jobs.lanes where trips > 0") == []
+
+
+async def test_words_of_the_recipients_own_server_never_open_the_breaker(quick: Settings) -> None:
+    async with smtp_receiver() as direct, dispatching(quick) as rt:
+        direct.rcpt["anna@example.com"] = ["550 5.7.1 relaying denied"]
+        await admin.add_tenant(rt.pool, Tenant("acme"))
+        provider = Provider("main", host="127.0.0.1", port=direct.port, means_delivered=True)
+        await admin.add_provider(rt.pool, provider, SECRET)
+        await admin.add_brand(rt.pool, Brand("acme", "7", "main"))
+        await accept(rt, "anna@example.com")
+        await until(lambda: _dead(rt))
+        assert await rows(rt, "select lane from jobs.lanes where trips > 0 or failures > 0") == []
+    assert {type(ack) for ack in await on(quick, PROVIDER_ACKS)} == {Deferred, Failed}
+
+
+async def _dead(rt: Runtime) -> bool:
+    return await rows(rt, "select state from jobs.jobs") == [("dead",)]
 
 
 async def test_a_provider_that_is_repaired_gets_its_mail_back(quick: Settings) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.content.chunks import MAX_PART_BYTES
 from pipeline.dialects import extrahorizon
 from pipeline.dialects.extrahorizon import CODES, Mail, Recipients, Trouble
 from projections.asking import Question
@@ -199,6 +200,6 @@ def test_any_bytes_are_a_wish_or_a_trouble(body: bytes) -> None:
 
 def test_text_over_five_megabytes_is_told_before_anything_is_taken() -> None:
     wish = extrahorizon.read(request(subject="s", body="b"))
-    extrahorizon.check_size(wish, "s", "x" * 5_000_000)
-    with pytest.raises(Trouble, match="a text has 5000001 bytes; at most 5000000 can be sent"):
-        extrahorizon.check_size(wish, "s", "x" * 5_000_001)
+    extrahorizon.check_size(wish, "s", "x" * MAX_PART_BYTES)
+    with pytest.raises(Trouble, match="a text has 5242881 bytes; at most 5242880 can be sent"):
+        extrahorizon.check_size(wish, "s", "x" * (MAX_PART_BYTES + 1))

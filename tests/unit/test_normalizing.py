@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import os
+import signal
 import sys
 import textwrap
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 import pytest
+import uvloop
 
 from pipeline.errors import LogUnavailable, Recoverable
 from pipeline.folding import Found, Stretch
@@ -121,6 +124,45 @@ async def test_an_item_is_tried_again_where_its_process_was_killed_from_outside(
         write(frame(b"\\x90")); flush()
     """
     assert await pooled(NormalizerPool(TERMS, lambda: NOW, child(body)), MAIL) == [[]]
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("noticed", [True, False])
+def test_item_is_told_although_all_idle_processes_were_killed(loop_factory: Any, noticed: bool) -> None:
+    async def killed_while_idle() -> list[Output]:
+        pool = NormalizerPool(TERMS, lambda: NOW)
+        try:
+            await asyncio.gather(*(pool.normalize(found(MAIL)) for _ in range(2)))
+            for process in pool._idle:
+                os.kill(process._process.pid, signal.SIGKILL)
+            if noticed:
+                await asyncio.gather(*(process._process.wait() for process in pool._idle))
+            return await pool.normalize(found(MAIL))
+        finally:
+            await pool.close()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        told = runner.run(killed_while_idle())
+    assert [output.topic for output in told] == ["delivery-events"]
+
+
+async def test_signals_to_a_whole_group_end_no_process() -> None:
+    pool = NormalizerPool(TERMS, lambda: NOW)
+    try:
+        await pool.normalize(found(MAIL))
+        [before] = pool._idle
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(before._process.pid, number)
+        assert [output.topic for output in await pool.normalize(found(MAIL))] == ["delivery-events"]
+        assert pool._idle == [before]
+    finally:
+        await pool.close()
+    assert before._process.returncode == 0, "it ends with the worker's end of the pipe"
+
+
+async def test_program_that_cannot_be_run_is_recoverable() -> None:
+    with pytest.raises(Recoverable, match="can be started"):
+        await pooled(NormalizerPool(TERMS, lambda: NOW, ["/nowhere"]), MAIL)
 
 
 async def test_a_process_that_does_not_start_ends_the_worker_not_the_item() -> None:

@@ -3,6 +3,7 @@
 import math
 import uuid
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from pipeline.admin import Brand
 from pipeline.carriers.port import Answer, Meaning
 from pipeline.outbox.job import Job, Lane
 from pipeline.routing.choice import Route, ranked
-from pipeline.routing.router import bound_to, moves_on
+from pipeline.routing.router import bound_to, moves_on, news_of
 from pipeline.routing.ways import Way
 from topics.record import EmailId
 
@@ -104,3 +105,12 @@ def test_an_email_moves_on_only_for_the_providers_sake_and_surely_not_taken() ->
         (Meaning.MISCONFIGURED, Lane.FAILING),
         (Meaning.MISCONFIGURED, Lane.BROKEN),
     }
+
+
+def test_set_up_fault_of_one_email_tells_nothing_of_the_provider_that_all_tenants_share() -> None:
+    of_one = Answer(Meaning.MISCONFIGURED, 550, "From address not verified", Lane.BROKEN, of_one=True)
+    assert moves_on(of_one)
+    assert news_of(of_one) is Lane.SILENT
+    assert news_of(replace(of_one, of_one=False)) is Lane.BROKEN
+    assert news_of(Answer(Meaning.LATER, 421, "", Lane.FAILING, of_one=True)) is Lane.FAILING
+    assert news_of(Answer(Meaning.REJECTED, 550, "", Lane.HEALTHY, of_one=True)) is Lane.HEALTHY

@@ -103,6 +103,9 @@ SAID = [
     (550, "5.2.1 account has been suspended", Cause.ADDRESS),
     (550, "5.4.1 Recipient address rejected: Access denied. AS(201806281)", Cause.ADDRESS),
     (550, "5.4.1 Access denied", Cause.ADDRESS),
+    (550, "5.7.1 recipient account has been suspended", Cause.SENDER),
+    (550, "5.7.133 RESOLVER.RST.SenderNotAuthenticatedForGroup; sender not authenticated for group", Cause.SENDER),
+    (550, "5.7.134 RESOLVER.RST.SenderNotAuthenticatedForMailbox; authentication required", Cause.SENDER),
     (550, "5.7.1 <[recipient]>: Recipient address rejected: User unknown", Cause.ADDRESS),
     (550, "<recipient>: no such user", Cause.ADDRESS),
     (550, "5.1.1 The name of this mailbox is not in our directory", Cause.ADDRESS),
@@ -257,3 +260,28 @@ def test_patterns_take_linear_time(name: str) -> None:
     slow = [piece for piece in PIECES if grows(PATTERNS[name].search, piece, 20_000) > 3.0]
     # A second look: the machine may have been busy at the first.
     assert [piece for piece in slow if grows(PATTERNS[name].search, piece, 80_000) > 3.0] == []
+
+
+REPEATED = [
+    "5.7.1 <a@b.example>: Recipient address rejected: undeliverable address: host mx.b.example[192.0.2.1] said: "
+    "550 relaying denied (in reply to RCPT TO command)",
+    "5.7.1 <a@b.example>: Recipient address rejected: unverified address: unverified sender",
+    "Verification failed for <a@b.example> Called: 192.0.2.1 Sent: RCPT TO:<a@b.example> Response: 550 relay denied",
+    "Callout verification failed: 550 your account has been suspended",
+]
+
+
+@pytest.mark.parametrize("text", REPEATED)
+@pytest.mark.parametrize("stage", [Stage.RCPT, Stage.DATA])
+def test_words_of_a_recipients_server_hold_no_lane(text: str, stage: Stage) -> None:
+    answer = replies.answer(stage, 550, text)
+    assert answer.meaning is Meaning.MISCONFIGURED, "it may be ours: it bounces nobody, and is tried again"
+    assert answer.lane is Lane.HEALTHY
+
+
+def test_set_up_fault_told_by_the_recipients_own_server_holds_no_lane() -> None:
+    for text in ("5.7.1 relaying denied", "unverified sender"):
+        answer = replies.of_recipients_server(replies.answer(Stage.RCPT, 550, text))
+        assert (answer.meaning, answer.lane) == (Meaning.MISCONFIGURED, Lane.HEALTHY)
+    for early in (replies.answer(Stage.MAIL, 550, "no"), replies.answer(Stage.DATA, 421, "busy")):
+        assert replies.of_recipients_server(early) is early
