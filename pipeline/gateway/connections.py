@@ -6,6 +6,8 @@ where a new connection finds no room, the one that has waited longest makes room
 """
 
 import asyncio
+import logging
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +34,8 @@ LINGER_S: Final = 5.0
 DISCARD_S: Final = 1.0
 MAX_DISCARDED_BYTES: Final = 4_000_000
 """Of what a refused client goes on sending: a connection that is closed at once is reset, and its answer never read."""
+WARNING_INTERVAL_S: Final = 60.0
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,17 @@ class ConnectionGuard:
         self._waiting: dict[LimitedHttpProtocol, None] = {}
         self._by_address: Counter[str] = Counter()
         self._open = 0
+        self._warned_at = -WARNING_INTERVAL_S
 
     def refuse(self, why: str) -> None:
-        """Count a refusal."""
+        """Count a refusal; a proxy that nobody named looks like an address that wants too much."""
         self._refused.labels(why).inc()
+        if why == "address" and time.monotonic() - self._warned_at >= WARNING_INTERVAL_S:
+            self._warned_at = time.monotonic()
+            log.warning(
+                "an address is refused; if it is a proxy, MAILFOLD_TRUSTED_PROXIES must name it: limit=%d",
+                self.limits.per_address,
+            )
 
     def admit(self, address: str) -> str:
         """Count a connection in; return why there is no room instead, empty where there is."""

@@ -173,7 +173,7 @@ async def test_body_that_ends_after_its_answer_leaves_the_connection_usable(sett
         assert await client.ended()
 
 
-async def test_one_address_has_its_share_of_connections(settings: Settings) -> None:
+async def test_one_address_has_its_share_of_connections(settings: Settings, capsys: Any) -> None:
     async with gateway(settings, http_connections_per_address=4) as world:
         # The test's own client has one of the four.
         assert (await world.http.get("/healthz")).status_code == 200
@@ -183,6 +183,9 @@ async def test_one_address_has_its_share_of_connections(settings: Settings) -> N
                 await client.send(ASK, b"\r\n")
                 assert await client.answer() == 200
             assert await refused(world, "address") == 1
+            async with connected(world) as [another]:
+                assert await another.answer() == 503
+        assert capsys.readouterr().err.count("MAILFOLD_TRUSTED_PROXIES must name it: limit=4") == 1, "once"
         async with connected(world) as [client]:
             await client.send(ASK, b"\r\n")
             assert await client.answer() == 200
@@ -262,7 +265,7 @@ async def test_pipelined_requests_are_answered_in_order_and_bounded(settings: Se
         assert statuses[-1] == 0
 
 
-async def test_refused_request_is_not_answered_in_the_place_of_one_before(settings: Settings, caplog: Any) -> None:
+async def test_refused_request_is_not_answered_in_the_place_of_one_before(settings: Settings, capsys: Any) -> None:
     wrong = ASK + b"X-A: b\r\n" * (MAX_HEADERS + 1) + b"\r\n"
     async with gateway(settings) as world, connected(world, 2) as clients:
         for client, before in zip(clients, (1, 3), strict=True):
@@ -270,4 +273,4 @@ async def test_refused_request_is_not_answered_in_the_place_of_one_before(settin
             assert await client.answer() == 0
             assert await client.ended()
         assert await refused(world, "head") == 2
-    assert "Traceback" not in caplog.text
+    assert "Traceback" not in capsys.readouterr().err
