@@ -140,14 +140,14 @@ async def pieces(size: int) -> AsyncIterator[bytes]:
 
 @pytest.mark.parametrize("owner", ["", "tenant acme"])
 async def test_large_bodies_that_grow_beside_each_other_do_not_all_fail(owner: str) -> None:
-    room, inside = memory(wait_s=0.5), list[int]()
+    room, inside = memory(wait_s=20 if owner else 0.5), list[int]()
     async with client(application(room, inside, owner=owner)) as http:
         headers = {"Content-Length": str(20 * MB)}
         answers = await asyncio.gather(*[http.post("/", content=pieces(20 * MB), headers=headers) for _ in range(8)])
         statuses = [answer.status_code for answer in answers]
         assert set(statuses) <= {200, 503}
         # A tenant's wait for each other without holding anything; strangers' make room for those that still wait.
-        assert statuses.count(200) >= (6 if owner else 1), statuses
+        assert statuses.count(200) >= (8 if owner else 1), statuses
     assert room.held == 0
 
 
