@@ -31,6 +31,8 @@ class FairThreads(ThreadPoolExecutor):
         self._mutex = threading.Lock()
         self._waiting: dict[str, deque[_Work]] = {}
         self._at_work: Counter[str] = Counter()
+        self._chosen: deque[tuple[str, _Work]] = deque()
+        """Whose turn it is; the threads take them from here."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
         """Queue a call for the current task's caller."""
@@ -52,7 +54,8 @@ class FairThreads(ThreadPoolExecutor):
 
     def _start(self) -> None:
         while (found := self._next()) is not None:
-            super().submit(self._run, *found)
+            self._chosen.append(found)
+            super().submit(self._run)
 
     def _next(self) -> tuple[str, _Work] | None:
         with self._mutex:
@@ -70,8 +73,10 @@ class FairThreads(ThreadPoolExecutor):
             self._at_work[caller] += 1
             return caller, work
 
-    def _run(self, caller: str, work: _Work) -> None:
-        future, call = work
+    def _run(self) -> None:
+        # An error's traceback holds this frame and those of its callers. Were the future found in one of them, both
+        # would keep what the call was given, a whole request's body, until the collector next looks at everything.
+        caller, (future, call) = self._chosen.popleft()
         try:
             if future.set_running_or_notify_cancel():
                 try:
@@ -79,6 +84,7 @@ class FairThreads(ThreadPoolExecutor):
                 except BaseException as error:
                     future.set_exception(error)
         finally:
+            del future, call
             with self._mutex:
                 self._at_work[caller] -= 1
                 if not self._at_work[caller]:

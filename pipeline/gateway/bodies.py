@@ -20,11 +20,13 @@ T = TypeVar("T")
 BODY_TIMEOUT_S: Final = 60.0
 """For a whole body, where no setting says otherwise: a sender that trickles holds a connection and memory."""
 STEP_BYTES: Final = 4_000_000
-"""Unzipped at once, in a thread; room for it is found before."""
+"""Unzipped at once, in a thread."""
 OWNER: Final = "mailfold.owner"
 """In a request's scope: who holds its body's bytes, once that is known; the address it came from until then."""
 _SHARE: Final = "mailfold.body_share"
 _GZIP: Final = 16 + zlib.MAX_WBITS
+_MAX_RATIO: Final = 1032
+"""Deflate makes at most so many bytes of one."""
 _DRAIN_S: Final = 1.0
 
 
@@ -66,25 +68,41 @@ def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
 
 async def read_raw(request: Request, limit: int) -> bytes:
     """Return the body as it came. Raise Problem: 400, 408, 413 or 503."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and len(declared) < 20 and int(declared) > limit:
+    text = request.headers.get("content-length", "")
+    declared = int(text) if text.isdecimal() and len(text) < 20 else 0
+    if declared > limit:
         raise await _after_draining(request, limit, _too_large(limit))
     limits = _limits(request)
     timeout_s = limits.timeout_s if limits else BODY_TIMEOUT_S
     body = bytearray()
+    reserved = await _reserved(request, declared, limit)
     try:
         async with asyncio.timeout(timeout_s):
             async for piece in request.stream():
                 body += piece
                 if len(body) > limit:
                     raise await _after_draining(request, limit, _too_large(limit))
-                if piece and not await _take(request, len(piece)):
-                    raise await _after_draining(request, limit, _no_room())
+                if len(body) > reserved and not await _take(request, min(len(piece), len(body) - reserved)):
+                    body.clear()
+                    raise await _after_draining(request, limit, _no_room(request))
     except TimeoutError:
         raise Problem(408, f"the body took over {timeout_s:g} s", "body", {"Connection": "close"}) from None
     except ClientDisconnect:
         raise Problem(400, "the body ended early", "body") from None
     return bytes(body)
+
+
+async def _reserved(request: Request, declared: int, limit: int) -> int:
+    """Return how many bytes of a body are counted before they come: all, where a tenant or a provider announced them.
+
+    Large bodies of one owner that grow beside each other would each take a part of its share, and none would find
+    room for its end. What nobody announced, and what comes from strangers, is counted as it comes.
+    """
+    if OWNER not in request.scope:
+        return 0
+    if declared and not await _take(request, declared):
+        raise await _after_draining(request, limit, _no_room(request))
+    return declared
 
 
 class _Gunzip:
@@ -125,20 +143,32 @@ def unzip(raw: bytes, limit: int) -> bytes:
 
 
 async def _unzipped(request: Request, raw: bytes, limit: int) -> bytes:
-    """Gunzip step by step off the loop, each with room found beforehand; give back the room of ``raw``."""
+    """Gunzip step by step off the loop, with room found beforehand; give back the room of ``raw``.
+
+    Room for the announced size is found at once: bodies that grow beside each other would stop each other half-way.
+    """
     gunzip, pieces = _Gunzip(raw, limit), []
+    wanted = min(_announced(raw), limit) + 1
+    room = 0
     while True:
-        most = min(STEP_BYTES, limit + 1 - gunzip.size)
-        if not await _take(request, most):
-            raise _no_room()
-        piece = await asyncio.to_thread(gunzip.step, most)
-        _give_back(request, most - len(piece))
+        if not room:
+            if not await _take(request, wanted):
+                raise _no_room(request)
+            room, wanted = wanted, STEP_BYTES
+        piece = await asyncio.to_thread(gunzip.step, min(STEP_BYTES, limit + 1 - gunzip.size, room))
+        room -= len(piece)
         if not piece:
             break
         pieces.append(piece)
+    _give_back(request, room)
     gunzip.check_end()
     _give_back(request, len(raw))
     return pieces[0] if len(pieces) == 1 else await asyncio.to_thread(b"".join, pieces)
+
+
+def _announced(raw: bytes) -> int:
+    """Return the size that gzip's last four bytes tell (RFC 1952), as far as so many bytes can become as many."""
+    return min(int.from_bytes(raw[-4:], "little"), len(raw) * _MAX_RATIO)
 
 
 def _limits(request: Request) -> BodyLimits | None:
@@ -167,7 +197,9 @@ def _too_large(limit: int) -> Problem:
     return Problem(413, f"over {limit} bytes", "body", {"Connection": "close"})
 
 
-def _no_room() -> Problem:
+def _no_room(request: Request) -> Problem:
+    """Return the problem, and give back at once what the request holds: others wait for it."""
+    release(request.scope)
     headers = {"Connection": "close", "Retry-After": "2"}
     return Problem(503, "too many bytes of other requests in hand; send it again", "body", headers)
 

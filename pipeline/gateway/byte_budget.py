@@ -2,26 +2,37 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Final, TypeVar
+from weakref import WeakValueDictionary
 
 from pipeline.errors import LogUnavailable
+from pipeline.fair_threads import CALLER
 
 T = TypeVar("T")
 
-MAX_BYTES_IN_HAND: Final = 256_000_000
+MAX_BYTES_IN_HAND: Final = 320_000_000
+"""More than the largest request of one tenant (256 MB), so that others find room beside it."""
 MAX_RENDERINGS: Final = 4
 """Rendering needs the interpreter's lock: more at once are no faster, and each needs memory of its own."""
 
 
 class ByteBudget:
-    """Lets requests render and hold contents while there is room; the others wait, in turn."""
+    """Lets requests render and hold contents while there is room; the others wait, in turn.
+
+    No tenant renders in more than half of the slots, and what it holds beside a first request is no more than what is
+    free beside it: however much one hands in, others find a slot and room.
+    """
 
     def __init__(self, most: int = MAX_BYTES_IN_HAND, renderings: int = MAX_RENDERINGS) -> None:
         self._most = most
         self._held = 0
+        self._by_tenant: Counter[str] = Counter()
         self._slots = asyncio.Semaphore(renderings)
-        self._released = asyncio.Condition()
+        self._per_tenant = max(1, renderings // 2)
+        self._slots_of: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._released = asyncio.Event()
 
     @contextlib.asynccontextmanager
     async def rendered(self, render: Callable[[], T], size: Callable[[T], int], patience_s: float) -> AsyncIterator[T]:
@@ -29,30 +40,50 @@ class ByteBudget:
 
         Raise LogUnavailable, a 503, where there is none within ``patience_s``.
         """
-        try:
-            async with asyncio.timeout(patience_s):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise LogUnavailable from None
-        try:
+        tenant = CALLER.get()
+        async with self._slot(tenant, patience_s):
             made = await asyncio.to_thread(render)
+            held = size(made)
             # The slot is kept meanwhile: what waits for room takes memory already.
-            held = await self._hold(size(made), patience_s)
-        finally:
-            self._slots.release()
+            await self._hold(tenant, held, patience_s)
         try:
             yield made
         finally:
-            async with self._released:
-                self._held -= held
-                self._released.notify_all()
+            self._give_back(tenant, held)
 
-    async def _hold(self, wanted: int, patience_s: float) -> int:
+    @contextlib.asynccontextmanager
+    async def _slot(self, tenant: str, patience_s: float) -> AsyncIterator[None]:
+        """Wait for one of the tenant's slots before one of all, so that few of a tenant's requests stand in the way."""
+        mine = self._slots_of.setdefault(tenant, asyncio.Semaphore(self._per_tenant))
+        async with contextlib.AsyncExitStack() as slots:
+            try:
+                async with asyncio.timeout(patience_s):
+                    await slots.enter_async_context(mine)
+                    await slots.enter_async_context(self._slots)
+            except TimeoutError:
+                raise LogUnavailable from None
+            yield
+
+    async def _hold(self, tenant: str, wanted: int, patience_s: float) -> None:
         try:
-            async with asyncio.timeout(patience_s), self._released:
-                # What is larger than all the room is let in alone.
-                await self._released.wait_for(lambda: self._held == 0 or self._held + wanted <= self._most)
-                self._held += wanted
+            async with asyncio.timeout(patience_s):
+                while not self._fits(tenant, wanted):
+                    await self._released.wait()
         except TimeoutError:
             raise LogUnavailable from None
-        return wanted
+        self._held += wanted
+        self._by_tenant[tenant] += wanted
+
+    def _fits(self, tenant: str, wanted: int) -> bool:
+        left = self._most - self._held - wanted
+        mine = self._by_tenant[tenant]
+        # What is larger than all the room is let in alone.
+        return not self._held or (left >= 0 and (not mine or mine + wanted <= left))
+
+    def _give_back(self, tenant: str, held: int) -> None:
+        self._held -= held
+        self._by_tenant[tenant] -= held
+        if self._by_tenant[tenant] <= 0:
+            del self._by_tenant[tenant]
+        released, self._released = self._released, asyncio.Event()
+        released.set()

@@ -1,11 +1,13 @@
 """HTTP connections with limits on size, time and number; `server.py` gives the protocol class to uvicorn.
 
 Uvicorn's own protocol bounds neither a request's head nor the time that it may take. Here a connection waits (for its
-first request, for the rest of a head, or idle between two) or works. Whoever waits too long is closed, and where a new
-connection finds no room, the one that has waited longest makes room: slow strangers push out each other.
+first request, for the rest of a head or a body, or idle between two) or works. Whoever waits too long is closed, and
+where a new connection finds no room, the one that has waited longest makes room: slow strangers push out each other.
 """
 
 import asyncio
+import logging
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +34,8 @@ LINGER_S: Final = 5.0
 DISCARD_S: Final = 1.0
 MAX_DISCARDED_BYTES: Final = 4_000_000
 """Of what a refused client goes on sending: a connection that is closed at once is reset, and its answer never read."""
+WARNING_INTERVAL_S: Final = 60.0
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,17 @@ class ConnectionGuard:
         self._waiting: dict[LimitedHttpProtocol, None] = {}
         self._by_address: Counter[str] = Counter()
         self._open = 0
+        self._warned_at = -WARNING_INTERVAL_S
 
     def refuse(self, why: str) -> None:
-        """Count a refusal."""
+        """Count a refusal; a proxy that nobody named looks like an address that wants too much."""
         self._refused.labels(why).inc()
+        if why == "address" and time.monotonic() - self._warned_at >= WARNING_INTERVAL_S:
+            self._warned_at = time.monotonic()
+            log.warning(
+                "an address is refused; if it is a proxy, MAILFOLD_TRUSTED_PROXIES must name it: limit=%d",
+                self.limits.per_address,
+            )
 
     def admit(self, address: str) -> str:
         """Count a connection in; return why there is no room instead, empty where there is."""
@@ -90,12 +101,12 @@ class ConnectionGuard:
         return bool(address) and self._by_address[address] >= self.limits.per_address
 
     def waits(self, connection: "LimitedHttpProtocol") -> None:
-        """Note that a connection has no request in hand from now on."""
+        """Note that nothing is known of a connection's next request, or of the rest of its body, from now on."""
         self._waiting.pop(connection, None)
         self._waiting[connection] = None
 
     def works(self, connection: "LimitedHttpProtocol") -> None:
-        """Note that a connection has a request in hand, or is gone."""
+        """Note that a connection has a whole request in hand, or is gone."""
         self._waiting.pop(connection, None)
 
     def _evict(self) -> bool:
@@ -170,7 +181,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.guard.leave(self._address)
             self._address = None
         self.guard.works(self)
-        if self._is_message_open and self._discarded is None:
+        is_answered = self.cycle is not None and self.cycle.response_started and not self._in_head
+        if self._is_message_open and self._discarded is None and not is_answered:
             self.transport.write(_answer(408, "the request did not come in time"))
             self.transport.close()
             self._start(LINGER_S, self.transport.abort)
@@ -223,14 +235,15 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._silent_bytes = 0
         self._stop(self._timer)
-        self.guard.works(self)
+        self.guard.waits(self)
         super().on_headers_complete()
         if len(self.pipeline) > MAX_PIPELINED:
             self._fail(_Refusal(503, "too many requests at once on one connection", "head"))
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of a body."""
+        """Take a piece of a body; who goes on sending is not who has waited longest."""
         self._silent_bytes = 0
+        self.guard.waits(self)
         super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
@@ -279,7 +292,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._silent_bytes = 0
         self._is_message_open = False
-        if self._is_idle() and not self.transport.is_closing():
+        if not self._is_idle():
+            self.guard.works(self)
+        elif not self.transport.is_closing():
             # Uvicorn's own timer ended with the last bytes that came.
             self._start(self.timeout_keep_alive, self.transport.close)
 
@@ -323,6 +338,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return
         self.guard.refuse(why)
         self._discarded = 0
+        if self.pipeline or (self._in_head and not self._is_idle()):
+            # Answers to earlier requests are due, and this one would be taken for the first of them.
+            self.cycle.disconnected = True
+            self.transport.close()
+            return
         # Where an answer is on its way already, a second one would be read as a part of it.
         if self._is_idle() or not self.cycle.response_started:
             self.transport.write(_answer(status, error))

@@ -1,16 +1,17 @@
 """How many bytes of request bodies one gateway has in hand, shared out fairly between tenants and addresses.
 
-Bytes are counted as they arrive, not as they are announced: who trickles a large body holds little.
+Strangers' bytes are counted as they arrive, not as they are announced: who trickles a large body holds little.
 """
 
 import asyncio
 import contextlib
+import random
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
 WAIT_S: Final = 2.0
-"""How long a request waits for room before it is refused."""
+"""How long a request waits for room, at most, before it is refused."""
 FLOOR_BYTES: Final = 1_000_000
 """What an owner may always hold while any room is left, however many others hold more."""
 
@@ -42,7 +43,8 @@ class BodyMemory:
     async def take(self, owner: str, size: int) -> bool:
         """Count bytes in; False where there was no room in time."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._wait_s):
+            # Requests that stop each other don't give up all at once: each makes room for those that still wait.
+            async with asyncio.timeout(self._wait_s * random.uniform(0.5, 1)):  # noqa: S311 - nothing secret
                 while not self._fits(owner, size):
                     await self._freed.wait()
                 self._held += size

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 
+from pipeline.dialects import fasttrack
 from pipeline.gateway.connections import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED, MAX_REQUEST_LINE_BYTES
 from pipeline.settings import Settings
 from tests.support.gateway import Gateway, gateway
@@ -171,7 +173,7 @@ async def test_body_that_ends_after_its_answer_leaves_the_connection_usable(sett
         assert await client.ended()
 
 
-async def test_one_address_has_its_share_of_connections(settings: Settings) -> None:
+async def test_one_address_has_its_share_of_connections(settings: Settings, capsys: Any) -> None:
     async with gateway(settings, http_connections_per_address=4) as world:
         # The test's own client has one of the four.
         assert (await world.http.get("/healthz")).status_code == 200
@@ -181,6 +183,9 @@ async def test_one_address_has_its_share_of_connections(settings: Settings) -> N
                 await client.send(ASK, b"\r\n")
                 assert await client.answer() == 200
             assert await refused(world, "address") == 1
+            async with connected(world) as [another]:
+                assert await another.answer() == 503
+        assert capsys.readouterr().err.count("MAILFOLD_TRUSTED_PROXIES must name it: limit=4") == 1, "once"
         async with connected(world) as [client]:
             await client.send(ASK, b"\r\n")
             assert await client.answer() == 200
@@ -199,16 +204,37 @@ async def test_new_connection_takes_the_place_of_the_one_that_waited_longest(set
             assert any(isinstance(end, TimeoutError) for end in ends), "nobody is closed without need"
 
 
-async def test_full_gateway_refuses_with_503(settings: Settings) -> None:
-    head = b"POST /channels/email/batch HTTP/1.1\r\nHost: x\r\nX-Api-Key: %s\r\nContent-Length: 10\r\n\r\n"
+async def test_bodies_that_do_not_come_make_room_as_well(settings: Settings) -> None:
+    head = b"POST /u/x HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
+    trickle = b"POST /channels/email/batch HTTP/1.1\r\nHost: x\r\nX-Api-Key: %s\r\nContent-Length: 10\r\n\r\n "
+    async with gateway(settings, http_connections=3) as world, connected(world, 3) as strangers:
+        await strangers[0].send(head)
+        for stranger in strangers[1:]:
+            await stranger.send(trickle % world.key.encode())
+        await asyncio.sleep(0.3)
+        await strangers[1].send(b" ")
+        async with connected(world, 2) as [client, another]:
+            await client.send(ASK, b"\r\n")
+            assert await client.answer() == 200
+            await another.send(ASK, b"\r\n")
+            assert await another.answer() == 200
+            assert [await strangers[0].answer(), await strangers[2].answer()] == [404, 408]
+            await strangers[1].send(b" " * 8)
+            assert await strangers[1].answer() == 400, "who goes on sending is not closed"
+
+
+async def test_full_gateway_refuses_with_503(settings: Settings, monkeypatch: Any) -> None:
+    gate = threading.Event()
+    monkeypatch.setattr(fasttrack, "read_batch", lambda _: gate.wait(PATIENT_S) and ([], []))
+    head = b"POST /channels/email/batch HTTP/1.1\r\nHost: x\r\nX-Api-Key: %s\r\nContent-Length: 2\r\n\r\n[]"
     async with gateway(settings, http_connections=2) as world, connected(world, 2) as working:
         for client in working:
             await client.send(head % world.key.encode())
         await asyncio.sleep(0.3)
         async with connected(world) as [client]:
             assert await client.answer() == 503
-        await working[0].send(b" " * 10)
-        assert await working[0].answer() == 400
+        gate.set()
+        assert await working[0].answer() == 200
 
 
 async def test_proxy_that_is_trusted_is_counted_by_whom_it_speaks_for(settings: Settings) -> None:
@@ -237,3 +263,14 @@ async def test_pipelined_requests_are_answered_in_order_and_bounded(settings: Se
         await greedy.send((ASK + b"\r\n") * (MAX_PIPELINED + 10))
         statuses = [await greedy.answer() for _ in range(MAX_PIPELINED + 10)]
         assert statuses[-1] == 0
+
+
+async def test_refused_request_is_not_answered_in_the_place_of_one_before(settings: Settings, capsys: Any) -> None:
+    wrong = ASK + b"X-A: b\r\n" * (MAX_HEADERS + 1) + b"\r\n"
+    async with gateway(settings) as world, connected(world, 2) as clients:
+        for client, before in zip(clients, (1, 3), strict=True):
+            await client.send((ASK + b"\r\n") * before + wrong)
+            assert await client.answer() == 0
+            assert await client.ended()
+        assert await refused(world, "head") == 2
+    assert "Traceback" not in capsys.readouterr().err

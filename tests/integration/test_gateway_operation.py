@@ -57,7 +57,7 @@ async def test_heavy_work_runs_in_threads_that_know_whose_it_is(
     monkeypatch.setattr(fasttrack, "read_batch", observed)
     async with gateway(settings) as world:
         assert (await world.post([message("one")])).status_code == 200
-    assert seen == [("acme", "gateway_")]
+    assert seen == [("acme", "fair_0")]
 
 
 async def test_metrics_show_how_late_the_event_loop_is(settings: Settings) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -9,6 +11,7 @@ from pipeline.content import templates
 from pipeline.dialects import email_v1_send as dialect
 from pipeline.dialects.email_v1_send import Result
 from pipeline.errors import LogUnavailable, Refused
+from pipeline.fair_threads import CALLER
 from pipeline.gateway import email_v1_send as surface
 from pipeline.gateway.byte_budget import ByteBudget
 from tests.support.dialects import BRAND, email_v1
@@ -54,6 +57,7 @@ async def test_a_content_waits_until_there_is_room_and_is_then_let_in() -> None:
     order: list[str] = []
 
     async def hold(name: str, size: int, until: asyncio.Event | None = None) -> None:
+        CALLER.set(name)
         async with budget.rendered(lambda: size, lambda made: made, 5.0):
             order.append(name)
             if until is not None:
@@ -64,12 +68,76 @@ async def test_a_content_waits_until_there_is_room_and_is_then_let_in() -> None:
     while not order:
         await asyncio.sleep(0)
     second = asyncio.create_task(hold("second", 3))
-    await hold("small", 2)
+    await asyncio.create_task(hold("small", 2))
     assert order == ["first", "small"]
     done.set()
     await asyncio.gather(first, second)
     await hold("larger than all the room", 11)
     assert order == ["first", "small", "second", "larger than all the room"]
+
+
+async def test_a_tenant_with_many_slow_renderings_keeps_no_other_waiting() -> None:
+    budget, gate, begun = ByteBudget(renderings=4), threading.Event(), list[str]()
+
+    def slow() -> int:
+        begun.append(CALLER.get())
+        assert gate.wait(20)
+        return 1
+
+    async def post(tenant: str, render: Callable[[], int], patience_s: float) -> None:
+        CALLER.set(tenant)
+        async with budget.rendered(render, lambda made: made, patience_s):
+            pass
+
+    greedy = [asyncio.create_task(post("greedy", slow, 20)) for _ in range(20)]
+    try:
+        while not begun:
+            await asyncio.sleep(0.001)
+        await asyncio.create_task(post("modest", lambda: 1, 5))
+        assert len(begun) <= 2, "and it has no more than half of the slots"
+    finally:
+        gate.set()
+        await asyncio.gather(*greedy)
+
+
+async def test_a_tenant_with_large_contents_leaves_room_and_slots_to_others() -> None:
+    budget, done, held = ByteBudget(most=100, renderings=4), asyncio.Event(), list[str]()
+
+    async def hold(tenant: str, size: int) -> None:
+        CALLER.set(tenant)
+        async with budget.rendered(lambda: size, lambda made: made, 5):
+            held.append(tenant)
+            await done.wait()
+
+    tasks = [asyncio.create_task(hold("greedy", 45)) for _ in range(6)]
+    while not held:
+        await asyncio.sleep(0.001)
+    tasks += [asyncio.create_task(hold(f"modest {nth}", 20)) for nth in range(2)]
+    try:
+        async with asyncio.timeout(4):
+            while len(held) < 3:
+                await asyncio.sleep(0.001)
+        assert sorted(held) == ["greedy", "modest 0", "modest 1"]
+    finally:
+        done.set()
+        await asyncio.gather(*tasks)
+
+
+async def test_one_who_no_longer_waits_leaves_nothing_behind() -> None:
+    budget, gate = ByteBudget(most=10, renderings=1), asyncio.Event()
+
+    async def hold(size: int) -> None:
+        async with budget.rendered(lambda: size, lambda made: made, 20):
+            await gate.wait()
+
+    # The first holds room, the second waits for room, the third for a slot.
+    tasks = [asyncio.create_task(hold(8)) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    for task in reversed(tasks):
+        task.cancel()
+        await asyncio.wait([task])
+    async with budget.rendered(lambda: 10, lambda made: made, 5.0) as made:
+        assert made == 10
 
 
 async def test_no_room_in_time_is_unavailable_and_frees_what_it_took() -> None:

@@ -1,8 +1,10 @@
 """The gateway's threads: bounded, shared by callers, and an executor like any other."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future
 
@@ -69,6 +71,30 @@ def test_an_error_is_the_callers_and_frees_the_thread(pool: FairThreads) -> None
         with pytest.raises(ValueError, match="no"):
             pool.submit(fail).result(20)
     assert pool.submit(lambda: 5).result(20) == 5
+
+
+class Body(bytearray):
+    """Bytes that can be referred to weakly."""
+
+
+def test_a_failed_call_keeps_nothing_of_what_it_was_given(pool: FairThreads) -> None:
+    def fail(body: Body) -> None:
+        raise ValueError(len(body))
+
+    given = []
+    gc.disable()
+    try:
+        for _ in range(3):
+            body = Body(10)
+            given.append(weakref.ref(body))
+            with pytest.raises(ValueError, match="10"):
+                pool.submit(fail, body).result(20)
+        del body
+        # The thread drops the last call a moment after its result is there.
+        pool.shutdown()
+        assert [reference() for reference in given] == [None, None, None]
+    finally:
+        gc.enable()
 
 
 def test_what_waits_is_cancelled_at_the_end() -> None:
