@@ -20,8 +20,8 @@ from rich.console import Console
 from bench import accept, dialects, dispatch, emit, figures, fold, memory, pixel, project, webhooks, whole
 from bench.figures import Delay, Memory, Rate
 from bench.house import QUICK, Size, World, sink, world
+from pipeline.devstack.supervisor import Stack
 from pipeline.settings import Settings
-from pipeline.supervisor import Stack
 
 STAGES = ("accept", "dialects", "pixel", "webhooks", "dispatch", "fold", "project", "emit", "whole", "memory")
 

@@ -11,7 +11,7 @@ from bench.figures import Rate
 from bench.house import World
 from bench.log import produce
 from pipeline.content.chunks import pack
-from pipeline.ports import Entry
+from pipeline.runtime.ports import Entry
 from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
 
 BATCH, CALLERS = 500, 4

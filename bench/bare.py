@@ -6,7 +6,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from pipeline.gateway.headers import NO_STORE, raw
-from pipeline.gateway.tracking import GIF
+from pipeline.gateway.routes.tracking import GIF
 
 START = {
     "type": "http.response.start",

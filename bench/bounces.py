@@ -18,13 +18,13 @@ from typing import Final
 
 from flufl.bounce import all_failures
 
-from pipeline import tokens
-from pipeline.bounces.read import FROM, TO
+from pipeline.content import tokens
 from pipeline.errors import Unproven, Unrecognised
-from pipeline.hearing.adapter import Context
-from pipeline.providers import mail
-from pipeline.proving import proofs
-from pipeline.signing import Signer
+from pipeline.runtime.signing import Signer
+from pipeline.webhooks.base import Context
+from pipeline.webhooks.bounces.parse import FROM, TO
+from pipeline.webhooks.proofs import proofs
+from pipeline.webhooks.providers import bounce_mail
 from topics.events import EventKind
 from topics.record import EmailId
 
@@ -78,9 +78,9 @@ def ours(raw: bytes) -> str:
     """Return what our reader makes of a sample that came to a return path of ours."""
     to = tokens.verp(Signer(SECRET, "verp"), SAMPLE_ID, "mailfold.localhost")
     context = Context(provider="inbound", received_at=0, proofs=proofs(SECRET))
-    for report in mail.split(raw, {TO: to, FROM: "<>"})[:1]:
+    for report in bounce_mail.split(raw, {TO: to, FROM: "<>"})[:1]:
         try:
-            event = mail.normalize(report, context)
+            event = bounce_mail.normalize(report, context)
         except (Unproven, Unrecognised):
             return NO_BOUNCE
         if event.kind is EventKind.BOUNCED and event.bounce_class is not None:

@@ -14,7 +14,7 @@ from bench import accept, material
 from bench.figures import Delay, Rate
 from bench.house import World
 from pipeline.content.templates import drafted
-from pipeline.database import database
+from pipeline.runtime.database import database
 from projections import templates
 from topics.templates import Texts
 

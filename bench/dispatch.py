@@ -13,7 +13,7 @@ from bench.house import World
 from bench.log import produce
 from pipeline.content.chunks import pack
 from pipeline.content.text import with_text
-from pipeline.ports import Entry
+from pipeline.runtime.ports import Entry
 from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
 from topics.requests import ContentPointer
 

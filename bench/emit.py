@@ -10,7 +10,7 @@ from bench.figures import Rate, pace
 from bench.house import BRAND, TENANT, World
 from bench.material import activity
 from pipeline import admin
-from pipeline.database import database
+from pipeline.runtime.database import database
 
 AT_ONCE = 32
 

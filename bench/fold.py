@@ -8,7 +8,7 @@ from bench import material
 from bench.figures import Rate, pace
 from bench.house import World
 from bench.log import committed, drain, produce
-from pipeline.ports import Entry
+from pipeline.runtime.ports import Entry
 from topics.acks import Acked
 from topics.changes import Fact
 from topics.events import DeliveryEvent

@@ -13,7 +13,7 @@ from typing import cast
 
 import uvloop
 
-from pipeline.gateway.tracking import GIF
+from pipeline.gateway.routes.tracking import GIF
 
 AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Thunderbird/128.3.0"
 

@@ -14,11 +14,12 @@ from aiohttp import web
 from psycopg import sql
 from pydantic import SecretStr
 
-from pipeline import admin, cluster
-from pipeline.database import database
-from pipeline.embedded.child import Child, Program, spawn
-from pipeline.embedded.home import free_port
-from pipeline.sandbox.keys import public_key
+from pipeline import admin
+from pipeline.devstack.sandbox.keys import public_key
+from pipeline.devstack.servers.data_dir import free_port
+from pipeline.devstack.servers.process import Child, Program, spawn
+from pipeline.runtime import topic_admin
+from pipeline.runtime.database import database
 from pipeline.settings import Settings, environment
 
 TENANT, BRAND = "bench", "1"
@@ -115,7 +116,7 @@ async def world(servers: Settings, name: str, size: Size, destination: str = "")
             "data_dir": servers.data_dir / name,
         }
     )
-    await cluster.create(settings)
+    await topic_admin.create(settings)
     secret = settings.secret.get_secret_value()
     async with database(settings, size=1) as pool:
         await admin.add_tenant(pool, admin.Tenant(TENANT))

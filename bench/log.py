@@ -6,8 +6,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
-from pipeline.kafka import append_all, consumer, kafka_log
-from pipeline.ports import Entry
+from pipeline.runtime.kafka import append_all, consumer, kafka_log
+from pipeline.runtime.ports import Entry
 from pipeline.settings import Settings
 from topics.record import Place
 

@@ -6,7 +6,7 @@ import time
 import msgspec
 
 from bench.house import BRAND, TENANT
-from pipeline.fold import evolve
+from pipeline.worker.fold import evolve
 from topics import ids
 from topics.acks import Acked
 from topics.changes import Applied, EmailChange, Fact

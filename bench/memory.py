@@ -9,8 +9,8 @@ import psutil
 
 from bench.figures import Memory
 from bench.house import answers
-from pipeline.embedded.child import Program, spawn
-from pipeline.embedded.home import free_port
+from pipeline.devstack.servers.data_dir import free_port
+from pipeline.devstack.servers.process import Program, spawn
 
 SETTLE = 10.0
 """Seconds after the last role began to answer: imports are done, pools are open, nothing flows."""

@@ -4,16 +4,16 @@ import asyncio
 
 import uvloop
 
-from pipeline.bootstrap import configure_logging, wall_clock
-from pipeline.normalizing.pool import normalizer_pool
-from pipeline.proving import proofs_of
+from pipeline.runtime.bootstrap import configure_logging, wall_clock
 from pipeline.settings import Settings, load
-from pipeline.steps import Normalizer
-from pipeline.streaming.flow import Flow, Runs
-from pipeline.streaming.outlet import outlet
-from pipeline.streaming.run import run
-from pipeline.topology import normalizing
-from pipeline.worker import spare_the_collector
+from pipeline.webhooks.proofs import proofs_of
+from pipeline.worker.agents import Normalizer
+from pipeline.worker.main import spare_the_collector
+from pipeline.worker.normalizing.pool import normalizer_pool
+from pipeline.worker.streaming.app import Flow, Runs
+from pipeline.worker.streaming.producer import outlet
+from pipeline.worker.streaming.runner import run
+from pipeline.worker.topology import normalizing
 from topics.registry import FACTS
 
 

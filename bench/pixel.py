@@ -11,11 +11,11 @@ import aiohttp
 from bench import material
 from bench.figures import Delay, Rate
 from bench.house import World, answers
-from pipeline import tokens
-from pipeline.embedded.child import Program, spawn
-from pipeline.embedded.home import free_port
-from pipeline.kafka import consumer, partitions
-from pipeline.signing import Signer
+from pipeline.content import tokens
+from pipeline.devstack.servers.data_dir import free_port
+from pipeline.devstack.servers.process import Program, spawn
+from pipeline.runtime.kafka import consumer, partitions
+from pipeline.runtime.signing import Signer
 from topics.codec import decode
 from topics.registry import DELIVERY_EVENTS
 

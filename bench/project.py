@@ -11,7 +11,7 @@ from bench import material
 from bench.figures import Rate, pace
 from bench.house import World
 from bench.log import produce
-from pipeline.ports import Entry
+from pipeline.runtime.ports import Entry
 from topics.registry import EMAIL_CHANGES
 
 TABLES: Sequence[tuple[str, str]] = (

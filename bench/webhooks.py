@@ -22,8 +22,8 @@ from bench.figures import Rate, pace
 from bench.house import World, sink
 from bench.log import committed
 from pipeline import admin
-from pipeline.database import database
-from pipeline.embedded.child import Program, spawn
+from pipeline.devstack.servers.process import Program, spawn
+from pipeline.runtime.database import database
 from pipeline.settings import environment
 from topics.registry import PROVIDER_WEBHOOKS
 

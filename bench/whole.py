@@ -15,7 +15,7 @@ from bench import material
 from bench.accept import BATCH, post, post_all
 from bench.figures import Delay, Rate, pace
 from bench.house import World
-from pipeline.sandbox.keys import SIGNATURE, TIMESTAMP, private_key, sign
+from pipeline.devstack.sandbox.keys import SIGNATURE, TIMESTAMP, private_key, sign
 
 ROLES = ("gateway", "worker", "dispatch", "project", "emit", "sandbox")
 DELIVERED = ""

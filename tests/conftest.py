@@ -18,7 +18,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from pydantic import SecretStr
 
-from pipeline import cluster
+from pipeline.runtime import topic_admin
 from pipeline.settings import Settings
 from tests.support import servers, skips
 from tests.support.caught_up import CaughtUp
@@ -92,7 +92,7 @@ async def settings(kafka_bootstrap: str, database_url: str, tmp_path: Path) -> A
         partitions=2,
         allow_private_destinations=True,
     )
-    await cluster.create(made)
+    await topic_admin.create(made)
     yield made
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap)
     with contextlib.suppress(Exception):

@@ -1,7 +1,8 @@
 """Judge a refusal: whom it blames, by how far the conversation came, by its codes and by its words.
 
-The only place for it: the fold judges acks with it, `pipeline.bounces` mail that came back, the webhook adapters what
-a provider quotes, the carriers an answer, and the suppressions what counts. Pure; reads what a record holds.
+The only place for it: the fold judges acks with it, `pipeline.webhooks.bounces` mail that came back, the webhook
+adapters what a provider quotes, the carriers an answer, and the suppressions what counts. Pure; reads what a record
+holds.
 https://www.iana.org/assignments/smtp-enhanced-status-codes
 """
 

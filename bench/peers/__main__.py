@@ -24,10 +24,10 @@ from bench.peers.engines import ENGINES, Arena, Tell
 from bench.peers.measure import Stalled
 from bench.peers.processes import Cores, Ended
 from bench.peers.traffic import Shape, traffic
-from pipeline import cluster
-from pipeline.embedded import kafka
-from pipeline.embedded.child import NotStarted
-from pipeline.embedded.home import free_port
+from pipeline.devstack.servers import kafka
+from pipeline.devstack.servers.data_dir import free_port
+from pipeline.devstack.servers.process import NotStarted
+from pipeline.runtime import topic_admin
 from pipeline.settings import Settings
 
 EVERYONE = ("textbook", "quix", "streams", "streams-eos", "ours", "quix:2", "streams:2", "ours:2")
@@ -91,7 +91,7 @@ async def _arena(asked: argparse.Namespace, folder: Path, bootstrap: str, tell: 
         topic_prefix="peers-",
         partitions=asked.partitions,
     )
-    await cluster.create(settings)
+    await topic_admin.create(settings)
     arena = Arena(settings, "peers-warm-up", folder, asked.commit)
     shape = Shape(asked.events, asked.emails, asked.seed)
     tell(f"writing {shape.events:,} events of {shape.emails:,} emails, seed {shape.seed}")

@@ -7,7 +7,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
 
-from pipeline import cluster
+from pipeline.runtime import topic_admin
 from pipeline.settings import Settings
 from topics.registry import DEAD_LETTERS, EMAIL_CHANGES, EMAIL_STATES
 
@@ -28,7 +28,7 @@ async def forget(settings: Settings, patience: float = 60.0) -> None:
             await _rewind(settings.kafka_bootstrap, group, await _read(admin, group))
     finally:
         await admin.close()
-    await cluster.create(settings)
+    await topic_admin.create(settings)
 
 
 async def sweep(settings: Settings) -> None:

@@ -11,7 +11,7 @@ from bench.peers.engines import Arena, Engine, Tell
 from bench.peers.measure import EVERY, Pace, Run, Sample, Stalled, last_progress, pace, to_the_end
 from bench.peers.processes import Cores, Processes
 from bench.peers.progress import Broker, ByCommits, ByStates, Progress
-from pipeline.embedded.child import Program
+from pipeline.devstack.servers.process import Program
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Final
 
 import psutil
 
-from pipeline.embedded.child import Child, Program, spawn
+from pipeline.devstack.servers.process import Child, Program, spawn
 
 PATIENCE: Final = 30.0
 _CAN_PIN: Final = hasattr(os, "sched_setaffinity")

@@ -8,7 +8,7 @@ import os
 
 from quixstreams import Application, State
 
-from pipeline.fold import evolve
+from pipeline.worker.fold import evolve
 from topics.codec import decode, encode
 from topics.registry import DELIVERY_EVENTS, EMAIL_STATES
 

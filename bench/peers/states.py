@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from pipeline.fold import evolve
-from pipeline.kafka import partitions
+from pipeline.runtime.kafka import partitions
+from pipeline.worker.fold import evolve
 from topics.codec import Undecodable, decode, encode
 from topics.registry import DELIVERY_EVENTS, EMAIL_STATES
 from topics.states import EmailState

@@ -10,7 +10,7 @@ from typing import Any
 import faust
 from faust.serializers import codecs
 
-from pipeline.fold import evolve
+from pipeline.worker.fold import evolve
 from topics.codec import decode, encode
 from topics.events import DeliveryEvent
 from topics.registry import DELIVERY_EVENTS, EMAIL_STATES

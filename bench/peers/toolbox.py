@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from pipeline.embedded.child import NotStarted
-from pipeline.embedded.jars import VERSION, unpinned
+from pipeline.devstack.servers.jars import VERSION, unpinned
+from pipeline.devstack.servers.process import NotStarted
 
 ROOT: Final = Path(__file__).parents[2]
 REQUIREMENTS: Final = ROOT / "requirements-bench.txt"

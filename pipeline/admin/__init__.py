@@ -1,6 +1,5 @@
 """What an operator decides: tenants, API keys, providers, brands, destinations. Rows in, frozen values out."""
 
-from pipeline.admin.asking import rows
 from pipeline.admin.brands import (
     Brand,
     Destination,
@@ -18,6 +17,7 @@ from pipeline.admin.providers import (
     providers,
     rotate_webhook_key,
 )
+from pipeline.admin.sql import rows
 from pipeline.admin.tenants import (
     Tenant,
     add_key,

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
-from pipeline.admin.asking import one, write
-from pipeline.database import Pool
-from pipeline.signing import seal, unseal
+from pipeline.admin.sql import one, write
+from pipeline.runtime.database import Pool
+from pipeline.runtime.signing import seal, unseal
 
 LOCAL_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 

@@ -5,10 +5,10 @@ from typing import Any, Final
 
 from psycopg.types.json import Jsonb
 
-from pipeline.admin.asking import one, rows, write
-from pipeline.database import Pool
+from pipeline.admin.sql import one, rows, write
 from pipeline.errors import NotFound
-from pipeline.signing import seal, unseal
+from pipeline.runtime.database import Pool
+from pipeline.runtime.signing import seal, unseal
 
 KINDS: Final = (
     *("smtp", "sandbox", "sendgrid", "mailgun", "ses", "postmark", "sparkpost"),

@@ -4,9 +4,9 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 
-from pipeline.admin.asking import one, write
-from pipeline.database import Pool
+from pipeline.admin.sql import one, write
 from pipeline.errors import NotFound
+from pipeline.runtime.database import Pool
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from pipeline.content.markup import (
     attribute_value,
     passed_over,
 )
-from pipeline.signing import Signer
-from pipeline.tokens import click_token, pixel_token, trap_token
+from pipeline.content.tokens import click_token, pixel_token, trap_token
+from pipeline.runtime.signing import Signer
 from topics.record import EmailId
 
 _LINKED: Final = r"(?:[aA](?:[rR][eE][aA])?|[vV]:[^\t\n\f\r />]++)(?=[\t\n\f\r /])"

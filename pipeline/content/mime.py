@@ -16,10 +16,10 @@ from email.utils import format_datetime
 from typing import Final
 from urllib.parse import quote
 
+from pipeline.content.domains import InvalidDomain, to_ascii
 from pipeline.content.header_names import is_steering
-from pipeline.content.letter import Headers, Letter
+from pipeline.content.message import Headers, Letter
 from pipeline.content.text import text_of
-from pipeline.domains import InvalidDomain, to_ascii
 from topics.contents import Attachment, Content
 from topics.record import Millis
 from topics.requests import Mailbox, SendRequest

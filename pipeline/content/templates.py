@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
-from pipeline.addresses import text_problem
 from pipeline.content import schemas
+from pipeline.content.addresses import text_problem
 from pipeline.content.placeholders import Localize, Placeholders, nothing_localized
 from pipeline.content.render import Compiled, compiled
 from pipeline.content.twig import MAX_OUTPUT_BYTES

@@ -18,7 +18,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup, escape
 
-from pipeline.content import phpdate, phpvalues
+from pipeline.content import php_date, phpvalues
 from pipeline.content.conditions import BUDGET, CONDITION_TESTS, LenientMissing, Missing, PhpConditions
 from pipeline.errors import Refused
 
@@ -149,13 +149,13 @@ def _escape(context: Context, value: Any, strategy: str = "html") -> Markup:
 
 
 @pass_context
-def _date(context: Context, value: Any, form: str = phpdate.DEFAULT, zone: str = "UTC") -> str:
-    if not isinstance(form, str) or not isinstance(zone, str) or len(form) > phpdate.FORMAT_MAX:
+def _date(context: Context, value: Any, form: str = php_date.DEFAULT, zone: str = "UTC") -> str:
+    if not isinstance(form, str) or not isinstance(zone, str) or len(form) > php_date.FORMAT_MAX:
         raise Refused("date: a format and a time zone are short texts")
     context[BUDGET].spend(len(form))
     if isinstance(value, LenientMissing):
         value = "now"
-    return phpdate.format_php(phpdate.moment(_shown(value), context[_NOW], zone), form)
+    return php_date.format_php(php_date.moment(_shown(value), context[_NOW], zone), form)
 
 
 def _default(value: Any, other: Any = "") -> Any:

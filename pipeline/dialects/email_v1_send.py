@@ -16,10 +16,10 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from pipeline.addresses import address_problem
+from pipeline.content.addresses import address_problem
 from pipeline.content.templates import render
+from pipeline.dialects.raw_json import check_values, refusal, typed
 from pipeline.errors import Refused
-from pipeline.json_items import check_values, refusal, typed
 from topics.contents import Content
 from topics.record import Millis
 from topics.templates import Template, TemplateRef

@@ -20,11 +20,11 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from pipeline.addresses import ADDRESS_MAX, TEXT_MAX, address_problem, text_problem
+from pipeline.content.addresses import ADDRESS_MAX, TEXT_MAX, address_problem, text_problem
 from pipeline.content.chunks import MAX_PART_BYTES
+from pipeline.dialects.raw_json import MISSING, depth, typed
+from pipeline.dialects.rql import Fields
 from pipeline.errors import Refused
-from pipeline.json_items import MISSING, depth, typed
-from pipeline.rql import Fields
 from projections.asking import Question, selected, selection
 from topics.contents import Attachment
 from topics.record import Millis

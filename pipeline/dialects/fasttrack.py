@@ -13,9 +13,8 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from pipeline.addresses import address_problem, text_problem
-from pipeline.errors import Refused
-from pipeline.json_items import (
+from pipeline.content.addresses import address_problem, text_problem
+from pipeline.dialects.raw_json import (
     HALF_A_PAIR,
     check_values,
     depth,
@@ -24,6 +23,7 @@ from pipeline.json_items import (
     refusal,
     split,
 )
+from pipeline.errors import Refused
 from topics.requests import Mailbox
 
 DIALECT: Final = "fasttrack"

@@ -22,15 +22,15 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from pipeline.addresses import address_problem, text_problem
+from pipeline.content.addresses import address_problem, text_problem
 from pipeline.content.budget import ContentBudget, OverBudget, content_bytes
 from pipeline.content.chunks import check_parts
 from pipeline.content.header_names import MAX_NAME_CHARACTERS, is_custom_name, is_steering
 from pipeline.content.render import Compiled, compiled
 from pipeline.content.templates import render
+from pipeline.dialects.json_fields import misfits
+from pipeline.dialects.raw_json import MISSING, check, typed
 from pipeline.errors import Refused
-from pipeline.json_fields import misfits
-from pipeline.json_items import MISSING, check, typed
 from topics.contents import Attachment, Content
 from topics.record import Millis
 from topics.templates import Syntax, Template, TemplateRef

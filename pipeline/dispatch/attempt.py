@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from pipeline.admin import Brand
-from pipeline.outbox.engine import Lease
-from pipeline.outbox.job import Job
-from pipeline.routing.router import bound_to
-from pipeline.routing.ways import Way
+from pipeline.dispatch.routing.router import bound_to
+from pipeline.dispatch.routing.routes import Way
+from pipeline.jobs.engine import Lease
+from pipeline.jobs.job import Job
 from topics.requests import SendRequest
 
 

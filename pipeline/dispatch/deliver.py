@@ -11,23 +11,23 @@ from dataclasses import replace
 from typing import Final
 
 from pipeline.admin import Provider
-from pipeline.bootstrap import Runtime
-from pipeline.carriers import replies
-from pipeline.carriers.port import Answer, Carrier, Mail
 from pipeline.content import dkim, mime
-from pipeline.content.letter import Letter
+from pipeline.content.message import Letter
+from pipeline.dispatch.acks import Reports
 from pipeline.dispatch.attempt import Attempt
-from pipeline.dispatch.conclude import Conclude
-from pipeline.dispatch.contents import Contents, place
-from pipeline.dispatch.known import Known
+from pipeline.dispatch.content_reader import Contents, place
+from pipeline.dispatch.lookups import Known
 from pipeline.dispatch.message import Writer
-from pipeline.dispatch.reports import Reports
+from pipeline.dispatch.outcome import Conclude
+from pipeline.dispatch.routing.router import Router, moves_on
+from pipeline.dispatch.routing.routes import Way
+from pipeline.dispatch.transports import smtp_replies
+from pipeline.dispatch.transports.base import Answer, Carrier, Mail
 from pipeline.errors import NotFound, Unrecognised
-from pipeline.fair_threads import CALLER, FairThreads
-from pipeline.outbox.engine import Lease
-from pipeline.outbox.job import DONE, Job, Lane, Verdict, give_back, hold
-from pipeline.routing.router import Router, moves_on
-from pipeline.routing.ways import Way
+from pipeline.jobs.engine import Lease
+from pipeline.jobs.job import DONE, Job, Lane, Verdict, give_back, hold
+from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.fair_threads import CALLER, FairThreads
 from topics.acks import Acked, Dropped
 from topics.codec import decode
 from topics.contents import Content
@@ -125,7 +125,7 @@ class Deliver:
             loop = asyncio.get_running_loop()
             mail = await loop.run_in_executor(self._threads, self._mail, attempt, content, provider)
         answer = await self._carrier.send(provider, mail)
-        return replies.of_recipients_server(answer) if provider.means_delivered else answer
+        return smtp_replies.of_recipients_server(answer) if provider.means_delivered else answer
 
     def _mail(self, attempt: Attempt, content: Content, provider: Provider) -> Mail:
         letter = self._writer.letter(attempt.request, content, attempt.brand, provider)

@@ -13,12 +13,12 @@ from typing import Any, Final
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from pipeline.bootstrap import Runtime
-from pipeline.dispatch.reading import Rows, read
-from pipeline.kafka import consumer, partitions
-from pipeline.leading import Positions, lead
-from pipeline.outbox.append import append_until_confirmed
-from pipeline.outbox.store import storable
+from pipeline.dispatch.parse import Rows, read
+from pipeline.jobs.store import storable
+from pipeline.runtime.append import append_until_confirmed
+from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.kafka import consumer, partitions
+from pipeline.runtime.leader import Positions, lead
 from projections.sql import Queries
 from topics.registry import PROVIDER_ACKS, SEND_REQUESTS
 

@@ -7,14 +7,14 @@ from typing import Final
 import msgspec
 
 from pipeline.admin import Brand, Provider
-from pipeline.carriers.echo import echo
-from pipeline.carriers.port import Envelope
 from pipeline.content import links, mime, unsubscribe
-from pipeline.content.letter import Headers, Letter
+from pipeline.content.message import Headers, Letter
 from pipeline.content.text import with_text
+from pipeline.content.tokens import message_id_header, unsubscribe_address, unsubscribe_token, verp
+from pipeline.dispatch.transports.base import Envelope
+from pipeline.dispatch.transports.correlation_headers import echo
+from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
-from pipeline.signing import Signer
-from pipeline.tokens import message_id_header, unsubscribe_address, unsubscribe_token, verp
 from topics.contents import Content
 from topics.record import Millis
 from topics.requests import Mailbox, SendRequest

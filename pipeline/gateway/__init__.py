@@ -1,14 +1,1 @@
-"""The HTTP shell, one module per surface: requests in, records on the log or an honest "not now" out."""
-
-import aiohttp
-
-from pipeline.bootstrap import Runtime
-from pipeline.gateway.visits import Connector
-
-
-async def run(rt: Runtime, connector: Connector = aiohttp.TCPConnector) -> None:
-    """Serve until ``rt.stop`` is set; ``connector`` is the way to providers' own servers."""
-    # The server and its framework are this role's alone: other rooms read parts of this package.
-    from pipeline.gateway.server import serve  # noqa: PLC0415
-
-    await serve(rt, connector)
+"""Serve HTTP and SMTP: the role `mailfold gateway`."""

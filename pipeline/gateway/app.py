@@ -7,28 +7,25 @@ from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.gateway import (
-    batch,
-    bodies,
-    docs,
+from pipeline.gateway import localizations, problems, request_body
+from pipeline.gateway.headers import SAFE
+from pipeline.gateway.metrics import Metrics
+from pipeline.gateway.openapi import common, docs_page
+from pipeline.gateway.routes import (
     email_v1,
     extrahorizon,
+    fasttrack,
     freshmail,
     inbound,
-    localizations,
     oauth,
-    openapi,
     ops,
-    problems,
     suppressions,
     templates,
     tracking,
     unsubscribe,
     webhooks,
 )
-from pipeline.gateway.headers import SAFE
-from pipeline.gateway.metrics import Metrics
-from pipeline.gateway.world import World
+from pipeline.gateway.state import World
 
 _SURFACES: Final = {
     "channels": "batch",
@@ -50,8 +47,8 @@ _SURFACES: Final = {
 }
 
 SHAPES: Final[dict[str, problems.Shape]] = {
-    "/channels": batch.shape,
-    "//channels": batch.shape,
+    "/channels": fasttrack.shape,
+    "//channels": fasttrack.shape,
     "/v1": email_v1.shape,
     "/v3": freshmail.shape,
     "/mail/v1": extrahorizon.shape,
@@ -77,13 +74,13 @@ def make_app(world: World) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.bodies = bodies.BodyLimits(world.memory, world.rt.settings.http_body_timeout, world.callers.site)
+    app.state.bodies = request_body.BodyLimits(world.memory, world.rt.settings.http_body_timeout, world.callers.site)
     problems.install(app, SHAPES)
-    dialects = (batch, email_v1, extrahorizon, oauth, freshmail)
+    dialects = (fasttrack, email_v1, extrahorizon, oauth, freshmail)
     for surface in (*dialects, templates, localizations, suppressions, unsubscribe, webhooks, inbound, ops):
         app.include_router(surface.router(world))
-    openapi.install(app, TYPES)
-    docs.install(app)
+    common.install(app, TYPES)
+    docs_page.install(app)
     return tracking.Tracking(Observed(app, world.metrics), world)
 
 
@@ -114,4 +111,4 @@ class Observed:
         try:
             await self._app(scope, receive, observed)
         finally:
-            bodies.release(scope)
+            request_body.release(scope)

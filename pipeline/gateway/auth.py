@@ -6,11 +6,11 @@ from typing import Final
 from fastapi import Request
 
 from pipeline import admin
-from pipeline.bootstrap import Runtime
-from pipeline.fair_threads import CALLER
-from pipeline.gateway.bodies import OWNER
-from pipeline.gateway.cache import Cache
 from pipeline.gateway.problems import Problem
+from pipeline.gateway.request_body import OWNER
+from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.cache import Cache
+from pipeline.runtime.fair_threads import CALLER
 
 REMEMBERED_S: Final = 3.0
 """How long a revoked key may go on working, and a new one wait after it was tried too early."""

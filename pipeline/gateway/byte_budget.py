@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 from weakref import WeakValueDictionary
 
 from pipeline.errors import LogUnavailable
-from pipeline.fair_threads import CALLER
+from pipeline.runtime.fair_threads import CALLER
 
 T = TypeVar("T")
 

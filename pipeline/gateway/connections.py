@@ -17,7 +17,7 @@ import msgspec
 import prometheus_client
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from pipeline.gateway.callers import Callers, site_of
+from pipeline.gateway.client_info import Callers, site_of
 from pipeline.gateway.headers import SAFE
 
 MAX_REQUEST_LINE_BYTES: Final = 32_768

@@ -7,7 +7,7 @@ import hashlib
 from collections import OrderedDict
 from typing import Final
 
-from pipeline.ports import Clock
+from pipeline.runtime.ports import Clock
 from topics.record import EmailId
 
 MAX_HITS_PER_WINDOW: Final = 200

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from pipeline import identities
-from pipeline.bootstrap import Runtime
 from pipeline.content.chunks import compressor, pack
 from pipeline.content.text import with_text
-from pipeline.crashpoints import crash_point
-from pipeline.database import AWAY
 from pipeline.errors import DatabaseUnavailable, Refused
-from pipeline.ports import Entry, Log
+from pipeline.gateway import idempotency
+from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.crashpoints import crash_point
+from pipeline.runtime.database import AWAY
+from pipeline.runtime.ports import Entry, Log
 from topics.contents import Content, ContentChunk
 from topics.record import EmailId, Place
 from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
@@ -67,13 +67,13 @@ class Intake:
     async def is_its_list(self, message_id: str, recipients: Iterable[str]) -> bool:
         """Whether an Idempotency-Key is new, or was used for these very recipients. Raises DatabaseUnavailable."""
         # No address has a line break.
-        prints = {EmailId(message_id): identities.fingerprint("\n".join(recipients), DEFAULT_BRAND)}
+        prints = {EmailId(message_id): idempotency.fingerprint("\n".join(recipients), DEFAULT_BRAND)}
         deadline = asyncio.get_running_loop().time() + self._rt.settings.append_timeout
         return not await self._conflicting(prints, deadline)
 
     async def _reserve(self, parcels: Mapping[EmailId, Parcel], deadline: float) -> dict[EmailId, str]:
         prints = {
-            email_id: identities.fingerprint(parcel.request.recipient, parcel.request.brand)
+            email_id: idempotency.fingerprint(parcel.request.recipient, parcel.request.brand)
             for email_id, parcel in parcels.items()
         }
         conflicting = await self._conflicting(prints, deadline)
@@ -82,7 +82,7 @@ class Intake:
     async def _conflicting(self, prints: Mapping[EmailId, bytes], deadline: float) -> set[EmailId]:
         try:
             async with asyncio.timeout_at(deadline):
-                return await identities.reserve(self._rt.pool, prints, self._rt.clock())
+                return await idempotency.reserve(self._rt.pool, prints, self._rt.clock())
         except (*AWAY, TimeoutError) as error:
             raise DatabaseUnavailable from error
 

@@ -4,7 +4,7 @@ import time
 
 from pipeline.admin import Tenant
 from pipeline.gateway.byte_budget import ByteBudget
-from pipeline.gateway.rates import Buckets
+from pipeline.gateway.rate_limit import Buckets
 from pipeline.settings import Settings
 
 

@@ -7,10 +7,10 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from pipeline.admin import Tenant
 from pipeline.content import localizations
-from pipeline.gateway.bodies import read_body
 from pipeline.gateway.problems import Problem
-from pipeline.gateway.templates import as_json, described, push_draft
-from pipeline.gateway.world import World
+from pipeline.gateway.request_body import read_body
+from pipeline.gateway.routes.templates import as_json, described, push_draft
+from pipeline.gateway.state import World
 from projections import templates
 from topics.templates import LOCALIZATIONS_MAX
 

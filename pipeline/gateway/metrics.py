@@ -8,8 +8,8 @@ import psycopg
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from psycopg_pool import PoolTimeout
 
-from pipeline.correlate.looking import SQL as CORRELATION
-from pipeline.database import Pool
+from pipeline.dispatch.correlation.parked import SQL as CORRELATION
+from pipeline.runtime.database import Pool
 from projections.sql import Queries
 
 SQL = Queries(Path(__file__).with_name("metrics.sql"))

@@ -9,8 +9,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from pipeline.database import AWAY
 from pipeline.errors import DatabaseUnavailable, LogUnavailable, Refused
+from pipeline.runtime.database import AWAY
 
 log = logging.getLogger(__name__)
 

@@ -11,15 +11,15 @@ from typing import Final
 
 import uvicorn
 
-from pipeline.bootstrap import Runtime
 from pipeline.errors import BadSettings, LogUnavailable
-from pipeline.fair_threads import FairThreads
 from pipeline.gateway.app import make_app
+from pipeline.gateway.certificates import Connector
 from pipeline.gateway.connections import ConnectionGuard, ConnectionLimits, protocol_class
-from pipeline.gateway.visits import Connector
-from pipeline.gateway.world import World, make_world
-from pipeline.inbound.listener import listening
-from pipeline.private_files import make_private_folder, replace_file
+from pipeline.gateway.smtp.listener import listening
+from pipeline.gateway.state import World, make_world
+from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.fair_threads import FairThreads
+from pipeline.runtime.private_files import make_private_folder, replace_file
 
 GRACE_S: Final = 6
 """For requests in hand when told to stop; a batch has one append_timeout (5 s)."""

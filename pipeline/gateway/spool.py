@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.gateway.metrics import Metrics
-from pipeline.gateway.segments import Segments
-from pipeline.ports import Entry, Log, NewId
+from pipeline.gateway.spool_files import Segments
+from pipeline.runtime.ports import Entry, Log, NewId
 from topics.codec import Undecodable, decode, encode
 from topics.events import DeliveryEvent
 from topics.registry import DELIVERY_EVENTS

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipeline import tokens
-from pipeline.signing import Signer
+from pipeline.content import tokens
+from pipeline.runtime.signing import Signer
 from tests.abuse import inputs
 from tests.abuse.stack import FOREIGN_TOPIC_PROVIDER, HOSTILE, Running
 from tests.support.fasttrack import activity, message

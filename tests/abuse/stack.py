@@ -13,11 +13,11 @@ import aiosmtplib
 from pydantic import SecretStr
 
 from pipeline import admin
-from pipeline.commands.up import furnish
-from pipeline.database import Pool, database
-from pipeline.sandbox.keys import SIGNATURE, TIMESTAMP, private_key, sign
+from pipeline.cli.up import furnish
+from pipeline.devstack.sandbox.keys import SIGNATURE, TIMESTAMP, private_key, sign
+from pipeline.devstack.supervisor import Stack
+from pipeline.runtime.database import Pool, database
 from pipeline.settings import Settings
-from pipeline.supervisor import Stack
 from tests.support.fasttrack import message
 
 INNOCENT, HOSTILE = "innocent", "hostile"

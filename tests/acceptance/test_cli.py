@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import STORY
+from pipeline.cli.main import STORY
 from pipeline.settings import Settings, environment
 from tests.conftest import SECRET
 from tests.support.command import mailfold

@@ -1,8 +1,8 @@
 """`mailfold dead` and `mailfold lanes`, as a person types them, on jobs that really died."""
 
-from pipeline.bootstrap import Runtime
-from pipeline.kafka import append_all
-from pipeline.ports import Entry
+from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.kafka import append_all
+from pipeline.runtime.ports import Entry
 from pipeline.settings import Settings
 from tests.integration.test_emit import destine, emitting, in_state, owe
 from tests.support.command import mailfold_on

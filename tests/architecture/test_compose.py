@@ -8,9 +8,9 @@ import jsonschema
 import pytest
 import yaml
 
-from pipeline.cli import command
+from pipeline.cli.main import command
+from pipeline.devstack.supervisor import ROLES
 from pipeline.settings import Settings, variable
-from pipeline.supervisor import ROLES
 from tests.architecture.repository import ROOT, text
 
 COMPOSE: dict[str, Any] = yaml.safe_load(text("docker-compose.yml"))

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from pipeline.admin import KINDS
-from pipeline.cli import STORY, command
-from pipeline.commands.settings import page
-from pipeline.supervisor import ROLES
+from pipeline.cli.main import STORY, command
+from pipeline.cli.settings import page
+from pipeline.devstack.supervisor import ROLES
 from tests.architecture.repository import ROOT, project, section, table, text
 from topics.registry import TOPICS
 

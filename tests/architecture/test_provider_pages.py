@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline import admin
-from pipeline.cli import command
-from pipeline.providers.registry import ADAPTERS
+from pipeline.cli.main import command
+from pipeline.webhooks.providers.registry import ADAPTERS
 from tests.architecture.repository import section, text
 from topics.events import EventKind
 
@@ -55,7 +55,7 @@ def test_it_says_what_it_can_and_what_it_cannot_tell(kind: str) -> None:
 
 @PAGES
 def test_each_event_of_its_mapping_is_told_of(kind: str) -> None:
-    mapping: Mapping[str, object] = getattr(importlib.import_module(f"pipeline.providers.{kind}"), "KINDS", {})
+    mapping: Mapping[str, object] = getattr(importlib.import_module(f"pipeline.webhooks.providers.{kind}"), "KINDS", {})
     rows = [line for line in section(page(kind), "What it tells").splitlines() if line.startswith("| `")]
     for native, ours in mapping.items():
         about = [row for row in rows if f"`{native}`" in row.split("|")[1]]

@@ -49,7 +49,7 @@ def test_a_module_opens_by_saying_what_it_is(name: str) -> None:
 def test_settings_are_read_by_bootstrap_and_commands_only() -> None:
     readers = {name for name in NAMES if re.search(r"os\.environ|os\.getenv", text(name)) and name.startswith("pipe")}
     # Children inherit an environment; a credential may be named by its variable. Nobody else looks.
-    assert {name for name in readers if not name.startswith(("pipeline/embedded/", "pipeline/commands/"))} == set()
+    assert {name for name in readers if not name.startswith(("pipeline/devstack/servers/", "pipeline/cli/"))} == set()
 
 
 def test_sql_lives_in_sql_files() -> None:
@@ -60,10 +60,10 @@ def test_sql_lives_in_sql_files() -> None:
 
 _WITH_SQL = {
     "projections/migrate.py",  # makes the table that says which files were applied
-    "pipeline/commands/settings.py",  # reads that table
+    "pipeline/cli/settings.py",  # reads that table
     "projections/swap.py",  # compares tables by name: the names are composed
-    "pipeline/rebuild.py",  # two one-line questions to the schema it swaps
-    "pipeline/demo/client.py",  # one line, which follows a status on screen
+    "pipeline/operations/rebuild.py",  # two one-line questions to the schema it swaps
+    "pipeline/devstack/demo/client.py",  # one line, which follows a status on screen
 }
 
 

@@ -22,11 +22,11 @@ class Mutation:
     kills: int = 4
 
 
-TOPOLOGY = "pipeline/topology.py"
-BACKLOG = "pipeline/normalizing/backlog.py"
-FLOW = "pipeline/streaming/flow.py"
-OUTLET = "pipeline/streaming/outlet.py"
-TRANSPORT = "pipeline/streaming/transport.py"
+TOPOLOGY = "pipeline/worker/topology.py"
+BACKLOG = "pipeline/worker/normalizing/backlog.py"
+FLOW = "pipeline/worker/streaming/app.py"
+OUTLET = "pipeline/worker/streaming/producer.py"
+TRANSPORT = "pipeline/worker/streaming/transport.py"
 
 STREAMING = (
     Mutation(
@@ -140,7 +140,7 @@ OUTBOXES = (
         "receiver-slow",
         (
             Patch(
-                "pipeline/emit/tell.py",
+                "pipeline/emit/emitter.py",
                 "        reply = await self._call.post(",
                 '        await self._record(job, debt, destination, Reply(200, ""), Outcome.DELIVERED)\n'
                 "        reply = await self._call.post(",
@@ -152,7 +152,7 @@ OUTBOXES = (
         "receiver-moods",
         (
             Patch(
-                "pipeline/outbox/queries.sql",
+                "pipeline/jobs/queries.sql",
                 "(o.state = 'attempting' or (o.seq < j.seq and o.state in ('held', 'pending', 'unknown')))",
                 "o.state = 'nowhere'",
             ),
@@ -192,7 +192,7 @@ PROJECTIONS = (
             ),
         ),
         # So few changes would come in one run, which knows at once what is settled.
-        (Patch("pipeline/lane.py", "RUN: Final = 1000", "RUN: Final = 5"),),
+        (Patch("pipeline/project/partition.py", "RUN: Final = 1000", "RUN: Final = 5"),),
     ),
 )
 
@@ -208,7 +208,7 @@ LOG = (
     Mutation(
         "the gateway answers 2xx to what the log has not confirmed",
         "held-gateway",
-        (Patch("pipeline/gateway/webhooks.py", "if None in places:", "if not places:"),),
+        (Patch("pipeline/gateway/routes/webhooks.py", "if None in places:", "if not places:"),),
     ),
 )
 

@@ -1,6 +1,7 @@
 """Kafka and Postgres of our own, to be killed, frozen, starved of disk and restarted.
 
-`pipeline.embedded` starts them, because it starts the real, third-party servers; nothing that judges comes from there.
+`pipeline.devstack.servers` starts them, because it starts the real, third-party servers; nothing that judges comes from
+there.
 """
 
 import asyncio
@@ -18,8 +19,8 @@ from urllib.parse import urlsplit, urlunsplit
 import psutil
 import psycopg
 
-from pipeline.embedded import kafka, postgres
-from pipeline.embedded.child import Child, spawn
+from pipeline.devstack.servers import kafka, postgres
+from pipeline.devstack.servers.process import Child, spawn
 from tests.chaos.proxy import KafkaProxy, proxy
 
 

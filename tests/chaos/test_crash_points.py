@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from pipeline.crashpoints import NAMES
+from pipeline.runtime.crashpoints import NAMES
 from pipeline.settings import Settings
 from tests.chaos.judge import judge
 from tests.chaos.play import settle

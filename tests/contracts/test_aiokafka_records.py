@@ -8,7 +8,7 @@ from aiokafka.consumer.fetcher import READ_COMMITTED, FetchError, FetchResult, P
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
-from pipeline.streaming.fetching import _spare_copies
+from pipeline.worker.streaming.fetch import _spare_copies
 
 PLACE = TopicPartition("topic", 3)
 

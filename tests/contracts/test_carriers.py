@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from pipeline.admin import Provider
-from pipeline.carriers.fleet import Fleet
-from pipeline.carriers.port import Answer, Mail, Meaning
-from pipeline.carriers.registry import APIS
+from pipeline.dispatch.transports.base import Answer, Mail, Meaning
+from pipeline.dispatch.transports.registry import APIS
+from pipeline.dispatch.transports.router import Fleet
 from pipeline.errors import LeaseLost
-from pipeline.outbox.job import Lane
+from pipeline.jobs.job import Lane
 from tests.support.api_servers import Api, api_server
 from tests.support.letters import FULL, NOW, mail, without_mime
 from tests.support.smtp_receiver import Receiver, smtp_receiver

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 import pytest
 from mailgun.client import Client
 
-from pipeline.carriers.fleet import Fleet
-from pipeline.carriers.http import MOST_BYTES
-from pipeline.carriers.port import Answer, Mail, Meaning
-from pipeline.checks.sending import check
+from pipeline.dispatch.transports.base import Answer, Mail, Meaning
+from pipeline.dispatch.transports.http_client import MOST_BYTES
+from pipeline.dispatch.transports.router import Fleet
 from pipeline.errors import LeaseLost
-from pipeline.outbox.job import Lane
+from pipeline.jobs.job import Lane
+from pipeline.operations.checks.sending import check
 from pipeline.settings import Settings
 from tests.support.api_servers import KEY, Api, api_server
 from tests.support.letters import FULL, NOW, mail, without_mime

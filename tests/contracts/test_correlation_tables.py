@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.correlate.looking import SQL
-from pipeline.correlate.reading import Learnt, Waiting
-from pipeline.correlate.tables import write
+from pipeline.dispatch.correlation.parked import SQL
+from pipeline.dispatch.correlation.parse import Learnt, Waiting
+from pipeline.dispatch.correlation.store import write
 from tests.support.changes import identified
 from tests.support.facts import event
 from topics.events import EventKind

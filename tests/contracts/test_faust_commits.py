@@ -9,9 +9,9 @@ import pytest
 from faust.types import TP
 
 from pipeline.errors import LogUnavailable, Vanished
-from pipeline.streaming import transport
-from pipeline.streaming.fetching import Span
-from pipeline.streaming.transport import Consumer
+from pipeline.worker.streaming import transport
+from pipeline.worker.streaming.fetch import Span
+from pipeline.worker.streaming.transport import Consumer
 
 T = TP("facts", 0)
 

@@ -23,8 +23,9 @@ from mode import Service
 
 from pipeline.errors import BadSettings, NotOurs, TopicMismatch
 from pipeline.settings import Settings
-from pipeline.streaming import fetching, store, transport
-from pipeline.streaming.flow import FAUST, Flow
+from pipeline.worker.streaming import fetch as fetching
+from pipeline.worker.streaming import store, transport
+from pipeline.worker.streaming.app import FAUST, Flow
 
 
 def overridden(ours: type[Any]) -> list[str]:

@@ -12,8 +12,8 @@ from faust.types import TP
 
 from pipeline.errors import NotOurs, Vanished
 from pipeline.settings import Settings
-from pipeline.streaming.fetching import Span
-from pipeline.streaming.flow import Flow
+from pipeline.worker.streaming.app import Flow
+from pipeline.worker.streaming.fetch import Span
 
 CHANGELOG = TP("email-states", 3)
 

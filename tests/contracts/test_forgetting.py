@@ -11,13 +11,13 @@ from faust.types import TP
 
 from pipeline.errors import NotOurs
 from pipeline.settings import Settings
-from pipeline.streaming import store as stores
-from pipeline.streaming.fetching import Run, Span
-from pipeline.streaming.flow import Flow
-from pipeline.streaming.groups import Step
-from pipeline.streaming.lanes import Lane
-from pipeline.streaming.outlet import Gate
-from pipeline.streaming.walk import Walk
+from pipeline.worker.streaming import store as stores
+from pipeline.worker.streaming.app import Flow
+from pipeline.worker.streaming.commit_batch import Step
+from pipeline.worker.streaming.expiry_scan import Walk
+from pipeline.worker.streaming.fetch import Run, Span
+from pipeline.worker.streaming.partitions import Lane
+from pipeline.worker.streaming.producer import Gate
 from tests.support.worker import FACT_TOPICS, dump
 from topics.registry import EMAIL_CHANGES, EMAIL_STATES
 

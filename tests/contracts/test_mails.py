@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import rql
+from pipeline.dialects import rql
 from pipeline.dialects.extrahorizon import MAIL, QUEUED
 from pipeline.errors import Refused
-from pipeline.signing import Signer, hash_address
+from pipeline.runtime.signing import Signer, hash_address
 from projections import mails
 from projections.asking import Question
 from projections.sink import Connection, Run, Sink

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from pipeline.bootstrap import wall_clock
-from pipeline.database import Pool, database
 from pipeline.errors import LeaseLost
-from pipeline.outbox import breaker
-from pipeline.outbox.engine import Engine, Lease, Work
-from pipeline.outbox.job import DONE, Job, Lane, Verdict, bury, give_back, hold, retry
-from pipeline.outbox.store import Limits, Store
+from pipeline.jobs import retry as breaker
+from pipeline.jobs.engine import Engine, Lease, Work
+from pipeline.jobs.job import DONE, Job, Lane, Verdict, bury, give_back, hold, retry
+from pipeline.jobs.store import Limits, Store
+from pipeline.runtime.bootstrap import wall_clock
+from pipeline.runtime.database import Pool, database
 from pipeline.settings import Settings
 from tests.support.seeing import until
 
@@ -294,7 +294,7 @@ async def test_the_schedule_ends_in_a_dead_letter_when_work_always_surprises(poo
 async def test_stopping_gives_back_what_was_not_begun_and_leaves_leased_what_was(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.outbox.engine.GRACE", 0.2)
+    monkeypatch.setattr("pipeline.jobs.engine.GRACE", 0.2)
     streams = await put(pool, 2)
     started = asyncio.Event()
 

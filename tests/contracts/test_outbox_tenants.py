@@ -8,9 +8,9 @@ import pytest
 from pydantic import SecretStr
 
 from pipeline import admin
-from pipeline.database import Pool, database
-from pipeline.outbox.job import DONE, Job
-from pipeline.outbox.store import Limits, Store
+from pipeline.jobs.job import DONE, Job
+from pipeline.jobs.store import Limits, Store
+from pipeline.runtime.database import Pool, database
 from pipeline.settings import Settings
 
 INSERT = "insert into jobs.jobs (queue, stream, seq, name, lane, state, payload)"

@@ -7,7 +7,7 @@ import msgspec
 import psycopg
 import pytest
 
-from pipeline.signing import Signer, hash_address
+from pipeline.runtime.signing import Signer, hash_address
 from projections.debts import Debt, decode
 from projections.sink import Connection, Moved, Run, Sink
 from projections.steps import PLACES

@@ -11,7 +11,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from pydantic import SecretStr
 
-from pipeline import cluster
+from pipeline.runtime import topic_admin
 from pipeline.settings import Settings
 from tests.conftest import SECRET, with_database
 from tests.support.served import Served, served
@@ -30,7 +30,7 @@ def gateway(kafka_bootstrap: str, postgres_url: str, tmp_path_factory: pytest.Te
     with psycopg.connect(postgres_url, autocommit=True) as admin:
         admin.execute(f"create database {name}")  # type: ignore[arg-type,unused-ignore]
         settings = _settings(kafka_bootstrap, with_database(postgres_url, name), tmp_path_factory.mktemp("gateway"))
-        asyncio.run(cluster.create(settings))
+        asyncio.run(topic_admin.create(settings))
         try:
             with served(settings) as running:
                 yield running

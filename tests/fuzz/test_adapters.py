@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import Forged, Unrecognised
-from pipeline.hearing.adapter import Incoming
-from pipeline.providers.registry import ADAPTERS, ONCE, SUBSCRIBING
+from pipeline.webhooks.base import Incoming
+from pipeline.webhooks.providers.registry import ADAPTERS, ONCE, SUBSCRIBING
 from tests.support.golden import FOLDER, RECEIVED_AT, WRAPPED, Case, addresses, cases, context
 from topics.codec import decode, encode
 from topics.registry import DELIVERY_EVENTS

@@ -8,9 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import Unproven, Unrecognised
-from pipeline.hearing.adapter import Context
-from pipeline.providers import mail
-from pipeline.proving import proofs
+from pipeline.webhooks.base import Context
+from pipeline.webhooks.proofs import proofs
+from pipeline.webhooks.providers import bounce_mail
 from tests.conftest import SECRET
 from tests.fuzz.test_adapters import FUZZED, flipped
 from tests.support.golden import ADDRESS as ADDRESSES
@@ -121,9 +121,9 @@ def test_whatever_somebody_writes_is_told_or_not(mails: tuple[bytes, bytes], to:
     """Nothing else is raised; what is told can be written and read, is about an email of ours and names nobody."""
     whole, raw = mails
     envelope = {"x-envelope-to": to, "x-envelope-from": sender}
-    for report in mail.split(raw, envelope):
+    for report in bounce_mail.split(raw, envelope):
         with contextlib.suppress(Unrecognised, Unproven):
-            heard = mail.normalize(report, TOLD)
+            heard = bounce_mail.normalize(report, TOLD)
             lies = encode(DELIVERY_EVENTS, heard)
             assert decode(DELIVERY_EVENTS, lies) == heard
             assert heard.email_id == EMAIL_ID
@@ -132,5 +132,7 @@ def test_whatever_somebody_writes_is_told_or_not(mails: tuple[bytes, bytes], to:
 
 
 def test_the_mails_that_are_spoilt_were_good_ones() -> None:
-    heard = [mail.normalize(report, TOLD).kind.value for found in MAILS for report in mail.split(found, {})]
+    heard = [
+        bounce_mail.normalize(report, TOLD).kind.value for found in MAILS for report in bounce_mail.split(found, {})
+    ]
     assert heard == ["bounced", "complained", "replied", "bounced", "unsubscribed"]

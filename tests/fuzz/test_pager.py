@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
+from pipeline.runtime.signing import Signer, hash_address
 from pipeline.settings import Settings
-from pipeline.signing import Signer, hash_address
 from projections import cursor
 from projections.history import Filter, Query
 from projections.sink import Run, Sink

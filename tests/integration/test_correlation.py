@@ -9,15 +9,14 @@ from typing import Any
 
 import msgspec
 
-from pipeline import status
-from pipeline.bootstrap import Runtime, runtime
-from pipeline.correlate.matching import match_key
-from pipeline.kafka import append_all
-from pipeline.outbox import letters
-from pipeline.ports import Entry
+from pipeline.devstack.supervisor import Stack
+from pipeline.operations import dead_letters, status
+from pipeline.operations.trace import find
+from pipeline.runtime.bootstrap import Runtime, runtime
+from pipeline.runtime.kafka import append_all
+from pipeline.runtime.ports import Entry
 from pipeline.settings import Settings
-from pipeline.supervisor import Stack
-from pipeline.trace import find
+from pipeline.webhooks.message_ids import match_key
 from tests.support.caught_up import CaughtUp
 from tests.support.dispatching import dispatching
 from tests.support.seeing import on, rows, until
@@ -163,7 +162,7 @@ async def test_emptied_tables_fill_again_and_what_waits_in_vain_becomes_a_dead_l
         await until(lambda: _empty(rt, "correlation.provider_ids"))
     # Whoever replays it lets it wait once more, and this time it is not in vain.
     async with dispatching(settings) as rt:
-        await letters.replay(rt, "dead-letters/0/0")
+        await dead_letters.replay(rt, "dead-letters/0/0")
         await until(lambda: _is(parked(rt), 1))
         await append_all(rt.log, [acked(known, "somebody's else")])
         await until(lambda: _is(told(settings), {(known, "e2"), (unknown, "e1"), (known, "e3")}))

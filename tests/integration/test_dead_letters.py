@@ -5,11 +5,11 @@ import time
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from pipeline.bootstrap import runtime
 from pipeline.errors import NotFound, Refused
-from pipeline.kafka import append_all
-from pipeline.outbox import letters
-from pipeline.ports import Entry
+from pipeline.operations import dead_letters
+from pipeline.runtime.bootstrap import runtime
+from pipeline.runtime.kafka import append_all
+from pipeline.runtime.ports import Entry
 from pipeline.settings import Settings
 from tests.support.changes import T0, Log, event, identified, request
 from tests.support.projecting import caught_up, projecting, publish
@@ -54,7 +54,7 @@ async def test_oversized_record_is_passed_by_the_projector(settings: Settings, t
             HUGE_BYTES - MAX_VALUE_BYTES,
         )
         with pytest.raises(Refused, match="3000000 bytes"):
-            await letters.replay(rt, "dead-letters/0/0")
+            await dead_letters.replay(rt, "dead-letters/0/0")
 
 
 async def test_replay_of_a_webhooks_event_appends_the_webhook_again(settings: Settings) -> None:
@@ -66,7 +66,7 @@ async def test_replay_of_a_webhooks_event_appends_the_webhook_again(settings: Se
         source = Place(topic=PROVIDER_WEBHOOKS.name, partition=1, offset=0)
         letter = dead_letter(source, 9, "unrecognised", "event 0", role="normalize", key=None, value=b"7")
         await append_all(rt.log, [Entry(DEAD_LETTERS, None, letter)])
-        await letters.replay(rt, "dead-letters/0/0")
+        await dead_letters.replay(rt, "dead-letters/0/0")
     assert await on(settings, PROVIDER_WEBHOOKS) == [webhook, webhook]
 
 
@@ -77,5 +77,5 @@ async def test_replay_of_a_cut_letter_whose_record_is_gone_says_so(settings: Set
         letter = dead_letter(source, 9, "undecodable", "", role="project", key=identified(1).encode(), value=value)
         await append_all(rt.log, [Entry(DEAD_LETTERS, None, letter)])
         with pytest.raises(NotFound, match="email-changes/0/99"):
-            await letters.replay(rt, "dead-letters/0/0")
+            await dead_letters.replay(rt, "dead-letters/0/0")
     assert await on(settings, EMAIL_CHANGES) == []

@@ -6,13 +6,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pipeline.bootstrap import Runtime
-from pipeline.carriers.smtp import _context
-from pipeline.kafka import append_all
-from pipeline.ports import Entry
+from pipeline.content.tokens import read_message_id, read_verp
+from pipeline.dispatch.transports.smtp import _context
+from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.kafka import append_all
+from pipeline.runtime.ports import Entry
+from pipeline.runtime.signing import Signer, hash_address
 from pipeline.settings import Settings
-from pipeline.signing import Signer, hash_address
-from pipeline.tokens import read_message_id, read_verp
 from tests.conftest import SECRET
 from tests.support.caught_up import CaughtUp
 from tests.support.dispatching import FAST, accept, acks, dispatching, in_state, is_broken, provide, request

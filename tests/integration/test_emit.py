@@ -8,11 +8,12 @@ from email.utils import formatdate
 import msgspec
 import pytest
 
-from pipeline import admin, emit
+from pipeline import admin
 from pipeline.admin import Destination, Tenant
-from pipeline.bootstrap import Runtime, runtime
-from pipeline.outbox import letters
-from pipeline.outbox.store import Limits, Store
+from pipeline.emit import main as emit
+from pipeline.jobs.store import Limits, Store
+from pipeline.operations import dead_letters
+from pipeline.runtime.bootstrap import Runtime, runtime
 from pipeline.settings import Settings
 from projections.debts import Debt, encode
 from tests.conftest import SECRET
@@ -168,7 +169,7 @@ async def test_what_never_works_is_tried_on_schedule_and_kept_as_a_dead_letter(
         assert [outcome for outcome, *_ in told] == ["retrying"] * 3 + ["given_up"]
         assert [attempt for _, attempt, _ in told] == [1, 2, 3, 4]
         receiver.answers = [200]
-        assert await letters.replay(rt, None) == [f"emit/{email_id}/delivered"]
+        assert await dead_letters.replay(rt, None) == [f"emit/{email_id}/delivered"]
         await in_state(rt, "done")
     assert [told[0] for told in await outcomes(settings)][4:] == ["replayed", "delivered"]
     assert (await outcomes(settings))[-1][1] == 5, "the numbers of attempts go on"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pipeline import admin
-from pipeline.gateway.access import issue
+from pipeline.gateway.oauth_tokens import issue
+from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
-from pipeline.signing import Signer
 from tests.support.gateway import Gateway, gateway
 from tests.support.kafka_proxy import kafka_proxy
 from tests.support.seeing import records, until

@@ -3,9 +3,10 @@
 import contextlib
 from collections.abc import AsyncIterator
 
-from pipeline import admin, dispatch
+from pipeline import admin
 from pipeline.admin import Brand, Provider
 from pipeline.content.mime import on_the_wire
+from pipeline.dispatch import main as dispatch
 from pipeline.settings import Settings
 from tests.integration.test_extrahorizon import PLAIN, send
 from tests.support.gateway import Gateway, gateway

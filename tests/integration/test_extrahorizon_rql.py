@@ -6,7 +6,7 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from pipeline import rql
+from pipeline.dialects import rql
 from pipeline.dialects.extrahorizon import MAIL
 
 MAILS: Final[dict[str, Any]] = {

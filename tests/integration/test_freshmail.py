@@ -11,9 +11,9 @@ import pytest
 
 from pipeline import admin
 from pipeline.content.chunks import unpack
-from pipeline.gateway.freshmail import Surface
-from pipeline.gateway.world import make_world
-from pipeline.ports import Entry, Log
+from pipeline.gateway.routes.freshmail import Surface
+from pipeline.gateway.state import make_world
+from pipeline.runtime.ports import Entry, Log
 from pipeline.settings import Settings
 from tests.support.dialects import freshmail
 from tests.support.gateway import Gateway, gateway
@@ -167,8 +167,8 @@ class FailsMidway:
 
 
 async def test_a_log_that_fails_midway_is_a_503_and_the_repeat_completes_it(settings: Settings) -> None:
-    from pipeline.bootstrap import runtime
     from pipeline.dialects import freshmail as dialect
+    from pipeline.runtime.bootstrap import runtime
 
     request: Any = httpx.Request("POST", "/", headers={"Idempotency-Key": "k"})
     async with runtime(settings) as rt:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bench.peers.toolbox import COMPILER, java
-from pipeline.embedded.jars import unpinned
+from pipeline.devstack.servers.jars import unpinned
 from pipeline.settings import Settings
 from tests.integration.test_freshmail import contents, pointer, requests
 from tests.support.gateway import Gateway, gateway

@@ -11,11 +11,11 @@ import httpx
 import pytest
 
 from pipeline import admin
-from pipeline.bootstrap import runtime
 from pipeline.content.chunks import unpack
-from pipeline.gateway.batch import Batches
-from pipeline.gateway.world import make_world
-from pipeline.ports import Entry, Log
+from pipeline.gateway.routes.fasttrack import Batches
+from pipeline.gateway.state import make_world
+from pipeline.runtime.bootstrap import runtime
+from pipeline.runtime.ports import Entry, Log
 from pipeline.settings import Settings
 from tests.support.fasttrack import activity, message
 from tests.support.gateway import Gateway, gateway

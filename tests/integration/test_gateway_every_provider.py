@@ -9,10 +9,10 @@ import httpx
 import pytest
 
 from pipeline import admin
-from pipeline.hearing.adapter import Context
-from pipeline.hearing.parts import events_of
-from pipeline.providers.registry import ADAPTERS
 from pipeline.settings import Settings
+from pipeline.webhooks.base import Context
+from pipeline.webhooks.providers.registry import ADAPTERS
+from pipeline.webhooks.splitting import events_of
 from tests.support.gateway import Gateway, gateway
 from tests.support.golden import Case, cases
 from tests.support.seeing import records

@@ -6,9 +6,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pipeline import tokens
+from pipeline.content import tokens
+from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
-from pipeline.signing import Signer
 from tests.support.fasttrack import message
 from tests.support.gateway import Gateway, gateway
 from tests.support.kafka_proxy import kafka_proxy

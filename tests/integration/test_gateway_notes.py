@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from pipeline import tokens
-from pipeline.bootstrap import Runtime, runtime
+from pipeline.content import tokens
 from pipeline.gateway.app import make_app
-from pipeline.gateway.notes import BEHIND, MOST, Note
-from pipeline.gateway.world import World, make_world
+from pipeline.gateway.event_buffer import BEHIND, MOST, Note
+from pipeline.gateway.state import World, make_world
+from pipeline.runtime.bootstrap import Runtime, runtime
+from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
-from pipeline.signing import Signer
 from tests.support.kafka_proxy import kafka_proxy
 from tests.support.seeing import records
 from topics import ids

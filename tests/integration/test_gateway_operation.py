@@ -12,11 +12,12 @@ import httpx
 import jsonschema
 import pytest
 
-from pipeline.bootstrap import runtime
 from pipeline.dialects import fasttrack
 from pipeline.errors import BadSettings, LogUnavailable
-from pipeline.fair_threads import CALLER
-from pipeline.gateway import openapi, run
+from pipeline.gateway.main import run
+from pipeline.gateway.openapi import common
+from pipeline.runtime.bootstrap import runtime
+from pipeline.runtime.fair_threads import CALLER
 from pipeline.settings import Settings
 from tests.support.fasttrack import message
 from tests.support.gateway import gateway
@@ -164,7 +165,7 @@ async def test_the_docs_page_shows_each_path_and_example_without_any_script(sett
         page = (await world.http.get("/docs")).text
         for path in (await world.http.get("/openapi.json")).json()["paths"]:
             assert f"<code>{path}</code>" in page
-        assert openapi.MESSAGE_EXAMPLE["activity"]["id"] in page
+        assert common.MESSAGE_EXAMPLE["activity"]["id"] in page
         assert "<script" not in page
 
 

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from pipeline import tokens
+from pipeline.content import tokens
 from pipeline.gateway import hits
+from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
-from pipeline.signing import Signer
 from tests.support.gateway import Gateway, gateway
 from tests.support.seeing import records, until
 from topics import ids

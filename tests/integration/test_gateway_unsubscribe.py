@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline import tokens
+from pipeline.content import tokens
+from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
-from pipeline.signing import Signer
 from tests.support.gateway import Gateway, gateway
 from tests.support.kafka_proxy import kafka_proxy
 from tests.support.seeing import records

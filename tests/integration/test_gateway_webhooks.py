@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pipeline import admin
-from pipeline.hearing.parts import events_of
-from pipeline.providers import sendgrid
 from pipeline.settings import Settings
+from pipeline.webhooks.providers import sendgrid
+from pipeline.webhooks.splitting import events_of
 from tests.support.gateway import Gateway, gateway
 from tests.support.kafka_proxy import kafka_proxy
 from tests.support.seeing import records, until

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from pipeline import admin
+from pipeline.runtime.signing import Signer, hash_address
 from pipeline.settings import Settings
-from pipeline.signing import Signer, hash_address
 from projections.history import Filter, Position, Query
 from projections.postgres import SQL
 from projections.sink import Run, Sink

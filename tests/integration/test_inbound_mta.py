@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import admin
+from pipeline.devstack.supervisor import Stack
 from pipeline.settings import Settings
-from pipeline.supervisor import Stack
 from tests.conftest import SECRET
 from tests.support import mtas
 from tests.support.dispatching import accept

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from pipeline import tokens
-from pipeline.bootstrap import wall_clock
+from pipeline.content import tokens
 from pipeline.errors import BadSettings
-from pipeline.inbound.envelope import KEPT
-from pipeline.inbound.maildir import Maildir, Sweep
-from pipeline.kafka import kafka_log
-from pipeline.providers import mail
-from pipeline.proving import proofs
+from pipeline.gateway.smtp.envelope import KEPT
+from pipeline.gateway.smtp.maildir import Maildir, Sweep
+from pipeline.runtime.bootstrap import wall_clock
+from pipeline.runtime.kafka import kafka_log
+from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
-from pipeline.signing import Signer
+from pipeline.webhooks.proofs import proofs
+from pipeline.webhooks.providers import bounce_mail
 from tests.conftest import SECRET
 from tests.support.command import mailfold_on
 from tests.support.gateway import gateway
@@ -45,7 +45,7 @@ async def test_a_mail_by_http_lies_on_the_log_with_its_envelope(settings: Settin
         assert once.headers == again.headers
         assert once.webhook_id == again.webhook_id
         assert without.headers == ()
-        pieces = {mail.split(one.body, dict(one.headers))[0] for one in kept}
+        pieces = {bounce_mail.split(one.body, dict(one.headers))[0] for one in kept}
         assert len(pieces) == 1
         assert await world.metric('mailfold_inbound_mails_total{result="signed",road="http"}') == 2
 

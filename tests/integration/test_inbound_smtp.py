@@ -8,10 +8,10 @@ import aiosmtplib
 import pytest
 from pydantic import SecretStr
 
-from pipeline import tokens
-from pipeline.inbound.envelope import KEPT
+from pipeline.content import tokens
+from pipeline.gateway.smtp.envelope import KEPT
+from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
-from pipeline.signing import Signer
 from tests.support.inbound import DOMAIN, EMAIL_ID, Inbound, bounce, forged, inbound, message_id, unsubscribe, verp
 from tests.support.kafka_proxy import kafka_proxy
 from tests.support.smtp_receiver import certificate

@@ -3,7 +3,7 @@
 import psycopg
 
 from pipeline import admin
-from pipeline.database import database
+from pipeline.runtime.database import database
 from pipeline.settings import Settings
 from projections.migrate import MIGRATIONS
 from tests.conftest import SECRET

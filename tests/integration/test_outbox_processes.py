@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.bootstrap import Runtime, runtime
-from pipeline.fold import evolve
-from pipeline.kafka import append_all
-from pipeline.ports import Entry
+from pipeline.runtime.bootstrap import Runtime, runtime
+from pipeline.runtime.kafka import append_all
+from pipeline.runtime.ports import Entry
 from pipeline.settings import Settings
+from pipeline.worker.fold import evolve
 from tests.integration.test_emit import destine, owe
 from tests.support.command import armed, ends, process
 from tests.support.dispatching import accept, provide

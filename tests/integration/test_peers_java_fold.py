@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from bench.peers.toolbox import java_peer
-from pipeline.fold import evolve
+from pipeline.worker.fold import evolve
 from topics.codec import decode, encode
 from topics.events import BounceClass, DeliveryEvent, EventKind
 from topics.record import EmailId

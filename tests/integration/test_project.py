@@ -5,8 +5,8 @@ import asyncio
 import psycopg
 from aiokafka import AIOKafkaProducer
 
-from pipeline.bootstrap import runtime
-from pipeline.kafka import consumer
+from pipeline.runtime.bootstrap import runtime
+from pipeline.runtime.kafka import consumer
 from pipeline.settings import Settings
 from tests.support.changes import T0, Log, event, identified, lives, request
 from tests.support.projecting import caught_up, projecting, publish

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.bootstrap import runtime
-from pipeline.rebuild import rebuild
+from pipeline.operations.rebuild import rebuild
+from pipeline.runtime.bootstrap import runtime
 from pipeline.settings import Settings
 from tests.support.changes import lives
 from tests.support.command import armed, ends, process

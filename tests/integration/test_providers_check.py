@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from pipeline import admin
-from pipeline.checks import sending, webhook
-from pipeline.checks.finding import Finding
-from pipeline.embedded.home import free_port
+from pipeline.devstack.servers.data_dir import free_port
+from pipeline.operations.checks import sending, webhook
+from pipeline.operations.checks.finding import Finding
 from pipeline.settings import Settings
 from tests.support.command import mailfold_on
 from tests.support.gateway import Gateway, gateway

@@ -6,10 +6,10 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
-from pipeline.bootstrap import Runtime, runtime
 from pipeline.errors import Refused
-from pipeline.kafka import partition_of
-from pipeline.rebuild import rebuild
+from pipeline.operations.rebuild import rebuild
+from pipeline.runtime.bootstrap import Runtime, runtime
+from pipeline.runtime.kafka import partition_of
 from pipeline.settings import Settings
 from tests.support.changes import lives
 from tests.support.projecting import caught_up, ends, projecting, publish
@@ -96,7 +96,7 @@ async def test_any_difference_is_named_and_refused_unless_forced(settings: Setti
 
 
 async def test_two_rebuilds_at_once_are_one_too_many(settings: Settings) -> None:
-    from pipeline.rebuild import _ONLY_ONE, _alone
+    from pipeline.operations.rebuild import _ONLY_ONE, _alone
 
     async with runtime(settings) as rt, _alone(rt, _ONLY_ONE):
         with pytest.raises(Refused, match="another rebuild"):

@@ -9,17 +9,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipeline.bootstrap import Runtime, runtime
+from pipeline.devstack.supervisor import Stack
 from pipeline.errors import Refused
-from pipeline.hearing.adapter import Context, Incoming
-from pipeline.kafka import append_all
-from pipeline.ports import Entry
-from pipeline.providers import registry, sendgrid
-from pipeline.rebuild import rebuild
-from pipeline.renormalize.ready import all_is_read
-from pipeline.renormalize.run import Summary, Wanted, renormalize
+from pipeline.operations.rebuild import rebuild
+from pipeline.operations.renormalize.preconditions import all_is_read
+from pipeline.operations.renormalize.run import Summary, Wanted, renormalize
+from pipeline.runtime.bootstrap import Runtime, runtime
+from pipeline.runtime.kafka import append_all
+from pipeline.runtime.ports import Entry
 from pipeline.settings import Settings
-from pipeline.supervisor import Stack
+from pipeline.webhooks.base import Context, Incoming
+from pipeline.webhooks.providers import registry, sendgrid
 from tests.support.command import mailfold_on
 from tests.support.seeing import on, rows
 from topics.acks import Acked

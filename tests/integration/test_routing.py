@@ -10,10 +10,10 @@ import pytest
 
 from pipeline import admin
 from pipeline.admin import Brand, Provider, Tenant
-from pipeline.bootstrap import Runtime, runtime
-from pipeline.outbox.store import Limits, Store
-from pipeline.routing.choice import Route
-from pipeline.routing.ways import get_way, set_routes
+from pipeline.dispatch.routing.rendezvous import Route
+from pipeline.dispatch.routing.routes import get_way, set_routes
+from pipeline.jobs.store import Limits, Store
+from pipeline.runtime.bootstrap import Runtime, runtime
 from pipeline.settings import Settings
 from tests.conftest import SECRET
 from tests.support.command import armed, ends, process

@@ -11,13 +11,13 @@ import aiohttp
 import aiosmtplib
 import pytest
 
-from pipeline.bootstrap import fresh_id, wall_clock
+from pipeline.devstack.sandbox.keys import public_key
+from pipeline.devstack.sandbox.server import sandbox
 from pipeline.errors import BadSettings, Forged
-from pipeline.hearing.adapter import Incoming
-from pipeline.providers import sendgrid
-from pipeline.sandbox.keys import public_key
-from pipeline.sandbox.server import sandbox
+from pipeline.runtime.bootstrap import fresh_id, wall_clock
 from pipeline.settings import Settings
+from pipeline.webhooks.base import Incoming
+from pipeline.webhooks.providers import sendgrid
 from tests.support.sandboxed import EMAIL_ID, world
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from pipeline.demo.receiver import Arrival, Receiver, serve
+from pipeline.devstack.demo.receiver import Arrival, Receiver, serve
 
 BODY = b'{"activity": {"id":"x",  "n": 1.50}, "email_id": "e1", "delivery_status": "open"}'
 GOOD = {"X-API-KEY": "secret", "Idempotency-Key": "e1:open"}

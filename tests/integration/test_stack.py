@@ -10,13 +10,13 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from pydantic import SecretStr
 
-from pipeline import cluster
-from pipeline.embedded import kafka, postgres
-from pipeline.embedded.home import InUse, free_port
-from pipeline.embedded.leftovers import Pids
+from pipeline.devstack.servers import kafka, postgres
+from pipeline.devstack.servers.data_dir import InUse, free_port
+from pipeline.devstack.servers.orphans import Pids
+from pipeline.devstack.supervisor import Stack
 from pipeline.errors import BadSettings, TopicMismatch
+from pipeline.runtime import topic_admin
 from pipeline.settings import Settings
-from pipeline.supervisor import Stack
 from tests.support.command import gone
 
 RECORDS = [b"%d" % number for number in range(200)]
@@ -53,7 +53,7 @@ async def test_what_kafka_and_postgres_confirmed_is_there_after_kill_9_and_after
 
     async with Stack(settings, roles=[]) as stack:
         assert (stack.settings.kafka_bootstrap, stack.settings.database_url) == ports
-        await cluster.check(stack.settings)
+        await topic_admin.check(stack.settings)
         assert await _read(stack.settings) == RECORDS
         async with await psycopg.AsyncConnection.connect(stack.settings.database_url.get_secret_value()) as connection:
             row = await (await connection.execute("select tenant from admin.tenants")).fetchone()

@@ -1,7 +1,7 @@
 """Suppressions that an earlier version wrote under its own key, asked for by the dispatcher."""
 
+from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
-from pipeline.signing import Signer
 from tests.conftest import SECRET
 from tests.support.dispatching import accept, dispatching, provide, request
 from tests.support.seeing import on, rows, until

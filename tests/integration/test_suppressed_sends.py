@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from pipeline import dispatch, trace
+from pipeline.dispatch import main as dispatch
+from pipeline.operations import trace
 from pipeline.settings import Settings
 from tests.integration.test_suppressions import soft, told
 from tests.support.changes import Log

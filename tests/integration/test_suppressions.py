@@ -8,12 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipeline import admin, project
+from pipeline import admin
 from pipeline.errors import LogUnavailable
-from pipeline.ports import Entry
+from pipeline.project import main as project
+from pipeline.runtime.ports import Entry
+from pipeline.runtime.signing import Signer, hash_address
 from pipeline.settings import Settings
-from pipeline.signing import Signer, hash_address
-from pipeline.suppressions.deciding import Deciding, Wish
+from pipeline.suppressions.commands import Deciding, Wish
 from tests.conftest import SECRET
 from tests.support.changes import Log, event, identified, request
 from tests.support.command import Said, mailfold_on

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from pipeline.bootstrap import Runtime
+from pipeline.project.ticks import BUSY_MS, LOST_MS, Ticker
+from pipeline.runtime.bootstrap import Runtime
 from pipeline.settings import Settings
-from pipeline.ticks import BUSY_MS, LOST_MS, Ticker
 from projections.postgres import as_late_as_can_be, partition_times
 from tests.support.changes import Log, acked, request
 from tests.support.projecting import caught_up, ends, projecting, publish

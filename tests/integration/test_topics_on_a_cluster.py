@@ -4,36 +4,36 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from pipeline import cluster
 from pipeline.errors import LogUnavailable, TopicMismatch
+from pipeline.runtime import topic_admin
 from pipeline.settings import Settings
 from tests.support.seeing import until
 from topics.registry import TEMPLATES
 
 
 async def test_topics_that_were_created_pass_the_check_and_creating_again_changes_nothing(settings: Settings) -> None:
-    await cluster.check(settings)
-    assert await cluster.create(settings) == []
+    await topic_admin.check(settings)
+    assert await topic_admin.create(settings) == []
 
 
 async def test_another_number_of_partitions_is_a_clear_error_and_nothing_is_altered(settings: Settings) -> None:
     other = settings.model_copy(update={"partitions": 3})
     with pytest.raises(TopicMismatch, match="send-requests: 2 partitions, MAILFOLD_PARTITIONS says 3"):
-        await cluster.create(other)
-    await cluster.check(settings)
+        await topic_admin.create(other)
+    await topic_admin.check(settings)
 
 
 async def test_a_missing_topic_is_named_with_what_to_do(settings: Settings) -> None:
     other = settings.model_copy(update={"topic_prefix": "nowhere-"})
     with pytest.raises(TopicMismatch, match="nowhere-send-requests: doesn't exist; `mailfold topics create` makes it"):
-        await cluster.check(other)
+        await topic_admin.check(other)
 
 
 async def test_a_confirmation_by_the_leader_alone_is_refused_where_there_are_replicas(settings: Settings) -> None:
     for factor in (1, 2):
-        await cluster.check(settings.model_copy(update={"replication_factor": factor}))
+        await topic_admin.check(settings.model_copy(update={"replication_factor": factor}))
     with pytest.raises(TopicMismatch, match=r"send-requests: min\.insync\.replicas is 1, must be 2 at least"):
-        await cluster.check(settings.model_copy(update={"replication_factor": 3}))
+        await topic_admin.check(settings.model_copy(update={"replication_factor": 3}))
 
 
 async def test_a_compression_that_the_worker_cannot_undo_is_named(settings: Settings) -> None:
@@ -43,16 +43,16 @@ async def test_a_compression_that_the_worker_cannot_undo_is_named(settings: Sett
     try:
         for compression in ("gzip", "zstd"):
             # This request replaces all that was configured.
-            told = cluster.wanted_config(TEMPLATES) | {"compression.type": compression}
+            told = topic_admin.wanted_config(TEMPLATES) | {"compression.type": compression}
             await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, told)])
             if compression == "gzip":
-                await cluster.check(settings)
+                await topic_admin.check(settings)
     finally:
         await admin.close()
 
     async def is_named() -> bool:
         try:
-            await cluster.check(settings)
+            await topic_admin.check(settings)
         except TopicMismatch as mismatch:
             return "templates: compression.type is zstd, must be one of" in str(mismatch)
         return False
@@ -63,4 +63,4 @@ async def test_a_compression_that_the_worker_cannot_undo_is_named(settings: Sett
 async def test_a_broker_that_is_away_is_named(settings: Settings) -> None:
     other = settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:1"})
     with pytest.raises(LogUnavailable, match=r"KAFKA_BOOTSTRAP=127\.0\.0\.1:1 does not answer"):
-        await cluster.check(other)
+        await topic_admin.check(other)

@@ -8,11 +8,12 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from pipeline import admin, status, trace
-from pipeline.bootstrap import Runtime, runtime
-from pipeline.commands import shown
-from pipeline.kafka import append_all
-from pipeline.ports import Entry
+from pipeline import admin
+from pipeline.cli import render
+from pipeline.operations import status, trace
+from pipeline.runtime.bootstrap import Runtime, runtime
+from pipeline.runtime.kafka import append_all
+from pipeline.runtime.ports import Entry
 from pipeline.settings import Settings
 from tests.support.changes import T0, Log, acked, event, identified, request, told
 from tests.support.projecting import caught_up, projecting, publish
@@ -52,7 +53,7 @@ def a_life() -> Log:
 async def seen(rt: Runtime, name: str) -> str:
     found = await trace.find(rt, name)
     console = Console(file=io.StringIO(), width=180)
-    shown.traces(console, found)
+    render.traces(console, found)
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
@@ -145,7 +146,7 @@ async def test_status_shows_who_is_behind_and_what_is_owed(settings: Settings) -
         assert snapshot.oldest_owed is not None
         assert (snapshot.oldest_owed.email_id, snapshot.oldest_owed.word) == (identified(1), "open")
         console = Console(file=io.StringIO(), width=120)
-        shown.snapshot(console, snapshot)
+        render.snapshot(console, snapshot)
         assert isinstance(console.file, io.StringIO)
         assert "oldest owed conversion: open of" in console.file.getvalue()
         assert await rows(rt, "select count(*) from jobs.jobs where state = 'pending'") == [(1,)]

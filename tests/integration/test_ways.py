@@ -7,10 +7,10 @@ import pytest
 
 from pipeline import admin
 from pipeline.admin import Brand
-from pipeline.bootstrap import Runtime
 from pipeline.content import dkim
 from pipeline.content.dkim import Dkim
-from pipeline.routing.ways import set_dkim
+from pipeline.dispatch.routing.routes import set_dkim
+from pipeline.runtime.bootstrap import Runtime
 from pipeline.settings import Settings
 from tests.conftest import SECRET
 from tests.support.api_servers import Api, api_server

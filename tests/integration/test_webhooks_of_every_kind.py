@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from pipeline import admin
-from pipeline.gateway import webhooks
-from pipeline.providers.registry import ADAPTERS
+from pipeline.gateway.routes import webhooks
 from pipeline.settings import Settings
+from pipeline.webhooks.providers.registry import ADAPTERS
 from tests.support.gateway import Gateway, gateway
 from tests.support.golden import EMAIL_ID, FOLDER
 from tests.support.posting import KINDS, Key, key

@@ -9,7 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from pipeline.errors import Fenced
 from pipeline.settings import Settings
-from pipeline.streaming.outlet import Gate
+from pipeline.worker.streaming.producer import Gate
 from tests.support.worker import dump
 from topics.registry import EMAIL_CHANGES, EMAIL_STATES, SEND_REQUESTS
 

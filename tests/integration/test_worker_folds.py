@@ -8,11 +8,11 @@ import psutil
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from pipeline.kafka import append_all, kafka_log
-from pipeline.ports import Entry
+from pipeline.content.tokens import message_id_header
+from pipeline.runtime.kafka import append_all, kafka_log
+from pipeline.runtime.ports import Entry
+from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
-from pipeline.signing import Signer
-from pipeline.tokens import message_id_header
 from tests.support.caught_up import CaughtUp
 from tests.support.seeing import on, until
 from tests.support.worker import NOW, Worker, append_raw, assert_folded, committed_something, dead_letters, feed, lives

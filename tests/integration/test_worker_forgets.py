@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import rocksdict
 
-from pipeline.ports import Entry
+from pipeline.runtime.ports import Entry
 from pipeline.settings import Settings
 from tests.support.changes import acked, event, identified, request, told
 from tests.support.projecting import caught_up, projecting

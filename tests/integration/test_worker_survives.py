@@ -12,9 +12,9 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from pipeline.cluster import wanted_config
-from pipeline.kafka import MAX_REQUEST_BYTES, append_all, kafka_log
-from pipeline.ports import Entry
+from pipeline.runtime.kafka import MAX_REQUEST_BYTES, append_all, kafka_log
+from pipeline.runtime.ports import Entry
+from pipeline.runtime.topic_admin import wanted_config
 from pipeline.settings import Settings
 from tests.support.kafka_proxy import kafka_proxy
 from tests.support.seeing import on, until

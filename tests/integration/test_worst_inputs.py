@@ -16,12 +16,13 @@ import aiohttp
 import aiosmtplib
 import pytest
 
-from pipeline import admin, tokens
-from pipeline.bootstrap import Runtime, runtime
+from pipeline import admin
+from pipeline.content import tokens
 from pipeline.gateway.server import PORT_FILE
-from pipeline.inbound.listener import PORT_FILE as INBOUND_PORT_FILE
+from pipeline.gateway.smtp.listener import PORT_FILE as INBOUND_PORT_FILE
+from pipeline.runtime.bootstrap import Runtime, runtime
+from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
-from pipeline.signing import Signer
 from tests.abuse import inputs
 from tests.conftest import SECRET
 from tests.support import templates

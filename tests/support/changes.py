@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.fold import evolve, mark_of
+from pipeline.worker.fold import evolve, mark_of
 from projections.sink import Run
 from topics.acks import Acked, Dropped, Failed, Rejected
 from topics.changes import Applied, EmailChange, Fact

@@ -5,12 +5,13 @@ import uuid
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from pipeline import admin, dispatch
+from pipeline import admin
 from pipeline.admin import Brand, Provider, Tenant
-from pipeline.bootstrap import Runtime
 from pipeline.content.chunks import pack
-from pipeline.kafka import append_all
-from pipeline.ports import Entry
+from pipeline.dispatch import main as dispatch
+from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.kafka import append_all
+from pipeline.runtime.ports import Entry
 from pipeline.settings import Settings
 from tests.conftest import SECRET
 from tests.support.seeing import on, rows, until

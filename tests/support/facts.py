@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from pipeline.fold import mark_of
+from pipeline.worker.fold import mark_of
 from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
 from topics.changes import Fact
 from topics.conversions import ConversionResult, Outcome, Word

@@ -9,10 +9,10 @@ import aiohttp
 import httpx
 
 from pipeline import admin
-from pipeline.bootstrap import Runtime, runtime
-from pipeline.gateway import run
+from pipeline.gateway.certificates import Connector
+from pipeline.gateway.main import run
 from pipeline.gateway.server import PORT_FILE
-from pipeline.gateway.visits import Connector
+from pipeline.runtime.bootstrap import Runtime, runtime
 from pipeline.settings import Settings
 from tests.support.seeing import until
 

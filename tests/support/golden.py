@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.hearing.adapter import Adapter, Context, Proofs
+from pipeline.webhooks.base import Adapter, Context, Proofs
 from topics.events import DeliveryEvent
 from topics.record import EmailId
 

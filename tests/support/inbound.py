@@ -8,10 +8,10 @@ from typing import Any
 
 import aiosmtplib
 
-from pipeline import tokens
-from pipeline.inbound.listener import PORT_FILE
+from pipeline.content import tokens
+from pipeline.gateway.smtp.listener import PORT_FILE
+from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
-from pipeline.signing import Signer
 from tests.conftest import SECRET
 from tests.support.gateway import Gateway, gateway
 from tests.support.seeing import records, until

@@ -5,9 +5,9 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.carriers.port import Envelope, Mail
 from pipeline.content import mime
-from pipeline.content.letter import Letter
+from pipeline.content.message import Letter
+from pipeline.dispatch.transports.base import Envelope, Mail
 from tests.support.dispatching import request
 from topics.contents import Attachment, Content
 from topics.record import EmailId

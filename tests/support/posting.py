@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Callable
 
-from pipeline.checks.signing import SIGN, Occasion, Signed
+from pipeline.operations.checks.webhook_signing import SIGN, Occasion, Signed
 from tests.support.webhooks import signed
 
 Make = Callable[[bytes, str], Signed]

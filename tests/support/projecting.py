@@ -6,10 +6,10 @@ from contextlib import AbstractAsyncContextManager
 
 from aiokafka import TopicPartition
 
-from pipeline import project
-from pipeline.bootstrap import Runtime
-from pipeline.kafka import append_all, consumer
-from pipeline.ports import Entry
+from pipeline.project import main as project
+from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.kafka import append_all, consumer
+from pipeline.runtime.ports import Entry
 from pipeline.settings import Settings
 from tests.support.gateway import Gateway, gateway
 from tests.support.working import beside, working

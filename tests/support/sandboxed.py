@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from pipeline.bootstrap import fresh_id, wall_clock
-from pipeline.sandbox.keys import public_key
-from pipeline.sandbox.server import Sandbox, sandbox
+from pipeline.devstack.sandbox.keys import public_key
+from pipeline.devstack.sandbox.server import Sandbox, sandbox
+from pipeline.runtime.bootstrap import fresh_id, wall_clock
 from pipeline.settings import Settings
 from tests.support.http_server import http_server
 

@@ -5,8 +5,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.bootstrap import Runtime
-from pipeline.kafka import consumer, partition_of
+from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.kafka import consumer, partition_of
 from pipeline.settings import Settings
 from topics.codec import decode
 from topics.registry import Topic

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import admin
-from pipeline.database import database
 from pipeline.gateway.server import PORT_FILE
+from pipeline.runtime.database import database
 from pipeline.settings import Settings, environment
 from tests.support.command import clean_environment
 

@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.embedded import kafka, postgres
-from pipeline.embedded.home import Home, InUse, free_port
+from pipeline.devstack.servers import kafka, postgres
+from pipeline.devstack.servers.data_dir import Home, InUse, free_port
 
 KAFKA_IMAGE = "apache/kafka:4.1.1"
 POSTGRES_IMAGE = "postgres:18"

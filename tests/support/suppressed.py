@@ -4,8 +4,8 @@ from typing import Any
 
 import httpx
 
-from pipeline.kafka import append_all
-from pipeline.ports import Entry
+from pipeline.runtime.kafka import append_all
+from pipeline.runtime.ports import Entry
 from tests.support.changes import Log
 from tests.support.gateway import Gateway
 from tests.support.seeing import until

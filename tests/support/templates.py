@@ -2,8 +2,8 @@
 
 import msgspec
 
-from pipeline.bootstrap import Runtime
 from pipeline.content.templates import drafted
+from pipeline.runtime.bootstrap import Runtime
 from projections import templates
 from topics.templates import Syntax, Template, Texts
 

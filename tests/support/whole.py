@@ -8,8 +8,8 @@ import httpx
 
 from pipeline import admin
 from pipeline.admin import Brand, Provider
+from pipeline.devstack.supervisor import Stack
 from pipeline.settings import Settings
-from pipeline.supervisor import Stack
 from tests.support.gateway import Gateway, gateway
 from tests.support.smtp_receiver import Received, Receiver, smtp_receiver
 

@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from pipeline.fold import evolve
-from pipeline.kafka import append_all, kafka_log
-from pipeline.ports import Entry
+from pipeline.runtime.kafka import append_all, kafka_log
+from pipeline.runtime.ports import Entry
 from pipeline.settings import Settings, environment
+from pipeline.worker.fold import evolve
 from tests.support.caught_up import CaughtUp
 from tests.support.command import clean_environment
 from tests.support.seeing import on

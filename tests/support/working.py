@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
-from pipeline.bootstrap import Runtime, runtime
+from pipeline.runtime.bootstrap import Runtime, runtime
 from pipeline.settings import Settings
 
 Role = Callable[[Runtime], Coroutine[Any, Any, None]]

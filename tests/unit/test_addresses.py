@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import addresses, domains
-from pipeline.addresses import address_problem, text_problem
+from pipeline.content import addresses, domains
+from pipeline.content.addresses import address_problem, text_problem
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.providers.registry import ADAPTERS
+from pipeline.webhooks.providers.registry import ADAPTERS
 from tests.support.anymail import VIEWS, milliseconds, parsed
 from tests.support.anymail_differences import DIFFERENCES, Difference
 from tests.support.golden import EMAIL_ID, HEADERS, Case, cases, heard

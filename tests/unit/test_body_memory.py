@@ -11,9 +11,9 @@ from fastapi import FastAPI, Request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.gateway import bodies, problems
-from pipeline.gateway.bodies import OWNER, BodyLimits, read_body, release
+from pipeline.gateway import problems, request_body
 from pipeline.gateway.memory import FLOOR_BYTES, BodyMemory
+from pipeline.gateway.request_body import OWNER, BodyLimits, read_body, release
 
 MB = 1_000_000
 
@@ -105,7 +105,7 @@ def client(app: Any) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://here")
 
 
-@pytest.mark.parametrize("size", [0, 10, bodies.STEP_BYTES, 3 * bodies.STEP_BYTES + 1, 20 * MB])
+@pytest.mark.parametrize("size", [0, 10, request_body.STEP_BYTES, 3 * request_body.STEP_BYTES + 1, 20 * MB])
 async def test_unzipped_bytes_are_in_hand_until_the_request_ends(size: int) -> None:
     room, inside = memory(), list[int]()
     async with client(application(room, inside)) as http:

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from pipeline.errors import Forged, NotLoggedIn, Unrecognised
-from pipeline.hearing.adapter import Adapter, Incoming
-from pipeline.providers import brevo, mailjet
+from pipeline.webhooks.base import Adapter, Incoming
+from pipeline.webhooks.providers import brevo, mailjet
 from tests.support.golden import EMAIL_ID, Case, context
 
 BOTH = pytest.mark.parametrize(

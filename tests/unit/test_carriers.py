@@ -10,15 +10,15 @@ import pytest
 from sendgrid.helpers.mail import Mail as TheirMail
 
 from pipeline.admin import Provider
-from pipeline.carriers import mailgun, postmark, resend, sendgrid, ses
-from pipeline.carriers.calls import Call, Reply, retry_after
-from pipeline.carriers.echo import echo
-from pipeline.carriers.port import Meaning
-from pipeline.carriers.registry import APIS, MANY, lacking
-from pipeline.carriers.sigv4 import Credential, signed
 from pipeline.content import mime
+from pipeline.dispatch.transports import mailgun, postmark, resend, sendgrid, ses
+from pipeline.dispatch.transports.api_base import Call, Reply, retry_after
+from pipeline.dispatch.transports.base import Meaning
+from pipeline.dispatch.transports.correlation_headers import echo
+from pipeline.dispatch.transports.registry import APIS, MANY, lacking
+from pipeline.dispatch.transports.sigv4 import Credential, signed
 from pipeline.errors import Refused
-from pipeline.hearing.fields import embedded
+from pipeline.webhooks.fields import embedded
 from tests.support.api_servers import KEY, KEY_ID, form, signature_is_botocores
 from tests.support.letters import FULL, NOW, mail
 from topics.contents import Attachment, Content

@@ -2,15 +2,15 @@
 
 import pytest
 
-from pipeline import roundtrip
-from pipeline.checks.keys import malformed
-from pipeline.gateway.raw import relevant
-from pipeline.providers.registry import ADAPTERS
+from pipeline.gateway.webhook_record import relevant
+from pipeline.operations.checks.webhook_keys import malformed
+from pipeline.webhooks import self_check
+from pipeline.webhooks.providers.registry import ADAPTERS
 from tests.conftest import SECRET
 from tests.support.posting import KINDS, key
 
 NOW = 1_750_000_000_000
-BY = roundtrip.signer(SECRET)
+BY = self_check.signer(SECRET)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -46,19 +46,19 @@ def test_a_key_that_could_verify_nothing_is_refused(kind: str, wrong: str) -> No
 
 
 def test_a_check_is_ours_for_a_minute_and_for_one_provider() -> None:
-    mark = roundtrip.ask(BY, "mine", NOW)
-    assert roundtrip.asked(BY, "mine", mark, NOW + 59_000)
-    assert not roundtrip.asked(BY, "mine", mark, NOW + 61_000)
-    assert not roundtrip.asked(BY, "another", mark, NOW)
-    assert not roundtrip.asked(roundtrip.signer("another secret"), "mine", mark, NOW)
+    mark = self_check.ask(BY, "mine", NOW)
+    assert self_check.asked(BY, "mine", mark, NOW + 59_000)
+    assert not self_check.asked(BY, "mine", mark, NOW + 61_000)
+    assert not self_check.asked(BY, "another", mark, NOW)
+    assert not self_check.asked(self_check.signer("another secret"), "mine", mark, NOW)
     for forged in ("", ".", f"{NOW}.", f"{NOW}.zz", f"-1.{mark[14:]}", "²." + mark[14:], mark + "0", "1" * 5_000):
-        assert not roundtrip.asked(BY, "mine", forged, NOW)
+        assert not self_check.asked(BY, "mine", forged, NOW)
 
 
 def test_the_answer_is_known_to_who_has_the_secret_alone() -> None:
-    mark = roundtrip.ask(BY, "mine", NOW)
-    assert roundtrip.answer(BY, mark) != mark.partition(".")[2]
-    assert roundtrip.answer(BY, mark) != roundtrip.answer(roundtrip.signer("another"), mark)
+    mark = self_check.ask(BY, "mine", NOW)
+    assert self_check.answer(BY, mark) != mark.partition(".")[2]
+    assert self_check.answer(BY, mark) != self_check.answer(self_check.signer("another"), mark)
 
 
 def test_what_tells_of_the_event_is_kept_and_nobody_s_credential_or_address() -> None:

@@ -6,9 +6,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.circumstances import Count, circumstances, counts
-from pipeline.fold import evolve
-from pipeline.trace import tell
+from pipeline.operations.engagement import Count, circumstances, counts
+from pipeline.operations.trace import tell
+from pipeline.worker.fold import evolve
 from projections.postgres import Story, Told
 from tests.support.changes import T0, acked, event, request
 from topics.changes import Fact

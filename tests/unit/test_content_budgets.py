@@ -11,9 +11,9 @@ from pipeline.content import templates
 from pipeline.dialects import email_v1_send as dialect
 from pipeline.dialects.email_v1_send import Result
 from pipeline.errors import LogUnavailable, Refused
-from pipeline.fair_threads import CALLER
-from pipeline.gateway import email_v1_send as surface
 from pipeline.gateway.byte_budget import ByteBudget
+from pipeline.gateway.routes import email_v1_send as surface
+from pipeline.runtime.fair_threads import CALLER
 from tests.support.dialects import BRAND, email_v1
 from topics.templates import Texts
 

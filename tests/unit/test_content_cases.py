@@ -16,8 +16,8 @@ from pipeline.content.links import with_clicks, with_pixel, with_trap
 from pipeline.content.markup import decoded_attribute
 from pipeline.content.mime import render
 from pipeline.content.text import text_of
-from pipeline.signing import Signer
-from pipeline.tokens import read_click_token
+from pipeline.content.tokens import read_click_token
+from pipeline.runtime.signing import Signer
 from tests.conftest import SECRET
 from topics.contents import Attachment, Content
 from topics.record import EmailId

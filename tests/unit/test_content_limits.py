@@ -13,22 +13,22 @@ import msgspec
 import pytest
 
 from pipeline.admin import Brand, Provider
-from pipeline.bootstrap import Runtime
-from pipeline.carriers.port import Mail
-from pipeline.content import drafts, schemas, text
+from pipeline.content import schemas, template_source, text
 from pipeline.content.chunks import unpack
 from pipeline.content.links import TRACKING_MARK, with_clicks, with_pixel
 from pipeline.content.text import text_of, with_text
+from pipeline.content.tokens import read_pixel_token
 from pipeline.content.twig import Twig
 from pipeline.dispatch import deliver
 from pipeline.dispatch.deliver import Deliver
 from pipeline.dispatch.message import Writer
+from pipeline.dispatch.transports.base import Mail
 from pipeline.errors import Refused
 from pipeline.gateway.intake import Intake, Parcel
-from pipeline.ports import Log
+from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.ports import Log
+from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
-from pipeline.signing import Signer
-from pipeline.tokens import read_pixel_token
 from tests.conftest import SECRET
 from topics.contents import Attachment, Content
 from topics.record import EmailId
@@ -242,7 +242,7 @@ async def test_a_large_message_is_written_beside_the_event_loop(content: Content
 def refusal(values: dict[str, Any]) -> str:
     body = msgspec.json.encode({"texts": {"default": {"text": "t"}}} | values)
     with pytest.raises(Refused) as caught:
-        drafts.read("t", "n", body)
+        template_source.read("t", "n", body)
     return f"{caught.value.where}: {caught.value}"
 
 

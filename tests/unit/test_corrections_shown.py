@@ -3,7 +3,7 @@
 import msgspec
 
 from pipeline.dialects.email_v1 import render
-from pipeline.trace import tell
+from pipeline.operations.trace import tell
 from projections import mailing
 from projections.debts import new_debts
 from projections.postgres import Story, Told

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.carriers.replies import provider_message_id
-from pipeline.correlate.matching import match_key
-from pipeline.correlate.reading import read
+from pipeline.dispatch.correlation.parse import read
+from pipeline.dispatch.transports.smtp_replies import provider_message_id
+from pipeline.webhooks.message_ids import match_key
 from tests.support.facts import EMAIL_ID, event
 from topics.acks import Acked, Deferred
 from topics.codec import encode

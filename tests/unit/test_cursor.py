@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import Refused
-from pipeline.signing import Signer
+from pipeline.runtime.signing import Signer
 from pipeline.suppressions import cursor as of_suppressions
-from pipeline.suppressions.deciding import BRAND_MAX
+from pipeline.suppressions.commands import BRAND_MAX
 from projections import cursor
 from projections.cursor import BadCursor, Given
 from projections.history import Filter, Position, Query, point_in_time

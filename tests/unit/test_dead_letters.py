@@ -6,16 +6,17 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pipeline import following, lane
-from pipeline.correlate.loop import Correlator
-from pipeline.dispatch.reports import Reports
-from pipeline.folding import Found, Stretch, sort
-from pipeline.hearing.adapter import Proofs
-from pipeline.leading import Positions
-from pipeline.normalize import normalize
-from pipeline.outbox.originals import is_whole
-from pipeline.ports import Entry
+from pipeline.dispatch.acks import Reports
+from pipeline.dispatch.correlation.loop import Correlator
+from pipeline.operations.originals import is_whole
+from pipeline.project import compacted_topics
+from pipeline.project import partition as lane
+from pipeline.runtime.leader import Positions
+from pipeline.runtime.ports import Entry
 from pipeline.settings import Settings
+from pipeline.webhooks.base import Proofs
+from pipeline.webhooks.normalize import normalize
+from pipeline.worker.fold_batch import Found, Stretch, sort
 from tests.architecture.repository import ROOT, modules, text
 from topics.codec import encode
 from topics.dead_letters import MAX_KEY_BYTES, MAX_VALUE_BYTES, DeadLetter, dead_letter
@@ -76,7 +77,7 @@ async def from_projector(_rt: Any) -> DeadLetter:
 
 
 async def from_follower(rt: Any) -> DeadLetter:
-    assert await following._decoded(rt, SUPPRESSIONS, [Record()]) == []
+    assert await compacted_topics._decoded(rt, SUPPRESSIONS, [Record()]) == []
     return only(rt.log.entries)
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.content.domains import MAX_DOMAIN_CHARS, InvalidDomain, is_same, to_ascii
 from pipeline.content.mime import on_the_wire
-from pipeline.domains import MAX_DOMAIN_CHARS, InvalidDomain, is_same, to_ascii
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.dialects import email_v1
 from pipeline.errors import Refused
-from pipeline.fold import evolve
-from pipeline.hearing.adapter import Context
-from pipeline.providers.registry import ADAPTERS
+from pipeline.webhooks.base import Context
+from pipeline.webhooks.providers.registry import ADAPTERS
+from pipeline.worker.fold import evolve
 from tests.support.changes import T0, acked, event, request, told
 from topics.acks import Deferred, Dropped, Failed, Rejected
 from topics.changes import Fact

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from pipeline.fair_threads import CALLER, FairThreads
+from pipeline.runtime.fair_threads import CALLER, FairThreads
 
 
 @pytest.fixture

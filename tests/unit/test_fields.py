@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.errors import Unrecognised
-from pipeline.hearing.fields import Fields, as_email_id, split_array
+from pipeline.webhooks.fields import Fields, as_email_id, split_array
 
 WHOLE = Fields.read(
     b'{"a":"x\\u0000y","n":7,"f":1.50,"t":true,"z":null,"o":{"p":{"q":"deep"}},'

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pipeline import fold
-from pipeline.fold import evolve, lift
+from pipeline.worker import fold
+from pipeline.worker.fold import evolve, lift
 from tests.chaos import fold as oracle
 from tests.support.facts import EMAIL_ID, acks, again, conversions, event, events, facts, folded, histories, requests
 from topics import codec, join, readings

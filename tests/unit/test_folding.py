@@ -6,11 +6,11 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from pipeline import folding
 from pipeline.errors import TooManyDead
-from pipeline.fold import evolve
-from pipeline.folding import Stretch, fold_all, fold_run, sort
-from pipeline.steps import Folder, Limit
+from pipeline.worker import fold_batch
+from pipeline.worker.agents import Folder, Limit
+from pipeline.worker.fold import evolve
+from pipeline.worker.fold_batch import Stretch, fold_all, fold_run, sort
 from tests.support.facts import EMAIL_ID, event
 from topics import codec
 from topics.changes import EmailChange
@@ -41,14 +41,14 @@ def stretch(*records: Lying) -> Stretch:
     return Stretch(DELIVERY_EVENTS, 1, records)
 
 
-def fold(*records: Lying, before: bytes | None = None) -> folding.Folded:
+def fold(*records: Lying, before: bytes | None = None) -> fold_batch.Folded:
     run = stretch(*records)
     facts, dead = sort(run, 9)
     assert dead == []
     return fold_run(run, facts, {KEY: before}, 9)
 
 
-def change_of(folded: folding.Folded, index: int = 0) -> EmailChange:
+def change_of(folded: fold_batch.Folded, index: int = 0) -> EmailChange:
     change: EmailChange = decode(EMAIL_CHANGES, folded.changes[index][1])
     return change
 
@@ -140,7 +140,7 @@ def test_what_is_no_fact_or_lies_under_another_key_is_dead() -> None:
 
 def test_facts_too_large_together_get_a_change_each(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = len(fold(lying(OPENED), lying(CLICKED)).changes[0][1]) - 1
-    monkeypatch.setattr(folding, "MAX_RECORD_BYTES", alone)
+    monkeypatch.setattr(fold_batch, "MAX_RECORD_BYTES", alone)
     folded = fold(lying(OPENED, 1), lying(CLICKED, 2))
     assert [[applied.place.offset for applied in change_of(folded, index).facts] for index in (0, 1)] == [[1], [2]]
     assert decode(EMAIL_STATES, folded.states[KEY]) == evolve(evolve(None, OPENED), CLICKED)
@@ -148,7 +148,7 @@ def test_facts_too_large_together_get_a_change_each(monkeypatch: pytest.MonkeyPa
 
 def test_a_fact_too_large_for_any_change_is_dead_and_the_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     huge = msgspec.structs.replace(CLICKED, native=msgspec.Raw(b'"' + b"x" * 2000 + b'"'))
-    monkeypatch.setattr(folding, "MAX_RECORD_BYTES", 1500)
+    monkeypatch.setattr(fold_batch, "MAX_RECORD_BYTES", 1500)
     folded = fold(lying(OPENED, 1), lying(huge, 2))
     assert [(letter.source.offset, letter.reason) for letter in folded.dead] == [(2, "too-large")]
     assert decode(EMAIL_STATES, folded.states[KEY]) == evolve(None, OPENED)
@@ -168,7 +168,7 @@ def test_state_of_an_older_version_is_cut_to_its_bounds_when_news_comes() -> Non
 
 
 def test_facts_too_large_do_not_halt_the_fold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folding, "MAX_RECORD_BYTES", 600)
+    monkeypatch.setattr(fold_batch, "MAX_RECORD_BYTES", 600)
     huge = [lying(msgspec.structs.replace(CLICKED, text="x" * 1_000), number) for number in range(500)]
     step = Folder(lambda: 9)(stretch(*huge), dict.fromkeys)
     assert len(step.others) == 500

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.gateway.callers import AGENT_MAX, Callers
-from pipeline.gateway.unsubscribe import says_so
+from pipeline.gateway.client_info import AGENT_MAX, Callers
+from pipeline.gateway.routes.unsubscribe import says_so
 
 
 def seen(peer: str, *forwarded: str, trusted: tuple[str, ...] = ()) -> str:

@@ -11,15 +11,15 @@ from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.dialects.raw_json import depth, split
 from pipeline.errors import Refused
 from pipeline.gateway import problems
-from pipeline.gateway.bodies import unzip
-from pipeline.gateway.cache import Cache
+from pipeline.gateway.idempotency import fingerprint
 from pipeline.gateway.problems import Problem
-from pipeline.gateway.rates import Bucket, Buckets
-from pipeline.gateway.segments import Segments
-from pipeline.identities import fingerprint
-from pipeline.json_items import depth, split
+from pipeline.gateway.rate_limit import Bucket, Buckets
+from pipeline.gateway.request_body import unzip
+from pipeline.gateway.spool_files import Segments
+from pipeline.runtime.cache import Cache
 
 
 def test_a_bucket_grants_a_second_s_burst_and_then_the_rate() -> None:

@@ -6,8 +6,8 @@ import urllib.parse
 import msgspec
 import pytest
 
-from pipeline.hearing.adapter import EMAIL_ID_KEY
-from pipeline.providers.registry import ADAPTERS
+from pipeline.webhooks.base import EMAIL_ID_KEY
+from pipeline.webhooks.providers.registry import ADAPTERS
 from tests.support.golden import EMAIL_ID, FOLDER, Case, addresses, cases, heard
 from topics.codec import decode, encode
 from topics.events import EventKind

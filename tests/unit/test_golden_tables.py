@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.providers import brevo, mailersend, mailjet, mailtrap, mandrill, postal, resend
-from pipeline.providers.registry import ADAPTERS
+from pipeline.webhooks.providers import brevo, mailersend, mailjet, mailtrap, mandrill, postal, resend
+from pipeline.webhooks.providers.registry import ADAPTERS
 from tests.support.golden import cases, heard
 from topics.events import BounceClass, EventKind
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import humans
-from pipeline.humans import label, machine_reason, network_reason
+from pipeline.webhooks import bots
+from pipeline.webhooks.bots import label, machine_reason, network_reason
 from tests.support.changes import T0, event
 from topics.events import EventKind
 
@@ -102,11 +102,11 @@ def test_what_a_provider_says_itself_or_does_not_say_stays() -> None:
 
 
 def test_long_user_agents_and_addresses_are_not_kept() -> None:
-    humans._machine_reason.cache_clear()
+    bots._machine_reason.cache_clear()
     for number in range(5):
         assert machine_reason(f"curl/8.{number} " + "x" * 100_000) == machine_reason(f"curl/8.{number}")
         assert network_reason("fe80::1%" + "x" * 100_000 + str(number)) == ""
-    assert humans._machine_reason.cache_info().currsize <= 10
-    before = humans._network_reason.cache_info().currsize
+    assert bots._machine_reason.cache_info().currsize <= 10
+    before = bots._network_reason.cache_info().currsize
     network_reason("fe80::1%" + "y" * 100_000)
-    assert humans._network_reason.cache_info().currsize == before
+    assert bots._network_reason.cache_info().currsize == before

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import tokens
+from pipeline.content import tokens
 from pipeline.errors import BadSettings
-from pipeline.hearing.adapter import Proofs
-from pipeline.inbound.claims import MAX_CLAIMS, MAX_SCANNED_BYTES, is_claimed
-from pipeline.inbound.doors import PER_HOST, Doors
-from pipeline.inbound.envelope import KEPT, is_ours, record
-from pipeline.inbound.listener import Certificate
-from pipeline.proving import proofs
+from pipeline.gateway.smtp.claims import MAX_CLAIMS, MAX_SCANNED_BYTES, is_claimed
+from pipeline.gateway.smtp.connection_limits import PER_HOST, Doors
+from pipeline.gateway.smtp.envelope import KEPT, is_ours, record
+from pipeline.gateway.smtp.listener import Certificate
+from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
-from pipeline.signing import Signer
+from pipeline.webhooks.base import Proofs
+from pipeline.webhooks.proofs import proofs
 from tests.conftest import SECRET
 from tests.support.inbound import DOMAIN, EMAIL_ID, forged, message_id, unsubscribe, verp
 from tests.support.smtp_receiver import certificate

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.dialects.raw_json import check, depth, despite_half_a_pair, member_values, mended, split
 from pipeline.errors import Refused
-from pipeline.json_items import check, depth, despite_half_a_pair, member_values, mended, split
 
 BLANK = st.sampled_from(["", " ", "\n\t"])
 WHOLE = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(

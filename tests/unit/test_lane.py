@@ -5,7 +5,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pipeline.lane import Stretch, TooManyUndecodable, read, write
+from pipeline.project.partition import Stretch, TooManyUndecodable, read, write
 from projections.sink import Run
 from tests.support.changes import lives
 from topics.codec import encode

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from pipeline.content.links import with_clicks, with_pixel
 from pipeline.content.text import text_of
-from pipeline.signing import Signer
-from pipeline.tokens import read_click_token, read_pixel_token
+from pipeline.content.tokens import read_click_token, read_pixel_token
+from pipeline.runtime.signing import Signer
 from tests.conftest import SECRET
 from topics.record import EmailId
 

@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
-from pipeline import tokens
 from pipeline.admin import Brand, Provider
-from pipeline.content import mime
+from pipeline.content import mime, tokens
 from pipeline.content.links import with_trap
 from pipeline.content.text import text_of
 from pipeline.dispatch.message import Writer
+from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
-from pipeline.signing import Signer
 from tests.conftest import SECRET
 from topics import ids
 from topics.contents import Content

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.bounces import codes
-from pipeline.bounces.read import FROM, TO, TRUNCATED
 from pipeline.errors import Forged, Unproven
-from pipeline.folding import Found
-from pipeline.hearing.adapter import Context, Incoming
-from pipeline.inbound.envelope import record
-from pipeline.normalize import normalize
-from pipeline.providers import mail
-from pipeline.proving import proofs
+from pipeline.gateway.smtp.envelope import record
+from pipeline.webhooks.base import Context, Incoming
+from pipeline.webhooks.bounces import classify
+from pipeline.webhooks.bounces.parse import FROM, TO, TRUNCATED
+from pipeline.webhooks.normalize import normalize
+from pipeline.webhooks.proofs import proofs
+from pipeline.webhooks.providers import bounce_mail
+from pipeline.worker.fold_batch import Found
 from tests.conftest import SECRET
 from tests.support.golden import ADDRESS
 from tests.support.inbound import EMAIL_ID, bounce, message_id, unsubscribe, verp
@@ -41,9 +41,9 @@ ENVELOPE = {TO: verp(), FROM: "<>"}
 def heard(raw: bytes, envelope: dict[str, str] | None = None) -> tuple[list[DeliveryEvent], list[str]]:
     """The events, and why the others are none."""
     events, unproven = [], []
-    for piece in mail.split(raw, envelope or {}):
+    for piece in bounce_mail.split(raw, envelope or {}):
         try:
-            events.append(mail.normalize(piece, CONTEXT))
+            events.append(bounce_mail.normalize(piece, CONTEXT))
         except Unproven as error:
             unproven.append(str(error))
     return events, unproven
@@ -84,9 +84,9 @@ def test_no_address_and_nothing_that_a_person_wrote_leaves(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if "forged" not in name])
 def test_under_another_secret_nothing_counts(name: str) -> None:
     others = Context(provider="inbound", received_at=0, proofs=proofs("another-secret-of-at-least-32-characters"))
-    for piece in mail.split(golden(name), {}):
+    for piece in bounce_mail.split(golden(name), {}):
         with pytest.raises(Unproven):
-            mail.normalize(piece, others)
+            bounce_mail.normalize(piece, others)
 
 
 def test_the_envelope_says_whom_a_bounce_came_to_whatever_its_header_says() -> None:
@@ -137,7 +137,7 @@ def test_what_is_unproven_is_a_dead_letter_that_says_so() -> None:
 
 def test_mail_is_no_webhook() -> None:
     with pytest.raises(Forged):
-        mail.verify(Incoming(headers={}, body=b""), ["key"], 0, 60)
+        bounce_mail.verify(Incoming(headers={}, body=b""), ["key"], 0, 60)
 
 
 @pytest.mark.parametrize(
@@ -171,8 +171,8 @@ def test_mail_is_no_webhook() -> None:
 def test_codes_and_words_together_say_whether_the_address_is_dead(
     status: str, said: str, code: int, enhanced: str, verdict: str
 ) -> None:
-    assert codes.judge(status, said) == codes.Verdict(code, enhanced, BounceClass(verdict))
-    assert codes.for_address(codes.judge(status, said), forwarded=True) is BounceClass.SOFT
+    assert classify.judge(status, said) == classify.Verdict(code, enhanced, BounceClass(verdict))
+    assert classify.for_address(classify.judge(status, said), forwarded=True) is BounceClass.SOFT
 
 
 # ---------------------------------------------------------------- nobody's bytes break it

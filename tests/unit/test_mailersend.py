@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from pipeline.errors import Forged, Unrecognised
-from pipeline.hearing.adapter import Incoming
-from pipeline.providers import mailersend
+from pipeline.webhooks.base import Incoming
+from pipeline.webhooks.providers import mailersend
 from tests.support.golden import Case, context
 from tests.support.webhooks import signed, signed_hex
 

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from pipeline.errors import Forged, Unrecognised
-from pipeline.hearing.adapter import UNCORRELATED, Incoming
-from pipeline.providers import mailgun
-from pipeline.providers.registry import ONCE
+from pipeline.webhooks.base import UNCORRELATED, Incoming
+from pipeline.webhooks.providers import mailgun
+from pipeline.webhooks.providers.registry import ONCE
 from tests.support.golden import EMAIL_ID, Case, cases, context, heard
 from topics.events import BounceClass, DeliveryEvent, EventKind
 

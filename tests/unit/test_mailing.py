@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.fold import evolve
+from pipeline.worker.fold import evolve
 from projections import mailing
 from tests.support.changes import T0
 from topics.acks import Acked

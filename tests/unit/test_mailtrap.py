@@ -5,8 +5,8 @@ import json
 import pytest
 
 from pipeline.errors import Forged, Unrecognised
-from pipeline.hearing.adapter import Incoming
-from pipeline.providers import mailtrap
+from pipeline.webhooks.base import Incoming
+from pipeline.webhooks.providers import mailtrap
 from tests.support.golden import Case, context
 
 # By `openssl dgst -sha256 -hmac`, as Mailtrap's documentation has it in eight languages.

@@ -6,8 +6,8 @@ import urllib.parse
 import pytest
 
 from pipeline.errors import Forged, Unrecognised
-from pipeline.hearing.adapter import Incoming
-from pipeline.providers import mandrill
+from pipeline.webhooks.base import Incoming
+from pipeline.webhooks.providers import mandrill
 from tests.support.golden import FOLDER, Case, context, heard
 
 # Published with mandrill-rails to test verification: recorded from Mandrill, which signed it.

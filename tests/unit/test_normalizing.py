@@ -13,16 +13,16 @@ import pytest
 import uvloop
 
 from pipeline.errors import LogUnavailable, Recoverable
-from pipeline.folding import Found, Stretch
-from pipeline.hearing.adapter import Proofs
-from pipeline.inbound.envelope import record
-from pipeline.normalize import Output, outputs
-from pipeline.normalizing import backlog as module
-from pipeline.normalizing.backlog import Backlog
-from pipeline.normalizing.pool import NormalizerPool
-from pipeline.normalizing.wire import NormalizerTerms
-from pipeline.proving import proofs
-from pipeline.steps import Normalizer
+from pipeline.gateway.smtp.envelope import record
+from pipeline.webhooks.base import Proofs
+from pipeline.webhooks.normalize import Output, outputs
+from pipeline.webhooks.proofs import proofs
+from pipeline.worker.agents import Normalizer
+from pipeline.worker.fold_batch import Found, Stretch
+from pipeline.worker.normalizing import backlog as module
+from pipeline.worker.normalizing.backlog import Backlog
+from pipeline.worker.normalizing.pool import NormalizerPool
+from pipeline.worker.normalizing.wire import NormalizerTerms
 from tests.conftest import SECRET
 from tests.support.inbound import EMAIL_ID, bounce, verp
 from topics.codec import decode, encode

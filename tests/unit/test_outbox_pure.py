@@ -9,20 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import convert
 from pipeline.admin import Provider
-from pipeline.carriers import replies
-from pipeline.carriers.port import Meaning
-from pipeline.carriers.replies import Stage
-from pipeline.carriers.smtp import tls_required
-from pipeline.convert import Meaning as Told
-from pipeline.dispatch.reading import read
-from pipeline.emit.guard import is_public
-from pipeline.outbox import breaker
-from pipeline.outbox.breaker import Breaker, after_failures
-from pipeline.outbox.job import Lane
-from pipeline.outbox.remember import Remembered
-from pipeline.outbox.schedule import jittered, next_delay, not_before
+from pipeline.dispatch.parse import read
+from pipeline.dispatch.transports import smtp_replies
+from pipeline.dispatch.transports.base import Meaning
+from pipeline.dispatch.transports.smtp import tls_required
+from pipeline.dispatch.transports.smtp_replies import Stage
+from pipeline.emit import fasttrack
+from pipeline.emit.fasttrack import Meaning as Told
+from pipeline.emit.ssrf import is_public
+from pipeline.jobs import retry
+from pipeline.jobs.job import Lane
+from pipeline.jobs.retry import Breaker, after_failures
+from pipeline.jobs.schedule import jittered, next_delay, not_before
+from pipeline.runtime.ttl_cache import Remembered
 from pipeline.settings import Settings
 from projections.debts import Debt
 from topics.acks import Acked, Deferred, Failed, Rejected
@@ -61,7 +61,7 @@ def test_after_the_last_attempt_there_is_no_next() -> None:
 # ---------------------------------------------------------------------------- breaker
 def test_the_breaker_opens_after_failures_in_a_row_and_pauses_longer_each_time() -> None:
     state = Breaker()
-    for _ in range(breaker.THRESHOLD - 1):
+    for _ in range(retry.THRESHOLD - 1):
         state = after_failures(state, 1)
         assert (state.trips, state.open_for) == (0, 0)
     pauses = []
@@ -71,11 +71,11 @@ def test_the_breaker_opens_after_failures_in_a_row_and_pauses_longer_each_time()
         state = Breaker(state.failures, state.trips, 0.0)
     assert pauses[:3] == [2, 4, 8]
     assert pauses == sorted(pauses)
-    assert pauses[-1] == breaker.LONGEST_PAUSE
+    assert pauses[-1] == retry.LONGEST_PAUSE
 
 
 def test_stragglers_of_an_open_breaker_do_not_lengthen_its_pause() -> None:
-    opened = after_failures(Breaker(), breaker.THRESHOLD)
+    opened = after_failures(Breaker(), retry.THRESHOLD)
     assert after_failures(opened, 30) == opened
 
 
@@ -109,7 +109,7 @@ SMTP_ANSWERS = [
 
 @pytest.mark.parametrize(("stage", "code", "meaning", "lane"), SMTP_ANSWERS)
 def test_what_an_smtp_answer_means(stage: Stage, code: int, meaning: Meaning, lane: Lane) -> None:
-    answer = replies.answer(stage, code, "")
+    answer = smtp_replies.answer(stage, code, "")
     assert (answer.meaning, answer.lane) == (meaning, lane)
 
 
@@ -124,15 +124,15 @@ def test_what_an_smtp_answer_means(stage: Stage, code: int, meaning: Meaning, la
     ],
 )
 def test_the_providers_id_is_read_from_its_250(text: str, found: str) -> None:
-    assert replies.provider_message_id(text) == found
+    assert smtp_replies.provider_message_id(text) == found
 
 
 def test_an_answers_words_lose_the_address_and_what_does_not_print() -> None:
-    said = replies.redacted("5.1.1 <Anna@Example.com>: no\r\nsuch \udcff user\0", "anna@example.com")
+    said = smtp_replies.redacted("5.1.1 <Anna@Example.com>: no\r\nsuch \udcff user\0", "anna@example.com")
     assert said == "5.1.1 <[recipient]>: no  such ? user "
-    forwarded = replies.redacted("550 anna@example.com -> bert@example.org: no", "anna@example.com")
+    forwarded = smtp_replies.redacted("550 anna@example.com -> bert@example.org: no", "anna@example.com")
     assert forwarded == "550 [recipient] -> [address]: no"
-    assert replies.enhanced(said) == "5.1.1"
+    assert smtp_replies.enhanced(said) == "5.1.1"
 
 
 def test_a_password_is_not_told_to_whoever_listens() -> None:
@@ -154,7 +154,7 @@ CONVERSION_ANSWERS = [
 
 @pytest.mark.parametrize(("meaning", "statuses"), CONVERSION_ANSWERS)
 def test_what_a_conversions_answer_means(meaning: Told, statuses: tuple[int, ...]) -> None:
-    assert {convert.meaning(status) for status in statuses} == {meaning}
+    assert {fasttrack.meaning(status) for status in statuses} == {meaning}
 
 
 NOW = 1_700_000_000_000
@@ -164,8 +164,8 @@ AFTER = [
     (429, "0", 0),
     (429, formatdate(NOW / 1000 + 90, usegmt=True), 90),
     (429, formatdate(NOW / 1000 - 90, usegmt=True), 0),
-    (429, "9" * 400, convert.LONGEST_RETRY_AFTER),
-    (503, formatdate(NOW / 1000 + 1e8, usegmt=True), convert.LONGEST_RETRY_AFTER),
+    (429, "9" * 400, fasttrack.LONGEST_RETRY_AFTER),
+    (503, formatdate(NOW / 1000 + 1e8, usegmt=True), fasttrack.LONGEST_RETRY_AFTER),
     (429, "-5", None),
     (429, "soon", None),
     (429, "", None),
@@ -176,22 +176,24 @@ AFTER = [
 
 @pytest.mark.parametrize(("status", "header", "seconds"), AFTER)
 def test_retry_after(status: int, header: str, seconds: float | None) -> None:
-    assert convert.retry_after(status, header, NOW) == seconds
+    assert fasttrack.retry_after(status, header, NOW) == seconds
 
 
 @given(st.text())
 def test_any_retry_after_is_a_bounded_number_or_none(header: str) -> None:
-    found = convert.retry_after(429, header, NOW)
-    assert found is None or 0 <= found <= convert.LONGEST_RETRY_AFTER
+    found = fasttrack.retry_after(429, header, NOW)
+    assert found is None or 0 <= found <= fasttrack.LONGEST_RETRY_AFTER
 
 
 def test_the_activity_goes_back_byte_for_byte() -> None:
     raw = b'{ "id":"x", "n": 18446744073709551617, "f":1.0e2, "u":"\\u00e9" }'
     debt = Debt(email_id=ID, word=Word.SPAM, tenant="t", brand="b", activity=msgspec.Raw(raw))
-    assert convert.body(debt) == b'{"activity":' + raw + b',"email_id":"' + ID.encode() + b'","delivery_status":"spam"}'
-    assert convert.headers(debt, "k")["Idempotency-Key"] == f"{ID}:spam"
-    assert convert.result_id(debt, 1, Outcome.RETRYING) != convert.result_id(debt, 2, Outcome.RETRYING)
-    assert convert.url("https://x.example/hook/") == "https://x.example/hook/email/conversion"
+    assert (
+        fasttrack.body(debt) == b'{"activity":' + raw + b',"email_id":"' + ID.encode() + b'","delivery_status":"spam"}'
+    )
+    assert fasttrack.headers(debt, "k")["Idempotency-Key"] == f"{ID}:spam"
+    assert fasttrack.result_id(debt, 1, Outcome.RETRYING) != fasttrack.result_id(debt, 2, Outcome.RETRYING)
+    assert fasttrack.url("https://x.example/hook/") == "https://x.example/hook/email/conversion"
 
 
 @pytest.mark.parametrize(

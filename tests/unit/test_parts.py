@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import Unrecognised
-from pipeline.hearing.parts import CUT_BYTES, PART, events_of, parts
-from pipeline.providers import sendgrid
+from pipeline.webhooks.providers import sendgrid
+from pipeline.webhooks.splitting import CUT_BYTES, PART, events_of, parts
 
 ROOM = 200
 

@@ -7,8 +7,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pipeline.errors import Forged, Unrecognised
-from pipeline.hearing.adapter import UNCORRELATED, Incoming
-from pipeline.providers import postal
+from pipeline.webhooks.base import UNCORRELATED, Incoming
+from pipeline.webhooks.providers import postal
 from tests.support.golden import EMAIL_ID, Case, context, heard
 
 # Made by OpenSSL's command (`openssl dgst -sign`), as Postal makes its own by OpenSSL's library.

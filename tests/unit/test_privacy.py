@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pipeline.errors import Unrecognised
-from pipeline.hearing.privacy import (
+from pipeline.webhooks.redaction import (
     HIDDEN,
     MAX_ADDRESS_CHARS,
     MAX_KNOWN_ADDRESSES,

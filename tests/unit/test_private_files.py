@@ -9,14 +9,14 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pipeline.embedded import kafka, postgres
-from pipeline.embedded.child import NotStarted, Program, spawn
-from pipeline.embedded.home import Home, free_port
-from pipeline.embedded.leftovers import Pids
-from pipeline.embedded.postgres_programs import find_programs, public_programs
-from pipeline.gateway.segments import Segments
-from pipeline.private_files import make_private_folder, open_private, replace_file
-from pipeline.sandbox.keys import public_key
+from pipeline.devstack.sandbox.keys import public_key
+from pipeline.devstack.servers import kafka, postgres
+from pipeline.devstack.servers.data_dir import Home, free_port
+from pipeline.devstack.servers.orphans import Pids
+from pipeline.devstack.servers.postgres_programs import find_programs, public_programs
+from pipeline.devstack.servers.process import NotStarted, Program, spawn
+from pipeline.gateway.spool_files import Segments
+from pipeline.runtime.private_files import make_private_folder, open_private, replace_file
 from tests.support.modes import mode, open_to_others
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives Postgres another user")

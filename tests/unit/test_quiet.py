@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pipeline.fold import evolve, mark_of
-from pipeline.folding import Stretch, fold_run, sort
-from pipeline.quiet import Forgetter, is_quiet
+from pipeline.worker.expiry import Forgetter, is_quiet
+from pipeline.worker.fold import evolve, mark_of
+from pipeline.worker.fold_batch import Stretch, fold_run, sort
 from projections import steps
 from projections.steps import Standing, Step, step
 from tests.support.facts import EMAIL_ID, event, folded, histories, request

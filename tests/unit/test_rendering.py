@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from markupsafe import escape
 
 from pipeline.content import twig
-from pipeline.content.phpdate import format_php, moment
+from pipeline.content.php_date import format_php, moment
 from pipeline.content.render import compiled
 from pipeline.errors import Refused
 from topics.templates import Syntax

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.commands.renormalize import when
+from pipeline.cli.renormalize import when
 from pipeline.errors import Refused
-from pipeline.fold import evolve, mark_of
-from pipeline.renormalize.comparing import Verdict, first_of_each, judge, reidentified
+from pipeline.operations.renormalize.diff import Verdict, first_of_each, judge, reidentified
+from pipeline.worker.fold import evolve, mark_of
 from tests.support.facts import event, folded
 from topics.changes import Fact
 from topics.events import BounceClass, Correction, DeliveryEvent, EventKind, Retraction

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from pipeline.errors import Forged, Unrecognised
-from pipeline.hearing.adapter import Context, Incoming
-from pipeline.providers import resend
+from pipeline.webhooks.base import Context, Incoming
+from pipeline.webhooks.providers import resend
 from tests.support.golden import Case, context
 
 # Published with Svix' libraries to test signing: https://github.com/svix/svix-webhooks

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.admin import Brand
-from pipeline.carriers.port import Answer, Meaning
-from pipeline.outbox.job import Job, Lane
-from pipeline.routing.choice import Route, ranked
-from pipeline.routing.router import bound_to, moves_on, news_of
-from pipeline.routing.ways import Way
+from pipeline.dispatch.routing.rendezvous import Route, ranked
+from pipeline.dispatch.routing.router import bound_to, moves_on, news_of
+from pipeline.dispatch.routing.routes import Way
+from pipeline.dispatch.transports.base import Answer, Meaning
+from pipeline.jobs.job import Job, Lane
 from topics.record import EmailId
 
 EMAILS = [EmailId(str(uuid.UUID(int=number * 0x9E3779B97F4A7C15F39CC0605CEDC834 % 2**128))) for number in range(4000)]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import rql
+from pipeline.dialects import rql
 from pipeline.dialects.extrahorizon import MAIL, QUEUED
 from pipeline.errors import Refused
 from projections.asking import Question

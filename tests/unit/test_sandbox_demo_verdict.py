@@ -5,10 +5,20 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.demo.cast import BRANDS, DROPPED, SCENES, Role, Scene, batch, first_batches, rehearsal, second_batches
-from pipeline.demo.order import agrees, first_said
-from pipeline.demo.receiver import WORDS, Arrival
-from pipeline.demo.verdict import complete, judge, same_value
+from pipeline.devstack.demo.order import agrees, first_said
+from pipeline.devstack.demo.receiver import WORDS, Arrival
+from pipeline.devstack.demo.scenario import (
+    BRANDS,
+    DROPPED,
+    SCENES,
+    Role,
+    Scene,
+    batch,
+    first_batches,
+    rehearsal,
+    second_batches,
+)
+from pipeline.devstack.demo.verdict import complete, judge, same_value
 
 ACTIVITY = b'{"id": "x", "brand_id": 1, "n": 123456789012345678901234567890}'
 CLICKED = Role(Scene("t", "open+click", 1, ("delivered", "open", "click")), 1, "x", "a@b.test", ACTIVITY)

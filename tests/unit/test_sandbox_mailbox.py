@@ -9,9 +9,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from pipeline.devstack.sandbox import api, keys, pages
+from pipeline.devstack.sandbox.mailbox import Mailbox, Markup, Message, correlation
 from pipeline.errors import BadSettings
-from pipeline.sandbox import api, keys, pages
-from pipeline.sandbox.mailbox import Mailbox, Markup, Message, correlation
 
 
 def message(raw: bytes, number: int = 1) -> Message:

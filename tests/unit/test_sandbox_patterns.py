@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.sandbox.patterns import PATTERNS, Behaviour, Pattern, Refusal, behaviour_of
-from pipeline.sandbox.story import EVENTS, Post, Visit, script
+from pipeline.devstack.sandbox.address_patterns import PATTERNS, Behaviour, Pattern, Refusal, behaviour_of
+from pipeline.devstack.sandbox.event_plan import EVENTS, Post, Visit, script
 
 DOCS = Path(__file__).parents[2] / "docs" / "sandbox.md"
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import Forged, NotFound, Unrecognised
-from pipeline.hearing.adapter import UNCORRELATED, Context, Incoming, Proofs
-from pipeline.providers import sendgrid
-from pipeline.providers.registry import ADAPTERS, adapter
+from pipeline.webhooks.base import UNCORRELATED, Context, Incoming, Proofs
+from pipeline.webhooks.providers import sendgrid
+from pipeline.webhooks.providers.registry import ADAPTERS, adapter
 from topics.events import DeliveryEvent, EventKind
 from topics.record import EmailId
 

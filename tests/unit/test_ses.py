@@ -10,10 +10,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from pipeline.errors import Forged, Unrecognised
-from pipeline.hearing import sns
-from pipeline.hearing.adapter import UNCORRELATED, Incoming
-from pipeline.providers import ses
-from pipeline.providers.registry import SUBSCRIBING
+from pipeline.webhooks import sns
+from pipeline.webhooks.base import UNCORRELATED, Incoming
+from pipeline.webhooks.providers import ses
+from pipeline.webhooks.providers.registry import SUBSCRIBING
 from tests.support.golden import Case, cases, context, heard
 from tests.support.golden import sns as enveloped
 from tests.support.sns import HOST, TOPIC, Amazon, certificate

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.content.mime import on_the_wire
-from pipeline.signing import Signer, hash_address, old_hash_of
+from pipeline.runtime.signing import Signer, hash_address, old_hash_of
 from tests.conftest import SECRET
 
 SIGNER = Signer(SECRET, "address")

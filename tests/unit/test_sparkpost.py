@@ -6,8 +6,8 @@ import json
 import pytest
 
 from pipeline.errors import Forged, NotLoggedIn, Unrecognised
-from pipeline.hearing.adapter import UNCORRELATED, Incoming
-from pipeline.providers import sparkpost
+from pipeline.webhooks.base import UNCORRELATED, Incoming
+from pipeline.webhooks.providers import sparkpost
 from tests.support.golden import Case, cases, context, heard
 from topics.events import BounceClass, DeliveryEvent, EventKind
 

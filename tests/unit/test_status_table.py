@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.fold import evolve, lift
+from pipeline.worker.fold import evolve, lift
 from tests.support.facts import EMAIL_ID, event, folded, request
 from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
 from topics.changes import Fact

@@ -14,13 +14,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.embedded import jars, kafka, postgres
-from pipeline.embedded.background import in_background
-from pipeline.embedded.backoff import HEALTHY, Backoff
-from pipeline.embedded.child import Child, NotStarted, Program, spawn
-from pipeline.embedded.home import Home, InUse, free_port, is_taken
-from pipeline.embedded.keeper import Keeper
-from pipeline.embedded.leftovers import Pids
+from pipeline.devstack.servers import jars, kafka, postgres
+from pipeline.devstack.servers.backoff import HEALTHY, Backoff
+from pipeline.devstack.servers.data_dir import Home, InUse, free_port, is_taken
+from pipeline.devstack.servers.orphans import Pids
+from pipeline.devstack.servers.process import Child, NotStarted, Program, spawn
+from pipeline.devstack.servers.restarter import Keeper
+from pipeline.devstack.servers.threads import in_background
 from pipeline.settings import Settings, environment, load
 from tests.support.command import gone
 
@@ -105,7 +105,7 @@ def test_a_child_dies_with_its_parent_even_by_kill_9(tmp_path: Path) -> None:
     parent = textwrap.dedent(f"""
         import time
         from pathlib import Path
-        from pipeline.embedded.child import Program, spawn
+        from pipeline.devstack.servers.process import Program, spawn
         argv = ({PYTHON!r}, "-c", "import time; print('here', flush=True); time.sleep(600)")
         child = spawn(Program("child", argv, Path({str(tmp_path)!r}) / "log"))
         while "here" not in child.tail():
@@ -150,7 +150,7 @@ async def test_a_child_that_ignores_sigterm_or_is_frozen_ends_all_the_same(tmp_p
 
 
 def test_a_log_that_grew_large_makes_room_at_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.embedded.child.LOG_KEPT", 10)
+    monkeypatch.setattr("pipeline.devstack.servers.process.LOG_KEPT", 10)
     (tmp_path / "sleeper.log").write_text("0123456789 and more")
     spawn(sleeper(tmp_path, "print('new')")).process.wait()
     assert (tmp_path / "sleeper.log").read_text() == "new\n"

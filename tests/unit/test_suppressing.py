@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.fold import evolve
+from pipeline.worker.fold import evolve
 from projections.suppressing import DAY_MS, Decided, Evidence, Rule, Why, latest, signs, verdict
 from tests.support.changes import T0, event, identified, request
 from tests.support.facts import facts

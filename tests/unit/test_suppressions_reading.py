@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import Refused
-from pipeline.suppressions.reading import Bad, Found, read
+from pipeline.suppressions.import_file import Bad, Found, read
 from topics.suppressions import Reason
 
 HARD, SPAM, OUT, MANUAL = Reason.HARD_BOUNCE, Reason.COMPLAINT, Reason.UNSUBSCRIBE, Reason.MANUAL

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.content import drafts, templates
+from pipeline.content import template_source, templates
 from pipeline.content.links import TRACKING_MARK, with_tracking_hash
 from pipeline.content.mime import render as mime
+from pipeline.content.tokens import read_pixel_token
 from pipeline.errors import Refused
-from pipeline.signing import Signer
-from pipeline.tokens import read_pixel_token
+from pipeline.runtime.signing import Signer
 from topics.codec import decode, encode
 from topics.contents import Content
 from topics.record import EmailId
@@ -27,7 +27,7 @@ TEXT = {"subject": "Hi {{ name }}", "html": "<p>{{ name }}</p>"}
 
 
 def draft(name: str = "welcome", **values: Any) -> Template:
-    return drafts.read("acme", name, json.dumps({"texts": {"en": TEXT}} | values).encode())
+    return template_source.read("acme", name, json.dumps({"texts": {"en": TEXT}} | values).encode())
 
 
 def refusal(name: str = "welcome", **values: Any) -> str:
@@ -81,7 +81,7 @@ def test_a_draft_s_hash_is_its_content_s() -> None:
         draft(syntax="freshmail"),
     ]
     assert len({first.hash, *(each.hash for each in changed)}) == 5
-    other = drafts.read("other", "welcome", json.dumps({"texts": {"en": TEXT}}).encode())
+    other = template_source.read("other", "welcome", json.dumps({"texts": {"en": TEXT}}).encode())
     assert (other.hash != first.hash, other.template_id != first.template_id) == (True, True)
     assert decode(TEMPLATES, encode(TEMPLATES, first)) == first
 
@@ -108,7 +108,7 @@ def test_a_folder_s_files_are_a_draft() -> None:
         "de.txt": "Hallo {{ name }}",
         "README": "not ours",
     }
-    made = drafts.from_files("acme", "welcome", files)
+    made = template_source.from_files("acme", "welcome", files)
     assert set(made.texts) == {"en", "de"}
     assert made.texts["en"].subject == "Hi {{ name }}"
     said = templates.render(made, "de", {"name": "<A>"}, now=0)
@@ -140,7 +140,7 @@ def test_values_must_fit_the_schema_and_the_hash_need_not_be_declared() -> None:
 @given(st.binary(max_size=80))
 def test_any_body_is_a_draft_or_refused(body: bytes) -> None:
     with contextlib.suppress(Refused):
-        drafts.read("acme", "x", body)
+        template_source.read("acme", "x", body)
 
 
 def request(**values: Any) -> SendRequest:

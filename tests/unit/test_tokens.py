@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import tokens
+from pipeline.content import tokens
 from pipeline.errors import Forged
-from pipeline.signing import Signer
+from pipeline.runtime.signing import Signer
 from tests.conftest import SECRET
 from topics.record import EmailId
 

@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from pipeline.errors import Unrecognised
-from pipeline.hearing.adapter import Context
-from pipeline.providers.registry import ADAPTERS
+from pipeline.webhooks.base import Context
+from pipeline.webhooks.providers.registry import ADAPTERS
 from topics.events import EventKind
 
 CONTEXT = Context(provider="p", received_at=1_700_000_000_000)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import convert
+from pipeline.emit import fasttrack
 from projections.debts import Debt
 from topics.conversions import Word
 from topics.record import EmailId
@@ -19,7 +19,7 @@ VERBATIM = (
 
 
 def cast(raw: bytes) -> bytes:
-    return bytes(convert.with_integer_user_id(msgspec.Raw(raw)))
+    return bytes(fasttrack.with_integer_user_id(msgspec.Raw(raw)))
 
 
 @pytest.mark.parametrize("number", [b"987654", b"0", b"-5", b"123456789012345678901234567890"])
@@ -52,6 +52,6 @@ def test_any_activity_means_the_same_but_for_its_user_id(others: dict[str, objec
 
 def test_off_by_default() -> None:
     debt = Debt(email_id=EmailId("e"), word=Word.OPEN, tenant="t", brand="b", activity=msgspec.Raw(b'{ "user_id":"5"}'))
-    assert convert.body(debt) == b'{"activity":{ "user_id":"5"},"email_id":"e","delivery_status":"open"}'
+    assert fasttrack.body(debt) == b'{"activity":{ "user_id":"5"},"email_id":"e","delivery_status":"open"}'
     wanted = b'{"activity":{ "user_id":5},"email_id":"e","delivery_status":"open"}'
-    assert convert.body(debt, user_id_integer=True) == wanted
+    assert fasttrack.body(debt, user_id_integer=True) == wanted

@@ -8,14 +8,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pipeline.bounces import codes
-from pipeline.carriers import replies
-from pipeline.carriers.port import Answer, Meaning
-from pipeline.carriers.replies import Stage
-from pipeline.fold import evolve, lift
-from pipeline.hearing.adapter import Context
-from pipeline.outbox.job import Lane
-from pipeline.providers import sendgrid
+from pipeline.dispatch.transports import smtp_replies
+from pipeline.dispatch.transports.base import Answer, Meaning
+from pipeline.dispatch.transports.smtp_replies import Stage
+from pipeline.jobs.job import Lane
+from pipeline.webhooks.base import Context
+from pipeline.webhooks.bounces import classify
+from pipeline.webhooks.providers import sendgrid
+from pipeline.worker.fold import evolve, lift
 from projections.suppressing import signs
 from tests.support.changes import T0, event, identified, request
 from topics import verdict
@@ -41,15 +41,15 @@ EXPECTED = {
 
 def in_conversation(stage: Stage, code: int, text: str) -> tuple[Answer, Rejected]:
     """The answer, and the ack that a refusal becomes."""
-    answer = replies.answer(stage, code, text)
-    said = replies.as_told(answer, "player1@example.com")
+    answer = smtp_replies.answer(stage, code, text)
+    said = smtp_replies.as_told(answer, "player1@example.com")
     ack = Rejected(
         email_id=identified(1),
         event_id="a",
         occurred_at=T0,
         recorded_at=T0,
         code=code,
-        enhanced=replies.enhanced(said),
+        enhanced=smtp_replies.enhanced(said),
         text=said,
     )
     return answer, ack
@@ -72,8 +72,8 @@ def test_refusal_blames_whom_its_words_blame(name: str) -> None:
     expected = HARD if EXPECTED[name] is Cause.ADDRESS else SOFT
     if said.startswith("Status: "):
         status, _, diagnostic = said.removeprefix("Status: ").partition("; ")
-        assert codes.judge(status, diagnostic).bounce_class is expected
-        found = codes.judge(status, diagnostic)
+        assert classify.judge(status, diagnostic).bounce_class is expected
+        found = classify.judge(status, diagnostic)
         cause = judge(found.code, found.enhanced, diagnostic).cause
     else:
         stage, _, reply = said.partition(" -> ")
@@ -145,16 +145,16 @@ SAID = [
 def test_same_refusal_is_judged_alike_by_every_way(code: int, text: str, cause: Cause) -> None:
     expected = HARD if cause is Cause.ADDRESS else SOFT
     answer, ack = in_conversation(Stage.RCPT, code, text)
-    assert judge(code, replies.enhanced(text), text).cause is cause
-    assert codes.judge("", f"{code} {text}").bounce_class is expected
-    assert codes.judge("", f"smtp; {code} {text}").bounce_class is expected
+    assert judge(code, smtp_replies.enhanced(text), text).cause is cause
+    assert classify.judge("", f"{code} {text}").bounce_class is expected
+    assert classify.judge("", f"smtp; {code} {text}").bounce_class is expected
     assert folded(ack) is expected
     assert (answer.meaning is Meaning.MISCONFIGURED) == (cause is Cause.SETUP)
     if answer.meaning is Meaning.MISCONFIGURED:
         assert (answer.lane, answer.of_one) == (Lane.BROKEN, True)
     told = {"event": "bounce", "email": "player1@example.com", "timestamp": 1, "reason": f"{code} {text}"}
     heard = sendgrid.normalize(msgspec.json.encode(told), Context(provider="sg", received_at=1))
-    if judge(code, replies.enhanced(text), text).plain:
+    if judge(code, smtp_replies.enhanced(text), text).plain:
         assert (heard.kind, heard.bounce_class) == (EventKind.BOUNCED, expected)
     if cause in (Cause.SETUP, Cause.SENDER):
         assert suppresses(ack) == []
@@ -163,7 +163,7 @@ def test_same_refusal_is_judged_alike_by_every_way(code: int, text: str, cause: 
 @pytest.mark.parametrize("stage", sorted(verdict.EARLY_STAGES))
 def test_nothing_said_before_the_recipient_blames_the_recipient(stage: str) -> None:
     for code, text in ((550, ""), (550, "5.1.1 no such user"), (553, "5.1.2 domain does not exist"), (521, "no mail")):
-        assert judge(code, replies.enhanced(text), text, stage).bounce_class is SOFT
+        assert judge(code, smtp_replies.enhanced(text), text, stage).bounce_class is SOFT
 
 
 @pytest.mark.parametrize(
@@ -274,14 +274,14 @@ REPEATED = [
 @pytest.mark.parametrize("text", REPEATED)
 @pytest.mark.parametrize("stage", [Stage.RCPT, Stage.DATA])
 def test_words_of_a_recipients_server_hold_no_lane(text: str, stage: Stage) -> None:
-    answer = replies.answer(stage, 550, text)
+    answer = smtp_replies.answer(stage, 550, text)
     assert answer.meaning is Meaning.MISCONFIGURED, "it may be ours: it bounces nobody, and is tried again"
     assert answer.lane is Lane.HEALTHY
 
 
 def test_set_up_fault_told_by_the_recipients_own_server_holds_no_lane() -> None:
     for text in ("5.7.1 relaying denied", "unverified sender"):
-        answer = replies.of_recipients_server(replies.answer(Stage.RCPT, 550, text))
+        answer = smtp_replies.of_recipients_server(smtp_replies.answer(Stage.RCPT, 550, text))
         assert (answer.meaning, answer.lane) == (Meaning.MISCONFIGURED, Lane.HEALTHY)
-    for early in (replies.answer(Stage.MAIL, 550, "no"), replies.answer(Stage.DATA, 421, "busy")):
-        assert replies.of_recipients_server(early) is early
+    for early in (smtp_replies.answer(Stage.MAIL, 550, "no"), smtp_replies.answer(Stage.DATA, 421, "busy")):
+        assert smtp_replies.of_recipients_server(early) is early

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipeline.trace import in_causal_order
-from pipeline.waiting import clock, span, waits_for
+from pipeline.operations.pending import clock, span, waits_for
+from pipeline.operations.trace import in_causal_order
 from projections.postgres import Story, Told
 from tests.support.changes import T0, acked, event, request, told
 from tests.support.changes import Log as ChangeLog

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from pipeline.watchdog import BEAT_INTERVAL_S, STALL_S, own_frames, watching
+from pipeline.runtime.watchdog import BEAT_INTERVAL_S, STALL_S, own_frames, watching
 from tests.support.seeing import until
 
 
@@ -33,7 +33,7 @@ class Beats:
 async def test_a_blocked_loop_is_counted_and_logged_with_what_ran(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.watchdog._OWN", __file__)
+    monkeypatch.setattr("pipeline.runtime.watchdog._OWN", __file__)
     beats = Beats()
     with watching("gateway") as watchdog:
         watchdog.listen(beats)
@@ -60,7 +60,7 @@ async def test_a_loop_that_is_never_blocked_logs_nothing(caplog: pytest.LogCaptu
 async def test_a_stall_that_does_not_end_is_logged_while_it_lasts(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.watchdog.REPORT_AFTER_S", 2 * STALL_S)
+    monkeypatch.setattr("pipeline.runtime.watchdog.REPORT_AFTER_S", 2 * STALL_S)
     with watching("worker"):
         await asyncio.sleep(2 * BEAT_INTERVAL_S)
         spin(5 * STALL_S)
@@ -89,7 +89,7 @@ def test_only_places_of_our_own_source_are_named() -> None:
 @pytest.mark.parametrize("late", [0.0, 0.19])
 async def test_what_ends_before_the_limit_is_no_stall(late: float, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.monotonic()
-    monkeypatch.setattr("pipeline.watchdog.time.monotonic", lambda: now)
+    monkeypatch.setattr("pipeline.runtime.watchdog.time.monotonic", lambda: now)
     with watching("gateway") as watchdog:
         watchdog.listen(beats := Beats())
         now += late

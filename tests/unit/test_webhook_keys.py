@@ -19,11 +19,11 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.checks.keys import malformed
-from pipeline.checks.signing import SIGN, Occasion
 from pipeline.errors import Forged
-from pipeline.hearing.adapter import Incoming
-from pipeline.providers.registry import ADAPTERS
+from pipeline.operations.checks.webhook_keys import malformed
+from pipeline.operations.checks.webhook_signing import SIGN, Occasion
+from pipeline.webhooks.base import Incoming
+from pipeline.webhooks.providers.registry import ADAPTERS
 from tests.support.webhooks import signed
 
 BODY = b"[]"

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import pytest
 
 from pipeline.errors import Forged
-from pipeline.hearing.adapter import Adapter, Incoming
-from pipeline.providers import mailgun
-from pipeline.providers.registry import ADAPTERS
+from pipeline.webhooks.base import Adapter, Incoming
+from pipeline.webhooks.providers import mailgun
+from pipeline.webhooks.providers.registry import ADAPTERS
 from tests.support.golden import cases
 from tests.support.webhooks import PASSWORDS, SIGNERS, TIMED, Signed, signed
 

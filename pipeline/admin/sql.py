@@ -1,0 +1,36 @@
+"""A query's name and its values in, rows out; what Postgres refuses is said in our words."""
+
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from pipeline.errors import Refused
+from pipeline.runtime.database import Pool
+from projections.sql import Queries
+
+SQL = Queries(Path(__file__).with_name("queries.sql"))
+
+
+async def rows(pool: Pool, name: str) -> list[tuple[Any, ...]]:
+    """A listing's rows, by the name of its query."""
+    async with pool.connection() as connection:
+        return await (await connection.execute(SQL[name])).fetchall()
+
+
+async def one(pool: Pool, name: str, *values: Any) -> tuple[Any, ...] | None:
+    """A query's first row."""
+    async with pool.connection() as connection:
+        row: tuple[Any, ...] | None = await (await connection.execute(SQL[name], values)).fetchone()
+        return row
+
+
+async def write(pool: Pool, name: str, *values: Any) -> int:
+    """How many rows a statement changed. Raises Refused."""
+    try:
+        async with pool.connection() as connection:
+            return (await connection.execute(SQL[name], values)).rowcount
+    except psycopg.errors.ForeignKeyViolation as error:
+        raise Refused(f"it refers to something that doesn't exist: {error.diag.message_detail}") from error
+    except psycopg.errors.CheckViolation as error:
+        raise Refused(f"not a value that can be taken: {error.diag.constraint_name}") from error

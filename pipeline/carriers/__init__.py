@@ -1,5 +1,0 @@
-"""A mail in, what its provider answered out: SMTP and the HTTP APIs behind one port."""
-
-from pipeline.carriers.registry import lacking
-
-__all__ = ["lacking"]

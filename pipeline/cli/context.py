@@ -1,0 +1,115 @@
+"""The environment in; the settings that a command at the same machine as `mailfold up` works with, out."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import typer
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.devstack.servers import postgres
+from pipeline.devstack.servers.data_dir import Home, is_taken
+from pipeline.errors import BadSettings
+from pipeline.runtime.database import Pool, database
+from pipeline.settings import Settings, load
+
+T = TypeVar("T")
+SECRET_LENGTH: Final = 32
+FROM: Final = (
+    "the NAME of an environment variable that holds it, or - to read a line of standard input; else it is asked for"
+)
+"""Where a command takes a credential from, for its help."""
+_NEXT: Final = "set it, or start `mailfold up`"
+
+WIDE: Final = 200
+
+
+def console() -> Console:
+    """Where people look. A pipe has no width of its own, so that listings stay one row a line."""
+    return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else WIDE)
+
+
+def settings() -> Settings:
+    """The environment's settings; what it leaves open is taken from the stack that runs in the data folder."""
+    given = load()
+    home = Home(given.data_dir)
+    update: dict[str, Any] = {"data_dir": home.root}
+    if not given.database_url.get_secret_value():
+        port = _runs(home, "postgres")
+        update["database_url"] = SecretStr(postgres.url(home.root / "postgres", port) if port else "")
+    if not given.kafka_bootstrap and (port := _runs(home, "kafka")):
+        update["kafka_bootstrap"] = f"127.0.0.1:{port}"
+    if not given.secret.get_secret_value():
+        update["secret"] = SecretStr(home.read_secret("secret"))
+    return given.model_copy(update=update)
+
+
+def with_pool(work: Callable[[Pool, Settings], Awaitable[T]]) -> T:
+    """Run ``work`` on the database that :func:`settings` names."""
+    found = settings()
+    if not found.database_url.get_secret_value():
+        raise BadSettings(f"DATABASE_URL: missing, and no stack runs in {found.data_dir}; {_NEXT}")
+
+    async def main() -> T:
+        async with database(found, size=1) as pool:
+            return await work(pool, found)
+
+    return asyncio.run(main())
+
+
+def secret_of(found: Settings) -> str:
+    """The secret that seals credentials. Raises BadSettings for none or a short one."""
+    secret = found.secret.get_secret_value()
+    if len(secret) < SECRET_LENGTH:
+        raise BadSettings(f"MAILFOLD_SECRET: at least {SECRET_LENGTH} characters; the same for every role")
+    return secret
+
+
+def table(*columns: str) -> Table:
+    """An empty listing."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def cell(value: object) -> str:
+    """A listing's cell."""
+    return "" if value is None else str(value)
+
+
+def credential(what: str, source: str) -> str:
+    """A credential that never stands in an argument, where every user of the machine could read it in `ps`."""
+    if source == "-":
+        value = sys.stdin.readline().strip()
+    elif source:
+        value = os.environ.get(source, "")
+    elif sys.stdin.isatty():
+        value = typer.prompt(what, hide_input=True)
+    else:
+        raise BadSettings(f"{what}: name the environment variable that holds it, or - for standard input")
+    if not value:
+        raise BadSettings(f"{what}: {'standard input' if source in ('', '-') else source} is empty")
+    return value
+
+
+def on_kafka(work: Callable[[Settings], Awaitable[T]]) -> T:
+    """Run ``work`` with settings that name a Kafka. Raises BadSettings where there is none to name."""
+    found = settings()
+    if not found.kafka_bootstrap:
+        raise BadSettings(f"KAFKA_BOOTSTRAP: missing, and no stack runs in {found.data_dir}; {_NEXT}")
+
+    async def main() -> T:
+        return await work(found)
+
+    return asyncio.run(main())
+
+
+def _runs(home: Home, server: str) -> int | None:
+    """The port of the stack's own server, if it is there."""
+    port = home.ports().get(server)
+    return port if port is not None and is_taken("127.0.0.1", port) else None

@@ -1,0 +1,97 @@
+"""`mailfold sandbox|receiver|demo`: both ends of the way, for development, and the whole way shown."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+
+from pipeline.errors import BadSettings
+from pipeline.runtime.bootstrap import configure_logging, fresh_id, wall_clock
+from pipeline.runtime.watchdog import watching
+from pipeline.settings import Settings, load
+
+app = typer.Typer()
+
+WIDE: Final = 140
+
+
+@app.command()
+def sandbox(
+    smtp_port: Annotated[int | None, typer.Option(help="Its SMTP port; 0 takes a free one. [2525]")] = None,
+    http_port: Annotated[int | None, typer.Option(help="Its inbox and API; 0 takes a free one. [2580]")] = None,
+    gateway: Annotated[str | None, typer.Option(help="Where webhooks go. [http://127.0.0.1:8025]")] = None,
+    keep: Annotated[int | None, typer.Option(help="Messages it keeps. [1000]")] = None,
+    pace: Annotated[float | None, typer.Option(help="Seconds between delivered, open, click… [0.2]")] = None,
+) -> None:
+    """Be an email provider for development: SMTP in, answers by address pattern, signed webhooks out."""
+    given = {
+        "sandbox_smtp_port": smtp_port,
+        "sandbox_http_port": http_port,
+        "sandbox_gateway": gateway,
+        "sandbox_keep": keep,
+        "sandbox_pace": pace,
+    }
+    settings = load(**{name: value for name, value in given.items() if value is not None})
+    configure_logging(settings)
+    asyncio.run(_until_stopped(lambda stop: _sandbox(settings, stop)))
+
+
+@app.command()
+def receiver(
+    key: Annotated[str, typer.Option(envvar="MAILFOLD_RECEIVER_KEY", help="The X-API-KEY it wants.")],
+    port: Annotated[int, typer.Option(help="Its port; 0 takes a free one.")] = 8026,
+    brand: Annotated[str, typer.Option(help="Its path: /BRAND/email/conversion.")] = "fasttrack",
+) -> None:
+    """Be a Fast Track for development: take conversions, print each in order of arrival."""
+    asyncio.run(_until_stopped(lambda stop: _receiver(key, port, brand, stop)))
+
+
+@app.command()
+def demo(
+    withhold: Annotated[str, typer.Option(hidden=True, help="Tests only: a word that the receiver refuses.")] = "",
+    patience: Annotated[float, typer.Option(hidden=True, help="Seconds until what has not come is missing.")] = 45.0,
+) -> None:
+    """Watch 40 emails of two brands live their lives, end to end, on a stack of their own; exit 0 if all was right."""
+    from pipeline.devstack.demo import run  # noqa: PLC0415  it brings the whole stack with it
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        # A file or a pipe has no width; 80 columns would cut what is read later.
+        console = Console(highlight=False, width=WIDE)
+    raise typer.Exit(run.run(console, withhold, patience))
+
+
+async def _sandbox(settings: Settings, stop: asyncio.Event) -> None:
+    from pipeline.devstack.sandbox import keys, server  # noqa: PLC0415  aiosmtpd is this command's alone
+
+    async with server.sandbox(settings, clock=wall_clock, new_id=fresh_id) as running:
+        host = settings.sandbox_host
+        typer.echo(f"SMTP      {host}:{running.smtp_port}")
+        typer.echo(f"inbox     http://{host}:{running.http_port}/")
+        typer.echo(f"webhooks  {running.webhooks}")
+        typer.echo(f"key       {keys.public_key(settings.data_dir)}")
+        with watching("sandbox"):
+            await stop.wait()
+
+
+async def _receiver(key: str, port: int, brand: str, stop: asyncio.Event) -> None:
+    from pipeline.devstack.demo.receiver import Receiver, serve  # noqa: PLC0415  likewise
+
+    if not key:
+        raise BadSettings("MAILFOLD_RECEIVER_KEY: empty; a receiver without a key would prove nothing")
+    async with serve(Receiver({brand: key}, heard=typer.echo), "127.0.0.1", port) as listening:
+        typer.echo(f"destination  http://127.0.0.1:{listening}/{brand}")
+        await stop.wait()
+
+
+async def _until_stopped(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(number, stop.set)
+    await work(stop)

@@ -1,0 +1,80 @@
+"""`mailfold trace|status|rebuild`: what is asked at three in the morning, and what sets it right."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pipeline.cli import context, render
+from pipeline.errors import NotFound
+from pipeline.operations import rebuild as rebuilding
+from pipeline.operations import status as looking
+from pipeline.operations import trace as tracing
+from pipeline.runtime.bootstrap import Runtime, runtime
+
+app = typer.Typer()
+T = TypeVar("T")
+
+
+@app.command()
+def trace(
+    name: Annotated[str, typer.Argument(metavar="ID", help="activity.id, email_id, address or provider message id.")],
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's emails. [all]")] = None,
+    json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False,
+) -> None:
+    """Tell everything that happened to an email, where it stands now and what it waits for."""
+    found = with_world(lambda rt: tracing.find(rt, name, tenant))
+    if json:
+        typer.echo(msgspec.json.encode(found))
+        return
+    if not found.traces and not found.parked:
+        raise NotFound(f"nothing is known as {name}: not in the tables, not at the end of the log")
+    render.traces(context.console(), found)
+
+
+@app.command()
+def status(json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False) -> None:
+    """Show how far behind each role is, what is owed longest, and what stands still."""
+    seen = with_world(looking.snapshot)
+    if json:
+        typer.echo(msgspec.json.encode(seen))
+    else:
+        render.snapshot(context.console(), seen)
+
+
+@app.command()
+def rebuild(
+    check: Annotated[bool, typer.Option("--check", help="Only compare; swap nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Swap even if they differ: what only grew is lost.")] = False,
+) -> None:
+    """Make the projections anew from the log, compare them with what grew, and swap them in.
+
+    The live tables go on serving meanwhile, and nobody is called again. `email-changes` keeps 400
+    days: what is older is in the grown tables alone; such a rebuild differs, and is refused.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("rebuilding", total=None)
+
+        def told(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        outcome = with_world(lambda rt: rebuilding.rebuild(rt, told, check=check, force=force))
+    render.rebuilt(context.console(), outcome)
+    if outcome.differences and not outcome.swapped:
+        raise rebuilding.NotTheSame("the rebuilt tables differ from those that grew; nothing was swapped")
+
+
+def with_world(ask: Callable[[Runtime], Awaitable[T]]) -> T:
+    """Ask in a world of its own: servers of the environment or of the stack that runs here."""
+
+    async def main() -> T:
+        quiet = context.settings().model_copy(update={"log_level": "ERROR"})
+        async with runtime(quiet) as world:
+            return await ask(world)
+
+    return asyncio.run(main())

@@ -1,0 +1,49 @@
+"""`mailfold providers check`: tries a provider's credentials and its webhook's way to us, and says what to do."""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+import typer
+from rich.markup import escape
+
+from pipeline import admin
+from pipeline.cli import providers
+from pipeline.cli.context import console, secret_of, with_pool
+from pipeline.operations.checks import sending, webhook
+from pipeline.operations.checks.finding import Finding
+from pipeline.runtime.database import Pool
+from pipeline.settings import Settings
+
+app = providers.app
+"""Beside its other commands."""
+
+_SHOWN: Final = {"right": "[green]right[/]", "wrong": "[red]wrong[/]", "note": "[yellow]note [/]"}
+
+
+@app.command("check")
+def check(provider: str) -> None:
+    """Try credentials and the webhook's round trip; sends no mail. Exit code 1 where something is wrong."""
+
+    async def work(pool: Pool, settings: Settings) -> bool:
+        row = await admin.get_provider(pool, provider, secret_of(settings))
+        sound = True
+        async for finding in _findings(row, pool, settings):
+            _show(finding)
+            sound = sound and finding.verdict != "wrong"
+        return sound
+
+    if not with_pool(work):
+        raise typer.Exit(1)
+
+
+async def _findings(row: admin.Provider, pool: Pool, settings: Settings) -> AsyncIterator[Finding]:
+    for finding in await sending.check(row, settings):
+        yield finding
+    async for finding in webhook.check(row, pool, settings):
+        yield finding
+
+
+def _show(finding: Finding) -> None:
+    console().print(f"{_SHOWN[finding.verdict]}  {escape(finding.text)}", highlight=False)
+    if finding.todo:
+        console().print(f"       [dim]→ {escape(finding.todo)}[/]", highlight=False)

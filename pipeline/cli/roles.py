@@ -1,0 +1,59 @@
+"""`mailfold gateway|worker|dispatch|project|emit`: one role in this process, as production runs it."""
+
+import asyncio
+import importlib
+from collections.abc import Callable
+
+import typer
+
+from pipeline.runtime.bootstrap import runtime
+from pipeline.settings import load
+
+app = typer.Typer()
+
+POOL_SIZE = 6
+
+
+def run_role(module: str, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> None:
+    """Open a role's world and run ``module.run(runtime)`` until SIGTERM or SIGINT."""
+
+    async def main() -> None:
+        async with runtime(load(), pool_size=POOL_SIZE, role=module.rpartition(".")[2]) as world:
+            await importlib.import_module(module).run(world)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+
+
+@app.command()
+def gateway() -> None:
+    """Take send requests, webhooks, pixels and clicks; answer questions about history."""
+    import uvloop  # noqa: PLC0415  only this role serves sockets by the thousand, and a third faster with it
+
+    run_role("pipeline.gateway", uvloop.new_event_loop)
+
+
+@app.command()
+def worker() -> None:
+    """Normalize webhooks and fold facts into one state per email (Faust)."""
+    from pipeline.worker.main import main  # noqa: PLC0415  Faust is slow to import, and only this role needs it
+
+    main(load())
+
+
+@app.command()
+def dispatch() -> None:
+    """Hand each email to its provider, once, on a schedule that survives restarts."""
+    run_role("pipeline.dispatch")
+
+
+@app.command()
+def project() -> None:
+    """Write email-changes into Postgres: history, versions, timeline, suppressions, debts."""
+    run_role("pipeline.project.main")
+
+
+@app.command()
+def emit() -> None:
+    """Tell Fast Track every conversion that is owed, in order, until it is settled."""
+    run_role("pipeline.emit")

@@ -1,0 +1,60 @@
+"""`mailfold settings|migrate`: every setting there is, as the page docs/settings.md; the database's schema."""
+
+from typing import Any
+
+import typer
+from pydantic import SecretStr
+
+from pipeline.cli.context import with_pool
+from pipeline.runtime.database import Pool
+from pipeline.settings import Settings, variable
+
+app = typer.Typer()
+
+_INTRO = """\
+# Settings
+
+Every setting is an environment variable. This page is what `mailfold settings` prints; a test holds the two equal.
+What an operator decides at run time (tenants, keys, providers, brands, destinations) is no setting:
+see `mailfold --help`.
+
+| variable | default | meaning |
+|---|---|---|
+"""
+
+
+@app.command()
+def settings() -> None:
+    """Print every setting, its default and its meaning (Markdown)."""
+    typer.echo(page(), nl=False)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database to the newest schema. Every role does so when it starts, too."""
+
+    async def work(pool: Pool, _: Settings) -> list[str]:
+        async with pool.connection() as connection:
+            rows = await connection.execute("select name from public.schema_migrations order by name")
+            return [row[0] for row in await rows.fetchall()]
+
+    typer.echo("the database is at " + with_pool(work)[-1])
+
+
+def page() -> str:
+    """docs/settings.md."""
+    rows = (f"| `{variable(name)}` | {_default(field)} | {field.description} |" for name, field in _fields())
+    return _INTRO + "\n".join(rows) + "\n"
+
+
+def _fields() -> list[tuple[str, Any]]:
+    return list(Settings.model_fields.items())
+
+
+def _default(field: Any) -> str:
+    value = field.default
+    if isinstance(value, SecretStr) or value == "":
+        return ""
+    if isinstance(value, tuple):
+        return f"`[{', '.join(f'{part:g}' for part in value)}]`"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"

@@ -1,0 +1,108 @@
+"""Opens and closes the sandbox: settings in; SMTP, webhooks and the inbox running, out."""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import aiohttp
+from aiohttp import web
+
+from pipeline.devstack.sandbox.api import application
+from pipeline.devstack.sandbox.keys import private_key
+from pipeline.devstack.sandbox.mailbox import Mailbox
+from pipeline.devstack.sandbox.provider import Later, Provider
+from pipeline.devstack.sandbox.reader_bot import AT_ONCE, Recipient, origin
+from pipeline.devstack.sandbox.smtp import session_factory, tls_context
+from pipeline.devstack.sandbox.webhook_sender import RETRIES, Courier
+from pipeline.errors import BadSettings
+from pipeline.runtime.ports import Clock
+from pipeline.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A running sandbox and where it listens."""
+
+    provider: Provider
+    smtp_port: int
+    http_port: int
+    webhooks: str
+
+
+@contextlib.asynccontextmanager
+async def sandbox(
+    settings: Settings,
+    *,
+    clock: Clock,
+    new_id: Callable[[], str],
+    later: Later | None = None,
+    retries: tuple[float, ...] = RETRIES,
+) -> AsyncIterator[Sandbox]:
+    """Everything open and listening; closed in reverse. Raises BadSettings for a port that is taken."""
+    gateway = settings.sandbox_gateway.rstrip("/")
+    webhooks = f"{gateway}/webhooks/{settings.sandbox_provider}"
+    key = private_key(settings.data_dir)
+    async with contextlib.AsyncExitStack() as stack:
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=30), connector=aiohttp.TCPConnector(limit=2 * AT_ONCE)
+            )
+        )
+        courier = Courier(webhooks, key, session, clock, retries)
+        posting = asyncio.create_task(courier.run())
+        stack.push_async_callback(_end, posting)
+        provider = Provider(
+            Mailbox(settings.sandbox_keep),
+            courier,
+            Recipient(session, frozenset({origin(gateway), origin(settings.public_url)})),
+            clock=clock,
+            new_id=new_id,
+            later=later or asyncio.get_running_loop().call_later,
+            pace=settings.sandbox_pace,
+        )
+        smtp_port = await _listen_smtp(stack, provider, settings)
+        http_port = await _listen_http(stack, provider, settings)
+        yield Sandbox(provider, smtp_port, http_port, webhooks)
+
+
+async def _listen_smtp(stack: contextlib.AsyncExitStack, provider: Provider, settings: Settings) -> int:
+    factory = session_factory(provider, tls_context())
+    try:
+        server = await asyncio.get_running_loop().create_server(
+            factory, settings.sandbox_host, settings.sandbox_smtp_port
+        )
+    except OSError as error:
+        raise BadSettings(f"MAILFOLD_SANDBOX_SMTP_PORT={settings.sandbox_smtp_port}: {error.strerror}") from error
+    stack.callback(server.close)
+    return int(server.sockets[0].getsockname()[1])
+
+
+async def _listen_http(stack: contextlib.AsyncExitStack, provider: Provider, settings: Settings) -> int:
+    runner = web.AppRunner(
+        application(provider, loopback=_is_loopback(settings.sandbox_host)), access_log=None, shutdown_timeout=2
+    )
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    site = web.TCPSite(runner, settings.sandbox_host, settings.sandbox_http_port)
+    try:
+        await site.start()
+    except OSError as error:
+        raise BadSettings(f"MAILFOLD_SANDBOX_HTTP_PORT={settings.sandbox_http_port}: {error.strerror}") from error
+    return int(runner.addresses[0][1])
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def _end(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

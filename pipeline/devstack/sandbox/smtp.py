@@ -1,0 +1,129 @@
+"""SMTP spoken by the sandbox: sessions in; answers by address pattern out."""
+
+import asyncio
+import datetime
+import ipaddress
+import ssl
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from pipeline.devstack.sandbox.address_patterns import behaviour_of
+from pipeline.devstack.sandbox.provider import Provider
+
+NAME = "sandbox.mailfold.localhost"
+MAX_BYTES = 30 * 1024 * 1024
+"""SendGrid's own limit."""
+
+
+class Handler:
+    """aiosmtpd's hooks. A hook that answers None has closed the connection."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+
+    async def handle_RCPT(  # noqa: N802  aiosmtpd names its hooks for SMTP's verbs
+        self, server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
+    ) -> str:
+        """Accept, refuse, wait or hang up, as the address says."""
+        behaviour = behaviour_of(address)
+        if behaviour.slow:
+            await asyncio.sleep(behaviour.slow)
+        if self._provider.applies(behaviour.hang_up, envelope.mail_from, address):
+            _hang_up(server)
+        if self._provider.applies(behaviour.on_rcpt, envelope.mail_from, address):
+            assert behaviour.on_rcpt is not None
+            return behaviour.on_rcpt.answer
+        if self._provider.courier.full:
+            return "451 4.3.2 Too many webhooks are waiting, try again later"
+        envelope.rcpt_tos.append(address)
+        return "250 2.1.5 Recipient address accepted"
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802  likewise
+        """Take the message, unless a recipient's pattern refuses it only now."""
+        for address in envelope.rcpt_tos:
+            behaviour = behaviour_of(address)
+            if self._provider.applies(behaviour.on_data, envelope.mail_from, address):
+                assert behaviour.on_data is not None
+                return behaviour.on_data.answer
+        content = envelope.content
+        assert isinstance(content, bytes)
+        message = self._provider.take(
+            envelope.mail_from or "", tuple(envelope.rcpt_tos), content, tls=session.ssl is not None
+        )
+        if any(self._vanishes(envelope, address) for address in envelope.rcpt_tos):
+            _hang_up(server)
+        return f"250 2.0.0 Ok: queued as {message.queue_id}"
+
+    def _vanishes(self, envelope: Envelope, address: str) -> bool:
+        return self._provider.applies(behaviour_of(address).vanish, envelope.mail_from, address)
+
+
+def session_factory(provider: Provider, tls: ssl.SSLContext | None) -> Any:
+    """A protocol per connection, for ``loop.create_server``."""
+    handler = Handler(provider)
+    loop = asyncio.get_running_loop()
+    return lambda: SMTP(
+        handler,
+        data_size_limit=MAX_BYTES,
+        enable_SMTPUTF8=True,
+        hostname=NAME,
+        ident="Mailfold sandbox",
+        tls_context=tls,
+        timeout=60,
+        auth_require_tls=False,
+        authenticator=_anybody,
+        loop=loop,
+    )
+
+
+def tls_context() -> ssl.SSLContext:
+    """STARTTLS with a certificate of our own making, new at every start."""
+    certificate, key = _certificate()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    with tempfile.TemporaryDirectory(prefix="mailfold-tls-") as folder:
+        # Python loads a key from files only; this folder is ours alone (0700) and gone in a moment.
+        path = Path(folder) / "sandbox.pem"
+        path.write_bytes(key + certificate)
+        context.load_cert_chain(path)
+    return context
+
+
+def _certificate() -> tuple[bytes, bytes]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
+    now = datetime.datetime.now(datetime.UTC)
+    names = [x509.DNSName(NAME), x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=365))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return certificate.public_bytes(Encoding.PEM), pem
+
+
+def _anybody(_server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, _data: Any) -> AuthResult:
+    """Any user name and password will do: there is nothing here to protect."""
+    return AuthResult(success=True)
+
+
+def _hang_up(server: SMTP) -> None:
+    """Cut the connection as a broken network would; aiosmtpd treats a cancelled session as a lost one."""
+    assert isinstance(server.transport, asyncio.Transport)
+    server.transport.abort()
+    raise asyncio.CancelledError

@@ -1,0 +1,56 @@
+"""`send-requests` in, emails at their providers and `provider-acks` out.
+
+Two loops: the intake writes requests and acks into jobs, the engine works them off. A third beside
+them tells events of their emails by what the acks say (:mod:`pipeline.dispatch.correlation.loop`).
+"""
+
+import asyncio
+import contextlib
+
+from pipeline.dispatch.content_reader import content_reader
+from pipeline.dispatch.correlation.loop import correlate
+from pipeline.dispatch.deliver import NO_PROVIDER, Deliver
+from pipeline.dispatch.intake import take_in
+from pipeline.dispatch.routing.routes import get_way
+from pipeline.dispatch.transports.router import Fleet
+from pipeline.errors import NotFound
+from pipeline.jobs.engine import Engine
+from pipeline.jobs.store import Limits, Store
+from pipeline.runtime.bootstrap import Runtime
+
+QUEUE = "dispatch"
+
+
+async def run(rt: Runtime) -> None:
+    """Dispatch until ``rt.stop``, then end what is in hand."""
+    settings = rt.settings
+    limits = Limits(settings.dispatch_concurrency, settings.lane_concurrency, settings.lease_seconds)
+    fleet = Fleet(timeout=settings.smtp_timeout, local_hostname=settings.mail_domain, clock=rt.clock)
+    store = Store(rt.pool, QUEUE, limits)
+
+    async def tick() -> None:
+        fleet.tidy()
+        await _resume(rt, store)
+
+    async with content_reader(settings) as reader:
+        deliver = Deliver(rt, fleet, reader)
+        url = settings.database_url.get_secret_value()
+        engine = Engine(store, limits, deliver, settings.dispatch_schedule, url=url, tick=tick)
+        try:
+            # Any one's mistake ends the others and the role: half a dispatcher only looks like one.
+            async with asyncio.TaskGroup() as loops:
+                loops.create_task(take_in(rt))
+                loops.create_task(correlate(rt))
+                loops.create_task(engine.run(rt.stop))
+        finally:
+            await fleet.close()
+
+
+async def _resume(rt: Runtime, store: Store) -> None:
+    """Lanes that waited for a provider go on when their brand has got one."""
+    secret = rt.settings.secret.get_secret_value()
+    for lane in await store.paused_for(NO_PROVIDER):
+        tenant, _, brand = lane.partition("/")
+        with contextlib.suppress(NotFound):
+            await get_way(rt.pool, tenant, brand, secret)
+            await store.resume([lane])

@@ -1,0 +1,104 @@
+"""A request to a provider's API in, its reply out: pooled, one deadline, never redirected, bounded in size.
+
+What ends without a reply says whether the request had begun to go out: before that, surely nothing
+was taken; after it, nobody knows.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, Final
+
+import aiohttp
+
+from pipeline.admin import Provider
+from pipeline.dispatch.transports.api_base import Call, Reply
+
+MOST_BYTES: Final = 1_000_000
+"""Of a reply; a batch's has a few hundred bytes for each mail."""
+KEEPALIVE: Final = 15.0
+"""Servers close after a minute or so; whoever closes first knows it."""
+
+
+class NoReply(Exception):
+    """Nobody answered. ``begun``: the request may have arrived; ``ours``: the address or its TLS is wrong."""
+
+    def __init__(self, text: str, *, begun: bool, ours: bool = False) -> None:
+        super().__init__(text)
+        self.begun = begun
+        self.ours = ours
+
+
+class Line:
+    """One provider's connections."""
+
+    def __init__(self, provider: Provider, timeout: float) -> None:
+        self._timeout = timeout
+        tracing = aiohttp.TraceConfig(SimpleNamespace)
+        tracing.on_request_headers_sent.append(_begun)
+        connector = aiohttp.TCPConnector(
+            limit=provider.max_connections, keepalive_timeout=KEEPALIVE, ssl=ssl.create_default_context()
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            trace_configs=[tracing],
+            raise_for_status=False,
+        )
+
+    async def ask(self, call: Call, commit: Callable[[], None] | None = None) -> Reply:
+        """Make the request; ``commit`` is called right before it goes out. Raises NoReply, and what ``commit`` does."""
+        progress = _Progress(commit)
+        try:
+            async with (
+                asyncio.timeout(self._timeout),
+                self._session.request(
+                    call.method,
+                    call.url,
+                    data=call.body or None,
+                    headers=call.headers,
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(total=None),
+                    trace_request_ctx=progress,
+                ) as response,
+            ):
+                headers = {name.lower(): value for name, value in response.headers.items()}
+                return Reply(response.status, headers, await _bounded(response))
+        except TimeoutError as error:
+            raise NoReply(f"no answer within {self._timeout:g} s", begun=progress.begun) from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            ours = isinstance(error, aiohttp.ClientSSLError | aiohttp.InvalidURL)
+            raise NoReply(f"{type(error).__name__}: {error}", begun=progress.begun, ours=ours) from error
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._session.close()
+
+
+class _Progress:
+    def __init__(self, commit: Callable[[], None] | None) -> None:
+        self._commit = commit
+        self.begun = False
+
+    def begin(self) -> None:
+        if self._commit is not None and not self.begun:
+            self._commit()
+        self.begun = True
+
+
+async def _begun(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: Any) -> None:
+    """Called by aiohttp with a connection in hand, before the first byte."""
+    context.trace_request_ctx.begin()
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+    parts, size = [], 0
+    async for part in response.content.iter_chunked(65_536):
+        parts.append(part)
+        size += len(part)
+        if size >= MOST_BYTES:
+            response.close()
+            break
+    return b"".join(parts)[:MOST_BYTES]

@@ -1,0 +1,98 @@
+"""An HTTP request in, its answer out: pooled, bounded in time and size, never redirected, never into our own network.
+
+Never raises for what a server or network does: status 0 is nobody's answer.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiohttp
+
+from pipeline.emit.ssrf import PrivateAddress, is_public
+from pipeline.settings import Settings
+
+MOST_BYTES: Final = 4096
+"""Of an answer's body are read, and 300 characters kept; a longer one costs its connection."""
+KEEPALIVE: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back. Status 0: nobody answered, the text says why."""
+
+    status: int
+    text: str
+    retry_after: str = ""
+    forbidden: bool = False
+    """The destination is no URL, or leads into a private network: nobody was called, nobody will be."""
+
+
+class Caller:
+    """POSTs, one at a time or many at once."""
+
+    def __init__(self, session: aiohttp.ClientSession, timeout: float) -> None:
+        self._session = session
+        self._timeout = aiohttp.ClientTimeout(total=timeout)
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """POST and read the answer."""
+        try:
+            async with self._session.post(
+                url, data=body, headers=headers, allow_redirects=False, timeout=self._timeout
+            ) as response:
+                text = await _beginning(response)
+                return Reply(response.status, text, response.headers.get("Retry-After", ""))
+        except TimeoutError:
+            return Reply(0, f"no answer within {self._timeout.total:g} s")
+        except aiohttp.ClientConnectorError as error:
+            forbidden = isinstance(error.os_error, PrivateAddress)
+            return Reply(0, str(error.os_error or error), forbidden=forbidden)
+        except aiohttp.InvalidURL as error:
+            return Reply(0, f"{type(error).__name__}: {error}", forbidden=True)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return Reply(0, f"{type(error).__name__}: {error}")
+
+
+async def _beginning(response: aiohttp.ClientResponse) -> str:
+    parts, size = [], 0
+    async for part in response.content.iter_chunked(MOST_BYTES):
+        parts.append(part)
+        size += len(part)
+        if size >= MOST_BYTES:
+            response.close()
+            break
+    text = b"".join(parts)[:MOST_BYTES].decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else " " for c in text)[:300]
+
+
+def _guarded(info: tuple[Any, ...]) -> socket.socket:
+    """A socket for an address that was judged; aiohttp connects it to exactly this address."""
+    family, kind, proto, _, address = info
+    if not is_public(str(address[0])):
+        raise PrivateAddress
+    return socket.socket(family=family, type=kind, proto=proto)
+
+
+@contextlib.asynccontextmanager
+async def calling(settings: Settings) -> AsyncIterator[Caller]:
+    """A caller with a pool of its own."""
+    connector = aiohttp.TCPConnector(
+        limit=settings.emit_concurrency,
+        keepalive_timeout=KEEPALIVE,
+        socket_factory=None if settings.allow_private_destinations else _guarded,
+    )
+    session = aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+    )
+    try:
+        yield Caller(session, settings.emit_timeout)
+    finally:
+        await session.close()
+        await asyncio.sleep(0)

@@ -1,0 +1,96 @@
+"""A URL of the provider's own in, what lies there out: one GET, bounded in time and size, never redirected.
+
+Which hosts may be visited is pinned in the adapter that names the URL; here it is https, with the host's certificate.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+from pipeline.errors import Forged, Recoverable
+from pipeline.runtime.cache import Cache
+
+TIMEOUT_S: Final = 5.0
+MOST_BYTES: Final = 64_000
+AT_ONCE: Final = 8
+"""Anybody may name certificates that there aren't; more than this many are not looked for at once."""
+FOUND_S: Final = 86_400.0
+MISSED_S: Final = 60.0
+log = logging.getLogger(__name__)
+
+Connector = Callable[[], aiohttp.TCPConnector]
+
+
+class Unreachable(Recoverable):
+    """The provider's own server does not answer."""
+
+
+class Visits:
+    """Certificates, remembered; and confirmations."""
+
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+        self._found: Cache[str, bytes] = Cache(FOUND_S, 64, time.monotonic)
+        self._missed: Cache[str, None] = Cache(MISSED_S, 1_000, time.monotonic)
+        self._asking: dict[str, asyncio.Task[bytes]] = {}
+
+    async def certificate(self, url: str) -> bytes:
+        """What lies there; asked for once, however many wait for it. Raises Forged, Unreachable."""
+        if url in self._missed:
+            raise Forged("there is no such certificate")
+        return await self._found.get(url, self._once)
+
+    async def confirm(self, url: str) -> None:
+        """Visit it. Raises Unreachable unless that was understood."""
+        status, _ = await self._get(url)
+        if status != 200:
+            raise Unreachable(f"the confirmation was answered {status}")
+
+    async def _once(self, url: str) -> bytes:
+        asking = self._asking.get(url)
+        if asking is None:
+            if len(self._asking) >= AT_ONCE:
+                raise Unreachable("too many certificates are asked for at once")
+            asking = self._asking[url] = asyncio.create_task(self._ask(url))
+            asking.add_done_callback(lambda _: self._asking.pop(url))
+        return await asyncio.shield(asking)
+
+    async def _ask(self, url: str) -> bytes:
+        status, body = await self._get(url)
+        if status == 200:
+            return body
+        if status >= 500 or status == 429:
+            raise Unreachable(f"the certificate's server answered {status}")
+        self._missed.put(url, None)
+        raise Forged("there is no such certificate")
+
+    async def _get(self, url: str) -> tuple[int, bytes]:
+        target = URL(url, encoded=True)
+        if target.scheme != "https" or target.user is not None:
+            raise Forged("not an https URL of the provider's")
+        session = aiohttp.ClientSession(
+            connector=self._connector(),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+            auto_decompress=False,
+        )
+        try:
+            async with session, session.get(target, allow_redirects=False) as response:
+                return response.status, await _bounded(response)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            log.warning("%s does not answer: %s", target.host, type(error).__name__)
+            raise Unreachable from error
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+    body = b""
+    async for piece in response.content.iter_chunked(16_384):
+        body += piece
+        if len(body) > MOST_BYTES:
+            raise Unreachable(f"more than {MOST_BYTES} bytes")
+    return body

@@ -1,0 +1,1 @@
+"""Describe the HTTP APIs as OpenAPI."""

@@ -1,0 +1,138 @@
+"""The dialects' own types and examples -> what OpenAPI says of them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from fastapi import FastAPI
+
+from pipeline.dialects import fasttrack
+from pipeline.gateway.openapi import tracking
+
+_REF: Final = "#/components/schemas/{name}"
+
+MESSAGE_EXAMPLE: Final[dict[str, Any]] = {
+    "activity": {
+        "id": "5f0c2b1e-9a43-4f62-8a53-1c9e3f1f7b11",
+        "brand_id": 12,
+        "user_id": "987654",
+        "internal_user_id": 4711,
+        "activity_id": 31337,
+        "action_group_id": 205,
+        "trigger_hash": "b1946ac92492d2347c6235b4d2611184",
+        "action_id": 8,
+    },
+    "subject": "Welcome, Anna",
+    "content": '<p>Hello Anna, <a href="https://example.com/start">start here</a>.</p>',
+    "amp_content": "<!doctype html><html ⚡4email data-css-strict><head></head><body>Hello Anna</body></html>",
+    "email": "anna@example.com",
+    "sender_name": "Example",
+    "sender_address": "news@example.com",
+    "replyto_address": "support@example.com",
+}
+ANSWER_EXAMPLE: Final[dict[str, Any]] = {
+    "successful": [{"id": "5f0c2b1e-9a43-4f62-8a53-1c9e3f1f7b11", "email_id": "0e7c8f0a-6d5e-5b1c-9a43-5b0f2f6d9e11"}],
+    "failed": [{"id": "5f0c2b1e-9a43-4f62-8a53-1c9e3f1f7b12", "error": "[1].activity.brand_id: expected int, got str"}],
+    "fatal": [{"id": "5f0c2b1e-9a43-4f62-8a53-1c9e3f1f7b13", "error": "[2]: over the batch maximum"}],
+}
+
+PROBLEM: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["error", "where"],
+    "properties": {
+        "error": {"type": "string", "description": "What is wrong."},
+        "where": {"type": "string", "description": "A path into the request, a header or a place in the body."},
+    },
+}
+
+BATCH_ERROR: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["error", "code", "where"],
+    "properties": {
+        "error": {"type": "string", "description": "What is wrong."},
+        "code": {"type": "integer", "description": "The HTTP status."},
+        "where": {"type": "string", "description": "A header, or a place in the body."},
+    },
+}
+
+
+def _refers(name: str) -> dict[str, str]:
+    return {"$ref": _REF.format(name=name)}
+
+
+def _batch_error(description: str) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": _refers("BatchError")}}}
+
+
+_MESSAGES: Final = {"type": "array", "items": _refers("Message")}
+_WRAPPED: Final = {"type": "object", "description": "An object with one array of objects, whatever its name."}
+
+
+BATCH: Final[dict[str, Any]] = {
+    "status_code": 200,
+    "openapi_extra": {
+        "security": [{"ApiKey": []}],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"oneOf": [_MESSAGES, _WRAPPED]},
+                    "example": [MESSAGE_EXAMPLE],
+                }
+            },
+        },
+    },
+    "responses": {
+        200: {
+            "description": "What became of each message; the three arrays are always there.",
+            "content": {"application/json": {"schema": _refers("Answer"), "example": ANSWER_EXAMPLE}},
+        },
+        400: _batch_error("No JSON array, bare or alone in an object: what and where."),
+        401: _batch_error("No API key, or one that is unknown or revoked."),
+        413: _batch_error("Over MAILFOLD_BODY_MAX bytes, zipped or unzipped."),
+        415: _batch_error("A content encoding other than gzip."),
+        503: _batch_error("Nothing could be taken now; the batch may safely be sent again."),
+    },
+}
+
+
+def install(app: FastAPI, surfaces: Mapping[str, Sequence[type]]) -> None:
+    """Add our own types' schemas to what the framework finds by itself.
+
+    ``surfaces``: a prefix -> a surface's types, whose schemas are called ``{prefix}{type}``: two
+    dialects may both have a Message.
+    """
+    framework = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = framework()
+            document["paths"] |= tracking.PATHS
+            components = document.setdefault("components", {})
+            components.setdefault("schemas", {}).update(_schemas() | _more(surfaces))
+            components["securitySchemes"] = {
+                "ApiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+                "Bearer": {"type": "http", "scheme": "bearer"},
+            }
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the framework's documented way
+
+
+def _more(surfaces: Mapping[str, Sequence[type]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for prefix, types in surfaces.items():
+        _, components = msgspec.json.schema_components(types, ref_template=_REF.format(name=prefix + "{name}"))
+        found |= {prefix + name: component for name, component in components.items()}
+    return found
+
+
+def _schemas() -> dict[str, Any]:
+    types = (fasttrack.Message, fasttrack.Activity, fasttrack.Answer)
+    _, components = msgspec.json.schema_components(types, ref_template=_REF)
+    # The activity is read as raw bytes, which say nothing of its shape.
+    components["Message"]["properties"]["activity"] = _refers("Activity")
+    components["Activity"]["additionalProperties"] = True
+    return {**json.loads(json.dumps(components)), "Problem": PROBLEM, "BatchError": BATCH_ERROR}

@@ -1,0 +1,1 @@
+"""Serve the HTTP APIs, one module each."""

@@ -1,0 +1,198 @@
+"""`POST /v3/messaging/emails`: FreshMail's request in, all of its emails on the log or none promised out."""
+
+import asyncio
+import functools
+import math
+from typing import Annotated, Any, Final
+
+import msgspec
+from fastapi import APIRouter, Depends, Request, Response
+
+from pipeline.admin import Tenant
+from pipeline.dialects import freshmail
+from pipeline.dialects.freshmail import DIALECT, Invalid, Post, Registered, Wish
+from pipeline.gateway.idempotency_key import HEADER, Message, message
+from pipeline.gateway.intake import Intake, Parcel
+from pipeline.gateway.request_body import read_body
+from pipeline.gateway.state import World
+from pipeline.runtime.crashpoints import crash_point
+from projections.templates import get_template
+from topics.record import EmailId
+from topics.requests import DEFAULT_BRAND, Mailbox, SendRequest
+from topics.templates import Template
+
+TYPES: Final = (Post, Registered)
+OTHER_LIST: Final = "This Idempotency-Key was used before for other recipients."
+AGAIN: Final = (
+    "A part of Mailfold does not answer. Send the request again; with the same Idempotency-Key, nobody is written to "
+    "twice."
+)
+EXAMPLE: Final[dict[str, Any]] = {
+    "recipients": [
+        {
+            "email": "recipient@example.com",
+            "name": "Example Recipient",
+            "personalization": {"key1": "value1", "key2": "value2"},
+            "headers": {"x-custom-header-1": "Custom message header"},
+        }
+    ],
+    "from": {"name": "John Sender", "email": "sender@example.com"},
+    "subject": "Message subject",
+    "contents": [
+        {"type": "text/html", "body": "<p>sample HTML</p>"},
+        {"type": "text/plain", "body": "same text"},
+    ],
+    "headers": {"x-custom-header-1": "Custom message header", "x-custom-header-2": "Custom message header"},
+}
+
+
+def shape(_status: int, error: str, where: str) -> bytes:
+    """An error as FreshMail's clients expect it."""
+    return freshmail.error([f"{error} ({where})" if where else error])
+
+
+def _errors(description: str) -> dict[str, Any]:
+    either = {"oneOf": [{"type": "array", "items": {"type": "string"}}, {"type": "object"}]}
+    schema = {"type": "object", "required": ["errors"], "properties": {"errors": either}}
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    201: {
+        "description": "Registered: each recipient's id, in order.",
+        "content": {
+            "application/json": {
+                "schema": {"type": "array", "items": {"$ref": "#/components/schemas/FreshMailRegistered"}},
+                "example": [{"email": "recipient@example.com", "id": "b39ef689-4177-4a0e-b5c3-f894900adbae"}],
+            }
+        },
+    },
+    400: _errors("Not taken: a list where no field is meant, else an object by path (`Recipients[1].email`)."),
+    401: _errors("No API key, or one that is unknown or revoked."),
+    409: _errors("The Idempotency-Key was used before for other recipients."),
+    413: _errors("Over MAILFOLD_BODY_MAX bytes, zipped or unzipped."),
+    415: _errors("A content encoding other than gzip."),
+    429: _errors("Over the rate agreed upon; Retry-After says when."),
+    503: _errors("Not confirmed in time; repeat it with the same Idempotency-Key."),
+}
+_DESCRIBED: Final[dict[str, Any]] = {
+    "status_code": 201,
+    "responses": _RESPONSES,
+    "openapi_extra": {
+        "security": [{"ApiKey": []}],
+        "parameters": [
+            {
+                "name": HEADER,
+                "in": "header",
+                "required": False,
+                "schema": {"type": "string", "maxLength": 255, "pattern": "^[!-~]*$"},
+                "description": "Makes a repeat harmless: the same key, the same emails.",
+            }
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/FreshMailPost"}, "example": EXAMPLE}
+            },
+        },
+    },
+}
+
+
+def router(world: World) -> APIRouter:
+    """FreshMail's surface, with and without the trailing slash: its document has both."""
+    routes = APIRouter(tags=["FreshMail"])
+    surface = Surface(world)
+
+    @routes.post("/v3/messaging/emails", summary="Register emails", **_DESCRIBED)
+    @routes.post("/v3/messaging/emails/", include_in_schema=False)
+    async def emails(request: Request, tenant: Annotated[Tenant, Depends(world.authenticate)]) -> Response:
+        """One message to 1–100 recipients, each with an email of its own; all of them or, validated first, none."""
+        body = await read_body(request, world.rt.settings.body_max)
+        try:
+            post = await asyncio.to_thread(freshmail.read, body)
+            return await surface.answer(request, tenant, post)
+        except Invalid as invalid:
+            return _answer(400, freshmail.error(invalid.errors))
+
+    return routes
+
+
+class Surface:
+    """Takes requests that can be read."""
+
+    def __init__(self, world: World) -> None:
+        self._rt = world.rt
+        self._limits = world.limits
+        self._counted = world.metrics.messages
+        self._intake = Intake(world.rt, world.log)
+
+    async def answer(self, request: Request, tenant: Tenant, post: Post) -> Response:
+        """Validate all, reserve the list, append all. Raises Invalid."""
+        template = await self._template(tenant.tenant, post)
+        render = functools.partial(freshmail.wishes, post, template, self._rt.clock())
+        async with self._limits.contents.rendered(render, freshmail.size, self._rt.settings.append_timeout) as wishes:
+            return await self._take(request, tenant, post, wishes)
+
+    async def _take(self, request: Request, tenant: Tenant, post: Post, wishes: list[Wish]) -> Response:
+        ids = message(request, tenant.tenant, DIALECT, len(wishes), self._rt.new_id)
+        if wait := self._limits.whole(tenant, len(wishes)):
+            return _later(429, "Over the rate agreed upon; send it again later.", math.ceil(wait))
+        if ids.identity and not await self._intake.is_its_list(ids.message_id, [wish.recipient for wish in wishes]):
+            return _answer(409, freshmail.error([OTHER_LIST]))
+        outcome = await self._intake.take(self._parcels(tenant.tenant, post, wishes, ids))
+        crash_point("gateway.before-answer")
+        taken = len(outcome.taken)
+        self._counted.labels("successful").inc(taken)
+        self._counted.labels("failed").inc(len(outcome.refused))
+        self._counted.labels("fatal").inc(len(wishes) - taken - len(outcome.refused))
+        if outcome.refused:
+            return _answer(409, freshmail.error(sorted(set(outcome.refused.values()))))
+        if taken < len(wishes):
+            return _later(503, AGAIN, 2)
+        pairs = zip(wishes, ids.email_ids, strict=True)
+        return _answer(201, freshmail.answer(Registered(wish.recipient, email_id) for wish, email_id in pairs))
+
+    async def _template(self, tenant: str, post: Post) -> Template | None:
+        if post.template_hash is None:
+            return None
+        async with self._rt.pool.connection() as connection:
+            return await get_template(connection, tenant, post.template_hash)
+
+    def _parcels(self, tenant: str, post: Post, wishes: list[Wish], ids: Message) -> dict[EmailId, Parcel]:
+        whole = SendRequest(
+            email_id=ids.email_ids[0],
+            message_id=ids.message_id,
+            tenant=tenant,
+            dialect=DIALECT,
+            brand=DEFAULT_BRAND,
+            recipient="",
+            recorded_at=self._rt.clock(),
+            identity=ids.identity,
+            sender=Mailbox(address=post.sender.email, name=post.sender.name),
+            reply_to=(post.reply_to.email,) if post.reply_to else (),
+        )
+        return {
+            email_id: Parcel(_request(whole, wish, email_id), wish.content)
+            for wish, email_id in zip(wishes, ids.email_ids, strict=True)
+        }
+
+
+def _request(whole: SendRequest, wish: Wish, email_id: EmailId) -> SendRequest:
+    return msgspec.structs.replace(
+        whole,
+        email_id=email_id,
+        recipient=wish.recipient,
+        recipient_name=wish.name,
+        subject=wish.subject,
+        template=wish.template,
+        variables=wish.variables,
+    )
+
+
+def _answer(status: int, body: bytes) -> Response:
+    return Response(body, status, media_type="application/json")
+
+
+def _later(status: int, error: str, seconds: int) -> Response:
+    return Response(freshmail.error([error]), status, {"Retry-After": str(seconds)}, "application/json")

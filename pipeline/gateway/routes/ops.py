@@ -1,0 +1,85 @@
+"""`/healthz`, `/readyz`, `/metrics`: what an operator's machines ask."""
+
+import asyncio
+import hmac
+import time
+from collections.abc import Awaitable
+from typing import Final
+
+import psycopg
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from psycopg_pool import PoolTimeout
+
+from pipeline.errors import LogUnavailable
+from pipeline.gateway.auth import given_key
+from pipeline.gateway.metrics import PipelineGauges
+from pipeline.gateway.problems import Problem
+from pipeline.gateway.state import World
+from pipeline.runtime.cache import Cache
+
+PATIENCE_S: Final = 3.0
+REMEMBERED_S: Final = 1.0
+"""Anybody may ask /readyz; Kafka and Postgres are asked this seldom."""
+
+
+def router(world: World) -> APIRouter:
+    """The operator's surface."""
+    routes = APIRouter(tags=["operation"])
+    gauges = PipelineGauges(world.rt.pool, world.metrics)
+    ready: Cache[str, dict[str, str]] = Cache(REMEMBERED_S, 1, time.monotonic)
+
+    @routes.get("/healthz", summary="The process lives")
+    async def healthz() -> dict[str, str]:
+        """Nothing but that."""
+        return {"status": "ok"}
+
+    @routes.get("/readyz", summary="Kafka and Postgres answer", responses={503: {"description": "One doesn't."}})
+    async def readyz(response: Response) -> dict[str, object]:
+        """503, with the reason for each that doesn't answer."""
+        problems = await ready.get("", lambda _: _problems(world))
+        response.status_code = 503 if problems else 200
+        return {"status": "unavailable" if problems else "ok", "problems": problems}
+
+    @routes.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    async def metrics(request: Request) -> Response:
+        """With MAILFOLD_METRICS_KEY: to its bearer. Without: to direct connections from this machine."""
+        _admit(world, request)
+        await gauges.refresh()
+        return Response(world.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+    return routes
+
+
+def _admit(world: World, request: Request) -> None:
+    """Metrics name tenants and brands and tell how much they send: nobody's business outside."""
+    if key := world.rt.settings.metrics_key.get_secret_value():
+        if not hmac.compare_digest(given_key(request).encode(), key.encode()):
+            raise Problem(401, "metrics are for the bearer of MAILFOLD_METRICS_KEY", "Authorization")
+        return
+    local = request.client is not None and request.client.host in ("127.0.0.1", "::1")
+    # Behind a proxy on this machine everybody would be local.
+    if not local or any(name in request.headers for name in ("x-forwarded-for", "forwarded", "via")):
+        raise Problem(403, "metrics are for this machine only, unless MAILFOLD_METRICS_KEY is set", "/metrics")
+
+
+async def _problems(world: World) -> dict[str, str]:
+    found = await asyncio.gather(_problem(world.rt.log.ping()), _problem(_ask_postgres(world)))
+    return {name: problem for name, problem in zip(("kafka", "postgres"), found, strict=True) if problem}
+
+
+async def _problem(asked: Awaitable[None]) -> str:
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await asked
+    except TimeoutError:
+        return f"no answer within {PATIENCE_S:.0f} s"
+    except (LogUnavailable, psycopg.OperationalError, PoolTimeout) as error:
+        # Only what kind: the message may hold addresses of machines, and anybody may ask.
+        return f"does not answer ({type(error).__name__})"
+    return ""
+
+
+async def _ask_postgres(world: World) -> None:
+    async with world.rt.pool.connection(timeout=PATIENCE_S) as connection:
+        await connection.execute("select 1")

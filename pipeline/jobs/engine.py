@@ -1,0 +1,241 @@
+"""Claimed jobs in, settled jobs out: the loop under dispatch and emit.
+
+Five small tasks share one process's jobs in hand: the claimer takes what is due as places get
+free, a task per job does the work, the settler writes verdicts in bulk, the keeper extends
+leases, the listener wakes the claimer. No transaction is open while a job is worked on.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import psycopg
+from psycopg_pool import PoolTimeout
+
+from pipeline.errors import LeaseLost, Recoverable
+from pipeline.jobs.job import Job, Lane, State, Verdict, bury, give_back, retry
+from pipeline.jobs.notify import listen
+from pipeline.jobs.schedule import next_delay
+from pipeline.jobs.store import Limits, Settlement, Store, channel
+
+logger = logging.getLogger(__name__)
+
+DATABASE_TROUBLE: Final = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, OSError)
+"""Postgres is away or busy with itself; anything else it says is a mistake of ours and ends the role."""
+POLL: Final = 1.0
+"""Seconds between looks where nobody rang: the fallback for a lost notification."""
+GATHER: Final = 0.004
+"""Seconds between two claims while there's a backlog: places gather, claims get bigger."""
+GRACE: Final = 6.0
+"""Seconds that jobs in hand get to end when the role stops."""
+LONGEST_WAIT: Final = 5.0
+"""Seconds between attempts to reach a database that is away."""
+
+
+class Lease:
+    """How long a job is certainly ours, by this process's own clock (it goes on while the process is frozen)."""
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self.contacted = False
+
+    def contact(self) -> None:
+        """Called right before the other side is contacted. Raises LeaseLost where somebody else may be at it."""
+        if asyncio.get_running_loop().time() >= self.until:
+            raise LeaseLost
+        self.contacted = True
+
+
+Work = Callable[[Job, Lease], Awaitable[Verdict]]
+
+
+class Engine:
+    """One queue, worked on by this process."""
+
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits,
+        work: Work,
+        schedule: tuple[float, ...],
+        *,
+        url: str,
+        rand: Callable[[], float] = random.random,
+        tick: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._store = store
+        self._limits = limits
+        self._work = work
+        self._schedule = schedule
+        self._url = url
+        self._random = rand
+        self._tick = tick
+        self._wake = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._jobs: dict[tuple[str, int], tuple[Job, Lease]] = {}
+        """Leased by us, until their outcome is written."""
+        self._at_work: dict[tuple[str, int], Job] = {}
+        """Of these, what takes a place: an outcome that waits to be written takes none."""
+        self._verdicts: list[Settlement] = []
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until ``stop``; then let what is in hand end, give back what was not begun, and return."""
+        helpers = (self._settle(), self._keep(), self._ticks(), self._wake_at(stop))
+        listener = listen(self._url, channel(self._store.queue), self._wake)
+        tasks = [asyncio.create_task(coroutine) for coroutine in (*helpers, listener)]
+        try:
+            while not stop.is_set():
+                await self._claim()
+                _raise_first(tasks)
+            await self._drain()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    # ------------------------------------------------------------------ claim
+    async def _claim(self) -> None:
+        self._wake.clear()
+        try:
+            claimed = await self._take() if len(self._at_work) < self._limits.jobs else 0
+        except DATABASE_TROUBLE as error:
+            logger.warning("%s: the database is away: %s", self._store.queue, error)
+            await asyncio.sleep(POLL)
+            await self._store.revive()
+            return
+        if claimed:
+            await asyncio.sleep(GATHER)
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL):
+                    await self._wake.wait()
+
+    async def _take(self) -> int:
+        # The lease begins before Postgres says so: ours must end before anybody else's begins.
+        until = asyncio.get_running_loop().time() + self._limits.lease
+        jobs = await self._store.claim(self._at_work.values())
+        for job in jobs:
+            lease, key = Lease(until), (job.stream, job.seq)
+            self._jobs[key] = (job, lease)
+            self._at_work[key] = job
+            self._tasks[key] = asyncio.create_task(self._attempt(job, lease))
+        return len(jobs)
+
+    async def _attempt(self, job: Job, lease: Lease) -> None:
+        try:
+            verdict = await self._work(job, lease)
+        except LeaseLost:
+            self._forget(job)
+        except asyncio.CancelledError:
+            # What was begun stays leased: nobody knows how it ended. What wasn't goes back.
+            if lease.contacted:
+                self._forget(job)
+            else:
+                self._tell(job, give_back(0, "stopped"))
+        except (Recoverable, *DATABASE_TROUBLE) as error:
+            self._tell(job, give_back(1 + self._random(), f"{type(error).__name__}: {error}"))
+        except Exception as error:
+            logger.exception("%s %s %s: attempt %d failed", job.queue, job.stream, job.name, job.attempt)
+            self._tell(job, self._after(job, f"{type(error).__name__}: {error}"))
+        else:
+            self._tell(job, verdict)
+
+    def _after(self, job: Job, error: str) -> Verdict:
+        delay = next_delay(self._schedule, job.tries, self._random)
+        return bury(error, Lane.SILENT) if delay is None else retry(delay, error, Lane.SILENT)
+
+    def _tell(self, job: Job, verdict: Verdict) -> None:
+        if verdict.pause:
+            logger.error("%s lane %s paused: %s", job.queue, job.lane, verdict.pause)
+        elif verdict.lane is Lane.BROKEN:
+            logger.error("%s lane %s: %s", job.queue, job.lane, verdict.error)
+        self._verdicts.append((job, verdict))
+        self._at_work.pop((job.stream, job.seq), None)
+        self._ended.set()
+        self._wake.set()
+
+    def _forget(self, job: Job) -> None:
+        self._jobs.pop((job.stream, job.seq), None)
+        self._at_work.pop((job.stream, job.seq), None)
+        self._tasks.pop((job.stream, job.seq), None)
+        self._wake.set()
+
+    # ----------------------------------------------------------------- settle
+    async def _settle(self) -> None:
+        while True:
+            await self._ended.wait()
+            self._ended.clear()
+            batch, self._verdicts = self._verdicts, []
+            for job in await self._written(batch):
+                logger.warning("%s %s %s: the lease was lost", job.queue, job.stream, job.name)
+            for job, verdict in batch:
+                self._forget(job)
+                if verdict.state is State.PENDING and verdict.delay < 60:
+                    asyncio.get_running_loop().call_later(verdict.delay, self._wake.set)
+
+    async def _written(self, batch: list[Settlement]) -> list[Job]:
+        wait = 0.1
+        while True:
+            try:
+                return await self._store.settle(batch)
+            except DATABASE_TROUBLE as error:
+                logger.warning("%s: %d outcomes wait for the database: %s", self._store.queue, len(batch), error)
+                await asyncio.sleep(wait)
+                wait = min(LONGEST_WAIT, 2 * wait)
+
+    # ------------------------------------------------------------------- keep
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(self._limits.lease / 3)
+            with contextlib.suppress(*DATABASE_TROUBLE):
+                await self._extend()
+
+    async def _extend(self) -> None:
+        mine = dict(self._jobs)
+        if not mine:
+            return
+        begun = asyncio.get_running_loop().time()
+        ours = await self._store.extend([job for job, _ in mine.values()])
+        for key, (_job, lease) in mine.items():
+            if key in ours:
+                lease.until = begun + self._limits.lease
+
+    async def _ticks(self) -> None:
+        while True:
+            await asyncio.sleep(POLL)
+            try:
+                await self._store.park()
+                if self._tick is not None:
+                    await self._tick()
+            except DATABASE_TROUBLE:
+                logger.debug("%s: the database is away", self._store.queue)
+
+    # ------------------------------------------------------------------- end
+    async def _drain(self) -> None:
+        deadline = asyncio.get_running_loop().time() + GRACE
+        await self._until_idle(deadline)
+        for task in list(self._tasks.values()):
+            task.cancel()
+        await self._until_idle(deadline + 2)
+
+    async def _until_idle(self, deadline: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                while self._jobs:
+                    self._wake.clear()
+                    await self._wake.wait()
+
+    async def _wake_at(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._wake.set()
+
+
+def _raise_first(tasks: list[asyncio.Task[None]]) -> None:
+    """A helper that ended by mistake ends the role: a supervisor starts it anew, a half-dead one just stands there."""
+    for task in tasks:
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            raise error

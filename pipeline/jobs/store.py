@@ -1,0 +1,176 @@
+"""The engine's only way to Postgres: claims and settles jobs in bulk, keeps leases, lanes and breakers."""
+
+import uuid
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from pipeline.errors import LeaseLost
+from pipeline.jobs.job import Job, Lane, Verdict
+from pipeline.jobs.retry import Breaker, after_failures
+from pipeline.runtime.database import Pool
+from projections.sql import Queries
+
+SQL = Queries(Path(__file__).with_name("queries.sql"))
+
+Connection = psycopg.AsyncConnection[Any]
+Settlement = tuple[Job, Verdict]
+
+
+def channel(queue: str) -> str:
+    """Where a queue's new jobs are announced."""
+    return f"jobs_{queue}"
+
+
+def storable(text: str) -> str:
+    """Somebody else's words as Postgres takes them: no NUL, no lone surrogates, not too many."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()[:500]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one process takes in hand."""
+
+    jobs: int
+    per_lane: int
+    lease: float
+
+
+class Store:
+    """One queue's rows."""
+
+    def __init__(self, pool: Pool, queue: str, limits: Limits) -> None:
+        self._pool = pool
+        self.queue = queue
+        self._limits = limits
+
+    async def claim(self, in_hand: Iterable[Job] = ()) -> list[Job]:
+        """Lease what may be done now, given what this process has in hand already."""
+        lanes: dict[str, int] = {}
+        for job in in_hand:
+            lanes[job.lane] = lanes.get(job.lane, 0) + 1
+        values = {
+            "queue": self.queue,
+            "lanes": list(lanes),
+            "in_hand": list(lanes.values()),
+            "total": sum(lanes.values()),
+            "limit": self._limits.jobs,
+            "lane_limit": self._limits.per_lane,
+            "lease": self._limits.lease,
+            "token": uuid.uuid4(),
+        }
+        async with self._pool.connection() as connection:
+            rows = await (await connection.execute(SQL["claim"], values)).fetchall()
+        return [Job(*row) for row in rows]
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[Job]:
+        """Write verdicts and what they tell of the lanes, in one transaction; the jobs that weren't ours any more."""
+        async with self._pool.connection() as connection:
+            missed = await self._write(connection, settlements)
+            # Missed once may be a row that somebody changed in the same moment; twice, it isn't ours.
+            lost = await self._write(connection, missed) if missed else []
+            gone = {(job.stream, job.seq) for job, _ in lost}
+            await self._lanes(connection, [s for s in settlements if (s[0].stream, s[0].seq) not in gone])
+        return [job for job, _ in lost]
+
+    async def _write(self, connection: Connection, settlements: Sequence[Settlement]) -> list[Settlement]:
+        values = self._keys([job for job, _ in settlements]) | {
+            "states": [verdict.state.value for _, verdict in settlements],
+            "delays": [float(verdict.delay) for _, verdict in settlements],
+            "burnt": [verdict.burnt for _, verdict in settlements],
+            "errors": [storable(verdict.error) for _, verdict in settlements],
+        }
+        rows = await (await connection.execute(SQL["settle"], values)).fetchall()
+        ours = {(stream, seq) for stream, seq in rows}
+        return [settlement for settlement in settlements if (settlement[0].stream, settlement[0].seq) not in ours]
+
+    async def settle_one(self, job: Job, verdict: Verdict) -> None:
+        """Write one verdict. Raises LeaseLost where another worker may hold the job."""
+        if await self.settle([(job, verdict)]):
+            raise LeaseLost(f"{job.queue} {job.stream} {job.name}: the lease ran out before the outcome was written")
+
+    async def extend(self, jobs: Sequence[Job]) -> set[tuple[str, int]]:
+        """Extend leases; the jobs (stream, seq) that are still ours."""
+        values = self._keys(jobs) | {"lease": self._limits.lease}
+        async with self._pool.connection() as connection:
+            rows = await (await connection.execute(SQL["extend"], values)).fetchall()
+        return {(stream, seq) for stream, seq in rows}
+
+    async def park(self) -> None:
+        """Move what waits behind a later job out of the claim's way."""
+        await self._execute("park")
+
+    async def pause(self, lane: str, reason: str) -> None:
+        """Stop a lane until somebody resumes it."""
+        await self._execute("pause", lane=lane, reason=reason)
+
+    async def resume(self, lanes: Sequence[str]) -> list[str]:
+        """Let lanes go on, with closed breakers, and wake the workers; those that had stopped."""
+        async with self._pool.connection() as connection:
+            found = await connection.execute(SQL["resume"], {"queue": self.queue, "lanes": list(lanes)})
+            rows = await found.fetchall()
+            await connection.execute(SQL["notify"], {"channel": channel(self.queue)})
+        return [lane for (lane,) in rows]
+
+    async def paused_for(self, reason: str) -> list[str]:
+        """The lanes paused for exactly this reason."""
+        async with self._pool.connection() as connection:
+            found = await connection.execute(SQL["paused_for"], {"queue": self.queue, "reason": reason})
+            return [lane for (lane,) in await found.fetchall()]
+
+    async def revive(self) -> None:
+        """After trouble: replace the pool's dead connections at once, not one failure each."""
+        await self._pool.check()
+
+    async def release(self) -> None:
+        """Let go what was held until the log's end was reached."""
+        await self._execute("release")
+
+    async def _execute(self, name: str, **values: Any) -> None:
+        async with self._pool.connection() as connection:
+            await connection.execute(SQL[name], {"queue": self.queue, **values})
+
+    def _keys(self, jobs: Sequence[Job]) -> dict[str, Any]:
+        return {
+            "queue": self.queue,
+            "streams": [job.stream for job in jobs],
+            "seqs": [job.seq for job in jobs],
+            "tokens": [job.token for job in jobs],
+        }
+
+    async def _lanes(self, connection: Connection, settlements: Sequence[Settlement]) -> None:
+        failing: dict[str, list[Lane]] = {}
+        for job, verdict in settlements:
+            if verdict.lane in (Lane.FAILING, Lane.BROKEN):
+                failing.setdefault(job.lane, []).append(verdict.lane)
+            if verdict.pause:
+                values = {"queue": self.queue, "lane": job.lane, "reason": verdict.pause}
+                await connection.execute(SQL["pause"], values)
+        healthy = {job.lane for job, verdict in settlements if verdict.lane is Lane.HEALTHY}
+        await self._tell(connection, failing, healthy)
+
+    async def tell(self, failing: Mapping[str, Sequence[Lane]], healthy: Collection[str]) -> None:
+        """What is news of lanes, where no job brings it."""
+        async with self._pool.connection() as connection:
+            await self._tell(connection, failing, healthy)
+
+    async def _tell(
+        self, connection: Connection, failing: Mapping[str, Sequence[Lane]], healthy: Collection[str]
+    ) -> None:
+        if failing:
+            await self._trip(connection, failing)
+        if healthy:
+            await connection.execute(SQL["lanes_heal"], {"queue": self.queue, "lanes": sorted(healthy)})
+
+    async def _trip(self, connection: Connection, failing: Mapping[str, Sequence[Lane]]) -> None:
+        values = {"queue": self.queue, "lanes": sorted(failing)}
+        await connection.execute(SQL["lanes_known"], values)
+        rows = await (await connection.execute(SQL["lanes_locked"], values)).fetchall()
+        for lane, failures, trips, open_for in rows:
+            news = failing[lane]
+            now = after_failures(Breaker(failures, trips, open_for), len(news), broken=Lane.BROKEN in news)
+            changed = {"failures": now.failures, "trips": now.trips, "open_for": now.open_for}
+            await connection.execute(SQL["lane_broken"], {"queue": self.queue, "lane": lane, **changed})

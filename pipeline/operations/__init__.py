@@ -1,0 +1,1 @@
+"""Answer an operator's questions and repair what they find."""

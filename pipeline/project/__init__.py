@@ -1,0 +1,1 @@
+"""Write changes into Postgres: the role `mailfold project`."""

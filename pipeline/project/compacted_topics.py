@@ -1,0 +1,95 @@
+"""A topic of one partition in, rows of Postgres out, next offset and all in one transaction.
+
+The projector follows `templates` and `suppressions` beside its own topic, so that there's no role
+more to run.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import psycopg
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
+from psycopg_pool import PoolTimeout
+
+from pipeline.errors import Recoverable
+from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.kafka import append_all, consumer, partition_of
+from pipeline.runtime.ports import Entry
+from topics.codec import Undecodable, decode
+from topics.dead_letters import dead_letter
+from topics.record import Place
+from topics.registry import DEAD_LETTERS, Topic
+
+_BREATH: Final = 1.0
+_GONE: Final = (KafkaError, psycopg.OperationalError, PoolTimeout, Recoverable)
+_PARTITION: Final = 0
+
+logger = logging.getLogger(__name__)
+
+
+class Tables(Protocol):
+    """What a topic becomes."""
+
+    async def next_offset(self, connection: psycopg.AsyncConnection[Any], beginning: int, /) -> int:
+        """Where to read on; the first time ever that is the log's beginning."""
+
+    async def project(
+        self, connection: psycopg.AsyncConnection[Any], expected: int, upto: int, records: Sequence[tuple[int, Any]], /
+    ) -> bool:
+        """Write offsets and records whole; False, and nothing, where the next offset isn't ``expected``."""
+
+
+async def follow(rt: Runtime, topic: Topic, tables: Tables, at_once: int) -> None:
+    """Project the topic until ``rt.stop``, so many records at once; what goes away is waited for."""
+    while not rt.stop.is_set():
+        try:
+            await _follow(rt, topic, tables, at_once)
+        except _GONE as error:
+            logger.warning("%s: %s; beginning again", topic.name, type(error).__name__)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(rt.stop.wait(), _BREATH)
+
+
+async def _follow(rt: Runtime, topic: Topic, tables: Tables, at_once: int) -> None:
+    reader = consumer(rt.settings, fetch_max_wait_ms=250)
+    try:
+        await reader.start()
+        await _read(rt, reader, topic, tables, at_once)
+    finally:
+        await reader.stop()
+
+
+async def _read(rt: Runtime, reader: AIOKafkaConsumer, topic: Topic, tables: Tables, at_once: int) -> None:
+    """Read on until stopped, or until another projector was faster."""
+    partition = partition_of(topic.name, _PARTITION, rt.settings)
+    reader.assign([partition])
+    beginning = (await reader.beginning_offsets([partition]))[partition]
+    async with rt.pool.connection() as connection:
+        at = await tables.next_offset(connection, beginning)
+    reader.seek(partition, at)
+    while not rt.stop.is_set():
+        records = (await reader.getmany(partition, timeout_ms=250, max_records=at_once)).get(partition, [])
+        if not records:
+            continue
+        found = await _decoded(rt, topic, records)
+        async with rt.pool.connection() as connection:
+            if not await tables.project(connection, at, records[-1].offset + 1, found):
+                return
+        at = records[-1].offset + 1
+
+
+async def _decoded(rt: Runtime, topic: Topic, records: list[Any]) -> list[tuple[int, Any]]:
+    found: list[tuple[int, Any]] = []
+    for record in records:
+        try:
+            found.append((record.offset, decode(topic, record.value)))
+        except Undecodable as error:
+            source = Place(topic=topic.name, partition=record.partition, offset=record.offset)
+            what = {"role": "project", "key": record.key, "value": record.value}
+            letter = dead_letter(source, rt.clock(), "undecodable", str(error), **what)
+            await append_all(rt.log, [Entry(DEAD_LETTERS, None, letter)])
+    return found

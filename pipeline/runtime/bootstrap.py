@@ -1,0 +1,81 @@
+"""The composition root: settings in, a running role's world out; the only place that wires."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import uuid_utils
+
+from pipeline.errors import BadSettings
+from pipeline.runtime import crashpoints
+from pipeline.runtime.database import Pool, database
+from pipeline.runtime.kafka import KafkaLog, kafka_log
+from pipeline.runtime.ports import Clock, NewId
+from pipeline.runtime.watchdog import Watchdog, watching
+from pipeline.settings import Settings
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a role gets: everything from outside, opened; closed by whoever opened it."""
+
+    settings: Settings
+    log: KafkaLog
+    pool: Pool
+    clock: Clock
+    new_id: NewId
+    stop: asyncio.Event
+    """Set by SIGTERM and SIGINT: finish what is in hand and return."""
+    watchdog: Watchdog | None = None
+    """Measures a role's event loop; a command has none."""
+
+
+def wall_clock() -> int:
+    """Now, in milliseconds since the Unix epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def fresh_id() -> str:
+    """A UUIDv7."""
+    return str(uuid_utils.uuid7())
+
+
+def configure_logging(settings: Settings) -> None:
+    """One line per event on standard error. No address, no content: that is each caller's duty."""
+    logging.basicConfig(
+        level=settings.log_level,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)-7s %(name)s %(message)s",
+        force=True,
+    )
+    for chatty in ("aiokafka", "faust", "mode", "httpx", "psycopg.pool", "mail.log", "asyncio"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
+
+
+def require(settings: Settings) -> None:
+    """Raise BadSettings unless a role can run with these."""
+    if not settings.kafka_bootstrap:
+        raise BadSettings("KAFKA_BOOTSTRAP: missing; `mailfold up` starts a Kafka of its own, other roles need yours")
+    if len(settings.secret.get_secret_value()) < 32:
+        raise BadSettings("MAILFOLD_SECRET: at least 32 characters; the same for every role")
+    if 0 < len(settings.secret_previous.get_secret_value()) < 32:
+        raise BadSettings("MAILFOLD_SECRET_PREVIOUS: at least 32 characters, or empty; the same for every role")
+
+
+@contextlib.asynccontextmanager
+async def runtime(settings: Settings, *, pool_size: int = 4, role: str = "") -> AsyncIterator[Runtime]:
+    """Open everything a role needs, in order; close it in reverse. A named role's event loop is watched."""
+    require(settings)
+    configure_logging(settings)
+    crashpoints.arm(settings)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with database(settings, size=pool_size) as pool, kafka_log(settings) as log:
+        with watching(role) if role else contextlib.nullcontext() as watchdog:
+            yield Runtime(settings, log, pool, wall_clock, fresh_id, stop, watchdog)

@@ -1,0 +1,149 @@
+"""One process at a time reads topics into Postgres: a lock, a reader's positions and their fencing.
+
+Postgres gives the lock to one session and takes it back when that ends or falls silent. What a
+reader writes, it writes in one transaction with its next offsets, and only from the offsets it
+knew: a frozen predecessor's batch fails whole.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, LiteralString
+
+import psycopg
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+from psycopg_pool import PoolTimeout
+
+from pipeline.errors import LeaseLost, Recoverable, Refused
+from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.ports import Entry
+from projections.sql import Queries
+from topics.dead_letters import dead_letter
+from topics.record import Place
+from topics.registry import DEAD_LETTERS, Topic
+
+logger = logging.getLogger(__name__)
+
+STANDBY: Final = 1.0
+"""Seconds between a standby's tries to become the reader."""
+PING: Final = 3.0
+"""Seconds between signs of life; Postgres waits ten."""
+ENDING: Final = 5.0
+"""Seconds that a cancelled reader gets to let go of its connections, of the ten that a role has after SIGTERM. One that
+is left behind harms nobody: what it still wrote would be fenced by the offsets."""
+_SILENCE: LiteralString = "set idle_session_timeout = '10s'"
+_LOCK: LiteralString = "select pg_try_advisory_lock(hashtext(%s), 0)"
+
+
+async def lead(rt: Runtime, name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Do ``work`` whenever this process is the one that may, until ``rt.stop``; what goes wrong is begun again.
+
+    ``name`` is the lock's, the same in every process.
+    """
+    while not rt.stop.is_set():
+        try:
+            async with _leading(rt, name) as leading:
+                if leading:
+                    await _until_any(work(), rt.stop.wait(), _ping(leading))
+        except (psycopg.Error, PoolTimeout, KafkaError, OSError, Recoverable) as error:
+            logger.warning("%s: %s: %s; beginning again", name, type(error).__name__, error)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STANDBY):
+                await rt.stop.wait()
+
+
+@contextlib.asynccontextmanager
+async def alone(rt: Runtime, name: str) -> AsyncIterator[None]:
+    """Hold the lock of a command that only one process may run at a time. Raises Refused where another runs it."""
+    url = rt.settings.database_url.get_secret_value()
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=5) as connection:
+        row = await (await connection.execute(_LOCK, (f"mailfold.{name}",))).fetchone()
+        if row is None or not row[0]:
+            raise Refused(f"another {name} is under way")
+        yield
+
+
+class Positions:
+    """How far the topics are read: in memory, and in the table that ``sql`` names.
+
+    ``sql`` has three queries, alike for every such table: next_offsets, begin_partition, advance.
+    """
+
+    def __init__(self, rt: Runtime, topics: Sequence[Topic], sql: Queries) -> None:
+        self._rt, self._sql = rt, sql
+        self.topics = {rt.settings.topic(topic.name): topic for topic in topics}
+        """By their name on the cluster."""
+        self.next: dict[TopicPartition, int] = {}
+
+    async def known(self) -> dict[TopicPartition, int]:
+        """What the table says."""
+        async with self._rt.pool.connection() as connection:
+            rows = await (await connection.execute(self._sql["next_offsets"])).fetchall()
+        prefix = self._rt.settings.topic
+        return {TopicPartition(prefix(topic), partition): offset for topic, partition, offset in rows}
+
+    async def begin(self, places: Sequence[TopicPartition]) -> None:
+        """Let the table know partitions that nobody read before."""
+        async with self._rt.pool.connection() as connection:
+            values = self._columns(places) | {"offsets": [self.next[place] for place in places]}
+            await connection.execute(self._sql["begin_partition"], values)
+
+    async def advance(self, connection: psycopg.AsyncConnection[Any], upto: Mapping[TopicPartition, int]) -> None:
+        """Move on, in the transaction that writes what was read. Raises LeaseLost where somebody else did."""
+        values = self._columns(list(upto)) | {
+            "expected": [self.next[place] for place in upto],
+            "upto": list(upto.values()),
+        }
+        moved = await connection.execute(self._sql["advance"], values)
+        if moved.rowcount != len(upto):
+            raise LeaseLost("another dispatcher reads the log now")
+
+    def letter(self, record: Any, why: str) -> Entry:
+        """A record that is none of ours, for the dead letters."""
+        source = Place(topic=self.topics[record.topic].name, partition=record.partition, offset=record.offset)
+        what = {"role": "dispatch", "key": record.key, "value": record.value}
+        letter = dead_letter(source, self._rt.clock(), "undecodable", why, **what)
+        logger.error("%s is no record of ours; it went to the dead letters", source)
+        return Entry(DEAD_LETTERS, None, letter)
+
+    def _columns(self, places: Sequence[TopicPartition]) -> dict[str, Any]:
+        return {
+            "topics": [self.topics[place.topic].name for place in places],
+            "partitions": [place.partition for place in places],
+        }
+
+
+@contextlib.asynccontextmanager
+async def _leading(rt: Runtime, name: str) -> AsyncIterator[psycopg.AsyncConnection[Any] | None]:
+    """A session that holds the lock; None while another process has it."""
+    url = rt.settings.database_url.get_secret_value()
+    connection = await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=5)
+    async with connection:
+        await connection.execute(_SILENCE)
+        row = await (await connection.execute(_LOCK, (name,))).fetchone()
+        yield connection if row is not None and row[0] else None
+
+
+async def _ping(connection: psycopg.AsyncConnection[Any]) -> None:
+    while True:
+        await asyncio.sleep(PING)
+        await connection.execute("select 1")
+
+
+async def _until_any(*awaitables: Awaitable[Any]) -> None:
+    """Run all until one ends; the others are cancelled, an error is raised."""
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    try:
+        first, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        ended, left = await asyncio.wait(tasks, timeout=ENDING)
+        for task in ended:
+            task.cancelled() or task.exception()  # heard of, whatever it was
+        if left:
+            logger.error("a reader does not end within %s s; it is left behind", ENDING)
+    for task in first:
+        task.result()

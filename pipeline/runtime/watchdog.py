@@ -1,0 +1,131 @@
+"""Measures how late a role's event loop is, and logs what blocked it; every role starts one, in bootstrap or by itself.
+
+A beat on the loop, ten times a second, measures its own delay. A thread of its own, which a blocked loop can't
+stop, looks whether the beat comes, and samples the loop's stack while it does not. Only places in the source are
+logged, never values. A pattern of `re` holds the GIL: the sample is then taken when it ends, which is still in or
+right behind the function that called it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+BEAT_INTERVAL_S: Final = 0.1
+STALL_S: Final = 0.2
+"""Longer without a beat is a stall: it is counted, and logged with what ran."""
+REPORT_AFTER_S: Final = 5.0
+"""A stall that lasts is logged before it ends, then again after twice the time each: it may never end."""
+MAX_FRAMES: Final = 4
+MAX_SAMPLES: Final = 50
+
+_ROOT: Final = str(Path(__file__).parents[2]) + "/"
+_OWN: Final = tuple(f"{_ROOT}{package}/" for package in ("pipeline", "projections", "topics"))
+
+log = logging.getLogger("mailfold.watchdog")
+
+Listener = Callable[[float, bool], None]
+"""Called at each beat, on the loop, with the seconds it came late and whether that was a stall."""
+
+
+class Watchdog:
+    """Measures one event loop's lag and logs its stalls."""
+
+    def __init__(self, role: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._role = role
+        self._loop = loop
+        self._listener: Listener | None = None
+        self._thread_id = threading.get_ident()
+        self._running = threading.Lock()
+        self._beaten_at = time.monotonic()
+        self._cpu_at = time.thread_time()
+        self._samples: Counter[str] = Counter()
+        self._timer: asyncio.TimerHandle | None = None
+        self._watcher = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def listen(self, listener: Listener) -> None:
+        """Call this listener at each beat."""
+        self._listener = listener
+
+    def start(self) -> None:
+        """Start the beat and the thread; call it on the loop's own thread."""
+        self._timer = self._loop.call_later(BEAT_INTERVAL_S, self._beat)
+        self._running.acquire()
+        self._watcher.start()
+
+    def stop(self) -> None:
+        """Stop the beat and the thread."""
+        self._running.release()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._watcher.join(1.0)
+
+    def _beat(self) -> None:
+        now, cpu = time.monotonic(), time.thread_time()
+        gap = now - self._beaten_at
+        stalled = gap > STALL_S
+        if stalled:
+            self._report("event loop was blocked", gap, cpu - self._cpu_at)
+        self._beaten_at, self._cpu_at = now, cpu
+        if self._listener is not None:
+            self._listener(max(0.0, gap - BEAT_INTERVAL_S), stalled)
+        self._timer = self._loop.call_later(BEAT_INTERVAL_S, self._beat)
+
+    def _report(self, what: str, seconds: float, cpu_seconds: float | None) -> None:
+        # Little CPU of its own in a long stall: the machine was busy with others, or the process was frozen.
+        samples, self._samples = self._samples, Counter()
+        place = samples.most_common(1)[0][0] if samples else "not sampled"
+        cpu = "unknown" if cpu_seconds is None else f"{cpu_seconds:.3f}"
+        log.warning(
+            "%s: role=%s seconds=%.3f cpu_seconds=%s samples=%d at=%s",
+            *(what, self._role, seconds, cpu, samples.total(), place),
+        )
+
+    def _watch(self) -> None:
+        report_after = REPORT_AFTER_S
+        # A lock that is free only when all ends costs a third of what an Event does, and this wakes all day long.
+        while not self._running.acquire(timeout=max(BEAT_INTERVAL_S, self._beaten_at + STALL_S - time.monotonic())):
+            blocked = time.monotonic() - self._beaten_at
+            if blocked < STALL_S:
+                report_after = REPORT_AFTER_S
+                continue
+            frame = sys._current_frames().get(self._thread_id)
+            if frame is not None and self._samples.total() < MAX_SAMPLES:
+                self._samples[own_frames(frame)] += 1
+            if blocked >= report_after:
+                report_after *= 2
+                self._report("event loop is still blocked", blocked, None)
+
+
+def own_frames(frame: FrameType | None) -> str:
+    """The innermost frames of our own code, innermost first; the innermost of all where none is ours."""
+    own: list[str] = []
+    innermost = frame
+    while frame is not None and len(own) < MAX_FRAMES:
+        if frame.f_code.co_filename.startswith(_OWN):
+            own.append(_place(frame))
+        frame = frame.f_back
+    return " < ".join(own) or (_place(innermost) if innermost is not None else "nowhere")
+
+
+def _place(frame: FrameType) -> str:
+    code = frame.f_code
+    return f"{code.co_filename.removeprefix(_ROOT)}:{frame.f_lineno} {code.co_qualname}"
+
+
+@contextlib.contextmanager
+def watching(role: str) -> Iterator[Watchdog]:
+    """Watch the running event loop until the end of the block."""
+    watchdog = Watchdog(role, asyncio.get_running_loop())
+    watchdog.start()
+    try:
+        yield watchdog
+    finally:
+        watchdog.stop()

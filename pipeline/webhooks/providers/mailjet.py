@@ -1,0 +1,114 @@
+"""Mailjet's Event API: a request of one event or many in, one DeliveryEvent per event out.
+
+https://dev.mailjet.com/email/guides/webhooks/
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from pipeline.errors import Unrecognised
+from pipeline.webhooks import signatures, status_codes, timestamps
+from pipeline.webhooks.base import UNCORRELATED, Context, Incoming
+from pipeline.webhooks.bounces import classify
+from pipeline.webhooks.fields import Fields, embedded, split_events
+from pipeline.webhooks.redaction import hide_all, hider, native_strictly
+from topics import ids
+from topics.events import BounceClass, DeliveryEvent, EventKind
+
+HORIZON_S: Final = 24 * 60 * 60
+"""Every 30 seconds, for 24 hours."""
+
+KINDS: Final = {
+    "sent": EventKind.DELIVERED,  # "the destination SMTP server has accepted the message"
+    "open": EventKind.OPENED,
+    "click": EventKind.CLICKED,
+    "bounce": EventKind.BOUNCED,
+    "blocked": EventKind.DROPPED,
+    "spam": EventKind.COMPLAINED,
+    "unsub": EventKind.UNSUBSCRIBED,
+}
+
+# Errors that make another thing of a bounce or a block: the message was at fault, or Mailjet itself.
+KINDS_OF_ERRORS: Final = {
+    "bad or empty template": EventKind.FAILED,
+    "error in template language": EventKind.FAILED,
+    "system issue": EventKind.FAILED,
+    "protocol issue": EventKind.FAILED,
+    "connection issue": EventKind.FAILED,
+    "greylisted": EventKind.DEFERRED,  # "Delivery will be re-attempted."
+}
+
+# Errors that are no fault of the address, whatever `hard_bounce` says; under any other, that flag decides.
+CLASSES: Final = {
+    "quota exceeded": BounceClass.SOFT,  # "a non-permanent error"
+    "relay/access denied": BounceClass.SOFT,
+    "sender blocked": BounceClass.SOFT,
+    "content blocked": BounceClass.SOFT,
+    "policy issue": BounceClass.SOFT,
+    "greylisted": BounceClass.SOFT,
+}
+
+_PERSONAL: Final = frozenset({"email", "ip"})
+_VERBATIM: Final = frozenset({"url"})
+_WHAT_MAKES_IT_ONE: Final = ("MessageID", "Message_GUID", "event", "email", "time", "url")
+
+
+def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
+    """Raise Forged unless the request brings the password; Mailjet signs nothing, so nothing gets stale."""
+    signatures.require_basic(incoming, keys)
+
+
+def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
+    """The events: an array, or a bare object where events aren't grouped. Raises Unrecognised."""
+    return split_events(body)
+
+
+def normalize(event: bytes, context: Context) -> DeliveryEvent:
+    """One event in our words, with its own words beside them and without any address."""
+    fields = Fields.read(event)
+    name = fields.text("event")
+    if not name:
+        raise Unrecognised("an object without `event`")
+    # Some bounces carry the error in the field for what it relates to, and none in its own.
+    related, error = fields.text("error_related_to"), fields.text("error")
+    kind = _kind(fields, (error or related).lower())
+    text = fields.text("comment") or fields.text("smtp_reply")
+    code, enhanced = status_codes.reply_code(text), status_codes.enhanced_code(text)
+    hide = hider([fields.text("email")])
+    return DeliveryEvent(
+        email_id=embedded(fields.text("Payload"), fields.text("CustomID")) or UNCORRELATED,
+        event_id=ids.event_id("mailjet", context.provider, *(fields.text(part) for part in _WHAT_MAKES_IT_ONE)),
+        kind=kind,
+        occurred_at=timestamps.of_event(timestamps.from_seconds, fields.text("time"), kind, context.received_at),
+        recorded_at=context.received_at,
+        provider=context.provider,
+        bounce_class=classify.of_webhook(_bounce_class(fields, (error or related).lower()), code, enhanced, text)
+        if kind is EventKind.BOUNCED
+        else None,
+        bounce_type=related,
+        bounce_subtype=error,
+        code=code,
+        enhanced=enhanced,
+        text=hide_all(hide(text)),
+        url=hide(fields.text("url")),
+        user_agent=hide(fields.text("agent")),
+        provider_message_id=_message_id(fields),
+        native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+    )
+
+
+def _kind(fields: Fields, error: str) -> EventKind:
+    kind = KINDS.get(fields.text("event"), EventKind.UNKNOWN)
+    if kind not in (EventKind.BOUNCED, EventKind.DROPPED):
+        return kind
+    found = KINDS_OF_ERRORS.get(error, kind)
+    return kind if found is EventKind.DEFERRED and fields.true("hard_bounce") else found
+
+
+def _bounce_class(fields: Fields, error: str) -> BounceClass:
+    return CLASSES.get(error, BounceClass.HARD if fields.true("hard_bounce") else BounceClass.SOFT)
+
+
+def _message_id(fields: Fields) -> str:
+    """The GUID is what its SMTP server calls a message that it queues; the number is what its API calls it, too."""
+    return fields.text("Message_GUID") or fields.text("MessageID")

@@ -1,0 +1,119 @@
+"""Mailtrap's webhooks: a signed batch of events, as JSON or JSON Lines, in; one DeliveryEvent per event out.
+
+https://docs.mailtrap.io/email-api-smtp/advanced/webhooks
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from pipeline.errors import Unrecognised
+from pipeline.webhooks import signatures, status_codes, timestamps
+from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
+from pipeline.webhooks.bounces import classify
+from pipeline.webhooks.fields import Fields
+from pipeline.webhooks.redaction import hide_all, hider, native_strictly
+from topics import ids
+from topics.events import BounceClass, DeliveryEvent, EventKind
+
+SIGNATURE_HEADER: Final = "Mailtrap-Signature"
+HORIZON_S: Final = 24 * 60 * 60
+"""40 times every 5 minutes for mail that was sent; up to 24 hours for mail that came in."""
+
+KINDS: Final = {
+    "delivery": EventKind.DELIVERED,
+    "soft bounce": EventKind.DEFERRED,  # "The delivery will be attempted 10 more times."
+    "suspension": EventKind.DEFERRED,  # until a domain is verified or a limit is over; then a delivery or a reject
+    "bounce": EventKind.BOUNCED,
+    "reject": EventKind.DROPPED,
+    "spam": EventKind.COMPLAINED,
+    "unsubscribe": EventKind.UNSUBSCRIBED,
+    "open": EventKind.OPENED,
+    "click": EventKind.CLICKED,
+}
+
+# What a bounce says about the address: https://docs.mailtrap.io/email-api-smtp/bounce-categorization
+# Without a category, or with one unheard of, the server's codes decide.
+CLASSES: Final = {
+    "badrecipient": BounceClass.HARD,
+    "badsender": BounceClass.SOFT,
+    "block": BounceClass.SOFT,
+    "content": BounceClass.SOFT,
+    "dnsfail": BounceClass.SOFT,
+    "generalfail": BounceClass.SOFT,
+    "greylisting": BounceClass.SOFT,
+    "other": BounceClass.SOFT,
+    "overquota": BounceClass.SOFT,
+    "relayfail": BounceClass.SOFT,
+    "serverfail": BounceClass.SOFT,
+    "serverpolicy": BounceClass.SOFT,
+    "spam": BounceClass.SOFT,
+    "spam_gmail": BounceClass.SOFT,
+    "timeout": BounceClass.SOFT,
+    "transientfail": BounceClass.SOFT,
+    "verifyfail": BounceClass.SOFT,
+}
+
+INBOUND: Final = "inbound."
+"""So begin the events of mail that came in; its ids are none of ours."""
+
+_PERSONAL: Final = frozenset({"email", "ip", "actor", "resource", "changes", "from", "sender_name", "subject"})
+_VERBATIM: Final = frozenset({"url"})
+
+
+def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
+    """Raise Forged unless the body was signed with one of ``keys``; no time is signed, so nothing gets stale."""
+    signatures.require_signed_body(incoming, SIGNATURE_HEADER, keys)
+
+
+def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
+    """The events of `{"events": […]}` or of a line each; one bad line spoils no other. Raises Unrecognised."""
+    try:
+        whole = Fields.read(body)
+    except Unrecognised:
+        lines = [line for line in body.splitlines() if line.strip()]
+        if len(lines) < 2 or not lines[0].lstrip().startswith(b"{"):
+            raise
+        return lines
+    return whole.items("events") if "events" in whole.raw else [body]
+
+
+def normalize(event: bytes, context: Context) -> DeliveryEvent:
+    """One event in our words, with its own words beside them and without any address."""
+    fields = Fields.read(event)
+    name, text = fields.text("event"), fields.text("response") or fields.text("reason")
+    if not name:
+        raise Unrecognised("an object without `event`")
+    kind = KINDS.get(name, EventKind.UNKNOWN)
+    hide = hider([fields.text("email")])
+    return DeliveryEvent(
+        email_id=fields.email_id("custom_variables", EMAIL_ID_KEY) or UNCORRELATED,
+        event_id=_event_id(fields, context),
+        kind=kind,
+        occurred_at=timestamps.of_event(timestamps.from_seconds, fields.text("timestamp"), kind, context.received_at),
+        recorded_at=context.received_at,
+        provider=context.provider,
+        bounce_class=_bounce_class(fields) if kind is EventKind.BOUNCED else None,
+        bounce_type=name if "bounce" in name else "",
+        bounce_subtype=fields.text("bounce_category"),
+        code=status_codes.reply_code(fields.text("response_code"), text),
+        enhanced=status_codes.enhanced_code(text),
+        text=hide_all(hide(text)),
+        url=hide(fields.text("url")),
+        user_agent=hide(fields.text("user_agent")),
+        provider_message_id="" if name.startswith(INBOUND) else fields.text("message_id"),
+        native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+    )
+
+
+def _bounce_class(fields: Fields) -> BounceClass:
+    said = " ".join((fields.text("response_code"), fields.text("response")))
+    told, found = CLASSES.get(fields.text("bounce_category").lower()), classify.judge("", said)
+    return found.bounce_class if told is None else classify.of_webhook(told, found.code, found.enhanced, said)
+
+
+def _event_id(fields: Fields, context: Context) -> str:
+    given = fields.text("event_id")
+    if given:
+        return f"mailtrap:{given}"
+    parts = ("message_id", "event", "email", "timestamp", "url", "description")
+    return ids.event_id("mailtrap", context.provider, *(fields.text(part) for part in parts))

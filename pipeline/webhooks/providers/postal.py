@@ -1,0 +1,131 @@
+"""Postal's webhooks: one event, signed by the installation's key, in; one DeliveryEvent out.
+
+https://docs.postalserver.io/developer/webhooks
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA1, SHA256
+
+from pipeline.errors import Forged, Unrecognised
+from pipeline.webhooks import signatures, status_codes, timestamps
+from pipeline.webhooks.base import UNCORRELATED, Context, Incoming
+from pipeline.webhooks.bounces import classify
+from pipeline.webhooks.fields import Fields, embedded, split_object
+from pipeline.webhooks.keys import readable, rsa_key
+from pipeline.webhooks.redaction import hide_all, hider, native_strictly
+from topics import ids
+from topics.events import BounceClass, DeliveryEvent, EventKind
+from topics.record import EmailId
+
+SIGNATURE_HEADER: Final = "X-Postal-Signature-256"
+OLD_SIGNATURE_HEADER: Final = "X-Postal-Signature"
+HORIZON_S: Final = 36 * 60
+"""After 2, 3, 6, 10 and 15 minutes."""
+
+KINDS: Final = {
+    "MessageSent": EventKind.DELIVERED,
+    "MessageDelayed": EventKind.DEFERRED,
+    "MessageDeliveryFailed": EventKind.FAILED,
+    "MessageHeld": EventKind.QUEUED,
+    "MessageBounced": EventKind.BOUNCED,
+    "MessageLinkClicked": EventKind.CLICKED,
+    "MessageLoaded": EventKind.OPENED,
+}
+SUPPRESSED: Final = "is on the suppression list"
+"""So it says why it holds a message that it will not send."""
+
+_PERSONAL: Final = frozenset({"to", "from", "subject", "ip_address"})
+_VERBATIM: Final = frozenset({"url", "message_id"})
+
+
+def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
+    """Raise Forged unless the body was signed by the holder of one of ``keys``.
+
+    RSA (PKCS#1 v1.5) with SHA-256; Postal before version 3 has SHA-1 only. A key is base64 DER, as
+    `postal default-dkim-record` shows it after `p=`, or PEM. No time is signed, so nothing gets stale; each event has
+    an id, so that a repeat changes nothing.
+    """
+    new = incoming.headers.get(SIGNATURE_HEADER.lower(), "")
+    signature = signatures.from_base64(new or signatures.header(incoming, OLD_SIGNATURE_HEADER))
+    algorithm = SHA256() if new else SHA1()  # noqa: S303 - a second preimage of SHA-1 is out of anybody's reach
+    if not any(_signed_by(key, signature, incoming.body, algorithm) for key in readable(rsa_key, keys)):
+        raise Forged("the webhook's signature is not its provider's")
+
+
+def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
+    """One request, one event. Raises Unrecognised."""
+    return split_object(body)
+
+
+def normalize(event: bytes, context: Context) -> DeliveryEvent:
+    """One event in our words, with its own words beside them and without any address."""
+    fields = Fields.read(event)
+    name, payload = fields.text("event"), fields.object("payload")
+    if not name:
+        raise Unrecognised("an object without `event`")
+    message = payload.object("original_message" if "original_message" in payload.raw else "message")
+    ours = message.text("direction") != "incoming"
+    details, output = payload.text("details"), payload.text("output")
+    code = status_codes.reply_code(output)
+    kind = _kind(name, details, code) if ours else EventKind.UNKNOWN
+    hide = hider([message.text("to")])
+    return DeliveryEvent(
+        email_id=_email_id(message, context) if ours else UNCORRELATED,
+        event_id=_event_id(fields, context),
+        kind=kind,
+        occurred_at=timestamps.of_event(
+            timestamps.from_seconds, payload.text("timestamp") or fields.text("timestamp"), kind, context.received_at
+        ),
+        recorded_at=context.received_at,
+        provider=context.provider,
+        bounce_class=_bounce_class(name, output) if kind is EventKind.BOUNCED else None,
+        bounce_type=payload.text("status"),
+        code=code,
+        enhanced=status_codes.enhanced_code(output),
+        text=hide_all(hide(output.strip() or details)),
+        url=hide(payload.text("url")),
+        user_agent=hide(payload.text("user_agent")),
+        provider_message_id=message.text("id") if ours else "",
+        native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+    )
+
+
+def _signed_by(key: rsa.RSAPublicKey, signature: bytes, body: bytes, algorithm: SHA1 | SHA256) -> bool:
+    try:
+        key.verify(signature, body, padding.PKCS1v15(), algorithm)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _kind(name: str, details: str, code: int) -> EventKind:
+    """A failure is a bounce where the recipient's server refused; otherwise Postal could not send or gave up."""
+    kind = KINDS.get(name, EventKind.UNKNOWN)
+    if kind is EventKind.FAILED and code >= 500:
+        return EventKind.BOUNCED
+    if kind is EventKind.QUEUED and SUPPRESSED in details:
+        return EventKind.DROPPED
+    return kind
+
+
+def _bounce_class(name: str, output: str) -> BounceClass:
+    """Postal tells that a mail came back and not what it said, so that it proves nothing against the address."""
+    return BounceClass.SOFT if name == "MessageBounced" else classify.judge("", output).bounce_class
+
+
+def _email_id(message: Fields, context: Context) -> EmailId:
+    """Postal leaves our Message-ID as it is."""
+    known = context.proofs.message_id(f"<{message.text('message_id')}>")
+    return known or embedded(message.text("tag")) or UNCORRELATED
+
+
+def _event_id(fields: Fields, context: Context) -> str:
+    given = fields.text("uuid")
+    if given:
+        return f"postal:{given}"
+    parts = (("event",), ("timestamp",), ("payload", "message", "id"), ("payload", "original_message", "id"))
+    return ids.event_id("postal", context.provider, *(fields.text(*part) for part in parts))

@@ -1,0 +1,149 @@
+"""Resend's webhooks, which Svix delivers: one signed event in, one DeliveryEvent out.
+
+https://resend.com/docs/webhooks/event-types
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from pipeline.errors import Forged, Unrecognised
+from pipeline.webhooks import signatures, status_codes, timestamps
+from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
+from pipeline.webhooks.bounces import classify
+from pipeline.webhooks.fields import Fields, split_object
+from pipeline.webhooks.keys import readable, svix_secret
+from pipeline.webhooks.redaction import ADDRESS, hide_all, hider, native_strictly
+from topics import ids
+from topics.events import BounceClass, DeliveryEvent, EventKind
+from topics.record import EmailId
+
+HORIZON_S: Final = 28 * 60 * 60
+"""The eighth and last attempt comes 27.6 hours after the first; each is signed with a time of its own."""
+
+KINDS: Final = {
+    "email.scheduled": EventKind.QUEUED,
+    "email.sent": EventKind.SENT,
+    "email.delivered": EventKind.DELIVERED,
+    "email.delivery_delayed": EventKind.DEFERRED,
+    "email.bounced": EventKind.BOUNCED,
+    "email.complained": EventKind.COMPLAINED,
+    "email.suppressed": EventKind.DROPPED,
+    "email.failed": EventKind.FAILED,
+    "email.opened": EventKind.OPENED,
+    "email.clicked": EventKind.CLICKED,
+}
+
+# https://resend.com/docs/dashboard/emails/email-bounces; its webhook's page says Temporary for Transient.
+CLASSES: Final = {
+    "Permanent": BounceClass.HARD,
+    "Transient": BounceClass.SOFT,
+    "Temporary": BounceClass.SOFT,
+    "Undetermined": BounceClass.SOFT,
+}
+SUPPRESSED: Final = ("Suppressed", "OnAccountSuppressionList")
+"""Bounces that never left: Resend did not try."""
+
+_PERSONAL: Final = frozenset(
+    {"from", "to", "cc", "bcc", "reply_to", "received_for", "email", "first_name", "last_name"}
+    | {"subject", "headers", "attachments", "ipAddress"}
+)
+_VERBATIM: Final = frozenset({"link", "message_id"})
+
+
+def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
+    """Raise Forged unless the body was signed with one of ``keys`` (`whsec_…`), at most ``max_age_s`` ago.
+
+    HMAC-SHA256 of id, time and body with dots between; the header holds a signature for each of the sender's
+    secrets while they rotate. https://docs.svix.com/receiving/verifying-payloads/how-manual
+    """
+    message_id, timestamp = _header(incoming, "id"), _header(incoming, "timestamp")
+    signed = f"{message_id}.{timestamp}.".encode("latin-1", "replace") + incoming.body
+    wanted = signatures.hmac_sha256(readable(svix_secret, keys), signed)
+    if not any(signatures.equal_to_any(given, wanted) for given in _signatures(_header(incoming, "signature"))):
+        raise Forged("the webhook's signature is not its provider's")
+    signatures.require_fresh(timestamp, now_ms, max_age_s)
+
+
+def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
+    """One request, one event. Raises Unrecognised."""
+    return split_object(body)
+
+
+def normalize(event: bytes, context: Context) -> DeliveryEvent:
+    """One event in our words, with its own words beside them and without any address."""
+    fields = Fields.read(event)
+    name, data = fields.text("type"), fields.object("data")
+    if not name:
+        raise Unrecognised("an object without `type`")
+    bounce_type = data.text("bounce", "type") or data.text("suppressed", "type")
+    subtype = data.text("bounce", "subType")
+    kind = KINDS.get(name, EventKind.UNKNOWN)
+    kind = EventKind.DROPPED if subtype in SUPPRESSED and kind is EventKind.BOUNCED else kind
+    texts = _texts(data)
+    code, enhanced = status_codes.reply_code(*texts), status_codes.enhanced_code(*texts)
+    told = CLASSES.get(bounce_type, BounceClass.SOFT)
+    hide = hider(_recipients(data))
+    return DeliveryEvent(
+        email_id=_email_id(data, context),
+        event_id=_event_id(fields, context),
+        kind=kind,
+        occurred_at=timestamps.of_event(timestamps.from_iso, fields.text("created_at"), kind, context.received_at),
+        recorded_at=context.received_at,
+        provider=context.provider,
+        bounce_class=classify.of_webhook(told, code, enhanced, " ".join(_quoted(data)))
+        if kind is EventKind.BOUNCED
+        else None,
+        bounce_type=bounce_type,
+        bounce_subtype=subtype,
+        code=code,
+        enhanced=enhanced,
+        text=hide_all(hide(texts[0] if texts else "")),
+        url=hide(data.text("click", "link")),
+        user_agent=hide(data.text("click", "userAgent") or data.text("open", "userAgent")),
+        # A suppression names the email that brought it about; a received mail is none that we sent.
+        provider_message_id="" if name == "email.received" else data.text("email_id") or data.text("source_id"),
+        native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+    )
+
+
+def _header(incoming: Incoming, name: str) -> str:
+    """Svix names its headers as it always did, or as https://www.standardwebhooks.com wants them."""
+    return incoming.headers.get(f"webhook-{name}", "") or signatures.header(incoming, f"svix-{name}")
+
+
+def _signatures(header: str) -> list[bytes]:
+    """Those of version 1; others, such as Svix's asymmetric ones, are none that we could check."""
+    return [signatures.from_base64(one[3:]) for one in header.split() if one.startswith("v1,")]
+
+
+def _email_id(data: Fields, context: Context) -> EmailId:
+    """Tags are an object in what Resend sends, and were a list of names and values."""
+    listed = (Fields.read(tag) for tag in data.items("tags") if tag.startswith(b"{"))
+    named = next((tag.email_id("value") for tag in listed if tag.text("name") == EMAIL_ID_KEY), None)
+    ours = data.email_id("tags", EMAIL_ID_KEY) or named
+    return ours or context.proofs.message_id(data.text("message_id")) or UNCORRELATED
+
+
+def _event_id(fields: Fields, context: Context) -> str:
+    given = context.headers.get("svix-id", "") or context.headers.get("webhook-id", "")
+    if given:
+        return f"resend:{hide_all(given)}"
+    parts = (("type",), ("created_at",), ("data", "email_id"), ("data", "id"), ("data", "click", "link"))
+    return ids.event_id("resend", context.provider, *(fields.text(*part) for part in parts))
+
+
+def _recipients(data: Fields) -> list[str]:
+    """Addresses, out of `Name <address>` where there is a name."""
+    shown = [one.decode() for name in ("to", "cc", "bcc") for one in data.items(name)] + [data.text("email")]
+    return [found for one in shown for found in ADDRESS.findall(one)]
+
+
+def _quoted(data: Fields) -> list[str]:
+    """Return the recipient's server's own words."""
+    return data.texts("bounce", "diagnosticCode")
+
+
+def _texts(data: Fields) -> list[str]:
+    """What was said, a mail server's own words first."""
+    paths = (("bounce", "message"), ("suppressed", "message"), ("failed", "reason"))
+    return [text for text in (*_quoted(data), *(data.text(*path) for path in paths)) if text]

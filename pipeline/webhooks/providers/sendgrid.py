@@ -1,0 +1,143 @@
+"""SendGrid's Event Webhook: a signed request in, one DeliveryEvent per event out; also the sandbox's format.
+
+https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/event
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from pipeline.errors import Forged, Unrecognised
+from pipeline.webhooks import signatures, status_codes, timestamps
+from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
+from pipeline.webhooks.bounces import classify
+from pipeline.webhooks.fields import Fields, split_array
+from pipeline.webhooks.keys import p256, readable
+from pipeline.webhooks.redaction import hide_all, hider, native_fields
+from topics import ids
+from topics.events import BounceClass, DeliveryEvent, EventKind
+from topics.record import EmailId
+
+SIGNATURE_HEADER: Final = "X-Twilio-Email-Event-Webhook-Signature"
+TIMESTAMP_HEADER: Final = "X-Twilio-Email-Event-Webhook-Timestamp"
+HORIZON_S: Final = 24 * 60 * 60
+
+KINDS: Final = {
+    "processed": EventKind.QUEUED,
+    "deferred": EventKind.DEFERRED,
+    "delivered": EventKind.DELIVERED,
+    "bounce": EventKind.BOUNCED,
+    "dropped": EventKind.DROPPED,
+    "open": EventKind.OPENED,
+    "click": EventKind.CLICKED,
+    "spamreport": EventKind.COMPLAINED,
+    "unsubscribe": EventKind.UNSUBSCRIBED,
+    "group_unsubscribe": EventKind.UNSUBSCRIBED,
+}
+
+# A dropped event is a suppression, unless SendGrid names one of these: then it could not be sent.
+FAILURES: Final = ("spam content", "invalid smtpapi header", "recipient list over package quota")
+
+# What SendGrid's words say about the *address*. "Unclassified" says nothing: then `type` decides.
+# https://www.twilio.com/docs/sendgrid/ui/analytics-and-reporting/bounce-and-block-classifications
+CLASSES: Final = {
+    "invalid address": BounceClass.HARD,
+    "mailbox unavailable": BounceClass.SOFT,
+    "technical": BounceClass.SOFT,
+    "content": BounceClass.SOFT,
+    "reputation": BounceClass.SOFT,
+    "frequency or volume": BounceClass.SOFT,
+    "frequency or volume too high": BounceClass.SOFT,
+}
+
+_PERSONAL: Final = frozenset({"email", "ip"})
+_VERBATIM: Final = frozenset({"url", "smtp-id", "sg_message_id", "sg_event_id"})
+
+
+def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
+    """Raise Forged unless the body was signed by the holder of one of ``keys``, at most ``max_age_s`` ago.
+
+    ECDSA over P-256 with SHA-256 of the timestamp header's bytes followed by the raw body; a key
+    is base64 DER, as SendGrid's settings page shows it, or PEM.
+    https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/getting-started-event-webhook-security-features
+    """
+    signature, timestamp = signatures.header(incoming, SIGNATURE_HEADER), signatures.header(incoming, TIMESTAMP_HEADER)
+    raw, signed = signatures.from_base64(signature), timestamp.encode("latin-1", "replace") + incoming.body
+    if not any(_signed_by(key, raw, signed) for key in readable(p256, keys)):
+        raise Forged("the webhook's signature is not its provider's")
+    signatures.require_fresh(timestamp, now_ms, max_age_s)
+
+
+def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
+    """The events of a request, each as its own bytes. Raises Unrecognised."""
+    return split_array(body)
+
+
+def normalize(event: bytes, context: Context) -> DeliveryEvent:
+    """One event in our words, with its own words beside them and without any address."""
+    fields = Fields.read(event)
+    name, text = fields.text("event"), fields.text("reason") or fields.text("response")
+    if not name:
+        raise Unrecognised("an object without `event`")
+    hide = hider([fields.text("email")])
+    kind = _kind(name, text)
+    code, enhanced = status_codes.reply_code(text), status_codes.enhanced_code(fields.text("status"), text)
+    return DeliveryEvent(
+        email_id=_email_id(fields, context),
+        event_id=_event_id(fields, context),
+        kind=kind,
+        occurred_at=timestamps.of_event(timestamps.from_seconds, fields.text("timestamp"), kind, context.received_at),
+        recorded_at=context.received_at,
+        provider=context.provider,
+        machine="sg_machine_open" if fields.true("sg_machine_open") else "",
+        bounce_class=classify.of_webhook(_bounce_class(fields), code, enhanced, text)
+        if kind is EventKind.BOUNCED
+        else None,
+        bounce_type=fields.text("type"),
+        bounce_subtype=fields.text("bounce_classification"),
+        code=code,
+        enhanced=enhanced,
+        text=hide_all(hide(text)),
+        url=hide(fields.text("url")),
+        user_agent=hide(fields.text("useragent")),
+        provider_message_id=fields.text("sg_message_id"),
+        native=native_fields(fields.raw, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+    )
+
+
+def _signed_by(key: ec.EllipticCurvePublicKey, signature: bytes, signed: bytes) -> bool:
+    try:
+        key.verify(signature, signed, ec.ECDSA(SHA256()))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _email_id(fields: Fields, context: Context) -> EmailId:
+    given = fields.email_id(EMAIL_ID_KEY)
+    return given or context.proofs.message_id(fields.text("smtp-id")) or UNCORRELATED
+
+
+def _event_id(fields: Fields, context: Context) -> str:
+    given = fields.text("sg_event_id")
+    if given:
+        return f"sendgrid:{given}"
+    parts = ("sg_message_id", "event", "email", "timestamp", "url")
+    return ids.event_id("sendgrid", context.provider, *(fields.text(part) for part in parts))
+
+
+def _kind(name: str, text: str) -> EventKind:
+    kind = KINDS.get(name, EventKind.UNKNOWN)
+    if kind is EventKind.DROPPED and text.lower().startswith(FAILURES):
+        return EventKind.FAILED
+    return kind
+
+
+def _bounce_class(fields: Fields) -> BounceClass:
+    """Return what SendGrid calls it: blocked says nothing against the address, a bounce is the address's fault."""
+    if fields.text("type") == "blocked":
+        return BounceClass.SOFT
+    return CLASSES.get(fields.text("bounce_classification").lower(), BounceClass.HARD)

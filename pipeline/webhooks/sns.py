@@ -1,0 +1,164 @@
+"""Amazon SNS's envelope: a request in; whether it is Amazon's, which topic, and what it carries out. Sans-I/O.
+
+https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html
+"""
+
+import functools
+import re
+import urllib.parse
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA1, SHA256
+
+from pipeline.errors import Forged, Unrecognised
+from pipeline.webhooks import signatures, timestamps
+from pipeline.webhooks.base import Incoming
+
+NOTIFICATION: Final = "Notification"
+SUBSCRIPTION: Final = "SubscriptionConfirmation"
+UNSUBSCRIPTION: Final = "UnsubscribeConfirmation"
+
+MAX_ENVELOPE_BYTES: Final = 1_000_000
+"""SNS takes messages of 256 kB."""
+MAX_SIGNATURE_CHARS: Final = 1024
+"""Base64 of an RSA key of 4096 bits has 684."""
+MAX_TIMESTAMP_CHARS: Final = 40
+_HOST: Final = r"https://sns\.[a-z]{2}(?:-[a-z]{2,12}){1,3}-[0-9]{1,2}\.amazonaws\.com(?:\.cn)?"
+# Anybody can put a certificate under amazonaws.com, in a bucket; only SNS under this name and path.
+_CERTIFICATE: Final = re.compile(_HOST + r"/SimpleNotificationService-[A-Za-z0-9]{1,64}\.pem")
+_CONFIRMATION: Final = re.compile(_HOST + r"/\?[A-Za-z0-9=&%._~:-]{1,2000}")
+
+_SIGNED: Final = ("Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type")
+_SIGNED_TO_CONFIRM: Final = ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type")
+SIGNED: Final = {
+    NOTIFICATION: _SIGNED,
+    SUBSCRIPTION: _SIGNED_TO_CONFIRM,
+    UNSUBSCRIPTION: _SIGNED_TO_CONFIRM,
+}
+HASHES: Final = {"1": SHA1, "2": SHA256}
+
+
+class Envelope(msgspec.Struct, frozen=True, rename="pascal"):
+    """What SNS wraps around a message."""
+
+    type: str
+    message_id: str
+    topic_arn: str
+    message: str
+    timestamp: str
+    signature_version: str = ""
+    signature: str = ""
+    signing_cert: str = msgspec.field(name="SigningCertURL", default="")
+    subject: str | None = None
+    token: str | None = None
+    subscribe: str | None = msgspec.field(name="SubscribeURL", default=None)
+
+    def signed(self) -> bytes:
+        """The bytes that SNS signs: each field's name and value on lines of their own; an absent subject has none."""
+        values = msgspec.to_builtins(self)
+        lines = [f"{name}\n{values[name]}\n" for name in SIGNED.get(self.type, ()) if values.get(name) is not None]
+        return "".join(lines).encode()
+
+
+_DECODER: Final = msgspec.json.Decoder(Envelope)
+
+
+def open_envelope(body: bytes) -> Envelope:
+    """Return the envelope. Raise Unrecognised."""
+    if len(body) > MAX_ENVELOPE_BYTES:
+        raise Unrecognised(f"over {MAX_ENVELOPE_BYTES} bytes, more than SNS delivers")
+    try:
+        return _DECODER.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise Unrecognised(
+            "no SNS envelope; with raw message delivery SNS signs nothing: turn it off for this subscription"
+        ) from None
+
+
+def require_signed(incoming: Incoming, topics: Sequence[str], now_ms: int, max_age_s: int) -> None:
+    """Raise Forged unless SNS signed it, lately, for one of these topics."""
+    envelope = _plausible(incoming, topics, now_ms, max_age_s)
+    key = _public_key(incoming.certificate, now_ms // 86_400_000)
+    try:
+        signature = signatures.from_base64(envelope.signature)
+        key.verify(signature, envelope.signed(), padding.PKCS1v15(), HASHES[envelope.signature_version]())
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError):
+        raise Forged("the SNS message's signature is not Amazon's") from None
+
+
+def certificate_url(incoming: Incoming, topics: Sequence[str], now_ms: int, max_age_s: int) -> str:
+    """Return where the signer's certificate lies. Raise Forged for any place but Amazon's.
+
+    Also where the message can't be taken whoever signed it: nothing is fetched for what is refused anyway.
+    """
+    return _plausible(incoming, topics, now_ms, max_age_s).signing_cert
+
+
+def _plausible(incoming: Incoming, topics: Sequence[str], now_ms: int, max_age_s: int) -> Envelope:
+    """Return the envelope if all that is cheap to see is right. Raise Forged.
+
+    The topic is asked for first: whoever has an AWS account gets whatever they like signed, for topics of their own.
+    """
+    envelope = _opened(incoming)
+    if envelope.topic_arn not in topics:
+        raise Forged("an SNS topic that is not among the provider's keys")
+    if envelope.type not in SIGNED or envelope.signature_version not in HASHES:
+        raise Forged("an SNS message of an unknown type or signature version")
+    _pinned(_CERTIFICATE, envelope.signing_cert, "certificate")
+    if len(envelope.signature) > MAX_SIGNATURE_CHARS or len(envelope.timestamp) > MAX_TIMESTAMP_CHARS:
+        raise Forged("the SNS message's signature or time is longer than Amazon's")
+    try:
+        sent_ms = timestamps.from_iso(envelope.timestamp)
+    except Unrecognised as error:
+        raise Forged(str(error)) from None
+    signatures.require_fresh(str(sent_ms // 1000), now_ms, max_age_s)
+    return envelope
+
+
+def confirmation_url(incoming: Incoming) -> str | None:
+    """What confirms a subscription. Raises Forged for any place but Amazon's, and for another action or topic.
+
+    An unsubscription names an address as well: visiting it would subscribe again.
+    """
+    envelope = _opened(incoming)
+    if envelope.type != SUBSCRIPTION:
+        return None
+    url = _pinned(_CONFIRMATION, envelope.subscribe or "", "confirmation")
+    query = urllib.parse.parse_qs(urllib.parse.urlsplit(url).query)
+    if query.get("Action") != ["ConfirmSubscription"] or query.get("TopicArn") != [envelope.topic_arn]:
+        raise Forged("a confirmation address for something else")
+    return url
+
+
+def _opened(incoming: Incoming) -> Envelope:
+    try:
+        return open_envelope(incoming.body)
+    except Unrecognised as error:
+        raise Forged(str(error)) from None
+
+
+def _pinned(pattern: re.Pattern[str], url: str, what: str) -> str:
+    if not pattern.fullmatch(url):
+        raise Forged(f"the SNS message's {what} does not lie with SNS")
+    return url
+
+
+@functools.lru_cache(maxsize=64)
+def _public_key(pem: bytes, day: int) -> rsa.RSAPublicKey:
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise Forged("the SNS certificate is not to be had, or none") from None
+    from_day = int(certificate.not_valid_before_utc.timestamp()) // 86_400
+    to_day = int(certificate.not_valid_after_utc.timestamp()) // 86_400
+    if not from_day <= day <= to_day:
+        raise Forged("the SNS certificate is not valid today")
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise Forged("the SNS certificate's key is not RSA")
+    return key

@@ -1,0 +1,1 @@
+"""Fold facts into states: the role `mailfold worker`."""
