@@ -68,9 +68,8 @@ def test_unit_tests_pass_on_another_python(version: str, tmp_path: Path) -> None
         done = uv("pip", "install", "--quiet", *exactly, *more, "-r", name)
         assert done.returncode == 0, done.stderr
     assert uv("pip", "check", "--python", inside).returncode == 0
-    # The patterns' test measures CPU time on this Python already, and takes longest.
     done = subprocess.run(
-        [inside, "-m", "pytest", "tests/unit", "-q", "--no-header", "-p", "no:cacheprovider", *_IGNORED],
+        [inside, "-m", "pytest", "tests/unit", "-q", "--no-header", "-p", "no:cacheprovider"],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV"))} | {"CI": ""},
         capture_output=True,
@@ -78,9 +77,6 @@ def test_unit_tests_pass_on_another_python(version: str, tmp_path: Path) -> None
         check=False,
     )
     assert done.returncode == 0, done.stdout[-5000:]
-
-
-_IGNORED = ("--ignore", "tests/unit/test_pattern_growth.py")
 
 
 def test_the_resolver_is_the_pinned_one() -> None:

@@ -167,7 +167,7 @@ async def test_of_a_batch_posted_half_then_whole_then_twice_at_once_each_email_i
 
 
 async def test_every_wrong_field_of_every_kind_fails_in_one_batch_and_all_others_are_taken(settings: Settings) -> None:
-    from tests.unit.test_fasttrack import wrong_messages
+    from tests.unit.dialects.test_fasttrack import wrong_messages
 
     wrong = [bad for _, bad in wrong_messages().values()]
     batch = [one for nth, bad in enumerate(wrong) for one in (message(f"good{nth}"), bad)]

@@ -83,7 +83,7 @@ def test_only_places_of_our_own_source_are_named() -> None:
 
     secret = re.sub("jane@example.test", callback, "jane@example.test")
     assert "jane" not in secret
-    assert secret.startswith("tests/unit/test_watchdog.py:")  # where no frame is ours, the innermost one
+    assert secret.startswith("tests/unit/runtime/test_watchdog.py:")  # where no frame is ours, the innermost one
 
 
 @pytest.mark.parametrize("late", [0.0, 0.19])

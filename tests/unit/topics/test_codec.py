@@ -30,7 +30,7 @@ from topics.registry import (
 from topics.requests import SendRequest
 from topics.webhooks import RawWebhook
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "codec"
+GOLDEN = Path(__file__).parents[2] / "golden" / "codec"
 EMAIL_ID = "0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b"
 
 

@@ -19,7 +19,7 @@ from pipeline.webhooks.providers.registry import ADAPTERS, adapter
 from topics.events import DeliveryEvent, EventKind
 from topics.record import EmailId
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "sendgrid"
+GOLDEN = Path(__file__).parents[2] / "golden" / "sendgrid"
 CASES = sorted(path.name.removesuffix(".expected.json") for path in GOLDEN.glob("*.expected.json"))
 EMAIL_ID = EmailId("0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
 

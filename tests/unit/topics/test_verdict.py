@@ -24,7 +24,7 @@ from topics.events import BounceClass, EventKind
 from topics.suppressions import Reason
 from topics.verdict import Cause, judge
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "verdict"
+GOLDEN = Path(__file__).parents[2] / "golden" / "verdict"
 HARD, SOFT = BounceClass.HARD, BounceClass.SOFT
 EXPECTED = {
     "reply_dkim_beside_address": Cause.SENDER,

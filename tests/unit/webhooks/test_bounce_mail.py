@@ -29,7 +29,7 @@ from topics.events import BounceClass, DeliveryEvent, EventKind
 from topics.record import EmailId, Place
 from topics.registry import DELIVERY_EVENTS, PROVIDER_WEBHOOKS
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "mail"
+GOLDEN = Path(__file__).parents[2] / "golden" / "mail"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.eml"))
 CONTEXT = Context(provider="inbound", received_at=1_767_323_045_123, proofs=proofs(SECRET))
 EVERY = pytest.mark.parametrize("name", NAMES)

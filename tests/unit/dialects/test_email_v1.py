@@ -21,7 +21,7 @@ from topics.readings import ListedState, listed_state, sent_at
 from topics.requests import SendRequest
 from topics.states import EmailState
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "email_v1"
+GOLDEN = Path(__file__).parents[2] / "golden" / "email_v1"
 
 PHOTOS = msgspec.structs.replace(
     request(1, dialect="email_v1"),

@@ -16,7 +16,7 @@ from tests.support.fasttrack import activity, message
 from topics import ids
 from topics.requests import Mailbox
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "fasttrack"
+GOLDEN = Path(__file__).parents[2] / "golden" / "fasttrack"
 NAMES = sorted(path.name.removesuffix(".answer.json") for path in GOLDEN.glob("*.answer.json"))
 
 

@@ -16,7 +16,7 @@ from topics.contents import Attachment, Content
 from topics.record import EmailId
 from topics.requests import Mailbox, SendRequest
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "mime"
+GOLDEN = Path(__file__).parents[2] / "golden" / "mime"
 ID = EmailId("0191d5a0-0000-7000-8000-000000000001")
 
 

@@ -14,7 +14,7 @@ from pipeline.dialects import extrahorizon
 from pipeline.dialects.extrahorizon import CODES, Mail, Recipients, Trouble
 from projections.asking import Question
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "extrahorizon"
+GOLDEN = Path(__file__).parents[2] / "golden" / "extrahorizon"
 
 
 def outcome(body: bytes) -> str:
