@@ -14,12 +14,12 @@ app = typer.Typer()
 POOL_SIZE = 6
 
 
-def run_role(module: str, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> None:
-    """Open a role's world and run ``module.run(runtime)`` until SIGTERM or SIGINT."""
+def run_role(role: str, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> None:
+    """Run a role, the function `run` of its room's `main`, until SIGTERM or SIGINT."""
 
     async def main() -> None:
-        async with runtime(load(), pool_size=POOL_SIZE, role=module.rpartition(".")[2]) as world:
-            await importlib.import_module(module).run(world)
+        async with runtime(load(), pool_size=POOL_SIZE, role=role) as world:
+            await importlib.import_module(f"pipeline.{role}.main").run(world)
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(main())
@@ -30,7 +30,7 @@ def gateway() -> None:
     """Take send requests, webhooks, pixels and clicks; answer questions about history."""
     import uvloop  # noqa: PLC0415  only this role serves sockets by the thousand, and a third faster with it
 
-    run_role("pipeline.gateway", uvloop.new_event_loop)
+    run_role("gateway", uvloop.new_event_loop)
 
 
 @app.command()
@@ -44,16 +44,16 @@ def worker() -> None:
 @app.command()
 def dispatch() -> None:
     """Hand each email to its provider, once, on a schedule that survives restarts."""
-    run_role("pipeline.dispatch")
+    run_role("dispatch")
 
 
 @app.command()
 def project() -> None:
     """Write email-changes into Postgres: history, versions, timeline, suppressions, debts."""
-    run_role("pipeline.project.main")
+    run_role("project")
 
 
 @app.command()
 def emit() -> None:
     """Tell Fast Track every conversion that is owed, in order, until it is settled."""
-    run_role("pipeline.emit")
+    run_role("emit")

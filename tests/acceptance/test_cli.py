@@ -202,7 +202,7 @@ def test_a_decision_that_cannot_be_is_refused_in_a_sentence(
 
 
 def test_destination_that_would_be_refused_or_read_on_the_way_is_warned_of_at_once(settings: Settings) -> None:
-    env = {**environment(settings), "THE_KEY": "k"}
+    env = {**environment(settings), "THE_KEY": "k", "MAILFOLD_ALLOW_PRIVATE_DESTINATIONS": "false"}
 
     def add(url: str, *more: str, **changed: str) -> str:
         said = mailfold("destinations", "add", url, "--key-env", "THE_KEY", *more, env={**env, **changed})

@@ -22,7 +22,7 @@ def test_time_grows_with_the_text_and_no_faster(found: Found) -> None:
 def test_patterns_of_all_kinds_of_places_are_found() -> None:
     places = {one.where.partition(":")[0].partition("[")[0] for one in PATTERNS}
     assert {
-        "pipeline.webhooks.redaction.ADDRESS",
+        "pipeline.webhooks.redaction._ENCODED",
         "pipeline.webhooks.bots._TABLE",
         "pipeline.dialects.rql",
         "projections.mailing._NUL",
