@@ -38,6 +38,7 @@ RATIO: Final = 12
 """How many times the slowest idle answer another's may take; a stall is thousands, a busy machine's noise a few."""
 IDLE_REQUESTS: Final = 30
 REQUESTS: Final = 10
+MORE_ATTEMPTS: Final = 3
 GIVEN_UP_S: Final = 15.0
 """Nobody waits longer for an answer; not what is asserted, only what ends a request that is lost."""
 
@@ -135,6 +136,10 @@ async def beside_all(settings: Settings, attacks: Mapping[str, Attack], prepare:
             while left:
                 name, attack = left.pop(0)
                 ratio = await running.beside(partial(attack, running))
+                # Whatever else the machine does makes an answer late, too: only what is late each time is a fault.
+                for _ in range(MORE_ATTEMPTS):
+                    if ratio > RATIO:
+                        ratio = min(ratio, await running.beside(partial(attack, running)))
                 if ratio > RATIO:
                     slow[name] = f"{ratio:.0f} times as long as idle"
                     break  # it may still be at it: the next one meets a gateway of its own

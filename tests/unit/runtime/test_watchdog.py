@@ -46,7 +46,7 @@ async def test_a_blocked_loop_is_counted_and_logged_with_what_ran(
     [record] = [record for record in caplog.records if record.name == "mailfold.watchdog"]
     assert record.levelno == logging.WARNING
     assert re.search(r"role=gateway seconds=\d\.\d{3} cpu_seconds=\d\.\d{3} samples=[1-9]", record.getMessage())
-    assert re.search(r"at=tests/unit/test_watchdog\.py:\d+ spin < \S+ test_a_blocked_loop", record.getMessage())
+    assert re.search(r"at=tests/unit/runtime/test_watchdog\.py:\d+ spin < \S+ test_a_blocked_loop", record.getMessage())
 
 
 async def test_a_loop_that_is_never_blocked_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
