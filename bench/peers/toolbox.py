@@ -44,7 +44,10 @@ def quix_python(tell: Tell) -> Path:
             tell("Quix Streams: making a virtual environment of its own (once)")
             venv.create(folder, clear=True, with_pip=True)
             pip = (str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", "-q")
-            _run((*pip, "install", "--no-deps", "--require-hashes", "-r", str(REQUIREMENTS)), "Quix Streams could not be installed")
+            _run(
+                (*pip, "install", "--no-deps", "--require-hashes", "-r", str(REQUIREMENTS)),
+                "Quix Streams could not be installed",
+            )
             (folder / "done").touch()
     return python
 
