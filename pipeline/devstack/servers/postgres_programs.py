@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import warnings
+import zlib
 from pathlib import Path
 from typing import Final
 
@@ -47,22 +48,33 @@ def public_programs(programs: Path, copies: Path = PUBLIC_COPIES) -> Path:
 
     The folders above are never opened: root's home may be one of them. Raises NotStarted where no copy can be made.
     """
-    tree = programs.parent
-    if _is_public(tree):
+    trees = _trees(programs)
+    if all(map(_is_public, trees)):
         return programs
     # Another release gets a copy of its own: running servers go on with theirs.
-    copy = copies / f"{tree.name}-{_fingerprint(tree)}"
+    copy = copies / f"{programs.parent.name}-{_fingerprint(trees)}"
     if not copy.is_dir():
         try:
-            _copy(tree, copy)
+            _copy(trees, copy)
         except OSError as error:
             raise NotStarted(
-                f"PostgreSQL doesn't run as root, other users can't reach {tree}, and no copy could be made in "
+                f"PostgreSQL doesn't run as root, other users can't reach {programs}, and no copy could be made in "
                 f"{copies}: {error}. Run Mailfold as an ordinary user, or install it where all users may read"
             ) from error
     if copy.stat().st_uid != os.geteuid() or not _is_public(copy):
         raise NotStarted(f"{copy}: not a folder of ours that all users may read; remove it and try again")
-    return copy / programs.name
+    return copy / programs.relative_to(_base(programs))
+
+
+def _base(programs: Path) -> Path:
+    return programs.parents[2]
+
+
+def _trees(programs: Path) -> list[Path]:
+    """Return what the programs need: their own folder, and the libraries that the wheel keeps beside its package."""
+    package = programs.parents[1]
+    libraries = package.with_name(f"{package.name}.libs")
+    return [programs.parent, *([libraries] if libraries.is_dir() else [])]
 
 
 def _is_public(tree: Path) -> bool:
@@ -76,21 +88,21 @@ def _is_open(path: Path) -> bool:
     return mode & wanted == wanted
 
 
-def _fingerprint(tree: Path) -> str:
-    """Return a name for the tree's content: its files' sizes tell one release from another."""
-    import zlib  # noqa: PLC0415  only where a copy is needed
-
-    sizes = sorted(f"{path.relative_to(tree)} {path.stat().st_size}" for path in tree.rglob("*") if path.is_file())
+def _fingerprint(trees: list[Path]) -> str:
+    """Return a name for the trees' content: their files' sizes tell one release from another."""
+    files = [(path, tree) for tree in trees for path in tree.rglob("*") if path.is_file()]
+    sizes = sorted(f"{tree.name}/{path.relative_to(tree)} {path.stat().st_size}" for path, tree in files)
     return f"{zlib.crc32(chr(10).join(sizes).encode()):08x}"
 
 
-def _copy(tree: Path, copy: Path) -> None:
+def _copy(trees: list[Path], copy: Path) -> None:
     """Copy aside and rename, so that a copy that broke off is none."""
     copy.parent.mkdir(mode=0o755, exist_ok=True)
     copy.parent.chmod(0o755)
     aside = copy.with_name(f".{copy.name}.{secrets.token_hex(4)}")
     try:
-        shutil.copytree(tree, aside, symlinks=True)
+        for tree in trees:  # the programs find their libraries by a relative path
+            shutil.copytree(tree, aside / tree.relative_to(_base(trees[0] / "bin")), symlinks=True)
         for path in (aside, *aside.rglob("*")):
             if not path.is_symlink():
                 path.chmod(0o755 if path.is_dir() or path.parent.name == "bin" else 0o644)

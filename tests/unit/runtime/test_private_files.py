@@ -1,6 +1,7 @@
 """Whatever is created on disk is its owner's alone, under any umask, and the folders above stay as they are."""
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -132,12 +133,31 @@ def test_postgres_runs_in_a_folder_that_is_closed_to_others(stack_folder: Path, 
 def test_programs_that_others_cannot_reach_are_copied_and_nothing_is_opened(closed: Path, public: Path) -> None:
     programs = _programs(closed)
     found = public_programs(programs, public / "copies")
-    assert found.parent.parent == public / "copies"
+    assert found.is_relative_to(public / "copies")
     assert (found / "postgres").read_text() == "the server"
     assert (mode(found / "postgres"), mode(found.parent / "share" / "zones")) == (0o755, 0o644)
     assert public_programs(programs, public / "copies") == found
     assert mode(closed) == 0o700
     assert mode(programs / "postgres") == 0o700
+
+
+@ROOT_ONLY
+def test_postgres_runs_where_its_own_programs_are_closed_to_others(
+    closed: Path, public: Path, stack_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = find_programs()
+    package = real.parents[1]
+    shutil.copytree(real.parent, closed / package.name / real.parent.name)
+    if (libraries := package.with_name(f"{package.name}.libs")).is_dir():
+        shutil.copytree(libraries, closed / libraries.name)
+    copied = public_programs(closed / real.relative_to(real.parents[2]), public)
+    monkeypatch.setattr(postgres, "public_programs", lambda _: copied)
+    child, url = postgres.start(stack_folder, free_port())
+    try:
+        assert postgres.answers(url)
+        assert child.program.argv[0].startswith(str(public))
+    finally:
+        postgres.stop(child)
 
 
 @ROOT_ONLY
@@ -161,7 +181,7 @@ def test_the_installed_programs_are_found() -> None:
 
 
 def _programs(closed: Path) -> Path:
-    programs = closed / "pginstall" / "bin"
+    programs = closed / "package" / "pginstall" / "bin"
     for path, text in (("bin/postgres", "the server"), ("share/zones", "UTC")):
         file = programs.parent / path
         file.parent.mkdir(parents=True, exist_ok=True)
