@@ -29,7 +29,7 @@ TYPES: Final = (dialect.Message, Answer)
 OVER_MAX: Final = "over the batch maximum; send it again in another request"
 OVER_RATE: Final = "over the rate agreed upon; send it again later"
 OVER_CONTENTS: Final = "over what is rendered for one request; send it again in another request"
-MAX_PART_BYTES: Final = 16_000_000
+MAX_HELD_CONTENT_BYTES: Final = 16_000_000
 """Bytes of contents in memory at once; a request of more is taken in parts."""
 UNCONFIRMED: Final = "not confirmed in time; send it again"
 NOTHING: Final = "nothing could be taken: a part of Mailfold does not answer; send it again"
@@ -200,7 +200,7 @@ def _say(
     budget = budget or _RenderBudget()
     said: list[tuple[Wish, Said]] = []
     contents: dict[Content, Content] = {}
-    room = MAX_PART_BYTES
+    room = MAX_HELD_CONTENT_BYTES
     for wish in wishes:
         if budget.left <= 0:
             results[wish.index] = dialect.fault(wish.index, 429, OVER_CONTENTS)
