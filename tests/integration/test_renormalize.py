@@ -50,10 +50,10 @@ class Corrected:
         # A field that was required is not …
         fields = json.loads(event) | {"event": json.loads(event).get("event", "silence")}
         told = sendgrid.normalize(json.dumps(fields).encode(), context)
-        # … a full mailbox is soft, a block is no bounce at all, and an open's id says of which message it is.
+        # … an unknown mailbox is soft, a block is no bounce at all, and an open's id says of which message it is.
         if told.bounce_type == "blocked":
             return msgspec.structs.replace(told, kind=EventKind.DEFERRED, bounce_class=None)
-        if "full" in told.text:
+        if "no such mailbox" in told.text:
             return msgspec.structs.replace(told, bounce_class=BounceClass.SOFT)
         if told.kind is EventKind.OPENED:
             return msgspec.structs.replace(told, event_id=f"{told.event_id}:{told.email_id}")
@@ -66,7 +66,7 @@ def sent(name: str, event: str, email_id: str = "", **more: Any) -> dict[str, An
 
 
 EVENTS = [
-    sent("e1", "bounce", A, type="bounce", reason="452 mailbox full"),
+    sent("e1", "bounce", A, type="bounce", reason="550 no such mailbox"),
     sent("e2", "bounce", B, type="blocked", reason="550 not you"),
     sent("e3", "open", C),
     {"timestamp": 1_700_000_000, "sg_event_id": "e4", "mailfold_email_id": D},
@@ -103,7 +103,7 @@ async def hear(rt: Runtime) -> None:
     ack = Acked(
         email_id=E, event_id="ack", occurred_at=NOW, recorded_at=NOW, provider="main", provider_message_id="known"
     )
-    again = sent("e1", "bounce", A, type="bounce", reason="452 mailbox full, still")
+    again = sent("e1", "bounce", A, type="bounce", reason="550 no such mailbox, still")
     others = [webhook(NOW + 1, again), webhook(NOW + 2, sent("x", "open", A), provider="another")]
     await append_all(rt.log, [Entry(PROVIDER_ACKS, E, ack), *others])
     await all_is_read(rt)
