@@ -1,5 +1,6 @@
 """What is written about the house, held against the house."""
 
+import ast
 import re
 import typing
 from typing import Any
@@ -10,12 +11,34 @@ from pipeline.admin import KINDS
 from pipeline.cli.main import STORY, command
 from pipeline.cli.settings import page
 from pipeline.devstack.supervisor import ROLES
-from tests.architecture.repository import ROOT, project, section, table, text
+from tests.architecture.reference.gateway import openapi
+from tests.architecture.reference.http import TAGS
+from tests.architecture.reference.pages import PAGES, wanted
+from tests.architecture.repository import ROOT, modules, project, section, table, text
 from topics.registry import TOPICS
 
 
-def test_the_settings_page_is_what_the_code_says() -> None:
-    assert text("docs/settings.md") == page(), "run: mailfold settings > docs/settings.md"
+@pytest.mark.parametrize("name", PAGES)
+def test_generated_reference_is_what_the_code_says(name: str) -> None:
+    assert text(name) == wanted(name), "run: make reference"
+
+
+def test_every_endpoint_stands_in_one_reference_page() -> None:
+    tags = [tag for ops in openapi()["paths"].values() for operation in ops.values() for tag in operation["tags"]]
+    assert set(tags) == set(TAGS.values())
+
+
+def test_every_reason_of_a_dead_letter_is_explained() -> None:
+    explained = {row[0] for row in table(section(text("docs/reference/errors.md"), "Reasons of dead letters"))}
+    assert explained == _reasons() | {"unrecognised", "unproven", "uncorrelated"}
+
+
+def test_role_diagrams_cover_every_role_and_topic() -> None:
+    page = text("docs/explanation/architecture.md")
+    diagrams = dict(re.findall(r"^## (\w+)\n.*?```mermaid\n(.*?)```", page, re.MULTILINE | re.DOTALL))
+    assert {role for role in ROLES if role != "sandbox"} <= diagrams.keys()
+    shown = set(re.findall(r"[\w-]+", " ".join(diagrams.values())))
+    assert {topic.name for topic in TOPICS} <= shown
 
 
 def test_every_setting_is_explained() -> None:
@@ -69,10 +92,10 @@ def test_the_story_leaves_no_command_out() -> None:
 
 
 def test_every_kind_of_provider_is_in_the_table_and_has_a_page() -> None:
-    rows = [row[0] for row in table(text("docs/providers/README.md").partition("## What each")[0])]
+    rows = [row[0] for row in table(text("docs/how-to/providers/README.md").partition("## What each")[0])]
     linked = dict(re.findall(r"\[(\w+)\]\(([\w./]+)\)", " ".join(rows)))
     assert {*linked, "smtp"} == set(KINDS)
-    assert [page for page in linked.values() if not (ROOT / "docs/providers" / page).exists()] == []
+    assert [page for page in linked.values() if not (ROOT / "docs/how-to/providers" / page).exists()] == []
 
 
 def test_every_dependency_has_one_reason() -> None:
@@ -95,3 +118,23 @@ def _picture() -> str:
 
 def _records(value: Any) -> tuple[type, ...]:
     return typing.get_args(value) or (value,)
+
+
+def _reasons() -> set[str]:
+    """The literal reasons that the code gives to dead letters."""
+    found = set()
+    for path in modules():
+        if path.is_relative_to(ROOT / "pipeline"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call):
+                    found |= _reason_in(node)
+    return found
+
+
+def _reason_in(call: ast.Call) -> set[str]:
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    place = {"dead_letter": 2, "dead": 1, "failed": 1}.get(name)
+    if place is None or len(call.args) <= max(place, 1) or (name == "failed" and len(call.args) < 4):
+        return set()
+    reason = call.args[place]
+    return {reason.value} if isinstance(reason, ast.Constant) and isinstance(reason.value, str) else set()

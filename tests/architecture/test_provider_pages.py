@@ -19,7 +19,7 @@ PAGES = pytest.mark.parametrize("kind", KINDS)
 
 
 def page(kind: str) -> str:
-    return text(f"docs/providers/{kind}.md")
+    return text(f"docs/how-to/providers/{kind}.md")
 
 
 @PAGES

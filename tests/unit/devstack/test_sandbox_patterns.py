@@ -7,7 +7,7 @@ import pytest
 from pipeline.devstack.sandbox.address_patterns import PATTERNS, Behaviour, Pattern, Refusal, behaviour_of
 from pipeline.devstack.sandbox.event_plan import EVENTS, Post, Visit, script
 
-DOCS = Path(__file__).parents[3] / "docs" / "sandbox.md"
+DOCS = Path(__file__).parents[3] / "docs" / "reference" / "sandbox.md"
 
 
 def _row(word: str, pattern: Pattern) -> str:
