@@ -1,4 +1,4 @@
-"""What is written about the house, held against the house."""
+"""Check the documentation against the code."""
 
 import ast
 import re
@@ -41,13 +41,13 @@ def test_role_diagrams_cover_every_role_and_topic() -> None:
     assert {topic.name for topic in TOPICS} <= shown
 
 
-def test_every_setting_is_explained() -> None:
+def test_every_setting_has_a_meaning() -> None:
     for name, default, meaning in table(page()):
         assert meaning, name
         assert "undefined" not in default.lower()
 
 
-def test_the_topic_table_is_the_registry() -> None:
+def test_topic_table_equals_the_registry() -> None:
     rows = [tuple(row[:5]) for row in table(section(text("topics/README.md"), "Topics"))]
     assert rows == [
         (topic.name, topic.key, ", ".join(kind.__name__ for kind in _records(topic.value)), topic.wire, topic.kept)
@@ -55,22 +55,22 @@ def test_the_topic_table_is_the_registry() -> None:
     ]
 
 
-def test_the_glossary_explains_each_word_once() -> None:
+def test_glossary_explains_each_term_once() -> None:
     words = [row[0] for row in table(section(text("topics/README.md"), "Glossary"))]
     assert len(words) == len(set(words)) >= 20
 
 
-def test_the_picture_shows_every_topic_and_every_role() -> None:
+def test_readme_diagram_shows_every_topic_and_role() -> None:
     shown = set(re.findall(r"[\w-]+", _picture()))
     assert {topic.name for topic in TOPICS} <= shown
     assert set(ROLES) <= shown
 
 
-def test_the_picture_fits_one_screen() -> None:
+def test_readme_diagram_fits_one_screen() -> None:
     assert len(_picture().splitlines()) <= 45
 
 
-def test_every_topic_in_the_picture_is_written_and_read() -> None:
+def test_every_topic_in_readme_diagram_is_written_and_read() -> None:
     edges = set(re.findall(r"^ *([\w-]+)\S* -->(?:\|[^|]*\|)? *([\w-]+)", _picture(), re.MULTILINE))
     written = {end for _, end in edges}
     read = {start for start, _ in edges}
@@ -81,24 +81,24 @@ def test_every_topic_in_the_picture_is_written_and_read() -> None:
 
 
 @pytest.mark.parametrize("name", [name for names in STORY.values() for name in names])
-def test_every_command_of_the_story_exists_and_is_told_of(name: str) -> None:
+def test_every_command_on_the_help_page_exists_and_is_documented(name: str) -> None:
     assert name in command().commands
     told = text("README.md") + text("CONTRIBUTING.md")
     assert re.search(rf"`?mailfold {name}\b|`{name}`|make {name}\b", told), f"README.md says nothing of {name}"
 
 
-def test_the_story_leaves_no_command_out() -> None:
+def test_help_page_has_every_command() -> None:
     assert list(command().commands) == [name for names in STORY.values() for name in names]
 
 
-def test_every_kind_of_provider_is_in_the_table_and_has_a_page() -> None:
+def test_every_provider_kind_is_in_the_table_and_has_a_page() -> None:
     rows = [row[0] for row in table(text("docs/how-to/providers/README.md").partition("## What each")[0])]
     linked = dict(re.findall(r"\[(\w+)\]\(([\w./]+)\)", " ".join(rows)))
     assert {*linked, "smtp"} == set(KINDS)
     assert [page for page in linked.values() if not (ROOT / "docs/how-to/providers" / page).exists()] == []
 
 
-def test_every_dependency_has_one_reason() -> None:
+def test_every_dependency_has_exactly_one_reason() -> None:
     told = [
         name.strip() for row in table(section(text("docs/decisions.md"), "Dependencies")) for name in row[0].split(",")
     ]
