@@ -24,6 +24,7 @@ async def run(folder: Path) -> Memory:
         "DATABASE_URL": "",
         "MAILFOLD_DATA_DIR": str(folder),
         "MAILFOLD_PORT": str(port),
+        "MAILFOLD_INBOUND_PORT": str(free_port()),
         "MAILFOLD_SANDBOX_SMTP_PORT": str(free_port()),
         "MAILFOLD_SANDBOX_HTTP_PORT": str(http),
     }
