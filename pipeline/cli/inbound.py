@@ -35,7 +35,8 @@ def maildir(
 
 async def _sweep(settings: Settings, folder: Path, follow: float) -> None:
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # Following ends between two messages; a single pass ends at once, as every command does.
+    for number in (signal.SIGINT, signal.SIGTERM) if follow else ():
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with kafka_log(settings) as log:
         # A mail server's machine may have no secret; then the worker alone says whose tag is real.
