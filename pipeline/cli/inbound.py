@@ -1,7 +1,6 @@
 """`mailfold inbound maildir DIR`: what a mail server put into a maildir -> the log."""
 
 import asyncio
-import contextlib
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from pipeline.errors import LogUnavailable
 from pipeline.gateway.smtp.maildir import Maildir
 from pipeline.runtime.bootstrap import wall_clock
 from pipeline.runtime.kafka import kafka_log
+from pipeline.runtime.sleep import sleep_unless
 from pipeline.settings import Settings
 from pipeline.webhooks.proofs import proofs_of
 
@@ -51,5 +51,4 @@ async def _sweep(settings: Settings, folder: Path, follow: float) -> None:
                 raise LogUnavailable(f"{swept.left} stay in {folder / 'new'}: the log did not confirm them in time")
             if not follow or stop.is_set():
                 return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), follow)
+            await sleep_unless(stop, follow)

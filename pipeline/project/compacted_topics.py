@@ -4,8 +4,6 @@ The projector follows `templates` and `suppressions` beside its own topic, so th
 more to run.
 """
 
-import asyncio
-import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
@@ -19,6 +17,7 @@ from pipeline.errors import Recoverable
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.kafka import append_all, consumer, partition_of
 from pipeline.runtime.ports import Entry
+from pipeline.runtime.sleep import sleep_unless
 from topics.codec import Undecodable, decode
 from topics.dead_letters import dead_letter
 from topics.record import Place
@@ -50,8 +49,7 @@ async def follow(rt: Runtime, topic: Topic, tables: Tables, at_once: int) -> Non
             await _follow(rt, topic, tables, at_once)
         except _GONE as error:
             logger.warning("%s: %s; beginning again", topic.name, type(error).__name__)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(rt.stop.wait(), _BREATH)
+        await sleep_unless(rt.stop, _BREATH)
 
 
 async def _follow(rt: Runtime, topic: Topic, tables: Tables, at_once: int) -> None:

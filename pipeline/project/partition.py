@@ -1,7 +1,6 @@
 """One partition of `email-changes` in, run by run, its rows in Postgres out."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.database import AWAY
 from pipeline.runtime.kafka import append_all
 from pipeline.runtime.ports import Entry
+from pipeline.runtime.sleep import sleep_unless
 from projections.columns import storable
 from projections.sink import Connection, Moved, Run, Sink
 from topics.changes import EmailChange, Tick
@@ -62,8 +62,7 @@ class Patience:
             log.error("%s went away (%s); waiting for it", self._what, type(error).__name__)
         pause = min(5.0, 0.1 * 2**self._losses)
         self._losses = min(self._losses + 1, 10)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), pause)
+        await sleep_unless(self._stop, pause)
 
     def found(self) -> None:
         """It answers."""
@@ -155,8 +154,7 @@ class Lane:
                 return answer
 
     async def _pause(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.rt.stop.wait(), seconds)
+        await sleep_unless(self.rt.stop, seconds)
 
 
 class Stretch(NamedTuple):
