@@ -14,7 +14,7 @@ from pipeline.emit.fasttrack import Meaning
 from pipeline.emit.http import Caller, Reply
 from pipeline.jobs.engine import Lease
 from pipeline.jobs.job import DONE, Job, Lane, Verdict, bury, give_back, retry
-from pipeline.jobs.schedule import next_delay, not_before
+from pipeline.jobs.retry import next_delay, not_before
 from pipeline.runtime.append import append_until_confirmed
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point

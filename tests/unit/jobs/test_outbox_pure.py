@@ -20,8 +20,7 @@ from pipeline.emit.fasttrack import Meaning as Told
 from pipeline.emit.ssrf import is_public
 from pipeline.jobs import retry
 from pipeline.jobs.job import Lane
-from pipeline.jobs.retry import Breaker, after_failures
-from pipeline.jobs.schedule import jittered, next_delay, not_before
+from pipeline.jobs.retry import Breaker, after_failures, jittered, next_delay, not_before
 from pipeline.runtime.ttl_cache import MAX_KEY_CHARS, TTLCache
 from pipeline.settings import Settings
 from projections.debts import Debt
