@@ -24,8 +24,8 @@ from pipeline.suppressions import import_file, views
 from pipeline.suppressions.commands import Deciding, Report, Wish, named_address
 from pipeline.suppressions.queries import Asking, SuppressionQuestion
 from pipeline.suppressions.views import Account, Entry, Form
-from projections.suppressing import stored
 from projections.suppressions import Asked
+from projections.text import storable_text
 from topics.suppressions import Reason
 
 app = typer.Typer(help="Who gets no mail from a brand, why, and since when.", no_args_is_help=True)
@@ -178,7 +178,7 @@ async def _accounts(asking: Asking, tenant: str, brand: str | None, names: Seque
         named = named_address(asking, name)
         known = await asking.of_address(tenant, named)
         if brand is not None:
-            known = await asking.look([SuppressionQuestion((tenant, stored(brand), named.hash), named.old)])
+            known = await asking.look([SuppressionQuestion((tenant, storable_text(brand), named.hash), named.old)])
         found.append(views.account(named.hash, known))
     return found
 
@@ -260,4 +260,4 @@ def _who() -> str:
 
 
 def _stored(brand: str | None) -> str | None:
-    return None if brand is None else stored(brand)
+    return None if brand is None else storable_text(brand)

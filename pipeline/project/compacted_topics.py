@@ -15,12 +15,11 @@ from psycopg_pool import PoolTimeout
 
 from pipeline.errors import Recoverable
 from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.consumed import Found
 from pipeline.runtime.kafka import append_all, consumer, partition_of
 from pipeline.runtime.ports import Entry
 from pipeline.runtime.sleep import sleep_unless
 from topics.codec import Undecodable, decode
-from topics.dead_letters import dead_letter
-from topics.record import Place
 from topics.registry import DEAD_LETTERS, Topic
 
 _BREATH: Final = 1.0
@@ -86,8 +85,7 @@ async def _decoded(rt: Runtime, topic: Topic, records: list[Any]) -> list[tuple[
         try:
             found.append((record.offset, decode(topic, record.value)))
         except Undecodable as error:
-            source = Place(topic=topic.name, partition=record.partition, offset=record.offset)
-            what = {"role": "project", "key": record.key, "value": record.value}
-            letter = dead_letter(source, rt.clock(), "undecodable", str(error), **what)
+            broken = Found.of(topic, record.partition, record)
+            letter = broken.dead(rt.clock(), "undecodable", str(error), role="project")
             await append_all(rt.log, [Entry(DEAD_LETTERS, None, letter)])
     return found

@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from pipeline.errors import LogUnavailable, Permanent
 from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.consumed import Found
 from pipeline.runtime.database import AWAY
 from pipeline.runtime.kafka import append_all
 from pipeline.runtime.ports import Entry
@@ -19,8 +20,7 @@ from projections.columns import storable
 from projections.sink import Connection, Moved, Run, Sink
 from topics.changes import EmailChange, Tick
 from topics.codec import Undecodable, decode
-from topics.dead_letters import DeadLetter, dead_letter
-from topics.record import Place
+from topics.dead_letters import DeadLetter
 from topics.registry import DEAD_LETTERS, EMAIL_CHANGES
 
 log = logging.getLogger(__name__)
@@ -213,5 +213,4 @@ def _names_one_email(change: EmailChange) -> bool:
 
 def unprojectable(record: Any, error: str, now: int) -> DeadLetter:
     """Return the dead letter of a record that can't be projected."""
-    source = Place(topic=EMAIL_CHANGES.name, partition=record.partition, offset=record.offset)
-    return dead_letter(source, now, "undecodable", error, role="project", key=record.key, value=record.value)
+    return Found.of(EMAIL_CHANGES, record.partition, record).dead(now, "undecodable", error, role="project")

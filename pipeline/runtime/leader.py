@@ -18,12 +18,11 @@ from psycopg_pool import PoolTimeout
 
 from pipeline.errors import LeaseLost, Recoverable, Refused
 from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.consumed import Found
 from pipeline.runtime.ports import Entry
 from pipeline.runtime.sleep import sleep_unless
 from projections import locks
 from projections.sql import Queries
-from topics.dead_letters import dead_letter
-from topics.record import Place
 from topics.registry import DEAD_LETTERS, Topic
 
 logger = logging.getLogger(__name__)
@@ -103,11 +102,9 @@ class Positions:
 
     def letter(self, record: Any, why: str) -> Entry:
         """A record that is none of ours, for the dead letters."""
-        source = Place(topic=self.topics[record.topic].name, partition=record.partition, offset=record.offset)
-        what = {"role": "dispatch", "key": record.key, "value": record.value}
-        letter = dead_letter(source, self._rt.clock(), "undecodable", why, **what)
-        logger.error("%s is no record of ours; it went to the dead letters", source)
-        return Entry(DEAD_LETTERS, None, letter)
+        found = Found.of(self.topics[record.topic], record.partition, record)
+        logger.error("%s is no record of ours; it went to the dead letters", found.place)
+        return Entry(DEAD_LETTERS, None, found.dead(self._rt.clock(), "undecodable", why, role="dispatch"))
 
     def _columns(self, places: Sequence[TopicPartition]) -> dict[str, Any]:
         return {
