@@ -125,7 +125,7 @@ class Surface:
     def __init__(self, world: World) -> None:
         self._rt = world.rt
         self._limits = world.limits
-        self._counted = world.metrics.messages
+        self._metrics = world.metrics
         self._intake = Intake(world.rt, world.log)
 
     async def answer(self, request: Request, tenant: Tenant, post: Post) -> Response:
@@ -144,9 +144,7 @@ class Surface:
         outcome = await self._intake.take(self._parcels(tenant.tenant, post, wishes, ids))
         crash_point("gateway.before-answer")
         taken = len(outcome.taken)
-        self._counted.labels("successful").inc(taken)
-        self._counted.labels("failed").inc(len(outcome.refused))
-        self._counted.labels("fatal").inc(len(wishes) - taken - len(outcome.refused))
+        self._metrics.count_messages(len(wishes), taken, len(outcome.refused))
         if outcome.refused:
             return _answer(409, freshmail.error(sorted(set(outcome.refused.values()))))
         if taken < len(wishes):
