@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 
 from projections.debts import Debt, encode
-from projections.steps import Moment, Standing, Version, bigint, kind, occurred_at, revision, text
+from projections.steps import Moment, Standing, Version, bigint, kind, occurred_at, revision
 from projections.suppressing import Key, Sign
+from projections.text import storable_text
 from topics.codec import encode as encode_record
 from topics.conversions import Word
 from topics.ids import brand_uuid, fingerprint
@@ -33,7 +34,7 @@ def history(standing: Iterable[tuple[EmailId, Standing]]) -> Iterable[Row]:
     """Each email as it is now."""
     for email_id, row in standing:
         state = row.state
-        ids = (text(provider_id).replace(SEPARATOR, "") for _provider, provider_id in state.provider_ids)
+        ids = (storable_text(provider_id).replace(SEPARATOR, "") for _provider, provider_id in state.provider_ids)
         yield {
             "email_id": email_id,
             **_request(state.request),
@@ -56,7 +57,7 @@ def versions(closed: Iterable[Version]) -> Iterable[Row]:
             "version": row.version,
             "tenant": None if request is None else request.tenant,
             "brand_uuid": None if request is None else brand_uuid(request.tenant, request.brand),
-            "recipient": "" if request is None else text(request.recipient),
+            "recipient": "" if request is None else storable_text(request.recipient),
             **_listed(row.state, row.valid_from),
             "valid_from": row.valid_from,
             "valid_to": row.valid_to,
@@ -83,7 +84,7 @@ def evidence(found: Iterable[tuple[Key, Sign | None]]) -> Iterable[Row]:
     """What emails tell of their addresses."""
     for key, sign in found:
         if sign is not None:
-            yield {**_told_by(key), "event_id": text(sign.event_id), "at": bigint(sign.at)}
+            yield {**_told_by(key), "event_id": storable_text(sign.event_id), "at": bigint(sign.at)}
 
 
 def taken_back(found: Iterable[tuple[Key, Sign | None]]) -> Iterable[Row]:
@@ -111,7 +112,7 @@ def debts(owed: Sequence[Debt], ended: Mapping[tuple[EmailId, Word], str], state
         yield {
             "stream": debt.email_id,
             "name": debt.word.value,
-            "lane": text(debt.lane),
+            "lane": storable_text(debt.lane),
             "state": ended.get((debt.email_id, debt.word), state),
             "payload": encode(debt),
         }
@@ -138,12 +139,12 @@ def _request(request: SendRequest | None) -> Row:
     return {
         "tenant": request.tenant,
         "dialect": request.dialect,
-        "brand": text(request.brand),
+        "brand": storable_text(request.brand),
         "brand_uuid": brand_uuid(request.tenant, request.brand),
-        "identity": text(request.identity),
-        "message_id": text(request.message_id),
-        "recipient": text(request.recipient),
-        "kind": text(request.kind),
+        "identity": storable_text(request.identity),
+        "message_id": storable_text(request.message_id),
+        "recipient": storable_text(request.recipient),
+        "kind": storable_text(request.kind),
     }
 
 

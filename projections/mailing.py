@@ -84,7 +84,7 @@ def document(state: EmailState) -> str | None:
         told["content"] = content
     if state.provider_ids:
         told["aws_message_id"] = state.provider_ids[0][1]
-    # The standard library's, because it writes integers of any length; Postgres' jsonb has no NUL.
+    # The standard library's, because it writes integers of any length; Postgres' jsonb has no NUL, as its texts.
     return _NUL.sub(r"\1\\ufffd", json.dumps(told))
 
 

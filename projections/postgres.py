@@ -8,7 +8,7 @@ import psycopg
 
 from projections.history import PAGE, Page, Position, Query, Row, page
 from projections.sql import Queries
-from projections.steps import text
+from projections.text import storable_text
 from topics.changes import Fact
 from topics.codec import decode
 from topics.record import EmailId, Millis
@@ -59,7 +59,7 @@ async def find_page(connection: Connection, query: Query) -> Page:
         "as_of": query.as_of,
         "listed": None if asked.listed is None else asked.listed.value,
         "brand_uuid": asked.brand_uuid or None,
-        "recipient": text(asked.recipient),
+        "recipient": storable_text(asked.recipient),
         "sent_at": None if query.behind is None else query.behind.sent_at,
         "email_id": None if query.behind is None else query.behind.email_id,
         "limit": PAGE + 1,
@@ -71,11 +71,11 @@ async def find_page(connection: Connection, query: Query) -> Page:
 
 async def emails_known_as(connection: Connection, name: str, tenant: str | None, limit: int) -> list[EmailId]:
     """The emails that go by this email_id, activity.id, address or provider's message id, newest first."""
-    bare = text(name.strip().strip("<>"))
+    bare = storable_text(name.strip().strip("<>"))
     values = {
         "email_id": _uuid(bare),
-        "text": text(name),
-        "addresses": [text(name), bare],
+        "text": storable_text(name),
+        "addresses": [storable_text(name), bare],
         "provider_ids": [bare, f"<{bare}>"],
         "tenant": tenant,
         "limit": limit,

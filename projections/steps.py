@@ -16,6 +16,7 @@ import msgspec
 from projections import mailing
 from projections.debts import Debt, ended, new_debts
 from projections.suppressing import HashAddress, Key, Sign, signs
+from projections.text import storable_text
 from topics.changes import Applied, EmailChange, Fact, Tick
 from topics.conversions import ConversionResult, Word
 from topics.events import DeliveryEvent, Retraction
@@ -166,7 +167,7 @@ def _remember(made: Step, email_id: EmailId, applied: Applied) -> None:
 
 def event_id(fact: Fact) -> str:
     """What a fact is known by: two with the same id are one fact, seen twice."""
-    return REQUEST_EVENT if isinstance(fact, SendRequest) else text(fact.event_id)
+    return REQUEST_EVENT if isinstance(fact, SendRequest) else storable_text(fact.event_id)
 
 
 def revision(fact: Fact) -> int:
@@ -189,11 +190,6 @@ def kind(fact: Fact) -> str:
 def occurred_at(fact: Fact) -> Millis:
     """When it happened, by its source's clock, as far as a column can hold it; the fact itself is verbatim."""
     return bigint(fact.recorded_at if isinstance(fact, SendRequest) else fact.occurred_at)
-
-
-def text(value: str) -> str:
-    """What a text column can hold: Postgres has no NUL (U+0000). The fact and the state keep it."""
-    return value.replace("\x00", "\ufffd")
 
 
 def bigint(value: int) -> int:

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from projections.text import storable_text
 from topics.events import BounceClass
 from topics.readings import standing
 from topics.record import EmailId, Millis
@@ -124,14 +125,8 @@ def signs(state: EmailState | None, hash_address: HashAddress) -> dict[Key, Sign
         return {}
     request = state.request
     address_hash = hash_address(request.recipient)
-    # As a text column can hold it: Postgres has no NUL.
-    brand = stored(request.brand)
+    brand = storable_text(request.brand)
     return {Key(request.tenant, brand, address_hash, state.email_id, reason): sign for reason, sign in told.items()}
-
-
-def stored(brand: str) -> str:
-    """A brand's name as a text column can hold it: Postgres has no NUL."""
-    return brand.replace("\x00", "\ufffd")
 
 
 def _told(state: EmailState) -> dict[Reason, Sign]:

@@ -9,8 +9,9 @@ import msgspec
 import psycopg
 
 from projections.sql import Queries
-from projections.steps import bigint, text
+from projections.steps import bigint
 from projections.suppressing import AddressKey, Decided, Evidence, OldHash, Rule, Why, latest, verdict
+from projections.text import storable_text
 from topics.record import EmailId, Millis
 from topics.registry import SUPPRESSIONS
 from topics.suppressions import Decision, Listed, Reason
@@ -178,11 +179,11 @@ async def project(connection: Connection, expected: int, upto: int, decisions: S
 def _rows(decisions: Sequence[tuple[int, Decision]]) -> dict[str, Any]:
     return {
         "tenants": [decision.tenant for _, decision in decisions],
-        "brands": [text(decision.brand) for _, decision in decisions],
+        "brands": [storable_text(decision.brand) for _, decision in decisions],
         "hashes": [bytes.fromhex(decision.address_hash) for _, decision in decisions],
         "reasons": [decision.reason.value if isinstance(decision, Listed) else None for _, decision in decisions],
-        "notes": [text(decision.note) if isinstance(decision, Listed) else "" for _, decision in decisions],
-        "by": [text(decision.by) for _, decision in decisions],
+        "notes": [storable_text(decision.note) if isinstance(decision, Listed) else "" for _, decision in decisions],
+        "by": [storable_text(decision.by) for _, decision in decisions],
         "at": [bigint(decision.at) for _, decision in decisions],
         "nth": [offset for offset, _ in decisions],
     }

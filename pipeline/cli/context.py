@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 import typer
@@ -14,6 +15,7 @@ from rich.table import Table
 from pipeline.devstack.servers import postgres
 from pipeline.devstack.servers.data_dir import Home, is_taken
 from pipeline.errors import BadSettings
+from pipeline.runtime.bootstrap import Runtime, runtime
 from pipeline.runtime.database import Pool, database
 from pipeline.settings import Settings, load
 
@@ -25,6 +27,7 @@ FROM: Final = (
 """Where a command takes a credential from, for its help."""
 _NEXT: Final = "set it, or start `mailfold up`"
 
+TERMINATED_EXIT_CODE: Final = 128 + signal.SIGTERM
 WIDE: Final = 200
 
 
@@ -48,6 +51,44 @@ def settings() -> Settings:
     return given.model_copy(update=update)
 
 
+def run_command(main: Coroutine[Any, Any, T]) -> T:
+    """Run a command's coroutine. Ctrl-C and SIGTERM cancel it, so that it closes what it opened.
+
+    Raise KeyboardInterrupt after Ctrl-C, which `main` turns into exit code 130; exit with 143 after SIGTERM.
+    """
+    terminated = False
+
+    async def cancellable() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def terminate() -> None:
+            nonlocal terminated
+            terminated = True
+            task.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+        return await main
+
+    try:
+        return asyncio.run(cancellable())
+    except asyncio.CancelledError:
+        if terminated:
+            sys.exit(TERMINATED_EXIT_CODE)
+        raise
+
+
+def run_with_runtime(work: Callable[[Runtime], Awaitable[T]]) -> T:
+    """Run ``work`` on the servers of the environment or of the stack that runs here; only errors are logged."""
+    quiet = settings().model_copy(update={"log_level": "ERROR"})
+
+    async def main() -> T:
+        async with runtime(quiet, signals=False) as rt:
+            return await work(rt)
+
+    return run_command(main())
+
+
 def with_pool(work: Callable[[Pool, Settings], Awaitable[T]]) -> T:
     """Run ``work`` on the database that :func:`settings` names."""
     found = settings()
@@ -58,7 +99,7 @@ def with_pool(work: Callable[[Pool, Settings], Awaitable[T]]) -> T:
         async with database(found, size=1) as pool:
             return await work(pool, found)
 
-    return asyncio.run(main())
+    return run_command(main())
 
 
 def secret_of(found: Settings) -> str:
@@ -106,7 +147,7 @@ def on_kafka(work: Callable[[Settings], Awaitable[T]]) -> T:
     async def main() -> T:
         return await work(found)
 
-    return asyncio.run(main())
+    return run_command(main())
 
 
 def _runs(home: Home, server: str) -> int | None:

@@ -1,7 +1,6 @@
 """`mailfold inbound maildir DIR`: what a mail server put into a maildir -> the log."""
 
 import asyncio
-import contextlib
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from pipeline.errors import LogUnavailable
 from pipeline.gateway.smtp.maildir import Maildir
 from pipeline.runtime.bootstrap import wall_clock
 from pipeline.runtime.kafka import kafka_log
+from pipeline.runtime.sleep import sleep_unless
 from pipeline.settings import Settings
 from pipeline.webhooks.proofs import proofs_of
 
@@ -35,7 +35,8 @@ def maildir(
 
 async def _sweep(settings: Settings, folder: Path, follow: float) -> None:
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # Following ends between two messages; a single pass ends at once, as every command does.
+    for number in (signal.SIGINT, signal.SIGTERM) if follow else ():
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with kafka_log(settings) as log:
         # A mail server's machine may have no secret; then the worker alone says whose tag is real.
@@ -50,5 +51,4 @@ async def _sweep(settings: Settings, folder: Path, follow: float) -> None:
                 raise LogUnavailable(f"{swept.left} stay in {folder / 'new'}: the log did not confirm them in time")
             if not follow or stop.is_set():
                 return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), follow)
+            await sleep_unless(stop, follow)

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.cli import context
-from pipeline.cli.inspect import with_world
 from pipeline.errors import Refused, Unrecognised
 from pipeline.operations.renormalize.run import Summary, Wanted
 from pipeline.operations.renormalize.run import renormalize as read_anew
@@ -50,7 +49,7 @@ def renormalize(
         async def ask(world: Runtime) -> Summary:
             return await read_anew(world, wanted, told, dry_run=dry_run)
 
-        found = with_world(ask)
+        found = context.run_with_runtime(ask)
     if json:
         typer.echo(msgspec.json.encode(found))
     else:

@@ -4,33 +4,31 @@ Addresses are read from standard input or a file, a line each: what stands in an
 the shell's history and in the list of processes. Answers name them by their hashes.
 """
 
-import asyncio
 import getpass
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, TypeVar
+from typing import Annotated, Any, BinaryIO
 
 import msgspec
 import typer
 from rich.markup import escape
 
-from pipeline.cli.context import console, settings, table
+from pipeline.cli.context import console, run_with_runtime, table
 from pipeline.errors import NotFound, Refused
 from pipeline.operations.pending import clock
-from pipeline.runtime.bootstrap import Runtime, runtime
+from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.private_files import open_private
 from pipeline.suppressions import import_file, views
 from pipeline.suppressions.commands import Deciding, Report, Wish, named_address
 from pipeline.suppressions.queries import Asking, SuppressionQuestion
 from pipeline.suppressions.views import Account, Entry, Form
-from projections.suppressing import stored
 from projections.suppressions import Asked
+from projections.text import storable_text
 from topics.suppressions import Reason
 
 app = typer.Typer(help="Who gets no mail from a brand, why, and since when.", no_args_is_help=True)
-T = TypeVar("T")
 
 STDIN = "-"
 
@@ -56,7 +54,7 @@ def list_suppressions(
 ) -> None:
     """Show who gets nothing, by hash."""
     asked = Asked(tenant=tenant, brand=_stored(brand), reason=reason, limit=limit)
-    entries, more = _with_runtime(lambda rt: _page(Asking(rt), asked))
+    entries, more = run_with_runtime(lambda rt: _page(Asking(rt), asked))
     if json:
         typer.echo(msgspec.json.encode({"suppressions": entries, "more": more}))
         return
@@ -87,7 +85,8 @@ def add(
 def remove(names: Names = STDIN, *, brand: ForBrand, tenant: Tenant = "default") -> None:
     """Let addresses get mail again, until they bounce, complain or unsubscribe anew."""
     wish = Wish(tenant=tenant, brand=brand, by=_who())
-    unknown, waiting = _with_runtime(lambda rt: _remove(rt, wish, _names(names)))
+    addresses = _names(names)
+    unknown, waiting = run_with_runtime(lambda rt: _remove(rt, wish, addresses))
     if waiting:
         console().print("durable, and in force as soon as a projector has seen it", markup=False)
     if unknown:
@@ -132,13 +131,15 @@ def export(
             async for text in views.export(Asking(rt), asked, known, addresses=addresses):
                 out.write(text.encode())
 
-    _with_runtime(write)
+    run_with_runtime(write)
 
 
 @app.command("show")
 def show(names: Names = STDIN, *, brand: OfBrand = None, tenant: Tenant = "default", json: Json = False) -> None:
     """Tell all that is known of addresses: verdict, evidence, decisions."""
-    accounts = _with_runtime(lambda rt: _accounts(Asking(rt), tenant, brand, _names(names)))
+    # Standard input is read before the event loop runs: within it Ctrl-C could not end the reading.
+    addresses = _names(names)
+    accounts = run_with_runtime(lambda rt: _accounts(Asking(rt), tenant, brand, addresses))
     if json:
         typer.echo(msgspec.json.encode(accounts))
         return
@@ -177,13 +178,13 @@ async def _accounts(asking: Asking, tenant: str, brand: str | None, names: Seque
         named = named_address(asking, name)
         known = await asking.of_address(tenant, named)
         if brand is not None:
-            known = await asking.look([SuppressionQuestion((tenant, stored(brand), named.hash), named.old)])
+            known = await asking.look([SuppressionQuestion((tenant, storable_text(brand), named.hash), named.old)])
         found.append(views.account(named.hash, known))
     return found
 
 
 def _import(wish: Wish, lines: Any, *, json: bool) -> None:
-    report: Report = _with_runtime(lambda rt: Deciding(rt, rt.log).list_many(wish, lines))
+    report: Report = run_with_runtime(lambda rt: Deciding(rt, rt.log).list_many(wish, lines))
     if json:
         typer.echo(msgspec.json.encode(report))
     else:
@@ -259,12 +260,4 @@ def _who() -> str:
 
 
 def _stored(brand: str | None) -> str | None:
-    return None if brand is None else stored(brand)
-
-
-def _with_runtime(work: Callable[[Runtime], Awaitable[T]]) -> T:
-    async def main() -> T:
-        async with runtime(settings().model_copy(update={"log_level": "ERROR"}), pool_size=1) as rt:
-            return await work(rt)
-
-    return asyncio.run(main())
+    return None if brand is None else storable_text(brand)

@@ -1,6 +1,5 @@
 """`mailfold templates`: push, list, show and render templates, and push and show the localizations that they name."""
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,13 +8,13 @@ import msgspec
 import typer
 
 from pipeline.admin.templates import push
-from pipeline.cli.context import console, settings, table, with_pool
+from pipeline.cli.context import console, run_with_runtime, table, with_pool
 from pipeline.content import localizations, template_source
 from pipeline.content import templates as content
 from pipeline.content.localizations import Localized
 from pipeline.errors import NotFound, Refused
 from pipeline.operations.pending import clock
-from pipeline.runtime.bootstrap import runtime, wall_clock
+from pipeline.runtime.bootstrap import Runtime, wall_clock
 from pipeline.runtime.database import Pool
 from projections import templates
 from topics.templates import LOCALIZATIONS, Template
@@ -114,15 +113,14 @@ def show_localizations(tenant: Tenant = "default") -> None:
 
 
 def _push(*drafted: Template) -> None:
-    async def main() -> None:
-        async with runtime(settings(), pool_size=1) as rt:
-            for draft in drafted:
-                made, usable = await push(rt, rt.log, draft)
-                name = "localizations" if made.name == LOCALIZATIONS else made.name
-                later = "" if usable else "; it can be used as soon as a projector has seen it"
-                console().print(f"{name} version {made.version} hash {made.hash}{later}", markup=False)
+    async def work(rt: Runtime) -> None:
+        for draft in drafted:
+            made, usable = await push(rt, rt.log, draft)
+            name = "localizations" if made.name == LOCALIZATIONS else made.name
+            later = "" if usable else "; it can be used as soon as a projector has seen it"
+            console().print(f"{name} version {made.version} hash {made.hash}{later}", markup=False)
 
-    asyncio.run(main())
+    run_with_runtime(work)
 
 
 def _localizations(tenant: str) -> Template | None:

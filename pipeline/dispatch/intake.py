@@ -14,7 +14,7 @@ import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from pipeline.dispatch.parse import Rows, read
-from pipeline.jobs.store import storable
+from pipeline.jobs.store import storable_error
 from pipeline.runtime.append import append_until_confirmed
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.kafka import consumer, partitions
@@ -99,7 +99,11 @@ async def _write(connection: psycopg.AsyncConnection[Any], rows: Rows) -> None:
     await connection.execute(SQL["lock"], {"streams": sorted(touched)})
     if rows.ends:
         states, attempts, errors = zip(*rows.ends.values(), strict=True)
-        values = {"states": list(states), "attempts": list(attempts), "errors": [storable(error) for error in errors]}
+        values = {
+            "states": list(states),
+            "attempts": list(attempts),
+            "errors": [storable_error(error) for error in errors],
+        }
         await connection.execute(SQL["take_ends"], {"streams": list(rows.ends), **values})
     if rows.deferrals:
         attempts, dues = zip(*rows.deferrals.values(), strict=True)

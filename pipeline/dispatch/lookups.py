@@ -6,7 +6,7 @@ from pipeline.dispatch.intake import SQL
 from pipeline.dispatch.routing.routes import Way, get_way
 from pipeline.runtime.batching_loader import Coalesced
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.ttl_cache import Remembered
+from pipeline.runtime.ttl_cache import DECISION_TTL_S, MAX_DECISIONS, TTLCache
 from pipeline.suppressions.queries import Asking, SuppressionQuestion
 from topics.record import EmailId
 from topics.requests import SendRequest
@@ -16,21 +16,23 @@ class Known:
     """Asks Postgres: seldom where it changes seldom, many at once where it doesn't."""
 
     def __init__(self, rt: Runtime) -> None:
-        secret = rt.settings.secret.get_secret_value()
         self._rt = rt
+        self._secret = rt.settings.secret.get_secret_value()
         self._asking = Asking(rt)
-        self._ways: Remembered[tuple[str, str], Way] = Remembered(lambda key: get_way(rt.pool, *key, secret))
-        self._providers: Remembered[str, Provider] = Remembered(lambda name: admin.get_provider(rt.pool, name, secret))
+        self._ways: TTLCache[tuple[str, str], Way] = TTLCache(DECISION_TTL_S, MAX_DECISIONS)
+        self._providers: TTLCache[str, Provider] = TTLCache(DECISION_TTL_S, MAX_DECISIONS)
         self._suppressed: Coalesced[SuppressionQuestion, str] = Coalesced(self._ask_suppressed)
         self._sent: Coalesced[str, bool] = Coalesced(self._ask_sent)
 
     async def way(self, request: SendRequest) -> Way:
         """How the brand's mail goes. Raises NotFound."""
-        return await self._ways.get((request.tenant, request.brand))
+        return await self._ways.get(
+            (request.tenant, request.brand), lambda key: get_way(self._rt.pool, *key, self._secret)
+        )
 
     async def provider(self, name: str) -> Provider:
         """A provider's row. Raises NotFound."""
-        return await self._providers.get(name)
+        return await self._providers.get(name, lambda name: admin.get_provider(self._rt.pool, name, self._secret))
 
     async def suppressed(self, request: SendRequest) -> str:
         """Why its brand doesn't write to this address; empty: it does."""

@@ -9,7 +9,7 @@ from pipeline.dispatch.attempt import Attempt
 from pipeline.dispatch.transports import smtp_replies
 from pipeline.dispatch.transports.base import Answer, Meaning
 from pipeline.jobs.job import DONE, Lane, Verdict, bury, give_back, hold, retry
-from pipeline.jobs.schedule import next_delay, not_before
+from pipeline.jobs.retry import next_delay, not_before
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
 from topics.acks import Acked, Deferred, Dropped, Failed, Rejected

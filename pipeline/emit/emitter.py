@@ -14,12 +14,12 @@ from pipeline.emit.fasttrack import Meaning
 from pipeline.emit.http import Caller, Reply
 from pipeline.jobs.engine import Lease
 from pipeline.jobs.job import DONE, Job, Lane, Verdict, bury, give_back, retry
-from pipeline.jobs.schedule import next_delay, not_before
+from pipeline.jobs.retry import next_delay, not_before
 from pipeline.runtime.append import append_until_confirmed
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.ports import Entry
-from pipeline.runtime.ttl_cache import Remembered
+from pipeline.runtime.ttl_cache import DECISION_TTL_S, MAX_DECISIONS, TTLCache
 from projections.debts import Debt, decode
 from topics.conversions import ConversionResult, Outcome
 from topics.registry import CONVERSION_RESULTS
@@ -36,18 +36,16 @@ class Tell:
     """
 
     def __init__(self, rt: Runtime, call: Caller, rand: Callable[[], float] = random.random) -> None:
-        secret = rt.settings.secret.get_secret_value()
         self._rt = rt
+        self._secret = rt.settings.secret.get_secret_value()
         self._call = call
         self._random = rand
-        self._destinations: Remembered[tuple[str, str], Destination | None] = Remembered(
-            lambda key: admin.get_destination(rt.pool, *key, secret)
-        )
+        self._destinations: TTLCache[tuple[str, str], Destination | None] = TTLCache(DECISION_TTL_S, MAX_DECISIONS)
 
     async def __call__(self, job: Job, lease: Lease) -> Verdict:
         """Tell one word of one email."""
         debt = decode(job.payload)
-        destination = await self._destinations.get((debt.tenant, debt.brand))
+        destination = await self._destinations.get((debt.tenant, debt.brand), self._ask_destination)
         if destination is None:
             return give_back(0, NO_DESTINATION, pause=NO_DESTINATION)
         lease.contact()
@@ -60,6 +58,9 @@ class Tell:
         await self._record(job, debt, destination, reply, outcome)
         crash_point("emit.after-result")
         return verdict
+
+    async def _ask_destination(self, key: tuple[str, str]) -> Destination | None:
+        return await admin.get_destination(self._rt.pool, *key, self._secret)
 
     def _judge(self, job: Job, reply: Reply) -> tuple[Verdict, Outcome]:
         said = f"{reply.status or ''} {reply.text}".strip()

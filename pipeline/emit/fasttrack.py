@@ -1,14 +1,13 @@
 """A debt in, Fast Track's conversion request out; its answer in, what it means out. Pure."""
 
 import re
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 from typing import Final
 
 import msgspec
 
 from pipeline.dialects.raw_json import members
+from pipeline.runtime.retry_after import parse_retry_after
 from projections.debts import Debt
 from topics.conversions import Outcome
 from topics.ids import event_id
@@ -90,19 +89,9 @@ def meaning(status: int) -> Meaning:
 
 
 def retry_after(status: int, header: str, now: Millis) -> float | None:
-    """The seconds that a 429 or 503 asks for (RFC 9110 §10.2.3: seconds or a date); None where it asks for none."""
-    header = header.strip()
-    if status not in _ASKS_FOR_TIME or not header:
-        return None
-    if header.isascii() and header.isdigit():
-        # A number of any length is a number; a float of it might not be.
-        return min(LONGEST_RETRY_AFTER, float(header[:12]))
-    try:
-        at = parsedate_to_datetime(header)
-    except ValueError:
-        return None
-    seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now / 1000
-    return min(LONGEST_RETRY_AFTER, max(0.0, seconds))
+    """Return the seconds that a 429 or 503 asks for; None where it asks for none."""
+    seconds = parse_retry_after(header, now) if status in _ASKS_FOR_TIME else None
+    return None if seconds is None else min(LONGEST_RETRY_AFTER, seconds)
 
 
 def result_id(debt: Debt, attempt: int, outcome: Outcome) -> str:

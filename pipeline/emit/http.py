@@ -13,6 +13,7 @@ from typing import Any, Final
 import aiohttp
 
 from pipeline.emit.ssrf import PrivateAddress, is_public
+from pipeline.runtime.http_body import read_bounded
 from pipeline.settings import Settings
 
 MOST_BYTES: Final = 4096
@@ -58,14 +59,8 @@ class Caller:
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> str:
-    parts, size = [], 0
-    async for part in response.content.iter_chunked(MOST_BYTES):
-        parts.append(part)
-        size += len(part)
-        if size >= MOST_BYTES:
-            response.close()
-            break
-    text = b"".join(parts)[:MOST_BYTES].decode("utf-8", "replace")
+    body, _ = await read_bounded(response, MOST_BYTES)
+    text = body.decode("utf-8", "replace")
     return "".join(c if c.isprintable() else " " for c in text)[:300]
 
 

@@ -1,6 +1,5 @@
 """A request's API key -> its tenant, or a 401; answers are remembered for a few seconds."""
 
-import time
 from typing import Final
 
 from fastapi import Request
@@ -9,8 +8,8 @@ from pipeline import admin
 from pipeline.gateway.problems import Problem
 from pipeline.gateway.request_body import OWNER
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.cache import Cache
 from pipeline.runtime.fair_threads import CALLER
+from pipeline.runtime.ttl_cache import TTLCache
 
 REMEMBERED_S: Final = 3.0
 """How long a revoked key may go on working, and a new one wait after it was tried too early."""
@@ -26,7 +25,7 @@ class Authenticate:
 
     def __init__(self, rt: Runtime) -> None:
         self._pool = rt.pool
-        self._known: Cache[bytes, admin.Tenant | None] = Cache(REMEMBERED_S, BOUND, time.monotonic)
+        self._known: TTLCache[bytes, admin.Tenant | None] = TTLCache(REMEMBERED_S, BOUND)
 
     async def __call__(self, request: Request) -> admin.Tenant:
         """The tenant of ``X-Api-Key``, or of ``Authorization: Bearer``. Raises Problem 401."""

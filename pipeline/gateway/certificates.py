@@ -13,7 +13,8 @@ import aiohttp
 from yarl import URL
 
 from pipeline.errors import Forged, Recoverable
-from pipeline.runtime.cache import Cache
+from pipeline.runtime.http_body import read_bounded
+from pipeline.runtime.ttl_cache import TTLCache
 
 TIMEOUT_S: Final = 5.0
 MOST_BYTES: Final = 64_000
@@ -35,8 +36,8 @@ class Visits:
 
     def __init__(self, connector: Connector) -> None:
         self._connector = connector
-        self._found: Cache[str, bytes] = Cache(FOUND_S, 64, time.monotonic)
-        self._missed: Cache[str, None] = Cache(MISSED_S, 1_000, time.monotonic)
+        self._found: TTLCache[str, bytes] = TTLCache(FOUND_S, 64, time.monotonic)
+        self._missed: TTLCache[str, None] = TTLCache(MISSED_S, 1_000, time.monotonic)
         self._asking: dict[str, asyncio.Task[bytes]] = {}
 
     async def certificate(self, url: str) -> bytes:
@@ -81,16 +82,10 @@ class Visits:
         )
         try:
             async with session, session.get(target, allow_redirects=False) as response:
-                return response.status, await _bounded(response)
+                body, is_whole = await read_bounded(response, MOST_BYTES)
+                if not is_whole:
+                    raise Unreachable(f"more than {MOST_BYTES} bytes")
+                return response.status, body
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             log.warning("%s does not answer: %s", target.host, type(error).__name__)
             raise Unreachable from error
-
-
-async def _bounded(response: aiohttp.ClientResponse) -> bytes:
-    body = b""
-    async for piece in response.content.iter_chunked(16_384):
-        body += piece
-        if len(body) > MOST_BYTES:
-            raise Unreachable(f"more than {MOST_BYTES} bytes")
-    return body

@@ -18,7 +18,7 @@ import prometheus_client
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from pipeline.gateway.client_info import Callers, site_of
-from pipeline.gateway.headers import SAFE
+from pipeline.gateway.headers import RETRY_SOON, SAFE
 
 MAX_REQUEST_LINE_BYTES: Final = 32_768
 """Links of ours hold their target in the path, so this is more than servers usually take."""
@@ -380,7 +380,7 @@ def _answer(status: int, error: str) -> bytes:
     body = msgspec.json.encode({"error": error, "where": "HTTP"})
     headers = {**SAFE, "Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
     if status == 503:
-        headers["Retry-After"] = "2"
+        headers |= RETRY_SOON
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return STATUS_LINE[status] + lines.encode("ascii") + b"\r\n" + body
 
@@ -388,7 +388,7 @@ def _answer(status: int, error: str) -> bytes:
 async def _too_many(_scope: Any, _receive: Any, send: Any) -> None:
     """Answer for an address that has too many requests in hand."""
     body = msgspec.json.encode({"error": "too many requests at once; try again", "where": "HTTP"})
-    headers = {**SAFE, "Content-Type": "application/json", "Content-Length": str(len(body)), "Retry-After": "2"}
+    headers = {**SAFE, "Content-Type": "application/json", "Content-Length": str(len(body)), **RETRY_SOON}
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": 503, "headers": raw})
     await send({"type": "http.response.body", "body": body})

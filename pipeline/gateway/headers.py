@@ -13,6 +13,8 @@ SAFE: Final = {
 """On every answer, unless it says otherwise itself."""
 NO_STORE: Final = {"Cache-Control": "no-store, no-cache, must-revalidate, private, max-age=0", "Pragma": "no-cache"}
 """For what must be asked for anew each time."""
+RETRY_SOON: Final = {"Retry-After": "2"}
+"""On a 503: nothing was taken, or nobody knows, and what is missing is usually back within seconds."""
 
 Raw = list[tuple[bytes, bytes]]
 

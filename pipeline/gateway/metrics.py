@@ -61,6 +61,11 @@ class Metrics:
             "event_loop_stalls", "How often the event loop was blocked for over 200 ms; the log says by what."
         )
 
+    def count_messages(self, wanted: int, taken: int, refused: int) -> None:
+        """Count the messages of a request that is taken whole or not at all; what is neither was not confirmed."""
+        for outcome, number in (("successful", taken), ("failed", refused), ("fatal", wanted - taken - refused)):
+            self.messages.labels(outcome).inc(number)
+
     def loop_beat(self, lag_seconds: float, stalled: bool) -> None:
         """Count one beat of the event loop."""
         self._loop_lag.observe(lag_seconds)

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from pipeline.errors import DatabaseUnavailable, LogUnavailable, Refused
+from pipeline.gateway.headers import RETRY_SOON
 from pipeline.runtime.database import AWAY
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def respond(status: int, error: str, where: str = "", headers: Mapping[str, str]
 
 def unavailable(error: str) -> Response:
     """A 503: nothing was taken, or nobody knows; the same request may safely be sent again."""
-    return respond(503, error, headers={"Retry-After": "2"})
+    return respond(503, error, headers=RETRY_SOON)
 
 
 def install(app: FastAPI, shapes: Mapping[str, Shape]) -> None:
@@ -82,7 +83,7 @@ async def _http(request: Request, error: Exception) -> Response:
 
 async def _unavailable(request: Request, error: Exception) -> Response:
     log.warning("%s %s: %s", request.method, request.scope["route"].path, type(error).__name__)
-    return _shaped(request, 503, "a part of Mailfold does not answer; send it again", "", {"Retry-After": "2"})
+    return _shaped(request, 503, "a part of Mailfold does not answer; send it again", "", RETRY_SOON)
 
 
 async def _bug(request: Request, _: Exception) -> Response:

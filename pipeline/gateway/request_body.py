@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from pipeline.errors import Refused
+from pipeline.gateway.headers import RETRY_SOON
 from pipeline.gateway.memory import BodyMemory, BodyShare
 from pipeline.gateway.problems import Problem
 
@@ -200,7 +201,7 @@ def _too_large(limit: int) -> Problem:
 def _no_room(request: Request) -> Problem:
     """Return the problem, and give back at once what the request holds: others wait for it."""
     release(request.scope)
-    headers = {"Connection": "close", "Retry-After": "2"}
+    headers = {"Connection": "close", **RETRY_SOON}
     return Problem(503, "too many bytes of other requests in hand; send it again", "body", headers)
 
 

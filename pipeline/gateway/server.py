@@ -20,6 +20,7 @@ from pipeline.gateway.state import World, make_world
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.fair_threads import FairThreads
 from pipeline.runtime.private_files import make_private_folder, replace_file
+from pipeline.runtime.sleep import sleep_unless
 
 GRACE_S: Final = 6
 """For requests in hand when told to stop; a batch has one append_timeout (5 s)."""
@@ -108,8 +109,7 @@ async def _serve(rt: Runtime, world: World, server: Server, listener: socket.soc
 
 async def _stop(rt: Runtime, server: Server, noting: "asyncio.Task[None]") -> None:
     while not rt.stop.is_set() and not rt.log.dead and not noting.done():
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(rt.stop.wait(), 1)
+        await sleep_unless(rt.stop, 1)
     server.should_exit = True
 
 

@@ -14,6 +14,7 @@ from typing import Final
 from pipeline.gateway.metrics import Metrics
 from pipeline.gateway.spool_files import Segments
 from pipeline.runtime.ports import Entry, Log, NewId
+from pipeline.runtime.sleep import sleep_unless
 from topics.codec import Undecodable, decode, encode
 from topics.events import DeliveryEvent
 from topics.registry import DELIVERY_EVENTS
@@ -58,8 +59,7 @@ class Spool:
         while await self._or_stop(self._wake, stop):
             delay = FIRST_DELAY_S if await self._drain_once() else min(delay * 2, LAST_DELAY_S)
             if self.busy and delay > FIRST_DELAY_S:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), delay)
+                await sleep_unless(stop, delay)
         self.close()
 
     def close(self) -> None:

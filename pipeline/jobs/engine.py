@@ -18,7 +18,7 @@ from psycopg_pool import PoolTimeout
 from pipeline.errors import LeaseLost, Recoverable
 from pipeline.jobs.job import Job, Lane, State, Verdict, bury, give_back, retry
 from pipeline.jobs.notify import listen
-from pipeline.jobs.schedule import next_delay
+from pipeline.jobs.retry import next_delay
 from pipeline.jobs.store import Limits, Settlement, Store, channel
 
 logger = logging.getLogger(__name__)

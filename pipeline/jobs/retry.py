@@ -1,9 +1,12 @@
-"""A lane's breaker: failures in a row open it, one probe at a time closes it. Pure.
+"""When a job is tried again: the schedule of its attempts with jitter, and its lane's breaker. Pure.
+
+Failures in a row open a breaker, one probe at a time closes it:
 
 closed ──THRESHOLD failures in a row──▶ open ──pause over──▶ one probe ──answers──▶ closed
                                           ▲──────── fails: twice the pause ──┘
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,3 +41,27 @@ def after_failures(breaker: Breaker, count: int, *, broken: bool = False) -> Bre
     if breaker.trips > 0 and breaker.open_for > 0:
         return breaker
     return Breaker(failures, breaker.trips + 1, pause(breaker.trips + 1))
+
+
+JITTER: Final = 0.2
+"""± 20 %: what failed together does not come back together."""
+
+Random = Callable[[], float]
+"""A number in [0, 1)."""
+
+
+def jittered(seconds: float, random: Random) -> float:
+    """``seconds`` ± 20 %."""
+    return seconds * (1 - JITTER + 2 * JITTER * random())
+
+
+def next_delay(schedule: Sequence[float], tries: int, random: Random) -> float | None:
+    """Seconds from the ``tries``-th attempt (from 1) to the next; None after the last."""
+    if tries > len(schedule):
+        return None
+    return jittered(schedule[max(tries, 1) - 1], random)
+
+
+def not_before(seconds: float, random: Random) -> float:
+    """What the other side asked for, and up to 20 % more: never earlier than it said."""
+    return seconds * (1 + JITTER * random())

@@ -13,11 +13,14 @@ from pipeline.jobs.job import Job, Lane, Verdict
 from pipeline.jobs.retry import Breaker, after_failures
 from pipeline.runtime.database import Pool
 from projections.sql import Queries
+from projections.text import storable_text
 
 SQL = Queries(Path(__file__).with_name("queries.sql"))
 
 Connection = psycopg.AsyncConnection[Any]
 Settlement = tuple[Job, Verdict]
+
+MAX_ERROR_CHARS = 500
 
 
 def channel(queue: str) -> str:
@@ -25,9 +28,9 @@ def channel(queue: str) -> str:
     return f"jobs_{queue}"
 
 
-def storable(text: str) -> str:
-    """Somebody else's words as Postgres takes them: no NUL, no lone surrogates, not too many."""
-    return text.replace("\0", "").encode("utf-8", "replace").decode()[:500]
+def storable_error(text: str) -> str:
+    """Return the beginning of an error's text as Postgres takes it."""
+    return storable_text(text[:MAX_ERROR_CHARS])
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Store:
             "states": [verdict.state.value for _, verdict in settlements],
             "delays": [float(verdict.delay) for _, verdict in settlements],
             "burnt": [verdict.burnt for _, verdict in settlements],
-            "errors": [storable(verdict.error) for _, verdict in settlements],
+            "errors": [storable_error(verdict.error) for _, verdict in settlements],
         }
         rows = await (await connection.execute(SQL["settle"], values)).fetchall()
         ours = {(stream, seq) for stream, seq in rows}

@@ -14,15 +14,16 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
 import msgspec
-import psycopg
 from aiokafka import AIOKafkaConsumer
 
-from pipeline.errors import Permanent, Refused
+from pipeline.errors import Permanent
 from pipeline.project.main import make_sink
 from pipeline.project.partition import RUN, Stretch, write
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.kafka import consumer, partition_of
+from pipeline.runtime.leader import alone
 from projections import swap
+from projections.locks import session_lock
 from projections.sink import SWAP_LOCK, TOPIC, Run, Sink
 from projections.swap import Difference
 
@@ -48,7 +49,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 async def rebuild(rt: Runtime, progress: Progress, *, check: bool = False, force: bool = False) -> Outcome:
     """Build, compare, and (unless ``check``, or they differ and not ``force``) swap."""
-    async with _alone(rt, _ONLY_ONE, wait=False), rt.pool.connection() as own:
+    async with alone(rt, "rebuild", _ONLY_ONE), rt.pool.connection() as own:
         await own.set_autocommit(True)
         await swap.create(own)
         try:
@@ -66,7 +67,7 @@ async def _rebuild(rt: Runtime, own: Any, progress: Progress, check: bool, force
         if check or (found and not force):
             return Outcome(replay.records, found, False)
         await replay.follow(progress)
-        async with _alone(rt, SWAP_LOCK):
+        async with session_lock(rt.settings.database_url.get_secret_value(), SWAP_LOCK):
             await replay.follow(progress)
             booked = await swap.take_place(own)
         await swap.drop_old(own)
@@ -79,7 +80,7 @@ async def _compare(rt: Runtime, replay: "Replay", progress: Progress) -> list[Di
         await comparing.execute("set transaction isolation level repeatable read, read only")
         # It locks no row, and what it waits for may take long.
         await comparing.execute("set local idle_in_transaction_session_timeout = 0")
-        async with _alone(rt, SWAP_LOCK):
+        async with session_lock(rt.settings.database_url.get_secret_value(), SWAP_LOCK):
             await replay.follow(progress)
             await comparing.execute("select 1 from projections.next_offsets")
         return await swap.differences(comparing)
@@ -123,8 +124,6 @@ class Replay:
     async def _read_to(self, number: int, end: int, told: Callable[[], None]) -> None:
         partition = partition_of(TOPIC, number, self._rt.settings)
         while self._next[number] < end:
-            if self._rt.stop.is_set():
-                raise Refused("stopped before it was done; nothing has changed")
             fetched = await self._reader.getmany(partition, timeout_ms=250, max_records=RUN)
             records = [record for record in fetched.get(partition, []) if record.offset < end]
             until = min(await self._reader.position(partition), end)
@@ -153,17 +152,3 @@ async def _reading(rt: Runtime) -> AsyncIterator[AIOKafkaConsumer]:
         yield reader
     finally:
         await reader.stop()
-
-
-@contextlib.asynccontextmanager
-async def _alone(rt: Runtime, lock: int, *, wait: bool = True) -> AsyncIterator[None]:
-    """Hold an advisory lock, on a connection of its own: it ends with the connection, whatever happens."""
-    url = rt.settings.database_url.get_secret_value()
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-        if wait:
-            await connection.execute("select pg_advisory_lock(%s)", (lock,))
-        else:
-            row = await (await connection.execute("select pg_try_advisory_lock(%s)", (lock,))).fetchone()
-            if row is None or not row[0]:
-                raise Refused("another rebuild is under way")
-        yield

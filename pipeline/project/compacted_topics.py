@@ -4,8 +4,6 @@ The projector follows `templates` and `suppressions` beside its own topic, so th
 more to run.
 """
 
-import asyncio
-import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
@@ -17,11 +15,11 @@ from psycopg_pool import PoolTimeout
 
 from pipeline.errors import Recoverable
 from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.consumed import Found
 from pipeline.runtime.kafka import append_all, consumer, partition_of
 from pipeline.runtime.ports import Entry
+from pipeline.runtime.sleep import sleep_unless
 from topics.codec import Undecodable, decode
-from topics.dead_letters import dead_letter
-from topics.record import Place
 from topics.registry import DEAD_LETTERS, Topic
 
 _BREATH: Final = 1.0
@@ -50,8 +48,7 @@ async def follow(rt: Runtime, topic: Topic, tables: Tables, at_once: int) -> Non
             await _follow(rt, topic, tables, at_once)
         except _GONE as error:
             logger.warning("%s: %s; beginning again", topic.name, type(error).__name__)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(rt.stop.wait(), _BREATH)
+        await sleep_unless(rt.stop, _BREATH)
 
 
 async def _follow(rt: Runtime, topic: Topic, tables: Tables, at_once: int) -> None:
@@ -88,8 +85,7 @@ async def _decoded(rt: Runtime, topic: Topic, records: list[Any]) -> list[tuple[
         try:
             found.append((record.offset, decode(topic, record.value)))
         except Undecodable as error:
-            source = Place(topic=topic.name, partition=record.partition, offset=record.offset)
-            what = {"role": "project", "key": record.key, "value": record.value}
-            letter = dead_letter(source, rt.clock(), "undecodable", str(error), **what)
+            broken = Found.of(topic, record.partition, record)
+            letter = broken.dead(rt.clock(), "undecodable", str(error), role="project")
             await append_all(rt.log, [Entry(DEAD_LETTERS, None, letter)])
     return found

@@ -21,6 +21,7 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.kafka import consumer
 from pipeline.runtime.signing import Signer, hash_address, old_hash_of
+from pipeline.runtime.sleep import sleep_unless
 from pipeline.settings import Settings
 from projections import suppressions, templates
 from projections.sink import Sink
@@ -117,8 +118,7 @@ class Lanes(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
     async def keep_group_told(self) -> None:
         """Commit to the group what Postgres already has, for the lag tools; until stopped or a lane breaks."""
         while not self._rt.stop.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._rt.stop.wait(), 0.5)
+            await sleep_unless(self._rt.stop, 0.5)
             for task in self._tasks.values():
                 if task.done():
                     task.result()

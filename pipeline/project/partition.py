@@ -1,7 +1,6 @@
 """One partition of `email-changes` in, run by run, its rows in Postgres out."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -12,15 +11,16 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from pipeline.errors import LogUnavailable, Permanent
 from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.consumed import Found
 from pipeline.runtime.database import AWAY
 from pipeline.runtime.kafka import append_all
 from pipeline.runtime.ports import Entry
+from pipeline.runtime.sleep import sleep_unless
 from projections.columns import storable
 from projections.sink import Connection, Moved, Run, Sink
 from topics.changes import EmailChange, Tick
 from topics.codec import Undecodable, decode
-from topics.dead_letters import DeadLetter, dead_letter
-from topics.record import Place
+from topics.dead_letters import DeadLetter
 from topics.registry import DEAD_LETTERS, EMAIL_CHANGES
 
 log = logging.getLogger(__name__)
@@ -62,8 +62,7 @@ class Patience:
             log.error("%s went away (%s); waiting for it", self._what, type(error).__name__)
         pause = min(5.0, 0.1 * 2**self._losses)
         self._losses = min(self._losses + 1, 10)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), pause)
+        await sleep_unless(self._stop, pause)
 
     def found(self) -> None:
         """It answers."""
@@ -155,8 +154,7 @@ class Lane:
                 return answer
 
     async def _pause(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.rt.stop.wait(), seconds)
+        await sleep_unless(self.rt.stop, seconds)
 
 
 class Stretch(NamedTuple):
@@ -215,5 +213,4 @@ def _names_one_email(change: EmailChange) -> bool:
 
 def unprojectable(record: Any, error: str, now: int) -> DeadLetter:
     """Return the dead letter of a record that can't be projected."""
-    source = Place(topic=EMAIL_CHANGES.name, partition=record.partition, offset=record.offset)
-    return dead_letter(source, now, "undecodable", error, role="project", key=record.key, value=record.value)
+    return Found.of(EMAIL_CHANGES, record.partition, record).dead(now, "undecodable", error, role="project")

@@ -6,7 +6,6 @@ time it is, and reads that back in its place on the log. Where nothing is hidden
 appended: an idle installation's log doesn't grow.
 """
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Collection
 from typing import Final
@@ -14,6 +13,7 @@ from typing import Final
 from pipeline.project.partition import DATABASE_AWAY
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.ports import Entry
+from pipeline.runtime.sleep import sleep_unless
 from projections.postgres import partition_times
 from topics.changes import Tick
 from topics.record import Millis
@@ -39,8 +39,7 @@ class Ticker:
         while not self._rt.stop.is_set():
             with contextlib.suppress(*DATABASE_AWAY):  # the lanes wait for it, and say so
                 await self.tick(mine())
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._rt.stop.wait(), PERIOD_S)
+            await sleep_unless(self._rt.stop, PERIOD_S)
 
     async def tick(self, mine: Collection[int]) -> None:
         """Append a tick wherever one is due."""

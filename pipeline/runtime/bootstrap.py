@@ -68,13 +68,18 @@ def require(settings: Settings) -> None:
 
 
 @contextlib.asynccontextmanager
-async def runtime(settings: Settings, *, pool_size: int = 4, role: str = "") -> AsyncIterator[Runtime]:
-    """Open everything a role needs, in order; close it in reverse. A named role's event loop is watched."""
+async def runtime(
+    settings: Settings, *, pool_size: int = 4, role: str = "", signals: bool = True
+) -> AsyncIterator[Runtime]:
+    """Open everything a role needs, in order; close it in reverse. A named role's event loop is watched.
+
+    With ``signals``, SIGTERM and SIGINT set ``stop`` and end nothing by themselves; a command is cancelled by them.
+    """
     require(settings)
     configure_logging(settings)
     crashpoints.arm(settings)
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT) if signals else ():
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with database(settings, size=pool_size) as pool, kafka_log(settings) as log:
         with watching(role) if role else contextlib.nullcontext() as watchdog:

@@ -18,10 +18,11 @@ from psycopg_pool import PoolTimeout
 
 from pipeline.errors import LeaseLost, Recoverable, Refused
 from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.consumed import Found
 from pipeline.runtime.ports import Entry
+from pipeline.runtime.sleep import sleep_unless
+from projections import locks
 from projections.sql import Queries
-from topics.dead_letters import dead_letter
-from topics.record import Place
 from topics.registry import DEAD_LETTERS, Topic
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,6 @@ ENDING: Final = 5.0
 """Seconds that a cancelled reader gets to let go of its connections, of the ten that a role has after SIGTERM. One that
 is left behind harms nobody: what it still wrote would be fenced by the offsets."""
 _SILENCE: LiteralString = "set idle_session_timeout = '10s'"
-_LOCK: LiteralString = "select pg_try_advisory_lock(hashtext(%s), 0)"
 
 
 async def lead(rt: Runtime, name: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -49,18 +49,18 @@ async def lead(rt: Runtime, name: str, work: Callable[[], Awaitable[None]]) -> N
                     await _until_any(work(), rt.stop.wait(), _ping(leading))
         except (psycopg.Error, PoolTimeout, KafkaError, OSError, Recoverable) as error:
             logger.warning("%s: %s: %s; beginning again", name, type(error).__name__, error)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STANDBY):
-                await rt.stop.wait()
+        await sleep_unless(rt.stop, STANDBY)
 
 
 @contextlib.asynccontextmanager
-async def alone(rt: Runtime, name: str) -> AsyncIterator[None]:
-    """Hold the lock of a command that only one process may run at a time. Raises Refused where another runs it."""
+async def alone(rt: Runtime, name: str, key: locks.Key | None = None) -> AsyncIterator[None]:
+    """Hold the lock of a command that only one process may run at a time. Raise Refused where another runs it.
+
+    The lock's ``key`` is made of the command's name unless it is given.
+    """
     url = rt.settings.database_url.get_secret_value()
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=5) as connection:
-        row = await (await connection.execute(_LOCK, (f"mailfold.{name}",))).fetchone()
-        if row is None or not row[0]:
+    async with locks.session_lock(url, f"mailfold.{name}" if key is None else key, wait=False) as taken:
+        if not taken:
             raise Refused(f"another {name} is under way")
         yield
 
@@ -102,11 +102,9 @@ class Positions:
 
     def letter(self, record: Any, why: str) -> Entry:
         """A record that is none of ours, for the dead letters."""
-        source = Place(topic=self.topics[record.topic].name, partition=record.partition, offset=record.offset)
-        what = {"role": "dispatch", "key": record.key, "value": record.value}
-        letter = dead_letter(source, self._rt.clock(), "undecodable", why, **what)
-        logger.error("%s is no record of ours; it went to the dead letters", source)
-        return Entry(DEAD_LETTERS, None, letter)
+        found = Found.of(self.topics[record.topic], record.partition, record)
+        logger.error("%s is no record of ours; it went to the dead letters", found.place)
+        return Entry(DEAD_LETTERS, None, found.dead(self._rt.clock(), "undecodable", why, role="dispatch"))
 
     def _columns(self, places: Sequence[TopicPartition]) -> dict[str, Any]:
         return {
@@ -119,11 +117,10 @@ class Positions:
 async def _leading(rt: Runtime, name: str) -> AsyncIterator[psycopg.AsyncConnection[Any] | None]:
     """A session that holds the lock; None while another process has it."""
     url = rt.settings.database_url.get_secret_value()
-    connection = await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=5)
+    connection = await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=locks.CONNECT_TIMEOUT_S)
     async with connection:
         await connection.execute(_SILENCE)
-        row = await (await connection.execute(_LOCK, (name,))).fetchone()
-        yield connection if row is not None and row[0] else None
+        yield connection if await locks.try_lock(connection, name) else None
 
 
 async def _ping(connection: psycopg.AsyncConnection[Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 from cryptography.fernet import Fernet, InvalidToken
 
 from pipeline.content.domains import InvalidDomain, to_ascii, to_unicode
-from pipeline.errors import BadSettings
+from pipeline.errors import BadSettings, Forged
 from projections.suppressing import OldHash
 
 TAG_BYTES: Final = 16
@@ -40,6 +40,23 @@ class Signer:
     def verify(self, message: bytes, tag: bytes) -> bool:
         """Whether the tag is ours, in constant time."""
         return hmac.compare_digest(self.tag(message), tag)
+
+
+def sign_token(signer: Signer, kind: bytes, payload: bytes) -> str:
+    """Return a payload as a text for URLs, base64url with its tag before it; ``kind`` keeps one use from another's."""
+    return base64.urlsafe_b64encode(signer.tag(kind + payload) + payload).decode().rstrip("=")
+
+
+def verify_token(signer: Signer, kind: bytes, token: str, payload_bytes: int | None = None) -> bytes:
+    """Return the payload of a token of this kind, of so many bytes where they are given. Raise Forged."""
+    try:
+        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+    except ValueError:
+        raise Forged("the token is not base64url") from None
+    tag, payload = raw[:TAG_BYTES], raw[TAG_BYTES:]
+    if payload_bytes not in (None, len(payload)) or not signer.verify(kind + payload, tag):
+        raise Forged("the token is not ours")
+    return payload
 
 
 def signers(secret: str, previous: str, purpose: str) -> tuple[Signer, ...]:

@@ -21,7 +21,8 @@ from pipeline.runtime.ports import Entry, Log
 from pipeline.suppressions.import_file import HASH, Bad, Found, problem_with
 from pipeline.suppressions.queries import Asking, NamedAddress
 from projections import suppressions
-from projections.suppressing import AddressKey, stored
+from projections.suppressing import AddressKey
+from projections.text import storable_text
 from topics.registry import SUPPRESSIONS
 from topics.suppressions import Decision, Lifted, Listed, Reason
 
@@ -89,7 +90,7 @@ class Deciding:
         """Write to it again; return whether that is in force. Raise NotFound where nothing is known of it."""
         check(wish)
         known = await self._asking.of_address(wish.tenant, named)
-        brand = stored(wish.brand)
+        brand = storable_text(wish.brand)
         about = [one for one in known if wish.brand == "*" or one.key[1] in (brand, "*")]
         if not any(one.evidence or one.decisions for one in about):
             raise NotFound("nothing is known of this address for this brand")
@@ -125,7 +126,7 @@ class Deciding:
     def _wanted(self, wish: Wish, found: Sequence[Found]) -> dict[AddressKey, Reason]:
         wanted: dict[AddressKey, Reason] = {}
         for one in found:
-            key = (wish.tenant, stored(wish.brand or one.brand), address_hash(self._asking, one.name))
+            key = (wish.tenant, storable_text(wish.brand or one.brand), address_hash(self._asking, one.name))
             wanted[key] = one.reason or wish.reason or Reason.MANUAL
         return wanted
 

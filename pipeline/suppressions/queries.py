@@ -8,8 +8,9 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.signing import Signer, hash_address, old_hash_of
 from pipeline.settings import Settings
 from projections import suppressions
-from projections.suppressing import AddressKey, OldHash, Rule, Why, stored
+from projections.suppressing import AddressKey, OldHash, Rule, Why
 from projections.suppressions import Asked, Known, Page
+from projections.text import storable_text
 from topics.suppressions import Reason
 
 
@@ -51,7 +52,7 @@ class Asking:
     def question(self, tenant: str, brand: str, address: str) -> SuppressionQuestion:
         """Return what a brand's mail to an address is asked by."""
         named = self.named(address)
-        return SuppressionQuestion((tenant, stored(brand), named.hash), named.old)
+        return SuppressionQuestion((tenant, storable_text(brand), named.hash), named.old)
 
     async def suppressed(self, questions: Sequence[SuppressionQuestion]) -> dict[AddressKey, Why]:
         """Return those of these that get nothing, and why."""

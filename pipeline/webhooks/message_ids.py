@@ -7,6 +7,8 @@ import hashlib
 import re
 from typing import Final
 
+from projections.text import storable_text
+
 _LONGEST: Final = 200
 """What an index can hold comes from outside: beyond this an id is known by its hash."""
 
@@ -26,6 +28,5 @@ def match_key(provider_message_id: str) -> str:
     name = _SENDGRID_EARLIER.sub("", _SENDGRID.sub(r"\1", name))
     if _UUID.match(name):
         return name.lower()
-    # Postgres' texts have no NUL.
-    name = name.replace("\x00", "\ufffd")
+    name = storable_text(name)
     return name if len(name.encode()) <= _LONGEST else hashlib.sha256(name.encode()).hexdigest()

@@ -6,13 +6,13 @@ from typing import Final
 import msgspec
 
 from pipeline.errors import NotFound, Uncorrelated, Unrecognised
+from pipeline.runtime.consumed import Found
 from pipeline.runtime.ports import Entry
 from pipeline.webhooks import bots
 from pipeline.webhooks.base import UNCORRELATED, Adapter, Context, Proofs
 from pipeline.webhooks.message_ids import match_key
 from pipeline.webhooks.providers.registry import adapter
 from pipeline.webhooks.splitting import events_of
-from pipeline.worker.fold_batch import Found
 from topics.codec import Undecodable, decode, encode
 from topics.dead_letters import DeadLetter, dead_letter
 from topics.events import DeliveryEvent

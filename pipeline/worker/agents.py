@@ -5,10 +5,11 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from pipeline.errors import TooManyDead
+from pipeline.runtime.consumed import Found
 from pipeline.runtime.ports import Clock
 from pipeline.webhooks.base import Proofs
 from pipeline.webhooks.normalize import Output, outputs
-from pipeline.worker.fold_batch import Found, Read, Stretch, fold_all
+from pipeline.worker.fold_batch import Read, Stretch, fold_all
 from pipeline.worker.streaming.commit_batch import Step
 from topics.codec import encode
 from topics.registry import DEAD_LETTERS

@@ -14,12 +14,13 @@ from typing import Any, Final
 
 import msgspec
 
+from pipeline.runtime.consumed import Found
 from pipeline.worker.fold import evolve
 from topics.changes import AppliedBytes, ChangeBytes, Fact
 from topics.codec import Undecodable, encode, encode_parts, read
-from topics.dead_letters import DeadLetter, dead_letter
+from topics.dead_letters import DeadLetter
 from topics.join import bounded
-from topics.record import Millis, Place
+from topics.record import Millis
 from topics.registry import EMAIL_CHANGES, EMAIL_STATES, MAX_RECORD_BYTES, Topic
 from topics.states import EmailState
 
@@ -33,19 +34,6 @@ UNBOUNDED_BYTES: Final = 8_192
 """A stored state up to this size is taken as it is; a mark of it with too many ids is cut when a fact joins it."""
 
 
-class Found(msgspec.Struct, frozen=True, gc=False):
-    """A record as it lies on the log."""
-
-    topic: Topic
-    place: Place
-    key: bytes | None
-    value: bytes | None
-
-    def dead(self, now: Millis, reason: str, error: str, *, role: str) -> DeadLetter:
-        """Return the dead letter of this record."""
-        return dead_letter(self.place, now, reason, error, role=role, key=self.key, value=self.value)
-
-
 class Stretch(msgspec.Struct, frozen=True):
     """Consecutive records of one partition; each has an `offset`, a `key` and a `value`."""
 
@@ -55,8 +43,7 @@ class Stretch(msgspec.Struct, frozen=True):
 
     def at(self, record: Any) -> Found:
         """One record with its place."""
-        place = Place(topic=self.topic.name, partition=self.partition, offset=record.offset)
-        return Found(self.topic, place, record.key, record.value)
+        return Found.of(self.topic, self.partition, record)
 
     def found(self) -> list[Found]:
         """All records with their places."""

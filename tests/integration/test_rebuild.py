@@ -96,9 +96,10 @@ async def test_any_difference_is_named_and_refused_unless_forced(settings: Setti
 
 
 async def test_two_rebuilds_at_once_are_one_too_many(settings: Settings) -> None:
-    from pipeline.operations.rebuild import _ONLY_ONE, _alone
+    from pipeline.operations.rebuild import _ONLY_ONE
+    from pipeline.runtime.leader import alone
 
-    async with runtime(settings) as rt, _alone(rt, _ONLY_ONE):
+    async with runtime(settings) as rt, alone(rt, "rebuild", _ONLY_ONE):
         with pytest.raises(Refused, match="another rebuild"):
             await rebuild(rt, silent)
 

@@ -7,7 +7,7 @@ import msgspec
 
 from pipeline.webhooks.message_ids import match_key
 from projections.columns import storable
-from projections.steps import text
+from projections.text import storable_text
 from topics.acks import Ack, Acked
 from topics.codec import Undecodable, decode
 from topics.events import DeliveryEvent
@@ -60,7 +60,7 @@ def read(topics: dict[str, Topic], records: Iterable[Any]) -> Learnt:
 
 def _ack(learnt: Learnt, ack: Ack) -> None:
     if isinstance(ack, Acked) and storable(ack.email_id) and (name := match_key(ack.provider_message_id)):
-        learnt.ids.setdefault(((text(ack.provider), name), ack.email_id), ack.recorded_at)
+        learnt.ids.setdefault(((storable_text(ack.provider), name), ack.email_id), ack.recorded_at)
 
 
 def _event(event: DeliveryEvent, record: Any) -> Waiting:
@@ -68,7 +68,7 @@ def _event(event: DeliveryEvent, record: Any) -> Waiting:
     name = match_key(event.provider_message_id)
     if not name or event.email_id:
         raise ValueError("an event that waits for an email needs what its provider calls the message, and no email yet")
-    return Waiting((text(event.provider), name), record.partition, record.offset, record.timestamp, event)
+    return Waiting((storable_text(event.provider), name), record.partition, record.offset, record.timestamp, event)
 
 
 def correlated(event: DeliveryEvent, email_id: EmailId) -> DeliveryEvent:

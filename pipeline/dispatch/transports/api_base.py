@@ -10,6 +10,7 @@ import msgspec
 from pipeline.admin import Provider
 from pipeline.dispatch.transports.base import Answer, Mail, Meaning
 from pipeline.jobs.job import Lane
+from pipeline.runtime.retry_after import parse_retry_after
 from topics import verdict
 from topics.record import Millis
 
@@ -33,6 +34,7 @@ class Reply:
     headers: Mapping[str, str]
     """Names in lower case."""
     body: bytes
+    received_at: Millis = 0
 
     def json(self) -> Any:
         """The body, if it is JSON; None otherwise: proxies answer in HTML."""
@@ -101,6 +103,7 @@ class Many(Protocol):
         ...
 
 
+MAX_RETRY_AFTER_S: Final = 86_400.0
 _REFUSED: Final = (400, 406, 413, 415, 422)
 _NOT_NOW: Final = (425, 429, 503)
 """Said before anything was done. Other 5xx leave it open: a proxy may have lost an answer that was a yes."""
@@ -137,9 +140,9 @@ def answered(
 
 
 def retry_after(reply: Reply) -> float:
-    """Seconds that the provider wants to be left alone (RFC 9110 §10.2.3); 0 where it doesn't say, or by a date."""
-    said = reply.headers.get("retry-after", "")
-    return min(float(said), 86_400.0) if said.isascii() and said.isdigit() else 0.0
+    """Return the seconds that the provider wants to be left alone, a day at most; 0 where it doesn't say."""
+    seconds = parse_retry_after(reply.headers.get("retry-after", ""), reply.received_at)
+    return min(seconds or 0.0, MAX_RETRY_AFTER_S)
 
 
 def words(reply: Reply) -> str:

@@ -14,6 +14,8 @@ import aiohttp
 
 from pipeline.admin import Provider
 from pipeline.dispatch.transports.api_base import Call, Reply
+from pipeline.runtime.bootstrap import wall_clock
+from pipeline.runtime.http_body import read_bounded
 
 MOST_BYTES: Final = 1_000_000
 """Of a reply; a batch's has a few hundred bytes for each mail."""
@@ -65,7 +67,8 @@ class Line:
                 ) as response,
             ):
                 headers = {name.lower(): value for name, value in response.headers.items()}
-                return Reply(response.status, headers, await _bounded(response))
+                body, _ = await read_bounded(response, MOST_BYTES)
+                return Reply(response.status, headers, body, received_at=wall_clock())
         except TimeoutError as error:
             raise NoReply(f"no answer within {self._timeout:g} s", begun=progress.begun) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -91,14 +94,3 @@ class _Progress:
 async def _begun(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: Any) -> None:
     """Called by aiohttp with a connection in hand, before the first byte."""
     context.trace_request_ctx.begin()
-
-
-async def _bounded(response: aiohttp.ClientResponse) -> bytes:
-    parts, size = [], 0
-    async for part in response.content.iter_chunked(65_536):
-        parts.append(part)
-        size += len(part)
-        if size >= MOST_BYTES:
-            response.close()
-            break
-    return b"".join(parts)[:MOST_BYTES]

@@ -14,6 +14,7 @@ from pipeline.content.chunks import check_parts
 from pipeline.dialects import email_v1_send as dialect
 from pipeline.dialects.email_v1_send import DIALECT, Answer, Result, Said, Wish
 from pipeline.errors import DatabaseUnavailable, LogUnavailable, Refused
+from pipeline.gateway.headers import RETRY_SOON
 from pipeline.gateway.idempotency_key import HEADER, Message, message
 from pipeline.gateway.intake import Intake, Outcome, Parcel
 from pipeline.gateway.request_body import read_body
@@ -131,7 +132,7 @@ class Surface:
         crash_point("gateway.before-answer")
         lost = [result for result in results.values() if result.status == 503]
         if lost and not outcome.taken:
-            return _respond(503, dialect.answer(count, results, NOTHING), {"Retry-After": "2"})
+            return _respond(503, dialect.answer(count, results, NOTHING), RETRY_SOON)
         return _respond(200, dialect.answer(count, results))
 
     def _limit(self, tenant: Tenant, wishes: list[Wish], results: dict[int, Result]) -> list[Wish]:

@@ -18,7 +18,7 @@ from pipeline.dialects import extrahorizon as dialect
 from pipeline.dialects import rql
 from pipeline.dialects.extrahorizon import CODES, DIALECT, Mail, Trouble, Wish
 from pipeline.errors import Forged, MissingLocalization, Refused
-from pipeline.gateway.headers import NO_STORE
+from pipeline.gateway.headers import NO_STORE, RETRY_SOON
 from pipeline.gateway.idempotency_key import Message, message
 from pipeline.gateway.intake import Intake, Parcel
 from pipeline.gateway.openapi import extrahorizon
@@ -115,16 +115,18 @@ class Surface:
         mail = self._mail(tenant, wish, said, ids, now)
         parcels = self._parcels(tenant.tenant, wish, said, ids, mail)
         if wait := self._world.limits.whole(tenant, len(wish.each)):
-            return _respond(429, Trouble(4, "over the rate agreed upon; send it again later"), math.ceil(wait))
+            return _respond(
+                429, Trouble(4, "over the rate agreed upon; send it again later"), {"Retry-After": str(math.ceil(wait))}
+            )
         if ids.identity and not await self._intake.is_its_list(ids.message_id, wish.each):
             raise Trouble(17, "this Idempotency-Key was used before for other recipients")
         outcome = await self._intake.take(parcels)
         crash_point("gateway.before-answer")
-        self._count(len(wish.each), len(outcome.taken), len(outcome.refused))
+        self._world.metrics.count_messages(len(wish.each), len(outcome.taken), len(outcome.refused))
         if outcome.refused:
             raise Trouble(17, next(iter(outcome.refused.values())))
         if len(outcome.taken) < len(wish.each):
-            return _respond(503, Trouble(4, AGAIN), 2)
+            return _respond(503, Trouble(4, AGAIN), RETRY_SOON)
         return Response(dialect.answer(mail), media_type="application/json")
 
     async def _said(self, tenant: str, wish: Wish, now: Millis) -> Said:
@@ -197,10 +199,6 @@ class Surface:
         ]
         return {request.email_id: Parcel(request, said.content) for request in requests}
 
-    def _count(self, wanted: int, taken: int, refused: int) -> None:
-        for name, number in (("successful", taken), ("failed", refused), ("fatal", wanted - taken - refused)):
-            self._world.metrics.messages.labels(name).inc(number)
-
     # ------------------------------------------------------------------ ask
     async def find(self, request: Request) -> Response:
         """A page of the tenant's mails."""
@@ -272,8 +270,8 @@ async def _answered(handler: Handler, request: Request) -> Response:
         return _respond(CODES[trouble.code][0], trouble)
 
 
-def _respond(status: int, trouble: Trouble, retry_after: int = 0) -> Response:
-    headers = {"Retry-After": str(retry_after)} if retry_after else {}
+def _respond(status: int, trouble: Trouble, headers: Mapping[str, str] | None = None) -> Response:
+    headers = dict(headers or {})
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(dialect.problem(trouble), status, headers=headers, media_type="application/json")

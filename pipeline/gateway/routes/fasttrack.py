@@ -9,6 +9,7 @@ from pipeline.admin import Tenant
 from pipeline.dialects import fasttrack
 from pipeline.dialects.fasttrack import DIALECT, Fault, Success, Wish
 from pipeline.errors import DatabaseUnavailable
+from pipeline.gateway.headers import RETRY_SOON
 from pipeline.gateway.intake import Intake, Outcome, Parcel
 from pipeline.gateway.openapi import common
 from pipeline.gateway.request_body import read_body
@@ -76,7 +77,7 @@ class Batches:
             self._counted.labels(name).inc(len(found))
         crash_point("gateway.before-answer")
         if unconfirmed and not successful:
-            return Response(shape(503, NOTHING_TAKEN, ""), 503, {"Retry-After": "2"}, "application/json")
+            return Response(shape(503, NOTHING_TAKEN, ""), 503, RETRY_SOON, "application/json")
         return Response(fasttrack.answer(successful, failed, fatal), media_type="application/json")
 
     def _limit(self, tenant: Tenant, wishes: list[Wish]) -> tuple[list[Wish], list[Fault]]:

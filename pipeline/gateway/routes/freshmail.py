@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pipeline.admin import Tenant
 from pipeline.dialects import freshmail
 from pipeline.dialects.freshmail import DIALECT, Invalid, Post, Registered, Wish
+from pipeline.gateway.headers import RETRY_SOON
 from pipeline.gateway.idempotency_key import HEADER, Message, message
 from pipeline.gateway.intake import Intake, Parcel
 from pipeline.gateway.request_body import read_body
@@ -124,7 +125,7 @@ class Surface:
     def __init__(self, world: World) -> None:
         self._rt = world.rt
         self._limits = world.limits
-        self._counted = world.metrics.messages
+        self._metrics = world.metrics
         self._intake = Intake(world.rt, world.log)
 
     async def answer(self, request: Request, tenant: Tenant, post: Post) -> Response:
@@ -137,19 +138,17 @@ class Surface:
     async def _take(self, request: Request, tenant: Tenant, post: Post, wishes: list[Wish]) -> Response:
         ids = message(request, tenant.tenant, DIALECT, len(wishes), self._rt.new_id)
         if wait := self._limits.whole(tenant, len(wishes)):
-            return _later(429, "Over the rate agreed upon; send it again later.", math.ceil(wait))
+            return _later(429, "Over the rate agreed upon; send it again later.", {"Retry-After": str(math.ceil(wait))})
         if ids.identity and not await self._intake.is_its_list(ids.message_id, [wish.recipient for wish in wishes]):
             return _answer(409, freshmail.error([OTHER_LIST]))
         outcome = await self._intake.take(self._parcels(tenant.tenant, post, wishes, ids))
         crash_point("gateway.before-answer")
         taken = len(outcome.taken)
-        self._counted.labels("successful").inc(taken)
-        self._counted.labels("failed").inc(len(outcome.refused))
-        self._counted.labels("fatal").inc(len(wishes) - taken - len(outcome.refused))
+        self._metrics.count_messages(len(wishes), taken, len(outcome.refused))
         if outcome.refused:
             return _answer(409, freshmail.error(sorted(set(outcome.refused.values()))))
         if taken < len(wishes):
-            return _later(503, AGAIN, 2)
+            return _later(503, AGAIN, RETRY_SOON)
         pairs = zip(wishes, ids.email_ids, strict=True)
         return _answer(201, freshmail.answer(Registered(wish.recipient, email_id) for wish, email_id in pairs))
 
@@ -194,5 +193,5 @@ def _answer(status: int, body: bytes) -> Response:
     return Response(body, status, media_type="application/json")
 
 
-def _later(status: int, error: str, seconds: int) -> Response:
-    return Response(freshmail.error([error]), status, {"Retry-After": str(seconds)}, "application/json")
+def _later(status: int, error: str, headers: dict[str, str]) -> Response:
+    return Response(freshmail.error([error]), status, headers, "application/json")

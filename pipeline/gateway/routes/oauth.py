@@ -5,7 +5,6 @@ key, the user's name and the client's id may be anything. A token lasts an hour 
 the SDK itself; it works as long as its key does.
 """
 
-import time
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -22,9 +21,9 @@ from pipeline.gateway.auth import BOUND, REMEMBERED_S, given_key
 from pipeline.gateway.problems import Problem
 from pipeline.gateway.request_body import OWNER, read_body
 from pipeline.gateway.state import World
-from pipeline.runtime.cache import Cache
 from pipeline.runtime.fair_threads import CALLER
 from pipeline.runtime.signing import Signer
+from pipeline.runtime.ttl_cache import TTLCache
 from topics.ids import owner_uuid
 
 BODY_MAX: Final = 16_384
@@ -132,7 +131,7 @@ class Callers:
         self._clock = world.rt.clock
         self._by_key = world.authenticate
         self._signer = Signer(world.rt.settings.secret.get_secret_value(), "access")
-        self._known: Cache[bytes, Tenant | None] = Cache(REMEMBERED_S, BOUND, time.monotonic)
+        self._known: TTLCache[bytes, Tenant | None] = TTLCache(REMEMBERED_S, BOUND)
 
     async def tenant(self, request: Request) -> Tenant:
         """The caller's tenant. Raises Trouble: 104, 117 (unknown) or 118 (expired), upon which the SDK refreshes."""

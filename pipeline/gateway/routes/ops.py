@@ -2,7 +2,6 @@
 
 import asyncio
 import hmac
-import time
 from collections.abc import Awaitable
 from typing import Final
 
@@ -16,7 +15,7 @@ from pipeline.gateway.auth import given_key
 from pipeline.gateway.metrics import PipelineGauges
 from pipeline.gateway.problems import Problem
 from pipeline.gateway.state import World
-from pipeline.runtime.cache import Cache
+from pipeline.runtime.ttl_cache import TTLCache
 
 PATIENCE_S: Final = 3.0
 REMEMBERED_S: Final = 1.0
@@ -27,7 +26,7 @@ def router(world: World) -> APIRouter:
     """The operator's surface."""
     routes = APIRouter(tags=["operation"])
     gauges = PipelineGauges(world.rt.pool, world.metrics)
-    ready: Cache[str, dict[str, str]] = Cache(REMEMBERED_S, 1, time.monotonic)
+    ready: TTLCache[str, dict[str, str]] = TTLCache(REMEMBERED_S, 1)
 
     @routes.get("/healthz", summary="The process lives")
     async def healthz() -> dict[str, str]:

@@ -19,8 +19,8 @@ from pipeline.runtime.signing import Signer
 from pipeline.suppressions import cursor, import_file, views
 from pipeline.suppressions.commands import Deciding, Report, Wish, address_hash, named_address
 from pipeline.suppressions.queries import Asking, SuppressionQuestion
-from projections.suppressing import stored
 from projections.suppressions import Asked
+from projections.text import storable_text
 from topics.suppressions import Reason
 
 IMPORT_MAX: Final = 10_000_000
@@ -226,7 +226,7 @@ async def _account(asking: Asking, tenant: Tenant, name: str, brand: str | None)
     named = named_address(asking, name)
     if brand is None:
         return views.account(named.hash, await asking.of_address(tenant.tenant, named))
-    asked = SuppressionQuestion((tenant.tenant, stored(brand), named.hash), named.old)
+    asked = SuppressionQuestion((tenant.tenant, storable_text(brand), named.hash), named.old)
     return views.account(named.hash, await asking.look([asked]))
 
 
@@ -249,7 +249,7 @@ def _wish(request: Request, tenant: Tenant, brand: str, reason: Reason | None = 
 
 
 def _stored(brand: str | None) -> str | None:
-    return None if brand is None else stored(brand)
+    return None if brand is None else storable_text(brand)
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 from pipeline.content import tokens
 from pipeline.content.unsubscribe import ONE_CLICK
 from pipeline.errors import Forged
-from pipeline.gateway.headers import NO_STORE
+from pipeline.gateway.headers import NO_STORE, RETRY_SOON
 from pipeline.gateway.html import CSP, page
 from pipeline.gateway.request_body import read_raw
 from pipeline.gateway.state import World
@@ -102,7 +102,7 @@ def router(world: World) -> APIRouter:
             return _page(400, _UNASKED)
         event = _event(world, email_id, request)
         places = await world.log.append([Entry(DELIVERY_EVENTS, email_id, event)])
-        return _page(503, _LATER, {"Retry-After": "2"}) if None in places else _page(200, _DONE)
+        return _page(503, _LATER, RETRY_SOON) if None in places else _page(200, _DONE)
 
     return routes
 

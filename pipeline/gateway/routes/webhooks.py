@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import re
-import time
 from typing import Any, Final
 
 import msgspec
@@ -17,9 +16,9 @@ from pipeline.gateway.state import World
 from pipeline.gateway.webhook_log import Heard
 from pipeline.gateway.webhook_record import BODY_MAX, LARGE_MAX, Taken, records
 from pipeline.gateway.webhook_verifier import Verifier
-from pipeline.runtime.cache import Cache
 from pipeline.runtime.database import AWAY
 from pipeline.runtime.ports import Entry
+from pipeline.runtime.ttl_cache import TTLCache
 from pipeline.webhooks import self_check
 from pipeline.webhooks.base import Adapter, Incoming
 from pipeline.webhooks.providers.registry import GREETING, PROVEN_BY_HEADERS, adapter
@@ -68,7 +67,7 @@ class _Known:
     def __init__(self, world: World) -> None:
         self._pool = world.rt.pool
         self._secret = world.rt.settings.secret.get_secret_value()
-        self._rows: Cache[str, admin.Provider | None] = Cache(REMEMBERED_S, 1_000, time.monotonic)
+        self._rows: TTLCache[str, admin.Provider | None] = TTLCache(REMEMBERED_S, 1_000)
         self._last: dict[str, admin.Provider] = {}
 
     async def find(self, name: str) -> tuple[admin.Provider, Adapter]:

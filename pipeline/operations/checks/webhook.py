@@ -19,6 +19,7 @@ from pipeline.operations.checks.webhook_keys import malformed
 from pipeline.operations.checks.webhook_signing import SIGN, UNSIGNED, Occasion, Signed
 from pipeline.operations.pending import span
 from pipeline.runtime.database import Pool
+from pipeline.runtime.http_body import read_bounded
 from pipeline.settings import Settings
 from pipeline.webhooks import self_check
 from pipeline.webhooks.providers.registry import adapter
@@ -28,6 +29,7 @@ _GATEWAY: Final = Path(__file__).parents[2] / "gateway"
 SQL: Final = Queries(_GATEWAY / "webhooks.sql")
 METRICS: Final = Queries(_GATEWAY / "metrics.sql")
 PATIENCE_S: Final = 10.0
+MAX_ANSWER_BYTES: Final = 2_000
 _PASSWORDS: Final = frozenset({"postmark", "sparkpost", "mailjet", "brevo"})
 _URL: Final = "MAILFOLD_PUBLIC_URL"
 
@@ -143,7 +145,8 @@ async def _post(provider: str, url: str, signed: Signed, secret: str) -> Answere
             session.post(url, data=signed.body, headers=headers, allow_redirects=False) as response,
         ):
             ours = response.headers.get(self_check.HEADER) == self_check.answer(by, mark)
-            return Answered(response.status, ours, _error(await response.content.read(2000)))
+            body, _ = await read_bounded(response, MAX_ANSWER_BYTES)
+            return Answered(response.status, ours, _error(body))
     except TimeoutError:
         return Answered(0, False, f"no answer within {PATIENCE_S:.0f} s")
     except (aiohttp.ClientError, OSError, ValueError) as error:

@@ -15,6 +15,7 @@ from pipeline.dispatch.correlation.parse import correlated
 from pipeline.operations.renormalize.diff import Judged, Name, Timeline, Verdict, first_of_each, judge, reidentified
 from pipeline.operations.renormalize.preconditions import all_is_read
 from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.consumed import Found
 from pipeline.runtime.kafka import append_all, consumer, partitions
 from pipeline.runtime.leader import alone
 from pipeline.runtime.ports import Entry
@@ -22,11 +23,10 @@ from pipeline.webhooks.base import UNCORRELATED
 from pipeline.webhooks.message_ids import match_key
 from pipeline.webhooks.normalize import normalize
 from pipeline.webhooks.proofs import proofs_of
-from pipeline.worker.fold_batch import Found
 from projections.columns import storable
 from projections.postgres import decode_fact
 from projections.sql import Queries
-from projections.steps import text
+from projections.text import storable_text
 from topics.changes import Fact
 from topics.codec import Undecodable, decode
 from topics.events import DeliveryEvent
@@ -161,7 +161,7 @@ class Renormalizer:
 
     def _to_tell(self, heard: Heard, timeline: Timeline) -> Iterator[Entry]:
         for event in heard.events:
-            name = event.email_id, text(event.event_id)
+            name = event.email_id, storable_text(event.event_id)
             judged = judge(event, timeline.get(name), self._now)
             if name in self._appended:
                 judged = Judged(Verdict.REPEAT)
@@ -170,7 +170,7 @@ class Renormalizer:
                 self._appended.add(name)
                 yield Entry(DELIVERY_EVENTS, event.email_id, judged.told)
         for retraction in reidentified(heard.events, timeline, self._now):
-            name = retraction.email_id, text(retraction.event_id)
+            name = retraction.email_id, storable_text(retraction.event_id)
             if name not in self._appended:
                 self._appended.add(name)
                 self.summary.retracted += 1
@@ -217,7 +217,7 @@ class Renormalizer:
             return {}
         values = {
             "email_ids": list({event.email_id for event in events}),
-            "event_ids": list({text(event.event_id) for event in events}),
+            "event_ids": list({storable_text(event.event_id) for event in events}),
             "received": list({one.received_at for one in heard}),
         }
         async with self._rt.pool.connection() as connection:

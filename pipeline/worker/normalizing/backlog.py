@@ -7,10 +7,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Self
 
+from pipeline.runtime.consumed import Found
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.webhooks.normalize import Output, is_heavy
 from pipeline.worker.agents import Normalizer
-from pipeline.worker.fold_batch import Found, Stretch
+from pipeline.worker.fold_batch import Stretch
 
 SLICE_BYTES: Final = 65_536
 """What is normalized before the event loop has a turn: about 4 ms."""

@@ -17,10 +17,10 @@ from typing import Final
 import msgspec
 
 from pipeline.errors import Recoverable
+from pipeline.runtime.consumed import Found
 from pipeline.runtime.ports import Clock
 from pipeline.settings import Settings
 from pipeline.webhooks.normalize import ROLE, Output, encoded
-from pipeline.worker.fold_batch import Found
 from pipeline.worker.normalizing.wire import LENGTH_BYTES, NormalizerTerms, NormalizingJob, framed, length
 
 PROCESSES: Final = 2

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
-from pipeline.worker.fold_batch import Found
+from pipeline.runtime.consumed import Found
 from topics.record import Millis, Place
 from topics.registry import PROVIDER_WEBHOOKS
 

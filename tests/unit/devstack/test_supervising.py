@@ -15,11 +15,10 @@ import psutil
 import pytest
 
 from pipeline.devstack.servers import jars, kafka, postgres
-from pipeline.devstack.servers.backoff import HEALTHY, Backoff
 from pipeline.devstack.servers.data_dir import Home, InUse, free_port, is_taken
 from pipeline.devstack.servers.orphans import Pids
 from pipeline.devstack.servers.process import Child, NotStarted, Program, spawn
-from pipeline.devstack.servers.restarter import Keeper
+from pipeline.devstack.servers.restarter import HEALTHY, Backoff, Keeper
 from pipeline.devstack.servers.threads import in_background
 from pipeline.settings import Settings, environment, load
 from tests.support.command import gone

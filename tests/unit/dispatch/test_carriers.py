@@ -294,8 +294,8 @@ def test_the_providers_id_is_read_as_its_events_spell_it(kind: str, own: str) ->
     assert APIS[kind].answer(taken).provider_message_id == own
 
 
-def test_retry_after_is_honoured_in_seconds_only() -> None:
-    values = {"7": 7.0, "0": 0.0, "": 0.0, "Wed, 21 Oct 2026 07:28:00 GMT": 0.0, "999999999": 86_400.0, "٣": 0.0}
+def test_retry_after_in_seconds_is_honoured_up_to_a_day() -> None:
+    values = {"7": 7.0, "0": 0.0, "": 0.0, "soon": 0.0, "999999999": 86_400.0, "٣": 0.0}
     assert {said: retry_after(reply(429, b"", {"Retry-After": said})) for said in values} == values
 
 
@@ -350,3 +350,16 @@ def test_what_is_repeated_is_what_the_adapters_look_for(kind: str) -> None:
 
 def test_plain_smtp_repeats_nothing() -> None:
     assert echo("smtp", ID) == ()
+
+
+@pytest.mark.parametrize(
+    ("date", "seconds"),
+    [
+        ("Sun, 06 Nov 1994 08:50:37 GMT", 60.0),
+        ("Sun, 06 Nov 1994 08:49:00 GMT", 0.0),
+        ("Sun, 06 Nov 2094 08:49:00 GMT", 86_400.0),
+    ],
+)
+def test_retry_after_date_counts_from_when_the_reply_came(date: str, seconds: float) -> None:
+    came_at = 784_111_777_000  # RFC 9110's example: Sun, 06 Nov 1994 08:49:37 GMT
+    assert retry_after(Reply(429, {"retry-after": date}, b"", received_at=came_at)) == seconds

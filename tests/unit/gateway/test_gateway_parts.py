@@ -19,7 +19,7 @@ from pipeline.gateway.problems import Problem
 from pipeline.gateway.rate_limit import Bucket, Buckets
 from pipeline.gateway.request_body import unzip
 from pipeline.gateway.spool_files import Segments
-from pipeline.runtime.cache import Cache
+from pipeline.runtime.ttl_cache import TTLCache
 
 
 def test_a_bucket_grants_a_second_s_burst_and_then_the_rate() -> None:
@@ -61,7 +61,7 @@ async def test_a_cache_remembers_for_its_time_absence_too_and_stays_small() -> N
         asked.append(key)
         return None if key == 0 else key
 
-    cache: Cache[int, int | None] = Cache(3.0, 10, lambda: now)
+    cache: TTLCache[int, int | None] = TTLCache(3.0, 10, lambda: now)
     assert [await cache.get(0, ask), await cache.get(0, ask), await cache.get(1, ask)] == [None, None, 1]
     assert asked == [0, 1]
     now = 3.1
@@ -79,7 +79,7 @@ async def test_a_cache_forgets_errors() -> None:
     async def answer(_: int) -> int:
         return 7
 
-    cache: Cache[int, int] = Cache(3.0, 10, lambda: 0.0)
+    cache: TTLCache[int, int] = TTLCache(3.0, 10, lambda: 0.0)
     with pytest.raises(ConnectionError):
         await cache.get(1, fail)
     assert await cache.get(1, answer) == 7

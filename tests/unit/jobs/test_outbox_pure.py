@@ -20,9 +20,8 @@ from pipeline.emit.fasttrack import Meaning as Told
 from pipeline.emit.ssrf import is_public
 from pipeline.jobs import retry
 from pipeline.jobs.job import Lane
-from pipeline.jobs.retry import Breaker, after_failures
-from pipeline.jobs.schedule import jittered, next_delay, not_before
-from pipeline.runtime.ttl_cache import Remembered
+from pipeline.jobs.retry import Breaker, after_failures, jittered, next_delay, not_before
+from pipeline.runtime.ttl_cache import MAX_KEY_CHARS, TTLCache
 from pipeline.settings import Settings
 from projections.debts import Debt
 from topics.acks import Acked, Deferred, Failed, Rejected
@@ -250,7 +249,26 @@ async def test_answer_for_a_very_long_name_is_not_remembered() -> None:
         asked.append(name)
         return len(name)
 
-    remembered = Remembered(ask, now=lambda: 0.0)
+    assert len("long" * 1_000) > MAX_KEY_CHARS
+    remembered: TTLCache[str, int] = TTLCache(2.0, 10, now=lambda: 0.0)
     for name in ("short", "long" * 1_000):
-        assert [await remembered.get(name), await remembered.get(name)] == [len(name)] * 2
+        assert [await remembered.get(name, ask), await remembered.get(name, ask)] == [len(name)] * 2
     assert [len(name) for name in asked] == [5, 4_000, 4_000]
+
+
+async def test_age_of_an_answer_counts_from_when_it_was_asked() -> None:
+    now = 0.0
+    asked: list[str] = []
+
+    async def ask(name: str) -> int:
+        nonlocal now
+        asked.append(name)
+        now += 1.5
+        return len(name)
+
+    remembered: TTLCache[str, int] = TTLCache(2.0, 10, now=lambda: now)
+    assert [await remembered.get("a", ask), await remembered.get("a", ask)] == [1, 1]
+    assert asked == ["a"]
+    now = 2.1
+    assert await remembered.get("a", ask) == 1
+    assert asked == ["a", "a"]

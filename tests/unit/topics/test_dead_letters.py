@@ -11,12 +11,13 @@ from pipeline.dispatch.correlation.loop import Correlator
 from pipeline.operations.originals import is_whole
 from pipeline.project import compacted_topics
 from pipeline.project import partition as lane
+from pipeline.runtime.consumed import Found
 from pipeline.runtime.leader import Positions
 from pipeline.runtime.ports import Entry
 from pipeline.settings import Settings
 from pipeline.webhooks.base import Proofs
 from pipeline.webhooks.normalize import normalize
-from pipeline.worker.fold_batch import Found, Stretch, sort
+from pipeline.worker.fold_batch import Stretch, sort
 from tests.architecture.repository import ROOT, modules, text
 from topics.codec import encode
 from topics.dead_letters import MAX_KEY_BYTES, MAX_VALUE_BYTES, DeadLetter, dead_letter

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from pipeline.errors import Forged, Unproven
 from pipeline.gateway.smtp.envelope import record
+from pipeline.runtime.consumed import Found
 from pipeline.webhooks.base import Context, Incoming
 from pipeline.webhooks.bounces import classify
 from pipeline.webhooks.bounces.parse import FROM, TO, TRUNCATED
 from pipeline.webhooks.normalize import normalize
 from pipeline.webhooks.proofs import proofs
 from pipeline.webhooks.providers import bounce_mail
-from pipeline.worker.fold_batch import Found
 from tests.conftest import SECRET
 from tests.support.golden import ADDRESS
 from tests.support.inbound import EMAIL_ID, bounce, message_id, unsubscribe, verp

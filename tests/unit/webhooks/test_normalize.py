@@ -4,10 +4,11 @@ import json
 from typing import Any, NamedTuple
 
 from pipeline.gateway.smtp.envelope import record
+from pipeline.runtime.consumed import Found
 from pipeline.webhooks import normalize as module
 from pipeline.webhooks.base import Proofs
 from pipeline.webhooks.normalize import Told, is_heavy, normalize, outputs
-from pipeline.worker.fold_batch import Found, Stretch
+from pipeline.worker.fold_batch import Stretch
 from topics.codec import decode, encode
 from topics.record import EmailId, Place
 from topics.registry import (

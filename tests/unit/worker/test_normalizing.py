@@ -14,11 +14,12 @@ import uvloop
 
 from pipeline.errors import LogUnavailable, Recoverable
 from pipeline.gateway.smtp.envelope import record
+from pipeline.runtime.consumed import Found
 from pipeline.webhooks.base import Proofs
 from pipeline.webhooks.normalize import Output, outputs
 from pipeline.webhooks.proofs import proofs
 from pipeline.worker.agents import Normalizer
-from pipeline.worker.fold_batch import Found, Stretch
+from pipeline.worker.fold_batch import Stretch
 from pipeline.worker.normalizing import backlog as module
 from pipeline.worker.normalizing.backlog import Backlog
 from pipeline.worker.normalizing.pool import NormalizerPool
