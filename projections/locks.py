@@ -11,7 +11,7 @@ from typing import Any, Final, LiteralString
 import psycopg
 
 Connection = psycopg.AsyncConnection[Any]
-Key = int | str
+LockKey = int | str
 
 CONNECT_TIMEOUT_S: Final = 5
 _WAIT: Final[dict[type, LiteralString]] = {
@@ -28,24 +28,24 @@ _UNLOCK: Final[dict[type, LiteralString]] = {
 }
 
 
-async def lock(connection: Connection, key: Key) -> None:
+async def lock(connection: Connection, key: LockKey) -> None:
     """Take the lock for this session, waiting for it."""
     await connection.execute(_WAIT[type(key)], (key,))
 
 
-async def try_lock(connection: Connection, key: Key) -> bool:
+async def try_lock(connection: Connection, key: LockKey) -> bool:
     """Take the lock for this session unless another session has it; return whether it was taken."""
     row = await (await connection.execute(_TRY[type(key)], (key,))).fetchone()
     return row is not None and bool(row[0])
 
 
-async def unlock(connection: Connection, key: Key) -> None:
+async def unlock(connection: Connection, key: LockKey) -> None:
     """Give the lock back before the session ends."""
     await connection.execute(_UNLOCK[type(key)], (key,))
 
 
 @contextlib.asynccontextmanager
-async def session_lock(url: str, key: Key, *, wait: bool = True) -> AsyncIterator[bool]:
+async def session_lock(url: str, key: LockKey, *, wait: bool = True) -> AsyncIterator[bool]:
     """Hold the lock on a connection of its own, with which it ends whatever happens.
 
     Yield whether it was taken: without ``wait`` another session may have it.

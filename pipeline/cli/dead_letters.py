@@ -7,12 +7,12 @@ import typer
 from pipeline.cli.context import console, run_with_runtime, table
 from pipeline.errors import Refused
 from pipeline.operations import dead_letters
-from pipeline.operations.dead_letters import DeadJob, Letter
+from pipeline.operations.dead_letters import DeadJob, DeadLetterEntry
 from pipeline.runtime.bootstrap import Runtime
 
 app = typer.Typer(help="What went no further: dead letters, and jobs that a person decides.", no_args_is_help=True)
 
-Id = Annotated[str, typer.Argument(help="As the list shows it.", metavar="ID")]
+IdArgument = Annotated[str, typer.Argument(help="As the list shows it.", metavar="ID")]
 
 
 @app.command("list")
@@ -21,8 +21,8 @@ def list_dead(
 ) -> None:
     """Show dead and unknown jobs of both outboxes, and the topic `dead-letters`."""
 
-    async def look(rt: Runtime) -> tuple[list[DeadJob], list[Letter]]:
-        return await dead_letters.dead_jobs(rt, limit), await dead_letters.letters(rt, limit)
+    async def look(rt: Runtime) -> tuple[list[DeadJob], list[DeadLetterEntry]]:
+        return await dead_letters.dead_jobs(rt, limit), await dead_letters.recent_letters(rt, limit)
 
     jobs, found = run_with_runtime(look)
     shown = table("id", "lane or source", "what", "attempts", "why")
@@ -35,11 +35,11 @@ def list_dead(
 
 @app.command("show")
 def show(
-    wanted: Id,
+    wanted: IdArgument,
     value: Annotated[bool, typer.Option("--value", help="Also the record's own bytes: personal data.")] = False,
 ) -> None:
     """Show one in full."""
-    found = run_with_runtime(lambda rt: dead_letters.show(rt, wanted))
+    found = run_with_runtime(lambda rt: dead_letters.find_entry(rt, wanted))
     for name, said in _job_lines(found) if isinstance(found, DeadJob) else _letter_lines(found, value=value):
         console().print(f"{name:12} {said}", markup=False)
 
@@ -68,7 +68,7 @@ def _job_lines(job: DeadJob) -> list[tuple[str, str]]:
     ]
 
 
-def _letter_lines(found: Letter, *, value: bool) -> list[tuple[str, str]]:
+def _letter_lines(found: DeadLetterEntry, *, value: bool) -> list[tuple[str, str]]:
     letter = found.letter
     lines = [
         ("id", found.id),

@@ -29,17 +29,17 @@ def trace(
         return
     if not found.traces and not found.parked:
         raise NotFound(f"nothing is known as {name}: not in the tables, not at the end of the log")
-    render.traces(context.console(), found)
+    render.print_traces(context.console(), found)
 
 
 @app.command()
 def status(json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False) -> None:
     """Show how far behind each role is, what is owed longest, and what stands still."""
-    seen = context.run_with_runtime(looking.snapshot)
+    seen = context.run_with_runtime(looking.read_status)
     if json:
         typer.echo(msgspec.json.encode(seen))
     else:
-        render.snapshot(context.console(), seen)
+        render.print_snapshot(context.console(), seen)
 
 
 @app.command()
@@ -60,6 +60,6 @@ def rebuild(
             bar.update(task, completed=done, total=total)
 
         outcome = context.run_with_runtime(lambda rt: rebuilding.rebuild(rt, told, check=check, force=force))
-    render.rebuilt(context.console(), outcome)
+    render.print_rebuild_result(context.console(), outcome)
     if outcome.differences and not outcome.swapped:
-        raise rebuilding.NotTheSame("the rebuilt tables differ from those that grew; nothing was swapped")
+        raise rebuilding.RebuildMismatch("the rebuilt tables differ from those that grew; nothing was swapped")

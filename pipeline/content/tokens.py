@@ -8,13 +8,13 @@ import re
 import uuid
 from typing import Final
 
-from pipeline.errors import Forged
+from pipeline.errors import InvalidSignatureError
 from pipeline.runtime.signing import Signer, sign_token, verify_token
 from topics.record import EmailId
 
 UUID_BYTES: Final = 16
-_VERP: Final = re.compile(r"^b-([a-z2-7]{26})-([a-z2-7]{26})$")
-_UNSUBSCRIBE: Final = re.compile(r"^u-([a-z2-7]{26})-([a-z2-7]{26})$")
+_VERP_LOCAL_PART: Final = re.compile(r"^b-([a-z2-7]{26})-([a-z2-7]{26})$")
+_UNSUBSCRIBE_LOCAL_PART: Final = re.compile(r"^u-([a-z2-7]{26})-([a-z2-7]{26})$")
 _MESSAGE_ID: Final = re.compile(r"^<?([a-z2-7]{26})\.([a-z2-7]{26})@")
 
 
@@ -58,7 +58,7 @@ def read_click_token(signer: Signer, token: str) -> tuple[EmailId, int, str]:
     """The email, the link's number and the target. Raises Forged."""
     payload = verify_token(signer, b"c", token)
     if len(payload) < 19:
-        raise Forged("a click token is too short")
+        raise InvalidSignatureError("a click token is too short")
     return (
         EmailId(str(uuid.UUID(bytes=payload[:16]))),
         int.from_bytes(payload[16:18], "big"),
@@ -66,15 +66,15 @@ def read_click_token(signer: Signer, token: str) -> tuple[EmailId, int, str]:
     )
 
 
-def verp(signer: Signer, email_id: EmailId, domain: str) -> str:
+def verp_address(signer: Signer, email_id: EmailId, domain: str) -> str:
     """The envelope sender (variable envelope return path): bounces to it name the email and prove it."""
     raw = uuid.UUID(email_id).bytes
     return f"b-{_b32(raw)}-{_b32(signer.tag(b'v' + raw))}@{domain}"
 
 
-def read_verp(signer: Signer, address: str) -> EmailId:
+def read_verp_address(signer: Signer, address: str) -> EmailId:
     """The email a bounce address belongs to. Raises Forged."""
-    found = _VERP.match(address.strip("<>").partition("@")[0].lower())
+    found = _VERP_LOCAL_PART.match(address.strip("<>").partition("@")[0].lower())
     return _named(signer, b"v", found)
 
 
@@ -86,7 +86,7 @@ def unsubscribe_address(signer: Signer, email_id: EmailId, domain: str) -> str:
 
 def read_unsubscribe_address(signer: Signer, address: str) -> EmailId:
     """The email whose recipient unsubscribes by a mail to this address. Raises Forged."""
-    return _named(signer, b"u", _UNSUBSCRIBE.match(address.strip("<>").partition("@")[0].lower()))
+    return _named(signer, b"u", _UNSUBSCRIBE_LOCAL_PART.match(address.strip("<>").partition("@")[0].lower()))
 
 
 def message_id_header(signer: Signer, email_id: EmailId, domain: str) -> str:
@@ -102,10 +102,10 @@ def read_message_id(signer: Signer, header: str) -> EmailId:
 
 def _named(signer: Signer, kind: bytes, found: re.Match[str] | None) -> EmailId:
     if found is None:
-        raise Forged("not an address or id of ours")
+        raise InvalidSignatureError("not an address or id of ours")
     raw, tag = _unb32(found[1]), _unb32(found[2])
     if not signer.verify(kind + raw, tag):
-        raise Forged("the signature is not ours")
+        raise InvalidSignatureError("the signature is not ours")
     return EmailId(str(uuid.UUID(bytes=raw)))
 
 
@@ -117,4 +117,4 @@ def _unb32(text: str) -> bytes:
     try:
         return base64.b32decode(text.upper() + "=" * (-len(text) % 8))
     except ValueError:
-        raise Forged("not base32") from None
+        raise InvalidSignatureError("not base32") from None

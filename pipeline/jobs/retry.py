@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-THRESHOLD: Final = 5
-FIRST_PAUSE: Final = 2.0
-LONGEST_PAUSE: Final = 120.0
+FAILURE_THRESHOLD: Final = 5
+FIRST_PAUSE_S: Final = 2.0
+MAX_PAUSE_S: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,9 @@ class Breaker:
     open_for: float = 0.0
 
 
-def pause(trips: int) -> float:
+def pause_seconds(trips: int) -> float:
     """Seconds that the ``trips``-th opening in a row lasts."""
-    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(trips - 1, 16))
+    return min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(trips - 1, 16))
 
 
 def after_failures(breaker: Breaker, count: int, *, broken: bool = False) -> Breaker:
@@ -36,11 +36,11 @@ def after_failures(breaker: Breaker, count: int, *, broken: bool = False) -> Bre
     after the pause is the probe's, and opens it anew, for longer.
     """
     failures = breaker.failures + count
-    if breaker.trips == 0 and failures < THRESHOLD and not broken:
+    if breaker.trips == 0 and failures < FAILURE_THRESHOLD and not broken:
         return Breaker(failures)
     if breaker.trips > 0 and breaker.open_for > 0:
         return breaker
-    return Breaker(failures, breaker.trips + 1, pause(breaker.trips + 1))
+    return Breaker(failures, breaker.trips + 1, pause_seconds(breaker.trips + 1))
 
 
 JITTER: Final = 0.2

@@ -5,24 +5,24 @@ from typing import Any
 import msgspec
 
 from topics.dead_letters import DeadLetter, dead_letter
-from topics.record import Millis, Place
+from topics.record import LogPosition, Millis
 from topics.registry import Topic
 
 
-class Found(msgspec.Struct, frozen=True, gc=False):
+class ConsumedRecord(msgspec.Struct, frozen=True, gc=False):
     """A record as it lies on the log."""
 
     topic: Topic
-    place: Place
+    place: LogPosition
     key: bytes | None
     value: bytes | None
 
     @classmethod
-    def of(cls, topic: Topic, partition: int, record: Any) -> "Found":
+    def of(cls, topic: Topic, partition: int, record: Any) -> "ConsumedRecord":
         """Return a consumer's record, which has an `offset`, a `key` and a `value`."""
-        place = Place(topic=topic.name, partition=partition, offset=record.offset)
+        place = LogPosition(topic=topic.name, partition=partition, offset=record.offset)
         return cls(topic, place, record.key, record.value)
 
-    def dead(self, now: Millis, reason: str, error: str, *, role: str) -> DeadLetter:
+    def dead_letter(self, now: Millis, reason: str, error: str, *, role: str) -> DeadLetter:
         """Return the dead letter of this record."""
         return dead_letter(self.place, now, reason, error, role=role, key=self.key, value=self.value)

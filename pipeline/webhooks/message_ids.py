@@ -9,7 +9,7 @@ from typing import Final
 
 from projections.text import storable_text
 
-_LONGEST: Final = 200
+_MAX_ID_CHARS: Final = 200
 """What an index can hold comes from outside: beyond this an id is known by its hash."""
 
 # "<010f…-000000@eu-west-1.amazonses.com>" in the header, bare in the SMTP reply, the API's answer and the events.
@@ -29,4 +29,4 @@ def match_key(provider_message_id: str) -> str:
     if _UUID.match(name):
         return name.lower()
     name = storable_text(name)
-    return name if len(name.encode()) <= _LONGEST else hashlib.sha256(name.encode()).hexdigest()
+    return name if len(name.encode()) <= _MAX_ID_CHARS else hashlib.sha256(name.encode()).hexdigest()

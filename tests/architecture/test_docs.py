@@ -6,20 +6,20 @@ from typing import Any
 
 import pytest
 
-from pipeline.admin import KINDS
-from pipeline.cli.main import STORY, command
-from pipeline.cli.settings import page
+from pipeline.admin import PROVIDER_KINDS
+from pipeline.cli.main import COMMAND_PANELS, command
+from pipeline.cli.settings import settings_page
 from pipeline.devstack.supervisor import ROLES
 from tests.architecture.repository import ROOT, project, section, table, text
 from topics.registry import TOPICS
 
 
 def test_the_settings_page_is_what_the_code_says() -> None:
-    assert text("docs/settings.md") == page(), "run: mailfold settings > docs/settings.md"
+    assert text("docs/settings.md") == settings_page(), "run: mailfold settings > docs/settings.md"
 
 
 def test_every_setting_is_explained() -> None:
-    for name, default, meaning in table(page()):
+    for name, default, meaning in table(settings_page()):
         assert meaning, name
         assert "undefined" not in default.lower()
 
@@ -27,7 +27,13 @@ def test_every_setting_is_explained() -> None:
 def test_the_topic_table_is_the_registry() -> None:
     rows = [tuple(row[:5]) for row in table(section(text("topics/README.md"), "Topics"))]
     assert rows == [
-        (topic.name, topic.key, ", ".join(kind.__name__ for kind in _records(topic.value)), topic.wire, topic.kept)
+        (
+            topic.name,
+            topic.key,
+            ", ".join(kind.__name__ for kind in _records(topic.value)),
+            topic.wire,
+            topic.retention_text,
+        )
         for topic in TOPICS
     ]
 
@@ -57,7 +63,7 @@ def test_every_topic_in_the_picture_is_written_and_read() -> None:
         assert topic.name in read or topic.name in {"email-states", "dead-letters"}, f"nobody reads {topic.name}"
 
 
-@pytest.mark.parametrize("name", [name for names in STORY.values() for name in names])
+@pytest.mark.parametrize("name", [name for names in COMMAND_PANELS.values() for name in names])
 def test_every_command_of_the_story_exists_and_is_told_of(name: str) -> None:
     assert name in command().commands
     told = text("README.md") + text("CONTRIBUTING.md")
@@ -65,13 +71,13 @@ def test_every_command_of_the_story_exists_and_is_told_of(name: str) -> None:
 
 
 def test_the_story_leaves_no_command_out() -> None:
-    assert list(command().commands) == [name for names in STORY.values() for name in names]
+    assert list(command().commands) == [name for names in COMMAND_PANELS.values() for name in names]
 
 
 def test_every_kind_of_provider_is_in_the_table_and_has_a_page() -> None:
     rows = [row[0] for row in table(text("docs/providers/README.md").partition("## What each")[0])]
     linked = dict(re.findall(r"\[(\w+)\]\(([\w./]+)\)", " ".join(rows)))
-    assert {*linked, "smtp"} == set(KINDS)
+    assert {*linked, "smtp"} == set(PROVIDER_KINDS)
     assert [page for page in linked.values() if not (ROOT / "docs/providers" / page).exists()] == []
 
 
