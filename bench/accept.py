@@ -10,8 +10,8 @@ from bench import material
 from bench.figures import Rate
 from bench.house import World
 from bench.log import produce
-from pipeline.content.chunks import pack
-from pipeline.runtime.ports import Entry
+from pipeline.content.chunks import pack_content
+from pipeline.runtime.ports import LogEntry
 from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
 
 BATCH, CALLERS = 500, 4
@@ -52,11 +52,11 @@ async def post(http: aiohttp.ClientSession, world: World, body: bytes) -> None:
 async def peer(world: World) -> float:
     """The same two records per message, made beforehand, confirmed by the broker: no HTTP, no JSON, no zstd."""
     total = world.size.accept
-    chunks, _ = pack(material.content(), "bench")
+    chunks, _ = pack_content(material.content(), "bench")
     entries = []
     for number in range(total):
-        entries.append(Entry(MESSAGE_CONTENTS, f"content-{number}", chunks[0]))
-        entries.append(Entry(SEND_REQUESTS, material.email_id(number), material.request(number)))
+        entries.append(LogEntry(MESSAGE_CONTENTS, f"content-{number}", chunks[0]))
+        entries.append(LogEntry(SEND_REQUESTS, material.email_id(number), material.request(number)))
     began = time.perf_counter()
     await produce(world.settings, entries)
     return total / (time.perf_counter() - began)

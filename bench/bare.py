@@ -5,15 +5,15 @@ import sys
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from pipeline.gateway.headers import NO_STORE, raw
-from pipeline.gateway.routes.tracking import GIF
+from pipeline.gateway.headers import NO_STORE_HEADERS, asgi_headers
+from pipeline.gateway.routes.tracking import PIXEL_GIF
 
 START = {
     "type": "http.response.start",
     "status": 200,
-    "headers": raw(NO_STORE, {"Content-Type": "image/gif", "Content-Length": str(len(GIF))}),
+    "headers": asgi_headers(NO_STORE_HEADERS, {"Content-Type": "image/gif", "Content-Length": str(len(PIXEL_GIF))}),
 }
-BODY = {"type": "http.response.body", "body": GIF}
+BODY = {"type": "http.response.body", "body": PIXEL_GIF}
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -21,9 +21,9 @@ from flufl.bounce import all_failures
 from pipeline.content import tokens
 from pipeline.errors import Unproven, Unrecognised
 from pipeline.runtime.signing import Signer
-from pipeline.webhooks.base import Context
-from pipeline.webhooks.bounces.parse import FROM, TO
-from pipeline.webhooks.proofs import proofs
+from pipeline.webhooks.base import EventContext
+from pipeline.webhooks.bounces.parse import ENVELOPE_FROM_HEADER, ENVELOPE_TO_HEADER
+from pipeline.webhooks.proofs import token_readers
 from pipeline.webhooks.providers import bounce_mail
 from topics.events import EventKind
 from topics.record import EmailId
@@ -76,9 +76,9 @@ def download(folder: Path) -> Path:
 
 def ours(raw: bytes) -> str:
     """Return what our reader makes of a sample that came to a return path of ours."""
-    to = tokens.verp(Signer(SECRET, "verp"), SAMPLE_ID, "mailfold.localhost")
-    context = Context(provider="inbound", received_at=0, proofs=proofs(SECRET))
-    for report in bounce_mail.split(raw, {TO: to, FROM: "<>"})[:1]:
+    to = tokens.verp_address(Signer(SECRET, "verp"), SAMPLE_ID, "mailfold.localhost")
+    context = EventContext(provider="inbound", received_at=0, token_readers=token_readers(SECRET))
+    for report in bounce_mail.split(raw, {ENVELOPE_TO_HEADER: to, ENVELOPE_FROM_HEADER: "<>"})[:1]:
         try:
             event = bounce_mail.normalize(report, context)
         except (Unproven, Unrecognised):

@@ -13,10 +13,10 @@ import msgspec
 from bench import accept, material
 from bench.figures import Delay, Rate
 from bench.house import World
-from pipeline.content.templates import drafted
-from pipeline.runtime.database import database
+from pipeline.content.templates import make_draft
+from pipeline.runtime.database import open_database
 from projections import templates
-from topics.templates import Texts
+from topics.templates import TemplateTexts
 
 GOAL = 10_000
 """Fast Track's messages per second, in batches of 500 with 5 kB of HTML."""
@@ -35,9 +35,9 @@ async def run(world: World) -> tuple[list[Rate], Delay]:
 
 
 async def _push(world: World) -> None:
-    draft = drafted("bench", f"{BRAND}.token", {"default": Texts(subject="Photos", html=material.HTML)})
+    draft = make_draft("bench", f"{BRAND}.token", {"default": TemplateTexts(subject="Photos", html=material.HTML)})
     made = msgspec.structs.replace(draft, version=1, recorded_at=1)
-    async with database(world.settings, size=1) as pool, pool.connection() as connection:
+    async with open_database(world.settings, size=1) as pool, pool.connection() as connection:
         at = await templates.next_offset(connection, 0)
         await templates.project(connection, at, at + 1, [(at, made)])
 

@@ -11,9 +11,9 @@ from bench import material
 from bench.figures import Rate, pace
 from bench.house import World
 from bench.log import produce
-from pipeline.content.chunks import pack
-from pipeline.content.text import with_text
-from pipeline.runtime.ports import Entry
+from pipeline.content.chunks import pack_content
+from pipeline.content.text import with_text_part
+from pipeline.runtime.ports import LogEntry
 from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
 from topics.requests import ContentPointer
 
@@ -37,9 +37,9 @@ async def run(world: World) -> Rate:
 
 async def lay_down(world: World, total: int) -> None:
     """Contents, then requests that point to them."""
-    packed = [pack(with_text(material.content()), f"content-{number}") for number in range(total)]
+    packed = [pack_content(with_text_part(material.content()), f"content-{number}") for number in range(total)]
     places = await produce(
-        world.settings, (Entry(MESSAGE_CONTENTS, chunks[0].content_id, chunks[0]) for chunks, _ in packed)
+        world.settings, (LogEntry(MESSAGE_CONTENTS, chunks[0].content_id, chunks[0]) for chunks, _ in packed)
     )
     pointers = [
         ContentPointer(
@@ -52,7 +52,7 @@ async def lay_down(world: World, total: int) -> None:
         for (chunks, sha256), place in zip(packed, places, strict=True)
     ]
     requests = (material.request(number, pointer) for number, pointer in enumerate(pointers))
-    await produce(world.settings, (Entry(SEND_REQUESTS, request.email_id, request) for request in requests))
+    await produce(world.settings, (LogEntry(SEND_REQUESTS, request.email_id, request) for request in requests))
 
 
 async def peer(world: World) -> float:

@@ -10,7 +10,7 @@ from bench.figures import Rate, pace
 from bench.house import BRAND, TENANT, World
 from bench.material import activity
 from pipeline import admin
-from pipeline.runtime.database import database
+from pipeline.runtime.database import open_database
 
 AT_ONCE = 32
 
@@ -31,7 +31,7 @@ class Counter:
 async def run(world: World, counter: Counter, origin: str) -> Rate:
     """The debts that the projection stage booked; the emitter starts and pays them: two per email."""
     total = 2 * world.size.project
-    async with database(world.settings, size=1) as pool:
+    async with open_database(world.settings, size=1) as pool:
         secret = world.settings.secret.get_secret_value()
         await admin.add_destination(pool, admin.Destination(TENANT, BRAND, origin, "bench-key"), secret)
 

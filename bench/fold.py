@@ -8,7 +8,7 @@ from bench import material
 from bench.figures import Rate, pace
 from bench.house import World
 from bench.log import committed, drain, produce
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.ports import LogEntry
 from topics.acks import Acked
 from topics.changes import Fact
 from topics.events import DeliveryEvent
@@ -37,10 +37,10 @@ async def run(world: World) -> Rate:
     return Rate("fold", "events", rate, "bare getmany, nothing decoded", total / (time.perf_counter() - began))
 
 
-def _entry(fact: Fact) -> Entry:
+def _entry(fact: Fact) -> LogEntry:
     topic: Topic = SEND_REQUESTS
     if isinstance(fact, DeliveryEvent):
         topic = DELIVERY_EVENTS
     elif isinstance(fact, Acked):
         topic = PROVIDER_ACKS
-    return Entry(topic, fact.email_id, fact)
+    return LogEntry(topic, fact.email_id, fact)

@@ -13,7 +13,7 @@ from typing import cast
 
 import uvloop
 
-from pipeline.gateway.routes.tracking import GIF
+from pipeline.gateway.routes.tracking import PIXEL_GIF
 
 AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Thunderbird/128.3.0"
 
@@ -34,7 +34,7 @@ class Reader(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._got += data
-        if not self._got.endswith(GIF):
+        if not self._got.endswith(PIXEL_GIF):
             return
         if not self._got.startswith(b"HTTP/1.1 200 "):
             self.done.set_exception(RuntimeError(repr(self._got[:200])))

@@ -16,11 +16,11 @@ from pydantic import SecretStr
 
 from pipeline import admin
 from pipeline.devstack.sandbox.keys import public_key
-from pipeline.devstack.servers.data_dir import free_port
-from pipeline.devstack.servers.process import Child, Program, spawn
+from pipeline.devstack.servers.data_dir import find_free_port
+from pipeline.devstack.servers.process import ChildProcess, Program, spawn
 from pipeline.runtime import topic_admin
-from pipeline.runtime.database import database
-from pipeline.settings import Settings, environment
+from pipeline.runtime.database import open_database
+from pipeline.settings import Settings, environment_of
 
 TENANT, BRAND = "bench", "1"
 
@@ -63,7 +63,7 @@ class World:
         return f"http://127.0.0.1:{self.settings.sandbox_http_port}"
 
     @contextlib.asynccontextmanager
-    async def roles(self, *names: str) -> AsyncIterator[dict[str, Child]]:
+    async def roles(self, *names: str) -> AsyncIterator[dict[str, ChildProcess]]:
         """These roles running; waits for those that listen."""
         children = {name: self._spawn(name) for name in names}
         try:
@@ -76,15 +76,15 @@ class World:
             raise RuntimeError(f"not done in time; the ends of the logs:\n{tails}") from error
         finally:
             for child in children.values():
-                await child.stopped(8.0)
+                await child.stop_async(8.0)
 
-    def _spawn(self, name: str) -> Child:
-        env = {**environment(self.settings), "MALLOC_ARENA_MAX": "2"}
+    def _spawn(self, name: str) -> ChildProcess:
+        env = {**environment_of(self.settings), "MALLOC_ARENA_MAX": "2"}
         log = self.settings.data_dir / "logs" / f"{self.settings.topic_prefix}{name}.log"
         return spawn(Program(name, (sys.executable, "-m", "pipeline", name), log, env))
 
 
-async def answers(url: str, child: Child) -> None:
+async def answers(url: str, child: ChildProcess) -> None:
     """Wait until it answers. Raises RuntimeError with the end of its log."""
     async with aiohttp.ClientSession() as http:
         for _ in range(600):
@@ -92,7 +92,7 @@ async def answers(url: str, child: Child) -> None:
                 async with http.get(url) as response:
                     if response.status == 200:
                         return
-            if not child.running():
+            if not child.is_running():
                 break
             await asyncio.sleep(0.1)
     raise RuntimeError(f"{url} does not answer:\n{child.tail()}")
@@ -105,11 +105,11 @@ async def world(servers: Settings, name: str, size: Size, destination: str = "")
         update={
             "topic_prefix": f"{name}-",
             "database_url": await _database(servers, name),
-            "port": (port := free_port()),
+            "port": (port := find_free_port()),
             "public_url": f"http://127.0.0.1:{port}",
             "sandbox_gateway": f"http://127.0.0.1:{port}",
-            "sandbox_smtp_port": free_port(),
-            "sandbox_http_port": free_port(),
+            "sandbox_smtp_port": find_free_port(),
+            "sandbox_http_port": find_free_port(),
             "sandbox_pace": 0.0,
             "allow_private_destinations": True,
             "log_level": "WARNING",
@@ -118,7 +118,7 @@ async def world(servers: Settings, name: str, size: Size, destination: str = "")
     )
     await topic_admin.create(settings)
     secret = settings.secret.get_secret_value()
-    async with database(settings, size=1) as pool:
+    async with open_database(settings, size=1) as pool:
         await admin.add_tenant(pool, admin.Tenant(TENANT))
         key = await admin.add_key(pool, TENANT)
         provider = admin.Provider(

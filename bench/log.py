@@ -6,19 +6,19 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
-from pipeline.runtime.kafka import append_all, consumer, kafka_log
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.kafka import append_all, create_consumer, open_kafka_log
+from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
-from topics.record import Place
+from topics.record import LogPosition
 
 RUN = 2_000
 
 
-async def produce(settings: Settings, entries: Iterable[Entry]) -> list[Place]:
+async def produce(settings: Settings, entries: Iterable[LogEntry]) -> list[LogPosition]:
     """Append all, confirmed."""
-    places: list[Place] = []
-    async with kafka_log(settings) as log:
-        run: list[Entry] = []
+    places: list[LogPosition] = []
+    async with open_kafka_log(settings) as log:
+        run: list[LogEntry] = []
         for entry in entries:
             run.append(entry)
             if len(run) == RUN:
@@ -39,7 +39,7 @@ async def committed(admin: AIOKafkaAdminClient, group: str, names: Sequence[str]
 
 async def drain(settings: Settings, *names: str) -> int:
     """The bare peer of every reader: `getmany` over whole topics, nothing decoded; how many records."""
-    reader: AIOKafkaConsumer = consumer(settings, *names)
+    reader: AIOKafkaConsumer = create_consumer(settings, *names)
     await reader.start()
     try:
         partitions = [

@@ -9,10 +9,10 @@ from bench.house import BRAND, TENANT
 from pipeline.worker.fold import evolve
 from topics import ids
 from topics.acks import Acked
-from topics.changes import Applied, EmailChange, Fact
-from topics.contents import Content
+from topics.changes import AppliedFact, EmailChange, Fact
+from topics.contents import MessageContent
 from topics.events import DeliveryEvent, EventKind
-from topics.record import EmailId, Place
+from topics.record import EmailId, LogPosition
 from topics.requests import ContentPointer, Mailbox, SendRequest
 from topics.states import EmailState
 
@@ -61,9 +61,9 @@ def email_id(number: int) -> EmailId:
     return ids.email_id(TENANT, "fasttrack", f"bench-{number}")
 
 
-def content() -> Content:
+def content() -> MessageContent:
     """What is said in each message."""
-    return Content(html=HTML)
+    return MessageContent(html=HTML)
 
 
 def request(number: int, pointer: ContentPointer | None = None, pattern: str = "+silent") -> SendRequest:
@@ -127,6 +127,6 @@ def changes(number: int) -> list[EmailChange]:
     state: EmailState | None = None
     for offset, fact in enumerate(facts(number)):
         state = evolve(state, fact)
-        applied = Applied(place=Place(topic="bench", partition=0, offset=number * 10 + offset), fact=fact)
+        applied = AppliedFact(place=LogPosition(topic="bench", partition=0, offset=number * 10 + offset), fact=fact)
         made.append(EmailChange(email_id=state.email_id, recorded_at=NOW, facts=(applied,), state=state))
     return made

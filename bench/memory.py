@@ -9,7 +9,7 @@ import psutil
 
 from bench.figures import Memory
 from bench.house import answers
-from pipeline.devstack.servers.data_dir import free_port
+from pipeline.devstack.servers.data_dir import find_free_port
 from pipeline.devstack.servers.process import Program, spawn
 
 SETTLE = 10.0
@@ -18,13 +18,14 @@ SETTLE = 10.0
 
 async def run(folder: Path) -> Memory:
     """Start it as people do, leave it alone, weigh it, stop it."""
-    port, http = free_port(), free_port()
+    port, http = find_free_port(), find_free_port()
     env = {
         "KAFKA_BOOTSTRAP": "",
         "DATABASE_URL": "",
         "MAILFOLD_DATA_DIR": str(folder),
         "MAILFOLD_PORT": str(port),
-        "MAILFOLD_SANDBOX_SMTP_PORT": str(free_port()),
+        "MAILFOLD_INBOUND_PORT": str(find_free_port()),
+        "MAILFOLD_SANDBOX_SMTP_PORT": str(find_free_port()),
         "MAILFOLD_SANDBOX_HTTP_PORT": str(http),
     }
     up = spawn(Program("up", (sys.executable, "-m", "pipeline", "up"), folder / "up.log", env))
@@ -34,7 +35,7 @@ async def run(folder: Path) -> Memory:
         await asyncio.sleep(SETTLE)
         return weigh(up.pid)
     finally:
-        await up.stopped(12.0)
+        await up.stop_async(12.0)
 
 
 def weigh(pid: int) -> Memory:

@@ -5,36 +5,36 @@ import asyncio
 import uvloop
 
 from pipeline.runtime.bootstrap import configure_logging, wall_clock
-from pipeline.settings import Settings, load
-from pipeline.webhooks.proofs import proofs_of
+from pipeline.settings import Settings, load_settings
+from pipeline.webhooks.proofs import token_readers_of
 from pipeline.worker.agents import Normalizer
-from pipeline.worker.main import spare_the_collector
-from pipeline.worker.normalizing.pool import normalizer_pool
-from pipeline.worker.streaming.app import Flow, Runs
-from pipeline.worker.streaming.producer import outlet
-from pipeline.worker.streaming.runner import run
-from pipeline.worker.topology import normalizing
-from topics.registry import FACTS
+from pipeline.worker.main import tune_garbage_collector
+from pipeline.worker.normalizing.pool import open_normalizer_pool
+from pipeline.worker.streaming.app import AgentBatches, WorkerFlow
+from pipeline.worker.streaming.producer import open_event_producer
+from pipeline.worker.streaming.runner import run_flow
+from pipeline.worker.topology import add_normalizing
+from topics.registry import FACT_TOPICS
 
 
 async def serve(settings: Settings) -> None:
     """Until it is told to stop."""
-    spare_the_collector()
-    async with outlet(settings) as out, normalizer_pool(settings, wall_clock) as pool:
-        normalizer = Normalizer(wall_clock, proofs_of(settings), pool.normalize)
-        flow = normalizing(Flow(settings, out), normalizer)
+    tune_garbage_collector()
+    async with open_event_producer(settings) as out, open_normalizer_pool(settings, wall_clock) as pool:
+        normalizer = Normalizer(wall_clock, token_readers_of(settings), pool.normalize)
+        flow = add_normalizing(WorkerFlow(settings, out), normalizer)
 
-        @flow.source(*FACTS)
-        async def fold(facts: Runs) -> None:
+        @flow.source(*FACT_TOPICS)
+        async def fold(facts: AgentBatches) -> None:
             """The lanes want an agent for the facts; this one takes them: a full queue would hold up webhooks, too."""
             async for _ in facts:
                 pass
 
-        await run(flow)
+        await run_flow(flow)
 
 
 if __name__ == "__main__":
-    found = load()
+    found = load_settings()
     configure_logging(found)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(found))

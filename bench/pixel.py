@@ -12,9 +12,9 @@ from bench import material
 from bench.figures import Delay, Rate
 from bench.house import World, answers
 from pipeline.content import tokens
-from pipeline.devstack.servers.data_dir import free_port
+from pipeline.devstack.servers.data_dir import find_free_port
 from pipeline.devstack.servers.process import Program, spawn
-from pipeline.runtime.kafka import consumer, partitions
+from pipeline.runtime.kafka import create_consumer, discover_partitions
 from pipeline.runtime.signing import Signer
 from topics.codec import decode
 from topics.registry import DELIVERY_EVENTS
@@ -50,14 +50,14 @@ async def run(world: World) -> tuple[Rate, Delay]:
 @contextlib.asynccontextmanager
 async def bare(world: World) -> AsyncIterator[int]:
     """The peer, on a port."""
-    port = free_port()
+    port = find_free_port()
     log = world.settings.data_dir / "logs" / "bare.log"
     child = spawn(Program("bare", (sys.executable, "-m", "bench.bare", str(port)), log, {}))
     try:
         await answers(f"http://127.0.0.1:{port}/", child)
         yield port
     finally:
-        await child.stopped(8.0)
+        await child.stop_async(8.0)
 
 
 async def load(port: int, total: int, paths: list[str]) -> tuple[float, list[float]]:
@@ -90,10 +90,10 @@ async def spool_emptied(world: World) -> None:
 
 async def opens(world: World) -> int:
     """Distinct events on the log: one that was confirmed too late went through the spool as well."""
-    reader = consumer(world.settings)
+    reader = create_consumer(world.settings)
     await reader.start()
     try:
-        places = await partitions(reader, world.settings.topic(DELIVERY_EVENTS.name))
+        places = await discover_partitions(reader, world.settings.topic(DELIVERY_EVENTS.name))
         reader.assign(places)
         ends = await reader.end_offsets(places)
         await reader.seek_to_beginning(*places)

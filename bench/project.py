@@ -11,7 +11,7 @@ from bench import material
 from bench.figures import Rate, pace
 from bench.house import World
 from bench.log import produce
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.ports import LogEntry
 from topics.registry import EMAIL_CHANGES
 
 TABLES: Sequence[tuple[str, str]] = (
@@ -28,7 +28,7 @@ async def run(world: World) -> tuple[Rate, Rate]:
     made = [change for number in range(emails) for change in material.changes(number)]
     # One step of every email, then the next: what a run holds is mostly different emails.
     ordered = [made[start] for part in range(4) for start in range(part, len(made), 4)]
-    await produce(world.settings, (Entry(EMAIL_CHANGES, change.email_id, change) for change in ordered))
+    await produce(world.settings, (LogEntry(EMAIL_CHANGES, change.email_id, change) for change in ordered))
     url = world.settings.database_url.get_secret_value()
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
 

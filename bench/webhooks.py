@@ -23,8 +23,8 @@ from bench.house import World, sink
 from bench.log import committed
 from pipeline import admin
 from pipeline.devstack.servers.process import Program, spawn
-from pipeline.runtime.database import database
-from pipeline.settings import environment
+from pipeline.runtime.database import open_database
+from pipeline.settings import environment_of
 from topics.registry import PROVIDER_WEBHOOKS
 
 CALLERS = 4
@@ -49,7 +49,7 @@ async def run(world: World) -> list[Rate]:
 async def _provider(world: World, key: ec.EllipticCurvePrivateKey) -> None:
     der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     row = admin.Provider(NAME, "127.0.0.1", 25, kind="sendgrid", webhook_keys=(base64.b64encode(der).decode(),))
-    async with database(world.settings, size=1) as pool:
+    async with open_database(world.settings, size=1) as pool:
         await admin.add_provider(pool, row, world.settings.secret.get_secret_value())
 
 
@@ -79,7 +79,7 @@ async def _normalized(world: World) -> float:
     await client.start()
     log = world.settings.data_dir / "logs" / "normalizing.log"
     command = (sys.executable, "-m", "bench.normalizing")
-    child = spawn(Program("normalizing", command, log, environment(world.settings)))
+    child = spawn(Program("normalizing", command, log, environment_of(world.settings)))
     group, names = f"{world.settings.topic_prefix}mailfold", [world.settings.topic(PROVIDER_WEBHOOKS.name)]
     try:
         # One more than there are thousands: the empty one that went ahead.
@@ -89,7 +89,7 @@ async def _normalized(world: World) -> float:
         raise RuntimeError(f"not done in time:\n{child.tail()}") from error
     finally:
         await client.close()
-        await child.stopped(8.0)
+        await child.stop_async(8.0)
 
 
 def _parsed(bodies: Sequence[bytes]) -> float:

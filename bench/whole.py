@@ -15,7 +15,7 @@ from bench import material
 from bench.accept import BATCH, post, post_all
 from bench.figures import Delay, Rate, pace
 from bench.house import World
-from pipeline.devstack.sandbox.keys import SIGNATURE, TIMESTAMP, private_key, sign
+from pipeline.devstack.sandbox.keys import SIGNATURE_HEADER, TIMESTAMP_HEADER, private_key, sign
 
 ROLES = ("gateway", "worker", "dispatch", "project", "emit", "sandbox")
 DELIVERED = ""
@@ -145,7 +145,7 @@ class Whole:
         }
         body = json.dumps([event]).encode()
         timestamp = str(int(time.time()))
-        headers = {TIMESTAMP: timestamp, SIGNATURE: sign(self._key, timestamp, body)}
+        headers = {TIMESTAMP_HEADER: timestamp, SIGNATURE_HEADER: sign(self._key, timestamp, body)}
         url = f"{self.world.gateway}/webhooks/{self.world.settings.sandbox_provider}"
         async with self.http.post(url, data=body, headers=headers) as response:
             await response.read()

@@ -32,51 +32,51 @@ class MailfoldError(Exception):
         super().__init__(message or (type(self).__doc__ or "").strip())
 
 
-class Recoverable(MailfoldError):
+class RecoverableError(MailfoldError):
     """Not now; it may work later."""
 
 
-class NotOurs(Recoverable):
+class PartitionNotAssigned(RecoverableError):
     """The partition belongs to another worker now."""
 
 
-class Vanished(Recoverable):
+class OffsetLost(RecoverableError):
     """A fetched record never reached its agent; a restart fetches it again."""
 
 
-class Fenced(Recoverable):
+class Fenced(RecoverableError):
     """Another worker holds this partition now: nothing that we still write to it is ever read."""
 
 
-class Permanent(MailfoldError):
+class PermanentError(MailfoldError):
     """Trying again changes nothing."""
 
 
-class LogUnavailable(Recoverable):
+class LogUnavailable(RecoverableError):
     """The log did not confirm in time: it may or may not have been written, so repeat it."""
 
 
-class DatabaseUnavailable(Recoverable):
+class DatabaseUnavailable(RecoverableError):
     """Postgres does not answer."""
 
 
-class LeaseLost(Recoverable):
+class LeaseLost(RecoverableError):
     """The lease ran out and another worker may hold the job."""
 
 
-class BadSettings(Permanent):
+class InvalidSettings(PermanentError):
     """A setting is missing or wrong."""
 
 
-class TopicMismatch(Permanent):
+class TopicMismatch(PermanentError):
     """A topic on the cluster is not as the registry says."""
 
 
-class NotFound(Permanent):
+class NotFound(PermanentError):
     """There is no such thing."""
 
 
-class Refused(Permanent):
+class Refused(PermanentError):
     """The input is wrong."""
 
     def __init__(self, message: str = "", where: str = "") -> None:
@@ -89,15 +89,15 @@ class MissingLocalization(Refused):
     """There is no such localization."""
 
 
-class Forged(Permanent):
+class InvalidSignatureError(PermanentError):
     """The signature or token is not ours, or stale."""
 
 
-class NotLoggedIn(Forged):
+class AuthenticationFailed(InvalidSignatureError):
     """A user and a password are asked for (RFC 7617)."""
 
 
-class Unrecognised(Permanent):
+class Unrecognised(PermanentError):
     """These bytes can't be understood."""
 
 
@@ -105,9 +105,9 @@ class Unproven(Unrecognised):
     """It bears no signature of ours; anybody could have written it."""
 
 
-class Uncorrelated(Permanent):
+class Uncorrelated(PermanentError):
     """The event names no email of ours."""
 
 
-class TooManyDead(Permanent):
+class TooManyDeadLetters(PermanentError):
     """Most records can't be understood: something upstream is wrong."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from pipeline.errors import BadSettings
+from pipeline.errors import InvalidSettings
 
 Seconds = Annotated[float, Field(ge=0)]
 
@@ -178,7 +178,7 @@ class Settings(BaseSettings):
 _SEE = "docs/reference/settings.md lists every setting"
 
 
-def load(**overrides: Any) -> Settings:
+def load_settings(**overrides: Any) -> Settings:
     """The settings of this process's environment.
 
     Raises BadSettings naming each wrong variable and what is wrong with it.
@@ -186,23 +186,25 @@ def load(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        raise BadSettings("\n".join(_explain(problem) for problem in error.errors())) from None
+        raise InvalidSettings("\n".join(_explain(problem) for problem in error.errors())) from None
     except SettingsError as error:
         # A list that is no JSON; the message names the field.
         name = next((name for name in Settings.model_fields if f'"{name}"' in str(error)), "")
-        raise BadSettings(f"{variable(name) if name else error}: not JSON, such as [60, 300] ({_SEE})") from None
+        raise InvalidSettings(
+            f"{environment_variable(name) if name else error}: not JSON, such as [60, 300] ({_SEE})"
+        ) from None
 
 
-def variable(name: str) -> str:
+def environment_variable(name: str) -> str:
     """The environment variable of a field."""
     alias = Settings.model_fields[name].validation_alias
     return alias if isinstance(alias, str) else f"MAILFOLD_{name.upper()}"
 
 
-def environment(settings: Settings) -> dict[str, str]:
+def environment_of(settings: Settings) -> dict[str, str]:
     """The environment from which :func:`load` makes these settings again, for a child process."""
     dumped = {name: getattr(settings, name) for name in Settings.model_fields}
-    return {variable(name): _text(value) for name, value in dumped.items()}
+    return {environment_variable(name): _text(value) for name, value in dumped.items()}
 
 
 def _text(value: Any) -> str:
@@ -213,5 +215,5 @@ def _text(value: Any) -> str:
 
 def _explain(problem: Any) -> str:
     name = str(problem["loc"][0]).lower()
-    culprit = variable(name) if name in Settings.model_fields else name
+    culprit = environment_variable(name) if name in Settings.model_fields else name
     return f"{culprit}: {problem['msg']} ({_SEE})"

@@ -4,31 +4,31 @@ from typing import Any
 
 import msgspec
 
-Path = tuple[str, ...]
+FieldPath = tuple[str, ...]
 """A field, step by step."""
-Selection = dict[str, "Selection | None"]
+FieldSelection = dict[str, "FieldSelection | None"]
 """The fields of an object that are wanted: as a whole (None), or some of theirs."""
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
+class ListingQuery(msgspec.Struct, frozen=True, kw_only=True):
     """One page's worth."""
 
     where: str | None = None
     """A predicate in PostgreSQL's jsonpath; None: all."""
-    sort: tuple[tuple[Path, bool], ...] = ()
+    sort: tuple[tuple[FieldPath, bool], ...] = ()
     """At most three paths, each with whether it descends."""
-    select: tuple[Path, ...] = ()
+    select: tuple[FieldPath, ...] = ()
     """Nothing but these, and the id; empty: everything."""
     limit: int = 20
     offset: int = 0
     count: bool = True
 
 
-def selection(*paths: Path) -> Selection:
+def field_selection(*paths: FieldPath) -> FieldSelection:
     """Return what the paths name; a field that is wanted as a whole stays so."""
-    tree: Selection = {}
+    tree: FieldSelection = {}
     for path in paths:
-        here: Selection | None = tree
+        here: FieldSelection | None = tree
         for step in path[:-1]:
             here = None if here is None else here.setdefault(step, {})
         if here is not None:
@@ -36,10 +36,10 @@ def selection(*paths: Path) -> Selection:
     return tree
 
 
-def selected(value: Any, wanted: Selection) -> Any:
+def selected_fields(value: Any, wanted: FieldSelection) -> Any:
     """Return the wanted parts of an object; of a list, those of each object in it."""
     if isinstance(value, list):
-        return [selected(each, wanted) for each in value if isinstance(each, dict | list)]
+        return [selected_fields(each, wanted) for each in value if isinstance(each, dict | list)]
     found: dict[str, Any] = {}
     for step, inner in wanted.items():
         if step not in value:
@@ -47,5 +47,5 @@ def selected(value: Any, wanted: Selection) -> Any:
         if inner is None:
             found[step] = value[step]
         elif isinstance(value[step], dict | list):
-            found[step] = selected(value[step], inner)
+            found[step] = selected_fields(value[step], inner)
     return found

@@ -9,27 +9,27 @@ from typing import Final
 
 import msgspec
 
-from projections.history import Filter, Position, Query
-from projections.opaque import Opaque, Strange, Tag, Verify
+from projections.history import HistoryFilter, HistoryPosition, HistoryQuery
+from projections.opaque import InvalidCursor, SignedCursor, TagFunction, VerifyFunction
 from topics.readings import ListedState
 from topics.record import EmailId, Millis
 
-LONGEST: Final = 1000
+CURSOR_MAX_CHARS: Final = 1000
 """Characters; ours have about 150."""
 
 
-class BadCursor(ValueError):
+class InvalidHistoryCursor(ValueError):
     """`Next` is not a cursor of ours for this listing; begin again without it."""
 
 
-class Given(msgspec.Struct, frozen=True, kw_only=True):
+class ListingParameters(msgspec.Struct, frozen=True, kw_only=True):
     """What a client asks beside its cursor."""
 
-    filter: Filter
+    filter: HistoryFilter
     after: int | None = None
 
 
-class _Inside(msgspec.Struct, array_like=True, frozen=True):
+class _HistoryCursor(msgspec.Struct, array_like=True, frozen=True):
     version: int
     as_of: Millis
     after: int | None
@@ -40,13 +40,13 @@ class _Inside(msgspec.Struct, array_like=True, frozen=True):
     recipient: str
 
 
-_CURSORS: Final = Opaque(b"cursor", _Inside, LONGEST)
+_CURSORS: Final = SignedCursor(b"cursor", _HistoryCursor, CURSOR_MAX_CHARS)
 
 
-def write(tag: Tag, query: Query, after: int | None, behind: Position) -> str:
+def encode_cursor(tag: TagFunction, query: HistoryQuery, after: int | None, behind: HistoryPosition) -> str:
     """The cursor that goes on behind ``behind``."""
     asked = query.filter
-    inside = _Inside(
+    inside = _HistoryCursor(
         1,
         query.as_of,
         after,
@@ -56,28 +56,32 @@ def write(tag: Tag, query: Query, after: int | None, behind: Position) -> str:
         asked.listed,
         _digest(asked.recipient),
     )
-    return _CURSORS.write(tag, query.tenant, inside)
+    return _CURSORS.encode(tag, query.tenant, inside)
 
 
-def read(verify: Verify, tenant: str, text: str, given: Given) -> tuple[Query, int | None]:
+def decode_cursor(
+    verify: VerifyFunction, tenant: str, text: str, given: ListingParameters
+) -> tuple[HistoryQuery, int | None]:
     """The page that a cursor asks for and the `After` it began with. Raises BadCursor."""
     try:
-        inside = _CURSORS.read(verify, tenant, text)
-    except Strange as error:
-        raise BadCursor(f"Next is {error}") from None
+        inside = _CURSORS.decode(verify, tenant, text)
+    except InvalidCursor as error:
+        raise InvalidHistoryCursor(f"Next is {error}") from None
     asked = given.filter
     if _digest(asked.recipient) != inside.recipient:
-        raise BadCursor("Next belongs to another Email's listing; send the same Email with it")
+        raise InvalidHistoryCursor("Next belongs to another Email's listing; send the same Email with it")
     for name, now, begun in (
         ("BrandId", asked.brand_uuid or None, inside.brand_uuid),
         ("State", asked.listed, inside.listed),
         ("After", given.after, inside.after),
     ):
         if now is not None and now != begun and not asked.recipient:
-            raise BadCursor(f"Next belongs to a listing with another {name}; send the same one, or Next alone")
-    behind = Position(inside.sent_at, inside.email_id)
-    then = Filter(brand_uuid=inside.brand_uuid, listed=inside.listed, recipient=asked.recipient)
-    return Query(tenant=tenant, filter=then, as_of=inside.as_of, behind=behind), inside.after
+            raise InvalidHistoryCursor(
+                f"Next belongs to a listing with another {name}; send the same one, or Next alone"
+            )
+    behind = HistoryPosition(inside.sent_at, inside.email_id)
+    then = HistoryFilter(brand_uuid=inside.brand_uuid, listed=inside.listed, recipient=asked.recipient)
+    return HistoryQuery(tenant=tenant, filter=then, as_of=inside.as_of, start_after=behind), inside.after
 
 
 def _digest(recipient: str) -> str:

@@ -18,11 +18,11 @@ from topics.readings import ListedState
 from topics.record import EmailId, Millis
 from topics.states import EmailState
 
-PAGE: Final = 100
+PAGE_MAX_EMAILS: Final = 100
 """Emails on a page."""
 
 
-class Filter(msgspec.Struct, frozen=True, kw_only=True):
+class HistoryFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which emails are wanted; empty wants all. An address wants all of its emails, whatever else is asked."""
 
     brand_uuid: str = ""
@@ -30,34 +30,34 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     recipient: str = ""
 
 
-class Position(msgspec.Struct, frozen=True):
+class HistoryPosition(msgspec.Struct, frozen=True):
     """The last email seen; the listing goes on behind it."""
 
     sent_at: Millis
     email_id: EmailId
 
 
-class Query(msgspec.Struct, frozen=True, kw_only=True):
+class HistoryQuery(msgspec.Struct, frozen=True, kw_only=True):
     """One page of one tenant's listing."""
 
     tenant: str
-    filter: Filter
+    filter: HistoryFilter
     as_of: Millis
-    behind: Position | None = None
+    start_after: HistoryPosition | None = None
 
 
-class Row(msgspec.Struct, frozen=True):
+class HistoryRow(msgspec.Struct, frozen=True):
     """An email as it was at the time asked for."""
 
-    position: Position
+    position: HistoryPosition
     state: EmailState
 
 
-class Page(msgspec.Struct, frozen=True):
+class HistoryPage(msgspec.Struct, frozen=True):
     """What is shown, and where it goes on; None at the end."""
 
-    rows: Sequence[Row]
-    behind: Position | None
+    rows: Sequence[HistoryRow]
+    next_position: HistoryPosition | None
 
 
 def point_in_time(after: int | None, latest: Millis) -> Millis:
@@ -68,7 +68,7 @@ def point_in_time(after: int | None, latest: Millis) -> Millis:
     return latest if after is None else min(after * 1000 + 999, latest)
 
 
-def page(found: Sequence[Row]) -> Page:
+def page_of_rows(found: Sequence[HistoryRow]) -> HistoryPage:
     """A page of up to PAGE + 1 rows: whether there is one more says whether it goes on."""
-    shown = found[:PAGE]
-    return Page(shown, shown[-1].position if len(found) > PAGE else None)
+    shown = found[:PAGE_MAX_EMAILS]
+    return HistoryPage(shown, shown[-1].position if len(found) > PAGE_MAX_EMAILS else None)

@@ -5,14 +5,16 @@ from typing import Any
 
 import psycopg
 
+from projections import locks
+
 MIGRATIONS = Path(__file__).parent / "migrations"
-_LOCK = 0x6D61696C  # "mail"; two roles that start together must not both migrate
+_MIGRATION_LOCK_KEY = 0x6D61696C  # "mail"; two roles that start together must not both migrate
 
 
 async def migrate(connection: psycopg.AsyncConnection[Any]) -> list[str]:
     """Apply what is missing; the names of the files applied. Each file is one transaction."""
     applied: list[str] = []
-    await connection.execute("select pg_advisory_lock(%s)", (_LOCK,))
+    await locks.lock(connection, _MIGRATION_LOCK_KEY)
     try:
         await connection.execute("create table if not exists public.schema_migrations (name text primary key)")
         await connection.commit()
@@ -25,6 +27,6 @@ async def migrate(connection: psycopg.AsyncConnection[Any]) -> list[str]:
                     await connection.execute(path.read_text(encoding="utf-8"))
                     applied.append(path.name)
     finally:
-        await connection.execute("select pg_advisory_unlock(%s)", (_LOCK,))
+        await locks.unlock(connection, _MIGRATION_LOCK_KEY)
         await connection.commit()
     return applied

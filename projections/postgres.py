@@ -6,41 +6,41 @@ from typing import Any, Final
 import msgspec
 import psycopg
 
-from projections.history import PAGE, Page, Position, Query, Row, page
-from projections.sql import Queries
-from projections.steps import text
+from projections.history import PAGE_MAX_EMAILS, HistoryPage, HistoryPosition, HistoryQuery, HistoryRow, page_of_rows
+from projections.sql import SqlQueries
+from projections.text import storable_text
 from topics.changes import Fact
 from topics.codec import decode
 from topics.record import EmailId, Millis
 from topics.registry import EMAIL_CHANGES, EMAIL_STATES
 from topics.states import EmailState
 
-SQL: Final = Queries(Path(__file__).with_name("queries.sql"))
+SQL: Final = SqlQueries(Path(__file__).with_name("queries.sql"))
 
 TOPIC: Final = EMAIL_CHANGES.name
 Connection = psycopg.AsyncConnection[Any]
 decode_fact: Final = msgspec.json.Decoder(Fact).decode
 
 
-class Told(msgspec.Struct, frozen=True):
+class TimelineFact(msgspec.Struct, frozen=True):
     """A fact and every place it lies at."""
 
     fact: Fact
     places: list[str]
 
 
-class Story(msgspec.Struct, frozen=True):
+class EmailHistory(msgspec.Struct, frozen=True):
     """All that the tables know of one email."""
 
     state: EmailState
     version: int
     since: Millis
     partition: int
-    timeline: list[Told]
+    timeline: list[TimelineFact]
     jobs: list[dict[str, Any]]
 
 
-async def as_late_as_can_be(connection: Connection) -> Millis:
+async def latest_projected_time(connection: Connection) -> Millis:
     """The latest moment that is projected of every partition: whatever comes now is valid after it."""
     row = await (await connection.execute(SQL["watermark"], (TOPIC,))).fetchone()
     return -1 if row is None or row[0] is None else int(row[0]) - 1
@@ -51,7 +51,7 @@ async def partition_times(connection: Connection) -> list[tuple[int, Millis, Mil
     return await (await connection.execute(SQL["partition_times"], (TOPIC,))).fetchall()
 
 
-async def find_page(connection: Connection, query: Query) -> Page:
+async def find_page(connection: Connection, query: HistoryQuery) -> HistoryPage:
     """One page of a listing."""
     asked = query.filter
     values = {
@@ -59,23 +59,25 @@ async def find_page(connection: Connection, query: Query) -> Page:
         "as_of": query.as_of,
         "listed": None if asked.listed is None else asked.listed.value,
         "brand_uuid": asked.brand_uuid or None,
-        "recipient": text(asked.recipient),
-        "sent_at": None if query.behind is None else query.behind.sent_at,
-        "email_id": None if query.behind is None else query.behind.email_id,
-        "limit": PAGE + 1,
+        "recipient": storable_text(asked.recipient),
+        "sent_at": None if query.start_after is None else query.start_after.sent_at,
+        "email_id": None if query.start_after is None else query.start_after.email_id,
+        "limit": PAGE_MAX_EMAILS + 1,
     }
     name = "page_of_recipient" if asked.recipient else "page"
     found = await (await connection.execute(SQL[name], values, prepare=False)).fetchall()
-    return page([Row(Position(row[1], EmailId(row[0])), decode(EMAIL_STATES, row[2])) for row in found])
+    return page_of_rows(
+        [HistoryRow(HistoryPosition(row[1], EmailId(row[0])), decode(EMAIL_STATES, row[2])) for row in found]
+    )
 
 
-async def emails_known_as(connection: Connection, name: str, tenant: str | None, limit: int) -> list[EmailId]:
+async def find_emails_by_any_id(connection: Connection, name: str, tenant: str | None, limit: int) -> list[EmailId]:
     """The emails that go by this email_id, activity.id, address or provider's message id, newest first."""
-    bare = text(name.strip().strip("<>"))
+    bare = storable_text(name.strip().strip("<>"))
     values = {
         "email_id": _uuid(bare),
-        "text": text(name),
-        "addresses": [text(name), bare],
+        "text": storable_text(name),
+        "addresses": [storable_text(name), bare],
         "provider_ids": [bare, f"<{bare}>"],
         "tenant": tenant,
         "limit": limit,
@@ -84,12 +86,12 @@ async def emails_known_as(connection: Connection, name: str, tenant: str | None,
     return [EmailId(row[0]) for row in found]
 
 
-async def one_moment(connection: Connection) -> None:
+async def begin_snapshot(connection: Connection) -> None:
     """Begin to read everything as of one moment; before a transaction's first query."""
     await connection.execute("set transaction isolation level repeatable read, read only")
 
 
-async def story(connection: Connection, email_id: EmailId) -> Story | None:
+async def find_email_history(connection: Connection, email_id: EmailId) -> EmailHistory | None:
     """One email's state, timeline and jobs."""
     row = await (await connection.execute(SQL["history_of"], (email_id,))).fetchone()
     if row is None:
@@ -98,8 +100,8 @@ async def story(connection: Connection, email_id: EmailId) -> Story | None:
     cursor = await connection.execute(SQL["jobs_of"], (email_id,))
     names = [column.name for column in cursor.description or ()]
     jobs = [dict(zip(names, job, strict=True)) for job in await cursor.fetchall()]
-    told = [Told(decode_fact(fact), list(places)) for places, fact in facts]
-    return Story(decode(EMAIL_STATES, row[2]), row[0], row[1], row[3], told, jobs)
+    told = [TimelineFact(decode_fact(fact), list(places)) for places, fact in facts]
+    return EmailHistory(decode(EMAIL_STATES, row[2]), row[0], row[1], row[3], told, jobs)
 
 
 def _uuid(name: str) -> str | None:

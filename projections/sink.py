@@ -12,15 +12,15 @@ import msgspec
 import psycopg
 
 from projections import columns, mailing
-from projections.sql import Queries
-from projections.steps import Standing, Step, step
+from projections.sql import SqlQueries
+from projections.steps import CurrentVersion, RowChanges, compute_row_changes
 from projections.suppressing import HashAddress
 from topics.changes import EmailChange, Tick
 from topics.codec import decode
 from topics.record import EmailId, Millis
 from topics.registry import EMAIL_CHANGES, EMAIL_STATES
 
-SQL: Final = Queries(Path(__file__).with_name("sink.sql"))
+SQL: Final = SqlQueries(Path(__file__).with_name("sink.sql"))
 TOPIC: Final = EMAIL_CHANGES.name
 SWAP_LOCK: Final = 0x73776170
 """Advisory lock ("swap"): each projecting transaction shares it, a rebuild's swap holds it alone."""
@@ -29,11 +29,11 @@ Connection = psycopg.AsyncConnection[Any]
 CrashPoint = Callable[[str], None]
 
 
-class Moved(Exception):
+class OffsetConflict(Exception):
     """The next offset is not what this writer expected: somebody else projects this partition."""
 
 
-class Run(msgspec.Struct, frozen=True):
+class ChangeBatch(msgspec.Struct, frozen=True):
     """Consecutive changes of one partition and the stretch of the log they are."""
 
     partition: int
@@ -66,11 +66,11 @@ class Sink(msgspec.Struct, frozen=True):
             assert found is not None
             return int(found[0])
 
-    async def apply(self, connection: Connection, run: Run) -> None:
+    async def apply(self, connection: Connection, run: ChangeBatch) -> None:
         """Write one run. Raises Moved, and writes nothing, where the offset was moved by somebody else."""
         async with connection.transaction():
             (rebuilding_to, through), rows = await self._read(connection, run)
-            made = step(run.changes, rows, self.hash_address, through, self.old_hash_address)
+            made = compute_row_changes(run.changes, rows, self.hash_address, through, self.old_hash_address)
             held = rebuilding_to is not None and run.next_offset < rebuilding_to
             released = rebuilding_to is not None and not held
             async with connection.pipeline():
@@ -86,8 +86,8 @@ class Sink(msgspec.Struct, frozen=True):
         self.crash_point("project.after-commit")
 
     async def _read(
-        self, connection: Connection, run: Run
-    ) -> tuple[tuple[int | None, Millis], dict[EmailId, Standing]]:
+        self, connection: Connection, run: ChangeBatch
+    ) -> tuple[tuple[int | None, Millis], dict[EmailId, CurrentVersion]]:
         async with connection.pipeline():
             await self._enter(connection)
             locked = await connection.execute(SQL["lock_offset"], (TOPIC, run.partition))
@@ -95,38 +95,40 @@ class Sink(msgspec.Struct, frozen=True):
             standing = await connection.execute(SQL["standing"], (ids,))
         offset = await locked.fetchone()
         if offset is None or offset[0] != run.first_offset:
-            raise Moved(f"partition {run.partition}: expected {run.first_offset}, found {offset and offset[0]}")
+            raise OffsetConflict(
+                f"partition {run.partition}: expected {run.first_offset}, found {offset and offset[0]}"
+            )
         return (offset[1], offset[2]), {
-            row[0]: Standing(row[1], row[2], decode(EMAIL_STATES, row[3])) for row in await standing.fetchall()
+            row[0]: CurrentVersion(row[1], row[2], decode(EMAIL_STATES, row[3])) for row in await standing.fetchall()
         }
 
     async def _enter(self, connection: Connection) -> None:
         await connection.execute(SQL["enter"], {"schema": self.schema, "live": self.live, "lock": SWAP_LOCK})
 
-    async def _advance(self, connection: Connection, run: Run, made: Step) -> None:
+    async def _advance(self, connection: Connection, run: ChangeBatch, made: RowChanges) -> None:
         values = {"topic": TOPIC, "partition": run.partition, "expected": run.first_offset, "next": run.next_offset}
         values |= {"through": made.through, "changed": made.changed}
         moved = await connection.execute(SQL["advance"], values)
         assert moved.rowcount == 1, "the row is locked and was checked"
 
 
-async def _write(connection: Connection, partition: int, made: Step) -> None:
+async def _write(connection: Connection, partition: int, made: RowChanges) -> None:
     await _bulk(connection, "stand", columns.history(made.standing.items()), partition=partition)
     await _bulk(connection, "close", columns.versions(made.closed))
     await _count(connection, made)
     await _bulk(connection, "remember", columns.timeline(made.timeline.items()))
-    await _bulk(connection, "take_back", columns.taken_back(made.evidence.items()))
+    await _bulk(connection, "take_back", columns.withdrawn_evidence(made.evidence.items()))
     await _bulk(connection, "tell", columns.evidence(made.evidence.items()))
     await _bulk(connection, "identify", columns.identities(made.requests.values()))
 
 
-async def _count(connection: Connection, made: Step) -> None:
+async def _count(connection: Connection, made: RowChanges) -> None:
     """Mails, before their views are on the timeline: whatever is there already was counted then."""
-    emails, events = zip(*found, strict=True) if (found := mailing.views(made.timeline)) else ((), ())
+    emails, events = zip(*found, strict=True) if (found := mailing.view_events(made.timeline)) else ((), ())
     await _bulk(connection, "mail", mailing.rows(made.mails), view_emails=list(emails), view_events=list(events))
 
 
-async def _book(connection: Connection, made: Step, held: bool) -> None:
+async def _book(connection: Connection, made: RowChanges, held: bool) -> None:
     await _bulk(connection, "owe", columns.debts(made.debts, made.ended, "held" if held else "pending"))
     await _bulk(connection, "settle", columns.settlements(made.ended.items()))
 

@@ -7,7 +7,7 @@ from typing import LiteralString, cast
 _NAME = re.compile(r"^-- name: *(\w+) *$", re.MULTILINE)
 
 
-class Queries:
+class SqlQueries:
     """The queries of one file, by name: ``queries["claim"]``."""
 
     def __init__(self, path: Path) -> None:

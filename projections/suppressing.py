@@ -11,12 +11,13 @@ from typing import Final
 
 import msgspec
 
+from projections.text import storable_text
 from topics.events import BounceClass
-from topics.readings import standing
+from topics.readings import effective_state
 from topics.record import EmailId, Millis
-from topics.states import Detail, EmailState
-from topics.suppressions import Reason
-from topics.verdict import Cause, judge
+from topics.states import EmailState, EventDetail
+from topics.suppressions import SuppressionReason
+from topics.verdict import RefusalCause, judge_refusal
 
 DAY_MS: Final = 86_400_000
 
@@ -26,7 +27,7 @@ AddressKey = tuple[str, str, bytes]
 """Tenant, brand, keyed hash of the address."""
 
 
-class OldHash(msgspec.Struct, frozen=True):
+class OldAddressHash(msgspec.Struct, frozen=True):
     """The hash that older versions made of an address, where it differs from today's."""
 
     digest: bytes
@@ -34,17 +35,17 @@ class OldHash(msgspec.Struct, frozen=True):
     """Another address has this very hash today: only what was known before today's keys counts."""
 
 
-class Key(msgspec.Struct, frozen=True):
+class EvidenceKey(msgspec.Struct, frozen=True):
     """Which email tells what of which address."""
 
     tenant: str
     brand: str
     address_hash: bytes
     email_id: EmailId
-    reason: Reason
+    reason: SuppressionReason
 
 
-class Sign(msgspec.Struct, frozen=True):
+class EvidenceOrigin(msgspec.Struct, frozen=True):
     """From which event it is known and since when, by our clock."""
 
     at: Millis
@@ -56,12 +57,12 @@ class Evidence(msgspec.Struct, frozen=True):
     """One email's sign, as a verdict needs it."""
 
     at: Millis
-    reason: Reason
+    reason: SuppressionReason
     email_id: EmailId
     event_id: str
 
 
-class Decided(msgspec.Struct, frozen=True):
+class AddressDecision(msgspec.Struct, frozen=True):
     """The latest decision about an address, for a brand or for all of them."""
 
     nth: int
@@ -69,12 +70,12 @@ class Decided(msgspec.Struct, frozen=True):
     brand: str
     at: Millis
     by: str
-    reason: Reason | None = None
+    reason: SuppressionReason | None = None
     """None: lifted."""
     note: str = ""
 
 
-class Rule(msgspec.Struct, frozen=True):
+class SuppressionRule(msgspec.Struct, frozen=True):
     """When soft bounces are enough."""
 
     soft_bounces: int
@@ -86,10 +87,10 @@ class Rule(msgspec.Struct, frozen=True):
         return now - self.days * DAY_MS
 
 
-class Why(msgspec.Struct, frozen=True, kw_only=True):
+class Suppression(msgspec.Struct, frozen=True, kw_only=True):
     """Why a brand doesn't write to an address."""
 
-    reason: Reason
+    reason: SuppressionReason
     since: Millis
     brand: str
     """What was decided for all brands has all brands' name here."""
@@ -100,22 +101,22 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
     @property
-    def listed(self) -> bool:
+    def is_listed(self) -> bool:
         """Whether somebody decided it."""
         return self.email_id is None
 
     @property
-    def soft(self) -> bool:
+    def is_soft(self) -> bool:
         """Whether soft bounces alone are it."""
-        return self.reason is Reason.SOFT_BOUNCE and not self.listed
+        return self.reason is SuppressionReason.SOFT_BOUNCE and not self.is_listed
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """For people."""
-        return f"listed, {self.reason}" if self.listed else self.reason.value
+        return f"listed, {self.reason}" if self.is_listed else self.reason.value
 
 
-def signs(state: EmailState | None, hash_address: HashAddress) -> dict[Key, Sign]:
+def evidence_of(state: EmailState | None, hash_address: HashAddress) -> dict[EvidenceKey, EvidenceOrigin]:
     """What this email tells of its address; nothing before its request says whose it is."""
     if state is None or state.request is None:
         return {}
@@ -124,35 +125,31 @@ def signs(state: EmailState | None, hash_address: HashAddress) -> dict[Key, Sign
         return {}
     request = state.request
     address_hash = hash_address(request.recipient)
-    # As a text column can hold it: Postgres has no NUL.
-    brand = stored(request.brand)
-    return {Key(request.tenant, brand, address_hash, state.email_id, reason): sign for reason, sign in told.items()}
+    brand = storable_text(request.brand)
+    return {
+        EvidenceKey(request.tenant, brand, address_hash, state.email_id, reason): sign for reason, sign in told.items()
+    }
 
 
-def stored(brand: str) -> str:
-    """A brand's name as a text column can hold it: Postgres has no NUL."""
-    return brand.replace("\x00", "\ufffd")
-
-
-def _told(state: EmailState) -> dict[Reason, Sign]:
-    state = standing(state)
-    found: dict[Reason, Sign] = {}
+def _told(state: EmailState) -> dict[SuppressionReason, EvidenceOrigin]:
+    state = effective_state(state)
+    found: dict[SuppressionReason, EvidenceOrigin] = {}
     if state.complaint is not None:
-        found[Reason.COMPLAINT] = _sign(state.complaint)
+        found[SuppressionReason.COMPLAINT] = _sign(state.complaint)
     if state.bounce is not None:
         if state.bounce.bounce_class is BounceClass.HARD:
-            found[Reason.HARD_BOUNCE] = _sign(state.bounce)
+            found[SuppressionReason.HARD_BOUNCE] = _sign(state.bounce)
         elif blames_address(state.bounce):
-            found[Reason.SOFT_BOUNCE] = _sign(state.bounce)
+            found[SuppressionReason.SOFT_BOUNCE] = _sign(state.bounce)
     if state.unsubscribed is not None:
         # Whoever unsubscribes again, from an old email, after somebody lifted it, means it; a late
         # report of the first time doesn't.
-        found[Reason.UNSUBSCRIBE] = Sign(max(state.unsubscribed.recorded, state.unsubscribed.last))
+        found[SuppressionReason.UNSUBSCRIBE] = EvidenceOrigin(max(state.unsubscribed.recorded, state.unsubscribed.last))
     return found
 
 
-def _sign(detail: Detail) -> Sign:
-    return Sign(detail.recorded, detail.event_id)
+def _sign(detail: EventDetail) -> EvidenceOrigin:
+    return EvidenceOrigin(detail.recorded, detail.event_id)
 
 
 # RFC 3463 §3.4 to §3.8: system too small for it or full, protocol, content, policy; 1.7 and 1.8 blame the sender.
@@ -160,44 +157,49 @@ _OURS_ENHANCED: Final = re.compile(r"[245]\.(?:1\.[78]|3\.4|5\.\d+|6\.\d+|7\.\d+
 _OURS_WORDS: Final = re.compile(r"block|spam|content|policy|attach|large|size|dmarc|rejected", re.IGNORECASE)
 
 
-def blames_address(soft: Detail) -> bool:
+def blames_address(soft: EventDetail) -> bool:
     """Whether a soft bounce speaks of the mailbox, and not of us or the message.
 
     A day on a blocklist bounces everybody's mail: that tells nothing of any of them.
     """
-    if judge(soft.code, soft.enhanced, soft.text).cause in (Cause.SETUP, Cause.SENDER):
+    if judge_refusal(soft.code, soft.enhanced, soft.text).cause in (RefusalCause.SETUP, RefusalCause.SENDER):
         return False
     if _OURS_ENHANCED.fullmatch(soft.enhanced):
         return False
     return not _OURS_WORDS.search(f"{soft.type} {soft.subtype}")
 
 
-def latest(decisions: Iterable[Decided]) -> Decided | None:
+def latest_decision(decisions: Iterable[AddressDecision]) -> AddressDecision | None:
     """The decision that stands: the last one, whether it was about a brand or about all."""
     return max(decisions, key=lambda decided: decided.nth, default=None)
 
 
-def verdict(
-    brand: str, decided: Decided | None, evidence: Iterable[Evidence], rule: Rule, *, soft_since: Millis
-) -> Why | None:
+def suppression_for(
+    brand: str,
+    decided: AddressDecision | None,
+    evidence: Iterable[Evidence],
+    rule: SuppressionRule,
+    *,
+    soft_since: Millis,
+) -> Suppression | None:
     """Why ``brand`` doesn't write to the address that all this is about; None where it does.
 
     Soft bounces count from ``soft_since`` on: the rule's, or when what arrived there last was sent.
     """
     if decided is not None and decided.reason is not None:
         note = decided.note
-        return Why(reason=decided.reason, since=decided.at, brand=decided.brand, by=decided.by, note=note)
+        return Suppression(reason=decided.reason, since=decided.at, brand=decided.brand, by=decided.by, note=note)
     lifted = decided.at if decided is not None else -1
     counted = sorted((one for one in evidence if one.at > lifted), key=_order)
-    sign = next((one for one in counted if one.reason is not Reason.SOFT_BOUNCE), None)
+    sign = next((one for one in counted if one.reason is not SuppressionReason.SOFT_BOUNCE), None)
     if sign is None:
         sign = _enough([one for one in counted if one.at > soft_since], rule)
     if sign is None:
         return None
-    return Why(reason=sign.reason, since=sign.at, brand=brand, email_id=sign.email_id, event_id=sign.event_id)
+    return Suppression(reason=sign.reason, since=sign.at, brand=brand, email_id=sign.email_id, event_id=sign.event_id)
 
 
-def _enough(soft: list[Evidence], rule: Rule) -> Evidence | None:
+def _enough(soft: list[Evidence], rule: SuppressionRule) -> Evidence | None:
     """The bounce that was one too many."""
     return soft[rule.soft_bounces - 1] if 0 < rule.soft_bounces <= len(soft) else None
 

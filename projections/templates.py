@@ -8,20 +8,20 @@ from typing import Any, Final
 import msgspec
 import psycopg
 
-from projections.sql import Queries
+from projections.sql import SqlQueries
 from topics.codec import decode, encode
 from topics.record import Millis
 from topics.registry import TEMPLATES
 from topics.templates import Template
 
-SQL: Final = Queries(Path(__file__).with_name("templates.sql"))
+SQL: Final = SqlQueries(Path(__file__).with_name("templates.sql"))
 PARTITION: Final = 0
 """The topic has one."""
 
 Connection = psycopg.AsyncConnection[Any]
 
 
-class Listed(msgspec.Struct, frozen=True):
+class TemplateSummary(msgspec.Struct, frozen=True):
     """A template's newest version, and how many there are."""
 
     id: str
@@ -46,10 +46,10 @@ async def get_localizations(connection: Connection, tenant: str) -> Template | N
     return None if row is None else decode(TEMPLATES, row[0])
 
 
-async def list_templates(connection: Connection, tenant: str) -> list[Listed]:
+async def list_templates(connection: Connection, tenant: str) -> list[TemplateSummary]:
     """All of a tenant's, by name."""
     rows = await (await connection.execute(SQL["list"], (tenant,))).fetchall()
-    return [Listed(*row) for row in rows]
+    return [TemplateSummary(*row) for row in rows]
 
 
 async def is_projected(connection: Connection, template: Template) -> bool:
@@ -58,7 +58,7 @@ async def is_projected(connection: Connection, template: Template) -> bool:
     return row is not None and row[0] == template.hash
 
 
-async def reserve(connection: Connection, template_id: str, content: str) -> int:
+async def reserve_version(connection: Connection, template_id: str, content: str) -> int:
     """The number of a version with this content's hash: the newest's, if that says the same, else a new one."""
     async with connection.transaction():
         await connection.execute(SQL["one_at_a_time"], (template_id,))

@@ -5,6 +5,7 @@ Each test that asks for `settings` gets its own topics and its own database on t
 
 import asyncio
 import contextlib
+import os
 import secrets
 import shutil
 import signal
@@ -31,6 +32,15 @@ def pytest_configure(config: pytest.Config) -> None:
     skips.pytest_configure(config)
     # Ended from outside, pytest would end at once, and the servers' folder would stay.
     signal.signal(signal.SIGTERM, _interrupt)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only CI has time for; a test that is named by its node id runs everywhere."""
+    if os.environ.get("CI") or any("::" in argument for argument in config.args):
+        return
+    left_out = [item for item in items if item.get_closest_marker("ci")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

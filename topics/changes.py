@@ -9,7 +9,7 @@ import msgspec
 from topics.acks import Ack
 from topics.conversions import ConversionResult
 from topics.events import DeliveryEvent, Retraction
-from topics.record import EmailId, Millis, Place, Record, Value
+from topics.record import EmailId, LogPosition, Millis, Record, RecordPart
 from topics.requests import SendRequest
 from topics.states import EmailState
 
@@ -17,10 +17,10 @@ Fact = SendRequest | Ack | DeliveryEvent | Retraction | ConversionResult
 """What the fold folds."""
 
 
-class Applied(Value, frozen=True, kw_only=True):
+class AppliedFact(RecordPart, frozen=True, kw_only=True):
     """A fact and where it lies."""
 
-    place: Place
+    place: LogPosition
     fact: Fact
 
 
@@ -33,23 +33,23 @@ class EmailChange(Record, tag="email-change/1", frozen=True, kw_only=True):
 
     email_id: EmailId
     recorded_at: Millis
-    facts: tuple[Applied, ...]
+    facts: tuple[AppliedFact, ...]
     state: EmailState
 
 
-class AppliedBytes(msgspec.Struct, frozen=True, gc=False):
+class EncodedAppliedFact(msgspec.Struct, frozen=True, gc=False):
     """An :class:`Applied` on its way to the log, of bytes that lie there already."""
 
     place: tuple[str, int, int]
     fact: msgspec.Raw
 
 
-class ChangeBytes(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="email-change/1"):
+class EncodedEmailChange(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="email-change/1"):
     """An :class:`EmailChange` on its way to the log, of bytes that are at hand: the same JSON for less."""
 
     email_id: EmailId
     recorded_at: Millis
-    facts: tuple[AppliedBytes, ...]
+    facts: tuple[EncodedAppliedFact, ...]
     state: msgspec.Raw
 
 

@@ -14,8 +14,8 @@ import msgspec
 from topics.record import Record
 from topics.registry import TOPICS, Topic
 
-Fields = dict[str, msgspec.Raw]
-Upcaster = Callable[[Fields], Fields]
+RawFields = dict[str, msgspec.Raw]
+Upcaster = Callable[[RawFields], RawFields]
 
 UPCASTERS: Final[dict[str, Upcaster]] = {}
 """``name/version`` -> a function that turns the fields of such a record into the next version's.
@@ -25,7 +25,7 @@ for 400 days, and a user's backup for longer.
 """
 
 
-_BROKEN: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+_DECODING_ERRORS: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 
 class Undecodable(ValueError):
@@ -36,14 +36,14 @@ class _Tagged(msgspec.Struct):
     type: str
 
 
-class _Wire(msgspec.Struct, frozen=True):
+class _WireFormat(msgspec.Struct, frozen=True):
     encode: Callable[[Any], bytes]
     decode: Callable[..., Any]
 
 
-_WIRES: Final = {
-    "json": _Wire(msgspec.json.Encoder().encode, msgspec.json.decode),
-    "msgpack": _Wire(msgspec.msgpack.Encoder().encode, msgspec.msgpack.decode),
+_WIRE_FORMATS: Final = {
+    "json": _WireFormat(msgspec.json.Encoder().encode, msgspec.json.decode),
+    "msgpack": _WireFormat(msgspec.msgpack.Encoder().encode, msgspec.msgpack.decode),
 }
 _DECODERS: Final[dict[str, Callable[[bytes], Any]]] = {
     topic.name: (
@@ -55,20 +55,20 @@ _DECODERS: Final[dict[str, Callable[[bytes], Any]]] = {
 
 def encode(topic: Topic, record: Record) -> bytes:
     """A record's bytes on ``topic``."""
-    return _WIRES[topic.wire].encode(record)
+    return _WIRE_FORMATS[topic.wire].encode(record)
 
 
 def encode_parts(topic: Topic, parts: msgspec.Struct) -> bytes:
     """The bytes of a record that is put together of bytes: its shape is the record's, its parts are encoded already."""
-    return _WIRES[topic.wire].encode(parts)
+    return _WIRE_FORMATS[topic.wire].encode(parts)
 
 
-def read(topic: Topic, value: bytes | None) -> tuple[Any, msgspec.Raw]:
+def decode_with_raw(topic: Topic, value: bytes | None) -> tuple[Any, msgspec.Raw]:
     """The record and its bytes in the newest version, as another record may hold them. Raises Undecodable."""
     if value is not None:
         try:
             return _DECODERS[topic.name](value), msgspec.Raw(value)
-        except _BROKEN:
+        except _DECODING_ERRORS:
             pass
     record = decode(topic, value)
     return record, msgspec.Raw(encode(topic, record))
@@ -84,27 +84,27 @@ def decode(topic: Topic, value: bytes | None) -> Any:
         raise Undecodable(f"{topic.name}: no value (a tombstone)")
     try:
         return _DECODERS[topic.name](value)
-    except _BROKEN as error:
+    except _DECODING_ERRORS as error:
         return _decode_older(topic, value, error)
 
 
 def _decode_older(topic: Topic, value: bytes, error: Exception) -> Any:
     try:
-        lifted = lift(topic, value, UPCASTERS)
+        lifted = upcast(topic, value, UPCASTERS)
         if lifted is not None:
             return _DECODERS[topic.name](lifted)
-    except _BROKEN as broken:
+    except _DECODING_ERRORS as broken:
         raise Undecodable(f"{topic.name}: {broken}") from broken
     raise Undecodable(f"{topic.name}: {error}") from error
 
 
-def lift(topic: Topic, value: bytes, upcasters: Mapping[str, Upcaster]) -> bytes | None:
+def upcast(topic: Topic, value: bytes, upcasters: Mapping[str, Upcaster]) -> bytes | None:
     """``value`` at the newest version that ``upcasters`` lead to; None where they know no older one."""
-    wire = _WIRES[topic.wire]
+    wire = _WIRE_FORMATS[topic.wire]
     tag = wire.decode(value, type=_Tagged).type
     if tag not in upcasters:
         return None
-    fields: Fields = wire.decode(value, type=Fields)
+    fields: RawFields = wire.decode(value, type=RawFields)
     while tag in upcasters:
         fields = upcasters[tag](fields)
         name, _, version = tag.rpartition("/")

@@ -1,9 +1,9 @@
 """`message-contents`: bodies and attachments, chunked; MessagePack, because bodies are bytes."""
 
-from topics.record import Record, Value
+from topics.record import Record, RecordPart
 
 
-class Attachment(Value, frozen=True, kw_only=True):
+class Attachment(RecordPart, frozen=True, kw_only=True):
     """A file that goes with the message."""
 
     filename: str
@@ -11,7 +11,7 @@ class Attachment(Value, frozen=True, kw_only=True):
     data: bytes
 
 
-class Content(Value, frozen=True, kw_only=True):
+class MessageContent(RecordPart, frozen=True, kw_only=True):
     """What is said in a message. Headers are ours to check before they come here: no CR, LF, NUL."""
 
     html: str = ""

@@ -5,7 +5,7 @@ from enum import StrEnum
 from topics.record import EmailId, Millis, Record
 
 
-class Word(StrEnum):
+class ConversionWord(StrEnum):
     """Fast Track's `delivery_status`."""
 
     DELIVERED = "delivered"
@@ -17,7 +17,7 @@ class Word(StrEnum):
     FAILED = "failed"
 
 
-class Outcome(StrEnum):
+class ConversionOutcome(StrEnum):
     """Retrying and replayed leave the debt standing; the other three settle it."""
 
     RETRYING = "retrying"
@@ -32,8 +32,8 @@ class ConversionResult(Record, tag="conversion-result/1", frozen=True, kw_only=T
 
     email_id: EmailId
     event_id: str
-    word: Word
-    outcome: Outcome
+    word: ConversionWord
+    outcome: ConversionOutcome
     occurred_at: Millis
     recorded_at: Millis
     destination: str

@@ -6,7 +6,7 @@ a dead letter that does not fit into a record of its own would be refused for ev
 
 from typing import Final
 
-from topics.record import Millis, Place, Record
+from topics.record import LogPosition, Millis, Record
 
 MAX_VALUE_BYTES: Final = 890_000
 """What is kept of a value: together with the rest it fits into a record (:data:`topics.registry.MAX_RECORD_BYTES`),
@@ -19,7 +19,7 @@ MAX_REASON_CHARS: Final = 60
 class DeadLetter(Record, tag="dead-letter/1", frozen=True, kw_only=True):
     """A record, where it came from, and why it went no further."""
 
-    source: Place
+    source: LogPosition
     recorded_at: Millis
     reason: str
     """One word for the class of failure, such as ``undecodable`` or ``uncorrelated``."""
@@ -33,7 +33,7 @@ class DeadLetter(Record, tag="dead-letter/1", frozen=True, kw_only=True):
 
 
 def dead_letter(
-    source: Place, now: Millis, reason: str, error: str, *, role: str, key: bytes | None, value: bytes | None
+    source: LogPosition, now: Millis, reason: str, error: str, *, role: str, key: bytes | None, value: bytes | None
 ) -> DeadLetter:
     """Return a dead letter that fits into a record, however large the key, the value and the texts are."""
     kept_key = None if key is None else bytes(key[:MAX_KEY_BYTES])

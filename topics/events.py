@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import msgspec
 
-from topics.record import EmailId, Millis, Record, Value
+from topics.record import EmailId, Millis, Record, RecordPart
 
 
 class EventKind(StrEnum):
@@ -37,7 +37,7 @@ class BounceClass(StrEnum):
     SOFT = "soft"
 
 
-class Correction(Value, array_like=True, frozen=True, kw_only=True):
+class Correction(RecordPart, array_like=True, frozen=True, kw_only=True):
     """Which reading of an event this is; an event as it was first read has none."""
 
     revision: int

@@ -14,14 +14,14 @@ from typing import Final
 
 import msgspec
 
-from topics.conversions import Outcome, Word
+from topics.conversions import ConversionOutcome, ConversionWord
 from topics.ids import id_hash
-from topics.join import DETAILS, MARKS, SKETCH, stronger_detail
+from topics.join import DETAILS, MARKS, MAX_IDS_PER_MARK, stronger_detail
 from topics.record import Millis
-from topics.states import Corrected, Detail, EmailState, Mark
+from topics.states import CorrectedEvent, EmailState, EventDetail, Mark
 
 
-class Status(StrEnum):
+class EmailStatus(StrEnum):
     """One word for a whole state."""
 
     UNKNOWN = "unknown"
@@ -47,42 +47,44 @@ class ListedState(StrEnum):
 
 
 _PRECEDENCE: Final = (
-    ("complained", Status.COMPLAINED),
-    ("bounced", Status.BOUNCED),
-    ("failed", Status.FAILED),
-    ("dropped", Status.DROPPED),
-    ("clicked", Status.CLICKED),
-    ("opened", Status.OPENED),
-    ("delivered", Status.DELIVERED),
+    ("complained", EmailStatus.COMPLAINED),
+    ("bounced", EmailStatus.BOUNCED),
+    ("failed", EmailStatus.FAILED),
+    ("dropped", EmailStatus.DROPPED),
+    ("clicked", EmailStatus.CLICKED),
+    ("opened", EmailStatus.OPENED),
+    ("delivered", EmailStatus.DELIVERED),
 )
 
-_LISTED: Final = {
-    Status.SENT: ListedState.SENT,
-    Status.DEFERRED: ListedState.SENT,
-    Status.DELIVERED: ListedState.DELIVERED,
-    Status.OPENED: ListedState.DELIVERED,
-    Status.CLICKED: ListedState.DELIVERED,
-    Status.DROPPED: ListedState.BOUNCED,
-    Status.FAILED: ListedState.BOUNCED,
-    Status.BOUNCED: ListedState.BOUNCED,
-    Status.COMPLAINED: ListedState.COMPLAINT,
+_LISTED_STATES: Final = {
+    EmailStatus.SENT: ListedState.SENT,
+    EmailStatus.DEFERRED: ListedState.SENT,
+    EmailStatus.DELIVERED: ListedState.DELIVERED,
+    EmailStatus.OPENED: ListedState.DELIVERED,
+    EmailStatus.CLICKED: ListedState.DELIVERED,
+    EmailStatus.DROPPED: ListedState.BOUNCED,
+    EmailStatus.FAILED: ListedState.BOUNCED,
+    EmailStatus.BOUNCED: ListedState.BOUNCED,
+    EmailStatus.COMPLAINED: ListedState.COMPLAINT,
 }
 
 # In the order in which one email's words are told where several are first seen together.
-_OWED_BY: Final = (
-    ("delivered", Word.DELIVERED),
-    ("opened", Word.OPEN),
-    ("clicked", Word.CLICK),
-    ("bounced", Word.BOUNCE),
-    ("dropped", Word.DROPPED),
-    ("failed", Word.FAILED),
-    ("complained", Word.SPAM),
+_WORD_OF_MARK: Final = (
+    ("delivered", ConversionWord.DELIVERED),
+    ("opened", ConversionWord.OPEN),
+    ("clicked", ConversionWord.CLICK),
+    ("bounced", ConversionWord.BOUNCE),
+    ("dropped", ConversionWord.DROPPED),
+    ("failed", ConversionWord.FAILED),
+    ("complained", ConversionWord.SPAM),
 )
 
-_ENDS: Final = frozenset({Outcome.DELIVERED, Outcome.REFUSED, Outcome.GIVEN_UP})
+_SETTLING_OUTCOMES: Final = frozenset(
+    {ConversionOutcome.DELIVERED, ConversionOutcome.REFUSED, ConversionOutcome.GIVEN_UP}
+)
 
 
-def standing(state: EmailState) -> EmailState:
+def effective_state(state: EmailState) -> EmailState:
     """The state without what was read wrong: marks without their corrected ids, details of events that count.
 
     Exact for which marks there are and how many events they have. Approximated, because a state keeps extremes
@@ -95,7 +97,7 @@ def standing(state: EmailState) -> EmailState:
 
 def _standing(state: EmailState) -> EmailState:
     now = {one.id: one for one in sorted(state.corrected, key=lambda one: one.revision)}
-    changed: dict[str, Mark | Detail | None] = {}
+    changed: dict[str, Mark | EventDetail | None] = {}
     for name in MARKS:
         mark = getattr(state, name)
         if mark is not None:
@@ -109,37 +111,37 @@ def _standing(state: EmailState) -> EmailState:
     return msgspec.structs.replace(state, **changed)
 
 
-def _strongest(corrected: Iterable[Corrected], mark: str) -> Detail | None:
+def _strongest(corrected: Iterable[CorrectedEvent], mark: str) -> EventDetail | None:
     details = [one.detail for one in corrected if one.mark == mark and one.detail is not None]
     return functools.reduce(stronger_detail, details) if details else None
 
 
-def status(state: EmailState) -> Status:
+def email_status(state: EmailState) -> EmailStatus:
     """The strongest word that the facts allow."""
-    state = standing(state)
+    state = effective_state(state)
     for name, word in _PRECEDENCE:
         if getattr(state, name) is not None:
             return word
     return _in_transit(state)
 
 
-def _in_transit(state: EmailState) -> Status:
+def _in_transit(state: EmailState) -> EmailStatus:
     """Custody ends our deferrals, and who took custody may defer in turn: no clock is asked which came last."""
     if state.delayed is not None:
-        return Status.DEFERRED
+        return EmailStatus.DEFERRED
     if state.sent is not None or state.queued is not None:
-        return Status.SENT
+        return EmailStatus.SENT
     if state.deferred is not None:
-        return Status.DEFERRED
-    return Status.ACCEPTED if state.accepted is not None else Status.UNKNOWN
+        return EmailStatus.DEFERRED
+    return EmailStatus.ACCEPTED if state.accepted is not None else EmailStatus.UNKNOWN
 
 
 def listed_state(state: EmailState) -> ListedState | None:
     """`/v1/Email/`'s State; None while nobody took custody, which that listing doesn't show."""
-    word = status(state)
-    if word is Status.DEFERRED and not _in_custody(standing(state)):
+    word = email_status(state)
+    if word is EmailStatus.DEFERRED and not _in_custody(effective_state(state)):
         return None
-    return _LISTED.get(word)
+    return _LISTED_STATES.get(word)
 
 
 def _in_custody(state: EmailState) -> bool:
@@ -147,26 +149,30 @@ def _in_custody(state: EmailState) -> bool:
     return any(mark is not None for mark in (state.sent, state.queued, state.delayed))
 
 
-def owed(state: EmailState) -> tuple[Word, ...]:
+def owed_words(state: EmailState) -> tuple[ConversionWord, ...]:
     """Every word that the facts make true, in the order in which they are told together.
 
     Grow-only, but for corrections: a word whose every event was read wrong is owed no more. If it is
     booked, it stays booked, and what was told can't be untold. Whether anybody wants to be told is the
     destination's affair; nothing is owed before the request (and with it the activity) is known.
     """
-    return ever_owed(standing(state))
+    return ever_owed_words(effective_state(state))
 
 
-def ever_owed(state: EmailState) -> tuple[Word, ...]:
+def ever_owed_words(state: EmailState) -> tuple[ConversionWord, ...]:
     """What was owed at any time, corrected since or not: what may be booked."""
     if state.request is None:
         return ()
-    return tuple(word for name, word in _OWED_BY if getattr(state, name) is not None)
+    return tuple(word for name, word in _WORD_OF_MARK if getattr(state, name) is not None)
 
 
-def unsettled(state: EmailState) -> tuple[Word, ...]:
+def unsettled_words(state: EmailState) -> tuple[ConversionWord, ...]:
     """What is owed and not yet told, refused or given up."""
-    return tuple(word for word in owed(state) if word not in state.settled or state.settled[word].outcome not in _ENDS)
+    return tuple(
+        word
+        for word in owed_words(state)
+        if word not in state.settled or state.settled[word].outcome not in _SETTLING_OUTCOMES
+    )
 
 
 def updated_at(state: EmailState) -> Millis:
@@ -175,7 +181,7 @@ def updated_at(state: EmailState) -> Millis:
     A repeat of a known kind moves nothing, so a provider's duplicates don't touch `LastUpdated`; a
     correction does.
     """
-    heard = max((mark.recorded for mark in _marks(standing(state))), default=0)
+    heard = max((mark.recorded for mark in _marks(effective_state(state))), default=0)
     return max(heard, corrected_at(state)) if state.corrected else heard
 
 
@@ -184,7 +190,7 @@ def corrected_at(state: EmailState) -> Millis:
     return max((one.recorded for one in state.corrected), default=0)
 
 
-def heard_at(state: EmailState) -> Millis:
+def last_activity_at(state: EmailState) -> Millis:
     """When something was last heard of it, as far as the state remembers: repeats and settled debts are news, too."""
     marks = max((max(mark.last, mark.recorded) for mark in _marks(state)), default=0)
     return max(marks, corrected_at(state), max((end.at for end in state.settled.values()), default=0))
@@ -194,7 +200,9 @@ def awaits_dispatch(state: EmailState) -> bool:
     """Whether somebody asked for it, and nobody took custody yet or said that there will be nothing to take."""
     if state.request is None:
         return False
-    return status(state) in {Status.ACCEPTED, Status.DEFERRED} and standing(state).delayed is None
+    return (
+        email_status(state) in {EmailStatus.ACCEPTED, EmailStatus.DEFERRED} and effective_state(state).delayed is None
+    )
 
 
 def sent_at(state: EmailState) -> Millis | None:
@@ -202,7 +210,7 @@ def sent_at(state: EmailState) -> Millis | None:
 
     None while we only try: nothing was sent.
     """
-    state = standing(state)
+    state = effective_state(state)
     for mark in (state.sent, state.queued, state.delayed, state.dropped, state.failed, state.bounced):
         if mark is not None:
             return mark.first
@@ -210,11 +218,11 @@ def sent_at(state: EmailState) -> Millis | None:
     return state.accepted.first if known and state.accepted is not None else None
 
 
-def count(state: EmailState, kind: str) -> tuple[int, bool]:
+def count_events(state: EmailState, kind: str) -> tuple[int, bool]:
     """How many distinct events of ``kind`` (a mark's name) the state saw, and whether that is exact."""
-    mark, all_of_it = getattr(standing(state), kind), getattr(state, kind)
+    mark, all_of_it = getattr(effective_state(state), kind), getattr(state, kind)
     seen = 0 if mark is None else len(mark.ids)
-    return seen, all_of_it is None or len(all_of_it.ids) < SKETCH
+    return seen, all_of_it is None or len(all_of_it.ids) < MAX_IDS_PER_MARK
 
 
 def _marks(state: EmailState) -> list[Mark]:

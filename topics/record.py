@@ -16,7 +16,7 @@ EmailId = NewType("EmailId", str)
 """Canonical lower-case UUID of one message to one recipient."""
 
 
-class Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+class RecordPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """A part of a record; never on a topic by itself."""
 
 
@@ -32,7 +32,7 @@ class Record(
     """A value on a topic. Subclasses set ``tag="name/version"``."""
 
 
-class Place(Value, array_like=True, frozen=True, kw_only=True):
+class LogPosition(RecordPart, array_like=True, frozen=True, kw_only=True):
     """Where a record lies: topic, partition, offset."""
 
     topic: str

@@ -16,7 +16,7 @@ from topics.dead_letters import DeadLetter
 from topics.events import DeliveryEvent, Retraction
 from topics.requests import SendRequest
 from topics.states import EmailState
-from topics.suppressions import Decision
+from topics.suppressions import SuppressionDecision
 from topics.templates import Template
 from topics.webhooks import RawWebhook
 
@@ -32,12 +32,12 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
     key: Literal["email_id", "content_id", "provider_message_id", "template", "suppression", "none"]
     value: Any
     """The record type, or the union of record types, on it."""
-    kept: str
+    retention_text: str
     """Retention in words, for people."""
     cleanup: Literal["delete", "compact"] = "delete"
     retention_ms: int = -1
     wire: Literal["json", "msgpack"] = "json"
-    single: bool = False
+    has_one_partition: bool = False
     """One partition: few records, and their order matters to people."""
 
 
@@ -45,21 +45,21 @@ MESSAGE_CONTENTS: Final = Topic(
     name="message-contents",
     key="content_id",
     value=ContentChunk,
-    kept="7 days",
+    retention_text="7 days",
     retention_ms=7 * DAY_MS,
     wire="msgpack",
 )
 SEND_REQUESTS: Final = Topic(
-    name="send-requests", key="email_id", value=SendRequest, kept="400 days", retention_ms=400 * DAY_MS
+    name="send-requests", key="email_id", value=SendRequest, retention_text="400 days", retention_ms=400 * DAY_MS
 )
 PROVIDER_ACKS: Final = Topic(
-    name="provider-acks", key="email_id", value=Ack, kept="400 days", retention_ms=400 * DAY_MS
+    name="provider-acks", key="email_id", value=Ack, retention_text="400 days", retention_ms=400 * DAY_MS
 )
 PROVIDER_WEBHOOKS: Final = Topic(
     name="provider-webhooks",
     key="none",
     value=RawWebhook,
-    kept="30 days",
+    retention_text="30 days",
     retention_ms=30 * DAY_MS,
     wire="msgpack",
 )
@@ -67,37 +67,53 @@ DELIVERY_EVENTS: Final = Topic(
     name="delivery-events",
     key="email_id",
     value=DeliveryEvent | Retraction,
-    kept="400 days",
+    retention_text="400 days",
     retention_ms=400 * DAY_MS,
 )
 UNCORRELATED_EVENTS: Final = Topic(
     name="uncorrelated-events",
     key="provider_message_id",
     value=DeliveryEvent,
-    kept="30 days",
+    retention_text="30 days",
     retention_ms=30 * DAY_MS,
 )
 CONVERSION_RESULTS: Final = Topic(
-    name="conversion-results", key="email_id", value=ConversionResult, kept="400 days", retention_ms=400 * DAY_MS
+    name="conversion-results",
+    key="email_id",
+    value=ConversionResult,
+    retention_text="400 days",
+    retention_ms=400 * DAY_MS,
 )
-EMAIL_STATES: Final = Topic(name="email-states", key="email_id", value=EmailState, kept="compacted", cleanup="compact")
+EMAIL_STATES: Final = Topic(
+    name="email-states", key="email_id", value=EmailState, retention_text="compacted", cleanup="compact"
+)
 EMAIL_CHANGES: Final = Topic(
-    name="email-changes", key="email_id", value=EmailChange | Tick, kept="400 days", retention_ms=400 * DAY_MS
+    name="email-changes", key="email_id", value=EmailChange | Tick, retention_text="400 days", retention_ms=400 * DAY_MS
 )
 TEMPLATES: Final = Topic(
-    name="templates", key="template", value=Template, kept="compacted", cleanup="compact", single=True
+    name="templates",
+    key="template",
+    value=Template,
+    retention_text="compacted",
+    cleanup="compact",
+    has_one_partition=True,
 )
 SUPPRESSIONS: Final = Topic(
-    name="suppressions", key="suppression", value=Decision, kept="compacted", cleanup="compact", single=True
+    name="suppressions",
+    key="suppression",
+    value=SuppressionDecision,
+    retention_text="compacted",
+    cleanup="compact",
+    has_one_partition=True,
 )
 DEAD_LETTERS: Final = Topic(
     name="dead-letters",
     key="none",
     value=DeadLetter,
-    kept="400 days",
+    retention_text="400 days",
     retention_ms=400 * DAY_MS,
     wire="msgpack",
-    single=True,
+    has_one_partition=True,
 )
 
 TOPICS: Final = (
@@ -114,5 +130,5 @@ TOPICS: Final = (
     SUPPRESSIONS,
     DEAD_LETTERS,
 )
-FACTS: Final = (SEND_REQUESTS, PROVIDER_ACKS, DELIVERY_EVENTS, CONVERSION_RESULTS)
+FACT_TOPICS: Final = (SEND_REQUESTS, PROVIDER_ACKS, DELIVERY_EVENTS, CONVERSION_RESULTS)
 """The topics the fold reads."""

@@ -2,21 +2,21 @@
 
 import msgspec
 
-from topics.record import EmailId, Millis, Record, Value
+from topics.record import EmailId, Millis, Record, RecordPart
 from topics.templates import TemplateRef
 
 DEFAULT_BRAND = "default"
 """The brand of dialects that know none (Extra Horizon, FreshMail)."""
 
 
-class Mailbox(Value, frozen=True, kw_only=True):
+class Mailbox(RecordPart, frozen=True, kw_only=True):
     """An address and the name shown with it."""
 
     address: str
     name: str = ""
 
 
-class ContentPointer(Value, frozen=True, kw_only=True):
+class ContentPointer(RecordPart, frozen=True, kw_only=True):
     """Where the content lies on `message-contents`; the SHA-256 is verified before sending.
 
     ``offset`` is the first chunk's; chunks of one content share a partition and follow in order,
@@ -30,7 +30,7 @@ class ContentPointer(Value, frozen=True, kw_only=True):
     sha256: str
 
 
-class Shown(Value, frozen=True, kw_only=True):
+class HeaderRecipients(RecordPart, frozen=True, kw_only=True):
     """Whom a message's headers name. Whoever gets it and isn't here is a bcc."""
 
     to: tuple[Mailbox, ...] = ()
@@ -60,7 +60,7 @@ class SendRequest(Record, tag="send-request/1", frozen=True, kw_only=True):
     details: msgspec.Raw = msgspec.Raw(b"null")
     """What a dialect's own reads give back (`/v1/Email/`'s MsgDetails), verbatim JSON."""
     content: ContentPointer | None = None
-    shown: Shown | None = None
+    shown: HeaderRecipients | None = None
     """None: the recipient alone."""
     template: TemplateRef | None = None
     """What the content was rendered from, when it was accepted."""

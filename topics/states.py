@@ -8,13 +8,13 @@ and bounded unions, so two partial states of one email always have a least upper
 
 import msgspec
 
-from topics.conversions import Outcome, Word
+from topics.conversions import ConversionOutcome, ConversionWord
 from topics.events import BounceClass
-from topics.record import EmailId, Millis, Record, Value
+from topics.record import EmailId, Millis, Record, RecordPart
 from topics.requests import SendRequest
 
 
-class Mark(Value, array_like=True, frozen=True, kw_only=True):
+class Mark(RecordPart, array_like=True, frozen=True, kw_only=True):
     """When one kind of fact was heard, and how often.
 
     ``first`` and ``last`` order by the source's clock, clamped to ours so that a clock in the
@@ -28,7 +28,7 @@ class Mark(Value, array_like=True, frozen=True, kw_only=True):
     ids: tuple[int, ...]
 
 
-class Detail(Value, array_like=True, frozen=True, kw_only=True):
+class EventDetail(RecordPart, array_like=True, frozen=True, kw_only=True):
     """The words that came with a bounce, complaint, drop or failure; which one stays: :mod:`topics.join`."""
 
     at: Millis
@@ -43,7 +43,7 @@ class Detail(Value, array_like=True, frozen=True, kw_only=True):
     bounce_class: BounceClass | None = None
 
 
-class Corrected(Value, array_like=True, frozen=True, kw_only=True):
+class CorrectedEvent(RecordPart, array_like=True, frozen=True, kw_only=True):
     """One event read anew: what it was, what it counts as now. An id's highest revision stands."""
 
     was: str
@@ -54,14 +54,14 @@ class Corrected(Value, array_like=True, frozen=True, kw_only=True):
     revision: int
     recorded: Millis
     """When it was corrected."""
-    detail: Detail | None = None
+    detail: EventDetail | None = None
     """The words that came with it, as it is read now."""
 
 
-class Settlement(Value, array_like=True, frozen=True, kw_only=True):
+class Settlement(RecordPart, array_like=True, frozen=True, kw_only=True):
     """How the debt of one conversion word ended."""
 
-    outcome: Outcome
+    outcome: ConversionOutcome
     at: Millis
 
 
@@ -89,13 +89,13 @@ class EmailState(Record, tag="email-state/1", frozen=True, kw_only=True):
     unsubscribed: Mark | None = None
     replied: Mark | None = None
     unknown: Mark | None = None
-    bounce: Detail | None = None
-    complaint: Detail | None = None
-    drop: Detail | None = None
-    failure: Detail | None = None
+    bounce: EventDetail | None = None
+    complaint: EventDetail | None = None
+    drop: EventDetail | None = None
+    failure: EventDetail | None = None
     provider_ids: tuple[tuple[str, str], ...] = ()
     """Sorted pairs (provider, provider message id), at most :data:`topics.join.PROVIDER_IDS`."""
-    settled: dict[Word, Settlement] = msgspec.field(default_factory=dict)
-    corrected: tuple[Corrected, ...] = ()
+    settled: dict[ConversionWord, Settlement] = msgspec.field(default_factory=dict)
+    corrected: tuple[CorrectedEvent, ...] = ()
     """Sorted by (was, mark, id). Marks and details keep what was corrected, too, because they only grow;
     what still counts is said by :func:`topics.readings.standing`."""

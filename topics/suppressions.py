@@ -12,7 +12,7 @@ ALL_BRANDS = "*"
 """In a decision's brand: whatever brands the tenant has."""
 
 
-class Reason(StrEnum):
+class SuppressionReason(StrEnum):
     """Why an address gets nothing."""
 
     HARD_BOUNCE = "hard bounce"
@@ -23,7 +23,7 @@ class Reason(StrEnum):
     """Somebody wanted it, for whatever reason."""
 
 
-class _Decision(Record, frozen=True, kw_only=True):
+class _DecisionRecord(Record, frozen=True, kw_only=True):
     tenant: str
     brand: str
     """Or :data:`ALL_BRANDS`."""
@@ -39,15 +39,15 @@ class _Decision(Record, frozen=True, kw_only=True):
         return f"{self.tenant}/{self.brand}/{self.address_hash}"
 
 
-class Listed(_Decision, tag="listed/1", frozen=True, kw_only=True):
+class AddressListed(_DecisionRecord, tag="listed/1", frozen=True, kw_only=True):
     """Don't write to it, whatever is heard of it."""
 
-    reason: Reason
+    reason: SuppressionReason
     note: str = ""
 
 
-class Lifted(_Decision, tag="lifted/1", frozen=True, kw_only=True):
+class AddressLifted(_DecisionRecord, tag="lifted/1", frozen=True, kw_only=True):
     """Write to it again: whatever was heard or decided before counts no more."""
 
 
-Decision = Listed | Lifted
+SuppressionDecision = AddressListed | AddressLifted

@@ -4,23 +4,23 @@ from enum import StrEnum
 
 import msgspec
 
-from topics.record import Millis, Record, Value
+from topics.record import Millis, Record, RecordPart
 
-TEMPLATE_MAX = 250_000
+TEMPLATE_MAX_BYTES = 250_000
 """Bytes of a version on the log: it is read whole for every message that uses it."""
 
 
-LOCALIZATIONS = "@localizations"
+LOCALIZATIONS_NAME = "@localizations"
 """The name under which a tenant's localizations lie here: a language's text is JSON, a text by key.
 
 No template can have this name, today or before. So processes of before, which know no localizations, read them as
 one template more that nobody asks for.
 """
-LOCALIZATIONS_MAX = 500_000
+LOCALIZATIONS_MAX_BYTES = 500_000
 """Bytes of all of a tenant's localizations on the log."""
 
 
-class Syntax(StrEnum):
+class TemplateSyntax(StrEnum):
     """How a text names its variables."""
 
     TWIG = "twig"
@@ -31,7 +31,7 @@ class Syntax(StrEnum):
     """``$content.name``."""
 
 
-class Texts(Value, frozen=True, kw_only=True):
+class TemplateTexts(RecordPart, frozen=True, kw_only=True):
     """One language's texts. An empty text is absent."""
 
     subject: str = ""
@@ -50,8 +50,8 @@ class Template(Record, tag="template/1", frozen=True, kw_only=True):
     name: str
     hash: str
     """Of all that follows: the same content pushed again is the same version."""
-    syntax: Syntax
-    texts: dict[str, Texts]
+    syntax: TemplateSyntax
+    texts: dict[str, TemplateTexts]
     """By language: ``en-gb``, ``en``; lower case."""
     default: str
     """The language of those whose own isn't there."""
@@ -66,7 +66,7 @@ class Template(Record, tag="template/1", frozen=True, kw_only=True):
         return f"{self.template_id}/{self.version}"
 
 
-class TemplateRef(Value, frozen=True, kw_only=True):
+class TemplateRef(RecordPart, frozen=True, kw_only=True):
     """The version and language that an email was made from."""
 
     id: str

@@ -17,7 +17,7 @@ from topics.events import BounceClass
 MAX_TEXT_CHARS: Final = 2_000
 """Characters of a text that are read; no server needs more to say why."""
 
-HARD: Final = {
+HARD_CODES: Final = {
     "1.0": "other address status: in use for what the others below mean",
     "1.1": "no such mailbox",
     "1.2": "no such domain",
@@ -34,7 +34,7 @@ HARD: Final = {
 """Codes that blame the address, by subject and detail (RFC 3463) without the class digit."""
 
 
-class Cause(StrEnum):
+class RefusalCause(StrEnum):
     """Whom or what a refusal blames."""
 
     ADDRESS = "address"
@@ -49,19 +49,19 @@ class Cause(StrEnum):
     """A server, the network or nothing in particular."""
 
 
-SOFT: Final = {
-    "1.5": Cause.OTHER,  # the address is fine
-    "1.7": Cause.SENDER,  # the sender's address
-    "1.8": Cause.SENDER,  # the sender's domain
-    "1.9": Cause.OTHER,  # handed to a server that speaks another protocol
-    "2.3": Cause.SENDER,  # the message is longer than this mailbox takes
-    "2": Cause.MAILBOX,  # full (5.2.2), or a list that does not unfold (5.2.4)
-    "3.4": Cause.SENDER,  # the message is too big for the system
-    "3": Cause.OTHER,  # the recipient's server: full or down
-    "4": Cause.OTHER,  # the network on the way: no answer, a loop, too old
-    "5": Cause.SENDER,  # a misunderstanding between servers
-    "6": Cause.SENDER,  # the message's content or format
-    "7": Cause.SENDER,  # policy: spam, reputation, authentication
+SOFT_CODES: Final = {
+    "1.5": RefusalCause.OTHER,  # the address is fine
+    "1.7": RefusalCause.SENDER,  # the sender's address
+    "1.8": RefusalCause.SENDER,  # the sender's domain
+    "1.9": RefusalCause.OTHER,  # handed to a server that speaks another protocol
+    "2.3": RefusalCause.SENDER,  # the message is longer than this mailbox takes
+    "2": RefusalCause.MAILBOX,  # full (5.2.2), or a list that does not unfold (5.2.4)
+    "3.4": RefusalCause.SENDER,  # the message is too big for the system
+    "3": RefusalCause.OTHER,  # the recipient's server: full or down
+    "4": RefusalCause.OTHER,  # the network on the way: no answer, a loop, too old
+    "5": RefusalCause.SENDER,  # a misunderstanding between servers
+    "6": RefusalCause.SENDER,  # the message's content or format
+    "7": RefusalCause.SENDER,  # policy: spam, reputation, authentication
 }
 """All other codes, by subject and detail, else by the subject alone."""
 NO_MAIL_REPLIES: Final = frozenset({521, 556})
@@ -70,25 +70,25 @@ HARD_REPLIES: Final = frozenset({550, 551, 553})
 """By the reply code alone (RFC 5321 §4.2.3), where the enhanced code is missing or says nothing."""
 LOGIN_REPLIES: Final = frozenset({530, 534, 535, 538})
 """RFC 4954: log in first, or otherwise."""
-GENERIC: Final = frozenset({"", "4.1", "7.1", "7.27"})
+GENERIC_CODES: Final = frozenset({"", "4.1", "7.1", "7.27"})
 """Details beside which the words say more. Sendmail writes 7.27 for a recipient's null MX; it is the sender's."""
-_NOT_SETUP: Final = ("1.1", "2.", "7.133", "7.134", "7.136")
+_RECIPIENT_DETAILS: Final = ("1.1", "2.", "7.133", "7.134", "7.136")
 """Details, or their beginnings, of one recipient: the last are Exchange Online's, for who hears known senders only."""
 EARLY_STAGES: Final = frozenset({"connect", "helo", "tls", "auth", "mail"})
 """Before a recipient was named."""
 
 
-class Judgement(msgspec.Struct, frozen=True, gc=False):
+class RefusalJudgement(msgspec.Struct, frozen=True, gc=False):
     """What a refusal comes down to."""
 
-    cause: Cause
+    cause: RefusalCause
     plain: bool = True
     """Whether words or an enhanced code say so; a reply code alone is a guess."""
 
     @property
     def bounce_class(self) -> BounceClass:
         """Hard where the address is to blame."""
-        return BounceClass.HARD if self.cause is Cause.ADDRESS else BounceClass.SOFT
+        return BounceClass.HARD if self.cause is RefusalCause.ADDRESS else BounceClass.SOFT
 
 
 class _Phrases(NamedTuple):
@@ -111,14 +111,14 @@ def _any(words: str, *patterns: str) -> _Phrases:
 
 # All patterns read words in lower case with single spaces, and have bounded repetitions only: linear time.
 _PART: Final = r"[^\s<>\"'(),:;@\[\]]"
-_MASK: Final = re.compile(rf"\[(?:address|recipient)\]|<recipient>|(?<!{_PART}){_PART}+@{_PART}+|%40")
-_HOST: Final = _any(
+_ADDRESS: Final = re.compile(rf"\[(?:address|recipient)\]|<recipient>|(?<!{_PART}){_PART}+@{_PART}+|%40")
+_HOST_ADDRESS: Final = _any(
     "address",
     r"\bip(?:v[46])?[ -]address(?:es)?\b",
     r"\b(?:client|remote|peer|connecting|source)(?: ip)? address\b",
     r"\baddress(?:es)? \[?(?:\d{1,3}\.){3}\d{1,3}\b\]?",
 )
-_SENDER: Final = _any(
+_SENDER_ADDRESS: Final = _any(
     "address|path",
     r"\b(?:sender|from|return|reply|envelope|originator)(?:'s)?[ -](?:e-?mail )?address(?:es)?\b",
     r"\breturn[ -]path\b",
@@ -145,7 +145,7 @@ _STAGES: Final = {
     "initial connection": "connect",
     "refused to talk to me": "connect",
 }
-IN_REPLY_TO: Final = {
+STAGE_PHRASES: Final = {
     "connect": "(in reply to initial connection)",
     "helo": "(in reply to HELO command)",
     "tls": "(in reply to STARTTLS command)",
@@ -154,10 +154,10 @@ IN_REPLY_TO: Final = {
     "data": "(in reply to end of DATA command)",
 }
 """How the stage of a refusal is written into its text, as Postfix does it; RCPT goes without saying."""
-_QUOTING: Final = re.compile(r"\A[^\w]{0,9}(?:smtp; ?)?[45]\.[\dx]\.\d - .{0,80}? ([45]\d\d)[- ]'(.{1,1000})'")
+_QUOTED_REPLY: Final = re.compile(r"\A[^\w]{0,9}(?:smtp; ?)?[45]\.[\dx]\.\d - .{0,80}? ([45]\d\d)[- ]'(.{1,1000})'")
 """A gateway's own code and name for it, then the reply in quotation marks (Cisco IronPort)."""
 
-_SETUP: Final = _any(
+_SETUP_FAULT: Final = _any(
     "relay|authenticat|logged in|verified|quota|limit|credit|"
     "allowance|payment|unpaid|account|sending|to send|not owned",
     r"relay(?:ing)? (?:access )?(?:is |was )?(?:denied|not (?:permitted|allowed)|prohibited|disallowed)",
@@ -177,7 +177,7 @@ _SETUP: Final = _any(
     r"not (?:allowed|permitted|authori[sz]ed) to send (?:e?-?mails? |messages? )?(?:from|as|on behalf)\b",
     r"permissions? to send (?:as|on behalf)|not owned by (?:user|the authenticated)",
 )
-_MAILBOX: Final = _any(
+_MAILBOX_BUSY: Final = _any(
     "quota|storage|space|full|exceed|too many mess|too much|receiving|temporar|try again",
     r"\b(?:over|exceed(?:s|ed|ing)?|out of|insufficient|not enough|no) (?:\w{1,20} ){0,3}?(?:quota|storage|space)",
     r"\bdisk (?:\w{1,20} ){0,3}?(?:quota|storage|space)|space (?:is )?not enough|exdiskquota",
@@ -186,12 +186,12 @@ _MAILBOX: Final = _any(
     r"receiving mail (?:at a rate|too)|temporar(?:y|ily)\b|not found, try again|try again later",
 )
 """Another day it may fit, whatever the code says."""
-_LISTED: Final = _any(
+_BLOCKLISTED: Final = _any(
     "list|dnsbl|rbl|spamhaus|spamcop|too many|reputation|standing",
     r"(?:black|block|deny)[ -]?list|dnsbl|\brbls?\b|spamhaus|spamcop|too many recipients|reputation|poor standing",
 )
 """The sending server is on somebody's list, whatever the code says."""
-_NOBODY: Final = _any(
+_UNKNOWN_RECIPIENT: Final = _any(
     "unknown|not |n't|no |disabled|discontinued|deactivated|inactive|unavailable|invalid|is wrong|exist|"
     "illegal|bad dest|unrouteable|notfound|userid|"
     "inconnu|recens|unbek|desconocido|sconosciuto|nxdomain|mx|access denied",
@@ -213,14 +213,14 @@ _NOBODY: Final = _any(
     r"couldn't find any host named|(?:does not|doesn't) accept (?:any )?e?-?mail(?! (?:from|with|of|that|larger))",
     r"recipient (?:address(?:es)? )?rejected ?: access denied",  # Exchange Online's words for nobody of that name
 )
-_OURS: Final = _any(
+_SENDER_SIDE_WORDS: Final = _any(
     "sender|helo|ehlo|reverse|rdns|ptr|client host|hostname|your |header|mime|dmarc|spf|dkim|ip ",
     r"\bsender|\behlo\b|\bhelo\b|reverse (?:dns|lookup|host)|\brdns\b|\bptr\b|client host"
     r"|your (?:reverse )?(?:hostname|host|domain|server)|\bheader|\bmime\b"
     r"|\bdmarc|\bspf\b|\bdkim\b|\bip \[?\d",
 )
 """Words after which what is unknown or invalid is ours: a name that we gave, our host, our signature."""
-_ABOUT_US: Final = (
+_SENDER_OR_MESSAGE_WORDS: Final = (
     *("sender", "relay", "rate limit", "too many", "not permitted", "not allowed", "policy", "policies", "content"),
     *("virus", "spam", "blocked", "dmarc", "spf", "dkim", "authenticat", "access", "denied", "forbidden", "violation"),
     *("hop count", "unsolicited", "prohibit", "not accepting mail from", "reverse dns", "helo", "ehlo"),
@@ -240,7 +240,7 @@ _ABOUT_US: Final = (
     *("too large", "too big", "message size"),
 )
 """Words about the sender, the message or the way, where none of :data:`_NOBODY` stands beside them."""
-_REPEATED: Final = _any(
+_ANOTHER_SERVERS_REPLY: Final = _any(
     "said|in reply to|response|callout|able address|unverified address|verification failed",
     r"\bsaid:? ?[45]\d\d\b|\bin reply to\b|\bresponse:? ?[45]\d\d\b|\bcallout\b",
     r"(?:undeliverable|unverified) address:|\bverification failed for\b",
@@ -248,7 +248,7 @@ _REPEATED: Final = _any(
 _MESSAGE_REJECTED: Final = re.compile(r"message (?:was |is )?(?:\w{1,20} )?rejected")
 
 
-def judge(code: int, enhanced: str, text: str, stage: str = "") -> Judgement:
+def judge_refusal(code: int, enhanced: str, text: str, stage: str = "") -> RefusalJudgement:
     """Return whom a refusal blames.
 
     ``code``: the SMTP reply, 0 where there is none. ``stage``: how far the conversation came (`connect`, `helo`,
@@ -257,25 +257,25 @@ def judge(code: int, enhanced: str, text: str, stage: str = "") -> Judgement:
     code, enhanced, words = _unquoted(code, enhanced, _plain(text))
     found = _judged(code, enhanced, words, stage or stage_of(words))
     again = enhanced.startswith("4") or (not enhanced and code // 100 == 4)
-    return Judgement(Cause.OTHER) if again and found.cause is Cause.ADDRESS else found
+    return RefusalJudgement(RefusalCause.OTHER) if again and found.cause is RefusalCause.ADDRESS else found
 
 
 def bounce_class(code: int, enhanced: str, text: str = "", stage: str = "") -> BounceClass:
     """Return hard where the address is to blame, soft for everything else."""
-    return judge(code, enhanced, text, stage).bounce_class
+    return judge_refusal(code, enhanced, text, stage).bounce_class
 
 
 def is_setup_fault(code: int, enhanced: str, text: str) -> bool:
     """Return whether a refusal blames the sending account, and so would meet every email."""
-    return judge(code, enhanced, text, "rcpt").cause is Cause.SETUP
+    return judge_refusal(code, enhanced, text, "rcpt").cause is RefusalCause.SETUP
 
 
-def repeats_another(text: str) -> bool:
+def quotes_another_server(text: str) -> bool:
     """Return whether a refusal repeats another server's words, as one that asks the recipient's own at once does.
 
     Those words are anybody's: they may not stop mail to others.
     """
-    return _REPEATED.search(" ".join(text[:MAX_TEXT_CHARS].lower().split())) is not None
+    return _ANOTHER_SERVERS_REPLY.search(" ".join(text[:MAX_TEXT_CHARS].lower().split())) is not None
 
 
 def stage_of(text: str) -> str:
@@ -291,56 +291,60 @@ def _plain(text: str) -> str:
     """Return the words without addresses, so that only the recipient's own is called an address."""
     words = " ".join(text[:MAX_TEXT_CHARS].lower().split())
     if "@" in words or "[" in words or "<" in words or "%40" in words:
-        words = _MASK.sub("@", words)
+        words = _ADDRESS.sub("@", words)
     if "address" in words or "path" in words:
-        words = _SENDER.pattern.sub("sender", _HOST.pattern.sub("ip", words))
+        words = _SENDER_ADDRESS.pattern.sub("sender", _HOST_ADDRESS.pattern.sub("ip", words))
     return words
 
 
 def _unquoted(code: int, enhanced: str, words: str) -> tuple[int, str, str]:
-    found = _QUOTING.search(words) if "'" in words else None
+    found = _QUOTED_REPLY.search(words) if "'" in words else None
     if found is None:
         return code, enhanced, words
     said = re.match(r"[45]\.\d{1,3}\.\d{1,3}\b", found[2])
     return int(found[1]), said[0] if said else "", found[2]
 
 
-def _judged(code: int, enhanced: str, words: str, stage: str) -> Judgement:
+def _judged(code: int, enhanced: str, words: str, stage: str) -> RefusalJudgement:
     detail = enhanced.partition(".")[2]
     if stage in EARLY_STAGES:
-        return Judgement(Cause.SENDER)
-    for cause, pattern in ((Cause.SETUP, _SETUP), (Cause.MAILBOX, _MAILBOX), (Cause.SENDER, _LISTED)):
-        if pattern.search(words) and not (cause is Cause.SETUP and detail.startswith(_NOT_SETUP)):
-            return Judgement(cause)
+        return RefusalJudgement(RefusalCause.SENDER)
+    for cause, pattern in (
+        (RefusalCause.SETUP, _SETUP_FAULT),
+        (RefusalCause.MAILBOX, _MAILBOX_BUSY),
+        (RefusalCause.SENDER, _BLOCKLISTED),
+    ):
+        if pattern.search(words) and not (cause is RefusalCause.SETUP and detail.startswith(_RECIPIENT_DETAILS)):
+            return RefusalJudgement(cause)
     if code in LOGIN_REPLIES:
-        return Judgement(Cause.SETUP)
+        return RefusalJudgement(RefusalCause.SETUP)
     if _says_little(detail) and (cause_by_words := _by_words(detail, words)) is not None:
-        return Judgement(cause_by_words)
+        return RefusalJudgement(cause_by_words)
     return _by_codes(code, detail, stage)
 
 
-def _by_words(detail: str, words: str) -> Cause | None:
-    nobody = _NOBODY.search(words)
+def _by_words(detail: str, words: str) -> RefusalCause | None:
+    nobody = _UNKNOWN_RECIPIENT.search(words)
     if nobody is not None or (detail == "4.1" and "access denied" in words):
-        ours = _OURS.search(words)
+        ours = _SENDER_SIDE_WORDS.search(words)
         blames_us = ours is not None and nobody is not None and ours.start() < nobody.end()
-        return Cause.SENDER if blames_us else Cause.ADDRESS
-    about_us = any(word in words for word in _ABOUT_US) or _MESSAGE_REJECTED.search(words)
-    return Cause.SENDER if about_us else None
+        return RefusalCause.SENDER if blames_us else RefusalCause.ADDRESS
+    about_us = any(word in words for word in _SENDER_OR_MESSAGE_WORDS) or _MESSAGE_REJECTED.search(words)
+    return RefusalCause.SENDER if about_us else None
 
 
-def _by_codes(code: int, detail: str, stage: str) -> Judgement:
+def _by_codes(code: int, detail: str, stage: str) -> RefusalJudgement:
     if code in NO_MAIL_REPLIES:
-        return Judgement(Cause.ADDRESS)
+        return RefusalJudgement(RefusalCause.ADDRESS)
     if detail in ("", "0.0"):
         # After the message a bare 550 is nearly always about the message: the recipient had been taken before.
         gone = code in HARD_REPLIES and stage != "data"
-        return Judgement(Cause.ADDRESS if gone else Cause.OTHER, plain=False)
-    if detail in HARD:
-        return Judgement(Cause.ADDRESS)
-    return Judgement(SOFT.get(detail) or SOFT.get(detail.partition(".")[0], Cause.OTHER))
+        return RefusalJudgement(RefusalCause.ADDRESS if gone else RefusalCause.OTHER, plain=False)
+    if detail in HARD_CODES:
+        return RefusalJudgement(RefusalCause.ADDRESS)
+    return RefusalJudgement(SOFT_CODES.get(detail) or SOFT_CODES.get(detail.partition(".")[0], RefusalCause.OTHER))
 
 
 def _says_little(detail: str) -> bool:
     """Return whether words say more than a code: beside general codes, and vendors' own (5.4.310)."""
-    return detail in GENERIC or detail.endswith(".0") or len(detail.rpartition(".")[2]) == 3
+    return detail in GENERIC_CODES or detail.endswith(".0") or len(detail.rpartition(".")[2]) == 3

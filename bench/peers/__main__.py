@@ -25,8 +25,8 @@ from bench.peers.measure import Stalled
 from bench.peers.processes import Cores, Ended
 from bench.peers.traffic import Shape, traffic
 from pipeline.devstack.servers import kafka
-from pipeline.devstack.servers.data_dir import free_port
-from pipeline.devstack.servers.process import NotStarted
+from pipeline.devstack.servers.data_dir import find_free_port
+from pipeline.devstack.servers.process import StartupFailed
 from pipeline.runtime import topic_admin
 from pipeline.settings import Settings
 
@@ -58,7 +58,7 @@ async def compete(asked: argparse.Namespace, folder: Path, console: Console, out
     entrants: list[Entrant] = asked.entrants
     cores = Cores(max(entrant.processes for entrant in entrants))
     cores.stay()
-    port = free_port()
+    port = find_free_port()
     broker = kafka.start(folder / "kafka", port, tell=tell)
     try:
         arena = await _arena(asked, folder, f"127.0.0.1:{port}", tell)
@@ -161,7 +161,7 @@ def main() -> int:
         asyncio.run(compete(asked, folder, console, outcome))
     except KeyboardInterrupt:
         return 130
-    except NotStarted as error:
+    except StartupFailed as error:
         console.print(str(error), style="bold red", markup=False, soft_wrap=True)
         return 1
     finally:

@@ -8,7 +8,7 @@ from typing import Final
 
 from bench.peers import toolbox
 from bench.peers.states import Unwrap
-from pipeline.settings import Settings, environment
+from pipeline.settings import Settings, environment_of
 from topics.registry import DELIVERY_EVENTS, EMAIL_STATES
 
 
@@ -65,7 +65,7 @@ class Engine:
             settings = arena.settings.model_copy(
                 update={"data_dir": folder, "log_level": "WARNING", "quiet_days": 36_500}
             )
-            return {**environment(settings), "MALLOC_ARENA_MAX": "2"}
+            return {**environment_of(settings), "MALLOC_ARENA_MAX": "2"}
         return {
             "PYTHONPATH": str(toolbox.ROOT),
             "PEER_BOOTSTRAP": arena.bootstrap,

@@ -9,7 +9,7 @@ from typing import Final
 
 import psutil
 
-from pipeline.devstack.servers.process import Child, Program, spawn
+from pipeline.devstack.servers.process import ChildProcess, Program, spawn
 
 PATIENCE: Final = 30.0
 _CAN_PIN: Final = hasattr(os, "sched_setaffinity")
@@ -52,7 +52,7 @@ class Cores:
 class Processes:
     """An engine's processes."""
 
-    def __init__(self, children: Sequence[Child]) -> None:
+    def __init__(self, children: Sequence[ChildProcess]) -> None:
         self._children = children
         self._seen = [psutil.Process(child.pid) for child in children]
         self._peak = [0] * len(children)
@@ -69,7 +69,7 @@ class Processes:
     def look(self) -> float:
         """The CPU seconds spent so far, in user and kernel mode. Raises Ended with the end of the log."""
         for child in self._children:
-            if not child.running():
+            if not child.is_running():
                 raise Ended(f"{child.program.name} ended with {child.process.returncode}:\n{child.tail(40)}")
         self._peak = [max(known, _peak(process)) for known, process in zip(self._peak, self._seen, strict=True)]
         times = [process.cpu_times() for process in self._seen]
@@ -88,8 +88,8 @@ class Processes:
     def stop(self) -> None:
         """SIGTERM, patience, SIGKILL."""
         for child in self._children:
-            if child.running():
-                child.process.send_signal(child.program.ends_by)
+            if child.is_running():
+                child.process.send_signal(child.program.stop_signal)
         deadline = time.monotonic() + PATIENCE
         for child in self._children:
             child.stop(patience=max(0.1, deadline - time.monotonic()))

@@ -7,7 +7,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
 
-from pipeline.runtime.kafka import partitions
+from pipeline.runtime.kafka import discover_partitions
 
 
 class Broker:
@@ -40,7 +40,7 @@ class Broker:
         if topic not in self._places:
             if topic not in await self._admin.list_topics():
                 return 0
-            self._places[topic] = await partitions(self._reader, topic)
+            self._places[topic] = await discover_partitions(self._reader, topic)
         places = self._places[topic]
         return sum((await self._reader.end_offsets(places)).values())
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from pipeline.runtime.kafka import partitions
+from pipeline.runtime.kafka import discover_partitions
 from pipeline.worker.fold import evolve
 from topics.codec import Undecodable, decode, encode
 from topics.registry import DELIVERY_EVENTS, EMAIL_STATES
@@ -73,7 +73,7 @@ async def records(bootstrap: str, topic: str) -> AsyncIterator[tuple[bytes, byte
     )
     await reader.start()
     try:
-        places = await partitions(reader, topic)
+        places = await discover_partitions(reader, topic)
         reader.assign(places)
         await reader.seek_to_beginning(*places)
         ends = await reader.end_offsets(places)
@@ -92,7 +92,7 @@ async def ends(bootstrap: str, topic: str) -> dict[TopicPartition, int]:
     reader: Any = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
     await reader.start()
     try:
-        return dict(await reader.end_offsets(await partitions(reader, topic)))
+        return dict(await reader.end_offsets(await discover_partitions(reader, topic)))
     finally:
         await reader.stop()
 

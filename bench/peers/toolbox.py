@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from pipeline.devstack.servers.jars import VERSION, unpinned
-from pipeline.devstack.servers.process import NotStarted
+from pipeline.devstack.servers.jars import KAFKA_VERSION, mismatched_jars
+from pipeline.devstack.servers.process import StartupFailed
 
 ROOT: Final = Path(__file__).parents[2]
 REQUIREMENTS: Final = ROOT / "requirements-bench.txt"
@@ -26,7 +26,7 @@ PINS: Final = Path(__file__).with_name("jars.sha256")
 CACHE: Final = Path(sys.prefix) / "peers"
 
 STREAMS: Final = (
-    f"org.apache.kafka:kafka-streams:{VERSION}+com.fasterxml.jackson.core:jackson-core:2.19.0"
+    f"org.apache.kafka:kafka-streams:{KAFKA_VERSION}+com.fasterxml.jackson.core:jackson-core:2.19.0"
     "+org.slf4j:slf4j-simple:1.7.36"
 )
 COMPILER: Final = "org.eclipse.jdt:ecj:3.42.0"
@@ -95,21 +95,21 @@ def _resolve(artifact: str) -> list[Path]:
         try:
             return sorted((Path(jar) for jar in jgo.build(artifact).all_jars), key=lambda path: path.name)
         except Exception as error:  # whatever a resolver raises, the next step is the same
-            raise NotStarted(
+            raise StartupFailed(
                 f"{artifact} could not be fetched from Maven Central: {error}; check the network"
             ) from error
 
 
 def _check(found: list[Path]) -> None:
     lines = PINS.read_text(encoding="utf-8").splitlines()
-    if wrong := unpinned(found, {name: digest for digest, name in (line.split() for line in lines)}):
-        raise NotStarted(f"these jars are not the ones that were tested ({PINS.name}): {', '.join(wrong)}")
+    if wrong := mismatched_jars(found, {name: digest for digest, name in (line.split() for line in lines)}):
+        raise StartupFailed(f"these jars are not the ones that were tested ({PINS.name}): {', '.join(wrong)}")
 
 
 def _run(command: tuple[str, ...], trouble: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise NotStarted(f"{trouble}:\n{(done.stderr or done.stdout)[-3000:]}")
+        raise StartupFailed(f"{trouble}:\n{(done.stderr or done.stdout)[-3000:]}")
 
 
 def _digest(*paths: Path) -> str:

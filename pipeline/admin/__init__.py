@@ -6,18 +6,18 @@ from pipeline.admin.brands import (
     add_brand,
     add_destination,
     get_destination,
-    travels_open,
+    is_unencrypted_url,
 )
 from pipeline.admin.providers import (
-    KINDS,
+    PROVIDER_KINDS,
     Provider,
     add_provider,
     end_old_webhook_keys,
     get_provider,
-    providers,
+    list_providers,
     rotate_webhook_key,
 )
-from pipeline.admin.sql import rows
+from pipeline.admin.sql import fetch_rows
 from pipeline.admin.tenants import (
     Tenant,
     add_key,
@@ -29,7 +29,7 @@ from pipeline.admin.tenants import (
 )
 
 __all__ = [
-    "KINDS",
+    "PROVIDER_KINDS",
     "Brand",
     "Destination",
     "Provider",
@@ -40,14 +40,14 @@ __all__ = [
     "add_provider",
     "add_tenant",
     "end_old_webhook_keys",
+    "fetch_rows",
     "get_destination",
     "get_provider",
+    "is_unencrypted_url",
     "key_hash",
-    "providers",
+    "list_providers",
     "revoke_key",
     "rotate_webhook_key",
-    "rows",
     "tenant_of_hash",
     "tenant_of_key",
-    "travels_open",
 ]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
-from pipeline.admin.sql import one, write
+from pipeline.admin.sql import execute, fetch_row
 from pipeline.runtime.database import Pool
 from pipeline.runtime.signing import seal, unseal
 
@@ -43,26 +43,26 @@ class Destination:
 async def add_brand(pool: Pool, brand: Brand) -> None:
     """Add a brand or change it."""
     values = (brand.unknown_policy, brand.unsubscribe, brand.trap_link, brand.sender_address, brand.sender_name)
-    await write(pool, "add_brand", brand.tenant, brand.brand, brand.provider, *values)
+    await execute(pool, "add_brand", brand.tenant, brand.brand, brand.provider, *values)
 
 
 async def add_destination(pool: Pool, destination: Destination, secret: str) -> None:
     """Add where a brand's conversions go, or change it."""
     sealed = seal(secret, destination.key)
     place = (destination.tenant, destination.brand, destination.url)
-    await write(pool, "add_destination", *place, sealed, destination.user_id_integer)
+    await execute(pool, "add_destination", *place, sealed, destination.user_id_integer)
 
 
 async def get_destination(pool: Pool, tenant: str, brand: str, secret: str) -> Destination | None:
     """The brand's destination, else the tenant's ``*``, else None."""
-    row = await one(pool, "destination", tenant, brand)
+    row = await fetch_row(pool, "destination", tenant, brand)
     if row is None:
         return None
     owner, name, url, sealed, user_id_integer = row
     return Destination(owner, name, url, unseal(secret, sealed), user_id_integer)
 
 
-def travels_open(url: str) -> bool:
+def is_unencrypted_url(url: str) -> bool:
     """Return whether what is sent to this URL can be read on its way: http, and not to this very machine."""
     try:
         parts = urlsplit(url)

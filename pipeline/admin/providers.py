@@ -5,18 +5,18 @@ from typing import Any, Final
 
 from psycopg.types.json import Jsonb
 
-from pipeline.admin.sql import one, rows, write
+from pipeline.admin.sql import execute, fetch_row, fetch_rows
 from pipeline.errors import NotFound
 from pipeline.runtime.database import Pool
 from pipeline.runtime.signing import seal, unseal
 
-KINDS: Final = (
+PROVIDER_KINDS: Final = (
     *("smtp", "sandbox", "sendgrid", "mailgun", "ses", "postmark", "sparkpost"),
     *("mailjet", "brevo", "resend", "mandrill", "mailersend", "mailtrap", "postal"),
 )
 """Whose API we call, whose headers we add and whose webhooks we read."""
 
-_SEALED: Final = "sealed:"
+_SEALED_KEY_PREFIX: Final = "sealed:"
 """Before a sealed webhook key. One without it is a public key that was stored before they were sealed."""
 
 
@@ -49,7 +49,7 @@ async def add_provider(pool: Pool, provider: Provider, secret: str) -> None:
     """Add a provider or change it; without webhook keys it keeps those that it has."""
     sealed = seal(secret, provider.password) if provider.password else None
     keys = [_seal_key(secret, key) for key in provider.webhook_keys]
-    await write(
+    await execute(
         pool,
         "add_provider",
         *(provider.provider, provider.kind, provider.via, provider.host, provider.port, provider.tls),
@@ -60,27 +60,27 @@ async def add_provider(pool: Pool, provider: Provider, secret: str) -> None:
 
 async def rotate_webhook_key(pool: Pool, name: str, key: str, secret: str) -> None:
     """Let ``key`` count beside the newest one that there is; older ones end. Raises NotFound."""
-    if not await write(pool, "rotate_webhook_key", _seal_key(secret, key), name):
+    if not await execute(pool, "rotate_webhook_key", _seal_key(secret, key), name):
         raise _unknown(name)
 
 
 async def end_old_webhook_keys(pool: Pool, name: str) -> None:
     """Only the newest key counts from now on. Raises NotFound."""
-    if not await write(pool, "end_old_webhook_keys", name):
+    if not await execute(pool, "end_old_webhook_keys", name):
         raise _unknown(name)
 
 
 async def get_provider(pool: Pool, name: str, secret: str) -> Provider:
     """A provider with its credentials. Raises NotFound."""
-    row = await one(pool, "provider", name)
+    row = await fetch_row(pool, "provider", name)
     if row is None:
         raise _unknown(name)
     return _provider(row, secret)
 
 
-async def providers(pool: Pool, secret: str) -> list[Provider]:
+async def list_providers(pool: Pool, secret: str) -> list[Provider]:
     """All providers."""
-    return [_provider(row, secret) for row in await rows(pool, "providers")]
+    return [_provider(row, secret) for row in await fetch_rows(pool, "providers")]
 
 
 def _provider(row: tuple[Any, ...], secret: str) -> Provider:
@@ -105,11 +105,13 @@ def _provider(row: tuple[Any, ...], secret: str) -> Provider:
 
 
 def _seal_key(secret: str, key: str) -> str:
-    return _SEALED + seal(secret, key).decode()
+    return _SEALED_KEY_PREFIX + seal(secret, key).decode()
 
 
 def _unseal_key(secret: str, kept: str) -> str:
-    return unseal(secret, kept.removeprefix(_SEALED).encode()) if kept.startswith(_SEALED) else kept
+    return (
+        unseal(secret, kept.removeprefix(_SEALED_KEY_PREFIX).encode()) if kept.startswith(_SEALED_KEY_PREFIX) else kept
+    )
 
 
 def _unknown(name: str) -> NotFound:

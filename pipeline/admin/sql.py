@@ -7,25 +7,25 @@ import psycopg
 
 from pipeline.errors import Refused
 from pipeline.runtime.database import Pool
-from projections.sql import Queries
+from projections.sql import SqlQueries
 
-SQL = Queries(Path(__file__).with_name("queries.sql"))
+SQL = SqlQueries(Path(__file__).with_name("queries.sql"))
 
 
-async def rows(pool: Pool, name: str) -> list[tuple[Any, ...]]:
+async def fetch_rows(pool: Pool, name: str) -> list[tuple[Any, ...]]:
     """A listing's rows, by the name of its query."""
     async with pool.connection() as connection:
         return await (await connection.execute(SQL[name])).fetchall()
 
 
-async def one(pool: Pool, name: str, *values: Any) -> tuple[Any, ...] | None:
+async def fetch_row(pool: Pool, name: str, *values: Any) -> tuple[Any, ...] | None:
     """A query's first row."""
     async with pool.connection() as connection:
         row: tuple[Any, ...] | None = await (await connection.execute(SQL[name], values)).fetchone()
         return row
 
 
-async def write(pool: Pool, name: str, *values: Any) -> int:
+async def execute(pool: Pool, name: str, *values: Any) -> int:
     """How many rows a statement changed. Raises Refused."""
     try:
         async with pool.connection() as connection:

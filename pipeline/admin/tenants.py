@@ -4,7 +4,7 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 
-from pipeline.admin.sql import one, write
+from pipeline.admin.sql import execute, fetch_row
 from pipeline.errors import NotFound
 from pipeline.runtime.database import Pool
 
@@ -25,19 +25,19 @@ def key_hash(key: str) -> bytes:
 
 async def add_tenant(pool: Pool, tenant: Tenant) -> None:
     """Add a tenant or change its limits."""
-    await write(pool, "add_tenant", tenant.tenant, tenant.batch_max, tenant.rate_per_second)
+    await execute(pool, "add_tenant", tenant.tenant, tenant.batch_max, tenant.rate_per_second)
 
 
 async def add_key(pool: Pool, tenant: str, label: str = "") -> str:
     """A new API key; shown once, only its hash is kept."""
     key = "mf_" + secrets.token_urlsafe(32)
-    await write(pool, "add_key", key_hash(key), tenant, label)
+    await execute(pool, "add_key", key_hash(key), tenant, label)
     return key
 
 
 async def revoke_key(pool: Pool, name: str) -> None:
     """End a key by the name that the list shows. Raises NotFound."""
-    if not await write(pool, "revoke_key", name):
+    if not await execute(pool, "revoke_key", name):
         raise NotFound(f"no API key {name} in force; `mailfold keys list` shows their names")
 
 
@@ -48,5 +48,5 @@ async def tenant_of_key(pool: Pool, key: str) -> Tenant | None:
 
 async def tenant_of_hash(pool: Pool, hashed: bytes) -> Tenant | None:
     """Whose key has this hash."""
-    row = await one(pool, "tenant_of_key", hashed)
+    row = await fetch_row(pool, "tenant_of_key", hashed)
     return None if row is None else Tenant(*row)

@@ -8,7 +8,16 @@ from urllib.parse import urlsplit
 import typer
 
 from pipeline import admin
-from pipeline.cli.context import FROM, cell, console, credential, secret_of, settings, table, with_pool
+from pipeline.cli.context import (
+    CREDENTIAL_SOURCE_HELP,
+    cell,
+    command_settings,
+    console,
+    read_credential,
+    run_with_pool,
+    secret_of,
+    table,
+)
 from pipeline.emit.ssrf import is_public
 from pipeline.errors import Refused
 
@@ -18,8 +27,8 @@ destinations = typer.Typer(help="Where a brand's conversions go.", no_args_is_he
 
 RESOLVE_TIMEOUT_S: Final = 5.0
 
-Tenant = Annotated[str, typer.Option(help="The tenant.")]
-BrandName = Annotated[str, typer.Option(help="The brand, as callers name it; `*` serves all without a row.")]
+TenantOption = Annotated[str, typer.Option(help="The tenant.")]
+BrandOption = Annotated[str, typer.Option(help="The brand, as callers name it; `*` serves all without a row.")]
 
 
 @tenants.command("add")
@@ -29,7 +38,7 @@ def add_tenant(
     rate: Annotated[float | None, typer.Option(help="Messages per second. [MAILFOLD_RATE_PER_SECOND]")] = None,
 ) -> None:
     """Add a tenant, or change its limits."""
-    with_pool(lambda pool, _: admin.add_tenant(pool, admin.Tenant(tenant, batch_max, rate)))
+    run_with_pool(lambda pool, _: admin.add_tenant(pool, admin.Tenant(tenant, batch_max, rate)))
     console().print(f"tenant {tenant}; next: mailfold keys add {tenant}", markup=False)
 
 
@@ -42,7 +51,7 @@ def list_tenants() -> None:
 @keys.command("add")
 def add_key(tenant: str, label: Annotated[str, typer.Option(help="What it is for.")] = "") -> None:
     """Make an API key and show it, this once."""
-    console().print(with_pool(lambda pool, _: admin.add_key(pool, tenant, label)), markup=False)
+    console().print(run_with_pool(lambda pool, _: admin.add_key(pool, tenant, label)), markup=False)
 
 
 @keys.command("list")
@@ -54,7 +63,7 @@ def list_keys() -> None:
 @keys.command("revoke")
 def revoke_key(name: str) -> None:
     """End a key by the name that `keys list` shows."""
-    with_pool(lambda pool, _: admin.revoke_key(pool, name))
+    run_with_pool(lambda pool, _: admin.revoke_key(pool, name))
     console().print(f"key {name} is revoked", markup=False)
 
 
@@ -62,9 +71,9 @@ def revoke_key(name: str) -> None:
 def add_destination(
     url: Annotated[str, typer.Argument(help="What Fast Track supplied; /email/conversion is added.")],
     *,
-    tenant: Tenant = "default",
-    brand: BrandName = "*",
-    key_env: Annotated[str, typer.Option(help=f"Its X-API-KEY: {FROM}.", metavar="NAME")] = "",
+    tenant: TenantOption = "default",
+    brand: BrandOption = "*",
+    key_env: Annotated[str, typer.Option(help=f"Its X-API-KEY: {CREDENTIAL_SOURCE_HELP}.", metavar="NAME")] = "",
     user_id_integer: Annotated[
         bool, typer.Option("--user-id-integer", help="activity.user_id goes back as a number, the rest as it came.")
     ] = False,
@@ -74,8 +83,8 @@ def add_destination(
 ) -> None:
     """Say where a brand's conversions go."""
     _check_url(url, insecure_http=insecure_http)
-    row = admin.Destination(tenant, brand, url.rstrip("/"), credential("X-API-KEY", key_env), user_id_integer)
-    with_pool(lambda pool, settings: admin.add_destination(pool, row, secret_of(settings)))
+    row = admin.Destination(tenant, brand, url.rstrip("/"), read_credential("X-API-KEY", key_env), user_id_integer)
+    run_with_pool(lambda pool, settings: admin.add_destination(pool, row, secret_of(settings)))
     console().print(f"conversions of brand {brand} of {tenant} go to {row.url}/email/conversion", markup=False)
     for line in _warnings(url):
         typer.echo(f"warning: {line}", err=True)
@@ -84,18 +93,18 @@ def add_destination(
 @destinations.command("list")
 def list_destinations() -> None:
     """Show the destinations, without their keys."""
-    rows = with_pool(lambda pool, _: admin.rows(pool, "list_destinations"))
+    rows = run_with_pool(lambda pool, _: admin.fetch_rows(pool, "list_destinations"))
     shown = table("tenant", "brand", "url", "user_id")
     for tenant, brand, url, integer in rows:
         shown.add_row(tenant, brand, url, "as a number" if integer else "as it came")
     console().print(shown)
-    if count := sum(admin.travels_open(row[2]) for row in rows):
+    if count := sum(admin.is_unencrypted_url(row[2]) for row in rows):
         typer.echo(f"warning: {count} over plain http: all on the way read the key; give an https URL", err=True)
 
 
 def _list(query: str, *columns: str) -> None:
     shown = table(*columns)
-    for row in with_pool(lambda pool, _: admin.rows(pool, query)):
+    for row in run_with_pool(lambda pool, _: admin.fetch_rows(pool, query)):
         shown.add_row(*map(cell, row))
     console().print(shown)
 
@@ -110,7 +119,7 @@ def _check_url(url: str, *, insecure_http: bool = False) -> None:
         raise Refused(f"{url}: not an http or https URL")
     if parts.username or parts.query or parts.fragment:
         raise Refused(f"{url}: credentials, ? and # have no place here; the key has its own option")
-    if admin.travels_open(url) and not insecure_http:
+    if admin.is_unencrypted_url(url) and not insecure_http:
         raise Refused(f"{url}: not https, and its key travels there; --insecure-http takes it nevertheless")
 
 
@@ -118,9 +127,9 @@ def _warnings(url: str) -> list[str]:
     """Return what keeps conversions from this URL, as far as it can be seen from here."""
     parts = urlsplit(url)
     found = []
-    if admin.travels_open(url):
+    if admin.is_unencrypted_url(url):
         found.append("over plain http all on the way read the key")
-    if settings().allow_private_destinations:
+    if command_settings().allow_private_destinations:
         return found
     addresses = _resolved(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
     if addresses is None:

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from pipeline import admin
-from pipeline.cli.admin import Tenant
-from pipeline.cli.context import cell, console, secret_of, table, with_pool
+from pipeline.cli.admin import TenantOption
+from pipeline.cli.context import cell, console, run_with_pool, secret_of, table
 from pipeline.content import dkim
-from pipeline.content.addresses import address_problem, text_problem
-from pipeline.content.dkim import Dkim
+from pipeline.content.addresses import address_problem, header_text_problem
+from pipeline.content.dkim import DkimKey
 from pipeline.dispatch.routing.rendezvous import Route
-from pipeline.dispatch.routing.routes import get_way, set_dkim, set_routes
+from pipeline.dispatch.routing.routes import get_brand_routing, set_dkim, set_routes
 from pipeline.errors import NotFound, Refused
 from pipeline.runtime.database import Pool
 from pipeline.settings import Settings
@@ -27,7 +27,7 @@ def add_brand(
     brand: str,
     *,
     provider: Annotated[str, typer.Option(help="Whom it sends through.")],
-    tenant: Tenant = "default",
+    tenant: TenantOption = "default",
     unknown: Annotated[
         str, typer.Option(help="After a crash in mid-sending: resend, or hold for a decision.")
     ] = "resend",
@@ -44,7 +44,7 @@ def add_brand(
     """Add a brand, or change it; its routes and its DKIM key stay."""
     name, address = _sender(sender)
     row = admin.Brand(tenant, brand, provider, unknown, unsubscribe, trap_link, address, name)
-    with_pool(lambda pool, _: admin.add_brand(pool, row))
+    run_with_pool(lambda pool, _: admin.add_brand(pool, row))
     console().print(f"brand {brand} of {tenant} sends through {provider}", markup=False)
 
 
@@ -52,7 +52,7 @@ def add_brand(
 def list_brands() -> None:
     """Show the brands."""
     shown = table("tenant", "brand", "provider", "after a crash", "sender", "signed as")
-    for row in with_pool(lambda pool, _: admin.rows(pool, "list_brands")):
+    for row in run_with_pool(lambda pool, _: admin.fetch_rows(pool, "list_brands")):
         shown.add_row(*map(cell, row))
     console().print(shown)
 
@@ -63,11 +63,11 @@ def route(
     routes: Annotated[
         list[str] | None, typer.Argument(help="provider=weight …; none: through its one provider again.")
     ] = None,
-    tenant: Tenant = "default",
+    tenant: TenantOption = "default",
 ) -> None:
     """Send a brand's mail through several providers, by weight; each stands in for the others."""
     made = [_route(text) for text in routes or []]
-    with_pool(lambda pool, _: set_routes(pool, tenant, brand, made))
+    run_with_pool(lambda pool, _: set_routes(pool, tenant, brand, made))
     ways = ", ".join(f"{one.provider} ({one.weight:g})" for one in made) or "its one provider"
     console().print(f"brand {brand} of {tenant} sends through {ways}", markup=False)
 
@@ -78,7 +78,7 @@ def sign(
     *,
     domain: Annotated[str, typer.Option(help="In whose name: the domain of the sender's address.")] = "",
     selector: Annotated[str, typer.Option(help="The key's name in that domain's DNS.")] = "",
-    tenant: Tenant = "default",
+    tenant: TenantOption = "default",
     key_file: Annotated[
         str, typer.Option(help="A private key in PEM, or - for standard input; none: one is made.", metavar="FILE")
     ] = "",
@@ -87,31 +87,31 @@ def sign(
 ) -> None:
     """Sign a brand's messages over plain SMTP (DKIM), and print the record that its DNS needs."""
     if remove:
-        with_pool(lambda pool, settings: set_dkim(pool, tenant, brand, None, secret_of(settings)))
+        run_with_pool(lambda pool, settings: set_dkim(pool, tenant, brand, None, secret_of(settings)))
         console().print(f"messages of brand {brand} of {tenant} are signed no more", markup=False)
         return
     if not domain or not selector:
         raise Refused("--domain and --selector say in whose name and by which key")
-    made = Dkim(domain, selector, _read(key_file) if key_file else dkim.new_key(ed25519=ed25519))
-    dkim.check(made)
-    with_pool(lambda pool, settings: set_dkim(pool, tenant, brand, made, secret_of(settings)))
+    made = DkimKey(domain, selector, _read(key_file) if key_file else dkim.new_key(ed25519=ed25519))
+    dkim.check_key(made)
+    run_with_pool(lambda pool, settings: set_dkim(pool, tenant, brand, made, secret_of(settings)))
     _print_record(made)
 
 
 @app.command("dns")
-def record(brand: str, tenant: Tenant = "default") -> None:
+def record(brand: str, tenant: TenantOption = "default") -> None:
     """Print the DNS record of a brand's key again."""
 
-    async def look(pool: Pool, settings: Settings) -> Dkim:
-        way = await get_way(pool, tenant, brand, secret_of(settings))
+    async def look(pool: Pool, settings: Settings) -> DkimKey:
+        way = await get_brand_routing(pool, tenant, brand, secret_of(settings))
         if way.dkim is None:
             raise NotFound(f"brand {brand} of {tenant} has no key; `mailfold brands dkim` makes one")
         return way.dkim
 
-    _print_record(with_pool(look))
+    _print_record(run_with_pool(look))
 
 
-def _print_record(made: Dkim) -> None:
+def _print_record(made: DkimKey) -> None:
     # As it is, for a zone file: no folding at the terminal's width.
     console().print(dkim.dns_record(made), markup=False, soft_wrap=True, highlight=False)
 
@@ -133,7 +133,7 @@ def _sender(text: str) -> tuple[str, str]:
     # Not as a header is parsed: nobody quotes a comma at a shell.
     name, bracket, address = text.rpartition("<")
     name, address = (name.strip().strip('"'), address.removesuffix(">")) if bracket else ("", text)
-    if problem := address_problem(address) or text_problem(name):
+    if problem := address_problem(address) or header_text_problem(name):
         raise Refused(f"{text}: not a sender like `Shop <news@shop.example>`: {problem}")
     return name, address
 

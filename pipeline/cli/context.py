@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 import typer
@@ -12,31 +13,33 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.devstack.servers import postgres
-from pipeline.devstack.servers.data_dir import Home, is_taken
-from pipeline.errors import BadSettings
-from pipeline.runtime.database import Pool, database
-from pipeline.settings import Settings, load
+from pipeline.devstack.servers.data_dir import DataDir, is_port_taken
+from pipeline.errors import InvalidSettings
+from pipeline.runtime.bootstrap import Runtime, open_runtime
+from pipeline.runtime.database import Pool, open_database
+from pipeline.settings import Settings, load_settings
 
 T = TypeVar("T")
-SECRET_LENGTH: Final = 32
-FROM: Final = (
+MIN_SECRET_CHARS: Final = 32
+CREDENTIAL_SOURCE_HELP: Final = (
     "the NAME of an environment variable that holds it, or - to read a line of standard input; else it is asked for"
 )
 """Where a command takes a credential from, for its help."""
-_NEXT: Final = "set it, or start `mailfold up`"
+_MISSING_SERVER_HINT: Final = "set it, or start `mailfold up`"
 
-WIDE: Final = 200
+TERMINATED_EXIT_CODE: Final = 128 + signal.SIGTERM
+PIPE_WIDTH_COLUMNS: Final = 200
 
 
 def console() -> Console:
     """Where people look. A pipe has no width of its own, so that listings stay one row a line."""
-    return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH_COLUMNS)
 
 
-def settings() -> Settings:
+def command_settings() -> Settings:
     """The environment's settings; what it leaves open is taken from the stack that runs in the data folder."""
-    given = load()
-    home = Home(given.data_dir)
+    given = load_settings()
+    home = DataDir(given.data_dir)
     update: dict[str, Any] = {"data_dir": home.root}
     if not given.database_url.get_secret_value():
         port = _runs(home, "postgres")
@@ -48,24 +51,62 @@ def settings() -> Settings:
     return given.model_copy(update=update)
 
 
-def with_pool(work: Callable[[Pool, Settings], Awaitable[T]]) -> T:
-    """Run ``work`` on the database that :func:`settings` names."""
-    found = settings()
-    if not found.database_url.get_secret_value():
-        raise BadSettings(f"DATABASE_URL: missing, and no stack runs in {found.data_dir}; {_NEXT}")
+def run_command(main: Coroutine[Any, Any, T]) -> T:
+    """Run a command's coroutine. Ctrl-C and SIGTERM cancel it, so that it closes what it opened.
+
+    Raise KeyboardInterrupt after Ctrl-C, which `main` turns into exit code 130; exit with 143 after SIGTERM.
+    """
+    terminated = False
+
+    async def cancellable() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def terminate() -> None:
+            nonlocal terminated
+            terminated = True
+            task.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+        return await main
+
+    try:
+        return asyncio.run(cancellable())
+    except asyncio.CancelledError:
+        if terminated:
+            sys.exit(TERMINATED_EXIT_CODE)
+        raise
+
+
+def run_with_runtime(work: Callable[[Runtime], Awaitable[T]]) -> T:
+    """Run ``work`` on the servers of the environment or of the stack that runs here; only errors are logged."""
+    quiet = command_settings().model_copy(update={"log_level": "ERROR"})
 
     async def main() -> T:
-        async with database(found, size=1) as pool:
+        async with open_runtime(quiet, signals=False) as rt:
+            return await work(rt)
+
+    return run_command(main())
+
+
+def run_with_pool(work: Callable[[Pool, Settings], Awaitable[T]]) -> T:
+    """Run ``work`` on the database that :func:`settings` names."""
+    found = command_settings()
+    if not found.database_url.get_secret_value():
+        raise InvalidSettings(f"DATABASE_URL: missing, and no stack runs in {found.data_dir}; {_MISSING_SERVER_HINT}")
+
+    async def main() -> T:
+        async with open_database(found, size=1) as pool:
             return await work(pool, found)
 
-    return asyncio.run(main())
+    return run_command(main())
 
 
 def secret_of(found: Settings) -> str:
     """The secret that seals credentials. Raises BadSettings for none or a short one."""
     secret = found.secret.get_secret_value()
-    if len(secret) < SECRET_LENGTH:
-        raise BadSettings(f"MAILFOLD_SECRET: at least {SECRET_LENGTH} characters; the same for every role")
+    if len(secret) < MIN_SECRET_CHARS:
+        raise InvalidSettings(f"MAILFOLD_SECRET: at least {MIN_SECRET_CHARS} characters; the same for every role")
     return secret
 
 
@@ -82,7 +123,7 @@ def cell(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def credential(what: str, source: str) -> str:
+def read_credential(what: str, source: str) -> str:
     """A credential that never stands in an argument, where every user of the machine could read it in `ps`."""
     if source == "-":
         value = sys.stdin.readline().strip()
@@ -91,25 +132,27 @@ def credential(what: str, source: str) -> str:
     elif sys.stdin.isatty():
         value = typer.prompt(what, hide_input=True)
     else:
-        raise BadSettings(f"{what}: name the environment variable that holds it, or - for standard input")
+        raise InvalidSettings(f"{what}: name the environment variable that holds it, or - for standard input")
     if not value:
-        raise BadSettings(f"{what}: {'standard input' if source in ('', '-') else source} is empty")
+        raise InvalidSettings(f"{what}: {'standard input' if source in ('', '-') else source} is empty")
     return value
 
 
-def on_kafka(work: Callable[[Settings], Awaitable[T]]) -> T:
+def run_with_kafka(work: Callable[[Settings], Awaitable[T]]) -> T:
     """Run ``work`` with settings that name a Kafka. Raises BadSettings where there is none to name."""
-    found = settings()
+    found = command_settings()
     if not found.kafka_bootstrap:
-        raise BadSettings(f"KAFKA_BOOTSTRAP: missing, and no stack runs in {found.data_dir}; {_NEXT}")
+        raise InvalidSettings(
+            f"KAFKA_BOOTSTRAP: missing, and no stack runs in {found.data_dir}; {_MISSING_SERVER_HINT}"
+        )
 
     async def main() -> T:
         return await work(found)
 
-    return asyncio.run(main())
+    return run_command(main())
 
 
-def _runs(home: Home, server: str) -> int | None:
+def _runs(home: DataDir, server: str) -> int | None:
     """The port of the stack's own server, if it is there."""
     port = home.ports().get(server)
-    return port if port is not None and is_taken("127.0.0.1", port) else None
+    return port if port is not None and is_port_taken("127.0.0.1", port) else None

@@ -1,23 +1,18 @@
 """`mailfold dead list|show|replay`: what went no further, and how it goes on."""
 
-import asyncio
-import contextlib
-import signal
-from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
-from pipeline.cli.context import console, settings, table
+from pipeline.cli.context import console, run_with_runtime, table
 from pipeline.errors import Refused
 from pipeline.operations import dead_letters
-from pipeline.operations.dead_letters import DeadJob, Letter
-from pipeline.runtime.bootstrap import Runtime, runtime
+from pipeline.operations.dead_letters import DeadJob, DeadLetterEntry
+from pipeline.runtime.bootstrap import Runtime
 
 app = typer.Typer(help="What went no further: dead letters, and jobs that a person decides.", no_args_is_help=True)
 
-T = TypeVar("T")
-Id = Annotated[str, typer.Argument(help="As the list shows it.", metavar="ID")]
+IdArgument = Annotated[str, typer.Argument(help="As the list shows it.", metavar="ID")]
 
 
 @app.command("list")
@@ -26,10 +21,10 @@ def list_dead(
 ) -> None:
     """Show dead and unknown jobs of both outboxes, and the topic `dead-letters`."""
 
-    async def look(rt: Runtime) -> tuple[list[DeadJob], list[Letter]]:
-        return await dead_letters.dead_jobs(rt, limit), await dead_letters.letters(rt, limit)
+    async def look(rt: Runtime) -> tuple[list[DeadJob], list[DeadLetterEntry]]:
+        return await dead_letters.dead_jobs(rt, limit), await dead_letters.recent_letters(rt, limit)
 
-    jobs, found = _with_runtime(look)
+    jobs, found = run_with_runtime(look)
     shown = table("id", "lane or source", "what", "attempts", "why")
     for job in jobs:
         shown.add_row(job.id, job.lane, job.state, str(job.attempts), job.error)
@@ -40,11 +35,11 @@ def list_dead(
 
 @app.command("show")
 def show(
-    wanted: Id,
+    wanted: IdArgument,
     value: Annotated[bool, typer.Option("--value", help="Also the record's own bytes: personal data.")] = False,
 ) -> None:
     """Show one in full."""
-    found = _with_runtime(lambda rt: dead_letters.show(rt, wanted))
+    found = run_with_runtime(lambda rt: dead_letters.find_entry(rt, wanted))
     for name, said in _job_lines(found) if isinstance(found, DeadJob) else _letter_lines(found, value=value):
         console().print(f"{name:12} {said}", markup=False)
 
@@ -57,7 +52,7 @@ def replay(
     """Begin anew: a job is pending again, its schedule from the start; a letter's record is appended again."""
     if bool(wanted) == everything:
         raise Refused("say which one (an ID that `mailfold dead list` shows), or --all")
-    for begun in _with_runtime(lambda rt: dead_letters.replay(rt, wanted or None)):
+    for begun in run_with_runtime(lambda rt: dead_letters.replay(rt, wanted or None)):
         console().print(f"replayed {begun}", markup=False)
 
 
@@ -73,7 +68,7 @@ def _job_lines(job: DeadJob) -> list[tuple[str, str]]:
     ]
 
 
-def _letter_lines(found: Letter, *, value: bool) -> list[tuple[str, str]]:
+def _letter_lines(found: DeadLetterEntry, *, value: bool) -> list[tuple[str, str]]:
     letter = found.letter
     lines = [
         ("id", found.id),
@@ -85,15 +80,3 @@ def _letter_lines(found: Letter, *, value: bool) -> list[tuple[str, str]]:
         ("bytes", f"{len(letter.value or b'')}{f' ({letter.cut} more at the source)' if letter.cut else ''}"),
     ]
     return lines + ([("value", (letter.value or b"").decode("utf-8", "backslashreplace"))] if value else [])
-
-
-def _with_runtime(work: Callable[[Runtime], Awaitable[T]]) -> T:
-    async def main() -> T:
-        async with runtime(settings(), pool_size=1) as rt:
-            # A command ends at Ctrl-C like any other; only roles finish what is in hand.
-            for number in (signal.SIGTERM, signal.SIGINT):
-                with contextlib.suppress(ValueError):
-                    asyncio.get_running_loop().remove_signal_handler(number)
-            return await work(rt)
-
-    return asyncio.run(main())

@@ -9,14 +9,14 @@ from typing import Annotated, Final
 import typer
 from rich.console import Console
 
-from pipeline.errors import BadSettings
+from pipeline.errors import InvalidSettings
 from pipeline.runtime.bootstrap import configure_logging, fresh_id, wall_clock
-from pipeline.runtime.watchdog import watching
-from pipeline.settings import Settings, load
+from pipeline.runtime.watchdog import watch_event_loop
+from pipeline.settings import Settings, load_settings
 
 app = typer.Typer()
 
-WIDE: Final = 140
+PIPE_WIDTH_COLUMNS: Final = 140
 
 
 @app.command()
@@ -35,7 +35,7 @@ def sandbox(
         "sandbox_keep": keep,
         "sandbox_pace": pace,
     }
-    settings = load(**{name: value for name, value in given.items() if value is not None})
+    settings = load_settings(**{name: value for name, value in given.items() if value is not None})
     configure_logging(settings)
     asyncio.run(_until_stopped(lambda stop: _sandbox(settings, stop)))
 
@@ -61,29 +61,29 @@ def demo(
     console = Console(highlight=False)
     if not console.is_terminal:
         # A file or a pipe has no width; 80 columns would cut what is read later.
-        console = Console(highlight=False, width=WIDE)
+        console = Console(highlight=False, width=PIPE_WIDTH_COLUMNS)
     raise typer.Exit(run.run(console, withhold, patience))
 
 
 async def _sandbox(settings: Settings, stop: asyncio.Event) -> None:
     from pipeline.devstack.sandbox import keys, server  # noqa: PLC0415  aiosmtpd is this command's alone
 
-    async with server.sandbox(settings, clock=wall_clock, new_id=fresh_id) as running:
+    async with server.open_sandbox(settings, clock=wall_clock, new_id=fresh_id) as running:
         host = settings.sandbox_host
         typer.echo(f"SMTP      {host}:{running.smtp_port}")
         typer.echo(f"inbox     http://{host}:{running.http_port}/")
         typer.echo(f"webhooks  {running.webhooks}")
         typer.echo(f"key       {keys.public_key(settings.data_dir)}")
-        with watching("sandbox"):
+        with watch_event_loop("sandbox"):
             await stop.wait()
 
 
 async def _receiver(key: str, port: int, brand: str, stop: asyncio.Event) -> None:
-    from pipeline.devstack.demo.receiver import Receiver, serve  # noqa: PLC0415  likewise
+    from pipeline.devstack.demo.receiver import ConversionReceiver, serve_receiver  # noqa: PLC0415  likewise
 
     if not key:
-        raise BadSettings("MAILFOLD_RECEIVER_KEY: empty; a receiver without a key would prove nothing")
-    async with serve(Receiver({brand: key}, heard=typer.echo), "127.0.0.1", port) as listening:
+        raise InvalidSettings("MAILFOLD_RECEIVER_KEY: empty; a receiver without a key would prove nothing")
+    async with serve_receiver(ConversionReceiver({brand: key}, heard=typer.echo), "127.0.0.1", port) as listening:
         typer.echo(f"destination  http://127.0.0.1:{listening}/{brand}")
         await stop.wait()
 

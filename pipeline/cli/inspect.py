@@ -1,8 +1,6 @@
 """`mailfold trace|status|rebuild`: what is asked at three in the morning, and what sets it right."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import msgspec
 import typer
@@ -14,10 +12,8 @@ from pipeline.errors import NotFound
 from pipeline.operations import rebuild as rebuilding
 from pipeline.operations import status as looking
 from pipeline.operations import trace as tracing
-from pipeline.runtime.bootstrap import Runtime, runtime
 
 app = typer.Typer()
-T = TypeVar("T")
 
 
 @app.command()
@@ -27,23 +23,23 @@ def trace(
     json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False,
 ) -> None:
     """Tell everything that happened to an email, where it stands now and what it waits for."""
-    found = with_world(lambda rt: tracing.find(rt, name, tenant))
+    found = context.run_with_runtime(lambda rt: tracing.find(rt, name, tenant))
     if json:
         typer.echo(msgspec.json.encode(found))
         return
     if not found.traces and not found.parked:
         raise NotFound(f"nothing is known as {name}: not in the tables, not at the end of the log")
-    render.traces(context.console(), found)
+    render.print_traces(context.console(), found)
 
 
 @app.command()
 def status(json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False) -> None:
     """Show how far behind each role is, what is owed longest, and what stands still."""
-    seen = with_world(looking.snapshot)
+    seen = context.run_with_runtime(looking.read_status)
     if json:
         typer.echo(msgspec.json.encode(seen))
     else:
-        render.snapshot(context.console(), seen)
+        render.print_snapshot(context.console(), seen)
 
 
 @app.command()
@@ -63,18 +59,7 @@ def rebuild(
         def told(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        outcome = with_world(lambda rt: rebuilding.rebuild(rt, told, check=check, force=force))
-    render.rebuilt(context.console(), outcome)
+        outcome = context.run_with_runtime(lambda rt: rebuilding.rebuild(rt, told, check=check, force=force))
+    render.print_rebuild_result(context.console(), outcome)
     if outcome.differences and not outcome.swapped:
-        raise rebuilding.NotTheSame("the rebuilt tables differ from those that grew; nothing was swapped")
-
-
-def with_world(ask: Callable[[Runtime], Awaitable[T]]) -> T:
-    """Ask in a world of its own: servers of the environment or of the stack that runs here."""
-
-    async def main() -> T:
-        quiet = context.settings().model_copy(update={"log_level": "ERROR"})
-        async with runtime(quiet) as world:
-            return await ask(world)
-
-    return asyncio.run(main())
+        raise rebuilding.RebuildMismatch("the rebuilt tables differ from those that grew; nothing was swapped")

@@ -4,27 +4,29 @@ from typing import Annotated, Final
 
 import typer
 
-from pipeline.admin import rows
-from pipeline.cli.admin import BrandName, Tenant, destinations
-from pipeline.cli.context import console, table, with_pool
+from pipeline.admin import fetch_rows
+from pipeline.cli.admin import BrandOption, TenantOption, destinations
+from pipeline.cli.context import console, run_with_pool, table
 from pipeline.dispatch.routing.health import QUEUE as PROVIDERS
 from pipeline.errors import NotFound, Refused
-from pipeline.jobs.store import SQL, Limits, Store
+from pipeline.jobs.store import SQL, ClaimLimits, JobStore
 from pipeline.operations.dead_letters import QUEUES
 from pipeline.runtime.database import Pool
-from projections.debts import lane as lane_of
+from projections.debts import lane_of
 
 app = typer.Typer(help="Each brand's way through an outbox: waiting, paused, broken.", no_args_is_help=True)
 
-Queue = Annotated[
+QueueArgument = Annotated[
     str,
     typer.Argument(
         help="`dispatch` (mail), `emit` (conversions), or `provider`: one of a brand that has several.", metavar="QUEUE"
     ),
 ]
-Lane = Annotated[str, typer.Argument(help="`tenant/brand`, or the provider, as the list shows it.", metavar="LANE")]
-Reason = Annotated[str, typer.Option(help="Why; shown in lists.")]
-BY_HAND: Final = "paused by an operator"
+LaneArgument = Annotated[
+    str, typer.Argument(help="`tenant/brand`, or the provider, as the list shows it.", metavar="LANE")
+]
+ReasonOption = Annotated[str, typer.Option(help="Why; shown in lists.")]
+DEFAULT_PAUSE_REASON: Final = "paused by an operator"
 
 
 @app.command("list")
@@ -36,56 +38,58 @@ def list_lanes() -> None:
             return await (await connection.execute(SQL["list_lanes"])).fetchall()
 
     shown = table("queue", "lane", "waiting", "in hand", "paused since", "why", "broken until")
-    for row in with_pool(lambda pool, _: look(pool)):
+    for row in run_with_pool(lambda pool, _: look(pool)):
         shown.add_row(*("" if value is None else str(value) for value in row))
     console().print(shown)
 
 
 @app.command("pause")
-def pause(queue: Queue, lane: Lane, reason: Reason = BY_HAND) -> None:
+def pause(queue: QueueArgument, lane: LaneArgument, reason: ReasonOption = DEFAULT_PAUSE_REASON) -> None:
     """Stop a lane: its jobs wait and burn no attempts."""
     _check(queue)
-    with_pool(lambda pool, _: _store(pool, queue).pause(lane, reason))
+    run_with_pool(lambda pool, _: _store(pool, queue).pause_lane(lane, reason))
     console().print(f"{queue} {lane} is paused", markup=False)
 
 
 @app.command("resume")
-def resume(queue: Queue, lane: Lane) -> None:
+def resume(queue: QueueArgument, lane: LaneArgument) -> None:
     """Let a lane go on, with a closed breaker."""
     _check(queue)
-    if not with_pool(lambda pool, _: _store(pool, queue).resume([lane])):
+    if not run_with_pool(lambda pool, _: _store(pool, queue).resume_lanes([lane])):
         raise NotFound(f"{queue} has no paused or broken lane {lane}; `mailfold lanes list` shows them")
     console().print(f"{queue} {lane} goes on", markup=False)
 
 
 @destinations.command("pause")
-def pause_destination(tenant: Tenant = "default", brand: BrandName = "*", reason: Reason = BY_HAND) -> None:
+def pause_destination(
+    tenant: TenantOption = "default", brand: BrandOption = "*", reason: ReasonOption = DEFAULT_PAUSE_REASON
+) -> None:
     """Stop telling a destination; what is owed waits."""
 
     async def stop(pool: Pool) -> list[str]:
         found = await _lanes_of(pool, tenant, brand)
         for lane in found:
-            await _store(pool, "emit").pause(lane, reason)
+            await _store(pool, "emit").pause_lane(lane, reason)
         return found
 
-    _say(with_pool(lambda pool, _: stop(pool)), "is paused")
+    _say(run_with_pool(lambda pool, _: stop(pool)), "is paused")
 
 
 @destinations.command("resume")
-def resume_destination(tenant: Tenant = "default", brand: BrandName = "*") -> None:
+def resume_destination(tenant: TenantOption = "default", brand: BrandOption = "*") -> None:
     """Go on telling a destination, once it was repaired."""
 
     async def go(pool: Pool) -> list[str]:
-        return await _store(pool, "emit").resume(await _lanes_of(pool, tenant, brand))
+        return await _store(pool, "emit").resume_lanes(await _lanes_of(pool, tenant, brand))
 
-    _say(with_pool(lambda pool, _: go(pool)), "goes on")
+    _say(run_with_pool(lambda pool, _: go(pool)), "goes on")
 
 
 async def _lanes_of(pool: Pool, tenant: str, brand: str) -> list[str]:
     """The lanes that a destination's row serves: its brand's, or for `*` all that have no row of their own."""
     if brand != "*":
         return [lane_of(tenant, brand)]
-    own = {lane_of(row[0], row[1]) for row in await rows(pool, "list_destinations")}
+    own = {lane_of(row[0], row[1]) for row in await fetch_rows(pool, "list_destinations")}
     async with pool.connection() as connection:
         known = await (await connection.execute(SQL["list_lanes"])).fetchall()
     return [lane for queue, lane, *_ in known if queue == "emit" and lane.startswith(f"{tenant}/") and lane not in own]
@@ -103,5 +107,5 @@ def _check(queue: str) -> None:
         raise Refused(f"{queue}: no queue of ours; it's one of {', '.join((*QUEUES, PROVIDERS))}")
 
 
-def _store(pool: Pool, queue: str) -> Store:
-    return Store(pool, queue, Limits(1, 1, 10.0))
+def _store(pool: Pool, queue: str) -> JobStore:
+    return JobStore(pool, queue, ClaimLimits(1, 1, 10.0))

@@ -36,7 +36,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-STORY: Final = {
+COMMAND_PANELS: Final = {
     "Start here": ("up", "demo"),
     "The roles, in the order of an email's way": ("gateway", "worker", "dispatch", "project", "emit"),
     "Both ends of the way, for development": ("sandbox", "receiver"),
@@ -79,7 +79,7 @@ def options(
 def command() -> Any:
     """The command with its subcommands in the order of the story."""
     group: Any = typer.main.get_command(app)
-    told = [(panel, name) for panel, names in STORY.items() for name in names if name in group.commands]
+    told = [(panel, name) for panel, names in COMMAND_PANELS.items() for name in names if name in group.commands]
     for panel, name in told:
         group.commands[name].rich_help_panel = panel
     rest = {name: found for name, found in group.commands.items() if name not in {name for _, name in told}}

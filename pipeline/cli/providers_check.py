@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from pipeline import admin
 from pipeline.cli import providers
-from pipeline.cli.context import console, secret_of, with_pool
+from pipeline.cli.context import console, run_with_pool, secret_of
 from pipeline.operations.checks import sending, webhook
 from pipeline.operations.checks.finding import Finding
 from pipeline.runtime.database import Pool
@@ -17,7 +17,7 @@ from pipeline.settings import Settings
 app = providers.app
 """Beside its other commands."""
 
-_SHOWN: Final = {"right": "[green]right[/]", "wrong": "[red]wrong[/]", "note": "[yellow]note [/]"}
+_VERDICT_LABELS: Final = {"right": "[green]right[/]", "wrong": "[red]wrong[/]", "note": "[yellow]note [/]"}
 
 
 @app.command("check")
@@ -32,7 +32,7 @@ def check(provider: str) -> None:
             sound = sound and finding.verdict != "wrong"
         return sound
 
-    if not with_pool(work):
+    if not run_with_pool(work):
         raise typer.Exit(1)
 
 
@@ -44,6 +44,6 @@ async def _findings(row: admin.Provider, pool: Pool, settings: Settings) -> Asyn
 
 
 def _show(finding: Finding) -> None:
-    console().print(f"{_SHOWN[finding.verdict]}  {escape(finding.text)}", highlight=False)
+    console().print(f"{_VERDICT_LABELS[finding.verdict]}  {escape(finding.text)}", highlight=False)
     if finding.todo:
         console().print(f"       [dim]→ {escape(finding.todo)}[/]", highlight=False)

@@ -4,12 +4,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.operations.pending import clock, moment, span
-from pipeline.operations.rebuild import Outcome
-from pipeline.operations.status import Snapshot
-from pipeline.operations.trace import Found, Trace
+from pipeline.operations.pending import format_datetime, format_duration, format_time
+from pipeline.operations.rebuild import RebuildResult
+from pipeline.operations.status import StatusSnapshot
+from pipeline.operations.trace import Trace, TraceResult
 
-_GOOD, _BAD, _MEH = "green", "red", "yellow"
+_GOOD, _BAD, _NEUTRAL = "green", "red", "yellow"
 _COLOURS = {
     "delivered": _GOOD,
     "opened": _GOOD,
@@ -17,25 +17,27 @@ _COLOURS = {
     "bounced": _BAD,
     "rejected": _BAD,
     "complained": _BAD,
-    "dropped": _MEH,
-    "deferred": _MEH,
+    "dropped": _NEUTRAL,
+    "deferred": _NEUTRAL,
     "failed": _BAD,
 }
 
 
-def traces(console: Console, found: Found) -> None:
+def print_traces(console: Console, found: TraceResult) -> None:
     """All that were found, newest first."""
     if len(found.traces) > 1 or found.more:
         count = f"the newest {len(found.traces)} of more" if found.more else str(len(found.traces))
         console.print(f"[bold]{count} emails go by this name, newest first[/]\n")
     for each in found.traces:
-        one(console, each)
+        print_trace(console, each)
     for waits in found.parked:
-        what = f"{waits.kind} at {clock(waits.occurred_at)}, by {waits.provider} about {waits.provider_message_id}"
+        what = (
+            f"{waits.kind} at {format_time(waits.occurred_at)}, by {waits.provider} about {waits.provider_message_id}"
+        )
         console.print(f"[yellow]parked[/] {escape(what)} ({waits.place}): no ack says whose it is", highlight=False)
 
 
-def one(console: Console, trace: Trace) -> None:
+def print_trace(console: Console, trace: Trace) -> None:
     """One email: where it stands, then how it came there."""
     colour = _COLOURS.get(trace.status, "default")
     console.print(f"[bold]email {trace.email_id}[/] is [bold {colour}]{trace.status}[/]", highlight=False)
@@ -65,9 +67,13 @@ def _timeline(trace: Trace) -> Table:
         first, *again = line.places or [""]
         where = first + (f" [dim]and {len(again)} times more: {', '.join(again[:3])}[/]" if again else "")
         what = f"[{_COLOURS.get(line.what, 'default')}]{line.what}[/]"
-        after = ("-" if line.at < began else "+") + span(abs(line.at - began))
-        late = f"; recorded {span(line.recorded_at - line.at)} later" if line.recorded_at - line.at >= 1000 else ""
-        table.add_row(clock(line.at), after, what, escape(line.details + late), where)
+        after = ("-" if line.at < began else "+") + format_duration(abs(line.at - began))
+        late = (
+            f"; recorded {format_duration(line.recorded_at - line.at)} later"
+            if line.recorded_at - line.at >= 1000
+            else ""
+        )
+        table.add_row(format_time(line.at), after, what, escape(line.details + late), where)
     return table
 
 
@@ -77,7 +83,7 @@ def _conversions(trace: Trace) -> Table:
         table.add_column(name, overflow="fold")
     for each in trace.conversions:
         job = each["job"] or {}
-        due = moment(job["due_at"]) if job.get("state") in {"pending", "attempting"} else ""
+        due = format_datetime(job["due_at"]) if job.get("state") in {"pending", "attempting"} else ""
         waits = job.get("state") == "pending" and job.get("paused_at")
         lane = f" (lane {job['lane']} paused: {job['paused_reason']})" if waits else ""
         row = (each["word"], each["outcome"], each["attempts"], job.get("state", "none") + lane, due)
@@ -85,21 +91,21 @@ def _conversions(trace: Trace) -> Table:
     return table
 
 
-def snapshot(console: Console, seen: Snapshot) -> None:
+def print_snapshot(console: Console, seen: StatusSnapshot) -> None:
     """The whole installation on one screen."""
     table = Table(title="how far behind", title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("role", "topic", "behind", "of", ""):
         table.add_column(name, justify="right" if name in {"behind", "of"} else "left")
     for lag in seen.lags:
-        colour = _GOOD if not lag.behind else _MEH
+        colour = _GOOD if not lag.behind else _NEUTRAL
         table.add_row(lag.role, lag.topic, f"[{colour}]{lag.behind}[/]", str(lag.end), lag.note)
     console.print(table)
     _open_jobs(console, seen)
     for lane in seen.stopped:
-        why = f"paused since {moment(lane.paused_at)}: {lane.reason}" if lane.paused_at else "failing"
-        until = f", tried again at {moment(lane.open_until)}" if lane.open_until else ""
+        why = f"paused since {format_datetime(lane.paused_at)}: {lane.reason}" if lane.paused_at else "failing"
+        until = f", tried again at {format_datetime(lane.open_until)}" if lane.open_until else ""
         console.print(f"[red]lane {escape(lane.lane)} of {lane.queue}[/] {escape(why)}{until}", highlight=False)
-    since = f", the oldest since {moment(seen.parked.oldest)}" if seen.parked.oldest else ""
+    since = f", the oldest since {format_datetime(seen.parked.oldest)}" if seen.parked.oldest else ""
     console.print(f"events parked, that name no email of ours yet: {seen.parked.count}{since}", highlight=False)
     colour = _BAD if seen.dead_letters else _GOOD
     console.print(f"dead letters on the log: [{colour}]{seen.dead_letters}[/]", highlight=False)
@@ -107,24 +113,24 @@ def snapshot(console: Console, seen: Snapshot) -> None:
         console.print(f"[red]destination {escape(name)}[/] is plain http: all on the way read its key", highlight=False)
 
 
-def _open_jobs(console: Console, seen: Snapshot) -> None:
+def _open_jobs(console: Console, seen: StatusSnapshot) -> None:
     if seen.jobs:
         table = Table(title="jobs not done", title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="dim")
         for name in ("queue", "state", "jobs", "oldest since"):
             table.add_column(name)
         for jobs in seen.jobs:
-            table.add_row(jobs.queue, jobs.state, str(jobs.count), moment(jobs.oldest))
+            table.add_row(jobs.queue, jobs.state, str(jobs.count), format_datetime(jobs.oldest))
         console.print(table)
     owed = seen.oldest_owed
     if owed is None:
         console.print("oldest owed conversion: [green]none[/]", highlight=False)
         return
     error = f"; last: {owed.last_error}" if owed.last_error else ""
-    what = f"{owed.word} of {owed.email_id} (lane {owed.lane}), since {moment(owed.since)}{error}"
+    what = f"{owed.word} of {owed.email_id} (lane {owed.lane}), since {format_datetime(owed.since)}{error}"
     console.print(f"oldest owed conversion: {escape(what)}", highlight=False)
 
 
-def rebuilt(console: Console, outcome: Outcome) -> None:
+def print_rebuild_result(console: Console, outcome: RebuildResult) -> None:
     """What a rebuild found and did."""
     for each in outcome.differences:
         some = f", such as {', '.join(each.examples)}" if each.examples else ""

@@ -9,9 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.cli import context
-from pipeline.cli.inspect import with_world
 from pipeline.errors import Refused, Unrecognised
-from pipeline.operations.renormalize.run import Summary, Wanted
+from pipeline.operations.renormalize.run import RenormalizeRange, RenormalizeSummary
 from pipeline.operations.renormalize.run import renormalize as read_anew
 from pipeline.runtime.bootstrap import Runtime, wall_clock
 from pipeline.webhooks.timestamps import from_iso
@@ -19,15 +18,15 @@ from topics.record import Millis
 
 app = typer.Typer()
 
-_AGO: Final = re.compile(r"(\d{1,6})([mhd])")
+_AGO_PATTERN: Final = re.compile(r"(\d{1,6})([mhd])")
 _UNIT_MS: Final = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_TIME: Final = "such as 2025-11-03, 2025-11-03T14:00+01:00 (UTC without a zone), or 36h or 7d ago"
+_TIME_HELP: Final = "such as 2025-11-03, 2025-11-03T14:00+01:00 (UTC without a zone), or 36h or 7d ago"
 
 
 @app.command()
 def renormalize(
     provider: Annotated[str, typer.Option(help="As `mailfold providers list` names it.")],
-    since: Annotated[str, typer.Option(help=f"A time, {_TIME}.")],
+    since: Annotated[str, typer.Option(help=f"A time, {_TIME_HELP}.")],
     until: Annotated[str, typer.Option(help="A time, likewise. [now]")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count; append nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False,
@@ -39,7 +38,9 @@ def renormalize(
     Webhooks are kept for 30 days. What Fast Track was told can't be untold.
     """
     now = wall_clock()
-    wanted = Wanted(provider, when(since, now, "--since"), when(until, now, "--until") if until else None)
+    wanted = RenormalizeRange(
+        provider, parse_moment(since, now, "--since"), parse_moment(until, now, "--until") if until else None
+    )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("waiting until all is read that came before", total=None)
@@ -47,27 +48,27 @@ def renormalize(
         def told(done: int, total: int) -> None:
             bar.update(task, description="reading webhooks", completed=done, total=total)
 
-        async def ask(world: Runtime) -> Summary:
+        async def ask(world: Runtime) -> RenormalizeSummary:
             return await read_anew(world, wanted, told, dry_run=dry_run)
 
-        found = with_world(ask)
+        found = context.run_with_runtime(ask)
     if json:
         typer.echo(msgspec.json.encode(found))
     else:
         _show(found, dry_run)
 
 
-def when(text: str, now: Millis, option: str) -> Millis:
+def parse_moment(text: str, now: Millis, option: str) -> Millis:
     """A moment, as people write it. Raises Refused."""
-    if ago := _AGO.fullmatch(text.strip()):
+    if ago := _AGO_PATTERN.fullmatch(text.strip()):
         return now - int(ago[1]) * _UNIT_MS[ago[2]]
     try:
         return from_iso(text)
     except Unrecognised:
-        raise Refused(f"{option}: {text!r} is no time, {_TIME}", option) from None
+        raise Refused(f"{option}: {text!r} is no time, {_TIME_HELP}", option) from None
 
 
-def _show(found: Summary, dry_run: bool) -> None:
+def _show(found: RenormalizeSummary, dry_run: bool) -> None:
     console = context.console()
     console.print(f"{found.webhooks} webhooks read, {found.seen} events in them", highlight=False)
     if not found.webhooks:

@@ -6,19 +6,19 @@ from collections.abc import Callable
 
 import typer
 
-from pipeline.runtime.bootstrap import runtime
-from pipeline.settings import load
+from pipeline.runtime.bootstrap import open_runtime
+from pipeline.settings import load_settings
 
 app = typer.Typer()
 
-POOL_SIZE = 6
+POOL_MAX_CONNECTIONS = 6
 
 
 def run_role(role: str, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> None:
     """Run a role, the function `run` of its room's `main`, until SIGTERM or SIGINT."""
 
     async def main() -> None:
-        async with runtime(load(), pool_size=POOL_SIZE, role=role) as world:
+        async with open_runtime(load_settings(), pool_size=POOL_MAX_CONNECTIONS, role=role) as world:
             await importlib.import_module(f"pipeline.{role}.main").run(world)
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
@@ -38,7 +38,7 @@ def worker() -> None:
     """Normalize webhooks and fold facts into one state per email (Faust)."""
     from pipeline.worker.main import main  # noqa: PLC0415  Faust is slow to import, and only this role needs it
 
-    main(load())
+    main(load_settings())
 
 
 @app.command()

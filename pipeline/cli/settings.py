@@ -5,9 +5,9 @@ from typing import Any
 import typer
 from pydantic import SecretStr
 
-from pipeline.cli.context import with_pool
+from pipeline.cli.context import run_with_pool
 from pipeline.runtime.database import Pool
-from pipeline.settings import Settings, variable
+from pipeline.settings import Settings, environment_variable
 
 app = typer.Typer()
 
@@ -26,7 +26,7 @@ see `mailfold --help`.
 @app.command()
 def settings() -> None:
     """Print every setting, its default and its meaning (Markdown)."""
-    typer.echo(page(), nl=False)
+    typer.echo(settings_page(), nl=False)
 
 
 @app.command()
@@ -38,12 +38,14 @@ def migrate() -> None:
             rows = await connection.execute("select name from public.schema_migrations order by name")
             return [row[0] for row in await rows.fetchall()]
 
-    typer.echo("the database is at " + with_pool(work)[-1])
+    typer.echo("the database is at " + run_with_pool(work)[-1])
 
 
-def page() -> str:
+def settings_page() -> str:
     """docs/reference/settings.md."""
-    rows = (f"| `{variable(name)}` | {_default(field)} | {field.description} |" for name, field in _fields())
+    rows = (
+        f"| `{environment_variable(name)}` | {_default(field)} | {field.description} |" for name, field in _fields()
+    )
     return _INTRO + "\n".join(rows) + "\n"
 
 

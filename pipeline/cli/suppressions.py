@@ -4,65 +4,68 @@ Addresses are read from standard input or a file, a line each: what stands in an
 the shell's history and in the list of processes. Answers name them by their hashes.
 """
 
-import asyncio
 import getpass
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, TypeVar
+from typing import Annotated, Any, BinaryIO
 
 import msgspec
 import typer
 from rich.markup import escape
 
-from pipeline.cli.context import console, settings, table
+from pipeline.cli.context import console, run_with_runtime, table
 from pipeline.errors import NotFound, Refused
-from pipeline.operations.pending import clock
-from pipeline.runtime.bootstrap import Runtime, runtime
+from pipeline.operations.pending import format_time
+from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.private_files import open_private
 from pipeline.suppressions import import_file, views
-from pipeline.suppressions.commands import Deciding, Report, Wish, named_address
-from pipeline.suppressions.queries import Asking, SuppressionQuestion
-from pipeline.suppressions.views import Account, Entry, Form
-from projections.suppressing import stored
-from projections.suppressions import Asked
-from topics.suppressions import Reason
+from pipeline.suppressions.commands import (
+    SuppressionCommand,
+    SuppressionCommandHandler,
+    SuppressionReport,
+    address_hashes,
+)
+from pipeline.suppressions.queries import SuppressionLookup, SuppressionQueries
+from pipeline.suppressions.views import AddressView, ExportFormat, SuppressionView
+from projections.suppressions import SuppressionListQuery
+from projections.text import storable_text
+from topics.suppressions import SuppressionReason
 
 app = typer.Typer(help="Who gets no mail from a brand, why, and since when.", no_args_is_help=True)
-T = TypeVar("T")
 
 STDIN = "-"
 
-Tenant = Annotated[str, typer.Option(help="The tenant.")]
-OfBrand = Annotated[str | None, typer.Option(help="What holds for this brand, all brands' included. [all]")]
-ForBrand = Annotated[str, typer.Option(help="The brand; `*` is all of the tenant's.")]
-OfReason = Annotated[Reason | None, typer.Option(help="Only for this reason.")]
-Json = Annotated[bool, typer.Option("--json", help="For programs.")]
-Names = Annotated[
+TenantOption = Annotated[str, typer.Option(help="The tenant.")]
+BrandFilterOption = Annotated[str | None, typer.Option(help="What holds for this brand, all brands' included. [all]")]
+BrandOption = Annotated[str, typer.Option(help="The brand; `*` is all of the tenant's.")]
+ReasonFilterOption = Annotated[SuppressionReason | None, typer.Option(help="Only for this reason.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
+NamesArgument = Annotated[
     str, typer.Argument(help="A hash, or a file of addresses or hashes, a line each; - is standard input.")
 ]
-Note = Annotated[str, typer.Option(help="For people; no address in it.")]
+NoteOption = Annotated[str, typer.Option(help="For people; no address in it.")]
 
 
 @app.command("list")
 def list_suppressions(
     *,
-    tenant: Tenant = "default",
-    brand: OfBrand = None,
-    reason: OfReason = None,
+    tenant: TenantOption = "default",
+    brand: BrandFilterOption = None,
+    reason: ReasonFilterOption = None,
     limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=100_000)] = 1000,
-    json: Json = False,
+    json: JsonOption = False,
 ) -> None:
     """Show who gets nothing, by hash."""
-    asked = Asked(tenant=tenant, brand=_stored(brand), reason=reason, limit=limit)
-    entries, more = _with_runtime(lambda rt: _page(Asking(rt), asked))
+    asked = SuppressionListQuery(tenant=tenant, brand=_stored(brand), reason=reason, limit=limit)
+    entries, more = run_with_runtime(lambda rt: _page(SuppressionQueries(rt), asked))
     if json:
         typer.echo(msgspec.json.encode({"suppressions": entries, "more": more}))
         return
     listed = table("address hash", "brand", "reason", "since (UTC)", "from")
     for one in entries:
-        listed.add_row(one.address_hash, escape(one.brand), one.reason, clock(one.since), escape(_origin(one)))
+        listed.add_row(one.address_hash, escape(one.brand), one.reason, format_time(one.since), escape(_origin(one)))
     console().print(listed if entries else "nobody is suppressed", markup=False)
     if more:
         console().print(f"and more: --limit {2 * limit} shows more, `mailfold suppressions export` all", markup=False)
@@ -70,24 +73,25 @@ def list_suppressions(
 
 @app.command("add")
 def add(
-    names: Names = STDIN,
+    names: NamesArgument = STDIN,
     *,
-    brand: ForBrand,
-    reason: Annotated[Reason, typer.Option(help="Why.")] = Reason.MANUAL,
-    note: Note = "",
-    tenant: Tenant = "default",
-    json: Json = False,
+    brand: BrandOption,
+    reason: Annotated[SuppressionReason, typer.Option(help="Why.")] = SuppressionReason.MANUAL,
+    note: NoteOption = "",
+    tenant: TenantOption = "default",
+    json: JsonOption = False,
 ) -> None:
     """Suppress addresses, for a brand or for all."""
     lines = [_line(number, name) for number, name in enumerate(_names(names), start=1)]
-    _import(Wish(tenant=tenant, brand=brand, by=_who(), reason=reason, note=note), lines, json=json)
+    _import(SuppressionCommand(tenant=tenant, brand=brand, by=_who(), reason=reason, note=note), lines, json=json)
 
 
 @app.command("remove")
-def remove(names: Names = STDIN, *, brand: ForBrand, tenant: Tenant = "default") -> None:
+def remove(names: NamesArgument = STDIN, *, brand: BrandOption, tenant: TenantOption = "default") -> None:
     """Let addresses get mail again, until they bounce, complain or unsubscribe anew."""
-    wish = Wish(tenant=tenant, brand=brand, by=_who())
-    unknown, waiting = _with_runtime(lambda rt: _remove(rt, wish, _names(names)))
+    wish = SuppressionCommand(tenant=tenant, brand=brand, by=_who())
+    addresses = _names(names)
+    unknown, waiting = run_with_runtime(lambda rt: _remove(rt, wish, addresses))
     if waiting:
         console().print("durable, and in force as soon as a projector has seen it", markup=False)
     if unknown:
@@ -99,14 +103,14 @@ def import_addresses(
     file: Annotated[str, typer.Argument(help="A provider's export, CSV or JSON; - is standard input.")] = STDIN,
     *,
     brand: Annotated[str, typer.Option(help="Where the lines name none: the brand, `*` for all.")] = "",
-    reason: Annotated[Reason | None, typer.Option(help="Where the lines name none. [manual]")] = None,
-    note: Note = "",
-    tenant: Tenant = "default",
-    json: Json = False,
+    reason: Annotated[SuppressionReason | None, typer.Option(help="Where the lines name none. [manual]")] = None,
+    note: NoteOption = "",
+    tenant: TenantOption = "default",
+    json: JsonOption = False,
 ) -> None:
     """Suppress what SendGrid, Mailgun, Amazon SES, Postmark or another Mailfold exported."""
-    wish = Wish(tenant=tenant, brand=brand, by=_who(), reason=reason, note=note)
-    _import(wish, import_file.read(_bytes(file)), json=json)
+    wish = SuppressionCommand(tenant=tenant, brand=brand, by=_who(), reason=reason, note=note)
+    _import(wish, import_file.parse_file(_bytes(file)), json=json)
 
 
 @app.command("export")
@@ -114,31 +118,39 @@ def export(
     *,
     output: Annotated[str, typer.Option(help="A file of this name, for you alone; - is standard output.")] = STDIN,
     form: Annotated[str, typer.Option("--format", help="`csv` or `jsonl`.")] = "csv",
-    brand: OfBrand = None,
-    reason: OfReason = None,
+    brand: BrandFilterOption = None,
+    reason: ReasonFilterOption = None,
     addresses: Annotated[
         bool, typer.Option("--addresses", help="Also addresses, as far as the history knows.")
     ] = False,
-    tenant: Tenant = "default",
+    tenant: TenantOption = "default",
 ) -> None:
     """Write all of them, by hash; `import` takes the file again."""
     if form not in ("csv", "jsonl"):
         raise Refused("--format: csv or jsonl")
-    known: Form = "csv" if form == "csv" else "jsonl"
-    asked = Asked(tenant=tenant, brand=_stored(brand), reason=reason)
+    known: ExportFormat = "csv" if form == "csv" else "jsonl"
+    asked = SuppressionListQuery(tenant=tenant, brand=_stored(brand), reason=reason)
 
     async def write(rt: Runtime) -> None:
         with _file(output) as out:
-            async for text in views.export(Asking(rt), asked, known, addresses=addresses):
+            async for text in views.export(SuppressionQueries(rt), asked, known, addresses=addresses):
                 out.write(text.encode())
 
-    _with_runtime(write)
+    run_with_runtime(write)
 
 
 @app.command("show")
-def show(names: Names = STDIN, *, brand: OfBrand = None, tenant: Tenant = "default", json: Json = False) -> None:
+def show(
+    names: NamesArgument = STDIN,
+    *,
+    brand: BrandFilterOption = None,
+    tenant: TenantOption = "default",
+    json: JsonOption = False,
+) -> None:
     """Tell all that is known of addresses: verdict, evidence, decisions."""
-    accounts = _with_runtime(lambda rt: _accounts(Asking(rt), tenant, brand, _names(names)))
+    # Standard input is read before the event loop runs: within it Ctrl-C could not end the reading.
+    addresses = _names(names)
+    accounts = run_with_runtime(lambda rt: _accounts(SuppressionQueries(rt), tenant, brand, addresses))
     if json:
         typer.echo(msgspec.json.encode(accounts))
         return
@@ -146,44 +158,48 @@ def show(names: Names = STDIN, *, brand: OfBrand = None, tenant: Tenant = "defau
         _tell(each)
 
 
-async def _page(asking: Asking, asked: Asked) -> tuple[list[Entry], bool]:
+async def _page(asking: SuppressionQueries, asked: SuppressionListQuery) -> tuple[list[SuppressionView], bool]:
     """As many as are wanted, however many are lifted between them."""
-    entries: list[Entry] = []
+    entries: list[SuppressionView] = []
     while len(entries) < asked.limit:
         page = await asking.page(msgspec.structs.replace(asked, limit=asked.limit - len(entries)))
-        entries += [views.entry(key[2], why) for key, why in page.entries]
-        if page.behind is None:
+        entries += [views.suppression_view(key[2], why) for key, why in page.entries]
+        if page.next_position is None:
             return entries, False
-        asked = msgspec.structs.replace(asked, behind=page.behind)
+        asked = msgspec.structs.replace(asked, start_after=page.next_position)
         if len(entries) == asked.limit:
             break
     return entries, True
 
 
-async def _remove(rt: Runtime, wish: Wish, names: Sequence[str]) -> tuple[list[int], bool]:
-    deciding, asking = Deciding(rt, rt.log), Asking(rt)
+async def _remove(rt: Runtime, wish: SuppressionCommand, names: Sequence[str]) -> tuple[list[int], bool]:
+    deciding, asking = SuppressionCommandHandler(rt, rt.log), SuppressionQueries(rt)
     unknown, waiting = [], False
     for number, name in enumerate(names, start=1):
         try:
-            waiting |= not await deciding.lift(wish, named_address(asking, name))
+            waiting |= not await deciding.lift(wish, address_hashes(asking, name))
         except NotFound:
             unknown.append(number)
     return unknown, waiting
 
 
-async def _accounts(asking: Asking, tenant: str, brand: str | None, names: Sequence[str]) -> list[Account]:
+async def _accounts(
+    asking: SuppressionQueries, tenant: str, brand: str | None, names: Sequence[str]
+) -> list[AddressView]:
     found = []
     for name in names:
-        named = named_address(asking, name)
+        named = address_hashes(asking, name)
         known = await asking.of_address(tenant, named)
         if brand is not None:
-            known = await asking.look([SuppressionQuestion((tenant, stored(brand), named.hash), named.old)])
-        found.append(views.account(named.hash, known))
+            known = await asking.look_up([SuppressionLookup((tenant, storable_text(brand), named.hash), named.old)])
+        found.append(views.address_view(named.hash, known))
     return found
 
 
-def _import(wish: Wish, lines: Any, *, json: bool) -> None:
-    report: Report = _with_runtime(lambda rt: Deciding(rt, rt.log).list_many(wish, lines))
+def _import(wish: SuppressionCommand, lines: Any, *, json: bool) -> None:
+    report: SuppressionReport = run_with_runtime(
+        lambda rt: SuppressionCommandHandler(rt, rt.log).suppress_many(wish, lines)
+    )
     if json:
         typer.echo(msgspec.json.encode(report))
     else:
@@ -195,7 +211,7 @@ def _import(wish: Wish, lines: Any, *, json: bool) -> None:
         raise Refused(f"{report.refused} lines could not be used; the others are listed")
 
 
-def _tell(account: Account) -> None:
+def _tell(account: AddressView) -> None:
     verdict = ", ".join(f"{one.reason} ({one.brand})" for one in account.suppressed)
     console().print(f"{account.address_hash}: {'suppressed: ' + verdict if verdict else 'gets mail'}", markup=False)
     told = table("when (UTC)", "brand", "what", "from")
@@ -204,12 +220,12 @@ def _tell(account: Account) -> None:
         what = f"listed: {choice.reason}" if choice.listed else "lifted"
         rows.append((choice.at, choice.brand, what, " · ".join(filter(None, (choice.by, choice.note)))))
     for at, brand, what, whence in sorted(rows):
-        told.add_row(clock(at), escape(brand), what, escape(whence))
+        told.add_row(format_time(at), escape(brand), what, escape(whence))
     if rows:
         console().print(told)
 
 
-def _origin(one: Entry) -> str:
+def _origin(one: SuppressionView) -> str:
     return " · ".join(filter(None, (one.by, one.note))) if one.listed else _email(one.email_id or "", one.event_id)
 
 
@@ -217,14 +233,14 @@ def _email(email_id: str, event_id: str) -> str:
     return f"email {email_id}, event {event_id}"
 
 
-def _line(number: int, name: str) -> import_file.Found | import_file.Bad:
-    problem = import_file.problem_with(name)
-    return import_file.Bad(number, problem) if problem else import_file.Found(number, name)
+def _line(number: int, name: str) -> import_file.ImportedAddress | import_file.RejectedLine:
+    problem = import_file.name_problem(name)
+    return import_file.RejectedLine(number, problem) if problem else import_file.ImportedAddress(number, name)
 
 
 def _names(given: str) -> list[str]:
     """A hash itself; else the lines of a file. An address in an argument is refused, that it may not become a habit."""
-    if import_file.HASH.fullmatch(given):
+    if import_file.ADDRESS_HASH_PATTERN.fullmatch(given):
         return [given]
     if "@" in given and not Path(given).exists():
         raise Refused("an address in an argument stays in the shell's history; give it by standard input or a file")
@@ -259,12 +275,4 @@ def _who() -> str:
 
 
 def _stored(brand: str | None) -> str | None:
-    return None if brand is None else stored(brand)
-
-
-def _with_runtime(work: Callable[[Runtime], Awaitable[T]]) -> T:
-    async def main() -> T:
-        async with runtime(settings().model_copy(update={"log_level": "ERROR"}), pool_size=1) as rt:
-            return await work(rt)
-
-    return asyncio.run(main())
+    return None if brand is None else storable_text(brand)

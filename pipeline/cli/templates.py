@@ -1,6 +1,5 @@
 """`mailfold templates`: push, list, show and render templates, and push and show the localizations that they name."""
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,48 +7,48 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from pipeline.admin.templates import push
-from pipeline.cli.context import console, settings, table, with_pool
+from pipeline.admin.templates import push_template
+from pipeline.cli.context import console, run_with_pool, run_with_runtime, table
 from pipeline.content import localizations, template_source
 from pipeline.content import templates as content
-from pipeline.content.localizations import Localized
+from pipeline.content.localizations import Localizer
 from pipeline.errors import NotFound, Refused
-from pipeline.operations.pending import clock
-from pipeline.runtime.bootstrap import runtime, wall_clock
+from pipeline.operations.pending import format_time
+from pipeline.runtime.bootstrap import Runtime, wall_clock
 from pipeline.runtime.database import Pool
 from projections import templates
-from topics.templates import LOCALIZATIONS, Template
+from topics.templates import LOCALIZATIONS_NAME, Template
 
 app = typer.Typer(help="Texts with variables: versions, languages, what they would say.", no_args_is_help=True)
 
 localizations_app = typer.Typer(help="Texts that templates name as {{key,…}}, per language.", no_args_is_help=True)
 app.add_typer(localizations_app, name="localizations")
 
-Tenant = Annotated[str, typer.Option(help="The tenant.")]
-Name = Annotated[str, typer.Argument(help="Its id, name or hash.", metavar="NAME")]
-Version = Annotated[int | None, typer.Option(help="The newest, if none is given.", min=1)]
+TenantOption = Annotated[str, typer.Option(help="The tenant.")]
+NameArgument = Annotated[str, typer.Argument(help="Its id, name or hash.", metavar="NAME")]
+VersionOption = Annotated[int | None, typer.Option(help="The newest, if none is given.", min=1)]
 
 
 @app.command("push")
 def push_folder(
     folder: Annotated[Path, typer.Argument(help="One template's folder, or a folder of such.", metavar="DIR")],
-    tenant: Tenant = "default",
+    tenant: TenantOption = "default",
 ) -> None:
     """Make a version of each; what the newest says already is left alone."""
     _push(*[_draft(tenant, each) for each in _folders(folder)])
 
 
 @app.command("list")
-def list_templates(tenant: Tenant = "default") -> None:
+def list_templates(tenant: TenantOption = "default") -> None:
     """Show each template's newest version."""
 
-    async def look(pool: Pool, _: Any) -> list[templates.Listed]:
+    async def look(pool: Pool, _: Any) -> list[templates.TemplateSummary]:
         async with pool.connection() as connection:
             return await templates.list_templates(connection, tenant)
 
     shown = table("name", "version", "hash", "id", "pushed", "versions")
-    for each in with_pool(look):
-        at = clock(each.recorded_at)
+    for each in run_with_pool(look):
+        at = format_time(each.recorded_at)
         shown.add_row(each.name, str(each.version), each.hash, each.id, at, str(each.versions))
     console().print(
         shown if shown.row_count else "no templates; `mailfold templates push DIR` makes some", markup=False
@@ -57,9 +56,9 @@ def list_templates(tenant: Tenant = "default") -> None:
 
 
 @app.command("show")
-def show(name: Name, tenant: Tenant = "default", version: Version = None) -> None:
+def show(name: NameArgument, tenant: TenantOption = "default", version: VersionOption = None) -> None:
     """Show one in full, as JSON."""
-    found = template_source.shown(_found(tenant, name, version))
+    found = template_source.template_view(_found(tenant, name, version))
     console().print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode(), markup=False)
 
 
@@ -69,8 +68,8 @@ def render(
     *,
     variables: Annotated[str, typer.Option(help="JSON, or the name of a file with it.")] = "{}",
     language: Annotated[str, typer.Option(help="Such as en-GB; falls back to en, then to the default.")] = "",
-    tenant: Tenant = "default",
-    version: Version = None,
+    tenant: TenantOption = "default",
+    version: VersionOption = None,
     with_localizations: Annotated[
         Path | None, typer.Option("--localizations", help="A folder of localizations, instead of the tenant's.")
     ] = None,
@@ -78,7 +77,7 @@ def render(
     """Show what it would say; a folder needs no servers."""
     template = _draft(tenant, Path(name)) if Path(name).is_dir() else _found(tenant, name, version)
     localize = _localized(template, tenant, language, with_localizations)
-    said = content.render(template, language, _variables(variables), now=wall_clock(), localize=localize)
+    said = content.render_template(template, language, _variables(variables), now=wall_clock(), localize=localize)
     for part in ("subject", "text", "html"):
         if value := getattr(said, part):
             console().print(
@@ -90,39 +89,38 @@ def render(
 @localizations_app.command("push")
 def push_localizations(
     folder: Annotated[Path, typer.Argument(help="A folder with EN.json, NL.json, …: texts by key.", metavar="DIR")],
-    tenant: Tenant = "default",
-    default: Annotated[str, typer.Option(help="The language that has every key.")] = localizations.DEFAULT,
+    tenant: TenantOption = "default",
+    default: Annotated[str, typer.Option(help="The language that has every key.")] = localizations.DEFAULT_LANGUAGE,
 ) -> None:
     """Replace all of the tenant's; what is there already is left alone."""
     if not folder.is_dir():
         raise Refused(f"{folder}: no such folder")
     try:
-        draft = localizations.from_files(tenant, _files(folder), default)
+        draft = localizations.draft_from_files(tenant, _files(folder), default)
     except Refused as refused:
         raise Refused(f"{folder}: {refused.where}: {refused}") from None
     _push(draft)
 
 
 @localizations_app.command("show")
-def show_localizations(tenant: Tenant = "default") -> None:
+def show_localizations(tenant: TenantOption = "default") -> None:
     """Show all of the tenant's, as JSON."""
     found = _localizations(tenant)
     if found is None:
         raise NotFound(f"tenant {tenant} has no localizations; `mailfold templates localizations push DIR` makes them")
-    told = msgspec.json.encode(localizations.shown(found))
+    told = msgspec.json.encode(localizations.localization_set_view(found))
     console().print(msgspec.json.format(told, indent=2).decode(), markup=False)
 
 
 def _push(*drafted: Template) -> None:
-    async def main() -> None:
-        async with runtime(settings(), pool_size=1) as rt:
-            for draft in drafted:
-                made, usable = await push(rt, rt.log, draft)
-                name = "localizations" if made.name == LOCALIZATIONS else made.name
-                later = "" if usable else "; it can be used as soon as a projector has seen it"
-                console().print(f"{name} version {made.version} hash {made.hash}{later}", markup=False)
+    async def work(rt: Runtime) -> None:
+        for draft in drafted:
+            made, usable = await push_template(rt, rt.log, draft)
+            name = "localizations" if made.name == LOCALIZATIONS_NAME else made.name
+            later = "" if usable else "; it can be used as soon as a projector has seen it"
+            console().print(f"{name} version {made.version} hash {made.hash}{later}", markup=False)
 
-    asyncio.run(main())
+    run_with_runtime(work)
 
 
 def _localizations(tenant: str) -> Template | None:
@@ -130,14 +128,14 @@ def _localizations(tenant: str) -> Template | None:
         async with pool.connection() as connection:
             return await templates.get_localizations(connection, tenant)
 
-    return with_pool(look)
+    return run_with_pool(look)
 
 
-def _localized(template: Template, tenant: str, language: str, folder: Path | None) -> Localized:
+def _localized(template: Template, tenant: str, language: str, folder: Path | None) -> Localizer:
     """Return the texts that a template names: a folder's, else the tenant's, if it names any."""
     if folder is not None:
-        return Localized(localizations.from_files(tenant, _files(folder)), language)
-    return Localized(_localizations(tenant) if content.is_localized(template) else None, language)
+        return Localizer(localizations.draft_from_files(tenant, _files(folder)), language)
+    return Localizer(_localizations(tenant) if content.is_localized(template) else None, language)
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -150,7 +148,7 @@ def _folders(folder: Path) -> list[Path]:
 def _draft(tenant: str, folder: Path) -> Template:
     """Raises Refused, naming the folder and the place in it."""
     try:
-        return template_source.from_files(tenant, folder.resolve().name, _files(folder))
+        return template_source.draft_from_files(tenant, folder.resolve().name, _files(folder))
     except Refused as refused:
         raise Refused(f"{folder}: {refused.where}: {refused}") from None
 
@@ -168,7 +166,7 @@ def _found(tenant: str, name: str, version: int | None) -> Template:
         async with pool.connection() as connection:
             return await templates.get_template(connection, tenant, name, version)
 
-    found = with_pool(look)
+    found = run_with_pool(look)
     if found is None:
         raise NotFound(f"tenant {tenant} has no template {name}; `mailfold templates list` shows what there is")
     return found

@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli.context import on_kafka
+from pipeline.cli.context import run_with_kafka
 from pipeline.runtime import topic_admin
 
 app = typer.Typer(help="The topics on the cluster, held against the registry.", no_args_is_help=True)
@@ -11,7 +11,7 @@ app = typer.Typer(help="The topics on the cluster, held against the registry.", 
 @app.command()
 def create() -> None:
     """Create the topics that are missing, then check all. Alters nothing that exists."""
-    for name in on_kafka(topic_admin.create):
+    for name in run_with_kafka(topic_admin.create):
         typer.echo(f"created {name}")
     typer.echo("all topics are as they must be")
 
@@ -19,5 +19,5 @@ def create() -> None:
 @app.command()
 def check() -> None:
     """Compare partitions, retention and compaction with the registry; exit 1 on any difference."""
-    on_kafka(topic_admin.check)
+    run_with_kafka(topic_admin.check)
     typer.echo("all topics are as they must be")

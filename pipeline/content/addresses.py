@@ -11,17 +11,17 @@ from typing import Final
 
 from pipeline.content.domains import MAX_DOMAIN_CHARS, InvalidDomain, to_ascii
 
-LOCAL_MAX: Final = 64
+LOCAL_PART_MAX_OCTETS: Final = 64
 """RFC 5321 §4.5.3.1.1, octets."""
-ADDRESS_MAX: Final = 254
+ADDRESS_MAX_OCTETS: Final = 254
 """RFC 5321 §4.5.3.1.3: a path of 256 octets, less its angle brackets."""
-TEXT_MAX: Final = 998
+HEADER_TEXT_MAX_CHARS: Final = 998
 """RFC 5322 §2.1.1's longest line; no client shows more."""
 
 _NO_DOMAIN: Final = "not a domain name after the @"
 
 # RFC 5322 §3.2.3's dot-atom. Quoted local parts are legal and nobody's: they are mostly attacks.
-_LOCAL: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
+_LOCAL_PART: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 
 # Whatever str.splitlines (with which Python's email package folds headers) takes for a line break
 # is here, tabs are not: they are blanks in a header.
@@ -34,8 +34,8 @@ def address_problem(address: str, *, smtputf8: bool = False) -> str | None:
     ``smtputf8``: a local part may have letters beyond ASCII (RFC 6531), which only some servers take.
     """
     # Size first: everything below takes more time the longer the text is.
-    if len(address) > LOCAL_MAX + 1 + MAX_DOMAIN_CHARS:
-        return f"more than {ADDRESS_MAX} octets"
+    if len(address) > LOCAL_PART_MAX_OCTETS + 1 + MAX_DOMAIN_CHARS:
+        return f"more than {ADDRESS_MAX_OCTETS} octets"
     local, at, domain = address.rpartition("@")
     if not at or not local or not domain:
         return "not an email address"
@@ -43,8 +43,8 @@ def address_problem(address: str, *, smtputf8: bool = False) -> str | None:
 
 
 def _local_problem(local: str, *, smtputf8: bool) -> str | None:
-    if len(local.encode("utf-8", "surrogatepass")) > LOCAL_MAX:
-        return f"more than {LOCAL_MAX} octets before the @"
+    if len(local.encode("utf-8", "surrogatepass")) > LOCAL_PART_MAX_OCTETS:
+        return f"more than {LOCAL_PART_MAX_OCTETS} octets before the @"
     if not _is_local(local, smtputf8=smtputf8) or _UNPRINTABLE.search(_decoded(local)):
         return "characters before the @ that can't be taken"
     return None
@@ -59,8 +59,8 @@ def _domain_problem(domain: str, local: str) -> str | None:
     # One label can't be looked up from elsewhere; an address literal without its brackets is no name: 192.0.2.1.
     if len(labels) < 2 or labels[-1].isdecimal():
         return _NO_DOMAIN
-    if len(local.encode()) + 1 + len(ascii_domain) > ADDRESS_MAX:
-        return f"more than {ADDRESS_MAX} octets"
+    if len(local.encode()) + 1 + len(ascii_domain) > ADDRESS_MAX_OCTETS:
+        return f"more than {ADDRESS_MAX_OCTETS} octets"
     return None
 
 
@@ -68,14 +68,14 @@ def _is_local(local: str, *, smtputf8: bool) -> bool:
     """Return whether this is a dot-atom; RFC 6531 lets a visible character beyond ASCII stand wherever a letter may."""
     if smtputf8:
         local = "".join("a" if char > "\x7f" and char.isprintable() else char for char in local)
-    return _LOCAL.fullmatch(local) is not None
+    return _LOCAL_PART.fullmatch(local) is not None
 
 
-def text_problem(text: str) -> str | None:
+def header_text_problem(text: str) -> str | None:
     """What keeps ``text`` from standing in a header; None if nothing does."""
     # Size first: decoding RFC 2047's words is quadratic in their number.
-    if len(text) > TEXT_MAX:
-        return f"more than {TEXT_MAX} characters"
+    if len(text) > HEADER_TEXT_MAX_CHARS:
+        return f"more than {HEADER_TEXT_MAX_CHARS} characters"
     if _UNPRINTABLE.search(text) or _UNPRINTABLE.search(_decoded(text)):
         return "a line break or control character"
     return None

@@ -3,7 +3,7 @@
 import sys
 
 from pipeline.errors import Refused
-from topics.contents import Content
+from topics.contents import MessageContent
 
 
 class OverBudget(Refused):
@@ -24,7 +24,7 @@ class ContentBudget:
             raise OverBudget(f"More than {self._most_rendered} bytes are to be rendered for them together.")
         return text
 
-    def charge_kept(self, content: Content) -> Content:
+    def charge_kept(self, content: MessageContent) -> MessageContent:
         """Charge a content that is kept beside the others, and return it. Raise OverBudget."""
         self._kept -= content_bytes(content)
         if self._kept < 0:
@@ -32,7 +32,7 @@ class ContentBudget:
         return content
 
 
-def content_bytes(content: Content) -> int:
+def content_bytes(content: MessageContent) -> int:
     """Return how many bytes of memory a content takes."""
     files = sum(len(file.data) for file in content.attachments)
     return sys.getsizeof(content.html) + sys.getsizeof(content.text) + files

@@ -8,10 +8,10 @@ import msgspec
 import zstandard
 
 from pipeline.errors import Refused, Unrecognised
-from topics.contents import Content, ContentChunk
+from topics.contents import ContentChunk, MessageContent
 from topics.registry import MAX_RECORD_BYTES
 
-CHUNK_BYTES: Final = MAX_RECORD_BYTES - 1_000
+CHUNK_MAX_BYTES: Final = MAX_RECORD_BYTES - 1_000
 """The rest is for the chunk's own fields: the whole record stays below the limit."""
 
 MAX_CONTENT_BYTES: Final = 128_000_000
@@ -21,27 +21,27 @@ MAX_PART_BYTES: Final = 5 * 1024 * 1024
 show a tenth of it, and whoever writes the message touches each byte a dozen times."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Content).decode
+_decode = msgspec.msgpack.Decoder(MessageContent).decode
 
 
-def compressor() -> zstandard.ZstdCompressor:
+def make_compressor() -> zstandard.ZstdCompressor:
     """For many contents, one after the other: making one costs as much as compressing a small content."""
     return zstandard.ZstdCompressor(write_checksum=False, write_content_size=True)
 
 
-def pack(
-    content: Content, content_id: str, by: zstandard.ZstdCompressor | None = None
+def pack_content(
+    content: MessageContent, content_id: str, by: zstandard.ZstdCompressor | None = None
 ) -> tuple[list[ContentChunk], str]:
     """The content's chunks, in order, and the hex SHA-256 of them put together.
 
     Raises Refused for a part over MAX_PART_BYTES, and for a content over MAX_CONTENT_BYTES: nobody could unpack it.
     """
-    check_parts(content)
+    check_part_sizes(content)
     plain = _encode(content)
     if len(plain) > MAX_CONTENT_BYTES:
         raise Refused(f"a content of {len(plain)} bytes; at most {MAX_CONTENT_BYTES} can be taken")
-    whole = (by or compressor()).compress(plain)
-    pieces = [whole[start : start + CHUNK_BYTES] for start in range(0, len(whole), CHUNK_BYTES)]
+    whole = (by or make_compressor()).compress(plain)
+    pieces = [whole[start : start + CHUNK_MAX_BYTES] for start in range(0, len(whole), CHUNK_MAX_BYTES)]
     chunks = [
         ContentChunk(content_id=content_id, index=index, total=len(pieces), data=piece)
         for index, piece in enumerate(pieces)
@@ -49,7 +49,7 @@ def pack(
     return chunks, hashlib.sha256(whole).hexdigest()
 
 
-def check_parts(content: Content) -> None:
+def check_part_sizes(content: MessageContent) -> None:
     """Raise Refused where a part is over MAX_PART_BYTES."""
     for name in ("html", "text", "amp"):
         size = len(getattr(content, name).encode("utf-8", "surrogatepass"))
@@ -57,7 +57,7 @@ def check_parts(content: Content) -> None:
             raise Refused(f"the {name} part has {size} bytes; at most {MAX_PART_BYTES} can be taken", name)
 
 
-def unpack(chunks: Sequence[ContentChunk], sha256: str) -> Content:
+def unpack_content(chunks: Sequence[ContentChunk], sha256: str) -> MessageContent:
     """The content whose chunks these are; order doesn't matter, a chunk read twice neither.
 
     Raises Unrecognised for a missing or foreign chunk, another hash, or bytes that are no content.

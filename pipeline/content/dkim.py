@@ -21,25 +21,25 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generat
 from pipeline.errors import Refused
 from topics.record import Millis
 
-RSA_BITS: Final = 2048
+RSA_KEY_BITS: Final = 2048
 """Fewer count as none (RFC 8301); more don't fit every DNS server's answer."""
 
-_COVERED: Final = (
+_SIGNED_HEADERS: Final = (
     *("from", "to", "cc", "reply-to", "subject", "date", "message-id", "list-unsubscribe", "list-unsubscribe-post"),
     *("mime-version", "content-type", "content-transfer-encoding"),
 )
-_OVERSIGNED: Final = ("from", "to", "cc", "reply-to", "subject", "date", "message-id")
+_OVERSIGNED_HEADERS: Final = ("from", "to", "cc", "reply-to", "subject", "date", "message-id")
 """Named once more than they are there: whoever adds a second one breaks the signature (RFC 6376 §8.15)."""
 _SPACES: Final = re.compile(rb"[ \t]+")
 _FOLDS: Final = re.compile(rb"\r\n(?=[ \t])")
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?"
 _NAME: Final = re.compile(rf"\A{_LABEL}(?:\.{_LABEL})*\Z", re.IGNORECASE)
 
-Key = RSAPrivateKey | Ed25519PrivateKey
+PrivateKey = RSAPrivateKey | Ed25519PrivateKey
 
 
 @dataclass(frozen=True, slots=True)
-class Dkim:
+class DkimKey:
     """In whose name, and with which key."""
 
     domain: str
@@ -48,7 +48,7 @@ class Dkim:
     """PKCS #8 or #1."""
 
 
-def sign(message: bytes, dkim: Dkim, now: Millis) -> bytes:
+def sign(message: bytes, dkim: DkimKey, now: Millis) -> bytes:
     """The message with its signature before everything else."""
     head, _, body = message.partition(b"\r\n\r\n")
     fields = list(_fields(head))
@@ -69,12 +69,12 @@ def sign(message: bytes, dkim: Dkim, now: Millis) -> bytes:
 # -------------------------------------------------------------------------------- keys
 def new_key(*, ed25519: bool = False) -> str:
     """A new private key, as PEM."""
-    made: Key = Ed25519PrivateKey.generate() if ed25519 else generate_private_key(65537, RSA_BITS)
+    made: PrivateKey = Ed25519PrivateKey.generate() if ed25519 else generate_private_key(65537, RSA_KEY_BITS)
     kind = serialization.PrivateFormat.PKCS8
     return made.private_bytes(serialization.Encoding.PEM, kind, serialization.NoEncryption()).decode()
 
 
-def check(dkim: Dkim) -> None:
+def check_key(dkim: DkimKey) -> None:
     """Raise Refused for what no verifier would accept."""
     for what, name in (("domain", dkim.domain), ("selector", dkim.selector)):
         if not _NAME.match(name) or len(name) > 200:
@@ -85,11 +85,11 @@ def check(dkim: Dkim) -> None:
         raise Refused("the key is no private key in PEM without a password") from error
     if not isinstance(key, RSAPrivateKey | Ed25519PrivateKey):
         raise Refused("the key is neither RSA nor Ed25519")
-    if isinstance(key, RSAPrivateKey) and key.key_size < RSA_BITS:
-        raise Refused(f"the key has {key.key_size} bits; verifiers want {RSA_BITS}")
+    if isinstance(key, RSAPrivateKey) and key.key_size < RSA_KEY_BITS:
+        raise Refused(f"the key has {key.key_size} bits; verifiers want {RSA_KEY_BITS}")
 
 
-def dns_record(dkim: Dkim) -> str:
+def dns_record(dkim: DkimKey) -> str:
     """What the domain's DNS has to say, as a line of a zone file."""
     key = _key(dkim.pem)
     public = key.public_key()
@@ -105,14 +105,14 @@ def dns_record(dkim: Dkim) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _key(pem: str) -> Key:
+def _key(pem: str) -> PrivateKey:
     # What is stored was checked when it came; the check of an RSA key's primes takes longer than a hundred signatures.
     key = serialization.load_pem_private_key(pem.encode(), None, unsafe_skip_rsa_key_validation=True)
     assert isinstance(key, RSAPrivateKey | Ed25519PrivateKey)
     return key
 
 
-def _signature(key: Key, covered: bytes) -> bytes:
+def _signature(key: PrivateKey, covered: bytes) -> bytes:
     if isinstance(key, RSAPrivateKey):
         return key.sign(covered, PKCS1v15(), hashes.SHA256())
     # RFC 8463 §3: what is signed is the hash.
@@ -143,7 +143,7 @@ def _body(body: bytes) -> bytes:
 
 def _names(present: list[str]) -> list[str]:
     """What `h=` lists: each header as often as it is there, and once more where none may be added."""
-    return [name for name in _COVERED for _ in range(present.count(name) + (name in _OVERSIGNED))]
+    return [name for name in _SIGNED_HEADERS for _ in range(present.count(name) + (name in _OVERSIGNED_HEADERS))]
 
 
 def _covered(fields: list[tuple[str, bytes]], names: list[str]) -> Iterator[bytes]:

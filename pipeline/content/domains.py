@@ -45,7 +45,7 @@ def to_unicode(domain: str) -> str:
     return ".".join(_decoded(label) for label in domain.split("."))
 
 
-def is_same(first: str, second: str) -> bool:
+def is_same_domain(first: str, second: str) -> bool:
     """Return whether both are one domain name; False where one of them is none."""
     try:
         return to_ascii(first) == to_ascii(second)

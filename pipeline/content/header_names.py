@@ -7,7 +7,7 @@ all. They are Mailfold's to give; a caller who gives them acts in another tenant
 import re
 from typing import Final
 
-MAX_NAME_CHARACTERS: Final = 60
+NAME_MAX_CHARS: Final = 60
 # RFC 9110 §5.6.2: narrower than RFC 5322's field names, so that every service and server takes it.
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _STEERING: Final = re.compile(

@@ -19,41 +19,48 @@ from pipeline.content.markup import (
     UNCLOSED,
     attribute_span,
     attribute_value,
-    passed_over,
+    skipped_run_pattern,
 )
 from pipeline.content.tokens import click_token, pixel_token, trap_token
 from pipeline.runtime.signing import Signer
 from topics.record import EmailId
 
-_LINKED: Final = r"(?:[aA](?:[rR][eE][aA])?|[vV]:[^\t\n\f\r />]++)(?=[\t\n\f\r /])"
-_LINK: Final = rf"(?P<link><{_LINKED}){ATTRIBUTES}>"
+_LINK_TAG_NAMES: Final = r"(?:[aA](?:[rR][eE][aA])?|[vV]:[^\t\n\f\r />]++)(?=[\t\n\f\r /])"
+_LINK: Final = rf"(?P<link><{_LINK_TAG_NAMES}){ATTRIBUTES}>"
 _TAGS: Final = re.compile(
-    rf"{passed_over(_LINKED)}|{_LINK}|{RAW_TEXT}|{CONDITIONAL}|{COMMENT}|{BOGUS_COMMENT}|{UNCLOSED}", re.DOTALL
+    rf"{skipped_run_pattern(_LINK_TAG_NAMES)}|{_LINK}|{RAW_TEXT}|{CONDITIONAL}|{COMMENT}|{BOGUS_COMMENT}|{UNCLOSED}",
+    re.DOTALL,
 )
-_OUTLOOK_TAGS: Final = re.compile(rf"{passed_over(_LINKED)}|{_LINK}|{RAW_TEXT}|<[a-zA-Z/].*+", re.DOTALL)
+_OUTLOOK_TAGS: Final = re.compile(
+    rf"{skipped_run_pattern(_LINK_TAG_NAMES)}|{_LINK}|{RAW_TEXT}|<[a-zA-Z/].*+", re.DOTALL
+)
 """Within a conditional comment, where no other comment can be."""
 _ENDING: Final = rf"/(?i:body|html){NAME_END}"
-_ENDS: Final = re.compile(
-    rf"{passed_over(_ENDING)}|</(?:(?P<body>(?i:body))|(?P<html>(?i:html))){NAME_END}{ATTRIBUTES}>"
+_END_TOKENS: Final = re.compile(
+    rf"{skipped_run_pattern(_ENDING)}|</(?:(?P<body>(?i:body))|(?P<html>(?i:html))){NAME_END}{ATTRIBUTES}>"
     rf"|{RAW_TEXT}|{COMMENT}|{BOGUS_COMMENT}|{UNCLOSED}",
     re.DOTALL,
 )
-_WEB: Final = re.compile(r"https?://[^/]", re.IGNORECASE)
-_PLACEHOLDERS: Final = ("{{", "{%", "[[", "<%", "*|", "|*", "%%", "${")
+_WEB_URL: Final = re.compile(r"https?://[^/]", re.IGNORECASE)
+_TEMPLATE_MARKS: Final = ("{{", "{%", "[[", "<%", "*|", "|*", "%%", "${")
 """What some later hand will fill in; a signed copy of it would lead nowhere."""
 _CONTROLS_AND_SPACE: Final = "".join(map(chr, range(0x21)))
-TRACKING_MARK: Final = "mailfold-tracking-hash-of-this-email"
+TRACKING_HASH_PLACEHOLDER: Final = "mailfold-tracking-hash-of-this-email"
 """Stands in a rendered content, which many emails share, where each of them has a hash of its own."""
-_LAST_LINK: Final = 0xFFFF
+_MAX_LINK_NUMBER: Final = 0xFFFF
 """A token has two bytes for the link's number."""
 
 
 def with_tracking_hash(text: str, signer: Signer, email_id: EmailId) -> str:
     """The hash that names this email, wherever the content's template asked for it."""
-    return text.replace(TRACKING_MARK, pixel_token(signer, email_id)) if TRACKING_MARK in text else text
+    return (
+        text.replace(TRACKING_HASH_PLACEHOLDER, pixel_token(signer, email_id))
+        if TRACKING_HASH_PLACEHOLDER in text
+        else text
+    )
 
 
-def with_clicks(markup: str, signer: Signer, email_id: EmailId, public_url: str) -> str:
+def with_click_links(markup: str, signer: Signer, email_id: EmailId, public_url: str) -> str:
     """Each http(s) link of an `a`, `area` or VML shape leads by way of `{public_url}/c/…`, in order numbered from 0."""
     base = public_url.rstrip("/")
     number = 0
@@ -61,7 +68,7 @@ def with_clicks(markup: str, signer: Signer, email_id: EmailId, public_url: str)
     def link(target: str) -> str | None:
         nonlocal number
         url = _target(target, base)
-        if url is None or number > _LAST_LINK:
+        if url is None or number > _MAX_LINK_NUMBER:
             return None
         token = click_token(signer, email_id, number, url)
         number += 1
@@ -76,7 +83,7 @@ def with_pixel(markup: str, signer: Signer, email_id: EmailId, public_url: str) 
     return _at_end(markup, f'<img src="{html.escape(source)}" width="1" height="1" alt="" style="border:0">')
 
 
-def with_trap(markup: str, signer: Signer, email_id: EmailId, public_url: str) -> str:
+def with_trap_link(markup: str, signer: Signer, email_id: EmailId, public_url: str) -> str:
     """A link that no human sees, hears or reaches by keyboard: who follows it follows whatever there is."""
     target = html.escape(f"{public_url.rstrip('/')}/t/{trap_token(signer, email_id)}")
     return _at_end(markup, f'<a href="{target}" style="display:none" tabindex="-1" aria-hidden="true"></a>')
@@ -93,7 +100,7 @@ def _end_of_body(markup: str) -> int:
     What is never closed, such as a comment, takes in all that follows it: then the end is before it.
     """
     ends: dict[str, int] = {}
-    for token in _ENDS.finditer(markup):
+    for token in _END_TOKENS.finditer(markup):
         kind = token.lastgroup
         if kind in ("body", "html", "unclosed"):
             ends[kind] = token.start()
@@ -129,7 +136,7 @@ def _target(value: str, base: str) -> str | None:
     # Browsers drop tabs and line breaks from addresses (URL standard, "basic URL parser").
     url = re.sub(r"[\t\r\n]", "", value).strip(_CONTROLS_AND_SPACE)
     ours = url.startswith((base + "/c/", base + "/u/", base + "/t/"))
-    if ours or not _WEB.match(url) or any(mark in url for mark in _PLACEHOLDERS):
+    if ours or not _WEB_URL.match(url) or any(mark in url for mark in _TEMPLATE_MARKS):
         return None
     try:
         url.encode()

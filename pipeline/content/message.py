@@ -2,24 +2,24 @@
 
 from dataclasses import dataclass
 
-from topics.contents import Content
+from topics.contents import MessageContent
 from topics.record import Millis
 from topics.requests import Mailbox, SendRequest
 
-Headers = tuple[tuple[str, str], ...]
+MessageHeaders = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class OutgoingMessage:
     """A request with its content as it goes out: our links, pixel and headers in it."""
 
     request: SendRequest
-    content: Content
+    content: MessageContent
     sender: Mailbox
     message_id: str
     """In angle brackets; the same at every attempt."""
     date: Millis
-    extra: Headers = ()
+    extra_headers: MessageHeaders = ()
     """Headers of ours, such as `List-Unsubscribe`."""
 
     @property

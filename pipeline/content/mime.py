@@ -18,9 +18,9 @@ from urllib.parse import quote
 
 from pipeline.content.domains import InvalidDomain, to_ascii
 from pipeline.content.header_names import is_steering
-from pipeline.content.message import Headers, Letter
+from pipeline.content.message import MessageHeaders, OutgoingMessage
 from pipeline.content.text import text_of
-from topics.contents import Attachment, Content
+from topics.contents import Attachment, MessageContent
 from topics.record import Millis
 from topics.requests import Mailbox, SendRequest
 
@@ -30,9 +30,9 @@ _ATOMS: Final = re.compile(r"\A[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]*\Z")
 _HEADER_NAME: Final = re.compile(r"[!-9;-~]{1,60}\Z")
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}/[a-z0-9][a-z0-9.+-]{0,80}\Z", re.IGNORECASE)
 _SINGLE_SPACE: Final = re.compile(r"(?<=\S) (?=\S)")
-_LONGEST_LINE: Final = 998
-_LONGEST_PLAIN: Final = 60
-_OURS: Final = re.compile(
+_LINE_MAX_OCTETS: Final = 998
+_UNFOLDED_MAX_CHARS: Final = 60
+_RESERVED_HEADERS: Final = re.compile(
     r"(from|to|cc|bcc|sender|reply-to|subject|date|message-id|mime-version|content-(type|transfer-encoding|disposition)"
     r"|return-path|received|x-smtpapi|dkim-signature)\Z",
     re.IGNORECASE,
@@ -40,26 +40,26 @@ _OURS: Final = re.compile(
 """Headers that a caller's own headers may not replace."""
 
 
-def written(letter: Letter) -> bytes:
+def encode_message(letter: OutgoingMessage) -> bytes:
     """The whole message that a letter is."""
-    return render(
+    return encode_request(
         letter.request,
         letter.content,
         sender=letter.sender,
         message_id=letter.message_id,
         date=letter.date,
-        extra=letter.extra,
+        extra=letter.extra_headers,
     )
 
 
-def render(
+def encode_request(
     request: SendRequest,
-    content: Content,
+    content: MessageContent,
     *,
     sender: Mailbox,
     message_id: str,
     date: Millis,
-    extra: Headers = (),
+    extra: MessageHeaders = (),
 ) -> bytes:
     """The whole message; ``extra`` are headers of ours, such as the provider's own."""
     boundary = f"=_mf_{request.email_id.replace('-', '')}"
@@ -71,7 +71,7 @@ def render(
         header_line("Date", format_datetime(datetime.fromtimestamp(date // 1000, UTC))),
         header_line("Message-ID", message_id),
         *[header_line(name, value) for name, value in extra],
-        *[header_line(name, _words(name, value)) for name, value in own_headers(content, but=extra)],
+        *[header_line(name, _words(name, value)) for name, value in custom_headers(content, but=extra)],
         b"MIME-Version: 1.0\r\n",
     ]
     return b"".join(lines) + _body(content, boundary)
@@ -88,7 +88,7 @@ def needs_smtputf8(*addresses: str) -> bool:
     return any(not address.rpartition("@")[0].isascii() for address in addresses)
 
 
-def on_the_wire(address: str) -> str:
+def with_ascii_domain(address: str) -> str:
     """Return the address with its domain in ASCII, so that most need no SMTPUTF8; unchanged where it is no domain."""
     local, at, domain = _CONTROLS.sub("", address).strip().rpartition("@")
     if domain.isascii():
@@ -101,12 +101,12 @@ def on_the_wire(address: str) -> str:
 
 # ------------------------------------------------------------------ headers
 def _mailbox(mailbox: Mailbox) -> str:
-    address = on_the_wire(mailbox.address)
+    address = with_ascii_domain(mailbox.address)
     name = _CONTROLS.sub(" ", mailbox.name).strip()
     if not name:
         return address
     # A reader would decode what looks like an encoded word (RFC 2047 §5), also between quotes.
-    if name.isascii() and "=?" not in name and len(name) <= _LONGEST_PLAIN:
+    if name.isascii() and "=?" not in name and len(name) <= _UNFOLDED_MAX_CHARS:
         escaped = name.replace("\\", "\\\\").replace('"', '\\"')
         return f"{name} <{address}>" if _ATOMS.match(name) else f'"{escaped}" <{address}>'
     return f"{_encoded('Reply-To', name)}\r\n <{address}>"
@@ -123,34 +123,37 @@ def _recipients(request: SendRequest) -> list[bytes]:
 
 
 def _reply_to(addresses: tuple[str, ...]) -> bytes:
-    return header_line("Reply-To", ",\r\n ".join(on_the_wire(address) for address in addresses))
+    return header_line("Reply-To", ",\r\n ".join(with_ascii_domain(address) for address in addresses))
 
 
-def own_headers(content: Content, but: Headers = ()) -> list[tuple[str, str]]:
+def custom_headers(content: MessageContent, but: MessageHeaders = ()) -> list[tuple[str, str]]:
     """The caller's own headers, without those that are ours to write: always, or this time."""
     ours = {name.lower() for name, _ in but}
     return [
         (name, value)
         for name, value in content.headers
-        if _HEADER_NAME.match(name) and not _OURS.match(name) and not is_steering(name) and name.lower() not in ours
+        if _HEADER_NAME.match(name)
+        and not _RESERVED_HEADERS.match(name)
+        and not is_steering(name)
+        and name.lower() not in ours
     ]
 
 
-def printable(text: str) -> str:
+def printable_text(text: str) -> str:
     """Without control characters, and of whole characters."""
     return _CONTROLS.sub(" ", text).strip().encode("utf-8", "replace").decode()
 
 
-def one_line(name: str, value: str) -> str:
+def encode_one_line(name: str, value: str) -> str:
     """A header's value as ASCII on one line, for those who fold it themselves."""
-    text = printable(value)
+    text = printable_text(value)
     return text if text.isascii() else _encoded(name, text).replace("\r\n ", " ")
 
 
 def _words(name: str, text: str) -> str:
     text = _CONTROLS.sub(" ", text).strip()
-    if text.isascii() and "=?" not in text and len(name) + 2 + len(text) <= _LONGEST_LINE:
-        return text if len(text) <= _LONGEST_PLAIN else _folded(text)
+    if text.isascii() and "=?" not in text and len(name) + 2 + len(text) <= _LINE_MAX_OCTETS:
+        return text if len(text) <= _UNFOLDED_MAX_CHARS else _folded(text)
     return _encoded(name, text)
 
 
@@ -158,7 +161,7 @@ def _folded(text: str) -> str:
     """Breaks only at single spaces, so that unfolding gives the same text back."""
     lines = [""]
     for word in _SINGLE_SPACE.split(text):
-        if len(lines[-1]) + len(word) > _LONGEST_PLAIN and lines[-1]:
+        if len(lines[-1]) + len(word) > _UNFOLDED_MAX_CHARS and lines[-1]:
             lines.append(word)
         else:
             lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
@@ -172,7 +175,7 @@ def _encoded(name: str, text: str) -> str:
 
 
 # --------------------------------------------------------------------- body
-def _body(content: Content, boundary: str) -> bytes:
+def _body(content: MessageContent, boundary: str) -> bytes:
     inner = _alternatives(content, boundary)
     if not content.attachments:
         return inner
@@ -180,7 +183,7 @@ def _body(content: Content, boundary: str) -> bytes:
     return _multipart("mixed", parts, boundary + "_m")
 
 
-def alternatives(content: Content) -> list[tuple[str, str]]:
+def alternatives(content: MessageContent) -> list[tuple[str, str]]:
     """Plain first, richest last (RFC 2046 §5.1.4); AMP before HTML, as amp.dev asks for clients that show the last."""
     text = content.text or (text_of(content.html) if content.html else "")
     parts = [("plain", text)] if text or not content.html else []
@@ -188,7 +191,7 @@ def alternatives(content: Content) -> list[tuple[str, str]]:
     return parts + ([("html", content.html)] if content.html else [])
 
 
-def _alternatives(content: Content, boundary: str) -> bytes:
+def _alternatives(content: MessageContent, boundary: str) -> bytes:
     parts = alternatives(content)
     if len(parts) == 1:
         return _text(*parts[0], boundary)
@@ -211,7 +214,7 @@ def _text(kind: str, body: str, boundary: str) -> bytes:
 
 def _transfer(raw: bytes, boundary: bytes) -> tuple[str, bytes]:
     plain = raw.isascii() and b"\0" not in raw and boundary not in raw
-    if plain and max(map(len, raw.split(b"\r\n"))) <= _LONGEST_LINE:
+    if plain and max(map(len, raw.split(b"\r\n"))) <= _LINE_MAX_OCTETS:
         return "7bit", raw
     # Its soft line breaks are bare LF where the text has no CRLF of its own.
     quoted = _LINE_ENDS.sub(b"\r\n", binascii.b2a_qp(raw, istext=True))
@@ -244,13 +247,13 @@ def _filename(filename: str) -> list[str]:
     name = _CONTROLS.sub(" ", filename)
     if not name.strip():
         name = "attachment"
-    if name.isascii() and "=?" not in name and len(name) <= _LONGEST_PLAIN:
+    if name.isascii() and "=?" not in name and len(name) <= _UNFOLDED_MAX_CHARS:
         return ['filename="' + name.replace("\\", "\\\\").replace('"', '\\"') + '"']
     # Whole characters, so that each piece can be decoded by itself.
     pieces = ["utf-8''"]
     for character in name:
         encoded = quote(character.encode("utf-8", "replace"), safe="")
-        if len(pieces[-1]) + len(encoded) > _LONGEST_PLAIN:
+        if len(pieces[-1]) + len(encoded) > _UNFOLDED_MAX_CHARS:
             pieces.append("")
         pieces[-1] += encoded
     if len(pieces) == 1:

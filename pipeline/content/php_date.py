@@ -11,9 +11,9 @@ from zoneinfo import ZoneInfo
 
 from pipeline.errors import Refused
 
-DEFAULT: Final = "F j, Y H:i"
+DEFAULT_FORMAT: Final = "F j, Y H:i"
 """Twig's, where a template names none."""
-FORMAT_MAX: Final = 200
+FORMAT_MAX_CHARS: Final = 200
 
 _DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS: Final = (
@@ -21,7 +21,7 @@ _MONTHS: Final = (
     *("July", "August", "September", "October", "November", "December"),
 )
 _SUFFIXES: Final = {1: "st", 21: "st", 31: "st", 2: "nd", 22: "nd", 3: "rd", 23: "rd"}
-_LATEST: Final = 253_402_300_799
+_MAX_TIMESTAMP_S: Final = 253_402_300_799
 """The last second of the year 9999: what lies beyond is no date that Python knows."""
 
 
@@ -45,7 +45,7 @@ def _swatch(at: datetime) -> int:
     return int((beat.hour * 3600 + beat.minute * 60 + beat.second) / 86.4) % 1000
 
 
-_SIGNS: Final[dict[str, Callable[[datetime], Any]]] = {
+_FORMAT_LETTERS: Final[dict[str, Callable[[datetime], Any]]] = {
     "d": lambda at: f"{at.day:02}",
     "D": lambda at: _DAYS[at.weekday()][:3],
     "j": lambda at: at.day,
@@ -95,13 +95,13 @@ def format_php(at: datetime, form: str) -> str:
     def written(token: "re.Match[str]") -> str:
         if token[2] is None:
             return token[1] or ""
-        sign = _SIGNS.get(token[2])
+        sign = _FORMAT_LETTERS.get(token[2])
         return token[2] if sign is None else str(sign(at))
 
     return _TOKEN.sub(written, form)
 
 
-def moment(value: Any, now: int, zone: str = "UTC") -> datetime:
+def parse_datetime(value: Any, now: int, zone: str = "UTC") -> datetime:
     """The moment that a variable names: seconds since 1970, an ISO date, or "now" (milliseconds given).
 
     Raises Refused for what is none.
@@ -117,7 +117,7 @@ def _moment(value: Any, now: int) -> datetime:
         return datetime.fromtimestamp(now / 1000, UTC)
     if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,12}", value):
         value = int(value)
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LATEST:
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MAX_TIMESTAMP_S:
         return datetime.fromtimestamp(value, UTC)
     try:
         found = datetime.fromisoformat(value)

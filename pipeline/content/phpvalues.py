@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import quote
 
-Spend = Callable[[int], None]
+SpendWork = Callable[[int], None]
 """Takes the characters that are about to be touched off a budget; raises where there are none left."""
 
 _NUMERIC: Final = re.compile(
@@ -18,7 +18,7 @@ _MAX_NUMERIC_CHARS: Final = 400
 """A longer text is no number, whatever stands in it."""
 _FLOAT_DIGITS: Final = 14
 """PHP's setting `precision`, as it is where nobody changed it."""
-_ITEM_COST: Final = 400
+_ITEM_COST_CHARS: Final = 400
 """What a comparison of two members costs, in characters: it takes as long as to touch so many."""
 
 
@@ -38,12 +38,12 @@ def is_true(value: Any) -> bool:
     return bool(value) and not (isinstance(value, str) and value == "0")
 
 
-def are_equal(left: Any, right: Any, spend: Spend) -> bool:
+def are_equal(left: Any, right: Any, spend: SpendWork) -> bool:
     """Return what `==` says."""
     return compare(left, right, spend) == 0
 
 
-def compare(left: Any, right: Any, spend: Spend) -> int | None:
+def compare(left: Any, right: Any, spend: SpendWork) -> int | None:
     """Return a number below, at or above 0 as `<=>` does; None where neither is greater, as with NAN."""
     if left is None and isinstance(right, str):
         left = ""
@@ -56,7 +56,7 @@ def compare(left: Any, right: Any, spend: Spend) -> int | None:
     return _compare_scalars(left, right, spend)
 
 
-def _compare_scalars(left: Any, right: Any, spend: Spend) -> int | None:
+def _compare_scalars(left: Any, right: Any, spend: SpendWork) -> int | None:
     spend(_cost(left) + _cost(right))
     numbers = _number(left), _number(right)
     if numbers[0] is None or numbers[1] is None:
@@ -70,7 +70,7 @@ def _compare_scalars(left: Any, right: Any, spend: Spend) -> int | None:
     return 1 if left > right else None
 
 
-def _compare_members(left: Any, right: Any, spend: Spend) -> int | None:
+def _compare_members(left: Any, right: Any, spend: SpendWork) -> int | None:
     if not isinstance(right, list | dict):
         return 1
     if not isinstance(left, list | dict):
@@ -79,7 +79,7 @@ def _compare_members(left: Any, right: Any, spend: Spend) -> int | None:
         return len(left) - len(right)
     others = _members(right)
     for key, value in _members(left).items():
-        spend(_ITEM_COST)
+        spend(_ITEM_COST_CHARS)
         if key not in others:
             return None
         if (order := compare(value, others[key], spend)) != 0:
@@ -87,7 +87,7 @@ def _compare_members(left: Any, right: Any, spend: Spend) -> int | None:
     return 0
 
 
-def contains(whole: Any, part: Any, spend: Spend) -> bool:
+def contains(whole: Any, part: Any, spend: SpendWork) -> bool:
     """Return what `part in whole` says: a text's part, or a value among the members."""
     if isinstance(whole, str):
         spend(len(whole) + _cost(part))
@@ -95,7 +95,7 @@ def contains(whole: Any, part: Any, spend: Spend) -> bool:
     if not isinstance(whole, list | dict):
         return False
     for value in _members(whole).values():
-        spend(_ITEM_COST)
+        spend(_ITEM_COST_CHARS)
         if are_equal(part, value, spend):
             return True
     return False
@@ -148,7 +148,7 @@ def _in_script(found: "re.Match[str]") -> str:
     return "".join(rf"\u{units[at]:02X}{units[at + 1]:02X}" for at in range(0, len(units), 2))
 
 
-ESCAPES: Final[dict[str, Callable[[str], str]]] = {
+ESCAPE_BY_STRATEGY: Final[dict[str, Callable[[str], str]]] = {
     "html_attr": lambda text: _NOT_IN_ATTRIBUTES.sub(_in_attribute, text),
     "js": lambda text: _NOT_IN_SCRIPTS.sub(_in_script, text),
     "css": lambda text: _NOT_IN_STYLES.sub(lambda found: rf"\{ord(found[0]):X} ", text),

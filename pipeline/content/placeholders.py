@@ -12,13 +12,13 @@ from typing import Any, Final
 import msgspec
 from markupsafe import escape
 
-from pipeline.content.twig import MAX_OUTPUT_BYTES, SOURCE_MAX, Mention, bounded
+from pipeline.content.twig import MAX_OUTPUT_BYTES, SOURCE_MAX_CHARS, VariableMention, limit_output
 from pipeline.errors import MissingLocalization, Refused
 
-ARGUMENTS_MAX: Final = 20
-PIECES_MAX: Final = 200_000
+MAX_ARGUMENTS: Final = 20
+MAX_PIECES: Final = 200_000
 """Literals and values of one text, those in its localizations too; a template of the largest size has a quarter."""
-KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,200}")
+LOCALIZATION_KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 """A localization's key."""
 # Braces within braces belong to no key, so each is met once: linear. A full stop behind a name ends a sentence; within
 # one it leads on. `$!` stands for nothing where there is no value.
@@ -34,45 +34,45 @@ Localize = Callable[[str], str]
 """A localization's key -> its text. Raises MissingLocalization."""
 
 
-class _Variable(msgspec.Struct, frozen=True):
+class _VariableMark(msgspec.Struct, frozen=True):
     line: int
     path: tuple[str, ...]
     quiet: bool
 
 
-class _Localization(msgspec.Struct, frozen=True):
+class _LocalizationMark(msgspec.Struct, frozen=True):
     line: int
     key: str
-    arguments: tuple[tuple["str | _Variable", ...], ...]
+    arguments: tuple[tuple["str | _VariableMark", ...], ...]
 
 
-_Part = str | _Variable | _Localization
+_TextPart = str | _VariableMark | _LocalizationMark
 
 
-def nothing_localized(key: str) -> str:
+def raise_missing_localization(key: str) -> str:
     """Raise MissingLocalization: there are no localizations."""
     raise MissingLocalization(f"there is no localization {key}")
 
 
-class Placeholders:
+class PlaceholderText:
     """A text taken apart: literals and marks in turn."""
 
     def __init__(self, source: str, *, html: bool) -> None:
         """Raises Refused, with the line, for a text that is too long, and for marks that mean nothing."""
-        if len(source) > SOURCE_MAX:
-            raise Refused(f"more than {SOURCE_MAX} characters")
+        if len(source) > SOURCE_MAX_CHARS:
+            raise Refused(f"more than {SOURCE_MAX_CHARS} characters")
         self._html = html
         self._parts = tuple(_parsed(source, 1))
 
     @property
-    def mentions(self) -> tuple[Mention, ...]:
+    def mentions(self) -> tuple[VariableMention, ...]:
         """Each line and the path of a value that it names."""
         return tuple((part.line, part.path) for part in _variables(self._parts))
 
     @property
     def nodes(self) -> int:
         """The number of its literals and marks, those in a localization's arguments too."""
-        arguments = (part.arguments for part in self._parts if isinstance(part, _Localization))
+        arguments = (part.arguments for part in self._parts if isinstance(part, _LocalizationMark))
         return len(self._parts) + sum(len(argument) for given in arguments for argument in given)
 
     def render(
@@ -80,29 +80,29 @@ class Placeholders:
         values: Mapping[str, Any],
         now: int = 0,
         max_output_bytes: int = MAX_OUTPUT_BYTES,
-        localize: Localize = nothing_localized,
+        localize: Localize = raise_missing_localization,
     ) -> str:
         """Return what it says with these values.
 
         Raise Refused, with line and variable or key, and for more than ``max_output_bytes``.
         """
-        return "".join(bounded(self._counted(values, localize), max_output_bytes))
+        return "".join(limit_output(self._counted(values, localize), max_output_bytes))
 
     def _counted(self, values: Mapping[str, Any], localize: Localize) -> Iterator[str]:
         for count, piece in enumerate(self._said(values, localize)):
             # A piece that says nothing is work as well.
-            if count > PIECES_MAX:
-                raise Refused(f"it says more than {PIECES_MAX} literals and values")
+            if count > MAX_PIECES:
+                raise Refused(f"it says more than {MAX_PIECES} literals and values")
             yield piece
 
     def _said(self, values: Mapping[str, Any], localize: Localize) -> Iterator[str]:
         for part in self._parts:
-            if isinstance(part, _Localization):
+            if isinstance(part, _LocalizationMark):
                 yield from self._localized(part, values, localize)
             else:
                 yield self._filled(part, values)
 
-    def _localized(self, mark: _Localization, values: Mapping[str, Any], localize: Localize) -> Iterator[str]:
+    def _localized(self, mark: _LocalizationMark, values: Mapping[str, Any], localize: Localize) -> Iterator[str]:
         """A localization's text, as it is: markup, if it is markup; what is filled into it is escaped."""
         try:
             text = localize(mark.key)
@@ -125,7 +125,7 @@ class Placeholders:
                 yield self._filled(part, values)
         yield text[end:]
 
-    def _filled(self, part: str | _Variable, values: Mapping[str, Any]) -> str:
+    def _filled(self, part: str | _VariableMark, values: Mapping[str, Any]) -> str:
         if isinstance(part, str):
             return part
         line, path = part.line, part.path
@@ -142,7 +142,7 @@ class Placeholders:
         return str(escape(text)) if self._html else text
 
 
-def _parsed(source: str, line: int) -> Iterator[_Part]:
+def _parsed(source: str, line: int) -> Iterator[_TextPart]:
     end = 0
     for found in _MARK.finditer(source):
         line += source.count("\n", end, found.start())
@@ -156,37 +156,37 @@ def _parsed(source: str, line: int) -> Iterator[_Part]:
     yield source[end:]
 
 
-def _variable(found: re.Match[str], line: int) -> _Variable:
+def _variable(found: re.Match[str], line: int) -> _VariableMark:
     if found["open"]:
         raise Refused(f"line {line}: {{{{ that opens no localization's key, such as {{{{greeting,$content.name}}}}")
     if found["directive"]:
         raise Refused(f"line {line}: there is no directive #{found['directive']}; the syntax twig has conditions")
     path = found["path"] or found["braced"]
-    return _Variable(line, tuple(path[1:].split(".")), bool(found["quiet"]))
+    return _VariableMark(line, tuple(path[1:].split(".")), bool(found["quiet"]))
 
 
-def _localization(mark: str, line: int) -> _Localization:
+def _localization(mark: str, line: int) -> _LocalizationMark:
     key, *arguments = (part.strip() for part in mark.split(","))
-    if not KEY.fullmatch(key):
+    if not LOCALIZATION_KEY.fullmatch(key):
         raise Refused(
             f"line {line}: {{{{{mark[:100]}}}}} names no localization: letters, digits, . _ and -; at most 200"
         )
-    if len(arguments) > ARGUMENTS_MAX:
-        raise Refused(f"line {line}: {key} has more than {ARGUMENTS_MAX} arguments")
-    return _Localization(line, key, tuple(tuple(_plain(_parsed(argument, line))) for argument in arguments))
+    if len(arguments) > MAX_ARGUMENTS:
+        raise Refused(f"line {line}: {key} has more than {MAX_ARGUMENTS} arguments")
+    return _LocalizationMark(line, key, tuple(tuple(_plain(_parsed(argument, line))) for argument in arguments))
 
 
-def _plain(parts: Iterator[_Part]) -> Iterator[str | _Variable]:
+def _plain(parts: Iterator[_TextPart]) -> Iterator[str | _VariableMark]:
     # There are no braces within braces, so no localization is in an argument of one.
-    return (part for part in parts if not isinstance(part, _Localization))
+    return (part for part in parts if not isinstance(part, _LocalizationMark))
 
 
-def _variables(parts: Sequence[_Part]) -> Iterator[_Variable]:
+def _variables(parts: Sequence[_TextPart]) -> Iterator[_VariableMark]:
     for part in parts:
-        if isinstance(part, _Localization):
+        if isinstance(part, _LocalizationMark):
             for argument in part.arguments:
                 yield from _variables(argument)
-        elif isinstance(part, _Variable):
+        elif isinstance(part, _VariableMark):
             yield part
 
 

@@ -10,18 +10,18 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
-from pipeline.content.placeholders import Placeholders
-from pipeline.content.twig import ALL, MAX_OUTPUT_BYTES, Mention, Twig
-from topics.templates import Syntax
+from pipeline.content.placeholders import PlaceholderText
+from pipeline.content.twig import ALL_VARIABLES, MAX_OUTPUT_BYTES, TwigText, VariableMention
+from topics.templates import TemplateSyntax
 
-_FRESHMAIL: Final = re.compile(r"\$\$([A-Za-z0-9_.-]{1,100})\$\$")
+_FRESHMAIL_MARK: Final = re.compile(r"\$\$([A-Za-z0-9_.-]{1,100})\$\$")
 
 
-class Compiled(Protocol):
+class CompiledText(Protocol):
     """A text that can be rendered."""
 
     @property
-    def mentions(self) -> tuple[Mention, ...]:
+    def mentions(self) -> tuple[VariableMention, ...]:
         """Every line and the path of a variable that it names."""
         ...
 
@@ -38,14 +38,14 @@ class Compiled(Protocol):
         ...
 
 
-def compiled(source: str, syntax: Syntax, *, html: bool, lenient: bool = False) -> Compiled:
+def compile_text(source: str, syntax: TemplateSyntax, *, html: bool, lenient: bool = False) -> CompiledText:
     """Raises Refused, with the line, for what can't be compiled.
 
     ``lenient``: a variable that isn't there says nothing, as in Twig itself; FreshMail's syntax is always so.
     """
-    if syntax is Syntax.EXTRAHORIZON:
-        return Placeholders(source, html=html)
-    if syntax is Syntax.FRESHMAIL:
+    if syntax is TemplateSyntax.EXTRAHORIZON:
+        return PlaceholderText(source, html=html)
+    if syntax is TemplateSyntax.FRESHMAIL:
         # One engine for both kinds of marks: values are never looked at for marks of the other kind.
-        source = _FRESHMAIL.sub(lambda mark: f'{{{{ {ALL}["{mark[1]}"] }}}}', source)
-    return Twig(source, html=html, lenient=lenient or syntax is Syntax.FRESHMAIL)
+        source = _FRESHMAIL_MARK.sub(lambda mark: f'{{{{ {ALL_VARIABLES}["{mark[1]}"] }}}}', source)
+    return TwigText(source, html=html, lenient=lenient or syntax is TemplateSyntax.FRESHMAIL)

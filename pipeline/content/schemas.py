@@ -12,9 +12,9 @@ import referencing
 
 from pipeline.errors import Refused
 
-MAX_MEMBERS: Final = 1_000
+MAX_LIST_MEMBERS: Final = 1_000
 """Names in `required` and values in `enum`: both are compared with one another or with each value."""
-MAX_CHECKS: Final = 2_000_000
+MAX_COMPARISONS: Final = 2_000_000
 """Members of the values times the comparisons that one of them may need."""
 MAX_DEPTH: Final = 20
 _TYPES: Final = frozenset({"null", "boolean", "object", "array", "number", "string", "integer"})
@@ -28,7 +28,7 @@ _KEYWORDS: Final = frozenset(
 compares each with each; no `$ref`, which asks elsewhere, and nothing that applies several schemas to one value."""
 
 
-def declared(schema: Any) -> frozenset[str] | None:
+def declared_variables(schema: Any) -> frozenset[str] | None:
     """Return the variables that a schema declares; None where it is open, or null. Raises Refused with the place."""
     if schema is None:
         return None
@@ -43,7 +43,7 @@ def declared(schema: Any) -> frozenset[str] | None:
 
 def check_values(schema: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     """Raise Refused for the first value that doesn't fit, and for more values than can be checked."""
-    if _members(values) * max(map(_comparisons, _schemas(schema))) > MAX_CHECKS:
+    if _members(values) * max(map(_comparisons, _schemas(schema))) > MAX_COMPARISONS:
         raise Refused("too many values for a schema of this size", "variables")
     # An empty registry: a schema that refers elsewhere makes nobody fetch anything.
     validator = jsonschema.Draft202012Validator(schema, registry=referencing.Registry())
@@ -80,8 +80,8 @@ def _check_lists(schema: Mapping[str, Any], where: str) -> None:
     _refuse("a name is there twice" if len(set(names)) < len(names) else None, f"{where}.required")
     for keyword in ("required", "enum"):
         members = schema.get(keyword, [])
-        many = isinstance(members, list) and len(members) > MAX_MEMBERS
-        _refuse(f"{len(members)} members; at most {MAX_MEMBERS}" if many else None, f"{where}.{keyword}")
+        many = isinstance(members, list) and len(members) > MAX_LIST_MEMBERS
+        _refuse(f"{len(members)} members; at most {MAX_LIST_MEMBERS}" if many else None, f"{where}.{keyword}")
 
 
 def _is_text(value: Any) -> bool:

@@ -12,20 +12,21 @@ from msgspec import Meta
 
 from pipeline.content import templates
 from pipeline.errors import Refused
-from topics.templates import Syntax, Template, Texts
+from topics.templates import Template, TemplateSyntax, TemplateTexts
 
-HEAD: Final = "template.json"
-PARTS: Final = {"subject": "subject", "html": "html", "txt": "text"}
+METADATA_FILE: Final = "template.json"
+PART_BY_EXTENSION: Final = {"subject": "subject", "html": "html", "txt": "text"}
 """A file name's ending -> what it is."""
 
 
-class Draft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TemplateDraft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is pushed."""
 
     texts: Annotated[
-        dict[str, Texts], Meta(description="By language: en, en-gb, or `default`; each with html or text, or both")
+        dict[str, TemplateTexts],
+        Meta(description="By language: en, en-gb, or `default`; each with html or text, or both"),
     ] = {}
-    syntax: Annotated[Syntax, Meta(description="How variables are marked")] = Syntax.TWIG
+    syntax: Annotated[TemplateSyntax, Meta(description="How variables are marked")] = TemplateSyntax.TWIG
     default: Annotated[str, Meta(description="The language for those whose own isn't there; else the first")] = ""
     # Made anew: a schema's default can't be written where it is raw.
     schema: Annotated[msgspec.Raw, Meta(description="JSON schema of the variables")] = msgspec.field(
@@ -34,37 +35,39 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     description: Annotated[str, Meta(max_length=1000)] = ""
 
 
-_draft: Final = msgspec.json.Decoder(Draft).decode
+_decode_draft: Final = msgspec.json.Decoder(TemplateDraft).decode
 
 
-def read(tenant: str, name: str, body: bytes) -> Template:
+def parse_draft(tenant: str, name: str, body: bytes) -> Template:
     """The draft that is pushed as ``name``. Raises Refused with what and where."""
     return _drafted(tenant, name, _decoded(body, "body"))
 
 
-def from_files(tenant: str, name: str, files: Mapping[str, str]) -> Template:
+def draft_from_files(tenant: str, name: str, files: Mapping[str, str]) -> Template:
     """The draft that a folder's files are; ``files``: by name. Raises Refused with what and where."""
-    head = _decoded(files.get(HEAD, "{}").encode(), HEAD)
+    head = _decoded(files.get(METADATA_FILE, "{}").encode(), METADATA_FILE)
     texts: dict[str, dict[str, str]] = {}
     for file, content in sorted(files.items()):
         language, dot, ending = file.rpartition(".")
-        if file != HEAD and dot and ending in PARTS:
-            texts.setdefault(language, {})[PARTS[ending]] = content.strip() if ending == "subject" else content
-    found = {language: Texts(**parts) for language, parts in texts.items()}
+        if file != METADATA_FILE and dot and ending in PART_BY_EXTENSION:
+            texts.setdefault(language, {})[PART_BY_EXTENSION[ending]] = (
+                content.strip() if ending == "subject" else content
+            )
+    found = {language: TemplateTexts(**parts) for language, parts in texts.items()}
     return _drafted(tenant, name, msgspec.structs.replace(head, texts=head.texts | found))
 
 
-def _decoded(body: bytes, where: str) -> Draft:
+def _decoded(body: bytes, where: str) -> TemplateDraft:
     try:
-        return _draft(body)
+        return _decode_draft(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Refused(str(error).replace("`", ""), where) from None
     except RecursionError:
         raise Refused("nested too deeply", where) from None
 
 
-def _drafted(tenant: str, name: str, draft: Draft) -> Template:
-    return templates.drafted(
+def _drafted(tenant: str, name: str, draft: TemplateDraft) -> Template:
+    return templates.make_draft(
         tenant,
         name,
         draft.texts,
@@ -75,25 +78,25 @@ def _drafted(tenant: str, name: str, draft: Draft) -> Template:
     )
 
 
-class Shown(msgspec.Struct, frozen=True, kw_only=True):
+class TemplateView(msgspec.Struct, frozen=True, kw_only=True):
     """A version as we answer with it."""
 
     id: str
     name: str
     version: int
     hash: str
-    syntax: Syntax
+    syntax: TemplateSyntax
     default: str
     description: str
     schema: msgspec.Raw
-    texts: dict[str, Texts]
+    texts: dict[str, TemplateTexts]
     created_at: Annotated[int, Meta(description="Unix time in milliseconds")]
 
 
-def shown(template: Template) -> Shown:
+def template_view(template: Template) -> TemplateView:
     """All of it but whose it is."""
     values: dict[str, Any] = {
         name: getattr(template, name)
         for name in ("name", "version", "hash", "syntax", "default", "description", "schema", "texts")
     }
-    return Shown(id=template.template_id, created_at=template.recorded_at, **values)
+    return TemplateView(id=template.template_id, created_at=template.recorded_at, **values)

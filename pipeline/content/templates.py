@@ -11,27 +11,27 @@ from typing import Any, Final
 import msgspec
 
 from pipeline.content import schemas
-from pipeline.content.addresses import text_problem
-from pipeline.content.placeholders import Localize, Placeholders, nothing_localized
-from pipeline.content.render import Compiled, compiled
+from pipeline.content.addresses import header_text_problem
+from pipeline.content.placeholders import Localize, PlaceholderText, raise_missing_localization
+from pipeline.content.render import CompiledText, compile_text
 from pipeline.content.twig import MAX_OUTPUT_BYTES
 from pipeline.errors import Refused
 from topics.ids import NAMESPACE
 from topics.record import Millis
-from topics.templates import TEMPLATE_MAX, Syntax, Template, TemplateRef, Texts
+from topics.templates import TEMPLATE_MAX_BYTES, Template, TemplateRef, TemplateSyntax, TemplateTexts
 
-LANGUAGES_MAX: Final = 50
-PARTS: Final = ("subject", "html", "text")
-TRACKING_HASH: Final = "tracking_hash"
+MAX_LANGUAGES: Final = 50
+TEXT_PARTS: Final = ("subject", "html", "text")
+TRACKING_HASH_VARIABLE: Final = "tracking_hash"
 """A variable that Extra Horizon's senders get without asking."""
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-LANGUAGE: Final = re.compile(r"[a-z]{2,8}(-[a-z0-9]{1,8}){0,3}|default")
+_TEMPLATE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+LANGUAGE_TAG_PATTERN: Final = re.compile(r"[a-z]{2,8}(-[a-z0-9]{1,8}){0,3}|default")
 MAX_NODES: Final = 20_000
 """Literals, marks and parts of expressions of a template's texts together: half a second to compile."""
-_TOO_MANY: Final = f"all texts together have more than {MAX_NODES} marks and parts of expressions"
+_TOO_MANY_NODES: Final = f"all texts together have more than {MAX_NODES} marks and parts of expressions"
 
 
-class Rendered(msgspec.Struct, frozen=True, kw_only=True):
+class RenderedTemplate(msgspec.Struct, frozen=True, kw_only=True):
     """What a message says, and what it was made from."""
 
     subject: str
@@ -52,12 +52,12 @@ def template_hash(template: Template) -> str:
     return hashlib.sha256(msgspec.json.encode(bare)).hexdigest()[:32]
 
 
-def drafted(
+def make_draft(
     tenant: str,
     name: str,
-    texts: Mapping[str, Texts],
+    texts: Mapping[str, TemplateTexts],
     *,
-    syntax: Syntax = Syntax.TWIG,
+    syntax: TemplateSyntax = TemplateSyntax.TWIG,
     default: str = "",
     schema: bytes | msgspec.Raw = b"null",
     description: str = "",
@@ -84,10 +84,10 @@ def drafted(
 
 def language_of(template: Template, wanted: str) -> str:
     """The template's language for somebody who wants ``en-GB``: that, else ``en``, else the default."""
-    return next((tag for tag in fallbacks(wanted) if tag in template.texts), template.default)
+    return next((tag for tag in language_fallbacks(wanted) if tag in template.texts), template.default)
 
 
-def fallbacks(wanted: str) -> Iterator[str]:
+def language_fallbacks(wanted: str) -> Iterator[str]:
     """Yield the language that is wanted and what it falls back to: ``en-gb``, ``en``."""
     tag = language_tag(wanted)
     while tag:
@@ -97,12 +97,12 @@ def fallbacks(wanted: str) -> Iterator[str]:
 
 def is_localized(template: Template) -> bool:
     """Return whether one of its texts names a localization."""
-    if template.syntax is not Syntax.EXTRAHORIZON:
+    if template.syntax is not TemplateSyntax.EXTRAHORIZON:
         return False
-    return any("{{" in getattr(texts, part) for texts in template.texts.values() for part in PARTS)
+    return any("{{" in getattr(texts, part) for texts in template.texts.values() for part in TEXT_PARTS)
 
 
-def render(
+def render_template(
     template: Template,
     language: str,
     values: Mapping[str, Any],
@@ -110,8 +110,8 @@ def render(
     now: Millis,
     lenient: bool = False,
     max_output_bytes: int = MAX_OUTPUT_BYTES,
-    localize: Localize = nothing_localized,
-) -> Rendered:
+    localize: Localize = raise_missing_localization,
+) -> RenderedTemplate:
     """Return what the template says; see `compiled` for ``lenient``.
 
     Raise Refused with what and where, and for more than ``max_output_bytes`` in all.
@@ -120,17 +120,19 @@ def render(
     chosen = language_of(template, language)
     texts = template.texts[chosen]
     said: dict[str, str] = {}
-    for part in PARTS:
+    for part in TEXT_PARTS:
         with _located(f"texts.{chosen}.{part}"):
             text = _compiled(getattr(texts, part), template.syntax, part == "html", lenient)
-            if isinstance(text, Placeholders):
+            if isinstance(text, PlaceholderText):
                 said[part] = text.render(values, now, max_output_bytes, localize)
             else:
                 said[part] = text.render(values, now, max_output_bytes)
         max_output_bytes -= len(said[part].encode("utf-8", "replace"))
-    _refuse(text_problem(said["subject"]), f"texts.{chosen}.subject")
+    _refuse(header_text_problem(said["subject"]), f"texts.{chosen}.subject")
     ref = TemplateRef(id=template.template_id, version=template.version, language=chosen)
-    return Rendered(subject=said["subject"], html=said["html"], text=said["text"] if texts.text else "", ref=ref)
+    return RenderedTemplate(
+        subject=said["subject"], html=said["html"], text=said["text"] if texts.text else "", ref=ref
+    )
 
 
 def language_tag(name: str) -> str:
@@ -148,41 +150,43 @@ def _located(where: str) -> Iterator[None]:
 
 
 @functools.lru_cache(maxsize=128)
-def _compiled(source: str, syntax: Syntax, html: bool, lenient: bool) -> Compiled:
-    return compiled(source, syntax, html=html, lenient=lenient)
+def _compiled(source: str, syntax: TemplateSyntax, html: bool, lenient: bool) -> CompiledText:
+    return compile_text(source, syntax, html=html, lenient=lenient)
 
 
 # --------------------------------------------------------------- submission
 def _check(draft: Template) -> None:
-    _refuse(None if _NAME.fullmatch(draft.name) else "letters, digits, . _ and -; at most 100", "name")
-    _refuse(None if 0 < len(draft.texts) <= LANGUAGES_MAX else f"1 to {LANGUAGES_MAX} languages", "texts")
+    _refuse(None if _TEMPLATE_NAME.fullmatch(draft.name) else "letters, digits, . _ and -; at most 100", "name")
+    _refuse(None if 0 < len(draft.texts) <= MAX_LANGUAGES else f"1 to {MAX_LANGUAGES} languages", "texts")
     _refuse(None if draft.default in draft.texts else "no texts in this language", "default")
     size = len(msgspec.json.encode(draft))
-    _refuse(f"{size} bytes; at most {TEMPLATE_MAX}" if size > TEMPLATE_MAX else None, "texts")
-    declared = schemas.declared(msgspec.json.decode(draft.schema))
+    _refuse(f"{size} bytes; at most {TEMPLATE_MAX_BYTES}" if size > TEMPLATE_MAX_BYTES else None, "texts")
+    declared = schemas.declared_variables(msgspec.json.decode(draft.schema))
     # A mark is at least two nodes: this is seen before anything is compiled.
     marks = sum(text.count(mark) for texts in draft.texts.values() for text in _parts(texts) for mark in ("{{", "{%"))
-    _refuse(_TOO_MANY if 2 * marks > MAX_NODES else None, "texts")
+    _refuse(_TOO_MANY_NODES if 2 * marks > MAX_NODES else None, "texts")
     nodes = 0
     for language, texts in draft.texts.items():
-        _refuse(None if LANGUAGE.fullmatch(language) else "a language, such as en or en-gb", f"texts.{language}")
+        _refuse(
+            None if LANGUAGE_TAG_PATTERN.fullmatch(language) else "a language, such as en or en-gb", f"texts.{language}"
+        )
         _refuse(None if texts.html or texts.text else "neither html nor text", f"texts.{language}")
-        for part in PARTS:
+        for part in TEXT_PARTS:
             where = f"texts.{language}.{part}"
             nodes += _check_text(getattr(texts, part), draft.syntax, where, declared)
-            _refuse(_TOO_MANY if nodes > MAX_NODES else None, where)
+            _refuse(_TOO_MANY_NODES if nodes > MAX_NODES else None, where)
 
 
-def _parts(texts: Texts) -> tuple[str, str, str]:
+def _parts(texts: TemplateTexts) -> tuple[str, str, str]:
     return texts.subject, texts.html, texts.text
 
 
-def _check_text(source: str, syntax: Syntax, where: str, declared: frozenset[str] | None) -> int:
+def _check_text(source: str, syntax: TemplateSyntax, where: str, declared: frozenset[str] | None) -> int:
     """Return the number of the text's nodes."""
     with _located(where):
-        made = compiled(source, syntax, html=where.endswith(".html"))
+        made = compile_text(source, syntax, html=where.endswith(".html"))
     for line, path in made.mentions:
-        if declared is not None and path and path[0] not in declared | {TRACKING_HASH}:
+        if declared is not None and path and path[0] not in declared | {TRACKING_HASH_VARIABLE}:
             raise Refused(f"line {line}: {path[0]} is not among the schema's properties", where)
     return made.nodes
 
@@ -193,7 +197,7 @@ def _check_values(template: Template, values: Mapping[str, Any]) -> None:
         return
     declared = schema.get("properties", {})
     schemas.check_values(
-        schema, {name: value for name, value in values.items() if name != TRACKING_HASH or name in declared}
+        schema, {name: value for name, value in values.items() if name != TRACKING_HASH_VARIABLE or name in declared}
     )
 
 

@@ -24,11 +24,11 @@ from pipeline.content.markup import (
     UNCLOSED,
     attribute_span,
 )
-from topics.contents import Content
+from topics.contents import MessageContent
 
 MAX_SOURCE_CHARS: Final = 1_000_000
 """Of an HTML body; the text part says no more than what is found in these."""
-MAX_TAGS_AT_ONCE: Final = 2_000
+MAX_TAGS_UNSPLIT: Final = 2_000
 """An email with fewer is parsed as a whole, which is nearly every email."""
 TAGS_PER_PIECE: Final = 500
 MAX_TAG_CHARS: Final = 2_000
@@ -37,9 +37,9 @@ MAX_TAG_CHARS: Final = 2_000
 _FORMATTING: Final = r"(?=(?i:b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)[\t\n\f\r />])"
 _FORMATTING_START: Final = re.compile("<" + _FORMATTING)
 _FORMATTING_END: Final = re.compile("</" + _FORMATTING)
-_PLAIN: Final = "mailfold-plain-"
+_RENAMED_TAG_PREFIX: Final = "mailfold-plain-"
 """Put before a formatting element's name, and removed where the tag turns out to be text."""
-_UNUSUAL: Final = re.compile(
+_MAYBE_LONG_TAG: Final = re.compile(
     rf"<[a-zA-Z/][^<>]{{0,{MAX_TAG_CHARS}}}+(?!>)"
     r"""|=[\t\n\f\r ]*+(?:"[^"<>]*+[<>]|'[^'<>]*+[<>])"""
 )
@@ -47,24 +47,24 @@ _UNUSUAL: Final = re.compile(
 _TOKENS: Final = re.compile(rf"(?P<tag>{TAG})|{RAW_TEXT}|{COMMENT}|{BOGUS_COMMENT}|{UNCLOSED}", re.DOTALL)
 _TAG_NAME: Final = re.compile(r"</?[a-zA-Z][^\t\n\f\r />]{0,100}+")
 _PIECE_START: Final = re.compile(r"<(?:p|div|table|tr|li|ul|ol|h[1-6]|section)(?=[\t\n\f\r />])", re.IGNORECASE)
-_IN_A_TABLE: Final = "<table><tr><td>"
+_PIECE_PREFIX: Final = "<table><tr><td>"
 """Before all pieces but the first, which would lose their rows and cells outside a table."""
 
-_SILENT: Final = frozenset({"head", "script", "style", "title", "template", "iframe", "noembed", "noframes"})
-_BLOCK: Final = frozenset(
+_HIDDEN_ELEMENTS: Final = frozenset({"head", "script", "style", "title", "template", "iframe", "noembed", "noframes"})
+_BLOCK_ELEMENTS: Final = frozenset(
     {
         *("address", "article", "aside", "blockquote", "br", "center", "dd", "div", "dl", "dt", "fieldset", "figure"),
         *("footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p", "pre"),
         *("section", "table", "tbody", "tfoot", "thead", "tr", "ul"),
     }
 )
-_ONE_LINE_END: Final = frozenset({"br", "li"})
+_LINE_BREAK_ELEMENTS: Final = frozenset({"br", "li"})
 """What follows them stands on the next line, not in the next paragraph."""
 _SPACES: Final = re.compile(r"[ \t\r\n\f\xa0\u2007]+")
 _SPACES_BUT_LINES: Final = re.compile(r"[ \t\r\f\xa0\u2007]+")
-_INVISIBLE: Final = str.maketrans("", "", "\xad\u034f\u200b\ufeff")
+_INVISIBLE_CHARS: Final = str.maketrans("", "", "\xad\u034f\u200b\ufeff")
 """Soft hyphens and the like, which are seen nowhere in a line."""
-_JOINERS: Final = "\u200c\u200d"
+_JOINER_CHARS: Final = "\u200c\u200d"
 """They join or part the letters and emoji around them; beside a space they do nothing."""
 _EMPTY_LINES: Final = re.compile(r"\n{3,}")
 
@@ -74,15 +74,15 @@ def text_of(html: str) -> str:
     source = html[:MAX_SOURCE_CHARS]
     # An element that is closed wrongly is opened again and again by the parser; what it says then has its limit here.
     writer = _TextWriter(len(source) + 1_000)
-    renamed = _FORMATTING_END.sub(f"</{_PLAIN}", _FORMATTING_START.sub(f"<{_PLAIN}", source))
+    renamed = _FORMATTING_END.sub(f"</{_RENAMED_TAG_PREFIX}", _FORMATTING_START.sub(f"<{_RENAMED_TAG_PREFIX}", source))
     for piece in _pieces(renamed):
         writer.add(piece)
     lines = [_tidy(line) for line in "".join(writer.parts).split("\n")]
     text = _EMPTY_LINES.sub("\n\n", "\n".join(lines)).strip()
-    return text.replace(f"<{_PLAIN}", "<").replace(f"</{_PLAIN}", "</") + "\n"
+    return text.replace(f"<{_RENAMED_TAG_PREFIX}", "<").replace(f"</{_RENAMED_TAG_PREFIX}", "</") + "\n"
 
 
-def with_text(content: Content) -> Content:
+def with_text_part(content: MessageContent) -> MessageContent:
     """Return the content with a text part, made of its HTML where the sender gave none."""
     if content.text or not content.html:
         return content
@@ -91,7 +91,7 @@ def with_text(content: Content) -> Content:
 
 def _tidy(line: str) -> str:
     words = line.split(" ")
-    return " ".join(filter(None, words if line.isascii() else (word.strip(_JOINERS) for word in words)))
+    return " ".join(filter(None, words if line.isascii() else (word.strip(_JOINER_CHARS) for word in words)))
 
 
 class _TextWriter:
@@ -123,7 +123,7 @@ class _TextWriter:
                 self._say_inline(node.text_content)
             else:
                 self._open(node, tag)
-                if tag not in _SILENT and (child := node.first_child) is not None:
+                if tag not in _HIDDEN_ELEMENTS and (child := node.first_child) is not None:
                     above.append((node, tag))
                     node = child
                     continue
@@ -141,11 +141,11 @@ class _TextWriter:
         if not text:
             return
         if not text.isascii():
-            text = text.translate(_INVISIBLE)
+            text = text.translate(_INVISIBLE_CHARS)
         self._say((_SPACES_BUT_LINES if self._preformatted else _SPACES).sub(" ", text))
 
     def _open(self, node: LexborNode, tag: str) -> None:
-        if tag in _BLOCK:
+        if tag in _BLOCK_ELEMENTS:
             self._say("\n* " if tag == "li" else "\n")
             self._preformatted += tag == "pre"
         elif tag in ("td", "th"):
@@ -156,9 +156,9 @@ class _TextWriter:
             self._say_inline(node.attributes.get("alt"))
 
     def _close(self, tag: str) -> None:
-        if tag in _BLOCK:
+        if tag in _BLOCK_ELEMENTS:
             self._preformatted -= tag == "pre"
-            if tag not in _ONE_LINE_END:
+            if tag not in _LINE_BREAK_ELEMENTS:
                 self._say("\n")
         elif tag == "a":
             self._end_link(*self._links.pop())
@@ -185,7 +185,7 @@ class _TextWriter:
 # ------------------------------------------------------------------------------- pieces
 def _pieces(html: str) -> Iterator[str]:
     """Yield the document in parts that lexbor parses in bounded time."""
-    if html.count("<") <= MAX_TAGS_AT_ONCE and not _UNUSUAL.search(html):
+    if html.count("<") <= MAX_TAGS_UNSPLIT and not _MAYBE_LONG_TAG.search(html):
         yield html
         return
     parts: list[str] = []
@@ -193,7 +193,7 @@ def _pieces(html: str) -> Iterator[str]:
     while (token := _TOKENS.search(html, place)) is not None:
         if tags >= TAGS_PER_PIECE and (_PIECE_START.match(token[0]) or tags >= 2 * TAGS_PER_PIECE):
             yield "".join([*parts, html[place : token.start()]])
-            parts, tags = [_IN_A_TABLE], 0
+            parts, tags = [_PIECE_PREFIX], 0
         else:
             parts.append(html[place : token.start()])
         parts.append(_shown(token))

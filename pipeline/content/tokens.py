@@ -8,56 +8,57 @@ import re
 import uuid
 from typing import Final
 
-from pipeline.errors import Forged
-from pipeline.runtime.signing import TAG_BYTES, Signer
+from pipeline.errors import InvalidSignatureError
+from pipeline.runtime.signing import Signer, sign_token, verify_token
 from topics.record import EmailId
 
-_VERP: Final = re.compile(r"^b-([a-z2-7]{26})-([a-z2-7]{26})$")
-_UNSUBSCRIBE: Final = re.compile(r"^u-([a-z2-7]{26})-([a-z2-7]{26})$")
+UUID_BYTES: Final = 16
+_VERP_LOCAL_PART: Final = re.compile(r"^b-([a-z2-7]{26})-([a-z2-7]{26})$")
+_UNSUBSCRIBE_LOCAL_PART: Final = re.compile(r"^u-([a-z2-7]{26})-([a-z2-7]{26})$")
 _MESSAGE_ID: Final = re.compile(r"^<?([a-z2-7]{26})\.([a-z2-7]{26})@")
 
 
 def pixel_token(signer: Signer, email_id: EmailId) -> str:
     """The token in the tracking pixel's address: 43 characters."""
-    return _b64(_signed(signer, b"o", uuid.UUID(email_id).bytes))
+    return sign_token(signer, b"o", uuid.UUID(email_id).bytes)
 
 
 def read_pixel_token(signer: Signer, token: str) -> EmailId:
     """The email whose pixel this is. Raises Forged."""
-    return EmailId(str(uuid.UUID(bytes=_verified(signer, b"o", _unb64(token), exact=16))))
+    return EmailId(str(uuid.UUID(bytes=verify_token(signer, b"o", token, UUID_BYTES))))
 
 
 def trap_token(signer: Signer, email_id: EmailId) -> str:
     """The token in the address of the link that no human sees."""
-    return _b64(_signed(signer, b"t", uuid.UUID(email_id).bytes))
+    return sign_token(signer, b"t", uuid.UUID(email_id).bytes)
 
 
 def read_trap_token(signer: Signer, token: str) -> EmailId:
     """The email whose hidden link this is. Raises Forged."""
-    return EmailId(str(uuid.UUID(bytes=_verified(signer, b"t", _unb64(token), exact=16))))
+    return EmailId(str(uuid.UUID(bytes=verify_token(signer, b"t", token, UUID_BYTES))))
 
 
 def unsubscribe_token(signer: Signer, email_id: EmailId) -> str:
     """The token in the address of one-click unsubscribe (RFC 8058)."""
-    return _b64(_signed(signer, b"p", uuid.UUID(email_id).bytes))
+    return sign_token(signer, b"p", uuid.UUID(email_id).bytes)
 
 
 def read_unsubscribe_token(signer: Signer, token: str) -> EmailId:
     """The email whose reader wants no more of its kind. Raises Forged."""
-    return EmailId(str(uuid.UUID(bytes=_verified(signer, b"p", _unb64(token), exact=16))))
+    return EmailId(str(uuid.UUID(bytes=verify_token(signer, b"p", token, UUID_BYTES))))
 
 
 def click_token(signer: Signer, email_id: EmailId, link: int, url: str) -> str:
     """The token in a rewritten link: which email, which link, and where to; signed, so no open redirect."""
     payload = uuid.UUID(email_id).bytes + link.to_bytes(2, "big") + url.encode()
-    return _b64(_signed(signer, b"c", payload))
+    return sign_token(signer, b"c", payload)
 
 
 def read_click_token(signer: Signer, token: str) -> tuple[EmailId, int, str]:
     """The email, the link's number and the target. Raises Forged."""
-    payload = _verified(signer, b"c", _unb64(token))
+    payload = verify_token(signer, b"c", token)
     if len(payload) < 19:
-        raise Forged("a click token is too short")
+        raise InvalidSignatureError("a click token is too short")
     return (
         EmailId(str(uuid.UUID(bytes=payload[:16]))),
         int.from_bytes(payload[16:18], "big"),
@@ -65,15 +66,15 @@ def read_click_token(signer: Signer, token: str) -> tuple[EmailId, int, str]:
     )
 
 
-def verp(signer: Signer, email_id: EmailId, domain: str) -> str:
+def verp_address(signer: Signer, email_id: EmailId, domain: str) -> str:
     """The envelope sender (variable envelope return path): bounces to it name the email and prove it."""
     raw = uuid.UUID(email_id).bytes
     return f"b-{_b32(raw)}-{_b32(signer.tag(b'v' + raw))}@{domain}"
 
 
-def read_verp(signer: Signer, address: str) -> EmailId:
+def read_verp_address(signer: Signer, address: str) -> EmailId:
     """The email a bounce address belongs to. Raises Forged."""
-    found = _VERP.match(address.strip("<>").partition("@")[0].lower())
+    found = _VERP_LOCAL_PART.match(address.strip("<>").partition("@")[0].lower())
     return _named(signer, b"v", found)
 
 
@@ -85,7 +86,7 @@ def unsubscribe_address(signer: Signer, email_id: EmailId, domain: str) -> str:
 
 def read_unsubscribe_address(signer: Signer, address: str) -> EmailId:
     """The email whose recipient unsubscribes by a mail to this address. Raises Forged."""
-    return _named(signer, b"u", _UNSUBSCRIBE.match(address.strip("<>").partition("@")[0].lower()))
+    return _named(signer, b"u", _UNSUBSCRIBE_LOCAL_PART.match(address.strip("<>").partition("@")[0].lower()))
 
 
 def message_id_header(signer: Signer, email_id: EmailId, domain: str) -> str:
@@ -101,33 +102,11 @@ def read_message_id(signer: Signer, header: str) -> EmailId:
 
 def _named(signer: Signer, kind: bytes, found: re.Match[str] | None) -> EmailId:
     if found is None:
-        raise Forged("not an address or id of ours")
+        raise InvalidSignatureError("not an address or id of ours")
     raw, tag = _unb32(found[1]), _unb32(found[2])
     if not signer.verify(kind + raw, tag):
-        raise Forged("the signature is not ours")
+        raise InvalidSignatureError("the signature is not ours")
     return EmailId(str(uuid.UUID(bytes=raw)))
-
-
-def _signed(signer: Signer, kind: bytes, payload: bytes) -> bytes:
-    return signer.tag(kind + payload) + payload
-
-
-def _verified(signer: Signer, kind: bytes, raw: bytes, exact: int = 0) -> bytes:
-    tag, payload = raw[:TAG_BYTES], raw[TAG_BYTES:]
-    if (exact and len(payload) != exact) or not signer.verify(kind + payload, tag):
-        raise Forged("the token is not ours")
-    return payload
-
-
-def _b64(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
-
-
-def _unb64(text: str) -> bytes:
-    try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except ValueError:
-        raise Forged("the token is not base64url") from None
 
 
 def _b32(raw: bytes) -> str:
@@ -138,4 +117,4 @@ def _unb32(text: str) -> bytes:
     try:
         return base64.b32decode(text.upper() + "=" * (-len(text) % 8))
     except ValueError:
-        raise Forged("not base32") from None
+        raise InvalidSignatureError("not base32") from None

@@ -19,53 +19,59 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup, escape
 
 from pipeline.content import php_date, phpvalues
-from pipeline.content.conditions import BUDGET, CONDITION_TESTS, LenientMissing, Missing, PhpConditions
+from pipeline.content.conditions import (
+    BUDGET_KEY,
+    CONDITION_TESTS,
+    LenientMissingVariable,
+    MissingVariable,
+    PhpConditions,
+)
 from pipeline.errors import Refused
 
-SOURCE_MAX: Final = 2_000_000
-OUTPUT_MAX: Final = 4_000_000
-MAX_OUTPUT_BYTES: Final = 4 * OUTPUT_MAX
+SOURCE_MAX_CHARS: Final = 2_000_000
+OUTPUT_MAX_CHARS: Final = 4_000_000
+MAX_OUTPUT_BYTES: Final = 4 * OUTPUT_MAX_CHARS
 """Where a caller sets no limit of its own: as many as OUTPUT_MAX characters have at most."""
-WORK_MAX: Final = 20_000_000
+WORK_MAX_CHARS: Final = 20_000_000
 """Characters that all filters and comparisons of one rendering may touch together."""
-_ESCAPE_COST: Final = 20
+_ESCAPE_COST_PER_CHAR: Final = 20
 """What a character costs that is escaped one by one."""
-NODES_MAX: Final = 5_000
-DEPTH_MAX: Final = 40
+MAX_NODES: Final = 5_000
+MAX_DEPTH: Final = 40
 
-Values = Mapping[str, Any]
-Mention = tuple[int, tuple[str, ...]]
+TemplateValues = Mapping[str, Any]
+VariableMention = tuple[int, tuple[str, ...]]
 """A line, and the path of a variable that it names."""
 
-ALL: Final = "_"
+ALL_VARIABLES: Final = "_"
 """Names every variable together, so that one whose name is no identifier can be had: ``_["first-name"]``."""
-_NOW: Final = "_now"
+_NOW_KEY: Final = "_now"
 
 _MARKS: Final = re.compile(r"\{[{%#]")
 _COMMENT: Final = re.compile(r"\{#(?:[^{#]|\{(?!#)|#(?!\}))*+#\}")
 """A comment that ends before another begins: in minified CSS, ``{#id{color:red}}``, nothing ends it."""
 _COMMENT_STARTS, _COMMENT_ENDS = "\0{#", "#}\0"
 """Comments in lenient texts, once they are told from CSS."""
-_NODES: Final = (
+_ALLOWED_NODES: Final = (
     *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.Name, nodes.Getattr, nodes.Getitem),
     *(nodes.Const, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Compare, nodes.Operand, nodes.Filter, nodes.Test),
 )
-_TOO_MUCH: Final = "too complicated: fewer or less deeply nested marks, please"
+_TOO_COMPLEX: Final = "too complicated: fewer or less deeply nested marks, please"
 
 
-class _Budget:
+class _WorkBudget:
     """What is left to be done."""
 
     def __init__(self) -> None:
-        self._left = WORK_MAX
+        self._left = WORK_MAX_CHARS
 
     def spend(self, characters: int) -> None:
         self._left -= characters
         if self._left < 0:
-            raise Refused(f"its filters and comparisons touch more than {WORK_MAX} characters")
+            raise Refused(f"its filters and comparisons touch more than {WORK_MAX_CHARS} characters")
 
 
-class _Words(Extension):
+class _TwigKeywords(Extension):
     """Twig's words where Jinja has others: `elseif` and `null`."""
 
     def filter_stream(self, stream: TokenStream) -> Iterable[Token]:
@@ -81,7 +87,7 @@ class _Words(Extension):
             before = token.type
 
 
-class _Environment(ImmutableSandboxedEnvironment):
+class _TwigEnvironment(ImmutableSandboxedEnvironment):
     """Look-ups find what JSON has: members of objects, items of lists."""
 
     def getattr(self, obj: Any, attribute: str) -> Any:
@@ -99,7 +105,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 def _shown(value: Any) -> Any:
     """A value as PHP would print it."""
-    if isinstance(value, str | Missing):
+    if isinstance(value, str | MissingVariable):
         return value if isinstance(value, str) else str(value)
     if value is None or isinstance(value, bool):
         return "1" if value else ""
@@ -116,7 +122,7 @@ def _finalized(_context: Context, value: Any) -> Any:
 
 def _text(context: Context, value: Any) -> str:
     shown = str(_shown(value))
-    context[BUDGET].spend(len(shown))
+    context[BUDGET_KEY].spend(len(shown))
     return shown
 
 
@@ -137,25 +143,25 @@ def _raw(context: Context, value: Any) -> Markup:
 
 @pass_context
 def _escape(context: Context, value: Any, strategy: str = "html") -> Markup:
-    if strategy != "html" and strategy not in phpvalues.ESCAPES:
-        raise Refused(f"escape: only {', '.join(('html', *phpvalues.ESCAPES))}, not {strategy!r}")
+    if strategy != "html" and strategy not in phpvalues.ESCAPE_BY_STRATEGY:
+        raise Refused(f"escape: only {', '.join(('html', *phpvalues.ESCAPE_BY_STRATEGY))}, not {strategy!r}")
     shown = _shown(value)
-    context[BUDGET].spend(len(str(shown)))
+    context[BUDGET_KEY].spend(len(str(shown)))
     if strategy == "html":
         return escape(shown)
-    context[BUDGET].spend(_ESCAPE_COST * len(str(shown)))
-    escaped = phpvalues.ESCAPES[strategy](str(shown))
+    context[BUDGET_KEY].spend(_ESCAPE_COST_PER_CHAR * len(str(shown)))
+    escaped = phpvalues.ESCAPE_BY_STRATEGY[strategy](str(shown))
     return Markup(escaped)  # noqa: S704 - none of them leaves anything that HTML knows
 
 
 @pass_context
-def _date(context: Context, value: Any, form: str = php_date.DEFAULT, zone: str = "UTC") -> str:
-    if not isinstance(form, str) or not isinstance(zone, str) or len(form) > php_date.FORMAT_MAX:
+def _date(context: Context, value: Any, form: str = php_date.DEFAULT_FORMAT, zone: str = "UTC") -> str:
+    if not isinstance(form, str) or not isinstance(zone, str) or len(form) > php_date.FORMAT_MAX_CHARS:
         raise Refused("date: a format and a time zone are short texts")
-    context[BUDGET].spend(len(form))
-    if isinstance(value, LenientMissing):
+    context[BUDGET_KEY].spend(len(form))
+    if isinstance(value, LenientMissingVariable):
         value = "now"
-    return php_date.format_php(php_date.moment(_shown(value), context[_NOW], zone), form)
+    return php_date.format_php(php_date.parse_datetime(_shown(value), context[_NOW_KEY], zone), form)
 
 
 def _default(value: Any, other: Any = "") -> Any:
@@ -164,7 +170,7 @@ def _default(value: Any, other: Any = "") -> Any:
 
 def _empty(value: Any) -> bool:
     """What Twig calls so; zero isn't."""
-    return isinstance(value, Missing) or value is None or value is False or value == "" or value in ([], {})
+    return isinstance(value, MissingVariable) or value is None or value is False or value == "" or value in ([], {})
 
 
 _FILTERS: Final = {
@@ -172,23 +178,23 @@ _FILTERS: Final = {
     **{"escape": _escape, "e": _escape},
 }
 _TESTS: Final = {
-    "defined": lambda value: not isinstance(value, Missing),
+    "defined": lambda value: not isinstance(value, MissingVariable),
     "empty": _empty,
-    "none": lambda value: value is None or isinstance(value, Missing),
+    "none": lambda value: value is None or isinstance(value, MissingVariable),
 }
 
 
-def _environment(html: bool, lenient: bool) -> _Environment:
-    made = _Environment(
+def _environment(html: bool, lenient: bool) -> _TwigEnvironment:
+    made = _TwigEnvironment(
         autoescape=html,
-        undefined=LenientMissing if lenient else Missing,
+        undefined=LenientMissingVariable if lenient else MissingVariable,
         comment_start_string=_COMMENT_STARTS if lenient else "{#",
         comment_end_string=_COMMENT_ENDS if lenient else "#}",
         finalize=_finalized,
         keep_trailing_newline=True,
         # Twig: "the first newline after a template tag is removed automatically (like in PHP)".
         trim_blocks=True,
-        extensions=[_Words],
+        extensions=[_TwigKeywords],
         cache_size=0,
         # It would try to evaluate each level of an expression anew, from the innermost one on.
         optimized=False,
@@ -204,7 +210,7 @@ _ENVIRONMENTS: Final = {
 }
 
 
-class Twig:
+class TwigText:
     """A compiled text."""
 
     def __init__(self, source: str, *, html: bool, lenient: bool = False) -> None:
@@ -212,27 +218,27 @@ class Twig:
 
         ``lenient``: a variable that isn't there says nothing, and only what ends is a comment.
         """
-        if len(source) > SOURCE_MAX:
-            raise Refused(f"more than {SOURCE_MAX} characters")
+        if len(source) > SOURCE_MAX_CHARS:
+            raise Refused(f"more than {SOURCE_MAX_CHARS} characters")
         if lenient:
             source = _COMMENT.sub(lambda comment: f"\0{comment[0]}\0", source)
-        self.mentions: tuple[Mention, ...] = ()
+        self.mentions: tuple[VariableMention, ...] = ()
         self.nodes = 0
         self._literal = None if _MARKS.search(source) else source
         if self._literal is None:
             self._compile(source, _ENVIRONMENTS[html, lenient])
 
-    def render(self, values: Values, now: int = 0, max_output_bytes: int = MAX_OUTPUT_BYTES) -> str:
+    def render(self, values: TemplateValues, now: int = 0, max_output_bytes: int = MAX_OUTPUT_BYTES) -> str:
         """What it says with these values. Raises Refused, with line and variable, and for more bytes than this."""
         if self._literal is not None:
-            return "".join(bounded([self._literal], max_output_bytes))
-        context = {**values, ALL: values, BUDGET: _Budget(), _NOW: now}
+            return "".join(limit_output([self._literal], max_output_bytes))
+        context = {**values, ALL_VARIABLES: values, BUDGET_KEY: _WorkBudget(), _NOW_KEY: now}
         try:
-            return "".join(bounded(self._template.generate(context), max_output_bytes))
+            return "".join(limit_output(self._template.generate(context), max_output_bytes))
         except (Refused, UndefinedError, TypeError, ValueError, RecursionError) as error:
             raise Refused(self._explained(error)) from None
 
-    def _compile(self, source: str, environment: _Environment) -> None:
+    def _compile(self, source: str, environment: _TwigEnvironment) -> None:
         try:
             tree = environment.parse(source)
             self.nodes, self.mentions = _checked(tree)
@@ -240,7 +246,7 @@ class Twig:
         except TemplateSyntaxError as error:
             raise Refused(f"line {error.lineno}: {_lower_first(error.message or 'not understood')}") from None
         except (RecursionError, MemoryError, SyntaxError, ValueError):
-            raise Refused(_TOO_MUCH) from None
+            raise Refused(_TOO_COMPLEX) from None
 
     def _explained(self, error: Exception) -> str:
         line = _line(error.__traceback__)
@@ -253,29 +259,29 @@ class Twig:
         return where + (str(error) if isinstance(error, Refused) else "values that don't go together")
 
 
-def bounded(pieces: Iterable[str], max_output_bytes: int) -> Iterator[str]:
+def limit_output(pieces: Iterable[str], max_output_bytes: int) -> Iterator[str]:
     """Yield the pieces while they are made. Raises Refused as soon as they are more than OUTPUT_MAX or these bytes."""
-    characters, bytes_left = OUTPUT_MAX, max_output_bytes
+    characters, bytes_left = OUTPUT_MAX_CHARS, max_output_bytes
     for piece in pieces:
         characters -= len(piece)
         bytes_left -= len(piece) if piece.isascii() else len(piece.encode("utf-8", "replace"))
         if characters < 0:
-            raise Refused(f"it says more than {OUTPUT_MAX} characters")
+            raise Refused(f"it says more than {OUTPUT_MAX_CHARS} characters")
         if bytes_left < 0:
             raise Refused(f"it says more than {max_output_bytes} bytes")
         yield piece
 
 
-def _checked(tree: nodes.Template) -> tuple[int, tuple[Mention, ...]]:
+def _checked(tree: nodes.Template) -> tuple[int, tuple[VariableMention, ...]]:
     """The number of nodes, and the variables that are named. Raises TemplateSyntaxError for whatever isn't let in."""
     number = 0
-    mentions: list[Mention] = []
+    mentions: list[VariableMention] = []
     waiting: list[tuple[nodes.Node, int]] = [(tree, 0)]
     while waiting:
         node, depth = waiting.pop()
         number += 1
-        if number > NODES_MAX or depth > DEPTH_MAX:
-            raise TemplateSyntaxError(_TOO_MUCH, node.lineno)
+        if number > MAX_NODES or depth > MAX_DEPTH:
+            raise TemplateSyntaxError(_TOO_COMPLEX, node.lineno)
         _let_in(node)
         if path := _path(node):
             mentions.append((node.lineno, path))
@@ -287,9 +293,9 @@ def _checked(tree: nodes.Template) -> tuple[int, tuple[Mention, ...]]:
 
 def _let_in(node: nodes.Node) -> None:
     refusal = ""
-    if not isinstance(node, _NODES):
+    if not isinstance(node, _ALLOWED_NODES):
         refusal = f"{type(node).__name__.lower()} is not available here"
-    elif isinstance(node, nodes.Name) and node.name.startswith("_") and node.name != ALL:
+    elif isinstance(node, nodes.Name) and node.name.startswith("_") and node.name != ALL_VARIABLES:
         refusal = f"{node.name}: names begin with a letter"
     elif isinstance(node, nodes.Getitem) and not isinstance(node.arg, nodes.Const):
         refusal = "what stands in [] must be a text or a number"
@@ -308,12 +314,12 @@ def _path(node: nodes.Node) -> tuple[str, ...]:
         _let_in(node)
         steps.append(node.attr if isinstance(node, nodes.Getattr) else str(getattr(node.arg, "value", "")))
         node = node.node
-        if len(steps) > DEPTH_MAX:
-            raise TemplateSyntaxError(_TOO_MUCH, node.lineno)
+        if len(steps) > MAX_DEPTH:
+            raise TemplateSyntaxError(_TOO_COMPLEX, node.lineno)
     if not isinstance(node, nodes.Name):
         return ()
     _let_in(node)
-    return tuple(reversed(steps)) if node.name == ALL else (node.name, *reversed(steps))
+    return tuple(reversed(steps)) if node.name == ALL_VARIABLES else (node.name, *reversed(steps))
 
 
 def _line(traceback: TracebackType | None) -> int:

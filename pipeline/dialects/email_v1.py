@@ -21,10 +21,10 @@ import msgspec
 from pipeline.errors import Refused
 from topics.events import BounceClass
 from topics.ids import brand_uuid, owner_uuid
-from topics.readings import ListedState, listed_state, sent_at, standing, updated_at
+from topics.readings import ListedState, effective_state, listed_state, sent_at, updated_at
 from topics.record import Millis
 from topics.requests import SendRequest
-from topics.states import Detail, EmailState
+from topics.states import EmailState, EventDetail
 
 # BounceType and BounceSubType, in the words of Amazon SES, which the document uses. The same fact has the same ones
 # whether a server refused at once, a report came by mail, or a provider told it in words of its own.
@@ -32,14 +32,14 @@ _HARD: Final = ("Permanent", "General")
 _SOFT: Final = ("Transient", "General")
 _SUPPRESSED: Final = ("Permanent", "Suppressed")
 _UNDETERMINED: Final = ("Undetermined", "General")
-_BOUNCES: Final = {BounceClass.HARD: _HARD, BounceClass.SOFT: _SOFT, None: _UNDETERMINED}
+_BOUNCE_TYPES: Final = {BounceClass.HARD: _HARD, BounceClass.SOFT: _SOFT, None: _UNDETERMINED}
 _LEADING_CODES: Final = re.compile(r"(?:smtp; ?)?(?:([245]\d\d)(?![\d.])[ -]?|([245]\.\d{1,3}\.\d{1,3})(?![\d.]) ?)")
-_DETAILS: Final = ("To", "Type", "BrandId", "Token", "GroupId", "NumPhotos", "OrderId")
-_LAST_SECOND: Final = 99_999_999_999
+_DETAIL_FIELDS: Final = ("To", "Type", "BrandId", "Token", "GroupId", "NumPhotos", "OrderId")
+_MAX_TIMESTAMP_S: Final = 99_999_999_999
 """The year 5138; what lies beyond is a mistake (milliseconds?), not a time."""
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class EmailV1ListQuery(msgspec.Struct, frozen=True, kw_only=True):
     """A listing's parameters, understood."""
 
     brand: str = ""
@@ -49,7 +49,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     email: str = ""
 
 
-class Email(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
+class EmailV1ListedEmail(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     """One email of the listing, field by field as documented."""
 
     email: str
@@ -68,23 +68,23 @@ class Email(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     delivered_date: int = 0
 
 
-class Listing(msgspec.Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
+class EmailV1ListResponse(msgspec.Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
     """The answer."""
 
-    emails: list[Email]
+    emails: list[EmailV1ListedEmail]
     next: str = ""
     error: str = ""
 
 
-_ENCODE: Final = msgspec.json.Encoder().encode
+_encode: Final = msgspec.json.Encoder().encode
 
 
-def parse(params: Mapping[str, str]) -> Asked:
+def parse_query(params: Mapping[str, str]) -> EmailV1ListQuery:
     """What is asked. Unknown parameters are ignored, and with `Email` all others but `Next`. Raises Refused."""
     # A plus that nobody encoded arrives as a blank, which no address has.
     if email := params.get("Email", "").replace(" ", "+"):
-        return Asked(email=email, next=params.get("Next", ""))
-    return Asked(
+        return EmailV1ListQuery(email=email, next=params.get("Next", ""))
+    return EmailV1ListQuery(
         brand=params.get("BrandId", ""),
         state=_state(params.get("State", "")),
         after=_after(params.get("After", "")),
@@ -106,30 +106,30 @@ def _after(value: str) -> int | None:
     if not value:
         return None
     # Ahead of int(): it takes signs, blanks, underscores and other scripts' digits, and any length.
-    if not (value.isascii() and value.isdigit() and len(value) <= 20) or int(value) > _LAST_SECOND:
+    if not (value.isascii() and value.isdigit() and len(value) <= 20) or int(value) > _MAX_TIMESTAMP_S:
         raise Refused("After: must be a unix time in whole seconds", "After")
     return int(value)
 
 
-def listing(tenant: str, states: Sequence[EmailState], behind: str = "") -> bytes:
+def encode_list_response(tenant: str, states: Sequence[EmailState], behind: str = "") -> bytes:
     """The answer's JSON. States without a request are nobody's and can't be listed."""
-    shown = (render(tenant, state, state.request) for state in states if state.request is not None)
-    return _ENCODE(Listing(emails=[email for email in shown if email is not None], next=behind))
+    shown = (listed_email(tenant, state, state.request) for state in states if state.request is not None)
+    return _encode(EmailV1ListResponse(emails=[email for email in shown if email is not None], next=behind))
 
 
-def error(message: str) -> bytes:
+def encode_error(message: str) -> bytes:
     """An error's JSON."""
     return msgspec.json.encode({"Error": message})
 
 
-def render(tenant: str, state: EmailState, request: SendRequest) -> Email | None:
+def listed_email(tenant: str, state: EmailState, request: SendRequest) -> EmailV1ListedEmail | None:
     """Return one email; None while nobody took custody of it and nothing ended it."""
-    state = standing(state)
+    state = effective_state(state)
     listed = listed_state(state)
     if listed is None:
         return None
     kind, subkind, details = _bounce(state)
-    return Email(
+    return EmailV1ListedEmail(
         email=request.recipient,
         type=request.kind,
         message_id=state.email_id,
@@ -150,7 +150,7 @@ def render(tenant: str, state: EmailState, request: SendRequest) -> Email | None
 def _bounce(state: EmailState) -> tuple[str, str, str]:
     """Return type, subtype, details."""
     if state.bounce is not None:
-        return *_BOUNCES[state.bounce.bounce_class], _reason(state.bounce)
+        return *_BOUNCE_TYPES[state.bounce.bounce_class], _reason(state.bounce)
     if state.bounced is not None:
         # Its words went with another bounce's, which was read wrong.
         return *_UNDETERMINED, ""
@@ -161,7 +161,7 @@ def _bounce(state: EmailState) -> tuple[str, str, str]:
     return "", "", ""
 
 
-def _raw(detail: Detail) -> str:
+def _raw(detail: EventDetail) -> str:
     """Return code, enhanced code and text, each code once: texts begin with their codes, or with one, or with none."""
     code, enhanced, text = str(detail.code or ""), detail.enhanced, detail.text.strip()
     while (found := _LEADING_CODES.match(text)) and (found[1] or found[2]) in (code, enhanced):
@@ -169,7 +169,7 @@ def _raw(detail: Detail) -> str:
     return " ".join(word for word in (code, enhanced, text) if word)
 
 
-def _reason(detail: Detail | None) -> str:
+def _reason(detail: EventDetail | None) -> str:
     """Return a server's words; else the reason of a drop or failure of ours, or what the provider calls it."""
     return "" if detail is None else _raw(detail) or f"{detail.type} {detail.subtype}".strip()
 
@@ -181,11 +181,11 @@ def _msg_details(tenant: str, request: SendRequest) -> dict[str, msgspec.Raw]:
         "Type": request.kind,
         "BrandId": brand_uuid(tenant, request.brand),
     }
-    found = {name: msgspec.Raw(_ENCODE(value)) for name, value in own.items()}
+    found = {name: msgspec.Raw(_encode(value)) for name, value in own.items()}
     # Another dialect's email has none, or details of its own kind.
     with contextlib.suppress(msgspec.ValidationError):
         found |= msgspec.json.decode(request.details, type=dict[str, msgspec.Raw])
-    return {name: found[name] for name in _DETAILS if name in found}
+    return {name: found[name] for name in _DETAIL_FIELDS if name in found}
 
 
 def _seconds(at: Millis) -> int:

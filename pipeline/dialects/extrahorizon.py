@@ -20,33 +20,33 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from pipeline.content.addresses import ADDRESS_MAX, TEXT_MAX, address_problem, text_problem
+from pipeline.content.addresses import ADDRESS_MAX_OCTETS, HEADER_TEXT_MAX_CHARS, address_problem, header_text_problem
 from pipeline.content.chunks import MAX_PART_BYTES
-from pipeline.dialects.raw_json import MISSING, depth, typed
-from pipeline.dialects.rql import Fields
+from pipeline.dialects.raw_json import FIELD_MISSING, decode_json, nesting_depth
+from pipeline.dialects.rql import RqlFields
 from pipeline.errors import Refused
-from projections.asking import Question, selected, selection
+from projections.asking import ListingQuery, field_selection, selected_fields
 from topics.contents import Attachment
 from topics.record import Millis
-from topics.requests import Mailbox, Shown
+from topics.requests import HeaderRecipients, Mailbox
 
 DIALECT: Final = "extrahorizon"
-RECIPIENTS_MAX: Final = 50
-MESSAGE_MAX: Final = 10 * 1024 * 1024
+MAX_RECIPIENTS: Final = 50
+MESSAGE_MAX_BYTES: Final = 10 * 1024 * 1024
 """Amazon SES's, base64 included."""
-KEPT_MAX: Final = 200_000
+STORED_MAIL_MAX_BYTES: Final = 200_000
 """Bytes of what stays in the permanent object; it travels in several records of the email."""
-KEPT_JSON_MAX_BYTES: Final = 6 * KEPT_MAX
+STORED_PART_JSON_MAX_BYTES: Final = 6 * STORED_MAIL_MAX_BYTES
 """Of one part in a request, whose JSON may write a byte as six (``\\u0061``)."""
-CONTENT_DEPTH: Final = 32
-FILE_NAME_MAX: Final = 255
-MAILBOX_MAX_CHARS: Final = ADDRESS_MAX + TEXT_MAX + 8
+CONTENT_MAX_DEPTH: Final = 32
+FILE_NAME_MAX_CHARS: Final = 255
+MAILBOX_MAX_CHARS: Final = ADDRESS_MAX_OCTETS + HEADER_TEXT_MAX_CHARS + 8
 """An address, a name, and the brackets, quotes and blanks between them."""
-ADDRESSES_MAX_BYTES: Final = RECIPIENTS_MAX * 6 * MAILBOX_MAX_CHARS
+ADDRESSES_MAX_BYTES: Final = MAX_RECIPIENTS * 6 * MAILBOX_MAX_CHARS
 """Of JSON that lists addresses: one character takes up to six bytes there (``\\u00e4``)."""
-OCTETS: Final = "application/octet-stream"
+DEFAULT_MEDIA_TYPE: Final = "application/octet-stream"
 
-CODES: Final = {
+ERROR_CODES: Final = {
     1: (500, "SERVER_EXCEPTION"),
     4: (503, "SERVICE_UNREACHABLE_EXCEPTION"),
     13: (400, "EMPTY_BODY_EXCEPTION"),
@@ -65,12 +65,12 @@ CODES: Final = {
     1003: (400, "TEMPLATE_FILLING_EXCEPTION"),
 }
 """Its error codes -> status and name."""
-_CODE_OF: Final = {400: 26, 401: 104, 404: 16, 408: 4, 409: 17, 429: 4, 500: 1, 502: 4, 503: 4, 504: 4}
+_CODE_BY_STATUS: Final = {400: 26, 401: 104, 404: 16, 408: 4, 409: 17, 429: 4, 500: 1, 502: 4, 503: 4, 504: 4}
 """Status -> code. Its codes have none for a 429; 4 is the one whose class in the SDK says that a repeat may work."""
 T = TypeVar("T")
 _BLANKS: Final = re.compile(r"[ \t\r\n]+")
 
-MAIL: Final = Fields(
+MAIL_FIELDS: Final = RqlFields(
     texts=frozenset(
         {
             *("id", "creator_id", "aws_message_id", "subject", "body", "from", "reply_to", "template_id"),
@@ -81,7 +81,7 @@ MAIL: Final = Fields(
     times=frozenset({"creation_timestamp", "update_timestamp"}),
     open=frozenset({"content"}),
 )
-QUEUED: Final = Fields(
+QUEUED_MAIL_FIELDS: Final = RqlFields(
     texts=frozenset({"id", "status", "from", "to", "cc", "bcc", "reply_to", "subject", "text"}),
     numbers=frozenset(),
     times=frozenset({"creation_timestamp", "update_timestamp"}),
@@ -89,7 +89,7 @@ QUEUED: Final = Fields(
 )
 
 
-class Trouble(Refused):
+class ExtraHorizonRefused(Refused):
     """What its clients are told, by a code of theirs."""
 
     def __init__(self, code: int, message: str) -> None:
@@ -97,7 +97,7 @@ class Trouble(Refused):
         self.code = code
 
 
-class Recipients(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ExtraHorizonRecipients(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """1 to 50 in all."""
 
     to: tuple[str, ...] = ()
@@ -105,7 +105,7 @@ class Recipients(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     bcc: tuple[str, ...] = ()
 
 
-class File(msgspec.Struct, frozen=True, kw_only=True):
+class ExtraHorizonAttachment(msgspec.Struct, frozen=True, kw_only=True):
     """An attachment as it is given."""
 
     content: Annotated[str, Meta(description="Base64")]
@@ -114,10 +114,10 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
     type: str | None = None
 
 
-class Send(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
+class ExtraHorizonSendRequest(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
     """A mail to send: plain (subject and body) or by a template."""
 
-    recipients: Recipients
+    recipients: ExtraHorizonRecipients
     subject: str | None = None
     body: str | None = None
     template_id: str | None = None
@@ -127,10 +127,10 @@ class Send(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
     content: msgspec.Raw | UnsetType = UNSET
     from_: str | None = None
     reply_to: tuple[str, ...] | str | None = None
-    attachments: tuple[File, ...] | None = None
+    attachments: tuple[ExtraHorizonAttachment, ...] | None = None
 
 
-class _Parts(msgspec.Struct, frozen=True, kw_only=True):
+class _LargeParts(msgspec.Struct, frozen=True, kw_only=True):
     """Those parts of a request that may be large, as the bytes that they are."""
 
     recipients: msgspec.Raw = msgspec.Raw()
@@ -140,13 +140,13 @@ class _Parts(msgspec.Struct, frozen=True, kw_only=True):
     content: msgspec.Raw = msgspec.Raw()
 
 
-class Mail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"from_": "from"}):
+class ExtraHorizonMail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"from_": "from"}):
     """The permanent object."""
 
     id: str
     creator_id: str
     subject: str
-    recipients: Recipients
+    recipients: ExtraHorizonRecipients
     from_: str
     creation_timestamp: Millis
     reply_to: tuple[str, ...] = ()
@@ -161,7 +161,7 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename
     update_timestamp: Millis | UnsetType = UNSET
 
 
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
+class ExtraHorizonProblem(msgspec.Struct, frozen=True, kw_only=True):
     """An error."""
 
     code: int
@@ -169,13 +169,13 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
+class ExtraHorizonSendCommand(msgspec.Struct, frozen=True, kw_only=True):
     """A mail that can be sent, as soon as its template has said what it says."""
 
-    send: Send
-    each: tuple[str, ...]
+    send: ExtraHorizonSendRequest
+    recipient_addresses: tuple[str, ...]
     """Every address once, in order."""
-    shown: Shown
+    visible_recipients: HeaderRecipients
     sender: Mailbox | None
     reply_to: tuple[str, ...]
     attachments: tuple[Attachment, ...]
@@ -184,23 +184,23 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     values: dict[str, Any]
 
 
-_parts: Final = msgspec.json.Decoder(_Parts).decode
-_send: Final = msgspec.json.Decoder(Send).decode
-_object: Final = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_large_parts: Final = msgspec.json.Decoder(_LargeParts).decode
+_decode_request: Final = msgspec.json.Decoder(ExtraHorizonSendRequest).decode
+_decode_object: Final = msgspec.json.Decoder(dict[str, Any]).decode
 _encode: Final = msgspec.json.Encoder().encode
 
 
-def read(body: bytes) -> Wish:
+def parse_request(body: bytes) -> ExtraHorizonSendCommand:
     """The wish. Raises Trouble."""
     if not body.strip():
-        raise Trouble(13, "the request body is empty")
-    _check_parts(_decoded(_parts, body))
-    send = _decoded(_send, body)
+        raise ExtraHorizonRefused(13, "the request body is empty")
+    _check_parts(_decoded(_decode_large_parts, body))
+    send = _decoded(_decode_request, body)
     addresses = _addresses(send.recipients)
-    return Wish(
+    return ExtraHorizonSendCommand(
         send=send,
-        each=addresses,
-        shown=Shown(to=_boxes(send.recipients.to), cc=_boxes(send.recipients.cc)),
+        recipient_addresses=addresses,
+        visible_recipients=HeaderRecipients(to=_boxes(send.recipients.to), cc=_boxes(send.recipients.cc)),
         sender=None if send.from_ is None else _mailbox(send.from_, "from"),
         reply_to=_reply_to(send.reply_to),
         attachments=_attachments(send.attachments or ()),
@@ -209,65 +209,69 @@ def read(body: bytes) -> Wish:
     )
 
 
-def check_size(wish: Wish, *texts: str) -> None:
+def check_size(wish: ExtraHorizonSendCommand, *texts: str) -> None:
     """Raise Trouble where the message would be more than its provider takes."""
     # Base64 has four characters for three bytes, and a line end after 76 of them.
     files = sum(len(file.data) * 4 // 3 * 78 // 76 for file in wish.attachments)
     sizes = [len(text.encode("utf-8", "replace")) for text in texts]
     if max(sizes, default=0) > MAX_PART_BYTES:
-        raise Trouble(26, f"a text has {max(sizes)} bytes; at most {MAX_PART_BYTES} can be sent")
+        raise ExtraHorizonRefused(26, f"a text has {max(sizes)} bytes; at most {MAX_PART_BYTES} can be sent")
     size = files + sum(sizes)
-    if size > MESSAGE_MAX:
-        raise Trouble(
-            26, f"the message has {size} bytes; at most {MESSAGE_MAX} (10 MB) can be sent, attachments included"
+    if size > MESSAGE_MAX_BYTES:
+        raise ExtraHorizonRefused(
+            26, f"the message has {size} bytes; at most {MESSAGE_MAX_BYTES} (10 MB) can be sent, attachments included"
         )
 
 
-def kept(mail: Mail) -> msgspec.Raw:
+def encode_stored_mail(mail: ExtraHorizonMail) -> msgspec.Raw:
     """What stays of a mail, as the log keeps it. Raises Trouble for more than can be kept."""
     raw = _encode(mail)
-    if len(raw) > KEPT_MAX:
-        raise Trouble(
-            26, f"subject, body and content have {len(raw)} bytes; at most {KEPT_MAX} are kept. Attach the rest"
+    if len(raw) > STORED_MAIL_MAX_BYTES:
+        raise ExtraHorizonRefused(
+            26,
+            f"subject, body and content have {len(raw)} bytes; at most {STORED_MAIL_MAX_BYTES} are kept. "
+            "Attach the rest",
         )
     # The content is kept beside it, for every recipient.
     return msgspec.Raw(_encode(msgspec.structs.replace(mail, content=UNSET)))
 
 
-def answer(mail: Mail) -> bytes:
+def encode_accepted_mail(mail: ExtraHorizonMail) -> bytes:
     """The mail, just accepted."""
     return _encode(msgspec.structs.replace(mail, views=0, update_timestamp=mail.creation_timestamp))
 
 
-def page(found: Sequence[str], total: int | None, asked: Question) -> bytes:
+def encode_page(found: Sequence[str], total: int | None, asked: ListingQuery) -> bytes:
     """A listing's page."""
     data: Iterable[Any] = map(msgspec.Raw, (mail.encode() for mail in found))
     if asked.select:
-        tree = selection(("id",), *asked.select)
-        data = [selected(msgspec.json.decode(mail), tree) for mail in found]
+        tree = field_selection(("id",), *asked.select)
+        data = [selected_fields(msgspec.json.decode(mail), tree) for mail in found]
     counted = {} if total is None else {"total": total}
     return _encode({"page": {**counted, "offset": asked.offset, "limit": asked.limit}, "data": list(data)})
 
 
-def problem(trouble: Trouble) -> bytes:
+def encode_problem(trouble: ExtraHorizonRefused) -> bytes:
     """An error's JSON."""
-    return _encode(Problem(code=trouble.code, name=CODES[trouble.code][1], message=str(trouble)))
+    return _encode(ExtraHorizonProblem(code=trouble.code, name=ERROR_CODES[trouble.code][1], message=str(trouble)))
 
 
-def shape(status: int, error: str, where: str) -> bytes:
+def encode_error(status: int, error: str, where: str) -> bytes:
     """An error that another room found."""
-    return problem(Trouble(_CODE_OF.get(status, 26), f"{where}: {error}" if where else error))
+    return encode_problem(ExtraHorizonRefused(_CODE_BY_STATUS.get(status, 26), f"{where}: {error}" if where else error))
 
 
 # ------------------------------------------------------------- the request
-def _check_parts(parts: _Parts) -> None:
+def _check_parts(parts: _LargeParts) -> None:
     """Raise Trouble for a part that is too large to be taken, before it is read."""
     for name in ("recipients", "reply_to"):
         if (size := _size(getattr(parts, name))) > ADDRESSES_MAX_BYTES:
-            raise Trouble(15, f"{name}: {size} bytes; at most {RECIPIENTS_MAX} addresses can be given")
+            raise ExtraHorizonRefused(15, f"{name}: {size} bytes; at most {MAX_RECIPIENTS} addresses can be given")
     for name in ("subject", "body", "content"):
-        if (size := _size(getattr(parts, name))) > KEPT_JSON_MAX_BYTES:
-            raise Trouble(26, f"{name} has {size} bytes; at most {KEPT_MAX} are kept. Attach the rest")
+        if (size := _size(getattr(parts, name))) > STORED_PART_JSON_MAX_BYTES:
+            raise ExtraHorizonRefused(
+                26, f"{name} has {size} bytes; at most {STORED_MAIL_MAX_BYTES} are kept. Attach the rest"
+            )
 
 
 def _size(raw: msgspec.Raw) -> int:
@@ -277,26 +281,26 @@ def _size(raw: msgspec.Raw) -> int:
 def _decoded(decode: Callable[[bytes], T], body: bytes) -> T:
     """Return the body as the decoder's type. Raises Trouble."""
     try:
-        return typed(decode, body)
+        return decode_json(decode, body)
     except Refused as refused:
         raise _unread(refused) from None
 
 
-def _unread(refused: Refused) -> Trouble:
+def _unread(refused: Refused) -> ExtraHorizonRefused:
     where = refused.where.lstrip(".")
-    if str(refused) == MISSING:
-        return Trouble(14, f"{where}: missing")
+    if str(refused) == FIELD_MISSING:
+        return ExtraHorizonRefused(14, f"{where}: missing")
     if refused.where.startswith("."):
-        return Trouble(15, f"{where}: {refused}")
-    return Trouble(22, f"{where}: {refused}")
+        return ExtraHorizonRefused(15, f"{where}: {refused}")
+    return ExtraHorizonRefused(22, f"{where}: {refused}")
 
 
-def _addresses(recipients: Recipients) -> tuple[str, ...]:
+def _addresses(recipients: ExtraHorizonRecipients) -> tuple[str, ...]:
     every = [
         (kind, nth, address) for kind in ("to", "cc", "bcc") for nth, address in enumerate(getattr(recipients, kind))
     ]
-    if not 1 <= len(every) <= RECIPIENTS_MAX:
-        raise Trouble(15, f"recipients: {len(every)} in all; 1 to {RECIPIENTS_MAX} can be written to")
+    if not 1 <= len(every) <= MAX_RECIPIENTS:
+        raise ExtraHorizonRefused(15, f"recipients: {len(every)} in all; 1 to {MAX_RECIPIENTS} can be written to")
     return tuple({_mailbox(text, f"recipients.{kind}[{nth}]").address: None for kind, nth, text in every})
 
 
@@ -307,17 +311,17 @@ def _boxes(given: Iterable[str]) -> tuple[Mailbox, ...]:
 def _mailbox(text: str, where: str) -> Mailbox:
     """``a@b.example`` or ``Anna <a@b.example>``."""
     if len(text) > MAILBOX_MAX_CHARS:
-        raise Trouble(15, f"{where}: more than {MAILBOX_MAX_CHARS} characters")
+        raise ExtraHorizonRefused(15, f"{where}: more than {MAILBOX_MAX_CHARS} characters")
     name, address = _taken_apart(text)
     for wrong in (address_problem(address, smtputf8=True), _header_problem(name)):
         if wrong:
-            raise Trouble(15, f"{where}: {wrong}")
+            raise ExtraHorizonRefused(15, f"{where}: {wrong}")
     return Mailbox(address=address, name=name)
 
 
-def _header_problem(text: str, most: int = TEXT_MAX) -> str | None:
+def _header_problem(text: str, most: int = HEADER_TEXT_MAX_CHARS) -> str | None:
     """What keeps a text from standing in a header; its length first, as the rest is work."""
-    return f"more than {most} characters" if len(text) > most else text_problem(text)
+    return f"more than {most} characters" if len(text) > most else header_text_problem(text)
 
 
 def _taken_apart(text: str) -> tuple[str, str]:
@@ -330,52 +334,54 @@ def _taken_apart(text: str) -> tuple[str, str]:
 
 def _reply_to(given: Sequence[str] | str | None) -> tuple[str, ...]:
     listed = (given,) if isinstance(given, str) else given or ()
-    if len(listed) > RECIPIENTS_MAX:
-        raise Trouble(15, f"reply_to: at most {RECIPIENTS_MAX}")
+    if len(listed) > MAX_RECIPIENTS:
+        raise ExtraHorizonRefused(15, f"reply_to: at most {MAX_RECIPIENTS}")
     return tuple(_mailbox(text, f"reply_to[{nth}]").address for nth, text in enumerate(listed))
 
 
-def _template(send: Send) -> str:
+def _template(send: ExtraHorizonSendRequest) -> str:
     template = send.template_id or send.template_name or ""
     if send.template_id and send.template_name:
-        raise Trouble(26, "template_id and template_name: give one of them")
+        raise ExtraHorizonRefused(26, "template_id and template_name: give one of them")
     if template:
         if send.subject is not None:
-            raise Trouble(26, "the subject is the template's; give a subject, or a template")
+            raise ExtraHorizonRefused(26, "the subject is the template's; give a subject, or a template")
         return template
     for name, text in (("subject", send.subject), ("body", send.body)):
         if text is None:
-            raise Trouble(14, f"{name}: missing; or give a template_id")
+            raise ExtraHorizonRefused(14, f"{name}: missing; or give a template_id")
     if wrong := _header_problem(send.subject or ""):
-        raise Trouble(15, f"subject: {wrong}")
+        raise ExtraHorizonRefused(15, f"subject: {wrong}")
     return ""
 
 
 def _values(raw: msgspec.Raw | UnsetType) -> dict[str, Any]:
     if isinstance(raw, UnsetType) or bytes(raw) == b"null":
         return {}
-    if depth(bytes(raw), CONTENT_DEPTH) > CONTENT_DEPTH:
-        raise Trouble(15, f"content: nested more than {CONTENT_DEPTH} deep")
+    if nesting_depth(bytes(raw), CONTENT_MAX_DEPTH) > CONTENT_MAX_DEPTH:
+        raise ExtraHorizonRefused(15, f"content: nested more than {CONTENT_MAX_DEPTH} deep")
     try:
-        return typed(_object, bytes(raw))
+        return decode_json(_decode_object, bytes(raw))
     except Refused as refused:
-        raise Trouble(15, f"content{refused.where if refused.where.startswith('.') else ''}: {refused}") from None
+        raise ExtraHorizonRefused(
+            15, f"content{refused.where if refused.where.startswith('.') else ''}: {refused}"
+        ) from None
 
 
-def _attachments(files: Sequence[File]) -> tuple[Attachment, ...]:
+def _attachments(files: Sequence[ExtraHorizonAttachment]) -> tuple[Attachment, ...]:
     return tuple(_attachment(file, f"attachments[{nth}]") for nth, file in enumerate(files))
 
 
-def _attachment(file: File, where: str) -> Attachment:
+def _attachment(file: ExtraHorizonAttachment, where: str) -> Attachment:
     name = file.filename if file.filename is not None else file.name
     if not name:
-        raise Trouble(14, f"{where}.filename: missing")
-    if wrong := _header_problem(name, FILE_NAME_MAX):
-        raise Trouble(15, f"{where}.filename: {wrong}")
+        raise ExtraHorizonRefused(14, f"{where}.filename: missing")
+    if wrong := _header_problem(name, FILE_NAME_MAX_CHARS):
+        raise ExtraHorizonRefused(15, f"{where}.filename: {wrong}")
     if wrong := _header_problem(file.type or ""):
-        raise Trouble(15, f"{where}.type: {wrong}")
+        raise ExtraHorizonRefused(15, f"{where}.type: {wrong}")
     try:
         data = base64.b64decode(_BLANKS.sub("", file.content), validate=True)
     except (binascii.Error, ValueError):
-        raise Trouble(15, f"{where}.content: not base64") from None
-    return Attachment(filename=name, media_type=file.type or OCTETS, data=data)
+        raise ExtraHorizonRefused(15, f"{where}.content: not base64") from None
+    return Attachment(filename=name, media_type=file.type or DEFAULT_MEDIA_TYPE, data=data)

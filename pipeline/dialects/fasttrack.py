@@ -13,31 +13,31 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from pipeline.content.addresses import address_problem, text_problem
+from pipeline.content.addresses import address_problem, header_text_problem
 from pipeline.dialects.raw_json import (
-    HALF_A_PAIR,
-    check_values,
-    depth,
-    despite_half_a_pair,
+    LONE_SURROGATE_PROBLEM,
+    check_value_count,
     member_values,
-    refusal,
-    split,
+    nesting_depth,
+    read_despite_lone_surrogate,
+    refusal_from_msgspec,
+    split_array,
 )
 from pipeline.errors import Refused
 from topics.requests import Mailbox
 
 DIALECT: Final = "fasttrack"
-ACTIVITY_MAX: Final = 65_536
+ACTIVITY_MAX_BYTES: Final = 65_536
 """Bytes of one ``activity``: it travels in every record of the email, several times in some."""
-ACTIVITY_DEPTH: Final = 64
+ACTIVITY_MAX_DEPTH: Final = 64
 """Nesting that every reader on the way can follow."""
 MAX_MESSAGES: Final = 100_000
 """Messages of one request. Those over the tenant's batch maximum are answered one by one, up to this number."""
 MAX_WRAPPER_MEMBERS: Final = 100
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL_CHAR: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
-class Activity(msgspec.Struct, frozen=True):
+class FastTrackActivity(msgspec.Struct, frozen=True):
     """What Fast Track wants back with every conversion, untouched."""
 
     id: Annotated[str, Meta(min_length=1, max_length=500, description="A unique identifier of the Email")]
@@ -51,7 +51,7 @@ class Activity(msgspec.Struct, frozen=True):
     action_id: Annotated[int, Meta(description="The unique identifier of the individual action from Fast Track")]
 
 
-class Message(msgspec.Struct, frozen=True):
+class FastTrackMessage(msgspec.Struct, frozen=True):
     """One message of a batch, as it is read: the activity stays bytes."""
 
     activity: msgspec.Raw
@@ -64,7 +64,7 @@ class Message(msgspec.Struct, frozen=True):
     amp_content: Annotated[str | None, Meta(description="The content of the Email, as AMP")] = None
 
 
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
+class FastTrackSendCommand(msgspec.Struct, frozen=True, kw_only=True):
     """A message that can be sent."""
 
     index: int
@@ -79,79 +79,83 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     reply_to: tuple[str, ...]
 
 
-class Fault(msgspec.Struct, frozen=True, kw_only=True):
+class FastTrackItemError(msgspec.Struct, frozen=True, kw_only=True):
     """A message that can't, or can't now; the error begins with its path in the batch."""
 
     id: str | int | None
     error: str
 
 
-class Success(msgspec.Struct, frozen=True, kw_only=True):
+class FastTrackItemSuccess(msgspec.Struct, frozen=True, kw_only=True):
     """A message that was taken."""
 
     id: str
     email_id: str
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class FastTrackBatchResponse(msgspec.Struct, frozen=True, kw_only=True):
     """Successful: taken. Failed: never sent, skip it. Fatal: not taken now, send it again."""
 
-    successful: list[Success]
-    failed: list[Fault]
-    fatal: list[Fault]
+    successful: list[FastTrackItemSuccess]
+    failed: list[FastTrackItemError]
+    fatal: list[FastTrackItemError]
 
 
-class _Identified(msgspec.Struct):
+class _ActivityIdOnly(msgspec.Struct):
     id: str | int
 
 
-class _Named(msgspec.Struct):
-    activity: _Identified
+class _MessageIdOnly(msgspec.Struct):
+    activity: _ActivityIdOnly
 
 
-_message = msgspec.json.Decoder(Message).decode
-_activity = msgspec.json.Decoder(Activity).decode
-_named = msgspec.json.Decoder(_Named).decode
-_answer = msgspec.json.Encoder().encode
+_decode_message = msgspec.json.Decoder(FastTrackMessage).decode
+_decode_activity = msgspec.json.Decoder(FastTrackActivity).decode
+_decode_id_only = msgspec.json.Decoder(_MessageIdOnly).decode
+_encode = msgspec.json.Encoder().encode
 
 
-def read_batch(body: bytes) -> tuple[list[Wish], list[Fault]]:
+def parse_batch(body: bytes) -> tuple[list[FastTrackSendCommand], list[FastTrackItemError]]:
     """Return the wishes of a batch in its order, and a fault for each message that is none.
 
     Raise Refused, with what and where, for a body that is neither a JSON array nor an object with one array of objects.
     """
-    check_values(body)
-    messages = _unwrapped(body) if body.lstrip()[:1] == b"{" else split(body)
+    check_value_count(body)
+    messages = _unwrapped(body) if body.lstrip()[:1] == b"{" else split_array(body)
     if len(messages) > MAX_MESSAGES:
         raise Refused(f"more than {MAX_MESSAGES} messages", "body")
-    wishes: list[Wish] = []
-    faults: list[Fault] = []
+    wishes: list[FastTrackSendCommand] = []
+    faults: list[FastTrackItemError] = []
     for index, raw in enumerate(messages):
         try:
             wishes.append(_wish(index, raw))
         except Refused as refused:
-            faults.append(Fault(id=_id_of(raw), error=f"[{index}]{refused.where}: {refused}"))
+            faults.append(FastTrackItemError(id=_id_of(raw), error=f"[{index}]{refused.where}: {refused}"))
     return wishes, faults
 
 
-def answer(successful: Iterable[Success], failed: Iterable[Fault], fatal: Iterable[Fault]) -> bytes:
+def encode_response(
+    successful: Iterable[FastTrackItemSuccess],
+    failed: Iterable[FastTrackItemError],
+    fatal: Iterable[FastTrackItemError],
+) -> bytes:
     """The answer's body: all three arrays, always."""
-    return _answer(Answer(successful=list(successful), failed=list(failed), fatal=list(fatal)))
+    return _encode(FastTrackBatchResponse(successful=list(successful), failed=list(failed), fatal=list(fatal)))
 
 
-def fault(wish: Wish, error: str, where: str = "") -> Fault:
+def item_error(wish: FastTrackSendCommand, error: str, where: str = "") -> FastTrackItemError:
     """A fault found after reading: a conflict, a limit, a log that is away."""
-    return Fault(id=wish.identity, error=f"[{wish.index}]{where}: {error}")
+    return FastTrackItemError(id=wish.identity, error=f"[{wish.index}]{where}: {error}")
 
 
-def error(status: int, what: str, where: str = "") -> bytes:
+def encode_error(status: int, what: str, where: str = "") -> bytes:
     """Return the body of an answer that concerns the whole batch; the code is the HTTP status."""
-    return _answer({"error": what, "code": status, "where": where})
+    return _encode({"error": what, "code": status, "where": where})
 
 
 def _unwrapped(body: bytes) -> Sequence[bytes | msgspec.Raw]:
     """Return the items of the only array of objects among an object's members."""
-    arrays = [split(value) for value in member_values(body, MAX_WRAPPER_MEMBERS) if value.startswith(b"[")]
+    arrays = [split_array(value) for value in member_values(body, MAX_WRAPPER_MEMBERS) if value.startswith(b"[")]
     holding = [items for items in arrays if any(bytes(item).startswith(b"{") for item in items)]
     chosen = holding or [items for items in arrays if not items]
     if len(chosen) != 1:
@@ -159,11 +163,11 @@ def _unwrapped(body: bytes) -> Sequence[bytes | msgspec.Raw]:
     return chosen[0]
 
 
-def _wish(index: int, raw: bytes | msgspec.Raw) -> Wish:
-    message: Message = _read(_message, raw, "")
-    activity: Activity = _read(_activity, message.activity, ".activity")
+def _wish(index: int, raw: bytes | msgspec.Raw) -> FastTrackSendCommand:
+    message: FastTrackMessage = _read(_decode_message, raw, "")
+    activity: FastTrackActivity = _read(_decode_activity, message.activity, ".activity")
     _check(activity, message)
-    return Wish(
+    return FastTrackSendCommand(
         index=index,
         identity=activity.id,
         activity=message.activity,
@@ -181,24 +185,27 @@ def _read(decode: Any, raw: bytes | msgspec.Raw, where: str) -> Any:
     try:
         return decode(raw)
     except msgspec.ValidationError as error:
-        raise refusal(str(error), where) from None
+        raise refusal_from_msgspec(str(error), where) from None
     except msgspec.DecodeError:
         # The batch was taken apart by JSON's grammar: this is all that can be wrong with an item.
-        raise Refused(HALF_A_PAIR, where) from None
+        raise Refused(LONE_SURROGATE_PROBLEM, where) from None
     except RecursionError:
         raise Refused("nested too deeply", where) from None
 
 
-def _check(activity: Activity, message: Message) -> None:
+def _check(activity: FastTrackActivity, message: FastTrackMessage) -> None:
     raw = bytes(message.activity)
-    _refuse(f"more than {ACTIVITY_MAX} bytes" if len(raw) > ACTIVITY_MAX else None, ".activity")
+    _refuse(f"more than {ACTIVITY_MAX_BYTES} bytes" if len(raw) > ACTIVITY_MAX_BYTES else None, ".activity")
     _refuse(
-        f"nested more than {ACTIVITY_DEPTH} deep" if depth(raw, ACTIVITY_DEPTH) > ACTIVITY_DEPTH else None, ".activity"
+        f"nested more than {ACTIVITY_MAX_DEPTH} deep"
+        if nesting_depth(raw, ACTIVITY_MAX_DEPTH) > ACTIVITY_MAX_DEPTH
+        else None,
+        ".activity",
     )
-    _refuse("a control character" if _CONTROL.search(activity.id) else None, ".activity.id")
+    _refuse("a control character" if _CONTROL_CHAR.search(activity.id) else None, ".activity.id")
     _refuse(address_problem(message.email), ".email")
-    _refuse(text_problem(message.subject), ".subject")
-    _refuse(text_problem(message.sender_name), ".sender_name")
+    _refuse(header_text_problem(message.subject), ".subject")
+    _refuse(header_text_problem(message.sender_name), ".sender_name")
     _refuse(address_problem(message.sender_address), ".sender_address")
     if message.replyto_address:
         _refuse(address_problem(message.replyto_address), ".replyto_address")
@@ -212,8 +219,8 @@ def _refuse(problem: str | None, where: str) -> None:
 def _id_of(raw: bytes | msgspec.Raw) -> str | int | None:
     """What the sender calls a message that can't be taken, so that it is skipped and not repeated."""
     try:
-        return _named(raw).activity.id
+        return _decode_id_only(raw).activity.id
     except (msgspec.ValidationError, RecursionError):
         return None
     except msgspec.DecodeError:
-        return despite_half_a_pair(lambda whole: _named(whole).activity.id, bytes(raw))
+        return read_despite_lone_surrogate(lambda whole: _decode_id_only(whole).activity.id, bytes(raw))

@@ -5,11 +5,11 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
-from pipeline.dialects.raw_json import MISSING, refusal
+from pipeline.dialects.raw_json import FIELD_MISSING, refusal_from_msgspec
 from pipeline.errors import Refused
 
 
-def misfits(kind: type[msgspec.Struct], value: Any, where: str = "") -> Iterator[Refused]:
+def field_problems(kind: type[msgspec.Struct], value: Any, where: str = "") -> Iterator[Refused]:
     """Yield what keeps an object from being of a kind, field by field, in objects and lists of objects within it, too.
 
     ``value`` is JSON as Python has it, already held to a size; ``where`` is its path.
@@ -22,16 +22,16 @@ def misfits(kind: type[msgspec.Struct], value: Any, where: str = "") -> Iterator
         if field.encode_name in value:
             yield from _field_misfits(field.type, value[field.encode_name], place)
         elif field.required:
-            yield Refused(MISSING, place)
+            yield Refused(FIELD_MISSING, place)
 
 
 def _field_misfits(kind: Any, value: Any, where: str) -> Iterator[Refused]:
     inner, listed = _inner(kind)
     if inner is not None and listed and isinstance(value, list):
         for nth, item in enumerate(value):
-            yield from misfits(inner, item, f"{where}[{nth}]")
+            yield from field_problems(inner, item, f"{where}[{nth}]")
     elif inner is not None and not listed and isinstance(value, dict):
-        yield from misfits(inner, value, where)
+        yield from field_problems(inner, value, where)
     else:
         yield from _mismatch(kind, value, where)
 
@@ -40,7 +40,7 @@ def _mismatch(kind: Any, value: Any, where: str) -> Iterator[Refused]:
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        yield refusal(str(error), where)
+        yield refusal_from_msgspec(str(error), where)
 
 
 def _inner(kind: Any) -> tuple[type[msgspec.Struct] | None, bool]:

@@ -17,24 +17,24 @@ from pipeline.errors import Refused
 MAX_VALUES: Final = 1_000_000
 """Values of a whole body. Each costs some 60 bytes once it is read, and as little as two in JSON."""
 _PIECE_BYTES: Final = 65_536
-_NO_STRUCTURE: Final = bytes(set(range(256)) - set(b"[]{},"))
+_NOT_STRUCTURE: Final = bytes(set(range(256)) - set(b"[]{},"))
 _OPENING: Final = frozenset(b"[{")
 _CLOSING: Final = frozenset(b"]}")
 _BLANK: Final = re.compile(r"[ \t\n\r]*")
-_BETWEEN: Final = b" \t\n\r,"
-_AT: Final = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?$", re.DOTALL)
-_MISSING: Final = re.compile(r"^Object missing required field `(.+)`$")
+_ITEM_SEPARATORS: Final = b" \t\n\r,"
+_MSGSPEC_MESSAGE: Final = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?$", re.DOTALL)
+_MISSING_FIELD_MESSAGE: Final = re.compile(r"^Object missing required field `(.+)`$")
 _MARK: Final = re.compile(rb'["\[\]{},:]')
 _LONE_HIGH: Final = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})")
 _LONE_LOW: Final = re.compile(rb"(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}")
-MISSING: Final = "missing"
-HALF_A_PAIR: Final = "half a surrogate pair, such as \\ud800: no text can hold it"
+FIELD_MISSING: Final = "missing"
+LONE_SURROGATE_PROBLEM: Final = "half a surrogate pair, such as \\ud800: no text can hold it"
 T = TypeVar("T")
-_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_any_value = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_any = msgspec.json.Decoder(msgspec.Raw).decode
 
 
-def check(body: bytes, *, max_depth: int, max_values: int = MAX_VALUES) -> None:
+def check_limits(body: bytes, *, max_depth: int, max_values: int = MAX_VALUES) -> None:
     """Raise Refused for a body that is nested too deeply or holds too many values, before anything is built of it."""
     if _most_values(body) <= min(max_depth, max_values):
         return
@@ -54,18 +54,18 @@ def check(body: bytes, *, max_depth: int, max_values: int = MAX_VALUES) -> None:
             raise Refused(f"nested more than {max_depth} deep", "body")
 
 
-def check_values(body: bytes, max_values: int = MAX_VALUES) -> None:
+def check_value_count(body: bytes, max_values: int = MAX_VALUES) -> None:
     """Raise Refused for a body of too many values."""
     if _most_values(body) > max_values:
-        check(body, max_depth=len(body), max_values=max_values)
+        check_limits(body, max_depth=len(body), max_values=max_values)
 
 
-def split(body: bytes) -> Sequence[bytes | msgspec.Raw]:
+def split_array(body: bytes) -> Sequence[bytes | msgspec.Raw]:
     """Return the array's items. Raise Refused, with what and where, for a body that is no JSON array."""
     try:
         # Raw values are skipped over, not read: bytes that are no text would pass.
-        check_text(body)
-        return _items(body)
+        check_utf8(body)
+        return _decode_items(body)
     except msgspec.ValidationError as error:
         raise Refused(str(error).replace("`", "").replace("Expected", "expected"), "body") from None
     except msgspec.DecodeError:
@@ -76,9 +76,9 @@ def split(body: bytes) -> Sequence[bytes | msgspec.Raw]:
 
 def member_values(body: bytes, most: int) -> list[bytes]:
     """Return the values of an object's members, as they came. Raise Refused for no JSON, or more than ``most``."""
-    check_text(body)
+    check_utf8(body)
     try:
-        _any_value(body)
+        _decode_any(body)
     except (msgspec.DecodeError, RecursionError) as error:
         if not _is_json(body):
             raise _not_json(error) from None
@@ -93,30 +93,30 @@ def member_values(body: bytes, most: int) -> list[bytes]:
         if nesting == 1 and byte == b":":
             start = at
         elif start and (nesting == 0 or (nesting == 1 and byte == b",")):
-            values.append(body[start : mark.start()].strip(_BETWEEN))
+            values.append(body[start : mark.start()].strip(_ITEM_SEPARATORS))
             start = 0
         if len(values) > most:
             raise Refused(f"more than {most} members", "body")
     return values
 
 
-def typed(decode: Callable[[bytes], T], body: bytes) -> T:
+def decode_json(decode: Callable[[bytes], T], body: bytes) -> T:
     """Return the body as a decoder's type. Raise Refused with what and where; a path in it begins with a dot."""
     try:
-        check_text(body)
+        check_utf8(body)
         return decode(body)
     except msgspec.ValidationError as error:
-        found = refusal(str(error))
+        found = refusal_from_msgspec(str(error))
         raise Refused(str(found), found.where or "body") from None
     except msgspec.DecodeError as error:
         if _is_json(body):
-            raise Refused(HALF_A_PAIR, "body") from None
+            raise Refused(LONE_SURROGATE_PROBLEM, "body") from None
         raise _not_json(error) from None
     except RecursionError:
         raise Refused("nested too deeply", "body") from None
 
 
-def check_text(body: bytes) -> None:
+def check_utf8(body: bytes) -> None:
     """Raise Refused for bytes that are no UTF-8."""
     try:
         if not body.isascii():
@@ -135,22 +135,22 @@ def _not_json(error: Exception) -> Refused:
 def _is_json(body: bytes) -> bool:
     """By the grammar alone, which allows what no text can hold."""
     try:
-        _any_value(mended(body))
+        _decode_any(replace_lone_surrogates(body))
     except (msgspec.DecodeError, RecursionError):
         return False
     return True
 
 
-def refusal(message: str, where: str = "") -> Refused:
+def refusal_from_msgspec(message: str, where: str = "") -> Refused:
     """Msgspec's words as ours: "Expected `int`, got `str` - at `$.brand_id`" -> expected int, at .brand_id."""
-    found = _AT.match(message)
+    found = _MSGSPEC_MESSAGE.match(message)
     what, path = (found["what"], found["path"] or "") if found else (message, "")
-    if missing := _MISSING.match(what):
-        return Refused(MISSING, f"{where}{path}.{missing[1]}")
+    if missing := _MISSING_FIELD_MESSAGE.match(what):
+        return Refused(FIELD_MISSING, f"{where}{path}.{missing[1]}")
     return Refused((what[:1].lower() + what[1:]).replace("`", ""), f"{where}{path}")
 
 
-def members(text: str) -> Iterable[tuple[str, int, int]]:
+def member_spans(text: str) -> Iterable[tuple[str, int, int]]:
     """Each member of an object: its name, and where its value begins and ends in the text, which is JSON."""
     scan = _scanner()
     at = _skip(text, text.index("{") + 1)
@@ -164,7 +164,7 @@ def members(text: str) -> Iterable[tuple[str, int, int]]:
             at = _skip(text, at + 1)
 
 
-def depth(raw: bytes, enough: int) -> int:
+def nesting_depth(raw: bytes, enough: int) -> int:
     """Return how deeply ``raw`` is nested; where that is surely no more than ``enough``, any number up to it."""
     if raw.count(b"{") + raw.count(b"[") <= enough:
         return enough
@@ -176,7 +176,7 @@ def depth(raw: bytes, enough: int) -> int:
     return deepest
 
 
-def mended(raw: bytes, filler: bytes = rb"\ufffd") -> bytes:
+def replace_lone_surrogates(raw: bytes, filler: bytes = rb"\ufffd") -> bytes:
     r"""Return JSON with each half of a surrogate pair, such as ``"\ud800"``, replaced; no byte changes its place."""
     if b"\0" in raw:
         return raw
@@ -185,10 +185,10 @@ def mended(raw: bytes, filler: bytes = rb"\ufffd") -> bytes:
     return _LONE_LOW.sub(lambda _: filler, _LONE_HIGH.sub(lambda _: filler, hidden)).replace(b"\0\0", rb"\\")
 
 
-def despite_half_a_pair(read: Callable[[bytes], T], raw: bytes) -> T | None:
+def read_despite_lone_surrogate(read: Callable[[bytes], T], raw: bytes) -> T | None:
     """Return what ``read`` finds in a value that holds half a surrogate pair; None if it is in what was found."""
     try:
-        found, again = read(mended(raw)), read(mended(raw, rb"\ufffe"))
+        found, again = read(replace_lone_surrogates(raw)), read(replace_lone_surrogates(raw, rb"\ufffe"))
     except (msgspec.MsgspecError, RecursionError):
         return None
     return found if found == again else None
@@ -205,7 +205,7 @@ def _structure(raw: bytes) -> Iterator[bytes]:
     while at < len(raw):
         quote = raw.find(b'"', at, at + _PIECE_BYTES)
         end = min(at + _PIECE_BYTES, len(raw)) if quote < 0 else quote
-        if piece := raw[at:end].translate(None, _NO_STRUCTURE):
+        if piece := raw[at:end].translate(None, _NOT_STRUCTURE):
             yield piece
         at = end if quote < 0 else _end_of_text(raw, quote + 1)
 
@@ -228,14 +228,14 @@ def _split_broken(body: bytes) -> list[bytes]:
     that its sender would repeat for ever.
     """
     try:
-        items = _items(mended(body))
+        items = _decode_items(replace_lone_surrogates(body))
     except (msgspec.DecodeError, RecursionError) as error:
         raise _not_json(error) from None
     found = []
     at = body.index(b"[") + 1
     for item in items:
         # What lies between two items is blanks and a comma; the mended ones are as long as those that came.
-        while body[at] in _BETWEEN:
+        while body[at] in _ITEM_SEPARATORS:
             at += 1
         found.append(body[at : at + len(bytes(item))])
         at += len(found[-1])

@@ -13,64 +13,64 @@ from typing import Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from pipeline.content.chunks import unpack, unpacked_bytes
+from pipeline.content.chunks import unpack_content, unpacked_bytes
 from pipeline.errors import LogUnavailable, Unrecognised
-from pipeline.runtime.batching_loader import Coalesced
-from pipeline.runtime.kafka import consumer, partition_of, partitions
+from pipeline.runtime.batching_loader import BatchLoader
+from pipeline.runtime.kafka import create_consumer, discover_partitions, topic_partition
 from pipeline.settings import Settings
 from topics.codec import Undecodable, decode
-from topics.contents import Content, ContentChunk
-from topics.record import Place
+from topics.contents import ContentChunk, MessageContent
+from topics.record import LogPosition
 from topics.registry import MAX_RECORD_BYTES, MESSAGE_CONTENTS
 from topics.requests import ContentPointer
 
-PATIENCE: Final = 5.0
+BROKER_TIMEOUT_S: Final = 5.0
 """Seconds until a log that doesn't answer is called unavailable."""
-CACHE_BYTES: Final = 32_000_000
+CACHE_MAX_BYTES: Final = 32_000_000
 MAX_INLINE_BYTES: Final = 1_000_000
 """Uncompressed bytes of a content up to which it is unpacked in the event loop, which takes a millisecond."""
-LOOK_AHEAD: Final = 200
+MAX_SKIPPED_RECORDS: Final = 200
 """Records worth reading rather than seeking over."""
 
-Key = tuple[int, int]
+RecordKey = tuple[int, int]
 """Partition, offset."""
 
 
-class _Cache:
+class _RecordCache:
     """The raw records read last, up to so many bytes. A record that isn't there any more is a None."""
 
     def __init__(self) -> None:
-        self._records: OrderedDict[Key, bytes | None] = OrderedDict()
+        self._records: OrderedDict[RecordKey, bytes | None] = OrderedDict()
         self._bytes = 0
 
-    def __contains__(self, key: Key) -> bool:
+    def __contains__(self, key: RecordKey) -> bool:
         return key in self._records
 
-    def get(self, key: Key) -> bytes | None:
+    def get(self, key: RecordKey) -> bytes | None:
         self._records.move_to_end(key)
         return self._records[key]
 
-    def put(self, key: Key, value: bytes | None) -> None:
+    def put(self, key: RecordKey, value: bytes | None) -> None:
         if key in self._records:
             return
         self._records[key] = value
         self._bytes += len(value or b"") + 200
-        while self._bytes > CACHE_BYTES and len(self._records) > 1:
+        while self._bytes > CACHE_MAX_BYTES and len(self._records) > 1:
             _, old = self._records.popitem(last=False)
             self._bytes -= len(old or b"") + 200
 
 
-class Contents:
+class ContentReader:
     """Reads contents; many callers, one consumer."""
 
     def __init__(self, reader: AIOKafkaConsumer, settings: Settings) -> None:
         self._reader = reader
         self._settings = settings
-        self._cache = _Cache()
+        self._cache = _RecordCache()
         self._positions: dict[TopicPartition, int] = {}
-        self._records: Coalesced[Key, bytes | None] = Coalesced(self._read)
+        self._records: BatchLoader[RecordKey, bytes | None] = BatchLoader(self._read)
 
-    async def get(self, pointer: ContentPointer) -> Content:
+    async def get(self, pointer: ContentPointer) -> MessageContent:
         """The content a request points to.
 
         Raises Unrecognised where it's missing, expired or not what the request says, and
@@ -83,33 +83,33 @@ class Contents:
             if chunk.content_id == pointer.content_id:
                 chunks.append(chunk)
             elif not chunks:
-                raise Unrecognised(f"{place(pointer)}: another content lies there")
+                raise Unrecognised(f"{content_place(pointer)}: another content lies there")
             offset += 1
         if unpacked_bytes(chunks) <= MAX_INLINE_BYTES:
-            return unpack(chunks, pointer.sha256)
-        return await asyncio.to_thread(unpack, chunks, pointer.sha256)
+            return unpack_content(chunks, pointer.sha256)
+        return await asyncio.to_thread(unpack_content, chunks, pointer.sha256)
 
-    async def _record(self, key: Key) -> bytes | None:
+    async def _record(self, key: RecordKey) -> bytes | None:
         if key in self._cache:
             return self._cache.get(key)
         return await self._records.get(key)
 
-    async def _read(self, keys: set[Key]) -> Mapping[Key, bytes | None]:
+    async def _read(self, keys: set[RecordKey]) -> Mapping[RecordKey, bytes | None]:
         wanted = {key for key in keys if key not in self._cache}
         found = {key: self._cache.get(key) for key in keys - wanted}
         by_partition: dict[int, list[int]] = {}
         for partition, offset in sorted(wanted):
             by_partition.setdefault(partition, []).append(offset)
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(BROKER_TIMEOUT_S):
                 for partition, offsets in by_partition.items():
                     found |= await self._read_partition(partition, offsets)
         except (KafkaError, TimeoutError) as error:
             raise LogUnavailable(f"message-contents can't be read: {type(error).__name__}") from error
         return found
 
-    async def _read_partition(self, partition: int, offsets: list[int]) -> dict[Key, bytes | None]:
-        tp = partition_of(MESSAGE_CONTENTS.name, partition, self._settings)
+    async def _read_partition(self, partition: int, offsets: list[int]) -> dict[RecordKey, bytes | None]:
+        tp = topic_partition(MESSAGE_CONTENTS.name, partition, self._settings)
         if tp not in self._reader.assignment():
             return {(partition, offset): None for offset in offsets}
         self._reader.resume(tp)
@@ -120,7 +120,10 @@ class Contents:
 
     async def _read_offset(self, tp: TopicPartition, offset: int) -> bytes | None:
         key = (tp.partition, offset)
-        if key not in self._cache and not 0 <= offset - self._positions.get(tp, -LOOK_AHEAD) < LOOK_AHEAD:
+        if (
+            key not in self._cache
+            and not 0 <= offset - self._positions.get(tp, -MAX_SKIPPED_RECORDS) < MAX_SKIPPED_RECORDS
+        ):
             self._reader.seek(tp, offset)
         passed = False
         while key not in self._cache and not passed:
@@ -138,7 +141,7 @@ class Contents:
 
 def _chunk(pointer: ContentPointer, offset: int, raw: bytes | None) -> ContentChunk:
     if raw is None:
-        raise Unrecognised(f"{place(pointer)}: nothing lies at offset {offset} (expired?)")
+        raise Unrecognised(f"{content_place(pointer)}: nothing lies at offset {offset} (expired?)")
     try:
         chunk: ContentChunk = decode(MESSAGE_CONTENTS, raw)
     except Undecodable as error:
@@ -146,20 +149,20 @@ def _chunk(pointer: ContentPointer, offset: int, raw: bytes | None) -> ContentCh
     return chunk
 
 
-def place(pointer: ContentPointer) -> Place:
+def content_place(pointer: ContentPointer) -> LogPosition:
     """Where the content begins."""
-    return Place(topic=MESSAGE_CONTENTS.name, partition=pointer.partition, offset=pointer.offset)
+    return LogPosition(topic=MESSAGE_CONTENTS.name, partition=pointer.partition, offset=pointer.offset)
 
 
 @contextlib.asynccontextmanager
-async def content_reader(settings: Settings) -> AsyncIterator[Contents]:
+async def open_content_reader(settings: Settings) -> AsyncIterator[ContentReader]:
     """A reader on all partitions, all paused: nothing is fetched that nobody asked for."""
-    reader = consumer(settings, fetch_max_wait_ms=50, max_partition_fetch_bytes=2 * MAX_RECORD_BYTES)
+    reader = create_consumer(settings, fetch_max_wait_ms=50, max_partition_fetch_bytes=2 * MAX_RECORD_BYTES)
     await reader.start()
     try:
-        assigned = await partitions(reader, settings.topic(MESSAGE_CONTENTS.name))
+        assigned = await discover_partitions(reader, settings.topic(MESSAGE_CONTENTS.name))
         reader.assign(assigned)
         reader.pause(*assigned)
-        yield Contents(reader, settings)
+        yield ContentReader(reader, settings)
     finally:
         await reader.stop()

@@ -7,15 +7,15 @@ them tells events of their emails by what the acks say (:mod:`pipeline.dispatch.
 import asyncio
 import contextlib
 
-from pipeline.dispatch.content_reader import content_reader
-from pipeline.dispatch.correlation.loop import correlate
-from pipeline.dispatch.deliver import NO_PROVIDER, Deliver
-from pipeline.dispatch.intake import take_in
-from pipeline.dispatch.routing.routes import get_way
-from pipeline.dispatch.transports.router import Fleet
+from pipeline.dispatch.content_reader import open_content_reader
+from pipeline.dispatch.correlation.loop import run_correlation
+from pipeline.dispatch.deliver import NO_PROVIDER, SendJobHandler
+from pipeline.dispatch.intake import run_intake
+from pipeline.dispatch.routing.routes import get_brand_routing
+from pipeline.dispatch.transports.router import TransportRouter
 from pipeline.errors import NotFound
-from pipeline.jobs.engine import Engine
-from pipeline.jobs.store import Limits, Store
+from pipeline.jobs.engine import JobEngine
+from pipeline.jobs.store import ClaimLimits, JobStore
 from pipeline.runtime.bootstrap import Runtime
 
 QUEUE = "dispatch"
@@ -24,33 +24,33 @@ QUEUE = "dispatch"
 async def run(rt: Runtime) -> None:
     """Dispatch until ``rt.stop``, then end what is in hand."""
     settings = rt.settings
-    limits = Limits(settings.dispatch_concurrency, settings.lane_concurrency, settings.lease_seconds)
-    fleet = Fleet(timeout=settings.smtp_timeout, local_hostname=settings.mail_domain, clock=rt.clock)
-    store = Store(rt.pool, QUEUE, limits)
+    limits = ClaimLimits(settings.dispatch_concurrency, settings.lane_concurrency, settings.lease_seconds)
+    fleet = TransportRouter(timeout=settings.smtp_timeout, local_hostname=settings.mail_domain, clock=rt.clock)
+    store = JobStore(rt.pool, QUEUE, limits)
 
     async def tick() -> None:
-        fleet.tidy()
+        fleet.close_idle()
         await _resume(rt, store)
 
-    async with content_reader(settings) as reader:
-        deliver = Deliver(rt, fleet, reader)
+    async with open_content_reader(settings) as reader:
+        deliver = SendJobHandler(rt, fleet, reader)
         url = settings.database_url.get_secret_value()
-        engine = Engine(store, limits, deliver, settings.dispatch_schedule, url=url, tick=tick)
+        engine = JobEngine(store, limits, deliver, settings.dispatch_schedule, url=url, tick=tick)
         try:
             # Any one's mistake ends the others and the role: half a dispatcher only looks like one.
             async with asyncio.TaskGroup() as loops:
-                loops.create_task(take_in(rt))
-                loops.create_task(correlate(rt))
+                loops.create_task(run_intake(rt))
+                loops.create_task(run_correlation(rt))
                 loops.create_task(engine.run(rt.stop))
         finally:
             await fleet.close()
 
 
-async def _resume(rt: Runtime, store: Store) -> None:
+async def _resume(rt: Runtime, store: JobStore) -> None:
     """Lanes that waited for a provider go on when their brand has got one."""
     secret = rt.settings.secret.get_secret_value()
-    for lane in await store.paused_for(NO_PROVIDER):
+    for lane in await store.lanes_paused_for(NO_PROVIDER):
         tenant, _, brand = lane.partition("/")
         with contextlib.suppress(NotFound):
-            await get_way(rt.pool, tenant, brand, secret)
-            await store.resume([lane])
+            await get_brand_routing(rt.pool, tenant, brand, secret)
+            await store.resume_lanes([lane])

@@ -9,26 +9,26 @@ from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
 from topics.codec import Undecodable, decode
 from topics.registry import PROVIDER_ACKS, SEND_REQUESTS, Topic
 
-End = tuple[str, int, str]
+JobEnd = tuple[str, int, str]
 """State, attempt, error."""
 
 
 @dataclass
-class Rows:
+class IntakeRows:
     """One row per email and kind, because one statement writes them all."""
 
     requests: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     """Email id -> lane, payload."""
-    ends: dict[str, End] = field(default_factory=dict)
+    ends: dict[str, JobEnd] = field(default_factory=dict)
     deferrals: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Email id -> attempt, due."""
     broken: list[tuple[Any, str]] = field(default_factory=list)
     """Consumer records that are none of ours, and why."""
 
 
-def read(topics: dict[str, Topic], records: Iterable[Any]) -> Rows:
+def parse_records(topics: dict[str, Topic], records: Iterable[Any]) -> IntakeRows:
     """What these consumer records say; ``topics``: by their name on the cluster."""
-    rows = Rows()
+    rows = IntakeRows()
     for record in records:
         topic = topics[record.topic]
         try:
@@ -44,7 +44,7 @@ def read(topics: dict[str, Topic], records: Iterable[Any]) -> Rows:
     return rows
 
 
-def _read_ack(rows: Rows, ack: Any) -> None:
+def _read_ack(rows: IntakeRows, ack: Any) -> None:
     match ack:
         case Deferred():
             known = rows.deferrals.get(ack.email_id, (0, 0))
@@ -55,7 +55,7 @@ def _read_ack(rows: Rows, ack: Any) -> None:
             _end(rows, ack.email_id, ("dead", ack.attempt, f"{ack.reason}: {ack.text}"[:500]))
 
 
-def _end(rows: Rows, email_id: str, end: End) -> None:
+def _end(rows: IntakeRows, email_id: str, end: JobEnd) -> None:
     """Custody once taken is the end, whatever failed before or after; else the latest attempt's word counts."""
     known = rows.ends.get(email_id)
     if known is None or (end[0] == "done", end[1]) > (known[0] == "done", known[1]):

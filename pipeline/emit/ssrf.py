@@ -57,7 +57,7 @@ _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 """RFC 6052: how a host without IPv4 reaches it; what counts is where the address inside leads."""
 
 
-class PrivateAddress(OSError):
+class PrivateAddressError(OSError):
     """The destination's name leads to a private, loopback or link-local address."""
 
     def __init__(self) -> None:

@@ -8,8 +8,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.gateway import localizations, problems, request_body
-from pipeline.gateway.headers import SAFE
-from pipeline.gateway.metrics import Metrics
+from pipeline.gateway.headers import SECURITY_HEADERS
+from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.openapi import common, docs_page
 from pipeline.gateway.routes import (
     email_v1,
@@ -25,9 +25,9 @@ from pipeline.gateway.routes import (
     unsubscribe,
     webhooks,
 )
-from pipeline.gateway.state import World
+from pipeline.gateway.state import GatewayState
 
-_SURFACES: Final = {
+_SURFACE_BY_FIRST_SEGMENT: Final = {
     "channels": "batch",
     "v1": "email_v1",
     "v3": "freshmail",
@@ -46,27 +46,28 @@ _SURFACES: Final = {
     "openapi.json": "docs",
 }
 
-SHAPES: Final[dict[str, problems.Shape]] = {
-    "/channels": fasttrack.shape,
-    "//channels": fasttrack.shape,
-    "/v1": email_v1.shape,
-    "/v3": freshmail.shape,
-    "/mail/v1": extrahorizon.shape,
-    "/auth/v2": oauth.shape,
+ERROR_ENCODERS: Final[dict[str, problems.ErrorEncoder]] = {
+    "/channels": fasttrack.encode_error,
+    "//channels": fasttrack.encode_error,
+    "/v1": email_v1.encode_error,
+    "/v3": freshmail.encode_error,
+    "/mail/v1": extrahorizon.encode_error,
+    "/auth/v2": oauth.encode_error,
 }
 """A dialect's paths -> how its clients expect an error."""
-TYPES: Final = {
-    "Template": (*templates.TYPES, *localizations.TYPES),
-    "Suppression": suppressions.TYPES,
-    "EmailV1": email_v1.TYPES,
-    "FreshMail": freshmail.TYPES,
-    "ExtraHorizon": extrahorizon.TYPES,
-    "OAuth": oauth.TYPES,
-}
-"""A prefix -> the types of a surface, for OpenAPI."""
+OPENAPI_TYPES: Final = (
+    *templates.OPENAPI_TYPES,
+    *localizations.OPENAPI_TYPES,
+    *suppressions.OPENAPI_TYPES,
+    *email_v1.OPENAPI_TYPES,
+    *freshmail.OPENAPI_TYPES,
+    *extrahorizon.OPENAPI_TYPES,
+    *oauth.OPENAPI_TYPES,
+)
+"""The types whose schemas are the components of the OpenAPI document."""
 
 
-def make_app(world: World) -> ASGIApp:
+def make_app(world: GatewayState) -> ASGIApp:
     """The application."""
     app = FastAPI(
         title="Mailfold",
@@ -74,20 +75,22 @@ def make_app(world: World) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.bodies = request_body.BodyLimits(world.memory, world.rt.settings.http_body_timeout, world.callers.site)
-    problems.install(app, SHAPES)
+    app.state.bodies = request_body.BodyLimits(
+        world.body_memory, world.runtime.settings.http_body_timeout, world.client_info.site
+    )
+    problems.install_error_handlers(app, ERROR_ENCODERS)
     dialects = (fasttrack, email_v1, extrahorizon, oauth, freshmail)
     for surface in (*dialects, templates, localizations, suppressions, unsubscribe, webhooks, inbound, ops):
         app.include_router(surface.router(world))
-    common.install(app, TYPES)
-    docs_page.install(app)
-    return tracking.Tracking(Observed(app, world.metrics), world)
+    common.install_schemas(app, OPENAPI_TYPES)
+    docs_page.install_docs_page(app)
+    return tracking.TrackingMiddleware(ResponseMiddleware(app, world.metrics), world)
 
 
-class Observed:
+class ResponseMiddleware:
     """Plain ASGI around the application: counts each answer and puts the headers on it."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: GatewayMetrics) -> None:
         self._app = app
         self._metrics = metrics
 
@@ -97,18 +100,18 @@ class Observed:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        surface = _SURFACES.get(scope["path"].strip("/").partition("/")[0], "other")
+        surface = _SURFACE_BY_FIRST_SEGMENT.get(scope["path"].strip("/").partition("/")[0], "other")
 
         async def observed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in SAFE.items():
+                for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
                 self._metrics.requests.labels(surface, message["status"]).inc()
-                self._metrics.seconds.labels(surface).observe(time.perf_counter() - started)
+                self._metrics.request_seconds.labels(surface).observe(time.perf_counter() - started)
             await send(message)
 
         try:
             await self._app(scope, receive, observed)
         finally:
-            request_body.release(scope)
+            request_body.release_body(scope)

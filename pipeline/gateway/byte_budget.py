@@ -8,13 +8,13 @@ from typing import Final, TypeVar
 from weakref import WeakValueDictionary
 
 from pipeline.errors import LogUnavailable
-from pipeline.runtime.fair_threads import CALLER
+from pipeline.runtime.fair_threads import CURRENT_CALLER
 
 T = TypeVar("T")
 
-MAX_BYTES_IN_HAND: Final = 320_000_000
+MAX_CONTENT_BYTES_HELD: Final = 320_000_000
 """More than the largest request of one tenant (256 MB), so that others find room beside it."""
-MAX_RENDERINGS: Final = 4
+MAX_CONCURRENT_RENDERINGS: Final = 4
 """Rendering needs the interpreter's lock: more at once are no faster, and each needs memory of its own."""
 
 
@@ -25,7 +25,7 @@ class ByteBudget:
     free beside it: however much one hands in, others find a slot and room.
     """
 
-    def __init__(self, most: int = MAX_BYTES_IN_HAND, renderings: int = MAX_RENDERINGS) -> None:
+    def __init__(self, most: int = MAX_CONTENT_BYTES_HELD, renderings: int = MAX_CONCURRENT_RENDERINGS) -> None:
         self._most = most
         self._held = 0
         self._by_tenant: Counter[str] = Counter()
@@ -35,12 +35,14 @@ class ByteBudget:
         self._released = asyncio.Event()
 
     @contextlib.asynccontextmanager
-    async def rendered(self, render: Callable[[], T], size: Callable[[T], int], patience_s: float) -> AsyncIterator[T]:
+    async def render_and_hold(
+        self, render: Callable[[], T], size: Callable[[T], int], patience_s: float
+    ) -> AsyncIterator[T]:
         """Render in a thread, and hold the room for what was made as long as the context lasts.
 
         Raise LogUnavailable, a 503, where there is none within ``patience_s``.
         """
-        tenant = CALLER.get()
+        tenant = CURRENT_CALLER.get()
         async with self._slot(tenant, patience_s):
             made = await asyncio.to_thread(render)
             held = size(made)

@@ -10,44 +10,44 @@ from typing import Any, Final
 
 import msgspec
 
-AGENT_MAX: Final = 500
+USER_AGENT_MAX_BYTES: Final = 500
 IPV6_SITE_BITS: Final = 64
 """One site has as many IPv6 addresses as it likes; all of them count as one."""
 # What browsers say when they fetch what nobody has asked for yet. https://wicg.github.io/nav-speculation/prefetch.html
 # and, before it had one name, https://lionralfs.dev/blog/exploring-the-usage-of-prefetch-headers/
-_AHEAD: Final = frozenset({b"sec-purpose", b"purpose", b"x-purpose", b"x-moz"})
-_WHY: Final = (b"prefetch", b"preview", b"prerender")
+_PREFETCH_HEADERS: Final = frozenset({b"sec-purpose", b"purpose", b"x-purpose", b"x-moz"})
+_PREFETCH_PURPOSES: Final = (b"prefetch", b"preview", b"prerender")
 
-Headers = Iterable[tuple[bytes, bytes]]
+RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
-class Caller(msgspec.Struct, frozen=True):
+class ClientInfo(msgspec.Struct, frozen=True):
     """Who asks."""
 
-    agent: str
+    user_agent: str
     address: str
-    ahead: bool
+    is_prefetch: bool
     """It is a prefetch: no person has asked for it yet, and none may ever."""
 
 
-class Callers:
+class ClientInfoReader:
     """Reads requests; ``trusted`` are the networks of our own proxies."""
 
     def __init__(self, trusted: Iterable[str] = ()) -> None:
         self._trusted = [ipaddress.ip_network(network) for network in trusted]
 
-    def __call__(self, scope: Any) -> Caller:
+    def __call__(self, scope: Any) -> ClientInfo:
         """Who sent this request (an ASGI scope)."""
         agent, ahead, forwarded = b"", False, []
         for name, value in scope["headers"]:
             if name == b"user-agent":
                 agent = value
-            elif name in _AHEAD:
-                ahead = ahead or value.strip().lower().startswith(_WHY)
+            elif name in _PREFETCH_HEADERS:
+                ahead = ahead or value.strip().lower().startswith(_PREFETCH_PURPOSES)
             elif name == b"x-forwarded-for":
                 forwarded.append(value)
         peer = scope["client"][0] if scope.get("client") else ""
-        return Caller(agent[:AGENT_MAX].decode("latin-1"), self._address(peer, forwarded), ahead)
+        return ClientInfo(agent[:USER_AGENT_MAX_BYTES].decode("latin-1"), self._address(peer, forwarded), ahead)
 
     def is_trusted(self, peer: str) -> bool:
         """Return whether whoever connects from here is a proxy of ours, which speaks for others."""

@@ -17,21 +17,21 @@ import msgspec
 import prometheus_client
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from pipeline.gateway.client_info import Callers, site_of
-from pipeline.gateway.headers import SAFE
+from pipeline.gateway.client_info import ClientInfoReader, site_of
+from pipeline.gateway.headers import RETRY_SOON, SECURITY_HEADERS
 
 MAX_REQUEST_LINE_BYTES: Final = 32_768
 """Links of ours hold their target in the path, so this is more than servers usually take."""
 MAX_HEAD_BYTES: Final = 65_536
 """Request line and headers, and likewise a chunked body's trailers and framing between two pieces."""
 MAX_HEADERS: Final = 128
-MAX_PIPELINED: Final = 32
+MAX_PIPELINED_REQUESTS: Final = 32
 """Requests sent ahead on one connection; nobody needs more."""
 WRITE_TIMEOUT_S: Final = 60.0
 """Seconds in which a client must read something of an answer that waits for it."""
-LINGER_S: Final = 5.0
+UNREAD_BODY_TIMEOUT_S: Final = 5.0
 """Seconds in which the rest of a body that nobody reads may come, after its answer."""
-DISCARD_S: Final = 1.0
+DISCARD_TIMEOUT_S: Final = 1.0
 MAX_DISCARDED_BYTES: Final = 4_000_000
 """Of what a refused client goes on sending: a connection that is closed at once is reset, and its answer never read."""
 WARNING_INTERVAL_S: Final = 60.0
@@ -42,17 +42,17 @@ log = logging.getLogger(__name__)
 class ConnectionLimits:
     """Limits on one gateway's connections."""
 
-    connections: int
-    per_address: int
+    max_connections: int
+    max_per_address: int
     head_timeout_s: float
 
 
 class ConnectionGuard:
     """Counts one gateway's connections and knows which of them wait."""
 
-    def __init__(self, limits: ConnectionLimits, callers: Callers, refused: prometheus_client.Counter) -> None:
+    def __init__(self, limits: ConnectionLimits, callers: ClientInfoReader, refused: prometheus_client.Counter) -> None:
         self.limits = limits
-        self.callers = callers
+        self.client_info = callers
         self._refused = refused
         self._waiting: dict[LimitedHttpProtocol, None] = {}
         self._by_address: Counter[str] = Counter()
@@ -66,14 +66,14 @@ class ConnectionGuard:
             self._warned_at = time.monotonic()
             log.warning(
                 "an address is refused; if it is a proxy, MAILFOLD_TRUSTED_PROXIES must name it: limit=%d",
-                self.limits.per_address,
+                self.limits.max_per_address,
             )
 
     def admit(self, address: str) -> str:
         """Count a connection in; return why there is no room instead, empty where there is."""
-        if address and self._by_address[address] >= self.limits.per_address:
+        if address and self._by_address[address] >= self.limits.max_per_address:
             return "address"
-        if self._open >= self.limits.connections and not self._evict():
+        if self._open >= self.limits.max_connections and not self._evict():
             return "connections"
         self._open += 1
         self.claim(address)
@@ -98,14 +98,14 @@ class ConnectionGuard:
 
     def is_full(self, address: str) -> bool:
         """Return whether an address has all that one may have."""
-        return bool(address) and self._by_address[address] >= self.limits.per_address
+        return bool(address) and self._by_address[address] >= self.limits.max_per_address
 
-    def waits(self, connection: "LimitedHttpProtocol") -> None:
+    def mark_waiting(self, connection: "LimitedHttpProtocol") -> None:
         """Note that nothing is known of a connection's next request, or of the rest of its body, from now on."""
         self._waiting.pop(connection, None)
         self._waiting[connection] = None
 
-    def works(self, connection: "LimitedHttpProtocol") -> None:
+    def mark_working(self, connection: "LimitedHttpProtocol") -> None:
         """Note that a connection has a whole request in hand, or is gone."""
         self._waiting.pop(connection, None)
 
@@ -115,11 +115,11 @@ class ConnectionGuard:
         if oldest is None:
             return False
         self.refuse("evicted")
-        oldest.end()
+        oldest.close_waiting()
         return True
 
 
-class _Refusal(Exception):
+class _RequestHeadRefused(Exception):
     """Ends a request whose head is not taken."""
 
     def __init__(self, status: int, error: str, why: str) -> None:
@@ -146,7 +146,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._silent_bytes = 0
         """Bytes fed to the parser since its last callback."""
         self._head_bytes = 0
-        self._refusal: _Refusal | None = None
+        self._refusal: _RequestHeadRefused | None = None
         self._discarded: int | None = None
         """Bytes thrown away since the refusal; None before there is one."""
 
@@ -155,12 +155,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """Admit the connection, or answer 503 and close it."""
         super().connection_made(transport)
         peer = self.client[0] if self.client else ""
-        address = "" if self.guard.callers.is_trusted(peer) else site_of(peer)
+        address = "" if self.guard.client_info.is_trusted(peer) else site_of(peer)
         if why := self.guard.admit(address):
             self.guard.refuse(why)
             transport.write(_answer(503, "too many connections; try again"))
             transport.close()
-            self._start(LINGER_S, transport.abort)
+            self._start(UNREAD_BODY_TIMEOUT_S, transport.abort)
             return
         self._address = address
         self._await_head()
@@ -169,23 +169,23 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """Stop the timers and count the connection out."""
         self._stop(self._timer)
         self._stop(self._write_timer)
-        self.guard.works(self)
+        self.guard.mark_working(self)
         if self._address is not None:
             self.guard.leave(self._address)
             self._address = None
         super().connection_lost(exc)
 
-    def end(self) -> None:
+    def close_waiting(self) -> None:
         """Close a connection that waits, to make room for another."""
         if self._address is not None:
             self.guard.leave(self._address)
             self._address = None
-        self.guard.works(self)
+        self.guard.mark_working(self)
         is_answered = self.cycle is not None and self.cycle.response_started and not self._in_head
         if self._is_message_open and self._discarded is None and not is_answered:
             self.transport.write(_answer(408, "the request did not come in time"))
             self.transport.close()
-            self._start(LINGER_S, self.transport.abort)
+            self._start(UNREAD_BODY_TIMEOUT_S, self.transport.abort)
         else:
             self.transport.abort()
 
@@ -220,7 +220,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._silent_bytes = 0
         self._head_bytes += len(url)
         if len(self.url) > MAX_REQUEST_LINE_BYTES:
-            self._fail(_Refusal(414, "the request line is too long", "head"))
+            self._fail(_RequestHeadRefused(414, "the request line is too long", "head"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header, or a trailer behind a chunked body."""
@@ -228,22 +228,22 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._silent_bytes = 0
         self._head_bytes += len(name) + len(value) + 4
         if self._head_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
-            self._fail(_Refusal(431, "headers that are too large or too many", "head"))
+            self._fail(_RequestHeadRefused(431, "headers that are too large or too many", "head"))
 
     def on_headers_complete(self) -> None:
         """Start the request, whose head is complete."""
         self._in_head = False
         self._silent_bytes = 0
         self._stop(self._timer)
-        self.guard.waits(self)
+        self.guard.mark_waiting(self)
         super().on_headers_complete()
-        if len(self.pipeline) > MAX_PIPELINED:
-            self._fail(_Refusal(503, "too many requests at once on one connection", "head"))
+        if len(self.pipeline) > MAX_PIPELINED_REQUESTS:
+            self._fail(_RequestHeadRefused(503, "too many requests at once on one connection", "head"))
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body; who goes on sending is not who has waited longest."""
         self._silent_bytes = 0
-        self.guard.waits(self)
+        self.guard.mark_waiting(self)
         super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
@@ -259,7 +259,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._address != "":
             super()._start_asgi_task(cycle, app)
             return
-        address = self.guard.callers.site(cycle.scope)
+        address = self.guard.client_info.site(cycle.scope)
         if self.guard.is_full(address):
             self.guard.refuse("address")
             super()._start_asgi_task(cycle, _too_many)
@@ -283,9 +283,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             # The next request has begun already.
             self._await_head()
             return
-        self.guard.waits(self)
+        self.guard.mark_waiting(self)
         if self._is_message_open:
-            self._start(LINGER_S, self.transport.close)
+            self._start(UNREAD_BODY_TIMEOUT_S, self.transport.close)
 
     def on_message_complete(self) -> None:
         """End a request; one whose answer left before waits for the next."""
@@ -293,7 +293,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._silent_bytes = 0
         self._is_message_open = False
         if not self._is_idle():
-            self.guard.works(self)
+            self.guard.mark_working(self)
         elif not self.transport.is_closing():
             # Uvicorn's own timer ended with the last bytes that came.
             self._start(self.timeout_keep_alive, self.transport.close)
@@ -313,7 +313,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _await_head(self) -> None:
-        self.guard.waits(self)
+        self.guard.mark_waiting(self)
         self._start(self.guard.limits.head_timeout_s, self._head_is_late)
 
     def _head_is_late(self) -> None:
@@ -327,7 +327,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.guard.refuse("slow")
         self.transport.abort()
 
-    def _fail(self, refusal: _Refusal) -> None:
+    def _fail(self, refusal: _RequestHeadRefused) -> None:
         """Raise a refusal in the parser, which then calls `send_400_response`."""
         self._refusal = refusal
         raise refusal
@@ -352,8 +352,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.flow.resume_reading()
-        self.guard.waits(self)
-        self._start(DISCARD_S, self.transport.abort)
+        self.guard.mark_waiting(self)
+        self._start(DISCARD_TIMEOUT_S, self.transport.abort)
 
     def _start(self, seconds: float, act: Callable[[], None]) -> None:
         self._stop(self._timer)
@@ -378,9 +378,14 @@ def protocol_class(connections: ConnectionGuard) -> type[LimitedHttpProtocol]:
 
 def _answer(status: int, error: str) -> bytes:
     body = msgspec.json.encode({"error": error, "where": "HTTP"})
-    headers = {**SAFE, "Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
+    headers = {
+        **SECURITY_HEADERS,
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+    }
     if status == 503:
-        headers["Retry-After"] = "2"
+        headers |= RETRY_SOON
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return STATUS_LINE[status] + lines.encode("ascii") + b"\r\n" + body
 
@@ -388,7 +393,7 @@ def _answer(status: int, error: str) -> bytes:
 async def _too_many(_scope: Any, _receive: Any, send: Any) -> None:
     """Answer for an address that has too many requests in hand."""
     body = msgspec.json.encode({"error": "too many requests at once; try again", "where": "HTTP"})
-    headers = {**SAFE, "Content-Type": "application/json", "Content-Length": str(len(body)), "Retry-After": "2"}
+    headers = {**SECURITY_HEADERS, "Content-Type": "application/json", "Content-Length": str(len(body)), **RETRY_SOON}
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": 503, "headers": raw})
     await send({"type": "http.response.body", "body": body})

@@ -13,7 +13,7 @@ from topics.record import EmailId
 MAX_HITS_PER_WINDOW: Final = 200
 """Far more than a mail that is passed on in an office gets; each is a row for as long as the history is kept."""
 WINDOW_MS: Final = 24 * 3_600_000
-MAX_LINKS: Final = 100_000
+MAX_COUNTED_LINKS: Final = 100_000
 """Remembered at once, some 20 MB; only tokens of ours are, so an outsider can't push others out."""
 
 
@@ -25,7 +25,7 @@ class HitLimit:
         self._seen: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
         """A digest of what a token says -> which window, and how many hits in it."""
 
-    def allows(self, source: str, email_id: EmailId, url: str = "") -> bool:
+    def admit(self, source: str, email_id: EmailId, url: str = "") -> bool:
         """Count one hit of a verified token; return whether it is to be recorded.
 
         Known by what the token says: one meaning has several spellings in base64.
@@ -36,6 +36,6 @@ class HitLimit:
         hits = hits + 1 if last == window else 1
         self._seen[key] = (window, hits)
         self._seen.move_to_end(key)
-        if len(self._seen) > MAX_LINKS:
+        if len(self._seen) > MAX_COUNTED_LINKS:
             self._seen.popitem(last=False)
         return hits <= MAX_HITS_PER_WINDOW

@@ -9,7 +9,7 @@ import hashlib
 from html import escape
 from typing import Final
 
-from pipeline.content.unsubscribe import ONE_CLICK
+from pipeline.content.unsubscribe import ONE_CLICK_FIELD
 
 _STYLE: Final = (
     ":root{color-scheme:light dark;--page:#f3f5f8;--card:#fff;--text:#1b2430;--soft:#566171;--line:#dfe4eb;"
@@ -54,17 +54,19 @@ def _csp(style: str, form: str) -> str:
     return f"default-src 'none'; style-src 'sha256-{digest}'; form-action {form}; {rest}"
 
 
-CSP: Final = _csp(_STYLE, "'self'")
+PAGE_CSP: Final = _csp(_STYLE, "'self'")
 """Only its own style, by its hash, and a form that goes nowhere else."""
 TRAP_CSP: Final = _csp(_STYLE, "'none'")
 
 
-def page(icon: str, title: str, text: str, button: str = "") -> bytes:
+def render_page(icon: str, title: str, text: str, button: str = "") -> bytes:
     """A page; with ``button`` one that posts what a mail program's one click posts, to where the page came from."""
-    name, value = ONE_CLICK
+    name, value = ONE_CLICK_FIELD
     form = _FORM.format(name=name, value=value, label=escape(button)) if button else ""
     filled = {"title": escape(title), "text": escape(text), "icon": _ICONS[icon], "form": form, "style": _STYLE}
     return _PAGE.format(**filled).encode()
 
 
-TRAP: Final = page("mail", "Nothing to see here", "This link is not meant for people. You can close this page.")
+TRAP_PAGE: Final = render_page(
+    "mail", "Nothing to see here", "This link is not meant for people. You can close this page."
+)

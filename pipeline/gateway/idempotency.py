@@ -8,23 +8,23 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.runtime.database import Pool
-from projections.sql import Queries
+from projections.sql import SqlQueries
 from topics.ids import fingerprint
 from topics.record import EmailId, Millis
 
-__all__ = ["fingerprint", "reserve"]
+__all__ = ["fingerprint", "reserve_ids"]
 
-SQL = Queries(Path(__file__).with_name("identities.sql"))
+SQL = SqlQueries(Path(__file__).with_name("identities.sql"))
 
 
-async def reserve(pool: Pool, wanted: Mapping[EmailId, bytes], now: Millis) -> set[EmailId]:
+async def reserve_ids(pool: Pool, wanted: Mapping[EmailId, bytes], now: Millis) -> set[EmailId]:
     """Reserve all; those that are taken for another recipient or brand come back."""
     if not wanted:
         return set()
     values = {"ids": list(wanted), "fingerprints": list(wanted.values()), "now": now}
     async with pool.connection() as connection:
         async with connection.pipeline():
-            await connection.execute(SQL["reserve"], values)
+            await connection.execute(SQL["reserve_ids"], values)
             found = await connection.execute(SQL["conflicting"], values)
         rows = await found.fetchall()
     return {EmailId(str(row[0])) for row in rows}

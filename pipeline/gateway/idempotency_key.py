@@ -5,16 +5,16 @@ from typing import Final
 import msgspec
 from fastapi import Request
 
-from pipeline.gateway.problems import Problem
+from pipeline.gateway.problems import HttpProblem
 from pipeline.runtime.ports import NewId
 from topics import ids
 from topics.record import EmailId
 
-HEADER: Final = "Idempotency-Key"
-LONGEST: Final = 255
+IDEMPOTENCY_KEY_HEADER: Final = "Idempotency-Key"
+KEY_MAX_CHARS: Final = 255
 
 
-class Message(msgspec.Struct, frozen=True):
+class MessageIds(msgspec.Struct, frozen=True):
     """One message's ids."""
 
     identity: str
@@ -23,17 +23,17 @@ class Message(msgspec.Struct, frozen=True):
     email_ids: tuple[EmailId, ...]
 
 
-def message(request: Request, tenant: str, dialect: str, recipients: int, new_id: NewId) -> Message:
+def message_ids(request: Request, tenant: str, dialect: str, recipients: int, new_id: NewId) -> MessageIds:
     """The ids of a message to so many. Raises Problem for a key that is none."""
     key = _key(request)
     if not key:
-        return Message("", new_id(), tuple(EmailId(new_id()) for _ in range(recipients)))
+        return MessageIds("", new_id(), tuple(EmailId(new_id()) for _ in range(recipients)))
     emails = tuple(ids.email_id(tenant, dialect, key, nth) for nth in range(recipients))
-    return Message(key, ids.message_id(tenant, dialect, key), emails)
+    return MessageIds(key, ids.message_id(tenant, dialect, key), emails)
 
 
 def _key(request: Request) -> str:
-    key: str = request.headers.get(HEADER, "")
-    if len(key) > LONGEST or not key.isprintable():
-        raise Problem(400, f"at most {LONGEST} printable characters", HEADER)
+    key: str = request.headers.get(IDEMPOTENCY_KEY_HEADER, "")
+    if len(key) > KEY_MAX_CHARS or not key.isprintable():
+        raise HttpProblem(400, f"at most {KEY_MAX_CHARS} printable characters", IDEMPOTENCY_KEY_HEADER)
     return key.strip()

@@ -2,11 +2,11 @@
 
 import aiohttp
 
-from pipeline.gateway.certificates import Connector
+from pipeline.gateway.certificates import ConnectorFactory
 from pipeline.runtime.bootstrap import Runtime
 
 
-async def run(rt: Runtime, connector: Connector = aiohttp.TCPConnector) -> None:
+async def run(rt: Runtime, connector: ConnectorFactory = aiohttp.TCPConnector) -> None:
     """Serve until ``rt.stop`` is set; ``connector`` is the way to providers' own servers."""
     # The server and its framework are this role's alone: other rooms read parts of this package.
     from pipeline.gateway.server import serve  # noqa: PLC0415

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-WAIT_S: Final = 2.0
+ROOM_TIMEOUT_S: Final = 2.0
 """How long a request waits for room, at most, before it is refused."""
-FLOOR_BYTES: Final = 1_000_000
+OWNER_MIN_BYTES: Final = 1_000_000
 """What an owner may always hold while any room is left, however many others hold more."""
 
 
@@ -23,7 +23,7 @@ class BodyMemory:
     there is always room for one more, and no owner needs a quota.
     """
 
-    def __init__(self, total: int, refused: Callable[[], None], wait_s: float = WAIT_S) -> None:
+    def __init__(self, total: int, refused: Callable[[], None], wait_s: float = ROOM_TIMEOUT_S) -> None:
         self._total = total
         self._refused = refused
         self._wait_s = wait_s
@@ -66,7 +66,7 @@ class BodyMemory:
 
     def _fits(self, owner: str, size: int) -> bool:
         left = self._total - self._held - size
-        return left >= 0 and self._by_owner[owner] + size <= max(FLOOR_BYTES, left)
+        return left >= 0 and self._by_owner[owner] + size <= max(OWNER_MIN_BYTES, left)
 
 
 class BodyShare:
@@ -89,6 +89,6 @@ class BodyShare:
         self._memory.give_back(self._owner, size)
         self._size -= size
 
-    def end(self) -> None:
+    def release_all(self) -> None:
         """Give all bytes back."""
         self.give_back(self._size)

@@ -10,20 +10,20 @@ from psycopg_pool import PoolTimeout
 
 from pipeline.dispatch.correlation.parked import SQL as CORRELATION
 from pipeline.runtime.database import Pool
-from projections.sql import Queries
+from projections.sql import SqlQueries
 
-SQL = Queries(Path(__file__).with_name("metrics.sql"))
-REFRESH_S: Final = 5.0
+SQL = SqlQueries(Path(__file__).with_name("metrics.sql"))
+REFRESH_INTERVAL_S: Final = 5.0
 """However often /metrics is read, Postgres is asked this seldom."""
 
 
-class Metrics:
+class GatewayMetrics:
     """One registry per gateway, none per process: tests run several."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = self._counter("http_requests", "Requests answered.", "surface", "status")
-        self.seconds = Histogram(
+        self.request_seconds = Histogram(
             "mailfold_http_request_seconds",
             "Time to answer.",
             ["surface"],
@@ -32,7 +32,9 @@ class Metrics:
         )
         self.messages = self._counter("messages", "Messages handed in, by what was answered.", "outcome")
         self.appends = self._counter("appends", "Records appended, by topic and whether confirmed.", "topic", "result")
-        self.forged = self._counter("forged", "Tokens and webhooks that aren't ours or are stale.", "surface")
+        self.invalid_signatures = self._counter(
+            "forged", "Tokens and webhooks that aren't ours or are stale.", "surface"
+        )
         self.refused = self._counter(
             "http_refused",
             "Connections and requests that were not taken: address, connections, evicted, head, slow, memory.",
@@ -45,12 +47,12 @@ class Metrics:
             "tracked_over_limit", "Opens and clicks answered and not recorded: too many of one link.", "event"
         )
         self.body_bytes = self.gauge("http_body_bytes", "Bytes of request bodies in hand.")
-        self.notes = self.gauge("notes_waiting", "Opens and clicks answered and not yet written down.")
+        self.buffered_events = self.gauge("notes_waiting", "Opens and clicks answered and not yet written down.")
         self.webhooks = self._counter("webhooks", "Providers' webhooks, by what was answered.", "provider", "outcome")
         self.spooled = self._counter("spooled", "Opens and clicks written to the local spool.")
         self.unspooled = self._counter("unspooled", "Opens and clicks brought from the spool to the log.")
         self.spool_lost = self._counter("spool_lost", "Opens and clicks that even the spool could not take.")
-        self.spool = self.gauge("spool_events", "Opens and clicks in this gateway's spool, not yet on the log.")
+        self.spool_events = self.gauge("spool_events", "Opens and clicks in this gateway's spool, not yet on the log.")
         self._loop_lag = Histogram(
             "mailfold_event_loop_lag_seconds",
             "How late the event loop came to a timer, measured ten times a second.",
@@ -61,7 +63,12 @@ class Metrics:
             "event_loop_stalls", "How often the event loop was blocked for over 200 ms; the log says by what."
         )
 
-    def loop_beat(self, lag_seconds: float, stalled: bool) -> None:
+    def count_messages(self, wanted: int, taken: int, refused: int) -> None:
+        """Count the messages of a request that is taken whole or not at all; what is neither was not confirmed."""
+        for outcome, number in (("successful", taken), ("failed", refused), ("fatal", wanted - taken - refused)):
+            self.messages.labels(outcome).inc(number)
+
+    def record_loop_lag(self, lag_seconds: float, stalled: bool) -> None:
         """Count one beat of the event loop."""
         self._loop_lag.observe(lag_seconds)
         if stalled:
@@ -82,9 +89,9 @@ class Metrics:
 class PipelineGauges:
     """What the whole pipeline owes, from Postgres; remembered for REFRESH_S."""
 
-    def __init__(self, pool: Pool, metrics: Metrics) -> None:
+    def __init__(self, pool: Pool, metrics: GatewayMetrics) -> None:
         self._pool = pool
-        self._read_at = -REFRESH_S
+        self._read_at = -REFRESH_INTERVAL_S
         self._up = metrics.gauge("postgres_up", "Whether Postgres answered for the gauges below.")
         self._jobs = metrics.gauge(
             "jobs", "Jobs not done, by queue and state; dead and unknown ones wait for a person.", "queue", "state"
@@ -101,7 +108,7 @@ class PipelineGauges:
 
     async def refresh(self) -> None:
         """Read them anew, unless they are fresh; where Postgres is away, say just that."""
-        if time.monotonic() - self._read_at < REFRESH_S:
+        if time.monotonic() - self._read_at < REFRESH_INTERVAL_S:
             return
         self._read_at = time.monotonic()
         for gauge in (self._jobs, self._oldest, self._unknown, self._paused):

@@ -1,39 +1,35 @@
 """API keys in, short-lived tokens that stand for them out, and back. Stateless: the key's end is its tokens' end."""
 
-import base64
 from typing import Final, Literal
 
-from pipeline.errors import Forged
-from pipeline.runtime.signing import TAG_BYTES, Signer
+from pipeline.errors import InvalidSignatureError
+from pipeline.runtime.signing import Signer, sign_token, verify_token
 from topics.record import Millis
 
-Kind = Literal["access", "refresh"]
-PREFIX: Final = "mft_"
-LASTS_S: Final[dict[Kind, int]] = {"access": 3600, "refresh": 30 * 86_400}
-_HASH: Final = 32
-_LENGTH: Final = TAG_BYTES + 8 + _HASH
+TokenKind = Literal["access", "refresh"]
+TOKEN_PREFIX: Final = "mft_"  # noqa: S105 - what every token begins with
+TOKEN_TTL_S: Final[dict[TokenKind, int]] = {"access": 3600, "refresh": 30 * 86_400}
+_PAYLOAD_BYTES: Final = 8 + 32
+"""The end of its time and the key's SHA-256."""
 
 
-class Expired(Forged):
+class ExpiredToken(InvalidSignatureError):
     """The token was ours, and its time is over."""
 
 
-def issue(signer: Signer, kind: Kind, key_hash: bytes, now: Millis) -> str:
+def issue_token(signer: Signer, kind: TokenKind, key_hash: bytes, now: Millis) -> str:
     """A token for the key with this hash; nothing of the key itself is in it."""
-    payload = (now // 1000 + LASTS_S[kind]).to_bytes(8, "big") + key_hash
-    return PREFIX + base64.urlsafe_b64encode(signer.tag(kind.encode() + payload) + payload).decode().rstrip("=")
+    payload = (now // 1000 + TOKEN_TTL_S[kind]).to_bytes(8, "big") + key_hash
+    return TOKEN_PREFIX + sign_token(signer, kind.encode(), payload)
 
 
-def read(signer: Signer, kind: Kind, token: str, now: Millis) -> bytes:
+def verify_oauth_token(signer: Signer, kind: TokenKind, token: str, now: Millis) -> bytes:
     """The hash of the key that a token stands for. Raises Forged, and Expired where it once was good."""
-    text = token.removeprefix(PREFIX)
     try:
-        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except ValueError:
-        raise Forged("not a token of ours") from None
-    tag, payload = raw[:TAG_BYTES], raw[TAG_BYTES:]
-    if len(raw) != _LENGTH or not signer.verify(kind.encode() + payload, tag):
-        raise Forged("not a token of ours")
+        payload = verify_token(signer, kind.encode(), token.removeprefix(TOKEN_PREFIX), _PAYLOAD_BYTES)
+    except InvalidSignatureError:
+        # Clients of the token endpoint read this text.
+        raise InvalidSignatureError("not a token of ours") from None
     if int.from_bytes(payload[:8], "big") <= now // 1000:
-        raise Expired
+        raise ExpiredToken
     return payload[8:]

@@ -10,12 +10,13 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from pipeline.errors import DatabaseUnavailable, LogUnavailable, Refused
-from pipeline.runtime.database import AWAY
+from pipeline.gateway.headers import RETRY_SOON
+from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
 
 log = logging.getLogger(__name__)
 
 
-class Problem(Exception):
+class HttpProblem(Exception):
     """A request's end, with status, what and where."""
 
     def __init__(self, status: int, error: str, where: str = "", headers: Mapping[str, str] | None = None) -> None:
@@ -26,36 +27,36 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
 
-Shape = Callable[[int, str, str], bytes]
+ErrorEncoder = Callable[[int, str, str], bytes]
 """Status, what and where -> the body's JSON, as a dialect's clients expect it."""
 
 
-def respond(status: int, error: str, where: str = "", headers: Mapping[str, str] | None = None) -> Response:
+def problem_response(status: int, error: str, where: str = "", headers: Mapping[str, str] | None = None) -> Response:
     """The answer itself."""
     body = msgspec.json.encode({"error": error, "where": where})
     return Response(body, status, headers=dict(headers or {}), media_type="application/json")
 
 
-def unavailable(error: str) -> Response:
+def unavailable_response(error: str) -> Response:
     """A 503: nothing was taken, or nobody knows; the same request may safely be sent again."""
-    return respond(503, error, headers={"Retry-After": "2"})
+    return problem_response(503, error, headers=RETRY_SOON)
 
 
-def install(app: FastAPI, shapes: Mapping[str, Shape]) -> None:
+def install_error_handlers(app: FastAPI, shapes: Mapping[str, ErrorEncoder]) -> None:
     """Every error, the framework's too, leaves in its dialect's shape below the paths given, in ours elsewhere."""
     app.state.shapes = dict(shapes)
-    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(HttpProblem, _problem)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(psycopg.DataError, _unstorable)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _bug)
-    for error in (DatabaseUnavailable, LogUnavailable, *AWAY):
+    for error in (DatabaseUnavailable, LogUnavailable, *DATABASE_UNAVAILABLE_ERRORS):
         app.add_exception_handler(error, _unavailable)
 
 
 async def _problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
+    assert isinstance(error, HttpProblem)
     return _shaped(request, error.status, error.error, error.where, error.headers)
 
 
@@ -82,7 +83,7 @@ async def _http(request: Request, error: Exception) -> Response:
 
 async def _unavailable(request: Request, error: Exception) -> Response:
     log.warning("%s %s: %s", request.method, request.scope["route"].path, type(error).__name__)
-    return _shaped(request, 503, "a part of Mailfold does not answer; send it again", "", {"Retry-After": "2"})
+    return _shaped(request, 503, "a part of Mailfold does not answer; send it again", "", RETRY_SOON)
 
 
 async def _bug(request: Request, _: Exception) -> Response:
@@ -93,9 +94,9 @@ async def _bug(request: Request, _: Exception) -> Response:
 def _shaped(
     request: Request, status: int, error: str, where: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    shapes: dict[str, Shape] = request.app.state.shapes
+    shapes: dict[str, ErrorEncoder] = request.app.state.shapes
     path = request.url.path
     shape = next((shape for prefix, shape in shapes.items() if path == prefix or path.startswith(prefix + "/")), None)
     if shape is None:
-        return respond(status, error, where, headers)
+        return problem_response(status, error, where, headers)
     return Response(shape(status, error, where), status, headers=dict(headers or {}), media_type="application/json")

@@ -11,27 +11,28 @@ from typing import Final
 
 import uvicorn
 
-from pipeline.errors import BadSettings, LogUnavailable
+from pipeline.errors import InvalidSettings, LogUnavailable
 from pipeline.gateway.app import make_app
-from pipeline.gateway.certificates import Connector
+from pipeline.gateway.certificates import ConnectorFactory
 from pipeline.gateway.connections import ConnectionGuard, ConnectionLimits, protocol_class
-from pipeline.gateway.smtp.listener import listening
-from pipeline.gateway.state import World, make_world
+from pipeline.gateway.smtp.listener import smtp_listener
+from pipeline.gateway.state import GatewayState, make_gateway_state
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.fair_threads import FairThreads
 from pipeline.runtime.private_files import make_private_folder, replace_file
+from pipeline.runtime.sleep import sleep_unless
 
-GRACE_S: Final = 6
+SHUTDOWN_GRACE_S: Final = 6
 """For requests in hand when told to stop; a batch has one append_timeout (5 s)."""
 RESERVED_FILES: Final = 200
 """Open files that are no HTTP connections: SMTP, Kafka, Postgres, the spool."""
 PORT_FILE: Final = "gateway.port"
-THREADS: Final = min(32, (os.cpu_count() or 1) + 4)
+MAX_THREADS: Final = min(32, (os.cpu_count() or 1) + 4)
 """As many as asyncio's own pool would have."""
 log = logging.getLogger(__name__)
 
 
-class Server(uvicorn.Server):
+class GatewayServer(uvicorn.Server):
     """Uvicorn that leaves the signals to `bootstrap`, whose ``stop`` all roles obey."""
 
     @contextlib.contextmanager
@@ -40,15 +41,15 @@ class Server(uvicorn.Server):
         yield
 
 
-async def serve(rt: Runtime, connector: Connector) -> None:
+async def serve(rt: Runtime, connector: ConnectorFactory) -> None:
     """Listen on the settings' host and port until ``rt.stop``.
 
     Raises BadSettings if that is taken, LogUnavailable if the producer gave up: whoever watches
     this process starts another.
     """
-    asyncio.get_running_loop().set_default_executor(FairThreads(THREADS))
-    world = make_world(rt, connector)
-    server = Server(
+    asyncio.get_running_loop().set_default_executor(FairThreads(MAX_THREADS))
+    world = make_gateway_state(rt, connector)
+    server = GatewayServer(
         uvicorn.Config(
             make_app(world),
             http=protocol_class(_guard(rt, world)),
@@ -58,18 +59,18 @@ async def serve(rt: Runtime, connector: Connector) -> None:
             access_log=False,  # URLs carry tokens
             server_header=False,
             proxy_headers=False,  # whoever connects is whom /metrics is answered to
-            timeout_graceful_shutdown=GRACE_S,
+            timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
             timeout_keep_alive=rt.settings.http_idle_timeout,
         )
     )
     with _listen(rt) as listener:
-        async with listening(rt.settings, world.mail, rt.stop):
+        async with smtp_listener(rt.settings, world.inbound_mail, rt.stop):
             await _serve(rt, world, server, listener)
-    if rt.log.dead and not rt.stop.is_set():
+    if rt.log.is_dead and not rt.stop.is_set():
         raise LogUnavailable("the producer gave up, nothing could be taken any more")
 
 
-def _guard(rt: Runtime, world: World) -> ConnectionGuard:
+def _guard(rt: Runtime, world: GatewayState) -> ConnectionGuard:
     """Return the limits of this gateway's connections: what is set, within what the system grants."""
     settings = rt.settings
     files = _files(settings.http_connections + RESERVED_FILES)
@@ -77,7 +78,7 @@ def _guard(rt: Runtime, world: World) -> ConnectionGuard:
     if most < settings.http_connections:
         log.warning("fewer connections than MAILFOLD_HTTP_CONNECTIONS: files=%d connections=%d", files, most)
     limits = ConnectionLimits(most, settings.http_connections_per_address, settings.http_head_timeout)
-    return ConnectionGuard(limits, world.callers, world.metrics.refused)
+    return ConnectionGuard(limits, world.client_info, world.metrics.refused)
 
 
 def _files(wanted: int) -> int:
@@ -90,26 +91,25 @@ def _files(wanted: int) -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-async def _serve(rt: Runtime, world: World, server: Server, listener: socket.socket) -> None:
+async def _serve(rt: Runtime, world: GatewayState, server: GatewayServer, listener: socket.socket) -> None:
     _announce(rt, listener.getsockname()[1])
     spooling = asyncio.create_task(world.spool.drain(rt.stop))
-    noting = asyncio.create_task(world.notes.run())
+    noting = asyncio.create_task(world.event_buffer.run())
     stopping = asyncio.create_task(_stop(rt, server, noting))
     try:
         await server.serve(sockets=[listener])
     finally:
         stopping.cancel()
-        await world.notes.finish(noting)
+        await world.event_buffer.finish(noting)
         await _ended(spooling)
         world.spool.close()
     if noting.done() and not noting.cancelled():
         noting.result()
 
 
-async def _stop(rt: Runtime, server: Server, noting: "asyncio.Task[None]") -> None:
-    while not rt.stop.is_set() and not rt.log.dead and not noting.done():
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(rt.stop.wait(), 1)
+async def _stop(rt: Runtime, server: GatewayServer, noting: "asyncio.Task[None]") -> None:
+    while not rt.stop.is_set() and not rt.log.is_dead and not noting.done():
+        await sleep_unless(rt.stop, 1)
     server.should_exit = True
 
 
@@ -127,7 +127,9 @@ def _listen(rt: Runtime) -> socket.socket:
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
-        raise BadSettings(f"MAILFOLD_PORT: {settings.host}:{settings.port} can't be listened on: {error}") from error
+        raise InvalidSettings(
+            f"MAILFOLD_PORT: {settings.host}:{settings.port} can't be listened on: {error}"
+        ) from error
 
 
 def _announce(rt: Runtime, port: int) -> None:

@@ -11,24 +11,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from pipeline.gateway.metrics import Metrics
-from pipeline.gateway.spool_files import Segments
-from pipeline.runtime.ports import Entry, Log, NewId
+from pipeline.gateway.metrics import GatewayMetrics
+from pipeline.gateway.spool_files import SpoolSegments
+from pipeline.runtime.ports import Log, LogEntry, NewId
+from pipeline.runtime.sleep import sleep_unless
 from topics.codec import Undecodable, decode, encode
 from topics.events import DeliveryEvent
 from topics.registry import DELIVERY_EVENTS
 
-FIRST_DELAY_S: Final = 0.5
-LAST_DELAY_S: Final = 15.0
-_AT_ONCE: Final = 500
+MIN_RETRY_DELAY_S: Final = 0.5
+MAX_RETRY_DELAY_S: Final = 15.0
+_BATCH_MAX_EVENTS: Final = 500
 log = logging.getLogger(__name__)
 
 
 class Spool:
     """The local spool of one gateway."""
 
-    def __init__(self, folder: Path, destination: Log, new_id: NewId, metrics: Metrics) -> None:
-        self._segments = Segments(folder)
+    def __init__(self, folder: Path, destination: Log, new_id: NewId, metrics: GatewayMetrics) -> None:
+        self._segments = SpoolSegments(folder)
         self._log = destination
         self._new_id = new_id
         self._metrics = metrics
@@ -37,11 +38,11 @@ class Spool:
         self._buffer: list[tuple[list[bytes], asyncio.Future[bool]]] = []
 
     @property
-    def busy(self) -> bool:
+    def has_pending(self) -> bool:
         """Whether something waits here: then the log is known to be away, and what follows goes behind it."""
         return self._wake.is_set()
 
-    async def keep(self, events: Sequence[DeliveryEvent]) -> bool:
+    async def write(self, events: Sequence[DeliveryEvent]) -> bool:
         """Write them to the disk; False if even that failed (counted, logged)."""
         if not events:
             return True
@@ -54,12 +55,11 @@ class Spool:
     async def drain(self, stop: asyncio.Event) -> None:
         """Bring what waits to the log, with back-off, until ``stop``; what is left waits for the next start."""
         self._wake.set()
-        delay = FIRST_DELAY_S
+        delay = MIN_RETRY_DELAY_S
         while await self._or_stop(self._wake, stop):
-            delay = FIRST_DELAY_S if await self._drain_once() else min(delay * 2, LAST_DELAY_S)
-            if self.busy and delay > FIRST_DELAY_S:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), delay)
+            delay = MIN_RETRY_DELAY_S if await self._drain_once() else min(delay * 2, MAX_RETRY_DELAY_S)
+            if self.has_pending and delay > MIN_RETRY_DELAY_S:
+                await sleep_unless(stop, delay)
         self.close()
 
     def close(self) -> None:
@@ -77,7 +77,7 @@ class Spool:
             await asyncio.to_thread(self._segments.write, lines, self._new_id())
             done = True
             self._metrics.spooled.inc(len(lines))
-            self._metrics.spool.inc(len(lines))
+            self._metrics.spool_events.inc(len(lines))
             self._wake.set()
         except OSError as error:
             log.error("%d opens or clicks are lost, the spool can't be written: %s", len(lines), error)
@@ -91,25 +91,25 @@ class Spool:
         async with self._lock:
             self._segments.rotate()
             self._wake.clear()
-        for path in self._segments.waiting():
+        for path in self._segments.pending():
             if not await self._bring(path):
                 self._wake.set()
                 return False
-        if not self.busy:
-            self._metrics.spool.set(0)
+        if not self.has_pending:
+            self._metrics.spool_events.set(0)
         return True
 
     async def _bring(self, path: Path) -> bool:
         """One file to the log; False if the log is still away."""
-        with self._segments.taken(path) as lines:
+        with self._segments.locked_lines(path) as lines:
             if lines is None:
                 return True
             unreadable = 0
-            for start in range(0, len(lines), _AT_ONCE):
-                some = lines[start : start + _AT_ONCE]
+            for start in range(0, len(lines), _BATCH_MAX_EVENTS):
+                some = lines[start : start + _BATCH_MAX_EVENTS]
                 events = _read(some)
                 unreadable += len(some) - len(events)
-                if None in await self._log.append([Entry(DELIVERY_EVENTS, e.email_id, e) for e in events]):
+                if None in await self._log.append([LogEntry(DELIVERY_EVENTS, e.email_id, e) for e in events]):
                     return False
             if unreadable:
                 log.error("%d lines of %s can't be read; it is kept as *.unreadable", unreadable, path)

@@ -13,16 +13,16 @@ from typing import Final
 
 from pipeline.runtime.private_files import make_private_folder, open_private
 
-FILE_BYTES: Final = 8_000_000
+FILE_MAX_BYTES: Final = 8_000_000
 """About how long a file gets: whoever takes it over has it in memory."""
-FOLDER_BYTES: Final = 1_000_000_000
+FOLDER_MAX_BYTES: Final = 1_000_000_000
 """Of all files: some three million opens. A disk filled to the brim would stop the whole machine."""
 
 
-class Segments:
+class SpoolSegments:
     """One process's files in a folder it may share with others. Blocking: call it from a thread."""
 
-    def __init__(self, folder: Path, most: int = FOLDER_BYTES) -> None:
+    def __init__(self, folder: Path, most: int = FOLDER_MAX_BYTES) -> None:
         self._folder = folder
         self._most = most
         self._fd: int | None = None
@@ -30,7 +30,7 @@ class Segments:
     def write(self, lines: list[bytes], name: str) -> None:
         """Append to the current file and sync; to one begun as ``name`` if there is none with room. Raises OSError."""
         data = b"".join(line + b"\n" for line in lines)
-        if self._fd is not None and os.fstat(self._fd).st_size + len(data) > FILE_BYTES:
+        if self._fd is not None and os.fstat(self._fd).st_size + len(data) > FILE_MAX_BYTES:
             self.rotate()
         if self._fd is None:
             if self._bytes() + len(data) > self._most:
@@ -48,12 +48,12 @@ class Segments:
             os.close(self._fd)
             self._fd = None
 
-    def waiting(self) -> list[Path]:
+    def pending(self) -> list[Path]:
         """The folder's files, oldest first (their names are sortable by time)."""
         return sorted(self._folder.glob("*.events"))
 
     @contextlib.contextmanager
-    def taken(self, path: Path) -> Iterator[list[bytes] | None]:
+    def locked_lines(self, path: Path) -> Iterator[list[bytes] | None]:
         """A file's lines while it is locked; None if another process holds it or it is gone."""
         fd = _lock(path)
         try:
@@ -73,7 +73,7 @@ class Segments:
     def _bytes(self) -> int:
         """Of all files; one may go while they are counted."""
         total = 0
-        for path in self.waiting():
+        for path in self.pending():
             with contextlib.suppress(FileNotFoundError):
                 total += path.stat().st_size
         return total

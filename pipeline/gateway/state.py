@@ -6,32 +6,32 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from pipeline.gateway.auth import Authenticate
-from pipeline.gateway.certificates import Connector
-from pipeline.gateway.client_info import Callers
-from pipeline.gateway.event_buffer import Notes
+from pipeline.gateway.auth import ApiKeyAuthenticator
+from pipeline.gateway.certificates import ConnectorFactory
+from pipeline.gateway.client_info import ClientInfoReader
+from pipeline.gateway.event_buffer import EventBuffer
 from pipeline.gateway.hits import HitLimit
-from pipeline.gateway.limits import Limits
+from pipeline.gateway.limits import TenantLimits
 from pipeline.gateway.memory import BodyMemory
-from pipeline.gateway.metrics import Metrics
-from pipeline.gateway.smtp.recorder import Keeper
+from pipeline.gateway.metrics import GatewayMetrics
+from pipeline.gateway.smtp.recorder import InboundMailRecorder
 from pipeline.gateway.spool import Spool
-from pipeline.gateway.webhook_record import LARGE_MAX
+from pipeline.gateway.webhook_record import REQUEST_MAX_BYTES
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.ports import Entry, Log
+from pipeline.runtime.ports import Log, LogEntry
 from pipeline.runtime.signing import Signer
-from pipeline.webhooks.proofs import proofs_of
-from topics.record import Place
+from pipeline.webhooks.proofs import token_readers_of
+from topics.record import LogPosition
 
 
 class CountedLog:
     """The log, each append counted by topic and result."""
 
-    def __init__(self, log: Log, metrics: Metrics) -> None:
+    def __init__(self, log: Log, metrics: GatewayMetrics) -> None:
         self._log = log
         self._appends = metrics.appends
 
-    async def append(self, entries: Sequence[Entry], *, within: float | None = None) -> list[Place | None]:
+    async def append(self, entries: Sequence[LogEntry], *, within: float | None = None) -> list[LogPosition | None]:
         """See the port."""
         places = await self._log.append(entries, within=within)
         counted = Counter((e.topic.name, place is not None) for e, place in zip(entries, places, strict=True))
@@ -41,46 +41,46 @@ class CountedLog:
 
 
 @dataclass(frozen=True)
-class World:
+class GatewayState:
     """One gateway."""
 
-    rt: Runtime
-    metrics: Metrics
+    runtime: Runtime
+    metrics: GatewayMetrics
     log: Log
     spool: Spool
-    notes: Notes
-    callers: Callers
-    authenticate: Authenticate
+    event_buffer: EventBuffer
+    client_info: ClientInfoReader
+    authenticate: ApiKeyAuthenticator
     signer: Signer
-    limits: Limits
-    memory: BodyMemory
-    hits: HitLimit
-    mail: Keeper
+    limits: TenantLimits
+    body_memory: BodyMemory
+    hit_limit: HitLimit
+    inbound_mail: InboundMailRecorder
     """Takes inbound mail."""
-    connector: Connector
+    connector: ConnectorFactory
     """How servers of providers are reached."""
 
 
-def make_world(rt: Runtime, connector: Connector = aiohttp.TCPConnector) -> World:
+def make_gateway_state(rt: Runtime, connector: ConnectorFactory = aiohttp.TCPConnector) -> GatewayState:
     """Everything the surfaces need; opens nothing."""
-    metrics = Metrics()
+    metrics = GatewayMetrics()
     if rt.watchdog is not None:
-        rt.watchdog.listen(metrics.loop_beat)
+        rt.watchdog.listen(metrics.record_loop_lag)
     log = CountedLog(rt.log, metrics)
     spool = Spool(rt.settings.data_dir / "spool", log, rt.new_id, metrics)
     signer = Signer(rt.settings.secret.get_secret_value(), "track")
-    notes, callers = Notes(log, spool, metrics), Callers(rt.settings.trusted_proxies)
-    mail = Keeper(log, rt.clock, proofs_of(rt.settings), metrics.registry)
-    auth, limits = Authenticate(rt), Limits(rt.settings)
+    notes, callers = EventBuffer(log, spool, metrics), ClientInfoReader(rt.settings.trusted_proxies)
+    mail = InboundMailRecorder(log, rt.clock, token_readers_of(rt.settings), metrics.registry)
+    auth, limits = ApiKeyAuthenticator(rt), TenantLimits(rt.settings)
     memory = _memory(rt, metrics)
     hits = HitLimit(rt.clock)
-    return World(rt, metrics, log, spool, notes, callers, auth, signer, limits, memory, hits, mail, connector)
+    return GatewayState(rt, metrics, log, spool, notes, callers, auth, signer, limits, memory, hits, mail, connector)
 
 
-def _memory(rt: Runtime, metrics: Metrics) -> BodyMemory:
+def _memory(rt: Runtime, metrics: GatewayMetrics) -> BodyMemory:
     """Return the room for bodies: one alone may hold half of it, so the largest body must fit in there."""
     settings = rt.settings
-    largest = max(settings.body_max, settings.inbound_max_bytes, LARGE_MAX)
+    largest = max(settings.body_max, settings.inbound_max_bytes, REQUEST_MAX_BYTES)
     memory = BodyMemory(max(settings.body_memory, 2 * largest), metrics.refused.labels("memory").inc)
     metrics.body_bytes.set_function(lambda: memory.held)
     return memory

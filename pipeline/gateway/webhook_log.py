@@ -7,25 +7,25 @@ import time
 from pathlib import Path
 from typing import Final
 
-from pipeline.errors import Forged
-from pipeline.runtime.database import AWAY, Pool
+from pipeline.errors import InvalidSignatureError
+from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool
 from pipeline.webhooks.signatures import MAX_AHEAD_S
-from projections.sql import Queries
+from projections.sql import SqlQueries
 from topics.record import Millis
 
-SQL: Final = Queries(Path(__file__).with_name("webhooks.sql"))
-NOTED_S: Final = 5.0
+SQL: Final = SqlQueries(Path(__file__).with_name("webhooks.sql"))
+RECORD_INTERVAL_S: Final = 5.0
 """However many webhooks come, each provider's last one is written this seldom."""
-SWEPT_S: Final = 10.0
+TOKEN_SWEEP_INTERVAL_S: Final = 10.0
 log = logging.getLogger(__name__)
 
 
-class Tokens:
+class WebhookTokenClaims:
     """Where a signature covers a token instead of the body: a token is good for the body that it came with first."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._swept = -SWEPT_S
+        self._swept = -TOKEN_SWEEP_INTERVAL_S
 
     async def claim(self, provider: str, token: str, digest: bytes, now: Millis, fresh_s: int) -> None:
         """Raises Forged where the token came with another body. The same one again is a repeat, and welcome."""
@@ -41,14 +41,14 @@ class Tokens:
                 await connection.execute(SQL["claim_token"], values)
                 found = await connection.execute(SQL["claimed"], values)
             row = await found.fetchone()
-            if time.monotonic() - self._swept >= SWEPT_S:
+            if time.monotonic() - self._swept >= TOKEN_SWEEP_INTERVAL_S:
                 self._swept = time.monotonic()
                 await connection.execute(SQL["forget_tokens"], (now,))
         if row is None or bytes(row[0]) != digest:
-            raise Forged("the signature's token was used for another body")
+            raise InvalidSignatureError("the signature's token was used for another body")
 
 
-class Heard:
+class WebhookActivity:
     """Notes which provider was last heard, and last refused, without anybody waiting for it."""
 
     def __init__(self, pool: Pool) -> None:
@@ -56,9 +56,9 @@ class Heard:
         self._noted: dict[tuple[str, str], float] = {}
         self._writing: set[asyncio.Task[None]] = set()
 
-    def note(self, provider: str, outcome: str, now: Millis, why: str = "") -> None:
+    def record(self, provider: str, outcome: str, now: Millis, why: str = "") -> None:
         """``taken`` or ``refused``; `mailfold providers check` shows it."""
-        if time.monotonic() - self._noted.get((provider, outcome), -NOTED_S) < NOTED_S:
+        if time.monotonic() - self._noted.get((provider, outcome), -RECORD_INTERVAL_S) < RECORD_INTERVAL_S:
             return
         self._noted[provider, outcome] = time.monotonic()
         writing = asyncio.create_task(self._write(provider, outcome, now, why[:200]))
@@ -69,5 +69,5 @@ class Heard:
         try:
             async with self._pool.connection() as connection:
                 await connection.execute(SQL["heard"], (provider, outcome, now, why))
-        except AWAY as error:
+        except DATABASE_UNAVAILABLE_ERRORS as error:
             log.info("when %s was heard is not noted: %s", provider, type(error).__name__)

@@ -15,23 +15,23 @@ from typing import Final
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from pipeline.errors import LeaseLost, Recoverable
-from pipeline.jobs.job import Job, Lane, State, Verdict, bury, give_back, retry
+from pipeline.errors import LeaseLost, RecoverableError
+from pipeline.jobs.job import EndpointHealth, Job, JobResult, JobState, bury, release, retry
 from pipeline.jobs.notify import listen
-from pipeline.jobs.schedule import next_delay
-from pipeline.jobs.store import Limits, Settlement, Store, channel
+from pipeline.jobs.retry import next_delay
+from pipeline.jobs.store import ClaimLimits, JobStore, Settlement, notify_channel
 
 logger = logging.getLogger(__name__)
 
-DATABASE_TROUBLE: Final = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, OSError)
+DATABASE_UNAVAILABLE_ERRORS: Final = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, OSError)
 """Postgres is away or busy with itself; anything else it says is a mistake of ours and ends the role."""
-POLL: Final = 1.0
+POLL_INTERVAL_S: Final = 1.0
 """Seconds between looks where nobody rang: the fallback for a lost notification."""
-GATHER: Final = 0.004
+CLAIM_INTERVAL_S: Final = 0.004
 """Seconds between two claims while there's a backlog: places gather, claims get bigger."""
-GRACE: Final = 6.0
+SHUTDOWN_GRACE_S: Final = 6.0
 """Seconds that jobs in hand get to end when the role stops."""
-LONGEST_WAIT: Final = 5.0
+MAX_DATABASE_RETRY_DELAY_S: Final = 5.0
 """Seconds between attempts to reach a database that is away."""
 
 
@@ -40,26 +40,26 @@ class Lease:
 
     def __init__(self, until: float) -> None:
         self.until = until
-        self.contacted = False
+        self.has_contacted = False
 
-    def contact(self) -> None:
+    def begin_contact(self) -> None:
         """Called right before the other side is contacted. Raises LeaseLost where somebody else may be at it."""
         if asyncio.get_running_loop().time() >= self.until:
             raise LeaseLost
-        self.contacted = True
+        self.has_contacted = True
 
 
-Work = Callable[[Job, Lease], Awaitable[Verdict]]
+JobHandler = Callable[[Job, Lease], Awaitable[JobResult]]
 
 
-class Engine:
+class JobEngine:
     """One queue, worked on by this process."""
 
     def __init__(
         self,
-        store: Store,
-        limits: Limits,
-        work: Work,
+        store: JobStore,
+        limits: ClaimLimits,
+        work: JobHandler,
         schedule: tuple[float, ...],
         *,
         url: str,
@@ -85,7 +85,7 @@ class Engine:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop``; then let what is in hand end, give back what was not begun, and return."""
         helpers = (self._settle(), self._keep(), self._ticks(), self._wake_at(stop))
-        listener = listen(self._url, channel(self._store.queue), self._wake)
+        listener = listen(self._url, notify_channel(self._store.queue), self._wake)
         tasks = [asyncio.create_task(coroutine) for coroutine in (*helpers, listener)]
         try:
             while not stop.is_set():
@@ -101,22 +101,22 @@ class Engine:
     async def _claim(self) -> None:
         self._wake.clear()
         try:
-            claimed = await self._take() if len(self._at_work) < self._limits.jobs else 0
-        except DATABASE_TROUBLE as error:
+            claimed = await self._take() if len(self._at_work) < self._limits.max_jobs else 0
+        except DATABASE_UNAVAILABLE_ERRORS as error:
             logger.warning("%s: the database is away: %s", self._store.queue, error)
-            await asyncio.sleep(POLL)
-            await self._store.revive()
+            await asyncio.sleep(POLL_INTERVAL_S)
+            await self._store.check_connections()
             return
         if claimed:
-            await asyncio.sleep(GATHER)
+            await asyncio.sleep(CLAIM_INTERVAL_S)
         else:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL):
+                async with asyncio.timeout(POLL_INTERVAL_S):
                     await self._wake.wait()
 
     async def _take(self) -> int:
         # The lease begins before Postgres says so: ours must end before anybody else's begins.
-        until = asyncio.get_running_loop().time() + self._limits.lease
+        until = asyncio.get_running_loop().time() + self._limits.lease_s
         jobs = await self._store.claim(self._at_work.values())
         for job in jobs:
             lease, key = Lease(until), (job.stream, job.seq)
@@ -132,26 +132,26 @@ class Engine:
             self._forget(job)
         except asyncio.CancelledError:
             # What was begun stays leased: nobody knows how it ended. What wasn't goes back.
-            if lease.contacted:
+            if lease.has_contacted:
                 self._forget(job)
             else:
-                self._tell(job, give_back(0, "stopped"))
-        except (Recoverable, *DATABASE_TROUBLE) as error:
-            self._tell(job, give_back(1 + self._random(), f"{type(error).__name__}: {error}"))
+                self._tell(job, release(0, "stopped"))
+        except (RecoverableError, *DATABASE_UNAVAILABLE_ERRORS) as error:
+            self._tell(job, release(1 + self._random(), f"{type(error).__name__}: {error}"))
         except Exception as error:
             logger.exception("%s %s %s: attempt %d failed", job.queue, job.stream, job.name, job.attempt)
             self._tell(job, self._after(job, f"{type(error).__name__}: {error}"))
         else:
             self._tell(job, verdict)
 
-    def _after(self, job: Job, error: str) -> Verdict:
+    def _after(self, job: Job, error: str) -> JobResult:
         delay = next_delay(self._schedule, job.tries, self._random)
-        return bury(error, Lane.SILENT) if delay is None else retry(delay, error, Lane.SILENT)
+        return bury(error, EndpointHealth.SILENT) if delay is None else retry(delay, error, EndpointHealth.SILENT)
 
-    def _tell(self, job: Job, verdict: Verdict) -> None:
-        if verdict.pause:
-            logger.error("%s lane %s paused: %s", job.queue, job.lane, verdict.pause)
-        elif verdict.lane is Lane.BROKEN:
+    def _tell(self, job: Job, verdict: JobResult) -> None:
+        if verdict.pause_reason:
+            logger.error("%s lane %s paused: %s", job.queue, job.lane, verdict.pause_reason)
+        elif verdict.health is EndpointHealth.BROKEN:
             logger.error("%s lane %s: %s", job.queue, job.lane, verdict.error)
         self._verdicts.append((job, verdict))
         self._at_work.pop((job.stream, job.seq), None)
@@ -174,24 +174,24 @@ class Engine:
                 logger.warning("%s %s %s: the lease was lost", job.queue, job.stream, job.name)
             for job, verdict in batch:
                 self._forget(job)
-                if verdict.state is State.PENDING and verdict.delay < 60:
-                    asyncio.get_running_loop().call_later(verdict.delay, self._wake.set)
+                if verdict.state is JobState.PENDING and verdict.delay_s < 60:
+                    asyncio.get_running_loop().call_later(verdict.delay_s, self._wake.set)
 
     async def _written(self, batch: list[Settlement]) -> list[Job]:
         wait = 0.1
         while True:
             try:
                 return await self._store.settle(batch)
-            except DATABASE_TROUBLE as error:
+            except DATABASE_UNAVAILABLE_ERRORS as error:
                 logger.warning("%s: %d outcomes wait for the database: %s", self._store.queue, len(batch), error)
                 await asyncio.sleep(wait)
-                wait = min(LONGEST_WAIT, 2 * wait)
+                wait = min(MAX_DATABASE_RETRY_DELAY_S, 2 * wait)
 
     # ------------------------------------------------------------------- keep
     async def _keep(self) -> None:
         while True:
-            await asyncio.sleep(self._limits.lease / 3)
-            with contextlib.suppress(*DATABASE_TROUBLE):
+            await asyncio.sleep(self._limits.lease_s / 3)
+            with contextlib.suppress(*DATABASE_UNAVAILABLE_ERRORS):
                 await self._extend()
 
     async def _extend(self) -> None:
@@ -199,24 +199,24 @@ class Engine:
         if not mine:
             return
         begun = asyncio.get_running_loop().time()
-        ours = await self._store.extend([job for job, _ in mine.values()])
+        ours = await self._store.extend_leases([job for job, _ in mine.values()])
         for key, (_job, lease) in mine.items():
             if key in ours:
-                lease.until = begun + self._limits.lease
+                lease.until = begun + self._limits.lease_s
 
     async def _ticks(self) -> None:
         while True:
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(POLL_INTERVAL_S)
             try:
-                await self._store.park()
+                await self._store.park_blocked_jobs()
                 if self._tick is not None:
                     await self._tick()
-            except DATABASE_TROUBLE:
+            except DATABASE_UNAVAILABLE_ERRORS:
                 logger.debug("%s: the database is away", self._store.queue)
 
     # ------------------------------------------------------------------- end
     async def _drain(self) -> None:
-        deadline = asyncio.get_running_loop().time() + GRACE
+        deadline = asyncio.get_running_loop().time() + SHUTDOWN_GRACE_S
         await self._until_idle(deadline)
         for task in list(self._tasks.values()):
             task.cancel()

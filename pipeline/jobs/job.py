@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 
-class State(StrEnum):
+class JobState(StrEnum):
     """Where a job is on its way."""
 
     HELD = "held"
@@ -46,7 +46,7 @@ class Job:
     """Who may have got it in an attempt before (see :mod:`pipeline.dispatch.routing.router`); empty: surely nobody."""
 
 
-class Lane(StrEnum):
+class EndpointHealth(StrEnum):
     """What an attempt told of its lane."""
 
     SILENT = "silent"
@@ -60,38 +60,38 @@ class Lane(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class JobResult:
     """How an attempt ended."""
 
-    state: State
-    delay: float = 0.0
+    state: JobState
+    delay_s: float = 0.0
     """Seconds until the next attempt."""
     error: str = ""
-    burnt: bool = True
+    counts_as_attempt: bool = True
     """Whether it counts as an attempt."""
-    lane: Lane = Lane.HEALTHY
-    pause: str = ""
+    health: EndpointHealth = EndpointHealth.HEALTHY
+    pause_reason: str = ""
     """Why the whole lane has to wait for a person; empty: it hasn't."""
 
 
-DONE: Final = Verdict(State.DONE)
+DONE: Final = JobResult(JobState.DONE)
 
 
-def retry(delay: float, error: str, lane: Lane) -> Verdict:
+def retry(delay: float, error: str, lane: EndpointHealth) -> JobResult:
     """Again, after so many seconds."""
-    return Verdict(State.PENDING, delay, error, lane=lane)
+    return JobResult(JobState.PENDING, delay, error, health=lane)
 
 
-def bury(error: str, lane: Lane = Lane.HEALTHY) -> Verdict:
+def bury(error: str, lane: EndpointHealth = EndpointHealth.HEALTHY) -> JobResult:
     """A dead letter: kept, shown, and replayable."""
-    return Verdict(State.DEAD, error=error, lane=lane)
+    return JobResult(JobState.DEAD, error=error, health=lane)
 
 
-def hold(error: str) -> Verdict:
+def hold(error: str) -> JobResult:
     """It may have been done; a person decides."""
-    return Verdict(State.UNKNOWN, error=error, lane=Lane.SILENT)
+    return JobResult(JobState.UNKNOWN, error=error, health=EndpointHealth.SILENT)
 
 
-def give_back(delay: float, error: str, lane: Lane = Lane.SILENT, pause: str = "") -> Verdict:
+def release(delay: float, error: str, lane: EndpointHealth = EndpointHealth.SILENT, pause: str = "") -> JobResult:
     """It was not this job's fault: no attempt is burnt."""
-    return Verdict(State.PENDING, delay, error, burnt=False, lane=lane, pause=pause)
+    return JobResult(JobState.PENDING, delay, error, counts_as_attempt=False, health=lane, pause_reason=pause)

@@ -9,9 +9,9 @@ from psycopg import sql
 
 logger = logging.getLogger(__name__)
 
-PING = 5.0
+PING_INTERVAL_S = 5.0
 """Seconds without news after which the connection is asked whether it lives."""
-RECONNECT = 1.0
+RECONNECT_DELAY_S = 1.0
 
 
 async def listen(url: str, channel: str, wake: asyncio.Event) -> None:
@@ -21,7 +21,7 @@ async def listen(url: str, channel: str, wake: asyncio.Event) -> None:
             await _listen(url, channel, wake)
         # Whatever was announced while nobody listened is found by looking.
         wake.set()
-        await asyncio.sleep(RECONNECT)
+        await asyncio.sleep(RECONNECT_DELAY_S)
 
 
 async def _listen(url: str, channel: str, wake: asyncio.Event) -> None:
@@ -30,6 +30,6 @@ async def _listen(url: str, channel: str, wake: asyncio.Event) -> None:
         await connection.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
         wake.set()
         while True:
-            async for _ in connection.notifies(timeout=PING):
+            async for _ in connection.notifies(timeout=PING_INTERVAL_S):
                 wake.set()
             await connection.execute("select 1")

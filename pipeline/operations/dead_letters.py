@@ -9,13 +9,13 @@ from datetime import datetime
 from typing import Any, Final
 
 from pipeline.errors import NotFound
-from pipeline.jobs.store import SQL, channel
-from pipeline.operations.originals import original
+from pipeline.jobs.store import SQL, notify_channel
+from pipeline.operations.originals import original_record
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import append_all, consumer, partition_of, partitions
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.kafka import append_all, create_consumer, discover_partitions, topic_partition
+from pipeline.runtime.ports import LogEntry
 from topics.codec import Undecodable, decode
-from topics.conversions import ConversionResult, Outcome, Word
+from topics.conversions import ConversionOutcome, ConversionResult, ConversionWord
 from topics.dead_letters import DeadLetter
 from topics.ids import event_id
 from topics.record import EmailId
@@ -44,7 +44,7 @@ class DeadJob:
 
 
 @dataclass(frozen=True)
-class Letter:
+class DeadLetterEntry:
     """A record on `dead-letters`."""
 
     offset: int
@@ -61,18 +61,18 @@ async def dead_jobs(rt: Runtime, limit: int) -> list[DeadJob]:
     return [DeadJob(*row) for row in await _fetch(rt, "list_dead", limit=limit)]
 
 
-async def letters(rt: Runtime, limit: int, offset: int | None = None) -> list[Letter]:
+async def recent_letters(rt: Runtime, limit: int, offset: int | None = None) -> list[DeadLetterEntry]:
     """The last letters on the topic, or the one at ``offset``."""
-    reader = consumer(rt.settings, fetch_max_wait_ms=50)
+    reader = create_consumer(rt.settings, fetch_max_wait_ms=50)
     await reader.start()
     try:
-        place = partition_of(DEAD_LETTERS.name, 0, rt.settings)
-        reader.assign(await partitions(reader, place.topic))
+        place = topic_partition(DEAD_LETTERS.name, 0, rt.settings)
+        reader.assign(await discover_partitions(reader, place.topic))
         first, end = (await reader.beginning_offsets([place]))[place], (await reader.end_offsets([place]))[place]
         start = max(first, end - limit) if offset is None else offset
         stop = end if offset is None else min(end, offset + 1)
         reader.seek(place, start)
-        found: list[Letter] = []
+        found: list[DeadLetterEntry] = []
         while start < stop:
             records = (await reader.getmany(place, timeout_ms=1000)).get(place, [])
             found += [letter for record in records if record.offset < stop and (letter := _letter(record))]
@@ -82,11 +82,11 @@ async def letters(rt: Runtime, limit: int, offset: int | None = None) -> list[Le
     return found
 
 
-async def show(rt: Runtime, wanted: str) -> DeadJob | Letter:
+async def find_entry(rt: Runtime, wanted: str) -> DeadJob | DeadLetterEntry:
     """One job or letter. Raises NotFound."""
     queue, stream, name = _split(wanted)
     if queue == DEAD_LETTERS.name:
-        found = await letters(rt, 1, offset=int(name))
+        found = await recent_letters(rt, 1, offset=int(name))
         if found and found[0].offset == int(name):
             return found[0]
         raise NotFound(f"no letter {wanted}; `mailfold dead list` shows them")
@@ -106,8 +106,8 @@ async def replay(rt: Runtime, wanted: str | None) -> list[str]:
         return await _replay_jobs(rt, None, None, None)
     queue, stream, name = _split(wanted)
     if queue == DEAD_LETTERS.name:
-        found = await show(rt, wanted)
-        assert isinstance(found, Letter)
+        found = await find_entry(rt, wanted)
+        assert isinstance(found, DeadLetterEntry)
         return await _replay_letter(rt, found)
     begun = await _replay_jobs(rt, queue, stream, name)
     if not begun:
@@ -115,15 +115,15 @@ async def replay(rt: Runtime, wanted: str | None) -> list[str]:
     return begun
 
 
-async def _replay_letter(rt: Runtime, found: Letter) -> list[str]:
+async def _replay_letter(rt: Runtime, found: DeadLetterEntry) -> list[str]:
     letter = found.letter
     if letter.source.topic == MESSAGE_CONTENTS.name and letter.key is not None:
         # A content can't be appended again where its request points; the email itself can be tried again.
         return await replay(rt, f"dispatch/{letter.key.decode()}/send")
     if letter.value is None and not letter.cut:
         raise NotFound(f"{found.id} kept no bytes that could be appended again")
-    key, value = await original(rt, letter)
-    await rt.log.append_again(letter.source.topic, key, value)
+    key, value = await original_record(rt, letter)
+    await rt.log.append_raw(letter.source.topic, key, value)
     return [found.id]
 
 
@@ -132,7 +132,7 @@ async def _replay_jobs(rt: Runtime, queue: str | None, stream: str | None, name:
     told = [_told(rt, *job) for job in jobs if job[0] == "emit"]
     # First the log, so that no settlement that the state knows overrules the job.
     if told:
-        await append_all(rt.log, [Entry(CONVERSION_RESULTS, result.email_id, result) for result in told])
+        await append_all(rt.log, [LogEntry(CONVERSION_RESULTS, result.email_id, result) for result in told])
     begun = []
     async with rt.pool.connection() as connection:
         for job_queue, job_stream, job_name, *_ in jobs:
@@ -141,7 +141,7 @@ async def _replay_jobs(rt: Runtime, queue: str | None, stream: str | None, name:
                 begun.append(f"{job_queue}/{job_stream}/{job_name}")
                 await connection.execute(SQL["wake_followers"], values)
         for each in QUEUES:
-            await connection.execute(SQL["notify"], {"channel": channel(each)})
+            await connection.execute(SQL["notify"], {"channel": notify_channel(each)})
     return begun
 
 
@@ -150,8 +150,8 @@ def _told(rt: Runtime, _queue: str, stream: str, name: str, lane: str, attempts:
     return ConversionResult(
         email_id=EmailId(stream),
         event_id=event_id("replay", stream, name, str(attempts)),
-        word=Word(name),
-        outcome=Outcome.REPLAYED,
+        word=ConversionWord(name),
+        outcome=ConversionOutcome.REPLAYED,
         occurred_at=now,
         recorded_at=now,
         destination=lane,
@@ -172,9 +172,9 @@ def _split(wanted: str) -> tuple[str, str, str]:
     raise NotFound(f"{wanted} is no id of a dead letter; `mailfold dead list` shows them")
 
 
-def _letter(record: Any) -> Letter | None:
+def _letter(record: Any) -> DeadLetterEntry | None:
     try:
-        return Letter(record.offset, decode(DEAD_LETTERS, record.value))
+        return DeadLetterEntry(record.offset, decode(DEAD_LETTERS, record.value))
     except Undecodable:
         return None
 

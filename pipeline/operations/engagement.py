@@ -20,19 +20,19 @@ AT_DELIVERY: Final = "seconds-after-delivery"
 EVERY_LINK: Final = "every-link-at-once"
 WITH_TRAP: Final = "by-who-followed-the-trap"
 
-AT_DELIVERY_MS: Final = 5_000
+DELIVERY_SCAN_WINDOW_MS: Final = 5_000
 """Scanners follow links while the mail is handed over; a person has to read first. Either way of the delivery, for
 two clocks tell of it."""
-AT_ONCE_MS: Final = 3_000
-MANY_LINKS: Final = 3
+CLICK_BURST_WINDOW_MS: Final = 3_000
+MIN_BURST_LINKS: Final = 3
 """Different links of one mail within three seconds: nobody reads three pages."""
-WITH_TRAP_MS: Final = 60_000
+TRAP_SCAN_WINDOW_MS: Final = 60_000
 """A client is known by its user agent, and by nothing else: so only for as long as one scan takes."""
 
 _COUNTED: Final = (EventKind.OPENED, EventKind.CLICKED)
 
 
-class Count(msgspec.Struct, frozen=True):
+class EngagementCount(msgspec.Struct, frozen=True):
     """How often one thing happened: all that was heard, and what is left without machines."""
 
     kind: EventKind
@@ -42,7 +42,7 @@ class Count(msgspec.Struct, frozen=True):
     """By the reason; circumstances among them."""
 
 
-def circumstances(facts: Iterable[Fact]) -> dict[str, str]:
+def suspected_machines(facts: Iterable[Fact]) -> dict[str, str]:
     """Event id -> why it looks like a robot's; only of those that don't say so themselves."""
     told = list(facts)
     heard = [fact for fact in told if isinstance(fact, DeliveryEvent) and fact.kind in _COUNTED]
@@ -54,17 +54,17 @@ def circumstances(facts: Iterable[Fact]) -> dict[str, str]:
     return {event_id: why for event_id, why in found.items() if event_id not in own}
 
 
-def counts(facts: Iterable[Fact]) -> list[Count]:
+def engagement_counts(facts: Iterable[Fact]) -> list[EngagementCount]:
     """Opens and clicks, raw and human side by side; none where nothing was heard."""
     told = list(facts)
-    suspected = circumstances(told)
+    suspected = suspected_machines(told)
     found = []
     for kind in _COUNTED:
         events = {fact.event_id: fact for fact in told if isinstance(fact, DeliveryEvent) and fact.kind is kind}
         why = [reason for event in events.values() if (reason := event.machine or suspected.get(event.event_id, ""))]
         if events:
             machines = {reason: why.count(reason) for reason in sorted(set(why))}
-            found.append(Count(kind, len(events), len(events) - len(why), machines))
+            found.append(EngagementCount(kind, len(events), len(events) - len(why), machines))
     return found
 
 
@@ -77,7 +77,7 @@ def _delivered(facts: Sequence[Fact]) -> Millis | None:
 def _at_delivery(clicks: Sequence[DeliveryEvent], delivered: Millis | None) -> list[str]:
     if delivered is None:
         return []
-    return [click.event_id for click in clicks if abs(_at(click) - delivered) <= AT_DELIVERY_MS]
+    return [click.event_id for click in clicks if abs(_at(click) - delivered) <= DELIVERY_SCAN_WINDOW_MS]
 
 
 def _at_once(clicks: Sequence[DeliveryEvent]) -> list[str]:
@@ -86,9 +86,9 @@ def _at_once(clicks: Sequence[DeliveryEvent]) -> list[str]:
     found: set[str] = set()
     first = 0
     for last, click in enumerate(ordered):
-        while _at(click) - _at(ordered[first]) > AT_ONCE_MS:
+        while _at(click) - _at(ordered[first]) > CLICK_BURST_WINDOW_MS:
             first += 1
-        if len({one.url for one in ordered[first : last + 1]}) >= MANY_LINKS:
+        if len({one.url for one in ordered[first : last + 1]}) >= MIN_BURST_LINKS:
             found.update(one.event_id for one in ordered[first : last + 1])
     return sorted(found)
 
@@ -98,7 +98,7 @@ def _with_trap(heard: Sequence[DeliveryEvent]) -> list[str]:
     return [
         event.event_id
         for event in heard
-        if any(event.user_agent == t.user_agent and abs(_at(event) - _at(t)) <= WITH_TRAP_MS for t in traps)
+        if any(event.user_agent == t.user_agent and abs(_at(event) - _at(t)) <= TRAP_SCAN_WINDOW_MS for t in traps)
     ]
 
 

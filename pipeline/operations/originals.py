@@ -4,16 +4,16 @@ from aiokafka import TopicPartition
 
 from pipeline.errors import NotFound, Refused
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import MAX_REQUEST_BYTES, consumer, partition_of, partitions
+from pipeline.runtime.kafka import MAX_REQUEST_BYTES, create_consumer, discover_partitions, topic_partition
 from topics.codec import Undecodable, decode
 from topics.dead_letters import DeadLetter
 from topics.registry import PROVIDER_WEBHOOKS
 
-Pair = tuple[bytes | None, bytes]
+KeyAndValue = tuple[bytes | None, bytes]
 """A key and a value."""
 
 
-async def original(rt: Runtime, letter: DeadLetter) -> Pair:
+async def original_record(rt: Runtime, letter: DeadLetter) -> KeyAndValue:
     """Return key and value of the whole record: the letter's own copy, or what lies at its source where that is cut.
 
     Raises NotFound where neither is there any more, and Refused where the record is larger than we may append.
@@ -45,11 +45,11 @@ def is_whole(letter: DeadLetter) -> bool:
 
 async def _read(rt: Runtime, letter: DeadLetter) -> tuple[bytes | None, bytes | None]:
     source = letter.source
-    place: TopicPartition = partition_of(source.topic, source.partition, rt.settings)
-    reader = consumer(rt.settings, fetch_max_wait_ms=50)
+    place: TopicPartition = topic_partition(source.topic, source.partition, rt.settings)
+    reader = create_consumer(rt.settings, fetch_max_wait_ms=50)
     await reader.start()
     try:
-        await partitions(reader, place.topic)
+        await discover_partitions(reader, place.topic)
         reader.assign([place])
         first, end = (await reader.beginning_offsets([place]))[place], (await reader.end_offsets([place]))[place]
         if first <= source.offset < end:

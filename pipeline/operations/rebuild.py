@@ -14,78 +14,83 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
 import msgspec
-import psycopg
 from aiokafka import AIOKafkaConsumer
 
-from pipeline.errors import Permanent, Refused
+from pipeline.errors import PermanentError
 from pipeline.project.main import make_sink
-from pipeline.project.partition import RUN, Stretch, write
+from pipeline.project.partition import TRANSACTION_MAX_RECORDS, FetchedRecords, write_records
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import consumer, partition_of
+from pipeline.runtime.kafka import create_consumer, topic_partition
+from pipeline.runtime.leader import hold_command_lock
 from projections import swap
-from projections.sink import SWAP_LOCK, TOPIC, Run, Sink
-from projections.swap import Difference
+from projections.locks import session_lock
+from projections.sink import SWAP_LOCK, TOPIC, ChangeBatch, Sink
+from projections.swap import TableDifference
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Told how many records are read, of how many."""
 
-_ONLY_ONE: Final = 0x7265626C
+_REBUILD_LOCK_ID: Final = 0x7265626C
 """Advisory lock ("rebl"): two rebuilds would write one schema."""
 
 
-class NotTheSame(Permanent):
+class RebuildMismatch(PermanentError):
     """The rebuilt tables differ from those that grew."""
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class RebuildResult(msgspec.Struct, frozen=True):
     """What came of it."""
 
     records: int
-    differences: Sequence[Difference]
+    differences: Sequence[TableDifference]
     swapped: bool
     booked: int = 0
 
 
-async def rebuild(rt: Runtime, progress: Progress, *, check: bool = False, force: bool = False) -> Outcome:
+async def rebuild(
+    rt: Runtime, progress: ProgressCallback, *, check: bool = False, force: bool = False
+) -> RebuildResult:
     """Build, compare, and (unless ``check``, or they differ and not ``force``) swap."""
-    async with _alone(rt, _ONLY_ONE, wait=False), rt.pool.connection() as own:
+    async with hold_command_lock(rt, "rebuild", _REBUILD_LOCK_ID), rt.pool.connection() as own:
         await own.set_autocommit(True)
-        await swap.create(own)
+        await swap.create_schema(own)
         try:
             return await _rebuild(rt, own, progress, check, force)
         finally:
-            await swap.discard(own)
+            await swap.discard_rebuild(own)
             await own.set_autocommit(False)
 
 
-async def _rebuild(rt: Runtime, own: Any, progress: Progress, check: bool, force: bool) -> Outcome:
+async def _rebuild(rt: Runtime, own: Any, progress: ProgressCallback, check: bool, force: bool) -> RebuildResult:
     async with _reading(rt) as reader:
-        replay = Replay(rt, reader, msgspec.structs.replace(make_sink(rt.settings), schema=swap.REBUILD, live=False))
-        await replay.follow(progress)
+        replay = LogReplay(
+            rt, reader, msgspec.structs.replace(make_sink(rt.settings), schema=swap.REBUILD_SCHEMA, live=False)
+        )
+        await replay.catch_up(progress)
         found = await _compare(rt, replay, progress)
         if check or (found and not force):
-            return Outcome(replay.records, found, False)
-        await replay.follow(progress)
-        async with _alone(rt, SWAP_LOCK):
-            await replay.follow(progress)
-            booked = await swap.take_place(own)
+            return RebuildResult(replay.records, found, False)
+        await replay.catch_up(progress)
+        async with session_lock(rt.settings.database_url.get_secret_value(), SWAP_LOCK):
+            await replay.catch_up(progress)
+            booked = await swap.swap_schemas(own)
         await swap.drop_old(own)
-        return Outcome(replay.records, found, True, booked)
+        return RebuildResult(replay.records, found, True, booked)
 
 
-async def _compare(rt: Runtime, replay: "Replay", progress: Progress) -> list[Difference]:
+async def _compare(rt: Runtime, replay: "LogReplay", progress: ProgressCallback) -> list[TableDifference]:
     """Both as they were at one moment, at the same offsets; the snapshot lets projectors go on meanwhile."""
     async with rt.pool.connection() as comparing, comparing.transaction():
         await comparing.execute("set transaction isolation level repeatable read, read only")
         # It locks no row, and what it waits for may take long.
         await comparing.execute("set local idle_in_transaction_session_timeout = 0")
-        async with _alone(rt, SWAP_LOCK):
-            await replay.follow(progress)
+        async with session_lock(rt.settings.database_url.get_secret_value(), SWAP_LOCK):
+            await replay.catch_up(progress)
             await comparing.execute("select 1 from projections.next_offsets")
         return await swap.differences(comparing)
 
 
-class Replay:
+class LogReplay:
     """Reads the log from its beginning to where the live tables are, into the schema beside them."""
 
     def __init__(self, rt: Runtime, reader: AIOKafkaConsumer, sink: Sink) -> None:
@@ -93,7 +98,7 @@ class Replay:
         self._next: dict[int, int] = {}
         self.records = 0
 
-    async def follow(self, progress: Progress) -> None:
+    async def catch_up(self, progress: ProgressCallback) -> None:
         """Read on to where the live tables are now."""
         targets = await self._live_offsets()
         for number in sorted(set(targets) - set(self._next)):
@@ -111,32 +116,32 @@ class Replay:
             return dict(await (await connection.execute(query, (TOPIC,))).fetchall())
 
     async def _begin(self, number: int) -> None:
-        partition = partition_of(TOPIC, number, self._rt.settings)
+        partition = topic_partition(TOPIC, number, self._rt.settings)
         self._reader.assign([*self._reader.assignment(), partition])
         beginning = (await self._reader.beginning_offsets([partition]))[partition]
         count = len(self._reader.partitions_for_topic(partition.topic) or ())
         async with self._rt.pool.connection() as connection:
             self._next[number] = await self._sink.start(connection, number, beginning, beginning, count)
         for known, offset in self._next.items():
-            self._reader.seek(partition_of(TOPIC, known, self._rt.settings), offset)
+            self._reader.seek(topic_partition(TOPIC, known, self._rt.settings), offset)
 
     async def _read_to(self, number: int, end: int, told: Callable[[], None]) -> None:
-        partition = partition_of(TOPIC, number, self._rt.settings)
+        partition = topic_partition(TOPIC, number, self._rt.settings)
         while self._next[number] < end:
-            if self._rt.stop.is_set():
-                raise Refused("stopped before it was done; nothing has changed")
-            fetched = await self._reader.getmany(partition, timeout_ms=250, max_records=RUN)
+            fetched = await self._reader.getmany(partition, timeout_ms=250, max_records=TRANSACTION_MAX_RECORDS)
             records = [record for record in fetched.get(partition, []) if record.offset < end]
             until = min(await self._reader.position(partition), end)
             if until > self._next[number]:
-                await write(Stretch(number, self._next[number], until, records), self._apply, _already_buried)
+                await write_records(
+                    FetchedRecords(number, self._next[number], until, records), self._apply, _already_buried
+                )
                 self.records += until - self._next[number]
                 self._next[number] = until
                 told()
         # What was fetched beyond belongs to the next time.
         self._reader.seek(partition, end)
 
-    async def _apply(self, run: Run) -> None:
+    async def _apply(self, run: ChangeBatch) -> None:
         async with self._rt.pool.connection() as connection:
             await self._sink.apply(connection, run)
 
@@ -147,23 +152,9 @@ async def _already_buried(_broken: Sequence[tuple[Any, str]]) -> None:
 
 @contextlib.asynccontextmanager
 async def _reading(rt: Runtime) -> AsyncIterator[AIOKafkaConsumer]:
-    reader = consumer(rt.settings)
+    reader = create_consumer(rt.settings)
     await reader.start()
     try:
         yield reader
     finally:
         await reader.stop()
-
-
-@contextlib.asynccontextmanager
-async def _alone(rt: Runtime, lock: int, *, wait: bool = True) -> AsyncIterator[None]:
-    """Hold an advisory lock, on a connection of its own: it ends with the connection, whatever happens."""
-    url = rt.settings.database_url.get_secret_value()
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-        if wait:
-            await connection.execute("select pg_advisory_lock(%s)", (lock,))
-        else:
-            row = await (await connection.execute("select pg_try_advisory_lock(%s)", (lock,))).fetchone()
-            if row is None or not row[0]:
-                raise Refused("another rebuild is under way")
-        yield

@@ -4,8 +4,6 @@ The projector follows `templates` and `suppressions` beside its own topic, so th
 more to run.
 """
 
-import asyncio
-import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
@@ -15,23 +13,23 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from psycopg_pool import PoolTimeout
 
-from pipeline.errors import Recoverable
+from pipeline.errors import RecoverableError
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import append_all, consumer, partition_of
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.consumed import ConsumedRecord
+from pipeline.runtime.kafka import append_all, create_consumer, topic_partition
+from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.sleep import sleep_unless
 from topics.codec import Undecodable, decode
-from topics.dead_letters import dead_letter
-from topics.record import Place
 from topics.registry import DEAD_LETTERS, Topic
 
-_BREATH: Final = 1.0
-_GONE: Final = (KafkaError, psycopg.OperationalError, PoolTimeout, Recoverable)
+_RETRY_PAUSE_S: Final = 1.0
+_UNAVAILABLE_ERRORS: Final = (KafkaError, psycopg.OperationalError, PoolTimeout, RecoverableError)
 _PARTITION: Final = 0
 
 logger = logging.getLogger(__name__)
 
 
-class Tables(Protocol):
+class TopicProjection(Protocol):
     """What a topic becomes."""
 
     async def next_offset(self, connection: psycopg.AsyncConnection[Any], beginning: int, /) -> int:
@@ -43,19 +41,18 @@ class Tables(Protocol):
         """Write offsets and records whole; False, and nothing, where the next offset isn't ``expected``."""
 
 
-async def follow(rt: Runtime, topic: Topic, tables: Tables, at_once: int) -> None:
+async def follow_topic(rt: Runtime, topic: Topic, tables: TopicProjection, at_once: int) -> None:
     """Project the topic until ``rt.stop``, so many records at once; what goes away is waited for."""
     while not rt.stop.is_set():
         try:
             await _follow(rt, topic, tables, at_once)
-        except _GONE as error:
+        except _UNAVAILABLE_ERRORS as error:
             logger.warning("%s: %s; beginning again", topic.name, type(error).__name__)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(rt.stop.wait(), _BREATH)
+        await sleep_unless(rt.stop, _RETRY_PAUSE_S)
 
 
-async def _follow(rt: Runtime, topic: Topic, tables: Tables, at_once: int) -> None:
-    reader = consumer(rt.settings, fetch_max_wait_ms=250)
+async def _follow(rt: Runtime, topic: Topic, tables: TopicProjection, at_once: int) -> None:
+    reader = create_consumer(rt.settings, fetch_max_wait_ms=250)
     try:
         await reader.start()
         await _read(rt, reader, topic, tables, at_once)
@@ -63,9 +60,9 @@ async def _follow(rt: Runtime, topic: Topic, tables: Tables, at_once: int) -> No
         await reader.stop()
 
 
-async def _read(rt: Runtime, reader: AIOKafkaConsumer, topic: Topic, tables: Tables, at_once: int) -> None:
+async def _read(rt: Runtime, reader: AIOKafkaConsumer, topic: Topic, tables: TopicProjection, at_once: int) -> None:
     """Read on until stopped, or until another projector was faster."""
-    partition = partition_of(topic.name, _PARTITION, rt.settings)
+    partition = topic_partition(topic.name, _PARTITION, rt.settings)
     reader.assign([partition])
     beginning = (await reader.beginning_offsets([partition]))[partition]
     async with rt.pool.connection() as connection:
@@ -88,8 +85,7 @@ async def _decoded(rt: Runtime, topic: Topic, records: list[Any]) -> list[tuple[
         try:
             found.append((record.offset, decode(topic, record.value)))
         except Undecodable as error:
-            source = Place(topic=topic.name, partition=record.partition, offset=record.offset)
-            what = {"role": "project", "key": record.key, "value": record.value}
-            letter = dead_letter(source, rt.clock(), "undecodable", str(error), **what)
-            await append_all(rt.log, [Entry(DEAD_LETTERS, None, letter)])
+            broken = ConsumedRecord.of(topic, record.partition, record)
+            letter = broken.dead_letter(rt.clock(), "undecodable", str(error), role="project")
+            await append_all(rt.log, [LogEntry(DEAD_LETTERS, None, letter)])
     return found

@@ -14,24 +14,25 @@ from typing import Final
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
-from pipeline.project.compacted_topics import follow
-from pipeline.project.partition import Lane, Patience
+from pipeline.project.compacted_topics import follow_topic
+from pipeline.project.partition import OutageBackoff, PartitionProjector
 from pipeline.project.ticks import Ticker
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
-from pipeline.runtime.kafka import consumer
+from pipeline.runtime.kafka import create_consumer
 from pipeline.runtime.signing import Signer, hash_address, old_hash_of
+from pipeline.runtime.sleep import sleep_unless
 from pipeline.settings import Settings
 from projections import suppressions, templates
 from projections.sink import Sink
 from topics.registry import EMAIL_CHANGES, SUPPRESSIONS, TEMPLATES
 
-GROUP: Final = "project"
+CONSUMER_GROUP: Final = "project"
 
 
-def group(settings: Settings) -> str:
+def consumer_group(settings: Settings) -> str:
     """The projectors' consumer group."""
-    return settings.topic_prefix + GROUP
+    return settings.topic_prefix + CONSUMER_GROUP
 
 
 def make_sink(settings: Settings) -> Sink:
@@ -50,33 +51,33 @@ def _old_digest(signer: Signer, address: str) -> bytes:
 async def run(rt: Runtime) -> None:
     """Project until told to stop: changes, and beside them templates and what operators decided of addresses."""
     # A template is read whole and may have 250 kB; a decision has a few hundred bytes.
-    beside = (follow(rt, TEMPLATES, templates, 20), follow(rt, SUPPRESSIONS, suppressions, 2000))
+    beside = (follow_topic(rt, TEMPLATES, templates, 20), follow_topic(rt, SUPPRESSIONS, suppressions, 2000))
     await asyncio.gather(_project(rt), *beside)
 
 
 async def _project(rt: Runtime) -> None:
     """A Kafka that went away is waited for."""
-    patience = Patience(rt.stop, "Kafka")
+    patience = OutageBackoff(rt.stop, "Kafka")
     while not rt.stop.is_set():
         try:
             await _with_consumer(rt, patience)
         except KafkaError as error:
-            await patience.lost(error)
+            await patience.wait_after_failure(error)
 
 
-async def _with_consumer(rt: Runtime, patience: "Patience") -> None:
-    reader = consumer(
+async def _with_consumer(rt: Runtime, patience: "OutageBackoff") -> None:
+    reader = create_consumer(
         rt.settings,
-        group_id=group(rt.settings),
+        group_id=consumer_group(rt.settings),
         session_timeout_ms=6_000,  # the least that brokers take: a projector wrongly thought dead can do no harm
         heartbeat_interval_ms=2_000,
         fetch_max_wait_ms=100,  # a partition drained while a fetch for the others is under way waits this long
     )
-    lanes = Lanes(rt, reader)
+    lanes = PartitionProjectors(rt, reader)
     ticking: asyncio.Task[None] | None = None
     try:
         await reader.start()
-        patience.found()
+        patience.reset()
         reader.subscribe([rt.settings.topic(EMAIL_CHANGES.name)], listener=lanes)
         ticking = asyncio.create_task(Ticker(rt).run(lanes.partitions))
         await lanes.keep_group_told()
@@ -89,20 +90,20 @@ async def _with_consumer(rt: Runtime, patience: "Patience") -> None:
                 await reader.stop()
 
 
-class Lanes(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
+class PartitionProjectors(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
     """A task per partition that the group gave us, and what the group is told."""
 
     def __init__(self, rt: Runtime, reader: AIOKafkaConsumer) -> None:
         self._rt, self._reader = rt, reader
         self._sink = make_sink(rt.settings)
-        self._patience = Patience(rt.stop, "Postgres")
+        self._patience = OutageBackoff(rt.stop, "Postgres")
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
         self._projected: dict[TopicPartition, int] = {}
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         """Begin to read these. Returns at once: where to begin, each lane asks Postgres itself."""
         for partition in assigned:
-            lane = Lane(self._rt, self._reader, self._sink, self._patience, partition, self._projected)
+            lane = PartitionProjector(self._rt, self._reader, self._sink, self._patience, partition, self._projected)
             self._tasks[partition] = asyncio.create_task(lane.run(), name=f"project {partition.partition}")
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
@@ -114,11 +115,10 @@ class Lanes(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
         """Those that are read here."""
         return {partition.partition for partition in self._tasks}
 
-    async def keep_group_told(self) -> None:
+    async def commit_offsets_until_stopped(self) -> None:
         """Commit to the group what Postgres already has, for the lag tools; until stopped or a lane breaks."""
         while not self._rt.stop.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._rt.stop.wait(), 0.5)
+            await sleep_unless(self._rt.stop, 0.5)
             for task in self._tasks.values():
                 if task.done():
                     task.result()

@@ -6,23 +6,23 @@ time it is, and reads that back in its place on the log. Where nothing is hidden
 appended: an idle installation's log doesn't grow.
 """
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Collection
 from typing import Final
 
-from pipeline.project.partition import DATABASE_AWAY
+from pipeline.project.partition import DATABASE_CONNECTION_ERRORS
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.sleep import sleep_unless
 from projections.postgres import partition_times
 from topics.changes import Tick
 from topics.record import Millis
 from topics.registry import EMAIL_CHANGES
 
 PERIOD_S: Final = 0.25
-BUSY_MS: Final = 1_000
+BUSY_TICK_INTERVAL_MS: Final = 1_000
 """Between two ticks of one partition while changes come in; once they stop, the last one comes at once."""
-LOST_MS: Final = 10_000
+LOST_TICK_TIMEOUT_MS: Final = 10_000
 """A tick that hasn't been projected after this long is appended again: it may never have arrived."""
 
 
@@ -37,12 +37,11 @@ class Ticker:
     async def run(self, mine: Callable[[], Collection[int]]) -> None:
         """Until ``rt.stop``; ``mine`` says which partitions this projector has now."""
         while not self._rt.stop.is_set():
-            with contextlib.suppress(*DATABASE_AWAY):  # the lanes wait for it, and say so
-                await self.tick(mine())
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._rt.stop.wait(), PERIOD_S)
+            with contextlib.suppress(*DATABASE_CONNECTION_ERRORS):  # the lanes wait for it, and say so
+                await self.append_due_ticks(mine())
+            await sleep_unless(self._rt.stop, PERIOD_S)
 
-    async def tick(self, mine: Collection[int]) -> None:
+    async def append_due_ticks(self, mine: Collection[int]) -> None:
         """Append a tick wherever one is due."""
         async with self._rt.pool.connection() as connection:
             times = await partition_times(connection)
@@ -59,7 +58,7 @@ class Ticker:
         self._told |= dict.fromkeys(due, now)
         if due:
             tick = Tick(recorded_at=now)
-            await self._rt.log.append([Entry(EMAIL_CHANGES, None, tick, partition) for partition in due])
+            await self._rt.log.append([LogEntry(EMAIL_CHANGES, None, tick, partition) for partition in due])
 
     def _is_due(self, partition: int, through: Millis, now: Millis, quiet: bool) -> bool:
         told = self._told.get(partition, 0)
@@ -67,4 +66,4 @@ class Ticker:
         if arrived and quiet:
             return True
         # A clock that was set back makes the wait negative: that is due, too.
-        return not 0 <= now - told < (BUSY_MS if arrived else LOST_MS)
+        return not 0 <= now - told < (BUSY_TICK_INTERVAL_MS if arrived else LOST_TICK_TIMEOUT_MS)

@@ -8,14 +8,14 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from pipeline.runtime.ports import Entry, Log
+from pipeline.runtime.ports import Log, LogEntry
 
 logger = logging.getLogger(__name__)
 
-LONGEST_WAIT = 5.0
+MAX_RETRY_DELAY_S = 5.0
 
 
-async def append_until_confirmed(log: Log, entries: Sequence[Entry]) -> None:
+async def append_until_confirmed(log: Log, entries: Sequence[LogEntry]) -> None:
     """Append until every entry is confirmed; ends otherwise only by cancellation."""
     wait = 0.2
     left = list(entries)
@@ -25,4 +25,4 @@ async def append_until_confirmed(log: Log, entries: Sequence[Entry]) -> None:
         if left:
             logger.warning("the log did not confirm %d outcomes; trying again", len(left))
             await asyncio.sleep(wait)
-            wait = min(LONGEST_WAIT, 2 * wait)
+            wait = min(MAX_RETRY_DELAY_S, 2 * wait)

@@ -15,14 +15,14 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from pipeline.runtime.partitioner import partition_of_key
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.ports import LogEntry
 from topics.codec import encode
-from topics.record import Place
+from topics.record import LogPosition
 
-_AT_ONCE = 100
+_ENTRIES_PER_YIELD = 100
 
 
-class _Batch(msgspec.Struct):
+class _PartitionBatch(msgspec.Struct):
     builder: Any
     topic: str
     partition: int
@@ -31,7 +31,7 @@ class _Batch(msgspec.Struct):
     sent: "asyncio.Future[Any] | None" = None
 
 
-class Bulk:
+class BatchProducer:
     """Appends many at once."""
 
     def __init__(self, producer: AIOKafkaProducer, prefix: str) -> None:
@@ -39,9 +39,9 @@ class Bulk:
         self._prefix = prefix
         self._turn = itertools.count()
 
-    async def append(self, entries: Sequence[Entry], deadline: float) -> list[Place | None]:
+    async def append(self, entries: Sequence[LogEntry], deadline: float) -> list[LogPosition | None]:
         """Each entry's place, None where it wasn't confirmed before ``deadline`` (the loop's clock)."""
-        batches: list[_Batch] = []
+        batches: list[_PartitionBatch] = []
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 batches = await self._build(entries)
@@ -51,20 +51,20 @@ class Bulk:
             await asyncio.wait(pending, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
         return _places(entries, batches)
 
-    async def _build(self, entries: Sequence[Entry]) -> list[_Batch]:
-        made: list[_Batch] = []
-        open_: dict[tuple[str, int], _Batch] = {}
+    async def _build(self, entries: Sequence[LogEntry]) -> list[_PartitionBatch]:
+        made: list[_PartitionBatch] = []
+        open_: dict[tuple[str, int], _PartitionBatch] = {}
         numbers: dict[str, list[int]] = {}
         turn = next(self._turn)
         for index, entry in enumerate(entries):
-            if index % _AT_ONCE == 0:
+            if index % _ENTRIES_PER_YIELD == 0:
                 await asyncio.sleep(0)  # a call may have thousands, and pixels wait
             if entry.topic.name not in numbers:
                 numbers[entry.topic.name] = sorted(await self._producer.partitions_for(self._prefix + entry.topic.name))
             place = (entry.topic.name, _partition(entry, numbers[entry.topic.name], turn))
             if self._add(open_.get(place), index, entry):
                 continue
-            batch = _Batch(self._producer.create_batch(), *place)
+            batch = _PartitionBatch(self._producer.create_batch(), *place)
             if not self._add(batch, index, entry):
                 continue  # larger than any batch may be: it stays unconfirmed
             open_[place] = batch
@@ -72,7 +72,7 @@ class Bulk:
         return made
 
     @staticmethod
-    def _add(batch: _Batch | None, index: int, entry: Entry) -> bool:
+    def _add(batch: _PartitionBatch | None, index: int, entry: LogEntry) -> bool:
         if batch is None:
             return False
         key = None if entry.key is None else entry.key.encode()
@@ -81,7 +81,7 @@ class Bulk:
         batch.entries.append(index)
         return True
 
-    async def _send(self, batches: Sequence[_Batch]) -> None:
+    async def _send(self, batches: Sequence[_PartitionBatch]) -> None:
         """One partition's, in order; what can't be sent stays unconfirmed."""
         with contextlib.suppress(KafkaError):
             for batch in batches:
@@ -92,7 +92,7 @@ class Bulk:
                 batch.sent.add_done_callback(_seen)
 
 
-def _partition(entry: Entry, numbers: Sequence[int], turn: int) -> int:
+def _partition(entry: LogEntry, numbers: Sequence[int], turn: int) -> int:
     if entry.partition is not None:
         return entry.partition
     if entry.key is None or entry.topic.key == "content_id":
@@ -101,21 +101,21 @@ def _partition(entry: Entry, numbers: Sequence[int], turn: int) -> int:
     return numbers[partition_of_key(entry.key.encode(), len(numbers))]
 
 
-def _by_partition(batches: Sequence[_Batch]) -> Iterator[list[_Batch]]:
-    grouped: dict[tuple[str, int], list[_Batch]] = {}
+def _by_partition(batches: Sequence[_PartitionBatch]) -> Iterator[list[_PartitionBatch]]:
+    grouped: dict[tuple[str, int], list[_PartitionBatch]] = {}
     for batch in batches:
         grouped.setdefault((batch.topic, batch.partition), []).append(batch)
     yield from grouped.values()
 
 
-def _places(entries: Sequence[Entry], batches: Sequence[_Batch]) -> list[Place | None]:
-    places: list[Place | None] = [None] * len(entries)
+def _places(entries: Sequence[LogEntry], batches: Sequence[_PartitionBatch]) -> list[LogPosition | None]:
+    places: list[LogPosition | None] = [None] * len(entries)
     for batch in batches:
         if batch.sent is None or not batch.sent.done() or batch.sent.cancelled() or batch.sent.exception() is not None:
             continue
         base = batch.sent.result().offset
         for nth, index in enumerate(batch.entries):
-            places[index] = Place(topic=batch.topic, partition=batch.partition, offset=base + nth)
+            places[index] = LogPosition(topic=batch.topic, partition=batch.partition, offset=base + nth)
     return places
 
 

@@ -8,7 +8,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Coalesced(Generic[K, V]):
+class BatchLoader(Generic[K, V]):
     """``fetch`` answers many keys at once; while it is at it, the next keys gather."""
 
     def __init__(self, fetch: Callable[[set[K]], Awaitable[Mapping[K, V]]]) -> None:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import uuid_utils
 
-from pipeline.errors import BadSettings
+from pipeline.errors import InvalidSettings
 from pipeline.runtime import crashpoints
-from pipeline.runtime.database import Pool, database
-from pipeline.runtime.kafka import KafkaLog, kafka_log
+from pipeline.runtime.database import Pool, open_database
+from pipeline.runtime.kafka import KafkaLog, open_kafka_log
 from pipeline.runtime.ports import Clock, NewId
-from pipeline.runtime.watchdog import Watchdog, watching
+from pipeline.runtime.watchdog import Watchdog, watch_event_loop
 from pipeline.settings import Settings
 
 
@@ -57,25 +57,32 @@ def configure_logging(settings: Settings) -> None:
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
 
 
-def require(settings: Settings) -> None:
+def check_role_settings(settings: Settings) -> None:
     """Raise BadSettings unless a role can run with these."""
     if not settings.kafka_bootstrap:
-        raise BadSettings("KAFKA_BOOTSTRAP: missing; `mailfold up` starts a Kafka of its own, other roles need yours")
+        raise InvalidSettings(
+            "KAFKA_BOOTSTRAP: missing; `mailfold up` starts a Kafka of its own, other roles need yours"
+        )
     if len(settings.secret.get_secret_value()) < 32:
-        raise BadSettings("MAILFOLD_SECRET: at least 32 characters; the same for every role")
+        raise InvalidSettings("MAILFOLD_SECRET: at least 32 characters; the same for every role")
     if 0 < len(settings.secret_previous.get_secret_value()) < 32:
-        raise BadSettings("MAILFOLD_SECRET_PREVIOUS: at least 32 characters, or empty; the same for every role")
+        raise InvalidSettings("MAILFOLD_SECRET_PREVIOUS: at least 32 characters, or empty; the same for every role")
 
 
 @contextlib.asynccontextmanager
-async def runtime(settings: Settings, *, pool_size: int = 4, role: str = "") -> AsyncIterator[Runtime]:
-    """Open everything a role needs, in order; close it in reverse. A named role's event loop is watched."""
-    require(settings)
+async def open_runtime(
+    settings: Settings, *, pool_size: int = 4, role: str = "", signals: bool = True
+) -> AsyncIterator[Runtime]:
+    """Open everything a role needs, in order; close it in reverse. A named role's event loop is watched.
+
+    With ``signals``, SIGTERM and SIGINT set ``stop`` and end nothing by themselves; a command is cancelled by them.
+    """
+    check_role_settings(settings)
     configure_logging(settings)
     crashpoints.arm(settings)
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT) if signals else ():
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with database(settings, size=pool_size) as pool, kafka_log(settings) as log:
-        with watching(role) if role else contextlib.nullcontext() as watchdog:
+    async with open_database(settings, size=pool_size) as pool, open_kafka_log(settings) as log:
+        with watch_event_loop(role) if role else contextlib.nullcontext() as watchdog:
             yield Runtime(settings, log, pool, wall_clock, fresh_id, stop, watchdog)

@@ -9,7 +9,7 @@ from typing import Final
 
 from pipeline.settings import Settings
 
-NAMES: Final = (
+CRASH_POINTS: Final = (
     "normalize.before-ack",
     "fold.in-transaction",
     "fold.before-ack",

@@ -7,11 +7,15 @@ from typing import Any, Final
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from pipeline.errors import BadSettings, DatabaseUnavailable
+from pipeline.errors import DatabaseUnavailable, InvalidSettings
 from pipeline.settings import Settings
 from projections.migrate import migrate
 
-AWAY: Final = (psycopg.OperationalError, psycopg.errors.IdleInTransactionSessionTimeout, PoolTimeout)
+DATABASE_UNAVAILABLE_ERRORS: Final = (
+    psycopg.OperationalError,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    PoolTimeout,
+)
 """Postgres does not answer, or ended a transaction of ours in which we stood still for too long: try again."""
 
 Pool = AsyncConnectionPool[psycopg.AsyncConnection[Any]]
@@ -23,7 +27,9 @@ async def _migrate(url: str) -> None:
         connection = await psycopg.AsyncConnection.connect(url, connect_timeout=5)
     except psycopg.ProgrammingError:
         # Its message repeats the text, and a password with it.
-        raise BadSettings("DATABASE_URL: not a libpq URL, such as postgresql://user:password@host:5432/name") from None
+        raise InvalidSettings(
+            "DATABASE_URL: not a libpq URL, such as postgresql://user:password@host:5432/name"
+        ) from None
     async with connection:
         await migrate(connection)
 
@@ -35,14 +41,16 @@ async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def database(settings: Settings, *, size: int = 4) -> AsyncIterator[Pool]:
+async def open_database(settings: Settings, *, size: int = 4) -> AsyncIterator[Pool]:
     """An open pool on a migrated database.
 
     Raises BadSettings for an URL that isn't one, DatabaseUnavailable where nobody answers.
     """
     url = settings.database_url.get_secret_value()
     if not url:
-        raise BadSettings("DATABASE_URL: missing; `mailfold up` starts a Postgres of its own, other roles need yours")
+        raise InvalidSettings(
+            "DATABASE_URL: missing; `mailfold up` starts a Postgres of its own, other roles need yours"
+        )
     pool: Pool = AsyncConnectionPool(
         url, min_size=1, max_size=size, open=False, timeout=5, configure=_configure, kwargs={"connect_timeout": 5}
     )

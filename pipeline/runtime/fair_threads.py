@@ -15,10 +15,10 @@ from typing import Any, Final, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-CALLER: Final[ContextVar[str]] = ContextVar("caller", default="")
+CURRENT_CALLER: Final[ContextVar[str]] = ContextVar("caller", default="")
 """The tenant for whom the running task works; empty before it is known, and for providers' webhooks."""
 
-_Work = tuple["Future[Any]", Callable[[], Any]]
+_QueuedCall = tuple["Future[Any]", Callable[[], Any]]
 
 
 class FairThreads(ThreadPoolExecutor):
@@ -29,15 +29,15 @@ class FairThreads(ThreadPoolExecutor):
         self._threads_max = threads
         self._per_caller = max(1, threads * 3 // 4)
         self._mutex = threading.Lock()
-        self._waiting: dict[str, deque[_Work]] = {}
+        self._waiting: dict[str, deque[_QueuedCall]] = {}
         self._at_work: Counter[str] = Counter()
-        self._chosen: deque[tuple[str, _Work]] = deque()
+        self._chosen: deque[tuple[str, _QueuedCall]] = deque()
         """Whose turn it is; the threads take them from here."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
         """Queue a call for the current task's caller."""
         future: Future[T] = Future()
-        caller = CALLER.get()
+        caller = CURRENT_CALLER.get()
         with self._mutex:
             self._waiting.setdefault(caller, deque()).append((future, lambda: fn(*args, **kwargs)))
         self._start()
@@ -57,7 +57,7 @@ class FairThreads(ThreadPoolExecutor):
             self._chosen.append(found)
             super().submit(self._run)
 
-    def _next(self) -> tuple[str, _Work] | None:
+    def _next(self) -> tuple[str, _QueuedCall] | None:
         with self._mutex:
             if self._at_work.total() >= self._threads_max:
                 return None

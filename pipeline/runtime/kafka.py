@@ -9,15 +9,15 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from pipeline.errors import LogUnavailable
-from pipeline.runtime.batch_producer import Bulk
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.batch_producer import BatchProducer
+from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from topics.codec import encode
-from topics.record import Place
+from topics.record import LogPosition
 from topics.registry import MAX_RECORD_BYTES
 
 MAX_REQUEST_BYTES = MAX_RECORD_BYTES + 100_000
-_MANY = 20
+_BATCH_MIN_ENTRIES = 20
 """From here on entries get batches of their own; fewer wait a moment for those of other requests."""
 
 
@@ -28,12 +28,12 @@ class KafkaLog:
         self._producer = producer
         self._prefix = settings.topic_prefix
         self._timeout = settings.append_timeout
-        self._bulk = Bulk(producer, settings.topic_prefix)
+        self._bulk = BatchProducer(producer, settings.topic_prefix)
 
-    async def append(self, entries: Sequence[Entry], *, within: float | None = None) -> list[Place | None]:
+    async def append(self, entries: Sequence[LogEntry], *, within: float | None = None) -> list[LogPosition | None]:
         """See the port. One deadline for the whole call, because aiokafka never expires an idempotent batch."""
         deadline = asyncio.get_running_loop().time() + (self._timeout if within is None else within)
-        if len(entries) >= _MANY:
+        if len(entries) >= _BATCH_MIN_ENTRIES:
             return await self._bulk.append(entries, deadline)
         sent: list[asyncio.Future[Any] | None] = []
         with contextlib.suppress(TimeoutError):
@@ -47,20 +47,20 @@ class KafkaLog:
         return [self._place(entry, future) for entry, future in zip(entries, sent, strict=True)]
 
     @property
-    def dead(self) -> bool:
+    def is_dead(self) -> bool:
         """Whether the producer gave up for good (a sequence number the broker refused): only a new one helps."""
         return bool(self._producer._sender.sender_task.done())
 
     async def ping(self) -> None:
         """Ask the cluster for its metadata. Raises LogUnavailable."""
-        if self.dead:
+        if self.is_dead:
             raise LogUnavailable("the producer gave up")
         try:
             await self._producer.client.fetch_all_metadata()
         except (KafkaError, OSError) as error:
             raise LogUnavailable(f"Kafka does not answer: {error}") from error
 
-    async def append_again(self, topic: str, key: bytes | None, value: bytes) -> None:
+    async def append_raw(self, topic: str, key: bytes | None, value: bytes) -> None:
         """Append bytes as they once were. Raises LogUnavailable."""
         try:
             async with asyncio.timeout(self._timeout):
@@ -68,7 +68,7 @@ class KafkaLog:
         except (KafkaError, TimeoutError) as error:
             raise LogUnavailable from error
 
-    async def _send(self, entry: Entry) -> "asyncio.Future[Any] | None":
+    async def _send(self, entry: LogEntry) -> "asyncio.Future[Any] | None":
         key = None if entry.key is None else entry.key.encode()
         value = encode(entry.topic, entry.record)
         try:
@@ -79,14 +79,14 @@ class KafkaLog:
         except KafkaError:
             return None
 
-    def _place(self, entry: Entry, future: "asyncio.Future[Any] | None") -> Place | None:
+    def _place(self, entry: LogEntry, future: "asyncio.Future[Any] | None") -> LogPosition | None:
         if future is None or not future.done() or future.cancelled() or future.exception() is not None:
             return None
         metadata = future.result()
-        return Place(topic=entry.topic.name, partition=metadata.partition, offset=metadata.offset)
+        return LogPosition(topic=entry.topic.name, partition=metadata.partition, offset=metadata.offset)
 
 
-async def append_all(log: Any, entries: Sequence[Entry], *, within: float | None = None) -> list[Place]:
+async def append_all(log: Any, entries: Sequence[LogEntry], *, within: float | None = None) -> list[LogPosition]:
     """Append all or raise LogUnavailable; for the roles that can only go on when everything is written."""
     places = await log.append(entries, within=within)
     if any(place is None for place in places):
@@ -95,7 +95,7 @@ async def append_all(log: Any, entries: Sequence[Entry], *, within: float | None
 
 
 @contextlib.asynccontextmanager
-async def kafka_log(settings: Settings) -> AsyncIterator[KafkaLog]:
+async def open_kafka_log(settings: Settings) -> AsyncIterator[KafkaLog]:
     """A started log; flushed and closed at the end, bounded in time."""
     producer = AIOKafkaProducer(
         bootstrap_servers=settings.kafka_bootstrap,
@@ -105,12 +105,12 @@ async def kafka_log(settings: Settings) -> AsyncIterator[KafkaLog]:
         max_batch_size=262_144,
         max_request_size=MAX_REQUEST_BYTES,
     )
-    async with started(producer, settings, 5):
+    async with running_producer(producer, settings, 5):
         yield KafkaLog(producer, settings)
 
 
 @contextlib.asynccontextmanager
-async def started(producer: AIOKafkaProducer, settings: Settings, patience: float) -> AsyncIterator[None]:
+async def running_producer(producer: AIOKafkaProducer, settings: Settings, patience: float) -> AsyncIterator[None]:
     """A producer at work; flushed and closed at the end within ``patience`` seconds. Raises LogUnavailable."""
     try:
         await producer.start()
@@ -125,7 +125,7 @@ async def started(producer: AIOKafkaProducer, settings: Settings, patience: floa
                 await producer.stop()
 
 
-def consumer(settings: Settings, *topics: str, **options: Any) -> AIOKafkaConsumer:
+def create_consumer(settings: Settings, *topics: str, **options: Any) -> AIOKafkaConsumer:
     """A consumer of our kind: reads only what is committed, from the beginning, never commits by itself."""
     return AIOKafkaConsumer(
         *[settings.topic(name) for name in topics],
@@ -137,12 +137,12 @@ def consumer(settings: Settings, *topics: str, **options: Any) -> AIOKafkaConsum
     )
 
 
-def partition_of(topic: str, partition: int, settings: Settings) -> TopicPartition:
+def topic_partition(topic: str, partition: int, settings: Settings) -> TopicPartition:
     """A topic's partition on the cluster."""
     return TopicPartition(settings.topic(topic), partition)
 
 
-async def partitions(reader: AIOKafkaConsumer, *names: str, patience: float = 10.0) -> list[TopicPartition]:
+async def discover_partitions(reader: AIOKafkaConsumer, *names: str, patience: float = 10.0) -> list[TopicPartition]:
     """Every partition that these topics (names on the cluster) have there; what a reader by hand assigns itself.
 
     Raises LogUnavailable for a topic that doesn't show up.

@@ -5,7 +5,7 @@ from typing import Final
 
 _SEED: Final = 0x9747B28C
 _M: Final = 0x5BD1E995
-_WORD: Final = 0xFFFFFFFF
+_UINT32_MASK: Final = 0xFFFFFFFF
 
 
 def partition_of_key(key: bytes, partitions: int) -> int:
@@ -18,9 +18,9 @@ def murmur2(key: bytes) -> int:
     whole = len(key) & ~3
     found = _SEED ^ len(key)
     for word in struct.unpack(f"<{whole >> 2}I", key[:whole]):
-        mixed = word * _M & _WORD
-        found = found * _M & _WORD ^ (mixed ^ mixed >> 24) * _M & _WORD
+        mixed = word * _M & _UINT32_MASK
+        found = found * _M & _UINT32_MASK ^ (mixed ^ mixed >> 24) * _M & _UINT32_MASK
     if whole < len(key):
-        found = (found ^ int.from_bytes(key[whole:], "little")) * _M & _WORD
-    found = (found ^ found >> 13) * _M & _WORD
+        found = (found ^ int.from_bytes(key[whole:], "little")) * _M & _UINT32_MASK
+    found = (found ^ found >> 13) * _M & _UINT32_MASK
     return found ^ found >> 15

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import msgspec
 
-from topics.record import Place, Record
+from topics.record import LogPosition, Record
 from topics.registry import Topic
 
 Clock = Callable[[], int]
@@ -15,7 +15,7 @@ NewId = Callable[[], str]
 """A fresh UUIDv7 (RFC 9562 §5.7): sortable by time."""
 
 
-class Entry(msgspec.Struct, frozen=True):
+class LogEntry(msgspec.Struct, frozen=True):
     """A record on its way to a topic. Same key, same partition; or the partition that is named."""
 
     topic: Topic
@@ -27,7 +27,7 @@ class Entry(msgspec.Struct, frozen=True):
 class Log(Protocol):
     """The durable log."""
 
-    async def append(self, entries: Sequence[Entry], *, within: float | None = None) -> list[Place | None]:
+    async def append(self, entries: Sequence[LogEntry], *, within: float | None = None) -> list[LogPosition | None]:
         """Append all within so many seconds; an entry's place once all in-sync replicas have it, else None.
 
         A None may or may not be on the log: the caller says "repeat" and repeats are harmless.

@@ -12,14 +12,14 @@ from typing import Final
 from cryptography.fernet import Fernet, InvalidToken
 
 from pipeline.content.domains import InvalidDomain, to_ascii, to_unicode
-from pipeline.errors import BadSettings
-from projections.suppressing import OldHash
+from pipeline.errors import InvalidSettings, InvalidSignatureError
+from projections.suppressing import OldAddressHash
 
 TAG_BYTES: Final = 16
 """128 bits: nobody guesses it, and it keeps links short."""
 
 
-MAX_KEY_CHARS: Final = 2_000
+MAX_ADDRESS_CHARS: Final = 2_000
 """Longer than any address: such a text is only lowered, never decomposed."""
 
 
@@ -42,6 +42,23 @@ class Signer:
         return hmac.compare_digest(self.tag(message), tag)
 
 
+def sign_token(signer: Signer, kind: bytes, payload: bytes) -> str:
+    """Return a payload as a text for URLs, base64url with its tag before it; ``kind`` keeps one use from another's."""
+    return base64.urlsafe_b64encode(signer.tag(kind + payload) + payload).decode().rstrip("=")
+
+
+def verify_token(signer: Signer, kind: bytes, token: str, payload_bytes: int | None = None) -> bytes:
+    """Return the payload of a token of this kind, of so many bytes where they are given. Raise Forged."""
+    try:
+        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+    except ValueError:
+        raise InvalidSignatureError("the token is not base64url") from None
+    tag, payload = raw[:TAG_BYTES], raw[TAG_BYTES:]
+    if payload_bytes not in (None, len(payload)) or not signer.verify(kind + payload, tag):
+        raise InvalidSignatureError("the token is not ours")
+    return payload
+
+
 def signers(secret: str, previous: str, purpose: str) -> tuple[Signer, ...]:
     """Return the signers whose tags count: the present secret's, which signs, and the previous one's."""
     return tuple(Signer(one, purpose) for one in (secret, previous) if one)
@@ -56,7 +73,7 @@ def hash_address(signer: Signer, address: str) -> bytes:
     return signer.digest(_key(address).encode("utf-8", "surrogatepass"))
 
 
-def old_hash_of(signer: Signer, address: str) -> OldHash | None:
+def old_hash_of(signer: Signer, address: str) -> OldAddressHash | None:
     """Return the hash under which earlier versions knew an address; None where it is the same.
 
     They took the domain as it was spelled, here: with U-labels, as most people do. They folded case as Unicode does:
@@ -68,13 +85,13 @@ def old_hash_of(signer: Signer, address: str) -> OldHash | None:
     if folded == key:
         return None
     shared = _key(folded) != key
-    return OldHash(signer.digest(folded.encode("utf-8", "surrogatepass")), shared=shared)
+    return OldAddressHash(signer.digest(folded.encode("utf-8", "surrogatepass")), shared=shared)
 
 
 def _key(address: str) -> str:
     """Return an address's one spelling: NFC, lower case, the domain with A-labels; as it is where it is too long."""
     text = address.strip()
-    if len(text) > MAX_KEY_CHARS:
+    if len(text) > MAX_ADDRESS_CHARS:
         return text.lower()
     local, at, domain = unicodedata.normalize("NFC", text).lower().rpartition("@")
     # Upper case may compose differently from lower case; a second pass makes the spelling final.
@@ -95,7 +112,7 @@ def unseal(secret: str, sealed: bytes) -> str:
     try:
         return _fernet(secret).decrypt(sealed).decode()
     except InvalidToken:
-        raise BadSettings("MAILFOLD_SECRET: a stored credential was sealed under another secret") from None
+        raise InvalidSettings("MAILFOLD_SECRET: a stored credential was sealed under another secret") from None
 
 
 def _fernet(secret: str) -> Fernet:

@@ -12,12 +12,12 @@ from pipeline.runtime.kafka import MAX_REQUEST_BYTES
 from pipeline.settings import Settings
 from topics.registry import TOPICS, Topic
 
-ALTER: Final = "alter it with your cluster's tools"
-READABLE: Final = frozenset({"producer", "uncompressed", "gzip"})
+ALTER_HINT: Final = "alter it with your cluster's tools"
+READABLE_COMPRESSIONS: Final = frozenset({"producer", "uncompressed", "gzip"})
 """Compression that every reader of ours can undo; with any other the broker would compress all that it takes."""
 
 
-def wanted_config(topic: Topic) -> dict[str, str]:
+def expected_config(topic: Topic) -> dict[str, str]:
     """A topic's configuration on the cluster."""
     config = {"cleanup.policy": topic.cleanup, "max.message.bytes": str(MAX_REQUEST_BYTES)}
     if topic.cleanup == "delete":
@@ -25,7 +25,7 @@ def wanted_config(topic: Topic) -> dict[str, str]:
     return config
 
 
-def in_sync(settings: Settings) -> int:
+def min_in_sync_replicas(settings: Settings) -> int:
     """Replicas that must have a record before it counts as confirmed: all but one, where there are three or more.
 
     With Kafka's default of one, `acks=all` may mean the leader alone, and what it confirmed goes with it. Of two
@@ -34,9 +34,9 @@ def in_sync(settings: Settings) -> int:
     return max(1, settings.replication_factor - 1)
 
 
-def wanted_partitions(topic: Topic, settings: Settings) -> int:
+def expected_partitions(topic: Topic, settings: Settings) -> int:
     """How many partitions a topic has."""
-    return 1 if topic.single else settings.partitions
+    return 1 if topic.has_one_partition else settings.partitions
 
 
 async def create(settings: Settings) -> list[str]:
@@ -94,22 +94,24 @@ async def differences(settings: Settings) -> list[str]:
 
 def _compare(name: str, topic: Topic, partitions: int, config: dict[str, str], settings: Settings) -> list[str]:
     problems = []
-    wanted = wanted_partitions(topic, settings)
+    wanted = expected_partitions(topic, settings)
     if partitions != wanted:
         problems.append(
             f"{name}: {partitions} partitions, MAILFOLD_PARTITIONS says {wanted}; set it to the cluster's number "
             "(a key's partition must never change)"
         )
-    for key, value in wanted_config(topic).items():
+    for key, value in expected_config(topic).items():
         if config.get(key) != value:
-            problems.append(f"{name}: {key} is {config.get(key)}, must be {value}; {ALTER}")
-    if int(config.get("min.insync.replicas") or 1) < in_sync(settings):
+            problems.append(f"{name}: {key} is {config.get(key)}, must be {value}; {ALTER_HINT}")
+    if int(config.get("min.insync.replicas") or 1) < min_in_sync_replicas(settings):
         problems.append(
-            f"{name}: min.insync.replicas is {config.get('min.insync.replicas')}, must be {in_sync(settings)} at least "
-            f"with MAILFOLD_REPLICATION_FACTOR={settings.replication_factor}; {ALTER}"
+            f"{name}: min.insync.replicas is {config.get('min.insync.replicas')}, must be at least "
+            f"{min_in_sync_replicas(settings)} with MAILFOLD_REPLICATION_FACTOR={settings.replication_factor}; {ALTER_HINT}"
         )
-    if (compression := config.get("compression.type") or "producer") not in READABLE:
-        problems.append(f"{name}: compression.type is {compression}, must be one of {sorted(READABLE)}; {ALTER}")
+    if (compression := config.get("compression.type") or "producer") not in READABLE_COMPRESSIONS:
+        problems.append(
+            f"{name}: compression.type is {compression}, must be one of {sorted(READABLE_COMPRESSIONS)}; {ALTER_HINT}"
+        )
     return problems
 
 
@@ -136,9 +138,9 @@ async def _until_visible(settings: Settings, patience: float = 15.0) -> None:
 def _new(topic: Topic, settings: Settings) -> NewTopic:
     return NewTopic(
         settings.topic(topic.name),
-        wanted_partitions(topic, settings),
+        expected_partitions(topic, settings),
         settings.replication_factor,
-        topic_configs={**wanted_config(topic), "min.insync.replicas": str(in_sync(settings))},
+        topic_configs={**expected_config(topic), "min.insync.replicas": str(min_in_sync_replicas(settings))},
     )
 
 

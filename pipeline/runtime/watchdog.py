@@ -27,11 +27,11 @@ MAX_FRAMES: Final = 4
 MAX_SAMPLES: Final = 50
 
 _ROOT: Final = str(Path(__file__).parents[2]) + "/"
-_OWN: Final = tuple(f"{_ROOT}{package}/" for package in ("pipeline", "projections", "topics"))
+_OWN_SOURCE_DIRS: Final = tuple(f"{_ROOT}{package}/" for package in ("pipeline", "projections", "topics"))
 
 log = logging.getLogger("mailfold.watchdog")
 
-Listener = Callable[[float, bool], None]
+LagListener = Callable[[float, bool], None]
 """Called at each beat, on the loop, with the seconds it came late and whether that was a stall."""
 
 
@@ -41,7 +41,7 @@ class Watchdog:
     def __init__(self, role: str, loop: asyncio.AbstractEventLoop) -> None:
         self._role = role
         self._loop = loop
-        self._listener: Listener | None = None
+        self._listener: LagListener | None = None
         self._thread_id = threading.get_ident()
         self._running = threading.Lock()
         self._beaten_at = time.monotonic()
@@ -50,7 +50,7 @@ class Watchdog:
         self._timer: asyncio.TimerHandle | None = None
         self._watcher = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
-    def listen(self, listener: Listener) -> None:
+    def listen(self, listener: LagListener) -> None:
         """Call this listener at each beat."""
         self._listener = listener
 
@@ -109,7 +109,7 @@ def own_frames(frame: FrameType | None) -> str:
     own: list[str] = []
     innermost = frame
     while frame is not None and len(own) < MAX_FRAMES:
-        if frame.f_code.co_filename.startswith(_OWN):
+        if frame.f_code.co_filename.startswith(_OWN_SOURCE_DIRS):
             own.append(_place(frame))
         frame = frame.f_back
     return " < ".join(own) or (_place(innermost) if innermost is not None else "nowhere")
@@ -121,7 +121,7 @@ def _place(frame: FrameType) -> str:
 
 
 @contextlib.contextmanager
-def watching(role: str) -> Iterator[Watchdog]:
+def watch_event_loop(role: str) -> Iterator[Watchdog]:
     """Watch the running event loop until the end of the block."""
     watchdog = Watchdog(role, asyncio.get_running_loop())
     watchdog.start()

@@ -8,39 +8,39 @@ from typing import Final
 import msgspec
 
 from pipeline.errors import Refused
-from projections.opaque import Opaque, Strange, Tag, Verify
-from projections.suppressions import Asked, Place
-from topics.suppressions import Reason
+from projections.opaque import InvalidCursor, SignedCursor, TagFunction, VerifyFunction
+from projections.suppressions import SuppressionListQuery, SuppressionPosition
+from topics.suppressions import SuppressionReason
 
-LONGEST: Final = 2300
+CURSOR_MAX_CHARS: Final = 2300
 """Characters: two brands of 200 characters may have 1600 bytes."""
 
 
-class _Inside(msgspec.Struct, array_like=True, frozen=True):
+class _SuppressionCursor(msgspec.Struct, array_like=True, frozen=True):
     version: int
     brand: str | None
-    reason: Reason | None
+    reason: SuppressionReason | None
     address_hash: bytes
     after_brand: str
 
 
-_CURSORS: Final = Opaque(b"suppressions", _Inside, LONGEST)
+_CURSORS: Final = SignedCursor(b"suppressions", _SuppressionCursor, CURSOR_MAX_CHARS)
 
 
-def write(tag: Tag, asked: Asked, behind: Place) -> str:
+def encode_cursor(tag: TagFunction, asked: SuppressionListQuery, behind: SuppressionPosition) -> str:
     """The cursor that goes on behind ``behind``."""
-    inside = _Inside(1, asked.brand, asked.reason, behind.address_hash, behind.brand)
-    return _CURSORS.write(tag, asked.tenant, inside)
+    inside = _SuppressionCursor(1, asked.brand, asked.reason, behind.address_hash, behind.brand)
+    return _CURSORS.encode(tag, asked.tenant, inside)
 
 
-def read(verify: Verify, text: str, asked: Asked) -> Asked:
+def decode_cursor(verify: VerifyFunction, text: str, asked: SuppressionListQuery) -> SuppressionListQuery:
     """The question that goes on; what is asked beside the cursor must be the same. Raises Refused."""
     try:
-        inside = _CURSORS.read(verify, asked.tenant, text)
-    except Strange as error:
+        inside = _CURSORS.decode(verify, asked.tenant, text)
+    except InvalidCursor as error:
         raise Refused(str(error), "next") from None
     for name, now, begun in (("brand", asked.brand, inside.brand), ("reason", asked.reason, inside.reason)):
         if now is not None and now != begun:
             raise Refused(f"belongs to a listing with another {name}; send the same one, or next alone", "next")
-    behind = Place(inside.address_hash, inside.after_brand)
-    return msgspec.structs.replace(asked, brand=inside.brand, reason=inside.reason, behind=behind)
+    behind = SuppressionPosition(inside.address_hash, inside.after_brand)
+    return msgspec.structs.replace(asked, brand=inside.brand, reason=inside.reason, start_after=behind)

@@ -15,59 +15,59 @@ import msgspec
 
 from pipeline.content.addresses import address_problem
 from pipeline.errors import Refused
-from topics.suppressions import Reason
+from topics.suppressions import SuppressionReason
 
-HASH: Final = re.compile(r"[0-9a-fA-F]{64}")
+ADDRESS_HASH_PATTERN: Final = re.compile(r"[0-9a-fA-F]{64}")
 """An address as our own exports write it."""
 
 
-class Found(msgspec.Struct, frozen=True):
+class ImportedAddress(msgspec.Struct, frozen=True):
     """An address to list: itself or its hash."""
 
     line: int
     name: str
-    reason: Reason | None = None
+    reason: SuppressionReason | None = None
     """What the line itself says."""
     brand: str = ""
 
 
-class Bad(msgspec.Struct, frozen=True):
+class RejectedLine(msgspec.Struct, frozen=True):
     """A line that can't be used, and why; the address isn't repeated."""
 
     line: int
     error: str
 
 
-Row = Mapping[str, str]
+ImportRow = Mapping[str, str]
 
-_ADDRESS: Final = ("addresshash", "email", "emailaddress", "address", "recipient", "emailid", "mail")
-_REASON: Final = ("suppressionreason", "reason", "type", "bouncetype")
-_TOLD: Final = ("status", "code")
+_ADDRESS_COLUMNS: Final = ("addresshash", "email", "emailaddress", "address", "recipient", "emailid", "mail")
+_REASON_COLUMNS: Final = ("suppressionreason", "reason", "type", "bouncetype")
+_STATUS_COLUMNS: Final = ("status", "code")
 """Columns that only an export of bounces has (SendGrid, Mailgun)."""
-_WORDS: Final = {
-    "bounce": Reason.HARD_BOUNCE,  # Amazon SES
-    "bounced": Reason.HARD_BOUNCE,
-    "hardbounce": Reason.HARD_BOUNCE,  # Postmark
-    "permanent": Reason.HARD_BOUNCE,
-    "invalid": Reason.HARD_BOUNCE,
-    "invalidemail": Reason.HARD_BOUNCE,
-    "complaint": Reason.COMPLAINT,  # Amazon SES
-    "complained": Reason.COMPLAINT,
-    "spam": Reason.COMPLAINT,
-    "spamcomplaint": Reason.COMPLAINT,  # Postmark
-    "spamreport": Reason.COMPLAINT,
-    "unsubscribe": Reason.UNSUBSCRIBE,
-    "unsubscribed": Reason.UNSUBSCRIBE,
-    "unsubscription": Reason.UNSUBSCRIBE,
-    "softbounce": Reason.SOFT_BOUNCE,
-    "soft": Reason.SOFT_BOUNCE,
-    "manual": Reason.MANUAL,
-    "manualsuppression": Reason.MANUAL,  # Postmark
+_REASON_BY_WORD: Final = {
+    "bounce": SuppressionReason.HARD_BOUNCE,  # Amazon SES
+    "bounced": SuppressionReason.HARD_BOUNCE,
+    "hardbounce": SuppressionReason.HARD_BOUNCE,  # Postmark
+    "permanent": SuppressionReason.HARD_BOUNCE,
+    "invalid": SuppressionReason.HARD_BOUNCE,
+    "invalidemail": SuppressionReason.HARD_BOUNCE,
+    "complaint": SuppressionReason.COMPLAINT,  # Amazon SES
+    "complained": SuppressionReason.COMPLAINT,
+    "spam": SuppressionReason.COMPLAINT,
+    "spamcomplaint": SuppressionReason.COMPLAINT,  # Postmark
+    "spamreport": SuppressionReason.COMPLAINT,
+    "unsubscribe": SuppressionReason.UNSUBSCRIBE,
+    "unsubscribed": SuppressionReason.UNSUBSCRIBE,
+    "unsubscription": SuppressionReason.UNSUBSCRIBE,
+    "softbounce": SuppressionReason.SOFT_BOUNCE,
+    "soft": SuppressionReason.SOFT_BOUNCE,
+    "manual": SuppressionReason.MANUAL,
+    "manualsuppression": SuppressionReason.MANUAL,  # Postmark
 }
 _DELIMITERS: Final = ",;\t"
 
 
-def read(body: bytes) -> Iterator[Found | Bad]:
+def parse_file(body: bytes) -> Iterator[ImportedAddress | RejectedLine]:
     """Every line that says something. Raises Refused where the whole is unreadable."""
     try:
         text = body.decode("utf-8-sig")
@@ -78,17 +78,17 @@ def read(body: bytes) -> Iterator[Found | Bad]:
     return _csv(text)
 
 
-def problem_with(name: str) -> str | None:
+def name_problem(name: str) -> str | None:
     """What keeps this from being an address or a hash of one; None if nothing does."""
-    return None if HASH.fullmatch(name) else address_problem(name)
+    return None if ADDRESS_HASH_PATTERN.fullmatch(name) else address_problem(name)
 
 
-def word(text: str) -> Reason | None:
+def reason_of_word(text: str) -> SuppressionReason | None:
     """The reason that a word means; None for any other text."""
-    return _WORDS.get(_bare(text))
+    return _REASON_BY_WORD.get(_bare(text))
 
 
-def _json(text: str) -> Iterator[Found | Bad]:
+def _json(text: str) -> Iterator[ImportedAddress | RejectedLine]:
     try:
         return _objects(enumerate(_listed(msgspec.json.decode(text)), start=1))
     except (msgspec.MsgspecError, RecursionError):
@@ -102,27 +102,27 @@ def _listed(document: Any) -> list[Any]:
     return document if isinstance(document, list) else [document]
 
 
-def _lines(text: str) -> Iterator[Found | Bad]:
+def _lines(text: str) -> Iterator[ImportedAddress | RejectedLine]:
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         try:
             yield from _objects([(number, msgspec.json.decode(line))])
         except (msgspec.MsgspecError, RecursionError):
-            yield Bad(number, "not JSON")
+            yield RejectedLine(number, "not JSON")
 
 
-def _objects(numbered: Iterable[tuple[int, Any]]) -> Iterator[Found | Bad]:
+def _objects(numbered: Iterable[tuple[int, Any]]) -> Iterator[ImportedAddress | RejectedLine]:
     for number, value in numbered:
         if isinstance(value, str):
             yield _found(number, {"email": value})
         elif isinstance(value, dict):
             yield _found(number, {_bare(str(name)): _text(told) for name, told in value.items()})
         else:
-            yield Bad(number, "neither an object nor an address")
+            yield RejectedLine(number, "neither an object nor an address")
 
 
-def _csv(text: str) -> Iterator[Found | Bad]:
+def _csv(text: str) -> Iterator[ImportedAddress | RejectedLine]:
     first = text.lstrip().partition("\n")[0]
     delimiter = max(_DELIMITERS, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
@@ -138,40 +138,44 @@ def _csv(text: str) -> Iterator[Found | Bad]:
                 heading = _unnamed(cells)
             yield _found(reader.line_num, dict(zip(heading, cells, strict=False)))
     except csv.Error as error:
-        yield Bad(reader.line_num, f"not CSV from here on: {error}")
+        yield RejectedLine(reader.line_num, f"not CSV from here on: {error}")
 
 
 def _heading(cells: list[str]) -> list[str] | None:
     names = [_bare(cell) for cell in cells]
-    return names if any(name in _ADDRESS for name in names) else None
+    return names if any(name in _ADDRESS_COLUMNS for name in names) else None
 
 
 def _unnamed(cells: list[str]) -> list[str]:
     """Names for columns that have none: an address first seen, and a reason beside it (Amazon SES)."""
-    at = next((nth for nth, cell in enumerate(cells) if "@" in cell or HASH.fullmatch(cell.strip())), 0)
-    beside = "reason" if at + 1 < len(cells) and word(cells[at + 1]) else "more"
+    at = next((nth for nth, cell in enumerate(cells) if "@" in cell or ADDRESS_HASH_PATTERN.fullmatch(cell.strip())), 0)
+    beside = "reason" if at + 1 < len(cells) and reason_of_word(cells[at + 1]) else "more"
     return ["" if nth < at else "email" if nth == at else beside if nth == at + 1 else "" for nth in range(len(cells))]
 
 
-def _found(line: int, row: Row) -> Found | Bad:
-    name = next((told for column in _ADDRESS if (told := row.get(column, "").strip())), "")
+def _found(line: int, row: ImportRow) -> ImportedAddress | RejectedLine:
+    name = next((told for column in _ADDRESS_COLUMNS if (told := row.get(column, "").strip())), "")
     if not name:
-        return Bad(line, "no address")
-    if problem := problem_with(name):
-        return Bad(line, problem)
-    return Found(line, name, _reason(row), row.get("brand", "").strip())
+        return RejectedLine(line, "no address")
+    if problem := name_problem(name):
+        return RejectedLine(line, problem)
+    return ImportedAddress(line, name, _reason(row), row.get("brand", "").strip())
 
 
-def _reason(row: Row) -> Reason | None:
-    told = next((row[column] for column in _REASON if row.get(column, "").strip()), "")
-    known = word(told)
-    if known is Reason.MANUAL and _bare(row.get("origin", "")) == "recipient":
-        return Reason.UNSUBSCRIBE  # so Postmark calls what its recipients did themselves
+def _reason(row: ImportRow) -> SuppressionReason | None:
+    told = next((row[column] for column in _REASON_COLUMNS if row.get(column, "").strip()), "")
+    known = reason_of_word(told)
+    if known is SuppressionReason.MANUAL and _bare(row.get("origin", "")) == "recipient":
+        return SuppressionReason.UNSUBSCRIBE  # so Postmark calls what its recipients did themselves
     if known is not None:
         return known
-    if codes := [row[column].strip() for column in _TOLD if column in row]:
-        return Reason.SOFT_BOUNCE if any(code.startswith("4") for code in codes) else Reason.HARD_BOUNCE
-    return Reason.UNSUBSCRIBE if "tags" in row else None  # Mailgun's unsubscribes
+    if codes := [row[column].strip() for column in _STATUS_COLUMNS if column in row]:
+        return (
+            SuppressionReason.SOFT_BOUNCE
+            if any(code.startswith("4") for code in codes)
+            else SuppressionReason.HARD_BOUNCE
+        )
+    return SuppressionReason.UNSUBSCRIBE if "tags" in row else None  # Mailgun's unsubscribes
 
 
 def _bare(text: str) -> str:

@@ -15,7 +15,7 @@ UNCORRELATED: Final = EmailId("")
 """The email_id of an event that names no email of ours itself; its provider_message_id may, by and by."""
 
 
-class Incoming(msgspec.Struct, frozen=True, kw_only=True):
+class WebhookRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A webhook request as it came."""
 
     headers: Mapping[str, str]
@@ -27,25 +27,25 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     """PEM, from the place that the adapter's `certificate_url` names; empty for all but SNS."""
 
 
-Finds = Callable[[str], EmailId | None]
+TokenReader = Callable[[str], EmailId | None]
 
 
 def _never(_text: str) -> None:
     """Knows no email."""
 
 
-class Proofs(msgspec.Struct, frozen=True, kw_only=True):
+class TokenReaders(msgspec.Struct, frozen=True, kw_only=True):
     """Which email something of ours names, by its HMAC; None for what is not ours."""
 
-    message_id: Finds = _never
+    message_id: TokenReader = _never
     """A Message-ID header (RFC 5322 §3.6.4)."""
-    verp: Finds = _never
+    verp: TokenReader = _never
     """The envelope sender that bounces go to."""
-    unsubscribe: Finds = _never
+    unsubscribe: TokenReader = _never
     """The address of `List-Unsubscribe` (RFC 2369)."""
 
 
-class Context(msgspec.Struct, frozen=True, kw_only=True):
+class EventContext(msgspec.Struct, frozen=True, kw_only=True):
     """What an adapter knows beside the event itself."""
 
     provider: str
@@ -53,7 +53,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     received_at: Millis
     headers: Mapping[str, str] = {}
     """The request's, names in lower case, as far as they are kept."""
-    proofs: Proofs = Proofs()
+    token_readers: TokenReaders = TokenReaders()
 
 
 class Adapter(Protocol):
@@ -63,7 +63,7 @@ class Adapter(Protocol):
     """For how long the provider repeats a request that we did not take, in seconds: what it signed when it first
     tried is fresh for as long, so that an outage of ours turns no repeat away."""
 
-    def verify(self, incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
+    def verify(self, incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
         """Raise Forged unless the request is the provider's, by any of ``keys``, and fresh."""
         ...
 
@@ -71,7 +71,7 @@ class Adapter(Protocol):
         """A request's events, each as its own bytes. Raises Unrecognised."""
         ...
 
-    def normalize(self, event: bytes, context: Context) -> DeliveryEvent:
+    def normalize(self, event: bytes, context: EventContext) -> DeliveryEvent:
         """One event in our words, without any address; UNCORRELATED if it names no email of ours itself.
 
         Raises Unrecognised for what is no event. An event of an unknown name is kept as UNKNOWN.
@@ -79,17 +79,17 @@ class Adapter(Protocol):
         ...
 
 
-class Subscribing(Protocol):
+class SubscriptionAdapter(Protocol):
     """An adapter whose signatures need a certificate, and whose sender asks before it sends (Amazon SNS)."""
 
-    def certificate_url(self, incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> str | None:
+    def certificate_url(self, incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> str | None:
         """Return where the certificate lies. Raise Forged for any place but the provider's own.
 
         Also for what is refused whoever signed it: nothing is fetched for that.
         """
         ...
 
-    def confirmation_url(self, incoming: Incoming) -> str | None:
+    def confirmation_url(self, incoming: WebhookRequest) -> str | None:
         """What to visit to confirm a subscription; None for a request that asks nothing.
 
         Only for what was verified. Raises Forged for any place but the provider's own.
@@ -97,17 +97,17 @@ class Subscribing(Protocol):
         ...
 
 
-class Once(Protocol):
+class OneTimeTokenAdapter(Protocol):
     """An adapter whose signature does not cover the body: it covers a token, good for one body only (Mailgun)."""
 
-    def token(self, incoming: Incoming) -> tuple[str, bytes]:
+    def token(self, incoming: WebhookRequest) -> tuple[str, bytes]:
         """The token and a digest of what it may be used for."""
         ...
 
 
-class Greeting(Protocol):
+class ProbeAdapter(Protocol):
     """An adapter whose provider tries the address out before there is a key to sign with (Mandrill, MailerSend)."""
 
-    def greets(self, incoming: Incoming) -> bool:
+    def is_probe(self, incoming: WebhookRequest) -> bool:
         """Whether this is no more than that: it wants a 2xx, proves nothing and tells nothing, so it is not kept."""
         ...

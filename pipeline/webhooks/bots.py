@@ -75,7 +75,7 @@ _TABLE: Final = tuple((reason, re.compile(pattern, re.IGNORECASE)) for reason, p
 # - Google's proxy fetches for a person who looks. Exchange Online itself fetches images for Outlook on the web.
 # - Proofpoint's and Mimecast's browser isolation opens a person's click in their own cloud.
 # - Amazon's, Azure's and Google's clouds are full of virtual desktops and VPNs.
-_FILTERS: Final = (
+_SCANNER_NETWORKS: Final = (
     "40.92.0.0/15",
     "40.107.0.0/16",
     "52.100.0.0/14",
@@ -99,7 +99,7 @@ def _ranges(networks: tuple[str, ...]) -> dict[int, list[tuple[int, int]]]:
     return {version: sorted(spans) for version, spans in found.items()}
 
 
-_SPANS: Final = _ranges(_FILTERS)
+_SPANS: Final = _ranges(_SCANNER_NETWORKS)
 
 
 def machine_reason(user_agent: str) -> str:
@@ -135,7 +135,7 @@ def _network_reason(address: str) -> str:
     return SCANNER if nearest >= 0 and number <= spans[nearest][1] else ""
 
 
-def label(event: DeliveryEvent) -> DeliveryEvent:
+def label_machine(event: DeliveryEvent) -> DeliveryEvent:
     """A provider's open or click, labelled by its user agent where the provider itself told no machine.
 
     A provider that tells no user agent says nothing by that.

@@ -19,7 +19,7 @@ _AS_WE_WRITE_IT: Final = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12
 _EMBEDDED: Final = re.compile(EMAIL_ID_KEY + r'[\\"\s]{0,8}[:=][\\"\s]{0,8}([0-9a-f-]{36})(?![0-9a-f-])', re.IGNORECASE)
 
 
-class Fields:
+class EventFields:
     """One object; a field that is absent, null or of another kind is empty."""
 
     __slots__ = ("raw",)
@@ -28,7 +28,7 @@ class Fields:
         self.raw = raw
 
     @classmethod
-    def read(cls, value: bytes) -> "Fields":
+    def read(cls, value: bytes) -> "EventFields":
         """An object from its bytes, valid throughout. Raises Unrecognised."""
         try:
             # Two passes: Raw alone would let broken JSON inside a field through.
@@ -48,23 +48,23 @@ class Fields:
         """Whether it says yes, as a boolean, a word or a number."""
         return self.text(*path).lower() in ("true", "1", "yes")
 
-    def object(self, *path: str) -> "Fields":
+    def object(self, *path: str) -> "EventFields":
         """An object, maybe empty."""
         raw = self._at(path)
-        return Fields(_RAW.decode(raw)) if raw.startswith(b"{") else Fields({})
+        return EventFields(_RAW.decode(raw)) if raw.startswith(b"{") else EventFields({})
 
     def items(self, *path: str) -> list[bytes]:
         """An array's items, each as its own bytes."""
         raw = self._at(path)
         return [bytes(one) for one in _RAWS.decode(raw)] if raw.startswith(b"[") else []
 
-    def objects(self, *path: str) -> list["Fields"]:
+    def objects(self, *path: str) -> list["EventFields"]:
         """An array's objects; its other items are left out."""
-        return [Fields(_RAW.decode(one)) for one in self.items(*path) if one.startswith(b"{")]
+        return [EventFields(_RAW.decode(one)) for one in self.items(*path) if one.startswith(b"{")]
 
     def texts(self, *path: str) -> list[str]:
         """An array's items as texts; those that are none are left out."""
-        return list(filter(None, (Fields({"": msgspec.Raw(one)}).text("") for one in self.items(*path))))
+        return list(filter(None, (EventFields({"": msgspec.Raw(one)}).text("") for one in self.items(*path))))
 
     def email_id(self, *path: str) -> EmailId | None:
         """The id that we embedded, where this is one."""
@@ -90,7 +90,7 @@ def as_email_id(text: str) -> EmailId | None:
 
 def split_object(body: bytes) -> list[bytes]:
     """The one event that a request is, as JSON object. Raises Unrecognised."""
-    Fields.read(body)
+    EventFields.read(body)
     return [body]
 
 
@@ -107,7 +107,7 @@ def split_events(body: bytes) -> list[bytes]:
     return (split_object if body.lstrip().startswith(b"{") else split_array)(body)
 
 
-def embedded(*texts: str) -> EmailId | None:
+def embedded_email_id(*texts: str) -> EmailId | None:
     """The id that we embedded in a text that is repeated as it is, such as a tag: JSON, ``key:value`` or ``key=value``.
 
     By its name only: a bare UUID may be somebody else's.

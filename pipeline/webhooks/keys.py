@@ -14,20 +14,20 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from pipeline.errors import Forged
+from pipeline.errors import InvalidSignatureError
 
 T = TypeVar("T")
 
 _ARMOUR: Final = re.compile(r"-----(?:BEGIN|END) [A-Z ]+-----")
 
 
-def readable(read: Callable[[str], T], keys: Sequence[str]) -> list[T]:
+def readable_keys(read: Callable[[str], T], keys: Sequence[str]) -> list[T]:
     """Those that can be read: a broken one keeps none beside it from counting. Raises Forged where all are broken."""
     found, broken = [], None
     for key in keys:
         try:
             found.append(read(key))
-        except Forged as error:
+        except InvalidSignatureError as error:
             broken = error
     if broken is not None and not found:
         raise broken
@@ -35,11 +35,11 @@ def readable(read: Callable[[str], T], keys: Sequence[str]) -> list[T]:
 
 
 @functools.lru_cache(maxsize=64)
-def p256(entered: str) -> ec.EllipticCurvePublicKey:
+def p256_key(entered: str) -> ec.EllipticCurvePublicKey:
     """A public key on the curve P-256, base64 of its DER or PEM. Raises Forged."""
     key = _public(entered)
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise Forged("the webhook key is not a P-256 public key, base64 or PEM")
+        raise InvalidSignatureError("the webhook key is not a P-256 public key, base64 or PEM")
     return key
 
 
@@ -48,7 +48,7 @@ def rsa_key(entered: str) -> rsa.RSAPublicKey:
     """An RSA public key, base64 of its DER or PEM. Raises Forged."""
     key = _public(entered)
     if not isinstance(key, rsa.RSAPublicKey):
-        raise Forged("the webhook key is not an RSA public key, base64 or PEM")
+        raise InvalidSignatureError("the webhook key is not an RSA public key, base64 or PEM")
     return key
 
 
@@ -59,7 +59,7 @@ def svix_secret(entered: str) -> bytes:
     except (binascii.Error, ValueError):
         secret = b""
     if not secret:  # anybody could sign with it
-        raise Forged("the webhook key is not a signing secret, whsec_ and base64")
+        raise InvalidSignatureError("the webhook key is not a signing secret, whsec_ and base64")
     return secret
 
 

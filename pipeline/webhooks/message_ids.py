@@ -7,7 +7,9 @@ import hashlib
 import re
 from typing import Final
 
-_LONGEST: Final = 200
+from projections.text import storable_text
+
+_MAX_ID_CHARS: Final = 200
 """What an index can hold comes from outside: beyond this an id is known by its hash."""
 
 # "<010f…-000000@eu-west-1.amazonses.com>" in the header, bare in the SMTP reply, the API's answer and the events.
@@ -26,6 +28,5 @@ def match_key(provider_message_id: str) -> str:
     name = _SENDGRID_EARLIER.sub("", _SENDGRID.sub(r"\1", name))
     if _UUID.match(name):
         return name.lower()
-    # Postgres' texts have no NUL.
-    name = name.replace("\x00", "\ufffd")
-    return name if len(name.encode()) <= _LONGEST else hashlib.sha256(name.encode()).hexdigest()
+    name = storable_text(name)
+    return name if len(name.encode()) <= _MAX_ID_CHARS else hashlib.sha256(name.encode()).hexdigest()

@@ -10,14 +10,14 @@ import msgspec
 
 from pipeline.errors import Unrecognised
 
-HIDDEN: Final = "[address]"
+REDACTED: Final = "[address]"
 MAX_KNOWN_ADDRESSES: Final = 60
 """No provider's event has more recipients; of one with more, all that looks like an address is hidden."""
 MAX_ADDRESS_CHARS: Final = 320
 _TOO_DEEP: Final = "an event nested too deeply"
 _PART: Final = r"[^\s<>\"'(),:;@\[\]]"
 # All begin where a run of their characters begins and nowhere within: a long text takes no quadratic time.
-ADDRESS: Final = re.compile(rf"(?<!{_PART}){_PART}+@{_PART}+")
+ADDRESS_PATTERN: Final = re.compile(rf"(?<!{_PART}){_PART}+@{_PART}+")
 _ENCODED: Final = re.compile(r"(?<![\w.+~%-])(?:[\w.+~-]|%(?!40)[0-9a-fA-F]{2})+%40[\w.-]+")
 # In a link an @ may be many things; with a domain that ends in letters behind it it is an address.
 _IN_LINKS: Final = re.compile(
@@ -27,42 +27,42 @@ _QUOTES: Final = re.compile(r"[\"\\\s,{}\[\]]")
 
 _FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
-Hide = Callable[[str], str]
+Redact = Callable[[str], str]
 
 
-def hide_all(text: str) -> str:
+def redact_all(text: str) -> str:
     """Without anything that looks like an address: servers repeat them in their answers, forwarding targets too."""
-    shown = ADDRESS.sub(HIDDEN, text) if "@" in text else text
-    return _ENCODED.sub(HIDDEN, shown) if "%40" in shown else shown
+    shown = ADDRESS_PATTERN.sub(REDACTED, text) if "@" in text else text
+    return _ENCODED.sub(REDACTED, shown) if "%40" in shown else shown
 
 
-def hide_links(text: str) -> str:
+def redact_links(text: str) -> str:
     """Without what is surely an address, plain or percent-encoded: links, of which the rest has to stay."""
-    return _IN_LINKS.sub(HIDDEN, text) if "@" in text or "%40" in text else text
+    return _IN_LINKS.sub(REDACTED, text) if "@" in text or "%40" in text else text
 
 
-class Hider:
+class Redactor:
     """Hides some addresses wherever they stand, plain or percent-encoded, and what is surely one."""
 
     __slots__ = ("known",)
 
-    def __init__(self, known: Hide) -> None:
+    def __init__(self, known: Redact) -> None:
         self.known = known
         """These addresses only; for message ids, which look like addresses."""
 
     def __call__(self, text: str) -> str:
         """For links, and for whatever else may hold an @."""
         # Without either there is nothing to look for: most texts are done here, at a tenth of the price.
-        return hide_links(self.known(text)) if "@" in text or "%40" in text else text
+        return redact_links(self.known(text)) if "@" in text or "%40" in text else text
 
 
-def hider(addresses: Iterable[str]) -> Hider:
+def redactor(addresses: Iterable[str]) -> Redactor:
     """Of these addresses; only one that can't reach beyond one JSON string is looked for literally."""
     known = [address for address in addresses if "@" in address and not _QUOTES.search(address)]
     if not known:
-        return Hider(str)
+        return Redactor(str)
     if len(known) > MAX_KNOWN_ADDRESSES or max(map(len, known)) > MAX_ADDRESS_CHARS:
-        return Hider(hide_all)
+        return Redactor(redact_all)
     folded = [address.casefold() for address in known]
     finder: list[_KnownAddresses] = []
 
@@ -76,9 +76,9 @@ def hider(addresses: Iterable[str]) -> Hider:
                 return text
         if not finder:
             finder.append(_KnownAddresses(known))
-        return finder[0].hide(text)
+        return finder[0].redact(text)
 
-    return Hider(hide)
+    return Redactor(hide)
 
 
 class _KnownAddresses:
@@ -101,14 +101,14 @@ class _KnownAddresses:
         }
         self._pattern = re.compile("|".join(map(re.escape, tails)), re.IGNORECASE)
 
-    def hide(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         kept: list[str] = []
         done = 0
         for found in self._pattern.finditer(text):
             start, at = self._start(text, found, done), found.start()
             if start is not None:
                 begin, length = start
-                kept += text[done:begin], HIDDEN
+                kept += text[done:begin], REDACTED
                 done = at + length
         return "".join((*kept, text[done:]))
 
@@ -127,7 +127,7 @@ def _split(form: str) -> tuple[str, str]:
     return form[:at], form[at:]
 
 
-def native_strictly(event: bytes, hide: Hider, *, personal: frozenset[str], verbatim: frozenset[str]) -> msgspec.Raw:
+def redacted_native(event: bytes, hide: Redactor, *, personal: frozenset[str], verbatim: frozenset[str]) -> msgspec.Raw:
     """A provider's event as JSON, without its personal fields at any depth and all that looks like an address.
 
     In the fields named in ``verbatim``, links and ids, no more is hidden than has to be: ids look like addresses.
@@ -136,18 +136,18 @@ def native_strictly(event: bytes, hide: Hider, *, personal: frozenset[str], verb
         fields = _FIELDS.decode(event)
     except RecursionError:
         raise Unrecognised(_TOO_DEEP) from None
-    return native_fields(fields, hide, personal=personal, verbatim=verbatim)
+    return redacted_fields(fields, hide, personal=personal, verbatim=verbatim)
 
 
-def native_fields(
-    fields: Mapping[str, msgspec.Raw], hide: Hider, *, personal: frozenset[str], verbatim: frozenset[str]
+def redacted_fields(
+    fields: Mapping[str, msgspec.Raw], hide: Redactor, *, personal: frozenset[str], verbatim: frozenset[str]
 ) -> msgspec.Raw:
     """The same of an event that was taken apart already."""
 
     def strictly(text: str) -> str:
-        return hide_all(hide(text)) if "@" in text or "%40" in text else text
+        return redact_all(hide(text)) if "@" in text or "%40" in text else text
 
-    cleaner, names = _Cleaner(hide, verbatim, personal), _names(personal)
+    cleaner, names = _FieldRedactor(hide, verbatim, personal), _names(personal)
     kept = {}
     for name, value in fields.items():
         if name not in personal:
@@ -172,26 +172,26 @@ def _names(fields: frozenset[str]) -> tuple[bytes, ...]:
     return tuple(f'"{name}"'.encode() for name in fields)
 
 
-class _Cleaner(NamedTuple):
-    hider: Hider
+class _FieldRedactor(NamedTuple):
+    redactor: Redactor
     verbatim: frozenset[str]
     personal: frozenset[str]
 
-    def of(self, name: str, hide: Hide) -> Hide:
+    def of(self, name: str, hide: Redact) -> Redact:
         """How the value of a field is cleaned."""
         if name not in self.verbatim:
             return hide
-        return self.hider.known if name.lower().endswith("id") else self.hider
+        return self.redactor.known if name.lower().endswith("id") else self.redactor
 
 
-def _told(value: msgspec.Raw, cleaner: _Cleaner, hide: Hide) -> msgspec.Raw:
+def _told(value: msgspec.Raw, cleaner: _FieldRedactor, hide: Redact) -> msgspec.Raw:
     try:
         return msgspec.Raw(msgspec.json.encode(_cleaned(msgspec.json.decode(value), cleaner, hide)))
     except RecursionError:
         raise Unrecognised(_TOO_DEEP) from None
 
 
-def _cleaned(value: Any, cleaner: _Cleaner, hide: Hide) -> Any:
+def _cleaned(value: Any, cleaner: _FieldRedactor, hide: Redact) -> Any:
     if isinstance(value, str):
         return hide(value)
     if isinstance(value, list):

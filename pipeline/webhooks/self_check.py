@@ -8,7 +8,7 @@ from typing import Final
 from pipeline.runtime.signing import Signer
 
 HEADER: Final = "x-mailfold-check"
-FRESH_MS: Final = 60_000
+MAX_AGE_MS: Final = 60_000
 
 
 def signer(secret: str) -> Signer:
@@ -16,15 +16,15 @@ def signer(secret: str) -> Signer:
     return Signer(secret, "check")
 
 
-def ask(by: Signer, provider: str, now: int) -> str:
+def request_header(by: Signer, provider: str, now: int) -> str:
     """The header of a request that checks this provider's webhook."""
     return f"{now}.{by.tag(_asked(provider, now)).hex()}"
 
 
-def asked(by: Signer, provider: str, value: str, now: int) -> bool:
+def is_check_request(by: Signer, provider: str, value: str, now: int) -> bool:
     """Whether this header is ours and fresh."""
     time, _, tag = value.partition(".")
-    if not (time.isascii() and time.isdigit() and len(time) <= 15) or abs(now - int(time)) > FRESH_MS:
+    if not (time.isascii() and time.isdigit() and len(time) <= 15) or abs(now - int(time)) > MAX_AGE_MS:
         return False
     try:
         return by.verify(_asked(provider, int(time)), bytes.fromhex(tag))
@@ -32,7 +32,7 @@ def asked(by: Signer, provider: str, value: str, now: int) -> bool:
         return False
 
 
-def answer(by: Signer, value: str) -> str:
+def response_header(by: Signer, value: str) -> str:
     """The header of the answer: only who has the secret can say it."""
     return by.tag(b"answer:" + value.encode("latin-1", "replace")).hex()
 

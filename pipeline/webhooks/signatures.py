@@ -7,18 +7,18 @@ import hmac
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from pipeline.errors import Forged, NotLoggedIn
-from pipeline.webhooks.base import Incoming
+from pipeline.errors import AuthenticationFailed, InvalidSignatureError
+from pipeline.webhooks.base import WebhookRequest
 
 MAX_AHEAD_S: Final = 300
 """A signer's clock may be ahead by this much; more would stretch the time in which a request can be replayed."""
 
 
-def header(incoming: Incoming, name: str) -> str:
+def required_header(incoming: WebhookRequest, name: str) -> str:
     """A header that must be there. Raises Forged."""
     value = incoming.headers.get(name.lower(), "")
     if not value:
-        raise Forged(f"{name} is missing")
+        raise InvalidSignatureError(f"{name} is missing")
     return value
 
 
@@ -45,7 +45,7 @@ def from_hex(text: str) -> bytes:
     try:
         return bytes.fromhex(text)
     except ValueError:
-        raise Forged("the signature is not hexadecimal") from None
+        raise InvalidSignatureError("the signature is not hexadecimal") from None
 
 
 def from_base64(text: str) -> bytes:
@@ -53,46 +53,46 @@ def from_base64(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise Forged("the signature is not base64") from None
+        raise InvalidSignatureError("the signature is not base64") from None
 
 
-def require_signed_body(incoming: Incoming, name: str, keys: Sequence[str]) -> None:
+def verify_signed_body(incoming: WebhookRequest, name: str, keys: Sequence[str]) -> None:
     """The body's HMAC-SHA256, hexadecimal, in the header of this name, by one of ``keys``. Raises Forged."""
-    if not equal_to_any(from_hex(header(incoming, name)), hmac_sha256(keys, incoming.body)):
-        raise Forged("the webhook's signature is not its provider's")
+    if not equal_to_any(from_hex(required_header(incoming, name)), hmac_sha256(keys, incoming.body)):
+        raise InvalidSignatureError("the webhook's signature is not its provider's")
 
 
-def require_basic(incoming: Incoming, keys: Sequence[str]) -> None:
+def verify_basic(incoming: WebhookRequest, keys: Sequence[str]) -> None:
     """HTTP Basic (RFC 7617); each key is ``user:password``. Raises NotLoggedIn."""
     scheme, _, given = incoming.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
-        raise NotLoggedIn("no HTTP basic authorization")
+        raise AuthenticationFailed("no HTTP basic authorization")
     if not equal_to_any(from_base64(given.strip()), [_bytes(key) for key in keys]):
-        raise NotLoggedIn("the user or the password is not the provider's")
+        raise AuthenticationFailed("the user or the password is not the provider's")
 
 
-def require_bearer(incoming: Incoming, keys: Sequence[str]) -> None:
+def verify_bearer(incoming: WebhookRequest, keys: Sequence[str]) -> None:
     """A bearer token (RFC 6750 §2.1), one of ``keys``. Raises NotLoggedIn."""
     scheme, _, given = incoming.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
-        raise NotLoggedIn("no bearer token")
+        raise AuthenticationFailed("no bearer token")
     if not equal_to_any(_bytes(given.strip()), [_bytes(key) for key in keys]):
-        raise NotLoggedIn("the token is not the provider's")
+        raise AuthenticationFailed("the token is not the provider's")
 
 
-def require_password(incoming: Incoming, keys: Sequence[str]) -> None:
+def verify_password(incoming: WebhookRequest, keys: Sequence[str]) -> None:
     """HTTP Basic or a bearer token, whichever the request brings. Raises NotLoggedIn."""
     bears = incoming.headers.get("authorization", "").lower().startswith("bearer ")
-    (require_bearer if bears else require_basic)(incoming, keys)
+    (verify_bearer if bears else verify_basic)(incoming, keys)
 
 
-def require_fresh(seconds: str, now_ms: int, max_age_s: int) -> None:
+def verify_fresh(seconds: str, now_ms: int, max_age_s: int) -> None:
     """A Unix time as digits, not older than ``max_age_s`` and hardly ahead. Raises Forged."""
     if not (seconds.isascii() and seconds.isdigit() and len(seconds) <= 15):
-        raise Forged("the signature's time is not a Unix time")
+        raise InvalidSignatureError("the signature's time is not a Unix time")
     age_ms = now_ms - int(seconds) * 1000
     if not -MAX_AHEAD_S * 1000 <= age_ms <= max_age_s * 1000:
-        raise Forged(f"the signature is stale: {age_ms / 1000:.0f} s old")
+        raise InvalidSignatureError(f"the signature is stale: {age_ms / 1000:.0f} s old")
 
 
 def _bytes(key: str | bytes) -> bytes:

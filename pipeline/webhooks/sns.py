@@ -15,9 +15,9 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 
-from pipeline.errors import Forged, Unrecognised
+from pipeline.errors import InvalidSignatureError, Unrecognised
 from pipeline.webhooks import signatures, timestamps
-from pipeline.webhooks.base import Incoming
+from pipeline.webhooks.base import WebhookRequest
 
 NOTIFICATION: Final = "Notification"
 SUBSCRIPTION: Final = "SubscriptionConfirmation"
@@ -35,7 +35,7 @@ _CONFIRMATION: Final = re.compile(_HOST + r"/\?[A-Za-z0-9=&%._~:-]{1,2000}")
 
 _SIGNED: Final = ("Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type")
 _SIGNED_TO_CONFIRM: Final = ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type")
-SIGNED: Final = {
+SIGNED_FIELDS: Final = {
     NOTIFICATION: _SIGNED,
     SUBSCRIPTION: _SIGNED_TO_CONFIRM,
     UNSUBSCRIPTION: _SIGNED_TO_CONFIRM,
@@ -43,7 +43,7 @@ SIGNED: Final = {
 HASHES: Final = {"1": SHA1, "2": SHA256}
 
 
-class Envelope(msgspec.Struct, frozen=True, rename="pascal"):
+class SnsEnvelope(msgspec.Struct, frozen=True, rename="pascal"):
     """What SNS wraps around a message."""
 
     type: str
@@ -61,14 +61,16 @@ class Envelope(msgspec.Struct, frozen=True, rename="pascal"):
     def signed(self) -> bytes:
         """The bytes that SNS signs: each field's name and value on lines of their own; an absent subject has none."""
         values = msgspec.to_builtins(self)
-        lines = [f"{name}\n{values[name]}\n" for name in SIGNED.get(self.type, ()) if values.get(name) is not None]
+        lines = [
+            f"{name}\n{values[name]}\n" for name in SIGNED_FIELDS.get(self.type, ()) if values.get(name) is not None
+        ]
         return "".join(lines).encode()
 
 
-_DECODER: Final = msgspec.json.Decoder(Envelope)
+_DECODER: Final = msgspec.json.Decoder(SnsEnvelope)
 
 
-def open_envelope(body: bytes) -> Envelope:
+def open_envelope(body: bytes) -> SnsEnvelope:
     """Return the envelope. Raise Unrecognised."""
     if len(body) > MAX_ENVELOPE_BYTES:
         raise Unrecognised(f"over {MAX_ENVELOPE_BYTES} bytes, more than SNS delivers")
@@ -80,7 +82,7 @@ def open_envelope(body: bytes) -> Envelope:
         ) from None
 
 
-def require_signed(incoming: Incoming, topics: Sequence[str], now_ms: int, max_age_s: int) -> None:
+def verify_signed(incoming: WebhookRequest, topics: Sequence[str], now_ms: int, max_age_s: int) -> None:
     """Raise Forged unless SNS signed it, lately, for one of these topics."""
     envelope = _plausible(incoming, topics, now_ms, max_age_s)
     key = _public_key(incoming.certificate, now_ms // 86_400_000)
@@ -88,10 +90,10 @@ def require_signed(incoming: Incoming, topics: Sequence[str], now_ms: int, max_a
         signature = signatures.from_base64(envelope.signature)
         key.verify(signature, envelope.signed(), padding.PKCS1v15(), HASHES[envelope.signature_version]())
     except (InvalidSignature, UnsupportedAlgorithm, ValueError):
-        raise Forged("the SNS message's signature is not Amazon's") from None
+        raise InvalidSignatureError("the SNS message's signature is not Amazon's") from None
 
 
-def certificate_url(incoming: Incoming, topics: Sequence[str], now_ms: int, max_age_s: int) -> str:
+def certificate_url(incoming: WebhookRequest, topics: Sequence[str], now_ms: int, max_age_s: int) -> str:
     """Return where the signer's certificate lies. Raise Forged for any place but Amazon's.
 
     Also where the message can't be taken whoever signed it: nothing is fetched for what is refused anyway.
@@ -99,28 +101,28 @@ def certificate_url(incoming: Incoming, topics: Sequence[str], now_ms: int, max_
     return _plausible(incoming, topics, now_ms, max_age_s).signing_cert
 
 
-def _plausible(incoming: Incoming, topics: Sequence[str], now_ms: int, max_age_s: int) -> Envelope:
+def _plausible(incoming: WebhookRequest, topics: Sequence[str], now_ms: int, max_age_s: int) -> SnsEnvelope:
     """Return the envelope if all that is cheap to see is right. Raise Forged.
 
     The topic is asked for first: whoever has an AWS account gets whatever they like signed, for topics of their own.
     """
     envelope = _opened(incoming)
     if envelope.topic_arn not in topics:
-        raise Forged("an SNS topic that is not among the provider's keys")
-    if envelope.type not in SIGNED or envelope.signature_version not in HASHES:
-        raise Forged("an SNS message of an unknown type or signature version")
+        raise InvalidSignatureError("an SNS topic that is not among the provider's keys")
+    if envelope.type not in SIGNED_FIELDS or envelope.signature_version not in HASHES:
+        raise InvalidSignatureError("an SNS message of an unknown type or signature version")
     _pinned(_CERTIFICATE, envelope.signing_cert, "certificate")
     if len(envelope.signature) > MAX_SIGNATURE_CHARS or len(envelope.timestamp) > MAX_TIMESTAMP_CHARS:
-        raise Forged("the SNS message's signature or time is longer than Amazon's")
+        raise InvalidSignatureError("the SNS message's signature or time is longer than Amazon's")
     try:
         sent_ms = timestamps.from_iso(envelope.timestamp)
     except Unrecognised as error:
-        raise Forged(str(error)) from None
-    signatures.require_fresh(str(sent_ms // 1000), now_ms, max_age_s)
+        raise InvalidSignatureError(str(error)) from None
+    signatures.verify_fresh(str(sent_ms // 1000), now_ms, max_age_s)
     return envelope
 
 
-def confirmation_url(incoming: Incoming) -> str | None:
+def confirmation_url(incoming: WebhookRequest) -> str | None:
     """What confirms a subscription. Raises Forged for any place but Amazon's, and for another action or topic.
 
     An unsubscription names an address as well: visiting it would subscribe again.
@@ -131,20 +133,20 @@ def confirmation_url(incoming: Incoming) -> str | None:
     url = _pinned(_CONFIRMATION, envelope.subscribe or "", "confirmation")
     query = urllib.parse.parse_qs(urllib.parse.urlsplit(url).query)
     if query.get("Action") != ["ConfirmSubscription"] or query.get("TopicArn") != [envelope.topic_arn]:
-        raise Forged("a confirmation address for something else")
+        raise InvalidSignatureError("a confirmation address for something else")
     return url
 
 
-def _opened(incoming: Incoming) -> Envelope:
+def _opened(incoming: WebhookRequest) -> SnsEnvelope:
     try:
         return open_envelope(incoming.body)
     except Unrecognised as error:
-        raise Forged(str(error)) from None
+        raise InvalidSignatureError(str(error)) from None
 
 
 def _pinned(pattern: re.Pattern[str], url: str, what: str) -> str:
     if not pattern.fullmatch(url):
-        raise Forged(f"the SNS message's {what} does not lie with SNS")
+        raise InvalidSignatureError(f"the SNS message's {what} does not lie with SNS")
     return url
 
 
@@ -154,11 +156,11 @@ def _public_key(pem: bytes, day: int) -> rsa.RSAPublicKey:
         certificate = x509.load_pem_x509_certificate(pem)
         key = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm):
-        raise Forged("the SNS certificate is not to be had, or none") from None
+        raise InvalidSignatureError("the SNS certificate is not to be had, or none") from None
     from_day = int(certificate.not_valid_before_utc.timestamp()) // 86_400
     to_day = int(certificate.not_valid_after_utc.timestamp()) // 86_400
     if not from_day <= day <= to_day:
-        raise Forged("the SNS certificate is not valid today")
+        raise InvalidSignatureError("the SNS certificate is not valid today")
     if not isinstance(key, rsa.RSAPublicKey):
-        raise Forged("the SNS certificate's key is not RSA")
+        raise InvalidSignatureError("the SNS certificate's key is not RSA")
     return key

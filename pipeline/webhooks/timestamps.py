@@ -52,7 +52,7 @@ def from_rfc5322(text: str) -> Millis:
         raise Unrecognised("the time is not a mail's date") from None
 
 
-def of_event(read: Callable[[str], Millis], text: str, kind: EventKind, received_at: Millis) -> Millis:
+def event_time(read: Callable[[str], Millis], text: str, kind: EventKind, received_at: Millis) -> Millis:
     """Return the event's time, as ``read`` reads it; when it came, for an event of a type that nobody knows here.
 
     Such a type may name or spell its time in a way of its own. Raises Unrecognised for all others.

@@ -8,20 +8,20 @@ from typing import Any, Final
 
 from topics.acks import Ack, Acked, Deferred, Dropped, Failed, Rejected
 from topics.changes import Fact
-from topics.conversions import ConversionResult, Outcome
+from topics.conversions import ConversionOutcome, ConversionResult
 from topics.events import BounceClass, Correction, DeliveryEvent, EventKind, Retraction
 from topics.ids import id_hash, short_id
 from topics.join import DETAILS, absorb
 from topics.record import Millis
 from topics.requests import SendRequest
-from topics.states import Corrected, Detail, EmailState, Mark, Settlement
+from topics.states import CorrectedEvent, EmailState, EventDetail, Mark, Settlement
 from topics.verdict import bounce_class
 
 MAX_TEXT_CHARS: Final = 4_000
 """What a state keeps of a reply's text; every change repeats it. The whole text is in the timeline."""
 MAX_WORD_CHARS: Final = 300
 
-Parts = dict[str, Any]
+StateFields = dict[str, Any]
 """Fields of an EmailState: what one fact says."""
 
 # A provider's deferral comes after it took custody, ours before: two marks, so that no clock decides.
@@ -48,8 +48,10 @@ _MARK_OF_ACK: Final[dict[type, str]] = {
     Failed: "failed",
 }
 _DETAIL_OF: Final = {mark: detail for detail, mark in DETAILS.items()}
-_BY_MACHINES: Final = {"opened": "opened_machine", "clicked": "clicked_machine"}
-_SETTLES: Final = frozenset({Outcome.DELIVERED, Outcome.REFUSED, Outcome.GIVEN_UP})
+_MACHINE_MARKS: Final = {"opened": "opened_machine", "clicked": "clicked_machine"}
+_SETTLING_OUTCOMES: Final = frozenset(
+    {ConversionOutcome.DELIVERED, ConversionOutcome.REFUSED, ConversionOutcome.GIVEN_UP}
+)
 
 
 def evolve(state: EmailState | None, fact: Fact) -> EmailState:
@@ -58,18 +60,18 @@ def evolve(state: EmailState | None, fact: Fact) -> EmailState:
     A repeat gives ``state`` itself back. Raises ValueError for a fact of another email: a caller's bug.
     """
     if state is None:
-        return lift(fact)
+        return state_of_fact(fact)
     if state.email_id != fact.email_id:
         raise ValueError(f"a fact of {fact.email_id} doesn't belong to the state of {state.email_id}")
     return absorb(state, parts(fact))
 
 
-def lift(fact: Fact) -> EmailState:
+def state_of_fact(fact: Fact) -> EmailState:
     """The state of one fact alone."""
     return EmailState(email_id=fact.email_id, **parts(fact))
 
 
-def parts(fact: Fact) -> Parts:
+def parts(fact: Fact) -> StateFields:
     """What one fact says, as fields of a state."""
     if isinstance(fact, DeliveryEvent):
         return _event(fact)
@@ -85,12 +87,12 @@ def parts(fact: Fact) -> Parts:
 def mark_of(event: DeliveryEvent) -> str:
     """The mark that an event counts for."""
     name = _MARK_OF.get(event.kind, "unknown")
-    return _BY_MACHINES.get(name, name) if event.machine else name
+    return _MACHINE_MARKS.get(name, name) if event.machine else name
 
 
-def _event(event: DeliveryEvent) -> Parts:
+def _event(event: DeliveryEvent) -> StateFields:
     name = mark_of(event)
-    found: Parts = {name: _mark(event.event_id, event.occurred_at, event.recorded_at)}
+    found: StateFields = {name: _mark(event.event_id, event.occurred_at, event.recorded_at)}
     if name in _DETAIL_OF:
         found[_DETAIL_OF[name]] = _detail(event, name, event.bounce_type, event.bounce_subtype)
     if event.provider_message_id:
@@ -101,8 +103,10 @@ def _event(event: DeliveryEvent) -> Parts:
     return found
 
 
-def _corrected(fact: DeliveryEvent | Retraction, told: Correction, mark: str, detail: Detail | None) -> Corrected:
-    return Corrected(
+def _corrected(
+    fact: DeliveryEvent | Retraction, told: Correction, mark: str, detail: EventDetail | None
+) -> CorrectedEvent:
+    return CorrectedEvent(
         was=told.was,
         mark=mark,
         id=id_hash(fact.event_id),
@@ -112,10 +116,10 @@ def _corrected(fact: DeliveryEvent | Retraction, told: Correction, mark: str, de
     )
 
 
-def _ack(ack: Ack) -> Parts:
+def _ack(ack: Ack) -> StateFields:
     name = _MARK_OF_ACK.get(type(ack), "unknown")
     mark = _mark(ack.event_id, ack.occurred_at, ack.recorded_at)
-    found: Parts = {name: mark}
+    found: StateFields = {name: mark}
     if isinstance(ack, Acked):
         if ack.means_delivered:
             found["delivered"] = mark
@@ -127,14 +131,14 @@ def _ack(ack: Ack) -> Parts:
     return found
 
 
-def _request(request: SendRequest) -> Parts:
+def _request(request: SendRequest) -> StateFields:
     # One fact however often it is repeated: the caller's identity made the email_id.
     mark = _mark(request.email_id, request.recorded_at, request.recorded_at)
     return {"accepted": mark, "request": request}
 
 
-def _conversion(result: ConversionResult) -> Parts:
-    if result.outcome not in _SETTLES:
+def _conversion(result: ConversionResult) -> StateFields:
+    if result.outcome not in _SETTLING_OUTCOMES:
         return {}
     at = min(result.occurred_at, result.recorded_at)
     return {"settled": {result.word: Settlement(outcome=result.outcome, at=at)}}
@@ -146,8 +150,8 @@ def _mark(event_id: str, occurred_at: Millis, recorded_at: Millis) -> Mark:
     return Mark(first=at, last=at, recorded=recorded_at, ids=(id_hash(event_id),))
 
 
-def _detail(fact: DeliveryEvent | Ack, name: str, kind: str, subtype: str) -> Detail:
-    return Detail(
+def _detail(fact: DeliveryEvent | Ack, name: str, kind: str, subtype: str) -> EventDetail:
+    return EventDetail(
         at=min(fact.occurred_at, fact.recorded_at),
         recorded=fact.recorded_at,
         event_id=fact.event_id,

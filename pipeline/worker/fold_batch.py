@@ -14,65 +14,52 @@ from typing import Any, Final
 
 import msgspec
 
+from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.worker.fold import evolve
-from topics.changes import AppliedBytes, ChangeBytes, Fact
-from topics.codec import Undecodable, encode, encode_parts, read
-from topics.dead_letters import DeadLetter, dead_letter
-from topics.join import bounded
-from topics.record import Millis, Place
+from topics.changes import EncodedAppliedFact, EncodedEmailChange, Fact
+from topics.codec import Undecodable, decode_with_raw, encode, encode_parts
+from topics.dead_letters import DeadLetter
+from topics.join import bounded_state
+from topics.record import Millis
 from topics.registry import EMAIL_CHANGES, EMAIL_STATES, MAX_RECORD_BYTES, Topic
 from topics.states import EmailState
 
 ROLE: Final = "fold"
-SLICE: Final = 1000
+SLICE_MAX_RECORDS: Final = 1000
 """Records that are decoded, folded and encoded before the next ones are: what one step makes still lies in the
 processor's cache when the next step needs it. Through a whole run of 4 MB each step would wait for the memory."""
 
 
-UNBOUNDED_BYTES: Final = 8_192
+UNCHECKED_STATE_MAX_BYTES: Final = 8_192
 """A stored state up to this size is taken as it is; a mark of it with too many ids is cut when a fact joins it."""
 
 
-class Found(msgspec.Struct, frozen=True, gc=False):
-    """A record as it lies on the log."""
-
-    topic: Topic
-    place: Place
-    key: bytes | None
-    value: bytes | None
-
-    def dead(self, now: Millis, reason: str, error: str, *, role: str) -> DeadLetter:
-        """Return the dead letter of this record."""
-        return dead_letter(self.place, now, reason, error, role=role, key=self.key, value=self.value)
-
-
-class Stretch(msgspec.Struct, frozen=True):
+class RecordBatch(msgspec.Struct, frozen=True):
     """Consecutive records of one partition; each has an `offset`, a `key` and a `value`."""
 
     topic: Topic
     partition: int
     records: Sequence[Any]
 
-    def at(self, record: Any) -> Found:
+    def consumed_record(self, record: Any) -> ConsumedRecord:
         """One record with its place."""
-        place = Place(topic=self.topic.name, partition=self.partition, offset=record.offset)
-        return Found(self.topic, place, record.key, record.value)
+        return ConsumedRecord.of(self.topic, self.partition, record)
 
-    def found(self) -> list[Found]:
+    def consumed_records(self) -> list[ConsumedRecord]:
         """All records with their places."""
-        return [self.at(record) for record in self.records]
+        return [self.consumed_record(record) for record in self.records]
 
     def keys(self) -> list[bytes]:
         """Each key once."""
         return list({record.key for record in self.records if record.key is not None})
 
-    def slices(self, size: int) -> Iterator["Stretch"]:
+    def slices(self, size: int) -> Iterator["RecordBatch"]:
         """The same records, ``size`` at a time."""
         for at in range(0, len(self.records), size):
-            yield Stretch(self.topic, self.partition, self.records[at : at + size])
+            yield RecordBatch(self.topic, self.partition, self.records[at : at + size])
 
 
-class Told(msgspec.Struct, frozen=True, gc=False):
+class FactRecord(msgspec.Struct, frozen=True, gc=False):
     """A fact and the record that tells it."""
 
     fact: Fact
@@ -80,10 +67,10 @@ class Told(msgspec.Struct, frozen=True, gc=False):
     record: Any
 
 
-Facts = dict[bytes, list[Told]]
+FactsByKey = dict[bytes, list[FactRecord]]
 
 
-class Folded(msgspec.Struct, gc=False):
+class FoldedBatch(msgspec.Struct, gc=False):
     """What is to be written for a run."""
 
     states: dict[bytes, bytes]
@@ -93,22 +80,26 @@ class Folded(msgspec.Struct, gc=False):
     dead: list[DeadLetter]
 
 
-def sort(run: Stretch, now: Millis) -> tuple[Facts, list[DeadLetter]]:
+def sort_facts(run: RecordBatch, now: Millis) -> tuple[FactsByKey, list[DeadLetter]]:
     """The facts of a run by key; what is no fact, or lies under another's key, as dead letters."""
-    facts: Facts = {}
+    facts: FactsByKey = {}
     dead: list[DeadLetter] = []
     topic = run.topic
     for record in run.records:
         try:
-            fact, raw = read(topic, record.value)
+            fact, raw = decode_with_raw(topic, record.value)
         except Undecodable as error:
-            dead.append(run.at(record).dead(now, "undecodable", str(error), role=ROLE))
+            dead.append(run.consumed_record(record).dead_letter(now, "undecodable", str(error), role=ROLE))
             continue
         key = fact.email_id.encode()
         if key != record.key:
-            dead.append(run.at(record).dead(now, "misplaced", "the record's key is not its email_id", role=ROLE))
+            dead.append(
+                run.consumed_record(record).dead_letter(
+                    now, "misplaced", "the record's key is not its email_id", role=ROLE
+                )
+            )
             continue
-        told = Told(fact, raw, record)
+        told = FactRecord(fact, raw, record)
         if key in facts:
             facts[key].append(told)
         else:
@@ -116,17 +107,17 @@ def sort(run: Stretch, now: Millis) -> tuple[Facts, list[DeadLetter]]:
     return facts, dead
 
 
-Read = Callable[[Sequence[bytes]], Mapping[bytes, bytes | None]]
+StateReader = Callable[[Sequence[bytes]], Mapping[bytes, bytes | None]]
 """Keys in, the states that are stored under them out."""
 
 
-def fold_all(run: Stretch, read: Read, now: Millis, size: int = SLICE) -> Folded:
+def fold_batch(run: RecordBatch, read: StateReader, now: Millis, size: int = SLICE_MAX_RECORDS) -> FoldedBatch:
     """Read the states of all keys at once, then fold ``size`` records after the other."""
     states = dict(read(run.keys()))
-    whole = Folded({}, [], [])
+    whole = FoldedBatch({}, [], [])
     for part in run.slices(size):
-        facts, dead = sort(part, now)
-        folded = fold_run(part, facts, states, now)
+        facts, dead = sort_facts(part, now)
+        folded = fold_facts(part, facts, states, now)
         states |= folded.states
         whole.states |= folded.states
         whole.changes += folded.changes
@@ -134,38 +125,38 @@ def fold_all(run: Stretch, read: Read, now: Millis, size: int = SLICE) -> Folded
     return whole
 
 
-def fold_run(run: Stretch, facts: Facts, before: Mapping[bytes, bytes | None], now: Millis) -> Folded:
+def fold_facts(run: RecordBatch, facts: FactsByKey, before: Mapping[bytes, bytes | None], now: Millis) -> FoldedBatch:
     """Fold each email's facts into its state.
 
     A stored state that can't be decoded is our own bug or a newer version's: Undecodable is raised,
     because going on without it would lose what it holds.
     """
-    fold = _Fold(run, now, Folded({}, [], []))
+    fold = _BatchFold(run, now, FoldedBatch({}, [], []))
     for key, told in facts.items():
         fold.email(key, told, _known(before.get(key)))
     return fold.folded
 
 
-Known = tuple[EmailState | None, msgspec.Raw | None]
+StoredState = tuple[EmailState | None, msgspec.Raw | None]
 """A state and its bytes; without bytes where the stored state exceeded its bounds and has to be written anew."""
 
 
-def _known(stored: bytes | None) -> Known:
+def _known(stored: bytes | None) -> StoredState:
     if stored is None:
         return None, None
-    state, raw = read(EMAIL_STATES, stored)
-    if len(stored) <= UNBOUNDED_BYTES:
+    state, raw = decode_with_raw(EMAIL_STATES, stored)
+    if len(stored) <= UNCHECKED_STATE_MAX_BYTES:
         return state, raw
-    within = bounded(state)
+    within = bounded_state(state)
     return within, raw if within is state else None
 
 
-class _Fold(msgspec.Struct, frozen=True):
-    run: Stretch
+class _BatchFold(msgspec.Struct, frozen=True):
+    run: RecordBatch
     now: Millis
-    folded: Folded
+    folded: FoldedBatch
 
-    def email(self, key: bytes, told: list[Told], before: Known) -> None:
+    def email(self, key: bytes, told: list[FactRecord], before: StoredState) -> None:
         """One email's facts."""
         state, raw = before
         for one in told:
@@ -181,16 +172,18 @@ class _Fold(msgspec.Struct, frozen=True):
             self._singly(key, told, before)
         else:
             error = f"the change would be {len(change)} bytes"
-            self.folded.dead.append(self.run.at(told[0].record).dead(self.now, "too-large", error, role=ROLE))
+            self.folded.dead.append(
+                self.run.consumed_record(told[0].record).dead_letter(self.now, "too-large", error, role=ROLE)
+            )
 
-    def _singly(self, key: bytes, told: list[Told], before: Known) -> None:
+    def _singly(self, key: bytes, told: list[FactRecord], before: StoredState) -> None:
         """Facts that don't fit into one change together: a change each."""
         for one in told:
             self.email(key, [one], before)
             if key in self.folded.states:
                 before = _known(self.folded.states[key])
 
-    def _change(self, told: list[Told], state: EmailState, after: msgspec.Raw) -> bytes:
+    def _change(self, told: list[FactRecord], state: EmailState, after: msgspec.Raw) -> bytes:
         name, partition = self.run.topic.name, self.run.partition
-        applied = tuple([AppliedBytes((name, partition, one.record.offset), one.raw) for one in told])
-        return encode_parts(EMAIL_CHANGES, ChangeBytes(state.email_id, self.now, applied, after))
+        applied = tuple([EncodedAppliedFact((name, partition, one.record.offset), one.raw) for one in told])
+        return encode_parts(EMAIL_CHANGES, EncodedEmailChange(state.email_id, self.now, applied, after))

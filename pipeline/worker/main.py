@@ -9,17 +9,17 @@ import uvloop
 
 from pipeline.errors import MailfoldError
 from pipeline.runtime import crashpoints, topic_admin
-from pipeline.runtime.bootstrap import configure_logging, require, wall_clock
-from pipeline.runtime.watchdog import watching
+from pipeline.runtime.bootstrap import check_role_settings, configure_logging, wall_clock
+from pipeline.runtime.watchdog import watch_event_loop
 from pipeline.settings import Settings
-from pipeline.webhooks.proofs import proofs_of
-from pipeline.worker.agents import Folder, Normalizer
-from pipeline.worker.expiry import Forgetter
-from pipeline.worker.normalizing.pool import normalizer_pool
-from pipeline.worker.streaming.app import Flow
-from pipeline.worker.streaming.producer import outlet
-from pipeline.worker.streaming.runner import run
-from pipeline.worker.topology import build
+from pipeline.webhooks.proofs import token_readers_of
+from pipeline.worker.agents import FactFolder, Normalizer
+from pipeline.worker.expiry import StateExpiry
+from pipeline.worker.normalizing.pool import open_normalizer_pool
+from pipeline.worker.streaming.app import WorkerFlow
+from pipeline.worker.streaming.producer import open_event_producer
+from pipeline.worker.streaming.runner import run_flow
+from pipeline.worker.topology import build_topology
 
 _log = logging.getLogger("mailfold.worker")
 
@@ -27,15 +27,19 @@ _log = logging.getLogger("mailfold.worker")
 async def serve(settings: Settings) -> None:
     """Run the worker's flow until it is told to stop; raise what crashed it, and TopicMismatch."""
     await topic_admin.check(settings)
-    ours = proofs_of(settings)
-    spare_the_collector()
-    async with outlet(settings) as out, normalizer_pool(settings, wall_clock) as pool:
-        normalizer, folder = Normalizer(wall_clock, ours, pool.normalize), Folder(wall_clock)
-        with watching("worker"):
-            await run(build(Flow(settings, out), normalizer, folder, Forgetter(wall_clock, settings.quiet_days)))
+    ours = token_readers_of(settings)
+    tune_garbage_collector()
+    async with open_event_producer(settings) as out, open_normalizer_pool(settings, wall_clock) as pool:
+        normalizer, folder = Normalizer(wall_clock, ours, pool.normalize), FactFolder(wall_clock)
+        with watch_event_loop("worker"):
+            await run_flow(
+                build_topology(
+                    WorkerFlow(settings, out), normalizer, folder, StateExpiry(wall_clock, settings.quiet_days)
+                )
+            )
 
 
-def spare_the_collector() -> None:
+def tune_garbage_collector() -> None:
     """Thousands of records at once are no garbage: looking through them at every 700th costs a tenth of the time."""
     gc.collect()
     gc.freeze()
@@ -44,7 +48,7 @@ def spare_the_collector() -> None:
 
 def main(settings: Settings) -> None:
     """Return after SIGTERM; exit 1 after a crash, so that the supervisor starts us again."""
-    require(settings)
+    check_role_settings(settings)
     configure_logging(settings)
     crashpoints.arm(settings)
     try:

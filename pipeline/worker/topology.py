@@ -10,36 +10,36 @@ What comes of the facts lies in one transaction with their offsets; a webhook th
 events again, and repeats change nothing.
 """
 
-from pipeline.worker.agents import Folder, Normalizer
-from pipeline.worker.expiry import Forgetter
-from pipeline.worker.normalizing.backlog import Backlog
-from pipeline.worker.streaming.app import Flow, Runs
-from topics.registry import FACTS, PROVIDER_WEBHOOKS
+from pipeline.worker.agents import FactFolder, Normalizer
+from pipeline.worker.expiry import StateExpiry
+from pipeline.worker.normalizing.backlog import NormalizingBacklog
+from pipeline.worker.streaming.app import AgentBatches, WorkerFlow
+from topics.registry import FACT_TOPICS, PROVIDER_WEBHOOKS
 
 
-def build(flow: Flow, normalizer: Normalizer, folder: Folder, forgetter: Forgetter) -> Flow:
+def build_topology(flow: WorkerFlow, normalizer: Normalizer, folder: FactFolder, forgetter: StateExpiry) -> WorkerFlow:
     """Declare both agents, and what leaves the table again."""
-    return folding(normalizing(flow, normalizer), folder).forget(forgetter)
+    return add_folding(add_normalizing(flow, normalizer), folder).expire_states(forgetter)
 
 
-def normalizing(flow: Flow, normalizer: Normalizer) -> Flow:
+def add_normalizing(flow: WorkerFlow, normalizer: Normalizer) -> WorkerFlow:
     """Webhooks to events."""
 
     @flow.source(PROVIDER_WEBHOOKS)
-    async def normalize(webhooks: Runs) -> None:
-        async with Backlog(normalizer, flow.outlet.append, flow.app.crash) as backlog:
+    async def normalize(webhooks: AgentBatches) -> None:
+        async with NormalizingBacklog(normalizer, flow.event_producer.append, flow.app.crash) as backlog:
             async for run in webhooks:
-                await backlog.add(run.stretch(), run.ack)
+                await backlog.add(run.record_batch(), run.ack)
 
     return flow
 
 
-def folding(flow: Flow, folder: Folder) -> Flow:
+def add_folding(flow: WorkerFlow, folder: FactFolder) -> WorkerFlow:
     """Facts to states."""
 
-    @flow.source(*FACTS)
-    async def fold(facts: Runs) -> None:
+    @flow.source(*FACT_TOPICS)
+    async def fold(facts: AgentBatches) -> None:
         async for run in facts:
-            run.add(folder(run.stretch(), run.states))
+            run.add(folder(run.record_batch(), run.states))
 
     return flow

@@ -90,7 +90,7 @@ async def _forged(running: Running) -> str:
 
 async def _return_path(running: Running) -> str:
     signer = Signer(running.settings.secret.get_secret_value(), "verp")
-    return tokens.verp(signer, EmailId(await _hostile_email(running)), running.settings.mail_domain)
+    return tokens.verp_address(signer, EmailId(await _hostile_email(running)), running.settings.mail_domain)
 
 
 async def _pixel(running: Running) -> str:

@@ -13,10 +13,10 @@ import aiosmtplib
 from pydantic import SecretStr
 
 from pipeline import admin
-from pipeline.cli.up import furnish
-from pipeline.devstack.sandbox.keys import SIGNATURE, TIMESTAMP, private_key, sign
+from pipeline.cli.up import create_defaults
+from pipeline.devstack.sandbox.keys import SIGNATURE_HEADER, TIMESTAMP_HEADER, private_key, sign
 from pipeline.devstack.supervisor import Stack
-from pipeline.runtime.database import Pool, database
+from pipeline.runtime.database import Pool, open_database
 from pipeline.settings import Settings
 from tests.support.fasttrack import message
 
@@ -64,7 +64,7 @@ class Running:
     async def webhook(self, body: bytes, *, chunked: bool = False) -> int:
         """Post a webhook as the sandbox signs it; the status."""
         stamp = str(int(time.time()))
-        headers = {TIMESTAMP: stamp, SIGNATURE: sign(private_key(self.settings.data_dir), stamp, body)}
+        headers = {TIMESTAMP_HEADER: stamp, SIGNATURE_HEADER: sign(private_key(self.settings.data_dir), stamp, body)}
         path = f"/webhooks/{self.settings.sandbox_provider}"
         sent = _pieces(body) if chunked else body
         status, _ = await self.request("POST", path, sent, **{k.replace("-", "_"): v for k, v in headers.items()})
@@ -117,13 +117,13 @@ async def running(folder: Path, tell: Callable[[str], None]) -> AsyncIterator[Ru
     keys: dict[str, str] = {}
 
     async def prepare(furnished: Settings) -> None:
-        await furnish(furnished)
-        async with database(furnished, size=1) as pool:
+        await create_defaults(furnished)
+        async with open_database(furnished, size=1) as pool:
             keys.update(await _tenants(pool, furnished))
 
     async with (
         Stack(settings, tell=tell, prepare=prepare) as stack,
-        database(stack.settings, size=2) as pool,
+        open_database(stack.settings, size=2) as pool,
         aiohttp.ClientSession() as http,
     ):
         yield Running(stack, pool, http, keys)

@@ -25,6 +25,7 @@ def bench(folder: Path, *asked: str) -> tuple[list[Any], str]:
     return json.loads(figures.read_text())["engines"], done.stdout
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # the first time, peers are fetched and compiled
 def test_every_engine_ends_with_the_states_of_a_plain_fold(tmp_path: Path) -> None:

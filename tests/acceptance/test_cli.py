@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.main import STORY
-from pipeline.settings import Settings, environment
+from pipeline.cli.main import COMMAND_PANELS
+from pipeline.settings import Settings, environment_of
 from tests.conftest import SECRET
 from tests.support.command import mailfold
 
@@ -18,7 +18,9 @@ NOWHERE = "postgresql://postgres@127.0.0.1:1/postgres"
 def test_help_tells_the_story_in_the_order_of_an_emails_way() -> None:
     said = mailfold("--help", env={"COLUMNS": "100"})
     assert said.code == 0
-    assert re.findall(r"^│ ([a-z]+) ", said.out, re.MULTILINE) == [name for names in STORY.values() for name in names]
+    assert re.findall(r"^│ ([a-z]+) ", said.out, re.MULTILINE) == [
+        name for names in COMMAND_PANELS.values() for name in names
+    ]
 
 
 def test_the_settings_page_is_printed() -> None:
@@ -27,7 +29,7 @@ def test_the_settings_page_is_printed() -> None:
     assert "| `KAFKA_BOOTSTRAP` |" in said.out
 
 
-@pytest.mark.parametrize("role", STORY["The roles, in the order of an email's way"])
+@pytest.mark.parametrize("role", COMMAND_PANELS["The roles, in the order of an email's way"])
 def test_a_role_without_kafka_says_so(role: str) -> None:
     said = mailfold(role, env={"MAILFOLD_SECRET": SECRET})
     assert (said.code, said.out) == (1, "")
@@ -99,7 +101,7 @@ def test_a_folder_that_cannot_be_one_is_named(tmp_path: Path) -> None:
 
 
 def test_an_operator_sets_up_a_house(settings: Settings) -> None:
-    run = _runner(environment(settings) | {"THE_KEY": "abc"})
+    run = _runner(environment_of(settings) | {"THE_KEY": "abc"})
     assert run("migrate")[0].startswith("the database is at 0")
     run("tenants", "add", "acme", "--batch-max", "50", "--rate", "2.5")
     assert run("tenants", "list")[1].split() == ["acme", "50", "2.5"]
@@ -137,7 +139,7 @@ def test_an_operator_sets_up_a_house(settings: Settings) -> None:
 
 
 def test_a_key_is_shown_once_and_can_be_revoked(settings: Settings) -> None:
-    run = _runner(environment(settings))
+    run = _runner(environment_of(settings))
     run("tenants", "add", "acme")
     key = run("keys", "add", "acme", "--label", "first")[0].strip()
     assert key.startswith("mf_")
@@ -194,7 +196,7 @@ def _runner(env: dict[str, str]) -> Callable[..., list[str]]:
 def test_a_decision_that_cannot_be_is_refused_in_a_sentence(
     settings: Settings, arguments: list[str], words: str
 ) -> None:
-    said = mailfold(*arguments, env=environment(settings))
+    said = mailfold(*arguments, env=environment_of(settings))
     assert said.code == 1
     assert said.err.startswith("mailfold: ")
     assert words in said.err
@@ -202,7 +204,7 @@ def test_a_decision_that_cannot_be_is_refused_in_a_sentence(
 
 
 def test_destination_that_would_be_refused_or_read_on_the_way_is_warned_of_at_once(settings: Settings) -> None:
-    env = {**environment(settings), "THE_KEY": "k", "MAILFOLD_ALLOW_PRIVATE_DESTINATIONS": "false"}
+    env = {**environment_of(settings), "THE_KEY": "k", "MAILFOLD_ALLOW_PRIVATE_DESTINATIONS": "false"}
 
     def add(url: str, *more: str, **changed: str) -> str:
         said = mailfold("destinations", "add", url, "--key-env", "THE_KEY", *more, env={**env, **changed})

@@ -2,7 +2,7 @@
 
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.kafka import append_all
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from tests.integration.test_emit import destine, emitting, in_state, owe
 from tests.support.command import mailfold_on
@@ -10,7 +10,7 @@ from tests.support.dispatching import accept, dispatching, provide, request
 from tests.support.http_receiver import http_receiver
 from tests.support.seeing import on, rows, until
 from tests.support.smtp_receiver import smtp_receiver
-from topics.conversions import Outcome, Word
+from topics.conversions import ConversionOutcome, ConversionWord
 from topics.registry import CONVERSION_RESULTS, SEND_REQUESTS
 
 
@@ -24,7 +24,7 @@ async def test_a_conversion_that_was_given_up_is_listed_shown_replayed_and_told(
     async with http_receiver() as receiver, emitting(quick) as rt:
         receiver.answers = [500]
         await destine(rt, receiver.url)
-        email_id = await owe(rt, Word.DELIVERED)
+        email_id = await owe(rt, ConversionWord.DELIVERED)
         await in_state(rt, "dead")
         job = f"emit/{email_id}/delivered"
         code, said = await mailfold(quick, "dead", "list")
@@ -38,7 +38,12 @@ async def test_a_conversion_that_was_given_up_is_listed_shown_replayed_and_told(
         assert code == 1
         assert "is no dead or unknown job" in said
     outcomes = [result.outcome for result in await on(quick, CONVERSION_RESULTS)]
-    assert outcomes == [Outcome.RETRYING, Outcome.GIVEN_UP, Outcome.REPLAYED, Outcome.DELIVERED]
+    assert outcomes == [
+        ConversionOutcome.RETRYING,
+        ConversionOutcome.GIVEN_UP,
+        ConversionOutcome.REPLAYED,
+        ConversionOutcome.DELIVERED,
+    ]
 
 
 async def test_a_mail_that_failed_and_a_letter_are_replayed(settings: Settings) -> None:
@@ -53,7 +58,7 @@ async def test_a_mail_that_failed_and_a_letter_are_replayed(settings: Settings) 
         await until(lambda: _states(rt, "done"))
         assert len(receiver.mails) == 1
 
-        await rt.log.append_again("send-requests", b"k", b"nonsense")
+        await rt.log.append_raw("send-requests", b"k", b"nonsense")
         await until(lambda: _listed(quick, "dead-letters/0/0"))
         code, said = await mailfold(quick, "dead", "show", "dead-letters/0/0", "--value")
         assert (code, "undecodable" in said, "nonsense" in said) == (0, True, True)
@@ -66,7 +71,7 @@ async def test_lanes_are_listed_paused_and_resumed(settings: Settings) -> None:
         await provide(rt, receiver.port)
         assert (await mailfold(settings, "lanes", "pause", "dispatch", "acme/7", "--reason", "full moon"))[0] == 0
         sent = request("anna@example.com")
-        await append_all(rt.log, [Entry(SEND_REQUESTS, sent.email_id, sent)])
+        await append_all(rt.log, [LogEntry(SEND_REQUESTS, sent.email_id, sent)])
         await until(lambda: _states(rt, "pending"))
         code, said = await mailfold(settings, "lanes", "list")
         assert (code, "acme/7" in said, "full moon" in said) == (0, True, True)
@@ -85,7 +90,7 @@ async def test_a_destination_is_paused_and_resumed_by_its_brand(settings: Settin
         await mailfold(settings, "lanes", "pause", "emit", "acme/7")
         await mailfold(settings, "destinations", "pause", "--tenant", "acme", "--brand", "8")
         for brand in "78":
-            await owe(rt, Word.DELIVERED, brand=brand)
+            await owe(rt, ConversionWord.DELIVERED, brand=brand)
         code, said = await mailfold(settings, "destinations", "resume", "--tenant", "acme")
         assert (code, said) == (0, "emit acme/7 goes on\n"), "8 has a row of its own"
         await until(lambda: len(receiver.seen) == 1)

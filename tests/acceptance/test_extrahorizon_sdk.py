@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from pipeline import admin
-from pipeline.content.mime import on_the_wire
+from pipeline.content.mime import with_ascii_domain
 from pipeline.settings import Settings
 from tests.support.http_server import http_server
 from tests.support.seeing import until
@@ -130,7 +130,7 @@ async def test_the_official_sdk_is_answered_by_the_classes_and_mails_that_it_kno
         await admin.add_tenant(world.served.rt.pool, admin.Tenant("slow", None, 1))
         slow = await admin.add_key(world.served.rt.pool, "slow")
         told = await _session(sdk, "contract.mjs", HOST=_host(world), KEY=world.served.key, SLOW_KEY=slow)
-        await until(lambda: world.got(on_the_wire(NINOMIYA)))
+        await until(lambda: world.got(with_ascii_domain(NINOMIYA)))
     assert told["queries"] == FOUND
     assert told["selected"] == [{"items": [{"n": 70}, {"n": 20}]}, {"items": [{"n": 95}]}]
     assert told["counted"] is False

@@ -28,6 +28,7 @@ def test_a_removed_pin_is_noticed(name: str, tmp_path: Path) -> None:
     assert [pin.partition("==")[0] for pin in resolved(tmp_path / name, FILES[name]) if pin not in kept] == ["certifi"]
 
 
+@pytest.mark.ci
 def test_clone_installs_with_the_oldest_pip_and_nothing_around_it(tmp_path: Path) -> None:
     """As in a new container: no variable of ours, an empty home, Python 3.11's own pip."""
     python = interpreter("3.11")
@@ -53,6 +54,7 @@ def test_clone_installs_with_the_oldest_pip_and_nothing_around_it(tmp_path: Path
     assert "demo" in told.stdout
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("version", ["3.12", "3.13"])
 def test_unit_tests_pass_on_another_python(version: str, tmp_path: Path) -> None:
     python = interpreter(version)

@@ -46,6 +46,16 @@ def test_ci_runs_the_checks_and_the_tests_with_a_bound_on_coverage() -> None:
     assert "export CI=true" in text(".ci/run")
 
 
+def test_tests_for_ci_run_where_ci_is_set_and_nowhere_else() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "tests/acceptance/test_install.py"]
+    collected = {}
+    for ci in ("true", ""):
+        environment = {**os.environ, "CI": ci}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        collected[ci] = "test_unit_tests_pass_on_another_python[3.12]" in done.stdout
+    assert collected == {"true": True, "": False}
+
+
 def test_ci_has_the_mail_servers_whose_reports_are_read() -> None:
     assert os.access(ROOT / ".ci" / "mail-servers", os.X_OK)
     assert ".ci/mail-servers" in text(".ci/run")

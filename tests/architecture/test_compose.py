@@ -10,7 +10,7 @@ import yaml
 
 from pipeline.cli.main import command
 from pipeline.devstack.supervisor import ROLES
-from pipeline.settings import Settings, variable
+from pipeline.settings import Settings, environment_variable
 from tests.architecture.repository import ROOT, text
 
 COMPOSE: dict[str, Any] = yaml.safe_load(text("docker-compose.yml"))
@@ -46,7 +46,7 @@ def test_each_command_is_one_that_the_command_line_knows(name: str) -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_each_variable_is_a_setting(name: str) -> None:
-    assert set(OURS[name]["environment"]) <= {variable(field) for field in Settings.model_fields}
+    assert set(OURS[name]["environment"]) <= {environment_variable(field) for field in Settings.model_fields}
 
 
 @pytest.mark.parametrize("name", OURS)

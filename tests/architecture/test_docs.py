@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.admin import KINDS
-from pipeline.cli.main import STORY, command
-from pipeline.cli.settings import page
+from pipeline.admin import PROVIDER_KINDS
+from pipeline.cli.main import COMMAND_PANELS, command
+from pipeline.cli.settings import settings_page
 from pipeline.devstack.supervisor import ROLES
 from tests.architecture.reference.gateway import openapi
 from tests.architecture.reference.http import TAGS
 from tests.architecture.reference.pages import PAGES, wanted
+from tests.architecture.reference.records import tag_of
 from tests.architecture.repository import ROOT, modules, project, section, table, text
 from topics.registry import TOPICS
 
@@ -42,7 +43,7 @@ def test_role_diagrams_cover_every_role_and_topic() -> None:
 
 
 def test_every_setting_has_a_meaning() -> None:
-    for name, default, meaning in table(page()):
+    for name, default, meaning in table(settings_page()):
         assert meaning, name
         assert "undefined" not in default.lower()
 
@@ -50,7 +51,13 @@ def test_every_setting_has_a_meaning() -> None:
 def test_topic_table_equals_the_registry() -> None:
     rows = [tuple(row[:5]) for row in table(section(text("topics/README.md"), "Topics"))]
     assert rows == [
-        (topic.name, topic.key, ", ".join(kind.__name__ for kind in _records(topic.value)), topic.wire, topic.kept)
+        (
+            topic.name,
+            topic.key,
+            ", ".join(tag_of(kind) for kind in _records(topic.value)),
+            topic.wire,
+            topic.retention_text,
+        )
         for topic in TOPICS
     ]
 
@@ -80,7 +87,7 @@ def test_every_topic_in_readme_diagram_is_written_and_read() -> None:
         assert topic.name in read or topic.name in {"email-states", "dead-letters"}, f"nobody reads {topic.name}"
 
 
-@pytest.mark.parametrize("name", [name for names in STORY.values() for name in names])
+@pytest.mark.parametrize("name", [name for names in COMMAND_PANELS.values() for name in names])
 def test_every_command_on_the_help_page_exists_and_is_documented(name: str) -> None:
     assert name in command().commands
     told = text("README.md") + text("CONTRIBUTING.md")
@@ -88,13 +95,13 @@ def test_every_command_on_the_help_page_exists_and_is_documented(name: str) -> N
 
 
 def test_help_page_has_every_command() -> None:
-    assert list(command().commands) == [name for names in STORY.values() for name in names]
+    assert list(command().commands) == [name for names in COMMAND_PANELS.values() for name in names]
 
 
 def test_every_provider_kind_is_in_the_table_and_has_a_page() -> None:
     rows = [row[0] for row in table(text("docs/how-to/providers/README.md").partition("## What each")[0])]
     linked = dict(re.findall(r"\[(\w+)\]\(([\w./]+)\)", " ".join(rows)))
-    assert {*linked, "smtp"} == set(KINDS)
+    assert {*linked, "smtp"} == set(PROVIDER_KINDS)
     assert [page for page in linked.values() if not (ROOT / "docs/how-to/providers" / page).exists()] == []
 
 
@@ -132,9 +139,11 @@ def _reasons() -> set[str]:
 
 
 def _reason_in(call: ast.Call) -> set[str]:
+    is_method = isinstance(call.func, ast.Attribute)
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    place = {"dead_letter": 2, "dead": 1, "failed": 1}.get(name)
-    if place is None or len(call.args) <= max(place, 1) or (name == "failed" and len(call.args) < 4):
+    place = 1 if is_method else 2
+    is_source = name == "dead_letter" or (name == "write_failure" and len(call.args) >= 4)
+    if not is_source or len(call.args) <= place:
         return set()
     reason = call.args[place]
     return {reason.value} if isinstance(reason, ast.Constant) and isinstance(reason.value, str) else set()

@@ -29,7 +29,7 @@ def test_page_connects_provider_in_five_steps(kind: str) -> None:
     assert f"your.host/webhooks/{kind}" in steps
     assert f"mailfold providers add {kind} --kind {kind}" in steps
     assert f"mailfold providers check {kind}" in steps
-    assert kind in admin.KINDS
+    assert kind in admin.PROVIDER_KINDS
 
 
 @PAGES

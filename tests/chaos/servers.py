@@ -20,7 +20,7 @@ import psutil
 import psycopg
 
 from pipeline.devstack.servers import kafka, postgres
-from pipeline.devstack.servers.process import Child, spawn
+from pipeline.devstack.servers.process import ChildProcess, spawn
 from tests.chaos.proxy import KafkaProxy, proxy
 
 
@@ -39,8 +39,8 @@ class Servers:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._ports = [free_port() for _ in range(4)]
-        self._kafka: Child | None = None
-        self._postgres: Child | None = None
+        self._kafka: ChildProcess | None = None
+        self._postgres: ChildProcess | None = None
         self.url = ""
         self.proxy = KafkaProxy("127.0.0.1", self._ports[2])
 
@@ -49,34 +49,34 @@ class Servers:
         return f"127.0.0.1:{self._ports[0]}"
 
     @property
-    def kafka(self) -> Child:
+    def kafka(self) -> ChildProcess:
         assert self._kafka is not None
         return self._kafka
 
     @property
-    def postgres(self) -> Child:
+    def postgres(self) -> ChildProcess:
         assert self._postgres is not None
         return self._postgres
 
     async def ensure(self) -> None:
         """Both run, thawed; whatever a scenario did to them."""
-        if self._kafka is None or not self._kafka.running():
+        if self._kafka is None or not self._kafka.is_running():
             self._start_kafka()
-        if self._postgres is None or not self._postgres.running():
+        if self._postgres is None or not self._postgres.is_running():
             self._start_postgres()
         self.thaw("kafka")
         self.thaw("postgres")
-        await _until("Kafka answers", lambda: kafka.answers(self._ports[0]))
-        await _until("Postgres answers", lambda: postgres.answers(self.url))
+        await _until("Kafka answers", lambda: kafka.is_ready(self._ports[0]))
+        await _until("Postgres answers", lambda: postgres.is_ready(self.url))
 
     def _start_kafka(self) -> None:
         """Spawned from the main thread: the kernel takes the death of the thread that started it for ours."""
-        program = kafka.program(self.folder / "kafka", self._ports[0], self._ports[1])
+        program = kafka.prepare_program(self.folder / "kafka", self._ports[0], self._ports[1])
         _second_listener(Path(program.argv[-1]), self._ports[2], self.proxy.port)
         self._kafka = spawn(program)
 
     def _start_postgres(self) -> None:
-        program, self.url = postgres.program(self.folder / "postgres", self._ports[3])
+        program, self.url = postgres.prepare_program(self.folder / "postgres", self._ports[3])
         # A database that a kill takes back is a fault we want to see survived: the defaults stay, fsync included.
         self._postgres = spawn(replace(program, argv=(*program.argv, "-c", "max_connections=300")))
 
@@ -91,7 +91,7 @@ class Servers:
         child.process.wait(20)
 
     async def stop_cleanly(self, which: str) -> None:
-        await self._of(which).stopped(20)
+        await self._of(which).stop_async(20)
 
     def freeze(self, which: str) -> None:
         for process in _family(self._of(which).pid):
@@ -119,13 +119,13 @@ class Servers:
             admin.execute(f"create database {name}")  # type: ignore[arg-type,unused-ignore]  # a name of our making
         return urlunsplit(urlsplit(self.url)._replace(path=f"/{name}"))
 
-    def _of(self, which: str) -> Child:
+    def _of(self, which: str) -> ChildProcess:
         return self.kafka if which == "kafka" else self.postgres
 
     async def close(self) -> None:
         for child in (self._kafka, self._postgres):
             if child is not None:
-                await child.stopped(8)
+                await child.stop_async(8)
 
 
 def _family(pid: int) -> list[psutil.Process]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from pipeline.runtime.crashpoints import NAMES
+from pipeline.runtime.crashpoints import CRASH_POINTS
 from pipeline.settings import Settings
 from tests.chaos.judge import judge
 from tests.chaos.play import settle
@@ -48,7 +48,7 @@ ELSEWHERE = ("correlate.before-unpark",)
 
 
 def test_every_named_crash_point_is_tried() -> None:
-    assert sorted([*(name for points in WORLDS for name in points), *ELSEWHERE]) == sorted(NAMES)
+    assert sorted([*(name for points in WORLDS for name in points), *ELSEWHERE]) == sorted(CRASH_POINTS)
 
 
 @pytest.mark.slow

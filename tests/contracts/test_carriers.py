@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from pipeline.admin import Provider
-from pipeline.dispatch.transports.base import Answer, Mail, Meaning
+from pipeline.dispatch.transports.base import OutgoingEmail, SendOutcome, SendResult
 from pipeline.dispatch.transports.registry import APIS
-from pipeline.dispatch.transports.router import Fleet
+from pipeline.dispatch.transports.router import TransportRouter
 from pipeline.errors import LeaseLost
-from pipeline.jobs.job import Lane
+from pipeline.jobs.job import EndpointHealth
 from tests.support.api_servers import Api, api_server
 from tests.support.letters import FULL, NOW, mail, without_mime
 from tests.support.smtp_receiver import Receiver, smtp_receiver
-from topics.requests import Mailbox, Shown
+from topics.requests import HeaderRecipients, Mailbox
 
 CARRIERS = ("smtp", *APIS)
 
@@ -30,7 +30,9 @@ class World:
 
     kind: str
     server: Api | Receiver
-    fleet: Fleet = field(default_factory=lambda: Fleet(timeout=1.0, local_hostname="mailfold.test", clock=lambda: NOW))
+    fleet: TransportRouter = field(
+        default_factory=lambda: TransportRouter(timeout=1.0, local_hostname="mailfold.test", clock=lambda: NOW)
+    )
 
     @property
     def provider(self) -> Provider:
@@ -38,11 +40,11 @@ class World:
             return self.server.provider
         return Provider("local", host="127.0.0.1", port=self.server.port, max_connections=4)
 
-    async def send(self, given: Mail) -> Answer:
+    async def send(self, given: OutgoingEmail) -> SendResult:
         takes = self.fleet.takes_mime(self.provider)
         return await self.fleet.send(self.provider, given if takes else without_mime(given))
 
-    def arrived(self, given: Mail) -> int:
+    def arrived(self, given: OutgoingEmail) -> int:
         if isinstance(self.server, Receiver):
             wanted = given.letter.message_id
             return sum(seen.message_id == wanted for seen in self.server.mails)
@@ -96,13 +98,13 @@ def closed_port() -> Iterator[int]:
 async def test_a_mail_is_taken_under_the_providers_own_id_and_named_for_its_events(world: World) -> None:
     given = mail(content=FULL, reply_to=("a@shop.example", "b@shop.example"))
     answer = await world.send(given)
-    assert (answer.meaning, answer.lane) == (Meaning.TAKEN, Lane.HEALTHY)
+    assert (answer.outcome, answer.health) == (SendOutcome.TAKEN, EndpointHealth.HEALTHY)
     assert answer.provider_message_id
     assert world.arrived(given) == 1
 
 
 async def test_the_recipient_alone_gets_it_whoever_its_headers_name(world: World) -> None:
-    shown = Shown(to=(Mailbox(address="bert@example.com"),), cc=(Mailbox(address="anna@example.com"),))
+    shown = HeaderRecipients(to=(Mailbox(address="bert@example.com"),), cc=(Mailbox(address="anna@example.com"),))
     await world.send(mail("anna@example.com", shown=shown))
     if isinstance(world.server, Receiver):
         assert [seen.recipient for seen in world.server.mails] == ["anna@example.com"]
@@ -116,17 +118,17 @@ async def test_an_address_beyond_ascii_goes_to_who_takes_it_and_is_refused_by_us
     given, plain = mail("二ノ宮@黒川.日本"), mail()
     answers = [await world.send(one) for one in (given, plain)]
     takes = world.kind in ("smtp", "mailgun")
-    expected = Meaning.TAKEN if takes else Meaning.REFUSED
-    assert [answer.meaning for answer in answers] == [expected, Meaning.TAKEN]
+    expected = SendOutcome.TAKEN if takes else SendOutcome.REFUSED
+    assert [answer.outcome for answer in answers] == [expected, SendOutcome.TAKEN]
     assert [world.arrived(one) for one in (given, plain)] == [int(takes), 1]
-    assert takes or ("SMTPUTF8" in answers[0].text and answers[0].lane is Lane.SILENT)
+    assert takes or ("SMTPUTF8" in answers[0].text and answers[0].health is EndpointHealth.SILENT)
 
 
 @pytest.mark.parametrize(
     "values",
     [
         {"reply_to": ("jürgen@shop.example",)},
-        {"shown": Shown(to=(Mailbox(address="anna@example.com"), Mailbox(address="jürgen@example.com")))},
+        {"shown": HeaderRecipients(to=(Mailbox(address="anna@example.com"), Mailbox(address="jürgen@example.com")))},
     ],
 )
 async def test_an_address_beyond_ascii_beside_the_recipient_counts_where_it_is_written(
@@ -135,7 +137,7 @@ async def test_an_address_beyond_ascii_beside_the_recipient_counts_where_it_is_w
     answer = await world.send(mail(**values))
     names_all = world.kind in ("smtp", "mailgun", "ses") or "reply_to" in values
     refused = names_all and world.kind not in ("smtp", "mailgun")
-    assert answer.meaning is (Meaning.REFUSED if refused else Meaning.TAKEN)
+    assert answer.outcome is (SendOutcome.REFUSED if refused else SendOutcome.TAKEN)
 
 
 async def test_a_server_without_smtputf8_gets_no_address_that_needs_it() -> None:
@@ -143,8 +145,8 @@ async def test_a_server_without_smtputf8_gets_no_address_that_needs_it() -> None
         world = World("smtp", receiver)
         answers = [await world.send(one) for one in (mail("jürgen@example.com"), mail())]
         await world.fleet.close()
-    assert [answer.meaning for answer in answers] == [Meaning.REFUSED, Meaning.TAKEN]
-    assert (answers[0].code, answers[0].lane, "SMTPUTF8" in answers[0].text) == (553, Lane.HEALTHY, True)
+    assert [answer.outcome for answer in answers] == [SendOutcome.REFUSED, SendOutcome.TAKEN]
+    assert (answers[0].code, answers[0].health, "SMTPUTF8" in answers[0].text) == (553, EndpointHealth.HEALTHY, True)
     assert [seen.recipient for seen in receiver.mails] == ["anna@example.com"]
     assert receiver.connections == 1, "the connection is as good as before"
 
@@ -170,33 +172,33 @@ async def test_the_lease_is_asked_for_once_contact_is_certain(world: World) -> N
 async def test_nobody_there_is_for_later(world: World, closed_port: int) -> None:
     gone = dataclasses.replace(world.provider, port=closed_port, api_url=f"http://127.0.0.1:{closed_port}")
     answer = await world.fleet.send(gone, mail())
-    assert (answer.meaning, answer.lane, answer.code) == (Meaning.LATER, Lane.FAILING, 0)
+    assert (answer.outcome, answer.health, answer.code) == (SendOutcome.LATER, EndpointHealth.FAILING, 0)
 
 
 async def test_silence_after_the_message_leaves_it_open(world: World) -> None:
     world.misbehave("slow")
     answer = await world.send(mail())
-    assert (answer.meaning, answer.lane, answer.code) == (Meaning.UNKNOWN, Lane.FAILING, 0)
+    assert (answer.outcome, answer.health, answer.code) == (SendOutcome.UNKNOWN, EndpointHealth.FAILING, 0)
 
 
 async def test_a_line_that_breaks_after_the_message_leaves_it_open(world: World) -> None:
     world.misbehave("hang up")
     answer = await world.send(mail())
-    assert (answer.meaning, answer.lane) == (Meaning.UNKNOWN, Lane.FAILING)
+    assert (answer.outcome, answer.health) == (SendOutcome.UNKNOWN, EndpointHealth.FAILING)
 
 
 async def test_who_does_not_want_us_breaks_the_lane_and_bounces_nobody(world: World) -> None:
     world.misbehave("refuse us")
     given = mail()
     answer = await world.send(given)
-    assert (answer.meaning, answer.lane) == (Meaning.MISCONFIGURED, Lane.BROKEN)
+    assert (answer.outcome, answer.health) == (SendOutcome.MISCONFIGURED, EndpointHealth.BROKEN)
     assert world.arrived(given) == 0
 
 
 async def test_many_at_once_arrive_once_each_over_no_more_connections_than_allowed(world: World) -> None:
     given = [mail(f"user{number}@example.com") for number in range(60)]
     answers = await asyncio.gather(*map(world.send, given))
-    assert {answer.meaning for answer in answers} == {Meaning.TAKEN}
+    assert {answer.outcome for answer in answers} == {SendOutcome.TAKEN}
     assert [world.arrived(one) for one in given] == [1] * 60
     assert len({answer.provider_message_id for answer in answers}) == (1 if world.kind == "smtp" else 60)
     if isinstance(world.server, Api):
@@ -208,5 +210,5 @@ async def test_many_at_once_arrive_once_each_over_no_more_connections_than_allow
 async def test_a_row_that_lacks_something_is_a_misconfiguration(world: World) -> None:
     lacking = dataclasses.replace(world.provider, password="", host="")
     answer = await world.fleet.send(lacking, mail())
-    assert (answer.meaning, answer.lane) == (Meaning.MISCONFIGURED, Lane.BROKEN)
+    assert (answer.outcome, answer.health) == (SendOutcome.MISCONFIGURED, EndpointHealth.BROKEN)
     assert "needs" in answer.text

@@ -7,34 +7,34 @@ from collections.abc import AsyncIterator
 import pytest
 from mailgun.client import Client
 
-from pipeline.dispatch.transports.base import Answer, Mail, Meaning
-from pipeline.dispatch.transports.http_client import MOST_BYTES
-from pipeline.dispatch.transports.router import Fleet
+from pipeline.dispatch.transports.base import OutgoingEmail, SendOutcome, SendResult
+from pipeline.dispatch.transports.http_client import MAX_RESPONSE_BYTES
+from pipeline.dispatch.transports.router import TransportRouter
 from pipeline.errors import LeaseLost
-from pipeline.jobs.job import Lane
+from pipeline.jobs.job import EndpointHealth
 from pipeline.operations.checks.sending import check
 from pipeline.settings import Settings
 from tests.support.api_servers import KEY, Api, api_server
 from tests.support.letters import FULL, NOW, mail, without_mime
 from tests.support.seeing import until
-from topics.contents import Content
+from topics.contents import MessageContent
 
 
 @contextlib.asynccontextmanager
-async def sending(kind: str, timeout: float = 3.0) -> AsyncIterator[tuple[Api, Fleet]]:  # noqa: ASYNC109  the carrier's
+async def sending(kind: str, timeout: float = 3.0) -> AsyncIterator[tuple[Api, TransportRouter]]:  # noqa: ASYNC109  the carrier's
     async with api_server(kind) as api:
-        fleet = Fleet(timeout=timeout, local_hostname="mailfold.test", clock=lambda: NOW)
+        fleet = TransportRouter(timeout=timeout, local_hostname="mailfold.test", clock=lambda: NOW)
         try:
             yield api, fleet
         finally:
             await fleet.close()
 
 
-async def handed(api: Api, fleet: Fleet, given: list[Mail]) -> list[Answer]:
+async def handed(api: Api, fleet: TransportRouter, given: list[OutgoingEmail]) -> list[SendResult]:
     return list(await asyncio.gather(*[fleet.send(api.provider, one) for one in given]))
 
 
-def arrived(api: Api, given: Mail) -> int:
+def arrived(api: Api, given: OutgoingEmail) -> int:
     return sum(seen.email_id == given.letter.request.email_id for seen in api.mails)
 
 
@@ -43,7 +43,7 @@ async def test_what_is_in_hand_at_once_goes_with_few_requests(kind: str) -> None
     async with sending(kind) as (api, fleet):
         given = [without_mime(mail(f"user{number}@example.com")) for number in range(250)]
         answers = await handed(api, fleet, given)
-        assert {answer.meaning for answer in answers} == {Meaning.TAKEN}
+        assert {answer.outcome for answer in answers} == {SendOutcome.TAKEN}
         assert [arrived(api, one) for one in given] == [1] * 250
         assert api.requests <= 5
 
@@ -62,27 +62,27 @@ async def test_one_bad_address_of_a_batch_is_one_bad_address(kind: str, bad: str
     async with sending(kind) as (api, fleet):
         given = [without_mime(mail(bad if number == 3 else f"user{number}@example.com")) for number in range(10)]
         answers = await handed(api, fleet, given)
-        meanings = [answer.meaning for answer in answers]
-        assert meanings.pop(3) in (Meaning.DROPPED, Meaning.REFUSED)
-        assert meanings == [Meaning.TAKEN] * 9
+        meanings = [answer.outcome for answer in answers]
+        assert meanings.pop(3) in (SendOutcome.DROPPED, SendOutcome.REFUSED)
+        assert meanings == [SendOutcome.TAKEN] * 9
         assert len({answer.provider_message_id for answer in answers}) == 10
 
 
 @pytest.mark.parametrize("kind", ["postmark", "resend"])
 async def test_a_batch_refused_for_one_message_goes_one_by_one(kind: str) -> None:
     async with sending(kind) as (api, fleet):
-        empty = without_mime(mail("empty@example.com", Content()))
+        empty = without_mime(mail("empty@example.com", MessageContent()))
         given = [without_mime(mail()), empty, without_mime(mail())]
         answers = await handed(api, fleet, given)
-        assert [answer.meaning for answer in answers] == [Meaning.TAKEN, Meaning.REFUSED, Meaning.TAKEN]
+        assert [answer.outcome for answer in answers] == [SendOutcome.TAKEN, SendOutcome.REFUSED, SendOutcome.TAKEN]
         api.faults.append((413, "<html>too large</html>"))
-        assert {answer.meaning for answer in await handed(api, fleet, [given[0], given[2]])} == {Meaning.TAKEN}
+        assert {answer.outcome for answer in await handed(api, fleet, [given[0], given[2]])} == {SendOutcome.TAKEN}
 
 
 async def test_files_go_alone_where_a_batch_takes_none() -> None:
     async with sending("resend") as (api, fleet):
         given = [without_mime(mail(content=FULL)), without_mime(mail()), without_mime(mail())]
-        assert {answer.meaning for answer in await handed(api, fleet, given)} == {Meaning.TAKEN}
+        assert {answer.outcome for answer in await handed(api, fleet, given)} == {SendOutcome.TAKEN}
         assert [arrived(api, one) for one in given] == [1, 1, 1]
 
 
@@ -130,7 +130,7 @@ async def test_a_batch_whose_answer_is_lost_is_asked_for_again_where_that_is_saf
     async with sending("resend") as (api, fleet):
         api.faults.append("reset after")
         given = [without_mime(mail()) for _ in range(5)]
-        assert {answer.meaning for answer in await handed(api, fleet, given)} == {Meaning.TAKEN}
+        assert {answer.outcome for answer in await handed(api, fleet, given)} == {SendOutcome.TAKEN}
         assert [arrived(api, one) for one in given] == [1] * 5
 
 
@@ -138,7 +138,7 @@ async def test_and_is_left_open_where_it_is_not() -> None:
     async with sending("postmark") as (api, fleet):
         api.faults.append("reset after")
         given = [without_mime(mail()) for _ in range(5)]
-        assert {answer.meaning for answer in await handed(api, fleet, given)} == {Meaning.UNKNOWN}
+        assert {answer.outcome for answer in await handed(api, fleet, given)} == {SendOutcome.UNKNOWN}
         assert [arrived(api, one) for one in given] == [1] * 5
 
 
@@ -147,7 +147,7 @@ async def test_too_many_requests_set_the_pace_and_cost_no_attempt(kind: str) -> 
     async with sending(kind) as (api, fleet):
         api.faults += [(429, {}, {"Retry-After": "1"} if kind == "sendgrid" else {})]
         answer = await fleet.send(api.provider, mail())
-        assert answer.meaning is Meaning.TAKEN
+        assert answer.outcome is SendOutcome.TAKEN
         assert api.requests == 2
 
 
@@ -155,7 +155,11 @@ async def test_a_quota_is_told_to_the_dispatcher() -> None:
     async with sending("resend") as (api, fleet):
         api.faults.append((429, {"name": "daily_quota_exceeded", "message": "m"}, {"Retry-After": "3600"}))
         answer = await fleet.send(api.provider, without_mime(mail()))
-        assert (answer.meaning, answer.retry_after, answer.lane) == (Meaning.LATER, 3600.0, Lane.FAILING)
+        assert (answer.outcome, answer.retry_after_s, answer.health) == (
+            SendOutcome.LATER,
+            3600.0,
+            EndpointHealth.FAILING,
+        )
         assert api.requests == 1
 
 
@@ -163,15 +167,15 @@ async def test_a_redirect_is_followed_by_nobody() -> None:
     async with sending("sendgrid") as (api, fleet), sending("sendgrid") as (elsewhere, _):
         api.faults.append((307, "", {"Location": f"http://127.0.0.1:{elsewhere.port}/v3/mail/send"}))
         answer = await fleet.send(api.provider, without_mime(mail()))
-        assert answer.meaning is Meaning.MISCONFIGURED
+        assert answer.outcome is SendOutcome.MISCONFIGURED
         assert elsewhere.requests == 0, "the key went nowhere else"
 
 
 async def test_an_endless_answer_is_read_to_its_bound() -> None:
     async with sending("sendgrid") as (api, fleet):
-        api.faults.append((400, "x" * (3 * MOST_BYTES)))
+        api.faults.append((400, "x" * (3 * MAX_RESPONSE_BYTES)))
         answer = await fleet.send(api.provider, without_mime(mail()))
-        assert answer.meaning is Meaning.REFUSED
+        assert answer.outcome is SendOutcome.REFUSED
         assert len(answer.text) <= 500
 
 
@@ -200,7 +204,7 @@ async def test_mailguns_own_client_makes_the_same_request() -> None:
                 made = client.mimemessage.create(data=fields, files=file, domain="mail.example")
                 return int(made.status_code)
 
-        assert (await fleet.send(api.provider, given)).meaning is Meaning.TAKEN
+        assert (await fleet.send(api.provider, given)).outcome is SendOutcome.TAKEN
         assert await asyncio.to_thread(theirs) == 200
         assert api.mails[0] == api.mails[1]
         assert api.forms[0] == api.forms[1]

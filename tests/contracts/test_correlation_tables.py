@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.dispatch.correlation.parked import SQL
-from pipeline.dispatch.correlation.parse import Learnt, Waiting
-from pipeline.dispatch.correlation.store import write
+from pipeline.dispatch.correlation.parse import CorrelationBatch, UncorrelatedEvent
+from pipeline.dispatch.correlation.store import write_and_match
 from tests.support.changes import identified
 from tests.support.facts import event
 from topics.events import EventKind
@@ -20,16 +20,16 @@ Connection = psycopg.AsyncConnection[Any]
 KEYS = [(provider, name) for provider in ("p", "q") for name in ("m1", "m2", "m3")]
 
 
-def ack(key: tuple[str, str], number: int) -> Learnt:
-    return Learnt(ids={(key, identified(number)): 1})
+def ack(key: tuple[str, str], number: int) -> CorrelationBatch:
+    return CorrelationBatch(ids={(key, identified(number)): 1})
 
 
-def heard(key: tuple[str, str], place: int) -> Learnt:
-    return Learnt(waiting=[Waiting(key, 0, place, 1, event(EventKind.OPENED, f"e{place}"))])
+def heard(key: tuple[str, str], place: int) -> CorrelationBatch:
+    return CorrelationBatch(waiting=[UncorrelatedEvent(key, 0, place, 1, event(EventKind.OPENED, f"e{place}"))])
 
 
-def together(parts: Sequence[Learnt]) -> Learnt:
-    learnt = Learnt()
+def together(parts: Sequence[CorrelationBatch]) -> CorrelationBatch:
+    learnt = CorrelationBatch()
     for part in parts:
         learnt.ids |= part.ids
         learnt.waiting += part.waiting
@@ -48,7 +48,7 @@ Told = list[tuple[tuple[str, str], int]]
 
 
 @st.composite
-def scripts(draw: st.DrawFn) -> tuple[Told, list[tuple[str, str]], list[list[Learnt]]]:
+def scripts(draw: st.DrawFn) -> tuple[Told, list[tuple[str, str]], list[list[CorrelationBatch]]]:
     """Acks, events, and the batches in which they come."""
     acks = draw(st.lists(st.tuples(st.sampled_from(KEYS), st.integers(1, 3)), max_size=8))
     events = draw(st.lists(st.sampled_from(KEYS), max_size=8))
@@ -63,12 +63,12 @@ def scripts(draw: st.DrawFn) -> tuple[Told, list[tuple[str, str]], list[list[Lea
 
 
 async def test_no_ack_and_event_miss_each_other_in_any_order_and_any_batches(connection: Connection) -> None:
-    async def once(acks: Told, events: list[tuple[str, str]], batches: list[list[Learnt]]) -> None:
+    async def once(acks: Told, events: list[tuple[str, str]], batches: list[list[CorrelationBatch]]) -> None:
         await connection.execute("truncate correlation.parked, correlation.provider_ids")
         found: dict[int, str] = {}
         for batch in map(together, batches):
             async with connection.transaction():
-                await write(connection, batch, batch.waiting)
+                await write_and_match(connection, batch, batch.waiting)
             found |= await told(connection)
         for place, key in enumerate(events):
             emails = {identified(number) for one, number in acks if one == key}
@@ -79,7 +79,7 @@ async def test_no_ack_and_event_miss_each_other_in_any_order_and_any_batches(con
 
     loop = asyncio.get_running_loop()
 
-    def example(script: tuple[Told, list[tuple[str, str]], list[list[Learnt]]]) -> None:
+    def example(script: tuple[Told, list[tuple[str, str]], list[list[CorrelationBatch]]]) -> None:
         asyncio.run_coroutine_threadsafe(once(*script), loop).result(30)
 
     search = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
@@ -90,21 +90,23 @@ BOTH = [ack(KEYS[0], 1), ack(KEYS[0], 2)]
 
 
 @pytest.mark.parametrize("batches", [[together(BOTH)], BOTH, [*BOTH, BOTH[1]]], ids=len)
-async def test_the_same_name_for_two_emails_names_neither(connection: Connection, batches: list[Learnt]) -> None:
+async def test_the_same_name_for_two_emails_names_neither(
+    connection: Connection, batches: list[CorrelationBatch]
+) -> None:
     for batch in [*batches, BOTH[0]]:
-        await write(connection, batch, ())
-    assert await write(connection, Learnt(), heard(KEYS[0], 1).waiting) == 0
+        await write_and_match(connection, batch, ())
+    assert await write_and_match(connection, CorrelationBatch(), heard(KEYS[0], 1).waiting) == 0
     assert await told(connection) == {}
 
 
 async def test_a_frozen_predecessor_s_last_transaction_is_waited_for(connection: Connection, database_url: str) -> None:
     """Both insert, then look: neither would see what the other has not committed."""
     async with await psycopg.AsyncConnection.connect(database_url) as frozen:
-        await write(frozen, ack(KEYS[0], 1), ())
+        await write_and_match(frozen, ack(KEYS[0], 1), ())
 
         async def next_one() -> int:
             async with connection.transaction():
-                return await write(connection, Learnt(), heard(KEYS[0], 1).waiting)
+                return await write_and_match(connection, CorrelationBatch(), heard(KEYS[0], 1).waiting)
 
         waiting = asyncio.create_task(next_one())
         query = (

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from pipeline.errors import LogUnavailable, Vanished
+from pipeline.errors import LogUnavailable, OffsetLost
 from pipeline.worker.streaming import transport
-from pipeline.worker.streaming.fetch import Span
-from pipeline.worker.streaming.transport import Consumer
+from pipeline.worker.streaming.fetch import OffsetRange
+from pipeline.worker.streaming.transport import BatchConsumer
 
 T = TP("facts", 0)
 
 
-class Bare(Consumer):
+class Bare(BatchConsumer):
     """The bookkeeping alone: no app, no thread, no broker; what is sought is noted."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Bare(Consumer):
         self._committed_offset: Any = {T: 5}
         self._unacked_messages: Any = set()
         self._waiting_for_ack = None
-        self.spans: list[Span] = []
+        self.spans: list[OffsetRange] = []
         self.sought: list[int] = []
         self.meanwhile = False
         self.silent = False
@@ -70,12 +70,12 @@ class Bare(Consumer):
     async def seek_to_committed(self) -> Any:
         return await self.answer({T: self.known})
 
-    async def getmany(self, _partitions: Any, _timeout: float) -> dict[Any, Span]:  # type: ignore[override]
+    async def getmany(self, _partitions: Any, _timeout: float) -> dict[Any, OffsetRange]:  # type: ignore[override]
         if self.meanwhile:
             await self.seek_wait({T: 5})
         return {T: self.spans.pop(0)} if self.spans else {}
 
-    async def fetch(self, span: Span) -> Any:
+    async def fetch(self, span: OffsetRange) -> Any:
         """The message that comes of it, or None."""
         self.spans.append(span)
         runs = await self._getmany({T}, 0)
@@ -105,14 +105,14 @@ def consumer(monkeypatch: pytest.MonkeyPatch) -> Bare:
     return Bare()
 
 
-def span(start: int, end: int, *offsets: int) -> Span:
-    return Span(start, end, [SimpleNamespace(offset=offset) for offset in offsets or range(start, end)])
+def span(start: int, end: int, *offsets: int) -> OffsetRange:
+    return OffsetRange(start, end, [SimpleNamespace(offset=offset) for offset in offsets or range(start, end)])
 
 
 async def test_runs_that_follow_each_other_are_taken_and_finished_in_order(consumer: Bare) -> None:
     first, second = await consumer.fetch(span(5, 8)), await consumer.fetch(span(8, 9))
-    assert await consumer.take(first)
-    assert await consumer.take(second)
+    assert await consumer.claim(first)
+    assert await consumer.claim(second)
     assert consumer.ack(first)
     assert (consumer._new_offset(T), consumer._should_commit(T, 8), consumer._should_commit(T, 5)) == (8, True, False)
     assert consumer.ack(second)
@@ -123,7 +123,7 @@ async def test_runs_that_follow_each_other_are_taken_and_finished_in_order(consu
 async def test_the_end_of_a_run_may_lie_past_its_last_record(consumer: Bare) -> None:
     """Transaction markers and what compaction removed take offsets, too."""
     message = await consumer.fetch(span(5, 12, 5, 7, 9))
-    assert await consumer.take(message)
+    assert await consumer.claim(message)
     assert consumer.ack(message)
     assert consumer._new_offset(T) == 12
     assert message.offset == 11
@@ -136,7 +136,7 @@ async def test_a_run_that_does_not_follow_on_is_fetched_again(consumer: Bare) ->
 
 
 async def test_a_fetch_that_was_lost_shows_even_where_nothing_follows(consumer: Bare) -> None:
-    assert await consumer.fetch(Span(9, 9, [])) is None
+    assert await consumer.fetch(OffsetRange(9, 9, [])) is None
     assert consumer.sought == [5]
 
 
@@ -150,7 +150,7 @@ async def test_a_hole_in_the_log_is_believed_when_it_is_seen_twice(consumer: Bar
     assert await consumer.fetch(span(5, 9, 7, 8)) is None
     assert consumer.sought == [5]
     message = await consumer.fetch(span(5, 9, 7, 8))
-    assert await consumer.take(message)
+    assert await consumer.claim(message)
     assert consumer.ack(message)
     assert consumer._new_offset(T) == 9
 
@@ -158,35 +158,35 @@ async def test_a_hole_in_the_log_is_believed_when_it_is_seen_twice(consumer: Bar
 async def test_a_run_that_vanished_on_its_way_rewinds_its_partition(consumer: Bare) -> None:
     await consumer.fetch(span(5, 6))
     later = await consumer.fetch(span(6, 7))
-    assert not await consumer.take(later)
+    assert not await consumer.claim(later)
     assert consumer.sought == [5]
     assert later.acked
     again = await consumer.fetch(span(5, 7))
-    assert await consumer.take(again)
+    assert await consumer.claim(again)
 
 
 async def test_a_run_that_vanished_for_good_is_missed_by_and_by(
     consumer: Bare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await consumer.fetch(span(5, 6))
-    await consumer.fetch(Span(6, 6, []))
+    await consumer.fetch(OffsetRange(6, 6, []))
     assert consumer.sought == []
-    monkeypatch.setattr(transport, "VANISHED_AFTER", -1)
-    assert await consumer.fetch(Span(6, 6, [])) is None
+    monkeypatch.setattr(transport, "LOST_BATCH_TIMEOUT_S", -1)
+    assert await consumer.fetch(OffsetRange(6, 6, [])) is None
     assert consumer.sought[0] == 5
 
 
 async def test_runs_of_before_a_seek_are_not_taken(consumer: Bare) -> None:
     before = await consumer.fetch(span(5, 6))
     await consumer.seek_wait({T: 5})
-    assert not await consumer.take(before)
+    assert not await consumer.claim(before)
     assert before.acked
     assert consumer._new_offset(T) == 5
 
 
 async def test_what_was_taken_before_a_rewind_still_counts(consumer: Bare) -> None:
     before = await consumer.fetch(span(5, 6))
-    assert await consumer.take(before)
+    assert await consumer.claim(before)
     await consumer.seek_wait({T: 6})
     assert consumer.ack(before)
     assert consumer._new_offset(T) == 6
@@ -194,7 +194,7 @@ async def test_what_was_taken_before_a_rewind_still_counts(consumer: Bare) -> No
 
 async def test_what_was_taken_before_the_return_to_what_is_committed_counts_for_nothing(consumer: Bare) -> None:
     before = await consumer.fetch(span(5, 6))
-    assert await consumer.take(before)
+    assert await consumer.claim(before)
     consumer._term += 1
     assert not consumer.ack(before)
     assert consumer._new_offset(T) == 5
@@ -203,14 +203,14 @@ async def test_what_was_taken_before_the_return_to_what_is_committed_counts_for_
 async def test_runs_of_another_generation_are_not_taken(consumer: Bare) -> None:
     message = await consumer.fetch(span(5, 6))
     consumer.app.consumer_generation_id = 2
-    assert not await consumer.take(message)
+    assert not await consumer.claim(message)
 
 
 async def test_finishing_out_of_order_stops_the_worker_instead_of_skipping(consumer: Bare) -> None:
     first, second = await consumer.fetch(span(5, 6)), await consumer.fetch(span(6, 7))
-    assert await consumer.take(first)
-    assert await consumer.take(second)
-    with pytest.raises(Vanished, match="6 is finished while 5 is missing"):
+    assert await consumer.claim(first)
+    assert await consumer.claim(second)
+    with pytest.raises(OffsetLost, match="6 is finished while 5 is missing"):
         consumer.ack(second)
     assert consumer._new_offset(T) == 5
 
@@ -248,14 +248,14 @@ async def test_a_place_that_the_log_lost_ends_the_worker_instead_of_looking_for_
     assert await consumer.fetch(span(7, 9)) is None  # lost on its way twice
     assert consumer.sought == [5, 5]
     consumer.kept = (7, 9)
-    with pytest.raises(Vanished, match="5 is to be read next, and the log has 7 to 9"):
+    with pytest.raises(OffsetLost, match="5 is to be read next, and the log has 7 to 9"):
         await consumer.fetch(span(7, 9))
 
 
 async def test_a_log_that_was_cut_ends_the_worker(consumer: Bare) -> None:
     consumer.kept = (0, 3)
     assert await consumer.fetch(span(0, 3)) is None
-    with pytest.raises(Vanished, match="5 is to be read next, and the log has 0 to 3"):
+    with pytest.raises(OffsetLost, match="5 is to be read next, and the log has 0 to 3"):
         await consumer.fetch(span(0, 3))
 
 
@@ -264,7 +264,7 @@ async def test_brokers_that_say_nothing_end_the_worker(
     question: str, consumer: Bare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Faust would wait, too, and then end its recovery alone; the worker would keep its partitions and never read."""
-    monkeypatch.setattr(transport, "PATIENCE", 0.01)
+    monkeypatch.setattr(transport, "BROKER_TIMEOUT_S", 0.01)
     consumer.silent = True
     asked = {"seek_wait": ({T: 5},), "perform_seek": ()}.get(question, (T,))
     with pytest.raises(LogUnavailable, match="did not answer"):
@@ -303,13 +303,13 @@ async def test_what_is_in_hand_is_finished_before_partitions_move_and_then_nothi
     assert list(consumer._filter_tps_with_pending_acks()) == []
     assert consumer._buffered_partitions == set()
     consumer._taken[T] = 5  # it comes back, and reads from there
-    assert not await consumer.take(run)
+    assert not await consumer.claim(run)
     assert await consumer.fetch(span(6, 7)) is None
 
 
 async def test_after_the_return_to_what_is_committed_what_was_taken_before_counts_for_nothing(consumer: Bare) -> None:
     before = await consumer.fetch(span(5, 6))
-    assert await consumer.take(before)
+    assert await consumer.claim(before)
     await consumer.perform_seek()
     assert not consumer.ack(before)
     assert await consumer.fetch(span(5, 6)) is None  # Faust will empty the agents' queues once more
@@ -318,17 +318,17 @@ async def test_after_the_return_to_what_is_committed_what_was_taken_before_count
 async def test_what_was_committed_in_a_transaction_counts_as_committed(consumer: Bare) -> None:
     consumer._thread = SimpleNamespace(tp_last_committed_at={}, getmany=consumer.getmany)
     run = await consumer.fetch(span(5, 6))
-    assert await consumer.take(run)
-    consumer.committed(run)
+    assert await consumer.claim(run)
+    consumer.mark_committed(run)
     assert not consumer._should_commit(T, 6)
     assert T in consumer._thread.tp_last_committed_at
 
 
 async def test_a_run_that_is_finished_or_dropped_holds_up_no_rebalance(consumer: Bare) -> None:
     """Faust waits for every message that it knows of, and is woken by each that is done."""
-    for end in (consumer.ack, consumer.drop):
+    for end in (consumer.ack, consumer.discard):
         run = await consumer.fetch(span(consumer._fetched[T], consumer._fetched[T] + 1))
-        assert await consumer.take(run)
+        assert await consumer.claim(run)
         consumer._unacked_messages.add(run)
         waiting = consumer._waiting_for_ack = asyncio.get_running_loop().create_future()
         end(run)
@@ -350,12 +350,12 @@ async def test_a_changelog_may_have_holes(consumer: Bare) -> None:
 
 
 async def test_a_fetch_that_found_nothing_is_no_run(consumer: Bare) -> None:
-    assert await consumer.fetch(Span(5, 5, [])) is None
+    assert await consumer.fetch(OffsetRange(5, 5, [])) is None
     assert consumer.sought == []
 
 
 async def test_runs_that_take_long_hold_no_rebalance_up(consumer: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "FINISH_S", 0.01)
+    monkeypatch.setattr(transport, "REVOKE_TIMEOUT_S", 0.01)
 
     async def wait_empty(self: Bare, *_: Any) -> None:
         while self._unacked_messages:
@@ -363,7 +363,7 @@ async def test_runs_that_take_long_hold_no_rebalance_up(consumer: Bare, monkeypa
 
     monkeypatch.setattr("faust.transport.drivers.aiokafka.Consumer.on_partitions_revoked", wait_empty)
     slow = await consumer.fetch(span(5, 9))
-    assert await consumer.take(slow)
+    assert await consumer.claim(slow)
     consumer._unacked_messages.add(slow)
     async with asyncio.timeout(5):
         await consumer.on_partitions_revoked({T})

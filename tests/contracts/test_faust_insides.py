@@ -21,11 +21,11 @@ from faust.types import TP
 from faust.types.settings import Settings as FaustSettings
 from mode import Service
 
-from pipeline.errors import BadSettings, NotOurs, TopicMismatch
+from pipeline.errors import InvalidSettings, PartitionNotAssigned, TopicMismatch
 from pipeline.settings import Settings
 from pipeline.worker.streaming import fetch as fetching
 from pipeline.worker.streaming import store, transport
-from pipeline.worker.streaming.app import FAUST, Flow
+from pipeline.worker.streaming.app import FAUST_VERSION, WorkerFlow
 
 
 def overridden(ours: type[Any]) -> list[str]:
@@ -53,10 +53,10 @@ OURS_ALONE = {
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (transport.Consumer, FaustConsumer),
-        (fetching.Thread, AIOKafkaConsumerThread),
-        (store.Store, FaustStore),
-        (store.Options, RocksDBOptions),
+        (transport.BatchConsumer, FaustConsumer),
+        (fetching.BatchConsumerThread, AIOKafkaConsumerThread),
+        (store.StateStore, FaustStore),
+        (store.StateStoreOptions, RocksDBOptions),
     ],
 )
 def test_every_method_we_override_is_there_and_takes_what_ours_takes(ours: type[Any], theirs: type[Any]) -> None:
@@ -128,7 +128,7 @@ def test_recovery_takes_a_question_that_lasts_for_the_end() -> None:
     restart = inspect.getsource(Recovery._restart_recovery.fun)
     assert "except ServiceStopped as exc" in restart
     assert "break  # service was stopped" in restart
-    assert FaustSettings.SETTINGS["broker_request_timeout"].default > transport.PATIENCE
+    assert FaustSettings.SETTINGS["broker_request_timeout"].default > transport.BROKER_TIMEOUT_S
 
 
 def test_faust_assigns_partitions_of_one_number_together() -> None:
@@ -144,14 +144,14 @@ def test_aiokafka_still_reads_these_when_it_starts() -> None:
 
 
 def test_the_installed_release_is_the_one_that_was_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    assert faust.__version__ == FAUST
+    assert faust.__version__ == FAUST_VERSION
     monkeypatch.setattr(faust, "__version__", "0.99")
-    with pytest.raises(BadSettings, match=r"0\.99 is installed; the worker is built for 0\.15\.3"):
-        Flow(Settings(data_dir=tmp_path), None)  # type: ignore[arg-type]
+    with pytest.raises(InvalidSettings, match=r"0\.99 is installed; the worker is built for 0\.15\.3"):
+        WorkerFlow(Settings(data_dir=tmp_path), None)  # type: ignore[arg-type]
 
 
 def test_the_app_runs_in_the_safe_frame(tmp_path: Any) -> None:
-    made = Flow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1, b:2", topic_prefix="x-"), None)  # type: ignore[arg-type]
+    made = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1, b:2", topic_prefix="x-"), None)  # type: ignore[arg-type]
     conf = made.app.conf
     assert conf.id == "x-mailfold"
     assert [str(url) for url in conf.broker] == ["mailfold-kafka://a:1", "mailfold-kafka://b:2"]
@@ -165,39 +165,39 @@ def test_the_app_runs_in_the_safe_frame(tmp_path: Any) -> None:
 def test_faust_finds_our_transport_and_our_store() -> None:
     transport.register()
     store.register()
-    assert drivers.TRANSPORTS.by_name(transport.SCHEME) is transport.Transport
-    assert stores.STORES.by_name(store.SCHEME) is store.Store
+    assert drivers.TRANSPORTS.by_name(transport.SCHEME) is transport.BatchTransport
+    assert stores.STORES.by_name(store.SCHEME) is store.StateStore
 
 
 def test_a_partition_that_is_not_ours_is_neither_read_nor_written(tmp_path: Any) -> None:
-    made = Flow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
+    made = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
     made.app.finalize()
-    with pytest.raises(NotOurs, match="partition 3"):
+    with pytest.raises(PartitionNotAssigned, match="partition 3"):
         made.lanes[3]
     kept = made.app.tables["email-states"].data
-    with pytest.raises(NotOurs, match="partition 3"):
+    with pytest.raises(PartitionNotAssigned, match="partition 3"):
         kept.read(3, [b"k"])
-    with pytest.raises(NotOurs, match="partition 3"):
+    with pytest.raises(PartitionNotAssigned, match="partition 3"):
         kept.write(3, {b"k": b"v"}, 7)
 
 
 def test_nothing_of_the_processs_environment_changes_the_frame(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """To Faust, variables win over arguments: a BROKER_URL meant for others, or a platform's WEB_PORT=tcp://…"""
-    plain = Flow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None).app.conf  # type: ignore[arg-type]
+    plain = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None).app.conf  # type: ignore[arg-type]
     named = {param.env_name: name for name, param in plain.SETTINGS.items() if param.env_name}
     assert {"BROKER_URL", "WEB_PORT", "AGENT_SUPERVISOR", "APP_VERSION", "PROCESSING_GUARANTEE"} <= named.keys()
     for variable in named.keys() - {"APP_ENV_PREFIX"}:  # would give the others other names
         monkeypatch.setenv(variable, "tcp://10.0.0.1:80")
-    moved = Flow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None).app.conf  # type: ignore[arg-type]
+    moved = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None).app.conf  # type: ignore[arg-type]
     assert (moved.broker, moved.agent_supervisor, moved.appdir) == (plain.broker, plain.agent_supervisor, plain.appdir)
 
 
 def test_what_lies_on_disk_is_its_owners(tmp_path: Any) -> None:
-    Flow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
+    WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
     assert stat.S_IMODE((tmp_path / "worker").stat().st_mode) == 0o700
 
 
 async def test_partitions_that_belong_together_and_are_torn_apart_stop_the_worker(tmp_path: Any) -> None:
-    made = Flow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
+    made = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
     with pytest.raises(TopicMismatch, match=r"partitions \[1\] are assigned to different workers"):
         await made.lanes.take_over({TP("send-requests", 1), TP("email-states", 1), TP("provider-webhooks", 0)})

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from pipeline.errors import NotOurs, Vanished
+from pipeline.errors import OffsetLost, PartitionNotAssigned
 from pipeline.settings import Settings
-from pipeline.worker.streaming.app import Flow
-from pipeline.worker.streaming.fetch import Span
+from pipeline.worker.streaming.app import WorkerFlow
+from pipeline.worker.streaming.fetch import OffsetRange
 
 CHANGELOG = TP("email-states", 3)
 
@@ -22,7 +22,7 @@ class Disk:
     """A worker's store, and what its changelog brings."""
 
     def __init__(self, folder: Path) -> None:
-        flow = Flow(Settings(data_dir=folder, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
+        flow = WorkerFlow(Settings(data_dir=folder, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
         flow.app.finalize()
         self.app = flow.app
         self.table: Any = flow.app.tables["email-states"]
@@ -35,7 +35,7 @@ class Disk:
                 message=SimpleNamespace(
                     tp=CHANGELOG,
                     value=SimpleNamespace(
-                        span=Span(
+                        span=OffsetRange(
                             start,
                             end,
                             [
@@ -95,10 +95,10 @@ async def test_a_run_without_records_moves_on(disk: Disk) -> None:
 
 async def test_a_hole_in_what_recovery_reads_ends_the_worker(disk: Disk) -> None:
     disk.recover((0, 5, {4: (b"a", b"1")}))
-    with pytest.raises(Vanished, match="8 arrived, but of the changelog only 4 is in the store"):
+    with pytest.raises(OffsetLost, match="8 arrived, but of the changelog only 4 is in the store"):
         disk.recover((8, 9, {8: (b"a", b"2")}))
     await asyncio.sleep(0)
-    assert isinstance(disk.app.crash_reason, Vanished)
+    assert isinstance(disk.app.crash_reason, OffsetLost)
     assert disk.store.read(3, [b"a"]) == [b"1"]
     assert disk.store.persisted_offset(CHANGELOG) == 4
 
@@ -112,7 +112,7 @@ async def test_states_and_their_offset_outlive_an_orderly_end(disk: Disk, tmp_pa
     disk.recover((0, 1, {0: (b"a", b"0")}))
     disk.store.write(3, {b"a": b"1"}, 6)
     await disk.store.stop()
-    with pytest.raises(NotOurs):
+    with pytest.raises(PartitionNotAssigned):
         disk.store.read(3, [b"a"])
     again = Disk(tmp_path)
     assert again.store.persisted_offset(CHANGELOG) == 6

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from pipeline.errors import NotOurs
+from pipeline.errors import PartitionNotAssigned
 from pipeline.settings import Settings
 from pipeline.worker.streaming import store as stores
-from pipeline.worker.streaming.app import Flow
-from pipeline.worker.streaming.commit_batch import Step
-from pipeline.worker.streaming.expiry_scan import Walk
-from pipeline.worker.streaming.fetch import Run, Span
-from pipeline.worker.streaming.partitions import Lane
-from pipeline.worker.streaming.producer import Gate
-from tests.support.worker import FACT_TOPICS, dump
+from pipeline.worker.streaming.app import WorkerFlow
+from pipeline.worker.streaming.commit_batch import FoldResult
+from pipeline.worker.streaming.expiry_scan import ExpiryScan
+from pipeline.worker.streaming.fetch import FetchedBatch, OffsetRange
+from pipeline.worker.streaming.partitions import PartitionWriter
+from pipeline.worker.streaming.producer import TransactionalProducer
+from tests.support.worker import FACT_TOPIC_NAMES, dump
 from topics.registry import EMAIL_CHANGES, EMAIL_STATES
 
 FACTS = "send-requests"
@@ -28,14 +28,14 @@ class Partition:
     """Partition 0 of a worker: assigned, its store open; no agent runs."""
 
     def __init__(self, settings: Settings) -> None:
-        self.flow = Flow(settings, None)  # type: ignore[arg-type]
+        self.flow = WorkerFlow(settings, None)  # type: ignore[arg-type]
         self.flow.app.finalize()
         self.store: Any = self.flow.app.tables[EMAIL_STATES.name].data
         self._settings = settings
         self._offset = 0
 
     async def open(self) -> None:
-        names = [self._settings.topic(name) for name in (*FACT_TOPICS, EMAIL_STATES.name)]
+        names = [self._settings.topic(name) for name in (*FACT_TOPIC_NAMES, EMAIL_STATES.name)]
         await self.flow.lanes.take_over({TP(name, 0) for name in names})
         self.store._db_for_partition(0)
 
@@ -44,19 +44,19 @@ class Partition:
         await self.store.stop()
 
     @property
-    def lane(self) -> Lane:
+    def lane(self) -> PartitionWriter:
         return self.flow.lanes[0]
 
     def fold(self, **states: bytes) -> None:
         """As if a fact had been folded to these states."""
-        run = Run(Span(self._offset, self._offset + 1, [None]), 0)
+        run = FetchedBatch(OffsetRange(self._offset, self._offset + 1, [None]), 0)
         self._offset += 1
         message = self.flow.app.consumer._to_message(TP(self._settings.topic(FACTS), 0), run)
         encoded = {key.encode(): state for key, state in states.items()}
-        self.lane.add(message, Step(encoded, [(key, b"change") for key in encoded]))
+        self.lane.add(message, FoldResult(encoded, [(key, b"change") for key in encoded]))
 
     def forget(self, *keys: str) -> int:
-        return self.lane.forget([key.encode() for key in keys])
+        return self.lane.expire([key.encode() for key in keys])
 
     def read(self, key: str = "k") -> bytes | None:
         return self.lane.read([key.encode()])[key.encode()]
@@ -144,7 +144,7 @@ async def test_a_state_that_is_on_its_way_out_is_not_sent_after_itself(partition
 async def test_whoever_lost_the_partition_can_write_no_tombstone(partition: Partition, settings: Settings) -> None:
     partition.fold(k=b"old")
     await partition.written()
-    successor = Gate(settings, partition.flow.app.conf.id, 0)
+    successor = TransactionalProducer(settings, partition.flow.app.conf.id, 0)
     await successor.open()
     try:
         partition.forget("k")
@@ -171,11 +171,11 @@ async def test_a_store_that_was_closed_meanwhile_hears_of_a_tombstone_from_the_l
 # ── The walk ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def walk(partition: Partition, lap: float, quiet: Callable[[bytes], bool]) -> Walk:
+def walk(partition: Partition, lap: float, quiet: Callable[[bytes], bool]) -> ExpiryScan:
     def find_quiet(stored: Any) -> list[bytes]:
         return [key for key, value in stored if quiet(value)]
 
-    return Walk(partition.flow.lanes, partition.store, partition.flow.app, find_quiet, lap)
+    return ExpiryScan(partition.flow.lanes, partition.store, partition.flow.app, find_quiet, lap)
 
 
 def watching(seen: list[bytes]) -> Callable[[bytes], bool]:
@@ -189,7 +189,7 @@ def watching(seen: list[bytes]) -> Callable[[bytes], bool]:
 
 
 async def test_a_lap_looks_at_every_state_once_and_then_begins_again(partition: Partition) -> None:
-    count = 3 * stores.FEW + 7
+    count = 3 * stores.SCAN_MAX_STATES + 7
     partition.fold(**{f"k{number:04}": b"%d" % number for number in range(count)})
     await partition.written()
     seen: list[int] = []
@@ -199,19 +199,19 @@ async def test_a_lap_looks_at_every_state_once_and_then_begins_again(partition: 
         return int(value) % 3 == 0
 
     walking = walk(partition, 86_400, quiet)
-    pauses = [walking.step(partition.lane) for _ in range(5)]
+    pauses = [walking.scan_next(partition.lane) for _ in range(5)]
     assert seen == list(range(count))
     assert pauses[:3] == [60, 60, 60], "as slowly as it may, where there is little"
     await partition.written()
     assert [number for number in range(count) if partition.stored(f"k{number:04}") is None] == list(range(0, count, 3))
     seen.clear()
-    walking.step(partition.lane)
+    walking.scan_next(partition.lane)
     assert seen[:2] == [1, 2], "from the beginning, without those that are gone"
 
 
 async def test_what_left_is_cleared_away_after_a_lap(partition: Partition) -> None:
     """Whoever looks for the first state would step over all that left before it, and nobody else could do anything."""
-    partition.fold(**{f"k{number:04}": b"x" for number in range(stores.FEW)})
+    partition.fold(**{f"k{number:04}": b"x" for number in range(stores.SCAN_MAX_STATES)})
     await partition.written()
     walking = walk(partition, 86_400, lambda _: True)
     db = partition.store._dbs[0]
@@ -220,18 +220,18 @@ async def test_what_left_is_cleared_away_after_a_lap(partition: Partition) -> No
         found: int = db.property_int_value("rocksdb.num-deletes-active-mem-table")
         return found
 
-    walking.step(partition.lane)
+    walking.scan_next(partition.lane)
     await partition.written()
-    assert waiting() == stores.FEW
-    walking.step(partition.lane)
+    assert waiting() == stores.SCAN_MAX_STATES
+    walking.scan_next(partition.lane)
     await partition.until(lambda: waiting() == 0)
 
 
 async def test_a_large_partition_is_walked_faster_but_never_all_at_once(partition: Partition) -> None:
     partition.fold(**{f"k{number:05}": b"x" for number in range(5_000)})
     await partition.written()
-    calm, hurried = (walk(partition, lap, lambda _: False).step(partition.lane) for lap in (1_000, 1))
-    assert calm == pytest.approx(1_000 * stores.FEW / 5_000, rel=0.1)
+    calm, hurried = (walk(partition, lap, lambda _: False).scan_next(partition.lane) for lap in (1_000, 1))
+    assert calm == pytest.approx(1_000 * stores.SCAN_MAX_STATES / 5_000, rel=0.1)
     assert hurried == 0.1
 
 
@@ -244,7 +244,7 @@ async def test_a_walk_goes_on_after_a_restart_where_it_was(settings: Settings) -
         if not seen:
             partition.fold(**{f"k{number:04}": b"%d" % number for number in range(150)})
             await partition.written()
-        walk(partition, 1, watching(seen)).step(partition.lane)
+        walk(partition, 1, watching(seen)).scan_next(partition.lane)
         await partition.close()
     assert [int(value) for value in seen] == list(range(150))
 
@@ -277,8 +277,8 @@ async def test_a_partition_that_moves_in_the_middle_of_a_walk_ends_nothing(parti
         late = partition.flow.app.loop.time()
         await partition.until(lambda: partition.flow.app.loop.time() > late + 0.3)
         assert not task.done()
-        with pytest.raises(NotOurs):
-            walking.step(partition.lane)
+        with pytest.raises(PartitionNotAssigned):
+            walking.scan_next(partition.lane)
     finally:
         task.cancel()
 
@@ -288,7 +288,7 @@ async def test_a_partition_that_moves_in_the_middle_of_a_walk_ends_nothing(parti
 
 @pytest.fixture
 def store(tmp_path: Path) -> Any:
-    made = Flow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
+    made = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
     made.app.finalize()
     kept = made.app.tables[EMAIL_STATES.name].data
     kept._db_for_partition(0)
@@ -326,12 +326,12 @@ def test_recovery_takes_out_what_a_tombstone_took(store: Any) -> None:
         return SimpleNamespace(offset=offset, key=key, value=value)
 
     told = [record(10, b"gone", None), record(11, b"back", None), record(12, b"back", b"4"), record(9, b"late", None)]
-    message = SimpleNamespace(tp=TP("email-states", 0), value=Run(Span(10, 13, told), 0))
+    message = SimpleNamespace(tp=TP("email-states", 0), value=FetchedBatch(OffsetRange(10, 13, told), 0))
     store._apply(message.tp, [message])
     assert store.read(0, [b"gone", b"back", b"late"]) == [None, b"4", b"3"]
 
 
 def test_the_notes_and_the_states_share_no_key() -> None:
-    assert stores.PLACE.startswith(stores.OWN)
-    assert stores.Store.offset_key.startswith(stores.OWN)
-    assert stores.Store.offset_key != stores.PLACE
+    assert stores.SCAN_POSITION_KEY.startswith(stores.INTERNAL_KEY_PREFIX)
+    assert stores.StateStore.offset_key.startswith(stores.INTERNAL_KEY_PREFIX)
+    assert stores.StateStore.offset_key != stores.SCAN_POSITION_KEY

@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.dialects import rql
-from pipeline.dialects.extrahorizon import MAIL, QUEUED
+from pipeline.dialects.extrahorizon import MAIL_FIELDS, QUEUED_MAIL_FIELDS
 from pipeline.errors import Refused
 from pipeline.runtime.signing import Signer, hash_address
 from projections import mails
-from projections.asking import Question
-from projections.sink import Connection, Run, Sink
+from projections.asking import ListingQuery
+from projections.sink import ChangeBatch, Connection, Sink
 from tests.conftest import SECRET
 from tests.support.changes import T0, Log
 from tests.support.tables import empty, tables
@@ -92,7 +92,7 @@ def logs(seed: int, views: int = 40) -> list[Log]:
     return made
 
 
-async def project(connection: Connection, sink: Sink, runs: list[Run]) -> None:
+async def project(connection: Connection, sink: Sink, runs: list[ChangeBatch]) -> None:
     for partition in {run.partition for run in runs}:
         await sink.start(connection, partition, 0, 0, 2)
     for run in runs:
@@ -140,15 +140,15 @@ async def test_two_partitions_that_write_the_same_mails_at_once_lose_nothing_and
 async def test_a_mail_is_not_listed_before_its_first_recipient_tells_it(connection: Connection, sink: Sink) -> None:
     log = Log(0).fold(request(1, 1)).fold(opened(1, 1, 1))
     await project(connection, sink, log.runs())
-    assert (await mails.find(connection, "acme", Question())).total == 0
+    assert (await mails.find(connection, "acme", ListingQuery())).total == 0
     more = log.fold(request(1, 0, subject="told"))
     await project(connection, sink, more.runs(2)[1:])
-    found = await mails.find(connection, "acme", Question())
+    found = await mails.find(connection, "acme", ListingQuery())
     assert [json.loads(mail)["views"] for mail in found.mails] == [1]
 
 
 async def ask(connection: Connection, query: str) -> list[str]:
-    found = await mails.find(connection, "acme", rql.parse(query, MAIL))
+    found = await mails.find(connection, "acme", rql.parse(query, MAIL_FIELDS))
     return [json.loads(mail)["id"] for mail in found.mails]
 
 
@@ -185,10 +185,10 @@ async def test_questions_find_what_they_ask_for(connection: Connection, sink: Si
     }
     for query, found in expected.items():
         assert await ask(connection, query) == found, query
-    assert (await mails.find(connection, "acme", rql.parse("limit(1,5)", MAIL))).total == 3
-    assert (await mails.find(connection, "acme", rql.parse("skipCount()", MAIL))).total is None
-    assert (await mails.find(connection, "other", Question())).total == 0
-    queued = await mails.find_queued(connection, "acme", rql.parse("eq(status,queued)&limit(1,2)", QUEUED))
+    assert (await mails.find(connection, "acme", rql.parse("limit(1,5)", MAIL_FIELDS))).total == 3
+    assert (await mails.find(connection, "acme", rql.parse("skipCount()", MAIL_FIELDS))).total is None
+    assert (await mails.find(connection, "other", ListingQuery())).total == 0
+    queued = await mails.find_queued(connection, "acme", rql.parse("eq(status,queued)&limit(1,2)", QUEUED_MAIL_FIELDS))
     assert (len(queued.mails), queued.total) == (1, 3)
 
 
@@ -244,7 +244,7 @@ async def test_whatever_is_asked_postgres_understands(connection: Connection, pa
     twice = quote(quote(value, safe=""), safe="")
     for query in ("".join(parts), f"eq(content.x,{twice})&like(subject,{twice})&in(id,{twice},{twice})"):
         try:
-            asked = rql.parse(query, MAIL)
+            asked = rql.parse(query, MAIL_FIELDS)
         except Refused:
             continue
         await mails.find(connection, "acme", asked)

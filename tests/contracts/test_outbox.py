@@ -13,22 +13,22 @@ from pydantic import SecretStr
 
 from pipeline.errors import LeaseLost
 from pipeline.jobs import retry as breaker
-from pipeline.jobs.engine import Engine, Lease, Work
-from pipeline.jobs.job import DONE, Job, Lane, Verdict, bury, give_back, hold, retry
-from pipeline.jobs.store import Limits, Store
+from pipeline.jobs.engine import JobEngine, JobHandler, Lease
+from pipeline.jobs.job import DONE, EndpointHealth, Job, JobResult, bury, hold, release, retry
+from pipeline.jobs.store import ClaimLimits, JobStore
 from pipeline.runtime.bootstrap import wall_clock
-from pipeline.runtime.database import Pool, database
+from pipeline.runtime.database import Pool, open_database
 from pipeline.settings import Settings
 from tests.support.seeing import until
 
 INSERT = "insert into jobs.jobs (queue, stream, seq, name, lane, state, payload)"
-LIMITS = Limits(jobs=20, per_lane=10, lease=5.0)
+LIMITS = ClaimLimits(max_jobs=20, max_jobs_per_lane=10, lease_s=5.0)
 
 
 @pytest.fixture
 async def pool(database_url: str) -> AsyncIterator[Pool]:
     made = Settings(database_url=SecretStr(database_url))
-    async with database(made, size=8) as opened:
+    async with open_database(made, size=8) as opened:
         yield opened
 
 
@@ -59,16 +59,18 @@ async def expire(pool: Pool) -> None:
     await ask(pool, "update jobs.jobs set due_at = now() - interval '1 second' where state = 'attempting'")
 
 
-def store(pool: Pool, limits: Limits = LIMITS) -> Store:
-    return Store(pool, "emit", limits)
+def store(pool: Pool, limits: ClaimLimits = LIMITS) -> JobStore:
+    return JobStore(pool, "emit", limits)
 
 
 @contextlib.asynccontextmanager
 async def working(
-    pool: Pool, work: Work, *, limits: Limits = LIMITS, schedule: tuple[float, ...] = (0.05,) * 9
+    pool: Pool, work: JobHandler, *, limits: ClaimLimits = LIMITS, schedule: tuple[float, ...] = (0.05,) * 9
 ) -> AsyncIterator[asyncio.Event]:
     stop = asyncio.Event()
-    engine = Engine(store(pool, limits), limits, work, schedule, url=str(pool.conninfo), rand=random.Random(7).random)
+    engine = JobEngine(
+        store(pool, limits), limits, work, schedule, url=str(pool.conninfo), rand=random.Random(7).random
+    )
     running = asyncio.create_task(engine.run(stop))
     try:
         yield stop
@@ -110,7 +112,7 @@ async def test_only_the_holder_of_the_lease_can_settle(pool: Pool) -> None:
     [late] = await store(pool).claim()
     await expire(pool)
     [holder] = await store(pool).claim()
-    for verdict in (DONE, bury("x"), retry(0, "x", Lane.HEALTHY), hold("x"), give_back(0, "x")):
+    for verdict in (DONE, bury("x"), retry(0, "x", EndpointHealth.HEALTHY), hold("x"), release(0, "x")):
         with pytest.raises(LeaseLost):
             await store(pool).settle_one(late, verdict)
     await store(pool).settle_one(holder, DONE)
@@ -129,12 +131,12 @@ async def test_a_heartbeat_keeps_a_job_that_takes_longer_than_its_lease(pool: Po
     await put(pool)
     attempts: list[int] = []
 
-    async def slow(job: Job, _lease: Lease) -> Verdict:
+    async def slow(job: Job, _lease: Lease) -> JobResult:
         attempts.append(job.attempt)
         await asyncio.sleep(1.5)
         return DONE
 
-    limits = Limits(jobs=20, per_lane=10, lease=0.6)
+    limits = ClaimLimits(max_jobs=20, max_jobs_per_lane=10, lease_s=0.6)
     async with working(pool, slow, limits=limits), working(pool, slow, limits=limits):
         await until(all_done(pool))
     assert attempts == [1]
@@ -142,9 +144,9 @@ async def test_a_heartbeat_keeps_a_job_that_takes_longer_than_its_lease(pool: Po
 
 async def test_a_worker_that_was_frozen_past_its_lease_does_not_contact_anybody() -> None:
     now = asyncio.get_running_loop().time()
-    Lease(now + 5).contact()
+    Lease(now + 5).begin_contact()
     with pytest.raises(LeaseLost):
-        Lease(now - 0.001).contact()
+        Lease(now - 0.001).begin_contact()
 
 
 # ------------------------------------------------------------------------------ order
@@ -155,17 +157,17 @@ async def test_each_streams_jobs_are_done_in_order_whatever_fails_and_however_ma
     ended: dict[str, list[int]] = {stream: [] for stream in streams}
     at_work: set[str] = set()
 
-    async def work(job: Job, lease: Lease) -> Verdict:
+    async def work(job: Job, lease: Lease) -> JobResult:
         assert job.stream not in at_work, "two jobs of one stream at once"
         at_work.add(job.stream)
-        lease.contact()
+        lease.begin_contact()
         await asyncio.sleep(dice.random() * 0.01)
         at_work.discard(job.stream)
         roll = dice.random()
         if roll < 0.25:
-            return retry(dice.random() * 0.05, "again", Lane.HEALTHY)
+            return retry(dice.random() * 0.05, "again", EndpointHealth.HEALTHY)
         if roll < 0.3:
-            return give_back(0, "not now")
+            return release(0, "not now")
         if roll < 0.35:
             raise RuntimeError("a surprise")
         ended[job.stream].append(job.seq)
@@ -180,10 +182,10 @@ async def test_each_streams_jobs_are_done_in_order_whatever_fails_and_however_ma
 async def test_a_follower_of_a_long_retry_leaves_the_claims_way_and_wakes_with_its_head(pool: Pool) -> None:
     [stream] = await put(pool, per_stream=3)
     [head] = await store(pool).claim()
-    await store(pool).settle_one(head, retry(3600, "503", Lane.HEALTHY))
+    await store(pool).settle_one(head, retry(3600, "503", EndpointHealth.HEALTHY))
     assert await store(pool).claim() == []
     await ask(pool, f"{INSERT} values ('emit', %s, 4, 'spam', 'acme/7', 'pending', '')", stream)
-    await store(pool).park()
+    await store(pool).park_blocked_jobs()
     due = await ask(pool, "select count(*) from jobs.jobs where due_at <= now()")
     assert due == [(0,)]
     await ask(pool, "update jobs.jobs set due_at = now() where seq = 1")
@@ -204,7 +206,7 @@ async def test_a_dead_letter_blocks_nothing_behind_it(pool: Pool) -> None:
 async def test_what_is_held_waits_until_it_is_released(pool: Pool) -> None:
     await put(pool, 3, state="held")
     assert await store(pool).claim() == []
-    await store(pool).release()
+    await store(pool).release_held_jobs()
     assert len(await store(pool).claim()) == 3
 
 
@@ -212,19 +214,19 @@ async def test_what_is_held_waits_until_it_is_released(pool: Pool) -> None:
 async def test_a_paused_lane_waits_burns_nothing_and_goes_on_where_it_was(pool: Pool) -> None:
     await put(pool, 2, lane="acme/paused")
     await put(pool, 1, lane="acme/other")
-    await store(pool).pause("acme/paused", "somebody said so")
+    await store(pool).pause_lane("acme/paused", "somebody said so")
     assert [job.lane for job in await store(pool).claim()] == ["acme/other"]
-    assert await store(pool).resume(["acme/paused"]) == ["acme/paused"]
+    assert await store(pool).resume_lanes(["acme/paused"]) == ["acme/paused"]
     assert [(job.lane, job.attempt) for job in await store(pool).claim()] == [("acme/paused", 1)] * 2
 
 
 async def test_a_verdict_that_pauses_gives_the_attempt_back(pool: Pool) -> None:
     await put(pool)
     [job] = await store(pool).claim()
-    await store(pool).settle_one(job, give_back(0, "401", pause="the destination answers 401"))
+    await store(pool).settle_one(job, release(0, "401", pause="the destination answers 401"))
     assert await ask(pool, "select state, attempts from jobs.jobs") == [("pending", 0)]
     assert await store(pool).claim() == []
-    assert await store(pool).paused_for("the destination answers 401") == ["acme/7"]
+    assert await store(pool).lanes_paused_for("the destination answers 401") == ["acme/7"]
 
 
 async def test_a_lane_full_in_this_process_leaves_the_rest_to_others(pool: Pool) -> None:
@@ -242,27 +244,27 @@ async def test_no_number_of_stuck_lanes_takes_the_last_place(pool: Pool) -> None
     for number in range(12):
         await put(pool, 100, lane=f"acme/stuck{number}")
         in_hand += await store(pool).claim(in_hand)
-    assert len(in_hand) == LIMITS.jobs, "everything due is stuck lanes' work, so they may take all"
+    assert len(in_hand) == LIMITS.max_jobs, "everything due is stuck lanes' work, so they may take all"
     # From then on nothing is free; but a lane alone never takes more than half of what the others leave.
-    alone = await store(pool, Limits(jobs=20, per_lane=100, lease=5)).claim()
+    alone = await store(pool, ClaimLimits(max_jobs=20, max_jobs_per_lane=100, lease_s=5)).claim()
     assert Counter(job.lane for job in alone).most_common(1)[0][1] <= 10
 
 
 async def test_failures_in_a_row_open_the_breaker_and_one_probe_closes_it(pool: Pool) -> None:
     await put(pool, 30)
-    for _ in range(breaker.THRESHOLD):
+    for _ in range(breaker.FAILURE_THRESHOLD):
         [job, *rest] = await store(pool).claim()
-        await store(pool).settle([(other, give_back(0, "")) for other in rest])
-        await store(pool).settle_one(job, retry(0, "no answer", Lane.FAILING))
+        await store(pool).settle([(other, release(0, "")) for other in rest])
+        await store(pool).settle_one(job, retry(0, "no answer", EndpointHealth.FAILING))
     assert await store(pool).claim() == []
     await ask(pool, "update jobs.lanes set open_until = now()")
     first, second = await asyncio.gather(store(pool).claim(), store(pool).claim())
     [probe] = first + second
-    await store(pool).settle_one(probe, retry(0, "no answer", Lane.FAILING))
+    await store(pool).settle_one(probe, retry(0, "no answer", EndpointHealth.FAILING))
     assert await store(pool).claim() == []
     [(trips, pause)] = await ask(pool, "select trips, extract(epoch from open_until - now()) from jobs.lanes")
     assert trips == 2
-    assert float(pause) > breaker.pause(1)
+    assert float(pause) > breaker.pause_seconds(1)
     await ask(pool, "update jobs.lanes set open_until = now()")
     [probe] = await store(pool).claim()
     await store(pool).settle_one(probe, DONE)
@@ -272,8 +274,8 @@ async def test_failures_in_a_row_open_the_breaker_and_one_probe_closes_it(pool: 
 async def test_a_broken_lane_opens_at_once_and_others_go_on(pool: Pool) -> None:
     await put(pool, 3, lane="acme/broken")
     [job, *rest] = await store(pool).claim()
-    await store(pool).settle([(other, give_back(0, "")) for other in rest])
-    await store(pool).settle_one(job, give_back(0, "535 who are you?", Lane.BROKEN))
+    await store(pool).settle([(other, release(0, "")) for other in rest])
+    await store(pool).settle_one(job, release(0, "535 who are you?", EndpointHealth.BROKEN))
     await put(pool, 1, lane="acme/fine")
     assert [found.lane for found in await store(pool).claim()] == ["acme/fine"]
     assert await ask(pool, "select distinct attempts from jobs.jobs where lane = 'acme/broken'") == [(0,)]
@@ -283,7 +285,7 @@ async def test_a_broken_lane_opens_at_once_and_others_go_on(pool: Pool) -> None:
 async def test_the_schedule_ends_in_a_dead_letter_when_work_always_surprises(pool: Pool) -> None:
     await put(pool)
 
-    async def surprise(_job: Job, _lease: Lease) -> Verdict:
+    async def surprise(_job: Job, _lease: Lease) -> JobResult:
         raise RuntimeError("always")
 
     async with working(pool, surprise, schedule=(0.01, 0.01)):
@@ -294,13 +296,13 @@ async def test_the_schedule_ends_in_a_dead_letter_when_work_always_surprises(poo
 async def test_stopping_gives_back_what_was_not_begun_and_leaves_leased_what_was(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.jobs.engine.GRACE", 0.2)
+    monkeypatch.setattr("pipeline.jobs.engine.SHUTDOWN_GRACE_S", 0.2)
     streams = await put(pool, 2)
     started = asyncio.Event()
 
-    async def work(job: Job, lease: Lease) -> Verdict:
+    async def work(job: Job, lease: Lease) -> JobResult:
         if job.stream == streams[0]:
-            lease.contact()
+            lease.begin_contact()
         started.set()
         await asyncio.sleep(60)
         return DONE
@@ -315,7 +317,7 @@ async def test_stopping_gives_back_what_was_not_begun_and_leaves_leased_what_was
 async def test_a_new_job_is_begun_within_milliseconds_of_its_notification(pool: Pool) -> None:
     begun = asyncio.Event()
 
-    async def work(_job: Job, _lease: Lease) -> Verdict:
+    async def work(_job: Job, _lease: Lease) -> JobResult:
         begun.set()
         return DONE
 
@@ -336,7 +338,7 @@ async def test_a_new_job_is_begun_within_milliseconds_of_its_notification(pool: 
 async def test_workers_survive_the_loss_of_every_connection(pool: Pool) -> None:
     ended: list[str] = []
 
-    async def work(job: Job, _lease: Lease) -> Verdict:
+    async def work(job: Job, _lease: Lease) -> JobResult:
         await asyncio.sleep(0.01)
         ended.append(job.stream)
         return DONE

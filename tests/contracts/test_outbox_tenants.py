@@ -9,17 +9,17 @@ from pydantic import SecretStr
 
 from pipeline import admin
 from pipeline.jobs.job import DONE, Job
-from pipeline.jobs.store import Limits, Store
-from pipeline.runtime.database import Pool, database
+from pipeline.jobs.store import ClaimLimits, JobStore
+from pipeline.runtime.database import Pool, open_database
 from pipeline.settings import Settings
 
 INSERT = "insert into jobs.jobs (queue, stream, seq, name, lane, state, payload)"
-LIMITS = Limits(jobs=20, per_lane=10, lease=5.0)
+LIMITS = ClaimLimits(max_jobs=20, max_jobs_per_lane=10, lease_s=5.0)
 
 
 @pytest.fixture
 async def pool(database_url: str) -> AsyncIterator[Pool]:
-    async with database(Settings(database_url=SecretStr(database_url)), size=2) as opened:
+    async with open_database(Settings(database_url=SecretStr(database_url)), size=2) as opened:
         yield opened
 
 
@@ -28,8 +28,8 @@ async def ask(pool: Pool, query: str, *values: Any) -> None:
         await connection.execute(query, values)  # type: ignore[arg-type,unused-ignore]
 
 
-def store(pool: Pool, limits: Limits = LIMITS) -> Store:
-    return Store(pool, "emit", limits)
+def store(pool: Pool, limits: ClaimLimits = LIMITS) -> JobStore:
+    return JobStore(pool, "emit", limits)
 
 
 async def brands(pool: Pool, tenant: str, count: int, jobs: int) -> None:
@@ -51,15 +51,15 @@ async def test_a_tenant_beside_a_thousand_brands_of_another_gets_half_of_the_pla
     await brands(pool, "big", 1000, 2)
     await brands(pool, "small", 4, 100)
     await ask(pool, "update jobs.jobs set queue = %s", queue)
-    limits = Limits(jobs=192, per_lane=32, lease=5.0)
-    assert tenant_counts(await Store(pool, queue, limits).claim()) == {"big": 96, "small": 96}
+    limits = ClaimLimits(max_jobs=192, max_jobs_per_lane=32, lease_s=5.0)
+    assert tenant_counts(await JobStore(pool, queue, limits).claim()) == {"big": 96, "small": 96}
 
 
 async def test_places_are_shared_by_tenants_first_and_by_the_brands_of_a_tenant_then(pool: Pool) -> None:
     await brands(pool, "a", 1, 100)
     await brands(pool, "b", 3, 100)
     await brands(pool, "c", 10, 100)
-    claimed = await store(pool, Limits(jobs=90, per_lane=90, lease=5.0)).claim()
+    claimed = await store(pool, ClaimLimits(max_jobs=90, max_jobs_per_lane=90, lease_s=5.0)).claim()
     assert tenant_counts(claimed) == {"a": 30, "b": 30, "c": 30}
     lanes = Counter(job.lane for job in claimed)
     assert {lanes[f"b/{brand}"] for brand in range(1, 4)} == {10}

@@ -8,14 +8,14 @@ import psycopg
 import pytest
 
 from pipeline.runtime.signing import Signer, hash_address
-from projections.debts import Debt, decode
-from projections.sink import Connection, Moved, Run, Sink
-from projections.steps import PLACES
+from projections.debts import PendingConversion, decode_conversion
+from projections.sink import ChangeBatch, Connection, OffsetConflict, Sink
+from projections.steps import MAX_PLACES
 from tests.conftest import SECRET
 from tests.support.changes import T0, Log, acked, again, event, identified, lives, request, told
 from tests.support.tables import empty, tables
 from topics.changes import EmailChange
-from topics.conversions import Outcome, Word
+from topics.conversions import ConversionOutcome, ConversionWord
 from topics.events import BounceClass, EventKind
 
 SIGNER = Signer(SECRET, "address")
@@ -30,7 +30,7 @@ def sink() -> Sink:
     return Sink(hashed)
 
 
-async def project(connection: Connection, sink: Sink, runs: list[Run], *, end: int = 0) -> None:
+async def project(connection: Connection, sink: Sink, runs: list[ChangeBatch], *, end: int = 0) -> None:
     await sink.start(connection, runs[0].partition, 0, end)
     for run in runs:
         await sink.apply(connection, run)
@@ -63,7 +63,7 @@ async def test_a_replay_from_an_earlier_offset_changes_no_row_but_the_offset(
     await project(connection, sink, log.runs())
     grown = await tables(connection)
     await connection.execute("update projections.next_offsets set next_offset = 7")
-    await sink.apply(connection, Run(0, 7, len(log.changes), log.changes[7:]))
+    await sink.apply(connection, ChangeBatch(0, 7, len(log.changes), log.changes[7:]))
     assert await tables(connection) == grown
 
 
@@ -72,8 +72,8 @@ async def test_a_projector_that_expects_another_offset_writes_nothing(connection
     first, second, third = log.runs(5, 12)
     await project(connection, sink, [first, second])
     before = await tables(connection)
-    for stale in (first, second, Run(0, 20, 30, log.changes[20:]), Run(1, 0, 3, log.changes[:3])):
-        with pytest.raises(Moved):
+    for stale in (first, second, ChangeBatch(0, 20, 30, log.changes[20:]), ChangeBatch(1, 0, 3, log.changes[:3])):
+        with pytest.raises(OffsetConflict):
             await sink.apply(connection, stale)
         assert await tables(connection) == before
     await sink.apply(connection, third)
@@ -117,8 +117,8 @@ async def test_words_are_numbered_in_the_order_in_which_they_were_first_seen(
     row = await (await connection.execute("select payload, lane from jobs.jobs where seq = 1")).fetchone()
     assert row is not None
     assert row[1] == "acme/2"
-    assert decode(row[0]) == Debt(
-        email_id=identified(1), word=Word.OPEN, tenant="acme", brand="2", activity=request(1).activity
+    assert decode_conversion(row[0]) == PendingConversion(
+        email_id=identified(1), word=ConversionWord.OPEN, tenant="acme", brand="2", activity=request(1).activity
     )
 
 
@@ -144,19 +144,22 @@ async def test_a_settled_word_closes_its_job_and_a_replayed_dead_one_stays_open(
 ) -> None:
     log = Log().fold(request(1)).fold(event(1, EventKind.DELIVERED, T0), event(1, EventKind.OPENED, T0))
     log.fold(event(1, EventKind.CLICKED, T0))
-    log.fold(told(1, Word.DELIVERED, Outcome.DELIVERED, T0), told(1, Word.OPEN, Outcome.REFUSED, T0))
-    log.fold(told(1, Word.CLICK, Outcome.GIVEN_UP, T0))
+    log.fold(
+        told(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0),
+        told(1, ConversionWord.OPEN, ConversionOutcome.REFUSED, T0),
+    )
+    log.fold(told(1, ConversionWord.CLICK, ConversionOutcome.GIVEN_UP, T0))
     await sink.start(connection, 0, 0, 0)
-    await sink.apply(connection, Run(0, 0, 4, log.changes[:4]))
+    await sink.apply(connection, ChangeBatch(0, 0, 4, log.changes[:4]))
     await connection.execute("update jobs.jobs set state = 'attempting' where name = 'click'")
-    await sink.apply(connection, Run(0, 4, 5, log.changes[4:]))
+    await sink.apply(connection, ChangeBatch(0, 4, 5, log.changes[4:]))
     assert await jobs(connection) == [("delivered", 1, "done"), ("open", 2, "done"), ("click", 3, "dead")]
     await connection.execute("update jobs.jobs set state = 'pending', replayed_after = 1 where name = 'click'")
     log.fold(event(1, EventKind.CLICKED, T0, nth=1))
-    await sink.apply(connection, Run(0, 5, 6, log.changes[5:]))
+    await sink.apply(connection, ChangeBatch(0, 5, 6, log.changes[5:]))
     assert (await jobs(connection))[2] == ("click", 3, "pending")
-    log.fold(told(1, Word.CLICK, Outcome.DELIVERED, T0))
-    await sink.apply(connection, Run(0, 6, 7, log.changes[6:]))
+    log.fold(told(1, ConversionWord.CLICK, ConversionOutcome.DELIVERED, T0))
+    await sink.apply(connection, ChangeBatch(0, 6, 7, log.changes[6:]))
     assert (await jobs(connection))[2] == ("click", 3, "done")
 
 
@@ -164,7 +167,7 @@ async def test_a_projector_that_lags_does_not_bury_what_somebody_replayed_meanwh
     connection: Connection, sink: Sink
 ) -> None:
     log = Log().fold(request(1)).fold(event(1, EventKind.DELIVERED, T0))
-    log.fold(told(1, Word.DELIVERED, Outcome.GIVEN_UP, T0))
+    log.fold(told(1, ConversionWord.DELIVERED, ConversionOutcome.GIVEN_UP, T0))
     await project(connection, sink, log.runs(2)[:1])
     await connection.execute("update jobs.jobs set state = 'pending', replayed_after = 12")
     await sink.apply(connection, log.runs(2)[1])
@@ -175,7 +178,7 @@ async def test_a_job_that_an_emitter_is_closing_is_left_to_it(
     connection: Connection, sink: Sink, database_url: str
 ) -> None:
     log = Log().fold(request(1)).fold(event(1, EventKind.DELIVERED, T0))
-    log.fold(told(1, Word.DELIVERED, Outcome.DELIVERED, T0))
+    log.fold(told(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0))
     await project(connection, sink, log.runs(2)[:1])
     async with await psycopg.AsyncConnection.connect(database_url) as emitter:
         await emitter.execute("update jobs.jobs set state = 'done'")
@@ -188,21 +191,21 @@ async def test_an_empty_database_before_a_full_log_owes_only_what_was_never_sett
     connection: Connection, sink: Sink
 ) -> None:
     log = Log().fold(request(1)).fold(event(1, EventKind.DELIVERED, T0), event(1, EventKind.OPENED, T0))
-    log.fold(told(1, Word.DELIVERED, Outcome.DELIVERED, T0))
+    log.fold(told(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0))
     other = Log(1).fold(request(2)).fold(event(2, EventKind.DELIVERED, T0)).fold(acked(2, T0))
     await sink.start(connection, 0, 0, 3)
     await sink.start(connection, 1, 0, 3)
-    await sink.apply(connection, Run(0, 0, 2, log.changes[:2]))
-    await sink.apply(connection, Run(1, 0, 2, other.changes[:2]))
+    await sink.apply(connection, ChangeBatch(0, 0, 2, log.changes[:2]))
+    await sink.apply(connection, ChangeBatch(1, 0, 2, other.changes[:2]))
     assert {state for _, _, state in await jobs(connection)} == {"held"}
-    await sink.apply(connection, Run(0, 2, 3, log.changes[2:]))
+    await sink.apply(connection, ChangeBatch(0, 2, 3, log.changes[2:]))
     found = {(name, stream): state for name, stream, state in await _jobs_by_stream(connection)}
     assert found == {
         ("delivered", identified(1)): "done",
         ("open", identified(1)): "pending",
         ("delivered", identified(2)): "held",
     }, "the other partition hasn't reached its end yet"
-    await sink.apply(connection, Run(1, 2, 3, other.changes[2:]))
+    await sink.apply(connection, ChangeBatch(1, 2, 3, other.changes[2:]))
     assert ("delivered", identified(2), "pending") in await _jobs_by_stream(connection)
 
 
@@ -235,7 +238,7 @@ async def test_emails_of_two_partitions_tell_the_same_of_an_address_whichever_co
         await empty(connection)
         for log in order:
             changed = [_readdressed(change, same) for change in log.changes]
-            await project(connection, sink, [Run(log.partition, 0, 1, changed)])
+            await project(connection, sink, [ChangeBatch(log.partition, 0, 1, changed)])
         found.append((await tables(connection, "evidence"))["evidence"])
     assert found[0] == found[1]
     assert {row[:3] for row in found[0]} == {("acme", "2", hashed(f" {same.upper()}"))}
@@ -286,9 +289,9 @@ async def test_an_event_read_anew_stands_on_the_timeline_however_often_the_first
     bounced = event(1, EventKind.BOUNCED, T0)
     corrected = again(bounced, EventKind.DEFERRED, T0 + 9)
     log = Log().fold(request(1))
-    for _ in range(PLACES + 5):
+    for _ in range(MAX_PLACES + 5):
         log.fold(bounced)
     log.fold(corrected).fold(bounced)
-    await project(connection, sink, log.runs(50, PLACES, PLACES + 6))
+    await project(connection, sink, log.runs(50, MAX_PLACES, MAX_PLACES + 6))
     query = "select kind, revision, cardinality(places) from projections.timeline where event_id = %s"
-    assert await (await connection.execute(query, (bounced.event_id,))).fetchall() == [("deferred", 1, PLACES)]
+    assert await (await connection.execute(query, (bounced.event_id,))).fetchall() == [("deferred", 1, MAX_PLACES)]

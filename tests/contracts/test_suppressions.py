@@ -6,21 +6,21 @@ from collections.abc import Sequence
 import pytest
 
 from projections import suppressions
-from projections.suppressing import AddressKey, OldHash, Rule
-from projections.suppressions import Asked, Connection, Place
-from topics.suppressions import Decision, Lifted, Listed, Reason
+from projections.suppressing import AddressKey, OldAddressHash, SuppressionRule
+from projections.suppressions import Connection, SuppressionListQuery, SuppressionPosition
+from topics.suppressions import AddressLifted, AddressListed, SuppressionDecision, SuppressionReason
 
-RULE, NOW, DAY = Rule(soft_bounces=3, days=10), 100 * 86_400_000, 86_400_000
+RULE, NOW, DAY = SuppressionRule(soft_bounces=3, days=10), 100 * 86_400_000, 86_400_000
 BRANDS = ("7", "8")
 HASHES = [bytes([number]) * 32 for number in range(25)]
 Row = tuple[str, bytes, str, int]
 """Brand, hash, reason, at."""
 
 
-def made_up(seed: int) -> tuple[list[Decision], list[Row]]:
+def made_up(seed: int) -> tuple[list[SuppressionDecision], list[Row]]:
     """Decisions in the log's order, and evidence."""
     chance = random.Random(seed)
-    decisions: list[Decision] = []
+    decisions: list[SuppressionDecision] = []
     for _ in range(60):
         own = {
             "tenant": "acme",
@@ -30,9 +30,9 @@ def made_up(seed: int) -> tuple[list[Decision], list[Row]]:
         }
         name = chance.choice(HASHES).hex()
         if chance.random() < 0.6:
-            decisions.append(Lifted(address_hash=name, **own))  # type: ignore[arg-type]
+            decisions.append(AddressLifted(address_hash=name, **own))  # type: ignore[arg-type]
         else:
-            decisions.append(Listed(address_hash=name, reason=Reason.MANUAL, **own))  # type: ignore[arg-type]
+            decisions.append(AddressListed(address_hash=name, reason=SuppressionReason.MANUAL, **own))  # type: ignore[arg-type]
     evidence = []
     for nth in range(120):
         reason = "soft bounce" if chance.random() < 0.8 else chance.choice(("hard bounce", "complaint", "unsubscribe"))
@@ -40,10 +40,10 @@ def made_up(seed: int) -> tuple[list[Decision], list[Row]]:
     return decisions, evidence
 
 
-def naively(decisions: Sequence[Decision], evidence: Sequence[Row], brand: str, name: bytes) -> str | None:
+def naively(decisions: Sequence[SuppressionDecision], evidence: Sequence[Row], brand: str, name: bytes) -> str | None:
     """Why this brand doesn't write to this address, by looking at everything."""
     about = [one for one in decisions if one.address_hash == name.hex() and one.brand in (brand, "*")]
-    if about and isinstance(about[-1], Listed):
+    if about and isinstance(about[-1], AddressListed):
         return f"listed for {about[-1].brand}"
     after = about[-1].at if about else -1
     heard = sorted(row[2:] for row in evidence if row[:2] == (brand, name) and row[3] > after)
@@ -55,7 +55,7 @@ def naively(decisions: Sequence[Decision], evidence: Sequence[Row], brand: str, 
 
 
 async def fill(
-    connection: Connection, decisions: Sequence[Decision], evidence: Sequence[Row], chance: random.Random
+    connection: Connection, decisions: Sequence[SuppressionDecision], evidence: Sequence[Row], chance: random.Random
 ) -> None:
     query = "insert into projections.evidence values ('acme', %s, %s, gen_random_uuid(), %s, 'e', %s)"
     for row in evidence:
@@ -83,16 +83,16 @@ async def _as_the_model_says(connection: Connection, seed: int, patched: pytest.
     decisions, evidence = made_up(seed)
     await fill(connection, decisions, evidence, chance)
     keys: list[AddressKey] = [("acme", brand, name) for name in HASHES for brand in (*BRANDS, "9", "*")]
-    found = await suppressions.suppressed(connection, keys, RULE, NOW)
-    told = {key: f"listed for {why.brand}" if why.listed else why.reason.value for key, why in found.items()}
+    found = await suppressions.find_suppressed(connection, keys, RULE, NOW)
+    told = {key: f"listed for {why.brand}" if why.is_listed else why.reason.value for key, why in found.items()}
     model = {key: why for key in keys if (why := naively(decisions, evidence, key[1], key[2]))}
     assert {key: why.removeprefix("listed for ") for key, why in told.items()} == {
         key: why.removeprefix("listed for ") for key, why in model.items()
     }
-    patched.setattr(suppressions, "AT_ONCE", chance.randint(1, 7))
-    patched.setattr(suppressions, "ROUNDS", 2)
+    patched.setattr(suppressions, "LOOKUP_MAX_ADDRESSES", chance.randint(1, 7))
+    patched.setattr(suppressions, "PAGE_MAX_ROUNDS", 2)
     for brand in (None, *BRANDS, "9"):
-        asked = Asked(tenant="acme", brand=brand, limit=chance.randint(1, 9))
+        asked = SuppressionListQuery(tenant="acme", brand=brand, limit=chance.randint(1, 9))
         paged = await _pages(connection, asked)
         if brand is None:
             shown = {key for key, why in model.items() if not why.startswith("listed") or why == f"listed for {key[1]}"}
@@ -103,19 +103,19 @@ async def _as_the_model_says(connection: Connection, seed: int, patched: pytest.
         assert [key[2] for key in paged] == sorted(key[2] for key in paged)
 
 
-async def _pages(connection: Connection, asked: Asked) -> list[AddressKey]:
+async def _pages(connection: Connection, asked: SuppressionListQuery) -> list[AddressKey]:
     found: list[AddressKey] = []
-    behind: Place | None = asked.behind
+    behind: SuppressionPosition | None = asked.start_after
     while behind is not None:
-        page = await suppressions.page(connection, _going_on(asked, behind), RULE, NOW)
+        page = await suppressions.find_page(connection, _going_on(asked, behind), RULE, NOW)
         assert len(page.entries) <= asked.limit
         found += [key for key, _ in page.entries]
-        behind = page.behind
+        behind = page.next_position
     return found
 
 
-def _going_on(asked: Asked, behind: Place) -> Asked:
-    return Asked(tenant=asked.tenant, brand=asked.brand, limit=asked.limit, behind=behind)
+def _going_on(asked: SuppressionListQuery, behind: SuppressionPosition) -> SuppressionListQuery:
+    return SuppressionListQuery(tenant=asked.tenant, brand=asked.brand, limit=asked.limit, start_after=behind)
 
 
 async def test_a_topic_read_again_from_its_beginning_changes_nothing(connection: Connection) -> None:
@@ -137,50 +137,56 @@ async def told(connection: Connection, name: bytes, reason: str, at: int, *, ema
     await connection.execute(query, (name, email_id, reason, at))
 
 
-async def decided(connection: Connection, *decisions: Decision) -> None:
+async def decided(connection: Connection, *decisions: SuppressionDecision) -> None:
     at = await suppressions.next_offset(connection, 0)
     assert await suppressions.project(connection, at, at + len(decisions), list(enumerate(decisions, at)))
 
 
-def listed(name: bytes, at: int = NOW, brand: str = "7") -> Listed:
-    return Listed(address_hash=name.hex(), tenant="acme", brand=brand, by="x", at=at, reason=Reason.MANUAL)
+def listed(name: bytes, at: int = NOW, brand: str = "7") -> AddressListed:
+    return AddressListed(
+        address_hash=name.hex(), tenant="acme", brand=brand, by="x", at=at, reason=SuppressionReason.MANUAL
+    )
 
 
 async def test_what_stands_under_the_old_hash_still_suppresses(connection: Connection) -> None:
     await told(connection, OLD, "hard bounce", 5)
-    old = {KEY: OldHash(OLD, shared=False)}
-    assert await suppressions.suppressed(connection, [KEY], RULE, NOW) == {}
-    assert (await suppressions.suppressed(connection, [KEY], RULE, NOW, old))[KEY].reason is Reason.HARD_BOUNCE
-    [known] = await suppressions.of_address(connection, "acme", TODAY, RULE, NOW, old=old[KEY])
+    old = {KEY: OldAddressHash(OLD, shared=False)}
+    assert await suppressions.find_suppressed(connection, [KEY], RULE, NOW) == {}
+    assert (await suppressions.find_suppressed(connection, [KEY], RULE, NOW, old))[
+        KEY
+    ].reason is SuppressionReason.HARD_BOUNCE
+    [known] = await suppressions.assess_address(connection, "acme", TODAY, RULE, NOW, old=old[KEY])
     assert (known.key, [one.at for one in known.evidence]) == (KEY, [5])
 
 
 async def test_decision_under_either_hash_counts_and_the_later_one_stands(connection: Connection) -> None:
-    old = {KEY: OldHash(OLD, shared=False)}
+    old = {KEY: OldAddressHash(OLD, shared=False)}
     await decided(connection, listed(OLD))
-    assert KEY in await suppressions.suppressed(connection, [KEY], RULE, NOW, old)
-    await decided(connection, Lifted(address_hash=TODAY.hex(), tenant="acme", brand="7", by="x", at=NOW))
-    assert await suppressions.suppressed(connection, [KEY], RULE, NOW, old) == {}
+    assert KEY in await suppressions.find_suppressed(connection, [KEY], RULE, NOW, old)
+    await decided(connection, AddressLifted(address_hash=TODAY.hex(), tenant="acme", brand="7", by="x", at=NOW))
+    assert await suppressions.find_suppressed(connection, [KEY], RULE, NOW, old) == {}
     await decided(connection, listed(OLD))
-    assert KEY in await suppressions.suppressed(connection, [KEY], RULE, NOW, old)
+    assert KEY in await suppressions.find_suppressed(connection, [KEY], RULE, NOW, old)
 
 
 async def test_old_hash_of_another_address_counts_for_what_is_older_than_the_change(connection: Connection) -> None:
     await connection.execute("update suppressions.key_change set changed_at = 100")
-    old = {KEY: OldHash(OLD, shared=True)}
+    old = {KEY: OldAddressHash(OLD, shared=True)}
     await told(connection, OLD, "complaint", 101)
     await decided(connection, listed(OLD, 102, "*"))
-    assert await suppressions.suppressed(connection, [KEY], RULE, NOW, old) == {}
+    assert await suppressions.find_suppressed(connection, [KEY], RULE, NOW, old) == {}
     await told(connection, OLD, "unsubscribe", 99)
-    assert (await suppressions.suppressed(connection, [KEY], RULE, NOW, old))[KEY].reason is Reason.UNSUBSCRIBE
+    assert (await suppressions.find_suppressed(connection, [KEY], RULE, NOW, old))[
+        KEY
+    ].reason is SuppressionReason.UNSUBSCRIBE
 
 
 async def test_soft_bounce_of_one_email_under_both_hashes_counts_once(connection: Connection) -> None:
-    old = {KEY: OldHash(OLD, shared=False)}
+    old = {KEY: OldAddressHash(OLD, shared=False)}
     for number in range(RULE.soft_bounces - 1):
         email_id = f"00000000-0000-7000-8000-{number:012d}"
         await told(connection, OLD, "soft bounce", NOW - DAY + number, email_id=email_id)
         await told(connection, TODAY, "soft bounce", NOW - DAY + number, email_id=email_id)
-    assert await suppressions.suppressed(connection, [KEY], RULE, NOW, old) == {}
+    assert await suppressions.find_suppressed(connection, [KEY], RULE, NOW, old) == {}
     await told(connection, OLD, "soft bounce", NOW - 1)
-    assert KEY in await suppressions.suppressed(connection, [KEY], RULE, NOW, old)
+    assert KEY in await suppressions.find_suppressed(connection, [KEY], RULE, NOW, old)

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import Forged, Unrecognised
-from pipeline.webhooks.base import Incoming
-from pipeline.webhooks.providers.registry import ADAPTERS, ONCE, SUBSCRIBING
+from pipeline.errors import InvalidSignatureError, Unrecognised
+from pipeline.webhooks.base import WebhookRequest
+from pipeline.webhooks.providers.registry import ADAPTERS, ONE_TIME_TOKEN_ADAPTERS, SUBSCRIPTION_ADAPTERS
 from tests.support.golden import FOLDER, RECEIVED_AT, WRAPPED, Case, addresses, cases, context
 from topics.codec import decode, encode
 from topics.registry import DELIVERY_EVENTS
@@ -203,19 +203,19 @@ def test_what_went_wrong_on_the_way_is_forged(kind: str) -> None:
     @FUZZED
     @given(spoilt(kind), headers, keys, st.binary(max_size=200))
     def check(given: tuple[Case, bytes], headers: dict[str, str], keys: list[str], certificate: bytes) -> None:
-        incoming = Incoming(headers=headers, body=given[1], url="https://mail.example/x", certificate=certificate)
-        with pytest.raises(Forged):
+        incoming = WebhookRequest(headers=headers, body=given[1], url="https://mail.example/x", certificate=certificate)
+        with pytest.raises(InvalidSignatureError):
             adapter.verify(incoming, keys, RECEIVED_AT, 10**9)
-        with contextlib.suppress(Forged):
-            if kind in ONCE:
-                ONCE[kind].token(incoming)
-        with contextlib.suppress(Forged):
-            if kind in SUBSCRIBING:
-                url = SUBSCRIBING[kind].certificate_url(incoming, keys, RECEIVED_AT, 10**9)
+        with contextlib.suppress(InvalidSignatureError):
+            if kind in ONE_TIME_TOKEN_ADAPTERS:
+                ONE_TIME_TOKEN_ADAPTERS[kind].token(incoming)
+        with contextlib.suppress(InvalidSignatureError):
+            if kind in SUBSCRIPTION_ADAPTERS:
+                url = SUBSCRIPTION_ADAPTERS[kind].certificate_url(incoming, keys, RECEIVED_AT, 10**9)
                 assert url is None or SNS.fullmatch(url)
-        with contextlib.suppress(Forged):
-            if kind in SUBSCRIBING:
-                assert SUBSCRIBING[kind].confirmation_url(incoming) is None
+        with contextlib.suppress(InvalidSignatureError):
+            if kind in SUBSCRIPTION_ADAPTERS:
+                assert SUBSCRIPTION_ADAPTERS[kind].confirmation_url(incoming) is None
 
     check()
 

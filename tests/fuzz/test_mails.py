@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import Unproven, Unrecognised
-from pipeline.webhooks.base import Context
-from pipeline.webhooks.proofs import proofs
+from pipeline.webhooks.base import EventContext
+from pipeline.webhooks.proofs import token_readers
 from pipeline.webhooks.providers import bounce_mail
 from tests.conftest import SECRET
 from tests.fuzz.test_adapters import FUZZED, flipped
@@ -20,7 +20,7 @@ from topics.codec import decode, encode
 from topics.registry import DELIVERY_EVENTS
 
 ADDRESS = "anna@example.net"
-TOLD = Context(provider="inbound", received_at=RECEIVED_AT, proofs=proofs(SECRET))
+TOLD = EventContext(provider="inbound", received_at=RECEIVED_AT, token_readers=token_readers(SECRET))
 
 
 def lines(*given: str) -> bytes:

@@ -15,8 +15,8 @@ import msgspec
 from pipeline.runtime.signing import Signer, hash_address
 from pipeline.settings import Settings
 from projections import cursor
-from projections.history import Filter, Query
-from projections.sink import Run, Sink
+from projections.history import HistoryFilter, HistoryQuery
+from projections.sink import ChangeBatch, Sink
 from tests.conftest import SECRET
 from tests.support.changes import T0, Log, acked, event, request
 from tests.support.gateway import Gateway, gateway
@@ -74,7 +74,7 @@ class Partition:
         for first in range(start, end, AT_ONCE):
             upto = min(first + AT_ONCE, end)
             async with rt.pool.connection() as connection:
-                await SINK.apply(connection, Run(self.number, first, upto, self.records[first:upto]))
+                await SINK.apply(connection, ChangeBatch(self.number, first, upto, self.records[first:upto]))
         return end
 
 
@@ -91,7 +91,7 @@ class Listing:
     def __init__(self, **params: str) -> None:
         self.params = params
         self.seen: list[dict[str, Any]] = []
-        self.query: Query | None = None
+        self.query: HistoryQuery | None = None
 
     async def read(self, world: Gateway) -> None:
         more: dict[str, str] = {}
@@ -103,8 +103,8 @@ class Listing:
             if "Next" not in page:
                 return
             more = {"Next": page["Next"]}
-            given = cursor.Given(filter=Filter())
-            self.query, _ = cursor.read(SIGNER.verify, "acme", page["Next"], given)
+            given = cursor.ListingParameters(filter=HistoryFilter())
+            self.query, _ = cursor.decode_cursor(SIGNER.verify, "acme", page["Next"], given)
 
     def moment(self) -> int:
         if "After" in self.params:
@@ -200,11 +200,11 @@ async def test_nothing_is_shown_before_each_partition_has_begun(settings: Settin
         listing = Listing()
         async with world.rt.pool.connection() as connection:
             await SINK.start(connection, 0, 0, 0, 2)
-            await SINK.apply(connection, Run(0, 0, 3, records))
+            await SINK.apply(connection, ChangeBatch(0, 0, 3, records))
         await listing.read(world)
         assert listing.seen == []
         async with world.rt.pool.connection() as connection:
             await SINK.start(connection, 1, 0, 0, 2)
-            await SINK.apply(connection, Run(1, 0, 1, [Tick(recorded_at=T0 + 500_000)]))
+            await SINK.apply(connection, ChangeBatch(1, 0, 1, [Tick(recorded_at=T0 + 500_000)]))
         await listing.read(world)
         assert len(listing.seen) == 1

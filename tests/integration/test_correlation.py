@@ -12,9 +12,9 @@ import msgspec
 from pipeline.devstack.supervisor import Stack
 from pipeline.operations import dead_letters, status
 from pipeline.operations.trace import find
-from pipeline.runtime.bootstrap import Runtime, runtime
+from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.runtime.kafka import append_all
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from pipeline.webhooks.message_ids import match_key
 from tests.support.caught_up import CaughtUp
@@ -34,7 +34,7 @@ def fresh() -> EmailId:
     return EmailId(str(uuid.uuid4()))
 
 
-def acked(email_id: EmailId, name: str, provider: str = "relay") -> Entry:
+def acked(email_id: EmailId, name: str, provider: str = "relay") -> LogEntry:
     ack = Acked(
         email_id=email_id,
         event_id=f"ack:{email_id}",
@@ -43,10 +43,10 @@ def acked(email_id: EmailId, name: str, provider: str = "relay") -> Entry:
         provider=provider,
         provider_message_id=name,
     )
-    return Entry(PROVIDER_ACKS, email_id, ack)
+    return LogEntry(PROVIDER_ACKS, email_id, ack)
 
 
-def heard(name: str, event_id: str, provider: str = "relay") -> Entry:
+def heard(name: str, event_id: str, provider: str = "relay") -> LogEntry:
     event = DeliveryEvent(
         email_id=EmailId(""),
         event_id=event_id,
@@ -57,7 +57,7 @@ def heard(name: str, event_id: str, provider: str = "relay") -> Entry:
         provider_message_id=name,
         native=msgspec.Raw(b'{"a":1}'),
     )
-    return Entry(UNCORRELATED_EVENTS, match_key(name), event)
+    return LogEntry(UNCORRELATED_EVENTS, match_key(name), event)
 
 
 async def told(settings: Settings) -> set[tuple[str, str]]:
@@ -80,7 +80,7 @@ async def test_whichever_comes_first_waits_for_the_other_and_is_seen_waiting(
         await until(lambda: _is(parked(rt), 2))
         await until(lambda: _is(told(settings), {(early, "e1")}))
 
-        seen = (await status.snapshot(rt)).parked
+        seen = (await status.read_status(rt)).parked
         assert seen.count == 2
         assert seen.oldest is not None
         [found, _] = (await find(rt, "<late>")).parked
@@ -125,7 +125,7 @@ async def test_a_dispatcher_killed_between_telling_and_unparking_tells_again(
     fuse = tmp_path / "fuse"
     fuse.touch()
     env = {"MAILFOLD_CRASH_AT": "correlate.before-unpark", "MAILFOLD_CRASH_ONCE": str(fuse)}
-    async with runtime(settings) as rt:
+    async with open_runtime(settings) as rt:
         async with Stack(settings, roles=["dispatch"], role_env={"dispatch": env}):
             await append_all(rt.log, [heard("m", "e1")])
             await until(lambda: _is(parked(rt), 1), 40)

@@ -7,9 +7,9 @@ from aiokafka import AIOKafkaProducer
 
 from pipeline.errors import NotFound, Refused
 from pipeline.operations import dead_letters
-from pipeline.runtime.bootstrap import runtime
+from pipeline.runtime.bootstrap import open_runtime
 from pipeline.runtime.kafka import append_all
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from tests.support.changes import T0, Log, event, identified, request
 from tests.support.projecting import caught_up, projecting, publish
@@ -17,7 +17,7 @@ from tests.support.seeing import on, rows, until
 from topics.codec import encode
 from topics.dead_letters import MAX_VALUE_BYTES, dead_letter
 from topics.events import EventKind
-from topics.record import Place
+from topics.record import LogPosition
 from topics.registry import DEAD_LETTERS, EMAIL_CHANGES, PROVIDER_WEBHOOKS, SUPPRESSIONS
 from topics.webhooks import RawWebhook
 
@@ -61,21 +61,21 @@ async def test_replay_of_a_webhooks_event_appends_the_webhook_again(settings: Se
     webhook = RawWebhook(
         webhook_id="w", provider="p", kind="sendgrid", received_at=time.time_ns() // 10**6, headers=(), body=b"[7]"
     )
-    async with runtime(settings) as rt:
-        await append_all(rt.log, [Entry(PROVIDER_WEBHOOKS, None, webhook, partition=1)])
-        source = Place(topic=PROVIDER_WEBHOOKS.name, partition=1, offset=0)
+    async with open_runtime(settings) as rt:
+        await append_all(rt.log, [LogEntry(PROVIDER_WEBHOOKS, None, webhook, partition=1)])
+        source = LogPosition(topic=PROVIDER_WEBHOOKS.name, partition=1, offset=0)
         letter = dead_letter(source, 9, "unrecognised", "event 0", role="normalize", key=None, value=b"7")
-        await append_all(rt.log, [Entry(DEAD_LETTERS, None, letter)])
+        await append_all(rt.log, [LogEntry(DEAD_LETTERS, None, letter)])
         await dead_letters.replay(rt, "dead-letters/0/0")
     assert await on(settings, PROVIDER_WEBHOOKS) == [webhook, webhook]
 
 
 async def test_replay_of_a_cut_letter_whose_record_is_gone_says_so(settings: Settings) -> None:
-    async with runtime(settings) as rt:
+    async with open_runtime(settings) as rt:
         value = encode(EMAIL_CHANGES, Log().fold(request(1)).changes[0]) + b" " * MAX_VALUE_BYTES
-        source = Place(topic=EMAIL_CHANGES.name, partition=0, offset=99)
+        source = LogPosition(topic=EMAIL_CHANGES.name, partition=0, offset=99)
         letter = dead_letter(source, 9, "undecodable", "", role="project", key=identified(1).encode(), value=value)
-        await append_all(rt.log, [Entry(DEAD_LETTERS, None, letter)])
+        await append_all(rt.log, [LogEntry(DEAD_LETTERS, None, letter)])
         with pytest.raises(NotFound, match="email-changes/0/99"):
             await dead_letters.replay(rt, "dead-letters/0/0")
     assert await on(settings, EMAIL_CHANGES) == []

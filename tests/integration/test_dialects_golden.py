@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from pipeline import admin
-from pipeline.content.chunks import unpack
+from pipeline.content.chunks import unpack_content
 from pipeline.settings import Settings
 from tests.support.dialects import BRAND, SURFACES, Surface
 from tests.support.gateway import Gateway, gateway
@@ -22,7 +22,7 @@ from tests.support.templates import put
 from topics.contents import ContentChunk
 from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
 from topics.requests import SendRequest
-from topics.templates import Syntax
+from topics.templates import TemplateSyntax
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MINE = [surface for surface in SURFACES if surface.name != "extrahorizon"]
@@ -56,7 +56,7 @@ async def _ask(served: Gateway, surface: Surface, tenant: str, body: bytes) -> d
         await put(
             served.rt, f"{BRAND}.{kind}", tenant=tenant, subject=f"Your {kind}", html=f"<p>{words} for {{{{ To }}}}</p>"
         )
-    await put(served.rt, "welcome", tenant=tenant, syntax=Syntax.FRESHMAIL, subject="-", html="<p>$$name$$</p>")
+    await put(served.rt, "welcome", tenant=tenant, syntax=TemplateSyntax.FRESHMAIL, subject="-", html="<p>$$name$$</p>")
     headers = {"X-Api-Key": await admin.add_key(served.rt.pool, tenant), "Idempotency-Key": "golden"}
     answer = await served.http.post(surface.path, content=body, headers=headers)
     return {"status": answer.status_code, "answer": answer.json()}
@@ -74,6 +74,6 @@ def _timeless(request: SendRequest) -> dict[str, Any]:
 def _contents(requests: list[SendRequest], chunks: list[ContentChunk]) -> list[Any]:
     pointers = dict.fromkeys((one.content.content_id, one.content.sha256) for one in requests if one.content)
     return [
-        msgspec.to_builtins(unpack([chunk for chunk in chunks if chunk.content_id == content_id], sha256))
+        msgspec.to_builtins(unpack_content([chunk for chunk in chunks if chunk.content_id == content_id], sha256))
         for content_id, sha256 in pointers
     ]

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from pipeline.settings import Settings
-from projections.sink import Run
+from projections.sink import ChangeBatch
 from tests.integration.test_history_api import SINK
 from tests.support.changes import Log
 from tests.support.dialects import BRAND, SURFACES, Surface
@@ -47,7 +47,7 @@ async def test_an_email_of_each_dialect_is_listed_with_what_its_sender_said(
         log = Log().fold(*life(request, now))
         async with served.rt.pool.connection() as connection:
             await SINK.start(connection, 0, 0, 0)
-            await SINK.apply(connection, Run(0, 0, 2, [*log.changes, Tick(recorded_at=now + 5)]))
+            await SINK.apply(connection, ChangeBatch(0, 0, 2, [*log.changes, Tick(recorded_at=now + 5)]))
             jobs = await (await connection.execute("select name from jobs.jobs where queue = 'emit'")).fetchall()
         assert jobs == ([("delivered",)] if surface.name == "fasttrack" else [])
         for params in ({}, {"Email": "anna@example.com"}, {"BrandId": brand_uuid("acme", BRANDS[surface.name])}):

@@ -6,11 +6,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pipeline.content.tokens import read_message_id, read_verp
+from pipeline.content.tokens import read_message_id, read_verp_address
 from pipeline.dispatch.transports.smtp import _context
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.kafka import append_all
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.signing import Signer, hash_address
 from pipeline.settings import Settings
 from tests.conftest import SECRET
@@ -19,7 +19,7 @@ from tests.support.dispatching import FAST, accept, acks, dispatching, in_state,
 from tests.support.seeing import on, rows, until
 from tests.support.smtp_receiver import certificate, smtp_receiver
 from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
-from topics.contents import Content
+from topics.contents import MessageContent
 from topics.ids import event_id
 from topics.registry import DEAD_LETTERS, PROVIDER_ACKS, SEND_REQUESTS
 from topics.requests import ContentPointer
@@ -39,7 +39,7 @@ async def test_a_request_becomes_a_mail_and_its_ack_closes_the_job(quick: Settin
         assert mail.recipient == "anna@example.com"
         assert mail.message["From"] == "Shop <news@shop.example>"
         assert read_message_id(Signer(SECRET, "message-id"), mail.message_id) == sent.email_id
-        assert read_verp(Signer(SECRET, "verp"), mail.sender) == sent.email_id
+        assert read_verp_address(Signer(SECRET, "verp"), mail.sender) == sent.email_id
         assert "X-SMTPAPI" not in mail.message
         await in_state(rt, "done")
         await caught_up.queue("dispatch", "send-requests", "provider-acks")
@@ -64,11 +64,11 @@ async def test_a_request_seen_twice_is_sent_once(quick: Settings) -> None:
     async with smtp_receiver() as receiver, dispatching(quick) as rt:
         await provide(rt, receiver.port)
         [sent] = await accept(rt, "anna@example.com")
-        await append_all(rt.log, [Entry(SEND_REQUESTS, sent.email_id, sent)] * 3)
+        await append_all(rt.log, [LogEntry(SEND_REQUESTS, sent.email_id, sent)] * 3)
         await accept(rt, "last@example.com")
         await until(lambda: bool(receiver.to("last@example.com")))
         await in_state(rt, "done")
-        await append_all(rt.log, [Entry(SEND_REQUESTS, sent.email_id, sent)])
+        await append_all(rt.log, [LogEntry(SEND_REQUESTS, sent.email_id, sent)])
         await accept(rt, "very-last@example.com")
         await until(lambda: bool(receiver.to("very-last@example.com")))
     assert len(receiver.to("anna@example.com")) == 1
@@ -247,7 +247,7 @@ async def test_a_content_that_is_not_what_was_accepted_is_a_failure_and_a_dead_l
             "no content": None,
         }
         bad = request("bad@example.com", content=changed[fault])
-        await append_all(rt.log, [Entry(SEND_REQUESTS, bad.email_id, bad)])
+        await append_all(rt.log, [LogEntry(SEND_REQUESTS, bad.email_id, bad)])
         await in_state(rt, "done", "dead")
         assert await rows(rt, "select stream::text from jobs.jobs where state = 'dead'") == [(bad.email_id,)]
     assert [mail.recipient for mail in receiver.mails] == ["good@example.com"]
@@ -266,7 +266,7 @@ async def test_a_large_content_in_several_chunks_arrives_whole(quick: Settings) 
     noise = "".join(f"{number:x}{number * 7919 % 99991:x} " for number in range(400_000))
     async with smtp_receiver(data_size_limit=60_000_000) as receiver, dispatching(quick) as rt:
         await provide(rt, receiver.port)
-        [sent] = await accept(rt, "anna@example.com", content=Content(text=noise))
+        [sent] = await accept(rt, "anna@example.com", content=MessageContent(text=noise))
         assert sent.content is not None
         assert sent.content.chunks > 1
         await accept(rt, "bert@example.com")
@@ -280,9 +280,9 @@ async def test_what_is_no_record_of_ours_becomes_a_dead_letter_and_blocks_nothin
     async with smtp_receiver() as receiver, dispatching(quick) as rt:
         await provide(rt, receiver.port)
         for value in (b"not json", b'{"type":"send-request/1"}', b""):
-            await rt.log.append_again("send-requests", b"k", value)
+            await rt.log.append_raw("send-requests", b"k", value)
         bad = request("x@example.com", email_id="no-uuid")
-        await append_all(rt.log, [Entry(SEND_REQUESTS, bad.email_id, bad)])
+        await append_all(rt.log, [LogEntry(SEND_REQUESTS, bad.email_id, bad)])
         await accept(rt, *[f"user{number}@example.com" for number in range(6)])
         await until(lambda: len(receiver.mails) == 6)
     letters = await on(quick, DEAD_LETTERS)
@@ -294,7 +294,7 @@ async def test_a_database_filled_anew_from_the_log_sends_nothing_again(
     quick: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Record by record, so that requests could be sent long before their acks are read.
-    monkeypatch.setattr("pipeline.dispatch.intake.BATCH", 1)
+    monkeypatch.setattr("pipeline.dispatch.intake.MAX_RECORDS_PER_POLL", 1)
     async with smtp_receiver() as receiver:
         async with dispatching(quick) as rt:
             receiver.rcpt["nobody@example.com"] = ["550 no"]

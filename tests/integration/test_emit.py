@@ -11,21 +11,21 @@ import pytest
 from pipeline import admin
 from pipeline.admin import Destination, Tenant
 from pipeline.emit import main as emit
-from pipeline.jobs.store import Limits, Store
+from pipeline.jobs.store import ClaimLimits, JobStore
 from pipeline.operations import dead_letters
-from pipeline.runtime.bootstrap import Runtime, runtime
+from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.settings import Settings
-from projections.debts import Debt, encode
+from projections.debts import PendingConversion, encode_conversion
 from tests.conftest import SECRET
 from tests.support.http_receiver import http_receiver
 from tests.support.seeing import on, rows, until
 from tests.support.working import working
-from topics.conversions import ConversionResult, Outcome, Word
+from topics.conversions import ConversionOutcome, ConversionResult, ConversionWord
 from topics.record import EmailId
 from topics.registry import CONVERSION_RESULTS
 
 ACTIVITY = b'{"id": "a-1",  "brand_id": 7, "user_id":123456789012345678901234567890, "new": [1.50, null]}'
-WORDS = (Word.DELIVERED, Word.OPEN, Word.CLICK)
+WORDS = (ConversionWord.DELIVERED, ConversionWord.OPEN, ConversionWord.CLICK)
 
 
 @pytest.fixture
@@ -37,16 +37,18 @@ def emitting(settings: Settings) -> AbstractAsyncContextManager[Runtime]:
     return working(settings, emit.run)
 
 
-async def owe(rt: Runtime, *words: Word, brand: str = "7", email: str = "") -> EmailId:
+async def owe(rt: Runtime, *words: ConversionWord, brand: str = "7", email: str = "") -> EmailId:
     """Debts as the projector books them."""
     stream = EmailId(email or str(uuid.uuid4()))
     async with rt.pool.connection() as connection:
         for seq, word in enumerate(words, 1):
-            debt = Debt(email_id=stream, word=word, tenant="acme", brand=brand, activity=msgspec.Raw(ACTIVITY))
+            debt = PendingConversion(
+                email_id=stream, word=word, tenant="acme", brand=brand, activity=msgspec.Raw(ACTIVITY)
+            )
             await connection.execute(
                 "insert into jobs.jobs (queue, stream, seq, name, lane, state, payload)"
                 " values ('emit', %s, %s, %s, %s, 'pending', %s)",
-                (stream, seq, word.value, debt.lane, encode(debt)),
+                (stream, seq, word.value, debt.lane, encode_conversion(debt)),
             )
         await connection.execute("select pg_notify('jobs_emit', '')")
     return stream
@@ -78,7 +80,7 @@ async def outcomes(settings: Settings) -> list[tuple[str, int, int]]:
 async def test_a_conversion_is_told_as_the_document_says_with_the_activity_byte_for_byte(quick: Settings) -> None:
     async with http_receiver() as receiver, emitting(quick) as rt:
         await destine(rt, receiver.url)
-        email_id = await owe(rt, Word.DELIVERED)
+        email_id = await owe(rt, ConversionWord.DELIVERED)
         await in_state(rt, "done")
     [seen] = receiver.seen
     assert seen.path == "/hook/email/conversion"
@@ -109,7 +111,7 @@ async def test_gone_and_unprocessable_settle_as_refused(quick: Settings, status:
     async with http_receiver() as receiver, emitting(quick) as rt:
         receiver.answers = [status]
         await destine(rt, receiver.url)
-        await owe(rt, Word.DELIVERED)
+        await owe(rt, ConversionWord.DELIVERED)
         await in_state(rt, "done")
     assert await outcomes(quick) == [("refused", 1, status)]
 
@@ -128,12 +130,12 @@ async def test_a_closed_door_pauses_the_destination_and_burns_nothing_until_some
             return await paused(rt) == f"the destination answers {status}"
 
         await until(stopped)
-        await owe(rt, Word.OPEN, brand="8")
+        await owe(rt, ConversionWord.OPEN, brand="8")
         await until(lambda: len(other.seen) == 1)
         assert len(receiver.seen) == 1
         assert await rows(rt, "select distinct attempts from jobs.jobs where lane = 'acme/7'") == [(0,)]
         receiver.answers = [200]
-        await Store(rt.pool, "emit", Limits(1, 1, 1)).resume(["acme/7"])
+        await JobStore(rt.pool, "emit", ClaimLimits(1, 1, 1)).resume_lanes(["acme/7"])
         await in_state(rt, "done")
     assert [seen.word for seen in receiver.seen] == ["delivered", "delivered", "open", "click"]
 
@@ -161,7 +163,7 @@ async def test_what_never_works_is_tried_on_schedule_and_kept_as_a_dead_letter(
     async with http_receiver() as receiver, emitting(settings) as rt:
         receiver.answers = [answer]
         await destine(rt, receiver.url)
-        email_id = await owe(rt, Word.DELIVERED)
+        email_id = await owe(rt, ConversionWord.DELIVERED)
         await in_state(rt, "dead")
         assert len(receiver.seen) == 4
         assert {seen.path for seen in receiver.seen} == {"/hook/email/conversion"}, "no redirect is followed"
@@ -181,7 +183,7 @@ async def test_retry_after_is_honoured(quick: Settings, *, dated: bool) -> None:
         header = formatdate(time.time() + 2, usegmt=True) if dated else "1"
         receiver.answers = [(429, {"Retry-After": header}), 200]
         await destine(rt, receiver.url)
-        await owe(rt, Word.DELIVERED)
+        await owe(rt, ConversionWord.DELIVERED)
         await until(lambda: len(receiver.seen) == 1)
         first = time.monotonic()
         await in_state(rt, "done")
@@ -194,7 +196,7 @@ async def test_an_endless_answer_costs_its_connection_and_nothing_more(quick: Se
     async with http_receiver() as receiver, emitting(quick) as rt:
         receiver.answers = ["endless"]
         await destine(rt, receiver.url)
-        await owe(rt, Word.DELIVERED)
+        await owe(rt, ConversionWord.DELIVERED)
         await in_state(rt, "done")
     assert await outcomes(quick) == [("delivered", 1, 200)]
 
@@ -204,7 +206,7 @@ async def test_a_destination_in_our_own_network_is_not_called(quick: Settings, h
     settings = quick.model_copy(update={"allow_private_destinations": False})
     async with http_receiver() as receiver, emitting(settings) as rt:
         await destine(rt, f"http://{host}:{receiver.port}")
-        await owe(rt, Word.DELIVERED)
+        await owe(rt, ConversionWord.DELIVERED)
 
         async def stopped() -> bool:
             return "private" in (why := await paused(rt)) or "canonical" in why
@@ -221,21 +223,21 @@ async def test_a_stuck_brand_blocks_no_other(quick: Settings) -> None:
         await destine(rt, stuck.url)
         await destine(rt, fine.url, brand="8")
         for _ in range(50):
-            await owe(rt, Word.DELIVERED)
+            await owe(rt, ConversionWord.DELIVERED)
         await until(lambda: stuck.busy > 0)
         for _ in range(20):
-            await owe(rt, Word.DELIVERED, brand="8")
+            await owe(rt, ConversionWord.DELIVERED, brand="8")
         await until(lambda: len(fine.seen) == 20)
         assert stuck.seen
         assert len(stuck.seen) < 50
 
 
 async def test_a_job_found_attempting_is_told_again_with_the_same_key(quick: Settings) -> None:
-    async with http_receiver() as receiver, runtime(quick) as before:
+    async with http_receiver() as receiver, open_runtime(quick) as before:
         await destine(before, receiver.url)
-        await owe(before, Word.DELIVERED)
-        await Store(before.pool, "emit", Limits(8, 8, 0.3)).claim()
+        await owe(before, ConversionWord.DELIVERED)
+        await JobStore(before.pool, "emit", ClaimLimits(8, 8, 0.3)).claim()
         async with emitting(quick) as rt:
             await in_state(rt, "done")
     assert len(receiver.seen) == 1
-    assert await outcomes(quick) == [(Outcome.DELIVERED.value, 2, 200)]
+    assert await outcomes(quick) == [(ConversionOutcome.DELIVERED.value, 2, 200)]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline import admin
-from pipeline.gateway.oauth_tokens import issue
+from pipeline.gateway.oauth_tokens import issue_token
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
 from tests.support.gateway import Gateway, gateway
@@ -328,7 +328,7 @@ async def test_keys_and_tokens_open_the_door_and_nothing_else_does(settings: Set
         fresh = await grant(grant_type="refresh_token", refresh_token=tokens["refresh_token"])
         assert await ask(Authorization=f"Bearer {fresh['access_token']}") == (200, 0)
         signer = Signer(settings.secret.get_secret_value(), "access")
-        old = issue(signer, "access", admin.key_hash(served.key), served.rt.clock() - 3_601_000)
+        old = issue_token(signer, "access", admin.key_hash(served.key), served.rt.clock() - 3_601_000)
         assert await ask(Authorization=f"Bearer {old}") == (401, 118)
         form = await served.http.post(
             "/auth/v2/oauth2/tokens", data={"grant_type": "password", "username": "u", "password": served.key}

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from pipeline import admin
 from pipeline.admin import Brand, Provider
-from pipeline.content.mime import on_the_wire
+from pipeline.content.mime import with_ascii_domain
 from pipeline.dispatch import main as dispatch
 from pipeline.settings import Settings
 from tests.integration.test_extrahorizon import PLAIN, send
@@ -17,7 +17,7 @@ from topics.acks import Acked, Failed
 from topics.registry import PROVIDER_ACKS
 
 NINOMIYA = "二ノ宮@黒川.日本"
-ON_THE_WIRE = on_the_wire(NINOMIYA)
+ON_THE_WIRE = with_ascii_domain(NINOMIYA)
 
 
 @contextlib.asynccontextmanager

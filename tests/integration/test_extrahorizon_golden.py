@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.content.chunks import unpack
+from pipeline.content.chunks import unpack_content
 from pipeline.settings import Settings
 from tests.support.projecting import gateway_and_projector
 from tests.support.seeing import records
@@ -40,7 +40,7 @@ async def test_every_golden_request_is_answered_and_recorded_as_its_pair_says(se
         mine = sorted((one for one in requests if one.identity == name), key=lambda one: str(one.recipient))
         answered["requests"] = [_timeless(json.loads(msgspec.json.encode(one))) for one in mine]
         answered["contents"] = [
-            msgspec.to_builtins(unpack([chunk for chunk in chunks if chunk.content_id == pointer], sha256))
+            msgspec.to_builtins(unpack_content([chunk for chunk in chunks if chunk.content_id == pointer], sha256))
             for pointer, sha256 in dict.fromkeys((one.content.content_id, one.content.sha256) for one in mine)
         ]
         golden = GOLDEN / f"{name}.expected.json"

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from pipeline.dialects import rql
-from pipeline.dialects.extrahorizon import MAIL
+from pipeline.dialects.extrahorizon import MAIL_FIELDS
 
 MAILS: Final[dict[str, Any]] = {
     "three": {
@@ -72,7 +72,7 @@ MAILS: Final[dict[str, Any]] = {
     ],
 )
 def test_an_operator_finds_the_documented_mails(database_url: str, query: str, found: set[str]) -> None:
-    where = rql.parse(query, MAIL).where
+    where = rql.parse(query, MAIL_FIELDS).where
     with psycopg.connect(database_url) as connection:
         rows = connection.execute(
             "select name from jsonb_each(%s::jsonb) as mail (name, value) where value @@ %s::jsonpath",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import admin
-from pipeline.content.chunks import unpack
+from pipeline.content.chunks import unpack_content
 from pipeline.settings import Settings
 from tests.integration.test_extrahorizon import PLAIN, find, push_welcome, send
 from tests.support.command import mailfold, mailfold_on
@@ -58,7 +58,7 @@ async def test_the_body_does_not_replace_a_template_that_is_text_only(settings: 
         await send(served, {"template_id": "plain", "body": "b", "recipients": {"to": ["anna@example.com"]}})
     chunks: list[ContentChunk] = [record for *_, record in await records(settings, MESSAGE_CONTENTS)]
     ((*_, request),) = await records(settings, SEND_REQUESTS)
-    assert unpack(chunks, request.content.sha256).text == "The template's own text"
+    assert unpack_content(chunks, request.content.sha256).text == "The template's own text"
 
 
 async def test_over_the_rate_the_code_says_that_a_repeat_may_work(settings: Settings) -> None:
@@ -112,7 +112,9 @@ async def test_localizations_are_resolved_in_the_mails_language(settings: Settin
     chunks: list[ContentChunk] = [record for *_, record in await records(settings, MESSAGE_CONTENTS)]
     requests = [record for *_, record in await records(settings, SEND_REQUESTS)]
     shown = {
-        unpack([one for one in chunks if one.content_id == request.content.content_id], request.content.sha256).html
+        unpack_content(
+            [one for one in chunks if one.content_id == request.content.content_id], request.content.sha256
+        ).html
         for request in requests
     }
     assert shown == {"<p>Beste A &amp; B Kind regards</p>", "<p>Dear A &amp; B Kind regards</p>"}

@@ -10,21 +10,21 @@ import httpx
 import pytest
 
 from pipeline import admin
-from pipeline.content.chunks import unpack
-from pipeline.gateway.routes.freshmail import Surface
-from pipeline.gateway.state import make_world
-from pipeline.runtime.ports import Entry, Log
+from pipeline.content.chunks import unpack_content
+from pipeline.gateway.routes.freshmail import FreshMailApi
+from pipeline.gateway.state import make_gateway_state
+from pipeline.runtime.ports import Log, LogEntry
 from pipeline.settings import Settings
 from tests.support.dialects import freshmail
 from tests.support.gateway import Gateway, gateway
 from tests.support.seeing import records
 from tests.support.templates import put
 from topics import ids
-from topics.contents import Attachment, Content
-from topics.record import Place
+from topics.contents import Attachment, MessageContent
+from topics.record import LogPosition
 from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
 from topics.requests import Mailbox, SendRequest
-from topics.templates import Syntax
+from topics.templates import TemplateSyntax
 
 
 async def post(world: Gateway, body: Any, key: str = "", path: str = "/v3/messaging/emails") -> httpx.Response:
@@ -41,13 +41,13 @@ def pointer(request: SendRequest) -> str:
     return request.content.content_id
 
 
-async def contents(settings: Settings) -> dict[str, Content]:
+async def contents(settings: Settings) -> dict[str, MessageContent]:
     """Every content by its id."""
     chunks: dict[str, list[Any]] = {}
     for *_, chunk in await records(settings, MESSAGE_CONTENTS):
         chunks.setdefault(chunk.content_id, []).append(chunk)
     sums = {one.content.content_id: one.content.sha256 for one in await requests(settings) if one.content}
-    return {name: unpack(found, sums[name]) for name, found in chunks.items()}
+    return {name: unpack_content(found, sums[name]) for name, found in chunks.items()}
 
 
 @pytest.mark.parametrize("path", ["/v3/messaging/emails", "/v3/messaging/emails/"])
@@ -77,13 +77,13 @@ async def test_registered_with_and_without_the_slash_and_personalized(settings: 
         assert found[a].message_id == found[b].message_id
         said = await contents(settings)
         file = (Attachment(filename="invoice.pdf", media_type="application/pdf", data=b"%PDF"),)
-        assert said[pointer(found[a])] == Content(
+        assert said[pointer(found[a])] == MessageContent(
             html="<h1>Hello Adam &lt;3</h1>",
             text="Hello Adam <3",
             attachments=file,
             headers=(("X-One", "own"), ("x-two", "2")),
         )
-        assert said[pointer(found[b])] == Content(
+        assert said[pointer(found[b])] == MessageContent(
             html="<h1>Hello Bo</h1>!", text="Hello Bo", attachments=file, headers=(("x-one", "all"), ("x-two", "2"))
         )
 
@@ -113,7 +113,7 @@ async def test_nobody_is_written_to_where_one_recipient_is_wrong(settings: Setti
 async def test_a_template_by_its_hash_instead_of_contents(settings: Settings) -> None:
     async with gateway(settings) as world:
         made = await put(
-            world.rt, "hello", syntax=Syntax.FRESHMAIL, subject="s", html="<p>$$name$$</p>", text="$$name$$"
+            world.rt, "hello", syntax=TemplateSyntax.FRESHMAIL, subject="s", html="<p>$$name$$</p>", text="$$name$$"
         )
         one = {"email": "a@example.com", "personalization": {"name": "Å & B"}}
         answer = await post(world, freshmail(one, contents=None, templateHash=made.hash))
@@ -159,7 +159,7 @@ class FailsMidway:
         self._log = log
         self.away = True
 
-    async def append(self, entries: Sequence[Entry], *, within: float | None = None) -> list[Place | None]:
+    async def append(self, entries: Sequence[LogEntry], *, within: float | None = None) -> list[LogPosition | None]:
         places = await self._log.append(entries, within=within)
         if self.away and entries[0].topic is SEND_REQUESTS:
             return [None if nth % 2 else place for nth, place in enumerate(places)]
@@ -168,16 +168,16 @@ class FailsMidway:
 
 async def test_a_log_that_fails_midway_is_a_503_and_the_repeat_completes_it(settings: Settings) -> None:
     from pipeline.dialects import freshmail as dialect
-    from pipeline.runtime.bootstrap import runtime
+    from pipeline.runtime.bootstrap import open_runtime
 
     request: Any = httpx.Request("POST", "/", headers={"Idempotency-Key": "k"})
-    async with runtime(settings) as rt:
-        world = make_world(rt)
+    async with open_runtime(settings) as rt:
+        world = make_gateway_state(rt)
         log = FailsMidway(rt.log)
-        surface = Surface(replace(world, log=log))
+        surface = FreshMailApi(replace(world, log=log))
         import json
 
-        body = dialect.read(json.dumps(freshmail("a@example.com", "b@example.com", "c@example.com")).encode())
+        body = dialect.parse_request(json.dumps(freshmail("a@example.com", "b@example.com", "c@example.com")).encode())
         first = await surface.answer(request, admin.Tenant("acme"), body)
         assert first.status_code == 503
         assert first.headers["Retry-After"]

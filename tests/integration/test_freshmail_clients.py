@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bench.peers.toolbox import COMPILER, java
-from pipeline.devstack.servers.jars import unpinned
+from pipeline.devstack.servers.jars import mismatched_jars
 from pipeline.settings import Settings
 from tests.integration.test_freshmail import contents, pointer, requests
 from tests.support.gateway import Gateway, gateway
@@ -84,7 +84,7 @@ def okhttp() -> tuple[str, ...]:
     jars = [Path(jar) for jar in jgo.build(OKHTTP).all_jars]
     compiler = [Path(jar) for jar in jgo.build(COMPILER).all_jars]
     lines = (FOLDER / "okhttp-jars.sha256").read_text().splitlines()
-    assert unpinned([*jars, *compiler], {name: pinned for pinned, name in map(str.split, lines)}) == []
+    assert mismatched_jars([*jars, *compiler], {name: pinned for pinned, name in map(str.split, lines)}) == []
     source = FOLDER / "Session.java"
     classes = CACHE / f"okhttp-{digest(source)}"
     classpath = os.pathsep.join(map(str, jars))

@@ -11,18 +11,18 @@ import httpx
 import pytest
 
 from pipeline import admin
-from pipeline.content.chunks import unpack
-from pipeline.gateway.routes.fasttrack import Batches
-from pipeline.gateway.state import make_world
-from pipeline.runtime.bootstrap import runtime
-from pipeline.runtime.ports import Entry, Log
+from pipeline.content.chunks import unpack_content
+from pipeline.gateway.routes.fasttrack import FastTrackApi
+from pipeline.gateway.state import make_gateway_state
+from pipeline.runtime.bootstrap import open_runtime
+from pipeline.runtime.ports import Log, LogEntry
 from pipeline.settings import Settings
 from tests.support.fasttrack import activity, message
 from tests.support.gateway import Gateway, gateway
 from tests.support.seeing import records, until
 from topics import ids
-from topics.contents import Content, ContentChunk
-from topics.record import Place
+from topics.contents import ContentChunk, MessageContent
+from topics.record import LogPosition
 from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS, Topic
 from topics.requests import Mailbox, SendRequest
 
@@ -36,7 +36,7 @@ async def requests(settings: Settings) -> list[SendRequest]:
     return [record for *_, record in await records(settings, SEND_REQUESTS)]
 
 
-async def content_of(settings: Settings, request: SendRequest) -> Content:
+async def content_of(settings: Settings, request: SendRequest) -> MessageContent:
     """What the pointer points to, read from the place it names."""
     pointer = request.content
     assert pointer is not None
@@ -46,7 +46,7 @@ async def content_of(settings: Settings, request: SendRequest) -> Content:
             assert found or offset == pointer.offset
             found.append(chunk)
     assert len(found) == pointer.chunks
-    return unpack(found, pointer.sha256)
+    return unpack_content(found, pointer.sha256)
 
 
 async def test_what_is_successful_is_on_the_log_with_its_content(settings: Settings) -> None:
@@ -72,7 +72,7 @@ async def test_what_is_successful_is_on_the_log_with_its_content(settings: Setti
             content=request.content,
         )
         assert json.loads(bytes(request.activity)) == activity(id="one")
-        assert await content_of(settings, request) == Content(
+        assert await content_of(settings, request) == MessageContent(
             html="<p>Hello</p>", text="Hello\n", amp="<html ⚡4email></html>"
         )
 
@@ -319,7 +319,7 @@ class HalfALog:
         self._log = log
         self._topic = topic
 
-    async def append(self, entries: Sequence[Entry], *, within: float | None = None) -> list[Place | None]:
+    async def append(self, entries: Sequence[LogEntry], *, within: float | None = None) -> list[LogPosition | None]:
         away = [entry for entry in entries if entry.topic is self._topic][1::2]
         there = [entry for entry in entries if entry not in away]
         places = iter(await self._log.append(there, within=within))
@@ -330,9 +330,9 @@ class HalfALog:
 async def test_what_a_part_of_the_log_did_not_confirm_is_fatal_and_the_rest_successful(
     settings: Settings, topic: Topic
 ) -> None:
-    async with runtime(settings) as rt:
-        world = make_world(rt)
-        batches = Batches(replace(world, log=HalfALog(rt.log, topic)))
+    async with open_runtime(settings) as rt:
+        world = make_gateway_state(rt)
+        batches = FastTrackApi(replace(world, log=HalfALog(rt.log, topic)))
         body = json.dumps([message(f"m{number}") for number in range(3)]).encode()
         answer = json.loads(bytes((await batches.answer(admin.Tenant("acme"), body)).body))
         assert [each["id"] for each in answer["successful"]] == ["m0", "m2"]

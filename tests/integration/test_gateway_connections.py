@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.dialects import fasttrack
-from pipeline.gateway.connections import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED, MAX_REQUEST_LINE_BYTES
+from pipeline.gateway.connections import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED_REQUESTS, MAX_REQUEST_LINE_BYTES
 from pipeline.settings import Settings
 from tests.support.gateway import Gateway, gateway
 
@@ -151,7 +151,7 @@ async def test_slow_body_is_ended(settings: Settings) -> None:
 
 
 async def test_rest_of_a_body_that_nobody_reads_gets_a_moment_only(settings: Settings, monkeypatch: Any) -> None:
-    monkeypatch.setattr("pipeline.gateway.connections.LINGER_S", 0.5)
+    monkeypatch.setattr("pipeline.gateway.connections.UNREAD_BODY_TIMEOUT_S", 0.5)
     async with gateway(settings) as world, connected(world) as [client]:
         await client.send(b"POST /t/x HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
         assert await client.answer() == 405
@@ -225,7 +225,7 @@ async def test_bodies_that_do_not_come_make_room_as_well(settings: Settings) -> 
 
 async def test_full_gateway_refuses_with_503(settings: Settings, monkeypatch: Any) -> None:
     gate = threading.Event()
-    monkeypatch.setattr(fasttrack, "read_batch", lambda _: gate.wait(PATIENT_S) and ([], []))
+    monkeypatch.setattr(fasttrack, "parse_batch", lambda _: gate.wait(PATIENT_S) and ([], []))
     head = b"POST /channels/email/batch HTTP/1.1\r\nHost: x\r\nX-Api-Key: %s\r\nContent-Length: 2\r\n\r\n[]"
     async with gateway(settings, http_connections=2) as world, connected(world, 2) as working:
         for client in working:
@@ -260,8 +260,8 @@ async def test_pipelined_requests_are_answered_in_order_and_bounded(settings: Se
     async with gateway(settings) as world, connected(world, 2) as [client, greedy]:
         await client.send((ASK + b"\r\n") * 5)
         assert [await client.answer() for _ in range(5)] == [200] * 5
-        await greedy.send((ASK + b"\r\n") * (MAX_PIPELINED + 10))
-        statuses = [await greedy.answer() for _ in range(MAX_PIPELINED + 10)]
+        await greedy.send((ASK + b"\r\n") * (MAX_PIPELINED_REQUESTS + 10))
+        statuses = [await greedy.answer() for _ in range(MAX_PIPELINED_REQUESTS + 10)]
         assert statuses[-1] == 0
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import admin
 from pipeline.settings import Settings
-from pipeline.webhooks.base import Context
+from pipeline.webhooks.base import EventContext
 from pipeline.webhooks.providers.registry import ADAPTERS
 from pipeline.webhooks.splitting import events_of
 from tests.support.gateway import Gateway, gateway
@@ -65,7 +65,7 @@ async def everybody(settings: Settings) -> AsyncIterator[Everybody]:
 def kinds_told(webhook: RawWebhook) -> list[str]:
     """What becomes of a record of the log: only what was kept of the request is there to tell it by."""
     headers, adapter = dict(webhook.headers), ADAPTERS[webhook.kind]
-    context = Context(provider=webhook.provider, received_at=webhook.received_at, headers=headers)
+    context = EventContext(provider=webhook.provider, received_at=webhook.received_at, headers=headers)
     events = [adapter.normalize(event, context) for event in events_of(adapter, webhook.body, headers)]
     if webhook.kind == "resend":
         assert [event.event_id for event in events] == [f"resend:{headers['svix-id']}"]

@@ -8,9 +8,9 @@ from typing import Any
 
 from pipeline.content import tokens
 from pipeline.gateway.app import make_app
-from pipeline.gateway.event_buffer import BEHIND, MOST, Note
-from pipeline.gateway.state import World, make_world
-from pipeline.runtime.bootstrap import Runtime, runtime
+from pipeline.gateway.event_buffer import BUFFER_MAX_EVENTS, SPOOL_THRESHOLD_EVENTS, DeferredEvent
+from pipeline.gateway.state import GatewayState, make_gateway_state
+from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
 from tests.support.kafka_proxy import kafka_proxy
@@ -23,7 +23,7 @@ from topics.registry import DELIVERY_EVENTS
 EMAIL = ids.email_id("acme", "fasttrack", "one")
 
 
-def note(number: int) -> Note:
+def note(number: int) -> DeferredEvent:
     event = DeliveryEvent(
         email_id=EMAIL,
         event_id=f"pixel:{number}",
@@ -35,18 +35,18 @@ def note(number: int) -> Note:
     return lambda: event
 
 
-def value(world: World, name: str) -> float:
+def value(world: GatewayState, name: str) -> float:
     found: Any = world.metrics.registry.get_sample_value(f"mailfold_{name}")
     return float(found or 0)
 
 
 @contextlib.asynccontextmanager
-async def noting(rt: Runtime) -> AsyncIterator[World]:
+async def noting(rt: Runtime) -> AsyncIterator[GatewayState]:
     """A gateway's world without its server; at the end what is in hand is written down."""
-    world = make_world(rt)
+    world = make_gateway_state(rt)
     yield world
-    running = asyncio.create_task(world.notes.run())
-    await world.notes.finish(running)
+    running = asyncio.create_task(world.event_buffer.run())
+    await world.event_buffer.finish(running)
     running.result()
     world.spool.close()
 
@@ -63,13 +63,13 @@ def spooled(folder: Path) -> list[DeliveryEvent]:
 
 
 async def test_what_comes_faster_than_the_log_takes_it_goes_by_way_of_the_spool(settings: Settings) -> None:
-    many = BEHIND + 1_000
-    async with runtime(settings) as rt, noting(rt) as world:
+    many = SPOOL_THRESHOLD_EVENTS + 1_000
+    async with open_runtime(settings) as rt, noting(rt) as world:
         for number in range(many):
-            world.notes.put(note(number))
+            world.event_buffer.put(note(number))
         assert value(world, "notes_waiting") == many
     assert value(world, "notes_waiting") == 0
-    assert value(world, "spooled_total") >= BEHIND
+    assert value(world, "spooled_total") >= SPOOL_THRESHOLD_EVENTS
     assert value(world, "spool_lost_total") == 0
     assert await heard(settings) == {f"pixel:{number}" for number in range(many)}
 
@@ -77,33 +77,33 @@ async def test_what_comes_faster_than_the_log_takes_it_goes_by_way_of_the_spool(
 async def test_a_log_that_is_away_when_told_to_stop_leaves_all_in_the_spool(settings: Settings) -> None:
     async with kafka_proxy(settings.kafka_bootstrap) as proxy:
         away = settings.model_copy(update={"kafka_bootstrap": proxy.bootstrap})
-        async with runtime(away) as rt, noting(rt) as world:
+        async with open_runtime(away) as rt, noting(rt) as world:
             proxy.away()
             for number in range(500):
-                world.notes.put(note(number))
+                world.event_buffer.put(note(number))
     assert {event.event_id for event in spooled(settings.data_dir / "spool")} == {f"pixel:{n}" for n in range(500)}
 
 
 async def test_memory_is_bounded_and_what_is_lost_is_counted(settings: Settings) -> None:
-    async with runtime(settings) as rt:
-        world = make_world(rt)
-        for number in range(MOST + 7):
-            world.notes.put(note(number))
-        assert value(world, "notes_waiting") == MOST
+    async with open_runtime(settings) as rt:
+        world = make_gateway_state(rt)
+        for number in range(BUFFER_MAX_EVENTS + 7):
+            world.event_buffer.put(note(number))
+        assert value(world, "notes_waiting") == BUFFER_MAX_EVENTS
         assert value(world, "spool_lost_total") == 7
 
 
 async def test_what_came_to_nothing_is_no_event_and_stops_nothing(settings: Settings) -> None:
-    async with runtime(settings) as rt, noting(rt) as world:
+    async with open_runtime(settings) as rt, noting(rt) as world:
         for number in range(10):
-            world.notes.put(note(number) if number % 2 else lambda: None)
+            world.event_buffer.put(note(number) if number % 2 else lambda: None)
     assert await heard(settings) == {f"pixel:{number}" for number in (1, 3, 5, 7, 9)}
 
 
 async def test_a_picture_is_out_before_anything_is_noted_and_before_its_token_is_looked_at(settings: Settings) -> None:
     """By ASGI, message for message: a forged token's way differs in nothing."""
     good = tokens.pixel_token(Signer(settings.secret.get_secret_value(), "track"), EMAIL)
-    async with runtime(settings) as rt, noting(rt) as world:
+    async with open_runtime(settings) as rt, noting(rt) as world:
         app, ways = make_app(world), []
         for nth, token in enumerate((good, "A" * len(good))):
             way: list[tuple[Any, float]] = []

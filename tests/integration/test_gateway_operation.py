@@ -13,11 +13,11 @@ import jsonschema
 import pytest
 
 from pipeline.dialects import fasttrack
-from pipeline.errors import BadSettings, LogUnavailable
+from pipeline.errors import InvalidSettings, LogUnavailable
 from pipeline.gateway.main import run
 from pipeline.gateway.openapi import common
-from pipeline.runtime.bootstrap import runtime
-from pipeline.runtime.fair_threads import CALLER
+from pipeline.runtime.bootstrap import open_runtime
+from pipeline.runtime.fair_threads import CURRENT_CALLER
 from pipeline.settings import Settings
 from tests.support.fasttrack import message
 from tests.support.gateway import gateway
@@ -49,13 +49,13 @@ async def test_heavy_work_runs_in_threads_that_know_whose_it_is(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[str, str]] = []
-    read = fasttrack.read_batch
+    read = fasttrack.parse_batch
 
     def observed(body: bytes) -> Any:
-        seen.append((CALLER.get(), threading.current_thread().name[:8]))
+        seen.append((CURRENT_CALLER.get(), threading.current_thread().name[:8]))
         return read(body)
 
-    monkeypatch.setattr(fasttrack, "read_batch", observed)
+    monkeypatch.setattr(fasttrack, "parse_batch", observed)
     async with gateway(settings) as world:
         assert (await world.post([message("one")])).status_code == 200
     assert seen == [("acme", "fair_0")]
@@ -172,13 +172,13 @@ async def test_the_docs_page_shows_each_path_and_example_without_any_script(sett
 async def test_a_port_that_is_taken_is_a_clear_error(settings: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        async with runtime(settings.model_copy(update={"port": port})) as rt:
-            with pytest.raises(BadSettings, match=f"MAILFOLD_PORT: 127.0.0.1:{port}"):
+        async with open_runtime(settings.model_copy(update={"port": port})) as rt:
+            with pytest.raises(InvalidSettings, match=f"MAILFOLD_PORT: 127.0.0.1:{port}"):
                 await run(rt)
 
 
 async def test_a_producer_that_gave_up_ends_the_role_so_that_it_is_started_anew(settings: Settings) -> None:
-    async with runtime(settings.model_copy(update={"port": 0})) as rt:
+    async with open_runtime(settings.model_copy(update={"port": 0})) as rt:
         serving = asyncio.create_task(run(rt))
         await until((settings.data_dir / "gateway.port").exists, watched=serving)
         rt.log._producer._sender.sender_task.cancel()

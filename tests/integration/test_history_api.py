@@ -12,9 +12,9 @@ import pytest
 from pipeline import admin
 from pipeline.runtime.signing import Signer, hash_address
 from pipeline.settings import Settings
-from projections.history import Filter, Position, Query
+from projections.history import HistoryFilter, HistoryPosition, HistoryQuery
 from projections.postgres import SQL
-from projections.sink import Run, Sink
+from projections.sink import ChangeBatch, Sink
 from tests.conftest import SECRET
 from tests.support.changes import T0, Log, acked, event, identified, request
 from tests.support.gateway import Gateway, gateway
@@ -39,7 +39,7 @@ class Grown:
             now = max(self._served.rt.clock(), *(change.recorded_at for change in self.log.changes))
             # As the projector does where nothing follows: it says what time it is, so that all of it is shown.
             await SINK.apply(
-                connection, Run(0, self._next, self._next + len(new) + 1, [*new, Tick(recorded_at=now + 1)])
+                connection, ChangeBatch(0, self._next, self._next + len(new) + 1, [*new, Tick(recorded_at=now + 1)])
             )
         self._next += len(new) + 1
         self._projected = len(self.log.changes)
@@ -209,16 +209,16 @@ analyze projections.versions;
 async def test_no_page_reads_a_whole_table(settings: Settings) -> None:
     brand = "7b1c1c0a-52b3-5d56-9f6e-0a3f1f4a7c02"
     questions = [
-        Query(tenant="acme", filter=asked, as_of=as_of, behind=behind)
+        HistoryQuery(tenant="acme", filter=asked, as_of=as_of, start_after=behind)
         for asked in (
-            Filter(),
-            Filter(listed=ListedState.COMPLAINT),
-            Filter(brand_uuid=brand),
-            Filter(brand_uuid=brand, listed=ListedState.COMPLAINT),
-            Filter(recipient="p77"),
+            HistoryFilter(),
+            HistoryFilter(listed=ListedState.COMPLAINT),
+            HistoryFilter(brand_uuid=brand),
+            HistoryFilter(brand_uuid=brand, listed=ListedState.COMPLAINT),
+            HistoryFilter(recipient="p77"),
         )
         for as_of in (99_999, 30_000)
-        for behind in (None, Position(20_000, identified(1)))
+        for behind in (None, HistoryPosition(20_000, identified(1)))
     ]
     async with gateway(settings):
         url = settings.database_url.get_secret_value()
@@ -229,7 +229,7 @@ async def test_no_page_reads_a_whole_table(settings: Settings) -> None:
                 assert read < 6000, query
 
 
-async def _rows_read(connection: psycopg.AsyncConnection[Any], query: Query) -> int:
+async def _rows_read(connection: psycopg.AsyncConnection[Any], query: HistoryQuery) -> int:
     """Rows that the plan's scans touched, those filtered away included; no scan may be sequential."""
     values = {
         "tenant": query.tenant,
@@ -237,8 +237,8 @@ async def _rows_read(connection: psycopg.AsyncConnection[Any], query: Query) -> 
         "listed": query.filter.listed and query.filter.listed.value,
         "brand_uuid": query.filter.brand_uuid or None,
         "recipient": query.filter.recipient,
-        "sent_at": query.behind and query.behind.sent_at,
-        "email_id": query.behind and query.behind.email_id,
+        "sent_at": query.start_after and query.start_after.sent_at,
+        "email_id": query.start_after and query.start_after.email_id,
         "limit": 101,
     }
     text = SQL["page_of_recipient" if query.filter.recipient else "page"]

@@ -17,7 +17,7 @@ from tests.support.mtas import Neighbours
 from tests.support.seeing import on, until
 from tests.support.smtp_receiver import Receiver, smtp_receiver
 from topics.events import BounceClass, DeliveryEvent, EventKind
-from topics.readings import Status, status
+from topics.readings import EmailStatus, email_status
 from topics.registry import DELIVERY_EVENTS, EMAIL_STATES
 from topics.requests import SendRequest
 
@@ -26,12 +26,12 @@ RELAYS = {"postfix": mtas.postfix, "exim4": mtas.exim}
 ANNA, GONE, FULL = "anna@receiver.test", "gone@receiver.test", "full@receiver.test"
 HERE, MOVED, AWAY = "anna@here.test", "moved@alias.test", "anna@closed.test"
 BECOMES = {
-    ANNA: (Status.SENT, EventKind.SENT),
-    GONE: (Status.BOUNCED, EventKind.BOUNCED),
-    FULL: (Status.DEFERRED, EventKind.DEFERRED),
-    HERE: (Status.DELIVERED, EventKind.DELIVERED),
-    MOVED: (Status.BOUNCED, EventKind.BOUNCED),
-    AWAY: (Status.DEFERRED, EventKind.DEFERRED),
+    ANNA: (EmailStatus.SENT, EventKind.SENT),
+    GONE: (EmailStatus.BOUNCED, EventKind.BOUNCED),
+    FULL: (EmailStatus.DEFERRED, EventKind.DEFERRED),
+    HERE: (EmailStatus.DELIVERED, EventKind.DELIVERED),
+    MOVED: (EmailStatus.BOUNCED, EventKind.BOUNCED),
+    AWAY: (EmailStatus.DEFERRED, EventKind.DEFERRED),
 }
 """To whom we write: what becomes of it, and which report says so."""
 
@@ -84,6 +84,6 @@ async def _became(settings: Settings, sent: dict[str, SendRequest]) -> bool:
     states = {name: found.get(request.email_id) for name, request in sent.items()}
     told = {(event.email_id, event.kind) for event in await on(settings, DELIVERY_EVENTS)}
     return all(
-        state is not None and status(state) is BECOMES[name][0] and (state.email_id, BECOMES[name][1]) in told
+        state is not None and email_status(state) is BECOMES[name][0] and (state.email_id, BECOMES[name][1]) in told
         for name, state in states.items()
     )

@@ -7,14 +7,14 @@ import pytest
 from pydantic import SecretStr
 
 from pipeline.content import tokens
-from pipeline.errors import BadSettings
-from pipeline.gateway.smtp.envelope import KEPT
-from pipeline.gateway.smtp.maildir import Maildir, Sweep
+from pipeline.errors import InvalidSettings
+from pipeline.gateway.smtp.envelope import MESSAGE_KEPT_BYTES
+from pipeline.gateway.smtp.maildir import Maildir, MaildirSweep
 from pipeline.runtime.bootstrap import wall_clock
-from pipeline.runtime.kafka import kafka_log
+from pipeline.runtime.kafka import open_kafka_log
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
-from pipeline.webhooks.proofs import proofs
+from pipeline.webhooks.proofs import token_readers
 from pipeline.webhooks.providers import bounce_mail
 from tests.conftest import SECRET
 from tests.support.command import mailfold_on
@@ -77,7 +77,8 @@ async def test_a_log_that_is_away_is_a_503_by_http(settings: Settings) -> None:
 
 async def test_a_maildir_is_emptied_into_the_log_by_the_command(settings: Settings, tmp_path: Path) -> None:
     folder = maildir(
-        tmp_path, {"1.a.host": MESSAGE, "2.b.host,S=5:2,": f"To: {verp()}\n\n".encode() + b"x" * (KEPT + 5)}
+        tmp_path,
+        {"1.a.host": MESSAGE, "2.b.host,S=5:2,": f"To: {verp()}\n\n".encode() + b"x" * (MESSAGE_KEPT_BYTES + 5)},
     )
     said = await mailfold_on(settings, "inbound", "maildir", str(folder))
     assert (said.code, said.out) == (0, "2 taken\n"), said.err
@@ -85,7 +86,7 @@ async def test_a_maildir_is_emptied_into_the_log_by_the_command(settings: Settin
     assert list((folder / "new").iterdir()) == []
     first, second = [kept for *_, kept in await records(settings, PROVIDER_WEBHOOKS)]
     assert MESSAGE in (first.body, second.body)
-    assert {len(first.body), len(second.body)} == {len(MESSAGE), KEPT}
+    assert {len(first.body), len(second.body)} == {len(MESSAGE), MESSAGE_KEPT_BYTES}
 
 
 async def test_what_the_log_does_not_confirm_stays_and_comes_again_as_the_same(
@@ -94,16 +95,16 @@ async def test_what_the_log_does_not_confirm_stays_and_comes_again_as_the_same(
     folder = maildir(tmp_path, {"1": MESSAGE, "2": f"To: {unsubscribe()}\n\n".encode()})
     async with kafka_proxy(settings.kafka_bootstrap) as proxy:
         through = settings.model_copy(update={"kafka_bootstrap": proxy.bootstrap, "append_timeout": 0.5})
-        async with kafka_log(through) as log:
+        async with open_kafka_log(through) as log:
             proxy.away()
-            assert await Maildir(folder, log, wall_clock).sweep() == Sweep(0, 2)
+            assert await Maildir(folder, log, wall_clock).sweep() == MaildirSweep(0, 2)
             assert len(list((folder / "new").iterdir())) == 2
             proxy.back()
-    async with kafka_log(settings) as log:
-        assert await Maildir(folder, log, wall_clock, proofs(SECRET)).sweep() == Sweep(2, 0)
+    async with open_kafka_log(settings) as log:
+        assert await Maildir(folder, log, wall_clock, token_readers(SECRET)).sweep() == MaildirSweep(2, 0)
         # As a crash after the append and before the renaming leaves it.
         (folder / "cur" / "1:2,S").rename(folder / "new" / "1")
-        assert await Maildir(folder, log, wall_clock).sweep() == Sweep(1, 0)
+        assert await Maildir(folder, log, wall_clock).sweep() == MaildirSweep(1, 0)
     kept = [record for *_, record in await records(settings, PROVIDER_WEBHOOKS) if record.body == MESSAGE]
     assert len(kept) >= 2
     assert len({record.webhook_id for record in kept}) == 1
@@ -120,7 +121,7 @@ async def test_maildir_messages_without_a_tag_of_ours_are_put_aside(settings: Se
 async def test_a_mail_by_http_without_a_tag_of_ours_is_discarded_and_counted(settings: Settings) -> None:
     async with gateway(settings, secret_previous=SecretStr(PREVIOUS)) as world:
         key = {"X-Api-Key": world.key}
-        old = tokens.verp(Signer(PREVIOUS, "verp"), EMAIL_ID, DOMAIN)
+        old = tokens.verp_address(Signer(PREVIOUS, "verp"), EMAIL_ID, DOMAIN)
         for message, to in (
             (FORGED, ""),
             (FORGED, forged(verp())),
@@ -143,9 +144,9 @@ async def test_only_messages_are_taken_from_a_maildir(settings: Settings, tmp_pa
     (folder / "new" / "link").symlink_to(secret)
     (folder / "new" / "folder").mkdir()
     os.mkfifo(folder / "new" / "pipe")
-    async with kafka_log(settings) as log:
-        assert await Maildir(folder, log, wall_clock).sweep() == Sweep(1, 0)
-        with pytest.raises(BadSettings, match="not a maildir"):
+    async with open_kafka_log(settings) as log:
+        assert await Maildir(folder, log, wall_clock).sweep() == MaildirSweep(1, 0)
+        with pytest.raises(InvalidSettings, match="not a maildir"):
             Maildir(tmp_path, log, wall_clock)
     assert [record.body for *_, record in await records(settings, PROVIDER_WEBHOOKS)] == [MESSAGE]
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from pipeline.content import tokens
-from pipeline.gateway.smtp.envelope import KEPT
+from pipeline.gateway.smtp.envelope import MESSAGE_KEPT_BYTES
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
 from tests.support.inbound import DOMAIN, EMAIL_ID, Inbound, bounce, forged, inbound, message_id, unsubscribe, verp
@@ -84,7 +84,7 @@ async def test_role_mail_that_names_no_email_of_ours_never_reaches_the_worker(se
 
 async def test_return_paths_of_the_previous_secret_are_taken(settings: Settings) -> None:
     previous = "the-secret-before-of-at-least-32-characters"
-    address = tokens.verp(Signer(previous, "verp"), EMAIL_ID, DOMAIN)
+    address = tokens.verp_address(Signer(previous, "verp"), EMAIL_ID, DOMAIN)
     async with inbound(settings, secret_previous=SecretStr(previous)) as world:
         assert (await world.send(address, bounce(address))).code == 250
     async with inbound(settings) as world:
@@ -120,7 +120,7 @@ async def test_of_a_long_message_the_head_is_kept_and_a_longer_one_refused(setti
         message = bounce(verp(), padding=1_200_000)
         assert (await world.send(verp(), message)).code == 250
         (kept,) = await world.kept()
-        assert kept.body == message[:KEPT]
+        assert kept.body == message[:MESSAGE_KEPT_BYTES]
         assert dict(kept.headers)["x-truncated"] == str(len(message))
         # Told beforehand (SIZE is offered), and where it did not listen, after.
         async with world.client() as client:

@@ -3,7 +3,7 @@
 import psycopg
 
 from pipeline import admin
-from pipeline.runtime.database import database
+from pipeline.runtime.database import open_database
 from pipeline.settings import Settings
 from projections.migrate import MIGRATIONS
 from tests.conftest import SECRET
@@ -20,8 +20,8 @@ async def test_a_provider_keeps_its_webhook_key(settings: Settings) -> None:
             "insert into admin.providers (provider, kind, host, port, webhook_key) values"
             " ('keyed', 'sendgrid', 'smtp.example', 587, 'MFkw'), ('plain', 'smtp', 'smtp.example', 25, '')"
         )
-    async with database(settings, size=1) as pool:
-        keyed, plain = await admin.providers(pool, SECRET)
+    async with open_database(settings, size=1) as pool:
+        keyed, plain = await admin.list_providers(pool, SECRET)
         assert (keyed.host, keyed.port, keyed.kind, keyed.via, keyed.webhook_keys) == (
             *("smtp.example", 587, "sendgrid", "smtp"),
             ("MFkw",),
@@ -32,7 +32,7 @@ async def test_a_provider_keeps_its_webhook_key(settings: Settings) -> None:
 
 
 async def test_webhook_keys_lie_sealed_and_the_newest_two_count(settings: Settings) -> None:
-    async with database(settings, size=1) as pool:
+    async with open_database(settings, size=1) as pool:
         row = admin.Provider("mine", "smtp.example", kind="mailgun", webhook_keys=("first",))
         await admin.add_provider(pool, row, SECRET)
 

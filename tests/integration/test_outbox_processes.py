@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.runtime.bootstrap import Runtime, runtime
+from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.runtime.kafka import append_all
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from pipeline.worker.fold import evolve
 from tests.integration.test_emit import destine, owe
@@ -18,10 +18,10 @@ from tests.support.http_receiver import http_receiver
 from tests.support.seeing import on, rows, until
 from tests.support.smtp_receiver import smtp_receiver
 from topics.acks import Acked
-from topics.changes import Applied, EmailChange
-from topics.conversions import Word
+from topics.changes import AppliedFact, EmailChange
+from topics.conversions import ConversionWord
 from topics.events import DeliveryEvent, EventKind
-from topics.record import Place
+from topics.record import LogPosition
 from topics.registry import CONVERSION_RESULTS, DELIVERY_EVENTS, EMAIL_CHANGES, PROVIDER_ACKS
 from topics.requests import SendRequest
 
@@ -38,7 +38,7 @@ def settings(settings: Settings) -> Settings:
 async def test_a_dispatcher_that_dies_after_the_250_loses_nothing_and_repeats_only_what_it_had_in_hand(
     settings: Settings, tmp_path: Path, point: str
 ) -> None:
-    async with smtp_receiver() as receiver, runtime(settings) as rt:
+    async with smtp_receiver() as receiver, open_runtime(settings) as rt:
         await provide(rt, receiver.port)
         sent = await accept(rt, *[f"user{number}@example.com" for number in range(MAILS)])
         async with process(settings, "dispatch", **armed(point, tmp_path)) as first:
@@ -59,8 +59,8 @@ async def test_a_dispatcher_that_dies_after_the_250_loses_nothing_and_repeats_on
 async def test_an_emitter_that_dies_after_the_2xx_tells_everything_in_order_and_repeats_with_the_same_key(
     settings: Settings, tmp_path: Path, point: str
 ) -> None:
-    words = (Word.DELIVERED, Word.OPEN, Word.CLICK)
-    async with http_receiver() as receiver, runtime(settings) as rt:
+    words = (ConversionWord.DELIVERED, ConversionWord.OPEN, ConversionWord.CLICK)
+    async with http_receiver() as receiver, open_runtime(settings) as rt:
         await destine(rt, receiver.url)
         emails = [await owe(rt, *words) for _ in range(20)]
         async with process(settings, "emit", **armed(point, tmp_path)) as first:
@@ -76,7 +76,7 @@ async def test_an_emitter_that_dies_after_the_2xx_tells_everything_in_order_and_
 
 
 async def test_a_dispatcher_frozen_past_its_leases_harms_nothing_when_it_wakes(settings: Settings) -> None:
-    async with smtp_receiver() as receiver, runtime(settings) as rt:
+    async with smtp_receiver() as receiver, open_runtime(settings) as rt:
         await provide(rt, receiver.port, max_connections=2)
         receiver.slow = {f"user{number}@example.com": 0.05 for number in range(MAILS)}
         async with process(settings, "dispatch") as frozen:
@@ -99,13 +99,13 @@ async def test_an_email_that_was_sent_is_never_called_dropped_by_its_own_complai
     settings: Settings, tmp_path: Path
 ) -> None:
     """The dispatcher dies after the 250; before its lease runs out the recipient complains, which suppresses him."""
-    async with smtp_receiver() as receiver, runtime(settings) as rt:
+    async with smtp_receiver() as receiver, open_runtime(settings) as rt:
         await provide(rt, receiver.port)
         sent = await accept(rt, "angry@example.com")
         async with process(settings, "dispatch", **armed("dispatch.after-250", tmp_path)) as first:
             assert await ends(first) == 137
         async with process(settings, "project"):
-            await append_all(rt.log, [Entry(EMAIL_CHANGES, sent[0].email_id, _complaint(sent[0]))])
+            await append_all(rt.log, [LogEntry(EMAIL_CHANGES, sent[0].email_id, _complaint(sent[0]))])
             await until(lambda: _suppressed(rt), 30)
         async with process(settings, "dispatch"):
             await until(lambda: _done(rt, 1), 40)
@@ -125,10 +125,10 @@ def _complaint(request: SendRequest) -> EmailChange:
         recorded_at=at,
         provider="sendgrid",
     )
-    place = Place(topic=DELIVERY_EVENTS.name, partition=0, offset=0)
+    place = LogPosition(topic=DELIVERY_EVENTS.name, partition=0, offset=0)
     state = evolve(evolve(None, request), event)
     return EmailChange(
-        email_id=request.email_id, recorded_at=at, facts=(Applied(place=place, fact=event),), state=state
+        email_id=request.email_id, recorded_at=at, facts=(AppliedFact(place=place, fact=event),), state=state
     )
 
 
@@ -140,14 +140,14 @@ async def _suppressed(rt: Runtime) -> bool:
 async def test_a_role_ends_within_ten_seconds_of_sigterm_in_the_middle_of_its_work(
     settings: Settings, role: str
 ) -> None:
-    async with smtp_receiver() as mails, http_receiver() as conversions, runtime(settings) as rt:
+    async with smtp_receiver() as mails, http_receiver() as conversions, open_runtime(settings) as rt:
         conversions.answers = ["slow"]
         mails.slow = {f"user{number}@example.com": 5.0 for number in range(100)}
         await provide(rt, mails.port)
         await destine(rt, conversions.url)
         await accept(rt, *mails.slow)
         for _ in range(100):
-            await owe(rt, Word.DELIVERED)
+            await owe(rt, ConversionWord.DELIVERED)
         async with process(settings, role) as started:
             await until(lambda: mails.asked > 0 or conversions.busy > 0)
             started.terminate()

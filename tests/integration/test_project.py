@@ -5,8 +5,8 @@ import asyncio
 import psycopg
 from aiokafka import AIOKafkaProducer
 
-from pipeline.runtime.bootstrap import runtime
-from pipeline.runtime.kafka import consumer
+from pipeline.runtime.bootstrap import open_runtime
+from pipeline.runtime.kafka import create_consumer
 from pipeline.settings import Settings
 from tests.support.changes import T0, Log, event, identified, lives, request
 from tests.support.projecting import caught_up, projecting, publish
@@ -29,7 +29,7 @@ async def test_what_is_on_the_log_is_in_the_tables_and_the_group_knows(settings:
 
 async def test_a_log_that_was_full_before_the_first_projector_came_is_released_at_its_end(settings: Settings) -> None:
     changes = lives(5, 40).changes
-    async with runtime(settings) as rt:
+    async with open_runtime(settings) as rt:
         await publish(rt, changes)
     async with projecting(settings) as rt:
         await until(lambda: caught_up(rt))
@@ -65,7 +65,7 @@ async def test_what_cannot_be_read_becomes_a_dead_letter_and_the_rest_goes_on(se
         await publish(rt, log.changes)
         await until(lambda: caught_up(rt))
         assert await rows(rt, "select status from projections.history") == [("delivered",)]
-        reader = consumer(settings, DEAD_LETTERS.name)
+        reader = create_consumer(settings, DEAD_LETTERS.name)
         await reader.start()
         letter = decode(DEAD_LETTERS, (await asyncio.wait_for(reader.getone(), 10)).value)
         await reader.stop()
@@ -80,7 +80,7 @@ async def test_a_second_projector_takes_over_without_a_gap_or_a_repeat(settings:
         async with projecting(settings) as second:
             await publish(second, log.changes[40:])
             await until(lambda: caught_up(second))
-    async with runtime(settings) as rt:
+    async with open_runtime(settings) as rt:
         [(emails,)] = await rows(rt, "select count(*) from projections.history")
     assert emails == len({change.email_id for change in log.changes})
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.operations.rebuild import rebuild
-from pipeline.runtime.bootstrap import runtime
+from pipeline.runtime.bootstrap import open_runtime
 from pipeline.settings import Settings
 from tests.support.changes import lives
 from tests.support.command import armed, ends, process
@@ -20,7 +20,7 @@ async def test_a_projector_that_dies_at_a_crash_point_leaves_nothing_torn(
     settings: Settings, tmp_path: Path, point: str
 ) -> None:
     log = lives(21, 60)
-    async with runtime(settings) as rt:
+    async with open_runtime(settings) as rt:
         async with process(settings, "project", **armed(point, tmp_path)) as dying:
             await publish(rt, log.changes)
             assert await ends(dying) == 137
@@ -34,7 +34,7 @@ async def test_a_projector_that_dies_at_a_crash_point_leaves_nothing_torn(
 
 async def test_a_projector_frozen_past_its_session_wakes_and_harms_nothing(settings: Settings) -> None:
     log = lives(22, 60)
-    async with runtime(settings) as rt, process(settings, "project") as frozen:
+    async with open_runtime(settings) as rt, process(settings, "project") as frozen:
         await publish(rt, log.changes[:60])
         await until(lambda: caught_up(rt), 40)
         frozen.send_signal(signal.SIGSTOP)
@@ -50,7 +50,7 @@ async def test_a_projector_frozen_past_its_session_wakes_and_harms_nothing(setti
 
 async def test_sigterm_ends_it_soon_and_without_complaint(settings: Settings) -> None:
     log = lives(23, 100)
-    async with runtime(settings) as rt, process(settings, "project") as projector:
+    async with open_runtime(settings) as rt, process(settings, "project") as projector:
         await publish(rt, log.changes)
         await until(lambda: caught_up(rt), 40)
         began = time.monotonic()

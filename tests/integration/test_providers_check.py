@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from pipeline import admin
-from pipeline.devstack.servers.data_dir import free_port
+from pipeline.devstack.servers.data_dir import find_free_port
 from pipeline.operations.checks import sending, webhook
 from pipeline.operations.checks.finding import Finding
 from pipeline.settings import Settings
@@ -23,7 +23,7 @@ from topics.registry import PROVIDER_WEBHOOKS
 @contextlib.asynccontextmanager
 async def reachable(settings: Settings) -> AsyncIterator[Gateway]:
     """A gateway whose public URL leads to it."""
-    port = free_port()
+    port = find_free_port()
     async with gateway(settings, port=port, public_url=f"http://127.0.0.1:{port}") as world:
         yield world
 

@@ -8,8 +8,8 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from pipeline.errors import Refused
 from pipeline.operations.rebuild import rebuild
-from pipeline.runtime.bootstrap import Runtime, runtime
-from pipeline.runtime.kafka import partition_of
+from pipeline.runtime.bootstrap import Runtime, open_runtime
+from pipeline.runtime.kafka import topic_partition
 from pipeline.settings import Settings
 from tests.support.changes import lives
 from tests.support.projecting import caught_up, ends, projecting, publish
@@ -76,7 +76,7 @@ async def test_any_difference_is_named_and_refused_unless_forced(settings: Setti
     async with projecting(settings) as rt:
         await publish(rt, log.changes)
         await until(lambda: caught_up(rt))
-    async with runtime(settings) as rt:
+    async with open_runtime(settings) as rt:
         whole = await all_tables(rt)
         async with rt.pool.connection() as connection:
             await connection.execute(damage.encode())
@@ -96,9 +96,10 @@ async def test_any_difference_is_named_and_refused_unless_forced(settings: Setti
 
 
 async def test_two_rebuilds_at_once_are_one_too_many(settings: Settings) -> None:
-    from pipeline.operations.rebuild import _ONLY_ONE, _alone
+    from pipeline.operations.rebuild import _REBUILD_LOCK_ID
+    from pipeline.runtime.leader import hold_command_lock
 
-    async with runtime(settings) as rt, _alone(rt, _ONLY_ONE):
+    async with open_runtime(settings) as rt, hold_command_lock(rt, "rebuild", _REBUILD_LOCK_ID):
         with pytest.raises(Refused, match="another rebuild"):
             await rebuild(rt, silent)
 
@@ -110,7 +111,7 @@ async def test_what_expired_from_the_log_is_missed_and_kept(settings: Settings) 
         await publish(rt, log.changes)
         await until(lambda: caught_up(rt))
         before = await all_tables(rt)
-        partition = partition_of("email-changes", 0, settings)
+        partition = topic_partition("email-changes", 0, settings)
         admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
         await admin.start()
         await admin.delete_records({partition: RecordsToDelete(before_offset=10)})

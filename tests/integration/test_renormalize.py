@@ -12,26 +12,26 @@ import pytest
 from pipeline.devstack.supervisor import Stack
 from pipeline.errors import Refused
 from pipeline.operations.rebuild import rebuild
-from pipeline.operations.renormalize.preconditions import all_is_read
-from pipeline.operations.renormalize.run import Summary, Wanted, renormalize
-from pipeline.runtime.bootstrap import Runtime, runtime
+from pipeline.operations.renormalize.preconditions import wait_until_caught_up
+from pipeline.operations.renormalize.run import RenormalizeRange, RenormalizeSummary, renormalize
+from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.runtime.kafka import append_all
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
-from pipeline.webhooks.base import Context, Incoming
+from pipeline.webhooks.base import EventContext, WebhookRequest
 from pipeline.webhooks.providers import registry, sendgrid
 from tests.support.command import mailfold_on
 from tests.support.seeing import on, rows
 from topics.acks import Acked
 from topics.codec import decode
 from topics.events import BounceClass, DeliveryEvent, EventKind
-from topics.readings import standing
+from topics.readings import effective_state
 from topics.record import EmailId
 from topics.registry import DELIVERY_EVENTS, EMAIL_STATES, PROVIDER_ACKS, PROVIDER_WEBHOOKS
 from topics.webhooks import RawWebhook
 
 A, B, C, D, E = (EmailId(str(uuid.UUID(int=number))) for number in range(1, 6))
-WANTED = Wanted("main", 0)
+WANTED = RenormalizeRange("main", 0)
 NOW = time.time_ns() // 1_000_000
 
 
@@ -40,13 +40,13 @@ class Corrected:
 
     HORIZON_S = sendgrid.HORIZON_S
 
-    def verify(self, incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
+    def verify(self, incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
         sendgrid.verify(incoming, keys, now_ms, max_age_s)
 
     def split(self, body: bytes, headers: Mapping[str, str]) -> list[bytes]:
         return sendgrid.split(body, headers)
 
-    def normalize(self, event: bytes, context: Context) -> DeliveryEvent:
+    def normalize(self, event: bytes, context: EventContext) -> DeliveryEvent:
         # A field that was required is not …
         fields = json.loads(event) | {"event": json.loads(event).get("event", "silence")}
         told = sendgrid.normalize(json.dumps(fields).encode(), context)
@@ -78,24 +78,24 @@ EVENTS = [
 """e4 is not understood, until it is."""
 
 
-def webhook(received_at: int, *events: Any, provider: str = "main") -> Entry:
+def webhook(received_at: int, *events: Any, provider: str = "main") -> LogEntry:
     body = json.dumps(events).encode()
     raw = RawWebhook(webhook_id="w", provider=provider, kind="sendgrid", received_at=received_at, headers=(), body=body)
-    return Entry(PROVIDER_WEBHOOKS, None, raw)
+    return LogEntry(PROVIDER_WEBHOOKS, None, raw)
 
 
 async def statuses(rt: Runtime) -> dict[str, str]:
     return dict(await rows(rt, "select email_id::text, status from projections.history"))
 
 
-async def run(rt: Runtime, *, dry_run: bool = False) -> Summary:
+async def run(rt: Runtime, *, dry_run: bool = False) -> RenormalizeSummary:
     """A run, and all that comes of it."""
     found = await renormalize(rt, WANTED, lambda _done, _total: None, dry_run=dry_run)
-    await all_is_read(rt)
+    await wait_until_caught_up(rt)
     return found
 
 
-AS_TOLD = Summary(webhooks=2, seen=9, same=5, repeats=2, waiting=1, not_understood=1)
+AS_TOLD = RenormalizeSummary(webhooks=2, seen=9, same=5, repeats=2, waiting=1, not_understood=1)
 
 
 async def hear(rt: Runtime) -> None:
@@ -105,17 +105,17 @@ async def hear(rt: Runtime) -> None:
     )
     again = sent("e1", "bounce", A, type="bounce", reason="550 no such mailbox, still")
     others = [webhook(NOW + 1, again), webhook(NOW + 2, sent("x", "open", A), provider="another")]
-    await append_all(rt.log, [Entry(PROVIDER_ACKS, E, ack), *others])
-    await all_is_read(rt)
+    await append_all(rt.log, [LogEntry(PROVIDER_ACKS, E, ack), *others])
+    await wait_until_caught_up(rt)
 
 
 async def test_a_corrected_mapping_repairs_the_past_and_can_be_taken_back(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with runtime(settings, pool_size=6) as rt:
+    async with open_runtime(settings, pool_size=6) as rt:
         await append_all(rt.log, [webhook(NOW, *EVENTS)])
         with pytest.raises(Refused, match=r"worker is behind by 1 records of provider-webhooks"):
-            await all_is_read(rt, patience=0)
+            await wait_until_caught_up(rt, patience=0)
         async with Stack(settings, roles=["worker", "dispatch", "project"]):
             await hear(rt)
             assert await statuses(rt) == {A: "bounced", B: "bounced", C: "opened", E: "delivered"}
@@ -138,7 +138,7 @@ async def test_a_corrected_mapping_repairs_the_past_and_can_be_taken_back(
 
 async def the_past_is_repaired(rt: Runtime) -> None:
     told = len(await on(rt.settings, DELIVERY_EVENTS))
-    expected = Summary(webhooks=2, seen=9, same=2, repeats=2, new=2, changed=2, retracted=1, waiting=1)
+    expected = RenormalizeSummary(webhooks=2, seen=9, same=2, repeats=2, new=2, changed=2, retracted=1, waiting=1)
     assert await run(rt, dry_run=True) == expected
     assert len(await on(rt.settings, DELIVERY_EVENTS)) == told
     assert await run(rt) == expected
@@ -148,11 +148,11 @@ async def the_past_is_repaired(rt: Runtime) -> None:
     assert await rows(rt, query, C) == [(1,)]
     told += 5
     assert len(await on(rt.settings, DELIVERY_EVENTS)) == told
-    assert await run(rt) == Summary(webhooks=2, seen=9, same=6, repeats=2, waiting=1)
+    assert await run(rt) == RenormalizeSummary(webhooks=2, seen=9, same=6, repeats=2, waiting=1)
     assert len(await on(rt.settings, DELIVERY_EVENTS)) == told
 
 
 async def _hard_bounces(rt: Runtime) -> int:
     states = await rows(rt, "select state from projections.history")
-    found = [standing(decode(EMAIL_STATES, state)) for (state,) in states]
+    found = [effective_state(decode(EMAIL_STATES, state)) for (state,) in states]
     return sum(state.bounce is not None and state.bounce.bounce_class is BounceClass.HARD for state in found)

@@ -11,9 +11,9 @@ import pytest
 from pipeline import admin
 from pipeline.admin import Brand, Provider, Tenant
 from pipeline.dispatch.routing.rendezvous import Route
-from pipeline.dispatch.routing.routes import get_way, set_routes
-from pipeline.jobs.store import Limits, Store
-from pipeline.runtime.bootstrap import Runtime, runtime
+from pipeline.dispatch.routing.routes import get_brand_routing, set_routes
+from pipeline.jobs.store import ClaimLimits, JobStore
+from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.settings import Settings
 from tests.conftest import SECRET
 from tests.support.command import armed, ends, process
@@ -138,7 +138,7 @@ async def _healed(rt: Runtime) -> bool:
 async def test_a_provider_that_an_operator_paused_gets_nothing(quick: Settings) -> None:
     async with two() as (one, other), dispatching(quick) as rt:
         await route(rt, one.port, other.port)
-        await Store(rt.pool, "provider", Limits(1, 1, 10)).pause("one", "by hand")
+        await JobStore(rt.pool, "provider", ClaimLimits(1, 1, 10)).pause_lane("one", "by hand")
         await accept(rt, *[f"user{number}@example.com" for number in range(20)])
         await until(lambda: sent(rt, 20))
         assert (len(one.mails), len(other.mails)) == (0, 20)
@@ -205,7 +205,7 @@ async def test_silence_before_there_was_a_choice_is_remembered_too(quick: Settin
 async def test_an_email_in_the_hands_of_a_dispatcher_that_was_killed_never_reaches_the_other_provider(
     short: Settings, tmp_path: Path
 ) -> None:
-    async with two() as (one, other), runtime(short) as rt:
+    async with two() as (one, other), open_runtime(short) as rt:
         await route(rt, one.port, other.port)
         await accept(rt, *[f"user{number}@example.com" for number in range(40)])
         async with process(short, "dispatch", **armed("dispatch.after-250", tmp_path)) as first:
@@ -225,7 +225,7 @@ async def test_an_email_in_the_hands_of_a_dispatcher_that_was_killed_never_reach
 async def test_an_email_frozen_in_the_hands_of_one_dispatcher_waits_for_its_provider_though_that_is_down(
     short: Settings,
 ) -> None:
-    async with two() as (one, other), runtime(short) as rt:
+    async with two() as (one, other), open_runtime(short) as rt:
         one.slow["anna@example.com"] = 60
         await route(rt, one.port, other.port, (1, 1e-9))
         await accept(rt, "anna@example.com")
@@ -234,7 +234,7 @@ async def test_an_email_frozen_in_the_hands_of_one_dispatcher_waits_for_its_prov
             await until(lambda: _remembered(rt, "one"))
             os.kill(killed.pid, signal.SIGKILL)
             await ends(killed)
-        await Store(rt.pool, "provider", Limits(1, 1, 10)).pause("one", "down")
+        await JobStore(rt.pool, "provider", ClaimLimits(1, 1, 10)).pause_lane("one", "down")
         async with process(short, "dispatch"):
             await until(lambda: _waits(rt), 40)
             await accept(rt, "bert@example.com")
@@ -252,10 +252,10 @@ async def _waits(rt: Runtime) -> bool:
 
 
 async def test_routes_are_the_brands_or_the_tenants_and_give_way_to_what_is_said_last(quick: Settings) -> None:
-    async with runtime(quick) as rt:
+    async with open_runtime(quick) as rt:
         await route(rt, 1, 2)
-        assert (await get_way(rt.pool, "acme", "7", SECRET)).routes == (Route("one", 1), Route("other", 1))
+        assert (await get_brand_routing(rt.pool, "acme", "7", SECRET)).routes == (Route("one", 1), Route("other", 1))
         await admin.add_brand(rt.pool, Brand("acme", "*", "other"))
-        assert (await get_way(rt.pool, "acme", "8", SECRET)).only == "other"
+        assert (await get_brand_routing(rt.pool, "acme", "8", SECRET)).only_provider == "other"
         await set_routes(rt.pool, "acme", "7", [])
-        assert (await get_way(rt.pool, "acme", "7", SECRET)).only == "one"
+        assert (await get_brand_routing(rt.pool, "acme", "7", SECRET)).only_provider == "one"

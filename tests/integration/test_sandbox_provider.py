@@ -12,11 +12,11 @@ import aiosmtplib
 import pytest
 
 from pipeline.devstack.sandbox.keys import public_key
-from pipeline.devstack.sandbox.server import sandbox
-from pipeline.errors import BadSettings, Forged
+from pipeline.devstack.sandbox.server import open_sandbox
+from pipeline.errors import InvalidSettings, InvalidSignatureError
 from pipeline.runtime.bootstrap import fresh_id, wall_clock
 from pipeline.settings import Settings
-from pipeline.webhooks.base import Incoming
+from pipeline.webhooks.base import WebhookRequest
 from pipeline.webhooks.providers import sendgrid
 from tests.support.sandboxed import EMAIL_ID, world
 
@@ -37,8 +37,8 @@ async def test_accepted_mail_is_told_as_processed_and_delivered_in_sendgrids_wor
     assert processed["sg_event_id"] != delivered["sg_event_id"]
 
 
-def _incoming(headers: Mapping[str, str], body: bytes) -> Incoming:
-    return Incoming(headers={name.lower(): value for name, value in headers.items()}, body=body)
+def _incoming(headers: Mapping[str, str], body: bytes) -> WebhookRequest:
+    return WebhookRequest(headers={name.lower(): value for name, value in headers.items()}, body=body)
 
 
 async def test_its_signature_is_what_our_own_adapter_accepts_and_a_changed_body_is_not(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ async def test_its_signature_is_what_our_own_adapter_accepts_and_a_changed_body_
         await w.until(lambda: bool(w.gateway.authentic))
         request = w.gateway.authentic[0]
         sendgrid.verify(_incoming(request.headers, request.body), [public_key(tmp_path)], wall_clock(), 60)
-        with pytest.raises(Forged):
+        with pytest.raises(InvalidSignatureError):
             sendgrid.verify(_incoming(request.headers, request.body + b" "), [public_key(tmp_path)], wall_clock(), 60)
         assert len(sendgrid.split(request.body, {})) == len(request.events)
 
@@ -68,7 +68,7 @@ async def test_a_refused_recipient_is_refused_on_rcpt_and_nothing_is_told(
             await w.send(address)
         assert refused.value.recipients[0].code == code
         assert w.sandbox.provider.mailbox.received == 0
-        assert w.sandbox.provider.courier.pending == 0
+        assert w.sandbox.provider.webhook_sender.pending == 0
 
 
 async def test_content_can_be_refused_after_data(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ async def test_the_recipient_loads_the_pixel_and_follows_the_first_link_with_a_b
         await w.send("anna+open+click@example.test", html=html)
         await w.until(lambda: len(w.gateway.visits) == 2)
         (opened, browser), (clicked, _) = w.gateway.visits
-        await w.until(lambda: "click: 302" in next(w.sandbox.provider.mailbox.newest()).told)
+        await w.until(lambda: "click: 302" in next(w.sandbox.provider.mailbox.newest()).event_history)
         await w.send("robot+open-machine@example.test", html=html)
         await w.until(lambda: len(w.gateway.visits) == 3)
     assert (opened, clicked) == ("/o/pixel.gif", "/c/one")
@@ -124,8 +124,8 @@ async def test_links_and_images_of_strangers_are_left_alone(tmp_path: Path) -> N
     html = '<a href="http://127.0.0.1:1/x">x</a><a href="mailto:a@b.test">m</a><img src="http://127.0.0.1:1/y.gif">'
     async with world(tmp_path) as w:
         await w.send("anna+open+click@example.test", html=html)
-        await w.until(lambda: w.sandbox.provider.courier.pending == 0)
-        told = next(w.sandbox.provider.mailbox.newest()).told
+        await w.until(lambda: w.sandbox.provider.webhook_sender.pending == 0)
+        told = next(w.sandbox.provider.mailbox.newest()).event_history
     assert [line for line in told if "nothing of ours" in line] == [
         "open: nothing of ours in the HTML part to fetch",
         "click: nothing of ours in the HTML part to fetch",
@@ -137,7 +137,7 @@ async def test_every_later_word_has_its_address(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         for name in ("bounce-later", "blocked-later", "dropped-later", "deferred-later", "complaint", "unsubscribe"):
             await w.send(f"{name}@example.test")
-        await w.until(lambda: w.sandbox.provider.courier.pending == 0)
+        await w.until(lambda: w.sandbox.provider.webhook_sender.pending == 0)
         counted = Counter(w.told())
         types = {event.get("type") for event in w.gateway.events if event["event"] == "bounce"}
     assert counted == {
@@ -163,32 +163,32 @@ async def test_duplicates_share_their_event_id(tmp_path: Path) -> None:
 async def test_a_forged_event_is_signed_by_another_and_posted_once(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         await w.send("anna+forged@example.test")
-        await w.until(lambda: w.sandbox.provider.courier.pending == 0)
+        await w.until(lambda: w.sandbox.provider.webhook_sender.pending == 0)
         assert [event["event"] for request in w.gateway.forged for event in request.events] == ["bounce"]
         assert sorted(w.told()) == ["delivered", "processed"]
-        assert w.sandbox.provider.courier.tally.refused == 1
+        assert w.sandbox.provider.webhook_sender.counts.forged_refused == 1
 
 
 async def test_what_the_gateway_does_not_take_is_posted_again_byte_for_byte(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         w.gateway.refuse = 2
         await w.send("anna@example.test")
-        await w.until(lambda: w.sandbox.provider.courier.pending == 0)
+        await w.until(lambda: w.sandbox.provider.webhook_sender.pending == 0)
         assert sorted(w.told()) == ["delivered", "processed"]
-        assert w.sandbox.provider.courier.tally.attempts >= 3
+        assert w.sandbox.provider.webhook_sender.counts.attempts >= 3
 
 
 async def test_what_is_never_taken_is_given_up_and_counted(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         w.gateway.refuse = 1_000
         await w.send("anna@example.test")
-        await w.until(lambda: w.sandbox.provider.courier.pending == 0)
-        assert w.sandbox.provider.courier.tally.given_up == 2
+        await w.until(lambda: w.sandbox.provider.webhook_sender.pending == 0)
+        assert w.sandbox.provider.webhook_sender.counts.given_up == 2
 
 
 async def test_a_full_courier_defers_mail_instead_of_growing(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
-        w.sandbox.provider.courier.pending += 1_000_000
+        w.sandbox.provider.webhook_sender.pending += 1_000_000
         with pytest.raises(aiosmtplib.SMTPRecipientsRefused) as refused:
             await w.send("anna@example.test")
         assert refused.value.recipients[0].code == 451
@@ -282,6 +282,6 @@ async def test_forgetting_empties_the_inbox(tmp_path: Path) -> None:
 async def test_a_port_that_is_taken_is_one_clear_sentence(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         taken = Settings(data_dir=tmp_path, sandbox_smtp_port=w.sandbox.smtp_port, sandbox_http_port=0)
-        with pytest.raises(BadSettings, match="MAILFOLD_SANDBOX_SMTP_PORT"):
-            async with sandbox(taken, clock=wall_clock, new_id=fresh_id):
+        with pytest.raises(InvalidSettings, match="MAILFOLD_SANDBOX_SMTP_PORT"):
+            async with open_sandbox(taken, clock=wall_clock, new_id=fresh_id):
                 pass

@@ -7,15 +7,18 @@ from typing import Any
 import aiohttp
 import pytest
 
-from pipeline.devstack.demo.receiver import Arrival, Receiver, serve
+from pipeline.devstack.demo.receiver import ConversionReceiver, ReceivedConversion, serve_receiver
 
 BODY = b'{"activity": {"id":"x",  "n": 1.50}, "email_id": "e1", "delivery_status": "open"}'
 GOOD = {"X-API-KEY": "secret", "Idempotency-Key": "e1:open"}
 
 
 @contextlib.asynccontextmanager
-async def posting(receiver: Receiver) -> AsyncIterator[Any]:
-    async with serve(receiver, "127.0.0.1", 0) as port, aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+async def posting(receiver: ConversionReceiver) -> AsyncIterator[Any]:
+    async with (
+        serve_receiver(receiver, "127.0.0.1", 0) as port,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http,
+    ):
 
         async def post(body: bytes = BODY, path: str = "/brand", **headers: str) -> int:
             async with http.post(f"{path}/email/conversion", data=body, headers={**GOOD, **headers}) as response:
@@ -25,12 +28,12 @@ async def posting(receiver: Receiver) -> AsyncIterator[Any]:
 
 
 async def test_a_conversion_is_written_down_with_its_activity_byte_for_byte() -> None:
-    heard: list[Arrival] = []
-    receiver = Receiver({"brand": "secret"}, heard=heard.append)
+    heard: list[ReceivedConversion] = []
+    receiver = ConversionReceiver({"brand": "secret"}, heard=heard.append)
     async with posting(receiver) as post:
         assert await post() == 200
     assert receiver.arrivals == heard
-    assert receiver.arrivals == [Arrival(1, "brand", "e1", "open", b'{"id":"x",  "n": 1.50}', "e1:open")]
+    assert receiver.arrivals == [ReceivedConversion(1, "brand", "e1", "open", b'{"id":"x",  "n": 1.50}', "e1:open")]
     assert str(heard[0]) == '    1  open       e1  {"id":"x",  "n": 1.50}'
 
 
@@ -48,7 +51,7 @@ async def test_a_conversion_is_written_down_with_its_activity_byte_for_byte() ->
     ],
 )
 async def test_what_is_no_conversion_is_refused_and_counted(wrong: dict[str, Any], status: int) -> None:
-    receiver = Receiver({"brand": "secret"})
+    receiver = ConversionReceiver({"brand": "secret"})
     async with posting(receiver) as post:
         assert await post(**wrong) == status
     assert receiver.arrivals == []
@@ -56,8 +59,8 @@ async def test_what_is_no_conversion_is_refused_and_counted(wrong: dict[str, Any
 
 
 async def test_what_is_put_off_is_not_written_down_until_it_is_taken() -> None:
-    receiver = Receiver({"brand": "secret"}, lambda _arrival, attempt: 503 if attempt < 3 else 200)
+    receiver = ConversionReceiver({"brand": "secret"}, lambda _arrival, attempt: 503 if attempt < 3 else 200)
     async with posting(receiver) as post:
         assert [await post() for _ in range(3)] == [503, 503, 200]
     assert [arrival.number for arrival in receiver.arrivals] == [1]
-    assert receiver.put_off == 2
+    assert receiver.postponed_count == 2

@@ -11,10 +11,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from pydantic import SecretStr
 
 from pipeline.devstack.servers import kafka, postgres
-from pipeline.devstack.servers.data_dir import InUse, free_port
-from pipeline.devstack.servers.orphans import Pids
+from pipeline.devstack.servers.data_dir import ResourceInUse, find_free_port
+from pipeline.devstack.servers.orphans import PidFiles
 from pipeline.devstack.supervisor import Stack
-from pipeline.errors import BadSettings, TopicMismatch
+from pipeline.errors import InvalidSettings, TopicMismatch
 from pipeline.runtime import topic_admin
 from pipeline.settings import Settings
 from tests.support.command import gone
@@ -41,10 +41,10 @@ async def test_what_kafka_and_postgres_confirmed_is_there_after_kill_9_and_after
         await _insert(stack.settings)
         before = dict(stack.pids)
         for name in ("kafka", "postgres"):
-            assert await stack.kill(name, signal.SIGKILL) == before[name]
+            assert await stack.send_signal(name, signal.SIGKILL) == before[name]
         for name in ("kafka", "postgres"):
-            await stack.restarted(name, 1)
-        assert stack.restarts == {"kafka": 1, "postgres": 1}
+            await stack.wait_for_restarts(name, 1)
+        assert stack.restart_counts == {"kafka": 1, "postgres": 1}
         await _answers_again(stack.settings)
         assert await _read(stack.settings) == RECORDS
         ports = (stack.settings.kafka_bootstrap, stack.settings.database_url)
@@ -72,10 +72,10 @@ async def test_a_taken_port_a_short_secret_and_a_wrong_topic_are_said_before_a_r
         other.listen()
         taken = settings.model_copy(update={"port": other.getsockname()[1]})
         with pytest.raises(
-            InUse, match=r"MAILFOLD_PORT: 127\.0\.0\.1:\d+ is taken by another program; stop that, or set"
+            ResourceInUse, match=r"MAILFOLD_PORT: 127\.0\.0\.1:\d+ is taken by another program; stop that, or set"
         ):
             await _enter(Stack(taken, roles=["gateway"]))
-    with pytest.raises(BadSettings, match="MAILFOLD_SECRET: at least 32 characters"):
+    with pytest.raises(InvalidSettings, match="MAILFOLD_SECRET: at least 32 characters"):
         await _enter(Stack(settings.model_copy(update={"secret": SecretStr("short")}), roles=[]))
     with pytest.raises(TopicMismatch, match="MAILFOLD_PARTITIONS says 5"):
         await _enter(Stack(settings.model_copy(update={"partitions": 5}), roles=[]))
@@ -84,14 +84,14 @@ async def test_a_taken_port_a_short_secret_and_a_wrong_topic_are_said_before_a_r
 
 
 async def test_a_role_gets_its_own_environment_and_comes_back_when_killed(settings: Settings) -> None:
-    given = settings.model_copy(update={"sandbox_smtp_port": free_port(), "sandbox_http_port": free_port()})
+    given = settings.model_copy(update={"sandbox_smtp_port": find_free_port(), "sandbox_http_port": find_free_port()})
     told: list[str] = []
     env = {"sandbox": {"MAILFOLD_SANDBOX_PROVIDER": "elsewhere"}}
     async with Stack(given, roles=["sandbox"], role_env=env, tell=told.append) as stack:
-        assert "webhooks/elsewhere" in stack.home.log("sandbox").read_text()
-        assert Pids(stack.home.root / "pids").running() == stack.pids
-        await stack.kill("sandbox", signal.SIGKILL)
-        await stack.restarted("sandbox", 1)
+        assert "webhooks/elsewhere" in stack.data_dir.log_path("sandbox").read_text()
+        assert PidFiles(stack.data_dir.root / "pids").running_pids() == stack.pids
+        await stack.send_signal("sandbox", signal.SIGKILL)
+        await stack.wait_for_restarts("sandbox", 1)
     assert any("sandbox was killed by SIGKILL; it starts again in 0.2 s" in line for line in told)
 
 
@@ -102,9 +102,9 @@ async def _enter(stack: Stack) -> None:
 
 async def _answers_again(settings: Settings) -> None:
     async with asyncio.timeout(60):
-        while not kafka.answers(int(settings.kafka_bootstrap.rpartition(":")[2])):
+        while not kafka.is_ready(int(settings.kafka_bootstrap.rpartition(":")[2])):
             await asyncio.sleep(0.1)
-        while not postgres.answers(settings.database_url.get_secret_value()):
+        while not postgres.is_ready(settings.database_url.get_secret_value()):
             await asyncio.sleep(0.1)
 
 

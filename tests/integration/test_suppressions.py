@@ -11,10 +11,10 @@ import pytest
 from pipeline import admin
 from pipeline.errors import LogUnavailable
 from pipeline.project import main as project
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.signing import Signer, hash_address
 from pipeline.settings import Settings
-from pipeline.suppressions.commands import Deciding, Wish
+from pipeline.suppressions.commands import SuppressionCommand, SuppressionCommandHandler
 from tests.conftest import SECRET
 from tests.support.changes import Log, event, identified, request
 from tests.support.command import Said, mailfold_on
@@ -24,9 +24,9 @@ from tests.support.seeing import records, until
 from tests.support.suppressed import ask, listing, publish
 from tests.support.working import beside
 from topics.events import BounceClass, EventKind
-from topics.record import Place
+from topics.record import LogPosition
 from topics.registry import SUPPRESSIONS
-from topics.suppressions import Lifted, Listed
+from topics.suppressions import AddressLifted, AddressListed
 
 DAY = 86_400_000
 
@@ -119,7 +119,7 @@ async def test_an_operator_lists_lifts_and_lists_again_and_the_log_has_hashes_on
         assert (await ask(served, "POST", "/suppressions", json=wanted)).status_code == 201
         assert len(await listing(served, brand="7")) == 1
     on_the_log = await records(settings.model_copy(update={"partitions": 1}), SUPPRESSIONS)
-    assert [type(record) for *_, record in on_the_log] == [Listed, Lifted, Listed]
+    assert [type(record) for *_, record in on_the_log] == [AddressListed, AddressLifted, AddressListed]
     assert {key.decode() for _, _, key, _ in on_the_log} == {f"acme/7/{name}"}
     assert "anna" not in str(on_the_log).lower()
 
@@ -241,7 +241,7 @@ async def test_what_can_not_be_meant_is_refused_with_its_place_and_nobody_asks_w
 class Away:
     """A log that confirms nothing."""
 
-    async def append(self, entries: Sequence[Entry], *, within: float | None = None) -> list[Place | None]:
+    async def append(self, entries: Sequence[LogEntry], *, within: float | None = None) -> list[LogPosition | None]:
         return [None for _ in entries]
 
 
@@ -251,7 +251,9 @@ async def test_what_the_log_did_not_confirm_is_not_decided_and_what_nobody_proje
     name = bytes.fromhex(hashed("anna@example.com"))
     async with gateway(settings) as served:
         with pytest.raises(LogUnavailable):
-            await Deciding(served.rt, Away()).list_one(Wish(tenant="acme", brand="7", by="test"), name)
+            await SuppressionCommandHandler(served.rt, Away()).suppress(
+                SuppressionCommand(tenant="acme", brand="7", by="test"), name
+            )
         durable = await ask(served, "POST", "/suppressions", json={"address": name.hex(), "brand": "7"})
         assert (durable.status_code, durable.json()["in_force"]) == (202, False)
         assert await listing(served) == []

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from pipeline.project.ticks import BUSY_MS, LOST_MS, Ticker
+from pipeline.project.ticks import BUSY_TICK_INTERVAL_MS, LOST_TICK_TIMEOUT_MS, Ticker
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.settings import Settings
-from projections.postgres import as_late_as_can_be, partition_times
+from projections.postgres import latest_projected_time, partition_times
 from tests.support.changes import Log, acked, request
 from tests.support.projecting import caught_up, ends, projecting, publish
 from tests.support.seeing import until
@@ -13,7 +13,7 @@ from tests.support.seeing import until
 
 async def watermark(rt: Runtime) -> int:
     async with rt.pool.connection() as connection:
-        return await as_late_as_can_be(connection)
+        return await latest_projected_time(connection)
 
 
 async def test_the_last_change_is_shown_though_the_other_partition_is_quiet(settings: Settings) -> None:
@@ -34,14 +34,14 @@ async def test_where_nothing_changes_nothing_is_appended(settings: Settings) -> 
         before = await ends(settings)
         ticker = Ticker(rt)
         for _ in range(5):
-            await ticker.tick({0, 1})
+            await ticker.append_due_ticks({0, 1})
         assert await ends(settings) == before
 
 
 async def test_an_installation_without_an_email_has_no_tick(settings: Settings) -> None:
     async with projecting(settings) as rt:
         await until(lambda: _begun(rt))
-        await Ticker(rt).tick({0, 1})
+        await Ticker(rt).append_due_ticks({0, 1})
         assert not any((await ends(settings)).values())
 
 
@@ -69,7 +69,7 @@ async def test_ticks_come_a_second_apart_while_changes_do_and_only_where_the_las
 
         clock = [now + 1]
         ticker = Ticker(replace(rt, log=Said(), clock=lambda: clock[0]))  # type: ignore[arg-type]  # all that it asks
-        for later in (0, 1, BUSY_MS, LOST_MS - 1, LOST_MS):
+        for later in (0, 1, BUSY_TICK_INTERVAL_MS, LOST_TICK_TIMEOUT_MS - 1, LOST_TICK_TIMEOUT_MS):
             clock[0] = now + 1 + later
-            await ticker.tick({1})
+            await ticker.append_due_ticks({1})
         assert said == [[1], [1]], "the first, and again when it seems lost: it was never projected"

@@ -43,7 +43,7 @@ async def test_a_compression_that_the_worker_cannot_undo_is_named(settings: Sett
     try:
         for compression in ("gzip", "zstd"):
             # This request replaces all that was configured.
-            told = topic_admin.wanted_config(TEMPLATES) | {"compression.type": compression}
+            told = topic_admin.expected_config(TEMPLATES) | {"compression.type": compression}
             await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, told)])
             if compression == "gzip":
                 await topic_admin.check(settings)

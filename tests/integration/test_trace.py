@@ -11,15 +11,15 @@ from rich.console import Console
 from pipeline import admin
 from pipeline.cli import render
 from pipeline.operations import status, trace
-from pipeline.runtime.bootstrap import Runtime, runtime
+from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.runtime.kafka import append_all
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from tests.support.changes import T0, Log, acked, event, identified, request, told
 from tests.support.projecting import caught_up, projecting, publish
 from tests.support.seeing import rows, until
 from topics.acks import Deferred
-from topics.conversions import Outcome, Word
+from topics.conversions import ConversionOutcome, ConversionWord
 from topics.events import EventKind
 from topics.registry import SEND_REQUESTS
 
@@ -45,15 +45,15 @@ def a_life() -> Log:
     log.fold(event(1, EventKind.DELIVERED, T0 + 61_000))
     log.fold(event(1, EventKind.DELIVERED, T0 + 61_000)).fold(event(1, EventKind.DELIVERED, T0 + 61_000))
     log.fold(proxied).fold(opened)
-    log.fold(told(1, Word.DELIVERED, Outcome.RETRYING, T0 + 61_002))
-    log.fold(told(1, Word.DELIVERED, Outcome.DELIVERED, T0 + 66_100))
+    log.fold(told(1, ConversionWord.DELIVERED, ConversionOutcome.RETRYING, T0 + 61_002))
+    log.fold(told(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0 + 66_100))
     return log
 
 
 async def seen(rt: Runtime, name: str) -> str:
     found = await trace.find(rt, name)
     console = Console(file=io.StringIO(), width=180)
-    render.traces(console, found)
+    render.print_traces(console, found)
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
@@ -103,10 +103,10 @@ async def test_an_address_with_many_emails_shows_the_newest_and_says_so(settings
 
 @pytest.mark.parametrize("name", [identified(5), "activity-5"])
 async def test_what_no_table_knows_yet_is_found_at_the_log_s_end(settings: Settings, name: str) -> None:
-    async with runtime(settings) as rt:
+    async with open_runtime(settings) as rt:
         await admin.add_tenant(rt.pool, admin.Tenant("acme"))
         wishes = [request(number) for number in range(1, 20)]
-        await append_all(rt.log, [Entry(SEND_REQUESTS, wish.email_id, wish) for wish in wishes])
+        await append_all(rt.log, [LogEntry(SEND_REQUESTS, wish.email_id, wish) for wish in wishes])
         text = await seen(rt, name)
     assert "accepted but not yet projected" in text
     assert re.search(r"send-requests/\d/\d+", text)
@@ -114,7 +114,7 @@ async def test_what_no_table_knows_yet_is_found_at_the_log_s_end(settings: Setti
 
 
 async def test_a_name_that_nobody_goes_by_finds_nothing(settings: Settings) -> None:
-    async with runtime(settings) as rt:
+    async with open_runtime(settings) as rt:
         for name in ("", "nobody", "00000000-0000-0000-0000-000000000000", "\x00", "😀" * 500):
             assert (await trace.find(rt, name)).traces == []
 
@@ -137,8 +137,8 @@ async def test_status_shows_who_is_behind_and_what_is_owed(settings: Settings) -
     async with projecting(settings) as rt:
         await publish(rt, a_life().changes)
         await until(lambda: caught_up(rt))
-        await append_all(rt.log, [Entry(SEND_REQUESTS, identified(1), request(1))])
-        snapshot = await status.snapshot(rt)
+        await append_all(rt.log, [LogEntry(SEND_REQUESTS, identified(1), request(1))])
+        snapshot = await status.read_status(rt)
         behind = {(lag.role, lag.topic): lag.behind for lag in snapshot.lags}
         assert behind["project", "email-changes"] == 0
         assert behind["dispatch", "send-requests"] == 1
@@ -146,7 +146,7 @@ async def test_status_shows_who_is_behind_and_what_is_owed(settings: Settings) -
         assert snapshot.oldest_owed is not None
         assert (snapshot.oldest_owed.email_id, snapshot.oldest_owed.word) == (identified(1), "open")
         console = Console(file=io.StringIO(), width=120)
-        render.snapshot(console, snapshot)
+        render.print_snapshot(console, snapshot)
         assert isinstance(console.file, io.StringIO)
         assert "oldest owed conversion: open of" in console.file.getvalue()
         assert await rows(rt, "select count(*) from jobs.jobs where state = 'pending'") == [(1,)]

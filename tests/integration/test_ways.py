@@ -8,7 +8,7 @@ import pytest
 from pipeline import admin
 from pipeline.admin import Brand
 from pipeline.content import dkim
-from pipeline.content.dkim import Dkim
+from pipeline.content.dkim import DkimKey
 from pipeline.dispatch.routing.routes import set_dkim
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.settings import Settings
@@ -18,7 +18,7 @@ from tests.support.dispatching import accept, dispatching, provide
 from tests.support.seeing import on, rows, until
 from tests.support.smtp_receiver import smtp_receiver
 from topics.acks import Acked, Dropped
-from topics.contents import Content
+from topics.contents import MessageContent
 from topics.registry import PROVIDER_ACKS
 
 
@@ -28,13 +28,13 @@ async def done(rt: Runtime, count: int) -> bool:
 
 @pytest.mark.parametrize("ed25519", [False, True])
 async def test_plain_smtp_arrives_signed_by_its_brand(settings: Settings, ed25519: bool) -> None:
-    made = Dkim("shop.example", "mf1", dkim.new_key(ed25519=ed25519))
+    made = DkimKey("shop.example", "mf1", dkim.new_key(ed25519=ed25519))
     value = "".join(re.findall(r'"([^"]*)"', dkim.dns_record(made))).encode()
     async with smtp_receiver(data_size_limit=10_000_000) as receiver, dispatching(settings) as rt:
         await provide(rt, receiver.port)
         await set_dkim(rt.pool, "acme", "7", made, SECRET)
         await accept(rt, "anna@example.com")
-        await accept(rt, "bert@example.com", content=Content(text="long, and   spaced \n" * 20_000))
+        await accept(rt, "bert@example.com", content=MessageContent(text="long, and   spaced \n" * 20_000))
         await until(lambda: done(rt, 2))
         for mail in receiver.mails:
             assert dkimpy.verify(mail.raw, dnsfunc=lambda *_args, **_more: value)
@@ -45,7 +45,7 @@ async def test_plain_smtp_arrives_signed_by_its_brand(settings: Settings, ed2551
 async def test_services_sign_what_they_send_themselves(settings: Settings) -> None:
     async with smtp_receiver() as receiver, dispatching(settings) as rt:
         await provide(rt, receiver.port, kind="mailgun")
-        await set_dkim(rt.pool, "acme", "7", Dkim("shop.example", "mf1", dkim.new_key(ed25519=True)), SECRET)
+        await set_dkim(rt.pool, "acme", "7", DkimKey("shop.example", "mf1", dkim.new_key(ed25519=True)), SECRET)
         [sent] = await accept(rt, "anna@example.com")
         await until(lambda: bool(receiver.mails))
     message = receiver.mails[0].message

@@ -35,7 +35,7 @@ async def post(world: Gateway, kind: str, by: Key, event: bytes = EVENT) -> http
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gateway looks at a provider's row each time, not after three seconds."""
-    monkeypatch.setattr(webhooks, "REMEMBERED_S", 0.0)
+    monkeypatch.setattr(webhooks, "PROVIDER_TTL_S", 0.0)
 
 
 @pytest.mark.usefixtures("soon")

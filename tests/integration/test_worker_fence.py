@@ -9,7 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from pipeline.errors import Fenced
 from pipeline.settings import Settings
-from pipeline.worker.streaming.producer import Gate
+from pipeline.worker.streaming.producer import TransactionalProducer
 from tests.support.worker import dump
 from topics.registry import EMAIL_CHANGES, EMAIL_STATES, SEND_REQUESTS
 
@@ -44,7 +44,7 @@ def writes(value: bytes) -> dict[object, list[tuple[bytes, bytes]]]:
 
 
 async def test_states_changes_and_offsets_come_together(settings: Settings) -> None:
-    gate = Gate(settings, group(settings), 1)
+    gate = TransactionalProducer(settings, group(settings), 1)
     await gate.open()
     try:
         ends = await gate.write(writes(b"1"), {source(settings): 3})  # type: ignore[arg-type]
@@ -59,7 +59,10 @@ async def test_states_changes_and_offsets_come_together(settings: Settings) -> N
 async def test_whoever_comes_next_locks_out_its_predecessor_in_the_middle_of_a_transaction(settings: Settings) -> None:
     unheard: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
-    frozen, successor = Gate(settings, group(settings), 1), Gate(settings, group(settings), 1)
+    frozen, successor = (
+        TransactionalProducer(settings, group(settings), 1),
+        TransactionalProducer(settings, group(settings), 1),
+    )
     await frozen.open()
     await frozen._producer.begin_transaction()
     await frozen._producer.send_and_wait(settings.topic(EMAIL_STATES.name), b"stale", key=b"k", partition=1)

@@ -9,8 +9,8 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from pipeline.content.tokens import message_id_header
-from pipeline.runtime.kafka import append_all, kafka_log
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.kafka import append_all, open_kafka_log
+from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
 from tests.support.caught_up import CaughtUp
@@ -62,8 +62,8 @@ async def test_a_webhook_becomes_events_and_what_is_not_ours_becomes_dead_letter
         for number, body in enumerate((json.dumps(events), "no JSON"))
     ]
     with worker:
-        async with kafka_log(settings) as log:
-            await append_all(log, [Entry(PROVIDER_WEBHOOKS, None, webhook) for webhook in webhooks])
+        async with open_kafka_log(settings) as log:
+            await append_all(log, [LogEntry(PROVIDER_WEBHOOKS, None, webhook) for webhook in webhooks])
         await until(lambda: on(settings, DELIVERY_EVENTS), 60)
         states = await assert_folded(settings)
     told: list[DeliveryEvent] = await on(settings, DELIVERY_EVENTS)
@@ -98,8 +98,8 @@ async def test_poison_goes_to_the_dead_letters_with_its_place_and_spoils_nothing
     await append_raw(settings, PROVIDER_ACKS, None, b'{"type":"acked/1"}')
     fine = lives(30, seed=3)
     misplaced = next(entry for entry in fine if entry.topic is SEND_REQUESTS)
-    async with kafka_log(settings) as log:
-        await append_all(log, [Entry(SEND_REQUESTS, "another key", misplaced.record)])
+    async with open_kafka_log(settings) as log:
+        await append_all(log, [LogEntry(SEND_REQUESTS, "another key", misplaced.record)])
     with worker:
         await feed(settings, fine)
         await assert_folded(settings)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import rocksdict
 
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from tests.support.changes import acked, event, identified, request, told
 from tests.support.projecting import caught_up, projecting
@@ -18,7 +18,7 @@ from tests.support.worker import Worker, assert_told, dump, feed, lives, supervi
 from topics.acks import Acked
 from topics.changes import EmailChange, Fact, Tick
 from topics.codec import decode
-from topics.conversions import ConversionResult, Outcome, Word
+from topics.conversions import ConversionOutcome, ConversionResult, ConversionWord
 from topics.events import EventKind
 from topics.join import merge
 from topics.record import EmailId
@@ -46,7 +46,7 @@ STORY: list[Fact] = [
     request(1, T0),
     acked(1, T0 + 10),
     event(1, EventKind.DELIVERED, T0 + 20),
-    told(1, Word.DELIVERED, Outcome.DELIVERED, T0 + 30),
+    told(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0 + 30),
 ]
 UNFINISHED: list[Fact] = [
     request(2, T0),
@@ -62,8 +62,8 @@ def topic_of(fact: Fact) -> Topic:
     return found.get(type(fact), DELIVERY_EVENTS)
 
 
-def entries(facts: Sequence[Fact]) -> list[Entry]:
-    return [Entry(topic_of(fact), fact.email_id, fact) for fact in facts]
+def entries(facts: Sequence[Fact]) -> list[LogEntry]:
+    return [LogEntry(topic_of(fact), fact.email_id, fact) for fact in facts]
 
 
 async def logged(settings: Settings) -> dict[str, list[bytes | None]]:

@@ -10,7 +10,7 @@ from pipeline.settings import Settings
 from tests.support.caught_up import CaughtUp
 from tests.support.seeing import until
 from tests.support.worker import (
-    FACT_TOPICS,
+    FACT_TOPIC_NAMES,
     Worker,
     assert_folded,
     dump,
@@ -26,7 +26,7 @@ from topics.states import EmailState
 
 
 def partitions(settings: Settings) -> list[TopicPartition]:
-    names = (*FACT_TOPICS, PROVIDER_WEBHOOKS.name)
+    names = (*FACT_TOPIC_NAMES, PROVIDER_WEBHOOKS.name)
     return [TopicPartition(settings.topic(name), number) for name in names for number in range(settings.partitions)]
 
 
@@ -63,7 +63,7 @@ async def test_what_retention_took_before_it_was_read_is_named_and_the_rest_is_f
         await remove_all(settings)
         await feed(settings, lives(20, seed=3))
         worker.start()
-        await CaughtUp(settings).group("mailfold", *FACT_TOPICS)
+        await CaughtUp(settings).group("mailfold", *FACT_TOPIC_NAMES)
         left = plain_fold(await facts_on(settings))
         assert await states(settings) == known | left
         assert worker.terminate() == 0

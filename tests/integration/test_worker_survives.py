@@ -12,9 +12,9 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from pipeline.runtime.kafka import MAX_REQUEST_BYTES, append_all, kafka_log
-from pipeline.runtime.ports import Entry
-from pipeline.runtime.topic_admin import wanted_config
+from pipeline.runtime.kafka import MAX_REQUEST_BYTES, append_all, open_kafka_log
+from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.topic_admin import expected_config
 from pipeline.settings import Settings
 from tests.support.kafka_proxy import kafka_proxy
 from tests.support.seeing import on, until
@@ -51,12 +51,12 @@ async def test_a_crash_of_the_normalization_before_its_ack_repeats_events_with_t
         json.dumps([{"event": "open", "timestamp": 1, "sg_event_id": email_id, "mailfold_email_id": email_id}])
         for email_id in ids
     ]
-    async with kafka_log(settings) as log:
+    async with open_kafka_log(settings) as log:
         webhooks = [
             RawWebhook(webhook_id=body, provider="p", kind="sendgrid", received_at=NOW, headers=(), body=body.encode())
             for body in bodies
         ]
-        await append_all(log, [Entry(PROVIDER_WEBHOOKS, None, webhook) for webhook in webhooks])
+        await append_all(log, [LogEntry(PROVIDER_WEBHOOKS, None, webhook) for webhook in webhooks])
     with worker:
         async with supervised(worker):
             await until(lambda: on(settings, DELIVERY_EVENTS), 60)
@@ -71,7 +71,7 @@ async def _limit_changes(settings: Settings, size: int) -> None:
     await admin.start()
     try:
         # Altering replaces the whole configuration of the topic.
-        config = wanted_config(EMAIL_CHANGES) | {"max.message.bytes": str(size)}
+        config = expected_config(EMAIL_CHANGES) | {"max.message.bytes": str(size)}
         name = settings.topic(EMAIL_CHANGES.name)
         await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, config)])
     finally:

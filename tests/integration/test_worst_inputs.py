@@ -20,7 +20,7 @@ from pipeline import admin
 from pipeline.content import tokens
 from pipeline.gateway.server import PORT_FILE
 from pipeline.gateway.smtp.listener import PORT_FILE as INBOUND_PORT_FILE
-from pipeline.runtime.bootstrap import Runtime, runtime
+from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
 from tests.abuse import inputs
@@ -109,7 +109,7 @@ async def victim(settings: Settings) -> AsyncIterator[Victim]:
     for file in files:
         file.unlink(missing_ok=True)
     more = {"MAILFOLD_PORT": "0", "MAILFOLD_INBOUND_HOST": "127.0.0.1", "MAILFOLD_INBOUND_PORT": "0"}
-    async with runtime(settings) as rt, process(settings, "gateway", **more), aiohttp.ClientSession() as http:
+    async with open_runtime(settings) as rt, process(settings, "gateway", **more), aiohttp.ClientSession() as http:
         await admin.add_tenant(rt.pool, admin.Tenant("acme"))
         key = await admin.add_key(rt.pool, "acme")
         await until(lambda: all(file.exists() and file.read_text().endswith("\n") for file in files), 120)

@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 
 from pipeline.worker.fold import evolve, mark_of
-from projections.sink import Run
+from projections.sink import ChangeBatch
 from topics.acks import Acked, Dropped, Failed, Rejected
-from topics.changes import Applied, EmailChange, Fact
-from topics.conversions import ConversionResult, Outcome, Word
+from topics.changes import AppliedFact, EmailChange, Fact
+from topics.conversions import ConversionOutcome, ConversionResult, ConversionWord
 from topics.events import BounceClass, Correction, DeliveryEvent, EventKind
 from topics.ids import email_id
-from topics.record import EmailId, Place
+from topics.record import EmailId, LogPosition
 from topics.requests import SendRequest
 from topics.states import EmailState
 
@@ -73,7 +73,9 @@ def again(read: DeliveryEvent, kind: EventKind, at: int, revision: int = 1, mach
     return msgspec.structs.replace(read, kind=kind, machine=machine, bounce_class=None, corrects=correction)
 
 
-def told(number: int, word: Word, outcome: Outcome, at: int, tenant: str = "acme") -> ConversionResult:
+def told(
+    number: int, word: ConversionWord, outcome: ConversionOutcome, at: int, tenant: str = "acme"
+) -> ConversionResult:
     return ConversionResult(
         email_id=identified(number, tenant),
         event_id=f"conversion:{number}:{word}:{outcome}",
@@ -110,7 +112,7 @@ def fates(number: int, at: int, chance: random.Random, tenant: str = "acme") -> 
         # Some were read wrong, and what they are now may be told before what they were.
         return [*facts, bounced, *([again(bounced, EventKind.DEFERRED, at + 60)] if number % 3 == 0 else [])]
     facts.append(event(number, EventKind.DELIVERED, at + 20, tenant))
-    facts.append(told(number, Word.DELIVERED, chance.choice(tuple(Outcome)), at + 25, tenant))
+    facts.append(told(number, ConversionWord.DELIVERED, chance.choice(tuple(ConversionOutcome)), at + 25, tenant))
     if fate in {"opened", "spam"}:
         facts += [event(number, EventKind.OPENED, at + 30 + nth, tenant, nth) for nth in range(chance.randint(1, 3))]
         if number % 3 == 1:
@@ -137,18 +139,20 @@ class Log:
             state = evolve(state, fact)
         assert state is not None
         self._states[state.email_id] = state
-        places = [Place(topic="facts", partition=self.partition, offset=self._facts + nth) for nth in range(len(facts))]
+        places = [
+            LogPosition(topic="facts", partition=self.partition, offset=self._facts + nth) for nth in range(len(facts))
+        ]
         self._facts += len(facts)
-        applied = tuple(Applied(place=place, fact=fact) for place, fact in zip(places, facts, strict=True))
+        applied = tuple(AppliedFact(place=place, fact=fact) for place, fact in zip(places, facts, strict=True))
         recorded = max(fact.recorded_at for fact in facts)
         self.changes.append(EmailChange(email_id=state.email_id, recorded_at=recorded, facts=applied, state=state))
         return self
 
-    def runs(self, *cuts: int) -> list[Run]:
+    def runs(self, *cuts: int) -> list[ChangeBatch]:
         """The log, cut at these offsets."""
         edges = [0, *cuts, len(self.changes)]
         return [
-            Run(self.partition, start, end, self.changes[start:end])
+            ChangeBatch(self.partition, start, end, self.changes[start:end])
             for start, end in itertools.pairwise(edges)
             if end > start or not self.changes
         ]

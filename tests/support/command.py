@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.settings import Settings, environment
+from pipeline.settings import Settings, environment_of
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ def mailfold(*arguments: str, env: Mapping[str, str] | None = None, stdin: str =
 
 async def mailfold_on(settings: Settings, *arguments: str, stdin: str = "", **more: str) -> Said:
     """The same on a test's own servers, while what runs in this process goes on."""
-    return await asyncio.to_thread(mailfold, *arguments, env=environment(settings) | more, stdin=stdin)
+    return await asyncio.to_thread(mailfold, *arguments, env=environment_of(settings) | more, stdin=stdin)
 
 
 @asynccontextmanager
 async def process(settings: Settings, role: str, **more: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """A role, as production runs it; killed at the end if it is still there."""
     started = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "pipeline", role), env=clean_environment(**(environment(settings) | more))
+        *(sys.executable, "-m", "pipeline", role), env=clean_environment(**(environment_of(settings) | more))
     )
     try:
         yield started

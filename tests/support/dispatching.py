@@ -7,16 +7,16 @@ from typing import Any
 
 from pipeline import admin
 from pipeline.admin import Brand, Provider, Tenant
-from pipeline.content.chunks import pack
+from pipeline.content.chunks import pack_content
 from pipeline.dispatch import main as dispatch
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.kafka import append_all
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from tests.conftest import SECRET
 from tests.support.seeing import on, rows, until
 from tests.support.working import working
-from topics.contents import Content
+from topics.contents import MessageContent
 from topics.record import EmailId
 from topics.registry import MESSAGE_CONTENTS, PROVIDER_ACKS, SEND_REQUESTS
 from topics.requests import ContentPointer, Mailbox, SendRequest
@@ -36,12 +36,14 @@ async def provide(rt: Runtime, port: int, *, brand: str = "7", **values: Any) ->
     await admin.add_brand(rt.pool, Brand("acme", brand, provider.provider, policy))
 
 
-async def accept(rt: Runtime, *recipients: str, content: Content | None = None, **values: Any) -> list[SendRequest]:
+async def accept(
+    rt: Runtime, *recipients: str, content: MessageContent | None = None, **values: Any
+) -> list[SendRequest]:
     """Requests as the gateway appends them: the content first."""
-    content = content or Content(html=HTML)
+    content = content or MessageContent(html=HTML)
     content_id = str(uuid.uuid4())
-    chunks, sha256 = pack(content, content_id)
-    places = await append_all(rt.log, [Entry(MESSAGE_CONTENTS, content_id, chunk) for chunk in chunks])
+    chunks, sha256 = pack_content(content, content_id)
+    places = await append_all(rt.log, [LogEntry(MESSAGE_CONTENTS, content_id, chunk) for chunk in chunks])
     pointer = ContentPointer(
         content_id=content_id,
         partition=places[0].partition,
@@ -50,7 +52,7 @@ async def accept(rt: Runtime, *recipients: str, content: Content | None = None, 
         sha256=sha256,
     )
     requests = [request(recipient, content=pointer, **values) for recipient in recipients]
-    await append_all(rt.log, [Entry(SEND_REQUESTS, sent.email_id, sent) for sent in requests])
+    await append_all(rt.log, [LogEntry(SEND_REQUESTS, sent.email_id, sent) for sent in requests])
     return requests
 
 

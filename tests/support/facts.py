@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipeline.worker.fold import mark_of
 from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
 from topics.changes import Fact
-from topics.conversions import ConversionResult, Outcome, Word
+from topics.conversions import ConversionOutcome, ConversionResult, ConversionWord
 from topics.events import BounceClass, Correction, DeliveryEvent, EventKind, Retraction
 from topics.record import EmailId
 from topics.requests import SendRequest
@@ -57,8 +57,8 @@ events = _made(
 conversions = _made(
     ConversionResult,
     **clocks,
-    word=st.sampled_from(Word),
-    outcome=st.sampled_from(Outcome),
+    word=st.sampled_from(ConversionWord),
+    outcome=st.sampled_from(ConversionOutcome),
     destination=words,
     attempt=times,
 )
@@ -98,7 +98,9 @@ def _at_one_time(fact: Fact) -> Fact:
 
 rivals: st.SearchStrategy[list[Fact]] = st.one_of(
     st.lists(requests.map(_at_one_time), min_size=2, max_size=4),
-    st.lists(conversions.map(lambda told: msgspec.structs.replace(told, word=Word.OPEN)), min_size=2, max_size=4),
+    st.lists(
+        conversions.map(lambda told: msgspec.structs.replace(told, word=ConversionWord.OPEN)), min_size=2, max_size=4
+    ),
     st.lists(acks.map(_at_one_time), min_size=2, max_size=6),
     st.lists(corrections.map(lambda told: msgspec.structs.replace(told, event_id="e")), min_size=2, max_size=6),
 )

@@ -9,10 +9,10 @@ import aiohttp
 import httpx
 
 from pipeline import admin
-from pipeline.gateway.certificates import Connector
+from pipeline.gateway.certificates import ConnectorFactory
 from pipeline.gateway.main import run
 from pipeline.gateway.server import PORT_FILE
-from pipeline.runtime.bootstrap import Runtime, runtime
+from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.settings import Settings
 from tests.support.seeing import until
 
@@ -40,13 +40,13 @@ class Gateway:
 
 @contextlib.asynccontextmanager
 async def gateway(
-    settings: Settings, *, connector: Connector = aiohttp.TCPConnector, **changed: Any
+    settings: Settings, *, connector: ConnectorFactory = aiohttp.TCPConnector, **changed: Any
 ) -> AsyncIterator[Gateway]:
     """Serve until the end of the block; its end must be graceful and within 8 s."""
     mine = settings.model_copy(update={"port": 0, **changed})
     port_file = mine.data_dir / PORT_FILE
     port_file.unlink(missing_ok=True)
-    async with runtime(mine, role="gateway") as rt:
+    async with open_runtime(mine, role="gateway") as rt:
         await admin.add_tenant(rt.pool, admin.Tenant("acme"))
         key = await admin.add_key(rt.pool, "acme")
         serving = asyncio.create_task(run(rt, connector))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.webhooks.base import Adapter, Context, Proofs
+from pipeline.webhooks.base import Adapter, EventContext, TokenReaders
 from topics.events import DeliveryEvent
 from topics.record import EmailId
 
@@ -63,10 +63,10 @@ def heard(adapter: Adapter, case: Case, body: bytes | None = None) -> list[Deliv
     return [adapter.normalize(event, told) for event in events]
 
 
-def context(kind: str) -> Context:
+def context(kind: str) -> EventContext:
     """Of a provider that is named as its kind, with one email of ours known by its Message-ID."""
-    proofs = Proofs(message_id=_ours)
-    return Context(provider=kind, received_at=RECEIVED_AT, headers=HEADERS.get(kind, {}), proofs=proofs)
+    proofs = TokenReaders(message_id=_ours)
+    return EventContext(provider=kind, received_at=RECEIVED_AT, headers=HEADERS.get(kind, {}), token_readers=proofs)
 
 
 def _ours(message_id: str) -> EmailId | None:

@@ -23,7 +23,7 @@ EMAIL_ID = EmailId("0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
 
 
 def verp(email_id: EmailId = EMAIL_ID, domain: str = DOMAIN) -> str:
-    return tokens.verp(Signer(SECRET, "verp"), email_id, domain)
+    return tokens.verp_address(Signer(SECRET, "verp"), email_id, domain)
 
 
 def unsubscribe(email_id: EmailId = EMAIL_ID, domain: str = DOMAIN) -> str:

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.content import mime
-from pipeline.content.message import Letter
-from pipeline.dispatch.transports.base import Envelope, Mail
+from pipeline.content.message import OutgoingMessage
+from pipeline.dispatch.transports.base import OutgoingEmail, SmtpEnvelope
 from tests.support.dispatching import request
-from topics.contents import Attachment, Content
+from topics.contents import Attachment, MessageContent
 from topics.record import EmailId
 from topics.requests import Mailbox
 
 NOW = 1_767_225_600_123
 """2026-01-01, 00:00:00.123 UTC."""
-FULL = Content(
+FULL = MessageContent(
     html="<p>Grüße</p>",
     text="Grüße",
     amp="<!doctype html><html ⚡4email></html>",
@@ -28,32 +28,34 @@ UNSUBSCRIBE = (
 )
 
 
-def letter(recipient: str = "anna@example.com", content: Content | None = None, **values: Any) -> Letter:
+def letter(
+    recipient: str = "anna@example.com", content: MessageContent | None = None, **values: Any
+) -> OutgoingMessage:
     email_id = EmailId(str(uuid.uuid4()))
     fields: dict[str, Any] = {"email_id": email_id, "recipient_name": 'Åsa "A." Öst', "subject": "Grüße, Anna"}
-    return Letter(
+    return OutgoingMessage(
         request(recipient, **(fields | values)),
-        content or Content(html="<p>Hello</p>", text="Hello"),
+        content or MessageContent(html="<p>Hello</p>", text="Hello"),
         sender=Mailbox(address="news@shop.example", name="Shop, the"),
         message_id=f"<{email_id}@mail.example>",
         date=NOW,
-        extra=UNSUBSCRIBE,
+        extra_headers=UNSUBSCRIBE,
     )
 
 
 def mail(
     recipient: str = "anna@example.com",
-    content: Content | None = None,
+    content: MessageContent | None = None,
     commit: Callable[[], None] = lambda: None,
     **values: Any,
-) -> Mail:
+) -> OutgoingEmail:
     made = letter(recipient, content, **values)
-    to = mime.on_the_wire(recipient)
+    to = mime.with_ascii_domain(recipient)
     shown = () if made.request.shown is None else (*made.request.shown.to, *made.request.shown.cc)
     named = (to, made.sender.address, *made.request.reply_to, *(box.address for box in shown))
-    envelope = Envelope("b-abc@mail.example", to, mime.needs_smtputf8(*named))
-    return Mail(envelope, made, mime.written(made), commit)
+    envelope = SmtpEnvelope("b-abc@mail.example", to, mime.needs_smtputf8(*named))
+    return OutgoingEmail(envelope, made, mime.encode_message(made), commit)
 
 
-def without_mime(given: Mail) -> Mail:
+def without_mime(given: OutgoingEmail) -> OutgoingEmail:
     return dataclasses.replace(given, message=b"")

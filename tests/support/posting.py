@@ -5,10 +5,10 @@ import secrets
 import time
 from collections.abc import Callable
 
-from pipeline.operations.checks.webhook_signing import SIGN, Occasion, Signed
+from pipeline.operations.checks.webhook_signing import SIGNERS, SignedRequest, SigningContext
 from tests.support.webhooks import signed
 
-Make = Callable[[bytes, str], Signed]
+Make = Callable[[bytes, str], SignedRequest]
 """An event's JSON and the webhook's URL -> the request that brings it."""
 
 
@@ -25,8 +25,10 @@ def key(kind: str) -> Key:
     if kind in _ASYMMETRIC:
         return _asymmetric(kind, _ASYMMETRIC[kind])
     entered = _ENTERED[kind]() if kind in _ENTERED else secrets.token_hex()
-    sign = SIGN[kind]
-    return Key(entered, lambda event, url: sign(entered, Occasion(url, int(time.time()), secrets.token_hex(25), event)))
+    sign = SIGNERS[kind]
+    return Key(
+        entered, lambda event, url: sign(entered, SigningContext(url, int(time.time()), secrets.token_hex(25), event))
+    )
 
 
 def _user_and_password() -> str:
@@ -36,9 +38,9 @@ def _user_and_password() -> str:
 def _asymmetric(kind: str, around: bytes) -> Key:
     name = secrets.token_hex()
 
-    def make(event: bytes, url: str) -> Signed:
+    def make(event: bytes, url: str) -> SignedRequest:
         request = signed(kind, around % event, now_s=int(time.time()), url=url, name=name)
-        return Signed(request.headers, request.body)
+        return SignedRequest(request.headers, request.body)
 
     return Key(signed(kind, b"", now_s=0, name=name).key, make)
 
@@ -52,5 +54,5 @@ _ENTERED: dict[str, Callable[[], str]] = {
     "brevo": _user_and_password,
     "resend": lambda: "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode(),
 }
-KINDS = (*SIGN, *_ASYMMETRIC)
+KINDS = (*SIGNERS, *_ASYMMETRIC)
 """All but SES, whose certificate takes a server (`tests.support.sns`)."""

@@ -8,8 +8,8 @@ from aiokafka import TopicPartition
 
 from pipeline.project import main as project
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import append_all, consumer
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.kafka import append_all, create_consumer
+from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from tests.support.gateway import Gateway, gateway
 from tests.support.working import beside, working
@@ -31,11 +31,11 @@ async def gateway_and_projector(settings: Settings) -> AsyncIterator[Gateway]:
 
 
 async def publish(rt: Runtime, changes: list[EmailChange]) -> None:
-    await append_all(rt.log, [Entry(EMAIL_CHANGES, change.email_id, change) for change in changes])
+    await append_all(rt.log, [LogEntry(EMAIL_CHANGES, change.email_id, change) for change in changes])
 
 
 async def ends(settings: Settings) -> dict[int, int]:
-    reader = consumer(settings)
+    reader = create_consumer(settings)
     await reader.start()
     try:
         partitions = [TopicPartition(settings.topic(EMAIL_CHANGES.name), number) for number in range(2)]
@@ -60,7 +60,7 @@ async def caught_up(rt: Runtime) -> bool:
 
 
 async def told(settings: Settings) -> dict[int, int]:
-    reader = consumer(settings, group_id=project.group(settings))
+    reader = create_consumer(settings, group_id=project.consumer_group(settings))
     await reader.start()
     try:
         topic = settings.topic(EMAIL_CHANGES.name)

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from pipeline.devstack.sandbox.keys import public_key
-from pipeline.devstack.sandbox.server import Sandbox, sandbox
+from pipeline.devstack.sandbox.server import RunningSandbox, open_sandbox
 from pipeline.runtime.bootstrap import fresh_id, wall_clock
 from pipeline.settings import Settings
 from tests.support.http_server import http_server
@@ -92,7 +92,7 @@ def _signed(key: str, request: Request) -> bool:
 
 @dataclass
 class World:
-    sandbox: Sandbox
+    sandbox: RunningSandbox
     gateway: Gateway
     origin: str
 
@@ -151,5 +151,5 @@ async def world(tmp_path: Path, **options: Any) -> AsyncIterator[World]:
             sandbox_pace=0.02,
             **options,
         )
-        async with sandbox(made, clock=wall_clock, new_id=fresh_id, retries=(0.01, 0.02, 0.04)) as running:
+        async with open_sandbox(made, clock=wall_clock, new_id=fresh_id, retries=(0.01, 0.02, 0.04)) as running:
             yield World(running, gateway, origin)

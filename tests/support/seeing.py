@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import consumer, partition_of
+from pipeline.runtime.kafka import create_consumer, topic_partition
 from pipeline.settings import Settings
 from topics.codec import decode
 from topics.registry import Topic
@@ -39,11 +39,11 @@ async def on(settings: Settings, topic: Topic) -> list[Any]:
 
 async def records(settings: Settings, topic: Topic) -> list[Any]:
     """All that lies on a topic now, with its place: (partition, offset, key, record)."""
-    reader = consumer(settings)
+    reader = create_consumer(settings)
     await reader.start()
     try:
-        numbers = range(1 if topic.single else settings.partitions)
-        partitions = [partition_of(topic.name, number, settings) for number in numbers]
+        numbers = range(1 if topic.has_one_partition else settings.partitions)
+        partitions = [topic_partition(topic.name, number, settings) for number in numbers]
         reader.assign(partitions)
         ends = await reader.end_offsets(partitions)
         await reader.seek_to_beginning(*partitions)

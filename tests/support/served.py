@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pipeline import admin
 from pipeline.gateway.server import PORT_FILE
-from pipeline.runtime.database import database
-from pipeline.settings import Settings, environment
+from pipeline.runtime.database import open_database
+from pipeline.settings import Settings, environment_of
 from tests.support.command import clean_environment
 
 DEADLINE_S = 30.0
@@ -40,7 +40,7 @@ def served(settings: Settings, **changed: object) -> Iterator[Served]:
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "pipeline", "gateway"],
-            env=clean_environment(**environment(mine)),
+            env=clean_environment(**environment_of(mine)),
             stdout=out,
             stderr=out,
         )
@@ -52,7 +52,7 @@ def served(settings: Settings, **changed: object) -> Iterator[Served]:
 
 
 async def _key(settings: Settings) -> str:
-    async with database(settings, size=1) as pool:
+    async with open_database(settings, size=1) as pool:
         await admin.add_tenant(pool, admin.Tenant("acme"))
         return await admin.add_key(pool, "acme")
 

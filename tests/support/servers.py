@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.devstack.servers import kafka, postgres
-from pipeline.devstack.servers.data_dir import Home, InUse, free_port
+from pipeline.devstack.servers.data_dir import DataDir, ResourceInUse, find_free_port
 
 KAFKA_IMAGE = "apache/kafka:4.1.1"
 POSTGRES_IMAGE = "postgres:18"
@@ -25,7 +25,7 @@ def folder() -> Iterator[Path]:
     for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         _remove_if_forgotten(old)
     made = Path(tempfile.mkdtemp(prefix=PREFIX))
-    home = Home(made)
+    home = DataDir(made)
     home.lock()
     try:
         yield made
@@ -36,7 +36,7 @@ def folder() -> Iterator[Path]:
 
 def _remove_if_forgotten(old: Path) -> None:
     # Without a lock file it is a session's that begins at this moment.
-    with contextlib.suppress(OSError, InUse):
+    with contextlib.suppress(OSError, ResourceInUse):
         with (old / "lock").open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(old, ignore_errors=True)
@@ -62,7 +62,7 @@ def kafka_server(where: Path) -> Iterator[str]:
         with _kafka_container() as bootstrap:
             yield bootstrap
     else:
-        port = free_port()
+        port = find_free_port()
         broker = kafka.start(where / "kafka", port)
         try:
             yield f"127.0.0.1:{port}"
@@ -81,7 +81,7 @@ def postgres_server(where: Path) -> Iterator[str]:
         with PostgresContainer(POSTGRES_IMAGE, driver=None) as container:
             yield container.get_connection_url()
     else:
-        server, url = postgres.start(where / "postgres", free_port())
+        server, url = postgres.start(where / "postgres", find_free_port())
         try:
             yield url
         finally:
@@ -94,7 +94,7 @@ def _kafka_container() -> Iterator[str]:
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
-    port = free_port()
+    port = find_free_port()
     container = DockerContainer(KAFKA_IMAGE).with_bind_ports(port, port)
     for name, value in kafka_environment(port).items():
         container = container.with_env(name, value)

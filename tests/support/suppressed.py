@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 
 from pipeline.runtime.kafka import append_all
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.ports import LogEntry
 from tests.support.changes import Log
 from tests.support.gateway import Gateway
 from tests.support.seeing import until
@@ -31,7 +31,7 @@ async def listing(served: Gateway, **asked: Any) -> list[dict[str, Any]]:
 async def publish(served: Gateway, *logs: Log) -> None:
     """What the fold said of these emails, until it is projected."""
     changes: list[EmailChange] = [change for log in logs for change in log.changes]
-    places = await append_all(served.rt.log, [Entry(EMAIL_CHANGES, change.email_id, change) for change in changes])
+    places = await append_all(served.rt.log, [LogEntry(EMAIL_CHANGES, change.email_id, change) for change in changes])
     ends = {place.partition: place.offset for place in places}
 
     async def there() -> bool:

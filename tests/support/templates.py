@@ -2,15 +2,17 @@
 
 import msgspec
 
-from pipeline.content.templates import drafted
+from pipeline.content.templates import make_draft
 from pipeline.runtime.bootstrap import Runtime
 from projections import templates
-from topics.templates import Syntax, Template, Texts
+from topics.templates import Template, TemplateSyntax, TemplateTexts
 
 
-async def put(rt: Runtime, name: str, *, tenant: str = "acme", syntax: Syntax = Syntax.TWIG, **texts: str) -> Template:
+async def put(
+    rt: Runtime, name: str, *, tenant: str = "acme", syntax: TemplateSyntax = TemplateSyntax.TWIG, **texts: str
+) -> Template:
     """Version 1 of a template with these texts: ``subject``, ``html``, ``text``."""
-    draft = drafted(tenant, name, {"default": Texts(**texts)}, syntax=syntax)
+    draft = make_draft(tenant, name, {"default": TemplateTexts(**texts)}, syntax=syntax)
     made = msgspec.structs.replace(draft, version=1, recorded_at=1)
     async with rt.pool.connection() as connection:
         at = await templates.next_offset(connection, 0)

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from pipeline.runtime.kafka import append_all, kafka_log
-from pipeline.runtime.ports import Entry
-from pipeline.settings import Settings, environment
+from pipeline.runtime.kafka import append_all, open_kafka_log
+from pipeline.runtime.ports import LogEntry
+from pipeline.settings import Settings, environment_of
 from pipeline.worker.fold import evolve
 from tests.support.caught_up import CaughtUp
 from tests.support.command import clean_environment
@@ -24,17 +24,17 @@ from tests.support.seeing import on
 from topics.acks import Acked, Deferred
 from topics.changes import Fact, Tick
 from topics.codec import Undecodable, decode
-from topics.conversions import ConversionResult, Outcome, Word
+from topics.conversions import ConversionOutcome, ConversionResult, ConversionWord
 from topics.events import DeliveryEvent, EventKind
 from topics.join import merge
-from topics.record import EmailId, Place
+from topics.record import EmailId, LogPosition
 from topics.registry import (
     CONVERSION_RESULTS,
     DEAD_LETTERS,
     DELIVERY_EVENTS,
     EMAIL_CHANGES,
     EMAIL_STATES,
-    FACTS,
+    FACT_TOPICS,
     PROVIDER_ACKS,
     PROVIDER_WEBHOOKS,
     SEND_REQUESTS,
@@ -44,7 +44,7 @@ from topics.requests import SendRequest
 from topics.states import EmailState
 
 NOW = 1_750_000_000_000
-FACT_TOPICS = tuple(topic.name for topic in FACTS)
+FACT_TOPIC_NAMES = tuple(topic.name for topic in FACT_TOPICS)
 
 
 class Worker:
@@ -56,7 +56,7 @@ class Worker:
         self.exits: list[int] = []
         # Facts are years old here, and the oracle forgets nothing.
         mine = settings.model_copy(update={"data_dir": folder, "quiet_days": 36_500.0})
-        self._env = clean_environment(**(environment(mine) | env))
+        self._env = clean_environment(**(environment_of(mine) | env))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -112,7 +112,7 @@ async def supervised(*workers: Worker) -> AsyncIterator[None]:
             await task
 
 
-def life(dice: random.Random) -> list[Entry]:
+def life(dice: random.Random) -> list[LogEntry]:
     """One email's facts, on all four topics, with repeats."""
     email_id = EmailId(str(uuid.UUID(int=dice.getrandbits(128))))
     clock: dict[str, Any] = {
@@ -131,25 +131,30 @@ def life(dice: random.Random) -> list[Entry]:
         activity=msgspec.Raw(b'{"id": 123456789012345678901234567890}'),
     )
     told = [
-        Entry(SEND_REQUESTS, email_id, request),
-        Entry(PROVIDER_ACKS, email_id, Deferred(event_id="try", provider="p", next_attempt_at=NOW, **clock)),
-        Entry(PROVIDER_ACKS, email_id, Acked(event_id="ack", provider="p", provider_message_id="7", **clock)),
+        LogEntry(SEND_REQUESTS, email_id, request),
+        LogEntry(PROVIDER_ACKS, email_id, Deferred(event_id="try", provider="p", next_attempt_at=NOW, **clock)),
+        LogEntry(PROVIDER_ACKS, email_id, Acked(event_id="ack", provider="p", provider_message_id="7", **clock)),
         *(
-            Entry(DELIVERY_EVENTS, email_id, DeliveryEvent(event_id=f"e{number}", kind=kind, provider="p", **clock))
+            LogEntry(DELIVERY_EVENTS, email_id, DeliveryEvent(event_id=f"e{number}", kind=kind, provider="p", **clock))
             for number, kind in enumerate(dice.choices(list(EventKind), k=4))
         ),
-        Entry(
+        LogEntry(
             CONVERSION_RESULTS,
             email_id,
             ConversionResult(
-                event_id="c", word=Word.OPEN, outcome=Outcome.DELIVERED, destination="d", attempt=1, **clock
+                event_id="c",
+                word=ConversionWord.OPEN,
+                outcome=ConversionOutcome.DELIVERED,
+                destination="d",
+                attempt=1,
+                **clock,
             ),
         ),
     ]
     return told + dice.choices(told, k=2)
 
 
-def lives(count: int, seed: int) -> list[Entry]:
+def lives(count: int, seed: int) -> list[LogEntry]:
     """Many emails' facts, shuffled together: a key's facts lie far apart."""
     dice = random.Random(seed)
     entries = [entry for _ in range(count) for entry in life(dice)]
@@ -157,9 +162,9 @@ def lives(count: int, seed: int) -> list[Entry]:
     return entries
 
 
-async def feed(settings: Settings, entries: Sequence[Entry], pieces: int = 1) -> None:
+async def feed(settings: Settings, entries: Sequence[LogEntry], pieces: int = 1) -> None:
     """Append in so many pieces, so that the worker's batches differ."""
-    async with kafka_log(settings) as log:
+    async with open_kafka_log(settings) as log:
         size = -(-len(entries) // pieces)
         for start in range(0, len(entries), size):
             await append_all(log, entries[start : start + size], within=30)
@@ -176,14 +181,14 @@ async def append_raw(settings: Settings, topic: Topic, key: bytes | None, *value
         await producer.stop()
 
 
-async def dump(settings: Settings, topic: Topic) -> list[tuple[Place, bytes | None, bytes | None]]:
+async def dump(settings: Settings, topic: Topic) -> list[tuple[LogPosition, bytes | None, bytes | None]]:
     """All that lies on a topic: place, key, value."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.kafka_bootstrap, enable_auto_commit=False, isolation_level="read_committed"
     )
     await consumer.start()
     try:
-        count = 1 if topic.single else settings.partitions
+        count = 1 if topic.has_one_partition else settings.partitions
         tps = [TopicPartition(settings.topic(topic.name), number) for number in range(count)]
         consumer.assign(tps)
         await consumer.seek_to_beginning(*tps)
@@ -191,17 +196,17 @@ async def dump(settings: Settings, topic: Topic) -> list[tuple[Place, bytes | No
         while any([await consumer.position(tp) < ends[tp] for tp in tps]):
             for tp, records in (await consumer.getmany(timeout_ms=500)).items():
                 for record in records:
-                    place = Place(topic=topic.name, partition=tp.partition, offset=record.offset)
+                    place = LogPosition(topic=topic.name, partition=tp.partition, offset=record.offset)
                     found.append((place, record.key, record.value))
     finally:
         await consumer.stop()
     return found
 
 
-async def facts_on(settings: Settings) -> dict[Place, Fact]:
+async def facts_on(settings: Settings) -> dict[LogPosition, Fact]:
     """Every decodable fact by its place."""
-    found: dict[Place, Fact] = {}
-    for topic in FACTS:
+    found: dict[LogPosition, Fact] = {}
+    for topic in FACT_TOPICS:
         for place, key, value in await dump(settings, topic):
             with contextlib.suppress(Undecodable):
                 fact: Fact = decode(topic, value)
@@ -210,7 +215,7 @@ async def facts_on(settings: Settings) -> dict[Place, Fact]:
     return found
 
 
-def plain_fold(facts: dict[Place, Fact]) -> dict[str, EmailState]:
+def plain_fold(facts: dict[LogPosition, Fact]) -> dict[str, EmailState]:
     """The oracle: every fact, one after the other, nothing else."""
     states: dict[str, EmailState] = {}
     for fact in facts.values():
@@ -230,15 +235,15 @@ async def assert_folded(settings: Settings) -> dict[str, EmailState]:
 
 async def assert_told(settings: Settings) -> dict[str, EmailState]:
     """The group has committed the ends, and the changes tell every fact and, joined, a plain fold; its states."""
-    await CaughtUp(settings).group("mailfold", *FACT_TOPICS, PROVIDER_WEBHOOKS.name, patience=60)
+    await CaughtUp(settings).group("mailfold", *FACT_TOPIC_NAMES, PROVIDER_WEBHOOKS.name, patience=60)
     facts = await facts_on(settings)
     expected = plain_fold(facts)
     await _assert_changes(settings, facts, expected)
     return expected
 
 
-async def _assert_changes(settings: Settings, facts: dict[Place, Fact], expected: dict[str, EmailState]) -> None:
-    told: dict[Place, Fact] = {}
+async def _assert_changes(settings: Settings, facts: dict[LogPosition, Fact], expected: dict[str, EmailState]) -> None:
+    told: dict[LogPosition, Fact] = {}
     joined: dict[str, EmailState] = {}
     for place, key, value in await dump(settings, EMAIL_CHANGES):
         change = decode(EMAIL_CHANGES, value)
@@ -257,7 +262,7 @@ async def _assert_changes(settings: Settings, facts: dict[Place, Fact], expected
 async def committed_something(settings: Settings) -> bool:
     """Whether the worker has finished anything yet."""
     async with in_its_place(settings) as consumer:
-        tps = [TopicPartition(settings.topic(name), 0) for name in FACT_TOPICS]
+        tps = [TopicPartition(settings.topic(name), 0) for name in FACT_TOPIC_NAMES]
         return any([await consumer.committed(tp) for tp in tps])
 
 

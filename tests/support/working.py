@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
-from pipeline.runtime.bootstrap import Runtime, runtime
+from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.settings import Settings
 
 Role = Callable[[Runtime], Coroutine[Any, Any, None]]
@@ -15,7 +15,7 @@ Role = Callable[[Runtime], Coroutine[Any, Any, None]]
 @contextlib.asynccontextmanager
 async def working(settings: Settings, role: Role, pool_size: int = 6) -> AsyncIterator[Runtime]:
     """With a runtime of its own."""
-    async with runtime(settings, pool_size=pool_size) as rt, beside(rt, role):
+    async with open_runtime(settings, pool_size=pool_size) as rt, beside(rt, role):
         yield rt
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-WORD_OF: Final = {
+WORD_BY_MARK: Final = {
     "delivered": "delivered",
     "opened": "open",
     "clicked": "click",
@@ -21,25 +21,25 @@ WORD_OF: Final = {
 }
 """A state's mark -> the word it makes Fast Track owed."""
 
-Order = tuple[frozenset[str], ...]
+WordOrder = tuple[frozenset[str], ...]
 """Words that one change brought together have no order among themselves."""
 
 
-def first_said(changes: Iterable[bytes]) -> dict[str, Order]:
+def word_orders(changes: Iterable[bytes]) -> dict[str, WordOrder]:
     """Each email's words as the log first said them; ``changes`` in the order of their partitions."""
-    orders: dict[str, Order] = {}
+    orders: dict[str, WordOrder] = {}
     for change in changes:
         record: dict[str, Any] = json.loads(change)
         state: dict[str, Any] | None = record.get("state")
         if state is None:  # a tick: what time it is, nothing that changed
             continue
         before = orders.get(state["email_id"], ())
-        new = frozenset(word for mark, word in WORD_OF.items() if mark in state).difference(*before)
+        new = frozenset(word for mark, word in WORD_BY_MARK.items() if mark in state).difference(*before)
         orders[state["email_id"]] = (*before, new) if new else before
     return orders
 
 
-def agrees(told: Iterable[str], order: Order) -> bool:
+def is_in_order(told: Iterable[str], order: WordOrder) -> bool:
     """Whether words were told as the log said them."""
     place = {word: number for number, words in enumerate(order) for word in words}
     places = [place.get(word, len(order)) for word in told]

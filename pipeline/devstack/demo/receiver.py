@@ -9,13 +9,13 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from pipeline.errors import BadSettings
+from pipeline.errors import InvalidSettings
 
-WORDS: Final = frozenset({"delivered", "open", "click", "spam", "bounce", "dropped", "failed"})
+CONVERSION_WORDS: Final = frozenset({"delivered", "open", "click", "spam", "bounce", "dropped", "failed"})
 
 
 @dataclass(frozen=True)
-class Arrival:
+class ReceivedConversion:
     """One conversion as it arrived and was taken."""
 
     number: int
@@ -33,35 +33,38 @@ class Arrival:
         return f"{self.number:>5}  {self.word:<9}  {self.email_id}  {activity[:120]}"
 
 
-class _Body(msgspec.Struct):
+class _ReceivedBody(msgspec.Struct):
     activity: msgspec.Raw
     email_id: str
     delivery_status: str
 
 
-Answer = Callable[[Arrival, int], int]
+AnswerPolicy = Callable[[ReceivedConversion, int], int]
 """What to answer an authentic conversion, given how often this one came: 2xx takes it."""
 
 
-def take_all(_arrival: Arrival, _attempt: int) -> int:
+def accept_all(_arrival: ReceivedConversion, _attempt: int) -> int:
     """The usual receiver."""
     return 200
 
 
-class Receiver:
+class ConversionReceiver:
     """Takes ``POST /{brand}/email/conversion`` with the brand's X-API-KEY."""
 
     def __init__(
-        self, keys: Mapping[str, str], answer: Answer = take_all, heard: Callable[[Arrival], None] = lambda _: None
+        self,
+        keys: Mapping[str, str],
+        answer: AnswerPolicy = accept_all,
+        heard: Callable[[ReceivedConversion], None] = lambda _: None,
     ) -> None:
         self._keys = keys
         self._answer = answer
         self._heard = heard
         self._attempts: dict[str, int] = {}
-        self.arrivals: list[Arrival] = []
+        self.arrivals: list[ReceivedConversion] = []
         self.refused: list[str] = []
         """Requests that were wrong: why."""
-        self.put_off = 0
+        self.postponed_count = 0
         """Authentic requests that were not answered 2xx, by wish."""
 
     async def conversion(self, request: web.Request) -> web.Response:
@@ -73,15 +76,15 @@ class Receiver:
         if not hmac.compare_digest(key.encode(), request.headers.get("X-API-KEY", "").encode("utf-8", "replace")):
             return self._refuse(401, "X-API-KEY is missing or wrong")
         try:
-            body = msgspec.json.decode(await request.read(), type=_Body)
+            body = msgspec.json.decode(await request.read(), type=_ReceivedBody)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             return self._refuse(400, f"not a conversion: {error}")
-        if body.delivery_status not in WORDS:
+        if body.delivery_status not in CONVERSION_WORDS:
             return self._refuse(400, "delivery_status is none of the seven words")
         return self._take(brand, body, request.headers.get("Idempotency-Key", ""))
 
-    def _take(self, brand: str, body: _Body, idempotency_key: str) -> web.Response:
-        arrival = Arrival(
+    def _take(self, brand: str, body: _ReceivedBody, idempotency_key: str) -> web.Response:
+        arrival = ReceivedConversion(
             number=len(self.arrivals) + 1,
             brand=brand,
             email_id=body.email_id,
@@ -92,7 +95,7 @@ class Receiver:
         attempt = self._attempts[idempotency_key] = self._attempts.get(idempotency_key, 0) + 1
         status = self._answer(arrival, attempt)
         if not 200 <= status < 300:
-            self.put_off += 1
+            self.postponed_count += 1
             return web.json_response({"error": "not now"}, status=status, headers={"Retry-After": "1"})
         self.arrivals.append(arrival)
         self._heard(arrival)
@@ -104,7 +107,7 @@ class Receiver:
 
 
 @contextlib.asynccontextmanager
-async def serve(receiver: Receiver, host: str, port: int) -> AsyncIterator[int]:
+async def serve_receiver(receiver: ConversionReceiver, host: str, port: int) -> AsyncIterator[int]:
     """The receiver listening; its port. Raises BadSettings for a port that is taken."""
     app = web.Application(client_max_size=4_000_000)
     app.router.add_post("/{brand}/email/conversion", receiver.conversion)
@@ -114,6 +117,6 @@ async def serve(receiver: Receiver, host: str, port: int) -> AsyncIterator[int]:
         await web.TCPSite(runner, host, port).start()
         yield int(runner.addresses[0][1])
     except OSError as error:
-        raise BadSettings(f"the receiver can't listen on port {port}: {error.strerror}") from error
+        raise InvalidSettings(f"the receiver can't listen on port {port}: {error.strerror}") from error
     finally:
         await runner.cleanup()

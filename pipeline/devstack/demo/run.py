@@ -18,51 +18,51 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.devstack.demo import client, scenario, setup
-from pipeline.devstack.demo.display import Screen
-from pipeline.devstack.demo.order import Order, first_said, read_changes
-from pipeline.devstack.demo.receiver import WORDS, Receiver, serve
-from pipeline.devstack.demo.verdict import Verdict, complete, judge
+from pipeline.devstack.demo.display import DemoDisplay
+from pipeline.devstack.demo.order import WordOrder, read_changes, word_orders
+from pipeline.devstack.demo.receiver import CONVERSION_WORDS, ConversionReceiver, serve_receiver
+from pipeline.devstack.demo.verdict import DemoVerdict, is_complete, judge
 from pipeline.devstack.supervisor import Stack
 from pipeline.errors import MailfoldError
 from pipeline.runtime.private_files import narrow_folder
-from pipeline.settings import Settings, environment
+from pipeline.settings import Settings, environment_of
 from topics.registry import EMAIL_CHANGES
 
-PATIENCE: Final = 45.0
+ARRIVAL_TIMEOUT_S: Final = 45.0
 """Seconds until what has not arrived is called missing."""
-QUIET: Final = 1.5
+QUIET_PERIOD_S: Final = 1.5
 """Seconds in which nothing may come that was not owed."""
-TICK: Final = 0.5
+POLL_INTERVAL_S: Final = 0.5
 """Seconds between two looks at the states."""
 
 
-class Demo:
+class DemoRun:
     """One showing."""
 
     def __init__(self, console: Console, folder: Path, withhold: str, patience: float) -> None:
         self.console = console
         self._patience = patience
-        self.screen = Screen(console)
-        self.keys = {path: secrets.token_urlsafe(24) for path in scenario.BRANDS.values()}
-        self.receiver = Receiver(self.keys, setup.answer(withhold), self.screen.heard)
-        self.roles: dict[str, scenario.Role] = {}
-        self.settings = setup.settings(folder)
+        self.screen = DemoDisplay(console)
+        self.keys = {path: secrets.token_urlsafe(24) for path in scenario.BRAND_PATHS.values()}
+        self.receiver = ConversionReceiver(self.keys, setup.answer_policy(withhold), self.screen.add_conversion)
+        self.roles: dict[str, scenario.DemoEmail] = {}
+        self.settings = setup.demo_settings(folder)
         self.api_key = ""
         self.faults: list[str] = []
 
     async def run(self) -> bool:
         """Show it all; whether every promise was kept."""
         async with (
-            serve(self.receiver, "127.0.0.1", 0) as port,
+            serve_receiver(self.receiver, "127.0.0.1", 0) as port,
             Stack(
                 self.settings,
-                tell=self.screen.say,
+                tell=self.screen.print_line,
                 prepare=lambda ready: self._furnish(ready, f"http://127.0.0.1:{port}"),
             ) as stack,
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http,
         ):
             ready = stack.settings
-            customer = client.Client(http, f"http://{ready.host}:{ready.port}", self.api_key)
+            customer = client.DemoClient(http, f"http://{ready.host}:{ready.port}", self.api_key)
             with self.screen:
                 async with _watched(ready, self.screen):
                     await self._play(customer)
@@ -71,57 +71,62 @@ class Demo:
             await self._page(customer)
             await self._trace(ready)
             changes = await read_changes(ready.kafka_bootstrap, ready.topic(EMAIL_CHANGES.name))
-        return self._judge(first_said(changes))
+        return self._judge(word_orders(changes))
 
     async def _furnish(self, ready: Settings, receiver: str) -> None:
-        self.api_key = await setup.furnish(ready, receiver, self.keys)
+        self.api_key = await setup.set_up_tenant(ready, receiver, self.keys)
 
-    async def _play(self, customer: client.Client) -> None:
-        await self._send(customer, scenario.rehearsal(), "a rehearsal: one email per brand")
+    async def _play(self, customer: client.DemoClient) -> None:
+        await self._send(customer, scenario.warm_up_emails(), "a rehearsal: one email per brand")
         if not await self._until_heard():
-            raise client.Unexpected("the rehearsal's conversions did not arrive; one of the roles is not well")
-        await self._send(customer, scenario.first_batches(), "the first batches")
-        hard = [role for role in scenario.first_batches() if role.scene.pattern == scenario.DROPPED.pattern]
+            raise client.UnexpectedResponse("the rehearsal's conversions did not arrive; one of the roles is not well")
+        await self._send(customer, scenario.first_emails(), "the first batches")
+        hard = [role for role in scenario.first_emails() if role.case.pattern == scenario.SUPPRESSED_CASE.pattern]
         await self._until_heard({email_id: role for email_id, role in self.roles.items() if role in hard})
-        await self._send(customer, scenario.second_batches(), "the second batches, to addresses that bounced")
+        await self._send(customer, scenario.second_emails(), "the second batches, to addresses that bounced")
         await self._until_heard()
-        await asyncio.sleep(QUIET)
+        await asyncio.sleep(QUIET_PERIOD_S)
 
-    async def _send(self, customer: client.Client, roles: list[scenario.Role], what: str) -> None:
-        for brand, path in scenario.BRANDS.items():
+    async def _send(self, customer: client.DemoClient, roles: list[scenario.DemoEmail], what: str) -> None:
+        for brand, path in scenario.BRAND_PATHS.items():
             mine = [role for role in roles if role.brand == brand]
-            taken = await customer.post(mine)
+            taken = await customer.post_batch(mine)
             self.roles |= taken
-            self.screen.enter(taken)
-            self.screen.say(f"{what}: {path}, {len(mine)} emails taken")
+            self.screen.add_emails(taken)
+            self.screen.print_line(f"{what}: {path}, {len(mine)} emails taken")
 
-    async def _until_heard(self, roles: Mapping[str, scenario.Role] | None = None) -> bool:
+    async def _until_heard(self, roles: Mapping[str, scenario.DemoEmail] | None = None) -> bool:
         """Wait for what is owed, or until patience ends; the verdict says what is missing."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._patience):
-                while not complete(self.roles if roles is None else roles, self.receiver.arrivals):
+                while not is_complete(self.roles if roles is None else roles, self.receiver.arrivals):
                     await asyncio.sleep(0.05)
                 return True
         return False
 
-    async def _page(self, customer: client.Client) -> None:
+    async def _page(self, customer: client.DemoClient) -> None:
         self.console.rule("The history, page by page: GET /v1/Email/")
         listed: list[dict[str, Any]] = []
         number = 0
-        async for emails, cursor in customer.pages():
+        async for emails, cursor in customer.history_pages():
             number, listed = number + 1, listed + emails
             states = ", ".join(sorted({email["State"] for email in emails})) or "nothing"
             onward = f"Next={cursor[:16]}…" if cursor else "the end"
             self.console.print(Text(f"page {number}: {len(emails)} emails ({states})  {onward}"))
-        self.faults += client.misread(self.roles, listed)
+        self.faults += client.history_faults(self.roles, listed)
 
     async def _trace(self, ready: Settings) -> None:
         """The three-in-the-morning question, asked with the real command."""
-        role = next(role for role in self.roles.values() if role.scene.pattern == "open+click")
+        role = next(role for role in self.roles.values() if role.case.pattern == "open+click")
         self.console.rule(f"mailfold trace {role.identity}")
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "pipeline", "trace", role.identity),
-            env={**environment(ready), "COLUMNS": str(self.console.width), "PYTHONPATH": _source(), "PYTHONUTF8": "1"},
+            env={
+                **environment_of(ready),
+                "COLUMNS": str(self.console.width),
+                "PYTHONPATH": _source(),
+                "PYTHONUTF8": "1",
+            },
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
@@ -130,16 +135,16 @@ class Demo:
         if process.returncode:
             self.faults.append(f"mailfold trace ended with exit code {process.returncode}")
 
-    def _judge(self, said: Mapping[str, Order]) -> bool:
-        verdict = judge(self.roles, self.receiver.arrivals, WORDS, said)
+    def _judge(self, said: Mapping[str, WordOrder]) -> bool:
+        verdict = judge(self.roles, self.receiver.arrivals, CONVERSION_WORDS, said)
         self.faults = [*verdict.faults, *self.faults, *(f"a request was wrong: {why}" for why in self.receiver.refused)]
         self.console.rule("The verdict")
         self.console.print(_table(verdict))
         self.console.print(
             Text(
-                f"{len(self.roles)} emails; {sum(verdict.owed.values())} conversions owed, "
+                f"{len(self.roles)} emails; {sum(verdict.expected.values())} conversions owed, "
                 f"{sum(verdict.arrived.values())} arrived, {verdict.repeats} of them more than once; "
-                f"{self.receiver.put_off} answered 503 at first, by wish. {self.screen.seconds:.0f} s."
+                f"{self.receiver.postponed_count} answered 503 at first, by wish. {self.screen.elapsed_s:.0f} s."
             )
         )
         for fault in self.faults:
@@ -153,13 +158,13 @@ class Demo:
         return not self.faults
 
 
-def run(console: Console, withhold: str = "", patience: float = PATIENCE) -> int:
+def run(console: Console, withhold: str = "", patience: float = ARRIVAL_TIMEOUT_S) -> int:
     """Show the demo; the exit code. On failure the folder stays and its place is told."""
     folder = Path(tempfile.mkdtemp(prefix="mailfold-demo-"))
     narrow_folder(folder)  # under a hostile umask it is closed to ourselves
     kept = True
     try:
-        kept = not asyncio.run(_stoppable(Demo(console, folder, withhold, patience).run))
+        kept = not asyncio.run(_stoppable(DemoRun(console, folder, withhold, patience).run))
     except (KeyboardInterrupt, asyncio.CancelledError):
         kept = False
         console.print("stopped")
@@ -175,15 +180,15 @@ def run(console: Console, withhold: str = "", patience: float = PATIENCE) -> int
 
 
 @contextlib.asynccontextmanager
-async def _watched(ready: Settings, screen: Screen) -> AsyncIterator[None]:
+async def _watched(ready: Settings, screen: DemoDisplay) -> AsyncIterator[None]:
     """The screen follows the states meanwhile."""
 
     async def follow() -> None:
         url = ready.database_url.get_secret_value()
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
             while True:
-                screen.states(await client.states(connection))
-                await asyncio.sleep(TICK)
+                screen.update_states(await client.email_states(connection))
+                await asyncio.sleep(POLL_INTERVAL_S)
 
     task = asyncio.create_task(follow())
     try:
@@ -213,11 +218,11 @@ def _source() -> str:
     return str(Path(__file__).parents[3])
 
 
-def _table(verdict: Verdict) -> Table:
+def _table(verdict: DemoVerdict) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("Word", "Owed", "Arrived", ""):
         table.add_column(column, justify="right" if column in ("Owed", "Arrived") else "left")
     for word in ("delivered", "open", "click", "spam", "bounce", "dropped", "failed"):
-        owed, arrived = verdict.owed.get(word, 0), verdict.arrived.get(word, 0)
+        owed, arrived = verdict.expected.get(word, 0), verdict.arrived.get(word, 0)
         table.add_row(word, str(owed), str(arrived), Text("✓", "green") if owed == arrived else Text("✗", "red"))
     return table

@@ -5,50 +5,50 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-BRANDS: Final = {1: "nordlicht", 2: "suedwind"}
+BRAND_PATHS: Final = {1: "nordlicht", 2: "suedwind"}
 """Fast Track's brand_id, and the path under which its conversions must arrive."""
 
 
 @dataclass(frozen=True)
-class Scene:
+class DemoCase:
     """One kind of fate: the pattern in the address, how many per brand, the words owed, in order."""
 
     title: str
     pattern: str
-    emails: int
-    owed: tuple[str, ...]
+    emails_per_brand: int
+    expected_words: tuple[str, ...]
 
 
-SCENES: Final = (
-    Scene("arrives, is never opened", "", 14, ("delivered",)),
-    Scene("is opened", "open", 14, ("delivered", "open")),
-    Scene("is opened, its link followed", "open+click", 12, ("delivered", "open", "click")),
-    Scene("is called spam", "complaint", 1, ("delivered", "spam")),
-    Scene("is opened, then called spam", "open+complaint", 1, ("delivered", "open", "spam")),
-    Scene("no such mailbox: refused at once", "bounce", 2, ("bounce",)),
-    Scene("mailbox full: refused at once", "bounce-soft", 1, ("bounce",)),
-    Scene("bounces later, by webhook", "bounce-later", 1, ("bounce",)),
-    Scene("arrives, and bounces all the same", "delivered+bounce-later", 1, ("delivered", "bounce")),
-    Scene("deferred once, then taken", "deferred-1", 1, ("delivered",)),
-    Scene("deferred until we give up", "deferred-forever", 1, ("failed",)),
-    Scene("connection lost after DATA", "drop-after-data-1", 1, ("delivered",)),
-    Scene("webhooks three times", "duplicated+open", 1, ("delivered", "open")),
-    Scene("webhooks in the wrong order", "complaint+disordered", 1, ("spam", "delivered")),
-    Scene("webhooks later than the opening", "late-4+open", 1, ("open", "delivered")),
-    Scene("a forged bounce besides", "forged", 1, ("delivered",)),
-    Scene("opened by a robot only", "open-machine", 1, ("delivered",)),
-    Scene("a silent provider", "silent+open", 1, ("open",)),
+DEMO_CASES: Final = (
+    DemoCase("arrives, is never opened", "", 14, ("delivered",)),
+    DemoCase("is opened", "open", 14, ("delivered", "open")),
+    DemoCase("is opened, its link followed", "open+click", 12, ("delivered", "open", "click")),
+    DemoCase("is called spam", "complaint", 1, ("delivered", "spam")),
+    DemoCase("is opened, then called spam", "open+complaint", 1, ("delivered", "open", "spam")),
+    DemoCase("no such mailbox: refused at once", "bounce", 2, ("bounce",)),
+    DemoCase("mailbox full: refused at once", "bounce-soft", 1, ("bounce",)),
+    DemoCase("bounces later, by webhook", "bounce-later", 1, ("bounce",)),
+    DemoCase("arrives, and bounces all the same", "delivered+bounce-later", 1, ("delivered", "bounce")),
+    DemoCase("deferred once, then taken", "deferred-1", 1, ("delivered",)),
+    DemoCase("deferred until we give up", "deferred-forever", 1, ("failed",)),
+    DemoCase("connection lost after DATA", "drop-after-data-1", 1, ("delivered",)),
+    DemoCase("webhooks three times", "duplicated+open", 1, ("delivered", "open")),
+    DemoCase("webhooks in the wrong order", "complaint+disordered", 1, ("spam", "delivered")),
+    DemoCase("webhooks later than the opening", "late-4+open", 1, ("open", "delivered")),
+    DemoCase("a forged bounce besides", "forged", 1, ("delivered",)),
+    DemoCase("opened by a robot only", "open-machine", 1, ("delivered",)),
+    DemoCase("a silent provider", "silent+open", 1, ("open",)),
 )
 """Together more than one page of the history."""
-DROPPED: Final = Scene("second batch, to who had bounced", "bounce", 2, ("dropped",))
+SUPPRESSED_CASE: Final = DemoCase("second batch, to who had bounced", "bounce", 2, ("dropped",))
 """To the same addresses as the first batch's hard bounces."""
 
 
 @dataclass(frozen=True)
-class Role:
+class DemoEmail:
     """One email of the demo."""
 
-    scene: Scene
+    case: DemoCase
     brand: int
     identity: str
     address: str
@@ -59,37 +59,37 @@ class Role:
     @property
     def path(self) -> str:
         """Where its conversions must arrive."""
-        return BRANDS[self.brand]
+        return BRAND_PATHS[self.brand]
 
 
-def first_batches() -> list[Role]:
+def first_emails() -> list[DemoEmail]:
     """Everything but the suppressed ones, brand by brand."""
-    return [role for brand in BRANDS for scene in SCENES for role in _roles(scene, brand, "first")]
+    return [role for brand in BRAND_PATHS for scene in DEMO_CASES for role in _roles(scene, brand, "first")]
 
 
-def second_batches() -> list[Role]:
+def second_emails() -> list[DemoEmail]:
     """To addresses that bounced: nothing of it may leave the house."""
-    return [role for brand in BRANDS for role in _roles(DROPPED, brand, "second")]
+    return [role for brand in BRAND_PATHS for role in _roles(SUPPRESSED_CASE, brand, "second")]
 
 
-def rehearsal() -> list[Role]:
+def warm_up_emails() -> list[DemoEmail]:
     """One email per brand, to see that everything is up."""
-    scene = Scene("the rehearsal", "", 1, ("delivered",))
-    return [role for brand in BRANDS for role in _roles(scene, brand, "rehearsal")]
+    scene = DemoCase("the rehearsal", "", 1, ("delivered",))
+    return [role for brand in BRAND_PATHS for role in _roles(scene, brand, "rehearsal")]
 
 
-def batch(roles: list[Role]) -> bytes:
+def batch_body(roles: list[DemoEmail]) -> bytes:
     """The request's body. Put together from bytes, so that each activity stays as it was written."""
     return b"[" + b",\n ".join(_message(role) for role in roles) + b"]"
 
 
-def _roles(scene: Scene, brand: int, act: str) -> Iterator[Role]:
-    for number in range(1, scene.emails + 1):
+def _roles(scene: DemoCase, brand: int, act: str) -> Iterator[DemoEmail]:
+    for number in range(1, scene.emails_per_brand + 1):
         name = f"player{number}"
         pattern = scene.pattern or "plain"
-        identity = f"{act}-{BRANDS[brand]}-{pattern.replace('+', '-')}-{number}"
+        identity = f"{act}-{BRAND_PATHS[brand]}-{pattern.replace('+', '-')}-{number}"
         address = f"{name}+{pattern}@example.test"
-        yield Role(scene, brand, identity, address, _activity(identity, brand, number), amp=number == 2)
+        yield DemoEmail(scene, brand, identity, address, _activity(identity, brand, number), amp=number == 2)
 
 
 def _activity(identity: str, brand: int, number: int) -> bytes:
@@ -102,10 +102,10 @@ def _activity(identity: str, brand: int, number: int) -> bytes:
     ).encode()
 
 
-def _message(role: Role) -> bytes:
-    sender = BRANDS[role.brand]
+def _message(role: DemoEmail) -> bytes:
+    sender = BRAND_PATHS[role.brand]
     fields = {
-        "subject": f"{role.scene.title} · {sender}",
+        "subject": f"{role.case.title} · {sender}",
         "content": f'<p>Hello from {sender}!</p><p><a href="https://{sender}.test/?a=1&amp;b=2">Your offer</a></p>',
         "email": role.address,
         "sender_name": sender.title(),

@@ -12,17 +12,17 @@ from decimal import Decimal
 from itertools import groupby
 from typing import Any
 
-from pipeline.devstack.demo.order import Order, agrees
-from pipeline.devstack.demo.receiver import Arrival
-from pipeline.devstack.demo.scenario import Role
+from pipeline.devstack.demo.order import WordOrder, is_in_order
+from pipeline.devstack.demo.receiver import ReceivedConversion
+from pipeline.devstack.demo.scenario import DemoEmail
 
 
 @dataclass(frozen=True)
-class Verdict:
+class DemoVerdict:
     """The end of the demo."""
 
     faults: tuple[str, ...]
-    owed: Mapping[str, int]
+    expected: Mapping[str, int]
     arrived: Mapping[str, int]
     """Per word, each email once."""
     repeats: int
@@ -30,11 +30,14 @@ class Verdict:
 
 
 def judge(
-    roles: Mapping[str, Role], arrivals: Sequence[Arrival], words: frozenset[str], said: Mapping[str, Order]
-) -> Verdict:
+    roles: Mapping[str, DemoEmail],
+    arrivals: Sequence[ReceivedConversion],
+    words: frozenset[str],
+    said: Mapping[str, WordOrder],
+) -> DemoVerdict:
     """``roles`` by email_id; ``words`` must all have occurred; ``said``: in which order the log first said them."""
     faults = [f"{arrival.word} for {arrival.email_id}: nobody sent that" for arrival in _strangers(roles, arrivals)]
-    heard: dict[str, list[Arrival]] = {email_id: [] for email_id in roles}
+    heard: dict[str, list[ReceivedConversion]] = {email_id: [] for email_id in roles}
     for arrival in arrivals:
         if arrival.email_id in heard:
             heard[arrival.email_id].append(arrival)
@@ -45,27 +48,27 @@ def judge(
     arrived = Counter(word for told in heard.values() for word in {arrival.word for arrival in told})
     faults += [f"the word {word} never occurred" for word in sorted(words - set(arrived))]
     repeats = sum(len(told) - len({arrival.word for arrival in told}) for told in heard.values())
-    owed = Counter(word for role in roles.values() for word in role.scene.owed)
-    return Verdict(tuple(faults), owed, arrived, repeats)
+    owed = Counter(word for role in roles.values() for word in role.case.expected_words)
+    return DemoVerdict(tuple(faults), owed, arrived, repeats)
 
 
-def complete(roles: Mapping[str, Role], arrivals: Sequence[Arrival]) -> bool:
+def is_complete(roles: Mapping[str, DemoEmail], arrivals: Sequence[ReceivedConversion]) -> bool:
     """Whether every owed word arrived, whatever else is true."""
     heard = {(arrival.email_id, arrival.word) for arrival in arrivals}
-    return all((email_id, word) in heard for email_id, role in roles.items() for word in role.scene.owed)
+    return all((email_id, word) in heard for email_id, role in roles.items() for word in role.case.expected_words)
 
 
-def _strangers(roles: Mapping[str, Role], arrivals: Sequence[Arrival]) -> list[Arrival]:
+def _strangers(roles: Mapping[str, DemoEmail], arrivals: Sequence[ReceivedConversion]) -> list[ReceivedConversion]:
     return [arrival for arrival in arrivals if arrival.email_id not in roles]
 
 
-def _of_one(role: Role, told: list[Arrival], said: Order) -> list[str]:
+def _of_one(role: DemoEmail, told: list[ReceivedConversion], said: WordOrder) -> list[str]:
     # A repeat right after its first is what at-least-once means; a repeat of an older word is not in order.
     order = tuple(word for word, _ in groupby(arrival.word for arrival in told))
-    missing = [word for word in role.scene.owed if word not in order]
-    extra = [word for word in dict.fromkeys(order) if word not in role.scene.owed]
+    missing = [word for word in role.case.expected_words if word not in order]
+    extra = [word for word in dict.fromkeys(order) if word not in role.case.expected_words]
     faults = [f"{word} is missing" for word in missing] + [f"{word} was never owed" for word in extra]
-    if not faults and (len(order) > len(role.scene.owed) or not agrees(order, said)):
+    if not faults and (len(order) > len(role.case.expected_words) or not is_in_order(order, said)):
         log = ", then ".join(" and ".join(sorted(words)) for words in said)
         faults.append(f"in the wrong order: {', '.join(order)}; the log first said {log}")
     for arrival in told:
@@ -74,17 +77,17 @@ def _of_one(role: Role, told: list[Arrival], said: Order) -> list[str]:
     return faults
 
 
-def _of_arrival(role: Role, arrival: Arrival) -> list[str]:
+def _of_arrival(role: DemoEmail, arrival: ReceivedConversion) -> list[str]:
     if arrival.brand != role.path:
         return [f"{arrival.word} came to {arrival.brand}, not to {role.path}"]
-    if not same_value(arrival.activity, role.activity):
+    if not is_same_json(arrival.activity, role.activity):
         return [f"{arrival.word} brought another activity: {arrival.activity!r}"]
     if arrival.activity != role.activity:
         return [f"{arrival.word} brought its activity in other bytes: {arrival.activity!r}"]
     return []
 
 
-def _keys(told: list[Arrival]) -> list[str]:
+def _keys(told: list[ReceivedConversion]) -> list[str]:
     """One conversion, one Idempotency-Key; another conversion, another key."""
     by_word: dict[str, set[str]] = {}
     for arrival in told:
@@ -96,7 +99,7 @@ def _keys(told: list[Arrival]) -> list[str]:
     return faults + (["two words share an Idempotency-Key"] if len(set(keys)) < len(keys) else [])
 
 
-def same_value(a: bytes, b: bytes) -> bool:
+def is_same_json(a: bytes, b: bytes) -> bool:
     """Equal as JSON, with exact numbers and the order of fields left aside."""
     try:
         return bool(_typed(_read(a)) == _typed(_read(b)))

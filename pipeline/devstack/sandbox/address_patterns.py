@@ -11,7 +11,7 @@ from typing import Any, Final
 
 
 @dataclass(frozen=True)
-class Refusal:
+class SmtpRefusal:
     """An SMTP answer other than 250, and to how many attempts; None: to every one."""
 
     answer: str
@@ -19,17 +19,17 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Behaviour:
+class RecipientBehaviour:
     """How one recipient is treated."""
 
-    on_rcpt: Refusal | None = None
-    on_data: Refusal | None = None
-    hang_up: Refusal | None = None
+    on_rcpt: SmtpRefusal | None = None
+    on_data: SmtpRefusal | None = None
+    hang_up: SmtpRefusal | None = None
     """Closes the connection instead of answering RCPT."""
-    vanish: Refusal | None = None
+    vanish: SmtpRefusal | None = None
     """Takes the message, then closes the connection without an answer: the sender can't know."""
     slow: float = 0.0
-    story: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
     """Events and deeds after the acceptance, in order: keys of :data:`pipeline.devstack.sandbox.event_plan.STEPS`."""
     silent: bool = False
     copies: int = 1
@@ -38,98 +38,99 @@ class Behaviour:
     forged: bool = False
 
 
-Change = Callable[[Behaviour, int], Behaviour]
+BehaviourChange = Callable[[RecipientBehaviour, int], RecipientBehaviour]
 """A behaviour and the word's number in, the behaviour with this word out."""
 
 
 @dataclass(frozen=True)
-class Pattern:
+class AddressPattern:
     """A word in an address, what it means (the documentation's own text), its number where none is given."""
 
     means: str
-    change: Change = field(repr=False)
+    change: BehaviourChange = field(repr=False)
     number: int | None = None
     """The default of ``word-n``; None where the word takes no number."""
 
 
-def _refusal(where: str, answer: str) -> Change:
-    return _flag(**{where: Refusal(answer)})
+def _refusal(where: str, answer: str) -> BehaviourChange:
+    return _flag(**{where: SmtpRefusal(answer)})
 
 
-def _refusals(where: str, answer: str) -> Change:
+def _refusals(where: str, answer: str) -> BehaviourChange:
     # 0 is "every attempt": what a bare `drop-connection` means.
-    return lambda behaviour, n: _flag(**{where: Refusal(answer, n or None)})(behaviour, n)
+    return lambda behaviour, n: _flag(**{where: SmtpRefusal(answer, n or None)})(behaviour, n)
 
 
-def _step(name: str) -> Change:
-    return lambda behaviour, _: replace(behaviour, story=(*behaviour.story, name))
+def _step(name: str) -> BehaviourChange:
+    return lambda behaviour, _: replace(behaviour, steps=(*behaviour.steps, name))
 
 
-def _flag(**values: Any) -> Change:
+def _flag(**values: Any) -> BehaviourChange:
     return lambda behaviour, _: replace(behaviour, **values)
 
 
-PATTERNS: Final[dict[str, Pattern]] = {
-    "delivered": Pattern("accepted, then `delivered` by webhook: what every address without a pattern gets",
+PATTERNS: Final[dict[str, AddressPattern]] = {
+    "delivered": AddressPattern("accepted, then `delivered` by webhook: what every address without a pattern gets",
                          _step("delivered")),
-    "bounce": Pattern("refused at once on RCPT: `550 5.1.1`, a hard bounce",
+    "bounce": AddressPattern("refused at once on RCPT: `550 5.1.1`, a hard bounce",
                       _refusal("on_rcpt", "550 5.1.1 The email account that you tried to reach does not exist")),
-    "bounce-soft": Pattern("refused at once on RCPT: `552 5.2.2`, mailbox full",
+    "bounce-soft": AddressPattern("refused at once on RCPT: `552 5.2.2`, mailbox full",
                            _refusal("on_rcpt", "552 5.2.2 The recipient's mailbox is over quota")),
-    "bounce-data": Pattern("refused after DATA: `554 5.7.1`, content not liked",
+    "bounce-data": AddressPattern("refused after DATA: `554 5.7.1`, content not liked",
                            _refusal("on_data", "554 5.7.1 Message rejected due to its content")),
-    "bounce-later": Pattern("accepted, then a hard `bounce` by webhook", _step("bounce")),
-    "blocked-later": Pattern("accepted, then a `bounce` of type `blocked` (soft) by webhook", _step("blocked")),
-    "dropped-later": Pattern("accepted, then `dropped` by webhook: the provider's own suppression list",
+    "bounce-later": AddressPattern("accepted, then a hard `bounce` by webhook", _step("bounce")),
+    "blocked-later": AddressPattern("accepted, then a `bounce` of type `blocked` (soft) by webhook", _step("blocked")),
+    "dropped-later": AddressPattern("accepted, then `dropped` by webhook: the provider's own suppression list",
                              _step("dropped")),
-    "deferred": Pattern("`450 4.2.1` on RCPT to the first n attempts, then accepted",
+    "deferred": AddressPattern("`450 4.2.1` on RCPT to the first n attempts, then accepted",
                         _refusals("on_rcpt", "450 4.2.1 The user is receiving mail too quickly, try again later"), 1),
-    "deferred-forever": Pattern("`451 4.7.1` on RCPT to every attempt",
+    "deferred-forever": AddressPattern("`451 4.7.1` on RCPT to every attempt",
                                 _refusal("on_rcpt", "451 4.7.1 Greylisted, try again later")),
-    "deferred-later": Pattern("accepted, then `deferred` by webhook", _step("deferred")),
-    "slow": Pattern("answers RCPT after n seconds", lambda behaviour, n: replace(behaviour, slow=float(n)), 3),
-    "drop-connection": Pattern("closes the connection on RCPT, at the first n attempts (without n: at every one)",
+    "deferred-later": AddressPattern("accepted, then `deferred` by webhook", _step("deferred")),
+    "slow": AddressPattern("answers RCPT after n seconds", lambda behaviour, n: replace(behaviour, slow=float(n)), 3),
+    "drop-connection": AddressPattern(
+        "closes the connection on RCPT, at the first n attempts (without n: at every one)",
                                _refusals("hang_up", ""), 0),
-    "drop-after-data": Pattern("takes the message and tells its story, but closes the connection without an "
+    "drop-after-data": AddressPattern("takes the message and tells its story, but closes the connection without an "
                                "answer, at the first n attempts (without n: at every one)", _refusals("vanish", ""), 0),
-    "silent": Pattern("accepted, and no webhook ever", _flag(silent=True)),
-    "open": Pattern("the recipient loads the images of the HTML part: our pixel, by a real GET, as Chrome would",
+    "silent": AddressPattern("accepted, and no webhook ever", _flag(silent=True)),
+    "open": AddressPattern("the recipient loads the images of the HTML part: our pixel, by a real GET, as Chrome would",
                     _step("open")),
-    "open-machine": Pattern("the same, with a robot's User-Agent", _step("open-machine")),
-    "open-webhook": Pattern("`open` by webhook: the provider's own tracking", _step("open-webhook")),
-    "click": Pattern("the recipient follows the first link of the HTML part, by a real GET, as Chrome would",
+    "open-machine": AddressPattern("the same, with a robot's User-Agent", _step("open-machine")),
+    "open-webhook": AddressPattern("`open` by webhook: the provider's own tracking", _step("open-webhook")),
+    "click": AddressPattern("the recipient follows the first link of the HTML part, by a real GET, as Chrome would",
                      _step("click")),
-    "click-machine": Pattern("the same, with a robot's User-Agent", _step("click-machine")),
-    "click-webhook": Pattern("`click` by webhook: the provider's own tracking", _step("click-webhook")),
-    "complaint": Pattern("the recipient says spam: `spamreport` by webhook", _step("complaint")),
-    "unsubscribe": Pattern("`unsubscribe` by webhook", _step("unsubscribe")),
-    "duplicated": Pattern("every webhook event three times, with one `sg_event_id`", _flag(copies=3)),
-    "disordered": Pattern("webhook events in reverse order", _flag(disordered=True)),
-    "late": Pattern("webhook events n seconds later than they happened",
+    "click-machine": AddressPattern("the same, with a robot's User-Agent", _step("click-machine")),
+    "click-webhook": AddressPattern("`click` by webhook: the provider's own tracking", _step("click-webhook")),
+    "complaint": AddressPattern("the recipient says spam: `spamreport` by webhook", _step("complaint")),
+    "unsubscribe": AddressPattern("`unsubscribe` by webhook", _step("unsubscribe")),
+    "duplicated": AddressPattern("every webhook event three times, with one `sg_event_id`", _flag(copies=3)),
+    "disordered": AddressPattern("webhook events in reverse order", _flag(disordered=True)),
+    "late": AddressPattern("webhook events n seconds later than they happened",
                     lambda behaviour, n: replace(behaviour, late=float(n)), 5),
-    "forged": Pattern("a `bounce` besides, signed with another key: must be refused", _flag(forged=True)),
+    "forged": AddressPattern("a `bounce` besides, signed with another key: must be refused", _flag(forged=True)),
 }  # fmt: skip
 
-_NUMBERED: Final = re.compile(r"^(.+)-([0-9]{1,4})$")
-_OUTCOMES: Final = frozenset({"delivered", "bounce", "blocked", "dropped"})
+_NUMBERED_PATTERN: Final = re.compile(r"^(.+)-([0-9]{1,4})$")
+_FINAL_EVENTS: Final = frozenset({"delivered", "bounce", "blocked", "dropped"})
 
 
-def behaviour_of(address: str) -> Behaviour:
+def behaviour_of(address: str) -> RecipientBehaviour:
     """How the recipient at ``address`` is treated; case doesn't matter."""
-    behaviour = Behaviour()
+    behaviour = RecipientBehaviour()
     for part in address.rpartition("@")[0].lower().split("+"):
         word, number = _word(part)
         if word is not None:
             behaviour = PATTERNS[word].change(behaviour, number)
-    if behaviour.silent or _OUTCOMES.intersection(behaviour.story):
+    if behaviour.silent or _FINAL_EVENTS.intersection(behaviour.steps):
         return behaviour
-    return replace(behaviour, story=("delivered", *behaviour.story))
+    return replace(behaviour, steps=("delivered", *behaviour.steps))
 
 
 def _word(part: str) -> tuple[str | None, int]:
     if part in PATTERNS:
         return part, PATTERNS[part].number or 0
-    numbered = _NUMBERED.match(part)
+    numbered = _NUMBERED_PATTERN.match(part)
     if numbered is None or numbered[1] not in PATTERNS or PATTERNS[numbered[1]].number is None:
         return None, 0
     return numbered[1], int(numbered[2])

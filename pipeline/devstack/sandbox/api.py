@@ -9,41 +9,41 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from pipeline.devstack.sandbox import pages
-from pipeline.devstack.sandbox.event_plan import EVENTS
-from pipeline.devstack.sandbox.mailbox import Message, readable
-from pipeline.devstack.sandbox.provider import Provider
+from pipeline.devstack.sandbox.event_plan import EVENT_FIELDS
+from pipeline.devstack.sandbox.mailbox import SandboxMessage, decoded_text
+from pipeline.devstack.sandbox.provider import SandboxProvider
 
-PROVIDER: Final = web.AppKey("provider", Provider)
-LISTED: Final = 100
-LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+PROVIDER_KEY: Final = web.AppKey("provider", SandboxProvider)
+DEFAULT_MESSAGE_LIMIT: Final = 100
+LOOPBACK_NAMES: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 _CSP: Final = "default-src 'none'; style-src 'unsafe-inline'; form-action 'none'; frame-ancestors 'none'"
 
 
-class Wrong(web.HTTPBadRequest):
+class InvalidSandboxRequest(web.HTTPBadRequest):
     """A 400 that says in JSON what is wrong and where."""
 
     def __init__(self, where: str, what: str) -> None:
         super().__init__(text=json.dumps({"error": what, "where": where}), content_type="application/json")
 
 
-def application(provider: Provider, *, loopback: bool) -> web.Application:
+def application(provider: SandboxProvider, *, loopback: bool) -> web.Application:
     """The whole HTTP surface.
 
     On loopback it answers to loopback names only: a web page that rebinds its own name to
     127.0.0.1 must not read the inbox.
     """
     app = web.Application(middlewares=[_loopback_names] if loopback else [], client_max_size=1_000_000)
-    app[PROVIDER] = provider
+    app[PROVIDER_KEY] = provider
     app.add_routes(
         [
             web.get("/", inbox),
             web.get("/inbox/{number:[0-9]{1,15}}", inbox_message),
             web.get("/messages", messages),
-            web.delete("/messages", forget),
+            web.delete("/messages", delete_messages),
             web.get("/messages/{number:[0-9]{1,15}}", message),
-            web.get("/messages/{number:[0-9]{1,15}}/raw", raw),
-            web.post("/events", tell),
+            web.get("/messages/{number:[0-9]{1,15}}/raw", raw_message),
+            web.post("/events", post_event),
             web.get("/healthz", healthz),
         ]
     )
@@ -54,22 +54,22 @@ def application(provider: Provider, *, loopback: bool) -> web.Application:
 async def _loopback_names(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    if urlsplit(f"//{request.host}").hostname not in LOOPBACK:
+    if urlsplit(f"//{request.host}").hostname not in LOOPBACK_NAMES:
         raise web.HTTPForbidden(text="this sandbox listens on loopback and answers to loopback names only")
     return await handler(request)
 
 
 async def healthz(request: web.Request) -> web.Response:
     """Alive, and what it did so far."""
-    provider = request.app[PROVIDER]
-    tally = provider.courier.tally
+    provider = request.app[PROVIDER_KEY]
+    tally = provider.webhook_sender.counts
     return web.json_response(
         {
             "status": "ok",
             "received": provider.mailbox.received,
-            "pending": provider.courier.pending,
+            "pending": provider.webhook_sender.pending,
             "events_posted": tally.posted,
-            "forged_refused": tally.refused,
+            "forged_refused": tally.forged_refused,
             "events_given_up": tally.given_up,
             "webhook_requests": tally.attempts,
         }
@@ -78,10 +78,14 @@ async def healthz(request: web.Request) -> web.Response:
 
 async def messages(request: web.Request) -> web.Response:
     """The newest messages: ``?to=`` an exact address, ``?limit=`` how many (100), ``?after=`` a message's number."""
-    to, limit, after = request.query.get("to"), _number(request, "limit", LISTED), _number(request, "after", 0)
+    to, limit, after = (
+        request.query.get("to"),
+        _number(request, "limit", DEFAULT_MESSAGE_LIMIT),
+        _number(request, "after", 0),
+    )
     found = [
         as_json(message)
-        for message in request.app[PROVIDER].mailbox.newest()
+        for message in request.app[PROVIDER_KEY].mailbox.newest()
         if message.number > after and (to is None or to in message.recipients)
     ]
     return web.json_response(found[:limit])
@@ -92,17 +96,17 @@ async def message(request: web.Request) -> web.Response:
     return web.json_response(as_json(_find(request)))
 
 
-async def raw(request: web.Request) -> web.Response:
+async def raw_message(request: web.Request) -> web.Response:
     """One message as it came, byte for byte."""
     return web.Response(body=_find(request).raw, content_type="message/rfc822")
 
 
-async def forget(request: web.Request) -> web.Response:
+async def delete_messages(request: web.Request) -> web.Response:
     """Forget all messages; their stories go on."""
-    return web.json_response({"deleted": request.app[PROVIDER].mailbox.clear()})
+    return web.json_response({"deleted": request.app[PROVIDER_KEY].mailbox.clear()})
 
 
-async def tell(request: web.Request) -> web.Response:
+async def post_event(request: web.Request) -> web.Response:
     """Send an event for a kept message now.
 
     ``{"message": 1, "event": "bounce"}``; optionally ``recipient``, and ``fields`` to put over the event's own.
@@ -113,32 +117,32 @@ async def tell(request: web.Request) -> web.Response:
     try:
         wish = await request.json()
     except ValueError:
-        raise Wrong("", "the body is not JSON") from None
+        raise InvalidSandboxRequest("", "the body is not JSON") from None
     if not isinstance(wish, dict):
-        raise Wrong("", "an object is wanted")
-    provider = request.app[PROVIDER]
+        raise InvalidSandboxRequest("", "an object is wanted")
+    provider = request.app[PROVIDER_KEY]
     found, recipient, name, fields = _understood(provider, wish)
-    return web.json_response(provider.tell(found, recipient, name, fields), status=202)
+    return web.json_response(provider.send_event(found, recipient, name, fields), status=202)
 
 
-def _understood(provider: Provider, wish: dict[str, Any]) -> tuple[Message, str, str, dict[str, Any]]:
+def _understood(provider: SandboxProvider, wish: dict[str, Any]) -> tuple[SandboxMessage, str, str, dict[str, Any]]:
     number, name, fields = wish.get("message"), wish.get("event"), wish.get("fields", {})
     found = provider.mailbox.get(number) if isinstance(number, int) else None
     if found is None:
-        raise Wrong("message", "there is no such message here")
+        raise InvalidSandboxRequest("message", "there is no such message here")
     recipient = wish.get("recipient", found.recipients[0])
     if recipient not in found.recipients:
-        raise Wrong("recipient", "not a recipient of this message")
-    if not isinstance(name, str) or name not in EVENTS:
-        raise Wrong("event", f"one of {', '.join(EVENTS)}")
+        raise InvalidSandboxRequest("recipient", "not a recipient of this message")
+    if not isinstance(name, str) or name not in EVENT_FIELDS:
+        raise InvalidSandboxRequest("event", f"one of {', '.join(EVENT_FIELDS)}")
     if not isinstance(fields, dict):
-        raise Wrong("fields", "an object is wanted")
+        raise InvalidSandboxRequest("fields", "an object is wanted")
     return found, recipient, name, fields
 
 
 async def inbox(request: web.Request) -> web.Response:
     """The inbox, for people."""
-    return _page(pages.inbox(list(request.app[PROVIDER].mailbox.newest())[:LISTED]))
+    return _page(pages.inbox(list(request.app[PROVIDER_KEY].mailbox.newest())[:DEFAULT_MESSAGE_LIMIT]))
 
 
 async def inbox_message(request: web.Request) -> web.Response:
@@ -146,7 +150,7 @@ async def inbox_message(request: web.Request) -> web.Response:
     return _page(pages.message(_find(request)))
 
 
-def as_json(message: Message) -> dict[str, Any]:
+def as_json(message: SandboxMessage) -> dict[str, Any]:
     """A message as the API shows it."""
     return {
         "number": message.number,
@@ -155,7 +159,7 @@ def as_json(message: Message) -> dict[str, Any]:
         "envelope": {"from": message.mail_from, "to": list(message.recipients), "tls": message.tls},
         "headers": message.headers(),
         "parts": [_part(part) for part in message.parts()],
-        "told": message.told,
+        "told": message.event_history,
         "size": len(message.raw),
     }
 
@@ -167,11 +171,11 @@ def _part(part: EmailMessage) -> dict[str, Any]:
         "filename": part.get_filename(),
         "size": len(body) if isinstance(body, bytes) else 0,
     }
-    return {**shown, "text": readable(part)} if part.get_content_maintype() == "text" else shown
+    return {**shown, "text": decoded_text(part)} if part.get_content_maintype() == "text" else shown
 
 
-def _find(request: web.Request) -> Message:
-    found = request.app[PROVIDER].mailbox.get(int(request.match_info["number"]))
+def _find(request: web.Request) -> SandboxMessage:
+    found = request.app[PROVIDER_KEY].mailbox.get(int(request.match_info["number"]))
     if found is None:
         raise web.HTTPNotFound(text="there is no such message here; the oldest leave when there are too many")
     return found
@@ -182,7 +186,7 @@ def _number(request: web.Request, name: str, default: int) -> int:
     if given is None:
         return default
     if not (given.isascii() and given.isdigit() and len(given) <= 15):
-        raise Wrong(name, "a whole number is wanted")
+        raise InvalidSandboxRequest(name, "a whole number is wanted")
     return int(given)
 
 

@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from pipeline.devstack.sandbox.address_patterns import Behaviour
+from pipeline.devstack.sandbox.address_patterns import RecipientBehaviour
 
-Event = dict[str, Any]
+SendGridEvent = dict[str, Any]
 
 _REASON: Final = "550 5.1.1 The email account that you tried to reach does not exist"
 
 # Fields beside those of every event, as SendGrid's Event Webhook reference shows them:
 # https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/event
-EVENTS: Final[dict[str, Event]] = {
+EVENT_FIELDS: Final[dict[str, SendGridEvent]] = {
     "processed": {"event": "processed"},
     "delivered": {"event": "delivered", "response": "250 2.0.0 OK"},
     "deferred": {"event": "deferred", "response": "450 4.2.1 Try again later", "attempt": "1"},
@@ -35,8 +35,8 @@ EVENTS: Final[dict[str, Event]] = {
     "open-webhook": {"event": "open", "sg_machine_open": False},
     "click-webhook": {"event": "click", "url_offset": {"index": 0, "type": "html"}},
 }
-Deed = Literal["open", "click"]
-DEEDS: Final[dict[str, tuple[Deed, bool]]] = {
+ReaderAction = Literal["open", "click"]
+READER_ACTIONS: Final[dict[str, tuple[ReaderAction, bool]]] = {
     "open": ("open", False),
     "open-machine": ("open", True),
     "click": ("click", False),
@@ -46,54 +46,58 @@ DEEDS: Final[dict[str, tuple[Deed, bool]]] = {
 
 
 @dataclass(frozen=True)
-class Post:
+class PlannedEvent:
     """A webhook event, due so many seconds after the acceptance; ``told`` is when it happened."""
 
-    due: float
+    due_after_s: float
     event: str
-    told: float
+    occurred_after_s: float
     number: int
     """Which event of the email this is; its copies share it, and with it their event id."""
     forged: bool = False
 
 
 @dataclass(frozen=True)
-class Visit:
+class PlannedVisit:
     """A deed of the recipient, due so many seconds after the acceptance."""
 
-    due: float
-    deed: Deed
-    robot: bool
+    due_after_s: float
+    action: ReaderAction
+    by_robot: bool
 
 
-Action = Post | Visit
+PlannedAction = PlannedEvent | PlannedVisit
 
 
-def script(behaviour: Behaviour, pace: float) -> tuple[Action, ...]:
+def planned_actions(behaviour: RecipientBehaviour, pace: float) -> tuple[PlannedAction, ...]:
     """The story as actions, a step each ``pace`` seconds; the first step comes at once."""
-    moments = [(index * pace, step) for index, step in enumerate(behaviour.story)]
-    visits = [Visit(at, *DEEDS[step]) for at, step in moments if step in DEEDS]
-    told = [] if behaviour.silent else [(0.0, "processed"), *((at, step) for at, step in moments if step in EVENTS)]
+    moments = [(index * pace, step) for index, step in enumerate(behaviour.steps)]
+    visits = [PlannedVisit(at, *READER_ACTIONS[step]) for at, step in moments if step in READER_ACTIONS]
+    told = (
+        [] if behaviour.silent else [(0.0, "processed"), *((at, step) for at, step in moments if step in EVENT_FIELDS)]
+    )
     due = [at for at, _ in told]
     if behaviour.disordered:
         # Apart in time, or one batch would carry them and nobody could tell their order.
         due = [max(due) + (len(told) - index) * max(pace, 0.05) for index in range(len(told))]
     posts = [
-        Post(moment + behaviour.late + copy * pace, step, at, number)
+        PlannedEvent(moment + behaviour.late + copy * pace, step, at, number)
         for number, ((at, step), moment) in enumerate(zip(told, due, strict=True))
         for copy in range(behaviour.copies)
     ]
     if behaviour.forged:
-        posts.append(Post(0.0, "bounce", 0.0, len(told), forged=True))
-    return tuple(sorted((*posts, *visits), key=lambda action: action.due))
+        posts.append(PlannedEvent(0.0, "bounce", 0.0, len(told), forged=True))
+    return tuple(sorted((*posts, *visits), key=lambda action: action.due_after_s))
 
 
-def event(name: str, told_at: int, event_id: str, *, common: Event, unique_args: Event, extra: Event) -> Event:
+def sendgrid_event(
+    name: str, told_at: int, event_id: str, *, common: SendGridEvent, unique_args: SendGridEvent, extra: SendGridEvent
+) -> SendGridEvent:
     """One object of SendGrid's webhook array; unique arguments stand at its top level, as they do there."""
     return {
         **unique_args,
         **common,
-        **EVENTS[name],
+        **EVENT_FIELDS[name],
         "timestamp": told_at // 1000,
         "sg_event_id": event_id,
         **extra,

@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from pipeline.errors import BadSettings
+from pipeline.errors import InvalidSettings
 from pipeline.runtime.private_files import make_private_folder, open_private
 
-SIGNATURE: Final = "X-Twilio-Email-Event-Webhook-Signature"
-TIMESTAMP: Final = "X-Twilio-Email-Event-Webhook-Timestamp"
+SIGNATURE_HEADER: Final = "X-Twilio-Email-Event-Webhook-Signature"
+TIMESTAMP_HEADER: Final = "X-Twilio-Email-Event-Webhook-Timestamp"
 
 
 def public_key(data_dir: Path) -> str:
@@ -42,7 +42,7 @@ def private_key(data_dir: Path) -> ec.EllipticCurvePrivateKey:
     except ValueError:
         key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise BadSettings(f"{path}: not an ECDSA key; remove it and a new one is made")
+        raise InvalidSettings(f"{path}: not an ECDSA key; remove it and a new one is made")
     return key
 
 

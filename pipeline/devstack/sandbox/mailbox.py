@@ -11,12 +11,12 @@ from functools import cached_property
 from html.parser import HTMLParser
 from typing import Any, Final
 
-KEPT_BYTES: Final = 64 * 1024 * 1024
+MAX_KEPT_BYTES: Final = 64 * 1024 * 1024
 """However many messages may be kept, no more than this together: attachments are large."""
 
 
 @dataclass(frozen=True)
-class Message:
+class SandboxMessage:
     """One accepted message and its envelope."""
 
     number: int
@@ -26,7 +26,7 @@ class Message:
     recipients: tuple[str, ...]
     tls: bool
     raw: bytes = field(repr=False)
-    told: list[str] = field(default_factory=list)
+    event_history: list[str] = field(default_factory=list)
     """What happened since, for people: events posted, deeds done."""
 
     @cached_property
@@ -50,7 +50,7 @@ class Message:
         """The HTML part's text; empty where there is none."""
         found = (part for part in self.parts() if part.get_content_type() == "text/html" and not part.is_attachment())
         part = next(found, None)
-        return (readable(part) or "") if part is not None else ""
+        return (decoded_text(part) or "") if part is not None else ""
 
     def _header(self, name: str, raw: str) -> str:
         try:
@@ -59,7 +59,7 @@ class Message:
             return raw
 
 
-def readable(part: EmailMessage) -> str | None:
+def decoded_text(part: EmailMessage) -> str | None:
     """A text part's text; None in a character set that nobody knows."""
     try:
         return str(part.get_content())
@@ -67,7 +67,7 @@ def readable(part: EmailMessage) -> str | None:
         return None
 
 
-def correlation(raw: bytes) -> tuple[str, dict[str, Any]]:
+def correlation_data(raw: bytes) -> tuple[str, dict[str, Any]]:
     """Message-ID and the unique arguments of ``X-SMTPAPI``, read from the headers alone: every message pays this."""
     headers = BytesHeaderParser(policy=policy.compat32).parsebytes(raw)
     try:
@@ -78,18 +78,18 @@ def correlation(raw: bytes) -> tuple[str, dict[str, Any]]:
     return str(headers.get("Message-ID", "")).strip(), unique_args if isinstance(unique_args, dict) else {}
 
 
-class Mailbox:
+class SandboxMailbox:
     """The newest messages, by number; the oldest leave when there are too many or they are too large."""
 
-    def __init__(self, keep: int, keep_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, keep: int, keep_bytes: int = MAX_KEPT_BYTES) -> None:
         self._keep = keep
         self._keep_bytes = keep_bytes
-        self._messages: OrderedDict[int, Message] = OrderedDict()
+        self._messages: OrderedDict[int, SandboxMessage] = OrderedDict()
         self._bytes = 0
         self.received = 0
         """How many were ever taken; the last one's number."""
 
-    def add(self, message: Message) -> None:
+    def add(self, message: SandboxMessage) -> None:
         """Keep a message."""
         self._messages[message.number] = message
         self._bytes += len(message.raw)
@@ -102,11 +102,11 @@ class Mailbox:
         self.received += 1
         return self.received
 
-    def get(self, number: int) -> Message | None:
+    def get(self, number: int) -> SandboxMessage | None:
         """The message, if it is still here."""
         return self._messages.get(number)
 
-    def newest(self) -> Iterator[Message]:
+    def newest(self) -> Iterator[SandboxMessage]:
         """All that are here, newest first."""
         return reversed(self._messages.values())
 
@@ -118,7 +118,7 @@ class Mailbox:
         return gone
 
 
-class Markup(HTMLParser):
+class HtmlLinks(HTMLParser):
     """What a mail program finds in an HTML part: images to load, links to follow."""
 
     def __init__(self, html: str) -> None:

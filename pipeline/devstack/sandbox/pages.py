@@ -6,24 +6,24 @@ from html import escape
 from string import Formatter
 from typing import Any, Final
 
-from pipeline.devstack.sandbox.mailbox import Message, readable
+from pipeline.devstack.sandbox.mailbox import SandboxMessage, decoded_text
 
 
-class _Safe(str):
+class _SafeMarkup(str):
     """Markup of our own; everything else is escaped."""
 
     __slots__ = ()
 
 
-class _Html(Formatter):
+class _EscapingFormatter(Formatter):
     """``format`` that escapes."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
         """Every field of a template comes through here."""
-        return value if isinstance(value, _Safe) else escape(format(value, format_spec))
+        return value if isinstance(value, _SafeMarkup) else escape(format(value, format_spec))
 
 
-_HTML: Final = _Html()
+_FORMATTER: Final = _EscapingFormatter()
 
 _PAGE: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -50,7 +50,7 @@ _MESSAGE: Final = """<p><a href="/">Inbox</a> · <a href="/messages/{number}">JS
 _PART: Final = "<h2>{kind}</h2><pre>{text}</pre>"
 
 
-def inbox(messages: list[Message]) -> str:
+def inbox(messages: list[SandboxMessage]) -> str:
     """The list."""
     rows = [
         _fill(
@@ -59,14 +59,14 @@ def inbox(messages: list[Message]) -> str:
             at=_time(message.received_at),
             to=", ".join(message.recipients),
             subject=message.subject(),
-            told=", ".join(message.told),
+            told=", ".join(message.event_history),
         )
         for message in messages
     ]
-    return _fill(_PAGE, title="Inbox", body=_fill(_INBOX, count=len(messages), rows=_Safe("".join(rows))))
+    return _fill(_PAGE, title="Inbox", body=_fill(_INBOX, count=len(messages), rows=_SafeMarkup("".join(rows))))
 
 
-def message(shown: Message) -> str:
+def message(shown: SandboxMessage) -> str:
     """One message: its source, never rendered, for showing its pixel would be an open."""
     parts = [_fill(_PART, kind=part.get_content_type(), text=_text(part)) for part in shown.parts()]
     body = _fill(
@@ -77,21 +77,21 @@ def message(shown: Message) -> str:
         at=_time(shown.received_at),
         size=len(shown.raw),
         tls="TLS" if shown.tls else "no TLS",
-        told=", ".join(shown.told),
+        told=", ".join(shown.event_history),
         headers="\n".join(f"{name}: {value}" for name, value in shown.headers()),
-        parts=_Safe("".join(parts)),
+        parts=_SafeMarkup("".join(parts)),
     )
     return _fill(_PAGE, title=shown.subject() or "(no subject)", body=body)
 
 
-def _fill(template: str, **values: Any) -> _Safe:
-    return _Safe(_HTML.format(template, **values))
+def _fill(template: str, **values: Any) -> _SafeMarkup:
+    return _SafeMarkup(_FORMATTER.format(template, **values))
 
 
 def _text(part: EmailMessage) -> str:
     if part.get_content_maintype() != "text":
         return "(not text)"
-    text = readable(part)
+    text = decoded_text(part)
     return "(in a character set that can't be read)" if text is None else text
 
 

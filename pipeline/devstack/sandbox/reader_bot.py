@@ -7,17 +7,17 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from pipeline.devstack.sandbox.event_plan import Deed, Visit
-from pipeline.devstack.sandbox.mailbox import Markup, Message
+from pipeline.devstack.sandbox.event_plan import PlannedVisit, ReaderAction
+from pipeline.devstack.sandbox.mailbox import HtmlLinks, SandboxMessage
 
 log = logging.getLogger(__name__)
 
-HUMAN: Final = (
+HUMAN_USER_AGENT: Final = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36"
 )
-ROBOT: Final = "Mozilla/5.0 (compatible; bingbot/2.0; +http://www.bing.com/bingbot.htm)"
-AT_ONCE: Final = 16
-IMAGES: Final = 20
+ROBOT_USER_AGENT: Final = "Mozilla/5.0 (compatible; bingbot/2.0; +http://www.bing.com/bingbot.htm)"
+MAX_REQUESTS_IN_FLIGHT: Final = 16
+MAX_IMAGES_PER_MESSAGE: Final = 20
 """Of one message; a mail program loads all, a development tool need not."""
 
 
@@ -27,30 +27,30 @@ def origin(url: str) -> tuple[str, str, int | None]:
     return parts.scheme, (parts.hostname or ""), parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
-class Recipient:
+class ReaderBot:
     """Fetches only from ``origins``, ours: a link to a stranger is written down and left alone."""
 
     def __init__(self, session: aiohttp.ClientSession, origins: frozenset[tuple[str, str, int | None]]) -> None:
         self._session = session
         self._origins = origins
-        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._slots = asyncio.Semaphore(MAX_REQUESTS_IN_FLIGHT)
 
-    async def do(self, visit: Visit, message: Message) -> None:
+    async def perform(self, visit: PlannedVisit, message: SandboxMessage) -> None:
         """Load the images, or follow the first link; what came of it is noted with the message."""
-        agent = ROBOT if visit.robot else HUMAN
-        for url in self.addresses(visit.deed, message):
+        agent = ROBOT_USER_AGENT if visit.by_robot else HUMAN_USER_AGENT
+        for url in self.urls_to_fetch(visit.action, message):
             async with self._slots:
                 answer = await self._get(url, agent)
-            message.told.append(f"{visit.deed}{' by a robot' if visit.robot else ''}: {answer}")
+            message.event_history.append(f"{visit.action}{' by a robot' if visit.by_robot else ''}: {answer}")
 
-    def addresses(self, deed: Deed, message: Message) -> list[str]:
+    def urls_to_fetch(self, deed: ReaderAction, message: SandboxMessage) -> list[str]:
         """What there is to fetch for a deed."""
-        markup = Markup(message.html())
+        markup = HtmlLinks(message.html())
         found = markup.images if deed == "open" else markup.links
         ours = [url for url in found if self._ours(url)]
         if not ours:
-            message.told.append(f"{deed}: nothing of ours in the HTML part to fetch")
-        return ours[:IMAGES] if deed == "open" else ours[:1]
+            message.event_history.append(f"{deed}: nothing of ours in the HTML part to fetch")
+        return ours[:MAX_IMAGES_PER_MESSAGE] if deed == "open" else ours[:1]
 
     def _ours(self, url: str) -> bool:
         try:

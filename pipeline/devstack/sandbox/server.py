@@ -12,12 +12,12 @@ from aiohttp import web
 
 from pipeline.devstack.sandbox.api import application
 from pipeline.devstack.sandbox.keys import private_key
-from pipeline.devstack.sandbox.mailbox import Mailbox
-from pipeline.devstack.sandbox.provider import Later, Provider
-from pipeline.devstack.sandbox.reader_bot import AT_ONCE, Recipient, origin
+from pipeline.devstack.sandbox.mailbox import SandboxMailbox
+from pipeline.devstack.sandbox.provider import CallLater, SandboxProvider
+from pipeline.devstack.sandbox.reader_bot import MAX_REQUESTS_IN_FLIGHT, ReaderBot, origin
 from pipeline.devstack.sandbox.smtp import session_factory, tls_context
-from pipeline.devstack.sandbox.webhook_sender import RETRIES, Courier
-from pipeline.errors import BadSettings
+from pipeline.devstack.sandbox.webhook_sender import RETRY_DELAYS_S, WebhookSender
+from pipeline.errors import InvalidSettings
 from pipeline.runtime.ports import Clock
 from pipeline.settings import Settings
 
@@ -25,24 +25,24 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Sandbox:
+class RunningSandbox:
     """A running sandbox and where it listens."""
 
-    provider: Provider
+    provider: SandboxProvider
     smtp_port: int
     http_port: int
     webhooks: str
 
 
 @contextlib.asynccontextmanager
-async def sandbox(
+async def open_sandbox(
     settings: Settings,
     *,
     clock: Clock,
     new_id: Callable[[], str],
-    later: Later | None = None,
-    retries: tuple[float, ...] = RETRIES,
-) -> AsyncIterator[Sandbox]:
+    later: CallLater | None = None,
+    retries: tuple[float, ...] = RETRY_DELAYS_S,
+) -> AsyncIterator[RunningSandbox]:
     """Everything open and listening; closed in reverse. Raises BadSettings for a port that is taken."""
     gateway = settings.sandbox_gateway.rstrip("/")
     webhooks = f"{gateway}/webhooks/{settings.sandbox_provider}"
@@ -50,16 +50,17 @@ async def sandbox(
     async with contextlib.AsyncExitStack() as stack:
         session = await stack.enter_async_context(
             aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=30), connector=aiohttp.TCPConnector(limit=2 * AT_ONCE)
+                timeout=aiohttp.ClientTimeout(total=30),
+                connector=aiohttp.TCPConnector(limit=2 * MAX_REQUESTS_IN_FLIGHT),
             )
         )
-        courier = Courier(webhooks, key, session, clock, retries)
+        courier = WebhookSender(webhooks, key, session, clock, retries)
         posting = asyncio.create_task(courier.run())
         stack.push_async_callback(_end, posting)
-        provider = Provider(
-            Mailbox(settings.sandbox_keep),
+        provider = SandboxProvider(
+            SandboxMailbox(settings.sandbox_keep),
             courier,
-            Recipient(session, frozenset({origin(gateway), origin(settings.public_url)})),
+            ReaderBot(session, frozenset({origin(gateway), origin(settings.public_url)})),
             clock=clock,
             new_id=new_id,
             later=later or asyncio.get_running_loop().call_later,
@@ -67,22 +68,22 @@ async def sandbox(
         )
         smtp_port = await _listen_smtp(stack, provider, settings)
         http_port = await _listen_http(stack, provider, settings)
-        yield Sandbox(provider, smtp_port, http_port, webhooks)
+        yield RunningSandbox(provider, smtp_port, http_port, webhooks)
 
 
-async def _listen_smtp(stack: contextlib.AsyncExitStack, provider: Provider, settings: Settings) -> int:
+async def _listen_smtp(stack: contextlib.AsyncExitStack, provider: SandboxProvider, settings: Settings) -> int:
     factory = session_factory(provider, tls_context())
     try:
         server = await asyncio.get_running_loop().create_server(
             factory, settings.sandbox_host, settings.sandbox_smtp_port
         )
     except OSError as error:
-        raise BadSettings(f"MAILFOLD_SANDBOX_SMTP_PORT={settings.sandbox_smtp_port}: {error.strerror}") from error
+        raise InvalidSettings(f"MAILFOLD_SANDBOX_SMTP_PORT={settings.sandbox_smtp_port}: {error.strerror}") from error
     stack.callback(server.close)
     return int(server.sockets[0].getsockname()[1])
 
 
-async def _listen_http(stack: contextlib.AsyncExitStack, provider: Provider, settings: Settings) -> int:
+async def _listen_http(stack: contextlib.AsyncExitStack, provider: SandboxProvider, settings: Settings) -> int:
     runner = web.AppRunner(
         application(provider, loopback=_is_loopback(settings.sandbox_host)), access_log=None, shutdown_timeout=2
     )
@@ -92,7 +93,7 @@ async def _listen_http(stack: contextlib.AsyncExitStack, provider: Provider, set
     try:
         await site.start()
     except OSError as error:
-        raise BadSettings(f"MAILFOLD_SANDBOX_HTTP_PORT={settings.sandbox_http_port}: {error.strerror}") from error
+        raise InvalidSettings(f"MAILFOLD_SANDBOX_HTTP_PORT={settings.sandbox_http_port}: {error.strerror}") from error
     return int(runner.addresses[0][1])
 
 

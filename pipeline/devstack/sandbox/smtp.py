@@ -16,17 +16,17 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from pipeline.devstack.sandbox.address_patterns import behaviour_of
-from pipeline.devstack.sandbox.provider import Provider
+from pipeline.devstack.sandbox.provider import SandboxProvider
 
-NAME = "sandbox.mailfold.localhost"
-MAX_BYTES = 30 * 1024 * 1024
+HOST_NAME = "sandbox.mailfold.localhost"
+MAX_MESSAGE_BYTES = 30 * 1024 * 1024
 """SendGrid's own limit."""
 
 
-class Handler:
+class SandboxSmtpHandler:
     """aiosmtpd's hooks. A hook that answers None has closed the connection."""
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: SandboxProvider) -> None:
         self._provider = provider
 
     async def handle_RCPT(  # noqa: N802  aiosmtpd names its hooks for SMTP's verbs
@@ -36,12 +36,12 @@ class Handler:
         behaviour = behaviour_of(address)
         if behaviour.slow:
             await asyncio.sleep(behaviour.slow)
-        if self._provider.applies(behaviour.hang_up, envelope.mail_from, address):
+        if self._provider.should_refuse(behaviour.hang_up, envelope.mail_from, address):
             _hang_up(server)
-        if self._provider.applies(behaviour.on_rcpt, envelope.mail_from, address):
+        if self._provider.should_refuse(behaviour.on_rcpt, envelope.mail_from, address):
             assert behaviour.on_rcpt is not None
             return behaviour.on_rcpt.answer
-        if self._provider.courier.full:
+        if self._provider.webhook_sender.is_full:
             return "451 4.3.2 Too many webhooks are waiting, try again later"
         envelope.rcpt_tos.append(address)
         return "250 2.1.5 Recipient address accepted"
@@ -50,12 +50,12 @@ class Handler:
         """Take the message, unless a recipient's pattern refuses it only now."""
         for address in envelope.rcpt_tos:
             behaviour = behaviour_of(address)
-            if self._provider.applies(behaviour.on_data, envelope.mail_from, address):
+            if self._provider.should_refuse(behaviour.on_data, envelope.mail_from, address):
                 assert behaviour.on_data is not None
                 return behaviour.on_data.answer
         content = envelope.content
         assert isinstance(content, bytes)
-        message = self._provider.take(
+        message = self._provider.accept(
             envelope.mail_from or "", tuple(envelope.rcpt_tos), content, tls=session.ssl is not None
         )
         if any(self._vanishes(envelope, address) for address in envelope.rcpt_tos):
@@ -63,18 +63,18 @@ class Handler:
         return f"250 2.0.0 Ok: queued as {message.queue_id}"
 
     def _vanishes(self, envelope: Envelope, address: str) -> bool:
-        return self._provider.applies(behaviour_of(address).vanish, envelope.mail_from, address)
+        return self._provider.should_refuse(behaviour_of(address).vanish, envelope.mail_from, address)
 
 
-def session_factory(provider: Provider, tls: ssl.SSLContext | None) -> Any:
+def session_factory(provider: SandboxProvider, tls: ssl.SSLContext | None) -> Any:
     """A protocol per connection, for ``loop.create_server``."""
-    handler = Handler(provider)
+    handler = SandboxSmtpHandler(provider)
     loop = asyncio.get_running_loop()
     return lambda: SMTP(
         handler,
-        data_size_limit=MAX_BYTES,
+        data_size_limit=MAX_MESSAGE_BYTES,
         enable_SMTPUTF8=True,
-        hostname=NAME,
+        hostname=HOST_NAME,
         ident="Mailfold sandbox",
         tls_context=tls,
         timeout=60,
@@ -99,9 +99,9 @@ def tls_context() -> ssl.SSLContext:
 
 def _certificate() -> tuple[bytes, bytes]:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST_NAME)])
     now = datetime.datetime.now(datetime.UTC)
-    names = [x509.DNSName(NAME), x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    names = [x509.DNSName(HOST_NAME), x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)

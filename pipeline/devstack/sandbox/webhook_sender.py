@@ -10,36 +10,36 @@ from typing import Final
 import aiohttp
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pipeline.devstack.sandbox.event_plan import Event
-from pipeline.devstack.sandbox.keys import SIGNATURE, TIMESTAMP, sign
+from pipeline.devstack.sandbox.event_plan import SendGridEvent
+from pipeline.devstack.sandbox.keys import SIGNATURE_HEADER, TIMESTAMP_HEADER, sign
 from pipeline.runtime.ports import Clock
 
 log = logging.getLogger(__name__)
 
-RETRIES: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, *(300.0,) * 287)
+RETRY_DELAYS_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, *(300.0,) * 287)
 """Seconds between attempts: at most five minutes, for a day, then SendGrid gives up as well."""
 
-BATCH: Final = 500
-WINDOW: Final = 0.005
+MAX_EVENTS_PER_REQUEST: Final = 500
+BATCH_WINDOW_S: Final = 0.005
 """Seconds a batch waits for company."""
 
-IN_FLIGHT: Final = 8
-CAPACITY: Final = 50_000
+MAX_REQUESTS_IN_FLIGHT: Final = 8
+MAX_PENDING_EVENTS: Final = 50_000
 """Events planned, waiting or being retried; beyond it the sandbox defers mail."""
 
 
 @dataclass
-class Tally:
+class WebhookCounts:
     """What became of the events."""
 
     posted: int = 0
-    refused: int = 0
+    forged_refused: int = 0
     """Forged ones that the gateway refused, as it must."""
     given_up: int = 0
     attempts: int = 0
 
 
-class Courier:
+class WebhookSender:
     """The queue of events and the posts in flight; run it with :meth:`run`."""
 
     def __init__(
@@ -48,30 +48,30 @@ class Courier:
         key: ec.EllipticCurvePrivateKey,
         session: aiohttp.ClientSession,
         clock: Clock,
-        retries: tuple[float, ...] = RETRIES,
+        retries: tuple[float, ...] = RETRY_DELAYS_S,
     ) -> None:
         self._url = url
         self._key = key
         self._session = session
         self._clock = clock
         self._retries = retries
-        self._queue: asyncio.Queue[Event] = asyncio.Queue()
-        self._slots = asyncio.Semaphore(IN_FLIGHT)
+        self._queue: asyncio.Queue[SendGridEvent] = asyncio.Queue()
+        self._slots = asyncio.Semaphore(MAX_REQUESTS_IN_FLIGHT)
         self._tasks: set[asyncio.Task[None]] = set()
         self._forger = ec.generate_private_key(ec.SECP256R1())
         self.pending = 0
-        self.tally = Tally()
+        self.counts = WebhookCounts()
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether to take no more mail for now."""
-        return self.pending >= CAPACITY
+        return self.pending >= MAX_PENDING_EVENTS
 
-    def put(self, event: Event) -> None:
+    def put(self, event: SendGridEvent) -> None:
         """Queue an event; whoever planned it has counted it in ``pending``."""
         self._queue.put_nowait(event)
 
-    def forge(self, event: Event) -> None:
+    def send_forged(self, event: SendGridEvent) -> None:
         """Post an event of its own, signed with a key nobody knows; once, whatever the answer."""
         self._start(self._forge(json.dumps([event]).encode()))
 
@@ -87,21 +87,21 @@ class Courier:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _gather(self) -> list[Event]:
+    async def _gather(self) -> list[SendGridEvent]:
         batch = [await self._queue.get()]
-        await asyncio.sleep(WINDOW)
-        while len(batch) < BATCH and not self._queue.empty():
+        await asyncio.sleep(BATCH_WINDOW_S)
+        while len(batch) < MAX_EVENTS_PER_REQUEST and not self._queue.empty():
             batch.append(self._queue.get_nowait())
         return batch
 
-    async def _post(self, batch: list[Event]) -> None:
+    async def _post(self, batch: list[SendGridEvent]) -> None:
         body = json.dumps(batch, separators=(",", ":")).encode()
         headers = self._signed(self._key, body)
         holding = True
         try:
             for pause in (*self._retries, None):
                 if await self._taken(headers, body):
-                    self.tally.posted += len(batch)
+                    self.counts.posted += len(batch)
                     return
                 if holding:
                     # A batch that waits for its retry must not keep the others from being posted.
@@ -110,7 +110,7 @@ class Courier:
                 if pause is None:
                     break
                 await asyncio.sleep(pause)
-            self.tally.given_up += len(batch)
+            self.counts.given_up += len(batch)
             log.warning("webhook given up after %d attempts, %d events", len(self._retries) + 1, len(batch))
         finally:
             self.pending -= len(batch)
@@ -123,12 +123,12 @@ class Courier:
                 taken = await self._taken(self._signed(self._forger, body), body)
         finally:
             self.pending -= 1
-        self.tally.refused += not taken
+        self.counts.forged_refused += not taken
         if taken:
             log.error("the gateway took a forged webhook")
 
     async def _taken(self, headers: dict[str, str], body: bytes) -> bool:
-        self.tally.attempts += 1
+        self.counts.attempts += 1
         try:
             async with self._session.post(self._url, data=body, headers=headers) as response:
                 await response.read()
@@ -144,8 +144,8 @@ class Courier:
         return {
             "Content-Type": "application/json",
             "User-Agent": "SendGrid Event API",
-            TIMESTAMP: timestamp,
-            SIGNATURE: sign(key, timestamp, body),
+            TIMESTAMP_HEADER: timestamp,
+            SIGNATURE_HEADER: sign(key, timestamp, body),
         }
 
     def _start(self, work: Coroutine[None, None, None]) -> None:

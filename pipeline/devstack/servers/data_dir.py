@@ -9,18 +9,18 @@ import socket
 from pathlib import Path
 from typing import IO, Any, Final
 
-from pipeline.errors import Permanent
+from pipeline.errors import PermanentError
 from pipeline.runtime.private_files import make_private_folder, narrow_folder, open_private, replace_file
 
 # Below the range that Linux gives to outgoing connections (32768 and up): a port that is free stays free.
-_PORTS: Final = range(20_000, 32_000)
+_PORT_RANGE: Final = range(20_000, 32_000)
 
 
-class InUse(Permanent):
+class ResourceInUse(PermanentError):
     """The data folder or a port is in use."""
 
 
-class Home:
+class DataDir:
     """One stack's folder; :meth:`lock` makes it ours until the process ends."""
 
     def __init__(self, root: Path) -> None:
@@ -42,7 +42,7 @@ class Home:
             lock.seek(0)
             holder = lock.read().strip() or "another process"
             lock.close()
-            raise InUse(
+            raise ResourceInUse(
                 f"{self.root}: already in use by process {holder}; stop that stack first (Ctrl-C where it runs), "
                 "or give this one a folder of its own in MAILFOLD_DATA_DIR"
             ) from None
@@ -57,7 +57,7 @@ class Home:
             self._lock.close()
             self._lock = None
 
-    def log(self, name: str) -> Path:
+    def log_path(self, name: str) -> Path:
         """Where a child's output goes."""
         return self.root / "logs" / f"{name}.log"
 
@@ -76,8 +76,8 @@ class Home:
         if name not in ports:
             ports[name] = _unused(taken=set(ports.values()))
             replace_file(path, json.dumps(ports, indent=1))
-        elif is_taken("127.0.0.1", ports[name]):
-            raise InUse(
+        elif is_port_taken("127.0.0.1", ports[name]):
+            raise ResourceInUse(
                 f"{name}'s port {ports[name]} is taken by another program; stop that, "
                 f"or remove {path} to take new ports"
             )
@@ -103,9 +103,9 @@ def make_folder(path: Path) -> None:
     try:
         make_private_folder(path)
     except (FileExistsError, NotADirectoryError):
-        raise InUse(f"{path}: not a folder; set MAILFOLD_DATA_DIR to one") from None
+        raise ResourceInUse(f"{path}: not a folder; set MAILFOLD_DATA_DIR to one") from None
     except PermissionError:
-        raise InUse(f"{path}: may not be written here; set MAILFOLD_DATA_DIR to a folder of your own") from None
+        raise ResourceInUse(f"{path}: may not be written here; set MAILFOLD_DATA_DIR to a folder of your own") from None
 
 
 def _narrow(root: Path) -> None:
@@ -126,7 +126,7 @@ def _is_data_folder(path: Path) -> bool:
     return not names or "lock" in names
 
 
-def is_taken(host: str, port: int) -> bool:
+def is_port_taken(host: str, port: int) -> bool:
     """Whether somebody listens there. Closed connections that linger (TIME_WAIT) don't count."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -137,14 +137,14 @@ def is_taken(host: str, port: int) -> bool:
         return False
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     """A TCP port that nobody listens on at this moment."""
     return _unused(taken=set())
 
 
 def _unused(taken: set[int]) -> int:
     # At random, so that stacks that start at the same moment don't race for the same one.
-    for port in random.sample(_PORTS, len(_PORTS)):
-        if port not in taken and not is_taken("127.0.0.1", port):
+    for port in random.sample(_PORT_RANGE, len(_PORT_RANGE)):
+        if port not in taken and not is_port_taken("127.0.0.1", port):
             return port
-    raise InUse("no free TCP port between 20000 and 32000 on 127.0.0.1")
+    raise ResourceInUse("no free TCP port between 20000 and 32000 on 127.0.0.1")

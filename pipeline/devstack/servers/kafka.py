@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.devstack.servers import jars
-from pipeline.devstack.servers.process import Child, NotStarted, Program, spawn
+from pipeline.devstack.servers.process import ChildProcess, Program, StartupFailed, spawn
 from pipeline.runtime.private_files import make_private_folder, narrow_folder, replace_file
 
 _PROPERTIES: Final = """\
@@ -47,10 +47,10 @@ broker.heartbeat.interval.ms=500
 """
 # The session: after kill -9 the controller takes the same broker back only when its old session has run out.
 # One node has no replica to save it from a power cut, so a record is on disk a second later at most.
-_DURABILITY: Final = "log.flush.interval.ms=1000\nlog.flush.scheduler.interval.ms=500\n"
+_DURABILITY_PROPERTIES: Final = "log.flush.interval.ms=1000\nlog.flush.scheduler.interval.ms=500\n"
 
 # A broker for one machine: small heap, small code cache, the collector with the least bookkeeping.
-_JVM: Final = (
+_JVM_OPTIONS: Final = (
     "--sun-misc-unsafe-memory-access=allow",  # Kafka's own affair; said once in its log at every start otherwise
     *("-Xms64m", "-Xmx320m", "-XX:+UseSerialGC", "-Xss512k", "-XX:ReservedCodeCacheSize=64m"),
     *("-XX:MaxDirectMemorySize=64m", "-XX:MinHeapFreeRatio=10", "-XX:MaxHeapFreeRatio=30", "-XX:-UsePerfData"),
@@ -59,13 +59,15 @@ _JVM: Final = (
 )
 
 
-def program(folder: Path, port: int, controller: int, *, tell: Callable[[str], None] = lambda _: None) -> Program:
+def prepare_program(
+    folder: Path, port: int, controller: int, *, tell: Callable[[str], None] = lambda _: None
+) -> Program:
     """A broker on 127.0.0.1:port with its data in ``folder``, ready to be spawned: fetched, configured, formatted.
 
     Raises NotStarted.
     """
-    tell(f"Kafka {jars.VERSION}: looking for its jars (the first time fetches 45 MB)")
-    command = (_java(), *_JVM, "-cp", jars.classpath())
+    tell(f"Kafka {jars.KAFKA_VERSION}: looking for its jars (the first time fetches 45 MB)")
+    command = (_java(), *_JVM_OPTIONS, "-cp", jars.fetch_classpath())
     make_private_folder(folder)
     narrow_folder(folder)
     data = folder / "data"
@@ -75,30 +77,30 @@ def program(folder: Path, port: int, controller: int, *, tell: Callable[[str], N
     properties = _configure(folder / "server.properties", data, port, controller)
     # Two malloc arenas instead of eight per core: a JVM's native memory is mostly their slack.
     env = {"MALLOC_ARENA_MAX": "2"}
-    return Program("kafka", (*command, "kafka.Kafka", str(properties)), folder / "kafka.log", env, orphaned_by=15)
+    return Program("kafka", (*command, "kafka.Kafka", str(properties)), folder / "kafka.log", env, orphan_signal=15)
 
 
-def start(folder: Path, port: int, *, tell: Callable[[str], None] = lambda _: None) -> Child:
+def start(folder: Path, port: int, *, tell: Callable[[str], None] = lambda _: None) -> ChildProcess:
     """Start a broker on 127.0.0.1:port with its data in ``folder``; returns once it answers.
 
     Raises NotStarted with the end of its log.
     """
-    child = spawn(program(folder, port, _controller_port(folder), tell=tell))
+    child = spawn(prepare_program(folder, port, _controller_port(folder), tell=tell))
     deadline = time.monotonic() + 60
-    while child.running() and time.monotonic() < deadline:
-        if answers(port):
+    while child.is_running() and time.monotonic() < deadline:
+        if is_ready(port):
             return child
         time.sleep(0.1)
     child.stop(9)
-    raise NotStarted(f"Kafka did not answer on 127.0.0.1:{port}; the end of {child.log}:\n{child.tail()}")
+    raise StartupFailed(f"Kafka did not answer on 127.0.0.1:{port}; the end of {child.log}:\n{child.tail()}")
 
 
-def stop(child: Child) -> None:
+def stop(child: ChildProcess) -> None:
     """End the broker cleanly."""
     child.stop()
 
 
-def answers(port: int) -> bool:
+def is_ready(port: int) -> bool:
     """Whether the broker takes connections: it does so only when it is ready to serve."""
     with socket.socket() as probe:
         probe.settimeout(0.5)
@@ -119,15 +121,15 @@ def _java() -> str:
 def _configure(path: Path, data: Path, port: int, controller: int) -> Path:
     # A Java properties file reads a backslash as an escape.
     folder = str(data.absolute()).replace("\\", "\\\\")
-    replace_file(path, _PROPERTIES.format(port=port, controller=controller, data=folder) + _DURABILITY)
+    replace_file(path, _PROPERTIES.format(port=port, controller=controller, data=folder) + _DURABILITY_PROPERTIES)
     return path
 
 
 def _controller_port(folder: Path) -> int:
-    from pipeline.devstack.servers.data_dir import Home  # noqa: PLC0415  only without a stack around it
+    from pipeline.devstack.servers.data_dir import DataDir  # noqa: PLC0415  only without a stack around it
 
     make_private_folder(folder)
-    return Home(folder).port("kafka-controller")
+    return DataDir(folder).port("kafka-controller")
 
 
 def _format(command: tuple[str, ...], folder: Path, port: int, controller: int) -> None:
@@ -145,5 +147,5 @@ def _format(command: tuple[str, ...], folder: Path, port: int, controller: int) 
         umask=0o077,
     )
     if done.returncode:
-        raise NotStarted(f"Kafka could not format {folder}: {(done.stderr or done.stdout)[-2000:]}")
+        raise StartupFailed(f"Kafka could not format {folder}: {(done.stderr or done.stdout)[-2000:]}")
     aside.replace(folder / "data")

@@ -10,7 +10,7 @@ from pipeline.devstack.servers.data_dir import make_folder
 from pipeline.runtime.private_files import replace_file
 
 
-class Pids:
+class PidFiles:
     """A file per running child: its process id, and when that process began, since ids are used again."""
 
     def __init__(self, folder: Path) -> None:
@@ -26,11 +26,11 @@ class Pids:
         """The child is gone."""
         (self._folder / name).unlink(missing_ok=True)
 
-    def running(self) -> dict[str, int]:
+    def running_pids(self) -> dict[str, int]:
         """The children that are there, with their process ids."""
         return {name: process.pid for name, process in self._found().items()}
 
-    def end(self, ends_by: dict[str, int], patience: float = 10.0) -> list[str]:
+    def end_orphans(self, ends_by: dict[str, int], patience: float = 10.0) -> list[str]:
         """End what an earlier supervisor left running: first as asked, then by force. The names of what was there."""
         found = self._found()
         for name, process in found.items():

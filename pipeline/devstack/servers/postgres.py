@@ -16,13 +16,13 @@ from typing import Final
 import psycopg
 
 from pipeline.devstack.servers.postgres_programs import find_programs, public_programs, server_user
-from pipeline.devstack.servers.process import Child, NotStarted, Program, spawn
+from pipeline.devstack.servers.process import ChildProcess, Program, StartupFailed, spawn
 from pipeline.runtime.private_files import FILE_MODE, make_private_folder, narrow_folder, replace_file
 
-_STARTED_IN: Final = Path("/proc/self/cwd")
+_WORKING_DIR_LINK: Final = Path("/proc/self/cwd")
 """The folder a process works in, by a link that needs no way through the folders above (Linux)."""
 
-_SETTINGS: Final = {
+_SERVER_SETTINGS: Final = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",  # a socket's path may have 107 bytes; a data folder's may be longer
     "max_connections": "100",
@@ -34,7 +34,7 @@ _SETTINGS: Final = {
 }
 
 
-def program(folder: Path, port: int, *, tell: Callable[[str], None] = lambda _: None) -> tuple[Program, str]:
+def prepare_program(folder: Path, port: int, *, tell: Callable[[str], None] = lambda _: None) -> tuple[Program, str]:
     """A server on 127.0.0.1:port with its data in ``folder``, ready to be spawned; and its libpq URL.
 
     Raises NotStarted.
@@ -50,33 +50,33 @@ def program(folder: Path, port: int, *, tell: Callable[[str], None] = lambda _: 
         tell("Postgres: creating its cluster")
         _initdb(programs, folder, password, user)
     _forget_dead_postmaster(data)
-    options = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
+    options = [part for name, value in _SERVER_SETTINGS.items() for part in ("-c", f"{name}={value}")]
     argv = (str(programs / "postgres"), "-D", _place(data, user), "-p", str(port), *options)
     # SIGINT is its fast shutdown: it closes connections and writes a checkpoint.
     ends_by = signal.SIGINT
     server = Program(
-        "postgres", argv, folder / "postgres.log", {}, ends_by, orphaned_by=ends_by, user=user, folder=data
+        "postgres", argv, folder / "postgres.log", {}, ends_by, orphan_signal=ends_by, user=user, working_dir=data
     )
     return server, url(folder, port)
 
 
-def start(folder: Path, port: int, *, tell: Callable[[str], None] = lambda _: None) -> tuple[Child, str]:
+def start(folder: Path, port: int, *, tell: Callable[[str], None] = lambda _: None) -> tuple[ChildProcess, str]:
     """Start a server on 127.0.0.1:port with its data in ``folder``; the child and its libpq URL, once it answers.
 
     Raises NotStarted with the end of its log.
     """
-    prepared, address = program(folder, port, tell=tell)
+    prepared, address = prepare_program(folder, port, tell=tell)
     child = spawn(prepared)
     deadline = time.monotonic() + 60
-    while child.running() and time.monotonic() < deadline:
-        if answers(address):
+    while child.is_running() and time.monotonic() < deadline:
+        if is_ready(address):
             return child, address
         time.sleep(0.1)
     child.stop(signal.SIGKILL)
-    raise NotStarted(f"Postgres did not answer on 127.0.0.1:{port}; the end of {child.log}:\n{child.tail()}")
+    raise StartupFailed(f"Postgres did not answer on 127.0.0.1:{port}; the end of {child.log}:\n{child.tail()}")
 
 
-def stop(child: Child) -> None:
+def stop(child: ChildProcess) -> None:
     """End the server cleanly."""
     child.stop()
 
@@ -86,7 +86,7 @@ def url(folder: Path, port: int) -> str:
     return f"postgresql://postgres:{_password(folder)}@127.0.0.1:{port}/postgres"
 
 
-def answers(url: str) -> bool:
+def is_ready(url: str) -> bool:
     """Whether the server lets us in."""
     with contextlib.suppress(psycopg.OperationalError), psycopg.connect(url, connect_timeout=2):
         return True
@@ -131,7 +131,7 @@ def _initdb(programs: Path, folder: Path, password: str, user: str | None) -> No
             extra_groups=None if entry is None else [],
         )
     if done.returncode:
-        raise NotStarted(f"Postgres could not create its cluster in {folder}: {done.stderr[-2000:]}")
+        raise StartupFailed(f"Postgres could not create its cluster in {folder}: {done.stderr[-2000:]}")
     aside.replace(folder / "data")
 
 
@@ -141,7 +141,7 @@ def _place(data: Path, user: str | None) -> str:
     Another user than ours may have no way there through the folders above, and none of them is opened for it: it
     stays in the folder where it was put.
     """
-    return str(data.absolute()) if user is None or not _STARTED_IN.exists() else str(_STARTED_IN)
+    return str(data.absolute()) if user is None or not _WORKING_DIR_LINK.exists() else str(_WORKING_DIR_LINK)
 
 
 def _forget_dead_postmaster(data: Path) -> None:

@@ -12,11 +12,11 @@ import zlib
 from pathlib import Path
 from typing import Final
 
-from pipeline.devstack.servers.process import NotStarted
+from pipeline.devstack.servers.process import StartupFailed
 
-_USER: Final = "mailfold-postgres"
+_SERVER_USER: Final = "mailfold-postgres"
 """PostgreSQL refuses to run as root; then it runs as this user, or as `nobody` where none can be made."""
-PUBLIC_COPIES: Final = Path("/var/lib/mailfold")
+PUBLIC_COPIES_DIR: Final = Path("/var/lib/mailfold")
 """Root's, and open to read: PostgreSQL's programs, never data."""
 
 
@@ -35,15 +35,15 @@ def server_user(data: Path) -> str:
     if data.exists():
         return pwd.getpwuid(data.stat().st_uid).pw_name
     with contextlib.suppress(KeyError):
-        return pwd.getpwnam(_USER).pw_name
+        return pwd.getpwnam(_SERVER_USER).pw_name
     if useradd := shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin"):
-        subprocess.run([useradd, "--system", "--no-create-home", "--shell", "/bin/false", _USER], check=False)
+        subprocess.run([useradd, "--system", "--no-create-home", "--shell", "/bin/false", _SERVER_USER], check=False)
     with contextlib.suppress(KeyError):
-        return pwd.getpwnam(_USER).pw_name
+        return pwd.getpwnam(_SERVER_USER).pw_name
     return "nobody"
 
 
-def public_programs(programs: Path, copies: Path = PUBLIC_COPIES) -> Path:
+def public_programs(programs: Path, copies: Path = PUBLIC_COPIES_DIR) -> Path:
     """Return programs that any user can run: these, or a copy where a folder above them is closed to others.
 
     The folders above are never opened: root's home may be one of them. Raises NotStarted where no copy can be made.
@@ -57,12 +57,12 @@ def public_programs(programs: Path, copies: Path = PUBLIC_COPIES) -> Path:
         try:
             _copy(trees, copy)
         except OSError as error:
-            raise NotStarted(
+            raise StartupFailed(
                 f"PostgreSQL doesn't run as root, other users can't reach {programs}, and no copy could be made in "
                 f"{copies}: {error}. Run Mailfold as an ordinary user, or install it where all users may read"
             ) from error
     if copy.stat().st_uid != os.geteuid() or not _is_public(copy):
-        raise NotStarted(f"{copy}: not a folder of ours that all users may read; remove it and try again")
+        raise StartupFailed(f"{copy}: not a folder of ours that all users may read; remove it and try again")
     return copy / programs.relative_to(_base(programs))
 
 

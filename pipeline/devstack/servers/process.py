@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from pipeline.errors import Recoverable
+from pipeline.errors import RecoverableError
 from pipeline.runtime.private_files import make_private_folder, open_private
 
-LOG_KEPT: Final = 10_000_000
+LOG_MAX_BYTES: Final = 10_000_000
 """Bytes; a longer log becomes `….log.1` when its program is started again."""
 
 _SHIM: Final = """\
@@ -35,7 +35,7 @@ in a process that has threads may deadlock; and the request must come after the 
 With its umask, whatever a child writes is its user's own."""
 
 
-class NotStarted(Recoverable):
+class StartupFailed(RecoverableError):
     """An embedded server did not start."""
 
 
@@ -48,15 +48,15 @@ class Program:
     log: Path
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Added to our own environment."""
-    ends_by: int = signal.SIGTERM
-    orphaned_by: int = signal.SIGKILL
+    stop_signal: int = signal.SIGTERM
+    orphan_signal: int = signal.SIGKILL
     """Sent by the kernel when we are killed: for what need not say good-bye, SIGKILL."""
     user: str | None = None
-    folder: Path | None = None
+    working_dir: Path | None = None
     """Where it starts. It is entered before the change of user, who may have no way to it through the folders above."""
 
 
-class Child:
+class ChildProcess:
     """One process with its output in a file."""
 
     def __init__(self, process: subprocess.Popen[bytes], program: Program) -> None:
@@ -73,11 +73,11 @@ class Child:
         """Where its output goes."""
         return self.program.log
 
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         """Whether it is still there."""
         return self.process.poll() is None
 
-    async def exited(self) -> int:
+    async def wait_until_exit(self) -> int:
         """Its exit code, once it has one."""
         while (code := self.process.poll()) is None:
             await asyncio.sleep(0.1)
@@ -85,25 +85,25 @@ class Child:
 
     def stop(self, number: int | None = None, patience: float = 8.0) -> None:
         """Ask it to end, wait ``patience`` seconds, then kill it."""
-        if self.running():
-            self.process.send_signal(self.program.ends_by if number is None else number)
+        if self.is_running():
+            self.process.send_signal(self.program.stop_signal if number is None else number)
             try:
                 self.process.wait(patience)
             except subprocess.TimeoutExpired:
                 self.process.kill()
         self.process.wait()
 
-    async def stopped(self, patience: float) -> None:
+    async def stop_async(self, patience: float) -> None:
         """:meth:`stop`, without blocking the loop."""
-        if self.running():
-            self.process.send_signal(self.program.ends_by)
+        if self.is_running():
+            self.process.send_signal(self.program.stop_signal)
             # A frozen process (SIGSTOP) can't obey before it is thawed.
             self.process.send_signal(signal.SIGCONT)
             try:
-                await asyncio.wait_for(self.exited(), patience)
+                await asyncio.wait_for(self.wait_until_exit(), patience)
             except TimeoutError:
                 self.process.kill()
-        await self.exited()
+        await self.wait_until_exit()
 
     def tail(self, lines: int = 15) -> str:
         """The last lines of its log, for an error message."""
@@ -115,7 +115,7 @@ class Child:
             return ""
 
 
-def spawn(program: Program) -> Child:
+def spawn(program: Program) -> ChildProcess:
     """Start a program in a session of its own: our terminal's Ctrl-C is for us, who end it in the right order.
 
     Call it from the main thread: the kernel takes the death of the *thread* that started it for ours.
@@ -123,7 +123,7 @@ def spawn(program: Program) -> Child:
     make_private_folder(program.log.parent)
     _rotate(program.log)
     user, group = _ids(program.user)
-    shim = [sys.executable, "-I", "-S", "-c", _SHIM, str(int(program.orphaned_by)), str(os.getpid()), user, group]
+    shim = [sys.executable, "-I", "-S", "-c", _SHIM, str(int(program.orphan_signal)), str(os.getpid()), user, group]
     with os.fdopen(open_private(program.log, os.O_WRONLY | os.O_APPEND), "ab") as output:
         process = subprocess.Popen(
             [*shim, *program.argv],
@@ -132,9 +132,9 @@ def spawn(program: Program) -> Child:
             stderr=subprocess.STDOUT,
             env={**os.environ, **program.env},
             start_new_session=True,
-            cwd=program.folder,
+            cwd=program.working_dir,
         )
-    return Child(process, program)
+    return ChildProcess(process, program)
 
 
 def _ids(user: str | None) -> tuple[str, str]:
@@ -145,5 +145,5 @@ def _ids(user: str | None) -> tuple[str, str]:
 
 
 def _rotate(log: Path) -> None:
-    if log.exists() and log.stat().st_size > LOG_KEPT:
+    if log.exists() and log.stat().st_size > LOG_MAX_BYTES:
         log.replace(log.with_name(log.name + ".1"))

@@ -3,16 +3,35 @@
 import asyncio
 import signal
 from collections.abc import Callable
+from typing import Final
 
-from pipeline.devstack.servers.backoff import Backoff
-from pipeline.devstack.servers.orphans import Pids
-from pipeline.devstack.servers.process import Child, Program, spawn
+from pipeline.devstack.servers.orphans import PidFiles
+from pipeline.devstack.servers.process import ChildProcess, Program, spawn
+
+FIRST: Final = 0.2
+LONGEST: Final = 10.0
+HEALTHY: Final = 30.0
+"""Seconds after which a child counts as healthy: its next death is a first one again."""
 
 
-class Keeper:
+class Backoff:
+    """0.2 s, doubling to 10 s."""
+
+    def __init__(self) -> None:
+        self._next = FIRST
+
+    def after(self, lived: float) -> float:
+        """Seconds to wait after a life of ``lived`` seconds."""
+        if lived >= HEALTHY:
+            self._next = FIRST
+        wait, self._next = self._next, min(LONGEST, self._next * 2)
+        return wait
+
+
+class Restarter:
     """One supervised child."""
 
-    def __init__(self, program: Program, pids: Pids, tell: Callable[[str], None]) -> None:
+    def __init__(self, program: Program, pids: PidFiles, tell: Callable[[str], None]) -> None:
         self.program = program
         self.restarts = 0
         self._pids = pids
@@ -25,7 +44,7 @@ class Keeper:
         """The program's name."""
         return self.program.name
 
-    def keep(self) -> None:
+    def start_watching(self) -> None:
         """From now on a death is followed by a new start."""
         self._watch = asyncio.create_task(self._keep(), name=f"keep {self.name}")
 
@@ -34,14 +53,14 @@ class Keeper:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
-        await self.child.stopped(patience)
+        await self.child.stop_async(patience)
         self._pids.forget(self.name)
 
     async def _keep(self) -> None:
         backoff, clock = Backoff(), asyncio.get_running_loop().time
         while True:
             began = clock()
-            code = await self.child.exited()
+            code = await self.child.wait_until_exit()
             wait = backoff.after(clock() - began)
             self._tell(f"{self.name} {_death(code)}; it starts again in {wait:g} s. The end of {self.program.log}:")
             self._tell(self.child.tail())
@@ -53,7 +72,7 @@ class Keeper:
             else:
                 self.restarts += 1
 
-    def _spawn(self) -> Child:
+    def _spawn(self) -> ChildProcess:
         child = spawn(self.program)
         self._pids.remember(self.name, child.pid)
         return child

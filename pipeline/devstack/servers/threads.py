@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def in_background(work: Callable[[], T]) -> T:
+async def run_in_background(work: Callable[[], T]) -> T:
     """Like asyncio.to_thread, but Ctrl-C needn't wait for a download to end: the thread dies with the process."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()

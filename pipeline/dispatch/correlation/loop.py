@@ -16,31 +16,31 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from pipeline.dispatch.correlation.parked import SQL
-from pipeline.dispatch.correlation.parse import Waiting, correlated, read
-from pipeline.dispatch.correlation.store import names, write
+from pipeline.dispatch.correlation.parse import UncorrelatedEvent, parse_records, with_email_id
+from pipeline.dispatch.correlation.store import key_columns, write_and_match
 from pipeline.runtime.append import append_until_confirmed
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
-from pipeline.runtime.kafka import consumer, partitions
-from pipeline.runtime.leader import Positions, lead
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.kafka import create_consumer, discover_partitions
+from pipeline.runtime.leader import ReaderOffsets, run_as_leader
+from pipeline.runtime.ports import LogEntry
 from topics.codec import decode
 from topics.dead_letters import dead_letter
-from topics.record import EmailId, Place
+from topics.record import EmailId, LogPosition
 from topics.registry import DAY_MS, DEAD_LETTERS, DELIVERY_EVENTS, PROVIDER_ACKS, UNCORRELATED_EVENTS
 
 logger = logging.getLogger(__name__)
 
-BATCH: Final = 2000
-AT_ONCE: Final = 1000
+MAX_RECORDS_PER_POLL: Final = 2000
+MAX_ROWS_PER_STATEMENT: Final = 1000
 """Rows told, given up or forgotten at once."""
-TIDY_MS: Final = 60_000
-LOCK: Final = "mailfold.correlation"
+CLEANUP_INTERVAL_MS: Final = 60_000
+LOCK_NAME: Final = "mailfold.correlation"
 
 
-async def correlate(rt: Runtime) -> None:
+async def run_correlation(rt: Runtime) -> None:
     """Read until ``rt.stop``, while no other dispatcher does."""
-    await lead(rt, LOCK, lambda: Correlator(rt).run())
+    await run_as_leader(rt, LOCK_NAME, lambda: Correlator(rt).run())
 
 
 class Correlator:
@@ -49,20 +49,20 @@ class Correlator:
     def __init__(self, rt: Runtime) -> None:
         self._rt = rt
         self._acks = rt.settings.topic(PROVIDER_ACKS.name)
-        self._positions = Positions(rt, (PROVIDER_ACKS, UNCORRELATED_EVENTS), SQL)
+        self._positions = ReaderOffsets(rt, (PROVIDER_ACKS, UNCORRELATED_EVENTS), SQL)
         self._acks_until: dict[TopicPartition, int] = {}
         """How far the acks went when we came: before that is read, nobody waited in vain."""
         self._tidied_at = 0
 
     async def run(self) -> None:
         """Read for ever. Raises LeaseLost where another reader moved the offsets."""
-        reader = consumer(self._rt.settings, fetch_max_wait_ms=500)
+        reader = create_consumer(self._rt.settings, fetch_max_wait_ms=500)
         await reader.start()
         try:
             await self._begin(reader)
             await self._tell_known()
             while True:
-                batches = await reader.getmany(timeout_ms=500, max_records=BATCH)
+                batches = await reader.getmany(timeout_ms=500, max_records=MAX_RECORDS_PER_POLL)
                 if batches:
                     await self._take(batches)
                 if await self._acks_are_read(reader):
@@ -71,22 +71,22 @@ class Correlator:
             await reader.stop()
 
     async def _begin(self, reader: AIOKafkaConsumer) -> None:
-        known = await self._positions.known()
-        places = await partitions(reader, *self._positions.topics)
+        known = await self._positions.stored_offsets()
+        places = await discover_partitions(reader, *self._positions.topics)
         reader.assign(places)
         unread = [place for place in places if place not in known]
         first = known | await self._beginnings(reader, unread)
         for place in places:
-            self._positions.next[place] = first[place]
+            self._positions.next_offsets[place] = first[place]
             reader.seek(place, first[place])
-        await self._positions.begin(unread)
+        await self._positions.add_partitions(unread)
         acks = [place for place in places if place.topic == self._acks]
         self._acks_until = dict(await reader.end_offsets(acks))
 
     async def _acks_are_read(self, reader: AIOKafkaConsumer) -> bool:
         for place, end in list(self._acks_until.items()):
             # The position also passes what has expired.
-            if max(self._positions.next[place], await reader.position(place)) >= end:
+            if max(self._positions.next_offsets[place], await reader.position(place)) >= end:
                 del self._acks_until[place]
         return not self._acks_until
 
@@ -103,35 +103,35 @@ class Correlator:
         return dict(first) | recent
 
     async def _take(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
-        learnt = read(self._positions.topics, [record for records in batches.values() for record in records])
+        learnt = parse_records(self._positions.topics, [record for records in batches.values() for record in records])
         if learnt.broken:
-            letters = [self._positions.letter(record, why) for record, why in learnt.broken]
+            letters = [self._positions.dead_letter_entry(record, why) for record, why in learnt.broken]
             await append_until_confirmed(self._rt.log, letters)
         waiting = await self._told_at_once(learnt.waiting)
         upto = {place: records[-1].offset + 1 for place, records in batches.items()}
         async with self._rt.pool.connection() as connection:
-            matched = await write(connection, learnt, waiting)
+            matched = await write_and_match(connection, learnt, waiting)
             await self._positions.advance(connection, upto)
-        self._positions.next |= upto
+        self._positions.next_offsets |= upto
         if matched:
             await self._tell_known()
 
-    async def _told_at_once(self, waiting: Sequence[Waiting]) -> list[Waiting]:
+    async def _told_at_once(self, waiting: Sequence[UncorrelatedEvent]) -> list[UncorrelatedEvent]:
         """Append what is known already; what is left has to wait. Read again after a crash, it is told again."""
         if not waiting:
             return []
         async with self._rt.pool.connection() as connection:
-            rows = await (await connection.execute(SQL["known"], names(one.key for one in waiting))).fetchall()
+            rows = await (await connection.execute(SQL["known"], key_columns(one.key for one in waiting))).fetchall()
         known = {(provider, message_id): EmailId(email_id) for message_id, provider, email_id in rows}
-        told = [correlated(one.event, known[one.key]) for one in waiting if one.key in known]
-        await append_until_confirmed(self._rt.log, [Entry(DELIVERY_EVENTS, event.email_id, event) for event in told])
+        told = [with_email_id(one.event, known[one.key]) for one in waiting if one.key in known]
+        await append_until_confirmed(self._rt.log, [LogEntry(DELIVERY_EVENTS, event.email_id, event) for event in told])
         return [one for one in waiting if one.key not in known]
 
     async def _tell_known(self) -> None:
         """Append what became known, confirmed, before it is unparked."""
-        while rows := await self._rows("to_tell", limit=AT_ONCE):
-            events = [correlated(decode(UNCORRELATED_EVENTS, row[3]), EmailId(row[2])) for row in rows]
-            entries = [Entry(DELIVERY_EVENTS, event.email_id, event) for event in events]
+        while rows := await self._rows("to_tell", limit=MAX_ROWS_PER_STATEMENT):
+            events = [with_email_id(decode(UNCORRELATED_EVENTS, row[3]), EmailId(row[2])) for row in rows]
+            entries = [LogEntry(DELIVERY_EVENTS, event.email_id, event) for event in events]
             await append_until_confirmed(self._rt.log, entries)
             crash_point("correlate.before-unpark")
             await self._remove("unpark", rows)
@@ -139,25 +139,25 @@ class Correlator:
     async def _tidy(self) -> None:
         """Now and then: what waited too long becomes dead letters, ids that nobody asks for any more go."""
         now = self._rt.clock()
-        if now - self._tidied_at < TIDY_MS:
+        if now - self._tidied_at < CLEANUP_INTERVAL_MS:
             return
         before = now - int(self._rt.settings.parked_days * DAY_MS)
-        while rows := await self._rows("expired", before=before, limit=AT_ONCE):
+        while rows := await self._rows("expired", before=before, limit=MAX_ROWS_PER_STATEMENT):
             await append_until_confirmed(self._rt.log, [self._given_up(*row) for row in rows])
             await self._remove("give_up", rows)
             logger.info("%d events found no email of ours and went to the dead letters", len(rows))
         async with self._rt.pool.connection() as connection:
-            values = {"before": self._keeps_since(), "limit": 10 * AT_ONCE}
+            values = {"before": self._keeps_since(), "limit": 10 * MAX_ROWS_PER_STATEMENT}
             forgotten = (await connection.execute(SQL["forget_ids"], values)).rowcount
         # Where there is more to forget, the next round comes at once.
-        self._tidied_at = now if forgotten < 10 * AT_ONCE else 0
+        self._tidied_at = now if forgotten < 10 * MAX_ROWS_PER_STATEMENT else 0
 
-    def _given_up(self, partition: int, place: int, message_id: str, event: bytes) -> Entry:
-        source = Place(topic=UNCORRELATED_EVENTS.name, partition=partition, offset=place)
+    def _given_up(self, partition: int, place: int, message_id: str, event: bytes) -> LogEntry:
+        source = LogPosition(topic=UNCORRELATED_EVENTS.name, partition=partition, offset=place)
         why = f"no email of ours in {self._rt.settings.parked_days:g} days"
         key, value = message_id.encode(), bytes(event)
         letter = dead_letter(source, self._rt.clock(), "uncorrelated", why, role="dispatch", key=key, value=value)
-        return Entry(DEAD_LETTERS, None, letter)
+        return LogEntry(DEAD_LETTERS, None, letter)
 
     def _keeps_since(self) -> int:
         return self._rt.clock() - int(self._rt.settings.provider_id_days * DAY_MS)

@@ -6,22 +6,22 @@ from typing import Any
 import msgspec
 
 from pipeline.webhooks.message_ids import match_key
-from projections.columns import storable
-from projections.steps import text
+from projections.columns import is_storable_id
+from projections.text import storable_text
 from topics.acks import Ack, Acked
 from topics.codec import Undecodable, decode
 from topics.events import DeliveryEvent
 from topics.record import EmailId, Millis
 from topics.registry import PROVIDER_ACKS, Topic
 
-Key = tuple[str, str]
+MessageKey = tuple[str, str]
 """The provider's name here, and what it calls the message, in its one spelling."""
 
 
-class Waiting(msgspec.Struct, frozen=True):
+class UncorrelatedEvent(msgspec.Struct, frozen=True):
     """An event that names no email of ours."""
 
-    key: Key
+    key: MessageKey
     partition: int
     place: int
     """Its offset on `uncorrelated-events`."""
@@ -30,19 +30,19 @@ class Waiting(msgspec.Struct, frozen=True):
     event: DeliveryEvent
 
 
-class Learnt(msgspec.Struct):
+class CorrelationBatch(msgspec.Struct):
     """What a stretch of both topics says."""
 
-    ids: dict[tuple[Key, EmailId], Millis] = msgspec.field(default_factory=dict)
+    ids: dict[tuple[MessageKey, EmailId], Millis] = msgspec.field(default_factory=dict)
     """Which email the provider calls so, and when it took custody."""
-    waiting: list[Waiting] = msgspec.field(default_factory=list)
+    waiting: list[UncorrelatedEvent] = msgspec.field(default_factory=list)
     broken: list[tuple[Any, str]] = msgspec.field(default_factory=list)
     """Consumer records that are none of ours, and why."""
 
 
-def read(topics: dict[str, Topic], records: Iterable[Any]) -> Learnt:
+def parse_records(topics: dict[str, Topic], records: Iterable[Any]) -> CorrelationBatch:
     """What these consumer records say; ``topics``: by their name on the cluster."""
-    learnt = Learnt()
+    learnt = CorrelationBatch()
     for record in records:
         topic = topics[record.topic]
         try:
@@ -58,19 +58,21 @@ def read(topics: dict[str, Topic], records: Iterable[Any]) -> Learnt:
     return learnt
 
 
-def _ack(learnt: Learnt, ack: Ack) -> None:
-    if isinstance(ack, Acked) and storable(ack.email_id) and (name := match_key(ack.provider_message_id)):
-        learnt.ids.setdefault(((text(ack.provider), name), ack.email_id), ack.recorded_at)
+def _ack(learnt: CorrelationBatch, ack: Ack) -> None:
+    if isinstance(ack, Acked) and is_storable_id(ack.email_id) and (name := match_key(ack.provider_message_id)):
+        learnt.ids.setdefault(((storable_text(ack.provider), name), ack.email_id), ack.recorded_at)
 
 
-def _event(event: DeliveryEvent, record: Any) -> Waiting:
+def _event(event: DeliveryEvent, record: Any) -> UncorrelatedEvent:
     """Raises ValueError for an event without a name to wait under."""
     name = match_key(event.provider_message_id)
     if not name or event.email_id:
         raise ValueError("an event that waits for an email needs what its provider calls the message, and no email yet")
-    return Waiting((text(event.provider), name), record.partition, record.offset, record.timestamp, event)
+    return UncorrelatedEvent(
+        (storable_text(event.provider), name), record.partition, record.offset, record.timestamp, event
+    )
 
 
-def correlated(event: DeliveryEvent, email_id: EmailId) -> DeliveryEvent:
+def with_email_id(event: DeliveryEvent, email_id: EmailId) -> DeliveryEvent:
     """The event, told of its email."""
     return msgspec.structs.replace(event, email_id=email_id)

@@ -24,7 +24,7 @@ class Route:
     weight: float
 
 
-def ranked(email_id: EmailId, routes: Sequence[Route]) -> list[str]:
+def ranked_providers(email_id: EmailId, routes: Sequence[Route]) -> list[str]:
     """The providers, the one that the email belongs to first."""
     ordered = sorted(routes, key=lambda route: (_score(email_id, route), route.provider), reverse=True)
     return [route.provider for route in ordered]

@@ -6,11 +6,11 @@ from enum import Enum, auto
 from typing import Protocol
 
 from pipeline.admin import Provider
-from pipeline.content.message import Letter
-from pipeline.jobs.job import Lane
+from pipeline.content.message import OutgoingMessage
+from pipeline.jobs.job import EndpointHealth
 
 
-class Meaning(Enum):
+class SendOutcome(Enum):
     """What became of the email."""
 
     TAKEN = auto()
@@ -29,25 +29,25 @@ class Meaning(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SendResult:
     """The last word on a mail. Code 0: nobody answered, the text says what happened."""
 
-    meaning: Meaning
+    outcome: SendOutcome
     code: int
     text: str
-    lane: Lane = Lane.HEALTHY
+    health: EndpointHealth = EndpointHealth.HEALTHY
     """What it tells of the provider."""
     provider_message_id: str = ""
-    retry_after: float = 0.0
+    retry_after_s: float = 0.0
     """Seconds that the provider wants to be left alone."""
     stage: str = ""
     """How far it came, where there are stages (SMTP)."""
-    of_one: bool = False
+    concerns_one_email: bool = False
     """Whether it was said of this one email: others of its lane may fare better, so it must not wait for ever."""
 
 
 @dataclass(frozen=True, slots=True)
-class Envelope:
+class SmtpEnvelope:
     """Who it is from and to, for SMTP's eyes only; ``utf8`` where an address needs RFC 6531."""
 
     sender: str
@@ -56,28 +56,28 @@ class Envelope:
 
 
 @dataclass(frozen=True, slots=True)
-class Mail:
+class OutgoingEmail:
     """One mail to hand over; ``commit`` is called right before it goes out, and may raise."""
 
-    envelope: Envelope
-    letter: Letter
+    envelope: SmtpEnvelope
+    letter: OutgoingMessage
     message: bytes
     """The letter as MIME, signed; empty where the carrier takes its parts instead."""
     commit: Callable[[], None]
 
 
-class Carrier(Protocol):
+class Transport(Protocol):
     """Hands mails over; one for each way there is."""
 
     def takes_mime(self, provider: Provider) -> bool:
         """Whether this provider wants ``Mail.message``."""
         ...
 
-    def send(self, provider: Provider, mail: Mail) -> Awaitable[Answer]:
+    def send(self, provider: Provider, mail: OutgoingEmail) -> Awaitable[SendResult]:
         """Hand one mail over. Raises only what ``mail.commit`` does."""
         ...
 
-    def tidy(self) -> None:
+    def close_idle(self) -> None:
         """Close what was idle for too long; called now and then."""
         ...
 

@@ -7,7 +7,7 @@ correlated by the Message-ID or by the id in its 250.
 from collections.abc import Mapping
 from typing import Final
 
-from pipeline.content.message import Headers
+from pipeline.content.message import MessageHeaders
 from pipeline.webhooks.base import EMAIL_ID_KEY
 from topics.record import EmailId
 
@@ -30,7 +30,7 @@ _HEADERS: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
-def echo(kind: str, email_id: EmailId) -> Headers:
+def correlation_header(kind: str, email_id: EmailId) -> MessageHeaders:
     """The header, if its kind has one."""
     found = _HEADERS.get(kind)
     return ((found[0], found[1].format(email_id)),) if found else ()

@@ -13,24 +13,26 @@ from typing import Any, Final
 import aiohttp
 
 from pipeline.admin import Provider
-from pipeline.dispatch.transports.api_base import Call, Reply
+from pipeline.dispatch.transports.api_base import ApiRequest, ApiResponse
+from pipeline.runtime.bootstrap import wall_clock
+from pipeline.runtime.http_body import read_bounded
 
-MOST_BYTES: Final = 1_000_000
+MAX_RESPONSE_BYTES: Final = 1_000_000
 """Of a reply; a batch's has a few hundred bytes for each mail."""
-KEEPALIVE: Final = 15.0
+KEEPALIVE_S: Final = 15.0
 """Servers close after a minute or so; whoever closes first knows it."""
 
 
-class NoReply(Exception):
+class NoApiResponse(Exception):
     """Nobody answered. ``begun``: the request may have arrived; ``ours``: the address or its TLS is wrong."""
 
     def __init__(self, text: str, *, begun: bool, ours: bool = False) -> None:
         super().__init__(text)
-        self.begun = begun
-        self.ours = ours
+        self.request_begun = begun
+        self.is_our_fault = ours
 
 
-class Line:
+class ApiSession:
     """One provider's connections."""
 
     def __init__(self, provider: Provider, timeout: float) -> None:
@@ -38,7 +40,7 @@ class Line:
         tracing = aiohttp.TraceConfig(SimpleNamespace)
         tracing.on_request_headers_sent.append(_begun)
         connector = aiohttp.TCPConnector(
-            limit=provider.max_connections, keepalive_timeout=KEEPALIVE, ssl=ssl.create_default_context()
+            limit=provider.max_connections, keepalive_timeout=KEEPALIVE_S, ssl=ssl.create_default_context()
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -48,9 +50,9 @@ class Line:
             raise_for_status=False,
         )
 
-    async def ask(self, call: Call, commit: Callable[[], None] | None = None) -> Reply:
+    async def request(self, call: ApiRequest, commit: Callable[[], None] | None = None) -> ApiResponse:
         """Make the request; ``commit`` is called right before it goes out. Raises NoReply, and what ``commit`` does."""
-        progress = _Progress(commit)
+        progress = _RequestProgress(commit)
         try:
             async with (
                 asyncio.timeout(self._timeout),
@@ -65,19 +67,20 @@ class Line:
                 ) as response,
             ):
                 headers = {name.lower(): value for name, value in response.headers.items()}
-                return Reply(response.status, headers, await _bounded(response))
+                body, _ = await read_bounded(response, MAX_RESPONSE_BYTES)
+                return ApiResponse(response.status, headers, body, received_at=wall_clock())
         except TimeoutError as error:
-            raise NoReply(f"no answer within {self._timeout:g} s", begun=progress.begun) from error
+            raise NoApiResponse(f"no answer within {self._timeout:g} s", begun=progress.begun) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             ours = isinstance(error, aiohttp.ClientSSLError | aiohttp.InvalidURL)
-            raise NoReply(f"{type(error).__name__}: {error}", begun=progress.begun, ours=ours) from error
+            raise NoApiResponse(f"{type(error).__name__}: {error}", begun=progress.begun, ours=ours) from error
 
     async def close(self) -> None:
         """Close its connections."""
         await self._session.close()
 
 
-class _Progress:
+class _RequestProgress:
     def __init__(self, commit: Callable[[], None] | None) -> None:
         self._commit = commit
         self.begun = False
@@ -91,14 +94,3 @@ class _Progress:
 async def _begun(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: Any) -> None:
     """Called by aiohttp with a connection in hand, before the first byte."""
     context.trace_request_ctx.begin()
-
-
-async def _bounded(response: aiohttp.ClientResponse) -> bytes:
-    parts, size = [], 0
-    async for part in response.content.iter_chunked(65_536):
-        parts.append(part)
-        size += len(part)
-        if size >= MOST_BYTES:
-            response.close()
-            break
-    return b"".join(parts)[:MOST_BYTES]

@@ -10,24 +10,32 @@ from typing import Final
 from urllib.parse import quote
 
 from pipeline.admin import Provider
-from pipeline.dispatch.transports.api_base import Call, Reply, answered, base_url, basic, by_status, words
-from pipeline.dispatch.transports.base import Answer, Mail, Meaning
+from pipeline.dispatch.transports.api_base import (
+    ApiRequest,
+    ApiResponse,
+    base_url,
+    basic_auth,
+    body_excerpt,
+    outcome_of_status,
+    send_result,
+)
+from pipeline.dispatch.transports.base import OutgoingEmail, SendOutcome, SendResult
 from pipeline.dispatch.transports.message_parts import check_size
 from pipeline.webhooks.base import EMAIL_ID_KEY
 from topics.record import Millis
 
-SMTPUTF8: bool = True
-MIME: bool = True
-REPEATS: bool = False
-OPTIONS: tuple[str, ...] = ()
-MOST_BYTES: Final = 25_000_000
+SUPPORTS_SMTPUTF8: bool = True
+TAKES_MIME: bool = True
+IS_IDEMPOTENT: bool = False
+OPTION_NAMES: tuple[str, ...] = ()
+MAX_MESSAGE_BYTES: Final = 25_000_000
 
 _REGIONS: Final = {"": "https://api.mailgun.net", "us": "https://api.mailgun.net", "eu": "https://api.eu.mailgun.net"}
 
-ERRORS: Final[Mapping[int, Meaning]] = {
-    402: Meaning.MISCONFIGURED,
-    404: Meaning.MISCONFIGURED,
-    420: Meaning.LATER,
+ERROR_OUTCOMES: Final[Mapping[int, SendOutcome]] = {
+    402: SendOutcome.MISCONFIGURED,
+    404: SendOutcome.MISCONFIGURED,
+    420: SendOutcome.LATER,
 }
 """By status, where it isn't what the status means everywhere; 420 was Mailgun's 429."""
 _ABOUT_US: Final = re.compile(
@@ -37,7 +45,7 @@ _ABOUT_US: Final = re.compile(
 """Said with a 400, of the account and not of the message."""
 
 
-def missing(provider: Provider) -> str:
+def missing_settings(provider: Provider) -> str:
     """What the row lacks."""
     if provider.region.lower() not in _REGIONS and not provider.api_url:
         return f"a region that Mailgun has (us or eu), not {provider.region}"
@@ -45,9 +53,9 @@ def missing(provider: Provider) -> str:
     return ", ".join(name for name, value in wanted.items() if not value)
 
 
-def call(provider: Provider, mail: Mail, _now: Millis) -> Call:
+def message_request(provider: Provider, mail: OutgoingEmail, _now: Millis) -> ApiRequest:
     """`messages.mime`: the envelope's recipient, whoever the message names."""
-    check_size(len(mail.message), MOST_BYTES, "Mailgun")
+    check_size(len(mail.message), MAX_MESSAGE_BYTES, "Mailgun")
     fields = (
         ("to", mail.envelope.recipient),
         # Ours are in the message already; theirs would rewrite it.
@@ -56,30 +64,30 @@ def call(provider: Provider, mail: Mail, _now: Millis) -> Call:
     )
     boundary = f"mailfold-{mail.letter.request.email_id}"
     headers = {**_authorized(provider), "Content-Type": f"multipart/form-data; boundary={boundary}"}
-    return Call("POST", _url(provider, after="/messages.mime"), headers, _form(fields, mail.message, boundary))
+    return ApiRequest("POST", _url(provider, after="/messages.mime"), headers, _form(fields, mail.message, boundary))
 
 
-def answer(reply: Reply) -> Answer:
+def message_result(reply: ApiResponse) -> SendResult:
     """Its message id, which is ours, or its words."""
     fields = reply.fields()
-    said = str(fields.get("message") or words(reply))
+    said = str(fields.get("message") or body_excerpt(reply))
     if 200 <= reply.status < 300:
-        return answered(reply, Meaning.TAKEN, said, str(fields.get("id", "")).strip("<>"))
-    meaning = ERRORS.get(reply.status) or by_status(reply.status)
-    if meaning is Meaning.REFUSED and _ABOUT_US.search(said):
-        return answered(reply, Meaning.MISCONFIGURED, said, of_one=True)
-    return answered(reply, meaning, said)
+        return send_result(reply, SendOutcome.TAKEN, said, str(fields.get("id", "")).strip("<>"))
+    meaning = ERROR_OUTCOMES.get(reply.status) or outcome_of_status(reply.status)
+    if meaning is SendOutcome.REFUSED and _ABOUT_US.search(said):
+        return send_result(reply, SendOutcome.MISCONFIGURED, said, of_one=True)
+    return send_result(reply, meaning, said)
 
 
-def check(provider: Provider, _now: Millis) -> Call:
+def check_request(provider: Provider, _now: Millis) -> ApiRequest:
     """The domain's own page."""
-    return Call("GET", _url(provider, "domains/"), _authorized(provider))
+    return ApiRequest("GET", _url(provider, "domains/"), _authorized(provider))
 
 
-def checked(reply: Reply) -> str:
+def credential_problem(reply: ApiResponse) -> str:
     """What is wrong; a domain may be known and not verified."""
     if reply.status != 200:
-        return answer(reply).text
+        return message_result(reply).text
     domain = reply.fields().get("domain")
     state = domain.get("state", "active") if isinstance(domain, dict) else "active"
     return "" if state == "active" else f"the domain is {state}"
@@ -91,7 +99,7 @@ def _url(provider: Provider, before: str = "", after: str = "") -> str:
 
 
 def _authorized(provider: Provider) -> dict[str, str]:
-    return {"Authorization": basic("api", provider.password), "Accept": "application/json"}
+    return {"Authorization": basic_auth("api", provider.password), "Accept": "application/json"}
 
 
 def _form(fields: Sequence[tuple[str, str]], message: bytes, boundary: str) -> bytes:

@@ -8,14 +8,14 @@ import re
 from typing import Any, Final
 
 from pipeline.content import mime
-from pipeline.content.message import Letter
+from pipeline.content.message import OutgoingMessage
 from pipeline.errors import Refused
 from topics.requests import Mailbox
 
 _QUOTED: Final = re.compile(r'(["\\])')
 
 
-def texts(letter: Letter, *, amp: bool) -> list[tuple[str, str]]:
+def bodies(letter: OutgoingMessage, *, amp: bool) -> list[tuple[str, str]]:
     """The bodies, plainest first, as (media type, text). Raises Refused where there's none."""
     found = [(f"text/{kind}", body) for kind, body in mime.alternatives(letter.content) if body.strip()]
     if not found:
@@ -23,46 +23,46 @@ def texts(letter: Letter, *, amp: bool) -> list[tuple[str, str]]:
     return [(kind, body) for kind, body in found if amp or kind != "text/x-amp-html"]
 
 
-def headers(letter: Letter) -> dict[str, str]:
+def headers(letter: OutgoingMessage) -> dict[str, str]:
     """Headers that the API doesn't know fields for, ours before the caller's of the same name; all ASCII."""
-    own = mime.own_headers(letter.content)
+    own = mime.custom_headers(letter.content)
     found: dict[str, tuple[str, str]] = {}
-    for name, value in (("Message-ID", letter.message_id), *letter.extra, *own):
-        found.setdefault(name.lower(), (name, mime.one_line(name, value)))
+    for name, value in (("Message-ID", letter.message_id), *letter.extra_headers, *own):
+        found.setdefault(name.lower(), (name, mime.encode_one_line(name, value)))
     return dict(found.values())
 
 
-def subject(letter: Letter) -> str:
+def subject(letter: OutgoingMessage) -> str:
     """The subject, on one line."""
-    return mime.printable(letter.request.subject)
+    return mime.printable_text(letter.request.subject)
 
 
 def address(mailbox: Mailbox) -> str:
     """The address alone, its domain in ASCII."""
-    return mime.on_the_wire(mailbox.address)
+    return mime.with_ascii_domain(mailbox.address)
 
 
-def name(given: Mailbox) -> str:
+def display_name(given: Mailbox) -> str:
     """The name shown with it, on one line."""
-    return mime.printable(given.name)
+    return mime.printable_text(given.name)
 
 
 def mailbox(given: Mailbox) -> str:
     """`"Name" <address>`, the name in UTF-8: what APIs take that know one field for both."""
-    shown = _QUOTED.sub(r"\\\1", name(given))
+    shown = _QUOTED.sub(r"\\\1", display_name(given))
     return f'"{shown}" <{address(given)}>' if shown else address(given)
 
 
-def reply_to(letter: Letter) -> list[str]:
+def reply_to(letter: OutgoingMessage) -> list[str]:
     """Where answers go, each address once."""
-    return list(dict.fromkeys(mime.on_the_wire(one) for one in letter.request.reply_to))
+    return list(dict.fromkeys(mime.with_ascii_domain(one) for one in letter.request.reply_to))
 
 
-def attachments(letter: Letter) -> list[dict[str, Any]]:
+def attachments(letter: OutgoingMessage) -> list[dict[str, Any]]:
     """Files as (name, type, data) in base64."""
     return [
         {
-            "name": mime.printable(attachment.filename) or "attachment",
+            "name": mime.printable_text(attachment.filename) or "attachment",
             "type": mime.media_type(attachment),
             "data": base64.b64encode(attachment.data).decode(),
         }

@@ -8,109 +8,120 @@ from typing import Any, Final
 
 from pipeline.admin import Provider
 from pipeline.dispatch.transports import message_parts
-from pipeline.dispatch.transports.api_base import Call, Reply, answered, as_json, base_url, by_status, option, words
-from pipeline.dispatch.transports.base import Answer, Mail, Meaning
+from pipeline.dispatch.transports.api_base import (
+    ApiRequest,
+    ApiResponse,
+    base_url,
+    body_excerpt,
+    json_request,
+    option,
+    outcome_of_status,
+    send_result,
+)
+from pipeline.dispatch.transports.base import OutgoingEmail, SendOutcome, SendResult
 from pipeline.webhooks.base import EMAIL_ID_KEY
 from topics.record import Millis
 
-SMTPUTF8: bool = False
-MIME: bool = False
-REPEATS: bool = False
-OPTIONS: tuple[str, ...] = ("message_stream",)
-BATCH: int = 500
-BATCH_BYTES: int = 50_000_000
-MOST_BYTES: Final = 10_000_000
-MOST_TEXT: Final = 5_000_000
+SUPPORTS_SMTPUTF8: bool = False
+TAKES_MIME: bool = False
+IS_IDEMPOTENT: bool = False
+OPTION_NAMES: tuple[str, ...] = ("message_stream",)
+BATCH_MAX_MAILS: int = 500
+BATCH_MAX_BYTES: int = 50_000_000
+MAX_MESSAGE_BYTES: Final = 10_000_000
+MAX_BODY_BYTES: Final = 5_000_000
 
 _URL: Final = "https://api.postmarkapp.com"
 _STREAM: Final = "outbound"
-_OURS_KEPT: Final = {"Name": "X-PM-KeepID", "Value": "true"}
+_KEEP_MESSAGE_ID: Final = {"Name": "X-PM-KeepID", "Value": "true"}
 """Without it Postmark puts a Message-ID of its own in the place of ours."""
 
-ERRORS: Final[Mapping[int, Meaning]] = {
-    0: Meaning.TAKEN,
-    100: Meaning.LATER,  # maintenance
-    429: Meaning.LATER,
-    300: Meaning.REFUSED,  # invalid email request
-    402: Meaning.REFUSED,
-    403: Meaning.REFUSED,
-    409: Meaning.REFUSED,
-    410: Meaning.REFUSED,
-    411: Meaning.REFUSED,  # forbidden attachment type
-    406: Meaning.DROPPED,  # inactive recipient: bounced or complained before
-    10: Meaning.MISCONFIGURED,  # token
-    400: Meaning.MISCONFIGURED,  # no such sender signature
-    401: Meaning.MISCONFIGURED,  # not confirmed
-    405: Meaning.MISCONFIGURED,  # credits are spent
-    412: Meaning.MISCONFIGURED,  # the account is pending
-    413: Meaning.MISCONFIGURED,  # the account may not send
-    1235: Meaning.MISCONFIGURED,  # no such stream
-    1236: Meaning.MISCONFIGURED,  # a stream that doesn't send
+ERROR_OUTCOMES: Final[Mapping[int, SendOutcome]] = {
+    0: SendOutcome.TAKEN,
+    100: SendOutcome.LATER,  # maintenance
+    429: SendOutcome.LATER,
+    300: SendOutcome.REFUSED,  # invalid email request
+    402: SendOutcome.REFUSED,
+    403: SendOutcome.REFUSED,
+    409: SendOutcome.REFUSED,
+    410: SendOutcome.REFUSED,
+    411: SendOutcome.REFUSED,  # forbidden attachment type
+    406: SendOutcome.DROPPED,  # inactive recipient: bounced or complained before
+    10: SendOutcome.MISCONFIGURED,  # token
+    400: SendOutcome.MISCONFIGURED,  # no such sender signature
+    401: SendOutcome.MISCONFIGURED,  # not confirmed
+    405: SendOutcome.MISCONFIGURED,  # credits are spent
+    412: SendOutcome.MISCONFIGURED,  # the account is pending
+    413: SendOutcome.MISCONFIGURED,  # the account may not send
+    1235: SendOutcome.MISCONFIGURED,  # no such stream
+    1236: SendOutcome.MISCONFIGURED,  # a stream that doesn't send
 }
 """By its `ErrorCode`."""
 
 
-def missing(provider: Provider) -> str:
+def missing_settings(provider: Provider) -> str:
     """What the row lacks."""
     return "" if provider.password else "a server token"
 
 
-def call(provider: Provider, mail: Mail, _now: Millis) -> Call:
+def message_request(provider: Provider, mail: OutgoingEmail, _now: Millis) -> ApiRequest:
     """`/email`."""
-    made = as_json(_url(provider, "/email"), _authorized(provider), _message(provider, mail))
-    message_parts.check_size(len(made.body), MOST_BYTES, "Postmark")
+    made = json_request(_url(provider, "/email"), _authorized(provider), _message(provider, mail))
+    message_parts.check_size(len(made.body), MAX_MESSAGE_BYTES, "Postmark")
     return made
 
 
-def answer(reply: Reply) -> Answer:
+def message_result(reply: ApiResponse) -> SendResult:
     """Its message id, or its error's number and words."""
     return _answer(reply, reply.json())
 
 
-def fits(mail: Mail) -> bool:
+def fits_batch(mail: OutgoingEmail) -> bool:
     """Every message does."""
     return bool(mail.letter)
 
 
-def batch(provider: Provider, mails: Sequence[Mail]) -> Call:
+def batch_request(provider: Provider, mails: Sequence[OutgoingEmail]) -> ApiRequest:
     """`/email/batch`."""
-    return as_json(_url(provider, "/email/batch"), _authorized(provider), [_message(provider, mail) for mail in mails])
+    return json_request(
+        _url(provider, "/email/batch"), _authorized(provider), [_message(provider, mail) for mail in mails]
+    )
 
 
-def answers(reply: Reply, count: int) -> list[Answer] | None:
+def batch_results(reply: ApiResponse, count: int) -> list[SendResult] | None:
     """One for each, in order."""
     found = reply.json()
     if isinstance(found, list) and len(found) == count:
         return [_answer(reply, one) for one in found]
-    whole = answer(reply)
-    if whole.meaning is Meaning.REFUSED:
+    whole = message_result(reply)
+    if whole.outcome is SendOutcome.REFUSED:
         return None
-    if whole.meaning is Meaning.TAKEN:
-        whole = answered(reply, Meaning.UNKNOWN, "its answer doesn't say what became of each message")
+    if whole.outcome is SendOutcome.TAKEN:
+        whole = send_result(reply, SendOutcome.UNKNOWN, "its answer doesn't say what became of each message")
     return [whole] * count
 
 
-def check(provider: Provider, _now: Millis) -> Call:
+def check_request(provider: Provider, _now: Millis) -> ApiRequest:
     """The server that the token is of."""
-    return Call("GET", _url(provider, "/server"), {**_authorized(provider), "Accept": "application/json"})
+    return ApiRequest("GET", _url(provider, "/server"), {**_authorized(provider), "Accept": "application/json"})
 
 
-def checked(reply: Reply) -> str:
+def credential_problem(reply: ApiResponse) -> str:
     """What is wrong."""
-    return "" if reply.status == 200 else answer(reply).text
+    return "" if reply.status == 200 else message_result(reply).text
 
 
-def _message(provider: Provider, mail: Mail) -> dict[str, Any]:
+def _message(provider: Provider, mail: OutgoingEmail) -> dict[str, Any]:
     letter = mail.letter
-    bodies = dict(message_parts.texts(letter, amp=False))
+    bodies = dict(message_parts.bodies(letter, amp=False))
     for body in bodies.values():
-        message_parts.check_size(len(body.encode()), MOST_TEXT, "Postmark (of one body)")
+        message_parts.check_size(len(body.encode()), MAX_BODY_BYTES, "Postmark (of one body)")
     wish: dict[str, Any] = {
         "From": message_parts.mailbox(letter.sender),
         # The recipient alone: whoever is named here gets the mail, and each recipient has one of their own.
         "To": message_parts.mailbox(letter.recipient),
         "Subject": message_parts.subject(letter),
-        "Headers": [{"Name": n, "Value": v} for n, v in message_parts.headers(letter).items()] + [_OURS_KEPT],
+        "Headers": [{"Name": n, "Value": v} for n, v in message_parts.headers(letter).items()] + [_KEEP_MESSAGE_ID],
         "Metadata": {EMAIL_ID_KEY: letter.request.email_id},
         "MessageStream": option(provider, "message_stream") or _STREAM,
         # Ours are in the message already; theirs would rewrite it.
@@ -128,21 +139,21 @@ def _message(provider: Provider, mail: Mail) -> dict[str, Any]:
     return wish
 
 
-def _answer(reply: Reply, said: Any) -> Answer:
+def _answer(reply: ApiResponse, said: Any) -> SendResult:
     if not isinstance(said, dict) or not isinstance(said.get("ErrorCode"), int):
         # Whoever says nothing of an ErrorCode isn't Postmark's API but something before it.
-        return answered(reply, _of_status(reply.status), words(reply))
+        return send_result(reply, _of_status(reply.status), body_excerpt(reply))
     code = said["ErrorCode"]
-    meaning = ERRORS.get(code) or _of_status(reply.status)
+    meaning = ERROR_OUTCOMES.get(code) or _of_status(reply.status)
     if code == 0 and reply.status >= 300:
         meaning = _of_status(reply.status)
     text = str(said.get("Message", ""))
-    return answered(reply, meaning, text if code == 0 else f"{code} {text}", str(said.get("MessageID", "")))
+    return send_result(reply, meaning, text if code == 0 else f"{code} {text}", str(said.get("MessageID", "")))
 
 
-def _of_status(status: int) -> Meaning:
-    found = by_status(status)
-    return Meaning.UNKNOWN if found is Meaning.TAKEN else found
+def _of_status(status: int) -> SendOutcome:
+    found = outcome_of_status(status)
+    return SendOutcome.UNKNOWN if found is SendOutcome.TAKEN else found
 
 
 def _url(provider: Provider, path: str) -> str:

@@ -11,86 +11,94 @@ from typing import Any, Final
 
 from pipeline.admin import Provider
 from pipeline.dispatch.transports import message_parts
-from pipeline.dispatch.transports.api_base import Call, Reply, answered, as_json, base_url, by_status, words
-from pipeline.dispatch.transports.base import Answer, Mail, Meaning
+from pipeline.dispatch.transports.api_base import (
+    ApiRequest,
+    ApiResponse,
+    base_url,
+    body_excerpt,
+    json_request,
+    outcome_of_status,
+    send_result,
+)
+from pipeline.dispatch.transports.base import OutgoingEmail, SendOutcome, SendResult
 from pipeline.webhooks.base import EMAIL_ID_KEY
 from topics.record import Millis
 
-SMTPUTF8: bool = False
-MIME: bool = False
-REPEATS: bool = True
-OPTIONS: tuple[str, ...] = ()
-BATCH: int = 100
-BATCH_BYTES: int = 10_000_000
-MOST_BYTES: Final = 40_000_000
+SUPPORTS_SMTPUTF8: bool = False
+TAKES_MIME: bool = False
+IS_IDEMPOTENT: bool = True
+OPTION_NAMES: tuple[str, ...] = ()
+BATCH_MAX_MAILS: int = 100
+BATCH_MAX_BYTES: int = 10_000_000
+MAX_MESSAGE_BYTES: Final = 40_000_000
 
 _URL: Final = "https://api.resend.com"
 
-ERRORS: Final[Mapping[str, Meaning]] = {
-    "rate_limit_exceeded": Meaning.LATER,
-    "daily_quota_exceeded": Meaning.LATER,
-    "monthly_quota_exceeded": Meaning.LATER,
-    "invalid_idempotency_key": Meaning.REFUSED,
-    "invalid_attachment": Meaning.REFUSED,
-    "invalid_parameter": Meaning.REFUSED,
-    "missing_required_field": Meaning.REFUSED,
-    "security_error": Meaning.REFUSED,
-    "invalid_from_address": Meaning.MISCONFIGURED,
-    "invalid_access": Meaning.MISCONFIGURED,
-    "invalid_region": Meaning.MISCONFIGURED,
-    "missing_api_key": Meaning.MISCONFIGURED,
-    "restricted_api_key": Meaning.MISCONFIGURED,
-    "invalid_api_key": Meaning.MISCONFIGURED,
-    "not_found": Meaning.MISCONFIGURED,
-    "method_not_allowed": Meaning.MISCONFIGURED,
+ERROR_OUTCOMES: Final[Mapping[str, SendOutcome]] = {
+    "rate_limit_exceeded": SendOutcome.LATER,
+    "daily_quota_exceeded": SendOutcome.LATER,
+    "monthly_quota_exceeded": SendOutcome.LATER,
+    "invalid_idempotency_key": SendOutcome.REFUSED,
+    "invalid_attachment": SendOutcome.REFUSED,
+    "invalid_parameter": SendOutcome.REFUSED,
+    "missing_required_field": SendOutcome.REFUSED,
+    "security_error": SendOutcome.REFUSED,
+    "invalid_from_address": SendOutcome.MISCONFIGURED,
+    "invalid_access": SendOutcome.MISCONFIGURED,
+    "invalid_region": SendOutcome.MISCONFIGURED,
+    "missing_api_key": SendOutcome.MISCONFIGURED,
+    "restricted_api_key": SendOutcome.MISCONFIGURED,
+    "invalid_api_key": SendOutcome.MISCONFIGURED,
+    "not_found": SendOutcome.MISCONFIGURED,
+    "method_not_allowed": SendOutcome.MISCONFIGURED,
     # An attempt of ours with this key was taken, when the brand's settings were others.
-    "invalid_idempotent_request": Meaning.TAKEN,
+    "invalid_idempotent_request": SendOutcome.TAKEN,
     # Another one with this key is under way: its answer is the one that counts.
-    "concurrent_idempotent_requests": Meaning.UNKNOWN,
-    "application_error": Meaning.UNKNOWN,
-    "internal_server_error": Meaning.UNKNOWN,
+    "concurrent_idempotent_requests": SendOutcome.UNKNOWN,
+    "application_error": SendOutcome.UNKNOWN,
+    "internal_server_error": SendOutcome.UNKNOWN,
 }
 """By the error's name; `validation_error` is about the message with a 400 or 422, and about us with a 403."""
 
 
-def missing(provider: Provider) -> str:
+def missing_settings(provider: Provider) -> str:
     """What the row lacks."""
     return "" if provider.password else "an API key"
 
 
-def call(provider: Provider, mail: Mail, _now: Millis) -> Call:
+def message_request(provider: Provider, mail: OutgoingEmail, _now: Millis) -> ApiRequest:
     """`/emails`."""
-    made = as_json(_url(provider, "/emails"), _headers(provider, mail.letter.request.email_id), _message(mail))
-    message_parts.check_size(len(made.body), MOST_BYTES, "Resend")
+    made = json_request(_url(provider, "/emails"), _headers(provider, mail.letter.request.email_id), _message(mail))
+    message_parts.check_size(len(made.body), MAX_MESSAGE_BYTES, "Resend")
     return made
 
 
-def answer(reply: Reply) -> Answer:
+def message_result(reply: ApiResponse) -> SendResult:
     """Its message id, or its error's name and words."""
     fields = reply.fields()
     if 200 <= reply.status < 300:
-        return answered(reply, Meaning.TAKEN, "accepted", str(fields.get("id", "")))
+        return send_result(reply, SendOutcome.TAKEN, "accepted", str(fields.get("id", "")))
     name = str(fields.get("name", ""))
-    meaning = ERRORS.get(name) or by_status(reply.status)
-    return answered(reply, meaning, f"{name} {fields.get('message') or words(reply)}".strip())
+    meaning = ERROR_OUTCOMES.get(name) or outcome_of_status(reply.status)
+    return send_result(reply, meaning, f"{name} {fields.get('message') or body_excerpt(reply)}".strip())
 
 
-def fits(mail: Mail) -> bool:
+def fits_batch(mail: OutgoingEmail) -> bool:
     """A batch takes no attachments."""
     return not mail.letter.content.attachments
 
 
-def batch(provider: Provider, mails: Sequence[Mail]) -> Call:
+def batch_request(provider: Provider, mails: Sequence[OutgoingEmail]) -> ApiRequest:
     """`/emails/batch`; what is wrong with one leaves the others alone."""
     ids = hashlib.sha256(b"".join(mail.letter.request.email_id.encode() for mail in mails)).hexdigest()
     headers = {**_headers(provider, f"batch-{ids}"), "x-batch-validation": "permissive"}
-    return as_json(_url(provider, "/emails/batch"), headers, [_message(mail) for mail in mails])
+    return json_request(_url(provider, "/emails/batch"), headers, [_message(mail) for mail in mails])
 
 
-def answers(reply: Reply, count: int) -> list[Answer] | None:
+def batch_results(reply: ApiResponse, count: int) -> list[SendResult] | None:
     """The ids in order, with gaps where an error names a place."""
-    whole = answer(reply)
-    if whole.meaning is Meaning.REFUSED:
+    whole = message_result(reply)
+    if whole.outcome is SendOutcome.REFUSED:
         return None
     if not 200 <= reply.status < 300:
         return [whole] * count
@@ -98,27 +106,27 @@ def answers(reply: Reply, count: int) -> list[Answer] | None:
     taken = iter(_list(reply, "data"))
     if len(refused) + len(_list(reply, "data")) != count:
         unclear = "its answer doesn't say what became of each message"
-        return [answered(reply, Meaning.UNKNOWN, unclear)] * count
+        return [send_result(reply, SendOutcome.UNKNOWN, unclear)] * count
     return [
-        answered(reply, Meaning.REFUSED, refused[place])
+        send_result(reply, SendOutcome.REFUSED, refused[place])
         if place in refused
-        else answered(reply, Meaning.TAKEN, "accepted", str(next(taken, {}).get("id", "")))
+        else send_result(reply, SendOutcome.TAKEN, "accepted", str(next(taken, {}).get("id", "")))
         for place in range(count)
     ]
 
 
-def check(provider: Provider, _now: Millis) -> Call:
+def check_request(provider: Provider, _now: Millis) -> ApiRequest:
     """The domains; a key that may only send answers, too, and says so."""
-    return Call("GET", _url(provider, "/domains"), _authorized(provider))
+    return ApiRequest("GET", _url(provider, "/domains"), _authorized(provider))
 
 
-def checked(reply: Reply) -> str:
+def credential_problem(reply: ApiResponse) -> str:
     """What is wrong."""
     works = reply.status == 200 or reply.fields().get("name") == "restricted_api_key"
-    return "" if works else answer(reply).text
+    return "" if works else message_result(reply).text
 
 
-def _message(mail: Mail) -> dict[str, Any]:
+def _message(mail: OutgoingEmail) -> dict[str, Any]:
     letter = mail.letter
     names = {"text/plain": "text", "text/html": "html"}
     wish: dict[str, Any] = {
@@ -129,7 +137,7 @@ def _message(mail: Mail) -> dict[str, Any]:
         "headers": message_parts.headers(letter),
         "tags": [{"name": EMAIL_ID_KEY, "value": letter.request.email_id}],
     }
-    wish |= {names[kind]: body for kind, body in message_parts.texts(letter, amp=False)}
+    wish |= {names[kind]: body for kind, body in message_parts.bodies(letter, amp=False)}
     if answer_to := message_parts.reply_to(letter):
         wish["reply_to"] = answer_to
     if files := message_parts.attachments(letter):
@@ -139,7 +147,7 @@ def _message(mail: Mail) -> dict[str, Any]:
     return wish
 
 
-def _list(reply: Reply, name: str) -> list[dict[str, Any]]:
+def _list(reply: ApiResponse, name: str) -> list[dict[str, Any]]:
     found = reply.fields().get(name)
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 

@@ -4,54 +4,54 @@ import asyncio
 from collections.abc import Callable
 
 from pipeline.admin import Provider
-from pipeline.dispatch.transports.base import Answer, Mail, Meaning
-from pipeline.dispatch.transports.batcher import Batches
-from pipeline.dispatch.transports.registry import APIS, MANY, lacking, unspeakable
-from pipeline.dispatch.transports.smtp import Postman
-from pipeline.dispatch.transports.throttle import Desk
-from pipeline.jobs.job import Lane
+from pipeline.dispatch.transports.base import OutgoingEmail, SendOutcome, SendResult
+from pipeline.dispatch.transports.batcher import MailBatcher
+from pipeline.dispatch.transports.registry import APIS, BATCH_APIS, address_problem, configuration_problem
+from pipeline.dispatch.transports.smtp import SmtpTransport
+from pipeline.dispatch.transports.throttle import RateLimitedClient
+from pipeline.jobs.job import EndpointHealth
 from topics.record import Millis
 
 
-class Fleet:
+class TransportRouter:
     """A carrier for every provider."""
 
     def __init__(self, *, timeout: float, local_hostname: str, clock: Callable[[], Millis]) -> None:
         self._timeout = timeout
         self._clock = clock
-        self._postman = Postman(timeout=timeout, local_hostname=local_hostname)
-        self._desks: dict[Provider, Desk] = {}
-        self._batches: dict[Provider, Batches] = {}
+        self._postman = SmtpTransport(timeout=timeout, local_hostname=local_hostname)
+        self._desks: dict[Provider, RateLimitedClient] = {}
+        self._batches: dict[Provider, MailBatcher] = {}
 
     def takes_mime(self, provider: Provider) -> bool:
         """SMTP does, and some APIs do."""
-        return provider.via == "smtp" or (provider.kind in APIS and APIS[provider.kind].MIME)
+        return provider.via == "smtp" or (provider.kind in APIS and APIS[provider.kind].TAKES_MIME)
 
-    async def send(self, provider: Provider, mail: Mail) -> Answer:
+    async def send(self, provider: Provider, mail: OutgoingEmail) -> SendResult:
         """Hand one mail over. Raises only what ``mail.commit`` does."""
-        if reason := lacking(provider):
-            return Answer(Meaning.MISCONFIGURED, 0, reason, Lane.BROKEN)
+        if reason := configuration_problem(provider):
+            return SendResult(SendOutcome.MISCONFIGURED, 0, reason, EndpointHealth.BROKEN)
         if provider.via == "smtp":
             return await self._postman.send(provider, mail)
-        if reason := unspeakable(provider, mail):
-            return Answer(Meaning.REFUSED, 0, reason, Lane.SILENT)
-        if provider.kind in MANY:
+        if reason := address_problem(provider, mail):
+            return SendResult(SendOutcome.REFUSED, 0, reason, EndpointHealth.SILENT)
+        if provider.kind in BATCH_APIS:
             return await self._gathering(provider).send(mail)
         return await self._desk(provider).send(mail)
 
-    def _desk(self, provider: Provider) -> Desk:
+    def _desk(self, provider: Provider) -> RateLimitedClient:
         if provider not in self._desks:
-            self._desks[provider] = Desk(provider, APIS[provider.kind], self._timeout, self._clock)
+            self._desks[provider] = RateLimitedClient(provider, APIS[provider.kind], self._timeout, self._clock)
         return self._desks[provider]
 
-    def _gathering(self, provider: Provider) -> Batches:
+    def _gathering(self, provider: Provider) -> MailBatcher:
         if provider not in self._batches:
-            self._batches[provider] = Batches(provider, MANY[provider.kind], self._desk(provider))
+            self._batches[provider] = MailBatcher(provider, BATCH_APIS[provider.kind], self._desk(provider))
         return self._batches[provider]
 
-    def tidy(self) -> None:
+    def close_idle(self) -> None:
         """Close what was idle for too long; connections to APIs see to themselves."""
-        self._postman.tidy()
+        self._postman.close_idle()
 
     async def close(self) -> None:
         """Let everything go, within a second or two."""

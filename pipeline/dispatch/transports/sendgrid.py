@@ -7,21 +7,30 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pipeline.admin import Provider
-from pipeline.content.message import Letter
+from pipeline.content.message import OutgoingMessage
 from pipeline.dispatch.transports import message_parts
-from pipeline.dispatch.transports.api_base import Call, Reply, answered, as_json, base_url, by_status, option, words
-from pipeline.dispatch.transports.base import Answer, Mail, Meaning
+from pipeline.dispatch.transports.api_base import (
+    ApiRequest,
+    ApiResponse,
+    base_url,
+    body_excerpt,
+    json_request,
+    option,
+    outcome_of_status,
+    send_result,
+)
+from pipeline.dispatch.transports.base import OutgoingEmail, SendOutcome, SendResult
 from pipeline.errors import Refused
 from pipeline.webhooks.base import EMAIL_ID_KEY
 from topics.record import Millis
 from topics.requests import Mailbox
 
-SMTPUTF8: bool = False
-MIME: bool = False
-REPEATS: bool = False
-OPTIONS: tuple[str, ...] = ("ip_pool",)
-MOST_BYTES: Final = 30_000_000
-MOST_ARGUMENTS: Final = 10_000
+SUPPORTS_SMTPUTF8: bool = False
+TAKES_MIME: bool = False
+IS_IDEMPOTENT: bool = False
+OPTION_NAMES: tuple[str, ...] = ("ip_pool",)
+MAX_MESSAGE_BYTES: Final = 30_000_000
+MAX_CUSTOM_ARGS_BYTES: Final = 10_000
 
 _REGIONS: Final = {
     "": "https://api.sendgrid.com",
@@ -33,12 +42,12 @@ _RESERVED: Final = frozenset(
 )
 """Headers that it answers with a 400."""
 
-ERRORS: Final[Mapping[int, Meaning]] = {
+ERROR_OUTCOMES: Final[Mapping[int, SendOutcome]] = {
     # Credits are spent or the sender isn't verified: 401 and 403, as everywhere.
-    405: Meaning.MISCONFIGURED,
+    405: SendOutcome.MISCONFIGURED,
 }
 """By status, where it isn't what the status means everywhere."""
-_OFF: Final = {
+_TRACKING_OFF: Final = {
     "click_tracking": {"enable": False, "enable_text": False},
     "open_tracking": {"enable": False},
     "subscription_tracking": {"enable": False},
@@ -46,14 +55,14 @@ _OFF: Final = {
 """Ours are in the message already; theirs would rewrite it."""
 
 
-def missing(provider: Provider) -> str:
+def missing_settings(provider: Provider) -> str:
     """What the row lacks."""
     if provider.region.lower() not in _REGIONS and not provider.api_url:
         return f"a region that SendGrid has (global or eu), not {provider.region}"
     return "" if provider.password else "an API key"
 
 
-def call(provider: Provider, mail: Mail, _now: Millis) -> Call:
+def message_request(provider: Provider, mail: OutgoingEmail, _now: Millis) -> ApiRequest:
     """`mail/send` with one personalization."""
     letter = mail.letter
     wish: dict[str, Any] = {
@@ -66,11 +75,11 @@ def call(provider: Provider, mail: Mail, _now: Millis) -> Call:
         ],
         "from": _mailbox(letter.sender),
         "subject": _subject(letter),
-        "content": [{"type": kind, "value": text} for kind, text in message_parts.texts(letter, amp=True)],
+        "content": [{"type": kind, "value": text} for kind, text in message_parts.bodies(letter, amp=True)],
         "headers": {
             name: value for name, value in message_parts.headers(letter).items() if name.lower() not in _RESERVED
         },
-        "tracking_settings": _OFF,
+        "tracking_settings": _TRACKING_OFF,
     }
     if answer_to := message_parts.reply_to(letter):
         wish["reply_to_list"] = [{"email": address} for address in answer_to]
@@ -81,24 +90,24 @@ def call(provider: Provider, mail: Mail, _now: Millis) -> Call:
         ]
     if pool := option(provider, "ip_pool"):
         wish["ip_pool_name"] = pool
-    made = as_json(_url(provider, "/v3/mail/send"), _authorized(provider), wish)
-    message_parts.check_size(len(made.body), MOST_BYTES, "SendGrid")
+    made = json_request(_url(provider, "/v3/mail/send"), _authorized(provider), wish)
+    message_parts.check_size(len(made.body), MAX_MESSAGE_BYTES, "SendGrid")
     return made
 
 
-def answer(reply: Reply) -> Answer:
+def message_result(reply: ApiResponse) -> SendResult:
     """Its message id, which is a header, or its errors."""
     if 200 <= reply.status < 300:
-        return answered(reply, Meaning.TAKEN, "accepted", reply.headers.get("x-message-id", ""))
-    return answered(reply, ERRORS.get(reply.status) or by_status(reply.status), _said(reply))
+        return send_result(reply, SendOutcome.TAKEN, "accepted", reply.headers.get("x-message-id", ""))
+    return send_result(reply, ERROR_OUTCOMES.get(reply.status) or outcome_of_status(reply.status), _said(reply))
 
 
-def check(provider: Provider, _now: Millis) -> Call:
+def check_request(provider: Provider, _now: Millis) -> ApiRequest:
     """What the key may do."""
-    return Call("GET", _url(provider, "/v3/scopes"), _authorized(provider))
+    return ApiRequest("GET", _url(provider, "/v3/scopes"), _authorized(provider))
 
 
-def checked(reply: Reply) -> str:
+def credential_problem(reply: ApiResponse) -> str:
     """What is wrong; a key may work and not be allowed to send."""
     if reply.status != 200:
         return _said(reply)
@@ -106,7 +115,7 @@ def checked(reply: Reply) -> str:
     return "" if isinstance(scopes, list) and "mail.send" in scopes else "the key may not send (no scope mail.send)"
 
 
-def _subject(letter: Letter) -> str:
+def _subject(letter: OutgoingMessage) -> str:
     found = message_parts.subject(letter)
     if not found:
         raise Refused("SendGrid takes no message without a subject")
@@ -115,16 +124,16 @@ def _subject(letter: Letter) -> str:
 
 def _mailbox(mailbox: Mailbox, *, quoted: bool = False) -> dict[str, str]:
     """Recipients' names are split at commas and semicolons unless quoted (sendgrid-python#291); the sender's aren't."""
-    name = message_parts.name(mailbox)
+    name = message_parts.display_name(mailbox)
     if quoted and ("," in name or ";" in name):
         name = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return {"email": message_parts.address(mailbox)} | ({"name": name} if name else {})
 
 
-def _said(reply: Reply) -> str:
+def _said(reply: ApiResponse) -> str:
     errors = reply.fields().get("errors")
     if not isinstance(errors, list):
-        return words(reply)
+        return body_excerpt(reply)
     return "; ".join(str(error.get("message", "")) for error in errors if isinstance(error, dict))
 
 

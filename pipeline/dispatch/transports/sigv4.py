@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from pipeline.dispatch.transports.api_base import Call
+from pipeline.dispatch.transports.api_base import ApiRequest
 from topics.record import Millis
 
 _ALGORITHM: Final = "AWS4-HMAC-SHA256"
 
 
 @dataclass(frozen=True, slots=True)
-class Credential:
+class AwsCredential:
     """An access key, and where it is good."""
 
     key_id: str
@@ -26,7 +26,7 @@ class Credential:
     service: str
 
 
-def signed(call: Call, credential: Credential, now: Millis) -> Call:
+def signed_request(call: ApiRequest, credential: AwsCredential, now: Millis) -> ApiRequest:
     """The call with what AWS wants to see among its headers; all of them are covered."""
     stamp = datetime.fromtimestamp(now / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
     sent = {**call.headers, "Host": urlsplit(call.url).netloc, "X-Amz-Date": stamp}
@@ -38,7 +38,7 @@ def signed(call: Call, credential: Credential, now: Millis) -> Call:
     return replace(call, headers={**sent, "Authorization": told})
 
 
-def _canonical(call: Call) -> tuple[str, str]:
+def _canonical(call: ApiRequest) -> tuple[str, str]:
     """The names of the headers, and the request as AWS writes it before it hashes it."""
     parts = urlsplit(call.url)
     query = sorted((quote(name, safe="-_.~"), quote(value, safe="-_.~")) for name, value in _pairs(parts.query))
@@ -54,7 +54,7 @@ def _pairs(query: str) -> list[tuple[str, str]]:
     return parse_qsl(query, keep_blank_values=True)
 
 
-def _key(credential: Credential, date: str) -> bytes:
+def _key(credential: AwsCredential, date: str) -> bytes:
     key = f"AWS4{credential.secret}".encode()
     for part in (date, credential.region, credential.service, "aws4_request"):
         key = hmac.new(key, part.encode(), hashlib.sha256).digest()

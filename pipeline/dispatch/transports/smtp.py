@@ -16,58 +16,58 @@ from typing import Final
 import aiosmtplib
 
 from pipeline.admin import Provider
-from pipeline.dispatch.transports.base import Answer, Envelope, Mail
-from pipeline.dispatch.transports.smtp_replies import Stage, answer
+from pipeline.dispatch.transports.base import OutgoingEmail, SendResult, SmtpEnvelope
+from pipeline.dispatch.transports.smtp_replies import SmtpStage, smtp_result
 
 logger = logging.getLogger(__name__)
 
-IDLE_SECONDS: Final = 15.0
+MAX_IDLE_S: Final = 15.0
 """Servers close after 20 s to 5 min; whoever closes first knows it."""
-TRUST_SECONDS: Final = 2.0
+CHECK_IDLE_AFTER_S: Final = 2.0
 """A connection idle for longer proves with an RSET that it lives."""
-QUIT_SECONDS: Final = 1.0
+QUIT_TIMEOUT_S: Final = 1.0
 
 
-class _Conversation(Exception):
+class _ConversationEnded(Exception):
     """Ends a conversation with an answer; ``again``: an old connection was stale, nothing was said."""
 
-    def __init__(self, answer: Answer, *, again: bool = False) -> None:
+    def __init__(self, answer: SendResult, *, again: bool = False) -> None:
         super().__init__(answer.text)
         self.answer = answer
-        self.again = again
+        self.is_stale_connection = again
 
 
 @dataclass(slots=True)
-class _Idle:
+class _IdleConnection:
     connection: aiosmtplib.SMTP
     since: float
 
 
-class _Pool:
+class _ConnectionPool:
     """One provider's connections: at most so many, the youngest used first."""
 
     def __init__(self, provider: Provider) -> None:
         self.provider = provider
         self.slots = asyncio.Semaphore(provider.max_connections)
-        self.idle: list[_Idle] = []
+        self.idle: list[_IdleConnection] = []
         self.quitting: set[asyncio.Task[None]] = set()
 
-    async def take(self) -> aiosmtplib.SMTP | None:
+    async def acquire(self) -> aiosmtplib.SMTP | None:
         """A living idle connection."""
         while self.idle:
             idle = self.idle.pop()
             age = _now() - idle.since
-            alive = age < IDLE_SECONDS and idle.connection.is_connected
-            if alive and (age < TRUST_SECONDS or await _reset(idle.connection)):
+            alive = age < MAX_IDLE_S and idle.connection.is_connected
+            if alive and (age < CHECK_IDLE_AFTER_S or await _reset(idle.connection)):
                 return idle.connection
             idle.connection.close()
         return None
 
-    def give(self, connection: aiosmtplib.SMTP) -> None:
+    def release(self, connection: aiosmtplib.SMTP) -> None:
         if connection.is_connected:
-            self.idle.append(_Idle(connection, _now()))
+            self.idle.append(_IdleConnection(connection, _now()))
 
-    def tidy(self, oldest: float = IDLE_SECONDS) -> None:
+    def close_idle(self, oldest: float = MAX_IDLE_S) -> None:
         """Say goodbye to connections idle for longer."""
         for idle in [idle for idle in self.idle if _now() - idle.since >= oldest]:
             self.idle.remove(idle)
@@ -76,70 +76,72 @@ class _Pool:
             task.add_done_callback(self.quitting.discard)
 
 
-class Postman:
+class SmtpTransport:
     """Hands messages to providers over pooled connections."""
 
     def __init__(self, *, timeout: float, local_hostname: str) -> None:
         self._timeout = timeout
         self._local_hostname = local_hostname
-        self._pools: dict[Provider, _Pool] = {}
+        self._pools: dict[Provider, _ConnectionPool] = {}
 
     def takes_mime(self, _provider: Provider) -> bool:
         """SMTP carries whole messages."""
         return True
 
-    async def send(self, provider: Provider, mail: Mail) -> Answer:
+    async def send(self, provider: Provider, mail: OutgoingEmail) -> SendResult:
         """One conversation. Raises only what ``mail.commit`` does."""
-        pool = self._pools.setdefault(provider, _Pool(provider))
+        pool = self._pools.setdefault(provider, _ConnectionPool(provider))
         async with pool.slots:
-            steps = _Steps()
+            steps = _ConversationProgress()
             try:
                 async with asyncio.timeout(self._timeout):
                     return await self._converse(pool, steps, mail)
             except TimeoutError:
-                return answer(steps.stage, 0, f"no answer within {self._timeout:g} s")
-            except _Conversation as ended:
+                return smtp_result(steps.stage, 0, f"no answer within {self._timeout:g} s")
+            except _ConversationEnded as ended:
                 return ended.answer
 
-    async def _converse(self, pool: _Pool, steps: "_Steps", mail: Mail) -> Answer:
-        connection = await pool.take()
+    async def _converse(self, pool: _ConnectionPool, steps: "_ConversationProgress", mail: OutgoingEmail) -> SendResult:
+        connection = await pool.acquire()
         if connection is not None:
             try:
                 return await _deliver(pool, connection, steps, mail)
-            except _Conversation as stale:
-                if not stale.again:
+            except _ConversationEnded as stale:
+                if not stale.is_stale_connection:
                     raise
         fresh = await connect(pool.provider, self._local_hostname, steps)
         try:
             return await _deliver(pool, fresh, steps, mail)
-        except _Conversation as ended:
-            raise _Conversation(ended.answer) from ended
+        except _ConversationEnded as ended:
+            raise _ConversationEnded(ended.answer) from ended
 
-    def tidy(self) -> None:
+    def close_idle(self) -> None:
         """Close what was idle for too long; called now and then."""
         for pool in self._pools.values():
-            pool.tidy()
+            pool.close_idle()
 
     async def close(self) -> None:
         """Say goodbye to everybody, within a second."""
         for pool in self._pools.values():
-            pool.tidy(oldest=0.0)
+            pool.close_idle(oldest=0.0)
             await asyncio.gather(*pool.quitting)
 
 
-class _Steps:
+class _ConversationProgress:
     def __init__(self) -> None:
-        self.stage = Stage.CONNECT
+        self.stage = SmtpStage.CONNECT
 
 
-async def connect(provider: Provider, local_hostname: str, steps: "_Steps | None" = None) -> aiosmtplib.SMTP:
+async def connect(
+    provider: Provider, local_hostname: str, steps: "_ConversationProgress | None" = None
+) -> aiosmtplib.SMTP:
     """A connection, greeted, secured and logged in as the provider's row says."""
-    steps = steps or _Steps()
+    steps = steps or _ConversationProgress()
     connection = _client(provider, local_hostname)
     async with _ended(connection, steps):
         await connection.connect()
         if await _secure(connection, provider, steps):
-            steps.stage = Stage.LOGIN
+            steps.stage = SmtpStage.LOGIN
             if provider.username:
                 await connection.login(provider.username, provider.password)
             return connection
@@ -153,28 +155,28 @@ async def connect(provider: Provider, local_hostname: str, steps: "_Steps | None
 
 
 @dataclass(frozen=True, slots=True)
-class Greeted:
+class SmtpGreeting:
     """How a server received us; ``refusal``: that it did not let us in."""
 
-    refusal: Answer | None = None
+    refusal: SendResult | None = None
     secured: bool = False
     extensions: frozenset[str] = frozenset()
 
 
-async def greet(provider: Provider, local_hostname: str, within: float) -> Greeted:
+async def probe_server(provider: Provider, local_hostname: str, within: float) -> SmtpGreeting:
     """Come in as if to send, and leave."""
-    steps = _Steps()
+    steps = _ConversationProgress()
     try:
         async with asyncio.timeout(within):
             connection = await connect(provider, local_hostname, steps)
     except TimeoutError:
-        return Greeted(answer(steps.stage, 0, f"no answer within {within:g} s"))
-    except _Conversation as ended:
-        return Greeted(ended.answer)
+        return SmtpGreeting(smtp_result(steps.stage, 0, f"no answer within {within:g} s"))
+    except _ConversationEnded as ended:
+        return SmtpGreeting(ended.answer)
     secured = connection.get_transport_info("sslcontext") is not None
     extensions = frozenset(name.lower() for name in connection.esmtp_extensions)
     await _quit(connection)
-    return Greeted(None, secured, extensions)
+    return SmtpGreeting(None, secured, extensions)
 
 
 def _client(provider: Provider, local_hostname: str) -> aiosmtplib.SMTP:
@@ -189,16 +191,18 @@ def _client(provider: Provider, local_hostname: str) -> aiosmtplib.SMTP:
     )
 
 
-async def _secure(connection: aiosmtplib.SMTP, provider: Provider, steps: "_Steps") -> bool:
+async def _secure(connection: aiosmtplib.SMTP, provider: Provider, steps: "_ConversationProgress") -> bool:
     """TLS as wanted; False where an opportunistic handshake failed."""
     await connection.ehlo()
     if provider.tls in ("implicit", "off"):
         return True
-    steps.stage = Stage.SECURE
+    steps.stage = SmtpStage.SECURE
     required = tls_required(provider)
     if not connection.supports_extension("starttls"):
         if required:
-            raise _Conversation(answer(Stage.SECURE, 0, "TLS is required and the server offers no STARTTLS"))
+            raise _ConversationEnded(
+                smtp_result(SmtpStage.SECURE, 0, "TLS is required and the server offers no STARTTLS")
+            )
         return True
     try:
         await connection.starttls(tls_context=_context(verified=required))
@@ -235,23 +239,25 @@ def _context(*, verified: bool) -> ssl.SSLContext:
     return context
 
 
-async def _deliver(pool: _Pool, connection: aiosmtplib.SMTP, steps: "_Steps", mail: Mail) -> Answer:
-    steps.stage = Stage.MAIL
+async def _deliver(
+    pool: _ConnectionPool, connection: aiosmtplib.SMTP, steps: "_ConversationProgress", mail: OutgoingEmail
+) -> SendResult:
+    steps.stage = SmtpStage.MAIL
     async with _ended(connection, steps, pool):
         encoding = "utf-8" if mail.envelope.utf8 else "ascii"
         dsn = _reports(connection, pool.provider, mail.envelope)
         options = [*_options(connection, mail), *dsn.mail]
         await connection.mail(mail.envelope.sender, options=options, encoding=encoding)
-        steps.stage = Stage.RCPT
+        steps.stage = SmtpStage.RCPT
         await connection.rcpt(mail.envelope.recipient, options=dsn.rcpt, encoding=encoding)
         mail.commit()
-        steps.stage = Stage.DATA
+        steps.stage = SmtpStage.DATA
         reply = await connection.data(mail.message)
-    pool.give(connection)
-    return answer(Stage.DATA, reply.code, reply.message)
+    pool.release(connection)
+    return smtp_result(SmtpStage.DATA, reply.code, reply.message)
 
 
-def _options(connection: aiosmtplib.SMTP, mail: Mail) -> list[str]:
+def _options(connection: aiosmtplib.SMTP, mail: OutgoingEmail) -> list[str]:
     options = [f"SIZE={len(mail.message)}"] if connection.supports_extension("size") else []
     if mail.envelope.utf8:
         if not connection.supports_extension("smtputf8"):
@@ -261,23 +267,23 @@ def _options(connection: aiosmtplib.SMTP, mail: Mail) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Dsn:
+class _DsnOptions:
     """RFC 3461's parameters of MAIL and RCPT."""
 
     mail: tuple[str, ...] = ()
     rcpt: tuple[str, ...] = ()
 
 
-def _reports(connection: aiosmtplib.SMTP, provider: Provider, envelope: Envelope) -> _Dsn:
+def _reports(connection: aiosmtplib.SMTP, provider: Provider, envelope: SmtpEnvelope) -> _DsnOptions:
     """Ask a plain server to report by mail what became of it, success too; other kinds tell it by webhook.
 
     Each report repeats ENVID and ORCPT: which email, and whom we wrote to if it was forwarded since.
     """
     if provider.kind != "smtp" or not envelope.sender or not connection.supports_extension("dsn"):
-        return _Dsn()
+        return _DsnOptions()
     envid = f"ENVID={_xtext(envelope.sender.partition('@')[0])}"
     orcpt = () if envelope.utf8 else (f"ORCPT=rfc822;{_xtext(envelope.recipient)}",)
-    return _Dsn(("RET=HDRS", envid), ("NOTIFY=SUCCESS,FAILURE,DELAY", *orcpt))
+    return _DsnOptions(("RET=HDRS", envid), ("NOTIFY=SUCCESS,FAILURE,DELAY", *orcpt))
 
 
 def _xtext(text: str) -> str:
@@ -286,22 +292,24 @@ def _xtext(text: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _ended(connection: aiosmtplib.SMTP, steps: "_Steps", pool: _Pool | None = None) -> AsyncIterator[None]:
+async def _ended(
+    connection: aiosmtplib.SMTP, steps: "_ConversationProgress", pool: _ConnectionPool | None = None
+) -> AsyncIterator[None]:
     """Turns whatever ends a conversation into its answer; the connection lives on only where it can."""
     try:
         yield
     except aiosmtplib.SMTPResponseException as refusal:
         if pool is not None and refusal.code != 421 and await _reset(connection):
-            pool.give(connection)
+            pool.release(connection)
         else:
             connection.close()
-        again = refusal.code == 421 and steps.stage is Stage.MAIL
-        raise _Conversation(answer(steps.stage, refusal.code, refusal.message), again=again) from refusal
+        again = refusal.code == 421 and steps.stage is SmtpStage.MAIL
+        raise _ConversationEnded(smtp_result(steps.stage, refusal.code, refusal.message), again=again) from refusal
     except (aiosmtplib.SMTPException, ssl.SSLError, OSError, UnicodeError, ValueError) as error:
         connection.close()
-        again = isinstance(error, aiosmtplib.SMTPServerDisconnected) and steps.stage is Stage.MAIL
-        said = answer(steps.stage, _local_code(error), f"{type(error).__name__}: {error}")
-        raise _Conversation(said, again=again) from error
+        again = isinstance(error, aiosmtplib.SMTPServerDisconnected) and steps.stage is SmtpStage.MAIL
+        said = smtp_result(steps.stage, _local_code(error), f"{type(error).__name__}: {error}")
+        raise _ConversationEnded(said, again=again) from error
     except BaseException:
         connection.close()
         raise
@@ -323,7 +331,7 @@ async def _reset(connection: aiosmtplib.SMTP) -> bool:
 
 async def _quit(connection: aiosmtplib.SMTP) -> None:
     with contextlib.suppress(aiosmtplib.SMTPException, OSError, TimeoutError):
-        async with asyncio.timeout(QUIT_SECONDS):
+        async with asyncio.timeout(QUIT_TIMEOUT_S):
             await connection.quit()
     connection.close()
 

@@ -5,49 +5,52 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from pipeline.admin import Provider
-from pipeline.dispatch.transports.api_base import Api, Call, Reply
-from pipeline.dispatch.transports.base import Answer, Mail, Meaning
-from pipeline.dispatch.transports.http_client import Line, NoReply
+from pipeline.dispatch.transports.api_base import ApiRequest, ApiResponse, ProviderApi
+from pipeline.dispatch.transports.base import OutgoingEmail, SendOutcome, SendResult
+from pipeline.dispatch.transports.http_client import ApiSession, NoApiResponse
 from pipeline.errors import Refused
-from pipeline.jobs.job import Lane
+from pipeline.jobs.job import EndpointHealth
 from topics.record import Millis
 
-PATIENCE: Final = 5.0
+MAX_INLINE_WAIT_S: Final = 5.0
 """Seconds that a provider may ask us to wait without giving the mail back: what is about pace, not about quotas."""
-PACE: Final = 1.0
+DEFAULT_WAIT_S: Final = 1.0
 """Seconds that we wait where it doesn't say how long."""
-TRIES: Final = 3
-TOO_MANY: Final = 429
+MAX_TRIES: Final = 3
+HTTP_TOO_MANY_REQUESTS: Final = 429
 
-Commit = Callable[[], None]
+CommitCallback = Callable[[], None]
 
 
-class Desk:
+class RateLimitedClient:
     """Asks one provider's API, never more at once than its row allows."""
 
-    def __init__(self, provider: Provider, api: Api, timeout: float, clock: Callable[[], Millis]) -> None:
+    def __init__(self, provider: Provider, api: ProviderApi, timeout: float, clock: Callable[[], Millis]) -> None:
         self._provider = provider
         self._api = api
         self._clock = clock
-        self._line = Line(provider, timeout)
+        self._line = ApiSession(provider, timeout)
         self._slots = asyncio.Semaphore(provider.max_connections)
         self._not_before = 0.0
 
-    async def send(self, mail: Mail) -> Answer:
+    async def send(self, mail: OutgoingEmail) -> SendResult:
         """One mail, one request."""
-        answers = await self.ask(
-            lambda: self._api.call(self._provider, mail, self._clock()),
+        answers = await self.request(
+            lambda: self._api.message_request(self._provider, mail, self._clock()),
             mail.commit,
-            lambda reply: [self._api.answer(reply)],
+            lambda reply: [self._api.message_result(reply)],
         )
-        return answers[0] if answers else Answer(Meaning.UNKNOWN, 0, "no answer", Lane.FAILING)
+        return answers[0] if answers else SendResult(SendOutcome.UNKNOWN, 0, "no answer", EndpointHealth.FAILING)
 
-    async def ask(
-        self, made: Callable[[], Call], commit: Commit, read: Callable[[Reply], Sequence[Answer] | None]
-    ) -> Sequence[Answer] | None:
+    async def request(
+        self,
+        made: Callable[[], ApiRequest],
+        commit: CommitCallback,
+        read: Callable[[ApiResponse], Sequence[SendResult] | None],
+    ) -> Sequence[SendResult] | None:
         """Ask, at its pace and again where that is safe; what ``read`` makes of the reply, or one answer for all."""
         async with self._slots:
-            for left in reversed(range(TRIES)):
+            for left in reversed(range(MAX_TRIES)):
                 await self._wait()
                 answers = await self._once(made, commit, read)
                 first = answers[0] if answers else None
@@ -56,22 +59,25 @@ class Desk:
         return answers
 
     async def _once(
-        self, made: Callable[[], Call], commit: Commit, read: Callable[[Reply], Sequence[Answer] | None]
-    ) -> Sequence[Answer] | None:
+        self,
+        made: Callable[[], ApiRequest],
+        commit: CommitCallback,
+        read: Callable[[ApiResponse], Sequence[SendResult] | None],
+    ) -> Sequence[SendResult] | None:
         try:
-            return read(await self._line.ask(made(), commit))
+            return read(await self._line.request(made(), commit))
         except Refused as error:
-            return [Answer(Meaning.REFUSED, 0, str(error), Lane.SILENT)]
-        except NoReply as error:
+            return [SendResult(SendOutcome.REFUSED, 0, str(error), EndpointHealth.SILENT)]
+        except NoApiResponse as error:
             return [_silence(error)]
 
-    def _again(self, answer: Answer) -> bool:
+    def _again(self, answer: SendResult) -> bool:
         """Whether to ask once more at once; sets the pace for everybody."""
-        if answer.code == TOO_MANY and answer.retry_after <= PATIENCE:
-            self._not_before = _now() + (answer.retry_after or PACE)
+        if answer.code == HTTP_TOO_MANY_REQUESTS and answer.retry_after_s <= MAX_INLINE_WAIT_S:
+            self._not_before = _now() + (answer.retry_after_s or DEFAULT_WAIT_S)
             return True
-        if answer.meaning is Meaning.UNKNOWN and self._api.REPEATS:
-            self._not_before = _now() + PACE
+        if answer.outcome is SendOutcome.UNKNOWN and self._api.IS_IDEMPOTENT:
+            self._not_before = _now() + DEFAULT_WAIT_S
             return True
         return False
 
@@ -84,10 +90,12 @@ class Desk:
         await self._line.close()
 
 
-def _silence(error: NoReply) -> Answer:
-    if error.ours:
-        return Answer(Meaning.MISCONFIGURED, 0, str(error), Lane.BROKEN)
-    return Answer(Meaning.UNKNOWN if error.begun else Meaning.LATER, 0, str(error), Lane.FAILING)
+def _silence(error: NoApiResponse) -> SendResult:
+    if error.is_our_fault:
+        return SendResult(SendOutcome.MISCONFIGURED, 0, str(error), EndpointHealth.BROKEN)
+    return SendResult(
+        SendOutcome.UNKNOWN if error.request_begun else SendOutcome.LATER, 0, str(error), EndpointHealth.FAILING
+    )
 
 
 def _now() -> float:

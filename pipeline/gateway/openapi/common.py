@@ -1,7 +1,7 @@
 """The dialects' own types and examples -> what OpenAPI says of them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -65,11 +65,11 @@ def _batch_error(description: str) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": _refers("BatchError")}}}
 
 
-_MESSAGES: Final = {"type": "array", "items": _refers("Message")}
+_MESSAGES: Final = {"type": "array", "items": _refers("FastTrackMessage")}
 _WRAPPED: Final = {"type": "object", "description": "An object with one array of objects, whatever its name."}
 
 
-BATCH: Final[dict[str, Any]] = {
+FASTTRACK_BATCH_OPENAPI: Final[dict[str, Any]] = {
     "status_code": 200,
     "openapi_extra": {
         "security": [{"ApiKey": []}],
@@ -86,7 +86,7 @@ BATCH: Final[dict[str, Any]] = {
     "responses": {
         200: {
             "description": "What became of each message; the three arrays are always there.",
-            "content": {"application/json": {"schema": _refers("Answer"), "example": ANSWER_EXAMPLE}},
+            "content": {"application/json": {"schema": _refers("FastTrackBatchResponse"), "example": ANSWER_EXAMPLE}},
         },
         400: _batch_error("No JSON array, bare or alone in an object: what and where."),
         401: _batch_error("No API key, or one that is unknown or revoked."),
@@ -97,11 +97,10 @@ BATCH: Final[dict[str, Any]] = {
 }
 
 
-def install(app: FastAPI, surfaces: Mapping[str, Sequence[type]]) -> None:
+def install_schemas(app: FastAPI, types: Sequence[type]) -> None:
     """Add our own types' schemas to what the framework finds by itself.
 
-    ``surfaces``: a prefix -> a surface's types, whose schemas are called ``{prefix}{type}``: two
-    dialects may both have a Message.
+    A component is named as its class: no two classes of the product share a name.
     """
     framework = app.openapi
 
@@ -110,7 +109,7 @@ def install(app: FastAPI, surfaces: Mapping[str, Sequence[type]]) -> None:
             document = framework()
             document["paths"] |= tracking.PATHS
             components = document.setdefault("components", {})
-            components.setdefault("schemas", {}).update(_schemas() | _more(surfaces))
+            components.setdefault("schemas", {}).update(_schemas(types))
             components["securitySchemes"] = {
                 "ApiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
                 "Bearer": {"type": "http", "scheme": "bearer"},
@@ -121,18 +120,10 @@ def install(app: FastAPI, surfaces: Mapping[str, Sequence[type]]) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # the framework's documented way
 
 
-def _more(surfaces: Mapping[str, Sequence[type]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for prefix, types in surfaces.items():
-        _, components = msgspec.json.schema_components(types, ref_template=_REF.format(name=prefix + "{name}"))
-        found |= {prefix + name: component for name, component in components.items()}
-    return found
-
-
-def _schemas() -> dict[str, Any]:
-    types = (fasttrack.Message, fasttrack.Activity, fasttrack.Answer)
-    _, components = msgspec.json.schema_components(types, ref_template=_REF)
+def _schemas(types: Sequence[type]) -> dict[str, Any]:
+    fast_track = (fasttrack.FastTrackMessage, fasttrack.FastTrackActivity, fasttrack.FastTrackBatchResponse)
+    _, components = msgspec.json.schema_components((*fast_track, *types), ref_template=_REF)
     # The activity is read as raw bytes, which say nothing of its shape.
-    components["Message"]["properties"]["activity"] = _refers("Activity")
-    components["Activity"]["additionalProperties"] = True
+    components["FastTrackMessage"]["properties"]["activity"] = _refers("FastTrackActivity")
+    components["FastTrackActivity"]["additionalProperties"] = True
     return {**json.loads(json.dumps(components)), "Problem": PROBLEM, "BatchError": BATCH_ERROR}

@@ -23,7 +23,7 @@ _PAGE: Final = (
 CSP: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
-def install(app: FastAPI) -> None:
+def install_docs_page(app: FastAPI) -> None:
     """Serve the page at /docs."""
 
     @app.get("/docs", include_in_schema=False)

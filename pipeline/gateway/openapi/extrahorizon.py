@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from fastapi import Response
 
-from pipeline.gateway.idempotency_key import HEADER
+from pipeline.gateway.idempotency_key import IDEMPOTENCY_KEY_HEADER
 
 SEND_EXAMPLE: Final[dict[str, Any]] = {
     "recipients": {"to": ["anna@example.com"], "cc": ["ben@example.com"]},
@@ -34,14 +34,17 @@ PAGE_EXAMPLE: Final[dict[str, Any]] = {"page": {"total": 1, "offset": 0, "limit"
 
 
 def _refers(name: str) -> dict[str, Any]:
-    return {"$ref": f"#/components/schemas/ExtraHorizon{name}"}
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _media(schema: dict[str, Any], example: Any = None) -> dict[str, Any]:
     return {"application/json": {"schema": schema} | ({} if example is None else {"example": example})}
 
 
-_PROBLEM: Final[dict[str, Any]] = {"description": "`code`, `name`, `message`.", "content": _media(_refers("Problem"))}
+_PROBLEM: Final[dict[str, Any]] = {
+    "description": "`code`, `name`, `message`.",
+    "content": _media(_refers("ExtraHorizonProblem")),
+}
 _SECURITY: Final[list[dict[str, list[str]]]] = [{"ApiKey": []}, {"Bearer": []}]
 _PAGE: Final[dict[str, Any]] = {
     "type": "object",
@@ -73,7 +76,7 @@ def _listing(description: str, example: Any) -> dict[str, Any]:
     }
 
 
-DESCRIBED: Final[dict[str, dict[str, Any]]] = {
+ROUTES_OPENAPI: Final[dict[str, dict[str, Any]]] = {
     "health": {"response_class": Response, "responses": {200: {"description": "It is there."}}},
     "send": {
         "response_class": Response,
@@ -81,19 +84,19 @@ DESCRIBED: Final[dict[str, dict[str, Any]]] = {
             "security": _SECURITY,
             "parameters": [
                 {
-                    "name": HEADER,
+                    "name": IDEMPOTENCY_KEY_HEADER,
                     "in": "header",
                     "required": False,
                     "schema": {"type": "string", "maxLength": 255, "pattern": "^[!-~]*$"},
                     "description": "Makes a repeat harmless: the same key, the same mail.",
                 }
             ],
-            "requestBody": {"required": True, "content": _media(_refers("Send"), SEND_EXAMPLE)},
+            "requestBody": {"required": True, "content": _media(_refers("ExtraHorizonSendRequest"), SEND_EXAMPLE)},
         },
         "responses": {
             200: {
                 "description": "Accepted: durable, and on its way.",
-                "content": _media(_refers("Mail"), MAIL_EXAMPLE),
+                "content": _media(_refers("ExtraHorizonMail"), MAIL_EXAMPLE),
             },
             **dict.fromkeys((400, 401, 404, 409, 413, 415, 429, 503), _PROBLEM),
         },

@@ -9,7 +9,7 @@ from pipeline.admin import Tenant
 from pipeline.dialects import email_v1
 from pipeline.errors import Refused
 from pipeline.gateway.routes import email_v1_send as sending
-from pipeline.gateway.state import World
+from pipeline.gateway.state import GatewayState
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.signing import Signer
 from projections import cursor, history, postgres
@@ -47,19 +47,19 @@ EXAMPLE: Final = {
 
 def _schema() -> dict[str, Any]:
     """The answer's JSON schema, from the very types that make it."""
-    (_,), parts = msgspec.json.schema_components([email_v1.Listing], ref_template="#/$defs/{name}")
-    listing = parts.pop("Listing")
-    email = parts.pop("Email")
+    (_,), parts = msgspec.json.schema_components([email_v1.EmailV1ListResponse], ref_template="#/$defs/{name}")
+    listing = parts.pop("EmailV1ListResponse")
+    email = parts.pop("EmailV1ListedEmail")
     email["properties"]["State"] = parts.pop("ListedState")
     email["properties"]["MsgDetails"] = {
         "type": "object",
         "description": "How it was sent: To, Type, BrandId, Token, GroupId, NumPhotos, OrderId, those that apply.",
     }
-    listing["properties"]["Emails"] = {"type": "array", "items": email, "maxItems": history.PAGE}
+    listing["properties"]["Emails"] = {"type": "array", "items": email, "maxItems": history.PAGE_MAX_EMAILS}
     return dict(listing)
 
 
-TYPES: Final = sending.TYPES
+OPENAPI_TYPES: Final = sending.OPENAPI_TYPES
 _ERROR: Final = {"application/json": {"schema": {"type": "object", "properties": {"Error": {"type": "string"}}}}}
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
@@ -70,16 +70,16 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def shape(_status: int, error: str, where: str) -> bytes:
+def encode_error(_status: int, error: str, where: str) -> bytes:
     """An error as this API's clients expect it."""
-    return email_v1.error(f"{where}: {error}" if where else error)
+    return email_v1.encode_error(f"{where}: {error}" if where else error)
 
 
-def router(world: World) -> APIRouter:
+def router(world: GatewayState) -> APIRouter:
     """The surface."""
     routes = APIRouter(tags=["/v1/Email/"])
-    rt, tenant_of = world.rt, world.authenticate
-    sending.add(routes, world)
+    rt, tenant_of = world.runtime, world.authenticate
+    sending.add_route(routes, world)
     signer = Signer(rt.settings.secret.get_secret_value(), "cursor")
 
     @routes.get("/v1/Email/", responses=_RESPONSES, response_class=Response, summary="The email history")
@@ -107,39 +107,43 @@ def router(world: World) -> APIRouter:
     ) -> Response:
         """Newest first, a hundred a page. All pages show one moment; what changes meanwhile is in the next listing."""
         try:
-            body = await answer(rt, signer, tenant.tenant, email_v1.parse(request.query_params))
-        except (Refused, cursor.BadCursor) as error:
+            body = await history_page(rt, signer, tenant.tenant, email_v1.parse_query(request.query_params))
+        except (Refused, cursor.InvalidHistoryCursor) as error:
             # Which parameter it is stands in the words.
-            return Response(email_v1.error(str(error)), 400, media_type="application/json")
+            return Response(email_v1.encode_error(str(error)), 400, media_type="application/json")
         return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
 
     return routes
 
 
-async def answer(rt: Runtime, signer: Signer, tenant: str, asked: email_v1.Asked) -> bytes:
+async def history_page(rt: Runtime, signer: Signer, tenant: str, asked: email_v1.EmailV1ListQuery) -> bytes:
     """The page that is asked for. Raises BadCursor."""
-    goes_on = question(signer, tenant, asked) if asked.next else None
+    goes_on = next_page_query(signer, tenant, asked) if asked.next else None
     async with rt.pool.connection() as connection:
-        query, after = goes_on or beginning(tenant, asked, await postgres.as_late_as_can_be(connection))
+        query, after = goes_on or first_page_query(tenant, asked, await postgres.latest_projected_time(connection))
         page = await postgres.find_page(connection, query)
-    behind = "" if page.behind is None else cursor.write(signer.tag, query, after, page.behind)
-    return email_v1.listing(tenant, [row.state for row in page.rows], behind)
+    behind = "" if page.next_position is None else cursor.encode_cursor(signer.tag, query, after, page.next_position)
+    return email_v1.encode_list_response(tenant, [row.state for row in page.rows], behind)
 
 
-def question(signer: Signer, tenant: str, asked: email_v1.Asked) -> tuple[history.Query, int | None]:
+def next_page_query(
+    signer: Signer, tenant: str, asked: email_v1.EmailV1ListQuery
+) -> tuple[history.HistoryQuery, int | None]:
     """The page behind a cursor. Raises BadCursor."""
-    given = cursor.Given(filter=_wanted(tenant, asked), after=asked.after)
-    return cursor.read(signer.verify, tenant, asked.next, given)
+    given = cursor.ListingParameters(filter=_wanted(tenant, asked), after=asked.after)
+    return cursor.decode_cursor(signer.verify, tenant, asked.next, given)
 
 
-def beginning(tenant: str, asked: email_v1.Asked, latest: int) -> tuple[history.Query, int | None]:
+def first_page_query(
+    tenant: str, asked: email_v1.EmailV1ListQuery, latest: int
+) -> tuple[history.HistoryQuery, int | None]:
     """A first page, as of `After` or as late as can be."""
     as_of = history.point_in_time(asked.after, latest)
-    return history.Query(tenant=tenant, filter=_wanted(tenant, asked), as_of=as_of), asked.after
+    return history.HistoryQuery(tenant=tenant, filter=_wanted(tenant, asked), as_of=as_of), asked.after
 
 
-def _wanted(tenant: str, asked: email_v1.Asked) -> history.Filter:
-    return history.Filter(
+def _wanted(tenant: str, asked: email_v1.EmailV1ListQuery) -> history.HistoryFilter:
+    return history.HistoryFilter(
         brand_uuid=brand_uuid(tenant, asked.brand) if asked.brand else "",
         listed=asked.state,
         recipient=asked.email,

@@ -7,15 +7,16 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from pipeline.admin import Tenant
 from pipeline.dialects import fasttrack
-from pipeline.dialects.fasttrack import DIALECT, Fault, Success, Wish
+from pipeline.dialects.fasttrack import DIALECT, FastTrackItemError, FastTrackItemSuccess, FastTrackSendCommand
 from pipeline.errors import DatabaseUnavailable
-from pipeline.gateway.intake import Intake, Outcome, Parcel
+from pipeline.gateway.headers import RETRY_SOON
+from pipeline.gateway.intake import AcceptedMessage, IntakeResult, MessageIntake
 from pipeline.gateway.openapi import common
 from pipeline.gateway.request_body import read_body
-from pipeline.gateway.state import World
+from pipeline.gateway.state import GatewayState
 from pipeline.runtime.crashpoints import crash_point
 from topics import ids
-from topics.contents import Content
+from topics.contents import MessageContent
 from topics.record import EmailId, Millis
 from topics.requests import SendRequest
 
@@ -23,19 +24,19 @@ OVER_MAX = "over the batch maximum; send it again in another batch"
 OVER_RATE = "over the rate agreed upon; send it again later"
 UNCONFIRMED = "the log did not confirm it in time; send it again"
 NOTHING_TAKEN: Final = "nothing could be taken: a part of Mailfold does not answer; send the batch again"
-OTHER_TWIN = "this id is in the batch before with another recipient or brand"
+CONTRADICTS_DUPLICATE = "this id is in the batch before with another recipient or brand"
 
 
-shape: Final = fasttrack.error
+encode_error: Final = fasttrack.encode_error
 """An error of a whole request, as Fast Track expects it."""
 
 
-def router(world: World) -> APIRouter:
+def router(world: GatewayState) -> APIRouter:
     """Fast Track's surface."""
     routes = APIRouter(tags=["Fast Track"])
-    batches = Batches(world)
+    batches = FastTrackApi(world)
 
-    @routes.post("/channels/email/batch", summary="Take a batch of emails", **common.BATCH)
+    @routes.post("/channels/email/batch", summary="Take a batch of emails", **common.FASTTRACK_BATCH_OPENAPI)
     # It repeats a batch for ever that is answered by a redirect; one slash too many is soon configured.
     @routes.post("/channels/email/batch/", include_in_schema=False)
     @routes.post("//channels/email/batch", include_in_schema=False)
@@ -45,70 +46,74 @@ def router(world: World) -> APIRouter:
         A message is taken once its record is durable; sent again, it gets the same `email_id` and
         goes out once. 503: nothing could be taken, the batch may safely be repeated.
         """
-        body = await read_body(request, world.rt.settings.body_max)
+        body = await read_body(request, world.runtime.settings.body_max)
         return await batches.answer(tenant, body)
 
     return routes
 
 
-class Batches:
+class FastTrackApi:
     """Takes batches."""
 
-    def __init__(self, world: World) -> None:
-        self._clock = world.rt.clock
+    def __init__(self, world: GatewayState) -> None:
+        self._clock = world.runtime.clock
         self._counted = world.metrics.messages
-        self._intake = Intake(world.rt, world.log)
+        self._intake = MessageIntake(world.runtime, world.log)
         self._limits = world.limits
 
     async def answer(self, tenant: Tenant, body: bytes) -> Response:
         """A batch's answer. Raises Refused for a body that is no batch."""
-        wishes, failed = await asyncio.to_thread(fasttrack.read_batch, body)
+        wishes, failed = await asyncio.to_thread(fasttrack.parse_batch, body)
         wishes, fatal = self._limit(tenant, wishes)
         known, twins, parcels = await asyncio.to_thread(_prepare, tenant.tenant, wishes, self._clock())
         failed += twins
         try:
             outcome = await self._intake.take(parcels)
         except DatabaseUnavailable:
-            outcome = Outcome(set(), {})
+            outcome = IntakeResult(set(), {})
         successful, refused, unconfirmed = _sort(known, outcome)
         failed, fatal = failed + refused, fatal + unconfirmed
         for name, found in (("successful", successful), ("failed", failed), ("fatal", fatal)):
             self._counted.labels(name).inc(len(found))
         crash_point("gateway.before-answer")
         if unconfirmed and not successful:
-            return Response(shape(503, NOTHING_TAKEN, ""), 503, {"Retry-After": "2"}, "application/json")
-        return Response(fasttrack.answer(successful, failed, fatal), media_type="application/json")
+            return Response(encode_error(503, NOTHING_TAKEN, ""), 503, RETRY_SOON, "application/json")
+        return Response(fasttrack.encode_response(successful, failed, fatal), media_type="application/json")
 
-    def _limit(self, tenant: Tenant, wishes: list[Wish]) -> tuple[list[Wish], list[Fault]]:
+    def _limit(
+        self, tenant: Tenant, wishes: list[FastTrackSendCommand]
+    ) -> tuple[list[FastTrackSendCommand], list[FastTrackItemError]]:
         """What is taken now, in the batch's order; a fault for each of the rest."""
-        most, taken = self._limits.some(tenant, len(wishes))
+        most, taken = self._limits.grant_up_to(tenant, len(wishes))
         slow, many = wishes[taken:most], wishes[most:]
-        fatal = [fasttrack.fault(wish, OVER_RATE) for wish in slow]
-        return wishes[:taken], fatal + [fasttrack.fault(wish, OVER_MAX) for wish in many]
+        fatal = [fasttrack.item_error(wish, OVER_RATE) for wish in slow]
+        return wishes[:taken], fatal + [fasttrack.item_error(wish, OVER_MAX) for wish in many]
 
 
 def _prepare(
-    tenant: str, wishes: list[Wish], now: Millis
-) -> tuple[dict[EmailId, list[Wish]], list[Fault], dict[EmailId, Parcel]]:
+    tenant: str, wishes: list[FastTrackSendCommand], now: Millis
+) -> tuple[dict[EmailId, list[FastTrackSendCommand]], list[FastTrackItemError], dict[EmailId, AcceptedMessage]]:
     """In a thread, as the reading: thousands of messages would keep pixels and links waiting."""
     known, twins = _by_email(tenant, wishes)
     return known, twins, {email_id: _parcel(tenant, email_id, same[0], now) for email_id, same in known.items()}
 
 
-def _by_email(tenant: str, wishes: list[Wish]) -> tuple[dict[EmailId, list[Wish]], list[Fault]]:
+def _by_email(
+    tenant: str, wishes: list[FastTrackSendCommand]
+) -> tuple[dict[EmailId, list[FastTrackSendCommand]], list[FastTrackItemError]]:
     """Each email's wishes, the first of which counts; a fault for those that contradict their first."""
-    known: dict[EmailId, list[Wish]] = {}
-    faults: list[Fault] = []
+    known: dict[EmailId, list[FastTrackSendCommand]] = {}
+    faults: list[FastTrackItemError] = []
     for wish in wishes:
         same = known.setdefault(ids.email_id(tenant, DIALECT, wish.identity), [])
         if same and (wish.recipient, wish.brand) != (same[0].recipient, same[0].brand):
-            faults.append(fasttrack.fault(wish, OTHER_TWIN, ".activity.id"))
+            faults.append(fasttrack.item_error(wish, CONTRADICTS_DUPLICATE, ".activity.id"))
         else:
             same.append(wish)
     return known, faults
 
 
-def _parcel(tenant: str, email_id: EmailId, wish: Wish, now: Millis) -> Parcel:
+def _parcel(tenant: str, email_id: EmailId, wish: FastTrackSendCommand, now: Millis) -> AcceptedMessage:
     request = SendRequest(
         email_id=email_id,
         message_id=ids.message_id(tenant, DIALECT, wish.identity),
@@ -123,19 +128,21 @@ def _parcel(tenant: str, email_id: EmailId, wish: Wish, now: Millis) -> Parcel:
         subject=wish.subject,
         activity=wish.activity,
     )
-    return Parcel(request, Content(html=wish.html, amp=wish.amp))
+    return AcceptedMessage(request, MessageContent(html=wish.html, amp=wish.amp))
 
 
-def _sort(known: dict[EmailId, list[Wish]], outcome: Outcome) -> tuple[list[Success], list[Fault], list[Fault]]:
-    successful: list[Success] = []
-    refused: list[Fault] = []
-    unconfirmed: list[Fault] = []
+def _sort(
+    known: dict[EmailId, list[FastTrackSendCommand]], outcome: IntakeResult
+) -> tuple[list[FastTrackItemSuccess], list[FastTrackItemError], list[FastTrackItemError]]:
+    successful: list[FastTrackItemSuccess] = []
+    refused: list[FastTrackItemError] = []
+    unconfirmed: list[FastTrackItemError] = []
     for email_id, same in known.items():
         for wish in same:
             if email_id in outcome.taken:
-                successful.append(Success(id=wish.identity, email_id=email_id))
+                successful.append(FastTrackItemSuccess(id=wish.identity, email_id=email_id))
             elif email_id in outcome.refused:
-                refused.append(fasttrack.fault(wish, outcome.refused[email_id]))
+                refused.append(fasttrack.item_error(wish, outcome.refused[email_id]))
             else:
-                unconfirmed.append(fasttrack.fault(wish, UNCONFIRMED))
+                unconfirmed.append(fasttrack.item_error(wish, UNCONFIRMED))
     return successful, refused, unconfirmed

@@ -5,16 +5,16 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from pipeline.admin import Tenant
-from pipeline.gateway.problems import Problem, unavailable
-from pipeline.gateway.request_body import read_raw
-from pipeline.gateway.smtp.envelope import record
-from pipeline.gateway.smtp.recorder import Receipt
-from pipeline.gateway.state import World
+from pipeline.gateway.problems import HttpProblem, unavailable_response
+from pipeline.gateway.request_body import read_raw_body
+from pipeline.gateway.smtp.envelope import mail_record
+from pipeline.gateway.smtp.recorder import InboundMailResult
+from pipeline.gateway.state import GatewayState
 
 _BODY: Final = {"content": {"message/rfc822": {"schema": {"type": "string", "format": "binary"}}}, "required": True}
 
 
-def router(world: World) -> APIRouter:
+def router(world: GatewayState) -> APIRouter:
     """The surface of bounced mail."""
     routes = APIRouter(tags=["providers"])
 
@@ -37,14 +37,14 @@ def router(world: World) -> APIRouter:
 
         A message is discarded, and answered alike, where neither its address nor its text bears a signature of ours.
         """
-        body = await read_raw(request, world.rt.settings.inbound_max_bytes)
+        body = await read_raw_body(request, world.runtime.settings.inbound_max_bytes)
         if not body.strip():
-            raise Problem(400, "no message", "body")
+            raise HttpProblem(400, "no message", "body")
         recipient = to or x_envelope_to
-        kept = record(body, world.rt.clock(), to=recipient, sender=sender or x_envelope_from)
-        receipt = await world.mail.take("http", kept, recipient)
+        kept = mail_record(body, world.runtime.clock(), to=recipient, sender=sender or x_envelope_from)
+        receipt = await world.inbound_mail.record("http", kept, recipient)
         # A mail server's pipe would try a refusal again for days: what is not ours is done with, and counted.
-        unconfirmed = receipt is Receipt.UNCONFIRMED
-        return unavailable("the log did not confirm it in time") if unconfirmed else Response(status_code=204)
+        unconfirmed = receipt is InboundMailResult.UNCONFIRMED
+        return unavailable_response("the log did not confirm it in time") if unconfirmed else Response(status_code=204)
 
     return routes

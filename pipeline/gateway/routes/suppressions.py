@@ -11,38 +11,44 @@ from msgspec import Meta
 from pipeline import admin
 from pipeline.admin import Tenant
 from pipeline.errors import LogUnavailable, NotFound
-from pipeline.gateway.auth import given_key
-from pipeline.gateway.problems import Problem, unavailable
-from pipeline.gateway.request_body import decoded, read_body
-from pipeline.gateway.state import World
+from pipeline.gateway.auth import api_key_of
+from pipeline.gateway.problems import HttpProblem, unavailable_response
+from pipeline.gateway.request_body import decode_body, read_body
+from pipeline.gateway.state import GatewayState
 from pipeline.runtime.signing import Signer
 from pipeline.suppressions import cursor, import_file, views
-from pipeline.suppressions.commands import Deciding, Report, Wish, address_hash, named_address
-from pipeline.suppressions.queries import Asking, SuppressionQuestion
-from projections.suppressing import stored
-from projections.suppressions import Asked
-from topics.suppressions import Reason
+from pipeline.suppressions.commands import (
+    SuppressionCommand,
+    SuppressionCommandHandler,
+    SuppressionReport,
+    address_hash,
+    address_hashes,
+)
+from pipeline.suppressions.queries import SuppressionLookup, SuppressionQueries
+from projections.suppressions import SuppressionListQuery
+from projections.text import storable_text
+from topics.suppressions import SuppressionReason
 
-IMPORT_MAX: Final = 10_000_000
+IMPORT_MAX_BYTES: Final = 10_000_000
 """Bytes; more addresses are more files."""
-BODY_MAX: Final = 10_000
-PAGE_MAX: Final = 1000
+BODY_MAX_BYTES: Final = 10_000
+PAGE_MAX_ENTRIES: Final = 1000
 _NOT_CONFIRMED: Final = "the log did not confirm it in time; send it again, a repeat is harmless"
 
 _Name = Annotated[str, Meta(min_length=1, max_length=320, description="An address, or its hash as listings show it")]
 _Brand = Annotated[str, Meta(min_length=1, max_length=200, description="A brand; `*` is all of the tenant's")]
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SuppressionRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An address that shall get nothing."""
 
     address: _Name
     brand: _Brand
-    reason: Reason = Reason.MANUAL
+    reason: SuppressionReason = SuppressionReason.MANUAL
     note: Annotated[str, Meta(max_length=200, description="For people; no address in it")] = ""
 
 
-class Wondered(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SuppressionLookupRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An address that is asked about."""
 
     address: _Name
@@ -51,7 +57,7 @@ class Wondered(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = ""
 
 
-class Decided(msgspec.Struct, frozen=True, kw_only=True):
+class SuppressionDecisionResponse(msgspec.Struct, frozen=True, kw_only=True):
     """What was decided, and whether it holds already."""
 
     address_hash: str
@@ -59,17 +65,24 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     in_force: Annotated[bool, Meta(description="False: it is durable, and in force as soon as it is projected")]
 
 
-class Listing(msgspec.Struct, frozen=True, kw_only=True):
+class SuppressionListResponse(msgspec.Struct, frozen=True, kw_only=True):
     """A page."""
 
-    suppressions: list[views.Entry]
+    suppressions: list[views.SuppressionView]
     next: Annotated[str, Meta(description="Empty at the end; a page may be short before that")] = ""
 
 
-TYPES: Final = (Wanted, Wondered, Decided, Listing, Report, views.Account)
+OPENAPI_TYPES: Final = (
+    SuppressionRequest,
+    SuppressionLookupRequest,
+    SuppressionDecisionResponse,
+    SuppressionListResponse,
+    SuppressionReport,
+    views.AddressView,
+)
 _PROBLEM: Final = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-_wanted: Final = msgspec.json.Decoder(Wanted).decode
-_wondered: Final = msgspec.json.Decoder(Wondered).decode
+_decode_suppression: Final = msgspec.json.Decoder(SuppressionRequest).decode
+_decode_lookup: Final = msgspec.json.Decoder(SuppressionLookupRequest).decode
 
 _InPath = Annotated[
     str,
@@ -86,19 +99,21 @@ _OfBrand = Annotated[
 _ForBrand = Annotated[
     str, Query(alias="brand", min_length=1, max_length=200, description="A brand; `*` is all of the tenant's.")
 ]
-_OfReason = Annotated[Reason | None, Query(alias="reason", description="Only for this reason.")]
+_OfReason = Annotated[SuppressionReason | None, Query(alias="reason", description="Only for this reason.")]
 _OfAddress = Annotated[
     str | None, Query(alias="address", min_length=1, max_length=320, description="Only this address, or its hash.")
 ]
-_Limit = Annotated[int, Query(ge=1, le=PAGE_MAX, description="At most so many on a page.")]
-_Next = Annotated[str, Query(alias="next", max_length=cursor.LONGEST, description="`next` of the page before.")]
+_Limit = Annotated[int, Query(ge=1, le=PAGE_MAX_ENTRIES, description="At most so many on a page.")]
+_Next = Annotated[
+    str, Query(alias="next", max_length=cursor.CURSOR_MAX_CHARS, description="`next` of the page before.")
+]
 
 
-def router(world: World) -> APIRouter:
+def router(world: GatewayState) -> APIRouter:
     """The suppressions' surface."""
     routes = APIRouter(tags=["suppressions"])
-    asking, deciding = Asking(world.rt), Deciding(world.rt, world.log)
-    signer = Signer(world.rt.settings.secret.get_secret_value(), "cursor")
+    asking, deciding = SuppressionQueries(world.runtime), SuppressionCommandHandler(world.runtime, world.log)
+    signer = Signer(world.runtime.settings.secret.get_secret_value(), "cursor")
     caller = Depends(world.authenticate)
     # The paths with a word of their own come before the one that takes any address.
     _add_listing(routes, caller, asking, signer)
@@ -109,10 +124,10 @@ def router(world: World) -> APIRouter:
     return routes
 
 
-def _add_listing(routes: APIRouter, caller: Any, asking: Asking, signer: Signer) -> None:
+def _add_listing(routes: APIRouter, caller: Any, asking: SuppressionQueries, signer: Signer) -> None:
     Caller = Annotated[Tenant, caller]  # noqa: N806 - a type
 
-    @routes.get("/suppressions", summary="List suppressions", **_described(None, "Listing"))
+    @routes.get("/suppressions", summary="List suppressions", **_described(None, "SuppressionListResponse"))
     async def list_suppressions(  # noqa: PLR0917 - one per parameter, as the framework wants them
         tenant: Caller,
         brand: _OfBrand = None,
@@ -125,17 +140,21 @@ def _add_listing(routes: APIRouter, caller: Any, asking: Asking, signer: Signer)
         if address is not None:
             # A plus that nobody encoded arrives as a blank, which no address has.
             account = await _account(asking, tenant, address.replace(" ", "+"), brand)
-            return _json(Listing(suppressions=[one for one in account.suppressed if reason in (None, one.reason)]))
-        asked = Asked(tenant=tenant.tenant, brand=_stored(brand), reason=reason, limit=limit)
+            return _json(
+                SuppressionListResponse(
+                    suppressions=[one for one in account.suppressed if reason in (None, one.reason)]
+                )
+            )
+        asked = SuppressionListQuery(tenant=tenant.tenant, brand=_stored(brand), reason=reason, limit=limit)
         if behind:
-            asked = cursor.read(signer.verify, behind, asked)
+            asked = cursor.decode_cursor(signer.verify, behind, asked)
         page = await asking.page(asked)
-        entries = [views.entry(key[2], why) for key, why in page.entries]
-        more = "" if page.behind is None else cursor.write(signer.tag, asked, page.behind)
-        return _json(Listing(suppressions=entries, next=more))
+        entries = [views.suppression_view(key[2], why) for key, why in page.entries]
+        more = "" if page.next_position is None else cursor.encode_cursor(signer.tag, asked, page.next_position)
+        return _json(SuppressionListResponse(suppressions=entries, next=more))
 
 
-def _add_export(routes: APIRouter, caller: Any, asking: Asking) -> None:
+def _add_export(routes: APIRouter, caller: Any, asking: SuppressionQueries) -> None:
     Caller = Annotated[Tenant, caller]  # noqa: N806 - a type
 
     @routes.get("/suppressions/export", summary="Export suppressions", **_described(None, "text/csv"))
@@ -143,91 +162,110 @@ def _add_export(routes: APIRouter, caller: Any, asking: Asking) -> None:
         tenant: Caller,
         brand: _OfBrand = None,
         reason: _OfReason = None,
-        form: Annotated[views.Form, Query(alias="format", description="`csv` or `jsonl`.")] = "csv",
+        form: Annotated[views.ExportFormat, Query(alias="format", description="`csv` or `jsonl`.")] = "csv",
         addresses: Annotated[
             bool, Query(description="Also each address that the history still knows: personal data.")
         ] = False,
     ) -> Response:
         """All of them, as a file that `POST /suppressions/import` takes again."""
-        asked = Asked(tenant=tenant.tenant, brand=_stored(brand), reason=reason)
+        asked = SuppressionListQuery(tenant=tenant.tenant, brand=_stored(brand), reason=reason)
         media = "text/csv; charset=utf-8" if form == "csv" else "application/jsonl"
         headers = {"Content-Disposition": f'attachment; filename="suppressions.{form}"'}
         lines = views.export(asking, asked, form, addresses=addresses)
         return StreamingResponse(await _begun(lines), media_type=media, headers=headers)
 
 
-def _add_many(routes: APIRouter, caller: Any, deciding: Deciding) -> None:
+def _add_many(routes: APIRouter, caller: Any, deciding: SuppressionCommandHandler) -> None:
     Caller = Annotated[Tenant, caller]  # noqa: N806 - a type
 
-    @routes.post("/suppressions/import", summary="Suppress many addresses", **_described("text/csv", "Report"))
+    @routes.post(
+        "/suppressions/import", summary="Suppress many addresses", **_described("text/csv", "SuppressionReport")
+    )
     async def import_addresses(
         request: Request,
         tenant: Caller,
         brand: Annotated[
             str, Query(max_length=200, description="Where the lines name none: the brand, `*` for all.")
         ] = "",
-        reason: Annotated[Reason | None, Query(description="Where the lines name none. Default: manual.")] = None,
+        reason: Annotated[
+            SuppressionReason | None, Query(description="Where the lines name none. Default: manual.")
+        ] = None,
         note: Annotated[str, Query(max_length=200, description="For people; no address in it.")] = "",
     ) -> Response:
         """A provider's export or a list of addresses, CSV or JSON, up to 10 MB; a repeat lists nothing twice."""
-        body = await read_body(request, IMPORT_MAX)
+        body = await read_body(request, IMPORT_MAX_BYTES)
         wish = _wish(request, tenant, brand, reason, note)
         try:
-            return _json(await deciding.list_many(wish, import_file.read(body)))
+            return _json(await deciding.suppress_many(wish, import_file.parse_file(body)))
         except LogUnavailable:
-            return unavailable(_NOT_CONFIRMED)
+            return unavailable_response(_NOT_CONFIRMED)
 
 
-def _add_look_ups(routes: APIRouter, caller: Any, asking: Asking) -> None:
+def _add_look_ups(routes: APIRouter, caller: Any, asking: SuppressionQueries) -> None:
     Caller = Annotated[Tenant, caller]  # noqa: N806 - a type
 
-    @routes.post("/suppressions/lookup", summary="Look an address up", **_described("Wondered", "Account"))
+    @routes.post(
+        "/suppressions/lookup", summary="Look an address up", **_described("SuppressionLookupRequest", "AddressView")
+    )
     async def look_up(request: Request, tenant: Caller) -> Response:
         """The same as `GET /suppressions/{address}`, with the address where no log shows it."""
-        wondered = decoded(_wondered, await read_body(request, BODY_MAX))
+        wondered = decode_body(_decode_lookup, await read_body(request, BODY_MAX_BYTES))
         return _json(await _account(asking, tenant, wondered.address, wondered.brand or None))
 
-    @routes.get("/suppressions/{address:path}", summary="Show one address", **_described(None, "Account"))
+    @routes.get("/suppressions/{address:path}", summary="Show one address", **_described(None, "AddressView"))
     async def show(address: _InPath, tenant: Caller, brand: _OfBrand = None) -> Response:
         """Whether it gets mail, why not, and all that is known of it: evidence and decisions."""
         return _json(await _account(asking, tenant, address, brand))
 
 
-def _add_decisions(routes: APIRouter, caller: Any, asking: Asking, deciding: Deciding) -> None:
+def _add_decisions(
+    routes: APIRouter, caller: Any, asking: SuppressionQueries, deciding: SuppressionCommandHandler
+) -> None:
     Caller = Annotated[Tenant, caller]  # noqa: N806 - a type
 
-    @routes.post("/suppressions", summary="Suppress an address", **_described("Wanted", "Decided", 201, 202))
+    @routes.post(
+        "/suppressions",
+        summary="Suppress an address",
+        **_described("SuppressionRequest", "SuppressionDecisionResponse", 201, 202),
+    )
     async def suppress(request: Request, tenant: Caller) -> Response:
         """201, or 200 where it was listed so already; 202 where it is durable and not in force yet."""
-        wanted = decoded(_wanted, await read_body(request, BODY_MAX))
+        wanted = decode_body(_decode_suppression, await read_body(request, BODY_MAX_BYTES))
         wish = _wish(request, tenant, wanted.brand, wanted.reason, wanted.note)
         hashed = address_hash(asking, wanted.address)
         try:
-            news, in_force = await deciding.list_one(wish, hashed)
+            news, in_force = await deciding.suppress(wish, hashed)
         except LogUnavailable:
-            return unavailable(_NOT_CONFIRMED)
-        decided = Decided(address_hash=hashed.hex(), brand=wanted.brand, in_force=in_force)
+            return unavailable_response(_NOT_CONFIRMED)
+        decided = SuppressionDecisionResponse(address_hash=hashed.hex(), brand=wanted.brand, in_force=in_force)
         return _json(decided, 202 if not in_force else 201 if news else 200)
 
-    @routes.delete("/suppressions/{address:path}", summary="Lift a suppression", **_described(None, "Decided", 202))
+    @routes.delete(
+        "/suppressions/{address:path}",
+        summary="Lift a suppression",
+        **_described(None, "SuppressionDecisionResponse", 202),
+    )
     async def lift(address: _InPath, request: Request, tenant: Caller, brand: _ForBrand) -> Response:
         """It gets mail again, until it bounces, complains or unsubscribes anew."""
-        named = named_address(asking, address)
+        named = address_hashes(asking, address)
         try:
             in_force = await deciding.lift(_wish(request, tenant, brand), named)
         except NotFound as error:
-            raise Problem(404, str(error), "address") from None
+            raise HttpProblem(404, str(error), "address") from None
         except LogUnavailable:
-            return unavailable(_NOT_CONFIRMED)
-        return _json(Decided(address_hash=named.hash.hex(), brand=brand, in_force=in_force), 200 if in_force else 202)
+            return unavailable_response(_NOT_CONFIRMED)
+        return _json(
+            SuppressionDecisionResponse(address_hash=named.hash.hex(), brand=brand, in_force=in_force),
+            200 if in_force else 202,
+        )
 
 
-async def _account(asking: Asking, tenant: Tenant, name: str, brand: str | None) -> views.Account:
-    named = named_address(asking, name)
+async def _account(asking: SuppressionQueries, tenant: Tenant, name: str, brand: str | None) -> views.AddressView:
+    named = address_hashes(asking, name)
     if brand is None:
-        return views.account(named.hash, await asking.of_address(tenant.tenant, named))
-    asked = SuppressionQuestion((tenant.tenant, stored(brand), named.hash), named.old)
-    return views.account(named.hash, await asking.look([asked]))
+        return views.address_view(named.hash, await asking.of_address(tenant.tenant, named))
+    asked = SuppressionLookup((tenant.tenant, storable_text(brand), named.hash), named.old)
+    return views.address_view(named.hash, await asking.look_up([asked]))
 
 
 async def _begun(lines: AsyncIterator[str]) -> AsyncIterator[str]:
@@ -242,14 +280,16 @@ async def _begun(lines: AsyncIterator[str]) -> AsyncIterator[str]:
     return whole()
 
 
-def _wish(request: Request, tenant: Tenant, brand: str, reason: Reason | None = None, note: str = "") -> Wish:
+def _wish(
+    request: Request, tenant: Tenant, brand: str, reason: SuppressionReason | None = None, note: str = ""
+) -> SuppressionCommand:
     """By the key's name, as `mailfold keys list` shows it."""
-    by = f"api {admin.key_hash(given_key(request)).hex()[:12]}"
-    return Wish(tenant=tenant.tenant, brand=brand, by=by, reason=reason, note=note)
+    by = f"api {admin.key_hash(api_key_of(request)).hex()[:12]}"
+    return SuppressionCommand(tenant=tenant.tenant, brand=brand, by=by, reason=reason, note=note)
 
 
 def _stored(brand: str | None) -> str | None:
-    return None if brand is None else stored(brand)
+    return None if brand is None else storable_text(brand)
 
 
 def _json(value: Any, status: int = 200) -> Response:
@@ -262,7 +302,7 @@ def _described(body: str | None, answer: str, *more: int) -> dict[str, Any]:
     def media(name: str) -> dict[str, Any]:
         if "/" in name:
             return {kind: {"schema": {"type": "string"}} for kind in (name, "application/jsonl")}
-        return {"application/json": {"schema": {"$ref": f"#/components/schemas/Suppression{name}"}}}
+        return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
 
     extra: dict[str, Any] = {"security": [{"ApiKey": []}]}
     if body is not None:

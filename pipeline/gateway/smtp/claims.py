@@ -8,37 +8,37 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from pipeline.webhooks.base import Proofs
+from pipeline.webhooks.base import TokenReaders
 
-MAX_CLAIMS: Final = 200
+MAX_TAGS_VERIFIED: Final = 200
 """Tags that are verified of one message; a real one stands among the first."""
 MAX_SCANNED_BYTES: Final = 262_144
 """Of a message's beginning: a report stands first, and the original's header fields right behind it."""
-_TAG: Final = re.compile(rb"\b(?:[bu]-[a-z2-7]{26}-|[a-z2-7]{26}\.)[a-z2-7]{26}@[a-z0-9.-]{1,255}", re.IGNORECASE)
+_OWN_TAG: Final = re.compile(rb"\b(?:[bu]-[a-z2-7]{26}-|[a-z2-7]{26}\.)[a-z2-7]{26}@[a-z0-9.-]{1,255}", re.IGNORECASE)
 """Shaped like a return path, an unsubscribe address or a Message-ID of ours (:mod:`pipeline.content.tokens`)."""
-_BASE64: Final = re.compile(rb"(?<=\n)(?:[A-Za-z0-9+/]{4,}+={0,2}(?:\r?\n|\Z))+")
+_BASE64_LINES: Final = re.compile(rb"(?<=\n)(?:[A-Za-z0-9+/]{4,}+={0,2}(?:\r?\n|\Z))+")
 """Lines of nothing else: possessive, so that each is read once."""
-_SHORTEST: Final = 60
+_BASE64_MIN_BYTES: Final = 60
 """Bytes of encoded text that could hold a tag."""
 
 
-def is_signed(address: str, proofs: Proofs) -> bool:
+def is_signed_address(address: str, proofs: TokenReaders) -> bool:
     """Return whether the address is a return path or an unsubscribe address with a tag of ours."""
     return proofs.verp(address) is not None or proofs.unsubscribe(address) is not None
 
 
-def is_claimed(message: bytes, proofs: Proofs | None) -> bool:
+def has_own_tag(message: bytes, proofs: TokenReaders | None) -> bool:
     """Return whether a tag of ours stands in the message; without ``proofs``, whether one of that shape does."""
     seen: set[str] = set()
     for text in _readings(message[:MAX_SCANNED_BYTES]):
-        for found in _TAG.finditer(text):
+        for found in _OWN_TAG.finditer(text):
             tag = found[0].decode("ascii").lower()
             if tag in seen:
                 continue
-            if proofs is None or is_signed(tag, proofs) or proofs.message_id(tag) is not None:
+            if proofs is None or is_signed_address(tag, proofs) or proofs.message_id(tag) is not None:
                 return True
             seen.add(tag)
-            if len(seen) >= MAX_CLAIMS:
+            if len(seen) >= MAX_TAGS_VERIFIED:
                 return False
     return False
 
@@ -48,7 +48,7 @@ def _readings(message: bytes) -> Iterator[bytes]:
     yield message
     if b"=" in message:
         yield binascii.a2b_qp(message)
-    for block in _BASE64.findall(message):
-        if len(block) >= _SHORTEST:
+    for block in _BASE64_LINES.findall(message):
+        if len(block) >= _BASE64_MIN_BYTES:
             digits = block.translate(None, b"\r\n=")
             yield binascii.a2b_base64(digits[: len(digits) // 4 * 4])

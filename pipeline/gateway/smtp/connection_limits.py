@@ -6,14 +6,14 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from pipeline.gateway.rate_limit import Bucket
+from pipeline.gateway.rate_limit import TokenBucket
 
-PER_HOST: Final = 20
+MAX_CONNECTIONS_PER_NETWORK: Final = 20
 """Connections of one sending server at once; relays of large providers stay below it."""
-_REMEMBERED: Final = 10_000
+_MAX_BUCKETS: Final = 10_000
 
 
-class Doors:
+class SmtpConnectionLimits:
     """Counts sessions and messages per sending network."""
 
     def __init__(self, most: int, rate: float, now: Callable[[], float]) -> None:
@@ -21,17 +21,17 @@ class Doors:
         self._rate = rate
         self._now = now
         self._inside: Counter[str] = Counter()
-        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     @property
-    def inside(self) -> int:
+    def open_connections(self) -> int:
         """Connections at this moment."""
         return self._inside.total()
 
-    def enter(self, host: str) -> bool:
+    def admit(self, host: str) -> bool:
         """Whether one more may come in."""
         network = _network(host)
-        if self.inside >= self._most or self._inside[network] >= min(PER_HOST, self._most):
+        if self.open_connections >= self._most or self._inside[network] >= min(MAX_CONNECTIONS_PER_NETWORK, self._most):
             return False
         self._inside[network] += 1
         return True
@@ -43,14 +43,14 @@ class Doors:
         if self._inside[network] <= 0:
             del self._inside[network]
 
-    def message(self, host: str) -> bool:
+    def admit_message(self, host: str) -> bool:
         """Whether one more message may come from there now."""
         if math.isclose(self._rate, 0):
             return True
         network = _network(host)
-        bucket = self._buckets.setdefault(network, Bucket(self._now()))
+        bucket = self._buckets.setdefault(network, TokenBucket(self._now()))
         self._buckets.move_to_end(network)
-        if len(self._buckets) > _REMEMBERED:
+        if len(self._buckets) > _MAX_BUCKETS:
             self._buckets.popitem(last=False)
         return bucket.take(1, self._rate, self._now()) == 1
 

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["right", "wrong", "note"]
+FindingVerdict = Literal["right", "wrong", "note"]
 
 
 @dataclass(frozen=True)
 class Finding:
     """One thing that was looked at."""
 
-    verdict: Verdict
+    verdict: FindingVerdict
     text: str
     todo: str = ""
 

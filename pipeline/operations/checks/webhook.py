@@ -15,25 +15,27 @@ import msgspec
 from pipeline.admin import Provider
 from pipeline.errors import NotFound
 from pipeline.operations.checks.finding import Finding, note, right, wrong
-from pipeline.operations.checks.webhook_keys import malformed
-from pipeline.operations.checks.webhook_signing import SIGN, UNSIGNED, Occasion, Signed
-from pipeline.operations.pending import span
+from pipeline.operations.checks.webhook_keys import webhook_key_problem
+from pipeline.operations.checks.webhook_signing import SIGNERS, UNSIGNED_REQUEST, SignedRequest, SigningContext
+from pipeline.operations.pending import format_duration
 from pipeline.runtime.database import Pool
+from pipeline.runtime.http_body import read_bounded
 from pipeline.settings import Settings
 from pipeline.webhooks import self_check
-from pipeline.webhooks.providers.registry import adapter
-from projections.sql import Queries
+from pipeline.webhooks.providers.registry import adapter_for
+from projections.sql import SqlQueries
 
 _GATEWAY: Final = Path(__file__).parents[2] / "gateway"
-SQL: Final = Queries(_GATEWAY / "webhooks.sql")
-METRICS: Final = Queries(_GATEWAY / "metrics.sql")
-PATIENCE_S: Final = 10.0
-_PASSWORDS: Final = frozenset({"postmark", "sparkpost", "mailjet", "brevo"})
-_URL: Final = "MAILFOLD_PUBLIC_URL"
+SQL: Final = SqlQueries(_GATEWAY / "webhooks.sql")
+METRICS: Final = SqlQueries(_GATEWAY / "metrics.sql")
+REQUEST_TIMEOUT_S: Final = 10.0
+MAX_ANSWER_BYTES: Final = 2_000
+_PASSWORD_KINDS: Final = frozenset({"postmark", "sparkpost", "mailjet", "brevo"})
+_URL_VARIABLE: Final = "MAILFOLD_PUBLIC_URL"
 
 
 @dataclass(frozen=True)
-class Answered:
+class CheckResponse:
     """What our public URL said."""
 
     status: int
@@ -46,11 +48,11 @@ async def check(row: Provider, pool: Pool, settings: Settings) -> AsyncIterator[
     """Look at everything that can be looked at from here."""
     url = f"{settings.public_url.rstrip('/')}/webhooks/{row.provider}"
     try:
-        adapter(row.kind)
+        adapter_for(row.kind)
     except NotFound:
         yield note(f"{row.kind} sends no webhooks; bounces come by mail")
         return
-    secret = ", with the webhook key's user and password" if row.kind in _PASSWORDS else ""
+    secret = ", with the webhook key's user and password" if row.kind in _PASSWORD_KINDS else ""
     yield note(f"its webhooks belong to {url}", f"enter exactly that at {row.kind}{secret}")
     for finding in _reachable(row.kind, url):
         yield finding
@@ -67,8 +69,10 @@ async def check(row: Provider, pool: Pool, settings: Settings) -> AsyncIterator[
 def _reachable(kind: str, url: str) -> list[Finding]:
     parts = urlsplit(url)
     if parts.hostname in ("localhost", "127.0.0.1", "::1"):
-        return [note("that is this machine: nobody outside reaches it", f"set {_URL} to what the outside sees")]
-    if parts.scheme != "https" and kind in _PASSWORDS:
+        return [
+            note("that is this machine: nobody outside reaches it", f"set {_URL_VARIABLE} to what the outside sees")
+        ]
+    if parts.scheme != "https" and kind in _PASSWORD_KINDS:
         return [
             wrong("that is no https: everybody on the way reads the webhook's password", "put TLS before the gateway")
         ]
@@ -77,26 +81,26 @@ def _reachable(kind: str, url: str) -> list[Finding]:
 
 def _unreadable(row: Provider) -> list[Finding]:
     """Keys that verify nothing, from before they were looked at."""
-    looked_at = [(number, malformed(row.kind, key)) for number, key in enumerate(row.webhook_keys, 1)]
+    looked_at = [(number, webhook_key_problem(row.kind, key)) for number, key in enumerate(row.webhook_keys, 1)]
     todo = f"give the right one: `mailfold providers {'add' if row.kind == 'ses' else 'rotate'} {row.provider}`"
     count = len(looked_at)
     return [wrong(f"key {number} of {count} can verify nothing: {why}", todo) for number, why in looked_at if why]
 
 
 async def _round_trip(row: Provider, url: str, secret: str) -> AsyncIterator[Finding]:
-    sign = SIGN.get(row.kind)
+    sign = SIGNERS.get(row.kind)
     if sign is None or not row.webhook_keys:
-        answered = await _post(row.provider, url, UNSIGNED, secret)
+        answered = await _post(row.provider, url, UNSIGNED_REQUEST, secret)
         yield _unsigned(row, answered) if answered.ours and answered.status in (401, 403, 503) else _lost(row, answered)
         return
     for number, key in enumerate(row.webhook_keys, 1):
-        if malformed(row.kind, key):
+        if webhook_key_problem(row.kind, key):
             continue
-        signed = sign(key, Occasion(url, int(time.time()), secrets.token_hex(25)))
+        signed = sign(key, SigningContext(url, int(time.time()), secrets.token_hex(25)))
         yield _judged(row, f"key {number} of {len(row.webhook_keys)}", await _post(row.provider, url, signed, secret))
 
 
-def _unsigned(row: Provider, answered: Answered) -> Finding:
+def _unsigned(row: Provider, answered: CheckResponse) -> Finding:
     if not row.webhook_keys:
         return note("the URL leads to a gateway of ours")
     return note(
@@ -106,20 +110,23 @@ def _unsigned(row: Provider, answered: Answered) -> Finding:
     )
 
 
-def _judged(row: Provider, which: str, answered: Answered) -> Finding:
+def _judged(row: Provider, which: str, answered: CheckResponse) -> Finding:
     if answered.ours and answered.status == 200:
         return right(f"a webhook signed with {which} comes through the URL and is believed")
     if answered.ours and answered.status in (401, 403):
         return wrong(
             f"a webhook signed with {which} is refused ({answered.status}): {answered.text}",
-            f"is the key whole, and {_URL} the same at every gateway? `mailfold providers rotate {row.provider}`",
+            f"is the key whole, and {_URL_VARIABLE} the same at every gateway? "
+            f"`mailfold providers rotate {row.provider}`",
         )
     return _lost(row, answered)
 
 
-def _lost(row: Provider, answered: Answered) -> Finding:
+def _lost(row: Provider, answered: CheckResponse) -> Finding:
     if answered.status == 0:
-        return wrong(f"nobody answers at the URL: {answered.text}", f"is {_URL} right, does a gateway run behind it?")
+        return wrong(
+            f"nobody answers at the URL: {answered.text}", f"is {_URL_VARIABLE} right, does a gateway run behind it?"
+        )
     if answered.status == 404:
         return wrong(
             f"what answers at the URL knows no provider {row.provider} (404)",
@@ -129,35 +136,36 @@ def _lost(row: Provider, answered: Answered) -> Finding:
         return wrong(f"the gateway can take nothing now (503): {answered.text}", "see /readyz and its log")
     return wrong(
         f"something else answers at the URL ({answered.status})",
-        f"does {_URL} lead to a gateway, with this MAILFOLD_SECRET and a clock that is right?",
+        f"does {_URL_VARIABLE} lead to a gateway, with this MAILFOLD_SECRET and a clock that is right?",
     )
 
 
-async def _post(provider: str, url: str, signed: Signed, secret: str) -> Answered:
+async def _post(provider: str, url: str, signed: SignedRequest, secret: str) -> CheckResponse:
     by = self_check.signer(secret)
-    mark = self_check.ask(by, provider, time.time_ns() // 1_000_000)
+    mark = self_check.request_header(by, provider, time.time_ns() // 1_000_000)
     headers = {**signed.headers, self_check.HEADER: mark}
     try:
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_S)) as session,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)) as session,
             session.post(url, data=signed.body, headers=headers, allow_redirects=False) as response,
         ):
-            ours = response.headers.get(self_check.HEADER) == self_check.answer(by, mark)
-            return Answered(response.status, ours, _error(await response.content.read(2000)))
+            ours = response.headers.get(self_check.HEADER) == self_check.response_header(by, mark)
+            body, _ = await read_bounded(response, MAX_ANSWER_BYTES)
+            return CheckResponse(response.status, ours, _error(body))
     except TimeoutError:
-        return Answered(0, False, f"no answer within {PATIENCE_S:.0f} s")
+        return CheckResponse(0, False, f"no answer within {REQUEST_TIMEOUT_S:.0f} s")
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        return Answered(0, False, f"{type(error).__name__}: {error}")
+        return CheckResponse(0, False, f"{type(error).__name__}: {error}")
 
 
 def _error(body: bytes) -> str:
     try:
-        return msgspec.json.decode(body, type=_Problem).error[:300]
+        return msgspec.json.decode(body, type=_ErrorResponse).error[:300]
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return ""
 
 
-class _Problem(msgspec.Struct):
+class _ErrorResponse(msgspec.Struct):
     error: str = ""
 
 
@@ -181,4 +189,4 @@ async def _heard(row: Provider, pool: Pool) -> Sequence[Finding]:
 
 
 def _ago(at: datetime) -> str:
-    return f"{span(int((datetime.now(UTC) - at).total_seconds() * 1000))} ago ({at:%Y-%m-%d %H:%M:%S} UTC)"
+    return f"{format_duration(int((datetime.now(UTC) - at).total_seconds() * 1000))} ago ({at:%Y-%m-%d %H:%M:%S} UTC)"

@@ -7,18 +7,18 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from pipeline.errors import Forged
+from pipeline.errors import InvalidSignatureError
 from pipeline.webhooks import keys
 
 _ARN: Final = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}")
 _TOKEN: Final = re.compile(r"[!-~]+")
 
 
-def malformed(kind: str, key: str) -> str:
+def webhook_key_problem(kind: str, key: str) -> str:
     """Why this can be no webhook key of a provider of this kind."""
     if not key.strip():
         return "it is empty"
-    return _LOOKS.get(kind, _secret)(key)
+    return _KEY_CHECKS.get(kind, _secret)(key)
 
 
 def _read_by(reader: Callable[[str], object]) -> Callable[[str], str]:
@@ -27,7 +27,7 @@ def _read_by(reader: Callable[[str], object]) -> Callable[[str], str]:
     def look(key: str) -> str:
         try:
             reader(key)
-        except Forged as error:
+        except InvalidSignatureError as error:
             return str(error)
         return ""
 
@@ -59,9 +59,9 @@ def _password_or_token(key: str) -> str:
     return _secret(key) or ("" if _TOKEN.fullmatch(key) else "a token is of visible ASCII characters")
 
 
-_LOOKS: Final[Mapping[str, Callable[[str], str]]] = {
-    "sandbox": _read_by(keys.p256),
-    "sendgrid": _read_by(keys.p256),
+_KEY_CHECKS: Final[Mapping[str, Callable[[str], str]]] = {
+    "sandbox": _read_by(keys.p256_key),
+    "sendgrid": _read_by(keys.p256_key),
     "postal": _read_by(keys.rsa_key),
     "resend": _read_by(keys.svix_secret),
     "ses": _ses,

@@ -16,12 +16,12 @@ import msgspec
 
 from pipeline.webhooks.keys import svix_secret
 
-HARMLESS: Final = b'{"mailfold":"check"}'
+CHECK_BODY: Final = b'{"mailfold":"check"}'
 """No event at all; the gateway forgets it anyway (`pipeline.webhooks.self_check`)."""
 
 
 @dataclass(frozen=True)
-class Signed:
+class SignedRequest:
     """A request that is the provider's as far as anybody can tell."""
 
     headers: Mapping[str, str]
@@ -29,57 +29,57 @@ class Signed:
 
 
 @dataclass(frozen=True)
-class Occasion:
+class SigningContext:
     """What goes into a signature beside the key."""
 
     url: str
     """As the provider knows it."""
     now_s: int
     nonce: str
-    body: bytes = HARMLESS
+    body: bytes = CHECK_BODY
     """JSON."""
 
 
-Sign = Callable[[str, Occasion], Signed]
+RequestSigner = Callable[[str, SigningContext], SignedRequest]
 """Raises Forged for a key that can't be read."""
 
 
-def _password(key: str, occasion: Occasion) -> Signed:
+def _password(key: str, occasion: SigningContext) -> SignedRequest:
     """``user:password`` is HTTP Basic (RFC 7617), anything else a bearer token (RFC 6750)."""
     if ":" in key:
         return _json({"Authorization": f"Basic {base64.b64encode(key.encode()).decode()}"}, occasion.body)
     return _json({"Authorization": f"Bearer {key}"}, occasion.body)
 
 
-def _mailgun(key: str, occasion: Occasion) -> Signed:
+def _mailgun(key: str, occasion: SigningContext) -> SignedRequest:
     code = _hmac(key.encode(), f"{occasion.now_s}{occasion.nonce}".encode()).hex()
     signature = {"timestamp": str(occasion.now_s), "token": occasion.nonce, "signature": code}
     return _json({}, msgspec.json.encode({"signature": signature, "event-data": msgspec.Raw(occasion.body)}))
 
 
-def _resend(key: str, occasion: Occasion) -> Signed:
+def _resend(key: str, occasion: SigningContext) -> SignedRequest:
     signed = f"{occasion.nonce}.{occasion.now_s}.".encode() + occasion.body
     code = base64.b64encode(_hmac(svix_secret(key), signed)).decode()
     headers = {"svix-id": occasion.nonce, "svix-timestamp": str(occasion.now_s), "svix-signature": f"v1,{code}"}
     return _json(headers, occasion.body)
 
 
-def _mandrill(key: str, occasion: Occasion) -> Signed:
+def _mandrill(key: str, occasion: SigningContext) -> SignedRequest:
     name, value = "mandrill_events", f"[{occasion.body.decode()}]"
     code = hmac.digest(key.encode(), f"{occasion.url}{name}{value}".encode(), hashlib.sha1)
     headers = {
         "X-Mandrill-Signature": base64.b64encode(code).decode(),
         "Content-Type": "application/x-www-form-urlencoded",
     }
-    return Signed(headers, urllib.parse.urlencode({name: value}).encode())
+    return SignedRequest(headers, urllib.parse.urlencode({name: value}).encode())
 
 
-def _of_body(header: str) -> Sign:
+def _of_body(header: str) -> RequestSigner:
     """Hexadecimal HMAC-SHA256 of the body."""
     return lambda key, occasion: _json({header: _hmac(key.encode(), occasion.body).hex()}, occasion.body)
 
 
-SIGN: Final[Mapping[str, Sign]] = {
+SIGNERS: Final[Mapping[str, RequestSigner]] = {
     "mailgun": _mailgun,
     "postmark": _password,
     "sparkpost": _password,
@@ -91,11 +91,11 @@ SIGN: Final[Mapping[str, Sign]] = {
     "mailtrap": _of_body("Mailtrap-Signature"),
 }
 """Kinds of providers whose webhooks we could sign ourselves."""
-UNSIGNED: Final = Signed({"Content-Type": "application/json"}, HARMLESS)
+UNSIGNED_REQUEST: Final = SignedRequest({"Content-Type": "application/json"}, CHECK_BODY)
 
 
-def _json(headers: Mapping[str, str], body: bytes) -> Signed:
-    return Signed({"Content-Type": "application/json", **headers}, body)
+def _json(headers: Mapping[str, str], body: bytes) -> SignedRequest:
+    return SignedRequest({"Content-Type": "application/json", **headers}, body)
 
 
 def _hmac(key: bytes, message: bytes) -> bytes:

@@ -11,21 +11,21 @@ from enum import Enum, auto
 import msgspec
 
 from pipeline.worker.fold import mark_of
-from projections.steps import revision
+from projections.steps import fact_revision
 from topics.changes import Fact
 from topics.events import Correction, DeliveryEvent, Retraction
 from topics.record import EmailId, Millis
 
-Name = tuple[EmailId, str]
+EventKey = tuple[EmailId, str]
 """An email, and the id of one of its events."""
 
-Timeline = Mapping[Name, Fact]
+Timeline = Mapping[EventKey, Fact]
 """What was told, in its newest reading."""
 
 _NULL = msgspec.Raw(b"null")
 
 
-class Verdict(Enum):
+class DiffKind(Enum):
     """What became of one event."""
 
     SAME = auto()
@@ -35,25 +35,25 @@ class Verdict(Enum):
     CHANGED = auto()
 
 
-class Judged(msgspec.Struct, frozen=True):
+class EventDiff(msgspec.Struct, frozen=True):
     """A verdict, and the event to append, if any."""
 
-    verdict: Verdict
-    told: DeliveryEvent | None = None
+    kind: DiffKind
+    event: DeliveryEvent | None = None
 
 
-def judge(read: DeliveryEvent, known: Fact | None, now: Millis) -> Judged:
+def diff_event(read: DeliveryEvent, known: Fact | None, now: Millis) -> EventDiff:
     """One event of a webhook beside what the timeline holds under its name."""
     if known is None:
-        return Judged(Verdict.NEW, read)
+        return EventDiff(DiffKind.NEW, read)
     if not isinstance(known, DeliveryEvent | Retraction) or known.recorded_at != read.recorded_at:
-        return Judged(Verdict.REPEAT)
+        return EventDiff(DiffKind.REPEAT)
     if isinstance(known, DeliveryEvent) and _meaning(known) == _meaning(read):
-        return Judged(Verdict.SAME)
-    return Judged(Verdict.CHANGED, msgspec.structs.replace(read, corrects=_correction(known, now)))
+        return EventDiff(DiffKind.SAME)
+    return EventDiff(DiffKind.CHANGED, msgspec.structs.replace(read, corrects=_correction(known, now)))
 
 
-def reidentified(read: Sequence[DeliveryEvent], timeline: Timeline, now: Millis) -> list[Retraction]:
+def retractions_of_changed_ids(read: Sequence[DeliveryEvent], timeline: Timeline, now: Millis) -> list[Retraction]:
     """Events of the same webhook, in the very same words, that were told under an id that they have no more.
 
     What the provider said of an event stays the same, however its id is made of it.
@@ -69,9 +69,9 @@ def reidentified(read: Sequence[DeliveryEvent], timeline: Timeline, now: Millis)
     ]
 
 
-def first_of_each(events: Iterable[DeliveryEvent]) -> list[DeliveryEvent]:
+def unique_events(events: Iterable[DeliveryEvent]) -> list[DeliveryEvent]:
     """A webhook may hold one event twice."""
-    found: dict[Name, DeliveryEvent] = {}
+    found: dict[EventKey, DeliveryEvent] = {}
     for event in events:
         found.setdefault((event.email_id, event.event_id), event)
     return list(found.values())
@@ -84,7 +84,7 @@ def _meaning(event: DeliveryEvent) -> DeliveryEvent:
 
 def _correction(known: DeliveryEvent | Retraction, now: Millis) -> Correction:
     was = mark_of(known) if isinstance(known, DeliveryEvent) else ""
-    return Correction(revision=revision(known) + 1, was=was, at=now)
+    return Correction(revision=fact_revision(known) + 1, was=was, at=now)
 
 
 def _retraction(known: DeliveryEvent, now: Millis) -> Retraction:

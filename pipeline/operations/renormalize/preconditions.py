@@ -5,7 +5,7 @@ from typing import Final
 
 from pipeline.dispatch.correlation.parked import SQL
 from pipeline.errors import Refused
-from pipeline.operations.lag import Ends, Look, behind, look
+from pipeline.operations.lag import LagSnapshot, PartitionOffsets, lag_of, read_lag
 from pipeline.runtime.bootstrap import Runtime
 from topics.registry import (
     DELIVERY_EVENTS,
@@ -16,7 +16,7 @@ from topics.registry import (
     Topic,
 )
 
-PATIENCE: Final = 30.0
+CATCH_UP_TIMEOUT_S: Final = 30.0
 CORRELATION: Final = "correlation"
 
 STAGES: Final[tuple[tuple[str, tuple[Topic, ...]], ...]] = (
@@ -28,21 +28,23 @@ STAGES: Final[tuple[tuple[str, tuple[Topic, ...]], ...]] = (
 """Who reads what, in the order of an event's way: one after the other, each to where its topics end by then."""
 
 
-async def all_is_read(rt: Runtime, patience: float = PATIENCE) -> None:
+async def wait_until_caught_up(rt: Runtime, patience: float = CATCH_UP_TIMEOUT_S) -> None:
     """Wait until every webhook of before is in Postgres' timeline, or parked. Raises Refused, naming who is behind."""
     deadline = asyncio.get_running_loop().time() + patience
     for role, topics in STAGES:
-        seen = await look(rt)
+        seen = await read_lag(rt)
         ends = seen.ends
         while why := await _unfinished(rt, seen, role, topics, ends):
             if asyncio.get_running_loop().time() > deadline:
                 raise Refused(f"{role} is behind by {why}; begin again when `mailfold status` shows that it isn't")
             await asyncio.sleep(0.2)
-            seen = await look(rt)
+            seen = await read_lag(rt)
 
 
-async def _unfinished(rt: Runtime, seen: Look, role: str, topics: tuple[Topic, ...], ends: Ends) -> str:
-    left = {topic.name: count for topic in topics if (count := behind(seen, role, topic, ends))}
+async def _unfinished(
+    rt: Runtime, seen: LagSnapshot, role: str, topics: tuple[Topic, ...], ends: PartitionOffsets
+) -> str:
+    left = {topic.name: count for topic in topics if (count := lag_of(seen, role, topic, ends))}
     if left:
         return ", ".join(f"{count} records of {name}" for name, count in left.items())
     if role == CORRELATION:

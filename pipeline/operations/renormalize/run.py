@@ -11,41 +11,49 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from pipeline.dispatch.correlation.parked import SQL as CORRELATION
-from pipeline.dispatch.correlation.parse import correlated
-from pipeline.operations.renormalize.diff import Judged, Name, Timeline, Verdict, first_of_each, judge, reidentified
-from pipeline.operations.renormalize.preconditions import all_is_read
+from pipeline.dispatch.correlation.parse import with_email_id
+from pipeline.operations.renormalize.diff import (
+    DiffKind,
+    EventDiff,
+    EventKey,
+    Timeline,
+    diff_event,
+    retractions_of_changed_ids,
+    unique_events,
+)
+from pipeline.operations.renormalize.preconditions import wait_until_caught_up
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import append_all, consumer, partitions
-from pipeline.runtime.leader import alone
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.consumed import ConsumedRecord
+from pipeline.runtime.kafka import append_all, create_consumer, discover_partitions
+from pipeline.runtime.leader import hold_command_lock
+from pipeline.runtime.ports import LogEntry
 from pipeline.webhooks.base import UNCORRELATED
 from pipeline.webhooks.message_ids import match_key
 from pipeline.webhooks.normalize import normalize
-from pipeline.webhooks.proofs import proofs_of
-from pipeline.worker.fold_batch import Found
-from projections.columns import storable
+from pipeline.webhooks.proofs import token_readers_of
+from projections.columns import is_storable_id
 from projections.postgres import decode_fact
-from projections.sql import Queries
-from projections.steps import text
+from projections.sql import SqlQueries
+from projections.text import storable_text
 from topics.changes import Fact
 from topics.codec import Undecodable, decode
 from topics.events import DeliveryEvent
-from topics.record import EmailId, Millis, Place
+from topics.record import EmailId, LogPosition, Millis
 from topics.registry import DAY_MS, DELIVERY_EVENTS, PROVIDER_WEBHOOKS, UNCORRELATED_EVENTS
 from topics.webhooks import RawWebhook
 
-SQL: Final = Queries(Path(__file__).with_name("queries.sql"))
-ENOUGH: Final = 2000
+SQL: Final = SqlQueries(Path(__file__).with_name("queries.sql"))
+LOOKUP_BATCH_EVENTS: Final = 2000
 """Events looked up at once; one webhook may hold a thousand."""
 
-Emails = Mapping[str, EmailId]
+EmailsByMessageId = Mapping[str, EmailId]
 """What the provider calls a message, in its one spelling -> whose it is."""
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Told how many records are read, of how many."""
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class RenormalizeRange(msgspec.Struct, frozen=True):
     """Which part of the past."""
 
     provider: str
@@ -53,7 +61,7 @@ class Wanted(msgspec.Struct, frozen=True):
     until: Millis | None = None
 
 
-class Summary(msgspec.Struct):
+class RenormalizeSummary(msgspec.Struct):
     """What was found; events, but for the webhooks."""
 
     webhooks: int = 0
@@ -70,18 +78,20 @@ class Summary(msgspec.Struct):
     not_understood: int = 0
 
 
-class Heard(msgspec.Struct, frozen=True):
+class ParsedWebhook(msgspec.Struct, frozen=True):
     """One webhook, as it is read today."""
 
     received_at: Millis
     events: list[DeliveryEvent]
 
 
-async def renormalize(rt: Runtime, wanted: Wanted, progress: Progress, *, dry_run: bool = False) -> Summary:
+async def renormalize(
+    rt: Runtime, wanted: RenormalizeRange, progress: ProgressCallback, *, dry_run: bool = False
+) -> RenormalizeSummary:
     """Read this part of the past anew. Raises Refused where another does, or where the roles are behind."""
-    async with alone(rt, "renormalize"):
-        await all_is_read(rt)
-        reader = consumer(rt.settings)
+    async with hold_command_lock(rt, "renormalize"):
+        await wait_until_caught_up(rt)
+        reader = create_consumer(rt.settings)
         await reader.start()
         try:
             return await Renormalizer(rt, wanted, dry_run).run(reader, progress)
@@ -92,15 +102,15 @@ async def renormalize(rt: Runtime, wanted: Wanted, progress: Progress, *, dry_ru
 class Renormalizer:
     """One run."""
 
-    def __init__(self, rt: Runtime, wanted: Wanted, dry_run: bool) -> None:
+    def __init__(self, rt: Runtime, wanted: RenormalizeRange, dry_run: bool) -> None:
         self._rt, self._wanted, self._dry_run = rt, wanted, dry_run
-        self._proofs = proofs_of(rt.settings)
+        self._proofs = token_readers_of(rt.settings)
         self._now = rt.clock()
-        self._appended: set[Name] = set()
+        self._appended: set[EventKey] = set()
         """In this run: Postgres doesn't know of them yet."""
-        self.summary = Summary()
+        self.summary = RenormalizeSummary()
 
-    async def run(self, reader: AIOKafkaConsumer, progress: Progress) -> Summary:
+    async def run(self, reader: AIOKafkaConsumer, progress: ProgressCallback) -> RenormalizeSummary:
         """All of it."""
         ends = await self._begin(reader)
         left = dict(ends)
@@ -118,7 +128,7 @@ class Renormalizer:
 
     async def _begin(self, reader: AIOKafkaConsumer) -> dict[TopicPartition, int]:
         """Seek to the beginning; where it ends. Partitions without anything to read are not in it."""
-        places = await partitions(reader, self._rt.settings.topic(PROVIDER_WEBHOOKS.name))
+        places = await discover_partitions(reader, self._rt.settings.topic(PROVIDER_WEBHOOKS.name))
         reader.assign(places)
         ends = await reader.end_offsets(places)
         first = await _offsets(reader, dict.fromkeys(places, self._wanted.since), ends)
@@ -128,7 +138,7 @@ class Renormalizer:
             reader.seek(place, first[place])
         return {place: ends[place] for place in places if first[place] < ends[place]}
 
-    def _heard(self, record: Any) -> Heard | None:
+    def _heard(self, record: Any) -> ParsedWebhook | None:
         """A webhook of the provider's, as it is read today."""
         try:
             webhook: RawWebhook = decode(PROVIDER_WEBHOOKS, record.value)
@@ -136,47 +146,49 @@ class Renormalizer:
             return None
         if webhook.provider != self._wanted.provider:
             return None
-        place = Place(topic=PROVIDER_WEBHOOKS.name, partition=record.partition, offset=record.offset)
-        told = normalize(Found(PROVIDER_WEBHOOKS, place, record.key, record.value), self._proofs, self._now)
+        place = LogPosition(topic=PROVIDER_WEBHOOKS.name, partition=record.partition, offset=record.offset)
+        told = normalize(ConsumedRecord(PROVIDER_WEBHOOKS, place, record.key, record.value), self._proofs, self._now)
         self.summary.webhooks += 1
-        self.summary.seen += len(told.events) + len(told.leftovers)
-        self.summary.not_understood += len(told.leftovers)
-        events = first_of_each(told.events)
+        self.summary.seen += len(told.events) + len(told.dead_letters)
+        self.summary.not_understood += len(told.dead_letters)
+        events = unique_events(told.events)
         self.summary.repeats += len(told.events) - len(events)
-        return Heard(webhook.received_at, events)
+        return ParsedWebhook(webhook.received_at, events)
 
-    async def _compare(self, heard: Sequence[Heard]) -> None:
+    async def _compare(self, heard: Sequence[ParsedWebhook]) -> None:
         emails, parked = await self._look_up([event for one in heard for event in one.events])
-        entries: list[Entry] = []
-        correlated: list[Heard] = []
+        entries: list[LogEntry] = []
+        correlated: list[ParsedWebhook] = []
         for one in heard:
             known = [_correlated(event, emails) for event in one.events]
             entries += self._to_park([event for event in known if event.email_id == UNCORRELATED], parked)
-            correlated.append(Heard(one.received_at, [event for event in known if storable(event.email_id)]))
+            correlated.append(
+                ParsedWebhook(one.received_at, [event for event in known if is_storable_id(event.email_id)])
+            )
         timeline = await self._timeline(correlated)
         for one in correlated:
             entries += self._to_tell(one, timeline)
         if entries and not self._dry_run:
             await append_all(self._rt.log, entries)
 
-    def _to_tell(self, heard: Heard, timeline: Timeline) -> Iterator[Entry]:
+    def _to_tell(self, heard: ParsedWebhook, timeline: Timeline) -> Iterator[LogEntry]:
         for event in heard.events:
-            name = event.email_id, text(event.event_id)
-            judged = judge(event, timeline.get(name), self._now)
+            name = event.email_id, storable_text(event.event_id)
+            judged = diff_event(event, timeline.get(name), self._now)
             if name in self._appended:
-                judged = Judged(Verdict.REPEAT)
-            self._count(judged.verdict)
-            if judged.told is not None:
+                judged = EventDiff(DiffKind.REPEAT)
+            self._count(judged.kind)
+            if judged.event is not None:
                 self._appended.add(name)
-                yield Entry(DELIVERY_EVENTS, event.email_id, judged.told)
-        for retraction in reidentified(heard.events, timeline, self._now):
-            name = retraction.email_id, text(retraction.event_id)
+                yield LogEntry(DELIVERY_EVENTS, event.email_id, judged.event)
+        for retraction in retractions_of_changed_ids(heard.events, timeline, self._now):
+            name = retraction.email_id, storable_text(retraction.event_id)
             if name not in self._appended:
                 self._appended.add(name)
                 self.summary.retracted += 1
-                yield Entry(DELIVERY_EVENTS, retraction.email_id, retraction)
+                yield LogEntry(DELIVERY_EVENTS, retraction.email_id, retraction)
 
-    def _to_park(self, events: Sequence[DeliveryEvent], parked: Collection[tuple[str, str]]) -> Iterator[Entry]:
+    def _to_park(self, events: Sequence[DeliveryEvent], parked: Collection[tuple[str, str]]) -> Iterator[LogEntry]:
         """What is of no email that is known waits for its ack, unless it does, or did so for long enough."""
         long_ago = self._now - int(self._rt.settings.parked_days * DAY_MS)
         for event in events:
@@ -185,21 +197,21 @@ class Renormalizer:
                 self.summary.waiting += 1
                 continue
             self._appended.add(name)
-            self._count(Verdict.NEW)
-            yield Entry(UNCORRELATED_EVENTS, match_key(event.provider_message_id), event)
+            self._count(DiffKind.NEW)
+            yield LogEntry(UNCORRELATED_EVENTS, match_key(event.provider_message_id), event)
 
-    def _count(self, verdict: Verdict) -> None:
+    def _count(self, verdict: DiffKind) -> None:
         match verdict:
-            case Verdict.SAME:
+            case DiffKind.SAME:
                 self.summary.same += 1
-            case Verdict.REPEAT:
+            case DiffKind.REPEAT:
                 self.summary.repeats += 1
-            case Verdict.NEW:
+            case DiffKind.NEW:
                 self.summary.new += 1
-            case Verdict.CHANGED:
+            case DiffKind.CHANGED:
                 self.summary.changed += 1
 
-    async def _look_up(self, events: Sequence[DeliveryEvent]) -> tuple[Emails, set[tuple[str, str]]]:
+    async def _look_up(self, events: Sequence[DeliveryEvent]) -> tuple[EmailsByMessageId, set[tuple[str, str]]]:
         """The emails of those that name none, and which of them are parked, by provider and event id."""
         keys = {match_key(event.provider_message_id) for event in events if event.email_id == UNCORRELATED}
         if not keys:
@@ -211,13 +223,13 @@ class Renormalizer:
         events_of = [decode(UNCORRELATED_EVENTS, event) for (event,) in waiting]
         return {row[0]: EmailId(row[2]) for row in known}, {(one.provider, one.event_id) for one in events_of}
 
-    async def _timeline(self, heard: Sequence[Heard]) -> dict[Name, Fact]:
+    async def _timeline(self, heard: Sequence[ParsedWebhook]) -> dict[EventKey, Fact]:
         events = [event for one in heard for event in one.events]
         if not events:
             return {}
         values = {
             "email_ids": list({event.email_id for event in events}),
-            "event_ids": list({text(event.event_id) for event in events}),
+            "event_ids": list({storable_text(event.event_id) for event in events}),
             "received": list({one.received_at for one in heard}),
         }
         async with self._rt.pool.connection() as connection:
@@ -225,20 +237,20 @@ class Renormalizer:
         return {(EmailId(email_id), event_id): decode_fact(fact) for email_id, event_id, fact in rows}
 
 
-def _correlated(event: DeliveryEvent, emails: Emails) -> DeliveryEvent:
+def _correlated(event: DeliveryEvent, emails: EmailsByMessageId) -> DeliveryEvent:
     if event.email_id != UNCORRELATED:
         return event
-    return correlated(event, emails.get(match_key(event.provider_message_id), UNCORRELATED))
+    return with_email_id(event, emails.get(match_key(event.provider_message_id), UNCORRELATED))
 
 
-def _in_portions(heard: Iterable[Heard]) -> Iterator[list[Heard]]:
+def _in_portions(heard: Iterable[ParsedWebhook]) -> Iterator[list[ParsedWebhook]]:
     """Webhooks together, until their events are enough for one look-up; no more are read ahead."""
-    portion: list[Heard] = []
+    portion: list[ParsedWebhook] = []
     events = 0
     for one in heard:
         portion.append(one)
         events += len(one.events)
-        if events >= ENOUGH:
+        if events >= LOOKUP_BATCH_EVENTS:
             yield portion
             portion, events = [], 0
     if portion:

@@ -5,8 +5,8 @@ from typing import Final
 
 import msgspec
 
-from pipeline.webhooks.bounces.mime import Fields, Letter, Part, divide
-from pipeline.webhooks.bounces.report import Form, Report
+from pipeline.webhooks.bounces.mime import HeaderFields, MimeMessage, MimePart, divide
+from pipeline.webhooks.bounces.report import BounceReport, ReportForm
 
 TYPE: Final = "message/feedback-report"
 ORIGINALS: Final = (
@@ -21,27 +21,27 @@ _JMRP: Final = "x-hmxmroriginalrecipient"
 _TYPE: Final = re.compile(r"[a-z-]+")
 
 
-def read(letter: Letter, base: Report) -> list[Report]:
+def read(letter: MimeMessage, base: BounceReport) -> list[BounceReport]:
     """The one report of a feedback message; empty if it is none."""
-    part, original = letter.first(TYPE), returned(letter)
+    part, original = letter.first(TYPE), original_headers(letter)
     if part is None:
         # Microsoft's junk mail reporting attaches the message and says the recipient in a header field of its own.
-        return [_report(base, Fields(b""), original, "abuse")] if _JMRP in original else []
-    fields = Fields(part.content.lstrip(b"\r\n"))
+        return [_report(base, HeaderFields(b""), original, "abuse")] if _JMRP in original else []
+    fields = HeaderFields(part.content.lstrip(b"\r\n"))
     kind = _TYPE.search(fields.get("feedback-type").lower())
     return [_report(base, fields, original, kind[0] if kind else "")]
 
 
-def returned(letter: Letter) -> Fields:
+def original_headers(letter: MimeMessage) -> HeaderFields:
     """The header fields of the original that a message returns."""
-    part: Part | None = letter.first(*ORIGINALS)
-    return Fields(b"" if part is None else divide(part.content.lstrip(b"\r\n"))[0])
+    part: MimePart | None = letter.first(*ORIGINALS)
+    return HeaderFields(b"" if part is None else divide(part.content.lstrip(b"\r\n"))[0])
 
 
-def _report(base: Report, fields: Fields, original: Fields, kind: str) -> Report:
+def _report(base: BounceReport, fields: HeaderFields, original: HeaderFields, kind: str) -> BounceReport:
     return msgspec.structs.replace(
         base,
-        form=Form.FEEDBACK,
+        form=ReportForm.FEEDBACK,
         action=kind,
         references=tuple(original.all("message-id")),
         final_recipient=fields.get("original-rcpt-to").strip("<> "),

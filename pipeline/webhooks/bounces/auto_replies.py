@@ -6,8 +6,8 @@ from typing import Final
 import msgspec
 
 from pipeline.webhooks.bounces import plain_text
-from pipeline.webhooks.bounces.mime import Letter
-from pipeline.webhooks.bounces.report import Form, Report
+from pipeline.webhooks.bounces.mime import MimeMessage
+from pipeline.webhooks.bounces.report import BounceReport, ReportForm
 from topics import verdict
 
 TEXT_CHARS: Final = 4_000
@@ -54,37 +54,39 @@ _DISPOSITION: Final = re.compile(
 _ANSWERED: Final = re.compile(r"<[^<>\s]{1,500}>")
 
 
-def read(letter: Letter, base: Report) -> list[Report]:
+def read(letter: MimeMessage, base: BounceReport) -> list[BounceReport]:
     """The one report of an automatic answer or a receipt; empty for any other mail."""
-    form = Form.RECEIPT if letter.first(RECEIPT) is not None else Form.REPLY if automatic(letter) else None
+    form = (
+        ReportForm.RECEIPT if letter.first(RECEIPT) is not None else ReportForm.REPLY if is_automatic(letter) else None
+    )
     if form is None:
         return []
-    return [msgspec.structs.replace(base, form=form, references=answered(letter))]
+    return [msgspec.structs.replace(base, form=form, references=answered_message_ids(letter))]
 
 
-def read_rejection(letter: Letter, base: Report) -> list[Report]:
+def read_rejection(letter: MimeMessage, base: BounceReport) -> list[BounceReport]:
     """Return the one report of a filter's rejection; empty for any other mail."""
-    return [_rejection(letter, base)] if rejected(letter) else []
+    return [_rejection(letter, base)] if is_rejection(letter) else []
 
 
-def rejected(letter: Letter) -> bool:
+def is_rejection(letter: MimeMessage) -> bool:
     """Return whether a filter refused the mail and says so by a receipt (Sieve's `reject`, RFC 5429 §2.2)."""
     receipt = letter.first(RECEIPT)
     if receipt is None or not _DISPOSITION.search(receipt.text[:TEXT_CHARS]):
         return False
     marked = "(rejected)" in letter.fields.get("auto-submitted").lower()
-    told = f"{letter.fields.get('subject')}\n{plain_text.words(letter)[:TEXT_CHARS]}"
+    told = f"{letter.fields.get('subject')}\n{plain_text.own_words(letter)[:TEXT_CHARS]}"
     return marked or bool(_REJECTING.search(told))
 
 
-def _rejection(letter: Letter, base: Report) -> Report:
+def _rejection(letter: MimeMessage, base: BounceReport) -> BounceReport:
     """Return the report of a rejection: soft, as the mailbox is there; a reason that a person wrote is not kept."""
-    reason = plain_text.reason(plain_text.words(letter))
-    kept = reason if verdict.judge(0, "", reason).cause is verdict.Cause.MAILBOX else ""
-    return msgspec.structs.replace(base, form=Form.TEXT, writer="sieve", action="failed", diagnostic=kept)
+    reason = plain_text.reason(plain_text.own_words(letter))
+    kept = reason if verdict.judge_refusal(0, "", reason).cause is verdict.RefusalCause.MAILBOX else ""
+    return msgspec.structs.replace(base, form=ReportForm.TEXT, writer="sieve", action="failed", diagnostic=kept)
 
 
-def automatic(letter: Letter) -> bool:
+def is_automatic(letter: MimeMessage) -> bool:
     """Whether a machine says that it answers."""
     fields = letter.fields
     if any(sign.search(value) for name, sign in SIGNS for value in fields.all(name)):
@@ -92,7 +94,7 @@ def automatic(letter: Letter) -> bool:
     return bool(SUBJECTS.search(fields.get("subject")))
 
 
-def answered(letter: Letter) -> tuple[str, ...]:
+def answered_message_ids(letter: MimeMessage) -> tuple[str, ...]:
     """The Message-IDs it refers to."""
     named = " ".join([letter.fields.get("in-reply-to"), *letter.fields.all("references")])
     return tuple(dict.fromkeys(_ANSWERED.findall(named)))[:20]

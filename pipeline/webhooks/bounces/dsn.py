@@ -7,11 +7,11 @@ import msgspec
 
 from pipeline.webhooks import status_codes
 from pipeline.webhooks.bounces import plain_text
-from pipeline.webhooks.bounces.mime import Fields, Letter, blocks
-from pipeline.webhooks.bounces.report import Form, Report
+from pipeline.webhooks.bounces.mime import HeaderFields, MimeMessage, blocks
+from pipeline.webhooks.bounces.report import BounceReport, ReportForm
 
 TYPES: Final = ("message/delivery-status", "message/global-delivery-status")
-RECIPIENTS_MAX: Final = 100
+MAX_RECIPIENTS: Final = 100
 IMPLIED: Final = {"4": "delayed", "5": "failed"}
 """What a status means where the action is missing."""
 _FLAT: Final = re.compile(rb"(?im)^final-recipient: .*\r?\n(?:.+\r?\n){0,12}?action: ")
@@ -22,20 +22,20 @@ _STATUS: Final = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
 _ESCAPED: Final = re.compile(r"\\x\{([0-9A-Fa-f]{1,6})\}")
 _SUPPLEMENT: Final = re.compile(r"smtp; {0,3}(.{1,1000}?)>?$", re.IGNORECASE)
 """`<192.0.2.9 #5.0.0 smtp; 550 …>`."""
-_SEVERAL: Final = re.compile(r"\s+")
+_WHITESPACE: Final = re.compile(r"\s+")
 
 
-def read(letter: Letter, base: Report) -> list[Report]:
+def read(letter: MimeMessage, base: BounceReport) -> list[BounceReport]:
     """The reports of a notification, on top of what ``base`` says of all; empty if it is none."""
     found = blocks(_content(letter))
     of_recipients = [one for one in found if "final-recipient" in one or ("action" in one and "status" in one)]
-    reports = [_report(base, found[0], one) for one in of_recipients[:RECIPIENTS_MAX]]
+    reports = [_report(base, found[0], one) for one in of_recipients[:MAX_RECIPIENTS]]
     return [_told_beside(letter, reports[0])] if len(reports) == 1 else reports
 
 
-def _told_beside(letter: Letter, report: Report) -> Report:
+def _told_beside(letter: MimeMessage, report: BounceReport) -> BounceReport:
     """What only the words for people beside a notification say."""
-    text = plain_text.words(letter)
+    text = plain_text.own_words(letter)
     if not re.search("[a-z]{3}", report.diagnostic):
         # OpenSMTPD, and others about local mailboxes, give the reason there alone.
         report = msgspec.structs.replace(report, diagnostic=plain_text.reason(text) or report.diagnostic)
@@ -50,7 +50,7 @@ def _told_beside(letter: Letter, report: Report) -> Report:
     return report
 
 
-def _content(letter: Letter) -> bytes:
+def _content(letter: MimeMessage) -> bytes:
     """The notification; as text, where a forwarder has flattened the message."""
     part = letter.first(*TYPES)
     text = letter.first("text/plain")
@@ -59,11 +59,11 @@ def _content(letter: Letter) -> bytes:
     return b"" if part is None else part.content
 
 
-def _report(base: Report, of_message: Fields, fields: Fields) -> Report:
+def _report(base: BounceReport, of_message: HeaderFields, fields: HeaderFields) -> BounceReport:
     status = _first(_STATUS, fields.get("status"))
     return msgspec.structs.replace(
         base,
-        form=Form.DSN,
+        form=ReportForm.DSN,
         action=_first(_WORD, fields.get("action").lower()) or IMPLIED.get(status[:1], ""),
         status=status,
         diagnostic=_diagnostic(fields, status),
@@ -75,9 +75,9 @@ def _report(base: Report, of_message: Fields, fields: Fields) -> Report:
     )
 
 
-def _diagnostic(fields: Fields, status: str) -> str:
+def _diagnostic(fields: HeaderFields, status: str) -> str:
     """Return the server's words: gateways leave them to a field of their own, or to the status."""
-    said = _SEVERAL.sub(" ", typed(fields.get("diagnostic-code")))
+    said = _WHITESPACE.sub(" ", typed(fields.get("diagnostic-code")))
     if not (status_codes.reply_code(said) or status_codes.enhanced_code(said)):
         more = fields.get("x-supplementary-info") or fields.get("x400-supplementary-info")
         inner = _SUPPLEMENT.search(more)

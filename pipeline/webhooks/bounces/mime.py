@@ -19,13 +19,13 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 T = TypeVar("T")
-HEAD_MAX: Final = 65_536
+MAX_HEAD_BYTES: Final = 65_536
 """Bytes of a header block that are read."""
-TEXT_MAX: Final = 262_144
+MAX_TEXT_BYTES: Final = 262_144
 """Bytes of a part that are read: reports are short, and what follows them is our own message."""
-PARTS_MAX: Final = 60
-DEPTH_MAX: Final = 6
-VALUE_MAX: Final = 4_000
+MAX_PARTS: Final = 60
+MAX_DEPTH: Final = 6
+MAX_VALUE_CHARS: Final = 4_000
 MAX_MESSAGE_BYTES: Final = 1_000_000
 """Of a message; the head of a longer one is read. A record holds less."""
 MAX_PARAMETERS: Final = 20
@@ -41,13 +41,13 @@ _PARSER: Final = BytesHeaderParser(policy=compat32)
 _ODD: Final = (ValueError, TypeError, LookupError, AttributeError, AssertionError, MessageError, RecursionError)
 
 
-class Fields:
+class HeaderFields:
     """A block of header fields; names have no case, an absent field is empty."""
 
     __slots__ = ("_message",)
 
     def __init__(self, block: bytes) -> None:
-        self._message: Message = _careful(lambda: _PARSER.parsebytes(block[:HEAD_MAX]), Message())
+        self._message: Message = _careful(lambda: _PARSER.parsebytes(block[:MAX_HEAD_BYTES]), Message())
 
     def __contains__(self, name: str) -> bool:
         return name in self._message
@@ -60,7 +60,7 @@ class Fields:
         """Every field of that name, twenty at most."""
         # Asked by name, the library hides what is not ASCII; addresses need not be (RFC 6532).
         values = [value for given, value in self._message.raw_items() if given.lower() == name]
-        return [_decoded(str(value)[:VALUE_MAX]) for value in values[:20]]
+        return [_decoded(str(value)[:MAX_VALUE_CHARS]) for value in values[:20]]
 
     @property
     def type(self) -> str:
@@ -76,7 +76,7 @@ class Fields:
         return str(found[2]) if isinstance(found, tuple) else str(found or "")
 
 
-class Part(msgspec.Struct, frozen=True):
+class MimePart(msgspec.Struct, frozen=True):
     """A part that is not itself divided."""
 
     type: str
@@ -94,22 +94,22 @@ class Part(msgspec.Struct, frozen=True):
         return decoded.replace("\r\n", "\n").replace("\x00", "")
 
 
-class Letter(msgspec.Struct, frozen=True):
+class MimeMessage(msgspec.Struct, frozen=True):
     """A message, read as far as its limits allow."""
 
-    fields: Fields
-    parts: tuple[Part, ...]
+    fields: HeaderFields
+    parts: tuple[MimePart, ...]
 
-    def first(self, *types: str) -> Part | None:
+    def first(self, *types: str) -> MimePart | None:
         """The first part of one of these types."""
         return next((part for part in self.parts if part.type in types), None)
 
 
-def read(raw: bytes) -> Letter:
+def read(raw: bytes) -> MimeMessage:
     """Take a message apart."""
     head, body = divide(raw[:MAX_MESSAGE_BYTES])
-    fields = Fields(head)
-    return Letter(fields, tuple(_parts(fields, body)))
+    fields = HeaderFields(head)
+    return MimeMessage(fields, tuple(_parts(fields, body)))
 
 
 def divide(raw: bytes) -> tuple[bytes, bytes]:
@@ -118,32 +118,32 @@ def divide(raw: bytes) -> tuple[bytes, bytes]:
     return (raw, b"") if found is None else (raw[: found.start() + 1], raw[found.end() :])
 
 
-def blocks(text: bytes) -> list[Fields]:
+def blocks(text: bytes) -> list[HeaderFields]:
     """Blocks of fields with blank lines between them, as reports are written."""
-    pieces = re.split(rb"\n(?:[ \t]*\r?\n)+", text.lstrip(b"\r\n")[:TEXT_MAX], maxsplit=200)
-    return [Fields(piece + b"\n") for piece in pieces[:200] if piece.strip()]
+    pieces = re.split(rb"\n(?:[ \t]*\r?\n)+", text.lstrip(b"\r\n")[:MAX_TEXT_BYTES], maxsplit=200)
+    return [HeaderFields(piece + b"\n") for piece in pieces[:200] if piece.strip()]
 
 
-def _parts(fields: Fields, body: bytes) -> Iterator[Part]:
+def _parts(fields: HeaderFields, body: bytes) -> Iterator[MimePart]:
     waiting = [(fields, body, 0)]
     seen = 0
-    while waiting and seen < PARTS_MAX:
+    while waiting and seen < MAX_PARTS:
         seen += 1
         fields, body, depth = waiting.pop(0)
         boundary = fields.parameter("boundary") if fields.type.startswith("multipart/") else ""
-        inner = [divide(piece) for piece in _pieces(body, boundary)] if boundary and depth < DEPTH_MAX else []
+        inner = [divide(piece) for piece in _pieces(body, boundary)] if boundary and depth < MAX_DEPTH else []
         if inner:
             # In order: the parts of a part come before the parts that follow it.
-            waiting[:0] = [(Fields(head), content, depth + 1) for head, content in inner]
+            waiting[:0] = [(HeaderFields(head), content, depth + 1) for head, content in inner]
         else:
             yield _leaf(fields, body)
 
 
-def _leaf(fields: Fields, body: bytes) -> Part:
+def _leaf(fields: HeaderFields, body: bytes) -> MimePart:
     if fields.type.startswith("multipart/"):
         # None of its parts can be found: people could still read it as text. It can't be encoded (RFC 2045 §6.4).
-        return Part("text/plain", body[:TEXT_MAX])
-    return Part(fields.type, _content(fields, body), fields.parameter("charset"))
+        return MimePart("text/plain", body[:MAX_TEXT_BYTES])
+    return MimePart(fields.type, _content(fields, body), fields.parameter("charset"))
 
 
 def _pieces(body: bytes, boundary: str) -> list[bytes]:
@@ -155,18 +155,18 @@ def _pieces(body: bytes, boundary: str) -> list[bytes]:
         if start >= 0:
             pieces.append(body[start : mark.start()])
         start = -1 if mark[1] else mark.end()
-        if mark[1] or len(pieces) >= PARTS_MAX:
+        if mark[1] or len(pieces) >= MAX_PARTS:
             return pieces
     return [*pieces, body[start:]] if start >= 0 else pieces
 
 
-def _content(fields: Fields, body: bytes) -> bytes:
+def _content(fields: HeaderFields, body: bytes) -> bytes:
     encoding = fields.get("content-transfer-encoding").strip().lower()
     if encoding == "base64":
-        return _base64(body[: TEXT_MAX * 2])[:TEXT_MAX]
+        return _base64(body[: MAX_TEXT_BYTES * 2])[:MAX_TEXT_BYTES]
     if encoding == "quoted-printable":
-        return _careful(lambda: quopri.decodestring(body[: TEXT_MAX * 2]), body)[:TEXT_MAX]
-    return body[:TEXT_MAX]
+        return _careful(lambda: quopri.decodestring(body[: MAX_TEXT_BYTES * 2]), body)[:MAX_TEXT_BYTES]
+    return body[:MAX_TEXT_BYTES]
 
 
 def _base64(body: bytes) -> bytes:
@@ -180,7 +180,7 @@ def _decoded(value: str) -> str:
     if not 0 < unfolded.count("=?") <= MAX_ENCODED_WORDS:
         return unfolded.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     pieces = _careful(lambda: decode_header(unfolded), [(unfolded, None)])
-    return "".join(_piece(piece, charset) for piece, charset in pieces)[:VALUE_MAX]
+    return "".join(_piece(piece, charset) for piece, charset in pieces)[:MAX_VALUE_CHARS]
 
 
 def _piece(piece: str | bytes, charset: str | None) -> str:

@@ -9,11 +9,11 @@ from typing import Final, NamedTuple
 import msgspec
 
 from pipeline.webhooks.bounces import plain_text
-from pipeline.webhooks.bounces.mime import Letter
-from pipeline.webhooks.bounces.report import Form, Report
+from pipeline.webhooks.bounces.mime import MimeMessage
+from pipeline.webhooks.bounces.report import BounceReport, ReportForm
 
 
-class Dialect(NamedTuple):
+class MtaWording(NamedTuple):
     """How a program says that it gave up, or goes on trying."""
 
     writer: str
@@ -21,12 +21,12 @@ class Dialect(NamedTuple):
     action: str = "failed"
 
 
-def _dialect(writer: str, words: str, action: str = "failed") -> Dialect:
-    return Dialect(writer, re.compile(words, re.IGNORECASE), action)
+def _dialect(writer: str, words: str, action: str = "failed") -> MtaWording:
+    return MtaWording(writer, re.compile(words, re.IGNORECASE), action)
 
 
 # In order: who goes on trying says so beside words that others use for giving up.
-DIALECTS: Final = (
+MTA_WORDINGS: Final = (
     _dialect(
         "exim", r"no action is required on your part|message .{0,60}has not (?:yet )?been delivered to", "delayed"
     ),
@@ -60,7 +60,7 @@ DIALECTS: Final = (
     _dialect("groupwise", r"the message that you sent was undeliverable to the following"),
     _dialect("opensmtpd", r"an error has occurred while attempting to deliver a message for"),
 )
-ANYBODYS: Final = re.compile(
+GENERIC_BOUNCE_PATTERN: Final = re.compile(
     r"undeliver(?:able|ed)|delivery (?:\w{1,30} )?fail|fail(?:ed|ure) (?:\w{1,30} ){0,3}deliver|returned mail"
     r"|user unknown"
     r"|(?:unable to|could not(?: be)?|cannot(?: be)?|can't be|couldn't be|not be|wasn't|was not) {0,5}\n? {0,5}deliver"
@@ -79,24 +79,28 @@ _MAILER: Final = re.compile(
 )
 
 
-def read(letter: Letter, base: Report) -> list[Report]:
+def read(letter: MimeMessage, base: BounceReport) -> list[BounceReport]:
     """The one report of a textual bounce; empty where it is none.
 
     For mail that a mail system says it wrote, or that has no sender.
     """
     subject = letter.fields.get("subject")
-    told = f"{subject}\n{plain_text.words(letter)}"
-    found = next((one for one in DIALECTS if one.words.search(told)), None)
-    if found is None and (by_machine(letter) or ANYBODYS.search(subject)) and ANYBODYS.search(told):
-        found = Dialect("", ANYBODYS)
+    told = f"{subject}\n{plain_text.own_words(letter)}"
+    found = next((one for one in MTA_WORDINGS if one.words.search(told)), None)
+    if (
+        found is None
+        and (is_by_mail_system(letter) or GENERIC_BOUNCE_PATTERN.search(subject))
+        and GENERIC_BOUNCE_PATTERN.search(told)
+    ):
+        found = MtaWording("", GENERIC_BOUNCE_PATTERN)
     if found is None and "x-failed-recipients" not in letter.fields:
         return []
     writer, action = (found.writer, found.action) if found else ("", "failed")
     reason = plain_text.with_stage(plain_text.reason(told), told)
-    return [msgspec.structs.replace(base, form=Form.TEXT, writer=writer, action=action, diagnostic=reason)]
+    return [msgspec.structs.replace(base, form=ReportForm.TEXT, writer=writer, action=action, diagnostic=reason)]
 
 
-def by_machine(letter: Letter) -> bool:
+def is_by_mail_system(letter: MimeMessage) -> bool:
     """Whether a mail system wrote it, by its own account."""
     fields = letter.fields
     reports = fields.type == "multipart/report" and fields.parameter("report-type").lower() == "delivery-status"

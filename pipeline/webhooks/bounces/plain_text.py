@@ -3,13 +3,13 @@
 import re
 from typing import Final
 
-from pipeline.webhooks.bounces.mime import Letter
+from pipeline.webhooks.bounces.mime import MimeMessage
 from topics import verdict
 
-WORDS_MAX: Final = 20_000
+MAX_WORDS_CHARS: Final = 20_000
 """Characters that can hold the reason: what follows is our message."""
-REASON_MAX: Final = 600
-BEFORE_MAX: Final = 300
+MAX_REASON_CHARS: Final = 600
+MAX_BEFORE_CHARS: Final = 300
 """Characters before the reason in which the stage is looked for."""
 
 # Runs are bounded everywhere: who writes these texts may be anybody, and a pattern must not take quadratic time.
@@ -38,15 +38,15 @@ _REASON: Final = re.compile(
 _END: Final = re.compile(r"\n[ \t]{0,80}\n")
 
 
-def words(letter: Letter) -> str:
+def own_words(letter: MimeMessage) -> str:
     """The sender's own words, without the message that it returns."""
     part = letter.first("text/plain")
     if part is None:
         markup = letter.first("text/html")
-        text = "" if markup is None else re.sub(r"<[^<>]{0,2000}>", " ", markup.text[: WORDS_MAX * 4])
+        text = "" if markup is None else re.sub(r"<[^<>]{0,2000}>", " ", markup.text[: MAX_WORDS_CHARS * 4])
     else:
         text = part.text
-    text = text[:WORDS_MAX]
+    text = text[:MAX_WORDS_CHARS]
     cut = _CUT.search(text)
     return text[: cut.start()] if cut else text
 
@@ -54,7 +54,7 @@ def words(letter: Letter) -> str:
 def reason(text: str) -> str:
     """The lines that say why: what the other server answered, else what holds a code, else what sounds like it."""
     start = _start(text)
-    return "" if start is None else _line(text[start:][:REASON_MAX])
+    return "" if start is None else _line(text[start:][:MAX_REASON_CHARS])
 
 
 def with_stage(reason: str, text: str) -> str:
@@ -65,8 +65,8 @@ def with_stage(reason: str, text: str) -> str:
     start = _start(text)
     if start is None or not reason or verdict.stage_of(reason.lower()):
         return reason
-    stage = verdict.stage_of(" ".join(text[max(0, start - BEFORE_MAX) : start].lower().split()))
-    return f"{reason} {verdict.IN_REPLY_TO[stage]}" if stage in verdict.IN_REPLY_TO else reason
+    stage = verdict.stage_of(" ".join(text[max(0, start - MAX_BEFORE_CHARS) : start].lower().split()))
+    return f"{reason} {verdict.STAGE_PHRASES[stage]}" if stage in verdict.STAGE_PHRASES else reason
 
 
 def _start(text: str) -> int | None:

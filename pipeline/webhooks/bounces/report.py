@@ -6,7 +6,7 @@ from enum import StrEnum
 import msgspec
 
 
-class Form(StrEnum):
+class ReportForm(StrEnum):
     """What kind of mail it is."""
 
     DSN = "dsn"
@@ -25,10 +25,10 @@ class Form(StrEnum):
     """Anything else."""
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class BounceReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One recipient's part of a message."""
 
-    form: Form
+    form: ReportForm
     to: tuple[str, ...] = ()
     """Whom the message came to: envelope first, header fields where it says nothing."""
     references: tuple[str, ...] = ()

@@ -10,14 +10,14 @@ from typing import Any, Final
 
 import msgspec
 
-from pipeline.errors import Forged, Unproven, Unrecognised
+from pipeline.errors import InvalidSignatureError, Unproven, Unrecognised
 from pipeline.webhooks import timestamps
-from pipeline.webhooks.base import Context, Incoming
+from pipeline.webhooks.base import EventContext, WebhookRequest
 from pipeline.webhooks.bounces import classify
 from pipeline.webhooks.bounces.dsn import IMPLIED
 from pipeline.webhooks.bounces.parse import read
-from pipeline.webhooks.bounces.report import Form, Report
-from pipeline.webhooks.redaction import HIDDEN, hide_all, hider
+from pipeline.webhooks.bounces.report import BounceReport, ReportForm
+from pipeline.webhooks.redaction import REDACTED, redact_all, redactor
 from topics import ids
 from topics.events import DeliveryEvent, EventKind
 from topics.record import EmailId, Millis
@@ -43,18 +43,18 @@ FEEDBACK: Final = {
     "opt-out-list": EventKind.UNSUBSCRIBED,
 }
 FORMS: Final = {
-    Form.REPLY: EventKind.REPLIED,
-    Form.UNSUBSCRIBE: EventKind.UNSUBSCRIBED,
+    ReportForm.REPLY: EventKind.REPLIED,
+    ReportForm.UNSUBSCRIBE: EventKind.UNSUBSCRIBED,
 }
 _WORDS_MAX: Final = 2_000
 _QUOTED: Final = re.compile(r'"[^"\n]{1,100}"@[^\s<>"]{1,300}')
 """An address whose local part stands in quotation marks (RFC 5321 §4.1.2)."""
-_DECODER: Final = msgspec.json.Decoder(Report)
+_DECODER: Final = msgspec.json.Decoder(BounceReport)
 
 
-def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
+def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
     """Raise Forged: mail comes by the inbound listener, not as a webhook."""
-    raise Forged("bounced mail is taken at /inbound/mail, not as a webhook")
+    raise InvalidSignatureError("bounced mail is taken at /inbound/mail, not as a webhook")
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
@@ -62,7 +62,7 @@ def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
     return [msgspec.json.encode(report) for report in read(body, headers)]
 
 
-def normalize(event: bytes, context: Context) -> DeliveryEvent:
+def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     """One report in our words. Raises Unrecognised, and Unproven for what bears no signature of ours."""
     try:
         report = _DECODER.decode(event)
@@ -70,7 +70,7 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         raise Unrecognised(f"not a report: {error}") from None
     email_id = _proven(report, context)
     kind = _kind(report)
-    verdict = classify.judge(report.status, report.diagnostic)
+    verdict = classify.classify_reply(report.status, report.diagnostic)
     return DeliveryEvent(
         email_id=email_id,
         event_id=_event_id(report, email_id),
@@ -78,7 +78,7 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         occurred_at=_occurred_at(report, context),
         recorded_at=context.received_at,
         provider=context.provider,
-        bounce_class=classify.for_address(verdict, report.forwarded) if kind is EventKind.BOUNCED else None,
+        bounce_class=classify.address_bounce_class(verdict, report.forwarded) if kind is EventKind.BOUNCED else None,
         bounce_type=report.action or report.form,
         bounce_subtype=report.status,
         code=verdict.code,
@@ -88,16 +88,16 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
     )
 
 
-def _proven(report: Report, context: Context) -> EmailId:
+def _proven(report: BounceReport, context: EventContext) -> EmailId:
     """The email that a signature of ours names: for each form, the one that only it could have brought back."""
-    proofs = context.proofs
+    proofs = context.token_readers
     by_original = [proofs.message_id(one) for one in report.references]
     by_address = [proofs.verp(one) for one in report.to]
     found = {
-        Form.FEEDBACK: by_original,
-        Form.UNSUBSCRIBE: [proofs.unsubscribe(one) for one in report.to],
-        Form.DSN: by_address,
-        Form.TEXT: by_address,
+        ReportForm.FEEDBACK: by_original,
+        ReportForm.UNSUBSCRIBE: [proofs.unsubscribe(one) for one in report.to],
+        ReportForm.DSN: by_address,
+        ReportForm.TEXT: by_address,
     }.get(report.form, by_address + by_original)
     email_id = next((one for one in found if one is not None), None)
     if email_id is None:
@@ -105,34 +105,34 @@ def _proven(report: Report, context: Context) -> EmailId:
     return email_id
 
 
-def _kind(report: Report) -> EventKind:
-    if report.form in (Form.DSN, Form.TEXT):
+def _kind(report: BounceReport) -> EventKind:
+    if report.form in (ReportForm.DSN, ReportForm.TEXT):
         # Whatever unknown word stands there, the status says whether it is final (RFC 3463 §2).
         return ACTIONS.get(report.action) or ACTIONS.get(IMPLIED.get(report.status[:1], ""), EventKind.UNKNOWN)
-    if report.form is Form.FEEDBACK:
+    if report.form is ReportForm.FEEDBACK:
         return FEEDBACK.get(report.action, EventKind.UNKNOWN)
     return FORMS.get(report.form, EventKind.UNKNOWN)
 
 
-def _event_id(report: Report, email_id: EmailId) -> str:
+def _event_id(report: BounceReport, email_id: EmailId) -> str:
     """The same whenever and by whichever road the message comes again."""
     about = (report.action, report.final_recipient.casefold(), report.status)
     return ids.event_id("mail", email_id, report.identity, report.form, *about)
 
 
-def _occurred_at(report: Report, context: Context) -> Millis:
+def _occurred_at(report: BounceReport, context: EventContext) -> Millis:
     try:
         return timestamps.from_rfc5322(report.at)
     except Unrecognised:
         return context.received_at
 
 
-def _hidden(report: Report, text: str) -> str:
-    hide = hider([report.final_recipient, report.original_recipient])
-    return hide(hide_all(_QUOTED.sub(HIDDEN, text)))[:_WORDS_MAX]
+def _hidden(report: BounceReport, text: str) -> str:
+    hide = redactor([report.final_recipient, report.original_recipient])
+    return hide(redact_all(_QUOTED.sub(REDACTED, text)))[:_WORDS_MAX]
 
 
-def _native(report: Report) -> msgspec.Raw:
+def _native(report: BounceReport) -> msgspec.Raw:
     """The report's own words; nobody's address, and nothing of what a person wrote."""
     told: dict[str, Any] = {
         "form": report.form,

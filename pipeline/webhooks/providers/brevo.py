@@ -10,10 +10,10 @@ from typing import Final
 
 from pipeline.errors import Unrecognised
 from pipeline.webhooks import signatures, status_codes, timestamps
-from pipeline.webhooks.base import UNCORRELATED, Context, Incoming
+from pipeline.webhooks.base import UNCORRELATED, EventContext, WebhookRequest
 from pipeline.webhooks.bounces import classify
-from pipeline.webhooks.fields import Fields, embedded, split_events
-from pipeline.webhooks.redaction import hide_all, hider, native_strictly
+from pipeline.webhooks.fields import EventFields, embedded_email_id, split_events
+from pipeline.webhooks.redaction import redact_all, redacted_native, redactor
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
 from topics.record import EmailId, Millis
@@ -54,17 +54,17 @@ MACHINES: Final = ("proxy_open", "unique_proxy_open")
 
 _PERSONAL: Final = frozenset({"email", "sender_email", "subject", "ip", "mirror_link"})
 _VERBATIM: Final = frozenset({"link", "message-id"})
-_WHAT_MAKES_IT_ONE: Final = ("message-id", "event", "email", "ts_epoch", "ts_event", "ts", "link")
+_IDENTITY_FIELDS: Final = ("message-id", "event", "email", "ts_epoch", "ts_event", "ts", "link")
 _HUMP: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _SECONDS_END: Final = 1e11
 
 
-def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
+def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
     """Raise Forged unless the request brings the password or the token; Brevo signs nothing, so nothing gets stale.
 
     https://developers.brevo.com/docs/username-and-password-authentication
     """
-    signatures.require_password(incoming, keys)
+    signatures.verify_password(incoming, keys)
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
@@ -72,35 +72,35 @@ def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
     return split_events(body)
 
 
-def normalize(event: bytes, context: Context) -> DeliveryEvent:
+def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     """One event in our words, with its own words beside them and without any address."""
-    fields = Fields.read(event)
+    fields = EventFields.read(event)
     name = _name(fields)
     kind, text = KINDS.get(name, EventKind.UNKNOWN), fields.text("reason").strip()
     told, code, enhanced = CLASSES.get(name), status_codes.reply_code(text), status_codes.enhanced_code(text)
-    hide = hider([fields.text("email")])
+    hide = redactor([fields.text("email")])
     return DeliveryEvent(
         email_id=_email_id(fields, context),
-        event_id=ids.event_id("brevo", context.provider, *(fields.text(part) for part in _WHAT_MAKES_IT_ONE)),
+        event_id=ids.event_id("brevo", context.provider, *(fields.text(part) for part in _IDENTITY_FIELDS)),
         kind=kind,
-        occurred_at=timestamps.of_event(_occurred_at, _time(fields), kind, context.received_at),
+        occurred_at=timestamps.event_time(_occurred_at, _time(fields), kind, context.received_at),
         recorded_at=context.received_at,
         provider=context.provider,
         machine=name if name in MACHINES else "",
-        bounce_class=told and classify.of_webhook(told, code, enhanced, text),
+        bounce_class=told and classify.webhook_bounce_class(told, code, enhanced, text),
         bounce_type=name if kind in (EventKind.BOUNCED, EventKind.DROPPED, EventKind.FAILED) else "",
         code=code,
         enhanced=enhanced,
-        text=hide_all(hide(text)),
+        text=redact_all(hide(text)),
         url=hide(fields.text("link")),
         user_agent=hide(fields.text("user_agent")),
         # Its SMTP server says "queued as <…>", and an ack keeps what is between the brackets.
         provider_message_id=fields.text("message-id").strip().strip("<>"),
-        native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+        native=redacted_native(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 
 
-def _name(fields: Fields) -> str:
+def _name(fields: EventFields) -> str:
     """Brevo spells its events in two ways, `hard_bounce` in what it sends and `hardBounce` where one enables them."""
     name = _HUMP.sub("_", fields.text("event")).lower()
     if not name:
@@ -108,13 +108,13 @@ def _name(fields: Fields) -> str:
     return name
 
 
-def _email_id(fields: Fields, context: Context) -> EmailId:
+def _email_id(fields: EventFields, context: EventContext) -> EmailId:
     tags = (fields.text("tag"), *(tag.decode() for tag in fields.items("tags")))
-    ours = embedded(fields.text("X-Mailin-custom"), *tags)
-    return ours or context.proofs.message_id(fields.text("message-id")) or UNCORRELATED
+    ours = embedded_email_id(fields.text("X-Mailin-custom"), *tags)
+    return ours or context.token_readers.message_id(fields.text("message-id")) or UNCORRELATED
 
 
-def _time(fields: Fields) -> str:
+def _time(fields: EventFields) -> str:
     return fields.text("ts_epoch") or fields.text("ts_event") or fields.text("ts")
 
 

@@ -8,12 +8,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from pipeline.errors import Forged, Unrecognised
+from pipeline.errors import InvalidSignatureError, Unrecognised
 from pipeline.webhooks import signatures, status_codes, timestamps
-from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
+from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, EventContext, WebhookRequest
 from pipeline.webhooks.bounces import classify
-from pipeline.webhooks.fields import Fields
-from pipeline.webhooks.redaction import hide_all, hider, native_strictly
+from pipeline.webhooks.fields import EventFields
+from pipeline.webhooks.redaction import redact_all, redacted_native, redactor
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
 from topics.record import EmailId
@@ -54,7 +54,7 @@ _PERSONAL: Final = frozenset({"recipient", "recipients", "sender", "targets", "m
 _VERBATIM: Final = frozenset({"url", "message-id"})
 
 
-def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
+def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
     """Raise Forged unless the signature is made with one of ``keys``, at most ``max_age_s`` ago.
 
     It covers its own time and a token only, not the event: see `token`.
@@ -63,39 +63,39 @@ def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int)
     timestamp, code = signature.text("timestamp"), signature.text("token")
     given = signatures.from_hex(signature.text("signature"))
     if not code or not signatures.equal_to_any(given, signatures.hmac_sha256(keys, f"{timestamp}{code}".encode())):
-        raise Forged("the webhook's signature is not its provider's")
-    signatures.require_fresh(timestamp, now_ms, max_age_s)
+        raise InvalidSignatureError("the webhook's signature is not its provider's")
+    signatures.verify_fresh(timestamp, now_ms, max_age_s)
 
 
-def token(incoming: Incoming) -> tuple[str, bytes]:
+def token(incoming: WebhookRequest) -> tuple[str, bytes]:
     """The token, good for this body only."""
     return _signature(incoming).text("token"), hashlib.sha256(incoming.body).digest()
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
     """The one event of a request, without its signature. Raises Unrecognised."""
-    event = Fields.read(body).raw.get("event-data")
+    event = EventFields.read(body).raw.get("event-data")
     if event is None:
         raise Unrecognised("an object without `event-data`")
     return [bytes(event)]
 
 
-def normalize(event: bytes, context: Context) -> DeliveryEvent:
+def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     """One event in our words, with its own words beside them and without any address."""
-    fields = Fields.read(event)
+    fields = EventFields.read(event)
     name, status = fields.text("event"), fields.object("delivery-status")
     if not name:
         raise Unrecognised("an object without `event`")
     kind, bounce_class = _kind(fields, status)
     text = _said(fields, status)
-    hide = hider(
+    hide = redactor(
         [fields.text("recipient"), fields.text("envelope", "targets"), fields.text("message", "headers", "to")]
     )
     return DeliveryEvent(
         email_id=_email_id(fields, context),
         event_id=_event_id(fields, context),
         kind=kind,
-        occurred_at=timestamps.of_event(timestamps.from_seconds, fields.text("timestamp"), kind, context.received_at),
+        occurred_at=timestamps.event_time(timestamps.from_seconds, fields.text("timestamp"), kind, context.received_at),
         recorded_at=context.received_at,
         provider=context.provider,
         machine=_machine(fields.text("client-info", "bot")) if kind in _BY_READERS else "",
@@ -104,25 +104,25 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         bounce_subtype=fields.text("reason"),
         code=status_codes.reply_code(status.text("code")),
         enhanced=status_codes.enhanced_code(status.text("enhanced-code"), status.text("bounce-code"), text),
-        text=hide_all(hide(text)),
+        text=redact_all(hide(text)),
         url=hide(fields.text("url")),
         user_agent=hide(fields.text("client-info", "user-agent")),
         provider_message_id=fields.text("message", "headers", "message-id").strip("<>"),
-        native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+        native=redacted_native(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 
 
 _BY_READERS: Final = (EventKind.OPENED, EventKind.CLICKED)
 
 
-def _signature(incoming: Incoming) -> Fields:
+def _signature(incoming: WebhookRequest) -> EventFields:
     try:
-        return Fields.read(incoming.body).object("signature")
+        return EventFields.read(incoming.body).object("signature")
     except Unrecognised as error:
-        raise Forged(str(error)) from None
+        raise InvalidSignatureError(str(error)) from None
 
 
-def _kind(fields: Fields, status: Fields) -> tuple[EventKind, BounceClass | None]:
+def _kind(fields: EventFields, status: EventFields) -> tuple[EventKind, BounceClass | None]:
     kind = KINDS.get(fields.text("event"), EventKind.UNKNOWN)
     if kind is not EventKind.BOUNCED:
         return kind, None
@@ -132,24 +132,24 @@ def _kind(fields: Fields, status: Fields) -> tuple[EventKind, BounceClass | None
     return kind, _bounce_class(told, status) if kind is EventKind.BOUNCED else None
 
 
-def _bounce_class(told: BounceClass | None, status: Fields) -> BounceClass:
+def _bounce_class(told: BounceClass | None, status: EventFields) -> BounceClass:
     """Return hard only where Mailgun, the code or the server's words say that there is no such address."""
     message = status.text("message").removeprefix("smtp;").strip()
     code, enhanced = (
         status_codes.reply_code(status.text("code")),
         status.text("enhanced-code") or status.text("bounce-code"),
     )
-    return _by_codes(status) if told is None else classify.of_webhook(told, code, enhanced, message)
+    return _by_codes(status) if told is None else classify.webhook_bounce_class(told, code, enhanced, message)
 
 
-def _by_codes(status: Fields) -> BounceClass:
+def _by_codes(status: EventFields) -> BounceClass:
     if status.text("bounce-type") == "hard":
         return BounceClass.HARD
     said = f"{status.text('code')} {status.text('message').removeprefix('smtp;').strip()}"
-    return classify.judge(status.text("enhanced-code") or status.text("bounce-code"), said).bounce_class
+    return classify.classify_reply(status.text("enhanced-code") or status.text("bounce-code"), said).bounce_class
 
 
-def _said(fields: Fields, status: Fields) -> str:
+def _said(fields: EventFields, status: EventFields) -> str:
     told = (status.text("message"), status.text("description"), fields.text("reject", "reason"))
     return next(filter(None, told), "")
 
@@ -158,13 +158,13 @@ def _machine(bot: str) -> str:
     return MACHINES.get(bot, "bot") if bot else ""
 
 
-def _email_id(fields: Fields, context: Context) -> EmailId:
+def _email_id(fields: EventFields, context: EventContext) -> EmailId:
     given = fields.email_id("user-variables", EMAIL_ID_KEY)
     named = fields.text("message", "headers", "message-id").strip("<>")
-    return given or context.proofs.message_id(f"<{named}>") or UNCORRELATED
+    return given or context.token_readers.message_id(f"<{named}>") or UNCORRELATED
 
 
-def _event_id(fields: Fields, context: Context) -> str:
+def _event_id(fields: EventFields, context: EventContext) -> str:
     """Its `id` is "guaranteed to be unique within a day": with its time, for ever.
 
     The signature's token would make two of an event that two webhooks tell, the domain's and the account's.

@@ -8,10 +8,10 @@ from typing import Final
 
 from pipeline.errors import Unrecognised
 from pipeline.webhooks import signatures, status_codes, timestamps
-from pipeline.webhooks.base import UNCORRELATED, Context, Incoming
+from pipeline.webhooks.base import UNCORRELATED, EventContext, WebhookRequest
 from pipeline.webhooks.bounces import classify
-from pipeline.webhooks.fields import Fields, embedded, split_events
-from pipeline.webhooks.redaction import hide_all, hider, native_strictly
+from pipeline.webhooks.fields import EventFields, embedded_email_id, split_events
+from pipeline.webhooks.redaction import redact_all, redacted_native, redactor
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
 
@@ -50,12 +50,12 @@ CLASSES: Final = {
 
 _PERSONAL: Final = frozenset({"email", "ip"})
 _VERBATIM: Final = frozenset({"url"})
-_WHAT_MAKES_IT_ONE: Final = ("MessageID", "Message_GUID", "event", "email", "time", "url")
+_IDENTITY_FIELDS: Final = ("MessageID", "Message_GUID", "event", "email", "time", "url")
 
 
-def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
+def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
     """Raise Forged unless the request brings the password; Mailjet signs nothing, so nothing gets stale."""
-    signatures.require_basic(incoming, keys)
+    signatures.verify_basic(incoming, keys)
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
@@ -63,9 +63,9 @@ def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
     return split_events(body)
 
 
-def normalize(event: bytes, context: Context) -> DeliveryEvent:
+def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     """One event in our words, with its own words beside them and without any address."""
-    fields = Fields.read(event)
+    fields = EventFields.read(event)
     name = fields.text("event")
     if not name:
         raise Unrecognised("an object without `event`")
@@ -74,30 +74,32 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
     kind = _kind(fields, (error or related).lower())
     text = fields.text("comment") or fields.text("smtp_reply")
     code, enhanced = status_codes.reply_code(text), status_codes.enhanced_code(text)
-    hide = hider([fields.text("email")])
+    hide = redactor([fields.text("email")])
     return DeliveryEvent(
-        email_id=embedded(fields.text("Payload"), fields.text("CustomID")) or UNCORRELATED,
-        event_id=ids.event_id("mailjet", context.provider, *(fields.text(part) for part in _WHAT_MAKES_IT_ONE)),
+        email_id=embedded_email_id(fields.text("Payload"), fields.text("CustomID")) or UNCORRELATED,
+        event_id=ids.event_id("mailjet", context.provider, *(fields.text(part) for part in _IDENTITY_FIELDS)),
         kind=kind,
-        occurred_at=timestamps.of_event(timestamps.from_seconds, fields.text("time"), kind, context.received_at),
+        occurred_at=timestamps.event_time(timestamps.from_seconds, fields.text("time"), kind, context.received_at),
         recorded_at=context.received_at,
         provider=context.provider,
-        bounce_class=classify.of_webhook(_bounce_class(fields, (error or related).lower()), code, enhanced, text)
+        bounce_class=classify.webhook_bounce_class(
+            _bounce_class(fields, (error or related).lower()), code, enhanced, text
+        )
         if kind is EventKind.BOUNCED
         else None,
         bounce_type=related,
         bounce_subtype=error,
         code=code,
         enhanced=enhanced,
-        text=hide_all(hide(text)),
+        text=redact_all(hide(text)),
         url=hide(fields.text("url")),
         user_agent=hide(fields.text("agent")),
         provider_message_id=_message_id(fields),
-        native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+        native=redacted_native(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 
 
-def _kind(fields: Fields, error: str) -> EventKind:
+def _kind(fields: EventFields, error: str) -> EventKind:
     kind = KINDS.get(fields.text("event"), EventKind.UNKNOWN)
     if kind not in (EventKind.BOUNCED, EventKind.DROPPED):
         return kind
@@ -105,10 +107,10 @@ def _kind(fields: Fields, error: str) -> EventKind:
     return kind if found is EventKind.DEFERRED and fields.true("hard_bounce") else found
 
 
-def _bounce_class(fields: Fields, error: str) -> BounceClass:
+def _bounce_class(fields: EventFields, error: str) -> BounceClass:
     return CLASSES.get(error, BounceClass.HARD if fields.true("hard_bounce") else BounceClass.SOFT)
 
 
-def _message_id(fields: Fields) -> str:
+def _message_id(fields: EventFields) -> str:
     """The GUID is what its SMTP server calls a message that it queues; the number is what its API calls it, too."""
     return fields.text("Message_GUID") or fields.text("MessageID")

@@ -8,10 +8,10 @@ from typing import Final
 
 from pipeline.errors import Unrecognised
 from pipeline.webhooks import signatures, status_codes, timestamps
-from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
+from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, EventContext, WebhookRequest
 from pipeline.webhooks.bounces import classify
-from pipeline.webhooks.fields import Fields
-from pipeline.webhooks.redaction import hide_all, hider, native_strictly
+from pipeline.webhooks.fields import EventFields
+from pipeline.webhooks.redaction import redact_all, redacted_native, redactor
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
 
@@ -60,15 +60,15 @@ _PERSONAL: Final = frozenset({"email", "ip", "actor", "resource", "changes", "fr
 _VERBATIM: Final = frozenset({"url"})
 
 
-def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
+def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
     """Raise Forged unless the body was signed with one of ``keys``; no time is signed, so nothing gets stale."""
-    signatures.require_signed_body(incoming, SIGNATURE_HEADER, keys)
+    signatures.verify_signed_body(incoming, SIGNATURE_HEADER, keys)
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
     """The events of `{"events": […]}` or of a line each; one bad line spoils no other. Raises Unrecognised."""
     try:
-        whole = Fields.read(body)
+        whole = EventFields.read(body)
     except Unrecognised:
         lines = [line for line in body.splitlines() if line.strip()]
         if len(lines) < 2 or not lines[0].lstrip().startswith(b"{"):
@@ -77,19 +77,19 @@ def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
     return whole.items("events") if "events" in whole.raw else [body]
 
 
-def normalize(event: bytes, context: Context) -> DeliveryEvent:
+def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     """One event in our words, with its own words beside them and without any address."""
-    fields = Fields.read(event)
+    fields = EventFields.read(event)
     name, text = fields.text("event"), fields.text("response") or fields.text("reason")
     if not name:
         raise Unrecognised("an object without `event`")
     kind = KINDS.get(name, EventKind.UNKNOWN)
-    hide = hider([fields.text("email")])
+    hide = redactor([fields.text("email")])
     return DeliveryEvent(
         email_id=fields.email_id("custom_variables", EMAIL_ID_KEY) or UNCORRELATED,
         event_id=_event_id(fields, context),
         kind=kind,
-        occurred_at=timestamps.of_event(timestamps.from_seconds, fields.text("timestamp"), kind, context.received_at),
+        occurred_at=timestamps.event_time(timestamps.from_seconds, fields.text("timestamp"), kind, context.received_at),
         recorded_at=context.received_at,
         provider=context.provider,
         bounce_class=_bounce_class(fields) if kind is EventKind.BOUNCED else None,
@@ -97,21 +97,21 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         bounce_subtype=fields.text("bounce_category"),
         code=status_codes.reply_code(fields.text("response_code"), text),
         enhanced=status_codes.enhanced_code(text),
-        text=hide_all(hide(text)),
+        text=redact_all(hide(text)),
         url=hide(fields.text("url")),
         user_agent=hide(fields.text("user_agent")),
         provider_message_id="" if name.startswith(INBOUND) else fields.text("message_id"),
-        native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+        native=redacted_native(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 
 
-def _bounce_class(fields: Fields) -> BounceClass:
+def _bounce_class(fields: EventFields) -> BounceClass:
     said = " ".join((fields.text("response_code"), fields.text("response")))
-    told, found = CLASSES.get(fields.text("bounce_category").lower()), classify.judge("", said)
-    return found.bounce_class if told is None else classify.of_webhook(told, found.code, found.enhanced, said)
+    told, found = CLASSES.get(fields.text("bounce_category").lower()), classify.classify_reply("", said)
+    return found.bounce_class if told is None else classify.webhook_bounce_class(told, found.code, found.enhanced, said)
 
 
-def _event_id(fields: Fields, context: Context) -> str:
+def _event_id(fields: EventFields, context: EventContext) -> str:
     given = fields.text("event_id")
     if given:
         return f"mailtrap:{given}"

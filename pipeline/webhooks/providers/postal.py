@@ -10,13 +10,13 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 
-from pipeline.errors import Forged, Unrecognised
+from pipeline.errors import InvalidSignatureError, Unrecognised
 from pipeline.webhooks import signatures, status_codes, timestamps
-from pipeline.webhooks.base import UNCORRELATED, Context, Incoming
+from pipeline.webhooks.base import UNCORRELATED, EventContext, WebhookRequest
 from pipeline.webhooks.bounces import classify
-from pipeline.webhooks.fields import Fields, embedded, split_object
-from pipeline.webhooks.keys import readable, rsa_key
-from pipeline.webhooks.redaction import hide_all, hider, native_strictly
+from pipeline.webhooks.fields import EventFields, embedded_email_id, split_object
+from pipeline.webhooks.keys import readable_keys, rsa_key
+from pipeline.webhooks.redaction import redact_all, redacted_native, redactor
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
 from topics.record import EmailId
@@ -42,7 +42,7 @@ _PERSONAL: Final = frozenset({"to", "from", "subject", "ip_address"})
 _VERBATIM: Final = frozenset({"url", "message_id"})
 
 
-def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
+def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
     """Raise Forged unless the body was signed by the holder of one of ``keys``.
 
     RSA (PKCS#1 v1.5) with SHA-256; Postal before version 3 has SHA-1 only. A key is base64 DER, as
@@ -50,10 +50,10 @@ def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int)
     an id, so that a repeat changes nothing.
     """
     new = incoming.headers.get(SIGNATURE_HEADER.lower(), "")
-    signature = signatures.from_base64(new or signatures.header(incoming, OLD_SIGNATURE_HEADER))
+    signature = signatures.from_base64(new or signatures.required_header(incoming, OLD_SIGNATURE_HEADER))
     algorithm = SHA256() if new else SHA1()  # noqa: S303 - a second preimage of SHA-1 is out of anybody's reach
-    if not any(_signed_by(key, signature, incoming.body, algorithm) for key in readable(rsa_key, keys)):
-        raise Forged("the webhook's signature is not its provider's")
+    if not any(_signed_by(key, signature, incoming.body, algorithm) for key in readable_keys(rsa_key, keys)):
+        raise InvalidSignatureError("the webhook's signature is not its provider's")
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
@@ -61,9 +61,9 @@ def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
     return split_object(body)
 
 
-def normalize(event: bytes, context: Context) -> DeliveryEvent:
+def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     """One event in our words, with its own words beside them and without any address."""
-    fields = Fields.read(event)
+    fields = EventFields.read(event)
     name, payload = fields.text("event"), fields.object("payload")
     if not name:
         raise Unrecognised("an object without `event`")
@@ -72,12 +72,12 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
     details, output = payload.text("details"), payload.text("output")
     code = status_codes.reply_code(output)
     kind = _kind(name, details, code) if ours else EventKind.UNKNOWN
-    hide = hider([message.text("to")])
+    hide = redactor([message.text("to")])
     return DeliveryEvent(
         email_id=_email_id(message, context) if ours else UNCORRELATED,
         event_id=_event_id(fields, context),
         kind=kind,
-        occurred_at=timestamps.of_event(
+        occurred_at=timestamps.event_time(
             timestamps.from_seconds, payload.text("timestamp") or fields.text("timestamp"), kind, context.received_at
         ),
         recorded_at=context.received_at,
@@ -86,11 +86,11 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
         bounce_type=payload.text("status"),
         code=code,
         enhanced=status_codes.enhanced_code(output),
-        text=hide_all(hide(output.strip() or details)),
+        text=redact_all(hide(output.strip() or details)),
         url=hide(payload.text("url")),
         user_agent=hide(payload.text("user_agent")),
         provider_message_id=message.text("id") if ours else "",
-        native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+        native=redacted_native(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 
 
@@ -114,16 +114,16 @@ def _kind(name: str, details: str, code: int) -> EventKind:
 
 def _bounce_class(name: str, output: str) -> BounceClass:
     """Postal tells that a mail came back and not what it said, so that it proves nothing against the address."""
-    return BounceClass.SOFT if name == "MessageBounced" else classify.judge("", output).bounce_class
+    return BounceClass.SOFT if name == "MessageBounced" else classify.classify_reply("", output).bounce_class
 
 
-def _email_id(message: Fields, context: Context) -> EmailId:
+def _email_id(message: EventFields, context: EventContext) -> EmailId:
     """Postal leaves our Message-ID as it is."""
-    known = context.proofs.message_id(f"<{message.text('message_id')}>")
-    return known or embedded(message.text("tag")) or UNCORRELATED
+    known = context.token_readers.message_id(f"<{message.text('message_id')}>")
+    return known or embedded_email_id(message.text("tag")) or UNCORRELATED
 
 
-def _event_id(fields: Fields, context: Context) -> str:
+def _event_id(fields: EventFields, context: EventContext) -> str:
     given = fields.text("uuid")
     if given:
         return f"postal:{given}"

@@ -8,10 +8,10 @@ from typing import Final
 
 from pipeline.errors import Unrecognised
 from pipeline.webhooks import signatures, status_codes, timestamps
-from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
+from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, EventContext, WebhookRequest
 from pipeline.webhooks.bounces import classify
-from pipeline.webhooks.fields import Fields, split_object
-from pipeline.webhooks.redaction import hide_all, hider, native_strictly
+from pipeline.webhooks.fields import EventFields, split_object
+from pipeline.webhooks.redaction import redact_all, redacted_native, redactor
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
 
@@ -26,7 +26,7 @@ RECORDS: Final = {
     "SpamComplaint": (EventKind.COMPLAINED, "BouncedAt"),
     "SubscriptionChange": (EventKind.UNSUBSCRIBED, "ChangedAt"),
 }
-_UNHEARD_OF: Final = (EventKind.UNKNOWN, "ReceivedAt")
+_UNKNOWN_RECORD: Final = (EventKind.UNKNOWN, "ReceivedAt")
 
 # What a bounce, or the reason of a suppression, means. All that comes back is a bounce to Postmark.
 # https://postmarkapp.com/developer/api/bounce-api#bounce-types
@@ -67,9 +67,9 @@ _PERSONAL: Final = frozenset({"Email", "Recipient", "From", "Subject", "Content"
 _VERBATIM: Final = frozenset({"OriginalLink"})
 
 
-def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
+def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
     """Raise Forged unless the request brings one of ``keys``, each ``user:password``. Postmark signs nothing."""
-    signatures.require_basic(incoming, keys)
+    signatures.verify_basic(incoming, keys)
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
@@ -77,43 +77,44 @@ def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
     return split_object(body)
 
 
-def normalize(event: bytes, context: Context) -> DeliveryEvent:
+def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     """One event in our words, with its own words beside them and without any address."""
-    fields = Fields.read(event)
+    fields = EventFields.read(event)
     name = fields.text("RecordType")
     if not name:
         raise Unrecognised("an object without `RecordType`")
     kind, bounce_class = _kind(name, fields)
     text = fields.text("Details") or fields.text("Description")
     code, enhanced = status_codes.reply_code(text), status_codes.enhanced_code(text)
-    hide = hider([fields.text("Email"), fields.text("Recipient")])
+    hide = redactor([fields.text("Email"), fields.text("Recipient")])
     return DeliveryEvent(
         email_id=fields.email_id("Metadata", EMAIL_ID_KEY) or UNCORRELATED,
         event_id=_event_id(name, event, fields, context),
         kind=kind,
-        occurred_at=timestamps.of_event(timestamps.from_iso, _time(name, fields), kind, context.received_at),
+        occurred_at=timestamps.event_time(timestamps.from_iso, _time(name, fields), kind, context.received_at),
         recorded_at=context.received_at,
         provider=context.provider,
         # `Description` is Postmark's own about the type; it tells of everything that the type may mean.
-        bounce_class=bounce_class and classify.of_webhook(bounce_class, code, enhanced, fields.text("Details")),
+        bounce_class=bounce_class
+        and classify.webhook_bounce_class(bounce_class, code, enhanced, fields.text("Details")),
         bounce_type=_type(fields),
         bounce_subtype=fields.text("TypeCode"),
         code=code,
         enhanced=enhanced,
-        text=hide_all(hide(text)),
+        text=redact_all(hide(text)),
         url=hide(fields.text("OriginalLink")),
         user_agent=hide(fields.text("UserAgent")),
         provider_message_id=fields.text("MessageID"),
-        native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+        native=redacted_native(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 
 
-def _type(fields: Fields) -> str:
+def _type(fields: EventFields) -> str:
     return fields.text("Type") or fields.text("SuppressionReason")
 
 
-def _kind(name: str, fields: Fields) -> tuple[EventKind, BounceClass | None]:
-    kind = RECORDS.get(name, _UNHEARD_OF)[0]
+def _kind(name: str, fields: EventFields) -> tuple[EventKind, BounceClass | None]:
+    kind = RECORDS.get(name, _UNKNOWN_RECORD)[0]
     if kind is EventKind.UNSUBSCRIBED:
         return _suppression(fields)
     if kind is EventKind.BOUNCED:
@@ -121,7 +122,7 @@ def _kind(name: str, fields: Fields) -> tuple[EventKind, BounceClass | None]:
     return kind, None
 
 
-def _suppression(fields: Fields) -> tuple[EventKind, BounceClass | None]:
+def _suppression(fields: EventFields) -> tuple[EventKind, BounceClass | None]:
     """An address came onto a stream's list, or left it. Who put it there decides whether somebody unsubscribed."""
     if not fields.true("SuppressSending"):
         return EventKind.UNKNOWN, None
@@ -131,11 +132,11 @@ def _suppression(fields: Fields) -> tuple[EventKind, BounceClass | None]:
     return kind, bounce_class
 
 
-def _time(name: str, fields: Fields) -> str:
-    return fields.text(RECORDS.get(name, _UNHEARD_OF)[1])
+def _time(name: str, fields: EventFields) -> str:
+    return fields.text(RECORDS.get(name, _UNKNOWN_RECORD)[1])
 
 
-def _event_id(name: str, event: bytes, fields: Fields, context: Context) -> str:
+def _event_id(name: str, event: bytes, fields: EventFields, context: EventContext) -> str:
     """Only bounces and complaints have an id of their own."""
     if given := fields.text("ID"):
         return f"postmark:{given}"

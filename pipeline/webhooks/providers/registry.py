@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from pipeline.errors import NotFound
-from pipeline.webhooks.base import Adapter, Greeting, Once, Subscribing
+from pipeline.webhooks.base import Adapter, OneTimeTokenAdapter, ProbeAdapter, SubscriptionAdapter
 from pipeline.webhooks.providers import (
     bounce_mail,
     brevo,
@@ -37,17 +37,17 @@ ADAPTERS: Final[Mapping[str, Adapter]] = {
     "mailtrap": mailtrap,
     "postal": postal,
 }
-PROVEN_BY_HEADERS: Final = frozenset({"postmark", "sparkpost", "mailjet", "brevo"})
+VERIFIED_BY_HEADERS: Final = frozenset({"postmark", "sparkpost", "mailjet", "brevo"})
 """Those whose `verify` reads no byte of the body: a password or token in a header is all they send."""
-SUBSCRIBING: Final[Mapping[str, Subscribing]] = {"ses": ses}
+SUBSCRIPTION_ADAPTERS: Final[Mapping[str, SubscriptionAdapter]] = {"ses": ses}
 """Those whose signatures need a certificate, and who ask before they send."""
-ONCE: Final[Mapping[str, Once]] = {"mailgun": mailgun}
+ONE_TIME_TOKEN_ADAPTERS: Final[Mapping[str, OneTimeTokenAdapter]] = {"mailgun": mailgun}
 """Those whose signature covers a token instead of the body."""
-GREETING: Final[Mapping[str, Greeting]] = {"mandrill": mandrill, "mailersend": mailersend}
+PROBE_ADAPTERS: Final[Mapping[str, ProbeAdapter]] = {"mandrill": mandrill, "mailersend": mailersend}
 """Those who try an address out before there is a key to sign with."""
 
 
-def adapter(kind: str) -> Adapter:
+def adapter_for(kind: str) -> Adapter:
     """The adapter for a provider's kind. Raises NotFound for one that sends no webhooks, such as plain SMTP."""
     try:
         return ADAPTERS[kind]

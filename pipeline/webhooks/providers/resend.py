@@ -6,13 +6,13 @@ https://resend.com/docs/webhooks/event-types
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from pipeline.errors import Forged, Unrecognised
+from pipeline.errors import InvalidSignatureError, Unrecognised
 from pipeline.webhooks import signatures, status_codes, timestamps
-from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
+from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, EventContext, WebhookRequest
 from pipeline.webhooks.bounces import classify
-from pipeline.webhooks.fields import Fields, split_object
-from pipeline.webhooks.keys import readable, svix_secret
-from pipeline.webhooks.redaction import ADDRESS, hide_all, hider, native_strictly
+from pipeline.webhooks.fields import EventFields, split_object
+from pipeline.webhooks.keys import readable_keys, svix_secret
+from pipeline.webhooks.redaction import ADDRESS_PATTERN, redact_all, redacted_native, redactor
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
 from topics.record import EmailId
@@ -50,7 +50,7 @@ _PERSONAL: Final = frozenset(
 _VERBATIM: Final = frozenset({"link", "message_id"})
 
 
-def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
+def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
     """Raise Forged unless the body was signed with one of ``keys`` (`whsec_…`), at most ``max_age_s`` ago.
 
     HMAC-SHA256 of id, time and body with dots between; the header holds a signature for each of the sender's
@@ -58,10 +58,10 @@ def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int)
     """
     message_id, timestamp = _header(incoming, "id"), _header(incoming, "timestamp")
     signed = f"{message_id}.{timestamp}.".encode("latin-1", "replace") + incoming.body
-    wanted = signatures.hmac_sha256(readable(svix_secret, keys), signed)
+    wanted = signatures.hmac_sha256(readable_keys(svix_secret, keys), signed)
     if not any(signatures.equal_to_any(given, wanted) for given in _signatures(_header(incoming, "signature"))):
-        raise Forged("the webhook's signature is not its provider's")
-    signatures.require_fresh(timestamp, now_ms, max_age_s)
+        raise InvalidSignatureError("the webhook's signature is not its provider's")
+    signatures.verify_fresh(timestamp, now_ms, max_age_s)
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
@@ -69,9 +69,9 @@ def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
     return split_object(body)
 
 
-def normalize(event: bytes, context: Context) -> DeliveryEvent:
+def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     """One event in our words, with its own words beside them and without any address."""
-    fields = Fields.read(event)
+    fields = EventFields.read(event)
     name, data = fields.text("type"), fields.object("data")
     if not name:
         raise Unrecognised("an object without `type`")
@@ -82,33 +82,33 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
     texts = _texts(data)
     code, enhanced = status_codes.reply_code(*texts), status_codes.enhanced_code(*texts)
     told = CLASSES.get(bounce_type, BounceClass.SOFT)
-    hide = hider(_recipients(data))
+    hide = redactor(_recipients(data))
     return DeliveryEvent(
         email_id=_email_id(data, context),
         event_id=_event_id(fields, context),
         kind=kind,
-        occurred_at=timestamps.of_event(timestamps.from_iso, fields.text("created_at"), kind, context.received_at),
+        occurred_at=timestamps.event_time(timestamps.from_iso, fields.text("created_at"), kind, context.received_at),
         recorded_at=context.received_at,
         provider=context.provider,
-        bounce_class=classify.of_webhook(told, code, enhanced, " ".join(_quoted(data)))
+        bounce_class=classify.webhook_bounce_class(told, code, enhanced, " ".join(_quoted(data)))
         if kind is EventKind.BOUNCED
         else None,
         bounce_type=bounce_type,
         bounce_subtype=subtype,
         code=code,
         enhanced=enhanced,
-        text=hide_all(hide(texts[0] if texts else "")),
+        text=redact_all(hide(texts[0] if texts else "")),
         url=hide(data.text("click", "link")),
         user_agent=hide(data.text("click", "userAgent") or data.text("open", "userAgent")),
         # A suppression names the email that brought it about; a received mail is none that we sent.
         provider_message_id="" if name == "email.received" else data.text("email_id") or data.text("source_id"),
-        native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+        native=redacted_native(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 
 
-def _header(incoming: Incoming, name: str) -> str:
+def _header(incoming: WebhookRequest, name: str) -> str:
     """Svix names its headers as it always did, or as https://www.standardwebhooks.com wants them."""
-    return incoming.headers.get(f"webhook-{name}", "") or signatures.header(incoming, f"svix-{name}")
+    return incoming.headers.get(f"webhook-{name}", "") or signatures.required_header(incoming, f"svix-{name}")
 
 
 def _signatures(header: str) -> list[bytes]:
@@ -116,34 +116,34 @@ def _signatures(header: str) -> list[bytes]:
     return [signatures.from_base64(one[3:]) for one in header.split() if one.startswith("v1,")]
 
 
-def _email_id(data: Fields, context: Context) -> EmailId:
+def _email_id(data: EventFields, context: EventContext) -> EmailId:
     """Tags are an object in what Resend sends, and were a list of names and values."""
-    listed = (Fields.read(tag) for tag in data.items("tags") if tag.startswith(b"{"))
+    listed = (EventFields.read(tag) for tag in data.items("tags") if tag.startswith(b"{"))
     named = next((tag.email_id("value") for tag in listed if tag.text("name") == EMAIL_ID_KEY), None)
     ours = data.email_id("tags", EMAIL_ID_KEY) or named
-    return ours or context.proofs.message_id(data.text("message_id")) or UNCORRELATED
+    return ours or context.token_readers.message_id(data.text("message_id")) or UNCORRELATED
 
 
-def _event_id(fields: Fields, context: Context) -> str:
+def _event_id(fields: EventFields, context: EventContext) -> str:
     given = context.headers.get("svix-id", "") or context.headers.get("webhook-id", "")
     if given:
-        return f"resend:{hide_all(given)}"
+        return f"resend:{redact_all(given)}"
     parts = (("type",), ("created_at",), ("data", "email_id"), ("data", "id"), ("data", "click", "link"))
     return ids.event_id("resend", context.provider, *(fields.text(*part) for part in parts))
 
 
-def _recipients(data: Fields) -> list[str]:
+def _recipients(data: EventFields) -> list[str]:
     """Addresses, out of `Name <address>` where there is a name."""
     shown = [one.decode() for name in ("to", "cc", "bcc") for one in data.items(name)] + [data.text("email")]
-    return [found for one in shown for found in ADDRESS.findall(one)]
+    return [found for one in shown for found in ADDRESS_PATTERN.findall(one)]
 
 
-def _quoted(data: Fields) -> list[str]:
+def _quoted(data: EventFields) -> list[str]:
     """Return the recipient's server's own words."""
     return data.texts("bounce", "diagnosticCode")
 
 
-def _texts(data: Fields) -> list[str]:
+def _texts(data: EventFields) -> list[str]:
     """What was said, a mail server's own words first."""
     paths = (("bounce", "message"), ("suppressed", "message"), ("failed", "reason"))
     return [text for text in (*_quoted(data), *(data.text(*path) for path in paths)) if text]

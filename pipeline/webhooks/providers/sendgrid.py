@@ -10,13 +10,13 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from pipeline.errors import Forged, Unrecognised
+from pipeline.errors import InvalidSignatureError, Unrecognised
 from pipeline.webhooks import signatures, status_codes, timestamps
-from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
+from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, EventContext, WebhookRequest
 from pipeline.webhooks.bounces import classify
-from pipeline.webhooks.fields import Fields, split_array
-from pipeline.webhooks.keys import p256, readable
-from pipeline.webhooks.redaction import hide_all, hider, native_fields
+from pipeline.webhooks.fields import EventFields, split_array
+from pipeline.webhooks.keys import p256_key, readable_keys
+from pipeline.webhooks.redaction import redact_all, redacted_fields, redactor
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
 from topics.record import EmailId
@@ -57,18 +57,21 @@ _PERSONAL: Final = frozenset({"email", "ip"})
 _VERBATIM: Final = frozenset({"url", "smtp-id", "sg_message_id", "sg_event_id"})
 
 
-def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
+def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
     """Raise Forged unless the body was signed by the holder of one of ``keys``, at most ``max_age_s`` ago.
 
     ECDSA over P-256 with SHA-256 of the timestamp header's bytes followed by the raw body; a key
     is base64 DER, as SendGrid's settings page shows it, or PEM.
     https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/getting-started-event-webhook-security-features
     """
-    signature, timestamp = signatures.header(incoming, SIGNATURE_HEADER), signatures.header(incoming, TIMESTAMP_HEADER)
+    signature, timestamp = (
+        signatures.required_header(incoming, SIGNATURE_HEADER),
+        signatures.required_header(incoming, TIMESTAMP_HEADER),
+    )
     raw, signed = signatures.from_base64(signature), timestamp.encode("latin-1", "replace") + incoming.body
-    if not any(_signed_by(key, raw, signed) for key in readable(p256, keys)):
-        raise Forged("the webhook's signature is not its provider's")
-    signatures.require_fresh(timestamp, now_ms, max_age_s)
+    if not any(_signed_by(key, raw, signed) for key in readable_keys(p256_key, keys)):
+        raise InvalidSignatureError("the webhook's signature is not its provider's")
+    signatures.verify_fresh(timestamp, now_ms, max_age_s)
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
@@ -76,35 +79,35 @@ def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
     return split_array(body)
 
 
-def normalize(event: bytes, context: Context) -> DeliveryEvent:
+def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     """One event in our words, with its own words beside them and without any address."""
-    fields = Fields.read(event)
+    fields = EventFields.read(event)
     name, text = fields.text("event"), fields.text("reason") or fields.text("response")
     if not name:
         raise Unrecognised("an object without `event`")
-    hide = hider([fields.text("email")])
+    hide = redactor([fields.text("email")])
     kind = _kind(name, text)
     code, enhanced = status_codes.reply_code(text), status_codes.enhanced_code(fields.text("status"), text)
     return DeliveryEvent(
         email_id=_email_id(fields, context),
         event_id=_event_id(fields, context),
         kind=kind,
-        occurred_at=timestamps.of_event(timestamps.from_seconds, fields.text("timestamp"), kind, context.received_at),
+        occurred_at=timestamps.event_time(timestamps.from_seconds, fields.text("timestamp"), kind, context.received_at),
         recorded_at=context.received_at,
         provider=context.provider,
         machine="sg_machine_open" if fields.true("sg_machine_open") else "",
-        bounce_class=classify.of_webhook(_bounce_class(fields), code, enhanced, text)
+        bounce_class=classify.webhook_bounce_class(_bounce_class(fields), code, enhanced, text)
         if kind is EventKind.BOUNCED
         else None,
         bounce_type=fields.text("type"),
         bounce_subtype=fields.text("bounce_classification"),
         code=code,
         enhanced=enhanced,
-        text=hide_all(hide(text)),
+        text=redact_all(hide(text)),
         url=hide(fields.text("url")),
         user_agent=hide(fields.text("useragent")),
         provider_message_id=fields.text("sg_message_id"),
-        native=native_fields(fields.raw, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+        native=redacted_fields(fields.raw, hide, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 
 
@@ -116,12 +119,12 @@ def _signed_by(key: ec.EllipticCurvePublicKey, signature: bytes, signed: bytes) 
     return True
 
 
-def _email_id(fields: Fields, context: Context) -> EmailId:
+def _email_id(fields: EventFields, context: EventContext) -> EmailId:
     given = fields.email_id(EMAIL_ID_KEY)
-    return given or context.proofs.message_id(fields.text("smtp-id")) or UNCORRELATED
+    return given or context.token_readers.message_id(fields.text("smtp-id")) or UNCORRELATED
 
 
-def _event_id(fields: Fields, context: Context) -> str:
+def _event_id(fields: EventFields, context: EventContext) -> str:
     given = fields.text("sg_event_id")
     if given:
         return f"sendgrid:{given}"
@@ -136,7 +139,7 @@ def _kind(name: str, text: str) -> EventKind:
     return kind
 
 
-def _bounce_class(fields: Fields) -> BounceClass:
+def _bounce_class(fields: EventFields) -> BounceClass:
     """Return what SendGrid calls it: blocked says nothing against the address, a bounce is the address's fault."""
     if fields.text("type") == "blocked":
         return BounceClass.SOFT

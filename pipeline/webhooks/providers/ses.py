@@ -14,10 +14,10 @@ import msgspec
 
 from pipeline.errors import Unrecognised
 from pipeline.webhooks import sns, status_codes, timestamps
-from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
+from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, EventContext, WebhookRequest
 from pipeline.webhooks.bounces import classify
-from pipeline.webhooks.fields import Fields, as_email_id
-from pipeline.webhooks.redaction import hide_all, hider, native_strictly
+from pipeline.webhooks.fields import EventFields, as_email_id
+from pipeline.webhooks.redaction import redact_all, redacted_native, redactor
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
 from topics.record import EmailId, Millis
@@ -38,7 +38,7 @@ KINDS: Final = {
     "Rendering Failure": (EventKind.FAILED, "failure", ""),
     "Subscription": (EventKind.UNSUBSCRIBED, "subscription", ""),
 }
-_UNHEARD_OF: Final = (EventKind.UNKNOWN, "", "")
+_UNKNOWN_KIND: Final = (EventKind.UNKNOWN, "", "")
 
 # Bounces and complaints by type and subtype, where these say more than the event's name. SES tells a Transient bounce
 # when it has stopped trying, so all are final; a delay that it goes on with is a DeliveryDelay.
@@ -76,9 +76,9 @@ certificate_url: Final = sns.certificate_url
 confirmation_url: Final = sns.confirmation_url
 
 
-def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
+def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
     """Raise Forged unless SNS signed it for one of ``keys``, the ARNs of the provider's topics."""
-    sns.require_signed(incoming, keys, now_ms, max_age_s)
+    sns.verify_signed(incoming, keys, now_ms, max_age_s)
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
@@ -86,10 +86,10 @@ def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
     envelope = sns.open_envelope(body)
     if envelope.type != sns.NOTIFICATION or envelope.message.strip() in GREETINGS:
         return []
-    event = Fields.read(envelope.message.encode())
+    event = EventFields.read(envelope.message.encode())
     if _name(event) in GREETINGS:
         return []
-    _, detail, listed = KINDS.get(_name(event), _UNHEARD_OF)
+    _, detail, listed = KINDS.get(_name(event), _UNKNOWN_KIND)
     recipients = event.items(detail, listed) if listed else []
     about = {name: value for name, value in event.object(detail).raw.items() if name != listed}
     told = {**event.raw} | ({detail: about} if recipients else {})
@@ -100,44 +100,44 @@ def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
     ]
 
 
-def normalize(event: bytes, context: Context) -> DeliveryEvent:
+def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     """One recipient's part of a notification in our words, without any address."""
-    whole = Fields.read(event)
+    whole = EventFields.read(event)
     told, recipient = whole.object("event"), whole.object("recipient")
     name = _name(told)
     if not name:
         raise Unrecognised("a notification without `eventType` or `notificationType`")
-    detail = told.object(KINDS.get(name, _UNHEARD_OF)[1])
+    detail = told.object(KINDS.get(name, _UNKNOWN_KIND)[1])
     kind, bounce_class = _kind(name, detail, recipient)
     text = recipient.text("diagnosticCode") or next(filter(None, map(detail.text, _WORDS)), "")
     code, enhanced = status_codes.reply_code(text), status_codes.enhanced_code(recipient.text("status"), text)
-    hide = hider(_addresses(whole))
+    hide = redactor(_addresses(whole))
     return DeliveryEvent(
         email_id=_email_id(told.object("mail"), context),
         event_id=_event_id(whole, context),
         kind=kind,
-        occurred_at=timestamps.of_event(lambda _: _occurred_at(whole, detail), "", kind, context.received_at),
+        occurred_at=timestamps.event_time(lambda _: _occurred_at(whole, detail), "", kind, context.received_at),
         recorded_at=context.received_at,
         provider=context.provider,
-        bounce_class=bounce_class and classify.of_webhook(bounce_class, code, enhanced, text),
+        bounce_class=bounce_class and classify.webhook_bounce_class(bounce_class, code, enhanced, text),
         bounce_type=detail.text("bounceType") or detail.text("complaintFeedbackType") or detail.text("delayType"),
         bounce_subtype=detail.text("bounceSubType") or detail.text("complaintSubType"),
         code=code,
         enhanced=enhanced,
-        text=hide_all(hide(text)),
+        text=redact_all(hide(text)),
         url=hide(detail.text("link")),
         user_agent=hide(detail.text("userAgent")),
         provider_message_id=told.text("mail", "messageId"),
-        native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+        native=redacted_native(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 
 
-def _name(event: Fields) -> str:
+def _name(event: EventFields) -> str:
     return event.text("eventType") or event.text("notificationType")
 
 
-def _kind(name: str, detail: Fields, recipient: Fields) -> tuple[EventKind, BounceClass | None]:
-    kind = KINDS.get(name, _UNHEARD_OF)[0]
+def _kind(name: str, detail: EventFields, recipient: EventFields) -> tuple[EventKind, BounceClass | None]:
+    kind = KINDS.get(name, _UNKNOWN_KIND)[0]
     if kind is EventKind.BOUNCED:
         return _bounce(detail, recipient)
     if kind is EventKind.COMPLAINED:
@@ -147,7 +147,7 @@ def _kind(name: str, detail: Fields, recipient: Fields) -> tuple[EventKind, Boun
     return EventKind.UNKNOWN if stays else kind, None
 
 
-def _bounce(detail: Fields, recipient: Fields) -> tuple[EventKind, BounceClass | None]:
+def _bounce(detail: EventFields, recipient: EventFields) -> tuple[EventKind, BounceClass | None]:
     """A bounce object may hold recipients whose delivery was only delayed, and answers that are no bounces at all."""
     main, sub = detail.text("bounceType"), detail.text("bounceSubType")
     if recipient.text("action") == "delayed":
@@ -160,31 +160,31 @@ def _bounce(detail: Fields, recipient: Fields) -> tuple[EventKind, BounceClass |
     return SUBTYPES.get((main, sub), (EventKind.BOUNCED, other))
 
 
-def _opted_out(detail: Fields) -> bool:
+def _opted_out(detail: EventFields) -> bool:
     """Whether a contact left all topics, or one that they had been on."""
     new, old = detail.object("newTopicPreferences"), detail.object("oldTopicPreferences")
     return new.true("unsubscribeAll") or bool(_left(new) - _left(old))
 
 
-def _left(preferences: Fields) -> set[str]:
+def _left(preferences: EventFields) -> set[str]:
     topics = preferences.objects("topicSubscriptionStatus")
     return {topic.text("topicName") for topic in topics if topic.text("subscriptionStatus") == "OptOut"}
 
 
-def _addresses(whole: Fields) -> list[str]:
+def _addresses(whole: EventFields) -> list[str]:
     named = [whole.text("recipient"), whole.text("recipient", "emailAddress")]
     return named + whole.texts("event", "mail", "destination")
 
 
-def _email_id(mail: Fields, context: Context) -> EmailId:
+def _email_id(mail: EventFields, context: EventContext) -> EmailId:
     """By the tag that we set, else by our Message-ID among the original headers; SES gives the message another."""
     tagged = map(as_email_id, mail.texts("tags", EMAIL_ID_KEY))
     headers = [one.text("value") for one in mail.objects("headers") if one.text("name").lower() == "message-id"]
-    named = map(context.proofs.message_id, [*headers, mail.text("commonHeaders", "messageId")])
+    named = map(context.token_readers.message_id, [*headers, mail.text("commonHeaders", "messageId")])
     return next(filter(None, (*tagged, *named)), UNCORRELATED)
 
 
-def _event_id(whole: Fields, context: Context) -> str:
+def _event_id(whole: EventFields, context: EventContext) -> str:
     if given := whole.text("sns", "MessageId"):
         return f"ses:{given}:{whole.text('sns', 'part')}"
     told = whole.object("event")
@@ -192,7 +192,7 @@ def _event_id(whole: Fields, context: Context) -> str:
     return ids.event_id("ses", context.provider, *parts)
 
 
-def _occurred_at(whole: Fields, detail: Fields) -> Millis:
+def _occurred_at(whole: EventFields, detail: EventFields) -> Millis:
     """The detail's own time, else the sending's for what SES itself did; an ISP's may be no time at all."""
     told = (detail.text("timestamp"), whole.text("event", "mail", "timestamp"), whole.text("sns", "Timestamp"))
     for text in told:

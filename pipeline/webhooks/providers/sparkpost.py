@@ -8,10 +8,10 @@ from typing import Final
 
 from pipeline.errors import Unrecognised
 from pipeline.webhooks import signatures, status_codes, timestamps
-from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, Context, Incoming
+from pipeline.webhooks.base import EMAIL_ID_KEY, UNCORRELATED, EventContext, WebhookRequest
 from pipeline.webhooks.bounces import classify
-from pipeline.webhooks.fields import Fields, split_array
-from pipeline.webhooks.redaction import hide_all, hider, native_strictly
+from pipeline.webhooks.fields import EventFields, split_array
+from pipeline.webhooks.redaction import redact_all, redacted_native, redactor
 from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
 from topics.record import Millis
@@ -70,12 +70,12 @@ _PERSONAL: Final = frozenset({"rcpt_to", "raw_rcpt_to", "rcpt_hash", "rcpt_subs"
 _VERBATIM: Final = frozenset({"target_link_url"})
 
 
-def verify(incoming: Incoming, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
+def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
     """Raise Forged unless the request brings one of ``keys``: ``user:password``, or the token of its OAuth server.
 
     SparkPost signs nothing.
     """
-    signatures.require_password(incoming, keys)
+    signatures.verify_password(incoming, keys)
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
@@ -83,7 +83,7 @@ def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
     return [event for event in split_array(body) if not _is_ping(event)]
 
 
-def normalize(event: bytes, context: Context) -> DeliveryEvent:
+def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     """One event in our words, with its own words beside them and without any address."""
     fields = _inner(event)
     name = fields.text("type")
@@ -92,38 +92,38 @@ def normalize(event: bytes, context: Context) -> DeliveryEvent:
     kind, bounce_class = _kind(name, fields.text("bounce_class"))
     text = fields.text("raw_reason") or fields.text("reason")
     code, enhanced = status_codes.reply_code(fields.text("error_code"), text), status_codes.enhanced_code(text)
-    hide = hider([fields.text("rcpt_to"), fields.text("raw_rcpt_to")])
+    hide = redactor([fields.text("rcpt_to"), fields.text("raw_rcpt_to")])
     return DeliveryEvent(
         email_id=fields.email_id("rcpt_meta", EMAIL_ID_KEY) or UNCORRELATED,
         event_id=_event_id(fields, context),
         kind=kind,
-        occurred_at=timestamps.of_event(_occurred_at, fields.text("timestamp"), kind, context.received_at),
+        occurred_at=timestamps.event_time(_occurred_at, fields.text("timestamp"), kind, context.received_at),
         recorded_at=context.received_at,
         provider=context.provider,
         machine="prefetched" if fields.true("user_agent_parsed", "is_prefetched") else "",
-        bounce_class=bounce_class and classify.of_webhook(bounce_class, code, enhanced, text),
+        bounce_class=bounce_class and classify.webhook_bounce_class(bounce_class, code, enhanced, text),
         bounce_type=fields.text("bounce_class") or fields.text("fbtype"),
         code=code,
         enhanced=enhanced,
-        text=hide_all(hide(text)),
+        text=redact_all(hide(text)),
         url=hide(fields.text("target_link_url")),
         user_agent=hide(fields.text("user_agent")),
         provider_message_id=fields.text("transmission_id") or fields.text("message_id"),
-        native=native_strictly(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+        native=redacted_native(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 
 
 def _is_ping(event: bytes) -> bool:
     try:
-        fields = Fields.read(event)
+        fields = EventFields.read(event)
     except Unrecognised:
         return False
     return bytes(fields.raw.get("msys", b"")).startswith(b"{") and not fields.object("msys").raw
 
 
-def _inner(event: bytes) -> Fields:
+def _inner(event: bytes) -> EventFields:
     """Out of ``{"msys": {"message_event": {…}}}``, whichever class of event it is."""
-    msys = Fields.read(event).object("msys")
+    msys = EventFields.read(event).object("msys")
     if len(msys.raw) != 1:
         raise Unrecognised("not one event in `msys`")
     return msys.object(*msys.raw)
@@ -139,7 +139,7 @@ def _occurred_at(text: str) -> Millis:
     return timestamps.from_iso(text) if "T" in text else timestamps.from_seconds(text)
 
 
-def _event_id(fields: Fields, context: Context) -> str:
+def _event_id(fields: EventFields, context: EventContext) -> str:
     if given := fields.text("event_id"):
         return f"sparkpost:{given}"
     parts = ("transmission_id", "type", "rcpt_to", "timestamp", "target_link_url")

@@ -7,10 +7,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Self
 
+from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.crashpoints import crash_point
-from pipeline.webhooks.normalize import Output, is_heavy
+from pipeline.webhooks.normalize import EncodedRecord, is_heavy
 from pipeline.worker.agents import Normalizer
-from pipeline.worker.fold_batch import Found, Stretch
+from pipeline.worker.fold_batch import RecordBatch
 
 SLICE_BYTES: Final = 65_536
 """What is normalized before the event loop has a turn: about 4 ms."""
@@ -18,10 +19,10 @@ MAX_HEAVY_BYTES: Final = 32 * 1024 * 1024
 """Bytes of records that wait for a process; at this limit no run is accepted, and fetching stops."""
 MAX_HEAVY_ITEMS: Final = 256
 
-Append = Callable[[Sequence[Output]], Awaitable[None]]
+AppendRecords = Callable[[Sequence[EncodedRecord]], Awaitable[None]]
 
 
-class Backlog:
+class NormalizingBacklog:
     """Begins runs side by side and finishes them in the order in which they came.
 
     A slow mail delays neither the other records of its run nor later runs: their events are appended before it is done.
@@ -29,7 +30,7 @@ class Backlog:
     """
 
     def __init__(
-        self, normalizer: Normalizer, append: Append, fail: Callable[[BaseException], Awaitable[None]]
+        self, normalizer: Normalizer, append: AppendRecords, fail: Callable[[BaseException], Awaitable[None]]
     ) -> None:
         self._normalizer = normalizer
         self._append = append
@@ -50,15 +51,15 @@ class Backlog:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def add(self, run: Stretch, finish: Callable[[], Any]) -> None:
+    async def add(self, run: RecordBatch, finish: Callable[[], Any]) -> None:
         """Begin a run, as soon as there is room for it; ``finish`` it after the runs before it."""
         light, heavy = divide(run)
         await self._wait_for_room()
         tasks = [self._begin(found) for found in heavy]
-        some: list[Output] = []
+        some: list[EncodedRecord] = []
         size = 0
         for found in light:
-            some += self._normalizer.light(found)
+            some += self._normalizer.normalize_inline(found)
             size += len(found.value or b"")
             if size >= SLICE_BYTES:
                 size = 0
@@ -66,14 +67,14 @@ class Backlog:
         await self._append(some)
         self._under_way.put_nowait((tasks, finish))
 
-    def _begin(self, found: Found) -> "asyncio.Task[None]":
+    def _begin(self, found: ConsumedRecord) -> "asyncio.Task[None]":
         self._heavy_items += 1
         self._heavy_bytes += len(found.value or b"")
         return self._spawn(self._work(found))
 
-    async def _work(self, found: Found) -> None:
+    async def _work(self, found: ConsumedRecord) -> None:
         try:
-            await self._append(await self._normalizer.heavy(found))
+            await self._append(await self._normalizer.normalize_in_process(found))
         finally:
             self._heavy_items -= 1
             self._heavy_bytes -= len(found.value or b"")
@@ -101,10 +102,10 @@ class Backlog:
         return task
 
 
-def divide(run: Stretch) -> tuple[list[Found], list[Found]]:
+def divide(run: RecordBatch) -> tuple[list[ConsumedRecord], list[ConsumedRecord]]:
     """Return the records that are normalized at once, and those that a process takes."""
-    light: list[Found] = []
-    heavy: list[Found] = []
-    for found in run.found():
+    light: list[ConsumedRecord] = []
+    heavy: list[ConsumedRecord] = []
+    for found in run.consumed_records():
         (heavy if is_heavy(found.value) else light).append(found)
     return light, heavy

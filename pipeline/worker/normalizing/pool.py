@@ -16,33 +16,39 @@ from typing import Final
 
 import msgspec
 
-from pipeline.errors import Recoverable
+from pipeline.errors import RecoverableError
+from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.ports import Clock
 from pipeline.settings import Settings
-from pipeline.webhooks.normalize import ROLE, Output, encoded
-from pipeline.worker.fold_batch import Found
-from pipeline.worker.normalizing.wire import LENGTH_BYTES, NormalizerTerms, NormalizingJob, framed, length
+from pipeline.webhooks.normalize import ROLE, EncodedRecord, encoded_dead_letters
+from pipeline.worker.normalizing.wire import (
+    LENGTH_BYTES,
+    NormalizerSettings,
+    NormalizingJob,
+    encode_frame,
+    frame_length,
+)
 
-PROCESSES: Final = 2
+MAX_PROCESSES: Final = 2
 """At once. They start when they are first needed, and take about 60 MB each."""
 CPU_LIMIT_S: Final = 2.0
 """Processor time for one item. The parsers are linear: 900 kB of mail or webhook take about a tenth of it."""
-WALL_LIMIT_S: Final = 60.0
+ANSWER_TIMEOUT_S: Final = 60.0
 """For an answer, whatever the process waits for. A machine that was frozen finds it over when it wakes, so an item is
 tried once more after it."""
-START_LIMIT_S: Final = 60.0
-END_S: Final = 2.0
+START_TIMEOUT_S: Final = 60.0
+END_TIMEOUT_S: Final = 2.0
 """For a process to end by itself, of the ten that the worker has after SIGTERM."""
 MEMORY_LIMIT_BYTES: Final = 2 * 1024**3
-ATTEMPTS: Final = 2
+MAX_ATTEMPTS: Final = 2
 """For an item whose process died by anything but its processor time: the kernel may have needed the memory."""
-COMMAND: Final = (sys.executable, "-m", "pipeline.worker.normalizing.process")
+PROCESS_COMMAND: Final = (sys.executable, "-m", "pipeline.worker.normalizing.process")
 
-_OUTPUTS: Final = msgspec.msgpack.Decoder(list[Output])
+_OUTPUTS: Final = msgspec.msgpack.Decoder(list[EncodedRecord])
 _log = logging.getLogger("mailfold.worker")
 
 
-class OutOfTime(Exception):
+class CpuLimitExceeded(Exception):
     """The item took more processor time than one may."""
 
 
@@ -57,19 +63,19 @@ class NormalizerProcess:
         self._process = process
 
     @classmethod
-    async def start(cls, command: Sequence[str], terms: NormalizerTerms) -> "NormalizerProcess":
+    async def start(cls, command: Sequence[str], terms: NormalizerSettings) -> "NormalizerProcess":
         """Return a process that is ready. Raises Recoverable."""
         try:
             made = cls(await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE))
         except OSError as error:
-            raise Recoverable(f"no normalizing process can be started: {error.strerror}") from error
+            raise RecoverableError(f"no normalizing process can be started: {error.strerror}") from error
         try:
-            async with asyncio.timeout(START_LIMIT_S):
-                await made._send(framed(terms))
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await made._send(encode_frame(terms))
                 await made._receive()
         except (ProcessDied, TimeoutError) as error:
             await made.end(0)
-            raise Recoverable("a normalizing process does not start") from error
+            raise RecoverableError("a normalizing process does not start") from error
         except BaseException:
             await made.end(0)
             raise
@@ -80,19 +86,19 @@ class NormalizerProcess:
         """Whether it is not known to have ended."""
         return self._process.returncode is None
 
-    async def ask(self, job: NormalizingJob) -> list[Output]:
+    async def run_job(self, job: NormalizingJob) -> list[EncodedRecord]:
         """Return what came of a job. Raises OutOfTime, ProcessDied; the process is gone then."""
         try:
-            async with asyncio.timeout(WALL_LIMIT_S):
-                await self._send(framed(job))
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await self._send(encode_frame(job))
                 return _OUTPUTS.decode(await self._receive())
         except TimeoutError:
             await self.end(0)
-            raise ProcessDied(f"no answer within {WALL_LIMIT_S:g} s") from None
+            raise ProcessDied(f"no answer within {ANSWER_TIMEOUT_S:g} s") from None
         except (ProcessDied, ValueError) as error:
-            code = await self.end(END_S)
+            code = await self.end(END_TIMEOUT_S)
             if code == -signal.SIGPROF:
-                raise OutOfTime from None
+                raise CpuLimitExceeded from None
             raise ProcessDied(f"exit code {code}") from error
         except BaseException:
             await self.end(0)
@@ -121,7 +127,7 @@ class NormalizerProcess:
         assert self._process.stdout is not None
         try:
             prefix = await self._process.stdout.readexactly(LENGTH_BYTES)
-            return await self._process.stdout.readexactly(length(prefix))
+            return await self._process.stdout.readexactly(frame_length(prefix))
         except (asyncio.IncompleteReadError, OSError) as error:
             raise ProcessDied from error
 
@@ -130,7 +136,11 @@ class NormalizerPool:
     """Gives each item a process of its own for as long as it takes."""
 
     def __init__(
-        self, terms: NormalizerTerms, clock: Clock, command: Sequence[str] = COMMAND, size: int = PROCESSES
+        self,
+        terms: NormalizerSettings,
+        clock: Clock,
+        command: Sequence[str] = PROCESS_COMMAND,
+        size: int = MAX_PROCESSES,
     ) -> None:
         self._terms = terms
         self._clock = clock
@@ -138,32 +148,32 @@ class NormalizerPool:
         self._slots = asyncio.Semaphore(size)
         self._idle: list[NormalizerProcess] = []
 
-    async def normalize(self, found: Found) -> list[Output]:
+    async def normalize(self, found: ConsumedRecord) -> list[EncodedRecord]:
         """Return what the record says; a dead letter where that takes too long. Raises Recoverable."""
         why = ""
-        for attempt in range(ATTEMPTS):
+        for attempt in range(MAX_ATTEMPTS):
             try:
                 return await self._once(found, fresh=attempt > 0)
-            except OutOfTime:
+            except CpuLimitExceeded:
                 why = f"took more than {self._terms.cpu_limit_s:g} s of processor time"
                 break
             except ProcessDied as error:
                 why = f"its process ended: {error}"
         _log.error("webhook not normalized, now a dead letter: place=%s error=%s", found.place, why)
-        return encoded([found.dead(self._clock(), "too-long", why, role=ROLE)])
+        return encoded_dead_letters([found.dead_letter(self._clock(), "too-long", why, role=ROLE)])
 
     async def close(self) -> None:
         """End all idle processes."""
         idle, self._idle = self._idle, []
-        await asyncio.gather(*(process.end(END_S) for process in idle))
+        await asyncio.gather(*(process.end(END_TIMEOUT_S) for process in idle))
 
-    async def _once(self, found: Found, *, fresh: bool) -> list[Output]:
+    async def _once(self, found: ConsumedRecord, *, fresh: bool) -> list[EncodedRecord]:
         """Ask one process; a ``fresh`` one after a death: whatever ended that process may have ended the idle ones."""
         async with self._slots:
             if fresh:
                 await self.close()
             process = self._running() or await NormalizerProcess.start(self._command, self._terms)
-            answer = await process.ask(NormalizingJob.of(found, self._clock()))
+            answer = await process.run_job(NormalizingJob.of(found, self._clock()))
             self._idle.append(process)
             return answer
 
@@ -176,10 +186,10 @@ class NormalizerPool:
 
 
 @contextlib.asynccontextmanager
-async def normalizer_pool(settings: Settings, clock: Clock) -> AsyncIterator[NormalizerPool]:
+async def open_normalizer_pool(settings: Settings, clock: Clock) -> AsyncIterator[NormalizerPool]:
     """A pool under the settings' secrets; its processes end with the block."""
     secret, previous = settings.secret.get_secret_value(), settings.secret_previous.get_secret_value()
-    pool = NormalizerPool(NormalizerTerms(secret, previous, CPU_LIMIT_S, MEMORY_LIMIT_BYTES), clock)
+    pool = NormalizerPool(NormalizerSettings(secret, previous, CPU_LIMIT_S, MEMORY_LIMIT_BYTES), clock)
     try:
         yield pool
     finally:

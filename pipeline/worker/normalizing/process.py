@@ -13,9 +13,15 @@ from typing import BinaryIO
 
 import msgspec
 
-from pipeline.webhooks.normalize import outputs
-from pipeline.webhooks.proofs import proofs
-from pipeline.worker.normalizing.wire import LENGTH_BYTES, NormalizerTerms, NormalizingJob, framed, length
+from pipeline.webhooks.normalize import normalized_records
+from pipeline.webhooks.proofs import token_readers
+from pipeline.worker.normalizing.wire import (
+    LENGTH_BYTES,
+    NormalizerSettings,
+    NormalizingJob,
+    encode_frame,
+    frame_length,
+)
 
 
 def main() -> None:
@@ -25,20 +31,20 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # both may be sent to a whole group: they are the worker's to hear
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    terms = msgspec.msgpack.decode(_read(source), type=NormalizerTerms)
+    terms = msgspec.msgpack.decode(_read(source), type=NormalizerSettings)
     _limit(terms)
-    ours = proofs(terms.secret, terms.secret_previous)
-    _write(sink, framed(True))
+    ours = token_readers(terms.secret, terms.secret_previous)
+    _write(sink, encode_frame(True))
     jobs = msgspec.msgpack.Decoder(NormalizingJob)
     while frame := _read(source):
         job = jobs.decode(frame)
         signal.setitimer(signal.ITIMER_PROF, terms.cpu_limit_s)
-        answer = framed(outputs(job.found(), ours, job.now))
+        answer = encode_frame(normalized_records(job.consumed_record(), ours, job.now))
         signal.setitimer(signal.ITIMER_PROF, 0)
         _write(sink, answer)
 
 
-def _limit(terms: NormalizerTerms) -> None:
+def _limit(terms: NormalizerSettings) -> None:
     # Not every system knows this limit, and an operator may have set a lower one.
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (terms.memory_limit_bytes, terms.memory_limit_bytes))
@@ -47,7 +53,7 @@ def _limit(terms: NormalizerTerms) -> None:
 def _read(source: BinaryIO) -> bytes:
     """Return the next frame; empty at the end."""
     prefix = source.read(LENGTH_BYTES)
-    return source.read(length(prefix)) if len(prefix) == LENGTH_BYTES else b""
+    return source.read(frame_length(prefix)) if len(prefix) == LENGTH_BYTES else b""
 
 
 def _write(sink: BinaryIO, frame: bytes) -> None:

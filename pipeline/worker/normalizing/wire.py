@@ -4,8 +4,8 @@ from typing import Any, Final
 
 import msgspec
 
-from pipeline.worker.fold_batch import Found
-from topics.record import Millis, Place
+from pipeline.runtime.consumed import ConsumedRecord
+from topics.record import LogPosition, Millis
 from topics.registry import PROVIDER_WEBHOOKS
 
 LENGTH_BYTES: Final = 4
@@ -13,7 +13,7 @@ MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 """Of an answer: an item has less than one MB, and each of its events is told once, beside the provider's own words."""
 
 
-class NormalizerTerms(msgspec.Struct, array_like=True, frozen=True):
+class NormalizerSettings(msgspec.Struct, array_like=True, frozen=True):
     """The first frame: the process's secrets and limits. Secrets travel here, where no list of processes shows them."""
 
     secret: str
@@ -32,23 +32,23 @@ class NormalizingJob(msgspec.Struct, array_like=True, frozen=True):
     now: Millis
 
     @classmethod
-    def of(cls, found: Found, now: Millis) -> "NormalizingJob":
+    def of(cls, found: ConsumedRecord, now: Millis) -> "NormalizingJob":
         """Return the job of a record."""
         return cls(found.place.partition, found.place.offset, found.key, found.value, now)
 
-    def found(self) -> Found:
+    def consumed_record(self) -> ConsumedRecord:
         """Return the record with its place."""
-        place = Place(topic=PROVIDER_WEBHOOKS.name, partition=self.partition, offset=self.offset)
-        return Found(PROVIDER_WEBHOOKS, place, self.key, self.value)
+        place = LogPosition(topic=PROVIDER_WEBHOOKS.name, partition=self.partition, offset=self.offset)
+        return ConsumedRecord(PROVIDER_WEBHOOKS, place, self.key, self.value)
 
 
-def framed(message: Any) -> bytes:
+def encode_frame(message: Any) -> bytes:
     """Return the frame of a message."""
     body = msgspec.msgpack.encode(message)
     return len(body).to_bytes(LENGTH_BYTES, "big") + body
 
 
-def length(prefix: bytes) -> int:
+def frame_length(prefix: bytes) -> int:
     """Return the bytes that follow a frame's length. Raises ValueError for more than any frame has."""
     size = int.from_bytes(prefix, "big")
     if size > MAX_FRAME_BYTES:

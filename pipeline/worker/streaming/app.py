@@ -11,34 +11,34 @@ from typing import Any, Final
 import faust
 from faust.events import Event
 
-from pipeline.errors import BadSettings
+from pipeline.errors import InvalidSettings
 from pipeline.runtime.private_files import make_private_folder, narrow_folder
 from pipeline.settings import Settings
 from pipeline.worker.streaming import store, transport
-from pipeline.worker.streaming.expiry_scan import FindQuiet, Walk
-from pipeline.worker.streaming.partitions import Lanes
-from pipeline.worker.streaming.producer import Outlet
-from pipeline.worker.streaming.runs import Run, runs
+from pipeline.worker.streaming.expiry_scan import ExpiryScan, FindExpired
+from pipeline.worker.streaming.partitions import PartitionWriters
+from pipeline.worker.streaming.producer import EventProducer
+from pipeline.worker.streaming.runs import AgentBatch, claimed_batches
 from topics.registry import EMAIL_STATES, Topic
 
-FAUST: Final = "0.15.3"
+FAUST_VERSION: Final = "0.15.3"
 """The one release that `transport` and `store` were written against: they override its insides."""
 
-RUN_BYTES: Final = 4 * 1024 * 1024
+FETCH_MAX_BYTES: Final = 4 * 1024 * 1024
 """What is fetched of a partition at once, at most, and so a run: four times Kafka's default spare an eighth of the
 CPU per event, because a run has its price, too."""
-QUEUE: Final = 1
+QUEUE_MAX_BATCHES: Final = 1
 """Runs that wait for an agent, or for recovery to store them: enough that it never waits. What lies here longer has
 left the processor's cache when its turn comes."""
-DAY: Final = 86_400.0
-LAPS: Final = 10
+DAY_S: Final = 86_400.0
+SCANS_PER_EXPIRY_PERIOD: Final = 10
 """How often a state is looked at until it is quiet, at least: it leaves at most a tenth of that time late."""
 
-Runs = AsyncIterator[Run]
-Agent = Callable[[Runs], Awaitable[None]]
+AgentBatches = AsyncIterator[AgentBatch]
+AgentFunction = Callable[[AgentBatches], Awaitable[None]]
 
 
-class Bytes(faust.Schema[Any, Any]):
+class BytesSchema(faust.Schema[Any, Any]):
     """Passes bytes through. A typed topic acknowledges what it can't decode, and then throws it away."""
 
     def compile(self, app: Any, **_: Any) -> Any:
@@ -50,28 +50,30 @@ class Bytes(faust.Schema[Any, Any]):
         return decode
 
 
-class Flow:
+class WorkerFlow:
     """One worker's dataflow."""
 
-    def __init__(self, settings: Settings, outlet: Outlet) -> None:
-        if faust.__version__ != FAUST:
-            raise BadSettings(f"faust-streaming {faust.__version__} is installed; the worker is built for {FAUST}")
+    def __init__(self, settings: Settings, outlet: EventProducer) -> None:
+        if faust.__version__ != FAUST_VERSION:
+            raise InvalidSettings(
+                f"faust-streaming {faust.__version__} is installed; the worker is built for {FAUST_VERSION}"
+            )
         transport.register()
         store.register()
         self.settings = settings
-        self.outlet = outlet
+        self.event_producer = outlet
         self.app = _app(settings)
-        self.lanes = self.app.lanes = Lanes(settings, self.app, self._states().data)
+        self.lanes = self.app.lanes = PartitionWriters(settings, self.app, self._states().data)
 
-    def source(self, *topics: Topic) -> Callable[[Agent], Agent]:
+    def source(self, *topics: Topic) -> Callable[[AgentFunction], AgentFunction]:
         """Decorates the agent that reads these topics, run by run. One at a time: a partition keeps its order."""
         names = {self.settings.topic(topic.name): topic for topic in topics}
-        channel = self.app.topic(*names, schema=Bytes(), partitions=self.settings.partitions)
+        channel = self.app.topic(*names, schema=BytesSchema(), partitions=self.settings.partitions)
 
-        def decorate(agent: Agent) -> Agent:
+        def decorate(agent: AgentFunction) -> AgentFunction:
             async def run(stream: Any) -> None:
                 try:
-                    await agent(runs(stream, names, self.lanes))
+                    await agent(claimed_batches(stream, names, self.lanes))
                 except asyncio.CancelledError:
                     if not self.app.should_stop:
                         raise
@@ -81,12 +83,14 @@ class Flow:
 
         return decorate
 
-    def forget(self, find_quiet: FindQuiet) -> "Flow":
+    def expire_states(self, find_quiet: FindExpired) -> "WorkerFlow":
         """Take the states that it finds out of the table; none where the settings say never."""
         days = self.settings.quiet_days
         if days:
             table = self.app.tables[EMAIL_STATES.name].data
-            walk = Walk(self.lanes, table, self.app, find_quiet, min(DAY, days * DAY / LAPS))
+            walk = ExpiryScan(
+                self.lanes, table, self.app, find_quiet, min(DAY_S, days * DAY_S / SCANS_PER_EXPIRY_PERIOD)
+            )
             self.app.task(walk.run)
         return self
 
@@ -95,13 +99,13 @@ class Flow:
         name = self.settings.topic(EMAIL_STATES.name)
         changelog = self.app.topic(
             *[name],
-            schema=Bytes(),
+            schema=BytesSchema(),
             partitions=self.settings.partitions,
             compacting=True,
             acks=False,
             internal=True,
             allow_empty=True,
-            maxsize=QUEUE,
+            maxsize=QUEUE_MAX_BATCHES,
         )
         table = self.app.Table(
             EMAIL_STATES.name,
@@ -140,9 +144,9 @@ def _app(settings: Settings) -> Any:
         broker_session_timeout=10.0,
         broker_heartbeat_interval=3.0,
         broker_max_poll_records=10_000,
-        consumer_max_fetch_size=RUN_BYTES,
+        consumer_max_fetch_size=FETCH_MAX_BYTES,
         consumer_auto_offset_reset="earliest",
-        stream_buffer_maxsize=QUEUE,
+        stream_buffer_maxsize=QUEUE_MAX_BATCHES,
         stream_recovery_delay=0.0,
         key_serializer="raw",
         value_serializer="raw",

@@ -9,13 +9,13 @@ from aiokafka import TopicPartition
 
 from topics.registry import EMAIL_CHANGES, EMAIL_STATES, Topic
 
-FULL: Final = 10_000
+BATCH_MAX_RECORDS: Final = 10_000
 """Records that a group takes; its agent waits then, and by and by the fetching does."""
-HEAVY: Final = 32 * 1024 * 1024
+BATCH_MAX_BYTES: Final = 32 * 1024 * 1024
 """Bytes that a group takes, about: they lie in memory, and have to be confirmed before the brokers give up on them."""
 
 
-class Step(msgspec.Struct, frozen=True):
+class FoldResult(msgspec.Struct, frozen=True):
     """What a run was folded to."""
 
     states: Mapping[bytes, bytes]
@@ -23,37 +23,37 @@ class Step(msgspec.Struct, frozen=True):
     others: Sequence[tuple[Topic, bytes]] = ()
     """Records without a key, for the only partition of their topic."""
 
-    def weight(self) -> int:
+    def size_bytes(self) -> int:
         """Its bytes, about."""
         states = sum(map(len, self.states.values()))
         return states + sum(len(told) for _, told in self.changes) + sum(len(told) for _, told in self.others)
 
 
-class Group:
+class CommitBatch:
     """Runs that are written together."""
 
     def __init__(self) -> None:
-        self.size = 0
-        self.weight = 0
+        self.record_count = 0
+        self.size_bytes = 0
         self.messages: list[Any] = []
         self.states: dict[bytes, bytes | None] = {}
         """None: it leaves the table."""
         self.changes: list[tuple[bytes | None, bytes]] = []
         self.others: dict[Topic, list[tuple[bytes | None, bytes]]] = defaultdict(list)
 
-    def add(self, message: Any, step: Step) -> None:
+    def add(self, message: Any, step: FoldResult) -> None:
         """A run and what it was folded to."""
         self.messages.append(message)
-        self.size += len(message.value.span.records)
+        self.record_count += len(message.value.span.records)
         self.states |= step.states
         self.changes += step.changes
         for topic, value in step.others:
             self.others[topic].append((None, value))
-        self.weight += step.weight()
+        self.size_bytes += step.size_bytes()
 
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether whatever else comes has to wait."""
-        return self.size >= FULL or self.weight >= HEAVY
+        return self.record_count >= BATCH_MAX_RECORDS or self.size_bytes >= BATCH_MAX_BYTES
 
     def writes(self, partition: int) -> dict[tuple[Topic, int], Any]:
         """What goes where; of several states of one email only the last."""

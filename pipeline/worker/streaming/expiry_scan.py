@@ -12,25 +12,27 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from pipeline.errors import NotOurs
-from pipeline.worker.streaming.partitions import Lane, Lanes
-from pipeline.worker.streaming.store import Store, Stored
+from pipeline.errors import PartitionNotAssigned
+from pipeline.worker.streaming.partitions import PartitionWriter, PartitionWriters
+from pipeline.worker.streaming.store import KeyedState, StateStore
 
-TICK: Final = 0.1
+MIN_SCAN_INTERVAL_S: Final = 0.1
 """Seconds between two looks at one partition, at least: a thousandth of them is spent on it, about."""
-REST: Final = 60.0
+MAX_SCAN_INTERVAL_S: Final = 60.0
 """Seconds between two looks, at most: a small partition is walked more often than it need be."""
 
-FindQuiet = Callable[[Sequence[Stored]], Sequence[bytes]]
+FindExpired = Callable[[Sequence[KeyedState]], Sequence[bytes]]
 """The keys of those among stored states that may be forgotten."""
 
 _log = logging.getLogger("mailfold.worker")
 
 
-class Walk:
+class ExpiryScan:
     """Through the stores of all lanes, in turn."""
 
-    def __init__(self, lanes: Lanes, store: Store, app: Any, find_quiet: FindQuiet, lap: float) -> None:
+    def __init__(
+        self, lanes: PartitionWriters, store: StateStore, app: Any, find_quiet: FindExpired, lap: float
+    ) -> None:
         self._lanes = lanes
         self._store = store
         self._app = app
@@ -43,30 +45,34 @@ class Walk:
     async def run(self) -> None:
         """Until the worker ends."""
         while not self._app.should_stop:
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(MIN_SCAN_INTERVAL_S)
             for lane in self._lanes:
                 now = self._app.loop.time()
                 if self._due.setdefault(lane.partition, now + self._rest) <= now and self._is_settled():
-                    with contextlib.suppress(NotOurs):  # it moves, and its lane will hear of it in a moment
-                        self._due[lane.partition] = now + self.step(lane)
+                    with contextlib.suppress(
+                        PartitionNotAssigned
+                    ):  # it moves, and its lane will hear of it in a moment
+                        self._due[lane.partition] = now + self.scan_next(lane)
                     await asyncio.sleep(0)  # one after the other, so that whoever waits need not wait for all
 
-    def step(self, lane: Lane) -> float:
+    def scan_next(self, lane: PartitionWriter) -> float:
         """Look at a few states; seconds until the next few. Raises NotOurs."""
         number = lane.partition
-        states = self._store.next_states(number, self._store.place(number))
-        self._gone[number] += lane.forget(self._find_quiet(states))
-        self._store.keep_place(number, states[-1][0] if states else b"")
+        states = self._store.next_states(number, self._store.scan_position(number))
+        self._gone[number] += lane.expire(self._find_quiet(states))
+        self._store.save_scan_position(number, states[-1][0] if states else b"")
         if states:
-            return min(max(self._lap * len(states) / self._store.size(number), TICK), REST)
+            return min(
+                max(self._lap * len(states) / self._store.size(number), MIN_SCAN_INTERVAL_S), MAX_SCAN_INTERVAL_S
+            )
         if gone := self._gone.pop(number):
-            self._store.clear_away(number)
+            self._store.compact_removed(number)
             _log.info("partition %s: %s quiet states left the table", number, gone)
         return self._rest
 
     @property
     def _rest(self) -> float:
-        return min(self._lap, REST)
+        return min(self._lap, MAX_SCAN_INTERVAL_S)
 
     def _is_settled(self) -> bool:
         """Whether the stores hold what the log does: not while partitions move, are recovered or are given back."""

@@ -12,11 +12,11 @@ from faust.types.tuples import ConsumerMessage
 
 FETCH_WAIT_MS: Final = 50
 """aiokafka has one fetch per broker under way: a partition that was just read waits until it returns."""
-LISTEN: Final = 0.25
+FETCH_TIMEOUT_S: Final = 0.25
 """Seconds for one look at what was fetched; transaction markers move a position without any record."""
 
 
-class Span(msgspec.Struct, frozen=True):
+class OffsetRange(msgspec.Struct, frozen=True):
     """Records, and the offsets before and after which they were fetched: [start, end)."""
 
     start: int
@@ -24,14 +24,14 @@ class Span(msgspec.Struct, frozen=True):
     records: list[Any]
 
 
-class Run(msgspec.Struct, frozen=True):
+class FetchedBatch(msgspec.Struct, frozen=True):
     """A span of one partition, fetched in one epoch."""
 
-    span: Span
+    span: OffsetRange
     epoch: int
 
 
-class Fetched(ConsumerMessage):
+class FetchedMessage(ConsumerMessage):
     """A run as Faust's message. Its offset is the run's last, which is what recovery counts by."""
 
     __slots__ = ("term",)
@@ -39,7 +39,7 @@ class Fetched(ConsumerMessage):
     term: int
 
 
-class Thread(AIOKafkaConsumerThread):
+class BatchConsumerThread(AIOKafkaConsumerThread):
     """Faust's thread around aiokafka: reads what is committed, and says how far."""
 
     def _create_worker_consumer(self, transport: Any) -> Any:
@@ -55,13 +55,13 @@ class Thread(AIOKafkaConsumerThread):
         active_partitions: set[Any],
         timeout: float | None = None,  # noqa: ASYNC109  Faust's signature
         max_records: int | None = None,
-    ) -> dict[Any, Span]:
+    ) -> dict[Any, OffsetRange]:
         before = _positions(consumer, active_partitions)
-        within = None if timeout is None else min(timeout, LISTEN)
+        within = None if timeout is None else min(timeout, FETCH_TIMEOUT_S)
         _spare_copies(consumer)
         fetched = await super()._fetch_records(consumer, active_partitions, within, max_records)
         after = _positions(consumer, active_partitions)
-        return {tp: Span(before[tp], end, fetched.get(tp, [])) for tp, end in after.items() if tp in before}
+        return {tp: OffsetRange(before[tp], end, fetched.get(tp, [])) for tp, end in after.items() if tp in before}
 
 
 def _spare_copies(consumer: Any) -> None:

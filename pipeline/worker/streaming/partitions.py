@@ -11,33 +11,33 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from pipeline.errors import Fenced, LogUnavailable, NotOurs, TopicMismatch
+from pipeline.errors import Fenced, LogUnavailable, PartitionNotAssigned, TopicMismatch
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.settings import Settings
-from pipeline.worker.streaming.commit_batch import Group, Step
-from pipeline.worker.streaming.producer import Gate
-from topics.registry import EMAIL_STATES, FACTS
+from pipeline.worker.streaming.commit_batch import CommitBatch, FoldResult
+from pipeline.worker.streaming.producer import TransactionalProducer
+from topics.registry import EMAIL_STATES, FACT_TOPICS
 
-PACE: Final = 0.02
+MIN_TRANSACTION_INTERVAL_S: Final = 0.02
 """Seconds from one transaction's beginning to the next one's, where little is to be done: each costs a few
 milliseconds of this process and of the brokers."""
-MUCH: Final = 2_000
+FLUSH_MIN_RECORDS: Final = 2_000
 """Records that don't wait for it."""
-HELD_OUT: Final = 20.0
+FENCED_TIMEOUT_S: Final = 20.0
 """Seconds for the group to tell a fenced worker what is going on; then a restart finds out."""
 
 _log = logging.getLogger("mailfold.worker")
 
 
-class Lane:
+class PartitionWriter:
     """One partition of the facts, of its states and of its changes."""
 
-    def __init__(self, partition: int, gate: Gate, store: Any, app: Any) -> None:
+    def __init__(self, partition: int, gate: TransactionalProducer, store: Any, app: Any) -> None:
         self.partition = partition
         self._gate = gate
         self._store = store
         self._app = app
-        self._filling, self._flying = Group(), Group()
+        self._filling, self._flying = CommitBatch(), CommitBatch()
         self._some, self._room = asyncio.Event(), asyncio.Event()
         self._room.set()
         self._open = True
@@ -59,19 +59,19 @@ class Lane:
             found.update(zip(unknown, self._store.read(self.partition, unknown), strict=True))
         return found
 
-    async def room(self) -> bool:
+    async def wait_for_room(self) -> bool:
         """Wait until another run may be added; False where this lane is closed."""
         await self._room.wait()
         return self._open
 
-    def add(self, message: Any, step: Step) -> None:
+    def add(self, message: Any, step: FoldResult) -> None:
         """Write this, in the order of the calls."""
         self._filling.add(message, step)
-        if self._filling.full():
+        if self._filling.is_full():
             self._room.clear()
         self._some.set()
 
-    def forget(self, keys: Iterable[bytes]) -> int:
+    def expire(self, keys: Iterable[bytes]) -> int:
         """Take these states out of the table, but for those of which there is news on its way; how many go.
 
         Call it in one breath with the reading of the states: whatever is folded in between would go as well.
@@ -93,15 +93,15 @@ class Lane:
         await self._gate.close()
 
     async def _work(self) -> None:
-        began = -PACE
+        began = -MIN_TRANSACTION_INTERVAL_S
         try:
             while self._open:
                 await self._some.wait()
-                pause = began + PACE - self._app.loop.time()
-                if pause > 0 and self._filling.size < MUCH:
+                pause = began + MIN_TRANSACTION_INTERVAL_S - self._app.loop.time()
+                if pause > 0 and self._filling.record_count < FLUSH_MIN_RECORDS:
                     await asyncio.sleep(pause)
                 began = self._app.loop.time()
-                self._flying, self._filling = self._filling, Group()
+                self._flying, self._filling = self._filling, CommitBatch()
                 self._some.clear()
                 self._room.set()
                 await self._write(self._flying)
@@ -111,7 +111,7 @@ class Lane:
             self._shut()
             await self._app.crash(error)
 
-    async def _write(self, group: Group) -> None:
+    async def _write(self, group: CommitBatch) -> None:
         """Confirm, then store, then finish."""
         ends = await self._gate.write(group.writes(self.partition), group.offsets())
         if not self._open:  # written, but the store is another lane's now: that one recovers it from the log
@@ -120,59 +120,62 @@ class Lane:
         if group.states:
             try:
                 self._store.write(self.partition, group.states, ends[EMAIL_STATES.name, self.partition])
-            except NotOurs:
+            except PartitionNotAssigned:
                 # An orderly end waits for facts, not for tombstones: the store is closed, and recovers them some day.
                 if group.messages:
                     raise
-        self._flying = Group()
+        self._flying = CommitBatch()
         crash_point("fold.before-ack")
         for message in group.messages:
-            self._app.consumer.committed(message)
+            self._app.consumer.mark_committed(message)
 
     async def _wait_for_the_group(self) -> None:
         """Another worker has this partition. The group says so by and by, and then this lane is closed."""
         _log.warning("partition %s is another worker's now; letting go of it", self.partition)
         self._shut()
-        await asyncio.sleep(HELD_OUT)
+        await asyncio.sleep(FENCED_TIMEOUT_S)
         await self._app.crash(LogUnavailable(f"locked out of partition {self.partition}, and the group is silent"))
 
     def _shut(self) -> None:
         self._open = False
         self._room.set()
         for message in self._filling.messages + self._flying.messages:
-            self._app.consumer.drop(message)
-        self._filling, self._flying = Group(), Group()
+            self._app.consumer.discard(message)
+        self._filling, self._flying = CommitBatch(), CommitBatch()
 
 
-class Lanes:
+class PartitionWriters:
     """The lanes of the partitions that are this worker's."""
 
     def __init__(self, settings: Settings, app: Any, store: Any) -> None:
         self._settings = settings
         self._app = app
         self._store = store
-        self._lanes: dict[int, Lane] = {}
-        self.topics = frozenset(settings.topic(topic.name) for topic in FACTS)
+        self._lanes: dict[int, PartitionWriter] = {}
+        self.topics = frozenset(settings.topic(topic.name) for topic in FACT_TOPICS)
         """Whose offsets are committed together with what came of them."""
         self._together = self.topics | {settings.topic(EMAIL_STATES.name)}
 
-    def __getitem__(self, partition: int) -> Lane:
+    def __getitem__(self, partition: int) -> PartitionWriter:
         """Raises NotOurs."""
         try:
             return self._lanes[partition]
         except KeyError:
-            raise NotOurs(f"partition {partition} is another worker's now") from None
+            raise PartitionNotAssigned(f"partition {partition} is another worker's now") from None
 
-    def __iter__(self) -> Iterator[Lane]:
+    def __iter__(self) -> Iterator[PartitionWriter]:
         """Those of this moment."""
         return iter(list(self._lanes.values()))
 
     async def take_over(self, assigned: Iterable[Any]) -> None:
         """Fence every predecessor. Raises LogUnavailable, and TopicMismatch where a lane would be torn apart."""
         await self.close()
-        gates = {number: Gate(self._settings, self._app.conf.id, number) for number in self._numbers(assigned)}
+        gates = {
+            number: TransactionalProducer(self._settings, self._app.conf.id, number)
+            for number in self._numbers(assigned)
+        }
         await asyncio.gather(*(gate.open() for gate in gates.values()))
-        self._lanes = {number: Lane(number, gate, self._store, self._app) for number, gate in gates.items()}
+        self._lanes = {number: PartitionWriter(number, gate, self._store, self._app) for number, gate in gates.items()}
 
     async def let_go(self, revoked: Iterable[Any]) -> None:
         """These partitions move."""

@@ -22,28 +22,28 @@ from aiokafka.errors import (
 
 from pipeline.errors import Fenced, LogUnavailable
 from pipeline.runtime.crashpoints import crash_point
-from pipeline.runtime.kafka import MAX_REQUEST_BYTES, started
+from pipeline.runtime.kafka import MAX_REQUEST_BYTES, running_producer
 from pipeline.runtime.partitioner import partition_of_key
 from pipeline.settings import Settings
-from pipeline.webhooks.normalize import Output
+from pipeline.webhooks.normalize import EncodedRecord
 from topics.registry import TOPICS, Topic
 
-Pairs = Iterable[tuple[bytes | None, bytes | None]]
+KeyValuePairs = Iterable[tuple[bytes | None, bytes | None]]
 """Keys and values; None for a value is a tombstone."""
-Writes = Mapping[tuple[Topic, int], Pairs]
+PartitionWrites = Mapping[tuple[Topic, int], KeyValuePairs]
 """By topic and partition: a state and its change land where their facts came from."""
 
 _TOPICS: Final = {topic.name: topic for topic in TOPICS}
 
-Ends = dict[tuple[str, int], int]
+EndOffsets = dict[tuple[str, int], int]
 
-TRANSACTION_MS: Final = 15_000
+TRANSACTION_TIMEOUT_MS: Final = 15_000
 """A worker that vanished without a successor hides the topics' ends from their readers no longer than this."""
-_FENCED: Final = (ProducerFenced, InvalidProducerEpoch, InvalidTxnState)
-_PATIENCE: Final = 30.0
+_FENCED_ERRORS: Final = (ProducerFenced, InvalidProducerEpoch, InvalidTxnState)
+_START_TIMEOUT_S: Final = 30.0
 
 
-class Outlet:
+class EventProducer:
     """The worker's plain producer."""
 
     def __init__(self, producer: AIOKafkaProducer, settings: Settings) -> None:
@@ -51,7 +51,7 @@ class Outlet:
         self._settings = settings
         self._turn = itertools.count()
 
-    async def append(self, outputs: Sequence[Output]) -> None:
+    async def append(self, outputs: Sequence[EncodedRecord]) -> None:
         """Append all, each to its key's partition. Raises LogUnavailable."""
         if not outputs:
             return
@@ -63,12 +63,12 @@ class Outlet:
         await _confirmed(_write(self._producer, self._settings, writes), self._settings)
 
     def _partition(self, topic: Topic, key: bytes | None) -> int:
-        if topic.single or key is None:
-            return 0 if topic.single else next(self._turn) % self._settings.partitions
+        if topic.has_one_partition or key is None:
+            return 0 if topic.has_one_partition else next(self._turn) % self._settings.partitions
         return partition_of_key(key, self._settings.partitions)
 
 
-class Gate:
+class TransactionalProducer:
     """The one way out of a partition: a producer with the partition's transactional id."""
 
     def __init__(self, settings: Settings, group: str, partition: int) -> None:
@@ -79,17 +79,17 @@ class Gate:
     async def open(self) -> None:
         """End whatever a predecessor has under way, and lock it out for good. Raises LogUnavailable."""
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_START_TIMEOUT_S):
                 await self._producer.start()
         except (KafkaError, TimeoutError) as error:
             await self.close()
             raise LogUnavailable(f"no transactions on this cluster now: {error!r}") from error
 
-    async def write(self, writes: Writes, offsets: Mapping[Any, int]) -> Ends:
+    async def write(self, writes: PartitionWrites, offsets: Mapping[Any, int]) -> EndOffsets:
         """One transaction; the last offset per topic and partition. Raises Fenced, LogUnavailable."""
         return await _confirmed(self._transaction(writes, offsets), self._settings)
 
-    async def _transaction(self, writes: Writes, offsets: Mapping[Any, int]) -> Ends:
+    async def _transaction(self, writes: PartitionWrites, offsets: Mapping[Any, int]) -> EndOffsets:
         await self._producer.begin_transaction()
         self._hear_the_end()
         sent = _write(self._producer, self._settings, writes)
@@ -101,7 +101,7 @@ class Gate:
                 raise outcome
         crash_point("fold.in-transaction")
         await self._producer.commit_transaction()
-        return cast("Ends", outcomes[0])
+        return cast("EndOffsets", outcomes[0])
 
     async def _add(self, offsets: Mapping[Any, int]) -> None:
         """Of tombstones alone there are none, and aiokafka refuses an empty commit."""
@@ -130,7 +130,7 @@ def _heard(end: "asyncio.Future[Any]") -> None:
         end.exception()
 
 
-async def _confirmed(writing: Coroutine[Any, Any, Ends], settings: Settings) -> Ends:
+async def _confirmed(writing: Coroutine[Any, Any, EndOffsets], settings: Settings) -> EndOffsets:
     """In time, or LogUnavailable; Fenced where somebody else was let in meanwhile.
 
     In two halves, because a process that was frozen finds all its time gone when it wakes, and could
@@ -153,18 +153,18 @@ async def _confirmed(writing: Coroutine[Any, Any, Ends], settings: Settings) -> 
 
 def _is_fenced(error: BaseException | None) -> bool:
     while error is not None:
-        if isinstance(error, _FENCED):
+        if isinstance(error, _FENCED_ERRORS):
             return True
         error = error.__cause__ or error.__context__
     return False
 
 
-async def _write(producer: Any, settings: Settings, writes: Writes) -> Ends:
+async def _write(producer: Any, settings: Settings, writes: PartitionWrites) -> EndOffsets:
     ends = await asyncio.gather(*(_run(producer, settings, place, pairs) for place, pairs in writes.items()))
     return dict(zip([(topic.name, number) for topic, number in writes], ends, strict=True))
 
 
-async def _run(producer: Any, settings: Settings, place: tuple[Topic, int], pairs: Pairs) -> int:
+async def _run(producer: Any, settings: Settings, place: tuple[Topic, int], pairs: KeyValuePairs) -> int:
     """One Kafka batch after the other, so that a partition's records keep their order."""
     topic, end = settings.topic(place[0].name), -1
     batch: Any = producer.create_batch()
@@ -196,15 +196,15 @@ def _producer(settings: Settings, transactional_id: str | None = None) -> AIOKaf
         max_batch_size=MAX_REQUEST_BYTES,
         max_request_size=MAX_REQUEST_BYTES,
         transactional_id=transactional_id,
-        transaction_timeout_ms=TRANSACTION_MS,
+        transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
         # The broker ends a transaction by and by, and says so to whoever begins the next one meanwhile: ask again soon.
         retry_backoff_ms=10,
     )
 
 
 @contextlib.asynccontextmanager
-async def outlet(settings: Settings) -> AsyncIterator[Outlet]:
+async def open_event_producer(settings: Settings) -> AsyncIterator[EventProducer]:
     """A started outlet; closed at the end, bounded in time."""
     producer = _producer(settings)
-    async with started(producer, settings, 3):
-        yield Outlet(producer, settings)
+    async with running_producer(producer, settings, 3):
+        yield EventProducer(producer, settings)

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import faust
 
-from pipeline.worker.streaming.app import Flow
+from pipeline.worker.streaming.app import WorkerFlow
 
-END: Final = 7.0
+SHUTDOWN_TIMEOUT_S: Final = 7.0
 """Seconds for an orderly end, of the ten that a role has after SIGTERM."""
 
 _log = logging.getLogger("mailfold.worker")
@@ -27,7 +27,7 @@ def _give_up(app: Any) -> None:
     Nothing is lost by ending at once: what is written is committed with its offsets, the rest is
     fetched again.
     """
-    _log.warning("no orderly end within %s s; ending at once, what is in hand is done again", END)
+    _log.warning("no orderly end within %s s; ending at once, what is in hand is done again", SHUTDOWN_TIMEOUT_S)
     os._exit(1 if app.crashed else 0)
 
 
@@ -42,12 +42,12 @@ async def _bound_the_end(worker: Any) -> None:
         for task in tasks:
             task.cancel()
     # A thread's clock, because the loop may be what is stuck; a daemon's, so that an orderly end need not wait for it.
-    clock = threading.Timer(END, _give_up, (app,))
+    clock = threading.Timer(SHUTDOWN_TIMEOUT_S, _give_up, (app,))
     clock.daemon = True
     clock.start()
 
 
-async def run(flow: Flow) -> None:
+async def run_flow(flow: WorkerFlow) -> None:
     """Return after SIGTERM or SIGINT; raise what crashed an agent."""
     worker: Any = faust.Worker(
         flow.app, loop=asyncio.get_running_loop(), override_logging=False, redirect_stdouts=False, quiet=True

@@ -17,36 +17,36 @@ from faust import stores
 from faust.stores.rocksdb import RocksDBOptions
 from faust.stores.rocksdb import Store as FaustStore
 
-from pipeline.errors import NotOurs, Vanished
+from pipeline.errors import OffsetLost, PartitionNotAssigned
 
 SCHEME: Final = "mailfold-rocksdb"
 MEGABYTE: Final = 1024 * 1024
-FEW: Final = 100
+SCAN_MAX_STATES: Final = 100
 """States that a walk looks at at once, and"""
-SHORT: Final = 256 * 1024
+SCAN_MAX_BYTES: Final = 256 * 1024
 """their bytes, beyond which it looks at no more: together about a millisecond."""
 
-Stored = tuple[bytes, bytes]
+KeyedState = tuple[bytes, bytes]
 """A key and its state."""
-OWN: Final = b"__"
+INTERNAL_KEY_PREFIX: Final = b"__"
 """What the keys of the store's own notes begin with; Faust's offset is one."""
-PLACE: Final = OWN + b"mailfold\0place__"
-BROKEN: Final = ("Corruption", "No such file")
+SCAN_POSITION_KEY: Final = INTERNAL_KEY_PREFIX + b"mailfold\0place__"
+CORRUPTION_MESSAGES: Final = ("Corruption", "No such file")
 """What RocksDB says of files that are not what they were; a full disk or a neighbour's lock is neither."""
 _log = logging.getLogger(__name__)
 
 
-class Options(RocksDBOptions):
+class StateStoreOptions(RocksDBOptions):
     """Faust's defaults are 2 GB of cache and 192 MB of write buffers, per partition; these are per process."""
 
     cache: Any = None
 
     def as_options(self) -> Any:
         """One small cache for all partitions, one small write buffer each."""
-        if Options.cache is None:
-            Options.cache = rocksdict.Cache(64 * MEGABYTE)
+        if StateStoreOptions.cache is None:
+            StateStoreOptions.cache = rocksdict.Cache(64 * MEGABYTE)
         tables = rocksdict.BlockBasedOptions()
-        tables.set_block_cache(Options.cache)
+        tables.set_block_cache(StateStoreOptions.cache)
         tables.set_bloom_filter(10, block_based=False)
         tables.set_cache_index_and_filter_blocks(True)
         options = rocksdict.Options(raw_mode=True)
@@ -63,14 +63,14 @@ class Options(RocksDBOptions):
         return options
 
 
-class Store(FaustStore):
+class StateStore(FaustStore):
     """RocksDB by explicit partition."""
 
     logger = logging.getLogger("faust.stores")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.rocksdb_options = Options()
+        self.rocksdb_options = StateStoreOptions()
         # Kafka is the log: what a kill takes of the last seconds is read again from the changelog, and nothing more,
         # because states and offset lie in one batch. An orderly end writes everything to disk.
         self._unlogged = rocksdict.WriteOptions()
@@ -102,31 +102,31 @@ class Store(FaustStore):
         """Keep values whose last one is confirmed in the changelog at ``offset``. Raises NotOurs."""
         self._write(self._ours(partition), values.items(), offset)
 
-    def next_states(self, partition: int, place: bytes) -> list[Stored]:
+    def next_states(self, partition: int, place: bytes) -> list[KeyedState]:
         """A few states whose keys come after ``place``; none where it was the last. Raises NotOurs."""
-        found: list[Stored] = []
+        found: list[KeyedState] = []
         size = 0
         states = self._ours(partition).iter(self._in_passing)
         states.seek(place + b"\0")
-        while states.valid() and len(found) < FEW and size < SHORT:
+        while states.valid() and len(found) < SCAN_MAX_STATES and size < SCAN_MAX_BYTES:
             key, value = states.key(), states.value()
-            if not key.startswith(OWN):
+            if not key.startswith(INTERNAL_KEY_PREFIX):
                 found.append((key, value))
                 size += len(value)
             states.next()
         states.status()  # raises where the disk, and not the last state, was the end
         return found
 
-    def place(self, partition: int) -> bytes:
+    def scan_position(self, partition: int) -> bytes:
         """Where a walk through this partition's states is. Raises NotOurs."""
-        place: bytes = self._ours(partition).get(PLACE, b"")
+        place: bytes = self._ours(partition).get(SCAN_POSITION_KEY, b"")
         return place
 
-    def keep_place(self, partition: int, place: bytes) -> None:
+    def save_scan_position(self, partition: int, place: bytes) -> None:
         """A walk goes on from here after a restart: one that began anew each time might never reach the end."""
-        self._ours(partition).put(PLACE, place, self._unlogged)
+        self._ours(partition).put(SCAN_POSITION_KEY, place, self._unlogged)
 
-    def clear_away(self, partition: int) -> None:
+    def compact_removed(self, partition: int) -> None:
         """Have what left compacted away, in the background: in memory it would be stepped over. Raises NotOurs."""
         self._ours(partition).flush(False)
 
@@ -170,7 +170,7 @@ class Store(FaustStore):
             if have is not None and span.end <= have + 1:
                 continue
             if have is not None and span.start > have + 1:
-                raise Vanished(f"{tp}: {span.start} arrived, but of the changelog only {have} is in the store")
+                raise OffsetLost(f"{tp}: {span.start} arrived, but of the changelog only {have} is in the store")
             values.update((record.key, record.value) for record in span.records if have is None or record.offset > have)
             have = span.end - 1
         if have is not None:
@@ -186,7 +186,7 @@ class Store(FaustStore):
 
     def _mistrust(self, partition: int, error: Exception) -> None:
         """Remove a broken store, so that whoever opens it next begins with an empty one. Raises any other error."""
-        if not any(word in str(error) for word in BROKEN):
+        if not any(word in str(error) for word in CORRUPTION_MESSAGES):
             raise error
         _log.error("the store of partition %s is broken; it is made anew from the log: %s", partition, error)
         if (db := self._dbs.pop(partition, None)) is not None:
@@ -198,7 +198,7 @@ class Store(FaustStore):
         try:
             return self._dbs[partition]
         except KeyError:
-            raise NotOurs(f"partition {partition} of the states is not this worker's") from None
+            raise PartitionNotAssigned(f"partition {partition} of the states is not this worker's") from None
 
     def _write(self, db: Any, values: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
         batch = rocksdict.WriteBatch(raw_mode=True)
@@ -213,4 +213,4 @@ class Store(FaustStore):
 
 def register() -> None:
     """Let Faust find this store by its scheme."""
-    stores.STORES.aliases[SCHEME] = f"{__name__}:Store"
+    stores.STORES.aliases[SCHEME] = f"{__name__}:StateStore"

@@ -26,23 +26,23 @@ from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
 from faust.transport.drivers.aiokafka import Transport as FaustTransport
 from faust.types import TP
 
-from pipeline.errors import LogUnavailable, MailfoldError, Vanished
-from pipeline.worker.streaming.fetch import Fetched, Run, Span, Thread
+from pipeline.errors import LogUnavailable, MailfoldError, OffsetLost
+from pipeline.worker.streaming.fetch import BatchConsumerThread, FetchedBatch, FetchedMessage, OffsetRange
 
 SCHEME: Final = "mailfold-kafka"
 _log = logging.getLogger("mailfold.worker")
 
-VANISHED_AFTER: Final = 5.0
+LOST_BATCH_TIMEOUT_S: Final = 5.0
 """Seconds after which a run that is fetched and not taken is fetched again; if it comes after all, it is void."""
-FINISH_S: Final = 2.0
+REVOKE_TIMEOUT_S: Final = 2.0
 """For what lies in no lane when partitions move: a run may hold mail that takes a process seconds, and a group whose
 member is silent for a minute goes on without it. What is dropped is read again, and gives the same events."""
-PATIENCE: Final = 60.0
+BROKER_TIMEOUT_S: Final = 60.0
 """Seconds for one question to the brokers. After 90 (`broker_request_timeout`) Faust takes their silence for the
 worker's end: its recovery returns without a word, and the worker keeps its partitions and never reads again."""
 
 
-class Consumer(FaustConsumer):
+class BatchConsumer(FaustConsumer):
     """Runs instead of records; acknowledgements by position."""
 
     logger = logging.getLogger("faust.transport")
@@ -60,8 +60,8 @@ class Consumer(FaustConsumer):
         self._strayed: dict[Any, tuple[int, int]] = {}
         self._waits: dict[Any, tuple[int, float]] = {}
 
-    def _new_consumer_thread(self) -> Thread:
-        return Thread(self, loop=self.loop, beacon=self.beacon)
+    def _new_consumer_thread(self) -> BatchConsumerThread:
+        return BatchConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def on_partitions_assigned(self, assigned: set[Any], generation_id: int = 0) -> None:
         """Fence first: what a frozen predecessor still writes must not land after recovery fixed its end."""
@@ -73,7 +73,7 @@ class Consumer(FaustConsumer):
 
     async def on_partitions_revoked(self, revoked: set[Any]) -> None:
         """Finish what is in hand (super does, and commits), then forget the partitions."""
-        patience = asyncio.get_running_loop().call_later(FINISH_S, self._drop_slow)
+        patience = asyncio.get_running_loop().call_later(REVOKE_TIMEOUT_S, self._drop_slow)
         try:
             await super().on_partitions_revoked(revoked)
         finally:
@@ -88,7 +88,7 @@ class Consumer(FaustConsumer):
     def _drop_slow(self) -> None:
         """Drop the runs that lie in no lane; a lane's are written within seconds."""
         for message in [one for one in self._unacked_messages if one.tp.topic not in self.app.lanes.topics]:
-            self.drop(message)
+            self.discard(message)
 
     async def perform_seek(self) -> None:
         """After a rebalance: back to what is committed, or to the beginning.
@@ -131,7 +131,7 @@ class Consumer(FaustConsumer):
             self._epochs[tp] += 1
             self._fetched[tp] = self._taken[tp] = offset
 
-    async def _getmany(self, active_partitions: Any, timeout: float) -> Mapping[Any, list[Run]]:  # noqa: ASYNC109
+    async def _getmany(self, active_partitions: Any, timeout: float) -> Mapping[Any, list[FetchedBatch]]:  # noqa: ASYNC109
         """A run per partition that follows on what was fetched before; for any other, look again.
 
         A fetch whose answer is lost (Faust cancels while partitions move) shows as a beginning too
@@ -140,13 +140,13 @@ class Consumer(FaustConsumer):
         await self._rewind_what_vanished()
         epochs = dict(self._epochs)
         spans: Mapping[Any, Any] = await self._thread.getmany(active_partitions, timeout)
-        runs: dict[Any, list[Run]] = {}
+        runs: dict[Any, list[FetchedBatch]] = {}
         for tp, span in spans.items():
             if span.end == span.start == self._fetched.get(tp):
                 continue
             if epochs.get(tp, 0) == self._epochs[tp] and self._follows_on(tp, span):
                 self._fetched[tp] = span.end
-                runs[tp] = [Run(span, epochs.get(tp, 0))]
+                runs[tp] = [FetchedBatch(span, epochs.get(tp, 0))]
             elif tp in self._fetched:
                 await self._look_again(tp, span.start)
         return runs
@@ -160,7 +160,7 @@ class Consumer(FaustConsumer):
         if found != wanted and self._strayed.get(tp) == (wanted, found):
             first, end = await self.earliest_offsets(tp), await self.highwaters(tp)
             if not first[tp] <= wanted <= end[tp]:
-                raise Vanished(f"{tp}: {wanted} is to be read next, and the log has {first[tp]} to {end[tp]}")
+                raise OffsetLost(f"{tp}: {wanted} is to be read next, and the log has {first[tp]} to {end[tp]}")
         self._strayed[tp] = (wanted, found)
         await super().seek_wait({tp: wanted})
 
@@ -172,13 +172,13 @@ class Consumer(FaustConsumer):
             tp: known if (known := self._waits.get(tp)) and known[0] == taken else (taken, now)
             for tp, taken in waiting.items()
         }
-        lost = {tp: taken for tp, (taken, since) in self._waits.items() if now - since > VANISHED_AFTER}
+        lost = {tp: taken for tp, (taken, since) in self._waits.items() if now - since > LOST_BATCH_TIMEOUT_S}
         if lost and not self._held:
             _log.warning("nothing was heard of what was fetched; fetching it again: %s", lost)
             self._waits.clear()
             await self.seek_wait(lost)
 
-    def _follows_on(self, tp: Any, span: Span) -> bool:
+    def _follows_on(self, tp: Any, span: OffsetRange) -> bool:
         """A hole is believed when it is seen twice: a rebalance can lose a fetch, and so can a seek meanwhile."""
         if self._fetched.get(tp) != span.start or (self._held and tp in self._position):
             return False
@@ -192,17 +192,17 @@ class Consumer(FaustConsumer):
         self._looked_again[tp] = span.start
         return False
 
-    def _to_message(self, tp: Any, record: Any) -> Fetched:
-        run: Run = record
+    def _to_message(self, tp: Any, record: Any) -> FetchedMessage:
+        run: FetchedBatch = record
         carried: Any = run
-        message = Fetched(
+        message = FetchedMessage(
             *(tp.topic, tp.partition, run.span.end - 1, 0.0, 0, None, None, carried, None, 0, 0, TP(*tp)),
             generation_id=self.app.consumer_generation_id,
         )
         message.term = self._term
         return message
 
-    async def take(self, message: Any) -> bool:
+    async def claim(self, message: Any) -> bool:
         """Whether its agent may begin this run. Where one before it vanished, the partition is rewound."""
         run, tp = message.value, message.tp
         if run.epoch == self._epochs[tp] and message.generation_id == self.app.consumer_generation_id:
@@ -212,10 +212,10 @@ class Consumer(FaustConsumer):
             _log.warning("%s: a run vanished before %s; fetching it again", tp, run.span.start)
             if tp in self._taken:
                 await self.seek_wait({tp: self._taken[tp]})
-        self.drop(message)
+        self.discard(message)
         return False
 
-    def drop(self, message: Any) -> None:
+    def discard(self, message: Any) -> None:
         """Nobody works on this run any more, and it counts for nothing."""
         if message.acked:
             return
@@ -231,16 +231,16 @@ class Consumer(FaustConsumer):
         """
         if message.acked:
             return False
-        self.drop(message)
+        self.discard(message)
         tp, span = message.tp, message.value.span
         if message.term != self._term or tp not in self._position:
             return False
         if span.start != self._position[tp]:
-            raise Vanished(f"{tp}: {span.start} is finished while {self._position[tp]} is missing")
+            raise OffsetLost(f"{tp}: {span.start} is finished while {self._position[tp]} is missing")
         self._position[tp] = span.end
         return True
 
-    def committed(self, message: Any) -> None:
+    def mark_committed(self, message: Any) -> None:
         """Finish a run whose end is committed already, in the transaction that wrote what came of it."""
         if self.ack(message):
             self._committed_offset[message.tp] = message.value.span.end
@@ -269,25 +269,25 @@ class Consumer(FaustConsumer):
         """Holes in the log are seen when it is fetched; no bookkeeping per offset."""
 
 
-class Transport(FaustTransport):
+class BatchTransport(FaustTransport):
     """Faust's transport with our consumer."""
 
-    Consumer = Consumer
+    Consumer = BatchConsumer
 
 
 def register() -> None:
     """Let Faust find this transport by its scheme."""
-    drivers.TRANSPORTS.aliases[SCHEME] = f"{__name__}:Transport"
+    drivers.TRANSPORTS.aliases[SCHEME] = f"{__name__}:BatchTransport"
 
 
 @contextlib.asynccontextmanager
 async def _answered() -> AsyncIterator[None]:
     """In time, or LogUnavailable: that ends the worker, and its successor asks anew."""
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(BROKER_TIMEOUT_S):
             yield
     except TimeoutError as error:
-        raise LogUnavailable(f"the brokers did not answer within {PATIENCE} s") from error
+        raise LogUnavailable(f"the brokers did not answer within {BROKER_TIMEOUT_S} s") from error
 
 
 def _still_there(tp: Any, committed: int | None, first: int, end: int) -> int | None:

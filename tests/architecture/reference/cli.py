@@ -5,7 +5,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.cli.main import STORY, command
+from pipeline.cli.main import COMMAND_PANELS, command
 from tests.architecture.reference.markdown import paragraphs, table
 
 _WORDS: Final[dict[Any, str]] = {int: "integer", float: "number", Path: "path"}
@@ -14,7 +14,7 @@ _WORDS: Final[dict[Any, str]] = {int: "integer", float: "number", Path: "path"}
 def part() -> str:
     group = command()
     sections = []
-    for panel, names in STORY.items():
+    for panel, names in COMMAND_PANELS.items():
         sections.append(f"## {panel}\n")
         sections += [text for name in names for text in _described(f"mailfold {name}", group.commands[name])]
     return "\n".join(sections)

@@ -8,8 +8,8 @@ from tests.architecture.reference.http import TAGS
 from tests.architecture.reference.markdown import prose, table
 
 _GROUPS = (
-    (errors.Recoverable, "yes"),
-    (errors.Permanent, "no"),
+    (errors.RecoverableError, "yes"),
+    (errors.PermanentError, "no"),
 )
 
 

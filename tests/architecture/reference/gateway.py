@@ -7,7 +7,7 @@ from typing import Any, cast
 from pydantic import SecretStr
 
 from pipeline.gateway.app import make_app
-from pipeline.gateway.state import make_world
+from pipeline.gateway.state import make_gateway_state
 from pipeline.runtime.bootstrap import Runtime, fresh_id, wall_clock
 from pipeline.settings import Settings
 
@@ -19,7 +19,7 @@ def offline() -> Any:
     rt = SimpleNamespace(
         settings=settings, log=None, pool=None, clock=wall_clock, new_id=fresh_id, stop=None, watchdog=None
     )
-    return make_world(cast("Runtime", rt))
+    return make_gateway_state(cast("Runtime", rt))
 
 
 @cache

@@ -40,8 +40,8 @@ def part() -> str:
 
 def _topic_row(topic: Topic) -> tuple[str, ...]:
     records = ", ".join(f"`{tag_of(record)}`" for record in _records(topic))
-    partitions = "1" if topic.single else "`MAILFOLD_PARTITIONS`"
-    return f"`{topic.name}`", topic.key, records, topic.wire, partitions, topic.cleanup, topic.kept
+    partitions = "1" if topic.has_one_partition else "`MAILFOLD_PARTITIONS`"
+    return f"`{topic.name}`", topic.key, records, topic.wire, partitions, topic.cleanup, topic.retention_text
 
 
 def _records(topic: Topic) -> tuple[Any, ...]:

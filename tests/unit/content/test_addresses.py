@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.content import addresses, domains
-from pipeline.content.addresses import address_problem, text_problem
+from pipeline.content.addresses import address_problem, header_text_problem
 
 
 @pytest.mark.parametrize(
@@ -85,15 +85,15 @@ def test_any_text_is_judged(text: str) -> None:
 
 @given(st.text())
 def test_a_text_that_is_taken_is_one_line_for_every_reader(text: str) -> None:
-    if text_problem(text) is None and text:
+    if header_text_problem(text) is None and text:
         assert text.splitlines() == [text]
 
 
 def test_texts() -> None:
-    assert text_problem("Grüße\tan Anna 🎉") is None
-    assert text_problem("") is None
-    assert text_problem("x" * 998) is None
-    assert text_problem("x" * 999) == "more than 998 characters"
+    assert header_text_problem("Grüße\tan Anna 🎉") is None
+    assert header_text_problem("") is None
+    assert header_text_problem("x" * 998) is None
+    assert header_text_problem("x" * 999) == "more than 998 characters"
 
 
 @pytest.mark.parametrize("size", [1_000, 100_000])
@@ -102,7 +102,7 @@ def test_long_address_is_refused_before_it_is_taken_apart(size: int, monkeypatch
     monkeypatch.setattr(addresses, "_decoded", None)
     assert address_problem("a@" + "x" * size + ".com") == "more than 254 octets"
     assert address_problem("=?a?q?" * size + "@x.com") == "more than 254 octets"
-    assert text_problem("=?a?q?" * size) == "more than 998 characters"
+    assert header_text_problem("=?a?q?" * size) == "more than 998 characters"
 
 
 def test_junk_domains_are_not_kept() -> None:

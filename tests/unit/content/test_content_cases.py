@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser
 
-from pipeline.content.links import with_clicks, with_pixel, with_trap
+from pipeline.content.links import with_click_links, with_pixel, with_trap_link
 from pipeline.content.markup import decoded_attribute
-from pipeline.content.mime import render
+from pipeline.content.mime import encode_request
 from pipeline.content.text import text_of
 from pipeline.content.tokens import read_click_token
 from pipeline.runtime.signing import Signer
 from tests.conftest import SECRET
-from topics.contents import Attachment, Content
+from topics.contents import Attachment, MessageContent
 from topics.record import EmailId
 from topics.requests import Mailbox, SendRequest
 
@@ -31,7 +31,7 @@ SHOP = "https://shop.example"
 
 def targets(markup: str) -> list[str]:
     """Return the targets of the click links that were written into a markup."""
-    changed = with_clicks(markup, SIGNER, ID, BASE)
+    changed = with_click_links(markup, SIGNER, ID, BASE)
     return [read_click_token(SIGNER, token)[2] for token in re.findall(r"https://t\.example/c/([\w-]+)", changed)]
 
 
@@ -211,7 +211,7 @@ def test_a_browser_s_parser_finds_the_pixel(pieces: list[str]) -> None:
 )
 def test_the_pixel_is_where_browsers_load_it(markup: str, tracked: str) -> None:
     assert with_px(markup) == tracked
-    trapped = re.sub(r'<a href="https://t\.example/t/[^>]*></a>', "<PX>", with_trap(markup, SIGNER, ID, BASE))
+    trapped = re.sub(r'<a href="https://t\.example/t/[^>]*></a>', "<PX>", with_trap_link(markup, SIGNER, ID, BASE))
     assert trapped == tracked
 
 
@@ -265,9 +265,11 @@ def message(**values: Any) -> tuple[bytes, EmailMessage]:
         "recorded_at": 1,
         "subject": "An offer",
     }
-    content = values.pop("content", Content(text="x"))
+    content = values.pop("content", MessageContent(text="x"))
     sender = values.pop("sender", Mailbox(address="news@shop.example", name="Shop"))
-    raw = render(SendRequest(**(fields | values)), content, sender=sender, message_id="<a@b>", date=1_700_000_000_000)
+    raw = encode_request(
+        SendRequest(**(fields | values)), content, sender=sender, message_id="<a@b>", date=1_700_000_000_000
+    )
     parsed = message_from_bytes(raw, policy=SMTP)
     assert isinstance(parsed, EmailMessage)
     return raw, parsed
@@ -287,7 +289,7 @@ def message(**values: Any) -> tuple[bytes, EmailMessage]:
 )
 def test_attachment_names_survive_on_short_lines(name: str) -> None:
     file = Attachment(filename=name, media_type="application/pdf", data=b"x")
-    raw, parsed = message(content=Content(text="x", attachments=(file,)))
+    raw, parsed = message(content=MessageContent(text="x", attachments=(file,)))
     assert max(map(len, raw.split(b"\r\n"))) <= 78
     [attached] = parsed.iter_attachments()
     assert attached.get_filename() == name
@@ -296,7 +298,7 @@ def test_attachment_names_survive_on_short_lines(name: str) -> None:
 @pytest.mark.parametrize("name", ["", " ", "\r\n"])
 def test_an_attachment_without_a_name_gets_one(name: str) -> None:
     file = Attachment(filename=name, media_type="application/pdf", data=b"x")
-    [attached] = message(content=Content(text="x", attachments=(file,)))[1].iter_attachments()
+    [attached] = message(content=MessageContent(text="x", attachments=(file,)))[1].iter_attachments()
     assert attached.get_filename() == "attachment"
 
 
@@ -322,6 +324,6 @@ def test_no_header_line_is_longer_than_998_octets(length: int, letter: str) -> N
         recipient_name=words,
         sender=Mailbox(address="a@b.example", name=words),
         reply_to=("a@b.example",) * 90,
-        content=Content(text="x", headers=headers, attachments=(file,)),
+        content=MessageContent(text="x", headers=headers, attachments=(file,)),
     )
     assert max(map(len, raw.split(b"\r\n"))) <= 998

@@ -14,23 +14,23 @@ import pytest
 
 from pipeline.admin import Brand, Provider
 from pipeline.content import schemas, template_source, text
-from pipeline.content.chunks import unpack
-from pipeline.content.links import TRACKING_MARK, with_clicks, with_pixel
-from pipeline.content.text import text_of, with_text
+from pipeline.content.chunks import unpack_content
+from pipeline.content.links import TRACKING_HASH_PLACEHOLDER, with_click_links, with_pixel
+from pipeline.content.text import text_of, with_text_part
 from pipeline.content.tokens import read_pixel_token
-from pipeline.content.twig import Twig
+from pipeline.content.twig import TwigText
 from pipeline.dispatch import deliver
-from pipeline.dispatch.deliver import Deliver
-from pipeline.dispatch.message import Writer
-from pipeline.dispatch.transports.base import Mail
+from pipeline.dispatch.deliver import SendJobHandler
+from pipeline.dispatch.message import MessageWriter
+from pipeline.dispatch.transports.base import OutgoingEmail
 from pipeline.errors import Refused
-from pipeline.gateway.intake import Intake, Parcel
+from pipeline.gateway.intake import AcceptedMessage, MessageIntake
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.ports import Log
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
 from tests.conftest import SECRET
-from topics.contents import Attachment, Content
+from topics.contents import Attachment, MessageContent
 from topics.record import EmailId
 from topics.requests import SendRequest
 
@@ -107,7 +107,7 @@ def test_a_text_part_takes_time_in_proportion_to_its_source(name: str, monkeypat
 @pytest.mark.parametrize("name", HOSTILE)
 def test_links_and_pixel_take_time_in_proportion_to_their_source(name: str) -> None:
     def tracked(size: int) -> str:
-        return with_pixel(with_clicks(HOSTILE[name](size), SIGNER, ID, BASE), SIGNER, ID, BASE)
+        return with_pixel(with_click_links(HOSTILE[name](size), SIGNER, ID, BASE), SIGNER, ID, BASE)
 
     assert_linear(tracked, 4_000)
 
@@ -159,12 +159,12 @@ SETTINGS = Settings(secret=SECRET, mail_domain="m.example.com", public_url=BASE)
 PROVIDER = Provider("relay", "h", 25)
 
 
-def accepted(content: Content) -> Content:
+def accepted(content: MessageContent) -> MessageContent:
     """Return the content as the gateway puts it on the log."""
-    intake = Intake(cast("Runtime", SimpleNamespace(new_id=lambda: "c")), cast("Log", None))
-    [packed] = intake._pack([Parcel(request(), content), Parcel(request(), content)], {})
+    intake = MessageIntake(cast("Runtime", SimpleNamespace(new_id=lambda: "c")), cast("Log", None))
+    [packed] = intake._pack([AcceptedMessage(request(), content), AcceptedMessage(request(), content)], {})
     assert len(packed.requests) == 2
-    return unpack(packed.chunks, packed.sha256)
+    return unpack_content(packed.chunks, packed.sha256)
 
 
 def test_a_text_part_is_made_once_when_its_content_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,53 +175,55 @@ def test_a_text_part_is_made_once_when_its_content_is_accepted(monkeypatch: pyte
         return text_of(html)
 
     monkeypatch.setattr(text, "text_of", counted)
-    stored = accepted(Content(html="<p>Hello <b>Anna</b></p>"))
-    assert (stored, len(calls)) == (Content(html="<p>Hello <b>Anna</b></p>", text="Hello Anna\n"), 1)
-    Writer(SETTINGS, lambda: 1).letter(request(), stored, Brand("acme", "7", "relay"), PROVIDER)
+    stored = accepted(MessageContent(html="<p>Hello <b>Anna</b></p>"))
+    assert (stored, len(calls)) == (MessageContent(html="<p>Hello <b>Anna</b></p>", text="Hello Anna\n"), 1)
+    MessageWriter(SETTINGS, lambda: 1).letter(request(), stored, Brand("acme", "7", "relay"), PROVIDER)
     assert len(calls) == 1
 
 
 @pytest.mark.parametrize(
-    "content", [Content(text="own", html="<p>x</p>"), Content(text="own"), Content(amp="<p>x</p>")]
+    "content", [MessageContent(text="own", html="<p>x</p>"), MessageContent(text="own"), MessageContent(amp="<p>x</p>")]
 )
-def test_a_sender_s_own_text_stays(content: Content) -> None:
+def test_a_sender_s_own_text_stays(content: MessageContent) -> None:
     assert accepted(content) is not content
     assert accepted(content) == content
 
 
 def test_a_content_of_before_gets_its_text_part_when_it_is_sent() -> None:
-    old = Content(html="<p>Hello</p>")
+    old = MessageContent(html="<p>Hello</p>")
     brand = Brand("acme", "7", "relay")
-    writer = Writer(SETTINGS, lambda: 1)
+    writer = MessageWriter(SETTINGS, lambda: 1)
     sent = [writer.letter(request(), content, brand, PROVIDER).content for content in (old, accepted(old))]
     assert sent[0] == sent[1]
     assert sent[0].text == "Hello\n"
 
 
-@pytest.mark.parametrize("html", ["", "<p>x</p>", f"<p>{TRACKING_MARK}</p>"])
+@pytest.mark.parametrize("html", ["", "<p>x</p>", f"<p>{TRACKING_HASH_PLACEHOLDER}</p>"])
 def test_a_text_part_has_the_email_s_own_tracking_hash(html: str) -> None:
-    content = accepted(Content(html=html, text="" if TRACKING_MARK in html else TRACKING_MARK))
-    sent = Writer(SETTINGS, lambda: 1).letter(request(), content, Brand("acme", "7", "relay"), PROVIDER).content
+    content = accepted(
+        MessageContent(html=html, text="" if TRACKING_HASH_PLACEHOLDER in html else TRACKING_HASH_PLACEHOLDER)
+    )
+    sent = MessageWriter(SETTINGS, lambda: 1).letter(request(), content, Brand("acme", "7", "relay"), PROVIDER).content
     assert read_pixel_token(SIGNER, sent.text.strip()) == ID
 
 
 @pytest.mark.parametrize(
     ("content", "beside"),
     [
-        (Content(html="<p>x</p>", text="x"), False),
-        (Content(html="<p>x</p>"), True),
-        (Content(html="<p>" + "x" * deliver.MAX_INLINE_CHARS, text="x"), True),
-        (Content(text="x", attachments=(Attachment(filename="a", media_type="a/b", data=bytes(10**6)),)), True),
+        (MessageContent(html="<p>x</p>", text="x"), False),
+        (MessageContent(html="<p>x</p>"), True),
+        (MessageContent(html="<p>" + "x" * deliver.MAX_INLINE_CHARS, text="x"), True),
+        (MessageContent(text="x", attachments=(Attachment(filename="a", media_type="a/b", data=bytes(10**6)),)), True),
     ],
 )
-async def test_a_large_message_is_written_beside_the_event_loop(content: Content, beside: bool) -> None:
+async def test_a_large_message_is_written_beside_the_event_loop(content: MessageContent, beside: bool) -> None:
     threads: list[int] = []
 
     def takes_mime(_provider: Provider) -> bool:
         threads.append(threading.get_ident())
         return True
 
-    async def send(_provider: Provider, mail: Mail) -> bytes:
+    async def send(_provider: Provider, mail: OutgoingEmail) -> bytes:
         return mail.message
 
     carrier = SimpleNamespace(takes_mime=takes_mime, send=send)
@@ -229,10 +231,10 @@ async def test_a_large_message_is_written_beside_the_event_loop(content: Content
     attempt = SimpleNamespace(
         request=request(),
         brand=Brand("acme", "7", "relay"),
-        way=SimpleNamespace(dkim=None),
-        lease=SimpleNamespace(contact=None),
+        routing=SimpleNamespace(dkim=None),
+        lease=SimpleNamespace(begin_contact=None),
     )
-    doing = Deliver(cast("Any", rt), cast("Any", carrier), cast("Any", None))
+    doing = SendJobHandler(cast("Any", rt), cast("Any", carrier), cast("Any", None))
     message = await doing._hand_over(cast("Any", attempt), content, PROVIDER)
     assert cast("bytes", message).startswith(b"From: ")
     assert (threads != [threading.get_ident()]) == beside
@@ -242,7 +244,7 @@ async def test_a_large_message_is_written_beside_the_event_loop(content: Content
 def refusal(values: dict[str, Any]) -> str:
     body = msgspec.json.encode({"texts": {"default": {"text": "t"}}} | values)
     with pytest.raises(Refused) as caught:
-        template_source.read("t", "n", body)
+        template_source.parse_draft("t", "n", body)
     return f"{caught.value.where}: {caught.value}"
 
 
@@ -250,10 +252,10 @@ def refusal(values: dict[str, Any]) -> str:
     ("schema", "words"),
     [
         ({"required": [x for n in range(500) for x in (n, f"a{n}")]}, "schema.required: not names"),
-        ({"required": [f"a{n}" for n in range(schemas.MAX_MEMBERS + 1)]}, "schema.required: 1001 members"),
+        ({"required": [f"a{n}" for n in range(schemas.MAX_LIST_MEMBERS + 1)]}, "schema.required: 1001 members"),
         ({"required": ["a", "a"]}, "schema.required: a name is there twice"),
         ({"required": "a"}, "schema.required: not names"),
-        ({"enum": list(range(schemas.MAX_MEMBERS + 1))}, "schema.enum: 1001 members"),
+        ({"enum": list(range(schemas.MAX_LIST_MEMBERS + 1))}, "schema.enum: 1001 members"),
         ({"properties": {"a": {"enum": [[n] for n in range(2_000)]}}}, "schema.properties.a.enum: 2000 members"),
         ({"type": ["string"] * 1_000}, "schema.type: not a type"),
         ({"type": ["string", 1]}, "schema.type: not a type"),
@@ -282,7 +284,7 @@ def test_a_schema_that_could_take_long_is_refused_before_it_is_looked_at(schema:
     ],
 )
 def test_values_that_would_take_long_to_check_are_refused(schema: Any, values: Any) -> None:
-    assert schemas.declared(schema) == frozenset({"a"})
+    assert schemas.declared_variables(schema) == frozenset({"a"})
     with pytest.raises(Refused, match="too many values for a schema of this size"):
         schemas.check_values(schema, values)
     schemas.check_values(schema, {"a": []})
@@ -300,13 +302,13 @@ def test_comparisons_count_as_work() -> None:
     items: Any = list(range(100_000))
     for operator in ("==", "!=", "<", ">="):
         with pytest.raises(Refused, match="comparisons touch more than"):
-            Twig(f"{{% if a {operator} b %}}{{% endif %}}" * 100, html=True).render({"a": items, "b": list(items)})
+            TwigText(f"{{% if a {operator} b %}}{{% endif %}}" * 100, html=True).render({"a": items, "b": list(items)})
     texts = "x" * 1_000_000
     for left, right in (("y", items), ("y", texts), ({"k": items}, [{"k": items}]), (items, [items])):
         with pytest.raises(Refused, match="comparisons touch more than"):
-            Twig("{% if a in b %}{% endif %}" * 100, html=True).render({"a": left, "b": right})
+            TwigText("{% if a in b %}{% endif %}" * 100, html=True).render({"a": left, "b": right})
     with pytest.raises(Refused, match="comparisons touch more than"):
-        Twig("{% if a == b %}{% endif %}" * 100, html=True).render({"a": texts, "b": texts + "y"})
+        TwigText("{% if a == b %}{% endif %}" * 100, html=True).render({"a": texts, "b": texts + "y"})
 
 
 @pytest.mark.parametrize(
@@ -327,11 +329,11 @@ def test_comparisons_count_as_work() -> None:
 def test_a_template_takes_time_in_proportion_to_its_source(source: Callable[[int], str]) -> None:
     def compile_it(size: int) -> None:
         with contextlib.suppress(Refused):
-            Twig(source(size), html=True)
+            TwigText(source(size), html=True)
 
     assert_linear(compile_it, 20_000)
 
 
 def test_with_text_keeps_everything_else() -> None:
-    content = Content(html="<p>x</p>", amp="<p>y</p>", headers=(("X-A", "b"),))
-    assert with_text(content) == msgspec.structs.replace(content, text="x\n")
+    content = MessageContent(html="<p>x</p>", amp="<p>y</p>", headers=(("X-A", "b"),))
+    assert with_text_part(content) == msgspec.structs.replace(content, text="x\n")

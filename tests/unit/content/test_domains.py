@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.content.domains import MAX_DOMAIN_CHARS, InvalidDomain, is_same, to_ascii
-from pipeline.content.mime import on_the_wire
+from pipeline.content.domains import MAX_DOMAIN_CHARS, InvalidDomain, is_same_domain, to_ascii
+from pipeline.content.mime import with_ascii_domain
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from pipeline.content.mime import on_the_wire
 )
 def test_domain_becomes_a_labels(domain: str, encoded: str) -> None:
     assert to_ascii(domain) == encoded
-    assert on_the_wire(f"user@{domain}") == f"user@{domain if domain.isascii() else encoded}"
+    assert with_ascii_domain(f"user@{domain}") == f"user@{domain if domain.isascii() else encoded}"
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_domain_becomes_a_labels(domain: str, encoded: str) -> None:
 def test_invalid_domain_is_refused_with_a_reason(domain: str, problem: str) -> None:
     with pytest.raises(InvalidDomain, match=problem):
         to_ascii(domain)
-    assert on_the_wire(f"user@{domain}").rpartition("@")[2] == domain.replace("\x00", "").strip()
+    assert with_ascii_domain(f"user@{domain}").rpartition("@")[2] == domain.replace("\x00", "").strip()
 
 
 @given(st.text())
@@ -69,6 +69,6 @@ def test_result_is_ascii_short_and_stable(text: str) -> None:
 
 
 def test_sharp_s_is_another_domain_than_double_s() -> None:
-    assert not is_same("straße.example", "strasse.example")
-    assert is_same("bücher.example", "XN--BCHER-KVA.example")
-    assert not is_same("", "")
+    assert not is_same_domain("straße.example", "strasse.example")
+    assert is_same_domain("bücher.example", "XN--BCHER-KVA.example")
+    assert not is_same_domain("", "")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.content.links import with_clicks, with_pixel
+from pipeline.content.links import with_click_links, with_pixel
 from pipeline.content.text import text_of
 from pipeline.content.tokens import read_click_token, read_pixel_token
 from pipeline.runtime.signing import Signer
@@ -20,7 +20,7 @@ BASE = "https://t.example"
 
 
 def clicks(markup: str) -> str:
-    return with_clicks(markup, SIGNER, ID, BASE)
+    return with_click_links(markup, SIGNER, ID, BASE)
 
 
 def targets(markup: str) -> list[tuple[int, str]]:

@@ -10,14 +10,14 @@ import pytest
 
 from pipeline.admin import Brand, Provider
 from pipeline.content import mime, tokens
-from pipeline.content.links import with_trap
+from pipeline.content.links import with_trap_link
 from pipeline.content.text import text_of
-from pipeline.dispatch.message import Writer
+from pipeline.dispatch.message import MessageWriter
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
 from tests.conftest import SECRET
 from topics import ids
-from topics.contents import Content
+from topics.contents import MessageContent
 from topics.requests import SendRequest
 
 SETTINGS = Settings(secret=SECRET, public_url="https://t.example.com/", mail_domain="m.example.com")
@@ -34,13 +34,15 @@ REQUEST = SendRequest(
     message_id="m",
     recorded_at=1,
 )
-HTML = Content(html='<html><body><a href="https://shop.example/">shop</a></body></html>')
+HTML = MessageContent(html='<html><body><a href="https://shop.example/">shop</a></body></html>')
 
 
-def written(content: Content = HTML, **brand: Any) -> email.message.EmailMessage:
+def written(content: MessageContent = HTML, **brand: Any) -> email.message.EmailMessage:
     row = replace(Brand("acme", "1", "relay"), **brand)
-    letter = Writer(SETTINGS, lambda: 1_700_000_000_000).letter(REQUEST, content, row, Provider("relay", "h", 25))
-    raw = mime.written(letter)
+    letter = MessageWriter(SETTINGS, lambda: 1_700_000_000_000).letter(
+        REQUEST, content, row, Provider("relay", "h", 25)
+    )
+    raw = mime.encode_message(letter)
     found = email.message_from_bytes(raw, policy=email.policy.default)
     assert isinstance(found, email.message.EmailMessage)
     return found
@@ -61,7 +63,7 @@ def test_it_says_how_by_one_click_and_by_mail_and_both_name_the_email() -> None:
 
 @pytest.mark.parametrize("name", ["List-Unsubscribe", "list-unsubscribe", "LIST-UNSUBSCRIBE-POST"])
 def test_what_the_sender_says_itself_is_left_alone(name: str) -> None:
-    message = written(Content(text="Hello", headers=((name, "<https://shop.example/bye>"),)))
+    message = written(MessageContent(text="Hello", headers=((name, "<https://shop.example/bye>"),)))
     assert [value for key, value in message.items() if key.lower().startswith("list-unsub")] == [
         "<https://shop.example/bye>"
     ]
@@ -79,4 +81,4 @@ def test_a_trap_is_there_only_where_the_brand_sets_one_and_no_human_meets_it() -
     assert "display:none" in found[1]
     assert 'tabindex="-1"' in found[1]
     assert "/t/" not in str(written(trap_link=True).get_body(("plain",)))
-    assert text_of(with_trap("<p>x</p>", SIGNER, ID, "https://t.example.com")).strip() == "x"
+    assert text_of(with_trap_link("<p>x</p>", SIGNER, ID, "https://t.example.com")).strip() == "x"

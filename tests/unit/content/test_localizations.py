@@ -7,13 +7,13 @@ import pytest
 
 from pipeline.content import localizations
 from pipeline.content import templates as content
-from pipeline.content.localizations import Localized
-from pipeline.content.placeholders import Placeholders
-from pipeline.content.render import compiled
+from pipeline.content.localizations import Localizer
+from pipeline.content.placeholders import PlaceholderText
+from pipeline.content.render import compile_text
 from pipeline.errors import MissingLocalization, Refused
 from topics.codec import decode, encode
 from topics.registry import TEMPLATES
-from topics.templates import LOCALIZATIONS, Syntax, Template, Texts
+from topics.templates import LOCALIZATIONS_NAME, Template, TemplateSyntax, TemplateTexts
 
 LANGUAGES = {
     "EN": {
@@ -27,17 +27,17 @@ LANGUAGES = {
 }
 
 
-def localized(wanted: str = "", languages: Any = LANGUAGES) -> Localized:
-    return Localized(localizations.drafted("acme", languages), wanted)
+def localized(wanted: str = "", languages: Any = LANGUAGES) -> Localizer:
+    return Localizer(localizations.make_draft("acme", languages), wanted)
 
 
 def says(source: str, wanted: str = "", *, html: bool = False, **values: Any) -> str:
-    return Placeholders(source, html=html).render(values, localize=localized(wanted))
+    return PlaceholderText(source, html=html).render(values, localize=localized(wanted))
 
 
 def refusal(languages: Any, default: str = "en") -> str:
     with pytest.raises(Refused) as caught:
-        localizations.drafted("acme", languages, default)
+        localizations.make_draft("acme", languages, default)
     return f"{caught.value.where}: {caught.value}"
 
 
@@ -111,7 +111,7 @@ def test_what_can_not_be_filled_in_is_refused(source: str, words: str) -> None:
 )
 def test_marks_that_mean_nothing_are_refused_instead_of_sent(source: str, words: str) -> None:
     with pytest.raises(Refused) as caught:
-        compiled(source, Syntax.EXTRAHORIZON, html=True)
+        compile_text(source, TemplateSyntax.EXTRAHORIZON, html=True)
     assert words in str(caught.value)
 
 
@@ -125,10 +125,10 @@ def test_velocity_references_are_values_in_all_their_spellings() -> None:
 
 
 def test_the_variables_of_arguments_are_checked_against_the_schema() -> None:
-    texts = {"en": Texts(subject="s", html="{{greeting,$content.name}}")}
+    texts = {"en": TemplateTexts(subject="s", html="{{greeting,$content.name}}")}
     schema = json.dumps({"properties": {"first_name": {}}}).encode()
     with pytest.raises(Refused) as caught:
-        content.drafted("acme", "welcome", texts, syntax=Syntax.EXTRAHORIZON, schema=schema)
+        content.make_draft("acme", "welcome", texts, syntax=TemplateSyntax.EXTRAHORIZON, schema=schema)
     assert "line 1: name is not among the schema's properties" in str(caught.value)
 
 
@@ -152,39 +152,44 @@ def test_a_set_that_is_wrong_is_refused_with_its_place(languages: Any, words: st
 
 def test_files_of_extra_horizons_command_line_make_a_set() -> None:
     files = {"EN.json": '{"greeting": "Dear $1"}', "NL.json": '{"greeting": "Beste $1"}', "README.md": "no texts"}
-    made = localizations.from_files("acme", files)
-    assert localizations.shown(made).languages == {"en": {"greeting": "Dear $1"}, "nl": {"greeting": "Beste $1"}}
+    made = localizations.draft_from_files("acme", files)
+    assert localizations.localization_set_view(made).languages == {
+        "en": {"greeting": "Dear $1"},
+        "nl": {"greeting": "Beste $1"},
+    }
     with pytest.raises(Refused) as caught:
-        localizations.from_files("acme", files | {"NL.json": '{"greeting": 1}'})
+        localizations.draft_from_files("acme", files | {"NL.json": '{"greeting": 1}'})
     assert caught.value.where == "NL.json"
 
 
 def test_the_order_of_languages_and_keys_is_no_news() -> None:
-    one = localizations.drafted("acme", {"en": {"a": "1", "b": "2"}, "nl": {"a": "3"}})
-    other = localizations.drafted("acme", {"nl": {"a": "3"}, "en": {"b": "2", "a": "1"}})
+    one = localizations.make_draft("acme", {"en": {"a": "1", "b": "2"}, "nl": {"a": "3"}})
+    other = localizations.make_draft("acme", {"nl": {"a": "3"}, "en": {"b": "2", "a": "1"}})
     assert one.hash == other.hash
-    assert one.hash != localizations.drafted("acme", {"en": {"a": "1", "b": "2"}}).hash
+    assert one.hash != localizations.make_draft("acme", {"en": {"a": "1", "b": "2"}}).hash
 
 
 def test_a_set_is_a_template_to_processes_that_know_no_localizations() -> None:
-    made = localizations.drafted("acme", LANGUAGES)
+    made = localizations.make_draft("acme", LANGUAGES)
     assert decode(TEMPLATES, encode(TEMPLATES, made)) == made
     assert type(made) is Template
     with pytest.raises(Refused):
-        content.drafted("acme", LOCALIZATIONS, {"en": Texts(text="x")})
+        content.make_draft("acme", LOCALIZATIONS_NAME, {"en": TemplateTexts(text="x")})
 
 
 def test_a_template_of_another_syntax_has_no_localizations() -> None:
-    twig = content.drafted("acme", "a", {"en": Texts(text="{{ greeting }}")})
-    own = content.drafted("acme", "b", {"en": Texts(text="{{greeting}}")}, syntax=Syntax.EXTRAHORIZON)
+    twig = content.make_draft("acme", "a", {"en": TemplateTexts(text="{{ greeting }}")})
+    own = content.make_draft(
+        "acme", "b", {"en": TemplateTexts(text="{{greeting}}")}, syntax=TemplateSyntax.EXTRAHORIZON
+    )
     assert (content.is_localized(twig), content.is_localized(own)) == (False, True)
     with pytest.raises(MissingLocalization) as caught:
-        content.render(own, "en", {}, now=0)
+        content.render_template(own, "en", {}, now=0)
     assert caught.value.where == "texts.en.text"
 
 
 def test_pieces_that_say_nothing_are_bounded_as_well() -> None:
     many = localized("", {"en": {"a": "$1" * 100_000}})
-    source = Placeholders("{{a,}}" * 40_000, html=False)
+    source = PlaceholderText("{{a,}}" * 40_000, html=False)
     with pytest.raises(Refused, match="it says more than"):
         source.render({}, localize=many)

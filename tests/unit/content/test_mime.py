@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.content.mime import needs_smtputf8, on_the_wire, render
-from topics.contents import Attachment, Content
+from pipeline.content.mime import encode_request, needs_smtputf8, with_ascii_domain
+from topics.contents import Attachment, MessageContent
 from topics.record import EmailId
 from topics.requests import Mailbox, SendRequest
 
@@ -34,8 +34,8 @@ def request(**values: Any) -> SendRequest:
     return SendRequest(**(fields | values))
 
 
-def rendered(content: Content, sender: Mailbox | None = None, **values: Any) -> bytes:
-    return render(
+def rendered(content: MessageContent, sender: Mailbox | None = None, **values: Any) -> bytes:
+    return encode_request(
         request(**values),
         content,
         sender=sender or Mailbox(address="news@shop.example", name="Shop"),
@@ -52,10 +52,10 @@ def parsed(raw: bytes) -> EmailMessage:
 
 
 CASES: dict[str, bytes] = {
-    "text_only": rendered(Content(text="Hello\nAnna\n")),
-    "html_only": rendered(Content(html="<p>Hello <b>Anna</b></p>")),
+    "text_only": rendered(MessageContent(text="Hello\nAnna\n")),
+    "html_only": rendered(MessageContent(html="<p>Hello <b>Anna</b></p>")),
     "all_three": rendered(
-        Content(
+        MessageContent(
             html="<p>Grüße, Zoë</p>", text="Grüße, Zoë", amp="<!doctype html><html ⚡4email data-css-strict></html>"
         ),
         Mailbox(address="post@bücher.example", name="Bücher & Söhne, GmbH"),
@@ -64,7 +64,7 @@ CASES: dict[str, bytes] = {
         reply_to=("help@shop.example", "sales@bücher.example"),
     ),
     "attachments": rendered(
-        Content(
+        MessageContent(
             text="See attached.",
             html="<p>See attached.</p>",
             attachments=(
@@ -79,8 +79,8 @@ CASES: dict[str, bytes] = {
             ),
         )
     ),
-    "base64": rendered(Content(text="こんにちは世界。" * 20), subject="こんにちは" * 30),
-    "long_lines": rendered(Content(text="x" * 3000 + "\n.\n..dots\nFrom here\n" + "trailing \t\n")),
+    "base64": rendered(MessageContent(text="こんにちは世界。" * 20), subject="こんにちは" * 30),
+    "long_lines": rendered(MessageContent(text="x" * 3000 + "\n.\n..dots\nFrom here\n" + "trailing \t\n")),
 }
 
 
@@ -140,7 +140,7 @@ LINE = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl"
 @example(text="a" * 2000 + " \n")
 @example(text="\0ä")
 def test_any_text_arrives_as_it_was_but_for_its_line_ends(text: str) -> None:
-    message = parsed(rendered(Content(text=text or "x")))
+    message = parsed(rendered(MessageContent(text=text or "x")))
     payload = message.get_payload(decode=True)
     assert isinstance(payload, bytes)
     assert payload == re.sub(rb"\r\n|\r|\n", b"\r\n", (text or "x").encode())
@@ -152,7 +152,10 @@ def test_any_text_arrives_as_it_was_but_for_its_line_ends(text: str) -> None:
 @example(subject="two  spaces and a  few more " * 8, name=" ", recipient_name="")
 def test_headers_survive_any_words(subject: str, name: str, recipient_name: str) -> None:
     raw = rendered(
-        Content(text="x"), Mailbox(address="a@b.example", name=name), subject=subject, recipient_name=recipient_name
+        MessageContent(text="x"),
+        Mailbox(address="a@b.example", name=name),
+        subject=subject,
+        recipient_name=recipient_name,
     )
     head = raw.split(b"\r\n\r\n")[0]
     assert head.isascii()
@@ -175,7 +178,7 @@ EVIL = st.text(st.sampled_from('a\r\n\0: <>@\x0b\x0c\x85\u2028,;"\\é'), max_siz
 @example(words="x\r\nBcc: victim@example.com")
 @example(words="\r\n\r\n<script>")
 def test_nothing_a_caller_says_becomes_a_header_of_its_own(words: str) -> None:
-    content = Content(
+    content = MessageContent(
         text="body",
         headers=(("X-Own", words), (words, "x")),
         attachments=(Attachment(filename=words, media_type=words, data=b"x"),),
@@ -204,5 +207,5 @@ def test_nothing_a_caller_says_becomes_a_header_of_its_own(words: str) -> None:
     ],
 )
 def test_smtputf8_is_asked_for_only_where_an_address_needs_it(address: str, wire: str, utf8: bool) -> None:
-    assert on_the_wire(address) == wire
-    assert needs_smtputf8(on_the_wire(address)) is utf8
+    assert with_ascii_domain(address) == wire
+    assert needs_smtputf8(with_ascii_domain(address)) is utf8

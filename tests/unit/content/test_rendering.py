@@ -8,20 +8,20 @@ from hypothesis import strategies as st
 from markupsafe import escape
 
 from pipeline.content import twig
-from pipeline.content.php_date import format_php, moment
-from pipeline.content.render import compiled
+from pipeline.content.php_date import format_php, parse_datetime
+from pipeline.content.render import compile_text
 from pipeline.errors import Refused
-from topics.templates import Syntax
+from topics.templates import TemplateSyntax
 
 NOW = 1_700_000_000_000
-TWIG, FRESHMAIL, EXTRAHORIZON = Syntax.TWIG, Syntax.FRESHMAIL, Syntax.EXTRAHORIZON
+TWIG, FRESHMAIL, EXTRAHORIZON = TemplateSyntax.TWIG, TemplateSyntax.FRESHMAIL, TemplateSyntax.EXTRAHORIZON
 
 
-def says(source: str, syntax: Syntax = TWIG, html: bool = True, **values: Any) -> str:
-    return compiled(source, syntax, html=html).render(values, now=NOW)
+def says(source: str, syntax: TemplateSyntax = TWIG, html: bool = True, **values: Any) -> str:
+    return compile_text(source, syntax, html=html).render(values, now=NOW)
 
 
-def refusal(source: str, syntax: Syntax = TWIG, **values: Any) -> str:
+def refusal(source: str, syntax: TemplateSyntax = TWIG, **values: Any) -> str:
     with pytest.raises(Refused) as caught:
         says(source, syntax, **values)
     return str(caught.value)
@@ -151,7 +151,7 @@ def test_size_and_work_are_bounded() -> None:
     assert "says more than" in refusal("{{ a }}" * 100, a="x" * 100_000)
     assert "comparisons touch more than" in refusal("{{ a" + "|upper" * 30 + " }}", a="x" * 1_000_000)
     assert "says more than" in refusal("$content.a" * 100, EXTRAHORIZON, a="x" * 100_000)
-    assert "characters" in refusal("x" * (twig.SOURCE_MAX + 1))
+    assert "characters" in refusal("x" * (twig.SOURCE_MAX_CHARS + 1))
 
 
 texts = st.text(max_size=30)
@@ -161,7 +161,7 @@ texts = st.text(max_size=30)
 def test_whatever_is_filled_in_is_escaped(name: str, more: dict[str, str]) -> None:
     values = more | {"name": name}
     for source, syntax in (("[{{ name }}]", TWIG), ("[$$name$$]", FRESHMAIL), ("[$content.name]", EXTRAHORIZON)):
-        assert compiled(source, syntax, html=True).render(values) == f"[{escape(name)}]"
+        assert compile_text(source, syntax, html=True).render(values) == f"[{escape(name)}]"
 
 
 @settings(max_examples=300)
@@ -203,9 +203,9 @@ def test_whatever_is_filled_in_is_escaped(name: str, more: dict[str, str]) -> No
 )
 def test_any_text_is_said_or_refused(pieces: list[str]) -> None:
     source = "".join(pieces)
-    for syntax in Syntax:
+    for syntax in TemplateSyntax:
         try:
-            said = compiled(source, syntax, html=True).render({"a": {"a": "x"}}, now=NOW)
+            said = compile_text(source, syntax, html=True).render({"a": {"a": "x"}}, now=NOW)
         except Refused:
             continue
         assert isinstance(said, str)
@@ -225,21 +225,23 @@ def test_any_text_is_said_or_refused(pieces: list[str]) -> None:
     ],
 )
 def test_php_s_dates_are_php_s(form: str, said: str) -> None:
-    assert format_php(moment("2021-02-05T15:04:05.678901", NOW), form) == said
+    assert format_php(parse_datetime("2021-02-05T15:04:05.678901", NOW), form) == said
 
 
 def test_days_have_their_suffixes_and_zones_their_offsets() -> None:
-    said = [format_php(moment(f"2021-01-{day:02}", NOW), "jS") for day in (1, 2, 3, 4, 11, 12, 13, 21, 22, 23, 31)]
+    said = [
+        format_php(parse_datetime(f"2021-01-{day:02}", NOW), "jS") for day in (1, 2, 3, 4, 11, 12, 13, 21, 22, 23, 31)
+    ]
     assert said == ["1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "22nd", "23rd", "31st"]
-    warsaw = moment("2021-07-01 12:00:00", NOW, "Europe/Warsaw")
+    warsaw = parse_datetime("2021-07-01 12:00:00", NOW, "Europe/Warsaw")
     assert format_php(warsaw, "H:i P T I Z e") == "14:00 +02:00 CEST 1 7200 Europe/Warsaw"
     for zone in ("Mars/Base", "../../etc/passwd", ""):
         with pytest.raises(Refused, match="not a time zone"):
-            moment(0, NOW, zone)
+            parse_datetime(0, NOW, zone)
     unlike: tuple[Any, ...] = ("x", "", True, None, 10**20, float("inf"), float("nan"), [])
     for wrong in unlike:
         with pytest.raises(Refused, match="not a date"):
-            moment(wrong, NOW)
+            parse_datetime(wrong, NOW)
 
 
 @pytest.mark.parametrize(
@@ -258,8 +260,10 @@ def test_days_have_their_suffixes_and_zones_their_offsets() -> None:
 )
 def test_what_has_no_value_says_nothing_in_freshmail_s_syntax_as_in_twig(source: str, expected: str) -> None:
     for html in (True, False):
-        assert compiled(source, FRESHMAIL, html=html).render({}) == expected
-        assert compiled(source.replace("$$name$$", "{{ name }}"), TWIG, html=html, lenient=True).render({}) == expected
+        assert compile_text(source, FRESHMAIL, html=html).render({}) == expected
+        assert (
+            compile_text(source.replace("$$name$$", "{{ name }}"), TWIG, html=html, lenient=True).render({}) == expected
+        )
 
 
 CSS = "<style>@media print{#id{color:red}}@media all{#a{b:c}#d{e:f}}</style>"
@@ -276,4 +280,4 @@ def test_minified_css_is_no_comment_in_freshmail_s_syntax(mark: str) -> None:
 
 def test_lines_are_counted_behind_comments_and_css() -> None:
     with pytest.raises(Refused, match="line 4: "):
-        compiled("{# a\nb #}@media all{#a{b:c}}\n\n{{ x y }}", FRESHMAIL, html=True)
+        compile_text("{# a\nb #}@media all{#a{b:c}}\n\n{{ x y }}", FRESHMAIL, html=True)

@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.content import template_source, templates
-from pipeline.content.links import TRACKING_MARK, with_tracking_hash
-from pipeline.content.mime import render as mime
+from pipeline.content.links import TRACKING_HASH_PLACEHOLDER, with_tracking_hash
+from pipeline.content.mime import encode_request as mime
 from pipeline.content.tokens import read_pixel_token
 from pipeline.errors import Refused
 from pipeline.runtime.signing import Signer
 from topics.codec import decode, encode
-from topics.contents import Content
+from topics.contents import MessageContent
 from topics.record import EmailId
 from topics.registry import SEND_REQUESTS, TEMPLATES
-from topics.requests import Mailbox, SendRequest, Shown
+from topics.requests import HeaderRecipients, Mailbox, SendRequest
 from topics.templates import Template
 
 EMAIL = EmailId("0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
@@ -27,7 +27,7 @@ TEXT = {"subject": "Hi {{ name }}", "html": "<p>{{ name }}</p>"}
 
 
 def draft(name: str = "welcome", **values: Any) -> Template:
-    return template_source.read("acme", name, json.dumps({"texts": {"en": TEXT}} | values).encode())
+    return template_source.parse_draft("acme", name, json.dumps({"texts": {"en": TEXT}} | values).encode())
 
 
 def refusal(name: str = "welcome", **values: Any) -> str:
@@ -81,7 +81,7 @@ def test_a_draft_s_hash_is_its_content_s() -> None:
         draft(syntax="freshmail"),
     ]
     assert len({first.hash, *(each.hash for each in changed)}) == 5
-    other = template_source.read("other", "welcome", json.dumps({"texts": {"en": TEXT}}).encode())
+    other = template_source.parse_draft("other", "welcome", json.dumps({"texts": {"en": TEXT}}).encode())
     assert (other.hash != first.hash, other.template_id != first.template_id) == (True, True)
     assert decode(TEMPLATES, encode(TEMPLATES, first)) == first
 
@@ -108,19 +108,19 @@ def test_a_folder_s_files_are_a_draft() -> None:
         "de.txt": "Hallo {{ name }}",
         "README": "not ours",
     }
-    made = template_source.from_files("acme", "welcome", files)
+    made = template_source.draft_from_files("acme", "welcome", files)
     assert set(made.texts) == {"en", "de"}
     assert made.texts["en"].subject == "Hi {{ name }}"
-    said = templates.render(made, "de", {"name": "<A>"}, now=0)
+    said = templates.render_template(made, "de", {"name": "<A>"}, now=0)
     assert (said.subject, said.html, said.text, said.ref.language) == ("", "", "Hallo <A>", "de")
 
 
 def test_a_subject_can_not_become_another_header() -> None:
     with pytest.raises(Refused, match="a line break") as caught:
-        templates.render(draft(), "en", {"name": "x\r\nBcc: y@example.com"}, now=0)
+        templates.render_template(draft(), "en", {"name": "x\r\nBcc: y@example.com"}, now=0)
     assert caught.value.where == "texts.en.subject"
     with pytest.raises(Refused, match="a line break"):
-        templates.render(draft(), "en", {"name": "=?utf-8?q?=0d=0aBcc:_y?="}, now=0)
+        templates.render_template(draft(), "en", {"name": "=?utf-8?q?=0d=0aBcc:_y?="}, now=0)
 
 
 def test_values_must_fit_the_schema_and_the_hash_need_not_be_declared() -> None:
@@ -130,17 +130,17 @@ def test_values_must_fit_the_schema_and_the_hash_need_not_be_declared() -> None:
         "additionalProperties": False,
     }
     made = draft(schema=schema)
-    assert templates.render(made, "en", {"name": "A", "tracking_hash": "x"}, now=0).html == "<p>A</p>"
+    assert templates.render_template(made, "en", {"name": "A", "tracking_hash": "x"}, now=0).html == "<p>A</p>"
     for wrong, where in (({"name": 5}, "variables.name"), ({"name": "long"}, "variables.name"), ({}, "variables")):
         with pytest.raises(Refused) as caught:
-            templates.render(made, "en", wrong, now=0)
+            templates.render_template(made, "en", wrong, now=0)
         assert caught.value.where == where
 
 
 @given(st.binary(max_size=80))
 def test_any_body_is_a_draft_or_refused(body: bytes) -> None:
     with contextlib.suppress(Refused):
-        template_source.read("acme", "x", body)
+        template_source.parse_draft("acme", "x", body)
 
 
 def request(**values: Any) -> SendRequest:
@@ -156,26 +156,30 @@ def request(**values: Any) -> SendRequest:
     return SendRequest(**(fields | values))
 
 
-def headers_of(shown: Shown | None) -> str:
+def headers_of(shown: HeaderRecipients | None) -> str:
     raw = mime(
-        request(shown=shown), Content(text="x"), sender=Mailbox(address="a@example.com"), message_id="<m@x>", date=0
+        request(shown=shown),
+        MessageContent(text="x"),
+        sender=Mailbox(address="a@example.com"),
+        message_id="<m@x>",
+        date=0,
     )
     return raw.split(b"\r\n\r\n")[0].replace(b"\r\n ", b" ").decode()
 
 
 def test_everybody_s_copy_names_the_same_people_and_a_bcc_nowhere() -> None:
     many = tuple(Mailbox(address=f"someone{nth}@example.com", name="Ü" * 20) for nth in range(50))
-    found = headers_of(Shown(to=(Mailbox(address="anna@example.com", name="Anna"),), cc=many))
+    found = headers_of(HeaderRecipients(to=(Mailbox(address="anna@example.com", name="Anna"),), cc=many))
     assert "To: Anna <anna@example.com>\r\n" in found
     assert found.count("someone") == 50
     assert "di@example.com" not in found
-    assert "To: undisclosed-recipients:;\r\n" in headers_of(Shown())
+    assert "To: undisclosed-recipients:;\r\n" in headers_of(HeaderRecipients())
     assert "To: di@example.com\r\n" in headers_of(None)
 
 
 def test_each_email_of_one_content_gets_a_hash_of_its_own() -> None:
     signer = Signer("s" * 32, "track")
-    filled = with_tracking_hash(f"a {TRACKING_MARK} b", signer, EMAIL)
+    filled = with_tracking_hash(f"a {TRACKING_HASH_PLACEHOLDER} b", signer, EMAIL)
     assert read_pixel_token(signer, filled.split()[1]) == EMAIL
     assert with_tracking_hash("nothing", signer, EMAIL) == "nothing"
 
@@ -189,4 +193,4 @@ def test_a_request_from_before_templates_is_read_as_ever() -> None:
     read = decode(SEND_REQUESTS, old)
     assert (read.shown, read.template, bytes(read.variables)) == (None, None, b"null")
     assert encode(SEND_REQUESTS, read) == old
-    assert msgspec.json.decode(encode(SEND_REQUESTS, request(shown=Shown())))["shown"] == {}
+    assert msgspec.json.decode(encode(SEND_REQUESTS, request(shown=HeaderRecipients())))["shown"] == {}

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.content.render import compiled
+from pipeline.content.render import compile_text
 from pipeline.errors import Refused
-from topics.templates import Syntax
+from topics.templates import TemplateSyntax
 
 
 def says(source: str, *, html: bool = True, **values: Any) -> str:
-    return compiled(source, Syntax.TWIG, html=html).render(values)
+    return compile_text(source, TemplateSyntax.TWIG, html=html).render(values)
 
 
 @pytest.mark.parametrize(
@@ -74,15 +74,15 @@ def test_twig_s_number_in_a_mail_is_written_as_php_writes_it() -> None:
 
 
 def test_javascript_s_numbers_are_written_as_javascript_does() -> None:
-    text = compiled("$content.a $content.b $content.c $content.d", Syntax.EXTRAHORIZON, html=False)
+    text = compile_text("$content.a $content.b $content.c $content.d", TemplateSyntax.EXTRAHORIZON, html=False)
     assert text.render({"a": 1e-7, "b": 0.00001, "c": 1e21, "d": -0.0}) == "1e-7 0.00001 1e+21 0"
 
 
 def test_an_output_limit_is_counted_in_bytes_while_it_is_rendered() -> None:
-    for source, syntax in (("{{ a }}" * 100, Syntax.TWIG), ("$content.a" * 100, Syntax.EXTRAHORIZON)):
-        text = compiled(source, syntax, html=True)
+    for source, syntax in (("{{ a }}" * 100, TemplateSyntax.TWIG), ("$content.a" * 100, TemplateSyntax.EXTRAHORIZON)):
+        text = compile_text(source, syntax, html=True)
         assert len(text.render({"a": "é" * 10}, max_output_bytes=2_000)) == 1_000
         with pytest.raises(Refused, match="more than 1999 bytes"):
             text.render({"a": "é" * 10}, max_output_bytes=1_999)
     with pytest.raises(Refused, match="more than 3 bytes"):
-        compiled("four", Syntax.TWIG, html=True).render({}, max_output_bytes=3)
+        compile_text("four", TemplateSyntax.TWIG, html=True).render({}, max_output_bytes=3)

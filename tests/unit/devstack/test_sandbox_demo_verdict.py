@@ -5,29 +5,29 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.devstack.demo.order import agrees, first_said
-from pipeline.devstack.demo.receiver import WORDS, Arrival
+from pipeline.devstack.demo.order import is_in_order, word_orders
+from pipeline.devstack.demo.receiver import CONVERSION_WORDS, ReceivedConversion
 from pipeline.devstack.demo.scenario import (
-    BRANDS,
-    DROPPED,
-    SCENES,
-    Role,
-    Scene,
-    batch,
-    first_batches,
-    rehearsal,
-    second_batches,
+    BRAND_PATHS,
+    DEMO_CASES,
+    SUPPRESSED_CASE,
+    DemoCase,
+    DemoEmail,
+    batch_body,
+    first_emails,
+    second_emails,
+    warm_up_emails,
 )
-from pipeline.devstack.demo.verdict import complete, judge, same_value
+from pipeline.devstack.demo.verdict import is_complete, is_same_json, judge
 
 ACTIVITY = b'{"id": "x", "brand_id": 1, "n": 123456789012345678901234567890}'
-CLICKED = Role(Scene("t", "open+click", 1, ("delivered", "open", "click")), 1, "x", "a@b.test", ACTIVITY)
+CLICKED = DemoEmail(DemoCase("t", "open+click", 1, ("delivered", "open", "click")), 1, "x", "a@b.test", ACTIVITY)
 ROLES = {"e1": CLICKED}
 NONE: frozenset[str] = frozenset()
 
 
-def arrival(word: str, number: int = 1, **changes: object) -> Arrival:
-    made = Arrival(number, "nordlicht", "e1", word, ACTIVITY, f"e1:{word}")
+def arrival(word: str, number: int = 1, **changes: object) -> ReceivedConversion:
+    made = ReceivedConversion(number, "nordlicht", "e1", word, ACTIVITY, f"e1:{word}")
     return replace(made, **changes)  # type: ignore[arg-type]  # a field's name with its own type, in each call
 
 
@@ -38,7 +38,7 @@ GOOD = [arrival("delivered"), arrival("open", 2), arrival("click", 3)]
 def test_all_owed_in_order_with_the_activity_as_sent_is_no_fault() -> None:
     verdict = judge(ROLES, GOOD, NONE, SAID)
     assert verdict.faults == ()
-    assert (verdict.owed, verdict.arrived) == ({"delivered": 1, "open": 1, "click": 1},) * 2
+    assert (verdict.expected, verdict.arrived) == ({"delivered": 1, "open": 1, "click": 1},) * 2
 
 
 def test_a_repeat_with_the_same_key_is_allowed_and_counted() -> None:
@@ -65,7 +65,7 @@ def test_a_repeat_with_the_same_key_is_allowed_and_counted() -> None:
         ([*GOOD, arrival("open", email_id="e2")], "open for e2: nobody sent that"),
     ],
 )
-def test_each_way_to_go_wrong_is_named(arrivals: list[Arrival], complaint: str) -> None:
+def test_each_way_to_go_wrong_is_named(arrivals: list[ReceivedConversion], complaint: str) -> None:
     faults = judge(ROLES, arrivals, NONE, SAID).faults
     assert any(complaint in fault for fault in faults), faults
 
@@ -75,8 +75,8 @@ def test_a_word_that_never_occurred_is_a_fault() -> None:
 
 
 def test_complete_means_every_owed_word_once() -> None:
-    assert complete(ROLES, GOOD)
-    assert not complete(ROLES, GOOD[:2])
+    assert is_complete(ROLES, GOOD)
+    assert not is_complete(ROLES, GOOD[:2])
 
 
 @pytest.mark.parametrize(
@@ -92,26 +92,26 @@ def test_complete_means_every_owed_word_once() -> None:
     ],
 )
 def test_values_are_compared_exactly(a: bytes, b: bytes, same: bool) -> None:
-    assert same_value(a, b) is same
+    assert is_same_json(a, b) is same
 
 
 def test_the_cast_has_forty_emails_two_brands_and_all_seven_words() -> None:
-    roles = [*rehearsal(), *first_batches(), *second_batches()]
-    assert len(first_batches()) >= 40
-    assert {role.brand for role in roles} == set(BRANDS)
-    assert {word for role in roles for word in role.scene.owed} == WORDS
+    roles = [*warm_up_emails(), *first_emails(), *second_emails()]
+    assert len(first_emails()) >= 40
+    assert {role.brand for role in roles} == set(BRAND_PATHS)
+    assert {word for role in roles for word in role.case.expected_words} == CONVERSION_WORDS
     assert len({role.identity for role in roles}) == len(roles)
 
 
 def test_who_is_dropped_had_bounced_hard_before() -> None:
-    bounced = {(role.brand, role.address) for role in first_batches() if role.scene.pattern == "bounce"}
-    assert {(role.brand, role.address) for role in second_batches()} == bounced
-    assert DROPPED.pattern == next(scene.pattern for scene in SCENES if "no such mailbox" in scene.title)
+    bounced = {(role.brand, role.address) for role in first_emails() if role.case.pattern == "bounce"}
+    assert {(role.brand, role.address) for role in second_emails()} == bounced
+    assert SUPPRESSED_CASE.pattern == next(scene.pattern for scene in DEMO_CASES if "no such mailbox" in scene.title)
 
 
 def test_a_batch_is_json_that_holds_each_activity_byte_for_byte() -> None:
-    roles = first_batches()
-    body = batch(roles)
+    roles = first_emails()
+    body = batch_body(roles)
     assert [message["activity"]["id"] for message in json.loads(body)] == [role.identity for role in roles]
     assert all(role.activity in body for role in roles)
     assert max(abs(json.loads(role.activity)["internal_user_id"]) for role in roles) > 2**64
@@ -122,7 +122,7 @@ def change(email_id: str, *marks: str) -> bytes:
 
 
 def test_the_log_says_words_in_groups_each_once() -> None:
-    said = first_said(
+    said = word_orders(
         [change("a", "accepted"), change("a", "opened", "delivered"), change("b"), change("a", "clicked")]
     )
     assert said == {"a": (frozenset({"open", "delivered"}), frozenset({"click"})), "b": ()}
@@ -139,7 +139,7 @@ def test_the_log_says_words_in_groups_each_once() -> None:
 )
 def test_words_that_one_change_brought_may_come_in_any_order_and_no_others(told: tuple[str, ...], fine: bool) -> None:
     order = (frozenset({"open", "delivered"}), frozenset({"click"}))
-    assert agrees(told, order) is fine
+    assert is_in_order(told, order) is fine
 
 
 def test_an_order_that_the_log_turned_round_is_the_right_one() -> None:

@@ -10,42 +10,42 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from pipeline.devstack.sandbox import api, keys, pages
-from pipeline.devstack.sandbox.mailbox import Mailbox, Markup, Message, correlation
-from pipeline.errors import BadSettings
+from pipeline.devstack.sandbox.mailbox import HtmlLinks, SandboxMailbox, SandboxMessage, correlation_data
+from pipeline.errors import InvalidSettings
 
 
-def message(raw: bytes, number: int = 1) -> Message:
-    return Message(number, f"q{number}", 0, "b@mailfold.test", ("anna@example.test",), False, raw)
+def message(raw: bytes, number: int = 1) -> SandboxMessage:
+    return SandboxMessage(number, f"q{number}", 0, "b@mailfold.test", ("anna@example.test",), False, raw)
 
 
 def test_unique_arguments_are_read_from_a_folded_header() -> None:
     raw = b'Message-ID: <a@b>\r\nX-SMTPAPI: {"unique_args":\r\n {"mailfold_email_id": "e1"}}\r\n\r\nhello'
-    assert correlation(raw) == ("<a@b>", {"mailfold_email_id": "e1"})
+    assert correlation_data(raw) == ("<a@b>", {"mailfold_email_id": "e1"})
 
 
 @pytest.mark.parametrize("given", [b"", b"{", b"[]", b"1", b'{"unique_args": 3}', b'{"unique_args": null}'])
 def test_a_header_that_says_nothing_gives_no_arguments(given: bytes) -> None:
-    assert correlation(b"X-SMTPAPI: " + given + b"\r\n\r\n") == ("", {})
+    assert correlation_data(b"X-SMTPAPI: " + given + b"\r\n\r\n") == ("", {})
 
 
 def test_a_message_without_any_header_has_none() -> None:
-    assert correlation(b"") == ("", {})
+    assert correlation_data(b"") == ("", {})
 
 
 def test_images_and_links_are_found_in_any_html() -> None:
-    found = Markup("<A HREF='one?a=1&amp;b=2'>x</a><a name=x><img src=\"p.gif\"/><img><p <a href=two>")
+    found = HtmlLinks("<A HREF='one?a=1&amp;b=2'>x</a><a name=x><img src=\"p.gif\"/><img><p <a href=two>")
     assert (found.links, found.images) == (["one?a=1&b=2"], ["p.gif"])
 
 
 def test_the_oldest_leave_when_they_are_too_many() -> None:
-    kept = Mailbox(keep=2)
+    kept = SandboxMailbox(keep=2)
     for number in (1, 2, 3):
         kept.add(message(b"x", number))
     assert [found.number for found in kept.newest()] == [3, 2]
 
 
 def test_the_oldest_leave_when_they_are_too_large_but_the_newest_stays() -> None:
-    kept = Mailbox(keep=100, keep_bytes=10)
+    kept = SandboxMailbox(keep=100, keep_bytes=10)
     kept.add(message(b"12345", 1))
     kept.add(message(b"12345", 2))
     assert [found.number for found in kept.newest()] == [2, 1]
@@ -88,5 +88,5 @@ def test_a_file_that_holds_another_key_is_told(tmp_path: Path, kind: str) -> Non
     rsa_key = rsa.generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (tmp_path / "sandbox").mkdir()
     (tmp_path / "sandbox" / "webhook-key.pem").write_bytes(rsa_key if kind == "rsa" else b"garbage")
-    with pytest.raises(BadSettings, match="not an ECDSA key"):
+    with pytest.raises(InvalidSettings, match="not an ECDSA key"):
         keys.public_key(tmp_path)

@@ -4,13 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.devstack.sandbox.address_patterns import PATTERNS, Behaviour, Pattern, Refusal, behaviour_of
-from pipeline.devstack.sandbox.event_plan import EVENTS, Post, Visit, script
+from pipeline.devstack.sandbox.address_patterns import (
+    PATTERNS,
+    AddressPattern,
+    RecipientBehaviour,
+    SmtpRefusal,
+    behaviour_of,
+)
+from pipeline.devstack.sandbox.event_plan import EVENT_FIELDS, PlannedEvent, PlannedVisit, planned_actions
 
 DOCS = Path(__file__).parents[3] / "docs" / "reference" / "sandbox.md"
 
 
-def _row(word: str, pattern: Pattern) -> str:
+def _row(word: str, pattern: AddressPattern) -> str:
     if pattern.number is None:
         return f"| `{word}` | {pattern.means} |"
     return f"| `{word}`, `{word}-n` | {pattern.means}{f' (n = {pattern.number})' if pattern.number else ''} |"
@@ -22,29 +28,29 @@ def test_the_documentation_lists_every_pattern_as_the_code_has_it() -> None:
 
 
 def test_the_documentation_lists_every_event_that_can_be_wished_for() -> None:
-    assert ", ".join(f"`{name}`" for name in EVENTS) in DOCS.read_text()
+    assert ", ".join(f"`{name}`" for name in EVENT_FIELDS) in DOCS.read_text()
 
 
 @pytest.mark.parametrize(
     ("address", "expected"),
     [
-        ("anna@example.test", Behaviour(story=("delivered",))),
-        ("anna+news@example.test", Behaviour(story=("delivered",))),
-        ("ANNA+Open+CLICK@Example.Test", Behaviour(story=("delivered", "open", "click"))),
-        ("anna+open+delivered@example.test", Behaviour(story=("open", "delivered"))),
-        ("anna+bounce-later@example.test", Behaviour(story=("bounce",))),
-        ("anna+delivered+bounce-later@example.test", Behaviour(story=("delivered", "bounce"))),
-        ("complaint@example.test", Behaviour(story=("delivered", "complaint"))),
-        ("anna+silent+open@example.test", Behaviour(story=("open",), silent=True)),
-        ("anna+duplicated+late@example.test", Behaviour(story=("delivered",), copies=3, late=5.0)),
-        ("anna+late-2+forged@example.test", Behaviour(story=("delivered",), late=2.0, forged=True)),
-        ("anna+slow-7@example.test", Behaviour(story=("delivered",), slow=7.0)),
-        ("jörg+disordered@exämple.test", Behaviour(story=("delivered",), disordered=True)),
-        ("anna+open-2@example.test", Behaviour(story=("delivered",))),
-        ("no-at-sign+open", Behaviour(story=("delivered",))),
+        ("anna@example.test", RecipientBehaviour(steps=("delivered",))),
+        ("anna+news@example.test", RecipientBehaviour(steps=("delivered",))),
+        ("ANNA+Open+CLICK@Example.Test", RecipientBehaviour(steps=("delivered", "open", "click"))),
+        ("anna+open+delivered@example.test", RecipientBehaviour(steps=("open", "delivered"))),
+        ("anna+bounce-later@example.test", RecipientBehaviour(steps=("bounce",))),
+        ("anna+delivered+bounce-later@example.test", RecipientBehaviour(steps=("delivered", "bounce"))),
+        ("complaint@example.test", RecipientBehaviour(steps=("delivered", "complaint"))),
+        ("anna+silent+open@example.test", RecipientBehaviour(steps=("open",), silent=True)),
+        ("anna+duplicated+late@example.test", RecipientBehaviour(steps=("delivered",), copies=3, late=5.0)),
+        ("anna+late-2+forged@example.test", RecipientBehaviour(steps=("delivered",), late=2.0, forged=True)),
+        ("anna+slow-7@example.test", RecipientBehaviour(steps=("delivered",), slow=7.0)),
+        ("jörg+disordered@exämple.test", RecipientBehaviour(steps=("delivered",), disordered=True)),
+        ("anna+open-2@example.test", RecipientBehaviour(steps=("delivered",))),
+        ("no-at-sign+open", RecipientBehaviour(steps=("delivered",))),
     ],
 )
-def test_an_address_says_how_its_mail_is_treated(address: str, expected: Behaviour) -> None:
+def test_an_address_says_how_its_mail_is_treated(address: str, expected: RecipientBehaviour) -> None:
     assert behaviour_of(address) == expected
 
 
@@ -65,14 +71,16 @@ def test_an_address_says_how_its_recipient_is_refused(address: str, code: str, a
 
 
 def test_connections_drop_always_or_the_first_times() -> None:
-    assert behaviour_of("drop-connection@x.test").hang_up == Refusal("", None)
-    assert behaviour_of("drop-connection-2@x.test").hang_up == Refusal("", 2)
-    assert behaviour_of("drop-after-data-1@x.test").vanish == Refusal("", 1)
+    assert behaviour_of("drop-connection@x.test").hang_up == SmtpRefusal("", None)
+    assert behaviour_of("drop-connection-2@x.test").hang_up == SmtpRefusal("", 2)
+    assert behaviour_of("drop-after-data-1@x.test").vanish == SmtpRefusal("", 1)
 
 
 def _story(address: str, pace: float = 1.0) -> list[tuple[float, str]]:
-    actions = script(behaviour_of(address), pace)
-    return [(action.due, action.event if isinstance(action, Post) else action.deed) for action in actions]
+    actions = planned_actions(behaviour_of(address), pace)
+    return [
+        (action.due_after_s, action.event if isinstance(action, PlannedEvent) else action.action) for action in actions
+    ]
 
 
 def test_a_story_plays_a_step_each_pace_and_begins_with_processed() -> None:
@@ -90,8 +98,12 @@ def test_a_silent_provider_posts_nothing_while_the_recipient_still_reads() -> No
 
 
 def test_duplicates_are_the_same_event_three_times() -> None:
-    posts = [action for action in script(behaviour_of("anna+duplicated@x.test"), 1.0) if isinstance(action, Post)]
-    assert sorted((post.number, post.event, post.due) for post in posts) == [
+    posts = [
+        action
+        for action in planned_actions(behaviour_of("anna+duplicated@x.test"), 1.0)
+        if isinstance(action, PlannedEvent)
+    ]
+    assert sorted((post.number, post.event, post.due_after_s) for post in posts) == [
         *((0, "processed", due) for due in (0.0, 1.0, 2.0)),
         *((1, "delivered", due) for due in (0.0, 1.0, 2.0)),
     ]
@@ -99,29 +111,35 @@ def test_duplicates_are_the_same_event_three_times() -> None:
 
 def test_disordered_events_arrive_last_first_and_keep_the_time_of_what_they_tell() -> None:
     posts = [
-        action for action in script(behaviour_of("anna+complaint+disordered@x.test"), 1.0) if isinstance(action, Post)
+        action
+        for action in planned_actions(behaviour_of("anna+complaint+disordered@x.test"), 1.0)
+        if isinstance(action, PlannedEvent)
     ]
-    assert [(post.event, post.told) for post in posts] == [("complaint", 1.0), ("delivered", 0.0), ("processed", 0.0)]
-    assert len({post.due for post in posts}) == 3
+    assert [(post.event, post.occurred_after_s) for post in posts] == [
+        ("complaint", 1.0),
+        ("delivered", 0.0),
+        ("processed", 0.0),
+    ]
+    assert len({post.due_after_s for post in posts}) == 3
 
 
 def test_even_without_any_pace_disordered_events_are_apart() -> None:
-    actions = script(behaviour_of("anna+disordered@x.test"), 0.0)
-    assert [action.event for action in actions if isinstance(action, Post)] == ["delivered", "processed"]
-    assert len({action.due for action in actions}) == 2
+    actions = planned_actions(behaviour_of("anna+disordered@x.test"), 0.0)
+    assert [action.event for action in actions if isinstance(action, PlannedEvent)] == ["delivered", "processed"]
+    assert len({action.due_after_s for action in actions}) == 2
 
 
 def test_late_events_are_told_later_and_happened_when_they_happened() -> None:
-    actions = script(behaviour_of("anna+late-4+open@x.test"), 1.0)
-    posts = [action for action in actions if isinstance(action, Post)]
-    assert actions[0] == Visit(1.0, "open", robot=False)
-    assert [(post.due, post.told) for post in posts] == [(4.0, 0.0), (4.0, 0.0)]
+    actions = planned_actions(behaviour_of("anna+late-4+open@x.test"), 1.0)
+    posts = [action for action in actions if isinstance(action, PlannedEvent)]
+    assert actions[0] == PlannedVisit(1.0, "open", by_robot=False)
+    assert [(post.due_after_s, post.occurred_after_s) for post in posts] == [(4.0, 0.0), (4.0, 0.0)]
 
 
 def test_a_forgery_claims_a_bounce() -> None:
     forged = [
         action
-        for action in script(behaviour_of("anna+forged@x.test"), 1.0)
-        if isinstance(action, Post) and action.forged
+        for action in planned_actions(behaviour_of("anna+forged@x.test"), 1.0)
+        if isinstance(action, PlannedEvent) and action.forged
     ]
     assert [post.event for post in forged] == ["bounce"]

@@ -9,20 +9,20 @@ import pytest
 
 from pipeline.content import templates
 from pipeline.dialects import email_v1_send as dialect
-from pipeline.dialects.email_v1_send import Result
+from pipeline.dialects.email_v1_send import EmailV1Result
 from pipeline.errors import LogUnavailable, Refused
 from pipeline.gateway.byte_budget import ByteBudget
 from pipeline.gateway.routes import email_v1_send as surface
-from pipeline.runtime.fair_threads import CALLER
+from pipeline.runtime.fair_threads import CURRENT_CALLER
 from tests.support.dialects import BRAND, email_v1
-from topics.templates import Texts
+from topics.templates import TemplateTexts
 
 
-def said(count: int, html: str, **changed: str) -> tuple[list[str], dict[int, Result], int]:
+def said(count: int, html: str, **changed: str) -> tuple[list[str], dict[int, EmailV1Result], int]:
     """What is said to each of so many, in one part, and how many contents are held for it."""
-    template = templates.drafted("t", f"{BRAND}.token", {"default": Texts(html=html, subject="s")})
+    template = templates.make_draft("t", f"{BRAND}.token", {"default": TemplateTexts(html=html, subject="s")})
     messages = [email_v1(To=f"r{nth}@example.com", **changed) for nth in range(count)]
-    _, wishes, results = dialect.read(json.dumps({"Messages": messages}).encode())
+    _, wishes, results = dialect.parse_request(json.dumps({"Messages": messages}).encode())
     words = surface._say(wishes, {f"{BRAND}.token": template}, 0, results)
     return [one.content.html for _, one in words], results, len({id(one.content) for _, one in words})
 
@@ -42,14 +42,14 @@ def test_what_is_over_a_request_s_budget_is_told_to_come_again(monkeypatch: pyte
     found, results, _ = said(100, "<p>{{ Token }}</p>" + "x" * 200_000)
     assert len(found) == 25
     assert sorted(results) == list(range(25, 100))
-    assert results[25] == Result(status=429, error=f"Messages[25]: {surface.OVER_CONTENTS}")
+    assert results[25] == EmailV1Result(status=429, error=f"Messages[25]: {surface.OVER_CONTENTS}")
 
 
 def test_more_messages_than_anybody_sends_are_refused_at_once() -> None:
     with pytest.raises(Refused, match="more than 100000 messages"):
-        dialect.read(b'{"Messages": [' + b"0," * 100_000 + b"0]}")
+        dialect.parse_request(b'{"Messages": [' + b"0," * 100_000 + b"0]}")
     with pytest.raises(Refused, match="more than 1000000 values"):
-        dialect.read(b'{"Messages": [' + b"0," * 1_000_000 + b"0]}")
+        dialect.parse_request(b'{"Messages": [' + b"0," * 1_000_000 + b"0]}")
 
 
 async def test_a_content_waits_until_there_is_room_and_is_then_let_in() -> None:
@@ -57,8 +57,8 @@ async def test_a_content_waits_until_there_is_room_and_is_then_let_in() -> None:
     order: list[str] = []
 
     async def hold(name: str, size: int, until: asyncio.Event | None = None) -> None:
-        CALLER.set(name)
-        async with budget.rendered(lambda: size, lambda made: made, 5.0):
+        CURRENT_CALLER.set(name)
+        async with budget.render_and_hold(lambda: size, lambda made: made, 5.0):
             order.append(name)
             if until is not None:
                 await until.wait()
@@ -80,13 +80,13 @@ async def test_a_tenant_with_many_slow_renderings_keeps_no_other_waiting() -> No
     budget, gate, begun = ByteBudget(renderings=4), threading.Event(), list[str]()
 
     def slow() -> int:
-        begun.append(CALLER.get())
+        begun.append(CURRENT_CALLER.get())
         assert gate.wait(20)
         return 1
 
     async def post(tenant: str, render: Callable[[], int], patience_s: float) -> None:
-        CALLER.set(tenant)
-        async with budget.rendered(render, lambda made: made, patience_s):
+        CURRENT_CALLER.set(tenant)
+        async with budget.render_and_hold(render, lambda made: made, patience_s):
             pass
 
     greedy = [asyncio.create_task(post("greedy", slow, 20)) for _ in range(20)]
@@ -104,8 +104,8 @@ async def test_a_tenant_with_large_contents_leaves_room_and_slots_to_others() ->
     budget, done, held = ByteBudget(most=100, renderings=4), asyncio.Event(), list[str]()
 
     async def hold(tenant: str, size: int) -> None:
-        CALLER.set(tenant)
-        async with budget.rendered(lambda: size, lambda made: made, 5):
+        CURRENT_CALLER.set(tenant)
+        async with budget.render_and_hold(lambda: size, lambda made: made, 5):
             held.append(tenant)
             await done.wait()
 
@@ -127,7 +127,7 @@ async def test_one_who_no_longer_waits_leaves_nothing_behind() -> None:
     budget, gate = ByteBudget(most=10, renderings=1), asyncio.Event()
 
     async def hold(size: int) -> None:
-        async with budget.rendered(lambda: size, lambda made: made, 20):
+        async with budget.render_and_hold(lambda: size, lambda made: made, 20):
             await gate.wait()
 
     # The first holds room, the second waits for room, the third for a slot.
@@ -136,18 +136,18 @@ async def test_one_who_no_longer_waits_leaves_nothing_behind() -> None:
     for task in reversed(tasks):
         task.cancel()
         await asyncio.wait([task])
-    async with budget.rendered(lambda: 10, lambda made: made, 5.0) as made:
+    async with budget.render_and_hold(lambda: 10, lambda made: made, 5.0) as made:
         assert made == 10
 
 
 async def test_no_room_in_time_is_unavailable_and_frees_what_it_took() -> None:
     budget = ByteBudget(most=10, renderings=1)
-    async with budget.rendered(lambda: 8, lambda made: made, 5.0):
+    async with budget.render_and_hold(lambda: 8, lambda made: made, 5.0):
         for _ in range(2):
             with pytest.raises(LogUnavailable):
-                async with budget.rendered(lambda: 3, lambda made: made, 0.01):
+                async with budget.render_and_hold(lambda: 3, lambda made: made, 0.01):
                     pass
-    async with budget.rendered(lambda: 10, lambda made: made, 5.0) as made:
+    async with budget.render_and_hold(lambda: 10, lambda made: made, 5.0) as made:
         assert made == 10
 
 
@@ -155,7 +155,7 @@ async def test_a_rendering_that_fails_frees_its_slot() -> None:
     budget = ByteBudget(renderings=1)
     for _ in range(2):
         with pytest.raises(Refused):
-            async with budget.rendered(_refuse, lambda _: 0, 1.0):
+            async with budget.render_and_hold(_refuse, lambda _: 0, 1.0):
                 pass
 
 

@@ -9,13 +9,13 @@ import pytest
 
 from pipeline.dialects import email_v1
 from pipeline.errors import Refused
-from pipeline.webhooks.base import Context
+from pipeline.webhooks.base import EventContext
 from pipeline.webhooks.providers.registry import ADAPTERS
 from pipeline.worker.fold import evolve
 from tests.support.changes import T0, acked, event, request, told
 from topics.acks import Deferred, Dropped, Failed, Rejected
 from topics.changes import Fact
-from topics.conversions import Outcome, Word
+from topics.conversions import ConversionOutcome, ConversionWord
 from topics.events import BounceClass, EventKind
 from topics.readings import ListedState, listed_state, sent_at
 from topics.requests import SendRequest
@@ -53,7 +53,7 @@ LIVES: dict[str, list[Fact]] = {
         acked(1, T0 + 1500),
         event(1, EventKind.DELIVERED, T0 + 2500),
         event(1, EventKind.OPENED, T0 + 60_000),
-        told(1, Word.DELIVERED, Outcome.DELIVERED, T0 + 90_000),
+        told(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0 + 90_000),
     ],
     "complaint": [
         request(1),
@@ -79,7 +79,7 @@ def state_of(facts: list[Fact]) -> EmailState:
 
 @pytest.mark.parametrize("name", LIVES)
 def test_each_life_reads_as_its_golden_file_says(name: str) -> None:
-    answer = json.loads(email_v1.listing("acme", [state_of(LIVES[name])]))
+    answer = json.loads(email_v1.encode_list_response("acme", [state_of(LIVES[name])]))
     assert answer == json.loads((GOLDEN / f"{name}.json").read_text())
 
 
@@ -88,7 +88,7 @@ def refused(code: int, enhanced: str, text: str) -> Rejected:
 
 
 def words_of(*facts: Fact) -> tuple[str, str, str]:
-    [email] = json.loads(email_v1.listing("acme", [state_of([request(1), *facts])]))["Emails"]
+    [email] = json.loads(email_v1.encode_list_response("acme", [state_of([request(1), *facts])]))["Emails"]
     return email["BounceType"], email["BounceSubType"], email["BounceDetails"]
 
 
@@ -110,7 +110,9 @@ def test_same_bounce_has_same_words_however_it_is_heard(code: int, enhanced: str
         ("mandrill", {"event": "hard_bounce", "ts": 1, "msg": {"diag": f"smtp;{code} {text}"}}),
         ("brevo", {"event": "soft_bounce", "ts": 1, "ts_epoch": 1, "reason": f"{code} {text}"}),
     ):
-        heard = ADAPTERS[provider].normalize(msgspec.json.encode(payload), Context(provider=provider, received_at=T0))
+        heard = ADAPTERS[provider].normalize(
+            msgspec.json.encode(payload), EventContext(provider=provider, received_at=T0)
+        )
         heard = msgspec.structs.replace(heard, email_id=request(1).email_id)
         assert words_of(acked(1, T0), heard) == at_rcpt, provider
 
@@ -135,7 +137,7 @@ def test_details_name_each_code_once(code: int, enhanced: str, text: str, detail
 def test_email_that_was_only_tried_is_not_listed_and_was_never_sent() -> None:
     tried = Deferred(next_attempt_at=T0 + 60_000, code=451, text="greylisted", **OWN)
     state = state_of([request(1), tried])
-    assert json.loads(email_v1.listing("acme", [state])) == {"Emails": []}
+    assert json.loads(email_v1.encode_list_response("acme", [state])) == {"Emails": []}
     assert (sent_at(state), listed_state(state)) == (None, None)
     later = state_of([request(1), tried, acked(1, T0 + 5000)])
     assert (sent_at(later), listed_state(later)) == (T0 + 5000, ListedState.SENT)
@@ -144,7 +146,7 @@ def test_email_that_was_only_tried_is_not_listed_and_was_never_sent() -> None:
 
 
 def test_the_documented_example_s_fields_come_in_the_documented_order() -> None:
-    [email] = json.loads(email_v1.listing("acme", [state_of(LIVES["delivered_with_details"])]))["Emails"]
+    [email] = json.loads(email_v1.encode_list_response("acme", [state_of(LIVES["delivered_with_details"])]))["Emails"]
     assert " ".join(email) == (
         "Email Type MessageId SentAt LastUpdated State BrandId OwnerId MsgDetails ComplaintType BounceType "
         "BounceSubType BounceDetails DeliveredDate"
@@ -154,35 +156,42 @@ def test_the_documented_example_s_fields_come_in_the_documented_order() -> None:
 
 def test_what_is_only_accepted_or_nobody_s_is_not_listed() -> None:
     accepted, orphan = state_of([request(1)]), state_of([event(2, EventKind.DELIVERED, T0)])
-    assert json.loads(email_v1.listing("acme", [accepted, orphan], "more")) == {"Emails": [], "Next": "more"}
+    assert json.loads(email_v1.encode_list_response("acme", [accepted, orphan], "more")) == {
+        "Emails": [],
+        "Next": "more",
+    }
 
 
 def test_numbers_beyond_64_bits_in_the_details_stay_what_they_were() -> None:
     odd: SendRequest = msgspec.structs.replace(
         PHOTOS, details=msgspec.Raw(b'{"NumPhotos":123456789012345678901234567890}')
     )
-    assert b'"NumPhotos":123456789012345678901234567890' in email_v1.listing("acme", [state_of([odd, acked(1, T0)])])
+    assert b'"NumPhotos":123456789012345678901234567890' in email_v1.encode_list_response(
+        "acme", [state_of([odd, acked(1, T0)])]
+    )
 
 
 def test_parameters_are_read_and_unknown_ones_ignored() -> None:
     params = {"BrandId": "b", "State": "bounced", "After": "1449791030", "Next": "n", "Limit": "x", "state": "?"}
-    assert email_v1.parse(params) == email_v1.Asked(brand="b", state=ListedState.BOUNCED, after=1449791030, next="n")
-    assert email_v1.parse({"State": "", "After": ""}) == email_v1.Asked()
+    assert email_v1.parse_query(params) == email_v1.EmailV1ListQuery(
+        brand="b", state=ListedState.BOUNCED, after=1449791030, next="n"
+    )
+    assert email_v1.parse_query({"State": "", "After": ""}) == email_v1.EmailV1ListQuery()
 
 
 def test_with_an_email_everything_else_is_ignored_even_where_it_is_wrong() -> None:
-    assert email_v1.parse({"Email": "a b@example.com"}).email == "a+b@example.com", "a plus that nobody encoded"
-    asked = email_v1.parse({"Email": "a@example.com", "State": "?", "After": "?", "BrandId": "b"})
-    assert asked == email_v1.Asked(email="a@example.com")
+    assert email_v1.parse_query({"Email": "a b@example.com"}).email == "a+b@example.com", "a plus that nobody encoded"
+    asked = email_v1.parse_query({"Email": "a@example.com", "State": "?", "After": "?", "BrandId": "b"})
+    assert asked == email_v1.EmailV1ListQuery(email="a@example.com")
 
 
 @pytest.mark.parametrize("after", ["-1", "1.5", " 1", "1_000", "१", "0x1", "1449791030000", "9" * 5000, "now"])
 def test_a_time_that_is_none_is_refused_by_name(after: str) -> None:
     with pytest.raises(Refused, match="After: must be a unix time"):
-        email_v1.parse({"After": after})
+        email_v1.parse_query({"After": after})
 
 
 @pytest.mark.parametrize("state", ["Sent", "opened", "sent,bounced", "\x00"])
 def test_a_state_that_is_none_is_refused_with_those_there_are(state: str) -> None:
     with pytest.raises(Refused, match="State: must be one of sent, delivered, bounced, complaint"):
-        email_v1.parse({"State": state})
+        email_v1.parse_query({"State": state})

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline.content.chunks import MAX_PART_BYTES
 from pipeline.dialects import extrahorizon
-from pipeline.dialects.extrahorizon import CODES, Mail, Recipients, Trouble
-from projections.asking import Question
+from pipeline.dialects.extrahorizon import ERROR_CODES, ExtraHorizonMail, ExtraHorizonRecipients, ExtraHorizonRefused
+from projections.asking import ListingQuery
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "extrahorizon"
 
@@ -20,34 +20,34 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "extrahorizon"
 def outcome(body: bytes) -> str:
     """Whether it is a wish, or which trouble."""
     try:
-        extrahorizon.read(body)
-    except Trouble as trouble:
-        return CODES[trouble.code][1]
+        extrahorizon.parse_request(body)
+    except ExtraHorizonRefused as trouble:
+        return ERROR_CODES[trouble.code][1]
     return "taken"
 
 
 def test_an_address_gets_one_email_however_often_it_is_named() -> None:
-    wish = extrahorizon.read((GOLDEN / "plain_all_fields.body.json").read_bytes())
-    assert wish.each == ("anna@example.com", "ben@example.com", "cy@example.com", "di@example.com")
-    assert [box.address for box in wish.shown.to] == ["anna@example.com", "ben@example.com"]
+    wish = extrahorizon.parse_request((GOLDEN / "plain_all_fields.body.json").read_bytes())
+    assert wish.recipient_addresses == ("anna@example.com", "ben@example.com", "cy@example.com", "di@example.com")
+    assert [box.address for box in wish.visible_recipients.to] == ["anna@example.com", "ben@example.com"]
 
 
-def mail(**values: Any) -> Mail:
+def mail(**values: Any) -> ExtraHorizonMail:
     fields: dict[str, Any] = {
         "id": "m",
         "creator_id": "c",
         "subject": "s",
-        "recipients": Recipients(to=("a@example.com",)),
+        "recipients": ExtraHorizonRecipients(to=("a@example.com",)),
         "from_": "b@example.com",
         "creation_timestamp": 5,
     }
-    return Mail(**(fields | values))
+    return ExtraHorizonMail(**(fields | values))
 
 
 def test_what_is_kept_has_no_content_and_what_is_answered_has_it_and_no_views_yet() -> None:
     content = msgspec.Raw(b'{"a":1}')
-    assert "content" not in json.loads(bytes(extrahorizon.kept(mail(content=content))))
-    answered = json.loads(extrahorizon.answer(mail(content=content, body="")))
+    assert "content" not in json.loads(bytes(extrahorizon.encode_stored_mail(mail(content=content))))
+    answered = json.loads(extrahorizon.encode_accepted_mail(mail(content=content, body="")))
     assert answered == {
         "id": "m",
         "creator_id": "c",
@@ -64,12 +64,12 @@ def test_what_is_kept_has_no_content_and_what_is_answered_has_it_and_no_views_ye
 
 def test_a_page_selects_what_is_asked_and_always_the_id() -> None:
     found = ['{"id":"m","subject":"s","recipients":{"to":["a"],"cc":["b"]},"views":3}']
-    asked = Question(select=(("recipients", "to"), ("nothing",)), limit=10, offset=2)
-    assert json.loads(extrahorizon.page(found, 7, asked)) == {
+    asked = ListingQuery(select=(("recipients", "to"), ("nothing",)), limit=10, offset=2)
+    assert json.loads(extrahorizon.encode_page(found, 7, asked)) == {
         "page": {"total": 7, "offset": 2, "limit": 10},
         "data": [{"id": "m", "recipients": {"to": ["a"]}}],
     }
-    assert json.loads(extrahorizon.page(found, None, Question())) == {
+    assert json.loads(extrahorizon.encode_page(found, None, ListingQuery())) == {
         "page": {"offset": 0, "limit": 20},
         "data": [json.loads(found[0])],
     }
@@ -79,7 +79,7 @@ def test_a_selection_reaches_into_lists_of_objects() -> None:
     found = ['{"id":"m","content":{"a":{"b":1,"c":2},"items":[{"n":1,"x":2},3,{"x":4}]},"views":3}']
 
     def asked(*select: tuple[str, ...]) -> Any:
-        return json.loads(extrahorizon.page(found, None, Question(select=select)))["data"][0]
+        return json.loads(extrahorizon.encode_page(found, None, ListingQuery(select=select)))["data"][0]
 
     assert asked(("content", "items", "n")) == {"id": "m", "content": {"items": [{"n": 1}, {}]}}
     both = asked(("content", "a", "b"), ("content", "a"))
@@ -92,9 +92,9 @@ def request(**fields: Any) -> bytes:
     return json.dumps({"recipients": {"to": ["a@example.com"]}, "subject": "s", "body": "b"} | fields).encode()
 
 
-def refusal(body: bytes) -> Trouble:
-    with pytest.raises(Trouble) as caught:
-        extrahorizon.read(body)
+def refusal(body: bytes) -> ExtraHorizonRefused:
+    with pytest.raises(ExtraHorizonRefused) as caught:
+        extrahorizon.parse_request(body)
     return caught.value
 
 
@@ -109,7 +109,7 @@ def refusal(body: bytes) -> Trouble:
     ],
 )
 def test_an_address_may_have_a_name(text: str, name: str, address: str) -> None:
-    (box,) = extrahorizon.read(request(recipients={"to": [text]})).shown.to
+    (box,) = extrahorizon.parse_request(request(recipients={"to": [text]})).visible_recipients.to
     assert (box.name, box.address) == (name, address)
 
 
@@ -160,21 +160,21 @@ def test_a_header_that_is_too_long_is_refused_before_it_is_read(
 def test_a_part_that_is_too_large_is_refused_before_it_is_decoded(
     fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extrahorizon, "_send", None)
+    monkeypatch.setattr(extrahorizon, "_decode_request", None)
     assert next(iter(fields)) in str(refusal(request(**fields)))
 
 
 def test_a_body_beside_a_template_is_taken_and_a_subject_is_not() -> None:
-    wish = extrahorizon.read(request(template_id="welcome", subject=None, body="for readers without HTML"))
+    wish = extrahorizon.parse_request(request(template_id="welcome", subject=None, body="for readers without HTML"))
     assert (wish.template, wish.send.body) == ("welcome", "for readers without HTML")
     assert refusal(request(template_id="welcome", body=None)).code == 26
 
 
 @pytest.mark.parametrize(
-    ("status", "name"), [(429, "SERVICE_UNREACHABLE_EXCEPTION"), (408, CODES[4][1]), (413, CODES[26][1])]
+    ("status", "name"), [(429, "SERVICE_UNREACHABLE_EXCEPTION"), (408, ERROR_CODES[4][1]), (413, ERROR_CODES[26][1])]
 )
 def test_a_status_that_a_repeat_may_heal_has_the_code_that_says_so(status: int, name: str) -> None:
-    assert json.loads(extrahorizon.shape(status, "later", ""))["name"] == name
+    assert json.loads(extrahorizon.encode_error(status, "later", ""))["name"] == name
 
 
 json_values = st.recursive(
@@ -199,7 +199,7 @@ def test_any_bytes_are_a_wish_or_a_trouble(body: bytes) -> None:
 
 
 def test_text_over_five_megabytes_is_told_before_anything_is_taken() -> None:
-    wish = extrahorizon.read(request(subject="s", body="b"))
+    wish = extrahorizon.parse_request(request(subject="s", body="b"))
     extrahorizon.check_size(wish, "s", "x" * MAX_PART_BYTES)
-    with pytest.raises(Trouble, match="a text has 5242881 bytes; at most 5242880 can be sent"):
+    with pytest.raises(ExtraHorizonRefused, match="a text has 5242881 bytes; at most 5242880 can be sent"):
         extrahorizon.check_size(wish, "s", "x" * (MAX_PART_BYTES + 1))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.dialects import fasttrack
-from pipeline.dialects.fasttrack import Fault, Success, Wish
+from pipeline.dialects.fasttrack import FastTrackItemError, FastTrackItemSuccess, FastTrackSendCommand
 from pipeline.errors import Refused
 from tests.support.fasttrack import activity, message
 from topics import ids
@@ -20,11 +20,11 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "fasttrack"
 NAMES = sorted(path.name.removesuffix(".answer.json") for path in GOLDEN.glob("*.answer.json"))
 
 
-def read(*messages: Any) -> tuple[list[Wish], list[Fault]]:
-    return fasttrack.read_batch(json.dumps(messages).encode())
+def read(*messages: Any) -> tuple[list[FastTrackSendCommand], list[FastTrackItemError]]:
+    return fasttrack.parse_batch(json.dumps(messages).encode())
 
 
-def the_wish(*messages: Any) -> Wish:
+def the_wish(*messages: Any) -> FastTrackSendCommand:
     wishes, faults = read(*messages)
     assert faults == []
     return wishes[0]
@@ -37,9 +37,11 @@ def the_error(one: Any) -> str:
 
 
 def answer_if_all_are_taken(body: bytes) -> Any:
-    wishes, faults = fasttrack.read_batch(body)
-    taken = [Success(id=w.identity, email_id=ids.email_id("acme", "fasttrack", w.identity)) for w in wishes]
-    return json.loads(fasttrack.answer(taken, faults, []))
+    wishes, faults = fasttrack.parse_batch(body)
+    taken = [
+        FastTrackItemSuccess(id=w.identity, email_id=ids.email_id("acme", "fasttrack", w.identity)) for w in wishes
+    ]
+    return json.loads(fasttrack.encode_response(taken, faults, []))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -50,7 +52,7 @@ def test_a_batch_is_answered_as_the_golden_pair_says(name: str) -> None:
 
 def test_every_documented_field_arrives() -> None:
     wish = the_wish(message(amp_content="<html ⚡4email></html>"))
-    assert wish == Wish(
+    assert wish == FastTrackSendCommand(
         index=0,
         identity="an-id",
         activity=wish.activity,
@@ -76,7 +78,7 @@ def test_an_empty_reply_to_means_the_sender() -> None:
 
 def test_the_activity_stays_byte_for_byte_as_it_came() -> None:
     body = (GOLDEN / "verbatim_activity.body.json").read_bytes()
-    wish = fasttrack.read_batch(body)[0][0]
+    wish = fasttrack.parse_batch(body)[0][0]
     raw = bytes(wish.activity)
     assert raw in body
     assert b"123456789012345678901234567890" in raw
@@ -185,7 +187,7 @@ def test_addresses_are_checked(field: str) -> None:
 def test_a_bad_message_fails_alone_and_its_place_is_told() -> None:
     wishes, faults = read(message(), message(subject=1), message(activity=activity(id="other")))
     assert [wish.index for wish in wishes] == [0, 2]
-    assert faults == [Fault(id="an-id", error="[1].subject: expected str, got int")]
+    assert faults == [FastTrackItemError(id="an-id", error="[1].subject: expected str, got int")]
 
 
 @pytest.mark.parametrize("one", [17, None, "text", [], {}, {"activity": 5}, {"activity": {"id": None}}])
@@ -194,15 +196,20 @@ def test_what_has_no_readable_id_fails_with_the_id_null(one: Any) -> None:
 
 
 def test_an_id_of_the_wrong_type_goes_back_as_it_came() -> None:
-    assert read(message(activity=activity(id=7)))[1] == [Fault(id=7, error="[0].activity.id: expected str, got int")]
+    assert read(message(activity=activity(id=7)))[1] == [
+        FastTrackItemError(id=7, error="[0].activity.id: expected str, got int")
+    ]
 
 
 def test_half_a_surrogate_pair_fails_its_message_alone() -> None:
     body = json.dumps([message(subject="\ud800"), message(), message(activity=activity(x="\udc00"))]).encode()
-    wishes, faults = fasttrack.read_batch(body)
+    wishes, faults = fasttrack.parse_batch(body)
     assert [wish.index for wish in wishes] == [1]
     said = "half a surrogate pair, such as \\ud800: no text can hold it"
-    assert faults == [Fault(id="an-id", error=f"[0]: {said}"), Fault(id="an-id", error=f"[2]: {said}")]
+    assert faults == [
+        FastTrackItemError(id="an-id", error=f"[0]: {said}"),
+        FastTrackItemError(id="an-id", error=f"[2]: {said}"),
+    ]
 
 
 @pytest.mark.parametrize("identity", ["\ud800", "a\udfffb", None])
@@ -218,7 +225,7 @@ def test_an_id_beside_half_a_surrogate_pair_goes_back_as_it_came() -> None:
 @pytest.mark.parametrize("user_id", ["987654", 987654, 10**30, -1, "007"])
 def test_a_user_id_is_text_or_integer_and_stays_as_it_came(user_id: Any) -> None:
     body = json.dumps([message(activity=activity(user_id=user_id))]).encode()
-    [wish], faults = fasttrack.read_batch(body)
+    [wish], faults = fasttrack.parse_batch(body)
     assert faults == []
     assert bytes(wish.activity) in body
     assert json.loads(bytes(wish.activity))["user_id"] == user_id
@@ -228,15 +235,15 @@ def test_a_user_id_is_text_or_integer_and_stays_as_it_came(user_id: Any) -> None
 @pytest.mark.parametrize("beside", [{}, {"batch_id": 5, "tags": ["a", [1]], "none": [], "meta": {"list": [{"a": 1}]}}])
 def test_the_only_array_of_objects_is_the_batch_whatever_its_name(name: str, beside: dict[str, Any]) -> None:
     messages = [message(), message(subject=1), message(activity=activity(id="\ud800")), 5]
-    bare = fasttrack.read_batch(json.dumps(messages).encode())
+    bare = fasttrack.parse_batch(json.dumps(messages).encode())
     for indent in (None, 2):
-        wrapped = fasttrack.read_batch(json.dumps({**beside, name: messages}, indent=indent).encode())
+        wrapped = fasttrack.parse_batch(json.dumps({**beside, name: messages}, indent=indent).encode())
         assert [(wish.index, wish.identity) for wish in wrapped[0]] == [(0, "an-id")]
         assert wrapped[1] == bare[1]
 
 
 def test_an_object_whose_only_array_is_empty_is_an_empty_batch() -> None:
-    assert fasttrack.read_batch(b'{"messages": [ ]}') == ([], [])
+    assert fasttrack.parse_batch(b'{"messages": [ ]}') == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -256,17 +263,17 @@ def test_an_object_whose_only_array_is_empty_is_an_empty_batch() -> None:
 )
 def test_an_object_that_leaves_open_which_array_is_meant_is_refused(body: bytes) -> None:
     with pytest.raises(Refused):
-        fasttrack.read_batch(body)
+        fasttrack.parse_batch(body)
 
 
 @pytest.mark.parametrize("body", [b"[" + b"0," * 1_000_000 + b"0]", b"[" + b"0," * 100_000 + b"0]"])
 def test_a_body_of_too_many_values_is_refused_before_they_are_built(body: bytes) -> None:
     with pytest.raises(Refused, match="more than"):
-        fasttrack.read_batch(body)
+        fasttrack.parse_batch(body)
 
 
 def test_an_error_of_the_whole_batch_has_an_integer_code() -> None:
-    assert json.loads(fasttrack.error(401, "no API key", "X-Api-Key")) == {
+    assert json.loads(fasttrack.encode_error(401, "no API key", "X-Api-Key")) == {
         "error": "no API key",
         "code": 401,
         "where": "X-Api-Key",
@@ -276,7 +283,7 @@ def test_an_error_of_the_whole_batch_has_an_integer_code() -> None:
 def test_half_a_surrogate_pair_beside_huge_numbers_is_no_matter() -> None:
     huge = "9" * 5_000
     body = f'[{{"x": {huge}, "y": 1e{huge}}}, "\\ud800", {json.dumps(message())}]'.encode()
-    wishes, faults = fasttrack.read_batch(body)
+    wishes, faults = fasttrack.parse_batch(body)
     assert ([wish.index for wish in wishes], len(faults)) == ([2], 2)
 
 
@@ -302,13 +309,13 @@ def test_half_a_surrogate_pair_beside_huge_numbers_is_no_matter() -> None:
 )
 def test_a_body_that_is_no_array_is_refused_with_its_place(body: bytes, where: str) -> None:
     with pytest.raises(Refused) as refused:
-        fasttrack.read_batch(body)
+        fasttrack.parse_batch(body)
     assert refused.value.where == where
     assert str(refused.value)
 
 
 def test_the_answer_always_has_three_arrays() -> None:
-    assert fasttrack.answer([], [], []) == b'{"successful":[],"failed":[],"fatal":[]}'
+    assert fasttrack.encode_response([], [], []) == b'{"successful":[],"failed":[],"fatal":[]}'
 
 
 JSON = st.recursive(
@@ -326,9 +333,11 @@ ACTIVITIES = st.dictionaries(st.sampled_from([*activity(), "other"]), JSON, max_
 @settings(max_examples=300)
 @given(st.lists(JSON | MESSAGES | ACTIVITIES))
 def test_any_json_array_is_answered_one_for_one(batch: list[Any]) -> None:
-    wishes, faults = fasttrack.read_batch(json.dumps(batch).encode())
+    wishes, faults = fasttrack.parse_batch(json.dumps(batch).encode())
     assert len(wishes) + len(faults) == len(batch)
-    answered = json.loads(fasttrack.answer([], faults, [fasttrack.fault(wish, "later") for wish in wishes]))
+    answered = json.loads(
+        fasttrack.encode_response([], faults, [fasttrack.item_error(wish, "later") for wish in wishes])
+    )
     assert [len(answered[name]) for name in ("successful", "failed", "fatal")] == [0, len(faults), len(wishes)]
 
 
@@ -336,13 +345,13 @@ def test_any_json_array_is_answered_one_for_one(batch: list[Any]) -> None:
 @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     try:
-        wishes, faults = fasttrack.read_batch(body)
+        wishes, faults = fasttrack.parse_batch(body)
     except Refused:
         return
-    fasttrack.answer([], faults, [fasttrack.fault(wish, "later") for wish in wishes])
+    fasttrack.encode_response([], faults, [fasttrack.item_error(wish, "later") for wish in wishes])
 
 
 @given(st.lists(MESSAGES | ACTIVITIES, min_size=1))
 def test_what_is_taken_can_lie_on_the_log(batch: list[Any]) -> None:
-    for wish in fasttrack.read_batch(json.dumps(batch).encode())[0]:
-        assert msgspec.json.decode(msgspec.json.encode(wish), type=Wish) == wish
+    for wish in fasttrack.parse_batch(json.dumps(batch).encode())[0]:
+        assert msgspec.json.decode(msgspec.json.encode(wish), type=FastTrackSendCommand) == wish

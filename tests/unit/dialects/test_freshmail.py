@@ -7,20 +7,22 @@ from typing import Any
 import pytest
 
 from pipeline.content.header_names import is_custom_name, is_steering
-from pipeline.content.mime import own_headers
+from pipeline.content.mime import custom_headers
 from pipeline.dialects import freshmail
-from pipeline.dialects.freshmail import Invalid, Wish
+from pipeline.dialects.freshmail import FreshMailSendCommand, InvalidFreshMailRequest
 from tests.support.dialects import freshmail as request
-from topics.contents import Content
+from topics.contents import MessageContent
 
 
-def wishes(**changed: Any) -> list[Wish]:
+def wishes(**changed: Any) -> list[FreshMailSendCommand]:
     recipients = changed.pop("recipients", [{"email": "anna@example.com"}])
-    return freshmail.wishes(freshmail.read(json.dumps(request(*recipients, **changed)).encode()), None, 0)
+    return freshmail.render_commands(
+        freshmail.parse_request(json.dumps(request(*recipients, **changed)).encode()), None, 0
+    )
 
 
 def errors(**changed: Any) -> Any:
-    with pytest.raises(Invalid) as invalid:
+    with pytest.raises(InvalidFreshMailRequest) as invalid:
         wishes(**changed)
     return invalid.value.errors
 
@@ -45,7 +47,7 @@ def test_contents_that_are_too_much_together_are_refused_before_the_rest_is_rend
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 1.5 * freshmail.CONTENTS_MAX
+    assert peak < 1.5 * freshmail.CONTENTS_MAX_BYTES
 
 
 def test_contents_below_the_budget_are_taken() -> None:
@@ -75,8 +77,8 @@ def test_what_has_no_marks_is_not_rendered_for_each() -> None:
     ],
 )
 def test_a_request_of_too_many_values_or_levels_is_refused_first(body: bytes) -> None:
-    with pytest.raises(Invalid) as invalid:
-        freshmail.read(body)
+    with pytest.raises(InvalidFreshMailRequest) as invalid:
+        freshmail.parse_request(body)
     assert "more than" in str(invalid.value.errors)
 
 
@@ -96,7 +98,7 @@ def test_a_header_that_steers_a_provider_is_refused_and_left_out_of_what_was_acc
     assert "sending service" in error
     one = {"email": "a@example.com", "headers": {name: "1"}}
     assert list(errors(recipients=[one])) == [f"Recipients[0].headers[{name}]"]
-    assert own_headers(Content(headers=((name, "1"), ("X-Order", "4711")))) == [("X-Order", "4711")]
+    assert custom_headers(MessageContent(headers=((name, "1"), ("X-Order", "4711")))) == [("X-Order", "4711")]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_any_other_token_after_x_is_a_custom_header(name: str) -> None:
     assert not is_steering(name)
     [wish] = wishes(headers={name: "1"})
     assert wish.content.headers == ((name, "1"),)
-    assert own_headers(wish.content) == [(name, "1")]
+    assert custom_headers(wish.content) == [(name, "1")]
 
 
 RESERVED = ["From", "To", "Bcc", "Received", "DKIM-Signature", "Return-Path", "Subject", "Reply-To", "Message-ID"]
@@ -148,12 +150,12 @@ def test_what_is_wrong_beside_a_missing_field_is_told_with_it() -> None:
 
 
 def test_a_million_faults_are_not_told_one_by_one() -> None:
-    assert len(errors(recipients=[{} for _ in range(2_000)])) == freshmail.ERRORS_MAX
+    assert len(errors(recipients=[{} for _ in range(2_000)])) == freshmail.MAX_ERRORS
 
 
 @pytest.mark.parametrize("reply_to", [{"email": "r@example.com"}, {"email": "r@example.com", "name": "R"}])
 def test_reply_to_of_the_official_client_is_read(reply_to: Any) -> None:
-    post = freshmail.read(json.dumps(request(replyTo=reply_to)).encode())
+    post = freshmail.parse_request(json.dumps(request(replyTo=reply_to)).encode())
     assert post.reply_to is not None
     assert post.reply_to.email == "r@example.com"
     assert list(errors(replyTo={"email": "nobody"})) == ["ReplyTo.email"]
@@ -161,13 +163,13 @@ def test_reply_to_of_the_official_client_is_read(reply_to: Any) -> None:
 
 def test_integer_of_thousands_of_digits_is_a_fault_of_its_field() -> None:
     body = json.dumps(request({"email": "PLACE"})).encode().replace(b'"PLACE"', b"9" * 5_000)
-    with pytest.raises(Invalid) as caught:
-        freshmail.read(body)
+    with pytest.raises(InvalidFreshMailRequest) as caught:
+        freshmail.parse_request(body)
     assert list(caught.value.errors) == ["Recipients[0].email"]
 
 
 def test_fault_of_a_name_that_stands_there_twice_is_told() -> None:
     body = json.dumps(request()).encode().replace(b'{"recipients"', b'{"recipients": 1, "recipients"', 1)
-    with pytest.raises(Invalid) as caught:
-        freshmail.read(body)
+    with pytest.raises(InvalidFreshMailRequest) as caught:
+        freshmail.parse_request(body)
     assert list(caught.value.errors) == ["Recipients"]

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dialects.raw_json import check, depth, despite_half_a_pair, member_values, mended, split
+from pipeline.dialects.raw_json import (
+    check_limits,
+    member_values,
+    nesting_depth,
+    read_despite_lone_surrogate,
+    replace_lone_surrogates,
+    split_array,
+)
 from pipeline.errors import Refused
 
 BLANK = st.sampled_from(["", " ", "\n\t"])
@@ -36,14 +43,14 @@ def peak_memory(work: Callable[[], object]) -> int:
 @pytest.mark.parametrize("ended", [b'"', b"", b"\\"])
 def test_depth_needs_less_memory_than_the_text_is_long(text: bytes, ended: bytes) -> None:
     raw = b'{"a":[' + b"[]," * 40 + b'"' + text + ended + b"]}"
-    assert peak_memory(lambda: depth(raw, 32)) < 1.2 * len(raw)
+    assert peak_memory(lambda: nesting_depth(raw, 32)) < 1.2 * len(raw)
 
 
 @pytest.mark.parametrize("body", [b"[" + b"[]," * 400_000 + b"1]", b'{"":' + b'[{"":[' * 200_000, b"," * 2_000_000])
 def test_too_many_values_or_levels_are_refused_without_memory(body: bytes) -> None:
     def refused() -> None:
         with pytest.raises(Refused, match="more than"):
-            check(body, max_depth=64, max_values=300_000)
+            check_limits(body, max_depth=64, max_values=300_000)
 
     assert peak_memory(refused) < 500_000
 
@@ -64,14 +71,14 @@ def test_an_object_of_more_members_than_allowed_is_refused() -> None:
 def test_whole_texts_need_no_mending(value: Any) -> None:
     for ascii_only in (True, False):
         raw = json.dumps(value, ensure_ascii=ascii_only).encode()
-        assert mended(raw) == raw
+        assert replace_lone_surrogates(raw) == raw
 
 
 @given(st.lists(st.sampled_from(["\ud83d", "\ude00", "\\", "u", "a", '"', "😀"])))
 def test_mending_moves_no_byte_and_leaves_no_half(parts: list[str]) -> None:
     text = "".join(parts)
     raw = json.dumps(text).encode()
-    whole = mended(raw)
+    whole = replace_lone_surrogates(raw)
     assert len(whole) == len(raw)
     # Two halves that stand side by side are a pair in JSON; Python keeps them apart until they are encoded.
     expected = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -82,9 +89,9 @@ def test_mending_moves_no_byte_and_leaves_no_half(parts: list[str]) -> None:
 def test_a_value_beside_half_a_pair_is_found_and_one_that_holds_it_is_not() -> None:
     for value, expected in (("a😀", "a😀"), ("\ufffd", "\ufffd"), ("\ud800", None), ("a\udc00", None)):
         raw = json.dumps([value, "\ud800"]).encode()
-        assert despite_half_a_pair(lambda whole: str(json.loads(whole)[0]), raw) == expected
+        assert read_despite_lone_surrogate(lambda whole: str(json.loads(whole)[0]), raw) == expected
 
 
 def test_broken_items_among_millions_of_brackets_take_no_memory_of_their_own() -> None:
     body = b'["\\ud800",' + b"[[" + b"[]," * 300_000 + b"1]]]"
-    assert peak_memory(lambda: split(body)) < 6 * len(body)
+    assert peak_memory(lambda: split_array(body)) < 6 * len(body)

@@ -10,18 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.dialects import rql
-from pipeline.dialects.extrahorizon import MAIL, QUEUED
+from pipeline.dialects.extrahorizon import MAIL_FIELDS, QUEUED_MAIL_FIELDS
 from pipeline.errors import Refused
-from projections.asking import Question
+from projections.asking import ListingQuery
 
 
 def where(query: str) -> str | None:
-    return rql.parse(query, MAIL).where
+    return rql.parse(query, MAIL_FIELDS).where
 
 
 def refusal(query: str) -> str:
     with pytest.raises(Refused) as caught:
-        rql.parse(query, MAIL)
+        rql.parse(query, MAIL_FIELDS)
     return str(caught.value)
 
 
@@ -61,19 +61,21 @@ def test_a_condition_becomes_a_predicate_whose_values_are_json(query: str, asked
 
 
 def test_a_page_is_asked_for_beside_the_conditions() -> None:
-    assert rql.parse("", MAIL) == Question()
-    asked = rql.parse("eq(id,a)&sort(-creation_timestamp,+subject)&select(id,content.a)&limit(10,20)&skipCount()", MAIL)
+    assert rql.parse("", MAIL_FIELDS) == ListingQuery()
+    asked = rql.parse(
+        "eq(id,a)&sort(-creation_timestamp,+subject)&select(id,content.a)&limit(10,20)&skipCount()", MAIL_FIELDS
+    )
     assert asked.sort == ((("creation_timestamp",), True), (("subject",), False))
     assert asked.select == (("id",), ("content", "a"))
     assert (asked.limit, asked.offset, asked.count) == (10, 20, False)
-    assert rql.parse("limit(1000)", MAIL).limit == rql.LIMIT_MAX
-    assert rql.parse("sort(+subject)", MAIL).sort == rql.parse("sort(%20subject)", MAIL).sort
-    assert rql.parse("eq(status,queued)", QUEUED).where is not None
+    assert rql.parse("limit(1000)", MAIL_FIELDS).limit == rql.PAGE_MAX_OBJECTS
+    assert rql.parse("sort(+subject)", MAIL_FIELDS).sort == rql.parse("sort(%20subject)", MAIL_FIELDS).sort
+    assert rql.parse("eq(status,queued)", QUEUED_MAIL_FIELDS).where is not None
 
 
 def test_page_operators_may_stand_in_an_and() -> None:
-    asked = rql.parse("and(eq(id,a),and(select(subject),limit(3,6)),sort(-views),skip_count())", MAIL)
-    assert asked == Question(
+    asked = rql.parse("and(eq(id,a),and(select(subject),limit(3,6)),sort(-views),skip_count())", MAIL_FIELDS)
+    assert asked == ListingQuery(
         where=where("eq(id,a)"),
         select=(("subject",),),
         limit=3,
@@ -81,7 +83,7 @@ def test_page_operators_may_stand_in_an_and() -> None:
         sort=((("views",), True),),
         count=False,
     )
-    assert rql.parse("and(select(id))", MAIL) == Question(select=(("id",),))
+    assert rql.parse("and(select(id))", MAIL_FIELDS) == ListingQuery(select=(("id",),))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def cost(query: str) -> int:
     sys.settrace(count)
     try:
         with contextlib.suppress(Refused):
-            rql.parse(query, MAIL)
+            rql.parse(query, MAIL_FIELDS)
     finally:
         sys.settrace(None)
     return lines
@@ -203,7 +205,7 @@ def test_the_work_grows_no_faster_than_the_query(head: str, unit: str, tail: str
 )
 def test_any_text_is_a_question_or_refused(pieces: list[str]) -> None:
     try:
-        asked = rql.parse("".join(pieces), MAIL)
+        asked = rql.parse("".join(pieces), MAIL_FIELDS)
     except Refused:
         return
-    assert isinstance(asked, Question)
+    assert isinstance(asked, ListingQuery)

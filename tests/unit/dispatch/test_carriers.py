@@ -12,16 +12,16 @@ from sendgrid.helpers.mail import Mail as TheirMail
 from pipeline.admin import Provider
 from pipeline.content import mime
 from pipeline.dispatch.transports import mailgun, postmark, resend, sendgrid, ses
-from pipeline.dispatch.transports.api_base import Call, Reply, retry_after
-from pipeline.dispatch.transports.base import Meaning
-from pipeline.dispatch.transports.correlation_headers import echo
-from pipeline.dispatch.transports.registry import APIS, MANY, lacking
-from pipeline.dispatch.transports.sigv4 import Credential, signed
+from pipeline.dispatch.transports.api_base import ApiRequest, ApiResponse, retry_after_seconds
+from pipeline.dispatch.transports.base import SendOutcome
+from pipeline.dispatch.transports.correlation_headers import correlation_header
+from pipeline.dispatch.transports.registry import APIS, BATCH_APIS, configuration_problem
+from pipeline.dispatch.transports.sigv4 import AwsCredential, signed_request
 from pipeline.errors import Refused
-from pipeline.webhooks.fields import embedded
+from pipeline.webhooks.fields import embedded_email_id
 from tests.support.api_servers import KEY, KEY_ID, form, signature_is_botocores
 from tests.support.letters import FULL, NOW, mail
-from topics.contents import Attachment, Content
+from topics.contents import Attachment, MessageContent
 from topics.record import EmailId
 from topics.requests import Mailbox
 
@@ -35,15 +35,15 @@ ROWS = {
 }
 
 
-def reply(status: int, body: Any = b"", headers: Mapping[str, str] | None = None) -> Reply:
+def reply(status: int, body: Any = b"", headers: Mapping[str, str] | None = None) -> ApiResponse:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Reply(status, {name.lower(): value for name, value in (headers or {}).items()}, raw)
+    return ApiResponse(status, {name.lower(): value for name, value in (headers or {}).items()}, raw)
 
 
 # --------------------------------------------------------------------------- requests
 def test_sendgrids_own_library_writes_the_same_request() -> None:
     given = mail(content=FULL, recipient_name="Anna", reply_to=("a@shop.example", "b@shop.example"))
-    ours = json.loads(sendgrid.call(ROWS["sendgrid"], given, NOW).body)
+    ours = json.loads(sendgrid.message_request(ROWS["sendgrid"], given, NOW).body)
     theirs = TheirMail(
         from_email=("news@shop.example", "Shop, the"),
         to_emails=("anna@example.com", "Anna"),
@@ -76,7 +76,7 @@ def _attachment(given: Attachment) -> Any:
 @pytest.mark.parametrize("kind", ["sendgrid", "postmark", "resend"])
 def test_headers_of_ours_go_along_and_the_callers_stay_what_they_are(kind: str) -> None:
     given = mail(content=FULL)
-    wish = json.loads(APIS[kind].call(ROWS[kind], given, NOW).body)
+    wish = json.loads(APIS[kind].message_request(ROWS[kind], given, NOW).body)
     headers = wish.get("headers") or {header["Name"]: header["Value"] for header in wish["Headers"]}
     assert headers["Message-ID"] == given.letter.message_id
     assert headers["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
@@ -87,14 +87,14 @@ def test_headers_of_ours_go_along_and_the_callers_stay_what_they_are(kind: str) 
 
 @pytest.mark.parametrize("kind", list(APIS))
 def test_no_header_and_no_address_can_be_slipped_in(kind: str) -> None:
-    evil = Content(text="x", headers=(("X-A", "1\r\nBcc: evil@example.com"), ("X-B\r\nBcc", "evil@example.com")))
+    evil = MessageContent(text="x", headers=(("X-A", "1\r\nBcc: evil@example.com"), ("X-B\r\nBcc", "evil@example.com")))
     given = mail(content=evil, subject="1\r\nBcc: evil@example.com", recipient_name='a"\r\n, <evil@example.com> "')
-    made = APIS[kind].call(ROWS[kind], given, NOW)
+    made = APIS[kind].message_request(ROWS[kind], given, NOW)
     said = _strings(made)
     assert not any("\r" in text or "\n" in text for text in said)
 
 
-def _strings(made: Call) -> list[str]:
+def _strings(made: ApiRequest) -> list[str]:
     """Every value of a JSON request but the bodies; of a form, its fields but the message."""
     if not made.body.startswith(b"{"):
         return [
@@ -117,96 +117,98 @@ def _walk(value: Any) -> Iterator[str]:
 @pytest.mark.parametrize("kind", ["ses", "mailgun"])
 def test_raw_messages_arrive_byte_for_byte(kind: str) -> None:
     given = mail(content=FULL)
-    made = APIS[kind].call(ROWS[kind], given, NOW)
+    made = APIS[kind].message_request(ROWS[kind], given, NOW)
     if kind == "ses":
         sent = base64.b64decode(json.loads(made.body)["Content"]["Raw"]["Data"])
     else:
         boundary = made.headers["Content-Type"].partition("boundary=")[2].encode()
         sent = made.body.partition(b"message/rfc822\r\n\r\n")[2].removesuffix(b"\r\n--" + boundary + b"--\r\n")
-    assert sent == mime.written(given.letter)
+    assert sent == mime.encode_message(given.letter)
 
 
 def test_what_an_api_can_not_carry_is_refused_before_anybody_is_asked() -> None:
-    huge = Content(text="x", attachments=(Attachment(filename="a", media_type="a/b", data=b"x" * 45_000_000),))
+    huge = MessageContent(text="x", attachments=(Attachment(filename="a", media_type="a/b", data=b"x" * 45_000_000),))
     for kind, api in APIS.items():
         with pytest.raises(Refused, match="takes"):
-            api.call(ROWS[kind], mail(content=huge), NOW)
+            api.message_request(ROWS[kind], mail(content=huge), NOW)
     for kind in ("sendgrid", "postmark", "resend"):
         with pytest.raises(Refused, match="no body"):
-            APIS[kind].call(ROWS[kind], mail(content=Content()), NOW)
+            APIS[kind].message_request(ROWS[kind], mail(content=MessageContent()), NOW)
     with pytest.raises(Refused, match="subject"):
-        sendgrid.call(ROWS["sendgrid"], mail(subject=" "), NOW)
+        sendgrid.message_request(ROWS["sendgrid"], mail(subject=" "), NOW)
 
 
 def test_names_that_sendgrid_would_split_are_quoted_and_domains_are_in_ascii() -> None:
     given = mail("anna@bücher.example", recipient_name="Öst; Åsa")
     given = dataclasses.replace(given, letter=dataclasses.replace(given.letter, sender=Mailbox(address="a@b.example")))
-    wish = json.loads(sendgrid.call(ROWS["sendgrid"], given, NOW).body)
+    wish = json.loads(sendgrid.message_request(ROWS["sendgrid"], given, NOW).body)
     assert wish["personalizations"][0]["to"] == [{"email": "anna@xn--bcher-kva.example", "name": '"Öst; Åsa"'}]
     assert wish["from"] == {"email": "a@b.example"}
-    wish = json.loads(resend.call(ROWS["resend"], mail(recipient_name='Å "Q" \\'), NOW).body)
+    wish = json.loads(resend.message_request(ROWS["resend"], mail(recipient_name='Å "Q" \\'), NOW).body)
     assert wish["to"] == ['"Å \\"Q\\" \\\\" <anna@example.com>']
 
 
 def test_regions_and_options_are_where_a_provider_has_them() -> None:
     eu = dataclasses.replace(ROWS["mailgun"], region="eu")
-    assert mailgun.call(eu, mail(), NOW).url == "https://api.eu.mailgun.net/v3/mail.example/messages.mime"
+    assert mailgun.message_request(eu, mail(), NOW).url == "https://api.eu.mailgun.net/v3/mail.example/messages.mime"
     eu = dataclasses.replace(ROWS["sendgrid"], region="eu", options=(("ip_pool", "news"),))
-    made = sendgrid.call(eu, mail(), NOW)
+    made = sendgrid.message_request(eu, mail(), NOW)
     assert (made.url, json.loads(made.body)["ip_pool_name"]) == ("https://api.eu.sendgrid.com/v3/mail/send", "news")
     china = dataclasses.replace(ROWS["ses"], region="cn-north-1", options=(("configuration_set", "mailfold"),))
-    made = ses.call(china, mail(), NOW)
+    made = ses.message_request(china, mail(), NOW)
     assert made.url == "https://email.cn-north-1.amazonaws.com.cn/v2/email/outbound-emails"
     assert json.loads(made.body)["ConfigurationSetName"] == "mailfold"
     stream = dataclasses.replace(ROWS["postmark"], options=(("message_stream", "broadcast"),))
-    assert json.loads(postmark.call(stream, mail(), NOW).body)["MessageStream"] == "broadcast"
+    assert json.loads(postmark.message_request(stream, mail(), NOW).body)["MessageStream"] == "broadcast"
 
 
 def test_a_row_says_what_it_lacks() -> None:
-    assert {kind: lacking(row) for kind, row in ROWS.items()} == dict.fromkeys(ROWS, "")
-    assert "a region, an access key id" in lacking(Provider("p", kind="ses", via="api", password=KEY))
-    assert "by SMTP" in lacking(Provider("p", kind="brevo", via="api", password=KEY))
-    assert "us or eu" in lacking(dataclasses.replace(ROWS["mailgun"], region="mars"))
-    assert "configuration_set" in lacking(dataclasses.replace(ROWS["ses"], options=(("set", "x"),)))
-    assert "host" in lacking(Provider("p"))
+    assert {kind: configuration_problem(row) for kind, row in ROWS.items()} == dict.fromkeys(ROWS, "")
+    assert "a region, an access key id" in configuration_problem(Provider("p", kind="ses", via="api", password=KEY))
+    assert "by SMTP" in configuration_problem(Provider("p", kind="brevo", via="api", password=KEY))
+    assert "us or eu" in configuration_problem(dataclasses.replace(ROWS["mailgun"], region="mars"))
+    assert "configuration_set" in configuration_problem(dataclasses.replace(ROWS["ses"], options=(("set", "x"),)))
+    assert "host" in configuration_problem(Provider("p"))
 
 
 @pytest.mark.parametrize("kind", list(APIS))
 def test_no_credential_shows_in_what_is_logged(kind: str) -> None:
-    assert KEY not in repr(APIS[kind].call(ROWS[kind], mail(), NOW)) + repr(APIS[kind].check(ROWS[kind], NOW))
+    assert KEY not in repr(APIS[kind].message_request(ROWS[kind], mail(), NOW)) + repr(
+        APIS[kind].check_request(ROWS[kind], NOW)
+    )
 
 
 @pytest.mark.parametrize("url", ["https://h.example/", "https://h.example/a%20b/c?b=2&a=%20x&a=1&empty="])
 @pytest.mark.parametrize("body", [b"", b'{"a": "\xc3\xbc"}'])
 def test_the_signature_is_botocores(url: str, body: bytes) -> None:
-    asked = Call("POST" if body else "GET", url, {"Content-Type": "application/json", "X-Spaced": "a   b"}, body)
-    made = signed(asked, Credential(KEY_ID, KEY, "eu-west-1", "ses"), NOW)
+    asked = ApiRequest("POST" if body else "GET", url, {"Content-Type": "application/json", "X-Spaced": "a   b"}, body)
+    made = signed_request(asked, AwsCredential(KEY_ID, KEY, "eu-west-1", "ses"), NOW)
     assert signature_is_botocores(made.method, made.url, made.headers, made.body)
     assert not signature_is_botocores(made.method, made.url, made.headers, made.body + b" ")
 
 
 # ---------------------------------------------------------------------------- answers
-OURS, NOT_NOW, OPEN = Meaning.MISCONFIGURED, Meaning.LATER, Meaning.UNKNOWN
-TAKEN, REFUSED, DROPPED = Meaning.TAKEN, Meaning.REFUSED, Meaning.DROPPED
+OURS, NOT_NOW, OPEN = SendOutcome.MISCONFIGURED, SendOutcome.LATER, SendOutcome.UNKNOWN
+TAKEN, REFUSED, DROPPED = SendOutcome.TAKEN, SendOutcome.REFUSED, SendOutcome.DROPPED
 
 
-def aws(name: str, status: int, message: str = "") -> Reply:
+def aws(name: str, status: int, message: str = "") -> ApiResponse:
     return reply(status, {"message": message}, {"x-amzn-ErrorType": f"{name}:http://internal.amazon.com/x"})
 
 
-def sg(status: int, message: str = "no") -> Reply:
+def sg(status: int, message: str = "no") -> ApiResponse:
     return reply(status, {"errors": [{"message": message, "field": None, "help": None}]})
 
 
-def pm(code: int, status: int = 422) -> Reply:
+def pm(code: int, status: int = 422) -> ApiResponse:
     return reply(status, {"ErrorCode": code, "Message": "m"})
 
 
-def rs(name: str, status: int) -> Reply:
+def rs(name: str, status: int) -> ApiResponse:
     return reply(status, {"statusCode": status, "name": name, "message": "m"})
 
 
-ANSWERS: list[tuple[str, Reply, Meaning]] = [
+ANSWERS: list[tuple[str, ApiResponse, SendOutcome]] = [
     ("ses", reply(200, {"MessageId": "0102-x"}), TAKEN),
     ("ses", aws("MessageRejected", 400, "virus"), REFUSED),
     ("ses", aws("MessageRejected", 400, "Email address is not verified. … a@b.example"), OURS),
@@ -281,9 +283,9 @@ ANSWERS: list[tuple[str, Reply, Meaning]] = [
 
 
 @pytest.mark.parametrize(("kind", "said", "meaning"), ANSWERS)
-def test_what_an_answer_means(kind: str, said: Reply, meaning: Meaning) -> None:
-    answer = APIS[kind].answer(said)
-    assert answer.meaning is meaning
+def test_what_an_answer_means(kind: str, said: ApiResponse, meaning: SendOutcome) -> None:
+    answer = APIS[kind].message_result(said)
+    assert answer.outcome is meaning
     assert answer.code == said.status
     assert answer.text
 
@@ -291,51 +293,54 @@ def test_what_an_answer_means(kind: str, said: Reply, meaning: Meaning) -> None:
 @pytest.mark.parametrize(("kind", "own"), [("ses", "0102-x"), ("sendgrid", "abc"), ("mailgun", "a@b")])
 def test_the_providers_id_is_read_as_its_events_spell_it(kind: str, own: str) -> None:
     taken = next(said for name, said, meaning in ANSWERS if name == kind and meaning is TAKEN)
-    assert APIS[kind].answer(taken).provider_message_id == own
+    assert APIS[kind].message_result(taken).provider_message_id == own
 
 
-def test_retry_after_is_honoured_in_seconds_only() -> None:
-    values = {"7": 7.0, "0": 0.0, "": 0.0, "Wed, 21 Oct 2026 07:28:00 GMT": 0.0, "999999999": 86_400.0, "٣": 0.0}
-    assert {said: retry_after(reply(429, b"", {"Retry-After": said})) for said in values} == values
+def test_retry_after_in_seconds_is_honoured_up_to_a_day() -> None:
+    values = {"7": 7.0, "0": 0.0, "": 0.0, "soon": 0.0, "999999999": 86_400.0, "٣": 0.0}
+    assert {said: retry_after_seconds(reply(429, b"", {"Retry-After": said})) for said in values} == values
 
 
 # ---------------------------------------------------------------------------- batches
 def test_each_message_of_a_postmark_batch_has_an_answer_of_its_own() -> None:
     said = reply(200, [{"ErrorCode": 0, "Message": "OK", "MessageID": "1"}, {"ErrorCode": 406, "Message": "inactive"}])
-    answers = postmark.answers(said, 2)
+    answers = postmark.batch_results(said, 2)
     assert answers is not None
-    assert [answer.meaning for answer in answers] == [TAKEN, DROPPED]
+    assert [answer.outcome for answer in answers] == [TAKEN, DROPPED]
     assert answers[0].provider_message_id == "1"
 
 
 def test_the_gaps_of_a_resend_batch_are_where_its_errors_say() -> None:
     said = reply(200, {"data": [{"id": "a"}, {"id": "c"}], "errors": [{"index": 1, "message": "no"}]})
-    answers = resend.answers(said, 3)
+    answers = resend.batch_results(said, 3)
     assert answers is not None
-    assert [(answer.meaning, answer.provider_message_id) for answer in answers] == [
+    assert [(answer.outcome, answer.provider_message_id) for answer in answers] == [
         (TAKEN, "a"),
         (REFUSED, ""),
         (TAKEN, "c"),
     ]
 
 
-@pytest.mark.parametrize("kind", list(MANY))
+@pytest.mark.parametrize("kind", list(BATCH_APIS))
 def test_a_batch_whose_answer_is_unclear_is_left_open(kind: str) -> None:
     unclear = [reply(200, b"<html>"), reply(200, []), reply(200, {"data": []}), reply(500, b"")]
     for said in unclear:
-        answers = MANY[kind].answers(said, 2)
+        answers = BATCH_APIS[kind].batch_results(said, 2)
         assert answers is not None
-        assert [answer.meaning for answer in answers] == [OPEN, OPEN], said
+        assert [answer.outcome for answer in answers] == [OPEN, OPEN], said
 
 
 @pytest.mark.parametrize(("kind", "said"), [("postmark", pm(300)), ("resend", rs("validation_error", 422))])
-def test_a_batch_that_is_refused_whole_was_refused_for_one(kind: str, said: Reply) -> None:
-    assert MANY[kind].answers(said, 3) is None
+def test_a_batch_that_is_refused_whole_was_refused_for_one(kind: str, said: ApiResponse) -> None:
+    assert BATCH_APIS[kind].batch_results(said, 3) is None
 
 
 def test_the_same_batch_has_the_same_key_and_another_has_another() -> None:
     one, two = mail(), mail()
-    keys = [resend.batch(ROWS["resend"], mails).headers["Idempotency-Key"] for mails in ([one, two], [one, two], [one])]
+    keys = [
+        resend.batch_request(ROWS["resend"], mails).headers["Idempotency-Key"]
+        for mails in ([one, two], [one, two], [one])
+    ]
     assert keys[0] == keys[1] != keys[2]
 
 
@@ -344,9 +349,22 @@ def test_the_same_batch_has_the_same_key_and_another_has_another() -> None:
     "kind", ["brevo", "mailjet", "mailersend", "mailtrap", "mandrill", "postal", "sparkpost", "ses"]
 )
 def test_what_is_repeated_is_what_the_adapters_look_for(kind: str) -> None:
-    [(_, value)] = echo(kind, ID)
-    assert embedded(value) == ID
+    [(_, value)] = correlation_header(kind, ID)
+    assert embedded_email_id(value) == ID
 
 
 def test_plain_smtp_repeats_nothing() -> None:
-    assert echo("smtp", ID) == ()
+    assert correlation_header("smtp", ID) == ()
+
+
+@pytest.mark.parametrize(
+    ("date", "seconds"),
+    [
+        ("Sun, 06 Nov 1994 08:50:37 GMT", 60.0),
+        ("Sun, 06 Nov 1994 08:49:00 GMT", 0.0),
+        ("Sun, 06 Nov 2094 08:49:00 GMT", 86_400.0),
+    ],
+)
+def test_retry_after_date_counts_from_when_the_reply_came(date: str, seconds: float) -> None:
+    came_at = 784_111_777_000  # RFC 9110's example: Sun, 06 Nov 1994 08:49:37 GMT
+    assert retry_after_seconds(ApiResponse(429, {"retry-after": date}, b"", received_at=came_at)) == seconds

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dispatch.correlation.parse import read
+from pipeline.dispatch.correlation.parse import parse_records
 from pipeline.dispatch.transports.smtp_replies import provider_message_id
 from pipeline.webhooks.message_ids import match_key
 from tests.support.facts import EMAIL_ID, event
@@ -107,7 +107,7 @@ def test_acks_and_events_are_told_apart_and_nonsense_apart_from_both() -> None:
         record(UNCORRELATED_EVENTS, waits),
         SimpleNamespace(topic=UNCORRELATED_EVENTS.name, partition=0, offset=9, value=b"{"),
     ]
-    learnt = read(topics, records)
+    learnt = parse_records(topics, records)
     assert learnt.ids == {(("p", "m"), EMAIL_ID): 2}
     assert [(one.key, one.partition, one.place, one.since) for one in learnt.waiting] == [(("p", "m"), 1, 5, 77)]
     assert [broken for broken, _ in learnt.broken] == records[5:]

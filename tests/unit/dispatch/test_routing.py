@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.admin import Brand
-from pipeline.dispatch.routing.rendezvous import Route, ranked
-from pipeline.dispatch.routing.router import bound_to, moves_on, news_of
-from pipeline.dispatch.routing.routes import Way
-from pipeline.dispatch.transports.base import Answer, Meaning
-from pipeline.jobs.job import Job, Lane
+from pipeline.dispatch.routing.rendezvous import Route, ranked_providers
+from pipeline.dispatch.routing.router import bound_provider, permits_failover, provider_health
+from pipeline.dispatch.routing.routes import BrandRouting
+from pipeline.dispatch.transports.base import SendOutcome, SendResult
+from pipeline.jobs.job import EndpointHealth, Job
 from topics.record import EmailId
 
 EMAILS = [EmailId(str(uuid.UUID(int=number * 0x9E3779B97F4A7C15F39CC0605CEDC834 % 2**128))) for number in range(4000)]
@@ -27,7 +27,7 @@ email_ids = st.uuids().map(lambda value: EmailId(str(value)))
 
 
 def first(email_id: EmailId, given_routes: list[Route]) -> str:
-    return ranked(email_id, given_routes)[0]
+    return ranked_providers(email_id, given_routes)[0]
 
 
 @settings(max_examples=25, deadline=None)
@@ -46,16 +46,16 @@ def test_shares_follow_the_weights(weights: list[float]) -> None:
 def test_the_choice_knows_no_order(email_id: EmailId, made: list[Route], dice: Any) -> None:
     shuffled = list(made)
     dice.shuffle(shuffled)
-    assert ranked(email_id, made) == ranked(email_id, shuffled)
-    assert sorted(ranked(email_id, made)) == sorted(route.provider for route in made)
+    assert ranked_providers(email_id, made) == ranked_providers(email_id, shuffled)
+    assert sorted(ranked_providers(email_id, made)) == sorted(route.provider for route in made)
 
 
 @given(email_ids, routes.filter(lambda made: len(made) > 1), st.data())
 def test_only_emails_of_a_provider_that_goes_move(email_id: EmailId, made: list[Route], data: st.DataObject) -> None:
     gone = data.draw(st.sampled_from(made))
     left = [route for route in made if route != gone]
-    before = ranked(email_id, made)
-    assert ranked(email_id, left) == [name for name in before if name != gone.provider]
+    before = ranked_providers(email_id, made)
+    assert ranked_providers(email_id, left) == [name for name in before if name != gone.provider]
 
 
 @given(email_ids, routes, st.data())
@@ -72,8 +72,8 @@ def test_a_scale_of_all_weights_changes_nothing() -> None:
 
 
 # ------------------------------------------------------------------------------ who may get it
-ONE = Way(Brand("acme", "7", "ses"))
-TWO = Way(Brand("acme", "7", "ses"), (Route("smtp-1", 1), Route("smtp-2", 1)))
+ONE = BrandRouting(Brand("acme", "7", "ses"))
+TWO = BrandRouting(Brand("acme", "7", "ses"), (Route("smtp-1", 1), Route("smtp-2", 1)))
 
 
 def job(*, route: str = "", unknown: bool = False) -> Job:
@@ -82,35 +82,48 @@ def job(*, route: str = "", unknown: bool = False) -> Job:
 
 
 def test_a_brand_without_a_choice_has_none() -> None:
-    assert bound_to(job(), ONE) == "ses"
-    assert bound_to(job(), Way(ONE.brand, (Route("smtp-1", 1),))) == "smtp-1"
-    assert bound_to(job(), TWO) is None
+    assert bound_provider(job(), ONE) == "ses"
+    assert bound_provider(job(), BrandRouting(ONE.brand, (Route("smtp-1", 1),))) == "smtp-1"
+    assert bound_provider(job(), TWO) is None
 
 
 def test_who_may_have_it_is_the_only_one_whatever_the_routes_are_by_now() -> None:
     for way in (ONE, TWO):
-        assert bound_to(job(route="smtp-9"), way) == "smtp-9"
-        assert bound_to(job(route="smtp-9", unknown=True), way) == "smtp-9"
+        assert bound_provider(job(route="smtp-9"), way) == "smtp-9"
+        assert bound_provider(job(route="smtp-9", unknown=True), way) == "smtp-9"
 
 
 def test_who_fell_silent_before_there_was_a_choice_had_the_brands_own_provider() -> None:
-    assert bound_to(job(unknown=True), TWO) == "ses"
+    assert bound_provider(job(unknown=True), TWO) == "ses"
 
 
 def test_an_email_moves_on_only_for_the_providers_sake_and_surely_not_taken() -> None:
-    moving = {(meaning, lane) for meaning in Meaning for lane in Lane if moves_on(Answer(meaning, 0, "", lane))}
+    moving = {
+        (meaning, lane)
+        for meaning in SendOutcome
+        for lane in EndpointHealth
+        if permits_failover(SendResult(meaning, 0, "", lane))
+    }
     assert moving == {
-        (Meaning.LATER, Lane.FAILING),
-        (Meaning.LATER, Lane.BROKEN),
-        (Meaning.MISCONFIGURED, Lane.FAILING),
-        (Meaning.MISCONFIGURED, Lane.BROKEN),
+        (SendOutcome.LATER, EndpointHealth.FAILING),
+        (SendOutcome.LATER, EndpointHealth.BROKEN),
+        (SendOutcome.MISCONFIGURED, EndpointHealth.FAILING),
+        (SendOutcome.MISCONFIGURED, EndpointHealth.BROKEN),
     }
 
 
 def test_set_up_fault_of_one_email_tells_nothing_of_the_provider_that_all_tenants_share() -> None:
-    of_one = Answer(Meaning.MISCONFIGURED, 550, "From address not verified", Lane.BROKEN, of_one=True)
-    assert moves_on(of_one)
-    assert news_of(of_one) is Lane.SILENT
-    assert news_of(replace(of_one, of_one=False)) is Lane.BROKEN
-    assert news_of(Answer(Meaning.LATER, 421, "", Lane.FAILING, of_one=True)) is Lane.FAILING
-    assert news_of(Answer(Meaning.REJECTED, 550, "", Lane.HEALTHY, of_one=True)) is Lane.HEALTHY
+    of_one = SendResult(
+        SendOutcome.MISCONFIGURED, 550, "From address not verified", EndpointHealth.BROKEN, concerns_one_email=True
+    )
+    assert permits_failover(of_one)
+    assert provider_health(of_one) is EndpointHealth.SILENT
+    assert provider_health(replace(of_one, concerns_one_email=False)) is EndpointHealth.BROKEN
+    assert (
+        provider_health(SendResult(SendOutcome.LATER, 421, "", EndpointHealth.FAILING, concerns_one_email=True))
+        is EndpointHealth.FAILING
+    )
+    assert (
+        provider_health(SendResult(SendOutcome.REJECTED, 550, "", EndpointHealth.HEALTHY, concerns_one_email=True))
+        is EndpointHealth.HEALTHY
+    )

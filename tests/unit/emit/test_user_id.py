@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.emit import fasttrack
-from projections.debts import Debt
-from topics.conversions import Word
+from projections.debts import PendingConversion
+from topics.conversions import ConversionWord
 from topics.record import EmailId
 
 VERBATIM = (
@@ -51,7 +51,13 @@ def test_any_activity_means_the_same_but_for_its_user_id(others: dict[str, objec
 
 
 def test_off_by_default() -> None:
-    debt = Debt(email_id=EmailId("e"), word=Word.OPEN, tenant="t", brand="b", activity=msgspec.Raw(b'{ "user_id":"5"}'))
+    debt = PendingConversion(
+        email_id=EmailId("e"),
+        word=ConversionWord.OPEN,
+        tenant="t",
+        brand="b",
+        activity=msgspec.Raw(b'{ "user_id":"5"}'),
+    )
     assert fasttrack.body(debt) == b'{"activity":{ "user_id":"5"},"email_id":"e","delivery_status":"open"}'
     wanted = b'{"activity":{ "user_id":5},"email_id":"e","delivery_status":"open"}'
     assert fasttrack.body(debt, user_id_integer=True) == wanted

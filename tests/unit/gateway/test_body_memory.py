@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.gateway import problems, request_body
-from pipeline.gateway.memory import FLOOR_BYTES, BodyMemory
-from pipeline.gateway.request_body import OWNER, BodyLimits, read_body, release
+from pipeline.gateway.memory import OWNER_MIN_BYTES, BodyMemory
+from pipeline.gateway.request_body import OWNER_SCOPE_KEY, BodyLimits, read_body, release_body
 
 MB = 1_000_000
 
@@ -46,10 +46,10 @@ async def test_one_owner_alone_has_half_and_more_have_equal_shares() -> None:
                     growing = True
         assert max(held) - min(held) <= MB
         assert abs(sum(held) - 100 * MB * owners // (owners + 1)) <= owners * MB
-        assert await room.share("another").take(FLOOR_BYTES // 2)
-        room.give_back("another", FLOOR_BYTES // 2)
+        assert await room.share("another").take(OWNER_MIN_BYTES // 2)
+        room.give_back("another", OWNER_MIN_BYTES // 2)
         for share in shares:
-            share.end()
+            share.release_all()
         assert room.held == 0
 
 
@@ -60,7 +60,7 @@ async def test_request_waits_for_room_and_gets_it() -> None:
     waiting = asyncio.create_task(second.take(5 * MB))
     await asyncio.sleep(0.01)
     assert not waiting.done()
-    first.end()
+    first.release_all()
     assert await waiting
 
 
@@ -73,7 +73,7 @@ def test_never_more_than_all_is_in_hand_and_all_comes_back(asked: list[tuple[int
             await shares[owner].take(size * MB)
             assert room.held <= 50 * MB
         for share in shares:
-            share.end()
+            share.release_all()
         assert room.held == 0
 
     asyncio.run(run())
@@ -81,7 +81,7 @@ def test_never_more_than_all_is_in_hand_and_all_comes_back(asked: list[tuple[int
 
 def application(room: BodyMemory, inside: list[int], limit: int = 20 * MB, owner: str = "") -> Any:
     app = FastAPI()
-    problems.install(app, {})
+    problems.install_error_handlers(app, {})
     app.state.bodies = BodyLimits(room, 5, lambda _: "here")
 
     @app.post("/")
@@ -92,11 +92,11 @@ def application(room: BodyMemory, inside: list[int], limit: int = 20 * MB, owner
 
     async def whole(scope: Any, receive: Any, send: Any) -> None:
         if owner:
-            scope[OWNER] = owner
+            scope[OWNER_SCOPE_KEY] = owner
         try:
             await app(scope, receive, send)
         finally:
-            release(scope)
+            release_body(scope)
 
     return whole
 
@@ -105,7 +105,7 @@ def client(app: Any) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://here")
 
 
-@pytest.mark.parametrize("size", [0, 10, request_body.STEP_BYTES, 3 * request_body.STEP_BYTES + 1, 20 * MB])
+@pytest.mark.parametrize("size", [0, 10, request_body.UNZIP_STEP_BYTES, 3 * request_body.UNZIP_STEP_BYTES + 1, 20 * MB])
 async def test_unzipped_bytes_are_in_hand_until_the_request_ends(size: int) -> None:
     room, inside = memory(), list[int]()
     async with client(application(room, inside)) as http:
@@ -127,7 +127,7 @@ async def test_small_gzip_that_becomes_large_finds_room_first() -> None:
         assert statuses[0] == 200
         assert statuses[-1] == 503
         assert {answer.headers.get("Retry-After") for answer in answers if answer.status_code == 503} == {"2"}
-        other.end()
+        other.release_all()
         assert room.held == 0
         assert (await http.post("/", content=zipped, headers={"Content-Encoding": "gzip"})).status_code == 200
 

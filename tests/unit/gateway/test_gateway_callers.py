@@ -2,13 +2,13 @@
 
 import pytest
 
-from pipeline.gateway.client_info import AGENT_MAX, Callers
-from pipeline.gateway.routes.unsubscribe import says_so
+from pipeline.gateway.client_info import USER_AGENT_MAX_BYTES, ClientInfoReader
+from pipeline.gateway.routes.unsubscribe import has_one_click_field
 
 
 def seen(peer: str, *forwarded: str, trusted: tuple[str, ...] = ()) -> str:
     headers = [(b"x-forwarded-for", value.encode("latin-1")) for value in forwarded]
-    return Callers(trusted)({"headers": headers, "client": (peer, 1)}).address
+    return ClientInfoReader(trusted)({"headers": headers, "client": (peer, 1)}).address
 
 
 OURS = ("10.0.0.0/8", "fd00::/8")
@@ -38,8 +38,8 @@ def test_the_address_is_the_last_that_a_proxy_of_ours_saw(peer: str, forwarded: 
 
 
 def test_a_user_agent_is_bounded_and_any_bytes_will_do() -> None:
-    caller = Callers()({"headers": [(b"user-agent", b"\xff" * 9_000)], "client": None})
-    assert caller.agent == "ÿ" * AGENT_MAX
+    caller = ClientInfoReader()({"headers": [(b"user-agent", b"\xff" * 9_000)], "client": None})
+    assert caller.user_agent == "ÿ" * USER_AGENT_MAX_BYTES
     assert caller.address == ""
 
 
@@ -56,7 +56,7 @@ def test_a_user_agent_is_bounded_and_any_bytes_will_do() -> None:
     ],
 )
 def test_what_is_fetched_ahead_is_known(name: bytes, value: bytes, ahead: bool) -> None:
-    assert Callers()({"headers": [(name, value)], "client": None}).ahead is ahead
+    assert ClientInfoReader()({"headers": [(name, value)], "client": None}).is_prefetch is ahead
 
 
 MULTIPART = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n--b--\r\n'
@@ -78,4 +78,4 @@ MULTIPART = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n--b-
     ],
 )
 def test_a_click_is_the_one_field_in_either_encoding(content_type: str, body: bytes, click: bool) -> None:
-    assert says_so(content_type, body) is click
+    assert has_one_click_field(content_type, body) is click

@@ -11,19 +11,19 @@ from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dialects.raw_json import depth, split
+from pipeline.dialects.raw_json import nesting_depth, split_array
 from pipeline.errors import Refused
 from pipeline.gateway import problems
 from pipeline.gateway.idempotency import fingerprint
-from pipeline.gateway.problems import Problem
-from pipeline.gateway.rate_limit import Bucket, Buckets
+from pipeline.gateway.problems import HttpProblem
+from pipeline.gateway.rate_limit import TenantBuckets, TokenBucket
 from pipeline.gateway.request_body import unzip
-from pipeline.gateway.spool_files import Segments
-from pipeline.runtime.cache import Cache
+from pipeline.gateway.spool_files import SpoolSegments
+from pipeline.runtime.ttl_cache import TTLCache
 
 
 def test_a_bucket_grants_a_second_s_burst_and_then_the_rate() -> None:
-    bucket = Bucket(0.0)
+    bucket = TokenBucket(0.0)
     assert bucket.take(100, 10, 0.0) == 10
     assert bucket.take(100, 10, 0.0) == 0
     assert bucket.take(100, 10, 0.55) == 5
@@ -32,12 +32,12 @@ def test_a_bucket_grants_a_second_s_burst_and_then_the_rate() -> None:
 
 
 def test_a_rate_below_one_lets_a_message_through_now_and_then() -> None:
-    bucket = Bucket(0.0)
+    bucket = TokenBucket(0.0)
     assert [bucket.take(1, 0.5, at) for at in (0.0, 1.0, 2.0, 3.0, 4.0)] == [1, 0, 1, 0, 1]
 
 
 def test_no_rate_is_no_limit_and_tenants_do_not_share_a_bucket() -> None:
-    buckets = Buckets()
+    buckets = TenantBuckets()
     assert buckets.take("a", 10_000, 0, 0.0) == 10_000
     assert buckets.take("a", 5, 5, 0.0) == 5
     assert buckets.take("a", 5, 5, 0.0) == 0
@@ -46,7 +46,7 @@ def test_no_rate_is_no_limit_and_tenants_do_not_share_a_bucket() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.floats(0, 2))), st.floats(0.1, 100))
 def test_no_pattern_of_requests_gets_more_than_burst_and_rate(asked: list[tuple[int, float]], rate: float) -> None:
-    bucket, now, granted = Bucket(0.0), 0.0, 0
+    bucket, now, granted = TokenBucket(0.0), 0.0, 0
     for wanted, pause in asked:
         now += pause
         granted += bucket.take(wanted, rate, now)
@@ -61,7 +61,7 @@ async def test_a_cache_remembers_for_its_time_absence_too_and_stays_small() -> N
         asked.append(key)
         return None if key == 0 else key
 
-    cache: Cache[int, int | None] = Cache(3.0, 10, lambda: now)
+    cache: TTLCache[int, int | None] = TTLCache(3.0, 10, lambda: now)
     assert [await cache.get(0, ask), await cache.get(0, ask), await cache.get(1, ask)] == [None, None, 1]
     assert asked == [0, 1]
     now = 3.1
@@ -79,7 +79,7 @@ async def test_a_cache_forgets_errors() -> None:
     async def answer(_: int) -> int:
         return 7
 
-    cache: Cache[int, int] = Cache(3.0, 10, lambda: 0.0)
+    cache: TTLCache[int, int] = TTLCache(3.0, 10, lambda: 0.0)
     with pytest.raises(ConnectionError):
         await cache.get(1, fail)
     assert await cache.get(1, answer) == 7
@@ -89,14 +89,14 @@ async def test_a_cache_forgets_errors() -> None:
 def test_unzip_gives_back_what_was_zipped_up_to_the_limit(body: bytes) -> None:
     assert unzip(gzip.compress(body), len(body)) == body
     if body:
-        with pytest.raises(Problem) as problem:
+        with pytest.raises(HttpProblem) as problem:
             unzip(gzip.compress(body), len(body) - 1)
         assert problem.value.status == 413
 
 
 def test_a_bomb_is_not_unzipped() -> None:
     bomb = gzip.compress(b"\0" * 50_000_000)
-    with pytest.raises(Problem) as problem:
+    with pytest.raises(HttpProblem) as problem:
         unzip(bomb, 100_000)
     assert problem.value.status == 413
 
@@ -105,7 +105,7 @@ def test_a_bomb_is_not_unzipped() -> None:
 def test_any_bytes_are_unzipped_or_refused(raw: bytes) -> None:
     try:
         unzip(raw, 1_000)
-    except Problem as problem:
+    except HttpProblem as problem:
         if problem.status not in (400, 413):
             raise
 
@@ -117,21 +117,23 @@ def test_depth_is_what_a_parser_would_find(value: object) -> None:
             return 1 + max(map(deep, one.values()), default=0)
         return 1 + max(map(deep, one), default=0) if isinstance(one, list) else 0
 
-    assert depth(json.dumps(value).encode(), -1) == deep(value)
-    assert depth(json.dumps(value, ensure_ascii=False).encode(), -1) == deep(value)
+    assert nesting_depth(json.dumps(value).encode(), -1) == deep(value)
+    assert nesting_depth(json.dumps(value, ensure_ascii=False).encode(), -1) == deep(value)
 
 
 @given(st.lists(st.integers() | st.text(st.characters(exclude_categories=["Cs"])), min_size=1))
 def test_items_with_half_a_pair_among_them_are_taken_apart_as_those_without(items: list[object]) -> None:
     body = json.dumps(items)
     broken = body[:-1] + ' , "\\ud800" ]\r\n'
-    assert [bytes(raw) for raw in split(broken.encode())][:-1] == [bytes(raw) for raw in split(body.encode())]
+    assert [bytes(raw) for raw in split_array(broken.encode())][:-1] == [
+        bytes(raw) for raw in split_array(body.encode())
+    ]
 
 
 @pytest.mark.parametrize("body", [b'[,"\\ud800"]', b'["\\ud800",]', b'["\\ud800" 1]', b'{"\\ud800":1}', b'"\\ud800"'])
 def test_half_a_pair_excuses_no_other_mistake(body: bytes) -> None:
     with pytest.raises(Refused):
-        split(body)
+        split_array(body)
 
 
 def test_a_fingerprint_keeps_recipient_and_brand_apart() -> None:
@@ -139,22 +141,22 @@ def test_a_fingerprint_keeps_recipient_and_brand_apart() -> None:
     assert fingerprint("a@b.c", "1") == fingerprint("a@b.c", "1")
 
 
-def lines_of(segments: Segments, path: Path) -> list[bytes] | None:
-    with segments.taken(path) as lines:
+def lines_of(segments: SpoolSegments, path: Path) -> list[bytes] | None:
+    with segments.locked_lines(path) as lines:
         return lines
 
 
 def test_a_file_in_use_is_nobody_else_s_and_one_let_go_is_anybody_s(tmp_path: Path) -> None:
-    mine, theirs = Segments(tmp_path / "spool"), Segments(tmp_path / "spool")
+    mine, theirs = SpoolSegments(tmp_path / "spool"), SpoolSegments(tmp_path / "spool")
     mine.write([b"one", b"two"], "1")
     mine.write([b"three"], "unused: the file has its name")
-    (path,) = theirs.waiting()
+    (path,) = theirs.pending()
     assert path.name == "1.events"
     assert lines_of(theirs, path) is None
     mine.rotate()
     assert lines_of(theirs, path) == [b"one", b"two", b"three"]
     mine.write([b"four"], "2")
-    assert [lines_of(theirs, each) for each in theirs.waiting()] == [[b"one", b"two", b"three"], None]
+    assert [lines_of(theirs, each) for each in theirs.pending()] == [[b"one", b"two", b"three"], None]
     theirs.finish(path, readable=True)
     assert lines_of(mine, path) is None
     mine.rotate()
@@ -162,18 +164,18 @@ def test_a_file_in_use_is_nobody_else_s_and_one_let_go_is_anybody_s(tmp_path: Pa
 
 def test_a_torn_line_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "1.events").write_bytes(b"whole\ntor")
-    segments = Segments(tmp_path)
+    segments = SpoolSegments(tmp_path)
     assert lines_of(segments, tmp_path / "1.events") == [b"whole"]
 
 
 def test_a_full_spool_says_so_and_keeps_what_it_has(tmp_path: Path) -> None:
-    segments = Segments(tmp_path, most=20_000_000)
+    segments = SpoolSegments(tmp_path, most=20_000_000)
     segments.write([b"kept"], "1")
     segments.write([b"x" * 9_000_000], "2")
     segments.write([b"y" * 9_000_000], "3")
     with pytest.raises(OSError, match="too long"):
         segments.write([b"z" * 9_000_000], "4")
-    assert [path.name for path in segments.waiting()] == ["1.events", "2.events", "3.events"]
+    assert [path.name for path in segments.pending()] == ["1.events", "2.events", "3.events"]
     assert lines_of(segments, tmp_path / "1.events") == [b"kept"]
     segments.finish(tmp_path / "2.events", readable=True)
     segments.write([b"room again"], "4")
@@ -182,17 +184,19 @@ def test_a_full_spool_says_so_and_keeps_what_it_has(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_split_is_granted_whole_and_the_next_waits_for_the_rest() -> None:
-    bucket = Bucket(0.0)
-    assert bucket.take_whole(60, 1.0, 0.0) == 0
-    assert bucket.take_whole(1, 1.0, 0.0) == 60
+    bucket = TokenBucket(0.0)
+    assert bucket.take_all(60, 1.0, 0.0) == 0
+    assert bucket.take_all(1, 1.0, 0.0) == 60
     assert bucket.take(5, 1.0, 30.0) == 0
-    assert bucket.take_whole(1, 1.0, 61.0) == 0
-    assert bucket.take_whole(100, 0.0, 61.0) == 0, "no limit"
+    assert bucket.take_all(1, 1.0, 61.0) == 0
+    assert bucket.take_all(100, 0.0, 61.0) == 0, "no limit"
 
 
 async def test_a_transaction_that_postgres_ended_is_a_503_in_the_dialect_s_words() -> None:
     app = FastAPI()
-    problems.install(app, {"/v3": lambda _status, error, _where: json.dumps({"errors": [error]}).encode()})
+    problems.install_error_handlers(
+        app, {"/v3": lambda _status, error, _where: json.dumps({"errors": [error]}).encode()}
+    )
 
     @app.get("/v3/x")
     async def stood_still() -> None:

@@ -9,25 +9,25 @@ ONE, OTHER = EmailId("1"), EmailId("2")
 
 def test_hits_of_one_link_are_recorded_up_to_the_limit() -> None:
     limit = HitLimit(lambda: 5)
-    assert [limit.allows("pixel", ONE) for _ in range(MAX_HITS_PER_WINDOW)] == [True] * MAX_HITS_PER_WINDOW
-    assert not limit.allows("pixel", ONE)
-    assert limit.allows("pixel", OTHER)
-    assert limit.allows("click", ONE, "https://a.example/")
-    assert limit.allows("click", ONE, "https://b.example/")
+    assert [limit.admit("pixel", ONE) for _ in range(MAX_HITS_PER_WINDOW)] == [True] * MAX_HITS_PER_WINDOW
+    assert not limit.admit("pixel", ONE)
+    assert limit.admit("pixel", OTHER)
+    assert limit.admit("click", ONE, "https://a.example/")
+    assert limit.admit("click", ONE, "https://b.example/")
 
 
 def test_next_window_begins_anew() -> None:
     now = 0
     limit = HitLimit(lambda: now)
-    while limit.allows("pixel", ONE):
+    while limit.admit("pixel", ONE):
         pass
     now = WINDOW_MS
-    assert limit.allows("pixel", ONE)
+    assert limit.admit("pixel", ONE)
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: object) -> None:
     limit = HitLimit(lambda: 0)
-    monkeypatch.setattr(hits, "MAX_LINKS", 10)  # type: ignore[attr-defined]
+    monkeypatch.setattr(hits, "MAX_COUNTED_LINKS", 10)  # type: ignore[attr-defined]
     for number in range(50):
-        limit.allows("pixel", EmailId(str(number)))
+        limit.admit("pixel", EmailId(str(number)))
     assert len(limit._seen) == 10

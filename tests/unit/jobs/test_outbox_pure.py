@@ -10,24 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.admin import Provider
-from pipeline.dispatch.parse import read
+from pipeline.dispatch.parse import parse_records
 from pipeline.dispatch.transports import smtp_replies
-from pipeline.dispatch.transports.base import Meaning
+from pipeline.dispatch.transports.base import SendOutcome
 from pipeline.dispatch.transports.smtp import tls_required
-from pipeline.dispatch.transports.smtp_replies import Stage
+from pipeline.dispatch.transports.smtp_replies import SmtpStage
 from pipeline.emit import fasttrack
-from pipeline.emit.fasttrack import Meaning as Told
+from pipeline.emit.fasttrack import ConversionReplyMeaning as Told
 from pipeline.emit.ssrf import is_public
 from pipeline.jobs import retry
-from pipeline.jobs.job import Lane
-from pipeline.jobs.retry import Breaker, after_failures
-from pipeline.jobs.schedule import jittered, next_delay, not_before
-from pipeline.runtime.ttl_cache import Remembered
+from pipeline.jobs.job import EndpointHealth
+from pipeline.jobs.retry import Breaker, after_failures, jittered, next_delay, not_before
+from pipeline.runtime.ttl_cache import MAX_KEY_CHARS, TTLCache
 from pipeline.settings import Settings
-from projections.debts import Debt
+from projections.debts import PendingConversion
 from topics.acks import Acked, Deferred, Failed, Rejected
 from topics.codec import encode
-from topics.conversions import Outcome, Word
+from topics.conversions import ConversionOutcome, ConversionWord
 from topics.record import EmailId
 from topics.registry import PROVIDER_ACKS
 
@@ -61,7 +60,7 @@ def test_after_the_last_attempt_there_is_no_next() -> None:
 # ---------------------------------------------------------------------------- breaker
 def test_the_breaker_opens_after_failures_in_a_row_and_pauses_longer_each_time() -> None:
     state = Breaker()
-    for _ in range(retry.THRESHOLD - 1):
+    for _ in range(retry.FAILURE_THRESHOLD - 1):
         state = after_failures(state, 1)
         assert (state.trips, state.open_for) == (0, 0)
     pauses = []
@@ -71,11 +70,11 @@ def test_the_breaker_opens_after_failures_in_a_row_and_pauses_longer_each_time()
         state = Breaker(state.failures, state.trips, 0.0)
     assert pauses[:3] == [2, 4, 8]
     assert pauses == sorted(pauses)
-    assert pauses[-1] == retry.LONGEST_PAUSE
+    assert pauses[-1] == retry.MAX_PAUSE_S
 
 
 def test_stragglers_of_an_open_breaker_do_not_lengthen_its_pause() -> None:
-    opened = after_failures(Breaker(), retry.THRESHOLD)
+    opened = after_failures(Breaker(), retry.FAILURE_THRESHOLD)
     assert after_failures(opened, 30) == opened
 
 
@@ -85,32 +84,32 @@ def test_what_is_broken_opens_at_once() -> None:
 
 # ----------------------------------------------------------------------- SMTP answers
 SMTP_ANSWERS = [
-    (Stage.DATA, 250, Meaning.TAKEN, Lane.HEALTHY),
-    (Stage.DATA, 0, Meaning.UNKNOWN, Lane.FAILING),
-    (Stage.DATA, -1, Meaning.UNKNOWN, Lane.HEALTHY),
-    (Stage.DATA, 451, Meaning.LATER, Lane.HEALTHY),
-    (Stage.DATA, 421, Meaning.LATER, Lane.FAILING),
-    (Stage.DATA, 554, Meaning.REJECTED, Lane.HEALTHY),
-    (Stage.RCPT, 550, Meaning.REJECTED, Lane.HEALTHY),
-    (Stage.RCPT, 450, Meaning.LATER, Lane.HEALTHY),
-    (Stage.RCPT, 0, Meaning.LATER, Lane.FAILING),
-    (Stage.MAIL, 550, Meaning.MISCONFIGURED, Lane.BROKEN),
-    (Stage.MAIL, 552, Meaning.REFUSED, Lane.HEALTHY),
-    (Stage.MAIL, 553, Meaning.REFUSED, Lane.HEALTHY),
-    (Stage.MAIL, 451, Meaning.LATER, Lane.HEALTHY),
-    (Stage.LOGIN, 535, Meaning.MISCONFIGURED, Lane.BROKEN),
-    (Stage.LOGIN, 454, Meaning.LATER, Lane.FAILING),
-    (Stage.SECURE, 0, Meaning.MISCONFIGURED, Lane.BROKEN),
-    (Stage.CONNECT, 0, Meaning.LATER, Lane.FAILING),
-    (Stage.CONNECT, 421, Meaning.LATER, Lane.FAILING),
-    (Stage.CONNECT, 554, Meaning.MISCONFIGURED, Lane.BROKEN),
+    (SmtpStage.DATA, 250, SendOutcome.TAKEN, EndpointHealth.HEALTHY),
+    (SmtpStage.DATA, 0, SendOutcome.UNKNOWN, EndpointHealth.FAILING),
+    (SmtpStage.DATA, -1, SendOutcome.UNKNOWN, EndpointHealth.HEALTHY),
+    (SmtpStage.DATA, 451, SendOutcome.LATER, EndpointHealth.HEALTHY),
+    (SmtpStage.DATA, 421, SendOutcome.LATER, EndpointHealth.FAILING),
+    (SmtpStage.DATA, 554, SendOutcome.REJECTED, EndpointHealth.HEALTHY),
+    (SmtpStage.RCPT, 550, SendOutcome.REJECTED, EndpointHealth.HEALTHY),
+    (SmtpStage.RCPT, 450, SendOutcome.LATER, EndpointHealth.HEALTHY),
+    (SmtpStage.RCPT, 0, SendOutcome.LATER, EndpointHealth.FAILING),
+    (SmtpStage.MAIL, 550, SendOutcome.MISCONFIGURED, EndpointHealth.BROKEN),
+    (SmtpStage.MAIL, 552, SendOutcome.REFUSED, EndpointHealth.HEALTHY),
+    (SmtpStage.MAIL, 553, SendOutcome.REFUSED, EndpointHealth.HEALTHY),
+    (SmtpStage.MAIL, 451, SendOutcome.LATER, EndpointHealth.HEALTHY),
+    (SmtpStage.LOGIN, 535, SendOutcome.MISCONFIGURED, EndpointHealth.BROKEN),
+    (SmtpStage.LOGIN, 454, SendOutcome.LATER, EndpointHealth.FAILING),
+    (SmtpStage.SECURE, 0, SendOutcome.MISCONFIGURED, EndpointHealth.BROKEN),
+    (SmtpStage.CONNECT, 0, SendOutcome.LATER, EndpointHealth.FAILING),
+    (SmtpStage.CONNECT, 421, SendOutcome.LATER, EndpointHealth.FAILING),
+    (SmtpStage.CONNECT, 554, SendOutcome.MISCONFIGURED, EndpointHealth.BROKEN),
 ]
 
 
 @pytest.mark.parametrize(("stage", "code", "meaning", "lane"), SMTP_ANSWERS)
-def test_what_an_smtp_answer_means(stage: Stage, code: int, meaning: Meaning, lane: Lane) -> None:
-    answer = smtp_replies.answer(stage, code, "")
-    assert (answer.meaning, answer.lane) == (meaning, lane)
+def test_what_an_smtp_answer_means(stage: SmtpStage, code: int, meaning: SendOutcome, lane: EndpointHealth) -> None:
+    answer = smtp_replies.smtp_result(stage, code, "")
+    assert (answer.outcome, answer.health) == (meaning, lane)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +131,7 @@ def test_an_answers_words_lose_the_address_and_what_does_not_print() -> None:
     assert said == "5.1.1 <[recipient]>: no  such ? user "
     forwarded = smtp_replies.redacted("550 anna@example.com -> bert@example.org: no", "anna@example.com")
     assert forwarded == "550 [recipient] -> [address]: no"
-    assert smtp_replies.enhanced(said) == "5.1.1"
+    assert smtp_replies.enhanced_status(said) == "5.1.1"
 
 
 def test_a_password_is_not_told_to_whoever_listens() -> None:
@@ -154,7 +153,7 @@ CONVERSION_ANSWERS = [
 
 @pytest.mark.parametrize(("meaning", "statuses"), CONVERSION_ANSWERS)
 def test_what_a_conversions_answer_means(meaning: Told, statuses: tuple[int, ...]) -> None:
-    assert {fasttrack.meaning(status) for status in statuses} == {meaning}
+    assert {fasttrack.reply_meaning(status) for status in statuses} == {meaning}
 
 
 NOW = 1_700_000_000_000
@@ -164,8 +163,8 @@ AFTER = [
     (429, "0", 0),
     (429, formatdate(NOW / 1000 + 90, usegmt=True), 90),
     (429, formatdate(NOW / 1000 - 90, usegmt=True), 0),
-    (429, "9" * 400, fasttrack.LONGEST_RETRY_AFTER),
-    (503, formatdate(NOW / 1000 + 1e8, usegmt=True), fasttrack.LONGEST_RETRY_AFTER),
+    (429, "9" * 400, fasttrack.MAX_RETRY_AFTER_S),
+    (503, formatdate(NOW / 1000 + 1e8, usegmt=True), fasttrack.MAX_RETRY_AFTER_S),
     (429, "-5", None),
     (429, "soon", None),
     (429, "", None),
@@ -176,23 +175,25 @@ AFTER = [
 
 @pytest.mark.parametrize(("status", "header", "seconds"), AFTER)
 def test_retry_after(status: int, header: str, seconds: float | None) -> None:
-    assert fasttrack.retry_after(status, header, NOW) == seconds
+    assert fasttrack.retry_after_seconds(status, header, NOW) == seconds
 
 
 @given(st.text())
 def test_any_retry_after_is_a_bounded_number_or_none(header: str) -> None:
-    found = fasttrack.retry_after(429, header, NOW)
-    assert found is None or 0 <= found <= fasttrack.LONGEST_RETRY_AFTER
+    found = fasttrack.retry_after_seconds(429, header, NOW)
+    assert found is None or 0 <= found <= fasttrack.MAX_RETRY_AFTER_S
 
 
 def test_the_activity_goes_back_byte_for_byte() -> None:
     raw = b'{ "id":"x", "n": 18446744073709551617, "f":1.0e2, "u":"\\u00e9" }'
-    debt = Debt(email_id=ID, word=Word.SPAM, tenant="t", brand="b", activity=msgspec.Raw(raw))
+    debt = PendingConversion(email_id=ID, word=ConversionWord.SPAM, tenant="t", brand="b", activity=msgspec.Raw(raw))
     assert (
         fasttrack.body(debt) == b'{"activity":' + raw + b',"email_id":"' + ID.encode() + b'","delivery_status":"spam"}'
     )
     assert fasttrack.headers(debt, "k")["Idempotency-Key"] == f"{ID}:spam"
-    assert fasttrack.result_id(debt, 1, Outcome.RETRYING) != fasttrack.result_id(debt, 2, Outcome.RETRYING)
+    assert fasttrack.result_id(debt, 1, ConversionOutcome.RETRYING) != fasttrack.result_id(
+        debt, 2, ConversionOutcome.RETRYING
+    )
     assert fasttrack.url("https://x.example/hook/") == "https://x.example/hook/email/conversion"
 
 
@@ -238,7 +239,7 @@ def test_custody_once_taken_is_the_end_in_any_order() -> None:
     ]
     for seed in range(20):
         random.Random(seed).shuffle(acks)
-        rows = read({"a": PROVIDER_ACKS}, [_Record("a", encode(PROVIDER_ACKS, ack)) for ack in acks])
+        rows = parse_records({"a": PROVIDER_ACKS}, [_Record("a", encode(PROVIDER_ACKS, ack)) for ack in acks])
         assert rows.ends == {ID: ("done", 3, "")}
         assert rows.deferrals == {ID: (1, 5)}
 
@@ -250,7 +251,26 @@ async def test_answer_for_a_very_long_name_is_not_remembered() -> None:
         asked.append(name)
         return len(name)
 
-    remembered = Remembered(ask, now=lambda: 0.0)
+    assert len("long" * 1_000) > MAX_KEY_CHARS
+    remembered: TTLCache[str, int] = TTLCache(2.0, 10, now=lambda: 0.0)
     for name in ("short", "long" * 1_000):
-        assert [await remembered.get(name), await remembered.get(name)] == [len(name)] * 2
+        assert [await remembered.get(name, ask), await remembered.get(name, ask)] == [len(name)] * 2
     assert [len(name) for name in asked] == [5, 4_000, 4_000]
+
+
+async def test_age_of_an_answer_counts_from_when_it_was_asked() -> None:
+    now = 0.0
+    asked: list[str] = []
+
+    async def ask(name: str) -> int:
+        nonlocal now
+        asked.append(name)
+        now += 1.5
+        return len(name)
+
+    remembered: TTLCache[str, int] = TTLCache(2.0, 10, now=lambda: now)
+    assert [await remembered.get("a", ask), await remembered.get("a", ask)] == [1, 1]
+    assert asked == ["a"]
+    now = 2.1
+    assert await remembered.get("a", ask) == 1
+    assert asked == ["a", "a"]

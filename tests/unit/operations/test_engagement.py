@@ -6,14 +6,14 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.operations.engagement import Count, circumstances, counts
-from pipeline.operations.trace import tell
+from pipeline.operations.engagement import EngagementCount, engagement_counts, suspected_machines
+from pipeline.operations.trace import trace_of
 from pipeline.worker.fold import evolve
-from projections.postgres import Story, Told
+from projections.postgres import EmailHistory, TimelineFact
 from tests.support.changes import T0, acked, event, request
 from topics.changes import Fact
 from topics.events import DeliveryEvent, EventKind
-from topics.readings import owed, status
+from topics.readings import email_status, owed_words
 from topics.states import EmailState
 
 DELIVERED = event(1, EventKind.DELIVERED, T0)
@@ -30,7 +30,7 @@ def opened(nth: int, at: int, **more: Any) -> DeliveryEvent:
 
 def why(*facts: Fact) -> list[tuple[int, str]]:
     """Of each click and open, in order: why it looks like a robot's."""
-    found = circumstances(facts)
+    found = suspected_machines(facts)
     heard = [fact for fact in facts if isinstance(fact, DeliveryEvent) and fact.event_id in found]
     return [(int(fact.event_id.rpartition(":")[2]), found[fact.event_id]) for fact in heard]
 
@@ -95,22 +95,22 @@ def test_raw_and_human_counts_stand_side_by_side() -> None:
         click(3, T0 + 61_000, machine="crawler"),
         click(4, T0 + 62_000, machine="crawler"),
     ]
-    assert counts(facts) == [
-        Count(EventKind.OPENED, 2, 1, {"apple-mail-privacy": 1}),
-        Count(EventKind.CLICKED, 4, 1, {"crawler": 2, "seconds-after-delivery": 1}),
+    assert engagement_counts(facts) == [
+        EngagementCount(EventKind.OPENED, 2, 1, {"apple-mail-privacy": 1}),
+        EngagementCount(EventKind.CLICKED, 4, 1, {"crawler": 2, "seconds-after-delivery": 1}),
     ]
-    assert counts([DELIVERED]) == []
+    assert engagement_counts([DELIVERED]) == []
 
 
 def test_a_trace_says_beside_each_event_why_it_is_not_counted() -> None:
     facts: list[Fact] = [request(1), DELIVERED, click(1, T0 + 1_000), click(2, T0 + 60_000)]
-    timeline = [Told(fact, [f"facts/0/{nth}"]) for nth, fact in enumerate(facts)]
-    told = tell(Story(folded(facts), 1, T0, 0, timeline, []), T0 + 100_000)
+    timeline = [TimelineFact(fact, [f"facts/0/{nth}"]) for nth, fact in enumerate(facts)]
+    told = trace_of(EmailHistory(folded(facts), 1, T0, 0, timeline, []), T0 + 100_000)
     lines = {line.places[0]: line for line in told.lines}
     assert lines["facts/0/2"].what == "clicked"
     assert "not counted as a human's: seconds-after-delivery" in lines["facts/0/2"].details
     assert "not counted" not in lines["facts/0/3"].details
-    assert told.counts == [Count(EventKind.CLICKED, 2, 1, {"seconds-after-delivery": 1})]
+    assert told.counts == [EngagementCount(EventKind.CLICKED, 2, 1, {"seconds-after-delivery": 1})]
 
 
 def folded(facts: list[Fact]) -> EmailState:
@@ -140,19 +140,19 @@ def test_no_conversion_and_no_status_depends_on_circumstances(events: list[Deliv
         )
         for nth, one in enumerate(events)
     ]
-    assert circumstances([DELIVERED, *spread]) == {}
+    assert suspected_machines([DELIVERED, *spread]) == {}
     suspicious, clear = folded([request(1), DELIVERED, *events]), folded([request(1), DELIVERED, *spread])
-    assert owed(suspicious) == owed(clear)
-    assert status(suspicious) == status(clear)
+    assert owed_words(suspicious) == owed_words(clear)
+    assert email_status(suspicious) == email_status(clear)
 
 
 @given(st.permutations([DELIVERED, *[click(n, T0 + n * 1_100, f"https://example.com/{n}") for n in range(7)]]))
 def test_the_order_in_which_facts_come_does_not_matter(facts: list[Fact]) -> None:
-    assert circumstances(facts) == circumstances(sorted(facts, key=lambda fact: fact.recorded_at))
-    assert set(circumstances(facts).values()) == {"every-link-at-once"}
+    assert suspected_machines(facts) == suspected_machines(sorted(facts, key=lambda fact: fact.recorded_at))
+    assert set(suspected_machines(facts).values()) == {"every-link-at-once"}
 
 
 @given(st.lists(heard, max_size=12))
 def test_every_event_is_a_human_s_or_has_one_reason(events: list[DeliveryEvent]) -> None:
-    for count in counts([DELIVERED, *events]):
+    for count in engagement_counts([DELIVERED, *events]):
         assert count.raw == count.human + sum(count.machines.values())

@@ -6,13 +6,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipeline.operations.pending import clock, span, waits_for
+from pipeline.operations.pending import format_duration, format_time, pending_reasons
 from pipeline.operations.trace import in_causal_order
-from projections.postgres import Story, Told
+from projections.postgres import EmailHistory, TimelineFact
 from tests.support.changes import T0, acked, event, request, told
 from tests.support.changes import Log as ChangeLog
 from topics.changes import Fact
-from topics.conversions import ConversionResult, Outcome, Word
+from topics.conversions import ConversionOutcome, ConversionResult, ConversionWord
 from topics.events import EventKind
 
 NOW = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
@@ -38,9 +38,9 @@ def job(**changed: Any) -> dict[str, Any]:
     return plain | changed
 
 
-def story(*facts: Fact, jobs: tuple[dict[str, Any], ...] = (), version: int = 1) -> Story:
+def story(*facts: Fact, jobs: tuple[dict[str, Any], ...] = (), version: int = 1) -> EmailHistory:
     state = ChangeLog().fold(*facts).changes[0].state
-    return Story(state=state, version=version, since=T0, partition=0, timeline=[], jobs=list(jobs))
+    return EmailHistory(state=state, version=version, since=T0, partition=0, timeline=[], jobs=list(jobs))
 
 
 DELIVERED = (request(1), event(1, EventKind.DELIVERED, T0))
@@ -72,29 +72,31 @@ DELIVERED = (request(1), event(1, EventKind.DELIVERED, T0))
 )
 def test_each_open_job_says_what_it_waits_for(one: dict[str, Any], says: str) -> None:
     booked = (job(state="done"),) if one["queue"] == "dispatch" else ()
-    assert waits_for(story(*DELIVERED, jobs=(one, *booked)), NOW_MS) == [says]
+    assert pending_reasons(story(*DELIVERED, jobs=(one, *booked)), NOW_MS) == [says]
 
 
 def test_an_email_with_nothing_open_waits_for_news_or_for_nothing() -> None:
     done = (job(state="done"),)
-    assert waits_for(story(*DELIVERED, jobs=done), NOW_MS) == []
-    assert waits_for(story(request(1), acked(1, T0)), NOW_MS) == ["its provider: handed over, nothing final heard yet"]
-    assert "not been handed" in waits_for(story(request(1)), NOW_MS)[0]
-    assert "its send request" in waits_for(story(event(1, EventKind.OPENED, T0)), NOW_MS)[0]
-    assert "in no table yet" in waits_for(story(request(1), version=0), NOW_MS)[0]
+    assert pending_reasons(story(*DELIVERED, jobs=done), NOW_MS) == []
+    assert pending_reasons(story(request(1), acked(1, T0)), NOW_MS) == [
+        "its provider: handed over, nothing final heard yet"
+    ]
+    assert "not been handed" in pending_reasons(story(request(1)), NOW_MS)[0]
+    assert "its send request" in pending_reasons(story(event(1, EventKind.OPENED, T0)), NOW_MS)[0]
+    assert "in no table yet" in pending_reasons(story(request(1), version=0), NOW_MS)[0]
 
 
 def test_a_debt_that_no_job_books_is_seen() -> None:
-    assert waits_for(story(*DELIVERED), NOW_MS) == [
+    assert pending_reasons(story(*DELIVERED), NOW_MS) == [
         "conversion delivered: owed, and in no job (`mailfold rebuild` books it)"
     ]
 
 
 def test_no_effect_is_told_before_its_cause_whatever_the_clocks_said() -> None:
     late = msgspec.structs.replace(request(1), recorded_at=T0 + 9000)
-    early = told(1, Word.OPEN, Outcome.DELIVERED, T0 + 10)
+    early = told(1, ConversionWord.OPEN, ConversionOutcome.DELIVERED, T0 + 10)
     facts: list[Fact] = [early, event(1, EventKind.OPENED, T0 + 100), late, acked(1, T0 + 50)]
-    order = in_causal_order([Told(fact, [f"x/0/{nth}"]) for nth, fact in enumerate(facts)])
+    order = in_causal_order([TimelineFact(fact, [f"x/0/{nth}"]) for nth, fact in enumerate(facts)])
     assert [type(told_.fact).__name__ for told_ in order] == [
         "SendRequest",
         "Acked",
@@ -105,9 +107,9 @@ def test_no_effect_is_told_before_its_cause_whatever_the_clocks_said() -> None:
 
 
 def test_times_and_spans_read_well_even_where_they_are_none() -> None:
-    assert clock(T0 + 7) == "2023-11-14 22:13:20.007"
-    assert clock(2**62) == str(2**62)
-    assert [span(ms) for ms in (0, 1234, 61_000, 3_661_000, 90_000_000)] == [
+    assert format_time(T0 + 7) == "2023-11-14 22:13:20.007"
+    assert format_time(2**62) == str(2**62)
+    assert [format_duration(ms) for ms in (0, 1234, 61_000, 3_661_000, 90_000_000)] == [
         "0.0 s",
         "1.2 s",
         "1 min 1 s",

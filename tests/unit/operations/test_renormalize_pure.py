@@ -5,15 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cli.renormalize import when
+from pipeline.cli.renormalize import parse_moment
 from pipeline.errors import Refused
-from pipeline.operations.renormalize.diff import Verdict, first_of_each, judge, reidentified
+from pipeline.operations.renormalize.diff import DiffKind, diff_event, retractions_of_changed_ids, unique_events
 from pipeline.worker.fold import evolve, mark_of
 from tests.support.facts import event, folded
 from topics.changes import Fact
 from topics.events import BounceClass, Correction, DeliveryEvent, EventKind, Retraction
 from topics.join import MARKS
-from topics.readings import standing
+from topics.readings import effective_state
 
 NATIVE = msgspec.Raw(b'{"event":"bounce"}')
 TOLD = event(EventKind.BOUNCED, "sg:1", at=5, bounce_class=BounceClass.HARD, native=NATIVE)
@@ -24,38 +24,38 @@ def replaced(told: DeliveryEvent, **values: object) -> DeliveryEvent:
 
 
 def test_what_is_read_as_before_is_the_same_whatever_the_provider_s_own_words() -> None:
-    assert judge(replaced(TOLD, native=msgspec.Raw(b"{}")), TOLD, 9).verdict is Verdict.SAME
+    assert diff_event(replaced(TOLD, native=msgspec.Raw(b"{}")), TOLD, 9).kind is DiffKind.SAME
 
 
 @pytest.mark.parametrize("known", [TOLD, replaced(TOLD, kind=EventKind.DEFERRED)])
 def test_a_repeat_by_another_webhook_is_compared_with_nothing(known: Fact) -> None:
-    assert judge(replaced(TOLD, recorded_at=6), known, 9).verdict is Verdict.REPEAT
+    assert diff_event(replaced(TOLD, recorded_at=6), known, 9).kind is DiffKind.REPEAT
 
 
 def test_what_was_never_told_is_told_as_it_would_have_been() -> None:
-    judged = judge(TOLD, None, 9)
-    assert (judged.verdict, judged.told) == (Verdict.NEW, TOLD)
+    judged = diff_event(TOLD, None, 9)
+    assert (judged.kind, judged.event) == (DiffKind.NEW, TOLD)
 
 
 def test_each_reading_has_the_next_revision_and_says_what_it_corrects() -> None:
-    first = judge(replaced(TOLD, kind=EventKind.OPENED, machine="scanner"), TOLD, 9).told
+    first = diff_event(replaced(TOLD, kind=EventKind.OPENED, machine="scanner"), TOLD, 9).event
     assert first is not None
     assert first.corrects == Correction(revision=1, was="bounced", at=9)
-    second = judge(TOLD, first, 10).told
+    second = diff_event(TOLD, first, 10).event
     assert second == replaced(TOLD, corrects=Correction(revision=2, was="opened_machine", at=10))
-    assert judge(TOLD, second, 11).verdict is Verdict.SAME
+    assert diff_event(TOLD, second, 11).kind is DiffKind.SAME
 
 
 def test_an_event_whose_id_is_made_otherwise_is_told_once() -> None:
     anew = replaced(TOLD, event_id="sg:1:recipient")
     timeline: dict[tuple[str, str], Fact] = {(TOLD.email_id, TOLD.event_id): TOLD}
-    [retraction] = reidentified([anew], timeline, 9)  # type: ignore[arg-type]
+    [retraction] = retractions_of_changed_ids([anew], timeline, 9)  # type: ignore[arg-type]
     assert (retraction.event_id, retraction.corrects) == ("sg:1", Correction(revision=1, was="bounced", at=9))
     # Told so, there is nothing left to retract; and where the old way was right after all, it counts again.
     timeline = {(TOLD.email_id, TOLD.event_id): retraction, (TOLD.email_id, anew.event_id): anew}
-    assert reidentified([anew], timeline, 10) == []  # type: ignore[arg-type]
-    assert [one.event_id for one in reidentified([TOLD], timeline, 10)] == ["sg:1:recipient"]  # type: ignore[arg-type]
-    back = judge(TOLD, retraction, 10).told
+    assert retractions_of_changed_ids([anew], timeline, 10) == []  # type: ignore[arg-type]
+    assert [one.event_id for one in retractions_of_changed_ids([TOLD], timeline, 10)] == ["sg:1:recipient"]  # type: ignore[arg-type]
+    back = diff_event(TOLD, retraction, 10).event
     assert back is not None
     assert back.corrects == Correction(revision=2, was="", at=10)
 
@@ -69,13 +69,13 @@ def test_an_event_whose_id_is_made_otherwise_is_told_once() -> None:
     ],
 )
 def test_only_the_very_words_of_the_very_webhook_are_the_same_event(other: DeliveryEvent) -> None:
-    assert reidentified([TOLD], {(other.email_id, other.event_id): other}, 9) == []
+    assert retractions_of_changed_ids([TOLD], {(other.email_id, other.event_id): other}, 9) == []
 
 
 def test_what_says_nothing_of_its_own_is_nobody_s_double() -> None:
     mute = replaced(TOLD, native=msgspec.Raw(b"null"))
     other = replaced(mute, event_id="sg:2")
-    assert reidentified([mute], {(other.email_id, other.event_id): other}, 9) == []
+    assert retractions_of_changed_ids([mute], {(other.email_id, other.event_id): other}, 9) == []
 
 
 kinds = st.sampled_from(EventKind)
@@ -89,18 +89,18 @@ def test_whatever_mappings_follow_each_other_the_last_one_stands_and_a_second_ru
     known: Fact = TOLD
     for at, kind in enumerate(read, 10):
         for _ in range(2):
-            judged = judge(replaced(TOLD, kind=kind), known, at)
-            if judged.told is not None:
-                log.append(judged.told)
-                known = judged.told
-        assert judge(replaced(TOLD, kind=kind), known, at).verdict is Verdict.SAME
-    state = standing(folded(log[::-1], evolve))
+            judged = diff_event(replaced(TOLD, kind=kind), known, at)
+            if judged.event is not None:
+                log.append(judged.event)
+                known = judged.event
+        assert diff_event(replaced(TOLD, kind=kind), known, at).kind is DiffKind.SAME
+    state = effective_state(folded(log[::-1], evolve))
     assert [name for name in MARKS if getattr(state, name) is not None] == [mark_of(replaced(TOLD, kind=read[-1]))]
 
 
 def test_one_webhook_tells_an_event_once() -> None:
     twice = [TOLD, replaced(TOLD, text="again"), replaced(TOLD, event_id="sg:2")]
-    assert [one.text for one in first_of_each(twice)] == ["", ""]
+    assert [one.text for one in unique_events(twice)] == ["", ""]
 
 
 @pytest.mark.parametrize(
@@ -113,13 +113,13 @@ def test_one_webhook_tells_an_event_once() -> None:
     ],
 )
 def test_a_time_as_people_write_it(text: str, meant: int) -> None:
-    assert when(text, 1_000_000_000, "--since") == meant
+    assert parse_moment(text, 1_000_000_000, "--since") == meant
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "7", "-1d", "2025-13-01"])
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(Refused, match="--since"):
-        when(text, 0, "--since")
+        parse_moment(text, 0, "--since")
 
 
 def test_a_retraction_is_nothing_that_was_read() -> None:
@@ -131,4 +131,4 @@ def test_a_retraction_is_nothing_that_was_read() -> None:
         provider="p",
         corrects=Correction(revision=1, was="bounced", at=6),
     )
-    assert reidentified([TOLD], {(TOLD.email_id, "x"): retraction}, 9) == []
+    assert retractions_of_changed_ids([TOLD], {(TOLD.email_id, "x"): retraction}, 9) == []

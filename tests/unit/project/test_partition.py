@@ -5,8 +5,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from pipeline.project.partition import Stretch, TooManyUndecodable, read, write
-from projections.sink import Run
+from pipeline.project.partition import FetchedRecords, TooManyUndecodable, decode_changes, write_records
+from projections.sink import ChangeBatch
 from tests.support.changes import lives
 from topics.codec import encode
 from topics.registry import EMAIL_CHANGES
@@ -29,10 +29,10 @@ class Database:
     def __init__(self, *unstorable: int) -> None:
         changes = lives(1, 40).changes
         self._unstorable = [changes[nth] for nth in unstorable]
-        self.applied: list[Run] = []
+        self.applied: list[ChangeBatch] = []
         self.buried: list[int] = []
 
-    async def apply(self, run: Run) -> None:
+    async def apply(self, run: ChangeBatch) -> None:
         if any(change is bad or change == bad for change in run.changes for bad in self._unstorable):
             raise psycopg.DataError
         self.applied.append(run)
@@ -45,7 +45,7 @@ async def test_what_cannot_be_stored_is_found_and_buried_alone() -> None:
     unlike = [nth for nth, change in enumerate(lives(1, 40).changes[:64]) if lives(1, 40).changes.count(change) == 1]
     first, second = unlike[5], unlike[20]
     database = Database(first, second)
-    await write(Stretch(3, 0, 70, records(64)), database.apply, database.bury)
+    await write_records(FetchedRecords(3, 0, 70, records(64)), database.apply, database.bury)
     assert database.buried == [first, second]
     reached = 0
     for run in database.applied:
@@ -58,7 +58,7 @@ async def test_what_cannot_be_stored_is_found_and_buried_alone() -> None:
 async def test_what_cannot_be_read_is_buried_before_the_offset_passes_it() -> None:
     database = Database()
     mixed: list[Record] = [*records(30), Record(30, b"{"), Record(31, b'{"type":"email-change/9"}')]
-    await write(Stretch(0, 0, 32, mixed), database.apply, database.bury)
+    await write_records(FetchedRecords(0, 0, 32, mixed), database.apply, database.bury)
     assert database.buried == [30, 31]
     assert [len(run.changes) for run in database.applied] == [30]
 
@@ -68,15 +68,15 @@ async def test_what_is_buried_once_is_not_buried_again_while_its_run_is_halved()
         nth for nth, change in enumerate(lives(1, 40).changes[:30]) if lives(1, 40).changes.count(change) == 1
     )
     database = Database(unlike)
-    await write(Stretch(0, 0, 31, [*records(30), Record(30, b"{")]), database.apply, database.bury)
+    await write_records(FetchedRecords(0, 0, 31, [*records(30), Record(30, b"{")]), database.apply, database.bury)
     assert sorted(database.buried) == sorted([unlike, 30])
 
 
 async def test_a_run_that_is_mostly_unreadable_blames_the_reader_and_goes_nowhere() -> None:
     database = Database()
     with pytest.raises(TooManyUndecodable, match="21 of 61"):
-        await write(
-            Stretch(0, 0, 61, [*records(40), *(Record(40 + nth, b"") for nth in range(21))]),
+        await write_records(
+            FetchedRecords(0, 0, 61, [*records(40), *(Record(40 + nth, b"") for nth in range(21))]),
             database.apply,
             database.bury,
         )
@@ -90,4 +90,4 @@ def test_an_id_that_the_tables_cannot_hold_is_unreadable() -> None:
     for wrong in ("", "not-a-uuid", change.email_id.upper(), change.email_id.replace("-", "")):
         state = msgspec.structs.replace(change.state, email_id=wrong)
         odd = msgspec.structs.replace(change, email_id=wrong, state=state)
-        assert len(read([Record(0, encode(EMAIL_CHANGES, odd))])[1]) == 1
+        assert len(decode_changes([Record(0, encode(EMAIL_CHANGES, odd))])[1]) == 1

@@ -2,17 +2,17 @@
 
 import msgspec
 
-from pipeline.dialects.email_v1 import render
-from pipeline.operations.trace import tell
+from pipeline.dialects.email_v1 import listed_email
+from pipeline.operations.trace import trace_of
 from projections import mailing
-from projections.debts import new_debts
-from projections.postgres import Story, Told
-from projections.steps import Standing, event_id, step
+from projections.debts import new_conversions
+from projections.postgres import EmailHistory, TimelineFact
+from projections.steps import CurrentVersion, compute_row_changes, fact_event_id
 from tests.support.changes import T0, Log, again, event, facts_of, identified, request
 from topics.changes import EmailChange
-from topics.conversions import Word
+from topics.conversions import ConversionWord
 from topics.events import Correction, DeliveryEvent, EventKind, Retraction
-from topics.readings import ListedState, corrected_at, ever_owed, owed, updated_at
+from topics.readings import ListedState, corrected_at, ever_owed_words, owed_words, updated_at
 from topics.states import EmailState
 
 BOUNCED = event(1, EventKind.BOUNCED, T0 + 20)
@@ -29,51 +29,51 @@ def last(log: Log) -> EmailState:
 
 def test_a_listing_shows_what_still_counts() -> None:
     before, after = (last(Log().fold(request(1)).fold(*facts)) for facts in ([BOUNCED], [BOUNCED, DEFERRED]))
-    wrong, right = render("acme", before, request(1)), render("acme", after, request(1))
+    wrong, right = listed_email("acme", before, request(1)), listed_email("acme", after, request(1))
     assert wrong is not None
     assert right is not None
     assert (wrong.state, wrong.bounce_details) == (ListedState.BOUNCED, "no such user")
     assert (right.state, right.bounce_type, right.bounce_details) == (ListedState.SENT, "", "")
     assert updated_at(after) == corrected_at(after) == T0 + 500
-    assert mailing.updated_at(after) >= T0 + 500
+    assert mailing.mail_updated_at(after) >= T0 + 500
 
 
 def test_a_bounce_whose_words_went_with_another_s_is_still_one() -> None:
     later = event(1, EventKind.BOUNCED, T0 + 30, nth=1)
-    shown = render("acme", last(Log().fold(request(1)).fold(BOUNCED, later, DEFERRED)), request(1))
+    shown = listed_email("acme", last(Log().fold(request(1)).fold(BOUNCED, later, DEFERRED)), request(1))
     assert shown is not None
     assert (shown.state, shown.bounce_type, shown.bounce_details) == (ListedState.BOUNCED, "Undetermined", "")
 
 
-def run(changes: list[EmailChange]) -> tuple[dict[str, Standing], list[Word]]:
-    made = step(changes, {}, hashed)
+def run(changes: list[EmailChange]) -> tuple[dict[str, CurrentVersion], list[ConversionWord]]:
+    made = compute_row_changes(changes, {}, hashed)
     return {str(key): row for key, row in made.standing.items()}, [debt.word for debt in made.debts]
 
 
 def test_a_booked_word_stays_booked_and_one_that_never_counted_is_not() -> None:
     in_order = run(Log().fold(request(1)).fold(BOUNCED).fold(DEFERRED).changes)
     early = run(Log().fold(request(1)).fold(DEFERRED).fold(BOUNCED).changes)
-    assert in_order[1] == [Word.BOUNCE]
+    assert in_order[1] == [ConversionWord.BOUNCE]
     assert early[1] == []
     states = [rows[identified(1)].state for rows, _ in (in_order, early)]
     assert states[0] == states[1]
-    assert owed(states[0]) == ()
-    assert new_debts(states[0], ()) == ()
-    assert ever_owed(states[0]) == (Word.BOUNCE,)
+    assert owed_words(states[0]) == ()
+    assert new_conversions(states[0], ()) == ()
+    assert ever_owed_words(states[0]) == (ConversionWord.BOUNCE,)
 
 
 def test_evidence_against_an_address_goes_with_its_bounce() -> None:
-    made = step(Log().fold(request(1)).fold(BOUNCED).fold(DEFERRED).changes, {}, hashed)
+    made = compute_row_changes(Log().fold(request(1)).fold(BOUNCED).fold(DEFERRED).changes, {}, hashed)
     assert list(made.evidence.values()) == [None]
 
 
 def test_the_timeline_holds_each_event_as_it_is_read_now() -> None:
-    key = (identified(1), event_id(BOUNCED))
+    key = (identified(1), fact_event_id(BOUNCED))
     for facts in ([BOUNCED, DEFERRED, BOUNCED], [DEFERRED, BOUNCED]):
         log = Log().fold(request(1))
         for fact in facts:
             log.fold(fact)
-        moment = step(log.changes, {}, hashed).timeline[key]
+        moment = compute_row_changes(log.changes, {}, hashed).timeline[key]
         assert moment.fact == DEFERRED
         assert len(moment.places) == len(facts)
 
@@ -89,9 +89,9 @@ def test_a_trace_says_what_an_event_counted_as_before() -> None:
         corrects=Correction(revision=1, was="complained", at=T0 + 500),
     )
     log = Log().fold(request(1), BOUNCED, gone).fold(DEFERRED, retraction)
-    timeline = [Told(fact, ["facts/0/0"]) for fact in facts_of(log.changes[1:])]
-    story = Story(state=last(log), version=1, since=T0, partition=0, timeline=timeline, jobs=[_booked()])
-    trace = tell(story, T0 + 600)
+    timeline = [TimelineFact(fact, ["facts/0/0"]) for fact in facts_of(log.changes[1:])]
+    story = EmailHistory(state=last(log), version=1, since=T0, partition=0, timeline=timeline, jobs=[_booked()])
+    trace = trace_of(story, T0 + 600)
     assert trace.status == "deferred"
     told = {line.what: line.details for line in trace.lines}
     assert "corrected at 2023-11-14 22:13:20.500, it counted as bounced" in told["deferred"]

@@ -7,16 +7,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projections.debts import Debt, decode, encode, ended, new_debts
-from projections.sink import Run
-from projections.steps import PLACES, Standing, Step, Version, step
-from projections.suppressing import Key, Sign, signs
+from projections.debts import (
+    PendingConversion,
+    decode_conversion,
+    encode_conversion,
+    ended_conversions,
+    new_conversions,
+)
+from projections.sink import ChangeBatch
+from projections.steps import MAX_PLACES, ClosedVersion, CurrentVersion, RowChanges, compute_row_changes
+from projections.suppressing import EvidenceKey, EvidenceOrigin, evidence_of
 from tests.support.changes import T0, Log, event, identified, lives, request, told
 from topics.changes import EmailChange, Tick
-from topics.conversions import Outcome, Word
+from topics.conversions import ConversionOutcome, ConversionWord
 from topics.events import EventKind
 from topics.record import EmailId
-from topics.suppressions import Reason
+from topics.suppressions import SuppressionReason
 
 
 def hashed(address: str) -> bytes:
@@ -27,16 +33,16 @@ class Tables:
     """What a database would hold, as far as steps go."""
 
     def __init__(self) -> None:
-        self.standing: dict[EmailId, Standing] = {}
-        self.closed: list[Version] = []
-        self.debts: list[Debt] = []
-        self.ended: dict[tuple[EmailId, Word], str] = {}
+        self.standing: dict[EmailId, CurrentVersion] = {}
+        self.closed: list[ClosedVersion] = []
+        self.debts: list[PendingConversion] = []
+        self.ended: dict[tuple[EmailId, ConversionWord], str] = {}
         self.facts: set[tuple[EmailId, str]] = set()
-        self.evidence: dict[Key, Sign] = {}
+        self.evidence: dict[EvidenceKey, EvidenceOrigin] = {}
         self.through = 0
 
-    def take(self, run: Sequence[EmailChange | Tick]) -> Step:
-        made = step(run, self.standing, hashed, self.through)
+    def take(self, run: Sequence[EmailChange | Tick]) -> RowChanges:
+        made = compute_row_changes(run, self.standing, hashed, self.through)
         self.through = made.through
         self.standing |= made.standing
         self.closed += made.closed
@@ -50,7 +56,7 @@ class Tables:
         return made
 
 
-def taken(runs: Sequence[Run]) -> Tables:
+def taken(runs: Sequence[ChangeBatch]) -> Tables:
     tables = Tables()
     for run in runs:
         tables.take(run.changes)
@@ -84,9 +90,9 @@ def test_a_stretch_read_twice_adds_nothing(seed: int, start: int) -> None:
 def test_the_evidence_is_what_the_states_tell_however_they_came_about(seed: int, cuts: list[int]) -> None:
     log = lives(seed, 12)
     tables = taken(log.runs(*sorted({cut for cut in cuts if cut < len(log.changes)})))
-    told: dict[Key, Sign] = {}
+    told: dict[EvidenceKey, EvidenceOrigin] = {}
     for now in tables.standing.values():
-        told |= signs(now.state, hashed)
+        told |= evidence_of(now.state, hashed)
     assert tables.evidence == told
 
 
@@ -95,12 +101,15 @@ def test_evidence_of_an_earlier_version_is_taken_back_from_under_its_own_key() -
         return b"old " + address.encode()
 
     bounced = Log().fold(request(1), event(1, EventKind.BOUNCED, T0)).changes
-    standing: dict[EmailId, Standing] = {}
+    standing: dict[EmailId, CurrentVersion] = {}
     for run in (bounced, Log().fold(request(1), event(1, EventKind.COMPLAINED, T0 + 1)).changes):
-        made = step(run, standing, hashed, 0, hashed_before)
+        made = compute_row_changes(run, standing, hashed, 0, hashed_before)
         standing |= made.standing
     told = {(key.address_hash[:4], key.reason): sign is None for key, sign in made.evidence.items()}
-    assert told == {(b"old ", Reason.HARD_BOUNCE): True, (hashed(request(1).recipient)[:4], Reason.COMPLAINT): False}
+    assert told == {
+        (b"old ", SuppressionReason.HARD_BOUNCE): True,
+        (hashed(request(1).recipient)[:4], SuppressionReason.COMPLAINT): False,
+    }
 
 
 @settings(max_examples=30, deadline=None)
@@ -123,7 +132,7 @@ def test_each_word_is_booked_once_and_no_word_that_isn_t_owed(seed: int) -> None
     booked = [(debt.email_id, debt.word) for debt in tables.debts]
     assert len(booked) == len(set(booked))
     for email_id, now in tables.standing.items():
-        assert new_debts(now.state, {word for one, word in booked if one == email_id}) == ()
+        assert new_conversions(now.state, {word for one, word in booked if one == email_id}) == ()
 
 
 def test_a_clock_that_steps_back_moves_no_version_back() -> None:
@@ -135,22 +144,27 @@ def test_a_clock_that_steps_back_moves_no_version_back() -> None:
 
 def test_places_are_bounded() -> None:
     log = Log()
-    for _ in range(PLACES + 50):
+    for _ in range(MAX_PLACES + 50):
         log.fold(event(1, EventKind.OPENED, T0))
-    [moment] = step(log.changes, {}, hashed).timeline.values()
-    assert moment.places == [f"facts/0/{offset}" for offset in range(PLACES)]
+    [moment] = compute_row_changes(log.changes, {}, hashed).timeline.values()
+    assert moment.places == [f"facts/0/{offset}" for offset in range(MAX_PLACES)]
 
 
 def test_a_debt_keeps_its_activity_byte_for_byte() -> None:
-    [debt] = new_debts(Log().fold(request(1), event(1, EventKind.DELIVERED, T0)).changes[0].state, ())
-    assert bytes(decode(encode(debt)).activity) == bytes(request(1).activity)
+    [debt] = new_conversions(Log().fold(request(1), event(1, EventKind.DELIVERED, T0)).changes[0].state, ())
+    assert bytes(decode_conversion(encode_conversion(debt)).activity) == bytes(request(1).activity)
     assert debt.lane == "acme/2"
 
 
 @pytest.mark.parametrize(
     ("outcome", "end"),
-    [(Outcome.DELIVERED, "done"), (Outcome.REFUSED, "done"), (Outcome.GIVEN_UP, "dead"), (Outcome.RETRYING, None)],
+    [
+        (ConversionOutcome.DELIVERED, "done"),
+        (ConversionOutcome.REFUSED, "done"),
+        (ConversionOutcome.GIVEN_UP, "dead"),
+        (ConversionOutcome.RETRYING, None),
+    ],
 )
-def test_what_ends_a_debt(outcome: Outcome, end: str | None) -> None:
-    state = Log().fold(request(1), told(1, Word.OPEN, outcome, T0)).changes[0].state
-    assert ended(state).get(Word.OPEN) == end
+def test_what_ends_a_debt(outcome: ConversionOutcome, end: str | None) -> None:
+    state = Log().fold(request(1), told(1, ConversionWord.OPEN, outcome, T0)).changes[0].state
+    assert ended_conversions(state).get(ConversionWord.OPEN) == end

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.worker.fold import evolve
-from projections.suppressing import DAY_MS, Decided, Evidence, Rule, Why, latest, signs, verdict
+from projections.suppressing import (
+    DAY_MS,
+    AddressDecision,
+    Evidence,
+    Suppression,
+    SuppressionRule,
+    evidence_of,
+    latest_decision,
+    suppression_for,
+)
 from tests.support.changes import T0, event, identified, request
 from tests.support.facts import facts
 from topics.changes import Fact
@@ -16,9 +25,9 @@ from topics.events import BounceClass, Correction, DeliveryEvent, EventKind
 from topics.join import merge
 from topics.record import EmailId, Millis
 from topics.states import EmailState
-from topics.suppressions import Reason
+from topics.suppressions import SuppressionReason
 
-RULE = Rule(soft_bounces=5, days=30)
+RULE = SuppressionRule(soft_bounces=5, days=30)
 NOW = T0 + 100 * DAY_MS
 
 
@@ -39,17 +48,17 @@ def soft(bounce_type: str = "", subtype: str = "", enhanced: str = "") -> Delive
     return msgspec.structs.replace(event(1, EventKind.BOUNCED, T0), enhanced=enhanced, **values)
 
 
-def told(*facts: Fact) -> list[Reason]:
-    return [key.reason for key in signs(state(*facts), hashed)]
+def told(*facts: Fact) -> list[SuppressionReason]:
+    return [key.reason for key in evidence_of(state(*facts), hashed)]
 
 
 # ---------------------------------------------------------------- what an email tells
 @pytest.mark.parametrize(
     ("kind", "reasons"),
     [
-        (EventKind.BOUNCED, [Reason.HARD_BOUNCE]),
-        (EventKind.COMPLAINED, [Reason.COMPLAINT]),
-        (EventKind.UNSUBSCRIBED, [Reason.UNSUBSCRIBE]),
+        (EventKind.BOUNCED, [SuppressionReason.HARD_BOUNCE]),
+        (EventKind.COMPLAINED, [SuppressionReason.COMPLAINT]),
+        (EventKind.UNSUBSCRIBED, [SuppressionReason.UNSUBSCRIBE]),
         (EventKind.DELIVERED, []),
         (EventKind.DEFERRED, []),
         (EventKind.DROPPED, []),
@@ -57,12 +66,12 @@ def told(*facts: Fact) -> list[Reason]:
         (EventKind.UNKNOWN, []),
     ],
 )
-def test_what_is_evidence(kind: EventKind, reasons: list[Reason]) -> None:
+def test_what_is_evidence(kind: EventKind, reasons: list[SuppressionReason]) -> None:
     assert told(request(1), event(1, kind, T0)) == reasons
 
 
 def test_evidence_names_tenant_brand_address_email_and_event() -> None:
-    [(key, sign)] = signs(state(request(1), event(1, EventKind.COMPLAINED, T0)), hashed).items()
+    [(key, sign)] = evidence_of(state(request(1), event(1, EventKind.COMPLAINED, T0)), hashed).items()
     assert (key.tenant, key.brand, key.address_hash) == ("acme", "2", b"player1@example.com")
     assert (key.email_id, sign.event_id) == (identified(1), "sg:1:complained:0")
     assert sign.at == T0 + 2, "our clock: when we heard of it"
@@ -70,7 +79,7 @@ def test_evidence_names_tenant_brand_address_email_and_event() -> None:
 
 def test_a_brand_that_no_column_can_hold_is_kept_as_it_is_asked_for() -> None:
     odd = msgspec.structs.replace(request(1), brand="a\x00b")
-    [key] = signs(state(odd, event(1, EventKind.COMPLAINED, T0)), hashed)
+    [key] = evidence_of(state(odd, event(1, EventKind.COMPLAINED, T0)), hashed)
     assert key.brand == "a\ufffdb"
 
 
@@ -81,10 +90,10 @@ def test_an_orphan_tells_nothing_because_nobody_knows_of_whom() -> None:
 @pytest.mark.parametrize(
     ("bounce", "reasons"),
     [
-        (soft(), [Reason.SOFT_BOUNCE]),
-        (soft(enhanced="4.2.2"), [Reason.SOFT_BOUNCE]),
-        (soft("Transient", "MailboxFull"), [Reason.SOFT_BOUNCE]),
-        (soft(enhanced="4.4.1"), [Reason.SOFT_BOUNCE]),
+        (soft(), [SuppressionReason.SOFT_BOUNCE]),
+        (soft(enhanced="4.2.2"), [SuppressionReason.SOFT_BOUNCE]),
+        (soft("Transient", "MailboxFull"), [SuppressionReason.SOFT_BOUNCE]),
+        (soft(enhanced="4.4.1"), [SuppressionReason.SOFT_BOUNCE]),
         (soft(enhanced="5.7.1"), []),
         (soft(enhanced="5.6.0"), []),
         (soft(enhanced="5.1.8"), []),
@@ -94,12 +103,14 @@ def test_an_orphan_tells_nothing_because_nobody_knows_of_whom() -> None:
         (soft("SpamNotification"), []),
     ],
 )
-def test_a_soft_bounce_counts_where_it_speaks_of_the_mailbox(bounce: DeliveryEvent, reasons: list[Reason]) -> None:
+def test_a_soft_bounce_counts_where_it_speaks_of_the_mailbox(
+    bounce: DeliveryEvent, reasons: list[SuppressionReason]
+) -> None:
     assert told(request(1), bounce) == reasons
 
 
 def test_a_hard_bounce_takes_the_soft_one_s_place() -> None:
-    assert told(request(1), soft(), event(1, EventKind.BOUNCED, T0 + 9, nth=1)) == [Reason.HARD_BOUNCE]
+    assert told(request(1), soft(), event(1, EventKind.BOUNCED, T0 + 9, nth=1)) == [SuppressionReason.HARD_BOUNCE]
 
 
 def test_what_was_read_wrong_tells_nothing_any_more() -> None:
@@ -115,7 +126,7 @@ def test_unsubscribing_again_is_news_and_a_late_report_of_the_first_time_is_not(
     reported = msgspec.structs.replace(first, recorded_at=T0 + DAY_MS)
     again = event(1, EventKind.UNSUBSCRIBED, T0 + DAY_MS, nth=1)
     stories: list[list[Fact]] = [[first], [first, reported], [first, again]]
-    ats = [sign.at for facts in stories for sign in signs(state(request(1), *facts), hashed).values()]
+    ats = [sign.at for facts in stories for sign in evidence_of(state(request(1), *facts), hashed).values()]
     assert ats == [T0 + 2, T0 + 2, T0 + DAY_MS]
 
 
@@ -123,55 +134,62 @@ def test_unsubscribing_again_is_news_and_a_late_report_of_the_first_time_is_not(
 def test_evidence_is_the_same_in_any_order_and_from_any_two_halves(found: list[Fact], chance: object, cut: int) -> None:
     shuffled = list(found)
     chance.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert signs(state(*found), hashed) == signs(state(*shuffled), hashed)
+    assert evidence_of(state(*found), hashed) == evidence_of(state(*shuffled), hashed)
     halves = [part for part in (shuffled[:cut], shuffled[cut:]) if part]
     joined = state(*halves[0])
     for half in halves[1:]:
         joined = merge(joined, state(*half))
-    assert signs(joined, hashed) == signs(state(*found), hashed)
+    assert evidence_of(joined, hashed) == evidence_of(state(*found), hashed)
 
 
 # ---------------------------------------------------------------- whether an address gets mail
-def proof(at: Millis, reason: Reason = Reason.HARD_BOUNCE, number: int = 1) -> Evidence:
+def proof(at: Millis, reason: SuppressionReason = SuppressionReason.HARD_BOUNCE, number: int = 1) -> Evidence:
     return Evidence(at, reason, identified(number), f"event {number}")
 
 
 def softs(*days: int) -> list[Evidence]:
     """Soft bounces so many days ago."""
-    return [proof(NOW - ago * DAY_MS, Reason.SOFT_BOUNCE, nth) for nth, ago in enumerate(days)]
+    return [proof(NOW - ago * DAY_MS, SuppressionReason.SOFT_BOUNCE, nth) for nth, ago in enumerate(days)]
 
 
-def listed(at: Millis, nth: int, brand: str = "7", reason: Reason | None = Reason.MANUAL) -> Decided:
-    return Decided(nth=nth, brand=brand, at=at, by="cli anna", reason=reason)
+def listed(
+    at: Millis, nth: int, brand: str = "7", reason: SuppressionReason | None = SuppressionReason.MANUAL
+) -> AddressDecision:
+    return AddressDecision(nth=nth, brand=brand, at=at, by="cli anna", reason=reason)
 
 
 def asked(
-    evidence: Sequence[Evidence], *decisions: Decided, rule: Rule = RULE, soft_since: Millis | None = None
-) -> Why | None:
+    evidence: Sequence[Evidence],
+    *decisions: AddressDecision,
+    rule: SuppressionRule = RULE,
+    soft_since: Millis | None = None,
+) -> Suppression | None:
     since = rule.since(NOW) if soft_since is None else soft_since
-    return verdict("7", latest(decisions), evidence, rule, soft_since=since)
+    return suppression_for("7", latest_decision(decisions), evidence, rule, soft_since=since)
 
 
-@pytest.mark.parametrize("reason", [Reason.HARD_BOUNCE, Reason.COMPLAINT, Reason.UNSUBSCRIBE])
-def test_one_of_these_is_enough_however_old(reason: Reason) -> None:
+@pytest.mark.parametrize(
+    "reason", [SuppressionReason.HARD_BOUNCE, SuppressionReason.COMPLAINT, SuppressionReason.UNSUBSCRIBE]
+)
+def test_one_of_these_is_enough_however_old(reason: SuppressionReason) -> None:
     why = asked([proof(1, reason)])
-    assert why == Why(reason=reason, since=1, brand="7", email_id=identified(1), event_id="event 1")
-    assert why.words == reason.value
+    assert why == Suppression(reason=reason, since=1, brand="7", email_id=identified(1), event_id="event 1")
+    assert why.description == reason.value
 
 
 def test_the_earliest_is_named() -> None:
-    why = asked([proof(30, Reason.COMPLAINT, 2), proof(20, Reason.HARD_BOUNCE, 3)])
+    why = asked([proof(30, SuppressionReason.COMPLAINT, 2), proof(20, SuppressionReason.HARD_BOUNCE, 3)])
     assert why is not None
-    assert (why.reason, why.since) == (Reason.HARD_BOUNCE, 20)
+    assert (why.reason, why.since) == (SuppressionReason.HARD_BOUNCE, 20)
 
 
 def test_five_soft_bounces_within_thirty_days_are_enough_and_the_fifth_is_named() -> None:
     assert asked(softs(1, 2, 3, 4)) is None
     why = asked(softs(1, 2, 3, 4, 29))
     assert why is not None
-    assert (why.reason, why.event_id) == (Reason.SOFT_BOUNCE, "event 0")
+    assert (why.reason, why.event_id) == (SuppressionReason.SOFT_BOUNCE, "event 0")
     assert asked(softs(1, 2, 3, 4, 31)) is None, "the fifth is too old"
-    assert asked(softs(*range(20)), rule=Rule(0, 30)) is None, "0 is never"
+    assert asked(softs(*range(20)), rule=SuppressionRule(0, 30)) is None, "0 is never"
 
 
 def test_soft_bounces_before_what_arrived_are_forgiven() -> None:
@@ -180,8 +198,8 @@ def test_soft_bounces_before_what_arrived_are_forgiven() -> None:
 
 def test_a_decision_stands_until_the_next_one() -> None:
     manual = asked([], listed(5, 1))
-    assert manual == Why(reason=Reason.MANUAL, since=5, brand="7", by="cli anna")
-    assert manual.words == "listed, manual"
+    assert manual == Suppression(reason=SuppressionReason.MANUAL, since=5, brand="7", by="cli anna")
+    assert manual.description == "listed, manual"
     assert asked([], listed(5, 1), listed(6, 2, reason=None)) is None
     assert asked([], listed(5, 3), listed(6, 2, reason=None)) == manual, "the log's order counts, not the clocks'"
 
@@ -202,7 +220,7 @@ def test_of_a_decision_for_the_brand_and_one_for_all_the_later_stands(first: str
 
 
 evidence_ = st.lists(
-    st.builds(proof, st.integers(0, 20), st.sampled_from([*Reason][:4]), st.integers(1, 4)), max_size=8
+    st.builds(proof, st.integers(0, 20), st.sampled_from([*SuppressionReason][:4]), st.integers(1, 4)), max_size=8
 )
 
 
@@ -210,14 +228,14 @@ evidence_ = st.lists(
 def test_a_verdict_asks_for_no_order_and_more_evidence_never_frees(
     evidence: list[Evidence], chance: object, soft_since: int, enough: int
 ) -> None:
-    rule = Rule(enough, 30)
+    rule = SuppressionRule(enough, 30)
     decided = listed(7, 1, reason=None)
-    why = verdict("7", decided, evidence, rule, soft_since=soft_since)
+    why = suppression_for("7", decided, evidence, rule, soft_since=soft_since)
     shuffled = list(evidence)
     chance.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert verdict("7", decided, shuffled, rule, soft_since=soft_since) == why
+    assert suppression_for("7", decided, shuffled, rule, soft_since=soft_since) == why
     for some in range(len(evidence)):
-        if verdict("7", decided, evidence[:some], rule, soft_since=soft_since) is not None:
+        if suppression_for("7", decided, evidence[:some], rule, soft_since=soft_since) is not None:
             assert why is not None
     assert why is None or why.since > decided.at
 
@@ -226,9 +244,11 @@ def test_a_verdict_asks_for_no_order_and_more_evidence_never_frees(
 def test_after_a_lift_only_later_evidence_suppresses(evidence: list[Evidence], at: int) -> None:
     later = [one for one in evidence if one.at > at]
     lifted = listed(at, 1, reason=None)
-    assert verdict("7", lifted, evidence, RULE, soft_since=0) == verdict("7", None, later, RULE, soft_since=0)
+    assert suppression_for("7", lifted, evidence, RULE, soft_since=0) == suppression_for(
+        "7", None, later, RULE, soft_since=0
+    )
 
 
 def test_an_email_id_is_what_tells_evidence_from_a_decision() -> None:
-    assert Why(reason=Reason.MANUAL, since=1, brand="7").listed
-    assert not Why(reason=Reason.SOFT_BOUNCE, since=1, brand="7", email_id=EmailId("x")).listed
+    assert Suppression(reason=SuppressionReason.MANUAL, since=1, brand="7").is_listed
+    assert not Suppression(reason=SuppressionReason.SOFT_BOUNCE, since=1, brand="7", email_id=EmailId("x")).is_listed

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from pipeline.runtime.fair_threads import CALLER, FairThreads
+from pipeline.runtime.fair_threads import CURRENT_CALLER, FairThreads
 
 
 @pytest.fixture
@@ -25,11 +25,11 @@ def submit(pool: FairThreads, caller: str, gate: threading.Event, order: list[st
         order.append(caller)
         assert gate.wait(20)
 
-    token = CALLER.set(caller)
+    token = CURRENT_CALLER.set(caller)
     try:
         return pool.submit(work)
     finally:
-        CALLER.reset(token)
+        CURRENT_CALLER.reset(token)
 
 
 def begun(order: list[str], count: int) -> None:
@@ -110,7 +110,7 @@ def test_what_waits_is_cancelled_at_the_end() -> None:
 def test_a_loops_threads_know_their_caller() -> None:
     async def main() -> str:
         asyncio.get_running_loop().set_default_executor(FairThreads(2))
-        CALLER.set("acme")
-        return await asyncio.to_thread(CALLER.get)
+        CURRENT_CALLER.set("acme")
+        return await asyncio.to_thread(CURRENT_CALLER.get)
 
     assert asyncio.run(main()) == "acme"

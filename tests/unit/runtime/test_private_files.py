@@ -12,11 +12,11 @@ import pytest
 
 from pipeline.devstack.sandbox.keys import public_key
 from pipeline.devstack.servers import kafka, postgres
-from pipeline.devstack.servers.data_dir import Home, free_port
-from pipeline.devstack.servers.orphans import Pids
+from pipeline.devstack.servers.data_dir import DataDir, find_free_port
+from pipeline.devstack.servers.orphans import PidFiles
 from pipeline.devstack.servers.postgres_programs import find_programs, public_programs
-from pipeline.devstack.servers.process import NotStarted, Program, spawn
-from pipeline.gateway.spool_files import Segments
+from pipeline.devstack.servers.process import Program, StartupFailed, spawn
+from pipeline.gateway.spool_files import SpoolSegments
 from pipeline.runtime.private_files import make_private_folder, open_private, replace_file
 from tests.support.modes import mode, open_to_others
 
@@ -77,18 +77,18 @@ def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
 
 def test_everything_of_a_stack_is_private_under_any_umask(closed: Path, umask: int) -> None:
     root = closed / "deep" / ".mailfold"
-    home = Home(root)
+    home = DataDir(root)
     home.lock()
     home.port("kafka")
     home.secret("api-key")
-    Pids(root / "pids").remember("me", os.getpid())
+    PidFiles(root / "pids").remember("me", os.getpid())
     public_key(root)
-    spool = Segments(root / "spool")
+    spool = SpoolSegments(root / "spool")
     spool.write([b"line"], "1")
     spool.rotate()
-    kafka.program(root / "kafka", free_port(), free_port())
+    kafka.prepare_program(root / "kafka", find_free_port(), find_free_port())
     child = spawn(
-        Program("writer", (sys.executable, "-c", f"open({str(root / 'role.port')!r}, 'w')"), home.log("writer"))
+        Program("writer", (sys.executable, "-c", f"open({str(root / 'role.port')!r}, 'w')"), home.log_path("writer"))
     )
     assert child.process.wait() == 0
     home.unlock()
@@ -102,7 +102,7 @@ def test_data_folder_left_open_by_an_earlier_version_is_closed(tmp_path: Path) -
     (root / "lock").write_text("1")
     root.chmod(0o711)
     (root / "logs").chmod(0o755)
-    Home(root).lock()
+    DataDir(root).lock()
     assert (mode(root), mode(root / "logs"), mode(root / "lock")) == (0o700, 0o700, 0o600)
 
 
@@ -112,7 +112,7 @@ def test_folder_that_others_use_keeps_its_mode(tmp_path: Path) -> None:
     (shared / "of somebody else").mkdir()
     for path in (shared, shared / "of somebody else"):
         path.chmod(0o755)
-    Home(shared).lock()
+    DataDir(shared).lock()
     assert (mode(shared), mode(shared / "of somebody else")) == (0o755, 0o755)
     assert mode(shared / "lock") == 0o600
 
@@ -120,7 +120,7 @@ def test_folder_that_others_use_keeps_its_mode(tmp_path: Path) -> None:
 def test_postgres_runs_in_a_folder_that_is_closed_to_others(stack_folder: Path, umask: int) -> None:
     above = stack_folder.parents[2]
     make_private_folder(above)
-    child, url = postgres.start(stack_folder, free_port())
+    child, url = postgres.start(stack_folder, find_free_port())
     try:
         with psycopg.connect(url) as connection:
             connection.execute("create table kept (it int)")
@@ -152,9 +152,9 @@ def test_postgres_runs_where_its_own_programs_are_closed_to_others(
         shutil.copytree(libraries, closed / libraries.name)
     copied = public_programs(closed / real.relative_to(real.parents[2]), public)
     monkeypatch.setattr(postgres, "public_programs", lambda _: copied)
-    child, url = postgres.start(stack_folder, free_port())
+    child, url = postgres.start(stack_folder, find_free_port())
     try:
-        assert postgres.answers(url)
+        assert postgres.is_ready(url)
         assert child.program.argv[0].startswith(str(public))
     finally:
         postgres.stop(child)
@@ -172,7 +172,7 @@ def test_a_changed_program_gets_a_copy_of_its_own(closed: Path, public: Path) ->
 @ROOT_ONLY
 def test_where_no_copy_can_be_made_the_way_out_is_told(closed: Path, tmp_path: Path) -> None:
     (tmp_path / "copies").write_text("in the way")
-    with pytest.raises(NotStarted, match="Run Mailfold as an ordinary user, or install it where all users may read"):
+    with pytest.raises(StartupFailed, match="Run Mailfold as an ordinary user, or install it where all users may read"):
         public_programs(_programs(closed), tmp_path / "copies")
 
 

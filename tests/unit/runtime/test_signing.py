@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.content.mime import on_the_wire
+from pipeline.content.mime import with_ascii_domain
 from pipeline.runtime.signing import Signer, hash_address, old_hash_of
 from tests.conftest import SECRET
 
@@ -61,7 +61,7 @@ def test_key_of_an_ascii_address_did_not_change(address: str) -> None:
     ],
 )
 def test_old_key_is_known_for_each_spelling(address: str, shared: bool) -> None:
-    for spelling in (address, on_the_wire(address), address.replace("user", "USER")):
+    for spelling in (address, with_ascii_domain(address), address.replace("user", "USER")):
         old = old_hash_of(SIGNER, spelling)
         assert old is not None
         assert (old.digest, old.shared) == (hashed_before(address), shared)

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from pipeline.runtime.watchdog import BEAT_INTERVAL_S, STALL_S, own_frames, watching
+from pipeline.runtime.watchdog import BEAT_INTERVAL_S, STALL_S, own_frames, watch_event_loop
 from tests.support.seeing import until
 
 
@@ -33,9 +33,9 @@ class Beats:
 async def test_a_blocked_loop_is_counted_and_logged_with_what_ran(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.runtime.watchdog._OWN", __file__)
+    monkeypatch.setattr("pipeline.runtime.watchdog._OWN_SOURCE_DIRS", __file__)
     beats = Beats()
-    with watching("gateway") as watchdog:
+    with watch_event_loop("gateway") as watchdog:
         watchdog.listen(beats)
         await until(lambda: beats.lags)
         spin(4 * STALL_S)
@@ -51,7 +51,7 @@ async def test_a_blocked_loop_is_counted_and_logged_with_what_ran(
 
 async def test_a_loop_that_is_never_blocked_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     beats = Beats()
-    with watching("gateway") as watchdog:
+    with watch_event_loop("gateway") as watchdog:
         watchdog.listen(beats)
         await until(lambda: len(beats.lags) > 3)
     assert len(caplog.records) == beats.stalls  # a busy machine may block any loop, and then it says so
@@ -61,7 +61,7 @@ async def test_a_stall_that_does_not_end_is_logged_while_it_lasts(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.runtime.watchdog.REPORT_AFTER_S", 2 * STALL_S)
-    with watching("worker"):
+    with watch_event_loop("worker"):
         await asyncio.sleep(2 * BEAT_INTERVAL_S)
         spin(5 * STALL_S)
         assert any("still blocked" in record.getMessage() for record in caplog.records), "before the loop runs again"
@@ -69,7 +69,7 @@ async def test_a_stall_that_does_not_end_is_logged_while_it_lasts(
 
 async def test_a_watchdog_that_stopped_leaves_no_thread_and_no_timer() -> None:
     before = threading.active_count()
-    with watching("gateway") as watchdog:
+    with watch_event_loop("gateway") as watchdog:
         watchdog.listen(beats := Beats())
         assert threading.active_count() == before + 1
     assert threading.active_count() == before
@@ -90,7 +90,7 @@ def test_only_places_of_our_own_source_are_named() -> None:
 async def test_what_ends_before_the_limit_is_no_stall(late: float, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.monotonic()
     monkeypatch.setattr("pipeline.runtime.watchdog.time.monotonic", lambda: now)
-    with watching("gateway") as watchdog:
+    with watch_event_loop("gateway") as watchdog:
         watchdog.listen(beats := Beats())
         now += late
         watchdog._beat()

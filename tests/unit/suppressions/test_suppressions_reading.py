@@ -5,17 +5,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import Refused
-from pipeline.suppressions.import_file import Bad, Found, read
-from topics.suppressions import Reason
+from pipeline.suppressions.import_file import ImportedAddress, RejectedLine, parse_file
+from topics.suppressions import SuppressionReason
 
-HARD, SPAM, OUT, MANUAL = Reason.HARD_BOUNCE, Reason.COMPLAINT, Reason.UNSUBSCRIBE, Reason.MANUAL
+HARD, SPAM, OUT, MANUAL = (
+    SuppressionReason.HARD_BOUNCE,
+    SuppressionReason.COMPLAINT,
+    SuppressionReason.UNSUBSCRIBE,
+    SuppressionReason.MANUAL,
+)
 A, B = "anna@example.com", "bo@example.com"
 HASHED = "0f" * 32
 
 FILES = {
     "sendgrid bounces": (
         f'status,reason,email,created\n5.1.1,"550 5.1.1 no\nuser, sorry",{A},1443651125\n4.2.2,full,{B},1443651126\n',
-        [(A, HARD), (B, Reason.SOFT_BOUNCE)],
+        [(A, HARD), (B, SuppressionReason.SOFT_BOUNCE)],
     ),
     "sendgrid spam reports": (f"email,ip,created\n{A},10.0.0.1,1443651141\n", [(A, None)]),
     "sendgrid, as its API answers": (
@@ -56,7 +61,7 @@ FILES = {
     "a list with a mark at its beginning and blank lines": (f"\ufeff\n\n{A}\r\n\r\n", [(A, None)]),
     "our own export": (
         f"address_hash,brand,reason,since,email_id,event_id\n{HASHED},7,soft bounce,2026-01-01,x,y\n",
-        [(HASHED, Reason.SOFT_BOUNCE)],
+        [(HASHED, SuppressionReason.SOFT_BOUNCE)],
     ),
     "one line of JSON": (f'{{"email":"{A}"}}', [(A, None)]),
     "a JSON list of addresses": (f'["{A}","{B}"]', [(A, None), (B, None)]),
@@ -66,27 +71,27 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_what_providers_export_is_understood(name: str) -> None:
     text, wanted = FILES[name]
-    found = list(read(text.encode()))
-    assert [(one.name, one.reason) for one in found if isinstance(one, Found)] == wanted
+    found = list(parse_file(text.encode()))
+    assert [(one.name, one.reason) for one in found if isinstance(one, ImportedAddress)] == wanted
     assert len(found) == len(wanted)
 
 
 def test_our_own_export_names_the_brand() -> None:
-    [found] = read(f"address_hash,brand\n{HASHED},7\n".encode())
-    assert isinstance(found, Found)
+    [found] = parse_file(f"address_hash,brand\n{HASHED},7\n".encode())
+    assert isinstance(found, ImportedAddress)
     assert found.brand == "7"
 
 
 def test_what_can_not_be_used_is_told_by_line_without_the_address() -> None:
-    found = list(read(b'email,note\nanna@example.com,"two\nlines"\nnot-an-address,x\n,x\n@,\n'))
-    assert [type(one) for one in found] == [Found, Bad, Bad, Bad]
-    assert [(one.line, one.error) for one in found if isinstance(one, Bad)] == [
+    found = list(parse_file(b'email,note\nanna@example.com,"two\nlines"\nnot-an-address,x\n,x\n@,\n'))
+    assert [type(one) for one in found] == [ImportedAddress, RejectedLine, RejectedLine, RejectedLine]
+    assert [(one.line, one.error) for one in found if isinstance(one, RejectedLine)] == [
         (4, "not an email address"),
         (5, "no address"),
         (6, "not an email address"),
     ]
-    lines = list(read(b'{"email":"anna@example.com"}\nnonsense\n{"email":17}\n3\n'))
-    assert [(one.line, one.error) for one in lines if isinstance(one, Bad)] == [
+    lines = list(parse_file(b'{"email":"anna@example.com"}\nnonsense\n{"email":17}\n3\n'))
+    assert [(one.line, one.error) for one in lines if isinstance(one, RejectedLine)] == [
         (2, "not JSON"),
         (3, "no address"),
         (4, "neither an object nor an address"),
@@ -95,19 +100,19 @@ def test_what_can_not_be_used_is_told_by_line_without_the_address() -> None:
 
 def test_other_encodings_are_refused_as_a_whole() -> None:
     with pytest.raises(Refused, match="not UTF-8 at byte 2"):
-        list(read("zö@example.com".encode("latin-1").replace(b"z", b"zz")))
+        list(parse_file("zö@example.com".encode("latin-1").replace(b"z", b"zz")))
 
 
 @given(st.binary(max_size=300) | st.text(max_size=300).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_no_file_does_more_than_be_refused(body: bytes) -> None:
     try:
-        for one in read(body):
-            assert isinstance(one, Found | Bad)
+        for one in parse_file(body):
+            assert isinstance(one, ImportedAddress | RejectedLine)
     except Refused:
         pass
 
 
 @given(st.text(alphabet='"\n\r,;\t@.a{}[]:', max_size=60))
 def test_nor_does_any_punctuation(text: str) -> None:
-    for one in read(text.encode()):
+    for one in parse_file(text.encode()):
         assert one.line >= 0

@@ -14,9 +14,9 @@ from tests.support.facts import acks, conversions, events, requests
 from topics import codec
 from topics.acks import Acked
 from topics.changes import Fact
-from topics.codec import Fields, Undecodable, decode, encode, lift
+from topics.codec import RawFields, Undecodable, decode, encode, upcast
 from topics.dead_letters import DeadLetter
-from topics.record import Place, Record
+from topics.record import LogPosition, Record
 from topics.registry import (
     CONVERSION_RESULTS,
     DEAD_LETTERS,
@@ -47,7 +47,7 @@ def test_bytes_come_back_as_they_were(body: bytes, text: str, headers: tuple[tup
     webhook = RawWebhook(webhook_id=text, provider=text, kind=text, received_at=1, headers=headers, body=body)
     assert decode(PROVIDER_WEBHOOKS, encode(PROVIDER_WEBHOOKS, webhook)) == webhook
     letter = DeadLetter(
-        source=Place(topic=text, partition=1, offset=2),
+        source=LogPosition(topic=text, partition=1, offset=2),
         recorded_at=1,
         reason=text,
         error=text,
@@ -97,12 +97,12 @@ def test_the_complaint_says_what_and_where(value: bytes, complaint: str) -> None
         decode(PROVIDER_ACKS, value)
 
 
-def _rename(fields: Fields) -> Fields:
+def _rename(fields: RawFields) -> RawFields:
     fields["code"] = fields.pop("smtp_code")
     return fields
 
 
-def _fill(fields: Fields) -> Fields:
+def _fill(fields: RawFields) -> RawFields:
     return fields | {"text": msgspec.Raw(b'"lifted"')}
 
 
@@ -122,7 +122,7 @@ def test_a_record_of_two_versions_ago_is_lifted_step_by_step(monkeypatch: pytest
 
 def test_lifting_keeps_a_callers_data_verbatim() -> None:
     old = b'{"type":"send-request/0","activity":{ "id": 1.10,"n":123456789012345678901234567890 }}'
-    lifted = lift(SEND_REQUESTS, old, {"send-request/0": lambda fields: fields})
+    lifted = upcast(SEND_REQUESTS, old, {"send-request/0": lambda fields: fields})
     assert lifted is not None
     assert b'{ "id": 1.10,"n":123456789012345678901234567890 }' in lifted
     assert b'"send-request/1"' in lifted

@@ -6,21 +6,22 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pipeline.dispatch.acks import Reports
+from pipeline.dispatch.acks import AckWriter
 from pipeline.dispatch.correlation.loop import Correlator
 from pipeline.operations.originals import is_whole
 from pipeline.project import compacted_topics
 from pipeline.project import partition as lane
-from pipeline.runtime.leader import Positions
-from pipeline.runtime.ports import Entry
+from pipeline.runtime.consumed import ConsumedRecord
+from pipeline.runtime.leader import ReaderOffsets
+from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
-from pipeline.webhooks.base import Proofs
+from pipeline.webhooks.base import TokenReaders
 from pipeline.webhooks.normalize import normalize
-from pipeline.worker.fold_batch import Found, Stretch, sort
+from pipeline.worker.fold_batch import RecordBatch, sort_facts
 from tests.architecture.repository import ROOT, modules, text
 from topics.codec import encode
 from topics.dead_letters import MAX_KEY_BYTES, MAX_VALUE_BYTES, DeadLetter, dead_letter
-from topics.record import Place
+from topics.record import LogPosition
 from topics.registry import (
     DEAD_LETTERS,
     DELIVERY_EVENTS,
@@ -33,7 +34,7 @@ from topics.webhooks import RawWebhook
 HUGE_BYTES = 3_000_000
 HUGE_KEY = b"k" * HUGE_BYTES
 HUGE_VALUE = b"v" * HUGE_BYTES
-PLACE = Place(topic="delivery-events", partition=3, offset=7)
+PLACE = LogPosition(topic="delivery-events", partition=3, offset=7)
 
 
 class Record(NamedTuple):
@@ -50,9 +51,9 @@ class MemoryLog:
     """A log that takes what Kafka takes."""
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.entries: list[LogEntry] = []
 
-    async def append(self, entries: list[Entry], *, within: float | None = None) -> list[Place]:
+    async def append(self, entries: list[LogEntry], *, within: float | None = None) -> list[LogPosition]:
         assert all(len(encode(entry.topic, entry.record)) <= MAX_RECORD_BYTES for entry in entries)
         self.entries += entries
         return [PLACE for _ in entries]
@@ -63,12 +64,12 @@ def runtime_with(log: MemoryLog) -> Any:
 
 
 async def from_fold(_rt: Any) -> DeadLetter:
-    [letter] = sort(Stretch(DELIVERY_EVENTS, 3, [Record()]), 9)[1]
+    [letter] = sort_facts(RecordBatch(DELIVERY_EVENTS, 3, [Record()]), 9)[1]
     return letter
 
 
 async def from_normalizer(_rt: Any) -> DeadLetter:
-    [letter] = normalize(Found(PROVIDER_WEBHOOKS, PLACE, HUGE_KEY, HUGE_VALUE), Proofs(), 9).leftovers
+    [letter] = normalize(ConsumedRecord(PROVIDER_WEBHOOKS, PLACE, HUGE_KEY, HUGE_VALUE), TokenReaders(), 9).dead_letters
     return letter
 
 
@@ -82,8 +83,8 @@ async def from_follower(rt: Any) -> DeadLetter:
 
 
 async def from_intake(rt: Any) -> DeadLetter:
-    positions = Positions(rt, (DELIVERY_EVENTS,), None)  # type: ignore[arg-type]
-    return only([positions.letter(Record(topic="delivery-events"), "why")])
+    positions = ReaderOffsets(rt, (DELIVERY_EVENTS,), None)  # type: ignore[arg-type]
+    return only([positions.dead_letter_entry(Record(topic="delivery-events"), "why")])
 
 
 async def from_correlation(rt: Any) -> DeadLetter:
@@ -92,14 +93,14 @@ async def from_correlation(rt: Any) -> DeadLetter:
 
 async def from_dispatch(rt: Any) -> DeadLetter:
     attempt: Any = SimpleNamespace(
-        bound="",
+        bound_provider="",
         request=SimpleNamespace(email_id=HUGE_KEY.decode()),
         job=SimpleNamespace(attempt=1, payload=HUGE_VALUE),
     )
-    return Reports(rt)._letter(attempt, PLACE, "content", "why")
+    return AckWriter(rt)._letter(attempt, PLACE, "content", "why")
 
 
-def only(entries: list[Entry]) -> DeadLetter:
+def only(entries: list[LogEntry]) -> DeadLetter:
     [entry] = entries
     assert entry.topic is DEAD_LETTERS
     assert isinstance(entry.record, DeadLetter)
@@ -150,9 +151,12 @@ def test_dead_letters_are_made_by_one_function_only() -> None:
 def test_cut_letters_and_events_of_webhooks_are_not_the_whole_record() -> None:
     webhook = RawWebhook(webhook_id="w", provider="p", kind="sendgrid", received_at=1, headers=(), body=b"[7]")
     raw = encode(PROVIDER_WEBHOOKS, webhook)
-    webhooks, events = Place(topic="provider-webhooks", partition=0, offset=1), Place(topic="a", partition=0, offset=1)
+    webhooks, events = (
+        LogPosition(topic="provider-webhooks", partition=0, offset=1),
+        LogPosition(topic="a", partition=0, offset=1),
+    )
 
-    def letter(source: Place, reason: str, value: bytes) -> DeadLetter:
+    def letter(source: LogPosition, reason: str, value: bytes) -> DeadLetter:
         return dead_letter(source, 9, reason, "why", role="r", key=None, value=value)
 
     assert is_whole(letter(webhooks, "unrecognised", raw))

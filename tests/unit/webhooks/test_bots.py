@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.webhooks import bots
-from pipeline.webhooks.bots import label, machine_reason, network_reason
+from pipeline.webhooks.bots import label_machine, machine_reason, network_reason
 from tests.support.changes import T0, event
 from topics.events import EventKind
 
@@ -88,9 +88,9 @@ def test_networks_that_only_filter_mail(address: str, reason: str) -> None:
 
 def test_a_provider_s_open_or_click_is_labelled_by_its_user_agent_once() -> None:
     robot = msgspec.structs.replace(event(1, EventKind.CLICKED, T0), user_agent="curl/8.5.0")
-    labelled = label(robot)
+    labelled = label_machine(robot)
     assert labelled == msgspec.structs.replace(robot, machine="program")
-    assert label(labelled) is labelled
+    assert label_machine(labelled) is labelled
 
 
 def test_what_a_provider_says_itself_or_does_not_say_stays() -> None:
@@ -98,7 +98,7 @@ def test_what_a_provider_says_itself_or_does_not_say_stays() -> None:
     silent = event(1, EventKind.OPENED, T0)
     unsubscribed = msgspec.structs.replace(event(1, EventKind.UNSUBSCRIBED, T0), user_agent="curl/8.5.0")
     for one in (told, silent, unsubscribed):
-        assert label(one) is one
+        assert label_machine(one) is one
 
 
 def test_long_user_agents_and_addresses_are_not_kept() -> None:

@@ -12,30 +12,30 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import Forged, Unproven
-from pipeline.gateway.smtp.envelope import record
-from pipeline.webhooks.base import Context, Incoming
+from pipeline.errors import InvalidSignatureError, Unproven
+from pipeline.gateway.smtp.envelope import mail_record
+from pipeline.runtime.consumed import ConsumedRecord
+from pipeline.webhooks.base import EventContext, WebhookRequest
 from pipeline.webhooks.bounces import classify
-from pipeline.webhooks.bounces.parse import FROM, TO, TRUNCATED
+from pipeline.webhooks.bounces.parse import ENVELOPE_FROM_HEADER, ENVELOPE_TO_HEADER, TRUNCATED_HEADER
 from pipeline.webhooks.normalize import normalize
-from pipeline.webhooks.proofs import proofs
+from pipeline.webhooks.proofs import token_readers
 from pipeline.webhooks.providers import bounce_mail
-from pipeline.worker.fold_batch import Found
 from tests.conftest import SECRET
 from tests.support.golden import ADDRESS
 from tests.support.inbound import EMAIL_ID, bounce, message_id, unsubscribe, verp
 from topics.codec import decode, encode
 from topics.events import BounceClass, DeliveryEvent, EventKind
-from topics.record import EmailId, Place
+from topics.record import EmailId, LogPosition
 from topics.registry import DELIVERY_EVENTS, PROVIDER_WEBHOOKS
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "mail"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.eml"))
-CONTEXT = Context(provider="inbound", received_at=1_767_323_045_123, proofs=proofs(SECRET))
+CONTEXT = EventContext(provider="inbound", received_at=1_767_323_045_123, token_readers=token_readers(SECRET))
 EVERY = pytest.mark.parametrize("name", NAMES)
 CASES = int(os.environ.get("ADAPTER_CASES", "100"))
 FUZZED = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
-ENVELOPE = {TO: verp(), FROM: "<>"}
+ENVELOPE = {ENVELOPE_TO_HEADER: verp(), ENVELOPE_FROM_HEADER: "<>"}
 
 
 def heard(raw: bytes, envelope: dict[str, str] | None = None) -> tuple[list[DeliveryEvent], list[str]]:
@@ -83,7 +83,9 @@ def test_no_address_and_nothing_that_a_person_wrote_leaves(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "forged" not in name])
 def test_under_another_secret_nothing_counts(name: str) -> None:
-    others = Context(provider="inbound", received_at=0, proofs=proofs("another-secret-of-at-least-32-characters"))
+    others = EventContext(
+        provider="inbound", received_at=0, token_readers=token_readers("another-secret-of-at-least-32-characters")
+    )
     for piece in bounce_mail.split(golden(name), {}):
         with pytest.raises(Unproven):
             bounce_mail.normalize(piece, others)
@@ -91,19 +93,30 @@ def test_under_another_secret_nothing_counts(name: str) -> None:
 
 def test_the_envelope_says_whom_a_bounce_came_to_whatever_its_header_says() -> None:
     other = EmailId("0190a1b2-c3d4-7e5f-8a9b-000000000000")
-    (event,) = heard(bounce("somebody@example.org"), {TO: verp(other), FROM: "<>"})[0]
+    (event,) = heard(bounce("somebody@example.org"), {ENVELOPE_TO_HEADER: verp(other), ENVELOPE_FROM_HEADER: "<>"})[0]
     assert (event.email_id, event.kind) == (other, EventKind.BOUNCED)
-    assert heard(bounce("somebody@example.org"), {TO: "postmaster@mailfold.localhost", FROM: "<>"})[0] == []
+    assert (
+        heard(
+            bounce("somebody@example.org"),
+            {ENVELOPE_TO_HEADER: "postmaster@mailfold.localhost", ENVELOPE_FROM_HEADER: "<>"},
+        )[0]
+        == []
+    )
 
 
 def test_each_proof_counts_for_its_own_kind_of_mail_only() -> None:
     # A return path in a complaint, a Message-ID in a bounce, an unsubscribe address on either: no proofs.
     report = golden("arf_abuse").decode()
-    assert heard(report.replace(message_id(), "<x@shop.example>").encode(), {TO: verp()})[0] == []
+    assert heard(report.replace(message_id(), "<x@shop.example>").encode(), {ENVELOPE_TO_HEADER: verp()})[0] == []
     assert heard(bounce(unsubscribe()).replace(b"Subject: x", f"Message-ID: {message_id()}".encode()))[0] == []
     forged = unsubscribe().replace(unsubscribe()[-40:-30], "aaaaaaaaaa")
     assert heard(f"To: {forged}, {verp()}\nSubject: unsubscribe\n\n".encode())[0] == []
-    assert heard(b"Subject: unsubscribe\n\n", {TO: verp(), FROM: "a@example.net"})[0][0].kind is EventKind.UNKNOWN
+    assert (
+        heard(b"Subject: unsubscribe\n\n", {ENVELOPE_TO_HEADER: verp(), ENVELOPE_FROM_HEADER: "a@example.net"})[0][
+            0
+        ].kind
+        is EventKind.UNKNOWN
+    )
 
 
 def test_a_message_that_comes_again_by_any_road_is_one_event_and_another_is_not() -> None:
@@ -121,23 +134,23 @@ def test_a_message_that_comes_again_by_any_road_is_one_event_and_another_is_not(
 
 def test_what_was_cut_off_still_tells_what_stands_at_its_head() -> None:
     whole = bounce(verp(), padding=10_000)
-    (event,) = heard(whole[:1_500], {**ENVELOPE, TRUNCATED: str(len(whole))})[0]
+    (event,) = heard(whole[:1_500], {**ENVELOPE, TRUNCATED_HEADER: str(len(whole))})[0]
     assert (event.kind, event.enhanced) == (EventKind.BOUNCED, "5.1.1")
     assert json.loads(bytes(event.native))["truncated"] is True
 
 
 def test_what_is_unproven_is_a_dead_letter_that_says_so() -> None:
-    raw = record(golden("without_verp"), 5, to="postmaster@mailfold.localhost")
-    place = Place(topic=PROVIDER_WEBHOOKS.name, partition=0, offset=7)
-    found = Found(PROVIDER_WEBHOOKS, place, None, encode(PROVIDER_WEBHOOKS, raw))
-    told = normalize(found, CONTEXT.proofs, 9)
+    raw = mail_record(golden("without_verp"), 5, to="postmaster@mailfold.localhost")
+    place = LogPosition(topic=PROVIDER_WEBHOOKS.name, partition=0, offset=7)
+    found = ConsumedRecord(PROVIDER_WEBHOOKS, place, None, encode(PROVIDER_WEBHOOKS, raw))
+    told = normalize(found, CONTEXT.token_readers, 9)
     assert told.events == ()
-    assert [(letter.reason, letter.source) for letter in told.leftovers] == [("unproven", place)]
+    assert [(letter.reason, letter.source) for letter in told.dead_letters] == [("unproven", place)]
 
 
 def test_mail_is_no_webhook() -> None:
-    with pytest.raises(Forged):
-        bounce_mail.verify(Incoming(headers={}, body=b""), ["key"], 0, 60)
+    with pytest.raises(InvalidSignatureError):
+        bounce_mail.verify(WebhookRequest(headers={}, body=b""), ["key"], 0, 60)
 
 
 @pytest.mark.parametrize(
@@ -171,8 +184,8 @@ def test_mail_is_no_webhook() -> None:
 def test_codes_and_words_together_say_whether_the_address_is_dead(
     status: str, said: str, code: int, enhanced: str, verdict: str
 ) -> None:
-    assert classify.judge(status, said) == classify.Verdict(code, enhanced, BounceClass(verdict))
-    assert classify.for_address(classify.judge(status, said), forwarded=True) is BounceClass.SOFT
+    assert classify.classify_reply(status, said) == classify.BounceVerdict(code, enhanced, BounceClass(verdict))
+    assert classify.address_bounce_class(classify.classify_reply(status, said), forwarded=True) is BounceClass.SOFT
 
 
 # ---------------------------------------------------------------- nobody's bytes break it

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.gateway.webhook_record import relevant
-from pipeline.operations.checks.webhook_keys import malformed
+from pipeline.gateway.webhook_record import kept_headers
+from pipeline.operations.checks.webhook_keys import webhook_key_problem
 from pipeline.webhooks import self_check
 from pipeline.webhooks.providers.registry import ADAPTERS
 from tests.conftest import SECRET
@@ -15,12 +15,12 @@ BY = self_check.signer(SECRET)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_right_key_is_taken(kind: str) -> None:
-    assert malformed(kind, key(kind).entered) == ""
+    assert webhook_key_problem(kind, key(kind).entered) == ""
 
 
 def test_a_topic_of_any_of_amazon_s_clouds_is_taken() -> None:
     for cloud in ("aws", "aws-cn", "aws-us-gov"):
-        assert malformed("ses", f"arn:{cloud}:sns:eu-west-1:123456789012:mail") == ""
+        assert webhook_key_problem("ses", f"arn:{cloud}:sns:eu-west-1:123456789012:mail") == ""
 
 
 @pytest.mark.parametrize(
@@ -42,23 +42,23 @@ def test_a_topic_of_any_of_amazon_s_clouds_is_taken() -> None:
     ],
 )
 def test_a_key_that_could_verify_nothing_is_refused(kind: str, wrong: str) -> None:
-    assert malformed(kind, wrong)
+    assert webhook_key_problem(kind, wrong)
 
 
 def test_a_check_is_ours_for_a_minute_and_for_one_provider() -> None:
-    mark = self_check.ask(BY, "mine", NOW)
-    assert self_check.asked(BY, "mine", mark, NOW + 59_000)
-    assert not self_check.asked(BY, "mine", mark, NOW + 61_000)
-    assert not self_check.asked(BY, "another", mark, NOW)
-    assert not self_check.asked(self_check.signer("another secret"), "mine", mark, NOW)
+    mark = self_check.request_header(BY, "mine", NOW)
+    assert self_check.is_check_request(BY, "mine", mark, NOW + 59_000)
+    assert not self_check.is_check_request(BY, "mine", mark, NOW + 61_000)
+    assert not self_check.is_check_request(BY, "another", mark, NOW)
+    assert not self_check.is_check_request(self_check.signer("another secret"), "mine", mark, NOW)
     for forged in ("", ".", f"{NOW}.", f"{NOW}.zz", f"-1.{mark[14:]}", "²." + mark[14:], mark + "0", "1" * 5_000):
-        assert not self_check.asked(BY, "mine", forged, NOW)
+        assert not self_check.is_check_request(BY, "mine", forged, NOW)
 
 
 def test_the_answer_is_known_to_who_has_the_secret_alone() -> None:
-    mark = self_check.ask(BY, "mine", NOW)
-    assert self_check.answer(BY, mark) != mark.partition(".")[2]
-    assert self_check.answer(BY, mark) != self_check.answer(self_check.signer("another"), mark)
+    mark = self_check.request_header(BY, "mine", NOW)
+    assert self_check.response_header(BY, mark) != mark.partition(".")[2]
+    assert self_check.response_header(BY, mark) != self_check.response_header(self_check.signer("another"), mark)
 
 
 def test_what_tells_of_the_event_is_kept_and_nobody_s_credential_or_address() -> None:
@@ -74,5 +74,5 @@ def test_what_tells_of_the_event_is_kept_and_nobody_s_credential_or_address() ->
         "user-agent",
     ]
     gone += ["proxy-authorization", "x-webhook-secret", "mailfold-part", "set-cookie", "x-csrf-token", "forwarded"]
-    assert [name for name, _ in relevant([(name, "v") for name in kept + gone])] == kept
-    assert sum(len(name) + len(value) for name, value in relevant([("x-long", "v" * 900)] * 50)) <= 16_000
+    assert [name for name, _ in kept_headers([(name, "v") for name in kept + gone])] == kept
+    assert sum(len(name) + len(value) for name, value in kept_headers([("x-long", "v" * 900)] * 50)) <= 16_000

@@ -3,9 +3,9 @@
 import pytest
 
 from pipeline.errors import Unrecognised
-from pipeline.webhooks.fields import Fields, as_email_id, split_array
+from pipeline.webhooks.fields import EventFields, as_email_id, split_array
 
-WHOLE = Fields.read(
+WHOLE = EventFields.read(
     b'{"a":"x\\u0000y","n":7,"f":1.50,"t":true,"z":null,"o":{"p":{"q":"deep"}},'
     b'"l":["one",2,null,{"k":"v"},[3],true],"id":"0190A1B2-C3D4-7E5F-8A9B-0C1D2E3F4A5B"}'
 )
@@ -51,7 +51,7 @@ def test_what_is_no_object_has_no_fields() -> None:
     ("word", "yes"), [("true", True), ('"Yes"', True), ("1", True), ("false", False), ("null", False)]
 )
 def test_yes_in_any_spelling(word: str, yes: bool) -> None:
-    assert Fields.read(f'{{"x":{word}}}'.encode()).true("x") is yes
+    assert EventFields.read(f'{{"x":{word}}}'.encode()).true("x") is yes
 
 
 def test_an_id_of_ours_in_any_spelling_is_the_same() -> None:
@@ -65,7 +65,7 @@ def test_an_id_of_ours_in_any_spelling_is_the_same() -> None:
 )
 def test_what_is_no_object_throughout_is_unrecognised(value: bytes) -> None:
     with pytest.raises(Unrecognised):
-        Fields.read(value)
+        EventFields.read(value)
 
 
 def test_an_array_is_split_and_nothing_else() -> None:

@@ -5,8 +5,8 @@ import json
 import msgspec
 import pytest
 
-from pipeline.errors import Forged, Unrecognised
-from pipeline.webhooks.base import Incoming
+from pipeline.errors import InvalidSignatureError, Unrecognised
+from pipeline.webhooks.base import WebhookRequest
 from pipeline.webhooks.providers import mailersend
 from tests.support.golden import Case, context
 from tests.support.webhooks import signed, signed_hex
@@ -24,11 +24,11 @@ THEIR_BODY = (
 PING = b'{"type":"webhook.test","message":"This is a ping test message","created_at":"2026-03-27T07:24:20.577080Z"}'
 
 
-def request(body: bytes = THEIR_BODY, signature: str = THEIR_SIGNATURE) -> Incoming:
-    return Incoming(headers={"signature": signature}, body=body)
+def request(body: bytes = THEIR_BODY, signature: str = THEIR_SIGNATURE) -> WebhookRequest:
+    return WebhookRequest(headers={"signature": signature}, body=body)
 
 
-def by(key: str, body: bytes) -> Incoming:
+def by(key: str, body: bytes) -> WebhookRequest:
     return request(body, signed_hex(key, body))
 
 
@@ -47,14 +47,14 @@ def test_slashes_that_mailersend_escapes_change_nothing_but_the_bytes() -> None:
 
 
 def test_a_webhook_that_is_being_saved_is_greeted_and_nothing_else_is() -> None:
-    assert mailersend.greets(by(mailersend.TEST_SECRET, PING))
+    assert mailersend.is_probe(by(mailersend.TEST_SECRET, PING))
     event = by(mailersend.TEST_SECRET, THEIR_BODY)
-    assert not mailersend.greets(event)
-    with pytest.raises(Forged):
+    assert not mailersend.is_probe(event)
+    with pytest.raises(InvalidSignatureError):
         mailersend.verify(event, [THEIR_KEY], 0, 0)
-    for other in (request(PING), by(THEIR_KEY, PING), Incoming(headers={}, body=PING)):
-        assert not mailersend.greets(other)
-    assert not mailersend.greets(by(mailersend.TEST_SECRET, b" " * 1_000 + PING))
+    for other in (request(PING), by(THEIR_KEY, PING), WebhookRequest(headers={}, body=PING)):
+        assert not mailersend.is_probe(other)
+    assert not mailersend.is_probe(by(mailersend.TEST_SECRET, b" " * 1_000 + PING))
 
 
 def test_the_first_open_told_twice_counts_once() -> None:

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from pipeline.errors import Forged, Unrecognised
-from pipeline.webhooks.base import Incoming
+from pipeline.errors import InvalidSignatureError, Unrecognised
+from pipeline.webhooks.base import WebhookRequest
 from pipeline.webhooks.providers import mailtrap
 from tests.support.golden import Case, context
 
@@ -23,9 +23,9 @@ LINES = b"""\
 
 
 def test_a_request_is_authentic_by_the_bytes_of_its_body() -> None:
-    mailtrap.verify(Incoming(headers={"mailtrap-signature": SIGNATURE}, body=BODY), [KEY], 0, 0)
-    with pytest.raises(Forged):
-        mailtrap.verify(Incoming(headers={"mailtrap-signature": SIGNATURE}, body=BODY + b"\n"), [KEY], 0, 0)
+    mailtrap.verify(WebhookRequest(headers={"mailtrap-signature": SIGNATURE}, body=BODY), [KEY], 0, 0)
+    with pytest.raises(InvalidSignatureError):
+        mailtrap.verify(WebhookRequest(headers={"mailtrap-signature": SIGNATURE}, body=BODY + b"\n"), [KEY], 0, 0)
 
 
 def test_both_formats_are_read() -> None:

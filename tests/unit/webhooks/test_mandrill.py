@@ -5,8 +5,8 @@ import urllib.parse
 
 import pytest
 
-from pipeline.errors import Forged, Unrecognised
-from pipeline.webhooks.base import Incoming
+from pipeline.errors import InvalidSignatureError, Unrecognised
+from pipeline.webhooks.base import WebhookRequest
 from pipeline.webhooks.providers import mandrill
 from tests.support.golden import FOLDER, Case, context, heard
 
@@ -17,8 +17,8 @@ THEIR_SIGNATURE = "7rUa4lNJitlb178MgGOcHO6T4Bg="
 THEIR_BODY = (FOLDER / "mandrill" / "signed_by_mandrill.form").read_bytes()
 
 
-def request(body: bytes = THEIR_BODY, url: str = THEIR_URL, signature: str = THEIR_SIGNATURE) -> Incoming:
-    return Incoming(headers={"x-mandrill-signature": signature}, body=body, url=url)
+def request(body: bytes = THEIR_BODY, url: str = THEIR_URL, signature: str = THEIR_SIGNATURE) -> WebhookRequest:
+    return WebhookRequest(headers={"x-mandrill-signature": signature}, body=body, url=url)
 
 
 def test_a_request_that_mandrill_signed_is_authentic() -> None:
@@ -46,8 +46,8 @@ def test_its_events_are_told() -> None:
     ],
     ids=["https", "a slash", "one parameter more", "another event", "another signature", "no form", "an endless form"],
 )
-def test_a_request_that_was_touched_is_forged(forged: Incoming) -> None:
-    with pytest.raises(Forged):
+def test_a_request_that_was_touched_is_forged(forged: WebhookRequest) -> None:
+    with pytest.raises(InvalidSignatureError):
         mandrill.verify(forged, [THEIR_KEY], 0, 0)
 
 
@@ -59,7 +59,7 @@ def test_a_form_is_signed_as_it_reads_whatever_way_it_is_spelled() -> None:
 
 def test_bytes_that_are_no_utf8_are_verified_and_then_unrecognised() -> None:
     body = b"mandrill_events=%5B%22%FF%22%5D"
-    with pytest.raises(Forged):
+    with pytest.raises(InvalidSignatureError):
         mandrill.verify(request(body), [THEIR_KEY], 0, 0)
     (event,) = mandrill.split(body, {})
     with pytest.raises(Unrecognised):
@@ -67,9 +67,9 @@ def test_bytes_that_are_no_utf8_are_verified_and_then_unrecognised() -> None:
 
 
 def test_before_it_tells_the_key_mandrill_asks_if_anybody_is_there() -> None:
-    assert mandrill.greets(Incoming(headers={}, body=b"mandrill_events=%5B%5D"))
+    assert mandrill.is_probe(WebhookRequest(headers={}, body=b"mandrill_events=%5B%5D"))
     for body in (THEIR_BODY, b"", b"mandrill_events=", b"mandrill_events=%5B1%5D", b"other=%5B%5D", b"[]", b"\xff"):
-        assert not mandrill.greets(Incoming(headers={}, body=body))
+        assert not mandrill.is_probe(WebhookRequest(headers={}, body=body))
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"mandrill_events", b"mandrill_events={}", b"a=1", b"\xff"])

@@ -3,13 +3,14 @@
 import json
 from typing import Any, NamedTuple
 
-from pipeline.gateway.smtp.envelope import record
+from pipeline.gateway.smtp.envelope import mail_record
+from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.webhooks import normalize as module
-from pipeline.webhooks.base import Proofs
-from pipeline.webhooks.normalize import Told, is_heavy, normalize, outputs
-from pipeline.worker.fold_batch import Found, Stretch
+from pipeline.webhooks.base import TokenReaders
+from pipeline.webhooks.normalize import NormalizedWebhook, is_heavy, normalize, normalized_records
+from pipeline.worker.fold_batch import RecordBatch
 from topics.codec import decode, encode
-from topics.record import EmailId, Place
+from topics.record import EmailId, LogPosition
 from topics.registry import (
     DEAD_LETTERS,
     DELIVERY_EVENTS,
@@ -20,7 +21,7 @@ from topics.registry import (
 from topics.webhooks import RawWebhook
 
 EMAIL_ID = EmailId("0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
-PLACE = Place(topic="provider-webhooks", partition=0, offset=7)
+PLACE = LogPosition(topic="provider-webhooks", partition=0, offset=7)
 FINE = {"event": "open", "timestamp": 2, "sg_event_id": "2", "mailfold_email_id": EMAIL_ID}
 
 
@@ -30,8 +31,8 @@ class Record(NamedTuple):
     value: bytes
 
 
-def told(value: bytes) -> Told:
-    return normalize(Found(PROVIDER_WEBHOOKS, PLACE, None, value), Proofs(), 9)
+def told(value: bytes) -> NormalizedWebhook:
+    return normalize(ConsumedRecord(PROVIDER_WEBHOOKS, PLACE, None, value), TokenReaders(), 9)
 
 
 def webhook(events: Any, kind: str = "sendgrid") -> bytes:
@@ -47,7 +48,7 @@ def test_each_event_is_told_apart() -> None:
     assert [event.event_id for event in result.events] == ["sendgrid:2", "sendgrid:3"]
     assert {event.recorded_at for event in result.events} == {5}
     assert {event.provider for event in result.events} == {"main"}
-    assert [(letter.reason, letter.value, letter.source) for letter in result.leftovers] == [
+    assert [(letter.reason, letter.value, letter.source) for letter in result.dead_letters] == [
         ("uncorrelated", b'{"event": "open", "timestamp": 1}', PLACE),
         ("unrecognised", b"7", PLACE),
     ]
@@ -61,31 +62,31 @@ def test_an_event_that_names_only_its_provider_s_message_waits_for_the_ack() -> 
     result = told(webhook([told_so]))
     [entry] = result.entries()
     assert (entry.topic, entry.key) == (UNCORRELATED_EVENTS, "tC4LGVjZTgi116GN5ZRO6Q")
-    assert result.leftovers == ()
+    assert result.dead_letters == ()
 
 
 def test_a_webhook_that_cannot_be_read_is_one_dead_letter() -> None:
     whole = {value: told(value) for value in (b"\xc1", webhook(b"no JSON"), webhook([], kind="smtp"))}
-    assert [[letter.reason for letter in one.leftovers] for one in whole.values()] == [
+    assert [[letter.reason for letter in one.dead_letters] for one in whole.values()] == [
         ["undecodable"],
         ["unrecognised"],
         ["unrecognised"],
     ]
-    assert [one.leftovers[0].value for one in whole.values()] == list(whole)
+    assert [one.dead_letters[0].value for one in whole.values()] == list(whole)
 
 
 def test_an_event_too_large_for_the_log_is_a_dead_letter(monkeypatch: Any) -> None:
     monkeypatch.setattr(module, "MAX_RECORD_BYTES", module._ENVELOPE + 200)
     result = told(webhook([FINE, FINE | {"novelty": "x" * 200}]))
     assert len(result.events) == 1
-    assert result.leftovers[0].reason == "unrecognised"
+    assert result.dead_letters[0].reason == "unrecognised"
 
 
 def test_an_event_that_grows_too_large_for_the_log_is_a_dead_letter() -> None:
     """The provider's words lie in it twice; what fits in no record would stop the worker at each start."""
     result = told(webhook([FINE | {"reason": "x" * 500_000}, FINE]))
     assert len(result.events) == 1
-    [letter] = result.leftovers
+    [letter] = result.dead_letters
     assert letter.reason == "unrecognised"
     assert "an event that takes 1000" in letter.error
     assert all(len(encode(entry.topic, entry.record)) <= MAX_RECORD_BYTES for entry in result.entries())
@@ -101,8 +102,8 @@ def test_an_endless_event_id_is_kept_as_its_hash() -> None:
 def test_a_provider_entered_as_another_s_kind_stops_nobody() -> None:
     mistaken = [Record(offset, None, webhook([7] * 50)) for offset in range(20)]
     fine = Record(20, None, webhook([FINE]))
-    run = Stretch(PROVIDER_WEBHOOKS, 0, [*mistaken, fine])
-    told = [output.topic for found in run.found() for output in outputs(found, Proofs(), 9)]
+    run = RecordBatch(PROVIDER_WEBHOOKS, 0, [*mistaken, fine])
+    told = [output.topic for found in run.consumed_records() for output in normalized_records(found, TokenReaders(), 9)]
     assert told == [DEAD_LETTERS.name] * 1_000 + [DELIVERY_EVENTS.name]
 
 
@@ -111,8 +112,8 @@ def test_an_adapter_that_fails_makes_a_dead_letter_and_names_no_content(monkeypa
         raise KeyError("anna@example.test")
 
     monkeypatch.setattr(module, "events_of", failing)
-    found = Found(PROVIDER_WEBHOOKS, PLACE, None, webhook([FINE]))
-    [output] = outputs(found, Proofs(), 9)
+    found = ConsumedRecord(PROVIDER_WEBHOOKS, PLACE, None, webhook([FINE]))
+    [output] = normalized_records(found, TokenReaders(), 9)
     letter = decode(DEAD_LETTERS, output.value)
     assert (output.topic, letter.reason, letter.value, letter.source) == ("dead-letters", "failed", found.value, PLACE)
     assert "anna" not in letter.error
@@ -122,4 +123,4 @@ def test_mails_and_large_webhooks_are_heavy() -> None:
     assert not is_heavy(webhook([FINE]))
     assert not is_heavy(b"\xc1")
     assert is_heavy(webhook([FINE] * 200))
-    assert is_heavy(encode(PROVIDER_WEBHOOKS, record(b"Subject: x\r\n\r\n", 5, to="a@b.example", sender="<>")))
+    assert is_heavy(encode(PROVIDER_WEBHOOKS, mail_record(b"Subject: x\r\n\r\n", 5, to="a@b.example", sender="<>")))

@@ -6,8 +6,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from pipeline.errors import Forged, Unrecognised
-from pipeline.webhooks.base import UNCORRELATED, Incoming
+from pipeline.errors import InvalidSignatureError, Unrecognised
+from pipeline.webhooks.base import UNCORRELATED, WebhookRequest
 from pipeline.webhooks.providers import postal
 from tests.support.golden import EMAIL_ID, Case, context, heard
 
@@ -42,7 +42,7 @@ NEW, OLD = "x-postal-signature-256", "x-postal-signature"
 
 
 def verify(headers: dict[str, str], body: bytes = BODY, *keys: str) -> None:
-    postal.verify(Incoming(headers=headers, body=body), keys or [KEY], 0, 0)
+    postal.verify(WebhookRequest(headers=headers, body=body), keys or [KEY], 0, 0)
 
 
 def test_either_signature_is_good() -> None:
@@ -70,14 +70,14 @@ def test_a_key_may_come_as_pem_or_in_lines() -> None:
     ids=["touched", "touched, older", "SHA-1 for SHA-256", "the other way round", "a bad one beside the older", "none"],
 )
 def test_a_request_that_was_touched_is_forged(headers: dict[str, str], body: bytes) -> None:
-    with pytest.raises(Forged):
+    with pytest.raises(InvalidSignatureError):
         verify(headers, body)
 
 
 def test_a_key_of_another_kind_authenticates_nobody() -> None:
     other = ec.generate_private_key(ec.SECP256R1()).public_key()
     text = base64.b64encode(other.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode()
-    with pytest.raises(Forged, match="RSA"):
+    with pytest.raises(InvalidSignatureError, match="RSA"):
         verify({NEW: BY_SHA256}, BODY, text)
 
 

@@ -5,16 +5,16 @@ import json
 
 import pytest
 
-from pipeline.errors import Forged, NotLoggedIn, Unrecognised
-from pipeline.webhooks.base import UNCORRELATED, Incoming
+from pipeline.errors import AuthenticationFailed, InvalidSignatureError, Unrecognised
+from pipeline.webhooks.base import UNCORRELATED, WebhookRequest
 from pipeline.webhooks.providers import postmark
 from tests.support.golden import Case, cases, context, heard
 from topics.events import BounceClass, DeliveryEvent, EventKind
 
 
-def login(user_and_password: str, scheme: str = "Basic") -> Incoming:
+def login(user_and_password: str, scheme: str = "Basic") -> WebhookRequest:
     given = base64.b64encode(user_and_password.encode()).decode()
-    return Incoming(headers={"authorization": f"{scheme} {given}"}, body=b"{}")
+    return WebhookRequest(headers={"authorization": f"{scheme} {given}"}, body=b"{}")
 
 
 def told(case: str, **changed: object) -> DeliveryEvent:
@@ -36,18 +36,18 @@ def test_a_request_with_the_password_is_postmarks(scheme: str) -> None:
         login("mailfold:secret "),
         login(""),
         login("mailfold:secret", "Bearer"),
-        Incoming(headers={"authorization": "Basic not base64!"}, body=b""),
-        Incoming(headers={}, body=b""),
+        WebhookRequest(headers={"authorization": "Basic not base64!"}, body=b""),
+        WebhookRequest(headers={}, body=b""),
     ],
     ids=["another", "a space more", "nothing", "bearer", "not base64", "no header"],
 )
-def test_any_other_request_is_not(incoming: Incoming) -> None:
-    with pytest.raises(Forged):
+def test_any_other_request_is_not(incoming: WebhookRequest) -> None:
+    with pytest.raises(InvalidSignatureError):
         postmark.verify(incoming, ["mailfold:secret"], 0, 60)
 
 
 def test_without_a_key_nobody_is_postmark() -> None:
-    with pytest.raises(NotLoggedIn):
+    with pytest.raises(AuthenticationFailed):
         postmark.verify(login(":"), [], 0, 60)
 
 

@@ -6,13 +6,13 @@ import pytest
 
 from pipeline.errors import Unrecognised
 from pipeline.webhooks.redaction import (
-    HIDDEN,
     MAX_ADDRESS_CHARS,
     MAX_KNOWN_ADDRESSES,
-    hide_all,
-    hide_links,
-    hider,
-    native_strictly,
+    REDACTED,
+    redact_all,
+    redact_links,
+    redacted_native,
+    redactor,
 )
 from tests.support.growth import MAX_GROWTH, growth
 
@@ -25,13 +25,13 @@ ANNA = "anna+news@mail.example.com"
         (f"550 5.1.1 <{ANNA}>: no such user", "550 5.1.1 <[address]>: no such user"),
         (f"{ANNA},anna@localhost;\tand (x@y)", "[address],[address];\tand ([address])"),
         ("smtp;anna%2Bnews%40mail.example.com is gone", "smtp;[address] is gone"),
-        ("ünï@exämple.com", HIDDEN),
+        ("ünï@exämple.com", REDACTED),
         ("no address here, 5 @ 3", "no address here, 5 @ 3"),
         ("", ""),
     ],
 )
 def test_a_servers_words_hold_none(text: str, shown: str) -> None:
-    assert hide_all(text) == shown
+    assert redact_all(text) == shown
 
 
 @pytest.mark.parametrize(
@@ -46,14 +46,14 @@ def test_a_servers_words_hold_none(text: str, shown: str) -> None:
     ],
 )
 def test_a_link_stays_one_without_addresses(link: str, shown: str) -> None:
-    assert hide_links(link) == shown
+    assert redact_links(link) == shown
 
 
 def test_an_address_that_is_known_is_found_in_any_spelling() -> None:
-    hide = hider(["anna@localhost", "", "no address", 'quoted"@x'])
+    hide = redactor(["anna@localhost", "", "no address", 'quoted"@x'])
     told = "anna@localhost ANNA@LOCALHOST anna%40localhost bob@localhost"
-    assert hide(told) == f"{HIDDEN} {HIDDEN} {HIDDEN} bob@localhost"
-    assert hide.known(f"{ANNA} anna@localhost") == f"{ANNA} {HIDDEN}"
+    assert hide(told) == f"{REDACTED} {REDACTED} {REDACTED} bob@localhost"
+    assert hide.known(f"{ANNA} anna@localhost") == f"{ANNA} {REDACTED}"
 
 
 def test_an_events_own_words_stay_without_what_is_personal() -> None:
@@ -64,13 +64,13 @@ def test_an_events_own_words_stay_without_what_is_personal() -> None:
         "newer": {"seen by": [ANNA, {"to": "x", ANNA: 1}]},
         "size": 2.5,
     }
-    told = native_strictly(
-        json.dumps(event).encode(), hider([]), personal=frozenset({"to"}), verbatim=frozenset({"url", "message-id"})
+    told = redacted_native(
+        json.dumps(event).encode(), redactor([]), personal=frozenset({"to"}), verbatim=frozenset({"url", "message-id"})
     )
     assert json.loads(bytes(told)) == {
         "message-id": "20130821005614.1@mail.example.com",
         "url": "https://example.com/@x?e=[address]",
-        "newer": {"seen by": [HIDDEN, {HIDDEN: 1}]},
+        "newer": {"seen by": [REDACTED, {REDACTED: 1}]},
         "size": 2.5,
     }
 
@@ -95,7 +95,7 @@ def test_an_events_own_words_stay_without_what_is_personal() -> None:
     ],
 )
 def test_a_value_stays_as_it_came_but_for_addresses(value: bytes, shown: bytes) -> None:
-    told = native_strictly(b'{"x":%s}' % value, hider([]), personal=frozenset({"to"}), verbatim=frozenset())
+    told = redacted_native(b'{"x":%s}' % value, redactor([]), personal=frozenset({"to"}), verbatim=frozenset())
     assert bytes(told) == b'{"x":%s}' % shown
 
 
@@ -103,7 +103,7 @@ def test_what_nobody_could_read_back_is_unrecognised() -> None:
     # Deeper than what any of the supported Pythons lets a parser written in C go down.
     deep = b'{"x":%s"@"%s}' % (b'{"a":' * 100_000, b"}" * 100_000)
     with pytest.raises(Unrecognised):
-        native_strictly(deep, hider([]), personal=frozenset(), verbatim=frozenset())
+        redacted_native(deep, redactor([]), personal=frozenset(), verbatim=frozenset())
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_what_nobody_could_read_back_is_unrecognised() -> None:
 )
 def test_a_long_text_takes_its_length(text: str) -> None:
     """Quadratic, these would take minutes."""
-    assert len(hide_links(hide_all(text))) <= len(text) * 9
+    assert len(redact_links(redact_all(text))) <= len(text) * 9
 
 
 @pytest.mark.parametrize(
@@ -128,13 +128,13 @@ def test_a_long_text_takes_its_length(text: str) -> None:
     ],
 )
 def test_known_addresses_are_found_wherever_they_stand(text: str, shown: str) -> None:
-    assert hider(["anna@b.com", "zoe@b.co", "a@b@c.de"]).known(text) == shown
+    assert redactor(["anna@b.com", "zoe@b.co", "a@b@c.de"]).known(text) == shown
 
 
 def test_event_with_more_recipients_than_any_provider_tells_hides_all_that_looks_like_one() -> None:
     many = [f"user{number}@example.com" for number in range(MAX_KNOWN_ADDRESSES + 1)]
     for addresses in (many, ["a" * MAX_ADDRESS_CHARS + "@b.c"]):
-        assert hider(addresses).known("id.1@somebody.test of user7@example.com") == "[address] of [address]"
+        assert redactor(addresses).known("id.1@somebody.test of user7@example.com") == "[address] of [address]"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_event_with_more_recipients_than_any_provider_tells_hides_all_that_looks
     ],
 )
 def test_known_addresses_take_time_in_proportion_to_the_text(addresses: list[str], unit: str) -> None:
-    hide = hider(addresses).known
+    hide = redactor(addresses).known
     hide("%40" + addresses[0])
     grown = growth(lambda size: hide(f"{addresses[-1]} %40 {unit * (size // len(unit))}"), 40_000)
     assert grown <= MAX_GROWTH
@@ -157,6 +157,6 @@ def test_known_addresses_take_time_in_proportion_to_the_text(addresses: list[str
 def test_number_of_known_addresses_costs_no_square() -> None:
     def told(number: int) -> str:
         addresses = [f"user{one}@example{one}.com" for one in range(number)]
-        return hider(addresses).known(" ".join(addresses))
+        return redactor(addresses).known(" ".join(addresses))
 
     assert growth(told, 1000) <= MAX_GROWTH

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from pipeline.errors import Forged, Unrecognised
-from pipeline.webhooks.base import Context, Incoming
+from pipeline.errors import InvalidSignatureError, Unrecognised
+from pipeline.webhooks.base import EventContext, WebhookRequest
 from pipeline.webhooks.providers import resend
 from tests.support.golden import Case, context
 
@@ -24,7 +24,7 @@ WRONG = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OA="
 
 def verify(key: str = THEIR_KEY, **changed: str) -> None:
     headers = THEIR_HEADERS | {f"svix-{name}": value for name, value in changed.items()}
-    resend.verify(Incoming(headers=headers, body=THEIR_BODY), [key], THEN, 300)
+    resend.verify(WebhookRequest(headers=headers, body=THEIR_BODY), [key], THEN, 300)
 
 
 def test_a_request_that_svix_signed_is_authentic() -> None:
@@ -34,7 +34,7 @@ def test_a_request_that_svix_signed_is_authentic() -> None:
 
 def test_standard_webhooks_names_of_the_headers_are_as_good() -> None:
     headers = {name.replace("svix", "webhook"): value for name, value in THEIR_HEADERS.items()}
-    resend.verify(Incoming(headers=headers, body=THEIR_BODY), [THEIR_KEY], THEN, 300)
+    resend.verify(WebhookRequest(headers=headers, body=THEIR_BODY), [THEIR_KEY], THEN, 300)
 
 
 @pytest.mark.parametrize(
@@ -58,20 +58,20 @@ def test_one_good_signature_of_several_is_enough(signature: str) -> None:
     ids=json.dumps,
 )
 def test_a_request_that_was_touched_is_forged(changed: dict[str, str]) -> None:
-    with pytest.raises(Forged):
+    with pytest.raises(InvalidSignatureError):
         verify(THEIR_KEY, **changed)
 
 
 def test_an_event_keeps_its_id_when_it_is_told_again() -> None:
     event = Case("resend", "delivered").payload
-    named = Context(provider="resend", received_at=1, headers={"svix-id": "msg_1"})
+    named = EventContext(provider="resend", received_at=1, headers={"svix-id": "msg_1"})
     assert resend.normalize(event, named).event_id == "resend:msg_1"
-    standard = Context(provider="resend", received_at=2, headers={"webhook-id": "msg_1"})
+    standard = EventContext(provider="resend", received_at=2, headers={"webhook-id": "msg_1"})
     assert resend.normalize(event, standard).event_id == "resend:msg_1"
 
 
 def test_an_event_without_an_id_has_one_made_of_what_it_says() -> None:
-    nameless = Context(provider="resend", received_at=1)
+    nameless = EventContext(provider="resend", received_at=1)
     names = ("delivered", "opened", "clicked", "suppression_added", "suppression_removed")
     made = [resend.normalize(Case("resend", name).payload, nameless).event_id for name in names]
     assert len(set(made)) == len(names)

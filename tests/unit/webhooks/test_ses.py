@@ -9,11 +9,11 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from pipeline.errors import Forged, Unrecognised
+from pipeline.errors import InvalidSignatureError, Unrecognised
 from pipeline.webhooks import sns
-from pipeline.webhooks.base import UNCORRELATED, Incoming
+from pipeline.webhooks.base import UNCORRELATED, WebhookRequest
 from pipeline.webhooks.providers import ses
-from pipeline.webhooks.providers.registry import SUBSCRIBING
+from pipeline.webhooks.providers.registry import SUBSCRIPTION_ADAPTERS
 from tests.support.golden import Case, cases, context, heard
 from tests.support.golden import sns as enveloped
 from tests.support.sns import HOST, TOPIC, Amazon, certificate
@@ -32,7 +32,7 @@ def now_ms() -> int:
 
 
 def verify(body: bytes, pem: bytes, *topics: str, now: int = 0, max_age_s: int = 300) -> None:
-    ses.verify(Incoming(headers={}, body=body, certificate=pem), topics or (TOPIC,), now or now_ms(), max_age_s)
+    ses.verify(WebhookRequest(headers={}, body=body, certificate=pem), topics or (TOPIC,), now or now_ms(), max_age_s)
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
@@ -52,32 +52,32 @@ def test_a_touched_field_is_forged(amazon: Amazon, field: str) -> None:
     touched[field] = {"Type": "UnsubscribeConfirmation", "Timestamp": dt.datetime.now(dt.UTC).isoformat()}.get(
         field, "x"
     )
-    with pytest.raises(Forged, match="signature"):
+    with pytest.raises(InvalidSignatureError, match="signature"):
         verify(json.dumps(touched).encode(), amazon.pem)
 
 
 @pytest.mark.parametrize("field", ["SubscribeURL", "Token"])
 def test_a_touched_confirmation_is_forged(amazon: Amazon, field: str) -> None:
     touched = json.loads(amazon.message("SubscriptionConfirmation")) | {field: "https://example.com/"}
-    with pytest.raises(Forged, match="signature"):
+    with pytest.raises(InvalidSignatureError, match="signature"):
         verify(json.dumps(touched).encode(), amazon.pem)
 
 
 def test_a_signature_for_the_other_version_is_forged(amazon: Amazon) -> None:
     touched = json.loads(amazon.message(version="1")) | {"SignatureVersion": "2"}
-    with pytest.raises(Forged, match="signature"):
+    with pytest.raises(InvalidSignatureError, match="signature"):
         verify(json.dumps(touched).encode(), amazon.pem)
 
 
 @pytest.mark.parametrize("changed", [{"SignatureVersion": "3"}, {"SignatureVersion": ""}, {"Type": "Other"}])
 def test_an_unknown_version_or_type_is_forged(amazon: Amazon, changed: dict[str, str]) -> None:
-    with pytest.raises(Forged, match="unknown"):
+    with pytest.raises(InvalidSignatureError, match="unknown"):
         verify(json.dumps(json.loads(amazon.message()) | changed).encode(), amazon.pem)
 
 
 def test_anybodys_topic_is_signed_by_sns_but_counts_only_if_it_is_ours(amazon: Amazon) -> None:
     theirs = amazon.message(TopicArn="arn:aws:sns:eu-west-1:999999999999:mail")
-    with pytest.raises(Forged, match="topic"):
+    with pytest.raises(InvalidSignatureError, match="topic"):
         verify(theirs, amazon.pem)
     verify(theirs, amazon.pem, "arn:aws:sns:eu-west-1:999999999999:mail", TOPIC)
     verify(amazon.message(), amazon.pem, "arn:aws:sns:eu-west-1:999999999999:mail", TOPIC)
@@ -87,12 +87,12 @@ def test_a_message_is_fresh_for_a_while_only(amazon: Amazon) -> None:
     body = amazon.message()
     verify(body, amazon.pem, now=now_ms() + HOUR_MS - 2_000, max_age_s=ses.HORIZON_S)
     for now in (now_ms() + HOUR_MS + 2_000, now_ms() - 302_000):
-        with pytest.raises(Forged, match="stale"):
+        with pytest.raises(InvalidSignatureError, match="stale"):
             verify(body, amazon.pem, now=now, max_age_s=ses.HORIZON_S)
 
 
 def test_a_signed_time_that_is_none_is_refused(amazon: Amazon) -> None:
-    with pytest.raises(Forged, match="time"):
+    with pytest.raises(InvalidSignatureError, match="time"):
         verify(amazon.message(Timestamp="soon"), amazon.pem)
 
 
@@ -118,9 +118,9 @@ def test_a_signed_time_that_is_none_is_refused(amazon: Amazon) -> None:
 )
 def test_a_certificate_from_elsewhere_is_never_fetched(amazon: Amazon, url: str) -> None:
     body = amazon.message(SigningCertURL=url)
-    with pytest.raises(Forged, match="certificate"):
-        ses.certificate_url(Incoming(headers={}, body=body), [TOPIC], now_ms(), 3600)
-    with pytest.raises(Forged, match="certificate"):
+    with pytest.raises(InvalidSignatureError, match="certificate"):
+        ses.certificate_url(WebhookRequest(headers={}, body=body), [TOPIC], now_ms(), 3600)
+    with pytest.raises(InvalidSignatureError, match="certificate"):
         verify(body, amazon.pem)
 
 
@@ -128,7 +128,7 @@ def test_a_certificate_from_elsewhere_is_never_fetched(amazon: Amazon, url: str)
 def test_a_certificate_lies_with_sns(amazon: Amazon, host: str) -> None:
     url = f"https://{host}/SimpleNotificationService-f3ecfb7224c7233fe7bb5f59f96de52f.pem"
     body = amazon.message(SigningCertURL=url)
-    assert ses.certificate_url(Incoming(headers={}, body=body), [TOPIC], now_ms(), 3600) == url
+    assert ses.certificate_url(WebhookRequest(headers={}, body=body), [TOPIC], now_ms(), 3600) == url
     verify(body, amazon.pem)
 
 
@@ -148,8 +148,8 @@ def test_no_certificate_is_fetched_for_what_is_refused_anyway(
     amazon: Amazon, changed: dict[str, str], why: str
 ) -> None:
     body = json.dumps(json.loads(amazon.message()) | changed).encode()
-    with pytest.raises(Forged, match=why):
-        ses.certificate_url(Incoming(headers={}, body=body), [TOPIC], now_ms(), 3600)
+    with pytest.raises(InvalidSignatureError, match=why):
+        ses.certificate_url(WebhookRequest(headers={}, body=body), [TOPIC], now_ms(), 3600)
 
 
 def test_no_certificate_or_somebody_elses_proves_nothing(amazon: Amazon) -> None:
@@ -160,25 +160,25 @@ def test_no_certificate_or_somebody_elses_proves_nothing(amazon: Amazon) -> None
         (certificate(other, "sns.amazonaws.com"), "signature"),
         (certificate(ec.generate_private_key(ec.SECP256R1()), "sns.amazonaws.com"), "RSA"),  # type: ignore[arg-type]
     ):
-        with pytest.raises(Forged, match=why):
+        with pytest.raises(InvalidSignatureError, match=why):
             verify(amazon.message(), pem)
 
 
 def test_an_expired_certificate_proves_nothing(amazon: Amazon) -> None:
     body = amazon.message()
-    with pytest.raises(Forged, match="valid today"):
+    with pytest.raises(InvalidSignatureError, match="valid today"):
         verify(body, amazon.pem, now=now_ms() + 72 * HOUR_MS, max_age_s=100 * 3600)
 
 
 def test_only_a_subscription_is_confirmed(amazon: Amazon) -> None:
-    asks = Incoming(headers={}, body=amazon.message("SubscriptionConfirmation"))
+    asks = WebhookRequest(headers={}, body=amazon.message("SubscriptionConfirmation"))
     url = ses.confirmation_url(asks)
     assert url is not None
     assert url.startswith(f"https://{HOST}/?Action=ConfirmSubscription&TopicArn={TOPIC}&Token=")
-    assert SUBSCRIBING["ses"] is ses
+    assert SUBSCRIPTION_ADAPTERS["ses"] is ses
     farewell = json.loads(asks.body) | {"Type": "UnsubscribeConfirmation"}
     for body in (amazon.message(), json.dumps(farewell).encode()):
-        assert ses.confirmation_url(Incoming(headers={}, body=body)) is None
+        assert ses.confirmation_url(WebhookRequest(headers={}, body=body)) is None
 
 
 @pytest.mark.parametrize(
@@ -194,18 +194,18 @@ def test_only_a_subscription_is_confirmed(amazon: Amazon) -> None:
 )
 def test_nothing_else_is_visited(amazon: Amazon, url: str) -> None:
     body = amazon.message("SubscriptionConfirmation", SubscribeURL=url)
-    with pytest.raises(Forged, match="confirmation"):
-        ses.confirmation_url(Incoming(headers={}, body=body))
+    with pytest.raises(InvalidSignatureError, match="confirmation"):
+        ses.confirmation_url(WebhookRequest(headers={}, body=body))
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"\xff", b'{"Type":1}', b"[" * 100_000, b'{"eventType":"Open"}'])
 def test_without_an_envelope_nothing_is_signed(body: bytes) -> None:
-    incoming = Incoming(headers={}, body=body)
-    with pytest.raises(Forged, match="raw message delivery"):
+    incoming = WebhookRequest(headers={}, body=body)
+    with pytest.raises(InvalidSignatureError, match="raw message delivery"):
         ses.confirmation_url(incoming)
-    with pytest.raises(Forged, match="raw message delivery"):
+    with pytest.raises(InvalidSignatureError, match="raw message delivery"):
         ses.certificate_url(incoming, [TOPIC], now_ms(), 3600)
-    with pytest.raises(Forged, match="raw message delivery"):
+    with pytest.raises(InvalidSignatureError, match="raw message delivery"):
         verify(body, b"")
     with pytest.raises(Unrecognised, match="raw message delivery"):
         ses.split(body, {})
@@ -318,7 +318,7 @@ def test_a_bounce_of_a_new_subtype_is_judged_by_its_type(main: str, sub: str, bo
 
 
 def test_the_fields_that_are_signed_are_those_of_the_documentation() -> None:
-    signed = msgspec.json.decode(json.dumps(enveloped("m", Token="t", SubscribeURL="u")), type=sns.Envelope).signed()
+    signed = msgspec.json.decode(json.dumps(enveloped("m", Token="t", SubscribeURL="u")), type=sns.SnsEnvelope).signed()
     assert signed == (
         b"Message\nm\nMessageId\n22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324\nSubject\nMy First Message\n"
         b"Timestamp\n2012-05-02T00:54:06.655Z\nTopicArn\narn:aws:sns:us-west-2:123456789012:MyTopic\nType\nNotification\n"

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from pipeline.errors import Forged, NotLoggedIn, Unrecognised
-from pipeline.webhooks.base import UNCORRELATED, Incoming
+from pipeline.errors import AuthenticationFailed, InvalidSignatureError, Unrecognised
+from pipeline.webhooks.base import UNCORRELATED, WebhookRequest
 from pipeline.webhooks.providers import sparkpost
 from tests.support.golden import Case, cases, context, heard
 from topics.events import BounceClass, DeliveryEvent, EventKind
@@ -14,11 +14,11 @@ from topics.events import BounceClass, DeliveryEvent, EventKind
 KEYS = ["mailfold:older", "mailfold:secret", "a-token-of-our-oauth-server"]
 
 
-def request(authorization: str) -> Incoming:
-    return Incoming(headers={"authorization": authorization}, body=b"[]")
+def request(authorization: str) -> WebhookRequest:
+    return WebhookRequest(headers={"authorization": authorization}, body=b"[]")
 
 
-def basic(user_and_password: str) -> Incoming:
+def basic(user_and_password: str) -> WebhookRequest:
     return request(f"Basic {base64.b64encode(user_and_password.encode()).decode()}")
 
 
@@ -31,7 +31,7 @@ def told(case: str, **changed: object) -> DeliveryEvent:
 
 
 @pytest.mark.parametrize("incoming", [basic(KEYS[0]), basic(KEYS[1]), request(f"Bearer {KEYS[2]}")])
-def test_a_request_with_the_password_or_the_token_is_sparkposts(incoming: Incoming) -> None:
+def test_a_request_with_the_password_or_the_token_is_sparkposts(incoming: WebhookRequest) -> None:
     sparkpost.verify(incoming, KEYS, 0, 60)
 
 
@@ -43,18 +43,18 @@ def test_a_request_with_the_password_or_the_token_is_sparkposts(incoming: Incomi
         request("Bearer "),
         request("Basic !"),
         request(KEYS[2]),
-        Incoming(headers={}, body=b""),
+        WebhookRequest(headers={}, body=b""),
     ],
     ids=["password", "token", "no token", "not base64", "no scheme", "no header"],
 )
-def test_any_other_request_is_not(incoming: Incoming) -> None:
-    with pytest.raises(Forged):
+def test_any_other_request_is_not(incoming: WebhookRequest) -> None:
+    with pytest.raises(InvalidSignatureError):
         sparkpost.verify(incoming, KEYS, 0, 60)
 
 
 @pytest.mark.parametrize("incoming", [basic(""), basic(":"), request("Bearer x")])
-def test_without_a_key_nobody_is_sparkpost(incoming: Incoming) -> None:
-    with pytest.raises(NotLoggedIn):
+def test_without_a_key_nobody_is_sparkpost(incoming: WebhookRequest) -> None:
+    with pytest.raises(AuthenticationFailed):
         sparkpost.verify(incoming, [], 0, 60)
 
 

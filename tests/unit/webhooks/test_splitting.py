@@ -6,16 +6,16 @@ from hypothesis import strategies as st
 
 from pipeline.errors import Unrecognised
 from pipeline.webhooks.providers import sendgrid
-from pipeline.webhooks.splitting import CUT_BYTES, PART, events_of, parts
+from pipeline.webhooks.splitting import MAX_CUT_EVENT_BYTES, PART_HEADER, events_of, split_into_parts
 
 ROOM = 200
 
 
 def events(body: bytes, room: int = ROOM) -> list[bytes]:
     found = []
-    for part in parts(sendgrid, body, {}, room):
+    for part in split_into_parts(sendgrid, body, {}, room):
         assert len(part.body) <= room
-        found += events_of(sendgrid, part.body, {PART: part.note} if part.note else {})
+        found += events_of(sendgrid, part.body, {PART_HEADER: part.note} if part.note else {})
     return found
 
 
@@ -25,7 +25,7 @@ def array(*items: bytes) -> bytes:
 
 def test_what_fits_is_kept_as_it_came() -> None:
     body = b' [ {"event":"open"} , 7 ]\n'
-    (part,) = parts(sendgrid, body, {}, ROOM)
+    (part,) = split_into_parts(sendgrid, body, {}, ROOM)
     assert (part.body, part.note) == (body, "")
 
 
@@ -36,16 +36,16 @@ def test_parts_give_the_same_events_in_the_same_order_and_each_fits(items: list[
 
 def test_an_event_larger_than_a_record_spoils_no_other() -> None:
     small, large = [b'{"n":%d}' % n for n in range(50)], b'"' + b"x" * 300_000 + b'"'
-    made = parts(sendgrid, array(*small[:25], large, *small[25:]), {}, CUT_BYTES + 100)
+    made = split_into_parts(sendgrid, array(*small[:25], large, *small[25:]), {}, MAX_CUT_EVENT_BYTES + 100)
     *whole, cut = made
-    assert [event for part in whole for event in events_of(sendgrid, part.body, {PART: part.note})] == small
+    assert [event for part in whole for event in events_of(sendgrid, part.body, {PART_HEADER: part.note})] == small
     assert large.startswith(cut.body[1:])
     with pytest.raises(Unrecognised, match="the first 100000 of 300002 bytes"):
-        events_of(sendgrid, cut.body, {PART: cut.note})
+        events_of(sendgrid, cut.body, {PART_HEADER: cut.note})
 
 
 @pytest.mark.parametrize("body", [b"[" * 300_000, b"[" + b" " * 299_998 + b"]"], ids=["not JSON", "no events"])
 def test_what_cannot_be_taken_apart_is_cut(body: bytes) -> None:
-    (cut,) = parts(sendgrid, body, {}, CUT_BYTES + 100)
+    (cut,) = split_into_parts(sendgrid, body, {}, MAX_CUT_EVENT_BYTES + 100)
     with pytest.raises(Unrecognised, match="of 300000 bytes"):
-        events_of(sendgrid, cut.body, {PART: cut.note})
+        events_of(sendgrid, cut.body, {PART_HEADER: cut.note})

@@ -4,11 +4,11 @@ import msgspec
 import pytest
 
 from pipeline.errors import Unrecognised
-from pipeline.webhooks.base import Context
+from pipeline.webhooks.base import EventContext
 from pipeline.webhooks.providers.registry import ADAPTERS
 from topics.events import EventKind
 
-CONTEXT = Context(provider="p", received_at=1_700_000_000_000)
+CONTEXT = EventContext(provider="p", received_at=1_700_000_000_000)
 # A known type and a new one of each provider, both without a time that could be read.
 SHAPES: dict[str, tuple[object, object]] = {
     "brevo": ({"event": "delivered"}, {"event": "brand_new"}),

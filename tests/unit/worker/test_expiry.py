@@ -9,19 +9,19 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pipeline.worker.expiry import Forgetter, is_quiet
+from pipeline.worker.expiry import StateExpiry, is_expired
 from pipeline.worker.fold import evolve, mark_of
-from pipeline.worker.fold_batch import Stretch, fold_run, sort
+from pipeline.worker.fold_batch import RecordBatch, fold_facts, sort_facts
 from projections import steps
-from projections.steps import Standing, Step, step
+from projections.steps import CurrentVersion, RowChanges, compute_row_changes
 from tests.support.facts import EMAIL_ID, event, folded, histories, request
 from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
 from topics.changes import EmailChange, Fact
 from topics.codec import decode, encode
-from topics.conversions import ConversionResult, Outcome, Word
+from topics.conversions import ConversionOutcome, ConversionResult, ConversionWord
 from topics.events import Correction, DeliveryEvent, EventKind
 from topics.join import merge
-from topics.readings import heard_at
+from topics.readings import last_activity_at
 from topics.record import EmailId
 from topics.registry import (
     CONVERSION_RESULTS,
@@ -62,10 +62,10 @@ class Table:
     def fold(self, told: Sequence[Fact]) -> None:
         """Fold a batch: consecutive facts of one topic are a run."""
         for topic, some in itertools.groupby(told, topic_of):
-            run = Stretch(topic, 0, [self._lying(topic, fact) for fact in some])
-            facts, dead = sort(run, NOW)
+            run = RecordBatch(topic, 0, [self._lying(topic, fact) for fact in some])
+            facts, dead = sort_facts(run, NOW)
             assert dead == []
-            folded = fold_run(run, facts, self._states, NOW + self._offset)
+            folded = fold_facts(run, facts, self._states, NOW + self._offset)
             self._states |= folded.states
             self.changes += [decode(EMAIL_CHANGES, value) for _, value in folded.changes]
 
@@ -90,12 +90,12 @@ def hashed(address: str) -> bytes:
     return address.encode()
 
 
-def projected(changes: Sequence[EmailChange], cuts: Sequence[int]) -> list[Step]:
+def projected(changes: Sequence[EmailChange], cuts: Sequence[int]) -> list[RowChanges]:
     """All that is written to the tables, run by run."""
-    standing: dict[EmailId, Standing] = {}
-    made: list[Step] = []
+    standing: dict[EmailId, CurrentVersion] = {}
+    made: list[RowChanges] = []
     for start, end in itertools.pairwise([0, *cuts, len(changes)]):
-        made.append(step(changes[start:end], standing, hashed, made[-1].through if made else 0))
+        made.append(compute_row_changes(changes[start:end], standing, hashed, made[-1].through if made else 0))
         standing |= made[-1].standing
     return made
 
@@ -172,7 +172,9 @@ OPENED = event(EventKind.OPENED, "o", NOW + 2)
 LATER = NOW + 10
 
 
-def told(word: Word, outcome: Outcome = Outcome.DELIVERED, at: int = NOW + 3) -> ConversionResult:
+def told(
+    word: ConversionWord, outcome: ConversionOutcome = ConversionOutcome.DELIVERED, at: int = NOW + 3
+) -> ConversionResult:
     return ConversionResult(
         email_id=EMAIL_ID,
         event_id=f"c{word}",
@@ -197,11 +199,11 @@ def state_of(*facts: Fact) -> EmailState:
 
 
 def quiet(*facts: Fact, since: int = LATER) -> bool:
-    return is_quiet(state_of(*facts), since, log_begins=NOW)
+    return is_expired(state_of(*facts), since, log_begins=NOW)
 
 
 def test_an_email_whose_story_is_over_is_quiet_when_its_last_news_is_old_enough() -> None:
-    story = (REQUEST, ACKED, DELIVERED, told(Word.DELIVERED))
+    story = (REQUEST, ACKED, DELIVERED, told(ConversionWord.DELIVERED))
     assert [quiet(*story, since=since) for since in (NOW + 3, NOW + 4)] == [False, True]
 
 
@@ -212,13 +214,13 @@ def test_an_email_whose_story_is_over_is_quiet_when_its_last_news_is_old_enough(
         event(EventKind.OPENED, "o", LATER, machine="a scanner"),
         event(EventKind.UNSUBSCRIBED, "u", LATER),
         event(EventKind.UNKNOWN, "?", LATER),
-        told(Word.CLICK, at=LATER),
+        told(ConversionWord.CLICK, at=LATER),
         reread(OPENED, LATER),
     ],
     ids=["the same once more", "a machine's", "unsubscribed", "unknown", "a conversion", "a correction"],
 )
 def test_whatever_is_heard_is_news(news: Fact) -> None:
-    story = (REQUEST, ACKED, OPENED, told(Word.OPEN), news)
+    story = (REQUEST, ACKED, OPENED, told(ConversionWord.OPEN), news)
     assert [quiet(*story, since=since) for since in (LATER, LATER + 1)] == [False, True]
 
 
@@ -236,10 +238,17 @@ def test_an_email_that_waits_for_dispatch_is_not_quiet_however_long_it_waits() -
 
 def test_an_email_that_somebody_is_owed_a_word_of_is_not_quiet() -> None:
     assert not quiet(REQUEST, ACKED, DELIVERED)
-    assert not quiet(REQUEST, ACKED, DELIVERED, OPENED, told(Word.DELIVERED))
-    assert not quiet(REQUEST, ACKED, DELIVERED, told(Word.DELIVERED, Outcome.RETRYING))
-    assert quiet(REQUEST, ACKED, DELIVERED, OPENED, told(Word.DELIVERED), told(Word.OPEN, Outcome.REFUSED))
-    assert quiet(REQUEST, ACKED, DELIVERED, told(Word.DELIVERED, Outcome.GIVEN_UP))
+    assert not quiet(REQUEST, ACKED, DELIVERED, OPENED, told(ConversionWord.DELIVERED))
+    assert not quiet(REQUEST, ACKED, DELIVERED, told(ConversionWord.DELIVERED, ConversionOutcome.RETRYING))
+    assert quiet(
+        REQUEST,
+        ACKED,
+        DELIVERED,
+        OPENED,
+        told(ConversionWord.DELIVERED),
+        told(ConversionWord.OPEN, ConversionOutcome.REFUSED),
+    )
+    assert quiet(REQUEST, ACKED, DELIVERED, told(ConversionWord.DELIVERED, ConversionOutcome.GIVEN_UP))
 
 
 def test_nobody_is_owed_a_word_by_the_other_dialects_nor_before_the_request_is_known() -> None:
@@ -254,13 +263,13 @@ def test_a_word_that_was_read_wrong_is_owed_no_more() -> None:
 @pytest.mark.parametrize("left", [(REQUEST,), (REQUEST, ACKED, DELIVERED)], ids=["to dispatch", "to tell"])
 def test_what_is_older_than_the_log_is_quiet_whatever_is_left_to_do(left: tuple[Fact, ...]) -> None:
     state = state_of(*left)
-    last = heard_at(state)
-    assert [is_quiet(state, LATER, log_begins) for log_begins in (last, last + 1)] == [False, True]
-    assert not is_quiet(state, since=last, log_begins=last + 1), "who wants to remember for longer than the log may"
+    last = last_activity_at(state)
+    assert [is_expired(state, LATER, log_begins) for log_begins in (last, last + 1)] == [False, True]
+    assert not is_expired(state, since=last, log_begins=last + 1), "who wants to remember for longer than the log may"
 
 
 def test_a_state_of_nothing_is_quiet() -> None:
-    assert is_quiet(EmailState(email_id=EMAIL_ID), LATER, 0)
+    assert is_expired(EmailState(email_id=EMAIL_ID), LATER, 0)
 
 
 # ── Among stored states ─────────────────────────────────────────────────────────────────────────────
@@ -269,8 +278,8 @@ def test_a_state_of_nothing_is_quiet() -> None:
 def test_the_quiet_ones_among_stored_states_are_found_by_our_clock() -> None:
     old, young = (state_of(event(EventKind.OPENED, "o", at)) for at in (NOW - 3 * DAY_MS, NOW - DAY_MS))
     stored = [(b"old", encode(EMAIL_STATES, old)), (b"young", encode(EMAIL_STATES, young))]
-    assert Forgetter(lambda: NOW, 2)(stored) == [b"old"]
-    assert Forgetter(lambda: NOW, 0.5)(stored) == [b"old", b"young"]
+    assert StateExpiry(lambda: NOW, 2)(stored) == [b"old"]
+    assert StateExpiry(lambda: NOW, 0.5)(stored) == [b"old", b"young"]
 
 
 def test_a_debt_is_remembered_for_as_long_as_the_log_remembers() -> None:
@@ -279,9 +288,9 @@ def test_a_debt_is_remembered_for_as_long_as_the_log_remembers() -> None:
         name: encode(EMAIL_STATES, state_of(msgspec.structs.replace(REQUEST, recorded_at=NOW - kept + age)))
         for name, age in ((b"on the log", 0), (b"expired", -1))
     }
-    assert Forgetter(lambda: NOW, 2)(list(debts.items())) == [b"expired"]
+    assert StateExpiry(lambda: NOW, 2)(list(debts.items())) == [b"expired"]
 
 
 def test_a_state_that_cannot_be_read_stays_where_it_is() -> None:
     """A newer version's, or our own bug: the fold halts at it, when a fact meets it."""
-    assert Forgetter(lambda: NOW, 1)([(b"k", b"rubbish")]) == []
+    assert StateExpiry(lambda: NOW, 1)([(b"k", b"rubbish")]) == []

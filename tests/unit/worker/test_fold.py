@@ -9,14 +9,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pipeline.worker import fold
-from pipeline.worker.fold import evolve, lift
+from pipeline.worker.fold import evolve, state_of_fact
 from tests.chaos import fold as oracle
 from tests.support.facts import EMAIL_ID, acks, again, conversions, event, events, facts, folded, histories, requests
 from topics import codec, join, readings
 from topics.changes import Fact
 from topics.events import BounceClass, Correction, DeliveryEvent, EventKind, Retraction
 from topics.ids import id_hash
-from topics.join import SKETCH, merge
+from topics.join import MAX_IDS_PER_MARK, merge
 from topics.record import EmailId
 from topics.registry import EMAIL_STATES
 from topics.states import EmailState, Mark
@@ -42,7 +42,7 @@ def the_fold_is_the_join_of_single_facts(data: st.DataObject) -> None:
     told = data.draw(histories)
     state = folded(told, fold.evolve)
     fact = data.draw(facts)
-    assert fold.evolve(state, fact) == join.merge(state, fold.lift(fact))
+    assert fold.evolve(state, fact) == join.merge(state, fold.state_of_fact(fact))
 
 
 def interleaved_topics_do_not_matter(data: st.DataObject) -> None:
@@ -67,20 +67,20 @@ def a_clock_in_the_future_counts_as_ours(data: st.DataObject) -> None:
 
 def no_history_exceeds_the_bounds(data: st.DataObject) -> None:
     state = folded(data.draw(histories), fold.evolve)
-    assert all(len(mark.ids) <= SKETCH for name in join.MARKS if (mark := getattr(state, name)) is not None)
+    assert all(len(mark.ids) <= MAX_IDS_PER_MARK for name in join.MARKS if (mark := getattr(state, name)) is not None)
     assert len(state.corrected) <= join.MAX_CORRECTIONS
-    assert join.bounded(state) is state
+    assert join.bounded_state(state) is state
 
 
 def states_of_an_older_version_join_in_any_order(data: st.DataObject) -> None:
     """Those hold every id of the kinds that were thought to come once."""
     a, b = data.draw(older_states), data.draw(older_states)
     joined = join.merge(a, b)
-    assert joined == join.merge(b, a) == join.merge(join.bounded(a), join.bounded(b))
+    assert joined == join.merge(b, a) == join.merge(join.bounded_state(a), join.bounded_state(b))
     assert join.merge(joined, a) is joined
-    assert join.bounded(joined) is joined
+    assert join.bounded_state(joined) is joined
     fact = data.draw(facts)
-    assert fold.evolve(joined, fact) == join.merge(join.merge(b, fold.lift(fact)), a)
+    assert fold.evolve(joined, fact) == join.merge(join.merge(b, fold.state_of_fact(fact)), a)
 
 
 older_states = st.lists(st.integers(0, 200), min_size=1, max_size=120, unique=True).map(
@@ -94,15 +94,15 @@ def a_repeat_counts_once(data: st.DataObject) -> None:
     told = data.draw(st.lists(events, min_size=1, max_size=8))
     state = folded(told * 2, fold.evolve)
     for name in join.MARKS:
-        ids = {one.event_id for one in told if getattr(fold.lift(one), name) is not None}
-        assert readings.count(state, name) == (len(ids), True)
+        ids = {one.event_id for one in told if getattr(fold.state_of_fact(one), name) is not None}
+        assert readings.count_events(state, name) == (len(ids), True)
 
 
 def times_are_the_extremes_of_what_was_told(data: st.DataObject) -> None:
     told = data.draw(histories)
     state = folded(told, fold.evolve)
     for name in join.MARKS:
-        heard: list[Mark] = [mark for fact in told if (mark := getattr(lift(fact), name)) is not None]
+        heard: list[Mark] = [mark for fact in told if (mark := getattr(state_of_fact(fact), name)) is not None]
         if heard:
             mark = getattr(state, name)
             assert (mark.first, mark.last) == (min(one.first for one in heard), max(one.last for one in heard))
@@ -113,11 +113,11 @@ def only_the_last_reading_of_an_event_counts(data: st.DataObject) -> None:
     """Whatever comes first, and whether the earlier readings come at all."""
     read = [data.draw(readings_of(f"e{number}")) for number in range(data.draw(st.integers(1, 4)))]
     told = [one for chain in read for one in chain[data.draw(st.integers(0, len(chain) - 1)) :]]
-    state = readings.standing(folded(data.draw(st.permutations(told)), fold.evolve))
+    state = readings.effective_state(folded(data.draw(st.permutations(told)), fold.evolve))
     alone = folded([msgspec.structs.replace(chain[-1], corrects=None) for chain in read], fold.evolve)
-    assert readings.status(state) == readings.status(alone)
+    assert readings.email_status(state) == readings.email_status(alone)
     for name in join.MARKS:
-        assert readings.count(state, name) == readings.count(alone, name)
+        assert readings.count_events(state, name) == readings.count_events(alone, name)
     if all(len(chain) > 1 for chain in read):
         assert [getattr(state, name) for name in join.DETAILS] == [getattr(alone, name) for name in join.DETAILS]
 
@@ -206,12 +206,12 @@ MUTATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         join, "_corrected_order", lambda one: (-one.recorded, msgspec.json.encode(one))
     ),
     "the first corrections instead of the smallest": lambda patch: replace_join(
-        patch, "corrected", lambda a, b: a if len(a) >= SKETCH else join.join_corrected(a, b)
+        patch, "corrected", lambda a, b: a if len(a) >= MAX_IDS_PER_MARK else join.join_corrected(a, b)
     ),
     "the fold takes a short cut": lambda patch: patch.setattr(
         fold,
         "evolve",
-        lambda state, fact: lift(fact) if state is None or state.request is None else evolve(state, fact),
+        lambda state, fact: state_of_fact(fact) if state is None or state.request is None else evolve(state, fact),
     ),
 }
 
@@ -271,18 +271,24 @@ def test_a_fold_that_shares_no_code_says_the_same(told: list[Fact]) -> None:
 @given(histories)
 def test_readings_depend_on_the_state_only(told: list[Fact]) -> None:
     one, other = folded(told, evolve), folded(told[::-1], evolve)
-    for reading in (readings.status, readings.listed_state, readings.owed, readings.updated_at, readings.sent_at):
+    for reading in (
+        readings.email_status,
+        readings.listed_state,
+        readings.owed_words,
+        readings.updated_at,
+        readings.sent_at,
+    ):
         assert reading(one) == reading(other)
-    assert readings.unsettled(one) == readings.unsettled(other)
+    assert readings.unsettled_words(one) == readings.unsettled_words(other)
 
 
 @given(histories, facts)
 def test_what_is_owed_only_grows_but_by_corrections(told: list[Fact], fact: Fact) -> None:
     state = folded(told, evolve)
     after = evolve(state, fact)
-    assert set(readings.ever_owed(state)) <= set(readings.ever_owed(after))
+    assert set(readings.ever_owed_words(state)) <= set(readings.ever_owed_words(after))
     if state.corrected == after.corrected:
-        assert set(readings.owed(state)) <= set(readings.owed(after))
+        assert set(readings.owed_words(state)) <= set(readings.owed_words(after))
     assert set(state.settled) <= set(evolve(state, fact).settled)
 
 
@@ -294,9 +300,11 @@ def test_a_repeat_gives_the_very_same_state(told: list[Fact], fact: Fact) -> Non
 
 def test_nobody_grows_a_state_by_fetching_a_pixel_or_following_a_link() -> None:
     kinds = (EventKind.OPENED, EventKind.CLICKED, EventKind.UNSUBSCRIBED, EventKind.UNKNOWN)
-    state = folded([event(kind, f"e{number}") for number in range(5 * SKETCH) for kind in kinds], evolve)
-    assert {len(getattr(state, name).ids) for name in ("opened", "clicked", "unsubscribed", "unknown")} == {SKETCH}
-    assert readings.count(state, "opened") == (SKETCH, False)
+    state = folded([event(kind, f"e{number}") for number in range(5 * MAX_IDS_PER_MARK) for kind in kinds], evolve)
+    assert {len(getattr(state, name).ids) for name in ("opened", "clicked", "unsubscribed", "unknown")} == {
+        MAX_IDS_PER_MARK
+    }
+    assert readings.count_events(state, "opened") == (MAX_IDS_PER_MARK, False)
 
 
 @pytest.mark.parametrize("kind", EventKind)
@@ -312,7 +320,7 @@ def test_repetitions_of_any_kind_grow_a_state_within_bounds(kind: EventKind) -> 
 
 def test_a_provider_that_names_an_email_anew_each_time_grows_it_within_bounds() -> None:
     told = [event(EventKind.DELIVERED, "e", provider_message_id=f"id{number}") for number in range(100)]
-    assert len(folded(told, evolve).provider_ids) == join.PROVIDER_IDS
+    assert len(folded(told, evolve).provider_ids) == join.MAX_PROVIDER_IDS
 
 
 def test_facts_of_two_emails_never_meet() -> None:
@@ -320,7 +328,7 @@ def test_facts_of_two_emails_never_meet() -> None:
     with pytest.raises(ValueError, match=f"{EMAIL_ID} doesn't belong"):
         evolve(other, event(EventKind.DELIVERED))
     with pytest.raises(ValueError, match="two emails"):
-        merge(other, lift(event(EventKind.DELIVERED)))
+        merge(other, state_of_fact(event(EventKind.DELIVERED)))
 
 
 # ── What was read wrong ─────────────────────────────────────────────────────────────────────────────
@@ -339,7 +347,9 @@ def retraction(told: DeliveryEvent, revision: int = 1) -> Retraction:
 
 def test_a_hard_bounce_that_was_a_soft_one_blames_the_address_no_more() -> None:
     hard = event(EventKind.BOUNCED, bounce_class=BounceClass.HARD)
-    state = readings.standing(folded([hard, again(hard, 1, EventKind.BOUNCED, bounce_class=BounceClass.SOFT)], evolve))
+    state = readings.effective_state(
+        folded([hard, again(hard, 1, EventKind.BOUNCED, bounce_class=BounceClass.SOFT)], evolve)
+    )
     assert state.bounced is not None
     assert state.bounce is not None
     assert state.bounce.bounce_class is BounceClass.SOFT
@@ -350,8 +360,8 @@ def test_a_retraction_may_come_before_its_event() -> None:
     orders: list[list[Fact]] = [[told, retraction(told)], [retraction(told), told]]
     for order in orders:
         state = folded([event(EventKind.DELIVERED, "d"), *order], evolve)
-        assert readings.status(state) is readings.Status.DELIVERED
-        assert readings.standing(state).complaint is None
+        assert readings.email_status(state) is readings.EmailStatus.DELIVERED
+        assert readings.effective_state(state).complaint is None
         assert readings.updated_at(state) == 200
 
 
@@ -360,22 +370,22 @@ def test_a_correction_taken_back_makes_the_event_count_again() -> None:
     wrong = again(told, 1, EventKind.DEFERRED)
     right = again(wrong, 2, EventKind.BOUNCED)
     state = folded([right, told, wrong], evolve)
-    assert readings.status(state) is readings.Status.BOUNCED
-    assert readings.standing(state).bounce is not None
+    assert readings.email_status(state) is readings.EmailStatus.BOUNCED
+    assert readings.effective_state(state).bounce is not None
 
 
 def test_openings_beyond_the_sketch_can_all_turn_out_to_be_a_machine_s() -> None:
-    many = [opened(number) for number in range(3 * SKETCH)]
+    many = [opened(number) for number in range(3 * MAX_IDS_PER_MARK)]
     anew = [again(one, 1, EventKind.OPENED, machine="scanner") for one in many]
     state = folded([*many, *anew], evolve)
-    assert readings.standing(state).opened is None
-    assert readings.count(state, "opened_machine") == (SKETCH, False)
-    assert len(state.corrected) == SKETCH
+    assert readings.effective_state(state).opened is None
+    assert readings.count_events(state, "opened_machine") == (MAX_IDS_PER_MARK, False)
+    assert len(state.corrected) == MAX_IDS_PER_MARK
 
 
 def test_nobody_loses_a_corrected_bounce_by_fetching_a_pixel() -> None:
     bounced = event(EventKind.BOUNCED, "b")
-    many = [opened(number) for number in range(3 * SKETCH)]
+    many = [opened(number) for number in range(3 * MAX_IDS_PER_MARK)]
     anew = [again(one, 1, EventKind.OPENED, machine="scanner") for one in many]
     state = folded([bounced, again(bounced, 1, EventKind.DEFERRED), *many, *anew], evolve)
-    assert readings.standing(state).bounced is None
+    assert readings.effective_state(state).bounced is None

@@ -6,17 +6,17 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from pipeline.errors import TooManyDead
+from pipeline.errors import TooManyDeadLetters
 from pipeline.worker import fold_batch
-from pipeline.worker.agents import Folder, Limit
+from pipeline.worker.agents import DeadLetterLimit, FactFolder
 from pipeline.worker.fold import evolve
-from pipeline.worker.fold_batch import Stretch, fold_all, fold_run, sort
+from pipeline.worker.fold_batch import RecordBatch, fold_facts, sort_facts
 from tests.support.facts import EMAIL_ID, event
 from topics import codec
 from topics.changes import EmailChange
 from topics.codec import Undecodable, decode, encode
 from topics.events import DeliveryEvent, EventKind
-from topics.join import SKETCH
+from topics.join import MAX_IDS_PER_MARK
 from topics.record import EmailId
 from topics.registry import DELIVERY_EVENTS, EMAIL_CHANGES, EMAIL_STATES, MAX_RECORD_BYTES
 from topics.states import EmailState, Mark
@@ -37,18 +37,18 @@ def lying(value: DeliveryEvent | bytes | None, offset: int = 0, key: bytes | Non
     return Lying(offset, key, encode(DELIVERY_EVENTS, value) if isinstance(value, DeliveryEvent) else value)
 
 
-def stretch(*records: Lying) -> Stretch:
-    return Stretch(DELIVERY_EVENTS, 1, records)
+def stretch(*records: Lying) -> RecordBatch:
+    return RecordBatch(DELIVERY_EVENTS, 1, records)
 
 
-def fold(*records: Lying, before: bytes | None = None) -> fold_batch.Folded:
+def fold(*records: Lying, before: bytes | None = None) -> fold_batch.FoldedBatch:
     run = stretch(*records)
-    facts, dead = sort(run, 9)
+    facts, dead = sort_facts(run, 9)
     assert dead == []
-    return fold_run(run, facts, {KEY: before}, 9)
+    return fold_facts(run, facts, {KEY: before}, 9)
 
 
-def change_of(folded: fold_batch.Folded, index: int = 0) -> EmailChange:
+def change_of(folded: fold_batch.FoldedBatch, index: int = 0) -> EmailChange:
     change: EmailChange = decode(EMAIL_CHANGES, folded.changes[index][1])
     return change
 
@@ -86,7 +86,7 @@ def test_a_run_folded_slice_by_slice_ends_in_the_same_states_and_tells_every_fac
         asked.extend(keys)
         return {KEY: before, b"other": None}
 
-    folded = fold_all(run, read, 9, size)
+    folded = fold_batch.fold_batch(run, read, 9, size)
     assert sorted(asked) == sorted([KEY, b"other"])  # once, whatever the size
     assert decode(EMAIL_STATES, folded.states[KEY]) == evolve(evolve(decode(EMAIL_STATES, before), OPENED), CLICKED)
     assert decode(EMAIL_STATES, folded.states[b"other"]) == evolve(None, other)
@@ -126,7 +126,7 @@ def test_a_fact_of_an_older_version_lies_in_its_change_in_the_newest(monkeypatch
 
 
 def test_what_is_no_fact_or_lies_under_another_key_is_dead() -> None:
-    facts, dead = sort(
+    facts, dead = sort_facts(
         stretch(lying(b"{}", 1), lying(None, 2), lying(OPENED, 3, b"another"), lying(OPENED, 4, None)), 9
     )
     assert facts == {}
@@ -163,21 +163,21 @@ def test_state_of_an_older_version_is_cut_to_its_bounds_when_news_comes() -> Non
         folded = fold(lying(fact), before=stored)
         assert folded.dead == []
         delayed = decode(EMAIL_STATES, folded.states[KEY]).delayed
-        assert (delayed.first, delayed.last, len(delayed.ids)) == (1, 2, SKETCH)
+        assert (delayed.first, delayed.last, len(delayed.ids)) == (1, 2, MAX_IDS_PER_MARK)
         assert len(folded.changes[0][1]) < 5_000
 
 
 def test_facts_too_large_do_not_halt_the_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fold_batch, "MAX_RECORD_BYTES", 600)
     huge = [lying(msgspec.structs.replace(CLICKED, text="x" * 1_000), number) for number in range(500)]
-    step = Folder(lambda: 9)(stretch(*huge), dict.fromkeys)
+    step = FactFolder(lambda: 9)(stretch(*huge), dict.fromkeys)
     assert len(step.others) == 500
 
 
 def test_facts_that_only_our_fault_can_spoil_halt_the_fold() -> None:
     for spoilt in (lying(b"{}"), lying(OPENED, key=b"another")):
-        with pytest.raises(TooManyDead):
-            Folder(lambda: 9)(stretch(*[spoilt] * 300), dict.fromkeys)
+        with pytest.raises(TooManyDeadLetters):
+            FactFolder(lambda: 9)(stretch(*[spoilt] * 300), dict.fromkeys)
 
 
 def test_a_stored_state_that_cannot_be_read_stops_the_fold() -> None:
@@ -197,11 +197,11 @@ def test_a_stored_state_that_cannot_be_read_stops_the_fold() -> None:
     ],
 )
 def test_the_worker_halts_when_most_of_the_last_records_are_dead(counts: list[tuple[int, int]], stops: bool) -> None:
-    limit = Limit()
+    limit = DeadLetterLimit()
     for good, dead in counts[:-1]:
         limit.count(good, dead)
     if stops:
-        with pytest.raises(TooManyDead, match="can't be understood"):
+        with pytest.raises(TooManyDeadLetters, match="can't be understood"):
             limit.count(*counts[-1])
     else:
         limit.count(*counts[-1])

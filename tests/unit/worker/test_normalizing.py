@@ -12,25 +12,26 @@ from typing import Any, NamedTuple
 import pytest
 import uvloop
 
-from pipeline.errors import LogUnavailable, Recoverable
-from pipeline.gateway.smtp.envelope import record
-from pipeline.webhooks.base import Proofs
-from pipeline.webhooks.normalize import Output, outputs
-from pipeline.webhooks.proofs import proofs
+from pipeline.errors import LogUnavailable, RecoverableError
+from pipeline.gateway.smtp.envelope import mail_record
+from pipeline.runtime.consumed import ConsumedRecord
+from pipeline.webhooks.base import TokenReaders
+from pipeline.webhooks.normalize import EncodedRecord, normalized_records
+from pipeline.webhooks.proofs import token_readers
 from pipeline.worker.agents import Normalizer
-from pipeline.worker.fold_batch import Found, Stretch
+from pipeline.worker.fold_batch import RecordBatch
 from pipeline.worker.normalizing import backlog as module
-from pipeline.worker.normalizing.backlog import Backlog
+from pipeline.worker.normalizing.backlog import NormalizingBacklog
 from pipeline.worker.normalizing.pool import NormalizerPool
-from pipeline.worker.normalizing.wire import NormalizerTerms
+from pipeline.worker.normalizing.wire import NormalizerSettings
 from tests.conftest import SECRET
 from tests.support.inbound import EMAIL_ID, bounce, verp
 from topics.codec import decode, encode
-from topics.record import Place
+from topics.record import LogPosition
 from topics.registry import DEAD_LETTERS, PROVIDER_WEBHOOKS
 from topics.webhooks import RawWebhook
 
-TERMS = NormalizerTerms(SECRET, "", 30.0, 2 * 1024**3)
+TERMS = NormalizerSettings(SECRET, "", 30.0, 2 * 1024**3)
 NOW = 9
 
 
@@ -55,35 +56,35 @@ def webhook(events: int) -> bytes:
     )
 
 
-MAIL = encode(PROVIDER_WEBHOOKS, record(bounce(verp()), 5, to=verp(), sender="<>"))
+MAIL = encode(PROVIDER_WEBHOOKS, mail_record(bounce(verp()), 5, to=verp(), sender="<>"))
 LARGE = webhook(7_000)
 
 
-def found(value: bytes, offset: int = 0) -> Found:
-    place = Place(topic=PROVIDER_WEBHOOKS.name, partition=0, offset=offset)
-    return Found(PROVIDER_WEBHOOKS, place, None, value)
+def found(value: bytes, offset: int = 0) -> ConsumedRecord:
+    place = LogPosition(topic=PROVIDER_WEBHOOKS.name, partition=0, offset=offset)
+    return ConsumedRecord(PROVIDER_WEBHOOKS, place, None, value)
 
 
-async def pooled(pool: NormalizerPool, *values: bytes) -> list[list[Output]]:
+async def pooled(pool: NormalizerPool, *values: bytes) -> list[list[EncodedRecord]]:
     try:
         return await asyncio.gather(*(pool.normalize(found(value)) for value in values))
     finally:
         await pool.close()
 
 
-def reasons(told: Sequence[Output]) -> list[str]:
+def reasons(told: Sequence[EncodedRecord]) -> list[str]:
     return [decode(DEAD_LETTERS, output.value).reason for output in told if output.topic == DEAD_LETTERS.name]
 
 
 async def test_a_process_says_what_the_worker_itself_would_say() -> None:
     values = [MAIL, webhook(2), b"\xc1", webhook(0)]
     told = await pooled(NormalizerPool(TERMS, lambda: NOW), *values)
-    assert told == [outputs(found(value), proofs(SECRET), NOW) for value in values]
+    assert told == [normalized_records(found(value), token_readers(SECRET), NOW) for value in values]
     assert [output.topic for output in told[0]] == ["delivery-events"]
 
 
 async def test_an_item_out_of_time_is_a_dead_letter_and_others_are_told() -> None:
-    pool = NormalizerPool(NormalizerTerms(SECRET, "", 0.05, 2 * 1024**3), lambda: NOW)
+    pool = NormalizerPool(NormalizerSettings(SECRET, "", 0.05, 2 * 1024**3), lambda: NOW)
     late, mail, again = await pooled(pool, LARGE, MAIL, LARGE)
     for told in (late, again):
         [letter] = [decode(DEAD_LETTERS, output.value) for output in told]
@@ -129,7 +130,7 @@ async def test_an_item_is_tried_again_where_its_process_was_killed_from_outside(
 @pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
 @pytest.mark.parametrize("noticed", [True, False])
 def test_item_is_told_although_all_idle_processes_were_killed(loop_factory: Any, noticed: bool) -> None:
-    async def killed_while_idle() -> list[Output]:
+    async def killed_while_idle() -> list[EncodedRecord]:
         pool = NormalizerPool(TERMS, lambda: NOW)
         try:
             await asyncio.gather(*(pool.normalize(found(MAIL)) for _ in range(2)))
@@ -161,12 +162,12 @@ async def test_signals_to_a_whole_group_end_no_process() -> None:
 
 
 async def test_program_that_cannot_be_run_is_recoverable() -> None:
-    with pytest.raises(Recoverable, match="can be started"):
+    with pytest.raises(RecoverableError, match="can be started"):
         await pooled(NormalizerPool(TERMS, lambda: NOW, ["/nowhere"]), MAIL)
 
 
 async def test_a_process_that_does_not_start_ends_the_worker_not_the_item() -> None:
-    with pytest.raises(Recoverable, match="does not start"):
+    with pytest.raises(RecoverableError, match="does not start"):
         await pooled(NormalizerPool(TERMS, lambda: NOW, [sys.executable, "-c", ""]), MAIL)
 
 
@@ -187,16 +188,16 @@ class Bench:
 
     def __init__(self) -> None:
         self.gates: dict[int, asyncio.Event] = {}
-        self.appended: list[Output] = []
+        self.appended: list[EncodedRecord] = []
         self.finished: list[str] = []
         self.failure: BaseException | None = None
         self.unavailable = False
 
-    async def heavy(self, found: Found) -> list[Output]:
+    async def heavy(self, found: ConsumedRecord) -> list[EncodedRecord]:
         await self.gates.setdefault(found.place.offset, asyncio.Event()).wait()
-        return [Output("heavy", None, str(found.place.offset).encode())]
+        return [EncodedRecord("heavy", None, str(found.place.offset).encode())]
 
-    async def append(self, told: Sequence[Output]) -> None:
+    async def append(self, told: Sequence[EncodedRecord]) -> None:
         if self.unavailable:
             raise LogUnavailable
         self.appended += told
@@ -204,12 +205,12 @@ class Bench:
     async def fail(self, error: BaseException) -> None:
         self.failure = error
 
-    def backlog(self) -> Backlog:
-        return Backlog(Normalizer(lambda: NOW, Proofs(), self.heavy), self.append, self.fail)
+    def backlog(self) -> NormalizingBacklog:
+        return NormalizingBacklog(Normalizer(lambda: NOW, TokenReaders(), self.heavy), self.append, self.fail)
 
-    def run(self, name: str, *values: bytes, first: int = 0) -> tuple[Stretch, Callable[[], None]]:
+    def run(self, name: str, *values: bytes, first: int = 0) -> tuple[RecordBatch, Callable[[], None]]:
         records = [Record(first + number, value) for number, value in enumerate(values)]
-        return Stretch(PROVIDER_WEBHOOKS, 0, records), lambda: self.finished.append(name)
+        return RecordBatch(PROVIDER_WEBHOOKS, 0, records), lambda: self.finished.append(name)
 
     def topics(self) -> list[str]:
         return [output.topic for output in self.appended]

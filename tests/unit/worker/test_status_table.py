@@ -4,13 +4,21 @@ from typing import Any
 
 import pytest
 
-from pipeline.worker.fold import evolve, lift
+from pipeline.worker.fold import evolve, state_of_fact
 from tests.support.facts import EMAIL_ID, event, folded, request
 from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
 from topics.changes import Fact
-from topics.conversions import ConversionResult, Outcome, Word
+from topics.conversions import ConversionOutcome, ConversionResult, ConversionWord
 from topics.events import BounceClass, EventKind
-from topics.readings import ListedState, Status, listed_state, owed, status, unsettled, updated_at
+from topics.readings import (
+    EmailStatus,
+    ListedState,
+    email_status,
+    listed_state,
+    owed_words,
+    unsettled_words,
+    updated_at,
+)
 from topics.requests import SendRequest
 from topics.verdict import bounce_class
 
@@ -21,7 +29,7 @@ def ack(kind: Any, **fields: Any) -> Any:
     return kind(email_id=EMAIL_ID, event_id="a", occurred_at=2, recorded_at=2, provider="p", **fields)
 
 
-def result(word: Word, outcome: Outcome) -> ConversionResult:
+def result(word: ConversionWord, outcome: ConversionOutcome) -> ConversionResult:
     return ConversionResult(
         email_id=EMAIL_ID,
         event_id=f"{word}:{outcome}",
@@ -42,39 +50,41 @@ KINDS = {kind: event(kind) for kind in EventKind}
 OPENED_BY_MACHINE = event(EventKind.OPENED, machine="apple")
 CLICKED_BY_MACHINE = event(EventKind.CLICKED, machine="gateway")
 
-TABLE: list[tuple[str, Fact, Status, Word | None, ListedState | None]] = [
-    ("send request", ACCEPTED, Status.ACCEPTED, None, None),
-    ("relay took custody", SENT, Status.SENT, None, ListedState.SENT),
-    ("provider queued", KINDS[EventKind.QUEUED], Status.SENT, None, ListedState.SENT),
-    ("provider sent", KINDS[EventKind.SENT], Status.SENT, None, ListedState.SENT),
-    ("our deferral", TRIED, Status.DEFERRED, None, None),
-    ("provider's deferral", KINDS[EventKind.DEFERRED], Status.DEFERRED, None, ListedState.SENT),
-    ("delivered", KINDS[EventKind.DELIVERED], Status.DELIVERED, Word.DELIVERED, ListedState.DELIVERED),
-    ("a 250 that means it", SENT_MEANT, Status.DELIVERED, Word.DELIVERED, ListedState.DELIVERED),
-    ("opened by a human", KINDS[EventKind.OPENED], Status.OPENED, Word.OPEN, ListedState.DELIVERED),
-    ("clicked by a human", KINDS[EventKind.CLICKED], Status.CLICKED, Word.CLICK, ListedState.DELIVERED),
-    ("opened by a machine", OPENED_BY_MACHINE, Status.ACCEPTED, None, None),
-    ("clicked by a machine", CLICKED_BY_MACHINE, Status.ACCEPTED, None, None),
-    ("rejected at once", REJECTED, Status.BOUNCED, Word.BOUNCE, ListedState.BOUNCED),
-    ("bounced later", KINDS[EventKind.BOUNCED], Status.BOUNCED, Word.BOUNCE, ListedState.BOUNCED),
-    ("complaint", KINDS[EventKind.COMPLAINED], Status.COMPLAINED, Word.SPAM, ListedState.COMPLAINT),
-    ("suppressed here", DROPPED, Status.DROPPED, Word.DROPPED, ListedState.BOUNCED),
-    ("provider's policy", KINDS[EventKind.DROPPED], Status.DROPPED, Word.DROPPED, ListedState.BOUNCED),
-    ("gave up", FAILED, Status.FAILED, Word.FAILED, ListedState.BOUNCED),
-    ("provider failed", KINDS[EventKind.FAILED], Status.FAILED, Word.FAILED, ListedState.BOUNCED),
-    ("unsubscribe", KINDS[EventKind.UNSUBSCRIBED], Status.ACCEPTED, None, None),
-    ("out of office", KINDS[EventKind.REPLIED], Status.ACCEPTED, None, None),
-    ("unknown", KINDS[EventKind.UNKNOWN], Status.ACCEPTED, None, None),
+TABLE: list[tuple[str, Fact, EmailStatus, ConversionWord | None, ListedState | None]] = [
+    ("send request", ACCEPTED, EmailStatus.ACCEPTED, None, None),
+    ("relay took custody", SENT, EmailStatus.SENT, None, ListedState.SENT),
+    ("provider queued", KINDS[EventKind.QUEUED], EmailStatus.SENT, None, ListedState.SENT),
+    ("provider sent", KINDS[EventKind.SENT], EmailStatus.SENT, None, ListedState.SENT),
+    ("our deferral", TRIED, EmailStatus.DEFERRED, None, None),
+    ("provider's deferral", KINDS[EventKind.DEFERRED], EmailStatus.DEFERRED, None, ListedState.SENT),
+    ("delivered", KINDS[EventKind.DELIVERED], EmailStatus.DELIVERED, ConversionWord.DELIVERED, ListedState.DELIVERED),
+    ("a 250 that means it", SENT_MEANT, EmailStatus.DELIVERED, ConversionWord.DELIVERED, ListedState.DELIVERED),
+    ("opened by a human", KINDS[EventKind.OPENED], EmailStatus.OPENED, ConversionWord.OPEN, ListedState.DELIVERED),
+    ("clicked by a human", KINDS[EventKind.CLICKED], EmailStatus.CLICKED, ConversionWord.CLICK, ListedState.DELIVERED),
+    ("opened by a machine", OPENED_BY_MACHINE, EmailStatus.ACCEPTED, None, None),
+    ("clicked by a machine", CLICKED_BY_MACHINE, EmailStatus.ACCEPTED, None, None),
+    ("rejected at once", REJECTED, EmailStatus.BOUNCED, ConversionWord.BOUNCE, ListedState.BOUNCED),
+    ("bounced later", KINDS[EventKind.BOUNCED], EmailStatus.BOUNCED, ConversionWord.BOUNCE, ListedState.BOUNCED),
+    ("complaint", KINDS[EventKind.COMPLAINED], EmailStatus.COMPLAINED, ConversionWord.SPAM, ListedState.COMPLAINT),
+    ("suppressed here", DROPPED, EmailStatus.DROPPED, ConversionWord.DROPPED, ListedState.BOUNCED),
+    ("provider's policy", KINDS[EventKind.DROPPED], EmailStatus.DROPPED, ConversionWord.DROPPED, ListedState.BOUNCED),
+    ("gave up", FAILED, EmailStatus.FAILED, ConversionWord.FAILED, ListedState.BOUNCED),
+    ("provider failed", KINDS[EventKind.FAILED], EmailStatus.FAILED, ConversionWord.FAILED, ListedState.BOUNCED),
+    ("unsubscribe", KINDS[EventKind.UNSUBSCRIBED], EmailStatus.ACCEPTED, None, None),
+    ("out of office", KINDS[EventKind.REPLIED], EmailStatus.ACCEPTED, None, None),
+    ("unknown", KINDS[EventKind.UNKNOWN], EmailStatus.ACCEPTED, None, None),
 ]
 
 
 @pytest.mark.parametrize(
     ("fact", "word", "conversion", "listed"), [row[1:] for row in TABLE], ids=[r[0] for r in TABLE]
 )
-def test_a_fact_means(fact: Fact, word: Status, conversion: Word | None, listed: ListedState | None) -> None:
+def test_a_fact_means(
+    fact: Fact, word: EmailStatus, conversion: ConversionWord | None, listed: ListedState | None
+) -> None:
     state = folded([REQUEST, fact], evolve)
-    assert status(state) == word
-    assert owed(state) == ((conversion,) if conversion else ())
+    assert email_status(state) == word
+    assert owed_words(state) == ((conversion,) if conversion else ())
     assert listed_state(state) == listed
 
 
@@ -85,59 +95,62 @@ def test_every_kind_of_event_has_a_row() -> None:
 
 
 STRONGER_FIRST = [
-    (KINDS[EventKind.COMPLAINED], Status.COMPLAINED),
-    (KINDS[EventKind.BOUNCED], Status.BOUNCED),
-    (FAILED, Status.FAILED),
-    (DROPPED, Status.DROPPED),
-    (KINDS[EventKind.CLICKED], Status.CLICKED),
-    (KINDS[EventKind.OPENED], Status.OPENED),
-    (KINDS[EventKind.DELIVERED], Status.DELIVERED),
-    (KINDS[EventKind.DEFERRED], Status.DEFERRED),
-    (SENT, Status.SENT),
-    (TRIED, Status.DEFERRED),
-    (ACCEPTED, Status.ACCEPTED),
+    (KINDS[EventKind.COMPLAINED], EmailStatus.COMPLAINED),
+    (KINDS[EventKind.BOUNCED], EmailStatus.BOUNCED),
+    (FAILED, EmailStatus.FAILED),
+    (DROPPED, EmailStatus.DROPPED),
+    (KINDS[EventKind.CLICKED], EmailStatus.CLICKED),
+    (KINDS[EventKind.OPENED], EmailStatus.OPENED),
+    (KINDS[EventKind.DELIVERED], EmailStatus.DELIVERED),
+    (KINDS[EventKind.DEFERRED], EmailStatus.DEFERRED),
+    (SENT, EmailStatus.SENT),
+    (TRIED, EmailStatus.DEFERRED),
+    (ACCEPTED, EmailStatus.ACCEPTED),
 ]
 PAIRS = [(one, weaker) for index, one in enumerate(STRONGER_FIRST) for weaker in STRONGER_FIRST[index + 1 :]]
 
 
 @pytest.mark.parametrize(("stronger", "weaker"), PAIRS, ids=[f"{a[1]} over {b[1]}" for a, b in PAIRS])
 def test_of_two_facts_the_stronger_gives_the_status_whichever_came_first(
-    stronger: tuple[Fact, Status], weaker: tuple[Fact, Status]
+    stronger: tuple[Fact, EmailStatus], weaker: tuple[Fact, EmailStatus]
 ) -> None:
-    assert status(folded([stronger[0], weaker[0]], evolve)) == stronger[1]
-    assert status(folded([weaker[0], stronger[0]], evolve)) == stronger[1]
+    assert email_status(folded([stronger[0], weaker[0]], evolve)) == stronger[1]
+    assert email_status(folded([weaker[0], stronger[0]], evolve)) == stronger[1]
 
 
 def test_nothing_heard_is_nothing_claimed() -> None:
-    assert status(lift(KINDS[EventKind.UNKNOWN])) == Status.UNKNOWN
-    assert lift(KINDS[EventKind.OPENED]).delivered is None
+    assert email_status(state_of_fact(KINDS[EventKind.UNKNOWN])) == EmailStatus.UNKNOWN
+    assert state_of_fact(KINDS[EventKind.OPENED]).delivered is None
 
 
 def test_nothing_is_owed_before_the_request_is_known() -> None:
-    assert owed(lift(KINDS[EventKind.DELIVERED])) == ()
-    assert owed(folded([KINDS[EventKind.DELIVERED], REQUEST], evolve)) == (Word.DELIVERED,)
+    assert owed_words(state_of_fact(KINDS[EventKind.DELIVERED])) == ()
+    assert owed_words(folded([KINDS[EventKind.DELIVERED], REQUEST], evolve)) == (ConversionWord.DELIVERED,)
 
 
 @pytest.mark.parametrize(
     ("outcome", "still_owed"),
     [
-        (Outcome.RETRYING, True),
-        (Outcome.REPLAYED, True),
-        (Outcome.DELIVERED, False),
-        (Outcome.REFUSED, False),
-        (Outcome.GIVEN_UP, False),
+        (ConversionOutcome.RETRYING, True),
+        (ConversionOutcome.REPLAYED, True),
+        (ConversionOutcome.DELIVERED, False),
+        (ConversionOutcome.REFUSED, False),
+        (ConversionOutcome.GIVEN_UP, False),
     ],
 )
-def test_an_outcome_settles_a_debt_or_leaves_it(outcome: Outcome, still_owed: bool) -> None:
-    state = folded([REQUEST, KINDS[EventKind.OPENED], result(Word.OPEN, outcome)], evolve)
-    assert owed(state) == (Word.OPEN,)
-    assert unsettled(state) == ((Word.OPEN,) if still_owed else ())
+def test_an_outcome_settles_a_debt_or_leaves_it(outcome: ConversionOutcome, still_owed: bool) -> None:
+    state = folded([REQUEST, KINDS[EventKind.OPENED], result(ConversionWord.OPEN, outcome)], evolve)
+    assert owed_words(state) == (ConversionWord.OPEN,)
+    assert unsettled_words(state) == ((ConversionWord.OPEN,) if still_owed else ())
 
 
 def test_a_debt_that_was_given_up_and_then_delivered_is_delivered() -> None:
-    told = [result(Word.OPEN, Outcome.DELIVERED), result(Word.OPEN, Outcome.GIVEN_UP)]
-    assert folded(told, evolve).settled[Word.OPEN].outcome == Outcome.DELIVERED
-    assert folded(told[::-1], evolve).settled[Word.OPEN].outcome == Outcome.DELIVERED
+    told = [
+        result(ConversionWord.OPEN, ConversionOutcome.DELIVERED),
+        result(ConversionWord.OPEN, ConversionOutcome.GIVEN_UP),
+    ]
+    assert folded(told, evolve).settled[ConversionWord.OPEN].outcome == ConversionOutcome.DELIVERED
+    assert folded(told[::-1], evolve).settled[ConversionWord.OPEN].outcome == ConversionOutcome.DELIVERED
 
 
 def test_repeats_of_a_known_kind_do_not_move_last_updated() -> None:
@@ -147,7 +160,7 @@ def test_repeats_of_a_known_kind_do_not_move_last_updated() -> None:
 
 
 def test_a_bounce_keeps_the_servers_own_words() -> None:
-    bounce = lift(REJECTED).bounce
+    bounce = state_of_fact(REJECTED).bounce
     assert bounce is not None
     assert (bounce.code, bounce.enhanced, bounce.text) == (550, "5.1.1", "no such user")
     assert bounce.bounce_class is BounceClass.HARD

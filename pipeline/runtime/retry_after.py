@@ -1,0 +1,23 @@
+"""The header `Retry-After` (RFC 9110 §10.2.3) of answers to the emitter and to dispatch. Pure."""
+
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+from topics.record import Millis
+
+_MAX_DIGITS: Final = 12
+"""A number of any length is a number; a float of it might not be."""
+
+
+def parse_retry_after(header: str, now: Millis) -> float | None:
+    """Return the seconds from ``now`` that a header asks for, as a number or as a date; None where it says neither."""
+    header = header.strip()
+    if header.isascii() and header.isdigit():
+        return float(header[:_MAX_DIGITS])
+    try:
+        at = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now / 1000
+    return max(0.0, seconds)
