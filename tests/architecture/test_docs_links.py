@@ -115,3 +115,9 @@ def slug(heading: str) -> str:
     """GitHub's way: links and marks removed, lower case, punctuation removed, a hyphen for each blank."""
     shown = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
     return re.sub(r"[^\w\- ]", "", shown.replace("*", "").lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_source_paths_named_on_page_exist(page: Path) -> None:
+    named = re.findall(r"`((?:pipeline|topics|projections|tests|bench|docs)/[\w./-]+)`", page.read_text("utf-8"))
+    assert [path for path in named if not (ROOT / path).exists()] == []
