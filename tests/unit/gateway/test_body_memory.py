@@ -47,7 +47,7 @@ async def test_one_owner_alone_has_half_and_more_have_equal_shares() -> None:
         assert max(held) - min(held) <= MB
         assert abs(sum(held) - 100 * MB * owners // (owners + 1)) <= owners * MB
         assert await room.share("another").take(OWNER_MIN_BYTES // 2)
-        room.give_back("another", OWNER_MIN_BYTES // 2)
+        room.release("another", OWNER_MIN_BYTES // 2)
         for share in shares:
             share.release_all()
         assert room.held == 0

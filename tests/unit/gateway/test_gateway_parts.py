@@ -169,7 +169,7 @@ def test_a_torn_line_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_full_spool_says_so_and_keeps_what_it_has(tmp_path: Path) -> None:
-    segments = SpoolSegments(tmp_path, most=20_000_000)
+    segments = SpoolSegments(tmp_path, max_bytes=20_000_000)
     segments.write([b"kept"], "1")
     segments.write([b"x" * 9_000_000], "2")
     segments.write([b"y" * 9_000_000], "3")

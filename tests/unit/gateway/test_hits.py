@@ -30,4 +30,4 @@ def test_what_is_remembered_is_bounded(monkeypatch: object) -> None:
     monkeypatch.setattr(hits, "MAX_COUNTED_LINKS", 10)  # type: ignore[attr-defined]
     for number in range(50):
         limit.admit("pixel", EmailId(str(number)))
-    assert len(limit._seen) == 10
+    assert len(limit._hits) == 10
