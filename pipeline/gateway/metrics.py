@@ -106,7 +106,7 @@ class PipelineGauges:
     def __init__(self, pool: Pool, metrics: GatewayMetrics) -> None:
         self._pool = pool
         self._read_at = -REFRESH_INTERVAL_S
-        self._up = metrics.gauge("postgres_up", "Whether Postgres answered for the gauges below.")
+        self._up = metrics.gauge("postgres_up", "1 if Postgres answered when the pipeline's gauges were read, else 0.")
         self._jobs = metrics.gauge(
             "jobs", "Jobs not done, by queue and state; dead and unknown ones need an operator.", "queue", "state"
         )
