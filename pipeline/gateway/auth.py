@@ -12,7 +12,7 @@ from pipeline.runtime.fair_threads import CURRENT_CALLER
 from pipeline.runtime.ttl_cache import TTLCache
 
 API_KEY_TTL_S: Final = 3.0
-"""Seconds that a lookup is cached: a revoked key may still work, and a new key still be rejected, for so long."""
+"""Seconds that a lookup is cached; until then a revoked key may still work, or a new key still be rejected."""
 MAX_CACHED_API_KEYS: Final = 10_000
 """Keys cached, unknown ones included: a flood of wrong keys must not use up memory."""
 

@@ -44,7 +44,7 @@ class CertificateClient:
     async def fetch_certificate(self, url: str) -> bytes:
         """Return the certificate at this URL; concurrent calls share one request.
 
-        Raise InvalidSignatureError if there is none, ProviderUnreachable if that could not be found out.
+        Raise InvalidSignatureError if there is none, ProviderUnreachable if the server did not answer.
         """
         if url in self._missing:
             raise InvalidSignatureError("there is no such certificate")

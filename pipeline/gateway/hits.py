@@ -1,6 +1,6 @@
 """A limit on the recorded opens and clicks of one link, so that repeated requests cannot fill the log.
 
-The tracking routes ask it after they have verified a token. Each gateway counts for itself: with n gateways up to n
+The tracking routes check it after they have verified a token. Each gateway counts for itself: with n gateways up to n
 times as many hits are recorded.
 """
 

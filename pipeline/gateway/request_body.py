@@ -206,7 +206,7 @@ def _refuse_for_memory(request: Request) -> HttpProblem:
     """Release at once what the request holds, because others wait for it, and return the problem to raise."""
     release_body(request.scope)
     headers = {"Connection": "close", **RETRY_SOON}
-    return HttpProblem(503, "too many bytes of other requests in hand; send it again", "body", headers)
+    return HttpProblem(503, "too many bytes of request bodies in memory; send it again", "body", headers)
 
 
 async def _after_draining(request: Request, limit: int, problem: HttpProblem) -> HttpProblem:

@@ -31,10 +31,10 @@ class WebhookTokenClaims:
         self._pool = pool
         self._swept = -TOKEN_SWEEP_INTERVAL_S
 
-    async def claim(self, provider: str, token: str, digest: bytes, now: Millis, fresh_s: int) -> None:
+    async def claim(self, provider: str, token: str, digest: bytes, now: Millis, max_age_s: int) -> None:
         """Claim a token for the body with this digest, until it expires; a repeat of the same body succeeds.
 
-        ``fresh_s`` is the accepted age of a webhook in seconds. Raise InvalidSignatureError if the token came with
+        ``max_age_s`` is the accepted age of a webhook in seconds. Raise InvalidSignatureError if the token came with
         another body.
         """
         values = {
@@ -42,7 +42,7 @@ class WebhookTokenClaims:
             "token": hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest(),
             "digest": digest,
             # The signer's clock may be ahead of ours.
-            "expires_at": now + (fresh_s + MAX_AHEAD_S) * 1000,
+            "expires_at": now + (max_age_s + MAX_AHEAD_S) * 1000,
         }
         async with self._pool.connection() as connection:
             async with connection.pipeline():

@@ -39,15 +39,15 @@ class WebhookVerifier:
         if not provider.webhook_keys:
             # Answered so that the provider sends it again until an operator has set a key.
             raise WebhookKeysMissing
-        now, fresh_s = self._rt.clock(), max(self._rt.settings.webhook_max_age, adapter.HORIZON_S)
-        certified = await self._with_certificate(provider, request, now, fresh_s)
+        now, max_age_s = self._rt.clock(), max(self._rt.settings.webhook_max_age, adapter.HORIZON_S)
+        certified = await self._with_certificate(provider, request, now, max_age_s)
         if len(request.body) > RECORD_BODY_MAX_BYTES:
-            await asyncio.to_thread(adapter.verify, certified, provider.webhook_keys, now, fresh_s)
+            await asyncio.to_thread(adapter.verify, certified, provider.webhook_keys, now, max_age_s)
         else:
-            adapter.verify(certified, provider.webhook_keys, now, fresh_s)
+            adapter.verify(certified, provider.webhook_keys, now, max_age_s)
         if (token_adapter := ONE_TIME_TOKEN_ADAPTERS.get(provider.kind)) is not None:
             token, digest = token_adapter.token(request)
-            await self._tokens.claim(provider.provider, token, digest, now, fresh_s)
+            await self._tokens.claim(provider.provider, token, digest, now, max_age_s)
 
     async def confirm_subscription(self, provider: Provider, request: WebhookRequest) -> bool:
         """Confirm the subscription that a verified request asks for; return False if it asks for none.
@@ -62,13 +62,13 @@ class WebhookVerifier:
         return True
 
     async def _with_certificate(
-        self, provider: Provider, request: WebhookRequest, now: Millis, fresh_s: int
+        self, provider: Provider, request: WebhookRequest, now: Millis, max_age_s: int
     ) -> WebhookRequest:
         """Return the request with the certificate that its signature names, if its provider signs with one."""
         subscriptions = SUBSCRIPTION_ADAPTERS.get(provider.kind)
         url = None
         if subscriptions is not None:
-            url = subscriptions.certificate_url(request, provider.webhook_keys, now, fresh_s)
+            url = subscriptions.certificate_url(request, provider.webhook_keys, now, max_age_s)
         if url is None:
             return request
         return msgspec.structs.replace(request, certificate=await self._certificates.fetch_certificate(url))

@@ -35,6 +35,7 @@ BRAND_MAX_CHARS: Final = 200
 MAX_REPORTED_LINES: Final = 1000
 """Rejected lines that a report lists; further ones are only counted."""
 _ADDRESS_PATTERN: Final = re.compile(r"\S@\S")
+"""Text that could be an address, which a note must not contain."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class SuppressionCommand:
     tenant: str
     brand: str
     by: str
+    """The user or API key that gives the command, as it is shown with the decision."""
     reason: SuppressionReason | None = None
     """The reason for lines without one of their own; None means manual."""
     note: str = ""

@@ -23,12 +23,12 @@ ExportFormat = Literal["csv", "jsonl"]
 class SuppressionView(msgspec.Struct, frozen=True, kw_only=True):
     """A suppressed address: it gets no mail from a brand."""
 
-    address_hash: Annotated[str, Meta(description="Keyed hash of the address; names it wherever an address does")]
+    address_hash: Annotated[str, Meta(description="Keyed hash of the address; accepted wherever an address is")]
     brand: Annotated[str, Meta(description="`*`: all of the tenant's")]
     reason: SuppressionReason
     since: Annotated[Millis, Meta(description="Milliseconds since 1970, UTC; our clock")]
-    listed: Annotated[bool, Meta(description="Somebody decided it; else it follows from what an email told")]
-    email_id: Annotated[EmailId | None, Meta(description="The email that told it")] = None
+    listed: Annotated[bool, Meta(description="True: a decision; false: it follows from an event of an email")]
+    email_id: Annotated[EmailId | None, Meta(description="The email whose event is the reason")] = None
     event_id: Annotated[str, Meta(description="The event of that email, as in `mailfold trace`")] = ""
     by: Annotated[str, Meta(description="Who decided it")] = ""
     note: str = ""
@@ -48,7 +48,7 @@ class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
     """The latest decision for a brand, or for all."""
 
     brand: str
-    listed: Annotated[bool, Meta(description="False: lifted; what was known before counts no more")]
+    listed: Annotated[bool, Meta(description="False: lifted; earlier evidence no longer counts")]
     at: Millis
     by: str
     reason: SuppressionReason | None = None

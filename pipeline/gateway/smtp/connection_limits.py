@@ -1,4 +1,4 @@
-"""Limits on SMTP connections and messages per sending network; the SMTP session asks them. Pure but for its clock."""
+"""Limits on SMTP connections and messages per sending network; the SMTP session checks them. Pure but for the clock."""
 
 import ipaddress
 import math
