@@ -1,4 +1,4 @@
-"""The SMTP session of a server that accepts only inbound mail to our own addresses; the listener creates one per connection.
+"""The SMTP session of a server that accepts only mail to our own addresses; the listener creates one per connection.
 
 It relays nothing and takes one recipient per message. A message is answered 250 only when it is on the log.
 """
