@@ -1,4 +1,7 @@
-"""A request's `Idempotency-Key` -> the ids of its message and its emails: the same key, the same ids."""
+"""Ids of a message and its emails, derived from the request's `Idempotency-Key`: the same key gives the same ids.
+
+The routes that accept one message per request use it; see `idempotency.py` for the check of its contents.
+"""
 
 from typing import Final
 
@@ -15,20 +18,20 @@ KEY_MAX_CHARS: Final = 255
 
 
 class MessageIds(msgspec.Struct, frozen=True):
-    """One message's ids."""
+    """The ids of one message and its emails."""
 
     identity: str
-    """The caller's key; empty where there was none, and then a repeat is another message."""
+    """The caller's key; empty if the request had none, and then a repeated request is another message."""
     message_id: str
     email_ids: tuple[EmailId, ...]
 
 
 def message_ids(request: Request, tenant: str, dialect: str, recipients: int, new_id: NewId) -> MessageIds:
-    """The ids of a message to so many. Raises Problem for a key that is none."""
+    """Return the ids of a message to ``recipients`` addresses. Raise HttpProblem 400 if the key is invalid."""
     key = _key(request)
     if not key:
         return MessageIds("", new_id(), tuple(EmailId(new_id()) for _ in range(recipients)))
-    emails = tuple(ids.email_id(tenant, dialect, key, nth) for nth in range(recipients))
+    emails = tuple(ids.email_id(tenant, dialect, key, index) for index in range(recipients))
     return MessageIds(key, ids.message_id(tenant, dialect, key), emails)
 
 
