@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 
 from pipeline.errors import InvalidSettings
-from pipeline.runtime.bootstrap import configure_logging, fresh_id, wall_clock
+from pipeline.runtime.bootstrap import fresh_id, wall_clock
+from pipeline.runtime.logs import configure_logging
 from pipeline.runtime.watchdog import watch_event_loop
 from pipeline.settings import Settings, load_settings
 
@@ -36,7 +37,7 @@ def sandbox(
         "sandbox_pace": pace,
     }
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
-    configure_logging(settings)
+    configure_logging(settings, "sandbox")
     asyncio.run(_until_stopped(lambda stop: _sandbox(settings, stop)))
 
 

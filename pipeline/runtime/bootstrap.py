@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import logging
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from pipeline.errors import InvalidSettings
 from pipeline.runtime import crashpoints
 from pipeline.runtime.database import Pool, open_database
 from pipeline.runtime.kafka import KafkaLog, open_kafka_log
+from pipeline.runtime.logs import configure_logging
 from pipeline.runtime.ports import Clock, NewId
 from pipeline.runtime.watchdog import Watchdog, watch_event_loop
 from pipeline.settings import Settings
@@ -45,18 +44,6 @@ def fresh_id() -> str:
     return str(uuid_utils.uuid7())
 
 
-def configure_logging(settings: Settings) -> None:
-    """One line per event on standard error. No address, no content: that is each caller's duty."""
-    logging.basicConfig(
-        level=settings.log_level,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)-7s %(name)s %(message)s",
-        force=True,
-    )
-    for chatty in ("aiokafka", "faust", "mode", "httpx", "psycopg.pool", "mail.log", "asyncio"):
-        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
-
-
 def check_role_settings(settings: Settings) -> None:
     """Raise BadSettings unless a role can run with these."""
     if not settings.kafka_bootstrap:
@@ -78,7 +65,7 @@ async def open_runtime(
     With ``signals``, SIGTERM and SIGINT set ``stop`` and end nothing by themselves; a command is cancelled by them.
     """
     check_role_settings(settings)
-    configure_logging(settings)
+    configure_logging(settings, role)
     crashpoints.arm(settings)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT) if signals else ():
