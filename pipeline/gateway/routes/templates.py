@@ -73,9 +73,10 @@ def router(world: GatewayState) -> APIRouter:
     Caller = Annotated[Tenant, Depends(world.authenticate)]  # noqa: N806 - a type
     compiling = asyncio.Semaphore(MAX_CONCURRENT_TEMPLATES)
 
-    @routes.put(
-        "/templates/{name}", summary="Push a template", **route_openapi("TemplateDraft", "TemplatePushResponse")
-    )
+    push_openapi = route_openapi("TemplateDraft", "TemplatePushResponse")
+    render_openapi = route_openapi("TemplateRenderRequest", "TemplateRenderResponse")
+
+    @routes.put("/templates/{name}", summary="Push a template", **push_openapi)
     async def push_template(name: str, request: Request, tenant: Caller) -> Response:
         """A new version, unless the newest says the same. What can't be compiled is refused, with the line."""
         body = await read_body(request, BODY_MAX_BYTES)
@@ -94,11 +95,7 @@ def router(world: GatewayState) -> APIRouter:
         """By id, name or hash."""
         return json_response(template_source.template_view(await find_template(world, tenant.tenant, name, version)))
 
-    @routes.post(
-        "/templates/{name}/render",
-        summary="Render a template",
-        **route_openapi("TemplateRenderRequest", "TemplateRenderResponse"),
-    )
+    @routes.post("/templates/{name}/render", summary="Render a template", **render_openapi)
     async def render_template(name: str, request: Request, tenant: Caller) -> Response:
         """What it would say; nothing is sent."""
         wanted = decode_body(_decode_render_request, await read_body(request, BODY_MAX_BYTES) or b"{}")

@@ -55,6 +55,10 @@ _FORM: Final[dict[str, Any]] = {
         "properties": {ONE_CLICK_FIELD[0]: {"type": "string", "enum": [ONE_CLICK_FIELD[1]]}},
     }
 }
+_REQUEST_BODY: Final = {
+    "required": True,
+    "content": {"application/x-www-form-urlencoded": _FORM, "multipart/form-data": _FORM},
+}
 _PAGE_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {"description": "A page.", "content": _HTML},
     404: {"description": "The token is not ours; a page that says so.", "content": _HTML},
@@ -86,23 +90,20 @@ def router(world: GatewayState) -> APIRouter:
         """A page with a button; nothing changes, however often robots come by."""
         return _page(404, _INVALID_LINK_PAGE) if whose(token) is None else _page(200, _CONFIRM_PAGE)
 
-    body = {"required": True, "content": {"application/x-www-form-urlencoded": _FORM, "multipart/form-data": _FORM}}
-
     @routes.post(
         "/u/{token}",
         summary="Unsubscribe by one click",
         response_class=Response,
         responses=_POST_RESPONSES,
-        openapi_extra={"requestBody": body},
+        openapi_extra={"requestBody": _REQUEST_BODY},
     )
     async def act(token: str, request: Request) -> Response:
         """What a mail program posts (RFC 8058), and the page's button: the reader gets no more of this brand."""
         email_id = whose(token)
         if email_id is None:
             return _page(404, _INVALID_LINK_PAGE)
-        if not has_one_click_field(
-            request.headers.get("content-type", ""), await read_raw_body(request, BODY_MAX_BYTES)
-        ):
+        content_type = request.headers.get("content-type", "")
+        if not has_one_click_field(content_type, await read_raw_body(request, BODY_MAX_BYTES)):
             return _page(400, _UNCONFIRMED_PAGE)
         event = _event(world, email_id, request)
         places = await world.log.append([LogEntry(DELIVERY_EVENTS, email_id, event)])
