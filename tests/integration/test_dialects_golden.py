@@ -30,9 +30,7 @@ TIMELESS = ("recorded_at", "content")
 
 
 @pytest.mark.parametrize("surface", MINE, ids=lambda surface: surface.name)
-async def test_every_golden_request_is_answered_and_recorded_as_its_pair_says(
-    settings: Settings, surface: Surface
-) -> None:
+async def test_golden_requests_have_their_expected_responses_and_records(settings: Settings, surface: Surface) -> None:
     paths = sorted((GOLDEN / surface.name).glob("*.body.json"))
     async with gateway(settings) as served:
         answers = {path: await _ask(served, surface, _tenant(path), path.read_bytes()) for path in paths}

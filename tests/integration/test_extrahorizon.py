@@ -66,7 +66,7 @@ WHOLE = PLAIN | {
 ADDRESSES = ("anna@example.com", "ben@example.com", "cy@example.com", "di@example.com")
 
 
-async def test_one_message_goes_to_each_recipient_and_lives_its_life_in_every_listing(settings: Settings) -> None:
+async def test_mail_is_sent_to_each_recipient_and_listed_everywhere(settings: Settings) -> None:
     async with whole(settings) as world:
         sent = await send(world.served, WHOLE)
         await until(lambda: all(world.got(address) for address in ADDRESSES))
@@ -150,7 +150,7 @@ async def push_welcome(world: Whole) -> str:
     return str(pushed.json()["id"])
 
 
-async def test_a_template_mail_is_opened_and_every_call_is_a_view(settings: Settings) -> None:
+async def test_every_open_of_a_template_mail_is_a_view(settings: Settings) -> None:
     mail = {
         "template_id": "welcome",
         "content": {"first_name": "Anna & Co", "camelCase": [1, {"two": None}]},
@@ -203,7 +203,7 @@ def _image(world: Whole, address: str) -> str:
     return found[1]
 
 
-async def test_a_mail_that_nobody_takes_yet_is_queued(settings: Settings) -> None:
+async def test_mail_that_no_server_accepts_yet_is_queued(settings: Settings) -> None:
     async with whole(settings) as world:
         world.inbox.rcpt["later@example.com"] = ["451 4.3.0 later"]
         sent = await send(world.served, PLAIN | {"recipients": {"to": ["later@example.com"]}})
@@ -229,7 +229,7 @@ async def test_a_mail_that_nobody_takes_yet_is_queued(settings: Settings) -> Non
         assert (await find(world, "queued?eq(status,failed)"))["data"] == []
 
 
-async def test_the_same_key_gives_the_same_mail_and_another_list_is_refused(settings: Settings) -> None:
+async def test_same_idempotency_key_returns_the_same_mail_and_refuses_another_list(settings: Settings) -> None:
     async with gateway(settings) as served:
         first = await send(served, PLAIN, Idempotency_Key="once")
         again = await send(served, PLAIN, Idempotency_Key="once")
@@ -241,7 +241,7 @@ async def test_the_same_key_gives_the_same_mail_and_another_list_is_refused(sett
     assert len({request.email_id for *_, request in await records(settings, SEND_REQUESTS)}) == 2
 
 
-async def test_a_log_that_is_away_is_a_503_and_the_repeat_reaches_each_recipient_once(settings: Settings) -> None:
+async def test_unavailable_log_is_a_503_and_the_repeat_reaches_each_recipient_once(settings: Settings) -> None:
     mail = PLAIN | {"recipients": {"to": [f"r{nth}@example.com" for nth in range(8)]}}
     async with (
         kafka_proxy(settings.kafka_bootstrap) as proxy,
@@ -286,7 +286,7 @@ async def test_a_log_that_is_away_is_a_503_and_the_repeat_reaches_each_recipient
         ({"recipients": {"to": ["a@example.com"]}, "template_id": "none"}, 16, "no such template"),
     ],
 )
-async def test_what_can_not_be_sent_is_refused_in_its_own_shape(
+async def test_invalid_mail_is_refused_in_extra_horizons_shape(
     settings: Settings, mail: Any, code: int, words: str
 ) -> None:
     async with gateway(settings) as served:
@@ -302,7 +302,7 @@ async def test_what_can_not_be_sent_is_refused_in_its_own_shape(
     assert await records(settings, SEND_REQUESTS) == []
 
 
-async def test_keys_and_tokens_open_the_door_and_nothing_else_does(settings: Settings) -> None:
+async def test_only_valid_keys_and_tokens_are_authenticated(settings: Settings) -> None:
     async with gateway(settings) as served:
 
         async def ask(**headers: str) -> tuple[int, int]:

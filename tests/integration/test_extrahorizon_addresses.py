@@ -30,7 +30,7 @@ async def sending(settings: Settings, *, smtputf8: bool) -> AsyncIterator[tuple[
             yield served, receiver
 
 
-async def test_an_internationalized_address_is_written_to_and_kept_as_it_is(settings: Settings) -> None:
+async def test_internationalized_address_is_used_unchanged(settings: Settings) -> None:
     mail = PLAIN | {"recipients": {"to": [f"二ノ宮 <{NINOMIYA}>"], "cc": ["anna@example.com"]}, "reply_to": [NINOMIYA]}
     async with sending(settings, smtputf8=True) as (served, receiver):
         sent = await send(served, mail)
@@ -42,7 +42,7 @@ async def test_an_internationalized_address_is_written_to_and_kept_as_it_is(sett
         assert f"<{ON_THE_WIRE}>" in got.raw.decode()
 
 
-async def test_where_the_server_has_no_smtputf8_the_email_fails_for_good_before_anything_is_sent(
+async def test_email_fails_for_good_without_smtputf8_before_it_is_sent(
     settings: Settings,
 ) -> None:
     async with sending(settings, smtputf8=False) as (served, receiver):

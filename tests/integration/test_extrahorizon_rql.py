@@ -71,7 +71,7 @@ MAILS: Final[dict[str, Any]] = {
         ("or(eq(views,0),and(eq(views,1),excludes(content)))", {"one", "no_content"}),
     ],
 )
-def test_an_operator_finds_the_documented_mails(database_url: str, query: str, found: set[str]) -> None:
+def test_operator_finds_the_documented_mails(database_url: str, query: str, found: set[str]) -> None:
     where = rql.parse(query, MAIL_FIELDS).where
     with psycopg.connect(database_url) as connection:
         rows = connection.execute(

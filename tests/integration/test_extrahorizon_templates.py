@@ -29,7 +29,7 @@ LOCALIZATIONS = {
 }
 
 
-async def test_the_body_of_a_template_mail_is_its_text_part(settings: Settings) -> None:
+async def test_body_of_a_template_mail_is_its_text_part(settings: Settings) -> None:
     mail = {"template_id": "welcome", "content": {"first_name": "Anna"}, "recipients": {"to": ["anna@example.com"]}}
     async with whole(settings) as world:
         await push_welcome(world)
@@ -50,7 +50,7 @@ async def test_the_body_of_a_template_mail_is_its_text_part(settings: Settings) 
         await until(is_kept)
 
 
-async def test_the_body_does_not_replace_a_template_that_is_text_only(settings: Settings) -> None:
+async def test_body_does_not_replace_a_text_only_template(settings: Settings) -> None:
     texts = {"texts": {"en": {"subject": "Hi", "text": "The template's own text"}}}
     async with gateway_and_projector(settings) as served:
         headers = {"X-Api-Key": served.key}
@@ -61,7 +61,7 @@ async def test_the_body_does_not_replace_a_template_that_is_text_only(settings: 
     assert unpack_content(chunks, request.content.sha256).text == "The template's own text"
 
 
-async def test_over_the_rate_the_code_says_that_a_repeat_may_work(settings: Settings) -> None:
+async def test_error_over_the_rate_has_the_code_for_a_retry(settings: Settings) -> None:
     async with gateway(settings) as served:
         await admin.add_tenant(served.rt.pool, admin.Tenant("slow", None, 1))
         key = await admin.add_key(served.rt.pool, "slow")
@@ -120,7 +120,7 @@ async def test_localizations_are_resolved_in_the_mails_language(settings: Settin
     assert shown == {"<p>Beste A &amp; B Kind regards</p>", "<p>Dear A &amp; B Kind regards</p>"}
 
 
-async def test_a_push_replaces_the_set_and_no_template_is_seen_of_it(settings: Settings) -> None:
+async def test_push_replaces_the_localizations_which_are_not_listed_as_a_template(settings: Settings) -> None:
     async with gateway_and_projector(settings) as served:
         headers = {"X-Api-Key": served.key}
         first, again = [await put(served, "/localizations", LOCALIZATIONS) for _ in range(2)]
@@ -140,7 +140,7 @@ async def test_a_push_replaces_the_set_and_no_template_is_seen_of_it(settings: S
         assert (await served.http.get("/localizations", headers={"X-Api-Key": key})).status_code == 404
 
 
-async def test_other_dialects_refuse_a_template_whose_localizations_they_can_not_choose(settings: Settings) -> None:
+async def test_other_dialects_refuse_a_template_with_localizations(settings: Settings) -> None:
     async with gateway_and_projector(settings) as served:
         pushed = await put(served, "/templates/greeting", GREETING)
         body = {
@@ -161,9 +161,7 @@ def localization_files(folder: Path) -> Path:
     return folder
 
 
-async def test_the_command_line_pushes_and_shows_localizations_and_renders_with_them(
-    settings: Settings, tmp_path: Path
-) -> None:
+async def test_command_line_pushes_shows_and_renders_localizations(settings: Settings, tmp_path: Path) -> None:
     folder = localization_files(tmp_path / "localizations")
     async with gateway_and_projector(settings) as served:
         await put(served, "/templates/greeting", GREETING)
@@ -178,7 +176,7 @@ async def test_the_command_line_pushes_and_shows_localizations_and_renders_with_
         assert "Beste Anna Kind regards" in said.out, said
 
 
-async def test_the_command_line_renders_folders_without_servers(tmp_path: Path) -> None:
+async def test_command_line_renders_folders_without_servers(tmp_path: Path) -> None:
     folder = localization_files(tmp_path / "localizations")
     template = tmp_path / "greeting"
     template.mkdir()

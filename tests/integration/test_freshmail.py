@@ -27,9 +27,9 @@ from topics.requests import Mailbox, SendRequest
 from topics.templates import TemplateSyntax
 
 
-async def post(world: Gateway, body: Any, key: str = "", path: str = "/v3/messaging/emails") -> httpx.Response:
-    headers = {"Authorization": f"Bearer {world.key}", **({"Idempotency-Key": key} if key else {})}
-    return await world.http.post(path, json=body, headers=headers)
+async def post(served: Gateway, body: Any, key: str = "", path: str = "/v3/messaging/emails") -> httpx.Response:
+    headers = {"Authorization": f"Bearer {served.key}", **({"Idempotency-Key": key} if key else {})}
+    return await served.http.post(path, json=body, headers=headers)
 
 
 async def requests(settings: Settings) -> list[SendRequest]:
@@ -51,7 +51,7 @@ async def contents(settings: Settings) -> dict[str, MessageContent]:
 
 
 @pytest.mark.parametrize("path", ["/v3/messaging/emails", "/v3/messaging/emails/"])
-async def test_registered_with_and_without_the_slash_and_personalized(settings: Settings, path: str) -> None:
+async def test_emails_are_personalized_with_and_without_the_trailing_slash(settings: Settings, path: str) -> None:
     body = freshmail(
         {"email": "a@example.com", "name": "Adam", "personalization": {"name": "Adam <3"}, "headers": {"X-One": "own"}},
         {"email": "b@example.com", "personalization": {"name": "Bo"}},
@@ -63,8 +63,8 @@ async def test_registered_with_and_without_the_slash_and_personalized(settings: 
         headers={"x-one": "all", "x-two": "2"},
         attachments=[{"name": "invoice.pdf", "content": base64.b64encode(b"%PDF").decode()}],
     )
-    async with gateway(settings) as world:
-        answer = await post(world, body, "k", path)
+    async with gateway(settings) as served:
+        answer = await post(served, body, "k", path)
         assert answer.status_code == 201, answer.text
         a, b = (ids.email_id("acme", "freshmail", "k", nth) for nth in (0, 1))
         assert answer.json() == [{"email": "a@example.com", "id": a}, {"email": "b@example.com", "id": b}]
@@ -88,35 +88,35 @@ async def test_registered_with_and_without_the_slash_and_personalized(settings: 
         )
 
 
-async def test_recipients_of_the_same_words_share_one_content(settings: Settings) -> None:
-    async with gateway(settings) as world:
-        answer = await post(world, freshmail(*[f"r{number}@example.com" for number in range(100)]))
+async def test_recipients_of_equal_contents_share_one(settings: Settings) -> None:
+    async with gateway(settings) as served:
+        answer = await post(served, freshmail(*[f"r{number}@example.com" for number in range(100)]))
         assert len(answer.json()) == 100
         assert len(await contents(settings)) == 1
         assert len(await requests(settings)) == 100
 
 
-async def test_nobody_is_written_to_where_one_recipient_is_wrong(settings: Settings) -> None:
-    async with gateway(settings) as world:
-        answer = await post(world, freshmail("a@example.com", "nobody", "c@example.com", "also nobody"))
+async def test_one_invalid_recipient_refuses_the_whole_request(settings: Settings) -> None:
+    async with gateway(settings) as served:
+        answer = await post(served, freshmail("a@example.com", "nobody", "c@example.com", "also nobody"))
         assert answer.status_code == 400
         told = "This value is not a valid email address."
         assert answer.json() == {"errors": {"Recipients[1].email": told, "Recipients[3].email": told}}
         wrong = freshmail("a@example.com", contents=[{"type": "text/plain", "body": "x\n{{ 'x'|date }}"}])
-        answer = await post(world, wrong)
+        answer = await post(served, wrong)
         [(where, error)] = answer.json()["errors"].items()
         assert where == "Recipients[0].personalization"
         assert error.startswith("Contents[0].body: line 2")
         assert await requests(settings) == []
 
 
-async def test_a_template_by_its_hash_instead_of_contents(settings: Settings) -> None:
-    async with gateway(settings) as world:
+async def test_template_is_found_by_its_hash(settings: Settings) -> None:
+    async with gateway(settings) as served:
         made = await put(
-            world.rt, "hello", syntax=TemplateSyntax.FRESHMAIL, subject="s", html="<p>$$name$$</p>", text="$$name$$"
+            served.rt, "hello", syntax=TemplateSyntax.FRESHMAIL, subject="s", html="<p>$$name$$</p>", text="$$name$$"
         )
         one = {"email": "a@example.com", "personalization": {"name": "Å & B"}}
-        answer = await post(world, freshmail(one, contents=None, templateHash=made.hash))
+        answer = await post(served, freshmail(one, contents=None, templateHash=made.hash))
         assert answer.status_code == 201, answer.text
         [request] = await requests(settings)
         assert request.template
@@ -124,29 +124,29 @@ async def test_a_template_by_its_hash_instead_of_contents(settings: Settings) ->
         assert request.subject == "Message subject"
         [content] = (await contents(settings)).values()
         assert (content.html, content.text) == ("<p>Å &amp; B</p>", "Å & B")
-        unknown = await post(world, freshmail(contents=None, templateHash="nothing"))
+        unknown = await post(served, freshmail(contents=None, templateHash="nothing"))
         assert (unknown.status_code, list(unknown.json()["errors"])) == (400, ["TemplateHash"])
-        both = await post(world, freshmail(templateHash=made.hash))
+        both = await post(served, freshmail(templateHash=made.hash))
         assert both.json()["errors"] == {"Contents": "Exactly one of templateHash and contents must be given."}
 
 
-async def test_a_key_with_another_list_is_a_conflict_even_where_it_is_part_of_the_first(settings: Settings) -> None:
-    async with gateway(settings) as world:
-        first = await post(world, freshmail("a@example.com", "b@example.com"), "k")
-        assert (await post(world, freshmail("a@example.com", "b@example.com"), "k")).json() == first.json()
+async def test_idempotency_key_with_another_list_is_a_conflict(settings: Settings) -> None:
+    async with gateway(settings) as served:
+        first = await post(served, freshmail("a@example.com", "b@example.com"), "k")
+        assert (await post(served, freshmail("a@example.com", "b@example.com"), "k")).json() == first.json()
         for other in ("a", "ba", "abc"):
-            answer = await post(world, freshmail(*[f"{name}@example.com" for name in other]), "k")
+            answer = await post(served, freshmail(*[f"{name}@example.com" for name in other]), "k")
             assert answer.status_code == 409
             assert answer.json() == {"errors": ["This Idempotency-Key was used before for other recipients."]}
         assert len({request.email_id for request in await requests(settings)}) == 2
-        assert (await post(world, freshmail(), "x" * 256)).status_code == 400
+        assert (await post(served, freshmail(), "x" * 256)).status_code == 400
 
 
-async def test_a_rate_lets_a_whole_list_in_and_the_next_wait(settings: Settings) -> None:
-    async with gateway(settings) as world:
-        await admin.add_tenant(world.rt.pool, admin.Tenant("acme", rate_per_second=1))
-        assert (await post(world, freshmail(*[f"r{number}@example.com" for number in range(60)]))).status_code == 201
-        answer = await post(world, freshmail())
+async def test_whole_list_is_accepted_and_the_next_request_is_over_the_rate(settings: Settings) -> None:
+    async with gateway(settings) as served:
+        await admin.add_tenant(served.rt.pool, admin.Tenant("acme", rate_per_second=1))
+        assert (await post(served, freshmail(*[f"r{number}@example.com" for number in range(60)]))).status_code == 201
+        answer = await post(served, freshmail())
         assert answer.status_code == 429
         assert 50 <= int(answer.headers["Retry-After"]) <= 60
         assert isinstance(answer.json()["errors"], list)
@@ -166,15 +166,15 @@ class FailsMidway:
         return places
 
 
-async def test_a_log_that_fails_midway_is_a_503_and_the_repeat_completes_it(settings: Settings) -> None:
+async def test_partly_confirmed_request_is_a_503_and_the_repeat_completes_it(settings: Settings) -> None:
     from pipeline.dialects import freshmail as dialect
     from pipeline.runtime.bootstrap import open_runtime
 
     request: Any = httpx.Request("POST", "/", headers={"Idempotency-Key": "k"})
     async with open_runtime(settings) as rt:
-        world = make_gateway_state(rt)
+        state = make_gateway_state(rt)
         log = FailsMidway(rt.log)
-        surface = FreshMailApi(replace(world, log=log))
+        surface = FreshMailApi(replace(state, log=log))
         import json
 
         body = dialect.parse_request(json.dumps(freshmail("a@example.com", "b@example.com", "c@example.com")).encode())
@@ -190,11 +190,11 @@ async def test_a_log_that_fails_midway_is_a_503_and_the_repeat_completes_it(sett
     }
 
 
-async def test_without_a_key_or_with_a_wrong_one_it_is_a_401_in_its_own_words(settings: Settings) -> None:
-    async with gateway(settings) as world:
+async def test_missing_or_wrong_key_is_a_401_in_freshmails_shape(settings: Settings) -> None:
+    async with gateway(settings) as served:
         for headers in ({}, {"Authorization": "Bearer mf_wrong"}, {"Authorization": "Basic eDp5"}):
-            answer = await world.http.post("/v3/messaging/emails", json=freshmail(), headers=headers)
+            answer = await served.http.post("/v3/messaging/emails", json=freshmail(), headers=headers)
             assert answer.status_code == 401
             assert isinstance(answer.json()["errors"], list)
-        answers = await asyncio.gather(*[post(world, freshmail("a@example.com"), "same") for _ in range(4)])
+        answers = await asyncio.gather(*[post(served, freshmail("a@example.com"), "same") for _ in range(4)])
         assert len({answer.text for answer in answers}) == 1

@@ -32,11 +32,11 @@ NO_ADDRESS = "This value is not a valid email address."
 pytestmark = pytest.mark.timeout(300)  # the first time, clients are fetched
 
 
-async def run(world: Gateway, *command: str, body: bytes = b"", **env: str) -> str:
+async def run(served: Gateway, *command: str, body: bytes = b"", **env: str) -> str:
     """What a client's session prints."""
     process = await asyncio.create_subprocess_exec(
         *command,
-        env={"PATH": os.environ["PATH"], "HOST": world.http.base_url.netloc.decode(), "TOKEN": world.key, **env},
+        env={"PATH": os.environ["PATH"], "HOST": served.http.base_url.netloc.decode(), "TOKEN": served.key, **env},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -93,9 +93,9 @@ def okhttp() -> tuple[str, ...]:
     return (java(), "-cp", os.pathsep.join((str(classes), classpath)), "Session")
 
 
-async def test_the_official_python_client_registers_and_reads_errors(settings: Settings, python_client: Path) -> None:
-    async with gateway(settings) as world:
-        told = json.loads(await run(world, sys.executable, str(FOLDER / "session.py"), PYTHONPATH=str(python_client)))
+async def test_official_python_client_sends_and_reads_errors(settings: Settings, python_client: Path) -> None:
+    async with gateway(settings) as served:
+        told = json.loads(await run(served, sys.executable, str(FOLDER / "session.py"), PYTHONPATH=str(python_client)))
         found = {request.recipient: request for request in await requests(settings)}
         said = await contents(settings)
     assert told["success"] is True
@@ -112,13 +112,13 @@ async def test_the_official_python_client_registers_and_reads_errors(settings: S
     assert (ben.html, ben.headers, ben.attachments) == ("<b>Your code: </b>", (("X-Campaign", "ben"),), FILE)
 
 
-async def test_php_as_the_official_client_registers_and_reads_errors(settings: Settings) -> None:
+async def test_php_requests_of_the_official_client_send_and_read_errors(settings: Settings) -> None:
     php = shutil.which("php")
     if php is None:
         pytest.skip("php not installed: requests as of the official PHP client can't be made")
     documented = (GOLDEN / "as_documented.body.json").read_bytes()
-    async with gateway(settings) as world:
-        told = json.loads(await run(world, php, str(FOLDER / "session.php"), body=documented))
+    async with gateway(settings) as served:
+        told = json.loads(await run(served, php, str(FOLDER / "session.php"), body=documented))
         found = {request.recipient: request for request in await requests(settings)}
         said = await contents(settings)
     assert told["sent"]["success"] is True
@@ -140,8 +140,8 @@ async def test_php_as_the_official_client_registers_and_reads_errors(settings: S
 async def test_okhttp_posts_the_documented_examples(settings: Settings, okhttp: tuple[str, ...], name: str) -> None:
     expected = json.loads((GOLDEN / f"{name}.expected.json").read_text())
     body = (GOLDEN / f"{name}.body.json").read_bytes()
-    async with gateway(settings) as world:
-        taken, refused = (await run(world, *okhttp, body=body)).splitlines()
+    async with gateway(settings) as served:
+        taken, refused = (await run(served, *okhttp, body=body)).splitlines()
     assert int(taken.partition(" ")[0]) == expected["status"] == 201
     assert_registered(json.loads(taken.partition(" ")[2]), *[one["email"] for one in expected["answer"]])
     assert refused.startswith('401 {"errors":[')

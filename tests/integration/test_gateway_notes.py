@@ -35,20 +35,20 @@ def note(number: int) -> DeferredEvent:
     return lambda: event
 
 
-def value(world: GatewayState, name: str) -> float:
-    found: Any = world.metrics.registry.get_sample_value(f"mailfold_{name}")
+def value(state: GatewayState, name: str) -> float:
+    found: Any = state.metrics.registry.get_sample_value(f"mailfold_{name}")
     return float(found or 0)
 
 
 @contextlib.asynccontextmanager
 async def noting(rt: Runtime) -> AsyncIterator[GatewayState]:
-    """A gateway's world without its server; at the end what is in hand is written down."""
-    world = make_gateway_state(rt)
-    yield world
-    running = asyncio.create_task(world.event_buffer.run())
-    await world.event_buffer.finish(running)
+    """A gateway's state without its server; at the end what is in hand is written down."""
+    state = make_gateway_state(rt)
+    yield state
+    running = asyncio.create_task(state.event_buffer.run())
+    await state.event_buffer.finish(running)
     running.result()
-    world.spool.close()
+    state.spool.close()
 
 
 async def heard(settings: Settings) -> set[str]:
@@ -62,62 +62,62 @@ def spooled(folder: Path) -> list[DeliveryEvent]:
     return [decode(DELIVERY_EVENTS, line) for line in lines]
 
 
-async def test_what_comes_faster_than_the_log_takes_it_goes_by_way_of_the_spool(settings: Settings) -> None:
+async def test_events_over_the_threshold_go_through_the_spool(settings: Settings) -> None:
     many = SPOOL_THRESHOLD_EVENTS + 1_000
-    async with open_runtime(settings) as rt, noting(rt) as world:
+    async with open_runtime(settings) as rt, noting(rt) as state:
         for number in range(many):
-            world.event_buffer.put(note(number))
-        assert value(world, "notes_waiting") == many
-    assert value(world, "notes_waiting") == 0
-    assert value(world, "spooled_total") >= SPOOL_THRESHOLD_EVENTS
-    assert value(world, "spool_lost_total") == 0
+            state.event_buffer.put(note(number))
+        assert value(state, "notes_waiting") == many
+    assert value(state, "notes_waiting") == 0
+    assert value(state, "spooled_total") >= SPOOL_THRESHOLD_EVENTS
+    assert value(state, "spool_lost_total") == 0
     assert await heard(settings) == {f"pixel:{number}" for number in range(many)}
 
 
-async def test_a_log_that_is_away_when_told_to_stop_leaves_all_in_the_spool(settings: Settings) -> None:
+async def test_stop_during_a_log_outage_leaves_all_events_in_the_spool(settings: Settings) -> None:
     async with kafka_proxy(settings.kafka_bootstrap) as proxy:
         away = settings.model_copy(update={"kafka_bootstrap": proxy.bootstrap})
-        async with open_runtime(away) as rt, noting(rt) as world:
+        async with open_runtime(away) as rt, noting(rt) as state:
             proxy.away()
             for number in range(500):
-                world.event_buffer.put(note(number))
+                state.event_buffer.put(note(number))
     assert {event.event_id for event in spooled(settings.data_dir / "spool")} == {f"pixel:{n}" for n in range(500)}
 
 
-async def test_memory_is_bounded_and_what_is_lost_is_counted(settings: Settings) -> None:
+async def test_buffer_is_bounded_and_lost_events_are_counted(settings: Settings) -> None:
     async with open_runtime(settings) as rt:
-        world = make_gateway_state(rt)
+        state = make_gateway_state(rt)
         for number in range(BUFFER_MAX_EVENTS + 7):
-            world.event_buffer.put(note(number))
-        assert value(world, "notes_waiting") == BUFFER_MAX_EVENTS
-        assert value(world, "spool_lost_total") == 7
+            state.event_buffer.put(note(number))
+        assert value(state, "notes_waiting") == BUFFER_MAX_EVENTS
+        assert value(state, "spool_lost_total") == 7
 
 
-async def test_what_came_to_nothing_is_no_event_and_stops_nothing(settings: Settings) -> None:
-    async with open_runtime(settings) as rt, noting(rt) as world:
+async def test_deferred_event_without_result_is_skipped(settings: Settings) -> None:
+    async with open_runtime(settings) as rt, noting(rt) as state:
         for number in range(10):
-            world.event_buffer.put(note(number) if number % 2 else lambda: None)
+            state.event_buffer.put(note(number) if number % 2 else lambda: None)
     assert await heard(settings) == {f"pixel:{number}" for number in (1, 3, 5, 7, 9)}
 
 
-async def test_a_picture_is_out_before_anything_is_noted_and_before_its_token_is_looked_at(settings: Settings) -> None:
+async def test_pixel_is_sent_before_its_token_is_read(settings: Settings) -> None:
     """By ASGI, message for message: a forged token's way differs in nothing."""
     good = tokens.pixel_token(Signer(settings.secret.get_secret_value(), "track"), EMAIL)
-    async with open_runtime(settings) as rt, noting(rt) as world:
-        app, ways = make_app(world), []
+    async with open_runtime(settings) as rt, noting(rt) as state:
+        app, ways = make_app(state), []
         for nth, token in enumerate((good, "A" * len(good))):
             way: list[tuple[Any, float]] = []
 
             async def send(message: Any, way: list[tuple[Any, float]] = way) -> None:
-                way.append((message, value(world, "notes_waiting")))
+                way.append((message, value(state, "notes_waiting")))
 
             await app(asked(f"/o/{token}.gif"), nothing_more, send)
             assert [waiting for _, waiting in way] == [nth, nth]
-            assert value(world, "notes_waiting") == nth + 1
+            assert value(state, "notes_waiting") == nth + 1
             ways.append([message for message, _ in way])
         assert ways[0] == ways[1]
-        assert world.metrics.registry.get_sample_value("mailfold_forged_total", {"surface": "pixel"}) is None
-    assert world.metrics.registry.get_sample_value("mailfold_forged_total", {"surface": "pixel"}) == 1
+        assert state.metrics.registry.get_sample_value("mailfold_forged_total", {"surface": "pixel"}) is None
+    assert state.metrics.registry.get_sample_value("mailfold_forged_total", {"surface": "pixel"}) == 1
     assert len(await heard(settings)) == 1
 
 
