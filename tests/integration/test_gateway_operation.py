@@ -1,4 +1,4 @@
-"""What an operator and a client's developer see of the gateway, and how it starts and ends."""
+"""Test the gateway's health, metrics, OpenAPI document, start and shutdown."""
 
 import asyncio
 import socket
@@ -46,29 +46,29 @@ async def test_metrics_count_requests_messages_and_appends(settings: Settings) -
 
 
 async def test_parsing_runs_in_the_tenants_fair_threads(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[str, str]] = []
-    read = fasttrack.parse_batch
+    calls: list[tuple[str, str]] = []
+    parse_batch = fasttrack.parse_batch
 
     def observed(body: bytes) -> Any:
-        seen.append((CURRENT_CALLER.get(), threading.current_thread().name[:8]))
-        return read(body)
+        calls.append((CURRENT_CALLER.get(), threading.current_thread().name[:8]))
+        return parse_batch(body)
 
     monkeypatch.setattr(fasttrack, "parse_batch", observed)
     async with gateway(settings) as served:
         assert (await served.post([message("one")])).status_code == 200
-    assert seen == [("acme", "fair_0")]
+    assert calls == [("acme", "fair_0")]
 
 
 async def test_metrics_show_event_loop_lag(settings: Settings) -> None:
     async with gateway(settings) as served:
-        beats = "mailfold_event_loop_lag_seconds_count"
-        before = await served.metric(beats)
-        time.sleep(0.5)  # noqa: ASYNC251  it blocks the loop, which the test shares with the gateway
+        lag_count = "mailfold_event_loop_lag_seconds_count"
+        before = await served.metric(lag_count)
+        time.sleep(0.5)  # noqa: ASYNC251  blocks the event loop, which the test shares with the gateway
 
-        async def beaten() -> bool:
-            return await served.metric(beats) > before
+        async def is_measured_again() -> bool:
+            return await served.metric(lag_count) > before
 
-        await until(beaten)
+        await until(is_measured_again)
         assert await served.metric("mailfold_event_loop_stalls_total") >= 1
         assert await served.metric("mailfold_event_loop_lag_seconds_sum") > 0.3
 
@@ -81,7 +81,7 @@ async def test_metrics_count_unknown_events_of_the_last_day(settings: Settings) 
                 "select gen_random_uuid(), id, kind, 0, extract(epoch from now() - age) * 1000, '{}', '' from (values "
                 "('sendgrid:1', 'unknown', interval '0'), ('sendgrid:2', 'unknown', '23 hours'), "
                 "('sendgrid:3', 'unknown', '25 hours'), ('brevo:1', 'unknown', '0'), ('brevo:2', 'opened', '0')"
-                ") as told (id, kind, age)"
+                ") as events (id, kind, age)"
             )
         assert await served.metric('mailfold_unknown_events{kind="sendgrid"}') == 2
         assert await served.metric('mailfold_unknown_events{kind="brevo"}') == 1
@@ -142,11 +142,11 @@ async def test_openapi_describes_real_requests_and_responses(settings: Settings)
         operation = document["paths"]["/channels/email/batch"]["post"]
         request = operation["requestBody"]["content"]["application/json"]
         validate(document, request["schema"], request["example"])
-        answered = operation["responses"]["200"]["content"]["application/json"]
-        validate(document, answered["schema"], answered["example"])
+        response = operation["responses"]["200"]["content"]["application/json"]
+        validate(document, response["schema"], response["example"])
         real = await served.post(request["example"])
         assert len(real.json()["successful"]) == 1
-        validate(document, answered["schema"], real.json())
+        validate(document, response["schema"], real.json())
         problem = await served.post(b"{")
         schema = operation["responses"]["400"]["content"]["application/json"]["schema"]
         validate(document, schema, problem.json())
@@ -166,8 +166,8 @@ async def test_docs_page_shows_each_path_and_example_without_script(settings: Se
 
 
 async def test_used_port_is_a_clear_error(settings: Settings) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
         async with open_runtime(settings.model_copy(update={"port": port})) as rt:
             with pytest.raises(InvalidSettings, match=f"MAILFOLD_PORT: 127.0.0.1:{port}"):
                 await run(rt)

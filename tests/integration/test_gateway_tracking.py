@@ -1,4 +1,4 @@
-"""Pixel and click over real HTTP: what lands on the log, and what is answered whoever asks."""
+"""Test tracking pixels and links over real HTTP: their responses and the events on the log."""
 
 import asyncio
 
@@ -33,14 +33,16 @@ def click(settings: Settings, url: str) -> str:
 
 
 async def events(served: Gateway, count: int) -> list[DeliveryEvent]:
-    """What is on the log once it has ``count``: the answer goes first."""
-    await until(lambda: _reached(served, 'mailfold_appends_total{result="confirmed",topic="delivery-events"}', count))
-    found = [event for *_, event in await records(served.rt.settings, DELIVERY_EVENTS)]
-    # One that the log confirmed too late came by way of the spool as well.
-    return list({event.event_id: event for event in found}.values())
+    """Wait until that many events are confirmed, because responses are sent first; return the events on the log."""
+    await until(
+        lambda: _metric_equals(served, 'mailfold_appends_total{result="confirmed",topic="delivery-events"}', count)
+    )
+    stored = [event for *_, event in await records(served.rt.settings, DELIVERY_EVENTS)]
+    # An event that the log confirmed too late was also spooled, and so is there twice.
+    return list({event.event_id: event for event in stored}.values())
 
 
-async def _reached(served: Gateway, sample: str, value: float) -> bool:
+async def _metric_equals(served: Gateway, sample: str, value: float) -> bool:
     return await served.metric(sample) == value
 
 
@@ -76,18 +78,20 @@ async def test_open_by_a_machine_is_labelled(settings: Settings, agent: str, rea
 
 
 async def test_forged_pixel_gets_the_same_picture_and_records_nothing(settings: Settings) -> None:
-    true = pixel(settings)
-    changed = "A" if true[3] != "A" else "B"
+    valid_path = pixel(settings)
+    changed = "A" if valid_path[3] != "A" else "B"
     other = tokens.pixel_token(Signer("another secret of at least 32 characters", "track"), EMAIL)
     link = tokens.click_token(signer(settings), EMAIL, 0, "https://example.com")
     async with gateway(settings) as served:
-        honest = await served.http.get(true, headers=PERSON)
-        forgeries = [f"/o/{token}.gif" for token in (changed + true[4:-4], other, link, "x", "%ff", "å", "A" * 5_000)]
+        expected = await served.http.get(valid_path, headers=PERSON)
+        forgeries = [
+            f"/o/{token}.gif" for token in (changed + valid_path[4:-4], other, link, "x", "%ff", "å", "A" * 5_000)
+        ]
         for forgery in forgeries:
             answer = await served.http.get(forgery, headers=PERSON)
-            assert (answer.status_code, answer.content) == (200, honest.content)
-            assert {**answer.headers, "date": ""} == {**honest.headers, "date": ""}
-        await until(lambda: _reached(served, 'mailfold_forged_total{surface="pixel"}', len(forgeries)))
+            assert (answer.status_code, answer.content) == (200, expected.content)
+            assert {**answer.headers, "date": ""} == {**expected.headers, "date": ""}
+        await until(lambda: _metric_equals(served, 'mailfold_forged_total{surface="pixel"}', len(forgeries)))
         assert len(await events(served, 1)) == 1
 
 
@@ -121,10 +125,10 @@ async def test_signed_link_redirects_to_http_urls_only(settings: Settings, url: 
 
 
 async def test_forged_link_is_a_404(settings: Settings) -> None:
-    true = click(settings, "https://example.com/")
+    valid_path = click(settings, "https://example.com/")
     forgeries = (
-        true[:-1] + ("A" if true[-1] != "A" else "B"),
-        true + "AAAA",
+        valid_path[:-1] + ("A" if valid_path[-1] != "A" else "B"),
+        valid_path + "AAAA",
         pixel(settings)[:-4].replace("/o/", "/c/"),
     )
     async with gateway(settings) as served:
@@ -139,23 +143,23 @@ async def test_forged_link_is_a_404(settings: Settings) -> None:
 
 async def test_head_is_answered_and_records_nothing(settings: Settings) -> None:
     async with gateway(settings) as served:
-        seen = await served.http.head(pixel(settings), headers=PERSON)
-        assert (seen.status_code, seen.content, seen.headers["content-length"]) == (200, b"", "43")
+        head = await served.http.head(pixel(settings), headers=PERSON)
+        assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", "43")
         answer = await served.http.head(click(settings, "https://example.com/"), headers=PERSON)
         assert (answer.status_code, answer.headers["location"]) == (302, "https://example.com/")
         assert await events(served, 0) == []
 
 
 @pytest.mark.parametrize(
-    "ahead",
+    "prefetch",
     [{"Sec-Purpose": "prefetch;prerender"}, {"Purpose": "prefetch"}, {"X-Moz": "prefetch"}, {"X-Purpose": "preview"}],
-    ids=lambda ahead: next(iter(ahead)),
+    ids=lambda prefetch: next(iter(prefetch)),
 )
-async def test_prefetch_is_labelled_a_machine(settings: Settings, ahead: dict[str, str]) -> None:
+async def test_prefetch_is_labelled_a_machine(settings: Settings, prefetch: dict[str, str]) -> None:
     async with gateway(settings) as served:
-        answer = await served.http.get(click(settings, "https://example.com/"), headers={**PERSON, **ahead})
+        answer = await served.http.get(click(settings, "https://example.com/"), headers={**PERSON, **prefetch})
         assert answer.status_code == 302
-        await served.http.get(pixel(settings), headers={**PERSON, **ahead})
+        await served.http.get(pixel(settings), headers={**PERSON, **prefetch})
         assert [(event.kind.value, event.machine) for event in await events(served, 2)] == [
             ("clicked", "prefetch"),
             ("opened", "prefetch"),
@@ -185,9 +189,9 @@ async def test_scanner_network_is_read_from_trusted_proxies_only_and_not_stored(
     async with gateway(settings, trusted_proxies=("127.0.0.0/8",)) as served:
         await served.http.get(pixel(settings), headers=PERSON | scanner)
         await served.http.get(pixel(settings), headers=PERSON | forged)
-        told = await events(served, 2)
-        assert sorted(event.machine for event in told) == ["", "", "security-scanner"]
-        assert not any(b"104.47" in encode(DELIVERY_EVENTS, event) for event in told)
+        recorded = await events(served, 2)
+        assert sorted(event.machine for event in recorded) == ["", "", "security-scanner"]
+        assert not any(b"104.47" in encode(DELIVERY_EVENTS, event) for event in recorded)
 
 
 async def test_buffered_events_are_written_on_shutdown(settings: Settings) -> None:
@@ -213,8 +217,8 @@ async def test_hits_of_one_link_are_answered_and_recorded_up_to_a_limit(
 ) -> None:
     monkeypatch.setattr(hits, "MAX_HITS_PER_WINDOW", 3)
     async with gateway(settings) as served:
-        same = pixel(settings)
-        for path in (same, same.removesuffix(".gif")) * 5:
+        pixel_path = pixel(settings)
+        for path in (pixel_path, pixel_path.removesuffix(".gif")) * 5:
             assert (await served.http.get(path, headers=PERSON)).status_code == 200
         for _ in range(5):
             answer = await served.http.get(click(settings, "https://shop.example/"), headers=PERSON)
@@ -222,5 +226,5 @@ async def test_hits_of_one_link_are_answered_and_recorded_up_to_a_limit(
         assert (await served.http.get(click(settings, "https://other.example/"), headers=PERSON)).status_code == 302
         kinds = sorted(event.kind.value for event in await events(served, 7))
         assert kinds == ["clicked"] * 4 + ["opened"] * 3
-        await until(lambda: _reached(served, 'mailfold_tracked_over_limit_total{event="opened"}', 7))
-        await until(lambda: _reached(served, 'mailfold_tracked_over_limit_total{event="clicked"}', 2))
+        await until(lambda: _metric_equals(served, 'mailfold_tracked_over_limit_total{event="opened"}', 7))
+        await until(lambda: _metric_equals(served, 'mailfold_tracked_over_limit_total{event="clicked"}', 2))

@@ -1,4 +1,4 @@
-"""One-click unsubscribe over real HTTP (RFC 8058): the POST acts, everything else only looks."""
+"""Test one-click unsubscribe (RFC 8058) over real HTTP: only the POST unsubscribes."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Providers' webhooks over real HTTP: raw bytes on the log if they are authentic, a clear refusal if not."""
+"""Test providers' webhooks over real HTTP: authentic ones are stored as raw bytes, others are refused."""
 
 import asyncio
 import base64
@@ -42,7 +42,7 @@ async def add_provider(
 async def test_authentic_webhook_is_stored_byte_for_byte(settings: Settings) -> None:
     async with gateway(settings) as served:
         await add_provider(served)
-        headers = {**signed(BODY), "X-Api-Key": "not to be kept", "Cookie": "nor this"}
+        headers = {**signed(BODY), "X-Api-Key": "not to be kept", "Cookie": "not to be kept either"}
         answer = await served.http.post("/webhooks/mailer", content=BODY, headers=headers)
         assert answer.status_code in range(200, 300)
         ((_, _, key, webhook),) = await records(settings, PROVIDER_WEBHOOKS)
@@ -79,7 +79,7 @@ async def test_forged_and_stale_webhooks_are_refused_and_counted(settings: Setti
             assert answer.json()["error"]
         assert await records(settings, PROVIDER_WEBHOOKS) == []
         assert await served.metric('mailfold_forged_total{surface="webhook"}') == len(forgeries)
-        # SendGrid repeats for a day: an outage of ours as long makes none of its signatures stale, whatever we set.
+        # SendGrid repeats a webhook for a day, so its signatures stay valid that long, whatever the setting.
         answer = await served.http.post("/webhooks/mailer", content=BODY, headers=signed(BODY, age_s=23 * 3_600))
         assert answer.status_code == 200
 
@@ -100,8 +100,8 @@ async def test_webhook_larger_than_a_record_is_stored_in_parts(settings: Setting
         assert (await served.http.post("/webhooks/mailer", content=large, headers=signed(large))).status_code == 200
         webhooks = [webhook for _, _, _, webhook in await records(settings, PROVIDER_WEBHOOKS)]
         assert len(webhooks) > 2
-        told = [event for webhook in webhooks for event in events_of(sendgrid, webhook.body, dict(webhook.headers))]
-        assert sorted(told) == sorted(sendgrid.split(large, {}))
+        stored = [event for webhook in webhooks for event in events_of(sendgrid, webhook.body, dict(webhook.headers))]
+        assert sorted(stored) == sorted(sendgrid.split(large, {}))
         tampered = large.replace(b"59999", b"99999")
         assert (await served.http.post("/webhooks/mailer", content=tampered, headers=signed(large))).status_code == 403
         assert (await served.http.post("/webhooks/mailer", content=b" " * 16_000_001)).status_code == 413
@@ -129,26 +129,26 @@ async def test_bodies_that_fill_the_memory_leave_room_for_other_owners(settings:
         await add_provider(served)
         await add_provider(served, "passworded", "postmark", ("user:password",))
         host, port = str(served.http.base_url.host), served.http.base_url.port
-        # 20 MB of memory are the least: the largest body twice. One address alone has half of it.
+        # The minimum of memory is twice the largest body, here 20 MB. One address may use half of it.
         for _ in range(2):
             _, writer = await asyncio.open_connection(host, port)
             stack.callback(writer.close)
             writer.write(b"POST /webhooks/mailer HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n")
             writer.write(b" " * 7_000_000)
             await writer.drain()
-        await until(lambda: _in_hand(served, 14_000_000))
+        await until(lambda: _holds_body_bytes(served, 14_000_000))
         large = b"[" + b" " * 8_000_000 + b"]"
         answer = await served.http.post("/webhooks/mailer", content=large, headers=signed(large))
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
         assert await served.metric('mailfold_http_refused_total{why="memory"}') >= 1
         assert (await served.http.post("/webhooks/mailer", content=BODY, headers=signed(BODY))).status_code == 200
-        proven = b'{"RecordType":"Open"}' + b" " * 3_000_000
-        answer = await served.http.post("/webhooks/passworded", content=proven, auth=("user", "password"))
+        authenticated = b'{"RecordType":"Open"}' + b" " * 3_000_000
+        answer = await served.http.post("/webhooks/passworded", content=authenticated, auth=("user", "password"))
         assert answer.status_code == 200
     assert served.rt.stop.is_set()
 
 
-async def _in_hand(served: Gateway, size: int) -> bool:
+async def _holds_body_bytes(served: Gateway, size: int) -> bool:
     return await served.metric("mailfold_http_body_bytes") >= size
 
 

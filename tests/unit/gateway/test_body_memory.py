@@ -32,7 +32,7 @@ def memory(total: int = 100 * MB, wait_s: float = 0.01) -> BodyMemory:
     return BodyMemory(total, Refused(), wait_s)
 
 
-async def test_single_owner_gets_half_and_several_get_equal_shares() -> None:
+async def test_one_owner_alone_has_half_and_more_have_equal_shares() -> None:
     room = memory()
     for owners in (1, 2, 3, 9):
         shares = [room.share(str(owner)) for owner in range(owners)]
@@ -53,7 +53,7 @@ async def test_single_owner_gets_half_and_several_get_equal_shares() -> None:
         assert room.held == 0
 
 
-async def test_request_waits_until_memory_is_released() -> None:
+async def test_request_waits_for_room_and_gets_it() -> None:
     room = memory(10 * MB, wait_s=20)
     first, second = room.share("a"), room.share("a")
     assert await first.take(5 * MB)
@@ -65,7 +65,7 @@ async def test_request_waits_until_memory_is_released() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 40)), max_size=60))
-def test_held_bytes_never_exceed_the_total_and_are_all_released(asked: list[tuple[int, int]]) -> None:
+def test_never_more_than_all_is_in_hand_and_all_comes_back(asked: list[tuple[int, int]]) -> None:
     async def run() -> None:
         room = BodyMemory(50 * MB, Refused(), 0)
         shares = [room.share(str(owner)) for owner in range(5)]
@@ -106,7 +106,7 @@ def client(app: Any) -> httpx.AsyncClient:
 
 
 @pytest.mark.parametrize("size", [0, 10, request_body.UNZIP_STEP_BYTES, 3 * request_body.UNZIP_STEP_BYTES + 1, 20 * MB])
-async def test_unzipped_bytes_are_held_until_the_request_ends(size: int) -> None:
+async def test_unzipped_bytes_are_in_hand_until_the_request_ends(size: int) -> None:
     room, inside = memory(), list[int]()
     async with client(application(room, inside)) as http:
         zipped = gzip.compress(b"x" * size)
@@ -115,7 +115,7 @@ async def test_unzipped_bytes_are_held_until_the_request_ends(size: int) -> None
     assert (inside, room.held) == ([size], 0)
 
 
-async def test_memory_is_reserved_before_a_small_gzip_becomes_large() -> None:
+async def test_small_gzip_that_becomes_large_finds_room_first() -> None:
     room, inside = memory(), list[int]()
     zipped = gzip.compress(b"x" * 20 * MB)
     other = room.share("somebody")
@@ -139,7 +139,7 @@ async def pieces(size: int) -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize("owner", ["", "tenant acme"])
-async def test_concurrent_large_bodies_do_not_all_fail(owner: str) -> None:
+async def test_large_bodies_that_grow_beside_each_other_do_not_all_fail(owner: str) -> None:
     room, inside = memory(wait_s=20 if owner else 0.5), list[int]()
     async with client(application(room, inside, owner=owner)) as http:
         headers = {"Content-Length": str(20 * MB)}
@@ -151,7 +151,7 @@ async def test_concurrent_large_bodies_do_not_all_fail(owner: str) -> None:
     assert room.held == 0
 
 
-async def test_small_gzip_reserves_only_its_unzipped_size() -> None:
+async def test_small_gzip_needs_no_more_room_than_it_becomes() -> None:
     room, inside = memory(), list[int]()
     others = [room.share(str(nth)) for nth in range(30)]
     for other in others:
@@ -165,7 +165,7 @@ async def test_small_gzip_reserves_only_its_unzipped_size() -> None:
 
 
 @pytest.mark.parametrize("told", [0, 10, 2**32 - 1])
-async def test_gzip_with_a_wrong_size_field_is_refused(told: int) -> None:
+async def test_gzip_that_tells_a_wrong_size_is_no_gzip(told: int) -> None:
     room, inside = memory(), list[int]()
     zipped = gzip.compress(b"x" * 5 * MB)[:-4] + told.to_bytes(4, "little")
     async with client(application(room, inside)) as http:

@@ -32,12 +32,12 @@ OURS = ("10.0.0.0/8", "fd00::/8")
         ("", ["203.0.113.9"], ""),
     ],
 )
-def test_client_address_is_the_last_one_seen_by_a_trusted_proxy(peer: str, forwarded: list[str], address: str) -> None:
+def test_the_address_is_the_last_that_a_proxy_of_ours_saw(peer: str, forwarded: list[str], address: str) -> None:
     assert seen(peer, *forwarded, trusted=OURS) == address
     assert seen(peer, *forwarded) == peer
 
 
-def test_user_agent_is_cut_to_its_limit_and_may_hold_any_bytes() -> None:
+def test_a_user_agent_is_bounded_and_any_bytes_will_do() -> None:
     caller = ClientInfoReader()({"headers": [(b"user-agent", b"\xff" * 9_000)], "client": None})
     assert caller.user_agent == "ÿ" * USER_AGENT_MAX_BYTES
     assert caller.address == ""
@@ -55,7 +55,7 @@ def test_user_agent_is_cut_to_its_limit_and_may_hold_any_bytes() -> None:
         (b"sec-fetch-mode", b"prefetch", False),
     ],
 )
-def test_prefetch_headers_are_recognized(name: bytes, value: bytes, ahead: bool) -> None:
+def test_what_is_fetched_ahead_is_known(name: bytes, value: bytes, ahead: bool) -> None:
     assert ClientInfoReader()({"headers": [(name, value)], "client": None}).is_prefetch is ahead
 
 
@@ -77,5 +77,5 @@ MULTIPART = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n--b-
         ("multipart/form-data; boundary=b", b"\xff\x00", False),
     ],
 )
-def test_one_click_field_is_found_in_both_form_encodings(content_type: str, body: bytes, click: bool) -> None:
+def test_a_click_is_the_one_field_in_either_encoding(content_type: str, body: bytes, click: bool) -> None:
     assert has_one_click_field(content_type, body) is click

@@ -22,7 +22,7 @@ from pipeline.gateway.spool_files import SpoolSegments
 from pipeline.runtime.ttl_cache import TTLCache
 
 
-def test_bucket_grants_the_burst_of_one_second_and_then_the_rate() -> None:
+def test_a_bucket_grants_a_second_s_burst_and_then_the_rate() -> None:
     bucket = TokenBucket(0.0)
     assert bucket.take(100, 10, 0.0) == 10
     assert bucket.take(100, 10, 0.0) == 0
@@ -31,12 +31,12 @@ def test_bucket_grants_the_burst_of_one_second_and_then_the_rate() -> None:
     assert bucket.take(100, 10, 60.0) == 10
 
 
-def test_rate_below_one_per_second_still_grants_single_messages() -> None:
+def test_a_rate_below_one_lets_a_message_through_now_and_then() -> None:
     bucket = TokenBucket(0.0)
     assert [bucket.take(1, 0.5, at) for at in (0.0, 1.0, 2.0, 3.0, 4.0)] == [1, 0, 1, 0, 1]
 
 
-def test_rate_zero_is_unlimited_and_each_tenant_has_its_own_bucket() -> None:
+def test_no_rate_is_no_limit_and_tenants_do_not_share_a_bucket() -> None:
     buckets = TenantBuckets()
     assert buckets.take("a", 10_000, 0, 0.0) == 10_000
     assert buckets.take("a", 5, 5, 0.0) == 5
@@ -53,7 +53,7 @@ def test_no_pattern_of_requests_gets_more_than_burst_and_rate(asked: list[tuple[
         assert granted <= max(1.0, rate) + now * rate + 1e-6
 
 
-async def test_cache_keeps_values_and_absence_until_the_ttl_and_is_bounded() -> None:
+async def test_a_cache_remembers_for_its_time_absence_too_and_stays_small() -> None:
     now = 0.0
     asked: list[int] = []
 
@@ -72,7 +72,7 @@ async def test_cache_keeps_values_and_absence_until_the_ttl_and_is_bounded() -> 
     assert len(cache) == 10
 
 
-async def test_cache_does_not_keep_errors() -> None:
+async def test_a_cache_forgets_errors() -> None:
     async def fail(_: int) -> int:
         raise ConnectionError
 
@@ -86,7 +86,7 @@ async def test_cache_does_not_keep_errors() -> None:
 
 
 @given(st.binary(max_size=2_000))
-def test_unzip_restores_the_body_up_to_the_limit(body: bytes) -> None:
+def test_unzip_gives_back_what_was_zipped_up_to_the_limit(body: bytes) -> None:
     assert unzip(gzip.compress(body), len(body)) == body
     if body:
         with pytest.raises(HttpProblem) as problem:
@@ -94,7 +94,7 @@ def test_unzip_restores_the_body_up_to_the_limit(body: bytes) -> None:
         assert problem.value.status == 413
 
 
-def test_gzip_bomb_is_refused_with_413() -> None:
+def test_a_bomb_is_not_unzipped() -> None:
     bomb = gzip.compress(b"\0" * 50_000_000)
     with pytest.raises(HttpProblem) as problem:
         unzip(bomb, 100_000)
@@ -102,7 +102,7 @@ def test_gzip_bomb_is_refused_with_413() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_arbitrary_bytes_are_unzipped_or_refused(raw: bytes) -> None:
+def test_any_bytes_are_unzipped_or_refused(raw: bytes) -> None:
     try:
         unzip(raw, 1_000)
     except HttpProblem as problem:
@@ -111,7 +111,7 @@ def test_arbitrary_bytes_are_unzipped_or_refused(raw: bytes) -> None:
 
 
 @given(st.recursive(st.none() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
-def test_nesting_depth_equals_the_depth_of_the_parsed_value(value: object) -> None:
+def test_depth_is_what_a_parser_would_find(value: object) -> None:
     def deep(one: object) -> int:
         if isinstance(one, dict):
             return 1 + max(map(deep, one.values()), default=0)
@@ -122,7 +122,7 @@ def test_nesting_depth_equals_the_depth_of_the_parsed_value(value: object) -> No
 
 
 @given(st.lists(st.integers() | st.text(st.characters(exclude_categories=["Cs"])), min_size=1))
-def test_lone_surrogate_does_not_change_how_items_are_split(items: list[object]) -> None:
+def test_items_with_half_a_pair_among_them_are_taken_apart_as_those_without(items: list[object]) -> None:
     body = json.dumps(items)
     broken = body[:-1] + ' , "\\ud800" ]\r\n'
     assert [bytes(raw) for raw in split_array(broken.encode())][:-1] == [
@@ -131,12 +131,12 @@ def test_lone_surrogate_does_not_change_how_items_are_split(items: list[object])
 
 
 @pytest.mark.parametrize("body", [b'[,"\\ud800"]', b'["\\ud800",]', b'["\\ud800" 1]', b'{"\\ud800":1}', b'"\\ud800"'])
-def test_lone_surrogate_hides_no_syntax_error(body: bytes) -> None:
+def test_half_a_pair_excuses_no_other_mistake(body: bytes) -> None:
     with pytest.raises(Refused):
         split_array(body)
 
 
-def test_fingerprint_separates_recipient_from_brand() -> None:
+def test_a_fingerprint_keeps_recipient_and_brand_apart() -> None:
     assert fingerprint("a@b.c1", "2") != fingerprint("a@b.c", "12")
     assert fingerprint("a@b.c", "1") == fingerprint("a@b.c", "1")
 
@@ -146,7 +146,7 @@ def lines_of(segments: SpoolSegments, path: Path) -> list[bytes] | None:
         return lines
 
 
-def test_spool_file_is_readable_by_others_only_after_rotation(tmp_path: Path) -> None:
+def test_a_file_in_use_is_nobody_else_s_and_one_let_go_is_anybody_s(tmp_path: Path) -> None:
     mine, theirs = SpoolSegments(tmp_path / "spool"), SpoolSegments(tmp_path / "spool")
     mine.write([b"one", b"two"], "1")
     mine.write([b"three"], "unused: the file has its name")
@@ -162,13 +162,13 @@ def test_spool_file_is_readable_by_others_only_after_rotation(tmp_path: Path) ->
     mine.rotate()
 
 
-def test_torn_last_line_is_skipped(tmp_path: Path) -> None:
+def test_a_torn_line_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "1.events").write_bytes(b"whole\ntor")
     segments = SpoolSegments(tmp_path)
     assert lines_of(segments, tmp_path / "1.events") == [b"whole"]
 
 
-def test_full_spool_raises_and_keeps_its_events(tmp_path: Path) -> None:
+def test_a_full_spool_says_so_and_keeps_what_it_has(tmp_path: Path) -> None:
     segments = SpoolSegments(tmp_path, most=20_000_000)
     segments.write([b"kept"], "1")
     segments.write([b"x" * 9_000_000], "2")
@@ -183,7 +183,7 @@ def test_full_spool_raises_and_keeps_its_events(tmp_path: Path) -> None:
     assert lines_of(segments, tmp_path / "4.events") == [b"room again"]
 
 
-def test_indivisible_request_is_granted_whole_and_delays_the_next() -> None:
+def test_what_cannot_be_split_is_granted_whole_and_the_next_waits_for_the_rest() -> None:
     bucket = TokenBucket(0.0)
     assert bucket.take_all(60, 1.0, 0.0) == 0
     assert bucket.take_all(1, 1.0, 0.0) == 60
@@ -192,7 +192,7 @@ def test_indivisible_request_is_granted_whole_and_delays_the_next() -> None:
     assert bucket.take_all(100, 0.0, 61.0) == 0, "no limit"
 
 
-async def test_ended_postgres_transaction_is_a_503_in_the_dialects_shape() -> None:
+async def test_a_transaction_that_postgres_ended_is_a_503_in_the_dialect_s_words() -> None:
     app = FastAPI()
     problems.install_error_handlers(
         app, {"/v3": lambda _status, error, _where: json.dumps({"errors": [error]}).encode()}

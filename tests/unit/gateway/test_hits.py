@@ -16,7 +16,7 @@ def test_hits_of_one_link_are_recorded_up_to_the_limit() -> None:
     assert limit.admit("click", ONE, "https://b.example/")
 
 
-def test_limit_is_reset_in_the_next_window() -> None:
+def test_next_window_begins_anew() -> None:
     now = 0
     limit = HitLimit(lambda: now)
     while limit.admit("pixel", ONE):
@@ -25,7 +25,7 @@ def test_limit_is_reset_in_the_next_window() -> None:
     assert limit.admit("pixel", ONE)
 
 
-def test_number_of_counted_links_is_bounded(monkeypatch: object) -> None:
+def test_what_is_remembered_is_bounded(monkeypatch: object) -> None:
     limit = HitLimit(lambda: 0)
     monkeypatch.setattr(hits, "MAX_COUNTED_LINKS", 10)  # type: ignore[attr-defined]
     for number in range(50):
