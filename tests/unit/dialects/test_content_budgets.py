@@ -23,7 +23,7 @@ def said(count: int, html: str, **changed: str) -> tuple[list[str], dict[int, Em
     template = templates.make_draft("t", f"{BRAND}.token", {"default": TemplateTexts(html=html, subject="s")})
     messages = [email_v1(To=f"r{nth}@example.com", **changed) for nth in range(count)]
     _, wishes, results = dialect.parse_request(json.dumps({"Messages": messages}).encode())
-    words = surface._say(wishes, {f"{BRAND}.token": template}, 0, results)
+    words = surface._render(wishes, {f"{BRAND}.token": template}, 0, results)
     return [one.content.html for _, one in words], results, len({id(one.content) for _, one in words})
 
 
