@@ -106,7 +106,8 @@ def _compare(name: str, topic: Topic, partitions: int, config: dict[str, str], s
     if int(config.get("min.insync.replicas") or 1) < min_in_sync_replicas(settings):
         problems.append(
             f"{name}: min.insync.replicas is {config.get('min.insync.replicas')}, must be at least "
-            f"{min_in_sync_replicas(settings)} with MAILFOLD_REPLICATION_FACTOR={settings.replication_factor}; {ALTER_HINT}"
+            f"{min_in_sync_replicas(settings)} with MAILFOLD_REPLICATION_FACTOR={settings.replication_factor}; "
+            f"{ALTER_HINT}"
         )
     if (compression := config.get("compression.type") or "producer") not in READABLE_COMPRESSIONS:
         problems.append(
