@@ -18,7 +18,7 @@ from pipeline.devstack.servers import jars, kafka, postgres
 from pipeline.devstack.servers.data_dir import DataDir, ResourceInUse, find_free_port, is_port_taken
 from pipeline.devstack.servers.orphans import PidFiles
 from pipeline.devstack.servers.process import ChildProcess, Program, StartupFailed, spawn
-from pipeline.devstack.servers.restarter import HEALTHY, Backoff, Restarter
+from pipeline.devstack.servers.restarter import HEALTHY_AFTER_S, Backoff, Restarter
 from pipeline.devstack.servers.threads import run_in_background
 from pipeline.settings import Settings, environment_of, load_settings
 from tests.support.command import gone
@@ -39,7 +39,7 @@ def test_a_healthy_life_makes_the_next_death_a_first_one() -> None:
     backoff = Backoff()
     for _ in range(5):
         backoff.after(0)
-    assert backoff.after(HEALTHY) == pytest.approx(0.2)
+    assert backoff.after(HEALTHY_AFTER_S) == pytest.approx(0.2)
     assert backoff.after(0) == pytest.approx(0.4)
 
 
