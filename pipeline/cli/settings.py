@@ -1,4 +1,4 @@
-"""`mailfold settings|migrate`: print every setting as the page docs/settings.md, and migrate the database."""
+"""`mailfold settings|migrate`: print every setting as the page docs/reference/settings.md, and migrate the database."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def migrate() -> None:
 
 
 def settings_page() -> str:
-    """Return the text of docs/settings.md."""
+    """Return the text of docs/reference/settings.md."""
     rows = (
         f"| `{environment_variable(name)}` | {_default(field)} | {field.description} |" for name, field in _fields()
     )
