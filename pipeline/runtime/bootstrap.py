@@ -1,4 +1,4 @@
-"""The composition root: settings in, a running role's world out; the only place that wires."""
+"""The composition root: open what a role or a command needs, from its settings; every role's `main` calls it."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from pipeline.settings import Settings
 
 @dataclass(frozen=True)
 class Runtime:
-    """What a role gets: everything from outside, opened; closed by whoever opened it."""
+    """The open connections and other external dependencies of a role or command; closed by :func:`open_runtime`."""
 
     settings: Settings
     log: KafkaLog
@@ -29,23 +29,23 @@ class Runtime:
     clock: Clock
     new_id: NewId
     stop: asyncio.Event
-    """Set by SIGTERM and SIGINT: finish what is in hand and return."""
+    """An event that SIGTERM and SIGINT set: the role finishes the work in hand and returns."""
     watchdog: Watchdog | None = None
-    """Measures a role's event loop; a command has none."""
+    """The watchdog of a role's event loop; None for a command."""
 
 
 def wall_clock() -> int:
-    """Now, in milliseconds since the Unix epoch."""
+    """Return the present time in milliseconds since the Unix epoch."""
     return time.time_ns() // 1_000_000
 
 
 def fresh_id() -> str:
-    """A UUIDv7."""
+    """Return a new UUIDv7."""
     return str(uuid_utils.uuid7())
 
 
 def check_role_settings(settings: Settings) -> None:
-    """Raise BadSettings unless a role can run with these."""
+    """Raise InvalidSettings unless a role can run with these settings."""
     if not settings.kafka_bootstrap:
         raise InvalidSettings(
             "KAFKA_BOOTSTRAP: missing; `mailfold up` starts a Kafka of its own, other roles need yours"
@@ -60,9 +60,10 @@ def check_role_settings(settings: Settings) -> None:
 async def open_runtime(
     settings: Settings, *, pool_size: int = 4, role: str = "", signals: bool = True
 ) -> AsyncIterator[Runtime]:
-    """Open everything a role needs, in order; close it in reverse. A named role's event loop is watched.
+    """Open the database and the log, and close them at the end. Watch the event loop of a named role.
 
-    With ``signals``, SIGTERM and SIGINT set ``stop`` and end nothing by themselves; a command is cancelled by them.
+    With ``signals``, SIGTERM and SIGINT set ``stop`` and have no other effect; commands leave it out, since these
+    signals cancel them. Raise InvalidSettings, DatabaseUnavailable and LogUnavailable.
     """
     check_role_settings(settings)
     configure_logging(settings, role)

@@ -178,7 +178,7 @@ async def test_failed_producer_ends_the_role(settings: Settings) -> None:
         serving = asyncio.create_task(run(rt))
         await until((settings.data_dir / "gateway.port").exists, watched=serving)
         rt.log._producer._sender.sender_task.cancel()
-        with pytest.raises(LogUnavailable, match="gave up"):
+        with pytest.raises(LogUnavailable, match="producer stopped"):
             async with asyncio.timeout(15):
                 await serving
 

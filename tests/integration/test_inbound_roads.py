@@ -115,7 +115,7 @@ async def test_maildir_messages_without_a_tag_of_ours_are_moved_and_not_appended
 ) -> None:
     folder = maildir(tmp_path, {"1": MESSAGE, "2": b"Subject: hello\n\n", "3": FORGED})
     said = await mailfold_on(settings, "inbound", "maildir", str(folder))
-    assert (said.code, said.out) == (0, "1 taken, 2 without anything of ours put aside\n"), said.err
+    assert (said.code, said.out) == (0, "1 taken, 2 not about our mail put aside\n"), said.err
     assert sorted(path.name for path in (folder / "cur").iterdir()) == ["1:2,S", "2:2,S", "3:2,S"]
     assert [record.body for *_, record in await records(settings, PROVIDER_WEBHOOKS)] == [MESSAGE]
 
