@@ -9,14 +9,14 @@ import msgspec
 from fastapi import APIRouter, Depends, Request, Response
 
 from pipeline.admin import Tenant
-from pipeline.dialects import freshmail
+from pipeline.dialects import freshmail, freshmail_render
 from pipeline.dialects.freshmail import (
     DIALECT,
     FreshMailRequest,
     FreshMailResult,
-    FreshMailSendCommand,
     InvalidFreshMailRequest,
 )
+from pipeline.dialects.freshmail_render import FreshMailSendCommand
 from pipeline.gateway.headers import RETRY_SOON
 from pipeline.gateway.idempotency_key import IDEMPOTENCY_KEY_HEADER, MessageIds, message_ids
 from pipeline.gateway.intake import AcceptedMessage, MessageIntake
@@ -137,9 +137,9 @@ class FreshMailApi:
     async def answer(self, request: Request, tenant: Tenant, post: FreshMailRequest) -> Response:
         """Validate all, reserve the list, append all. Raises Invalid."""
         template = await self._template(tenant.tenant, post)
-        render = functools.partial(freshmail.render_commands, post, template, self._rt.clock())
+        render = functools.partial(freshmail_render.render_commands, post, template, self._rt.clock())
         async with self._limits.content_budget.render_and_hold(
-            render, freshmail.contents_bytes, self._rt.settings.append_timeout
+            render, freshmail_render.contents_bytes, self._rt.settings.append_timeout
         ) as wishes:
             return await self._take(request, tenant, post, wishes)
 

@@ -142,7 +142,7 @@ def test_a_header_that_is_too_long_is_refused_before_it_is_read(
     fields: dict[str, Any], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    monkeypatch.setattr(extrahorizon, "text_problem", read.append)
+    monkeypatch.setattr(extrahorizon, "header_text_problem", read.append)
     assert f"more than {most} characters" in str(refusal(request(**fields)))
     assert all(len(text) <= most for text in read)
 

@@ -8,15 +8,16 @@ import pytest
 
 from pipeline.content.header_names import is_custom_name, is_steering
 from pipeline.content.mime import custom_headers
-from pipeline.dialects import freshmail
-from pipeline.dialects.freshmail import FreshMailSendCommand, InvalidFreshMailRequest
+from pipeline.dialects import freshmail, freshmail_render
+from pipeline.dialects.freshmail import InvalidFreshMailRequest
+from pipeline.dialects.freshmail_render import FreshMailSendCommand
 from tests.support.dialects import freshmail as request
 from topics.contents import MessageContent
 
 
 def wishes(**changed: Any) -> list[FreshMailSendCommand]:
     recipients = changed.pop("recipients", [{"email": "anna@example.com"}])
-    return freshmail.render_commands(
+    return freshmail_render.render_commands(
         freshmail.parse_request(json.dumps(request(*recipients, **changed)).encode()), None, 0
     )
 
@@ -47,7 +48,7 @@ def test_contents_that_are_too_much_together_are_refused_before_the_rest_is_rend
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 1.5 * freshmail.CONTENTS_MAX_BYTES
+    assert peak < 1.5 * freshmail_render.CONTENTS_MAX_BYTES
 
 
 def test_contents_below_the_budget_are_taken() -> None:
