@@ -92,7 +92,8 @@ texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]) | st.sam
 def test_any_message_verifies(subject: str, text: str, kind: str) -> None:
     signer = DkimKey("shop.example", "mf1", KEYS[kind])
     signed = dkim.sign(mime.encode_message(letter(content=MessageContent(text=text), subject=subject)), signer, NOW)
-    assert verified(signed, signer)
+    # SMTP ends the last line. Without its end, dkimpy keeps white space there, against RFC 6376 §3.4.4.
+    assert verified(signed if signed.endswith(b"\r\n") else signed + b"\r\n", signer)
 
 
 def test_imported_key_is_read_in_both_formats() -> None:
