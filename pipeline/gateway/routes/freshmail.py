@@ -12,14 +12,14 @@ import msgspec
 from fastapi import APIRouter, Depends, Request, Response
 
 from pipeline.admin import Tenant
-from pipeline.dialects import freshmail
+from pipeline.dialects import freshmail, freshmail_render
 from pipeline.dialects.freshmail import (
     DIALECT,
     FreshMailRequest,
     FreshMailResult,
-    FreshMailSendCommand,
     InvalidFreshMailRequest,
 )
+from pipeline.dialects.freshmail_render import FreshMailSendCommand
 from pipeline.gateway.headers import RETRY_SOON
 from pipeline.gateway.idempotency_key import IDEMPOTENCY_KEY_HEADER, MessageIds, message_ids
 from pipeline.gateway.intake import AcceptedMessage, MessageIntake
@@ -142,9 +142,9 @@ class FreshMailApi:
     async def answer(self, request: Request, tenant: Tenant, message: FreshMailRequest) -> Response:
         """Render, reserve and append all emails of a message; return its response. Raises InvalidFreshMailRequest."""
         template = await self._find_template(tenant.tenant, message)
-        render = functools.partial(freshmail.render_commands, message, template, self._runtime.clock())
+        render = functools.partial(freshmail_render.render_commands, message, template, self._runtime.clock())
         async with self._limits.content_budget.render_and_hold(
-            render, freshmail.contents_bytes, self._runtime.settings.append_timeout
+            render, freshmail_render.contents_bytes, self._runtime.settings.append_timeout
         ) as commands:
             return await self._accept(request, tenant, message, commands)
 
