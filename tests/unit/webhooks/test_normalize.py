@@ -76,7 +76,7 @@ def test_a_webhook_that_cannot_be_read_is_one_dead_letter() -> None:
 
 
 def test_an_event_too_large_for_the_log_is_a_dead_letter(monkeypatch: Any) -> None:
-    monkeypatch.setattr(module, "MAX_RECORD_BYTES", module._ENVELOPE + 200)
+    monkeypatch.setattr(module, "MAX_RECORD_BYTES", module._ENVELOPE_MAX_BYTES + 200)
     result = told(webhook([FINE, FINE | {"novelty": "x" * 200}]))
     assert len(result.events) == 1
     assert result.dead_letters[0].reason == "unrecognised"

@@ -53,7 +53,7 @@ def test_an_address_that_is_known_is_found_in_any_spelling() -> None:
     hide = redactor(["anna@localhost", "", "no address", 'quoted"@x'])
     told = "anna@localhost ANNA@LOCALHOST anna%40localhost bob@localhost"
     assert hide(told) == f"{REDACTED} {REDACTED} {REDACTED} bob@localhost"
-    assert hide.known(f"{ANNA} anna@localhost") == f"{ANNA} {REDACTED}"
+    assert hide.redact_known(f"{ANNA} anna@localhost") == f"{ANNA} {REDACTED}"
 
 
 def test_an_events_own_words_stay_without_what_is_personal() -> None:
@@ -128,13 +128,13 @@ def test_a_long_text_takes_its_length(text: str) -> None:
     ],
 )
 def test_known_addresses_are_found_wherever_they_stand(text: str, shown: str) -> None:
-    assert redactor(["anna@b.com", "zoe@b.co", "a@b@c.de"]).known(text) == shown
+    assert redactor(["anna@b.com", "zoe@b.co", "a@b@c.de"]).redact_known(text) == shown
 
 
 def test_event_with_more_recipients_than_any_provider_tells_hides_all_that_looks_like_one() -> None:
     many = [f"user{number}@example.com" for number in range(MAX_KNOWN_ADDRESSES + 1)]
     for addresses in (many, ["a" * MAX_ADDRESS_CHARS + "@b.c"]):
-        assert redactor(addresses).known("id.1@somebody.test of user7@example.com") == "[address] of [address]"
+        assert redactor(addresses).redact_known("id.1@somebody.test of user7@example.com") == "[address] of [address]"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_event_with_more_recipients_than_any_provider_tells_hides_all_that_looks
     ],
 )
 def test_known_addresses_take_time_in_proportion_to_the_text(addresses: list[str], unit: str) -> None:
-    hide = redactor(addresses).known
+    hide = redactor(addresses).redact_known
     hide("%40" + addresses[0])
     grown = growth(lambda size: hide(f"{addresses[-1]} %40 {unit * (size // len(unit))}"), 40_000)
     assert grown <= MAX_GROWTH
@@ -157,6 +157,6 @@ def test_known_addresses_take_time_in_proportion_to_the_text(addresses: list[str
 def test_number_of_known_addresses_costs_no_square() -> None:
     def told(number: int) -> str:
         addresses = [f"user{one}@example{one}.com" for one in range(number)]
-        return redactor(addresses).known(" ".join(addresses))
+        return redactor(addresses).redact_known(" ".join(addresses))
 
     assert growth(told, 1000) <= MAX_GROWTH
