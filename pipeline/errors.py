@@ -1,27 +1,27 @@
-"""Every error we raise across a room's border.
+"""Errors that packages raise for each other to handle.
 
 MailfoldError
-├── Recoverable            try again later, nothing is lost
-│   ├── LogUnavailable     Kafka didn't confirm in time
+├── RecoverableError            trying again later may help, and nothing is lost
+│   ├── LogUnavailable          Kafka did not confirm in time
 │   ├── DatabaseUnavailable
-│   ├── LeaseLost          another worker holds the job now
-│   ├── NotOurs            the partition went to another worker
-│   ├── Vanished           a fetched record never reached its agent
-│   └── Fenced             another worker was let in; nothing of ours is written any more
-└── Permanent              trying again changes nothing
-    ├── BadSettings
+│   ├── LeaseLost               another worker may hold the job now
+│   ├── PartitionNotAssigned    the partition was assigned to another worker
+│   ├── OffsetLost              a fetched record never reached its agent
+│   └── Fenced                  another worker took over; nothing that we write is read any more
+└── PermanentError              trying again does not help
+    ├── InvalidSettings
     ├── TopicMismatch
     ├── NotFound
-    ├── Refused            the caller's input is wrong; carries what and where
-    │   └── MissingLocalization  a template names a text that nobody has pushed
-    ├── Forged             a signature or token that isn't ours or is stale
-    │   └── NotLoggedIn    no user and password, or not the ones that are asked for
-    ├── Unrecognised       bytes that can't be understood; they go to the dead letters
-    │   └── Unproven       mail that bears no signature of ours: kept, and counts for nothing
-    ├── Uncorrelated       an event that names no email of ours; to the dead letters, too
-    └── TooManyDead        most records go to the dead letters: something upstream is wrong
+    ├── Refused                 the caller's input is wrong; says what and where
+    │   └── MissingLocalization    a template uses a text that does not exist
+    ├── InvalidSignatureError   a signature or token is not valid or too old
+    │   └── AuthenticationFailed   user and password are missing or wrong
+    ├── Unrecognised            the bytes cannot be parsed; they become a dead letter
+    │   └── Unproven            mail without a signature of ours; it is stored, but has no effect
+    ├── Uncorrelated            an event that names no email of ours; it becomes a dead letter
+    └── TooManyDeadLetters      most records become dead letters, so that something upstream must be wrong
 
-Each class's docstring is its default message.
+The docstring of each class is its default message.
 """
 
 
