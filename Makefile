@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test fuzz bench bench-bounces bench-peers chaos abuse chaos-mutations check format requirements clean
+.PHONY: help demo up test fuzz bench bench-bounces bench-peers chaos abuse chaos-mutations check format reference requirements clean
 
 help: ## Show this list
 	@$(PYTHON) -c 'import re; [print("  make %-16s%s" % m) for m in re.findall(r"(?m)^([a-z-]+):.*?## (.*)", open("Makefile").read())]'
@@ -36,10 +36,10 @@ bench-bounces: .venv/.dev ## Measure precision and recall of reading bounces ove
 bench-peers: .venv/.dev ## Run the fold beside Faust, Quix Streams and Kafka Streams on one topic; about 15 minutes
 	@$(BIN)/python -m bench.peers $(ARGS)
 
-chaos: .venv/.dev ## Kill, freeze, starve and poison everything; judge whether the promises held (minutes; docs/chaos.md)
+chaos: .venv/.dev ## Kill, freeze, starve and poison everything; judge whether the promises held (minutes; docs/explanation/chaos.md)
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
-abuse: .venv/.dev ## Attack a running stack, and measure what an innocent tenant notices of it (minutes; docs/abuse.md)
+abuse: .venv/.dev ## Attack a running stack, and measure what an innocent tenant notices of it (minutes; docs/explanation/abuse.md)
 	@$(BIN)/python -m tests.abuse $(ARGS)
 
 chaos-mutations: .venv/.dev ## Break each guard on purpose; the chaos harness must notice (minutes)
@@ -54,6 +54,9 @@ check: .venv/.dev ## Lint, format, types and import rules
 format: .venv/.dev ## Put the code into shape
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+reference: .venv/.dev ## Write the generated parts of docs/reference from the code
+	@$(BIN)/python -m tests.architecture.reference
 
 # Without a header or an index line: what is pinned must not depend on where it was pinned.
 PIN = $(BIN)/uv --system-certs pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --quiet

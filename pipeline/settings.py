@@ -1,6 +1,6 @@
 """Every setting there is, from environment variables; read by `bootstrap` and `cli` only.
 
-`docs/settings.md` is generated from this file (`mailfold settings`), and a test holds them equal.
+`docs/reference/settings.md` is generated from this file (`mailfold settings`), and a test holds them equal.
 """
 
 import ipaddress
@@ -175,7 +175,7 @@ class Settings(BaseSettings):
         return self.topic_prefix + name
 
 
-_SEE = "docs/settings.md lists every setting"
+_SEE = "docs/reference/settings.md lists every setting"
 
 
 def load_settings(**overrides: Any) -> Settings:

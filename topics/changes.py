@@ -27,7 +27,8 @@ class AppliedFact(RecordPart, frozen=True, kw_only=True):
 class EmailChange(Record, tag="email-change/1", frozen=True, kw_only=True):
     """One step of one email. Published again, it changes nothing: the projection joins states.
 
-    It has to: the state is what the fold still knew, and it forgets quiet ones (see docs/states.md).
+    It has to: the state is what the fold still knew, and it forgets quiet ones
+    (docs/explanation/state-retention.md).
     """
 
     email_id: EmailId

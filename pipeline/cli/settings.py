@@ -1,4 +1,4 @@
-"""`mailfold settings|migrate`: every setting there is, as the page docs/settings.md; the database's schema."""
+"""`mailfold settings|migrate`: every setting, as the page docs/reference/settings.md; the schema of the database."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def migrate() -> None:
 
 
 def settings_page() -> str:
-    """docs/settings.md."""
+    """docs/reference/settings.md."""
     rows = (
         f"| `{environment_variable(name)}` | {_default(field)} | {field.description} |" for name, field in _fields()
     )

@@ -24,7 +24,7 @@ async def reserve_ids(pool: Pool, wanted: Mapping[EmailId, bytes], now: Millis) 
     values = {"ids": list(wanted), "fingerprints": list(wanted.values()), "now": now}
     async with pool.connection() as connection:
         async with connection.pipeline():
-            await connection.execute(SQL["reserve_ids"], values)
+            await connection.execute(SQL["reserve"], values)
             found = await connection.execute(SQL["conflicting"], values)
         rows = await found.fetchall()
     return {EmailId(str(row[0])) for row in rows}

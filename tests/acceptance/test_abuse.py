@@ -47,5 +47,5 @@ def test_an_unknown_attack_is_refused() -> None:
 def test_every_attack_is_documented() -> None:
     from tests.abuse.attacks import ATTACKS
 
-    documented = (ROOT / "docs" / "abuse.md").read_text()
+    documented = (ROOT / "docs" / "explanation" / "abuse.md").read_text()
     assert [name for name in ATTACKS if f"| {name} |" not in documented] == []

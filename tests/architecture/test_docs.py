@@ -1,5 +1,6 @@
-"""What is written about the house, held against the house."""
+"""Check the documentation against the code."""
 
+import ast
 import re
 import typing
 from typing import Any
@@ -10,27 +11,50 @@ from pipeline.admin import PROVIDER_KINDS
 from pipeline.cli.main import COMMAND_PANELS, command
 from pipeline.cli.settings import settings_page
 from pipeline.devstack.supervisor import ROLES
-from tests.architecture.repository import ROOT, project, section, table, text
+from tests.architecture.reference.gateway import openapi
+from tests.architecture.reference.http import TAGS
+from tests.architecture.reference.pages import PAGES, wanted
+from tests.architecture.reference.records import tag_of
+from tests.architecture.repository import ROOT, modules, project, section, table, text
 from topics.registry import TOPICS
 
 
-def test_the_settings_page_is_what_the_code_says() -> None:
-    assert text("docs/settings.md") == settings_page(), "run: mailfold settings > docs/settings.md"
+@pytest.mark.parametrize("name", PAGES)
+def test_generated_reference_is_what_the_code_says(name: str) -> None:
+    assert text(name) == wanted(name), "run: make reference"
 
 
-def test_every_setting_is_explained() -> None:
+def test_every_endpoint_stands_in_one_reference_page() -> None:
+    tags = [tag for ops in openapi()["paths"].values() for operation in ops.values() for tag in operation["tags"]]
+    assert set(tags) == set(TAGS.values())
+
+
+def test_every_reason_of_a_dead_letter_is_explained() -> None:
+    explained = {row[0] for row in table(section(text("docs/reference/errors.md"), "Reasons of dead letters"))}
+    assert explained == _reasons() | {"unrecognised", "unproven", "uncorrelated"}
+
+
+def test_role_diagrams_cover_every_role_and_topic() -> None:
+    page = text("docs/explanation/architecture.md")
+    diagrams = dict(re.findall(r"^## (\w+)\n.*?```mermaid\n(.*?)```", page, re.MULTILINE | re.DOTALL))
+    assert {role for role in ROLES if role != "sandbox"} <= diagrams.keys()
+    shown = set(re.findall(r"[\w-]+", " ".join(diagrams.values())))
+    assert {topic.name for topic in TOPICS} <= shown
+
+
+def test_every_setting_has_a_meaning() -> None:
     for name, default, meaning in table(settings_page()):
         assert meaning, name
         assert "undefined" not in default.lower()
 
 
-def test_the_topic_table_is_the_registry() -> None:
+def test_topic_table_equals_the_registry() -> None:
     rows = [tuple(row[:5]) for row in table(section(text("topics/README.md"), "Topics"))]
     assert rows == [
         (
             topic.name,
             topic.key,
-            ", ".join(kind.__name__ for kind in _records(topic.value)),
+            ", ".join(tag_of(kind) for kind in _records(topic.value)),
             topic.wire,
             topic.retention_text,
         )
@@ -38,22 +62,22 @@ def test_the_topic_table_is_the_registry() -> None:
     ]
 
 
-def test_the_glossary_explains_each_word_once() -> None:
+def test_glossary_explains_each_term_once() -> None:
     words = [row[0] for row in table(section(text("topics/README.md"), "Glossary"))]
     assert len(words) == len(set(words)) >= 20
 
 
-def test_the_picture_shows_every_topic_and_every_role() -> None:
+def test_readme_diagram_shows_every_topic_and_role() -> None:
     shown = set(re.findall(r"[\w-]+", _picture()))
     assert {topic.name for topic in TOPICS} <= shown
     assert set(ROLES) <= shown
 
 
-def test_the_picture_fits_one_screen() -> None:
+def test_readme_diagram_fits_one_screen() -> None:
     assert len(_picture().splitlines()) <= 45
 
 
-def test_every_topic_in_the_picture_is_written_and_read() -> None:
+def test_every_topic_in_readme_diagram_is_written_and_read() -> None:
     edges = set(re.findall(r"^ *([\w-]+)\S* -->(?:\|[^|]*\|)? *([\w-]+)", _picture(), re.MULTILINE))
     written = {end for _, end in edges}
     read = {start for start, _ in edges}
@@ -64,24 +88,24 @@ def test_every_topic_in_the_picture_is_written_and_read() -> None:
 
 
 @pytest.mark.parametrize("name", [name for names in COMMAND_PANELS.values() for name in names])
-def test_every_command_of_the_story_exists_and_is_told_of(name: str) -> None:
+def test_every_command_on_the_help_page_exists_and_is_documented(name: str) -> None:
     assert name in command().commands
     told = text("README.md") + text("CONTRIBUTING.md")
     assert re.search(rf"`?mailfold {name}\b|`{name}`|make {name}\b", told), f"README.md says nothing of {name}"
 
 
-def test_the_story_leaves_no_command_out() -> None:
+def test_help_page_has_every_command() -> None:
     assert list(command().commands) == [name for names in COMMAND_PANELS.values() for name in names]
 
 
-def test_every_kind_of_provider_is_in_the_table_and_has_a_page() -> None:
-    rows = [row[0] for row in table(text("docs/providers/README.md").partition("## What each")[0])]
+def test_every_provider_kind_is_in_the_table_and_has_a_page() -> None:
+    rows = [row[0] for row in table(text("docs/how-to/providers/README.md").partition("## What each")[0])]
     linked = dict(re.findall(r"\[(\w+)\]\(([\w./]+)\)", " ".join(rows)))
     assert {*linked, "smtp"} == set(PROVIDER_KINDS)
-    assert [page for page in linked.values() if not (ROOT / "docs/providers" / page).exists()] == []
+    assert [page for page in linked.values() if not (ROOT / "docs/how-to/providers" / page).exists()] == []
 
 
-def test_every_dependency_has_one_reason() -> None:
+def test_every_dependency_has_exactly_one_reason() -> None:
     told = [
         name.strip() for row in table(section(text("docs/decisions.md"), "Dependencies")) for name in row[0].split(",")
     ]
@@ -101,3 +125,25 @@ def _picture() -> str:
 
 def _records(value: Any) -> tuple[type, ...]:
     return typing.get_args(value) or (value,)
+
+
+def _reasons() -> set[str]:
+    """The literal reasons that the code gives to dead letters."""
+    found = set()
+    for path in modules():
+        if path.is_relative_to(ROOT / "pipeline"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call):
+                    found |= _reason_in(node)
+    return found
+
+
+def _reason_in(call: ast.Call) -> set[str]:
+    is_method = isinstance(call.func, ast.Attribute)
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    place = 1 if is_method else 2
+    is_source = name == "dead_letter" or (name == "write_failure" and len(call.args) >= 4)
+    if not is_source or len(call.args) <= place:
+        return set()
+    reason = call.args[place]
+    return {reason.value} if isinstance(reason, ast.Constant) and isinstance(reason.value, str) else set()

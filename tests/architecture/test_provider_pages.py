@@ -1,4 +1,4 @@
-"""What is written about each provider, held against its adapter."""
+"""Check each provider's page against its adapter and the commands."""
 
 import importlib
 import re
@@ -19,11 +19,11 @@ PAGES = pytest.mark.parametrize("kind", KINDS)
 
 
 def page(kind: str) -> str:
-    return text(f"docs/providers/{kind}.md")
+    return text(f"docs/how-to/providers/{kind}.md")
 
 
 @PAGES
-def test_it_is_connected_in_five_steps(kind: str) -> None:
+def test_page_connects_provider_in_five_steps(kind: str) -> None:
     steps = section(page(kind), "Connect it in five steps")
     assert re.findall(r"^(\d)\. ", steps, re.MULTILINE) == list("12345")
     assert f"your.host/webhooks/{kind}" in steps
@@ -33,7 +33,7 @@ def test_it_is_connected_in_five_steps(kind: str) -> None:
 
 
 @PAGES
-def test_its_commands_are_commands(kind: str) -> None:
+def test_commands_on_page_are_valid(kind: str) -> None:
     providers: Any = command().commands["providers"]
     told = page(kind).replace("\\\n", " ")
     commands = re.findall(r"(?:`|^ +)mailfold providers ([^`\n]+)", told, re.MULTILINE)
@@ -44,19 +44,19 @@ def test_its_commands_are_commands(kind: str) -> None:
 
 
 @PAGES
-def test_it_says_what_it_can_and_what_it_cannot_tell(kind: str) -> None:
-    assert section(page(kind), "What it can't tell").strip()
-    assert section(page(kind), "From the field").strip()
-    told = [line for line in section(page(kind), "What it tells").splitlines() if line.startswith("| `")]
+def test_page_lists_events_limits_and_known_problems(kind: str) -> None:
+    assert section(page(kind), "What it does not report").strip()
+    assert section(page(kind), "Known problems").strip()
+    told = [line for line in section(page(kind), "Events").splitlines() if line.startswith("| `")]
     assert told
     heard = {line.split("|")[2].strip().partition(",")[0].partition(" ")[0] for line in told}
     assert heard <= {kind.value for kind in EventKind}, "words of ours"
 
 
 @PAGES
-def test_each_event_of_its_mapping_is_told_of(kind: str) -> None:
+def test_page_lists_every_event_of_the_mapping(kind: str) -> None:
     mapping: Mapping[str, object] = getattr(importlib.import_module(f"pipeline.webhooks.providers.{kind}"), "KINDS", {})
-    rows = [line for line in section(page(kind), "What it tells").splitlines() if line.startswith("| `")]
+    rows = [line for line in section(page(kind), "Events").splitlines() if line.startswith("| `")]
     for native, ours in mapping.items():
         about = [row for row in rows if f"`{native}`" in row.split("|")[1]]
         assert about, native

@@ -13,7 +13,7 @@ from pipeline.devstack.sandbox.address_patterns import (
 )
 from pipeline.devstack.sandbox.event_plan import EVENT_FIELDS, PlannedEvent, PlannedVisit, planned_actions
 
-DOCS = Path(__file__).parents[3] / "docs" / "sandbox.md"
+DOCS = Path(__file__).parents[3] / "docs" / "reference" / "sandbox.md"
 
 
 def _row(word: str, pattern: AddressPattern) -> str:
