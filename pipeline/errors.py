@@ -33,7 +33,7 @@ class MailfoldError(Exception):
 
 
 class RecoverableError(MailfoldError):
-    """Not now; it may work later."""
+    """The operation failed; it may succeed later."""
 
 
 class PartitionNotAssigned(RecoverableError):
@@ -45,15 +45,15 @@ class OffsetLost(RecoverableError):
 
 
 class Fenced(RecoverableError):
-    """Another worker holds this partition now: nothing that we still write to it is ever read."""
+    """Another worker has taken over this partition; what this worker still writes to it has no effect."""
 
 
 class PermanentError(MailfoldError):
-    """Trying again changes nothing."""
+    """The operation failed; trying again does not help."""
 
 
 class LogUnavailable(RecoverableError):
-    """The log did not confirm in time: it may or may not have been written, so repeat it."""
+    """Kafka did not confirm in time. The record may or may not have been written; repeat the request."""
 
 
 class DatabaseUnavailable(RecoverableError):
@@ -82,7 +82,7 @@ class Refused(PermanentError):
     def __init__(self, message: str = "", where: str = "") -> None:
         super().__init__(message)
         self.where = where
-        """A path into the input, such as ``[3].activity.id``."""
+        """The path of the wrong value in the input, such as ``[3].activity.id``."""
 
 
 class MissingLocalization(Refused):
@@ -90,19 +90,19 @@ class MissingLocalization(Refused):
 
 
 class InvalidSignatureError(PermanentError):
-    """The signature or token is not ours, or stale."""
+    """The signature or token is not valid, or too old."""
 
 
 class AuthenticationFailed(InvalidSignatureError):
-    """A user and a password are asked for (RFC 7617)."""
+    """A user name and a password are required (RFC 7617)."""
 
 
 class Unrecognised(PermanentError):
-    """These bytes can't be understood."""
+    """The bytes cannot be parsed."""
 
 
 class Unproven(Unrecognised):
-    """It bears no signature of ours; anybody could have written it."""
+    """The mail carries no signature of ours, so that anybody could have written it."""
 
 
 class Uncorrelated(PermanentError):
@@ -110,4 +110,4 @@ class Uncorrelated(PermanentError):
 
 
 class TooManyDeadLetters(PermanentError):
-    """Most records can't be understood: something upstream is wrong."""
+    """Most records cannot be parsed; something upstream is wrong."""
