@@ -109,7 +109,7 @@ async def hear(rt: Runtime) -> None:
     await wait_until_caught_up(rt)
 
 
-async def test_a_corrected_mapping_repairs_the_past_and_can_be_taken_back(
+async def test_corrected_mapping_repairs_states_and_can_be_reverted(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_runtime(settings, pool_size=6) as rt:
