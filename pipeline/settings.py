@@ -6,7 +6,7 @@
 import ipaddress
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -180,6 +180,9 @@ class Settings(BaseSettings):
         0.2, ge=0, description="Seconds between the events of an email in the sandbox: delivered, open, click…"
     )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level that is logged.")
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="`json` or `text`; `auto` is text in a terminal and JSON lines everywhere else."
+    )
     crash_at: str = Field("", description="Tests only: the named crash point at which the process exits.")
     crash_once: str = Field("", description="Tests only: a file whose removal disarms the crash point.")
 

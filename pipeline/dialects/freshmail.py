@@ -102,7 +102,7 @@ class FreshMailBody(msgspec.Struct, frozen=True, rename={"kind": "type"}):
 class FreshMailFile(msgspec.Struct, frozen=True):
     """A file that goes along."""
 
-    name: Annotated[str, Meta(description="FreshMailFile name with extension")]
+    name: Annotated[str, Meta(description="File name with extension")]
     content: Annotated[str, Meta(description="Base64")]
 
 

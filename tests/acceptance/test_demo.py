@@ -1,4 +1,4 @@
-"""`mailfold demo` as its watcher meets it: the real command, without a terminal, on a stack of its own."""
+"""Run the real command `mailfold demo`, without a terminal, on its own stack."""
 
 import os
 import re
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-SEVEN = ("delivered", "open", "click", "spam", "bounce", "dropped", "failed")
-BUDGET = 150.0
-"""Seconds. A minute is promised on a machine of its own; the tests share theirs."""
+CONVERSION_WORDS = ("delivered", "open", "click", "spam", "bounce", "dropped", "failed")
+TIMEOUT_S = 150.0
+"""Seconds for a demo; a minute is promised on an idle machine, which the tests' is not."""
 
 
 def demo(temporary: Path, *options: str) -> "subprocess.CompletedProcess[str]":
-    """Run it to the end, its folder in one that we can look into, with settings around that must not matter."""
+    """Run the demo to its end, with its data folder in ``temporary`` and settings in the environment to be ignored."""
     misleading = {
         "KAFKA_BOOTSTRAP": "127.0.0.1:1",
         "DATABASE_URL": "postgresql://127.0.0.1:1/nowhere",
@@ -27,30 +27,30 @@ def demo(temporary: Path, *options: str) -> "subprocess.CompletedProcess[str]":
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=BUDGET,
+        timeout=TIMEOUT_S,
         check=False,
         env={**os.environ, **misleading, "TMPDIR": str(temporary)},
     )
 
 
 def left_running(temporary: Path) -> list[str]:
-    """Processes whose command line or environment names this run's folder."""
-    found = []
+    """Return the ids of processes whose command line or environment names this run's folder."""
+    pids = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            spoken = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+            text = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
         except (FileNotFoundError, PermissionError, ProcessLookupError):
             continue
-        if str(temporary / "mailfold-demo-").encode() in spoken:
-            found.append(process.name)
-    return found
+        if str(temporary / "mailfold-demo-").encode() in text:
+            pids.append(process.name)
+    return pids
 
 
 @pytest.mark.timeout(200)
-def test_all_seven_words_arrive_and_nothing_is_left_behind(tmp_path: Path) -> None:
+def test_demo_shows_all_seven_words_and_leaves_nothing_behind(tmp_path: Path) -> None:
     done = demo(tmp_path)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    for word in SEVEN:
+    for word in CONVERSION_WORDS:
         owed, arrived = re.findall(rf"^{word} +(\d+) +(\d+) +✓", done.stdout, re.MULTILINE)[0]
         assert int(owed) == int(arrived) > 0
     assert "page 2:" in done.stdout
@@ -61,7 +61,7 @@ def test_all_seven_words_arrive_and_nothing_is_left_behind(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_halfway_it_ends_what_it_started_and_takes_its_folder_with_it(tmp_path: Path, number: int) -> None:
+def test_interrupted_demo_ends_its_processes_and_removes_its_folder(tmp_path: Path, number: int) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "demo"],
         stdin=subprocess.DEVNULL,
@@ -79,7 +79,7 @@ def test_stopped_halfway_it_ends_what_it_started_and_takes_its_folder_with_it(tm
 
 
 @pytest.mark.timeout(200)
-def test_a_withheld_conversion_fails_the_demo_which_says_what_is_missing_and_where_to_look(tmp_path: Path) -> None:
+def test_withheld_conversion_fails_the_demo_which_names_it_and_its_logs(tmp_path: Path) -> None:
     done = demo(tmp_path, "--withhold", "spam", "--patience", "20")
     assert done.returncode == 1, done.stdout[-5000:] + done.stderr[-2000:]
     assert re.search(r"first-nordlicht-complaint-1 \([0-9a-f-]{36}\): spam is missing", done.stdout)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.architecture.repository import ROOT, text
-from tests.support.caught_up import _behind
+from tests.support.caught_up import _lagging_partitions
 from tests.support.skips import unexpected
 
 SKIPPED = "import pytest\n\n@pytest.mark.skip(reason='no server')\ndef test_it(): ...\n\ndef test_other(): ...\n"
@@ -70,5 +70,5 @@ def test_ci_has_the_php_that_posts_as_freshmail_s_client() -> None:
 
 def test_unread_partitions_are_behind() -> None:
     ends = {("facts", 0): 5, ("facts", 1): 0, ("facts", 2): 3}
-    assert _behind(ends, {("facts", 0): 5, ("facts", 2): 4}) == []
-    assert _behind(ends, {("facts", 0): 4}) == ["facts/0 at 4 of 5", "facts/2 at 0 of 3"]
+    assert _lagging_partitions(ends, {("facts", 0): 5, ("facts", 2): 4}) == []
+    assert _lagging_partitions(ends, {("facts", 0): 4}) == ["facts/0 at 4 of 5", "facts/2 at 0 of 3"]

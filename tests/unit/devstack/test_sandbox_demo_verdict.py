@@ -1,4 +1,4 @@
-"""The demo's verdict must be able to fail: each way in which a conversion can go wrong is found and named."""
+"""Test that the demo's verdict can fail: each way in which a conversion can be wrong is found and named."""
 
 import json
 from dataclasses import replace
@@ -35,13 +35,13 @@ SAID = {"e1": (frozenset({"delivered"}), frozenset({"open"}), frozenset({"click"
 GOOD = [arrival("delivered"), arrival("open", 2), arrival("click", 3)]
 
 
-def test_all_owed_in_order_with_the_activity_as_sent_is_no_fault() -> None:
+def test_expected_conversions_in_order_with_their_activity_are_no_fault() -> None:
     verdict = judge(ROLES, GOOD, NONE, SAID)
     assert verdict.faults == ()
     assert (verdict.expected, verdict.arrived) == ({"delivered": 1, "open": 1, "click": 1},) * 2
 
 
-def test_a_repeat_with_the_same_key_is_allowed_and_counted() -> None:
+def test_repeat_with_the_same_key_is_allowed_and_counted() -> None:
     verdict = judge(ROLES, [GOOD[0], GOOD[0], *GOOD[1:]], NONE, SAID)
     assert (verdict.faults, verdict.repeats) == ((), 1)
 
@@ -65,16 +65,16 @@ def test_a_repeat_with_the_same_key_is_allowed_and_counted() -> None:
         ([*GOOD, arrival("open", email_id="e2")], "open for e2: nobody sent that"),
     ],
 )
-def test_each_way_to_go_wrong_is_named(arrivals: list[ReceivedConversion], complaint: str) -> None:
+def test_each_fault_is_named(arrivals: list[ReceivedConversion], complaint: str) -> None:
     faults = judge(ROLES, arrivals, NONE, SAID).faults
     assert any(complaint in fault for fault in faults), faults
 
 
-def test_a_word_that_never_occurred_is_a_fault() -> None:
+def test_word_that_never_occurred_is_a_fault() -> None:
     assert judge(ROLES, GOOD, frozenset({"open", "spam"}), SAID).faults == ("the word spam never occurred",)
 
 
-def test_complete_means_every_owed_word_once() -> None:
+def test_complete_means_every_expected_word_arrived() -> None:
     assert is_complete(ROLES, GOOD)
     assert not is_complete(ROLES, GOOD[:2])
 
@@ -91,11 +91,11 @@ def test_complete_means_every_owed_word_once() -> None:
         (b"{", b"{", False),
     ],
 )
-def test_values_are_compared_exactly(a: bytes, b: bytes, same: bool) -> None:
+def test_json_values_are_compared_exactly(a: bytes, b: bytes, same: bool) -> None:
     assert is_same_json(a, b) is same
 
 
-def test_the_cast_has_forty_emails_two_brands_and_all_seven_words() -> None:
+def test_scenario_has_forty_emails_two_brands_and_all_seven_words() -> None:
     roles = [*warm_up_emails(), *first_emails(), *second_emails()]
     assert len(first_emails()) >= 40
     assert {role.brand for role in roles} == set(BRAND_PATHS)
@@ -103,13 +103,13 @@ def test_the_cast_has_forty_emails_two_brands_and_all_seven_words() -> None:
     assert len({role.identity for role in roles}) == len(roles)
 
 
-def test_who_is_dropped_had_bounced_hard_before() -> None:
+def test_dropped_addresses_bounced_hard_before() -> None:
     bounced = {(role.brand, role.address) for role in first_emails() if role.case.pattern == "bounce"}
     assert {(role.brand, role.address) for role in second_emails()} == bounced
     assert SUPPRESSED_CASE.pattern == next(scene.pattern for scene in DEMO_CASES if "no such mailbox" in scene.title)
 
 
-def test_a_batch_is_json_that_holds_each_activity_byte_for_byte() -> None:
+def test_batch_body_holds_each_activity_byte_for_byte() -> None:
     roles = first_emails()
     body = batch_body(roles)
     assert [message["activity"]["id"] for message in json.loads(body)] == [role.identity for role in roles]
@@ -121,7 +121,7 @@ def change(email_id: str, *marks: str) -> bytes:
     return json.dumps({"state": {"email_id": email_id, **{key: [1, 1, 1, [1]] for key in marks}}}).encode()
 
 
-def test_the_log_says_words_in_groups_each_once() -> None:
+def test_word_orders_group_the_words_of_each_change_once() -> None:
     said = word_orders(
         [change("a", "accepted"), change("a", "opened", "delivered"), change("b"), change("a", "clicked")]
     )
@@ -137,12 +137,12 @@ def test_the_log_says_words_in_groups_each_once() -> None:
         (("spam", "open"), False),
     ],
 )
-def test_words_that_one_change_brought_may_come_in_any_order_and_no_others(told: tuple[str, ...], fine: bool) -> None:
+def test_only_words_of_one_change_may_come_in_any_order(told: tuple[str, ...], fine: bool) -> None:
     order = (frozenset({"open", "delivered"}), frozenset({"click"}))
     assert is_in_order(told, order) is fine
 
 
-def test_an_order_that_the_log_turned_round_is_the_right_one() -> None:
+def test_order_on_the_log_is_the_expected_one() -> None:
     turned = {"e1": (frozenset({"open"}), frozenset({"delivered"}), frozenset({"click"}))}
     assert judge(ROLES, [GOOD[1], GOOD[0], GOOD[2]], NONE, turned).faults == ()
     assert "in the wrong order" in judge(ROLES, GOOD, NONE, turned).faults[0]

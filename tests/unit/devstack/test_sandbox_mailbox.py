@@ -1,4 +1,4 @@
-"""What the sandbox keeps of a message and finds in it, whatever was sent."""
+"""Test what the sandbox's mailbox keeps of messages, including malformed ones, and the sandbox's key."""
 
 import base64
 import stat
@@ -24,27 +24,27 @@ def test_unique_arguments_are_read_from_a_folded_header() -> None:
 
 
 @pytest.mark.parametrize("given", [b"", b"{", b"[]", b"1", b'{"unique_args": 3}', b'{"unique_args": null}'])
-def test_a_header_that_says_nothing_gives_no_arguments(given: bytes) -> None:
+def test_header_without_valid_arguments_gives_none(given: bytes) -> None:
     assert correlation_data(b"X-SMTPAPI: " + given + b"\r\n\r\n") == ("", {})
 
 
-def test_a_message_without_any_header_has_none() -> None:
+def test_message_without_headers_has_no_correlation_data() -> None:
     assert correlation_data(b"") == ("", {})
 
 
-def test_images_and_links_are_found_in_any_html() -> None:
+def test_images_and_links_are_found_in_malformed_html() -> None:
     found = HtmlLinks("<A HREF='one?a=1&amp;b=2'>x</a><a name=x><img src=\"p.gif\"/><img><p <a href=two>")
     assert (found.links, found.images) == (["one?a=1&b=2"], ["p.gif"])
 
 
-def test_the_oldest_leave_when_they_are_too_many() -> None:
+def test_oldest_messages_are_dropped_above_the_count_limit() -> None:
     kept = SandboxMailbox(keep=2)
     for number in (1, 2, 3):
         kept.add(message(b"x", number))
     assert [found.number for found in kept.newest()] == [3, 2]
 
 
-def test_the_oldest_leave_when_they_are_too_large_but_the_newest_stays() -> None:
+def test_oldest_messages_are_dropped_above_the_size_limit_but_never_the_newest() -> None:
     kept = SandboxMailbox(keep=100, keep_bytes=10)
     kept.add(message(b"12345", 1))
     kept.add(message(b"12345", 2))
@@ -66,7 +66,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize("raw", MALFORMED)
-def test_whatever_was_sent_can_be_shown(raw: bytes) -> None:
+def test_malformed_message_can_be_shown(raw: bytes) -> None:
     shown = api.as_json(message(raw))
     assert shown["size"] == len(raw)
     assert "<html" in pages.message(message(raw))
@@ -74,7 +74,7 @@ def test_whatever_was_sent_can_be_shown(raw: bytes) -> None:
     assert isinstance(message(raw).html(), str)
 
 
-def test_the_key_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
+def test_key_is_made_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = set(pool.map(lambda _: keys.public_key(tmp_path), range(16)))
     assert len(made) == 1
@@ -84,7 +84,7 @@ def test_the_key_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["rsa", "garbage"])
-def test_a_file_that_holds_another_key_is_told(tmp_path: Path, kind: str) -> None:
+def test_file_with_another_kind_of_key_is_refused(tmp_path: Path, kind: str) -> None:
     rsa_key = rsa.generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (tmp_path / "sandbox").mkdir()
     (tmp_path / "sandbox" / "webhook-key.pem").write_bytes(rsa_key if kind == "rsa" else b"garbage")

@@ -23,7 +23,7 @@ def said(count: int, html: str, **changed: str) -> tuple[list[str], dict[int, Em
     template = templates.make_draft("t", f"{BRAND}.token", {"default": TemplateTexts(html=html, subject="s")})
     messages = [email_v1(To=f"r{nth}@example.com", **changed) for nth in range(count)]
     _, wishes, results = dialect.parse_request(json.dumps({"Messages": messages}).encode())
-    words = surface._say(wishes, {f"{BRAND}.token": template}, 0, results)
+    words = surface._render(wishes, {f"{BRAND}.token": template}, 0, results)
     return [one.content.html for _, one in words], results, len({id(one.content) for _, one in words})
 
 
@@ -53,7 +53,7 @@ def test_more_messages_than_anybody_sends_are_refused_at_once() -> None:
 
 
 async def test_a_content_waits_until_there_is_room_and_is_then_let_in() -> None:
-    budget = ByteBudget(most=10)
+    budget = ByteBudget(max_bytes=10)
     order: list[str] = []
 
     async def hold(name: str, size: int, until: asyncio.Event | None = None) -> None:
@@ -101,7 +101,7 @@ async def test_a_tenant_with_many_slow_renderings_keeps_no_other_waiting() -> No
 
 
 async def test_a_tenant_with_large_contents_leaves_room_and_slots_to_others() -> None:
-    budget, done, held = ByteBudget(most=100, renderings=4), asyncio.Event(), list[str]()
+    budget, done, held = ByteBudget(max_bytes=100, renderings=4), asyncio.Event(), list[str]()
 
     async def hold(tenant: str, size: int) -> None:
         CURRENT_CALLER.set(tenant)
@@ -124,7 +124,7 @@ async def test_a_tenant_with_large_contents_leaves_room_and_slots_to_others() ->
 
 
 async def test_one_who_no_longer_waits_leaves_nothing_behind() -> None:
-    budget, gate = ByteBudget(most=10, renderings=1), asyncio.Event()
+    budget, gate = ByteBudget(max_bytes=10, renderings=1), asyncio.Event()
 
     async def hold(size: int) -> None:
         async with budget.render_and_hold(lambda: size, lambda made: made, 20):
@@ -141,7 +141,7 @@ async def test_one_who_no_longer_waits_leaves_nothing_behind() -> None:
 
 
 async def test_no_room_in_time_is_unavailable_and_frees_what_it_took() -> None:
-    budget = ByteBudget(most=10, renderings=1)
+    budget = ByteBudget(max_bytes=10, renderings=1)
     async with budget.render_and_hold(lambda: 8, lambda made: made, 5.0):
         for _ in range(2):
             with pytest.raises(LogUnavailable):
