@@ -101,7 +101,7 @@ async def test_slow_renderings_of_a_tenant_do_not_delay_others() -> None:
 
 
 async def test_large_contents_of_a_tenant_leave_room_and_slots_to_others() -> None:
-    budget, done, held = ByteBudget(most=100, renderings=4), asyncio.Event(), list[str]()
+    budget, done, held = ByteBudget(max_bytes=100, renderings=4), asyncio.Event(), list[str]()
 
     async def hold(tenant: str, size: int) -> None:
         CURRENT_CALLER.set(tenant)
@@ -124,7 +124,7 @@ async def test_large_contents_of_a_tenant_leave_room_and_slots_to_others() -> No
 
 
 async def test_cancelled_wait_releases_everything() -> None:
-    budget, gate = ByteBudget(most=10, renderings=1), asyncio.Event()
+    budget, gate = ByteBudget(max_bytes=10, renderings=1), asyncio.Event()
 
     async def hold(size: int) -> None:
         async with budget.render_and_hold(lambda: size, lambda rendered: rendered, 20):
@@ -141,7 +141,7 @@ async def test_cancelled_wait_releases_everything() -> None:
 
 
 async def test_timeout_of_a_wait_is_unavailable_and_releases_everything() -> None:
-    budget = ByteBudget(most=10, renderings=1)
+    budget = ByteBudget(max_bytes=10, renderings=1)
     async with budget.render_and_hold(lambda: 8, lambda rendered: rendered, 5.0):
         for _ in range(2):
             with pytest.raises(LogUnavailable):
