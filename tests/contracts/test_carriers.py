@@ -46,9 +46,9 @@ class World:
 
     def arrived(self, given: OutgoingEmail) -> int:
         if isinstance(self.server, Receiver):
-            wanted = given.letter.message_id
+            wanted = given.message.message_id
             return sum(seen.message_id == wanted for seen in self.server.mails)
-        wanted = given.letter.request.email_id
+        wanted = given.message.request.email_id
         return sum(seen.email_id == wanted for seen in self.server.mails)
 
     def misbehave(self, how: str) -> None:

@@ -35,7 +35,7 @@ async def handed(api: Api, fleet: TransportRouter, given: list[OutgoingEmail]) -
 
 
 def arrived(api: Api, given: OutgoingEmail) -> int:
-    return sum(seen.email_id == given.letter.request.email_id for seen in api.mails)
+    return sum(seen.email_id == given.message.request.email_id for seen in api.mails)
 
 
 @pytest.mark.parametrize("kind", ["postmark", "resend"])
@@ -54,7 +54,7 @@ async def test_a_mail_alone_waits_for_nobody_and_has_its_own_key() -> None:
         await fleet.send(api.provider, given)
         await fleet.send(api.provider, given)
         [seen] = api.mails
-        assert seen.key == given.letter.request.email_id, "sent once, however often it is tried"
+        assert seen.key == given.message.request.email_id, "sent once, however often it is tried"
 
 
 @pytest.mark.parametrize(("kind", "bad"), [("postmark", "inactive@example.com"), ("resend", "invalid@example.com")])
@@ -113,14 +113,14 @@ async def test_who_is_cancelled_while_its_batch_waits_for_its_turn_is_not_sent()
         api.faults.append((429, {"ErrorCode": 429, "Message": "slowly"}, {"Retry-After": "1"}))
         given = [without_mime(mail()) for _ in range(3)]
         tasks = [asyncio.create_task(fleet.send(api.provider, given[0]))]
-        await until(lambda: bool(fleet._desks))
-        [desk] = fleet._desks.values()
+        await until(lambda: bool(fleet._clients))
+        [desk] = fleet._clients.values()
         await until(lambda: desk._not_before > 0)
         tasks += [asyncio.create_task(fleet.send(api.provider, one)) for one in given[1:]]
-        [batches] = fleet._batches.values()
+        [batches] = fleet._batchers.values()
         # Taken by the second sender, which waits as the first does.
         await until(lambda: len(batches._senders) == 2)
-        await until(lambda: not batches._waiting)
+        await until(lambda: not batches._pending)
         tasks[1].cancel()
         await asyncio.wait(tasks)
         assert [arrived(api, one) for one in given] == [1, 0, 1]
@@ -197,9 +197,9 @@ async def test_mailguns_own_client_makes_the_same_request() -> None:
             fields = {
                 "to": "anna@example.com",
                 "o:tracking": "no",
-                "v:mailfold_email_id": given.letter.request.email_id,
+                "v:mailfold_email_id": given.message.request.email_id,
             }
-            file = {"message": ("message.eml", given.message, "message/rfc822")}
+            file = {"message": ("message.eml", given.mime_bytes, "message/rfc822")}
             with Client(auth=("api", KEY), api_url=f"http://127.0.0.1:{api.port}/") as client:
                 made = client.mimemessage.create(data=fields, files=file, domain="mail.example")
                 return int(made.status_code)

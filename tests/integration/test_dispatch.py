@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from pipeline.content.tokens import read_message_id, read_verp_address
-from pipeline.dispatch.transports.smtp import _context
+from pipeline.dispatch.transports.smtp import _ssl_context
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.kafka import append_all
 from pipeline.runtime.ports import LogEntry
@@ -156,17 +156,17 @@ async def test_required_tls_holds_the_server_to_its_certificate(
     quick: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context, trusted = certificate(tmp_path)
-    _context.cache_clear()
+    _ssl_context.cache_clear()
     async with smtp_receiver(tls_context=context) as receiver, dispatching(quick) as rt:
         await provide(rt, receiver.port, tls="required")
         await accept(rt, "anna@example.com")
         await until(lambda: is_broken(rt, "acme/7"))
         assert receiver.mails == []
         monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
-        _context.cache_clear()
+        _ssl_context.cache_clear()
         await until(lambda: bool(receiver.mails))
         await in_state(rt, "done")
-    _context.cache_clear()
+    _ssl_context.cache_clear()
     assert receiver.mails[0].tls
     assert await acks(quick) == ["Acked"]
 

@@ -58,4 +58,4 @@ def mail(
 
 
 def without_mime(given: OutgoingEmail) -> OutgoingEmail:
-    return dataclasses.replace(given, message=b"")
+    return dataclasses.replace(given, mime_bytes=b"")

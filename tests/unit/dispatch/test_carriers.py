@@ -78,7 +78,7 @@ def test_headers_of_ours_go_along_and_the_callers_stay_what_they_are(kind: str) 
     given = mail(content=FULL)
     wish = json.loads(APIS[kind].message_request(ROWS[kind], given, NOW).body)
     headers = wish.get("headers") or {header["Name"]: header["Value"] for header in wish["Headers"]}
-    assert headers["Message-ID"] == given.letter.message_id
+    assert headers["Message-ID"] == given.message.message_id
     assert headers["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
     assert headers["X-Campaign"] == "spring"
     assert headers["X-Note"] == "=?utf-8?b?R3LDvMOfZQ==?="
@@ -123,7 +123,7 @@ def test_raw_messages_arrive_byte_for_byte(kind: str) -> None:
     else:
         boundary = made.headers["Content-Type"].partition("boundary=")[2].encode()
         sent = made.body.partition(b"message/rfc822\r\n\r\n")[2].removesuffix(b"\r\n--" + boundary + b"--\r\n")
-    assert sent == mime.encode_message(given.letter)
+    assert sent == mime.encode_message(given.message)
 
 
 def test_what_an_api_can_not_carry_is_refused_before_anybody_is_asked() -> None:
@@ -140,7 +140,9 @@ def test_what_an_api_can_not_carry_is_refused_before_anybody_is_asked() -> None:
 
 def test_names_that_sendgrid_would_split_are_quoted_and_domains_are_in_ascii() -> None:
     given = mail("anna@bücher.example", recipient_name="Öst; Åsa")
-    given = dataclasses.replace(given, letter=dataclasses.replace(given.letter, sender=Mailbox(address="a@b.example")))
+    given = dataclasses.replace(
+        given, message=dataclasses.replace(given.message, sender=Mailbox(address="a@b.example"))
+    )
     wish = json.loads(sendgrid.message_request(ROWS["sendgrid"], given, NOW).body)
     assert wish["personalizations"][0]["to"] == [{"email": "anna@xn--bcher-kva.example", "name": '"Öst; Åsa"'}]
     assert wish["from"] == {"email": "a@b.example"}
