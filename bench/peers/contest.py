@@ -94,7 +94,7 @@ class Contest:
         return Result(entrant, measured, course.peak_mb, recovery, len(self.wanted.states), trouble)
 
     async def _recovery(self, broker: Broker, entrant: Entrant, command: tuple[str, ...]) -> float:
-        """Return the seconds of a recovery: until new events of every partition are done, which need the whole table."""
+        """Return the seconds of a recovery, until new events of all partitions are done, which need the whole table."""
         await load.repeat_first(self.arena.bootstrap, self.arena.topic, self.arena.partitions)
         course = await self._course(broker, entrant, command, warm=False)
         shutil.rmtree(self._folder(entrant))

@@ -1,7 +1,7 @@
-"""Guards of the product, each with a patch that breaks it and the scenario that must notice.
+"""Guards of the product, each with a patch that breaks it and the scenario that must detect it.
 
-A patch whose text is gone fails loudly (:class:`tests.chaos.source.Stale`): then the guard has moved, and its
-mutation has to follow.
+A patch whose text is not found raises :class:`tests.chaos.source.Stale`: the guard has changed, and its mutation must
+be updated.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Mutation:
     scenario: str
     patches: tuple[Patch, ...]
     louder: tuple[Patch, ...] = ()
-    """Harmless by themselves (the baseline runs with them): they make the damage show in a small world."""
+    """Patches that are harmless by themselves (the baseline has them) and make the damage visible in a short run."""
     emails: int = 150
     kills: int = 4
 
@@ -226,6 +226,6 @@ HARMLESS = (
         (Patch(FLOW, '"mode.CrashingSupervisor"', '"mode.OneForOneSupervisor"'),),
     ),
 )
-"""Slips that are made good: tests hold them to it, so that nobody relies on a guard that is not one any more."""
+"""Mutations that another guard makes harmless; tests check that they are, so that this is known to stay true."""
 
 MUTATIONS = (*STREAMING, *OUTBOXES, *PROJECTIONS, *LOG)
