@@ -28,14 +28,14 @@ STAGES = ("accept", "dialects", "pixel", "webhooks", "dispatch", "fold", "projec
 
 @dataclass
 class Report:
-    """What was measured so far."""
+    """The figures measured so far."""
 
     rates: list[Rate] = field(default_factory=list)
     delays: list[Delay] = field(default_factory=list)
     memory: Memory | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """For the file."""
+        """Return the figures as they are written to the JSON file."""
         return {
             "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.system()},
             "rates": [rate.as_json() for rate in self.rates],
@@ -44,7 +44,7 @@ class Report:
         }
 
     def show(self, console: Console) -> None:
-        """For people."""
+        """Print the figures as tables."""
         if self.rates:
             console.print(figures.rates(self.rates), "")
         if self.delays:
@@ -55,7 +55,7 @@ class Report:
 
 
 async def measure(size: Size, stages: Collection[str], folder: Path, console: Console) -> Report:
-    """One stage after the other, each in a world of its own on the same servers."""
+    """Measure one stage after the other, each with its own topics and database on the same servers."""
     report = Report()
     servers_only = Settings(
         kafka_bootstrap="",
@@ -77,73 +77,73 @@ async def measure(size: Size, stages: Collection[str], folder: Path, console: Co
 Stage = Callable[[Settings, Size, Report], Awaitable[None]]
 
 
-def _alone(name: str, run: Callable[[World], Awaitable[Rate]]) -> Stage:
-    """A stage with one rate, in a world of its own."""
+def _single_rate_stage(name: str, run: Callable[[World], Awaitable[Rate]]) -> Stage:
+    """Return a stage that measures one rate, with its own topics and database."""
 
     async def stage(servers: Settings, size: Size, report: Report) -> None:
-        async with world(servers, name, size) as here:
-            report.rates.append(await run(here))
+        async with world(servers, name, size) as stage_world:
+            report.rates.append(await run(stage_world))
 
     return stage
 
 
 async def _dialects(servers: Settings, size: Size, report: Report) -> None:
-    async with world(servers, "dialects", size) as here:
-        rates, waits = await dialects.run(here)
+    async with world(servers, "dialects", size) as stage_world:
+        rates, waits = await dialects.run(stage_world)
         report.rates += rates
         report.delays.append(waits)
 
 
 async def _pixel(servers: Settings, size: Size, report: Report) -> None:
-    async with world(servers, "pixel", size) as here:
-        rate, delay = await pixel.run(here)
+    async with world(servers, "pixel", size) as stage_world:
+        rate, delay = await pixel.run(stage_world)
         report.rates.append(rate)
         report.delays.append(delay)
 
 
 async def _webhooks(servers: Settings, size: Size, report: Report) -> None:
-    async with world(servers, "webhooks", size) as here:
-        report.rates += await webhooks.run(here)
+    async with world(servers, "webhooks", size) as stage_world:
+        report.rates += await webhooks.run(stage_world)
 
 
 async def _project_and_emit(servers: Settings, size: Size, report: Report) -> None:
-    """The emitter pays what the projection booked, so the two share a world."""
+    """Measure the projector and then the emitter, which sends the conversions that the projector stored as jobs."""
     counter = emit.Counter()
-    async with sink(counter) as origin, world(servers, "project", size) as here:
-        report.rates += await project.run(here)
-        report.rates.append(await emit.run(here, counter, origin))
+    async with sink(counter) as origin, world(servers, "project", size) as stage_world:
+        report.rates += await project.run(stage_world)
+        report.rates.append(await emit.run(stage_world, counter, origin))
 
 
 async def _whole(servers: Settings, size: Size, report: Report) -> None:
     arrivals = whole.Arrivals()
-    async with sink(arrivals) as origin, world(servers, "whole", size, origin) as here:
-        rate, delays = await whole.run(here, arrivals)
+    async with sink(arrivals) as origin, world(servers, "whole", size, origin) as stage_world:
+        rate, delays = await whole.run(stage_world, arrivals)
         report.delays += delays
-        report.rates.append(_beside_narrowest(rate, report.rates))
+        report.rates.append(_with_slowest_stage(rate, report.rates))
 
 
 _IN_ORDER: tuple[tuple[set[str], Stage], ...] = (
-    ({"accept"}, _alone("accept", accept.run)),
+    ({"accept"}, _single_rate_stage("accept", accept.run)),
     ({"dialects"}, _dialects),
     ({"pixel"}, _pixel),
     ({"webhooks"}, _webhooks),
-    ({"dispatch"}, _alone("dispatch", dispatch.run)),
-    ({"fold"}, _alone("fold", fold.run)),
+    ({"dispatch"}, _single_rate_stage("dispatch", dispatch.run)),
+    ({"fold"}, _single_rate_stage("fold", fold.run)),
     ({"project", "emit"}, _project_and_emit),
     ({"whole"}, _whole),
 )
 
 
-def _beside_narrowest(rate: Rate, rates: list[Rate]) -> Rate:
-    """The whole way's peer is its own narrowest stage, alone on the machine."""
+def _with_slowest_stage(rate: Rate, rates: list[Rate]) -> Rate:
+    """Return the rate of the whole path with its slowest stage, measured alone, as the peer."""
     if not rates:
         return rate
-    narrowest = min(rates, key=lambda found: found.value)
-    return Rate(rate.stage, rate.unit, rate.value, f"its narrowest stage alone: {narrowest.stage}", narrowest.value)
+    slowest = min(rates, key=lambda each: each.value)
+    return Rate(rate.stage, rate.unit, rate.value, f"its narrowest stage alone: {slowest.stage}", slowest.value)
 
 
 def main() -> int:
-    """Measure, print, write."""
+    """Measure the chosen stages, print the figures and write them to a file; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("stages", nargs="*", metavar="stage", help=f"one or more of {', '.join(STAGES)}; all without")
     parser.add_argument("--quick", action="store_true", help="a smoke run: shows that it works, measures nothing")
@@ -152,7 +152,7 @@ def main() -> int:
     if unknown := set(options.stages) - set(STAGES):
         parser.error(f"no such stage: {', '.join(sorted(unknown))}")
     console = Console(highlight=False)
-    # A new topic has no leader for a moment; aiokafka tries again, and says so.
+    # A new topic has no leader for a moment; aiokafka retries, but logs an error.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     folder = Path(tempfile.mkdtemp(prefix="mailfold-bench-"))
     try:

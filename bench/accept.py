@@ -1,4 +1,7 @@
-"""Messages/s accepted: batches of 500 with 5 kB of HTML each; beside a bare producer of the same records."""
+"""Measure messages accepted per second, in batches of 500 with 5 kB of HTML each.
+
+The peer is a plain Kafka producer of the same records. Run by `python -m bench`.
+"""
 
 import asyncio
 import time
@@ -18,7 +21,7 @@ BATCH, CALLERS = 500, 4
 
 
 async def run(world: World) -> Rate:
-    """Post until all is accepted."""
+    """Measure how fast the gateway accepts all messages."""
     total = world.size.accept
     bodies = [material.batch(range(start, min(start + BATCH, total))) for start in range(0, total, BATCH)]
     async with world.roles("gateway"), aiohttp.ClientSession() as http:
@@ -30,7 +33,7 @@ async def run(world: World) -> Rate:
 
 
 async def post_all(http: aiohttp.ClientSession, world: World, bodies: list[bytes]) -> None:
-    """A few callers at once, as Fast Track's."""
+    """Post all bodies with a few concurrent callers, as Fast Track does."""
     waiting = list(reversed(bodies))
 
     async def caller() -> None:
@@ -41,7 +44,7 @@ async def post_all(http: aiohttp.ClientSession, world: World, bodies: list[bytes
 
 
 async def post(http: aiohttp.ClientSession, world: World, body: bytes) -> None:
-    """One batch, all of it taken."""
+    """Post one batch. Raises RuntimeError unless every message is accepted."""
     headers = {"X-Api-Key": world.key, "Content-Type": "application/json"}
     async with http.post(f"{world.gateway}/channels/email/batch", data=body, headers=headers) as response:
         text = await response.read()
@@ -50,7 +53,7 @@ async def post(http: aiohttp.ClientSession, world: World, body: bytes) -> None:
 
 
 async def peer(world: World) -> float:
-    """The same two records per message, made beforehand, confirmed by the broker: no HTTP, no JSON, no zstd."""
+    """Measure a producer of the same two records per message, built beforehand: no HTTP, no JSON, no compression."""
     total = world.size.accept
     chunks, _ = pack_content(material.content(), "bench")
     entries = []

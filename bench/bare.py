@@ -1,4 +1,4 @@
-"""The pixel's peer: `python -m bench.bare PORT` answers the same picture on the same server, and notes nothing."""
+"""The peer of the pixel stage: `python -m bench.bare PORT` serves the same image and records nothing."""
 
 import sys
 
@@ -17,7 +17,7 @@ BODY = {"type": "http.response.body", "body": PIXEL_GIF}
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Whatever is asked."""
+    """Answer every request with the image."""
     await send(START)
     await send(BODY)
 

@@ -35,9 +35,9 @@ SECRET: Final = "a-secret-for-samples-that-is-long-enough"
 SAMPLE_ID: Final = EmailId("0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
 
 NO_BOUNCE: Final = "not a bounce"
-# What each sample says of its first recipient, read by people before our reader was asked. The archive tells
-# bounces from warnings only. Hard: there is no such user or domain. All that are not named here are soft bounces:
-# full, too large, looping, timed out, refused for the sender's sake, or no reason given.
+# The class of each sample by its first recipient, assigned by people before our parser was run. The archive itself only
+# separates bounces from warnings. Hard: there is no such user or domain. Samples not listed here are soft bounces:
+# mailbox full, too large, mail loop, timeout, refused because of the sender, or without a reason.
 HARD: Final = (
     "bounce_02 dsn_10 dsn_11 dsn_12 dsn_13 dsn_14 dsn_15 dsn_16 dsn_18 exim_01 groupwise_01 groupwise_02 "
     "llnl_01 microsoft_01 microsoft_02 microsoft_04 postfix_01 qmail_03 qmail_04 qmail_05 simple_04 simple_05 "
@@ -50,14 +50,14 @@ NONE: Final = (
     "dsn_05 dsn_06 dsn_07 dsn_08 dsn_17 simple_03 simple_21 simple_22 simple_28 simple_35 simple_40 "
     "groupwise_03 qmail_08 "
 )
-"""Warnings, a person's mail, an automatic answer."""
+"""Samples that are no bounces: warnings, a personal mail, an automatic reply."""
 
 
 def samples(archive: Path) -> Iterator[tuple[str, bytes]]:
     """Yield each sample's name and bytes. Raises ValueError for another archive than the pinned one."""
-    found = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if found != ARCHIVE_SHA256:
-        raise ValueError(f"{archive} is not {PACKAGE}'s source archive: its SHA-256 is {found}")
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if digest != ARCHIVE_SHA256:
+        raise ValueError(f"{archive} is not {PACKAGE}'s source archive: its SHA-256 is {digest}")
     with tarfile.open(archive) as files:
         for member in sorted(files.getmembers(), key=lambda member: member.name):
             if DATA in member.name and member.name.endswith(".txt") and (file := files.extractfile(member)):
@@ -75,7 +75,7 @@ def download(folder: Path) -> Path:
 
 
 def ours(raw: bytes) -> str:
-    """Return what our reader makes of a sample that came to a return path of ours."""
+    """Return how our parser classifies a sample that was sent to a return path of ours."""
     to = tokens.verp_address(Signer(SECRET, "verp"), SAMPLE_ID, "mailfold.localhost")
     context = EventContext(provider="inbound", received_at=0, token_readers=token_readers(SECRET))
     for report in bounce_mail.split(raw, {ENVELOPE_TO_HEADER: to, ENVELOPE_FROM_HEADER: "<>"})[:1]:
@@ -88,40 +88,44 @@ def ours(raw: bytes) -> str:
     return NO_BOUNCE
 
 
-def labelled(name: str) -> str:
-    """Return what the sample is."""
+def true_class(name: str) -> str:
+    """Return the class of a sample as people assigned it."""
     return NO_BOUNCE if name in NONE.split() else "hard" if name in HARD.split() else "soft"
 
 
 def theirs(raw: bytes) -> str:
-    """Return what flufl.bounce makes of a sample: it knows bounces and warnings, and no classes."""
+    """Return how flufl.bounce classifies a sample: it separates bounces from warnings and has no other classes."""
     return "bounce" if all_failures(email.message_from_bytes(raw))[1] else NO_BOUNCE
 
 
 def scores(pairs: Counter[tuple[str, str]]) -> Mapping[str, Mapping[str, float]]:
-    """Return precision and recall by class, of pairs of what a sample is and what it was taken for."""
-    found = {}
-    for name in sorted({one for pair in pairs for one in pair}):
-        right = pairs[name, name]
-        taken = sum(count for (_, told), count in pairs.items() if told == name)
-        there = sum(count for (is_, _), count in pairs.items() if is_ == name)
-        found[name] = {"samples": there, "precision": right / max(taken, 1), "recall": right / max(there, 1)}
-    return found
+    """Return precision and recall of each class, from counts of pairs of the true class and the predicted class."""
+    by_class = {}
+    for name in sorted({each for pair in pairs for each in pair}):
+        correct = pairs[name, name]
+        predicted = sum(count for (_, prediction), count in pairs.items() if prediction == name)
+        actual = sum(count for (truth, _), count in pairs.items() if truth == name)
+        by_class[name] = {
+            "samples": actual,
+            "precision": correct / max(predicted, 1),
+            "recall": correct / max(actual, 1),
+        }
+    return by_class
 
 
 def measure(archive: Path) -> dict[str, object]:
-    """Return the scores of our reader, of flufl.bounce's as far as it goes, and the samples that we misread."""
+    """Return the scores of our parser and, for bounce or not, of flufl.bounce, and the samples that we misread."""
     pairs: Counter[tuple[str, str]] = Counter()
     bounces: dict[str, Counter[tuple[str, str]]] = {"ours": Counter(), "flufl.bounce": Counter()}
     misread = {}
     for name, raw in samples(archive):
-        is_, told = labelled(name), ours(raw)
-        pairs[is_, told] += 1
-        truth = NO_BOUNCE if is_ == NO_BOUNCE else "bounce"
-        bounces["ours"][truth, NO_BOUNCE if told == NO_BOUNCE else "bounce"] += 1
+        actual, predicted = true_class(name), ours(raw)
+        pairs[actual, predicted] += 1
+        truth = NO_BOUNCE if actual == NO_BOUNCE else "bounce"
+        bounces["ours"][truth, NO_BOUNCE if predicted == NO_BOUNCE else "bounce"] += 1
         bounces["flufl.bounce"][truth, theirs(raw)] += 1
-        if is_ != told:
-            misread[name] = f"{is_}, taken for {told}"
+        if actual != predicted:
+            misread[name] = f"{actual}, taken for {predicted}"
     return {
         "samples": pairs.total(),
         "classes": scores(pairs),
@@ -131,7 +135,7 @@ def measure(archive: Path) -> dict[str, object]:
 
 
 def main() -> None:
-    """Print the scores as JSON, and write them to a file where one is named."""
+    """Print the scores as JSON, and write them to a file if one is named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--archive", type=Path, help="the source archive, where it is there already")
     parser.add_argument("--json", type=Path, help="where to write the scores")

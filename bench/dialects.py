@@ -1,5 +1,7 @@
-"""Messages/s through each dialect, one gateway process, each message durable when it is answered; and how long a batch
-waits at half of Fast Track's goal."""
+"""Measure messages per second of each dialect with one gateway process, each message durable when it is answered.
+
+Also measures the latency of a batch at half of Fast Track's required rate. Run by `python -m bench`.
+"""
 
 import asyncio
 import json
@@ -25,12 +27,12 @@ BRAND = "7b1c1c0a-52b3-5d56-9f6e-0a3f1f4a7c02"
 
 
 async def run(world: World) -> tuple[list[Rate], Delay]:
-    """Each dialect in turn."""
+    """Measure one dialect after the other."""
     await _push(world)
     async with world.roles("gateway"), aiohttp.ClientSession() as http:
         rates = [await _fasttrack(http, world)]
         waits = await _half_load(http, world)
-        rates += [await _rate(http, world, way) for way in WAYS]
+        rates += [await _rate(http, world, request) for request in DIALECT_REQUESTS]
     return rates, Delay(f"Fast Track batch of 500 at {GOAL // 2}/s", waits, goal_p99=GOAL_P99_MS)
 
 
@@ -52,7 +54,7 @@ async def _fasttrack(http: aiohttp.ClientSession, world: World) -> Rate:
 
 
 async def _half_load(http: aiohttp.ClientSession, world: World) -> tuple[float, ...]:
-    """Ten batches a second, whether or not the one before was answered; milliseconds each."""
+    """Post ten batches per second without waiting for earlier ones; return the milliseconds that each took."""
     count = max(10, world.size.accept // 250)
     bodies = [material.batch(range(2 * 10**6 + at * 500, 2 * 10**6 + (at + 1) * 500)) for at in range(count)]
     loop = asyncio.get_running_loop()
@@ -67,8 +69,8 @@ async def _half_load(http: aiohttp.ClientSession, world: World) -> tuple[float, 
     return tuple(await asyncio.gather(*(one(nth) for nth in range(count))))
 
 
-class Way(NamedTuple):
-    """A dialect's: where to, what, and how many in one request."""
+class DialectRequest(NamedTuple):
+    """The path, the body and the number of messages per request of a dialect."""
 
     name: str
     path: str
@@ -76,21 +78,21 @@ class Way(NamedTuple):
     at_once: int
 
 
-async def _rate(http: aiohttp.ClientSession, world: World, way: Way) -> Rate:
+async def _rate(http: aiohttp.ClientSession, world: World, request: DialectRequest) -> Rate:
     total = world.size.accept // 4
-    waiting = [way.body(range(at, min(at + way.at_once, total))) for at in range(0, total, way.at_once)]
+    waiting = [request.body(range(at, min(at + request.at_once, total))) for at in range(0, total, request.at_once)]
     headers = {"X-Api-Key": world.key, "Content-Type": "application/json"}
 
     async def caller() -> None:
         while waiting:
-            async with http.post(world.gateway + way.path, data=waiting.pop(), headers=headers) as response:
+            async with http.post(world.gateway + request.path, data=waiting.pop(), headers=headers) as response:
                 text = await response.text()
                 if response.status not in (200, 201) or '"Error"' in text:
-                    raise RuntimeError(f"{way.name}: {response.status} {text[:300]}")
+                    raise RuntimeError(f"{request.name}: {response.status} {text[:300]}")
 
     began = time.perf_counter()
     await asyncio.gather(*(caller() for _ in range(accept.CALLERS)))
-    return Rate(f"dialect {way.name}", "messages", total / (time.perf_counter() - began), "Fast Track's goal", GOAL)
+    return Rate(f"dialect {request.name}", "messages", total / (time.perf_counter() - began), "Fast Track's goal", GOAL)
 
 
 def _email_v1(numbers: range) -> bytes:
@@ -118,8 +120,8 @@ def _extrahorizon(numbers: range) -> bytes:
     return json.dumps({"recipients": {"to": to}, "subject": "Hello", "body": material.HTML}).encode()
 
 
-WAYS = (
-    Way("email_v1", "/v1/Email/", _email_v1, 500),
-    Way("freshmail", "/v3/messaging/emails", _freshmail, 100),
-    Way("extrahorizon", "/mail/v1/", _extrahorizon, 50),
+DIALECT_REQUESTS = (
+    DialectRequest("email_v1", "/v1/Email/", _email_v1, 500),
+    DialectRequest("freshmail", "/v3/messaging/emails", _freshmail, 100),
+    DialectRequest("extrahorizon", "/mail/v1/", _extrahorizon, 50),
 )

@@ -1,4 +1,7 @@
-"""Mails/s handed to the sandbox by SMTP; beside a bare aiosmtplib loop that sends one ready-made message."""
+"""Measure emails per second sent to the sandbox by SMTP. Run by `python -m bench`.
+
+The peer is a plain aiosmtplib loop that sends one ready-made message.
+"""
 
 import asyncio
 import time
@@ -21,9 +24,9 @@ CONNECTIONS = 8
 
 
 async def run(world: World) -> Rate:
-    """Requests lie on the log; the dispatcher starts and hands them over."""
+    """Measure a dispatcher that starts when all requests are on the log already."""
     total = world.size.dispatch
-    await lay_down(world, total)
+    await append_requests(world, total)
     async with world.roles("sandbox"), aiohttp.ClientSession() as http:
 
         async def received() -> int:
@@ -35,8 +38,8 @@ async def run(world: World) -> Rate:
         return Rate("dispatch", "mails", rate, f"bare aiosmtplib, {CONNECTIONS} connections", await peer(world))
 
 
-async def lay_down(world: World, total: int) -> None:
-    """Contents, then requests that point to them."""
+async def append_requests(world: World, total: int) -> None:
+    """Append contents, and then requests that point to them."""
     packed = [pack_content(with_text_part(material.content()), f"content-{number}") for number in range(total)]
     places = await produce(
         world.settings, (LogEntry(MESSAGE_CONTENTS, chunks[0].content_id, chunks[0]) for chunks, _ in packed)
@@ -56,7 +59,7 @@ async def lay_down(world: World, total: int) -> None:
 
 
 async def peer(world: World) -> float:
-    """One message of the same size, over and over, on as many connections as the dispatcher may have."""
+    """Measure sending one message of the same size repeatedly, with as many connections as the dispatcher may have."""
     total = world.size.dispatch
     mail = EmailMessage()
     mail["From"], mail["To"], mail["Subject"] = "news@brand.test", "player@example.test", "Offer"

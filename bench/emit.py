@@ -1,4 +1,7 @@
-"""Conversions/s posted; beside a bare aiohttp loop that posts the same bodies to the same receiver."""
+"""Measure conversions posted per second. Run by `python -m bench` after the projector stage.
+
+The peer is a plain aiohttp loop that posts the same bodies to the same receiver.
+"""
 
 import asyncio
 import time
@@ -16,20 +19,20 @@ AT_ONCE = 32
 
 
 class Counter:
-    """A receiver that only counts."""
+    """A receiver that only counts requests."""
 
     def __init__(self) -> None:
         self.seen = 0
 
     async def __call__(self, request: web.Request) -> web.Response:
-        """Take anything."""
+        """Count a request and accept it."""
         await request.read()
         self.seen += 1
         return web.Response()
 
 
 async def run(world: World, counter: Counter, origin: str) -> Rate:
-    """The debts that the projection stage booked; the emitter starts and pays them: two per email."""
+    """Measure how fast the emitter sends the conversions that the projector stage stored: two per email."""
     total = 2 * world.size.project
     async with open_database(world.settings, size=1) as pool:
         secret = world.settings.secret.get_secret_value()
@@ -44,7 +47,7 @@ async def run(world: World, counter: Counter, origin: str) -> Rate:
 
 
 async def peer(origin: str, total: int) -> float:
-    """The same bodies, no order, no lease, no record of what came of it."""
+    """Measure posting the same bodies without order, leases or recorded outcomes."""
     left = iter(range(total))
     url, headers = f"{origin}/email/conversion", {"X-API-KEY": "bench-key", "Content-Type": "application/json"}
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=AT_ONCE)) as http:

@@ -1,4 +1,4 @@
-"""Measurements in, a table and JSON out. A rate alone says little: beside it stands a peer's, from the same run."""
+"""Measured figures and their tables. A rate alone says little, so each has the rate of a peer from the same run."""
 
 import asyncio
 import statistics
@@ -12,7 +12,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Rate:
-    """Something per second, and a peer that does only the part that can't be left out."""
+    """A rate of a stage, and that of a peer that does only the part that cannot be left out."""
 
     stage: str
     unit: str
@@ -22,7 +22,7 @@ class Rate:
 
     @property
     def ratio(self) -> float:
-        """How much of the peer's rate is left with all that we promise besides."""
+        """Return the rate as a share of the peer's; the rest is the cost of everything else that the stage does."""
         return self.value / self.peer_value if self.peer_value else 0.0
 
     def as_json(self) -> dict[str, Any]:
@@ -39,7 +39,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Delay:
-    """Milliseconds from one thing to another, many times."""
+    """Latencies in milliseconds, and those of a peer."""
 
     what: str
     millis: tuple[float, ...]
@@ -65,7 +65,7 @@ class Delay:
 
 @dataclass(frozen=True)
 class Memory:
-    """Megabytes per process of the idle stack."""
+    """Megabytes of memory per process of the idle stack."""
 
     rss: dict[str, float]
     pss: dict[str, float]
@@ -79,16 +79,16 @@ class Memory:
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    """The value that so many per cent stay below; 0 without values."""
+    """Return the ``percent``-th percentile of ``values``; 0 without values."""
     if len(values) < 2:
         return values[0] if values else 0.0
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 async def pace(progress: Callable[[], Awaitable[int]], total: int, within: float) -> float:
-    """Per second, from the first sign of progress to the last: start-up is not what is measured.
+    """Return the progress per second from the first progress to the end, so that start-up is not measured.
 
-    Raises TimeoutError.
+    ``progress`` returns how many of ``total`` are done. Raises TimeoutError after ``within`` seconds.
     """
     began = time.perf_counter()
     first: tuple[float, int] | None = None
@@ -107,7 +107,7 @@ async def pace(progress: Callable[[], Awaitable[int]], total: int, within: float
 
 
 def rates(measured: Sequence[Rate]) -> Table:
-    """For people."""
+    """Return rates as a table."""
     table = _table("Stage", "per second", "Peer, same run", "per second", "ratio")
     for rate in measured:
         beside = (rate.peer, f"{rate.peer_value:,.0f}", f"{rate.ratio:.2f}") if rate.peer else ("–", "–", "–")
@@ -116,7 +116,7 @@ def rates(measured: Sequence[Rate]) -> Table:
 
 
 def delays(measured: Sequence[Delay]) -> Table:
-    """For people."""
+    """Return latencies as a table."""
     table = _table("Latency", "samples", "p50 ms", "p99 ms", "goal", "Peer p50 / p99")
     for delay in measured:
         goal = f"≤ {delay.goal_p50:.0f} / {delay.goal_p99:.0f}" if delay.goal_p50 else "–"
@@ -129,7 +129,7 @@ def delays(measured: Sequence[Delay]) -> Table:
 
 
 def memory(measured: Memory) -> Table:
-    """For people."""
+    """Return memory per process as a table."""
     table = _table("Idle memory", "RSS MB", "PSS MB")
     for name, value in measured.rss.items():
         table.add_row(name, f"{value:.0f}", f"{measured.pss.get(name, 0.0):.0f}")

@@ -1,4 +1,7 @@
-"""Events/s folded, read from the group's own commits; beside bare `getmany` over the same topics."""
+"""Measure events folded per second, by the commits of the consumer group. Run by `python -m bench`.
+
+The peer is a plain `getmany` loop over the same topics.
+"""
 
 import time
 
@@ -18,10 +21,10 @@ FED = (SEND_REQUESTS.name, PROVIDER_ACKS.name, DELIVERY_EVENTS.name)
 
 
 async def run(world: World) -> Rate:
-    """Every email's four facts lie on three topics; a worker starts and folds them."""
+    """Measure a worker that starts when the four facts of each email are on their topics already."""
     keys = world.size.fold_keys
     total = 4 * keys
-    # Fact by fact over all emails, so that an email's facts lie far apart, as they do in life.
+    # The first fact of all emails, then the second …, so that the facts of an email are far apart, as in production.
     await produce(world.settings, (_entry(material.facts(key)[part]) for part in range(4) for key in range(keys)))
     names = [world.settings.topic(name) for name in FED]
     admin = AIOKafkaAdminClient(bootstrap_servers=world.settings.kafka_bootstrap)

@@ -1,7 +1,7 @@
-"""The load for the pixel, in a process of its own: `python -m bench.hits HOST PORT CONNECTIONS TOTAL < paths`.
+"""Load generator of the pixel stage, as a process: `python -m bench.hits HOST PORT CONNECTIONS TOTAL < paths`.
 
-Keep-alive, one request at a time on each connection, as mail programs ask. Prints JSON: seconds and
-each answer's milliseconds.
+It uses keep-alive connections with one request at a time on each, as mail programs do. It prints JSON: the seconds in
+total and the milliseconds of each response.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ AGENT = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Thunderbird/12
 
 
 class Reader(asyncio.Protocol):
-    """One connection: asks, and when the whole picture is there, asks for the next."""
+    """One connection that requests the next image when the previous one is complete."""
 
     def __init__(self, requests: Iterator[bytes], millis: list[float]) -> None:
         self._requests = requests
@@ -58,7 +58,7 @@ class Reader(asyncio.Protocol):
 
 
 async def load(host: str, port: int, connections: int, total: int, paths: list[str]) -> dict[str, object]:
-    """Ask ``total`` times."""
+    """Send ``total`` requests and return the seconds in total and the milliseconds of each."""
     made = [f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {AGENT}\r\nAccept: image/*\r\n\r\n" for path in paths]
     raw = [request.encode() for request in made]
     requests = (raw[number % len(raw)] for number in range(total))

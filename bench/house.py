@@ -1,4 +1,4 @@
-"""A stage's world: fresh topics and tables on the bench's own servers, with a tenant that may send; roles to start."""
+"""The environment of a stage: new topics and tables on the servers of the bench, a tenant, and roles to start."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ TENANT, BRAND = "bench", "1"
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything: enough to be past the start, little enough for 2 cores."""
+    """Amounts per stage: enough to outweigh start-up, and little enough for 2 cores."""
 
     accept: int = 10_000
     dispatch: int = 3_000
@@ -41,12 +41,12 @@ class Size:
 
 
 QUICK = Size(accept=500, dispatch=50, fold_keys=200, webhooks=5, project=50, whole=50, hits=500, probes=5, within=90.0)
-"""A smoke run: shows that everything still works, measures nothing."""
+"""Amounts of a smoke run, which shows that everything works but measures nothing."""
 
 
 @dataclass(frozen=True)
 class World:
-    """One stage's own."""
+    """The topics, database and tenant of one stage."""
 
     settings: Settings
     key: str
@@ -54,17 +54,17 @@ class World:
 
     @property
     def gateway(self) -> str:
-        """The gateway's origin."""
+        """Return the origin of the gateway."""
         return f"http://127.0.0.1:{self.settings.port}"
 
     @property
     def sandbox(self) -> str:
-        """The sandbox's API."""
+        """Return the origin of the sandbox's API."""
         return f"http://127.0.0.1:{self.settings.sandbox_http_port}"
 
     @contextlib.asynccontextmanager
     async def roles(self, *names: str) -> AsyncIterator[dict[str, ChildProcess]]:
-        """These roles running; waits for those that listen."""
+        """Run these roles, and wait until the gateway and the sandbox answer."""
         children = {name: self._spawn(name) for name in names}
         try:
             for name, url in (("gateway", f"{self.gateway}/healthz"), ("sandbox", f"{self.sandbox}/healthz")):
@@ -85,7 +85,7 @@ class World:
 
 
 async def answers(url: str, child: ChildProcess) -> None:
-    """Wait until it answers. Raises RuntimeError with the end of its log."""
+    """Wait until ``url`` answers. Raises RuntimeError with the end of the log of ``child`` if it does not."""
     async with aiohttp.ClientSession() as http:
         for _ in range(600):
             with contextlib.suppress(aiohttp.ClientError):
@@ -100,7 +100,7 @@ async def answers(url: str, child: ChildProcess) -> None:
 
 @contextlib.asynccontextmanager
 async def world(servers: Settings, name: str, size: Size, destination: str = "") -> AsyncIterator[World]:
-    """Fresh topics and a fresh database for one stage."""
+    """Create new topics and a new database for one stage."""
     settings = servers.model_copy(
         update={
             "topic_prefix": f"{name}-",
@@ -144,7 +144,7 @@ async def _database(servers: Settings, name: str) -> SecretStr:
 
 @contextlib.asynccontextmanager
 async def sink(handler: Callable[[web.Request], Awaitable[web.Response]]) -> AsyncIterator[str]:
-    """Our end of the way: answers whatever is posted; its origin."""
+    """Run a receiver of conversions that answers with ``handler``; yield its origin."""
     app = web.Application(client_max_size=64_000_000)
     app.router.add_route("*", "/{tail:.*}", handler)
     runner = web.AppRunner(app, access_log=None)

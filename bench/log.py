@@ -1,4 +1,4 @@
-"""Records put on the log in bulk, and how far a group has read: the benches' own view of Kafka."""
+"""Kafka for the stages: append records in bulk, read all records of topics, and see what a group has committed."""
 
 from collections.abc import Iterable, Sequence
 
@@ -15,7 +15,7 @@ RUN = 2_000
 
 
 async def produce(settings: Settings, entries: Iterable[LogEntry]) -> list[LogPosition]:
-    """Append all, confirmed."""
+    """Append all entries, wait until Kafka has confirmed them, and return their positions."""
     places: list[LogPosition] = []
     async with open_kafka_log(settings) as log:
         run: list[LogEntry] = []
@@ -29,16 +29,19 @@ async def produce(settings: Settings, entries: Iterable[LogEntry]) -> list[LogPo
 
 
 async def committed(admin: AIOKafkaAdminClient, group: str, names: Sequence[str]) -> int:
-    """How many records of these topics the group is past."""
+    """Return how many records of these topics a group has committed."""
     try:
         offsets = await admin.list_consumer_group_offsets(group)
     except GroupCoordinatorNotAvailableError:
-        return 0  # a fresh broker makes the topic for this on first asking
+        return 0  # a new broker creates the topic of offsets at the first request
     return sum(max(0, found.offset) for partition, found in offsets.items() if partition.topic in names)
 
 
 async def drain(settings: Settings, *names: str) -> int:
-    """The bare peer of every reader: `getmany` over whole topics, nothing decoded; how many records."""
+    """Read whole topics with `getmany` without decoding anything; return the number of records.
+
+    It is the peer of all stages that read.
+    """
     reader: AIOKafkaConsumer = create_consumer(settings, *names)
     await reader.start()
     try:

@@ -1,4 +1,4 @@
-"""What flows through the benches: emails, facts and changes, made from a number and nothing else. Pure."""
+"""The data of the stages: emails, facts and changes, each determined by its number. Pure."""
 
 import json
 import time
@@ -17,13 +17,13 @@ from topics.requests import ContentPointer, Mailbox, SendRequest
 from topics.states import EmailState
 
 HTML = "<p>" + "".join(f"Line {number}: the quick brown fox, {number * 7919}. " for number in range(120)) + "</p>"
-"""5 kB, as a newsletter is; not so regular that it compresses to nothing."""
+"""5 kB of HTML, as a newsletter has, and not so regular that it compresses to nothing."""
 HTML = HTML[:4_900] + '<p><a href="https://brand.test/offer">Your offer</a></p>'
 NOW = int(time.time() * 1000)
 
 
 def activity(number: int) -> bytes:
-    """A caller's activity of a usual size."""
+    """Return a caller's activity of a typical size."""
     return json.dumps(
         {
             "id": f"bench-{number}",
@@ -39,7 +39,7 @@ def activity(number: int) -> bytes:
 
 
 def message(number: int, pattern: str) -> bytes:
-    """One message of a batch."""
+    """Return one message of a batch; ``pattern`` is the part of the address that the sandbox interprets."""
     fields = {
         "subject": f"Offer {number}",
         "content": HTML,
@@ -52,22 +52,22 @@ def message(number: int, pattern: str) -> bytes:
 
 
 def batch(numbers: range, pattern: str = "+silent") -> bytes:
-    """A batch's body."""
+    """Return the body of a batch."""
     return b"[" + b",".join(message(number, pattern) for number in numbers) + b"]"
 
 
 def email_id(number: int) -> EmailId:
-    """The id that the gateway gives."""
+    """Return the email id that the gateway assigns."""
     return ids.email_id(TENANT, "fasttrack", f"bench-{number}")
 
 
 def content() -> MessageContent:
-    """What is said in each message."""
+    """Return the content that all messages have."""
     return MessageContent(html=HTML)
 
 
 def request(number: int, pointer: ContentPointer | None = None, pattern: str = "+silent") -> SendRequest:
-    """The record that accepts an email."""
+    """Return the record of an accepted email."""
     return SendRequest(
         email_id=email_id(number),
         message_id=ids.message_id(TENANT, "fasttrack", f"bench-{number}"),
@@ -85,7 +85,7 @@ def request(number: int, pointer: ContentPointer | None = None, pattern: str = "
 
 
 def acked(number: int) -> Acked:
-    """The provider took it."""
+    """Return the ack of an email that the provider accepted."""
     return Acked(
         email_id=email_id(number),
         event_id=f"ack:{number}",
@@ -99,7 +99,7 @@ def acked(number: int) -> Acked:
 
 
 def event(number: int, kind: EventKind, ordinal: int = 0) -> DeliveryEvent:
-    """The provider told something."""
+    """Return a provider's event about an email."""
     return DeliveryEvent(
         email_id=email_id(number),
         event_id=f"bench:{number}:{kind}:{ordinal}",
@@ -112,7 +112,7 @@ def event(number: int, kind: EventKind, ordinal: int = 0) -> DeliveryEvent:
 
 
 def facts(number: int) -> list[Fact]:
-    """An email's life: request, ack, delivered, opened."""
+    """Return the facts of an email: request, ack, delivered, opened."""
     return [
         request(number),
         acked(number),
@@ -122,7 +122,7 @@ def facts(number: int) -> list[Fact]:
 
 
 def changes(number: int) -> list[EmailChange]:
-    """The changes that the fold makes of that life, one per fact."""
+    """Return the changes that the fold makes of the facts of an email, one per fact."""
     made: list[EmailChange] = []
     state: EmailState | None = None
     for offset, fact in enumerate(facts(number)):

@@ -1,4 +1,4 @@
-"""A fresh `mailfold up` on its own folder in; the memory that it and its children hold when idle out."""
+"""Measure the memory of an idle `mailfold up` and its children, in a folder of its own. Run by `python -m bench`."""
 
 import asyncio
 import contextlib
@@ -13,11 +13,11 @@ from pipeline.devstack.servers.data_dir import find_free_port
 from pipeline.devstack.servers.process import Program, spawn
 
 SETTLE = 10.0
-"""Seconds after the last role began to answer: imports are done, pools are open, nothing flows."""
+"""Seconds to wait after all roles answer, so that imports are done and pools are open."""
 
 
 async def run(folder: Path) -> Memory:
-    """Start it as people do, leave it alone, weigh it, stop it."""
+    """Start `mailfold up`, wait until it is idle, measure its memory and stop it."""
     port, http = find_free_port(), find_free_port()
     env = {
         "KAFKA_BOOTSTRAP": "",
@@ -39,7 +39,10 @@ async def run(folder: Path) -> Memory:
 
 
 def weigh(pid: int) -> Memory:
-    """RSS counts a page that processes share once for each (Postgres' buffers); PSS shares it out among them."""
+    """Return the memory of a process and its children.
+
+    RSS counts a page that processes share (as Postgres' buffers) once for each of them; PSS divides it among them.
+    """
     rss: dict[str, float] = {}
     pss: dict[str, float] = {}
     for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
@@ -51,6 +54,6 @@ def weigh(pid: int) -> Memory:
 
 
 def _name(process: psutil.Process) -> str:
-    """A role's name is its last argument; servers go by their program."""
+    """Return the last argument of a Python process, which is its role, or else the name of the program."""
     program, arguments = process.name(), process.cmdline()
     return arguments[-1] if program.startswith("python") and arguments else {"java": "kafka"}.get(program, program)

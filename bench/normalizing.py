@@ -1,4 +1,4 @@
-"""`python -m bench.normalizing`: the worker with its first agent only, so that the fold's work is not in the figure."""
+"""`python -m bench.normalizing`: the worker with its normalizing agent only, so that folding is not measured."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ from topics.registry import FACT_TOPICS
 
 
 async def serve(settings: Settings) -> None:
-    """Until it is told to stop."""
+    """Run the agent until the process is stopped."""
     tune_garbage_collector()
     async with open_event_producer(settings) as out, open_normalizer_pool(settings, wall_clock) as pool:
         normalizer = Normalizer(wall_clock, token_readers_of(settings), pool.normalize)
@@ -27,7 +27,7 @@ async def serve(settings: Settings) -> None:
 
         @flow.source(*FACT_TOPICS)
         async def fold(facts: AgentBatches) -> None:
-            """The lanes want an agent for the facts; this one takes them: a full queue would hold up webhooks, too."""
+            """Discard facts. They need an agent: if their queue were full, webhooks would be blocked too."""
             async for _ in facts:
                 pass
 

@@ -1,4 +1,7 @@
-"""Pixel hits/s of one gateway process, load from another; every one of them is on the log afterwards."""
+"""Measure pixel hits per second of one gateway process, and check that all of them are on the log afterwards.
+
+Run by `python -m bench`; the load comes from a process of its own (`bench.hits`).
+"""
 
 import asyncio
 import contextlib
@@ -25,7 +28,7 @@ EMAILS = 2_000
 
 
 async def run(world: World) -> tuple[Rate, Delay]:
-    """Ask for pictures as fast as they come; then count the opens."""
+    """Request images as fast as the gateway answers, then count the open events on the log."""
     signer = Signer(world.settings.secret.get_secret_value(), "track")
     paths = [f"/o/{tokens.pixel_token(signer, material.email_id(number))}.gif" for number in range(EMAILS)]
     total = world.size.hits
@@ -49,7 +52,7 @@ async def run(world: World) -> tuple[Rate, Delay]:
 
 @contextlib.asynccontextmanager
 async def bare(world: World) -> AsyncIterator[int]:
-    """The peer, on a port."""
+    """Run the peer and yield its port."""
     port = find_free_port()
     log = world.settings.data_dir / "logs" / "bare.log"
     child = spawn(Program("bare", (sys.executable, "-m", "bench.bare", str(port)), log, {}))
@@ -61,7 +64,7 @@ async def bare(world: World) -> AsyncIterator[int]:
 
 
 async def load(port: int, total: int, paths: list[str]) -> tuple[float, list[float]]:
-    """Answers per second, and the milliseconds of each."""
+    """Run the load generator; return the responses per second and the milliseconds of each."""
     command = (sys.executable, "-m", "bench.hits", "127.0.0.1", str(port), str(CONNECTIONS), str(total))
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
@@ -78,7 +81,7 @@ async def load(port: int, total: int, paths: list[str]) -> tuple[float, list[flo
 
 
 async def spool_emptied(world: World) -> None:
-    """Until all that waited in memory or in the spool is on the log."""
+    """Wait until all events in memory and in the spool are on the log."""
     async with aiohttp.ClientSession() as http, asyncio.timeout(world.size.within):
         while True:
             async with http.get(f"{world.gateway}/metrics") as response:
@@ -89,7 +92,7 @@ async def spool_emptied(world: World) -> None:
 
 
 async def opens(world: World) -> int:
-    """Distinct events on the log: one that was confirmed too late went through the spool as well."""
+    """Return the number of distinct events on the log; an event confirmed late is there twice, because of the spool."""
     reader = create_consumer(world.settings)
     await reader.start()
     try:

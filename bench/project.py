@@ -1,4 +1,7 @@
-"""Changes/s and rows/s projected; beside plain COPY of the very rows that came out, indexes included."""
+"""Measure changes and rows projected per second. Run by `python -m bench`.
+
+The peer is a plain COPY of the same rows into tables with the same indexes.
+"""
 
 import time
 from collections.abc import Sequence
@@ -23,10 +26,10 @@ TABLES: Sequence[tuple[str, str]] = (
 
 
 async def run(world: World) -> tuple[Rate, Rate]:
-    """Changes lie on the log; the projector starts and writes them."""
+    """Measure a projector that starts when all changes are on the log already."""
     emails = world.size.project
     made = [change for number in range(emails) for change in material.changes(number)]
-    # One step of every email, then the next: what a run holds is mostly different emails.
+    # The first change of each email, then the second …, so that a batch has mostly different emails.
     ordered = [made[start] for part in range(4) for start in range(part, len(made), 4)]
     await produce(world.settings, (LogEntry(EMAIL_CHANGES, change.email_id, change) for change in ordered))
     url = world.settings.database_url.get_secret_value()
@@ -57,7 +60,7 @@ async def _count(connection: "psycopg.AsyncConnection[Any]", schema: str, table:
 
 
 async def _copy(connection: "psycopg.AsyncConnection[Any]") -> float:
-    """Rows/s of COPY into empty tables of the same shape."""
+    """Return the rows per second of COPY into empty tables with the same columns and indexes."""
     rows, seconds = 0, 0.0
     for schema, table in TABLES:
         source, copy = sql.Identifier(schema, table), sql.Identifier(f"copy_{table}")

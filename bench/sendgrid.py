@@ -1,4 +1,4 @@
-"""What SendGrid posts: webhooks of a thousand events each, as its documentation shows them, signed. Pure."""
+"""Signed SendGrid webhooks of a thousand events each, as its documentation shows them. Pure."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ _AGENT = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605
 
 
 def events(number: int) -> list[dict[str, object]]:
-    """Five events of one email: a delivery's usual life, and an SMTP server's words."""
+    """Return five events of one email, from processed to click, with the texts of an SMTP server."""
     common: dict[str, object] = {
         "email": f"player{number}@example.test",
         "timestamp": material.NOW // 1000 + number % 60,
@@ -46,15 +46,15 @@ def events(number: int) -> list[dict[str, object]]:
 
 
 def body(number: int) -> bytes:
-    """The n-th webhook's."""
+    """Return the body of the ``number``-th webhook."""
     emails = range(number * EVENTS // 5, (number + 1) * EVENTS // 5)
-    # As they happen: one email's events lie apart.
+    # In the order in which they happen, so that the events of one email are apart.
     told = zip(*(events(email) for email in emails), strict=True)
     return json.dumps([event for stage in told for event in stage]).encode()
 
 
 def signed(key: ec.EllipticCurvePrivateKey, what: bytes) -> Mapping[str, str]:
-    """Its headers."""
+    """Return the headers of a webhook with its signature."""
     timestamp = str(int(time.time()))
     signature = key.sign(timestamp.encode() + what, ec.ECDSA(hashes.SHA256()))
     return {

@@ -1,7 +1,7 @@
-"""Events/s from signed SendGrid webhooks into `provider-webhooks`, and events/s normalized out of it; one process each.
+"""Measure events per second of signed SendGrid webhooks accepted, and of the same events normalized; one process each.
 
-Beside the first stands a bare server that reads the same bodies and appends nothing; beside the second a loop that only
-parses the same events.
+The peer of the first is a plain server that reads the same bodies and appends nothing, that of the second a loop that
+only parses the same events. Run by `python -m bench`.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ NAME = "mailer"
 
 
 async def run(world: World) -> list[Rate]:
-    """Post all, then normalize what lies there."""
+    """Measure posting all webhooks, and then normalizing them."""
     key = ec.generate_private_key(ec.SECP256R1())
     await _provider(world, key)
     bodies = [sendgrid.body(number) for number in range(world.size.webhooks)]
@@ -54,7 +54,7 @@ async def _provider(world: World, key: ec.EllipticCurvePrivateKey) -> None:
 
 
 async def _posted(url: str, key: ec.EllipticCurvePrivateKey, bodies: Sequence[bytes]) -> float:
-    """Seconds for all of them, a few at once; the first one only wakes everybody up."""
+    """Post all bodies with a few concurrent callers and return the seconds; an empty one warms up the connections."""
     waiting = [(body, sendgrid.signed(key, body)) for body in bodies]
 
     async with aiohttp.ClientSession() as http:
@@ -74,7 +74,7 @@ async def _posted(url: str, key: ec.EllipticCurvePrivateKey, bodies: Sequence[by
 
 
 async def _normalized(world: World) -> float:
-    """From the group's own commits: a record is committed when its events are confirmed."""
+    """Return the events normalized per second, by the commits of the group, which follow the confirmed events."""
     client = AIOKafkaAdminClient(bootstrap_servers=world.settings.kafka_bootstrap)
     await client.start()
     log = world.settings.data_dir / "logs" / "normalizing.log"
@@ -82,7 +82,7 @@ async def _normalized(world: World) -> float:
     child = spawn(Program("normalizing", command, log, environment_of(world.settings)))
     group, names = f"{world.settings.topic_prefix}mailfold", [world.settings.topic(PROVIDER_WEBHOOKS.name)]
     try:
-        # One more than there are thousands: the empty one that went ahead.
+        # One record more than there are bodies: the empty one that was posted first.
         total = world.size.webhooks + 1
         return sendgrid.EVENTS * await pace(lambda: committed(client, group, names), total, world.size.within)
     except TimeoutError as error:

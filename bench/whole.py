@@ -1,4 +1,7 @@
-"""The whole way: posted batch → delivered conversion; and webhook accepted → conversion POST, idle and at half load."""
+"""Measure the whole path: from a posted batch to its conversions, and from an accepted webhook to its conversion.
+
+The latency of the second is measured idle and at half load. Run by `python -m bench`.
+"""
 
 import asyncio
 import contextlib
@@ -19,7 +22,7 @@ from pipeline.devstack.sandbox.keys import SIGNATURE_HEADER, TIMESTAMP_HEADER, p
 
 ROLES = ("gateway", "worker", "dispatch", "project", "emit", "sandbox")
 DELIVERED = ""
-"""An address without a pattern: the sandbox tells `delivered`, and one conversion is owed."""
+"""Pattern of addresses for which the sandbox sends `delivered`, so that there is one conversion per email."""
 PROBES_FROM, LOAD_FROM, WARM_FROM = 10**7, 2 * 10**7, 3 * 10**7
 GOAL_P50, GOAL_P99 = 150.0, 500.0
 
@@ -29,21 +32,21 @@ class _Conversion(msgspec.Struct):
 
 
 class Arrivals:
-    """A Fast Track that notes when each email's first conversion came."""
+    """A receiver in place of Fast Track that records when the first conversion of each email arrived."""
 
     def __init__(self) -> None:
         self.at: dict[str, float] = {}
         self._decode = msgspec.json.Decoder(_Conversion).decode
 
     async def __call__(self, request: web.Request) -> web.Response:
-        """Take a conversion."""
+        """Record and accept a conversion."""
         now = time.perf_counter()
         self.at.setdefault(self._decode(await request.read()).email_id, now)
         return web.Response()
 
 
 class Whole:
-    """The running stack and our two ends of it."""
+    """The running stack, with its caller and its receiver."""
 
     def __init__(self, world: World, arrivals: Arrivals, http: aiohttp.ClientSession) -> None:
         self.world = world
@@ -52,7 +55,7 @@ class Whole:
         self._key: ec.EllipticCurvePrivateKey = private_key(world.settings.data_dir)
 
     async def heard(self, numbers: range) -> None:
-        """Wait until each of these emails had a conversion."""
+        """Wait until each of these emails has had a conversion."""
         ids = [material.email_id(number) for number in numbers]
 
         async def progress() -> int:
@@ -61,13 +64,13 @@ class Whole:
         await pace(progress, len(ids), self.world.size.within)
 
     async def warm_up(self) -> None:
-        """The first email of a fresh stack pays for connections, rebalances and imports."""
+        """Send a few emails first: those of a new stack wait for connections, rebalances and imports."""
         numbers = range(WARM_FROM, WARM_FROM + 20)
         await post(self.http, self.world, material.batch(numbers, DELIVERED))
         await self.heard(numbers)
 
     async def throughput(self) -> float:
-        """Emails per second from the first batch posted to the last conversion heard."""
+        """Return the emails per second from the first posted batch to the last conversion."""
         total = self.world.size.whole
         bodies = [
             material.batch(range(start, min(start + BATCH, total)), DELIVERED) for start in range(0, total, BATCH)
@@ -78,7 +81,7 @@ class Whole:
         return total / (time.perf_counter() - began)
 
     async def prepare(self, numbers: range) -> None:
-        """Emails whose provider stays silent until we speak for it; their requests are folded when acks are."""
+        """Send emails for which the sandbox sends no events, so that we can post them, and wait until they are sent."""
         for start in range(numbers.start, numbers.stop, BATCH):
             await post(self.http, self.world, material.batch(range(start, min(start + BATCH, numbers.stop)), "+silent"))
         sandbox = f"{self.world.sandbox}/healthz"
@@ -92,7 +95,7 @@ class Whole:
             before = received
 
     async def probe(self, numbers: range, pause: float) -> tuple[float, ...]:
-        """Milliseconds from a webhook's 2xx to its conversion's POST, one webhook after the other."""
+        """Return the milliseconds from the 2xx of each webhook to the POST of its conversion, one after the other."""
         accepted: dict[str, float] = {}
         for number in numbers:
             accepted[material.email_id(number)] = await self._webhook(number)
@@ -101,7 +104,7 @@ class Whole:
         return tuple((self.arrivals.at[email_id] - at) * 1000 for email_id, at in accepted.items())
 
     async def bare(self, total: int) -> tuple[float, ...]:
-        """The peer: how long one POST to the same receiver takes by itself."""
+        """Return the milliseconds that each of ``total`` plain GETs of the gateway takes; this is the peer."""
         took = []
         origin = self.world.settings.public_url
         for _ in range(total):
@@ -114,7 +117,7 @@ class Whole:
 
     @contextlib.asynccontextmanager
     async def load(self, per_second: float) -> AsyncIterator[None]:
-        """Emails flow all the way at this rate meanwhile, a small batch each tenth of a second."""
+        """Post emails at this rate while the block runs, in a small batch every tenth of a second."""
 
         async def flow() -> None:
             number, began = LOAD_FROM, time.perf_counter()
@@ -154,7 +157,7 @@ class Whole:
 
 
 async def run(world: World, arrivals: Arrivals) -> tuple[Rate, list[Delay]]:
-    """Everything that needs the whole stack."""
+    """Measure the latencies and the throughput of the whole stack."""
     probes = world.size.probes
     async with world.roles(*ROLES), aiohttp.ClientSession() as http:
         whole = Whole(world, arrivals, http)

@@ -1,1 +1,1 @@
-"""`python -m bench.peers`: the same fold on the same topic by four stream processors, one after the other."""
+"""`python -m bench.peers`: measure four stream processors one after the other, with the same fold and topic."""

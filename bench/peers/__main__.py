@@ -33,24 +33,24 @@ from pipeline.settings import Settings
 EVERYONE = ("textbook", "quix", "streams", "streams-eos", "ours", "quix:2", "streams:2", "ours:2")
 WARM_UP = 200_000
 WIDE = 120
-"""Characters of a line in a file, which has no width of its own."""
+"""Characters per line if the output is not a terminal."""
 
 
 @dataclass
 class Outcome:
-    """What came out so far."""
+    """The results so far, and the engines that failed."""
 
     results: list[Result] = field(default_factory=list)
     failed: list[Entrant] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
-        """Whether every engine came to the end, with the right states."""
+        """Return whether every engine reached the end of the topic with the correct states."""
         return not self.failed and not any(result.trouble for result in self.results)
 
 
 async def compete(asked: argparse.Namespace, folder: Path, console: Console, outcome: Outcome) -> None:
-    """A broker of our own, a topic, one engine after the other; one that fails does not stop the others."""
+    """Measure one engine after the other on a broker started for it; a failed engine does not stop the others."""
 
     def tell(line: str) -> None:
         console.print(f"[dim]{line}[/]")
@@ -120,7 +120,7 @@ def _entrant(text: str) -> Entrant:
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """What was asked for on the command line; exits, with a word, where that makes no sense."""
+    """Return the parsed command line; exit with a message if it is invalid."""
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
     parser.add_argument("entrants", nargs="*", metavar="engine", help=f"without any: {' '.join(EVERYONE)}")
     parser.add_argument("--events", type=int, default=1_000_000, help="records on the topic (1,000,000)")
@@ -147,12 +147,14 @@ def _machine() -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure, print, write; 1 where an engine's states are wrong or it did not come to the end."""
+    """Measure, print and write the figures; return 1 if an engine failed or has wrong states."""
     asked = options()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # topics come and go here
-    # Ended from outside, Python would end at once, and the broker's folder would stay; a shell's background job
-    # would not even hear Ctrl-C's signal. asyncio turns both into a cancelled task.
+    logging.getLogger("aiokafka").setLevel(
+        logging.CRITICAL
+    )  # topics are created and deleted, which aiokafka logs as errors
+    # SIGTERM would end Python at once and leave the broker's folder behind, and SIGINT is ignored in a background job
+    # of a shell. As KeyboardInterrupt, asyncio turns both into a cancelled task.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     folder = Path(tempfile.mkdtemp(prefix="mailfold-peers-"))

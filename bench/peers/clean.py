@@ -1,4 +1,4 @@
-"""A cluster in, the same cluster out as the worker would find it on its first day: its input there, nothing read."""
+"""Reset the cluster between runs: the input is kept, everything else is as if no engine had run yet."""
 
 import asyncio
 from typing import Any
@@ -15,7 +15,7 @@ WRITTEN = (EMAIL_STATES, EMAIL_CHANGES, DEAD_LETTERS)
 
 
 async def forget(settings: Settings, patience: float = 60.0) -> None:
-    """Make anew what the worker writes, and set its group back to the beginning of what it reads."""
+    """Recreate the topics that our worker writes, and reset the offsets of its group to the beginning."""
     names = [settings.topic(topic.name) for topic in WRITTEN]
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
     await admin.start()
@@ -32,7 +32,7 @@ async def forget(settings: Settings, patience: float = 60.0) -> None:
 
 
 async def sweep(settings: Settings) -> None:
-    """Delete what the peers wrote: a million states of each would fill a small disk."""
+    """Delete the topics that the peers wrote: a million states of each would fill a small disk."""
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
     await admin.start()
     try:
@@ -44,16 +44,19 @@ async def sweep(settings: Settings) -> None:
 
 
 async def _read(admin: Any, group: str) -> list[Any]:
-    """The partitions of which the group has read something."""
+    """Return the partitions for which the group has committed offsets."""
     while True:
         try:
             return list(await admin.list_consumer_group_offsets(group))
         except GroupCoordinatorNotAvailableError:
-            await asyncio.sleep(0.1)  # a fresh broker makes the topic for this on first asking
+            await asyncio.sleep(0.1)  # a new broker creates the topic of offsets at the first request
 
 
 async def _rewind(bootstrap: str, group: str, places: list[Any]) -> None:
-    """Only a group without members takes offsets from outside: the last worker's session may have to run out first."""
+    """Commit offset 0 for these partitions, retrying until the group has no members.
+
+    Kafka accepts offsets from outside only then, so the session of the last worker may have to expire first.
+    """
     if not places:
         return
     reader = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False)

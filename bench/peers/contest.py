@@ -1,4 +1,4 @@
-"""Engines in, measured and compared one after the other on the same topic; a result each out."""
+"""Measure engines one after the other on the same topic, and compare their states with the expected ones."""
 
 import asyncio
 import shutil
@@ -16,38 +16,38 @@ from pipeline.devstack.servers.process import Program
 
 @dataclass(frozen=True)
 class Entrant:
-    """An engine, and how many processes of it."""
+    """An engine and the number of its processes."""
 
     engine: Engine
     processes: int = 1
     round: int = 0
-    """Each is a group of its own that has read nothing yet."""
+    """Number of the round; each round is a consumer group of its own without committed offsets."""
 
     @property
     def title(self) -> str:
-        """For people."""
+        """Return the name shown in tables."""
         return self.engine.title + (f" × {self.processes}" if self.processes > 1 else "")
 
     @property
     def run(self) -> str:
-        """A name for its group, folder and logs."""
+        """Return the name of its group, folder and logs."""
         return f"{self.engine.name}-{self.processes}" + (f"-{self.round}" if self.round else "")
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of an entrant."""
+    """The figures of an entrant."""
 
     entrant: Entrant
     pace: Pace
     peak_mb: float
     recovery_s: float | None
-    """From a start on an empty disk to new events done in every partition; None where it was not tried."""
+    """Seconds from a start on an empty disk until new events of every partition are done; None if not measured."""
     states: int
     trouble: str = ""
-    """Why none of this counts: its states are wrong."""
+    """Difference of its states from the expected ones, which makes the figures invalid; empty if they are equal."""
     spread: tuple[float, float] | None = None
-    """Events/s of the slowest and the fastest of several rounds."""
+    """Events per second of the slowest and the fastest of several rounds."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class _Course:
 
 @dataclass
 class Contest:
-    """The same for everybody."""
+    """The conditions of a measurement, which are the same for all engines."""
 
     arena: Arena
     cores: Cores
@@ -71,11 +71,10 @@ class Contest:
     tell: Tell = field(default=lambda _: None)
 
     async def run(self, entrant: Entrant) -> Result:
-        """A clean state, a run, its states; for a single process then an empty disk, a recovery, its states again.
+        """Measure one run of an entrant and check its states.
 
-        One recovery is enough: later rounds go without.
-
-        Raises Ended, Stalled, NotStarted.
+        With a single process, its recovery from an empty disk is measured too, in the first round only.
+        Raises Ended, Stalled, StartupFailed.
         """
         if entrant.engine.ours:
             await clean.forget(self.arena.settings)
@@ -95,7 +94,7 @@ class Contest:
         return Result(entrant, measured, course.peak_mb, recovery, len(self.wanted.states), trouble)
 
     async def _recovery(self, broker: Broker, entrant: Entrant, command: tuple[str, ...]) -> float:
-        """New events wait in every partition: they are done only when its table is there again."""
+        """Return the seconds of a recovery, until new events of all partitions are done, which need the whole table."""
         await load.repeat_first(self.arena.bootstrap, self.arena.topic, self.arena.partitions)
         course = await self._course(broker, entrant, command, warm=False)
         shutil.rmtree(self._folder(entrant))
@@ -134,7 +133,7 @@ class Contest:
         return made
 
     async def _warm(self, entrant: Entrant, processes: Processes) -> None:
-        """All begin together, when the last of them is warm."""
+        """Wait until all processes are warm, and then let all of them begin."""
         folders = [self._folder(entrant) / str(number) for number in range(entrant.processes)]
         deadline = time.monotonic() + self.within
         while not all((folder / "ready").exists() for folder in folders):

@@ -1,4 +1,4 @@
-"""The engines: how each is started, where it keeps its offsets and its changelog, how a changelog record reads."""
+"""The engines: how each is started, its consumer group, its changelog topic and the format of changelog records."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -14,27 +14,27 @@ from topics.registry import DELIVERY_EVENTS, EMAIL_STATES
 
 @dataclass(frozen=True)
 class Arena:
-    """What all engines share: one broker, one topic."""
+    """The broker, the topics and the settings that all engines share."""
 
     settings: Settings
     warm_topic: str
     folder: Path
     commit: float
-    """Seconds between commits; ours and Kafka's own default differ, so that all are given the same."""
+    """Seconds between commits; the defaults of the engines differ, so all get the same value."""
 
     @property
     def bootstrap(self) -> str:
-        """The broker."""
+        """Return the address of the broker."""
         return self.settings.kafka_bootstrap
 
     @property
     def topic(self) -> str:
-        """The events."""
+        """Return the topic of the events."""
         return self.settings.topic(DELIVERY_EVENTS.name)
 
     @property
     def partitions(self) -> int:
-        """Of each topic."""
+        """Return the number of partitions of each topic."""
         return self.settings.partitions
 
 
@@ -43,24 +43,24 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Engine:
-    """One stream processor with the fold in it."""
+    """A stream processor that runs the fold."""
 
     name: str
     title: str
     command: Callable[[Tell], tuple[str, ...]]
     changelog: Callable[[Arena, str], str]
-    """Given its group."""
+    """Returns the changelog topic of a consumer group."""
     unwrap: Unwrap = lambda key, value: (key, value)
     group: Callable[[Arena, str], str] = lambda _, run: run
     guarantee: str = ""
     warms_up: bool = False
     ours: bool = False
     goes_by_states: bool = False
-    """Its changelog tells how far it is, one record per event: Faust's commits can stick for ever with everything
-    processed (faust-streaming issue 596)."""
+    """Whether its progress is read from its changelog, which gets one record per event: Faust's commits can get stuck
+    although everything is processed (faust-streaming issue 596)."""
 
     def env(self, arena: Arena, run: str, folder: Path, *, warm: bool) -> Mapping[str, str]:
-        """What the process is told, its public surface."""
+        """Return the environment variables of a process."""
         if self.ours:
             settings = arena.settings.model_copy(
                 update={"data_dir": folder, "log_level": "WARNING", "quiet_days": 36_500}
@@ -80,11 +80,11 @@ class Engine:
 
 
 def _faust_state(key: bytes, value: bytes) -> tuple[bytes, bytes]:
-    return key.strip(b'"'), value  # a key of text is JSON
+    return key.strip(b'"'), value  # Faust encodes keys of type str as JSON
 
 
 def _quix_state(key: bytes, value: bytes) -> tuple[bytes, bytes]:
-    # Its changelog's key is the message's key, a bar, and the name under which the state was set, as JSON.
+    # A changelog key is the key of the message, a bar, and the JSON name under which the state was set.
     return key.rpartition(b"|")[0], value
 
 

@@ -1,4 +1,4 @@
-"""Records in, a topic full of them out: whole Kafka batches to named partitions, in order, confirmed."""
+"""Fill a topic with events, in whole Kafka batches per partition, in order and confirmed."""
 
 from collections.abc import Iterable
 from typing import Any, Final
@@ -16,7 +16,7 @@ _IN_FLIGHT: Final = 32
 
 
 async def create(bootstrap: str, topic: str, partitions: int) -> None:
-    """A topic of the bench's own."""
+    """Create a topic."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
     try:
@@ -26,7 +26,7 @@ async def create(bootstrap: str, topic: str, partitions: int) -> None:
 
 
 async def fill(bootstrap: str, topic: str, partitions: int, events: Iterable[DeliveryEvent]) -> int:
-    """Append all; how many. An email's records share the partition that Kafka's own partitioner gives its key."""
+    """Append all events, to the partitions that Kafka's default partitioner chooses, and return their number."""
     producer = AIOKafkaProducer(
         bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, max_batch_size=BATCH_BYTES
     )
@@ -34,7 +34,7 @@ async def fill(bootstrap: str, topic: str, partitions: int, events: Iterable[Del
     count, sent = 0, []
     batches: list[Any] = [producer.create_batch() for _ in range(partitions)]
     try:
-        for count, event in enumerate(events, 1):  # noqa: B007  the last number is how many
+        for count, event in enumerate(events, 1):  # noqa: B007  the last value is the number of events
             key, value = event.email_id.encode(), encode(DELIVERY_EVENTS, event)
             number = (murmur2(key) & 0x7FFFFFFF) % partitions
             if batches[number].append(key=key, value=value, timestamp=None) is None:
@@ -56,7 +56,7 @@ async def fill(bootstrap: str, topic: str, partitions: int, events: Iterable[Del
 
 
 async def repeat_first(bootstrap: str, topic: str, partitions: int) -> None:
-    """Append each partition's first record once more: a fact that everyone has seen, to see them work again."""
+    """Append the first record of each partition again, so that an engine has an event to process after a recovery."""
     reader = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all")
     await reader.start()

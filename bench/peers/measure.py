@@ -1,4 +1,4 @@
-"""An engine's processes and its progress in, a rate and its cost out."""
+"""Sample the progress and CPU time of an engine, and compute its rate and its cost per event."""
 
 import asyncio
 import time
@@ -11,18 +11,18 @@ from bench.peers.progress import Broker, Progress
 
 EVERY: Final = 0.05
 STUCK: Final = 300.0
-"""Seconds without progress after which nobody waits any longer; a recovery shows none before it is over."""
+"""Seconds without progress after which a run fails; a recovery shows no progress before it is complete."""
 SILENT: Final = 20.0
-"""Seconds after which an engine that goes by its states and publishes none is taken to be through."""
+"""Seconds without new states after which an engine whose progress is read from its changelog counts as finished."""
 
 
 class Stalled(Exception):
-    """An engine does not come to the end of its topic."""
+    """An engine did not reach the end of its topic."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What was seen at one moment."""
+    """The progress and the CPU time at one moment."""
 
     at: float
     done: int
@@ -33,16 +33,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Pace:
-    """Events per second, and what one costs in CPU time of the engine's processes."""
+    """Events per second, and the CPU time per event of all processes of the engine in microseconds."""
 
     per_second: float
     cpu_micros: float
 
 
 def pace(began: Sample, samples: Sequence[Sample]) -> Pace:
-    """From the first progress that all processes made together to the last progress: start-up is left out.
+    """Return the pace from the first progress after all processes had joined to the last one, without start-up.
 
-    A run that is over at once has no such window; it is measured from its beginning.
+    A run that ends before is measured from its beginning.
     """
     last = last_progress(samples)
     first = next((sample for sample in samples if sample.done and sample.together and sample.done < last.done), began)
@@ -52,7 +52,7 @@ def pace(began: Sample, samples: Sequence[Sample]) -> Pace:
 
 @dataclass(frozen=True)
 class Run:
-    """A group at work."""
+    """A running consumer group."""
 
     title: str
     group: str
@@ -62,7 +62,7 @@ class Run:
 
 
 async def to_the_end(broker: Broker, run: Run, target: int, within: float) -> list[Sample]:
-    """Samples until everything is done. Raises Ended, Stalled."""
+    """Take samples until ``target`` events are done, and return them. Raises Ended, Stalled."""
     samples: list[Sample] = []
     deadline = time.monotonic() + within
     together = False
@@ -80,7 +80,7 @@ async def to_the_end(broker: Broker, run: Run, target: int, within: float) -> li
 
 
 def last_progress(samples: Sequence[Sample]) -> Sample:
-    """The first sample after which nothing more was done."""
+    """Return the first sample with the final number of events."""
     last = samples[-1]
     for sample in reversed(samples):
         if sample.done != last.done:

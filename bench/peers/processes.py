@@ -1,4 +1,4 @@
-"""Programs in, processes on a core of their own out, with what they cost: CPU seconds and peak memory."""
+"""Run the processes of an engine, each on a core of its own, and measure their CPU seconds and peak memory."""
 
 import contextlib
 import os
@@ -16,11 +16,11 @@ _CAN_PIN: Final = hasattr(os, "sched_setaffinity")
 
 
 class Ended(Exception):
-    """An engine ended by itself; it should have gone on."""
+    """A process of an engine ended unexpectedly."""
 
 
 class Cores:
-    """Who runs where: each engine's process on one core, the broker and this bench on what is left."""
+    """The assignment of cores: one for each process of an engine, the rest for the broker and this program."""
 
     def __init__(self, engines: int) -> None:
         self.all = sorted(os.sched_getaffinity(0)) if _CAN_PIN else []
@@ -30,17 +30,17 @@ class Cores:
 
     @property
     def pinned(self) -> bool:
-        """Whether this system lets us, and there is more than one core to choose from."""
+        """Return whether processes can be pinned: the system supports it and there is more than one core."""
         return len(self.all) > 1
 
     def stay(self) -> None:
-        """Keep this process, and whatever it starts from now on, off the first engine's core."""
+        """Keep this process, and processes that it starts from now on, off the cores of the engine."""
         if self.pinned:
             os.sched_setaffinity(0, self.broker)
 
     @contextlib.contextmanager
     def engine(self, number: int) -> Iterator[None]:
-        """What is started in here runs on the core of the engine's ``number``-th process."""
+        """Run processes that are started in this block on the core of the engine's ``number``-th process."""
         if self.pinned:
             os.sched_setaffinity(0, self.engines[number % len(self.engines)])
         try:
@@ -50,7 +50,7 @@ class Cores:
 
 
 class Processes:
-    """An engine's processes."""
+    """The running processes of an engine."""
 
     def __init__(self, children: Sequence[ChildProcess]) -> None:
         self._children = children
@@ -59,7 +59,7 @@ class Processes:
 
     @classmethod
     def start(cls, programs: Sequence[Program], cores: Cores) -> "Processes":
-        """One process per program, each on its core."""
+        """Start one process per program, each on its core."""
         children = []
         for number, program in enumerate(programs):
             with cores.engine(number):
@@ -67,7 +67,7 @@ class Processes:
         return cls(children)
 
     def look(self) -> float:
-        """The CPU seconds spent so far, in user and kernel mode. Raises Ended with the end of the log."""
+        """Return the CPU seconds used so far and update the peak memory. Raises Ended with the end of the log."""
         for child in self._children:
             if not child.is_running():
                 raise Ended(f"{child.program.name} ended with {child.process.returncode}:\n{child.tail(40)}")
@@ -77,16 +77,16 @@ class Processes:
 
     @property
     def count(self) -> int:
-        """How many they are."""
+        """Return the number of processes."""
         return len(self._children)
 
     @property
     def peak_mb(self) -> float:
-        """The most memory that they held, each at its worst, in megabytes."""
+        """Return the sum of the peak memory of all processes, in megabytes."""
         return sum(self._peak) / 1e6
 
     def stop(self) -> None:
-        """SIGTERM, patience, SIGKILL."""
+        """Stop all processes: send SIGTERM, wait, and kill those that are left."""
         for child in self._children:
             if child.is_running():
                 child.process.send_signal(child.program.stop_signal)
@@ -95,12 +95,12 @@ class Processes:
             child.stop(timeout_s=max(0.1, deadline - time.monotonic()))
 
     def tails(self) -> str:
-        """The ends of their logs."""
+        """Return the ends of the logs."""
         return "\n".join(f"{child.program.name}:\n{child.tail()}" for child in self._children)
 
 
 def _peak(process: psutil.Process) -> int:
-    """Linux remembers the peak (VmHWM); elsewhere what is seen now has to do."""
+    """Return the peak memory in bytes, as Linux records it (VmHWM); on other systems the current memory."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

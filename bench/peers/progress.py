@@ -1,4 +1,4 @@
-"""A group in, how far it is out: by what it committed, or by the states it published."""
+"""The progress of an engine, by the offsets that its group committed or by the states that it published."""
 
 import asyncio
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ from pipeline.runtime.kafka import discover_partitions
 
 
 class Broker:
-    """What the broker knows."""
+    """Queries to the broker about groups and topics."""
 
     def __init__(self, bootstrap: str) -> None:
         self._admin: Any = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
@@ -28,15 +28,15 @@ class Broker:
         await self._reader.stop()
 
     async def committed(self, group: str, topic: str) -> int:
-        """How many of a topic's records the group is past."""
+        """Return how many records of a topic the group has committed."""
         try:
             offsets = await self._admin.list_consumer_group_offsets(group)
         except GroupCoordinatorNotAvailableError:
-            return 0  # a fresh broker makes the topic for this on first asking
+            return 0  # a new broker creates the topic of offsets at the first request
         return sum(max(0, found.offset) for place, found in offsets.items() if place.topic == topic)
 
     async def end(self, topic: str) -> int:
-        """How many records lie on a topic; 0 while it isn't there."""
+        """Return how many records a topic has; 0 while it does not exist."""
         if topic not in self._places:
             if topic not in await self._admin.list_topics():
                 return 0
@@ -45,17 +45,17 @@ class Broker:
         return sum((await self._reader.end_offsets(places)).values())
 
     async def members(self, group: str) -> int:
-        """How many members a settled group has; 0 while it is not settled."""
+        """Return how many members a stable group has; 0 while it is not stable."""
         found = await self._described(group)
         return found[1] if found and found[0] == "Stable" else 0
 
     async def left(self, group: str) -> None:
-        """Wait until nobody is in the group: some engines leave by letting their session run out."""
+        """Wait until the group has no members; some engines only leave when their session expires."""
         while (found := await self._described(group)) and found[0] not in ("Empty", "Dead"):
             await asyncio.sleep(0.1)
 
     async def _described(self, group: str) -> tuple[str, int] | None:
-        """A group's state and how many are in it."""
+        """Return the state of a group and the number of its members; None if it cannot be read."""
         try:
             responses = await self._admin.describe_consumer_groups([group])
         except KafkaError:
@@ -66,17 +66,17 @@ class Broker:
 
 
 class Progress(Protocol):
-    """How far an engine is since it was started."""
+    """The progress of an engine since it was started."""
 
     async def done(self) -> int:
-        """Events done so far."""
+        """Return the number of events done so far."""
 
     async def target(self) -> int:
-        """Events done when it is through."""
+        """Return the number of events that are done at the end."""
 
 
 class ByCommits:
-    """What counts is what the group has committed."""
+    """Progress by the offsets that the group has committed."""
 
     def __init__(self, broker: Broker, group: str, topic: str) -> None:
         self._broker, self._group, self._topic = broker, group, topic
@@ -91,7 +91,7 @@ class ByCommits:
 
 
 class ByStates:
-    """Each event publishes one state, so the changelog's growth tells what the commits don't."""
+    """Progress by the growth of the changelog, which gets one state per event."""
 
     def __init__(self, broker: Broker, group: str, topic: str, changelog: str) -> None:
         self._broker, self._group, self._topic, self._changelog = broker, group, topic, changelog

@@ -1,4 +1,4 @@
-"""Events in, states in RocksDB out: Quix Streams as its documentation shows it, with the same fold and the same codec.
+"""The peer for Quix Streams: events folded into states in RocksDB, as its documentation shows it, with our codec.
 
 https://quix.io/docs/quix-streams/processing.html: `apply(stateful=True)`, at least once, state and changelog in bytes
 so that nothing is encoded twice. Runs in a virtual environment of its own: its pins are not ours.
@@ -16,14 +16,14 @@ STATE = "s"
 
 
 def fold(value: bytes, state: State) -> None:
-    """One event, one state."""
+    """Fold one event into the state of its email."""
     stored = state.get_bytes(STATE)
     before = None if stored is None else decode(EMAIL_STATES, stored)
     state.set_bytes(STATE, encode(EMAIL_STATES, evolve(before, decode(DELIVERY_EVENTS, value))))
 
 
 def main() -> None:
-    """Until SIGTERM."""
+    """Run until SIGTERM."""
     app = Application(
         broker_address=os.environ["PEER_BOOTSTRAP"],
         consumer_group=os.environ["PEER_GROUP"],

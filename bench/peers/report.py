@@ -1,4 +1,4 @@
-"""Results in, a table, goals and JSON out."""
+"""Results as tables and JSON, and the goals that they are compared with."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -9,11 +9,11 @@ from rich.table import Table
 from bench.peers.contest import Result
 
 TELLING: Final = 100_000
-"""Events below which a run shows that everything works, and measures nothing."""
+"""Events below which a run only shows that everything works, because its figures mean nothing."""
 
 
 class Goal(NamedTuple):
-    """What was promised, and what was measured."""
+    """A goal, its required value and the measured one."""
 
     what: str
     wanted: float
@@ -21,12 +21,12 @@ class Goal(NamedTuple):
 
     @property
     def met(self) -> bool:
-        """Whether it is kept."""
+        """Return whether the measured value reaches the required one."""
         return self.found >= self.wanted
 
 
 def medians(results: Sequence[Result]) -> list[Result]:
-    """Of several rounds each engine's middle run (of two the slower), with what its other runs had to say."""
+    """Return the median round of each entrant (of two the slower), with the peak, trouble and spread of all rounds."""
     rounds: dict[tuple[str, int], list[Result]] = {}
     for result in results:
         rounds.setdefault((result.entrant.engine.name, result.entrant.processes), []).append(result)
@@ -47,13 +47,13 @@ def _median(runs: list[Result]) -> Result:
 
 
 def ratio(result: Result, results: Sequence[Result]) -> float | None:
-    """How many times as fast as this one ours is, with as many processes."""
+    """Return how many times as fast as this result ours is, with the same number of processes; None without ours."""
     ours = _find(results, "ours", result.entrant.processes)
     return None if ours is None else ours.pace.per_second / result.pace.per_second
 
 
 def goals(results: Sequence[Result]) -> Iterator[Goal]:
-    """Those that these results say something about."""
+    """Yield the goals that can be computed from these results."""
     ours, two = _find(results, "ours", 1), _find(results, "ours", 2)
     if ours is None:
         return
@@ -68,7 +68,7 @@ def goals(results: Sequence[Result]) -> Iterator[Goal]:
 
 
 def figures(results: Sequence[Result]) -> Table:
-    """For people."""
+    """Return the figures of all results as a table."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("Engine", no_wrap=True)
     for column in ("events/s", "CPU µs", "peak MB", "recovery s", "ours is", "states"):
@@ -92,7 +92,7 @@ def _between(result: Result) -> str:
 
 
 def kept(results: Sequence[Result]) -> Table:
-    """The goals, for people."""
+    """Return the goals and whether they are met as a table."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column, side in (("Goal", "left"), ("at least", "right"), ("measured", "right"), ("", "left")):
         table.add_column(column, justify="right" if side == "right" else "left")
@@ -103,7 +103,7 @@ def kept(results: Sequence[Result]) -> Table:
 
 
 def as_json(results: Sequence[Result]) -> dict[str, Any]:
-    """For the file."""
+    """Return the figures and goals as they are written to the JSON file."""
     return {
         "engines": [_row(result, results) for result in results],
         "goals": [

@@ -1,7 +1,7 @@
-"""A topic in, the states on it by key out; and what they must be: a plain fold of the events, read from the log.
+"""Read the states on an engine's changelog, and compare them with the expected ones: a plain fold of all events.
 
-Every engine writes its own changelog in its own way. All of them must come down to the same bytes of our codec,
-so an engine that forgets, invents or confuses anything is told apart from one that is fast.
+Every engine writes its changelog in a format of its own. Re-encoded with our codec, all must have the same bytes, so
+that an engine which loses or changes states cannot pass as a fast one.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -17,25 +17,25 @@ from topics.registry import DELIVERY_EVENTS, EMAIL_STATES
 from topics.states import EmailState
 
 Unwrap = Callable[[bytes, bytes], tuple[bytes, bytes]]
-"""An engine's changelog record in, the email's id and its state as JSON out."""
+"""Converts the key and value of a changelog record to the email id and the state as JSON."""
 
 _SHOWN: Final = 3
 
 
 class Different(Exception):
-    """An engine's states are not the plain fold's; its figures are worth nothing."""
+    """The states of an engine differ from the expected ones, so its figures are invalid."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The plain fold of a topic."""
+    """The result of a plain fold of a topic."""
 
     states: Mapping[bytes, bytes]
     events: int
 
 
 async def expected(bootstrap: str, topic: str) -> Expected:
-    """Every event on the topic, one after the other, and nothing else."""
+    """Fold every event of a topic, one after the other, and return the states."""
     states: dict[bytes, EmailState] = {}
     events = 0
     async for _, value in records(bootstrap, topic):
@@ -47,14 +47,14 @@ async def expected(bootstrap: str, topic: str) -> Expected:
 
 
 async def compacted(bootstrap: str, topic: str, unwrap: Unwrap) -> dict[bytes, bytes]:
-    """The last state of each key on a changelog, in the codec's own bytes where it is a state at all."""
+    """Return the last state of each key on a changelog, re-encoded with our codec if it can be decoded."""
     last = {key: value async for key, value in records(bootstrap, topic)}
     unwrapped = (unwrap(key, value) for key, value in last.items() if value is not None)
     return {key: _canonical(value) for key, value in unwrapped}
 
 
 def compare(name: str, found: Mapping[bytes, bytes], wanted: Mapping[bytes, bytes]) -> None:
-    """Raise Different, with a few examples, unless both are the same key by key."""
+    """Raise Different, with a few examples, unless both have the same keys and states."""
     missing, more = wanted.keys() - found.keys(), found.keys() - wanted.keys()
     wrong = {key for key in wanted.keys() & found.keys() if found[key] != wanted[key]}
     if not missing and not more and not wrong:
@@ -67,7 +67,7 @@ def compare(name: str, found: Mapping[bytes, bytes], wanted: Mapping[bytes, byte
 
 
 async def records(bootstrap: str, topic: str) -> AsyncIterator[tuple[bytes, bytes | None]]:
-    """Key and value of all that is committed on a topic, in order within each partition."""
+    """Yield the key and value of every committed record of a topic, in order within each partition."""
     reader: Any = AIOKafkaConsumer(
         bootstrap_servers=bootstrap, enable_auto_commit=False, isolation_level="read_committed"
     )
@@ -88,7 +88,7 @@ async def records(bootstrap: str, topic: str) -> AsyncIterator[tuple[bytes, byte
 
 
 async def ends(bootstrap: str, topic: str) -> dict[TopicPartition, int]:
-    """Where each partition of a topic ends; nothing while it isn't there."""
+    """Return the end offset of each partition of a topic; nothing while the topic does not exist."""
     reader: Any = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
     await reader.start()
     try:

@@ -1,7 +1,7 @@
-"""Events in, states in a table out: Faust as its documentation shows it, with the same fold and the same codec.
+"""The peer for Faust: events folded into states in a table, as its documentation shows it, with our codec.
 
-https://faust-streaming.github.io/faust/userguide/tables.html: an agent, `async for`, a table on RocksDB; nothing is
-set that the documentation does not ask for. It loses data when it is killed; here nobody kills it.
+https://faust-streaming.github.io/faust/userguide/tables.html: an agent, `async for`, a table on RocksDB, and only the
+settings that the documentation asks for. It loses data when it is killed, which does not happen here.
 """
 
 import os
@@ -17,7 +17,7 @@ from topics.registry import DELIVERY_EVENTS, EMAIL_STATES
 
 
 class Wire(codecs.Codec):
-    """https://faust-streaming.github.io/faust/userguide/models.html, "Codec registry"."""
+    """The codec of events, registered as https://faust-streaming.github.io/faust/userguide/models.html says."""
 
     def _loads(self, s: bytes) -> Any:
         return decode(DELIVERY_EVENTS, s)
@@ -38,7 +38,7 @@ states = app.Table("states", key_type=str, value_type=bytes)
 
 @app.agent(events)
 async def fold(stream: faust.StreamT[DeliveryEvent]) -> None:
-    """One event, one state."""
+    """Fold each event into the state of its email."""
     async for event in stream:
         stored = states.get(event.email_id)
         before = None if stored is None else decode(EMAIL_STATES, stored)

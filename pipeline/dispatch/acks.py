@@ -1,4 +1,7 @@
-"""What became of an attempt in, its ack on `provider-acks` out, confirmed before anybody acts on it."""
+"""Write the result of a send attempt to `provider-acks`, and wait until Kafka has confirmed it.
+
+Called by the send job handler: the job is settled only after its ack is on the log.
+"""
 
 from typing import Any
 
@@ -15,28 +18,31 @@ from topics.registry import DEAD_LETTERS, PROVIDER_ACKS
 
 
 class AckWriter:
-    """Writes acks and dead letters."""
+    """Writer of the acks and dead letters of send attempts."""
 
     def __init__(self, rt: Runtime) -> None:
         self._rt = rt
 
     async def write_ack(self, kind: type[Any], attempt: SendAttempt, **values: Any) -> None:
-        """One ack, on the log when this returns."""
-        ack = self._made(kind, attempt, **values)
+        """Append one ack of class ``kind`` and return when Kafka has confirmed it; ``values`` are fields of the ack."""
+        ack = self._create_ack(kind, attempt, **values)
         await append_until_confirmed(self._rt.log, [LogEntry(PROVIDER_ACKS, ack.email_id, ack)])
 
     async def write_failure(
-        self, attempt: SendAttempt, reason: str, error: str, source: LogPosition | None = None, **said: Any
+        self, attempt: SendAttempt, reason: str, error: str, source: LogPosition | None = None, **values: Any
     ) -> JobResult:
-        """A failure that the caller hears of; with ``source``, a dead letter as well."""
-        failed = self._made(Failed, attempt, reason=reason, **said)
+        """Append a `Failed` ack and return the result that buries the job.
+
+        With ``source``, the position of the record at fault, a dead letter is appended as well.
+        """
+        failed = self._create_ack(Failed, attempt, reason=reason, **values)
         entries = [LogEntry(PROVIDER_ACKS, attempt.request.email_id, failed)]
         if source is not None:
-            entries.append(LogEntry(DEAD_LETTERS, None, self._letter(attempt, source, reason, error)))
+            entries.append(LogEntry(DEAD_LETTERS, None, self._dead_letter(attempt, source, reason, error)))
         await append_until_confirmed(self._rt.log, entries)
         return bury(f"{reason}: {error}", EndpointHealth.SILENT)
 
-    def _made(self, kind: type[Any], attempt: SendAttempt, **values: Any) -> Ack:
+    def _create_ack(self, kind: type[Any], attempt: SendAttempt, **values: Any) -> Ack:
         now = self._rt.clock()
         name = kind.__name__.lower()
         fields: dict[str, Any] = {"provider": attempt.bound_provider} | values
@@ -50,6 +56,6 @@ class AckWriter:
         )
         return ack
 
-    def _letter(self, attempt: SendAttempt, source: LogPosition, reason: str, error: str) -> DeadLetter:
+    def _dead_letter(self, attempt: SendAttempt, source: LogPosition, reason: str, error: str) -> DeadLetter:
         key, value = attempt.request.email_id.encode(), attempt.job.payload
         return dead_letter(source, self._rt.clock(), reason, error, role="dispatch", key=key, value=value)

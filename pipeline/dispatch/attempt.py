@@ -1,4 +1,4 @@
-"""One job on its way through this room."""
+"""The state of one attempt to send an email, passed between the modules of the dispatcher."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from topics.requests import SendRequest
 
 @dataclass(frozen=True)
 class SendAttempt:
-    """What is being sent, how its brand's mail goes, and on whose lease."""
+    """One attempt to send one email: the job, its lease, the request and the routing of its brand."""
 
     job: Job
     lease: Lease
@@ -21,10 +21,10 @@ class SendAttempt:
 
     @property
     def brand(self) -> Brand:
-        """Whose mail it is."""
+        """Return the brand that sends the email."""
         return self.routing.brand
 
     @property
     def bound_provider(self) -> str:
-        """The provider it goes to whatever happens; empty where there is a choice."""
+        """Return the only provider that may get the email; an empty string if there is a choice."""
         return bound_provider(self.job, self.routing) or ""

@@ -1,7 +1,7 @@
-"""A pointer in, its content out: read from `message-contents` by partition and offset, verified.
+"""Read the contents of emails from `message-contents` by partition and offset, and verify their checksums.
 
-Requests lie on the log in about the order of their contents, so what was read for one email
-mostly answers the next ones; a small cache of chunks keeps it.
+Called by the send job handler. Requests are on the log in about the order of their contents, so the
+records fetched for one email usually include those of the next ones; a small cache keeps them.
 """
 
 import asyncio
@@ -25,19 +25,21 @@ from topics.registry import MAX_RECORD_BYTES, MESSAGE_CONTENTS
 from topics.requests import ContentPointer
 
 BROKER_TIMEOUT_S: Final = 5.0
-"""Seconds until a log that doesn't answer is called unavailable."""
+"""Seconds to wait for Kafka before raising LogUnavailable."""
 CACHE_MAX_BYTES: Final = 32_000_000
+RECORD_OVERHEAD_BYTES: Final = 200
+"""Estimated memory of a cached record beside its value, in bytes."""
 MAX_INLINE_BYTES: Final = 1_000_000
-"""Uncompressed bytes of a content up to which it is unpacked in the event loop, which takes a millisecond."""
+"""Largest uncompressed content, in bytes, that is unpacked in the event loop, which takes about a millisecond."""
 MAX_SKIPPED_RECORDS: Final = 200
-"""Records worth reading rather than seeking over."""
+"""Largest gap between two offsets, in records, that is read through instead of seeking."""
 
 RecordKey = tuple[int, int]
-"""Partition, offset."""
+"""Partition and offset."""
 
 
 class _RecordCache:
-    """The raw records read last, up to so many bytes. A record that isn't there any more is a None."""
+    """The raw records read last, up to CACHE_MAX_BYTES; None stands for a record that no longer exists."""
 
     def __init__(self) -> None:
         self._records: OrderedDict[RecordKey, bytes | None] = OrderedDict()
@@ -54,14 +56,14 @@ class _RecordCache:
         if key in self._records:
             return
         self._records[key] = value
-        self._bytes += len(value or b"") + 200
+        self._bytes += len(value or b"") + RECORD_OVERHEAD_BYTES
         while self._bytes > CACHE_MAX_BYTES and len(self._records) > 1:
-            _, old = self._records.popitem(last=False)
-            self._bytes -= len(old or b"") + 200
+            _, evicted = self._records.popitem(last=False)
+            self._bytes -= len(evicted or b"") + RECORD_OVERHEAD_BYTES
 
 
 class ContentReader:
-    """Reads contents; many callers, one consumer."""
+    """Reader of email contents that shares one Kafka consumer between concurrent callers."""
 
     def __init__(self, reader: AIOKafkaConsumer, settings: Settings) -> None:
         self._reader = reader
@@ -71,19 +73,19 @@ class ContentReader:
         self._records: BatchLoader[RecordKey, bytes | None] = BatchLoader(self._read)
 
     async def get(self, pointer: ContentPointer) -> MessageContent:
-        """The content a request points to.
+        """Return the content that a request points to.
 
-        Raises Unrecognised where it's missing, expired or not what the request says, and
-        LogUnavailable where Kafka doesn't answer.
+        Raises Unrecognised if it is missing, expired or different from what the request says, and
+        LogUnavailable if Kafka does not answer.
         """
         chunks: list[ContentChunk] = []
         offset = pointer.offset
         while len(chunks) < pointer.chunks:
-            chunk = _chunk(pointer, offset, await self._record((pointer.partition, offset)))
+            chunk = _decode_chunk(pointer, offset, await self._record((pointer.partition, offset)))
             if chunk.content_id == pointer.content_id:
                 chunks.append(chunk)
             elif not chunks:
-                raise Unrecognised(f"{content_place(pointer)}: another content lies there")
+                raise Unrecognised(f"{content_position(pointer)}: another content is stored there")
             offset += 1
         if unpacked_bytes(chunks) <= MAX_INLINE_BYTES:
             return unpack_content(chunks, pointer.sha256)
@@ -95,18 +97,18 @@ class ContentReader:
         return await self._records.get(key)
 
     async def _read(self, keys: set[RecordKey]) -> Mapping[RecordKey, bytes | None]:
-        wanted = {key for key in keys if key not in self._cache}
-        found = {key: self._cache.get(key) for key in keys - wanted}
+        missing = {key for key in keys if key not in self._cache}
+        records = {key: self._cache.get(key) for key in keys - missing}
         by_partition: dict[int, list[int]] = {}
-        for partition, offset in sorted(wanted):
+        for partition, offset in sorted(missing):
             by_partition.setdefault(partition, []).append(offset)
         try:
             async with asyncio.timeout(BROKER_TIMEOUT_S):
                 for partition, offsets in by_partition.items():
-                    found |= await self._read_partition(partition, offsets)
+                    records |= await self._read_partition(partition, offsets)
         except (KafkaError, TimeoutError) as error:
             raise LogUnavailable(f"message-contents can't be read: {type(error).__name__}") from error
-        return found
+        return records
 
     async def _read_partition(self, partition: int, offsets: list[int]) -> dict[RecordKey, bytes | None]:
         tp = topic_partition(MESSAGE_CONTENTS.name, partition, self._settings)
@@ -125,23 +127,23 @@ class ContentReader:
             and not 0 <= offset - self._positions.get(tp, -MAX_SKIPPED_RECORDS) < MAX_SKIPPED_RECORDS
         ):
             self._reader.seek(tp, offset)
-        passed = False
-        while key not in self._cache and not passed:
+        is_past_offset = False
+        while key not in self._cache and not is_past_offset:
             records = (await self._reader.getmany(tp, timeout_ms=200)).get(tp, [])
             for record in records:
                 self._cache.put((tp.partition, record.offset), record.value)
                 self._positions[tp] = record.offset + 1
-            passed = self._positions[tp] > offset if records else not await self._exists(tp, offset)
+            is_past_offset = self._positions[tp] > offset if records else not await self._exists(tp, offset)
         return self._cache.get(key) if key in self._cache else None
 
     async def _exists(self, tp: TopicPartition, offset: int) -> bool:
-        first = (await self._reader.beginning_offsets([tp]))[tp]
-        return bool(first <= offset < (await self._reader.end_offsets([tp]))[tp])
+        beginning = (await self._reader.beginning_offsets([tp]))[tp]
+        return bool(beginning <= offset < (await self._reader.end_offsets([tp]))[tp])
 
 
-def _chunk(pointer: ContentPointer, offset: int, raw: bytes | None) -> ContentChunk:
+def _decode_chunk(pointer: ContentPointer, offset: int, raw: bytes | None) -> ContentChunk:
     if raw is None:
-        raise Unrecognised(f"{content_place(pointer)}: nothing lies at offset {offset} (expired?)")
+        raise Unrecognised(f"{content_position(pointer)}: no record at offset {offset} (expired?)")
     try:
         chunk: ContentChunk = decode(MESSAGE_CONTENTS, raw)
     except Undecodable as error:
@@ -149,20 +151,20 @@ def _chunk(pointer: ContentPointer, offset: int, raw: bytes | None) -> ContentCh
     return chunk
 
 
-def content_place(pointer: ContentPointer) -> LogPosition:
-    """Where the content begins."""
+def content_position(pointer: ContentPointer) -> LogPosition:
+    """Return the log position of the first chunk of a content."""
     return LogPosition(topic=MESSAGE_CONTENTS.name, partition=pointer.partition, offset=pointer.offset)
 
 
 @contextlib.asynccontextmanager
 async def open_content_reader(settings: Settings) -> AsyncIterator[ContentReader]:
-    """A reader on all partitions, all paused: nothing is fetched that nobody asked for."""
+    """Open a reader of all partitions; all start paused, so that only records that were asked for are fetched."""
     reader = create_consumer(settings, fetch_max_wait_ms=50, max_partition_fetch_bytes=2 * MAX_RECORD_BYTES)
     await reader.start()
     try:
-        assigned = await discover_partitions(reader, settings.topic(MESSAGE_CONTENTS.name))
-        reader.assign(assigned)
-        reader.pause(*assigned)
+        partitions = await discover_partitions(reader, settings.topic(MESSAGE_CONTENTS.name))
+        reader.assign(partitions)
+        reader.pause(*partitions)
         yield ContentReader(reader, settings)
     finally:
         await reader.stop()

@@ -1,9 +1,9 @@
-"""`send-requests` and `provider-acks` in, rows of jobs.jobs out: each record's effect with its next offset.
+"""Read `send-requests` and `provider-acks` into the rows of jobs.jobs, in one transaction with the next offsets.
 
-One dispatcher at a time reads (a lock that Postgres takes back from who dies or freezes); what it
-writes, it writes only from the offset it knew, so a frozen predecessor's batch fails whole. Where
-a partition's requests were never read, its acks are read to their end first: a database that was
-lost and is filled anew from the log sends nothing that was sent before.
+Run by `mailfold dispatch`. One dispatcher at a time reads: it holds a lock that Postgres takes back from a process
+that died or froze. A batch is written only if the stored offsets are those the reader started from, so the batch
+of a frozen predecessor fails as a whole. Before the requests of a partition are read for the first time, its acks
+are read to their end: a database that is rebuilt from the log must not send again what was already sent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,64 +29,65 @@ LOCK_NAME: Final = "mailfold.dispatch.intake"
 
 
 async def run_intake(rt: Runtime) -> None:
-    """Read until ``rt.stop``, while no other dispatcher does."""
+    """Read until ``rt.stop``, as long as no other dispatcher does."""
     await run_as_leader(rt, LOCK_NAME, lambda: JobIntake(rt).run())
 
 
 class JobIntake:
-    """The reader: a consumer by hand, its positions in Postgres."""
+    """Reader of both topics with manually assigned partitions and its offsets in Postgres."""
 
     def __init__(self, rt: Runtime) -> None:
         self._rt = rt
         self._positions = ReaderOffsets(rt, (SEND_REQUESTS, PROVIDER_ACKS), SQL)
-        self._gates: dict[TopicPartition, tuple[TopicPartition, int]] = {}
-        """Requests that wait -> their acks and how far these must have been read."""
+        self._paused: dict[TopicPartition, tuple[TopicPartition, int]] = {}
+        """Paused partition of requests -> partition of its acks, and the offset up to which they must be read first."""
 
     async def run(self) -> None:
-        """Read for ever. Raises LeaseLost where another reader moved the offsets."""
+        """Read until cancelled. Raises LeaseLost if another reader moved the offsets."""
         reader = create_consumer(self._rt.settings, fetch_max_wait_ms=500)
         await reader.start()
         try:
-            await self._begin(reader)
+            await self._assign(reader)
             while True:
                 batches = await reader.getmany(timeout_ms=500, max_records=MAX_RECORDS_PER_POLL)
                 if batches:
-                    await self._take(batches)
-                if self._gates:
-                    await self._open_gates(reader)
+                    await self._write_batches(batches)
+                if self._paused:
+                    await self._resume_requests(reader)
         finally:
             await reader.stop()
 
-    async def _begin(self, reader: AIOKafkaConsumer) -> None:
-        known = await self._positions.stored_offsets()
+    async def _assign(self, reader: AIOKafkaConsumer) -> None:
+        stored = await self._positions.stored_offsets()
         all_partitions = await discover_partitions(reader, *self._positions.topics)
         reader.assign(all_partitions)
-        first, ends = await reader.beginning_offsets(all_partitions), await reader.end_offsets(all_partitions)
+        beginnings, ends = await reader.beginning_offsets(all_partitions), await reader.end_offsets(all_partitions)
         for partition in all_partitions:
-            self._positions.next_offsets[partition] = known.get(partition, first[partition])
+            self._positions.next_offsets[partition] = stored.get(partition, beginnings[partition])
             reader.seek(partition, self._positions.next_offsets[partition])
         acks = self._rt.settings.topic(PROVIDER_ACKS.name)
         for partition in all_partitions:
-            if partition not in known and partition.topic != acks:
-                gate = TopicPartition(acks, partition.partition)
-                self._gates[partition] = (gate, ends[gate])
+            if partition not in stored and partition.topic != acks:
+                ack_partition = TopicPartition(acks, partition.partition)
+                self._paused[partition] = (ack_partition, ends[ack_partition])
                 reader.pause(partition)
-        await self._positions.add_partitions([tp for tp in all_partitions if tp not in known and tp not in self._gates])
+        new = [tp for tp in all_partitions if tp not in stored and tp not in self._paused]
+        await self._positions.add_partitions(new)
 
-    async def _open_gates(self, reader: AIOKafkaConsumer) -> None:
-        """Let requests flow whose acks were read as far as they went when we came."""
-        for partition, (acks, end) in list(self._gates.items()):
-            # The position also passes what is no record (a transaction's markers).
+    async def _resume_requests(self, reader: AIOKafkaConsumer) -> None:
+        """Resume partitions of requests whose acks are read up to where they ended when this reader started."""
+        for partition, (acks, end) in list(self._paused.items()):
+            # The consumer's position also passes offsets without a record, such as transaction markers.
             if max(self._positions.next_offsets[acks], await reader.position(acks)) >= end:
                 await self._positions.add_partitions([partition])
-                del self._gates[partition]
+                del self._paused[partition]
                 reader.resume(partition)
 
-    async def _take(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
+    async def _write_batches(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
         rows = parse_records(self._positions.topics, [record for records in batches.values() for record in records])
         if rows.broken:
-            letters = [self._positions.dead_letter_entry(record, why) for record, why in rows.broken]
-            await append_until_confirmed(self._rt.log, letters)
+            dead_letters = [self._positions.dead_letter_entry(record, error) for record, error in rows.broken]
+            await append_until_confirmed(self._rt.log, dead_letters)
         upto = {partition: records[-1].offset + 1 for partition, records in batches.items()}
         async with self._rt.pool.connection() as connection:
             await _write(connection, rows)
@@ -95,8 +96,8 @@ class JobIntake:
 
 
 async def _write(connection: psycopg.AsyncConnection[Any], rows: IntakeRows) -> None:
-    touched = {*rows.ends, *rows.deferrals, *rows.requests}
-    await connection.execute(SQL["lock"], {"streams": sorted(touched)})
+    email_ids = {*rows.ends, *rows.deferrals, *rows.requests}
+    await connection.execute(SQL["lock"], {"streams": sorted(email_ids)})
     if rows.ends:
         states, attempts, errors = zip(*rows.ends.values(), strict=True)
         values = {

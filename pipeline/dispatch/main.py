@@ -1,7 +1,7 @@
-"""`send-requests` in, emails at their providers and `provider-acks` out.
+"""The role `mailfold dispatch`: send the emails of `send-requests` and write `provider-acks`.
 
-Two loops: the intake writes requests and acks into jobs, the engine works them off. A third beside
-them tells events of their emails by what the acks say (:mod:`pipeline.dispatch.correlation.loop`).
+It runs three loops: the intake turns requests and acks into jobs, the job engine sends them, and correlation
+(:mod:`pipeline.dispatch.correlation.loop`) finds the email of events that do not name one.
 """
 
 import asyncio
@@ -22,32 +22,32 @@ QUEUE = "dispatch"
 
 
 async def run(rt: Runtime) -> None:
-    """Dispatch until ``rt.stop``, then end what is in hand."""
+    """Send emails until ``rt.stop``, then finish the jobs in hand."""
     settings = rt.settings
     limits = ClaimLimits(settings.dispatch_concurrency, settings.lane_concurrency, settings.lease_seconds)
-    fleet = TransportRouter(timeout=settings.smtp_timeout, local_hostname=settings.mail_domain, clock=rt.clock)
+    transport = TransportRouter(timeout=settings.smtp_timeout, local_hostname=settings.mail_domain, clock=rt.clock)
     store = JobStore(rt.pool, QUEUE, limits)
 
     async def tick() -> None:
-        fleet.close_idle()
-        await _resume(rt, store)
+        transport.close_idle()
+        await _resume_lanes(rt, store)
 
     async with open_content_reader(settings) as reader:
-        deliver = SendJobHandler(rt, fleet, reader)
+        handle = SendJobHandler(rt, transport, reader)
         url = settings.database_url.get_secret_value()
-        engine = JobEngine(store, limits, deliver, settings.dispatch_schedule, url=url, tick=tick)
+        engine = JobEngine(store, limits, handle, settings.dispatch_schedule, url=url, tick=tick)
         try:
-            # Any one's mistake ends the others and the role: half a dispatcher only looks like one.
+            # An error in one loop ends all of them and the role: without one of them it would seem to work.
             async with asyncio.TaskGroup() as loops:
                 loops.create_task(run_intake(rt))
                 loops.create_task(run_correlation(rt))
                 loops.create_task(engine.run(rt.stop))
         finally:
-            await fleet.close()
+            await transport.close()
 
 
-async def _resume(rt: Runtime, store: JobStore) -> None:
-    """Lanes that waited for a provider go on when their brand has got one."""
+async def _resume_lanes(rt: Runtime, store: JobStore) -> None:
+    """Resume lanes that were paused for want of a provider and whose brand has one now."""
     secret = rt.settings.secret.get_secret_value()
     for lane in await store.lanes_paused_for(NO_PROVIDER):
         tenant, _, brand = lane.partition("/")

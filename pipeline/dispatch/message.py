@@ -1,4 +1,7 @@
-"""A request, its content, its brand and provider in; the message and its envelope out. Pure but for the clock."""
+"""Build the message and the SMTP envelope of an email from its request, content, brand and provider.
+
+Called by the send job handler, once per attempt. Without I/O; only the clock is not pure.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +34,7 @@ class _Signers:
 
 
 class MessageWriter:
-    """Writes messages as an installation's settings and a brand's row want them."""
+    """Builder of messages, with the secrets and addresses of this installation."""
 
     def __init__(self, settings: Settings, clock: Callable[[], Millis]) -> None:
         secret = settings.secret.get_secret_value()
@@ -39,65 +42,65 @@ class MessageWriter:
         self._clock = clock
         self._signers = _Signers(*[Signer(secret, purpose) for purpose in _PURPOSES])
 
-    def letter(
+    def message(
         self, request: SendRequest, content: MessageContent, brand: Brand, provider: Provider
     ) -> OutgoingMessage:
-        """What the email says, as it goes out."""
+        """Return the message to send: the content with tracking, the sender and our headers."""
         return OutgoingMessage(
             request,
-            self._tracked(request, content, brand),
+            self._with_tracking(request, content, brand),
             sender=request.sender or self._sender(brand),
             message_id=message_id_header(self._signers.message_id, request.email_id, self._settings.mail_domain),
             date=self._clock(),
-            extra_headers=self._headers(request, content, brand, provider),
+            extra_headers=self._extra_headers(request, content, brand, provider),
         )
 
-    def envelope(self, letter: OutgoingMessage) -> SmtpEnvelope:
-        """Whom bounces go to, provably ours, and whom the message goes to."""
-        request = letter.request
+    def envelope(self, message: OutgoingMessage) -> SmtpEnvelope:
+        """Return the SMTP envelope of a message; its sender is a signed address (VERP) that identifies the email."""
+        request = message.request
         sender = verp_address(self._signers.verp, request.email_id, self._settings.mail_domain)
         recipient = mime.with_ascii_domain(request.recipient)
         shown = [] if request.shown is None else [box.address for box in (*request.shown.to, *request.shown.cc)]
-        written = (recipient, letter.sender.address, *request.reply_to, *shown)
-        return SmtpEnvelope(sender, recipient, mime.needs_smtputf8(*written))
+        addresses = (recipient, message.sender.address, *request.reply_to, *shown)
+        return SmtpEnvelope(sender, recipient, mime.needs_smtputf8(*addresses))
 
     def _sender(self, brand: Brand) -> Mailbox:
-        """Whom it is from where the request names nobody."""
+        """Return the sender of requests that name none."""
         address = brand.sender_address or f"no-reply@{self._settings.mail_domain}"
         return Mailbox(address=address, name=brand.sender_name)
 
-    def _tracked(self, request: SendRequest, content: MessageContent, brand: Brand) -> MessageContent:
-        """The content with its links and pixel, and a trap for robots where the brand sets one."""
+    def _with_tracking(self, request: SendRequest, content: MessageContent, brand: Brand) -> MessageContent:
+        """Return the content with tracked links, the open pixel and, if the brand wants it, a trap link for bots."""
         if not content.html:
             text = links.with_tracking_hash(content.text, self._signers.track, request.email_id)
             return msgspec.structs.replace(content, text=text)
-        where = (self._signers.track, request.email_id, self._settings.public_url)
+        tracking = (self._signers.track, request.email_id, self._settings.public_url)
         html, text = (
             links.with_tracking_hash(part, self._signers.track, request.email_id)
-            # The text for people comes from what the sender wrote, without our addresses in it.
+            # The text part is made of the HTML as the sender wrote it, so that no tracking URLs appear in it.
             for part in (content.html, with_text_part(content).text)
         )
-        tracked = links.with_click_links(html, *where)
+        tracked = links.with_click_links(html, *tracking)
         if brand.trap_link:
-            tracked = links.with_trap_link(tracked, *where)
-        tracked = links.with_pixel(tracked, *where)
+            tracked = links.with_trap_link(tracked, *tracking)
+        tracked = links.with_pixel(tracked, *tracking)
         return MessageContent(
             html=tracked,
             text=text,
-            # No pixel: AMP for email knows no amp-pixel, and one foreign element voids the whole part.
-            amp=links.with_click_links(content.amp, *where),
+            # No pixel: AMP for Email has no amp-pixel, and one unknown element makes the whole part invalid.
+            amp=links.with_click_links(content.amp, *tracking),
             attachments=content.attachments,
             headers=content.headers,
         )
 
-    def _headers(
+    def _extra_headers(
         self, request: SendRequest, content: MessageContent, brand: Brand, provider: Provider
     ) -> MessageHeaders:
-        """Headers of ours, beside those that every message has."""
-        echoed = correlation_header(provider.kind, request.email_id) if provider.via == "smtp" else ()
-        return echoed + (self._unsubscribe(request, content) if brand.unsubscribe else ())
+        """Return our headers beside those that every message has: correlation and List-Unsubscribe."""
+        correlation = correlation_header(provider.kind, request.email_id) if provider.via == "smtp" else ()
+        return correlation + (self._unsubscribe_headers(request, content) if brand.unsubscribe else ())
 
-    def _unsubscribe(self, request: SendRequest, content: MessageContent) -> MessageHeaders:
+    def _unsubscribe_headers(self, request: SendRequest, content: MessageContent) -> MessageHeaders:
         signer, settings = self._signers.unsubscribe, self._settings
         address = unsubscribe_address(signer, request.email_id, settings.mail_domain)
         token = unsubscribe_token(signer, request.email_id)

@@ -1,4 +1,8 @@
-"""A provider's answer in, the ack that tells it and the verdict that closes or re-opens the job out."""
+"""Turn the result of a send into an ack on the log and the result of the job.
+
+Called by the send job handler after the provider answered. The ack is always confirmed on the log before the job
+result is returned, so that a crash in between repeats the ack but never loses it.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,64 +20,69 @@ from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
 
 
 class SendResultHandler:
-    """The ack first, and only then the verdict."""
+    """The handler of send results: writes the ack, then returns the result of the job."""
 
-    def __init__(self, rt: Runtime, reports: AckWriter, rand: Callable[[], float]) -> None:
+    def __init__(self, rt: Runtime, acks: AckWriter, rand: Callable[[], float]) -> None:
         self._rt = rt
-        self._reports = reports
+        self._acks = acks
         self._random = rand
 
-    async def __call__(self, attempt: SendAttempt, provider: Provider, answer: SendResult) -> JobResult:
-        """What the answer means for this email."""
-        meaning = answer.outcome
-        said = _words(attempt, provider, answer)
-        error = f"{provider.provider}: {answer.stage} {answer.code or ''} {said['text']}"
-        if meaning is SendOutcome.TAKEN:
-            return await self._taken(attempt, provider, answer, said)
-        if meaning is SendOutcome.MISCONFIGURED and not answer.concerns_one_email:
+    async def __call__(self, attempt: SendAttempt, provider: Provider, result: SendResult) -> JobResult:
+        """Write the ack of a send result and return the result of its job."""
+        outcome = result.outcome
+        reply = _reply_fields(attempt, provider, result)
+        error = f"{provider.provider}: {result.stage} {result.code or ''} {reply['text']}"
+        if outcome is SendOutcome.TAKEN:
+            return await self._write_acked(attempt, provider, result, reply)
+        if outcome is SendOutcome.MISCONFIGURED and not result.concerns_one_email:
             return release(1, error, EndpointHealth.BROKEN)
-        if meaning in (SendOutcome.REJECTED, SendOutcome.DROPPED):
-            return await self._ended(attempt, meaning, said)
-        if meaning is SendOutcome.REFUSED:
-            return await self._reports.write_failure(attempt, "refused", error, **said)
-        if meaning is SendOutcome.UNKNOWN and attempt.brand.unknown_policy == "hold":
+        if outcome in (SendOutcome.REJECTED, SendOutcome.DROPPED):
+            return await self._write_final(attempt, outcome, reply)
+        if outcome is SendOutcome.REFUSED:
+            return await self._acks.write_failure(attempt, "refused", error, **reply)
+        if outcome is SendOutcome.UNKNOWN and attempt.brand.unknown_policy == "hold":
             return hold(f"it may have been sent: {error}")
-        return await self._later(attempt, answer, error, said)
+        return await self._defer_or_give_up(attempt, result, error, reply)
 
-    async def _taken(
-        self, attempt: SendAttempt, provider: Provider, answer: SendResult, said: dict[str, Any]
+    async def _write_acked(
+        self, attempt: SendAttempt, provider: Provider, result: SendResult, reply: dict[str, Any]
     ) -> JobResult:
         crash_point("dispatch.after-250")
-        taken = {"provider_message_id": answer.provider_message_id, "means_delivered": provider.means_delivered}
-        await self._reports.write_ack(Acked, attempt, **taken, **said)
+        custody = {"provider_message_id": result.provider_message_id, "means_delivered": provider.means_delivered}
+        await self._acks.write_ack(Acked, attempt, **custody, **reply)
         crash_point("dispatch.after-ack")
         return DONE
 
-    async def _ended(self, attempt: SendAttempt, meaning: SendOutcome, said: dict[str, Any]) -> JobResult:
-        if meaning is SendOutcome.REJECTED:
-            await self._reports.write_ack(Rejected, attempt, **said)
+    async def _write_final(self, attempt: SendAttempt, outcome: SendOutcome, reply: dict[str, Any]) -> JobResult:
+        if outcome is SendOutcome.REJECTED:
+            await self._acks.write_ack(Rejected, attempt, **reply)
         else:
-            await self._reports.write_ack(Dropped, attempt, reason="suppressed by the provider", **said)
+            await self._acks.write_ack(Dropped, attempt, reason="suppressed by the provider", **reply)
         return DONE
 
-    # A fault of the set-up that was said of one email comes here, too: it opens the lane's breaker, and the email
-    # goes by the schedule, so that one which alone is told so can't stop the others again and again, for ever.
-    async def _later(self, attempt: SendAttempt, answer: SendResult, error: str, said: dict[str, Any]) -> JobResult:
+    async def _defer_or_give_up(
+        self, attempt: SendAttempt, result: SendResult, error: str, reply: dict[str, Any]
+    ) -> JobResult:
+        """Schedule the next attempt, or give up after the last one.
+
+        A configuration fault that concerns one email also ends here. It opens the breaker of the lane, but it counts
+        as an attempt: otherwise one email that always gets this answer could block its lane for ever.
+        """
         delay = next_delay(self._rt.settings.dispatch_schedule, attempt.job.tries, self._random)
         if delay is None:
-            await self._reports.write_ack(Failed, attempt, reason="gave up", **said)
-            return bury(f"gave up: {error}", answer.health)
-        delay = max(delay, not_before(answer.retry_after_s, self._random))
+            await self._acks.write_ack(Failed, attempt, reason="gave up", **reply)
+            return bury(f"gave up: {error}", result.health)
+        delay = max(delay, not_before(result.retry_after_s, self._random))
         due = self._rt.clock() + int(delay * 1000)
-        await self._reports.write_ack(Deferred, attempt, next_attempt_at=due, **said)
-        return retry(delay, error, answer.health)
+        await self._acks.write_ack(Deferred, attempt, next_attempt_at=due, **reply)
+        return retry(delay, error, result.health)
 
 
-def _words(attempt: SendAttempt, provider: Provider, answer: SendResult) -> dict[str, Any]:
-    text = smtp_replies.ack_text(answer, attempt.request.recipient)
+def _reply_fields(attempt: SendAttempt, provider: Provider, result: SendResult) -> dict[str, Any]:
+    text = smtp_replies.ack_text(result, attempt.request.recipient)
     return {
         "provider": provider.provider,
-        "code": max(answer.code, 0),
+        "code": max(result.code, 0),
         "enhanced": smtp_replies.enhanced_status(text),
         "text": text,
     }

@@ -1,4 +1,4 @@
-"""Records of `send-requests` and `provider-acks` in, rows for the jobs table out. Pure."""
+"""Convert records of `send-requests` and `provider-acks` into rows for the jobs table. Pure; called by the intake."""
 
 import uuid
 from collections.abc import Iterable
@@ -10,24 +10,24 @@ from topics.codec import Undecodable, decode
 from topics.registry import PROVIDER_ACKS, SEND_REQUESTS, Topic
 
 JobEnd = tuple[str, int, str]
-"""State, attempt, error."""
+"""State, attempt and error."""
 
 
 @dataclass
 class IntakeRows:
-    """One row per email and kind, because one statement writes them all."""
+    """Rows to write, at most one per email and kind: one SQL statement writes all of a kind."""
 
     requests: dict[str, tuple[str, bytes]] = field(default_factory=dict)
-    """Email id -> lane, payload."""
+    """Email id -> lane and payload."""
     ends: dict[str, JobEnd] = field(default_factory=dict)
     deferrals: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Email id -> attempt, due."""
+    """Email id -> attempt and the time of the next one, in milliseconds since 1970."""
     broken: list[tuple[Any, str]] = field(default_factory=list)
-    """Consumer records that are none of ours, and why."""
+    """Consumer records that cannot be decoded, each with the error."""
 
 
 def parse_records(topics: dict[str, Topic], records: Iterable[Any]) -> IntakeRows:
-    """What these consumer records say; ``topics``: by their name on the cluster."""
+    """Return the rows that consumer records amount to; ``topics`` maps names on the cluster to topics."""
     rows = IntakeRows()
     for record in records:
         topic = topics[record.topic]
@@ -40,23 +40,23 @@ def parse_records(topics: dict[str, Topic], records: Iterable[Any]) -> IntakeRow
         if topic is SEND_REQUESTS:
             rows.requests.setdefault(fact.email_id, (f"{fact.tenant}/{fact.brand}", record.value))
         elif topic is PROVIDER_ACKS:
-            _read_ack(rows, fact)
+            _add_ack(rows, fact)
     return rows
 
 
-def _read_ack(rows: IntakeRows, ack: Any) -> None:
+def _add_ack(rows: IntakeRows, ack: Any) -> None:
     match ack:
         case Deferred():
-            known = rows.deferrals.get(ack.email_id, (0, 0))
-            rows.deferrals[ack.email_id] = max(known, (ack.attempt, ack.next_attempt_at))
+            previous = rows.deferrals.get(ack.email_id, (0, 0))
+            rows.deferrals[ack.email_id] = max(previous, (ack.attempt, ack.next_attempt_at))
         case Acked() | Rejected() | Dropped():
-            _end(rows, ack.email_id, ("done", ack.attempt, ""))
+            _add_end(rows, ack.email_id, ("done", ack.attempt, ""))
         case Failed():
-            _end(rows, ack.email_id, ("dead", ack.attempt, f"{ack.reason}: {ack.text}"[:500]))
+            _add_end(rows, ack.email_id, ("dead", ack.attempt, f"{ack.reason}: {ack.text}"[:500]))
 
 
-def _end(rows: IntakeRows, email_id: str, end: JobEnd) -> None:
-    """Custody once taken is the end, whatever failed before or after; else the latest attempt's word counts."""
-    known = rows.ends.get(email_id)
-    if known is None or (end[0] == "done", end[1]) > (known[0] == "done", known[1]):
+def _add_end(rows: IntakeRows, email_id: str, end: JobEnd) -> None:
+    """Add the end of an email: acceptance by a provider wins over any failure, otherwise the latest attempt wins."""
+    previous = rows.ends.get(email_id)
+    if previous is None or (end[0] == "done", end[1]) > (previous[0] == "done", previous[1]):
         rows.ends[email_id] = end

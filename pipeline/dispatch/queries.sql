@@ -1,11 +1,11 @@
 -- name: lock
--- First all rows that the batch touches, in one order, which is the outbox engine's, too: no two ever wait for each
--- other.
+-- Lock all rows that the batch touches first, in the order in which the job engine locks them too: this excludes
+-- deadlocks.
 select from jobs.jobs where queue = 'dispatch' and stream = any(%(streams)b::uuid[]) order by stream, seq for update
 
 -- name: take_requests
--- A request seen twice is one job. A job that its own ack made (a rebuilt database, or the ack was read first) gets
--- what it lacks; held: the ack was a deferral, and now there's something to send.
+-- A request that is read twice becomes one job. A job that an ack created (the database was rebuilt, or the ack was
+-- read first) gets its lane and payload now; if that ack was a deferral, the job is held and becomes pending.
 insert into jobs.jobs (queue, stream, seq, name, lane, state, payload)
 select 'dispatch', request.stream, 0, 'send', request.lane, 'pending', request.payload
 from unnest(%(streams)b::uuid[], %(lanes)b::text[], %(payloads)b::bytea[]) as request (stream, lane, payload)
@@ -16,9 +16,9 @@ on conflict (queue, stream, seq) do update set
 where jobs.lane = '' and excluded.lane <> ''
 
 -- name: take_ends
--- What the log says became of an email, whoever heard it first. The lease's token stays, so that the dispatcher that
--- has the job in hand, and appended this very ack, may close it. Taken custody is never taken back; a failure that
--- somebody replayed since (replayed_after) is no longer the end.
+-- Write the ends that acks on the log report. The lease token stays, so that the dispatcher that holds the job and
+-- appended this very ack can still settle it. A job that is done stays done; a failure that an operator has replayed
+-- since (replayed_after) is ignored.
 insert into jobs.jobs (queue, stream, seq, name, lane, state, payload, attempts, finished_at, last_error)
 select 'dispatch', ack.stream, 0, 'send', '', ack.state, '', ack.attempt, now(), ack.error
 from unnest(%(streams)b::uuid[], %(states)b::text[], %(attempts)b::integer[], %(errors)b::text[])
@@ -33,7 +33,7 @@ where jobs.state not in ('done', 'dead') and excluded.attempts > jobs.replayed_a
     or jobs.state <> 'done' and excluded.state = 'done'
 
 -- name: take_deferrals
--- Only news to a database that was rebuilt: the schedule goes on where it was.
+-- Changes something only in a database that was rebuilt from the log: the schedule continues where it was.
 insert into jobs.jobs (queue, stream, seq, name, lane, state, payload, attempts, due_at)
 select 'dispatch', ack.stream, 0, 'send', '', 'held', '', ack.attempt, to_timestamp(ack.due / 1000.0)
 from unnest(%(streams)b::uuid[], %(attempts)b::integer[], %(dues)b::bigint[]) as ack (stream, attempt, due)
@@ -49,7 +49,7 @@ select 'dispatch', * from unnest(%(topics)s::text[], %(partitions)s::integer[], 
 on conflict do nothing
 
 -- name: advance
--- Only from the offset that the writer knew: a frozen predecessor's transaction fails here, whole.
+-- Only from the offset that the reader started from: the transaction of a frozen predecessor fails here as a whole.
 update jobs.next_offsets o set next_offset = moved.upto
 from unnest(%(topics)s::text[], %(partitions)s::integer[], %(expected)s::bigint[], %(upto)s::bigint[])
     as moved (topic, partition, expected, upto)
@@ -57,7 +57,7 @@ where o.queue = 'dispatch' and o.topic = moved.topic and o.partition = moved.par
     and o.next_offset = moved.expected
 
 -- name: heard_of
--- Emails of which somebody told what only happens to an email that was sent.
+-- Emails with an event that only an email which was sent can have.
 select email_id::text from projections.history
 where email_id = any(%(email_ids)b::uuid[])
     and status in ('sent', 'delivered', 'opened', 'clicked', 'bounced', 'complained')

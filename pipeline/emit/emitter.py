@@ -1,6 +1,7 @@
-"""A leased debt in, a conversion at Fast Track and its outcome on `conversion-results` out.
+"""Handle an `emit` job: send a conversion to Fast Track and append its outcome to `conversion-results`.
 
-The outcome is on the log before the verdict closes the job: whoever dies in between tells it again.
+Called by the job engine of `mailfold emit`. The outcome is on the log before the job is settled, so a crash in between
+sends the conversion again.
 """
 
 import random
@@ -25,82 +26,82 @@ from topics.conversions import ConversionOutcome, ConversionResult
 from topics.registry import CONVERSION_RESULTS
 
 NO_DESTINATION: Final = "no destination"
-"""Why a lane waits; it goes on by itself when its brand gets one."""
+"""Reason stored with a paused lane; the lane resumes by itself when its brand gets a destination."""
 
 
 class ConversionJobHandler:
-    """The emitter's work.
+    """The job handler of the emitter.
 
-    A job whose emitter fell silent is told again, whatever the brand's policy for mail says: the
-    Idempotency-Key makes a repeat harmless, and every owed conversion must arrive at least once.
+    A job whose outcome is unknown is sent again, whatever the policy of the brand for emails is: the Idempotency-Key
+    makes a repeat harmless, and every pending conversion must arrive at least once.
     """
 
-    def __init__(self, rt: Runtime, call: ConversionClient, rand: Callable[[], float] = random.random) -> None:
+    def __init__(self, rt: Runtime, client: ConversionClient, rand: Callable[[], float] = random.random) -> None:
         self._rt = rt
         self._secret = rt.settings.secret.get_secret_value()
-        self._call = call
+        self._client = client
         self._random = rand
         self._destinations: TTLCache[tuple[str, str], Destination | None] = TTLCache(DECISION_TTL_S, MAX_DECISIONS)
 
     async def __call__(self, job: Job, lease: Lease) -> JobResult:
-        """Tell one word of one email."""
-        debt = decode_conversion(job.payload)
-        destination = await self._destinations.get((debt.tenant, debt.brand), self._ask_destination)
+        """Send one conversion, which is one delivery status of one email, and return how the job ended."""
+        conversion = decode_conversion(job.payload)
+        destination = await self._destinations.get((conversion.tenant, conversion.brand), self._load_destination)
         if destination is None:
             return release(0, NO_DESTINATION, pause=NO_DESTINATION)
         lease.begin_contact()
         url = fasttrack.url(destination.url)
-        body = fasttrack.body(debt, user_id_integer=destination.user_id_integer)
-        reply = await self._call.post(url, body, fasttrack.headers(debt, destination.key))
+        body = fasttrack.body(conversion, user_id_integer=destination.user_id_integer)
+        reply = await self._client.post(url, body, fasttrack.headers(conversion, destination.key))
         if 200 <= reply.status < 300:
             crash_point("emit.after-2xx")
-        verdict, outcome = self._judge(job, reply)
-        await self._record(job, debt, destination, reply, outcome)
+        result, outcome = self._interpret(job, reply)
+        await self._append_result(job, conversion, destination, reply, outcome)
         crash_point("emit.after-result")
-        return verdict
+        return result
 
-    async def _ask_destination(self, key: tuple[str, str]) -> Destination | None:
+    async def _load_destination(self, key: tuple[str, str]) -> Destination | None:
         return await admin.get_destination(self._rt.pool, *key, self._secret)
 
-    def _judge(self, job: Job, reply: ConversionResponse) -> tuple[JobResult, ConversionOutcome]:
-        said = f"{reply.status or ''} {reply.text}".strip()
+    def _interpret(self, job: Job, reply: ConversionResponse) -> tuple[JobResult, ConversionOutcome]:
+        error = f"{reply.status or ''} {reply.text}".strip()
         if reply.is_forbidden:
-            return release(0, said, pause=said), ConversionOutcome.RETRYING
+            return release(0, error, pause=error), ConversionOutcome.RETRYING
         meaning = fasttrack.reply_meaning(reply.status)
         if meaning is ConversionReplyMeaning.SETTLED:
             return DONE, ConversionOutcome.DELIVERED
         if meaning is ConversionReplyMeaning.REFUSED:
             return DONE, ConversionOutcome.REFUSED
         if meaning is ConversionReplyMeaning.PAUSE:
-            return release(
-                0, said, EndpointHealth.HEALTHY, pause=f"the destination answers {reply.status}"
-            ), ConversionOutcome.RETRYING
-        lane = EndpointHealth.FAILING if meaning is ConversionReplyMeaning.UNWELL else EndpointHealth.HEALTHY
-        delay = self._delay(job, reply)
+            pause = f"the destination answers {reply.status}"
+            return release(0, error, EndpointHealth.HEALTHY, pause=pause), ConversionOutcome.RETRYING
+        health = EndpointHealth.FAILING if meaning is ConversionReplyMeaning.UNWELL else EndpointHealth.HEALTHY
+        delay = self._retry_delay(job, reply)
         if delay is None:
-            return bury(f"gave up: {said}", lane), ConversionOutcome.GIVEN_UP
-        return retry(delay, said, lane), ConversionOutcome.RETRYING
+            return bury(f"gave up: {error}", health), ConversionOutcome.GIVEN_UP
+        return retry(delay, error, health), ConversionOutcome.RETRYING
 
-    def _delay(self, job: Job, reply: ConversionResponse) -> float | None:
+    def _retry_delay(self, job: Job, reply: ConversionResponse) -> float | None:
+        """Return the seconds to the next attempt: those of Retry-After or of the schedule; None after the last one."""
         scheduled = next_delay(self._rt.settings.emit_schedule, job.tries, self._random)
-        asked = fasttrack.retry_after_seconds(reply.status, reply.retry_after, self._rt.clock())
-        if scheduled is None or asked is None:
+        requested = fasttrack.retry_after_seconds(reply.status, reply.retry_after, self._rt.clock())
+        if scheduled is None or requested is None:
             return scheduled
-        return not_before(asked, self._random)
+        return not_before(requested, self._random)
 
-    async def _record(
+    async def _append_result(
         self,
         job: Job,
-        debt: PendingConversion,
+        conversion: PendingConversion,
         destination: Destination,
         reply: ConversionResponse,
         outcome: ConversionOutcome,
     ) -> None:
         now = self._rt.clock()
         result = ConversionResult(
-            email_id=debt.email_id,
-            event_id=fasttrack.result_id(debt, job.attempt, outcome),
-            word=debt.word,
+            email_id=conversion.email_id,
+            event_id=fasttrack.result_id(conversion, job.attempt, outcome),
+            word=conversion.word,
             outcome=outcome,
             occurred_at=now,
             recorded_at=now,
@@ -109,4 +110,4 @@ class ConversionJobHandler:
             status=reply.status,
             detail="" if outcome is ConversionOutcome.DELIVERED else reply.text,
         )
-        await append_until_confirmed(self._rt.log, [LogEntry(CONVERSION_RESULTS, debt.email_id, result)])
+        await append_until_confirmed(self._rt.log, [LogEntry(CONVERSION_RESULTS, conversion.email_id, result)])

@@ -1,4 +1,4 @@
-"""A debt in, Fast Track's conversion request out; its answer in, what it means out. Pure."""
+"""Build Fast Track's conversion requests and interpret the replies. Pure; called by the emitter."""
 
 import re
 from enum import Enum, auto
@@ -14,21 +14,22 @@ from topics.ids import event_id
 from topics.record import Millis
 
 MAX_RETRY_AFTER_S: Final = 12 * 60 * 60.0
-"""Seconds; a receiver that asks for more is asked again after this."""
+"""Longest Retry-After that is respected, in seconds; after it the conversion is sent again."""
 
 
 class ConversionReplyMeaning(Enum):
-    """What an answer means for the debt, the destination and the schedule."""
+    """The meaning of a reply for the conversion and the destination."""
 
     SETTLED = auto()
+    """The conversion was accepted."""
     REFUSED = auto()
-    """This conversion will never be taken: settled, too."""
+    """The conversion will never be accepted, so it is not sent again."""
     PAUSE = auto()
-    """The destination is wrong or closed to us: no conversion of this brand can be told."""
+    """The destination is wrong or denies us access, so no conversion of this brand can be sent."""
     UNWELL = auto()
-    """Later, and the destination itself seems to be in trouble."""
+    """Retry later; the destination itself seems to fail."""
     LATER = auto()
-    """Later; the destination answers."""
+    """Retry later; the destination answers."""
 
 
 _MEANINGS: Final = {
@@ -41,50 +42,54 @@ _RETRY_AFTER_STATUSES: Final = (429, 503)
 
 
 class _ConversionBody(msgspec.Struct, frozen=True):
-    # seed 000: "It's important that the activity data … is sent back".
+    # Fast Track's specification: "It's important that the activity data … is sent back".
     activity: msgspec.Raw
     email_id: str
     delivery_status: str
 
 
 def url(destination: str) -> str:
-    """`POST {supplied-url}/email/conversion`."""
+    """Return the URL to POST conversions to: `{supplied-url}/email/conversion`."""
     return destination.rstrip("/") + "/email/conversion"
 
 
-def body(debt: PendingConversion, *, user_id_integer: bool = False) -> bytes:
-    """The request's body; the activity byte for byte as it came, but for a `user_id` that is wanted as a number."""
-    activity = with_integer_user_id(debt.activity) if user_id_integer else debt.activity
+def body(conversion: PendingConversion, *, user_id_integer: bool = False) -> bytes:
+    """Return the body of the request.
+
+    The activity is sent back byte for byte as it was received. With ``user_id_integer`` its `user_id` is changed to a
+    number (see ``with_integer_user_id``).
+    """
+    activity = with_integer_user_id(conversion.activity) if user_id_integer else conversion.activity
     return msgspec.json.encode(
-        _ConversionBody(activity=activity, email_id=debt.email_id, delivery_status=debt.word.value)
+        _ConversionBody(activity=activity, email_id=conversion.email_id, delivery_status=conversion.word.value)
     )
 
 
 def with_integer_user_id(activity: msgspec.Raw) -> msgspec.Raw:
-    """The activity with `user_id` as the number that it spells; untouched where it spells none, such as "007" or "x".
+    """Return the activity with the string `user_id` as a number, unless it is not a JSON number, as "007" or "x".
 
-    Every other byte stays: numbers beyond 64 bits, blanks, the order of the fields.
+    Every other byte is kept: numbers beyond 64 bits, white space and the order of the fields.
     """
     text = bytes(activity).decode()
     for name, start, end in reversed(list(member_spans(text))):
-        spelled = text[start + 1 : end - 1]
-        if name == "user_id" and text[start] == '"' and _INTEGER.fullmatch(spelled):
-            text = text[:start] + spelled + text[end:]
+        digits = text[start + 1 : end - 1]
+        if name == "user_id" and text[start] == '"' and _INTEGER.fullmatch(digits):
+            text = text[:start] + digits + text[end:]
     return msgspec.Raw(text.encode())
 
 
-def headers(debt: PendingConversion, key: str) -> dict[str, str]:
-    """The request's headers; the same Idempotency-Key at every attempt."""
+def headers(conversion: PendingConversion, key: str) -> dict[str, str]:
+    """Return the headers of the request; the Idempotency-Key is the same at every attempt."""
     return {
         "Content-Type": "application/json",
         "X-API-KEY": key,
-        "Idempotency-Key": f"{debt.email_id}:{debt.word.value}",
+        "Idempotency-Key": f"{conversion.email_id}:{conversion.word.value}",
         "User-Agent": "Mailfold",
     }
 
 
 def reply_meaning(status: int) -> ConversionReplyMeaning:
-    """What an HTTP status means; 0: nobody answered."""
+    """Return the meaning of an HTTP status; 0 stands for no answer."""
     if 200 <= status < 300:
         return ConversionReplyMeaning.SETTLED
     if status == 0 or status >= 500:
@@ -93,11 +98,11 @@ def reply_meaning(status: int) -> ConversionReplyMeaning:
 
 
 def retry_after_seconds(status: int, header: str, now: Millis) -> float | None:
-    """Return the seconds that a 429 or 503 asks for; None where it asks for none."""
+    """Return the seconds to wait that a 429 or 503 asks for; None if it asks for none."""
     seconds = parse_retry_after(header, now) if status in _RETRY_AFTER_STATUSES else None
     return None if seconds is None else min(MAX_RETRY_AFTER_S, seconds)
 
 
-def result_id(debt: PendingConversion, attempt: int, outcome: ConversionOutcome) -> str:
-    """The id of an attempt's outcome: the same where a crash makes us append it again."""
-    return event_id("emit", debt.email_id, debt.word.value, str(attempt), outcome.value)
+def result_id(conversion: PendingConversion, attempt: int, outcome: ConversionOutcome) -> str:
+    """Return the event id of the outcome of an attempt; it is the same if a crash makes us append it again."""
+    return event_id("emit", conversion.email_id, conversion.word.value, str(attempt), outcome.value)

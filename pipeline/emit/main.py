@@ -1,4 +1,4 @@
-"""Debts in (jobs that the projector booked), conversions at Fast Track and `conversion-results` out."""
+"""The role `mailfold emit`: send the pending conversions, which the projector has stored as jobs, to Fast Track."""
 
 from pipeline import admin
 from pipeline.emit.emitter import NO_DESTINATION, ConversionJobHandler
@@ -11,19 +11,21 @@ QUEUE = "emit"
 
 
 async def run(rt: Runtime) -> None:
-    """Tell Fast Track until ``rt.stop``, then end what is in hand."""
+    """Send conversions until ``rt.stop``, then finish the jobs in hand."""
     settings = rt.settings
     limits = ClaimLimits(settings.emit_concurrency, settings.lane_concurrency, settings.lease_seconds)
     store = JobStore(rt.pool, QUEUE, limits)
-    async with open_conversion_client(settings) as call:
-        tell = ConversionJobHandler(rt, call)
+    async with open_conversion_client(settings) as client:
+        handle = ConversionJobHandler(rt, client)
         url = settings.database_url.get_secret_value()
-        engine = JobEngine(store, limits, tell, settings.emit_schedule, url=url, tick=lambda: _resume(rt, store))
+        engine = JobEngine(
+            store, limits, handle, settings.emit_schedule, url=url, tick=lambda: _resume_lanes(rt, store)
+        )
         await engine.run(rt.stop)
 
 
-async def _resume(rt: Runtime, store: JobStore) -> None:
-    """Lanes that waited for a destination go on when their brand has got one."""
+async def _resume_lanes(rt: Runtime, store: JobStore) -> None:
+    """Resume lanes that were paused for want of a destination and whose brand has one now."""
     secret = rt.settings.secret.get_secret_value()
     for lane in await store.lanes_paused_for(NO_DESTINATION):
         tenant, _, brand = lane.partition("/")

@@ -1,10 +1,10 @@
-"""Which IP addresses conversions may go to. Pure; called by the emitter for each address that it connects to.
+"""Decide which IP addresses conversions may be sent to. Pure; called for each address that the emitter connects to.
 
-A destination is a URL that somebody typed: it must not become a way into our own network
-(server-side request forgery). What is judged is the address that is really connected to, after
-all names were resolved, so no clever name or literal gets around it.
+A destination is a URL that a user typed; it must not give access to our own network (server-side request forgery).
+The check applies to the address that is connected to, after all names were resolved, so that no host name or unusual
+spelling of an address can bypass it.
 
-The lists are IANA's registries of special-purpose addresses, whole blocks of them, in our own words: Python's tables
+The blocks are those of IANA's registries of special-purpose addresses. They are listed here because Python's own tables
 differ from version to version. https://www.iana.org/assignments/iana-ipv4-special-registry
 https://www.iana.org/assignments/iana-ipv6-special-registry
 """
@@ -18,10 +18,10 @@ _SPECIAL_V4: Final = tuple(
         (
             "0.0.0.0/8",
             "10.0.0.0/8",
-            "100.64.0.0/10",  # shared by carriers' customers; Alibaba's metadata is 100.100.100.200
+            "100.64.0.0/10",  # carrier-grade NAT; Alibaba's metadata service is 100.100.100.200
             "127.0.0.0/8",
-            "168.63.129.16/32",  # Azure's platform, reachable from each of its machines
-            "169.254.0.0/16",  # link-local, most clouds' metadata
+            "168.63.129.16/32",  # Azure's platform service, reachable from each of its machines
+            "169.254.0.0/16",  # link-local; the metadata service of most clouds
             "172.16.0.0/12",
             "192.0.0.0/24",  # protocol assignments; Oracle's metadata is 192.0.0.192
             "192.0.2.0/24",
@@ -39,22 +39,22 @@ _SPECIAL_V4: Final = tuple(
     )
 )
 _GLOBAL_V6: Final = ipaddress.IPv6Network("2000::/3")
-"""All that IANA has given out for use between networks; so unique local (cloud metadata too), link-local, site-local,
-IPv4-compatible, IPv4-translated and multicast addresses are out of it."""
+"""The block of global unicast addresses. Unique local (with some clouds' metadata), link-local, site-local,
+IPv4-compatible, IPv4-translated and multicast addresses are outside of it."""
 _SPECIAL_V6: Final = tuple(
     map(
         ipaddress.IPv6Network,
         (
             "2001::/23",  # protocol assignments: Teredo, benchmarks, ORCHID, AS112
             "2001:db8::/32",
-            "2002::/16",  # 6to4: leads to the IPv4 address inside, and nobody needs it any more
+            "2002::/16",  # 6to4, obsolete: leads to the IPv4 address inside
             "2620:4f:8000::/48",  # AS112
             "3fff::/20",
         ),
     )
 )
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
-"""RFC 6052: how a host without IPv4 reaches it; what counts is where the address inside leads."""
+"""NAT64 (RFC 6052), by which hosts without IPv4 reach it; the IPv4 address inside is checked instead."""
 
 
 class PrivateAddressError(OSError):
@@ -65,14 +65,14 @@ class PrivateAddressError(OSError):
 
 
 def is_public(host: str) -> bool:
-    """Return whether this IP address is one of the open internet's; False for what is none."""
+    """Return whether ``host`` is a public IP address; False if it is not an IP address."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return False
     if isinstance(address, ipaddress.IPv6Address):
-        inner = _inner(address)
-        return _is_public_v6(address) if inner is None else _is_public_v4(inner)
+        embedded = _embedded_v4(address)
+        return _is_public_v6(address) if embedded is None else _is_public_v4(embedded)
     return _is_public_v4(address)
 
 
@@ -84,8 +84,8 @@ def _is_public_v6(address: ipaddress.IPv6Address) -> bool:
     return address.is_global and address in _GLOBAL_V6 and not any(address in network for network in _SPECIAL_V6)
 
 
-def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """Return the IPv4 address that an IPv6 one stands for."""
+def _embedded_v4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """Return the IPv4 address that an IPv6 address contains; None if it contains none."""
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else None

@@ -1,1 +1,1 @@
-"""Jobs in, verdicts out: lease, schedule, order, breaker and dead letters under dispatch and emit."""
+"""The job queue in Postgres under dispatch and emit: leases, retries, order, circuit breakers and dead letters."""

@@ -1,8 +1,8 @@
-"""Claimed jobs in, settled jobs out: the loop under dispatch and emit.
+"""The loop that works on a queue of jobs. Run by `mailfold dispatch` and `mailfold emit`.
 
-Five small tasks share one process's jobs in hand: the claimer takes what is due as places get
-free, a task per job does the work, the settler writes verdicts in bulk, the keeper extends
-leases, the listener wakes the claimer. No transaction is open while a job is worked on.
+The main task claims due jobs while there is capacity. Each job runs in a task of its own. Four helper tasks share
+the jobs in hand: one writes results in bulk, one extends leases, one parks blocked jobs, and one listens for
+notifications of new jobs. No transaction is open while a job is worked on.
 """
 
 import asyncio
@@ -24,26 +24,32 @@ from pipeline.jobs.store import ClaimLimits, JobStore, Settlement, notify_channe
 logger = logging.getLogger(__name__)
 
 DATABASE_UNAVAILABLE_ERRORS: Final = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, OSError)
-"""Postgres is away or busy with itself; anything else it says is a mistake of ours and ends the role."""
+"""Errors that mean Postgres is unavailable or overloaded; any other database error is a bug and ends the role."""
 POLL_INTERVAL_S: Final = 1.0
-"""Seconds between looks where nobody rang: the fallback for a lost notification."""
+"""Seconds between claims without a notification; the fallback for lost notifications."""
 CLAIM_INTERVAL_S: Final = 0.004
-"""Seconds between two claims while there's a backlog: places gather, claims get bigger."""
+"""Seconds between two claims while there is a backlog, so that each claim finds more free capacity."""
 SHUTDOWN_GRACE_S: Final = 6.0
-"""Seconds that jobs in hand get to end when the role stops."""
+"""Seconds for jobs in hand to finish when the role stops."""
 MAX_DATABASE_RETRY_DELAY_S: Final = 5.0
-"""Seconds between attempts to reach a database that is away."""
+"""Longest delay between attempts to write results to an unavailable database, in seconds."""
 
 
 class Lease:
-    """How long a job is certainly ours, by this process's own clock (it goes on while the process is frozen)."""
+    """The time until which this process certainly holds a job.
+
+    It is measured with the event loop's clock, which also advances while the process is frozen.
+    """
 
     def __init__(self, until: float) -> None:
         self.until = until
         self.has_contacted = False
 
     def begin_contact(self) -> None:
-        """Called right before the other side is contacted. Raises LeaseLost where somebody else may be at it."""
+        """Mark that the job is about to contact another system.
+
+        Called right before the contact. Raises LeaseLost if another process may already hold the job.
+        """
         if asyncio.get_running_loop().time() >= self.until:
             raise LeaseLost
         self.has_contacted = True
@@ -53,13 +59,13 @@ JobHandler = Callable[[Job, Lease], Awaitable[JobResult]]
 
 
 class JobEngine:
-    """One queue, worked on by this process."""
+    """The worker of one queue in this process."""
 
     def __init__(
         self,
         store: JobStore,
         limits: ClaimLimits,
-        work: JobHandler,
+        handle: JobHandler,
         schedule: tuple[float, ...],
         *,
         url: str,
@@ -68,29 +74,29 @@ class JobEngine:
     ) -> None:
         self._store = store
         self._limits = limits
-        self._work = work
+        self._handle = handle
         self._schedule = schedule
         self._url = url
         self._random = rand
         self._tick = tick
         self._wake = asyncio.Event()
-        self._ended = asyncio.Event()
+        self._has_results = asyncio.Event()
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._jobs: dict[tuple[str, int], tuple[Job, Lease]] = {}
-        """Leased by us, until their outcome is written."""
-        self._at_work: dict[tuple[str, int], Job] = {}
-        """Of these, what takes a place: an outcome that waits to be written takes none."""
-        self._verdicts: list[Settlement] = []
+        """Jobs leased by this process whose result is not written yet."""
+        self._running: dict[tuple[str, int], Job] = {}
+        """Jobs that use capacity: those of ``_jobs`` without a result."""
+        self._results: list[Settlement] = []
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until ``stop``; then let what is in hand end, give back what was not begun, and return."""
-        helpers = (self._settle(), self._keep(), self._ticks(), self._wake_at(stop))
+        """Work until ``stop``; then finish the jobs in hand, release those that were not begun, and return."""
+        helpers = (self._settle_results(), self._extend_leases(), self._run_ticks(), self._wake_at(stop))
         listener = listen(self._url, notify_channel(self._store.queue), self._wake)
         tasks = [asyncio.create_task(coroutine) for coroutine in (*helpers, listener)]
         try:
             while not stop.is_set():
-                await self._claim()
-                _raise_first(tasks)
+                await self._claim_or_wait()
+                _raise_first_error(tasks)
             await self._drain()
         finally:
             for task in tasks:
@@ -98,12 +104,12 @@ class JobEngine:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     # ------------------------------------------------------------------ claim
-    async def _claim(self) -> None:
+    async def _claim_or_wait(self) -> None:
         self._wake.clear()
         try:
-            claimed = await self._take() if len(self._at_work) < self._limits.max_jobs else 0
+            claimed = await self._claim() if len(self._running) < self._limits.max_jobs else 0
         except DATABASE_UNAVAILABLE_ERRORS as error:
-            logger.warning("%s: the database is away: %s", self._store.queue, error)
+            logger.warning("%s: database unavailable, retrying: %s", self._store.queue, error)
             await asyncio.sleep(POLL_INTERVAL_S)
             await self._store.check_connections()
             return
@@ -114,97 +120,97 @@ class JobEngine:
                 async with asyncio.timeout(POLL_INTERVAL_S):
                     await self._wake.wait()
 
-    async def _take(self) -> int:
-        # The lease begins before Postgres says so: ours must end before anybody else's begins.
+    async def _claim(self) -> int:
+        # Counted from before the claim, so that our lease ends before Postgres lets another process claim the job.
         until = asyncio.get_running_loop().time() + self._limits.lease_s
-        jobs = await self._store.claim(self._at_work.values())
+        jobs = await self._store.claim(self._running.values())
         for job in jobs:
             lease, key = Lease(until), (job.stream, job.seq)
             self._jobs[key] = (job, lease)
-            self._at_work[key] = job
-            self._tasks[key] = asyncio.create_task(self._attempt(job, lease))
+            self._running[key] = job
+            self._tasks[key] = asyncio.create_task(self._run_job(job, lease))
         return len(jobs)
 
-    async def _attempt(self, job: Job, lease: Lease) -> None:
+    async def _run_job(self, job: Job, lease: Lease) -> None:
         try:
-            verdict = await self._work(job, lease)
+            result = await self._handle(job, lease)
         except LeaseLost:
             self._forget(job)
         except asyncio.CancelledError:
-            # What was begun stays leased: nobody knows how it ended. What wasn't goes back.
+            # Once the other system was contacted, the outcome is unknown and the lease must run out.
             if lease.has_contacted:
                 self._forget(job)
             else:
-                self._tell(job, release(0, "stopped"))
+                self._queue_result(job, release(0, "stopped"))
         except (RecoverableError, *DATABASE_UNAVAILABLE_ERRORS) as error:
-            self._tell(job, release(1 + self._random(), f"{type(error).__name__}: {error}"))
+            self._queue_result(job, release(1 + self._random(), f"{type(error).__name__}: {error}"))
         except Exception as error:
             logger.exception("%s %s %s: attempt %d failed", job.queue, job.stream, job.name, job.attempt)
-            self._tell(job, self._after(job, f"{type(error).__name__}: {error}"))
+            self._queue_result(job, self._retry_or_bury(job, f"{type(error).__name__}: {error}"))
         else:
-            self._tell(job, verdict)
+            self._queue_result(job, result)
 
-    def _after(self, job: Job, error: str) -> JobResult:
+    def _retry_or_bury(self, job: Job, error: str) -> JobResult:
         delay = next_delay(self._schedule, job.tries, self._random)
         return bury(error, EndpointHealth.SILENT) if delay is None else retry(delay, error, EndpointHealth.SILENT)
 
-    def _tell(self, job: Job, verdict: JobResult) -> None:
-        if verdict.pause_reason:
-            logger.error("%s lane %s paused: %s", job.queue, job.lane, verdict.pause_reason)
-        elif verdict.health is EndpointHealth.BROKEN:
-            logger.error("%s lane %s: %s", job.queue, job.lane, verdict.error)
-        self._verdicts.append((job, verdict))
-        self._at_work.pop((job.stream, job.seq), None)
-        self._ended.set()
+    def _queue_result(self, job: Job, result: JobResult) -> None:
+        if result.pause_reason:
+            logger.error("%s lane %s paused: %s", job.queue, job.lane, result.pause_reason)
+        elif result.health is EndpointHealth.BROKEN:
+            logger.error("%s lane %s: %s", job.queue, job.lane, result.error)
+        self._results.append((job, result))
+        self._running.pop((job.stream, job.seq), None)
+        self._has_results.set()
         self._wake.set()
 
     def _forget(self, job: Job) -> None:
         self._jobs.pop((job.stream, job.seq), None)
-        self._at_work.pop((job.stream, job.seq), None)
+        self._running.pop((job.stream, job.seq), None)
         self._tasks.pop((job.stream, job.seq), None)
         self._wake.set()
 
     # ----------------------------------------------------------------- settle
-    async def _settle(self) -> None:
+    async def _settle_results(self) -> None:
         while True:
-            await self._ended.wait()
-            self._ended.clear()
-            batch, self._verdicts = self._verdicts, []
-            for job in await self._written(batch):
+            await self._has_results.wait()
+            self._has_results.clear()
+            batch, self._results = self._results, []
+            for job in await self._write_results(batch):
                 logger.warning("%s %s %s: the lease was lost", job.queue, job.stream, job.name)
-            for job, verdict in batch:
+            for job, result in batch:
                 self._forget(job)
-                if verdict.state is JobState.PENDING and verdict.delay_s < 60:
-                    asyncio.get_running_loop().call_later(verdict.delay_s, self._wake.set)
+                if result.state is JobState.PENDING and result.delay_s < 60:
+                    asyncio.get_running_loop().call_later(result.delay_s, self._wake.set)
 
-    async def _written(self, batch: list[Settlement]) -> list[Job]:
-        wait = 0.1
+    async def _write_results(self, batch: list[Settlement]) -> list[Job]:
+        delay = 0.1
         while True:
             try:
                 return await self._store.settle(batch)
             except DATABASE_UNAVAILABLE_ERRORS as error:
-                logger.warning("%s: %d outcomes wait for the database: %s", self._store.queue, len(batch), error)
-                await asyncio.sleep(wait)
-                wait = min(MAX_DATABASE_RETRY_DELAY_S, 2 * wait)
+                logger.warning("%s: %d results not written, retrying: %s", self._store.queue, len(batch), error)
+                await asyncio.sleep(delay)
+                delay = min(MAX_DATABASE_RETRY_DELAY_S, 2 * delay)
 
-    # ------------------------------------------------------------------- keep
-    async def _keep(self) -> None:
+    # ----------------------------------------------------------------- extend
+    async def _extend_leases(self) -> None:
         while True:
             await asyncio.sleep(self._limits.lease_s / 3)
             with contextlib.suppress(*DATABASE_UNAVAILABLE_ERRORS):
                 await self._extend()
 
     async def _extend(self) -> None:
-        mine = dict(self._jobs)
-        if not mine:
+        jobs = dict(self._jobs)
+        if not jobs:
             return
-        begun = asyncio.get_running_loop().time()
-        ours = await self._store.extend_leases([job for job, _ in mine.values()])
-        for key, (_job, lease) in mine.items():
-            if key in ours:
-                lease.until = begun + self._limits.lease_s
+        started_at = asyncio.get_running_loop().time()
+        extended = await self._store.extend_leases([job for job, _ in jobs.values()])
+        for key, (_job, lease) in jobs.items():
+            if key in extended:
+                lease.until = started_at + self._limits.lease_s
 
-    async def _ticks(self) -> None:
+    async def _run_ticks(self) -> None:
         while True:
             await asyncio.sleep(POLL_INTERVAL_S)
             try:
@@ -212,9 +218,9 @@ class JobEngine:
                 if self._tick is not None:
                     await self._tick()
             except DATABASE_UNAVAILABLE_ERRORS:
-                logger.debug("%s: the database is away", self._store.queue)
+                logger.debug("%s: database unavailable", self._store.queue)
 
-    # ------------------------------------------------------------------- end
+    # --------------------------------------------------------------- shutdown
     async def _drain(self) -> None:
         deadline = asyncio.get_running_loop().time() + SHUTDOWN_GRACE_S
         await self._until_idle(deadline)
@@ -234,8 +240,11 @@ class JobEngine:
         self._wake.set()
 
 
-def _raise_first(tasks: list[asyncio.Task[None]]) -> None:
-    """A helper that ended by mistake ends the role: a supervisor starts it anew, a half-dead one just stands there."""
+def _raise_first_error(tasks: list[asyncio.Task[None]]) -> None:
+    """Raise the error of a helper task that failed.
+
+    It ends the role, so that a supervisor restarts it; without one of its helpers it would only seem to work.
+    """
     for task in tasks:
         if task.done() and not task.cancelled() and (error := task.exception()) is not None:
             raise error

@@ -1,10 +1,12 @@
-"""What a worker gets (Job) and what it answers (Verdict); frozen values, no I/O.
+"""A job as its handler gets it, and the result that the handler returns. Frozen values, no I/O.
+
+Used by the engine, the store and the job handlers of dispatch and emit.
 
 ```
  held ──▶ pending ──claim──▶ attempting ──done──▶ done
              ▲                │   │  └───bury───▶ dead ─────┐
              ├── retry ───────┘   └── lease ran out ─▶ claimed again as `unknown`:
-             │   give_back                  resend (it is an attempt like any other) or hold ─▶ unknown
+             │   release                    resend (it is an attempt like any other) or hold ─▶ unknown
              └───────────────────────────── replay ◀────────┴──────────────────────────────────────┘
 ```
 """
@@ -15,7 +17,7 @@ from typing import Final
 
 
 class JobState(StrEnum):
-    """Where a job is on its way."""
+    """The state of a job in its table."""
 
     HELD = "held"
     PENDING = "pending"
@@ -27,7 +29,7 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One thing to do, leased to us until the token's lease runs out."""
+    """A claimed job, leased to this process until the lease of its token runs out."""
 
     queue: str
     stream: str
@@ -35,33 +37,34 @@ class Job:
     name: str
     lane: str
     attempt: int
-    """Which attempt this is, from 1, over all replays: ids made of it never repeat."""
+    """Number of this attempt, from 1, counted over all replays, so that ids made of it never repeat."""
     tries: int
-    """Which attempt since the last replay: the place in the schedule."""
+    """Number of this attempt since the last replay, which is its place in the retry schedule."""
     unknown: bool
-    """Somebody was at it and fell silent: it may have been done."""
+    """Whether the lease of an earlier attempt ran out, so that the job may have been done."""
     token: str
     payload: bytes
     route: str = ""
-    """Who may have got it in an attempt before (see :mod:`pipeline.dispatch.routing.router`); empty: surely nobody."""
+    """Provider that may have accepted the email in an earlier attempt (see :mod:`pipeline.dispatch.routing.router`);
+    empty if certainly none has."""
 
 
 class EndpointHealth(StrEnum):
-    """What an attempt told of its lane."""
+    """The health of the other system that an attempt showed; it drives the breaker of the lane."""
 
     SILENT = "silent"
-    """Nothing: the other side was not asked."""
+    """Nothing is known: the other system was not contacted."""
     HEALTHY = "healthy"
-    """The other side answers, whatever it said of this one job."""
+    """It answers, whatever the answer about this job is."""
     FAILING = "failing"
-    """No answer, or one that says it's unwell; some in a row open the breaker."""
+    """It does not answer, or reports an error of its own; several in a row open the breaker."""
     BROKEN = "broken"
-    """Nothing can work until somebody repairs it: opens the breaker at once."""
+    """Nothing can succeed until an operator repairs it; opens the breaker at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """How an attempt ended."""
+    """The result of an attempt, as its handler returns it."""
 
     state: JobState
     delay_s: float = 0.0
@@ -71,27 +74,30 @@ class JobResult:
     """Whether it counts as an attempt."""
     health: EndpointHealth = EndpointHealth.HEALTHY
     pause_reason: str = ""
-    """Why the whole lane has to wait for a person; empty: it hasn't."""
+    """Why the whole lane must be paused until an operator resumes it; empty if it must not."""
 
 
 DONE: Final = JobResult(JobState.DONE)
 
 
-def retry(delay: float, error: str, lane: EndpointHealth) -> JobResult:
-    """Again, after so many seconds."""
-    return JobResult(JobState.PENDING, delay, error, health=lane)
+def retry(delay_s: float, error: str, health: EndpointHealth) -> JobResult:
+    """Return the result of a job to be tried again after ``delay_s`` seconds."""
+    return JobResult(JobState.PENDING, delay_s, error, health=health)
 
 
-def bury(error: str, lane: EndpointHealth = EndpointHealth.HEALTHY) -> JobResult:
-    """A dead letter: kept, shown, and replayable."""
-    return JobResult(JobState.DEAD, error=error, health=lane)
+def bury(error: str, health: EndpointHealth = EndpointHealth.HEALTHY) -> JobResult:
+    """Return the result of a job that failed finally; it is kept and can be replayed by an operator."""
+    return JobResult(JobState.DEAD, error=error, health=health)
 
 
 def hold(error: str) -> JobResult:
-    """It may have been done; a person decides."""
+    """Return the result of a job that may have been done, so that an operator must decide about it."""
     return JobResult(JobState.UNKNOWN, error=error, health=EndpointHealth.SILENT)
 
 
-def release(delay: float, error: str, lane: EndpointHealth = EndpointHealth.SILENT, pause: str = "") -> JobResult:
-    """It was not this job's fault: no attempt is burnt."""
-    return JobResult(JobState.PENDING, delay, error, counts_as_attempt=False, health=lane, pause_reason=pause)
+def release(delay_s: float, error: str, health: EndpointHealth = EndpointHealth.SILENT, pause: str = "") -> JobResult:
+    """Return the result of a job that could not be tried, for a reason that is not its own.
+
+    It is due again after ``delay_s`` seconds and the attempt is not counted. ``pause`` is the reason to pause its lane.
+    """
+    return JobResult(JobState.PENDING, delay_s, error, counts_as_attempt=False, health=health, pause_reason=pause)

@@ -1,4 +1,4 @@
-"""Postgres notifications in, a set event out; reconnects for ever, so the pollers' fallback is only that."""
+"""Listen for Postgres notifications of new jobs, reconnecting when the connection is lost. Called by the job engine."""
 
 import asyncio
 import contextlib
@@ -10,8 +10,9 @@ from psycopg import sql
 logger = logging.getLogger(__name__)
 
 PING_INTERVAL_S = 5.0
-"""Seconds without news after which the connection is asked whether it lives."""
+"""Seconds without a notification after which the connection is checked."""
 RECONNECT_DELAY_S = 1.0
+"""Seconds between attempts to connect."""
 
 
 async def listen(url: str, channel: str, wake: asyncio.Event) -> None:
@@ -19,7 +20,7 @@ async def listen(url: str, channel: str, wake: asyncio.Event) -> None:
     while True:
         with contextlib.suppress(psycopg.Error, OSError):
             await _listen(url, channel, wake)
-        # Whatever was announced while nobody listened is found by looking.
+        # Notifications sent while we were not connected are lost, so make the engine look for jobs.
         wake.set()
         await asyncio.sleep(RECONNECT_DELAY_S)
 

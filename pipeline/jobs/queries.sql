@@ -1,25 +1,27 @@
--- Statements that change many rows find and lock them first, by index, and then go to them by their place in the table
--- (ctid). A join by key would be the planner's to choose, and without fresh statistics (a table that just filled) it
--- reads the whole table for each row: seconds instead of a millisecond, measured. A row that changed between the
--- statement's snapshot and its lock is missed once; who needs to know asks again (Store.settle).
+-- Statements that change many rows first find and lock them by index, and then update them by their physical location
+-- (ctid). With a join by key the planner would choose the method, and without fresh statistics (in a table that just
+-- filled) it scans the whole table for each row: seconds instead of a millisecond, measured. A row that changed between
+-- the snapshot of the statement and its lock is missed once; a caller that must not miss it repeats the statement
+-- (JobStore.settle).
 
 -- name: claim
--- Leases the heads of due streams, fairly over the tenants first and over each tenant's lanes (tenant/brand) then. Who has
--- less in hand comes first, so one tenant's thousand lanes weigh as much as another's single one.
---   lanes    each lane with open jobs and when its first is due: a loose index scan, so that the cost follows the lanes,
---            not the backlog
---   probes   lanes whose breaker's pause is over: of all workers one gets the row, and one job
+-- Lease the first open job of each stream that is due, fairly over the tenants first and over the lanes (tenant/brand)
+-- of each tenant second. The tenant or lane with fewer jobs in hand comes first, so a tenant with a thousand lanes gets
+-- as much as a tenant with one.
+--   lanes    each lane with open jobs and the time its first job is due: a loose index scan, so that the cost grows
+--            with the lanes, not with the backlog
+--   probes   lanes whose breaker is open and past its pause: only one of all workers gets the row, and one job
 --   due      lanes that may get jobs now
---   sizes    how many lanes of its tenant are due, and how many tenants
---   rooms    how many jobs a lane may get: its own limit, and at most half of what the other lanes leave of this process,
---            so that no number of stuck lanes can take the last place; but its equal share where there are other tenants.
---            A tenant beside others gets at most three quarters of what those leave of this process
---   picked   the lanes whose jobs are looked at: each tenant's first, then each tenant's second …, twice as many as there
---            are free places, and about twice as many jobs, so that the locks follow the places, not the lanes; what this
---            leaves free where lanes are uneven, the next claim takes, milliseconds later
---   heads    due, and nothing earlier of the same email is open; a lease that ran out is due again (due_at)
---   turns    when each head's tenant comes to it: each lane's first, then each lane's second …
--- Windows, not joins, between the lanes: without statistics the planner would compare each lane with each.
+--   sizes    the number of lanes of the tenant that are due, and the number of tenants
+--   rooms    how many jobs a lane may get: up to its own limit, and at most half of the capacity that the other lanes
+--            leave of this process, so that no number of stuck lanes can use all of it; but at least its equal share if
+--            there are other tenants. A tenant beside others gets at most three quarters of what they leave
+--   picked   the lanes whose jobs are read: the first of each tenant, then the second of each …, up to twice the free
+--            capacity, with about twice as many jobs, so that the number of locks depends on the capacity, not on the
+--            lanes. Capacity that is left if lanes are uneven is filled by the next claim, milliseconds later
+--   heads    jobs that are due and have no earlier open job of the same email; a job whose lease ran out is due (due_at)
+--   turns    the order of the heads of each tenant: the first of each lane, then the second of each lane …
+-- Lanes are compared by window functions, not by joins: without statistics the planner would join each with each.
 with recursive lanes as (
     (
         select lane, due_at from jobs.jobs
@@ -123,9 +125,10 @@ returning
     chosen.state = 'attempting', j.lease_token::text, j.payload, j.route
 
 -- name: park
--- What waits behind a job that isn't due yet (or waits for a person) is not due either: it leaves the front of the
--- index, so that a long retry with many followers costs the claim nothing. The lock on the head makes it wait for
--- (or see) a settlement, whose wake-up would otherwise be overwritten. Only each lane's front is looked at.
+-- A job behind an earlier one that is not due yet (or that an operator must decide about) is not due either. It is moved
+-- away from the front of the index, so that a claim need not scan the followers of a long retry. The lock on the head
+-- makes this statement wait for (or see) a settlement of the head, because it would otherwise overwrite the due time
+-- that the settlement gives to followers. Only the front of each lane is read.
 with recursive lanes as (
     (select lane from jobs.jobs where queue = %(queue)s and state = 'pending' and seq > 1 order by lane limit 1)
     union all
@@ -160,9 +163,9 @@ from blocked
 where j.ctid = blocked.tid
 
 -- name: settle
--- Only with the lease's token. What the intake marked meanwhile (it read the ack that we had appended) stays as it
--- marked it. Followers wake when their head is done or dead, and wait with it otherwise.
--- Rows are locked in one order, here and in the intake, so that no two ever wait for each other.
+-- Only with the token of the lease. A state that the intake has set since (it read the ack that we appended) is kept.
+-- Followers become due when their head is done or dead, and get the due time of their head otherwise.
+-- Rows are locked in the same order here and in the intake, which excludes deadlocks.
 with verdicts as materialized (
     select j.tid, v.state, v.delay, v.burnt, v.error
     from (
@@ -205,7 +208,7 @@ with verdicts as materialized (
 select stream::text, seq from settled
 
 -- name: extend
--- The leases of the jobs in hand; what doesn't come back is somebody else's now, or finished, or just being settled.
+-- Extend the leases of the jobs in hand. A job that is not returned is another worker's now, finished or being settled.
 update jobs.jobs j set due_at = now() + %(lease)s * interval '1 second'
 from (
     select j.tid
@@ -228,7 +231,7 @@ where queue = %(queue)s and lane = any(%(lanes)s) and (failures > 0 or trips > 0
 insert into jobs.lanes (queue, lane) select %(queue)s, unnest(%(lanes)s::text[]) on conflict do nothing
 
 -- name: lanes_locked
--- In one order, so that two workers never wait for each other.
+-- In one order, which excludes deadlocks between workers.
 select lane, failures, trips, greatest(extract(epoch from open_until - now()), 0)::float8
 from jobs.lanes where queue = %(queue)s and lane = any(%(lanes)s) order by lane for update
 
@@ -241,13 +244,13 @@ update jobs.lanes set
 where queue = %(queue)s and lane = %(lane)s
 
 -- name: pause
--- The first reason stays: what follows is its consequence.
+-- The first reason is kept; later ones are its consequences.
 insert into jobs.lanes (queue, lane, paused_at, paused_reason) values (%(queue)s, %(lane)s, now(), %(reason)s)
 on conflict (queue, lane) do update set paused_at = now(), paused_reason = excluded.paused_reason
 where lanes.paused_at is null
 
 -- name: resume
--- With a closed breaker: whoever resumes has repaired it.
+-- The breaker is closed as well: an operator who resumes a lane has repaired the cause.
 update jobs.lanes set
     paused_at = null, paused_reason = '', failures = 0, trips = 0, open_until = null, probing_until = null
 where queue = %(queue)s and lane = any(%(lanes)s) and (paused_at is not null or trips > 0)
@@ -271,12 +274,12 @@ select queue, stream::text, name, lane, state, attempts, finished_at, last_error
 from jobs.jobs where state in ('dead', 'unknown') order by finished_at desc nulls last, stream, seq limit %(limit)s
 
 -- name: show_job
--- An infinite time (a follower of an unknown job) is none here: no datetime can hold it.
+-- The infinite due time of a follower of an unknown job becomes null: a Python datetime cannot hold it.
 select queue, stream::text, name, lane, state, attempts, nullif(due_at, 'infinity'), created_at, finished_at, last_error
 from jobs.jobs where queue = %(queue)s and stream = %(stream)s and name = %(name)s
 
 -- name: replayable
--- One, or all; those whose payload is gone (the request expired) can't be done again.
+-- One job, or all. Jobs without a payload (their request has expired) cannot be done again.
 select queue, stream::text, name, lane, attempts
 from jobs.jobs
 where state in ('dead', 'unknown') and payload <> ''
@@ -293,7 +296,7 @@ update jobs.jobs set due_at = now()
 where queue = %(queue)s and stream = %(stream)s and state = 'pending' and due_at = 'infinity'
 
 -- name: release
--- What was held until the log's end was reached.
+-- Jobs that were held until the end of the log was reached.
 update jobs.jobs set state = 'pending', due_at = now() where queue = %(queue)s and state = 'held' and payload <> ''
 
 -- name: notify

@@ -1,9 +1,10 @@
-"""When a job is tried again: the schedule of its attempts with jitter, and its lane's breaker. Pure.
+"""Decide when a job is tried again: the delays between attempts, with jitter, and the circuit breaker of a lane.
 
-Failures in a row open a breaker, one probe at a time closes it:
+Pure; called by the engine, the store and the job handlers. Consecutive failures open a breaker, and a successful probe
+closes it:
 
-closed ──THRESHOLD failures in a row──▶ open ──pause over──▶ one probe ──answers──▶ closed
-                                          ▲──────── fails: twice the pause ──┘
+closed ──FAILURE_THRESHOLD failures──▶ open ──pause over──▶ one probe ──succeeds──▶ closed
+                                         ▲──── fails: the pause doubles ──┘
 """
 
 from collections.abc import Callable, Sequence
@@ -11,29 +12,33 @@ from dataclasses import dataclass
 from typing import Final
 
 FAILURE_THRESHOLD: Final = 5
+"""Consecutive failures that open a breaker."""
 FIRST_PAUSE_S: Final = 2.0
 MAX_PAUSE_S: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """What is known of a lane's health. ``open_for``: seconds from now; 0 where it is not open."""
+    """The state of a lane's circuit breaker."""
 
     failures: int = 0
+    """Consecutive failures."""
     trips: int = 0
+    """Times that it opened since the last success."""
     open_for: float = 0.0
+    """Seconds from now for which it stays open; 0 if it is not open."""
 
 
 def pause_seconds(trips: int) -> float:
-    """Seconds that the ``trips``-th opening in a row lasts."""
+    """Return for how many seconds the ``trips``-th opening in a row lasts."""
     return min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(trips - 1, 16))
 
 
 def after_failures(breaker: Breaker, count: int, *, broken: bool = False) -> Breaker:
-    """The breaker after so many more failures; ``broken``: there's no use in counting.
+    """Return the breaker after ``count`` more failures; with ``broken`` it opens whatever the count is.
 
-    While it is open, the stragglers of the attempts that opened it count for nothing; a failure
-    after the pause is the probe's, and opens it anew, for longer.
+    While it is open, late failures of the attempts that opened it are ignored. A failure after the pause is that of
+    the probe and opens it again, for longer.
     """
     failures = breaker.failures + count
     if breaker.trips == 0 and failures < FAILURE_THRESHOLD and not broken:
@@ -44,24 +49,24 @@ def after_failures(breaker: Breaker, count: int, *, broken: bool = False) -> Bre
 
 
 JITTER: Final = 0.2
-"""± 20 %: what failed together does not come back together."""
+"""Share by which delays vary in both directions, so that jobs that failed together are not retried together."""
 
 Random = Callable[[], float]
-"""A number in [0, 1)."""
+"""Source of random numbers in [0, 1)."""
 
 
 def jittered(seconds: float, random: Random) -> float:
-    """``seconds`` ± 20 %."""
+    """Return ``seconds``, varied at random by up to JITTER in both directions."""
     return seconds * (1 - JITTER + 2 * JITTER * random())
 
 
 def next_delay(schedule: Sequence[float], tries: int, random: Random) -> float | None:
-    """Seconds from the ``tries``-th attempt (from 1) to the next; None after the last."""
+    """Return the seconds from the ``tries``-th attempt (counted from 1) to the next; None after the last."""
     if tries > len(schedule):
         return None
     return jittered(schedule[max(tries, 1) - 1], random)
 
 
 def not_before(seconds: float, random: Random) -> float:
-    """What the other side asked for, and up to 20 % more: never earlier than it said."""
+    """Return the delay that the other system asked for plus up to JITTER of it, so that it is never shorter."""
     return seconds * (1 + JITTER * random())

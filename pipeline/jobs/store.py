@@ -1,4 +1,7 @@
-"""The engine's only way to Postgres: claims and settles jobs in bulk, keeps leases, lanes and breakers."""
+"""The jobs in Postgres: claim and settle them in bulk, extend leases, and keep the state of lanes and breakers.
+
+Called by the job engine, the breakers of providers and the commands for jobs and lanes.
+"""
 
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -24,18 +27,18 @@ MAX_ERROR_CHARS = 500
 
 
 def notify_channel(queue: str) -> str:
-    """Where a queue's new jobs are announced."""
+    """Return the Postgres channel on which new jobs of a queue are announced."""
     return f"jobs_{queue}"
 
 
 def storable_error(text: str) -> str:
-    """Return the beginning of an error's text as Postgres takes it."""
+    """Return the beginning of an error text, without characters that Postgres cannot store."""
     return storable_text(text[:MAX_ERROR_CHARS])
 
 
 @dataclass(frozen=True)
 class ClaimLimits:
-    """How much one process takes in hand."""
+    """How many jobs one process may hold, and for how many seconds it leases them."""
 
     max_jobs: int
     max_jobs_per_lane: int
@@ -43,7 +46,7 @@ class ClaimLimits:
 
 
 class JobStore:
-    """One queue's rows."""
+    """The jobs and lanes of one queue."""
 
     def __init__(self, pool: Pool, queue: str, limits: ClaimLimits) -> None:
         self._pool = pool
@@ -51,7 +54,7 @@ class JobStore:
         self._limits = limits
 
     async def claim(self, in_hand: Iterable[Job] = ()) -> list[Job]:
-        """Lease what may be done now, given what this process has in hand already."""
+        """Claim jobs that are due, within the limits; ``in_hand`` are the jobs that this process is working on."""
         lanes: dict[str, int] = {}
         for job in in_hand:
             lanes[job.lane] = lanes.get(job.lane, 0) + 1
@@ -70,66 +73,71 @@ class JobStore:
         return [Job(*row) for row in rows]
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Job]:
-        """Write verdicts and what they tell of the lanes, in one transaction; the jobs that weren't ours any more."""
+        """Write results and the health of the lanes that they show, in one transaction.
+
+        Returns the jobs whose lease was lost, so that their results were not written.
+        """
         async with self._pool.connection() as connection:
-            missed = await self._write(connection, settlements)
-            # Missed once may be a row that somebody changed in the same moment; twice, it isn't ours.
-            lost = await self._write(connection, missed) if missed else []
-            gone = {(job.stream, job.seq) for job, _ in lost}
-            await self._lanes(connection, [s for s in settlements if (s[0].stream, s[0].seq) not in gone])
+            missed = await self._write_results(connection, settlements)
+            # A row that another transaction changed at the same moment is missed once. A row missed twice is not ours.
+            lost = await self._write_results(connection, missed) if missed else []
+            lost_keys = {(job.stream, job.seq) for job, _ in lost}
+            written = [(job, result) for job, result in settlements if (job.stream, job.seq) not in lost_keys]
+            await self._write_lanes(connection, written)
         return [job for job, _ in lost]
 
-    async def _write(self, connection: Connection, settlements: Sequence[Settlement]) -> list[Settlement]:
+    async def _write_results(self, connection: Connection, settlements: Sequence[Settlement]) -> list[Settlement]:
+        """Write results and return those whose row was missed."""
         values = self._keys([job for job, _ in settlements]) | {
-            "states": [verdict.state.value for _, verdict in settlements],
-            "delays": [float(verdict.delay_s) for _, verdict in settlements],
-            "burnt": [verdict.counts_as_attempt for _, verdict in settlements],
-            "errors": [storable_error(verdict.error) for _, verdict in settlements],
+            "states": [result.state.value for _, result in settlements],
+            "delays": [float(result.delay_s) for _, result in settlements],
+            "burnt": [result.counts_as_attempt for _, result in settlements],
+            "errors": [storable_error(result.error) for _, result in settlements],
         }
         rows = await (await connection.execute(SQL["settle"], values)).fetchall()
-        ours = {(stream, seq) for stream, seq in rows}
-        return [settlement for settlement in settlements if (settlement[0].stream, settlement[0].seq) not in ours]
+        written = {(stream, seq) for stream, seq in rows}
+        return [(job, result) for job, result in settlements if (job.stream, job.seq) not in written]
 
-    async def settle_one(self, job: Job, verdict: JobResult) -> None:
-        """Write one verdict. Raises LeaseLost where another worker may hold the job."""
-        if await self.settle([(job, verdict)]):
+    async def settle_one(self, job: Job, result: JobResult) -> None:
+        """Write one result. Raises LeaseLost if another worker may hold the job."""
+        if await self.settle([(job, result)]):
             raise LeaseLost(f"{job.queue} {job.stream} {job.name}: the lease ran out before the outcome was written")
 
     async def extend_leases(self, jobs: Sequence[Job]) -> set[tuple[str, int]]:
-        """Extend leases; the jobs (stream, seq) that are still ours."""
+        """Extend the leases of jobs; return the (stream, seq) of those that this process still holds."""
         values = self._keys(jobs) | {"lease": self._limits.lease_s}
         async with self._pool.connection() as connection:
             rows = await (await connection.execute(SQL["extend"], values)).fetchall()
         return {(stream, seq) for stream, seq in rows}
 
     async def park_blocked_jobs(self) -> None:
-        """Move what waits behind a later job out of the claim's way."""
+        """Postpone jobs that must wait for an earlier one of their email, so that claims do not scan them."""
         await self._execute("park")
 
     async def pause_lane(self, lane: str, reason: str) -> None:
-        """Stop a lane until somebody resumes it."""
+        """Pause a lane until it is resumed."""
         await self._execute("pause", lane=lane, reason=reason)
 
     async def resume_lanes(self, lanes: Sequence[str]) -> list[str]:
-        """Let lanes go on, with closed breakers, and wake the workers; those that had stopped."""
+        """Resume lanes, close their breakers and wake the workers; return the lanes that were paused or open."""
         async with self._pool.connection() as connection:
-            found = await connection.execute(SQL["resume"], {"queue": self.queue, "lanes": list(lanes)})
-            rows = await found.fetchall()
+            cursor = await connection.execute(SQL["resume"], {"queue": self.queue, "lanes": list(lanes)})
+            rows = await cursor.fetchall()
             await connection.execute(SQL["notify"], {"channel": notify_channel(self.queue)})
         return [lane for (lane,) in rows]
 
     async def lanes_paused_for(self, reason: str) -> list[str]:
-        """The lanes paused for exactly this reason."""
+        """Return the lanes that are paused for exactly this reason."""
         async with self._pool.connection() as connection:
-            found = await connection.execute(SQL["paused_for"], {"queue": self.queue, "reason": reason})
-            return [lane for (lane,) in await found.fetchall()]
+            cursor = await connection.execute(SQL["paused_for"], {"queue": self.queue, "reason": reason})
+            return [lane for (lane,) in await cursor.fetchall()]
 
     async def check_connections(self) -> None:
-        """After trouble: replace the pool's dead connections at once, not one failure each."""
+        """Replace the dead connections of the pool; called after an error, so that not each of them causes another."""
         await self._pool.check()
 
     async def release_held_jobs(self) -> None:
-        """Let go what was held until the log's end was reached."""
+        """Make jobs due that were held until the end of the log was reached."""
         await self._execute("release")
 
     async def _execute(self, name: str, **values: Any) -> None:
@@ -144,38 +152,42 @@ class JobStore:
             "tokens": [job.token for job in jobs],
         }
 
-    async def _lanes(self, connection: Connection, settlements: Sequence[Settlement]) -> None:
+    async def _write_lanes(self, connection: Connection, settlements: Sequence[Settlement]) -> None:
         failing: dict[str, list[EndpointHealth]] = {}
-        for job, verdict in settlements:
-            if verdict.health in (EndpointHealth.FAILING, EndpointHealth.BROKEN):
-                failing.setdefault(job.lane, []).append(verdict.health)
-            if verdict.pause_reason:
-                values = {"queue": self.queue, "lane": job.lane, "reason": verdict.pause_reason}
+        for job, result in settlements:
+            if result.health in (EndpointHealth.FAILING, EndpointHealth.BROKEN):
+                failing.setdefault(job.lane, []).append(result.health)
+            if result.pause_reason:
+                values = {"queue": self.queue, "lane": job.lane, "reason": result.pause_reason}
                 await connection.execute(SQL["pause"], values)
-        healthy = {job.lane for job, verdict in settlements if verdict.health is EndpointHealth.HEALTHY}
-        await self._tell(connection, failing, healthy)
+        healthy = {job.lane for job, result in settlements if result.health is EndpointHealth.HEALTHY}
+        await self._write_health(connection, failing, healthy)
 
     async def record_lane_health(
         self, failing: Mapping[str, Sequence[EndpointHealth]], healthy: Collection[str]
     ) -> None:
-        """What is news of lanes, where no job brings it."""
-        async with self._pool.connection() as connection:
-            await self._tell(connection, failing, healthy)
+        """Record the health of lanes that was found without a job of theirs.
 
-    async def _tell(
+        ``failing`` has the failures of each lane in order; the lanes in ``healthy`` get closed breakers.
+        """
+        async with self._pool.connection() as connection:
+            await self._write_health(connection, failing, healthy)
+
+    async def _write_health(
         self, connection: Connection, failing: Mapping[str, Sequence[EndpointHealth]], healthy: Collection[str]
     ) -> None:
         if failing:
-            await self._trip(connection, failing)
+            await self._count_failures(connection, failing)
         if healthy:
             await connection.execute(SQL["lanes_heal"], {"queue": self.queue, "lanes": sorted(healthy)})
 
-    async def _trip(self, connection: Connection, failing: Mapping[str, Sequence[EndpointHealth]]) -> None:
+    async def _count_failures(self, connection: Connection, failing: Mapping[str, Sequence[EndpointHealth]]) -> None:
         values = {"queue": self.queue, "lanes": sorted(failing)}
         await connection.execute(SQL["lanes_known"], values)
         rows = await (await connection.execute(SQL["lanes_locked"], values)).fetchall()
         for lane, failures, trips, open_for in rows:
-            news = failing[lane]
-            now = after_failures(Breaker(failures, trips, open_for), len(news), broken=EndpointHealth.BROKEN in news)
-            changed = {"failures": now.failures, "trips": now.trips, "open_for": now.open_for}
-            await connection.execute(SQL["lane_broken"], {"queue": self.queue, "lane": lane, **changed})
+            new_failures = failing[lane]
+            before, is_broken = Breaker(failures, trips, open_for), EndpointHealth.BROKEN in new_failures
+            breaker = after_failures(before, len(new_failures), broken=is_broken)
+            state = {"failures": breaker.failures, "trips": breaker.trips, "open_for": breaker.open_for}
+            await connection.execute(SQL["lane_broken"], {"queue": self.queue, "lane": lane, **state})

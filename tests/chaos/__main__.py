@@ -1,4 +1,4 @@
-"""`python -m tests.chaos [scenario …]`: break things on purpose, and say whether what was promised still held."""
+"""`python -m tests.chaos [scenario …]`: cause failures on purpose, and check that all guarantees still hold."""
 
 import argparse
 import asyncio

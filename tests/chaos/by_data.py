@@ -1,4 +1,4 @@
-"""Scenarios of what is on the log and what time it is: poison, and clocks an hour off."""
+"""Scenarios with invalid records on the log, and with clocks that are an hour off."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ async def _poison(play: Play, producer: Any, topic: str, nth: int) -> None:
     kinds = _webhooks() if topic == "provider-webhooks" else _facts(topic)
     value = kinds[nth % len(kinds)]
     known = list(play.world.ledger.accepted.values())
-    # Under the key of an email that lives: its other facts must not suffer.
+    # Mostly with the key of a real email, whose other facts must not be affected.
     key = play.dice.choice(known) if known and play.dice.random() < 0.7 else f"nobody-{nth}"
     sent = await producer.send_and_wait(play.world.prefix + topic, value, key=key.encode())
     play.world.ledger.poison.append((topic, sent.partition, sent.offset))
@@ -85,7 +85,7 @@ def _webhook(body: bytes, **other: str) -> bytes:
 
 
 def _clocks() -> Mapping[str, Mapping[str, str]]:
-    """Two roles an hour ahead, two an hour behind; what measures durations is left alone."""
+    """Return the environment for two roles an hour ahead and two an hour behind; monotonic clocks are unchanged."""
     found = sorted(Path("/usr").glob("lib*/**/faketime/libfaketimeMT.so.1"))
     if not found:
         raise Skipped("libfaketime is not installed (Debian: apt-get install faketime)")

@@ -1,4 +1,4 @@
-"""Scenarios of processes: killed, ended, frozen, joining and leaving."""
+"""Scenarios with processes that are killed, stopped, frozen, added and removed."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from tests.chaos.processes import Process
 from tests.chaos.scenarios import PAIRS, scenario
 
 GAP = 1.6
-"""Seconds between two kills, on average: enough for the victim to come back and be hit again."""
+"""Average seconds between two kills, enough for a killed process to restart and be killed again."""
 
 
 @scenario("kill -9 of a random process, again and again")
@@ -97,7 +97,7 @@ async def churn(play: Play) -> None:
 
 
 async def _leave(play: Play, worker: Process) -> None:
-    """Half of them politely."""
+    """Stop a worker, with SIGTERM in half of the cases and SIGKILL otherwise."""
     if play.dice.random() < 0.5:
         play.world.ledger.fault("SIGTERM", "worker")
         await play.world.processes.end(worker)
@@ -107,7 +107,7 @@ async def _leave(play: Play, worker: Process) -> None:
 
 
 async def _until_quiet(play: Play) -> None:
-    """Until every mail is out that will go out: then the backlog is as long as it gets."""
+    """Wait until no more emails are sent, when the backlog has its full length."""
     out, since = -1, time.monotonic()
     while time.monotonic() - since < 3:
         if len(play.world.ledger.mails) != out:
@@ -116,13 +116,14 @@ async def _until_quiet(play: Play) -> None:
 
 
 ZOMBIE = 13.0
-"""Longer than the session, so that there is a successor; shorter than a transaction may last, so that it lives."""
+"""Seconds of a freeze: longer than a session, so that another worker takes over, and shorter than the transaction
+timeout, so that the transaction of the frozen worker is still open."""
 HOLD = 4.0
-"""Much longer than the worker's commits are apart, and than the gateway waits before it says 503."""
+"""Seconds of a hold: much longer than the commit interval of the worker and the append timeout of the gateway."""
 
 
 def _patience() -> Mapping[str, Mapping[str, str]]:
-    """The gateway answers while it is held; the worker doesn't give up before it is killed."""
+    """Return append timeouts with which the gateway answers during a hold and the worker does not give up."""
     return {"gateway": {"MAILFOLD_APPEND_TIMEOUT": "1.5"}, "worker": {"MAILFOLD_APPEND_TIMEOUT": "30"}}
 
 
@@ -145,9 +146,9 @@ async def held_gateway(play: Play) -> None:
 
 
 async def _held(play: Play, role: str, *abouts: bytes) -> None:
-    """What the role acknowledged or answered while it waited, it acknowledged or answered too early.
+    """Hold back the records of a role and kill it: whatever it acknowledged during the hold was acknowledged too early.
 
-    In turn for each of the topics, or what comes more often is all that is ever caught.
+    The topics take turns, because otherwise only the most frequent records would ever be held.
     """
     proxy, rounds = play.servers.proxy, max(3, play.size.kills // 2)
 
@@ -172,10 +173,10 @@ async def silent_worker(play: Play) -> None:
 
 
 def _impatient() -> Mapping[str, Mapping[str, str]]:
-    """The worker gives up several times within one silence.
+    """Return an append timeout with which the worker gives up several times during one hold.
 
-    What it handed to its producer first is only late, whatever the worker thinks of it. What comes after that waits
-    for its turn in the worker's own memory, and is lost with the attempt.
+    Records that it passed to its producer first are only late. Later ones wait in the worker's memory and are lost with
+    the attempt.
     """
     return {"worker": {"MAILFOLD_APPEND_TIMEOUT": "1.5"}}
 
@@ -209,7 +210,7 @@ async def _silent(play: Play, *, plain_only: bool) -> None:
     held=("worker-1",),
 )
 async def zombie_write(play: Play) -> None:
-    """The worst zombie: its records reach the broker after its successor's."""
+    """Let the records of a frozen worker reach the broker after those of its successor."""
     first, proxy = play.world.processes.of("worker")[0], play.servers.proxy
 
     async def faults() -> None:
@@ -251,7 +252,7 @@ async def replay(play: Play) -> None:
 
 
 async def _rewind(play: Play) -> None:
-    """The fold's group back to the beginning of every topic."""
+    """Reset the group of the fold to the beginning of every topic."""
     consumer = aiokafka.AIOKafkaConsumer(
         bootstrap_servers=play.world.bootstrap, group_id=f"{play.world.prefix}mailfold", enable_auto_commit=False
     )
@@ -272,14 +273,14 @@ DERIVED = (
 
 
 async def _empty_database(play: Play) -> None:
-    """All that can be rebuilt from the log is lost."""
+    """Delete everything from the database that can be rebuilt from the log."""
     processes = play.world.processes
     away = [process for role in ("dispatch", "project", "emit") for process in processes.of(role)]
     for process in away:
         await processes.end(process)
     with psycopg.connect(play.world.url) as connection:
         connection.execute("truncate " + ", ".join(DERIVED))  # type: ignore[arg-type,unused-ignore]
-    # Whoever calls is ready before the first debt is found again: a rebuild must not count on being faster.
+    # Start dispatcher and emitter before conversions are found again: a rebuild must not depend on being faster.
     for process in away:
         if process.role != "project":
             process.start()
@@ -289,7 +290,7 @@ async def _empty_database(play: Play) -> None:
 
 
 async def _listening(play: Play, patience: float = 30) -> None:
-    """Until dispatcher and emitter wait for jobs."""
+    """Wait until dispatcher and emitter listen for jobs."""
     query = (
         "select count(distinct query) from pg_stat_activity where datname = current_database() and query ~ '^listen'"
     )

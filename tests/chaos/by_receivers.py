@@ -1,4 +1,4 @@
-"""Scenarios of Fast Track: errors of every kind, silence, slowness, and one dead receiver among many."""
+"""Scenarios with a faulty Fast Track receiver: all kinds of errors, no answer, slow answers, one dead among many."""
 
 import asyncio
 from collections import defaultdict
@@ -19,7 +19,7 @@ async def receiver_moods(play: Play) -> None:
     async def faults() -> None:
         receiver.moods = {str(1 + nth): mood for nth, mood in enumerate(MOODS)}
         await asyncio.sleep(15)
-        # What was settled as refused stays so; all else has to arrive now.
+        # Conversions that were settled as refused stay so; all others must arrive now.
         receiver.moods = {brand: mood for brand, mood in receiver.moods.items() if mood == "410"}
 
     await play.while_posting(8, faults())
@@ -29,7 +29,7 @@ async def receiver_moods(play: Play) -> None:
 
 
 def _too_early(play: Play) -> None:
-    """After a 429 with Retry-After nobody comes back before that time."""
+    """Record conversions that were sent again before the Retry-After of a 429 had passed."""
     refused: dict[str, float] = {}
     for row in play.world.ledger.conversions:
         if row.key in refused and row.at < refused[row.key] + RETRY_AFTER - 0.05:
@@ -52,7 +52,7 @@ async def receiver_slow(play: Play) -> None:
 
 @scenario("one dead receiver among 20 brands: the others' p99 stays within a factor of 2", brands=20)
 async def receiver_dead(play: Play) -> None:
-    """Well, dead, well again: so that what a noisy machine does to all is in the measure."""
+    """Measure before, during and after the failure, so that noise of the machine is part of the comparison."""
     stories = play.traffic.stories
     thirds = [stories[nth::3] for nth in range(3)]
     span = max(8.0, len(stories) / 60)
@@ -82,7 +82,7 @@ async def _all_but_the_dead(play: Play) -> None:
 
 
 def _p99(play: Play, names: set[str]) -> float:
-    """From a webhook's 2xx to the arrival of `delivered`."""
+    """Return the 99th percentile of the seconds from a webhook's 2xx to the arrival of `delivered`."""
     ours = {play.world.ledger.accepted[name] for name in names}
     waited: dict[str, float] = defaultdict(float)
     for row in play.world.ledger.conversions:

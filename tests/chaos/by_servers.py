@@ -1,4 +1,4 @@
-"""Scenarios of the servers: Kafka and Postgres killed, frozen, cut off, locked, out of disk."""
+"""Scenarios with Kafka and Postgres killed, frozen, disconnected, locked or out of disk space."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ ROUNDS = 2
 
 
 async def _down(play: Play, which: str, kind: str, seconds: float) -> None:
-    """One server away for so many seconds."""
+    """Make a server unavailable for ``seconds``."""
     play.world.ledger.fault(kind, which)
     if kind == "frozen":
         play.servers.freeze(which)
@@ -70,9 +70,9 @@ async def postgres_cut(play: Play) -> None:
 
 @scenario("a table is locked in the middle of a transaction, and who waits for it is killed")
 async def postgres_locked(play: Play) -> None:
-    """Between two writes that belong together there is hardly a moment to be killed in; a lock makes one."""
+    """Kill roles between two writes that belong together; a lock makes that short moment longer."""
 
-    # What the dispatcher happens to be writing is as often an ack, which its job outlives; so it is caught more often.
+    # The dispatcher is killed more often, because half of its writes are acks, which test less than requests do.
     caught = [("jobs.jobs", "dispatch")] * 2 + [("jobs.jobs", "project"), ("projections.history", "project")]
     rounds = caught * max(2, play.size.kills // 4)
 
@@ -86,13 +86,13 @@ async def postgres_locked(play: Play) -> None:
 
 async def _kill_who_waits(play: Play, table: str, role: str) -> None:
     async with await psycopg.AsyncConnection.connect(play.world.url) as locking:
-        # Conflicts with writers; readers go on. Ends when this transaction does.
+        # The lock blocks writers but not readers, and ends with this transaction.
         await locking.execute(f"lock table {table} in share row exclusive mode")  # type: ignore[arg-type,unused-ignore]
-        # Long enough for requests and changes to come that whoever is killed wants to write.
+        # Long enough for requests or changes to arrive that the role wants to write.
         await asyncio.sleep(3)
         for process in play.world.processes.of(role):
             play.kill(process)
-        # What it had sent goes on once the lock is gone, and finds nobody to commit it.
+        # A statement that the role had sent continues after the lock, but nothing commits it.
         await asyncio.sleep(0.3)
         await locking.rollback()
 
@@ -126,7 +126,7 @@ async def _disk_full(play: Play, which: str) -> None:
     if not batches.get("503", 0):
         play.world.ledger.wrong.append(f"a full disk and no 503: {batches}")
     ballast.unlink()
-    # A server that ended for want of space is started again, as its supervisor would.
+    # Restart a server that ended because of the full disk, as its supervisor would.
     await asyncio.sleep(1)
     await _again(play, which)
     await posting
@@ -134,7 +134,7 @@ async def _disk_full(play: Play, which: str) -> None:
 
 
 async def _again(play: Play, which: str) -> None:
-    """Kafka without its one log folder shuts down; it may take its time."""
+    """Start the server again; Kafka may take a while to shut down after it lost its only log folder."""
     with contextlib.suppress(AssertionError):
         await play.servers.ensure()
     await asyncio.sleep(3)
@@ -142,7 +142,7 @@ async def _again(play: Play, which: str) -> None:
 
 
 def _fill(ballast: Path) -> None:
-    """Write until there is no room for another byte."""
+    """Fill the disk until not even one byte can be written."""
     with ballast.open("wb", buffering=0) as file:
         for size in (1_000_000, 4096, 1):
             with contextlib.suppress(OSError):

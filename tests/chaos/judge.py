@@ -1,4 +1,4 @@
-"""What must hold after every scenario, read from ledgers, topics and tables; no breach hides another."""
+"""The checks after every scenario, on ledgers, topics and tables; all breaches are reported, not only the first."""
 
 import subprocess
 from collections import defaultdict
@@ -21,7 +21,7 @@ SERVERS = ("kafka", "postgres")
 
 @dataclass
 class Verdict:
-    """Breaches by what should have held, and how much went out twice."""
+    """The breaches by guarantee, and how many emails and conversions were sent twice."""
 
     breaches: dict[str, list[str]] = field(default_factory=dict)
     mails_twice: int = 0
@@ -32,7 +32,7 @@ class Verdict:
             self.breaches.setdefault(hold, []).extend(rows)
 
     def shown(self) -> Iterator[str]:
-        """The breaches, a few of each."""
+        """Yield the breaches, a few of each guarantee."""
         for hold, rows in self.breaches.items():
             yield from (f"{hold}: {row[:600]}" for row in rows[:SHOWN])
             if len(rows) > SHOWN:
@@ -40,7 +40,7 @@ class Verdict:
 
 
 async def judge(world: World, stories: Collection[Story]) -> Verdict:
-    """Everything that must hold. The roles have ended; the servers run."""
+    """Check all guarantees. The roles must be stopped and the servers running."""
     verdict = Verdict()
     verdict.add("nothing odd on the way", world.ledger.wrong)
     _accepted(world, stories, verdict)
@@ -86,7 +86,7 @@ def _mails(world: World, stories: Collection[Story], verdict: Verdict) -> None:
 
 
 def _bounded(world: World, role: str, twice: int, what: str, verdict: Verdict) -> None:
-    """One kill, one window; a server's fault hits every process of the role."""
+    """Check that repeats stay within one window per kill; a fault of a server counts for every process of the role."""
     of_role = len(world.processes.of(role))
     limit = WINDOW * (world.ledger.hit(role) + of_role * world.ledger.hit(*SERVERS))
     if twice > limit:
@@ -110,7 +110,7 @@ def _conversions(world: World, stories: Collection[Story], verdict: Verdict) -> 
 
 
 def _order(story: Story, rows: list[Arrival]) -> Iterator[str]:
-    """Each word arrives, and not before the one before it was answered for good."""
+    """Yield words that never arrived, or arrived before the previous one was settled."""
     first = {row.word: row.at for row in reversed(rows)}
     settled: dict[str, float] = {}
     for row in sorted(rows, key=lambda one: one.answered_at):
@@ -175,7 +175,7 @@ def _timeline(facts: dict[str, dict[Place, Fact]], url: str) -> Iterator[str]:
 
 
 async def _letters(world: World, poison: set[Place]) -> list[str]:
-    """Every poisoned record has a dead letter, and nothing else has."""
+    """Return invalid records without a dead letter, and dead letters of other records."""
     rows = await oracle.dump(world.bootstrap, world.prefix, "dead-letters")
     letters = [msgspec.msgpack.decode(row.value or b"\xc0") for row in rows]
     sources = {(letter["source"][0], letter["source"][1], letter["source"][2]): letter for letter in letters}

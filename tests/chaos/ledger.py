@@ -1,4 +1,4 @@
-"""What was sent, accepted, handed over, told and broken, in order of arrival; kept in memory and as lines of JSON."""
+"""The record of a run: messages accepted, emails sent, conversions and faults, in memory and as lines of JSON."""
 
 import json
 import time
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 SETTLING = {200, 410}
-"""Answers of our receiver after which nothing more may be told of that word."""
+"""Answers of our receiver after which that conversion must not be sent again."""
 
 
 @dataclass(frozen=True)
 class Mail:
-    """A mail that the SMTP sink answered with 250."""
+    """An email that the SMTP sink accepted."""
 
     at: float
     to: str
@@ -24,7 +24,7 @@ class Mail:
 
 @dataclass
 class Arrival:
-    """One conversion as it arrived at the receiver, and what that answered: 0 is no answer that could be read."""
+    """A conversion as it arrived at the receiver, and the answer; 0 stands for an answer that cannot be read."""
 
     at: float
     brand: str
@@ -39,7 +39,7 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that was broken on purpose; ``target`` is a role, `kafka`, `postgres`, `receiver` or `all`."""
+    """A fault that was caused on purpose; ``target`` is a role, `kafka`, `postgres`, `receiver` or `all`."""
 
     at: float
     kind: str
@@ -48,7 +48,7 @@ class Fault:
 
 @dataclass
 class Ledger:
-    """One scenario's books."""
+    """The record of one scenario."""
 
     accepted: dict[str, str] = field(default_factory=dict)
     """activity.id -> email_id."""
@@ -56,27 +56,27 @@ class Ledger:
     conversions: list[Arrival] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     exits: list[tuple[str, int]] = field(default_factory=list)
-    """(role, exit code) of each process that ended and was started again."""
+    """Role and exit code of each process that ended and was restarted."""
     answers: Counter[str] = field(default_factory=Counter)
-    """What the gateway answered, by surface and status."""
+    """Number of the gateway's answers, by API and status."""
     wrong: list[str] = field(default_factory=list)
-    """What was seen to be wrong on the way, before anybody judged."""
+    """Breaches that were found during the run, before the final checks."""
     poison: list[tuple[str, int, int]] = field(default_factory=list)
-    """(topic, partition, offset) of each record that nobody can read."""
+    """Topic, partition and offset of each invalid record."""
 
     def fault(self, kind: str, target: str) -> None:
         self.faults.append(Fault(time.time(), kind, target))
 
     def hit(self, *targets: str) -> int:
-        """How many faults hit these."""
+        """Return how many faults hit these targets."""
         return sum(fault.target in (*targets, "all") for fault in self.faults)
 
     def told(self) -> set[tuple[str, str]]:
-        """(email_id, word) of every conversion that was answered for good."""
+        """Return the email id and word of every conversion that was settled by its answer."""
         return {(row.email_id, row.word) for row in self.conversions if row.answered in SETTLING}
 
     def write(self, folder: Path) -> None:
-        """The books as files, for whoever looks for the reason."""
+        """Write the record to files, to analyse a failure."""
         _lines(folder / "accepted.jsonl", ({"id": name, "email_id": email} for name, email in self.accepted.items()))
         _lines(folder / "mails.jsonl", ({**asdict(mail), "html": len(mail.html)} for mail in list(self.mails)))
         _lines(folder / "conversions.jsonl", (asdict(row) for row in self.conversions))

@@ -1,7 +1,7 @@
-"""Guards of the product, each with a patch that breaks it and the scenario that must notice.
+"""Guards of the product, each with a patch that breaks it and the scenario that must detect it.
 
-A patch whose text is gone fails loudly (:class:`tests.chaos.source.Stale`): then the guard has moved, and its
-mutation has to follow.
+A patch whose text is not found raises :class:`tests.chaos.source.Stale`: the guard has changed, and its mutation must
+be updated.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Mutation:
     scenario: str
     patches: tuple[Patch, ...]
     louder: tuple[Patch, ...] = ()
-    """Harmless by themselves (the baseline runs with them): they make the damage show in a small world."""
+    """Patches that are harmless by themselves (the baseline has them) and make the damage visible in a short run."""
     emails: int = 150
     kills: int = 4
 
@@ -79,10 +79,10 @@ STREAMING = (
         (
             Patch(
                 TOPOLOGY,
-                "                await backlog.add(run.stretch(), run.ack)\n",
+                "                await backlog.add(run.record_batch(), run.ack)\n",
                 "                if __import__('random').random() < 0.1:\n"
                 '                    raise LookupError("on purpose")\n'
-                "                await backlog.add(run.stretch(), run.ack)\n",
+                "                await backlog.add(run.record_batch(), run.ack)\n",
             ),
         ),
     ),
@@ -128,12 +128,12 @@ OUTBOXES = (
         (
             Patch(
                 "pipeline/dispatch/intake.py",
-                "if partition not in known and partition.topic != acks:",
+                "if partition not in stored and partition.topic != acks:",
                 "if partition is None:",
             ),
         ),
         # So few records would come in one batch, whose acks are written first anyway.
-        (Patch("pipeline/dispatch/intake.py", "BATCH: Final = 2000", "BATCH: Final = 5"),),
+        (Patch("pipeline/dispatch/intake.py", "PER_POLL: Final = 2000", "PER_POLL: Final = 5"),),
     ),
     Mutation(
         "the emitter closes the debt before it tells Fast Track",
@@ -141,9 +141,11 @@ OUTBOXES = (
         (
             Patch(
                 "pipeline/emit/emitter.py",
-                "        reply = await self._call.post(",
-                '        await self._record(job, debt, destination, Reply(200, ""), Outcome.DELIVERED)\n'
-                "        reply = await self._call.post(",
+                "        reply = await self._client.post(",
+                '        delivered = ConversionResponse(200, "")\n'
+                "        outcome = ConversionOutcome.DELIVERED\n"
+                "        await self._append_result(job, conversion, destination, delivered, outcome)\n"
+                "        reply = await self._client.post(",
             ),
         ),
     ),
@@ -192,7 +194,7 @@ PROJECTIONS = (
             ),
         ),
         # So few changes would come in one run, which knows at once what is settled.
-        (Patch("pipeline/project/partition.py", "RUN: Final = 1000", "RUN: Final = 5"),),
+        (Patch("pipeline/project/partition.py", "MAX_RECORDS: Final = 1000", "MAX_RECORDS: Final = 5"),),
     ),
 )
 
@@ -201,8 +203,10 @@ LOG = (
         "events are not told apart by their ids",
         "kill-any",
         (
-            Patch("topics/join.py", "    if len(ids) > SKETCH or not _covers(ids, b.ids):\n", "    if b.ids:\n"),
-            Patch("topics/join.py", "tuple(sorted({*ids, *b.ids}))[:SKETCH]", "tuple(sorted([*ids, *b.ids]))[:SKETCH]"),
+            Patch(
+                "topics/join.py", "    if len(ids) > MAX_IDS_PER_MARK or not _covers(ids, b.ids):\n", "    if b.ids:\n"
+            ),
+            Patch("topics/join.py", "tuple(sorted({*ids, *b.ids}))", "tuple(sorted([*ids, *b.ids]))"),
         ),
     ),
     Mutation(
@@ -222,6 +226,6 @@ HARMLESS = (
         (Patch(FLOW, '"mode.CrashingSupervisor"', '"mode.OneForOneSupervisor"'),),
     ),
 )
-"""Slips that are made good: tests hold them to it, so that nobody relies on a guard that is not one any more."""
+"""Mutations that another guard makes harmless; tests check that they are, so that this is known to stay true."""
 
 MUTATIONS = (*STREAMING, *OUTBOXES, *PROJECTIONS, *LOG)

@@ -1,4 +1,4 @@
-"""Plain readers of topics and tables. Shares no code with the product."""
+"""Plain readers of topics and tables, which share no code with the product."""
 
 import json
 from collections import defaultdict
@@ -26,7 +26,7 @@ class Row:
 
 
 async def dump(bootstrap: str, prefix: str, topic: str) -> list[Row]:
-    """Every committed record of a topic, partition by partition in order."""
+    """Return every committed record of a topic, in order within each partition."""
     consumer = aiokafka.AIOKafkaConsumer(
         bootstrap_servers=bootstrap,
         isolation_level="read_committed",
@@ -56,14 +56,14 @@ def _text(key: bytes | None) -> str | None:
 
 
 async def partitions_of(consumer: Any, topic: str) -> list[aiokafka.TopicPartition]:
-    """A topic's partitions, whether the consumer has heard of it or not."""
+    """Return the partitions of a topic, even if the consumer has no metadata of it yet."""
     consumer._client.add_topic(topic)
     await consumer._client.force_metadata_update()
     return [aiokafka.TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
 
 
 async def facts(bootstrap: str, prefix: str, poison: Collection[Place] = ()) -> dict[str, dict[Place, Fact]]:
-    """Every fact on the log by email id and place, but for what was written to be unreadable."""
+    """Return every fact on the log by email id and position, without the invalid records in ``poison``."""
     found: dict[str, dict[Place, Fact]] = defaultdict(dict)
     for topic in FACT_TOPICS:
         for row in await dump(bootstrap, prefix, topic):
@@ -75,7 +75,7 @@ async def facts(bootstrap: str, prefix: str, poison: Collection[Place] = ()) -> 
 
 
 async def latest_states(bootstrap: str, prefix: str) -> dict[str, dict[str, Any]]:
-    """The newest state of each email on the changelog."""
+    """Return the newest state of each email on the changelog."""
     newest: dict[str, dict[str, Any]] = {}
     for row in await dump(bootstrap, prefix, "email-states"):
         assert row.key is not None
@@ -87,24 +87,24 @@ async def latest_states(bootstrap: str, prefix: str) -> dict[str, dict[str, Any]
 
 
 async def changes(bootstrap: str, prefix: str) -> list[dict[str, Any]]:
-    """Every change, in log order per partition; without what only tells the time."""
+    """Return every change, in order within each partition, without the fields that only hold times."""
     rows = [json.loads(row.value or b"null") for row in await dump(bootstrap, prefix, "email-changes")]
     return [row for row in rows if row["type"].startswith("email-change/")]
 
 
 def table(url: str, query: str) -> list[tuple[Any, ...]]:
-    """A question to Postgres."""
+    """Return the rows of a query."""
     with psycopg.connect(url) as connection:
         return connection.execute(query).fetchall()  # type: ignore[arg-type,unused-ignore]
 
 
 def statuses(url: str) -> dict[str, str]:
-    """The history's status of each email."""
+    """Return the status of each email in the history."""
     return dict(table(url, "select email_id::text, status from projections.history"))
 
 
 def open_jobs(url: str) -> list[tuple[Any, ...]]:
-    """Jobs that are neither done nor dead."""
+    """Return the jobs that are neither done nor dead."""
     return table(
         url,
         "select queue, stream::text, name, state, attempts, lane, last_error from jobs.jobs "
@@ -113,12 +113,12 @@ def open_jobs(url: str) -> list[tuple[Any, ...]]:
 
 
 def dead_jobs(url: str) -> list[tuple[Any, ...]]:
-    """Jobs that were given up."""
+    """Return the dead jobs."""
     return table(url, "select queue, stream::text, name, lane, last_error from jobs.jobs where state = 'dead'")
 
 
 async def lag(bootstrap: str, url: str, prefix: str) -> dict[str, int]:
-    """How far each reader is behind: projector and dispatcher by their own tables, the worker by its group."""
+    """Return the lag of each reader: of projector and dispatcher by their own tables, of the worker by its group."""
     behind: dict[str, int] = {}
     consumer = aiokafka.AIOKafkaConsumer(
         bootstrap_servers=bootstrap,

@@ -1,4 +1,4 @@
-"""One scenario at work: a world, its traffic, and the hands that break things; every fault goes into the books."""
+"""The run of one scenario: its world, its traffic and the means to cause faults, all of which are recorded."""
 
 import asyncio
 import random
@@ -15,27 +15,27 @@ from tests.chaos.world import World
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything."""
+    """The amounts of a run."""
 
     emails: int = 500
     kills: int = 5
     short_freeze: float = 15.0
     long_freeze: float = 90.0
-    """Both longer than the session (10 s), so that a successor is at work."""
+    """Seconds; both are longer than a session (10 s), so that another process takes over."""
     patience: float = 0.0
-    """Seconds until what has not arrived by then is called lost; 0: by the number of emails."""
+    """Seconds after which anything that has not arrived counts as lost; 0: depends on the number of emails."""
 
 
 WARM_UP = 4
 
 
 class Skipped(Exception):
-    """This machine can't show it; the message says why."""
+    """The scenario cannot run on this machine; the message says why."""
 
 
 @dataclass
 class Play:
-    """What a scenario works with."""
+    """The environment that a scenario works with."""
 
     world: World
     traffic: Traffic
@@ -45,13 +45,13 @@ class Play:
     notes: list[str] = field(default_factory=list)
 
     async def while_posting(self, span: float, faults: Awaitable[None]) -> None:
-        """Traffic spread over ``span`` seconds, and faults beside it."""
+        """Post the traffic over ``span`` seconds and cause the faults at the same time."""
         async with asyncio.TaskGroup() as both:
             both.create_task(self.traffic.post(span))
             both.create_task(_as_coroutine(faults))
 
     async def warm_up(self, patience: float = 120) -> None:
-        """A few emails to their end: what is broken before everybody works, breaks nothing."""
+        """Process a few emails completely, because faults before all roles work would test nothing."""
         whole, self.traffic.stories = self.traffic.stories, self.traffic.stories[:WARM_UP]
         await self.traffic.post(0)
         deadline = time.monotonic() + patience
@@ -61,7 +61,7 @@ class Play:
         self.traffic.stories = whole[WARM_UP:]
 
     async def at_work(self, patience: float = 12) -> None:
-        """Until mails go out and conversions arrive (again), and a moment more."""
+        """Wait until emails are sent and conversions arrive (again), and a moment longer."""
         ledger, deadline = self.world.ledger, time.monotonic() + patience
         mails, told = len(ledger.mails), len(ledger.conversions)
         while time.monotonic() < deadline and (len(ledger.mails) == mails or len(ledger.conversions) == told):
@@ -73,14 +73,14 @@ class Play:
         process.kill()
 
     async def kill_some(self, count: int, gap: float, *roles: str) -> None:
-        """So many kill -9, of random processes (of these roles)."""
+        """Send ``count`` SIGKILLs to random processes, of these roles if any are given."""
         for _ in range(count):
             await asyncio.sleep(gap * self.dice.uniform(0.4, 1.6))
             if targets := [one for one in self.world.processes.targets() if not roles or one.role in roles]:
                 self.kill(self.dice.choice(targets))
 
     async def freeze(self, seconds: float, *processes: Process) -> None:
-        """SIGSTOP, wait, SIGCONT."""
+        """Stop processes for ``seconds`` with SIGSTOP and SIGCONT."""
         for process in processes:
             self.world.ledger.fault(f"SIGSTOP {seconds:.0f} s", process.role)
             process.freeze()
@@ -91,12 +91,12 @@ class Play:
                 process.thaw()
 
     async def settle(self, patience: float) -> list[str]:
-        """See :func:`settle`."""
+        """Wait until everything is done; see :func:`settle`."""
         return await settle(self.world, self.traffic, patience)
 
 
 async def settle(world: World, traffic: Traffic, patience: float) -> list[str]:
-    """Wait until all is told, done and read; what was not, when the time was up."""
+    """Wait until all conversions arrived and all jobs and topics are processed; return what is left after a timeout."""
     deadline = time.monotonic() + patience
     for left in (_untold, _open, _behind):
         while rows := await left(world, traffic):

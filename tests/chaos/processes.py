@@ -1,4 +1,4 @@
-"""The product's roles as processes: started as a user would, killed, frozen, ended; started again when they died."""
+"""The roles of the product as processes: started as a user would, killed, frozen, stopped, restarted after a crash."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ STARTING = 8.0
 
 
 class Process:
-    """One role's process; ``name`` is the role and a number."""
+    """A process of a role; its ``name`` is the role and a number."""
 
     def __init__(self, role: str, number: int, env: Mapping[str, str], folder: Path, tree: Path) -> None:
         self.role = role
@@ -47,7 +47,7 @@ class Process:
 
     @property
     def code(self) -> int | None:
-        """Its exit code; None while it runs."""
+        """Return the exit code; None while the process runs."""
         return None if self._process is None else self._process.poll()
 
     @property
@@ -56,7 +56,7 @@ class Process:
 
     @property
     def ready(self) -> bool:
-        """Whether a worker says so, since it was started the last time."""
+        """Return whether the worker has reported since its last start that it is ready."""
         if not self.alive:
             return False
         with self.log.open("rb") as log:
@@ -65,7 +65,7 @@ class Process:
 
     @property
     def young(self) -> bool:
-        """So young that Python may still be importing: SIGTERM then ends it as it ends any program."""
+        """Return whether SIGTERM ended it while Python may still have been importing, before its handler was set."""
         return self.code == -signal.SIGTERM and time.monotonic() - self.began < STARTING
 
     def signal(self, number: int) -> None:
@@ -85,7 +85,7 @@ class Process:
         self.signal(signal.SIGCONT)
 
     async def gone(self, patience: float = PATIENCE) -> bool:
-        """Whether it ends by itself in time."""
+        """Wait for the process to end by itself; return whether it did in time."""
         deadline = time.monotonic() + patience
         while self.alive and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
@@ -93,7 +93,7 @@ class Process:
 
 
 class Processes:
-    """All of them, and their supervisor."""
+    """All processes and their supervisor."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.all: list[Process] = []
@@ -104,11 +104,11 @@ class Processes:
         return [process for process in self.all if process.role == role]
 
     def targets(self) -> list[Process]:
-        """Those that can be hit: alive and not frozen."""
+        """Return the processes that can be faulted: running and not frozen."""
         return [process for process in self.all if process.alive and not process.frozen]
 
     async def supervise(self) -> None:
-        """Start again whatever died, sooner or later depending on how often it did so lately."""
+        """Restart processes that ended, with longer pauses for those that ended often recently."""
         pauses: dict[str, float] = {}
         while not self._stopping:
             for process in self.all:
@@ -127,7 +127,7 @@ class Processes:
             process.start()
 
     async def end(self, process: Process) -> float:
-        """SIGTERM one; how long it took. What is wrong with its end goes into the books."""
+        """Stop a process with SIGTERM and return the seconds it took; a wrong exit is recorded in the ledger."""
         process.wanted = False
         if process.code is None and not process.alive:
             return 0.0  # never started
@@ -144,13 +144,13 @@ class Processes:
         return time.monotonic() - began
 
     async def stop(self) -> dict[str, float]:
-        """SIGTERM to all; how long each took."""
+        """Stop all processes with SIGTERM and return the seconds that each took."""
         self._stopping = True
         took = await asyncio.gather(*(self.end(process) for process in self.all))
         return {process.name: seconds for process, seconds in zip(self.all, took, strict=True)}
 
     def abandon(self) -> None:
-        """End whatever is left, at once."""
+        """Kill all remaining processes."""
         self._stopping = True
         for process in self.all:
             process.wanted = False
@@ -158,7 +158,7 @@ class Processes:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Start all, watch them until the block ends."""
+        """Start all processes and supervise them until the block ends."""
         for process in self.all:
             process.start()
         watcher = asyncio.create_task(self.supervise())

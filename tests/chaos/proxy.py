@@ -1,7 +1,7 @@
-"""A TCP proxy before a broker that can hold back produce requests and let everything else through.
+"""A TCP proxy in front of a broker that can hold back produce requests and forward everything else.
 
-So the log neither confirms nor refuses, while commits, heartbeats and fetches go on: what was acknowledged in that
-time was acknowledged too early.
+The log then neither confirms nor refuses, while commits, heartbeats and fetches continue: whatever is acknowledged in
+that time is acknowledged too early.
 """
 
 import asyncio
@@ -10,11 +10,12 @@ import struct
 from collections.abc import AsyncIterator
 
 _PRODUCE = 0
-"""The API key (Kafka protocol). A transaction's own steps go through: its offsets, too, may be committed too early."""
+"""API key of produce requests in the Kafka protocol. Other steps of a transaction are forwarded, so that offsets which
+are committed too early are noticed too."""
 
 
 class KafkaProxy:
-    """Forwards; while ``open`` is not set, produce requests wait."""
+    """The proxy; while ``open`` is not set, it holds back produce requests."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._target = host, port
@@ -24,11 +25,11 @@ class KafkaProxy:
         self.open.set()
         self.port = 0
         self.plain_only = False
-        """Hold back only what belongs to no transaction."""
+        """Whether to hold back only requests outside of transactions."""
         self.about = b""
-        """Hold back only what has this in it, such as a topic's name."""
+        """Bytes that a request must contain to be held back, such as the name of a topic."""
         self.held = 0
-        """How many requests have waited."""
+        """Number of requests that were held back."""
 
     @property
     def bootstrap(self) -> str:
@@ -39,7 +40,7 @@ class KafkaProxy:
         self.open.clear()
 
     async def caught(self, patience: float = 20) -> None:
-        """Until somebody waits who has come since :meth:`hold`; or nobody came."""
+        """Wait until a request is held back that arrived after :meth:`hold`, or until the timeout."""
         before = self.held
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
@@ -50,7 +51,7 @@ class KafkaProxy:
         self.open.set()
 
     def forget(self) -> None:
-        """Cut every connection: what was held never reaches the broker."""
+        """Close every connection, so that held requests never reach the broker."""
         for task in self._tasks:
             task.cancel()
 
@@ -90,14 +91,18 @@ class KafkaProxy:
             sink.close()
 
     def _concerns(self, frame: bytes) -> bool:
-        """Whether it is a produce request, and of the kind that is held."""
+        """Return whether a frame is a produce request of the kind that is held back."""
         if struct.unpack(">h", frame[:2])[0] != _PRODUCE or self.about not in frame:
             return False
         return not (self.plain_only and _transactional(frame))
 
 
 def _transactional(frame: bytes) -> bool:
-    """Header v1: key, version, correlation id, client id; then, from version 3 on, a transactional id or none."""
+    """Return whether a produce request belongs to a transaction.
+
+    Its header (version 1) has key, version, correlation id and client id; from version 3 of the request on, a
+    transactional id or none follows.
+    """
     (version,) = struct.unpack_from(">h", frame, 2)
     (client,) = struct.unpack_from(">h", frame, 8)
     (length,) = struct.unpack_from(">h", frame, 10 + max(client, 0))
@@ -106,7 +111,7 @@ def _transactional(frame: bytes) -> bool:
 
 @contextlib.asynccontextmanager
 async def proxy(made: KafkaProxy) -> AsyncIterator[KafkaProxy]:
-    """Listening until the block ends."""
+    """Run the proxy until the block ends."""
     await made.start()
     try:
         yield made

@@ -1,4 +1,4 @@
-"""A scenario, a seed and servers in; a verdict with its figures out, and a folder of logs where something was wrong."""
+"""Run scenarios with seeds on servers, check the guarantees, and keep the logs of runs that failed."""
 
 import contextlib
 import json
@@ -24,12 +24,12 @@ from tests.chaos.world import Shape, World, product_env, world
 SMALL_DISK_MB = 320
 CAUGHT_UP = "caught up at the end"
 ITSELF = "the scenario itself"
-"""A breach of our own: the harness broke, or what it needs was not there."""
+"""Name of breaches of the harness itself: it failed, or something that it needs was missing."""
 
 
 @dataclass
 class Result:
-    """What came of one scenario."""
+    """The result of one run of a scenario."""
 
     name: str
     seed: int
@@ -49,7 +49,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a scenario is tried on."""
+    """The conditions of a run."""
 
     folder: Path
     tree: Path
@@ -57,7 +57,7 @@ class Trial:
 
 
 async def run(scenario: Scenario, given: Servers, seed: int, trial: Trial) -> Result:
-    """Play and judge; the logs stay where something was wrong."""
+    """Run a scenario and check the guarantees; the logs are kept if it failed."""
     folder = trial.folder / f"{scenario.name}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     result = Result(scenario.name, seed, trial.size.emails, folder)
@@ -80,7 +80,7 @@ async def run(scenario: Scenario, given: Servers, seed: int, trial: Trial) -> Re
 
 @contextlib.asynccontextmanager
 async def _disk(scenario: Scenario, given: Servers, folder: Path) -> AsyncIterator[Servers]:
-    """The given servers; or ones of its own, one of them on a small disk."""
+    """Yield the given servers, or new ones with one of them on a small disk if the scenario needs that."""
     if not scenario.own_disk:
         yield given
         return
@@ -120,7 +120,7 @@ async def _play(scenario: Scenario, given: Servers, trial: Trial, result: Result
 
 
 async def _perform(scenario: Scenario, play: Play, verdict: Verdict) -> list[str]:
-    """The scenario, and what was still open when the patience was over."""
+    """Run the scenario; return what was still unfinished after the timeout."""
     whole = play.traffic.stories
     try:
         await play.warm_up()
@@ -146,7 +146,7 @@ def _figures(place: World) -> list[str]:
 
 
 async def run_all(chosen: list[Scenario], seeds: list[int], trial: Trial, told: "Told") -> list[Result]:
-    """Every scenario with every seed, on the same servers."""
+    """Run every scenario with every seed, on the same servers."""
     results = []
     async with servers(trial.folder / "servers") as given:
         for seed in seeds:
@@ -158,7 +158,7 @@ async def run_all(chosen: list[Scenario], seeds: list[int], trial: Trial, told: 
 
 
 class Told:
-    """Where progress goes."""
+    """The receiver of progress messages."""
 
     def __call__(self, line: str) -> None:
         print(line, flush=True)

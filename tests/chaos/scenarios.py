@@ -1,4 +1,4 @@
-"""Every scenario by its name: what it breaks and how the world is laid out for it."""
+"""The registry of scenarios: what each breaks, and the processes and servers that it needs."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ SINGLES: Mapping[str, int] = dict.fromkeys(PAIRS, 1)
 
 @dataclass(frozen=True)
 class Scenario:
-    """A way to break things."""
+    """A kind of failure and the setup that it needs."""
 
     name: str
     what: str
@@ -24,7 +24,7 @@ class Scenario:
     own_disk: str = ""
     """The server (`kafka`, `postgres`) whose files lie on a small disk."""
     role_env: Callable[[], Mapping[str, Mapping[str, str]]] = dict
-    """More environment, by role or process; may raise Skipped."""
+    """Returns extra environment variables by role or process; may raise Skipped."""
 
 
 SCENARIOS: dict[str, Scenario] = {}

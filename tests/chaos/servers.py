@@ -1,7 +1,6 @@
-"""Kafka and Postgres of our own, to be killed, frozen, starved of disk and restarted.
+"""Kafka and Postgres for the scenarios, which can be killed, frozen, restarted or run out of disk space.
 
-`pipeline.devstack.servers` starts them, because it starts the real, third-party servers; nothing that judges comes from
-there.
+`pipeline.devstack.servers` starts them, because it starts the real, third-party servers; no check uses its code.
 """
 
 import asyncio
@@ -25,7 +24,7 @@ from tests.chaos.proxy import KafkaProxy, proxy
 
 
 def free_port() -> int:
-    """Below 32768: Linux gives the ports above to outgoing connections."""
+    """Return a free port below 32768, because Linux uses those above for outgoing connections."""
     while True:
         port = 20_000 + secrets.randbelow(12_000)
         with socket.socket() as probe:
@@ -59,7 +58,7 @@ class Servers:
         return self._postgres
 
     async def ensure(self) -> None:
-        """Both run, thawed; whatever a scenario did to them."""
+        """Make sure that both servers run and are not frozen, whatever a scenario did to them."""
         if self._kafka is None or not self._kafka.is_running():
             self._start_kafka()
         if self._postgres is None or not self._postgres.is_running():
@@ -70,7 +69,7 @@ class Servers:
         await _until("Postgres answers", lambda: postgres.is_ready(self.url))
 
     def _start_kafka(self) -> None:
-        """Spawned from the main thread: the kernel takes the death of the thread that started it for ours."""
+        """Start Kafka. Must be called in the main thread, because the kernel stops it when the starting thread ends."""
         program = kafka.prepare_program(self.folder / "kafka", self._ports[0], self._ports[1])
         _second_listener(Path(program.argv[-1]), self._ports[2], self.proxy.port)
         self._kafka = spawn(program)
@@ -81,7 +80,7 @@ class Servers:
         self._postgres = spawn(replace(program, argv=(*program.argv, "-c", "max_connections=300")))
 
     def kill(self, which: str, number: int = signal.SIGKILL) -> None:
-        """End one at once: SIGKILL, or Postgres' immediate shutdown (SIGQUIT)."""
+        """End a server at once: with SIGKILL, or with Postgres' immediate shutdown (SIGQUIT)."""
         child = self._of(which)
         if which == "postgres" and number == signal.SIGKILL:
             for process in _family(child.pid):
@@ -104,7 +103,7 @@ class Servers:
                 process.resume()
 
     def cut(self) -> int:
-        """End every connection to Postgres but this one; how many."""
+        """Terminate every other connection to Postgres and return their number."""
         with psycopg.connect(self.url, autocommit=True) as admin:
             rows = admin.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity "
@@ -113,7 +112,7 @@ class Servers:
         return len(rows)
 
     def database(self) -> str:
-        """The URL of a new database."""
+        """Create a database and return its URL."""
         name = f"chaos_{secrets.token_hex(6)}"
         with psycopg.connect(self.url, autocommit=True) as admin:
             admin.execute(f"create database {name}")  # type: ignore[arg-type,unused-ignore]  # a name of our making
@@ -129,7 +128,7 @@ class Servers:
 
 
 def _family(pid: int) -> list[psutil.Process]:
-    """A server's process and its children, parents first: a postmaster that is stopped forks nothing new."""
+    """Return a server's process and its children, the parent first, so that once stopped it starts no new ones."""
     with contextlib.suppress(psutil.NoSuchProcess):
         parent = psutil.Process(pid)
         return [parent, *parent.children(recursive=True)]
@@ -137,7 +136,7 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def _second_listener(properties: Path, port: int, advertised: int) -> None:
-    """A listener that tells its clients the proxy's address."""
+    """Add a listener to the broker's settings that advertises the address of the proxy to its clients."""
     lines = []
     for line in properties.read_text(encoding="utf-8").splitlines():
         name, _, value = line.partition("=")
@@ -161,7 +160,7 @@ async def _until(what: str, check: Callable[[], bool], patience: float = 90.0) -
 
 @contextlib.asynccontextmanager
 async def servers(folder: Path) -> AsyncIterator[Servers]:
-    """Running servers with their files in ``folder``."""
+    """Run servers with their files in ``folder`` until the block ends."""
     made = Servers(folder)
     async with proxy(made.proxy):
         try:
@@ -173,7 +172,7 @@ async def servers(folder: Path) -> AsyncIterator[Servers]:
 
 @contextlib.contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
-    """A tmpfs of that size on ``folder``. Raises PermissionError where we may not mount."""
+    """Mount a tmpfs of that size on ``folder``. Raises PermissionError if mounting is not allowed."""
     folder.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "mailfold-chaos", str(folder)],

@@ -1,4 +1,4 @@
-"""An SMTP server and a Fast Track receiver that log what arrives and what they answered; the receiver has moods."""
+"""An SMTP server and a Fast Track receiver that record what arrives; the receiver can fail in several ways."""
 
 import asyncio
 import contextlib
@@ -17,11 +17,11 @@ from tests.chaos.ledger import Arrival, Ledger, Mail
 
 RETRY_AFTER = 2
 DRIP = 30
-"""Bytes of an answer that comes a byte a second: longer than anybody waits."""
+"""Bytes of an answer that is sent at one byte per second, which takes longer than any timeout."""
 
 
 class MailSink:
-    """An SMTP server that takes everything but what begins with `nobody`."""
+    """An SMTP server that accepts all recipients but those that begin with `nobody`."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
@@ -44,13 +44,16 @@ class MailSink:
 
 
 class Receiver:
-    """Fast Track, a brand a path: ``/b/{brand}/email/conversion``. A mood says how a brand answers; none is well."""
+    """A receiver in place of Fast Track with a path per brand: ``/b/{brand}/email/conversion``.
+
+    The mood of a brand says how it fails; without a mood it accepts everything.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.moods: dict[str, str] = {}
         self.seen: Counter[str] = Counter()
-        """How many arrivals each mood has met."""
+        """Number of conversions that arrived in each mood."""
         self.on_told: Callable[[Arrival], None] = lambda _: None
 
     def app(self) -> web.Application:
@@ -86,7 +89,7 @@ class Receiver:
         return web.json_response({}, status=row.answered, headers=headers)
 
     async def _break(self, request: web.Request, mood: str) -> web.StreamResponse:
-        """An answer that can't be read to its end."""
+        """Send an answer that cannot be read to its end."""
         answer = web.StreamResponse(status=200, headers={"Content-Length": str(DRIP)})
         with contextlib.suppress(ConnectionError):
             if mood != "reset":
@@ -101,7 +104,7 @@ class Receiver:
 
 @contextlib.asynccontextmanager
 async def listening(mails: MailSink, receiver: Receiver, smtp_port: int, http_port: int) -> AsyncIterator[None]:
-    """Both sinks on their ports."""
+    """Run both sinks on their ports until the block ends."""
     runner = web.AppRunner(receiver.app(), access_log=None, shutdown_timeout=0.5, handler_cancellation=True)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", http_port).start()

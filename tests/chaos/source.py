@@ -1,4 +1,4 @@
-"""The product's source as a copy in a folder of its own: what is tried stays as it was when the trial began.
+"""Copies of the product's source, so that a run is not affected by later changes.
 
 Mutations are applied to such copies only. A patch whose text is not there fails loudly.
 """
@@ -17,7 +17,7 @@ PACKAGES = ("pipeline", "projections", "topics")
 
 @dataclass(frozen=True)
 class Patch:
-    """In this file, this text becomes that; it must be there exactly once."""
+    """The replacement of a text in a file, where it must occur exactly once."""
 
     file: str
     old: str
@@ -25,11 +25,11 @@ class Patch:
 
 
 class Stale(Exception):
-    """A patch's text is gone from the source: the mutation has to be written anew."""
+    """The text of a patch does not occur exactly once in the source, so the mutation must be updated."""
 
 
 def copy(folder: Path, ref: str = "", patches: tuple[Patch, ...] = ()) -> Path:
-    """The working tree's packages, or a commit's, in ``folder``, patched. Raises Stale."""
+    """Copy the packages of the working tree, or of the commit ``ref``, to ``folder`` and patch them. Raises Stale."""
     if ref:
         tar = subprocess.run(["git", "archive", ref, *PACKAGES], cwd=ROOT, capture_output=True, check=True).stdout
         with tarfile.open(fileobj=io.BytesIO(tar)) as archive:

@@ -47,14 +47,14 @@ ELSEWHERE = ("correlate.before-unpark",)
 """Our sandbox repeats what we embed, so no event is looked up here: see tests/integration/test_correlation.py."""
 
 
-def test_every_named_crash_point_is_tried() -> None:
+def test_every_crash_point_has_a_test() -> None:
     assert sorted([*(name for points in WORLDS for name in points), *ELSEWHERE]) == sorted(CRASH_POINTS)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("points", WORLDS, ids="+".join)
-async def test_nothing_is_lost_where_a_process_exits_between_two_writes(
+async def test_nothing_is_lost_when_process_exits_at_crash_point(
     points: tuple[str, ...], settings: Settings, tmp_path: Path
 ) -> None:
     fuses: Mapping[str, Path] = {point: tmp_path / f"{point}.fuse" for point in points}

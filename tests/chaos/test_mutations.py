@@ -1,4 +1,4 @@
-"""The harness goes red when a guard is broken on purpose; a harness that can't is no harness.
+"""Mutation tests of the chaos harness: each breaks one guard on purpose, and the harness must fail.
 
 `make chaos-mutations`; minutes. Each mutation runs on a copy of the source, in the scenario that must notice,
 and the same scenario must hold on the source as it is: else red would prove nothing.
@@ -22,7 +22,7 @@ PATIENCE = 40.0
 
 
 @pytest.mark.parametrize("mutation", [*MUTATIONS, *HARMLESS], ids=lambda one: one.name)
-def test_each_mutation_still_finds_what_it_breaks(mutation: Mutation, tmp_path: Path) -> None:
+def test_mutation_patch_finds_its_text(mutation: Mutation, tmp_path: Path) -> None:
     source.copy(tmp_path, patches=mutation.patches + mutation.louder)
     for patch in mutation.patches:
         if patch.file.endswith(".py"):
@@ -44,7 +44,7 @@ def _trial(tmp_path: Path, mutation: Mutation, patches: tuple[source.Patch, ...]
 @pytest.mark.chaos
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda one: one.name)
-async def test_a_broken_guard_is_noticed(mutation: Mutation, given: Servers, tmp_path: Path) -> None:
+async def test_mutation_is_detected(mutation: Mutation, given: Servers, tmp_path: Path) -> None:
     trial = _trial(tmp_path, mutation, mutation.patches + mutation.louder, PATIENCE)
     result = await run(SCENARIOS[mutation.scenario], given, SEED, trial)
     print("\n".join(result.verdict.shown()))
@@ -56,9 +56,7 @@ async def test_a_broken_guard_is_noticed(mutation: Mutation, given: Servers, tmp
 @pytest.mark.chaos
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("mutation", HARMLESS, ids=lambda one: one.name)
-async def test_a_slip_that_another_guard_makes_good_breaks_nothing(
-    mutation: Mutation, given: Servers, tmp_path: Path
-) -> None:
+async def test_harmless_mutation_breaks_nothing(mutation: Mutation, given: Servers, tmp_path: Path) -> None:
     result = await run(SCENARIOS[mutation.scenario], given, SEED, _trial(tmp_path, mutation, mutation.patches, 120.0))
     assert list(result.verdict.shown()) == []
 
@@ -69,9 +67,7 @@ BASELINES = {(mutation.scenario, mutation.louder): mutation for mutation in MUTA
 @pytest.mark.chaos
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("mutation", BASELINES.values(), ids=lambda one: one.scenario)
-async def test_the_unbroken_source_holds_where_mutations_are_tried(
-    mutation: Mutation, given: Servers, tmp_path: Path
-) -> None:
+async def test_unmutated_source_passes_in_same_setup(mutation: Mutation, given: Servers, tmp_path: Path) -> None:
     trial = _trial(tmp_path, mutation, mutation.louder, 3 * PATIENCE)
     result = await run(SCENARIOS[mutation.scenario], given, SEED, trial)
     assert list(result.verdict.shown()) == []

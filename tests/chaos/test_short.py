@@ -1,4 +1,4 @@
-"""A short chaos that runs with every `make test`: kills among live traffic, judged like the long one."""
+"""A short chaos run for every `make test`: kills during live traffic, with the same checks as the long one."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,7 +23,7 @@ async def given(server_folder: Path) -> AsyncIterator[Servers]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("scenario", ["kill-pairs", "held-worker"])
-async def test_what_was_promised_holds_under(scenario: str, given: Servers, tmp_path: Path) -> None:
+async def test_guarantees_hold_under_scenario(scenario: str, given: Servers, tmp_path: Path) -> None:
     trial = Trial(tmp_path, source.copy(tmp_path / "tree"), Size(emails=150, kills=4))
     result = await run(SCENARIOS[scenario], given, SEED, trial)
     assert list(result.verdict.shown()) == []

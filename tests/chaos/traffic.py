@@ -1,7 +1,7 @@
-"""Who uses Mailfold: Fast Track that posts batches and repeats some, a provider, recipients. All by one seed.
+"""The users of Mailfold, controlled by one seed: Fast Track, which posts batches, a provider and recipients.
 
-A story per email says what will become of it. Half are told quickly, all events in one webhook; half step
-by step, each only after Fast Track has heard of the one before. Either way the words' order is known.
+The story of an email says what happens to it. Half of the stories put all events into one webhook; in the others each
+event follows after the conversion of the previous one has arrived. In both cases the order of conversions is known.
 """
 
 import asyncio
@@ -22,19 +22,19 @@ BROWSER = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/201001
 STATUS = {"bounce": "bounced", "delivered": "delivered", "open": "opened", "click": "clicked", "spam": "complained"}
 EVENT = {"delivered": "delivered", "open": "open", "click": "click", "spam": "spamreport"}
 APPENDED_BY = 1.0
-"""Seconds after which what a picture's answer left to do is surely on the log or in the spool."""
+"""Seconds after the answer to a pixel request within which its event is certainly on the log or in the spool."""
 LINK = {"open": re.compile(r'src="([^"]+/o/[^"]+)"'), "click": re.compile(r'href="([^"]+/c/[^"]+)"')}
 
 
 class Story(NamedTuple):
-    """What will become of one email."""
+    """The events that will happen to one email."""
 
     number: int
     brand: str
     words: tuple[str, ...]
     quick: bool
     repeated: bool
-    """Fast Track posts it again later, as if it had not heard the answer."""
+    """Whether Fast Track posts it again later, as if it had not received the answer."""
 
     @property
     def name(self) -> str:
@@ -50,7 +50,7 @@ class Story(NamedTuple):
 
     @property
     def activity(self) -> str:
-        """With an integer beyond 64 bits, an escape, a number's spelling and a field nobody documented."""
+        """Return an activity with an integer beyond 64 bits, an escape, an unusual number and an undocumented field."""
         return (
             f'{{"id":"{self.name}","brand_id":{self.brand},"user_id":"u{self.number}","internal_user_id":'
             f'{10**20 + self.number},"activity_id":3,"action_group_id":4,"trigger_hash":"h\\u00e9","action_id":5,'
@@ -58,7 +58,7 @@ class Story(NamedTuple):
         )
 
     def message(self, padding: int = 0) -> str:
-        """As Fast Track posts it; padded with what can't be compressed."""
+        """Return the message as Fast Track posts it, padded with data that cannot be compressed."""
         filler = random.Random(self.number).randbytes(padding // 2).hex()
         rest = {
             "subject": f"Hello {self.number}",
@@ -72,7 +72,7 @@ class Story(NamedTuple):
 
 
 def stories(count: int, brands: int, dice: random.Random, start: int = 0) -> list[Story]:
-    """So many, all kinds."""
+    """Return ``count`` stories of all kinds."""
     return [_story(number, brands, dice) for number in range(start, start + count)]
 
 
@@ -87,7 +87,7 @@ def _story(number: int, brands: int, dice: random.Random) -> Story:
 
 
 class Traffic:
-    """Plays stories on a world."""
+    """The player of stories on a world."""
 
     def __init__(self, world: World, http: aiohttp.ClientSession, told: list[Story], dice: random.Random) -> None:
         self.world, self.http, self.stories, self._dice = world, http, told, dice
@@ -103,17 +103,17 @@ class Traffic:
         self._provider: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self.event_at: dict[tuple[str, str], float] = {}
-        """When a webhook that tells a word of an email was taken."""
+        """Time at which the webhook for an event of an email was accepted."""
         world.mails.on_mail = self._mailed_elsewhere
         world.receiver.on_told = self._told
 
     @property
     def left(self) -> list[Story]:
-        """Stories that Fast Track hasn't heard to their end."""
+        """Return the stories whose conversions have not all arrived."""
         return [story for story in self.stories if not set(story.words) <= self._done[story.number]]
 
     async def post(self, span: float, padding: int = 0) -> None:
-        """Post all, spread over ``span`` seconds."""
+        """Post all messages over ``span`` seconds."""
         size = max(1, min(500, len(self.stories) // 20))
         batches = [self.stories[at : at + size] for at in range(0, len(self.stories), size)]
         self._provider = self._provider or self._task(self._post_webhooks())
@@ -142,7 +142,7 @@ class Traffic:
         await self.world.post_batch(self.http, [story.message() for story in batch])
 
     def _mailed_elsewhere(self, mail: Mail) -> None:
-        """The SMTP server has a thread of its own."""
+        """Pass an email to the event loop; the SMTP server calls this in a thread of its own."""
         self._loop.call_soon_threadsafe(self._mailed, mail)
 
     def _mailed(self, mail: Mail) -> None:
@@ -188,7 +188,7 @@ class Traffic:
         }
 
     async def _post_webhooks(self) -> None:
-        """What has happened since the last time, in one webhook; some are told twice."""
+        """Post the events since the last webhook in a new one, some of them twice."""
         while True:
             batch, self._events = self._events[:300], self._events[300:]
             if batch:
@@ -201,10 +201,10 @@ class Traffic:
             await asyncio.sleep(0.2)
 
     async def _look(self, story: Story, word: str) -> None:
-        """A person opens the mail or follows its link; tries again where no server answers, as browsers' owners do.
+        """Open an email or follow its link as a person would, again if no server answers.
 
-        And where the gateway is hit right after its answer: pictures are answered first and appended behind that, which
-        is promised of nothing else.
+        Also again if a fault hits the gateway right after its answer: a pixel is answered before its event is appended,
+        which is the only case in which an answer may come first.
         """
         found = LINK[word].search(self._html[story.number])
         if found is None:

@@ -1,7 +1,7 @@
-"""A whole Mailfold under test, from outside: its processes, its sinks, and a ledger of what they saw.
+"""A complete Mailfold under test, from outside: its processes, its sinks, and a ledger of what they received.
 
-Shares no code with the product: commands are started as a user would, the SMTP sink and the Fast
-Track receiver are plain servers that log what arrived, webhooks are signed here.
+It shares no code with the product: commands are started as a user would, the SMTP sink and the Fast Track receiver are
+plain servers that record what arrived, and webhooks are signed here.
 """
 
 import asyncio
@@ -33,11 +33,11 @@ ROLES = ("gateway", "worker", "dispatch", "project", "emit")
 ROOT = Path(__file__).parents[2]
 LEASE = 4
 WINDOW = 16
-"""Jobs that one process has in hand at once: what one kill may send a second time."""
+"""Jobs that one process has in hand at once, which one kill may cause to be sent twice."""
 
 
 def product_env(bootstrap: str, database_url: str, prefix: str) -> dict[str, str]:
-    """Short schedules, so that what failed comes back while we look; no end to them, so that nothing is given up."""
+    """Return the environment of the product, with short retry schedules that never give up."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MAILFOLD_")}
     again = json.dumps([0.5, 1.0, *[2.0] * 400])
     return {
@@ -60,18 +60,18 @@ def product_env(bootstrap: str, database_url: str, prefix: str) -> dict[str, str
 
 @dataclass
 class Shape:
-    """How a world is laid out."""
+    """The processes, brands and source of a world."""
 
     counts: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(ROLES, 1))
     role_env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """More environment for a role (`worker`) or one process (`worker-2`)."""
+    """Extra environment variables for a role (`worker`) or one process (`worker-2`)."""
     brands: int = 2
     tree: Path = ROOT
-    """Whose code runs."""
+    """Folder of the source that runs."""
 
 
 class World:
-    """The processes and how to talk to them."""
+    """The processes and the means to use them."""
 
     def __init__(self, env: dict[str, str], folder: Path, shape: Shape) -> None:
         self.folder = folder
@@ -97,7 +97,7 @@ class World:
 
     @property
     def bootstrap(self) -> str:
-        """The broker itself; roles may have been told its proxy."""
+        """Return the address of the broker itself; roles may use the proxy instead."""
         return self.env["KAFKA_BOOTSTRAP"]
 
     @property
@@ -105,7 +105,7 @@ class World:
         return self.env["MAILFOLD_TOPIC_PREFIX"]
 
     def add(self, role: str) -> Process:
-        """One more process of a role; not started yet. Each has a data folder of its own, as on another machine."""
+        """Add a process of a role without starting it; it has a data folder of its own, as on another machine."""
         number = 1 + len(self.processes.of(role))
         name = f"{role}-{number}"
         extra = {**self.shape.role_env.get(role, {}), **self.shape.role_env.get(name, {})}
@@ -120,7 +120,7 @@ class World:
 
     @property
     def gateway(self) -> str:
-        """One of the gateways, as a load balancer would choose."""
+        """Return the address of a random gateway, as a load balancer would choose it."""
         return self._dice.choice(self.gateways)
 
     def cli(self, *arguments: str, stdin: str = "", patience: float = 90) -> str:
@@ -138,7 +138,7 @@ class World:
         return done.stdout
 
     def set_up(self) -> None:
-        """One tenant, the brands, a provider that bounces what begins with `nobody`, a destination per brand."""
+        """Create a tenant, its brands, a provider that rejects `nobody…` recipients, and a destination per brand."""
         self.cli("migrate")
         self.cli("topics", "create")
         self.cli("tenants", "add", "acme")
@@ -160,7 +160,7 @@ class World:
         return base64.b64encode(der).decode()
 
     async def post_batch(self, http: aiohttp.ClientSession, messages: list[str], patience: float = 240) -> None:
-        """Post until every message is answered `successful`, as Fast Track would."""
+        """Post messages until every one is answered `successful`, as Fast Track would."""
         left = {json.loads(message)["activity"]["id"]: message for message in messages}
         deadline = time.monotonic() + patience
         while left:
@@ -186,7 +186,7 @@ class World:
             left.pop(row["id"], None)
 
     async def post_events(self, http: aiohttp.ClientSession, events: list[dict[str, Any]]) -> None:
-        """Post a signed webhook until it is taken, as a provider would."""
+        """Post a signed webhook until it is accepted, as a provider would."""
         body, deadline = json.dumps(events), time.monotonic() + 300
         while True:
             stamp = str(int(time.time()))
@@ -207,7 +207,7 @@ class World:
     async def _post(
         self, http: aiohttp.ClientSession, path: str, body: str, headers: dict[str, str]
     ) -> tuple[int, bytes]:
-        """Status and body; 0 where nobody answered. Anything but 2xx and 503 is wrong: we ask only what is right."""
+        """Send a request and return status and body, status 0 without an answer; record any status but 2xx and 503."""
         status, answer = 0, b""
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
             patience = aiohttp.ClientTimeout(total=15)
@@ -221,7 +221,7 @@ class World:
 
 @contextlib.asynccontextmanager
 async def world(env: dict[str, str], folder: Path, shape: Shape | None = None) -> AsyncIterator[World]:
-    """A running world."""
+    """Run a world until the block ends."""
     made = World(env, folder, shape or Shape())
     await asyncio.to_thread(made.set_up)
     async with listening(made.mails, made.receiver, made.smtp_port, made.receiver_port), made.processes.running():

@@ -1,4 +1,4 @@
-"""Tables of one test's own, as migrations make them."""
+"""Fixtures for contract tests: a connection to a database of their own, with all migrations applied."""
 
 from collections.abc import AsyncIterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""What we take of aiokafka's insides to spare a copy of each record."""
+"""The private parts of aiokafka that we use to avoid a copy of each record."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +31,7 @@ def consumer(*results: Any) -> Any:
     return SimpleNamespace(_fetcher=SimpleNamespace(_records=dict(enumerate(results))))
 
 
-def test_records_come_as_they_were_parsed_and_say_what_the_fold_asks() -> None:
+def test_uncopied_records_have_attributes_that_fold_reads() -> None:
     pairs = [(b"a", b"1"), (None, b"2"), (b"c", None), (b"", b"")]
     plain, spared = fetched(*pairs), fetched(*pairs)
     _spare_copies(consumer(spared))
@@ -44,7 +44,7 @@ def test_records_come_as_they_were_parsed_and_say_what_the_fold_asks() -> None:
         ]
 
 
-def test_a_fetch_that_failed_or_was_read_already_is_left_alone() -> None:
+def test_failed_and_consumed_fetches_are_left_unchanged() -> None:
     read = fetched((b"a", b"1"))
     read.getall()
     assert not read.has_more()

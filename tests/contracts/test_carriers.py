@@ -1,4 +1,4 @@
-"""What every carrier promises, shown on each: SMTP and every API, against real servers."""
+"""The contract of all transports, tested with SMTP and each API against real servers."""
 
 import asyncio
 import contextlib
@@ -46,9 +46,9 @@ class World:
 
     def arrived(self, given: OutgoingEmail) -> int:
         if isinstance(self.server, Receiver):
-            wanted = given.letter.message_id
+            wanted = given.message.message_id
             return sum(seen.message_id == wanted for seen in self.server.mails)
-        wanted = given.letter.request.email_id
+        wanted = given.message.request.email_id
         return sum(seen.email_id == wanted for seen in self.server.mails)
 
     def misbehave(self, how: str) -> None:
@@ -95,7 +95,7 @@ def closed_port() -> Iterator[int]:
         yield held.getsockname()[1]
 
 
-async def test_a_mail_is_taken_under_the_providers_own_id_and_named_for_its_events(world: World) -> None:
+async def test_sent_email_has_provider_message_id_and_correlation(world: World) -> None:
     given = mail(content=FULL, reply_to=("a@shop.example", "b@shop.example"))
     answer = await world.send(given)
     assert (answer.outcome, answer.health) == (SendOutcome.TAKEN, EndpointHealth.HEALTHY)
@@ -103,7 +103,7 @@ async def test_a_mail_is_taken_under_the_providers_own_id_and_named_for_its_even
     assert world.arrived(given) == 1
 
 
-async def test_the_recipient_alone_gets_it_whoever_its_headers_name(world: World) -> None:
+async def test_only_recipient_gets_email_whatever_headers_name(world: World) -> None:
     shown = HeaderRecipients(to=(Mailbox(address="bert@example.com"),), cc=(Mailbox(address="anna@example.com"),))
     await world.send(mail("anna@example.com", shown=shown))
     if isinstance(world.server, Receiver):
@@ -114,7 +114,7 @@ async def test_the_recipient_alone_gets_it_whoever_its_headers_name(world: World
         assert "anna@example.com" in recipient
 
 
-async def test_an_address_beyond_ascii_goes_to_who_takes_it_and_is_refused_by_us_for_the_others(world: World) -> None:
+async def test_non_ascii_recipient_is_sent_or_refused_by_provider_support(world: World) -> None:
     given, plain = mail("二ノ宮@黒川.日本"), mail()
     answers = [await world.send(one) for one in (given, plain)]
     takes = world.kind in ("smtp", "mailgun")
@@ -131,16 +131,14 @@ async def test_an_address_beyond_ascii_goes_to_who_takes_it_and_is_refused_by_us
         {"shown": HeaderRecipients(to=(Mailbox(address="anna@example.com"), Mailbox(address="jürgen@example.com")))},
     ],
 )
-async def test_an_address_beyond_ascii_beside_the_recipient_counts_where_it_is_written(
-    world: World, values: dict[str, Any]
-) -> None:
+async def test_non_ascii_address_in_headers_counts_if_it_is_written(world: World, values: dict[str, Any]) -> None:
     answer = await world.send(mail(**values))
     names_all = world.kind in ("smtp", "mailgun", "ses") or "reply_to" in values
     refused = names_all and world.kind not in ("smtp", "mailgun")
     assert answer.outcome is (SendOutcome.REFUSED if refused else SendOutcome.TAKEN)
 
 
-async def test_a_server_without_smtputf8_gets_no_address_that_needs_it() -> None:
+async def test_server_without_smtputf8_gets_no_non_ascii_address() -> None:
     async with smtp_receiver(enable_SMTPUTF8=False) as receiver:
         world = World("smtp", receiver)
         answers = [await world.send(one) for one in (mail("jürgen@example.com"), mail())]
@@ -151,7 +149,7 @@ async def test_a_server_without_smtputf8_gets_no_address_that_needs_it() -> None
     assert receiver.connections == 1, "the connection is as good as before"
 
 
-async def test_whose_lease_is_lost_sends_nothing(world: World) -> None:
+async def test_lost_lease_sends_nothing(world: World) -> None:
     def lost() -> None:
         raise LeaseLost
 
@@ -161,7 +159,7 @@ async def test_whose_lease_is_lost_sends_nothing(world: World) -> None:
     assert world.arrived(given) == 0
 
 
-async def test_the_lease_is_asked_for_once_contact_is_certain(world: World) -> None:
+async def test_commit_is_called_before_message_is_sent(world: World) -> None:
     asked: list[int] = []
     given = mail(commit=lambda: asked.append(world.arrived(given)))
     await world.send(given)
@@ -169,25 +167,25 @@ async def test_the_lease_is_asked_for_once_contact_is_certain(world: World) -> N
     assert world.arrived(given) == 1
 
 
-async def test_nobody_there_is_for_later(world: World, closed_port: int) -> None:
+async def test_closed_port_is_retried_later(world: World, closed_port: int) -> None:
     gone = dataclasses.replace(world.provider, port=closed_port, api_url=f"http://127.0.0.1:{closed_port}")
     answer = await world.fleet.send(gone, mail())
     assert (answer.outcome, answer.health, answer.code) == (SendOutcome.LATER, EndpointHealth.FAILING, 0)
 
 
-async def test_silence_after_the_message_leaves_it_open(world: World) -> None:
+async def test_no_reply_after_message_has_unknown_outcome(world: World) -> None:
     world.misbehave("slow")
     answer = await world.send(mail())
     assert (answer.outcome, answer.health, answer.code) == (SendOutcome.UNKNOWN, EndpointHealth.FAILING, 0)
 
 
-async def test_a_line_that_breaks_after_the_message_leaves_it_open(world: World) -> None:
+async def test_connection_lost_after_message_has_unknown_outcome(world: World) -> None:
     world.misbehave("hang up")
     answer = await world.send(mail())
     assert (answer.outcome, answer.health) == (SendOutcome.UNKNOWN, EndpointHealth.FAILING)
 
 
-async def test_who_does_not_want_us_breaks_the_lane_and_bounces_nobody(world: World) -> None:
+async def test_refused_credential_breaks_lane_without_bounce(world: World) -> None:
     world.misbehave("refuse us")
     given = mail()
     answer = await world.send(given)
@@ -195,7 +193,7 @@ async def test_who_does_not_want_us_breaks_the_lane_and_bounces_nobody(world: Wo
     assert world.arrived(given) == 0
 
 
-async def test_many_at_once_arrive_once_each_over_no_more_connections_than_allowed(world: World) -> None:
+async def test_concurrent_emails_arrive_once_within_connection_limit(world: World) -> None:
     given = [mail(f"user{number}@example.com") for number in range(60)]
     answers = await asyncio.gather(*map(world.send, given))
     assert {answer.outcome for answer in answers} == {SendOutcome.TAKEN}
@@ -207,7 +205,7 @@ async def test_many_at_once_arrive_once_each_over_no_more_connections_than_allow
         assert world.server.open_most <= 4
 
 
-async def test_a_row_that_lacks_something_is_a_misconfiguration(world: World) -> None:
+async def test_incomplete_provider_is_misconfigured(world: World) -> None:
     lacking = dataclasses.replace(world.provider, password="", host="")
     answer = await world.fleet.send(lacking, mail())
     assert (answer.outcome, answer.health) == (SendOutcome.MISCONFIGURED, EndpointHealth.BROKEN)

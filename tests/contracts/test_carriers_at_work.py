@@ -1,4 +1,4 @@
-"""How mails go to the providers' APIs: in batches, at their pace, repeated where that is safe, and no further."""
+"""Sending to provider APIs: batches, rate limits, safe repeats, redirects and size limits."""
 
 import asyncio
 import contextlib
@@ -35,11 +35,11 @@ async def handed(api: Api, fleet: TransportRouter, given: list[OutgoingEmail]) -
 
 
 def arrived(api: Api, given: OutgoingEmail) -> int:
-    return sum(seen.email_id == given.letter.request.email_id for seen in api.mails)
+    return sum(seen.email_id == given.message.request.email_id for seen in api.mails)
 
 
 @pytest.mark.parametrize("kind", ["postmark", "resend"])
-async def test_what_is_in_hand_at_once_goes_with_few_requests(kind: str) -> None:
+async def test_concurrent_emails_share_few_requests(kind: str) -> None:
     async with sending(kind) as (api, fleet):
         given = [without_mime(mail(f"user{number}@example.com")) for number in range(250)]
         answers = await handed(api, fleet, given)
@@ -48,17 +48,17 @@ async def test_what_is_in_hand_at_once_goes_with_few_requests(kind: str) -> None
         assert api.requests <= 5
 
 
-async def test_a_mail_alone_waits_for_nobody_and_has_its_own_key() -> None:
+async def test_single_email_is_sent_at_once_with_its_own_key() -> None:
     async with sending("resend") as (api, fleet):
         given = without_mime(mail())
         await fleet.send(api.provider, given)
         await fleet.send(api.provider, given)
         [seen] = api.mails
-        assert seen.key == given.letter.request.email_id, "sent once, however often it is tried"
+        assert seen.key == given.message.request.email_id, "sent once, however often it is tried"
 
 
 @pytest.mark.parametrize(("kind", "bad"), [("postmark", "inactive@example.com"), ("resend", "invalid@example.com")])
-async def test_one_bad_address_of_a_batch_is_one_bad_address(kind: str, bad: str) -> None:
+async def test_bad_address_fails_only_its_email_of_a_batch(kind: str, bad: str) -> None:
     async with sending(kind) as (api, fleet):
         given = [without_mime(mail(bad if number == 3 else f"user{number}@example.com")) for number in range(10)]
         answers = await handed(api, fleet, given)
@@ -69,7 +69,7 @@ async def test_one_bad_address_of_a_batch_is_one_bad_address(kind: str, bad: str
 
 
 @pytest.mark.parametrize("kind", ["postmark", "resend"])
-async def test_a_batch_refused_for_one_message_goes_one_by_one(kind: str) -> None:
+async def test_batch_refused_for_one_message_is_sent_one_by_one(kind: str) -> None:
     async with sending(kind) as (api, fleet):
         empty = without_mime(mail("empty@example.com", MessageContent()))
         given = [without_mime(mail()), empty, without_mime(mail())]
@@ -79,14 +79,14 @@ async def test_a_batch_refused_for_one_message_goes_one_by_one(kind: str) -> Non
         assert {answer.outcome for answer in await handed(api, fleet, [given[0], given[2]])} == {SendOutcome.TAKEN}
 
 
-async def test_files_go_alone_where_a_batch_takes_none() -> None:
+async def test_email_with_attachment_is_sent_alone_where_batches_take_none() -> None:
     async with sending("resend") as (api, fleet):
         given = [without_mime(mail(content=FULL)), without_mime(mail()), without_mime(mail())]
         assert {answer.outcome for answer in await handed(api, fleet, given)} == {SendOutcome.TAKEN}
         assert [arrived(api, one) for one in given] == [1, 1, 1]
 
 
-async def test_a_lost_lease_falls_out_of_its_batch() -> None:
+async def test_email_with_lost_lease_is_dropped_from_batch() -> None:
     def lost() -> None:
         raise LeaseLost
 
@@ -98,7 +98,7 @@ async def test_a_lost_lease_falls_out_of_its_batch() -> None:
         assert [arrived(api, one) for one in given] == [1, 0, 1, 1]
 
 
-async def test_who_was_cancelled_before_the_batch_went_is_not_in_it() -> None:
+async def test_email_cancelled_before_its_batch_is_not_sent() -> None:
     async with sending("postmark") as (api, fleet):
         given = [without_mime(mail()) for _ in range(3)]
         tasks = [asyncio.create_task(fleet.send(api.provider, one)) for one in given]
@@ -108,25 +108,25 @@ async def test_who_was_cancelled_before_the_batch_went_is_not_in_it() -> None:
         assert [arrived(api, one) for one in given] == [1, 0, 1]
 
 
-async def test_who_is_cancelled_while_its_batch_waits_for_its_turn_is_not_sent() -> None:
+async def test_email_cancelled_while_its_batch_waits_is_not_sent() -> None:
     async with sending("postmark") as (api, fleet):
         api.faults.append((429, {"ErrorCode": 429, "Message": "slowly"}, {"Retry-After": "1"}))
         given = [without_mime(mail()) for _ in range(3)]
         tasks = [asyncio.create_task(fleet.send(api.provider, given[0]))]
-        await until(lambda: bool(fleet._desks))
-        [desk] = fleet._desks.values()
+        await until(lambda: bool(fleet._clients))
+        [desk] = fleet._clients.values()
         await until(lambda: desk._not_before > 0)
         tasks += [asyncio.create_task(fleet.send(api.provider, one)) for one in given[1:]]
-        [batches] = fleet._batches.values()
+        [batches] = fleet._batchers.values()
         # Taken by the second sender, which waits as the first does.
         await until(lambda: len(batches._senders) == 2)
-        await until(lambda: not batches._waiting)
+        await until(lambda: not batches._pending)
         tasks[1].cancel()
         await asyncio.wait(tasks)
         assert [arrived(api, one) for one in given] == [1, 0, 1]
 
 
-async def test_a_batch_whose_answer_is_lost_is_asked_for_again_where_that_is_safe() -> None:
+async def test_lost_reply_to_batch_is_repeated_with_idempotent_api() -> None:
     async with sending("resend") as (api, fleet):
         api.faults.append("reset after")
         given = [without_mime(mail()) for _ in range(5)]
@@ -134,7 +134,7 @@ async def test_a_batch_whose_answer_is_lost_is_asked_for_again_where_that_is_saf
         assert [arrived(api, one) for one in given] == [1] * 5
 
 
-async def test_and_is_left_open_where_it_is_not() -> None:
+async def test_lost_reply_to_batch_is_unknown_without_idempotency() -> None:
     async with sending("postmark") as (api, fleet):
         api.faults.append("reset after")
         given = [without_mime(mail()) for _ in range(5)]
@@ -143,7 +143,7 @@ async def test_and_is_left_open_where_it_is_not() -> None:
 
 
 @pytest.mark.parametrize("kind", ["ses", "sendgrid"])
-async def test_too_many_requests_set_the_pace_and_cost_no_attempt(kind: str) -> None:
+async def test_429_delays_requests_and_counts_no_attempt(kind: str) -> None:
     async with sending(kind) as (api, fleet):
         api.faults += [(429, {}, {"Retry-After": "1"} if kind == "sendgrid" else {})]
         answer = await fleet.send(api.provider, mail())
@@ -151,7 +151,7 @@ async def test_too_many_requests_set_the_pace_and_cost_no_attempt(kind: str) -> 
         assert api.requests == 2
 
 
-async def test_a_quota_is_told_to_the_dispatcher() -> None:
+async def test_exhausted_quota_is_retried_later() -> None:
     async with sending("resend") as (api, fleet):
         api.faults.append((429, {"name": "daily_quota_exceeded", "message": "m"}, {"Retry-After": "3600"}))
         answer = await fleet.send(api.provider, without_mime(mail()))
@@ -163,7 +163,7 @@ async def test_a_quota_is_told_to_the_dispatcher() -> None:
         assert api.requests == 1
 
 
-async def test_a_redirect_is_followed_by_nobody() -> None:
+async def test_redirect_is_not_followed() -> None:
     async with sending("sendgrid") as (api, fleet), sending("sendgrid") as (elsewhere, _):
         api.faults.append((307, "", {"Location": f"http://127.0.0.1:{elsewhere.port}/v3/mail/send"}))
         answer = await fleet.send(api.provider, without_mime(mail()))
@@ -171,7 +171,7 @@ async def test_a_redirect_is_followed_by_nobody() -> None:
         assert elsewhere.requests == 0, "the key went nowhere else"
 
 
-async def test_an_endless_answer_is_read_to_its_bound() -> None:
+async def test_endless_response_is_read_up_to_its_limit() -> None:
     async with sending("sendgrid") as (api, fleet):
         api.faults.append((400, "x" * (3 * MAX_RESPONSE_BYTES)))
         answer = await fleet.send(api.provider, without_mime(mail()))
@@ -180,7 +180,7 @@ async def test_an_endless_answer_is_read_to_its_bound() -> None:
 
 
 @pytest.mark.parametrize("kind", ["ses", "sendgrid", "mailgun", "postmark", "resend"])
-async def test_a_check_tells_a_key_that_works_from_one_that_does_not(kind: str) -> None:
+async def test_credential_check_finds_invalid_key(kind: str) -> None:
     async with api_server(kind) as api:
         [works] = await check(api.provider, Settings())
         api.faults.append((401, {"message": "who are you?", "ErrorCode": 10, "Message": "no"}))
@@ -189,7 +189,7 @@ async def test_a_check_tells_a_key_that_works_from_one_that_does_not(kind: str) 
         assert api.mails == []
 
 
-async def test_mailguns_own_client_makes_the_same_request() -> None:
+async def test_mailgun_client_makes_same_request() -> None:
     async with sending("mailgun") as (api, fleet):
         given = mail(content=FULL)
 
@@ -197,9 +197,9 @@ async def test_mailguns_own_client_makes_the_same_request() -> None:
             fields = {
                 "to": "anna@example.com",
                 "o:tracking": "no",
-                "v:mailfold_email_id": given.letter.request.email_id,
+                "v:mailfold_email_id": given.message.request.email_id,
             }
-            file = {"message": ("message.eml", given.message, "message/rfc822")}
+            file = {"message": ("message.eml", given.mime_bytes, "message/rfc822")}
             with Client(auth=("api", KEY), api_url=f"http://127.0.0.1:{api.port}/") as client:
                 made = client.mimemessage.create(data=fields, files=file, domain="mail.example")
                 return int(made.status_code)

@@ -1,4 +1,4 @@
-"""Both sides of a correlation on a real Postgres: whatever comes in which batches, no ack and event miss each other."""
+"""Correlation on a real Postgres: acks and events match in any order and any batches."""
 
 import asyncio
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ def scripts(draw: st.DrawFn) -> tuple[Told, list[tuple[str, str]], list[list[Cor
     return acks, events, batches
 
 
-async def test_no_ack_and_event_miss_each_other_in_any_order_and_any_batches(connection: Connection) -> None:
+async def test_ack_and_event_match_in_any_order_and_batches(connection: Connection) -> None:
     async def once(acks: Told, events: list[tuple[str, str]], batches: list[list[CorrelationBatch]]) -> None:
         await connection.execute("truncate correlation.parked, correlation.provider_ids")
         found: dict[int, str] = {}
@@ -90,7 +90,7 @@ BOTH = [ack(KEYS[0], 1), ack(KEYS[0], 2)]
 
 
 @pytest.mark.parametrize("batches", [[together(BOTH)], BOTH, [*BOTH, BOTH[1]]], ids=len)
-async def test_the_same_name_for_two_emails_names_neither(
+async def test_message_id_of_two_emails_matches_neither(
     connection: Connection, batches: list[CorrelationBatch]
 ) -> None:
     for batch in [*batches, BOTH[0]]:
@@ -99,8 +99,8 @@ async def test_the_same_name_for_two_emails_names_neither(
     assert await told(connection) == {}
 
 
-async def test_a_frozen_predecessor_s_last_transaction_is_waited_for(connection: Connection, database_url: str) -> None:
-    """Both insert, then look: neither would see what the other has not committed."""
+async def test_writer_waits_for_open_transaction_of_predecessor(connection: Connection, database_url: str) -> None:
+    """Both insert and then match, and neither would see what the other has not committed."""
     async with await psycopg.AsyncConnection.connect(database_url) as frozen:
         await write_and_match(frozen, ack(KEYS[0], 1), ())
 

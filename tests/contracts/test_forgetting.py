@@ -1,4 +1,4 @@
-"""A partition's lane and store, real ones, while states leave: gone is gone at once, and no news is lost for it."""
+"""Expiry of states with a real partition and store: a state is gone at once, and no later fact is lost."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -86,7 +86,7 @@ async def partition(settings: Settings) -> AsyncIterator[Partition]:
     await made.close()
 
 
-async def test_a_forgotten_state_is_gone_at_once_and_then_from_the_log_and_the_store(partition: Partition) -> None:
+async def test_expired_state_is_gone_from_cache_log_and_store(partition: Partition) -> None:
     partition.fold(k=b"old", other=b"stays")
     await partition.written()
     assert partition.forget("k") == 1
@@ -101,9 +101,7 @@ async def test_a_forgotten_state_is_gone_at_once_and_then_from_the_log_and_the_s
 
 
 @pytest.mark.parametrize("when", ["it waits", "it is on its way"])
-async def test_a_fact_that_comes_while_the_tombstone_is_under_way_begins_a_new_state(
-    partition: Partition, when: str
-) -> None:
+async def test_fact_during_tombstone_begins_new_state(partition: Partition, when: str) -> None:
     partition.fold(k=b"old")
     await partition.written()
     partition.forget("k")
@@ -118,7 +116,7 @@ async def test_a_fact_that_comes_while_the_tombstone_is_under_way_begins_a_new_s
 
 
 @pytest.mark.parametrize("when", ["it waits", "it is on its way"])
-async def test_a_state_of_which_news_is_under_way_stays(partition: Partition, when: str) -> None:
+async def test_state_with_unfinished_facts_is_kept(partition: Partition, when: str) -> None:
     partition.fold(k=b"old")
     await partition.written()
     partition.fold(k=b"new")
@@ -131,7 +129,7 @@ async def test_a_state_of_which_news_is_under_way_stays(partition: Partition, wh
     assert await partition.logged() == [b"old", b"new"]
 
 
-async def test_a_state_that_is_on_its_way_out_is_not_sent_after_itself(partition: Partition) -> None:
+async def test_state_with_pending_tombstone_gets_no_second_one(partition: Partition) -> None:
     partition.fold(k=b"old")
     await partition.written()
     assert (partition.forget("k"), partition.forget("k")) == (1, 0)
@@ -141,7 +139,7 @@ async def test_a_state_that_is_on_its_way_out_is_not_sent_after_itself(partition
     assert await partition.logged() == [b"old", None]
 
 
-async def test_whoever_lost_the_partition_can_write_no_tombstone(partition: Partition, settings: Settings) -> None:
+async def test_worker_that_lost_partition_cannot_write_tombstone(partition: Partition, settings: Settings) -> None:
     partition.fold(k=b"old")
     await partition.written()
     successor = TransactionalProducer(settings, partition.flow.app.conf.id, 0)
@@ -156,8 +154,8 @@ async def test_whoever_lost_the_partition_can_write_no_tombstone(partition: Part
     assert partition.forget("k") == 0, "a closed lane takes nothing"
 
 
-async def test_a_store_that_was_closed_meanwhile_hears_of_a_tombstone_from_the_log(partition: Partition) -> None:
-    """An orderly end waits for facts; a tombstone may come too late, and that is no reason to crash."""
+async def test_closed_store_gets_tombstone_from_log(partition: Partition) -> None:
+    """A shutdown waits for facts, but a tombstone may be confirmed after the store is closed; that must not crash."""
     partition.fold(k=b"old")
     await partition.written()
     partition.forget("k")
@@ -168,7 +166,7 @@ async def test_a_store_that_was_closed_meanwhile_hears_of_a_tombstone_from_the_l
     assert await partition.logged() == [b"old", None]
 
 
-# ── The walk ────────────────────────────────────────────────────────────────────────────────────────
+# ── The scan ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def walk(partition: Partition, lap: float, quiet: Callable[[bytes], bool]) -> ExpiryScan:
@@ -179,7 +177,7 @@ def walk(partition: Partition, lap: float, quiet: Callable[[bytes], bool]) -> Ex
 
 
 def watching(seen: list[bytes]) -> Callable[[bytes], bool]:
-    """Finds nothing quiet, and tells what it was shown."""
+    """Return a predicate that finds no state expired and appends the states it gets to ``seen``."""
 
     def quiet(value: bytes) -> bool:
         seen.append(value)
@@ -188,7 +186,7 @@ def watching(seen: list[bytes]) -> Callable[[bytes], bool]:
     return quiet
 
 
-async def test_a_lap_looks_at_every_state_once_and_then_begins_again(partition: Partition) -> None:
+async def test_scan_reads_every_state_once_and_starts_again(partition: Partition) -> None:
     count = 3 * stores.SCAN_MAX_STATES + 7
     partition.fold(**{f"k{number:04}": b"%d" % number for number in range(count)})
     await partition.written()
@@ -209,8 +207,8 @@ async def test_a_lap_looks_at_every_state_once_and_then_begins_again(partition: 
     assert seen[:2] == [1, 2], "from the beginning, without those that are gone"
 
 
-async def test_what_left_is_cleared_away_after_a_lap(partition: Partition) -> None:
-    """Whoever looks for the first state would step over all that left before it, and nobody else could do anything."""
+async def test_deletions_are_flushed_after_scan(partition: Partition) -> None:
+    """Otherwise reading the first state would skip all deletions before it and block everything else meanwhile."""
     partition.fold(**{f"k{number:04}": b"x" for number in range(stores.SCAN_MAX_STATES)})
     await partition.written()
     walking = walk(partition, 86_400, lambda _: True)
@@ -227,7 +225,7 @@ async def test_what_left_is_cleared_away_after_a_lap(partition: Partition) -> No
     await partition.until(lambda: waiting() == 0)
 
 
-async def test_a_large_partition_is_walked_faster_but_never_all_at_once(partition: Partition) -> None:
+async def test_large_partition_is_scanned_faster_but_in_steps(partition: Partition) -> None:
     partition.fold(**{f"k{number:05}": b"x" for number in range(5_000)})
     await partition.written()
     calm, hurried = (walk(partition, lap, lambda _: False).scan_next(partition.lane) for lap in (1_000, 1))
@@ -235,8 +233,8 @@ async def test_a_large_partition_is_walked_faster_but_never_all_at_once(partitio
     assert hurried == 0.1
 
 
-async def test_a_walk_goes_on_after_a_restart_where_it_was(settings: Settings) -> None:
-    """Else the end of a large partition would never be seen by workers that restart often."""
+async def test_scan_continues_after_restart(settings: Settings) -> None:
+    """Otherwise workers that restart often would never reach the end of a large partition."""
     seen: list[bytes] = []
     for _ in range(2):
         partition = Partition(settings)
@@ -249,7 +247,7 @@ async def test_a_walk_goes_on_after_a_restart_where_it_was(settings: Settings) -
     assert [int(value) for value in seen] == list(range(150))
 
 
-async def test_nothing_is_walked_while_partitions_move_are_recovered_or_given_back(partition: Partition) -> None:
+async def test_no_scan_during_rebalance_recovery_or_revocation(partition: Partition) -> None:
     partition.fold(k=b"old")
     await partition.written()
     app = partition.flow.app
@@ -268,7 +266,7 @@ async def test_nothing_is_walked_while_partitions_move_are_recovered_or_given_ba
         task.cancel()
 
 
-async def test_a_partition_that_moves_in_the_middle_of_a_walk_ends_nothing(partition: Partition) -> None:
+async def test_partition_revoked_during_scan_does_not_end_scan_task(partition: Partition) -> None:
     walking = walk(partition, 0.001, lambda _: True)
     task = asyncio.create_task(walking.run())
     try:
@@ -295,8 +293,8 @@ def store(tmp_path: Path) -> Any:
     return kept
 
 
-def test_states_come_in_the_order_of_their_keys_without_the_stores_own_notes(store: Any) -> None:
-    """Keys are hexadecimal: the notes, which begin with an underscore, lie in the middle of them."""
+def test_scan_returns_states_in_key_order_without_store_metadata(store: Any) -> None:
+    """Keys are hexadecimal, so metadata keys, which begin with an underscore, sort between them."""
     store.write(0, {b"9": b"nine", b"a": b"ten", b"b": None, b"0": b"zero"}, 41)
     store.save_scan_position(0, b"9")
     assert store.next_states(0, b"") == [(b"0", b"zero"), (b"9", b"nine"), (b"a", b"ten")]
@@ -305,21 +303,21 @@ def test_states_come_in_the_order_of_their_keys_without_the_stores_own_notes(sto
     assert store.scan_position(0) == b"9"
 
 
-def test_large_states_are_looked_at_a_few_at_a_time(store: Any) -> None:
+def test_large_states_are_read_in_small_groups(store: Any) -> None:
     store.write(0, {b"%d" % number: b"x" * 100_000 for number in range(9)}, 1)
     assert len(store.next_states(0, b"")) == 3
     store.write(0, {b"%d" % number: b"x" * 900_000 for number in range(9)}, 2)
     assert len(store.next_states(0, b"")) == 1
 
 
-def test_a_tombstone_takes_the_state_and_moves_the_offset(store: Any) -> None:
+def test_tombstone_removes_state_and_advances_offset(store: Any) -> None:
     store.write(0, {b"k": b"v"}, 3)
     store.write(0, {b"k": None}, 4)
     assert store.read(0, [b"k"]) == [None]
     assert store.persisted_offset(TP("email-states", 0)) == 4
 
 
-def test_recovery_takes_out_what_a_tombstone_took(store: Any) -> None:
+def test_recovery_applies_tombstones(store: Any) -> None:
     store.write(0, {b"gone": b"1", b"back": b"2", b"late": b"3"}, 9)
 
     def record(offset: int, key: bytes, value: bytes | None) -> SimpleNamespace:
@@ -331,7 +329,7 @@ def test_recovery_takes_out_what_a_tombstone_took(store: Any) -> None:
     assert store.read(0, [b"gone", b"back", b"late"]) == [None, b"4", b"3"]
 
 
-def test_the_notes_and_the_states_share_no_key() -> None:
+def test_metadata_keys_differ_from_state_keys() -> None:
     assert stores.SCAN_POSITION_KEY.startswith(stores.INTERNAL_KEY_PREFIX)
     assert stores.StateStore.offset_key.startswith(stores.INTERNAL_KEY_PREFIX)
     assert stores.StateStore.offset_key != stores.SCAN_POSITION_KEY

@@ -1,4 +1,4 @@
-"""Mails on a real Postgres: the same rows from any split, order and repeats; every question of RQL is one for it."""
+"""Mails on a real Postgres: the same rows from any split, order and repeats, and valid SQL for every RQL query."""
 
 import asyncio
 import json
@@ -100,9 +100,7 @@ async def project(connection: Connection, sink: Sink, runs: list[ChangeBatch]) -
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_every_view_counts_once_whatever_the_split_and_the_order_of_partitions(
-    connection: Connection, sink: Sink, seed: int
-) -> None:
+async def test_view_counts_once_in_any_split_and_partition_order(connection: Connection, sink: Sink, seed: int) -> None:
     chance = random.Random(seed)
     first, second = logs(seed)
     await project(connection, sink, [*first.runs(), *second.runs()])
@@ -123,7 +121,7 @@ async def test_every_view_counts_once_whatever_the_split_and_the_order_of_partit
         assert (await tables(connection, "mails"))["mails"] == found
 
 
-async def test_two_partitions_that_write_the_same_mails_at_once_lose_nothing_and_do_not_deadlock(
+async def test_concurrent_partitions_update_same_mail_without_loss_or_deadlock(
     database_url: str, connection: Connection, sink: Sink
 ) -> None:
     made = logs(7)
@@ -137,7 +135,7 @@ async def test_two_partitions_that_write_the_same_mails_at_once_lose_nothing_and
     assert [row[3] for row in found] == [80, 80, 80]
 
 
-async def test_a_mail_is_not_listed_before_its_first_recipient_tells_it(connection: Connection, sink: Sink) -> None:
+async def test_mail_is_not_listed_before_its_first_recipient(connection: Connection, sink: Sink) -> None:
     log = Log(0).fold(request(1, 1)).fold(opened(1, 1, 1))
     await project(connection, sink, log.runs())
     assert (await mails.find(connection, "acme", ListingQuery())).total == 0
@@ -152,7 +150,7 @@ async def ask(connection: Connection, query: str) -> list[str]:
     return [json.loads(mail)["id"] for mail in found.mails]
 
 
-async def test_questions_find_what_they_ask_for(connection: Connection, sink: Sink) -> None:
+async def test_rql_query_returns_matching_mails(connection: Connection, sink: Sink) -> None:
     log = Log(0)
     log.fold(
         request(1, subject='A "b" 5%', content={"plan": "gold", "n": [{"k": 70}]}, recipients={"to": ["a@x", "b@x"]})
@@ -240,7 +238,7 @@ values = st.text(letters, max_size=12)
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(pieces, max_size=12), values)
-async def test_whatever_is_asked_postgres_understands(connection: Connection, parts: list[str], value: str) -> None:
+async def test_any_rql_query_is_valid_sql(connection: Connection, parts: list[str], value: str) -> None:
     twice = quote(quote(value, safe=""), safe="")
     for query in ("".join(parts), f"eq(content.x,{twice})&like(subject,{twice})&in(id,{twice},{twice})"):
         try:

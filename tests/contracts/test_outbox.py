@@ -1,4 +1,4 @@
-"""What the outbox engine promises, on a real Postgres: order, one holder, leases, lanes, breaker, dead letters."""
+"""The contract of the job engine on a real Postgres: order, leases, lanes, breakers and dead jobs."""
 
 import asyncio
 import contextlib
@@ -88,7 +88,7 @@ def all_done(pool: Pool) -> Callable[[], Awaitable[bool]]:
 
 
 # ----------------------------------------------------------------------------- leases
-async def test_of_two_workers_only_one_gets_a_job(pool: Pool) -> None:
+async def test_concurrent_claims_return_each_job_once(pool: Pool) -> None:
     await put(pool, 50)
     claims = await asyncio.gather(*[store(pool).claim() for _ in range(6)])
     held = Counter(job.stream for jobs in claims for job in jobs)
@@ -96,7 +96,7 @@ async def test_of_two_workers_only_one_gets_a_job(pool: Pool) -> None:
     assert set(held.values()) == {1}
 
 
-async def test_a_lease_that_ran_out_is_claimed_again_as_unknown_and_counts_as_an_attempt(pool: Pool) -> None:
+async def test_expired_lease_is_claimed_as_unknown_and_counts_as_attempt(pool: Pool) -> None:
     await put(pool)
     [first] = await store(pool).claim()
     assert (first.attempt, first.unknown) == (1, False)
@@ -107,7 +107,7 @@ async def test_a_lease_that_ran_out_is_claimed_again_as_unknown_and_counts_as_an
     assert second.token != first.token
 
 
-async def test_only_the_holder_of_the_lease_can_settle(pool: Pool) -> None:
+async def test_only_holder_of_lease_can_settle(pool: Pool) -> None:
     await put(pool)
     [late] = await store(pool).claim()
     await expire(pool)
@@ -119,7 +119,7 @@ async def test_only_the_holder_of_the_lease_can_settle(pool: Pool) -> None:
     assert await ask(pool, "select state, attempts, payload from jobs.jobs") == [("done", 2, b"")]
 
 
-async def test_a_job_that_its_own_record_closed_meanwhile_is_no_lost_lease(pool: Pool) -> None:
+async def test_job_closed_by_intake_can_be_settled(pool: Pool) -> None:
     await put(pool)
     [job] = await store(pool).claim()
     await ask(pool, "update jobs.jobs set state = 'done'")
@@ -127,7 +127,7 @@ async def test_a_job_that_its_own_record_closed_meanwhile_is_no_lost_lease(pool:
     assert await ask(pool, "select state from jobs.jobs") == [("done",)]
 
 
-async def test_a_heartbeat_keeps_a_job_that_takes_longer_than_its_lease(pool: Pool) -> None:
+async def test_lease_of_long_job_is_extended(pool: Pool) -> None:
     await put(pool)
     attempts: list[int] = []
 
@@ -142,7 +142,7 @@ async def test_a_heartbeat_keeps_a_job_that_takes_longer_than_its_lease(pool: Po
     assert attempts == [1]
 
 
-async def test_a_worker_that_was_frozen_past_its_lease_does_not_contact_anybody() -> None:
+async def test_expired_lease_forbids_contact() -> None:
     now = asyncio.get_running_loop().time()
     Lease(now + 5).begin_contact()
     with pytest.raises(LeaseLost):
@@ -151,7 +151,7 @@ async def test_a_worker_that_was_frozen_past_its_lease_does_not_contact_anybody(
 
 # ------------------------------------------------------------------------------ order
 @pytest.mark.parametrize("seed", range(4))
-async def test_each_streams_jobs_are_done_in_order_whatever_fails_and_however_many_work(pool: Pool, seed: int) -> None:
+async def test_jobs_of_a_stream_are_done_in_order(pool: Pool, seed: int) -> None:
     dice = random.Random(seed)
     streams = await put(pool, 40, per_stream=4)
     ended: dict[str, list[int]] = {stream: [] for stream in streams}
@@ -179,7 +179,7 @@ async def test_each_streams_jobs_are_done_in_order_whatever_fails_and_however_ma
     assert sum(map(len, ended.values())) == 160
 
 
-async def test_a_follower_of_a_long_retry_leaves_the_claims_way_and_wakes_with_its_head(pool: Pool) -> None:
+async def test_followers_of_long_retry_are_postponed_and_due_with_their_head(pool: Pool) -> None:
     [stream] = await put(pool, per_stream=3)
     [head] = await store(pool).claim()
     await store(pool).settle_one(head, retry(3600, "503", EndpointHealth.HEALTHY))
@@ -195,7 +195,7 @@ async def test_a_follower_of_a_long_retry_leaves_the_claims_way_and_wakes_with_i
         await store(pool).settle_one(job, DONE)
 
 
-async def test_a_dead_letter_blocks_nothing_behind_it(pool: Pool) -> None:
+async def test_dead_job_does_not_block_followers(pool: Pool) -> None:
     await put(pool, per_stream=2)
     [head] = await store(pool).claim()
     await store(pool).settle_one(head, bury("gave up"))
@@ -203,7 +203,7 @@ async def test_a_dead_letter_blocks_nothing_behind_it(pool: Pool) -> None:
     assert follower.seq == 2
 
 
-async def test_what_is_held_waits_until_it_is_released(pool: Pool) -> None:
+async def test_held_jobs_are_claimed_after_release(pool: Pool) -> None:
     await put(pool, 3, state="held")
     assert await store(pool).claim() == []
     await store(pool).release_held_jobs()
@@ -211,7 +211,7 @@ async def test_what_is_held_waits_until_it_is_released(pool: Pool) -> None:
 
 
 # ------------------------------------------------------------------------------ lanes
-async def test_a_paused_lane_waits_burns_nothing_and_goes_on_where_it_was(pool: Pool) -> None:
+async def test_paused_lane_counts_no_attempt_and_can_be_resumed(pool: Pool) -> None:
     await put(pool, 2, lane="acme/paused")
     await put(pool, 1, lane="acme/other")
     await store(pool).pause_lane("acme/paused", "somebody said so")
@@ -220,7 +220,7 @@ async def test_a_paused_lane_waits_burns_nothing_and_goes_on_where_it_was(pool: 
     assert [(job.lane, job.attempt) for job in await store(pool).claim()] == [("acme/paused", 1)] * 2
 
 
-async def test_a_verdict_that_pauses_gives_the_attempt_back(pool: Pool) -> None:
+async def test_result_that_pauses_lane_counts_no_attempt(pool: Pool) -> None:
     await put(pool)
     [job] = await store(pool).claim()
     await store(pool).settle_one(job, release(0, "401", pause="the destination answers 401"))
@@ -229,7 +229,7 @@ async def test_a_verdict_that_pauses_gives_the_attempt_back(pool: Pool) -> None:
     assert await store(pool).lanes_paused_for("the destination answers 401") == ["acme/7"]
 
 
-async def test_a_lane_full_in_this_process_leaves_the_rest_to_others(pool: Pool) -> None:
+async def test_lane_gets_no_more_jobs_than_its_limit(pool: Pool) -> None:
     await put(pool, 100, lane="acme/big")
     await put(pool, 2, lane="acme/small")
     jobs = await store(pool).claim()
@@ -239,18 +239,18 @@ async def test_a_lane_full_in_this_process_leaves_the_rest_to_others(pool: Pool)
     assert [job.lane for job in await store(pool).claim(jobs)] == []
 
 
-async def test_no_number_of_stuck_lanes_takes_the_last_place(pool: Pool) -> None:
+async def test_one_lane_gets_at_most_half_of_free_capacity(pool: Pool) -> None:
     in_hand: list[Job] = []
     for number in range(12):
         await put(pool, 100, lane=f"acme/stuck{number}")
         in_hand += await store(pool).claim(in_hand)
-    assert len(in_hand) == LIMITS.max_jobs, "everything due is stuck lanes' work, so they may take all"
-    # From then on nothing is free; but a lane alone never takes more than half of what the others leave.
+    assert len(in_hand) == LIMITS.max_jobs, "only stuck lanes have due jobs, so they may use all capacity"
+    # No capacity is free now. A worker with nothing in hand gives one lane at most half of its capacity.
     alone = await store(pool, ClaimLimits(max_jobs=20, max_jobs_per_lane=100, lease_s=5)).claim()
     assert Counter(job.lane for job in alone).most_common(1)[0][1] <= 10
 
 
-async def test_failures_in_a_row_open_the_breaker_and_one_probe_closes_it(pool: Pool) -> None:
+async def test_consecutive_failures_open_breaker_and_one_probe_closes_it(pool: Pool) -> None:
     await put(pool, 30)
     for _ in range(breaker.FAILURE_THRESHOLD):
         [job, *rest] = await store(pool).claim()
@@ -271,7 +271,7 @@ async def test_failures_in_a_row_open_the_breaker_and_one_probe_closes_it(pool: 
     assert len(await store(pool).claim()) > 1
 
 
-async def test_a_broken_lane_opens_at_once_and_others_go_on(pool: Pool) -> None:
+async def test_broken_lane_opens_at_once_and_others_continue(pool: Pool) -> None:
     await put(pool, 3, lane="acme/broken")
     [job, *rest] = await store(pool).claim()
     await store(pool).settle([(other, release(0, "")) for other in rest])
@@ -282,7 +282,7 @@ async def test_a_broken_lane_opens_at_once_and_others_go_on(pool: Pool) -> None:
 
 
 # ------------------------------------------------------------------------------- ends
-async def test_the_schedule_ends_in_a_dead_letter_when_work_always_surprises(pool: Pool) -> None:
+async def test_job_that_always_raises_is_dead_after_schedule(pool: Pool) -> None:
     await put(pool)
 
     async def surprise(_job: Job, _lease: Lease) -> JobResult:
@@ -293,7 +293,7 @@ async def test_the_schedule_ends_in_a_dead_letter_when_work_always_surprises(poo
     assert await ask(pool, "select state, attempts from jobs.jobs") == [("dead", 3)]
 
 
-async def test_stopping_gives_back_what_was_not_begun_and_leaves_leased_what_was(
+async def test_stop_releases_jobs_not_begun_and_keeps_others_leased(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.jobs.engine.SHUTDOWN_GRACE_S", 0.2)
@@ -314,7 +314,7 @@ async def test_stopping_gives_back_what_was_not_begun_and_leaves_leased_what_was
     assert states == {streams[0]: "attempting", streams[1]: "pending"}
 
 
-async def test_a_new_job_is_begun_within_milliseconds_of_its_notification(pool: Pool) -> None:
+async def test_notified_job_starts_within_milliseconds(pool: Pool) -> None:
     begun = asyncio.Event()
 
     async def work(_job: Job, _lease: Lease) -> JobResult:
@@ -335,7 +335,7 @@ async def test_a_new_job_is_begun_within_milliseconds_of_its_notification(pool: 
     assert sorted(waits)[1] < 300
 
 
-async def test_workers_survive_the_loss_of_every_connection(pool: Pool) -> None:
+async def test_workers_survive_loss_of_all_connections(pool: Pool) -> None:
     ended: list[str] = []
 
     async def work(job: Job, _lease: Lease) -> JobResult:
@@ -364,7 +364,7 @@ async def _quietly(holds: Callable[[], Awaitable[bool]]) -> bool:
         return False
 
 
-async def test_a_process_frozen_in_the_middle_of_a_transaction_does_not_keep_the_rows_it_locked(pool: Pool) -> None:
+async def test_frozen_transaction_does_not_keep_its_row_locks(pool: Pool) -> None:
     await put(pool)
     frozen = await pool.getconn()
     await frozen.execute("select from jobs.jobs for update")

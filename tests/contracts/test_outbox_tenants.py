@@ -1,4 +1,4 @@
-"""How an outbox shares its places between tenants, and between the brands of one, on a real Postgres."""
+"""How a claim shares the capacity between tenants, and between the brands of one, on a real Postgres."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
@@ -33,7 +33,7 @@ def store(pool: Pool, limits: ClaimLimits = LIMITS) -> JobStore:
 
 
 async def brands(pool: Pool, tenant: str, count: int, jobs: int) -> None:
-    """``jobs`` due jobs in each of a tenant's ``count`` lanes."""
+    """Insert ``jobs`` due jobs into each of the ``count`` lanes of a tenant."""
     await ask(
         pool,
         f"{INSERT} select 'emit', gen_random_uuid(), 1, 'word', %s || '/' || brand, 'pending', 'x' "
@@ -47,7 +47,7 @@ def tenant_counts(jobs: Iterable[Job]) -> Counter[str]:
 
 
 @pytest.mark.parametrize("queue", ["dispatch", "emit"])
-async def test_a_tenant_beside_a_thousand_brands_of_another_gets_half_of_the_places(pool: Pool, queue: str) -> None:
+async def test_tenant_gets_half_of_capacity_beside_tenant_with_thousand_brands(pool: Pool, queue: str) -> None:
     await brands(pool, "big", 1000, 2)
     await brands(pool, "small", 4, 100)
     await ask(pool, "update jobs.jobs set queue = %s", queue)
@@ -55,7 +55,7 @@ async def test_a_tenant_beside_a_thousand_brands_of_another_gets_half_of_the_pla
     assert tenant_counts(await JobStore(pool, queue, limits).claim()) == {"big": 96, "small": 96}
 
 
-async def test_places_are_shared_by_tenants_first_and_by_the_brands_of_a_tenant_then(pool: Pool) -> None:
+async def test_capacity_is_shared_by_tenants_then_by_brands(pool: Pool) -> None:
     await brands(pool, "a", 1, 100)
     await brands(pool, "b", 3, 100)
     await brands(pool, "c", 10, 100)
@@ -66,7 +66,7 @@ async def test_places_are_shared_by_tenants_first_and_by_the_brands_of_a_tenant_
     assert {lanes[f"c/{brand}"] for brand in range(1, 11)} == {3}
 
 
-async def test_what_a_tenant_has_in_hand_counts_for_its_share(pool: Pool) -> None:
+async def test_jobs_in_hand_count_for_share_of_tenant(pool: Pool) -> None:
     await brands(pool, "early", 8, 20)
     in_hand = await store(pool).claim()
     assert tenant_counts(in_hand) == {"early": 20}
@@ -79,7 +79,7 @@ async def test_what_a_tenant_has_in_hand_counts_for_its_share(pool: Pool) -> Non
     assert tenant_counts(in_hand) == {"early": 10, "late": 10}
 
 
-async def test_places_that_a_tenant_does_not_need_go_to_the_others(pool: Pool) -> None:
+async def test_unused_share_goes_to_other_tenants(pool: Pool) -> None:
     await brands(pool, "big", 100, 10)
     await brands(pool, "small", 1, 2)
     in_hand: list[Job] = []
@@ -88,7 +88,7 @@ async def test_places_that_a_tenant_does_not_need_go_to_the_others(pool: Pool) -
     assert tenant_counts(in_hand) == {"big": 18, "small": 2}
 
 
-async def test_a_tenant_whose_work_never_ends_leaves_places_to_the_others(pool: Pool) -> None:
+async def test_tenant_with_stuck_jobs_leaves_capacity_to_others(pool: Pool) -> None:
     await admin.add_tenant(pool, admin.Tenant("stuck"))
     await admin.add_tenant(pool, admin.Tenant("late"))
     await brands(pool, "stuck", 100, 10)
@@ -100,7 +100,7 @@ async def test_a_tenant_whose_work_never_ends_leaves_places_to_the_others(pool: 
     assert tenant_counts(await store(pool).claim(in_hand)) == {"late": 4}
 
 
-async def test_the_only_tenant_of_an_installation_may_take_every_place(pool: Pool) -> None:
+async def test_only_tenant_may_use_all_capacity(pool: Pool) -> None:
     await admin.add_tenant(pool, admin.Tenant("alone"))
     await brands(pool, "alone", 100, 10)
     in_hand: list[Job] = []
@@ -109,7 +109,7 @@ async def test_the_only_tenant_of_an_installation_may_take_every_place(pool: Poo
     assert tenant_counts(in_hand) == {"alone": 20}
 
 
-async def test_every_job_of_many_uneven_lanes_is_claimed(pool: Pool) -> None:
+async def test_all_jobs_of_uneven_lanes_are_claimed(pool: Pool) -> None:
     for tenant, lanes, jobs in (("a", 300, 1), ("b", 1, 300), ("c", 30, 3)):
         await brands(pool, tenant, lanes, jobs)
     claimed = 0

@@ -1,4 +1,4 @@
-"""The sink on a real Postgres: what it promises about splits, replays, zombies and debts."""
+"""The contract of the sink on a real Postgres: splits, replays, fenced projectors and pending conversions."""
 
 import asyncio
 import random
@@ -37,9 +37,7 @@ async def project(connection: Connection, sink: Sink, runs: list[ChangeBatch], *
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_any_split_of_the_log_into_runs_gives_the_same_tables(
-    connection: Connection, sink: Sink, seed: int
-) -> None:
+async def test_any_split_of_log_into_batches_gives_same_tables(connection: Connection, sink: Sink, seed: int) -> None:
     log = lives(seed, 25)
     await project(connection, sink, log.runs())
     at_once = await tables(connection)
@@ -56,9 +54,7 @@ async def test_any_split_of_the_log_into_runs_gives_the_same_tables(
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_a_replay_from_an_earlier_offset_changes_no_row_but_the_offset(
-    connection: Connection, sink: Sink, seed: int
-) -> None:
+async def test_replay_from_earlier_offset_changes_only_offset(connection: Connection, sink: Sink, seed: int) -> None:
     log = lives(seed, 25)
     await project(connection, sink, log.runs())
     grown = await tables(connection)
@@ -67,7 +63,7 @@ async def test_a_replay_from_an_earlier_offset_changes_no_row_but_the_offset(
     assert await tables(connection) == grown
 
 
-async def test_a_projector_that_expects_another_offset_writes_nothing(connection: Connection, sink: Sink) -> None:
+async def test_projector_with_other_offset_writes_nothing(connection: Connection, sink: Sink) -> None:
     log = lives(1, 10)
     first, second, third = log.runs(5, 12)
     await project(connection, sink, [first, second])
@@ -80,7 +76,7 @@ async def test_a_projector_that_expects_another_offset_writes_nothing(connection
     assert await tables(connection) != before
 
 
-async def test_a_process_that_dies_between_rows_and_offset_leaves_neither(connection: Connection) -> None:
+async def test_crash_between_rows_and_offset_writes_neither(connection: Connection) -> None:
     class Died(BaseException):
         pass
 
@@ -101,9 +97,7 @@ async def jobs(connection: Connection) -> list[tuple[str, int, str]]:
     return await found.fetchall()
 
 
-async def test_words_are_numbered_in_the_order_in_which_they_were_first_seen(
-    connection: Connection, sink: Sink
-) -> None:
+async def test_conversions_are_numbered_in_order_of_first_appearance(connection: Connection, sink: Sink) -> None:
     log = Log()
     log.fold(request(1)).fold(event(1, EventKind.OPENED, T0 + 5)).fold(event(1, EventKind.DELIVERED, T0 + 3))
     log.fold(event(1, EventKind.COMPLAINED, T0 + 9), event(1, EventKind.CLICKED, T0 + 8))
@@ -122,15 +116,13 @@ async def test_words_are_numbered_in_the_order_in_which_they_were_first_seen(
     )
 
 
-async def test_only_fast_track_is_owed_conversions(connection: Connection, sink: Sink) -> None:
+async def test_only_fast_track_emails_have_conversions(connection: Connection, sink: Sink) -> None:
     log = Log().fold(request(1, dialect="email_v1")).fold(event(1, EventKind.DELIVERED, T0))
     await project(connection, sink, log.runs())
     assert await jobs(connection) == []
 
 
-async def test_nothing_is_owed_before_the_request_is_known_and_all_of_it_then(
-    connection: Connection, sink: Sink
-) -> None:
+async def test_conversions_are_created_once_request_is_known(connection: Connection, sink: Sink) -> None:
     log = Log().fold(event(1, EventKind.OPENED, T0 + 5), event(1, EventKind.DELIVERED, T0 + 3))
     await project(connection, sink, log.runs())
     assert await jobs(connection) == []
@@ -139,7 +131,7 @@ async def test_nothing_is_owed_before_the_request_is_known_and_all_of_it_then(
     assert await jobs(connection) == [("delivered", 1, "pending"), ("open", 2, "pending")]
 
 
-async def test_a_settled_word_closes_its_job_and_a_replayed_dead_one_stays_open(
+async def test_settled_conversion_closes_job_and_replayed_dead_one_stays_open(
     connection: Connection, sink: Sink
 ) -> None:
     log = Log().fold(request(1)).fold(event(1, EventKind.DELIVERED, T0), event(1, EventKind.OPENED, T0))
@@ -163,9 +155,7 @@ async def test_a_settled_word_closes_its_job_and_a_replayed_dead_one_stays_open(
     assert (await jobs(connection))[2] == ("click", 3, "done")
 
 
-async def test_a_projector_that_lags_does_not_bury_what_somebody_replayed_meanwhile(
-    connection: Connection, sink: Sink
-) -> None:
+async def test_lagging_projector_does_not_bury_replayed_job(connection: Connection, sink: Sink) -> None:
     log = Log().fold(request(1)).fold(event(1, EventKind.DELIVERED, T0))
     log.fold(told(1, ConversionWord.DELIVERED, ConversionOutcome.GIVEN_UP, T0))
     await project(connection, sink, log.runs(2)[:1])
@@ -174,9 +164,7 @@ async def test_a_projector_that_lags_does_not_bury_what_somebody_replayed_meanwh
     assert await jobs(connection) == [("delivered", 1, "pending")]
 
 
-async def test_a_job_that_an_emitter_is_closing_is_left_to_it(
-    connection: Connection, sink: Sink, database_url: str
-) -> None:
+async def test_job_being_settled_by_emitter_is_unchanged(connection: Connection, sink: Sink, database_url: str) -> None:
     log = Log().fold(request(1)).fold(event(1, EventKind.DELIVERED, T0))
     log.fold(told(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0))
     await project(connection, sink, log.runs(2)[:1])
@@ -187,9 +175,7 @@ async def test_a_job_that_an_emitter_is_closing_is_left_to_it(
     assert await jobs(connection) == [("delivered", 1, "done")]
 
 
-async def test_an_empty_database_before_a_full_log_owes_only_what_was_never_settled(
-    connection: Connection, sink: Sink
-) -> None:
+async def test_rebuilt_database_has_only_unsettled_conversions(connection: Connection, sink: Sink) -> None:
     log = Log().fold(request(1)).fold(event(1, EventKind.DELIVERED, T0), event(1, EventKind.OPENED, T0))
     log.fold(told(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0))
     other = Log(1).fold(request(2)).fold(event(2, EventKind.DELIVERED, T0)).fold(acked(2, T0))
@@ -213,7 +199,7 @@ async def _jobs_by_stream(connection: Connection) -> list[tuple[str, str, str]]:
     return await (await connection.execute("select name, stream::text, state from jobs.jobs")).fetchall()
 
 
-async def test_jobs_that_outlived_their_projections_are_not_booked_again(connection: Connection, sink: Sink) -> None:
+async def test_existing_jobs_are_not_created_again_after_rebuild(connection: Connection, sink: Sink) -> None:
     log = lives(3, 20)
     await project(connection, sink, log.runs())
     await connection.execute("update jobs.jobs set state = 'done', payload = ''")
@@ -225,9 +211,7 @@ async def test_jobs_that_outlived_their_projections_are_not_booked_again(connect
     assert (await tables(connection, "jobs"))["jobs"] == booked
 
 
-async def test_emails_of_two_partitions_tell_the_same_of_an_address_whichever_comes_first(
-    connection: Connection, sink: Sink
-) -> None:
+async def test_address_evidence_of_two_partitions_is_independent_of_order(connection: Connection, sink: Sink) -> None:
     first = Log(0).fold(request(1), event(1, EventKind.BOUNCED, T0 + 50))
     second = Log(1).fold(request(3), event(3, EventKind.COMPLAINED, T0 + 20))
     clash = second.changes[0].state
@@ -248,8 +232,8 @@ async def test_emails_of_two_partitions_tell_the_same_of_an_address_whichever_co
     }
 
 
-async def test_evidence_that_a_state_takes_back_is_gone(connection: Connection, sink: Sink) -> None:
-    """A hard bounce that is heard of after the soft one is the bounce; the soft one counts no more."""
+async def test_evidence_withdrawn_by_state_is_removed(connection: Connection, sink: Sink) -> None:
+    """A hard bounce that arrives after a soft one replaces it."""
     soft = msgspec.structs.replace(event(1, EventKind.BOUNCED, T0 + 10, nth=1), bounce_class=BounceClass.SOFT)
     log = Log().fold(request(1), soft)
     await project(connection, sink, log.runs())
@@ -265,7 +249,7 @@ def _readdressed(change: EmailChange, recipient: str) -> EmailChange:
     return msgspec.structs.replace(change, state=msgspec.structs.replace(change.state, request=moved))
 
 
-async def test_a_fact_seen_again_adds_its_place_up_to_a_hundred(connection: Connection, sink: Sink) -> None:
+async def test_repeated_fact_adds_its_position_up_to_a_hundred(connection: Connection, sink: Sink) -> None:
     log = Log().fold(request(1))
     for _ in range(150):
         log.fold(event(1, EventKind.DELIVERED, T0))
@@ -275,7 +259,7 @@ async def test_a_fact_seen_again_adds_its_place_up_to_a_hundred(connection: Conn
     assert places == [f"facts/0/{offset}" for offset in range(1, 101)]
 
 
-async def test_what_postgres_cannot_hold_in_a_column_is_still_projected(connection: Connection, sink: Sink) -> None:
+async def test_values_that_postgres_cannot_store_are_still_projected(connection: Connection, sink: Sink) -> None:
     odd = msgspec.structs.replace(request(1), recipient="a\x00b@example.com", identity="\x00", brand="b\x00")
     late = msgspec.structs.replace(event(1, EventKind.OPENED, T0), occurred_at=2**70, event_id="\x00")
     await project(connection, sink, Log().fold(odd).fold(late).runs())
@@ -283,7 +267,7 @@ async def test_what_postgres_cannot_hold_in_a_column_is_still_projected(connecti
     assert await found.fetchall() == [("a\ufffdb@example.com", "opened")]
 
 
-async def test_an_event_read_anew_stands_on_the_timeline_however_often_the_first_reading_was_repeated(
+async def test_renormalized_event_is_on_timeline_despite_repeats_of_first_reading(
     connection: Connection, sink: Sink
 ) -> None:
     bounced = event(1, EventKind.BOUNCED, T0)

@@ -1,4 +1,4 @@
-"""Suppressions' tables on a real Postgres, held against a model that looks at everything: verdicts, pages, repeats."""
+"""Suppressions on a real Postgres, compared with a model that scans everything: decisions, pages and repeats."""
 
 import random
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ async def fill(
         at = upto
 
 
-async def test_verdicts_and_pages_are_those_of_a_model_that_looks_at_everything(
+async def test_decisions_and_pages_equal_those_of_full_scan_model(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seed in range(6):
@@ -118,7 +118,7 @@ def _going_on(asked: SuppressionListQuery, behind: SuppressionPosition) -> Suppr
     return SuppressionListQuery(tenant=asked.tenant, brand=asked.brand, limit=asked.limit, start_after=behind)
 
 
-async def test_a_topic_read_again_from_its_beginning_changes_nothing(connection: Connection) -> None:
+async def test_rereading_topic_changes_nothing(connection: Connection) -> None:
     decisions, evidence = made_up(9)
     await fill(connection, decisions, evidence, random.Random(9))
     rows = "select * from suppressions.decisions order by address_hash, brand"
@@ -148,7 +148,7 @@ def listed(name: bytes, at: int = NOW, brand: str = "7") -> AddressListed:
     )
 
 
-async def test_what_stands_under_the_old_hash_still_suppresses(connection: Connection) -> None:
+async def test_entry_under_old_hash_still_suppresses(connection: Connection) -> None:
     await told(connection, OLD, "hard bounce", 5)
     old = {KEY: OldAddressHash(OLD, shared=False)}
     assert await suppressions.find_suppressed(connection, [KEY], RULE, NOW) == {}
@@ -159,7 +159,7 @@ async def test_what_stands_under_the_old_hash_still_suppresses(connection: Conne
     assert (known.key, [one.at for one in known.evidence]) == (KEY, [5])
 
 
-async def test_decision_under_either_hash_counts_and_the_later_one_stands(connection: Connection) -> None:
+async def test_later_decision_under_either_hash_wins(connection: Connection) -> None:
     old = {KEY: OldAddressHash(OLD, shared=False)}
     await decided(connection, listed(OLD))
     assert KEY in await suppressions.find_suppressed(connection, [KEY], RULE, NOW, old)
@@ -169,7 +169,7 @@ async def test_decision_under_either_hash_counts_and_the_later_one_stands(connec
     assert KEY in await suppressions.find_suppressed(connection, [KEY], RULE, NOW, old)
 
 
-async def test_old_hash_of_another_address_counts_for_what_is_older_than_the_change(connection: Connection) -> None:
+async def test_shared_old_hash_counts_only_for_older_decisions(connection: Connection) -> None:
     await connection.execute("update suppressions.key_change set changed_at = 100")
     old = {KEY: OldAddressHash(OLD, shared=True)}
     await told(connection, OLD, "complaint", 101)

@@ -1,4 +1,4 @@
-"""Events that name no email find theirs by what the provider calls the message: in any order, whatever dies."""
+"""Correlation of events with emails by the provider's message id: in any order, and after crashes."""
 
 import asyncio
 import random
@@ -69,7 +69,7 @@ async def parked(rt: Runtime) -> int:
     return int(count)
 
 
-async def test_whichever_comes_first_waits_for_the_other_and_is_seen_waiting(
+async def test_ack_and_event_match_in_either_order_and_parked_event_is_shown(
     settings: Settings, caught_up: CaughtUp
 ) -> None:
     early, late, alias = fresh(), fresh(), fresh()
@@ -103,7 +103,7 @@ async def test_whichever_comes_first_waits_for_the_other_and_is_seen_waiting(
         assert await told(settings) == {(early, "e1"), (late, "e2")}
 
 
-async def test_two_dispatchers_and_both_sides_at_once(settings: Settings, caught_up: CaughtUp) -> None:
+async def test_two_dispatchers_match_concurrent_acks_and_events(settings: Settings, caught_up: CaughtUp) -> None:
     chance = random.Random(5)
     emails = [fresh() for _ in range(300)]
     entries = [acked(email_id, f"<{email_id}>") for email_id in emails]
@@ -118,7 +118,7 @@ async def test_two_dispatchers_and_both_sides_at_once(settings: Settings, caught
         assert await told(settings) == {(email_id, f"{email_id}/{nth}") for email_id in emails for nth in range(2)}
 
 
-async def test_a_dispatcher_killed_between_telling_and_unparking_tells_again(
+async def test_dispatcher_killed_before_unparking_appends_event_again(
     settings: Settings, tmp_path: Path, caught_up: CaughtUp
 ) -> None:
     email_id = fresh()
@@ -138,7 +138,7 @@ async def test_a_dispatcher_killed_between_telling_and_unparking_tells_again(
         ] * 2
 
 
-async def test_emptied_tables_fill_again_and_what_waits_in_vain_becomes_a_dead_letter(
+async def test_emptied_tables_are_refilled_and_unmatched_event_becomes_dead_letter(
     settings: Settings, caught_up: CaughtUp
 ) -> None:
     known, unknown = fresh(), fresh()

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from pipeline.content.tokens import read_message_id, read_verp_address
-from pipeline.dispatch.transports.smtp import _context
+from pipeline.dispatch.transports.smtp import _ssl_context
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.kafka import append_all
 from pipeline.runtime.ports import LogEntry
@@ -30,7 +30,7 @@ def quick(settings: Settings) -> Settings:
     return settings.model_copy(update=FAST)
 
 
-async def test_a_request_becomes_a_mail_and_its_ack_closes_the_job(quick: Settings, caught_up: CaughtUp) -> None:
+async def test_request_is_sent_and_ack_closes_job(quick: Settings, caught_up: CaughtUp) -> None:
     async with smtp_receiver() as receiver, dispatching(quick) as rt:
         await provide(rt, receiver.port, means_delivered=True)
         [sent] = await accept(rt, "anna@example.com")
@@ -51,7 +51,7 @@ async def test_a_request_becomes_a_mail_and_its_ack_closes_the_job(quick: Settin
     assert ack.event_id == event_id("dispatch", sent.email_id, "acked", "1")
 
 
-async def test_providers_that_echo_get_what_they_shall_echo(quick: Settings) -> None:
+async def test_provider_gets_correlation_header(quick: Settings) -> None:
     async with smtp_receiver() as receiver, dispatching(quick) as rt:
         await provide(rt, receiver.port, kind="sandbox")
         [sent] = await accept(rt, "anna@example.com")
@@ -60,7 +60,7 @@ async def test_providers_that_echo_get_what_they_shall_echo(quick: Settings) -> 
     assert said == f'{{"unique_args": {{"mailfold_email_id": "{sent.email_id}"}}}}'
 
 
-async def test_a_request_seen_twice_is_sent_once(quick: Settings) -> None:
+async def test_repeated_request_is_sent_once(quick: Settings) -> None:
     async with smtp_receiver() as receiver, dispatching(quick) as rt:
         await provide(rt, receiver.port)
         [sent] = await accept(rt, "anna@example.com")
@@ -74,7 +74,7 @@ async def test_a_request_seen_twice_is_sent_once(quick: Settings) -> None:
     assert len(receiver.to("anna@example.com")) == 1
 
 
-async def test_a_deferral_is_tried_again_and_the_last_one_is_a_failure(quick: Settings) -> None:
+async def test_deferred_email_is_retried_and_fails_after_last_attempt(quick: Settings) -> None:
     async with smtp_receiver() as receiver, dispatching(quick) as rt:
         receiver.rcpt["slowly@example.com"] = ["450 4.2.1 later", "250 OK"]
         receiver.rcpt["never@example.com"] = ["450 4.2.1 never@example.com is busy"]
@@ -92,7 +92,7 @@ async def test_a_deferral_is_tried_again_and_the_last_one_is_a_failure(quick: Se
 
 
 @pytest.mark.parametrize("stage", ["rcpt", "data"])
-async def test_a_refusal_of_the_recipient_or_message_is_a_rejection_at_once(quick: Settings, stage: str) -> None:
+async def test_refused_recipient_or_message_is_rejected_at_once(quick: Settings, stage: str) -> None:
     async with smtp_receiver() as receiver, dispatching(quick) as rt:
         getattr(receiver, stage)["nobody@example.com"] = ["550 5.1.1 no such user"]
         await provide(rt, receiver.port)
@@ -103,7 +103,7 @@ async def test_a_refusal_of_the_recipient_or_message_is_a_rejection_at_once(quic
     assert (found[Rejected].code, found[Rejected].enhanced) == (550, "5.1.1")
 
 
-async def test_a_suppressed_address_is_dropped_without_contacting_anybody(quick: Settings) -> None:
+async def test_suppressed_address_is_dropped_without_contact(quick: Settings) -> None:
     async with smtp_receiver() as receiver, dispatching(quick) as rt:
         await provide(rt, receiver.port)
         await rows(
@@ -120,7 +120,7 @@ async def test_a_suppressed_address_is_dropped_without_contacting_anybody(quick:
     assert ack.reason == "suppressed: hard bounce"
 
 
-async def test_a_server_that_refuses_connections_defers_and_opens_the_breaker(quick: Settings) -> None:
+async def test_refused_connection_defers_and_opens_breaker(quick: Settings) -> None:
     async with dispatching(quick) as rt:
         await provide(rt, 1)
         await accept(rt, *[f"user{number}@example.com" for number in range(8)])
@@ -128,7 +128,7 @@ async def test_a_server_that_refuses_connections_defers_and_opens_the_breaker(qu
     assert set(await acks(quick)) == {"Deferred"}
 
 
-async def test_a_brand_without_a_provider_waits_for_one(quick: Settings) -> None:
+async def test_brand_without_provider_is_paused_until_it_has_one(quick: Settings) -> None:
     async with smtp_receiver() as receiver, dispatching(quick) as rt:
         await provide(rt, receiver.port, brand="8")
         await accept(rt, "anna@example.com")
@@ -143,7 +143,7 @@ async def test_a_brand_without_a_provider_waits_for_one(quick: Settings) -> None
         assert await rows(rt, "select attempts from jobs.jobs") == [(1,)]
 
 
-async def test_starttls_is_used_where_it_is_offered(quick: Settings, tmp_path: Path) -> None:
+async def test_starttls_is_used_if_offered(quick: Settings, tmp_path: Path) -> None:
     context, _ = certificate(tmp_path)
     async with smtp_receiver(tls_context=context) as receiver, dispatching(quick) as rt:
         await provide(rt, receiver.port)
@@ -152,26 +152,26 @@ async def test_starttls_is_used_where_it_is_offered(quick: Settings, tmp_path: P
     assert receiver.mails[0].tls
 
 
-async def test_required_tls_holds_the_server_to_its_certificate(
+async def test_required_tls_verifies_certificate(
     quick: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context, trusted = certificate(tmp_path)
-    _context.cache_clear()
+    _ssl_context.cache_clear()
     async with smtp_receiver(tls_context=context) as receiver, dispatching(quick) as rt:
         await provide(rt, receiver.port, tls="required")
         await accept(rt, "anna@example.com")
         await until(lambda: is_broken(rt, "acme/7"))
         assert receiver.mails == []
         monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
-        _context.cache_clear()
+        _ssl_context.cache_clear()
         await until(lambda: bool(receiver.mails))
         await in_state(rt, "done")
-    _context.cache_clear()
+    _ssl_context.cache_clear()
     assert receiver.mails[0].tls
     assert await acks(quick) == ["Acked"]
 
 
-async def test_required_tls_does_not_go_on_in_the_clear(quick: Settings) -> None:
+async def test_required_tls_never_sends_plain_text(quick: Settings) -> None:
     async with smtp_receiver() as receiver, dispatching(quick) as rt:
         await provide(rt, receiver.port, tls="required")
         await accept(rt, "anna@example.com")
@@ -180,7 +180,7 @@ async def test_required_tls_does_not_go_on_in_the_clear(quick: Settings) -> None
     assert receiver.mails == []
 
 
-async def test_connections_are_reused_and_never_more_than_the_provider_allows(quick: Settings) -> None:
+async def test_connections_are_reused_within_limit_of_provider(quick: Settings) -> None:
     async with smtp_receiver() as receiver, dispatching(quick) as rt:
         await provide(rt, receiver.port, max_connections=3)
         await accept(rt, *[f"user{number}@example.com" for number in range(60)])
@@ -191,7 +191,7 @@ async def test_connections_are_reused_and_never_more_than_the_provider_allows(qu
     assert len({mail.message_id for mail in receiver.mails}) == 60
 
 
-async def test_a_stale_connection_costs_no_attempt(quick: Settings) -> None:
+async def test_stale_connection_counts_no_attempt(quick: Settings) -> None:
     async with smtp_receiver(timeout=0.3) as receiver, dispatching(quick) as rt:
         await provide(rt, receiver.port, max_connections=1)
         for number in range(3):
@@ -202,7 +202,7 @@ async def test_a_stale_connection_costs_no_attempt(quick: Settings) -> None:
     assert await acks(quick) == ["Acked"] * 3
 
 
-async def test_silence_after_the_message_is_resent_with_the_same_message_id(quick: Settings) -> None:
+async def test_unknown_outcome_is_resent_with_same_message_id(quick: Settings) -> None:
     async with smtp_receiver() as receiver, dispatching(quick) as rt:
         receiver.hang_up_after_data.add("anna@example.com")
         await provide(rt, receiver.port)
@@ -213,7 +213,7 @@ async def test_silence_after_the_message_is_resent_with_the_same_message_id(quic
     assert await acks(quick) == ["Acked", "Deferred"]
 
 
-async def test_silence_after_the_message_is_held_where_the_brand_wants_that(quick: Settings) -> None:
+async def test_unknown_outcome_is_held_if_brand_wants_that(quick: Settings) -> None:
     async with smtp_receiver() as receiver, dispatching(quick) as rt:
         receiver.hang_up_after_data.add("anna@example.com")
         await provide(rt, receiver.port, unknown_policy="hold")
@@ -223,7 +223,7 @@ async def test_silence_after_the_message_is_held_where_the_brand_wants_that(quic
     assert await acks(quick) == []
 
 
-async def test_a_slow_server_meets_the_deadline(quick: Settings) -> None:
+async def test_slow_server_exceeds_deadline(quick: Settings) -> None:
     async with smtp_receiver() as receiver, dispatching(quick.model_copy(update={"smtp_timeout": 0.3})) as rt:
         receiver.slow["anna@example.com"] = 2.0
         await provide(rt, receiver.port)
@@ -233,9 +233,7 @@ async def test_a_slow_server_meets_the_deadline(quick: Settings) -> None:
 
 
 @pytest.mark.parametrize("fault", ["missing", "another content", "other bytes", "no content"])
-async def test_a_content_that_is_not_what_was_accepted_is_a_failure_and_a_dead_letter(
-    quick: Settings, fault: str
-) -> None:
+async def test_changed_content_is_a_failure_and_a_dead_letter(quick: Settings, fault: str) -> None:
     async with smtp_receiver() as receiver, dispatching(quick) as rt:
         await provide(rt, receiver.port)
         [good] = await accept(rt, "good@example.com")
@@ -262,7 +260,7 @@ def _changed(pointer: ContentPointer, **values: object) -> ContentPointer:
     return ContentPointer(**(fields | values))
 
 
-async def test_a_large_content_in_several_chunks_arrives_whole(quick: Settings) -> None:
+async def test_content_in_several_chunks_arrives_complete(quick: Settings) -> None:
     noise = "".join(f"{number:x}{number * 7919 % 99991:x} " for number in range(400_000))
     async with smtp_receiver(data_size_limit=60_000_000) as receiver, dispatching(quick) as rt:
         await provide(rt, receiver.port)
@@ -276,7 +274,7 @@ async def test_a_large_content_in_several_chunks_arrives_whole(quick: Settings) 
     assert mail.message.get_content().split() == noise.split()
 
 
-async def test_what_is_no_record_of_ours_becomes_a_dead_letter_and_blocks_nothing(quick: Settings) -> None:
+async def test_undecodable_record_becomes_dead_letter_and_blocks_nothing(quick: Settings) -> None:
     async with smtp_receiver() as receiver, dispatching(quick) as rt:
         await provide(rt, receiver.port)
         for value in (b"not json", b'{"type":"send-request/1"}', b""):
@@ -290,10 +288,8 @@ async def test_what_is_no_record_of_ours_becomes_a_dead_letter_and_blocks_nothin
     assert len(letters) == 4
 
 
-async def test_a_database_filled_anew_from_the_log_sends_nothing_again(
-    quick: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Record by record, so that requests could be sent long before their acks are read.
+async def test_database_rebuilt_from_log_sends_nothing_again(quick: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One record per poll, so that without the rule under test requests would be sent long before their acks are read.
     monkeypatch.setattr("pipeline.dispatch.intake.MAX_RECORDS_PER_POLL", 1)
     async with smtp_receiver() as receiver:
         async with dispatching(quick) as rt:
@@ -332,7 +328,7 @@ async def _forget_everything(settings: Settings) -> None:
         await connection.execute("truncate jobs.jobs, jobs.next_offsets, jobs.lanes")
 
 
-async def test_two_dispatchers_send_everything_once(quick: Settings) -> None:
+async def test_two_dispatchers_send_each_email_once(quick: Settings) -> None:
     async with smtp_receiver() as receiver, dispatching(quick) as one, dispatching(quick) as two:
         await provide(one, receiver.port)
         for part in range(5):

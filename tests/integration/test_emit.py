@@ -1,4 +1,4 @@
-"""The emitter against a real log, a real database and a real HTTP server in Fast Track's place."""
+"""The emitter against a real log, a real database and a real HTTP server instead of Fast Track."""
 
 import time
 import uuid
@@ -77,7 +77,7 @@ async def outcomes(settings: Settings) -> list[tuple[str, int, int]]:
     return [(result.outcome.value, result.attempt, result.status) for result in found]
 
 
-async def test_a_conversion_is_told_as_the_document_says_with_the_activity_byte_for_byte(quick: Settings) -> None:
+async def test_conversion_request_follows_specification_with_unchanged_activity(quick: Settings) -> None:
     async with http_receiver() as receiver, emitting(quick) as rt:
         await destine(rt, receiver.url)
         email_id = await owe(rt, ConversionWord.DELIVERED)
@@ -92,7 +92,7 @@ async def test_a_conversion_is_told_as_the_document_says_with_the_activity_byte_
     assert await outcomes(quick) == [("delivered", 1, 200)]
 
 
-async def test_each_email_is_told_in_order_whatever_the_receiver_answers(quick: Settings) -> None:
+async def test_conversions_of_an_email_arrive_in_order_whatever_receiver_answers(quick: Settings) -> None:
     async with http_receiver() as receiver, emitting(quick) as rt:
         receiver.answers = [500, 200, 429, 200, 503, "reset", 200, 302, 200, 200]
         await destine(rt, receiver.url)
@@ -107,7 +107,7 @@ async def test_each_email_is_told_in_order_whatever_the_receiver_answers(quick: 
 
 
 @pytest.mark.parametrize("status", [410, 422])
-async def test_gone_and_unprocessable_settle_as_refused(quick: Settings, status: int) -> None:
+async def test_gone_and_unprocessable_are_settled_as_refused(quick: Settings, status: int) -> None:
     async with http_receiver() as receiver, emitting(quick) as rt:
         receiver.answers = [status]
         await destine(rt, receiver.url)
@@ -117,9 +117,7 @@ async def test_gone_and_unprocessable_settle_as_refused(quick: Settings, status:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-async def test_a_closed_door_pauses_the_destination_and_burns_nothing_until_somebody_resumes(
-    quick: Settings, status: int
-) -> None:
+async def test_denied_access_pauses_destination_without_attempts_until_resumed(quick: Settings, status: int) -> None:
     async with http_receiver() as receiver, http_receiver() as other, emitting(quick) as rt:
         receiver.answers = [status]
         await destine(rt, receiver.url)
@@ -140,7 +138,7 @@ async def test_a_closed_door_pauses_the_destination_and_burns_nothing_until_some
     assert [seen.word for seen in receiver.seen] == ["delivered", "delivered", "open", "click"]
 
 
-async def test_without_a_destination_debts_wait_for_one(quick: Settings) -> None:
+async def test_conversions_wait_for_missing_destination(quick: Settings) -> None:
     async with http_receiver() as receiver, emitting(quick) as rt:
         await owe(rt, *WORDS)
 
@@ -156,9 +154,7 @@ async def test_without_a_destination_debts_wait_for_one(quick: Settings) -> None
 
 
 @pytest.mark.parametrize("answer", [500, 503, 429, 400, 302, "reset", "slow"])
-async def test_what_never_works_is_tried_on_schedule_and_kept_as_a_dead_letter(
-    quick: Settings, answer: int | str
-) -> None:
+async def test_failing_conversion_follows_schedule_and_becomes_dead_letter(quick: Settings, answer: int | str) -> None:
     settings = quick.model_copy(update={"emit_timeout": 0.3})
     async with http_receiver() as receiver, emitting(settings) as rt:
         receiver.answers = [answer]
@@ -178,7 +174,7 @@ async def test_what_never_works_is_tried_on_schedule_and_kept_as_a_dead_letter(
 
 
 @pytest.mark.parametrize("dated", [False, True])
-async def test_retry_after_is_honoured(quick: Settings, *, dated: bool) -> None:
+async def test_retry_after_is_respected(quick: Settings, *, dated: bool) -> None:
     async with http_receiver() as receiver, emitting(quick) as rt:
         header = formatdate(time.time() + 2, usegmt=True) if dated else "1"
         receiver.answers = [(429, {"Retry-After": header}), 200]
@@ -192,7 +188,7 @@ async def test_retry_after_is_honoured(quick: Settings, *, dated: bool) -> None:
     assert [told[0] for told in await outcomes(quick)] == ["retrying", "delivered"]
 
 
-async def test_an_endless_answer_costs_its_connection_and_nothing_more(quick: Settings) -> None:
+async def test_endless_response_only_closes_its_connection(quick: Settings) -> None:
     async with http_receiver() as receiver, emitting(quick) as rt:
         receiver.answers = ["endless"]
         await destine(rt, receiver.url)
@@ -202,7 +198,7 @@ async def test_an_endless_answer_costs_its_connection_and_nothing_more(quick: Se
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0x7f.1", "127.1"])
-async def test_a_destination_in_our_own_network_is_not_called(quick: Settings, host: str) -> None:
+async def test_destination_in_private_network_is_not_contacted(quick: Settings, host: str) -> None:
     settings = quick.model_copy(update={"allow_private_destinations": False})
     async with http_receiver() as receiver, emitting(settings) as rt:
         await destine(rt, f"http://{host}:{receiver.port}")
@@ -216,7 +212,7 @@ async def test_a_destination_in_our_own_network_is_not_called(quick: Settings, h
     assert receiver.seen == []
 
 
-async def test_a_stuck_brand_blocks_no_other(quick: Settings) -> None:
+async def test_stuck_brand_does_not_block_others(quick: Settings) -> None:
     settings = quick.model_copy(update={"emit_concurrency": 8, "lane_concurrency": 8, "emit_timeout": 30.0})
     async with http_receiver() as stuck, http_receiver() as fine, emitting(settings) as rt:
         stuck.answers = ["slow"]
@@ -232,7 +228,7 @@ async def test_a_stuck_brand_blocks_no_other(quick: Settings) -> None:
         assert len(stuck.seen) < 50
 
 
-async def test_a_job_found_attempting_is_told_again_with_the_same_key(quick: Settings) -> None:
+async def test_conversion_with_unknown_outcome_is_sent_again_with_same_key(quick: Settings) -> None:
     async with http_receiver() as receiver, open_runtime(quick) as before:
         await destine(before, receiver.url)
         await owe(before, ConversionWord.DELIVERED)

@@ -1,4 +1,4 @@
-"""Dispatch and emit as processes of their own: killed, frozen, asked to end; nothing lost, repeats with the same id."""
+"""Dispatch and emit as separate processes that are killed, frozen or stopped: nothing is lost, repeats keep ids."""
 
 import signal
 from collections import Counter
@@ -35,7 +35,7 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.mark.parametrize("point", ["dispatch.after-250", "dispatch.after-ack"])
-async def test_a_dispatcher_that_dies_after_the_250_loses_nothing_and_repeats_only_what_it_had_in_hand(
+async def test_dispatcher_crash_after_250_loses_nothing_and_repeats_only_jobs_in_hand(
     settings: Settings, tmp_path: Path, point: str
 ) -> None:
     async with smtp_receiver() as receiver, open_runtime(settings) as rt:
@@ -56,7 +56,7 @@ async def test_a_dispatcher_that_dies_after_the_250_loses_nothing_and_repeats_on
 
 
 @pytest.mark.parametrize("point", ["emit.after-2xx", "emit.after-result"])
-async def test_an_emitter_that_dies_after_the_2xx_tells_everything_in_order_and_repeats_with_the_same_key(
+async def test_emitter_crash_after_2xx_keeps_order_and_repeats_with_same_key(
     settings: Settings, tmp_path: Path, point: str
 ) -> None:
     words = (ConversionWord.DELIVERED, ConversionWord.OPEN, ConversionWord.CLICK)
@@ -75,7 +75,7 @@ async def test_an_emitter_that_dies_after_the_2xx_tells_everything_in_order_and_
     assert len({(result.email_id, result.word) for result in results}) == 60
 
 
-async def test_a_dispatcher_frozen_past_its_leases_harms_nothing_when_it_wakes(settings: Settings) -> None:
+async def test_dispatcher_frozen_past_its_leases_loses_nothing_and_keeps_message_ids(settings: Settings) -> None:
     async with smtp_receiver() as receiver, open_runtime(settings) as rt:
         await provide(rt, receiver.port, max_connections=2)
         receiver.slow = {f"user{number}@example.com": 0.05 for number in range(MAILS)}
@@ -95,10 +95,8 @@ async def test_a_dispatcher_frozen_past_its_leases_harms_nothing_when_it_wakes(s
     assert len({mail.message_id for mail in receiver.mails}) == len(counts)
 
 
-async def test_an_email_that_was_sent_is_never_called_dropped_by_its_own_complaint(
-    settings: Settings, tmp_path: Path
-) -> None:
-    """The dispatcher dies after the 250; before its lease runs out the recipient complains, which suppresses him."""
+async def test_sent_email_is_not_dropped_because_of_its_own_complaint(settings: Settings, tmp_path: Path) -> None:
+    """The dispatcher dies after the 250. Before its lease runs out, a complaint suppresses the recipient."""
     async with smtp_receiver() as receiver, open_runtime(settings) as rt:
         await provide(rt, receiver.port)
         sent = await accept(rt, "angry@example.com")
@@ -137,9 +135,7 @@ async def _suppressed(rt: Runtime) -> bool:
 
 
 @pytest.mark.parametrize("role", ["dispatch", "emit"])
-async def test_a_role_ends_within_ten_seconds_of_sigterm_in_the_middle_of_its_work(
-    settings: Settings, role: str
-) -> None:
+async def test_role_stops_within_ten_seconds_of_sigterm(settings: Settings, role: str) -> None:
     async with smtp_receiver() as mails, http_receiver() as conversions, open_runtime(settings) as rt:
         conversions.answers = ["slow"]
         mails.slow = {f"user{number}@example.com": 5.0 for number in range(100)}

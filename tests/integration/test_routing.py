@@ -1,4 +1,4 @@
-"""A brand with two providers: shares, fail-over, and never both of them for one email."""
+"""A brand with two providers: shares, failover, and never both of them for one email."""
 
 import contextlib
 import os
@@ -59,7 +59,7 @@ async def sent(rt: Runtime, count: int) -> bool:
     return len(await rows(rt, "select 1 from jobs.jobs where state = 'done'")) == count
 
 
-async def test_a_brands_mail_takes_its_routes_by_their_weights(quick: Settings) -> None:
+async def test_mail_is_distributed_by_weights_of_routes(quick: Settings) -> None:
     async with two() as (one, other), dispatching(quick) as rt:
         await route(rt, one.port, other.port, (3, 1))
         await accept(rt, *[f"user{number}@example.com" for number in range(60)])
@@ -71,9 +71,7 @@ async def test_a_brands_mail_takes_its_routes_by_their_weights(quick: Settings) 
 
 
 @pytest.mark.parametrize("trouble", ["misconfigured", "down"])
-async def test_what_one_provider_surely_did_not_take_goes_through_the_other_at_once(
-    quick: Settings, trouble: str
-) -> None:
+async def test_email_not_accepted_by_one_provider_goes_to_the_other_at_once(quick: Settings, trouble: str) -> None:
     async with two() as (one, other), dispatching(quick) as rt:
         await route(rt, 1 if trouble == "down" else one.port, other.port, (1000, 1))
         one.mail_from = "550 5.7.1 who are you?"
@@ -88,7 +86,7 @@ async def test_what_one_provider_surely_did_not_take_goes_through_the_other_at_o
 
 
 @pytest.mark.parametrize("stage", ["rcpt", "data"])
-async def test_one_brands_unverified_sender_turns_nobody_elses_mail_away(quick: Settings, stage: str) -> None:
+async def test_unverified_sender_of_one_brand_does_not_affect_others(quick: Settings, stage: str) -> None:
     async with two() as (one, other), dispatching(quick) as rt:
         await route(rt, one.port, other.port, (1000, 1))
         getattr(one, stage)["anna@example.com"] = ["550 From address not verified"]
@@ -98,7 +96,7 @@ async def test_one_brands_unverified_sender_turns_nobody_elses_mail_away(quick: 
         assert await rows(rt, "select lane from jobs.lanes where trips > 0") == []
 
 
-async def test_words_of_the_recipients_own_server_never_open_the_breaker(quick: Settings) -> None:
+async def test_reply_quoted_from_recipient_server_never_opens_breaker(quick: Settings) -> None:
     async with smtp_receiver() as direct, dispatching(quick) as rt:
         direct.rcpt["anna@example.com"] = ["550 5.7.1 relaying denied"]
         await admin.add_tenant(rt.pool, Tenant("acme"))
@@ -115,7 +113,7 @@ async def _dead(rt: Runtime) -> bool:
     return await rows(rt, "select state from jobs.jobs") == [("dead",)]
 
 
-async def test_a_provider_that_is_repaired_gets_its_mail_back(quick: Settings) -> None:
+async def test_repaired_provider_gets_its_mail_again(quick: Settings) -> None:
     async with two() as (one, other), dispatching(quick) as rt:
         one.mail_from = "550 5.7.1 who are you?"
         await route(rt, one.port, other.port, (1000, 1))
@@ -135,7 +133,7 @@ async def _healed(rt: Runtime) -> bool:
     return not await rows(rt, "select lane from jobs.lanes where queue = 'provider' and trips > 0")
 
 
-async def test_a_provider_that_an_operator_paused_gets_nothing(quick: Settings) -> None:
+async def test_paused_provider_gets_no_mail(quick: Settings) -> None:
     async with two() as (one, other), dispatching(quick) as rt:
         await route(rt, one.port, other.port)
         await JobStore(rt.pool, "provider", ClaimLimits(1, 1, 10)).pause_lane("one", "by hand")
@@ -144,7 +142,7 @@ async def test_a_provider_that_an_operator_paused_gets_nothing(quick: Settings) 
         assert (len(one.mails), len(other.mails)) == (0, 20)
 
 
-async def test_while_nobody_is_up_mail_waits_and_burns_no_attempt(quick: Settings) -> None:
+async def test_mail_waits_without_attempts_while_all_providers_are_down(quick: Settings) -> None:
     async with two() as (one, other), dispatching(quick) as rt:
         one.mail_from = other.mail_from = "550 5.7.1 who are you?"
         await route(rt, one.port, other.port)
@@ -160,7 +158,7 @@ async def _broken(rt: Runtime, lanes: int) -> bool:
     return len(await rows(rt, "select lane from jobs.lanes where trips > 0")) == lanes
 
 
-async def test_silence_after_the_message_is_resent_to_the_same_provider_however_the_weights_change(
+async def test_unknown_outcome_is_resent_to_same_provider_after_weights_change(
     quick: Settings,
 ) -> None:
     slow = quick.model_copy(update={"dispatch_schedule": (5.0, 0.1)})
@@ -188,7 +186,7 @@ async def _all_done(rt: Runtime) -> bool:
     return not await rows(rt, "select 1 from jobs.jobs where state <> 'done'")
 
 
-async def test_silence_before_there_was_a_choice_is_remembered_too(quick: Settings) -> None:
+async def test_unknown_outcome_before_routes_existed_is_bound_to_its_provider(quick: Settings) -> None:
     slow = quick.model_copy(update={"dispatch_schedule": (4.0, 0.1)})
     async with two() as (one, other), dispatching(slow) as rt:
         one.hang_up_after_data.add("anna@example.com")
@@ -202,9 +200,7 @@ async def test_silence_before_there_was_a_choice_is_remembered_too(quick: Settin
     assert other.mails == []
 
 
-async def test_an_email_in_the_hands_of_a_dispatcher_that_was_killed_never_reaches_the_other_provider(
-    short: Settings, tmp_path: Path
-) -> None:
+async def test_email_of_killed_dispatcher_never_goes_to_other_provider(short: Settings, tmp_path: Path) -> None:
     async with two() as (one, other), open_runtime(short) as rt:
         await route(rt, one.port, other.port)
         await accept(rt, *[f"user{number}@example.com" for number in range(40)])
@@ -222,7 +218,7 @@ async def test_an_email_in_the_hands_of_a_dispatcher_that_was_killed_never_reach
     assert len(both[0] | both[1]) == 40
 
 
-async def test_an_email_frozen_in_the_hands_of_one_dispatcher_waits_for_its_provider_though_that_is_down(
+async def test_email_of_frozen_dispatcher_waits_for_its_provider_that_is_down(
     short: Settings,
 ) -> None:
     async with two() as (one, other), open_runtime(short) as rt:
@@ -251,7 +247,7 @@ async def _waits(rt: Runtime) -> bool:
     return any("which may have got it" in error for (error,) in found)
 
 
-async def test_routes_are_the_brands_or_the_tenants_and_give_way_to_what_is_said_last(quick: Settings) -> None:
+async def test_routes_of_brand_or_tenant_are_replaced_by_later_ones(quick: Settings) -> None:
     async with open_runtime(quick) as rt:
         await route(rt, 1, 2)
         assert (await get_brand_routing(rt.pool, "acme", "7", SECRET)).routes == (Route("one", 1), Route("other", 1))

@@ -1,4 +1,4 @@
-"""A brand's mail on its way: signed, from whom its brand says, through a provider's API."""
+"""Mail of a brand: its DKIM signature, its sender, and sending through a provider's API."""
 
 import re
 
@@ -27,7 +27,7 @@ async def done(rt: Runtime, count: int) -> bool:
 
 
 @pytest.mark.parametrize("ed25519", [False, True])
-async def test_plain_smtp_arrives_signed_by_its_brand(settings: Settings, ed25519: bool) -> None:
+async def test_plain_smtp_message_is_signed_by_its_brand(settings: Settings, ed25519: bool) -> None:
     made = DkimKey("shop.example", "mf1", dkim.new_key(ed25519=ed25519))
     value = "".join(re.findall(r'"([^"]*)"', dkim.dns_record(made))).encode()
     async with smtp_receiver(data_size_limit=10_000_000) as receiver, dispatching(settings) as rt:
@@ -42,7 +42,7 @@ async def test_plain_smtp_arrives_signed_by_its_brand(settings: Settings, ed2551
         assert b"PRIVATE" not in bytes(sealed)
 
 
-async def test_services_sign_what_they_send_themselves(settings: Settings) -> None:
+async def test_message_to_signing_service_is_not_signed(settings: Settings) -> None:
     async with smtp_receiver() as receiver, dispatching(settings) as rt:
         await provide(rt, receiver.port, kind="mailgun")
         await set_dkim(rt.pool, "acme", "7", DkimKey("shop.example", "mf1", dkim.new_key(ed25519=True)), SECRET)
@@ -53,7 +53,7 @@ async def test_services_sign_what_they_send_themselves(settings: Settings) -> No
     assert message["X-Mailgun-Variables"] == f'{{"mailfold_email_id": "{sent.email_id}"}}'
 
 
-async def test_whoever_names_no_sender_is_its_brand(settings: Settings) -> None:
+async def test_request_without_sender_uses_sender_of_brand(settings: Settings) -> None:
     async with smtp_receiver() as receiver, dispatching(settings) as rt:
         await provide(rt, receiver.port)
         await admin.add_brand(
@@ -79,7 +79,7 @@ async def through(rt: Runtime, api: Api) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ses", "sendgrid", "mailgun", "postmark", "resend"])
-async def test_mail_goes_out_through_a_providers_api(settings: Settings, kind: str) -> None:
+async def test_mail_is_sent_through_provider_api(settings: Settings, kind: str) -> None:
     async with api_server(kind) as api, dispatching(settings) as rt:
         await through(rt, api)
         sent = await accept(rt, *[f"user{number}@example.com" for number in range(30)])
@@ -91,7 +91,7 @@ async def test_mail_goes_out_through_a_providers_api(settings: Settings, kind: s
     assert {(ack.provider, ack.attempt) for ack in acks} == {(f"{kind}-api", 1)}
 
 
-async def test_an_address_that_the_provider_suppresses_is_dropped(settings: Settings) -> None:
+async def test_address_suppressed_by_provider_is_dropped(settings: Settings) -> None:
     async with api_server("postmark") as api, dispatching(settings) as rt:
         await through(rt, api)
         await accept(rt, "inactive@example.com")

@@ -61,4 +61,4 @@ def mail(
 
 def without_mime(email: OutgoingEmail) -> OutgoingEmail:
     """Return the email without its MIME message, as transports get it that need none."""
-    return dataclasses.replace(email, message=b"")
+    return dataclasses.replace(email, mime_bytes=b"")

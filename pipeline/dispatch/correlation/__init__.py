@@ -1,1 +1,1 @@
-"""Which email an event is about that names none itself: what providers call our messages, and who waits for it."""
+"""Find the email of provider events that name none, by the message id that the provider gave our message."""

@@ -1,12 +1,12 @@
-"""`provider-acks` and `uncorrelated-events` in, events that know their email on `delivery-events` out.
+"""Match `uncorrelated-events` with `provider-acks` and append the events, with their email, to `delivery-events`.
 
-An event that names no email of ours itself is looked up by what its provider calls the message;
-the ack of the send says which email that is. Whichever comes first waits in Postgres for the other.
-One dispatcher at a time reads both topics; a row goes when what came of it is on the log, so that a
-crash in between repeats an event, which changes nothing.
+Run by `mailfold dispatch`. An event that does not name an email of ours is found by the message id that its provider
+uses; the ack of the send tells which email has that id. Whichever arrives first is parked in Postgres until the other
+arrives. One dispatcher at a time reads both topics. A parked row is deleted only after its event is on the log, so a
+crash in between repeats the event, which has no effect.
 
-Events of other senders' mail through the same account are no mistake: they wait like any other,
-and after a while they are dead letters that say so.
+The account of a provider may also carry other senders' mail. Its events are parked like any other, and become dead
+letters with that reason after ``parked_days``.
 """
 
 import logging
@@ -26,109 +26,116 @@ from pipeline.runtime.leader import ReaderOffsets, run_as_leader
 from pipeline.runtime.ports import LogEntry
 from topics.codec import decode
 from topics.dead_letters import dead_letter
-from topics.record import EmailId, LogPosition
+from topics.record import EmailId, LogPosition, Millis
 from topics.registry import DAY_MS, DEAD_LETTERS, DELIVERY_EVENTS, PROVIDER_ACKS, UNCORRELATED_EVENTS
 
 logger = logging.getLogger(__name__)
 
 MAX_RECORDS_PER_POLL: Final = 2000
 MAX_ROWS_PER_STATEMENT: Final = 1000
-"""Rows told, given up or forgotten at once."""
+"""Rows that are correlated, given up or deleted in one statement."""
 CLEANUP_INTERVAL_MS: Final = 60_000
 LOCK_NAME: Final = "mailfold.correlation"
 
 
 async def run_correlation(rt: Runtime) -> None:
-    """Read until ``rt.stop``, while no other dispatcher does."""
+    """Read until ``rt.stop``, as long as no other dispatcher does."""
     await run_as_leader(rt, LOCK_NAME, lambda: Correlator(rt).run())
 
 
 class Correlator:
-    """The reader of both topics."""
+    """Reader of both topics that matches events with acks."""
 
     def __init__(self, rt: Runtime) -> None:
         self._rt = rt
-        self._acks = rt.settings.topic(PROVIDER_ACKS.name)
+        self._acks_topic = rt.settings.topic(PROVIDER_ACKS.name)
         self._positions = ReaderOffsets(rt, (PROVIDER_ACKS, UNCORRELATED_EVENTS), SQL)
-        self._acks_until: dict[TopicPartition, int] = {}
-        """How far the acks went when we came: before that is read, nobody waited in vain."""
-        self._tidied_at = 0
+        self._unread_ack_ends: dict[TopicPartition, int] = {}
+        """End offsets of the acks at the start, until they are reached: no event is given up before."""
+        self._cleaned_up_at = 0
 
     async def run(self) -> None:
-        """Read for ever. Raises LeaseLost where another reader moved the offsets."""
+        """Read until cancelled. Raises LeaseLost if another reader moved the offsets."""
         reader = create_consumer(self._rt.settings, fetch_max_wait_ms=500)
         await reader.start()
         try:
-            await self._begin(reader)
-            await self._tell_known()
+            await self._assign(reader)
+            await self._append_matched()
             while True:
                 batches = await reader.getmany(timeout_ms=500, max_records=MAX_RECORDS_PER_POLL)
                 if batches:
-                    await self._take(batches)
-                if await self._acks_are_read(reader):
-                    await self._tidy()
+                    await self._process(batches)
+                if await self._has_read_acks(reader):
+                    await self._clean_up()
         finally:
             await reader.stop()
 
-    async def _begin(self, reader: AIOKafkaConsumer) -> None:
-        known = await self._positions.stored_offsets()
-        places = await discover_partitions(reader, *self._positions.topics)
-        reader.assign(places)
-        unread = [place for place in places if place not in known]
-        first = known | await self._beginnings(reader, unread)
-        for place in places:
-            self._positions.next_offsets[place] = first[place]
-            reader.seek(place, first[place])
-        await self._positions.add_partitions(unread)
-        acks = [place for place in places if place.topic == self._acks]
-        self._acks_until = dict(await reader.end_offsets(acks))
+    async def _assign(self, reader: AIOKafkaConsumer) -> None:
+        stored = await self._positions.stored_offsets()
+        partitions = await discover_partitions(reader, *self._positions.topics)
+        reader.assign(partitions)
+        new = [partition for partition in partitions if partition not in stored]
+        first = stored | await self._first_offsets(reader, new)
+        for partition in partitions:
+            self._positions.next_offsets[partition] = first[partition]
+            reader.seek(partition, first[partition])
+        await self._positions.add_partitions(new)
+        acks = [partition for partition in partitions if partition.topic == self._acks_topic]
+        self._unread_ack_ends = dict(await reader.end_offsets(acks))
 
-    async def _acks_are_read(self, reader: AIOKafkaConsumer) -> bool:
-        for place, end in list(self._acks_until.items()):
-            # The position also passes what has expired.
-            if max(self._positions.next_offsets[place], await reader.position(place)) >= end:
-                del self._acks_until[place]
-        return not self._acks_until
+    async def _has_read_acks(self, reader: AIOKafkaConsumer) -> bool:
+        for partition, end in list(self._unread_ack_ends.items()):
+            # The consumer's position also passes records that have expired.
+            if max(self._positions.next_offsets[partition], await reader.position(partition)) >= end:
+                del self._unread_ack_ends[partition]
+        return not self._unread_ack_ends
 
-    async def _beginnings(
-        self, reader: AIOKafkaConsumer, places: Sequence[TopicPartition]
+    async def _first_offsets(
+        self, reader: AIOKafkaConsumer, partitions: Sequence[TopicPartition]
     ) -> dict[TopicPartition, int]:
-        """Where to begin: acks as far back as ids are kept, for there may be 400 days of them; events all."""
-        if not places:
-            return {}
-        first, ends = await reader.beginning_offsets(places), await reader.end_offsets(places)
-        since = {place: self._keeps_since() for place in places if place.topic == self._acks}
-        found = await reader.offsets_for_times(since) if since else {}
-        recent = {place: ends[place] if at is None else at.offset for place, at in found.items()}
-        return dict(first) | recent
+        """Return where to begin: at the first event, and at the first ack whose id would still be kept.
 
-    async def _take(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
-        learnt = parse_records(self._positions.topics, [record for records in batches.values() for record in records])
-        if learnt.broken:
-            letters = [self._positions.dead_letter_entry(record, why) for record, why in learnt.broken]
-            await append_until_confirmed(self._rt.log, letters)
-        waiting = await self._told_at_once(learnt.waiting)
-        upto = {place: records[-1].offset + 1 for place, records in batches.items()}
+        The log may hold acks of 400 days, most of them too old to be looked up.
+        """
+        if not partitions:
+            return {}
+        beginnings, ends = await reader.beginning_offsets(partitions), await reader.end_offsets(partitions)
+        since = {each: self._oldest_kept_id() for each in partitions if each.topic == self._acks_topic}
+        offsets = await reader.offsets_for_times(since) if since else {}
+        recent = {each: ends[each] if offset is None else offset.offset for each, offset in offsets.items()}
+        return dict(beginnings) | recent
+
+    async def _process(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
+        batch = parse_records(self._positions.topics, [record for records in batches.values() for record in records])
+        if batch.broken:
+            dead_letters = [self._positions.dead_letter_entry(record, error) for record, error in batch.broken]
+            await append_until_confirmed(self._rt.log, dead_letters)
+        unmatched = await self._append_known(batch.waiting)
+        upto = {partition: records[-1].offset + 1 for partition, records in batches.items()}
         async with self._rt.pool.connection() as connection:
-            matched = await write_and_match(connection, learnt, waiting)
+            matched = await write_and_match(connection, batch, unmatched)
             await self._positions.advance(connection, upto)
         self._positions.next_offsets |= upto
         if matched:
-            await self._tell_known()
+            await self._append_matched()
 
-    async def _told_at_once(self, waiting: Sequence[UncorrelatedEvent]) -> list[UncorrelatedEvent]:
-        """Append what is known already; what is left has to wait. Read again after a crash, it is told again."""
-        if not waiting:
+    async def _append_known(self, events: Sequence[UncorrelatedEvent]) -> list[UncorrelatedEvent]:
+        """Append the events whose email is already known, and return the others, which must be parked.
+
+        After a crash they are read and appended again.
+        """
+        if not events:
             return []
         async with self._rt.pool.connection() as connection:
-            rows = await (await connection.execute(SQL["known"], key_columns(one.key for one in waiting))).fetchall()
-        known = {(provider, message_id): EmailId(email_id) for message_id, provider, email_id in rows}
-        told = [with_email_id(one.event, known[one.key]) for one in waiting if one.key in known]
-        await append_until_confirmed(self._rt.log, [LogEntry(DELIVERY_EVENTS, event.email_id, event) for event in told])
-        return [one for one in waiting if one.key not in known]
+            rows = await (await connection.execute(SQL["known"], key_columns(each.key for each in events))).fetchall()
+        email_ids = {(provider, message_id): EmailId(email_id) for message_id, provider, email_id in rows}
+        known = [with_email_id(each.event, email_ids[each.key]) for each in events if each.key in email_ids]
+        entries = [LogEntry(DELIVERY_EVENTS, event.email_id, event) for event in known]
+        await append_until_confirmed(self._rt.log, entries)
+        return [each for each in events if each.key not in email_ids]
 
-    async def _tell_known(self) -> None:
-        """Append what became known, confirmed, before it is unparked."""
+    async def _append_matched(self) -> None:
+        """Append parked events whose email is known now, and unpark them once Kafka has confirmed them."""
         while rows := await self._rows("to_tell", limit=MAX_ROWS_PER_STATEMENT):
             events = [with_email_id(decode(UNCORRELATED_EVENTS, row[3]), EmailId(row[2])) for row in rows]
             entries = [LogEntry(DELIVERY_EVENTS, event.email_id, event) for event in events]
@@ -136,30 +143,30 @@ class Correlator:
             crash_point("correlate.before-unpark")
             await self._remove("unpark", rows)
 
-    async def _tidy(self) -> None:
-        """Now and then: what waited too long becomes dead letters, ids that nobody asks for any more go."""
+    async def _clean_up(self) -> None:
+        """Turn events parked for too long into dead letters and delete old ids; once per CLEANUP_INTERVAL_MS."""
         now = self._rt.clock()
-        if now - self._tidied_at < CLEANUP_INTERVAL_MS:
+        if now - self._cleaned_up_at < CLEANUP_INTERVAL_MS:
             return
         before = now - int(self._rt.settings.parked_days * DAY_MS)
         while rows := await self._rows("expired", before=before, limit=MAX_ROWS_PER_STATEMENT):
-            await append_until_confirmed(self._rt.log, [self._given_up(*row) for row in rows])
+            await append_until_confirmed(self._rt.log, [self._give_up_entry(*row) for row in rows])
             await self._remove("give_up", rows)
             logger.info("%d events found no email of ours and went to the dead letters", len(rows))
         async with self._rt.pool.connection() as connection:
-            values = {"before": self._keeps_since(), "limit": 10 * MAX_ROWS_PER_STATEMENT}
-            forgotten = (await connection.execute(SQL["forget_ids"], values)).rowcount
-        # Where there is more to forget, the next round comes at once.
-        self._tidied_at = now if forgotten < 10 * MAX_ROWS_PER_STATEMENT else 0
+            values = {"before": self._oldest_kept_id(), "limit": 10 * MAX_ROWS_PER_STATEMENT}
+            deleted = (await connection.execute(SQL["forget_ids"], values)).rowcount
+        # If there may be more to delete, the next round follows at once.
+        self._cleaned_up_at = now if deleted < 10 * MAX_ROWS_PER_STATEMENT else 0
 
-    def _given_up(self, partition: int, place: int, message_id: str, event: bytes) -> LogEntry:
-        source = LogPosition(topic=UNCORRELATED_EVENTS.name, partition=partition, offset=place)
-        why = f"no email of ours in {self._rt.settings.parked_days:g} days"
+    def _give_up_entry(self, partition: int, offset: int, message_id: str, event: bytes) -> LogEntry:
+        source = LogPosition(topic=UNCORRELATED_EVENTS.name, partition=partition, offset=offset)
+        error = f"no email of ours in {self._rt.settings.parked_days:g} days"
         key, value = message_id.encode(), bytes(event)
-        letter = dead_letter(source, self._rt.clock(), "uncorrelated", why, role="dispatch", key=key, value=value)
+        letter = dead_letter(source, self._rt.clock(), "uncorrelated", error, role="dispatch", key=key, value=value)
         return LogEntry(DEAD_LETTERS, None, letter)
 
-    def _keeps_since(self) -> int:
+    def _oldest_kept_id(self) -> Millis:
         return self._rt.clock() - int(self._rt.settings.provider_id_days * DAY_MS)
 
     async def _rows(self, query: str, **values: Any) -> list[tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""A provider's message id in, the events that wait under it out; what people ask while it is parked."""
+"""Find the parked events of a provider's message id. Called by commands that show why an event has no email yet."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ MAX_PARKED_EVENTS: Final = 20
 
 
 class ParkedEvent(msgspec.Struct, frozen=True):
-    """An event that waits for the ack that says whose it is."""
+    """An event that waits for the ack that tells its email."""
 
     provider: str
     provider_message_id: str
@@ -27,14 +27,14 @@ class ParkedEvent(msgspec.Struct, frozen=True):
     place: str
 
 
-async def find_parked_events(connection: psycopg.AsyncConnection[Any], name: str) -> list[ParkedEvent]:
-    """The first events that wait under this id, whichever provider's."""
-    values = {"message_id": match_key(name), "limit": MAX_PARKED_EVENTS}
-    return [_parked(row) for row in await (await connection.execute(SQL["parked_as"], values)).fetchall()]
+async def find_parked_events(connection: psycopg.AsyncConnection[Any], message_id: str) -> list[ParkedEvent]:
+    """Return the oldest parked events with this message id, of any provider; at most MAX_PARKED_EVENTS."""
+    values = {"message_id": match_key(message_id), "limit": MAX_PARKED_EVENTS}
+    return [_parked_event(row) for row in await (await connection.execute(SQL["parked_as"], values)).fetchall()]
 
 
-def _parked(row: tuple[Any, ...]) -> ParkedEvent:
-    provider, message_id, parked_at, partition, place, event = row
-    told = decode(UNCORRELATED_EVENTS, event)
-    where = LogPosition(topic=UNCORRELATED_EVENTS.name, partition=partition, offset=place)
-    return ParkedEvent(provider, message_id, told.kind.value, told.occurred_at, parked_at, str(where))
+def _parked_event(row: tuple[Any, ...]) -> ParkedEvent:
+    provider, message_id, parked_at, partition, offset, payload = row
+    event = decode(UNCORRELATED_EVENTS, payload)
+    position = LogPosition(topic=UNCORRELATED_EVENTS.name, partition=partition, offset=offset)
+    return ParkedEvent(provider, message_id, event.kind.value, event.occurred_at, parked_at, str(position))

@@ -1,4 +1,7 @@
-"""Records of `provider-acks` and `uncorrelated-events` in, what correlation learns of them out. Pure."""
+"""Convert records of `provider-acks` and `uncorrelated-events` into message ids and events to match.
+
+Pure; called by the correlation loop.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,64 +18,64 @@ from topics.record import EmailId, Millis
 from topics.registry import PROVIDER_ACKS, Topic
 
 MessageKey = tuple[str, str]
-"""The provider's name here, and what it calls the message, in its one spelling."""
+"""The name of the provider in our tables, and its message id, normalized by ``match_key``."""
 
 
 class UncorrelatedEvent(msgspec.Struct, frozen=True):
-    """An event that names no email of ours."""
+    """An event that names no email of ours, and where it was read."""
 
     key: MessageKey
     partition: int
     place: int
-    """Its offset on `uncorrelated-events`."""
+    """Offset on `uncorrelated-events`."""
     since: Millis
-    """When it was appended there; a dead letter that is replayed begins anew."""
+    """Time of the append to that topic; a replayed dead letter is appended anew, so it waits the full time again."""
     event: DeliveryEvent
 
 
 class CorrelationBatch(msgspec.Struct):
-    """What a stretch of both topics says."""
+    """Message ids and events read from both topics in one poll."""
 
     ids: dict[tuple[MessageKey, EmailId], Millis] = msgspec.field(default_factory=dict)
-    """Which email the provider calls so, and when it took custody."""
+    """Message id and the email that has it -> time of the ack."""
     waiting: list[UncorrelatedEvent] = msgspec.field(default_factory=list)
     broken: list[tuple[Any, str]] = msgspec.field(default_factory=list)
-    """Consumer records that are none of ours, and why."""
+    """Consumer records that cannot be decoded, each with the error."""
 
 
 def parse_records(topics: dict[str, Topic], records: Iterable[Any]) -> CorrelationBatch:
-    """What these consumer records say; ``topics``: by their name on the cluster."""
-    learnt = CorrelationBatch()
+    """Return the message ids and events of consumer records; ``topics`` maps names on the cluster to topics."""
+    batch = CorrelationBatch()
     for record in records:
         topic = topics[record.topic]
         try:
             fact = decode(topic, record.value)
             if topic is PROVIDER_ACKS:
-                _ack(learnt, fact)
+                _add_ack(batch, fact)
             else:
-                learnt.waiting.append(_event(fact, record))
+                batch.waiting.append(_uncorrelated(fact, record))
         except (Undecodable, ValueError) as error:
-            # The intake tells the dead letters of a broken ack.
+            # The intake, which reads the acks too, writes the dead letters of broken ones.
             if topic is not PROVIDER_ACKS:
-                learnt.broken.append((record, str(error)))
-    return learnt
+                batch.broken.append((record, str(error)))
+    return batch
 
 
-def _ack(learnt: CorrelationBatch, ack: Ack) -> None:
-    if isinstance(ack, Acked) and is_storable_id(ack.email_id) and (name := match_key(ack.provider_message_id)):
-        learnt.ids.setdefault(((storable_text(ack.provider), name), ack.email_id), ack.recorded_at)
+def _add_ack(batch: CorrelationBatch, ack: Ack) -> None:
+    if isinstance(ack, Acked) and is_storable_id(ack.email_id) and (message_id := match_key(ack.provider_message_id)):
+        batch.ids.setdefault(((storable_text(ack.provider), message_id), ack.email_id), ack.recorded_at)
 
 
-def _event(event: DeliveryEvent, record: Any) -> UncorrelatedEvent:
-    """Raises ValueError for an event without a name to wait under."""
-    name = match_key(event.provider_message_id)
-    if not name or event.email_id:
-        raise ValueError("an event that waits for an email needs what its provider calls the message, and no email yet")
+def _uncorrelated(event: DeliveryEvent, record: Any) -> UncorrelatedEvent:
+    """Return the event to park. Raise ValueError if it has no message id or already has an email."""
+    message_id = match_key(event.provider_message_id)
+    if not message_id or event.email_id:
+        raise ValueError("an uncorrelated event needs a provider message id and must not have an email id")
     return UncorrelatedEvent(
-        (storable_text(event.provider), name), record.partition, record.offset, record.timestamp, event
+        (storable_text(event.provider), message_id), record.partition, record.offset, record.timestamp, event
     )
 
 
 def with_email_id(event: DeliveryEvent, email_id: EmailId) -> DeliveryEvent:
-    """The event, told of its email."""
+    """Return the event with its email id set."""
     return msgspec.structs.replace(event, email_id=email_id)

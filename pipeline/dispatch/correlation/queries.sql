@@ -1,10 +1,10 @@
 -- name: alone
--- One writing transaction at a time, should a frozen predecessor's last one still be under way: both insert, then look
--- for the other side, and neither would see what the other has not committed.
+-- Allow one writing transaction at a time. The last one of a frozen predecessor may still be open: if both inserted
+-- and then matched, neither would see the rows that the other has not committed.
 select pg_advisory_xact_lock(hashtext('mailfold.correlation.writing'), 0)
 
 -- name: learn
--- The same id for two emails names neither, whichever came first.
+-- An id that two emails have identifies neither of them.
 insert into correlation.provider_ids as known (message_id, provider, email_id, recorded_at)
 select message_id, provider, case when count(distinct email_id) = 1 then min(email_id::text)::uuid end, max(recorded_at)
 from unnest(%(message_ids)b::text[], %(providers)b::text[], %(email_ids)b::uuid[], %(recorded)b::bigint[])
@@ -15,7 +15,7 @@ on conflict (message_id, provider) do update set
     recorded_at = greatest(known.recorded_at, excluded.recorded_at)
 
 -- name: known
--- The emails that these ids name, so far.
+-- The emails that are known to have these ids.
 select id.message_id, id.provider, id.email_id::text
 from unnest(%(message_ids)b::text[], %(providers)b::text[]) as asked (message_id, provider)
 join correlation.provider_ids id using (message_id, provider)
@@ -29,7 +29,7 @@ select * from unnest(
 on conflict do nothing
 
 -- name: match
--- What waits under these ids and is known by now, whichever side came first.
+-- Set the email of parked events whose id is known by now; either side may have arrived first.
 update correlation.parked p set email_id = id.email_id
 from unnest(%(message_ids)b::text[], %(providers)b::text[]) as touched (message_id, provider)
 join correlation.provider_ids id using (message_id, provider)
@@ -53,7 +53,7 @@ using unnest(%(partitions)b::integer[], %(places)b::bigint[]) as told (partition
 where p.partition = told.partition and p.place = told.place
 
 -- name: give_up
--- Unless it became known meanwhile.
+-- Only rows that were not matched in the meantime.
 delete from correlation.parked p
 using unnest(%(partitions)b::integer[], %(places)b::bigint[]) as told (partition, place)
 where p.partition = told.partition and p.place = told.place and p.email_id is null
@@ -63,7 +63,7 @@ delete from correlation.provider_ids where (message_id, provider) in (
     select message_id, provider from correlation.provider_ids where recorded_at < %(before)s limit %(limit)s)
 
 -- name: parked
--- Counted as far as is cheap.
+-- The count stops at a million, to stay cheap.
 select count(*), min(parked_at) from (select parked_at from correlation.parked order by parked_at limit 1000000) as oldest
 
 -- name: parked_as
@@ -79,7 +79,7 @@ select * from unnest(%(topics)s::text[], %(partitions)s::integer[], %(offsets)s:
 on conflict do nothing
 
 -- name: advance
--- Only from the offset that the writer knew: a frozen predecessor's transaction fails here, whole.
+-- Only from the offset that the reader started from: the transaction of a frozen predecessor fails here as a whole.
 update correlation.next_offsets o set next_offset = moved.upto
 from unnest(%(topics)s::text[], %(partitions)s::integer[], %(expected)s::bigint[], %(upto)s::bigint[])
     as moved (topic, partition, expected, upto)

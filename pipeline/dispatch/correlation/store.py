@@ -1,4 +1,4 @@
-"""What correlation learnt in, its rows out: both sides of a look-up, so that neither misses the other."""
+"""Write message ids and parked events to Postgres and match them. Called by the correlation loop."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,27 +12,34 @@ from topics.registry import UNCORRELATED_EVENTS
 
 
 async def write_and_match(
-    connection: psycopg.AsyncConnection[Any], learnt: CorrelationBatch, waiting: Sequence[UncorrelatedEvent]
+    connection: psycopg.AsyncConnection[Any], batch: CorrelationBatch, events: Sequence[UncorrelatedEvent]
 ) -> int:
-    """Insert both sides, then look for the other, in the caller's transaction; how many found theirs."""
+    """Insert the ids of a batch and park ``events``, match both sides, and return how many events were matched.
+
+    It runs in the caller's transaction. Both sides are inserted before they are matched, so that neither can miss
+    the other.
+    """
     await connection.execute(SQL["alone"])
-    if learnt.ids:
-        keys, emails = zip(*learnt.ids, strict=True)
-        values = {"email_ids": list(emails), "recorded": list(learnt.ids.values())}
+    if batch.ids:
+        keys, emails = zip(*batch.ids, strict=True)
+        values = {"email_ids": list(emails), "recorded": list(batch.ids.values())}
         await connection.execute(SQL["learn"], key_columns(keys) | values)
-    if waiting:
+    if events:
         values = {
-            "partitions": [one.partition for one in waiting],
-            "places": [one.place for one in waiting],
-            "since": [one.since for one in waiting],
-            "events": [encode(UNCORRELATED_EVENTS, one.event) for one in waiting],
+            "partitions": [each.partition for each in events],
+            "places": [each.place for each in events],
+            "since": [each.since for each in events],
+            "events": [encode(UNCORRELATED_EVENTS, each.event) for each in events],
         }
-        await connection.execute(SQL["park"], key_columns(one.key for one in waiting) | values)
-    touched = {key for key, _ in learnt.ids} | {one.key for one in waiting}
+        await connection.execute(SQL["park"], key_columns(each.key for each in events) | values)
+    touched = {key for key, _ in batch.ids} | {each.key for each in events}
     return (await connection.execute(SQL["match"], key_columns(touched))).rowcount if touched else 0
 
 
 def key_columns(keys: Iterable[MessageKey]) -> dict[str, Any]:
-    """Keys as columns."""
-    listed = list(keys)
-    return {"message_ids": [name for _, name in listed], "providers": [provider for provider, _ in listed]}
+    """Return message keys as the column parameters of the SQL statements."""
+    key_list = list(keys)
+    return {
+        "message_ids": [message_id for _, message_id in key_list],
+        "providers": [provider for provider, _ in key_list],
+    }

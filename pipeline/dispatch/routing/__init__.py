@@ -1,1 +1,1 @@
-"""A brand's email in, the provider it goes to out; and what each provider's answers tell of its health."""
+"""Choose the provider of each email and keep a circuit breaker for each provider."""

@@ -1,7 +1,7 @@
-"""What answers told of providers in, who is up out: each provider's breaker, shared by all dispatchers.
+"""Circuit breakers of the providers, shared by all dispatchers through Postgres. Called by the provider router.
 
-It is the outbox's breaker, kept as a lane of a queue of its own (`provider`), so that `mailfold status` and
-`mailfold lanes` show it, and an operator may pause a provider as well.
+Each is the breaker of a lane of the job queue, in a queue of its own (`provider`), so that `mailfold status` and
+`mailfold lanes` show it and an operator can pause a provider.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from pipeline.runtime.database import Pool
 
 QUEUE: Final = "provider"
 STATE_TTL_S: Final = 1.0
-"""Seconds that what others found out is believed."""
+"""Seconds for which the state read from Postgres is used before it is read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class _BreakerState:
 
 
 class ProviderBreakers:
-    """Asks and tells how providers are."""
+    """The breakers of all providers, with a short-lived copy of their state."""
 
     def __init__(self, pool: Pool, probe_seconds: float, now: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool
@@ -37,10 +37,13 @@ class ProviderBreakers:
         self._now = now
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
-        self._known: dict[str, _BreakerState] = {}
+        self._cached_states: dict[str, _BreakerState] = {}
 
     async def is_up(self, provider: str) -> bool:
-        """Whether mail may go there now; after a pause, one mail at a time finds out."""
+        """Return whether mail may go to the provider now.
+
+        When the pause of an open breaker is over, this claims the probe: one process at a time gets True.
+        """
         state = (await self._states()).get(provider)
         if state is None or (not state.trips and not state.paused):
             return True
@@ -50,23 +53,23 @@ class ProviderBreakers:
             values = {"provider": provider, "seconds": self._probe_seconds}
             return await (await connection.execute(SQL["probe"], values)).fetchone() is not None
 
-    async def record_health(self, provider: str, news: EndpointHealth) -> None:
-        """What an answer told of a provider; good news cost nothing where nothing was wrong."""
-        if news in (EndpointHealth.FAILING, EndpointHealth.BROKEN):
-            await self._store.record_lane_health({provider: [news]}, set())
-        elif news is EndpointHealth.HEALTHY and provider in await self._states():
+    async def record_health(self, provider: str, health: EndpointHealth) -> None:
+        """Record the health that a result showed; nothing is written for a healthy provider with no failures."""
+        if health in (EndpointHealth.FAILING, EndpointHealth.BROKEN):
+            await self._store.record_lane_health({provider: [health]}, set())
+        elif health is EndpointHealth.HEALTHY and provider in await self._states():
             await self._store.record_lane_health({}, {provider})
         else:
             return
         self._read_at = float("-inf")
 
     async def _states(self) -> dict[str, _BreakerState]:
-        # Who asks while somebody reads waits for what is read: an answer from before is as good as none.
+        # Concurrent callers wait for the read that is in progress instead of using the expired state.
         async with self._reading:
-            begun = self._now()
-            if begun - self._read_at >= STATE_TTL_S:
+            started_at = self._now()
+            if started_at - self._read_at >= STATE_TTL_S:
                 async with self._pool.connection() as connection:
                     rows = await (await connection.execute(SQL["health"])).fetchall()
-                self._known = {name: _BreakerState(*values) for name, *values in rows}
-                self._read_at = begun
-        return self._known
+                self._cached_states = {name: _BreakerState(*values) for name, *values in rows}
+                self._read_at = started_at
+        return self._cached_states

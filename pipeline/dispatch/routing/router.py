@@ -1,9 +1,9 @@
-"""A leased job and its brand's way in, the provider to contact out, remembered before it is contacted.
+"""Choose the provider of a leased job and store the choice before the provider is contacted.
 
-An email goes to one provider only, unless that one surely did not take it. So where there is a choice,
-the choice is written into the job before the contact; a job that comes back with one (its attempt's end
-is not known: a crash, a lost line) goes where it went, and nowhere else, until that provider has said
-what became of it.
+Called by the send job handler. An email goes to one provider only, unless that one certainly did not accept it. So
+if a brand has several providers, the choice is written into the job before the contact. A job that is claimed again
+with such a choice (its last attempt ended in a crash or a lost connection, so its outcome is unknown) goes to the
+same provider until that provider has answered.
 """
 
 from collections.abc import Collection
@@ -30,72 +30,82 @@ class _ProviderChoice(NamedTuple):
 
 
 class ProviderRouter:
-    """Chooses providers, and hears how they did."""
+    """Chooser of providers that also records their results."""
 
     def __init__(self, rt: Runtime) -> None:
         self._rt = rt
-        self._health = ProviderBreakers(rt.pool, rt.settings.smtp_timeout)
-        self._notes: BatchLoader[_ProviderChoice, bool] = BatchLoader(self._write)
+        self._breakers = ProviderBreakers(rt.pool, rt.settings.smtp_timeout)
+        self._choices: BatchLoader[_ProviderChoice, bool] = BatchLoader(self._write_choices)
 
-    async def choose_provider(self, job: Job, way: BrandRouting, tried: Collection[str] = ()) -> str | None:
-        """Whom to contact; None: nobody who may is up. Raises LeaseLost where the job isn't ours any more."""
-        if (bound := bound_provider(job, way)) is not None:
-            if bound in tried or (not way.only_provider and not await self._health.is_up(bound)):
+    async def choose_provider(self, job: Job, routing: BrandRouting, tried: Collection[str] = ()) -> str | None:
+        """Return the provider to contact next, and store the choice.
+
+        None means that no provider that may get the email is up. ``tried`` are the providers that this attempt has
+        already contacted. Raises LeaseLost if the lease of the job was lost.
+        """
+        if (bound := bound_provider(job, routing)) is not None:
+            if bound in tried or (not routing.only_provider and not await self._breakers.is_up(bound)):
                 return None
             return bound
-        for provider in ranked_providers(EmailId(job.stream), way.routes):
-            if provider not in tried and await self._health.is_up(provider):
-                await self._note(job, provider)
+        for provider in ranked_providers(EmailId(job.stream), routing.routes):
+            if provider not in tried and await self._breakers.is_up(provider):
+                await self._store_choice(job, provider)
                 return provider
         return None
 
-    async def record_result(self, job: Job, way: BrandRouting, provider: str, answer: SendResult) -> None:
-        """What became of it, and what that tells of the provider."""
-        if way.only_provider:
-            if answer.outcome is SendOutcome.UNKNOWN:
-                # There may be a choice by the next attempt.
-                await self._note(job, provider)
+    async def record_result(self, job: Job, routing: BrandRouting, provider: str, result: SendResult) -> None:
+        """Record the result of a send for the health of the provider and for the stored choice of the job."""
+        if routing.only_provider:
+            if result.outcome is SendOutcome.UNKNOWN:
+                # The brand may have got more providers by the next attempt; it must still go to this one.
+                await self._store_choice(job, provider)
             return
-        await self._health.record_health(provider, provider_health(answer))
-        if bound_provider(job, way) is None and answer.outcome in (SendOutcome.LATER, SendOutcome.MISCONFIGURED):
-            await self._note(job, "")
+        await self._breakers.record_health(provider, provider_health(result))
+        if bound_provider(job, routing) is None and result.outcome in (SendOutcome.LATER, SendOutcome.MISCONFIGURED):
+            await self._store_choice(job, "")
 
-    async def _note(self, job: Job, provider: str) -> None:
-        if not await self._notes.get(_ProviderChoice(job.stream, job.seq, job.token, provider)):
+    async def _store_choice(self, job: Job, provider: str) -> None:
+        if not await self._choices.get(_ProviderChoice(job.stream, job.seq, job.token, provider)):
             raise LeaseLost
 
-    async def _write(self, notes: set[_ProviderChoice]) -> dict[_ProviderChoice, bool]:
-        columns = [list(column) for column in zip(*notes, strict=True)]
+    async def _write_choices(self, choices: set[_ProviderChoice]) -> dict[_ProviderChoice, bool]:
+        columns = [list(column) for column in zip(*choices, strict=True)]
         values = dict(zip(("streams", "seqs", "tokens", "providers"), columns, strict=True))
         async with self._rt.pool.connection() as connection:
             rows = await (await connection.execute(SQL["remember"], values)).fetchall()
-        ours = set(rows)
-        return {note: (note.stream, note.seq) in ours for note in notes}
+        written = set(rows)
+        return {choice: (choice.stream, choice.seq) in written for choice in choices}
 
 
-def bound_provider(job: Job, way: BrandRouting) -> str | None:
-    """Who may have it from an attempt before, or is the only one; None: there is a choice."""
+def bound_provider(job: Job, routing: BrandRouting) -> str | None:
+    """Return the only provider that may get the email; None if there is a choice.
+
+    It is the one that may have accepted the email in an earlier attempt, or the only one that the brand has.
+    """
     if job.route:
         return job.route
-    if way.only_provider:
-        return way.only_provider
-    # Somebody fell silent before there was a choice to remember: the brand had one provider then.
-    return way.brand.provider if job.unknown else None
+    if routing.only_provider:
+        return routing.only_provider
+    # The earlier attempt stored no choice, so the brand had only its own provider then.
+    return routing.brand.provider if job.unknown else None
 
 
-def provider_health(answer: SendResult) -> EndpointHealth:
-    """Return what an answer tells of the provider itself.
+def provider_health(result: SendResult) -> EndpointHealth:
+    """Return the health that a result shows of the provider, which all tenants share.
 
-    It is everybody's: a fault of the set-up that was said of one email, such as a sender that its tenant has not
-    verified, must not turn other tenants' mail away from it.
+    A configuration fault that concerns one email, such as a sender that its tenant has not verified, shows nothing:
+    it must not turn other tenants' mail away from the provider.
     """
     return (
         EndpointHealth.SILENT
-        if answer.concerns_one_email and answer.outcome is SendOutcome.MISCONFIGURED
-        else answer.health
+        if result.concerns_one_email and result.outcome is SendOutcome.MISCONFIGURED
+        else result.health
     )
 
 
-def permits_failover(answer: SendResult) -> bool:
-    """Whether another provider may get it at once: this one surely didn't take it, and not for the email's sake."""
-    return answer.health in UNHEALTHY and answer.outcome in (SendOutcome.LATER, SendOutcome.MISCONFIGURED)
+def permits_failover(result: SendResult) -> bool:
+    """Return whether another provider may get the email at once.
+
+    It may if this provider certainly did not accept it, for a reason that is not about the email.
+    """
+    return result.health in UNHEALTHY and result.outcome in (SendOutcome.LATER, SendOutcome.MISCONFIGURED)

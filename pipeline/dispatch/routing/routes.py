@@ -1,4 +1,7 @@
-"""A tenant's brand in, how its mail goes out: its row, its routes, its signature."""
+"""Read and change how the mail of a brand goes out: its row, its routes and its DKIM key.
+
+Read by the dispatcher; changed by `mailfold brands`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,24 +23,24 @@ SQL: Final = SqlQueries(Path(__file__).with_name("routing.sql"))
 
 @dataclass(frozen=True)
 class BrandRouting:
-    """How a brand's mail goes."""
+    """A brand with its routes and its DKIM key."""
 
     brand: Brand
     routes: tuple[Route, ...] = ()
-    """Fewer than two: there is no choice."""
+    """Providers to choose from; with fewer than two there is no choice."""
     dkim: DkimKey | None = None
-    """In whose name its messages are signed; None: they aren't."""
+    """Key that signs the messages; None if they are not signed."""
 
     @property
     def only_provider(self) -> str:
-        """The one provider where there's no choice; empty where there is."""
+        """Return the provider of a brand that has only one; an empty string if there is a choice."""
         if len(self.routes) > 1:
             return ""
         return self.routes[0].provider if self.routes else self.brand.provider
 
 
 async def get_brand_routing(pool: Pool, tenant: str, brand: str, secret: str) -> BrandRouting:
-    """The way of the brand's row, else of the tenant's ``*``. Raises NotFound."""
+    """Return the routing of the brand's own row, or else of the tenant's row ``*``. Raises NotFound."""
     async with pool.connection() as connection:
         row = await (await connection.execute(SQL["way"], (tenant, brand))).fetchone()
     if row is None:
@@ -48,7 +51,10 @@ async def get_brand_routing(pool: Pool, tenant: str, brand: str, secret: str) ->
 
 
 async def set_routes(pool: Pool, tenant: str, brand: str, routes: Sequence[Route]) -> None:
-    """A brand's routes, in the place of those it had; none: through its one provider again."""
+    """Replace the routes of a brand; without routes it uses the provider of its row again.
+
+    Raises Refused for an unknown brand or provider, a weight that is not allowed or a provider that occurs twice.
+    """
     try:
         async with pool.connection() as connection:
             await connection.execute(SQL["forget_routes"], (tenant, brand))
@@ -61,7 +67,7 @@ async def set_routes(pool: Pool, tenant: str, brand: str, routes: Sequence[Route
 
 
 async def set_dkim(pool: Pool, tenant: str, brand: str, dkim: DkimKey | None, secret: str) -> None:
-    """Sign a brand's messages so from now on; None: no more. Raises NotFound."""
+    """Set the DKIM key that signs the messages of a brand; None ends the signing. Raises NotFound."""
     values = (dkim.domain, dkim.selector, seal(secret, dkim.pem)) if dkim else ("", "", None)
     async with pool.connection() as connection:
         if not (await connection.execute(SQL["set_dkim"], (*values, tenant, brand))).rowcount:

@@ -20,7 +20,8 @@ select tenant, brand, provider, weight from admin.routes order by tenant, brand,
 update admin.brands set dkim_domain = %s, dkim_selector = %s, dkim_key_sealed = %s where tenant = %s and brand = %s
 
 -- name: remember
--- Who may get it, for the jobs that are still ours. By index first, then by place: see outbox/queries.sql.
+-- Store the provider that may get the email, for the jobs whose lease we still hold. Rows are found by index first and
+-- updated by ctid then: see pipeline/jobs/queries.sql.
 update jobs.jobs j set route = mine.provider
 from (
     select j.tid, mine.provider
@@ -44,7 +45,7 @@ select lane, trips, coalesce(open_until > now(), false), paused_at is not null
 from jobs.lanes where queue = 'provider' and (failures > 0 or trips > 0 or paused_at is not null)
 
 -- name: probe
--- Of all dispatchers one gets to try a provider whose pause is over, until it is healed or tripped again.
+-- Let one of all dispatchers probe a provider whose pause is over, until the breaker closes or opens again.
 update jobs.lanes set probing_until = now() + %(seconds)s * interval '1 second'
 where queue = 'provider' and lane = %(provider)s and trips > 0 and paused_at is null
     and (open_until is null or open_until <= now()) and (probing_until is null or probing_until <= now())

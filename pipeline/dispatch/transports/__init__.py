@@ -1,1 +1,1 @@
-"""A mail in, what its provider answered out: SMTP and the HTTP APIs behind one port."""
+"""Hand emails to providers over SMTP or their HTTP APIs, behind one interface (`base.Transport`)."""

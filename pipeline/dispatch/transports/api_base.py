@@ -1,4 +1,7 @@
-"""What an HTTP API's module takes and gives: mails in, a request out; its reply in, answers out. Pure."""
+"""The interface of the modules for HTTP APIs, and what they share: build requests, interpret replies.
+
+Pure. Implemented by `ses`, `sendgrid`, `mailgun`, `postmark` and `resend`; called by `throttle` and `batcher`.
+"""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -17,111 +20,115 @@ from topics.record import Millis
 
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
-    """A request to make."""
+    """An HTTP request to an API."""
 
     method: str
     url: str
     headers: Mapping[str, str] = field(repr=False)
-    """They carry the credential."""
+    """Names and values; they contain the credential, so they are not printed."""
     body: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ApiResponse:
-    """What came back, as far as it was read."""
+    """The HTTP response of an API, its body cut to the size that is read."""
 
     status: int
     headers: Mapping[str, str]
     """Names in lower case."""
     body: bytes
     received_at: Millis = 0
+    """Local time of the reply, for a Retry-After that names a date."""
 
     def json(self) -> Any:
-        """The body, if it is JSON; None otherwise: proxies answer in HTML."""
+        """Return the decoded body; None if it is not JSON, for instance the HTML page of a proxy."""
         try:
             return msgspec.json.decode(self.body)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
 
     def fields(self) -> Mapping[str, Any]:
-        """The body, if it is a JSON object."""
-        found = self.json()
-        return found if isinstance(found, dict) else {}
+        """Return the body if it is a JSON object; otherwise an empty mapping."""
+        value = self.json()
+        return value if isinstance(value, dict) else {}
 
 
 class ProviderApi(Protocol):
-    """What each API's module offers."""
+    """The interface of a module that speaks a provider's API."""
 
     SUPPORTS_SMTPUTF8: bool
     """Whether it takes addresses whose local part is not ASCII (RFC 6531)."""
     TAKES_MIME: bool
-    """Whether it takes our message as it is."""
+    """Whether it takes our MIME message unchanged."""
     IS_IDEMPOTENT: bool
-    """Whether the same request made twice is taken once: its own idempotency."""
+    """Whether the provider accepts a repeated request only once."""
     OPTION_NAMES: tuple[str, ...]
-    """What its provider's row may say beside what all have."""
+    """Options that the row of this provider may have."""
 
     def missing_settings(self, provider: Provider, /) -> str:
-        """What the provider's row lacks; empty: nothing."""
+        """Return what the row of the provider lacks; an empty string if it is complete."""
         ...
 
     def message_request(self, provider: Provider, mail: OutgoingEmail, now: Millis, /) -> ApiRequest:
-        """Hand one mail over. Raises Refused for what this API can't carry."""
+        """Return the request that sends one email. Raises Refused if this API cannot carry it."""
         ...
 
     def message_result(self, reply: ApiResponse, /) -> SendResult:
-        """What became of it."""
+        """Return the result of a send from the reply to it."""
         ...
 
     def check_request(self, provider: Provider, now: Millis, /) -> ApiRequest:
-        """The cheapest request that shows whether the credential works."""
+        """Return the cheapest request that shows whether the credential works."""
         ...
 
     def credential_problem(self, reply: ApiResponse, /) -> str:
-        """What is wrong; empty: it works."""
+        """Return what the reply to ``check_request`` says is wrong; an empty string if the credential works."""
         ...
 
 
 class BatchApi(Protocol):
-    """What an API's module offers beside, if one request may carry many independent mails."""
+    """The interface of an API that takes many independent emails in one request."""
 
     BATCH_MAX_MAILS: int
-    """How many."""
+    """Emails that one request may carry."""
     BATCH_MAX_BYTES: int
-    """How large such a request may get."""
+    """Size that one request may have, in bytes."""
 
     def fits_batch(self, mail: OutgoingEmail, /) -> bool:
-        """Whether the call for many takes this one."""
+        """Return whether the email may be sent in a batch."""
         ...
 
     def batch_request(self, provider: Provider, mails: Sequence[OutgoingEmail], /) -> ApiRequest:
-        """Hand many over. Raises Refused as ``call`` does."""
+        """Return the request that sends many emails. Raises Refused as ``message_request`` does."""
         ...
 
     def batch_results(self, reply: ApiResponse, count: int, /) -> list[SendResult] | None:
-        """What became of each; None: the request as a whole was refused for one of them, nothing was taken."""
+        """Return the result of each email, in order.
+
+        None means that the request as a whole was refused because of one of them, and none was accepted.
+        """
         ...
 
 
 MAX_RETRY_AFTER_S: Final = 86_400.0
 _REFUSED: Final = (400, 406, 413, 415, 422)
-_NOT_NOW: Final = (425, 429, 503)
-"""Said before anything was done. Other 5xx leave it open: a proxy may have lost an answer that was a yes."""
+_RETRY_LATER: Final = (425, 429, 503)
+"""Statuses sent before anything was done. After another 5xx the outcome is unknown: a proxy may have lost a 2xx."""
 
 
 def outcome_of_status(status: int) -> SendOutcome:
-    """What a status means where the provider's own code says nothing more exact."""
+    """Return what an HTTP status means if the provider's own error code does not say more."""
     if 200 <= status < 300:
         return SendOutcome.TAKEN
     if status in _REFUSED:
         return SendOutcome.REFUSED
-    if status in _NOT_NOW:
+    if status in _RETRY_LATER:
         return SendOutcome.LATER
-    # A redirect is followed by nobody: the provider's address is wrong. So is what is forbidden or isn't there.
+    # Redirects are not followed: like a 403 or 404, they mean that the configured URL or credential is wrong.
     return SendOutcome.MISCONFIGURED if 300 <= status < 500 and status != 408 else SendOutcome.UNKNOWN
 
 
-_LANES: Final = {
+_HEALTH_OF_OUTCOME: Final = {
     SendOutcome.MISCONFIGURED: EndpointHealth.BROKEN,
     SendOutcome.LATER: EndpointHealth.FAILING,
     SendOutcome.UNKNOWN: EndpointHealth.FAILING,
@@ -129,45 +136,57 @@ _LANES: Final = {
 
 
 def send_result(
-    reply: ApiResponse, meaning: SendOutcome, text: str, provider_message_id: str = "", *, of_one: bool = False
+    reply: ApiResponse,
+    outcome: SendOutcome,
+    text: str,
+    provider_message_id: str = "",
+    *,
+    concerns_one_email: bool = False,
 ) -> SendResult:
-    """Return an answer by this reply; what refuses a message and blames the account is a fault of the set-up."""
-    if meaning is SendOutcome.REFUSED and verdict.is_setup_fault(0, "", text):
-        meaning, of_one = SendOutcome.MISCONFIGURED, True
-    lane = _LANES.get(meaning, EndpointHealth.HEALTHY)
-    wait = retry_after_seconds(reply) if meaning is SendOutcome.LATER else 0.0
+    """Return the result of a send from its reply.
+
+    A refusal whose text blames the account is a configuration fault, not a fault of the message.
+    """
+    if outcome is SendOutcome.REFUSED and verdict.is_setup_fault(0, "", text):
+        outcome, concerns_one_email = SendOutcome.MISCONFIGURED, True
     return SendResult(
-        meaning, reply.status, text or "no words", lane, provider_message_id, wait, concerns_one_email=of_one
+        outcome,
+        reply.status,
+        text or "no words",
+        _HEALTH_OF_OUTCOME.get(outcome, EndpointHealth.HEALTHY),
+        provider_message_id,
+        retry_after_seconds(reply) if outcome is SendOutcome.LATER else 0.0,
+        concerns_one_email=concerns_one_email,
     )
 
 
 def retry_after_seconds(reply: ApiResponse) -> float:
-    """Return the seconds that the provider wants to be left alone, a day at most; 0 where it doesn't say."""
+    """Return the seconds to wait that the provider asks for, at most a day; 0 if it asks for none."""
     seconds = parse_retry_after(reply.headers.get("retry-after", ""), reply.received_at)
     return min(seconds or 0.0, MAX_RETRY_AFTER_S)
 
 
 def body_excerpt(reply: ApiResponse) -> str:
-    """The beginning of a body that is no JSON."""
+    """Return the beginning of a body that is not JSON, as one line."""
     return " ".join(reply.body[:500].decode("utf-8", "replace").split())
 
 
 def json_request(url: str, headers: Mapping[str, str], value: Any) -> ApiRequest:
-    """A POST of JSON."""
-    posted = {"Content-Type": "application/json", "Accept": "application/json", **headers}
-    return ApiRequest("POST", url, posted, msgspec.json.encode(value))
+    """Return a request that POSTs ``value`` as JSON."""
+    json_headers = {"Content-Type": "application/json", "Accept": "application/json", **headers}
+    return ApiRequest("POST", url, json_headers, msgspec.json.encode(value))
 
 
 def basic_auth(username: str, password: str) -> str:
-    """Basic authentication (RFC 7617)."""
+    """Return the value of an Authorization header for basic authentication (RFC 7617)."""
     return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
 
 
-def base_url(provider: Provider, own: str) -> str:
-    """The provider's API: its own, or where the operator says it is."""
-    return (provider.api_url or own).rstrip("/")
+def base_url(provider: Provider, default: str) -> str:
+    """Return the URL of the API: the one that the operator set, or else ``default``."""
+    return (provider.api_url or default).rstrip("/")
 
 
 def option(provider: Provider, name: str) -> str:
-    """One of the row's options; empty where it isn't set."""
+    """Return an option of the provider's row; an empty string if it is not set."""
     return dict(provider.options).get(name, "")

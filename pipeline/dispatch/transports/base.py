@@ -1,4 +1,4 @@
-"""What carriers take and give: a mail in, an answer in the dispatcher's words out."""
+"""The interface of transports: the email they send, the result they return. Used by the whole dispatcher."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -11,76 +11,80 @@ from pipeline.jobs.job import EndpointHealth
 
 
 class SendOutcome(Enum):
-    """What became of the email."""
+    """How an attempt to send an email ended."""
 
     TAKEN = auto()
+    """The provider accepted the email."""
     REJECTED = auto()
-    """By the recipient's server, at once and for good: a bounce."""
+    """The server of the recipient rejected it permanently: a bounce."""
     DROPPED = auto()
-    """The provider suppresses the address: nobody was contacted."""
+    """The provider suppresses the address and did not send it."""
     REFUSED = auto()
-    """Nobody takes this message as it is, whoever it goes to: a failure."""
+    """The provider does not accept this message, whatever its recipient: a failure."""
     LATER = auto()
-    """Surely not taken, this time."""
+    """Certainly not accepted, for a temporary reason."""
     UNKNOWN = auto()
-    """The message went out and no answer came back, or one that leaves it open."""
+    """The message was sent but there was no answer, or one that does not tell whether it was accepted."""
     MISCONFIGURED = auto()
-    """They don't want *us*: no fault of the email's, no attempt burnt, never a bounce, and surely not taken."""
+    """The account or its settings are refused: certainly not accepted, and neither a bounce nor a counted attempt."""
 
 
 @dataclass(frozen=True, slots=True)
 class SendResult:
-    """The last word on a mail. Code 0: nobody answered, the text says what happened."""
+    """The result of one attempt to send an email."""
 
     outcome: SendOutcome
     code: int
+    """Status code of the SMTP or HTTP reply; 0 if there was none, and then ``text`` says what happened."""
     text: str
     health: EndpointHealth = EndpointHealth.HEALTHY
-    """What it tells of the provider."""
+    """Health of the provider that the reply shows."""
     provider_message_id: str = ""
     retry_after_s: float = 0.0
-    """Seconds that the provider wants to be left alone."""
+    """Seconds to wait that the provider asked for."""
     stage: str = ""
-    """How far it came, where there are stages (SMTP)."""
+    """Last stage of the SMTP conversation; empty for APIs."""
     concerns_one_email: bool = False
-    """Whether it was said of this one email: others of its lane may fare better, so it must not wait for ever."""
+    """Whether the reply is about this email only, so that others of its lane may still succeed."""
 
 
 @dataclass(frozen=True, slots=True)
 class SmtpEnvelope:
-    """Who it is from and to, for SMTP's eyes only; ``utf8`` where an address needs RFC 6531."""
+    """The sender and recipient of the SMTP commands MAIL and RCPT."""
 
     sender: str
     recipient: str
     utf8: bool = False
+    """Whether an address of the message needs SMTPUTF8 (RFC 6531)."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutgoingEmail:
-    """One mail to hand over; ``commit`` is called right before it goes out, and may raise."""
+    """An email to hand to a provider."""
 
     envelope: SmtpEnvelope
-    letter: OutgoingMessage
-    message: bytes
-    """The letter as MIME, signed; empty where the carrier takes its parts instead."""
+    message: OutgoingMessage
+    mime_bytes: bytes
+    """The message as signed MIME; empty if the transport sends its parts instead."""
     commit: Callable[[], None]
+    """Called right before the email is sent; raises LeaseLost if it must not be."""
 
 
 class Transport(Protocol):
-    """Hands mails over; one for each way there is."""
+    """A way to send emails: SMTP, an HTTP API, or the router in front of both."""
 
     def takes_mime(self, provider: Provider) -> bool:
-        """Whether this provider wants ``Mail.message``."""
+        """Return whether this provider needs ``OutgoingEmail.mime_bytes``."""
         ...
 
     def send(self, provider: Provider, mail: OutgoingEmail) -> Awaitable[SendResult]:
-        """Hand one mail over. Raises only what ``mail.commit`` does."""
+        """Send one email. Raises only what ``mail.commit`` raises."""
         ...
 
     def close_idle(self) -> None:
-        """Close what was idle for too long; called now and then."""
+        """Close connections that were idle for too long; called about once a second."""
         ...
 
     async def close(self) -> None:
-        """Let everything go, within a second or two."""
+        """Close all connections, within a second or two."""
         ...

@@ -1,7 +1,7 @@
-"""Mails that are in hand at once in, one request for many of them out, each one's own answer back.
+"""Send emails to one provider in batches, with a result for each. Called by the transport router.
 
-Whatever comes while the requests under way are out gathers for the next: nobody waits for company,
-and a provider that takes few requests per second still takes many mails.
+Emails that arrive while requests are in flight form the next batch, so no email waits only for others to arrive,
+and a provider that allows few requests per second still gets many emails.
 """
 
 import asyncio
@@ -16,137 +16,138 @@ from pipeline.dispatch.transports.throttle import RateLimitedClient
 from pipeline.errors import LeaseLost
 
 MAX_BATCHES_IN_FLIGHT: Final = 2
-"""Requests for many under way: one would leave the line idle between two."""
+"""Batch requests in flight at once; with only one, the connection would be idle between two."""
 GATHER_DELAY_S: Final = 0.005
-"""Seconds until the first goes: what was claimed together comes together."""
+"""Seconds before the first batch is sent, so that jobs claimed together share a request."""
 _OVERHEAD_BYTES: Final = 4_000
+"""Estimated size of the headers and addresses of one email in a request, in bytes."""
 
 
 @dataclass(slots=True)
 class _PendingMail:
     mail: OutgoingEmail
-    answer: asyncio.Future[SendResult]
+    result: asyncio.Future[SendResult]
 
     def commit(self) -> None:
-        """Raises LeaseLost where nobody waits any more: the job was given back, somebody else may have it."""
-        if self.answer.done():
+        """Commit the email. Raise LeaseLost if its caller is gone: the job was released and may be claimed again."""
+        if self.result.done():
             raise LeaseLost
         self.mail.commit()
 
 
 class MailBatcher:
-    """Gathers one provider's mails."""
+    """The queue of emails to one provider, sent in batches."""
 
-    def __init__(self, provider: Provider, many: BatchApi, desk: RateLimitedClient) -> None:
+    def __init__(self, provider: Provider, api: BatchApi, client: RateLimitedClient) -> None:
         self._provider = provider
-        self._many = many
-        self._desk = desk
-        self._waiting: deque[_PendingMail] = deque()
+        self._api = api
+        self._client = client
+        self._pending: deque[_PendingMail] = deque()
         self._senders: set[asyncio.Task[None]] = set()
 
     async def send(self, mail: OutgoingEmail) -> SendResult:
-        """One mail, in whatever company there is."""
-        if not self._many.fits_batch(mail) or _weight(mail) > self._many.BATCH_MAX_BYTES:
-            return await self._desk.send(mail)
-        waiting = _PendingMail(mail, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
+        """Send one email, in a batch with others if there are any."""
+        if not self._api.fits_batch(mail) or _estimated_bytes(mail) > self._api.BATCH_MAX_BYTES:
+            return await self._client.send(mail)
+        pending = _PendingMail(mail, asyncio.get_running_loop().create_future())
+        self._pending.append(pending)
         if len(self._senders) < min(MAX_BATCHES_IN_FLIGHT, self._provider.max_connections):
-            sender = asyncio.create_task(self._serve())
+            sender = asyncio.create_task(self._send_pending())
             self._senders.add(sender)
             sender.add_done_callback(self._senders.discard)
-        return await waiting.answer
+        return await pending.result
 
-    async def _serve(self) -> None:
+    async def _send_pending(self) -> None:
         await asyncio.sleep(GATHER_DELAY_S)
-        while batch := self._next():
+        while batch := self._next_batch():
             try:
-                await self._send(batch)
+                await self._send_batch(batch)
             except Exception as error:
                 _fail(batch, error)
 
-    def _next(self) -> list[_PendingMail]:
+    def _next_batch(self) -> list[_PendingMail]:
         batch: list[_PendingMail] = []
         size = 0
-        while self._waiting and len(batch) < self._many.BATCH_MAX_MAILS:
-            size += _weight(self._waiting[0].mail)
-            if batch and size > self._many.BATCH_MAX_BYTES:
+        while self._pending and len(batch) < self._api.BATCH_MAX_MAILS:
+            size += _estimated_bytes(self._pending[0].mail)
+            if batch and size > self._api.BATCH_MAX_BYTES:
                 break
-            waiting = self._waiting.popleft()
-            if not waiting.answer.done():
-                batch.append(waiting)
+            pending = self._pending.popleft()
+            if not pending.result.done():
+                batch.append(pending)
         return batch
 
-    async def _send(self, batch: list[_PendingMail]) -> None:
+    async def _send_batch(self, batch: list[_PendingMail]) -> None:
         if len(batch) == 1:
-            _tell(batch[0], await self._desk.send(replace(batch[0].mail, commit=batch[0].commit)))
+            _set_result(batch[0], await self._client.send(replace(batch[0].mail, commit=batch[0].commit)))
             return
         try:
-            answers = await self._ask(batch)
+            results = await self._request_batch(batch)
         except LeaseLost:
-            # Nothing went out. Whose lease is lost falls out, the rest goes again.
-            self._waiting.extendleft(reversed(_still_ours(batch)))
+            # Nothing was sent. Drop the emails whose lease is lost and queue the others again.
+            self._pending.extendleft(reversed(_with_lease(batch)))
             return
-        if answers is None:
-            # Refused as a whole for the sake of one: nothing was taken, so each may go alone.
-            await self._one_by_one(batch)
+        if results is None:
+            # The batch was refused because of one email and none was accepted, so each can be sent alone.
+            await self._send_one_by_one(batch)
             return
-        for waiting, answer in zip(batch, answers, strict=True):
-            _tell(waiting, answer)
+        for pending, result in zip(batch, results, strict=True):
+            _set_result(pending, result)
 
-    async def _ask(self, batch: list[_PendingMail]) -> list[SendResult] | None:
-        mails = [waiting.mail for waiting in batch]
+    async def _request_batch(self, batch: list[_PendingMail]) -> list[SendResult] | None:
+        mails = [pending.mail for pending in batch]
 
         def commit() -> None:
-            for waiting in batch:
-                waiting.commit()
+            for pending in batch:
+                pending.commit()
 
         def read(reply: ApiResponse) -> list[SendResult] | None:
-            return self._many.batch_results(reply, len(batch))
+            return self._api.batch_results(reply, len(batch))
 
-        answers = await self._desk.request(lambda: self._many.batch_request(self._provider, mails), commit, read)
-        if answers is None or (answers[0].outcome is SendOutcome.REFUSED and len(answers) < len(batch)):
+        results = await self._client.request(lambda: self._api.batch_request(self._provider, mails), commit, read)
+        if results is None or (results[0].outcome is SendOutcome.REFUSED and len(results) < len(batch)):
             return None
-        return list(answers) if len(answers) == len(batch) else [answers[0]] * len(batch)
+        return list(results) if len(results) == len(batch) else [results[0]] * len(batch)
 
-    async def _one_by_one(self, batch: list[_PendingMail]) -> None:
-        for waiting in batch:
+    async def _send_one_by_one(self, batch: list[_PendingMail]) -> None:
+        for pending in batch:
             try:
-                _tell(waiting, await self._desk.send(replace(waiting.mail, commit=waiting.commit)))
+                _set_result(pending, await self._client.send(replace(pending.mail, commit=pending.commit)))
             except LeaseLost as error:
-                _fail([waiting], error)
+                _fail([pending], error)
 
     async def close(self) -> None:
-        """End what is under way; who waits hears nothing more."""
+        """Cancel the requests in flight; their callers get no result."""
         for sender in list(self._senders):
             sender.cancel()
         await asyncio.gather(*self._senders, return_exceptions=True)
 
 
-def _weight(mail: OutgoingEmail) -> int:
-    """About how many bytes a mail adds to a request: text as JSON may grow, files do by a third."""
-    content = mail.letter.content
+def _estimated_bytes(mail: OutgoingEmail) -> int:
+    """Return about how many bytes an email adds to a request: JSON may double text, base64 adds a third to files."""
+    content = mail.message.content
     files = sum(len(attachment.data) for attachment in content.attachments)
     return _OVERHEAD_BYTES + 2 * (len(content.html) + len(content.text)) + files * 14 // 10
 
 
-def _still_ours(batch: list[_PendingMail]) -> list[_PendingMail]:
-    ours = []
-    for waiting in batch:
+def _with_lease(batch: list[_PendingMail]) -> list[_PendingMail]:
+    leased = []
+    for pending in batch:
         try:
-            waiting.commit()
-            ours.append(waiting)
+            pending.commit()
+            leased.append(pending)
         except LeaseLost as error:
-            _fail([waiting], error)
-    return ours
+            _fail([pending], error)
+    return leased
 
 
-def _tell(waiting: _PendingMail, answer: SendResult) -> None:
-    if not waiting.answer.done():
-        waiting.answer.set_result(answer)
+def _set_result(pending: _PendingMail, result: SendResult) -> None:
+    if not pending.result.done():
+        pending.result.set_result(result)
 
 
 def _fail(batch: list[_PendingMail], error: Exception) -> None:
-    for waiting in batch:
-        if not waiting.answer.done():
-            waiting.answer.set_exception(error)
-            waiting.answer.exception()  # marked as seen: nobody may be waiting any more
+    for pending in batch:
+        if not pending.result.done():
+            pending.result.set_exception(error)
+            pending.result.exception()  # marks it as retrieved: the caller may be gone, and asyncio would log it

@@ -1,7 +1,7 @@
-"""A provider's kind in, the header out by which it repeats our email's id in its events, where mail goes by SMTP. Pure.
+"""Headers that make a provider repeat our email id in its events when mail goes to it by SMTP.
 
-Names and forms are the providers' own; who isn't here repeats nothing, and its events are
-correlated by the Message-ID or by the id in its 250.
+Pure; called by the message writer. Names and formats are the providers' own. A kind that is not listed here repeats
+nothing; its events are correlated by the Message-ID or by the id in its 250 reply.
 """
 
 from collections.abc import Mapping
@@ -31,6 +31,6 @@ _HEADERS: Final[Mapping[str, tuple[str, str]]] = {
 
 
 def correlation_header(kind: str, email_id: EmailId) -> MessageHeaders:
-    """The header, if its kind has one."""
-    found = _HEADERS.get(kind)
-    return ((found[0], found[1].format(email_id)),) if found else ()
+    """Return the header for a kind of provider; nothing if that kind has none."""
+    header = _HEADERS.get(kind)
+    return ((header[0], header[1].format(email_id)),) if header else ()

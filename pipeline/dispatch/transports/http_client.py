@@ -1,7 +1,7 @@
-"""A request to a provider's API in, its reply out: pooled, one deadline, never redirected, bounded in size.
+"""HTTP client for the APIs of providers: pooled connections, one deadline, no redirects, bounded responses.
 
-What ends without a reply says whether the request had begun to go out: before that, surely nothing
-was taken; after it, nobody knows.
+Called by `throttle` and by the configuration check. An error says whether the request had begun to be sent: if not,
+nothing was accepted; if it had, the outcome is unknown.
 """
 
 import asyncio
@@ -18,27 +18,30 @@ from pipeline.runtime.bootstrap import wall_clock
 from pipeline.runtime.http_body import read_bounded
 
 MAX_RESPONSE_BYTES: Final = 1_000_000
-"""Of a reply; a batch's has a few hundred bytes for each mail."""
+"""Bytes of a response that are read; the response to a batch has a few hundred bytes per email."""
 KEEPALIVE_S: Final = 15.0
-"""Servers close after a minute or so; whoever closes first knows it."""
+"""Seconds after which we close idle connections; servers do after about a minute, and the side that closes knows it."""
 
 
 class NoApiResponse(Exception):
-    """Nobody answered. ``begun``: the request may have arrived; ``ours``: the address or its TLS is wrong."""
+    """The API did not answer.
 
-    def __init__(self, text: str, *, begun: bool, ours: bool = False) -> None:
+    ``request_begun``: the request may have arrived. ``is_our_fault``: the configured URL or its TLS is wrong.
+    """
+
+    def __init__(self, text: str, *, request_begun: bool, is_our_fault: bool = False) -> None:
         super().__init__(text)
-        self.request_begun = begun
-        self.is_our_fault = ours
+        self.request_begun = request_begun
+        self.is_our_fault = is_our_fault
 
 
 class ApiSession:
-    """One provider's connections."""
+    """The pooled HTTP connections to one provider."""
 
     def __init__(self, provider: Provider, timeout: float) -> None:
         self._timeout = timeout
         tracing = aiohttp.TraceConfig(SimpleNamespace)
-        tracing.on_request_headers_sent.append(_begun)
+        tracing.on_request_headers_sent.append(_on_headers_sent)
         connector = aiohttp.TCPConnector(
             limit=provider.max_connections, keepalive_timeout=KEEPALIVE_S, ssl=ssl.create_default_context()
         )
@@ -50,17 +53,20 @@ class ApiSession:
             raise_for_status=False,
         )
 
-    async def request(self, call: ApiRequest, commit: Callable[[], None] | None = None) -> ApiResponse:
-        """Make the request; ``commit`` is called right before it goes out. Raises NoReply, and what ``commit`` does."""
+    async def request(self, request: ApiRequest, commit: Callable[[], None] | None = None) -> ApiResponse:
+        """Send a request and return the response; ``commit`` is called right before the request is sent.
+
+        Raises NoApiResponse, and what ``commit`` raises.
+        """
         progress = _RequestProgress(commit)
         try:
             async with (
                 asyncio.timeout(self._timeout),
                 self._session.request(
-                    call.method,
-                    call.url,
-                    data=call.body or None,
-                    headers=call.headers,
+                    request.method,
+                    request.url,
+                    data=request.body or None,
+                    headers=request.headers,
                     allow_redirects=False,
                     timeout=aiohttp.ClientTimeout(total=None),
                     trace_request_ctx=progress,
@@ -70,13 +76,15 @@ class ApiSession:
                 body, _ = await read_bounded(response, MAX_RESPONSE_BYTES)
                 return ApiResponse(response.status, headers, body, received_at=wall_clock())
         except TimeoutError as error:
-            raise NoApiResponse(f"no answer within {self._timeout:g} s", begun=progress.begun) from error
+            raise NoApiResponse(f"no answer within {self._timeout:g} s", request_begun=progress.begun) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            ours = isinstance(error, aiohttp.ClientSSLError | aiohttp.InvalidURL)
-            raise NoApiResponse(f"{type(error).__name__}: {error}", begun=progress.begun, ours=ours) from error
+            is_our_fault = isinstance(error, aiohttp.ClientSSLError | aiohttp.InvalidURL)
+            raise NoApiResponse(
+                f"{type(error).__name__}: {error}", request_begun=progress.begun, is_our_fault=is_our_fault
+            ) from error
 
     async def close(self) -> None:
-        """Close its connections."""
+        """Close all connections."""
         await self._session.close()
 
 
@@ -91,6 +99,6 @@ class _RequestProgress:
         self.begun = True
 
 
-async def _begun(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: Any) -> None:
-    """Called by aiohttp with a connection in hand, before the first byte."""
+async def _on_headers_sent(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: Any) -> None:
+    """Mark the request as begun; aiohttp calls this once it has a connection, before it sends the first byte."""
     context.trace_request_ctx.begin()

@@ -1,7 +1,7 @@
-"""Mailgun: our own MIME in, `messages.mime` out; what it is sent stays as it is, tracking by Mailgun included.
+"""The API of Mailgun: our MIME message, sent with `messages.mime` and Mailgun's own tracking switched off.
 
-Its way to send many (recipient variables) is one message to many, so independent messages don't fit into it; it has
-no idempotency, but keeps our Message-ID.
+Its batch sending (recipient variables) is one message to many recipients, so independent messages do not fit; it has
+no idempotency, but it keeps our Message-ID.
 """
 
 import re
@@ -37,55 +37,55 @@ ERROR_OUTCOMES: Final[Mapping[int, SendOutcome]] = {
     404: SendOutcome.MISCONFIGURED,
     420: SendOutcome.LATER,
 }
-"""By status, where it isn't what the status means everywhere; 420 was Mailgun's 429."""
-_ABOUT_US: Final = re.compile(
+"""Statuses that mean something else than usual; 420 was Mailgun's 429."""
+_ACCOUNT_FAULT: Final = re.compile(
     r"not allowed to send|authorized recipients|activate your|account is disabled|domain .{1,80} is (?:not|un)",
     re.IGNORECASE,
 )
-"""Said with a 400, of the account and not of the message."""
+"""Texts of a 400 that are about the account and not about the message."""
 
 
 def missing_settings(provider: Provider) -> str:
-    """What the row lacks."""
+    """Return what the provider's row lacks."""
     if provider.region.lower() not in _REGIONS and not provider.api_url:
         return f"a region that Mailgun has (us or eu), not {provider.region}"
-    wanted = {"a domain (as its user)": provider.username, "an API key": provider.password}
-    return ", ".join(name for name, value in wanted.items() if not value)
+    required = {"a domain (as its user)": provider.username, "an API key": provider.password}
+    return ", ".join(name for name, value in required.items() if not value)
 
 
 def message_request(provider: Provider, mail: OutgoingEmail, _now: Millis) -> ApiRequest:
-    """`messages.mime`: the envelope's recipient, whoever the message names."""
-    check_size(len(mail.message), MAX_MESSAGE_BYTES, "Mailgun")
+    """Return a `messages.mime` request to the recipient of the envelope; the message's headers may name others."""
+    check_size(len(mail.mime_bytes), MAX_MESSAGE_BYTES, "Mailgun")
     fields = (
         ("to", mail.envelope.recipient),
-        # Ours are in the message already; theirs would rewrite it.
+        # Our own tracking links are in the message already; Mailgun's would rewrite them.
         ("o:tracking", "no"),
-        (f"v:{EMAIL_ID_KEY}", mail.letter.request.email_id),
+        (f"v:{EMAIL_ID_KEY}", mail.message.request.email_id),
     )
-    boundary = f"mailfold-{mail.letter.request.email_id}"
-    headers = {**_authorized(provider), "Content-Type": f"multipart/form-data; boundary={boundary}"}
-    return ApiRequest("POST", _url(provider, after="/messages.mime"), headers, _form(fields, mail.message, boundary))
+    boundary = f"mailfold-{mail.message.request.email_id}"
+    headers = {**_auth_headers(provider), "Content-Type": f"multipart/form-data; boundary={boundary}"}
+    return ApiRequest("POST", _url(provider, after="/messages.mime"), headers, _form(fields, mail.mime_bytes, boundary))
 
 
 def message_result(reply: ApiResponse) -> SendResult:
-    """Its message id, which is ours, or its words."""
+    """Return the result of a send, with Mailgun's message id, which is ours, or its error text."""
     fields = reply.fields()
-    said = str(fields.get("message") or body_excerpt(reply))
+    text = str(fields.get("message") or body_excerpt(reply))
     if 200 <= reply.status < 300:
-        return send_result(reply, SendOutcome.TAKEN, said, str(fields.get("id", "")).strip("<>"))
-    meaning = ERROR_OUTCOMES.get(reply.status) or outcome_of_status(reply.status)
-    if meaning is SendOutcome.REFUSED and _ABOUT_US.search(said):
-        return send_result(reply, SendOutcome.MISCONFIGURED, said, of_one=True)
-    return send_result(reply, meaning, said)
+        return send_result(reply, SendOutcome.TAKEN, text, str(fields.get("id", "")).strip("<>"))
+    outcome = ERROR_OUTCOMES.get(reply.status) or outcome_of_status(reply.status)
+    if outcome is SendOutcome.REFUSED and _ACCOUNT_FAULT.search(text):
+        return send_result(reply, SendOutcome.MISCONFIGURED, text, concerns_one_email=True)
+    return send_result(reply, outcome, text)
 
 
 def check_request(provider: Provider, _now: Millis) -> ApiRequest:
-    """The domain's own page."""
-    return ApiRequest("GET", _url(provider, "domains/"), _authorized(provider))
+    """Return a request for the state of the domain."""
+    return ApiRequest("GET", _url(provider, "domains/"), _auth_headers(provider))
 
 
 def credential_problem(reply: ApiResponse) -> str:
-    """What is wrong; a domain may be known and not verified."""
+    """Return what is wrong with the credential or the domain, which may exist without being verified."""
     if reply.status != 200:
         return message_result(reply).text
     domain = reply.fields().get("domain")
@@ -94,20 +94,21 @@ def credential_problem(reply: ApiResponse) -> str:
 
 
 def _url(provider: Provider, before: str = "", after: str = "") -> str:
-    own = _REGIONS.get(provider.region.lower(), _REGIONS[""])
-    return f"{base_url(provider, own)}/v3/{before}{quote(provider.username, safe='')}{after}"
+    default = _REGIONS.get(provider.region.lower(), _REGIONS[""])
+    return f"{base_url(provider, default)}/v3/{before}{quote(provider.username, safe='')}{after}"
 
 
-def _authorized(provider: Provider) -> dict[str, str]:
+def _auth_headers(provider: Provider) -> dict[str, str]:
     return {"Authorization": basic_auth("api", provider.password), "Accept": "application/json"}
 
 
-def _form(fields: Sequence[tuple[str, str]], message: bytes, boundary: str) -> bytes:
-    """multipart/form-data (RFC 7578). The boundary has the email's id, which no message can guess."""
-    mark = f"--{boundary}\r\n".encode()
+def _form(fields: Sequence[tuple[str, str]], mime_bytes: bytes, boundary: str) -> bytes:
+    """Return a body of multipart/form-data (RFC 7578); the boundary has the email id, which no message contains."""
+    delimiter = f"--{boundary}\r\n".encode()
     parts = [
-        mark + f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode() for name, value in fields
+        delimiter + f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+        for name, value in fields
     ]
     file = 'form-data; name="message"; filename="message.eml"\r\nContent-Type: message/rfc822'
     head = f"Content-Disposition: {file}\r\n\r\n".encode()
-    return b"".join(parts) + mark + head + message + f"\r\n--{boundary}--\r\n".encode()
+    return b"".join(parts) + delimiter + head + mime_bytes + f"\r\n--{boundary}--\r\n".encode()

@@ -1,6 +1,7 @@
-"""A letter in, its parts as JSON APIs want them out: bodies, headers, mailboxes, attachments. Pure.
+"""The parts of a message in the form that JSON APIs take: bodies, headers, mailboxes and attachments.
 
-The same rules as for MIME: no control characters, no header of a caller's in the place of ours.
+Pure; called by the modules of those APIs. The rules are those of MIME: no control characters, and no header of a
+caller replaces one of ours.
 """
 
 import base64
@@ -15,62 +16,62 @@ from topics.requests import Mailbox
 _QUOTED: Final = re.compile(r'(["\\])')
 
 
-def bodies(letter: OutgoingMessage, *, amp: bool) -> list[tuple[str, str]]:
-    """The bodies, plainest first, as (media type, text). Raises Refused where there's none."""
-    found = [(f"text/{kind}", body) for kind, body in mime.alternatives(letter.content) if body.strip()]
-    if not found:
+def bodies(message: OutgoingMessage, *, amp: bool) -> list[tuple[str, str]]:
+    """Return the bodies, plain text first, as pairs of media type and text. Raises Refused if there is none."""
+    parts = [(f"text/{kind}", body) for kind, body in mime.alternatives(message.content) if body.strip()]
+    if not parts:
         raise Refused("the message has no body, which this provider's API doesn't take")
-    return [(kind, body) for kind, body in found if amp or kind != "text/x-amp-html"]
+    return [(kind, body) for kind, body in parts if amp or kind != "text/x-amp-html"]
 
 
-def headers(letter: OutgoingMessage) -> dict[str, str]:
-    """Headers that the API doesn't know fields for, ours before the caller's of the same name; all ASCII."""
-    own = mime.custom_headers(letter.content)
-    found: dict[str, tuple[str, str]] = {}
-    for name, value in (("Message-ID", letter.message_id), *letter.extra_headers, *own):
-        found.setdefault(name.lower(), (name, mime.encode_one_line(name, value)))
-    return dict(found.values())
+def headers(message: OutgoingMessage) -> dict[str, str]:
+    """Return the headers for which APIs have no field, in ASCII; ours win over the caller's of the same name."""
+    custom = mime.custom_headers(message.content)
+    by_name: dict[str, tuple[str, str]] = {}
+    for name, value in (("Message-ID", message.message_id), *message.extra_headers, *custom):
+        by_name.setdefault(name.lower(), (name, mime.encode_one_line(name, value)))
+    return dict(by_name.values())
 
 
-def subject(letter: OutgoingMessage) -> str:
-    """The subject, on one line."""
-    return mime.printable_text(letter.request.subject)
+def subject(message: OutgoingMessage) -> str:
+    """Return the subject, on one line."""
+    return mime.printable_text(message.request.subject)
 
 
 def address(mailbox: Mailbox) -> str:
-    """The address alone, its domain in ASCII."""
+    """Return the address of a mailbox without its name, the domain in ASCII."""
     return mime.with_ascii_domain(mailbox.address)
 
 
-def display_name(given: Mailbox) -> str:
-    """The name shown with it, on one line."""
-    return mime.printable_text(given.name)
+def display_name(mailbox: Mailbox) -> str:
+    """Return the name of a mailbox, on one line."""
+    return mime.printable_text(mailbox.name)
 
 
-def mailbox(given: Mailbox) -> str:
-    """`"Name" <address>`, the name in UTF-8: what APIs take that know one field for both."""
-    shown = _QUOTED.sub(r"\\\1", display_name(given))
-    return f'"{shown}" <{address(given)}>' if shown else address(given)
+def format_mailbox(mailbox: Mailbox) -> str:
+    """Return `"Name" <address>` with the name in UTF-8, for APIs that have one field for both."""
+    name = _QUOTED.sub(r"\\\1", display_name(mailbox))
+    return f'"{name}" <{address(mailbox)}>' if name else address(mailbox)
 
 
-def reply_to(letter: OutgoingMessage) -> list[str]:
-    """Where answers go, each address once."""
-    return list(dict.fromkeys(mime.with_ascii_domain(one) for one in letter.request.reply_to))
+def reply_to(message: OutgoingMessage) -> list[str]:
+    """Return the Reply-To addresses without duplicates, their domains in ASCII."""
+    return list(dict.fromkeys(mime.with_ascii_domain(address) for address in message.request.reply_to))
 
 
-def attachments(letter: OutgoingMessage) -> list[dict[str, Any]]:
-    """Files as (name, type, data) in base64."""
+def attachments(message: OutgoingMessage) -> list[dict[str, Any]]:
+    """Return the attachments, each with its name, media type and data in base64."""
     return [
         {
             "name": mime.printable_text(attachment.filename) or "attachment",
             "type": mime.media_type(attachment),
             "data": base64.b64encode(attachment.data).decode(),
         }
-        for attachment in letter.content.attachments
+        for attachment in message.content.attachments
     ]
 
 
-def check_size(size: int, most: int, provider: str) -> None:
-    """Raise Refused for what this provider takes nowhere near."""
-    if size > most:
-        raise Refused(f"the message has {size} bytes, {provider} takes {most}")
+def check_size(size: int, max_bytes: int, provider: str) -> None:
+    """Raise Refused if a message of ``size`` bytes is larger than the provider accepts."""
+    if size > max_bytes:
+        raise Refused(f"the message has {size} bytes, {provider} takes {max_bytes}")

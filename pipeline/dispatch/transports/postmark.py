@@ -1,6 +1,6 @@
-"""Postmark: a letter's parts in, `/email` and, for many at once, `/email/batch` out. It has no idempotency.
+"""The API of Postmark: the parts of a message, sent with `/email`, or with `/email/batch` for several at once.
 
-In a batch each message has an answer of its own, so what is wrong with one leaves the others alone.
+It has no idempotency. In a batch each message gets its own result, so an error in one does not affect the others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,9 +32,9 @@ MAX_MESSAGE_BYTES: Final = 10_000_000
 MAX_BODY_BYTES: Final = 5_000_000
 
 _URL: Final = "https://api.postmarkapp.com"
-_STREAM: Final = "outbound"
+_DEFAULT_STREAM: Final = "outbound"
 _KEEP_MESSAGE_ID: Final = {"Name": "X-PM-KeepID", "Value": "true"}
-"""Without it Postmark puts a Message-ID of its own in the place of ours."""
+"""Header without which Postmark replaces our Message-ID by its own."""
 
 ERROR_OUTCOMES: Final[Mapping[int, SendOutcome]] = {
     0: SendOutcome.TAKEN,
@@ -56,43 +56,43 @@ ERROR_OUTCOMES: Final[Mapping[int, SendOutcome]] = {
     1235: SendOutcome.MISCONFIGURED,  # no such stream
     1236: SendOutcome.MISCONFIGURED,  # a stream that doesn't send
 }
-"""By its `ErrorCode`."""
+"""Outcomes of Postmark's `ErrorCode`."""
 
 
 def missing_settings(provider: Provider) -> str:
-    """What the row lacks."""
+    """Return what the provider's row lacks."""
     return "" if provider.password else "a server token"
 
 
 def message_request(provider: Provider, mail: OutgoingEmail, _now: Millis) -> ApiRequest:
-    """`/email`."""
-    made = json_request(_url(provider, "/email"), _authorized(provider), _message(provider, mail))
-    message_parts.check_size(len(made.body), MAX_MESSAGE_BYTES, "Postmark")
-    return made
+    """Return an `/email` request."""
+    request = json_request(_url(provider, "/email"), _auth_headers(provider), _payload(provider, mail))
+    message_parts.check_size(len(request.body), MAX_MESSAGE_BYTES, "Postmark")
+    return request
 
 
 def message_result(reply: ApiResponse) -> SendResult:
-    """Its message id, or its error's number and words."""
-    return _answer(reply, reply.json())
+    """Return the result of a send, with Postmark's message id, or the number and text of its error."""
+    return _result(reply, reply.json())
 
 
 def fits_batch(mail: OutgoingEmail) -> bool:
-    """Every message does."""
-    return bool(mail.letter)
+    """Return True: Postmark's batches take every message."""
+    return bool(mail.message)
 
 
 def batch_request(provider: Provider, mails: Sequence[OutgoingEmail]) -> ApiRequest:
-    """`/email/batch`."""
+    """Return an `/email/batch` request."""
     return json_request(
-        _url(provider, "/email/batch"), _authorized(provider), [_message(provider, mail) for mail in mails]
+        _url(provider, "/email/batch"), _auth_headers(provider), [_payload(provider, mail) for mail in mails]
     )
 
 
 def batch_results(reply: ApiResponse, count: int) -> list[SendResult] | None:
-    """One for each, in order."""
-    found = reply.json()
-    if isinstance(found, list) and len(found) == count:
-        return [_answer(reply, one) for one in found]
+    """Return the result of each message, in order; None if the batch was refused as a whole."""
+    results = reply.json()
+    if isinstance(results, list) and len(results) == count:
+        return [_result(reply, each) for each in results]
     whole = message_result(reply)
     if whole.outcome is SendOutcome.REFUSED:
         return None
@@ -102,63 +102,63 @@ def batch_results(reply: ApiResponse, count: int) -> list[SendResult] | None:
 
 
 def check_request(provider: Provider, _now: Millis) -> ApiRequest:
-    """The server that the token is of."""
-    return ApiRequest("GET", _url(provider, "/server"), {**_authorized(provider), "Accept": "application/json"})
+    """Return a request for the server to which the token belongs."""
+    return ApiRequest("GET", _url(provider, "/server"), {**_auth_headers(provider), "Accept": "application/json"})
 
 
 def credential_problem(reply: ApiResponse) -> str:
-    """What is wrong."""
+    """Return what is wrong with the token."""
     return "" if reply.status == 200 else message_result(reply).text
 
 
-def _message(provider: Provider, mail: OutgoingEmail) -> dict[str, Any]:
-    letter = mail.letter
-    bodies = dict(message_parts.bodies(letter, amp=False))
+def _payload(provider: Provider, mail: OutgoingEmail) -> dict[str, Any]:
+    message = mail.message
+    bodies = dict(message_parts.bodies(message, amp=False))
     for body in bodies.values():
         message_parts.check_size(len(body.encode()), MAX_BODY_BYTES, "Postmark (of one body)")
-    wish: dict[str, Any] = {
-        "From": message_parts.mailbox(letter.sender),
-        # The recipient alone: whoever is named here gets the mail, and each recipient has one of their own.
-        "To": message_parts.mailbox(letter.recipient),
-        "Subject": message_parts.subject(letter),
-        "Headers": [{"Name": n, "Value": v} for n, v in message_parts.headers(letter).items()] + [_KEEP_MESSAGE_ID],
-        "Metadata": {EMAIL_ID_KEY: letter.request.email_id},
-        "MessageStream": option(provider, "message_stream") or _STREAM,
-        # Ours are in the message already; theirs would rewrite it.
+    payload: dict[str, Any] = {
+        "From": message_parts.format_mailbox(message.sender),
+        # Only the recipient: Postmark sends to every address named here, and each recipient has an email of their own.
+        "To": message_parts.format_mailbox(message.recipient),
+        "Subject": message_parts.subject(message),
+        "Headers": [{"Name": n, "Value": v} for n, v in message_parts.headers(message).items()] + [_KEEP_MESSAGE_ID],
+        "Metadata": {EMAIL_ID_KEY: message.request.email_id},
+        "MessageStream": option(provider, "message_stream") or _DEFAULT_STREAM,
+        # Our own tracking links are in the message already; Postmark's would rewrite them.
         "TrackOpens": False,
         "TrackLinks": "None",
     }
     names = {"text/plain": "TextBody", "text/html": "HtmlBody"}
-    wish |= {names[kind]: body for kind, body in bodies.items()}
-    if answer_to := message_parts.reply_to(letter):
-        wish["ReplyTo"] = ", ".join(answer_to)
-    if files := message_parts.attachments(letter):
-        wish["Attachments"] = [
+    payload |= {names[kind]: body for kind, body in bodies.items()}
+    if reply_to := message_parts.reply_to(message):
+        payload["ReplyTo"] = ", ".join(reply_to)
+    if files := message_parts.attachments(message):
+        payload["Attachments"] = [
             {"Name": file["name"], "ContentType": file["type"], "Content": file["data"]} for file in files
         ]
-    return wish
+    return payload
 
 
-def _answer(reply: ApiResponse, said: Any) -> SendResult:
-    if not isinstance(said, dict) or not isinstance(said.get("ErrorCode"), int):
-        # Whoever says nothing of an ErrorCode isn't Postmark's API but something before it.
-        return send_result(reply, _of_status(reply.status), body_excerpt(reply))
-    code = said["ErrorCode"]
-    meaning = ERROR_OUTCOMES.get(code) or _of_status(reply.status)
+def _result(reply: ApiResponse, answer: Any) -> SendResult:
+    if not isinstance(answer, dict) or not isinstance(answer.get("ErrorCode"), int):
+        # A reply without an ErrorCode does not come from Postmark's API but from a proxy in front of it.
+        return send_result(reply, _outcome_of_status(reply.status), body_excerpt(reply))
+    code = answer["ErrorCode"]
+    outcome = ERROR_OUTCOMES.get(code) or _outcome_of_status(reply.status)
     if code == 0 and reply.status >= 300:
-        meaning = _of_status(reply.status)
-    text = str(said.get("Message", ""))
-    return send_result(reply, meaning, text if code == 0 else f"{code} {text}", str(said.get("MessageID", "")))
+        outcome = _outcome_of_status(reply.status)
+    text = str(answer.get("Message", ""))
+    return send_result(reply, outcome, text if code == 0 else f"{code} {text}", str(answer.get("MessageID", "")))
 
 
-def _of_status(status: int) -> SendOutcome:
-    found = outcome_of_status(status)
-    return SendOutcome.UNKNOWN if found is SendOutcome.TAKEN else found
+def _outcome_of_status(status: int) -> SendOutcome:
+    outcome = outcome_of_status(status)
+    return SendOutcome.UNKNOWN if outcome is SendOutcome.TAKEN else outcome
 
 
 def _url(provider: Provider, path: str) -> str:
     return base_url(provider, _URL) + path
 
 
-def _authorized(provider: Provider) -> dict[str, str]:
+def _auth_headers(provider: Provider) -> dict[str, str]:
     return {"X-Postmark-Server-Token": provider.password}

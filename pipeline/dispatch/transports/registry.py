@@ -1,4 +1,4 @@
-"""A provider's kind in, the API that carries its mail out."""
+"""The APIs by kind of provider, and checks of whether a provider can be used as it is configured."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -17,22 +17,22 @@ APIS: Final[Mapping[str, ProviderApi]] = {
     "resend": resend,
 }
 BATCH_APIS: Final[Mapping[str, BatchApi]] = {"postmark": postmark, "resend": resend}
-"""Those that take many independent mails with one request."""
+"""APIs that take many independent emails in one request."""
 
 
 def address_problem(provider: Provider, mail: OutgoingEmail) -> str:
-    """Return why a provider's API can't write to an address of this mail; empty: it can."""
+    """Return why the API of a provider cannot write to an address of this email; an empty string if it can."""
     api = APIS[provider.kind]
-    request = mail.letter.request
-    named = (request.recipient, mail.letter.sender.address, *request.reply_to)
-    # An API that takes the message as it is takes the addresses of its To and Cc, too.
-    if api.SUPPORTS_SMTPUTF8 or not (mail.envelope.utf8 if api.TAKES_MIME else needs_smtputf8(*named)):
+    request = mail.message.request
+    addresses = (request.recipient, mail.message.sender.address, *request.reply_to)
+    # A MIME message also contains the addresses of To and Cc; the envelope says whether any of them needs SMTPUTF8.
+    if api.SUPPORTS_SMTPUTF8 or not (mail.envelope.utf8 if api.TAKES_MIME else needs_smtputf8(*addresses)):
         return ""
     return f"5.6.7 {provider.kind} takes no address whose local part is not ASCII (SMTPUTF8)"
 
 
 def configuration_problem(provider: Provider) -> str:
-    """Why mail can't go to a provider as its row says; empty: it can."""
+    """Return why mail cannot be sent to a provider as its row is configured; an empty string if it can."""
     if provider.via == "smtp":
         return "" if provider.host else f"provider {provider.provider}: SMTP needs a host"
     api = APIS.get(provider.kind)

@@ -1,8 +1,8 @@
-"""Resend: a letter's parts in, `/emails` and, for many at once, `/emails/batch` out, each with an `Idempotency-Key`.
+"""The API of Resend: the parts of a message, sent with `/emails`, or with `/emails/batch` for several at once.
 
-A mail alone has its email's id as the key: however often it is tried within a day, it is sent once. A batch's key is
-made of what is in it, so that the same batch can be asked for again when its answer was lost; after a crash its mails
-go alone, under keys of their own.
+Each request has an `Idempotency-Key`. The key of a single email is its id: within a day it is sent once, however often
+it is tried. The key of a batch is a hash of its email ids, so that the same batch can be repeated when its reply was
+lost. After a crash the emails of a batch are sent one by one, with their own keys.
 """
 
 import hashlib
@@ -51,105 +51,111 @@ ERROR_OUTCOMES: Final[Mapping[str, SendOutcome]] = {
     "invalid_api_key": SendOutcome.MISCONFIGURED,
     "not_found": SendOutcome.MISCONFIGURED,
     "method_not_allowed": SendOutcome.MISCONFIGURED,
-    # An attempt of ours with this key was taken, when the brand's settings were others.
+    # An earlier attempt with this key was accepted; the content differs because the brand's settings changed since.
     "invalid_idempotent_request": SendOutcome.TAKEN,
-    # Another one with this key is under way: its answer is the one that counts.
+    # Another request with this key is in progress, and only its reply tells the outcome.
     "concurrent_idempotent_requests": SendOutcome.UNKNOWN,
     "application_error": SendOutcome.UNKNOWN,
     "internal_server_error": SendOutcome.UNKNOWN,
 }
-"""By the error's name; `validation_error` is about the message with a 400 or 422, and about us with a 403."""
+"""Outcomes by the name of the error.
+
+`validation_error` is absent because its status tells more: 400 or 422 is about the message, 403 about the account.
+"""
 
 
 def missing_settings(provider: Provider) -> str:
-    """What the row lacks."""
+    """Return what the provider's row lacks."""
     return "" if provider.password else "an API key"
 
 
 def message_request(provider: Provider, mail: OutgoingEmail, _now: Millis) -> ApiRequest:
-    """`/emails`."""
-    made = json_request(_url(provider, "/emails"), _headers(provider, mail.letter.request.email_id), _message(mail))
-    message_parts.check_size(len(made.body), MAX_MESSAGE_BYTES, "Resend")
-    return made
+    """Return an `/emails` request."""
+    request = json_request(_url(provider, "/emails"), _headers(provider, mail.message.request.email_id), _payload(mail))
+    message_parts.check_size(len(request.body), MAX_MESSAGE_BYTES, "Resend")
+    return request
 
 
 def message_result(reply: ApiResponse) -> SendResult:
-    """Its message id, or its error's name and words."""
+    """Return the result of a send, with Resend's message id, or the name and text of its error."""
     fields = reply.fields()
     if 200 <= reply.status < 300:
         return send_result(reply, SendOutcome.TAKEN, "accepted", str(fields.get("id", "")))
     name = str(fields.get("name", ""))
-    meaning = ERROR_OUTCOMES.get(name) or outcome_of_status(reply.status)
-    return send_result(reply, meaning, f"{name} {fields.get('message') or body_excerpt(reply)}".strip())
+    outcome = ERROR_OUTCOMES.get(name) or outcome_of_status(reply.status)
+    return send_result(reply, outcome, f"{name} {fields.get('message') or body_excerpt(reply)}".strip())
 
 
 def fits_batch(mail: OutgoingEmail) -> bool:
-    """A batch takes no attachments."""
-    return not mail.letter.content.attachments
+    """Return whether the email has no attachments, which Resend's batches do not take."""
+    return not mail.message.content.attachments
 
 
 def batch_request(provider: Provider, mails: Sequence[OutgoingEmail]) -> ApiRequest:
-    """`/emails/batch`; what is wrong with one leaves the others alone."""
-    ids = hashlib.sha256(b"".join(mail.letter.request.email_id.encode() for mail in mails)).hexdigest()
+    """Return an `/emails/batch` request, in the mode in which an error in one message does not affect the others."""
+    ids = hashlib.sha256(b"".join(mail.message.request.email_id.encode() for mail in mails)).hexdigest()
     headers = {**_headers(provider, f"batch-{ids}"), "x-batch-validation": "permissive"}
-    return json_request(_url(provider, "/emails/batch"), headers, [_message(mail) for mail in mails])
+    return json_request(_url(provider, "/emails/batch"), headers, [_payload(mail) for mail in mails])
 
 
 def batch_results(reply: ApiResponse, count: int) -> list[SendResult] | None:
-    """The ids in order, with gaps where an error names a place."""
+    """Return the result of each message, in order; None if the batch was refused as a whole.
+
+    The reply has the ids of the accepted messages in order, and the index of each refused one.
+    """
     whole = message_result(reply)
     if whole.outcome is SendOutcome.REFUSED:
         return None
     if not 200 <= reply.status < 300:
         return [whole] * count
-    refused = {error["index"]: str(error.get("message", "")) for error in _list(reply, "errors") if "index" in error}
-    taken = iter(_list(reply, "data"))
-    if len(refused) + len(_list(reply, "data")) != count:
+    refused = {error["index"]: str(error.get("message", "")) for error in _dicts(reply, "errors") if "index" in error}
+    taken = iter(_dicts(reply, "data"))
+    if len(refused) + len(_dicts(reply, "data")) != count:
         unclear = "its answer doesn't say what became of each message"
         return [send_result(reply, SendOutcome.UNKNOWN, unclear)] * count
     return [
-        send_result(reply, SendOutcome.REFUSED, refused[place])
-        if place in refused
+        send_result(reply, SendOutcome.REFUSED, refused[index])
+        if index in refused
         else send_result(reply, SendOutcome.TAKEN, "accepted", str(next(taken, {}).get("id", "")))
-        for place in range(count)
+        for index in range(count)
     ]
 
 
 def check_request(provider: Provider, _now: Millis) -> ApiRequest:
-    """The domains; a key that may only send answers, too, and says so."""
-    return ApiRequest("GET", _url(provider, "/domains"), _authorized(provider))
+    """Return a request for the list of domains; a key that may only send gets an error that says so."""
+    return ApiRequest("GET", _url(provider, "/domains"), _auth_headers(provider))
 
 
 def credential_problem(reply: ApiResponse) -> str:
-    """What is wrong."""
+    """Return what is wrong with the key."""
     works = reply.status == 200 or reply.fields().get("name") == "restricted_api_key"
     return "" if works else message_result(reply).text
 
 
-def _message(mail: OutgoingEmail) -> dict[str, Any]:
-    letter = mail.letter
+def _payload(mail: OutgoingEmail) -> dict[str, Any]:
+    message = mail.message
     names = {"text/plain": "text", "text/html": "html"}
-    wish: dict[str, Any] = {
-        "from": message_parts.mailbox(letter.sender),
-        # The recipient alone: whoever is named here gets the mail, and each recipient has one of their own.
-        "to": [message_parts.mailbox(letter.recipient)],
-        "subject": message_parts.subject(letter),
-        "headers": message_parts.headers(letter),
-        "tags": [{"name": EMAIL_ID_KEY, "value": letter.request.email_id}],
+    payload: dict[str, Any] = {
+        "from": message_parts.format_mailbox(message.sender),
+        # Only the recipient: Resend sends to every address named here, and each recipient has an email of their own.
+        "to": [message_parts.format_mailbox(message.recipient)],
+        "subject": message_parts.subject(message),
+        "headers": message_parts.headers(message),
+        "tags": [{"name": EMAIL_ID_KEY, "value": message.request.email_id}],
     }
-    wish |= {names[kind]: body for kind, body in message_parts.bodies(letter, amp=False)}
-    if answer_to := message_parts.reply_to(letter):
-        wish["reply_to"] = answer_to
-    if files := message_parts.attachments(letter):
-        wish["attachments"] = [
+    payload |= {names[kind]: body for kind, body in message_parts.bodies(message, amp=False)}
+    if reply_to := message_parts.reply_to(message):
+        payload["reply_to"] = reply_to
+    if files := message_parts.attachments(message):
+        payload["attachments"] = [
             {"filename": file["name"], "content_type": file["type"], "content": file["data"]} for file in files
         ]
-    return wish
+    return payload
 
 
-def _list(reply: ApiResponse, name: str) -> list[dict[str, Any]]:
-    found = reply.fields().get(name)
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+def _dicts(reply: ApiResponse, name: str) -> list[dict[str, Any]]:
+    values = reply.fields().get(name)
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
 
 
 def _url(provider: Provider, path: str) -> str:
@@ -157,9 +163,9 @@ def _url(provider: Provider, path: str) -> str:
 
 
 def _headers(provider: Provider, key: str) -> dict[str, str]:
-    return {**_authorized(provider), "Idempotency-Key": key}
+    return {**_auth_headers(provider), "Idempotency-Key": key}
 
 
-def _authorized(provider: Provider) -> dict[str, str]:
-    # It turns away whoever doesn't say who asks.
+def _auth_headers(provider: Provider) -> dict[str, str]:
+    # Resend refuses requests without a User-Agent.
     return {"Authorization": f"Bearer {provider.password}", "User-Agent": "mailfold", "Accept": "application/json"}

@@ -1,4 +1,4 @@
-"""Every way there is to hand a mail over, behind one port: by its provider's row, SMTP or an API."""
+"""Send each email over the transport that its provider's row names: SMTP or an API. Used by `mailfold dispatch`."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,46 +14,46 @@ from topics.record import Millis
 
 
 class TransportRouter:
-    """A carrier for every provider."""
+    """The transport of all providers; it keeps a client for each."""
 
     def __init__(self, *, timeout: float, local_hostname: str, clock: Callable[[], Millis]) -> None:
         self._timeout = timeout
         self._clock = clock
-        self._postman = SmtpTransport(timeout=timeout, local_hostname=local_hostname)
-        self._desks: dict[Provider, RateLimitedClient] = {}
-        self._batches: dict[Provider, MailBatcher] = {}
+        self._smtp = SmtpTransport(timeout=timeout, local_hostname=local_hostname)
+        self._clients: dict[Provider, RateLimitedClient] = {}
+        self._batchers: dict[Provider, MailBatcher] = {}
 
     def takes_mime(self, provider: Provider) -> bool:
-        """SMTP does, and some APIs do."""
+        """Return whether this provider needs the MIME message: SMTP does, and some APIs do."""
         return provider.via == "smtp" or (provider.kind in APIS and APIS[provider.kind].TAKES_MIME)
 
     async def send(self, provider: Provider, mail: OutgoingEmail) -> SendResult:
-        """Hand one mail over. Raises only what ``mail.commit`` does."""
+        """Send one email. Raises only what ``mail.commit`` raises."""
         if reason := configuration_problem(provider):
             return SendResult(SendOutcome.MISCONFIGURED, 0, reason, EndpointHealth.BROKEN)
         if provider.via == "smtp":
-            return await self._postman.send(provider, mail)
+            return await self._smtp.send(provider, mail)
         if reason := address_problem(provider, mail):
             return SendResult(SendOutcome.REFUSED, 0, reason, EndpointHealth.SILENT)
         if provider.kind in BATCH_APIS:
-            return await self._gathering(provider).send(mail)
-        return await self._desk(provider).send(mail)
+            return await self._batcher(provider).send(mail)
+        return await self._client(provider).send(mail)
 
-    def _desk(self, provider: Provider) -> RateLimitedClient:
-        if provider not in self._desks:
-            self._desks[provider] = RateLimitedClient(provider, APIS[provider.kind], self._timeout, self._clock)
-        return self._desks[provider]
+    def _client(self, provider: Provider) -> RateLimitedClient:
+        if provider not in self._clients:
+            self._clients[provider] = RateLimitedClient(provider, APIS[provider.kind], self._timeout, self._clock)
+        return self._clients[provider]
 
-    def _gathering(self, provider: Provider) -> MailBatcher:
-        if provider not in self._batches:
-            self._batches[provider] = MailBatcher(provider, BATCH_APIS[provider.kind], self._desk(provider))
-        return self._batches[provider]
+    def _batcher(self, provider: Provider) -> MailBatcher:
+        if provider not in self._batchers:
+            self._batchers[provider] = MailBatcher(provider, BATCH_APIS[provider.kind], self._client(provider))
+        return self._batchers[provider]
 
     def close_idle(self) -> None:
-        """Close what was idle for too long; connections to APIs see to themselves."""
-        self._postman.close_idle()
+        """Close SMTP connections that were idle for too long; aiohttp closes those to APIs by itself."""
+        self._smtp.close_idle()
 
     async def close(self) -> None:
-        """Let everything go, within a second or two."""
-        await asyncio.gather(*(batches.close() for batches in self._batches.values()))
-        await asyncio.gather(self._postman.close(), *(desk.close() for desk in self._desks.values()))
+        """Close all connections, within a second or two."""
+        await asyncio.gather(*(batcher.close() for batcher in self._batchers.values()))
+        await asyncio.gather(self._smtp.close(), *(client.close() for client in self._clients.values()))

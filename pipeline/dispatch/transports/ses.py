@@ -1,7 +1,7 @@
-"""Amazon SES, API v2: our own MIME in, `SendEmail` out. SES sets its own Message-ID and Date, and keeps the rest.
+"""The API of Amazon SES, version 2: our MIME message, sent with `SendEmail`.
 
-Its call for many (`SendBulkEmail`) takes one template, so independent messages don't fit into it; it has no
-idempotency.
+SES replaces Message-ID and Date and keeps the rest. `SendBulkEmail` takes one template for many recipients, so
+independent messages do not fit; it has no idempotency.
 """
 
 import base64
@@ -32,8 +32,8 @@ IS_IDEMPOTENT: bool = False
 OPTION_NAMES: tuple[str, ...] = ("configuration_set",)
 MAX_MESSAGE_BYTES: Final = 40_000_000
 
-_SEND: Final = "/v2/email/outbound-emails"
-_ACCOUNT: Final = "/v2/email/account"
+_SEND_PATH: Final = "/v2/email/outbound-emails"
+_ACCOUNT_PATH: Final = "/v2/email/account"
 
 ERROR_OUTCOMES: Final[Mapping[str, SendOutcome]] = {
     "MessageRejected": SendOutcome.REFUSED,
@@ -51,71 +51,75 @@ ERROR_OUTCOMES: Final[Mapping[str, SendOutcome]] = {
     "SendingPausedException": SendOutcome.MISCONFIGURED,
     "MailFromDomainNotVerifiedException": SendOutcome.MISCONFIGURED,
     "NotFoundException": SendOutcome.MISCONFIGURED,
-    # A clock that is wrong: as said for the whole of us, not for this email.
+    # Our clock is wrong, which concerns all emails.
     "RequestExpired": SendOutcome.MISCONFIGURED,
     "InvalidSignatureException": SendOutcome.MISCONFIGURED,
     "IncompleteSignature": SendOutcome.MISCONFIGURED,
 }
-"""By the exception's name; whatever else is 4xx (credentials, permissions) is about us."""
+"""Outcomes by the name of the exception; any other 400 or 403 is about our credentials or permissions."""
 
 
 def missing_settings(provider: Provider) -> str:
-    """What the row lacks."""
-    wanted = {"a region": provider.region, "an access key id": provider.username, "a secret key": provider.password}
-    return ", ".join(name for name, value in wanted.items() if not value)
+    """Return what the provider's row lacks."""
+    required = {"a region": provider.region, "an access key id": provider.username, "a secret key": provider.password}
+    return ", ".join(name for name, value in required.items() if not value)
 
 
 def message_request(provider: Provider, mail: OutgoingEmail, now: Millis) -> ApiRequest:
-    """`SendEmail` with the raw message."""
-    check_size(len(mail.message), MAX_MESSAGE_BYTES, "Amazon SES")
-    wish = {
-        "Content": {"Raw": {"Data": base64.b64encode(mail.message).decode()}},
-        # Whom it goes to; the message's own headers may name others beside.
+    """Return a `SendEmail` request with the raw message."""
+    check_size(len(mail.mime_bytes), MAX_MESSAGE_BYTES, "Amazon SES")
+    payload = {
+        "Content": {"Raw": {"Data": base64.b64encode(mail.mime_bytes).decode()}},
+        # Only the recipient: the message's own headers may name other addresses too.
         "Destination": {"ToAddresses": [mail.envelope.recipient]},
-        "EmailTags": [{"Name": EMAIL_ID_KEY, "Value": mail.letter.request.email_id}],
+        "EmailTags": [{"Name": EMAIL_ID_KEY, "Value": mail.message.request.email_id}],
     }
     if name := option(provider, "configuration_set"):
-        wish["ConfigurationSetName"] = name
-    return _signed(provider, "POST", _SEND, msgspec.json.encode(wish), now)
+        payload["ConfigurationSetName"] = name
+    return _signed(provider, "POST", _SEND_PATH, msgspec.json.encode(payload), now)
 
 
 def message_result(reply: ApiResponse) -> SendResult:
-    """Its message id, or its exception's name and words."""
+    """Return the result of a send, with the message id of SES, or the name and text of its exception."""
     fields = reply.fields()
     if 200 <= reply.status < 300:
         return send_result(reply, SendOutcome.TAKEN, "accepted", str(fields.get("MessageId", "")))
-    name = _exception(reply)
-    said = str(fields.get("message") or fields.get("Message") or body_excerpt(reply))
-    # An identity that is not verified is told as a rejected message; `answered` knows it by its words.
-    return send_result(reply, ERROR_OUTCOMES.get(name) or _of_status(reply.status), f"{name} {said}".strip())
+    name = _exception_name(reply)
+    text = str(fields.get("message") or fields.get("Message") or body_excerpt(reply))
+    # An identity that is not verified gets a MessageRejected too; `send_result` recognizes it by its text.
+    outcome = ERROR_OUTCOMES.get(name) or _outcome_of_status(reply.status)
+    return send_result(reply, outcome, f"{name} {text}".strip())
 
 
 def check_request(provider: Provider, now: Millis) -> ApiRequest:
-    """`GetAccount`."""
-    return _signed(provider, "GET", _ACCOUNT, b"", now)
+    """Return a `GetAccount` request."""
+    return _signed(provider, "GET", _ACCOUNT_PATH, b"", now)
 
 
 def credential_problem(reply: ApiResponse) -> str:
-    """What is wrong; `GetAccount` also says when sending is switched off."""
+    """Return what is wrong with the credential, or that sending is switched off for the account."""
     if reply.status != 200:
         return message_result(reply).text
     return "" if reply.fields().get("SendingEnabled", True) else "sending is switched off for this account"
 
 
-def _of_status(status: int) -> SendOutcome:
-    """A 400 or 403 whose name isn't in the table is about the signature, the key or its permissions."""
+def _outcome_of_status(status: int) -> SendOutcome:
+    """Return the outcome of a status whose exception is not in the table.
+
+    A 400 or 403 is then about the signature, the key or its permissions.
+    """
     return SendOutcome.MISCONFIGURED if status in (400, 403) else outcome_of_status(status)
 
 
-def _exception(reply: ApiResponse) -> str:
-    """`x-amzn-ErrorType: Name:http://…`, or the body's `__type`, `prefix#Name`."""
-    said = reply.headers.get("x-amzn-errortype") or str(reply.fields().get("__type", ""))
-    return said.partition(":")[0].rpartition("#")[2]
+def _exception_name(reply: ApiResponse) -> str:
+    """Return the name in `x-amzn-ErrorType: Name:http://…`, or else in the body's `__type`, `prefix#Name`."""
+    error_type = reply.headers.get("x-amzn-errortype") or str(reply.fields().get("__type", ""))
+    return error_type.partition(":")[0].rpartition("#")[2]
 
 
 def _signed(provider: Provider, method: str, path: str, body: bytes, now: Millis) -> ApiRequest:
-    top = "amazonaws.com.cn" if provider.region.startswith("cn-") else "amazonaws.com"
-    url = base_url(provider, f"https://email.{provider.region}.{top}") + path
+    domain = "amazonaws.com.cn" if provider.region.startswith("cn-") else "amazonaws.com"
+    url = base_url(provider, f"https://email.{provider.region}.{domain}") + path
     credential = AwsCredential(provider.username, provider.password, provider.region, "ses")
     headers = {"Content-Type": "application/json"} if body else {}
     return signed_request(ApiRequest(method, url, headers, body), credential, now)

@@ -1,6 +1,6 @@
-"""A message and its envelope in, the server's answer out: pooled SMTP connections, one deadline per conversation.
+"""Send emails over pooled SMTP connections, with one deadline per conversation. Called by the transport router.
 
-Never raises for what a server or network does: an :class:`Answer` says how far it came.
+Errors of servers and networks are never raised: the :class:`SendResult` says at which stage the conversation ended.
 """
 
 import asyncio
@@ -22,19 +22,22 @@ from pipeline.dispatch.transports.smtp_replies import SmtpStage, smtp_result
 logger = logging.getLogger(__name__)
 
 MAX_IDLE_S: Final = 15.0
-"""Servers close after 20 s to 5 min; whoever closes first knows it."""
+"""Seconds after which we close idle connections, before servers do (20 s to 5 min), so that we never use a dead one."""
 CHECK_IDLE_AFTER_S: Final = 2.0
-"""A connection idle for longer proves with an RSET that it lives."""
+"""Seconds of idleness after which a connection is checked with RSET before it is used."""
 QUIT_TIMEOUT_S: Final = 1.0
 
 
 class _ConversationEnded(Exception):
-    """Ends a conversation with an answer; ``again``: an old connection was stale, nothing was said."""
+    """The conversation ended with a result.
 
-    def __init__(self, answer: SendResult, *, again: bool = False) -> None:
-        super().__init__(answer.text)
-        self.answer = answer
-        self.is_stale_connection = again
+    ``is_stale_connection``: a pooled connection turned out to be closed before anything was sent over it.
+    """
+
+    def __init__(self, result: SendResult, *, is_stale_connection: bool = False) -> None:
+        super().__init__(result.text)
+        self.result = result
+        self.is_stale_connection = is_stale_connection
 
 
 @dataclass(slots=True)
@@ -44,7 +47,7 @@ class _IdleConnection:
 
 
 class _ConnectionPool:
-    """One provider's connections: at most so many, the youngest used first."""
+    """The connections to one provider: limited in number, the most recently used one first."""
 
     def __init__(self, provider: Provider) -> None:
         self.provider = provider
@@ -53,12 +56,12 @@ class _ConnectionPool:
         self.quitting: set[asyncio.Task[None]] = set()
 
     async def acquire(self) -> aiosmtplib.SMTP | None:
-        """A living idle connection."""
+        """Return an idle connection that works; None if there is none."""
         while self.idle:
             idle = self.idle.pop()
             age = _now() - idle.since
-            alive = age < MAX_IDLE_S and idle.connection.is_connected
-            if alive and (age < CHECK_IDLE_AFTER_S or await _reset(idle.connection)):
+            is_open = age < MAX_IDLE_S and idle.connection.is_connected
+            if is_open and (age < CHECK_IDLE_AFTER_S or await _reset(idle.connection)):
                 return idle.connection
             idle.connection.close()
         return None
@@ -67,9 +70,9 @@ class _ConnectionPool:
         if connection.is_connected:
             self.idle.append(_IdleConnection(connection, _now()))
 
-    def close_idle(self, oldest: float = MAX_IDLE_S) -> None:
-        """Say goodbye to connections idle for longer."""
-        for idle in [idle for idle in self.idle if _now() - idle.since >= oldest]:
+    def close_idle(self, min_age: float = MAX_IDLE_S) -> None:
+        """Close connections that were idle for at least ``min_age`` seconds, each with QUIT in a task of its own."""
+        for idle in [idle for idle in self.idle if _now() - idle.since >= min_age]:
             self.idle.remove(idle)
             task = asyncio.create_task(_quit(idle.connection))
             self.quitting.add(task)
@@ -77,7 +80,7 @@ class _ConnectionPool:
 
 
 class SmtpTransport:
-    """Hands messages to providers over pooled connections."""
+    """The transport for SMTP; it keeps a pool of connections for each provider."""
 
     def __init__(self, *, timeout: float, local_hostname: str) -> None:
         self._timeout = timeout
@@ -85,45 +88,47 @@ class SmtpTransport:
         self._pools: dict[Provider, _ConnectionPool] = {}
 
     def takes_mime(self, _provider: Provider) -> bool:
-        """SMTP carries whole messages."""
+        """Return True: SMTP sends whole messages."""
         return True
 
     async def send(self, provider: Provider, mail: OutgoingEmail) -> SendResult:
-        """One conversation. Raises only what ``mail.commit`` does."""
+        """Send one email in one SMTP conversation. Raises only what ``mail.commit`` raises."""
         pool = self._pools.setdefault(provider, _ConnectionPool(provider))
         async with pool.slots:
-            steps = _ConversationProgress()
+            progress = _ConversationProgress()
             try:
                 async with asyncio.timeout(self._timeout):
-                    return await self._converse(pool, steps, mail)
+                    return await self._converse(pool, progress, mail)
             except TimeoutError:
-                return smtp_result(steps.stage, 0, f"no answer within {self._timeout:g} s")
+                return smtp_result(progress.stage, 0, f"no answer within {self._timeout:g} s")
             except _ConversationEnded as ended:
-                return ended.answer
+                return ended.result
 
-    async def _converse(self, pool: _ConnectionPool, steps: "_ConversationProgress", mail: OutgoingEmail) -> SendResult:
+    async def _converse(
+        self, pool: _ConnectionPool, progress: "_ConversationProgress", mail: OutgoingEmail
+    ) -> SendResult:
         connection = await pool.acquire()
         if connection is not None:
             try:
-                return await _deliver(pool, connection, steps, mail)
-            except _ConversationEnded as stale:
-                if not stale.is_stale_connection:
+                return await _send_message(pool, connection, progress, mail)
+            except _ConversationEnded as ended:
+                if not ended.is_stale_connection:
                     raise
-        fresh = await connect(pool.provider, self._local_hostname, steps)
+        new_connection = await connect(pool.provider, self._local_hostname, progress)
         try:
-            return await _deliver(pool, fresh, steps, mail)
+            return await _send_message(pool, new_connection, progress, mail)
         except _ConversationEnded as ended:
-            raise _ConversationEnded(ended.answer) from ended
+            raise _ConversationEnded(ended.result) from ended
 
     def close_idle(self) -> None:
-        """Close what was idle for too long; called now and then."""
+        """Close connections that were idle for too long; called about once a second."""
         for pool in self._pools.values():
             pool.close_idle()
 
     async def close(self) -> None:
-        """Say goodbye to everybody, within a second."""
+        """Close all idle connections, within a second."""
         for pool in self._pools.values():
-            pool.close_idle(oldest=0.0)
+            pool.close_idle(min_age=0.0)
             await asyncio.gather(*pool.quitting)
 
 
@@ -133,46 +138,49 @@ class _ConversationProgress:
 
 
 async def connect(
-    provider: Provider, local_hostname: str, steps: "_ConversationProgress | None" = None
+    provider: Provider, local_hostname: str, progress: "_ConversationProgress | None" = None
 ) -> aiosmtplib.SMTP:
-    """A connection, greeted, secured and logged in as the provider's row says."""
-    steps = steps or _ConversationProgress()
+    """Return a connection on which EHLO, TLS and login are done as the provider's row says."""
+    progress = progress or _ConversationProgress()
     connection = _client(provider, local_hostname)
-    async with _ended(connection, steps):
+    async with _ended_as_result(connection, progress):
         await connection.connect()
-        if await _secure(connection, provider, steps):
-            steps.stage = SmtpStage.LOGIN
+        if await _secure(connection, provider, progress):
+            progress.stage = SmtpStage.LOGIN
             if provider.username:
                 await connection.login(provider.username, provider.password)
             return connection
-    # Opportunistic, and the handshake failed: RFC 7435 prefers clear text to no mail; never with credentials.
-    logger.warning("provider %s: its STARTTLS does not work, going on in the clear", provider.provider)
-    clear = _client(provider, local_hostname)
-    async with _ended(clear, steps):
-        await clear.connect()
-        await clear.ehlo()
-    return clear
+    # Opportunistic TLS failed. RFC 7435 prefers plain text to no mail. Without TLS we do not log in.
+    logger.warning("provider %s: STARTTLS failed, sending without TLS", provider.provider)
+    plain_connection = _client(provider, local_hostname)
+    async with _ended_as_result(plain_connection, progress):
+        await plain_connection.connect()
+        await plain_connection.ehlo()
+    return plain_connection
 
 
 @dataclass(frozen=True, slots=True)
 class SmtpGreeting:
-    """How a server received us; ``refusal``: that it did not let us in."""
+    """What a server offered before any email was sent."""
 
     refusal: SendResult | None = None
+    """Why the connection or login failed; None if it succeeded."""
     secured: bool = False
+    """Whether the connection uses TLS."""
     extensions: frozenset[str] = frozenset()
+    """ESMTP extensions, in lower case."""
 
 
 async def probe_server(provider: Provider, local_hostname: str, within: float) -> SmtpGreeting:
-    """Come in as if to send, and leave."""
-    steps = _ConversationProgress()
+    """Connect and log in as for sending, then quit. Called by the configuration check; waits ``within`` seconds."""
+    progress = _ConversationProgress()
     try:
         async with asyncio.timeout(within):
-            connection = await connect(provider, local_hostname, steps)
+            connection = await connect(provider, local_hostname, progress)
     except TimeoutError:
-        return SmtpGreeting(smtp_result(steps.stage, 0, f"no answer within {within:g} s"))
+        return SmtpGreeting(smtp_result(progress.stage, 0, f"no answer within {within:g} s"))
     except _ConversationEnded as ended:
-        return SmtpGreeting(ended.answer)
+        return SmtpGreeting(ended.result)
     secured = connection.get_transport_info("sslcontext") is not None
     extensions = frozenset(name.lower() for name in connection.esmtp_extensions)
     await _quit(connection)
@@ -186,17 +194,17 @@ def _client(provider: Provider, local_hostname: str) -> aiosmtplib.SMTP:
         use_tls=provider.tls == "implicit",
         start_tls=False,
         local_hostname=local_hostname,
-        tls_context=_context(verified=True) if provider.tls == "implicit" else None,
+        tls_context=_ssl_context(verified=True) if provider.tls == "implicit" else None,
         timeout=None,  # one deadline for the whole conversation instead
     )
 
 
-async def _secure(connection: aiosmtplib.SMTP, provider: Provider, steps: "_ConversationProgress") -> bool:
-    """TLS as wanted; False where an opportunistic handshake failed."""
+async def _secure(connection: aiosmtplib.SMTP, provider: Provider, progress: "_ConversationProgress") -> bool:
+    """Start TLS as the provider's row says; return False if an opportunistic handshake failed."""
     await connection.ehlo()
     if provider.tls in ("implicit", "off"):
         return True
-    steps.stage = SmtpStage.SECURE
+    progress.stage = SmtpStage.SECURE
     required = tls_required(provider)
     if not connection.supports_extension("starttls"):
         if required:
@@ -205,7 +213,7 @@ async def _secure(connection: aiosmtplib.SMTP, provider: Provider, steps: "_Conv
             )
         return True
     try:
-        await connection.starttls(tls_context=_context(verified=required))
+        await connection.starttls(tls_context=_ssl_context(verified=required))
         await connection.ehlo()
     except (ssl.SSLError, aiosmtplib.SMTPException):
         if required:
@@ -216,13 +224,16 @@ async def _secure(connection: aiosmtplib.SMTP, provider: Provider, steps: "_Conv
 
 
 def tls_required(provider: Provider) -> bool:
-    """``required``, and where a password would go over a network: opportunistic would tell it to whoever listens."""
+    """Return whether TLS is required: if the row says so, or if a password would be sent over a network.
+
+    Opportunistic TLS can be suppressed by an attacker on the network, who could then read the password.
+    """
     return provider.tls == "required" or (
-        provider.tls == "opportunistic" and bool(provider.username) and not _loopback(provider.host)
+        provider.tls == "opportunistic" and bool(provider.username) and not _is_loopback(provider.host)
     )
 
 
-def _loopback(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -230,35 +241,35 @@ def _loopback(host: str) -> bool:
 
 
 @functools.cache
-def _context(*, verified: bool) -> ssl.SSLContext:
+def _ssl_context(*, verified: bool) -> ssl.SSLContext:
     context = ssl.create_default_context()
     if not verified:
-        # Without a certificate that we could hold it to, encryption is still better than none (RFC 7435).
+        # Encryption without a verified certificate is still better than none (RFC 7435).
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
 
 
-async def _deliver(
-    pool: _ConnectionPool, connection: aiosmtplib.SMTP, steps: "_ConversationProgress", mail: OutgoingEmail
+async def _send_message(
+    pool: _ConnectionPool, connection: aiosmtplib.SMTP, progress: "_ConversationProgress", mail: OutgoingEmail
 ) -> SendResult:
-    steps.stage = SmtpStage.MAIL
-    async with _ended(connection, steps, pool):
+    progress.stage = SmtpStage.MAIL
+    async with _ended_as_result(connection, progress, pool):
         encoding = "utf-8" if mail.envelope.utf8 else "ascii"
-        dsn = _reports(connection, pool.provider, mail.envelope)
-        options = [*_options(connection, mail), *dsn.mail]
+        dsn = _dsn_options(connection, pool.provider, mail.envelope)
+        options = [*_mail_options(connection, mail), *dsn.mail]
         await connection.mail(mail.envelope.sender, options=options, encoding=encoding)
-        steps.stage = SmtpStage.RCPT
+        progress.stage = SmtpStage.RCPT
         await connection.rcpt(mail.envelope.recipient, options=dsn.rcpt, encoding=encoding)
         mail.commit()
-        steps.stage = SmtpStage.DATA
-        reply = await connection.data(mail.message)
+        progress.stage = SmtpStage.DATA
+        reply = await connection.data(mail.mime_bytes)
     pool.release(connection)
     return smtp_result(SmtpStage.DATA, reply.code, reply.message)
 
 
-def _options(connection: aiosmtplib.SMTP, mail: OutgoingEmail) -> list[str]:
-    options = [f"SIZE={len(mail.message)}"] if connection.supports_extension("size") else []
+def _mail_options(connection: aiosmtplib.SMTP, mail: OutgoingEmail) -> list[str]:
+    options = [f"SIZE={len(mail.mime_bytes)}"] if connection.supports_extension("size") else []
     if mail.envelope.utf8:
         if not connection.supports_extension("smtputf8"):
             raise aiosmtplib.SMTPSenderRefused(553, "5.6.7 the server takes no address that needs SMTPUTF8", "")
@@ -274,10 +285,10 @@ class _DsnOptions:
     rcpt: tuple[str, ...] = ()
 
 
-def _reports(connection: aiosmtplib.SMTP, provider: Provider, envelope: SmtpEnvelope) -> _DsnOptions:
-    """Ask a plain server to report by mail what became of it, success too; other kinds tell it by webhook.
+def _dsn_options(connection: aiosmtplib.SMTP, provider: Provider, envelope: SmtpEnvelope) -> _DsnOptions:
+    """Return the options that ask a plain SMTP server for delivery reports; other kinds of provider send webhooks.
 
-    Each report repeats ENVID and ORCPT: which email, and whom we wrote to if it was forwarded since.
+    Each report repeats ENVID, which identifies the email, and ORCPT, the recipient even if the email was forwarded.
     """
     if provider.kind != "smtp" or not envelope.sender or not connection.supports_extension("dsn"):
         return _DsnOptions()
@@ -287,15 +298,15 @@ def _reports(connection: aiosmtplib.SMTP, provider: Provider, envelope: SmtpEnve
 
 
 def _xtext(text: str) -> str:
-    """RFC 3461 §4: what isn't plain, and `+` and `=`, in hexadecimal."""
+    """Return text encoded as xtext (RFC 3461 §4): `+`, `=` and all but printable ASCII in hexadecimal."""
     return "".join(char if "!" <= char <= "~" and char not in "+=" else f"+{ord(char):02X}" for char in text)
 
 
 @contextlib.asynccontextmanager
-async def _ended(
-    connection: aiosmtplib.SMTP, steps: "_ConversationProgress", pool: _ConnectionPool | None = None
+async def _ended_as_result(
+    connection: aiosmtplib.SMTP, progress: "_ConversationProgress", pool: _ConnectionPool | None = None
 ) -> AsyncIterator[None]:
-    """Turns whatever ends a conversation into its answer; the connection lives on only where it can."""
+    """Turn any error of a conversation into _ConversationEnded, and keep the connection only if it is usable."""
     try:
         yield
     except aiosmtplib.SMTPResponseException as refusal:
@@ -303,20 +314,21 @@ async def _ended(
             pool.release(connection)
         else:
             connection.close()
-        again = refusal.code == 421 and steps.stage is SmtpStage.MAIL
-        raise _ConversationEnded(smtp_result(steps.stage, refusal.code, refusal.message), again=again) from refusal
+        is_stale = refusal.code == 421 and progress.stage is SmtpStage.MAIL
+        result = smtp_result(progress.stage, refusal.code, refusal.message)
+        raise _ConversationEnded(result, is_stale_connection=is_stale) from refusal
     except (aiosmtplib.SMTPException, ssl.SSLError, OSError, UnicodeError, ValueError) as error:
         connection.close()
-        again = isinstance(error, aiosmtplib.SMTPServerDisconnected) and steps.stage is SmtpStage.MAIL
-        said = smtp_result(steps.stage, _local_code(error), f"{type(error).__name__}: {error}")
-        raise _ConversationEnded(said, again=again) from error
+        is_stale = isinstance(error, aiosmtplib.SMTPServerDisconnected) and progress.stage is SmtpStage.MAIL
+        result = smtp_result(progress.stage, _local_code(error), f"{type(error).__name__}: {error}")
+        raise _ConversationEnded(result, is_stale_connection=is_stale) from error
     except BaseException:
         connection.close()
         raise
 
 
 def _local_code(error: Exception) -> int:
-    # An address that can't be said to any server is as good as refused by this one.
+    # An address that cannot be encoded for SMTP is treated as if the server had refused it.
     return 553 if isinstance(error, UnicodeError | ValueError) and not isinstance(error, ssl.SSLError) else 0
 
 

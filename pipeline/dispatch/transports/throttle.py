@@ -1,4 +1,4 @@
-"""One provider's mails in, handed to its API at the pace it bears, answers out."""
+"""Send emails to a provider's API at the rate that it allows. Called by the transport router and the batcher."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -13,9 +13,9 @@ from pipeline.jobs.job import EndpointHealth
 from topics.record import Millis
 
 MAX_INLINE_WAIT_S: Final = 5.0
-"""Seconds that a provider may ask us to wait without giving the mail back: what is about pace, not about quotas."""
+"""Longest Retry-After of a 429, in seconds, that is waited for here; after a longer one the job is retried later."""
 DEFAULT_WAIT_S: Final = 1.0
-"""Seconds that we wait where it doesn't say how long."""
+"""Seconds to wait if the provider does not say how long."""
 MAX_TRIES: Final = 3
 HTTP_TOO_MANY_REQUESTS: Final = 429
 
@@ -23,74 +23,78 @@ CommitCallback = Callable[[], None]
 
 
 class RateLimitedClient:
-    """Asks one provider's API, never more at once than its row allows."""
+    """Client of one provider's API that limits the requests in flight and waits when the provider asks for it."""
 
     def __init__(self, provider: Provider, api: ProviderApi, timeout: float, clock: Callable[[], Millis]) -> None:
         self._provider = provider
         self._api = api
         self._clock = clock
-        self._line = ApiSession(provider, timeout)
+        self._session = ApiSession(provider, timeout)
         self._slots = asyncio.Semaphore(provider.max_connections)
         self._not_before = 0.0
 
     async def send(self, mail: OutgoingEmail) -> SendResult:
-        """One mail, one request."""
-        answers = await self.request(
+        """Send one email with one request."""
+        results = await self.request(
             lambda: self._api.message_request(self._provider, mail, self._clock()),
             mail.commit,
             lambda reply: [self._api.message_result(reply)],
         )
-        return answers[0] if answers else SendResult(SendOutcome.UNKNOWN, 0, "no answer", EndpointHealth.FAILING)
+        return results[0] if results else SendResult(SendOutcome.UNKNOWN, 0, "no answer", EndpointHealth.FAILING)
 
     async def request(
         self,
-        made: Callable[[], ApiRequest],
+        build_request: Callable[[], ApiRequest],
         commit: CommitCallback,
         read: Callable[[ApiResponse], Sequence[SendResult] | None],
     ) -> Sequence[SendResult] | None:
-        """Ask, at its pace and again where that is safe; what ``read`` makes of the reply, or one answer for all."""
-        async with self._slots:
-            for left in reversed(range(MAX_TRIES)):
-                await self._wait()
-                answers = await self._once(made, commit, read)
-                first = answers[0] if answers else None
-                if first is None or not left or not self._again(first):
-                    break
-        return answers
+        """Send a request, and repeat it where that is safe.
 
-    async def _once(
+        ``commit`` is called right before each request is sent. Returns what ``read`` makes of the reply or, if there
+        was none, one result that applies to all emails of the request.
+        """
+        async with self._slots:
+            for tries_left in reversed(range(MAX_TRIES)):
+                await self._wait()
+                results = await self._request_once(build_request, commit, read)
+                first = results[0] if results else None
+                if first is None or not tries_left or not self._schedule_repeat(first):
+                    break
+        return results
+
+    async def _request_once(
         self,
-        made: Callable[[], ApiRequest],
+        build_request: Callable[[], ApiRequest],
         commit: CommitCallback,
         read: Callable[[ApiResponse], Sequence[SendResult] | None],
     ) -> Sequence[SendResult] | None:
         try:
-            return read(await self._line.request(made(), commit))
+            return read(await self._session.request(build_request(), commit))
         except Refused as error:
             return [SendResult(SendOutcome.REFUSED, 0, str(error), EndpointHealth.SILENT)]
         except NoApiResponse as error:
-            return [_silence(error)]
+            return [_no_response_result(error)]
 
-    def _again(self, answer: SendResult) -> bool:
-        """Whether to ask once more at once; sets the pace for everybody."""
-        if answer.code == HTTP_TOO_MANY_REQUESTS and answer.retry_after_s <= MAX_INLINE_WAIT_S:
-            self._not_before = _now() + (answer.retry_after_s or DEFAULT_WAIT_S)
+    def _schedule_repeat(self, result: SendResult) -> bool:
+        """Return whether to repeat the request; if so, delay it and all other requests to this provider."""
+        if result.code == HTTP_TOO_MANY_REQUESTS and result.retry_after_s <= MAX_INLINE_WAIT_S:
+            self._not_before = _now() + (result.retry_after_s or DEFAULT_WAIT_S)
             return True
-        if answer.outcome is SendOutcome.UNKNOWN and self._api.IS_IDEMPOTENT:
+        if result.outcome is SendOutcome.UNKNOWN and self._api.IS_IDEMPOTENT:
             self._not_before = _now() + DEFAULT_WAIT_S
             return True
         return False
 
     async def _wait(self) -> None:
-        while (left := self._not_before - _now()) > 0:
-            await asyncio.sleep(left)
+        while (seconds := self._not_before - _now()) > 0:
+            await asyncio.sleep(seconds)
 
     async def close(self) -> None:
-        """Close its connections."""
-        await self._line.close()
+        """Close all connections."""
+        await self._session.close()
 
 
-def _silence(error: NoApiResponse) -> SendResult:
+def _no_response_result(error: NoApiResponse) -> SendResult:
     if error.is_our_fault:
         return SendResult(SendOutcome.MISCONFIGURED, 0, str(error), EndpointHealth.BROKEN)
     return SendResult(

@@ -177,7 +177,7 @@ def test_text_part_is_made_once_when_its_content_is_accepted(monkeypatch: pytest
     monkeypatch.setattr(text, "text_of", counted)
     stored = accepted(MessageContent(html="<p>Hello <b>Anna</b></p>"))
     assert (stored, len(calls)) == (MessageContent(html="<p>Hello <b>Anna</b></p>", text="Hello Anna\n"), 1)
-    MessageWriter(SETTINGS, lambda: 1).letter(request(), stored, Brand("acme", "7", "relay"), PROVIDER)
+    MessageWriter(SETTINGS, lambda: 1).message(request(), stored, Brand("acme", "7", "relay"), PROVIDER)
     assert len(calls) == 1
 
 
@@ -193,7 +193,7 @@ def test_content_stored_without_text_part_gets_one_when_sent() -> None:
     old = MessageContent(html="<p>Hello</p>")
     brand = Brand("acme", "7", "relay")
     writer = MessageWriter(SETTINGS, lambda: 1)
-    sent = [writer.letter(request(), content, brand, PROVIDER).content for content in (old, accepted(old))]
+    sent = [writer.message(request(), content, brand, PROVIDER).content for content in (old, accepted(old))]
     assert sent[0] == sent[1]
     assert sent[0].text == "Hello\n"
 
@@ -203,7 +203,7 @@ def test_text_part_has_the_tracking_hash_of_its_email(html: str) -> None:
     content = accepted(
         MessageContent(html=html, text="" if TRACKING_HASH_PLACEHOLDER in html else TRACKING_HASH_PLACEHOLDER)
     )
-    sent = MessageWriter(SETTINGS, lambda: 1).letter(request(), content, Brand("acme", "7", "relay"), PROVIDER).content
+    sent = MessageWriter(SETTINGS, lambda: 1).message(request(), content, Brand("acme", "7", "relay"), PROVIDER).content
     assert read_pixel_token(SIGNER, sent.text.strip()) == ID
 
 
@@ -224,7 +224,7 @@ async def test_large_message_is_encoded_outside_the_event_loop(content: MessageC
         return True
 
     async def send(_provider: Provider, mail: OutgoingEmail) -> bytes:
-        return mail.message
+        return mail.mime_bytes
 
     carrier = SimpleNamespace(takes_mime=takes_mime, send=send)
     rt = SimpleNamespace(settings=SETTINGS, clock=lambda: 1, pool=None, log=None, new_id=lambda: "x")
@@ -235,7 +235,7 @@ async def test_large_message_is_encoded_outside_the_event_loop(content: MessageC
         lease=SimpleNamespace(begin_contact=None),
     )
     doing = SendJobHandler(cast("Any", rt), cast("Any", carrier), cast("Any", None))
-    message = await doing._hand_over(cast("Any", attempt), content, PROVIDER)
+    message = await doing._send_to(PROVIDER, cast("Any", attempt), content)
     assert cast("bytes", message).startswith(b"From: ")
     assert (threads != [threading.get_ident()]) == beside
 

@@ -1,4 +1,4 @@
-"""The APIs' requests beside what the vendors' own libraries make, and what each answer means."""
+"""Requests of the provider APIs, compared with those of the vendors' own libraries, and the outcome of each reply."""
 
 import base64
 import dataclasses
@@ -41,7 +41,7 @@ def reply(status: int, body: Any = b"", headers: Mapping[str, str] | None = None
 
 
 # --------------------------------------------------------------------------- requests
-def test_sendgrids_own_library_writes_the_same_request() -> None:
+def test_sendgrid_library_makes_same_request() -> None:
     given = mail(content=FULL, recipient_name="Anna", reply_to=("a@shop.example", "b@shop.example"))
     ours = json.loads(sendgrid.message_request(ROWS["sendgrid"], given, NOW).body)
     theirs = TheirMail(
@@ -74,11 +74,11 @@ def _attachment(given: Attachment) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["sendgrid", "postmark", "resend"])
-def test_headers_of_ours_go_along_and_the_callers_stay_what_they_are(kind: str) -> None:
+def test_our_headers_are_added_and_caller_headers_are_kept(kind: str) -> None:
     given = mail(content=FULL)
     wish = json.loads(APIS[kind].message_request(ROWS[kind], given, NOW).body)
     headers = wish.get("headers") or {header["Name"]: header["Value"] for header in wish["Headers"]}
-    assert headers["Message-ID"] == given.letter.message_id
+    assert headers["Message-ID"] == given.message.message_id
     assert headers["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
     assert headers["X-Campaign"] == "spring"
     assert headers["X-Note"] == "=?utf-8?b?R3LDvMOfZQ==?="
@@ -86,7 +86,7 @@ def test_headers_of_ours_go_along_and_the_callers_stay_what_they_are(kind: str) 
 
 
 @pytest.mark.parametrize("kind", list(APIS))
-def test_no_header_and_no_address_can_be_slipped_in(kind: str) -> None:
+def test_control_characters_cannot_inject_header_or_address(kind: str) -> None:
     evil = MessageContent(text="x", headers=(("X-A", "1\r\nBcc: evil@example.com"), ("X-B\r\nBcc", "evil@example.com")))
     given = mail(content=evil, subject="1\r\nBcc: evil@example.com", recipient_name='a"\r\n, <evil@example.com> "')
     made = APIS[kind].message_request(ROWS[kind], given, NOW)
@@ -115,7 +115,7 @@ def _walk(value: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("kind", ["ses", "mailgun"])
-def test_raw_messages_arrive_byte_for_byte(kind: str) -> None:
+def test_mime_message_is_sent_byte_for_byte(kind: str) -> None:
     given = mail(content=FULL)
     made = APIS[kind].message_request(ROWS[kind], given, NOW)
     if kind == "ses":
@@ -123,10 +123,10 @@ def test_raw_messages_arrive_byte_for_byte(kind: str) -> None:
     else:
         boundary = made.headers["Content-Type"].partition("boundary=")[2].encode()
         sent = made.body.partition(b"message/rfc822\r\n\r\n")[2].removesuffix(b"\r\n--" + boundary + b"--\r\n")
-    assert sent == mime.encode_message(given.letter)
+    assert sent == mime.encode_message(given.message)
 
 
-def test_what_an_api_can_not_carry_is_refused_before_anybody_is_asked() -> None:
+def test_message_that_api_cannot_carry_is_refused_without_request() -> None:
     huge = MessageContent(text="x", attachments=(Attachment(filename="a", media_type="a/b", data=b"x" * 45_000_000),))
     for kind, api in APIS.items():
         with pytest.raises(Refused, match="takes"):
@@ -138,9 +138,11 @@ def test_what_an_api_can_not_carry_is_refused_before_anybody_is_asked() -> None:
         sendgrid.message_request(ROWS["sendgrid"], mail(subject=" "), NOW)
 
 
-def test_names_that_sendgrid_would_split_are_quoted_and_domains_are_in_ascii() -> None:
+def test_sendgrid_names_with_commas_are_quoted_and_domains_are_ascii() -> None:
     given = mail("anna@bücher.example", recipient_name="Öst; Åsa")
-    given = dataclasses.replace(given, letter=dataclasses.replace(given.letter, sender=Mailbox(address="a@b.example")))
+    given = dataclasses.replace(
+        given, message=dataclasses.replace(given.message, sender=Mailbox(address="a@b.example"))
+    )
     wish = json.loads(sendgrid.message_request(ROWS["sendgrid"], given, NOW).body)
     assert wish["personalizations"][0]["to"] == [{"email": "anna@xn--bcher-kva.example", "name": '"Öst; Åsa"'}]
     assert wish["from"] == {"email": "a@b.example"}
@@ -148,7 +150,7 @@ def test_names_that_sendgrid_would_split_are_quoted_and_domains_are_in_ascii() -
     assert wish["to"] == ['"Å \\"Q\\" \\\\" <anna@example.com>']
 
 
-def test_regions_and_options_are_where_a_provider_has_them() -> None:
+def test_regions_and_options_appear_in_request() -> None:
     eu = dataclasses.replace(ROWS["mailgun"], region="eu")
     assert mailgun.message_request(eu, mail(), NOW).url == "https://api.eu.mailgun.net/v3/mail.example/messages.mime"
     eu = dataclasses.replace(ROWS["sendgrid"], region="eu", options=(("ip_pool", "news"),))
@@ -162,7 +164,7 @@ def test_regions_and_options_are_where_a_provider_has_them() -> None:
     assert json.loads(postmark.message_request(stream, mail(), NOW).body)["MessageStream"] == "broadcast"
 
 
-def test_a_row_says_what_it_lacks() -> None:
+def test_configuration_problem_names_missing_setting() -> None:
     assert {kind: configuration_problem(row) for kind, row in ROWS.items()} == dict.fromkeys(ROWS, "")
     assert "a region, an access key id" in configuration_problem(Provider("p", kind="ses", via="api", password=KEY))
     assert "by SMTP" in configuration_problem(Provider("p", kind="brevo", via="api", password=KEY))
@@ -172,7 +174,7 @@ def test_a_row_says_what_it_lacks() -> None:
 
 
 @pytest.mark.parametrize("kind", list(APIS))
-def test_no_credential_shows_in_what_is_logged(kind: str) -> None:
+def test_repr_of_request_hides_credential(kind: str) -> None:
     assert KEY not in repr(APIS[kind].message_request(ROWS[kind], mail(), NOW)) + repr(
         APIS[kind].check_request(ROWS[kind], NOW)
     )
@@ -180,7 +182,7 @@ def test_no_credential_shows_in_what_is_logged(kind: str) -> None:
 
 @pytest.mark.parametrize("url", ["https://h.example/", "https://h.example/a%20b/c?b=2&a=%20x&a=1&empty="])
 @pytest.mark.parametrize("body", [b"", b'{"a": "\xc3\xbc"}'])
-def test_the_signature_is_botocores(url: str, body: bytes) -> None:
+def test_signature_equals_botocore(url: str, body: bytes) -> None:
     asked = ApiRequest("POST" if body else "GET", url, {"Content-Type": "application/json", "X-Spaced": "a   b"}, body)
     made = signed_request(asked, AwsCredential(KEY_ID, KEY, "eu-west-1", "ses"), NOW)
     assert signature_is_botocores(made.method, made.url, made.headers, made.body)
@@ -283,7 +285,7 @@ ANSWERS: list[tuple[str, ApiResponse, SendOutcome]] = [
 
 
 @pytest.mark.parametrize(("kind", "said", "meaning"), ANSWERS)
-def test_what_an_answer_means(kind: str, said: ApiResponse, meaning: SendOutcome) -> None:
+def test_reply_has_expected_outcome(kind: str, said: ApiResponse, meaning: SendOutcome) -> None:
     answer = APIS[kind].message_result(said)
     assert answer.outcome is meaning
     assert answer.code == said.status
@@ -291,18 +293,18 @@ def test_what_an_answer_means(kind: str, said: ApiResponse, meaning: SendOutcome
 
 
 @pytest.mark.parametrize(("kind", "own"), [("ses", "0102-x"), ("sendgrid", "abc"), ("mailgun", "a@b")])
-def test_the_providers_id_is_read_as_its_events_spell_it(kind: str, own: str) -> None:
+def test_provider_message_id_is_read_as_events_spell_it(kind: str, own: str) -> None:
     taken = next(said for name, said, meaning in ANSWERS if name == kind and meaning is TAKEN)
     assert APIS[kind].message_result(taken).provider_message_id == own
 
 
-def test_retry_after_in_seconds_is_honoured_up_to_a_day() -> None:
+def test_retry_after_in_seconds_is_respected_up_to_a_day() -> None:
     values = {"7": 7.0, "0": 0.0, "": 0.0, "soon": 0.0, "999999999": 86_400.0, "٣": 0.0}
     assert {said: retry_after_seconds(reply(429, b"", {"Retry-After": said})) for said in values} == values
 
 
 # ---------------------------------------------------------------------------- batches
-def test_each_message_of_a_postmark_batch_has_an_answer_of_its_own() -> None:
+def test_each_message_of_postmark_batch_has_its_own_result() -> None:
     said = reply(200, [{"ErrorCode": 0, "Message": "OK", "MessageID": "1"}, {"ErrorCode": 406, "Message": "inactive"}])
     answers = postmark.batch_results(said, 2)
     assert answers is not None
@@ -310,7 +312,7 @@ def test_each_message_of_a_postmark_batch_has_an_answer_of_its_own() -> None:
     assert answers[0].provider_message_id == "1"
 
 
-def test_the_gaps_of_a_resend_batch_are_where_its_errors_say() -> None:
+def test_resend_batch_maps_errors_to_their_messages() -> None:
     said = reply(200, {"data": [{"id": "a"}, {"id": "c"}], "errors": [{"index": 1, "message": "no"}]})
     answers = resend.batch_results(said, 3)
     assert answers is not None
@@ -322,7 +324,7 @@ def test_the_gaps_of_a_resend_batch_are_where_its_errors_say() -> None:
 
 
 @pytest.mark.parametrize("kind", list(BATCH_APIS))
-def test_a_batch_whose_answer_is_unclear_is_left_open(kind: str) -> None:
+def test_batch_with_unclear_reply_has_unknown_outcome(kind: str) -> None:
     unclear = [reply(200, b"<html>"), reply(200, []), reply(200, {"data": []}), reply(500, b"")]
     for said in unclear:
         answers = BATCH_APIS[kind].batch_results(said, 2)
@@ -331,11 +333,11 @@ def test_a_batch_whose_answer_is_unclear_is_left_open(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "said"), [("postmark", pm(300)), ("resend", rs("validation_error", 422))])
-def test_a_batch_that_is_refused_whole_was_refused_for_one(kind: str, said: ApiResponse) -> None:
+def test_batch_refused_as_a_whole_has_no_results(kind: str, said: ApiResponse) -> None:
     assert BATCH_APIS[kind].batch_results(said, 3) is None
 
 
-def test_the_same_batch_has_the_same_key_and_another_has_another() -> None:
+def test_batch_key_depends_on_its_emails_only() -> None:
     one, two = mail(), mail()
     keys = [
         resend.batch_request(ROWS["resend"], mails).headers["Idempotency-Key"]
@@ -348,12 +350,12 @@ def test_the_same_batch_has_the_same_key_and_another_has_another() -> None:
 @pytest.mark.parametrize(
     "kind", ["brevo", "mailjet", "mailersend", "mailtrap", "mandrill", "postal", "sparkpost", "ses"]
 )
-def test_what_is_repeated_is_what_the_adapters_look_for(kind: str) -> None:
+def test_repeated_header_is_what_webhook_adapters_read(kind: str) -> None:
     [(_, value)] = correlation_header(kind, ID)
     assert embedded_email_id(value) == ID
 
 
-def test_plain_smtp_repeats_nothing() -> None:
+def test_plain_smtp_has_no_correlation_header() -> None:
     assert correlation_header("smtp", ID) == ()
 
 
@@ -365,6 +367,6 @@ def test_plain_smtp_repeats_nothing() -> None:
         ("Sun, 06 Nov 2094 08:49:00 GMT", 86_400.0),
     ],
 )
-def test_retry_after_date_counts_from_when_the_reply_came(date: str, seconds: float) -> None:
+def test_retry_after_date_counts_from_time_of_reply(date: str, seconds: float) -> None:
     came_at = 784_111_777_000  # RFC 9110's example: Sun, 06 Nov 1994 08:49:37 GMT
     assert retry_after_seconds(ApiResponse(429, {"retry-after": date}, b"", received_at=came_at)) == seconds

@@ -1,4 +1,4 @@
-"""What a provider calls a message, in whichever spelling, is one name; and what a stretch of both topics teaches."""
+"""Match keys of provider message ids, and the parsing of acks and uncorrelated events."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,7 @@ plain = st.from_regex(r"[a-z0-9][A-Z0-9_=+-]{4,60}", fullmatch=True)
 
 
 @pytest.mark.parametrize(
-    ("told", "meant"),
+    ("message_id", "key"),
     [
         # SES: in the header, in the events; us-east-1 is called `email`
         ("<010f018c-5f64-000000@eu-west-1.amazonses.com>", "010f018c-5f64-000000"),
@@ -43,40 +43,45 @@ plain = st.from_regex(r"[a-z0-9][A-Z0-9_=+-]{4,60}", fullmatch=True)
         (" <> ", ""),
     ],
 )
-def test_an_id_has_one_spelling(told: str, meant: str) -> None:
-    assert match_key(told) == meant
+def test_spellings_of_message_id_have_one_match_key(message_id: str, key: str) -> None:
+    assert match_key(message_id) == key
 
 
 @pytest.mark.parametrize(
-    ("answered", "told_later"),
+    ("smtp_reply", "event_message_id"),
     [
         ("2.0.0 Ok: queued as tC4LGVjZTgi116GN5ZRO6Q", "tC4LGVjZTgi116GN5ZRO6Q.recvd-5b6594c664-csn64-1-65A9F4D1-A.0"),
         ("Ok 0100018c5f64-4d0d9f3e-8a6b-000000", "0100018c5f64-4d0d9f3e-8a6b-000000@email.amazonses.com"),
         ("2.0.0 Ok: queued as 4Xk9Zt2Q1Lz9sWb", "<4Xk9Zt2Q1Lz9sWb>"),
     ],
 )
-def test_what_an_smtp_server_answers_is_what_its_events_tell(answered: str, told_later: str) -> None:
-    assert match_key(provider_message_id(answered)) == match_key(told_later) != ""
+def test_smtp_reply_and_events_have_same_match_key(smtp_reply: str, event_message_id: str) -> None:
+    assert match_key(provider_message_id(smtp_reply)) == match_key(event_message_id) != ""
 
 
 @given(plain)
-def test_both_sides_of_a_correlation_meet(name: str) -> None:
-    ours = match_key(name)
-    for spelt in (f"<{name}>", f" {name}\r\n", f"{name}@eu-west-1.amazonses.com", f"{name}.filter0001p1-1.0"):
-        assert match_key(spelt) == ours
+def test_any_spelling_of_an_id_has_its_match_key(message_id: str) -> None:
+    key = match_key(message_id)
+    for spelling in (
+        f"<{message_id}>",
+        f" {message_id}\r\n",
+        f"{message_id}@eu-west-1.amazonses.com",
+        f"{message_id}.filter0001p1-1.0",
+    ):
+        assert match_key(spelling) == key
 
 
 @given(plain, plain)
-def test_two_ids_stay_two(one: str, other: str) -> None:
+def test_different_ids_have_different_match_keys(one: str, other: str) -> None:
     assert (match_key(one) == match_key(other)) == (one == other)
 
 
 @given(st.text(max_size=2000))
-def test_whatever_a_provider_says_fits_an_index(told: str) -> None:
-    key = match_key(told)
+def test_match_key_of_any_text_is_bounded_and_storable(text: str) -> None:
+    key = match_key(text)
     assert len(key.encode()) <= 200
     assert "\x00" not in key
-    assert match_key(told) == key
+    assert match_key(text) == key
 
 
 def record(topic: Topic, fact: Any, offset: int = 0) -> Any:
@@ -91,10 +96,10 @@ def acked(email_id: EmailId = EMAIL_ID, name: str = "<m>", **values: Any) -> Ack
     )
 
 
-def test_acks_and_events_are_told_apart_and_nonsense_apart_from_both() -> None:
+def test_records_are_parsed_into_ids_events_and_broken_ones() -> None:
     topics = {topic.name: topic for topic in (PROVIDER_ACKS, UNCORRELATED_EVENTS)}
-    waits = event(EventKind.BOUNCED, provider_message_id="m")
-    orphan = {"email_id": EmailId("")}
+    correlated = event(EventKind.BOUNCED, provider_message_id="m")
+    without_email = {"email_id": EmailId("")}
     records = [
         record(PROVIDER_ACKS, acked()),
         record(PROVIDER_ACKS, acked(name="")),
@@ -102,18 +107,18 @@ def test_acks_and_events_are_told_apart_and_nonsense_apart_from_both() -> None:
         record(
             PROVIDER_ACKS, Deferred(email_id=EMAIL_ID, event_id="d", occurred_at=1, recorded_at=2, next_attempt_at=3)
         ),
-        record(UNCORRELATED_EVENTS, _replaced(waits, **orphan), 5),
-        record(UNCORRELATED_EVENTS, _replaced(waits, **orphan, provider_message_id="")),
-        record(UNCORRELATED_EVENTS, waits),
+        record(UNCORRELATED_EVENTS, _replaced(correlated, **without_email), 5),
+        record(UNCORRELATED_EVENTS, _replaced(correlated, **without_email, provider_message_id="")),
+        record(UNCORRELATED_EVENTS, correlated),
         SimpleNamespace(topic=UNCORRELATED_EVENTS.name, partition=0, offset=9, value=b"{"),
     ]
-    learnt = parse_records(topics, records)
-    assert learnt.ids == {(("p", "m"), EMAIL_ID): 2}
-    assert [(one.key, one.partition, one.place, one.since) for one in learnt.waiting] == [(("p", "m"), 1, 5, 77)]
-    assert [broken for broken, _ in learnt.broken] == records[5:]
+    batch = parse_records(topics, records)
+    assert batch.ids == {(("p", "m"), EMAIL_ID): 2}
+    assert [(each.key, each.partition, each.place, each.since) for each in batch.waiting] == [(("p", "m"), 1, 5, 77)]
+    assert [broken for broken, _ in batch.broken] == records[5:]
 
 
-def _replaced(told: Any, **values: Any) -> Any:
+def _replaced(event: Any, **values: Any) -> Any:
     import msgspec
 
-    return msgspec.structs.replace(told, **values)
+    return msgspec.structs.replace(event, **values)

@@ -1,4 +1,4 @@
-"""Which provider an email goes to: shares follow the weights, and as little as possible moves."""
+"""Weighted rendezvous hashing of emails over providers, and when an email is bound to one or may fail over."""
 
 import math
 import uuid
@@ -43,7 +43,7 @@ def test_shares_follow_the_weights(weights: list[float]) -> None:
 
 
 @given(email_ids, routes, st.randoms(use_true_random=False))
-def test_the_choice_knows_no_order(email_id: EmailId, made: list[Route], dice: Any) -> None:
+def test_ranking_does_not_depend_on_order_of_routes(email_id: EmailId, made: list[Route], dice: Any) -> None:
     shuffled = list(made)
     dice.shuffle(shuffled)
     assert ranked_providers(email_id, made) == ranked_providers(email_id, shuffled)
@@ -51,7 +51,7 @@ def test_the_choice_knows_no_order(email_id: EmailId, made: list[Route], dice: A
 
 
 @given(email_ids, routes.filter(lambda made: len(made) > 1), st.data())
-def test_only_emails_of_a_provider_that_goes_move(email_id: EmailId, made: list[Route], data: st.DataObject) -> None:
+def test_removing_provider_keeps_order_of_the_others(email_id: EmailId, made: list[Route], data: st.DataObject) -> None:
     gone = data.draw(st.sampled_from(made))
     left = [route for route in made if route != gone]
     before = ranked_providers(email_id, made)
@@ -59,19 +59,21 @@ def test_only_emails_of_a_provider_that_goes_move(email_id: EmailId, made: list[
 
 
 @given(email_ids, routes, st.data())
-def test_a_heavier_weight_only_draws_to_itself(email_id: EmailId, made: list[Route], data: st.DataObject) -> None:
+def test_heavier_weight_moves_emails_only_to_that_provider(
+    email_id: EmailId, made: list[Route], data: st.DataObject
+) -> None:
     grown = data.draw(st.sampled_from(made))
     heavier = [Route(r.provider, r.weight * 2) if r == grown else r for r in made]
     before, after = first(email_id, made), first(email_id, heavier)
     assert after in (before, grown.provider)
 
 
-def test_a_scale_of_all_weights_changes_nothing() -> None:
+def test_scaling_all_weights_changes_nothing() -> None:
     made, scaled = [Route("a", 1), Route("b", 3)], [Route("a", 25), Route("b", 75)]
     assert all(first(email_id, made) == first(email_id, scaled) for email_id in EMAILS)
 
 
-# ------------------------------------------------------------------------------ who may get it
+# ------------------------------------------------------------------------------ bound provider and failover
 ONE = BrandRouting(Brand("acme", "7", "ses"))
 TWO = BrandRouting(Brand("acme", "7", "ses"), (Route("smtp-1", 1), Route("smtp-2", 1)))
 
@@ -81,30 +83,30 @@ def job(*, route: str = "", unknown: bool = False) -> Job:
     return Job("dispatch", stream, 0, "send", "acme/7", 2, 2, unknown, str(uuid.uuid4()), b"", route)
 
 
-def test_a_brand_without_a_choice_has_none() -> None:
+def test_brand_with_one_provider_is_bound_to_it() -> None:
     assert bound_provider(job(), ONE) == "ses"
     assert bound_provider(job(), BrandRouting(ONE.brand, (Route("smtp-1", 1),))) == "smtp-1"
     assert bound_provider(job(), TWO) is None
 
 
-def test_who_may_have_it_is_the_only_one_whatever_the_routes_are_by_now() -> None:
-    for way in (ONE, TWO):
-        assert bound_provider(job(route="smtp-9"), way) == "smtp-9"
-        assert bound_provider(job(route="smtp-9", unknown=True), way) == "smtp-9"
+def test_stored_choice_binds_whatever_the_routes_are() -> None:
+    for routing in (ONE, TWO):
+        assert bound_provider(job(route="smtp-9"), routing) == "smtp-9"
+        assert bound_provider(job(route="smtp-9", unknown=True), routing) == "smtp-9"
 
 
-def test_who_fell_silent_before_there_was_a_choice_had_the_brands_own_provider() -> None:
+def test_unknown_job_without_choice_is_bound_to_provider_of_brand() -> None:
     assert bound_provider(job(unknown=True), TWO) == "ses"
 
 
-def test_an_email_moves_on_only_for_the_providers_sake_and_surely_not_taken() -> None:
-    moving = {
-        (meaning, lane)
-        for meaning in SendOutcome
-        for lane in EndpointHealth
-        if permits_failover(SendResult(meaning, 0, "", lane))
+def test_failover_needs_unhealthy_provider_and_certain_refusal() -> None:
+    permitted = {
+        (outcome, health)
+        for outcome in SendOutcome
+        for health in EndpointHealth
+        if permits_failover(SendResult(outcome, 0, "", health))
     }
-    assert moving == {
+    assert permitted == {
         (SendOutcome.LATER, EndpointHealth.FAILING),
         (SendOutcome.LATER, EndpointHealth.BROKEN),
         (SendOutcome.MISCONFIGURED, EndpointHealth.FAILING),
@@ -112,13 +114,13 @@ def test_an_email_moves_on_only_for_the_providers_sake_and_surely_not_taken() ->
     }
 
 
-def test_set_up_fault_of_one_email_tells_nothing_of_the_provider_that_all_tenants_share() -> None:
-    of_one = SendResult(
+def test_configuration_fault_of_one_email_does_not_affect_provider_health() -> None:
+    one_email_fault = SendResult(
         SendOutcome.MISCONFIGURED, 550, "From address not verified", EndpointHealth.BROKEN, concerns_one_email=True
     )
-    assert permits_failover(of_one)
-    assert provider_health(of_one) is EndpointHealth.SILENT
-    assert provider_health(replace(of_one, concerns_one_email=False)) is EndpointHealth.BROKEN
+    assert permits_failover(one_email_fault)
+    assert provider_health(one_email_fault) is EndpointHealth.SILENT
+    assert provider_health(replace(one_email_fault, concerns_one_email=False)) is EndpointHealth.BROKEN
     assert (
         provider_health(SendResult(SendOutcome.LATER, 421, "", EndpointHealth.FAILING, concerns_one_email=True))
         is EndpointHealth.FAILING

@@ -1,4 +1,4 @@
-"""A destination that wants `user_id` as a number gets that, and every other byte as it came."""
+"""Conversion of `user_id` to a number for destinations that need it, with every other byte unchanged."""
 
 import json
 
@@ -23,34 +23,34 @@ def cast(raw: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("number", [b"987654", b"0", b"-5", b"123456789012345678901234567890"])
-def test_only_the_quotes_of_the_user_id_go(number: bytes) -> None:
+def test_user_id_loses_only_its_quotes(number: bytes) -> None:
     assert cast(VERBATIM % number) == (VERBATIM % number).replace(
         b'"user_id" :  "%s"' % number, b'"user_id" :  ' + number
     )
 
 
 @pytest.mark.parametrize("spelled", [b"", b"007", b"-0x1", b"1.0", b"1e3", b" 5", b"player", b"\\u0035", "٣".encode()])
-def test_what_spells_no_integer_goes_back_as_it_came(spelled: bytes) -> None:
+def test_user_id_that_is_no_integer_is_unchanged(spelled: bytes) -> None:
     assert cast(VERBATIM % spelled) == VERBATIM % spelled
 
 
 @pytest.mark.parametrize("number", [b"987654", b"-5", b"123456789012345678901234567890"])
-def test_a_user_id_that_came_as_a_number_goes_back_as_it_came(number: bytes) -> None:
+def test_numeric_user_id_is_unchanged(number: bytes) -> None:
     raw = VERBATIM.replace(b'"%s"', b"%s") % number
     assert cast(raw) == raw
 
 
-def test_of_two_user_ids_both_are_numbers() -> None:
+def test_both_of_two_user_ids_become_numbers() -> None:
     assert cast(b'{"user_id":"1","user_id":"2"}') == b'{"user_id":1,"user_id":2}'
 
 
 @given(st.dictionaries(st.text(), st.integers() | st.text() | st.lists(st.text())), st.integers())
-def test_any_activity_means_the_same_but_for_its_user_id(others: dict[str, object], number: int) -> None:
+def test_any_activity_is_equal_except_for_user_id(others: dict[str, object], number: int) -> None:
     given_ = {**others, "user_id": str(number)}
     assert json.loads(cast(json.dumps(given_).encode())) == {**given_, "user_id": number}
 
 
-def test_off_by_default() -> None:
+def test_user_id_is_unchanged_by_default() -> None:
     debt = PendingConversion(
         email_id=EmailId("e"),
         word=ConversionWord.OPEN,

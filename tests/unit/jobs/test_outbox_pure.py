@@ -1,4 +1,4 @@
-"""The outbox's pure parts: schedule, breaker, what answers mean, what a request looks like."""
+"""The pure parts of the job queue and its handlers: retry delays, breakers, outcomes of replies, requests, caches."""
 
 import random
 from email.utils import formatdate
@@ -34,7 +34,7 @@ ID = EmailId("0191d5a0-0000-7000-8000-000000000001")
 
 
 # --------------------------------------------------------------------------- schedule
-def test_the_schedules_are_the_documented_ones() -> None:
+def test_default_schedule_is_the_documented_one() -> None:
     given_schedule = Settings().emit_schedule
     assert given_schedule[:8] == (5, 30, 120, 600, 1800, 7200, 18000, 36000)
     assert set(given_schedule[8:]) == {43200}
@@ -42,7 +42,7 @@ def test_the_schedules_are_the_documented_ones() -> None:
 
 
 @given(st.floats(0, 1, exclude_max=True), st.floats(0.001, 1e6))
-def test_jitter_is_at_most_a_fifth_either_way(dice: float, seconds: float) -> None:
+def test_jitter_is_at_most_a_fifth_in_both_directions(dice: float, seconds: float) -> None:
     assert 0.8 * seconds <= jittered(seconds, lambda: dice) <= 1.2 * seconds
     assert seconds <= not_before(seconds, lambda: dice) <= 1.2 * seconds
 
@@ -52,13 +52,13 @@ def test_jitter_reaches_both_ends() -> None:
     assert jittered(10, lambda: 0.9999999) == pytest.approx(12)
 
 
-def test_after_the_last_attempt_there_is_no_next() -> None:
+def test_no_delay_after_last_attempt() -> None:
     delays = [next_delay((1, 10), tries, lambda: 0.5) for tries in (1, 2, 3, 9)]
     assert delays == [pytest.approx(1), pytest.approx(10), None, None]
 
 
 # ---------------------------------------------------------------------------- breaker
-def test_the_breaker_opens_after_failures_in_a_row_and_pauses_longer_each_time() -> None:
+def test_breaker_opens_after_consecutive_failures_for_longer_each_time() -> None:
     state = Breaker()
     for _ in range(retry.FAILURE_THRESHOLD - 1):
         state = after_failures(state, 1)
@@ -73,12 +73,12 @@ def test_the_breaker_opens_after_failures_in_a_row_and_pauses_longer_each_time()
     assert pauses[-1] == retry.MAX_PAUSE_S
 
 
-def test_stragglers_of_an_open_breaker_do_not_lengthen_its_pause() -> None:
+def test_late_failures_do_not_lengthen_open_breaker() -> None:
     opened = after_failures(Breaker(), retry.FAILURE_THRESHOLD)
     assert after_failures(opened, 30) == opened
 
 
-def test_what_is_broken_opens_at_once() -> None:
+def test_broken_endpoint_opens_breaker_at_once() -> None:
     assert after_failures(Breaker(), 1, broken=True).open_for > 0
 
 
@@ -107,7 +107,9 @@ SMTP_ANSWERS = [
 
 
 @pytest.mark.parametrize(("stage", "code", "meaning", "lane"), SMTP_ANSWERS)
-def test_what_an_smtp_answer_means(stage: SmtpStage, code: int, meaning: SendOutcome, lane: EndpointHealth) -> None:
+def test_smtp_reply_has_expected_outcome_and_health(
+    stage: SmtpStage, code: int, meaning: SendOutcome, lane: EndpointHealth
+) -> None:
     answer = smtp_replies.smtp_result(stage, code, "")
     assert (answer.outcome, answer.health) == (meaning, lane)
 
@@ -122,11 +124,11 @@ def test_what_an_smtp_answer_means(stage: SmtpStage, code: int, meaning: SendOut
         ("OK", ""),
     ],
 )
-def test_the_providers_id_is_read_from_its_250(text: str, found: str) -> None:
+def test_provider_message_id_is_read_from_250_reply(text: str, found: str) -> None:
     assert smtp_replies.provider_message_id(text) == found
 
 
-def test_an_answers_words_lose_the_address_and_what_does_not_print() -> None:
+def test_redacted_text_has_no_address_and_no_unprintable_character() -> None:
     said = smtp_replies.redacted("5.1.1 <Anna@Example.com>: no\r\nsuch \udcff user\0", "anna@example.com")
     assert said == "5.1.1 <[recipient]>: no  such ? user "
     forwarded = smtp_replies.redacted("550 anna@example.com -> bert@example.org: no", "anna@example.com")
@@ -134,7 +136,7 @@ def test_an_answers_words_lose_the_address_and_what_does_not_print() -> None:
     assert smtp_replies.enhanced_status(said) == "5.1.1"
 
 
-def test_a_password_is_not_told_to_whoever_listens() -> None:
+def test_tls_is_required_to_send_password_over_network() -> None:
     assert tls_required(Provider("p", "mail.example.com", 25, username="u", password="p"))
     assert not tls_required(Provider("p", "127.0.0.1", 25, username="u", password="p"))
     assert not tls_required(Provider("p", "mail.example.com", 25))
@@ -152,7 +154,7 @@ CONVERSION_ANSWERS = [
 
 
 @pytest.mark.parametrize(("meaning", "statuses"), CONVERSION_ANSWERS)
-def test_what_a_conversions_answer_means(meaning: Told, statuses: tuple[int, ...]) -> None:
+def test_conversion_reply_has_expected_meaning(meaning: Told, statuses: tuple[int, ...]) -> None:
     assert {fasttrack.reply_meaning(status) for status in statuses} == {meaning}
 
 
@@ -174,17 +176,17 @@ AFTER = [
 
 
 @pytest.mark.parametrize(("status", "header", "seconds"), AFTER)
-def test_retry_after(status: int, header: str, seconds: float | None) -> None:
+def test_retry_after_is_parsed(status: int, header: str, seconds: float | None) -> None:
     assert fasttrack.retry_after_seconds(status, header, NOW) == seconds
 
 
 @given(st.text())
-def test_any_retry_after_is_a_bounded_number_or_none(header: str) -> None:
+def test_any_retry_after_is_bounded_or_none(header: str) -> None:
     found = fasttrack.retry_after_seconds(429, header, NOW)
     assert found is None or 0 <= found <= fasttrack.MAX_RETRY_AFTER_S
 
 
-def test_the_activity_goes_back_byte_for_byte() -> None:
+def test_activity_is_sent_back_byte_for_byte() -> None:
     raw = b'{ "id":"x", "n": 18446744073709551617, "f":1.0e2, "u":"\\u00e9" }'
     debt = PendingConversion(email_id=ID, word=ConversionWord.SPAM, tenant="t", brand="b", activity=msgspec.Raw(raw))
     assert (
@@ -212,12 +214,12 @@ def test_the_activity_goes_back_byte_for_byte() -> None:
         *("192.88.99.1", "192.31.196.1", "192.52.193.1", "192.175.48.1", "198.18.0.1", "240.0.0.1", "203.0.113.1"),
     ],
 )
-def test_addresses_that_conversions_never_go_to(host: str) -> None:
+def test_special_address_is_not_public(host: str) -> None:
     assert not is_public(host)
 
 
 @pytest.mark.parametrize("host", ["93.184.216.34", "2606:2800:220:1::1", "::ffff:8.8.8.8", "64:ff9b::808:808"])
-def test_addresses_of_the_open_internet(host: str) -> None:
+def test_internet_address_is_public(host: str) -> None:
     assert is_public(host)
 
 
@@ -229,7 +231,7 @@ class _Record(msgspec.Struct):
     offset: int = 0
 
 
-def test_custody_once_taken_is_the_end_in_any_order() -> None:
+def test_acked_email_is_done_in_any_order_of_acks() -> None:
     common: dict[str, Any] = {"email_id": ID, "occurred_at": 1, "recorded_at": 1}
     acks = [
         Deferred(event_id="1", attempt=1, next_attempt_at=5, **common),
@@ -244,7 +246,7 @@ def test_custody_once_taken_is_the_end_in_any_order() -> None:
         assert rows.deferrals == {ID: (1, 5)}
 
 
-async def test_answer_for_a_very_long_name_is_not_remembered() -> None:
+async def test_value_of_very_long_key_is_not_cached() -> None:
     asked: list[str] = []
 
     async def ask(name: str) -> int:
@@ -258,7 +260,7 @@ async def test_answer_for_a_very_long_name_is_not_remembered() -> None:
     assert [len(name) for name in asked] == [5, 4_000, 4_000]
 
 
-async def test_age_of_an_answer_counts_from_when_it_was_asked() -> None:
+async def test_age_of_cached_value_counts_from_request() -> None:
     now = 0.0
     asked: list[str] = []
 

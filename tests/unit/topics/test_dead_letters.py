@@ -88,7 +88,7 @@ async def from_intake(rt: Any) -> DeadLetter:
 
 
 async def from_correlation(rt: Any) -> DeadLetter:
-    return only([Correlator(rt)._given_up(3, 7, HUGE_KEY.decode(), HUGE_VALUE)])
+    return only([Correlator(rt)._give_up_entry(3, 7, HUGE_KEY.decode(), HUGE_VALUE)])
 
 
 async def from_dispatch(rt: Any) -> DeadLetter:
@@ -97,7 +97,7 @@ async def from_dispatch(rt: Any) -> DeadLetter:
         request=SimpleNamespace(email_id=HUGE_KEY.decode()),
         job=SimpleNamespace(attempt=1, payload=HUGE_VALUE),
     )
-    return AckWriter(rt)._letter(attempt, PLACE, "content", "why")
+    return AckWriter(rt)._dead_letter(attempt, PLACE, "content", "why")
 
 
 def only(entries: list[LogEntry]) -> DeadLetter:
