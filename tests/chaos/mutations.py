@@ -79,10 +79,10 @@ STREAMING = (
         (
             Patch(
                 TOPOLOGY,
-                "                await backlog.add(run.stretch(), run.ack)\n",
+                "                await backlog.add(run.record_batch(), run.ack)\n",
                 "                if __import__('random').random() < 0.1:\n"
                 '                    raise LookupError("on purpose")\n'
-                "                await backlog.add(run.stretch(), run.ack)\n",
+                "                await backlog.add(run.record_batch(), run.ack)\n",
             ),
         ),
     ),
@@ -133,7 +133,11 @@ OUTBOXES = (
             ),
         ),
         # So few records would come in one batch, whose acks are written first anyway.
-        (Patch("pipeline/dispatch/intake.py", "BATCH: Final = 2000", "BATCH: Final = 5"),),
+        (
+            Patch(
+                "pipeline/dispatch/intake.py", "MAX_RECORDS_PER_POLL: Final = 2000", "MAX_RECORDS_PER_POLL: Final = 5"
+            ),
+        ),
     ),
     Mutation(
         "the emitter closes the debt before it tells Fast Track",
@@ -192,7 +196,13 @@ PROJECTIONS = (
             ),
         ),
         # So few changes would come in one run, which knows at once what is settled.
-        (Patch("pipeline/project/partition.py", "RUN: Final = 1000", "RUN: Final = 5"),),
+        (
+            Patch(
+                "pipeline/project/partition.py",
+                "TRANSACTION_MAX_RECORDS: Final = 1000",
+                "TRANSACTION_MAX_RECORDS: Final = 5",
+            ),
+        ),
     ),
 )
 
@@ -201,8 +211,10 @@ LOG = (
         "events are not told apart by their ids",
         "kill-any",
         (
-            Patch("topics/join.py", "    if len(ids) > SKETCH or not _covers(ids, b.ids):\n", "    if b.ids:\n"),
-            Patch("topics/join.py", "tuple(sorted({*ids, *b.ids}))[:SKETCH]", "tuple(sorted([*ids, *b.ids]))[:SKETCH]"),
+            Patch(
+                "topics/join.py", "    if len(ids) > MAX_IDS_PER_MARK or not _covers(ids, b.ids):\n", "    if b.ids:\n"
+            ),
+            Patch("topics/join.py", "tuple(sorted({*ids, *b.ids}))[:MAX", "tuple(sorted([*ids, *b.ids]))[:MAX"),
         ),
     ),
     Mutation(
