@@ -50,9 +50,9 @@ STREAMING = (
         (
             Patch(
                 BACKLOG,
-                "        await self._append(some)\n        self._under_way.put_nowait((tasks, finish))\n",
-                "        self._under_way.put_nowait((tasks, finish))\n"
-                "        await asyncio.sleep(0)\n        await self._append(some)\n",
+                "        await self._append(records)\n        self._in_progress.put_nowait((tasks, finish))\n",
+                "        self._in_progress.put_nowait((tasks, finish))\n"
+                "        await asyncio.sleep(0)\n        await self._append(records)\n",
             ),
         ),
     ),
@@ -79,10 +79,10 @@ STREAMING = (
         (
             Patch(
                 TOPOLOGY,
-                "                await backlog.add(run.record_batch(), run.ack)\n",
+                "                await backlog.add(batch.record_batch(), batch.ack)\n",
                 "                if __import__('random').random() < 0.1:\n"
                 '                    raise LookupError("on purpose")\n'
-                "                await backlog.add(run.record_batch(), run.ack)\n",
+                "                await backlog.add(batch.record_batch(), batch.ack)\n",
             ),
         ),
     ),

@@ -21,18 +21,18 @@ class Bare(BatchConsumer):
 
     def __init__(self) -> None:
         topics = SimpleNamespace(acks_enabled_for=lambda _: True)
-        lanes = SimpleNamespace(topics={"elsewhere"}, take_over=self.take_over, let_go=self.let_go)
-        self.app: Any = SimpleNamespace(consumer_generation_id=1, lanes=lanes, topics=topics)
+        writers = SimpleNamespace(topics={"elsewhere"}, take_over=self.take_over, release=self.release)
+        self.app: Any = SimpleNamespace(consumer_generation_id=1, writers=writers, topics=topics)
         self._loop = asyncio.new_event_loop()
         self._thread: Any = self
-        self._held, self._term = False, 0
+        self._is_rebalancing, self._term = False, 0
         self._epochs = defaultdict(int)
         self._fetched: dict[Any, int] = {T: 5}
-        self._taken: dict[Any, int] = {T: 5}
+        self._claimed: dict[Any, int] = {T: 5}
         self._position: dict[Any, int] = {T: 5}
-        self._looked_again: dict[Any, int] = {}
-        self._strayed: dict[Any, tuple[int, int]] = {}
-        self._waits: dict[Any, tuple[int, float]] = {}
+        self._refetched_gaps: dict[Any, int] = {}
+        self._last_refetch: dict[Any, tuple[int, int]] = {}
+        self._waiting_since: dict[Any, tuple[int, float]] = {}
         self._committed_offset: Any = {T: 5}
         self._unacked_messages: Any = set()
         self._waiting_for_ack = None
@@ -52,7 +52,7 @@ class Bare(BatchConsumer):
         if self.locked_out:
             raise LogUnavailable("no transactions")
 
-    async def let_go(self, revoked: Any) -> None:
+    async def release(self, revoked: Any) -> None:
         self.events.append("let go")
 
     async def ended(self, reason: Exception) -> None:
@@ -219,7 +219,7 @@ async def test_nothing_is_taken_between_the_seek_and_the_emptying_of_the_agents_
     consumer: Bare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is queued then is thrown away by Faust, and the hole would show only at the next record."""
-    consumer._held = True
+    consumer._is_rebalancing = True
     assert await consumer.fetch(span(5, 6)) is None
     monkeypatch.setattr("faust.transport.consumer.Consumer.resume_flow", lambda _: None)
     consumer.resume_flow()
@@ -302,7 +302,7 @@ async def test_what_is_in_hand_is_finished_before_partitions_move_and_then_nothi
     assert consumer.events == ["finished", "let go"]
     assert list(consumer._filter_tps_with_pending_acks()) == []
     assert consumer._buffered_partitions == set()
-    consumer._taken[T] = 5  # it comes back, and reads from there
+    consumer._claimed[T] = 5  # it comes back, and reads from there
     assert not await consumer.claim(run)
     assert await consumer.fetch(span(6, 7)) is None
 
@@ -375,8 +375,8 @@ async def test_runs_that_take_long_hold_no_rebalance_up(consumer: Bare, monkeypa
 async def test_runs_of_a_lane_are_waited_for_while_partitions_move(
     consumer: Bare,
 ) -> None:
-    consumer.app.lanes.topics = {T.topic}
+    consumer.app.writers.topics = {T.topic}
     message = await consumer.fetch(span(5, 9))
     consumer._unacked_messages.add(message)
-    consumer._drop_slow()
+    consumer._discard_slow_batches()
     assert not message.acked

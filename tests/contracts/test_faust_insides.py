@@ -33,20 +33,10 @@ def overridden(ours: type[Any]) -> list[str]:
 
 
 OURS_ALONE = {
-    *("take", "drop", "committed", "_follows_on", "_look_again", "_rewind_what_vanished", "_drop_slow"),
-    *(
-        "read",
-        "write",
-        "next_states",
-        "place",
-        "keep_place",
-        "clear_away",
-        "size",
-        "_ours",
-        "_write",
-        "_apply",
-        "_mistrust",
-    ),
+    *("claim", "discard", "mark_committed", "_continues", "_seek_back"),
+    *("_rewind_lost_batches", "_discard_slow_batches"),
+    *("read", "write", "next_states", "scan_position", "save_scan_position", "compact_removed", "size"),
+    *("_assigned", "_write", "_apply", "_remove_if_corrupt"),
 }
 
 
@@ -173,7 +163,7 @@ def test_a_partition_that_is_not_ours_is_neither_read_nor_written(tmp_path: Any)
     made = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
     made.app.finalize()
     with pytest.raises(PartitionNotAssigned, match="partition 3"):
-        made.lanes[3]
+        made.writers[3]
     kept = made.app.tables["email-states"].data
     with pytest.raises(PartitionNotAssigned, match="partition 3"):
         kept.read(3, [b"k"])
@@ -200,4 +190,4 @@ def test_what_lies_on_disk_is_its_owners(tmp_path: Any) -> None:
 async def test_partitions_that_belong_together_and_are_torn_apart_stop_the_worker(tmp_path: Any) -> None:
     made = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
     with pytest.raises(TopicMismatch, match=r"partitions \[1\] are assigned to different workers"):
-        await made.lanes.take_over({TP("send-requests", 1), TP("email-states", 1), TP("provider-webhooks", 0)})
+        await made.writers.take_over({TP("send-requests", 1), TP("email-states", 1), TP("provider-webhooks", 0)})

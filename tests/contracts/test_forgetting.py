@@ -36,16 +36,16 @@ class Partition:
 
     async def open(self) -> None:
         names = [self._settings.topic(name) for name in (*FACT_TOPIC_NAMES, EMAIL_STATES.name)]
-        await self.flow.lanes.take_over({TP(name, 0) for name in names})
+        await self.flow.writers.take_over({TP(name, 0) for name in names})
         self.store._db_for_partition(0)
 
     async def close(self) -> None:
-        await self.flow.lanes.close()
+        await self.flow.writers.close()
         await self.store.stop()
 
     @property
     def lane(self) -> PartitionWriter:
-        return self.flow.lanes[0]
+        return self.flow.writers[0]
 
     def fold(self, **states: bytes) -> None:
         """As if a fact had been folded to these states."""
@@ -68,7 +68,7 @@ class Partition:
 
     async def written(self) -> None:
         """Nothing is on its way any more."""
-        await self.until(lambda: not (self.lane._filling.states or self.lane._flying.states))
+        await self.until(lambda: not (self.lane._filling.states or self.lane._in_flight.states))
 
     def stored(self, key: str = "k") -> bytes | None:
         found: list[bytes | None] = self.store.read(0, [key.encode()])
@@ -91,7 +91,7 @@ async def test_a_forgotten_state_is_gone_at_once_and_then_from_the_log_and_the_s
     await partition.written()
     assert partition.forget("k") == 1
     assert partition.read() is None, "while its tombstone waits"
-    await partition.until(lambda: bool(partition.lane._flying.states))
+    await partition.until(lambda: bool(partition.lane._in_flight.states))
     assert (partition.stored(), partition.read()) == (b"old", None), "while it is on its way"
     await partition.written()
     assert (partition.stored(), partition.read()) == (None, None)
@@ -108,7 +108,7 @@ async def test_a_fact_that_comes_while_the_tombstone_is_under_way_begins_a_new_s
     await partition.written()
     partition.forget("k")
     if when == "it is on its way":
-        await partition.until(lambda: bool(partition.lane._flying.states))
+        await partition.until(lambda: bool(partition.lane._in_flight.states))
     assert partition.read() is None
     partition.fold(k=b"new")
     assert partition.read() == b"new"
@@ -123,7 +123,7 @@ async def test_a_state_of_which_news_is_under_way_stays(partition: Partition, wh
     await partition.written()
     partition.fold(k=b"new")
     if when == "it is on its way":
-        await partition.until(lambda: bool(partition.lane._flying.states))
+        await partition.until(lambda: bool(partition.lane._in_flight.states))
     assert partition.stored() == b"old", "which is what a walk would see"
     assert partition.forget("k") == 0
     await partition.written()
@@ -135,7 +135,7 @@ async def test_a_state_that_is_on_its_way_out_is_not_sent_after_itself(partition
     partition.fold(k=b"old")
     await partition.written()
     assert (partition.forget("k"), partition.forget("k")) == (1, 0)
-    await partition.until(lambda: bool(partition.lane._flying.states))
+    await partition.until(lambda: bool(partition.lane._in_flight.states))
     assert partition.forget("k") == 0
     await partition.written()
     assert await partition.logged() == [b"old", None]
@@ -148,7 +148,7 @@ async def test_whoever_lost_the_partition_can_write_no_tombstone(partition: Part
     await successor.open()
     try:
         partition.forget("k")
-        await partition.until(lambda: not partition.lane._open)
+        await partition.until(lambda: not partition.lane._is_open)
     finally:
         await successor.close()
     assert partition.stored() == b"old"
@@ -161,10 +161,10 @@ async def test_a_store_that_was_closed_meanwhile_hears_of_a_tombstone_from_the_l
     partition.fold(k=b"old")
     await partition.written()
     partition.forget("k")
-    await partition.until(lambda: bool(partition.lane._flying.states))
+    await partition.until(lambda: bool(partition.lane._in_flight.states))
     await partition.store.stop()
     await partition.written()
-    assert partition.lane._open
+    assert partition.lane._is_open
     assert await partition.logged() == [b"old", None]
 
 
@@ -175,7 +175,7 @@ def walk(partition: Partition, lap: float, quiet: Callable[[bytes], bool]) -> Ex
     def find_quiet(stored: Any) -> list[bytes]:
         return [key for key, value in stored if quiet(value)]
 
-    return ExpiryScan(partition.flow.lanes, partition.store, partition.flow.app, find_quiet, lap)
+    return ExpiryScan(partition.flow.writers, partition.store, partition.flow.app, find_quiet, lap)
 
 
 def watching(seen: list[bytes]) -> Callable[[bytes], bool]:
@@ -258,9 +258,9 @@ async def test_nothing_is_walked_while_partitions_move_are_recovered_or_given_ba
     task = asyncio.create_task(walking.run())
     try:
         app.in_recovery = True
-        await partition.until(lambda: 0 in walking._due and walking._due[0] < app.loop.time() - 0.3)
+        await partition.until(lambda: 0 in walking._due_at and walking._due_at[0] < app.loop.time() - 0.3)
         app.in_recovery, app.rebalancing = False, True
-        await partition.until(lambda: walking._due[0] < app.loop.time() - 0.6)
+        await partition.until(lambda: walking._due_at[0] < app.loop.time() - 0.6)
         assert seen == []
         app.rebalancing = False
         await partition.until(lambda: bool(seen))
@@ -272,7 +272,7 @@ async def test_a_partition_that_moves_in_the_middle_of_a_walk_ends_nothing(parti
     walking = walk(partition, 0.001, lambda _: True)
     task = asyncio.create_task(walking.run())
     try:
-        await partition.until(lambda: 0 in walking._due)
+        await partition.until(lambda: 0 in walking._due_at)
         await partition.store.stop()
         late = partition.flow.app.loop.time()
         await partition.until(lambda: partition.flow.app.loop.time() > late + 0.3)
@@ -298,11 +298,11 @@ def store(tmp_path: Path) -> Any:
 def test_states_come_in_the_order_of_their_keys_without_the_stores_own_notes(store: Any) -> None:
     """Keys are hexadecimal: the notes, which begin with an underscore, lie in the middle of them."""
     store.write(0, {b"9": b"nine", b"a": b"ten", b"b": None, b"0": b"zero"}, 41)
-    store.keep_place(0, b"9")
+    store.save_scan_position(0, b"9")
     assert store.next_states(0, b"") == [(b"0", b"zero"), (b"9", b"nine"), (b"a", b"ten")]
     assert store.next_states(0, b"9") == [(b"a", b"ten")]
     assert store.next_states(0, b"a") == []
-    assert store.place(0) == b"9"
+    assert store.scan_position(0) == b"9"
 
 
 def test_large_states_are_looked_at_a_few_at_a_time(store: Any) -> None:

@@ -199,7 +199,7 @@ def state_of(*facts: Fact) -> EmailState:
 
 
 def quiet(*facts: Fact, since: int = LATER) -> bool:
-    return is_expired(state_of(*facts), since, log_begins=NOW)
+    return is_expired(state_of(*facts), since, log_start=NOW)
 
 
 def test_an_email_whose_story_is_over_is_quiet_when_its_last_news_is_old_enough() -> None:
@@ -265,7 +265,9 @@ def test_what_is_older_than_the_log_is_quiet_whatever_is_left_to_do(left: tuple[
     state = state_of(*left)
     last = last_activity_at(state)
     assert [is_expired(state, LATER, log_begins) for log_begins in (last, last + 1)] == [False, True]
-    assert not is_expired(state, since=last, log_begins=last + 1), "who wants to remember for longer than the log may"
+    assert not is_expired(state, active_since=last, log_start=last + 1), (
+        "who wants to remember for longer than the log may"
+    )
 
 
 def test_a_state_of_nothing_is_quiet() -> None:
