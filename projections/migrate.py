@@ -1,4 +1,4 @@
-"""Migrates a database to the newest schema; every role that needs Postgres calls it at its start."""
+"""Migrates a database to the newest schema; `pipeline.runtime.database` calls it when a role starts."""
 
 from pathlib import Path
 from typing import Any

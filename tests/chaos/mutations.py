@@ -173,14 +173,14 @@ PROJECTIONS = (
                 "projections/sink.py",
                 "            released = rebuilding_to is not None and not held\n",
                 "            released = rebuilding_to is not None and not held\n"
-                "            await self._advance(connection, run, made)\n"
+                "            await self._advance(connection, batch, changes)\n"
                 "        async with connection.transaction():\n"
                 "            await self._enter(connection)\n",
             ),
             Patch(
                 "projections/sink.py",
                 '            self.crash_point("project.between-rows-and-offset")\n'
-                "            await self._advance(connection, run, made)\n",
+                "            await self._advance(connection, batch, changes)\n",
                 '            self.crash_point("project.between-rows-and-offset")\n',
             ),
         ),
