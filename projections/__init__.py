@@ -1,1 +1,1 @@
-"""What is asked: history, versions, timeline, suppressions, debts; folded from `email-changes`."""
+"""The read side: history, versions, timeline, suppressions and conversions to send, projected from `email-changes`."""

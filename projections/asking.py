@@ -1,51 +1,51 @@
-"""What is asked of a listing of objects: which, in what order, which part of them. Pure."""
+"""Queries for listings of JSON objects: filter, order, page and selected fields. Pure; the `/mail` routes use it."""
 
 from typing import Any
 
 import msgspec
 
 FieldPath = tuple[str, ...]
-"""A field, step by step."""
+"""The names of the nested fields that lead to a field."""
 FieldSelection = dict[str, "FieldSelection | None"]
-"""The fields of an object that are wanted: as a whole (None), or some of theirs."""
+"""The selected fields of an object: None selects a whole field, a dict some fields of it."""
 
 
 class ListingQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """One page's worth."""
+    """One page of a listing."""
 
     where: str | None = None
-    """A predicate in PostgreSQL's jsonpath; None: all."""
+    """A predicate in PostgreSQL's jsonpath; None selects all objects."""
     sort: tuple[tuple[FieldPath, bool], ...] = ()
-    """At most three paths, each with whether it descends."""
+    """At most three paths, each with True for descending order."""
     select: tuple[FieldPath, ...] = ()
-    """Nothing but these, and the id; empty: everything."""
+    """Fields to return beside the id; empty returns whole objects."""
     limit: int = 20
     offset: int = 0
     count: bool = True
 
 
 def field_selection(*paths: FieldPath) -> FieldSelection:
-    """Return what the paths name; a field that is wanted as a whole stays so."""
+    """Return the selection of all paths; a field that one path selects as a whole stays whole."""
     tree: FieldSelection = {}
     for path in paths:
-        here: FieldSelection | None = tree
-        for step in path[:-1]:
-            here = None if here is None else here.setdefault(step, {})
-        if here is not None:
-            here[path[-1]] = None
+        node: FieldSelection | None = tree
+        for name in path[:-1]:
+            node = None if node is None else node.setdefault(name, {})
+        if node is not None:
+            node[path[-1]] = None
     return tree
 
 
-def selected_fields(value: Any, wanted: FieldSelection) -> Any:
-    """Return the wanted parts of an object; of a list, those of each object in it."""
+def selected_fields(value: Any, selection: FieldSelection) -> Any:
+    """Return the selected fields of an object; for a list, those of each object in it."""
     if isinstance(value, list):
-        return [selected_fields(each, wanted) for each in value if isinstance(each, dict | list)]
-    found: dict[str, Any] = {}
-    for step, inner in wanted.items():
-        if step not in value:
+        return [selected_fields(each, selection) for each in value if isinstance(each, dict | list)]
+    selected: dict[str, Any] = {}
+    for name, inner in selection.items():
+        if name not in value:
             continue
         if inner is None:
-            found[step] = value[step]
-        elif isinstance(value[step], dict | list):
-            found[step] = selected_fields(value[step], inner)
-    return found
+            selected[name] = value[name]
+        elif isinstance(value[name], dict | list):
+            selected[name] = selected_fields(value[name], inner)
+    return selected

@@ -1,6 +1,6 @@
-"""What a run made of the tables in, values as columns hold them out. Pure.
+"""Rows for the sink's tables, made from the changes that a batch causes. Pure; the sink and a rebuild's swap use it.
 
-Rows that transactions of two partitions may both touch come sorted, so that they can't deadlock.
+Rows that transactions of two partitions may both write are sorted, so that those transactions can't deadlock.
 """
 
 import uuid
@@ -33,82 +33,82 @@ from topics.states import EmailState
 Row = dict[str, Any]
 
 PROVIDER_ID_SEPARATOR = "\x1f"
-"""Between a row's provider ids, which travel as one text: arrays of arrays must be rectangular."""
+"""Separator of a row's provider ids, which are sent as one text: Postgres' nested arrays must be rectangular."""
 
 _encode_fact = msgspec.json.Encoder().encode
 
 
-def history(standing: Iterable[tuple[EmailId, CurrentVersion]]) -> Iterable[Row]:
-    """Each email as it is now."""
-    for email_id, row in standing:
-        state = row.state
+def history(current: Iterable[tuple[EmailId, CurrentVersion]]) -> Iterable[Row]:
+    """Yield the row of each email's current version."""
+    for email_id, version in current:
+        state = version.state
         ids = (
             storable_text(provider_id).replace(PROVIDER_ID_SEPARATOR, "")
             for _provider, provider_id in state.provider_ids
         )
         yield {
             "email_id": email_id,
-            **_request(state.request),
-            **_listed(state, row.valid_from),
+            **_request_columns(state.request),
+            **_listing_columns(state, version.valid_from),
             "status": email_status(state).value,
             "updated_at": storable_bigint(updated_at(state)),
-            "version": row.version,
-            "valid_from": row.valid_from,
+            "version": version.version,
+            "valid_from": version.valid_from,
             "provider_ids": PROVIDER_ID_SEPARATOR.join(ids),
             "state": encode_record(EMAIL_STATES, state),
         }
 
 
 def versions(closed: Iterable[ClosedVersion]) -> Iterable[Row]:
-    """Each email as it was."""
-    for row in closed:
-        request = row.state.request
+    """Yield the row of each closed version."""
+    for version in closed:
+        request = version.state.request
         yield {
-            "email_id": row.state.email_id,
-            "version": row.version,
+            "email_id": version.state.email_id,
+            "version": version.version,
             "tenant": None if request is None else request.tenant,
             "brand_uuid": None if request is None else brand_uuid(request.tenant, request.brand),
             "recipient": "" if request is None else storable_text(request.recipient),
-            **_listed(row.state, row.valid_from),
-            "valid_from": row.valid_from,
-            "valid_to": row.valid_to,
-            "state": encode_record(EMAIL_STATES, row.state),
+            **_listing_columns(version.state, version.valid_from),
+            "valid_from": version.valid_from,
+            "valid_to": version.valid_to,
+            "state": encode_record(EMAIL_STATES, version.state),
         }
 
 
-def timeline(moments: Iterable[tuple[tuple[EmailId, str], TimelineEntry]]) -> Iterable[Row]:
-    """Each fact once, with its places. Topic names have no space."""
-    for (email_id, event_id), moment in moments:
+def timeline(entries: Iterable[tuple[tuple[EmailId, str], TimelineEntry]]) -> Iterable[Row]:
+    """Yield the row of each fact; its places are separated by spaces, which topic names don't contain."""
+    for (email_id, event_id), entry in entries:
         yield {
             "email_id": email_id,
             "event_id": event_id,
-            "kind": fact_kind(moment.fact),
-            "occurred_at": fact_occurred_at(moment.fact),
-            "recorded_at": storable_bigint(moment.fact.recorded_at),
-            "places": " ".join(moment.places),
-            "revision": fact_revision(moment.fact),
-            "fact": _encode_fact(moment.fact),
+            "kind": fact_kind(entry.fact),
+            "occurred_at": fact_occurred_at(entry.fact),
+            "recorded_at": storable_bigint(entry.fact.recorded_at),
+            "places": " ".join(entry.places),
+            "revision": fact_revision(entry.fact),
+            "fact": _encode_fact(entry.fact),
         }
 
 
-def evidence(found: Iterable[tuple[EvidenceKey, EvidenceOrigin | None]]) -> Iterable[Row]:
-    """What emails tell of their addresses."""
-    for key, sign in found:
-        if sign is not None:
-            yield {**_told_by(key), "event_id": storable_text(sign.event_id), "at": storable_bigint(sign.at)}
+def evidence(changes: Iterable[tuple[EvidenceKey, EvidenceOrigin | None]]) -> Iterable[Row]:
+    """Yield the rows of new or changed evidence."""
+    for key, origin in changes:
+        if origin is not None:
+            yield {**_evidence_key(key), "event_id": storable_text(origin.event_id), "at": storable_bigint(origin.at)}
 
 
-def withdrawn_evidence(found: Iterable[tuple[EvidenceKey, EvidenceOrigin | None]]) -> Iterable[Row]:
-    """What they no longer tell."""
-    return (_told_by(key) for key, sign in found if sign is None)
+def withdrawn_evidence(changes: Iterable[tuple[EvidenceKey, EvidenceOrigin | None]]) -> Iterable[Row]:
+    """Return the keys of the evidence to delete."""
+    return (_evidence_key(key) for key, origin in changes if origin is None)
 
 
-def _told_by(key: EvidenceKey) -> Row:
+def _evidence_key(key: EvidenceKey) -> Row:
     return msgspec.structs.asdict(key) | {"reason": key.reason.value}
 
 
 def identities(requests: Iterable[SendRequest]) -> Iterable[Row]:
-    """What each identity was accepted for, in case the gateway's own note is gone."""
+    """Yield what each identity was accepted for, in case the gateway's own row was lost."""
     for request in sorted(requests, key=lambda request: request.email_id):
         yield {
             "email_id": request.email_id,
@@ -118,37 +118,37 @@ def identities(requests: Iterable[SendRequest]) -> Iterable[Row]:
 
 
 def debts(
-    owed: Sequence[PendingConversion], ended: Mapping[tuple[EmailId, ConversionWord], str], state: str
+    conversions: Sequence[PendingConversion], ended: Mapping[tuple[EmailId, ConversionWord], str], state: str
 ) -> Iterable[Row]:
-    """Jobs for the emitter; those that the same run saw settled are closed at birth."""
-    for debt in owed:
+    """Yield the emitter's jobs in ``state``; a conversion that ended in the same batch is in its final state."""
+    for conversion in conversions:
         yield {
-            "stream": debt.email_id,
-            "name": debt.word.value,
-            "lane": storable_text(debt.lane),
-            "state": ended.get((debt.email_id, debt.word), state),
-            "payload": encode_conversion(debt),
+            "stream": conversion.email_id,
+            "name": conversion.word.value,
+            "lane": storable_text(conversion.lane),
+            "state": ended.get((conversion.email_id, conversion.word), state),
+            "payload": encode_conversion(conversion),
         }
 
 
 def settlements(ended: Iterable[tuple[tuple[EmailId, ConversionWord], str]]) -> Iterable[Row]:
-    """Which debts have ended, and how."""
+    """Yield the final state of each ended conversion's job."""
     for (email_id, word), state in ended:
         yield {"stream": email_id, "name": word.value, "state": state}
 
 
 def is_storable_id(email_id: str) -> bool:
-    """Whether the tables can hold this id: a UUID in its canonical form, as every id of ours is."""
+    """Return whether the id is a UUID in canonical form, as the tables require and all our ids are."""
     try:
         return str(uuid.UUID(email_id)) == email_id
     except ValueError:
         return False
 
 
-def _request(request: SendRequest | None) -> Row:
+def _request_columns(request: SendRequest | None) -> Row:
     if request is None:
-        blank = dict.fromkeys(("dialect", "brand", "identity", "message_id", "recipient", "kind"), "")
-        return {"tenant": None, "brand_uuid": None, **blank}
+        empty = dict.fromkeys(("dialect", "brand", "identity", "message_id", "recipient", "kind"), "")
+        return {"tenant": None, "brand_uuid": None, **empty}
     return {
         "tenant": request.tenant,
         "dialect": request.dialect,
@@ -161,11 +161,11 @@ def _request(request: SendRequest | None) -> Row:
     }
 
 
-def _listed(state: EmailState, valid_from: Millis) -> Row:
-    """Its state in listings and its place in their order.
+def _listing_columns(state: EmailState, valid_from: Millis) -> Row:
+    """Return the state in listings and the time that listings are ordered by.
 
-    Two clocks may disagree about which came first: no version stands in a listing behind its own
-    time, where the listings of that time would miss it.
+    Clocks may disagree: ``sent_at`` is never later than the version's own time, or listings as of that time would
+    miss the version.
     """
     listed, sent = listed_state(state), sent_at(state)
     return {

@@ -1,7 +1,7 @@
-"""Where a client is in a listing in, an opaque signed text out, and back. Pure: signing comes in from outside.
+"""Encodes a client's position in the history listing as an opaque signed cursor, and back. Pure: callers pass signing.
 
-A cursor carries the whole question, so that `Next` alone goes on where it was; what is asked beside
-it must agree. No address is in it.
+A cursor contains the whole query, so that `Next` alone continues a listing; parameters that a client sends beside it
+must match. It contains no address. The history routes use it.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from topics.readings import ListedState
 from topics.record import EmailId, Millis
 
 CURSOR_MAX_CHARS: Final = 1000
-"""Characters; ours have about 150."""
+"""Characters of a cursor, at most; ours have about 150."""
 
 
 class InvalidHistoryCursor(ValueError):
@@ -23,7 +23,7 @@ class InvalidHistoryCursor(ValueError):
 
 
 class ListingParameters(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client asks beside its cursor."""
+    """The parameters that a client sends beside its cursor."""
 
     filter: HistoryFilter
     after: int | None = None
@@ -43,49 +43,49 @@ class _HistoryCursor(msgspec.Struct, array_like=True, frozen=True):
 _CURSORS: Final = SignedCursor(b"cursor", _HistoryCursor, CURSOR_MAX_CHARS)
 
 
-def encode_cursor(tag: TagFunction, query: HistoryQuery, after: int | None, behind: HistoryPosition) -> str:
-    """The cursor that goes on behind ``behind``."""
-    asked = query.filter
-    inside = _HistoryCursor(
+def encode_cursor(tag: TagFunction, query: HistoryQuery, after: int | None, position: HistoryPosition) -> str:
+    """Return the cursor that continues a listing after ``position``."""
+    history_filter = query.filter
+    cursor = _HistoryCursor(
         1,
         query.as_of,
         after,
-        behind.sent_at,
-        behind.email_id,
-        asked.brand_uuid,
-        asked.listed,
-        _digest(asked.recipient),
+        position.sent_at,
+        position.email_id,
+        history_filter.brand_uuid,
+        history_filter.listed,
+        _digest(history_filter.recipient),
     )
-    return _CURSORS.encode(tag, query.tenant, inside)
+    return _CURSORS.encode(tag, query.tenant, cursor)
 
 
 def decode_cursor(
-    verify: VerifyFunction, tenant: str, text: str, given: ListingParameters
+    verify: VerifyFunction, tenant: str, text: str, parameters: ListingParameters
 ) -> tuple[HistoryQuery, int | None]:
-    """The page that a cursor asks for and the `After` it began with. Raises BadCursor."""
+    """Return the query that a cursor continues and the `After` it began with. Raises InvalidHistoryCursor."""
     try:
-        inside = _CURSORS.decode(verify, tenant, text)
+        cursor = _CURSORS.decode(verify, tenant, text)
     except InvalidCursor as error:
         raise InvalidHistoryCursor(f"Next is {error}") from None
-    asked = given.filter
-    if _digest(asked.recipient) != inside.recipient:
+    sent = parameters.filter
+    if _digest(sent.recipient) != cursor.recipient:
         raise InvalidHistoryCursor("Next belongs to another Email's listing; send the same Email with it")
-    for name, now, begun in (
-        ("BrandId", asked.brand_uuid or None, inside.brand_uuid),
-        ("State", asked.listed, inside.listed),
-        ("After", given.after, inside.after),
+    for name, value, original in (
+        ("BrandId", sent.brand_uuid or None, cursor.brand_uuid),
+        ("State", sent.listed, cursor.listed),
+        ("After", parameters.after, cursor.after),
     ):
-        if now is not None and now != begun and not asked.recipient:
+        if value is not None and value != original and not sent.recipient:
             raise InvalidHistoryCursor(
                 f"Next belongs to a listing with another {name}; send the same one, or Next alone"
             )
-    behind = HistoryPosition(inside.sent_at, inside.email_id)
-    then = HistoryFilter(brand_uuid=inside.brand_uuid, listed=inside.listed, recipient=asked.recipient)
-    return HistoryQuery(tenant=tenant, filter=then, as_of=inside.as_of, start_after=behind), inside.after
+    position = HistoryPosition(cursor.sent_at, cursor.email_id)
+    history_filter = HistoryFilter(brand_uuid=cursor.brand_uuid, listed=cursor.listed, recipient=sent.recipient)
+    return HistoryQuery(tenant=tenant, filter=history_filter, as_of=cursor.as_of, start_after=position), cursor.after
 
 
 def _digest(recipient: str) -> str:
-    """Enough of a hash to tell addresses apart, so that none is in a cursor."""
+    """Return enough of the address's hash to tell addresses apart; empty for no address."""
     if not recipient:
         return ""
     return hashlib.sha256(recipient.encode("utf-8", "surrogatepass")).hexdigest()[:16]

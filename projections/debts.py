@@ -1,7 +1,7 @@
-"""Debts: a state and the words already booked in, the conversions newly owed out. Pure.
+"""Conversions that a state owes to Fast Track. Pure; the sink, the rebuild and the state expiry use it.
 
-The sink books each debt as a job of the queue ``emit``; the emitter pays it. A word is owed once
-per email: what is booked keeps its number for ever, whatever the state says later.
+The sink writes each pending conversion as a job of the queue ``emit``, and the emitter sends it. A word is owed once
+per email: its job keeps its number, whatever the state says later.
 """
 
 from collections.abc import Collection
@@ -16,18 +16,18 @@ from topics.states import EmailState
 
 EMIT_QUEUE: Final = "emit"
 FASTTRACK_DIALECT: Final = "fasttrack"
-"""Only Fast Track takes conversions; the other dialects' callers ask."""
+"""The only dialect whose caller receives conversions; callers of the others query the history."""
 
 JOB_STATE_BY_OUTCOME: Final = {
     ConversionOutcome.DELIVERED: "done",
     ConversionOutcome.REFUSED: "done",
     ConversionOutcome.GIVEN_UP: "dead",
 }
-"""What a settlement makes of the job. The other outcomes leave the debt standing."""
+"""The job's final state by outcome. The other outcomes leave the conversion pending."""
 
 
 class PendingConversion(msgspec.Struct, frozen=True, kw_only=True):
-    """What is told Fast Track: one word of one email, with the caller's activity byte for byte."""
+    """A conversion to send to Fast Track: one word of one email, with the caller's activity byte for byte."""
 
     email_id: EmailId
     word: ConversionWord
@@ -37,7 +37,7 @@ class PendingConversion(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def lane(self) -> str:
-        """What is paused, broken or slow together."""
+        """Return the lane of the job: the brand's conversions are paused and slowed down together."""
         return lane_of(self.tenant, self.brand)
 
 
@@ -45,23 +45,23 @@ _ENCODER: Final = msgspec.json.Encoder()
 _DECODER: Final = msgspec.json.Decoder(PendingConversion)
 
 
-def encode_conversion(debt: PendingConversion) -> bytes:
-    """A debt as the payload of its job."""
-    return _ENCODER.encode(debt)
+def encode_conversion(conversion: PendingConversion) -> bytes:
+    """Return the conversion as the payload of its job."""
+    return _ENCODER.encode(conversion)
 
 
 def decode_conversion(payload: bytes) -> PendingConversion:
-    """The debt that a job carries."""
+    """Return the conversion in a job's payload."""
     return _DECODER.decode(payload)
 
 
 def lane_of(tenant: str, brand: str) -> str:
-    """The lane of a tenant's brand. A tenant's name has no slash, so no two brands share a lane."""
+    """Return the lane of a tenant's brand. A tenant's name has no slash, so no two brands share a lane."""
     return f"{tenant}/{brand}"
 
 
-def new_conversions(state: EmailState, known: Collection[str]) -> tuple[PendingConversion, ...]:
-    """The words that ``state`` owes and nobody booked yet, in the order in which they are told."""
+def new_conversions(state: EmailState, known_words: Collection[str]) -> tuple[PendingConversion, ...]:
+    """Return the conversions that ``state`` owes, without the known words, in the order in which they are sent."""
     request = state.request
     if request is None or request.dialect != FASTTRACK_DIALECT:
         return ()
@@ -74,14 +74,14 @@ def new_conversions(state: EmailState, known: Collection[str]) -> tuple[PendingC
             activity=request.activity,
         )
         for word in owed_words(state)
-        if word not in known
+        if word not in known_words
     )
 
 
 def ended_conversions(state: EmailState) -> dict[ConversionWord, str]:
-    """The words whose debt has ended, and the job state that is its end."""
+    """Return the words whose conversion has ended, with the job's final state."""
     return {
-        word: JOB_STATE_BY_OUTCOME[told.outcome]
-        for word, told in state.settled.items()
-        if told.outcome in JOB_STATE_BY_OUTCOME
+        word: JOB_STATE_BY_OUTCOME[settlement.outcome]
+        for word, settlement in state.settled.items()
+        if settlement.outcome in JOB_STATE_BY_OUTCOME
     }

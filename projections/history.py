@@ -1,12 +1,11 @@
-"""What is asked of the history in, the page and the place to go on from out. Pure.
+"""Queries and pages of the history listing. Pure; `postgres` answers the queries, the history routes make them.
 
-A listing is a point in time: every page shows each email as it was at ``as_of``, so an email that
-changes while somebody pages is seen once, in its state of then. The order is that of ``sent_at``,
-newest first, and the id.
+A listing shows a point in time: every page has each email as it was at ``as_of``, so an email that changes between two
+pages appears once, in its state at ``as_of``. The order is ``sent_at``, newest first, then the id.
 
-That time is the log's own (:mod:`projections.steps`), and ``as_of`` is never later than what is
-projected of every partition. So a change that is still on its way, late or stamped by a slow
-clock, is valid after it, and no page that was shown can become untrue.
+Time here is the log's own (:mod:`projections.steps`), and ``as_of`` is never later than what every partition has
+projected. So a change that is projected later, even one with an older timestamp, becomes valid after ``as_of``, and no
+page can become wrong after it was shown.
 """
 
 from collections.abc import Sequence
@@ -19,11 +18,11 @@ from topics.record import EmailId, Millis
 from topics.states import EmailState
 
 PAGE_MAX_EMAILS: Final = 100
-"""Emails on a page."""
+"""Emails on a page, at most."""
 
 
 class HistoryFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which emails are wanted; empty wants all. An address wants all of its emails, whatever else is asked."""
+    """A filter of emails; empty selects all. An address selects all its emails and disables the other fields."""
 
     brand_uuid: str = ""
     listed: ListedState | None = None
@@ -31,7 +30,7 @@ class HistoryFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HistoryPosition(msgspec.Struct, frozen=True):
-    """The last email seen; the listing goes on behind it."""
+    """The position after an email in a listing's order."""
 
     sent_at: Millis
     email_id: EmailId
@@ -47,28 +46,29 @@ class HistoryQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HistoryRow(msgspec.Struct, frozen=True):
-    """An email as it was at the time asked for."""
+    """An email as it was at the query's ``as_of``."""
 
     position: HistoryPosition
     state: EmailState
 
 
 class HistoryPage(msgspec.Struct, frozen=True):
-    """What is shown, and where it goes on; None at the end."""
+    """The rows of one page and the position of the next one."""
 
     rows: Sequence[HistoryRow]
     next_position: HistoryPosition | None
+    """None on the last page."""
 
 
 def point_in_time(after: int | None, latest: Millis) -> Millis:
-    """The moment that ``after``, in whole seconds, names: its second's end, but never beyond what is projected.
+    """Return the end of the second ``after``, but never more than ``latest``, the projected time.
 
-    A second is listed whole or not at all: what is shown as updated at ``after`` is not *after* it.
+    A second is listed completely or not at all: an email that was updated in second ``after`` is not *after* it.
     """
     return latest if after is None else min(after * 1000 + 999, latest)
 
 
-def page_of_rows(found: Sequence[HistoryRow]) -> HistoryPage:
-    """A page of up to PAGE + 1 rows: whether there is one more says whether it goes on."""
-    shown = found[:PAGE_MAX_EMAILS]
-    return HistoryPage(shown, shown[-1].position if len(found) > PAGE_MAX_EMAILS else None)
+def page_of_rows(rows: Sequence[HistoryRow]) -> HistoryPage:
+    """Return the page of up to `PAGE_MAX_EMAILS` + 1 rows; the extra row shows that another page follows."""
+    page_rows = rows[:PAGE_MAX_EMAILS]
+    return HistoryPage(page_rows, page_rows[-1].position if len(rows) > PAGE_MAX_EMAILS else None)

@@ -1,7 +1,7 @@
-"""Advisory locks of Postgres: whoever may be the only one takes one, such as a migration, a rebuild or a reader.
+"""Advisory locks of Postgres for what only one process may do at a time, such as a migration or a rebuild.
 
-A lock belongs to a session and ends with it. A key is a number, or a name of which Postgres takes the hash; the two
-kinds never meet.
+A lock belongs to a session and ends with it. A key is a number, or a name that Postgres hashes; the two kinds never
+collide.
 """
 
 import contextlib
@@ -40,15 +40,15 @@ async def try_lock(connection: Connection, key: LockKey) -> bool:
 
 
 async def unlock(connection: Connection, key: LockKey) -> None:
-    """Give the lock back before the session ends."""
+    """Release the lock before the session ends."""
     await connection.execute(_UNLOCK[type(key)], (key,))
 
 
 @contextlib.asynccontextmanager
 async def session_lock(url: str, key: LockKey, *, wait: bool = True) -> AsyncIterator[bool]:
-    """Hold the lock on a connection of its own, with which it ends whatever happens.
+    """Hold the lock on a connection of its own; it ends with that connection in any case.
 
-    Yield whether it was taken: without ``wait`` another session may have it.
+    Yields whether it was taken: without ``wait`` another session may have it.
     """
     connection = await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
     async with connection:

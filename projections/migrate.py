@@ -1,4 +1,4 @@
-"""Brings a database to the newest schema: each file of `migrations/` once, in order, under one lock."""
+"""Migrates a database to the newest schema; `pipeline.runtime.database` calls it when a role starts."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,10 @@ _MIGRATION_LOCK_KEY = 0x6D61696C  # "mail"; two roles that start together must n
 
 
 async def migrate(connection: psycopg.AsyncConnection[Any]) -> list[str]:
-    """Apply what is missing; the names of the files applied. Each file is one transaction."""
+    """Apply each file of `migrations/` that is missing, in order; return the names of the applied files.
+
+    Each file is one transaction; a lock keeps two processes from migrating at the same time.
+    """
     applied: list[str] = []
     await locks.lock(connection, _MIGRATION_LOCK_KEY)
     try:
@@ -20,10 +23,10 @@ async def migrate(connection: psycopg.AsyncConnection[Any]) -> list[str]:
         await connection.commit()
         for path in sorted(MIGRATIONS.glob("*.sql")):
             async with connection.transaction():
-                row = await connection.execute(
+                inserted = await connection.execute(
                     "insert into public.schema_migrations values (%s) on conflict do nothing returning 1", (path.name,)
                 )
-                if await row.fetchone() is not None:
+                if await inserted.fetchone() is not None:
                     await connection.execute(path.read_text(encoding="utf-8"))
                     applied.append(path.name)
     finally:

@@ -1,6 +1,6 @@
-"""A client's place in a listing in, an opaque signed text out, and back. Pure: signing comes in from outside.
+"""Signed opaque cursors for listings. Pure: callers pass the signing functions; `cursor` and the listings use it.
 
-The tag is bound to the listing and to the tenant: another's text is as good as a forged one.
+The signature covers the listing's name and the tenant: another tenant's cursor is as invalid as a forged one.
 """
 
 import base64
@@ -18,39 +18,38 @@ _ENCODE: Final = msgspec.msgpack.Encoder().encode
 
 
 class InvalidCursor(ValueError):
-    """What a text is that is no place in this listing: "not a cursor of ours"."""
+    """A text is not a valid cursor of this listing; the message completes the sentence "the cursor is …"."""
 
 
 class SignedCursor(Generic[T]):
-    """The texts of one listing."""
+    """Encodes and decodes the cursors of one listing."""
 
-    def __init__(self, listing: bytes, inside: type[T], longest: int) -> None:
+    def __init__(self, listing: bytes, payload_type: type[T], max_chars: int) -> None:
         self._listing = listing
-        self._decode = msgspec.msgpack.Decoder(inside).decode
-        # In characters. Nobody gets to make us decode megabytes.
-        self._longest = longest
+        self._decode = msgspec.msgpack.Decoder(payload_type).decode
+        self._max_chars = max_chars
 
-    def encode(self, tag: TagFunction, tenant: str, inside: T) -> str:
-        """A text for this tenant."""
-        payload = _ENCODE(inside)
-        return base64.urlsafe_b64encode(tag(self._bound(tenant, payload)) + payload).decode().rstrip("=")
+    def encode(self, tag: TagFunction, tenant: str, cursor: T) -> str:
+        """Return a cursor's text for this tenant."""
+        payload = _ENCODE(cursor)
+        return base64.urlsafe_b64encode(tag(self._signed_bytes(tenant, payload)) + payload).decode().rstrip("=")
 
     def decode(self, verify: VerifyFunction, tenant: str, text: str) -> T:
-        """What this tenant was given. Raises Strange."""
-        if len(text) > self._longest:
+        """Return the cursor that this tenant got as ``text``. Raises InvalidCursor."""
+        if len(text) > self._max_chars:
             raise InvalidCursor("too long to be a cursor of ours")
         try:
             raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except ValueError:
             raise InvalidCursor("not a cursor of ours") from None
         tag, payload = raw[:TAG_BYTES], raw[TAG_BYTES:]
-        if not verify(self._bound(tenant, payload), tag):
+        if not verify(self._signed_bytes(tenant, payload), tag):
             raise InvalidCursor("not a cursor of ours, or given to another tenant")
         try:
             return self._decode(payload)
         except msgspec.MsgspecError:
             raise InvalidCursor("of another version of this service; begin again without it") from None
 
-    def _bound(self, tenant: str, payload: bytes) -> bytes:
-        # A tenant's name has no NUL, so the two can't run together.
+    def _signed_bytes(self, tenant: str, payload: bytes) -> bytes:
+        # A tenant's name has no NUL, so the end of the tenant is unambiguous.
         return self._listing + b"\x00" + tenant.encode() + b"\x00" + payload

@@ -1,4 +1,4 @@
-"""What is asked, answered from the tables: pages of the history, one email's whole story."""
+"""Queries of the projections: pages of the history, one email with its timeline and jobs, the projected time."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -23,14 +23,14 @@ decode_fact: Final = msgspec.json.Decoder(Fact).decode
 
 
 class TimelineFact(msgspec.Struct, frozen=True):
-    """A fact and every place it lies at."""
+    """A fact with all its places on the log."""
 
     fact: Fact
     places: list[str]
 
 
 class EmailHistory(msgspec.Struct, frozen=True):
-    """All that the tables know of one email."""
+    """One email's state, timeline and jobs."""
 
     state: EmailState
     version: int
@@ -41,38 +41,38 @@ class EmailHistory(msgspec.Struct, frozen=True):
 
 
 async def latest_projected_time(connection: Connection) -> Millis:
-    """The latest moment that is projected of every partition: whatever comes now is valid after it."""
+    """Return the latest time up to which every partition is projected; later changes become valid after it."""
     row = await (await connection.execute(SQL["watermark"], (TOPIC,))).fetchone()
     return -1 if row is None or row[0] is None else int(row[0]) - 1
 
 
 async def partition_times(connection: Connection) -> list[tuple[int, Millis, Millis]]:
-    """Each partition's time, and its time at its last change."""
+    """Return each partition's number, its projected time and its time at its last change."""
     return await (await connection.execute(SQL["partition_times"], (TOPIC,))).fetchall()
 
 
 async def find_page(connection: Connection, query: HistoryQuery) -> HistoryPage:
-    """One page of a listing."""
-    asked = query.filter
+    """Return one page of a listing."""
+    history_filter = query.filter
     values = {
         "tenant": query.tenant,
         "as_of": query.as_of,
-        "listed": None if asked.listed is None else asked.listed.value,
-        "brand_uuid": asked.brand_uuid or None,
-        "recipient": storable_text(asked.recipient),
+        "listed": None if history_filter.listed is None else history_filter.listed.value,
+        "brand_uuid": history_filter.brand_uuid or None,
+        "recipient": storable_text(history_filter.recipient),
         "sent_at": None if query.start_after is None else query.start_after.sent_at,
         "email_id": None if query.start_after is None else query.start_after.email_id,
         "limit": PAGE_MAX_EMAILS + 1,
     }
-    name = "page_of_recipient" if asked.recipient else "page"
-    found = await (await connection.execute(SQL[name], values, prepare=False)).fetchall()
+    name = "page_of_recipient" if history_filter.recipient else "page"
+    rows = await (await connection.execute(SQL[name], values, prepare=False)).fetchall()
     return page_of_rows(
-        [HistoryRow(HistoryPosition(row[1], EmailId(row[0])), decode(EMAIL_STATES, row[2])) for row in found]
+        [HistoryRow(HistoryPosition(row[1], EmailId(row[0])), decode(EMAIL_STATES, row[2])) for row in rows]
     )
 
 
 async def find_emails_by_any_id(connection: Connection, name: str, tenant: str | None, limit: int) -> list[EmailId]:
-    """The emails that go by this email_id, activity.id, address or provider's message id, newest first."""
+    """Return the emails with this email_id, activity.id, address or provider's message id, newest first."""
     bare = storable_text(name.strip().strip("<>"))
     values = {
         "email_id": _uuid(bare),
@@ -82,17 +82,17 @@ async def find_emails_by_any_id(connection: Connection, name: str, tenant: str |
         "tenant": tenant,
         "limit": limit,
     }
-    found = await (await connection.execute(SQL["emails_known_as"], values, prepare=False)).fetchall()
-    return [EmailId(row[0]) for row in found]
+    rows = await (await connection.execute(SQL["emails_known_as"], values, prepare=False)).fetchall()
+    return [EmailId(row[0]) for row in rows]
 
 
 async def begin_snapshot(connection: Connection) -> None:
-    """Begin to read everything as of one moment; before a transaction's first query."""
+    """Make the transaction read one snapshot. Call it before the transaction's first query."""
     await connection.execute("set transaction isolation level repeatable read, read only")
 
 
 async def find_email_history(connection: Connection, email_id: EmailId) -> EmailHistory | None:
-    """One email's state, timeline and jobs."""
+    """Return one email's state, timeline and jobs; None if the email is unknown."""
     row = await (await connection.execute(SQL["history_of"], (email_id,))).fetchone()
     if row is None:
         return None
@@ -100,8 +100,8 @@ async def find_email_history(connection: Connection, email_id: EmailId) -> Email
     cursor = await connection.execute(SQL["jobs_of"], (email_id,))
     names = [column.name for column in cursor.description or ()]
     jobs = [dict(zip(names, job, strict=True)) for job in await cursor.fetchall()]
-    told = [TimelineFact(decode_fact(fact), list(places)) for places, fact in facts]
-    return EmailHistory(decode(EMAIL_STATES, row[2]), row[0], row[1], row[3], told, jobs)
+    timeline = [TimelineFact(decode_fact(fact), list(places)) for places, fact in facts]
+    return EmailHistory(decode(EMAIL_STATES, row[2]), row[0], row[1], row[3], timeline, jobs)
 
 
 def _uuid(name: str) -> str | None:

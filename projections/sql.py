@@ -1,4 +1,4 @@
-"""Named SQL from `.sql` files: ``-- name: x`` begins a query, the comment lines after it explain it."""
+"""Loads named SQL queries from `.sql` files: ``-- name: x`` begins a query, the comment lines after it explain it."""
 
 import re
 from pathlib import Path
@@ -16,5 +16,5 @@ class SqlQueries:
         self._texts = {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
 
     def __getitem__(self, name: str) -> LiteralString:
-        """A query's text. It came from our own package, which is what LiteralString vouches for."""
+        """Return a query's text. It is part of our package, so it may be typed as LiteralString."""
         return cast("LiteralString", self._texts[name])

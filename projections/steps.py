@@ -1,11 +1,11 @@
-"""One run of changes and the rows as they stand in, the rows to write out. Pure.
+"""Computes the row changes of a batch of `email-changes` from the current rows. Pure; the sink calls it.
 
-Applied change by change, in log order, so that it makes no difference where one run ends and the
-next begins: versions, places and debts come out the same from any split.
+Changes are applied one by one in log order, so that versions, places and conversions do not depend on where one batch
+ends and the next begins.
 
-A version is valid from its partition's time: the latest `recorded_at` that the log up to there
-holds. Workers' clocks may differ and step back, that time never does; so what is projected later
-can't be valid before what was shown, and whoever reads the log again finds the same times.
+A version is valid from its partition's time: the latest `recorded_at` on the log up to there. Workers' clocks may
+differ and step back, this time never does. So a later change can't become valid before a time that was already listed,
+and reading the log again gives the same times.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,16 +27,16 @@ from topics.requests import SendRequest
 from topics.states import EmailState
 
 MAX_PLACES: Final = 100
-"""Places kept of one fact; who repeats it more often than that has made the point."""
+"""Places kept of one fact; further repeats are not recorded."""
 
 REQUEST_EVENT: Final = "send-request"
-"""A request has no event id: an email has one request, however often its caller repeats it."""
+"""The event id of a request, which has none itself: an email has one request, however often its caller repeats it."""
 
 _BIGINT: Final = 2**63 - 1
 
 
 class CurrentVersion(msgspec.Struct, frozen=True):
-    """An email's row in `history`, as much of it as the next change needs."""
+    """The columns of an email's row in `history` that the next change needs."""
 
     version: int
     valid_from: Millis
@@ -44,7 +44,7 @@ class CurrentVersion(msgspec.Struct, frozen=True):
 
 
 class ClosedVersion(msgspec.Struct, frozen=True):
-    """A state and when it was in force."""
+    """A state and the half-open interval [valid_from, valid_to) in which it was the current one."""
 
     version: int
     valid_from: Millis
@@ -53,14 +53,14 @@ class ClosedVersion(msgspec.Struct, frozen=True):
 
 
 class TimelineEntry(msgspec.Struct):
-    """A fact on the timeline and every place it was seen at."""
+    """A fact on the timeline with its places on the log."""
 
     fact: Fact
     places: list[str]
 
 
 class RowChanges(msgspec.Struct):
-    """What a run of changes makes of the tables."""
+    """The row changes that a batch causes, by table."""
 
     standing: dict[EmailId, CurrentVersion] = msgspec.field(default_factory=dict)
     closed: list[ClosedVersion] = msgspec.field(default_factory=list)
@@ -68,122 +68,122 @@ class RowChanges(msgspec.Struct):
     debts: list[PendingConversion] = msgspec.field(default_factory=list)
     ended: dict[tuple[EmailId, ConversionWord], str] = msgspec.field(default_factory=dict)
     evidence: dict[EvidenceKey, EvidenceOrigin | None] = msgspec.field(default_factory=dict)
-    """None: no longer told."""
+    """Evidence by key; None deletes it."""
     requests: dict[EmailId, SendRequest] = msgspec.field(default_factory=dict)
     mails: dict[EmailId, mailing.MailUpdate] = msgspec.field(default_factory=dict)
     through: Millis = 0
-    """The partition's time at the run's end."""
+    """The partition's time at the batch's end."""
     changed: Millis = 0
-    """Its time at the run's last change; 0 where there was none."""
+    """The partition's time at the batch's last change; 0 if it has none."""
 
 
 def compute_row_changes(
-    run: Sequence[EmailChange | Tick],
-    rows: Mapping[EmailId, CurrentVersion],
+    batch: Sequence[EmailChange | Tick],
+    versions: Mapping[EmailId, CurrentVersion],
     hash_address: HashAddress,
     through: Millis = 0,
     old_hash_address: HashAddress | None = None,
 ) -> RowChanges:
-    """Apply ``run`` in order to ``rows``; ``through`` is the partition's time before it.
+    """Return the row changes of a batch that is applied in order to the current versions.
 
-    Evidence is written under ``hash_address`` and also taken back from under ``old_hash_address``.
+    ``through`` is the partition's time before the batch. Evidence is written under ``hash_address``; withdrawn
+    evidence is also deleted under ``old_hash_address``.
     """
-    made = RowChanges(through=through)
-    for record in run:
-        made.through = max(made.through, storable_bigint(record.recorded_at))
+    changes = RowChanges(through=through)
+    for record in batch:
+        changes.through = max(changes.through, storable_bigint(record.recorded_at))
         if isinstance(record, EmailChange):
-            made.changed = made.through
-            before = made.standing.get(record.email_id) or rows.get(record.email_id)
-            _apply(made, record, before, (hash_address, old_hash_address or hash_address))
-    return made
+            changes.changed = changes.through
+            before = changes.standing.get(record.email_id) or versions.get(record.email_id)
+            _apply(changes, record, before, (hash_address, old_hash_address or hash_address))
+    return changes
 
 
 def _apply(
-    made: RowChanges, change: EmailChange, before: CurrentVersion | None, hashes: tuple[HashAddress, HashAddress]
+    changes: RowChanges, change: EmailChange, before: CurrentVersion | None, hashes: tuple[HashAddress, HashAddress]
 ) -> None:
     for applied in change.facts:
-        _remember(made, change.email_id, applied)
+        _add_to_timeline(changes, change.email_id, applied)
     after = change.state if before is None else merge(before.state, change.state)
-    mailing.add_change(made.mails, change, None if before is None else before.state, after)
+    mailing.add_change(changes.mails, change, None if before is None else before.state, after)
     if before is not None and after == before.state:
         return
-    _stand(made, change, before, after)
-    _owe(made, None if before is None else before.state, after)
-    _tell(made, None if before is None else before.state, after, hashes)
+    _add_version(changes, change, before, after)
+    _add_conversions(changes, None if before is None else before.state, after)
+    _add_evidence(changes, None if before is None else before.state, after, hashes)
 
 
-def _stand(made: RowChanges, change: EmailChange, before: CurrentVersion | None, after: EmailState) -> None:
-    """One version more."""
-    at = made.through
+def _add_version(changes: RowChanges, change: EmailChange, before: CurrentVersion | None, after: EmailState) -> None:
+    valid_from = changes.through
     if before is None:
-        made.standing[change.email_id] = CurrentVersion(1, at, after)
+        changes.standing[change.email_id] = CurrentVersion(1, valid_from, after)
     else:
-        made.closed.append(ClosedVersion(before.version, before.valid_from, at, before.state))
-        made.standing[change.email_id] = CurrentVersion(before.version + 1, at, after)
+        changes.closed.append(ClosedVersion(before.version, before.valid_from, valid_from, before.state))
+        changes.standing[change.email_id] = CurrentVersion(before.version + 1, valid_from, after)
     if after.request is not None and (before is None or before.state.request != after.request):
-        made.requests[change.email_id] = after.request
+        changes.requests[change.email_id] = after.request
 
 
-def _owe(made: RowChanges, before: EmailState | None, after: EmailState) -> None:
-    """Debts new with this change, and settlements new with it.
+def _add_conversions(changes: RowChanges, before: EmailState | None, after: EmailState) -> None:
+    """Add the conversions that this change makes pending, and those that it ends.
 
-    Only new ones: a dead conversion that somebody replays is pending again while its old
-    settlement still stands in the state.
+    Only new ends count: a dead conversion that was replayed is pending again while its old settlement is still in
+    the state.
     """
-    debts = new_conversions(after, () if before is None else owed_words(before))
+    conversions = new_conversions(after, () if before is None else owed_words(before))
     if after.corrected:
-        # A word that was read wrong and is true again: once in a run, as it is once in the table, or the numbers of
-        # what follows would depend on where one run ends.
-        debts = tuple([debt for debt in debts if debt not in made.debts])
-    booked = {debt.word for debt in debts}
-    known = {} if before is None else ended_conversions(before)
-    made.debts += debts
-    made.ended |= {
+        # A corrected word may become owed twice in one batch. It is added once, as the table holds it once: the
+        # numbers of later jobs must not depend on where a batch ends.
+        conversions = tuple([conversion for conversion in conversions if conversion not in changes.debts])
+    new_words = {conversion.word for conversion in conversions}
+    ended_before = {} if before is None else ended_conversions(before)
+    changes.debts += conversions
+    changes.ended |= {
         (after.email_id, word): end
         for word, end in ended_conversions(after).items()
-        if word in booked or known.get(word) != end
+        if word in new_words or ended_before.get(word) != end
     }
 
 
-def _tell(
-    made: RowChanges, before: EmailState | None, after: EmailState, hashes: tuple[HashAddress, HashAddress]
+def _add_evidence(
+    changes: RowChanges, before: EmailState | None, after: EmailState, hashes: tuple[HashAddress, HashAddress]
 ) -> None:
-    """Note what the email tells of its address that it did not tell before, and what it takes back."""
+    """Add the evidence about the address that this change adds, and withdraw what it removes."""
     hash_address, old_hash_address = hashes
-    told, tells = evidence_of(before, hash_address), evidence_of(after, hash_address)
-    if told == tells:
+    evidence_before, evidence_after = evidence_of(before, hash_address), evidence_of(after, hash_address)
+    if evidence_before == evidence_after:
         return
-    # An earlier version may have written what it told under its own hash.
-    made.evidence |= dict.fromkeys(evidence_of(before, old_hash_address).keys() - told.keys())
-    made.evidence |= dict.fromkeys(told.keys() - tells.keys())
-    made.evidence |= {key: sign for key, sign in tells.items() if told.get(key) != sign}
+    # An earlier version may have written the evidence under its own hash.
+    changes.evidence |= dict.fromkeys(evidence_of(before, old_hash_address).keys() - evidence_before.keys())
+    changes.evidence |= dict.fromkeys(evidence_before.keys() - evidence_after.keys())
+    changes.evidence |= {key: origin for key, origin in evidence_after.items() if evidence_before.get(key) != origin}
 
 
-def _remember(made: RowChanges, email_id: EmailId, applied: AppliedFact) -> None:
+def _add_to_timeline(changes: RowChanges, email_id: EmailId, applied: AppliedFact) -> None:
     key, place = (email_id, fact_event_id(applied.fact)), str(applied.place)
-    moment = made.timeline.get(key)
-    if moment is None:
-        made.timeline[key] = TimelineEntry(applied.fact, [place])
+    entry = changes.timeline.get(key)
+    if entry is None:
+        changes.timeline[key] = TimelineEntry(applied.fact, [place])
         return
-    if fact_revision(applied.fact) > fact_revision(moment.fact):
-        moment.fact = applied.fact
-    if place not in moment.places and len(moment.places) < MAX_PLACES:
-        moment.places.append(place)
+    if fact_revision(applied.fact) > fact_revision(entry.fact):
+        entry.fact = applied.fact
+    if place not in entry.places and len(entry.places) < MAX_PLACES:
+        entry.places.append(place)
 
 
 def fact_event_id(fact: Fact) -> str:
-    """What a fact is known by: two with the same id are one fact, seen twice."""
+    """Return a fact's event id: two records with the same id are repeats of one fact."""
     return REQUEST_EVENT if isinstance(fact, SendRequest) else storable_text(fact.event_id)
 
 
 def fact_revision(fact: Fact) -> int:
-    """Which reading of an event this is: the timeline holds the highest."""
+    """Return the revision of an event's reading; the timeline holds the highest one."""
     correction = fact.corrects if isinstance(fact, DeliveryEvent | Retraction) else None
     return 0 if correction is None else storable_bigint(correction.revision)
 
 
 def fact_kind(fact: Fact) -> str:
-    """What happened, in a word: `accepted`, an ack's own tag, an event's kind, `retraction`, `conversion`."""
+    """Return the fact's kind: `accepted`, an ack's tag, an event's kind, `retraction` or `conversion`."""
     if isinstance(fact, SendRequest):
         return "accepted"
     if isinstance(fact, ConversionResult):
@@ -194,10 +194,10 @@ def fact_kind(fact: Fact) -> str:
 
 
 def fact_occurred_at(fact: Fact) -> Millis:
-    """When it happened, by its source's clock, as far as a column can hold it; the fact itself is verbatim."""
+    """Return the time by the source's clock, limited to what a column can hold; the fact itself keeps the original."""
     return storable_bigint(fact.recorded_at if isinstance(fact, SendRequest) else fact.occurred_at)
 
 
 def storable_bigint(value: int) -> int:
-    """What a bigint column can hold."""
+    """Return the value limited to the range of a bigint column."""
     return max(-_BIGINT, min(value, _BIGINT))

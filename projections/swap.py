@@ -1,4 +1,4 @@
-"""Two schemas of projections, the one that grew and the one rebuilt: compare them, put one in the other's place."""
+"""Compares the live schema of projections with a rebuilt one and swaps them; `mailfold rebuild` uses it."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -25,7 +25,7 @@ Connection = psycopg.AsyncConnection[Any]
 
 
 class TableDifference(msgspec.Struct, frozen=True):
-    """What one side has and the other doesn't: how many rows, and the first few keys."""
+    """The rows of a table that only one schema has: their numbers and the first few keys."""
 
     table: str
     only_grown: int
@@ -34,7 +34,7 @@ class TableDifference(msgspec.Struct, frozen=True):
 
 
 async def create_schema(connection: Connection) -> None:
-    """An empty schema beside the live one, by the same migrations."""
+    """Create an empty schema beside the live one from the same migrations."""
     async with connection.transaction():
         await discard_rebuild(connection)
         for path in sorted(MIGRATIONS.glob("*_projections*.sql")):
@@ -47,75 +47,77 @@ async def create_schema(connection: Connection) -> None:
 
 
 async def discard_rebuild(connection: Connection) -> None:
-    """Forget a rebuild, finished or not."""
+    """Drop the rebuilt schema, finished or not."""
     await connection.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(REBUILD_SCHEMA)))
 
 
 async def differences(connection: Connection) -> list[TableDifference]:
-    """Row by row, both ways. Call it inside one repeatable-read transaction: it looks at one moment."""
-    found = [await _compare(connection, table) for table in COMPARED_TABLES]
-    found.append(await _compare_debts(connection))
-    return [difference for difference in found if difference.only_grown or difference.only_rebuilt]
+    """Return the differences of all tables. Call it in a repeatable-read transaction, so that it sees one snapshot."""
+    tables = [await _compare(connection, table) for table in COMPARED_TABLES]
+    tables.append(await _compare_jobs(connection))
+    return [difference for difference in tables if difference.only_grown or difference.only_rebuilt]
 
 
 async def _compare(connection: Connection, table: str) -> TableDifference:
     names = [row[0] for row in await (await connection.execute(SQL["columns"], (table,))).fetchall()]
-    listed = sql.SQL(", ").join(map(sql.Identifier, names))
-    grown, rebuilt = (
-        sql.SQL("select {} from {}").format(listed, sql.Identifier(schema, table))
+    column_list = sql.SQL(", ").join(map(sql.Identifier, names))
+    live, rebuilt = (
+        sql.SQL("select {} from {}").format(column_list, sql.Identifier(schema, table))
         for schema in (LIVE_SCHEMA, REBUILD_SCHEMA)
     )
-    only_grown, some = await _only(connection, grown, rebuilt, names)
-    only_rebuilt, more = await _only(connection, rebuilt, grown, names)
-    return TableDifference(table, only_grown, only_rebuilt, (*some, *more))
+    only_live, live_examples = await _rows_missing(connection, live, rebuilt, names)
+    only_rebuilt, rebuilt_examples = await _rows_missing(connection, rebuilt, live, names)
+    return TableDifference(table, only_live, only_rebuilt, (*live_examples, *rebuilt_examples))
 
 
-async def _only(
-    connection: Connection, these: sql.Composed, those: sql.Composed, names: list[str]
+async def _rows_missing(
+    connection: Connection, rows: sql.Composed, from_rows: sql.Composed, names: list[str]
 ) -> tuple[int, list[str]]:
-    """How many rows are in these and not in those, and the keys of some."""
+    """Return the number of ``rows`` that are missing from ``from_rows``, and the keys of the first few."""
     key = next(name for name in ("email_id", "partition", "address_hash", "mail_id") if name in names)
     query = sql.SQL("with d as ({} except {}) select count(*), (array_agg({}::text))[1:{}] from d")
     row = await (
-        await connection.execute(query.format(these, those, sql.Identifier(key), sql.Literal(MAX_EXAMPLES)))
+        await connection.execute(query.format(rows, from_rows, sql.Identifier(key), sql.Literal(MAX_EXAMPLES)))
     ).fetchone()
     assert row is not None
     return row[0], row[1] or []
 
 
-async def _compare_debts(connection: Connection) -> TableDifference:
-    unbooked = unowed = 0
+async def _compare_jobs(connection: Connection) -> TableDifference:
+    missing_jobs = wrong_jobs = 0
     examples: list[str] = []
-    async for state, names, states in _rebuilt(connection):
-        told = {word.value: end for word, end in ended_conversions(state).items()}
-        # In hand is neither: the emitter closes it as soon as it has told the log.
-        open_ = ("held", "pending", "dead")
-        wrong = [name for name, job in zip(names, states, strict=True) if told.get(name) == "done" and job in open_]
+    async for state, names, job_states in _rebuilt_emails(connection):
+        ends = {word.value: end for word, end in ended_conversions(state).items()}
+        # A job that the emitter is working on is neither open nor done: it ends once its result is on the log.
+        open_states = ("held", "pending", "dead")
+        jobs = zip(names, job_states, strict=True)
+        unfinished = [name for name, job_state in jobs if ends.get(name) == "done" and job_state in open_states]
         missing, extra = set(owed_words(state)) - set(names), set(names) - set(ever_owed_words(state))
-        unbooked, unowed = unbooked + len(missing), unowed + len(extra) + len(wrong)
-        if (missing or extra or wrong) and len(examples) < MAX_EXAMPLES:
+        missing_jobs, wrong_jobs = missing_jobs + len(missing), wrong_jobs + len(extra) + len(unfinished)
+        if (missing or extra or unfinished) and len(examples) < MAX_EXAMPLES:
             examples.append(state.email_id)
     row = await (await connection.execute(SQL["booked_for_nobody"])).fetchone()
     assert row is not None
-    return TableDifference("debts", unowed + row[0], unbooked, tuple(examples))
+    return TableDifference("debts", wrong_jobs + row[0], missing_jobs, tuple(examples))
 
 
-async def _rebuilt(connection: Connection) -> AsyncIterator[tuple[Any, list[str], list[str]]]:
+async def _rebuilt_emails(connection: Connection) -> AsyncIterator[tuple[Any, list[str], list[str]]]:
+    """Yield each rebuilt Fast Track email's state with the names and states of its jobs."""
     async with connection.cursor(name="rebuilt") as cursor:
         await cursor.execute(SQL["debts_of_rebuilt"], (FASTTRACK_DIALECT,))
-        async for state, names, states in cursor:
-            yield decode(EMAIL_STATES, state), names, states
+        async for state, names, job_states in cursor:
+            yield decode(EMAIL_STATES, state), names, job_states
 
 
 async def swap_schemas(connection: Connection) -> int:
-    """Swap the schemas and book what nobody had booked, in one transaction; how many debts that were.
+    """Swap the schemas and create the missing jobs in one transaction; return the number of new jobs.
 
-    Jobs that exist are left alone, whatever their state: a rebuild calls nobody again.
+    Existing jobs are left alone, whatever their state: a rebuild sends no conversion again.
     """
     async with connection.transaction():
         await connection.execute(SQL["keep_held"])
-        missing, over = await _missing_debts(connection)
-        rows = list(columns.debts(missing, over, "pending"))
+        missing, ended = await _missing_conversions(connection)
+        rows = list(columns.debts(missing, ended, "pending"))
         if rows:
             table = {column: [row[column] for row in rows] for column in rows[0]}
             await connection.execute(sink.SQL["owe"], table)
@@ -126,17 +128,17 @@ async def swap_schemas(connection: Connection) -> int:
         return len(rows)
 
 
-async def _missing_debts(connection: Connection) -> tuple[list[PendingConversion], dict[Any, str]]:
+async def _missing_conversions(connection: Connection) -> tuple[list[PendingConversion], dict[Any, str]]:
     missing: list[PendingConversion] = []
-    over: dict[Any, str] = {}
-    async for state, names, _ in _rebuilt(connection):
-        debts = new_conversions(state, names)
-        missing += debts
-        if debts:
-            over |= {(state.email_id, word): end for word, end in ended_conversions(state).items()}
-    return missing, over
+    ended: dict[Any, str] = {}
+    async for state, names, _ in _rebuilt_emails(connection):
+        conversions = new_conversions(state, names)
+        missing += conversions
+        if conversions:
+            ended |= {(state.email_id, word): end for word, end in ended_conversions(state).items()}
+    return missing, ended
 
 
 async def drop_old(connection: Connection) -> None:
-    """Drop what was swapped out; waits for those who still read it."""
+    """Drop the schema that was swapped out, after its last readers have finished."""
     await connection.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(OLD_SCHEMA)))

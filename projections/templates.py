@@ -1,4 +1,4 @@
-"""`templates`' records in, rows out; what somebody calls a template in, its version out."""
+"""Templates in Postgres: projects the topic `templates`, finds templates by id, name or hash, reserves versions."""
 
 import uuid
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from topics.templates import Template
 
 SQL: Final = SqlQueries(Path(__file__).with_name("templates.sql"))
 PARTITION: Final = 0
-"""The topic has one."""
+"""The topic's only partition."""
 
 Connection = psycopg.AsyncConnection[Any]
 
 
 class TemplateSummary(msgspec.Struct, frozen=True):
-    """A template's newest version, and how many there are."""
+    """A template's newest version and the number of its versions."""
 
     id: str
     name: str
@@ -33,8 +33,8 @@ class TemplateSummary(msgspec.Struct, frozen=True):
 
 
 async def get_template(connection: Connection, tenant: str, name: str, version: int | None = None) -> Template | None:
-    """A tenant's template by id, name or hash: this version, else the newest."""
-    # Postgres has no NUL, and then no template that is called so.
+    """Return a tenant's template by id, name or hash, in this version or the newest; None if there is none."""
+    # Postgres can't hold NUL, so no template has such a name.
     values = {"tenant": tenant, "name": name.replace("\0", "\ufffd"), "id": _uuid(name), "version": version}
     row = await (await connection.execute(SQL["find"], values)).fetchone()
     return None if row is None else decode(TEMPLATES, row[0])
@@ -47,19 +47,19 @@ async def get_localizations(connection: Connection, tenant: str) -> Template | N
 
 
 async def list_templates(connection: Connection, tenant: str) -> list[TemplateSummary]:
-    """All of a tenant's, by name."""
+    """Return a summary of each of a tenant's templates, ordered by name."""
     rows = await (await connection.execute(SQL["list"], (tenant,))).fetchall()
     return [TemplateSummary(*row) for row in rows]
 
 
 async def is_projected(connection: Connection, template: Template) -> bool:
-    """Whether this very version can be found."""
+    """Return whether exactly this version and content is projected."""
     row = await (await connection.execute(SQL["exact"], (template.template_id, template.version))).fetchone()
     return row is not None and row[0] == template.hash
 
 
 async def reserve_version(connection: Connection, template_id: str, content: str) -> int:
-    """The number of a version with this content's hash: the newest's, if that says the same, else a new one."""
+    """Return the newest version's number if it has this content hash; otherwise reserve and return the next number."""
     async with connection.transaction():
         await connection.execute(SQL["one_at_a_time"], (template_id,))
         row = await (await connection.execute(SQL["latest"], (template_id,))).fetchone()
@@ -72,7 +72,7 @@ async def reserve_version(connection: Connection, template_id: str, content: str
 
 
 async def next_offset(connection: Connection, beginning: int) -> int:
-    """Where to read on; the first time ever that is the log's beginning."""
+    """Return the offset to read next; the log's ``beginning`` if nothing was ever projected."""
     await connection.execute(SQL["first_offset"], (TEMPLATES.name, PARTITION, beginning))
     row = await (await connection.execute(SQL["next_offset"], (TEMPLATES.name, PARTITION))).fetchone()
     assert row is not None
@@ -80,7 +80,7 @@ async def next_offset(connection: Connection, beginning: int) -> int:
 
 
 async def project(connection: Connection, expected: int, upto: int, templates: Sequence[tuple[int, Template]]) -> bool:
-    """Write what lies from ``expected`` to before ``upto``, whole; False, and nothing, where somebody else did."""
+    """Write the records from ``expected`` to before ``upto``; write nothing and return False if another writer did."""
     async with connection.transaction():
         values = {"topic": TEMPLATES.name, "partition": PARTITION, "expected": expected, "next": upto}
         if (await connection.execute(SQL["advance"], values)).rowcount != 1:

@@ -1,4 +1,4 @@
-"""Text from outside as a column of Postgres can hold it; used wherever such a text is written or looked up. Pure."""
+"""Makes text from outside storable in Postgres; used wherever such a text is written or looked up. Pure."""
 
 import re
 from typing import Final

@@ -1,1 +1,1 @@
-"""What lies on the log: frozen records, their codec, and the registry of topics. Pure."""
+"""The records on the log: frozen types, their codec, ids, joins and the registry of topics. Pure."""

@@ -1,4 +1,4 @@
-"""`provider-acks`: what became of handing an email to a provider."""
+"""`provider-acks`: the results of handing an email to a provider; dispatch writes them, the fold reads them."""
 
 from topics.record import EmailId, Millis, Record
 
@@ -11,7 +11,7 @@ class _Ack(Record, frozen=True, kw_only=True):
     provider: str = ""
     attempt: int = 1
     code: int = 0
-    """SMTP reply code (RFC 5321 §4.2) or HTTP status; 0 where nobody answered."""
+    """SMTP reply code (RFC 5321 §4.2) or HTTP status; 0 if there was no answer."""
     enhanced: str = ""
     """Enhanced status code (RFC 3463), such as ``5.1.1``."""
     text: str = ""
@@ -19,25 +19,25 @@ class _Ack(Record, frozen=True, kw_only=True):
 
 
 class Acked(_Ack, tag="acked/1", frozen=True, kw_only=True):
-    """The provider or the first relay took custody (SMTP 250, API 2xx)."""
+    """The provider or the first relay accepted the email (SMTP 250, API 2xx)."""
 
     provider_message_id: str = ""
     means_delivered: bool = False
-    """Set where this provider's 250 is the final delivery (configured per provider)."""
+    """True if this provider's 250 is the final delivery (configured per provider)."""
 
 
 class Deferred(_Ack, tag="deferred/1", frozen=True, kw_only=True):
-    """Refused for now (SMTP 4xx, no connection); another attempt is scheduled."""
+    """Refused temporarily (SMTP 4xx, no connection); another attempt is scheduled."""
 
     next_attempt_at: Millis
 
 
 class Rejected(_Ack, tag="rejected/1", frozen=True, kw_only=True):
-    """Refused at once and for good by the recipient's server (SMTP 5xx on RCPT or DATA)."""
+    """Refused permanently by the recipient's server (SMTP 5xx on RCPT or DATA)."""
 
 
 class Dropped(_Ack, tag="dropped/1", frozen=True, kw_only=True):
-    """Never sent: a suppression rule, without contacting anybody."""
+    """Not sent because of a suppression; no server was contacted."""
 
     reason: str
 

@@ -1,7 +1,7 @@
-"""`email-changes`: the facts just applied and the state after them, and what time it was; what projections read.
+"""`email-changes`: facts with the state after them, and ticks; the worker writes it, projections read it.
 
-Versions are numbered by the projection, in log order: a number inside the state would break the
-join, and one made by the fold would differ after a crash between two batches.
+The projection numbers versions in log order: a number inside the state would break the join, and one made by the fold
+would differ after a crash between two batches.
 """
 
 import msgspec
@@ -14,21 +14,21 @@ from topics.requests import SendRequest
 from topics.states import EmailState
 
 Fact = SendRequest | Ack | DeliveryEvent | Retraction | ConversionResult
-"""What the fold folds."""
+"""The records that the fold reads."""
 
 
 class AppliedFact(RecordPart, frozen=True, kw_only=True):
-    """A fact and where it lies."""
+    """A fact with its place on the log."""
 
     place: LogPosition
     fact: Fact
 
 
 class EmailChange(Record, tag="email-change/1", frozen=True, kw_only=True):
-    """One step of one email. Published again, it changes nothing: the projection joins states.
+    """One change of one email's state.
 
-    It has to: the state is what the fold still knew, and it forgets quiet ones
-    (docs/explanation/state-retention.md).
+    The state may be partial, because the fold removes expired states (docs/explanation/state-retention.md): readers join it to the
+    state they have. So a change that is published again changes nothing.
     """
 
     email_id: EmailId
@@ -38,14 +38,14 @@ class EmailChange(Record, tag="email-change/1", frozen=True, kw_only=True):
 
 
 class EncodedAppliedFact(msgspec.Struct, frozen=True, gc=False):
-    """An :class:`Applied` on its way to the log, of bytes that lie there already."""
+    """An :class:`AppliedFact` to encode, whose fact is encoded already."""
 
     place: tuple[str, int, int]
     fact: msgspec.Raw
 
 
 class EncodedEmailChange(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="email-change/1"):
-    """An :class:`EmailChange` on its way to the log, of bytes that are at hand: the same JSON for less."""
+    """An :class:`EmailChange` to encode, whose parts are encoded already: the same JSON with less work."""
 
     email_id: EmailId
     recorded_at: Millis
@@ -54,11 +54,11 @@ class EncodedEmailChange(msgspec.Struct, frozen=True, gc=False, tag_field="type"
 
 
 class Tick(Record, tag="tick/1", frozen=True, kw_only=True):
-    """It was so late when this was appended, and what lies behind it is later.
+    """The time at which it was appended; records after it are later.
 
-    A partition's time is the latest ``recorded_at`` up to an offset: it lies on the log, so that a
-    listing's point in time means the same to everybody who reads the log again. Without a change
-    it stands still; the projector then says what time it is, wherever a listing waits for it.
+    A partition's time is the latest ``recorded_at`` up to an offset. It is on the log, so that reading the log again
+    gives the same times. Without changes it stands still; the projector then appends a tick if a listing waits for
+    this partition.
     """
 
     recorded_at: Millis

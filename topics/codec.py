@@ -1,9 +1,8 @@
-"""Bytes <-> record: the only (de)serializer of what lies on a topic.
+"""The codec: encodes and decodes all records on topics; no other module does.
 
-A record's tag is ``name/version``. Bytes of an older version don't match the current tag, so the
-fast path (one typed decode) pays nothing for versioning; only then are they read field by field,
-lifted version by version by :data:`UPCASTERS`, and decoded again. Fields pass through as raw
-bytes, so an upcast keeps a caller's data verbatim, too.
+A record's tag is ``name/version``. Bytes of an older version don't match the current tag, so the fast path (one typed
+decode) has no cost for versioning. Only if it fails are they read field by field, converted version by version by
+:data:`UPCASTERS` and decoded again. Fields stay raw bytes, so that an upcast keeps a caller's data verbatim.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,10 +17,10 @@ RawFields = dict[str, msgspec.Raw]
 Upcaster = Callable[[RawFields], RawFields]
 
 UPCASTERS: Final[dict[str, Upcaster]] = {}
-"""``name/version`` -> a function that turns the fields of such a record into the next version's.
+"""``name/version`` -> a function that converts the fields of such a record to the next version.
 
-The codec sets ``type`` to the next version. Old versions are never removed: the log keeps records
-for 400 days, and a user's backup for longer.
+The codec sets ``type`` to the next version. Upcasters are never removed: the log keeps records for 400 days, and a
+user's backup keeps them longer.
 """
 
 
@@ -29,7 +28,7 @@ _DECODING_ERRORS: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeEr
 
 
 class Undecodable(ValueError):
-    """These bytes are no record of this topic; the message says what and where."""
+    """The bytes are no record of the topic; the message says why and in which field."""
 
 
 class _Tagged(msgspec.Struct):
@@ -54,17 +53,17 @@ _DECODERS: Final[dict[str, Callable[[bytes], Any]]] = {
 
 
 def encode(topic: Topic, record: Record) -> bytes:
-    """A record's bytes on ``topic``."""
+    """Return a record's bytes on ``topic``."""
     return _WIRE_FORMATS[topic.wire].encode(record)
 
 
 def encode_parts(topic: Topic, parts: msgspec.Struct) -> bytes:
-    """The bytes of a record that is put together of bytes: its shape is the record's, its parts are encoded already."""
+    """Return the bytes of a record whose parts are encoded already; ``parts`` has the record's shape and tag."""
     return _WIRE_FORMATS[topic.wire].encode(parts)
 
 
 def decode_with_raw(topic: Topic, value: bytes | None) -> tuple[Any, msgspec.Raw]:
-    """The record and its bytes in the newest version, as another record may hold them. Raises Undecodable."""
+    """Return the record and its bytes in the newest version, to embed in another record. Raises Undecodable."""
     if value is not None:
         try:
             return _DECODERS[topic.name](value), msgspec.Raw(value)
@@ -75,7 +74,7 @@ def decode_with_raw(topic: Topic, value: bytes | None) -> tuple[Any, msgspec.Raw
 
 
 def decode(topic: Topic, value: bytes | None) -> Any:
-    """The record that lies on ``topic`` as ``value``; its type is one of ``topic.value``.
+    """Return the record in ``value``; its type is one of ``topic.value``.
 
     Raises Undecodable for a tombstone, malformed bytes, an unknown type or version, and a field
     that is missing, unknown or of another type.
@@ -90,16 +89,16 @@ def decode(topic: Topic, value: bytes | None) -> Any:
 
 def _decode_older(topic: Topic, value: bytes, error: Exception) -> Any:
     try:
-        lifted = upcast(topic, value, UPCASTERS)
-        if lifted is not None:
-            return _DECODERS[topic.name](lifted)
-    except _DECODING_ERRORS as broken:
-        raise Undecodable(f"{topic.name}: {broken}") from broken
+        upcasted = upcast(topic, value, UPCASTERS)
+        if upcasted is not None:
+            return _DECODERS[topic.name](upcasted)
+    except _DECODING_ERRORS as upcast_error:
+        raise Undecodable(f"{topic.name}: {upcast_error}") from upcast_error
     raise Undecodable(f"{topic.name}: {error}") from error
 
 
 def upcast(topic: Topic, value: bytes, upcasters: Mapping[str, Upcaster]) -> bytes | None:
-    """``value`` at the newest version that ``upcasters`` lead to; None where they know no older one."""
+    """Return ``value`` in the newest version that ``upcasters`` lead to; None if they have none for its version."""
     wire = _WIRE_FORMATS[topic.wire]
     tag = wire.decode(value, type=_Tagged).type
     if tag not in upcasters:

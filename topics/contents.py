@@ -1,10 +1,10 @@
-"""`message-contents`: bodies and attachments, chunked; MessagePack, because bodies are bytes."""
+"""`message-contents`: bodies and attachments in chunks; MessagePack, because they are bytes."""
 
 from topics.record import Record, RecordPart
 
 
 class Attachment(RecordPart, frozen=True, kw_only=True):
-    """A file that goes with the message."""
+    """A file attached to a message."""
 
     filename: str
     media_type: str
@@ -12,7 +12,7 @@ class Attachment(RecordPart, frozen=True, kw_only=True):
 
 
 class MessageContent(RecordPart, frozen=True, kw_only=True):
-    """What is said in a message. Headers are ours to check before they come here: no CR, LF, NUL."""
+    """A message's bodies, attachments and extra headers; its writer has checked headers for CR, LF and NUL."""
 
     html: str = ""
     text: str = ""
@@ -22,7 +22,7 @@ class MessageContent(RecordPart, frozen=True, kw_only=True):
 
 
 class ContentChunk(Record, tag="content-chunk/1", frozen=True, kw_only=True):
-    """One piece (≤ 900 kB) of a zstd-compressed, MessagePack-encoded :class:`Content`."""
+    """One piece (≤ 900 kB) of a zstd-compressed, MessagePack-encoded :class:`MessageContent`."""
 
     content_id: str
     index: int

@@ -1,4 +1,4 @@
-"""`conversion-results`: what became of telling Fast Track, attempt by attempt."""
+"""`conversion-results`: the result of each attempt to send a conversion to Fast Track; the emitter writes it."""
 
 from enum import StrEnum
 
@@ -18,7 +18,7 @@ class ConversionWord(StrEnum):
 
 
 class ConversionOutcome(StrEnum):
-    """Retrying and replayed leave the debt standing; the other three settle it."""
+    """The outcome of an attempt: retrying and replayed leave the conversion pending, the other three settle it."""
 
     RETRYING = "retrying"
     REPLAYED = "replayed"
@@ -28,7 +28,7 @@ class ConversionOutcome(StrEnum):
 
 
 class ConversionResult(Record, tag="conversion-result/1", frozen=True, kw_only=True):
-    """The outcome of one attempt to tell one word of one email."""
+    """The result of one attempt to send one word of one email."""
 
     email_id: EmailId
     event_id: str
@@ -39,5 +39,5 @@ class ConversionResult(Record, tag="conversion-result/1", frozen=True, kw_only=T
     destination: str
     attempt: int
     status: int = 0
-    """HTTP status; 0 where nobody answered."""
+    """HTTP status; 0 if there was no answer."""
     detail: str = ""

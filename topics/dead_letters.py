@@ -1,7 +1,7 @@
-"""`dead-letters`: what could not be understood or done, kept with its place and the reason; MessagePack.
+"""`dead-letters`: records that could not be processed, with their place and the reason; MessagePack.
 
-:func:`dead_letter` is the only place that makes one. Whoever reads a topic must be able to put aside any record of it:
-a dead letter that does not fit into a record of its own would be refused for ever and hold its reader up.
+:func:`dead_letter` alone makes them. A reader must be able to put aside any record of its topic: a dead letter that did
+not fit into a record would be refused every time and block its reader.
 """
 
 from typing import Final
@@ -9,27 +9,27 @@ from typing import Final
 from topics.record import LogPosition, Millis, Record
 
 MAX_VALUE_BYTES: Final = 890_000
-"""What is kept of a value: together with the rest it fits into a record (:data:`topics.registry.MAX_RECORD_BYTES`),
-although a foreign writer's record may be larger, or was compressed."""
+"""Bytes kept of a value, so that the dead letter fits into a record (:data:`topics.registry.MAX_RECORD_BYTES`): a
+foreign writer's record may be larger, or may have been compressed."""
 MAX_KEY_BYTES: Final = 1_000
 MAX_ERROR_CHARS: Final = 1_000
 MAX_REASON_CHARS: Final = 60
 
 
 class DeadLetter(Record, tag="dead-letter/1", frozen=True, kw_only=True):
-    """A record, where it came from, and why it went no further."""
+    """A record that could not be processed, with its place and the reason."""
 
     source: LogPosition
     recorded_at: Millis
     reason: str
     """One word for the class of failure, such as ``undecodable`` or ``uncorrelated``."""
     error: str
-    """What and where, in words."""
+    """The error's text."""
     role: str
     key: bytes | None = None
     value: bytes | None = None
     cut: int = 0
-    """Bytes that are missing at the end of key and value; all of them are at ``source``, while the log keeps it."""
+    """Bytes that are cut off at the ends of key and value; ``source`` has all of them while the log keeps it."""
 
 
 def dead_letter(
@@ -54,5 +54,5 @@ def dead_letter(
 
 
 def _encodable(text: str) -> str:
-    """Return the text without lone surrogates, which no encoder takes: it may quote a stranger's bytes."""
+    """Return the text without lone surrogates, which can't be encoded: it may quote bytes from outside."""
     return text.encode("utf-8", "replace").decode()

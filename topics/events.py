@@ -1,8 +1,7 @@
-"""`delivery-events`: one normalized event and the provider's own words; no address.
+"""`delivery-events`: normalized events with the provider's own data, without addresses.
 
-An event is known by its id, and what it was read as may turn out to be wrong. Read anew by a
-corrected mapping it is told again under the same id, and says so (`corrects`): the highest revision
-of an id is what the event counts as, and nothing else of that id counts, whatever comes in which order.
+An event is identified by its id, and its first mapping may be wrong. A corrected mapping appends it again under the
+same id with `corrects`: only the highest revision of an id counts, in whatever order the revisions come.
 """
 
 from enum import StrEnum
@@ -13,7 +12,7 @@ from topics.record import EmailId, Millis, Record, RecordPart
 
 
 class EventKind(StrEnum):
-    """What can become of an email once it was handed over."""
+    """The kinds of events that providers, the pixel and links report."""
 
     QUEUED = "queued"
     SENT = "sent"
@@ -31,35 +30,35 @@ class EventKind(StrEnum):
 
 
 class BounceClass(StrEnum):
-    """Hard: the address will not work. Soft: it may, another time."""
+    """The class of a bounce: hard if the address will never work, soft if it may work later."""
 
     HARD = "hard"
     SOFT = "soft"
 
 
 class Correction(RecordPart, array_like=True, frozen=True, kw_only=True):
-    """Which reading of an event this is; an event as it was first read has none."""
+    """The revision of a corrected event; an event as it was first read has none."""
 
     revision: int
-    """From 1 on. The highest stands."""
+    """Number from 1; the highest one counts."""
     was: str
-    """What it counted as until then: a mark's name (:mod:`topics.states`), empty for nothing."""
+    """The mark that the event counted for before (:mod:`topics.states`); empty for none."""
     at: Millis
-    """When we read it anew, our clock; the event's `recorded_at` stays what it was."""
+    """Time of the correction by our clock; the event's `recorded_at` stays unchanged."""
 
 
 class DeliveryEvent(Record, tag="delivery-event/1", frozen=True, kw_only=True):
-    """A fact about one email, told by a provider, the pixel, a link or a bounced mail."""
+    """A fact about one email, reported by a provider, the pixel, a link or a bounced mail."""
 
     email_id: EmailId
     event_id: str
     kind: EventKind
     occurred_at: Millis
-    """The provider's clock, verbatim; may be in the future."""
+    """Time by the provider's clock, verbatim; may be in the future."""
     recorded_at: Millis
     provider: str
     machine: str = ""
-    """Why an open or click is a machine's; empty for a human's."""
+    """Reason why an open or click is attributed to a machine; empty for a human's."""
     bounce_class: BounceClass | None = None
     bounce_type: str = ""
     """The provider's own type and subtype, such as ``blocked`` / ``5.7.1``."""
@@ -76,14 +75,14 @@ class DeliveryEvent(Record, tag="delivery-event/1", frozen=True, kw_only=True):
 
 
 class Retraction(Record, tag="retraction/1", frozen=True, kw_only=True):
-    """What was told under this id is no event of this email: read anew, it goes by another id.
+    """The withdrawal of an event: a corrected mapping gives it another id.
 
-    It may come before what it retracts.
+    It may come before the event that it retracts.
     """
 
     email_id: EmailId
     event_id: str
-    """The retracted event's."""
+    """Id of the retracted event."""
     occurred_at: Millis
     recorded_at: Millis
     provider: str

@@ -1,7 +1,7 @@
-"""Deterministic identities: what a caller or a provider said in, an id out.
+"""Deterministic ids, computed from a caller's or a provider's data.
 
-Determinism is what makes a repeat harmless: a caller that retries gets the same ``email_id``, and
-a provider that repeats an event repeats its ``event_id``.
+They make repeats harmless: a caller that retries gets the same ``email_id``, and an event that a provider repeats has
+the same ``event_id``.
 """
 
 import hashlib
@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from topics.record import EmailId
 
 NAMESPACE = uuid.UUID("6f1d6c1c-6a0e-5c1e-9a43-5b0f2f6d9e11")
-"""Root of every UUIDv5 of ours (RFC 9562 §5.5). Never changed: ids on the log depend on it."""
+"""Namespace of all our UUIDv5 (RFC 9562 §5.5). Never change it: ids on the log depend on it."""
 
 
 MAX_ID_BYTES = 300
-"""What others call an event or a message is kept as it is up to this length: a state repeats it with every change."""
+"""Bytes up to which a provider's id is kept unchanged; longer ids are hashed, because every change repeats them."""
 
 _NAMESPACE = NAMESPACE.bytes
 _FIXED = (1 << 128) - 1 ^ (0xF << 76 | 0x3 << 62)
@@ -25,7 +25,7 @@ _VERSION_5 = 0x5 << 76 | 0x2 << 62
 def _uuid5(kind: str, parts: Iterable[str]) -> str:
     # The length before each part keeps ("a", "bc") and ("ab", "c") apart.
     name = kind + "".join([f"|{len(part)}:{part}" for part in parts])
-    # RFC 9562 §5.5 by hand: the library's detour by a UUID object costs three times as much.
+    # RFC 9562 §5.5 without the library's UUID object, which takes three times as long.
     digest = hashlib.sha1(_NAMESPACE + name.encode(), usedforsecurity=False).digest()
     number = int.from_bytes(digest[:16], "big") & _FIXED | _VERSION_5
     text = f"{number:032x}"
@@ -33,31 +33,31 @@ def _uuid5(kind: str, parts: Iterable[str]) -> str:
 
 
 def email_id(tenant: str, dialect: str, identity: str, ordinal: int = 0) -> EmailId:
-    """The id of the ``ordinal``-th recipient of the message a caller knows as ``identity``."""
+    """Return the id of the email to the ``ordinal``-th recipient of the message that its caller calls ``identity``."""
     return EmailId(_uuid5("email", (tenant, dialect, identity, str(ordinal))))
 
 
 def message_id(tenant: str, dialect: str, identity: str) -> str:
-    """The id that groups the emails of one message."""
+    """Return the id that groups the emails of one message."""
     return _uuid5("message", (tenant, dialect, identity))
 
 
 def event_id(source: str, *parts: str) -> str:
-    """An id for a fact whose source gives none: a hash of what makes it this fact and no other."""
+    """Return an id for a fact whose source gives none, from the parts that identify the fact."""
     return f"{source}:{_uuid5('event', (source, *parts))}"
 
 
 def fingerprint(recipient: str, brand: str) -> bytes:
-    """What an identity was accepted for: the same identity with another fingerprint is refused.
+    """Return a hash of a request's recipient and brand; the same identity with another fingerprint is refused.
 
-    SHA-256, because a collision would let a second recipient pass as the first.
+    It is SHA-256, because a collision would let a second recipient pass as the first.
     """
     name = "".join(f"|{len(part)}:{part}" for part in (recipient, brand))
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
 
 
 def brand_uuid(tenant: str, brand: str) -> str:
-    """The Brand UUID that ``/v1/Email/`` speaks of; a brand that is a UUID already stays as it is."""
+    """Return the Brand UUID of ``/v1/Email/``; a brand that is a UUID already is returned in canonical form."""
     try:
         return str(uuid.UUID(brand))
     except ValueError:
@@ -65,12 +65,12 @@ def brand_uuid(tenant: str, brand: str) -> str:
 
 
 def owner_uuid(tenant: str) -> str:
-    """The Owner UUID that ``/v1/Email/`` speaks of: the tenant's."""
+    """Return the Owner UUID of ``/v1/Email/``, made from the tenant."""
     return _uuid5("owner", (tenant,))
 
 
 def short_id(identifier: str) -> str:
-    """Return the identifier, or its SHA-256 where it is longer than :data:`MAX_ID_BYTES`: sources may name anything."""
+    """Return the identifier, or its SHA-256 if it is longer than :data:`MAX_ID_BYTES`."""
     if len(identifier) <= MAX_ID_BYTES // 4:  # whatever the characters
         return identifier
     raw = identifier.encode("utf-8", "surrogatepass")
@@ -78,6 +78,6 @@ def short_id(identifier: str) -> str:
 
 
 def id_hash(identifier: str) -> int:
-    """63 bits of BLAKE2b: small enough for every JSON reader's and Postgres' signed 64-bit integer."""
+    """Return 63 bits of BLAKE2b, which fit into a signed 64-bit integer of JSON readers and Postgres."""
     digest = hashlib.blake2b(identifier.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

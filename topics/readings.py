@@ -1,10 +1,9 @@
-"""What a state means: its status, what is owed, when it last changed. Pure readings, nothing stored.
+"""Readings of a state: its status, the conversions it owes, when it last changed. Pure; nothing here is stored.
 
-Every reading looks at :func:`standing`: at what still counts after corrections.
+Every reading uses :func:`effective_state`, which leaves out what corrections have replaced.
 
-The precedence is the design's: complained > bounced, failed, dropped > clicked > opened >
-delivered > deferred, sent > accepted. Only what was heard is claimed: an open does not invent a
-delivery.
+The precedence of statuses is: complained > bounced, failed, dropped > clicked > opened > delivered > deferred, sent >
+accepted. Only reported facts count: an open does not imply a delivery.
 """
 
 import functools
@@ -22,7 +21,7 @@ from topics.states import CorrectedEvent, EmailState, EventDetail, Mark
 
 
 class EmailStatus(StrEnum):
-    """One word for a whole state."""
+    """The status of an email."""
 
     UNKNOWN = "unknown"
     ACCEPTED = "accepted"
@@ -68,7 +67,7 @@ _LISTED_STATES: Final = {
     EmailStatus.COMPLAINED: ListedState.COMPLAINT,
 }
 
-# In the order in which one email's words are told where several are first seen together.
+# In the order in which one email's words are sent if several become owed together.
 _WORD_OF_MARK: Final = (
     ("delivered", ConversionWord.DELIVERED),
     ("opened", ConversionWord.OPEN),
@@ -85,48 +84,51 @@ _SETTLING_OUTCOMES: Final = frozenset(
 
 
 def effective_state(state: EmailState) -> EmailState:
-    """The state without what was read wrong: marks without their corrected ids, details of events that count.
+    """Return the state without corrected events: marks without their ids, details of events that still count.
 
-    Exact for which marks there are and how many events they have. Approximated, because a state keeps extremes
-    instead of events: the times of a mark that lost some of its events stay what they were; of several details the
-    state keeps the strongest, so where that one is gone, only details that came with corrections take its place;
-    and of a kind that was heard of more than :data:`~topics.join.SKETCH` times, the smallest ids speak for all.
+    Exact are the set of marks and their numbers of events. Approximate, because a state keeps extremes instead of
+    events, are: the times of a mark that lost some of its events, which stay unchanged; the detail, because only the
+    strongest one is kept, so that only details of corrections can replace it; and marks with more than
+    :data:`~topics.join.MAX_IDS_PER_MARK` events, of which only the smallest ids are known.
     """
-    return _standing(state) if state.corrected else state
+    return _without_corrected(state) if state.corrected else state
 
 
-def _standing(state: EmailState) -> EmailState:
-    now = {one.id: one for one in sorted(state.corrected, key=lambda one: one.revision)}
+def _without_corrected(state: EmailState) -> EmailState:
+    corrections = {each.id: each for each in sorted(state.corrected, key=lambda each: each.revision)}
     changed: dict[str, Mark | EventDetail | None] = {}
     for name in MARKS:
         mark = getattr(state, name)
         if mark is not None:
-            ids = tuple([one for one in mark.ids if one not in now or now[one].mark == name])
+            ids = tuple([id_ for id_ in mark.ids if id_ not in corrections or corrections[id_].mark == name])
             if ids != mark.ids:
                 changed[name] = msgspec.structs.replace(mark, ids=ids) if ids else None
     for name, mark_name in DETAILS.items():
-        told = getattr(state, name)
-        if told is not None and id_hash(told.event_id) in now:
-            changed[name] = _strongest(now.values(), mark_name)
+        detail = getattr(state, name)
+        if detail is not None and id_hash(detail.event_id) in corrections:
+            changed[name] = _strongest_detail(corrections.values(), mark_name)
     return msgspec.structs.replace(state, **changed)
 
 
-def _strongest(corrected: Iterable[CorrectedEvent], mark: str) -> EventDetail | None:
-    details = [one.detail for one in corrected if one.mark == mark and one.detail is not None]
+def _strongest_detail(corrections: Iterable[CorrectedEvent], mark: str) -> EventDetail | None:
+    details = [each.detail for each in corrections if each.mark == mark and each.detail is not None]
     return functools.reduce(stronger_detail, details) if details else None
 
 
 def email_status(state: EmailState) -> EmailStatus:
-    """The strongest word that the facts allow."""
+    """Return the status with the highest precedence that the facts support."""
     state = effective_state(state)
-    for name, word in _PRECEDENCE:
+    for name, status in _PRECEDENCE:
         if getattr(state, name) is not None:
-            return word
-    return _in_transit(state)
+            return status
+    return _status_in_transit(state)
 
 
-def _in_transit(state: EmailState) -> EmailStatus:
-    """Custody ends our deferrals, and who took custody may defer in turn: no clock is asked which came last."""
+def _status_in_transit(state: EmailState) -> EmailStatus:
+    """Return the status before delivery, without comparing clocks.
+
+    Acceptance by the provider ends our own deferrals; after it the provider may defer.
+    """
     if state.delayed is not None:
         return EmailStatus.DEFERRED
     if state.sent is not None or state.queued is not None:
@@ -137,37 +139,37 @@ def _in_transit(state: EmailState) -> EmailStatus:
 
 
 def listed_state(state: EmailState) -> ListedState | None:
-    """`/v1/Email/`'s State; None while nobody took custody, which that listing doesn't show."""
-    word = email_status(state)
-    if word is EmailStatus.DEFERRED and not _in_custody(effective_state(state)):
+    """Return `/v1/Email/`'s State; None until a provider accepts the email, because the listing omits it before."""
+    status = email_status(state)
+    if status is EmailStatus.DEFERRED and not _is_accepted_by_provider(effective_state(state)):
         return None
-    return _LISTED_STATES.get(word)
+    return _LISTED_STATES.get(status)
 
 
-def _in_custody(state: EmailState) -> bool:
-    """Return whether somebody took the email: who has it may defer it, too, and goes on trying."""
+def _is_accepted_by_provider(state: EmailState) -> bool:
+    """Return whether a provider accepted the email; it may still defer it and keep trying."""
     return any(mark is not None for mark in (state.sent, state.queued, state.delayed))
 
 
 def owed_words(state: EmailState) -> tuple[ConversionWord, ...]:
-    """Every word that the facts make true, in the order in which they are told together.
+    """Return the words that the facts support, in the order in which they are sent.
 
-    Grow-only, but for corrections: a word whose every event was read wrong is owed no more. If it is
-    booked, it stays booked, and what was told can't be untold. Whether anybody wants to be told is the
-    destination's affair; nothing is owed before the request (and with it the activity) is known.
+    Words are only added, except by corrections: a word whose events were all corrected is no longer owed. If its job
+    exists, it stays, and a sent conversion can't be recalled. Nothing is owed before the request, and with it the
+    activity, is known. Whether conversions are sent at all depends on the brand's destination.
     """
     return ever_owed_words(effective_state(state))
 
 
 def ever_owed_words(state: EmailState) -> tuple[ConversionWord, ...]:
-    """What was owed at any time, corrected since or not: what may be booked."""
+    """Return the words that were owed at any time, before or after corrections; only for these may jobs exist."""
     if state.request is None:
         return ()
     return tuple(word for name, word in _WORD_OF_MARK if getattr(state, name) is not None)
 
 
 def unsettled_words(state: EmailState) -> tuple[ConversionWord, ...]:
-    """What is owed and not yet told, refused or given up."""
+    """Return the owed words that were not yet delivered, refused or given up."""
     return tuple(
         word
         for word in owed_words(state)
@@ -176,28 +178,27 @@ def unsettled_words(state: EmailState) -> tuple[ConversionWord, ...]:
 
 
 def updated_at(state: EmailState) -> Millis:
-    """When the state last became another one: the latest *first* evidence of any kind, our clock.
+    """Return when the state last changed by our clock: the latest of each kind's *first* event, and of corrections.
 
-    A repeat of a known kind moves nothing, so a provider's duplicates don't touch `LastUpdated`; a
-    correction does.
+    A repeat of a known kind changes nothing, so that a provider's duplicates don't change `LastUpdated`.
     """
-    heard = max((mark.recorded for mark in _marks(effective_state(state))), default=0)
-    return max(heard, corrected_at(state)) if state.corrected else heard
+    last_mark_at = max((mark.recorded for mark in _marks(effective_state(state))), default=0)
+    return max(last_mark_at, corrected_at(state)) if state.corrected else last_mark_at
 
 
 def corrected_at(state: EmailState) -> Millis:
-    """When one of its events was last read anew; 0 where none ever was."""
-    return max((one.recorded for one in state.corrected), default=0)
+    """Return the time of the last correction; 0 if there is none."""
+    return max((correction.recorded for correction in state.corrected), default=0)
 
 
 def last_activity_at(state: EmailState) -> Millis:
-    """When something was last heard of it, as far as the state remembers: repeats and settled debts are news, too."""
+    """Return the time of the email's last known activity; repeats and settled conversions count, too."""
     marks = max((max(mark.last, mark.recorded) for mark in _marks(state)), default=0)
     return max(marks, corrected_at(state), max((end.at for end in state.settled.values()), default=0))
 
 
 def awaits_dispatch(state: EmailState) -> bool:
-    """Whether somebody asked for it, and nobody took custody yet or said that there will be nothing to take."""
+    """Return whether the email was requested and is neither accepted by a provider nor finally not sent."""
     if state.request is None:
         return False
     return (
@@ -206,23 +207,23 @@ def awaits_dispatch(state: EmailState) -> bool:
 
 
 def sent_at(state: EmailState) -> Millis | None:
-    """Return when somebody took custody, by the source's clock; else when we gave up or dropped it.
+    """Return when a provider accepted the email, by the source's clock; otherwise when it was dropped or failed.
 
-    None while we only try: nothing was sent.
+    None while it is not sent.
     """
     state = effective_state(state)
     for mark in (state.sent, state.queued, state.delayed, state.dropped, state.failed, state.bounced):
         if mark is not None:
             return mark.first
-    known = state.accepted is not None and listed_state(state) is not None
-    return state.accepted.first if known and state.accepted is not None else None
+    is_listed = state.accepted is not None and listed_state(state) is not None
+    return state.accepted.first if is_listed and state.accepted is not None else None
 
 
 def count_events(state: EmailState, kind: str) -> tuple[int, bool]:
-    """How many distinct events of ``kind`` (a mark's name) the state saw, and whether that is exact."""
-    mark, all_of_it = getattr(effective_state(state), kind), getattr(state, kind)
-    seen = 0 if mark is None else len(mark.ids)
-    return seen, all_of_it is None or len(all_of_it.ids) < MAX_IDS_PER_MARK
+    """Return the number of distinct events of ``kind`` (a mark's name), and whether that number is exact."""
+    effective_mark, mark = getattr(effective_state(state), kind), getattr(state, kind)
+    count = 0 if effective_mark is None else len(effective_mark.ids)
+    return count, mark is None or len(mark.ids) < MAX_IDS_PER_MARK
 
 
 def _marks(state: EmailState) -> list[Mark]:

@@ -1,4 +1,4 @@
-"""The base of everything that lies on a topic: frozen, strict, tagged with type and version.
+"""The base classes of all records on topics: frozen, strict, tagged with type and version.
 
 A record's tag is ``name/version``. Changing a record's fields in a way that old bytes no longer
 satisfy means a new version and an upcaster in :mod:`topics.codec`; adding a field with a default
@@ -33,12 +33,12 @@ class Record(
 
 
 class LogPosition(RecordPart, array_like=True, frozen=True, kw_only=True):
-    """Where a record lies: topic, partition, offset."""
+    """The place of a record on the log: topic, partition, offset."""
 
     topic: str
     partition: int
     offset: int
 
     def __str__(self) -> str:
-        """``topic/partition/offset``, the form that `mailfold trace` prints."""
+        """Return ``topic/partition/offset``, the form that `mailfold trace` prints."""
         return f"{self.topic}/{self.partition}/{self.offset}"

@@ -1,4 +1,4 @@
-"""TOPICS: every topic's name, key, value, wire format, cleanup and retention. One file, never changed in place.
+"""The registry of topics: every topic's name, key, value, wire format, cleanup and retention.
 
 Topics that share the key `email_id` share partition count and partitioner (murmur2, Kafka's
 default): a fact's partition is its state's and its change's.
@@ -22,7 +22,7 @@ from topics.webhooks import RawWebhook
 
 DAY_MS: Final = 24 * 60 * 60 * 1000
 MAX_RECORD_BYTES: Final = 900_000
-"""A user's cluster has Kafka's default limit of 1 MiB a batch; this leaves room for the envelope."""
+"""Bytes of a record's value, at most: with the batch header below Kafka's default limit of 1 MiB per batch."""
 
 
 class Topic(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,12 +33,12 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
     value: Any
     """The record type, or the union of record types, on it."""
     retention_text: str
-    """Retention in words, for people."""
+    """Retention in words, for documentation."""
     cleanup: Literal["delete", "compact"] = "delete"
     retention_ms: int = -1
     wire: Literal["json", "msgpack"] = "json"
     has_one_partition: bool = False
-    """One partition: few records, and their order matters to people."""
+    """True for topics of few records that people read in order."""
 
 
 MESSAGE_CONTENTS: Final = Topic(
@@ -131,4 +131,4 @@ TOPICS: Final = (
     DEAD_LETTERS,
 )
 FACT_TOPICS: Final = (SEND_REQUESTS, PROVIDER_ACKS, DELIVERY_EVENTS, CONVERSION_RESULTS)
-"""The topics the fold reads."""
+"""The topics that the fold reads."""

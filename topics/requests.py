@@ -1,4 +1,4 @@
-"""`send-requests`: a client's wish, one record per email. Its acknowledgement is the acceptance."""
+"""`send-requests`: accepted requests, one record per email; the gateway accepts one once this record is confirmed."""
 
 import msgspec
 
@@ -6,7 +6,7 @@ from topics.record import EmailId, Millis, Record, RecordPart
 from topics.templates import TemplateRef
 
 DEFAULT_BRAND = "default"
-"""The brand of dialects that know none (Extra Horizon, FreshMail)."""
+"""The brand of requests in dialects without brands (Extra Horizon, FreshMail)."""
 
 
 class Mailbox(RecordPart, frozen=True, kw_only=True):
@@ -17,7 +17,7 @@ class Mailbox(RecordPart, frozen=True, kw_only=True):
 
 
 class ContentPointer(RecordPart, frozen=True, kw_only=True):
-    """Where the content lies on `message-contents`; the SHA-256 is verified before sending.
+    """The place of the content on `message-contents`; its SHA-256 is verified before sending.
 
     ``offset`` is the first chunk's; chunks of one content share a partition and follow in order,
     possibly with other contents' chunks between them.
@@ -31,14 +31,14 @@ class ContentPointer(RecordPart, frozen=True, kw_only=True):
 
 
 class HeaderRecipients(RecordPart, frozen=True, kw_only=True):
-    """Whom a message's headers name. Whoever gets it and isn't here is a bcc."""
+    """The recipients in a message's headers; a recipient who isn't among them is a bcc."""
 
     to: tuple[Mailbox, ...] = ()
     cc: tuple[Mailbox, ...] = ()
 
 
 class SendRequest(Record, tag="send-request/1", frozen=True, kw_only=True):
-    """One email wished for: one message to one recipient."""
+    """A request to send one message to one recipient."""
 
     email_id: EmailId
     message_id: str
@@ -49,20 +49,20 @@ class SendRequest(Record, tag="send-request/1", frozen=True, kw_only=True):
     recorded_at: Millis
     recipient_name: str = ""
     identity: str = ""
-    """What the caller calls it (Fast Track: ``activity.id``); empty where it gave nothing."""
+    """The caller's id of the message (Fast Track: ``activity.id``); empty if it gave none."""
     sender: Mailbox | None = None
     reply_to: tuple[str, ...] = ()
     subject: str = ""
     kind: str = ""
     """`/v1/Email/`'s Type: token, group, tokenAndGroup, purchase; empty for other dialects."""
     activity: msgspec.Raw = msgspec.Raw(b"null")
-    """The caller's own data, byte for byte as it came; goes back in every conversion."""
+    """The caller's own data, byte for byte; every conversion returns it."""
     details: msgspec.Raw = msgspec.Raw(b"null")
-    """What a dialect's own reads give back (`/v1/Email/`'s MsgDetails), verbatim JSON."""
+    """Verbatim JSON that a dialect's own reads return (`/v1/Email/`'s MsgDetails)."""
     content: ContentPointer | None = None
     shown: HeaderRecipients | None = None
-    """None: the recipient alone."""
+    """Recipients in the headers; None for the recipient alone."""
     template: TemplateRef | None = None
-    """What the content was rendered from, when it was accepted."""
+    """The template that the content was rendered from when the request was accepted."""
     variables: msgspec.Raw = msgspec.Raw(b"null")
-    """What it was rendered with, verbatim JSON."""
+    """The variables that it was rendered with, verbatim JSON."""

@@ -1,9 +1,8 @@
-"""`email-states`: all that is known of one email, as a join-semilattice.
+"""`email-states`: the folded state of one email, as a join-semilattice.
 
-A state is a pure function of the **set** of facts seen. Every field is built from minima, maxima
-and bounded unions, so two partial states of one email always have a least upper bound:
-:func:`topics.join.merge`. What the state *means* (status, debts, last update) is read from it by
-:mod:`topics.readings`; nothing that can be derived is stored.
+A state is a pure function of the **set** of its facts. Every field is built from minima, maxima and bounded unions, so
+two partial states of one email always have a least upper bound: :func:`topics.join.merge`. :mod:`topics.readings`
+computes status, owed conversions and last update from it; nothing that can be computed is stored.
 """
 
 import msgspec
@@ -15,11 +14,11 @@ from topics.requests import SendRequest
 
 
 class Mark(RecordPart, array_like=True, frozen=True, kw_only=True):
-    """When one kind of fact was heard, and how often.
+    """The times and number of one kind of fact.
 
-    ``first`` and ``last`` order by the source's clock, clamped to ours so that a clock in the
-    future cannot win; ``recorded`` is when the earliest evidence reached the log. ``ids`` holds
-    sorted 63-bit hashes of the event ids, the K smallest (see :data:`topics.join.SKETCH`).
+    ``first`` and ``last`` are times by the source's clock, at most our time of recording, so that a clock in the
+    future cannot win; ``recorded`` is the time at which the first such fact was recorded. ``ids`` holds the smallest
+    63-bit hashes of the event ids, sorted (see :data:`topics.join.MAX_IDS_PER_MARK`).
     """
 
     first: Millis
@@ -29,7 +28,7 @@ class Mark(RecordPart, array_like=True, frozen=True, kw_only=True):
 
 
 class EventDetail(RecordPart, array_like=True, frozen=True, kw_only=True):
-    """The words that came with a bounce, complaint, drop or failure; which one stays: :mod:`topics.join`."""
+    """The data of a bounce, complaint, drop or failure; :mod:`topics.join` decides which of several is kept."""
 
     at: Millis
     recorded: Millis
@@ -44,29 +43,29 @@ class EventDetail(RecordPart, array_like=True, frozen=True, kw_only=True):
 
 
 class CorrectedEvent(RecordPart, array_like=True, frozen=True, kw_only=True):
-    """One event read anew: what it was, what it counts as now. An id's highest revision stands."""
+    """A corrected event: the marks it counted for and counts for now. An id's highest revision counts."""
 
     was: str
     mark: str
-    """Empty: it counts as nothing any more."""
+    """The mark it counts for now; empty for none."""
     id: int
     """The hash of the event's id, as in the marks."""
     revision: int
     recorded: Millis
-    """When it was corrected."""
+    """Time of the correction."""
     detail: EventDetail | None = None
-    """The words that came with it, as it is read now."""
+    """The corrected event's detail."""
 
 
 class Settlement(RecordPart, array_like=True, frozen=True, kw_only=True):
-    """How the debt of one conversion word ended."""
+    """The final outcome of one conversion word."""
 
     outcome: ConversionOutcome
     at: Millis
 
 
 class EmailState(Record, tag="email-state/1", frozen=True, kw_only=True):
-    """Everything known of one email. Absent means not heard of."""
+    """All facts about one email; a field is None while no such fact is known."""
 
     email_id: EmailId
     request: SendRequest | None = None
@@ -74,9 +73,9 @@ class EmailState(Record, tag="email-state/1", frozen=True, kw_only=True):
     queued: Mark | None = None
     sent: Mark | None = None
     deferred: Mark | None = None
-    """Nobody took custody yet; we try again."""
+    """No provider has accepted the email yet; we try again."""
     delayed: Mark | None = None
-    """Who took custody tries again."""
+    """The provider that accepted the email tries again."""
     delivered: Mark | None = None
     opened: Mark | None = None
     opened_machine: Mark | None = None
@@ -94,8 +93,8 @@ class EmailState(Record, tag="email-state/1", frozen=True, kw_only=True):
     drop: EventDetail | None = None
     failure: EventDetail | None = None
     provider_ids: tuple[tuple[str, str], ...] = ()
-    """Sorted pairs (provider, provider message id), at most :data:`topics.join.PROVIDER_IDS`."""
+    """Sorted pairs (provider, provider message id), at most :data:`topics.join.MAX_PROVIDER_IDS`."""
     settled: dict[ConversionWord, Settlement] = msgspec.field(default_factory=dict)
     corrected: tuple[CorrectedEvent, ...] = ()
-    """Sorted by (was, mark, id). Marks and details keep what was corrected, too, because they only grow;
-    what still counts is said by :func:`topics.readings.standing`."""
+    """Corrections sorted by (was, mark, id). Marks and details keep corrected events, too, because they only grow;
+    :func:`topics.readings.effective_state` leaves them out."""

@@ -1,7 +1,7 @@
-"""`suppressions`: what an operator decided of an address; the latest record of each key stands.
+"""`suppressions`: operators' decisions about addresses; the latest record of each key counts.
 
-What bounces, complaints and unsubscribes tell isn't here: it follows from the emails themselves.
-An address is on the log as its keyed hash only.
+Suppressions by bounces, complaints and unsubscribes aren't here: they follow from the emails themselves. An address is
+on this topic as its keyed hash only.
 """
 
 from enum import StrEnum
@@ -9,45 +9,45 @@ from enum import StrEnum
 from topics.record import Millis, Record
 
 ALL_BRANDS = "*"
-"""In a decision's brand: whatever brands the tenant has."""
+"""The brand of a decision for all brands of a tenant."""
 
 
 class SuppressionReason(StrEnum):
-    """Why an address gets nothing."""
+    """The reason why an address gets no mail."""
 
     HARD_BOUNCE = "hard bounce"
     COMPLAINT = "complaint"
     UNSUBSCRIBE = "unsubscribe"
     SOFT_BOUNCE = "soft bounce"
     MANUAL = "manual"
-    """Somebody wanted it, for whatever reason."""
+    """An operator's decision without one of the other reasons."""
 
 
 class _DecisionRecord(Record, frozen=True, kw_only=True):
     tenant: str
     brand: str
-    """Or :data:`ALL_BRANDS`."""
+    """The brand, or :data:`ALL_BRANDS`."""
     address_hash: str
-    """Hexadecimal."""
+    """The keyed hash of the address, hexadecimal."""
     by: str
-    """Who: ``api …`` and the beginning of the key's hash, ``cli`` and the user's name."""
+    """The author: ``api …`` and the start of the API key's hash, or ``cli`` and the user's name."""
     at: Millis
 
     @property
     def key(self) -> str:
-        """Its key on the topic; a tenant's name has no slash, a hash neither."""
+        """Return the record's key on the topic; tenants' names and hashes have no slash."""
         return f"{self.tenant}/{self.brand}/{self.address_hash}"
 
 
 class AddressListed(_DecisionRecord, tag="listed/1", frozen=True, kw_only=True):
-    """Don't write to it, whatever is heard of it."""
+    """The decision that an address gets no mail, whatever its emails' events are."""
 
     reason: SuppressionReason
     note: str = ""
 
 
 class AddressLifted(_DecisionRecord, tag="lifted/1", frozen=True, kw_only=True):
-    """Write to it again: whatever was heard or decided before counts no more."""
+    """The decision that an address gets mail again: earlier events and decisions no longer count."""
 
 
 SuppressionDecision = AddressListed | AddressLifted

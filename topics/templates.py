@@ -1,4 +1,4 @@
-"""`templates`: what is said in a message before it is known to whom; a record per version, never changed."""
+"""`templates`: the texts of messages with variables; a record per version, which never changes."""
 
 from enum import StrEnum
 
@@ -7,32 +7,32 @@ import msgspec
 from topics.record import Millis, Record, RecordPart
 
 TEMPLATE_MAX_BYTES = 250_000
-"""Bytes of a version on the log: it is read whole for every message that uses it."""
+"""Bytes of a version on the log, at most: it is read as a whole for every message that uses it."""
 
 
 LOCALIZATIONS_NAME = "@localizations"
-"""The name under which a tenant's localizations lie here: a language's text is JSON, a text by key.
+"""The name of the template that holds a tenant's localizations: each language's text is JSON with a text by key.
 
-No template can have this name, today or before. So processes of before, which know no localizations, read them as
-one template more that nobody asks for.
+No template could ever have this name. So processes of older versions, which know no localizations, read them as a
+template that no request uses.
 """
 LOCALIZATIONS_MAX_BYTES = 500_000
-"""Bytes of all of a tenant's localizations on the log."""
+"""Bytes of all of a tenant's localizations on the log, at most."""
 
 
 class TemplateSyntax(StrEnum):
-    """How a text names its variables."""
+    """The syntax of variables in a text."""
 
     TWIG = "twig"
     """``{{ name }}``, ``{% if %}``."""
     FRESHMAIL = "freshmail"
-    """``$$name$$``, and Twig's, as FreshMail takes both."""
+    """``$$name$$`` and Twig's syntax, because FreshMail accepts both."""
     EXTRAHORIZON = "extrahorizon"
     """``$content.name``."""
 
 
 class TemplateTexts(RecordPart, frozen=True, kw_only=True):
-    """One language's texts. An empty text is absent."""
+    """The texts of one language; an empty text means that there is none."""
 
     subject: str = ""
     html: str = ""
@@ -40,29 +40,29 @@ class TemplateTexts(RecordPart, frozen=True, kw_only=True):
 
 
 class Template(Record, tag="template/1", frozen=True, kw_only=True):
-    """One version of one tenant's template. A request that was accepted with it stays with it."""
+    """One version of a tenant's template. A request keeps the version that it was accepted with."""
 
     template_id: str
-    """UUID, made of tenant and name."""
+    """UUID, made from tenant and name."""
     version: int
-    """From 1; a number may be missing, none is given twice."""
+    """Number from 1; a number may be missing, none is used twice."""
     tenant: str
     name: str
     hash: str
-    """Of all that follows: the same content pushed again is the same version."""
+    """Hash of the following fields: the same content pushed again is the same version."""
     syntax: TemplateSyntax
     texts: dict[str, TemplateTexts]
-    """By language: ``en-gb``, ``en``; lower case."""
+    """Texts by language in lower case: ``en-gb``, ``en``."""
     default: str
-    """The language of those whose own isn't there."""
+    """The language of recipients whose own language has no texts."""
     schema: msgspec.Raw = msgspec.Raw(b"null")
-    """JSON schema of the variables; null: any."""
+    """JSON schema of the variables; null allows any."""
     description: str = ""
     recorded_at: Millis
 
     @property
     def key(self) -> str:
-        """Its key on the topic: compaction keeps every version."""
+        """Return the record's key on the topic; it has the version, so that compaction keeps every version."""
         return f"{self.template_id}/{self.version}"
 
 

@@ -1,8 +1,7 @@
-"""Judge a refusal: whom it blames, by how far the conversation came, by its codes and by its words.
+"""Classifies refusals: what a refusal blames, by the stage of the SMTP conversation, its codes and its words. Pure.
 
-The only place for it: the fold judges acks with it, `pipeline.webhooks.bounces` mail that came back, the webhook
-adapters what a provider quotes, the carriers an answer, and the suppressions what counts. Pure; reads what a record
-holds.
+All classification is here: the fold calls it for acks, `pipeline.webhooks.bounces` for bounced mail, the webhook
+adapters for quoted replies, the transports for a server's answer, and the suppression rules for soft bounces.
 https://www.iana.org/assignments/smtp-enhanced-status-codes
 """
 
@@ -15,7 +14,7 @@ import msgspec
 from topics.events import BounceClass
 
 MAX_TEXT_CHARS: Final = 2_000
-"""Characters of a text that are read; no server needs more to say why."""
+"""Characters of a text that are read, which is enough for any server's reason."""
 
 HARD_CODES: Final = {
     "1.0": "other address status: in use for what the others below mean",
@@ -35,16 +34,16 @@ HARD_CODES: Final = {
 
 
 class RefusalCause(StrEnum):
-    """Whom or what a refusal blames."""
+    """The cause of a refusal."""
 
     ADDRESS = "address"
-    """It will not work, and writing to it again harms our name: a hard bounce."""
+    """The address will never work, and writing to it again harms the sender's reputation: a hard bounce."""
     MAILBOX = "mailbox"
-    """It is full or busy; another day it may fit."""
+    """The mailbox is full or busy; it may accept mail later."""
     SETUP = "set-up"
-    """The sending account, its identities, credentials or allowance: nothing works until somebody repairs it."""
+    """The sending account, its identities, credentials or allowance: all mail fails until an operator repairs it."""
     SENDER = "sender"
-    """Our host, name, reputation or message; it says nothing of the address."""
+    """Our host, name, reputation or message; this says nothing about the address."""
     OTHER = "other"
     """A server, the network or nothing in particular."""
 
@@ -67,38 +66,38 @@ SOFT_CODES: Final = {
 NO_MAIL_REPLIES: Final = frozenset({521, 556})
 """The host or the domain takes no mail at all (RFC 7504)."""
 HARD_REPLIES: Final = frozenset({550, 551, 553})
-"""By the reply code alone (RFC 5321 §4.2.3), where the enhanced code is missing or says nothing."""
+"""Reply codes that blame the address (RFC 5321 §4.2.3) if the enhanced code is missing or generic."""
 LOGIN_REPLIES: Final = frozenset({530, 534, 535, 538})
-"""RFC 4954: log in first, or otherwise."""
+"""Reply codes for a missing or failed login (RFC 4954)."""
 GENERIC_CODES: Final = frozenset({"", "4.1", "7.1", "7.27"})
-"""Details beside which the words say more. Sendmail writes 7.27 for a recipient's null MX; it is the sender's."""
+"""Codes that the text overrules. 7.27 means the sender's null MX, but Sendmail writes it for a recipient's, too."""
 _RECIPIENT_DETAILS: Final = ("1.1", "2.", "7.133", "7.134", "7.136")
-"""Details, or their beginnings, of one recipient: the last are Exchange Online's, for who hears known senders only."""
+"""Prefixes of codes about one recipient; Exchange Online uses 7.133 to 7.136 if one accepts known senders only."""
 EARLY_STAGES: Final = frozenset({"connect", "helo", "tls", "auth", "mail"})
-"""Before a recipient was named."""
+"""Stages of the conversation before a recipient was named."""
 
 
 class RefusalJudgement(msgspec.Struct, frozen=True, gc=False):
-    """What a refusal comes down to."""
+    """The classification of a refusal."""
 
     cause: RefusalCause
     plain: bool = True
-    """Whether words or an enhanced code say so; a reply code alone is a guess."""
+    """True if words or an enhanced code show the cause; False if it is a guess from the reply code alone."""
 
     @property
     def bounce_class(self) -> BounceClass:
-        """Hard where the address is to blame."""
+        """Return hard if the address is the cause, otherwise soft."""
         return BounceClass.HARD if self.cause is RefusalCause.ADDRESS else BounceClass.SOFT
 
 
 class _Phrases(NamedTuple):
-    """A pattern, and words of which at least one is in whatever it finds: most texts have none, and are done sooner."""
+    """A pattern and words, at least one of which is in every match: a text without them is not searched."""
 
     words: tuple[str, ...]
     pattern: re.Pattern[str]
 
     def search(self, text: str) -> re.Match[str] | None:
-        """Return where the pattern is found first."""
+        """Return the pattern's first match."""
         for word in self.words:
             if word in text:
                 return self.pattern.search(text)
@@ -109,7 +108,7 @@ def _any(words: str, *patterns: str) -> _Phrases:
     return _Phrases(tuple(words.split("|")), re.compile("|".join(patterns)))
 
 
-# All patterns read words in lower case with single spaces, and have bounded repetitions only: linear time.
+# All patterns expect text in lower case with single spaces, and have bounded repetitions only: linear time.
 _PART: Final = r"[^\s<>\"'(),:;@\[\]]"
 _ADDRESS: Final = re.compile(rf"\[(?:address|recipient)\]|<recipient>|(?<!{_PART}){_PART}+@{_PART}+|%40")
 _HOST_ADDRESS: Final = _any(
@@ -153,9 +152,9 @@ STAGE_PHRASES: Final = {
     "mail": "(in reply to MAIL FROM command)",
     "data": "(in reply to end of DATA command)",
 }
-"""How the stage of a refusal is written into its text, as Postfix does it; RCPT goes without saying."""
+"""Phrases that name a refusal's stage in its text, as Postfix writes them; RCPT is the default and has none."""
 _QUOTED_REPLY: Final = re.compile(r"\A[^\w]{0,9}(?:smtp; ?)?[45]\.[\dx]\.\d - .{0,80}? ([45]\d\d)[- ]'(.{1,1000})'")
-"""A gateway's own code and name for it, then the reply in quotation marks (Cisco IronPort)."""
+"""A gateway's own code and text, then the original reply in quotation marks (Cisco IronPort)."""
 
 _SETUP_FAULT: Final = _any(
     "relay|authenticat|logged in|verified|quota|limit|credit|"
@@ -185,12 +184,12 @@ _MAILBOX_BUSY: Final = _any(
     r"(?:box|folder) (?:\S{1,60} ){0,3}?(?:full|exceed)|full (?:mail|in)?box|too many messages in|too much mail",
     r"receiving mail (?:at a rate|too)|temporar(?:y|ily)\b|not found, try again|try again later",
 )
-"""Another day it may fit, whatever the code says."""
+"""Phrases for a full or busy mailbox, whatever the code says."""
 _BLOCKLISTED: Final = _any(
     "list|dnsbl|rbl|spamhaus|spamcop|too many|reputation|standing",
     r"(?:black|block|deny)[ -]?list|dnsbl|\brbls?\b|spamhaus|spamcop|too many recipients|reputation|poor standing",
 )
-"""The sending server is on somebody's list, whatever the code says."""
+"""Phrases for a sending server on a blocklist, whatever the code says."""
 _UNKNOWN_RECIPIENT: Final = _any(
     "unknown|not |n't|no |disabled|discontinued|deactivated|inactive|unavailable|invalid|is wrong|exist|"
     "illegal|bad dest|unrouteable|notfound|userid|"
@@ -211,7 +210,7 @@ _UNKNOWN_RECIPIENT: Final = _any(
     r"host unknown|unknown (?:host|domain)|no such (?:host|domain)|no mx record found|no smtp service|null ?mx"
     r"|nxdomain",
     r"couldn't find any host named|(?:does not|doesn't) accept (?:any )?e?-?mail(?! (?:from|with|of|that|larger))",
-    r"recipient (?:address(?:es)? )?rejected ?: access denied",  # Exchange Online's words for nobody of that name
+    r"recipient (?:address(?:es)? )?rejected ?: access denied",  # Exchange Online's words for an unknown recipient
 )
 _SENDER_SIDE_WORDS: Final = _any(
     "sender|helo|ehlo|reverse|rdns|ptr|client host|hostname|your |header|mime|dmarc|spf|dkim|ip ",
@@ -219,7 +218,7 @@ _SENDER_SIDE_WORDS: Final = _any(
     r"|your (?:reverse )?(?:hostname|host|domain|server)|\bheader|\bmime\b"
     r"|\bdmarc|\bspf\b|\bdkim\b|\bip \[?\d",
 )
-"""Words after which what is unknown or invalid is ours: a name that we gave, our host, our signature."""
+"""Words about the sending side: if one precedes "unknown" or "invalid", our host, name or signature is meant."""
 _SENDER_OR_MESSAGE_WORDS: Final = (
     *("sender", "relay", "rate limit", "too many", "not permitted", "not allowed", "policy", "policies", "content"),
     *("virus", "spam", "blocked", "dmarc", "spf", "dkim", "authenticat", "access", "denied", "forbidden", "violation"),
@@ -239,7 +238,7 @@ _SENDER_OR_MESSAGE_WORDS: Final = (
     *("message-id", "tls", "encrypt", "loop", "connection refused", "service unavailable", "try again"),
     *("too large", "too big", "message size"),
 )
-"""Words about the sender, the message or the way, where none of :data:`_NOBODY` stands beside them."""
+"""Words about the sender, the message or the route, in a text without :data:`_UNKNOWN_RECIPIENT`."""
 _ANOTHER_SERVERS_REPLY: Final = _any(
     "said|in reply to|response|callout|able address|unverified address|verification failed",
     r"\bsaid:? ?[45]\d\d\b|\bin reply to\b|\bresponse:? ?[45]\d\d\b|\bcallout\b",
@@ -249,46 +248,51 @@ _MESSAGE_REJECTED: Final = re.compile(r"message (?:was |is )?(?:\w{1,20} )?rejec
 
 
 def judge_refusal(code: int, enhanced: str, text: str, stage: str = "") -> RefusalJudgement:
-    """Return whom a refusal blames.
+    """Return the classification of a refusal.
 
-    ``code``: the SMTP reply, 0 where there is none. ``stage``: how far the conversation came (`connect`, `helo`,
-    `tls`, `auth`, `mail`, `rcpt`, `data`); where it is empty, the words may say it.
+    ``code``: the SMTP reply code, 0 if there is none. ``stage``: the stage of the conversation (`connect`, `helo`,
+    `tls`, `auth`, `mail`, `rcpt`, `data`); if it is empty, the text may name it.
     """
     code, enhanced, words = _unquoted(code, enhanced, _plain(text))
-    found = _judged(code, enhanced, words, stage or stage_of(words))
-    again = enhanced.startswith("4") or (not enhanced and code // 100 == 4)
-    return RefusalJudgement(RefusalCause.OTHER) if again and found.cause is RefusalCause.ADDRESS else found
+    judgement = _judge(code, enhanced, words, stage or stage_of(words))
+    is_temporary = enhanced.startswith("4") or (not enhanced and code // 100 == 4)
+    if is_temporary and judgement.cause is RefusalCause.ADDRESS:
+        return RefusalJudgement(RefusalCause.OTHER)
+    return judgement
 
 
 def bounce_class(code: int, enhanced: str, text: str = "", stage: str = "") -> BounceClass:
-    """Return hard where the address is to blame, soft for everything else."""
+    """Return hard if a refusal blames the address, otherwise soft."""
     return judge_refusal(code, enhanced, text, stage).bounce_class
 
 
 def is_setup_fault(code: int, enhanced: str, text: str) -> bool:
-    """Return whether a refusal blames the sending account, and so would meet every email."""
+    """Return whether a refusal blames the sending account, so that every email would be refused."""
     return judge_refusal(code, enhanced, text, "rcpt").cause is RefusalCause.SETUP
 
 
 def quotes_another_server(text: str) -> bool:
-    """Return whether a refusal repeats another server's words, as one that asks the recipient's own at once does.
+    """Return whether a refusal quotes another server, such as the recipient's own that a relay asked.
 
-    Those words are anybody's: they may not stop mail to others.
+    Anybody may have written the quoted words, so they must not stop mail to other recipients.
     """
     return _ANOTHER_SERVERS_REPLY.search(" ".join(text[:MAX_TEXT_CHARS].lower().split())) is not None
 
 
 def stage_of(text: str) -> str:
-    """Return the stage that a text names last; empty: none. For text in lower case."""
-    named = ""
+    """Return the stage that a text in lower case names last; empty if it names none."""
+    command = ""
     if _STAGE.search(text):
-        for found in _STAGE.pattern.finditer(text):
-            named = next(filter(None, found.groups()))
-    return _STAGES.get(named, "helo" if named else "")
+        for match in _STAGE.pattern.finditer(text):
+            command = next(filter(None, match.groups()))
+    return _STAGES.get(command, "helo" if command else "")
 
 
 def _plain(text: str) -> str:
-    """Return the words without addresses, so that only the recipient's own is called an address."""
+    """Return the text in lower case, in which the word "address" can only mean the recipient's address.
+
+    Email addresses are replaced by "@", and phrases for hosts' and senders' addresses by "ip" and "sender".
+    """
     words = " ".join(text[:MAX_TEXT_CHARS].lower().split())
     if "@" in words or "[" in words or "<" in words or "%40" in words:
         words = _ADDRESS.sub("@", words)
@@ -298,14 +302,15 @@ def _plain(text: str) -> str:
 
 
 def _unquoted(code: int, enhanced: str, words: str) -> tuple[int, str, str]:
-    found = _QUOTED_REPLY.search(words) if "'" in words else None
-    if found is None:
+    """Return the code, enhanced code and text of the reply that a gateway quotes; otherwise the arguments."""
+    reply = _QUOTED_REPLY.search(words) if "'" in words else None
+    if reply is None:
         return code, enhanced, words
-    said = re.match(r"[45]\.\d{1,3}\.\d{1,3}\b", found[2])
-    return int(found[1]), said[0] if said else "", found[2]
+    quoted_enhanced = re.match(r"[45]\.\d{1,3}\.\d{1,3}\b", reply[2])
+    return int(reply[1]), quoted_enhanced[0] if quoted_enhanced else "", reply[2]
 
 
-def _judged(code: int, enhanced: str, words: str, stage: str) -> RefusalJudgement:
+def _judge(code: int, enhanced: str, words: str, stage: str) -> RefusalJudgement:
     detail = enhanced.partition(".")[2]
     if stage in EARLY_STAGES:
         return RefusalJudgement(RefusalCause.SENDER)
@@ -318,33 +323,33 @@ def _judged(code: int, enhanced: str, words: str, stage: str) -> RefusalJudgemen
             return RefusalJudgement(cause)
     if code in LOGIN_REPLIES:
         return RefusalJudgement(RefusalCause.SETUP)
-    if _says_little(detail) and (cause_by_words := _by_words(detail, words)) is not None:
+    if _is_generic(detail) and (cause_by_words := _judge_by_words(detail, words)) is not None:
         return RefusalJudgement(cause_by_words)
-    return _by_codes(code, detail, stage)
+    return _judge_by_codes(code, detail, stage)
 
 
-def _by_words(detail: str, words: str) -> RefusalCause | None:
-    nobody = _UNKNOWN_RECIPIENT.search(words)
-    if nobody is not None or (detail == "4.1" and "access denied" in words):
-        ours = _SENDER_SIDE_WORDS.search(words)
-        blames_us = ours is not None and nobody is not None and ours.start() < nobody.end()
-        return RefusalCause.SENDER if blames_us else RefusalCause.ADDRESS
-    about_us = any(word in words for word in _SENDER_OR_MESSAGE_WORDS) or _MESSAGE_REJECTED.search(words)
-    return RefusalCause.SENDER if about_us else None
+def _judge_by_words(detail: str, words: str) -> RefusalCause | None:
+    unknown = _UNKNOWN_RECIPIENT.search(words)
+    if unknown is not None or (detail == "4.1" and "access denied" in words):
+        sender_side = _SENDER_SIDE_WORDS.search(words)
+        blames_sender = sender_side is not None and unknown is not None and sender_side.start() < unknown.end()
+        return RefusalCause.SENDER if blames_sender else RefusalCause.ADDRESS
+    names_sender = any(word in words for word in _SENDER_OR_MESSAGE_WORDS) or _MESSAGE_REJECTED.search(words)
+    return RefusalCause.SENDER if names_sender else None
 
 
-def _by_codes(code: int, detail: str, stage: str) -> RefusalJudgement:
+def _judge_by_codes(code: int, detail: str, stage: str) -> RefusalJudgement:
     if code in NO_MAIL_REPLIES:
         return RefusalJudgement(RefusalCause.ADDRESS)
     if detail in ("", "0.0"):
-        # After the message a bare 550 is nearly always about the message: the recipient had been taken before.
-        gone = code in HARD_REPLIES and stage != "data"
-        return RefusalJudgement(RefusalCause.ADDRESS if gone else RefusalCause.OTHER, plain=False)
+        # A 550 after DATA is nearly always about the message, because the server accepted the recipient before.
+        blames_address = code in HARD_REPLIES and stage != "data"
+        return RefusalJudgement(RefusalCause.ADDRESS if blames_address else RefusalCause.OTHER, plain=False)
     if detail in HARD_CODES:
         return RefusalJudgement(RefusalCause.ADDRESS)
     return RefusalJudgement(SOFT_CODES.get(detail) or SOFT_CODES.get(detail.partition(".")[0], RefusalCause.OTHER))
 
 
-def _says_little(detail: str) -> bool:
-    """Return whether words say more than a code: beside general codes, and vendors' own (5.4.310)."""
+def _is_generic(detail: str) -> bool:
+    """Return whether the text says more than the code: for generic codes and vendors' own ones (5.4.310)."""
     return detail in GENERIC_CODES or detail.endswith(".0") or len(detail.rpartition(".")[2]) == 3

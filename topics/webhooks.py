@@ -1,16 +1,16 @@
-"""`provider-webhooks`: the raw request, before anybody understood it; MessagePack."""
+"""`provider-webhooks`: providers' raw webhook requests, appended before they are parsed; MessagePack."""
 
 from topics.record import Millis, Record
 
 
 class RawWebhook(Record, tag="raw-webhook/1", frozen=True, kw_only=True):
-    """An authentic webhook request as it came."""
+    """An authenticated webhook request as it was received."""
 
     webhook_id: str
     provider: str
-    """The provider's name here, as in ``/webhooks/{provider}``."""
+    """The provider's configured name, as in ``/webhooks/{provider}``."""
     kind: str
-    """Whose format it is: the provider's kind, which names the adapter."""
+    """The provider's kind, which names the adapter that parses the format."""
     received_at: Millis
     headers: tuple[tuple[str, str], ...]
     body: bytes

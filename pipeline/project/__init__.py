@@ -1,1 +1,1 @@
-"""Write changes into Postgres: the role `mailfold project`."""
+"""The role `mailfold project`: writes `email-changes`, templates and suppressions into Postgres."""

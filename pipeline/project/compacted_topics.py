@@ -1,7 +1,7 @@
-"""A topic of one partition in, rows of Postgres out, next offset and all in one transaction.
+"""Projects a compacted topic of one partition into Postgres: rows and next offset in one transaction.
 
-The projector follows `templates` and `suppressions` beside its own topic, so that there's no role
-more to run.
+The projector follows `templates` and `suppressions` in this way beside `email-changes`, so that they need no role of
+their own.
 """
 
 import logging
@@ -30,62 +30,68 @@ logger = logging.getLogger(__name__)
 
 
 class TopicProjection(Protocol):
-    """What a topic becomes."""
+    """The tables that a topic is projected into."""
 
     async def next_offset(self, connection: psycopg.AsyncConnection[Any], beginning: int, /) -> int:
-        """Where to read on; the first time ever that is the log's beginning."""
+        """Return the offset to read next; the log's ``beginning`` if nothing was ever projected."""
 
     async def project(
         self, connection: psycopg.AsyncConnection[Any], expected: int, upto: int, records: Sequence[tuple[int, Any]], /
     ) -> bool:
-        """Write offsets and records whole; False, and nothing, where the next offset isn't ``expected``."""
+        """Write records and the next offset ``upto``; write nothing and return False if it isn't ``expected``."""
 
 
-async def follow_topic(rt: Runtime, topic: Topic, tables: TopicProjection, at_once: int) -> None:
-    """Project the topic until ``rt.stop``, so many records at once; what goes away is waited for."""
+async def follow_topic(rt: Runtime, topic: Topic, tables: TopicProjection, batch_size: int) -> None:
+    """Project the topic until ``rt.stop``; wait and retry while Kafka or Postgres is unavailable.
+
+    ``batch_size``: records in one transaction, at most.
+    """
     while not rt.stop.is_set():
         try:
-            await _follow(rt, topic, tables, at_once)
+            await _follow(rt, topic, tables, batch_size)
         except _UNAVAILABLE_ERRORS as error:
-            logger.warning("%s: %s; beginning again", topic.name, type(error).__name__)
+            logger.warning("%s not projected (%s), retrying", topic.name, type(error).__name__)
         await sleep_unless(rt.stop, _RETRY_PAUSE_S)
 
 
-async def _follow(rt: Runtime, topic: Topic, tables: TopicProjection, at_once: int) -> None:
+async def _follow(rt: Runtime, topic: Topic, tables: TopicProjection, batch_size: int) -> None:
     reader = create_consumer(rt.settings, fetch_max_wait_ms=250)
     try:
         await reader.start()
-        await _read(rt, reader, topic, tables, at_once)
+        await _project(rt, reader, topic, tables, batch_size)
     finally:
         await reader.stop()
 
 
-async def _read(rt: Runtime, reader: AIOKafkaConsumer, topic: Topic, tables: TopicProjection, at_once: int) -> None:
-    """Read on until stopped, or until another projector was faster."""
+async def _project(
+    rt: Runtime, reader: AIOKafkaConsumer, topic: Topic, tables: TopicProjection, batch_size: int
+) -> None:
+    """Project batches until ``rt.stop``, or until another projector has moved the offset."""
     partition = topic_partition(topic.name, _PARTITION, rt.settings)
     reader.assign([partition])
     beginning = (await reader.beginning_offsets([partition]))[partition]
     async with rt.pool.connection() as connection:
-        at = await tables.next_offset(connection, beginning)
-    reader.seek(partition, at)
+        offset = await tables.next_offset(connection, beginning)
+    reader.seek(partition, offset)
     while not rt.stop.is_set():
-        records = (await reader.getmany(partition, timeout_ms=250, max_records=at_once)).get(partition, [])
+        records = (await reader.getmany(partition, timeout_ms=250, max_records=batch_size)).get(partition, [])
         if not records:
             continue
-        found = await _decoded(rt, topic, records)
+        decoded = await _decode_or_bury(rt, topic, records)
         async with rt.pool.connection() as connection:
-            if not await tables.project(connection, at, records[-1].offset + 1, found):
+            if not await tables.project(connection, offset, records[-1].offset + 1, decoded):
                 return
-        at = records[-1].offset + 1
+        offset = records[-1].offset + 1
 
 
-async def _decoded(rt: Runtime, topic: Topic, records: list[Any]) -> list[tuple[int, Any]]:
-    found: list[tuple[int, Any]] = []
+async def _decode_or_bury(rt: Runtime, topic: Topic, records: list[Any]) -> list[tuple[int, Any]]:
+    """Return offsets and decoded records; append a dead letter for each undecodable one."""
+    decoded: list[tuple[int, Any]] = []
     for record in records:
         try:
-            found.append((record.offset, decode(topic, record.value)))
+            decoded.append((record.offset, decode(topic, record.value)))
         except Undecodable as error:
             broken = ConsumedRecord.of(topic, record.partition, record)
             letter = broken.dead_letter(rt.clock(), "undecodable", str(error), role="project")
             await append_all(rt.log, [LogEntry(DEAD_LETTERS, None, letter)])
-    return found
+    return decoded

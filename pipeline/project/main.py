@@ -1,8 +1,7 @@
-"""The projector: `email-changes` in; rows, debts and next offsets in Postgres out. A plain loop per partition.
+"""The role `mailfold project`: writes `email-changes` into Postgres as rows, conversions to send and next offsets.
 
-Kafka's group says who reads what; Postgres says how far. Each partition has a lane of its own, so
-that one that waits holds up no other. A lane reads on only when its run is written: what is in
-hand is bounded.
+Kafka's consumer group assigns the partitions, Postgres holds the offsets. Each partition is projected by a task of its
+own, so that one that waits delays no other, and reads on only when its last batch is written, which bounds memory.
 """
 
 import asyncio
@@ -31,15 +30,15 @@ CONSUMER_GROUP: Final = "project"
 
 
 def consumer_group(settings: Settings) -> str:
-    """The projectors' consumer group."""
+    """Return the name of the projectors' consumer group."""
     return settings.topic_prefix + CONSUMER_GROUP
 
 
 def make_sink(settings: Settings) -> Sink:
-    """The live sink."""
+    """Return the sink that writes into the live schema."""
     signer = Signer(settings.secret.get_secret_value(), "address")
-    old = functools.partial(_old_digest, signer)
-    return Sink(functools.partial(hash_address, signer), crash_point, old_hash_address=old)
+    old_hash_address = functools.partial(_old_digest, signer)
+    return Sink(functools.partial(hash_address, signer), crash_point, old_hash_address=old_hash_address)
 
 
 def _old_digest(signer: Signer, address: str) -> bytes:
@@ -49,100 +48,102 @@ def _old_digest(signer: Signer, address: str) -> bytes:
 
 
 async def run(rt: Runtime) -> None:
-    """Project until told to stop: changes, and beside them templates and what operators decided of addresses."""
+    """Project changes, templates and operators' suppression decisions until ``rt.stop``."""
     # A template is read whole and may have 250 kB; a decision has a few hundred bytes.
-    beside = (follow_topic(rt, TEMPLATES, templates, 20), follow_topic(rt, SUPPRESSIONS, suppressions, 2000))
-    await asyncio.gather(_project(rt), *beside)
+    compacted = (follow_topic(rt, TEMPLATES, templates, 20), follow_topic(rt, SUPPRESSIONS, suppressions, 2000))
+    await asyncio.gather(_project_changes(rt), *compacted)
 
 
-async def _project(rt: Runtime) -> None:
-    """A Kafka that went away is waited for."""
-    patience = OutageBackoff(rt.stop, "Kafka")
+async def _project_changes(rt: Runtime) -> None:
+    """Project `email-changes` until ``rt.stop``; wait and retry while Kafka is unavailable."""
+    backoff = OutageBackoff(rt.stop, "Kafka")
     while not rt.stop.is_set():
         try:
-            await _with_consumer(rt, patience)
+            await _project_with_consumer(rt, backoff)
         except KafkaError as error:
-            await patience.wait_after_failure(error)
+            await backoff.wait_after_failure(error)
 
 
-async def _with_consumer(rt: Runtime, patience: "OutageBackoff") -> None:
+async def _project_with_consumer(rt: Runtime, backoff: "OutageBackoff") -> None:
     reader = create_consumer(
         rt.settings,
         group_id=consumer_group(rt.settings),
-        session_timeout_ms=6_000,  # the least that brokers take: a projector wrongly thought dead can do no harm
+        session_timeout_ms=6_000,  # the brokers' minimum: a projector that is wrongly considered dead does no harm
         heartbeat_interval_ms=2_000,
-        fetch_max_wait_ms=100,  # a partition drained while a fetch for the others is under way waits this long
+        fetch_max_wait_ms=100,  # a partition that is drained while a fetch for others is in flight waits this long
     )
-    lanes = PartitionProjectors(rt, reader)
-    ticking: asyncio.Task[None] | None = None
+    projectors = PartitionProjectors(rt, reader)
+    ticker: asyncio.Task[None] | None = None
     try:
         await reader.start()
-        patience.reset()
-        reader.subscribe([rt.settings.topic(EMAIL_CHANGES.name)], listener=lanes)
-        ticking = asyncio.create_task(Ticker(rt).run(lanes.partitions))
-        await lanes.commit_offsets_until_stopped()
+        backoff.reset()
+        reader.subscribe([rt.settings.topic(EMAIL_CHANGES.name)], listener=projectors)
+        ticker = asyncio.create_task(Ticker(rt).run(projectors.partitions))
+        await projectors.commit_offsets_until_stopped()
     finally:
-        if ticking is not None:
-            ticking.cancel()
-        await lanes.close()
+        if ticker is not None:
+            ticker.cancel()
+        await projectors.close()
         with contextlib.suppress(KafkaError, TimeoutError):
             async with asyncio.timeout(3):
                 await reader.stop()
 
 
 class PartitionProjectors(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
-    """A task per partition that the group gave us, and what the group is told."""
+    """A projecting task per assigned partition; commits the projected offsets to the group."""
 
     def __init__(self, rt: Runtime, reader: AIOKafkaConsumer) -> None:
         self._rt, self._reader = rt, reader
         self._sink = make_sink(rt.settings)
-        self._patience = OutageBackoff(rt.stop, "Postgres")
+        self._backoff = OutageBackoff(rt.stop, "Postgres")
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
         self._projected: dict[TopicPartition, int] = {}
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
-        """Begin to read these. Returns at once: where to begin, each lane asks Postgres itself."""
+        """Start a task for each partition. Returns at once: each task reads its start offset from Postgres."""
         for partition in assigned:
-            lane = PartitionProjector(self._rt, self._reader, self._sink, self._patience, partition, self._projected)
-            self._tasks[partition] = asyncio.create_task(lane.run(), name=f"project {partition.partition}")
+            projector = PartitionProjector(
+                self._rt, self._reader, self._sink, self._backoff, partition, self._projected
+            )
+            self._tasks[partition] = asyncio.create_task(projector.run(), name=f"project {partition.partition}")
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
-        """Let go: what isn't committed yet is rolled back, and whoever comes next reads it again."""
-        await self._end([self._tasks.pop(partition) for partition in revoked if partition in self._tasks])
-        await self._tell_group()
+        """Stop the partitions' tasks; what isn't committed is rolled back, and the next owner reads it again."""
+        await self._cancel([self._tasks.pop(partition) for partition in revoked if partition in self._tasks])
+        await self._commit_offsets()
 
     def partitions(self) -> set[int]:
-        """Those that are read here."""
+        """Return the numbers of the partitions that are projected here."""
         return {partition.partition for partition in self._tasks}
 
     async def commit_offsets_until_stopped(self) -> None:
-        """Commit to the group what Postgres already has, for the lag tools; until stopped or a lane breaks."""
+        """Commit the projected offsets to the group, for lag tools, until ``rt.stop``. Raises what ended a task."""
         while not self._rt.stop.is_set():
             await sleep_unless(self._rt.stop, 0.5)
             for task in self._tasks.values():
                 if task.done():
                     task.result()
-            await self._tell_group()
+            await self._commit_offsets()
 
     async def close(self) -> None:
-        """End every lane; what is in hand gets a moment to be committed."""
+        """End every task; on an orderly stop each has 3 seconds to commit its batch."""
         tasks = list(self._tasks.values())
         if tasks and self._rt.stop.is_set():
             await asyncio.wait(tasks, timeout=3)
-        await self._end(tasks)
-        await self._tell_group()
+        await self._cancel(tasks)
+        await self._commit_offsets()
 
-    async def _end(self, tasks: Sequence["asyncio.Task[None]"]) -> None:
+    async def _cancel(self, tasks: Sequence["asyncio.Task[None]"]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _tell_group(self) -> None:
-        mine = self._reader.assignment()
-        told = {partition: offset for partition, offset in self._projected.items() if partition in mine}
+    async def _commit_offsets(self) -> None:
+        assigned = self._reader.assignment()
+        offsets = {partition: offset for partition, offset in self._projected.items() if partition in assigned}
         self._projected.clear()
-        if told:
-            # For people and their tools only, so a failure is nothing: Postgres is the truth.
+        if offsets:
+            # Only people and lag tools read these offsets, so a failure is harmless: Postgres decides.
             with contextlib.suppress(KafkaError, TimeoutError):
                 async with asyncio.timeout(3):
-                    await self._reader.commit(told)
+                    await self._reader.commit(offsets)

@@ -1,4 +1,4 @@
-"""One partition of `email-changes` in, run by run, its rows in Postgres out."""
+"""Projects one partition of `email-changes` into Postgres, batch by batch; `main` runs one for each partition."""
 
 import asyncio
 import logging
@@ -26,11 +26,11 @@ from topics.registry import DEAD_LETTERS, EMAIL_CHANGES
 log = logging.getLogger(__name__)
 
 TRANSACTION_MAX_RECORDS: Final = 1000
-"""Records in one transaction, at most; whatever has come meanwhile, at least one."""
+"""Records in one transaction, at most; a transaction never waits for more than one."""
 
 MAX_UNDECODABLE_RECORDS: Final = 20
 MAX_UNDECODABLE_SHARE: Final = 0.2
-"""Records of a run that may be undecodable, whichever is more: beyond, it's not they who are wrong."""
+"""Undecodable records allowed in a batch, whichever limit is larger: more of them point to a bug in this program."""
 
 DATABASE_CONNECTION_ERRORS: Final = (*DATABASE_UNAVAILABLE_ERRORS, psycopg.InterfaceError)
 UNSTORABLE_ERRORS: Final = (psycopg.DataError, psycopg.IntegrityError)
@@ -38,12 +38,13 @@ UNSTORABLE_ERRORS: Final = (psycopg.DataError, psycopg.IntegrityError)
 T = TypeVar("T")
 ApplyBatch = Callable[[ChangeBatch], Awaitable[None]]
 DecodedChange = tuple[Any, EmailChange | Tick]
-"""A record and the change it is."""
+"""A record and the change decoded from it."""
 BuryRecords = Callable[[Sequence[tuple[Any, str]]], Awaitable[None]]
+"""A function that puts records into the dead letters, each with its error."""
 
 
 class TooManyUndecodable(PermanentError):
-    """So many records can't be read that this program must be wrong, not they; the partition waits."""
+    """A batch has so many undecodable records that this program must be wrong; the partition halts."""
 
 
 class LogTooShort(PermanentError):
@@ -51,73 +52,78 @@ class LogTooShort(PermanentError):
 
 
 class OutageBackoff:
-    """Waits with growing pauses for something that went away; says so once, and once when it's back."""
+    """Growing pauses while a service is unavailable; logs the outage once and its end once."""
 
-    def __init__(self, stop: asyncio.Event, what: str) -> None:
-        self._stop, self._what, self._losses = stop, what, 0
+    def __init__(self, stop: asyncio.Event, service: str) -> None:
+        self._stop, self._service, self._failures = stop, service, 0
 
     async def wait_after_failure(self, error: Exception) -> None:
-        """Wait a little longer than the last time, or until it's time to stop."""
-        if not self._losses:
-            log.error("%s went away (%s); waiting for it", self._what, type(error).__name__)
-        pause = min(5.0, 0.1 * 2**self._losses)
-        self._losses = min(self._losses + 1, 10)
+        """Wait longer than the last time, up to 5 seconds, or until the stop event."""
+        if not self._failures:
+            log.error("%s unavailable (%s), retrying", self._service, type(error).__name__)
+        pause = min(5.0, 0.1 * 2**self._failures)
+        self._failures = min(self._failures + 1, 10)
         await sleep_unless(self._stop, pause)
 
     def reset(self) -> None:
-        """It answers."""
-        if self._losses:
-            log.warning("%s is back", self._what)
-        self._losses = 0
+        """End the outage after a successful call."""
+        if self._failures:
+            log.warning("%s available again", self._service)
+        self._failures = 0
 
 
 @dataclass
 class PartitionProjector:
-    """One partition, read in order."""
+    """Reads one partition in order and writes it into Postgres."""
 
     rt: Runtime
     reader: AIOKafkaConsumer
     sink: Sink
-    patience: OutageBackoff
+    backoff: OutageBackoff
     partition: TopicPartition
     projected: dict[TopicPartition, int]
-    """What Postgres has, for the group to be told."""
+    """Projected offsets by partition, to be committed to the consumer group."""
     next_offset: int = 0
 
     async def run(self) -> None:
-        """Read and write until stopped; begin again where Postgres says whenever that isn't what we thought."""
+        """Read and write until stopped; after an offset conflict start again at the offset in Postgres."""
         while not self.rt.stop.is_set():
             try:
-                await self._begin()
+                await self._start()
                 while not self.rt.stop.is_set():
-                    await self._go_on()
-            except OffsetConflict as moved:
-                log.warning("%s; reading on where it is", moved)
+                    await self._project_next()
+            except OffsetConflict as conflict:
+                log.warning("offset conflict, restarting from the offset in Postgres: %s", conflict)
             except (TooManyUndecodable, LogTooShort) as error:
                 log.critical(
-                    "email-changes/%s stands still at %s: %s", self.partition.partition, self.next_offset, error
+                    "projection halted: email-changes/%s at %s: %s", self.partition.partition, self.next_offset, error
                 )
                 await self._pause(30)
             except LogUnavailable as error:
-                log.warning("email-changes/%s waits at %s: %s", self.partition.partition, self.next_offset, error)
+                log.warning(
+                    "Kafka unavailable, retrying: email-changes/%s at %s: %s",
+                    self.partition.partition,
+                    self.next_offset,
+                    error,
+                )
                 await self._pause(1)
 
-    async def _begin(self) -> None:
+    async def _start(self) -> None:
         beginning = (await self.reader.beginning_offsets([self.partition]))[self.partition]
         end = (await self.reader.end_offsets([self.partition]))[self.partition]
         number = self.partition.partition
         count = len(self.reader.partitions_for_topic(self.partition.topic) or ())
-        self.next_offset = await self._insist(lambda database: self.sink.start(database, number, beginning, end, count))
+        self.next_offset = await self._retry(lambda database: self.sink.start(database, number, beginning, end, count))
         if self.next_offset > end:
             raise LogTooShort(f"{LogTooShort.__doc__} (projected to {self.next_offset}, the log's end is {end})")
         if self.next_offset < beginning:
             log.critical("email-changes/%s: %s to %s expired unread", number, self.next_offset, beginning)
         self.reader.seek(self.partition, max(self.next_offset, beginning))
-        # Whoever was here before may have died between telling Postgres and telling the group.
+        # The partition's last owner may have died between its commit to Postgres and its commit to the group.
         self.projected[self.partition] = self.next_offset
-        log.info("projecting email-changes/%s from %s to %s and on", number, self.next_offset, end)
+        log.info("projecting email-changes/%s from %s, log end %s", number, self.next_offset, end)
 
-    async def _go_on(self) -> None:
+    async def _project_next(self) -> None:
         fetched = await self.reader.getmany(self.partition, timeout_ms=250, max_records=TRANSACTION_MAX_RECORDS)
         records = fetched.get(self.partition, [])
         # The position, not the last record's offset + 1: transaction markers take offsets, too.
@@ -128,41 +134,44 @@ class PartitionProjector:
             self.projected[self.partition] = position
 
     async def _write(self, records: Sequence[Any], until: int) -> None:
-        async def apply(run: ChangeBatch) -> None:
-            await self._insist(lambda database: self.sink.apply(database, run))
+        async def apply(batch: ChangeBatch) -> None:
+            await self._retry(lambda database: self.sink.apply(database, batch))
 
         await write_records(
             FetchedRecords(self.partition.partition, self.next_offset, until, records), apply, self._bury
         )
 
     async def _bury(self, broken: Sequence[tuple[Any, str]]) -> None:
-        """Keep what can't be read in the dead letters, confirmed, before the offset passes it."""
+        """Append dead letters for records that can't be projected, and wait until the log has confirmed them."""
         log.error("email-changes/%s: %s dead letters", self.partition.partition, len(broken))
         now = self.rt.clock()
         await append_all(self.rt.log, [LogEntry(DEAD_LETTERS, None, unprojectable(*each, now)) for each in broken])
 
-    async def _insist(self, ask: Callable[[Connection], Awaitable[T]]) -> T:
-        """Ask Postgres until it answers. What may or may not have been committed shows as Moved."""
+    async def _retry(self, call: Callable[[Connection], Awaitable[T]]) -> T:
+        """Call with a connection until Postgres answers.
+
+        A call that was committed although its answer was lost raises OffsetConflict when it is repeated.
+        """
         while True:
             try:
                 async with self.rt.pool.connection() as database:
-                    answer = await ask(database)
+                    result = await call(database)
             except psycopg.errors.DeadlockDetected:
-                log.info("email-changes/%s: two transactions waited for each other; again", self.partition.partition)
+                log.info("email-changes/%s: deadlock detected, retrying", self.partition.partition)
             except DATABASE_CONNECTION_ERRORS as error:
-                await self.patience.wait_after_failure(error)
+                await self.backoff.wait_after_failure(error)
                 if self.rt.stop.is_set():
                     raise asyncio.CancelledError from error
             else:
-                self.patience.reset()
-                return answer
+                self.backoff.reset()
+                return result
 
     async def _pause(self, seconds: float) -> None:
         await sleep_unless(self.rt.stop, seconds)
 
 
 class FetchedRecords(NamedTuple):
-    """Records of one partition, and the offsets from where to where they reach."""
+    """Records of one partition and the half-open range of offsets [first, until) that they cover."""
 
     partition: int
     first: int
@@ -170,47 +179,47 @@ class FetchedRecords(NamedTuple):
     records: Sequence[Any]
 
 
-async def write_records(stretch: FetchedRecords, apply: ApplyBatch, bury: BuryRecords) -> None:
-    """Apply all that can be read and stored; what can't be is buried, each record alone. Raises TooManyUndecodable."""
-    readable, broken = decode_changes(stretch.records)
+async def write_records(fetched: FetchedRecords, apply: ApplyBatch, bury: BuryRecords) -> None:
+    """Apply all records that can be decoded and stored; bury the others one by one. Raises TooManyUndecodable."""
+    decoded, broken = decode_changes(fetched.records)
     if broken:
         await bury(broken)
-    await _store(stretch, readable, apply, bury)
+    await _store(fetched, decoded, apply, bury)
 
 
 async def _store(
-    stretch: FetchedRecords, readable: Sequence[DecodedChange], apply: ApplyBatch, bury: BuryRecords
+    fetched: FetchedRecords, decoded: Sequence[DecodedChange], apply: ApplyBatch, bury: BuryRecords
 ) -> None:
-    """Where Postgres can't hold something, halve until what it can't hold stands alone."""
-    partition, first, until, _ = stretch
+    """Apply the changes; where Postgres can't store one, halve the batch until that record is alone, and bury it."""
+    partition, first, until, _ = fetched
     try:
-        await apply(ChangeBatch(partition, first, until, [change for _, change in readable]))
+        await apply(ChangeBatch(partition, first, until, [change for _, change in decoded]))
     except UNSTORABLE_ERRORS as error:
-        if len(readable) == 1:
-            await bury([(readable[0][0], f"not storable: {type(error).__name__}")])
+        if len(decoded) == 1:
+            await bury([(decoded[0][0], f"not storable: {type(error).__name__}")])
             await apply(ChangeBatch(partition, first, until))
             return
-        half = len(readable) // 2
-        middle = readable[half][0].offset
-        await _store(stretch._replace(until=middle), readable[:half], apply, bury)
-        await _store(stretch._replace(first=middle), readable[half:], apply, bury)
+        half = len(decoded) // 2
+        middle = decoded[half][0].offset
+        await _store(fetched._replace(until=middle), decoded[:half], apply, bury)
+        await _store(fetched._replace(first=middle), decoded[half:], apply, bury)
 
 
 def decode_changes(records: Sequence[Any]) -> tuple[list[DecodedChange], list[tuple[Any, str]]]:
-    """The changes, and the records that are none, each with the reason. Raises TooManyUndecodable."""
-    readable: list[DecodedChange] = []
+    """Return the decoded changes, and the other records with their errors. Raises TooManyUndecodable."""
+    decoded: list[DecodedChange] = []
     broken: list[tuple[Any, str]] = []
     for record in records:
         try:
             change = decode(EMAIL_CHANGES, record.value)
             if isinstance(change, EmailChange) and not _names_one_email(change):
                 raise Undecodable("email-changes: email_id is not one UUID in canonical form")
-            readable.append((record, change))
+            decoded.append((record, change))
         except Undecodable as error:
             broken.append((record, str(error)))
     if len(broken) > max(MAX_UNDECODABLE_RECORDS, MAX_UNDECODABLE_SHARE * len(records)):
         raise TooManyUndecodable(f"{len(broken)} of {len(records)} records, first: {broken[0][1]}")
-    return readable, broken
+    return decoded, broken
 
 
 def _names_one_email(change: EmailChange) -> bool:

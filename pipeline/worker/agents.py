@@ -1,4 +1,4 @@
-"""What each agent does with a batch: records in, what to write out; the one place between Faust and the pure core."""
+"""The agents' work on one batch: what `topology` calls between Faust's streams and the pure fold and normalizers."""
 
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -15,17 +15,17 @@ from topics.codec import encode
 from topics.registry import DEAD_LETTERS
 
 NormalizeInProcess = Callable[[ConsumedRecord], Awaitable[list[EncodedRecord]]]
-"""Returns a record's outputs, made in a process (:class:`pipeline.worker.normalizing.pool.NormalizerPool`)."""
+"""A function that normalizes a record in another process (:class:`pipeline.worker.normalizing.pool.NormalizerPool`)."""
 WRITER_FAULT_REASONS: Final = frozenset({"undecodable", "misplaced"})
-"""Reasons for which only a fact's writer can be to blame. Topics of facts are written by our own processes, so many of
-these mean a fault of ours, or a foreign program that writes to our topics. A fact that is too large for its email's
-change is none of them: its words may be a stranger's, and no stranger may be able to stop the fold."""
+"""Dead-letter reasons that only the writer of a fact can cause. Our own processes write the fact topics, so many of
+these mean a bug of ours or a foreign program writing to our topics. "too-large" is not among them: the text of such a
+fact may come from outside, and nobody outside may be able to stop the fold."""
 
 
 class DeadLetterLimit:
-    """Stops the worker when most records are dead by a fault of ours.
+    """Stops the worker when most records become dead letters by a fault of their writer.
 
-    A loud halt is better than a log turned into dead letters.
+    Halting is better than turning the log into dead letters.
     """
 
     WINDOW_RECORDS: Final = 1000
@@ -36,7 +36,7 @@ class DeadLetterLimit:
         self._window: deque[bool] = deque(maxlen=self.WINDOW_RECORDS)
 
     def count(self, good: int, dead: int) -> None:
-        """Raise TooManyDead where more than half of the last records (200 at least) are dead."""
+        """Raise TooManyDeadLetters if more than half of the last records, at least 200, became dead letters."""
         self._window.extend([False] * good + [True] * dead)
         seen, bad = len(self._window), sum(self._window)
         if seen >= self.MIN_RECORDS and bad > self.MAX_DEAD_SHARE * seen:
@@ -46,34 +46,34 @@ class DeadLetterLimit:
 
 
 class FactFolder:
-    """Reads states, folds, says what to write."""
+    """The fold agent's function: reads states, folds a batch and returns what to write."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._limit = DeadLetterLimit()
 
-    def __call__(self, run: RecordBatch, read: StateReader) -> FoldResult:
-        """Fold a run of one partition. Raises NotOurs, TooManyDead."""
-        folded = fold_batch(run, read, self._clock())
+    def __call__(self, batch: RecordBatch, read_states: StateReader) -> FoldResult:
+        """Fold a batch of one partition. Raises PartitionNotAssigned, TooManyDeadLetters."""
+        folded = fold_batch(batch, read_states, self._clock())
         faults = sum(letter.reason in WRITER_FAULT_REASONS for letter in folded.dead)
-        self._limit.count(len(run.records) - faults, faults)
+        self._limit.count(len(batch.records) - faults, faults)
         others = [(DEAD_LETTERS, encode(DEAD_LETTERS, letter)) for letter in folded.dead]
         return FoldResult(folded.states, folded.changes, others)
 
 
 class Normalizer:
-    """Turns raw webhooks into what is to be appended: here and now, or in a process.
+    """Turns raw webhooks into the records to append, in this process or in another one.
 
-    Without a limit: a provider entered as another's kind must not stop everybody's fold, and nothing is lost by letting
-    it pass. The raw webhooks stay for a month, and are read anew when what was wrong is put right.
+    Its dead letters have no limit: a provider that was configured with the wrong kind must not stop the fold for all.
+    Nothing is lost, because the raw webhooks are kept for a month and can be normalized again after a repair.
     """
 
-    def __init__(self, clock: Clock, proofs: TokenReaders, heavy: NormalizeInProcess) -> None:
+    def __init__(self, clock: Clock, token_readers: TokenReaders, normalize_in_process: NormalizeInProcess) -> None:
         self._clock = clock
-        self._proofs = proofs
-        self.normalize_in_process = heavy
-        """Normalizes a record that may take its time."""
+        self._token_readers = token_readers
+        self.normalize_in_process = normalize_in_process
+        """Normalizes a record that may take long."""
 
-    def normalize_inline(self, found: ConsumedRecord) -> list[EncodedRecord]:
-        """Return the events and leftovers of a webhook that is small."""
-        return normalized_records(found, self._proofs, self._clock())
+    def normalize_inline(self, webhook: ConsumedRecord) -> list[EncodedRecord]:
+        """Return the events and dead letters of a small webhook."""
+        return normalized_records(webhook, self._token_readers, self._clock())

@@ -1,8 +1,7 @@
-"""Stored states and the time in, which of them the fold may forget out. Pure.
+"""State expiry: decides which stored states the worker may remove from its table. Pure; the expiry scan calls it.
 
-Nothing is lost with a state that leaves the table: what it says was told in `email-changes`. A later fact
-starts a partial state, and whoever reads the changes joins it to what it knows (:func:`topics.join.merge`),
-so that no row shows which states were forgotten.
+Removing a state loses nothing, because `email-changes` has its content. A later fact starts a partial state, and every
+reader of the changes joins it to the state it has (:func:`topics.join.merge`), so projections do not depend on expiry.
 """
 
 from collections.abc import Sequence
@@ -17,33 +16,33 @@ from topics.states import EmailState
 
 
 class StateExpiry:
-    """Says which states leave the table."""
+    """Finds the states that were inactive for a number of days and have no work left."""
 
     def __init__(self, clock: Clock, days: float) -> None:
         self._clock = clock
-        self._quiet = int(days * DAY_MS)
+        self._expire_after_ms = int(days * DAY_MS)
 
     def __call__(self, stored: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
-        """The keys of the quiet ones among states."""
+        """Return the keys of the expired states among encoded ones."""
         now = self._clock()
-        since, log_begins = now - self._quiet, now - EMAIL_CHANGES.retention_ms
-        return [key for key, value in stored if _is_quiet(value, since, log_begins)]
+        active_since, log_start = now - self._expire_after_ms, now - EMAIL_CHANGES.retention_ms
+        return [key for key, value in stored if _is_expired_value(value, active_since, log_start)]
 
 
-def is_expired(state: EmailState, since: Millis, log_begins: Millis) -> bool:
-    """Whether nothing was heard of this email since then, and nobody has anything left to do for it.
+def is_expired(state: EmailState, active_since: Millis, log_start: Millis) -> bool:
+    """Return whether an email had no activity since ``active_since`` and has no work left.
 
-    What is older than the log is quiet whatever is left to do. Jobs know of that themselves; all that the
-    state was folded from has expired, so that it could tell nobody anything.
+    A state whose last activity is older than the log expires even with work left: the jobs are in Postgres, and the
+    facts that the state was folded from are gone from the log.
     """
-    heard = last_activity_at(state)
-    if heard >= since:
+    active_at = last_activity_at(state)
+    if active_at >= active_since:
         return False
-    return heard < log_begins or not (awaits_dispatch(state) or new_conversions(state, ended_conversions(state)))
+    return active_at < log_start or not (awaits_dispatch(state) or new_conversions(state, ended_conversions(state)))
 
 
-def _is_quiet(value: bytes, since: Millis, log_begins: Millis) -> bool:
+def _is_expired_value(value: bytes, active_since: Millis, log_start: Millis) -> bool:
     try:
-        return is_expired(decode(EMAIL_STATES, value), since, log_begins)
-    except Undecodable:  # the fold halts at it when a fact meets it, and not before: until then it harms nobody
+        return is_expired(decode(EMAIL_STATES, value), active_since, log_start)
+    except Undecodable:  # the fold raises this error when a fact of this email comes; until then the state is harmless
         return False

@@ -1,7 +1,7 @@
-"""The fold: a state and a fact in, the state of both out. Pure and total, in any order, with any repeats.
+"""The fold: joins one fact into the state of its email. Pure; order and repeats of facts make no difference.
 
-`evolve` is a join: ``evolve(state, fact) == merge(state, lift(fact))``. What a fact means is said
-once, in :func:`parts`; how two meanings combine, once, in :mod:`topics.join`.
+`evolve` is a join: ``evolve(state, fact) == merge(state, state_of_fact(fact))``. :func:`parts` alone defines what a
+fact means, :mod:`topics.join` alone how two meanings combine. :mod:`pipeline.worker.fold_batch` calls it.
 """
 
 from typing import Any, Final
@@ -18,13 +18,15 @@ from topics.states import CorrectedEvent, EmailState, EventDetail, Mark, Settlem
 from topics.verdict import bounce_class
 
 MAX_TEXT_CHARS: Final = 4_000
-"""What a state keeps of a reply's text; every change repeats it. The whole text is in the timeline."""
+"""Characters that a state keeps of a reply's text, because every change repeats it; the timeline has the whole text."""
 MAX_WORD_CHARS: Final = 300
+"""Characters that a state keeps of a provider's type, subtype or enhanced status code."""
 
 StateFields = dict[str, Any]
-"""Fields of an EmailState: what one fact says."""
+"""Fields of an EmailState that one fact sets, by name."""
 
-# A provider's deferral comes after it took custody, ours before: two marks, so that no clock decides.
+# A provider defers an email after it accepted it ("delayed"), we defer before that ("deferred"). Two marks, because
+# clocks cannot decide which deferral was the later one.
 _MARK_OF: Final = {
     EventKind.QUEUED: "queued",
     EventKind.SENT: "sent",
@@ -55,9 +57,9 @@ _SETTLING_OUTCOMES: Final = frozenset(
 
 
 def evolve(state: EmailState | None, fact: Fact) -> EmailState:
-    """The state of everything in ``state`` and ``fact``.
+    """Return the state with the fact joined in; ``state`` itself where the fact adds nothing.
 
-    A repeat gives ``state`` itself back. Raises ValueError for a fact of another email: a caller's bug.
+    Raises ValueError for a fact of another email, which is a bug of the caller.
     """
     if state is None:
         return state_of_fact(fact)
@@ -67,12 +69,12 @@ def evolve(state: EmailState | None, fact: Fact) -> EmailState:
 
 
 def state_of_fact(fact: Fact) -> EmailState:
-    """The state of one fact alone."""
+    """Return the state of one fact alone."""
     return EmailState(email_id=fact.email_id, **parts(fact))
 
 
 def parts(fact: Fact) -> StateFields:
-    """What one fact says, as fields of a state."""
+    """Return the state's fields that one fact sets."""
     if isinstance(fact, DeliveryEvent):
         return _event(fact)
     if isinstance(fact, SendRequest):
@@ -85,33 +87,33 @@ def parts(fact: Fact) -> StateFields:
 
 
 def mark_of(event: DeliveryEvent) -> str:
-    """The mark that an event counts for."""
+    """Return the name of the mark that an event counts for."""
     name = _MARK_OF.get(event.kind, "unknown")
     return _MACHINE_MARKS.get(name, name) if event.machine else name
 
 
 def _event(event: DeliveryEvent) -> StateFields:
     name = mark_of(event)
-    found: StateFields = {name: _mark(event.event_id, event.occurred_at, event.recorded_at)}
+    fields: StateFields = {name: _mark(event.event_id, event.occurred_at, event.recorded_at)}
     if name in _DETAIL_OF:
-        found[_DETAIL_OF[name]] = _detail(event, name, event.bounce_type, event.bounce_subtype)
+        fields[_DETAIL_OF[name]] = _detail(event, name, event.bounce_type, event.bounce_subtype)
     if event.provider_message_id:
-        found["provider_ids"] = ((event.provider, short_id(event.provider_message_id)),)
+        fields["provider_ids"] = ((event.provider, short_id(event.provider_message_id)),)
     if event.corrects is not None:
-        detail = found.get(_DETAIL_OF.get(name, ""))
-        found["corrected"] = (_corrected(event, event.corrects, name, detail),)
-    return found
+        detail = fields.get(_DETAIL_OF.get(name, ""))
+        fields["corrected"] = (_corrected(event, event.corrects, name, detail),)
+    return fields
 
 
 def _corrected(
-    fact: DeliveryEvent | Retraction, told: Correction, mark: str, detail: EventDetail | None
+    fact: DeliveryEvent | Retraction, correction: Correction, mark: str, detail: EventDetail | None
 ) -> CorrectedEvent:
     return CorrectedEvent(
-        was=told.was,
+        was=correction.was,
         mark=mark,
         id=id_hash(fact.event_id),
-        revision=told.revision,
-        recorded=told.at,
+        revision=correction.revision,
+        recorded=correction.at,
         detail=detail,
     )
 
@@ -119,20 +121,20 @@ def _corrected(
 def _ack(ack: Ack) -> StateFields:
     name = _MARK_OF_ACK.get(type(ack), "unknown")
     mark = _mark(ack.event_id, ack.occurred_at, ack.recorded_at)
-    found: StateFields = {name: mark}
+    fields: StateFields = {name: mark}
     if isinstance(ack, Acked):
         if ack.means_delivered:
-            found["delivered"] = mark
+            fields["delivered"] = mark
         if ack.provider_message_id:
-            found["provider_ids"] = ((ack.provider, short_id(ack.provider_message_id)),)
+            fields["provider_ids"] = ((ack.provider, short_id(ack.provider_message_id)),)
     elif name in _DETAIL_OF:
         reason = ack.reason if isinstance(ack, Dropped | Failed) else ""
-        found[_DETAIL_OF[name]] = _detail(ack, name, reason, "")
-    return found
+        fields[_DETAIL_OF[name]] = _detail(ack, name, reason, "")
+    return fields
 
 
 def _request(request: SendRequest) -> StateFields:
-    # One fact however often it is repeated: the caller's identity made the email_id.
+    # All repeats of a request are one fact: the email_id is made from the caller's identity of the message.
     mark = _mark(request.email_id, request.recorded_at, request.recorded_at)
     return {"accepted": mark, "request": request}
 
@@ -145,7 +147,7 @@ def _conversion(result: ConversionResult) -> StateFields:
 
 
 def _mark(event_id: str, occurred_at: Millis, recorded_at: Millis) -> Mark:
-    """A source's clock in the future must not win: it counts as the time at which we heard of it."""
+    """Return the mark of one fact; a time in the future counts as the time at which we recorded the fact."""
     at = occurred_at if occurred_at < recorded_at else recorded_at
     return Mark(first=at, last=at, recorded=recorded_at, ids=(id_hash(event_id),))
 
@@ -166,5 +168,5 @@ def _detail(fact: DeliveryEvent | Ack, name: str, kind: str, subtype: str) -> Ev
 
 
 def _bounce_class(fact: DeliveryEvent | Ack) -> BounceClass:
-    told = fact.bounce_class if isinstance(fact, DeliveryEvent) else None
-    return told or bounce_class(fact.code, fact.enhanced, fact.text)
+    provider_class = fact.bounce_class if isinstance(fact, DeliveryEvent) else None
+    return provider_class or bounce_class(fact.code, fact.enhanced, fact.text)

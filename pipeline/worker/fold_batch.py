@@ -1,12 +1,10 @@
-"""A run of one partition's records and the states before it in; states, changes and dead letters out. Pure.
+"""Folds a batch of one partition's records into states, changes and dead letters. Pure; called by the fold's agent.
 
-Facts are grouped by email, in the order in which they lie on the log, so that each email costs one
-read and one write. A repeat changes no state, and none is written; its change is, because it tells
-where the repeat lies. State, change and offset are written together or not at all, so nothing that
-was written once has to be written again.
+Facts are grouped by email in log order, so that each email costs one read and one write. A repeat changes no state,
+so none is written; its change is written, because it records the repeat's place on the log. State, change and offset
+are written in one transaction, so nothing that was written once has to be written again.
 
-Bytes that are at hand are not made anew: a fact lies in its change as it lies on its topic, and the
-state in the change is the state that is stored.
+Encoded bytes are reused: a fact is copied from its topic into its change, and the change holds the stored state.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,12 +24,12 @@ from topics.states import EmailState
 
 ROLE: Final = "fold"
 SLICE_MAX_RECORDS: Final = 1000
-"""Records that are decoded, folded and encoded before the next ones are: what one step makes still lies in the
-processor's cache when the next step needs it. Through a whole run of 4 MB each step would wait for the memory."""
+"""Records that are decoded, folded and encoded together: each step's results are still in the processor's cache for
+the next step. For a whole batch of 4 MB they would not be."""
 
 
 UNCHECKED_STATE_MAX_BYTES: Final = 8_192
-"""A stored state up to this size is taken as it is; a mark of it with too many ids is cut when a fact joins it."""
+"""Bytes of a stored state up to which its bounds are not checked; a mark with too many ids is cut when a fact joins."""
 
 
 class RecordBatch(msgspec.Struct, frozen=True):
@@ -42,25 +40,25 @@ class RecordBatch(msgspec.Struct, frozen=True):
     records: Sequence[Any]
 
     def consumed_record(self, record: Any) -> ConsumedRecord:
-        """One record with its place."""
+        """Return one record with its place on the log."""
         return ConsumedRecord.of(self.topic, self.partition, record)
 
     def consumed_records(self) -> list[ConsumedRecord]:
-        """All records with their places."""
+        """Return all records with their places."""
         return [self.consumed_record(record) for record in self.records]
 
     def keys(self) -> list[bytes]:
-        """Each key once."""
+        """Return each key once."""
         return list({record.key for record in self.records if record.key is not None})
 
     def slices(self, size: int) -> Iterator["RecordBatch"]:
-        """The same records, ``size`` at a time."""
-        for at in range(0, len(self.records), size):
-            yield RecordBatch(self.topic, self.partition, self.records[at : at + size])
+        """Yield the same records as batches of at most ``size``."""
+        for start in range(0, len(self.records), size):
+            yield RecordBatch(self.topic, self.partition, self.records[start : start + size])
 
 
 class FactRecord(msgspec.Struct, frozen=True, gc=False):
-    """A fact and the record that tells it."""
+    """A fact with its encoded form and the record it was decoded from."""
 
     fact: Fact
     raw: msgspec.Raw
@@ -71,119 +69,119 @@ FactsByKey = dict[bytes, list[FactRecord]]
 
 
 class FoldedBatch(msgspec.Struct, gc=False):
-    """What is to be written for a run."""
+    """The records to write for a batch."""
 
     states: dict[bytes, bytes]
-    """email_id -> the state after the run, encoded; only where it changed."""
+    """email_id -> the encoded state after the batch; only where it changed."""
     changes: list[tuple[bytes, bytes]]
     """email_id and change, encoded."""
     dead: list[DeadLetter]
 
 
-def sort_facts(run: RecordBatch, now: Millis) -> tuple[FactsByKey, list[DeadLetter]]:
-    """The facts of a run by key; what is no fact, or lies under another's key, as dead letters."""
+def sort_facts(batch: RecordBatch, now: Millis) -> tuple[FactsByKey, list[DeadLetter]]:
+    """Return a batch's facts by key, and dead letters for records that are no fact or have another email's key."""
     facts: FactsByKey = {}
     dead: list[DeadLetter] = []
-    topic = run.topic
-    for record in run.records:
+    topic = batch.topic
+    for record in batch.records:
         try:
             fact, raw = decode_with_raw(topic, record.value)
         except Undecodable as error:
-            dead.append(run.consumed_record(record).dead_letter(now, "undecodable", str(error), role=ROLE))
+            dead.append(batch.consumed_record(record).dead_letter(now, "undecodable", str(error), role=ROLE))
             continue
         key = fact.email_id.encode()
         if key != record.key:
             dead.append(
-                run.consumed_record(record).dead_letter(
+                batch.consumed_record(record).dead_letter(
                     now, "misplaced", "the record's key is not its email_id", role=ROLE
                 )
             )
             continue
-        told = FactRecord(fact, raw, record)
+        fact_record = FactRecord(fact, raw, record)
         if key in facts:
-            facts[key].append(told)
+            facts[key].append(fact_record)
         else:
-            facts[key] = [told]
+            facts[key] = [fact_record]
     return facts, dead
 
 
 StateReader = Callable[[Sequence[bytes]], Mapping[bytes, bytes | None]]
-"""Keys in, the states that are stored under them out."""
+"""A function that returns the stored state of each key; None where there is none."""
 
 
-def fold_batch(run: RecordBatch, read: StateReader, now: Millis, size: int = SLICE_MAX_RECORDS) -> FoldedBatch:
-    """Read the states of all keys at once, then fold ``size`` records after the other."""
-    states = dict(read(run.keys()))
-    whole = FoldedBatch({}, [], [])
-    for part in run.slices(size):
+def fold_batch(batch: RecordBatch, read_states: StateReader, now: Millis, size: int = SLICE_MAX_RECORDS) -> FoldedBatch:
+    """Read the states of all keys at once, then fold the records in slices of ``size``."""
+    states = dict(read_states(batch.keys()))
+    result = FoldedBatch({}, [], [])
+    for part in batch.slices(size):
         facts, dead = sort_facts(part, now)
         folded = fold_facts(part, facts, states, now)
         states |= folded.states
-        whole.states |= folded.states
-        whole.changes += folded.changes
-        whole.dead += dead + folded.dead
-    return whole
+        result.states |= folded.states
+        result.changes += folded.changes
+        result.dead += dead + folded.dead
+    return result
 
 
-def fold_facts(run: RecordBatch, facts: FactsByKey, before: Mapping[bytes, bytes | None], now: Millis) -> FoldedBatch:
+def fold_facts(batch: RecordBatch, facts: FactsByKey, states: Mapping[bytes, bytes | None], now: Millis) -> FoldedBatch:
     """Fold each email's facts into its state.
 
-    A stored state that can't be decoded is our own bug or a newer version's: Undecodable is raised,
-    because going on without it would lose what it holds.
+    Raises Undecodable for a stored state that can't be decoded, which is a bug of ours or a newer version's format:
+    continuing without it would lose its content.
     """
-    fold = _BatchFold(run, now, FoldedBatch({}, [], []))
-    for key, told in facts.items():
-        fold.email(key, told, _known(before.get(key)))
+    fold = _BatchFold(batch, now, FoldedBatch({}, [], []))
+    for key, fact_records in facts.items():
+        fold.fold_email(key, fact_records, _stored_state(states.get(key)))
     return fold.folded
 
 
 StoredState = tuple[EmailState | None, msgspec.Raw | None]
-"""A state and its bytes; without bytes where the stored state exceeded its bounds and has to be written anew."""
+"""A state and its bytes; without bytes where the stored state exceeded its bounds and must be encoded again."""
 
 
-def _known(stored: bytes | None) -> StoredState:
+def _stored_state(stored: bytes | None) -> StoredState:
     if stored is None:
         return None, None
     state, raw = decode_with_raw(EMAIL_STATES, stored)
     if len(stored) <= UNCHECKED_STATE_MAX_BYTES:
         return state, raw
-    within = bounded_state(state)
-    return within, raw if within is state else None
+    bounded = bounded_state(state)
+    return bounded, raw if bounded is state else None
 
 
 class _BatchFold(msgspec.Struct, frozen=True):
-    run: RecordBatch
+    batch: RecordBatch
     now: Millis
     folded: FoldedBatch
 
-    def email(self, key: bytes, told: list[FactRecord], before: StoredState) -> None:
-        """One email's facts."""
+    def fold_email(self, key: bytes, fact_records: list[FactRecord], before: StoredState) -> None:
+        """Fold one email's facts and add the state, the change or a dead letter to the result."""
         state, raw = before
-        for one in told:
-            state = evolve(state, one.fact)
+        for fact_record in fact_records:
+            state = evolve(state, fact_record.fact)
         assert state is not None
         after = raw if raw is not None and state is before[0] else msgspec.Raw(encode(EMAIL_STATES, state))
-        change = self._change(told, state, after)
+        change = self._change(fact_records, state, after)
         if len(change) <= MAX_RECORD_BYTES:
             if after is not raw:
                 self.folded.states[key] = bytes(after)
             self.folded.changes.append((key, change))
-        elif len(told) > 1:
-            self._singly(key, told, before)
+        elif len(fact_records) > 1:
+            self._fold_one_by_one(key, fact_records, before)
         else:
             error = f"the change would be {len(change)} bytes"
             self.folded.dead.append(
-                self.run.consumed_record(told[0].record).dead_letter(self.now, "too-large", error, role=ROLE)
+                self.batch.consumed_record(fact_records[0].record).dead_letter(self.now, "too-large", error, role=ROLE)
             )
 
-    def _singly(self, key: bytes, told: list[FactRecord], before: StoredState) -> None:
-        """Facts that don't fit into one change together: a change each."""
-        for one in told:
-            self.email(key, [one], before)
+    def _fold_one_by_one(self, key: bytes, fact_records: list[FactRecord], before: StoredState) -> None:
+        """Write a change for each fact, where one change for all would be too large."""
+        for fact_record in fact_records:
+            self.fold_email(key, [fact_record], before)
             if key in self.folded.states:
-                before = _known(self.folded.states[key])
+                before = _stored_state(self.folded.states[key])
 
-    def _change(self, told: list[FactRecord], state: EmailState, after: msgspec.Raw) -> bytes:
-        name, partition = self.run.topic.name, self.run.partition
-        applied = tuple([EncodedAppliedFact((name, partition, one.record.offset), one.raw) for one in told])
-        return encode_parts(EMAIL_CHANGES, EncodedEmailChange(state.email_id, self.now, applied, after))
+    def _change(self, fact_records: list[FactRecord], state: EmailState, encoded_state: msgspec.Raw) -> bytes:
+        name, partition = self.batch.topic.name, self.batch.partition
+        applied = tuple([EncodedAppliedFact((name, partition, each.record.offset), each.raw) for each in fact_records])
+        return encode_parts(EMAIL_CHANGES, EncodedEmailChange(state.email_id, self.now, applied, encoded_state))

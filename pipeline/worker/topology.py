@@ -4,10 +4,10 @@
                               └──▶ uncorrelated-events ──▶ dispatch ──▶ delivery-events
     send-requests, provider-acks, conversion-results ─────┴─▶ fold ──▶ email-states, email-changes
                           what neither can understand ──▶ dead-letters
-    states of which nothing was heard for long ──▶ forget ──▶ email-states: a tombstone
+    states of inactive emails ──▶ expiry ──▶ email-states: a tombstone
 
-What comes of the facts lies in one transaction with their offsets; a webhook that is read again gives the same
-events again, and repeats change nothing.
+What the fold writes is in one transaction with the offsets of its facts. A webhook that is read again gives the same
+events again, and repeats change nothing. `worker.main` builds it.
 """
 
 from pipeline.worker.agents import FactFolder, Normalizer
@@ -17,29 +17,29 @@ from pipeline.worker.streaming.app import AgentBatches, WorkerFlow
 from topics.registry import FACT_TOPICS, PROVIDER_WEBHOOKS
 
 
-def build_topology(flow: WorkerFlow, normalizer: Normalizer, folder: FactFolder, forgetter: StateExpiry) -> WorkerFlow:
-    """Declare both agents, and what leaves the table again."""
-    return add_folding(add_normalizing(flow, normalizer), folder).expire_states(forgetter)
+def build_topology(flow: WorkerFlow, normalizer: Normalizer, folder: FactFolder, expiry: StateExpiry) -> WorkerFlow:
+    """Declare both agents and the state expiry."""
+    return add_folding(add_normalizing(flow, normalizer), folder).expire_states(expiry)
 
 
 def add_normalizing(flow: WorkerFlow, normalizer: Normalizer) -> WorkerFlow:
-    """Webhooks to events."""
+    """Declare the agent that turns webhooks into events."""
 
     @flow.source(PROVIDER_WEBHOOKS)
     async def normalize(webhooks: AgentBatches) -> None:
         async with NormalizingBacklog(normalizer, flow.event_producer.append, flow.app.crash) as backlog:
-            async for run in webhooks:
-                await backlog.add(run.record_batch(), run.ack)
+            async for batch in webhooks:
+                await backlog.add(batch.record_batch(), batch.ack)
 
     return flow
 
 
 def add_folding(flow: WorkerFlow, folder: FactFolder) -> WorkerFlow:
-    """Facts to states."""
+    """Declare the agent that folds facts into states."""
 
     @flow.source(*FACT_TOPICS)
     async def fold(facts: AgentBatches) -> None:
-        async for run in facts:
-            run.add(folder(run.record_batch(), run.states))
+        async for batch in facts:
+            batch.add(folder(batch.record_batch(), batch.states))
 
     return flow

@@ -50,9 +50,9 @@ STREAMING = (
         (
             Patch(
                 BACKLOG,
-                "        await self._append(some)\n        self._under_way.put_nowait((tasks, finish))\n",
-                "        self._under_way.put_nowait((tasks, finish))\n"
-                "        await asyncio.sleep(0)\n        await self._append(some)\n",
+                "        await self._append(records)\n        self._in_progress.put_nowait((tasks, finish))\n",
+                "        self._in_progress.put_nowait((tasks, finish))\n"
+                "        await asyncio.sleep(0)\n        await self._append(records)\n",
             ),
         ),
     ),
@@ -79,10 +79,10 @@ STREAMING = (
         (
             Patch(
                 TOPOLOGY,
-                "                await backlog.add(run.record_batch(), run.ack)\n",
+                "                await backlog.add(batch.record_batch(), batch.ack)\n",
                 "                if __import__('random').random() < 0.1:\n"
                 '                    raise LookupError("on purpose")\n'
-                "                await backlog.add(run.record_batch(), run.ack)\n",
+                "                await backlog.add(batch.record_batch(), batch.ack)\n",
             ),
         ),
     ),
@@ -133,7 +133,11 @@ OUTBOXES = (
             ),
         ),
         # So few records would come in one batch, whose acks are written first anyway.
-        (Patch("pipeline/dispatch/intake.py", "PER_POLL: Final = 2000", "PER_POLL: Final = 5"),),
+        (
+            Patch(
+                "pipeline/dispatch/intake.py", "MAX_RECORDS_PER_POLL: Final = 2000", "MAX_RECORDS_PER_POLL: Final = 5"
+            ),
+        ),
     ),
     Mutation(
         "the emitter closes the debt before it tells Fast Track",
@@ -171,14 +175,14 @@ PROJECTIONS = (
                 "projections/sink.py",
                 "            released = rebuilding_to is not None and not held\n",
                 "            released = rebuilding_to is not None and not held\n"
-                "            await self._advance(connection, run, made)\n"
+                "            await self._advance(connection, batch, changes)\n"
                 "        async with connection.transaction():\n"
                 "            await self._enter(connection)\n",
             ),
             Patch(
                 "projections/sink.py",
                 '            self.crash_point("project.between-rows-and-offset")\n'
-                "            await self._advance(connection, run, made)\n",
+                "            await self._advance(connection, batch, changes)\n",
                 '            self.crash_point("project.between-rows-and-offset")\n',
             ),
         ),
@@ -194,7 +198,13 @@ PROJECTIONS = (
             ),
         ),
         # So few changes would come in one run, which knows at once what is settled.
-        (Patch("pipeline/project/partition.py", "MAX_RECORDS: Final = 1000", "MAX_RECORDS: Final = 5"),),
+        (
+            Patch(
+                "pipeline/project/partition.py",
+                "TRANSACTION_MAX_RECORDS: Final = 1000",
+                "TRANSACTION_MAX_RECORDS: Final = 5",
+            ),
+        ),
     ),
 )
 
@@ -206,7 +216,7 @@ LOG = (
             Patch(
                 "topics/join.py", "    if len(ids) > MAX_IDS_PER_MARK or not _covers(ids, b.ids):\n", "    if b.ids:\n"
             ),
-            Patch("topics/join.py", "tuple(sorted({*ids, *b.ids}))", "tuple(sorted([*ids, *b.ids]))"),
+            Patch("topics/join.py", "tuple(sorted({*ids, *b.ids}))[:MAX", "tuple(sorted([*ids, *b.ids]))[:MAX"),
         ),
     ),
     Mutation(

@@ -8,7 +8,7 @@ from aiokafka.consumer.fetcher import READ_COMMITTED, FetchError, FetchResult, P
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
-from pipeline.worker.streaming.fetch import _spare_copies
+from pipeline.worker.streaming.fetch import _skip_record_copies
 
 PLACE = TopicPartition("topic", 3)
 
@@ -34,7 +34,7 @@ def consumer(*results: Any) -> Any:
 def test_uncopied_records_have_attributes_that_fold_reads() -> None:
     pairs = [(b"a", b"1"), (None, b"2"), (b"c", None), (b"", b"")]
     plain, spared = fetched(*pairs), fetched(*pairs)
-    _spare_copies(consumer(spared))
+    _skip_record_copies(consumer(spared))
     copied, parsed = plain.getall(), spared.getall()
     assert {type(record).__name__ for record in copied} == {"ConsumerRecord"}
     assert {type(record).__name__ for record in parsed} == {"DefaultRecord"}
@@ -48,4 +48,4 @@ def test_failed_and_consumed_fetches_are_left_unchanged() -> None:
     read = fetched((b"a", b"1"))
     read.getall()
     assert not read.has_more()
-    _spare_copies(consumer(read, FetchError(error=ValueError(), backoff=0)))
+    _skip_record_copies(consumer(read, FetchError(error=ValueError(), backoff=0)))

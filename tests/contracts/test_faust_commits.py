@@ -21,18 +21,18 @@ class Bare(BatchConsumer):
 
     def __init__(self) -> None:
         topics = SimpleNamespace(acks_enabled_for=lambda _: True)
-        lanes = SimpleNamespace(topics={"elsewhere"}, take_over=self.take_over, let_go=self.let_go)
-        self.app: Any = SimpleNamespace(consumer_generation_id=1, lanes=lanes, topics=topics)
+        writers = SimpleNamespace(topics={"elsewhere"}, take_over=self.take_over, release=self.release)
+        self.app: Any = SimpleNamespace(consumer_generation_id=1, writers=writers, topics=topics)
         self._loop = asyncio.new_event_loop()
         self._thread: Any = self
-        self._held, self._term = False, 0
+        self._is_rebalancing, self._term = False, 0
         self._epochs = defaultdict(int)
         self._fetched: dict[Any, int] = {T: 5}
-        self._taken: dict[Any, int] = {T: 5}
+        self._claimed: dict[Any, int] = {T: 5}
         self._position: dict[Any, int] = {T: 5}
-        self._looked_again: dict[Any, int] = {}
-        self._strayed: dict[Any, tuple[int, int]] = {}
-        self._waits: dict[Any, tuple[int, float]] = {}
+        self._refetched_gaps: dict[Any, int] = {}
+        self._last_refetch: dict[Any, tuple[int, int]] = {}
+        self._waiting_since: dict[Any, tuple[int, float]] = {}
         self._committed_offset: Any = {T: 5}
         self._unacked_messages: Any = set()
         self._waiting_for_ack = None
@@ -52,7 +52,7 @@ class Bare(BatchConsumer):
         if self.locked_out:
             raise LogUnavailable("no transactions")
 
-    async def let_go(self, revoked: Any) -> None:
+    async def release(self, revoked: Any) -> None:
         self.events.append("let go")
 
     async def ended(self, reason: Exception) -> None:
@@ -109,7 +109,7 @@ def span(start: int, end: int, *offsets: int) -> OffsetRange:
     return OffsetRange(start, end, [SimpleNamespace(offset=offset) for offset in offsets or range(start, end)])
 
 
-async def test_runs_that_follow_each_other_are_taken_and_finished_in_order(consumer: Bare) -> None:
+async def test_consecutive_batches_are_claimed_and_finished_in_order(consumer: Bare) -> None:
     first, second = await consumer.fetch(span(5, 8)), await consumer.fetch(span(8, 9))
     assert await consumer.claim(first)
     assert await consumer.claim(second)
@@ -120,7 +120,7 @@ async def test_runs_that_follow_each_other_are_taken_and_finished_in_order(consu
     assert consumer._new_offset(T) == 9
 
 
-async def test_the_end_of_a_run_may_lie_past_its_last_record(consumer: Bare) -> None:
+async def test_batch_may_end_after_its_last_record(consumer: Bare) -> None:
     """Transaction markers and what compaction removed take offsets, too."""
     message = await consumer.fetch(span(5, 12, 5, 7, 9))
     assert await consumer.claim(message)
@@ -129,24 +129,24 @@ async def test_the_end_of_a_run_may_lie_past_its_last_record(consumer: Bare) -> 
     assert message.offset == 11
 
 
-async def test_a_run_that_does_not_follow_on_is_fetched_again(consumer: Bare) -> None:
+async def test_batch_with_wrong_start_is_fetched_again(consumer: Bare) -> None:
     assert await consumer.fetch(span(7, 9)) is None
     assert consumer.sought == [5]
     assert await consumer.fetch(span(5, 9)) is not None
 
 
-async def test_a_fetch_that_was_lost_shows_even_where_nothing_follows(consumer: Bare) -> None:
+async def test_lost_fetch_is_noticed_without_later_records(consumer: Bare) -> None:
     assert await consumer.fetch(OffsetRange(9, 9, [])) is None
     assert consumer.sought == [5]
 
 
-async def test_what_was_fetched_across_a_seek_is_fetched_again(consumer: Bare) -> None:
+async def test_batch_fetched_across_a_seek_is_fetched_again(consumer: Bare) -> None:
     consumer.meanwhile = True
     assert await consumer.fetch(span(5, 6)) is None
     assert consumer.sought == [5, 5]
 
 
-async def test_a_hole_in_the_log_is_believed_when_it_is_seen_twice(consumer: Bare) -> None:
+async def test_gap_is_accepted_when_two_fetches_show_it(consumer: Bare) -> None:
     assert await consumer.fetch(span(5, 9, 7, 8)) is None
     assert consumer.sought == [5]
     message = await consumer.fetch(span(5, 9, 7, 8))
@@ -155,7 +155,7 @@ async def test_a_hole_in_the_log_is_believed_when_it_is_seen_twice(consumer: Bar
     assert consumer._new_offset(T) == 9
 
 
-async def test_a_run_that_vanished_on_its_way_rewinds_its_partition(consumer: Bare) -> None:
+async def test_batch_lost_before_its_claim_rewinds_the_partition(consumer: Bare) -> None:
     await consumer.fetch(span(5, 6))
     later = await consumer.fetch(span(6, 7))
     assert not await consumer.claim(later)
@@ -165,9 +165,7 @@ async def test_a_run_that_vanished_on_its_way_rewinds_its_partition(consumer: Ba
     assert await consumer.claim(again)
 
 
-async def test_a_run_that_vanished_for_good_is_missed_by_and_by(
-    consumer: Bare, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_unclaimed_batch_is_fetched_again_after_timeout(consumer: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
     await consumer.fetch(span(5, 6))
     await consumer.fetch(OffsetRange(6, 6, []))
     assert consumer.sought == []
@@ -176,7 +174,7 @@ async def test_a_run_that_vanished_for_good_is_missed_by_and_by(
     assert consumer.sought[0] == 5
 
 
-async def test_runs_of_before_a_seek_are_not_taken(consumer: Bare) -> None:
+async def test_batches_fetched_before_a_seek_are_not_claimed(consumer: Bare) -> None:
     before = await consumer.fetch(span(5, 6))
     await consumer.seek_wait({T: 5})
     assert not await consumer.claim(before)
@@ -184,7 +182,7 @@ async def test_runs_of_before_a_seek_are_not_taken(consumer: Bare) -> None:
     assert consumer._new_offset(T) == 5
 
 
-async def test_what_was_taken_before_a_rewind_still_counts(consumer: Bare) -> None:
+async def test_batch_claimed_before_a_rewind_still_counts(consumer: Bare) -> None:
     before = await consumer.fetch(span(5, 6))
     assert await consumer.claim(before)
     await consumer.seek_wait({T: 6})
@@ -192,7 +190,7 @@ async def test_what_was_taken_before_a_rewind_still_counts(consumer: Bare) -> No
     assert consumer._new_offset(T) == 6
 
 
-async def test_what_was_taken_before_the_return_to_what_is_committed_counts_for_nothing(consumer: Bare) -> None:
+async def test_batch_claimed_in_an_older_term_does_not_count(consumer: Bare) -> None:
     before = await consumer.fetch(span(5, 6))
     assert await consumer.claim(before)
     consumer._term += 1
@@ -200,13 +198,13 @@ async def test_what_was_taken_before_the_return_to_what_is_committed_counts_for_
     assert consumer._new_offset(T) == 5
 
 
-async def test_runs_of_another_generation_are_not_taken(consumer: Bare) -> None:
+async def test_batches_of_another_generation_are_not_claimed(consumer: Bare) -> None:
     message = await consumer.fetch(span(5, 6))
     consumer.app.consumer_generation_id = 2
     assert not await consumer.claim(message)
 
 
-async def test_finishing_out_of_order_stops_the_worker_instead_of_skipping(consumer: Bare) -> None:
+async def test_finishing_out_of_order_raises(consumer: Bare) -> None:
     first, second = await consumer.fetch(span(5, 6)), await consumer.fetch(span(6, 7))
     assert await consumer.claim(first)
     assert await consumer.claim(second)
@@ -215,23 +213,23 @@ async def test_finishing_out_of_order_stops_the_worker_instead_of_skipping(consu
     assert consumer._new_offset(T) == 5
 
 
-async def test_nothing_is_taken_between_the_seek_and_the_emptying_of_the_agents_queues(
+async def test_no_batch_is_returned_until_faust_has_emptied_the_queues(
     consumer: Bare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is queued then is thrown away by Faust, and the hole would show only at the next record."""
-    consumer._held = True
+    consumer._is_rebalancing = True
     assert await consumer.fetch(span(5, 6)) is None
     monkeypatch.setattr("faust.transport.consumer.Consumer.resume_flow", lambda _: None)
     consumer.resume_flow()
     assert await consumer.fetch(span(5, 6)) is not None
 
 
-async def test_offsets_that_lie_in_transactions_are_not_committed_again(consumer: Bare) -> None:
+async def test_transactional_offsets_are_not_committed_again(consumer: Bare) -> None:
     consumer._position[TP("elsewhere", 0)] = 7
     assert list(consumer._filter_tps_with_pending_acks()) == [T]
 
 
-async def test_a_commit_that_failed_is_made_again(consumer: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failed_commit_is_repeated(consumer: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
     async def fails(self: Any, offsets: Any, start_new_transaction: bool = True) -> bool:
         self._committed_offset.update(offsets)  # as Faust does, whatever became of it
         return False
@@ -241,8 +239,8 @@ async def test_a_commit_that_failed_is_made_again(consumer: Bare, monkeypatch: p
     assert consumer._should_commit(T, 7)
 
 
-async def test_a_place_that_the_log_lost_ends_the_worker_instead_of_looking_for_ever(consumer: Bare) -> None:
-    """aiokafka turns to the log's beginning, as often as it is sent back."""
+async def test_offset_missing_from_the_log_raises(consumer: Bare) -> None:
+    """aiokafka would go to the log's beginning at every seek."""
     consumer.kept = (5, 9)
     assert await consumer.fetch(span(7, 9)) is None
     assert await consumer.fetch(span(7, 9)) is None  # lost on its way twice
@@ -252,7 +250,7 @@ async def test_a_place_that_the_log_lost_ends_the_worker_instead_of_looking_for_
         await consumer.fetch(span(7, 9))
 
 
-async def test_a_log_that_was_cut_ends_the_worker(consumer: Bare) -> None:
+async def test_truncated_log_raises(consumer: Bare) -> None:
     consumer.kept = (0, 3)
     assert await consumer.fetch(span(0, 3)) is None
     with pytest.raises(OffsetLost, match="5 is to be read next, and the log has 0 to 3"):
@@ -260,10 +258,8 @@ async def test_a_log_that_was_cut_ends_the_worker(consumer: Bare) -> None:
 
 
 @pytest.mark.parametrize("question", ["earliest_offsets", "highwaters", "seek_wait", "perform_seek"])
-async def test_brokers_that_say_nothing_end_the_worker(
-    question: str, consumer: Bare, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Faust would wait, too, and then end its recovery alone; the worker would keep its partitions and never read."""
+async def test_silent_brokers_raise(question: str, consumer: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faust's own timeout ends its recovery only: the worker would keep its partitions and never read."""
     monkeypatch.setattr(transport, "BROKER_TIMEOUT_S", 0.01)
     consumer.silent = True
     asked = {"seek_wait": ({T: 5},), "perform_seek": ()}.get(question, (T,))
@@ -271,7 +267,7 @@ async def test_brokers_that_say_nothing_end_the_worker(
         await getattr(consumer, question)(*asked)
 
 
-async def test_what_is_committed_counts_as_far_as_the_log_has_it(consumer: Bare) -> None:
+async def test_committed_offset_outside_the_log_is_replaced(consumer: Bare) -> None:
     for committed, log, position in ((5, (0, 9), 5), (0, (0, 9), 0), (9, (0, 9), 9), (None, (3, 9), 3)):
         consumer.known, consumer.kept = committed, log
         await consumer.perform_seek()
@@ -283,18 +279,18 @@ async def test_what_is_committed_counts_as_far_as_the_log_has_it(consumer: Bare)
         assert consumer._should_commit(T, 8)
 
 
-async def test_a_predecessor_is_locked_out_before_recovery_looks_for_the_end_of_the_changelog(consumer: Bare) -> None:
+async def test_earlier_owner_is_fenced_before_recovery_reads_the_end_offset(consumer: Bare) -> None:
     await consumer.on_partitions_assigned({T})
     assert consumer.events == ["fenced", "recovered"]
 
 
-async def test_who_can_lock_out_nobody_ends(consumer: Bare) -> None:
+async def test_failed_fencing_crashes_the_worker(consumer: Bare) -> None:
     consumer.locked_out = True
     await consumer.on_partitions_assigned({T})
     assert consumer.events == ["fenced", "crashed: no transactions", "recovered"]
 
 
-async def test_what_is_in_hand_is_finished_before_partitions_move_and_then_nothing_of_them_is_known(
+async def test_revocation_finishes_batches_and_forgets_partitions(
     consumer: Bare,
 ) -> None:
     run = await consumer.fetch(span(5, 6))
@@ -302,12 +298,12 @@ async def test_what_is_in_hand_is_finished_before_partitions_move_and_then_nothi
     assert consumer.events == ["finished", "let go"]
     assert list(consumer._filter_tps_with_pending_acks()) == []
     assert consumer._buffered_partitions == set()
-    consumer._taken[T] = 5  # it comes back, and reads from there
+    consumer._claimed[T] = 5  # the partition is assigned again
     assert not await consumer.claim(run)
     assert await consumer.fetch(span(6, 7)) is None
 
 
-async def test_after_the_return_to_what_is_committed_what_was_taken_before_counts_for_nothing(consumer: Bare) -> None:
+async def test_batch_claimed_before_perform_seek_does_not_count(consumer: Bare) -> None:
     before = await consumer.fetch(span(5, 6))
     assert await consumer.claim(before)
     await consumer.perform_seek()
@@ -315,7 +311,7 @@ async def test_after_the_return_to_what_is_committed_what_was_taken_before_count
     assert await consumer.fetch(span(5, 6)) is None  # Faust will empty the agents' queues once more
 
 
-async def test_what_was_committed_in_a_transaction_counts_as_committed(consumer: Bare) -> None:
+async def test_mark_committed_records_the_commit(consumer: Bare) -> None:
     consumer._thread = SimpleNamespace(tp_last_committed_at={}, getmany=consumer.getmany)
     run = await consumer.fetch(span(5, 6))
     assert await consumer.claim(run)
@@ -324,7 +320,7 @@ async def test_what_was_committed_in_a_transaction_counts_as_committed(consumer:
     assert T in consumer._thread.tp_last_committed_at
 
 
-async def test_a_run_that_is_finished_or_dropped_holds_up_no_rebalance(consumer: Bare) -> None:
+async def test_finished_or_discarded_batch_does_not_delay_a_rebalance(consumer: Bare) -> None:
     """Faust waits for every message that it knows of, and is woken by each that is done."""
     for end in (consumer.ack, consumer.discard):
         run = await consumer.fetch(span(consumer._fetched[T], consumer._fetched[T] + 1))
@@ -336,25 +332,25 @@ async def test_a_run_that_is_finished_or_dropped_holds_up_no_rebalance(consumer:
         assert waiting.done()
 
 
-async def test_records_from_elsewhere_are_fetched_again(consumer: Bare) -> None:
+async def test_records_outside_their_range_are_fetched_again(consumer: Bare) -> None:
     assert await consumer.fetch(span(5, 7, 4, 6)) is None
     assert await consumer.fetch(span(5, 7, 6, 7)) is None
     assert consumer.sought == [5, 5]
 
 
-async def test_a_changelog_may_have_holes(consumer: Bare) -> None:
+async def test_changelog_may_have_gaps(consumer: Bare) -> None:
     """It is compacted, and has no position that is committed: a second look would only take time."""
     consumer._position.clear()
     assert await consumer.fetch(span(5, 9, 8)) is not None
     assert consumer.sought == []
 
 
-async def test_a_fetch_that_found_nothing_is_no_run(consumer: Bare) -> None:
+async def test_empty_fetch_is_no_batch(consumer: Bare) -> None:
     assert await consumer.fetch(OffsetRange(5, 5, [])) is None
     assert consumer.sought == []
 
 
-async def test_runs_that_take_long_hold_no_rebalance_up(consumer: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_batches_do_not_delay_a_rebalance(consumer: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "REVOKE_TIMEOUT_S", 0.01)
 
     async def wait_empty(self: Bare, *_: Any) -> None:
@@ -372,11 +368,11 @@ async def test_runs_that_take_long_hold_no_rebalance_up(consumer: Bare, monkeypa
     assert consumer._new_offset(T) == 5
 
 
-async def test_runs_of_a_lane_are_waited_for_while_partitions_move(
+async def test_revocation_waits_for_batches_of_a_writer(
     consumer: Bare,
 ) -> None:
-    consumer.app.lanes.topics = {T.topic}
+    consumer.app.writers.topics = {T.topic}
     message = await consumer.fetch(span(5, 9))
     consumer._unacked_messages.add(message)
-    consumer._drop_slow()
+    consumer._discard_slow_batches()
     assert not message.acked

@@ -33,20 +33,10 @@ def overridden(ours: type[Any]) -> list[str]:
 
 
 OURS_ALONE = {
-    *("take", "drop", "committed", "_follows_on", "_look_again", "_rewind_what_vanished", "_drop_slow"),
-    *(
-        "read",
-        "write",
-        "next_states",
-        "place",
-        "keep_place",
-        "clear_away",
-        "size",
-        "_ours",
-        "_write",
-        "_apply",
-        "_mistrust",
-    ),
+    *("claim", "discard", "mark_committed", "_continues", "_seek_back"),
+    *("_rewind_lost_batches", "_discard_slow_batches"),
+    *("read", "write", "next_states", "scan_position", "save_scan_position", "compact_removed", "size"),
+    *("_assigned", "_write", "_apply", "_remove_if_corrupt"),
 }
 
 
@@ -59,7 +49,7 @@ OURS_ALONE = {
         (store.StateStoreOptions, RocksDBOptions),
     ],
 )
-def test_every_method_we_override_is_there_and_takes_what_ours_takes(ours: type[Any], theirs: type[Any]) -> None:
+def test_every_overridden_method_exists_with_the_same_parameters(ours: type[Any], theirs: type[Any]) -> None:
     names = set(overridden(ours)) - OURS_ALONE
     assert names
     for name in names:
@@ -68,22 +58,22 @@ def test_every_method_we_override_is_there_and_takes_what_ours_takes(ours: type[
         ), name
 
 
-def test_commits_ask_the_methods_we_override() -> None:
+def test_commits_call_the_overridden_methods() -> None:
     asked = inspect.getsource(BaseConsumer._filter_committable_offsets)
     assert "self._new_offset(tp)" in asked
     assert "self._should_commit(tp, offset)" in asked
     assert "self._filter_tps_with_pending_acks" in inspect.getsource(BaseConsumer.force_commit)
 
 
-def test_a_failed_commit_still_counts_as_made_in_faust() -> None:
+def test_faust_still_counts_a_failed_commit_as_done() -> None:
     """Why `_commit_offsets` is overridden; when Faust mends this, ours can go."""
     source = inspect.getsource(BaseConsumer._commit_offsets)
     assert source.index("did_commit = await self._commit") < source.index("self._committed_offset.update")
     assert "if did_commit:\n            self._committed_offset" not in source
 
 
-def test_a_message_costs_the_same_whatever_it_holds() -> None:
-    """Why a run travels as one message: what Faust does between fetch and agent, it does per message."""
+def test_faust_does_not_look_into_message_values() -> None:
+    """A batch is one message, because Faust's work between fetch and agent is done per message."""
     drain = inspect.getsource(BaseConsumer._drain_messages)
     assert "async for tp, message in ait" in drain
     assert "if r_offset is None or offset >= r_offset" in drain  # a run's offset is its last: never below its first
@@ -93,13 +83,13 @@ def test_a_message_costs_the_same_whatever_it_holds() -> None:
     assert "await self._getmany(" in inspect.getsource(BaseConsumer._wait_next_records)
 
 
-def test_runs_can_still_be_lost_between_fetch_and_agent() -> None:
+def test_faust_can_still_lose_batches_between_fetch_and_agent() -> None:
     """Why `take` checks that a run follows on."""
     assert "self.flow_control.clear)()" in inspect.getsource(faust.App._on_partitions_revoked)
     assert "message.generation_id != self.app.consumer_generation_id" in inspect.getsource(Stream._py_aiter)
 
 
-def test_recovery_asks_for_the_end_of_the_changelog_after_the_consumer_was_told_of_its_partitions() -> None:
+def test_recovery_reads_end_offsets_after_the_assignment() -> None:
     """Why fencing in `on_partitions_assigned` comes before it; and why a run's offset is its last."""
     assert "self._on_partitions_assigned" in inspect.getsource(BaseConsumer.on_partitions_assigned)
     assert "self.tables.on_rebalance" in inspect.getsource(faust.App._on_partitions_assigned)
@@ -111,8 +101,8 @@ def test_recovery_asks_for_the_end_of_the_changelog_after_the_consumer_was_told_
     assert "recovery_buffer_size == 1" in inspect.getsource(Recovery._restart_recovery.fun)
 
 
-def test_faust_says_when_partitions_move_and_when_their_states_are_recovered() -> None:
-    """When a walk looks at no store: it would take old states for the last ones."""
+def test_faust_has_flags_for_rebalance_and_recovery() -> None:
+    """The expiry scan pauses meanwhile: it would read old states as the current ones."""
     assert "self.rebalancing = True" in inspect.getsource(faust.App.on_rebalance_start)
     assert "self.rebalancing = False" in inspect.getsource(faust.App.on_rebalance_end)
     assert "thread.app.on_rebalance_start()" in inspect.getsource(ConsumerRebalanceListener.on_partitions_revoked)
@@ -121,8 +111,8 @@ def test_faust_says_when_partitions_move_and_when_their_states_are_recovered() -
     assert "self.app.in_recovery = True" in inspect.getsource(Recovery._set_recovery_started)
 
 
-def test_recovery_takes_a_question_that_lasts_for_the_end() -> None:
-    """Why ours end before: `_wait` raises ServiceStopped then, and nobody recovers any more, whatever is assigned."""
+def test_recovery_ends_silently_after_a_request_timeout() -> None:
+    """Our requests end earlier: `_wait` raises ServiceStopped after it, and no later assignment is recovered."""
     assert "return WaitResults([], [], True)" in inspect.getsource(Service.wait_first)
     assert "if wait_result.stopped:" in inspect.getsource(Recovery._wait)
     restart = inspect.getsource(Recovery._restart_recovery.fun)
@@ -131,26 +121,26 @@ def test_recovery_takes_a_question_that_lasts_for_the_end() -> None:
     assert FaustSettings.SETTINGS["broker_request_timeout"].default > transport.BROKER_TIMEOUT_S
 
 
-def test_faust_assigns_partitions_of_one_number_together() -> None:
+def test_faust_assigns_equal_partition_numbers_together() -> None:
     """An email's facts and its state meet in one worker; :meth:`Lanes.take_over` refuses anything else."""
     assert "_group_co_subscribed" in inspect.getsource(PartitionAssignor._get_copartitioned_groups)
 
 
-def test_aiokafka_still_reads_these_when_it_starts() -> None:
-    """What `Thread` sets on the consumer that Faust made."""
+def test_aiokafka_still_reads_overridden_settings_at_start() -> None:
+    """`BatchConsumerThread` sets these on the consumer that Faust created."""
     started = inspect.getsource(AIOKafkaConsumer.start)
     assert "isolation_level=self._isolation_level" in started
     assert "fetch_max_wait_ms=self._fetch_max_wait_ms" in started
 
 
-def test_the_installed_release_is_the_one_that_was_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_installed_faust_is_the_supported_release(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     assert faust.__version__ == FAUST_VERSION
     monkeypatch.setattr(faust, "__version__", "0.99")
     with pytest.raises(InvalidSettings, match=r"0\.99 is installed; the worker is built for 0\.15\.3"):
         WorkerFlow(Settings(data_dir=tmp_path), None)  # type: ignore[arg-type]
 
 
-def test_the_app_runs_in_the_safe_frame(tmp_path: Any) -> None:
+def test_app_has_safe_settings(tmp_path: Any) -> None:
     made = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1, b:2", topic_prefix="x-"), None)  # type: ignore[arg-type]
     conf = made.app.conf
     assert conf.id == "x-mailfold"
@@ -169,11 +159,11 @@ def test_faust_finds_our_transport_and_our_store() -> None:
     assert stores.STORES.by_name(store.SCHEME) is store.StateStore
 
 
-def test_a_partition_that_is_not_ours_is_neither_read_nor_written(tmp_path: Any) -> None:
+def test_unassigned_partition_is_neither_read_nor_written(tmp_path: Any) -> None:
     made = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
     made.app.finalize()
     with pytest.raises(PartitionNotAssigned, match="partition 3"):
-        made.lanes[3]
+        made.writers[3]
     kept = made.app.tables["email-states"].data
     with pytest.raises(PartitionNotAssigned, match="partition 3"):
         kept.read(3, [b"k"])
@@ -181,7 +171,7 @@ def test_a_partition_that_is_not_ours_is_neither_read_nor_written(tmp_path: Any)
         kept.write(3, {b"k": b"v"}, 7)
 
 
-def test_nothing_of_the_processs_environment_changes_the_frame(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_environment_variables_do_not_change_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """To Faust, variables win over arguments: a BROKER_URL meant for others, or a platform's WEB_PORT=tcp://…"""
     plain = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None).app.conf  # type: ignore[arg-type]
     named = {param.env_name: name for name, param in plain.SETTINGS.items() if param.env_name}
@@ -192,12 +182,12 @@ def test_nothing_of_the_processs_environment_changes_the_frame(monkeypatch: pyte
     assert (moved.broker, moved.agent_supervisor, moved.appdir) == (plain.broker, plain.agent_supervisor, plain.appdir)
 
 
-def test_what_lies_on_disk_is_its_owners(tmp_path: Any) -> None:
+def test_state_folder_is_private(tmp_path: Any) -> None:
     WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
     assert stat.S_IMODE((tmp_path / "worker").stat().st_mode) == 0o700
 
 
-async def test_partitions_that_belong_together_and_are_torn_apart_stop_the_worker(tmp_path: Any) -> None:
+async def test_split_copartitioned_topics_raise(tmp_path: Any) -> None:
     made = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
     with pytest.raises(TopicMismatch, match=r"partitions \[1\] are assigned to different workers"):
-        await made.lanes.take_over({TP("send-requests", 1), TP("email-states", 1), TP("provider-webhooks", 0)})
+        await made.writers.take_over({TP("send-requests", 1), TP("email-states", 1), TP("provider-webhooks", 0)})

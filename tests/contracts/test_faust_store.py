@@ -65,7 +65,7 @@ async def disk(tmp_path: Path) -> AsyncIterator[Disk]:
     made.close()
 
 
-async def test_recovery_keeps_the_last_of_each_key_and_where_it_read_to(disk: Disk) -> None:
+async def test_recovery_stores_last_value_per_key_and_offset(disk: Disk) -> None:
     disk.recover((0, 3, {0: (b"a", b"1"), 1: (b"b", b"1"), 2: (b"a", b"2")}), (3, 6, {4: (b"b", b"2")}))
     assert disk.store.read(3, [b"a", b"b", b"c"]) == [b"2", b"2", None]
     assert disk.store.persisted_offset(CHANGELOG) == 5
@@ -77,7 +77,7 @@ async def test_a_tombstone_removes_its_key(disk: Disk) -> None:
     assert disk.store.read(3, [b"a"]) == [None]
 
 
-async def test_what_is_not_newer_than_the_store_undoes_nothing(disk: Disk) -> None:
+async def test_older_records_do_not_overwrite_the_store(disk: Disk) -> None:
     disk.recover((0, 1, {0: (b"a", b"0")}))
     disk.store.write(3, {b"a": b"newest"}, 10)
     disk.recover((5, 8, {5: (b"a", b"old")}))
@@ -87,13 +87,13 @@ async def test_what_is_not_newer_than_the_store_undoes_nothing(disk: Disk) -> No
     assert disk.store.persisted_offset(CHANGELOG) == 12
 
 
-async def test_a_run_without_records_moves_on(disk: Disk) -> None:
+async def test_batch_without_records_advances_the_offset(disk: Disk) -> None:
     """Markers of transactions."""
     disk.recover((0, 1, {0: (b"a", b"1")}), (1, 2, {}), (2, 3, {2: (b"a", b"2")}))
     assert disk.store.persisted_offset(CHANGELOG) == 2
 
 
-async def test_a_hole_in_what_recovery_reads_ends_the_worker(disk: Disk) -> None:
+async def test_gap_in_recovery_crashes_the_worker(disk: Disk) -> None:
     disk.recover((0, 5, {4: (b"a", b"1")}))
     with pytest.raises(OffsetLost, match="8 arrived, but of the changelog only 4 is in the store"):
         disk.recover((8, 9, {8: (b"a", b"2")}))
@@ -103,12 +103,12 @@ async def test_a_hole_in_what_recovery_reads_ends_the_worker(disk: Disk) -> None
     assert disk.store.persisted_offset(CHANGELOG) == 4
 
 
-async def test_an_empty_disk_begins_where_the_changelog_does(disk: Disk) -> None:
+async def test_empty_store_has_no_offset(disk: Disk) -> None:
     disk.recover((7, 9, {7: (b"a", b"1")}))
     assert disk.store.persisted_offset(CHANGELOG) == 8
 
 
-async def test_states_and_their_offset_outlive_an_orderly_end(disk: Disk, tmp_path: Path) -> None:
+async def test_states_and_offset_survive_an_orderly_stop(disk: Disk, tmp_path: Path) -> None:
     disk.recover((0, 1, {0: (b"a", b"0")}))
     disk.store.write(3, {b"a": b"1"}, 6)
     await disk.store.stop()
@@ -120,7 +120,7 @@ async def test_states_and_their_offset_outlive_an_orderly_end(disk: Disk, tmp_pa
     again.close()
 
 
-async def test_a_partition_that_went_to_a_neighbour_can_be_opened_there(disk: Disk, tmp_path: Path) -> None:
+async def test_revoked_partition_can_be_opened_by_another_worker(disk: Disk, tmp_path: Path) -> None:
     disk.recover((0, 1, {0: (b"a", b"1")}))
     disk.close()
     neighbour = Disk(tmp_path)
@@ -134,9 +134,7 @@ FILES = ("CURRENT", "MANIFEST-*", "*.sst", "rocksdict-config.json")
 
 @pytest.mark.parametrize("harm", ["cut", "empty", "gone"])
 @pytest.mark.parametrize("file", FILES)
-async def test_a_store_that_is_broken_is_made_anew_from_the_log(
-    file: str, harm: str, disk: Disk, tmp_path: Path
-) -> None:
+async def test_corrupt_store_is_replaced_and_recovered(file: str, harm: str, disk: Disk, tmp_path: Path) -> None:
     disk.recover((0, 9, {n: (b"%d" % n, b"x" * 1000) for n in range(9)}))
     await disk.store.stop()
     for path in disk.store.partition_path(3).glob(file):
@@ -149,7 +147,7 @@ async def test_a_store_that_is_broken_is_made_anew_from_the_log(
     again.close()
 
 
-async def test_a_state_that_rotted_on_disk_is_no_state(disk: Disk, tmp_path: Path) -> None:
+async def test_corrupt_state_on_disk_is_not_returned(disk: Disk, tmp_path: Path) -> None:
     disk.recover((0, 9, {n: (b"%d" % n, random.Random(n).randbytes(5000)) for n in range(9)}))
     await disk.store.stop()
     for path in disk.store.partition_path(3).glob("*.sst"):

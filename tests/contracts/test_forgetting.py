@@ -36,16 +36,16 @@ class Partition:
 
     async def open(self) -> None:
         names = [self._settings.topic(name) for name in (*FACT_TOPIC_NAMES, EMAIL_STATES.name)]
-        await self.flow.lanes.take_over({TP(name, 0) for name in names})
+        await self.flow.writers.take_over({TP(name, 0) for name in names})
         self.store._db_for_partition(0)
 
     async def close(self) -> None:
-        await self.flow.lanes.close()
+        await self.flow.writers.close()
         await self.store.stop()
 
     @property
     def lane(self) -> PartitionWriter:
-        return self.flow.lanes[0]
+        return self.flow.writers[0]
 
     def fold(self, **states: bytes) -> None:
         """As if a fact had been folded to these states."""
@@ -68,7 +68,7 @@ class Partition:
 
     async def written(self) -> None:
         """Nothing is on its way any more."""
-        await self.until(lambda: not (self.lane._filling.states or self.lane._flying.states))
+        await self.until(lambda: not (self.lane._filling.states or self.lane._in_flight.states))
 
     def stored(self, key: str = "k") -> bytes | None:
         found: list[bytes | None] = self.store.read(0, [key.encode()])
@@ -91,7 +91,7 @@ async def test_expired_state_is_gone_from_cache_log_and_store(partition: Partiti
     await partition.written()
     assert partition.forget("k") == 1
     assert partition.read() is None, "while its tombstone waits"
-    await partition.until(lambda: bool(partition.lane._flying.states))
+    await partition.until(lambda: bool(partition.lane._in_flight.states))
     assert (partition.stored(), partition.read()) == (b"old", None), "while it is on its way"
     await partition.written()
     assert (partition.stored(), partition.read()) == (None, None)
@@ -106,7 +106,7 @@ async def test_fact_during_tombstone_begins_new_state(partition: Partition, when
     await partition.written()
     partition.forget("k")
     if when == "it is on its way":
-        await partition.until(lambda: bool(partition.lane._flying.states))
+        await partition.until(lambda: bool(partition.lane._in_flight.states))
     assert partition.read() is None
     partition.fold(k=b"new")
     assert partition.read() == b"new"
@@ -121,7 +121,7 @@ async def test_state_with_unfinished_facts_is_kept(partition: Partition, when: s
     await partition.written()
     partition.fold(k=b"new")
     if when == "it is on its way":
-        await partition.until(lambda: bool(partition.lane._flying.states))
+        await partition.until(lambda: bool(partition.lane._in_flight.states))
     assert partition.stored() == b"old", "which is what a walk would see"
     assert partition.forget("k") == 0
     await partition.written()
@@ -133,7 +133,7 @@ async def test_state_with_pending_tombstone_gets_no_second_one(partition: Partit
     partition.fold(k=b"old")
     await partition.written()
     assert (partition.forget("k"), partition.forget("k")) == (1, 0)
-    await partition.until(lambda: bool(partition.lane._flying.states))
+    await partition.until(lambda: bool(partition.lane._in_flight.states))
     assert partition.forget("k") == 0
     await partition.written()
     assert await partition.logged() == [b"old", None]
@@ -146,7 +146,7 @@ async def test_worker_that_lost_partition_cannot_write_tombstone(partition: Part
     await successor.open()
     try:
         partition.forget("k")
-        await partition.until(lambda: not partition.lane._open)
+        await partition.until(lambda: not partition.lane._is_open)
     finally:
         await successor.close()
     assert partition.stored() == b"old"
@@ -159,10 +159,10 @@ async def test_closed_store_gets_tombstone_from_log(partition: Partition) -> Non
     partition.fold(k=b"old")
     await partition.written()
     partition.forget("k")
-    await partition.until(lambda: bool(partition.lane._flying.states))
+    await partition.until(lambda: bool(partition.lane._in_flight.states))
     await partition.store.stop()
     await partition.written()
-    assert partition.lane._open
+    assert partition.lane._is_open
     assert await partition.logged() == [b"old", None]
 
 
@@ -173,7 +173,7 @@ def walk(partition: Partition, lap: float, quiet: Callable[[bytes], bool]) -> Ex
     def find_quiet(stored: Any) -> list[bytes]:
         return [key for key, value in stored if quiet(value)]
 
-    return ExpiryScan(partition.flow.lanes, partition.store, partition.flow.app, find_quiet, lap)
+    return ExpiryScan(partition.flow.writers, partition.store, partition.flow.app, find_quiet, lap)
 
 
 def watching(seen: list[bytes]) -> Callable[[bytes], bool]:
@@ -256,9 +256,9 @@ async def test_no_scan_during_rebalance_recovery_or_revocation(partition: Partit
     task = asyncio.create_task(walking.run())
     try:
         app.in_recovery = True
-        await partition.until(lambda: 0 in walking._due and walking._due[0] < app.loop.time() - 0.3)
+        await partition.until(lambda: 0 in walking._due_at and walking._due_at[0] < app.loop.time() - 0.3)
         app.in_recovery, app.rebalancing = False, True
-        await partition.until(lambda: walking._due[0] < app.loop.time() - 0.6)
+        await partition.until(lambda: walking._due_at[0] < app.loop.time() - 0.6)
         assert seen == []
         app.rebalancing = False
         await partition.until(lambda: bool(seen))
@@ -270,7 +270,7 @@ async def test_partition_revoked_during_scan_does_not_end_scan_task(partition: P
     walking = walk(partition, 0.001, lambda _: True)
     task = asyncio.create_task(walking.run())
     try:
-        await partition.until(lambda: 0 in walking._due)
+        await partition.until(lambda: 0 in walking._due_at)
         await partition.store.stop()
         late = partition.flow.app.loop.time()
         await partition.until(lambda: partition.flow.app.loop.time() > late + 0.3)

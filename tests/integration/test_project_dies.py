@@ -16,9 +16,7 @@ from tests.support.seeing import rows, until
 
 
 @pytest.mark.parametrize("point", ["project.between-rows-and-offset", "project.after-commit"])
-async def test_a_projector_that_dies_at_a_crash_point_leaves_nothing_torn(
-    settings: Settings, tmp_path: Path, point: str
-) -> None:
+async def test_projector_crash_leaves_no_partial_write(settings: Settings, tmp_path: Path, point: str) -> None:
     log = lives(21, 60)
     async with open_runtime(settings) as rt:
         async with process(settings, "project", **armed(point, tmp_path)) as dying:
@@ -32,7 +30,7 @@ async def test_a_projector_that_dies_at_a_crash_point_leaves_nothing_torn(
         assert await rows(rt, held) == [(0,)]
 
 
-async def test_a_projector_frozen_past_its_session_wakes_and_harms_nothing(settings: Settings) -> None:
+async def test_projector_frozen_past_its_session_writes_nothing_wrong(settings: Settings) -> None:
     log = lives(22, 60)
     async with open_runtime(settings) as rt, process(settings, "project") as frozen:
         await publish(rt, log.changes[:60])
@@ -48,7 +46,7 @@ async def test_a_projector_frozen_past_its_session_wakes_and_harms_nothing(setti
             assert compared.differences == []
 
 
-async def test_sigterm_ends_it_soon_and_without_complaint(settings: Settings) -> None:
+async def test_sigterm_ends_the_projector_soon_without_errors(settings: Settings) -> None:
     log = lives(23, 100)
     async with open_runtime(settings) as rt, process(settings, "project") as projector:
         await publish(rt, log.changes)

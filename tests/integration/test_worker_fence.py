@@ -56,7 +56,7 @@ async def test_states_changes_and_offsets_come_together(settings: Settings) -> N
     assert await committed(settings) == 5
 
 
-async def test_whoever_comes_next_locks_out_its_predecessor_in_the_middle_of_a_transaction(settings: Settings) -> None:
+async def test_next_producer_fences_an_open_transaction(settings: Settings) -> None:
     unheard: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
     frozen, successor = (

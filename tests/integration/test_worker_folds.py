@@ -39,7 +39,7 @@ async def test_facts_of_all_topics_become_the_states_and_changes_of_a_plain_fold
         assert worker.terminate() == 0
 
 
-async def test_what_lay_there_before_the_first_start_is_folded_too(settings: Settings, worker: Worker) -> None:
+async def test_facts_before_the_first_start_are_folded(settings: Settings, worker: Worker) -> None:
     await feed(settings, lives(100, seed=2))
     with worker:
         await assert_folded(settings)
@@ -89,9 +89,7 @@ async def append_compressed(settings: Settings, topic: Topic, key: bytes, value:
         await producer.stop()
 
 
-async def test_poison_goes_to_the_dead_letters_with_its_place_and_spoils_nothing_else(
-    settings: Settings, worker: Worker
-) -> None:
+async def test_undecodable_facts_become_dead_letters_with_their_places(settings: Settings, worker: Worker) -> None:
     await append_raw(settings, DELIVERY_EVENTS, EMAIL_ID.encode(), b"no JSON", b"{}", None, b"\xff")
     # Brokers look at a batch as it is sent; a letter about this one, whole, would fit in no batch of ours.
     await append_compressed(settings, DELIVERY_EVENTS, EMAIL_ID.encode(), b"x" * 3_000_000)
@@ -117,7 +115,7 @@ async def test_poison_goes_to_the_dead_letters_with_its_place_and_spoils_nothing
     assert len({letter.source for letter in letters}) == len(letters)
 
 
-async def test_a_worker_that_understands_almost_nothing_stops_and_says_so(settings: Settings, worker: Worker) -> None:
+async def test_worker_halts_when_most_facts_are_undecodable(settings: Settings, worker: Worker) -> None:
     await append_raw(settings, DELIVERY_EVENTS, b"k", *[b"written by a stranger"] * 700)
     with worker:
         assert worker.process.wait(40) == 1
@@ -142,9 +140,7 @@ async def test_the_worker_opens_no_port(settings: Settings, worker: Worker) -> N
         assert [one for one in connections if one.type == socket.SOCK_DGRAM] == []
 
 
-async def test_a_log_that_does_not_answer_ends_the_worker_with_one_clear_sentence(
-    settings: Settings, tmp_path: Path
-) -> None:
+async def test_unreachable_kafka_ends_the_worker_with_one_message(settings: Settings, tmp_path: Path) -> None:
     with Worker(settings, tmp_path / "one", KAFKA_BOOTSTRAP="127.0.0.1:1") as worker:
         assert worker.process.wait(40) == 1
     assert "KAFKA_BOOTSTRAP=127.0.0.1:1 does not answer" in worker.log.read_text()

@@ -99,9 +99,7 @@ async def changes_of(settings: Settings, email_id: EmailId) -> list[EmailChange]
     return [change for change in found if isinstance(change, EmailChange) and change.email_id == email_id]
 
 
-async def test_a_story_that_is_over_is_forgotten_and_a_late_complaint_still_meets_its_whole_history(
-    settings: Settings, tmp_path: Path
-) -> None:
+async def test_late_complaint_joins_the_history_of_an_expired_state(settings: Settings, tmp_path: Path) -> None:
     async with projecting(settings) as rt:
         with Worker(settings, tmp_path / "one", **AT_ONCE) as worker:
             await feed(settings, entries([*STORY, *UNFINISHED]))
@@ -134,7 +132,7 @@ async def told_of(settings: Settings, email_id: EmailId, mark: str) -> bool:
     return any(getattr(change.state, mark) is not None for change in await changes_of(settings, email_id))
 
 
-async def test_a_lost_disk_is_recovered_without_what_was_forgotten(settings: Settings, tmp_path: Path) -> None:
+async def test_lost_disk_is_recovered_without_expired_states(settings: Settings, tmp_path: Path) -> None:
     worker = Worker(settings, tmp_path / "one", **AT_ONCE)
     with worker:
         await feed(settings, entries([*STORY, *UNFINISHED]))
@@ -186,7 +184,7 @@ async def has_ended(worker: Worker) -> bool:
 
 
 @pytest.mark.parametrize("wiped", [False, True], ids=["warm disk", "wiped disk"])
-async def test_whatever_is_forgotten_while_workers_die_and_partitions_move_the_changes_tell_all(
+async def test_expiry_during_crashes_and_rebalances_loses_no_change(
     wiped: bool, settings: Settings, tmp_path: Path
 ) -> None:
     """These facts are older than the log keeps any, so each state is forgotten as soon as it is seen, debts or not."""

@@ -52,9 +52,7 @@ async def states(settings: Settings) -> dict[str, EmailState]:
     return {(key or b"").decode(): decode(EMAIL_STATES, value) for _, key, value in stored}
 
 
-async def test_what_retention_took_before_it_was_read_is_named_and_the_rest_is_folded(
-    settings: Settings, tmp_path: Path
-) -> None:
+async def test_expired_unread_records_are_logged_and_the_rest_is_folded(settings: Settings, tmp_path: Path) -> None:
     with Worker(settings, tmp_path / "one") as worker:
         await feed(settings, lives(20, seed=1))
         known = await assert_folded(settings)
@@ -71,7 +69,7 @@ async def test_what_retention_took_before_it_was_read_is_named_and_the_rest_is_f
     assert "removed from the log before they were read" in worker.log.read_text()
 
 
-async def test_a_log_that_ends_before_what_is_committed_is_read_again(settings: Settings, tmp_path: Path) -> None:
+async def test_log_shorter_than_the_commit_is_read_again(settings: Settings, tmp_path: Path) -> None:
     """A topic that was made anew, or a cluster that was restored; a fact that is read again changes nothing."""
     await feed(settings, lives(20, seed=1))
     expected = plain_fold(await facts_on(settings))

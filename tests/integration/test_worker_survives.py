@@ -135,9 +135,7 @@ async def test_an_old_disk_catches_up_with_what_another_worker_wrote(settings: S
 
 
 @pytest.mark.parametrize("orderly", [True, False], ids=["leaves", "is killed"])
-async def test_of_two_workers_one_goes_and_the_other_takes_over(
-    orderly: bool, settings: Settings, tmp_path: Path
-) -> None:
+async def test_second_worker_takes_over_from_a_stopped_one(orderly: bool, settings: Settings, tmp_path: Path) -> None:
     one, two = Worker(settings, tmp_path / "one"), Worker(settings, tmp_path / "two")
     with one:
         await feed(settings, lives(300, seed=1), pieces=4)

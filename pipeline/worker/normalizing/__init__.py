@@ -1,1 +1,1 @@
-"""Raw webhooks and inbound mail to events, without holding up the worker: small ones at once, others in processes."""
+"""Normalizes raw webhooks and inbound mail without blocking the worker: small ones inline, others in processes."""

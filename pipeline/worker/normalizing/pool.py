@@ -1,8 +1,8 @@
-"""A few processes that normalize what may take long, each item within limits of time and memory.
+"""A pool of processes that normalize large webhooks and mails within limits of time and memory.
 
-Python's `re` and `json` hold the interpreter, so a thread would stop the worker's event loop all the same, and nothing
-could end it. A process that exceeds its processor time is ended by the kernel; its item becomes a dead letter, and the
-next item gets a new process.
+Python's `re` and `json` hold the interpreter lock, so a thread would block the worker's event loop, and nothing could
+end it. The kernel ends a process that exceeds its processor time; its item becomes a dead letter, and the next item
+gets a new process. `worker.main` opens the pool.
 """
 
 import asyncio
@@ -30,18 +30,18 @@ from pipeline.worker.normalizing.wire import (
 )
 
 MAX_PROCESSES: Final = 2
-"""At once. They start when they are first needed, and take about 60 MB each."""
+"""Processes at the same time. They start when first needed and take about 60 MB each."""
 CPU_LIMIT_S: Final = 2.0
-"""Processor time for one item. The parsers are linear: 900 kB of mail or webhook take about a tenth of it."""
+"""Seconds of processor time for one item. The parsers are linear: 900 kB of mail or webhook take a tenth of it."""
 ANSWER_TIMEOUT_S: Final = 60.0
-"""For an answer, whatever the process waits for. A machine that was frozen finds it over when it wakes, so an item is
-tried once more after it."""
+"""Seconds of wall time for an answer. On a machine that was frozen it is over on waking, so an item that exceeds it is
+tried once more."""
 START_TIMEOUT_S: Final = 60.0
 END_TIMEOUT_S: Final = 2.0
-"""For a process to end by itself, of the ten that the worker has after SIGTERM."""
+"""Seconds for a process to end by itself, of the ten that the worker has after SIGTERM."""
 MEMORY_LIMIT_BYTES: Final = 2 * 1024**3
 MAX_ATTEMPTS: Final = 2
-"""For an item whose process died by anything but its processor time: the kernel may have needed the memory."""
+"""Attempts for an item whose process died for another reason than processor time, such as the kernel's memory need."""
 PROCESS_COMMAND: Final = (sys.executable, "-m", "pipeline.worker.normalizing.process")
 
 _OUTPUTS: Final = msgspec.msgpack.Decoder(list[EncodedRecord])
@@ -49,45 +49,45 @@ _log = logging.getLogger("mailfold.worker")
 
 
 class CpuLimitExceeded(Exception):
-    """The item took more processor time than one may."""
+    """The item exceeded the limit of processor time."""
 
 
 class ProcessDied(Exception):
-    """The process ended or fell silent before it answered."""
+    """The process ended or timed out before it answered."""
 
 
 class NormalizerProcess:
-    """One process; it works on one item at a time."""
+    """A child process that normalizes one item at a time."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
 
     @classmethod
-    async def start(cls, command: Sequence[str], terms: NormalizerSettings) -> "NormalizerProcess":
-        """Return a process that is ready. Raises Recoverable."""
+    async def start(cls, command: Sequence[str], settings: NormalizerSettings) -> "NormalizerProcess":
+        """Return a process that is ready. Raises RecoverableError."""
         try:
-            made = cls(await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE))
+            process = cls(await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE))
         except OSError as error:
             raise RecoverableError(f"no normalizing process can be started: {error.strerror}") from error
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                await made._send(encode_frame(terms))
-                await made._receive()
+                await process._send(encode_frame(settings))
+                await process._receive()
         except (ProcessDied, TimeoutError) as error:
-            await made.end(0)
+            await process.end(0)
             raise RecoverableError("a normalizing process does not start") from error
         except BaseException:
-            await made.end(0)
+            await process.end(0)
             raise
-        return made
+        return process
 
     @property
     def is_running(self) -> bool:
-        """Whether it is not known to have ended."""
+        """Return whether the process is not known to have ended."""
         return self._process.returncode is None
 
     async def run_job(self, job: NormalizingJob) -> list[EncodedRecord]:
-        """Return what came of a job. Raises OutOfTime, ProcessDied; the process is gone then."""
+        """Return a job's records. Raises CpuLimitExceeded and ProcessDied, after which the process is gone."""
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 await self._send(encode_frame(job))
@@ -104,12 +104,12 @@ class NormalizerProcess:
             await self.end(0)
             raise
 
-    async def end(self, patience_s: float) -> int:
-        """Wait ``patience_s`` for the process to end, then kill it; return its exit code."""
+    async def end(self, timeout_s: float) -> int:
+        """Wait ``timeout_s`` for the process to end, then kill it; return its exit code."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(timeout_s):
                 return await self._process.wait()
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
@@ -120,7 +120,7 @@ class NormalizerProcess:
         try:
             self._process.stdin.write(frame)
             await self._process.stdin.drain()
-        except (OSError, RuntimeError) as error:  # uvloop raises the latter where the pipe is closed already
+        except (OSError, RuntimeError) as error:  # uvloop raises RuntimeError for a closed pipe
             raise ProcessDied from error
 
     async def _receive(self) -> bytes:
@@ -133,52 +133,52 @@ class NormalizerProcess:
 
 
 class NormalizerPool:
-    """Gives each item a process of its own for as long as it takes."""
+    """Runs each item in a process of its own and keeps idle processes for the next items."""
 
     def __init__(
         self,
-        terms: NormalizerSettings,
+        settings: NormalizerSettings,
         clock: Clock,
         command: Sequence[str] = PROCESS_COMMAND,
         size: int = MAX_PROCESSES,
     ) -> None:
-        self._terms = terms
+        self._settings = settings
         self._clock = clock
         self._command = command
         self._slots = asyncio.Semaphore(size)
         self._idle: list[NormalizerProcess] = []
 
-    async def normalize(self, found: ConsumedRecord) -> list[EncodedRecord]:
-        """Return what the record says; a dead letter where that takes too long. Raises Recoverable."""
-        why = ""
+    async def normalize(self, webhook: ConsumedRecord) -> list[EncodedRecord]:
+        """Return a webhook's records, or a dead letter if it exceeds its limits. Raises RecoverableError."""
+        reason = ""
         for attempt in range(MAX_ATTEMPTS):
             try:
-                return await self._once(found, fresh=attempt > 0)
+                return await self._run_once(webhook, in_new_process=attempt > 0)
             except CpuLimitExceeded:
-                why = f"took more than {self._terms.cpu_limit_s:g} s of processor time"
+                reason = f"took more than {self._settings.cpu_limit_s:g} s of processor time"
                 break
             except ProcessDied as error:
-                why = f"its process ended: {error}"
-        _log.error("webhook not normalized, now a dead letter: place=%s error=%s", found.place, why)
-        return encoded_dead_letters([found.dead_letter(self._clock(), "too-long", why, role=ROLE)])
+                reason = f"its process ended: {error}"
+        _log.error("webhook not normalized, now a dead letter: place=%s error=%s", webhook.place, reason)
+        return encoded_dead_letters([webhook.dead_letter(self._clock(), "too-long", reason, role=ROLE)])
 
     async def close(self) -> None:
         """End all idle processes."""
         idle, self._idle = self._idle, []
         await asyncio.gather(*(process.end(END_TIMEOUT_S) for process in idle))
 
-    async def _once(self, found: ConsumedRecord, *, fresh: bool) -> list[EncodedRecord]:
-        """Ask one process; a ``fresh`` one after a death: whatever ended that process may have ended the idle ones."""
+    async def _run_once(self, webhook: ConsumedRecord, *, in_new_process: bool) -> list[EncodedRecord]:
+        """Normalize in one process; after a death in a new one, because the same cause may have ended the idle ones."""
         async with self._slots:
-            if fresh:
+            if in_new_process:
                 await self.close()
-            process = self._running() or await NormalizerProcess.start(self._command, self._terms)
-            answer = await process.run_job(NormalizingJob.of(found, self._clock()))
+            process = self._take_idle() or await NormalizerProcess.start(self._command, self._settings)
+            records = await process.run_job(NormalizingJob.of(webhook, self._clock()))
             self._idle.append(process)
-            return answer
+            return records
 
-    def _running(self) -> NormalizerProcess | None:
-        """Return an idle process; those that somebody ended meanwhile are forgotten."""
+    def _take_idle(self) -> NormalizerProcess | None:
+        """Remove and return an idle process that is still running; drop the ones that have ended."""
         while self._idle:
             if (process := self._idle.pop()).is_running:
                 return process
@@ -187,7 +187,7 @@ class NormalizerPool:
 
 @contextlib.asynccontextmanager
 async def open_normalizer_pool(settings: Settings, clock: Clock) -> AsyncIterator[NormalizerPool]:
-    """A pool under the settings' secrets; its processes end with the block."""
+    """Yield a pool that verifies with the settings' secrets; its processes end with the block."""
     secret, previous = settings.secret.get_secret_value(), settings.secret_previous.get_secret_value()
     pool = NormalizerPool(NormalizerSettings(secret, previous, CPU_LIMIT_S, MEMORY_LIMIT_BYTES), clock)
     try:

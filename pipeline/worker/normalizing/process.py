@@ -1,7 +1,7 @@
-"""`python -m pipeline.worker.normalizing.process`: jobs on standard input, what came of them on standard output.
+"""`python -m pipeline.worker.normalizing.process`: reads jobs from standard input, writes records to standard output.
 
-Started and ended by :mod:`pipeline.worker.normalizing.pool`. The kernel ends it when a job takes too much processor
-time, in the middle of a regular expression, too, which no thread and no event loop can interrupt.
+:mod:`pipeline.worker.normalizing.pool` starts and ends it. The kernel ends it when a job takes too much processor time,
+even within a regular expression, which no thread and no event loop can interrupt.
 """
 
 import contextlib
@@ -25,29 +25,29 @@ from pipeline.worker.normalizing.wire import (
 
 
 def main() -> None:
-    """Work until standard input ends, as it does with the worker."""
+    """Process jobs until standard input ends, which it does when the worker ends."""
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no frame
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not get between the frames
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # both may be sent to a whole group: they are the worker's to hear
+        signal.signal(number, signal.SIG_IGN)  # a signal to the whole process group is for the worker to handle
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    terms = msgspec.msgpack.decode(_read(source), type=NormalizerSettings)
-    _limit(terms)
-    ours = token_readers(terms.secret, terms.secret_previous)
+    settings = msgspec.msgpack.decode(_read(source), type=NormalizerSettings)
+    _limit_memory(settings.memory_limit_bytes)
+    readers = token_readers(settings.secret, settings.secret_previous)
     _write(sink, encode_frame(True))
     jobs = msgspec.msgpack.Decoder(NormalizingJob)
     while frame := _read(source):
         job = jobs.decode(frame)
-        signal.setitimer(signal.ITIMER_PROF, terms.cpu_limit_s)
-        answer = encode_frame(normalized_records(job.consumed_record(), ours, job.now))
+        signal.setitimer(signal.ITIMER_PROF, settings.cpu_limit_s)
+        answer = encode_frame(normalized_records(job.consumed_record(), readers, job.now))
         signal.setitimer(signal.ITIMER_PROF, 0)
         _write(sink, answer)
 
 
-def _limit(terms: NormalizerSettings) -> None:
-    # Not every system knows this limit, and an operator may have set a lower one.
+def _limit_memory(limit_bytes: int) -> None:
+    # Not every system supports this limit, and an operator may have set a lower one.
     with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_AS, (terms.memory_limit_bytes, terms.memory_limit_bytes))
+        resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
 
 
 def _read(source: BinaryIO) -> bytes:

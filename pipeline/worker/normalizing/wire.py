@@ -1,4 +1,4 @@
-"""What the worker and a normalizing process say to each other: frames of MessagePack behind their length."""
+"""The frames between the worker and a normalizing process: a length prefix followed by MessagePack."""
 
 from typing import Any, Final
 
@@ -10,11 +10,11 @@ from topics.registry import PROVIDER_WEBHOOKS
 
 LENGTH_BYTES: Final = 4
 MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
-"""Of an answer: an item has less than one MB, and each of its events is told once, beside the provider's own words."""
+"""Bytes of an answer, at most: an item has less than 1 MB, and each of its events repeats the provider's own event."""
 
 
 class NormalizerSettings(msgspec.Struct, array_like=True, frozen=True):
-    """The first frame: the process's secrets and limits. Secrets travel here, where no list of processes shows them."""
+    """The first frame: the process's secrets and limits. Secrets are sent here: process lists show arguments."""
 
     secret: str
     secret_previous: str
@@ -23,7 +23,7 @@ class NormalizerSettings(msgspec.Struct, array_like=True, frozen=True):
 
 
 class NormalizingJob(msgspec.Struct, array_like=True, frozen=True):
-    """A record of `provider-webhooks`."""
+    """A record of `provider-webhooks` to normalize, with its place and the current time."""
 
     partition: int
     offset: int
@@ -32,9 +32,9 @@ class NormalizingJob(msgspec.Struct, array_like=True, frozen=True):
     now: Millis
 
     @classmethod
-    def of(cls, found: ConsumedRecord, now: Millis) -> "NormalizingJob":
-        """Return the job of a record."""
-        return cls(found.place.partition, found.place.offset, found.key, found.value, now)
+    def of(cls, webhook: ConsumedRecord, now: Millis) -> "NormalizingJob":
+        """Return the job that normalizes a webhook."""
+        return cls(webhook.place.partition, webhook.place.offset, webhook.key, webhook.value, now)
 
     def consumed_record(self) -> ConsumedRecord:
         """Return the record with its place."""
@@ -49,7 +49,7 @@ def encode_frame(message: Any) -> bytes:
 
 
 def frame_length(prefix: bytes) -> int:
-    """Return the bytes that follow a frame's length. Raises ValueError for more than any frame has."""
+    """Return the size of a frame's body in bytes. Raises ValueError if it exceeds `MAX_FRAME_BYTES`."""
     size = int.from_bytes(prefix, "big")
     if size > MAX_FRAME_BYTES:
         raise ValueError(f"a frame of {size} bytes")

@@ -1,6 +1,6 @@
-"""Faust made safe: the only room that knows its insides.
+"""The worker's stream processing on Faust; the only package that depends on Faust's internals.
 
-What leaves this room is :class:`pipeline.worker.streaming.app.Flow`: sources read in batches, a keyed
-store of states, an outlet whose appends are confirmed. Everything that Faust gets wrong is put
-right in here, each with its reason: `transport` (commits), `store` (RocksDB), `batches` (acks).
+Other packages use :class:`pipeline.worker.streaming.app.WorkerFlow`: sources read in batches, a keyed store of states
+and a producer whose appends are confirmed. The modules here override what Faust does unsafely and say why:
+`transport` (commits), `store` (RocksDB), `runs` (acknowledgements).
 """

@@ -1,6 +1,7 @@
-"""The frame in which Faust is safe, and what a topology needs of it: sources, agents, a store of states.
+"""The worker's Faust app: its sources, agents and state table, with settings that lose no data.
 
-Every setting here was measured to matter; Faust's defaults lose data silently.
+`topology` declares the dataflow with it, `runner` runs it. Every setting here was measured to matter; Faust's
+defaults lose data silently.
 """
 
 import asyncio
@@ -22,27 +23,27 @@ from pipeline.worker.streaming.runs import AgentBatch, claimed_batches
 from topics.registry import EMAIL_STATES, Topic
 
 FAUST_VERSION: Final = "0.15.3"
-"""The one release that `transport` and `store` were written against: they override its insides."""
+"""The only supported Faust release: `transport` and `store` override its internals."""
 
 FETCH_MAX_BYTES: Final = 4 * 1024 * 1024
-"""What is fetched of a partition at once, at most, and so a run: four times Kafka's default spare an eighth of the
-CPU per event, because a run has its price, too."""
+"""Bytes fetched of a partition at once, and so the size of a batch, at most. Four times Kafka's default saves an eighth
+of the CPU time per event, because each batch has a fixed cost."""
 QUEUE_MAX_BATCHES: Final = 1
-"""Runs that wait for an agent, or for recovery to store them: enough that it never waits. What lies here longer has
-left the processor's cache when its turn comes."""
+"""Batches that wait for an agent or for recovery. One is enough that neither waits; with more, records would have left
+the processor's cache when they are processed."""
 DAY_S: Final = 86_400.0
 SCANS_PER_EXPIRY_PERIOD: Final = 10
-"""How often a state is looked at until it is quiet, at least: it leaves at most a tenth of that time late."""
+"""Scans of a state before it expires, at least: it is removed at most a tenth of the expiry period late."""
 
 AgentBatches = AsyncIterator[AgentBatch]
 AgentFunction = Callable[[AgentBatches], Awaitable[None]]
 
 
 class BytesSchema(faust.Schema[Any, Any]):
-    """Passes bytes through. A typed topic acknowledges what it can't decode, and then throws it away."""
+    """A schema that passes bytes through. A typed Faust topic acknowledges and drops what it can't decode."""
 
     def compile(self, app: Any, **_: Any) -> Any:
-        """Faust's way to build a decoder."""
+        """Return the decoder that Faust calls for each message."""
 
         async def decode(message: Any, *, propagate: bool = False) -> Any:
             return Event(app, message.key, message.value, message.headers, message)
@@ -51,9 +52,9 @@ class BytesSchema(faust.Schema[Any, Any]):
 
 
 class WorkerFlow:
-    """One worker's dataflow."""
+    """One worker's Faust app with its event producer and partition writers."""
 
-    def __init__(self, settings: Settings, outlet: EventProducer) -> None:
+    def __init__(self, settings: Settings, event_producer: EventProducer) -> None:
         if faust.__version__ != FAUST_VERSION:
             raise InvalidSettings(
                 f"faust-streaming {faust.__version__} is installed; the worker is built for {FAUST_VERSION}"
@@ -61,19 +62,22 @@ class WorkerFlow:
         transport.register()
         store.register()
         self.settings = settings
-        self.event_producer = outlet
+        self.event_producer = event_producer
         self.app = _app(settings)
-        self.lanes = self.app.lanes = PartitionWriters(settings, self.app, self._states().data)
+        self.writers = self.app.writers = PartitionWriters(settings, self.app, self._states().data)
 
     def source(self, *topics: Topic) -> Callable[[AgentFunction], AgentFunction]:
-        """Decorates the agent that reads these topics, run by run. One at a time: a partition keeps its order."""
+        """Return a decorator for the agent that reads these topics batch by batch.
+
+        One agent processes one batch at a time, so that a partition keeps its order.
+        """
         names = {self.settings.topic(topic.name): topic for topic in topics}
         channel = self.app.topic(*names, schema=BytesSchema(), partitions=self.settings.partitions)
 
         def decorate(agent: AgentFunction) -> AgentFunction:
             async def run(stream: Any) -> None:
                 try:
-                    await agent(claimed_batches(stream, names, self.lanes))
+                    await agent(claimed_batches(stream, names, self.writers))
                 except asyncio.CancelledError:
                     if not self.app.should_stop:
                         raise
@@ -83,19 +87,18 @@ class WorkerFlow:
 
         return decorate
 
-    def expire_states(self, find_quiet: FindExpired) -> "WorkerFlow":
-        """Take the states that it finds out of the table; none where the settings say never."""
+    def expire_states(self, find_expired: FindExpired) -> "WorkerFlow":
+        """Remove the states that ``find_expired`` returns from the table, unless the settings disable expiry."""
         days = self.settings.quiet_days
         if days:
-            table = self.app.tables[EMAIL_STATES.name].data
-            walk = ExpiryScan(
-                self.lanes, table, self.app, find_quiet, min(DAY_S, days * DAY_S / SCANS_PER_EXPIRY_PERIOD)
-            )
-            self.app.task(walk.run)
+            store = self.app.tables[EMAIL_STATES.name].data
+            scan_duration_s = min(DAY_S, days * DAY_S / SCANS_PER_EXPIRY_PERIOD)
+            scan = ExpiryScan(self.writers, store, self.app, find_expired, scan_duration_s)
+            self.app.task(scan.run)
         return self
 
     def _states(self) -> Any:
-        """The table of states, recovered from their topic."""
+        """Return the table of states, which Faust recovers from the topic `email-states`."""
         name = self.settings.topic(EMAIL_STATES.name)
         changelog = self.app.topic(
             *[name],
@@ -113,9 +116,9 @@ class WorkerFlow:
             value_type=bytes,
             partitions=self.settings.partitions,
             default=None,
-            recovery_buffer_size=2,  # runs; Faust has other plans with a buffer of one
+            recovery_buffer_size=2,  # batches; Faust treats a buffer of one differently
         )
-        # Set before the app starts: Faust would otherwise name and create a changelog of its own.
+        # Set before the app starts: Faust would otherwise create a changelog topic with a name of its own.
         self.app.tables._changelogs.pop(table.changelog_topic.get_topic_name(), None)
         table.changelog_topic = changelog
         self.app.tables._changelogs[name] = table
@@ -125,11 +128,11 @@ class WorkerFlow:
 def _app(settings: Settings) -> Any:
     folder = Path(settings.data_dir).absolute() / "worker"
     make_private_folder(folder)
-    narrow_folder(folder)  # who wrote to whom lies in there
+    narrow_folder(folder)  # the states hold recipients' addresses
     brokers = [f"{transport.SCHEME}://{address.strip()}" for address in settings.kafka_bootstrap.split(",")]
     return faust.App(
         f"{settings.topic_prefix}mailfold",
-        env={},  # to Faust, BROKER_URL, WEB_PORT and sixty more variables would win over what is said here
+        env={},  # else BROKER_URL, WEB_PORT and sixty more environment variables would override these settings
         broker=brokers,
         store=f"{store.SCHEME}://",
         datadir=folder,

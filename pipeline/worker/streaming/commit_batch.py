@@ -1,4 +1,4 @@
-"""What runs were folded to, run by run, in; what one transaction writes and commits, out."""
+"""Collects the results of folded batches until one transaction writes them; used by the partition writers."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,14 @@ from aiokafka import TopicPartition
 from topics.registry import EMAIL_CHANGES, EMAIL_STATES, Topic
 
 BATCH_MAX_RECORDS: Final = 10_000
-"""Records that a group takes; its agent waits then, and by and by the fetching does."""
+"""Records in a full commit batch; at this limit the agent waits, and fetching stops soon after."""
 BATCH_MAX_BYTES: Final = 32 * 1024 * 1024
-"""Bytes that a group takes, about: they lie in memory, and have to be confirmed before the brokers give up on them."""
+"""Bytes in a full commit batch, approximately: they are held in memory and must be confirmed within the append
+timeout."""
 
 
 class FoldResult(msgspec.Struct, frozen=True):
-    """What a run was folded to."""
+    """The records that folding one batch produced."""
 
     states: Mapping[bytes, bytes]
     changes: Sequence[tuple[bytes, bytes]]
@@ -24,46 +25,46 @@ class FoldResult(msgspec.Struct, frozen=True):
     """Records without a key, for the only partition of their topic."""
 
     def size_bytes(self) -> int:
-        """Its bytes, about."""
+        """Return the size of all values in bytes, without keys."""
         states = sum(map(len, self.states.values()))
-        return states + sum(len(told) for _, told in self.changes) + sum(len(told) for _, told in self.others)
+        return states + sum(len(value) for _, value in self.changes) + sum(len(value) for _, value in self.others)
 
 
 class CommitBatch:
-    """Runs that are written together."""
+    """Results of consecutive batches that are written in one transaction."""
 
     def __init__(self) -> None:
         self.record_count = 0
         self.size_bytes = 0
         self.messages: list[Any] = []
         self.states: dict[bytes, bytes | None] = {}
-        """None: it leaves the table."""
+        """States by key; None removes one from the table."""
         self.changes: list[tuple[bytes | None, bytes]] = []
         self.others: dict[Topic, list[tuple[bytes | None, bytes]]] = defaultdict(list)
 
-    def add(self, message: Any, step: FoldResult) -> None:
-        """A run and what it was folded to."""
+    def add(self, message: Any, result: FoldResult) -> None:
+        """Add a batch's message and its result."""
         self.messages.append(message)
         self.record_count += len(message.value.span.records)
-        self.states |= step.states
-        self.changes += step.changes
-        for topic, value in step.others:
+        self.states |= result.states
+        self.changes += result.changes
+        for topic, value in result.others:
             self.others[topic].append((None, value))
-        self.size_bytes += step.size_bytes()
+        self.size_bytes += result.size_bytes()
 
     def is_full(self) -> bool:
-        """Whether whatever else comes has to wait."""
+        """Return whether further batches must wait for the next transaction."""
         return self.record_count >= BATCH_MAX_RECORDS or self.size_bytes >= BATCH_MAX_BYTES
 
     def writes(self, partition: int) -> dict[tuple[Topic, int], Any]:
-        """What goes where; of several states of one email only the last."""
-        found: dict[tuple[Topic, int], Any] = {(topic, 0): pairs for topic, pairs in self.others.items()}
+        """Return the records to write by topic and partition; of several states of one email only the last."""
+        writes: dict[tuple[Topic, int], Any] = {(topic, 0): pairs for topic, pairs in self.others.items()}
         if self.states:
-            found[EMAIL_STATES, partition] = self.states.items()
+            writes[EMAIL_STATES, partition] = self.states.items()
         if self.changes:
-            found[EMAIL_CHANGES, partition] = self.changes
-        return found
+            writes[EMAIL_CHANGES, partition] = self.changes
+        return writes
 
     def offsets(self) -> dict[Any, int]:
-        """The end of the runs, topic by topic."""
+        """Return the offset to commit of each topic's partition: the end of its last batch."""
         return {TopicPartition(*message.tp): message.value.span.end for message in self.messages}

@@ -1,8 +1,8 @@
-"""Stored states in, tombstones of the quiet ones out: a walk through each partition's store that nobody notices.
+"""The expiry scan: reads through each partition's stored states and removes the expired ones.
 
-A few states are looked at at a time, and all of a partition about once a day. Between the look at a state
-and its tombstone's place in the lane nothing is awaited, so that no fact comes between them: what is folded
-later finds the state gone and begins a new one; where something was folded before, the state stays.
+A step reads a few states; a scan of a whole partition takes about a day. Nothing is awaited between reading a state
+and queueing its removal, so no fact can be folded in between: one that was folded earlier keeps the state, one that
+is folded later starts a new state. `app` runs it as a task of the worker.
 """
 
 import asyncio
@@ -17,63 +17,66 @@ from pipeline.worker.streaming.partitions import PartitionWriter, PartitionWrite
 from pipeline.worker.streaming.store import KeyedState, StateStore
 
 MIN_SCAN_INTERVAL_S: Final = 0.1
-"""Seconds between two looks at one partition, at least: a thousandth of them is spent on it, about."""
+"""Seconds between two steps of one partition, at least; a step takes about a thousandth of this."""
 MAX_SCAN_INTERVAL_S: Final = 60.0
-"""Seconds between two looks, at most: a small partition is walked more often than it need be."""
+"""Seconds between two steps, at most; a small partition is scanned more often than necessary."""
 
 FindExpired = Callable[[Sequence[KeyedState]], Sequence[bytes]]
-"""The keys of those among stored states that may be forgotten."""
+"""A function that returns the keys of the expired states among the given ones."""
 
 _log = logging.getLogger("mailfold.worker")
 
 
 class ExpiryScan:
-    """Through the stores of all lanes, in turn."""
+    """Scans the stores of all assigned partitions in turn."""
 
     def __init__(
-        self, lanes: PartitionWriters, store: StateStore, app: Any, find_quiet: FindExpired, lap: float
+        self,
+        writers: PartitionWriters,
+        store: StateStore,
+        app: Any,
+        find_expired: FindExpired,
+        scan_duration_s: float,
     ) -> None:
-        self._lanes = lanes
+        """``scan_duration_s``: seconds in which one partition is scanned once."""
+        self._writers = writers
         self._store = store
         self._app = app
-        self._find_quiet = find_quiet
-        self._lap = lap
-        """Seconds in which a partition is walked once."""
-        self._due: dict[int, float] = {}
-        self._gone: Counter[int] = Counter()
+        self._find_expired = find_expired
+        self._scan_duration_s = scan_duration_s
+        self._due_at: dict[int, float] = {}
+        self._removed: Counter[int] = Counter()
 
     async def run(self) -> None:
-        """Until the worker ends."""
+        """Scan until the worker ends."""
         while not self._app.should_stop:
             await asyncio.sleep(MIN_SCAN_INTERVAL_S)
-            for lane in self._lanes:
+            for writer in self._writers:
                 now = self._app.loop.time()
-                if self._due.setdefault(lane.partition, now + self._rest) <= now and self._is_settled():
-                    with contextlib.suppress(
-                        PartitionNotAssigned
-                    ):  # it moves, and its lane will hear of it in a moment
-                        self._due[lane.partition] = now + self.scan_next(lane)
-                    await asyncio.sleep(0)  # one after the other, so that whoever waits need not wait for all
+                if self._due_at.setdefault(writer.partition, now + self._pause_s) <= now and self._is_settled():
+                    # A partition may be revoked at any moment; its writer is closed shortly after.
+                    with contextlib.suppress(PartitionNotAssigned):
+                        self._due_at[writer.partition] = now + self.scan_next(writer)
+                    await asyncio.sleep(0)  # let other tasks run between two partitions
 
-    def scan_next(self, lane: PartitionWriter) -> float:
-        """Look at a few states; seconds until the next few. Raises NotOurs."""
-        number = lane.partition
+    def scan_next(self, writer: PartitionWriter) -> float:
+        """Scan the next few states; return the seconds until the next step. Raises PartitionNotAssigned."""
+        number = writer.partition
         states = self._store.next_states(number, self._store.scan_position(number))
-        self._gone[number] += lane.expire(self._find_quiet(states))
+        self._removed[number] += writer.expire(self._find_expired(states))
         self._store.save_scan_position(number, states[-1][0] if states else b"")
         if states:
-            return min(
-                max(self._lap * len(states) / self._store.size(number), MIN_SCAN_INTERVAL_S), MAX_SCAN_INTERVAL_S
-            )
-        if gone := self._gone.pop(number):
+            interval = self._scan_duration_s * len(states) / self._store.size(number)
+            return min(max(interval, MIN_SCAN_INTERVAL_S), MAX_SCAN_INTERVAL_S)
+        if removed := self._removed.pop(number):
             self._store.compact_removed(number)
-            _log.info("partition %s: %s quiet states left the table", number, gone)
-        return self._rest
+            _log.info("partition %s: removed %s expired states from the table", number, removed)
+        return self._pause_s
 
     @property
-    def _rest(self) -> float:
-        return min(self._lap, MAX_SCAN_INTERVAL_S)
+    def _pause_s(self) -> float:
+        return min(self._scan_duration_s, MAX_SCAN_INTERVAL_S)
 
     def _is_settled(self) -> bool:
-        """Whether the stores hold what the log does: not while partitions move, are recovered or are given back."""
+        """Return whether the stores match the log: not during a rebalance, recovery or shutdown."""
         return not (self._app.rebalancing or self._app.in_recovery or self._app.should_stop)

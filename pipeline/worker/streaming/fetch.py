@@ -1,6 +1,6 @@
-"""What aiokafka fetched in, spans out: records and the offsets between which they were fetched.
+"""Fetching: records together with the offset range that one fetch covered.
 
-Runs on Faust's consumer thread; what becomes of the spans is :mod:`pipeline.worker.streaming.transport`'s.
+Runs on Faust's consumer thread; :mod:`pipeline.worker.streaming.transport` turns the ranges into batches.
 """
 
 from typing import Any, Final
@@ -11,13 +11,14 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types.tuples import ConsumerMessage
 
 FETCH_WAIT_MS: Final = 50
-"""aiokafka has one fetch per broker under way: a partition that was just read waits until it returns."""
+"""Milliseconds that a broker holds a fetch without records. aiokafka sends one fetch per broker at a time: a partition
+that was just read waits until it returns."""
 FETCH_TIMEOUT_S: Final = 0.25
-"""Seconds for one look at what was fetched; transaction markers move a position without any record."""
+"""Seconds to wait for fetched records; transaction markers move a position without any record."""
 
 
 class OffsetRange(msgspec.Struct, frozen=True):
-    """Records, and the offsets before and after which they were fetched: [start, end)."""
+    """Records, and the half-open range of offsets [start, end) that they were fetched from."""
 
     start: int
     end: int
@@ -25,14 +26,14 @@ class OffsetRange(msgspec.Struct, frozen=True):
 
 
 class FetchedBatch(msgspec.Struct, frozen=True):
-    """A span of one partition, fetched in one epoch."""
+    """One fetched range of a partition, with the epoch of the fetch."""
 
     span: OffsetRange
     epoch: int
 
 
 class FetchedMessage(ConsumerMessage):
-    """A run as Faust's message. Its offset is the run's last, which is what recovery counts by."""
+    """A batch as Faust's message. Its offset is the batch's last, by which recovery measures its progress."""
 
     __slots__ = ("term",)
 
@@ -40,11 +41,11 @@ class FetchedMessage(ConsumerMessage):
 
 
 class BatchConsumerThread(AIOKafkaConsumerThread):
-    """Faust's thread around aiokafka: reads what is committed, and says how far."""
+    """Faust's consumer thread around aiokafka, reading committed records only and reporting offset ranges."""
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        # Faust ties these to its own "exactly once", which isn't (its output is not transactional).
+        # Faust sets these only with its own "exactly once" guarantee, whose output is not transactional.
         consumer._isolation_level = "read_committed"
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         return consumer
@@ -57,17 +58,17 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
         max_records: int | None = None,
     ) -> dict[Any, OffsetRange]:
         before = _positions(consumer, active_partitions)
-        within = None if timeout is None else min(timeout, FETCH_TIMEOUT_S)
-        _spare_copies(consumer)
-        fetched = await super()._fetch_records(consumer, active_partitions, within, max_records)
+        fetch_timeout = None if timeout is None else min(timeout, FETCH_TIMEOUT_S)
+        _skip_record_copies(consumer)
+        fetched = await super()._fetch_records(consumer, active_partitions, fetch_timeout, max_records)
         after = _positions(consumer, active_partitions)
         return {tp: OffsetRange(before[tp], end, fetched.get(tp, [])) for tp, end in after.items() if tp in before}
 
 
-def _spare_copies(consumer: Any) -> None:
-    """Take records as they were parsed, with `offset`, `key` and `value`.
+def _skip_record_copies(consumer: Any) -> None:
+    """Make aiokafka return records as they were parsed, with `offset`, `key` and `value`.
 
-    aiokafka makes another object of each, with eight more fields that nobody reads: a tenth of the fold's CPU.
+    It would copy each into an object with eight more fields that nothing reads: a tenth of the fold's CPU time.
     """
     for result in consumer._fetcher._records.values():
         records = getattr(result, "_partition_records", None)  # an error has none
@@ -80,7 +81,7 @@ def _as_parsed(_tp: Any, record: Any) -> Any:
 
 
 def _positions(consumer: Any, partitions: set[Any]) -> dict[Any, int]:
-    """Where aiokafka will go on, partition by partition; transaction markers are behind it, too."""
+    """Return each partition's next offset to fetch; it counts transaction markers, too."""
     subscription = consumer._subscription.subscription
     assignment = None if subscription is None else subscription.assignment
     if assignment is None or not assignment.active:

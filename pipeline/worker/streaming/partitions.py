@@ -1,8 +1,8 @@
-"""A lane per partition: folded runs in, order kept; written in transactions, stored, finished.
+"""One writer per partition: takes folded batches in order, writes them in transactions, stores the states.
 
-While one group of runs is on its way to the log, the next one fills: the states of both are seen by
-whoever reads before the store is asked. Where there is little to do nothing waits but for `PACE`;
-the more there is to do, the larger a transaction becomes.
+While one commit batch is being written to the log, the next one fills. A read looks into both before it asks the
+store. At low load a batch waits for `MIN_TRANSACTION_INTERVAL_S` at most; the higher the load, the larger a
+transaction becomes. `app` creates the writers, `transport` opens and closes them when partitions move.
 """
 
 import asyncio
@@ -19,181 +19,190 @@ from pipeline.worker.streaming.producer import TransactionalProducer
 from topics.registry import EMAIL_STATES, FACT_TOPICS
 
 MIN_TRANSACTION_INTERVAL_S: Final = 0.02
-"""Seconds from one transaction's beginning to the next one's, where little is to be done: each costs a few
-milliseconds of this process and of the brokers."""
+"""Seconds from the start of one transaction to the start of the next at low load: each costs this process and the
+brokers a few milliseconds."""
 FLUSH_MIN_RECORDS: Final = 2_000
-"""Records that don't wait for it."""
+"""Records from which on a commit batch is written without waiting for the interval."""
 FENCED_TIMEOUT_S: Final = 20.0
-"""Seconds for the group to tell a fenced worker what is going on; then a restart finds out."""
+"""Seconds in which the group must revoke a fenced partition; after that the worker restarts."""
 
 _log = logging.getLogger("mailfold.worker")
 
 
 class PartitionWriter:
-    """One partition of the facts, of its states and of its changes."""
+    """Writes what one partition's facts were folded to: states, changes, dead letters and offsets."""
 
-    def __init__(self, partition: int, gate: TransactionalProducer, store: Any, app: Any) -> None:
+    def __init__(self, partition: int, producer: TransactionalProducer, store: Any, app: Any) -> None:
         self.partition = partition
-        self._gate = gate
+        self._producer = producer
         self._store = store
         self._app = app
-        self._filling, self._flying = CommitBatch(), CommitBatch()
-        self._some, self._room = asyncio.Event(), asyncio.Event()
-        self._room.set()
-        self._open = True
-        self._task = asyncio.create_task(self._work(), name=f"lane {partition}")
+        self._filling, self._in_flight = CommitBatch(), CommitBatch()
+        self._has_work, self._has_room = asyncio.Event(), asyncio.Event()
+        self._has_room.set()
+        self._is_open = True
+        self._task = asyncio.create_task(self._run(), name=f"partition writer {partition}")
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
-        """The states as they will be once everything is written. Raises NotOurs."""
-        found: dict[bytes, bytes | None] = {}
-        unknown = []
-        filling, flying = self._filling.states, self._flying.states
+        """Return the states as they will be once everything is written. Raises PartitionNotAssigned."""
+        states: dict[bytes, bytes | None] = {}
+        stored_keys = []
+        filling, in_flight = self._filling.states, self._in_flight.states
         for key in keys:
-            if key in filling:  # by its key: None is known, too, of a state that is leaving
-                found[key] = filling[key]
-            elif key in flying:
-                found[key] = flying[key]
+            if key in filling:  # not `get`: None stands for a state that is being removed
+                states[key] = filling[key]
+            elif key in in_flight:
+                states[key] = in_flight[key]
             else:
-                unknown.append(key)
-        if unknown:
-            found.update(zip(unknown, self._store.read(self.partition, unknown), strict=True))
-        return found
+                stored_keys.append(key)
+        if stored_keys:
+            states.update(zip(stored_keys, self._store.read(self.partition, stored_keys), strict=True))
+        return states
 
     async def wait_for_room(self) -> bool:
-        """Wait until another run may be added; False where this lane is closed."""
-        await self._room.wait()
-        return self._open
+        """Wait until another batch may be added; return False if this writer is closed."""
+        await self._has_room.wait()
+        return self._is_open
 
-    def add(self, message: Any, step: FoldResult) -> None:
-        """Write this, in the order of the calls."""
-        self._filling.add(message, step)
+    def add(self, message: Any, result: FoldResult) -> None:
+        """Queue a batch's result; results are written in the order of the calls."""
+        self._filling.add(message, result)
         if self._filling.is_full():
-            self._room.clear()
-        self._some.set()
+            self._has_room.clear()
+        self._has_work.set()
 
     def expire(self, keys: Iterable[bytes]) -> int:
-        """Take these states out of the table, but for those of which there is news on its way; how many go.
+        """Remove these states from the table, except those with an unwritten update; return how many.
 
-        Call it in one breath with the reading of the states: whatever is folded in between would go as well.
+        Do not await between reading the states and calling this: a state that is folded in between would be lost.
         """
-        if not self._open:
+        if not self._is_open:
             return 0
-        filling, flying = self._filling.states, self._flying.states
-        gone = dict.fromkeys(key for key in keys if key not in filling and key not in flying)
-        if gone:
-            filling |= gone
-            self._some.set()
-        return len(gone)
+        filling, in_flight = self._filling.states, self._in_flight.states
+        removed = dict.fromkeys(key for key in keys if key not in filling and key not in in_flight)
+        if removed:
+            filling |= removed
+            self._has_work.set()
+        return len(removed)
 
     async def close(self) -> None:
-        """Drop what is not written: it is fetched again, by whoever comes next."""
-        self._shut()
+        """Stop writing and discard what is not written; the partition's next owner fetches it again."""
+        self._discard_unwritten()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        await self._gate.close()
+        await self._producer.close()
 
-    async def _work(self) -> None:
-        began = -MIN_TRANSACTION_INTERVAL_S
+    async def _run(self) -> None:
+        started_at = -MIN_TRANSACTION_INTERVAL_S
         try:
-            while self._open:
-                await self._some.wait()
-                pause = began + MIN_TRANSACTION_INTERVAL_S - self._app.loop.time()
+            while self._is_open:
+                await self._has_work.wait()
+                pause = started_at + MIN_TRANSACTION_INTERVAL_S - self._app.loop.time()
                 if pause > 0 and self._filling.record_count < FLUSH_MIN_RECORDS:
                     await asyncio.sleep(pause)
-                began = self._app.loop.time()
-                self._flying, self._filling = self._filling, CommitBatch()
-                self._some.clear()
-                self._room.set()
-                await self._write(self._flying)
+                started_at = self._app.loop.time()
+                self._in_flight, self._filling = self._filling, CommitBatch()
+                self._has_work.clear()
+                self._has_room.set()
+                await self._write(self._in_flight)
         except Fenced:
-            await self._wait_for_the_group()
+            await self._wait_for_revocation()
         except Exception as error:
-            self._shut()
+            self._discard_unwritten()
             await self._app.crash(error)
 
-    async def _write(self, group: CommitBatch) -> None:
-        """Confirm, then store, then finish."""
-        ends = await self._gate.write(group.writes(self.partition), group.offsets())
-        if not self._open:  # written, but the store is another lane's now: that one recovers it from the log
+    async def _write(self, batch: CommitBatch) -> None:
+        """Write a batch to the log, then its states to the store, then finish its messages."""
+        ends = await self._producer.write(batch.writes(self.partition), batch.offsets())
+        if not self._is_open:  # the store belongs to another writer now, which recovers these states from the log
             return
         crash_point("fold.before-store")
-        if group.states:
+        if batch.states:
             try:
-                self._store.write(self.partition, group.states, ends[EMAIL_STATES.name, self.partition])
+                self._store.write(self.partition, batch.states, ends[EMAIL_STATES.name, self.partition])
             except PartitionNotAssigned:
-                # An orderly end waits for facts, not for tombstones: the store is closed, and recovers them some day.
-                if group.messages:
+                # Shutdown waits for facts, not for tombstones: the store is closed and recovers these from the log.
+                if batch.messages:
                     raise
-        self._flying = CommitBatch()
+        self._in_flight = CommitBatch()
         crash_point("fold.before-ack")
-        for message in group.messages:
+        for message in batch.messages:
             self._app.consumer.mark_committed(message)
 
-    async def _wait_for_the_group(self) -> None:
-        """Another worker has this partition. The group says so by and by, and then this lane is closed."""
-        _log.warning("partition %s is another worker's now; letting go of it", self.partition)
-        self._shut()
+    async def _wait_for_revocation(self) -> None:
+        """Wait for the group to revoke the partition, which closes this writer; crash if it never does."""
+        _log.warning("partition %s fenced: another worker has it; releasing it", self.partition)
+        self._discard_unwritten()
         await asyncio.sleep(FENCED_TIMEOUT_S)
-        await self._app.crash(LogUnavailable(f"locked out of partition {self.partition}, and the group is silent"))
+        await self._app.crash(
+            LogUnavailable(
+                f"fenced from partition {self.partition}, and the group did not revoke it in {FENCED_TIMEOUT_S} s"
+            )
+        )
 
-    def _shut(self) -> None:
-        self._open = False
-        self._room.set()
-        for message in self._filling.messages + self._flying.messages:
+    def _discard_unwritten(self) -> None:
+        self._is_open = False
+        self._has_room.set()
+        for message in self._filling.messages + self._in_flight.messages:
             self._app.consumer.discard(message)
-        self._filling, self._flying = CommitBatch(), CommitBatch()
+        self._filling, self._in_flight = CommitBatch(), CommitBatch()
 
 
 class PartitionWriters:
-    """The lanes of the partitions that are this worker's."""
+    """The writers of the partitions that are assigned to this worker."""
 
     def __init__(self, settings: Settings, app: Any, store: Any) -> None:
         self._settings = settings
         self._app = app
         self._store = store
-        self._lanes: dict[int, PartitionWriter] = {}
+        self._writers: dict[int, PartitionWriter] = {}
         self.topics = frozenset(settings.topic(topic.name) for topic in FACT_TOPICS)
-        """Whose offsets are committed together with what came of them."""
-        self._together = self.topics | {settings.topic(EMAIL_STATES.name)}
+        """Topics whose offsets are committed in the transaction that writes their results."""
+        self._copartitioned = self.topics | {settings.topic(EMAIL_STATES.name)}
 
     def __getitem__(self, partition: int) -> PartitionWriter:
-        """Raises NotOurs."""
+        """Return the partition's writer. Raises PartitionNotAssigned."""
         try:
-            return self._lanes[partition]
+            return self._writers[partition]
         except KeyError:
             raise PartitionNotAssigned(f"partition {partition} is another worker's now") from None
 
     def __iter__(self) -> Iterator[PartitionWriter]:
-        """Those of this moment."""
-        return iter(list(self._lanes.values()))
+        """Iterate over a copy of the current writers."""
+        return iter(list(self._writers.values()))
 
     async def take_over(self, assigned: Iterable[Any]) -> None:
-        """Fence every predecessor. Raises LogUnavailable, and TopicMismatch where a lane would be torn apart."""
-        await self.close()
-        gates = {
-            number: TransactionalProducer(self._settings, self._app.conf.id, number)
-            for number in self._numbers(assigned)
-        }
-        await asyncio.gather(*(gate.open() for gate in gates.values()))
-        self._lanes = {number: PartitionWriter(number, gate, self._store, self._app) for number, gate in gates.items()}
+        """Open a writer per assigned partition, which fences the earlier owners.
 
-    async def let_go(self, revoked: Iterable[Any]) -> None:
-        """These partitions move."""
-        gone = {tp.partition for tp in revoked if tp.topic in self.topics} & self._lanes.keys()
-        await asyncio.gather(*(self._lanes.pop(number).close() for number in gone))
+        Raises LogUnavailable, and TopicMismatch where only some topics of a partition are assigned.
+        """
+        await self.close()
+        producers = {
+            number: TransactionalProducer(self._settings, self._app.conf.id, number)
+            for number in self._partition_numbers(assigned)
+        }
+        await asyncio.gather(*(producer.open() for producer in producers.values()))
+        self._writers = {
+            number: PartitionWriter(number, producer, self._store, self._app) for number, producer in producers.items()
+        }
+
+    async def release(self, revoked: Iterable[Any]) -> None:
+        """Close the writers of partitions that move to another worker."""
+        numbers = {tp.partition for tp in revoked if tp.topic in self.topics} & self._writers.keys()
+        await asyncio.gather(*(self._writers.pop(number).close() for number in numbers))
 
     async def close(self) -> None:
-        """Let go of all."""
-        lanes, self._lanes = self._lanes, {}
-        await asyncio.gather(*(lane.close() for lane in lanes.values()))
+        """Close all writers."""
+        writers, self._writers = self._writers, {}
+        await asyncio.gather(*(writer.close() for writer in writers.values()))
 
-    def _numbers(self, assigned: Iterable[Any]) -> set[int]:
-        """An email's facts of all topics and its state must meet in one worker."""
+    def _partition_numbers(self, assigned: Iterable[Any]) -> set[int]:
+        """Return the partition numbers; an email's facts of all topics and its state need the same worker."""
         topics: dict[int, set[str]] = defaultdict(set)
         for tp in assigned:
-            if tp.topic in self._together:
+            if tp.topic in self._copartitioned:
                 topics[tp.partition].add(tp.topic)
-        torn = sorted(number for number, names in topics.items() if names != self._together)
-        if torn:
-            raise TopicMismatch(f"facts and states of partitions {torn} are assigned to different workers")
+        split = sorted(number for number, names in topics.items() if names != self._copartitioned)
+        if split:
+            raise TopicMismatch(f"facts and states of partitions {split} are assigned to different workers")
         return set(topics)

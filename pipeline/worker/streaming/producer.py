@@ -1,8 +1,8 @@
-"""What the worker writes: records for named partitions in, confirmed by all in-sync replicas or an error out.
+"""The worker's Kafka producers: every write is confirmed by all in-sync replicas or raises an error.
 
-`Outlet` is for what may be written twice (events with deterministic ids). `Gate` is one
-partition's transactional producer: states, changes, dead letters and the offsets of the facts they
-came from become readable together or not at all, and opening it fences whoever held it before.
+`EventProducer` writes what may be written twice (events with deterministic ids). `TransactionalProducer` belongs to one
+partition: states, changes, dead letters and the offsets of their facts become readable together or not at all, and
+opening it fences the producer that had the partition before.
 """
 
 import asyncio
@@ -31,25 +31,26 @@ from topics.registry import TOPICS, Topic
 KeyValuePairs = Iterable[tuple[bytes | None, bytes | None]]
 """Keys and values; None for a value is a tombstone."""
 PartitionWrites = Mapping[tuple[Topic, int], KeyValuePairs]
-"""By topic and partition: a state and its change land where their facts came from."""
+"""Records by topic and partition: a state and its change go to the partition of their facts."""
 
 _TOPICS: Final = {topic.name: topic for topic in TOPICS}
 
 EndOffsets = dict[tuple[str, int], int]
+"""The last written offset by topic name and partition; -1 where nothing was written."""
 
 TRANSACTION_TIMEOUT_MS: Final = 15_000
-"""A worker that vanished without a successor hides the topics' ends from their readers no longer than this."""
+"""Milliseconds after which the brokers abort a dead worker's transaction; until then readers stop before it."""
 _FENCED_ERRORS: Final = (ProducerFenced, InvalidProducerEpoch, InvalidTxnState)
 _START_TIMEOUT_S: Final = 30.0
 
 
 class EventProducer:
-    """The worker's plain producer."""
+    """The worker's producer without transactions."""
 
     def __init__(self, producer: AIOKafkaProducer, settings: Settings) -> None:
         self._producer = producer
         self._settings = settings
-        self._turn = itertools.count()
+        self._round_robin = itertools.count()
 
     async def append(self, outputs: Sequence[EncodedRecord]) -> None:
         """Append all, each to its key's partition. Raises LogUnavailable."""
@@ -64,12 +65,12 @@ class EventProducer:
 
     def _partition(self, topic: Topic, key: bytes | None) -> int:
         if topic.has_one_partition or key is None:
-            return 0 if topic.has_one_partition else next(self._turn) % self._settings.partitions
+            return 0 if topic.has_one_partition else next(self._round_robin) % self._settings.partitions
         return partition_of_key(key, self._settings.partitions)
 
 
 class TransactionalProducer:
-    """The one way out of a partition: a producer with the partition's transactional id."""
+    """A partition's only producer; its transactional id names the consumer group and the partition."""
 
     def __init__(self, settings: Settings, group: str, partition: int) -> None:
         self._settings = settings
@@ -77,24 +78,24 @@ class TransactionalProducer:
         self._producer = _producer(settings, f"{group}-{partition}")
 
     async def open(self) -> None:
-        """End whatever a predecessor has under way, and lock it out for good. Raises LogUnavailable."""
+        """Abort an open transaction of the partition's earlier producer and fence it. Raises LogUnavailable."""
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 await self._producer.start()
         except (KafkaError, TimeoutError) as error:
             await self.close()
-            raise LogUnavailable(f"no transactions on this cluster now: {error!r}") from error
+            raise LogUnavailable(f"the transactional producer could not start: {error!r}") from error
 
     async def write(self, writes: PartitionWrites, offsets: Mapping[Any, int]) -> EndOffsets:
-        """One transaction; the last offset per topic and partition. Raises Fenced, LogUnavailable."""
+        """Write records and offsets in one transaction; return the end offsets. Raises Fenced, LogUnavailable."""
         return await _confirmed(self._transaction(writes, offsets), self._settings)
 
     async def _transaction(self, writes: PartitionWrites, offsets: Mapping[Any, int]) -> EndOffsets:
         await self._producer.begin_transaction()
-        self._hear_the_end()
+        self._consume_transaction_error()
         sent = _write(self._producer, self._settings, writes)
         added = self._add(offsets)
-        # Both to the end, whatever becomes of one: aiokafka's futures complain when nobody asks them.
+        # Await both even if one fails: aiokafka logs an error for a future whose exception is never retrieved.
         outcomes = await asyncio.gather(sent, added, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
@@ -104,37 +105,37 @@ class TransactionalProducer:
         return cast("EndOffsets", outcomes[0])
 
     async def _add(self, offsets: Mapping[Any, int]) -> None:
-        """Of tombstones alone there are none, and aiokafka refuses an empty commit."""
+        """Add the offsets to the transaction; tombstones alone have none, and aiokafka refuses an empty commit."""
         if offsets:
             await self._producer.send_offsets_to_transaction(dict(offsets), self._group)
 
     async def close(self) -> None:
-        """Let go; what is not committed is aborted by whoever opens it next."""
+        """Stop the producer within a second; the next one to open aborts what is not committed."""
         with contextlib.suppress(Exception):
             async with asyncio.timeout(1):
                 await self._producer.stop()
-        self._hear_the_end()
+        self._consume_transaction_error()
 
-    def _hear_the_end(self) -> None:
-        """Ask the transaction's own future: it tells of a failure once more, and complains otherwise.
+    def _consume_transaction_error(self) -> None:
+        """Retrieve the error of the transaction's own future, which asyncio would report as never retrieved.
 
-        There may be two, so it is done at both ends: aiokafka makes another one for what fails after a failure.
+        Called at the start and at the end: aiokafka creates another future for a failure after a failure.
         """
         end = self._producer._txn_manager.wait_for_transaction_end()
         if end is not None:
-            end.add_done_callback(_heard)
+            end.add_done_callback(_retrieve_exception)
 
 
-def _heard(end: "asyncio.Future[Any]") -> None:
-    if not end.cancelled():
-        end.exception()
+def _retrieve_exception(future: "asyncio.Future[Any]") -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 async def _confirmed(writing: Coroutine[Any, Any, EndOffsets], settings: Settings) -> EndOffsets:
-    """In time, or LogUnavailable; Fenced where somebody else was let in meanwhile.
+    """Return the result of a write. Raises LogUnavailable after the append timeout, Fenced for a fenced producer.
 
-    In two halves, because a process that was frozen finds all its time gone when it wakes, and could
-    not hear what the broker has to say to it.
+    The timeout is waited for in two halves: in a process that was frozen the first one is over when it wakes, and
+    in the second it can still read the broker's response.
     """
     task = asyncio.ensure_future(writing)
     try:
@@ -160,31 +161,37 @@ def _is_fenced(error: BaseException | None) -> bool:
 
 
 async def _write(producer: Any, settings: Settings, writes: PartitionWrites) -> EndOffsets:
-    ends = await asyncio.gather(*(_run(producer, settings, place, pairs) for place, pairs in writes.items()))
+    ends = await asyncio.gather(
+        *(
+            _write_partition(producer, settings.topic(topic.name), number, pairs)
+            for (topic, number), pairs in writes.items()
+        )
+    )
     return dict(zip([(topic.name, number) for topic, number in writes], ends, strict=True))
 
 
-async def _run(producer: Any, settings: Settings, place: tuple[Topic, int], pairs: KeyValuePairs) -> int:
-    """One Kafka batch after the other, so that a partition's records keep their order."""
-    topic, end = settings.topic(place[0].name), -1
+async def _write_partition(producer: Any, topic: str, partition: int, pairs: KeyValuePairs) -> int:
+    """Send one Kafka batch after the other, which keeps the records' order; return the last offset, -1 for none."""
+    end = -1
     batch: Any = producer.create_batch()
     for key, value in pairs:
         if batch.append(key=key, value=value, timestamp=None) is None:
-            end = await _send(producer, batch, topic, place[1])
+            end = await _send(producer, batch, topic, partition)
             batch = producer.create_batch()
             if batch.append(key=key, value=value, timestamp=None) is None:
                 raise LogUnavailable(f"a record of {len(value or b'')} bytes fits in no batch of {topic}")
-    return await _send(producer, batch, topic, place[1]) if batch.record_count() else end
+    return await _send(producer, batch, topic, partition) if batch.record_count() else end
 
 
 async def _send(producer: Any, batch: Any, topic: str, partition: int) -> int:
+    """Send a batch and wait for its confirmation; return its last offset."""
     count = batch.record_count()
     sent = await producer.send_batch(batch, topic, partition=partition)
-    # A batch that fails before it left tells those who wait for its leaving, too, and complains where nobody does.
-    for waiting in producer._message_accumulator._batches.get(TopicPartition(topic, partition), ()):
-        waiting._drain_waiter.add_done_callback(_heard)
-    confirmed = await sent
-    return int(confirmed.offset) + int(count) - 1
+    # A batch that fails before it is sent sets the error on a second future, which asyncio would report.
+    for queued in producer._message_accumulator._batches.get(TopicPartition(topic, partition), ()):
+        queued._drain_waiter.add_done_callback(_retrieve_exception)
+    metadata = await sent
+    return int(metadata.offset) + int(count) - 1
 
 
 def _producer(settings: Settings, transactional_id: str | None = None) -> AIOKafkaProducer:
@@ -197,14 +204,14 @@ def _producer(settings: Settings, transactional_id: str | None = None) -> AIOKaf
         max_request_size=MAX_REQUEST_BYTES,
         transactional_id=transactional_id,
         transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-        # The broker ends a transaction by and by, and says so to whoever begins the next one meanwhile: ask again soon.
+        # The broker ends a transaction in the background and refuses to begin the next one meanwhile: retry soon.
         retry_backoff_ms=10,
     )
 
 
 @contextlib.asynccontextmanager
 async def open_event_producer(settings: Settings) -> AsyncIterator[EventProducer]:
-    """A started outlet; closed at the end, bounded in time."""
+    """Start an event producer and yield it; stop it at the end, within 3 seconds."""
     producer = _producer(settings)
     async with running_producer(producer, settings, 3):
         yield EventProducer(producer, settings)

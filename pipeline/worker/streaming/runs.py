@@ -1,4 +1,4 @@
-"""A Faust stream in, runs out: what was fetched of a partition at once, to be finished at once."""
+"""The batches that agents process: what one fetch returned of a partition, claimed and finished as a whole."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -10,50 +10,54 @@ from topics.registry import Topic
 
 
 class AgentBatch:
-    """Consecutive records of one partition, in an agent's hands."""
+    """Consecutive records of one partition that an agent has claimed."""
 
-    def __init__(self, message: Any, topic: Topic, consumer: Any, lanes: PartitionWriters) -> None:
+    def __init__(self, message: Any, topic: Topic, consumer: Any, writers: PartitionWriters) -> None:
         self._message = message
         self._topic = topic
         self._consumer = consumer
-        self._lanes = lanes
+        self._writers = writers
 
     def record_batch(self) -> RecordBatch:
-        """The records and where they lie."""
+        """Return the records with their topic and partition."""
         return RecordBatch(self._topic, self._message.partition, self._message.value.span.records)
 
     def states(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes | None]:
-        """The states of this partition as they are before this run. Raises NotOurs."""
-        return self._lanes[self._message.partition].read(keys)
+        """Return this partition's states as they are before this batch. Raises PartitionNotAssigned."""
+        return self._writers[self._message.partition].read(keys)
 
     async def claim_for_writer(self) -> bool:
-        """Whether this run is next in its partition's lane and the lane has room for it."""
+        """Claim this batch if it is the next of its partition, and wait until its writer has room; else discard it."""
         if not await self._consumer.claim(self._message):
             return False
-        if await self._lanes[self._message.partition].wait_for_room():
+        if await self._writers[self._message.partition].wait_for_room():
             return True
         self._consumer.discard(self._message)
         return False
 
-    def add(self, step: FoldResult) -> None:
-        """Write what came of this run and commit its end, in one transaction, after the runs before it."""
-        self._lanes[self._message.partition].add(self._message, step)
+    def add(self, result: FoldResult) -> None:
+        """Queue this batch's result; one transaction writes it and commits the batch's end, in order."""
+        self._writers[self._message.partition].add(self._message, result)
 
     async def claim(self) -> bool:
-        """Whether this run is next in a partition that has no lane."""
+        """Claim this batch if it is the next of its partition, which has no writer; otherwise discard it."""
         return bool(await self._consumer.claim(self._message))
 
     def ack(self) -> None:
-        """All that came of this run is confirmed: its end may be committed."""
+        """Finish this batch, so that its end may be committed. Call it once all its results are confirmed."""
         self._consumer.ack(self._message)
 
 
 async def claimed_batches(
-    stream: Any, topics: Mapping[str, Topic], lanes: PartitionWriters
+    stream: Any, topics: Mapping[str, Topic], writers: PartitionWriters
 ) -> AsyncIterator[AgentBatch]:
-    """`noack`: a run is finished when its work is confirmed, not when the agent asks for the next one."""
+    """Yield each batch of the stream that can be claimed.
+
+    With `noack`, Faust does not acknowledge a batch when the agent asks for the next one: the batch is finished when
+    its results are confirmed.
+    """
     consumer = stream.app.consumer
     async for event in stream.noack().events():
-        run = AgentBatch(event.message, topics[event.message.topic], consumer, lanes)
-        if await (run.claim_for_writer() if event.message.topic in lanes.topics else run.claim()):
-            yield run
+        batch = AgentBatch(event.message, topics[event.message.topic], consumer, writers)
+        if await (batch.claim_for_writer() if event.message.topic in writers.topics else batch.claim()):
+            yield batch

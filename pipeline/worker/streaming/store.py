@@ -1,8 +1,8 @@
-"""States on local disk, a RocksDB per partition: what is confirmed in the changelog goes in, bytes by key come out.
+"""The states on local disk, one RocksDB per partition; holds only what is confirmed in the changelog.
 
-Faust's store finds the partition from "the current event", which a batch does not have; here it is
-named. The changelog's offset is written with the states, in one write batch, and only ever grows.
-None for a state is a tombstone: it goes.
+Faust's store takes the partition from "the current event", which a batch does not have; here callers name it. The
+changelog's offset is written with the states in one write batch and never decreases. None for a state removes it.
+The partition writers read and write it, Faust's recovery fills it.
 """
 
 import contextlib
@@ -22,27 +22,27 @@ from pipeline.errors import OffsetLost, PartitionNotAssigned
 SCHEME: Final = "mailfold-rocksdb"
 MEGABYTE: Final = 1024 * 1024
 SCAN_MAX_STATES: Final = 100
-"""States that a walk looks at at once, and"""
+"""States that one step of the expiry scan reads, at most."""
 SCAN_MAX_BYTES: Final = 256 * 1024
-"""their bytes, beyond which it looks at no more: together about a millisecond."""
+"""Bytes after which a step reads no further state; both limits together keep it at about a millisecond."""
 
 KeyedState = tuple[bytes, bytes]
 """A key and its state."""
 INTERNAL_KEY_PREFIX: Final = b"__"
-"""What the keys of the store's own notes begin with; Faust's offset is one."""
+"""Prefix of the keys of the store's own entries, such as Faust's offset."""
 SCAN_POSITION_KEY: Final = INTERNAL_KEY_PREFIX + b"mailfold\0place__"
 CORRUPTION_MESSAGES: Final = ("Corruption", "No such file")
-"""What RocksDB says of files that are not what they were; a full disk or a neighbour's lock is neither."""
+"""Parts of RocksDB's messages about damaged files; a full disk or another process's lock has other messages."""
 _log = logging.getLogger(__name__)
 
 
 class StateStoreOptions(RocksDBOptions):
-    """Faust's defaults are 2 GB of cache and 192 MB of write buffers, per partition; these are per process."""
+    """RocksDB options with a cache per process; Faust's are 2 GB of cache and 192 MB of buffers per partition."""
 
     cache: Any = None
 
     def as_options(self) -> Any:
-        """One small cache for all partitions, one small write buffer each."""
+        """Return options with one small cache for all partitions and two small write buffers each."""
         if StateStoreOptions.cache is None:
             StateStoreOptions.cache = rocksdict.Cache(64 * MEGABYTE)
         tables = rocksdict.BlockBasedOptions()
@@ -57,88 +57,88 @@ class StateStoreOptions(RocksDBOptions):
         options.set_target_file_size_base(16 * MEGABYTE)
         options.set_keep_log_file_num(2)
         options.set_block_based_table_factory(tables)
-        # Keys that begin with a time leave side by side, and who looks for the next one steps over each that left
-        # (20,000 are 10 ms) until they are compacted away: a file where half of a thousand entries are gone is next.
+        # Keys that begin with a time are removed next to each other, and a scan steps over each removed one (20,000
+        # take 10 ms) until compaction: compact a file once half of a thousand consecutive entries are removed.
         options.add_compact_on_deletion_collector_factory(1_000, 500, 0.5)
         return options
 
 
 class StateStore(FaustStore):
-    """RocksDB by explicit partition."""
+    """Faust's RocksDB store with explicit partitions."""
 
     logger = logging.getLogger("faust.stores")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.rocksdb_options = StateStoreOptions()
-        # Kafka is the log: what a kill takes of the last seconds is read again from the changelog, and nothing more,
-        # because states and offset lie in one batch. An orderly end writes everything to disk.
-        self._unlogged = rocksdict.WriteOptions()
-        self._unlogged.disable_wal = True  # type: ignore[method-assign,assignment]  # a property; the stub is wrong
-        # Who walks through all states must not push those that are in use out of the cache.
-        self._in_passing = rocksdict.ReadOptions()
-        self._in_passing.fill_cache(False)  # type: ignore[call-arg]  # the stub is wrong
+        # No write-ahead log: after a kill the last seconds are recovered from the changelog, and exactly those, because
+        # states and offset are in one write batch. An orderly shutdown writes everything to disk.
+        self._without_wal = rocksdict.WriteOptions()
+        self._without_wal.disable_wal = True  # type: ignore[method-assign,assignment]  # a property; the stub is wrong
+        # A scan of all states must not displace the ones in use from the cache.
+        self._uncached = rocksdict.ReadOptions()
+        self._uncached.fill_cache(False)  # type: ignore[call-arg]  # the stub is wrong
 
     def read(self, partition: int, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of ``keys``. Raises NotOurs where the partition is (no longer) ours."""
-        db = self._ours(partition)
+        """Return the values of ``keys`` in their order. Raises PartitionNotAssigned."""
+        db = self._assigned(partition)
         try:
-            found: list[bytes | None] = db.get(list(keys))
+            values: list[bytes | None] = db.get(list(keys))
         except Exception as error:
-            self._mistrust(partition, error)
+            self._remove_if_corrupt(partition, error)
             raise
-        return found
+        return values
 
     def persisted_offset(self, tp: Any) -> int | None:
-        """Up to where its changelog is in a partition's store; None where nothing is."""
+        """Return the last changelog offset in the partition's store; None in an empty store."""
         try:
             offset: int | None = super().persisted_offset(tp)
         except Exception as error:
-            self._mistrust(tp.partition, error)
+            self._remove_if_corrupt(tp.partition, error)
             raise
         return offset
 
     def write(self, partition: int, values: Mapping[bytes, bytes | None], offset: int) -> None:
-        """Keep values whose last one is confirmed in the changelog at ``offset``. Raises NotOurs."""
-        self._write(self._ours(partition), values.items(), offset)
+        """Store values, the last of which is confirmed in the changelog at ``offset``. Raises PartitionNotAssigned."""
+        self._write(self._assigned(partition), values.items(), offset)
 
-    def next_states(self, partition: int, place: bytes) -> list[KeyedState]:
-        """A few states whose keys come after ``place``; none where it was the last. Raises NotOurs."""
-        found: list[KeyedState] = []
+    def next_states(self, partition: int, after_key: bytes) -> list[KeyedState]:
+        """Return the next few states in key order; none at the end. Raises PartitionNotAssigned."""
+        states: list[KeyedState] = []
         size = 0
-        states = self._ours(partition).iter(self._in_passing)
-        states.seek(place + b"\0")
-        while states.valid() and len(found) < SCAN_MAX_STATES and size < SCAN_MAX_BYTES:
-            key, value = states.key(), states.value()
+        cursor = self._assigned(partition).iter(self._uncached)
+        cursor.seek(after_key + b"\0")
+        while cursor.valid() and len(states) < SCAN_MAX_STATES and size < SCAN_MAX_BYTES:
+            key, value = cursor.key(), cursor.value()
             if not key.startswith(INTERNAL_KEY_PREFIX):
-                found.append((key, value))
+                states.append((key, value))
                 size += len(value)
-            states.next()
-        states.status()  # raises where the disk, and not the last state, was the end
-        return found
+            cursor.next()
+        cursor.status()  # raises if a disk error, and not the last state, ended the loop
+        return states
 
     def scan_position(self, partition: int) -> bytes:
-        """Where a walk through this partition's states is. Raises NotOurs."""
-        place: bytes = self._ours(partition).get(SCAN_POSITION_KEY, b"")
-        return place
+        """Return the key of the last scanned state; empty at the start of a scan. Raises PartitionNotAssigned."""
+        key: bytes = self._assigned(partition).get(SCAN_POSITION_KEY, b"")
+        return key
 
-    def save_scan_position(self, partition: int, place: bytes) -> None:
-        """A walk goes on from here after a restart: one that began anew each time might never reach the end."""
-        self._ours(partition).put(SCAN_POSITION_KEY, place, self._unlogged)
+    def save_scan_position(self, partition: int, key: bytes) -> None:
+        """Save where a scan continues after a restart; one that started over each time might never finish."""
+        self._assigned(partition).put(SCAN_POSITION_KEY, key, self._without_wal)
 
     def compact_removed(self, partition: int) -> None:
-        """Have what left compacted away, in the background: in memory it would be stepped over. Raises NotOurs."""
-        self._ours(partition).flush(False)
+        """Flush removals to disk in the background, where they are compacted away. Raises PartitionNotAssigned."""
+        self._assigned(partition).flush(False)
 
     def size(self, partition: int) -> int:
-        """How many states there are, about; at least one. Raises NotOurs."""
-        about: int = self._ours(partition).property_int_value("rocksdb.estimate-num-keys") or 0
-        return max(1, about)
+        """Return the estimated number of states, at least one. Raises PartitionNotAssigned."""
+        estimate: int = self._assigned(partition).property_int_value("rocksdb.estimate-num-keys") or 0
+        return max(1, estimate)
 
     def apply_changelog_batch(
         self, batch: Iterable[Any], to_key: Callable[[Any], Any], to_value: Callable[[Any], Any]
     ) -> None:
-        """Recovery. What is not newer than the store is left out: a late record must not undo a later write."""
+        """Store recovered records that are newer than the store: a late record must not undo a later write."""
         try:
             by_tp: dict[Any, list[Any]] = defaultdict(list)
             for event in batch:
@@ -146,55 +146,57 @@ class StateStore(FaustStore):
             for tp, messages in by_tp.items():
                 self._apply(tp, messages)
         except Exception as error:
-            # Recovery swallows exceptions and goes on; a hole in the states must end the worker.
+            # Faust's recovery swallows exceptions and continues; missing states must stop the worker.
             _log.critical("recovering states failed: %s", error)
             self.app.loop.create_task(self.app.crash(error))
             raise
 
     def revoke_partitions(self, table: Any, tps: set[Any]) -> None:
-        """Close at once, so that a neighbour on the same disk can open."""
+        """Close the partitions' stores at once, so that another worker on the same disk can open them."""
         for tp in tps:
             if tp.topic in table.changelog_topic.topics and (db := self._dbs.pop(tp.partition, None)) is not None:
                 db.close()
 
     async def stop(self) -> None:
-        """Close all."""
+        """Close all stores."""
         while self._dbs:
             self._dbs.popitem()[1].close()
 
     def _apply(self, tp: Any, messages: list[Any]) -> None:
-        have = self.persisted_offset(tp)
+        stored = self.persisted_offset(tp)
         values: dict[bytes, bytes | None] = {}
         for message in messages:
             span = message.value.span
-            if have is not None and span.end <= have + 1:
+            if stored is not None and span.end <= stored + 1:
                 continue
-            if have is not None and span.start > have + 1:
-                raise OffsetLost(f"{tp}: {span.start} arrived, but of the changelog only {have} is in the store")
-            values.update((record.key, record.value) for record in span.records if have is None or record.offset > have)
-            have = span.end - 1
-        if have is not None:
-            self._write(self._db_for_partition(tp.partition), values.items(), have)
+            if stored is not None and span.start > stored + 1:
+                raise OffsetLost(f"{tp}: {span.start} arrived, but of the changelog only {stored} is in the store")
+            values.update(
+                (record.key, record.value) for record in span.records if stored is None or record.offset > stored
+            )
+            stored = span.end - 1
+        if stored is not None:
+            self._write(self._db_for_partition(tp.partition), values.items(), stored)
 
     def _open_for_partition(self, partition: int) -> Any:
-        """A store that is broken is no loss: its changelog has all of it."""
+        """Open a partition's store; replace a corrupt one by an empty one, which recovers from its changelog."""
         try:
             return super()._open_for_partition(partition)
         except Exception as error:
-            self._mistrust(partition, error)
+            self._remove_if_corrupt(partition, error)
             return super()._open_for_partition(partition)
 
-    def _mistrust(self, partition: int, error: Exception) -> None:
-        """Remove a broken store, so that whoever opens it next begins with an empty one. Raises any other error."""
-        if not any(word in str(error) for word in CORRUPTION_MESSAGES):
+    def _remove_if_corrupt(self, partition: int, error: Exception) -> None:
+        """Remove a corrupt store, so that the next one to open it starts empty. Raises any other error."""
+        if not any(message in str(error) for message in CORRUPTION_MESSAGES):
             raise error
-        _log.error("the store of partition %s is broken; it is made anew from the log: %s", partition, error)
+        _log.error("store of partition %s corrupt, removed; it is recovered from the log: %s", partition, error)
         if (db := self._dbs.pop(partition, None)) is not None:
             with contextlib.suppress(Exception):
                 db.close()
         shutil.rmtree(self.partition_path(partition))
 
-    def _ours(self, partition: int) -> Any:
+    def _assigned(self, partition: int) -> Any:
         try:
             return self._dbs[partition]
         except KeyError:
@@ -208,7 +210,7 @@ class StateStore(FaustStore):
             else:
                 batch.put(key, value)
         batch.put(self.offset_key, str(offset).encode())
-        db.write(batch, self._unlogged)
+        db.write(batch, self._without_wal)
 
 
 def register() -> None:

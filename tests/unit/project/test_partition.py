@@ -41,7 +41,7 @@ class Database:
         self.buried += [record.offset for record, _ in broken]
 
 
-async def test_what_cannot_be_stored_is_found_and_buried_alone() -> None:
+async def test_unstorable_record_is_buried_alone() -> None:
     unlike = [nth for nth, change in enumerate(lives(1, 40).changes[:64]) if lives(1, 40).changes.count(change) == 1]
     first, second = unlike[5], unlike[20]
     database = Database(first, second)
@@ -55,7 +55,7 @@ async def test_what_cannot_be_stored_is_found_and_buried_alone() -> None:
     assert sum(len(run.changes) for run in database.applied) == 62
 
 
-async def test_what_cannot_be_read_is_buried_before_the_offset_passes_it() -> None:
+async def test_undecodable_record_is_buried_before_its_offset_is_passed() -> None:
     database = Database()
     mixed: list[Record] = [*records(30), Record(30, b"{"), Record(31, b'{"type":"email-change/9"}')]
     await write_records(FetchedRecords(0, 0, 32, mixed), database.apply, database.bury)
@@ -63,7 +63,7 @@ async def test_what_cannot_be_read_is_buried_before_the_offset_passes_it() -> No
     assert [len(run.changes) for run in database.applied] == [30]
 
 
-async def test_what_is_buried_once_is_not_buried_again_while_its_run_is_halved() -> None:
+async def test_record_is_buried_once_while_its_batch_is_halved() -> None:
     unlike = next(
         nth for nth, change in enumerate(lives(1, 40).changes[:30]) if lives(1, 40).changes.count(change) == 1
     )
@@ -72,7 +72,7 @@ async def test_what_is_buried_once_is_not_buried_again_while_its_run_is_halved()
     assert sorted(database.buried) == sorted([unlike, 30])
 
 
-async def test_a_run_that_is_mostly_unreadable_blames_the_reader_and_goes_nowhere() -> None:
+async def test_mostly_undecodable_batch_raises_and_writes_nothing() -> None:
     database = Database()
     with pytest.raises(TooManyUndecodable, match="21 of 61"):
         await write_records(
@@ -83,7 +83,7 @@ async def test_a_run_that_is_mostly_unreadable_blames_the_reader_and_goes_nowher
     assert (database.buried, database.applied) == ([], [])
 
 
-def test_an_id_that_the_tables_cannot_hold_is_unreadable() -> None:
+def test_unstorable_email_id_is_undecodable() -> None:
     import msgspec
 
     change = lives(1, 5).changes[0]

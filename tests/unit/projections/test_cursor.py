@@ -33,7 +33,7 @@ def read(text: str, given_: ListingParameters, tenant: str = "acme") -> tuple[Hi
 
 
 @pytest.mark.parametrize("beside", [ASKED, HistoryFilter(), HistoryFilter(listed=ListedState.BOUNCED)])
-def test_a_cursor_goes_on_with_the_same_question_repeated_or_not(beside: HistoryFilter) -> None:
+def test_cursor_continues_with_or_without_repeated_parameters(beside: HistoryFilter) -> None:
     query, after = read(written(after=7), ListingParameters(filter=beside))
     assert query == HistoryQuery(tenant="acme", filter=ASKED, as_of=42, start_after=BEHIND)
     assert after == 7
@@ -49,7 +49,7 @@ def test_a_cursor_goes_on_with_the_same_question_repeated_or_not(beside: History
         (ListingParameters(filter=HistoryFilter(recipient="a@example.com")), "another Email"),
     ],
 )
-def test_another_question_beside_a_cursor_is_a_clear_error(beside: ListingParameters, named: str) -> None:
+def test_other_parameters_beside_a_cursor_raise(beside: ListingParameters, named: str) -> None:
     with pytest.raises(InvalidHistoryCursor, match=named):
         read(written(after=7), beside)
 
@@ -66,12 +66,12 @@ def test_an_address_is_not_in_its_cursor_and_must_come_with_it() -> None:
         read(text, ListingParameters(filter=HistoryFilter()))
 
 
-def test_another_tenant_s_cursor_is_as_good_as_forged() -> None:
+def test_cursor_of_another_tenant_is_refused() -> None:
     with pytest.raises(InvalidHistoryCursor, match="another tenant"):
         read(written(), ListingParameters(filter=ASKED), tenant="other")
 
 
-def test_a_cursor_signed_for_another_purpose_is_forged() -> None:
+def test_cursor_signed_for_another_purpose_is_refused() -> None:
     forged = cursor.encode_cursor(
         Signer(SECRET, "track").tag, HistoryQuery(tenant="acme", filter=ASKED, as_of=42), None, BEHIND
     )
@@ -89,12 +89,12 @@ def test_a_cursor_with_any_bit_changed_is_refused(place: int, flip: int) -> None
 
 
 @given(st.text(max_size=300))
-def test_no_text_at_all_makes_it_stumble(text: str) -> None:
+def test_random_text_is_refused(text: str) -> None:
     with pytest.raises(InvalidHistoryCursor):
         read(text, ListingParameters(filter=ASKED))
 
 
-def test_a_cursor_of_megabytes_is_not_even_looked_at() -> None:
+def test_too_long_cursor_is_refused_undecoded() -> None:
     with pytest.raises(InvalidHistoryCursor, match="too long"):
         read("A" * 1_000_000, ListingParameters(filter=ASKED))
 
@@ -111,7 +111,7 @@ def test_a_listing_of_suppressions_goes_on_for_the_longest_brand() -> None:
         of_suppressions.decode_cursor(SIGNER.verify, text, SuppressionListQuery(tenant="other"))
 
 
-def test_a_cursor_of_one_listing_is_none_of_another() -> None:
+def test_cursor_of_another_listing_is_refused() -> None:
     with pytest.raises(Refused, match="not a cursor of ours"):
         of_suppressions.decode_cursor(SIGNER.verify, written(), SuppressionListQuery(tenant="acme"))
 

@@ -78,7 +78,7 @@ def test_any_split_gives_the_same_rows(seed: int, cuts: list[int]) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 40))
-def test_a_stretch_read_twice_adds_nothing(seed: int, start: int) -> None:
+def test_repeated_batch_adds_no_rows(seed: int, start: int) -> None:
     log = lives(seed, 12)
     tables = taken(log.runs())
     again = tables.take(log.changes[start:])
@@ -87,7 +87,7 @@ def test_a_stretch_read_twice_adds_nothing(seed: int, start: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.lists(st.integers(1, 60), max_size=8))
-def test_the_evidence_is_what_the_states_tell_however_they_came_about(seed: int, cuts: list[int]) -> None:
+def test_evidence_depends_on_final_states_only(seed: int, cuts: list[int]) -> None:
     log = lives(seed, 12)
     tables = taken(log.runs(*sorted({cut for cut in cuts if cut < len(log.changes)})))
     told: dict[EvidenceKey, EvidenceOrigin] = {}
@@ -126,7 +126,7 @@ def test_versions_follow_each_other_without_gap_or_overlap(seed: int) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000))
-def test_each_word_is_booked_once_and_no_word_that_isn_t_owed(seed: int) -> None:
+def test_each_owed_word_becomes_pending_once(seed: int) -> None:
     log = lives(seed, 12)
     tables = taken(log.runs())
     booked = [(debt.email_id, debt.word) for debt in tables.debts]
@@ -135,7 +135,7 @@ def test_each_word_is_booked_once_and_no_word_that_isn_t_owed(seed: int) -> None
         assert new_conversions(now.state, {word for one, word in booked if one == email_id}) == ()
 
 
-def test_a_clock_that_steps_back_moves_no_version_back() -> None:
+def test_clock_set_back_moves_no_version_back() -> None:
     log = Log().fold(request(1, T0 + 5000)).fold(event(1, EventKind.DELIVERED, T0))
     tables = taken(log.runs())
     assert [(version.valid_from, version.valid_to) for version in tables.closed] == [(T0 + 5000, T0 + 5000)]

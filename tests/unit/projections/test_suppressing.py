@@ -83,7 +83,7 @@ def test_a_brand_that_no_column_can_hold_is_kept_as_it_is_asked_for() -> None:
     assert key.brand == "a\ufffdb"
 
 
-def test_an_orphan_tells_nothing_because_nobody_knows_of_whom() -> None:
+def test_state_without_request_gives_no_evidence() -> None:
     assert told(event(1, EventKind.BOUNCED, T0)) == []
 
 
@@ -103,9 +103,7 @@ def test_an_orphan_tells_nothing_because_nobody_knows_of_whom() -> None:
         (soft("SpamNotification"), []),
     ],
 )
-def test_a_soft_bounce_counts_where_it_speaks_of_the_mailbox(
-    bounce: DeliveryEvent, reasons: list[SuppressionReason]
-) -> None:
+def test_soft_bounce_counts_if_it_blames_the_mailbox(bounce: DeliveryEvent, reasons: list[SuppressionReason]) -> None:
     assert told(request(1), bounce) == reasons
 
 
@@ -113,7 +111,7 @@ def test_a_hard_bounce_takes_the_soft_one_s_place() -> None:
     assert told(request(1), soft(), event(1, EventKind.BOUNCED, T0 + 9, nth=1)) == [SuppressionReason.HARD_BOUNCE]
 
 
-def test_what_was_read_wrong_tells_nothing_any_more() -> None:
+def test_corrected_events_give_no_evidence() -> None:
     bounced = event(1, EventKind.BOUNCED, T0)
     correction = Correction(revision=1, was="bounced", at=T0 + DAY_MS)
     anew = msgspec.structs.replace(bounced, kind=EventKind.DEFERRED, bounce_class=None, corrects=correction)
@@ -121,7 +119,7 @@ def test_what_was_read_wrong_tells_nothing_any_more() -> None:
     assert told(request(1), anew, bounced) == []
 
 
-def test_unsubscribing_again_is_news_and_a_late_report_of_the_first_time_is_not() -> None:
+def test_new_unsubscribe_counts_and_late_report_does_not() -> None:
     first = event(1, EventKind.UNSUBSCRIBED, T0)
     reported = msgspec.structs.replace(first, recorded_at=T0 + DAY_MS)
     again = event(1, EventKind.UNSUBSCRIBED, T0 + DAY_MS, nth=1)
@@ -171,7 +169,7 @@ def asked(
 @pytest.mark.parametrize(
     "reason", [SuppressionReason.HARD_BOUNCE, SuppressionReason.COMPLAINT, SuppressionReason.UNSUBSCRIBE]
 )
-def test_one_of_these_is_enough_however_old(reason: SuppressionReason) -> None:
+def test_one_strong_evidence_of_any_age_suppresses(reason: SuppressionReason) -> None:
     why = asked([proof(1, reason)])
     assert why == Suppression(reason=reason, since=1, brand="7", email_id=identified(1), event_id="event 1")
     assert why.description == reason.value
@@ -192,7 +190,7 @@ def test_five_soft_bounces_within_thirty_days_are_enough_and_the_fifth_is_named(
     assert asked(softs(*range(20)), rule=SuppressionRule(0, 30)) is None, "0 is never"
 
 
-def test_soft_bounces_before_what_arrived_are_forgiven() -> None:
+def test_soft_bounces_before_a_delivery_do_not_count() -> None:
     assert asked(softs(1, 2, 3, 4, 5), soft_since=NOW - 3 * DAY_MS) is None
 
 
@@ -225,7 +223,7 @@ evidence_ = st.lists(
 
 
 @given(evidence_, st.randoms(use_true_random=False), st.integers(0, 20), st.integers(0, 5))
-def test_a_verdict_asks_for_no_order_and_more_evidence_never_frees(
+def test_order_does_not_matter_and_more_evidence_never_lifts(
     evidence: list[Evidence], chance: object, soft_since: int, enough: int
 ) -> None:
     rule = SuppressionRule(enough, 30)

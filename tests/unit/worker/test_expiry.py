@@ -126,7 +126,7 @@ def no_row_shows_what_was_forgotten(data: st.DataObject) -> None:
     assert projected(forgetful.changes, cuts) == projected(whole.changes, cuts)
 
 
-def test_no_row_shows_which_states_were_forgotten_whenever_they_were() -> None:
+def test_rows_do_not_depend_on_expired_states() -> None:
     settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))(
         given(st.data())(no_row_shows_what_was_forgotten)
     )()
@@ -147,7 +147,7 @@ def all_but(name: str) -> Callable[[EmailState, EmailState], EmailState]:
     [the_newer_alone, *(all_but(name) for name in ("request", "settled", "delivered", "bounce", "corrected"))],
     ids=["the whole", "request", "settled", "delivered", "bounce", "corrected"],
 )
-def test_a_projection_that_does_not_join_is_found_out(
+def test_projection_without_join_fails_the_expiry_property(
     broken: Callable[[EmailState, EmailState], EmailState], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(steps, "merge", broken)
@@ -199,10 +199,10 @@ def state_of(*facts: Fact) -> EmailState:
 
 
 def quiet(*facts: Fact, since: int = LATER) -> bool:
-    return is_expired(state_of(*facts), since, log_begins=NOW)
+    return is_expired(state_of(*facts), since, log_start=NOW)
 
 
-def test_an_email_whose_story_is_over_is_quiet_when_its_last_news_is_old_enough() -> None:
+def test_finished_email_expires_after_the_quiet_time() -> None:
     story = (REQUEST, ACKED, DELIVERED, told(ConversionWord.DELIVERED))
     assert [quiet(*story, since=since) for since in (NOW + 3, NOW + 4)] == [False, True]
 
@@ -219,12 +219,12 @@ def test_an_email_whose_story_is_over_is_quiet_when_its_last_news_is_old_enough(
     ],
     ids=["the same once more", "a machine's", "unsubscribed", "unknown", "a conversion", "a correction"],
 )
-def test_whatever_is_heard_is_news(news: Fact) -> None:
+def test_any_fact_is_activity(news: Fact) -> None:
     story = (REQUEST, ACKED, OPENED, told(ConversionWord.OPEN), news)
     assert [quiet(*story, since=since) for since in (LATER, LATER + 1)] == [False, True]
 
 
-def test_an_email_that_waits_for_dispatch_is_not_quiet_however_long_it_waits() -> None:
+def test_email_awaiting_dispatch_does_not_expire() -> None:
     deferred = Deferred(
         email_id=EMAIL_ID, event_id="try", occurred_at=NOW, recorded_at=NOW, provider="p", next_attempt_at=NOW
     )
@@ -236,7 +236,7 @@ def test_an_email_that_waits_for_dispatch_is_not_quiet_however_long_it_waits() -
     assert quiet(deferred), "nobody waits for dispatch of what nobody asked for"
 
 
-def test_an_email_that_somebody_is_owed_a_word_of_is_not_quiet() -> None:
+def test_email_with_pending_conversion_does_not_expire() -> None:
     assert not quiet(REQUEST, ACKED, DELIVERED)
     assert not quiet(REQUEST, ACKED, DELIVERED, OPENED, told(ConversionWord.DELIVERED))
     assert not quiet(REQUEST, ACKED, DELIVERED, told(ConversionWord.DELIVERED, ConversionOutcome.RETRYING))
@@ -251,38 +251,40 @@ def test_an_email_that_somebody_is_owed_a_word_of_is_not_quiet() -> None:
     assert quiet(REQUEST, ACKED, DELIVERED, told(ConversionWord.DELIVERED, ConversionOutcome.GIVEN_UP))
 
 
-def test_nobody_is_owed_a_word_by_the_other_dialects_nor_before_the_request_is_known() -> None:
+def test_other_dialects_and_unknown_requests_owe_no_conversion() -> None:
     assert quiet(msgspec.structs.replace(REQUEST, dialect="freshmail"), ACKED, DELIVERED)
     assert quiet(DELIVERED, event(EventKind.COMPLAINED, "c", NOW))
 
 
-def test_a_word_that_was_read_wrong_is_owed_no_more() -> None:
+def test_corrected_word_is_no_longer_owed() -> None:
     assert quiet(REQUEST, ACKED, OPENED, reread(OPENED, NOW))
 
 
 @pytest.mark.parametrize("left", [(REQUEST,), (REQUEST, ACKED, DELIVERED)], ids=["to dispatch", "to tell"])
-def test_what_is_older_than_the_log_is_quiet_whatever_is_left_to_do(left: tuple[Fact, ...]) -> None:
+def test_state_older_than_the_log_expires_with_work_left(left: tuple[Fact, ...]) -> None:
     state = state_of(*left)
     last = last_activity_at(state)
     assert [is_expired(state, LATER, log_begins) for log_begins in (last, last + 1)] == [False, True]
-    assert not is_expired(state, since=last, log_begins=last + 1), "who wants to remember for longer than the log may"
+    assert not is_expired(state, active_since=last, log_start=last + 1), (
+        "who wants to remember for longer than the log may"
+    )
 
 
-def test_a_state_of_nothing_is_quiet() -> None:
+def test_empty_state_is_expired() -> None:
     assert is_expired(EmailState(email_id=EMAIL_ID), LATER, 0)
 
 
 # ── Among stored states ─────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_quiet_ones_among_stored_states_are_found_by_our_clock() -> None:
+def test_expired_states_are_found_by_our_clock() -> None:
     old, young = (state_of(event(EventKind.OPENED, "o", at)) for at in (NOW - 3 * DAY_MS, NOW - DAY_MS))
     stored = [(b"old", encode(EMAIL_STATES, old)), (b"young", encode(EMAIL_STATES, young))]
     assert StateExpiry(lambda: NOW, 2)(stored) == [b"old"]
     assert StateExpiry(lambda: NOW, 0.5)(stored) == [b"old", b"young"]
 
 
-def test_a_debt_is_remembered_for_as_long_as_the_log_remembers() -> None:
+def test_pending_conversion_keeps_its_state_as_long_as_the_log() -> None:
     kept = EMAIL_CHANGES.retention_ms
     debts = {
         name: encode(EMAIL_STATES, state_of(msgspec.structs.replace(REQUEST, recorded_at=NOW - kept + age)))
@@ -291,6 +293,6 @@ def test_a_debt_is_remembered_for_as_long_as_the_log_remembers() -> None:
     assert StateExpiry(lambda: NOW, 2)(list(debts.items())) == [b"expired"]
 
 
-def test_a_state_that_cannot_be_read_stays_where_it_is() -> None:
+def test_undecodable_state_does_not_expire() -> None:
     """A newer version's, or our own bug: the fold halts at it, when a fact meets it."""
     assert StateExpiry(lambda: NOW, 1)([(b"k", b"rubbish")]) == []

@@ -53,7 +53,7 @@ def change_of(folded: fold_batch.FoldedBatch, index: int = 0) -> EmailChange:
     return change
 
 
-def test_an_emails_facts_become_one_change_in_the_order_of_the_log() -> None:
+def test_facts_of_one_email_become_one_change_in_log_order() -> None:
     other = msgspec.structs.replace(OPENED, email_id=EmailId("other"))
     folded = fold(lying(OPENED, 3), lying(other, 4, b"other"), lying(CLICKED, 5))
     assert [key for key, _ in folded.changes] == [KEY, b"other"]
@@ -63,13 +63,13 @@ def test_an_emails_facts_become_one_change_in_the_order_of_the_log() -> None:
     assert change.recorded_at == 9
 
 
-def test_the_state_before_is_folded_on() -> None:
+def test_stored_state_is_folded_further() -> None:
     before = fold(lying(OPENED)).states[KEY]
     assert change_of(fold(lying(CLICKED), before=before)).state == evolve(evolve(None, OPENED), CLICKED)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
-def test_a_run_folded_slice_by_slice_ends_in_the_same_states_and_tells_every_fact_once(size: int) -> None:
+def test_slices_give_the_same_states_and_each_fact_once(size: int) -> None:
     other = msgspec.structs.replace(OPENED, email_id=EmailId("other"))
     before = fold(lying(event(EventKind.DELIVERED, "d"))).states[KEY]
     run = stretch(
@@ -99,7 +99,7 @@ def test_a_run_folded_slice_by_slice_ends_in_the_same_states_and_tells_every_fac
     assert [letter.source.offset for letter in folded.dead] == [5, 8]
 
 
-def test_a_repeat_changes_no_state_but_is_told_because_its_place_is_new() -> None:
+def test_repeat_writes_a_change_but_no_state() -> None:
     first = fold(lying(OPENED, 1))
     again = fold(lying(OPENED, 2), before=first.states[KEY])
     assert again.states == {}
@@ -107,7 +107,7 @@ def test_a_repeat_changes_no_state_but_is_told_because_its_place_is_new() -> Non
     assert [applied.place.offset for applied in change_of(again).facts] == [2]
 
 
-def test_a_change_put_together_of_bytes_is_the_change_encoded() -> None:
+def test_change_of_encoded_parts_equals_the_encoded_change() -> None:
     strange = msgspec.structs.replace(
         CLICKED, email_id=EmailId('"quoted" \\ ü'), text="\u2028\x00 ✉", native=msgspec.Raw(b'{"n": 1.50}')
     )
@@ -117,7 +117,7 @@ def test_a_change_put_together_of_bytes_is_the_change_encoded() -> None:
         assert encode(EMAIL_CHANGES, decode(EMAIL_CHANGES, value)) == value
 
 
-def test_a_fact_of_an_older_version_lies_in_its_change_in_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_change_has_older_facts_in_the_newest_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(codec.UPCASTERS, "delivery-event/0", lambda fields: fields)
     old = encode(DELIVERY_EVENTS, OPENED).replace(b"delivery-event/1", b"delivery-event/0")
     assert b"event/0" in old
@@ -125,7 +125,7 @@ def test_a_fact_of_an_older_version_lies_in_its_change_in_the_newest(monkeypatch
     assert [applied.fact for applied in change_of(folded).facts] == [OPENED]
 
 
-def test_what_is_no_fact_or_lies_under_another_key_is_dead() -> None:
+def test_undecodable_or_misplaced_record_becomes_a_dead_letter() -> None:
     facts, dead = sort_facts(
         stretch(lying(b"{}", 1), lying(None, 2), lying(OPENED, 3, b"another"), lying(OPENED, 4, None)), 9
     )
@@ -146,7 +146,7 @@ def test_facts_too_large_together_get_a_change_each(monkeypatch: pytest.MonkeyPa
     assert decode(EMAIL_STATES, folded.states[KEY]) == evolve(evolve(None, OPENED), CLICKED)
 
 
-def test_a_fact_too_large_for_any_change_is_dead_and_the_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_fact_becomes_a_dead_letter_without_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     huge = msgspec.structs.replace(CLICKED, native=msgspec.Raw(b'"' + b"x" * 2000 + b'"'))
     monkeypatch.setattr(fold_batch, "MAX_RECORD_BYTES", 1500)
     folded = fold(lying(OPENED, 1), lying(huge, 2))
@@ -155,7 +155,7 @@ def test_a_fact_too_large_for_any_change_is_dead_and_the_others_are_not(monkeypa
     assert len(folded.changes) == 1
 
 
-def test_state_of_an_older_version_is_cut_to_its_bounds_when_news_comes() -> None:
+def test_unbounded_older_state_is_bounded_with_the_next_fact() -> None:
     ids = tuple(range(10**18, 10**18 + 45_100))
     stored = encode(EMAIL_STATES, EmailState(email_id=EMAIL_ID, delayed=Mark(first=1, last=2, recorded=1, ids=ids)))
     assert len(stored) > MAX_RECORD_BYTES
@@ -174,13 +174,13 @@ def test_facts_too_large_do_not_halt_the_fold(monkeypatch: pytest.MonkeyPatch) -
     assert len(step.others) == 500
 
 
-def test_facts_that_only_our_fault_can_spoil_halt_the_fold() -> None:
+def test_writer_faults_halt_the_fold() -> None:
     for spoilt in (lying(b"{}"), lying(OPENED, key=b"another")):
         with pytest.raises(TooManyDeadLetters):
             FactFolder(lambda: 9)(stretch(*[spoilt] * 300), dict.fromkeys)
 
 
-def test_a_stored_state_that_cannot_be_read_stops_the_fold() -> None:
+def test_undecodable_stored_state_raises() -> None:
     with pytest.raises(Undecodable):
         fold(lying(OPENED), before=b"rubbish")
 
