@@ -83,7 +83,7 @@ async def _receiver(key: str, port: int, brand: str, stop: asyncio.Event) -> Non
 
     if not key:
         raise InvalidSettings("MAILFOLD_RECEIVER_KEY: empty; a receiver without a key would prove nothing")
-    async with serve_receiver(ConversionReceiver({brand: key}, heard=typer.echo), "127.0.0.1", port) as listening:
+    async with serve_receiver(ConversionReceiver({brand: key}, on_conversion=typer.echo), "127.0.0.1", port) as listening:
         typer.echo(f"destination  http://127.0.0.1:{listening}/{brand}")
         await stop.wait()
 

@@ -29,7 +29,7 @@ async def posting(receiver: ConversionReceiver) -> AsyncIterator[Any]:
 
 async def test_a_conversion_is_written_down_with_its_activity_byte_for_byte() -> None:
     heard: list[ReceivedConversion] = []
-    receiver = ConversionReceiver({"brand": "secret"}, heard=heard.append)
+    receiver = ConversionReceiver({"brand": "secret"}, on_conversion=heard.append)
     async with posting(receiver) as post:
         assert await post() == 200
     assert receiver.arrivals == heard
