@@ -1,4 +1,4 @@
-"""`mailfold demo` as its watcher meets it: the real command, without a terminal, on a stack of its own."""
+"""`mailfold demo`, run as a command without a terminal, on a stack of its own."""
 
 import os
 import re
@@ -11,11 +11,11 @@ import pytest
 
 SEVEN = ("delivered", "open", "click", "spam", "bounce", "dropped", "failed")
 BUDGET = 150.0
-"""Seconds. A minute is promised on a machine of its own; the tests share theirs."""
+"""Seconds that one run may take; about a minute on an idle machine, but tests share theirs."""
 
 
 def demo(temporary: Path, *options: str) -> "subprocess.CompletedProcess[str]":
-    """Run it to the end, its folder in one that we can look into, with settings around that must not matter."""
+    """Run the demo with its folder in ``temporary``, and with settings in the environment that it must ignore."""
     misleading = {
         "KAFKA_BOOTSTRAP": "127.0.0.1:1",
         "DATABASE_URL": "postgresql://127.0.0.1:1/nowhere",
@@ -34,25 +34,25 @@ def demo(temporary: Path, *options: str) -> "subprocess.CompletedProcess[str]":
 
 
 def left_running(temporary: Path) -> list[str]:
-    """Processes whose command line or environment names this run's folder."""
-    found = []
+    """Return the ids of processes whose command line or environment names this run's folder."""
+    pids = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            spoken = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+            texts = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
         except (FileNotFoundError, PermissionError, ProcessLookupError):
             continue
-        if str(temporary / "mailfold-demo-").encode() in spoken:
-            found.append(process.name)
-    return found
+        if str(temporary / "mailfold-demo-").encode() in texts:
+            pids.append(process.name)
+    return pids
 
 
 @pytest.mark.timeout(200)
-def test_all_seven_words_arrive_and_nothing_is_left_behind(tmp_path: Path) -> None:
+def test_all_seven_conversions_arrive_and_nothing_is_left_behind(tmp_path: Path) -> None:
     done = demo(tmp_path)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     for word in SEVEN:
-        owed, arrived = re.findall(rf"^{word} +(\d+) +(\d+) +✓", done.stdout, re.MULTILINE)[0]
-        assert int(owed) == int(arrived) > 0
+        expected, received = re.findall(rf"^{word} +(\d+) +(\d+) +✓", done.stdout, re.MULTILINE)[0]
+        assert int(expected) == int(received) > 0
     assert "page 2:" in done.stdout
     assert "conversion click" in done.stdout
     for number in range(1, 6):
@@ -63,7 +63,7 @@ def test_all_seven_words_arrive_and_nothing_is_left_behind(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_halfway_it_ends_what_it_started_and_takes_its_folder_with_it(tmp_path: Path, number: int) -> None:
+def test_stopped_demo_ends_its_processes_and_removes_its_folder(tmp_path: Path, number: int) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "demo"],
         stdin=subprocess.DEVNULL,
@@ -81,7 +81,7 @@ def test_stopped_halfway_it_ends_what_it_started_and_takes_its_folder_with_it(tm
 
 
 @pytest.mark.timeout(200)
-def test_a_withheld_conversion_fails_the_demo_which_says_what_is_missing_and_where_to_look(tmp_path: Path) -> None:
+def test_demo_without_a_conversion_fails_and_names_it_and_the_logs(tmp_path: Path) -> None:
     done = demo(tmp_path, "--withhold", "spam", "--patience", "20")
     assert done.returncode == 1, done.stdout[-5000:] + done.stderr[-2000:]
     assert re.search(r"first-nordlicht-complaint-1 \([0-9a-f-]{36}\): spam is missing", done.stdout)

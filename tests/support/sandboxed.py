@@ -1,4 +1,4 @@
-"""A sandbox with everything around it: a gateway that checks its signatures, a real mail client."""
+"""A sandbox for tests, with a gateway that verifies its signatures and a real mail client."""
 
 import asyncio
 import base64
@@ -35,13 +35,13 @@ class Request:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        made: list[dict[str, Any]] = json.loads(self.body)
-        return made
+        events: list[dict[str, Any]] = json.loads(self.body)
+        return events
 
 
 @dataclass
 class Gateway:
-    """Everything the sandbox calls: webhooks, pixel and links."""
+    """A gateway that receives webhooks, and requests for the pixel and links."""
 
     key: str
     refuse: int = 0
@@ -60,14 +60,14 @@ class Gateway:
         return await self.webhook(request)
 
     async def webhook(self, request: web.Request) -> web.Response:
-        taken = Request(dict(request.headers), await request.read())
-        if not _signed(self.key, taken):
-            self.forged.append(taken)
+        received = Request(dict(request.headers), await request.read())
+        if not _is_signed(self.key, received):
+            self.forged.append(received)
             return web.Response(status=401)
         if self.refuse:
             self.refuse -= 1
             return web.Response(status=503)
-        self.authentic.append(taken)
+        self.authentic.append(received)
         return web.Response(status=202)
 
     async def visit(self, request: web.Request) -> web.Response:
@@ -77,14 +77,14 @@ class Gateway:
         return web.Response(body=PNG_LIKE)
 
 
-def _signed(key: str, request: Request) -> bool:
-    """Verified on its own, without our provider's code."""
-    loaded = load_der_public_key(base64.b64decode(key))
-    assert isinstance(loaded, ec.EllipticCurvePublicKey)
+def _is_signed(key: str, request: Request) -> bool:
+    """Return whether the signature is valid, without the code of our webhooks."""
+    public = load_der_public_key(base64.b64decode(key))
+    assert isinstance(public, ec.EllipticCurvePublicKey)
     signature = base64.b64decode(request.headers["X-Twilio-Email-Event-Webhook-Signature"])
     timestamp = request.headers["X-Twilio-Email-Event-Webhook-Timestamp"]
     try:
-        loaded.verify(signature, timestamp.encode() + request.body, ec.ECDSA(hashes.SHA256()))
+        public.verify(signature, timestamp.encode() + request.body, ec.ECDSA(hashes.SHA256()))
     except InvalidSignature:
         return False
     return True
@@ -111,7 +111,7 @@ class World:
             )
         return str(text)
 
-    def told(self) -> list[str]:
+    def event_names(self) -> list[str]:
         return [event["event"] for event in self.gateway.events]
 
     async def until(self, ready: Callable[[], bool]) -> None:
@@ -142,7 +142,7 @@ async def world(tmp_path: Path, **options: Any) -> AsyncIterator[World]:
     gateway = Gateway(public_key(tmp_path))
     async with http_server(gateway.handle) as port:
         origin = f"http://127.0.0.1:{port}"
-        made = Settings(
+        settings = Settings(
             data_dir=tmp_path,
             sandbox_smtp_port=0,
             sandbox_http_port=0,
@@ -151,5 +151,5 @@ async def world(tmp_path: Path, **options: Any) -> AsyncIterator[World]:
             sandbox_pace=0.02,
             **options,
         )
-        async with open_sandbox(made, clock=wall_clock, new_id=fresh_id, retries=(0.01, 0.02, 0.04)) as running:
+        async with open_sandbox(settings, clock=wall_clock, new_id=fresh_id, retries=(0.01, 0.02, 0.04)) as running:
             yield World(running, gateway, origin)

@@ -64,10 +64,11 @@ STEPS: Final = (
 )
 PROOFS: Final = (
     "every expected conversion arrived, and no other",
-    "in the right order for each email, at the right brand, each with its own Idempotency-Key",
+    "in order for each email, at the right brand, each with its Idempotency-Key",
     "each with its activity byte for byte as sent",
     "emails to addresses that had bounced were dropped instead of sent",
-    "a refused conversion (503) was sent again; lost connections and repeated webhooks did no harm",
+    "a conversion answered 503 was sent again",
+    "a lost connection and repeated webhooks caused no second conversion",
     "a forged webhook and a wrong API key were refused",
     "the history lists every email once, with the right state",
 )
@@ -132,7 +133,7 @@ class DemoRun:
             if email.case.pattern == scenario.SUPPRESSED_CASE.pattern
         }
         await self._all_arrived(hard_bounces)
-        await self._send(customer, scenario.second_emails(), "second batch, to addresses that bounced")
+        await self._send(customer, scenario.second_emails(), "second batch, to bounced addresses")
         await self._all_arrived(self.emails)
         await asyncio.sleep(QUIET_PERIOD_S)
 
@@ -161,7 +162,7 @@ class DemoRun:
             number, listed = number + 1, listed + entries
             counts = Counter(entry["State"] for entry in entries)
             states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "none"
-            following = f"next page: ?Next={cursor[:12]}…" if cursor else "the last page"
+            following = f"Next={cursor[:8]}…" if cursor else "last page"
             self.console.print(Text(f"page {number}: {len(entries)} emails ({states}); {following}"))
         self.faults += client.history_faults(self.emails, listed)
 

@@ -1,4 +1,4 @@
-"""What an address asks for, and what follows from it in time."""
+"""Address patterns of the sandbox, and the events and visits that are planned for them."""
 
 from pathlib import Path
 
@@ -22,12 +22,12 @@ def _row(word: str, pattern: AddressPattern) -> str:
     return f"| `{word}`, `{word}-n` | {pattern.means}{f' (n = {pattern.number})' if pattern.number else ''} |"
 
 
-def test_the_documentation_lists_every_pattern_as_the_code_has_it() -> None:
+def test_documentation_lists_every_pattern_as_the_code_has_it() -> None:
     table = [line for line in DOCS.read_text().splitlines() if line.startswith("| `")]
     assert table[: len(PATTERNS)] == [_row(word, pattern) for word, pattern in PATTERNS.items()]
 
 
-def test_the_documentation_lists_every_event_that_can_be_wished_for() -> None:
+def test_documentation_lists_every_event_that_can_be_sent_by_hand() -> None:
     assert ", ".join(f"`{name}`" for name in EVENT_FIELDS) in DOCS.read_text()
 
 
@@ -50,7 +50,7 @@ def test_the_documentation_lists_every_event_that_can_be_wished_for() -> None:
         ("no-at-sign+open", RecipientBehaviour(steps=("delivered",))),
     ],
 )
-def test_an_address_says_how_its_mail_is_treated(address: str, expected: RecipientBehaviour) -> None:
+def test_address_decides_the_behaviour(address: str, expected: RecipientBehaviour) -> None:
     assert behaviour_of(address) == expected
 
 
@@ -64,27 +64,27 @@ def test_an_address_says_how_its_mail_is_treated(address: str, expected: Recipie
         ("anna+deferred-forever@example.test", "451 4.7.1", None),
     ],
 )
-def test_an_address_says_how_its_recipient_is_refused(address: str, code: str, attempts: int | None) -> None:
+def test_address_decides_the_smtp_refusal(address: str, code: str, attempts: int | None) -> None:
     refusal = behaviour_of(address).on_rcpt
     assert refusal is not None
     assert (refusal.answer[:9], refusal.attempts) == (code, attempts)
 
 
-def test_connections_drop_always_or_the_first_times() -> None:
+def test_connection_is_dropped_always_or_at_the_first_attempts() -> None:
     assert behaviour_of("drop-connection@x.test").hang_up == SmtpRefusal("", None)
     assert behaviour_of("drop-connection-2@x.test").hang_up == SmtpRefusal("", 2)
     assert behaviour_of("drop-after-data-1@x.test").vanish == SmtpRefusal("", 1)
 
 
-def _story(address: str, pace: float = 1.0) -> list[tuple[float, str]]:
+def _timed_steps(address: str, pace: float = 1.0) -> list[tuple[float, str]]:
     actions = planned_actions(behaviour_of(address), pace)
     return [
         (action.due_after_s, action.event if isinstance(action, PlannedEvent) else action.action) for action in actions
     ]
 
 
-def test_a_story_plays_a_step_each_pace_and_begins_with_processed() -> None:
-    assert _story("anna+open+click+complaint@x.test") == [
+def test_steps_follow_at_the_pace_and_begin_with_processed() -> None:
+    assert _timed_steps("anna+open+click+complaint@x.test") == [
         (0.0, "processed"),
         (0.0, "delivered"),
         (1.0, "open"),
@@ -93,11 +93,11 @@ def test_a_story_plays_a_step_each_pace_and_begins_with_processed() -> None:
     ]
 
 
-def test_a_silent_provider_posts_nothing_while_the_recipient_still_reads() -> None:
-    assert _story("anna+silent+open@x.test") == [(0.0, "open")]
+def test_silent_provider_posts_nothing_but_recipient_still_opens() -> None:
+    assert _timed_steps("anna+silent+open@x.test") == [(0.0, "open")]
 
 
-def test_duplicates_are_the_same_event_three_times() -> None:
+def test_duplicated_events_are_posted_three_times() -> None:
     posts = [
         action
         for action in planned_actions(behaviour_of("anna+duplicated@x.test"), 1.0)
@@ -109,7 +109,7 @@ def test_duplicates_are_the_same_event_three_times() -> None:
     ]
 
 
-def test_disordered_events_arrive_last_first_and_keep_the_time_of_what_they_tell() -> None:
+def test_disordered_events_are_reversed_and_keep_the_times_of_occurrence() -> None:
     posts = [
         action
         for action in planned_actions(behaviour_of("anna+complaint+disordered@x.test"), 1.0)
@@ -123,20 +123,20 @@ def test_disordered_events_arrive_last_first_and_keep_the_time_of_what_they_tell
     assert len({post.due_after_s for post in posts}) == 3
 
 
-def test_even_without_any_pace_disordered_events_are_apart() -> None:
+def test_disordered_events_are_apart_in_time_without_any_pace() -> None:
     actions = planned_actions(behaviour_of("anna+disordered@x.test"), 0.0)
     assert [action.event for action in actions if isinstance(action, PlannedEvent)] == ["delivered", "processed"]
     assert len({action.due_after_s for action in actions}) == 2
 
 
-def test_late_events_are_told_later_and_happened_when_they_happened() -> None:
+def test_late_events_are_posted_later_and_keep_the_times_of_occurrence() -> None:
     actions = planned_actions(behaviour_of("anna+late-4+open@x.test"), 1.0)
     posts = [action for action in actions if isinstance(action, PlannedEvent)]
     assert actions[0] == PlannedVisit(1.0, "open", by_robot=False)
     assert [(post.due_after_s, post.occurred_after_s) for post in posts] == [(4.0, 0.0), (4.0, 0.0)]
 
 
-def test_a_forgery_claims_a_bounce() -> None:
+def test_forged_event_is_a_bounce() -> None:
     forged = [
         action
         for action in planned_actions(behaviour_of("anna+forged@x.test"), 1.0)
