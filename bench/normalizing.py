@@ -4,7 +4,8 @@ import asyncio
 
 import uvloop
 
-from pipeline.runtime.bootstrap import configure_logging, wall_clock
+from pipeline.runtime.bootstrap import wall_clock
+from pipeline.runtime.logs import configure_logging
 from pipeline.settings import Settings, load_settings
 from pipeline.webhooks.proofs import token_readers_of
 from pipeline.worker.agents import Normalizer

@@ -1,27 +1,27 @@
-"""Every error we raise across a room's border.
+"""Errors that packages raise for each other to handle.
 
 MailfoldError
-├── Recoverable            try again later, nothing is lost
-│   ├── LogUnavailable     Kafka didn't confirm in time
+├── RecoverableError            trying again later may help, and nothing is lost
+│   ├── LogUnavailable          Kafka did not confirm in time
 │   ├── DatabaseUnavailable
-│   ├── LeaseLost          another worker holds the job now
-│   ├── NotOurs            the partition went to another worker
-│   ├── Vanished           a fetched record never reached its agent
-│   └── Fenced             another worker was let in; nothing of ours is written any more
-└── Permanent              trying again changes nothing
-    ├── BadSettings
+│   ├── LeaseLost               another worker may hold the job now
+│   ├── PartitionNotAssigned    the partition was assigned to another worker
+│   ├── OffsetLost              a fetched record never reached its agent
+│   └── Fenced                  another worker took over; nothing that we write is read any more
+└── PermanentError              trying again does not help
+    ├── InvalidSettings
     ├── TopicMismatch
     ├── NotFound
-    ├── Refused            the caller's input is wrong; carries what and where
-    │   └── MissingLocalization  a template names a text that nobody has pushed
-    ├── Forged             a signature or token that isn't ours or is stale
-    │   └── NotLoggedIn    no user and password, or not the ones that are asked for
-    ├── Unrecognised       bytes that can't be understood; they go to the dead letters
-    │   └── Unproven       mail that bears no signature of ours: kept, and counts for nothing
-    ├── Uncorrelated       an event that names no email of ours; to the dead letters, too
-    └── TooManyDead        most records go to the dead letters: something upstream is wrong
+    ├── Refused                 the caller's input is wrong; says what and where
+    │   └── MissingLocalization    a template uses a text that does not exist
+    ├── InvalidSignatureError   a signature or token is not valid or too old
+    │   └── AuthenticationFailed   user and password are missing or wrong
+    ├── Unrecognised            the bytes cannot be parsed; they become a dead letter
+    │   └── Unproven            mail without a signature of ours; it is stored, but has no effect
+    ├── Uncorrelated            an event that names no email of ours; it becomes a dead letter
+    └── TooManyDeadLetters      most records become dead letters, so that something upstream must be wrong
 
-Each class's docstring is its default message.
+The docstring of each class is its default message.
 """
 
 
@@ -33,7 +33,7 @@ class MailfoldError(Exception):
 
 
 class RecoverableError(MailfoldError):
-    """Not now; it may work later."""
+    """The operation failed; it may succeed later."""
 
 
 class PartitionNotAssigned(RecoverableError):
@@ -45,15 +45,15 @@ class OffsetLost(RecoverableError):
 
 
 class Fenced(RecoverableError):
-    """Another worker holds this partition now: nothing that we still write to it is ever read."""
+    """Another worker has taken over this partition; what this worker still writes to it has no effect."""
 
 
 class PermanentError(MailfoldError):
-    """Trying again changes nothing."""
+    """The operation failed; trying again does not help."""
 
 
 class LogUnavailable(RecoverableError):
-    """The log did not confirm in time: it may or may not have been written, so repeat it."""
+    """Kafka did not confirm in time. The record may or may not have been written; repeat the request."""
 
 
 class DatabaseUnavailable(RecoverableError):
@@ -82,7 +82,7 @@ class Refused(PermanentError):
     def __init__(self, message: str = "", where: str = "") -> None:
         super().__init__(message)
         self.where = where
-        """A path into the input, such as ``[3].activity.id``."""
+        """The path of the wrong value in the input, such as ``[3].activity.id``."""
 
 
 class MissingLocalization(Refused):
@@ -90,19 +90,19 @@ class MissingLocalization(Refused):
 
 
 class InvalidSignatureError(PermanentError):
-    """The signature or token is not ours, or stale."""
+    """The signature or token is not valid, or too old."""
 
 
 class AuthenticationFailed(InvalidSignatureError):
-    """A user and a password are asked for (RFC 7617)."""
+    """A user name and a password are required (RFC 7617)."""
 
 
 class Unrecognised(PermanentError):
-    """These bytes can't be understood."""
+    """The bytes cannot be parsed."""
 
 
 class Unproven(Unrecognised):
-    """It bears no signature of ours; anybody could have written it."""
+    """The mail carries no signature of ours, so that anybody could have written it."""
 
 
 class Uncorrelated(PermanentError):
@@ -110,4 +110,4 @@ class Uncorrelated(PermanentError):
 
 
 class TooManyDeadLetters(PermanentError):
-    """Most records can't be understood: something upstream is wrong."""
+    """Most records cannot be parsed; something upstream is wrong."""

@@ -1,4 +1,4 @@
-"""Every setting there is, from environment variables; read by `bootstrap` and `cli` only.
+"""Define all settings and load them from environment variables; only `bootstrap` and `cli` call it.
 
 `docs/reference/settings.md` is generated from this file (`mailfold settings`), and a test holds them equal.
 """
@@ -6,7 +6,7 @@
 import ipaddress
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -17,7 +17,7 @@ Seconds = Annotated[float, Field(ge=0)]
 
 
 class Settings(BaseSettings):
-    """Environment variables, each ``MAILFOLD_…`` but the two that every platform names alike."""
+    """All settings; the variables begin with ``MAILFOLD_``, except two whose names are common to all platforms."""
 
     model_config = SettingsConfigDict(env_prefix="MAILFOLD_", frozen=True, extra="ignore", populate_by_name=True)
 
@@ -37,12 +37,12 @@ class Settings(BaseSettings):
     secret: SecretStr = Field(
         SecretStr(""),
         description="At least 32 characters; signs tokens, cursors, VERP and Message-IDs and seals stored "
-        "credentials. The same for every role. `up` makes one and keeps it in the data folder.",
+        "credentials. The same for every role. `up` generates one and keeps it in the data folder.",
     )
     secret_previous: SecretStr = Field(
         SecretStr(""),
-        description="The secret before this one, for as long as mail sent under it may be answered: return paths, "
-        "unsubscribe addresses and Message-IDs signed with it go on counting. The same for every role.",
+        description="The previous secret, for as long as replies and bounces to mail sent with it may arrive: return "
+        "paths, unsubscribe addresses and Message-IDs signed with it stay valid. The same for every role.",
     )
     topic_prefix: str = Field("", description="Put before every topic and consumer group; for sharing a cluster.")
     partitions: int = Field(8, ge=1, le=512, description="Partitions of topics when they are created; never changed.")
@@ -53,70 +53,86 @@ class Settings(BaseSettings):
     port: int = Field(8025, ge=0, le=65535, description="Port the gateway listens on; 0 takes a free one.")
     public_url: str = Field(
         "http://127.0.0.1:8025",
-        description="How recipients and providers reach the gateway: pixels and links point there, webhooks are posted "
-        "there. The same for every gateway: Mandrill signs it.",
+        description="URL at which recipients and providers reach the gateway: pixels and links point there, webhooks "
+        "are posted there. The same for every gateway, because Mandrill signs it.",
     )
     mail_domain: str = Field(
         "mailfold.localhost", description="Domain of the Message-ID and of the VERP return path; bounces go there."
     )
-    append_timeout: float = Field(5.0, gt=0, description="Seconds until an unconfirmed append is a 503.")
-    batch_max: int = Field(10_000, ge=1, description="Messages taken of one batch; the rest is `fatal`.")
+    append_timeout: float = Field(5.0, gt=0, description="Seconds until an unconfirmed append is answered with 503.")
+    batch_max: int = Field(10_000, ge=1, description="Messages accepted of one batch; the others are `fatal`.")
     rate_per_second: float = Field(
-        0.0, ge=0, description="Messages per second and tenant, a second's burst allowed; 0 is no limit."
+        0.0, ge=0, description="Messages per second and tenant, with bursts of one second; 0 is no limit."
     )
     body_max: int = Field(64_000_000, ge=1024, description="Bytes of a request body; more is a 413.")
     body_memory: int = Field(
         256_000_000,
         ge=1_000_000,
-        description="Bytes of request bodies that a gateway has in hand at once, unzipped ones included; a request "
-        "that finds no room within two seconds gets a 503. Never less than twice the largest body.",
+        description="Bytes of request bodies that a gateway holds in memory at once, including decompressed ones; a "
+        "request that has to wait longer than two seconds gets a 503. Never less than twice the largest body.",
     )
     http_connections: int = Field(
-        4096, ge=1, description="HTTP connections at once, per gateway; the one that waited longest makes room."
+        4096,
+        ge=1,
+        description="HTTP connections at once, per gateway; if one more comes, the one idle for longest is closed.",
     )
     http_connections_per_address: int = Field(
         512,
         ge=1,
-        description="HTTP connections of one address (IPv6: of one /64 network), or requests that a trusted proxy "
-        "has in hand for it.",
+        description="HTTP connections of one address (IPv6: of one /64 network), or concurrent requests of a trusted "
+        "proxy for it.",
     )
-    http_head_timeout: float = Field(10.0, gt=0, description="Seconds in which a request's headers must come.")
-    http_body_timeout: float = Field(60.0, gt=0, description="Seconds in which a request's body must come.")
+    http_head_timeout: float = Field(10.0, gt=0, description="Seconds within which a request's headers must arrive.")
+    http_body_timeout: float = Field(60.0, gt=0, description="Seconds within which a request's body must arrive.")
     http_idle_timeout: int = Field(30, ge=1, description="Seconds until an idle HTTP connection is closed.")
     trusted_proxies: tuple[str, ...] = Field(
         (),
-        description='Networks of proxies before the gateway, JSON list such as `["10.0.0.0/8"]`: from them alone '
-        "`X-Forwarded-For` is believed. It says whose requests are counted together, and whether a security scanner's "
-        "network opened or clicked.",
+        description='Networks of proxies before the gateway, JSON list such as `["10.0.0.0/8"]`: `X-Forwarded-For` is '
+        "read from these only. The address in it is used for limits, and to recognise opens and clicks from networks "
+        "of security scanners.",
     )
     metrics_key: SecretStr = Field(
         SecretStr(""),
-        description="Bearer token that `/metrics` asks for. Empty: only direct connections from the same machine "
+        description="Bearer token that `/metrics` requires. Empty: only direct connections from the same machine "
         "may read it, because metrics name tenants and brands.",
     )
     webhook_max_age: int = Field(
         86_400,
         ge=60,
-        description="Seconds a signed webhook stays fresh; longer where its provider repeats for longer.",
+        description="Seconds for which a webhook's signature is accepted; longer if its provider repeats for longer.",
     )
     soft_bounces: int = Field(
         5, ge=0, description="Soft bounces in a row after which an address is suppressed for the brand; 0 is never."
     )
-    soft_bounce_days: int = Field(30, ge=1, le=400, description="A soft bounce is forgotten after so many days.")
+    soft_bounce_days: int = Field(30, ge=1, le=400, description="Days after which a soft bounce no longer counts.")
     parked_days: float = Field(
-        7, gt=0, le=30, description="Days that an event waits for the ack that says whose it is; then a dead letter."
+        7,
+        gt=0,
+        le=30,
+        description="Days for which an event waits for the ack that names its email; then it becomes a dead letter.",
     )
     provider_id_days: float = Field(
-        30, gt=0, le=400, description="Days that a provider's message id is known, for events that name no email."
+        30,
+        gt=0,
+        le=400,
+        description="Days for which a provider's message id is stored, to correlate events that name no email.",
     )
     inbound_host: str = Field(
-        "", description="Address the gateway's SMTP listener for bounced mail binds. Empty: none; `up` starts one."
+        "",
+        description="Address on which the gateway listens for inbound mail by SMTP. Empty: it does not; `up` starts "
+        "a listener.",
     )
-    inbound_port: int = Field(2526, ge=0, le=65535, description="Its port; 0 takes a free one.")
-    inbound_certificate: str = Field("", description="PEM file with its certificate chain: it offers STARTTLS then.")
-    inbound_certificate_key: str = Field("", description="PEM file with the key, where the certificate's has none.")
+    inbound_port: int = Field(2526, ge=0, le=65535, description="Port for inbound mail; 0 takes a free one.")
+    inbound_certificate: str = Field(
+        "", description="PEM file with the certificate chain for inbound mail; with it STARTTLS is offered."
+    )
+    inbound_certificate_key: str = Field(
+        "", description="PEM file with the key, if the file with the certificate has none."
+    )
     inbound_max_bytes: int = Field(
-        30_000_000, ge=10_000, description="Bytes of an inbound message; more is refused. The first 880 kB are kept."
+        30_000_000,
+        ge=10_000,
+        description="Bytes of an inbound message; a larger one is refused. The first 880 kB are stored.",
     )
     inbound_connections: int = Field(100, ge=1, description="SMTP connections at once; one address has at most 20.")
     inbound_rate: float = Field(
@@ -126,13 +142,17 @@ class Settings(BaseSettings):
         90.0,
         ge=0,
         le=36_500,
-        description="Days after the last news of an email until the worker forgets its state, if nothing is left to do "
-        "for it; its history stays, and what comes later is joined to that. 0 is never.",
+        description="Days after the last event of an email until the worker deletes its state, if nothing is left to "
+        "do for it; its history stays, and later events are added to that. 0 is never.",
     )
-    dispatch_concurrency: int = Field(64, ge=1, description="Emails in hand at once, per dispatcher.")
-    emit_concurrency: int = Field(64, ge=1, description="Conversions in hand at once, per emitter.")
-    lane_concurrency: int = Field(32, ge=1, description="Jobs in hand at once per brand, so that none takes all.")
-    lease_seconds: float = Field(10.0, gt=0.5, description="A job whose worker fell silent is free after this.")
+    dispatch_concurrency: int = Field(64, ge=1, description="Emails sent concurrently, per dispatcher.")
+    emit_concurrency: int = Field(64, ge=1, description="Conversions sent concurrently, per emitter.")
+    lane_concurrency: int = Field(
+        32, ge=1, description="Jobs that run concurrently per brand, so that no brand takes all capacity."
+    )
+    lease_seconds: float = Field(
+        10.0, gt=0.5, description="Seconds after which a job is released if its worker no longer responds."
+    )
     smtp_timeout: float = Field(
         30.0, gt=0, description="Seconds for one SMTP conversation, or one request to a provider's API."
     )
@@ -142,24 +162,27 @@ class Settings(BaseSettings):
     )
     emit_schedule: tuple[Seconds, ...] = Field(
         (5, 30, 120, 600, 1800, 7200, 18000, 36000, 43200, 43200, 43200, 43200),
-        description="Seconds between conversion attempts, JSON list; after the last it is a dead letter.",
+        description="Seconds between conversion attempts, JSON list; after the last the conversion's job is dead.",
     )
     emit_timeout: float = Field(10.0, gt=0, description="Seconds for one conversion request.")
     allow_private_destinations: bool = Field(
-        False, description="Let conversions go to loopback and private addresses (the demo and tests do)."
+        False, description="Allow conversions to loopback and private addresses (the demo and tests do)."
     )
     sandbox_host: str = Field("127.0.0.1", description="Address the sandbox provider listens on.")
     sandbox_smtp_port: int = Field(2525, ge=0, le=65535, description="The sandbox's SMTP port; 0 takes a free one.")
     sandbox_http_port: int = Field(2580, ge=0, le=65535, description="The sandbox's inbox and API; 0 takes a free one.")
     sandbox_gateway: str = Field(
-        "http://127.0.0.1:8025", description="Where the sandbox posts its webhooks: the gateway, as it reaches it."
+        "http://127.0.0.1:8025", description="URL of the gateway, to which the sandbox posts its webhooks."
     )
     sandbox_provider: str = Field("sandbox", description="The sandbox's name in `mailfold providers list`.")
-    sandbox_keep: int = Field(1000, ge=1, description="Messages the sandbox keeps; the oldest go first.")
+    sandbox_keep: int = Field(1000, ge=1, description="Messages the sandbox keeps; the oldest are deleted first.")
     sandbox_pace: float = Field(
-        0.2, ge=0, description="Seconds between the steps of an email's story in the sandbox: delivered, open, click…"
+        0.2, ge=0, description="Seconds between the events of an email in the sandbox: delivered, open, click…"
     )
-    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level that is logged.")
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level that is logged.")
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="`json` or `text`; `auto` is text in a terminal and JSON lines everywhere else."
+    )
     crash_at: str = Field("", description="Tests only: the named crash point at which the process exits.")
     crash_once: str = Field("", description="Tests only: a file whose removal disarms the crash point.")
 
@@ -171,7 +194,7 @@ class Settings(BaseSettings):
         return networks
 
     def topic(self, name: str) -> str:
-        """A topic's name on the cluster."""
+        """Return a topic's name on the cluster."""
         return self.topic_prefix + name
 
 
@@ -179,16 +202,16 @@ _SEE = "docs/reference/settings.md lists every setting"
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """The settings of this process's environment.
+    """Return the settings from this process's environment.
 
-    Raises BadSettings naming each wrong variable and what is wrong with it.
+    Raise InvalidSettings, naming each wrong variable and its problem.
     """
     try:
         return Settings(**overrides)
     except ValidationError as error:
         raise InvalidSettings("\n".join(_explain(problem) for problem in error.errors())) from None
     except SettingsError as error:
-        # A list that is no JSON; the message names the field.
+        # A list that is not JSON; the message of pydantic names the field in quotation marks.
         name = next((name for name in Settings.model_fields if f'"{name}"' in str(error)), "")
         raise InvalidSettings(
             f"{environment_variable(name) if name else error}: not JSON, such as [60, 300] ({_SEE})"
@@ -196,15 +219,15 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def environment_variable(name: str) -> str:
-    """The environment variable of a field."""
+    """Return the environment variable of a field."""
     alias = Settings.model_fields[name].validation_alias
     return alias if isinstance(alias, str) else f"MAILFOLD_{name.upper()}"
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
-    """The environment from which :func:`load` makes these settings again, for a child process."""
-    dumped = {name: getattr(settings, name) for name in Settings.model_fields}
-    return {environment_variable(name): _text(value) for name, value in dumped.items()}
+    """Return the environment of a child process in which :func:`load_settings` returns the same settings."""
+    values = {name: getattr(settings, name) for name in Settings.model_fields}
+    return {environment_variable(name): _text(value) for name, value in values.items()}
 
 
 def _text(value: Any) -> str:
@@ -215,5 +238,5 @@ def _text(value: Any) -> str:
 
 def _explain(problem: Any) -> str:
     name = str(problem["loc"][0]).lower()
-    culprit = environment_variable(name) if name in Settings.model_fields else name
-    return f"{culprit}: {problem['msg']} ({_SEE})"
+    variable = environment_variable(name) if name in Settings.model_fields else name
+    return f"{variable}: {problem['msg']} ({_SEE})"

@@ -92,7 +92,7 @@ class Processes:
                 child.process.send_signal(child.program.stop_signal)
         deadline = time.monotonic() + PATIENCE
         for child in self._children:
-            child.stop(patience=max(0.1, deadline - time.monotonic()))
+            child.stop(timeout_s=max(0.1, deadline - time.monotonic()))
 
     def tails(self) -> str:
         """The ends of their logs."""

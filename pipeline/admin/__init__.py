@@ -1,4 +1,7 @@
-"""What an operator decides: tenants, API keys, providers, brands, destinations. Rows in, frozen values out."""
+"""An operator's configuration in Postgres: tenants, API keys, providers, brands and destinations.
+
+The commands write it; the gateway, the dispatcher and the emitter read it, as frozen values.
+"""
 
 from pipeline.admin.brands import (
     Brand,

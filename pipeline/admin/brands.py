@@ -1,4 +1,4 @@
-"""Through whom a tenant's brands send, and where their conversions go."""
+"""A tenant's brands: the providers they send through, and the destinations of their conversions."""
 
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,31 +13,32 @@ LOCAL_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True)
 class Brand:
-    """Which provider a tenant's brand sends through; brand ``*`` serves those without a row of their own."""
+    """How a tenant's brand sends; brand ``*`` is for those without a row of their own."""
 
     tenant: str
     brand: str
     provider: str
     unknown_policy: str = "resend"
     unsubscribe: bool = True
-    """Its messages say how to unsubscribe, to programs (RFC 8058)."""
+    """Its messages have headers for one-click unsubscribe (RFC 8058)."""
     trap_link: bool = False
-    """Its messages carry a link that no human sees."""
+    """Its messages contain an invisible link, whose clicks reveal bots."""
     sender_address: str = ""
-    """Whom its messages are from where a request names nobody; empty: no-reply@MAILFOLD_MAIL_DOMAIN."""
+    """The sender where a request names none; empty: no-reply@MAILFOLD_MAIL_DOMAIN."""
     sender_name: str = ""
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a brand's conversions go, and the X-API-KEY that goes with them."""
+    """The URL that a brand's conversions are sent to."""
 
     tenant: str
     brand: str
     url: str
     key: str = field(repr=False)
+    """The value of the header X-API-KEY."""
     user_id_integer: bool = False
-    """`activity.user_id` goes back as a number; everything else as it came."""
+    """`activity.user_id` is sent as a number; all other fields are sent as they were received."""
 
 
 async def add_brand(pool: Pool, brand: Brand) -> None:
@@ -47,14 +48,14 @@ async def add_brand(pool: Pool, brand: Brand) -> None:
 
 
 async def add_destination(pool: Pool, destination: Destination, secret: str) -> None:
-    """Add where a brand's conversions go, or change it."""
+    """Add a destination of conversions, or change it; its key is sealed with ``secret``."""
     sealed = seal(secret, destination.key)
-    place = (destination.tenant, destination.brand, destination.url)
-    await execute(pool, "add_destination", *place, sealed, destination.user_id_integer)
+    values = (destination.tenant, destination.brand, destination.url, sealed, destination.user_id_integer)
+    await execute(pool, "add_destination", *values)
 
 
 async def get_destination(pool: Pool, tenant: str, brand: str, secret: str) -> Destination | None:
-    """The brand's destination, else the tenant's ``*``, else None."""
+    """Return the brand's destination, else the tenant's for ``*``, else None."""
     row = await fetch_row(pool, "destination", tenant, brand)
     if row is None:
         return None
@@ -63,7 +64,7 @@ async def get_destination(pool: Pool, tenant: str, brand: str, secret: str) -> D
 
 
 def is_unencrypted_url(url: str) -> bool:
-    """Return whether what is sent to this URL can be read on its way: http, and not to this very machine."""
+    """Return whether requests to this URL cross a network unencrypted: it is http, and not to this machine."""
     try:
         parts = urlsplit(url)
     except ValueError:

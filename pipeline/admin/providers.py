@@ -1,4 +1,4 @@
-"""Who carries our mail: how it goes there, and what verifies what it tells us. Credentials lie sealed."""
+"""Providers: how mail is sent through them and how their webhooks are verified. Their credentials are stored sealed."""
 
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,15 +14,15 @@ PROVIDER_KINDS: Final = (
     *("smtp", "sandbox", "sendgrid", "mailgun", "ses", "postmark", "sparkpost"),
     *("mailjet", "brevo", "resend", "mandrill", "mailersend", "mailtrap", "postal"),
 )
-"""Whose API we call, whose headers we add and whose webhooks we read."""
+"""Kinds of providers; a kind determines the API calls, the added headers and the format of webhooks."""
 
 _SEALED_KEY_PREFIX: Final = "sealed:"
-"""Before a sealed webhook key. One without it is a public key that was stored before they were sealed."""
+"""Prefix of a sealed webhook key. A key without it is a public key that was stored before keys were sealed."""
 
 
 @dataclass(frozen=True)
 class Provider:
-    """Who carries our mail."""
+    """A provider that delivers our mail, with its credentials."""
 
     provider: str
     host: str = ""
@@ -31,22 +31,22 @@ class Provider:
     tls: str = "opportunistic"
     username: str = ""
     password: str = field(default="", repr=False)
-    """Of SMTP, or the API's key."""
+    """The SMTP password, or the API key."""
     means_delivered: bool = False
     max_connections: int = 8
     webhook_keys: tuple[str, ...] = field(default=(), repr=False)
-    """What verifies its webhooks, in the provider's own form, oldest first; any of them counts."""
+    """Keys that verify its webhooks, in the provider's own form, oldest first; any of them is accepted."""
     via: str = "smtp"
     """``smtp`` or ``api``."""
     region: str = ""
     api_url: str = ""
-    """Empty: the provider's own."""
+    """The API's base URL; empty: the provider's own."""
     options: tuple[tuple[str, str], ...] = ()
-    """What only its kind knows: SES's configuration set, Postmark's message stream."""
+    """Settings of its kind alone, such as SES's configuration set and Postmark's message stream."""
 
 
 async def add_provider(pool: Pool, provider: Provider, secret: str) -> None:
-    """Add a provider or change it; without webhook keys it keeps those that it has."""
+    """Add a provider or change it; one without webhook keys keeps those that are stored."""
     sealed = seal(secret, provider.password) if provider.password else None
     keys = [_seal_key(secret, key) for key in provider.webhook_keys]
     await execute(
@@ -59,19 +59,19 @@ async def add_provider(pool: Pool, provider: Provider, secret: str) -> None:
 
 
 async def rotate_webhook_key(pool: Pool, name: str, key: str, secret: str) -> None:
-    """Let ``key`` count beside the newest one that there is; older ones end. Raises NotFound."""
+    """Add a webhook key; it and the newest stored one are accepted, older ones are removed. Raise NotFound."""
     if not await execute(pool, "rotate_webhook_key", _seal_key(secret, key), name):
         raise _unknown(name)
 
 
 async def end_old_webhook_keys(pool: Pool, name: str) -> None:
-    """Only the newest key counts from now on. Raises NotFound."""
+    """Remove all webhook keys of a provider but the newest. Raise NotFound."""
     if not await execute(pool, "end_old_webhook_keys", name):
         raise _unknown(name)
 
 
 async def get_provider(pool: Pool, name: str, secret: str) -> Provider:
-    """A provider with its credentials. Raises NotFound."""
+    """Return a provider with its credentials. Raise NotFound."""
     row = await fetch_row(pool, "provider", name)
     if row is None:
         raise _unknown(name)
@@ -79,7 +79,7 @@ async def get_provider(pool: Pool, name: str, secret: str) -> Provider:
 
 
 async def list_providers(pool: Pool, secret: str) -> list[Provider]:
-    """All providers."""
+    """Return all providers, with their credentials."""
     return [_provider(row, secret) for row in await fetch_rows(pool, "providers")]
 
 
@@ -108,10 +108,10 @@ def _seal_key(secret: str, key: str) -> str:
     return _SEALED_KEY_PREFIX + seal(secret, key).decode()
 
 
-def _unseal_key(secret: str, kept: str) -> str:
-    return (
-        unseal(secret, kept.removeprefix(_SEALED_KEY_PREFIX).encode()) if kept.startswith(_SEALED_KEY_PREFIX) else kept
-    )
+def _unseal_key(secret: str, stored: str) -> str:
+    if not stored.startswith(_SEALED_KEY_PREFIX):
+        return stored
+    return unseal(secret, stored.removeprefix(_SEALED_KEY_PREFIX).encode())
 
 
 def _unknown(name: str) -> NotFound:

@@ -9,7 +9,7 @@ select tenant, batch_max, rate_per_second from admin.tenants order by tenant
 insert into admin.api_keys (key_hash, tenant, label) values (%s, %s, %s)
 
 -- name: list_keys
--- The hash's beginning names a key without being one.
+-- The first bytes of the hash identify a key and do not reveal it.
 select encode(substring(key_hash for 6), 'hex'), tenant, label, created_at, revoked_at
 from admin.api_keys order by tenant, created_at
 
@@ -23,7 +23,7 @@ from admin.api_keys k join admin.tenants t using (tenant)
 where k.key_hash = %s and k.revoked_at is null
 
 -- name: add_provider
--- Without webhook keys it keeps those that it has: they are rotated, not retyped.
+-- A change without webhook keys keeps the stored ones, because keys are changed by rotation.
 insert into admin.providers
     (provider, kind, via, host, port, tls, username, password_sealed, means_delivered, max_connections,
      webhook_keys, region, api_url, options)
@@ -46,13 +46,13 @@ select provider, kind, via, host, port, tls, username, password_sealed, means_de
 from admin.providers where provider = %s
 
 -- name: list_providers
--- What may be shown: how many webhook keys, not the keys.
+-- Only what may be shown: the number of webhook keys and not the keys.
 select provider, kind, via, host, port, tls, username, means_delivered, max_connections,
        cardinality(webhook_keys), region, api_url
 from admin.providers order by provider
 
 -- name: rotate_webhook_key
--- The newest two stay: what was signed with the one before is on its way for a while yet.
+-- The previous key stays beside the new one, because webhooks signed with it still arrive for a while.
 update admin.providers set webhook_keys = (webhook_keys || %s::text)[greatest(cardinality(webhook_keys), 1):]
 where provider = %s
 
@@ -60,7 +60,7 @@ where provider = %s
 update admin.providers set webhook_keys = webhook_keys[cardinality(webhook_keys):] where provider = %s
 
 -- name: add_brand
--- What isn't said here (DKIM, routes) stays as it is.
+-- Columns that are not listed here (DKIM, routes) keep their values.
 insert into admin.brands
     (tenant, brand, provider, unknown_policy, unsubscribe, trap_link, sender_address, sender_name)
 values (%s, %s, %s, %s, %s, %s, %s, %s)

@@ -1,4 +1,4 @@
-"""A query's name and its values in, rows out; what Postgres refuses is said in our words."""
+"""Execution of this package's named queries; violated constraints become Refused."""
 
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,20 @@ SQL = SqlQueries(Path(__file__).with_name("queries.sql"))
 
 
 async def fetch_rows(pool: Pool, name: str) -> list[tuple[Any, ...]]:
-    """A listing's rows, by the name of its query."""
+    """Return all rows of a query without parameters."""
     async with pool.connection() as connection:
         return await (await connection.execute(SQL[name])).fetchall()
 
 
 async def fetch_row(pool: Pool, name: str, *values: Any) -> tuple[Any, ...] | None:
-    """A query's first row."""
+    """Return a query's first row, or None."""
     async with pool.connection() as connection:
         row: tuple[Any, ...] | None = await (await connection.execute(SQL[name], values)).fetchone()
         return row
 
 
 async def execute(pool: Pool, name: str, *values: Any) -> int:
-    """How many rows a statement changed. Raises Refused."""
+    """Execute a statement and return how many rows it changed. Raise Refused if it violates a constraint."""
     try:
         async with pool.connection() as connection:
             return (await connection.execute(SQL[name], values)).rowcount

@@ -1,4 +1,7 @@
-"""A draft in, a version on the log out: reserve, append, and only then it is there, as with a request."""
+"""Publication of templates; the HTTP route and `mailfold templates push` call it.
+
+A draft's version number is reserved in Postgres, then its record is appended. Only the record makes the version exist.
+"""
 
 import asyncio
 from typing import Final
@@ -13,23 +16,23 @@ from topics.registry import TEMPLATES
 from topics.templates import Template
 
 PROJECTION_TIMEOUT_S: Final = 3.0
-"""A push waits so long for the projector, so that who sends next is sent what was pushed."""
+"""Seconds to wait for the projector, so that the caller's next message can use the pushed version."""
 
 
 async def push_template(rt: Runtime, log: Log, draft: Template) -> tuple[Template, bool]:
-    """The version that the draft became, and whether it can be used already. Raises LogUnavailable."""
+    """Append a draft as a version; return that version and whether it can be used already. Raise LogUnavailable."""
     async with rt.pool.connection() as connection:
         version = await templates.reserve_version(connection, draft.template_id, draft.hash)
-    made = msgspec.structs.replace(draft, version=version, recorded_at=rt.clock())
-    if await _is_there(rt, made):
-        return made, True
-    await append_all(log, [LogEntry(TEMPLATES, made.key, made)])
+    template = msgspec.structs.replace(draft, version=version, recorded_at=rt.clock())
+    if await _is_projected(rt, template):
+        return template, True
+    await append_all(log, [LogEntry(TEMPLATES, template.key, template)])
     deadline = asyncio.get_running_loop().time() + PROJECTION_TIMEOUT_S
-    while not (there := await _is_there(rt, made)) and asyncio.get_running_loop().time() < deadline:
+    while not (is_usable := await _is_projected(rt, template)) and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(0.05)
-    return made, there
+    return template, is_usable
 
 
-async def _is_there(rt: Runtime, template: Template) -> bool:
+async def _is_projected(rt: Runtime, template: Template) -> bool:
     async with rt.pool.connection() as connection:
         return await templates.is_projected(connection, template)

@@ -1,4 +1,4 @@
-"""Who may send: tenants and the hashes of their API keys."""
+"""Tenants and their API keys, of which only hashes are stored."""
 
 import hashlib
 import secrets
@@ -11,15 +11,20 @@ from pipeline.runtime.database import Pool
 
 @dataclass(frozen=True)
 class Tenant:
-    """A customer of this installation. None: the installation's own limit."""
+    """A customer of this installation, and its limits; None means the installation's own limit."""
 
     tenant: str
     batch_max: int | None = None
+    """Messages in one request."""
     rate_per_second: float | None = None
+    """Messages per second."""
 
 
 def key_hash(key: str) -> bytes:
-    """What is stored of an API key. SHA-256 is enough: the key has 256 random bits, nobody guesses it."""
+    """Return the digest under which an API key is stored.
+
+    SHA-256 is enough, because a key with 256 random bits cannot be guessed.
+    """
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -29,24 +34,24 @@ async def add_tenant(pool: Pool, tenant: Tenant) -> None:
 
 
 async def add_key(pool: Pool, tenant: str, label: str = "") -> str:
-    """A new API key; shown once, only its hash is kept."""
+    """Add an API key and return it; it cannot be shown again, because only its hash is stored."""
     key = "mf_" + secrets.token_urlsafe(32)
     await execute(pool, "add_key", key_hash(key), tenant, label)
     return key
 
 
 async def revoke_key(pool: Pool, name: str) -> None:
-    """End a key by the name that the list shows. Raises NotFound."""
+    """Revoke an API key by the name that `mailfold keys list` shows. Raise NotFound."""
     if not await execute(pool, "revoke_key", name):
         raise NotFound(f"no API key {name} in force; `mailfold keys list` shows their names")
 
 
 async def tenant_of_key(pool: Pool, key: str) -> Tenant | None:
-    """Whose key this is."""
+    """Return the tenant of an API key; None if the key is unknown or revoked."""
     return await tenant_of_hash(pool, key_hash(key))
 
 
 async def tenant_of_hash(pool: Pool, hashed: bytes) -> Tenant | None:
-    """Whose key has this hash."""
+    """Return the tenant of the API key with this hash; None if the key is unknown or revoked."""
     row = await fetch_row(pool, "tenant_of_key", hashed)
     return None if row is None else Tenant(*row)

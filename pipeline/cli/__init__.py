@@ -1,1 +1,1 @@
-"""The subcommands of `mailfold`, a file per group."""
+"""The subcommands of `mailfold`, one file per group; `main.py` puts them together."""

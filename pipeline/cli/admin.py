@@ -1,4 +1,4 @@
-"""`mailfold tenants|keys|destinations`: what an operator decides, into Postgres and out."""
+"""`mailfold tenants|keys|destinations`: store and list tenants, API keys and destinations in Postgres."""
 
 import asyncio
 import socket
@@ -21,20 +21,22 @@ from pipeline.cli.context import (
 from pipeline.emit.ssrf import is_public
 from pipeline.errors import Refused
 
-tenants = typer.Typer(help="Who may send: a customer of this installation.", no_args_is_help=True)
-keys = typer.Typer(help="A tenant's API keys; only their hashes are kept.", no_args_is_help=True)
-destinations = typer.Typer(help="Where a brand's conversions go.", no_args_is_help=True)
+tenants = typer.Typer(help="Tenants: the customers of this installation, who may send.", no_args_is_help=True)
+keys = typer.Typer(help="A tenant's API keys; only their hashes are stored.", no_args_is_help=True)
+destinations = typer.Typer(help="URLs to which a brand's conversions are sent.", no_args_is_help=True)
 
 RESOLVE_TIMEOUT_S: Final = 5.0
 
 TenantOption = Annotated[str, typer.Option(help="The tenant.")]
-BrandOption = Annotated[str, typer.Option(help="The brand, as callers name it; `*` serves all without a row.")]
+BrandOption = Annotated[
+    str, typer.Option(help="The brand, as callers name it; `*` is for brands without a destination of their own.")
+]
 
 
 @tenants.command("add")
 def add_tenant(
     tenant: str,
-    batch_max: Annotated[int | None, typer.Option(help="Messages taken of one batch. [MAILFOLD_BATCH_MAX]")] = None,
+    batch_max: Annotated[int | None, typer.Option(help="Messages accepted in one batch. [MAILFOLD_BATCH_MAX]")] = None,
     rate: Annotated[float | None, typer.Option(help="Messages per second. [MAILFOLD_RATE_PER_SECOND]")] = None,
 ) -> None:
     """Add a tenant, or change its limits."""
@@ -44,44 +46,47 @@ def add_tenant(
 
 @tenants.command("list")
 def list_tenants() -> None:
-    """Show the tenants and their limits; empty is the installation's."""
+    """Show the tenants and their limits; where a limit is empty, the installation's applies."""
     _list("list_tenants", "tenant", "batch max", "per second")
 
 
 @keys.command("add")
-def add_key(tenant: str, label: Annotated[str, typer.Option(help="What it is for.")] = "") -> None:
-    """Make an API key and show it, this once."""
+def add_key(
+    tenant: str, label: Annotated[str, typer.Option(help="The purpose of the key, shown in lists.")] = ""
+) -> None:
+    """Create an API key and show it; it can't be shown again."""
     console().print(run_with_pool(lambda pool, _: admin.add_key(pool, tenant, label)), markup=False)
 
 
 @keys.command("list")
 def list_keys() -> None:
-    """Show the keys' names; the keys themselves are not kept."""
-    _list("list_keys", "name", "tenant", "label", "made", "revoked")
+    """Show the names of the keys; the keys themselves are not stored."""
+    _list("list_keys", "name", "tenant", "label", "created", "revoked")
 
 
 @keys.command("revoke")
 def revoke_key(name: str) -> None:
-    """End a key by the name that `keys list` shows."""
+    """Revoke a key by the name that `keys list` shows."""
     run_with_pool(lambda pool, _: admin.revoke_key(pool, name))
     console().print(f"key {name} is revoked", markup=False)
 
 
 @destinations.command("add")
 def add_destination(
-    url: Annotated[str, typer.Argument(help="What Fast Track supplied; /email/conversion is added.")],
+    url: Annotated[str, typer.Argument(help="The URL that Fast Track supplied; /email/conversion is appended.")],
     *,
     tenant: TenantOption = "default",
     brand: BrandOption = "*",
     key_env: Annotated[str, typer.Option(help=f"Its X-API-KEY: {CREDENTIAL_SOURCE_HELP}.", metavar="NAME")] = "",
     user_id_integer: Annotated[
-        bool, typer.Option("--user-id-integer", help="activity.user_id goes back as a number, the rest as it came.")
+        bool, typer.Option("--user-id-integer", help="Send activity.user_id as a number; else as it was received.")
     ] = False,
     insecure_http: Annotated[
-        bool, typer.Option("--insecure-http", help="Take an http URL: key and conversions are read by all on the way.")
+        bool,
+        typer.Option("--insecure-http", help="Accept an http URL: the network can read the key and the conversions."),
     ] = False,
 ) -> None:
-    """Say where a brand's conversions go."""
+    """Add the destination of a brand's conversions, or change it."""
     _check_url(url, insecure_http=insecure_http)
     row = admin.Destination(tenant, brand, url.rstrip("/"), read_credential("X-API-KEY", key_env), user_id_integer)
     run_with_pool(lambda pool, settings: admin.add_destination(pool, row, secret_of(settings)))
@@ -94,19 +99,19 @@ def add_destination(
 def list_destinations() -> None:
     """Show the destinations, without their keys."""
     rows = run_with_pool(lambda pool, _: admin.fetch_rows(pool, "list_destinations"))
-    shown = table("tenant", "brand", "url", "user_id")
+    listing = table("tenant", "brand", "url", "user_id")
     for tenant, brand, url, integer in rows:
-        shown.add_row(tenant, brand, url, "as a number" if integer else "as it came")
-    console().print(shown)
+        listing.add_row(tenant, brand, url, "as a number" if integer else "as received")
+    console().print(listing)
     if count := sum(admin.is_unencrypted_url(row[2]) for row in rows):
-        typer.echo(f"warning: {count} over plain http: all on the way read the key; give an https URL", err=True)
+        typer.echo(f"warning: {count} over plain http: the network can read the key; use an https URL", err=True)
 
 
 def _list(query: str, *columns: str) -> None:
-    shown = table(*columns)
+    listing = table(*columns)
     for row in run_with_pool(lambda pool, _: admin.fetch_rows(pool, query)):
-        shown.add_row(*map(cell, row))
-    console().print(shown)
+        listing.add_row(*map(cell, row))
+    console().print(listing)
 
 
 def _check_url(url: str, *, insecure_http: bool = False) -> None:
@@ -118,39 +123,39 @@ def _check_url(url: str, *, insecure_http: bool = False) -> None:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Refused(f"{url}: not an http or https URL")
     if parts.username or parts.query or parts.fragment:
-        raise Refused(f"{url}: credentials, ? and # have no place here; the key has its own option")
+        raise Refused(f"{url}: must contain no credentials, ? or #; the key has its own option")
     if admin.is_unencrypted_url(url) and not insecure_http:
-        raise Refused(f"{url}: not https, and its key travels there; --insecure-http takes it nevertheless")
+        raise Refused(f"{url}: not https, so its key would be sent unencrypted; --insecure-http allows it")
 
 
 def _warnings(url: str) -> list[str]:
-    """Return what keeps conversions from this URL, as far as it can be seen from here."""
+    """Return warnings about a URL: that it is not encrypted, or that the emitter could not use it."""
     parts = urlsplit(url)
-    found = []
+    warnings = []
     if admin.is_unencrypted_url(url):
-        found.append("over plain http all on the way read the key")
+        warnings.append("over plain http the network can read the key")
     if command_settings().allow_private_destinations:
-        return found
-    addresses = _resolved(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+        return warnings
+    addresses = _resolve(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
     if addresses is None:
-        found.append(f"{parts.hostname} can't be looked up from here")
+        warnings.append(f"{parts.hostname} can't be resolved on this machine")
     elif not any(is_public(address) for address in addresses):
-        found.append(
-            f"{parts.hostname} leads to a private address, which the emitter refuses unless "
+        warnings.append(
+            f"{parts.hostname} has a private address, which the emitter refuses unless "
             "MAILFOLD_ALLOW_PRIVATE_DESTINATIONS is set for it"
         )
-    return found
+    return warnings
 
 
-def _resolved(host: str, port: int) -> list[str] | None:
-    """Return a name's addresses; None where there is none in time."""
+def _resolve(host: str, port: int) -> list[str] | None:
+    """Return the addresses of a host name; None where the lookup fails or takes too long."""
 
-    async def ask() -> list[str]:
+    async def resolve() -> list[str]:
         async with asyncio.timeout(RESOLVE_TIMEOUT_S):
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        return [str(address[0]) for *_, address in found]
+            entries = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return [str(address[0]) for *_, address in entries]
 
     try:
-        return asyncio.run(ask())
+        return asyncio.run(resolve())
     except (OSError, TimeoutError, UnicodeError):
         return None

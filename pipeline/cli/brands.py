@@ -1,4 +1,4 @@
-"""`mailfold brands`: how a brand's mail looks and which way it goes, into Postgres and out."""
+"""`mailfold brands`: store and list brands, with their providers, routes and DKIM keys, in Postgres."""
 
 import math
 import sys
@@ -19,30 +19,28 @@ from pipeline.errors import NotFound, Refused
 from pipeline.runtime.database import Pool
 from pipeline.settings import Settings
 
-app = typer.Typer(help="How a brand's mail looks, and whom it goes through.", no_args_is_help=True)
+app = typer.Typer(help="Brands: their providers, senders and DKIM keys.", no_args_is_help=True)
 
 
 @app.command("add")
 def add_brand(
     brand: str,
     *,
-    provider: Annotated[str, typer.Option(help="Whom it sends through.")],
+    provider: Annotated[str, typer.Option(help="The provider that sends its mail.")],
     tenant: TenantOption = "default",
     unknown: Annotated[
-        str, typer.Option(help="After a crash in mid-sending: resend, or hold for a decision.")
+        str, typer.Option(help="After a crash while a message was being sent: resend, or hold for a decision.")
     ] = "resend",
     sender: Annotated[
-        str, typer.Option(help="Whom its mail is from where a request names nobody: `Shop <news@shop.example>`.")
+        str, typer.Option(help="The sender for requests that name none: `Shop <news@shop.example>`.")
     ] = "",
-    unsubscribe: Annotated[
-        bool, typer.Option(help="Messages carry List-Unsubscribe, unless their sender says it itself.")
-    ] = True,
+    unsubscribe: Annotated[bool, typer.Option(help="Add List-Unsubscribe headers to messages that have none.")] = True,
     trap_link: Annotated[
-        bool, typer.Option("--trap-link", help="HTML carries a link that no human sees: who follows it is a robot.")
+        bool, typer.Option("--trap-link", help="Add a hidden link to HTML: clicks on it are by robots.")
     ] = False,
 ) -> None:
-    """Add a brand, or change it; its routes and its DKIM key stay."""
-    name, address = _sender(sender)
+    """Add a brand, or change it; its routes and its DKIM key stay as they are."""
+    name, address = _parse_sender(sender)
     row = admin.Brand(tenant, brand, provider, unknown, unsubscribe, trap_link, address, name)
     run_with_pool(lambda pool, _: admin.add_brand(pool, row))
     console().print(f"brand {brand} of {tenant} sends through {provider}", markup=False)
@@ -51,86 +49,90 @@ def add_brand(
 @app.command("list")
 def list_brands() -> None:
     """Show the brands."""
-    shown = table("tenant", "brand", "provider", "after a crash", "sender", "signed as")
+    listing = table("tenant", "brand", "provider", "after a crash", "sender", "signed as")
     for row in run_with_pool(lambda pool, _: admin.fetch_rows(pool, "list_brands")):
-        shown.add_row(*map(cell, row))
-    console().print(shown)
+        listing.add_row(*map(cell, row))
+    console().print(listing)
 
 
 @app.command("route")
 def route(
     brand: str,
     routes: Annotated[
-        list[str] | None, typer.Argument(help="provider=weight …; none: through its one provider again.")
+        list[str] | None, typer.Argument(help="provider=weight …; without any, the brand's one provider again.")
     ] = None,
     tenant: TenantOption = "default",
 ) -> None:
-    """Send a brand's mail through several providers, by weight; each stands in for the others."""
-    made = [_route(text) for text in routes or []]
-    run_with_pool(lambda pool, _: set_routes(pool, tenant, brand, made))
-    ways = ", ".join(f"{one.provider} ({one.weight:g})" for one in made) or "its one provider"
-    console().print(f"brand {brand} of {tenant} sends through {ways}", markup=False)
+    """Send a brand's mail through several providers, by weight; where one fails, the others take its share."""
+    parsed = [_parse_route(text) for text in routes or []]
+    run_with_pool(lambda pool, _: set_routes(pool, tenant, brand, parsed))
+    providers = ", ".join(f"{each.provider} ({each.weight:g})" for each in parsed) or "its one provider"
+    console().print(f"brand {brand} of {tenant} sends through {providers}", markup=False)
 
 
 @app.command("dkim")
 def sign(
     brand: str,
     *,
-    domain: Annotated[str, typer.Option(help="In whose name: the domain of the sender's address.")] = "",
+    domain: Annotated[str, typer.Option(help="The signing domain: that of the sender's address.")] = "",
     selector: Annotated[str, typer.Option(help="The key's name in that domain's DNS.")] = "",
     tenant: TenantOption = "default",
     key_file: Annotated[
-        str, typer.Option(help="A private key in PEM, or - for standard input; none: one is made.", metavar="FILE")
+        str,
+        typer.Option(help="A private key in PEM, or - for standard input; without it, one is made.", metavar="FILE"),
     ] = "",
-    ed25519: Annotated[bool, typer.Option("--ed25519", help="Make an Ed25519 key; RSA is what all verify.")] = False,
-    remove: Annotated[bool, typer.Option("--remove", help="Sign no more, and forget the key.")] = False,
+    ed25519: Annotated[
+        bool, typer.Option("--ed25519", help="Make an Ed25519 key; not all receivers verify these, as they do RSA.")
+    ] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Delete the key, and stop signing.")] = False,
 ) -> None:
     """Sign a brand's messages over plain SMTP (DKIM), and print the record that its DNS needs."""
     if remove:
         run_with_pool(lambda pool, settings: set_dkim(pool, tenant, brand, None, secret_of(settings)))
-        console().print(f"messages of brand {brand} of {tenant} are signed no more", markup=False)
+        console().print(f"messages of brand {brand} of {tenant} are no longer signed", markup=False)
         return
     if not domain or not selector:
-        raise Refused("--domain and --selector say in whose name and by which key")
-    made = DkimKey(domain, selector, _read(key_file) if key_file else dkim.new_key(ed25519=ed25519))
-    dkim.check_key(made)
-    run_with_pool(lambda pool, settings: set_dkim(pool, tenant, brand, made, secret_of(settings)))
-    _print_record(made)
+        raise Refused("--domain and --selector are needed to sign")
+    key = DkimKey(domain, selector, _read_key(key_file) if key_file else dkim.new_key(ed25519=ed25519))
+    dkim.check_key(key)
+    run_with_pool(lambda pool, settings: set_dkim(pool, tenant, brand, key, secret_of(settings)))
+    _print_record(key)
 
 
 @app.command("dns")
 def record(brand: str, tenant: TenantOption = "default") -> None:
-    """Print the DNS record of a brand's key again."""
+    """Print the DNS record of a brand's DKIM key again."""
 
-    async def look(pool: Pool, settings: Settings) -> DkimKey:
-        way = await get_brand_routing(pool, tenant, brand, secret_of(settings))
-        if way.dkim is None:
+    async def get_key(pool: Pool, settings: Settings) -> DkimKey:
+        routing = await get_brand_routing(pool, tenant, brand, secret_of(settings))
+        if routing.dkim is None:
             raise NotFound(f"brand {brand} of {tenant} has no key; `mailfold brands dkim` makes one")
-        return way.dkim
+        return routing.dkim
 
-    _print_record(run_with_pool(look))
-
-
-def _print_record(made: DkimKey) -> None:
-    # As it is, for a zone file: no folding at the terminal's width.
-    console().print(dkim.dns_record(made), markup=False, soft_wrap=True, highlight=False)
+    _print_record(run_with_pool(get_key))
 
 
-def _route(text: str) -> Route:
-    provider, _, weight = text.partition("=")
+def _print_record(key: DkimKey) -> None:
+    # Not wrapped at the terminal's width, so that it can be copied into a zone file.
+    console().print(dkim.dns_record(key), markup=False, soft_wrap=True, highlight=False)
+
+
+def _parse_route(text: str) -> Route:
+    provider, _, weight_text = text.partition("=")
     try:
-        found = float(weight)
+        weight = float(weight_text)
     except ValueError:
-        found = 0.0
-    if not provider or not (found > 0 and math.isfinite(found)):
+        weight = 0.0
+    if not provider or not (weight > 0 and math.isfinite(weight)):
         raise Refused(f"{text}: not provider=weight with a weight above 0")
-    return Route(provider, found)
+    return Route(provider, weight)
 
 
-def _sender(text: str) -> tuple[str, str]:
+def _parse_sender(text: str) -> tuple[str, str]:
+    """Return the name and the address of a sender as people type it at a shell. Raise Refused."""
     if not text:
         return "", ""
-    # Not as a header is parsed: nobody quotes a comma at a shell.
+    # Not parsed as a header, in which a name with a comma would need quotes.
     name, bracket, address = text.rpartition("<")
     name, address = (name.strip().strip('"'), address.removesuffix(">")) if bracket else ("", text)
     if problem := address_problem(address) or header_text_problem(name):
@@ -138,8 +140,8 @@ def _sender(text: str) -> tuple[str, str]:
     return name, address
 
 
-def _read(place: str) -> str:
+def _read_key(file: str) -> str:
     try:
-        return sys.stdin.read() if place == "-" else Path(place).read_text(encoding="ascii")
+        return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="ascii")
     except (OSError, UnicodeError) as error:
-        raise Refused(f"{place}: can't be read as a key") from error
+        raise Refused(f"{file}: can't be read as a key") from error

@@ -1,4 +1,7 @@
-"""The environment in; the settings that a command at the same machine as `mailfold up` works with, out."""
+"""Run commands with the servers of the environment or of a running `mailfold up`; all command files use it.
+
+It also holds the helpers with which commands print lists and read credentials.
+"""
 
 import asyncio
 import os
@@ -22,9 +25,9 @@ from pipeline.settings import Settings, load_settings
 T = TypeVar("T")
 MIN_SECRET_CHARS: Final = 32
 CREDENTIAL_SOURCE_HELP: Final = (
-    "the NAME of an environment variable that holds it, or - to read a line of standard input; else it is asked for"
+    "the NAME of an environment variable that holds it, or - to read a line of standard input; else you are prompted"
 )
-"""Where a command takes a credential from, for its help."""
+"""The part of an option's help that says how to pass a credential."""
 _MISSING_SERVER_HINT: Final = "set it, or start `mailfold up`"
 
 TERMINATED_EXIT_CODE: Final = 128 + signal.SIGTERM
@@ -32,23 +35,26 @@ PIPE_WIDTH_COLUMNS: Final = 200
 
 
 def console() -> Console:
-    """Where people look. A pipe has no width of its own, so that listings stay one row a line."""
+    """Return a console on standard output. A pipe gets a fixed width, so that a list's row stays on one line."""
     return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH_COLUMNS)
 
 
 def command_settings() -> Settings:
-    """The environment's settings; what it leaves open is taken from the stack that runs in the data folder."""
-    given = load_settings()
-    home = DataDir(given.data_dir)
-    update: dict[str, Any] = {"data_dir": home.root}
-    if not given.database_url.get_secret_value():
-        port = _runs(home, "postgres")
-        update["database_url"] = SecretStr(postgres.url(home.root / "postgres", port) if port else "")
-    if not given.kafka_bootstrap and (port := _runs(home, "kafka")):
+    """Return the environment's settings, completed from the stack that runs in the data folder.
+
+    Taken from the stack are the URL of Postgres, the address of Kafka and the secret, where they are not set.
+    """
+    settings = load_settings()
+    data_dir = DataDir(settings.data_dir)
+    update: dict[str, Any] = {"data_dir": data_dir.root}
+    if not settings.database_url.get_secret_value():
+        port = _port_of_running(data_dir, "postgres")
+        update["database_url"] = SecretStr(postgres.url(data_dir.root / "postgres", port) if port else "")
+    if not settings.kafka_bootstrap and (port := _port_of_running(data_dir, "kafka")):
         update["kafka_bootstrap"] = f"127.0.0.1:{port}"
-    if not given.secret.get_secret_value():
-        update["secret"] = SecretStr(home.read_secret("secret"))
-    return given.model_copy(update=update)
+    if not settings.secret.get_secret_value():
+        update["secret"] = SecretStr(data_dir.read_secret("secret"))
+    return settings.model_copy(update=update)
 
 
 def run_command(main: Coroutine[Any, Any, T]) -> T:
@@ -79,52 +85,58 @@ def run_command(main: Coroutine[Any, Any, T]) -> T:
 
 
 def run_with_runtime(work: Callable[[Runtime], Awaitable[T]]) -> T:
-    """Run ``work`` on the servers of the environment or of the stack that runs here; only errors are logged."""
-    quiet = command_settings().model_copy(update={"log_level": "ERROR"})
+    """Run ``work`` with Kafka and Postgres, as :func:`command_settings` finds them, and log errors only."""
+    settings = command_settings().model_copy(update={"log_level": "ERROR"})
 
     async def main() -> T:
-        async with open_runtime(quiet, signals=False) as rt:
+        async with open_runtime(settings, signals=False) as rt:
             return await work(rt)
 
     return run_command(main())
 
 
 def run_with_pool(work: Callable[[Pool, Settings], Awaitable[T]]) -> T:
-    """Run ``work`` on the database that :func:`settings` names."""
-    found = command_settings()
-    if not found.database_url.get_secret_value():
-        raise InvalidSettings(f"DATABASE_URL: missing, and no stack runs in {found.data_dir}; {_MISSING_SERVER_HINT}")
+    """Run ``work`` with the database that :func:`command_settings` finds. Raise InvalidSettings where there is none."""
+    settings = command_settings()
+    if not settings.database_url.get_secret_value():
+        raise InvalidSettings(
+            f"DATABASE_URL: missing, and no stack runs in {settings.data_dir}; {_MISSING_SERVER_HINT}"
+        )
 
     async def main() -> T:
-        async with open_database(found, size=1) as pool:
-            return await work(pool, found)
+        async with open_database(settings, size=1) as pool:
+            return await work(pool, settings)
 
     return run_command(main())
 
 
-def secret_of(found: Settings) -> str:
-    """The secret that seals credentials. Raises BadSettings for none or a short one."""
-    secret = found.secret.get_secret_value()
+def secret_of(settings: Settings) -> str:
+    """Return the secret that encrypts credentials. Raise InvalidSettings where it is missing or short."""
+    secret = settings.secret.get_secret_value()
     if len(secret) < MIN_SECRET_CHARS:
         raise InvalidSettings(f"MAILFOLD_SECRET: at least {MIN_SECRET_CHARS} characters; the same for every role")
     return secret
 
 
 def table(*columns: str) -> Table:
-    """An empty listing."""
-    made = Table(box=None, pad_edge=False, header_style="bold")
+    """Return an empty table with these column headers."""
+    listing = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column, overflow="fold")
-    return made
+        listing.add_column(column, overflow="fold")
+    return listing
 
 
 def cell(value: object) -> str:
-    """A listing's cell."""
+    """Return the text of a table's cell; None is an empty one."""
     return "" if value is None else str(value)
 
 
 def read_credential(what: str, source: str) -> str:
-    """A credential that never stands in an argument, where every user of the machine could read it in `ps`."""
+    """Return the credential from its source: `-` for standard input, a variable's name, or empty for a prompt.
+
+    It is never an argument, which every user of the machine could read in `ps`. Raise InvalidSettings where the source
+    is empty.
+    """
     if source == "-":
         value = sys.stdin.readline().strip()
     elif source:
@@ -139,20 +151,20 @@ def read_credential(what: str, source: str) -> str:
 
 
 def run_with_kafka(work: Callable[[Settings], Awaitable[T]]) -> T:
-    """Run ``work`` with settings that name a Kafka. Raises BadSettings where there is none to name."""
-    found = command_settings()
-    if not found.kafka_bootstrap:
+    """Run ``work`` with settings that name a Kafka cluster. Raise InvalidSettings where there is none."""
+    settings = command_settings()
+    if not settings.kafka_bootstrap:
         raise InvalidSettings(
-            f"KAFKA_BOOTSTRAP: missing, and no stack runs in {found.data_dir}; {_MISSING_SERVER_HINT}"
+            f"KAFKA_BOOTSTRAP: missing, and no stack runs in {settings.data_dir}; {_MISSING_SERVER_HINT}"
         )
 
     async def main() -> T:
-        return await work(found)
+        return await work(settings)
 
     return run_command(main())
 
 
-def _runs(home: DataDir, server: str) -> int | None:
-    """The port of the stack's own server, if it is there."""
-    port = home.ports().get(server)
+def _port_of_running(data_dir: DataDir, server: str) -> int | None:
+    """Return the port of the stack's own server; None where it does not run."""
+    port = data_dir.ports().get(server)
     return port if port is not None and is_port_taken("127.0.0.1", port) else None

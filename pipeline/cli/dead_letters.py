@@ -1,4 +1,4 @@
-"""`mailfold dead list|show|replay`: what went no further, and how it goes on."""
+"""`mailfold dead list|show|replay`: list, show and replay dead jobs and dead letters."""
 
 from typing import Annotated
 
@@ -10,50 +10,50 @@ from pipeline.operations import dead_letters
 from pipeline.operations.dead_letters import DeadJob, DeadLetterEntry
 from pipeline.runtime.bootstrap import Runtime
 
-app = typer.Typer(help="What went no further: dead letters, and jobs that a person decides.", no_args_is_help=True)
+app = typer.Typer(help="Dead letters, and jobs that wait for a person's decision.", no_args_is_help=True)
 
-IdArgument = Annotated[str, typer.Argument(help="As the list shows it.", metavar="ID")]
+IdArgument = Annotated[str, typer.Argument(help="The id that `mailfold dead list` shows.", metavar="ID")]
 
 
 @app.command("list")
 def list_dead(
-    limit: Annotated[int, typer.Option(help="At most so many of each kind, the youngest.", min=1)] = 100,
+    limit: Annotated[int, typer.Option(help="The most to show of each kind, newest first.", min=1)] = 100,
 ) -> None:
-    """Show dead and unknown jobs of both outboxes, and the topic `dead-letters`."""
+    """Show dead and unknown jobs of both queues, and the topic `dead-letters`."""
 
-    async def look(rt: Runtime) -> tuple[list[DeadJob], list[DeadLetterEntry]]:
+    async def read(rt: Runtime) -> tuple[list[DeadJob], list[DeadLetterEntry]]:
         return await dead_letters.dead_jobs(rt, limit), await dead_letters.recent_letters(rt, limit)
 
-    jobs, found = run_with_runtime(look)
-    shown = table("id", "lane or source", "what", "attempts", "why")
+    jobs, entries = run_with_runtime(read)
+    listing = table("id", "lane or source", "state or reason", "attempts", "error")
     for job in jobs:
-        shown.add_row(job.id, job.lane, job.state, str(job.attempts), job.error)
-    for each in found:
-        shown.add_row(each.id, str(each.letter.source), each.letter.reason, "", each.letter.error)
-    console().print(shown if shown.row_count else "nothing is dead", markup=False)
+        listing.add_row(job.id, job.lane, job.state, str(job.attempts), job.error)
+    for entry in entries:
+        listing.add_row(entry.id, str(entry.letter.source), entry.letter.reason, "", entry.letter.error)
+    console().print(listing if listing.row_count else "no dead jobs, no dead letters", markup=False)
 
 
 @app.command("show")
 def show(
-    wanted: IdArgument,
-    value: Annotated[bool, typer.Option("--value", help="Also the record's own bytes: personal data.")] = False,
+    entry_id: IdArgument,
+    value: Annotated[bool, typer.Option("--value", help="Also the record's bytes: personal data.")] = False,
 ) -> None:
-    """Show one in full."""
-    found = run_with_runtime(lambda rt: dead_letters.find_entry(rt, wanted))
-    for name, said in _job_lines(found) if isinstance(found, DeadJob) else _letter_lines(found, value=value):
-        console().print(f"{name:12} {said}", markup=False)
+    """Show one dead job or dead letter in full."""
+    entry = run_with_runtime(lambda rt: dead_letters.find_entry(rt, entry_id))
+    for name, text in _job_lines(entry) if isinstance(entry, DeadJob) else _letter_lines(entry, value=value):
+        console().print(f"{name:12} {text}", markup=False)
 
 
 @app.command("replay")
 def replay(
-    wanted: Annotated[str, typer.Argument(help="As the list shows it.", metavar="[ID]")] = "",
+    entry_id: Annotated[str, typer.Argument(help="The id that `mailfold dead list` shows.", metavar="[ID]")] = "",
     everything: Annotated[bool, typer.Option("--all", help="Every dead and unknown job.")] = False,
 ) -> None:
-    """Begin anew: a job is pending again, its schedule from the start; a letter's record is appended again."""
-    if bool(wanted) == everything:
-        raise Refused("say which one (an ID that `mailfold dead list` shows), or --all")
-    for begun in run_with_runtime(lambda rt: dead_letters.replay(rt, wanted or None)):
-        console().print(f"replayed {begun}", markup=False)
+    """Replay: a job is pending again, with a new schedule; a dead letter's record is appended to its topic again."""
+    if bool(entry_id) == everything:
+        raise Refused("give an ID that `mailfold dead list` shows, or --all")
+    for replayed_id in run_with_runtime(lambda rt: dead_letters.replay(rt, entry_id or None)):
+        console().print(f"replayed {replayed_id}", markup=False)
 
 
 def _job_lines(job: DeadJob) -> list[tuple[str, str]]:
@@ -63,15 +63,15 @@ def _job_lines(job: DeadJob) -> list[tuple[str, str]]:
         ("state", job.state),
         ("attempts", str(job.attempts)),
         ("ended", str(job.finished_at or "")),
-        ("why", job.error),
+        ("error", job.error),
         ("more", f"mailfold trace {job.email_id}"),
     ]
 
 
-def _letter_lines(found: DeadLetterEntry, *, value: bool) -> list[tuple[str, str]]:
-    letter = found.letter
+def _letter_lines(entry: DeadLetterEntry, *, value: bool) -> list[tuple[str, str]]:
+    letter = entry.letter
     lines = [
-        ("id", found.id),
+        ("id", entry.id),
         ("source", str(letter.source)),
         ("role", letter.role),
         ("reason", letter.reason),

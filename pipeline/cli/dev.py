@@ -1,4 +1,4 @@
-"""`mailfold sandbox|receiver|demo`: both ends of the way, for development, and the whole way shown."""
+"""`mailfold sandbox|receiver|demo`: stand-ins for the provider and for Fast Track, and the demo that uses both."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 
 from pipeline.errors import InvalidSettings
-from pipeline.runtime.bootstrap import configure_logging, fresh_id, wall_clock
+from pipeline.runtime.bootstrap import fresh_id, wall_clock
+from pipeline.runtime.logs import configure_logging
 from pipeline.runtime.watchdog import watch_event_loop
 from pipeline.settings import Settings, load_settings
 
@@ -21,52 +22,56 @@ PIPE_WIDTH_COLUMNS: Final = 140
 
 @app.command()
 def sandbox(
-    smtp_port: Annotated[int | None, typer.Option(help="Its SMTP port; 0 takes a free one. [2525]")] = None,
-    http_port: Annotated[int | None, typer.Option(help="Its inbox and API; 0 takes a free one. [2580]")] = None,
-    gateway: Annotated[str | None, typer.Option(help="Where webhooks go. [http://127.0.0.1:8025]")] = None,
+    smtp_port: Annotated[int | None, typer.Option(help="Its SMTP port; 0 chooses a free one. [2525]")] = None,
+    http_port: Annotated[
+        int | None, typer.Option(help="Port of its inbox and API; 0 chooses a free one. [2580]")
+    ] = None,
+    gateway: Annotated[
+        str | None, typer.Option(help="URL of the gateway that gets its webhooks. [http://127.0.0.1:8025]")
+    ] = None,
     keep: Annotated[int | None, typer.Option(help="Messages it keeps. [1000]")] = None,
     pace: Annotated[float | None, typer.Option(help="Seconds between delivered, open, click… [0.2]")] = None,
 ) -> None:
-    """Be an email provider for development: SMTP in, answers by address pattern, signed webhooks out."""
-    given = {
+    """Run an email provider for development: it takes SMTP, answers by address pattern and sends signed webhooks."""
+    options = {
         "sandbox_smtp_port": smtp_port,
         "sandbox_http_port": http_port,
         "sandbox_gateway": gateway,
         "sandbox_keep": keep,
         "sandbox_pace": pace,
     }
-    settings = load_settings(**{name: value for name, value in given.items() if value is not None})
-    configure_logging(settings)
+    settings = load_settings(**{name: value for name, value in options.items() if value is not None})
+    configure_logging(settings, "sandbox")
     asyncio.run(_until_stopped(lambda stop: _sandbox(settings, stop)))
 
 
 @app.command()
 def receiver(
-    key: Annotated[str, typer.Option(envvar="MAILFOLD_RECEIVER_KEY", help="The X-API-KEY it wants.")],
-    port: Annotated[int, typer.Option(help="Its port; 0 takes a free one.")] = 8026,
+    key: Annotated[str, typer.Option(envvar="MAILFOLD_RECEIVER_KEY", help="The X-API-KEY that it requires.")],
+    port: Annotated[int, typer.Option(help="Its port; 0 chooses a free one.")] = 8026,
     brand: Annotated[str, typer.Option(help="Its path: /BRAND/email/conversion.")] = "fasttrack",
 ) -> None:
-    """Be a Fast Track for development: take conversions, print each in order of arrival."""
+    """Run a stand-in for Fast Track for development: it accepts conversions and prints each as it arrives."""
     asyncio.run(_until_stopped(lambda stop: _receiver(key, port, brand, stop)))
 
 
 @app.command()
 def demo(
     withhold: Annotated[str, typer.Option(hidden=True, help="Tests only: a word that the receiver refuses.")] = "",
-    patience: Annotated[float, typer.Option(hidden=True, help="Seconds until what has not come is missing.")] = 45.0,
+    patience: Annotated[float, typer.Option(hidden=True, help="Seconds to wait for conversions and events.")] = 45.0,
 ) -> None:
-    """Send 118 emails of two brands through a stack of its own, show each step, and exit 0 if all was right."""
-    from pipeline.devstack.demo import run  # noqa: PLC0415  it brings the whole stack with it
+    """Send 118 emails of two brands through a stack of its own, show each step, and exit 0 if all is right."""
+    from pipeline.devstack.demo import run  # noqa: PLC0415  it imports the whole stack, which takes time
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        # A file or a pipe has no width; 80 columns would cut what is read later.
+        # A file or a pipe has no width, and the default of 80 columns would cut lines off.
         console = Console(highlight=False, width=PIPE_WIDTH_COLUMNS)
     raise typer.Exit(run.run(console, withhold, patience))
 
 
 async def _sandbox(settings: Settings, stop: asyncio.Event) -> None:
-    from pipeline.devstack.sandbox import keys, server  # noqa: PLC0415  aiosmtpd is this command's alone
+    from pipeline.devstack.sandbox import keys, server  # noqa: PLC0415  only this command needs aiosmtpd
 
     async with server.open_sandbox(settings, clock=wall_clock, new_id=fresh_id) as running:
         host = settings.sandbox_host
@@ -79,10 +84,10 @@ async def _sandbox(settings: Settings, stop: asyncio.Event) -> None:
 
 
 async def _receiver(key: str, port: int, brand: str, stop: asyncio.Event) -> None:
-    from pipeline.devstack.demo.receiver import ConversionReceiver, serve_receiver  # noqa: PLC0415  likewise
+    from pipeline.devstack.demo.receiver import ConversionReceiver, serve_receiver  # noqa: PLC0415  only this command
 
     if not key:
-        raise InvalidSettings("MAILFOLD_RECEIVER_KEY: empty; a receiver without a key would prove nothing")
+        raise InvalidSettings("MAILFOLD_RECEIVER_KEY: empty; the receiver must check the key, as Fast Track does")
     fast_track = ConversionReceiver({brand: key}, on_conversion=typer.echo)
     async with serve_receiver(fast_track, "127.0.0.1", port) as listening:
         typer.echo(f"destination  http://127.0.0.1:{listening}/{brand}")

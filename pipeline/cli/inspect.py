@@ -1,4 +1,4 @@
-"""`mailfold trace|status|rebuild`: what is asked at three in the morning, and what sets it right."""
+"""`mailfold trace|status|rebuild`: show one email or the whole installation, and rebuild the projections."""
 
 from typing import Annotated
 
@@ -9,9 +9,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipeline.cli import context, render
 from pipeline.errors import NotFound
-from pipeline.operations import rebuild as rebuilding
-from pipeline.operations import status as looking
-from pipeline.operations import trace as tracing
+from pipeline.operations import rebuild as rebuild_operation
+from pipeline.operations import status as status_operation
+from pipeline.operations import trace as trace_operation
 
 app = typer.Typer()
 
@@ -22,44 +22,48 @@ def trace(
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's emails. [all]")] = None,
     json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False,
 ) -> None:
-    """Tell everything that happened to an email, where it stands now and what it waits for."""
-    found = context.run_with_runtime(lambda rt: tracing.find(rt, name, tenant))
+    """Show all that happened to an email, its present status and what it waits for."""
+    result = context.run_with_runtime(lambda rt: trace_operation.find(rt, name, tenant))
     if json:
-        typer.echo(msgspec.json.encode(found))
+        typer.echo(msgspec.json.encode(result))
         return
-    if not found.traces and not found.parked:
+    if not result.traces and not result.parked:
         raise NotFound(f"nothing is known as {name}: not in the tables, not at the end of the log")
-    render.print_traces(context.console(), found)
+    render.print_traces(context.console(), result)
 
 
 @app.command()
 def status(json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False) -> None:
-    """Show how far behind each role is, what is owed longest, and what stands still."""
-    seen = context.run_with_runtime(looking.read_status)
+    """Show each role's lag, the oldest conversion that is still owed, and the lanes that are stopped."""
+    snapshot = context.run_with_runtime(status_operation.read_status)
     if json:
-        typer.echo(msgspec.json.encode(seen))
+        typer.echo(msgspec.json.encode(snapshot))
     else:
-        render.print_snapshot(context.console(), seen)
+        render.print_snapshot(context.console(), snapshot)
 
 
 @app.command()
 def rebuild(
     check: Annotated[bool, typer.Option("--check", help="Only compare; swap nothing.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Swap even if they differ: what only grew is lost.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Swap even if they differ: rows that only the live tables have are lost.")
+    ] = False,
 ) -> None:
-    """Make the projections anew from the log, compare them with what grew, and swap them in.
+    """Rebuild the projections from the log, compare them with the live tables, and swap them in.
 
-    The live tables go on serving meanwhile, and nobody is called again. `email-changes` keeps 400
-    days: what is older is in the grown tables alone; such a rebuild differs, and is refused.
+    The live tables serve queries meanwhile, and no conversion is sent again. `email-changes` keeps 400
+    days: older rows are in the live tables only, so such a rebuild differs and is refused.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("rebuilding", total=None)
 
-        def told(done: int, total: int) -> None:
+        def report_progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        outcome = context.run_with_runtime(lambda rt: rebuilding.rebuild(rt, told, check=check, force=force))
-    render.print_rebuild_result(context.console(), outcome)
-    if outcome.differences and not outcome.swapped:
-        raise rebuilding.RebuildMismatch("the rebuilt tables differ from those that grew; nothing was swapped")
+        result = context.run_with_runtime(
+            lambda rt: rebuild_operation.rebuild(rt, report_progress, check=check, force=force)
+        )
+    render.print_rebuild_result(context.console(), result)
+    if result.differences and not result.swapped:
+        raise rebuild_operation.RebuildMismatch("the rebuilt tables differ from the live ones; nothing was swapped")

@@ -1,12 +1,12 @@
-"""`mailfold lanes list|pause|resume` and `mailfold destinations pause|resume`: a brand's queue, stopped and let go."""
+"""`mailfold lanes list|pause|resume` and `mailfold destinations pause|resume`: pause and resume a brand's jobs."""
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
 from pipeline.admin import fetch_rows
 from pipeline.cli.admin import BrandOption, TenantOption, destinations
-from pipeline.cli.context import console, run_with_pool, table
+from pipeline.cli.context import cell, console, run_with_pool, table
 from pipeline.dispatch.routing.health import QUEUE as PROVIDERS
 from pipeline.errors import NotFound, Refused
 from pipeline.jobs.store import SQL, ClaimLimits, JobStore
@@ -14,97 +14,96 @@ from pipeline.operations.dead_letters import QUEUES
 from pipeline.runtime.database import Pool
 from projections.debts import lane_of
 
-app = typer.Typer(help="Each brand's way through an outbox: waiting, paused, broken.", no_args_is_help=True)
+app = typer.Typer(help="Each brand's lane in a queue: its jobs, pause and breaker.", no_args_is_help=True)
 
 QueueArgument = Annotated[
     str,
     typer.Argument(
-        help="`dispatch` (mail), `emit` (conversions), or `provider`: one of a brand that has several.", metavar="QUEUE"
+        help="`dispatch` (mail), `emit` (conversions), or `provider`: one of the several of a brand.", metavar="QUEUE"
     ),
 ]
 LaneArgument = Annotated[
-    str, typer.Argument(help="`tenant/brand`, or the provider, as the list shows it.", metavar="LANE")
+    str, typer.Argument(help="`tenant/brand`, or the provider, as `lanes list` shows it.", metavar="LANE")
 ]
-ReasonOption = Annotated[str, typer.Option(help="Why; shown in lists.")]
+ReasonOption = Annotated[str, typer.Option(help="The reason, shown in lists.")]
 DEFAULT_PAUSE_REASON: Final = "paused by an operator"
 
 
 @app.command("list")
 def list_lanes() -> None:
     """Show every lane with work, a pause or an open breaker."""
-
-    async def look(pool: Pool) -> list[tuple[object, ...]]:
-        async with pool.connection() as connection:
-            return await (await connection.execute(SQL["list_lanes"])).fetchall()
-
-    shown = table("queue", "lane", "waiting", "in hand", "paused since", "why", "broken until")
-    for row in run_with_pool(lambda pool, _: look(pool)):
-        shown.add_row(*("" if value is None else str(value) for value in row))
-    console().print(shown)
+    listing = table("queue", "lane", "waiting", "claimed", "paused since", "reason", "breaker open until")
+    for row in run_with_pool(lambda pool, _: _lanes(pool)):
+        listing.add_row(*map(cell, row))
+    console().print(listing)
 
 
 @app.command("pause")
 def pause(queue: QueueArgument, lane: LaneArgument, reason: ReasonOption = DEFAULT_PAUSE_REASON) -> None:
-    """Stop a lane: its jobs wait and burn no attempts."""
-    _check(queue)
+    """Pause a lane: its jobs wait, and use up no attempts."""
+    _check_queue(queue)
     run_with_pool(lambda pool, _: _store(pool, queue).pause_lane(lane, reason))
     console().print(f"{queue} {lane} is paused", markup=False)
 
 
 @app.command("resume")
 def resume(queue: QueueArgument, lane: LaneArgument) -> None:
-    """Let a lane go on, with a closed breaker."""
-    _check(queue)
+    """Resume a lane, and close its breaker."""
+    _check_queue(queue)
     if not run_with_pool(lambda pool, _: _store(pool, queue).resume_lanes([lane])):
-        raise NotFound(f"{queue} has no paused or broken lane {lane}; `mailfold lanes list` shows them")
-    console().print(f"{queue} {lane} goes on", markup=False)
+        raise NotFound(f"{queue} has no lane {lane} that is paused or has an open breaker; see `mailfold lanes list`")
+    console().print(f"{queue} {lane} is resumed", markup=False)
 
 
 @destinations.command("pause")
 def pause_destination(
     tenant: TenantOption = "default", brand: BrandOption = "*", reason: ReasonOption = DEFAULT_PAUSE_REASON
 ) -> None:
-    """Stop telling a destination; what is owed waits."""
+    """Stop sending conversions to a destination; they wait."""
 
-    async def stop(pool: Pool) -> list[str]:
-        found = await _lanes_of(pool, tenant, brand)
-        for lane in found:
+    async def pause_lanes(pool: Pool) -> list[str]:
+        lanes = await _lanes_of_destination(pool, tenant, brand)
+        for lane in lanes:
             await _store(pool, "emit").pause_lane(lane, reason)
-        return found
+        return lanes
 
-    _say(run_with_pool(lambda pool, _: stop(pool)), "is paused")
+    _print_lanes(run_with_pool(lambda pool, _: pause_lanes(pool)), "is paused")
 
 
 @destinations.command("resume")
 def resume_destination(tenant: TenantOption = "default", brand: BrandOption = "*") -> None:
-    """Go on telling a destination, once it was repaired."""
+    """Send conversions to a destination again, once it works."""
 
-    async def go(pool: Pool) -> list[str]:
-        return await _store(pool, "emit").resume_lanes(await _lanes_of(pool, tenant, brand))
+    async def resume_lanes(pool: Pool) -> list[str]:
+        return await _store(pool, "emit").resume_lanes(await _lanes_of_destination(pool, tenant, brand))
 
-    _say(run_with_pool(lambda pool, _: go(pool)), "goes on")
+    _print_lanes(run_with_pool(lambda pool, _: resume_lanes(pool)), "is resumed")
 
 
-async def _lanes_of(pool: Pool, tenant: str, brand: str) -> list[str]:
-    """The lanes that a destination's row serves: its brand's, or for `*` all that have no row of their own."""
+async def _lanes(pool: Pool) -> list[tuple[Any, ...]]:
+    async with pool.connection() as connection:
+        return await (await connection.execute(SQL["list_lanes"])).fetchall()
+
+
+async def _lanes_of_destination(pool: Pool, tenant: str, brand: str) -> list[str]:
+    """Return the lanes of a destination: its brand's, or for `*` those of all brands without their own destination."""
     if brand != "*":
         return [lane_of(tenant, brand)]
     own = {lane_of(row[0], row[1]) for row in await fetch_rows(pool, "list_destinations")}
-    async with pool.connection() as connection:
-        known = await (await connection.execute(SQL["list_lanes"])).fetchall()
-    return [lane for queue, lane, *_ in known if queue == "emit" and lane.startswith(f"{tenant}/") and lane not in own]
+    emit_lanes = [lane for queue, lane, *_ in await _lanes(pool) if queue == "emit"]
+    return [lane for lane in emit_lanes if lane.startswith(f"{tenant}/") and lane not in own]
 
 
-def _say(found: list[str], what: str) -> None:
-    if not found:
-        raise NotFound("no such lane; `mailfold lanes list` shows them")
-    for lane in found:
-        console().print(f"emit {lane} {what}", markup=False)
+def _print_lanes(lanes: list[str], change: str) -> None:
+    if not lanes:
+        raise NotFound("no such lane; see `mailfold lanes list`")
+    for lane in lanes:
+        console().print(f"emit {lane} {change}", markup=False)
 
 
-def _check(queue: str) -> None:
+def _check_queue(queue: str) -> None:
     if queue not in (*QUEUES, PROVIDERS):
-        raise Refused(f"{queue}: no queue of ours; it's one of {', '.join((*QUEUES, PROVIDERS))}")
+        raise Refused(f"{queue}: not a queue; it must be one of {', '.join((*QUEUES, PROVIDERS))}")
 
 
 def _store(pool: Pool, queue: str) -> JobStore:

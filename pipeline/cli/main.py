@@ -1,4 +1,4 @@
-"""`mailfold`: the whole story on one help page; errors are one sentence, not a traceback."""
+"""The `mailfold` command: put the subcommands together, order the help page, print errors without a traceback."""
 
 import logging
 import os
@@ -24,12 +24,12 @@ from pipeline.cli import (
     topics,
     up,
 )
-from pipeline.cli import inspect as asked
+from pipeline.cli import inspect as inspect_commands
 from pipeline.errors import MailfoldError
 
 app = typer.Typer(
     name="mailfold",
-    help="What became of every email: send requests in, delivery events folded, conversions and history out.",
+    help="Send emails through providers, track what became of each, report it to Fast Track and keep its history.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -38,16 +38,16 @@ app = typer.Typer(
 
 COMMAND_PANELS: Final = {
     "Start here": ("up", "demo"),
-    "The roles, in the order of an email's way": ("gateway", "worker", "dispatch", "project", "emit"),
-    "Both ends of the way, for development": ("sandbox", "receiver"),
-    "What you decide": ("tenants", "keys", "providers", "brands", "destinations", "templates", "suppressions"),
-    "What comes back": ("inbound",),
-    "What you ask": ("trace", "status", "dead", "lanes"),
-    "What keeps it sound": ("topics", "migrate", "rebuild", "renormalize", "settings"),
+    "Roles, in the order in which an email passes them": ("gateway", "worker", "dispatch", "project", "emit"),
+    "Stand-ins for development": ("sandbox", "receiver"),
+    "Configuration": ("tenants", "keys", "providers", "brands", "destinations", "templates", "suppressions"),
+    "Inbound mail": ("inbound",),
+    "Inspection and repair": ("trace", "status", "dead", "lanes"),
+    "Maintenance": ("topics", "migrate", "rebuild", "renormalize", "settings"),
 }
-"""The help page: panels in order, each with its commands in order."""
+"""The panels of the help page, each with its commands, in order."""
 
-for _group in (up, dev, roles, asked, renormalize, settings):
+for _group in (up, dev, roles, inspect_commands, renormalize, settings):
     app.add_typer(_group.app)
 for _name in ("tenants", "keys", "destinations"):
     app.add_typer(getattr(admin, _name), name=_name)
@@ -61,8 +61,8 @@ app.add_typer(templates.app, name="templates")
 app.add_typer(topics.app, name="topics")
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(is_given: bool) -> None:
+    if is_given:
         typer.echo(f"mailfold {version('mailfold')}")
         raise typer.Exit
 
@@ -73,25 +73,26 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Take the options that stand before a subcommand."""
+    """Accept the options that come before a subcommand."""
 
 
 def command() -> Any:
-    """The command with its subcommands in the order of the story."""
+    """Return the command with its subcommands in the panels and the order of :data:`COMMAND_PANELS`."""
     group: Any = typer.main.get_command(app)
-    told = [(panel, name) for panel, names in COMMAND_PANELS.items() for name in names if name in group.commands]
-    for panel, name in told:
-        group.commands[name].rich_help_panel = panel
-    rest = {name: found for name, found in group.commands.items() if name not in {name for _, name in told}}
-    group.commands = {name: group.commands[name] for _, name in told} | rest
+    ordered: dict[str, Any] = {}
+    for panel, names in COMMAND_PANELS.items():
+        for name in names:
+            ordered[name] = group.commands[name]
+            ordered[name].rich_help_panel = panel
+    group.commands = ordered | group.commands
     return group
 
 
 def main() -> None:
-    """The `mailfold` command. Exit 1 and one clear sentence where something is wrong; 130 for Ctrl-C."""
-    # Caches and data that libraries write are for this user only, too.
+    """Run the `mailfold` command. Print errors as one sentence and exit 1; exit 130 after Ctrl-C."""
+    # Files that libraries write, such as caches, must be readable by this user only.
     os.umask(0o077)
-    # Libraries' logs are a role's affair (which configures them); here the one sentence is enough.
+    # Without a handler, Python would print libraries' warnings; a role configures logging itself.
     logging.getLogger().addHandler(logging.NullHandler())
     try:
         command()()

@@ -1,4 +1,4 @@
-"""`mailfold providers check`: tries a provider's credentials and its webhook's way to us, and says what to do."""
+"""`mailfold providers check`: test a provider's credentials and its webhook, and say what to do."""
 
 from collections.abc import AsyncIterator
 from typing import Final
@@ -15,22 +15,22 @@ from pipeline.runtime.database import Pool
 from pipeline.settings import Settings
 
 app = providers.app
-"""Beside its other commands."""
+"""The commands of `mailfold providers`, to which this module adds `check`."""
 
 _VERDICT_LABELS: Final = {"right": "[green]right[/]", "wrong": "[red]wrong[/]", "note": "[yellow]note [/]"}
 
 
 @app.command("check")
 def check(provider: str) -> None:
-    """Try credentials and the webhook's round trip; sends no mail. Exit code 1 where something is wrong."""
+    """Test credentials and the webhook's round trip, without sending mail; exit 1 where something is wrong."""
 
     async def work(pool: Pool, settings: Settings) -> bool:
         row = await admin.get_provider(pool, provider, secret_of(settings))
-        sound = True
+        is_right = True
         async for finding in _findings(row, pool, settings):
-            _show(finding)
-            sound = sound and finding.verdict != "wrong"
-        return sound
+            _print_finding(finding)
+            is_right = is_right and finding.verdict != "wrong"
+        return is_right
 
     if not run_with_pool(work):
         raise typer.Exit(1)
@@ -43,7 +43,7 @@ async def _findings(row: admin.Provider, pool: Pool, settings: Settings) -> Asyn
         yield finding
 
 
-def _show(finding: Finding) -> None:
+def _print_finding(finding: Finding) -> None:
     console().print(f"{_VERDICT_LABELS[finding.verdict]}  {escape(finding.text)}", highlight=False)
     if finding.todo:
         console().print(f"       [dim]→ {escape(finding.todo)}[/]", highlight=False)

@@ -1,4 +1,4 @@
-"""`mailfold gateway|worker|dispatch|project|emit`: one role in this process, as production runs it."""
+"""`mailfold gateway|worker|dispatch|project|emit`: run one role in this process, as production does."""
 
 import asyncio
 import importlib
@@ -15,11 +15,11 @@ POOL_MAX_CONNECTIONS = 6
 
 
 def run_role(role: str, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> None:
-    """Run a role, the function `run` of its room's `main`, until SIGTERM or SIGINT."""
+    """Run a role, by the function `run` of its package's `main`, until SIGTERM or SIGINT."""
 
     async def main() -> None:
-        async with open_runtime(load_settings(), pool_size=POOL_MAX_CONNECTIONS, role=role) as world:
-            await importlib.import_module(f"pipeline.{role}.main").run(world)
+        async with open_runtime(load_settings(), pool_size=POOL_MAX_CONNECTIONS, role=role) as rt:
+            await importlib.import_module(f"pipeline.{role}.main").run(rt)
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(main())
@@ -27,8 +27,8 @@ def run_role(role: str, loop_factory: Callable[[], asyncio.AbstractEventLoop] | 
 
 @app.command()
 def gateway() -> None:
-    """Take send requests, webhooks, pixels and clicks; answer questions about history."""
-    import uvloop  # noqa: PLC0415  only this role serves sockets by the thousand, and a third faster with it
+    """Accept send requests, webhooks, opens and clicks; serve emails' history."""
+    import uvloop  # noqa: PLC0415  only this role serves thousands of sockets, a third faster than with asyncio's loop
 
     run_role("gateway", uvloop.new_event_loop)
 
@@ -43,17 +43,17 @@ def worker() -> None:
 
 @app.command()
 def dispatch() -> None:
-    """Hand each email to its provider, once, on a schedule that survives restarts."""
+    """Send each email through its provider, once, with retries on a schedule that survives restarts."""
     run_role("dispatch")
 
 
 @app.command()
 def project() -> None:
-    """Write email-changes into Postgres: history, versions, timeline, suppressions, debts."""
+    """Write email-changes into Postgres: history, versions, timeline, suppressions, owed conversions."""
     run_role("project")
 
 
 @app.command()
 def emit() -> None:
-    """Tell Fast Track every conversion that is owed, in order, until it is settled."""
+    """Send Fast Track every conversion that is owed, in order, until it is settled."""
     run_role("emit")

@@ -1,4 +1,4 @@
-"""`mailfold settings|migrate`: every setting, as the page docs/reference/settings.md; the schema of the database."""
+"""`mailfold settings|migrate`: print every setting as the page docs/reference/settings.md, and migrate the database."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ app = typer.Typer()
 _INTRO = """\
 # Settings
 
-Every setting is an environment variable. This page is what `mailfold settings` prints; a test holds the two equal.
-What an operator decides at run time (tenants, keys, providers, brands, destinations) is no setting:
+Every setting is an environment variable. `mailfold settings` prints this page; a test checks that the two are equal.
+Tenants, keys, providers, brands and destinations are not settings: operators configure them with commands,
 see `mailfold --help`.
 
 | variable | default | meaning |
@@ -31,7 +31,7 @@ def settings() -> None:
 
 @app.command()
 def migrate() -> None:
-    """Bring the database to the newest schema. Every role does so when it starts, too."""
+    """Migrate the database to the newest schema, as every role does when it starts."""
 
     async def work(pool: Pool, _: Settings) -> list[str]:
         async with pool.connection() as connection:
@@ -42,7 +42,7 @@ def migrate() -> None:
 
 
 def settings_page() -> str:
-    """docs/reference/settings.md."""
+    """Return the text of docs/reference/settings.md."""
     rows = (
         f"| `{environment_variable(name)}` | {_default(field)} | {field.description} |" for name, field in _fields()
     )

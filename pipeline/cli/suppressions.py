@@ -1,7 +1,7 @@
-"""`mailfold suppressions list|add|remove|import|export|show`: addresses in, who gets no mail and why out.
+"""`mailfold suppressions list|add|remove|import|export|show`: list and change suppressed addresses.
 
-Addresses are read from standard input or a file, a line each: what stands in an argument stands in
-the shell's history and in the list of processes. Answers name them by their hashes.
+Addresses are read from standard input or a file, a line each, because the shell's history and the list of processes
+show a command's arguments. The output names addresses by their hashes.
 """
 
 import getpass
@@ -33,19 +33,19 @@ from projections.suppressions import SuppressionListQuery
 from projections.text import storable_text
 from topics.suppressions import SuppressionReason
 
-app = typer.Typer(help="Who gets no mail from a brand, why, and since when.", no_args_is_help=True)
+app = typer.Typer(help="Addresses that get no mail from a brand, why, and since when.", no_args_is_help=True)
 
 STDIN = "-"
 
 TenantOption = Annotated[str, typer.Option(help="The tenant.")]
-BrandFilterOption = Annotated[str | None, typer.Option(help="What holds for this brand, all brands' included. [all]")]
-BrandOption = Annotated[str, typer.Option(help="The brand; `*` is all of the tenant's.")]
+BrandFilterOption = Annotated[str | None, typer.Option(help="Only those that apply to this brand. [all]")]
+BrandOption = Annotated[str, typer.Option(help="The brand; `*` is all brands of the tenant.")]
 ReasonFilterOption = Annotated[SuppressionReason | None, typer.Option(help="Only for this reason.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 NamesArgument = Annotated[
     str, typer.Argument(help="A hash, or a file of addresses or hashes, a line each; - is standard input.")
 ]
-NoteOption = Annotated[str, typer.Option(help="For people; no address in it.")]
+NoteOption = Annotated[str, typer.Option(help="A note for people; it must contain no address.")]
 
 
 @app.command("list")
@@ -54,21 +54,24 @@ def list_suppressions(
     tenant: TenantOption = "default",
     brand: BrandFilterOption = None,
     reason: ReasonFilterOption = None,
-    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=100_000)] = 1000,
+    limit: Annotated[int, typer.Option(help="The most to show.", min=1, max=100_000)] = 1000,
     json: JsonOption = False,
 ) -> None:
-    """Show who gets nothing, by hash."""
-    asked = SuppressionListQuery(tenant=tenant, brand=_stored(brand), reason=reason, limit=limit)
-    entries, more = run_with_runtime(lambda rt: _page(SuppressionQueries(rt), asked))
+    """Show suppressed addresses, by hash."""
+    query = SuppressionListQuery(tenant=tenant, brand=_storable(brand), reason=reason, limit=limit)
+    entries, has_more = run_with_runtime(lambda rt: _read_entries(SuppressionQueries(rt), query))
     if json:
-        typer.echo(msgspec.json.encode({"suppressions": entries, "more": more}))
+        typer.echo(msgspec.json.encode({"suppressions": entries, "more": has_more}))
         return
-    listed = table("address hash", "brand", "reason", "since (UTC)", "from")
-    for one in entries:
-        listed.add_row(one.address_hash, escape(one.brand), one.reason, format_time(one.since), escape(_origin(one)))
-    console().print(listed if entries else "nobody is suppressed", markup=False)
-    if more:
-        console().print(f"and more: --limit {2 * limit} shows more, `mailfold suppressions export` all", markup=False)
+    listing = table("address hash", "brand", "reason", "since (UTC)", "from")
+    for entry in entries:
+        cells = (escape(entry.brand), entry.reason, format_time(entry.since), escape(_origin(entry)))
+        listing.add_row(entry.address_hash, *cells)
+    console().print(listing if entries else "no suppressed addresses", markup=False)
+    if has_more:
+        console().print(
+            f"there are more; --limit {2 * limit} shows more, `mailfold suppressions export` all", markup=False
+        )
 
 
 @app.command("add")
@@ -76,24 +79,24 @@ def add(
     names: NamesArgument = STDIN,
     *,
     brand: BrandOption,
-    reason: Annotated[SuppressionReason, typer.Option(help="Why.")] = SuppressionReason.MANUAL,
+    reason: Annotated[SuppressionReason, typer.Option(help="The reason.")] = SuppressionReason.MANUAL,
     note: NoteOption = "",
     tenant: TenantOption = "default",
     json: JsonOption = False,
 ) -> None:
     """Suppress addresses, for a brand or for all."""
-    lines = [_line(number, name) for number, name in enumerate(_names(names), start=1)]
-    _import(SuppressionCommand(tenant=tenant, brand=brand, by=_who(), reason=reason, note=note), lines, json=json)
+    lines = [_parse_line(number, name) for number, name in enumerate(_read_names(names), start=1)]
+    _import(SuppressionCommand(tenant=tenant, brand=brand, by=_user(), reason=reason, note=note), lines, json=json)
 
 
 @app.command("remove")
 def remove(names: NamesArgument = STDIN, *, brand: BrandOption, tenant: TenantOption = "default") -> None:
-    """Let addresses get mail again, until they bounce, complain or unsubscribe anew."""
-    wish = SuppressionCommand(tenant=tenant, brand=brand, by=_who())
-    addresses = _names(names)
-    unknown, waiting = run_with_runtime(lambda rt: _remove(rt, wish, addresses))
-    if waiting:
-        console().print("durable, and in force as soon as a projector has seen it", markup=False)
+    """Let addresses get mail again, until they bounce, complain or unsubscribe again."""
+    command = SuppressionCommand(tenant=tenant, brand=brand, by=_user())
+    addresses = _read_names(names)
+    unknown, is_waiting = run_with_runtime(lambda rt: _remove(rt, command, addresses))
+    if is_waiting:
+        console().print("durable, and in force as soon as a projector has read it", markup=False)
     if unknown:
         raise NotFound(f"nothing is known of {len(unknown)} of them: lines {', '.join(map(str, unknown[:20]))}")
 
@@ -102,39 +105,39 @@ def remove(names: NamesArgument = STDIN, *, brand: BrandOption, tenant: TenantOp
 def import_addresses(
     file: Annotated[str, typer.Argument(help="A provider's export, CSV or JSON; - is standard input.")] = STDIN,
     *,
-    brand: Annotated[str, typer.Option(help="Where the lines name none: the brand, `*` for all.")] = "",
-    reason: Annotated[SuppressionReason | None, typer.Option(help="Where the lines name none. [manual]")] = None,
+    brand: Annotated[str, typer.Option(help="The brand of lines that name none; `*` is all brands.")] = "",
+    reason: Annotated[SuppressionReason | None, typer.Option(help="The reason of lines without one. [manual]")] = None,
     note: NoteOption = "",
     tenant: TenantOption = "default",
     json: JsonOption = False,
 ) -> None:
-    """Suppress what SendGrid, Mailgun, Amazon SES, Postmark or another Mailfold exported."""
-    wish = SuppressionCommand(tenant=tenant, brand=brand, by=_who(), reason=reason, note=note)
-    _import(wish, import_file.parse_file(_bytes(file)), json=json)
+    """Suppress the addresses that SendGrid, Mailgun, Amazon SES, Postmark or another Mailfold exported."""
+    command = SuppressionCommand(tenant=tenant, brand=brand, by=_user(), reason=reason, note=note)
+    _import(command, import_file.parse_file(_read_bytes(file)), json=json)
 
 
 @app.command("export")
 def export(
     *,
-    output: Annotated[str, typer.Option(help="A file of this name, for you alone; - is standard output.")] = STDIN,
+    output: Annotated[str, typer.Option(help="A new file that only you can read; - is standard output.")] = STDIN,
     form: Annotated[str, typer.Option("--format", help="`csv` or `jsonl`.")] = "csv",
     brand: BrandFilterOption = None,
     reason: ReasonFilterOption = None,
     addresses: Annotated[
-        bool, typer.Option("--addresses", help="Also addresses, as far as the history knows.")
+        bool, typer.Option("--addresses", help="Also write addresses, where the history has them.")
     ] = False,
     tenant: TenantOption = "default",
 ) -> None:
-    """Write all of them, by hash; `import` takes the file again."""
+    """Write all suppressed addresses, by hash, to a file that `import` can read."""
     if form not in ("csv", "jsonl"):
         raise Refused("--format: csv or jsonl")
-    known: ExportFormat = "csv" if form == "csv" else "jsonl"
-    asked = SuppressionListQuery(tenant=tenant, brand=_stored(brand), reason=reason)
+    export_format: ExportFormat = "csv" if form == "csv" else "jsonl"
+    query = SuppressionListQuery(tenant=tenant, brand=_storable(brand), reason=reason)
 
     async def write(rt: Runtime) -> None:
-        with _file(output) as out:
-            async for text in views.export(SuppressionQueries(rt), asked, known, addresses=addresses):
-                out.write(text.encode())
+        with _open_output(output) as file:
+            async for text in views.export(SuppressionQueries(rt), query, export_format, addresses=addresses):
+                file.write(text.encode())
 
     run_with_runtime(write)
 
@@ -147,118 +150,129 @@ def show(
     tenant: TenantOption = "default",
     json: JsonOption = False,
 ) -> None:
-    """Tell all that is known of addresses: verdict, evidence, decisions."""
-    # Standard input is read before the event loop runs: within it Ctrl-C could not end the reading.
-    addresses = _names(names)
-    accounts = run_with_runtime(lambda rt: _accounts(SuppressionQueries(rt), tenant, brand, addresses))
+    """Show all that is known of addresses: whether they get mail, the evidence and the decisions."""
+    # Standard input is read before the event loop runs, because Ctrl-C could not interrupt the reading in it.
+    addresses = _read_names(names)
+    address_views = run_with_runtime(lambda rt: _address_views(SuppressionQueries(rt), tenant, brand, addresses))
     if json:
-        typer.echo(msgspec.json.encode(accounts))
+        typer.echo(msgspec.json.encode(address_views))
         return
-    for each in accounts:
-        _tell(each)
+    for view in address_views:
+        _print_address(view)
 
 
-async def _page(asking: SuppressionQueries, asked: SuppressionListQuery) -> tuple[list[SuppressionView], bool]:
-    """As many as are wanted, however many are lifted between them."""
+async def _read_entries(queries: SuppressionQueries, query: SuppressionListQuery) -> tuple[list[SuppressionView], bool]:
+    """Return up to ``query.limit`` suppressions, and whether there may be more.
+
+    A page may have fewer than its limit, because lifted suppressions are left out of it.
+    """
     entries: list[SuppressionView] = []
-    while len(entries) < asked.limit:
-        page = await asking.page(msgspec.structs.replace(asked, limit=asked.limit - len(entries)))
-        entries += [views.suppression_view(key[2], why) for key, why in page.entries]
+    while len(entries) < query.limit:
+        page = await queries.page(msgspec.structs.replace(query, limit=query.limit - len(entries)))
+        entries += [views.suppression_view(key[2], suppression) for key, suppression in page.entries]
         if page.next_position is None:
             return entries, False
-        asked = msgspec.structs.replace(asked, start_after=page.next_position)
-        if len(entries) == asked.limit:
-            break
+        query = msgspec.structs.replace(query, start_after=page.next_position)
     return entries, True
 
 
-async def _remove(rt: Runtime, wish: SuppressionCommand, names: Sequence[str]) -> tuple[list[int], bool]:
-    deciding, asking = SuppressionCommandHandler(rt, rt.log), SuppressionQueries(rt)
-    unknown, waiting = [], False
+async def _remove(rt: Runtime, command: SuppressionCommand, names: Sequence[str]) -> tuple[list[int], bool]:
+    """Lift suppressions; return the numbers of unknown lines, and whether a projector has yet to read a change."""
+    handler, queries = SuppressionCommandHandler(rt, rt.log), SuppressionQueries(rt)
+    unknown, is_waiting = [], False
     for number, name in enumerate(names, start=1):
         try:
-            waiting |= not await deciding.lift(wish, address_hashes(asking, name))
+            is_waiting |= not await handler.lift(command, address_hashes(queries, name))
         except NotFound:
             unknown.append(number)
-    return unknown, waiting
+    return unknown, is_waiting
 
 
-async def _accounts(
-    asking: SuppressionQueries, tenant: str, brand: str | None, names: Sequence[str]
+async def _address_views(
+    queries: SuppressionQueries, tenant: str, brand: str | None, names: Sequence[str]
 ) -> list[AddressView]:
-    found = []
+    address_views = []
     for name in names:
-        named = address_hashes(asking, name)
-        known = await asking.of_address(tenant, named)
+        hashes = address_hashes(queries, name)
+        assessed = await queries.of_address(tenant, hashes)
         if brand is not None:
-            known = await asking.look_up([SuppressionLookup((tenant, storable_text(brand), named.hash), named.old)])
-        found.append(views.address_view(named.hash, known))
-    return found
+            lookup = SuppressionLookup((tenant, storable_text(brand), hashes.hash), hashes.old)
+            assessed = await queries.look_up([lookup])
+        address_views.append(views.address_view(hashes.hash, assessed))
+    return address_views
 
 
-def _import(wish: SuppressionCommand, lines: Any, *, json: bool) -> None:
+def _import(command: SuppressionCommand, lines: Any, *, json: bool) -> None:
     report: SuppressionReport = run_with_runtime(
-        lambda rt: SuppressionCommandHandler(rt, rt.log).suppress_many(wish, lines)
+        lambda rt: SuppressionCommandHandler(rt, rt.log).suppress_many(command, lines)
     )
     if json:
         typer.echo(msgspec.json.encode(report))
     else:
-        later = "" if report.projected else "; in force as soon as a projector has seen it"
+        later = "" if report.projected else "; in force as soon as a projector has read it"
         console().print(f"{report.listed} listed, {report.unchanged} already were{later}", markup=False)
-        for bad in report.lines:
-            console().print(f"line {bad.line}: {bad.error}", markup=False)
+        for rejected in report.lines:
+            console().print(f"line {rejected.line}: {rejected.error}", markup=False)
     if report.refused:
         raise Refused(f"{report.refused} lines could not be used; the others are listed")
 
 
-def _tell(account: AddressView) -> None:
-    verdict = ", ".join(f"{one.reason} ({one.brand})" for one in account.suppressed)
-    console().print(f"{account.address_hash}: {'suppressed: ' + verdict if verdict else 'gets mail'}", markup=False)
-    told = table("when (UTC)", "brand", "what", "from")
-    rows = [(sign.at, sign.brand, sign.reason.value, _email(sign.email_id, sign.event_id)) for sign in account.evidence]
-    for choice in account.decisions:
-        what = f"listed: {choice.reason}" if choice.listed else "lifted"
-        rows.append((choice.at, choice.brand, what, " · ".join(filter(None, (choice.by, choice.note)))))
-    for at, brand, what, whence in sorted(rows):
-        told.add_row(format_time(at), escape(brand), what, escape(whence))
+def _print_address(view: AddressView) -> None:
+    reasons = ", ".join(f"{entry.reason} ({entry.brand})" for entry in view.suppressed)
+    console().print(f"{view.address_hash}: {'suppressed: ' + reasons if reasons else 'gets mail'}", markup=False)
+    listing = table("time (UTC)", "brand", "event", "from")
+    rows = [
+        (evidence.at, evidence.brand, evidence.reason.value, _email(evidence.email_id, evidence.event_id))
+        for evidence in view.evidence
+    ]
+    for decision in view.decisions:
+        event = f"listed: {decision.reason}" if decision.listed else "lifted"
+        rows.append((decision.at, decision.brand, event, " · ".join(filter(None, (decision.by, decision.note)))))
+    for at, brand, event, origin in sorted(rows):
+        listing.add_row(format_time(at), escape(brand), event, escape(origin))
     if rows:
-        console().print(told)
+        console().print(listing)
 
 
-def _origin(one: SuppressionView) -> str:
-    return " · ".join(filter(None, (one.by, one.note))) if one.listed else _email(one.email_id or "", one.event_id)
+def _origin(entry: SuppressionView) -> str:
+    if entry.listed:
+        return " · ".join(filter(None, (entry.by, entry.note)))
+    return _email(entry.email_id or "", entry.event_id)
 
 
 def _email(email_id: str, event_id: str) -> str:
     return f"email {email_id}, event {event_id}"
 
 
-def _line(number: int, name: str) -> import_file.ImportedAddress | import_file.RejectedLine:
+def _parse_line(number: int, name: str) -> import_file.ImportedAddress | import_file.RejectedLine:
     problem = import_file.name_problem(name)
     return import_file.RejectedLine(number, problem) if problem else import_file.ImportedAddress(number, name)
 
 
-def _names(given: str) -> list[str]:
-    """A hash itself; else the lines of a file. An address in an argument is refused, that it may not become a habit."""
-    if import_file.ADDRESS_HASH_PATTERN.fullmatch(given):
-        return [given]
-    if "@" in given and not Path(given).exists():
+def _read_names(argument: str) -> list[str]:
+    """Return the argument where it is a hash, else the lines of the file that it names. Raise Refused for an address.
+
+    An address in an argument would stay in the shell's history.
+    """
+    if import_file.ADDRESS_HASH_PATTERN.fullmatch(argument):
+        return [argument]
+    if "@" in argument and not Path(argument).exists():
         raise Refused("an address in an argument stays in the shell's history; give it by standard input or a file")
-    text = _bytes(given).decode("utf-8-sig", "replace")
+    text = _read_bytes(argument).decode("utf-8-sig", "replace")
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _bytes(given: str) -> bytes:
-    if given == STDIN:
+def _read_bytes(file: str) -> bytes:
+    if file == STDIN:
         return sys.stdin.buffer.read()
     try:
-        return Path(given).read_bytes()
+        return Path(file).read_bytes()
     except OSError as error:
-        raise Refused(f"{given}: {error.strerror}") from None
+        raise Refused(f"{file}: {error.strerror}") from None
 
 
-def _file(name: str) -> BinaryIO:
-    """Standard output, or a new file that nobody else may read."""
+def _open_output(name: str) -> BinaryIO:
+    """Open standard output, or a new file that only its owner can read. Raise Refused."""
     if name == STDIN:
         return os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     try:
@@ -267,12 +281,12 @@ def _file(name: str) -> BinaryIO:
         raise Refused(f"{name}: {error.strerror}") from None
 
 
-def _who() -> str:
+def _user() -> str:
     try:
         return f"cli {getpass.getuser()}"
     except (KeyError, OSError):
         return "cli"
 
 
-def _stored(brand: str | None) -> str | None:
+def _storable(brand: str | None) -> str | None:
     return None if brand is None else storable_text(brand)

@@ -1,1 +1,1 @@
-"""Templates, personalization, MIME, tracking links: what is said in a message. Pure."""
+"""The content of messages: templates, personalization, MIME, tracking links and DKIM. Pure."""

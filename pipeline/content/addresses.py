@@ -1,7 +1,8 @@
-"""An address or a header's text as somebody gave it -> None, or what is wrong with it. Pure.
+"""Check email addresses and texts of headers. Pure.
 
-Strict where a mistake or an attack would travel on (line breaks, lengths, a domain nobody can
-look up), silent on whether the mailbox exists: only sending tells.
+The dialects, the `brands` commands and the import of suppressions call it. It refuses what would be a mistake or an
+attack further on: line breaks, lengths, a domain that DNS can't resolve. Whether the mailbox exists is known only after
+sending.
 """
 
 import re
@@ -12,28 +13,28 @@ from typing import Final
 from pipeline.content.domains import MAX_DOMAIN_CHARS, InvalidDomain, to_ascii
 
 LOCAL_PART_MAX_OCTETS: Final = 64
-"""RFC 5321 §4.5.3.1.1, octets."""
+"""RFC 5321 §4.5.3.1.1."""
 ADDRESS_MAX_OCTETS: Final = 254
 """RFC 5321 §4.5.3.1.3: a path of 256 octets, less its angle brackets."""
 HEADER_TEXT_MAX_CHARS: Final = 998
-"""RFC 5322 §2.1.1's longest line; no client shows more."""
+"""The longest line of RFC 5322 §2.1.1; mail clients show less than that."""
 
 _NO_DOMAIN: Final = "not a domain name after the @"
 
-# RFC 5322 §3.2.3's dot-atom. Quoted local parts are legal and nobody's: they are mostly attacks.
+# RFC 5322 §3.2.3's dot-atom. Quoted local parts are legal, but no real mailbox has one: most are attacks.
 _LOCAL_PART: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 
-# Whatever str.splitlines (with which Python's email package folds headers) takes for a line break
-# is here, tabs are not: they are blanks in a header.
+# All that str.splitlines, with which Python's email package folds headers, takes for a line break, and other control
+# characters. Tabs are allowed: they are white space in a header.
 _UNPRINTABLE: Final = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def address_problem(address: str, *, smtputf8: bool = False) -> str | None:
-    """Return what keeps mail from being sent to ``address``; None if nothing does.
+    """Return why no mail can be sent to ``address``; None if it can.
 
     ``smtputf8``: a local part may have letters beyond ASCII (RFC 6531), which only some servers take.
     """
-    # Size first: everything below takes more time the longer the text is.
+    # The size is checked first, because the time of all other checks grows with it.
     if len(address) > LOCAL_PART_MAX_OCTETS + 1 + MAX_DOMAIN_CHARS:
         return f"more than {ADDRESS_MAX_OCTETS} octets"
     local, at, domain = address.rpartition("@")
@@ -56,7 +57,7 @@ def _domain_problem(domain: str, local: str) -> str | None:
     except InvalidDomain as error:
         return _NO_DOMAIN if domain.isascii() else f"{_NO_DOMAIN}: {error}"
     labels = ascii_domain.split(".")
-    # One label can't be looked up from elsewhere; an address literal without its brackets is no name: 192.0.2.1.
+    # A single label can't be resolved from other networks; 192.0.2.1 is an IP address.
     if len(labels) < 2 or labels[-1].isdecimal():
         return _NO_DOMAIN
     if len(local.encode()) + 1 + len(ascii_domain) > ADDRESS_MAX_OCTETS:
@@ -65,15 +66,15 @@ def _domain_problem(domain: str, local: str) -> str | None:
 
 
 def _is_local(local: str, *, smtputf8: bool) -> bool:
-    """Return whether this is a dot-atom; RFC 6531 lets a visible character beyond ASCII stand wherever a letter may."""
+    """Return whether this is a dot-atom; RFC 6531 allows a printable non-ASCII character wherever a letter may be."""
     if smtputf8:
         local = "".join("a" if char > "\x7f" and char.isprintable() else char for char in local)
     return _LOCAL_PART.fullmatch(local) is not None
 
 
 def header_text_problem(text: str) -> str | None:
-    """What keeps ``text`` from standing in a header; None if nothing does."""
-    # Size first: decoding RFC 2047's words is quadratic in their number.
+    """Return why ``text`` can't be used in a header; None if it can."""
+    # The size is checked first: decoding RFC 2047's words is quadratic in their number.
     if len(text) > HEADER_TEXT_MAX_CHARS:
         return f"more than {HEADER_TEXT_MAX_CHARS} characters"
     if _UNPRINTABLE.search(text) or _UNPRINTABLE.search(_decoded(text)):
@@ -82,7 +83,7 @@ def header_text_problem(text: str) -> str | None:
 
 
 def _decoded(text: str) -> str:
-    """What a mail client makes of RFC 2047's encoded words: a line break may hide in one."""
+    """Return the text with RFC 2047's encoded words decoded, which may contain a line break; "" if it has none."""
     if "=?" not in text:
         return ""
     try:

@@ -1,4 +1,8 @@
-"""A message's content -> chunks for `message-contents` and back: MessagePack, zstd, cut, verified by SHA-256."""
+"""Pack a message's content into chunks for the topic `message-contents`, and unpack it.
+
+The gateway's intake packs, the dispatcher unpacks. A content is encoded as MessagePack, compressed by zstd, cut into
+chunks and verified by SHA-256.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,45 +16,48 @@ from topics.contents import ContentChunk, MessageContent
 from topics.registry import MAX_RECORD_BYTES
 
 CHUNK_MAX_BYTES: Final = MAX_RECORD_BYTES - 1_000
-"""The rest is for the chunk's own fields: the whole record stays below the limit."""
+"""Bytes of data in a chunk; the rest of a record's maximum is for the chunk's other fields."""
 
 MAX_CONTENT_BYTES: Final = 128_000_000
-"""Uncompressed. A few bytes of zstd can claim gigabytes; nobody's email is larger than this."""
+"""Bytes of a content before compression; limited because a few bytes of zstd can unpack to gigabytes."""
 MAX_PART_BYTES: Final = 5 * 1024 * 1024
-"""Bytes of UTF-8 of each of html, text and amp. Sending services take no more (Postmark 5 MB each), mailbox providers
-show a tenth of it, and whoever writes the message touches each byte a dozen times."""
+"""Bytes of UTF-8 of each of html, text and amp. Sending services accept no more (Postmark 5 MB each), mailbox providers
+show a tenth of it, and encoding a message reads each byte a dozen times."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(MessageContent).decode
 
 
 def make_compressor() -> zstandard.ZstdCompressor:
-    """For many contents, one after the other: making one costs as much as compressing a small content."""
+    """Return a compressor for many contents, one after the other.
+
+    Making one takes as long as compressing a small content.
+    """
     return zstandard.ZstdCompressor(write_checksum=False, write_content_size=True)
 
 
 def pack_content(
-    content: MessageContent, content_id: str, by: zstandard.ZstdCompressor | None = None
+    content: MessageContent, content_id: str, compressor: zstandard.ZstdCompressor | None = None
 ) -> tuple[list[ContentChunk], str]:
-    """The content's chunks, in order, and the hex SHA-256 of them put together.
+    """Return the content's chunks, in order, and the hex SHA-256 of their joined data.
 
-    Raises Refused for a part over MAX_PART_BYTES, and for a content over MAX_CONTENT_BYTES: nobody could unpack it.
+    Raise Refused for a part over MAX_PART_BYTES, and for a content over MAX_CONTENT_BYTES, which couldn't be unpacked.
     """
     check_part_sizes(content)
     plain = _encode(content)
     if len(plain) > MAX_CONTENT_BYTES:
         raise Refused(f"a content of {len(plain)} bytes; at most {MAX_CONTENT_BYTES} can be taken")
-    whole = (by or make_compressor()).compress(plain)
-    pieces = [whole[start : start + CHUNK_MAX_BYTES] for start in range(0, len(whole), CHUNK_MAX_BYTES)]
+    packed = (compressor or make_compressor()).compress(plain)
+    pieces = [packed[start : start + CHUNK_MAX_BYTES] for start in range(0, len(packed), CHUNK_MAX_BYTES)]
     chunks = [
         ContentChunk(content_id=content_id, index=index, total=len(pieces), data=piece)
         for index, piece in enumerate(pieces)
     ]
-    return chunks, hashlib.sha256(whole).hexdigest()
+    return chunks, hashlib.sha256(packed).hexdigest()
 
 
 def check_part_sizes(content: MessageContent) -> None:
-    """Raise Refused where a part is over MAX_PART_BYTES."""
+    """Raise Refused for a part over MAX_PART_BYTES."""
     for name in ("html", "text", "amp"):
         size = len(getattr(content, name).encode("utf-8", "surrogatepass"))
         if size > MAX_PART_BYTES:
@@ -58,21 +65,21 @@ def check_part_sizes(content: MessageContent) -> None:
 
 
 def unpack_content(chunks: Sequence[ContentChunk], sha256: str) -> MessageContent:
-    """The content whose chunks these are; order doesn't matter, a chunk read twice neither.
+    """Return the content of these chunks, which may be in any order and may be repeated.
 
-    Raises Unrecognised for a missing or foreign chunk, another hash, or bytes that are no content.
+    Raise Unrecognised for a missing chunk, a chunk of another content, a different hash, or bytes that are no content.
     """
-    whole = _join(chunks)
-    if hashlib.sha256(whole).hexdigest() != sha256:
+    packed = _join(chunks)
+    if hashlib.sha256(packed).hexdigest() != sha256:
         raise Unrecognised("the content is not the one the request points to: its SHA-256 differs")
     try:
-        return _decode(_inflate(whole))
+        return _decode(_inflate(packed))
     except (msgspec.MsgspecError, zstandard.ZstdError, UnicodeDecodeError) as error:
         raise Unrecognised(f"the content can't be read: {error}") from error
 
 
 def unpacked_bytes(chunks: Sequence[ContentChunk]) -> int:
-    """Return how many bytes the first chunk claims that all of them unpack to; 0 where it claims nothing."""
+    """Return the unpacked size in bytes that the first chunk declares; 0 if it declares none."""
     try:
         return max(0, zstandard.frame_content_size(chunks[0].data)) if chunks else 0
     except zstandard.ZstdError:
@@ -89,10 +96,10 @@ def _join(chunks: Sequence[ContentChunk]) -> bytes:
     return b"".join(by_index[index] for index in range(total))
 
 
-def _inflate(whole: bytes) -> bytes:
-    # The frame's header says how much will come out (our pack always writes it), and the
-    # decompressor allocates by it: so it is looked at first. -1 is a frame that doesn't say.
-    size = zstandard.frame_content_size(whole)
+def _inflate(packed: bytes) -> bytes:
+    # The decompressor allocates the size that the frame's header declares (pack_content always writes it), so it is
+    # checked before. -1 is a frame without it.
+    size = zstandard.frame_content_size(packed)
     if not 0 <= size <= MAX_CONTENT_BYTES:
         raise Unrecognised(f"a content that claims {size} bytes; at most {MAX_CONTENT_BYTES} are unpacked")
-    return zstandard.ZstdDecompressor().decompress(whole, allow_extra_data=False)
+    return zstandard.ZstdDecompressor().decompress(packed, allow_extra_data=False)

@@ -1,7 +1,7 @@
-"""Twig's truth and comparisons instead of Jinja's, which are Python's and not counted as work. Pure.
+"""Replace Jinja's conditions and comparisons, which are Python's and unlimited in work, by Twig's. Pure.
 
-`twig` lets a template's tree through :class:`PhpConditions` before it is compiled, and gives its
-environments :data:`CONDITION_TESTS`.
+`pipeline.content.twig` transforms a template's tree by :class:`PhpConditions` before it is compiled, and adds
+:data:`CONDITION_TESTS` to its environments.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from jinja2.visitor import NodeTransformer
 from pipeline.content import phpvalues
 
 BUDGET_KEY: Final = "_budget"
-"""The name in a rendering's context of what counts the work."""
+"""The name of the work budget in a rendering's context."""
 
 
 class MissingVariable(StrictUndefined):
@@ -31,11 +31,11 @@ class MissingVariable(StrictUndefined):
     def __ne__(self, other: object) -> bool:  # type: ignore[override]
         return not self == other
 
-    __hash__ = None  # type: ignore[assignment]  # nobody keeps one in a set
+    __hash__ = None  # type: ignore[assignment]  # it is never put into a set
 
 
 class LenientMissingVariable(MissingVariable):
-    """A variable without a value in a lenient text: Twig's null, which is printed as nothing."""
+    """A variable without a value in a lenient text: Twig's null, which is printed as an empty text."""
 
     __slots__ = ()
 
@@ -47,30 +47,30 @@ def _is_true(value: Any) -> bool:
     return phpvalues.is_true(value)
 
 
-def _known(value: Any) -> Any:
-    """Return the value to compare: null for a variable without a value."""
+def _comparable(value: Any) -> Any:
+    """Return the value to compare: None for a variable without a value."""
     return None if isinstance(value, MissingVariable) else value
 
 
 @pass_context
 def _equal(context: Context, left: Any, right: Any) -> bool:
-    return phpvalues.are_equal(_known(left), _known(right), context[BUDGET_KEY].spend)
+    return phpvalues.are_equal(_comparable(left), _comparable(right), context[BUDGET_KEY].spend)
 
 
 @pass_context
 def _contained(context: Context, part: Any, whole: Any) -> bool:
-    return phpvalues.contains(_known(whole), _known(part), context[BUDGET_KEY].spend)
+    return phpvalues.contains(_comparable(whole), _comparable(part), context[BUDGET_KEY].spend)
 
 
-def _ordered(fits: Callable[[int], bool]) -> Callable[[Context, Any, Any], bool]:
+def _order_test(is_match: Callable[[int], bool]) -> Callable[[Context, Any, Any], bool]:
     @pass_context
     def test(context: Context, left: Any, right: Any) -> bool:
         for value in (left, right):
             if isinstance(value, MissingVariable):
-                # Raises, unless the text is lenient: what isn't there has no order.
+                # Raises unless the text is lenient: a missing value has no order.
                 str(value)
-        order = phpvalues.compare(_known(left), _known(right), context[BUDGET_KEY].spend)
-        return order is not None and fits(order)
+        order = phpvalues.compare(_comparable(left), _comparable(right), context[BUDGET_KEY].spend)
+        return order is not None and is_match(order)
 
     return test
 
@@ -80,11 +80,11 @@ _COMPARISONS: Final[dict[str, tuple[str, bool]]] = {
     **{"eq": ("_equal", True), "ne": ("_equal", False), "in": ("_contained", True), "notin": ("_contained", False)},
     **{name: (f"_{name}", True) for name in ("lt", "lteq", "gt", "gteq")},
 }
-"""Jinja's operator -> the name of our test, and whether its result is used as it is (True) or negated."""
+"""The name of our test for each of Jinja's operators, and False where its result is negated."""
 CONDITION_TESTS: Final[dict[str, Callable[..., bool]]] = {
     **{_TRUTH_TEST: _is_true, "_equal": _equal, "_contained": _contained},
-    **{"_lt": _ordered(lambda order: order < 0), "_lteq": _ordered(lambda order: order <= 0)},
-    **{"_gt": _ordered(lambda order: order > 0), "_gteq": _ordered(lambda order: order >= 0)},
+    **{"_lt": _order_test(lambda order: order < 0), "_lteq": _order_test(lambda order: order <= 0)},
+    **{"_gt": _order_test(lambda order: order > 0), "_gteq": _order_test(lambda order: order >= 0)},
 }
 
 
@@ -92,28 +92,28 @@ class PhpConditions(NodeTransformer):
     """Replaces Jinja's conditions by our tests."""
 
     def visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> Any:
-        """Return what stands in a node's place; its children are replaced first."""
+        """Return the replacement of a node; its children are replaced first."""
         self.generic_visit(node, *args, **kwargs)
         if isinstance(node, nodes.If):
-            node.test = _asked(_TRUTH_TEST, node.test)
+            node.test = _test_node(_TRUTH_TEST, node.test)
         elif isinstance(node, nodes.Not):
-            node.node = _asked(_TRUTH_TEST, node.node)
+            node.node = _test_node(_TRUTH_TEST, node.node)
         elif isinstance(node, nodes.And | nodes.Or):
-            node.left, node.right = _asked(_TRUTH_TEST, node.left), _asked(_TRUTH_TEST, node.right)
+            node.left, node.right = _test_node(_TRUTH_TEST, node.left), _test_node(_TRUTH_TEST, node.right)
         elif isinstance(node, nodes.Compare):
             return _compared(node)
         return node
 
 
 def _compared(node: nodes.Compare) -> nodes.Expr:
-    """Return the comparison, or several from left to right, as tests."""
-    answer: nodes.Expr = node.expr
+    """Return a comparison as a test; a chain of comparisons as nested tests from left to right."""
+    result: nodes.Expr = node.expr
     for operand in node.ops:
-        test, meant = _COMPARISONS[operand.op]
-        answer = _asked(test, answer, operand.expr)
-        answer = answer if meant else nodes.Not(answer, lineno=node.lineno)
-    return answer
+        test, is_positive = _COMPARISONS[operand.op]
+        result = _test_node(test, result, operand.expr)
+        result = result if is_positive else nodes.Not(result, lineno=node.lineno)
+    return result
 
 
-def _asked(test: str, value: nodes.Node, *arguments: nodes.Expr) -> nodes.Test:
+def _test_node(test: str, value: nodes.Node, *arguments: nodes.Expr) -> nodes.Test:
     return nodes.Test(value, test, list(arguments), [], None, None, lineno=value.lineno)

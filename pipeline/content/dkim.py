@@ -1,8 +1,9 @@
-"""A message and a brand's key in, the message with its DKIM signature (RFC 6376, RFC 8463) in front out. Pure.
+"""Sign messages with DKIM (RFC 6376, RFC 8463), and make and check the keys of brands. Pure.
 
-relaxed/relaxed, which survives what servers do on the way. Written here on `cryptography`, because the
-library that Python has for it computes RSA in Python: 6 ms a message, in which nothing else runs. That
-library verifies what we sign, in the tests.
+`pipeline.dispatch.deliver` signs; the `brands` commands make and check keys. The canonicalization is relaxed/relaxed,
+which survives the changes that mail servers make. It is written on `cryptography`, because the existing library
+`dkimpy` computes RSA in Python: 6 ms a message, during which the interpreter's lock is held. The tests verify our
+signatures by that library.
 """
 
 import base64
@@ -22,14 +23,14 @@ from pipeline.errors import Refused
 from topics.record import Millis
 
 RSA_KEY_BITS: Final = 2048
-"""Fewer count as none (RFC 8301); more don't fit every DNS server's answer."""
+"""Bits of an RSA key. Verifiers ignore shorter keys (RFC 8301); longer ones don't fit into every DNS answer."""
 
 _SIGNED_HEADERS: Final = (
     *("from", "to", "cc", "reply-to", "subject", "date", "message-id", "list-unsubscribe", "list-unsubscribe-post"),
     *("mime-version", "content-type", "content-transfer-encoding"),
 )
 _OVERSIGNED_HEADERS: Final = ("from", "to", "cc", "reply-to", "subject", "date", "message-id")
-"""Named once more than they are there: whoever adds a second one breaks the signature (RFC 6376 §8.15)."""
+"""Headers that are listed once more than they occur, so that adding one breaks the signature (RFC 6376 §8.15)."""
 _SPACES: Final = re.compile(rb"[ \t]+")
 _FOLDS: Final = re.compile(rb"\r\n(?=[ \t])")
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?"
@@ -40,45 +41,47 @@ PrivateKey = RSAPrivateKey | Ed25519PrivateKey
 
 @dataclass(frozen=True, slots=True)
 class DkimKey:
-    """In whose name, and with which key."""
+    """A signing key with the domain and selector under which DNS publishes it."""
 
     domain: str
     selector: str
     pem: str = field(repr=False)
-    """PKCS #8 or #1."""
+    """The private key in PEM, PKCS #8 or #1."""
 
 
 def sign(message: bytes, dkim: DkimKey, now: Millis) -> bytes:
-    """The message with its signature before everything else."""
+    """Return the message with its DKIM-Signature header in front."""
     head, _, body = message.partition(b"\r\n\r\n")
-    fields = list(_fields(head))
-    names = _names([name for name, _ in fields])
+    fields = list(_canonical_headers(head))
+    names = _signed_names([name for name, _ in fields])
     key = _key(dkim.pem)
     algorithm = "rsa-sha256" if isinstance(key, RSAPrivateKey) else "ed25519-sha256"
-    body_hash = base64.b64encode(hashlib.sha256(_body(body)).digest()).decode()
+    body_hash = base64.b64encode(hashlib.sha256(_canonical_body(body)).digest()).decode()
     tags = (
         f"v=1; a={algorithm}; c=relaxed/relaxed;\r\n d={dkim.domain}; s={dkim.selector}; t={now // 1000};\r\n"
-        f" h={_wrapped(names)};\r\n bh={body_hash};\r\n b="
+        f" h={_folded_names(names)};\r\n bh={body_hash};\r\n b="
     )
-    covered = b"".join(_covered(fields, names)) + _relaxed(b"DKIM-Signature", tags.encode()).removesuffix(b"\r\n")
-    signature = base64.b64encode(_signature(key, covered)).decode()
+    signed_headers = b"".join(_signed_headers(fields, names)) + _relaxed(b"DKIM-Signature", tags.encode()).removesuffix(
+        b"\r\n"
+    )
+    signature = base64.b64encode(_signature(key, signed_headers)).decode()
     folded = "\r\n ".join(signature[at : at + 72] for at in range(0, len(signature), 72))
     return f"DKIM-Signature: {tags}{folded}\r\n".encode() + message
 
 
 # -------------------------------------------------------------------------------- keys
 def new_key(*, ed25519: bool = False) -> str:
-    """A new private key, as PEM."""
-    made: PrivateKey = Ed25519PrivateKey.generate() if ed25519 else generate_private_key(65537, RSA_KEY_BITS)
+    """Return a new private key in PEM."""
+    key: PrivateKey = Ed25519PrivateKey.generate() if ed25519 else generate_private_key(65537, RSA_KEY_BITS)
     kind = serialization.PrivateFormat.PKCS8
-    return made.private_bytes(serialization.Encoding.PEM, kind, serialization.NoEncryption()).decode()
+    return key.private_bytes(serialization.Encoding.PEM, kind, serialization.NoEncryption()).decode()
 
 
 def check_key(dkim: DkimKey) -> None:
-    """Raise Refused for what no verifier would accept."""
-    for what, name in (("domain", dkim.domain), ("selector", dkim.selector)):
+    """Raise Refused for a key, domain or selector that no verifier would accept."""
+    for kind, name in (("domain", dkim.domain), ("selector", dkim.selector)):
         if not _NAME.match(name) or len(name) > 200:
-            raise Refused(f"{name}: not a {what}")
+            raise Refused(f"{name}: not a {kind}")
     try:
         key = serialization.load_pem_private_key(dkim.pem.encode(), None)
     except (ValueError, TypeError) as error:
@@ -90,7 +93,7 @@ def check_key(dkim: DkimKey) -> None:
 
 
 def dns_record(dkim: DkimKey) -> str:
-    """What the domain's DNS has to say, as a line of a zone file."""
+    """Return the DNS record that publishes the key, as a line of a zone file."""
     key = _key(dkim.pem)
     public = key.public_key()
     if isinstance(key, RSAPrivateKey):
@@ -99,29 +102,29 @@ def dns_record(dkim: DkimKey) -> str:
     else:
         kind, raw = "ed25519", public.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
     value = f"v=DKIM1; k={kind}; p={base64.b64encode(raw).decode()}"
-    # A string of a TXT record has at most 255 bytes; several are put together again.
+    # A string of a TXT record has at most 255 bytes; verifiers join several.
     strings = " ".join(f'"{value[at : at + 250]}"' for at in range(0, len(value), 250))
     return f"{dkim.selector}._domainkey.{dkim.domain}. IN TXT {strings}"
 
 
 @functools.lru_cache(maxsize=256)
 def _key(pem: str) -> PrivateKey:
-    # What is stored was checked when it came; the check of an RSA key's primes takes longer than a hundred signatures.
+    # Stored keys were checked when they were added; checking an RSA key's primes takes as long as a hundred signatures.
     key = serialization.load_pem_private_key(pem.encode(), None, unsafe_skip_rsa_key_validation=True)
     assert isinstance(key, RSAPrivateKey | Ed25519PrivateKey)
     return key
 
 
-def _signature(key: PrivateKey, covered: bytes) -> bytes:
+def _signature(key: PrivateKey, data: bytes) -> bytes:
     if isinstance(key, RSAPrivateKey):
-        return key.sign(covered, PKCS1v15(), hashes.SHA256())
-    # RFC 8463 §3: what is signed is the hash.
-    return key.sign(hashlib.sha256(covered).digest())
+        return key.sign(data, PKCS1v15(), hashes.SHA256())
+    # RFC 8463 §3: the hash is signed.
+    return key.sign(hashlib.sha256(data).digest())
 
 
 # -------------------------------------------------------------------- canonical forms
-def _fields(head: bytes) -> Iterator[tuple[str, bytes]]:
-    """Each header's name in lower case, and the header as it is hashed."""
+def _canonical_headers(head: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield each header's name in lower case and the header in relaxed form."""
     for line in _FOLDS.sub(b"", head).split(b"\r\n"):
         name, colon, value = line.partition(b":")
         if colon:
@@ -129,34 +132,34 @@ def _fields(head: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _relaxed(name: bytes, value: bytes) -> bytes:
-    """RFC 6376 §3.4.2."""
+    """Return a header in relaxed form (RFC 6376 §3.4.2)."""
     return name.strip().lower() + b":" + _SPACES.sub(b" ", _FOLDS.sub(b"", value)).strip() + b"\r\n"
 
 
-def _body(body: bytes) -> bytes:
-    """RFC 6376 §3.4.4."""
+def _canonical_body(body: bytes) -> bytes:
+    """Return the body in relaxed form (RFC 6376 §3.4.4)."""
     tidy = _SPACES.sub(b" ", body).replace(b" \r\n", b"\r\n").rstrip(b" ")
     while tidy.endswith(b"\r\n"):
         tidy = tidy.rstrip(b"\r\n")
     return tidy + b"\r\n" if tidy else b""
 
 
-def _names(present: list[str]) -> list[str]:
-    """What `h=` lists: each header as often as it is there, and once more where none may be added."""
+def _signed_names(present: list[str]) -> list[str]:
+    """Return the names for `h=`: each header as often as it occurs, and once more where none may be added."""
     return [name for name in _SIGNED_HEADERS for _ in range(present.count(name) + (name in _OVERSIGNED_HEADERS))]
 
 
-def _covered(fields: list[tuple[str, bytes]], names: list[str]) -> Iterator[bytes]:
-    """The headers in the order of `h=`; of several the last first (RFC 6376 §5.4.2), of none nothing."""
-    left = list(fields)
+def _signed_headers(fields: list[tuple[str, bytes]], names: list[str]) -> Iterator[bytes]:
+    """Yield the headers in the order of `h=`; of equal names the last first (RFC 6376 §5.4.2)."""
+    remaining = list(fields)
     for name in names:
-        found = next((field for field in reversed(left) if field[0] == name), None)
-        if found is not None:
-            left.remove(found)
-            yield found[1]
+        header = next((field for field in reversed(remaining) if field[0] == name), None)
+        if header is not None:
+            remaining.remove(header)
+            yield header[1]
 
 
-def _wrapped(names: list[str]) -> str:
+def _folded_names(names: list[str]) -> str:
     lines = [""]
     for name in names:
         if len(lines[-1]) + len(name) > 66:

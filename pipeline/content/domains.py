@@ -1,7 +1,7 @@
-"""Internet domain names in ASCII as DNS and SMTP carry them: IDNA 2008 with UTS #46's mapping, non-transitional.
+"""Convert domain names to ASCII for DNS and SMTP: IDNA 2008 with UTS #46's mapping, non-transitional. Pure.
 
-Used by the address checks, by the MIME writer and for suppression keys, so that all three mean the same domain.
-Size is checked before anything else: IDNA's own checks take more than linear time.
+The address checks, the MIME writer and suppression keys (`pipeline.runtime.signing`) use it, so that all mean the same
+domain. The size is checked first, because IDNA's own checks take more than linear time.
 """
 
 import functools
@@ -15,22 +15,22 @@ MAX_DOMAIN_CHARS: Final = 253
 """RFC 1035 §2.3.4: 255 octets with the root label and the first length octet."""
 MAX_LABEL_CHARS: Final = 63
 MAX_CACHED_DOMAINS: Final = 4096
-"""Each at most MAX_DOMAIN_CHARS long, so the cache holds a few MB at most."""
+"""Domains whose ASCII forms are cached; each has at most MAX_DOMAIN_CHARS, so the cache takes a few MB at most."""
 
-# Letters, digits and hyphens; underscores too, which DNS carries and some mail hosts have in their names.
+# Letters, digits, hyphens, and underscores, which DNS allows and some mail hosts have in their names.
 _ASCII_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?")
 _SYMBOL: Final = "So"
-"""Unicode's category of emoji: IDNA 2008 knows none, yet registries sell them and browsers open them."""
+"""Unicode's category of emoji. IDNA 2008 allows none, but registries sell such domains and browsers open them."""
 
 
 class InvalidDomain(ValueError):
-    """A text that is no domain name; its message says why without repeating it."""
+    """A text that is no domain name; the error message gives the reason without the text."""
 
 
 def to_ascii(domain: str) -> str:
     """Return the domain in lower case with A-labels. Raise InvalidDomain.
 
-    An ASCII label is kept as it is, A-labels included: whether one is registered only DNS tells.
+    ASCII labels, A-labels included, are not validated further: only DNS knows whether one exists.
     """
     if len(domain) > MAX_DOMAIN_CHARS:
         raise InvalidDomain(f"more than {MAX_DOMAIN_CHARS} characters")
@@ -42,11 +42,11 @@ def to_ascii(domain: str) -> str:
 
 def to_unicode(domain: str) -> str:
     """Return what to_ascii returned with its A-labels decoded; a label that can't be decoded stays."""
-    return ".".join(_decoded(label) for label in domain.split("."))
+    return ".".join(_decode_label(label) for label in domain.split("."))
 
 
 def is_same_domain(first: str, second: str) -> bool:
-    """Return whether both are one domain name; False where one of them is none."""
+    """Return whether both are the same domain; False if one of them is no domain name."""
     try:
         return to_ascii(first) == to_ascii(second)
     except InvalidDomain:
@@ -58,7 +58,7 @@ def _encoded(domain: str) -> tuple[str, str]:
     """Return the ASCII form and an empty text, or an empty text and the problem; the caller checked the length."""
     try:
         mapped = domain.lower() if domain.isascii() else _mapped(domain)
-        encoded = ".".join(_label(label) for label in mapped.split("."))
+        encoded = ".".join(_encode_label(label) for label in mapped.split("."))
     except InvalidDomain as error:
         return "", str(error)
     if len(encoded) > MAX_DOMAIN_CHARS:
@@ -67,7 +67,7 @@ def _encoded(domain: str) -> tuple[str, str]:
 
 
 def _mapped(domain: str) -> str:
-    """Return the domain after UTS #46's mapping: lower case, NFC, full-width letters and dots made plain ones."""
+    """Return the domain after UTS #46's mapping: lower case, NFC, full-width characters as plain ones."""
     try:
         mapped = idna.uts46_remap(domain, std3_rules=False, transitional=False)
     except (idna.IDNAError, ValueError, IndexError) as error:
@@ -77,7 +77,7 @@ def _mapped(domain: str) -> str:
     return mapped
 
 
-def _label(label: str) -> str:
+def _encode_label(label: str) -> str:
     if not label:
         raise InvalidDomain("an empty label")
     if len(label) > MAX_LABEL_CHARS:
@@ -87,18 +87,18 @@ def _label(label: str) -> str:
             raise InvalidDomain("a label with characters that DNS does not have, or a hyphen at its end")
         return label
     if any(unicodedata.category(character) == _SYMBOL for character in label):
-        return _with_symbols(label)
+        return _encode_emoji_label(label)
     try:
         return idna.alabel(label).decode("ascii")
     except (idna.IDNAError, ValueError, IndexError) as error:
         raise InvalidDomain(_reason(error)) from None
 
 
-def _with_symbols(label: str) -> str:
-    """Return an emoji label's A-label as browsers make it: what is no symbol must pass IDNA 2008 by itself."""
+def _encode_emoji_label(label: str) -> str:
+    """Return the A-label of a label with emoji, as browsers do; its other characters must be valid in IDNA 2008."""
     letters = "".join(character for character in label if unicodedata.category(character) != _SYMBOL)
     if letters and not letters.isascii():
-        _label(letters)
+        _encode_label(letters)
     if not re.fullmatch(r"[a-z0-9-]*", letters) and letters.isascii():
         raise InvalidDomain("a label with characters that DNS does not have")
     if label.startswith("-") or label.endswith("-") or label[2:4] == "--":
@@ -109,7 +109,7 @@ def _with_symbols(label: str) -> str:
     return encoded
 
 
-def _decoded(label: str) -> str:
+def _decode_label(label: str) -> str:
     if not label.startswith("xn--") or len(label) > MAX_LABEL_CHARS:
         return label
     try:
@@ -119,6 +119,6 @@ def _decoded(label: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Return the code point that is refused, if the library names one; never the domain itself."""
-    found = re.search(r"U\+[0-9A-F]{4,6}", str(error)[:400])
-    return f"{found[0]} is not allowed there" if found else "not a valid internationalized label"
+    """Return a reason with the refused code point, if the library names one, and never with the domain itself."""
+    code_point = re.search(r"U\+[0-9A-F]{4,6}", str(error)[:400])
+    return f"{code_point[0]} is not allowed there" if code_point else "not a valid internationalized label"

@@ -1,14 +1,14 @@
-"""Names of headers that a caller may add to a message, and those that would steer whoever carries it. Pure.
+"""Check names of headers that a caller adds to a message. Pure; the dialects and the MIME writer call it.
 
-Sending services take orders from headers: which account pays, who else gets a copy, whether the message is sent at
-all. They are Mailfold's to give; a caller who gives them acts in another tenant's name.
+Sending services read instructions from headers: which account pays, who else gets a copy, whether the message is sent
+at all. Only Mailfold may give them: the account is shared, so a caller's instruction could act for another tenant.
 """
 
 import re
 from typing import Final
 
 NAME_MAX_CHARS: Final = 60
-# RFC 9110 §5.6.2: narrower than RFC 5322's field names, so that every service and server takes it.
+# RFC 9110 §5.6.2: narrower than RFC 5322's field names, so that every service and server accepts it.
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _STEERING: Final = re.compile(
     r"x-("
@@ -21,7 +21,7 @@ _STEERING: Final = re.compile(
     r"|mt|mailtrap|mailersend"
     r"|elasticemail|smtp2go|socketlabs|xsmailingid|xsmessageid"
     r"|virtual-?mta"  # PowerMTA
-    r"|ms-exchange|forefront|microsoft-antispam|google|gmail|gm"  # what mailbox providers write themselves
+    r"|ms-exchange|forefront|microsoft-antispam|google|gmail|gm"  # written by mailbox providers
     r"|mailfold"
     r")(?![a-z0-9])",
     re.IGNORECASE,
@@ -34,5 +34,5 @@ def is_custom_name(name: str) -> bool:
 
 
 def is_steering(name: str) -> bool:
-    """Return whether a header of this name is an order to a sending service, or not a caller's to write."""
+    """Return whether a header of this name instructs a sending service, or is written by servers or Mailfold only."""
     return _STEERING.match(name) is not None

@@ -1,7 +1,7 @@
-"""HTML in, the same HTML with signed click links, the pixel and a trap out. Pure; every other byte stays.
+"""Add signed click links, the tracking pixel and a trap link to HTML. Pure; the dispatcher calls it.
 
-Not a parser that writes HTML anew: senders' markup is full of what only their readers'
-clients understand, so only the values of `href` change.
+The HTML isn't parsed and written again, because senders' markup is full of constructs that only some mail clients
+understand: only the values of `href` change, and every other byte stays.
 """
 
 import html
@@ -34,7 +34,7 @@ _TAGS: Final = re.compile(
 _OUTLOOK_TAGS: Final = re.compile(
     rf"{skipped_run_pattern(_LINK_TAG_NAMES)}|{_LINK}|{RAW_TEXT}|<[a-zA-Z/].*+", re.DOTALL
 )
-"""Within a conditional comment, where no other comment can be."""
+"""Tokens within a conditional comment, which can't contain another comment."""
 _ENDING: Final = rf"/(?i:body|html){NAME_END}"
 _END_TOKENS: Final = re.compile(
     rf"{skipped_run_pattern(_ENDING)}|</(?:(?P<body>(?i:body))|(?P<html>(?i:html))){NAME_END}{ATTRIBUTES}>"
@@ -43,16 +43,16 @@ _END_TOKENS: Final = re.compile(
 )
 _WEB_URL: Final = re.compile(r"https?://[^/]", re.IGNORECASE)
 _TEMPLATE_MARKS: Final = ("{{", "{%", "[[", "<%", "*|", "|*", "%%", "${")
-"""What some later hand will fill in; a signed copy of it would lead nowhere."""
+"""Marks of values that a sending service fills in later; a signed copy of such a link would lead nowhere."""
 _CONTROLS_AND_SPACE: Final = "".join(map(chr, range(0x21)))
 TRACKING_HASH_PLACEHOLDER: Final = "mailfold-tracking-hash-of-this-email"
-"""Stands in a rendered content, which many emails share, where each of them has a hash of its own."""
+"""Text in place of an email's tracking hash in a rendered content, which many emails share."""
 _MAX_LINK_NUMBER: Final = 0xFFFF
-"""A token has two bytes for the link's number."""
+"""The largest number of a link: a token has two bytes for it."""
 
 
 def with_tracking_hash(text: str, signer: Signer, email_id: EmailId) -> str:
-    """The hash that names this email, wherever the content's template asked for it."""
+    """Return the text with the email's tracking hash wherever the content's template names it."""
     return (
         text.replace(TRACKING_HASH_PLACEHOLDER, pixel_token(signer, email_id))
         if TRACKING_HASH_PLACEHOLDER in text
@@ -61,43 +61,46 @@ def with_tracking_hash(text: str, signer: Signer, email_id: EmailId) -> str:
 
 
 def with_click_links(markup: str, signer: Signer, email_id: EmailId, public_url: str) -> str:
-    """Each http(s) link of an `a`, `area` or VML shape leads by way of `{public_url}/c/…`, in order numbered from 0."""
+    """Return the markup with each http(s) link of an `a`, `area` or VML shape replaced by `{public_url}/c/{token}`.
+
+    The links are numbered from 0 in their order.
+    """
     base = public_url.rstrip("/")
     number = 0
 
-    def link(target: str) -> str | None:
+    def click_url(target: str) -> str | None:
         nonlocal number
-        url = _target(target, base)
+        url = _trackable_url(target, base)
         if url is None or number > _MAX_LINK_NUMBER:
             return None
         token = click_token(signer, email_id, number, url)
         number += 1
         return f"{base}/c/{token}"
 
-    return _with_links(_TAGS, markup, link)
+    return _with_replaced_links(_TAGS, markup, click_url)
 
 
 def with_pixel(markup: str, signer: Signer, email_id: EmailId, public_url: str) -> str:
-    """The tracking pixel as the body's last element; at the end where the body has none."""
+    """Return the markup with the tracking pixel as the last element of the body, or at the end without `</body>`."""
     source = f"{public_url.rstrip('/')}/o/{pixel_token(signer, email_id)}.gif"
-    return _at_end(markup, f'<img src="{html.escape(source)}" width="1" height="1" alt="" style="border:0">')
+    return _insert_at_end(markup, f'<img src="{html.escape(source)}" width="1" height="1" alt="" style="border:0">')
 
 
 def with_trap_link(markup: str, signer: Signer, email_id: EmailId, public_url: str) -> str:
-    """A link that no human sees, hears or reaches by keyboard: who follows it follows whatever there is."""
+    """Return the markup with a link that no person sees, hears or reaches by keyboard: only a bot follows it."""
     target = html.escape(f"{public_url.rstrip('/')}/t/{trap_token(signer, email_id)}")
-    return _at_end(markup, f'<a href="{target}" style="display:none" tabindex="-1" aria-hidden="true"></a>')
+    return _insert_at_end(markup, f'<a href="{target}" style="display:none" tabindex="-1" aria-hidden="true"></a>')
 
 
-def _at_end(markup: str, element: str) -> str:
-    place = _end_of_body(markup)
-    return markup[:place] + element + markup[place:]
+def _insert_at_end(markup: str, element: str) -> str:
+    end = _end_of_body(markup)
+    return markup[:end] + element + markup[end:]
 
 
 def _end_of_body(markup: str) -> int:
-    """Return where the last `</body>` is, or else the last `</html>`, or else where the text ends.
+    """Return the position of the last `</body>`, or else of the last `</html>`, or else the end of the text.
 
-    What is never closed, such as a comment, takes in all that follows it: then the end is before it.
+    An unclosed construct, such as a comment, contains all that follows it, so the end is before it.
     """
     ends: dict[str, int] = {}
     for token in _END_TOKENS.finditer(markup):
@@ -107,16 +110,17 @@ def _end_of_body(markup: str) -> int:
     return ends.get("body", ends.get("html", ends.get("unclosed", len(markup))))
 
 
-def _with_links(tags: "re.Pattern[str]", markup: str, link: Callable[[str], str | None]) -> str:
+def _with_replaced_links(tags: "re.Pattern[str]", markup: str, replace: Callable[[str], str | None]) -> str:
+    """Return the markup with its links replaced; ``replace`` returns None for a target that stays."""
     pieces: list[str] = []
     copied = 0
     for token in tags.finditer(markup):
-        # Most tokens are none of ours: nothing is copied or looked up for them.
+        # Most tokens contain no link: they are copied with the text around them.
         kind = token.lastgroup
         if kind == "link":
-            piece = _with_link(token[0], len(token[kind]), link)
+            piece = _with_replaced_link(token[0], len(token[kind]), replace)
         elif kind == "conditional":
-            piece = f"{token[0][:7]}{_with_links(_OUTLOOK_TAGS, token[kind], link)}-->"
+            piece = f"{token[0][:7]}{_with_replaced_links(_OUTLOOK_TAGS, token[kind], replace)}-->"
         else:
             continue
         pieces += [markup[copied : token.start()], piece]
@@ -124,16 +128,18 @@ def _with_links(tags: "re.Pattern[str]", markup: str, link: Callable[[str], str 
     return "".join([*pieces, markup[copied:]])
 
 
-def _with_link(tag: str, start: int, link: Callable[[str], str | None]) -> str:
+def _with_replaced_link(tag: str, start: int, replace: Callable[[str], str | None]) -> str:
+    """Return the tag with its `href` replaced; ``start`` is the position after the tag's name."""
     span = attribute_span(tag, start, "href")
     if span is None:
         return tag
-    found = link(attribute_value(tag[span[0] : span[1]]))
-    return tag if found is None else f'{tag[: span[0]]}"{html.escape(found)}"{tag[span[1] :]}'
+    url = replace(attribute_value(tag[span[0] : span[1]]))
+    return tag if url is None else f'{tag[: span[0]]}"{html.escape(url)}"{tag[span[1] :]}'
 
 
-def _target(value: str, base: str) -> str | None:
-    # Browsers drop tabs and line breaks from addresses (URL standard, "basic URL parser").
+def _trackable_url(value: str, base: str) -> str | None:
+    """Return the URL of an `href` to track; None for our own links, marks of templates, and other schemes."""
+    # Browsers remove tabs and line breaks from URLs (URL standard, "basic URL parser").
     url = re.sub(r"[\t\r\n]", "", value).strip(_CONTROLS_AND_SPACE)
     ours = url.startswith((base + "/c/", base + "/u/", base + "/t/"))
     if ours or not _WEB_URL.match(url) or any(mark in url for mark in _TEMPLATE_MARKS):

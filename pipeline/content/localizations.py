@@ -1,6 +1,7 @@
-"""A tenant's localizations: the texts that templates name as ``{{key,…}}``, by language and key. Pure.
+"""Parse, check and look up a tenant's localizations: the texts that templates name as ``{{key,…}}``. Pure.
 
-They lie on the topic of templates, as one more template whose name nobody can choose; a push replaces all of them.
+The routes and commands for localizations call it, and those that render templates. A tenant's localizations
+are stored on the topic of templates as one template with a reserved name; a push replaces all of them.
 """
 
 from collections.abc import Mapping
@@ -22,26 +23,26 @@ from pipeline.errors import MissingLocalization, Refused
 from topics.templates import LOCALIZATIONS_MAX_BYTES, LOCALIZATIONS_NAME, Template, TemplateSyntax, TemplateTexts
 
 DEFAULT_LANGUAGE: Final = "en"
-"""The language of those whose own isn't there, if no other is chosen."""
+"""The default of a set that names no default language."""
 FILE_EXTENSION: Final = ".json"
 _decode_texts: Final = msgspec.json.Decoder(dict[str, str]).decode
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
 
 
 class LocalizationSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is pushed."""
+    """The body of a push."""
 
     languages: Annotated[
         dict[str, dict[str, str]],
         Meta(description="By language (en, nl, en-gb): a text by key, with $1, $2 for arguments"),
     ]
-    default: Annotated[str, Meta(description="The language that has every key, for those whose own hasn't")] = (
-        DEFAULT_LANGUAGE
-    )
+    default: Annotated[
+        str, Meta(description="The language that has every key, used where a text is missing in the wanted language")
+    ] = DEFAULT_LANGUAGE
 
 
 class LocalizationSetView(msgspec.Struct, frozen=True, kw_only=True):
-    """The set as we answer with it."""
+    """A set as the API shows it."""
 
     version: int
     hash: str
@@ -54,18 +55,18 @@ _decode_set: Final = msgspec.json.Decoder(LocalizationSet).decode
 
 
 def parse_draft(tenant: str, body: bytes) -> Template:
-    """Return the draft of a pushed set. Raises Refused with what and where."""
+    """Return the draft of a pushed set. Raise Refused with the place of the problem."""
     try:
-        given = _decode_set(body)
+        pushed = _decode_set(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Refused(str(error).replace("`", ""), "body") from None
-    return make_draft(tenant, given.languages, given.default)
+    return make_draft(tenant, pushed.languages, pushed.default)
 
 
 def draft_from_files(tenant: str, files: Mapping[str, str], default: str = DEFAULT_LANGUAGE) -> Template:
-    """Return the draft of a folder's files: ``EN.json`` has English texts by key. Raises Refused with what and where.
+    """Return the draft of a folder's files: ``EN.json`` has English texts by key. Raise Refused.
 
-    ``files``: by name.
+    ``files``: their contents by name.
     """
     languages: dict[str, dict[str, str]] = {}
     for name, content in sorted(files.items()):
@@ -78,33 +79,33 @@ def draft_from_files(tenant: str, files: Mapping[str, str], default: str = DEFAU
 
 
 def make_draft(tenant: str, languages: Mapping[str, Mapping[str, str]], default: str = DEFAULT_LANGUAGE) -> Template:
-    """Return a version 0 that was found good. Raises Refused with what and where (``nl.greeting: …``)."""
-    tagged = {language_tag(language): texts for language, texts in languages.items()}
-    if not 0 < len(tagged) <= MAX_LANGUAGES or len(tagged) != len(languages):
+    """Return a valid set as version 0. Raise Refused with the place of the problem (``nl.greeting: …``)."""
+    texts_by_tag = {language_tag(language): texts for language, texts in languages.items()}
+    if not 0 < len(texts_by_tag) <= MAX_LANGUAGES or len(texts_by_tag) != len(languages):
         raise Refused(f"1 to {MAX_LANGUAGES} languages, each once", "languages")
-    chosen = language_tag(default)
-    if chosen not in tagged:
-        raise Refused(f"there are no texts in {chosen}, for those whose language isn't there", "default")
-    for language, texts in tagged.items():
-        _check(language, texts, tagged[chosen])
-    made = Template(
+    default_tag = language_tag(default)
+    if default_tag not in texts_by_tag:
+        raise Refused(f"there are no texts in {default_tag}, for those whose language isn't there", "default")
+    for language, texts in texts_by_tag.items():
+        _check_texts(language, texts, texts_by_tag[default_tag])
+    draft = Template(
         template_id=template_id(tenant, LOCALIZATIONS_NAME),
         version=0,
         tenant=tenant,
         name=LOCALIZATIONS_NAME,
         hash="",
         syntax=TemplateSyntax.EXTRAHORIZON,
-        texts={language: TemplateTexts(text=_encode(texts).decode()) for language, texts in tagged.items()},
-        default=chosen,
+        texts={language: TemplateTexts(text=_encode(texts).decode()) for language, texts in texts_by_tag.items()},
+        default=default_tag,
         recorded_at=0,
     )
-    if (size := len(msgspec.json.encode(made))) > LOCALIZATIONS_MAX_BYTES:
+    if (size := len(msgspec.json.encode(draft))) > LOCALIZATIONS_MAX_BYTES:
         raise Refused(f"{size} bytes; at most {LOCALIZATIONS_MAX_BYTES}", "languages")
-    return msgspec.structs.replace(made, hash=template_hash(made))
+    return msgspec.structs.replace(draft, hash=template_hash(draft))
 
 
 def localization_set_view(template: Template) -> LocalizationSetView:
-    """Return a set with its texts taken apart."""
+    """Return a stored set as the API shows it."""
     return LocalizationSetView(
         version=template.version,
         hash=template.hash,
@@ -115,30 +116,36 @@ def localization_set_view(template: Template) -> LocalizationSetView:
 
 
 class Localizer:
-    """A set's texts for somebody who wants a language; each key falls back by itself, to the default in the end."""
+    """Looks up a set's texts in a language; a missing key is looked up in the language's fallbacks and the default."""
 
-    def __init__(self, found: Template | None, wanted: str) -> None:
-        """``found``: the set; None where the tenant has none."""
-        tags = () if found is None else dict.fromkeys((*language_fallbacks(wanted), found.default))
+    def __init__(self, template: Template | None, language: str) -> None:
+        """Decode the texts of a language and its fallbacks.
+
+        ``template``: the stored set; None if the tenant has none.
+        """
+        tags = () if template is None else dict.fromkeys((*language_fallbacks(language), template.default))
         self._texts = [
-            _decode_texts(found.texts[tag].text.encode()) for tag in tags if found is not None and tag in found.texts
+            _decode_texts(template.texts[tag].text.encode())
+            for tag in tags
+            if template is not None and tag in template.texts
         ]
 
     def __call__(self, key: str) -> str:
-        """Return the text of a key. Raises MissingLocalization."""
+        """Return the text of a key. Raise MissingLocalization."""
         for texts in self._texts:
             if key in texts:
                 return texts[key]
         raise MissingLocalization(f"there is no localization {key}; `mailfold templates localizations push` makes it")
 
 
-def _check(language: str, texts: Mapping[str, str], complete: Mapping[str, str]) -> None:
+def _check_texts(language: str, texts: Mapping[str, str], default_texts: Mapping[str, str]) -> None:
+    """Raise Refused for an invalid language, key or text, and for a key that the default language doesn't have."""
     if not LANGUAGE_TAG_PATTERN.fullmatch(language) or language == "default":
         raise Refused("a language, such as en or en-gb", language)
     for key, text in texts.items():
         if not LOCALIZATION_KEY.fullmatch(key):
             raise Refused("a key: letters, digits, . _ and -; at most 200", f"{language}.{key[:100]}")
-        if key not in complete:
+        if key not in default_texts:
             raise Refused("not in the default language, which has to have every key", f"{language}.{key}")
         if "{{" in text or "$content." in text:
             raise Refused(

@@ -1,4 +1,4 @@
-"""What one email says and to whom, ready for whoever carries it: MIME and each provider's JSON are made of it. Pure."""
+"""An email that is ready to send. Pure; the dispatcher makes it, the transports encode it as MIME or JSON."""
 
 from dataclasses import dataclass
 
@@ -11,18 +11,18 @@ MessageHeaders = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class OutgoingMessage:
-    """A request with its content as it goes out: our links, pixel and headers in it."""
+    """A send request with its final content: with our links, pixel and headers."""
 
     request: SendRequest
     content: MessageContent
     sender: Mailbox
     message_id: str
-    """In angle brackets; the same at every attempt."""
+    """The Message-ID in angle brackets; the same at every attempt."""
     date: Millis
     extra_headers: MessageHeaders = ()
-    """Headers of ours, such as `List-Unsubscribe`."""
+    """Headers that Mailfold adds, such as `List-Unsubscribe`."""
 
     @property
     def recipient(self) -> Mailbox:
-        """Whom it goes to."""
+        """The recipient with the display name."""
         return Mailbox(address=self.request.recipient, name=self.request.recipient_name)

@@ -1,4 +1,4 @@
-"""A moment and one of PHP's date formats in, text out. Pure; English names, as PHP's own.
+"""Format times by PHP's date formats, with English names as in PHP. Pure; Twig's filter `date` calls it.
 
 https://www.php.net/manual/en/datetime.format.php
 """
@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from pipeline.errors import Refused
 
 DEFAULT_FORMAT: Final = "F j, Y H:i"
-"""Twig's, where a template names none."""
+"""Twig's default format."""
 FORMAT_MAX_CHARS: Final = 200
 
 _DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -22,10 +22,10 @@ _MONTHS: Final = (
 )
 _SUFFIXES: Final = {1: "st", 21: "st", 31: "st", 2: "nd", 22: "nd", 3: "rd", 23: "rd"}
 _MAX_TIMESTAMP_S: Final = 253_402_300_799
-"""The last second of the year 9999: what lies beyond is no date that Python knows."""
+"""The last second of the year 9999, the last year that Python's datetime can represent."""
 
 
-def _leap(at: datetime) -> bool:
+def _is_leap_year(at: datetime) -> bool:
     return at.year % 4 == 0 and (at.year % 100 != 0 or at.year % 400 == 0)
 
 
@@ -35,14 +35,15 @@ def _days_in_month(at: datetime) -> int:
     return (at.replace(month=at.month + 1, day=1) - at.replace(day=1)).days
 
 
-def _offset(at: datetime, colon: str) -> str:
+def _utc_offset(at: datetime, separator: str) -> str:
     minutes = int((at.utcoffset() or timedelta()).total_seconds()) // 60
-    return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}{colon}{abs(minutes) % 60:02}"
+    return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}{separator}{abs(minutes) % 60:02}"
 
 
-def _swatch(at: datetime) -> int:
-    beat = at.astimezone(UTC) + timedelta(hours=1)
-    return int((beat.hour * 3600 + beat.minute * 60 + beat.second) / 86.4) % 1000
+def _swatch_beat(at: datetime) -> int:
+    """Return the Swatch Internet Time, 0 to 999."""
+    biel_time = at.astimezone(UTC) + timedelta(hours=1)
+    return int((biel_time.hour * 3600 + biel_time.minute * 60 + biel_time.second) / 86.4) % 1000
 
 
 _FORMAT_LETTERS: Final[dict[str, Callable[[datetime], Any]]] = {
@@ -60,13 +61,13 @@ _FORMAT_LETTERS: Final[dict[str, Callable[[datetime], Any]]] = {
     "M": lambda at: _MONTHS[at.month - 1][:3],
     "n": lambda at: at.month,
     "t": _days_in_month,
-    "L": lambda at: int(_leap(at)),
+    "L": lambda at: int(_is_leap_year(at)),
     "o": lambda at: at.isocalendar().year,
     "Y": lambda at: f"{at.year:04}",
     "y": lambda at: f"{at.year % 100:02}",
     "a": lambda at: "am" if at.hour < 12 else "pm",
     "A": lambda at: "AM" if at.hour < 12 else "PM",
-    "B": lambda at: f"{_swatch(at):03}",
+    "B": lambda at: f"{_swatch_beat(at):03}",
     "g": lambda at: at.hour % 12 or 12,
     "G": lambda at: at.hour,
     "h": lambda at: f"{at.hour % 12 or 12:02}",
@@ -77,9 +78,9 @@ _FORMAT_LETTERS: Final[dict[str, Callable[[datetime], Any]]] = {
     "v": lambda at: f"{at.microsecond // 1000:03}",
     "e": lambda at: str(at.tzinfo),
     "I": lambda at: int(bool(at.dst())),
-    "O": lambda at: _offset(at, ""),
-    "P": lambda at: _offset(at, ":"),
-    "p": lambda at: _offset(at, ":") if at.utcoffset() else "Z",
+    "O": lambda at: _utc_offset(at, ""),
+    "P": lambda at: _utc_offset(at, ":"),
+    "p": lambda at: _utc_offset(at, ":") if at.utcoffset() else "Z",
     "T": lambda at: at.tzname() or "",
     "Z": lambda at: int((at.utcoffset() or timedelta()).total_seconds()),
     "U": lambda at: int(at.timestamp()),
@@ -90,29 +91,29 @@ _TOKEN: Final = re.compile(r"\\(.)|\\|(.)", re.DOTALL)
 
 
 def format_php(at: datetime, form: str) -> str:
-    """The moment in this format; letters that mean nothing, and those behind a backslash, stand for themselves."""
+    """Return the time in this format; unknown letters, and those after a backslash, stand for themselves."""
 
-    def written(token: "re.Match[str]") -> str:
+    def formatted(token: "re.Match[str]") -> str:
         if token[2] is None:
             return token[1] or ""
-        sign = _FORMAT_LETTERS.get(token[2])
-        return token[2] if sign is None else str(sign(at))
+        letter = _FORMAT_LETTERS.get(token[2])
+        return token[2] if letter is None else str(letter(at))
 
-    return _TOKEN.sub(written, form)
+    return _TOKEN.sub(formatted, form)
 
 
 def parse_datetime(value: Any, now: int, zone: str = "UTC") -> datetime:
-    """The moment that a variable names: seconds since 1970, an ISO date, or "now" (milliseconds given).
+    """Return the time that a value names, in the zone. Raise Refused.
 
-    Raises Refused for what is none.
+    ``value``: seconds since 1970, an ISO date, or "now"; ``now``: milliseconds.
     """
     try:
-        return _moment(value, now).astimezone(_zone(zone))
+        return _parse_time(value, now).astimezone(_parse_zone(zone))
     except (OverflowError, OSError) as error:
         raise Refused(f"not a date: {str(value)[:40]!r}") from error
 
 
-def _moment(value: Any, now: int) -> datetime:
+def _parse_time(value: Any, now: int) -> datetime:
     if value == "now":
         return datetime.fromtimestamp(now / 1000, UTC)
     if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,12}", value):
@@ -120,13 +121,13 @@ def _moment(value: Any, now: int) -> datetime:
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MAX_TIMESTAMP_S:
         return datetime.fromtimestamp(value, UTC)
     try:
-        found = datetime.fromisoformat(value)
+        parsed = datetime.fromisoformat(value)
     except (TypeError, ValueError):
         raise Refused(f"not a date: {str(value)[:40]!r}") from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
-def _zone(name: str) -> Any:
+def _parse_zone(name: str) -> Any:
     if name.upper() in ("UTC", "Z", "GMT"):
         return UTC
     try:

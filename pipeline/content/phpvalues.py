@@ -1,4 +1,4 @@
-"""JSON values as PHP 8 prints, compares and escapes them, which is what Twig's authors expect. Pure.
+"""Print, compare and escape JSON values as PHP 8 and Twig do. Pure; the Twig renderer calls it.
 
 https://www.php.net/manual/en/types.comparisons.php, https://twig.symfony.com/doc/3.x/filters/escape.html
 """
@@ -9,17 +9,17 @@ from typing import Any, Final
 from urllib.parse import quote
 
 SpendWork = Callable[[int], None]
-"""Takes the characters that are about to be touched off a budget; raises where there are none left."""
+"""A function that deducts a number of characters from a work budget, and raises if the budget is exceeded."""
 
 _NUMERIC: Final = re.compile(
     r"\A[ \t\n\r\v\f]*+[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?[ \t\n\r\v\f]*+"
 )
 _MAX_NUMERIC_CHARS: Final = 400
-"""A longer text is no number, whatever stands in it."""
+"""Characters of the longest text that is compared as a number."""
 _FLOAT_DIGITS: Final = 14
-"""PHP's setting `precision`, as it is where nobody changed it."""
+"""Digits of a printed float: the default of PHP's setting `precision`."""
 _ITEM_COST_CHARS: Final = 400
-"""What a comparison of two members costs, in characters: it takes as long as to touch so many."""
+"""Characters that a comparison of two members counts as; it takes as long as reading so many."""
 
 
 # ----------------------------------------------------------------------------- printing
@@ -34,17 +34,17 @@ def float_text(value: float) -> str:
 
 # ---------------------------------------------------------------------------- comparing
 def is_true(value: Any) -> bool:
-    """Return what `if` makes of a value: the text "0" is false, as is whatever is empty."""
+    """Return whether a value is true in a condition: the text "0" and all empty values are false."""
     return bool(value) and not (isinstance(value, str) and value == "0")
 
 
 def are_equal(left: Any, right: Any, spend: SpendWork) -> bool:
-    """Return what `==` says."""
+    """Return whether the values are equal by PHP's `==`."""
     return compare(left, right, spend) == 0
 
 
 def compare(left: Any, right: Any, spend: SpendWork) -> int | None:
-    """Return a number below, at or above 0 as `<=>` does; None where neither is greater, as with NAN."""
+    """Return a number below, equal to or above 0 as `<=>` does; None if the values have no order, as with NAN."""
     if left is None and isinstance(right, str):
         left = ""
     elif right is None and isinstance(left, str):
@@ -77,18 +77,18 @@ def _compare_members(left: Any, right: Any, spend: SpendWork) -> int | None:
         return -1
     if len(left) != len(right):
         return len(left) - len(right)
-    others = _members(right)
+    right_members = _members(right)
     for key, value in _members(left).items():
         spend(_ITEM_COST_CHARS)
-        if key not in others:
+        if key not in right_members:
             return None
-        if (order := compare(value, others[key], spend)) != 0:
+        if (order := compare(value, right_members[key], spend)) != 0:
             return order
     return 0
 
 
 def contains(whole: Any, part: Any, spend: SpendWork) -> bool:
-    """Return what `part in whole` says: a text's part, or a value among the members."""
+    """Return whether a text contains a part, or a list or object a value, as Twig's `in` does."""
     if isinstance(whole, str):
         spend(len(whole) + _cost(part))
         return isinstance(part, str | int | float) and not isinstance(part, bool) and _scalar_text(part) in whole
@@ -130,8 +130,8 @@ _JS_ESCAPES: Final = {
 }
 
 
-def _in_attribute(found: "re.Match[str]") -> str:
-    char = found[0]
+def _escape_in_attribute(match: "re.Match[str]") -> str:
+    char = match[0]
     code = ord(char)
     if char in _ENTITIES:
         return _ENTITIES[char]
@@ -140,8 +140,8 @@ def _in_attribute(found: "re.Match[str]") -> str:
     return f"&#x{code:02X};" if code < 0x80 else f"&#x{code:04X};"
 
 
-def _in_script(found: "re.Match[str]") -> str:
-    char = found[0]
+def _escape_in_script(match: "re.Match[str]") -> str:
+    char = match[0]
     if char in _JS_ESCAPES:
         return _JS_ESCAPES[char]
     units = char.encode("utf-16-be", "surrogatepass")
@@ -149,9 +149,9 @@ def _in_script(found: "re.Match[str]") -> str:
 
 
 ESCAPE_BY_STRATEGY: Final[dict[str, Callable[[str], str]]] = {
-    "html_attr": lambda text: _NOT_IN_ATTRIBUTES.sub(_in_attribute, text),
-    "js": lambda text: _NOT_IN_SCRIPTS.sub(_in_script, text),
-    "css": lambda text: _NOT_IN_STYLES.sub(lambda found: rf"\{ord(found[0]):X} ", text),
+    "html_attr": lambda text: _NOT_IN_ATTRIBUTES.sub(_escape_in_attribute, text),
+    "js": lambda text: _NOT_IN_SCRIPTS.sub(_escape_in_script, text),
+    "css": lambda text: _NOT_IN_STYLES.sub(lambda match: rf"\{ord(match[0]):X} ", text),
     "url": lambda text: quote(text.encode("utf-8", "replace"), safe=""),
 }
-"""Twig's strategies but `html`: what makes a text safe in an attribute's value, a script, a style or an address."""
+"""Twig's escaping strategies except `html`: for an attribute's value, a script, a style sheet and a URL."""

@@ -1,7 +1,7 @@
-"""A text with ``$content.path`` and ``{{key,$content.path}}`` marks in, what it says out. Pure; Extra Horizon's syntax.
+"""Render texts in Extra Horizon's syntax, with ``$content.path`` and ``{{key,$content.path}}`` marks. Pure.
 
-The marks are those of its template service's first version: Velocity's references to values, and the keys of
-localizations. A mark that is none of these is refused rather than sent to a reader as it is.
+`pipeline.content.render` calls it. The marks are those of the first version of Extra Horizon's template service:
+Velocity's references to values, and the keys of localizations. Any other mark is refused instead of sent as it is.
 """
 
 import math
@@ -17,11 +17,11 @@ from pipeline.errors import MissingLocalization, Refused
 
 MAX_ARGUMENTS: Final = 20
 MAX_PIECES: Final = 200_000
-"""Literals and values of one text, those in its localizations too; a template of the largest size has a quarter."""
+"""Literals and values of a rendered text with its localizations, four times those of the largest template."""
 LOCALIZATION_KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 """A localization's key."""
-# Braces within braces belong to no key, so each is met once: linear. A full stop behind a name ends a sentence; within
-# one it leads on. `$!` stands for nothing where there is no value.
+# A key contains no braces, so each brace is matched once, in linear time. A full stop after a path ends a sentence; it
+# is part of the path only before another name. `$!` is an empty text if there is no value.
 _MARK: Final = re.compile(
     r"\{\{(?P<key>[^{}]*)\}\}(?!\})"
     r"|(?P<open>\{\{)"
@@ -31,16 +31,20 @@ _MARK: Final = re.compile(
 _ARGUMENT: Final = re.compile(r"\$(\$|[1-9][0-9]?)")
 
 Localize = Callable[[str], str]
-"""A localization's key -> its text. Raises MissingLocalization."""
+"""A function that returns the text of a localization's key, or raises MissingLocalization."""
 
 
 class _VariableMark(msgspec.Struct, frozen=True):
+    """A reference to a value; a ``quiet`` one is an empty text if there is no value."""
+
     line: int
     path: tuple[str, ...]
     quiet: bool
 
 
 class _LocalizationMark(msgspec.Struct, frozen=True):
+    """A localization's key with its arguments, each a sequence of literals and values."""
+
     line: int
     key: str
     arguments: tuple[tuple["str | _VariableMark", ...], ...]
@@ -50,30 +54,30 @@ _TextPart = str | _VariableMark | _LocalizationMark
 
 
 def raise_missing_localization(key: str) -> str:
-    """Raise MissingLocalization: there are no localizations."""
+    """Raise MissingLocalization; used where a tenant has no localizations."""
     raise MissingLocalization(f"there is no localization {key}")
 
 
 class PlaceholderText:
-    """A text taken apart: literals and marks in turn."""
+    """A compiled text: literals and marks in turn."""
 
     def __init__(self, source: str, *, html: bool) -> None:
-        """Raises Refused, with the line, for a text that is too long, and for marks that mean nothing."""
+        """Compile the source. Raise Refused with the line for invalid marks, and for a text that is too long."""
         if len(source) > SOURCE_MAX_CHARS:
             raise Refused(f"more than {SOURCE_MAX_CHARS} characters")
         self._html = html
-        self._parts = tuple(_parsed(source, 1))
+        self._parts = tuple(_parse(source, 1))
 
     @property
     def mentions(self) -> tuple[VariableMention, ...]:
-        """Each line and the path of a value that it names."""
+        """The variables that the text names, each with its line."""
         return tuple((part.line, part.path) for part in _variables(self._parts))
 
     @property
     def nodes(self) -> int:
-        """The number of its literals and marks, those in a localization's arguments too."""
-        arguments = (part.arguments for part in self._parts if isinstance(part, _LocalizationMark))
-        return len(self._parts) + sum(len(argument) for given in arguments for argument in given)
+        """The number of literals and marks, with those in localizations' arguments."""
+        localizations = (part for part in self._parts if isinstance(part, _LocalizationMark))
+        return len(self._parts) + sum(len(argument) for mark in localizations for argument in mark.arguments)
 
     def render(
         self,
@@ -82,90 +86,93 @@ class PlaceholderText:
         max_output_bytes: int = MAX_OUTPUT_BYTES,
         localize: Localize = raise_missing_localization,
     ) -> str:
-        """Return what it says with these values.
+        """Return the text with these values. Raise Refused with the line and the variable or key.
 
-        Raise Refused, with line and variable or key, and for more than ``max_output_bytes``.
+        An output of more than ``max_output_bytes`` is refused as well. ``now`` isn't used: the syntax has no dates.
         """
-        return "".join(limit_output(self._counted(values, localize), max_output_bytes))
+        return "".join(limit_output(self._limited_pieces(values, localize), max_output_bytes))
 
-    def _counted(self, values: Mapping[str, Any], localize: Localize) -> Iterator[str]:
-        for count, piece in enumerate(self._said(values, localize)):
-            # A piece that says nothing is work as well.
+    def _limited_pieces(self, values: Mapping[str, Any], localize: Localize) -> Iterator[str]:
+        for count, piece in enumerate(self._pieces(values, localize)):
+            # Empty pieces count, too: they take time to render.
             if count > MAX_PIECES:
                 raise Refused(f"it says more than {MAX_PIECES} literals and values")
             yield piece
 
-    def _said(self, values: Mapping[str, Any], localize: Localize) -> Iterator[str]:
+    def _pieces(self, values: Mapping[str, Any], localize: Localize) -> Iterator[str]:
         for part in self._parts:
             if isinstance(part, _LocalizationMark):
-                yield from self._localized(part, values, localize)
+                yield from self._localized_pieces(part, values, localize)
             else:
-                yield self._filled(part, values)
+                yield self._value_text(part, values)
 
-    def _localized(self, mark: _LocalizationMark, values: Mapping[str, Any], localize: Localize) -> Iterator[str]:
-        """A localization's text, as it is: markup, if it is markup; what is filled into it is escaped."""
+    def _localized_pieces(
+        self, mark: _LocalizationMark, values: Mapping[str, Any], localize: Localize
+    ) -> Iterator[str]:
+        """Yield a localization's text unescaped, because it may be markup, with its arguments escaped."""
         try:
             text = localize(mark.key)
         except MissingLocalization as missing:
             raise MissingLocalization(f"line {mark.line}: {missing}") from None
         end = 0
-        for found in _ARGUMENT.finditer(text):
-            yield text[end : found.start()]
-            end = found.end()
-            if found[1] == "$":
+        for argument in _ARGUMENT.finditer(text):
+            yield text[end : argument.start()]
+            end = argument.end()
+            if argument[1] == "$":
                 yield "$"
                 continue
-            nth = int(found[1])
-            if nth > len(mark.arguments):
-                given = len(mark.arguments)
+            number = int(argument[1])
+            if number > len(mark.arguments):
                 raise Refused(
-                    f"line {mark.line}: {mark.key} has ${nth}, and {given} arguments are given; $$ is a dollar"
+                    f"line {mark.line}: {mark.key} has ${number}, and {len(mark.arguments)} arguments are given; "
+                    "$$ is a dollar"
                 )
-            for part in mark.arguments[nth - 1]:
-                yield self._filled(part, values)
+            for part in mark.arguments[number - 1]:
+                yield self._value_text(part, values)
         yield text[end:]
 
-    def _filled(self, part: str | _VariableMark, values: Mapping[str, Any]) -> str:
+    def _value_text(self, part: str | _VariableMark, values: Mapping[str, Any]) -> str:
         if isinstance(part, str):
             return part
         line, path = part.line, part.path
-        found: Any = values
+        value: Any = values
         for name in path:
-            if not isinstance(found, dict) or name not in found:
+            if not isinstance(value, dict) or name not in value:
                 if part.quiet:
                     return ""
                 raise Refused(f"line {line}: there is no variable {'.'.join(path)}")
-            found = found[name]
-        if isinstance(found, dict | list):
+            value = value[name]
+        if isinstance(value, dict | list):
             raise Refused(f"line {line}: {'.'.join(path)} is an object or a list; name one of its members")
-        text = _text(found)
+        text = _printed(value)
         return str(escape(text)) if self._html else text
 
 
-def _parsed(source: str, line: int) -> Iterator[_TextPart]:
+def _parse(source: str, line: int) -> Iterator[_TextPart]:
+    """Yield literals and marks in turn. Raise Refused; ``line`` is the number of the first line."""
     end = 0
-    for found in _MARK.finditer(source):
-        line += source.count("\n", end, found.start())
-        yield source[end : found.start()]
-        if found["key"] is not None:
-            yield _localization(found["key"], line)
-            line += found["key"].count("\n")
+    for mark in _MARK.finditer(source):
+        line += source.count("\n", end, mark.start())
+        yield source[end : mark.start()]
+        if mark["key"] is not None:
+            yield _parse_localization(mark["key"], line)
+            line += mark["key"].count("\n")
         else:
-            yield _variable(found, line)
-        end = found.end()
+            yield _parse_variable(mark, line)
+        end = mark.end()
     yield source[end:]
 
 
-def _variable(found: re.Match[str], line: int) -> _VariableMark:
-    if found["open"]:
+def _parse_variable(mark: re.Match[str], line: int) -> _VariableMark:
+    if mark["open"]:
         raise Refused(f"line {line}: {{{{ that opens no localization's key, such as {{{{greeting,$content.name}}}}")
-    if found["directive"]:
-        raise Refused(f"line {line}: there is no directive #{found['directive']}; the syntax twig has conditions")
-    path = found["path"] or found["braced"]
-    return _VariableMark(line, tuple(path[1:].split(".")), bool(found["quiet"]))
+    if mark["directive"]:
+        raise Refused(f"line {line}: there is no directive #{mark['directive']}; the syntax twig has conditions")
+    path = mark["path"] or mark["braced"]
+    return _VariableMark(line, tuple(path[1:].split(".")), bool(mark["quiet"]))
 
 
-def _localization(mark: str, line: int) -> _LocalizationMark:
+def _parse_localization(mark: str, line: int) -> _LocalizationMark:
     key, *arguments = (part.strip() for part in mark.split(","))
     if not LOCALIZATION_KEY.fullmatch(key):
         raise Refused(
@@ -173,11 +180,13 @@ def _localization(mark: str, line: int) -> _LocalizationMark:
         )
     if len(arguments) > MAX_ARGUMENTS:
         raise Refused(f"line {line}: {key} has more than {MAX_ARGUMENTS} arguments")
-    return _LocalizationMark(line, key, tuple(tuple(_plain(_parsed(argument, line))) for argument in arguments))
+    return _LocalizationMark(
+        line, key, tuple(tuple(_without_localizations(_parse(argument, line))) for argument in arguments)
+    )
 
 
-def _plain(parts: Iterator[_TextPart]) -> Iterator[str | _VariableMark]:
-    # There are no braces within braces, so no localization is in an argument of one.
+def _without_localizations(parts: Iterator[_TextPart]) -> Iterator[str | _VariableMark]:
+    # Nothing is lost: a key and its arguments contain no braces, so no localization can be among the parts.
     return (part for part in parts if not isinstance(part, _LocalizationMark))
 
 
@@ -190,8 +199,8 @@ def _variables(parts: Sequence[_TextPart]) -> Iterator[_VariableMark]:
             yield part
 
 
-def _text(value: Any) -> str:
-    """As JavaScript would print it."""
+def _printed(value: Any) -> str:
+    """Return a value as JavaScript prints it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None:
@@ -200,7 +209,7 @@ def _text(value: Any) -> str:
 
 
 def _float_text(value: float) -> str:
-    """ECMA-262, Number::toString: decimal from 1e-6 up to 1e21, and exponents without leading zeros."""
+    """Return a number by ECMA-262's Number::toString: decimal from 1e-6 to 1e21, exponents without leading zeros."""
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else f"{'-' if value < 0 else ''}Infinity"
     if value.is_integer() and abs(value) < 1e21:

@@ -1,9 +1,8 @@
-"""A text and its syntax in, something that renders it with values out. Pure: the one door to all syntaxes.
+"""Compile and render texts in any of the template syntaxes. Pure; templates and the FreshMail dialect call it.
 
-    compiled(body, Syntax.FRESHMAIL, html=True).render({"name": "Adam"}, now=clock())
+    compile_text(body, TemplateSyntax.FRESHMAIL, html=True).render({"name": "Adam"}, now=clock())
 
-`html=True` escapes what is filled in; `now` (milliseconds) is what ``"now"|date`` means. Both steps
-raise Refused with ``line N: …``; compile once, render for each recipient.
+Compile once, render for each recipient. Both steps raise Refused with ``line N: …``.
 """
 
 import re
@@ -18,34 +17,36 @@ _FRESHMAIL_MARK: Final = re.compile(r"\$\$([A-Za-z0-9_.-]{1,100})\$\$")
 
 
 class CompiledText(Protocol):
-    """A text that can be rendered."""
+    """A text that is ready to be rendered."""
 
     @property
     def mentions(self) -> tuple[VariableMention, ...]:
-        """Every line and the path of a variable that it names."""
+        """The variables that the text names, each with its line."""
         ...
 
     @property
     def nodes(self) -> int:
-        """How much there is to compile and render: literals, marks and the parts of their expressions."""
+        """The number of literals, marks and parts of their expressions."""
         ...
 
     def render(self, values: Mapping[str, Any], now: int = 0, max_output_bytes: int = MAX_OUTPUT_BYTES) -> str:
-        """What it says with these values, JSON's own. Raises Refused, with line and variable.
+        """Return the text with these JSON values. Raise Refused with line and variable.
 
-        More than ``max_output_bytes`` of UTF-8 are refused while they are made, not afterwards.
+        ``now``: the time of ``"now"|date`` in milliseconds. An output of more than ``max_output_bytes`` of UTF-8 is
+        refused as soon as it exceeds them.
         """
         ...
 
 
 def compile_text(source: str, syntax: TemplateSyntax, *, html: bool, lenient: bool = False) -> CompiledText:
-    """Raises Refused, with the line, for what can't be compiled.
+    """Return the compiled text. Raise Refused with the line.
 
-    ``lenient``: a variable that isn't there says nothing, as in Twig itself; FreshMail's syntax is always so.
+    ``html``: escape the values. ``lenient``: a missing variable is an empty text, as in Twig itself and always in
+    FreshMail's syntax.
     """
     if syntax is TemplateSyntax.EXTRAHORIZON:
         return PlaceholderText(source, html=html)
     if syntax is TemplateSyntax.FRESHMAIL:
-        # One engine for both kinds of marks: values are never looked at for marks of the other kind.
+        # One engine renders both kinds of marks, so that a value with marks of the other kind is never rendered again.
         source = _FRESHMAIL_MARK.sub(lambda mark: f'{{{{ {ALL_VARIABLES}["{mark[1]}"] }}}}', source)
     return TwigText(source, html=html, lenient=lenient or syntax is TemplateSyntax.FRESHMAIL)

@@ -1,7 +1,7 @@
-"""JSON schemas of templates' variables: which are taken, and values checked against them in bounded time. Pure.
+"""Check JSON schemas of templates' variables, and values against them, in bounded time. Pure; `templates` calls it.
 
-A tenant writes both the schema and the values, so neither may cost more than its size: no keyword that
-runs a pattern or fetches a document, and a limit on the product of the two sizes.
+Tenants write both the schema and the values. To bound the time, keywords that run patterns or fetch documents are
+refused, and the product of the sizes of schema and values is limited.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,9 +13,9 @@ import referencing
 from pipeline.errors import Refused
 
 MAX_LIST_MEMBERS: Final = 1_000
-"""Names in `required` and values in `enum`: both are compared with one another or with each value."""
+"""Names in `required` and values in `enum`, which are compared with one another or with each value."""
 MAX_COMPARISONS: Final = 2_000_000
-"""Members of the values times the comparisons that one of them may need."""
+"""The number of values times the comparisons that one of them may need."""
 MAX_DEPTH: Final = 20
 _TYPES: Final = frozenset({"null", "boolean", "object", "array", "number", "string", "integer"})
 _KEYWORDS: Final = frozenset(
@@ -24,12 +24,13 @@ _KEYWORDS: Final = frozenset(
         *("default", "examples", "minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems", "$schema"),
     }
 )
-"""No `pattern`, `patternProperties` or `format`, which run regular expressions on values, and no `uniqueItems`, which
-compares each with each; no `$ref`, which asks elsewhere, and nothing that applies several schemas to one value."""
+"""The allowed keywords. Not allowed: `pattern`, `patternProperties` and `format`, which run regular expressions on
+values; `uniqueItems`, which compares all pairs; `$ref`, which fetches documents; and all that apply several schemas to
+one value."""
 
 
 def declared_variables(schema: Any) -> frozenset[str] | None:
-    """Return the variables that a schema declares; None where it is open, or null. Raises Refused with the place."""
+    """Return the variables that a schema declares; None for null or a schema that allows others. Raise Refused."""
     if schema is None:
         return None
     _check_schema(schema, "schema", 0)
@@ -42,10 +43,10 @@ def declared_variables(schema: Any) -> frozenset[str] | None:
 
 
 def check_values(schema: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Raise Refused for the first value that doesn't fit, and for more values than can be checked."""
-    if _members(values) * max(map(_comparisons, _schemas(schema))) > MAX_COMPARISONS:
+    """Raise Refused for the first value that the schema doesn't allow, and for more values than can be checked."""
+    if _count_values(values) * max(map(_comparisons, _schemas(schema))) > MAX_COMPARISONS:
         raise Refused("too many values for a schema of this size", "variables")
-    # An empty registry: a schema that refers elsewhere makes nobody fetch anything.
+    # With an empty registry no reference to another document is fetched.
     validator = jsonschema.Draft202012Validator(schema, registry=referencing.Registry())
     error = next(iter(validator.iter_errors(values)), None)
     if error is not None:
@@ -53,6 +54,7 @@ def check_values(schema: Mapping[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def _check_schema(schema: Any, where: str, depth: int) -> None:
+    """Raise Refused for a schema that isn't an object, has other keywords, or is nested too deeply."""
     if isinstance(schema, bool) and depth:
         return
     _refuse(None if isinstance(schema, dict) else "not a JSON schema", where)
@@ -70,18 +72,23 @@ def _check_schema(schema: Any, where: str, depth: int) -> None:
 
 
 def _check_lists(schema: Mapping[str, Any], where: str) -> None:
-    # Before the metaschema is asked, which compares the members of such lists each with each.
+    """Raise Refused for lists of keywords that are malformed or too long.
+
+    This comes before the validation by the metaschema, which compares all pairs of their members.
+    """
     types = schema.get("type", "string")
-    known = {types} if isinstance(types, str) else set(filter(_is_text, types)) if isinstance(types, list) else set()
-    fits = known <= _TYPES and len(known) == (1 if isinstance(types, str) else len(types))
-    _refuse(None if fits else "not a type, or a list of different types", f"{where}.type")
+    type_names = (
+        {types} if isinstance(types, str) else set(filter(_is_text, types)) if isinstance(types, list) else set()
+    )
+    is_valid = type_names <= _TYPES and len(type_names) == (1 if isinstance(types, str) else len(types))
+    _refuse(None if is_valid else "not a type, or a list of different types", f"{where}.type")
     names = schema.get("required", [])
     _refuse(None if isinstance(names, list) and all(map(_is_text, names)) else "not names", f"{where}.required")
     _refuse("a name is there twice" if len(set(names)) < len(names) else None, f"{where}.required")
     for keyword in ("required", "enum"):
         members = schema.get(keyword, [])
-        many = isinstance(members, list) and len(members) > MAX_LIST_MEMBERS
-        _refuse(f"{len(members)} members; at most {MAX_LIST_MEMBERS}" if many else None, f"{where}.{keyword}")
+        too_many = isinstance(members, list) and len(members) > MAX_LIST_MEMBERS
+        _refuse(f"{len(members)} members; at most {MAX_LIST_MEMBERS}" if too_many else None, f"{where}.{keyword}")
 
 
 def _is_text(value: Any) -> bool:
@@ -89,31 +96,33 @@ def _is_text(value: Any) -> bool:
 
 
 def _schemas(schema: Any) -> Iterator[Mapping[str, Any]]:
-    waiting = [schema]
-    while waiting:
-        found = waiting.pop()
-        if isinstance(found, dict):
-            yield found
-            waiting += [*found.get("properties", {}).values(), found.get("items"), found.get("additionalProperties")]
+    """Yield a schema and all schemas within it."""
+    pending = [schema]
+    while pending:
+        current = pending.pop()
+        if isinstance(current, dict):
+            yield current
+            pending += current.get("properties", {}).values()
+            pending += [current.get("items"), current.get("additionalProperties")]
 
 
 def _comparisons(schema: Mapping[str, Any]) -> int:
-    """Return how many comparisons a value may need that meets this schema."""
+    """Return the number of comparisons that validating one value against this schema may need."""
     lists = sum(len(schema.get(keyword, ())) for keyword in ("properties", "required"))
-    return len(schema) + lists + _members([schema.get("enum"), schema.get("const")])
+    return len(schema) + lists + _count_values([schema.get("enum"), schema.get("const")])
 
 
-def _members(value: Any) -> int:
-    """Return the number of values in a value, itself included."""
-    number, waiting = 0, [value]
-    while waiting:
-        found = waiting.pop()
-        number += 1
-        if isinstance(found, dict):
-            waiting += found.values()
-        elif isinstance(found, list | tuple):
-            waiting += found
-    return number
+def _count_values(value: Any) -> int:
+    """Return the number of values within a value, including itself."""
+    count, pending = 0, [value]
+    while pending:
+        current = pending.pop()
+        count += 1
+        if isinstance(current, dict):
+            pending += current.values()
+        elif isinstance(current, list | tuple):
+            pending += current
+    return count
 
 
 def _refuse(problem: str | None, where: str) -> None:

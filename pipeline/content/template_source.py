@@ -1,7 +1,8 @@
-"""A pushed body, or a folder's files, in; a draft that was found good out. A version, out again as JSON. Pure.
+"""Parse templates from a pushed body or a folder's files, and show stored versions as JSON. Pure.
 
-A folder: ``template.json`` (syntax, default, schema, description; all optional) and per language
-``en.subject``, ``en.html``, ``en.txt``; a template in one language only calls it ``default``.
+The template routes and commands call it. A folder has ``template.json`` (syntax, default, schema, description; all
+optional) and for each language ``en.subject``, ``en.html`` and ``en.txt``; a template in only one language may call it
+``default``.
 """
 
 from collections.abc import Mapping
@@ -16,19 +17,21 @@ from topics.templates import Template, TemplateSyntax, TemplateTexts
 
 METADATA_FILE: Final = "template.json"
 PART_BY_EXTENSION: Final = {"subject": "subject", "html": "html", "txt": "text"}
-"""A file name's ending -> what it is."""
+"""The part of a template that a file has, by its extension."""
 
 
 class TemplateDraft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is pushed."""
+    """The body of a push."""
 
     texts: Annotated[
         dict[str, TemplateTexts],
         Meta(description="By language: en, en-gb, or `default`; each with html or text, or both"),
     ] = {}
     syntax: Annotated[TemplateSyntax, Meta(description="How variables are marked")] = TemplateSyntax.TWIG
-    default: Annotated[str, Meta(description="The language for those whose own isn't there; else the first")] = ""
-    # Made anew: a schema's default can't be written where it is raw.
+    default: Annotated[
+        str, Meta(description="The language used where the wanted one is missing; if empty, the first")
+    ] = ""
+    # By a factory: msgspec can't write a raw default into the JSON schema.
     schema: Annotated[msgspec.Raw, Meta(description="JSON schema of the variables")] = msgspec.field(
         default_factory=lambda: msgspec.Raw(b"null")
     )
@@ -39,25 +42,28 @@ _decode_draft: Final = msgspec.json.Decoder(TemplateDraft).decode
 
 
 def parse_draft(tenant: str, name: str, body: bytes) -> Template:
-    """The draft that is pushed as ``name``. Raises Refused with what and where."""
-    return _drafted(tenant, name, _decoded(body, "body"))
+    """Return the draft of a template that is pushed as ``name``. Raise Refused with the place of the problem."""
+    return _make_draft(tenant, name, _decode(body, "body"))
 
 
 def draft_from_files(tenant: str, name: str, files: Mapping[str, str]) -> Template:
-    """The draft that a folder's files are; ``files``: by name. Raises Refused with what and where."""
-    head = _decoded(files.get(METADATA_FILE, "{}").encode(), METADATA_FILE)
+    """Return the draft of a folder's files. Raise Refused with the place of the problem.
+
+    ``files``: their contents by name.
+    """
+    metadata = _decode(files.get(METADATA_FILE, "{}").encode(), METADATA_FILE)
     texts: dict[str, dict[str, str]] = {}
     for file, content in sorted(files.items()):
-        language, dot, ending = file.rpartition(".")
-        if file != METADATA_FILE and dot and ending in PART_BY_EXTENSION:
-            texts.setdefault(language, {})[PART_BY_EXTENSION[ending]] = (
-                content.strip() if ending == "subject" else content
+        language, dot, extension = file.rpartition(".")
+        if file != METADATA_FILE and dot and extension in PART_BY_EXTENSION:
+            texts.setdefault(language, {})[PART_BY_EXTENSION[extension]] = (
+                content.strip() if extension == "subject" else content
             )
-    found = {language: TemplateTexts(**parts) for language, parts in texts.items()}
-    return _drafted(tenant, name, msgspec.structs.replace(head, texts=head.texts | found))
+    texts_of_files = {language: TemplateTexts(**parts) for language, parts in texts.items()}
+    return _make_draft(tenant, name, msgspec.structs.replace(metadata, texts=metadata.texts | texts_of_files))
 
 
-def _decoded(body: bytes, where: str) -> TemplateDraft:
+def _decode(body: bytes, where: str) -> TemplateDraft:
     try:
         return _decode_draft(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -66,7 +72,7 @@ def _decoded(body: bytes, where: str) -> TemplateDraft:
         raise Refused("nested too deeply", where) from None
 
 
-def _drafted(tenant: str, name: str, draft: TemplateDraft) -> Template:
+def _make_draft(tenant: str, name: str, draft: TemplateDraft) -> Template:
     return templates.make_draft(
         tenant,
         name,
@@ -79,7 +85,7 @@ def _drafted(tenant: str, name: str, draft: TemplateDraft) -> Template:
 
 
 class TemplateView(msgspec.Struct, frozen=True, kw_only=True):
-    """A version as we answer with it."""
+    """A version of a template as the API shows it."""
 
     id: str
     name: str
@@ -94,7 +100,7 @@ class TemplateView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def template_view(template: Template) -> TemplateView:
-    """All of it but whose it is."""
+    """Return a stored version as the API shows it, without its tenant."""
     values: dict[str, Any] = {
         name: getattr(template, name)
         for name in ("name", "version", "hash", "syntax", "default", "description", "schema", "texts")

@@ -1,4 +1,7 @@
-"""A template, a language and values in, subject, HTML and text out; a draft in, what is wrong with it out. Pure."""
+"""Check drafts of templates, and render a template in a language with values. Pure.
+
+The dialects render, `template_source` and `localizations` make drafts.
+"""
 
 import contextlib
 import functools
@@ -23,16 +26,16 @@ from topics.templates import TEMPLATE_MAX_BYTES, Template, TemplateRef, Template
 MAX_LANGUAGES: Final = 50
 TEXT_PARTS: Final = ("subject", "html", "text")
 TRACKING_HASH_VARIABLE: Final = "tracking_hash"
-"""A variable that Extra Horizon's senders get without asking."""
+"""The variable with an email's tracking hash, which templates in Extra Horizon's syntax always have."""
 _TEMPLATE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 LANGUAGE_TAG_PATTERN: Final = re.compile(r"[a-z]{2,8}(-[a-z0-9]{1,8}){0,3}|default")
 MAX_NODES: Final = 20_000
-"""Literals, marks and parts of expressions of a template's texts together: half a second to compile."""
+"""Literals, marks and parts of expressions in all texts of a template; so many take half a second to compile."""
 _TOO_MANY_NODES: Final = f"all texts together have more than {MAX_NODES} marks and parts of expressions"
 
 
 class RenderedTemplate(msgspec.Struct, frozen=True, kw_only=True):
-    """What a message says, and what it was made from."""
+    """A rendered message with a reference to its template."""
 
     subject: str
     html: str
@@ -41,15 +44,15 @@ class RenderedTemplate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def template_id(tenant: str, name: str) -> str:
-    """The id of a tenant's template of this name."""
+    """Return the id of a tenant's template of this name."""
     return str(uuid.uuid5(NAMESPACE, f"template|{len(tenant)}:{tenant}|{name}"))
 
 
 def template_hash(template: Template) -> str:
-    """What names this content and no other: 32 hex digits."""
-    ordered = dict(sorted(template.texts.items()))
-    bare = msgspec.structs.replace(template, version=0, recorded_at=0, hash="", texts=ordered)
-    return hashlib.sha256(msgspec.json.encode(bare)).hexdigest()[:32]
+    """Return the hash of a template's content, without version and time: 32 hex digits."""
+    sorted_texts = dict(sorted(template.texts.items()))
+    content = msgspec.structs.replace(template, version=0, recorded_at=0, hash="", texts=sorted_texts)
+    return hashlib.sha256(msgspec.json.encode(content)).hexdigest()[:32]
 
 
 def make_draft(
@@ -62,9 +65,9 @@ def make_draft(
     schema: bytes | msgspec.Raw = b"null",
     description: str = "",
 ) -> Template:
-    """A version 0, compiled and found good. Raises Refused with what and where (``texts.en.html: line 3: …``)."""
-    languages = {language_tag(language): found for language, found in texts.items()}
-    made = Template(
+    """Return a valid template as version 0. Raise Refused with the place (``texts.en.html: line 3: …``)."""
+    languages = {language_tag(language): language_texts for language, language_texts in texts.items()}
+    draft = Template(
         template_id=template_id(tenant, name),
         version=0,
         tenant=tenant,
@@ -73,22 +76,22 @@ def make_draft(
         syntax=syntax,
         texts=languages,
         default=language_tag(default) or ("default" if "default" in languages else next(iter(languages), "")),
-        # Blanks and line ends are no news.
+        # Encoded again, so that a different layout of the same JSON makes no new version.
         schema=msgspec.Raw(msgspec.json.encode(msgspec.json.decode(schema))),
         description=description,
         recorded_at=0,
     )
-    _check(made)
-    return msgspec.structs.replace(made, hash=template_hash(made))
+    _check_draft(draft)
+    return msgspec.structs.replace(draft, hash=template_hash(draft))
 
 
 def language_of(template: Template, wanted: str) -> str:
-    """The template's language for somebody who wants ``en-GB``: that, else ``en``, else the default."""
+    """Return the template's language for a wanted ``en-GB``: that, or ``en``, or the default."""
     return next((tag for tag in language_fallbacks(wanted) if tag in template.texts), template.default)
 
 
 def language_fallbacks(wanted: str) -> Iterator[str]:
-    """Yield the language that is wanted and what it falls back to: ``en-gb``, ``en``."""
+    """Yield the wanted language and its fallbacks: ``en-gb``, ``en``."""
     tag = language_tag(wanted)
     while tag:
         yield tag
@@ -96,7 +99,7 @@ def language_fallbacks(wanted: str) -> Iterator[str]:
 
 
 def is_localized(template: Template) -> bool:
-    """Return whether one of its texts names a localization."""
+    """Return whether one of the template's texts names a localization."""
     if template.syntax is not TemplateSyntax.EXTRAHORIZON:
         return False
     return any("{{" in getattr(texts, part) for texts in template.texts.values() for part in TEXT_PARTS)
@@ -112,37 +115,38 @@ def render_template(
     max_output_bytes: int = MAX_OUTPUT_BYTES,
     localize: Localize = raise_missing_localization,
 ) -> RenderedTemplate:
-    """Return what the template says; see `compiled` for ``lenient``.
+    """Return the rendered template. Raise Refused with the place of the problem.
 
-    Raise Refused with what and where, and for more than ``max_output_bytes`` in all.
+    ``now``: the time of ``"now"|date`` in milliseconds; ``lenient``: see `compile_text`. More than ``max_output_bytes``
+    for all parts together are refused.
     """
     _check_values(template, values)
-    chosen = language_of(template, language)
-    texts = template.texts[chosen]
-    said: dict[str, str] = {}
+    rendered_language = language_of(template, language)
+    texts = template.texts[rendered_language]
+    rendered: dict[str, str] = {}
     for part in TEXT_PARTS:
-        with _located(f"texts.{chosen}.{part}"):
+        with _located(f"texts.{rendered_language}.{part}"):
             text = _compiled(getattr(texts, part), template.syntax, part == "html", lenient)
             if isinstance(text, PlaceholderText):
-                said[part] = text.render(values, now, max_output_bytes, localize)
+                rendered[part] = text.render(values, now, max_output_bytes, localize)
             else:
-                said[part] = text.render(values, now, max_output_bytes)
-        max_output_bytes -= len(said[part].encode("utf-8", "replace"))
-    _refuse(header_text_problem(said["subject"]), f"texts.{chosen}.subject")
-    ref = TemplateRef(id=template.template_id, version=template.version, language=chosen)
+                rendered[part] = text.render(values, now, max_output_bytes)
+        max_output_bytes -= len(rendered[part].encode("utf-8", "replace"))
+    _refuse(header_text_problem(rendered["subject"]), f"texts.{rendered_language}.subject")
+    ref = TemplateRef(id=template.template_id, version=template.version, language=rendered_language)
     return RenderedTemplate(
-        subject=said["subject"], html=said["html"], text=said["text"] if texts.text else "", ref=ref
+        subject=rendered["subject"], html=rendered["html"], text=rendered["text"] if texts.text else "", ref=ref
     )
 
 
 def language_tag(name: str) -> str:
-    """Return a language's name as it is written here: ``en-gb`` of ``EN_gb``."""
+    """Return a language's tag in lower case with hyphens: ``en-gb`` for ``EN_gb``."""
     return name.replace("_", "-").lower()
 
 
 @contextlib.contextmanager
 def _located(where: str) -> Iterator[None]:
-    """Say where it was that something was refused."""
+    """Raise a refusal within the context again, with its place."""
     try:
         yield
     except Refused as refused:
@@ -155,15 +159,18 @@ def _compiled(source: str, syntax: TemplateSyntax, html: bool, lenient: bool) ->
 
 
 # --------------------------------------------------------------- submission
-def _check(draft: Template) -> None:
+def _check_draft(draft: Template) -> None:
+    """Raise Refused with the place of the first problem."""
     _refuse(None if _TEMPLATE_NAME.fullmatch(draft.name) else "letters, digits, . _ and -; at most 100", "name")
     _refuse(None if 0 < len(draft.texts) <= MAX_LANGUAGES else f"1 to {MAX_LANGUAGES} languages", "texts")
     _refuse(None if draft.default in draft.texts else "no texts in this language", "default")
     size = len(msgspec.json.encode(draft))
     _refuse(f"{size} bytes; at most {TEMPLATE_MAX_BYTES}" if size > TEMPLATE_MAX_BYTES else None, "texts")
     declared = schemas.declared_variables(msgspec.json.decode(draft.schema))
-    # A mark is at least two nodes: this is seen before anything is compiled.
-    marks = sum(text.count(mark) for texts in draft.texts.values() for text in _parts(texts) for mark in ("{{", "{%"))
+    # Every mark has at least two nodes, so too many marks are refused before anything is compiled.
+    marks = sum(
+        text.count(mark) for texts in draft.texts.values() for text in _all_parts(texts) for mark in ("{{", "{%")
+    )
     _refuse(_TOO_MANY_NODES if 2 * marks > MAX_NODES else None, "texts")
     nodes = 0
     for language, texts in draft.texts.items():
@@ -177,18 +184,18 @@ def _check(draft: Template) -> None:
             _refuse(_TOO_MANY_NODES if nodes > MAX_NODES else None, where)
 
 
-def _parts(texts: TemplateTexts) -> tuple[str, str, str]:
+def _all_parts(texts: TemplateTexts) -> tuple[str, str, str]:
     return texts.subject, texts.html, texts.text
 
 
 def _check_text(source: str, syntax: TemplateSyntax, where: str, declared: frozenset[str] | None) -> int:
-    """Return the number of the text's nodes."""
+    """Return the number of the text's nodes. Raise Refused for invalid marks and undeclared variables."""
     with _located(where):
-        made = compile_text(source, syntax, html=where.endswith(".html"))
-    for line, path in made.mentions:
+        compiled = compile_text(source, syntax, html=where.endswith(".html"))
+    for line, path in compiled.mentions:
         if declared is not None and path and path[0] not in declared | {TRACKING_HASH_VARIABLE}:
             raise Refused(f"line {line}: {path[0]} is not among the schema's properties", where)
-    return made.nodes
+    return compiled.nodes
 
 
 def _check_values(template: Template, values: Mapping[str, Any]) -> None:

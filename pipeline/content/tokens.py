@@ -1,6 +1,7 @@
-"""Signed tokens that we put into a message and that find their way home: pixel, click, VERP, unsubscribe, Message-ID.
+"""Make and read the signed tokens in a message: pixel, trap, click, VERP, unsubscribe and Message-ID. Pure.
 
-Pure; the signer comes in from outside. No address is ever in a token.
+The dispatcher makes them; the gateway and the bounce handling read them. No token contains an email address. All
+`read_…` functions raise InvalidSignatureError.
 """
 
 import base64
@@ -19,43 +20,43 @@ _MESSAGE_ID: Final = re.compile(r"^<?([a-z2-7]{26})\.([a-z2-7]{26})@")
 
 
 def pixel_token(signer: Signer, email_id: EmailId) -> str:
-    """The token in the tracking pixel's address: 43 characters."""
+    """Return the token in the tracking pixel's URL: 43 characters."""
     return sign_token(signer, b"o", uuid.UUID(email_id).bytes)
 
 
 def read_pixel_token(signer: Signer, token: str) -> EmailId:
-    """The email whose pixel this is. Raises Forged."""
+    """Return the email of a pixel token. Raise InvalidSignatureError."""
     return EmailId(str(uuid.UUID(bytes=verify_token(signer, b"o", token, UUID_BYTES))))
 
 
 def trap_token(signer: Signer, email_id: EmailId) -> str:
-    """The token in the address of the link that no human sees."""
+    """Return the token in the URL of the trap link, which no person sees."""
     return sign_token(signer, b"t", uuid.UUID(email_id).bytes)
 
 
 def read_trap_token(signer: Signer, token: str) -> EmailId:
-    """The email whose hidden link this is. Raises Forged."""
+    """Return the email of a trap token. Raise InvalidSignatureError."""
     return EmailId(str(uuid.UUID(bytes=verify_token(signer, b"t", token, UUID_BYTES))))
 
 
 def unsubscribe_token(signer: Signer, email_id: EmailId) -> str:
-    """The token in the address of one-click unsubscribe (RFC 8058)."""
+    """Return the token in the URL of one-click unsubscribe (RFC 8058)."""
     return sign_token(signer, b"p", uuid.UUID(email_id).bytes)
 
 
 def read_unsubscribe_token(signer: Signer, token: str) -> EmailId:
-    """The email whose reader wants no more of its kind. Raises Forged."""
+    """Return the email whose recipient unsubscribes by this token. Raise InvalidSignatureError."""
     return EmailId(str(uuid.UUID(bytes=verify_token(signer, b"p", token, UUID_BYTES))))
 
 
 def click_token(signer: Signer, email_id: EmailId, link: int, url: str) -> str:
-    """The token in a rewritten link: which email, which link, and where to; signed, so no open redirect."""
+    """Return the token in a tracked link: email, number and target of the link, signed to prevent an open redirect."""
     payload = uuid.UUID(email_id).bytes + link.to_bytes(2, "big") + url.encode()
     return sign_token(signer, b"c", payload)
 
 
 def read_click_token(signer: Signer, token: str) -> tuple[EmailId, int, str]:
-    """The email, the link's number and the target. Raises Forged."""
+    """Return the email, the link's number and its target. Raise InvalidSignatureError."""
     payload = verify_token(signer, b"c", token)
     if len(payload) < 19:
         raise InvalidSignatureError("a click token is too short")
@@ -67,43 +68,42 @@ def read_click_token(signer: Signer, token: str) -> tuple[EmailId, int, str]:
 
 
 def verp_address(signer: Signer, email_id: EmailId, domain: str) -> str:
-    """The envelope sender (variable envelope return path): bounces to it name the email and prove it."""
+    """Return the envelope sender (variable envelope return path), whose signature proves which email bounced."""
     raw = uuid.UUID(email_id).bytes
     return f"b-{_b32(raw)}-{_b32(signer.tag(b'v' + raw))}@{domain}"
 
 
 def read_verp_address(signer: Signer, address: str) -> EmailId:
-    """The email a bounce address belongs to. Raises Forged."""
-    found = _VERP_LOCAL_PART.match(address.strip("<>").partition("@")[0].lower())
-    return _named(signer, b"v", found)
+    """Return the email of a bounce address. Raise InvalidSignatureError."""
+    return _verified_email(signer, b"v", _VERP_LOCAL_PART.match(address.strip("<>").partition("@")[0].lower()))
 
 
 def unsubscribe_address(signer: Signer, email_id: EmailId, domain: str) -> str:
-    """Where a mail unsubscribes this email's recipient (RFC 2369's `mailto:`): it names the email and proves it."""
+    """Return the signed address to which a mail unsubscribes this email's recipient (RFC 2369's `mailto:`)."""
     raw = uuid.UUID(email_id).bytes
     return f"u-{_b32(raw)}-{_b32(signer.tag(b'u' + raw))}@{domain}"
 
 
 def read_unsubscribe_address(signer: Signer, address: str) -> EmailId:
-    """The email whose recipient unsubscribes by a mail to this address. Raises Forged."""
-    return _named(signer, b"u", _UNSUBSCRIBE_LOCAL_PART.match(address.strip("<>").partition("@")[0].lower()))
+    """Return the email whose recipient unsubscribes by a mail to this address. Raise InvalidSignatureError."""
+    return _verified_email(signer, b"u", _UNSUBSCRIBE_LOCAL_PART.match(address.strip("<>").partition("@")[0].lower()))
 
 
 def message_id_header(signer: Signer, email_id: EmailId, domain: str) -> str:
-    """The Message-ID (RFC 5322 §3.6.4): the same at every attempt, and provably ours when it comes back."""
+    """Return the signed Message-ID (RFC 5322 §3.6.4), which is the same at every attempt."""
     raw = uuid.UUID(email_id).bytes
     return f"<{_b32(raw)}.{_b32(signer.tag(b'm' + raw))}@{domain}>"
 
 
 def read_message_id(signer: Signer, header: str) -> EmailId:
-    """The email a Message-ID of ours names. Raises Forged."""
-    return _named(signer, b"m", _MESSAGE_ID.match(header.strip().lower()))
+    """Return the email of a Message-ID that Mailfold made. Raise InvalidSignatureError."""
+    return _verified_email(signer, b"m", _MESSAGE_ID.match(header.strip().lower()))
 
 
-def _named(signer: Signer, kind: bytes, found: re.Match[str] | None) -> EmailId:
-    if found is None:
+def _verified_email(signer: Signer, kind: bytes, match: re.Match[str] | None) -> EmailId:
+    if match is None:
         raise InvalidSignatureError("not an address or id of ours")
-    raw, tag = _unb32(found[1]), _unb32(found[2])
+    raw, tag = _unb32(match[1]), _unb32(match[2])
     if not signer.verify(kind + raw, tag):
         raise InvalidSignatureError("the signature is not ours")
     return EmailId(str(uuid.UUID(bytes=raw)))

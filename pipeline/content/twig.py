@@ -1,9 +1,8 @@
-"""A text with Twig's marks in, what it says with its variables filled in out. Pure and bounded.
+"""Compile and render texts in Twig's syntax, with bounded time and output. Pure; `pipeline.content.render` calls it.
 
-Jinja2's immutable sandbox is the engine, and little of it is let in: an allow-list of nodes, filters
-and tests (so no loops, calls, imports, arithmetic), and look-ups in JSON values only, so that no
-attribute of a Python object is ever read. What can be compiled is linear in its size; what comes
-out, and what filters do on the way, is counted while it happens.
+The engine is Jinja2's immutable sandbox, restricted to an allow-list of nodes, filters and tests (so there are no
+loops, calls, imports or arithmetic) and to look-ups in JSON values, so that no attribute of a Python object is ever
+read. Compiling takes linear time; the size of the output and the work of filters are limited while they run.
 """
 
 import re
@@ -31,27 +30,27 @@ from pipeline.errors import Refused
 SOURCE_MAX_CHARS: Final = 2_000_000
 OUTPUT_MAX_CHARS: Final = 4_000_000
 MAX_OUTPUT_BYTES: Final = 4 * OUTPUT_MAX_CHARS
-"""Where a caller sets no limit of its own: as many as OUTPUT_MAX characters have at most."""
+"""Bytes of output if the caller sets no lower limit: the most that OUTPUT_MAX_CHARS characters can take."""
 WORK_MAX_CHARS: Final = 20_000_000
-"""Characters that all filters and comparisons of one rendering may touch together."""
+"""Characters that all filters and comparisons of one rendering may process together."""
 _ESCAPE_COST_PER_CHAR: Final = 20
-"""What a character costs that is escaped one by one."""
+"""Work in characters for a character that is escaped by a Python function."""
 MAX_NODES: Final = 5_000
 MAX_DEPTH: Final = 40
 
 TemplateValues = Mapping[str, Any]
 VariableMention = tuple[int, tuple[str, ...]]
-"""A line, and the path of a variable that it names."""
+"""The number of a line, and the path of a variable that it names."""
 
 ALL_VARIABLES: Final = "_"
-"""Names every variable together, so that one whose name is no identifier can be had: ``_["first-name"]``."""
+"""The name of an object with all variables, for those whose names are no identifiers: ``_["first-name"]``."""
 _NOW_KEY: Final = "_now"
 
 _MARKS: Final = re.compile(r"\{[{%#]")
 _COMMENT: Final = re.compile(r"\{#(?:[^{#]|\{(?!#)|#(?!\}))*+#\}")
-"""A comment that ends before another begins: in minified CSS, ``{#id{color:red}}``, nothing ends it."""
+"""A comment that ends before another begins, unlike minified CSS, where ``{#id{color:red}}`` has no end."""
 _COMMENT_STARTS, _COMMENT_ENDS = "\0{#", "#}\0"
-"""Comments in lenient texts, once they are told from CSS."""
+"""Delimiters of comments in lenient texts, put there after they were distinguished from CSS."""
 _ALLOWED_NODES: Final = (
     *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.Name, nodes.Getattr, nodes.Getitem),
     *(nodes.Const, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Compare, nodes.Operand, nodes.Filter, nodes.Test),
@@ -60,42 +59,43 @@ _TOO_COMPLEX: Final = "too complicated: fewer or less deeply nested marks, pleas
 
 
 class _WorkBudget:
-    """What is left to be done."""
+    """The characters that a rendering may still process."""
 
     def __init__(self) -> None:
         self._left = WORK_MAX_CHARS
 
     def spend(self, characters: int) -> None:
+        """Deduct characters. Raise Refused if the budget is exceeded."""
         self._left -= characters
         if self._left < 0:
             raise Refused(f"its filters and comparisons touch more than {WORK_MAX_CHARS} characters")
 
 
 class _TwigKeywords(Extension):
-    """Twig's words where Jinja has others: `elseif` and `null`."""
+    """Replaces Twig's keywords `elseif` and `null` by Jinja's."""
 
     def filter_stream(self, stream: TokenStream) -> Iterable[Token]:
-        """See Jinja's documentation of extensions."""
-        before = ""
+        """Yield the tokens with the keywords replaced; Jinja calls it."""
+        previous_type = ""
         for token in stream:
-            if token.type == "name" and before == "block_begin" and token.value == "elseif":
+            if token.type == "name" and previous_type == "block_begin" and token.value == "elseif":
                 yield Token(token.lineno, "name", "elif")
-            elif token.type == "name" and before != "dot" and token.value == "null":
+            elif token.type == "name" and previous_type != "dot" and token.value == "null":
                 yield Token(token.lineno, "name", "none")
             else:
                 yield token
-            before = token.type
+            previous_type = token.type
 
 
 class _TwigEnvironment(ImmutableSandboxedEnvironment):
-    """Look-ups find what JSON has: members of objects, items of lists."""
+    """An environment whose look-ups return only members of JSON objects and items of lists."""
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """``user.name``."""
+        """Return the value of ``user.name``; Jinja calls it."""
         return self.getitem(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        """``user["name"]``, ``items[0]``."""
+        """Return the value of ``user["name"]`` or ``items[0]``; Jinja calls it."""
         if isinstance(obj, dict) and argument in obj:
             return obj[argument]
         if isinstance(obj, list) and type(argument) is int and 0 <= argument < len(obj):
@@ -103,8 +103,8 @@ class _TwigEnvironment(ImmutableSandboxedEnvironment):
         return self.undefined(name=str(argument))
 
 
-def _shown(value: Any) -> Any:
-    """A value as PHP would print it."""
+def _printable(value: Any) -> Any:
+    """Return a value as PHP prints it. Raise Refused for objects and lists."""
     if isinstance(value, str | MissingVariable):
         return value if isinstance(value, str) else str(value)
     if value is None or isinstance(value, bool):
@@ -116,14 +116,17 @@ def _shown(value: Any) -> Any:
 
 @pass_context
 def _finalized(_context: Context, value: Any) -> Any:
-    """For Jinja: what takes a context is also asked of constants, which it would print as Python does."""
-    return _shown(value)
+    """Return the value to print; Jinja calls it.
+
+    Because it takes the context, Jinja also calls it for constants, which it would otherwise print as Python does.
+    """
+    return _printable(value)
 
 
 def _text(context: Context, value: Any) -> str:
-    shown = str(_shown(value))
-    context[BUDGET_KEY].spend(len(shown))
-    return shown
+    text = str(_printable(value))
+    context[BUDGET_KEY].spend(len(text))
+    return text
 
 
 @pass_context
@@ -138,20 +141,20 @@ def _lower(context: Context, value: Any) -> str:
 
 @pass_context
 def _raw(context: Context, value: Any) -> Markup:
-    return Markup(_text(context, value))  # noqa: S704 - it is what `raw` means; the template's author asks for it
+    return Markup(_text(context, value))  # noqa: S704 - unescaped output is the purpose of `raw`
 
 
 @pass_context
 def _escape(context: Context, value: Any, strategy: str = "html") -> Markup:
     if strategy != "html" and strategy not in phpvalues.ESCAPE_BY_STRATEGY:
         raise Refused(f"escape: only {', '.join(('html', *phpvalues.ESCAPE_BY_STRATEGY))}, not {strategy!r}")
-    shown = _shown(value)
-    context[BUDGET_KEY].spend(len(str(shown)))
+    printable = _printable(value)
+    context[BUDGET_KEY].spend(len(str(printable)))
     if strategy == "html":
-        return escape(shown)
-    context[BUDGET_KEY].spend(_ESCAPE_COST_PER_CHAR * len(str(shown)))
-    escaped = phpvalues.ESCAPE_BY_STRATEGY[strategy](str(shown))
-    return Markup(escaped)  # noqa: S704 - none of them leaves anything that HTML knows
+        return escape(printable)
+    context[BUDGET_KEY].spend(_ESCAPE_COST_PER_CHAR * len(str(printable)))
+    escaped = phpvalues.ESCAPE_BY_STRATEGY[strategy](str(printable))
+    return Markup(escaped)  # noqa: S704 - all strategies escape every character that is special in HTML
 
 
 @pass_context
@@ -161,15 +164,15 @@ def _date(context: Context, value: Any, form: str = php_date.DEFAULT_FORMAT, zon
     context[BUDGET_KEY].spend(len(form))
     if isinstance(value, LenientMissingVariable):
         value = "now"
-    return php_date.format_php(php_date.parse_datetime(_shown(value), context[_NOW_KEY], zone), form)
+    return php_date.format_php(php_date.parse_datetime(_printable(value), context[_NOW_KEY], zone), form)
 
 
 def _default(value: Any, other: Any = "") -> Any:
-    return other if _empty(value) else value
+    return other if _is_empty(value) else value
 
 
-def _empty(value: Any) -> bool:
-    """What Twig calls so; zero isn't."""
+def _is_empty(value: Any) -> bool:
+    """Return whether Twig calls a value empty; zero isn't."""
     return isinstance(value, MissingVariable) or value is None or value is False or value == "" or value in ([], {})
 
 
@@ -179,13 +182,13 @@ _FILTERS: Final = {
 }
 _TESTS: Final = {
     "defined": lambda value: not isinstance(value, MissingVariable),
-    "empty": _empty,
+    "empty": _is_empty,
     "none": lambda value: value is None or isinstance(value, MissingVariable),
 }
 
 
-def _environment(html: bool, lenient: bool) -> _TwigEnvironment:
-    made = _TwigEnvironment(
+def _make_environment(html: bool, lenient: bool) -> _TwigEnvironment:
+    environment = _TwigEnvironment(
         autoescape=html,
         undefined=LenientMissingVariable if lenient else MissingVariable,
         comment_start_string=_COMMENT_STARTS if lenient else "{#",
@@ -196,27 +199,27 @@ def _environment(html: bool, lenient: bool) -> _TwigEnvironment:
         trim_blocks=True,
         extensions=[_TwigKeywords],
         cache_size=0,
-        # It would try to evaluate each level of an expression anew, from the innermost one on.
+        # The optimizer takes quadratic time: it evaluates each level of an expression again.
         optimized=False,
     )
-    made.globals.clear()
-    made.filters = dict(_FILTERS)
-    made.tests = {**_TESTS, **CONDITION_TESTS}
-    return made
+    environment.globals.clear()
+    environment.filters = dict(_FILTERS)
+    environment.tests = {**_TESTS, **CONDITION_TESTS}
+    return environment
 
 
 _ENVIRONMENTS: Final = {
-    (html, lenient): _environment(html, lenient) for html in (True, False) for lenient in (True, False)
+    (html, lenient): _make_environment(html, lenient) for html in (True, False) for lenient in (True, False)
 }
 
 
 class TwigText:
-    """A compiled text."""
+    """A compiled text in Twig's syntax."""
 
     def __init__(self, source: str, *, html: bool, lenient: bool = False) -> None:
-        """Raises Refused, with the line, for what can't be compiled or isn't let in.
+        """Compile the source. Raise Refused with the line.
 
-        ``lenient``: a variable that isn't there says nothing, and only what ends is a comment.
+        ``html``: escape the values. ``lenient``: a missing variable is an empty text, and an unclosed comment is text.
         """
         if len(source) > SOURCE_MAX_CHARS:
             raise Refused(f"more than {SOURCE_MAX_CHARS} characters")
@@ -229,69 +232,73 @@ class TwigText:
             self._compile(source, _ENVIRONMENTS[html, lenient])
 
     def render(self, values: TemplateValues, now: int = 0, max_output_bytes: int = MAX_OUTPUT_BYTES) -> str:
-        """What it says with these values. Raises Refused, with line and variable, and for more bytes than this."""
+        """Return the text with these values. Raise Refused with line and variable, and for more output than allowed.
+
+        ``now``: the time of ``"now"|date`` in milliseconds.
+        """
         if self._literal is not None:
             return "".join(limit_output([self._literal], max_output_bytes))
         context = {**values, ALL_VARIABLES: values, BUDGET_KEY: _WorkBudget(), _NOW_KEY: now}
         try:
             return "".join(limit_output(self._template.generate(context), max_output_bytes))
         except (Refused, UndefinedError, TypeError, ValueError, RecursionError) as error:
-            raise Refused(self._explained(error)) from None
+            raise Refused(self._explain(error)) from None
 
     def _compile(self, source: str, environment: _TwigEnvironment) -> None:
         try:
             tree = environment.parse(source)
-            self.nodes, self.mentions = _checked(tree)
+            self.nodes, self.mentions = _check_tree(tree)
             self._template = environment.from_string(PhpConditions().visit(tree))
         except TemplateSyntaxError as error:
             raise Refused(f"line {error.lineno}: {_lower_first(error.message or 'not understood')}") from None
         except (RecursionError, MemoryError, SyntaxError, ValueError):
             raise Refused(_TOO_COMPLEX) from None
 
-    def _explained(self, error: Exception) -> str:
-        line = _line(error.__traceback__)
+    def _explain(self, error: Exception) -> str:
+        line = _template_line(error.__traceback__)
         if isinstance(error, UndefinedError):
             name = re.sub(r"^'(.*)' is undefined$", r"\1", str(error))
             paths = [path for number, path in self.mentions if number == line and path[-1:] == (name,)]
             return f"line {line}: there is no variable {'.'.join(paths[0]) if paths else name}"
-        # What ends it may be what was said until then: no line's fault.
+        # The error may come from the limit of the output, which belongs to no line.
         where = f"line {line}: " if line else ""
         return where + (str(error) if isinstance(error, Refused) else "values that don't go together")
 
 
 def limit_output(pieces: Iterable[str], max_output_bytes: int) -> Iterator[str]:
-    """Yield the pieces while they are made. Raises Refused as soon as they are more than OUTPUT_MAX or these bytes."""
-    characters, bytes_left = OUTPUT_MAX_CHARS, max_output_bytes
+    """Yield the pieces. Raise Refused as soon as they exceed OUTPUT_MAX_CHARS or ``max_output_bytes``."""
+    chars_left, bytes_left = OUTPUT_MAX_CHARS, max_output_bytes
     for piece in pieces:
-        characters -= len(piece)
+        chars_left -= len(piece)
         bytes_left -= len(piece) if piece.isascii() else len(piece.encode("utf-8", "replace"))
-        if characters < 0:
+        if chars_left < 0:
             raise Refused(f"it says more than {OUTPUT_MAX_CHARS} characters")
         if bytes_left < 0:
             raise Refused(f"it says more than {max_output_bytes} bytes")
         yield piece
 
 
-def _checked(tree: nodes.Template) -> tuple[int, tuple[VariableMention, ...]]:
-    """The number of nodes, and the variables that are named. Raises TemplateSyntaxError for whatever isn't let in."""
-    number = 0
+def _check_tree(tree: nodes.Template) -> tuple[int, tuple[VariableMention, ...]]:
+    """Return the number of nodes and the variables that are named. Raise TemplateSyntaxError for a forbidden node."""
+    count = 0
     mentions: list[VariableMention] = []
-    waiting: list[tuple[nodes.Node, int]] = [(tree, 0)]
-    while waiting:
-        node, depth = waiting.pop()
-        number += 1
-        if number > MAX_NODES or depth > MAX_DEPTH:
+    pending: list[tuple[nodes.Node, int]] = [(tree, 0)]
+    while pending:
+        node, depth = pending.pop()
+        count += 1
+        if count > MAX_NODES or depth > MAX_DEPTH:
             raise TemplateSyntaxError(_TOO_COMPLEX, node.lineno)
-        _let_in(node)
-        if path := _path(node):
+        _check_node(node)
+        if path := _variable_path(node):
             mentions.append((node.lineno, path))
-            # What is behind a path is its beginning.
+            # The children are the rest of the same path.
             continue
-        waiting += [(child, depth + 1) for child in node.iter_child_nodes()]
-    return number, tuple(mentions)
+        pending += [(child, depth + 1) for child in node.iter_child_nodes()]
+    return count, tuple(mentions)
 
 
-def _let_in(node: nodes.Node) -> None:
+def _check_node(node: nodes.Node) -> None:
+    """Raise TemplateSyntaxError for a node, filter, test or name that isn't allowed."""
     refusal = ""
     if not isinstance(node, _ALLOWED_NODES):
         refusal = f"{type(node).__name__.lower()} is not available here"
@@ -307,23 +314,23 @@ def _let_in(node: nodes.Node) -> None:
         raise TemplateSyntaxError(refusal, node.lineno)
 
 
-def _path(node: nodes.Node) -> tuple[str, ...]:
-    """The path that a chain of look-ups names; empty for what is none. Checks each link of the chain."""
+def _variable_path(node: nodes.Node) -> tuple[str, ...]:
+    """Return the path that a chain of look-ups names, empty for another node. Raise TemplateSyntaxError."""
     steps: list[str] = []
     while isinstance(node, nodes.Getattr | nodes.Getitem):
-        _let_in(node)
+        _check_node(node)
         steps.append(node.attr if isinstance(node, nodes.Getattr) else str(getattr(node.arg, "value", "")))
         node = node.node
         if len(steps) > MAX_DEPTH:
             raise TemplateSyntaxError(_TOO_COMPLEX, node.lineno)
     if not isinstance(node, nodes.Name):
         return ()
-    _let_in(node)
+    _check_node(node)
     return tuple(reversed(steps)) if node.name == ALL_VARIABLES else (node.name, *reversed(steps))
 
 
-def _line(traceback: TracebackType | None) -> int:
-    """The template's line: Jinja makes its frames look as if they were the template's."""
+def _template_line(traceback: TracebackType | None) -> int:
+    """Return the line of the template, whose frames Jinja adds to the traceback; 0 if there is none."""
     line = 0
     while traceback is not None:
         if traceback.tb_frame.f_code.co_filename == "<template>":

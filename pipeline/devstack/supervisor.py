@@ -1,10 +1,11 @@
-"""Settings in; a whole running stack on one machine out: servers, topics, tables, roles, each kept alive.
+"""Run the whole stack on one machine: start servers, create topics and tables, start roles, restart what dies.
 
-`mailfold up`, the demo and the tests that kill processes all use this one class.
+`mailfold up`, the demo and the tests that kill processes use it.
 """
 
 import asyncio
 import contextlib
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
@@ -24,9 +25,9 @@ from pipeline.runtime.database import open_database
 from pipeline.settings import Settings, environment_of
 
 ROLES: Final = ("gateway", "worker", "dispatch", "project", "emit", "sandbox")
-"""In flow order; `sandbox` plays the provider."""
+"""The roles in the order in which an email passes them; `sandbox` stands in for the provider."""
 
-# Together under the 10 seconds in which Ctrl-C must have stopped everything.
+# The sum must be below the 10 seconds within which Ctrl-C stops everything.
 _ROLE_STOP_TIMEOUT_S: Final = 5.0
 _SERVER_STOP_TIMEOUT_S: Final = 4.0
 _LISTEN_SETTINGS: Final = {"gateway": ("host", "port"), "sandbox": ("sandbox_host", "sandbox_smtp_port")}
@@ -40,7 +41,7 @@ _HOST_SETTINGS: Final = {
 
 
 class Stack:
-    """Embedded servers where the settings name none, and the roles, as children of this process."""
+    """The embedded servers, where the settings name none, and the roles, as children of this process."""
 
     def __init__(
         self,
@@ -51,36 +52,40 @@ class Stack:
         role_env: Mapping[str, Mapping[str, str]] | None = None,
         prepare: Callable[[Settings], Awaitable[None]] | None = None,
     ) -> None:
-        """``role_env`` is added to a role's environment; ``prepare`` runs before the roles, on a migrated database."""
+        """Set the stack up, without starting it.
+
+        ``tell`` is called with each line of progress; ``role_env`` is added to a role's environment; ``prepare`` runs
+        before the roles start, when the database is migrated.
+        """
         self.data_dir = DataDir(settings.data_dir)
         self.settings = settings
-        """Inside the `async with`: with servers, secret and ports filled in; what every role gets."""
+        """The settings of every role: inside the `async with` they have servers, secret and ports filled in."""
         self._roles = tuple(roles)
         self._tell = tell
         self._role_env = role_env or {}
         self._prepare = prepare
-        self._pids = PidFiles(self.data_dir.root / "pids")
-        self._keepers: dict[str, Restarter] = {}
+        self._pid_files = PidFiles(self.data_dir.root / "pids")
+        self._restarters: dict[str, Restarter] = {}
 
     @property
     def pids(self) -> dict[str, int]:
-        """Each child's present process id."""
-        return {name: keeper.child.pid for name, keeper in self._keepers.items()}
+        """Return each child's present process id."""
+        return {name: restarter.child.pid for name, restarter in self._restarters.items()}
 
     @property
     def restart_counts(self) -> dict[str, int]:
-        """How often each child was started again."""
-        return {name: keeper.restarts for name, keeper in self._keepers.items()}
+        """Return how often each child was restarted."""
+        return {name: restarter.restarts for name, restarter in self._restarters.items()}
 
     async def send_signal(self, name: str, number: int) -> int:
-        """Send a signal to a child; its process id. Whether and when it dies is the child's affair."""
-        child = self._keepers[name].child
+        """Send a signal to a child and return its process id, without waiting for any effect."""
+        child = self._restarters[name].child
         child.process.send_signal(number)
         return child.pid
 
-    async def wait_for_restarts(self, name: str, times: int, patience: float = 60.0) -> None:
-        """Wait until a child was started again ``times`` times. Raises TimeoutError."""
-        async with asyncio.timeout(patience):
+    async def wait_for_restarts(self, name: str, times: int, timeout_s: float = 60.0) -> None:
+        """Wait until a child was restarted ``times`` times. Raise TimeoutError."""
+        async with asyncio.timeout(timeout_s):
             while self.restart_counts[name] < times:
                 await asyncio.sleep(0.05)
 
@@ -97,10 +102,10 @@ class Stack:
         await self._stop()
 
     async def _start(self) -> None:
-        self._end_leftovers()
+        self._end_orphans()
         self.settings = complete_settings(self.settings, self.data_dir)
         self._check_ports()
-        await _all(self._kafka(), self._postgres())
+        await _run_all(self._start_kafka(), self._start_postgres())
         check_role_settings(self.settings)
         self._tell("topics and tables")
         await topic_admin.create(self.settings)
@@ -109,20 +114,20 @@ class Stack:
         if self._prepare is not None:
             await self._prepare(self.settings)
         for role in self._roles:
-            self._keep(self._role(role))
-        await _all(*(self._listening(role) for role in self._roles if role in _LISTEN_SETTINGS))
+            self._start_role(role)
+        await _run_all(*(self._wait_until_listening(role) for role in self._roles if role in _LISTEN_SETTINGS))
 
     async def _stop(self) -> None:
-        servers = [keeper for name, keeper in self._keepers.items() if name not in self._roles]
-        roles = [keeper for name, keeper in self._keepers.items() if name in self._roles]
-        await asyncio.gather(*(keeper.stop(_ROLE_STOP_TIMEOUT_S) for keeper in roles))
-        await asyncio.gather(*(keeper.stop(_SERVER_STOP_TIMEOUT_S) for keeper in servers))
+        servers = [restarter for name, restarter in self._restarters.items() if name not in self._roles]
+        roles = [restarter for name, restarter in self._restarters.items() if name in self._roles]
+        await asyncio.gather(*(restarter.stop(_ROLE_STOP_TIMEOUT_S) for restarter in roles))
+        await asyncio.gather(*(restarter.stop(_SERVER_STOP_TIMEOUT_S) for restarter in servers))
         self.data_dir.unlock()
 
-    def _end_leftovers(self) -> None:
-        servers = {"kafka": 15, "postgres": 2}
-        if found := self._pids.end_orphans(servers, _SERVER_STOP_TIMEOUT_S):
-            self._tell(f"ended what a killed supervisor had left running: {', '.join(found)}")
+    def _end_orphans(self) -> None:
+        server_signals = {"kafka": signal.SIGTERM, "postgres": signal.SIGINT}
+        if names := self._pid_files.end_orphans(server_signals, _SERVER_STOP_TIMEOUT_S):
+            self._tell(f"ended processes that a killed supervisor left running: {', '.join(names)}")
 
     def _check_ports(self) -> None:
         for name in (name for role in self._roles for name in _PORT_SETTINGS.get(role, ())):
@@ -133,75 +138,77 @@ class Stack:
                     f"{variable}: {host}:{port} is taken by another program; stop that, or set {variable}"
                 )
 
-    async def _kafka(self) -> None:
+    async def _start_kafka(self) -> None:
         if self.settings.kafka_bootstrap:
             return
         port, controller = self.data_dir.port("kafka"), self.data_dir.port("kafka-controller")
         program = await run_in_background(
             lambda: kafka.prepare_program(self.data_dir.root / "kafka", port, controller, tell=self._tell)
         )
-        await self._server(program, lambda: kafka.is_ready(port))
+        await self._start_server(program, lambda: kafka.is_ready(port))
         self.settings = self.settings.model_copy(update={"kafka_bootstrap": f"127.0.0.1:{port}"})
 
-    async def _postgres(self) -> None:
+    async def _start_postgres(self) -> None:
         if self.settings.database_url.get_secret_value():
             return
         port = self.data_dir.port("postgres")
         program, url = await run_in_background(
             lambda: postgres.prepare_program(self.data_dir.root / "postgres", port, tell=self._tell)
         )
-        await self._server(program, lambda: postgres.is_ready(url))
+        await self._start_server(program, lambda: postgres.is_ready(url))
         self.settings = self.settings.model_copy(update={"database_url": SecretStr(url)})
 
-    async def _server(self, program: Program, answers: Callable[[], bool], patience: float = 60.0) -> None:
-        """Start a server and wait for it; only one that came up once is kept alive."""
+    async def _start_server(self, program: Program, is_ready: Callable[[], bool], timeout_s: float = 60.0) -> None:
+        """Start a server and wait until it is ready; from then on it is restarted when it dies.
+
+        Raise StartupFailed.
+        """
         self._tell(f"{program.name}: starting")
-        keeper = self._keepers[program.name] = Restarter(program, self._pids, self._tell)
+        restarter = self._restarters[program.name] = Restarter(program, self._pid_files, self._tell)
         clock = asyncio.get_running_loop().time
-        deadline = clock() + patience
-        while not await run_in_background(answers):
-            if not keeper.child.is_running() or clock() > deadline:
-                raise StartupFailed(f"{program.name} did not start; the end of {program.log}:\n{keeper.child.tail()}")
+        deadline = clock() + timeout_s
+        while not await run_in_background(is_ready):
+            if not restarter.child.is_running() or clock() > deadline:
+                log = restarter.child.tail()
+                raise StartupFailed(f"{program.name} did not start; the end of {program.log}:\n{log}")
             await asyncio.sleep(0.1)
-        keeper.start_watching()
+        restarter.start_watching()
 
-    def _keep(self, program: Program) -> None:
-        keeper = self._keepers[program.name] = Restarter(program, self._pids, self._tell)
-        keeper.start_watching()
-
-    def _role(self, name: str) -> Program:
+    def _start_role(self, name: str) -> None:
         env = {"MALLOC_ARENA_MAX": "2", **environment_of(self.settings), **self._role_env.get(name, {})}
-        return Program(name, (sys.executable, "-m", "pipeline", name), self.data_dir.log_path(name), env)
+        program = Program(name, (sys.executable, "-m", "pipeline", name), self.data_dir.log_path(name), env)
+        restarter = self._restarters[name] = Restarter(program, self._pid_files, self._tell)
+        restarter.start_watching()
 
-    async def _listening(self, role: str, patience: float = 60.0) -> None:
+    async def _wait_until_listening(self, role: str, timeout_s: float = 60.0) -> None:
+        """Wait until a role accepts connections. Raise StartupFailed."""
         host, port = (getattr(self.settings, name) for name in _LISTEN_SETTINGS[role])
         self._tell(f"{role}: starting")
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                while not await _accepts(host, port):
+            async with asyncio.timeout(timeout_s):
+                while not await _accepts_connections(host, port):
                     await asyncio.sleep(0.1)
                 return
-        log = self._keepers[role].child.tail()
+        log = self._restarters[role].child.tail()
         raise StartupFailed(
             f"{role} did not listen on {host}:{port} in time; the end of {self.data_dir.log_path(role)}:\n{log}"
         )
 
 
-def complete_settings(settings: Settings, home: DataDir) -> Settings:
-    """The settings with what `up` provides where the operator named nothing: folder, secret, ports, URLs."""
-    update: dict[str, Any] = {"data_dir": home.root}
+def complete_settings(settings: Settings, data_dir: DataDir) -> Settings:
+    """Return the settings with the secret, ports and URLs that the operator did not set, taken from the data folder."""
+    update: dict[str, Any] = {"data_dir": data_dir.root}
     if not settings.secret.get_secret_value():
-        update["secret"] = SecretStr(home.secret("secret"))
+        update["secret"] = SecretStr(data_dir.secret("secret"))
     for name in _HOST_SETTINGS:
         if getattr(settings, name) == 0 and getattr(settings, _HOST_SETTINGS[name]):
-            update[name] = home.port(name)
-    given = settings.model_fields_set
+            update[name] = data_dir.port(name)
     gateway = f"http://{settings.host}:{update.get('port', settings.port)}"
-    update |= {name: gateway for name in ("public_url", "sandbox_gateway") if name not in given}
+    update |= {name: gateway for name in ("public_url", "sandbox_gateway") if name not in settings.model_fields_set}
     return settings.model_copy(update=update)
 
 
-async def _accepts(host: str, port: int) -> bool:
+async def _accepts_connections(host: str, port: int) -> bool:
     try:
         _, writer = await asyncio.open_connection(host, port)
     except OSError:
@@ -210,11 +217,14 @@ async def _accepts(host: str, port: int) -> bool:
     return True
 
 
-async def _all(*work: Coroutine[Any, Any, None]) -> None:
-    """Run together; where one fails the others are cancelled, so that none starts a child after we gave up."""
+async def _run_all(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Run coroutines at the same time; when one fails, cancel the others and raise its error.
+
+    After the cancellation none of them can start a child any more.
+    """
     try:
         async with asyncio.TaskGroup() as group:
-            for coroutine in work:
+            for coroutine in coroutines:
                 group.create_task(coroutine)
-    except BaseExceptionGroup as several:
-        raise several.exceptions[0] from None
+    except BaseExceptionGroup as group_error:
+        raise group_error.exceptions[0] from None

@@ -1,1 +1,1 @@
-"""The APIs we serve, one file each; pure: JSON <-> records. No dialect imports another."""
+"""The JSON of the APIs that the gateway serves, one API a file; pure. No dialect imports another."""

@@ -1,14 +1,14 @@
-"""`GET /v1/Email/`: query parameters in, a question out; states in, its JSON out. Pure.
+"""Parse queries of the email API's `GET /v1/Email/` and encode its listings. Pure.
 
-What is sent through it: :mod:`pipeline.dialects.email_v1_send`.
+`pipeline.gateway.routes.email_v1` calls it; :mod:`pipeline.dialects.email_v1_send` is the other half of the API. Our
+interpretation where the API's document is silent:
 
-The document is silent here and there; what we read into it:
-
-- `MessageId` is the email_id: the id that a send answered with, for Fast Track's emails, too.
-- Texts that don't apply are ``""`` and `DeliveredDate` is 0, as in the document's example and as
-  readers with fixed types expect; `Next` and `Error` are absent where there is none.
-- `After` names a whole second and never the future; default: now. See :mod:`projections.history`.
-- An email is not listed while it is only accepted or tried in vain: none of the four states is true of it yet.
+- `MessageId` is the email_id: the id in the answer to a send, for Fast Track's emails, too.
+- Texts that don't apply are ``""`` and an unknown `DeliveredDate` is 0, as in the document's example and as
+  clients with fixed types expect; `Next` and `Error` are left out where there is none.
+- `After` is a whole second and never in the future; default: now. See :mod:`projections.history`.
+- An email that is only accepted, or whose attempts have all failed so far, is not listed: none of the four states
+  is true of it yet.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ from topics.record import Millis
 from topics.requests import SendRequest
 from topics.states import EmailState, EventDetail
 
-# BounceType and BounceSubType, in the words of Amazon SES, which the document uses. The same fact has the same ones
-# whether a server refused at once, a report came by mail, or a provider told it in words of its own.
+# BounceType and BounceSubType are Amazon SES's, as in the document. A bounce has the same ones whether a server refused
+# at once, a report came by mail, or a provider sent an event.
 _HARD: Final = ("Permanent", "General")
 _SOFT: Final = ("Transient", "General")
 _SUPPRESSED: Final = ("Permanent", "Suppressed")
@@ -36,11 +36,11 @@ _BOUNCE_TYPES: Final = {BounceClass.HARD: _HARD, BounceClass.SOFT: _SOFT, None: 
 _LEADING_CODES: Final = re.compile(r"(?:smtp; ?)?(?:([245]\d\d)(?![\d.])[ -]?|([245]\.\d{1,3}\.\d{1,3})(?![\d.]) ?)")
 _DETAIL_FIELDS: Final = ("To", "Type", "BrandId", "Token", "GroupId", "NumPhotos", "OrderId")
 _MAX_TIMESTAMP_S: Final = 99_999_999_999
-"""The year 5138; what lies beyond is a mistake (milliseconds?), not a time."""
+"""A time in the year 5138. Larger numbers are refused: they are probably milliseconds."""
 
 
 class EmailV1ListQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """A listing's parameters, understood."""
+    """The parsed parameters of a listing."""
 
     brand: str = ""
     state: ListedState | None = None
@@ -69,7 +69,7 @@ class EmailV1ListedEmail(msgspec.Struct, frozen=True, kw_only=True, rename="pasc
 
 
 class EmailV1ListResponse(msgspec.Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
-    """The answer."""
+    """A page of a listing, or an error."""
 
     emails: list[EmailV1ListedEmail]
     next: str = ""
@@ -80,8 +80,8 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def parse_query(params: Mapping[str, str]) -> EmailV1ListQuery:
-    """What is asked. Unknown parameters are ignored, and with `Email` all others but `Next`. Raises Refused."""
-    # A plus that nobody encoded arrives as a blank, which no address has.
+    """Return the query. Unknown parameters are ignored, and beside `Email` all but `Next`. Raise Refused."""
+    # A plus sign that wasn't percent-encoded arrives as a space; no address contains a space.
     if email := params.get("Email", "").replace(" ", "+"):
         return EmailV1ListQuery(email=email, next=params.get("Next", ""))
     return EmailV1ListQuery(
@@ -98,37 +98,37 @@ def _state(value: str) -> ListedState | None:
     try:
         return ListedState(value)
     except ValueError:
-        known = ", ".join(state.value for state in ListedState)
-        raise Refused(f"State: must be one of {known}", "State") from None
+        states = ", ".join(state.value for state in ListedState)
+        raise Refused(f"State: must be one of {states}", "State") from None
 
 
 def _after(value: str) -> int | None:
     if not value:
         return None
-    # Ahead of int(): it takes signs, blanks, underscores and other scripts' digits, and any length.
+    # Checked before int(), which also accepts signs, spaces, underscores, digits of other scripts, and any length.
     if not (value.isascii() and value.isdigit() and len(value) <= 20) or int(value) > _MAX_TIMESTAMP_S:
         raise Refused("After: must be a unix time in whole seconds", "After")
     return int(value)
 
 
-def encode_list_response(tenant: str, states: Sequence[EmailState], behind: str = "") -> bytes:
-    """The answer's JSON. States without a request are nobody's and can't be listed."""
-    shown = (listed_email(tenant, state, state.request) for state in states if state.request is not None)
-    return _encode(EmailV1ListResponse(emails=[email for email in shown if email is not None], next=behind))
+def encode_list_response(tenant: str, states: Sequence[EmailState], next_cursor: str = "") -> bytes:
+    """Return a page's JSON. States without a request are left out: they have neither tenant nor recipient."""
+    emails = (listed_email(tenant, state, state.request) for state in states if state.request is not None)
+    return _encode(EmailV1ListResponse(emails=[email for email in emails if email is not None], next=next_cursor))
 
 
 def encode_error(message: str) -> bytes:
-    """An error's JSON."""
+    """Return an error's JSON."""
     return msgspec.json.encode({"Error": message})
 
 
 def listed_email(tenant: str, state: EmailState, request: SendRequest) -> EmailV1ListedEmail | None:
-    """Return one email; None while nobody took custody of it and nothing ended it."""
+    """Return one email of a listing; None while it has none of the listed states."""
     state = effective_state(state)
     listed = listed_state(state)
     if listed is None:
         return None
-    kind, subkind, details = _bounce(state)
+    bounce_type, bounce_sub_type, bounce_details = _bounce(state)
     return EmailV1ListedEmail(
         email=request.recipient,
         type=request.kind,
@@ -140,19 +140,19 @@ def listed_email(tenant: str, state: EmailState, request: SendRequest) -> EmailV
         owner_id=owner_uuid(tenant),
         msg_details=_msg_details(tenant, request),
         complaint_type="" if state.complaint is None else state.complaint.type,
-        bounce_type=kind,
-        bounce_sub_type=subkind,
-        bounce_details=details,
+        bounce_type=bounce_type,
+        bounce_sub_type=bounce_sub_type,
+        bounce_details=bounce_details,
         delivered_date=0 if state.delivered is None else _seconds(state.delivered.first),
     )
 
 
 def _bounce(state: EmailState) -> tuple[str, str, str]:
-    """Return type, subtype, details."""
+    """Return BounceType, BounceSubType and BounceDetails; empty for an email that didn't bounce."""
     if state.bounce is not None:
         return *_BOUNCE_TYPES[state.bounce.bounce_class], _reason(state.bounce)
     if state.bounced is not None:
-        # Its words went with another bounce's, which was read wrong.
+        # The state keeps the details of one bounce event, and that one turned out not to be a bounce.
         return *_UNDETERMINED, ""
     if state.failed is not None:
         return *_UNDETERMINED, _reason(state.failure)
@@ -161,31 +161,31 @@ def _bounce(state: EmailState) -> tuple[str, str, str]:
     return "", "", ""
 
 
-def _raw(detail: EventDetail) -> str:
-    """Return code, enhanced code and text, each code once: texts begin with their codes, or with one, or with none."""
+def _server_response(detail: EventDetail) -> str:
+    """Return code, enhanced code and text, without the codes that the text repeats at its beginning."""
     code, enhanced, text = str(detail.code or ""), detail.enhanced, detail.text.strip()
-    while (found := _LEADING_CODES.match(text)) and (found[1] or found[2]) in (code, enhanced):
-        text = text[found.end() :].lstrip()
+    while (match := _LEADING_CODES.match(text)) and (match[1] or match[2]) in (code, enhanced):
+        text = text[match.end() :].lstrip()
     return " ".join(word for word in (code, enhanced, text) if word)
 
 
 def _reason(detail: EventDetail | None) -> str:
-    """Return a server's words; else the reason of a drop or failure of ours, or what the provider calls it."""
-    return "" if detail is None else _raw(detail) or f"{detail.type} {detail.subtype}".strip()
+    """Return the server's response; else the event's type and subtype."""
+    return "" if detail is None else _server_response(detail) or f"{detail.type} {detail.subtype}".strip()
 
 
 def _msg_details(tenant: str, request: SendRequest) -> dict[str, msgspec.Raw]:
-    """What the caller said, verbatim; what every email has, filled in."""
-    own = {
+    """Return the details: the caller's, unchanged, and To, Type and BrandId where the caller gave none."""
+    defaults = {
         "To": request.recipient,
         "Type": request.kind,
         "BrandId": brand_uuid(tenant, request.brand),
     }
-    found = {name: msgspec.Raw(_encode(value)) for name, value in own.items()}
-    # Another dialect's email has none, or details of its own kind.
+    details = {name: msgspec.Raw(_encode(value)) for name, value in defaults.items()}
+    # An email of another dialect has no details, or details that aren't an object.
     with contextlib.suppress(msgspec.ValidationError):
-        found |= msgspec.json.decode(request.details, type=dict[str, msgspec.Raw])
-    return {name: found[name] for name in _DETAIL_FIELDS if name in found}
+        details |= msgspec.json.decode(request.details, type=dict[str, msgspec.Raw])
+    return {name: details[name] for name in _DETAIL_FIELDS if name in details}
 
 
 def _seconds(at: Millis) -> int:

@@ -1,12 +1,12 @@
-"""`POST /v1/Email/`: a request's bytes in, wishes and faults out; outcomes in, `Results` out. Pure.
+"""Parse requests of the email API's `POST /v1/Email/`, render their templates and encode `Results`. Pure.
 
-The document is silent here and there; what we read into it:
+`pipeline.gateway.routes.email_v1_send` calls it. Our interpretation where the API's document is silent:
 
 - `token` needs `Token` and `NumPhotos`, `group` needs `GroupId`, `tokenAndGroup` all three; fields that
   a type doesn't use are ignored. `NumPhotos` is a whole number from -1 (unlimited) on.
-- `purchase` is a type of the history only: a message of that type is refused.
-- What is said comes from the template ``{BrandId}.{Type}``; its variables are the message's fields.
-- A message that can't be taken has `Error` and `Status`, and no `MessageId`; the others go on.
+- `purchase` is a type of listed emails only: a message of that type is refused.
+- The content comes from the template ``{BrandId}.{Type}``; its variables are the message's fields.
+- A message that is refused has `Error` and `Status`, and no `MessageId`; the others are accepted all the same.
 """
 
 import re
@@ -27,15 +27,15 @@ from topics.templates import Template, TemplateRef
 DIALECT: Final = "email_v1"
 FIELD_MAX_CHARS: Final = 1_000
 MAX_MESSAGES: Final = 100_000
-"""Messages of one request. Those over the tenant's batch maximum are answered one by one, up to this number."""
+"""Messages of one request. Each one over the tenant's batch maximum gets its own error, up to this number."""
 MAX_RENDERED_BYTES: Final = 512_000_000
-"""Bytes that are rendered for one request, as memory holds them."""
+"""Bytes of memory that are rendered for one request."""
 REQUIRED_FIELDS_BY_TYPE: Final = {
     "token": ("Token", "NumPhotos"),
     "group": ("GroupId",),
     "tokenAndGroup": ("Token", "GroupId", "NumPhotos"),
 }
-"""What each type needs beside To and BrandId."""
+"""Fields that each type requires besides To and BrandId."""
 UNLIMITED_PHOTOS: Final = -1
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _CONTROL_CHAR: Final = re.compile(r"[\x00-\x1f\x7f]")
@@ -55,13 +55,13 @@ class EmailV1Message(msgspec.Struct, frozen=True, rename="pascal"):
 
 
 class EmailV1SendRequest(msgspec.Struct, frozen=True, rename="pascal"):
-    """The request; messages are read one by one, so that one that can't be read fails alone."""
+    """The request; its messages are decoded one by one, so that a malformed one doesn't fail the others."""
 
     messages: list[msgspec.Raw]
 
 
 class EmailV1Result(msgspec.Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
-    """What became of one message."""
+    """The result of one message."""
 
     status: int
     message_id: str = ""
@@ -69,14 +69,14 @@ class EmailV1Result(msgspec.Struct, frozen=True, kw_only=True, rename="pascal", 
 
 
 class EmailV1SendResponse(msgspec.Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=True):
-    """In the order of the messages."""
+    """The answer; its results are in the order of the messages."""
 
     results: list[EmailV1Result]
     error: str = ""
 
 
 class EmailV1SendCommand(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that can be sent, once its template is found."""
+    """A valid message, whose template is still to be found."""
 
     index: int
     recipient: str
@@ -86,12 +86,12 @@ class EmailV1SendCommand(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def template_name(self) -> str:
-        """The name of its template."""
+        """The name of the message's template."""
         return f"{self.brand}.{self.kind}"
 
 
 class EmailV1RenderedMessage(msgspec.Struct, frozen=True):
-    """What a wish's template says."""
+    """A message rendered from its template."""
 
     subject: str
     content: MessageContent
@@ -104,74 +104,82 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def parse_request(body: bytes) -> tuple[int, list[EmailV1SendCommand], dict[int, EmailV1Result]]:
-    """Return the number of messages, the wishes, and a result for each that is none. Raise Refused for no request."""
+    """Return the number of messages, the valid ones, and a result by index for each other one.
+
+    Raise Refused for a body that isn't a request at all.
+    """
     check_value_count(body)
     messages = decode_json(_decode_request, body).messages
     if len(messages) > MAX_MESSAGES:
         raise Refused(f"more than {MAX_MESSAGES} messages", ".Messages")
-    wishes: list[EmailV1SendCommand] = []
-    faults: dict[int, EmailV1Result] = {}
+    commands: list[EmailV1SendCommand] = []
+    refusals: dict[int, EmailV1Result] = {}
     for index, raw in enumerate(messages):
         try:
-            wishes.append(_wish(index, raw))
+            commands.append(_parse_message(index, raw))
         except Refused as refused:
-            faults[index] = item_error(index, 400, str(refused), refused.where)
-    return len(messages), wishes, faults
+            refusals[index] = item_error(index, 400, str(refused), refused.where)
+    return len(messages), commands, refusals
 
 
-def render_message(wish: EmailV1SendCommand, template: Template | None, now: Millis) -> EmailV1RenderedMessage:
-    """The wish in its template's words. Raises Refused."""
+def render_message(command: EmailV1SendCommand, template: Template | None, now: Millis) -> EmailV1RenderedMessage:
+    """Return the message rendered from its template. Raise Refused, also if there is no template."""
     if template is None:
         raise Refused(
-            f"this brand has no template for {wish.kind}: "
-            f"push one named {wish.template_name} (`mailfold templates push`, or PUT /templates)"
+            f"this brand has no template for {command.kind}: "
+            f"push one named {command.template_name} (`mailfold templates push`, or PUT /templates)"
         )
-    made = render_template(template, "", template_variables(wish), now=now)
-    return EmailV1RenderedMessage(made.subject, MessageContent(html=made.html, text=made.text), made.ref)
+    rendered = render_template(template, "", template_variables(command), now=now)
+    return EmailV1RenderedMessage(
+        rendered.subject, MessageContent(html=rendered.html, text=rendered.text), rendered.ref
+    )
 
 
-def template_variables(wish: EmailV1SendCommand) -> dict[str, Any]:
-    """What its template may speak of."""
-    return {"To": wish.recipient, "Type": wish.kind, "BrandId": wish.brand, **wish.fields}
+def template_variables(command: EmailV1SendCommand) -> dict[str, Any]:
+    """Return the variables of the message's template."""
+    return {"To": command.recipient, "Type": command.kind, "BrandId": command.brand, **command.fields}
 
 
-def encode_details(wish: EmailV1SendCommand) -> msgspec.Raw:
-    """What the history gives back beside To, Type and BrandId."""
-    return msgspec.Raw(_encode(wish.fields))
+def encode_details(command: EmailV1SendCommand) -> msgspec.Raw:
+    """Return the details that a listing shows besides To, Type and BrandId."""
+    return msgspec.Raw(_encode(command.fields))
 
 
 def item_error(index: int, status: int, error: str, where: str = "") -> EmailV1Result:
-    """A message that isn't taken; the error begins with its path."""
+    """Return the result of a message that isn't accepted; the error begins with the message's path."""
     return EmailV1Result(status=status, error=f"Messages[{index}]{where}: {error}")
 
 
 def encode_response(count: int, results: Mapping[int, EmailV1Result], error: str = "") -> bytes:
-    """The answer's body."""
+    """Return the answer's body; ``results`` has one for each index below ``count``."""
     return _encode(EmailV1SendResponse(results=[results[index] for index in range(count)], error=error))
 
 
 def error_statuses(results: Iterable[EmailV1Result]) -> list[int]:
-    """The statuses of what wasn't taken."""
+    """Return the statuses of the messages that weren't accepted."""
     return [result.status for result in results if result.error]
 
 
-def _wish(index: int, raw: msgspec.Raw) -> EmailV1SendCommand:
-    message = _read(raw)
+def _parse_message(index: int, raw: msgspec.Raw) -> EmailV1SendCommand:
+    """Return the command of one message. Raise Refused with the path inside the message."""
+    message = _decode(raw)
     _refuse(address_problem(message.to), ".To")
     if message.type not in REQUIRED_FIELDS_BY_TYPE:
-        known = ", ".join(REQUIRED_FIELDS_BY_TYPE)
-        what = "is known to the history only" if message.type == "purchase" else "is unknown"
-        raise Refused(f"this type {what}; one of {known}", ".Type")
+        types = ", ".join(REQUIRED_FIELDS_BY_TYPE)
+        problem = "is known to the history only" if message.type == "purchase" else "is unknown"
+        raise Refused(f"this type {problem}; one of {types}", ".Type")
     if not _UUID.fullmatch(message.brand_id):
         raise Refused("not a UUID", ".BrandId")
-    given = {"Token": message.token, "GroupId": message.group_id, "NumPhotos": message.num_photos}
-    fields = {name: _needed(name, given[name], message.type) for name in REQUIRED_FIELDS_BY_TYPE[message.type]}
+    optional = {"Token": message.token, "GroupId": message.group_id, "NumPhotos": message.num_photos}
+    fields = {
+        name: _require_field(name, optional[name], message.type) for name in REQUIRED_FIELDS_BY_TYPE[message.type]
+    }
     return EmailV1SendCommand(
         index=index, recipient=message.to, brand=message.brand_id.lower(), kind=message.type, fields=fields
     )
 
 
-def _read(raw: msgspec.Raw) -> EmailV1Message:
+def _decode(raw: msgspec.Raw) -> EmailV1Message:
     try:
         return _decode_message(raw)
     except msgspec.ValidationError as error:
@@ -180,7 +188,8 @@ def _read(raw: msgspec.Raw) -> EmailV1Message:
         raise Refused("nested too deeply") from None
 
 
-def _needed(name: str, value: str | int | None, kind: str) -> str | int:
+def _require_field(name: str, value: str | int | None, kind: str) -> str | int:
+    """Return the value of a field that this type of message requires. Raise Refused if it is missing or invalid."""
     if value is None or value == "":
         raise Refused(f"missing; {kind} needs it", f".{name}")
     if isinstance(value, int):

@@ -1,14 +1,15 @@
-"""Extra Horizon's mail service: a request's bytes -> a wish or a trouble; mails -> the answers' bytes. Pure.
+"""Parse requests of Extra Horizon's mail service and encode its answers. Pure.
 
-Its document shows no JSON; what we read into it, mostly from the official SDK's own types and tests:
+`pipeline.gateway.routes.extrahorizon` calls it. The service's document shows no JSON. Our interpretation, mostly from
+the types and tests of the official SDK:
 
-- Names on the wire are snake_case, timestamps are milliseconds, errors are ``{code, name, message}``.
-- ``body`` of a plain mail is its text; beside a template it is the text part for readers without HTML.
-- One address gets one email, however often it is named; the first place counts.
-- ``filename`` (the document) and ``name`` (the SDK) of an attachment are the same.
+- Names in JSON are snake_case, timestamps are milliseconds, errors are ``{code, name, message}``.
+- ``body`` of a plain mail is its text; beside a template it is the text part for clients without HTML.
+- An address that is named several times gets one email, as the first of its names says.
+- ``filename`` (the document) and ``name`` (the SDK) of an attachment mean the same.
 
-The sizes of a request's parts are checked before any of them is read, and no pattern meets an address: reading takes
-linear time.
+Parsing takes linear time: the sizes of a request's parts are checked before any of them is decoded, and addresses are
+split without regular expressions.
 """
 
 import base64
@@ -33,17 +34,17 @@ from topics.requests import HeaderRecipients, Mailbox
 DIALECT: Final = "extrahorizon"
 MAX_RECIPIENTS: Final = 50
 MESSAGE_MAX_BYTES: Final = 10 * 1024 * 1024
-"""Amazon SES's, base64 included."""
+"""Bytes of a message with its attachments in base64: Amazon SES's limit."""
 STORED_MAIL_MAX_BYTES: Final = 200_000
-"""Bytes of what stays in the permanent object; it travels in several records of the email."""
+"""Bytes of the stored mail object, which is part of several records of the email."""
 STORED_PART_JSON_MAX_BYTES: Final = 6 * STORED_MAIL_MAX_BYTES
-"""Of one part in a request, whose JSON may write a byte as six (``\\u0061``)."""
+"""Bytes of JSON of one stored part; JSON may write one byte as six (``\\u0061``)."""
 CONTENT_MAX_DEPTH: Final = 32
 FILE_NAME_MAX_CHARS: Final = 255
 MAILBOX_MAX_CHARS: Final = ADDRESS_MAX_OCTETS + HEADER_TEXT_MAX_CHARS + 8
-"""An address, a name, and the brackets, quotes and blanks between them."""
+"""Characters of an address and a name, with the brackets, quotes and spaces between them."""
 ADDRESSES_MAX_BYTES: Final = MAX_RECIPIENTS * 6 * MAILBOX_MAX_CHARS
-"""Of JSON that lists addresses: one character takes up to six bytes there (``\\u00e4``)."""
+"""Bytes of JSON that lists addresses; one character takes up to six bytes there (``\\u00e4``)."""
 DEFAULT_MEDIA_TYPE: Final = "application/octet-stream"
 
 ERROR_CODES: Final = {
@@ -64,11 +65,11 @@ ERROR_CODES: Final = {
     1002: (400, "LOCALIZATION_KEY_MISSING_EXCEPTION"),
     1003: (400, "TEMPLATE_FILLING_EXCEPTION"),
 }
-"""Its error codes -> status and name."""
+"""HTTP status and name of each of the service's error codes."""
 _CODE_BY_STATUS: Final = {400: 26, 401: 104, 404: 16, 408: 4, 409: 17, 429: 4, 500: 1, 502: 4, 503: 4, 504: 4}
-"""Status -> code. Its codes have none for a 429; 4 is the one whose class in the SDK says that a repeat may work."""
+"""Error code of each HTTP status; for 429 it is 4, whose class in the SDK says that a repeat may succeed."""
 T = TypeVar("T")
-_BLANKS: Final = re.compile(r"[ \t\r\n]+")
+_WHITESPACE: Final = re.compile(r"[ \t\r\n]+")
 
 MAIL_FIELDS: Final = RqlFields(
     texts=frozenset(
@@ -90,7 +91,7 @@ QUEUED_MAIL_FIELDS: Final = RqlFields(
 
 
 class ExtraHorizonRefused(Refused):
-    """What its clients are told, by a code of theirs."""
+    """A request that is refused with one of the service's error codes."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -98,7 +99,7 @@ class ExtraHorizonRefused(Refused):
 
 
 class ExtraHorizonRecipients(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """1 to 50 in all."""
+    """The recipients of a mail: 1 to 50 in all."""
 
     to: tuple[str, ...] = ()
     cc: tuple[str, ...] = ()
@@ -106,7 +107,7 @@ class ExtraHorizonRecipients(msgspec.Struct, frozen=True, kw_only=True, omit_def
 
 
 class ExtraHorizonAttachment(msgspec.Struct, frozen=True, kw_only=True):
-    """An attachment as it is given."""
+    """An attachment of a request."""
 
     content: Annotated[str, Meta(description="Base64")]
     filename: str | None = None
@@ -131,7 +132,7 @@ class ExtraHorizonSendRequest(msgspec.Struct, frozen=True, kw_only=True, rename=
 
 
 class _LargeParts(msgspec.Struct, frozen=True, kw_only=True):
-    """Those parts of a request that may be large, as the bytes that they are."""
+    """The parts of a request that may be large, not decoded yet."""
 
     recipients: msgspec.Raw = msgspec.Raw()
     reply_to: msgspec.Raw = msgspec.Raw()
@@ -141,7 +142,7 @@ class _LargeParts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExtraHorizonMail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"from_": "from"}):
-    """The permanent object."""
+    """A mail as it is stored and shown."""
 
     id: str
     creator_id: str
@@ -162,7 +163,7 @@ class ExtraHorizonMail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
 
 class ExtraHorizonProblem(msgspec.Struct, frozen=True, kw_only=True):
-    """An error."""
+    """The body of an error."""
 
     code: int
     name: str
@@ -170,17 +171,17 @@ class ExtraHorizonProblem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExtraHorizonSendCommand(msgspec.Struct, frozen=True, kw_only=True):
-    """A mail that can be sent, as soon as its template has said what it says."""
+    """A valid mail; if it names a template, that is rendered later."""
 
     send: ExtraHorizonSendRequest
     recipient_addresses: tuple[str, ...]
-    """Every address once, in order."""
+    """Each distinct address of to, cc and bcc, in their order."""
     visible_recipients: HeaderRecipients
     sender: Mailbox | None
     reply_to: tuple[str, ...]
     attachments: tuple[Attachment, ...]
     template: str
-    """Its id or name; empty for a plain mail."""
+    """The template's id or name; empty for a plain mail."""
     values: dict[str, Any]
 
 
@@ -191,28 +192,28 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def parse_request(body: bytes) -> ExtraHorizonSendCommand:
-    """The wish. Raises Trouble."""
+    """Return the mail to send. Raise ExtraHorizonRefused."""
     if not body.strip():
         raise ExtraHorizonRefused(13, "the request body is empty")
-    _check_parts(_decoded(_decode_large_parts, body))
-    send = _decoded(_decode_request, body)
-    addresses = _addresses(send.recipients)
+    _check_part_sizes(_decode(_decode_large_parts, body))
+    send = _decode(_decode_request, body)
+    addresses = _distinct_addresses(send.recipients)
     return ExtraHorizonSendCommand(
         send=send,
         recipient_addresses=addresses,
-        visible_recipients=HeaderRecipients(to=_boxes(send.recipients.to), cc=_boxes(send.recipients.cc)),
-        sender=None if send.from_ is None else _mailbox(send.from_, "from"),
-        reply_to=_reply_to(send.reply_to),
+        visible_recipients=HeaderRecipients(to=_mailboxes(send.recipients.to), cc=_mailboxes(send.recipients.cc)),
+        sender=None if send.from_ is None else _parse_mailbox(send.from_, "from"),
+        reply_to=_reply_to_addresses(send.reply_to),
         attachments=_attachments(send.attachments or ()),
-        template=_template(send),
-        values=_values(send.content),
+        template=_template_name(send),
+        values=_template_values(send.content),
     )
 
 
-def check_size(wish: ExtraHorizonSendCommand, *texts: str) -> None:
-    """Raise Trouble where the message would be more than its provider takes."""
+def check_size(command: ExtraHorizonSendCommand, *texts: str) -> None:
+    """Raise ExtraHorizonRefused if the message with its rendered texts is larger than providers accept."""
     # Base64 has four characters for three bytes, and a line end after 76 of them.
-    files = sum(len(file.data) * 4 // 3 * 78 // 76 for file in wish.attachments)
+    files = sum(len(file.data) * 4 // 3 * 78 // 76 for file in command.attachments)
     sizes = [len(text.encode("utf-8", "replace")) for text in texts]
     if max(sizes, default=0) > MAX_PART_BYTES:
         raise ExtraHorizonRefused(26, f"a text has {max(sizes)} bytes; at most {MAX_PART_BYTES} can be sent")
@@ -224,7 +225,7 @@ def check_size(wish: ExtraHorizonSendCommand, *texts: str) -> None:
 
 
 def encode_stored_mail(mail: ExtraHorizonMail) -> msgspec.Raw:
-    """What stays of a mail, as the log keeps it. Raises Trouble for more than can be kept."""
+    """Return the JSON of a mail as it is stored. Raise ExtraHorizonRefused if it is too large."""
     raw = _encode(mail)
     if len(raw) > STORED_MAIL_MAX_BYTES:
         raise ExtraHorizonRefused(
@@ -232,38 +233,41 @@ def encode_stored_mail(mail: ExtraHorizonMail) -> msgspec.Raw:
             f"subject, body and content have {len(raw)} bytes; at most {STORED_MAIL_MAX_BYTES} are kept. "
             "Attach the rest",
         )
-    # The content is kept beside it, for every recipient.
+    # The content is stored separately, once for each recipient.
     return msgspec.Raw(_encode(msgspec.structs.replace(mail, content=UNSET)))
 
 
 def encode_accepted_mail(mail: ExtraHorizonMail) -> bytes:
-    """The mail, just accepted."""
+    """Return the JSON of a mail that was just accepted."""
     return _encode(msgspec.structs.replace(mail, views=0, update_timestamp=mail.creation_timestamp))
 
 
-def encode_page(found: Sequence[str], total: int | None, asked: ListingQuery) -> bytes:
-    """A listing's page."""
-    data: Iterable[Any] = map(msgspec.Raw, (mail.encode() for mail in found))
-    if asked.select:
-        tree = field_selection(("id",), *asked.select)
-        data = [selected_fields(msgspec.json.decode(mail), tree) for mail in found]
-    counted = {} if total is None else {"total": total}
-    return _encode({"page": {**counted, "offset": asked.offset, "limit": asked.limit}, "data": list(data)})
+def encode_page(mails: Sequence[str], total: int | None, query: ListingQuery) -> bytes:
+    """Return the JSON of a listing's page.
+
+    ``mails``: the JSON of each; ``total``: the number of matching mails, None if they weren't counted.
+    """
+    data: Iterable[Any] = map(msgspec.Raw, (mail.encode() for mail in mails))
+    if query.select:
+        selection = field_selection(("id",), *query.select)
+        data = [selected_fields(msgspec.json.decode(mail), selection) for mail in mails]
+    total_field = {} if total is None else {"total": total}
+    return _encode({"page": {**total_field, "offset": query.offset, "limit": query.limit}, "data": list(data)})
 
 
-def encode_problem(trouble: ExtraHorizonRefused) -> bytes:
-    """An error's JSON."""
-    return _encode(ExtraHorizonProblem(code=trouble.code, name=ERROR_CODES[trouble.code][1], message=str(trouble)))
+def encode_problem(refused: ExtraHorizonRefused) -> bytes:
+    """Return the JSON of an error."""
+    return _encode(ExtraHorizonProblem(code=refused.code, name=ERROR_CODES[refused.code][1], message=str(refused)))
 
 
 def encode_error(status: int, error: str, where: str) -> bytes:
-    """An error that another room found."""
+    """Return the JSON of an error that was raised outside this dialect, by its HTTP status."""
     return encode_problem(ExtraHorizonRefused(_CODE_BY_STATUS.get(status, 26), f"{where}: {error}" if where else error))
 
 
 # ------------------------------------------------------------- the request
-def _check_parts(parts: _LargeParts) -> None:
-    """Raise Trouble for a part that is too large to be taken, before it is read."""
+def _check_part_sizes(parts: _LargeParts) -> None:
+    """Raise ExtraHorizonRefused for a part that is too large, before it is decoded."""
     for name in ("recipients", "reply_to"):
         if (size := _size(getattr(parts, name))) > ADDRESSES_MAX_BYTES:
             raise ExtraHorizonRefused(15, f"{name}: {size} bytes; at most {MAX_RECIPIENTS} addresses can be given")
@@ -278,15 +282,16 @@ def _size(raw: msgspec.Raw) -> int:
     return memoryview(raw).nbytes
 
 
-def _decoded(decode: Callable[[bytes], T], body: bytes) -> T:
-    """Return the body as the decoder's type. Raises Trouble."""
+def _decode(decode: Callable[[bytes], T], body: bytes) -> T:
+    """Return the body as the decoder's type. Raise ExtraHorizonRefused."""
     try:
         return decode_json(decode, body)
     except Refused as refused:
-        raise _unread(refused) from None
+        raise _with_error_code(refused) from None
 
 
-def _unread(refused: Refused) -> ExtraHorizonRefused:
+def _with_error_code(refused: Refused) -> ExtraHorizonRefused:
+    """Return a decoder's refusal with the code of a missing field, of a wrong type, or of a malformed body."""
     where = refused.where.lstrip(".")
     if str(refused) == FIELD_MISSING:
         return ExtraHorizonRefused(14, f"{where}: missing")
@@ -295,51 +300,54 @@ def _unread(refused: Refused) -> ExtraHorizonRefused:
     return ExtraHorizonRefused(22, f"{where}: {refused}")
 
 
-def _addresses(recipients: ExtraHorizonRecipients) -> tuple[str, ...]:
-    every = [
-        (kind, nth, address) for kind in ("to", "cc", "bcc") for nth, address in enumerate(getattr(recipients, kind))
+def _distinct_addresses(recipients: ExtraHorizonRecipients) -> tuple[str, ...]:
+    entries = [
+        (kind, index, text) for kind in ("to", "cc", "bcc") for index, text in enumerate(getattr(recipients, kind))
     ]
-    if not 1 <= len(every) <= MAX_RECIPIENTS:
-        raise ExtraHorizonRefused(15, f"recipients: {len(every)} in all; 1 to {MAX_RECIPIENTS} can be written to")
-    return tuple({_mailbox(text, f"recipients.{kind}[{nth}]").address: None for kind, nth, text in every})
+    if not 1 <= len(entries) <= MAX_RECIPIENTS:
+        raise ExtraHorizonRefused(15, f"recipients: {len(entries)} in all; 1 to {MAX_RECIPIENTS} can be written to")
+    return tuple({_parse_mailbox(text, f"recipients.{kind}[{index}]").address: None for kind, index, text in entries})
 
 
-def _boxes(given: Iterable[str]) -> tuple[Mailbox, ...]:
-    return tuple({box.address: box for box in (_mailbox(text, "recipients") for text in given)}.values())
+def _mailboxes(texts: Iterable[str]) -> tuple[Mailbox, ...]:
+    """Return the mailboxes, each distinct address once."""
+    mailboxes = (_parse_mailbox(text, "recipients") for text in texts)
+    return tuple({mailbox.address: mailbox for mailbox in mailboxes}.values())
 
 
-def _mailbox(text: str, where: str) -> Mailbox:
-    """``a@b.example`` or ``Anna <a@b.example>``."""
+def _parse_mailbox(text: str, where: str) -> Mailbox:
+    """Return the mailbox of ``a@b.example`` or ``Anna <a@b.example>``. Raise ExtraHorizonRefused."""
     if len(text) > MAILBOX_MAX_CHARS:
         raise ExtraHorizonRefused(15, f"{where}: more than {MAILBOX_MAX_CHARS} characters")
-    name, address = _taken_apart(text)
-    for wrong in (address_problem(address, smtputf8=True), _header_problem(name)):
-        if wrong:
-            raise ExtraHorizonRefused(15, f"{where}: {wrong}")
+    name, address = _split_mailbox(text)
+    for problem in (address_problem(address, smtputf8=True), _header_problem(name)):
+        if problem:
+            raise ExtraHorizonRefused(15, f"{where}: {problem}")
     return Mailbox(address=address, name=name)
 
 
-def _header_problem(text: str, most: int = HEADER_TEXT_MAX_CHARS) -> str | None:
-    """What keeps a text from standing in a header; its length first, as the rest is work."""
-    return f"more than {most} characters" if len(text) > most else header_text_problem(text)
+def _header_problem(text: str, max_chars: int = HEADER_TEXT_MAX_CHARS) -> str | None:
+    """Return why a text can't be used in a header, or None; the length is checked before anything that costs time."""
+    return f"more than {max_chars} characters" if len(text) > max_chars else header_text_problem(text)
 
 
-def _taken_apart(text: str) -> tuple[str, str]:
-    """Name and address; whatever is not ``name <address>`` is an address as a whole."""
+def _split_mailbox(text: str) -> tuple[str, str]:
+    """Return name and address; a text that is not ``name <address>`` is returned as the address."""
     name, bracket, address = text.strip().partition("<")
     if not bracket or not address.endswith(">") or ">" in name or "<" in address:
         return "", text
     return name.strip().strip('"'), address[:-1]
 
 
-def _reply_to(given: Sequence[str] | str | None) -> tuple[str, ...]:
-    listed = (given,) if isinstance(given, str) else given or ()
-    if len(listed) > MAX_RECIPIENTS:
+def _reply_to_addresses(reply_to: Sequence[str] | str | None) -> tuple[str, ...]:
+    texts = (reply_to,) if isinstance(reply_to, str) else reply_to or ()
+    if len(texts) > MAX_RECIPIENTS:
         raise ExtraHorizonRefused(15, f"reply_to: at most {MAX_RECIPIENTS}")
-    return tuple(_mailbox(text, f"reply_to[{nth}]").address for nth, text in enumerate(listed))
+    return tuple(_parse_mailbox(text, f"reply_to[{index}]").address for index, text in enumerate(texts))
 
 
-def _template(send: ExtraHorizonSendRequest) -> str:
+def _template_name(send: ExtraHorizonSendRequest) -> str:
+    """Return the id or name of the template, empty for a plain mail. Raise ExtraHorizonRefused for both or neither."""
     template = send.template_id or send.template_name or ""
     if send.template_id and send.template_name:
         raise ExtraHorizonRefused(26, "template_id and template_name: give one of them")
@@ -350,12 +358,12 @@ def _template(send: ExtraHorizonSendRequest) -> str:
     for name, text in (("subject", send.subject), ("body", send.body)):
         if text is None:
             raise ExtraHorizonRefused(14, f"{name}: missing; or give a template_id")
-    if wrong := _header_problem(send.subject or ""):
-        raise ExtraHorizonRefused(15, f"subject: {wrong}")
+    if problem := _header_problem(send.subject or ""):
+        raise ExtraHorizonRefused(15, f"subject: {problem}")
     return ""
 
 
-def _values(raw: msgspec.Raw | UnsetType) -> dict[str, Any]:
+def _template_values(raw: msgspec.Raw | UnsetType) -> dict[str, Any]:
     if isinstance(raw, UnsetType) or bytes(raw) == b"null":
         return {}
     if nesting_depth(bytes(raw), CONTENT_MAX_DEPTH) > CONTENT_MAX_DEPTH:
@@ -369,19 +377,19 @@ def _values(raw: msgspec.Raw | UnsetType) -> dict[str, Any]:
 
 
 def _attachments(files: Sequence[ExtraHorizonAttachment]) -> tuple[Attachment, ...]:
-    return tuple(_attachment(file, f"attachments[{nth}]") for nth, file in enumerate(files))
+    return tuple(_parse_attachment(file, f"attachments[{index}]") for index, file in enumerate(files))
 
 
-def _attachment(file: ExtraHorizonAttachment, where: str) -> Attachment:
+def _parse_attachment(file: ExtraHorizonAttachment, where: str) -> Attachment:
     name = file.filename if file.filename is not None else file.name
     if not name:
         raise ExtraHorizonRefused(14, f"{where}.filename: missing")
-    if wrong := _header_problem(name, FILE_NAME_MAX_CHARS):
-        raise ExtraHorizonRefused(15, f"{where}.filename: {wrong}")
-    if wrong := _header_problem(file.type or ""):
-        raise ExtraHorizonRefused(15, f"{where}.type: {wrong}")
+    if problem := _header_problem(name, FILE_NAME_MAX_CHARS):
+        raise ExtraHorizonRefused(15, f"{where}.filename: {problem}")
+    if problem := _header_problem(file.type or ""):
+        raise ExtraHorizonRefused(15, f"{where}.type: {problem}")
     try:
-        data = base64.b64decode(_BLANKS.sub("", file.content), validate=True)
+        data = base64.b64decode(_WHITESPACE.sub("", file.content), validate=True)
     except (binascii.Error, ValueError):
         raise ExtraHorizonRefused(15, f"{where}.content: not base64") from None
     return Attachment(filename=name, media_type=file.type or DEFAULT_MEDIA_TYPE, data=data)

@@ -1,9 +1,11 @@
-"""Fast Track's operator email API: a batch's bytes -> wishes and faults; outcomes -> the answer's bytes.
+"""Parse batches of Fast Track's operator email API and encode the answers. Pure.
 
-Assumptions where its document is silent: the body is a JSON array, bare or the only array of objects
-in an object, whatever its name there; the answer always has all three arrays; a ``failed`` message
-whose ``activity.id`` can't be read has the id null, its place is in the error. Unknown fields are
-tolerated everywhere and those inside ``activity`` kept.
+`pipeline.gateway.routes.fasttrack` calls it. Our interpretation where Fast Track's document is silent:
+
+- The body is a JSON array, or an object with exactly one array of objects, under any name.
+- The answer always has all three arrays.
+- A ``failed`` message whose ``activity.id`` can't be read has the id null; its index is in the error.
+- Unknown fields are ignored, except that those inside ``activity`` are kept.
 """
 
 import re
@@ -28,17 +30,17 @@ from topics.requests import Mailbox
 
 DIALECT: Final = "fasttrack"
 ACTIVITY_MAX_BYTES: Final = 65_536
-"""Bytes of one ``activity``: it travels in every record of the email, several times in some."""
+"""Bytes of one ``activity``, which is stored in every record of the email, several times in some."""
 ACTIVITY_MAX_DEPTH: Final = 64
-"""Nesting that every reader on the way can follow."""
+"""Levels of nesting of one ``activity``; every JSON decoder that reads it later accepts as many."""
 MAX_MESSAGES: Final = 100_000
-"""Messages of one request. Those over the tenant's batch maximum are answered one by one, up to this number."""
+"""Messages of one request. Each one over the tenant's batch maximum gets its own error, up to this number."""
 MAX_WRAPPER_MEMBERS: Final = 100
 _CONTROL_CHAR: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class FastTrackActivity(msgspec.Struct, frozen=True):
-    """What Fast Track wants back with every conversion, untouched."""
+    """The data that Fast Track gets back, unchanged, with every conversion."""
 
     id: Annotated[str, Meta(min_length=1, max_length=500, description="A unique identifier of the Email")]
     brand_id: Annotated[int, Meta(description="The unique identifier of the brand on Fast Track")]
@@ -52,8 +54,9 @@ class FastTrackActivity(msgspec.Struct, frozen=True):
 
 
 class FastTrackMessage(msgspec.Struct, frozen=True):
-    """One message of a batch, as it is read: the activity stays bytes."""
+    """One message of a batch."""
 
+    # Kept as bytes, because it must go back to Fast Track unchanged.
     activity: msgspec.Raw
     subject: Annotated[str, Meta(description="The subject line of the Email")]
     content: Annotated[str, Meta(min_length=1, description="The content of the Email, as HTML")]
@@ -65,7 +68,7 @@ class FastTrackMessage(msgspec.Struct, frozen=True):
 
 
 class FastTrackSendCommand(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that can be sent."""
+    """A valid message."""
 
     index: int
     identity: str
@@ -80,21 +83,21 @@ class FastTrackSendCommand(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FastTrackItemError(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that can't, or can't now; the error begins with its path in the batch."""
+    """A message that wasn't accepted; the error begins with its path in the batch."""
 
     id: str | int | None
     error: str
 
 
 class FastTrackItemSuccess(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that was taken."""
+    """A message that was accepted."""
 
     id: str
     email_id: str
 
 
 class FastTrackBatchResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """Successful: taken. Failed: never sent, skip it. Fatal: not taken now, send it again."""
+    """The answer. Successful: accepted. Failed: never sent, skip it. Fatal: not accepted now, send it again."""
 
     successful: list[FastTrackItemSuccess]
     failed: list[FastTrackItemError]
@@ -102,10 +105,14 @@ class FastTrackBatchResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _ActivityIdOnly(msgspec.Struct):
+    """The part of an activity that an error needs."""
+
     id: str | int
 
 
 class _MessageIdOnly(msgspec.Struct):
+    """The part of a message that an error needs."""
+
     activity: _ActivityIdOnly
 
 
@@ -116,22 +123,23 @@ _encode = msgspec.json.Encoder().encode
 
 
 def parse_batch(body: bytes) -> tuple[list[FastTrackSendCommand], list[FastTrackItemError]]:
-    """Return the wishes of a batch in its order, and a fault for each message that is none.
+    """Return the send commands of a batch in its order, and an error for each message that can't be sent.
 
-    Raise Refused, with what and where, for a body that is neither a JSON array nor an object with one array of objects.
+    Raise Refused for a body that is neither a JSON array nor an object with one array of objects, and for one with more
+    than MAX_MESSAGES messages.
     """
     check_value_count(body)
-    messages = _unwrapped(body) if body.lstrip()[:1] == b"{" else split_array(body)
+    messages = _items_of_object(body) if body.lstrip()[:1] == b"{" else split_array(body)
     if len(messages) > MAX_MESSAGES:
         raise Refused(f"more than {MAX_MESSAGES} messages", "body")
-    wishes: list[FastTrackSendCommand] = []
-    faults: list[FastTrackItemError] = []
+    commands: list[FastTrackSendCommand] = []
+    errors: list[FastTrackItemError] = []
     for index, raw in enumerate(messages):
         try:
-            wishes.append(_wish(index, raw))
+            commands.append(_parse_message(index, raw))
         except Refused as refused:
-            faults.append(FastTrackItemError(id=_id_of(raw), error=f"[{index}]{refused.where}: {refused}"))
-    return wishes, faults
+            errors.append(FastTrackItemError(id=_id_of(raw), error=f"[{index}]{refused.where}: {refused}"))
+    return commands, errors
 
 
 def encode_response(
@@ -139,33 +147,34 @@ def encode_response(
     failed: Iterable[FastTrackItemError],
     fatal: Iterable[FastTrackItemError],
 ) -> bytes:
-    """The answer's body: all three arrays, always."""
+    """Return the answer's body, which always has all three arrays."""
     return _encode(FastTrackBatchResponse(successful=list(successful), failed=list(failed), fatal=list(fatal)))
 
 
-def item_error(wish: FastTrackSendCommand, error: str, where: str = "") -> FastTrackItemError:
-    """A fault found after reading: a conflict, a limit, a log that is away."""
-    return FastTrackItemError(id=wish.identity, error=f"[{wish.index}]{where}: {error}")
+def item_error(command: FastTrackSendCommand, error: str, where: str = "") -> FastTrackItemError:
+    """Return the error of a valid message that isn't accepted: a conflict, a limit, or an unavailable log."""
+    return FastTrackItemError(id=command.identity, error=f"[{command.index}]{where}: {error}")
 
 
-def encode_error(status: int, what: str, where: str = "") -> bytes:
+def encode_error(status: int, error: str, where: str = "") -> bytes:
     """Return the body of an answer that concerns the whole batch; the code is the HTTP status."""
-    return _encode({"error": what, "code": status, "where": where})
+    return _encode({"error": error, "code": status, "where": where})
 
 
-def _unwrapped(body: bytes) -> Sequence[bytes | msgspec.Raw]:
-    """Return the items of the only array of objects among an object's members."""
+def _items_of_object(body: bytes) -> Sequence[bytes | msgspec.Raw]:
+    """Return the items of the only array of objects among an object's members; else of the only empty array."""
     arrays = [split_array(value) for value in member_values(body, MAX_WRAPPER_MEMBERS) if value.startswith(b"[")]
-    holding = [items for items in arrays if any(bytes(item).startswith(b"{") for item in items)]
-    chosen = holding or [items for items in arrays if not items]
-    if len(chosen) != 1:
-        raise Refused(f"expected array, or an object with one array of objects; there are {len(chosen)}", "body")
-    return chosen[0]
+    object_arrays = [items for items in arrays if any(bytes(item).startswith(b"{") for item in items)]
+    candidates = object_arrays or [items for items in arrays if not items]
+    if len(candidates) != 1:
+        raise Refused(f"expected array, or an object with one array of objects; there are {len(candidates)}", "body")
+    return candidates[0]
 
 
-def _wish(index: int, raw: bytes | msgspec.Raw) -> FastTrackSendCommand:
-    message: FastTrackMessage = _read(_decode_message, raw, "")
-    activity: FastTrackActivity = _read(_decode_activity, message.activity, ".activity")
+def _parse_message(index: int, raw: bytes | msgspec.Raw) -> FastTrackSendCommand:
+    """Return the command of one message. Raise Refused with the path inside the message."""
+    message: FastTrackMessage = _decode(_decode_message, raw, "")
+    activity: FastTrackActivity = _decode(_decode_activity, message.activity, ".activity")
     _check(activity, message)
     return FastTrackSendCommand(
         index=index,
@@ -181,13 +190,13 @@ def _wish(index: int, raw: bytes | msgspec.Raw) -> FastTrackSendCommand:
     )
 
 
-def _read(decode: Any, raw: bytes | msgspec.Raw, where: str) -> Any:
+def _decode(decode: Any, raw: bytes | msgspec.Raw, where: str) -> Any:
     try:
         return decode(raw)
     except msgspec.ValidationError as error:
         raise refusal_from_msgspec(str(error), where) from None
     except msgspec.DecodeError:
-        # The batch was taken apart by JSON's grammar: this is all that can be wrong with an item.
+        # The batch was split by JSON's grammar, so nothing else can be malformed in an item.
         raise Refused(LONE_SURROGATE_PROBLEM, where) from None
     except RecursionError:
         raise Refused("nested too deeply", where) from None
@@ -217,10 +226,10 @@ def _refuse(problem: str | None, where: str) -> None:
 
 
 def _id_of(raw: bytes | msgspec.Raw) -> str | int | None:
-    """What the sender calls a message that can't be taken, so that it is skipped and not repeated."""
+    """Return the id of a refused message, which tells Fast Track to skip it; None if it can't be read."""
     try:
         return _decode_id_only(raw).activity.id
     except (msgspec.ValidationError, RecursionError):
         return None
     except msgspec.DecodeError:
-        return read_despite_lone_surrogate(lambda whole: _decode_id_only(whole).activity.id, bytes(raw))
+        return read_despite_lone_surrogate(lambda json_bytes: _decode_id_only(json_bytes).activity.id, bytes(raw))

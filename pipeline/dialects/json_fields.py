@@ -1,4 +1,7 @@
-"""Find every field of a JSON object that is missing or of a wrong type; a decoder stops at the first. Pure."""
+"""Find all fields of a JSON object that are missing or of a wrong type, where a decoder stops at the first. Pure.
+
+The FreshMail dialect calls it for requests that its decoder refused.
+"""
 
 from collections.abc import Iterator
 from typing import Any, get_args, get_origin
@@ -10,41 +13,41 @@ from pipeline.errors import Refused
 
 
 def field_problems(kind: type[msgspec.Struct], value: Any, where: str = "") -> Iterator[Refused]:
-    """Yield what keeps an object from being of a kind, field by field, in objects and lists of objects within it, too.
+    """Yield the problems of a value that should be of a struct type, with those of nested objects and lists of objects.
 
-    ``value`` is JSON as Python has it, already held to a size; ``where`` is its path.
+    ``value``: decoded JSON, whose size the caller has limited; ``where``: its path.
     """
     if not isinstance(value, dict):
-        yield from _mismatch(kind, value, where)
+        yield from _type_problem(kind, value, where)
         return
     for field in msgspec.structs.fields(kind):
-        place = f"{where}.{field.encode_name}"
+        path = f"{where}.{field.encode_name}"
         if field.encode_name in value:
-            yield from _field_misfits(field.type, value[field.encode_name], place)
+            yield from _field_value_problems(field.type, value[field.encode_name], path)
         elif field.required:
-            yield Refused(FIELD_MISSING, place)
+            yield Refused(FIELD_MISSING, path)
 
 
-def _field_misfits(kind: Any, value: Any, where: str) -> Iterator[Refused]:
-    inner, listed = _inner(kind)
-    if inner is not None and listed and isinstance(value, list):
-        for nth, item in enumerate(value):
-            yield from field_problems(inner, item, f"{where}[{nth}]")
-    elif inner is not None and not listed and isinstance(value, dict):
+def _field_value_problems(kind: Any, value: Any, where: str) -> Iterator[Refused]:
+    inner, is_list = _inner_struct(kind)
+    if inner is not None and is_list and isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from field_problems(inner, item, f"{where}[{index}]")
+    elif inner is not None and not is_list and isinstance(value, dict):
         yield from field_problems(inner, value, where)
     else:
-        yield from _mismatch(kind, value, where)
+        yield from _type_problem(kind, value, where)
 
 
-def _mismatch(kind: Any, value: Any, where: str) -> Iterator[Refused]:
+def _type_problem(kind: Any, value: Any, where: str) -> Iterator[Refused]:
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         yield refusal_from_msgspec(str(error), where)
 
 
-def _inner(kind: Any) -> tuple[type[msgspec.Struct] | None, bool]:
-    """Return the struct that a field's type is, or lists, and whether it lists it; None for other types."""
+def _inner_struct(kind: Any) -> tuple[type[msgspec.Struct] | None, bool]:
+    """Return the struct that a field's type is or is a list of, and whether it is a list; None for other types."""
     for option in (kind, *get_args(kind)):
         if _is_struct(option):
             return option, False

@@ -1,4 +1,7 @@
-"""A world -> the whole HTTP surface: every router, one shape of errors, headers and counters on every answer."""
+"""Build the gateway's HTTP application: all routers, error shapes, and headers and metrics on every response.
+
+The server calls `make_app` once per process.
+"""
 
 import time
 from typing import Final
@@ -54,7 +57,7 @@ ERROR_ENCODERS: Final[dict[str, problems.ErrorEncoder]] = {
     "/mail/v1": extrahorizon.encode_error,
     "/auth/v2": oauth.encode_error,
 }
-"""A dialect's paths -> how its clients expect an error."""
+"""JSON shapes of errors, by path prefix."""
 OPENAPI_TYPES: Final = (
     *templates.OPENAPI_TYPES,
     *localizations.OPENAPI_TYPES,
@@ -67,42 +70,42 @@ OPENAPI_TYPES: Final = (
 """The types whose schemas are the components of the OpenAPI document."""
 
 
-def make_app(world: GatewayState) -> ASGIApp:
-    """The application."""
+def make_app(state: GatewayState) -> ASGIApp:
+    """Return the ASGI application."""
     app = FastAPI(
         title="Mailfold",
-        description="What became of every email: send requests in, delivery events folded, history out.",
+        description="Accepts send requests and delivery events, and lists the status and history of every email.",
         docs_url=None,
         redoc_url=None,
     )
     app.state.bodies = request_body.BodyLimits(
-        world.body_memory, world.runtime.settings.http_body_timeout, world.client_info.site
+        state.body_memory, state.runtime.settings.http_body_timeout, state.client_info.site
     )
     problems.install_error_handlers(app, ERROR_ENCODERS)
     dialects = (fasttrack, email_v1, extrahorizon, oauth, freshmail)
-    for surface in (*dialects, templates, localizations, suppressions, unsubscribe, webhooks, inbound, ops):
-        app.include_router(surface.router(world))
+    for routes in (*dialects, templates, localizations, suppressions, unsubscribe, webhooks, inbound, ops):
+        app.include_router(routes.router(state))
     common.install_schemas(app, OPENAPI_TYPES)
     docs_page.install_docs_page(app)
-    return tracking.TrackingMiddleware(ResponseMiddleware(app, world.metrics), world)
+    return tracking.TrackingMiddleware(ResponseMiddleware(app, state.metrics), state)
 
 
 class ResponseMiddleware:
-    """Plain ASGI around the application: counts each answer and puts the headers on it."""
+    """The ASGI wrapper that counts every response and adds the security headers to it."""
 
     def __init__(self, app: ASGIApp, metrics: GatewayMetrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See the ASGI specification."""
+        """Serve one connection, as the ASGI specification says."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
         surface = _SURFACE_BY_FIRST_SEGMENT.get(scope["path"].strip("/").partition("/")[0], "other")
 
-        async def observed(message: Message) -> None:
+        async def send_observed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY_HEADERS.items():
@@ -112,6 +115,6 @@ class ResponseMiddleware:
             await send(message)
 
         try:
-            await self._app(scope, receive, observed)
+            await self._app(scope, receive, send_observed)
         finally:
             request_body.release_body(scope)

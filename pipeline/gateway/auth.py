@@ -1,4 +1,4 @@
-"""A request's API key -> its tenant, or a 401; answers are remembered for a few seconds."""
+"""Authentication of requests by API key, cached for a few seconds; the routes of all dialects depend on it."""
 
 from typing import Final
 
@@ -12,27 +12,27 @@ from pipeline.runtime.fair_threads import CURRENT_CALLER
 from pipeline.runtime.ttl_cache import TTLCache
 
 API_KEY_TTL_S: Final = 3.0
-"""How long a revoked key may go on working, and a new one wait after it was tried too early."""
+"""Seconds that a lookup is cached; until then a revoked key may still work, or a new key still be rejected."""
 MAX_CACHED_API_KEYS: Final = 10_000
-"""Wrong keys remembered; a flood of them must cost no memory."""
+"""Keys cached, unknown ones included: a flood of wrong keys must not use up memory."""
 
 
 class ApiKeyAuthenticator:
-    """A FastAPI dependency: ``tenant: Annotated[Tenant, Depends(Authenticate(rt))]``.
+    """A FastAPI dependency that returns a request's tenant: ``Annotated[Tenant, Depends(ApiKeyAuthenticator(rt))]``.
 
-    The key is looked up by its SHA-256, so no comparison's duration tells anything about a key.
+    The key is looked up by its SHA-256 digest, so the duration of a comparison reveals nothing about a key.
     """
 
     def __init__(self, rt: Runtime) -> None:
         self._pool = rt.pool
-        self._known: TTLCache[bytes, admin.Tenant | None] = TTLCache(API_KEY_TTL_S, MAX_CACHED_API_KEYS)
+        self._tenants: TTLCache[bytes, admin.Tenant | None] = TTLCache(API_KEY_TTL_S, MAX_CACHED_API_KEYS)
 
     async def __call__(self, request: Request) -> admin.Tenant:
-        """The tenant of ``X-Api-Key``, or of ``Authorization: Bearer``. Raises Problem 401."""
+        """Return the tenant of ``X-Api-Key`` or ``Authorization: Bearer``. Raise HttpProblem 401."""
         key = api_key_of(request)
         if not key:
             raise _unauthorized("no API key: send it as X-Api-Key, or as Authorization: Bearer")
-        tenant = await self._known.get(admin.key_hash(key), lambda _: admin.tenant_of_key(self._pool, key))
+        tenant = await self._tenants.get(admin.key_hash(key), lambda _: admin.tenant_of_key(self._pool, key))
         if tenant is None:
             raise _unauthorized("the API key is unknown or revoked")
         CURRENT_CALLER.set(tenant.tenant)
@@ -41,7 +41,7 @@ class ApiKeyAuthenticator:
 
 
 def api_key_of(request: Request) -> str:
-    """The key that a request carries; empty if none."""
+    """Return the API key that a request carries; empty if none."""
     if key := request.headers.get("x-api-key", "").strip():
         return key
     scheme, _, token = request.headers.get("authorization", "").partition(" ")

@@ -1,6 +1,7 @@
-"""A URL of the provider's own in, what lies there out: one GET, bounded in time and size, never redirected.
+"""Requests to providers' own servers that verifying a webhook needs: certificates, and subscription confirmations.
 
-Which hosts may be visited is pinned in the adapter that names the URL; here it is https, with the host's certificate.
+`webhook_verifier.py` calls it. Each request is one GET by https, limited in time and size and never redirected; the
+adapter that returned the URL has checked that its host is the provider's.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from pipeline.runtime.ttl_cache import TTLCache
 FETCH_TIMEOUT_S: Final = 5.0
 RESPONSE_MAX_BYTES: Final = 64_000
 MAX_FETCHES_IN_FLIGHT: Final = 8
-"""Anybody may name certificates that there aren't; more than this many are not looked for at once."""
+"""A limit because anybody can send webhooks that name certificates which do not exist."""
 CERTIFICATE_TTL_S: Final = 86_400.0
 MISSING_CERTIFICATE_TTL_S: Final = 60.0
 log = logging.getLogger(__name__)
@@ -32,45 +33,50 @@ class ProviderUnreachable(RecoverableError):
 
 
 class CertificateClient:
-    """Certificates, remembered; and confirmations."""
+    """A client of providers' own servers, with a cache of their certificates."""
 
     def __init__(self, connector: ConnectorFactory) -> None:
         self._connector = connector
-        self._found: TTLCache[str, bytes] = TTLCache(CERTIFICATE_TTL_S, 64, time.monotonic)
-        self._missed: TTLCache[str, None] = TTLCache(MISSING_CERTIFICATE_TTL_S, 1_000, time.monotonic)
-        self._asking: dict[str, asyncio.Task[bytes]] = {}
+        self._certificates: TTLCache[str, bytes] = TTLCache(CERTIFICATE_TTL_S, 64, time.monotonic)
+        self._missing: TTLCache[str, None] = TTLCache(MISSING_CERTIFICATE_TTL_S, 1_000, time.monotonic)
+        self._fetches: dict[str, asyncio.Task[bytes]] = {}
 
     async def fetch_certificate(self, url: str) -> bytes:
-        """What lies there; asked for once, however many wait for it. Raises Forged, Unreachable."""
-        if url in self._missed:
+        """Return the certificate at this URL; concurrent calls share one request.
+
+        Raise InvalidSignatureError if there is none, ProviderUnreachable if the server did not answer.
+        """
+        if url in self._missing:
             raise InvalidSignatureError("there is no such certificate")
-        return await self._found.get(url, self._once)
+        return await self._certificates.get(url, self._fetch_shared)
 
     async def confirm_subscription(self, url: str) -> None:
-        """Visit it. Raises Unreachable unless that was understood."""
+        """Confirm a subscription by a GET of this URL. Raise ProviderUnreachable unless the answer is 200."""
         status, _ = await self._get(url)
         if status != 200:
             raise ProviderUnreachable(f"the confirmation was answered {status}")
 
-    async def _once(self, url: str) -> bytes:
-        asking = self._asking.get(url)
-        if asking is None:
-            if len(self._asking) >= MAX_FETCHES_IN_FLIGHT:
-                raise ProviderUnreachable("too many certificates are asked for at once")
-            asking = self._asking[url] = asyncio.create_task(self._ask(url))
-            asking.add_done_callback(lambda _: self._asking.pop(url))
-        return await asyncio.shield(asking)
+    async def _fetch_shared(self, url: str) -> bytes:
+        """Join the fetch of this URL that is under way, or start one."""
+        fetch = self._fetches.get(url)
+        if fetch is None:
+            if len(self._fetches) >= MAX_FETCHES_IN_FLIGHT:
+                raise ProviderUnreachable("too many certificates are being fetched")
+            fetch = self._fetches[url] = asyncio.create_task(self._fetch(url))
+            fetch.add_done_callback(lambda _: self._fetches.pop(url))
+        return await asyncio.shield(fetch)
 
-    async def _ask(self, url: str) -> bytes:
+    async def _fetch(self, url: str) -> bytes:
         status, body = await self._get(url)
         if status == 200:
             return body
         if status >= 500 or status == 429:
             raise ProviderUnreachable(f"the certificate's server answered {status}")
-        self._missed.put(url, None)
+        self._missing.put(url, None)
         raise InvalidSignatureError("there is no such certificate")
 
     async def _get(self, url: str) -> tuple[int, bytes]:
+        """Return the status and body of one GET. Raise ProviderUnreachable."""
         target = URL(url, encoded=True)
         if target.scheme != "https" or target.user is not None:
             raise InvalidSignatureError("not an https URL of the provider's")

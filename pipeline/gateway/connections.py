@@ -1,8 +1,8 @@
 """HTTP connections with limits on size, time and number; `server.py` gives the protocol class to uvicorn.
 
-Uvicorn's own protocol bounds neither a request's head nor the time that it may take. Here a connection waits (for its
-first request, for the rest of a head or a body, or idle between two) or works. Whoever waits too long is closed, and
-where a new connection finds no room, the one that has waited longest makes room: slow strangers push out each other.
+Uvicorn's own protocol limits neither the size of a request's head nor its time. Here a connection is either waiting
+(for a request, or for the rest of its head or body) or working. One that waits too long is closed. When the maximum
+number is reached, a new connection replaces the one that has waited longest: slow clients displace only each other.
 """
 
 import asyncio
@@ -21,19 +21,19 @@ from pipeline.gateway.client_info import ClientInfoReader, site_of
 from pipeline.gateway.headers import RETRY_SOON, SECURITY_HEADERS
 
 MAX_REQUEST_LINE_BYTES: Final = 32_768
-"""Links of ours hold their target in the path, so this is more than servers usually take."""
+"""More than servers usually accept, because our links contain their target in the path."""
 MAX_HEAD_BYTES: Final = 65_536
-"""Request line and headers, and likewise a chunked body's trailers and framing between two pieces."""
+"""Bytes of request line and headers; also of a chunked body's trailers, and of its framing between two pieces."""
 MAX_HEADERS: Final = 128
 MAX_PIPELINED_REQUESTS: Final = 32
-"""Requests sent ahead on one connection; nobody needs more."""
+"""Requests that a client may send on one connection before the first is answered."""
 WRITE_TIMEOUT_S: Final = 60.0
-"""Seconds in which a client must read something of an answer that waits for it."""
+"""Seconds within which a client must read some of an answer that is ready to be sent."""
 UNREAD_BODY_TIMEOUT_S: Final = 5.0
-"""Seconds in which the rest of a body that nobody reads may come, after its answer."""
+"""Seconds in which the rest of a body may arrive after its request was answered."""
 DISCARD_TIMEOUT_S: Final = 1.0
 MAX_DISCARDED_BYTES: Final = 4_000_000
-"""Of what a refused client goes on sending: a connection that is closed at once is reset, and its answer never read."""
+"""Bytes read from a refused client before closing: closing at once would reset the connection and lose the answer."""
 WARNING_INTERVAL_S: Final = 60.0
 log = logging.getLogger(__name__)
 
@@ -50,9 +50,9 @@ class ConnectionLimits:
 class ConnectionGuard:
     """Counts one gateway's connections and knows which of them wait."""
 
-    def __init__(self, limits: ConnectionLimits, callers: ClientInfoReader, refused: prometheus_client.Counter) -> None:
+    def __init__(self, limits: ConnectionLimits, clients: ClientInfoReader, refused: prometheus_client.Counter) -> None:
         self.limits = limits
-        self.client_info = callers
+        self.client_info = clients
         self._refused = refused
         self._waiting: dict[LimitedHttpProtocol, None] = {}
         self._by_address: Counter[str] = Counter()
@@ -60,17 +60,17 @@ class ConnectionGuard:
         self._warned_at = -WARNING_INTERVAL_S
 
     def refuse(self, why: str) -> None:
-        """Count a refusal; a proxy that nobody named looks like an address that wants too much."""
+        """Count a refusal; warn about an address at its limit, because it may be a proxy missing from the settings."""
         self._refused.labels(why).inc()
         if why == "address" and time.monotonic() - self._warned_at >= WARNING_INTERVAL_S:
             self._warned_at = time.monotonic()
             log.warning(
-                "an address is refused; if it is a proxy, MAILFOLD_TRUSTED_PROXIES must name it: limit=%d",
+                "address refused, at its limit; if it is a proxy, MAILFOLD_TRUSTED_PROXIES must name it: limit=%d",
                 self.limits.max_per_address,
             )
 
     def admit(self, address: str) -> str:
-        """Count a connection in; return why there is no room instead, empty where there is."""
+        """Admit and count a connection, and return ""; otherwise return the reason to refuse it."""
         if address and self._by_address[address] >= self.limits.max_per_address:
             return "address"
         if self._open >= self.limits.max_connections and not self._evict():
@@ -85,28 +85,28 @@ class ConnectionGuard:
         self.release(address)
 
     def claim(self, address: str) -> None:
-        """Count one connection or request more for an address; an empty address is not counted."""
+        """Count one more connection or request of an address; an empty address is not counted."""
         if address:
             self._by_address[address] += 1
 
     def release(self, address: str) -> None:
-        """Count one connection or request less for an address."""
+        """Count one connection or request less of an address."""
         if address:
             self._by_address[address] -= 1
             if self._by_address[address] <= 0:
                 del self._by_address[address]
 
     def is_full(self, address: str) -> bool:
-        """Return whether an address has all that one may have."""
+        """Return whether an address has reached its limit of connections and requests."""
         return bool(address) and self._by_address[address] >= self.limits.max_per_address
 
     def mark_waiting(self, connection: "LimitedHttpProtocol") -> None:
-        """Note that nothing is known of a connection's next request, or of the rest of its body, from now on."""
+        """Mark a connection as waiting from now on: for a request, or for the rest of one."""
         self._waiting.pop(connection, None)
         self._waiting[connection] = None
 
     def mark_working(self, connection: "LimitedHttpProtocol") -> None:
-        """Note that a connection has a whole request in hand, or is gone."""
+        """Mark a connection as not waiting: it has received a whole request, or it is closed."""
         self._waiting.pop(connection, None)
 
     def _evict(self) -> bool:
@@ -120,7 +120,7 @@ class ConnectionGuard:
 
 
 class _RequestHeadRefused(Exception):
-    """Ends a request whose head is not taken."""
+    """A request whose head exceeds a limit; ``why`` is the reason that the metrics count."""
 
     def __init__(self, status: int, error: str, why: str) -> None:
         super().__init__(error)
@@ -136,19 +136,19 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self._address: str | None = None
-        """Whose connection it is: empty where a proxy's connection carries everybody's, None before it is admitted."""
+        """The client's address; empty if the peer is a trusted proxy, None before the connection is admitted."""
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._in_head = True
-        """A request's head is not complete, or no byte of one came yet."""
+        """The next request's head is incomplete, or has not begun."""
         self._is_message_open = False
-        """A request's last byte did not come yet."""
+        """A request has begun, and its last byte has not arrived."""
         self._silent_bytes = 0
         """Bytes fed to the parser since its last callback."""
         self._head_bytes = 0
         self._refusal: _RequestHeadRefused | None = None
         self._discarded: int | None = None
-        """Bytes thrown away since the refusal; None before there is one."""
+        """Bytes discarded since a request was refused; None if none was."""
 
     # ------------------------------------------------------------------ connection
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -191,7 +191,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     # ------------------------------------------------------------------ reading
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, and refuse what goes on without end."""
+        """Feed the parser; refuse a header, trailer or chunk size that does not end."""
         if self.transport.is_closing():
             return
         if self._discarded is not None:
@@ -205,7 +205,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._silent_bytes += len(data)
         super().data_received(data)
         if self._silent_bytes > MAX_HEAD_BYTES:
-            # Of a header, a trailer or a chunk's size the parser tells nothing before its end.
+            # The parser calls back about a header, a trailer or a chunk's size only when it has seen its end.
             self._refuse(431, "headers that are too large", "head")
 
     def on_message_begin(self) -> None:
@@ -215,7 +215,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._head_bytes = self._silent_bytes = 0
 
     def on_url(self, url: bytes) -> None:
-        """Take a part of the request line."""
+        """Receive a part of the request line."""
         super().on_url(url)
         self._silent_bytes = 0
         self._head_bytes += len(url)
@@ -223,7 +223,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._fail(_RequestHeadRefused(414, "the request line is too long", "head"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header, or a trailer behind a chunked body."""
+        """Receive a header, or a trailer after a chunked body."""
         super().on_header(name, value)
         self._silent_bytes = 0
         self._head_bytes += len(name) + len(value) + 4
@@ -241,7 +241,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._fail(_RequestHeadRefused(503, "too many requests at once on one connection", "head"))
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of a body; who goes on sending is not who has waited longest."""
+        """Receive a piece of a body; the connection's waiting time starts again."""
         self._silent_bytes = 0
         self.guard.mark_waiting(self)
         super().on_body(body)
@@ -262,20 +262,20 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         address = self.guard.client_info.site(cycle.scope)
         if self.guard.is_full(address):
             self.guard.refuse("address")
-            super()._start_asgi_task(cycle, _too_many)
+            super()._start_asgi_task(cycle, _answer_too_many_requests)
             return
 
-        async def counted(*asgi: Any) -> None:
+        async def counted_app(*asgi_args: Any) -> None:
             self.guard.claim(address)
             try:
-                await app(*asgi)
+                await app(*asgi_args)
             finally:
                 self.guard.release(address)
 
-        super()._start_asgi_task(cycle, counted)
+        super()._start_asgi_task(cycle, counted_app)
 
     def on_response_complete(self) -> None:
-        """Wait for the next request; a body that is still coming gets a moment only."""
+        """Wait for the next request; the rest of a body that is still arriving has limited time."""
         super().on_response_complete()
         if self.transport.is_closing() or self._discarded is not None or not self._is_idle():
             return
@@ -288,23 +288,23 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._start(UNREAD_BODY_TIMEOUT_S, self.transport.close)
 
     def on_message_complete(self) -> None:
-        """End a request; one whose answer left before waits for the next."""
+        """Mark the connection as working, or as idle if the request was answered before its last byte arrived."""
         super().on_message_complete()
         self._silent_bytes = 0
         self._is_message_open = False
         if not self._is_idle():
             self.guard.mark_working(self)
         elif not self.transport.is_closing():
-            # Uvicorn's own timer ended with the last bytes that came.
+            # Uvicorn stopped its keep-alive timer when the last bytes arrived.
             self._start(self.timeout_keep_alive, self.transport.close)
 
     def pause_writing(self) -> None:
-        """Give a client who does not read a limited time."""
+        """Start the time limit of a client that does not read."""
         super().pause_writing()
-        self._write_timer = self.loop.call_later(WRITE_TIMEOUT_S, self._give_up_writing)
+        self._write_timer = self.loop.call_later(WRITE_TIMEOUT_S, self._end_unread)
 
     def resume_writing(self) -> None:
-        """Stop the time limit of a client who reads again."""
+        """Stop the time limit of a client that reads again."""
         self._stop(self._write_timer)
         super().resume_writing()
 
@@ -314,36 +314,36 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         self.guard.mark_waiting(self)
-        self._start(self.guard.limits.head_timeout_s, self._head_is_late)
+        self._start(self.guard.limits.head_timeout_s, self._end_late_head)
 
-    def _head_is_late(self) -> None:
+    def _end_late_head(self) -> None:
         if self._is_message_open:
             self._refuse(408, "the request did not come in time", "slow")
         else:
-            # Nothing was asked, so nothing is answered: browsers open connections ahead.
+            # No request has begun, so none is answered: browsers open connections in advance.
             self.transport.close()
 
-    def _give_up_writing(self) -> None:
+    def _end_unread(self) -> None:
         self.guard.refuse("slow")
         self.transport.abort()
 
     def _fail(self, refusal: _RequestHeadRefused) -> None:
-        """Raise a refusal in the parser, which then calls `send_400_response`."""
+        """Raise a refusal inside a parser callback; the parser's error handling then calls `send_400_response`."""
         self._refusal = refusal
         raise refusal
 
     def _refuse(self, status: int, error: str, why: str) -> None:
-        """Answer, discard what still arrives for a moment, and close."""
+        """Answer the request, discard what still arrives for a moment, and close the connection."""
         if self._discarded is not None or self.transport.is_closing():
             return
         self.guard.refuse(why)
         self._discarded = 0
         if self.pipeline or (self._in_head and not self._is_idle()):
-            # Answers to earlier requests are due, and this one would be taken for the first of them.
+            # Earlier requests are not answered yet, and the client would take this answer for the first of theirs.
             self.cycle.disconnected = True
             self.transport.close()
             return
-        # Where an answer is on its way already, a second one would be read as a part of it.
+        # A client that already receives an answer would read a second one as a part of it.
         if self._is_idle() or not self.cycle.response_started:
             self.transport.write(_answer(status, error))
         if not self._is_idle():
@@ -355,9 +355,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.guard.mark_waiting(self)
         self._start(DISCARD_TIMEOUT_S, self.transport.abort)
 
-    def _start(self, seconds: float, act: Callable[[], None]) -> None:
+    def _start(self, seconds: float, action: Callable[[], None]) -> None:
         self._stop(self._timer)
-        self._timer = self.loop.call_later(seconds, act)
+        self._timer = self.loop.call_later(seconds, action)
 
     @staticmethod
     def _stop(timer: asyncio.TimerHandle | None) -> None:
@@ -366,7 +366,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
 
 def protocol_class(connections: ConnectionGuard) -> type[LimitedHttpProtocol]:
-    """Return the class of one gateway's connections; uvicorn makes them by class, without further arguments."""
+    """Return a protocol class bound to one gateway's guard, because uvicorn passes no further arguments to it."""
 
     class GatewayHttpProtocol(LimitedHttpProtocol):
         """A connection of this gateway."""
@@ -390,8 +390,8 @@ def _answer(status: int, error: str) -> bytes:
     return STATUS_LINE[status] + lines.encode("ascii") + b"\r\n" + body
 
 
-async def _too_many(_scope: Any, _receive: Any, send: Any) -> None:
-    """Answer for an address that has too many requests in hand."""
+async def _answer_too_many_requests(_scope: Any, _receive: Any, send: Any) -> None:
+    """Answer a request whose address has reached its limit."""
     body = msgspec.json.encode({"error": "too many requests at once; try again", "where": "HTTP"})
     headers = {**SECURITY_HEADERS, "Content-Type": "application/json", "Content-Length": str(len(body)), **RETRY_SOON}
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]

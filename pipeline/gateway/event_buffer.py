@@ -1,8 +1,8 @@
-"""What pixels and links heard -> the log, in batches, behind the answers; what it doesn't take in time -> the spool.
+"""The buffer of opens and clicks: they are answered first, then appended to the log in batches, or spooled.
 
-A person waits for the picture and, worse, for the page behind the link: so the answer goes first,
-and what a request meant is worked out afterwards. Between the two an event is in memory, for about
-as long as one append; SIGTERM writes it down, a crash of the machine loses it.
+The tracking routes put events in and the server runs it. The answer comes first because a person waits for the page
+behind a link. Until its batch is written, about as long as one append takes, an event is only in memory: SIGTERM
+writes it, a crash loses it.
 """
 
 import asyncio
@@ -17,51 +17,54 @@ from topics.events import DeliveryEvent
 from topics.registry import DELIVERY_EVENTS
 
 APPEND_TIMEOUT_S: Final = 0.05
-"""What the log has to confirm a batch; then the spool takes it."""
+"""Seconds in which the log has to confirm a batch; after that it is spooled."""
 BATCH_MAX_EVENTS: Final = 200
-"""Notes of one batch: their work holds up answers for a few milliseconds."""
+"""A batch of this size blocks the event loop, and so other answers, for a few milliseconds."""
 SPOOL_THRESHOLD_EVENTS: Final = 4_000
-"""With more than this in hand the log is too slow, and the spool, which takes thousands in one write, relieves it."""
+"""If more are buffered, the log is too slow: events go to the spool, which takes thousands in one write."""
 BUFFER_MAX_EVENTS: Final = 40_000
-"""Kept in memory at most, some 40 MB; what comes on top is lost, and counted."""
+"""Events in memory, about 40 MB; further ones are lost, and counted."""
 FINISH_TIMEOUT_S: Final = 3.0
 
 DeferredEvent = Callable[[], DeliveryEvent | None]
-"""What a request meant, worked out when it is called; None for what came to nothing."""
+"""Makes a request's event when it is called; returns None if the request is not recorded."""
 
 
 class EventBuffer:
-    """One gateway's."""
+    """The opens and clicks of one gateway that are answered and not yet written."""
 
     def __init__(self, log: Log, spool: Spool, metrics: GatewayMetrics) -> None:
         self._log = log
         self._spool = spool
         self._metrics = metrics
-        self._waiting: deque[DeferredEvent] = deque()
+        self._buffered: deque[DeferredEvent] = deque()
         self._wake = asyncio.Event()
         self._ending = False
-        metrics.buffered_events.set_function(lambda: len(self._waiting))
+        metrics.buffered_events.set_function(lambda: len(self._buffered))
 
-    def put(self, note: DeferredEvent) -> None:
-        """Take it; never waits, never fails."""
-        if len(self._waiting) >= BUFFER_MAX_EVENTS:
+    def put(self, event: DeferredEvent) -> None:
+        """Add an event without waiting; if the buffer is full, the event is lost and counted."""
+        if len(self._buffered) >= BUFFER_MAX_EVENTS:
             self._metrics.spool_lost.inc()
             return
-        self._waiting.append(note)
+        self._buffered.append(event)
         self._wake.set()
 
     async def run(self) -> None:
-        """Write down what comes, until :meth:`finish`."""
+        """Write events as they come, until :meth:`finish` is called."""
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._waiting:
+            while self._buffered:
                 await self._write()
             if self._ending:
                 return
 
     async def finish(self, running: "asyncio.Task[None]") -> None:
-        """No more will come: what is in hand goes to the log or the spool, bounded in time."""
+        """Let the task ``running``, which runs :meth:`run`, write what is buffered; cancel it if that takes too long.
+
+        Call it when no more events will come.
+        """
         self._ending = True
         self._wake.set()
         await asyncio.wait([running], timeout=FINISH_TIMEOUT_S)
@@ -69,10 +72,10 @@ class EventBuffer:
         await asyncio.wait([running], timeout=FINISH_TIMEOUT_S)
 
     async def _write(self) -> None:
-        behind = len(self._waiting) > SPOOL_THRESHOLD_EVENTS
-        events = await self._take(SPOOL_THRESHOLD_EVENTS if behind else BATCH_MAX_EVENTS)
-        if behind or self._spool.has_pending:
-            # The log is known to be away or slow: what follows goes behind what waits in the spool.
+        is_late = len(self._buffered) > SPOOL_THRESHOLD_EVENTS
+        events = await self._take(SPOOL_THRESHOLD_EVENTS if is_late else BATCH_MAX_EVENTS)
+        if is_late or self._spool.has_pending:
+            # The log is unavailable or slow: an append would only wait for its timeout.
             await self._spool.write(events)
         elif events:
             places = await self._log.append(
@@ -80,10 +83,11 @@ class EventBuffer:
             )
             await self._spool.write([event for event, place in zip(events, places, strict=True) if place is None])
 
-    async def _take(self, most: int) -> list[DeliveryEvent]:
+    async def _take(self, max_events: int) -> list[DeliveryEvent]:
+        """Remove the oldest events from the buffer and return those that are to be recorded."""
         events = []
-        for taken in range(1, min(most, len(self._waiting)) + 1):
-            event = self._waiting.popleft()()
+        for taken in range(1, min(max_events, len(self._buffered)) + 1):
+            event = self._buffered.popleft()()
             if event is not None:
                 events.append(event)
             if taken % BATCH_MAX_EVENTS == 0:

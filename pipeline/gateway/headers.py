@@ -1,4 +1,4 @@
-"""Headers that answers carry: what none goes without, and what keeps one from being kept."""
+"""Response headers that the application, its routes and the HTTP connections share."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -10,19 +10,19 @@ SECURITY_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
 }
-"""On every answer, unless it says otherwise itself."""
+"""Headers of every response that does not set them itself."""
 NO_STORE_HEADERS: Final = {
     "Cache-Control": "no-store, no-cache, must-revalidate, private, max-age=0",
     "Pragma": "no-cache",
 }
-"""For what must be asked for anew each time."""
+"""Headers of responses that no cache may keep."""
 RETRY_SOON: Final = {"Retry-After": "2"}
-"""On a 503: nothing was taken, or nobody knows, and what is missing is usually back within seconds."""
+"""Headers of a 503: nothing was accepted, or the outcome is unknown; such failures usually last a few seconds."""
 
 AsgiHeaders = list[tuple[bytes, bytes]]
 
 
-def asgi_headers(*some: Mapping[str, str]) -> AsgiHeaders:
-    """Headers as ASGI wants them; of two with one name the later counts."""
-    merged = {name.lower(): value for headers in some for name, value in headers.items()}
+def asgi_headers(*mappings: Mapping[str, str]) -> AsgiHeaders:
+    """Return headers in ASGI's form; of two with the same name the later one counts."""
+    merged = {name.lower(): value for headers in mappings for name, value in headers.items()}
     return [(name.encode("ascii"), value.encode("latin-1")) for name, value in merged.items()]

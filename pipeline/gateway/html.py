@@ -1,7 +1,7 @@
-"""What people read in a browser: a heading, a sentence, perhaps a button in; a whole page out.
+"""Render the pages that people see in a browser: a heading, a sentence and, optionally, a button.
 
-No script, nothing from elsewhere, no address, nothing of the token; readable on every screen, light
-or dark, by eye, ear and keyboard. Pure.
+The unsubscribe and tracking routes call it. A page has no script, loads nothing, and contains no address and no
+part of the token. It works on every screen size, in light and dark mode, with screen readers and by keyboard.
 """
 
 from html import escape
@@ -29,22 +29,30 @@ _FORM: Final = (
 )
 
 
-def _csp(form: str) -> str:
-    rest = "base-uri 'none'; frame-ancestors 'none'"
-    return f"default-src 'none'; style-src {STYLE_CSP_SOURCE}; form-action {form}; {rest}"
+def _csp(form_action: str) -> str:
+    """Return the Content-Security-Policy that allows the shared style, by its hash, and this source for forms."""
+    return (
+        f"default-src 'none'; style-src {STYLE_CSP_SOURCE}; form-action {form_action}; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    )
 
 
 PAGE_CSP: Final = _csp("'self'")
-"""Only its own style, by its hash, and a form that goes nowhere else."""
+"""The Content-Security-Policy of pages with a form, which may post to our own origin alone."""
 TRAP_CSP: Final = _csp("'none'")
+"""The Content-Security-Policy of the page behind hidden links, which has no form."""
 
 
 def render_page(icon: str, title: str, text: str, button: str = "") -> bytes:
-    """A page; with ``button`` one that posts what a mail program's one click posts, to where the page came from."""
+    """Return a page of UTF-8 HTML; `icon` is a key of `_ICONS`.
+
+    With `button`, the page has a form with that label. It posts to the page's own URL the field that a mail program
+    posts for one-click unsubscribe (RFC 8058).
+    """
     name, value = ONE_CLICK_FIELD
     form = _FORM.format(name=name, value=value, label=escape(button)) if button else ""
-    filled = {"title": escape(title), "text": escape(text), "icon": _ICONS[icon], "form": form, "style": STYLE}
-    return _PAGE.format(**filled).encode()
+    parts = {"title": escape(title), "text": escape(text), "icon": _ICONS[icon], "form": form, "style": STYLE}
+    return _PAGE.format(**parts).encode()
 
 
 TRAP_PAGE: Final = render_page(

@@ -1,7 +1,7 @@
-"""Identities and what they were first used for -> which of them now mean something else.
+"""Reserve the ids of emails in Postgres, so that an id is never used for a second recipient or brand.
 
-Reserved before the append, so that of two requests at once only one is right; a reservation whose
-append fails is taken up again by the repeat, which has the same fingerprint.
+The intake reserves before it appends: of two concurrent requests only one may use an id. A reservation whose
+append failed is used again by the repeated request, which has the same fingerprint.
 """
 
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ __all__ = ["fingerprint", "reserve_ids"]
 SQL = SqlQueries(Path(__file__).with_name("identities.sql"))
 
 
-async def reserve_ids(pool: Pool, wanted: Mapping[EmailId, bytes], now: Millis) -> set[EmailId]:
-    """Reserve all; those that are taken for another recipient or brand come back."""
-    if not wanted:
+async def reserve_ids(pool: Pool, fingerprints: Mapping[EmailId, bytes], now: Millis) -> set[EmailId]:
+    """Reserve the ids; return those that are already reserved with another fingerprint."""
+    if not fingerprints:
         return set()
-    values = {"ids": list(wanted), "fingerprints": list(wanted.values()), "now": now}
+    values = {"ids": list(fingerprints), "fingerprints": list(fingerprints.values()), "now": now}
     async with pool.connection() as connection:
         async with connection.pipeline():
-            await connection.execute(SQL["reserve_ids"], values)
-            found = await connection.execute(SQL["conflicting"], values)
-        rows = await found.fetchall()
+            await connection.execute(SQL["reserve"], values)
+            conflicts = await connection.execute(SQL["conflicting"], values)
+        rows = await conflicts.fetchall()
     return {EmailId(str(row[0])) for row in rows}

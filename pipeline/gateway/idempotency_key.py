@@ -1,4 +1,7 @@
-"""A request's `Idempotency-Key` -> the ids of its message and its emails: the same key, the same ids."""
+"""Derive the ids of a message and its emails from a request's `Idempotency-Key`: the same key, the same ids.
+
+The routes that send call it; a request without a key gets fresh ids.
+"""
 
 from typing import Final
 
@@ -15,24 +18,26 @@ KEY_MAX_CHARS: Final = 255
 
 
 class MessageIds(msgspec.Struct, frozen=True):
-    """One message's ids."""
+    """The ids of one message and of its emails."""
 
     identity: str
-    """The caller's key; empty where there was none, and then a repeat is another message."""
+    """The caller's key; empty if there was none, and then a repeated request is another message."""
     message_id: str
     email_ids: tuple[EmailId, ...]
+    """One id per recipient, in the recipients' order."""
 
 
 def message_ids(request: Request, tenant: str, dialect: str, recipients: int, new_id: NewId) -> MessageIds:
-    """The ids of a message to so many. Raises Problem for a key that is none."""
-    key = _key(request)
+    """Return the ids of a message to that many recipients. Raises HttpProblem 400 for an invalid key."""
+    key = _idempotency_key(request)
     if not key:
         return MessageIds("", new_id(), tuple(EmailId(new_id()) for _ in range(recipients)))
-    emails = tuple(ids.email_id(tenant, dialect, key, nth) for nth in range(recipients))
-    return MessageIds(key, ids.message_id(tenant, dialect, key), emails)
+    email_ids = tuple(ids.email_id(tenant, dialect, key, index) for index in range(recipients))
+    return MessageIds(key, ids.message_id(tenant, dialect, key), email_ids)
 
 
-def _key(request: Request) -> str:
+def _idempotency_key(request: Request) -> str:
+    """Return the request's key, or "" if it has none. Raises HttpProblem 400."""
     key: str = request.headers.get(IDEMPOTENCY_KEY_HEADER, "")
     if len(key) > KEY_MAX_CHARS or not key.isprintable():
         raise HttpProblem(400, f"at most {KEY_MAX_CHARS} printable characters", IDEMPOTENCY_KEY_HEADER)

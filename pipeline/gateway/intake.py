@@ -1,7 +1,7 @@
-"""A tenant's wishes -> contents and requests on the log; which emails were taken, refused or not confirmed.
+"""Put accepted messages on the log: their contents first, then the send requests that point to them.
 
-Content first; the request's record is the commit point. Everything here may be repeated: the same
-wish gets the same email_id, and what was left behind by a failed try expires.
+The routes of the sending APIs call it. The send request's record is the commit point, and every step may be
+repeated: the same message gets the same email_id, and contents left over from a failed attempt expire.
 """
 
 import asyncio
@@ -24,100 +24,123 @@ from topics.requests import DEFAULT_BRAND, ContentPointer, SendRequest
 
 
 class AcceptedMessage(msgspec.Struct, frozen=True):
-    """A request that lacks only the pointer to its content. Parcels with one content share it on the log."""
+    """A send request that lacks only the pointer to its content; messages with the same content object share it."""
 
     request: SendRequest
     content: MessageContent
 
 
 class IntakeResult(msgspec.Struct):
-    """What became of a batch's emails; one that is nowhere here was not confirmed."""
+    """The outcome for a batch's emails; an email in neither field was not confirmed in time."""
 
-    taken: set[EmailId]
+    accepted: set[EmailId]
+    """Emails whose send request is on the log."""
     refused: dict[EmailId, str]
+    """Reasons, by email."""
 
 
 class _PackedContent(msgspec.Struct, frozen=True):
+    """A compressed content in chunks, with the requests that share it."""
+
     requests: list[SendRequest]
     chunks: list[ContentChunk]
     sha256: str
 
 
 class MessageIntake:
-    """Takes parcels in."""
+    """The writer of contents and send requests, with the check that an id is never used for another recipient."""
 
-    def __init__(self, rt: Runtime, log: Log) -> None:
-        self._rt = rt
+    def __init__(self, runtime: Runtime, log: Log) -> None:
+        self._runtime = runtime
         self._log = log
 
-    async def take(self, parcels: Mapping[EmailId, AcceptedMessage]) -> IntakeResult:
-        """Reserve, append contents, append requests: all before one deadline. Raises DatabaseUnavailable."""
+    async def accept(self, messages: Mapping[EmailId, AcceptedMessage]) -> IntakeResult:
+        """Reserve the ids, append the contents, then the requests, all within the setting `append_timeout`.
+
+        Raises DatabaseUnavailable if the ids can't be reserved.
+        """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._rt.settings.append_timeout
-        refused = await self._reserve(parcels, deadline)
-        mine = [parcel for email_id, parcel in parcels.items() if email_id not in refused]
-        packed = await asyncio.to_thread(self._pack, mine, refused)
-        pointed = await self._contents(packed, deadline - loop.time())
+        deadline = loop.time() + self._runtime.settings.append_timeout
+        refused = await self._reserve(messages, deadline)
+        reserved = [message for email_id, message in messages.items() if email_id not in refused]
+        packed_contents = await asyncio.to_thread(self._pack, reserved, refused)
+        requests = await self._append_contents(packed_contents, deadline - loop.time())
         crash_point("gateway.between-content-and-request")
-        entries = [LogEntry(SEND_REQUESTS, request.email_id, request) for request in pointed]
-        places = await self._append(entries, deadline - loop.time())
-        taken = {request.email_id for request, place in zip(pointed, places, strict=True) if place is not None}
-        return IntakeResult(taken, refused)
+        entries = [LogEntry(SEND_REQUESTS, request.email_id, request) for request in requests]
+        positions = await self._append(entries, deadline - loop.time())
+        accepted = {
+            request.email_id for request, position in zip(requests, positions, strict=True) if position is not None
+        }
+        return IntakeResult(accepted, refused)
 
     async def reserve_recipients(self, message_id: str, recipients: Iterable[str]) -> bool:
-        """Whether an Idempotency-Key is new, or was used for these very recipients. Raises DatabaseUnavailable."""
-        # No address has a line break.
-        prints = {EmailId(message_id): idempotency.fingerprint("\n".join(recipients), DEFAULT_BRAND)}
-        deadline = asyncio.get_running_loop().time() + self._rt.settings.append_timeout
-        return not await self._conflicting(prints, deadline)
+        """Reserve an Idempotency-Key's message for a list of recipients; return False if it has another list.
 
-    async def _reserve(self, parcels: Mapping[EmailId, AcceptedMessage], deadline: float) -> dict[EmailId, str]:
-        prints = {
-            email_id: idempotency.fingerprint(parcel.request.recipient, parcel.request.brand)
-            for email_id, parcel in parcels.items()
+        Raises DatabaseUnavailable.
+        """
+        # No address contains a line break, so the joined text is unambiguous.
+        fingerprints = {EmailId(message_id): idempotency.fingerprint("\n".join(recipients), DEFAULT_BRAND)}
+        deadline = asyncio.get_running_loop().time() + self._runtime.settings.append_timeout
+        return not await self._reserve_ids(fingerprints, deadline)
+
+    async def _reserve(self, messages: Mapping[EmailId, AcceptedMessage], deadline: float) -> dict[EmailId, str]:
+        """Reserve the messages' ids; return the reason for each that is refused."""
+        fingerprints = {
+            email_id: idempotency.fingerprint(message.request.recipient, message.request.brand)
+            for email_id, message in messages.items()
         }
-        conflicting = await self._conflicting(prints, deadline)
-        return dict.fromkeys(conflicting, "this id was taken before with another recipient or brand")
+        conflicts = await self._reserve_ids(fingerprints, deadline)
+        return dict.fromkeys(conflicts, "this id was taken before with another recipient or brand")
 
-    async def _conflicting(self, prints: Mapping[EmailId, bytes], deadline: float) -> set[EmailId]:
+    async def _reserve_ids(self, fingerprints: Mapping[EmailId, bytes], deadline: float) -> set[EmailId]:
+        """Reserve the ids until the deadline, in seconds of the event loop's clock; return those in conflict."""
         try:
             async with asyncio.timeout_at(deadline):
-                return await idempotency.reserve_ids(self._rt.pool, prints, self._rt.clock())
+                return await idempotency.reserve_ids(self._runtime.pool, fingerprints, self._runtime.clock())
         except (*DATABASE_UNAVAILABLE_ERRORS, TimeoutError) as error:
             raise DatabaseUnavailable from error
 
-    def _pack(self, parcels: Iterable[AcceptedMessage], refused: dict[EmailId, str]) -> list[_PackedContent]:
-        """Make text parts and compress, in a thread: a batch's worth would keep pixels and links waiting."""
-        shared: dict[int, tuple[MessageContent, list[SendRequest]]] = {}
-        for parcel in parcels:
-            shared.setdefault(id(parcel.content), (parcel.content, []))[1].append(parcel.request)
-        packed = []
-        by = make_compressor()
-        for content, requests in shared.values():
+    def _pack(self, messages: Iterable[AcceptedMessage], refused: dict[EmailId, str]) -> list[_PackedContent]:
+        """Make text parts and compress each content once; add the emails of contents that can't be sent to `refused`.
+
+        Runs in a thread: a large batch would block the event loop, and with it pixels and links.
+        """
+        requests_by_content: dict[int, tuple[MessageContent, list[SendRequest]]] = {}
+        for message in messages:
+            requests_by_content.setdefault(id(message.content), (message.content, []))[1].append(message.request)
+        packed_contents = []
+        compressor = make_compressor()
+        for content, requests in requests_by_content.values():
             try:
-                packed.append(_PackedContent(requests, *pack_content(with_text_part(content), self._rt.new_id(), by)))
+                chunks, sha256 = pack_content(with_text_part(content), self._runtime.new_id(), compressor)
+                packed_contents.append(_PackedContent(requests, chunks, sha256))
             except Refused as error:
                 refused |= {request.email_id: str(error) for request in requests}
-        return packed
+        return packed_contents
 
-    async def _contents(self, packed: list[_PackedContent], within: float) -> list[SendRequest]:
-        """The requests whose contents the log has, each with its pointer."""
-        entries = [LogEntry(MESSAGE_CONTENTS, chunk.content_id, chunk) for one in packed for chunk in one.chunks]
-        places = iter(await self._append(entries, within))
+    async def _append_contents(self, packed_contents: list[_PackedContent], timeout_s: float) -> list[SendRequest]:
+        """Append the contents; return the requests whose contents were confirmed, each with its pointer."""
+        entries = [
+            LogEntry(MESSAGE_CONTENTS, chunk.content_id, chunk) for packed in packed_contents for chunk in packed.chunks
+        ]
+        positions = iter(await self._append(entries, timeout_s))
         requests = []
-        for one in packed:
-            mine = [next(places) for _ in one.chunks]
-            if pointer := _pointer(one.chunks, mine, one.sha256):
-                requests += [msgspec.structs.replace(request, content=pointer) for request in one.requests]
+        for packed in packed_contents:
+            chunk_positions = [next(positions) for _ in packed.chunks]
+            if pointer := _content_pointer(packed.chunks, chunk_positions, packed.sha256):
+                requests += [msgspec.structs.replace(request, content=pointer) for request in packed.requests]
         return requests
 
-    async def _append(self, entries: list[LogEntry], within: float) -> list[LogPosition | None]:
-        return await self._log.append(entries, within=max(0.0, within)) if entries else []
+    async def _append(self, entries: list[LogEntry], timeout_s: float) -> list[LogPosition | None]:
+        return await self._log.append(entries, within=max(0.0, timeout_s)) if entries else []
 
 
-def _pointer(chunks: list[ContentChunk], places: list[LogPosition | None], sha256: str) -> ContentPointer | None:
-    first = places[0]
-    if first is None or None in places:
+def _content_pointer(
+    chunks: list[ContentChunk], positions: list[LogPosition | None], sha256: str
+) -> ContentPointer | None:
+    """Return the pointer to a content, or None if any of its chunks was not confirmed."""
+    first = positions[0]
+    if first is None or None in positions:
         return None
     return ContentPointer(
         content_id=chunks[0].content_id,

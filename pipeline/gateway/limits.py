@@ -1,4 +1,4 @@
-"""A tenant and how many messages it hands in -> how many are taken now; one allowance for all dialects."""
+"""Limits on how many messages a tenant may submit at once and per second; the routes of all dialects share them."""
 
 import time
 
@@ -9,7 +9,7 @@ from pipeline.settings import Settings
 
 
 class TenantLimits:
-    """The tenants' batch maximum and rate, else the installation's."""
+    """One gateway's limits per tenant: the tenant's own batch maximum and rate, else the installation's."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -17,12 +17,12 @@ class TenantLimits:
         self.content_budget = ByteBudget()
 
     def grant_up_to(self, tenant: Tenant, wanted: int) -> tuple[int, int]:
-        """How many fit into a batch, and how many of those are taken now."""
-        most = min(wanted, tenant.batch_max or self._settings.batch_max)
-        return most, self._buckets.take(tenant.tenant, most, self._rate(tenant), time.monotonic())
+        """Return how many of ``wanted`` messages fit into a batch, and how many of those the rate allows now."""
+        batch_size = min(wanted, tenant.batch_max or self._settings.batch_max)
+        return batch_size, self._buckets.take(tenant.tenant, batch_size, self._rate(tenant), time.monotonic())
 
     def grant_all(self, tenant: Tenant, wanted: int) -> float:
-        """All or none: 0, or in how many seconds to try again."""
+        """Grant all of ``wanted`` messages or none; return 0 if granted, else the seconds until a retry."""
         return self._buckets.take_all(tenant.tenant, wanted, self._rate(tenant), time.monotonic())
 
     def _rate(self, tenant: Tenant) -> float:

@@ -1,4 +1,7 @@
-"""`/localizations`: the texts that a tenant's templates name by key, pushed as one set and shown."""
+"""Serve `/localizations`: a tenant pushes and reads the set of texts that its templates name by key.
+
+The application includes its router.
+"""
 
 import asyncio
 from typing import Annotated, Final
@@ -15,30 +18,30 @@ from projections import templates
 from topics.templates import LOCALIZATIONS_MAX_BYTES
 
 BODY_MAX_BYTES: Final = 4 * LOCALIZATIONS_MAX_BYTES
-"""JSON may write a character as six bytes, and the set is measured again when it is read."""
+"""More than the set itself may have, because JSON may encode a character in six bytes; the parsed set is measured."""
 OPENAPI_TYPES: Final = (localizations.LocalizationSet, localizations.LocalizationSetView)
 
 
-def router(world: GatewayState) -> APIRouter:
-    """Return the localizations' surface."""
+def router(state: GatewayState) -> APIRouter:
+    """Return the routes below `/localizations`."""
     routes = APIRouter(tags=["templates"])
-    Caller = Annotated[Tenant, Depends(world.authenticate)]  # noqa: N806 - a type
+    Caller = Annotated[Tenant, Depends(state.authenticate)]  # noqa: N806 - a type
 
     @routes.put(
         "/localizations", summary="Push localizations", **route_openapi("LocalizationSet", "TemplatePushResponse")
     )
     async def push_localizations(request: Request, tenant: Caller) -> Response:
-        """All of them: what is pushed replaces what is there. Templates name them as `{{key,$content.name}}`."""
+        """Replace the whole set by the one in the body. Templates name its texts as `{{key,$content.name}}`."""
         body = await read_body(request, BODY_MAX_BYTES)
-        return await push_draft(world, await asyncio.to_thread(localizations.parse_draft, tenant.tenant, body))
+        return await push_draft(state, await asyncio.to_thread(localizations.parse_draft, tenant.tenant, body))
 
     @routes.get("/localizations", summary="Show localizations", **route_openapi(None, "LocalizationSetView"))
     async def show_localizations(tenant: Caller) -> Response:
-        """The newest version."""
-        async with world.runtime.pool.connection() as connection:
-            found = await templates.get_localizations(connection, tenant.tenant)
-        if found is None:
+        """Return the newest version."""
+        async with state.runtime.pool.connection() as connection:
+            newest = await templates.get_localizations(connection, tenant.tenant)
+        if newest is None:
             raise HttpProblem(404, "no localizations were pushed")
-        return json_response(localizations.localization_set_view(found))
+        return json_response(localizations.localization_set_view(newest))
 
     return routes

@@ -1,4 +1,4 @@
-"""The HTTP shell, one module per surface: requests in, records on the log or an honest "not now" out."""
+"""The entry point of the role `mailfold gateway`, which accepts HTTP requests and inbound mail."""
 
 import aiohttp
 
@@ -7,8 +7,8 @@ from pipeline.runtime.bootstrap import Runtime
 
 
 async def run(rt: Runtime, connector: ConnectorFactory = aiohttp.TCPConnector) -> None:
-    """Serve until ``rt.stop`` is set; ``connector`` is the way to providers' own servers."""
-    # The server and its framework are this role's alone: other rooms read parts of this package.
+    """Serve until ``rt.stop`` is set; ``connector`` makes the connections to providers' own servers."""
+    # Imported here because other packages import parts of this one and need neither the server nor its framework.
     from pipeline.gateway.server import serve  # noqa: PLC0415
 
     await serve(rt, connector)

@@ -1,6 +1,7 @@
-"""How many bytes of request bodies one gateway has in hand, shared out fairly between tenants and addresses.
+"""A limit on the memory that request bodies use in one gateway, shared fairly between tenants and addresses.
 
-Strangers' bytes are counted as they arrive, not as they are announced: who trickles a large body holds little.
+`request_body.py` counts each body here. Bytes of unauthenticated clients are counted as they arrive, not as they are
+announced: a client that announces a large body and sends it slowly holds little.
 """
 
 import asyncio
@@ -11,16 +12,16 @@ from collections.abc import Callable
 from typing import Final
 
 ROOM_TIMEOUT_S: Final = 2.0
-"""How long a request waits for room, at most, before it is refused."""
+"""Seconds that a request waits for free bytes before it is refused."""
 OWNER_MIN_BYTES: Final = 1_000_000
-"""What an owner may always hold while any room is left, however many others hold more."""
+"""Bytes that an owner may hold in any case while so many are free, however much others hold."""
 
 
 class BodyMemory:
-    """Limits the bytes of request bodies that one gateway holds.
+    """A counter of the bytes of request bodies that one gateway holds.
 
-    An owner may hold as much as is free beside it: one alone half of all, two a third each, n owners 1/(n+1) each. So
-    there is always room for one more, and no owner needs a quota.
+    An owner may hold as much as stays free: a single owner half of the total, two a third each, n owners 1/(n+1) each.
+    So another owner always finds some free, and no owner needs a quota.
     """
 
     def __init__(self, total: int, refused: Callable[[], None], wait_s: float = ROOM_TIMEOUT_S) -> None:
@@ -33,7 +34,7 @@ class BodyMemory:
 
     @property
     def held(self) -> int:
-        """Bytes in hand."""
+        """Return the bytes held now."""
         return self._held
 
     def share(self, owner: str) -> "BodyShare":
@@ -41,9 +42,9 @@ class BodyMemory:
         return BodyShare(self, owner)
 
     async def take(self, owner: str, size: int) -> bool:
-        """Count bytes in; False where there was no room in time."""
+        """Wait until ``size`` bytes fit, and count them; return False if they did not fit in time."""
         with contextlib.suppress(TimeoutError):
-            # Requests that stop each other don't give up all at once: each makes room for those that still wait.
+            # Random, so that requests that block each other do not all give up at once: the first frees its bytes.
             async with asyncio.timeout(self._wait_s * random.uniform(0.5, 1)):  # noqa: S311 - nothing secret
                 while not self._fits(owner, size):
                     await self._freed.wait()
@@ -53,8 +54,8 @@ class BodyMemory:
         self._refused()
         return False
 
-    def give_back(self, owner: str, size: int) -> None:
-        """Count bytes out."""
+    def release(self, owner: str, size: int) -> None:
+        """Release bytes of an owner, and wake the requests that wait for some."""
         if not size:
             return
         self._held -= size
@@ -70,7 +71,7 @@ class BodyMemory:
 
 
 class BodyShare:
-    """The bytes that one request's body holds."""
+    """The bytes that one request's body holds, counted in the gateway's total and for the request's owner."""
 
     def __init__(self, memory: BodyMemory, owner: str) -> None:
         self._memory = memory
@@ -78,17 +79,17 @@ class BodyShare:
         self._size = 0
 
     async def take(self, size: int) -> bool:
-        """Hold more; False where there was no room in time."""
+        """Hold ``size`` bytes more; return False if they did not fit in time."""
         if not await self._memory.take(self._owner, size):
             return False
         self._size += size
         return True
 
-    def give_back(self, size: int) -> None:
-        """Give bytes back."""
-        self._memory.give_back(self._owner, size)
+    def release(self, size: int) -> None:
+        """Release ``size`` bytes."""
+        self._memory.release(self._owner, size)
         self._size -= size
 
     def release_all(self) -> None:
-        """Give all bytes back."""
-        self.give_back(self._size)
+        """Release all bytes."""
+        self.release(self._size)

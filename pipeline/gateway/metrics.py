@@ -1,4 +1,7 @@
-"""What the gateway counts, and what it reads from Postgres -> Prometheus' text."""
+"""The gateway's Prometheus metrics, and gauges of the whole pipeline that are read from Postgres.
+
+`routes/ops.py` serves them at /metrics.
+"""
 
 import time
 from pathlib import Path
@@ -14,100 +17,113 @@ from projections.sql import SqlQueries
 
 SQL = SqlQueries(Path(__file__).with_name("metrics.sql"))
 REFRESH_INTERVAL_S: Final = 5.0
-"""However often /metrics is read, Postgres is asked this seldom."""
+"""Seconds between two reads from Postgres, however often /metrics is requested."""
+LATENCY_BUCKETS_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class GatewayMetrics:
-    """One registry per gateway, none per process: tests run several."""
+    """One gateway's metrics, in a registry of its own: tests run several gateways in one process."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.body_bytes = self.gauge("http_body_bytes", "Bytes of request bodies in memory.")
+        self._add_http_metrics()
+        self._add_webhook_and_tracking_metrics()
+        self._add_spool_metrics()
+        self._add_event_loop_metrics()
+
+    def _add_http_metrics(self) -> None:
         self.requests = self._counter("http_requests", "Requests answered.", "surface", "status")
-        self.request_seconds = Histogram(
-            "mailfold_http_request_seconds",
-            "Time to answer.",
-            ["surface"],
-            registry=self.registry,
-            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
-        )
-        self.messages = self._counter("messages", "Messages handed in, by what was answered.", "outcome")
+        self.request_seconds = self._histogram("http_request_seconds", "Time to answer.", "surface")
+        self.messages = self._counter("messages", "Messages submitted, by the outcome that was answered.", "outcome")
         self.appends = self._counter("appends", "Records appended, by topic and whether confirmed.", "topic", "result")
-        self.invalid_signatures = self._counter(
-            "forged", "Tokens and webhooks that aren't ours or are stale.", "surface"
-        )
         self.refused = self._counter(
             "http_refused",
-            "Connections and requests that were not taken: address, connections, evicted, head, slow, memory.",
+            "Connections and requests refused, by reason: address, connections, evicted, head, slow, memory.",
             "why",
         )
+
+    def _add_webhook_and_tracking_metrics(self) -> None:
+        self.invalid_signatures = self._counter(
+            "forged", "Tokens and webhooks whose signature is invalid or too old.", "surface"
+        )
+        self.webhooks = self._counter(
+            "webhooks", "Providers' webhooks, by the outcome that was answered.", "provider", "outcome"
+        )
         self.tracked = self._counter(
-            "tracked", "Opens and clicks heard, by who they are from: human, or why a machine.", "event", "by"
+            "tracked", "Opens and clicks received, by what caused them: human, or why a machine.", "event", "by"
         )
         self.tracked_over_limit = self._counter(
             "tracked_over_limit", "Opens and clicks answered and not recorded: too many of one link.", "event"
         )
-        self.body_bytes = self.gauge("http_body_bytes", "Bytes of request bodies in hand.")
-        self.buffered_events = self.gauge("notes_waiting", "Opens and clicks answered and not yet written down.")
-        self.webhooks = self._counter("webhooks", "Providers' webhooks, by what was answered.", "provider", "outcome")
+        self.buffered_events = self.gauge("notes_waiting", "Opens and clicks answered and not yet recorded.")
+
+    def _add_spool_metrics(self) -> None:
         self.spooled = self._counter("spooled", "Opens and clicks written to the local spool.")
-        self.unspooled = self._counter("unspooled", "Opens and clicks brought from the spool to the log.")
-        self.spool_lost = self._counter("spool_lost", "Opens and clicks that even the spool could not take.")
+        self.unspooled = self._counter("unspooled", "Opens and clicks moved from the spool to the log.")
+        self.spool_lost = self._counter("spool_lost", "Opens and clicks that could not be written even to the spool.")
         self.spool_events = self.gauge("spool_events", "Opens and clicks in this gateway's spool, not yet on the log.")
-        self._loop_lag = Histogram(
-            "mailfold_event_loop_lag_seconds",
-            "How late the event loop came to a timer, measured ten times a second.",
-            registry=self.registry,
-            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+
+    def _add_event_loop_metrics(self) -> None:
+        self._loop_lag = self._histogram(
+            "event_loop_lag_seconds", "Delay of an event loop timer, measured ten times a second."
         )
         self._loop_stalls = self._counter(
-            "event_loop_stalls", "How often the event loop was blocked for over 200 ms; the log says by what."
+            "event_loop_stalls", "How often the event loop was blocked for over 200 ms; the log names the code."
         )
 
     def count_messages(self, wanted: int, taken: int, refused: int) -> None:
-        """Count the messages of a request that is taken whole or not at all; what is neither was not confirmed."""
+        """Count a request's messages as successful or failed; those that the log did not confirm count as fatal."""
         for outcome, number in (("successful", taken), ("failed", refused), ("fatal", wanted - taken - refused)):
             self.messages.labels(outcome).inc(number)
 
     def record_loop_lag(self, lag_seconds: float, stalled: bool) -> None:
-        """Count one beat of the event loop."""
+        """Record one measurement of the event loop's delay."""
         self._loop_lag.observe(lag_seconds)
         if stalled:
             self._loop_stalls.inc()
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"mailfold_{name}", text, labels, registry=self.registry)
-
-    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        """A gauge of this registry."""
-        return Gauge(f"mailfold_{name}", text, labels, registry=self.registry)
+    def gauge(self, name: str, description: str, *labels: str) -> Gauge:
+        """Return a new gauge of this registry."""
+        return Gauge(f"mailfold_{name}", description, labels, registry=self.registry)
 
     def render(self) -> bytes:
-        """The text that Prometheus reads."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    def _counter(self, name: str, description: str, *labels: str) -> Counter:
+        return Counter(f"mailfold_{name}", description, labels, registry=self.registry)
+
+    def _histogram(self, name: str, description: str, *labels: str) -> Histogram:
+        return Histogram(
+            f"mailfold_{name}", description, labels, registry=self.registry, buckets=LATENCY_BUCKETS_SECONDS
+        )
 
 
 class PipelineGauges:
-    """What the whole pipeline owes, from Postgres; remembered for REFRESH_S."""
+    """The whole pipeline's open work, read from Postgres at most once in ``REFRESH_INTERVAL_S``."""
 
     def __init__(self, pool: Pool, metrics: GatewayMetrics) -> None:
         self._pool = pool
         self._read_at = -REFRESH_INTERVAL_S
-        self._up = metrics.gauge("postgres_up", "Whether Postgres answered for the gauges below.")
+        self._up = metrics.gauge("postgres_up", "1 if Postgres answered when the pipeline's gauges were read, else 0.")
         self._jobs = metrics.gauge(
-            "jobs", "Jobs not done, by queue and state; dead and unknown ones wait for a person.", "queue", "state"
+            "jobs", "Jobs not done, by queue and state; dead and unknown ones need an operator.", "queue", "state"
         )
         self._oldest = metrics.gauge(
-            "oldest_job_seconds", "Age of the oldest open job; queue emit: of the oldest owed conversion.", "queue"
+            "oldest_job_seconds", "Age of the oldest open job; in queue emit, of the oldest unsent conversion.", "queue"
         )
-        self._parked = metrics.gauge("parked", "Events that wait for the ack that says whose they are.")
-        self._oldest_parked = metrics.gauge("oldest_parked_seconds", "Age of the oldest of them; 0 where none waits.")
+        self._parked = metrics.gauge("parked", "Events parked until the ack that correlates them arrives.")
+        self._oldest_parked = metrics.gauge(
+            "oldest_parked_seconds", "Age of the oldest parked event; 0 if none is parked."
+        )
         self._unknown = metrics.gauge(
-            "unknown_events", "Events of the last day of types that we don't know, kept; 10,000 at most.", "kind"
+            "unknown_events", "Events of unknown types in the last day; counted up to 10,000.", "kind"
         )
         self._paused = metrics.gauge("lane_paused", "1 for each paused lane.", "queue", "lane")
 
     async def refresh(self) -> None:
-        """Read them anew, unless they are fresh; where Postgres is away, say just that."""
+        """Read the gauges from Postgres, unless they are recent; if Postgres is unavailable, only set that gauge."""
         if time.monotonic() - self._read_at < REFRESH_INTERVAL_S:
             return
         self._read_at = time.monotonic()
@@ -121,12 +137,12 @@ class PipelineGauges:
 
     async def _read(self) -> None:
         async with self._pool.connection(timeout=2) as connection:
-            found = (("open_jobs", self._jobs), ("oldest_jobs", self._oldest), ("unknown_events", self._unknown))
-            for name, gauge in found:
+            queries = (("open_jobs", self._jobs), ("oldest_jobs", self._oldest), ("unknown_events", self._unknown))
+            for name, gauge in queries:
                 for *labels, value in await (await connection.execute(SQL[name])).fetchall():
                     gauge.labels(*labels).set(value)
-            [(parked, since)] = await (await connection.execute(CORRELATION["parked"])).fetchall()
+            [(parked, oldest_at)] = await (await connection.execute(CORRELATION["parked"])).fetchall()
             self._parked.set(parked)
-            self._oldest_parked.set(0 if since is None else max(0.0, time.time() - since / 1000))
+            self._oldest_parked.set(0 if oldest_at is None else max(0.0, time.time() - oldest_at / 1000))
             for labels in await (await connection.execute(SQL["paused_lanes"])).fetchall():
                 self._paused.labels(*labels).set(1)

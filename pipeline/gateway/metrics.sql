@@ -1,11 +1,11 @@
 -- name: open_jobs
--- How many jobs are in each state that isn't the end, by partial indexes alone: done ones are most.
+-- Counts open jobs per queue and state. Done jobs, which are most, are left out so that partial indexes suffice.
 select queue, state, count(*) from jobs.jobs
 where state in ('held', 'pending', 'attempting', 'unknown', 'dead')
 group by queue, state
 
 -- name: oldest_jobs
--- Since when the oldest job waits, per queue, in seconds.
+-- Age of the oldest open job per queue, in seconds.
 select queue, extract(epoch from now() - min(created_at))::float8 from jobs.jobs
 where state in ('pending', 'attempting')
 group by queue
@@ -14,7 +14,8 @@ group by queue
 select queue, lane from jobs.lanes where paused_at is not null
 
 -- name: unknown_events
--- The last day's, by the kind of provider that told them: its id begins with it. Hardly any, or 10,000 are enough.
+-- Counts the last day's unknown events by kind of provider, with which an event's id begins. Usually there are few;
+-- more than 10,000 need not be counted exactly.
 select split_part(event_id, ':', 1), count(*)
 from (
     select event_id from projections.timeline

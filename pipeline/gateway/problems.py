@@ -1,4 +1,7 @@
-"""What went wrong -> an answer in one JSON shape: ``{"error": what, "where": where}``."""
+"""Turn errors into HTTP responses; ours have one JSON shape: ``{"error": what is wrong, "where": where}``.
+
+The application installs the handlers, and routes raise `HttpProblem` or return these responses themselves.
+"""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -17,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class HttpProblem(Exception):
-    """A request's end, with status, what and where."""
+    """An error that ends a request: its status, what is wrong, where, and headers for the response."""
 
     def __init__(self, status: int, error: str, where: str = "", headers: Mapping[str, str] | None = None) -> None:
         super().__init__(error)
@@ -28,75 +31,83 @@ class HttpProblem(Exception):
 
 
 ErrorEncoder = Callable[[int, str, str], bytes]
-"""Status, what and where -> the body's JSON, as a dialect's clients expect it."""
+"""A function of status, what is wrong and where, which returns the JSON body that a dialect's clients expect."""
 
 
 def problem_response(status: int, error: str, where: str = "", headers: Mapping[str, str] | None = None) -> Response:
-    """The answer itself."""
+    """Return an error response in our own JSON shape."""
     body = msgspec.json.encode({"error": error, "where": where})
     return Response(body, status, headers=dict(headers or {}), media_type="application/json")
 
 
 def unavailable_response(error: str) -> Response:
-    """A 503: nothing was taken, or nobody knows; the same request may safely be sent again."""
+    """Return a 503: the request may or may not have been stored, and may safely be sent again."""
     return problem_response(503, error, headers=RETRY_SOON)
 
 
-def install_error_handlers(app: FastAPI, shapes: Mapping[str, ErrorEncoder]) -> None:
-    """Every error, the framework's too, leaves in its dialect's shape below the paths given, in ours elsewhere."""
-    app.state.shapes = dict(shapes)
-    app.add_exception_handler(HttpProblem, _problem)
-    app.add_exception_handler(Refused, _refused)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(psycopg.DataError, _unstorable)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _bug)
+def install_error_handlers(app: FastAPI, encoders: Mapping[str, ErrorEncoder]) -> None:
+    """Make every error, also the framework's, leave as JSON.
+
+    `encoders` holds path prefixes and the JSON shape that is used below each; elsewhere it is our own.
+    """
+    app.state.error_encoders = dict(encoders)
+    app.add_exception_handler(HttpProblem, _handle_problem)
+    app.add_exception_handler(Refused, _handle_refused)
+    app.add_exception_handler(RequestValidationError, _handle_invalid_parameter)
+    app.add_exception_handler(psycopg.DataError, _handle_data_error)
+    app.add_exception_handler(HTTPException, _handle_http_exception)
+    app.add_exception_handler(Exception, _handle_unexpected)
     for error in (DatabaseUnavailable, LogUnavailable, *DATABASE_UNAVAILABLE_ERRORS):
-        app.add_exception_handler(error, _unavailable)
+        app.add_exception_handler(error, _handle_unavailable)
 
 
-async def _problem(request: Request, error: Exception) -> Response:
+async def _handle_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, HttpProblem)
-    return _shaped(request, error.status, error.error, error.where, error.headers)
+    return _error_response(request, error.status, error.error, error.where, error.headers)
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _handle_refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
-    return _shaped(request, 400, str(error), error.where)
+    return _error_response(request, 400, str(error), error.where)
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
+async def _handle_invalid_parameter(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    return _shaped(request, 400, str(first["msg"]), ".".join(str(part) for part in first["loc"]))
+    return _error_response(request, 400, str(first["msg"]), ".".join(str(part) for part in first["loc"]))
 
 
-async def _unstorable(request: Request, _: Exception) -> Response:
-    # A NUL in a text, a number beyond the column's: nothing that was ever stored can be meant.
-    return _shaped(request, 400, "a value that can't be", f"{request.method} {request.url.path}")
+async def _handle_data_error(request: Request, _: Exception) -> Response:
+    # Postgres can't hold the value, such as a NUL or a number over the column's range, so no stored row can match it.
+    return _error_response(request, 400, "a value that can't be", f"{request.method} {request.url.path}")
 
 
-async def _http(request: Request, error: Exception) -> Response:
+async def _handle_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _shaped(request, error.status_code, str(error.detail), f"{request.method} {request.url.path}", error.headers)
+    where = f"{request.method} {request.url.path}"
+    return _error_response(request, error.status_code, str(error.detail), where, error.headers)
 
 
-async def _unavailable(request: Request, error: Exception) -> Response:
+async def _handle_unavailable(request: Request, error: Exception) -> Response:
     log.warning("%s %s: %s", request.method, request.scope["route"].path, type(error).__name__)
-    return _shaped(request, 503, "a part of Mailfold does not answer; send it again", "", RETRY_SOON)
+    return _error_response(request, 503, "a part of Mailfold does not answer; send it again", "", RETRY_SOON)
 
 
-async def _bug(request: Request, _: Exception) -> Response:
-    # Starlette logs the traceback itself; the caller learns nothing of our insides.
-    return _shaped(request, 500, "an error of ours, not yours; it is logged", f"{request.method} {request.url.path}")
+async def _handle_unexpected(request: Request, _: Exception) -> Response:
+    # Starlette logs the traceback; the response must not reveal any of it.
+    where = f"{request.method} {request.url.path}"
+    return _error_response(request, 500, "an error of ours, not yours; it is logged", where)
 
 
-def _shaped(
+def _error_response(
     request: Request, status: int, error: str, where: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    shapes: dict[str, ErrorEncoder] = request.app.state.shapes
+    """Return the error in the JSON shape of the request's path."""
+    encoders: dict[str, ErrorEncoder] = request.app.state.error_encoders
     path = request.url.path
-    shape = next((shape for prefix, shape in shapes.items() if path == prefix or path.startswith(prefix + "/")), None)
-    if shape is None:
+    encode = next(
+        (encode for prefix, encode in encoders.items() if path == prefix or path.startswith(prefix + "/")), None
+    )
+    if encode is None:
         return problem_response(status, error, where, headers)
-    return Response(shape(status, error, where), status, headers=dict(headers or {}), media_type="application/json")
+    return Response(encode(status, error, where), status, headers=dict(headers or {}), media_type="application/json")

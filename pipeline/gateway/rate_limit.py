@@ -1,44 +1,46 @@
-"""How many messages a tenant may hand in now: a token bucket each. Pure; the clock comes in.
+"""Token buckets, which limit the rate of tenants' messages and of inbound mail. Pure: callers pass the time.
 
-Per process: with n gateways behind a balancer a tenant gets up to n times its rate.
+Each process counts for itself: with n gateways behind a load balancer a tenant gets up to n times its rate.
 """
 
 import math
 
 BUCKET_CAPACITY_S = 1.0
-"""A bucket holds so many seconds' worth, and never less than one message."""
+"""Seconds of a rate that a bucket holds; it holds at least one token."""
 
 
 class TokenBucket:
-    """Fills at ``rate`` per second up to ``BURST_S`` seconds' worth; starts full."""
+    """A token bucket that starts full and is refilled at the rate that each call passes, in tokens per second.
+
+    The rate comes with each call because an operator may change it at any time; a rate of 0 means no limit.
+    """
 
     def __init__(self, now: float) -> None:
         self._tokens = math.inf
-        self._at = now
+        self._filled_at = now
 
     def take(self, wanted: int, rate: float, now: float) -> int:
-        """How many of ``wanted`` are granted; a rate of 0 is no limit."""
+        """Take as many of ``wanted`` tokens as there are; return how many."""
         if rate <= 0:
             return wanted
-        # The rate comes with each call, because an operator may change it at any time.
-        self._tokens = min(self._tokens + (now - self._at) * rate, max(1.0, rate * BUCKET_CAPACITY_S))
-        self._at = now
+        self._tokens = min(self._tokens + (now - self._filled_at) * rate, max(1.0, rate * BUCKET_CAPACITY_S))
+        self._filled_at = now
         granted = min(wanted, max(0, int(self._tokens)))
         self._tokens -= granted
         return granted
 
     def take_all(self, wanted: int, rate: float, now: float) -> float:
-        """0 where all of ``wanted`` are granted, else the seconds until they would be.
+        """Take all of ``wanted`` tokens or none; return 0 if taken, else the seconds until they can be.
 
-        More than a bucket holds is granted when it is full, and the next must wait for the rest: what
-        can't be split would never be granted otherwise.
+        If ``wanted`` exceeds the capacity, a full bucket suffices and its balance becomes negative; otherwise a large
+        request that cannot be split would never be granted.
         """
         if rate <= 0:
             return 0.0
-        full = max(1.0, rate * BUCKET_CAPACITY_S)
-        self._tokens = min(self._tokens + (now - self._at) * rate, full)
-        self._at = now
-        missing = min(float(wanted), full) - self._tokens
+        capacity = max(1.0, rate * BUCKET_CAPACITY_S)
+        self._tokens = min(self._tokens + (now - self._filled_at) * rate, capacity)
+        self._filled_at = now
+        missing = min(float(wanted), capacity) - self._tokens
         if missing > 0:
             return missing / rate
         self._tokens -= wanted
@@ -46,17 +48,17 @@ class TokenBucket:
 
 
 class TenantBuckets:
-    """A bucket per tenant, made at its first message."""
+    """One token bucket per tenant, created with the tenant's first message."""
 
     def __init__(self) -> None:
         self._buckets: dict[str, TokenBucket] = {}
 
     def take(self, tenant: str, wanted: int, rate: float, now: float) -> int:
-        """See :meth:`Bucket.take`."""
+        """Take tokens of a tenant; see :meth:`TokenBucket.take`."""
         return self._bucket(tenant, now).take(wanted, rate, now)
 
     def take_all(self, tenant: str, wanted: int, rate: float, now: float) -> float:
-        """See :meth:`Bucket.take_whole`."""
+        """Take tokens of a tenant, all or none; see :meth:`TokenBucket.take_all`."""
         return self._bucket(tenant, now).take_all(wanted, rate, now)
 
     def _bucket(self, tenant: str, now: float) -> TokenBucket:

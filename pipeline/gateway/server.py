@@ -1,4 +1,7 @@
-"""The application on a socket: listens, says where, and ends within seconds when told to."""
+"""The gateway's server: it listens for HTTP and SMTP, announces its port, and stops within seconds.
+
+`main.py` calls :func:`serve`.
+"""
 
 import asyncio
 import contextlib
@@ -23,66 +26,66 @@ from pipeline.runtime.private_files import make_private_folder, replace_file
 from pipeline.runtime.sleep import sleep_unless
 
 SHUTDOWN_GRACE_S: Final = 6
-"""For requests in hand when told to stop; a batch has one append_timeout (5 s)."""
+"""Seconds that requests may take to end when the gateway stops; a batch may need one append_timeout (5 s)."""
 RESERVED_FILES: Final = 200
-"""Open files that are no HTTP connections: SMTP, Kafka, Postgres, the spool."""
+"""Open files beside HTTP connections: SMTP, Kafka, Postgres, the spool."""
 PORT_FILE: Final = "gateway.port"
 MAX_THREADS: Final = min(32, (os.cpu_count() or 1) + 4)
-"""As many as asyncio's own pool would have."""
+"""The size of asyncio's own default pool."""
 log = logging.getLogger(__name__)
 
 
 class GatewayServer(uvicorn.Server):
-    """Uvicorn that leaves the signals to `bootstrap`, whose ``stop`` all roles obey."""
+    """Uvicorn without signal handlers: `bootstrap` handles the signals of all roles and sets ``stop``."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
+        """Capture no signals."""
         yield
 
 
 async def serve(rt: Runtime, connector: ConnectorFactory) -> None:
-    """Listen on the settings' host and port until ``rt.stop``.
+    """Listen on the settings' host and port until ``rt.stop`` is set.
 
-    Raises BadSettings if that is taken, LogUnavailable if the producer gave up: whoever watches
-    this process starts another.
+    Raise InvalidSettings if the port is taken, LogUnavailable if the Kafka producer failed for good: the process
+    manager has to start another process then.
     """
     asyncio.get_running_loop().set_default_executor(FairThreads(MAX_THREADS))
-    world = make_gateway_state(rt, connector)
+    state = make_gateway_state(rt, connector)
     server = GatewayServer(
         uvicorn.Config(
-            make_app(world),
-            http=protocol_class(_guard(rt, world)),
+            make_app(state),
+            http=protocol_class(_connection_guard(rt, state)),
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,  # URLs carry tokens
             server_header=False,
-            proxy_headers=False,  # whoever connects is whom /metrics is answered to
+            proxy_headers=False,  # /metrics checks the address of the peer itself
             timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
             timeout_keep_alive=rt.settings.http_idle_timeout,
         )
     )
     with _listen(rt) as listener:
-        async with smtp_listener(rt.settings, world.inbound_mail, rt.stop):
-            await _serve(rt, world, server, listener)
+        async with smtp_listener(rt.settings, state.inbound_mail, rt.stop):
+            await _serve(rt, state, server, listener)
     if rt.log.is_dead and not rt.stop.is_set():
-        raise LogUnavailable("the producer gave up, nothing could be taken any more")
+        raise LogUnavailable("the Kafka producer failed for good, no request can be accepted any more")
 
 
-def _guard(rt: Runtime, world: GatewayState) -> ConnectionGuard:
-    """Return the limits of this gateway's connections: what is set, within what the system grants."""
+def _connection_guard(rt: Runtime, state: GatewayState) -> ConnectionGuard:
+    """Return the limits on this gateway's connections: the settings', or fewer if the open-files limit is too low."""
     settings = rt.settings
-    files = _files(settings.http_connections + RESERVED_FILES)
-    most = max(min(settings.http_connections, files - RESERVED_FILES), 1)
-    if most < settings.http_connections:
-        log.warning("fewer connections than MAILFOLD_HTTP_CONNECTIONS: files=%d connections=%d", files, most)
-    limits = ConnectionLimits(most, settings.http_connections_per_address, settings.http_head_timeout)
-    return ConnectionGuard(limits, world.client_info, world.metrics.refused)
+    files = _raise_open_files_limit(settings.http_connections + RESERVED_FILES)
+    max_connections = max(min(settings.http_connections, files - RESERVED_FILES), 1)
+    if max_connections < settings.http_connections:
+        log.warning("fewer connections than MAILFOLD_HTTP_CONNECTIONS: files=%d connections=%d", files, max_connections)
+    limits = ConnectionLimits(max_connections, settings.http_connections_per_address, settings.http_head_timeout)
+    return ConnectionGuard(limits, state.client_info, state.metrics.refused)
 
 
-def _files(wanted: int) -> int:
-    """Return how many files may be open, after raising that to ``wanted`` where the system lets us."""
+def _raise_open_files_limit(wanted: int) -> int:
+    """Raise this process's limit on open files to ``wanted``, as far as the system allows; return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if resource.RLIM_INFINITY in (soft, hard) or soft >= wanted:
         return wanted
@@ -91,37 +94,41 @@ def _files(wanted: int) -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-async def _serve(rt: Runtime, world: GatewayState, server: GatewayServer, listener: socket.socket) -> None:
+async def _serve(rt: Runtime, state: GatewayState, server: GatewayServer, listener: socket.socket) -> None:
+    """Run the HTTP server and the tasks that write opens and clicks, until ``rt.stop`` is set or one of them ends."""
     _announce(rt, listener.getsockname()[1])
-    spooling = asyncio.create_task(world.spool.drain(rt.stop))
-    noting = asyncio.create_task(world.event_buffer.run())
-    stopping = asyncio.create_task(_stop(rt, server, noting))
+    spool_task = asyncio.create_task(state.spool.drain(rt.stop))
+    buffer_task = asyncio.create_task(state.event_buffer.run())
+    stop_task = asyncio.create_task(_stop_server(rt, server, buffer_task))
     try:
         await server.serve(sockets=[listener])
     finally:
-        stopping.cancel()
-        await world.event_buffer.finish(noting)
-        await _ended(spooling)
-        world.spool.close()
-    if noting.done() and not noting.cancelled():
-        noting.result()
+        stop_task.cancel()
+        await state.event_buffer.finish(buffer_task)
+        await _end_draining(spool_task)
+        state.spool.close()
+    if buffer_task.done() and not buffer_task.cancelled():
+        buffer_task.result()
 
 
-async def _stop(rt: Runtime, server: GatewayServer, noting: "asyncio.Task[None]") -> None:
-    while not rt.stop.is_set() and not rt.log.is_dead and not noting.done():
+async def _stop_server(rt: Runtime, server: GatewayServer, buffer_task: "asyncio.Task[None]") -> None:
+    """Stop the HTTP server once ``rt.stop`` is set, the Kafka producer failed, or ``buffer_task`` ended."""
+    while not rt.stop.is_set() and not rt.log.is_dead and not buffer_task.done():
         await sleep_unless(rt.stop, 1)
     server.should_exit = True
 
 
-async def _ended(spooling: "asyncio.Task[None]") -> None:
-    # What it has in hand stays in its file until it is confirmed: nothing is lost by ending it.
-    done, _ = await asyncio.wait([spooling], timeout=1)
+async def _end_draining(spool_task: "asyncio.Task[None]") -> None:
+    """Wait a second for the task that drains the spool, then cancel it."""
+    # Nothing is lost by that: events stay in their file until the log has confirmed them.
+    done, _ = await asyncio.wait([spool_task], timeout=1)
     if not done:
-        spooling.cancel()
-        await asyncio.wait([spooling], timeout=1)
+        spool_task.cancel()
+        await asyncio.wait([spool_task], timeout=1)
 
 
 def _listen(rt: Runtime) -> socket.socket:
+    """Return the bound socket. Raise InvalidSettings if its address can't be used."""
     settings = rt.settings
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
@@ -133,7 +140,7 @@ def _listen(rt: Runtime) -> socket.socket:
 
 
 def _announce(rt: Runtime, port: int) -> None:
-    """The port is bound: who connects now waits a moment at most, nobody is refused."""
+    """Write the port to its file and log it; the socket is bound by now, so connections are no longer refused."""
     make_private_folder(rt.settings.data_dir)
     replace_file(rt.settings.data_dir / PORT_FILE, f"{port}\n")
     log.info("gateway listens on http://%s:%d", rt.settings.host, port)

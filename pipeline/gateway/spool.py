@@ -1,7 +1,7 @@
-"""Opens and clicks that the log didn't take in time -> a local file, and from there to the log later.
+"""The local spool: opens and clicks that Kafka did not confirm in time are kept in files and appended later.
 
-An event keeps its id on the way, so one that reaches the log twice (confirmed too late, or a crash
-between append and unlink) is one event.
+The event buffer writes to it and the server runs `drain`. An event keeps its id, so one that reaches the log twice
+(confirmed too late, or a crash between the append and the removal of its file) still counts once.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from topics.registry import DELIVERY_EVENTS
 
 MIN_RETRY_DELAY_S: Final = 0.5
 MAX_RETRY_DELAY_S: Final = 15.0
-_BATCH_MAX_EVENTS: Final = 500
+_APPEND_MAX_EVENTS: Final = 500
 log = logging.getLogger(__name__)
 
 
@@ -39,87 +39,88 @@ class Spool:
 
     @property
     def has_pending(self) -> bool:
-        """Whether something waits here: then the log is known to be away, and what follows goes behind it."""
+        """Return whether events are spooled; the log is unavailable then, so later events are spooled, too."""
         return self._wake.is_set()
 
     async def write(self, events: Sequence[DeliveryEvent]) -> bool:
-        """Write them to the disk; False if even that failed (counted, logged)."""
+        """Write events to disk; return False if that failed, after it was counted and logged."""
         if not events:
             return True
-        kept: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._buffer.append(([encode(DELIVERY_EVENTS, event) for event in events], kept))
+        is_written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._buffer.append(([encode(DELIVERY_EVENTS, event) for event in events], is_written))
         async with self._lock:
             await self._flush()
-        return await kept
+        return await is_written
 
     async def drain(self, stop: asyncio.Event) -> None:
-        """Bring what waits to the log, with back-off, until ``stop``; what is left waits for the next start."""
+        """Move spooled events to the log, with back-off, until ``stop`` is set; the rest stays for the next start."""
         self._wake.set()
         delay = MIN_RETRY_DELAY_S
-        while await self._or_stop(self._wake, stop):
+        while await self._wait_unless_stopped(self._wake, stop):
             delay = MIN_RETRY_DELAY_S if await self._drain_once() else min(delay * 2, MAX_RETRY_DELAY_S)
             if self.has_pending and delay > MIN_RETRY_DELAY_S:
                 await sleep_unless(stop, delay)
         self.close()
 
     def close(self) -> None:
-        """Let go of the file: whoever comes next may bring what is in it."""
+        """Close and unlock the current file, so that another process may drain it."""
         self._segments.rotate()
 
     async def _flush(self) -> None:
-        """Whoever holds the lock writes for all who wait: one sync for many."""
+        """Write the lines of all waiting callers with one sync, and tell each whether that succeeded."""
         batch, self._buffer = self._buffer, []
         if not batch:
             return
-        lines = [line for some, _ in batch for line in some]
-        done = False
+        lines = [line for event_lines, _ in batch for line in event_lines]
+        written = False
         try:
             await asyncio.to_thread(self._segments.write, lines, self._new_id())
-            done = True
+            written = True
             self._metrics.spooled.inc(len(lines))
             self._metrics.spool_events.inc(len(lines))
             self._wake.set()
         except OSError as error:
-            log.error("%d opens or clicks are lost, the spool can't be written: %s", len(lines), error)
+            log.error("%d opens or clicks lost, the spool can't be written: %s", len(lines), error)
             self._metrics.spool_lost.inc(len(lines))
         finally:
-            for _, kept in batch:
-                if not kept.done():
-                    kept.set_result(done)
+            for _, is_written in batch:
+                if not is_written.done():
+                    is_written.set_result(written)
 
     async def _drain_once(self) -> bool:
+        """Append every pending file to the log; return False if the log is still unavailable."""
         async with self._lock:
             self._segments.rotate()
             self._wake.clear()
         for path in self._segments.pending():
-            if not await self._bring(path):
+            if not await self._append_file(path):
                 self._wake.set()
                 return False
         if not self.has_pending:
             self._metrics.spool_events.set(0)
         return True
 
-    async def _bring(self, path: Path) -> bool:
-        """One file to the log; False if the log is still away."""
+    async def _append_file(self, path: Path) -> bool:
+        """Append one file's events to the log; return False if the log is still unavailable."""
         with self._segments.locked_lines(path) as lines:
             if lines is None:
                 return True
             unreadable = 0
-            for start in range(0, len(lines), _BATCH_MAX_EVENTS):
-                some = lines[start : start + _BATCH_MAX_EVENTS]
-                events = _read(some)
-                unreadable += len(some) - len(events)
+            for start in range(0, len(lines), _APPEND_MAX_EVENTS):
+                batch = lines[start : start + _APPEND_MAX_EVENTS]
+                events = _decode_events(batch)
+                unreadable += len(batch) - len(events)
                 if None in await self._log.append([LogEntry(DELIVERY_EVENTS, e.email_id, e) for e in events]):
                     return False
             if unreadable:
-                log.error("%d lines of %s can't be read; it is kept as *.unreadable", unreadable, path)
+                log.error("%d lines of %s can't be decoded; the file is kept as *.unreadable", unreadable, path)
             self._segments.finish(path, readable=not unreadable)
         self._metrics.unspooled.inc(len(lines) - unreadable)
         return True
 
     @staticmethod
-    async def _or_stop(event: asyncio.Event, stop: asyncio.Event) -> bool:
-        """Wait for either; False once ``stop`` is set."""
+    async def _wait_unless_stopped(event: asyncio.Event, stop: asyncio.Event) -> bool:
+        """Wait for either event; return False once ``stop`` is set."""
         tasks = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(stop.wait())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -129,8 +130,8 @@ class Spool:
         return not stop.is_set()
 
 
-def _read(lines: list[bytes]) -> list[DeliveryEvent]:
-    """Those that are events."""
+def _decode_events(lines: list[bytes]) -> list[DeliveryEvent]:
+    """Return the events of those lines that can be decoded."""
     events = []
     for line in lines:
         with contextlib.suppress(Undecodable):

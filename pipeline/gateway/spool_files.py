@@ -1,7 +1,7 @@
-"""Lines -> files that survive a crash: each line is on the disk before its write returns.
+"""The spool's files, which survive a crash: each line is on the disk before its write returns.
 
-Every process writes a file of its own, locked while it lives; whoever finds a file unlocked (its
-own after :meth:`Segments.rotate`, or one that a dead process left) may take it over.
+Every process writes to a file of its own and keeps it locked. A file that is not locked (the process's own after
+:meth:`SpoolSegments.rotate`, or one that a dead process left) may be read and removed by any process.
 """
 
 import contextlib
@@ -14,84 +14,90 @@ from typing import Final
 from pipeline.runtime.private_files import make_private_folder, open_private
 
 FILE_MAX_BYTES: Final = 8_000_000
-"""About how long a file gets: whoever takes it over has it in memory."""
+"""Size of one file, which is read into memory as a whole when it is drained."""
 FOLDER_MAX_BYTES: Final = 1_000_000_000
-"""Of all files: some three million opens. A disk filled to the brim would stop the whole machine."""
+"""Size of all files together, about three million opens. A full disk would stop the whole machine."""
 
 
 class SpoolSegments:
-    """One process's files in a folder it may share with others. Blocking: call it from a thread."""
+    """One process's spool files in a folder that it may share with others. Blocking: call it from a thread."""
 
-    def __init__(self, folder: Path, most: int = FOLDER_MAX_BYTES) -> None:
+    def __init__(self, folder: Path, max_bytes: int = FOLDER_MAX_BYTES) -> None:
         self._folder = folder
-        self._most = most
+        self._max_bytes = max_bytes
         self._fd: int | None = None
 
     def write(self, lines: list[bytes], name: str) -> None:
-        """Append to the current file and sync; to one begun as ``name`` if there is none with room. Raises OSError."""
+        """Append lines to the current file and sync it; start a file called ``name`` if none has room.
+
+        Raise OSError where the lines could not be written: none of them counts as spooled then.
+        """
         data = b"".join(line + b"\n" for line in lines)
         if self._fd is not None and os.fstat(self._fd).st_size + len(data) > FILE_MAX_BYTES:
             self.rotate()
         if self._fd is None:
-            if self._bytes() + len(data) > self._most:
-                raise OSError(f"the spool has {self._most} bytes; the log has been away for too long")
-            self._fd = self._begin(name)
-        # One write, so that only its end can be torn, and a torn line was never confirmed.
+            if self._total_bytes() + len(data) > self._max_bytes:
+                raise OSError(f"the spool is full: {self._max_bytes} bytes; Kafka has been unavailable for too long")
+            self._fd = self._create(name)
+        # One write, so that a crash can cut off only its end; a line that was cut off was never confirmed.
         if os.write(self._fd, data) != len(data):
             self.rotate()
             raise OSError("the disk is full")
         os.fsync(self._fd)
 
     def rotate(self) -> None:
-        """Let go of the current file; the next write begins another."""
+        """Close and unlock the current file; the next write starts another."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
     def pending(self) -> list[Path]:
-        """The folder's files, oldest first (their names are sortable by time)."""
+        """Return the folder's files, oldest first: their names sort by time."""
         return sorted(self._folder.glob("*.events"))
 
     @contextlib.contextmanager
     def locked_lines(self, path: Path) -> Iterator[list[bytes] | None]:
-        """A file's lines while it is locked; None if another process holds it or it is gone."""
+        """Lock a file and yield its lines; yield None if another process has locked it or it is gone."""
         fd = _lock(path)
         try:
-            # What follows the last line's end is a torn write.
+            # What follows the last line break is a write that a crash cut off.
             yield None if fd is None else path.read_bytes().split(b"\n")[:-1]
         finally:
             if fd is not None:
                 os.close(fd)
 
     def finish(self, path: Path, *, readable: bool) -> None:
-        """Remove a file whose lines are on the log; one with lines that nobody understood is put aside."""
+        """Remove a file whose lines are on the log; rename it to `*.unreadable` if some could not be decoded."""
         if readable:
             path.unlink(missing_ok=True)
         else:
             path.rename(path.with_suffix(".unreadable"))
 
-    def _bytes(self) -> int:
-        """Of all files; one may go while they are counted."""
+    def _total_bytes(self) -> int:
+        """Return the size of all pending files."""
         total = 0
         for path in self.pending():
+            # Another process may remove a file meanwhile.
             with contextlib.suppress(FileNotFoundError):
                 total += path.stat().st_size
         return total
 
-    def _begin(self, name: str) -> int:
+    def _create(self, name: str) -> int:
+        """Create and lock a file; return its descriptor."""
         make_private_folder(self._folder)
         path = self._folder / f"{name}.events"
         fd = open_private(path, os.O_WRONLY | os.O_APPEND)
         fcntl.flock(fd, fcntl.LOCK_EX)
-        if not _is_still(path, fd):
-            # Another process found it empty and unlocked, and took it away.
+        if not _is_same_file(path, fd):
+            # Another process found the file before it was locked, and removed it because it was empty.
             os.close(fd)
-            return self._begin(name)
+            return self._create(name)
         _sync_folder(self._folder)
         return fd
 
 
 def _lock(path: Path) -> int | None:
+    """Open and lock a file; return its descriptor, or None if another process has locked it or it is gone."""
     try:
         fd = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -101,14 +107,14 @@ def _lock(path: Path) -> int | None:
     except BlockingIOError:
         os.close(fd)
         return None
-    if _is_still(path, fd):
+    if _is_same_file(path, fd):
         return fd
     os.close(fd)
     return None
 
 
-def _is_still(path: Path, fd: int) -> bool:
-    """Whether the open file is the one of this name: between open and lock it may have gone."""
+def _is_same_file(path: Path, fd: int) -> bool:
+    """Return whether the open file still has this path: it may have been removed before it was locked."""
     try:
         return os.path.samestat(path.stat(), os.fstat(fd))
     except FileNotFoundError:
@@ -116,7 +122,7 @@ def _is_still(path: Path, fd: int) -> bool:
 
 
 def _sync_folder(path: Path) -> None:
-    # Without this a crash of the machine may forget the new file's name.
+    # Without this the new file's name may be lost when the machine crashes.
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -1,4 +1,4 @@
-"""What the gateway's surfaces share: the runtime, what is counted, who calls, the log with its counters."""
+"""The objects that all routes of one gateway share; `server.py` makes them once and hands them to the routes."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ from topics.record import LogPosition
 
 
 class CountedLog:
-    """The log, each append counted by topic and result."""
+    """A log that counts each appended record by topic and result."""
 
     def __init__(self, log: Log, metrics: GatewayMetrics) -> None:
         self._log = log
         self._appends = metrics.appends
 
     async def append(self, entries: Sequence[LogEntry], *, within: float | None = None) -> list[LogPosition | None]:
-        """See the port."""
+        """Append records, as :meth:`pipeline.runtime.ports.Log.append` does, and count the results."""
         places = await self._log.append(entries, within=within)
         counted = Counter((e.topic.name, place is not None) for e, place in zip(entries, places, strict=True))
         for (topic, confirmed), number in counted.items():
@@ -42,7 +42,7 @@ class CountedLog:
 
 @dataclass(frozen=True)
 class GatewayState:
-    """One gateway."""
+    """The shared objects of one gateway."""
 
     runtime: Runtime
     metrics: GatewayMetrics
@@ -56,29 +56,37 @@ class GatewayState:
     body_memory: BodyMemory
     hit_limit: HitLimit
     inbound_mail: InboundMailRecorder
-    """Takes inbound mail."""
     connector: ConnectorFactory
-    """How servers of providers are reached."""
+    """Makes connections to providers' own servers."""
 
 
 def make_gateway_state(rt: Runtime, connector: ConnectorFactory = aiohttp.TCPConnector) -> GatewayState:
-    """Everything the surfaces need; opens nothing."""
+    """Return a gateway's shared objects, without opening a connection, a socket or a file."""
     metrics = GatewayMetrics()
     if rt.watchdog is not None:
         rt.watchdog.listen(metrics.record_loop_lag)
     log = CountedLog(rt.log, metrics)
     spool = Spool(rt.settings.data_dir / "spool", log, rt.new_id, metrics)
     signer = Signer(rt.settings.secret.get_secret_value(), "track")
-    notes, callers = EventBuffer(log, spool, metrics), ClientInfoReader(rt.settings.trusted_proxies)
-    mail = InboundMailRecorder(log, rt.clock, token_readers_of(rt.settings), metrics.registry)
-    auth, limits = ApiKeyAuthenticator(rt), TenantLimits(rt.settings)
-    memory = _memory(rt, metrics)
-    hits = HitLimit(rt.clock)
-    return GatewayState(rt, metrics, log, spool, notes, callers, auth, signer, limits, memory, hits, mail, connector)
+    return GatewayState(
+        runtime=rt,
+        metrics=metrics,
+        log=log,
+        spool=spool,
+        event_buffer=EventBuffer(log, spool, metrics),
+        client_info=ClientInfoReader(rt.settings.trusted_proxies),
+        authenticate=ApiKeyAuthenticator(rt),
+        signer=signer,
+        limits=TenantLimits(rt.settings),
+        body_memory=_body_memory(rt, metrics),
+        hit_limit=HitLimit(rt.clock),
+        inbound_mail=InboundMailRecorder(log, rt.clock, token_readers_of(rt.settings), metrics.registry),
+        connector=connector,
+    )
 
 
-def _memory(rt: Runtime, metrics: GatewayMetrics) -> BodyMemory:
-    """Return the room for bodies: one alone may hold half of it, so the largest body must fit in there."""
+def _body_memory(rt: Runtime, metrics: GatewayMetrics) -> BodyMemory:
+    """Return the limit on the memory of bodies: a lone request may use half of it, which must fit the largest body."""
     settings = rt.settings
     largest = max(settings.body_max, settings.inbound_max_bytes, REQUEST_MAX_BYTES)
     memory = BodyMemory(max(settings.body_memory, 2 * largest), metrics.refused.labels("memory").inc)

@@ -1,4 +1,7 @@
-"""An authentic request in, the records that keep it out; of its headers what tells, nobody's credentials or address."""
+"""Conversion of a verified webhook into records for the log; the webhook routes call it.
+
+Of its headers only those are kept that normalization needs, none with credentials or addresses.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,18 +18,18 @@ from topics.registry import MAX_RECORD_BYTES
 from topics.webhooks import RawWebhook
 
 RECORD_BODY_MAX_BYTES: Final = MAX_RECORD_BYTES - 20_000
-"""Of a record, headers and the rest take their part."""
+"""Body bytes of one record; the rest is for headers and the other fields."""
 REQUEST_MAX_BYTES: Final = 16_000_000
-"""SparkPost's and Mandrill's batches are the largest; a form's are half as large again as what they say."""
+"""SparkPost and Mandrill send the largest batches; encoding them as a form adds half of their size."""
 KEPT_HEADERS_MAX_BYTES: Final = 16_000
 _KEPT_HEADER: Final = re.compile(r"x-|svix-|webhook-|content-type$|mailtrap-|signature$")
-"""What a provider says in headers: its own, Standard Webhooks' (https://www.standardwebhooks.com), the type."""
+"""Providers' own headers, those of Standard Webhooks (https://www.standardwebhooks.com), and the content type."""
 _SECRET_HEADER: Final = re.compile(r"key$|token|secret|passw|auth|cookie|session|forwarded|(^|-)ip$")
-"""Never kept: what proves who asks, and from where."""
+"""Headers that are never kept: credentials and addresses of the sender."""
 
 
 class VerifiedWebhook(msgspec.Struct, frozen=True):
-    """A request that was verified."""
+    """A webhook whose signature was verified."""
 
     provider: Provider
     adapter: Adapter
@@ -34,29 +37,29 @@ class VerifiedWebhook(msgspec.Struct, frozen=True):
     body: bytes
 
 
-def split_into_records(taken: VerifiedWebhook, new_id: NewId, now: Millis) -> list[RawWebhook]:
-    """One, or several where it is larger than a record."""
-    headers = kept_headers(taken.headers.items())
+def split_into_records(webhook: VerifiedWebhook, new_id: NewId, now: Millis) -> list[RawWebhook]:
+    """Return the webhook as one record, or as several if it is larger than a record may be."""
+    headers = kept_headers(webhook.headers.items())
     return [
         RawWebhook(
             webhook_id=new_id(),
-            provider=taken.provider.provider,
-            kind=taken.provider.kind,
+            provider=webhook.provider.provider,
+            kind=webhook.provider.kind,
             received_at=now,
             headers=(*headers, (PART_HEADER, part.note)) if part.note else headers,
             body=part.body,
         )
-        for part in split_into_parts(taken.adapter, taken.body, taken.headers, RECORD_BODY_MAX_BYTES)
+        for part in split_into_parts(webhook.adapter, webhook.body, webhook.headers, RECORD_BODY_MAX_BYTES)
     ]
 
 
 def kept_headers(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """The headers that are kept."""
+    """Return the headers that are kept, up to ``KEPT_HEADERS_MAX_BYTES`` in total."""
     kept = []
-    room = KEPT_HEADERS_MAX_BYTES
+    bytes_left = KEPT_HEADERS_MAX_BYTES
     for name, value in headers:
         if _KEPT_HEADER.match(name) and not _SECRET_HEADER.search(name):
-            room -= len(name) + len(value)
-            if room >= 0:
+            bytes_left -= len(name) + len(value)
+            if bytes_left >= 0:
                 kept.append((name, value))
     return tuple(kept)

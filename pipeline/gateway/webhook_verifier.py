@@ -1,4 +1,7 @@
-"""A request and its provider's row in; nothing out where it is the provider's and fresh, else Forged."""
+"""Verification of webhooks with what adapters, which are pure, lack: certificates, used tokens, confirmations.
+
+The webhook routes call it before anything of a webhook is appended.
+"""
 
 import asyncio
 
@@ -20,40 +23,52 @@ class WebhookKeysMissing(RecoverableError):
 
 
 class WebhookVerifier:
-    """What an adapter can't do itself: fetch a certificate, remember a token, confirm a subscription."""
+    """Verifies webhooks by the adapters of their providers."""
 
-    def __init__(self, world: GatewayState) -> None:
-        self._rt = world.runtime
-        self._visits = CertificateClient(world.connector)
-        self._tokens = WebhookTokenClaims(world.runtime.pool)
+    def __init__(self, state: GatewayState) -> None:
+        self._rt = state.runtime
+        self._certificates = CertificateClient(state.connector)
+        self._tokens = WebhookTokenClaims(state.runtime.pool)
 
-    async def verify(self, row: Provider, reader: Adapter, incoming: WebhookRequest) -> None:
-        """Raises Forged; NoKeys, Unreachable and AWAY, all of which mean: not now."""
-        if not row.webhook_keys:
-            # Not the provider's fault: it shall repeat until somebody has set a key.
+    async def verify(self, provider: Provider, adapter: Adapter, request: WebhookRequest) -> None:
+        """Raise InvalidSignatureError unless the request is the provider's and recent.
+
+        Raise WebhookKeysMissing, ProviderUnreachable or one of ``DATABASE_UNAVAILABLE_ERRORS`` if that can't be
+        decided now; the provider has to send it again.
+        """
+        if not provider.webhook_keys:
+            # Answered so that the provider sends it again until an operator has set a key.
             raise WebhookKeysMissing
-        now, fresh_s = self._rt.clock(), max(self._rt.settings.webhook_max_age, reader.HORIZON_S)
-        certified = await self._certified(row, incoming, now, fresh_s)
-        if len(incoming.body) > RECORD_BODY_MAX_BYTES:
-            await asyncio.to_thread(reader.verify, certified, row.webhook_keys, now, fresh_s)
+        now, max_age_s = self._rt.clock(), max(self._rt.settings.webhook_max_age, adapter.HORIZON_S)
+        certified = await self._with_certificate(provider, request, now, max_age_s)
+        if len(request.body) > RECORD_BODY_MAX_BYTES:
+            await asyncio.to_thread(adapter.verify, certified, provider.webhook_keys, now, max_age_s)
         else:
-            reader.verify(certified, row.webhook_keys, now, fresh_s)
-        if (once := ONE_TIME_TOKEN_ADAPTERS.get(row.kind)) is not None:
-            token, digest = once.token(incoming)
-            await self._tokens.claim(row.provider, token, digest, now, fresh_s)
+            adapter.verify(certified, provider.webhook_keys, now, max_age_s)
+        if (token_adapter := ONE_TIME_TOKEN_ADAPTERS.get(provider.kind)) is not None:
+            token, digest = token_adapter.token(request)
+            await self._tokens.claim(provider.provider, token, digest, now, max_age_s)
 
-    async def confirm_subscription(self, row: Provider, incoming: WebhookRequest) -> bool:
-        """Whether an authentic request only asked to confirm a subscription, which is done then. Raises Unreachable."""
-        asks = SUBSCRIPTION_ADAPTERS.get(row.kind)
-        url = asks.confirmation_url(incoming) if asks is not None else None
+    async def confirm_subscription(self, provider: Provider, request: WebhookRequest) -> bool:
+        """Confirm the subscription that a verified request asks for; return False if it asks for none.
+
+        Raise ProviderUnreachable if the confirmation failed.
+        """
+        subscriptions = SUBSCRIPTION_ADAPTERS.get(provider.kind)
+        url = subscriptions.confirmation_url(request) if subscriptions is not None else None
         if url is None:
             return False
-        await self._visits.confirm_subscription(url)
+        await self._certificates.confirm_subscription(url)
         return True
 
-    async def _certified(self, row: Provider, incoming: WebhookRequest, now: Millis, fresh_s: int) -> WebhookRequest:
-        asks = SUBSCRIPTION_ADAPTERS.get(row.kind)
-        url = asks.certificate_url(incoming, row.webhook_keys, now, fresh_s) if asks is not None else None
+    async def _with_certificate(
+        self, provider: Provider, request: WebhookRequest, now: Millis, max_age_s: int
+    ) -> WebhookRequest:
+        """Return the request with the certificate that its signature names, if its provider signs with one."""
+        subscriptions = SUBSCRIPTION_ADAPTERS.get(provider.kind)
+        url = None
+        if subscriptions is not None:
+            url = subscriptions.certificate_url(request, provider.webhook_keys, now, max_age_s)
         if url is None:
-            return incoming
-        return msgspec.structs.replace(incoming, certificate=await self._visits.fetch_certificate(url))
+            return request
+        return msgspec.structs.replace(request, certificate=await self._certificates.fetch_certificate(url))

@@ -4,7 +4,7 @@ values (%(provider)s, %(token)s, %(digest)s, %(expires_at)s)
 on conflict (provider, token) do nothing
 
 -- name: claimed
--- A statement of its own: it must see what was committed while the first one waited.
+-- A separate statement, so that it sees what another transaction committed while the first one waited.
 select digest from intake.webhook_tokens where provider = %(provider)s and token = %(token)s
 
 -- name: forget_tokens

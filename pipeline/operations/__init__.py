@@ -1,1 +1,1 @@
-"""Answer an operator's questions and repair what they find."""
+"""Operators' queries and repairs: status, traces, dead letters, rebuilds and checks; the CLI calls them."""

@@ -1,6 +1,6 @@
-"""What went no further, listed, shown and replayed: dead and unknown jobs, and the topic `dead-letters`.
+"""List, show and replay dead and unknown jobs and the records of `dead-letters`; `mailfold dead` calls it.
 
-A job's id is `queue/email_id/name`, a letter's is its place, `dead-letters/0/17`.
+A job's id is `queue/email_id/name`; a dead letter's is its position, such as `dead-letters/0/17`.
 """
 
 import uuid
@@ -26,7 +26,7 @@ QUEUES: Final = ("dispatch", "emit")
 
 @dataclass(frozen=True)
 class DeadJob:
-    """A job that waits for a person."""
+    """A dead or unknown job, which an operator has to handle."""
 
     queue: str
     email_id: str
@@ -39,7 +39,7 @@ class DeadJob:
 
     @property
     def id(self) -> str:
-        """What `show` and `replay` take."""
+        """The argument of `show` and `replay`."""
         return f"{self.queue}/{self.email_id}/{self.name}"
 
 
@@ -52,100 +52,103 @@ class DeadLetterEntry:
 
     @property
     def id(self) -> str:
-        """What `show` and `replay` take."""
+        """The argument of `show` and `replay`."""
         return f"{DEAD_LETTERS.name}/0/{self.offset}"
 
 
 async def dead_jobs(rt: Runtime, limit: int) -> list[DeadJob]:
-    """The youngest dead and unknown jobs."""
+    """Return the newest dead and unknown jobs, at most ``limit``."""
     return [DeadJob(*row) for row in await _fetch(rt, "list_dead", limit=limit)]
 
 
 async def recent_letters(rt: Runtime, limit: int, offset: int | None = None) -> list[DeadLetterEntry]:
-    """The last letters on the topic, or the one at ``offset``."""
+    """Return the last dead letters on the topic, at most ``limit``, or the one at ``offset``."""
     reader = create_consumer(rt.settings, fetch_max_wait_ms=50)
     await reader.start()
     try:
-        place = topic_partition(DEAD_LETTERS.name, 0, rt.settings)
-        reader.assign(await discover_partitions(reader, place.topic))
-        first, end = (await reader.beginning_offsets([place]))[place], (await reader.end_offsets([place]))[place]
-        start = max(first, end - limit) if offset is None else offset
+        partition = topic_partition(DEAD_LETTERS.name, 0, rt.settings)
+        reader.assign(await discover_partitions(reader, partition.topic))
+        beginning = (await reader.beginning_offsets([partition]))[partition]
+        end = (await reader.end_offsets([partition]))[partition]
+        start = max(beginning, end - limit) if offset is None else offset
         stop = end if offset is None else min(end, offset + 1)
-        reader.seek(place, start)
-        found: list[DeadLetterEntry] = []
+        reader.seek(partition, start)
+        entries: list[DeadLetterEntry] = []
         while start < stop:
-            records = (await reader.getmany(place, timeout_ms=1000)).get(place, [])
-            found += [letter for record in records if record.offset < stop and (letter := _letter(record))]
+            records = (await reader.getmany(partition, timeout_ms=1000)).get(partition, [])
+            entries += [entry for record in records if record.offset < stop and (entry := _entry_of(record))]
             start = records[-1].offset + 1 if records else stop
     finally:
         await reader.stop()
-    return found
+    return entries
 
 
-async def find_entry(rt: Runtime, wanted: str) -> DeadJob | DeadLetterEntry:
-    """One job or letter. Raises NotFound."""
-    queue, stream, name = _split(wanted)
+async def find_entry(rt: Runtime, entry_id: str) -> DeadJob | DeadLetterEntry:
+    """Return the job or the dead letter with this id. Raise NotFound."""
+    queue, stream, name = _split(entry_id)
     if queue == DEAD_LETTERS.name:
-        found = await recent_letters(rt, 1, offset=int(name))
-        if found and found[0].offset == int(name):
-            return found[0]
-        raise NotFound(f"no letter {wanted}; `mailfold dead list` shows them")
+        entries = await recent_letters(rt, 1, offset=int(name))
+        if entries and entries[0].offset == int(name):
+            return entries[0]
+        raise NotFound(f"no letter {entry_id}; `mailfold dead list` shows them")
     rows = await _fetch(rt, "show_job", queue=queue, stream=stream, name=name)
     if not rows:
-        raise NotFound(f"no job {wanted}; `mailfold dead list` shows them")
+        raise NotFound(f"no job {entry_id}; `mailfold dead list` shows them")
     queue, stream, name, lane, state, attempts, _due, _created, finished, error = rows[0]
     return DeadJob(queue, stream, name, lane, state, attempts, finished, error)
 
 
-async def replay(rt: Runtime, wanted: str | None) -> list[str]:
-    """Begin anew: one job or letter, or (None) all jobs; the ids of what was begun.
+async def replay(rt: Runtime, entry_id: str | None) -> list[str]:
+    """Restart one job, append one dead letter's record again, or restart all jobs (None); return the replayed ids.
 
-    Raises NotFound for what isn't dead or unknown, and for a letter of which only a part is left.
+    Raise NotFound for a job that is not dead or unknown, and for a dead letter whose record is only partly left.
     """
-    if wanted is None:
+    if entry_id is None:
         return await _replay_jobs(rt, None, None, None)
-    queue, stream, name = _split(wanted)
+    queue, stream, name = _split(entry_id)
     if queue == DEAD_LETTERS.name:
-        found = await find_entry(rt, wanted)
-        assert isinstance(found, DeadLetterEntry)
-        return await _replay_letter(rt, found)
-    begun = await _replay_jobs(rt, queue, stream, name)
-    if not begun:
-        raise NotFound(f"{wanted} is no dead or unknown job that can be done again; `mailfold dead list` shows them")
-    return begun
+        entry = await find_entry(rt, entry_id)
+        assert isinstance(entry, DeadLetterEntry)
+        return await _replay_letter(rt, entry)
+    replayed = await _replay_jobs(rt, queue, stream, name)
+    if not replayed:
+        raise NotFound(f"{entry_id} is no dead or unknown job that can be done again; `mailfold dead list` shows them")
+    return replayed
 
 
-async def _replay_letter(rt: Runtime, found: DeadLetterEntry) -> list[str]:
-    letter = found.letter
+async def _replay_letter(rt: Runtime, entry: DeadLetterEntry) -> list[str]:
+    letter = entry.letter
     if letter.source.topic == MESSAGE_CONTENTS.name and letter.key is not None:
-        # A content can't be appended again where its request points; the email itself can be tried again.
+        # The send request names the offset of its content, so that a content appended again would not be read. The
+        # job of the email can be tried again instead.
         return await replay(rt, f"dispatch/{letter.key.decode()}/send")
     if letter.value is None and not letter.cut:
-        raise NotFound(f"{found.id} kept no bytes that could be appended again")
+        raise NotFound(f"{entry.id} kept no bytes that could be appended again")
     key, value = await original_record(rt, letter)
     await rt.log.append_raw(letter.source.topic, key, value)
-    return [found.id]
+    return [entry.id]
 
 
 async def _replay_jobs(rt: Runtime, queue: str | None, stream: str | None, name: str | None) -> list[str]:
     jobs = await _fetch(rt, "replayable", queue=queue, stream=stream, name=name)
-    told = [_told(rt, *job) for job in jobs if job[0] == "emit"]
-    # First the log, so that no settlement that the state knows overrules the job.
-    if told:
-        await append_all(rt.log, [LogEntry(CONVERSION_RESULTS, result.email_id, result) for result in told])
-    begun = []
+    results = [_replayed_result(rt, *job) for job in jobs if job[0] == "emit"]
+    # The log first: a settlement in the state would otherwise override the restarted job.
+    if results:
+        await append_all(rt.log, [LogEntry(CONVERSION_RESULTS, result.email_id, result) for result in results])
+    replayed = []
     async with rt.pool.connection() as connection:
         for job_queue, job_stream, job_name, *_ in jobs:
             values = {"queue": job_queue, "stream": job_stream, "name": job_name}
             if (await connection.execute(SQL["replay"], values)).rowcount:
-                begun.append(f"{job_queue}/{job_stream}/{job_name}")
+                replayed.append(f"{job_queue}/{job_stream}/{job_name}")
                 await connection.execute(SQL["wake_followers"], values)
         for each in QUEUES:
             await connection.execute(SQL["notify"], {"channel": notify_channel(each)})
-    return begun
+    return replayed
 
 
-def _told(rt: Runtime, _queue: str, stream: str, name: str, lane: str, attempts: int) -> ConversionResult:
+def _replayed_result(rt: Runtime, _queue: str, stream: str, name: str, lane: str, attempts: int) -> ConversionResult:
+    """Return the fact that the conversion of a job was replayed; the arguments are a row of `replayable`."""
     now = rt.clock()
     return ConversionResult(
         email_id=EmailId(stream),
@@ -159,9 +162,10 @@ def _told(rt: Runtime, _queue: str, stream: str, name: str, lane: str, attempts:
     )
 
 
-def _split(wanted: str) -> tuple[str, str, str]:
-    queue, _, rest = wanted.partition("/")
-    stream, _, name = rest.partition("/")
+def _split(entry_id: str) -> tuple[str, str, str]:
+    """Return queue, stream and name of an id; topic, partition and offset of a dead letter's. Raise NotFound."""
+    queue, _, stream_and_name = entry_id.partition("/")
+    stream, _, name = stream_and_name.partition("/")
     if queue == DEAD_LETTERS.name and stream == "0" and name.isascii() and name.isdigit():
         return queue, stream, name
     try:
@@ -169,10 +173,11 @@ def _split(wanted: str) -> tuple[str, str, str]:
             return queue, str(uuid.UUID(stream)), name
     except ValueError:
         pass
-    raise NotFound(f"{wanted} is no id of a dead letter; `mailfold dead list` shows them")
+    raise NotFound(f"{entry_id} is no id of a dead letter; `mailfold dead list` shows them")
 
 
-def _letter(record: Any) -> DeadLetterEntry | None:
+def _entry_of(record: Any) -> DeadLetterEntry | None:
+    """Return the entry of a Kafka record; None if it cannot be decoded."""
     try:
         return DeadLetterEntry(record.offset, decode(DEAD_LETTERS, record.value))
     except Undecodable:

@@ -1,4 +1,7 @@
-"""Where each role is in its topics and where these end: Kafka's and Postgres' answers in, one value out."""
+"""Read how far each role has read its topics, from Kafka and Postgres.
+
+`mailfold status` and the preconditions of `mailfold renormalize` call it.
+"""
 
 import asyncio
 import contextlib
@@ -18,32 +21,32 @@ from projections.postgres import SQL
 from topics.registry import DEAD_LETTERS, EMAIL_CHANGES, FACT_TOPICS, PROVIDER_WEBHOOKS, UNCORRELATED_EVENTS, Topic
 
 WORKER_GROUP: Final = "mailfold"
-"""The Faust application's id."""
+"""The id of the Faust application, which is its consumer group."""
 COORDINATOR_TIMEOUT_S: Final = 10.0
 READ_TOPICS: Final = (*FACT_TOPICS, PROVIDER_WEBHOOKS, UNCORRELATED_EVENTS, EMAIL_CHANGES, DEAD_LETTERS)
 
 PartitionOffsets = dict[tuple[str, int], int]
-"""Topic and partition -> an offset."""
+"""An offset by topic and partition."""
 
 
 class LagSnapshot(msgspec.Struct, frozen=True):
-    """One look at the log and its readers."""
+    """The offsets of the topics and of their readers at one moment."""
 
     beginnings: PartitionOffsets
     ends: PartitionOffsets
     next_offsets: Mapping[str, PartitionOffsets]
-    """Role -> next offsets. `correlation` is the loop beside dispatch that tells events of their emails."""
+    """The next offsets of each role. `correlation` is the loop of dispatch that correlates events with emails."""
 
 
 async def read_lag(rt: Runtime) -> LagSnapshot:
-    """Look once."""
+    """Return the current offsets of all topics and roles. Raise LogUnavailable."""
     reader = create_consumer(rt.settings)
     await reader.start()
     try:
-        beginnings, ends = await _ends(rt, reader, READ_TOPICS)
+        beginnings, ends = await _read_bounds(rt, reader, READ_TOPICS)
     finally:
         await reader.stop()
-    read = {"worker": await _committed(rt)}
+    next_offsets = {"worker": await _committed_offsets(rt)}
     async with rt.pool.connection() as connection:
         tables = {
             "project": SQL["projected"],
@@ -52,52 +55,64 @@ async def read_lag(rt: Runtime) -> LagSnapshot:
         }
         for role, query in tables.items():
             rows = await (await connection.execute(query)).fetchall()
-            read[role] = {(row[0], row[1]): row[2] for row in rows}
-    return LagSnapshot(beginnings, ends, read)
+            next_offsets[role] = {(row[0], row[1]): row[2] for row in rows}
+    return LagSnapshot(beginnings, ends, next_offsets)
 
 
-def lag_of(seen: LagSnapshot, role: str, topic: Topic, ends: PartitionOffsets | None = None) -> int:
-    """What is between a role's next offsets (the log's beginning, where it has none) and the end, or given ends."""
-    read = seen.next_offsets[role]
+def lag_of(snapshot: LagSnapshot, role: str, topic: Topic, ends: PartitionOffsets | None = None) -> int:
+    """Return how many offsets of a topic a role has still to read, up to ``ends``, or to those of the snapshot.
+
+    A role without an offset starts at the beginning of the partition.
+    """
+    next_offsets = snapshot.next_offsets[role]
     return sum(
-        max(0, end - max(read.get(place, 0), seen.beginnings[place]))
-        for place, end in (ends or seen.ends).items()
-        if place[0] == topic.name
+        max(0, end - max(next_offsets.get(partition, 0), snapshot.beginnings[partition]))
+        for partition, end in (ends or snapshot.ends).items()
+        if partition[0] == topic.name
     )
 
 
-async def _ends(
-    rt: Runtime, reader: AIOKafkaConsumer, read: tuple[Topic, ...]
+async def _read_bounds(
+    rt: Runtime, reader: AIOKafkaConsumer, topics: tuple[Topic, ...]
 ) -> tuple[PartitionOffsets, PartitionOffsets]:
+    """Return the first and the end offsets of all partitions of these topics."""
     prefix = len(rt.settings.topic_prefix)
     partitions = [
         TopicPartition(rt.settings.topic(topic.name), number)
-        for topic in read
+        for topic in topics
         for number in range(1 if topic.has_one_partition else rt.settings.partitions)
     ]
     reader.assign(partitions)
     beginnings = await reader.beginning_offsets(partitions)
     ends = await reader.end_offsets(partitions)
 
-    def plain(offsets: Any) -> PartitionOffsets:
-        return {(place.topic[prefix:], place.partition): offset for place, offset in offsets.items()}
+    def without_prefix(offsets: Any) -> PartitionOffsets:
+        return {(partition.topic[prefix:], partition.partition): offset for partition, offset in offsets.items()}
 
-    return plain(beginnings), plain(ends)
+    return without_prefix(beginnings), without_prefix(ends)
 
 
-async def _committed(rt: Runtime) -> PartitionOffsets:
+async def _committed_offsets(rt: Runtime) -> PartitionOffsets:
     client = AIOKafkaAdminClient(bootstrap_servers=rt.settings.kafka_bootstrap)
     await client.start()
     try:
-        offsets = await _of_group(client, rt.settings.topic_prefix + WORKER_GROUP)
+        offsets = await _group_offsets(client, rt.settings.topic_prefix + WORKER_GROUP)
     finally:
         await client.close()
     prefix = len(rt.settings.topic_prefix)
-    return {(place.topic[prefix:], place.partition): row.offset for place, row in offsets.items() if row.offset >= 0}
+    return {
+        (partition.topic[prefix:], partition.partition): row.offset
+        for partition, row in offsets.items()
+        if row.offset >= 0
+    }
 
 
-async def _of_group(client: AIOKafkaAdminClient, group: str) -> Any:
-    """A cluster that never had a group makes room for groups when it is first asked, and says so meanwhile."""
+async def _group_offsets(client: AIOKafkaAdminClient, group: str) -> Any:
+    """Return the committed offsets of a consumer group, retrying while no coordinator is available.
+
+    A new cluster creates its offsets topic at the first request and has no coordinator until then. Raise LogUnavailable
+    after COORDINATOR_TIMEOUT_S.
+    """
     try:
         async with asyncio.timeout(COORDINATOR_TIMEOUT_S):
             while True:

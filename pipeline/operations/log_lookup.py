@@ -1,6 +1,6 @@
-"""A name in, what the end of the log tells of it out: for emails that no table knows yet.
+"""Find emails at the end of the log that are not projected yet; `mailfold trace` calls it.
 
-Facts are keyed by email_id, so the partition is known; the scan is bounded by offsets and time.
+Facts are keyed by email_id, which determines their partition; the scan is limited in records and time.
 """
 
 import asyncio
@@ -25,75 +25,76 @@ from topics.record import EmailId, LogPosition
 from topics.registry import FACT_TOPICS, Topic
 
 MAX_SCANNED_RECORDS: Final = 20_000
-"""Records looked at, per topic; the way to the tables is shorter than that, or `mailfold status` shows the lag."""
+"""Records that are scanned per topic. The projector is normally closer to the end; `mailfold status` shows the lag."""
 
 SCAN_TIMEOUT_S: Final = 10.0
 
 
-async def stories_on_log(rt: Runtime, name: str, tenant: str | None) -> list[EmailHistory]:
-    """The stories of the emails that ``name`` may mean, as far as the log's end tells them."""
-    # A new assignment waits for the fetch that is under way.
+async def histories_on_log(rt: Runtime, name: str, tenant: str | None) -> list[EmailHistory]:
+    """Return the histories of the emails that ``name`` may mean, as far as their facts are at the end of the log."""
+    # A new assignment takes effect only after the current fetch, which must therefore be short.
     reader = create_consumer(rt.settings, fetch_max_wait_ms=20)
     await reader.start()
     try:
-        found = [await _story(rt, reader, candidate) for candidate in await _candidates(rt, name, tenant)]
+        histories = [await _read_history(rt, reader, candidate) for candidate in await _candidates(rt, name, tenant)]
     finally:
         await reader.stop()
-    return [story for story in found if story is not None]
+    return [history for history in histories if history is not None]
 
 
 async def _candidates(rt: Runtime, name: str, tenant: str | None) -> list[EmailId]:
-    """The name itself, and what each tenant's Fast Track email with this activity.id would be called."""
-    plain = name.strip().lower()
-    own = [EmailId(plain)] if is_storable_id(plain) else []
+    """Return ``name`` if it is an email_id, and the id of each tenant's Fast Track email with this activity.id."""
+    text = name.strip().lower()
+    as_id = [EmailId(text)] if is_storable_id(text) else []
     tenants = [row[0] for row in await admin.fetch_rows(rt.pool, "list_tenants")]
-    return own + [email_id(one, FASTTRACK_DIALECT, name) for one in tenants if tenant in (None, one)]
+    return as_id + [email_id(each, FASTTRACK_DIALECT, name) for each in tenants if tenant in (None, each)]
 
 
-async def _story(rt: Runtime, reader: AIOKafkaConsumer, wanted: EmailId) -> EmailHistory | None:
+async def _read_history(rt: Runtime, reader: AIOKafkaConsumer, email: EmailId) -> EmailHistory | None:
     timeline: dict[str, TimelineFact] = {}
     state, number = None, 0
     for topic in FACT_TOPICS:
-        number = await _partition(rt, reader, topic, wanted)
-        for fact, place in await _facts(rt, reader, topic, number, wanted):
+        number = await _partition_of(rt, reader, topic, email)
+        for fact, position in await _read_facts(rt, reader, topic, number, email):
             state = evolve(state, fact)
-            told = timeline.get(fact_event_id(fact), TimelineFact(fact, []))
-            newest = fact if fact_revision(fact) > fact_revision(told.fact) else told.fact
-            timeline[fact_event_id(fact)] = TimelineFact(newest, [*told.places, str(place)])
+            known = timeline.get(fact_event_id(fact), TimelineFact(fact, []))
+            newest = fact if fact_revision(fact) > fact_revision(known.fact) else known.fact
+            timeline[fact_event_id(fact)] = TimelineFact(newest, [*known.places, str(position)])
     if state is None:
         return None
     return EmailHistory(state=state, version=0, since=0, partition=number, timeline=list(timeline.values()), jobs=[])
 
 
-async def _partition(rt: Runtime, reader: AIOKafkaConsumer, topic: Topic, wanted: EmailId) -> int:
-    """Where Kafka's default partitioner (murmur2) puts this key."""
+async def _partition_of(rt: Runtime, reader: AIOKafkaConsumer, topic: Topic, email: EmailId) -> int:
+    """Return the partition that Kafka's default partitioner (murmur2) selects for this key."""
     await reader.topics()
     name = rt.settings.topic(topic.name)
     reader.assign([topic_partition(topic.name, 0, rt.settings)])
     numbers = sorted(reader.partitions_for_topic(name) or range(rt.settings.partitions))
-    return int(DefaultPartitioner()(wanted.encode(), numbers, numbers))
+    return int(DefaultPartitioner()(email.encode(), numbers, numbers))
 
 
-async def _facts(
-    rt: Runtime, reader: AIOKafkaConsumer, topic: Topic, number: int, wanted: EmailId
+async def _read_facts(
+    rt: Runtime, reader: AIOKafkaConsumer, topic: Topic, number: int, email: EmailId
 ) -> Iterable[tuple[Any, LogPosition]]:
     partition = topic_partition(topic.name, number, rt.settings)
     reader.assign([partition])
     end = (await reader.end_offsets([partition]))[partition]
     beginning = (await reader.beginning_offsets([partition]))[partition]
     reader.seek(partition, max(beginning, end - MAX_SCANNED_RECORDS))
-    found: list[tuple[Any, LogPosition]] = []
+    facts: list[tuple[Any, LogPosition]] = []
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(SCAN_TIMEOUT_S):
             while await reader.position(partition) < end:
                 for record in (await reader.getmany(partition, timeout_ms=200)).get(partition, []):
-                    if record.key == wanted.encode():
-                        found += _read(topic, record)
-    return found
+                    if record.key == email.encode():
+                        facts += _decode_fact(topic, record)
+    return facts
 
 
-def _read(topic: Topic, record: Any) -> list[tuple[Any, LogPosition]]:
-    place = LogPosition(topic=topic.name, partition=record.partition, offset=record.offset)
+def _decode_fact(topic: Topic, record: Any) -> list[tuple[Any, LogPosition]]:
+    """Return the fact in a record and its position; empty if the record cannot be decoded."""
+    position = LogPosition(topic=topic.name, partition=record.partition, offset=record.offset)
     with contextlib.suppress(Undecodable):
-        return [(decode(topic, record.value), place)]
+        return [(decode(topic, record.value), position)]
     return []

@@ -1,4 +1,4 @@
-"""The record that a dead letter is about, as it may be appended again; `mailfold dead replay` asks for it."""
+"""Find the complete record of a dead letter, so that it can be appended again; `mailfold dead replay` calls it."""
 
 from aiokafka import TopicPartition
 
@@ -10,17 +10,17 @@ from topics.dead_letters import DeadLetter
 from topics.registry import PROVIDER_WEBHOOKS
 
 KeyAndValue = tuple[bytes | None, bytes]
-"""A key and a value."""
+"""The key and the value of a record."""
 
 
 async def original_record(rt: Runtime, letter: DeadLetter) -> KeyAndValue:
-    """Return key and value of the whole record: the letter's own copy, or what lies at its source where that is cut.
+    """Return key and value of the complete record, from the dead letter, or from its source if that copy is cut.
 
-    Raises NotFound where neither is there any more, and Refused where the record is larger than we may append.
+    Raise NotFound if the source no longer has it, and Refused if the record is larger than a request may be.
     """
     if letter.value is not None and is_whole(letter):
         return letter.key, letter.value
-    key, value = await _read(rt, letter)
+    key, value = await _read_source(rt, letter)
     if value is None:
         raise NotFound(f"{letter.source} has no value that could be appended again")
     if len(value) + len(key or b"") > MAX_REQUEST_BYTES:
@@ -31,7 +31,7 @@ async def original_record(rt: Runtime, letter: DeadLetter) -> KeyAndValue:
 
 
 def is_whole(letter: DeadLetter) -> bool:
-    """Return whether key and value are all of the record, not its beginning and not one event of a webhook."""
+    """Return whether the letter holds the complete record, not only its beginning or one event of a webhook."""
     if letter.cut:
         return False
     if letter.source.topic != PROVIDER_WEBHOOKS.name or letter.reason == "undecodable":
@@ -43,18 +43,20 @@ def is_whole(letter: DeadLetter) -> bool:
     return True
 
 
-async def _read(rt: Runtime, letter: DeadLetter) -> tuple[bytes | None, bytes | None]:
+async def _read_source(rt: Runtime, letter: DeadLetter) -> tuple[bytes | None, bytes | None]:
+    """Return key and value of the record at the letter's source. Raise NotFound if it is no longer there."""
     source = letter.source
-    place: TopicPartition = topic_partition(source.topic, source.partition, rt.settings)
+    partition: TopicPartition = topic_partition(source.topic, source.partition, rt.settings)
     reader = create_consumer(rt.settings, fetch_max_wait_ms=50)
     await reader.start()
     try:
-        await discover_partitions(reader, place.topic)
-        reader.assign([place])
-        first, end = (await reader.beginning_offsets([place]))[place], (await reader.end_offsets([place]))[place]
-        if first <= source.offset < end:
-            reader.seek(place, source.offset)
-            records = (await reader.getmany(place, timeout_ms=5_000, max_records=1)).get(place, [])
+        await discover_partitions(reader, partition.topic)
+        reader.assign([partition])
+        beginning = (await reader.beginning_offsets([partition]))[partition]
+        end = (await reader.end_offsets([partition]))[partition]
+        if beginning <= source.offset < end:
+            reader.seek(partition, source.offset)
+            records = (await reader.getmany(partition, timeout_ms=5_000, max_records=1)).get(partition, [])
             if records and records[0].offset == source.offset:
                 return records[0].key, records[0].value
     finally:

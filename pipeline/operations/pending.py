@@ -1,4 +1,7 @@
-"""One email's story in, what keeps it from being finished out, in sentences; times as people read them. Pure."""
+"""Explain in sentences what an email waits for, and format times for people; `mailfold trace` and the CLI call it.
+
+Nothing here does I/O.
+"""
 
 import datetime as dt
 from typing import Any
@@ -9,22 +12,23 @@ from topics.readings import email_status, unsettled_words
 from topics.record import Millis
 
 
-def pending_reasons(story: EmailHistory, now: Millis) -> list[str]:
-    """What keeps this email from being finished, most urgent first; empty if nothing does."""
-    waits = [line for job in story.jobs if (line := _waits(job, now))]
-    if story.state.request is None:
-        return ["its send request: only events of it have been seen", *waits]
-    words = {job["name"] for job in story.jobs if job["queue"] == "emit"}
-    if not story.version:
-        waits.append("the projector, or the worker before it: it is on the log and in no table yet")
-    elif story.state.request.dialect == FASTTRACK_DIALECT:
-        unbooked = [word.value for word in unsettled_words(story.state) if word not in words]
-        waits += [f"conversion {word}: owed, and in no job (`mailfold rebuild` books it)" for word in unbooked]
-    return waits or _waits_for_news(story)
+def pending_reasons(history: EmailHistory, now: Millis) -> list[str]:
+    """Return what the email still waits for, the most urgent first; empty if it is finished."""
+    reasons = [reason for job in history.jobs if (reason := _job_reason(job, now))]
+    if history.state.request is None:
+        return ["its send request: only events of it have been seen", *reasons]
+    booked = {job["name"] for job in history.jobs if job["queue"] == "emit"}
+    if not history.version:
+        reasons.append("the projector, or the worker before it: it is on the log and in no table yet")
+    elif history.state.request.dialect == FASTTRACK_DIALECT:
+        unbooked = [word.value for word in unsettled_words(history.state) if word not in booked]
+        reasons += [f"conversion {word}: owed, and in no job (`mailfold rebuild` books it)" for word in unbooked]
+    return reasons or _status_reasons(history)
 
 
-def _waits_for_news(story: EmailHistory) -> list[str]:
-    match email_status(story.state).value:
+def _status_reasons(history: EmailHistory) -> list[str]:
+    """Return what an email without open jobs waits for."""
+    match email_status(history.state).value:
         case "accepted":
             return ["dispatch: it has not been handed to a provider yet"]
         case "sent" | "deferred":
@@ -33,8 +37,8 @@ def _waits_for_news(story: EmailHistory) -> list[str]:
             return []
 
 
-def _waits(job: dict[str, Any], now: Millis) -> str:
-    """One open job in a sentence."""
+def _job_reason(job: dict[str, Any], now: Millis) -> str:
+    """Return what a job waits for; empty if it is done."""
     what = f"conversion {job['name']}" if job["queue"] == "emit" else "dispatch"
     error = f"; last: {job['last_error']}" if job["last_error"] else ""
     match job["state"]:
@@ -50,38 +54,38 @@ def _waits(job: dict[str, Any], now: Millis) -> str:
             until = format_datetime(job["due_at"])
             return f"{what}: attempt {job['attempts']} is under way, its lease holds until {until}"
         case _:
-            return f"{what}: {_pending(job, now)}{error}"
+            return f"{what}: {_pending_reason(job, now)}{error}"
 
 
-def _pending(job: dict[str, Any], now: Millis) -> str:
+def _pending_reason(job: dict[str, Any], now: Millis) -> str:
     if job["paused_at"]:
         return f"lane {job['lane']} is paused since {format_datetime(job['paused_at'])}: {job['paused_reason']}"
     if job["open_until"]:
         return f"lane {job['lane']} failed too often, it is tried again at {format_datetime(job['open_until'])}"
     if job["due_at"] is None:
         return "behind an earlier one of this email"
-    due = int(job["due_at"].timestamp() * 1000) - now
-    return f"attempt {job['attempts'] + 1} due {'now' if due <= 0 else f'in {format_duration(due)}'}"
+    due_in = int(job["due_at"].timestamp() * 1000) - now
+    return f"attempt {job['attempts'] + 1} due {'now' if due_in <= 0 else f'in {format_duration(due_in)}'}"
 
 
 def format_time(at: Millis) -> str:
-    """A time as people read it, UTC, to the ms; verbatim where it is no time at all."""
+    """Return a time in UTC with milliseconds; the number itself if it is out of range."""
     try:
-        moment_ = dt.datetime.fromtimestamp(at / 1000, dt.UTC)
+        moment = dt.datetime.fromtimestamp(at / 1000, dt.UTC)
     except (OverflowError, ValueError, OSError):
         return str(at)
-    return moment_.strftime("%Y-%m-%d %H:%M:%S.") + f"{at % 1000:03d}"
+    return moment.strftime("%Y-%m-%d %H:%M:%S.") + f"{at % 1000:03d}"
 
 
 def format_datetime(at: Any) -> str:
-    """A database's time."""
+    """Return a timestamp of the database in the same format; empty for None."""
     return "" if at is None else format_time(int(at.timestamp() * 1000))
 
 
 def format_duration(milliseconds: int) -> str:
-    """A length of time in its two largest units."""
-    seconds, rest = divmod(milliseconds, 1000)
+    """Return a duration in its two largest units."""
+    seconds, remainder_ms = divmod(milliseconds, 1000)
     for unit, size, below, smaller in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
         if seconds >= size:
             return f"{seconds // size} {unit} {seconds % size // smaller} {below}"
-    return f"{seconds}.{rest // 100} s"
+    return f"{seconds}.{remainder_ms // 100} s"

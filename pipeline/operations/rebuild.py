@@ -1,11 +1,11 @@
-"""`mailfold rebuild`: the whole of `email-changes` in; tables made anew, compared with what grew, swapped in.
+"""Rebuild the projections from `email-changes`, compare them with the live tables, and swap them in.
 
-The live tables go on serving and growing. Projectors wait twice for a moment: while a comparison's
-snapshot is taken, and while the swap happens; the long reading and comparing disturbs nobody.
-Jobs are never touched, but for debts that nobody had booked.
+`mailfold rebuild` calls it. The live tables stay in use and are updated meanwhile. Projectors are blocked only briefly,
+while the snapshot of the comparison is taken and during the swap. Jobs are not changed, except that missing jobs of
+owed conversions are created.
 
-What a rebuild can't: `email-changes` keeps 400 days, so what is older is in the grown tables alone.
-The comparison shows it, and the swap is refused; `--force` would drop it.
+`email-changes` keeps 400 days. Older rows exist in the live tables only: the comparison finds them as differences and
+the swap is refused, unless `--force` is given, which loses them.
 """
 
 import asyncio
@@ -28,18 +28,18 @@ from projections.sink import SWAP_LOCK, TOPIC, ChangeBatch, Sink
 from projections.swap import TableDifference
 
 ProgressCallback = Callable[[int, int], None]
-"""Told how many records are read, of how many."""
+"""Called with the number of records read so far and the total."""
 
 _REBUILD_LOCK_ID: Final = 0x7265626C
-"""Advisory lock ("rebl"): two rebuilds would write one schema."""
+"""The advisory lock ("rebl") that excludes a second rebuild, which would write to the same schema."""
 
 
 class RebuildMismatch(PermanentError):
-    """The rebuilt tables differ from those that grew."""
+    """The rebuilt tables differ from the live ones."""
 
 
 class RebuildResult(msgspec.Struct, frozen=True):
-    """What came of it."""
+    """The outcome of a rebuild."""
 
     records: int
     differences: Sequence[TableDifference]
@@ -50,7 +50,10 @@ class RebuildResult(msgspec.Struct, frozen=True):
 async def rebuild(
     rt: Runtime, progress: ProgressCallback, *, check: bool = False, force: bool = False
 ) -> RebuildResult:
-    """Build, compare, and (unless ``check``, or they differ and not ``force``) swap."""
+    """Rebuild the tables, compare them with the live ones, and swap them in.
+
+    Do not swap with ``check``, or if the tables differ, unless ``force`` is set. Raise Refused if another rebuild runs.
+    """
     async with hold_command_lock(rt, "rebuild", _REBUILD_LOCK_ID), rt.pool.connection() as own:
         await own.set_autocommit(True)
         await swap.create_schema(own)
@@ -62,27 +65,30 @@ async def rebuild(
 
 
 async def _rebuild(rt: Runtime, own: Any, progress: ProgressCallback, check: bool, force: bool) -> RebuildResult:
-    async with _reading(rt) as reader:
+    async with _open_reader(rt) as reader:
         replay = LogReplay(
             rt, reader, msgspec.structs.replace(make_sink(rt.settings), schema=swap.REBUILD_SCHEMA, live=False)
         )
         await replay.catch_up(progress)
-        found = await _compare(rt, replay, progress)
-        if check or (found and not force):
-            return RebuildResult(replay.records, found, False)
+        differences = await _compare(rt, replay, progress)
+        if check or (differences and not force):
+            return RebuildResult(replay.records, differences, False)
         await replay.catch_up(progress)
         async with session_lock(rt.settings.database_url.get_secret_value(), SWAP_LOCK):
             await replay.catch_up(progress)
             booked = await swap.swap_schemas(own)
         await swap.drop_old(own)
-        return RebuildResult(replay.records, found, True, booked)
+        return RebuildResult(replay.records, differences, True, booked)
 
 
 async def _compare(rt: Runtime, replay: "LogReplay", progress: ProgressCallback) -> list[TableDifference]:
-    """Both as they were at one moment, at the same offsets; the snapshot lets projectors go on meanwhile."""
+    """Return the differences between both sets of tables at the same offsets.
+
+    Projectors are blocked until the snapshot is taken, and continue during the comparison.
+    """
     async with rt.pool.connection() as comparing, comparing.transaction():
         await comparing.execute("set transaction isolation level repeatable read, read only")
-        # It locks no row, and what it waits for may take long.
+        # The transaction is idle while the replay catches up, which may take long; it holds no row locks.
         await comparing.execute("set local idle_in_transaction_session_timeout = 0")
         async with session_lock(rt.settings.database_url.get_secret_value(), SWAP_LOCK):
             await replay.catch_up(progress)
@@ -91,7 +97,7 @@ async def _compare(rt: Runtime, replay: "LogReplay", progress: ProgressCallback)
 
 
 class LogReplay:
-    """Reads the log from its beginning to where the live tables are, into the schema beside them."""
+    """The replay of `email-changes` into the rebuild's schema, from the beginning to the live tables' offsets."""
 
     def __init__(self, rt: Runtime, reader: AIOKafkaConsumer, sink: Sink) -> None:
         self._rt, self._reader, self._sink = rt, reader, sink
@@ -99,15 +105,15 @@ class LogReplay:
         self.records = 0
 
     async def catch_up(self, progress: ProgressCallback) -> None:
-        """Read on to where the live tables are now."""
+        """Replay up to the current offsets of the live tables."""
         targets = await self._live_offsets()
         for number in sorted(set(targets) - set(self._next)):
-            await self._begin(number)
-        left = {number: end for number, end in targets.items() if self._next[number] < end}
-        total = self.records + sum(end - self._next[number] for number, end in left.items())
-        async with asyncio.TaskGroup() as partitions:
-            for number, end in left.items():
-                partitions.create_task(self._read_to(number, end, lambda: progress(self.records, total)))
+            await self._start_partition(number)
+        unfinished = {number: end for number, end in targets.items() if self._next[number] < end}
+        total = self.records + sum(end - self._next[number] for number, end in unfinished.items())
+        async with asyncio.TaskGroup() as tasks:
+            for number, end in unfinished.items():
+                tasks.create_task(self._replay_to(number, end, lambda: progress(self.records, total)))
         progress(self.records, max(total, self.records))
 
     async def _live_offsets(self) -> dict[int, int]:
@@ -115,17 +121,18 @@ class LogReplay:
             query = "select partition, next_offset from projections.next_offsets where topic = %s"
             return dict(await (await connection.execute(query, (TOPIC,))).fetchall())
 
-    async def _begin(self, number: int) -> None:
+    async def _start_partition(self, number: int) -> None:
         partition = topic_partition(TOPIC, number, self._rt.settings)
         self._reader.assign([*self._reader.assignment(), partition])
         beginning = (await self._reader.beginning_offsets([partition]))[partition]
         count = len(self._reader.partitions_for_topic(partition.topic) or ())
         async with self._rt.pool.connection() as connection:
             self._next[number] = await self._sink.start(connection, number, beginning, beginning, count)
-        for known, offset in self._next.items():
-            self._reader.seek(topic_partition(TOPIC, known, self._rt.settings), offset)
+        # The new assignment resets the positions of all partitions.
+        for each, offset in self._next.items():
+            self._reader.seek(topic_partition(TOPIC, each, self._rt.settings), offset)
 
-    async def _read_to(self, number: int, end: int, told: Callable[[], None]) -> None:
+    async def _replay_to(self, number: int, end: int, report_progress: Callable[[], None]) -> None:
         partition = topic_partition(TOPIC, number, self._rt.settings)
         while self._next[number] < end:
             fetched = await self._reader.getmany(partition, timeout_ms=250, max_records=TRANSACTION_MAX_RECORDS)
@@ -133,25 +140,25 @@ class LogReplay:
             until = min(await self._reader.position(partition), end)
             if until > self._next[number]:
                 await write_records(
-                    FetchedRecords(number, self._next[number], until, records), self._apply, _already_buried
+                    FetchedRecords(number, self._next[number], until, records), self._apply, _ignore_broken
                 )
                 self.records += until - self._next[number]
                 self._next[number] = until
-                told()
-        # What was fetched beyond belongs to the next time.
+                report_progress()
+        # Records beyond the end were fetched too: the next call has to read them again.
         self._reader.seek(partition, end)
 
-    async def _apply(self, run: ChangeBatch) -> None:
+    async def _apply(self, batch: ChangeBatch) -> None:
         async with self._rt.pool.connection() as connection:
-            await self._sink.apply(connection, run)
+            await self._sink.apply(connection, batch)
 
 
-async def _already_buried(_broken: Sequence[tuple[Any, str]]) -> None:
-    """The projector put these into the dead letters when it met them."""
+async def _ignore_broken(_broken: Sequence[tuple[Any, str]]) -> None:
+    """Do nothing: the projector has already made dead letters of these records."""
 
 
 @contextlib.asynccontextmanager
-async def _reading(rt: Runtime) -> AsyncIterator[AIOKafkaConsumer]:
+async def _open_reader(rt: Runtime) -> AsyncIterator[AIOKafkaConsumer]:
     reader = create_consumer(rt.settings)
     await reader.start()
     try:

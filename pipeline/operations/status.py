@@ -1,4 +1,7 @@
-"""Who is how far behind, what is owed longest, what stands still: Kafka's and Postgres' answers in, one value out."""
+"""Read the state of the whole system: lags, jobs, stopped lanes, parked events and dead letters.
+
+`mailfold status` calls it.
+"""
 
 import datetime as dt
 from typing import Any
@@ -24,7 +27,10 @@ from topics.registry import (
 
 
 class TopicLag(msgspec.Struct, frozen=True):
-    """How many offsets a role has to read of one topic, over all partitions; correlation is a loop of dispatch."""
+    """The number of offsets that a role has still to read of one topic, over all partitions.
+
+    The role `correlation` is a loop of dispatch.
+    """
 
     role: str
     topic: str
@@ -34,7 +40,7 @@ class TopicLag(msgspec.Struct, frozen=True):
 
 
 class OwedConversion(msgspec.Struct, frozen=True):
-    """The conversion that waits longest."""
+    """The conversion that has been owed longest."""
 
     email_id: str
     word: str
@@ -44,7 +50,7 @@ class OwedConversion(msgspec.Struct, frozen=True):
 
 
 class JobCount(msgspec.Struct, frozen=True):
-    """Jobs of one queue that are in one state."""
+    """The number of jobs of one queue in one state."""
 
     queue: str
     state: str
@@ -53,7 +59,7 @@ class JobCount(msgspec.Struct, frozen=True):
 
 
 class StoppedLane(msgspec.Struct, frozen=True):
-    """A lane that stands still, by a pause or by its breaker."""
+    """A lane that is paused, or whose circuit breaker is open."""
 
     queue: str
     lane: str
@@ -63,14 +69,14 @@ class StoppedLane(msgspec.Struct, frozen=True):
 
 
 class ParkedCount(msgspec.Struct, frozen=True):
-    """Events that wait for the ack that says whose they are."""
+    """The number of events that wait for the ack that names their email."""
 
     count: int
     oldest: dt.datetime | None
 
 
 class StatusSnapshot(msgspec.Struct, frozen=True):
-    """Everything at one look."""
+    """The state of the whole system at one moment."""
 
     lags: list[TopicLag]
     oldest_owed: OwedConversion | None
@@ -79,12 +85,12 @@ class StatusSnapshot(msgspec.Struct, frozen=True):
     parked: ParkedCount
     dead_letters: int
     insecure_destinations: tuple[str, ...] = ()
-    """Tenant/brand of those whose key travels over plain http."""
+    """Destinations, as tenant/brand, whose key is sent over unencrypted HTTP."""
 
 
 async def read_status(rt: Runtime) -> StatusSnapshot:
-    """Look once at everything."""
-    seen = await read_lag(rt)
+    """Return the current state of everything. Raise LogUnavailable."""
+    snapshot = await read_lag(rt)
     async with rt.pool.connection() as connection:
 
         async def rows(name: str, queries: SqlQueries = SQL) -> list[Any]:
@@ -94,19 +100,24 @@ async def read_status(rt: Runtime) -> StatusSnapshot:
         owed = [OwedConversion(*row) for row in await rows("oldest_owed")]
         jobs = [JobCount(*row) for row in await rows("jobs_by_state")]
         stopped = [StoppedLane(*row) for row in await rows("paused_lanes")]
-        [(waiting, oldest)] = await rows("parked", CORRELATION)
+        [(parked_count, oldest_parked)] = await rows("parked", CORRELATION)
     destinations = await admin.fetch_rows(rt.pool, "list_destinations")
     insecure = tuple(f"{tenant}/{brand}" for tenant, brand, url, _ in destinations if admin.is_unencrypted_url(url))
-    lags = [_lag("worker", topic, seen) for topic in (*FACT_TOPICS, PROVIDER_WEBHOOKS)]
-    lags += [_lag("dispatch", topic, seen) for topic in (SEND_REQUESTS, PROVIDER_ACKS)]
-    lags.append(_lag("correlation", UNCORRELATED_EVENTS, seen))
+    lags = [_topic_lag("worker", topic, snapshot) for topic in (*FACT_TOPICS, PROVIDER_WEBHOOKS)]
+    lags += [_topic_lag("dispatch", topic, snapshot) for topic in (SEND_REQUESTS, PROVIDER_ACKS)]
+    lags.append(_topic_lag("correlation", UNCORRELATED_EVENTS, snapshot))
     note = "first read: debts are held until its end" if first_read else ""
-    lags.append(msgspec.structs.replace(_lag("project", EMAIL_CHANGES, seen), note=note))
-    letters = sum(end - seen.beginnings[place] for place, end in seen.ends.items() if place[0] == DEAD_LETTERS.name)
-    parked = ParkedCount(waiting, None if oldest is None else dt.datetime.fromtimestamp(oldest / 1000, dt.UTC))
-    return StatusSnapshot(lags, owed[0] if owed else None, jobs, stopped, parked, letters, insecure)
+    lags.append(msgspec.structs.replace(_topic_lag("project", EMAIL_CHANGES, snapshot), note=note))
+    dead_letters = sum(
+        end - snapshot.beginnings[partition]
+        for partition, end in snapshot.ends.items()
+        if partition[0] == DEAD_LETTERS.name
+    )
+    oldest = None if oldest_parked is None else dt.datetime.fromtimestamp(oldest_parked / 1000, dt.UTC)
+    parked = ParkedCount(parked_count, oldest)
+    return StatusSnapshot(lags, owed[0] if owed else None, jobs, stopped, parked, dead_letters, insecure)
 
 
-def _lag(role: str, topic: Topic, seen: LagSnapshot) -> TopicLag:
-    ends = sum(end for place, end in seen.ends.items() if place[0] == topic.name)
-    return TopicLag(role, topic.name, lag_of(seen, role, topic), ends)
+def _topic_lag(role: str, topic: Topic, snapshot: LagSnapshot) -> TopicLag:
+    total_end = sum(end for partition, end in snapshot.ends.items() if partition[0] == topic.name)
+    return TopicLag(role, topic.name, lag_of(snapshot, role, topic), total_end)

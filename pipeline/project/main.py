@@ -80,7 +80,7 @@ async def _with_consumer(rt: Runtime, patience: "OutageBackoff") -> None:
         patience.reset()
         reader.subscribe([rt.settings.topic(EMAIL_CHANGES.name)], listener=lanes)
         ticking = asyncio.create_task(Ticker(rt).run(lanes.partitions))
-        await lanes.keep_group_told()
+        await lanes.commit_offsets_until_stopped()
     finally:
         if ticking is not None:
             ticking.cancel()

@@ -1,1 +1,1 @@
-"""Hold what every role stands on. Import nothing here: pure rooms read parts of this package."""
+"""Code that every role needs. This file imports nothing, because pure rooms import single modules of the package."""

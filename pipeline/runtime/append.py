@@ -1,7 +1,7 @@
-"""Outcomes that already happened in, their places on the log out: repeated until the log has them.
+"""Append records of outcomes until the log confirms them; the dispatcher and the emitter call it.
 
-After a 250 or a 2xx there is no way back: giving up on the record would mean to send again.
-The event ids are deterministic, so an outcome that lies on the log twice is one fact.
+After a 250 or a 2xx the outcome is final: without its record, the message would be sent again.
+Event ids are deterministic, so an outcome that is on the log twice counts as one fact.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ MAX_RETRY_DELAY_S = 5.0
 
 
 async def append_until_confirmed(log: Log, entries: Sequence[LogEntry]) -> None:
-    """Append until every entry is confirmed; ends otherwise only by cancellation."""
-    wait = 0.2
-    left = list(entries)
-    while left:
-        places = await log.append(left)
-        left = [entry for entry, place in zip(left, places, strict=True) if place is None]
-        if left:
-            logger.warning("the log did not confirm %d outcomes; trying again", len(left))
-            await asyncio.sleep(wait)
-            wait = min(MAX_RETRY_DELAY_S, 2 * wait)
+    """Append the entries, and repeat those that are not confirmed until all are; only cancellation ends it earlier."""
+    delay_s = 0.2
+    unconfirmed = list(entries)
+    while unconfirmed:
+        places = await log.append(unconfirmed)
+        unconfirmed = [entry for entry, place in zip(unconfirmed, places, strict=True) if place is None]
+        if unconfirmed:
+            logger.warning("log did not confirm %d outcomes, retrying", len(unconfirmed))
+            await asyncio.sleep(delay_s)
+            delay_s = min(MAX_RETRY_DELAY_S, 2 * delay_s)

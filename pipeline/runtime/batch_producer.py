@@ -1,7 +1,7 @@
-"""Many entries in, a batch or more for each of their partitions out, and where each entry came to lie.
+"""Append many entries at once, in a batch or more per partition; :class:`pipeline.runtime.kafka.KafkaLog` calls it.
 
-aiokafka's `send` costs 15 µs a record, most of it for a future that nobody but us waits for. Batches
-of our own making need one future each; a record's offset is its batch's and its place in there.
+aiokafka's `send` costs 15 µs a record, most of it for the record's future. Batches that we build ourselves need one
+future each: a record's offset is its batch's offset plus its index in the batch.
 """
 
 import asyncio
@@ -27,49 +27,53 @@ class _PartitionBatch(msgspec.Struct):
     topic: str
     partition: int
     entries: list[int] = msgspec.field(default_factory=list)
-    """Which of the entries it holds, in order."""
+    """Indexes of the call's entries that the batch holds, in order."""
     sent: "asyncio.Future[Any] | None" = None
 
 
 class BatchProducer:
-    """Appends many at once."""
+    """A producer of whole batches on top of a started aiokafka producer."""
 
     def __init__(self, producer: AIOKafkaProducer, prefix: str) -> None:
         self._producer = producer
         self._prefix = prefix
-        self._turn = itertools.count()
+        self._calls = itertools.count()
 
     async def append(self, entries: Sequence[LogEntry], deadline: float) -> list[LogPosition | None]:
-        """Each entry's place, None where it wasn't confirmed before ``deadline`` (the loop's clock)."""
+        """Append the entries; return each one's place, or None where it wasn't confirmed before ``deadline``.
+
+        The deadline is on the event loop's clock, in seconds.
+        """
         batches: list[_PartitionBatch] = []
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 batches = await self._build(entries)
-                await asyncio.gather(*(self._send(own) for own in _by_partition(batches)))
+                await asyncio.gather(*(self._send(group) for group in _by_partition(batches)))
         pending = [batch.sent for batch in batches if batch.sent is not None]
         if pending:
             await asyncio.wait(pending, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
         return _places(entries, batches)
 
     async def _build(self, entries: Sequence[LogEntry]) -> list[_PartitionBatch]:
-        made: list[_PartitionBatch] = []
-        open_: dict[tuple[str, int], _PartitionBatch] = {}
-        numbers: dict[str, list[int]] = {}
-        turn = next(self._turn)
+        batches: list[_PartitionBatch] = []
+        open_batches: dict[tuple[str, int], _PartitionBatch] = {}
+        partition_ids: dict[str, list[int]] = {}
+        call_number = next(self._calls)
         for index, entry in enumerate(entries):
             if index % _ENTRIES_PER_YIELD == 0:
-                await asyncio.sleep(0)  # a call may have thousands, and pixels wait
-            if entry.topic.name not in numbers:
-                numbers[entry.topic.name] = sorted(await self._producer.partitions_for(self._prefix + entry.topic.name))
-            place = (entry.topic.name, _partition(entry, numbers[entry.topic.name], turn))
-            if self._add(open_.get(place), index, entry):
+                await asyncio.sleep(0)  # a call may have thousands of entries; other requests must not wait for all
+            topic = entry.topic.name
+            if topic not in partition_ids:
+                partition_ids[topic] = sorted(await self._producer.partitions_for(self._prefix + topic))
+            target = (topic, _choose_partition(entry, partition_ids[topic], call_number))
+            if self._add(open_batches.get(target), index, entry):
                 continue
-            batch = _PartitionBatch(self._producer.create_batch(), *place)
+            batch = _PartitionBatch(self._producer.create_batch(), *target)
             if not self._add(batch, index, entry):
                 continue  # larger than any batch may be: it stays unconfirmed
-            open_[place] = batch
-            made.append(batch)
-        return made
+            open_batches[target] = batch
+            batches.append(batch)
+        return batches
 
     @staticmethod
     def _add(batch: _PartitionBatch | None, index: int, entry: LogEntry) -> bool:
@@ -82,23 +86,23 @@ class BatchProducer:
         return True
 
     async def _send(self, batches: Sequence[_PartitionBatch]) -> None:
-        """One partition's, in order; what can't be sent stays unconfirmed."""
+        """Send one partition's batches in order; what can't be sent stays unconfirmed."""
         with contextlib.suppress(KafkaError):
             for batch in batches:
                 batch.builder.close()
                 topic = self._prefix + batch.topic
                 batch.sent = await self._producer.send_batch(batch.builder, topic, partition=batch.partition)
-                # Whoever gave up waiting doesn't look at it any more.
-                batch.sent.add_done_callback(_seen)
+                # After the deadline nobody reads the result, and asyncio would log an error that was not retrieved.
+                batch.sent.add_done_callback(_mark_retrieved)
 
 
-def _partition(entry: LogEntry, numbers: Sequence[int], turn: int) -> int:
+def _choose_partition(entry: LogEntry, partition_ids: Sequence[int], call_number: int) -> int:
     if entry.partition is not None:
         return entry.partition
     if entry.key is None or entry.topic.key == "content_id":
-        # A content is found by its pointer: a call's contents lie together, the next call's elsewhere.
-        return numbers[turn % len(numbers)]
-    return numbers[partition_of_key(entry.key.encode(), len(numbers))]
+        # Contents are found by offset, not by key: all of a call's share one partition, the next call's take another.
+        return partition_ids[call_number % len(partition_ids)]
+    return partition_ids[partition_of_key(entry.key.encode(), len(partition_ids))]
 
 
 def _by_partition(batches: Sequence[_PartitionBatch]) -> Iterator[list[_PartitionBatch]]:
@@ -113,12 +117,12 @@ def _places(entries: Sequence[LogEntry], batches: Sequence[_PartitionBatch]) -> 
     for batch in batches:
         if batch.sent is None or not batch.sent.done() or batch.sent.cancelled() or batch.sent.exception() is not None:
             continue
-        base = batch.sent.result().offset
-        for nth, index in enumerate(batch.entries):
-            places[index] = LogPosition(topic=batch.topic, partition=batch.partition, offset=base + nth)
+        first_offset = batch.sent.result().offset
+        for position, index in enumerate(batch.entries):
+            places[index] = LogPosition(topic=batch.topic, partition=batch.partition, offset=first_offset + position)
     return places
 
 
-def _seen(sent: "asyncio.Future[Any]") -> None:
+def _mark_retrieved(sent: "asyncio.Future[Any]") -> None:
     if not sent.cancelled():
         sent.exception()

@@ -1,4 +1,4 @@
-"""Many small questions in, one big question out: callers that ask at the same time share one round trip."""
+"""Batch concurrent lookups into one; the dispatcher uses it for lookups in Postgres and reads of Kafka."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -9,51 +9,50 @@ V = TypeVar("V")
 
 
 class BatchLoader(Generic[K, V]):
-    """``fetch`` answers many keys at once; while it is at it, the next keys gather."""
+    """A loader that passes all pending keys to ``fetch`` in one call; keys that come meanwhile make the next call."""
 
     def __init__(self, fetch: Callable[[set[K]], Awaitable[Mapping[K, V]]]) -> None:
-        self._fetch = fetch
-        self._asked: dict[K, asyncio.Future[V]] = {}
-        self._busy: asyncio.Task[None] | None = None
+        self._fetch_many = fetch
+        self._pending: dict[K, asyncio.Future[V]] = {}
+        self._task: asyncio.Task[None] | None = None
 
     async def get(self, key: K) -> V:
-        """The key's value. Raises KeyError where ``fetch`` had none, and whatever ``fetch`` raised."""
-        if key not in self._asked:
-            self._asked[key] = asyncio.get_running_loop().create_future()
-        answer = self._asked[key]
-        if self._busy is None:
-            self._busy = asyncio.create_task(self._serve())
-        # Shielded: one caller that is cancelled must not take the answer from the others.
-        return await asyncio.shield(answer)
+        """Return the key's value. Raise KeyError where ``fetch`` returned none, and what ``fetch`` raised."""
+        if key not in self._pending:
+            self._pending[key] = asyncio.get_running_loop().create_future()
+        future = self._pending[key]
+        if self._task is None:
+            self._task = asyncio.create_task(self._fetch_pending())
+        # Shielded, because other callers may wait for the same future when this one is cancelled.
+        return await asyncio.shield(future)
 
-    async def _serve(self) -> None:
+    async def _fetch_pending(self) -> None:
         try:
-            while self._asked:
-                # One turn of the loop, so that whoever starts now is served now.
+            while self._pending:
+                # One turn of the loop, so that tasks that are ready now add their keys to this batch.
                 await asyncio.sleep(0)
-                asked, self._asked = self._asked, {}
-                await self._answer(asked)
+                batch, self._pending = self._pending, {}
+                await self._fetch_batch(batch)
         finally:
-            self._busy = None
+            self._task = None
 
-    async def _answer(self, asked: Mapping[K, "asyncio.Future[V]"]) -> None:
+    async def _fetch_batch(self, batch: Mapping[K, "asyncio.Future[V]"]) -> None:
         try:
-            found = await self._fetch(set(asked))
+            values = await self._fetch_many(set(batch))
         except Exception as error:
-            _fail(asked.values(), error)
+            _fail(batch.values(), error)
             return
-        for key, answer in asked.items():
-            if answer.done():
-                continue
-            if key in found:
-                answer.set_result(found[key])
+        for key, future in batch.items():
+            if key in values:
+                if not future.done():
+                    future.set_result(values[key])
             else:
-                answer.set_exception(KeyError(key))
-                answer.exception()
+                _fail([future], KeyError(key))
 
 
-def _fail(answers: Iterable["asyncio.Future[V]"], error: Exception) -> None:
-    for answer in answers:
-        if not answer.done():
-            answer.set_exception(error)
-            answer.exception()  # marked as seen: nobody may be waiting any more
+def _fail(futures: Iterable["asyncio.Future[V]"], error: Exception) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)
+            # Marked as retrieved: its caller may have been cancelled, and asyncio would log the error.
+            future.exception()

@@ -1,10 +1,8 @@
-"""The composition root: settings in, a running role's world out; the only place that wires."""
+"""The composition root: open what a role or a command needs, from its settings; every role's `main` calls it."""
 
 import asyncio
 import contextlib
-import logging
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from pipeline.errors import InvalidSettings
 from pipeline.runtime import crashpoints
 from pipeline.runtime.database import Pool, open_database
 from pipeline.runtime.kafka import KafkaLog, open_kafka_log
+from pipeline.runtime.logs import configure_logging
 from pipeline.runtime.ports import Clock, NewId
 from pipeline.runtime.watchdog import Watchdog, watch_event_loop
 from pipeline.settings import Settings
@@ -22,7 +21,7 @@ from pipeline.settings import Settings
 
 @dataclass(frozen=True)
 class Runtime:
-    """What a role gets: everything from outside, opened; closed by whoever opened it."""
+    """The open connections and other external dependencies of a role or command; closed by :func:`open_runtime`."""
 
     settings: Settings
     log: KafkaLog
@@ -30,35 +29,23 @@ class Runtime:
     clock: Clock
     new_id: NewId
     stop: asyncio.Event
-    """Set by SIGTERM and SIGINT: finish what is in hand and return."""
+    """An event that SIGTERM and SIGINT set: the role finishes the work in hand and returns."""
     watchdog: Watchdog | None = None
-    """Measures a role's event loop; a command has none."""
+    """The watchdog of a role's event loop; None for a command."""
 
 
 def wall_clock() -> int:
-    """Now, in milliseconds since the Unix epoch."""
+    """Return the present time in milliseconds since the Unix epoch."""
     return time.time_ns() // 1_000_000
 
 
 def fresh_id() -> str:
-    """A UUIDv7."""
+    """Return a new UUIDv7."""
     return str(uuid_utils.uuid7())
 
 
-def configure_logging(settings: Settings) -> None:
-    """One line per event on standard error. No address, no content: that is each caller's duty."""
-    logging.basicConfig(
-        level=settings.log_level,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)-7s %(name)s %(message)s",
-        force=True,
-    )
-    for chatty in ("aiokafka", "faust", "mode", "httpx", "psycopg.pool", "mail.log", "asyncio"):
-        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
-
-
 def check_role_settings(settings: Settings) -> None:
-    """Raise BadSettings unless a role can run with these."""
+    """Raise InvalidSettings unless a role can run with these settings."""
     if not settings.kafka_bootstrap:
         raise InvalidSettings(
             "KAFKA_BOOTSTRAP: missing; `mailfold up` starts a Kafka of its own, other roles need yours"
@@ -73,12 +60,13 @@ def check_role_settings(settings: Settings) -> None:
 async def open_runtime(
     settings: Settings, *, pool_size: int = 4, role: str = "", signals: bool = True
 ) -> AsyncIterator[Runtime]:
-    """Open everything a role needs, in order; close it in reverse. A named role's event loop is watched.
+    """Open the database and the log, and close them at the end. Watch the event loop of a named role.
 
-    With ``signals``, SIGTERM and SIGINT set ``stop`` and end nothing by themselves; a command is cancelled by them.
+    With ``signals``, SIGTERM and SIGINT set ``stop`` and have no other effect; commands leave it out, since these
+    signals cancel them. Raise InvalidSettings, DatabaseUnavailable and LogUnavailable.
     """
     check_role_settings(settings)
-    configure_logging(settings)
+    configure_logging(settings, role)
     crashpoints.arm(settings)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT) if signals else ():

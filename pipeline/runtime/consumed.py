@@ -1,4 +1,4 @@
-"""A record as it was read from Kafka, and the dead letter it becomes; for every role that reads a topic. Pure."""
+"""Represent a record read from Kafka, and make its dead letter, for every role that reads a topic. Pure."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from topics.registry import Topic
 
 
 class ConsumedRecord(msgspec.Struct, frozen=True, gc=False):
-    """A record as it lies on the log."""
+    """An undecoded record with its topic and position on the log."""
 
     topic: Topic
     place: LogPosition
@@ -19,7 +19,7 @@ class ConsumedRecord(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def of(cls, topic: Topic, partition: int, record: Any) -> "ConsumedRecord":
-        """Return a consumer's record, which has an `offset`, a `key` and a `value`."""
+        """Return the consumed record of a Kafka client's ``record``, which has an `offset`, a `key` and a `value`."""
         place = LogPosition(topic=topic.name, partition=partition, offset=record.offset)
         return cls(topic, place, record.key, record.value)
 

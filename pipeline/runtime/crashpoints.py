@@ -1,6 +1,7 @@
-"""Named places where a test may end the process as kill -9 would; without a test, nothing.
+"""End the process at a named place, as kill -9 would, for tests; in production the places do nothing.
 
-Each name is a place where work was done on one side and not yet recorded on the other.
+Every role arms its points from the settings in bootstrap. Each point is where a step took effect in one system and is
+not yet recorded in the other.
 """
 
 import os
@@ -29,20 +30,20 @@ _armed: dict[str, Path | None] = {}
 
 
 def arm(settings: Settings) -> None:
-    """Arm the point that the settings name; with `crash_once`, only while that file exists."""
+    """Arm the point that `crash_at` names; with `crash_once`, only while that file exists."""
     _armed.clear()
     if settings.crash_at:
         _armed[settings.crash_at] = Path(settings.crash_once) if settings.crash_once else None
 
 
 def crash_point(name: str) -> None:
-    """Exit here, at once and without clean-up, if armed."""
+    """Exit at once and without clean-up if this point is armed."""
     if name not in _armed:
         return
-    once = _armed[name]
-    if once is not None:
+    once_file = _armed[name]
+    if once_file is not None:
         try:
-            once.unlink()
+            once_file.unlink()
         except FileNotFoundError:
             return
     os._exit(137)

@@ -1,4 +1,4 @@
-"""A pool of Postgres connections; every role migrates before its first query."""
+"""Open a pool of Postgres connections after migrating the database; bootstrap and commands call it."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -16,17 +16,17 @@ DATABASE_UNAVAILABLE_ERRORS: Final = (
     psycopg.errors.IdleInTransactionSessionTimeout,
     PoolTimeout,
 )
-"""Postgres does not answer, or ended a transaction of ours in which we stood still for too long: try again."""
+"""Errors after which to try again: Postgres does not answer, or it ended a transaction that was idle for too long."""
 
 Pool = AsyncConnectionPool[psycopg.AsyncConnection[Any]]
 
 
 async def _migrate(url: str) -> None:
-    """On a connection of its own: a pool would try again in silence, and say nothing of what is wrong."""
+    """Migrate the database on a single connection, because a pool would retry without reporting what is wrong."""
     try:
         connection = await psycopg.AsyncConnection.connect(url, connect_timeout=5)
     except psycopg.ProgrammingError:
-        # Its message repeats the text, and a password with it.
+        # The error's own message repeats the URL with its password.
         raise InvalidSettings(
             "DATABASE_URL: not a libpq URL, such as postgresql://user:password@host:5432/name"
         ) from None
@@ -35,16 +35,16 @@ async def _migrate(url: str) -> None:
 
 
 async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
-    """A process that is frozen in the middle of a transaction must not keep its successors from the rows it locked."""
+    """Set a time-out, so that a process frozen in the middle of a transaction does not keep its row locks."""
     await connection.execute("set idle_in_transaction_session_timeout = '10s'")
     await connection.commit()
 
 
 @contextlib.asynccontextmanager
 async def open_database(settings: Settings, *, size: int = 4) -> AsyncIterator[Pool]:
-    """An open pool on a migrated database.
+    """Migrate the database and open a pool of at most ``size`` connections; close it at the end.
 
-    Raises BadSettings for an URL that isn't one, DatabaseUnavailable where nobody answers.
+    Raise InvalidSettings for a missing or invalid URL, DatabaseUnavailable where Postgres does not answer.
     """
     url = settings.database_url.get_secret_value()
     if not url:

@@ -1,8 +1,7 @@
-"""Threads for heavy work, shared fairly by tenants: whoever has the fewest at work comes next.
+"""Run heavy work in threads that tenants share fairly: the next call is of the tenant with the fewest running.
 
-The gateway makes it the event loop's default executor, so that `asyncio.to_thread` means this one; the dispatcher
-writes large messages in one. First come, first served would let the tenant with the most and slowest work keep all
-others waiting.
+The gateway makes it the event loop's default executor, so that `asyncio.to_thread` uses it; the dispatcher builds
+large messages in it. First come, first served would let the tenant with the most and slowest work delay all others.
 """
 
 import threading
@@ -16,23 +15,23 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 CURRENT_CALLER: Final[ContextVar[str]] = ContextVar("caller", default="")
-"""The tenant for whom the running task works; empty before it is known, and for providers' webhooks."""
+"""The tenant for whom the present task works; empty before authentication, and for providers' webhooks."""
 
 _QueuedCall = tuple["Future[Any]", Callable[[], Any]]
 
 
 class FairThreads(ThreadPoolExecutor):
-    """A bounded pool in which no caller holds more than three quarters of the threads, however many calls it queues."""
+    """A thread pool in which no caller has more than three quarters of the threads, however many calls it queues."""
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads, thread_name_prefix="fair")
-        self._threads_max = threads
-        self._per_caller = max(1, threads * 3 // 4)
+        self._max_threads = threads
+        self._max_per_caller = max(1, threads * 3 // 4)
         self._mutex = threading.Lock()
         self._waiting: dict[str, deque[_QueuedCall]] = {}
-        self._at_work: Counter[str] = Counter()
-        self._chosen: deque[tuple[str, _QueuedCall]] = deque()
-        """Whose turn it is; the threads take them from here."""
+        self._running: Counter[str] = Counter()
+        self._ready: deque[tuple[str, _QueuedCall]] = deque()
+        """Calls that count as running, in the order in which the threads take them."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
         """Queue a call for the current task's caller."""
@@ -40,11 +39,11 @@ class FairThreads(ThreadPoolExecutor):
         caller = CURRENT_CALLER.get()
         with self._mutex:
             self._waiting.setdefault(caller, deque()).append((future, lambda: fn(*args, **kwargs)))
-        self._start()
+        self._start_ready_calls()
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Cancel what waits, then end as any pool."""
+        """Cancel the queued calls, then shut the pool down."""
         with self._mutex:
             waiting, self._waiting = self._waiting, {}
         for queue in waiting.values():
@@ -52,31 +51,32 @@ class FairThreads(ThreadPoolExecutor):
                 future.cancel()
         super().shutdown(wait, cancel_futures=cancel_futures)
 
-    def _start(self) -> None:
-        while (found := self._next()) is not None:
-            self._chosen.append(found)
-            super().submit(self._run)
+    def _start_ready_calls(self) -> None:
+        while (ready := self._take_next()) is not None:
+            self._ready.append(ready)
+            super().submit(self._run_ready_call)
 
-    def _next(self) -> tuple[str, _QueuedCall] | None:
+    def _take_next(self) -> tuple[str, _QueuedCall] | None:
         with self._mutex:
-            if self._at_work.total() >= self._threads_max:
+            if self._running.total() >= self._max_threads:
                 return None
-            callers = [caller for caller in self._waiting if self._at_work[caller] < self._per_caller]
+            callers = [caller for caller in self._waiting if self._running[caller] < self._max_per_caller]
             if not callers:
                 return None
-            caller = min(callers, key=lambda caller: self._at_work[caller])
-            # Out and in again: of callers with the same number, the one that waits longest is first.
+            caller = min(callers, key=lambda caller: self._running[caller])
+            # Removed and added again at the end, so that callers with the same number of running calls take turns.
             queue = self._waiting.pop(caller)
             work = queue.popleft()
             if queue:
                 self._waiting[caller] = queue
-            self._at_work[caller] += 1
+            self._running[caller] += 1
             return caller, work
 
-    def _run(self) -> None:
-        # An error's traceback holds this frame and those of its callers. Were the future found in one of them, both
-        # would keep what the call was given, a whole request's body, until the collector next looks at everything.
-        caller, (future, call) = self._chosen.popleft()
+    def _run_ready_call(self) -> None:
+        # An error's traceback refers to this frame, and the future refers to the error. The call and the future are
+        # deleted below, or this cycle would keep the call's arguments, a whole request's body, until the next full
+        # garbage collection.
+        caller, (future, call) = self._ready.popleft()
         try:
             if future.set_running_or_notify_cancel():
                 try:
@@ -86,7 +86,7 @@ class FairThreads(ThreadPoolExecutor):
         finally:
             del future, call
             with self._mutex:
-                self._at_work[caller] -= 1
-                if not self._at_work[caller]:
-                    del self._at_work[caller]
-            self._start()
+                self._running[caller] -= 1
+                if not self._running[caller]:
+                    del self._running[caller]
+            self._start_ready_calls()

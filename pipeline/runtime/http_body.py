@@ -1,4 +1,4 @@
-"""Bodies of HTTP answers that others give us, read up to a bound: destinations, providers' APIs, certificates."""
+"""Read bodies of HTTP responses up to a limit: from destinations, providers' APIs, and for certificates."""
 
 from typing import Final
 
@@ -8,9 +8,9 @@ _CHUNK_BYTES: Final = 65_536
 
 
 async def read_bounded(response: aiohttp.ClientResponse, max_bytes: int) -> tuple[bytes, bool]:
-    """Return the body, at most ``max_bytes`` of it, and whether that is all of it.
+    """Return the body, at most ``max_bytes`` of it, and whether it is complete.
 
-    What is longer costs its connection: the rest is never read.
+    Of a longer body the rest is never read; its connection is closed instead of being used again.
     """
     parts: list[bytes] = []
     size = 0

@@ -1,4 +1,7 @@
-"""The log on Kafka: one idempotent producer that waits for all in-sync replicas, and consumers by hand."""
+"""Append to Kafka with one idempotent producer, and create consumers without a group; bootstrap opens it for each role.
+
+The producer waits for all in-sync replicas.
+"""
 
 import asyncio
 import contextlib
@@ -18,7 +21,7 @@ from topics.registry import MAX_RECORD_BYTES
 
 MAX_REQUEST_BYTES = MAX_RECORD_BYTES + 100_000
 _BATCH_MIN_ENTRIES = 20
-"""From here on entries get batches of their own; fewer wait a moment for those of other requests."""
+"""Entries of one call from which on they get batches of their own; fewer share batches with other calls' entries."""
 
 
 class KafkaLog:
@@ -31,7 +34,10 @@ class KafkaLog:
         self._bulk = BatchProducer(producer, settings.topic_prefix)
 
     async def append(self, entries: Sequence[LogEntry], *, within: float | None = None) -> list[LogPosition | None]:
-        """See the port. One deadline for the whole call, because aiokafka never expires an idempotent batch."""
+        """Append the entries as :meth:`pipeline.runtime.ports.Log.append` says.
+
+        One deadline covers the whole call, because aiokafka never expires an idempotent batch.
+        """
         deadline = asyncio.get_running_loop().time() + (self._timeout if within is None else within)
         if len(entries) >= _BATCH_MIN_ENTRIES:
             return await self._bulk.append(entries, deadline)
@@ -48,20 +54,23 @@ class KafkaLog:
 
     @property
     def is_dead(self) -> bool:
-        """Whether the producer gave up for good (a sequence number the broker refused): only a new one helps."""
+        """Return whether the producer stopped for good, as after a sequence number that the broker refused.
+
+        Only a new producer helps.
+        """
         return bool(self._producer._sender.sender_task.done())
 
     async def ping(self) -> None:
-        """Ask the cluster for its metadata. Raises LogUnavailable."""
+        """Ask the cluster for its metadata. Raise LogUnavailable."""
         if self.is_dead:
-            raise LogUnavailable("the producer gave up")
+            raise LogUnavailable("the producer stopped after an error that it can't recover from")
         try:
             await self._producer.client.fetch_all_metadata()
         except (KafkaError, OSError) as error:
             raise LogUnavailable(f"Kafka does not answer: {error}") from error
 
     async def append_raw(self, topic: str, key: bytes | None, value: bytes) -> None:
-        """Append bytes as they once were. Raises LogUnavailable."""
+        """Append a record's bytes unchanged, such as a dead letter's. Raise LogUnavailable."""
         try:
             async with asyncio.timeout(self._timeout):
                 await self._producer.send_and_wait(self._prefix + topic, value, key=key)
@@ -87,7 +96,7 @@ class KafkaLog:
 
 
 async def append_all(log: Any, entries: Sequence[LogEntry], *, within: float | None = None) -> list[LogPosition]:
-    """Append all or raise LogUnavailable; for the roles that can only go on when everything is written."""
+    """Append all entries and return their places; raise LogUnavailable unless every one is confirmed."""
     places = await log.append(entries, within=within)
     if any(place is None for place in places):
         raise LogUnavailable
@@ -96,7 +105,7 @@ async def append_all(log: Any, entries: Sequence[LogEntry], *, within: float | N
 
 @contextlib.asynccontextmanager
 async def open_kafka_log(settings: Settings) -> AsyncIterator[KafkaLog]:
-    """A started log; flushed and closed at the end, bounded in time."""
+    """Open the log; flush and close it at the end, within 5 seconds. Raise LogUnavailable."""
     producer = AIOKafkaProducer(
         bootstrap_servers=settings.kafka_bootstrap,
         acks="all",
@@ -110,8 +119,10 @@ async def open_kafka_log(settings: Settings) -> AsyncIterator[KafkaLog]:
 
 
 @contextlib.asynccontextmanager
-async def running_producer(producer: AIOKafkaProducer, settings: Settings, patience: float) -> AsyncIterator[None]:
-    """A producer at work; flushed and closed at the end within ``patience`` seconds. Raises LogUnavailable."""
+async def running_producer(
+    producer: AIOKafkaProducer, settings: Settings, stop_timeout_s: float
+) -> AsyncIterator[None]:
+    """Start the producer; flush and close it at the end, within ``stop_timeout_s``. Raise LogUnavailable."""
     try:
         await producer.start()
     except KafkaError as error:
@@ -121,12 +132,12 @@ async def running_producer(producer: AIOKafkaProducer, settings: Settings, patie
         yield
     finally:
         with contextlib.suppress(KafkaError, TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(stop_timeout_s):
                 await producer.stop()
 
 
 def create_consumer(settings: Settings, *topics: str, **options: Any) -> AIOKafkaConsumer:
-    """A consumer of our kind: reads only what is committed, from the beginning, never commits by itself."""
+    """Return a consumer that reads committed records only, from the beginning, and never commits offsets by itself."""
     return AIOKafkaConsumer(
         *[settings.topic(name) for name in topics],
         bootstrap_servers=settings.kafka_bootstrap,
@@ -138,18 +149,18 @@ def create_consumer(settings: Settings, *topics: str, **options: Any) -> AIOKafk
 
 
 def topic_partition(topic: str, partition: int, settings: Settings) -> TopicPartition:
-    """A topic's partition on the cluster."""
+    """Return a topic's partition under the topic's name on the cluster."""
     return TopicPartition(settings.topic(topic), partition)
 
 
-async def discover_partitions(reader: AIOKafkaConsumer, *names: str, patience: float = 10.0) -> list[TopicPartition]:
-    """Every partition that these topics (names on the cluster) have there; what a reader by hand assigns itself.
+async def discover_partitions(reader: AIOKafkaConsumer, *names: str, timeout_s: float = 10.0) -> list[TopicPartition]:
+    """Return every partition of these topics, which a reader without a group then assigns to itself.
 
-    Raises LogUnavailable for a topic that doesn't show up.
+    ``names`` are those on the cluster. Raise LogUnavailable for a topic without metadata after ``timeout_s``.
     """
-    # aiokafka knows the topics that it was told of, and is told of them by an assignment.
+    # aiokafka fetches metadata only for topics that it is assigned to.
     reader.assign([TopicPartition(name, 0) for name in names])
-    deadline = asyncio.get_running_loop().time() + patience
+    deadline = asyncio.get_running_loop().time() + timeout_s
     while missing := [name for name in names if not reader.partitions_for_topic(name)]:
         if asyncio.get_running_loop().time() > deadline:
             raise LogUnavailable(f"{missing[0]}: not there; `mailfold topics create` makes it")

@@ -1,8 +1,8 @@
-"""One process at a time reads topics into Postgres: a lock, a reader's positions and their fencing.
+"""Elect the one process that reads topics into Postgres, and fence its predecessors; the dispatcher calls it.
 
-Postgres gives the lock to one session and takes it back when that ends or falls silent. What a
-reader writes, it writes in one transaction with its next offsets, and only from the offsets it
-knew: a frozen predecessor's batch fails whole.
+The lock belongs to one Postgres session, which loses it when it ends or sends nothing for ten seconds. The leader
+writes each batch in one transaction with its next offsets, and only if the stored offsets are those it expects: the
+batch of a predecessor that was frozen and woke up later fails as a whole.
 """
 
 import asyncio
@@ -28,27 +28,27 @@ from topics.registry import DEAD_LETTERS, Topic
 logger = logging.getLogger(__name__)
 
 STANDBY_INTERVAL_S: Final = 1.0
-"""Seconds between a standby's tries to become the reader."""
+"""Seconds between a standby's attempts to take the lock."""
 PING_INTERVAL_S: Final = 3.0
-"""Seconds between signs of life; Postgres waits ten."""
+"""Seconds between the leader's pings of its session; Postgres ends a session after ten without any."""
 CANCEL_TIMEOUT_S: Final = 5.0
-"""Seconds that a cancelled reader gets to let go of its connections, of the ten that a role has after SIGTERM. One that
-is left behind harms nobody: what it still wrote would be fenced by the offsets."""
+"""Seconds in which cancelled work must close its connections; a role must end within ten after SIGTERM. Work that is
+abandoned then does no harm, because the offsets fence what it might still write."""
 _SET_SESSION_TIMEOUT: LiteralString = "set idle_session_timeout = '10s'"
 
 
 async def run_as_leader(rt: Runtime, name: str, work: Callable[[], Awaitable[None]]) -> None:
-    """Do ``work`` whenever this process is the one that may, until ``rt.stop``; what goes wrong is begun again.
+    """Run ``work`` while this process is the leader, until ``rt.stop`` is set; restart it after recoverable errors.
 
-    ``name`` is the lock's, the same in every process.
+    ``name`` is the lock's name, the same in every process.
     """
     while not rt.stop.is_set():
         try:
-            async with _leading(rt, name) as leading:
-                if leading:
-                    await _until_any(work(), rt.stop.wait(), _ping(leading))
+            async with _try_to_lead(rt, name) as session:
+                if session:
+                    await _run_until_any_ends(work(), rt.stop.wait(), _ping(session))
         except (psycopg.Error, PoolTimeout, KafkaError, OSError, RecoverableError) as error:
-            logger.warning("%s: %s: %s; beginning again", name, type(error).__name__, error)
+            logger.warning("%s: %s: %s; restarting", name, type(error).__name__, error)
         await sleep_unless(rt.stop, STANDBY_INTERVAL_S)
 
 
@@ -56,55 +56,58 @@ async def run_as_leader(rt: Runtime, name: str, work: Callable[[], Awaitable[Non
 async def hold_command_lock(rt: Runtime, name: str, key: locks.LockKey | None = None) -> AsyncIterator[None]:
     """Hold the lock of a command that only one process may run at a time. Raise Refused where another runs it.
 
-    The lock's ``key`` is made of the command's name unless it is given.
+    The lock's ``key`` is made from the command's ``name`` unless it is given.
     """
     url = rt.settings.database_url.get_secret_value()
-    async with locks.session_lock(url, f"mailfold.{name}" if key is None else key, wait=False) as taken:
-        if not taken:
+    async with locks.session_lock(url, f"mailfold.{name}" if key is None else key, wait=False) as acquired:
+        if not acquired:
             raise Refused(f"another {name} is under way")
         yield
 
 
 class ReaderOffsets:
-    """How far the topics are read: in memory, and in the table that ``sql`` names.
+    """The next offsets of a reader's partitions, in memory and in a table.
 
-    ``sql`` has three queries, alike for every such table: next_offsets, begin_partition, advance.
+    ``sql`` has the three queries of that table: next_offsets, begin_partition, advance.
     """
 
     def __init__(self, rt: Runtime, topics: Sequence[Topic], sql: SqlQueries) -> None:
         self._rt, self._sql = rt, sql
         self.topics = {rt.settings.topic(topic.name): topic for topic in topics}
-        """By their name on the cluster."""
+        """Topics by their name on the cluster."""
         self.next_offsets: dict[TopicPartition, int] = {}
 
     async def stored_offsets(self) -> dict[TopicPartition, int]:
-        """What the table says."""
+        """Return the next offsets that the table has."""
         async with self._rt.pool.connection() as connection:
             rows = await (await connection.execute(self._sql["next_offsets"])).fetchall()
         prefix = self._rt.settings.topic
         return {TopicPartition(prefix(topic), partition): offset for topic, partition, offset in rows}
 
     async def add_partitions(self, places: Sequence[TopicPartition]) -> None:
-        """Let the table know partitions that nobody read before."""
+        """Add partitions that were never read before to the table, with their next offsets."""
         async with self._rt.pool.connection() as connection:
             values = self._columns(places) | {"offsets": [self.next_offsets[place] for place in places]}
             await connection.execute(self._sql["begin_partition"], values)
 
     async def advance(self, connection: psycopg.AsyncConnection[Any], upto: Mapping[TopicPartition, int]) -> None:
-        """Move on, in the transaction that writes what was read. Raises LeaseLost where somebody else did."""
+        """Store the next offsets ``upto``, in the transaction that writes what was read.
+
+        Raise LeaseLost where the stored ones are not the expected ones, because another process is the leader now.
+        """
         values = self._columns(list(upto)) | {
             "expected": [self.next_offsets[place] for place in upto],
             "upto": list(upto.values()),
         }
-        moved = await connection.execute(self._sql["advance"], values)
-        if moved.rowcount != len(upto):
+        updated = await connection.execute(self._sql["advance"], values)
+        if updated.rowcount != len(upto):
             raise LeaseLost("another dispatcher reads the log now")
 
     def dead_letter_entry(self, record: Any, why: str) -> LogEntry:
-        """A record that is none of ours, for the dead letters."""
-        found = ConsumedRecord.of(self.topics[record.topic], record.partition, record)
-        logger.error("%s is no record of ours; it went to the dead letters", found.place)
-        return LogEntry(DEAD_LETTERS, None, found.dead_letter(self._rt.clock(), "undecodable", why, role="dispatch"))
+        """Return the dead letter of a record that can't be decoded, and log it."""
+        consumed = ConsumedRecord.of(self.topics[record.topic], record.partition, record)
+        logger.error("%s: undecodable record, sent to the dead letters", consumed.place)
+        return LogEntry(DEAD_LETTERS, None, consumed.dead_letter(self._rt.clock(), "undecodable", why, role="dispatch"))
 
     def _columns(self, places: Sequence[TopicPartition]) -> dict[str, Any]:
         return {
@@ -114,8 +117,8 @@ class ReaderOffsets:
 
 
 @contextlib.asynccontextmanager
-async def _leading(rt: Runtime, name: str) -> AsyncIterator[psycopg.AsyncConnection[Any] | None]:
-    """A session that holds the lock; None while another process has it."""
+async def _try_to_lead(rt: Runtime, name: str) -> AsyncIterator[psycopg.AsyncConnection[Any] | None]:
+    """Yield a session that holds the lock, or None while another process holds it."""
     url = rt.settings.database_url.get_secret_value()
     connection = await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=locks.CONNECT_TIMEOUT_S)
     async with connection:
@@ -129,18 +132,18 @@ async def _ping(connection: psycopg.AsyncConnection[Any]) -> None:
         await connection.execute("select 1")
 
 
-async def _until_any(*awaitables: Awaitable[Any]) -> None:
-    """Run all until one ends; the others are cancelled, an error is raised."""
+async def _run_until_any_ends(*awaitables: Awaitable[Any]) -> None:
+    """Run all until one ends, then cancel the others; raise the error of the one that ended."""
     tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
     try:
         first, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()
-        ended, left = await asyncio.wait(tasks, timeout=CANCEL_TIMEOUT_S)
+        ended, running = await asyncio.wait(tasks, timeout=CANCEL_TIMEOUT_S)
         for task in ended:
-            task.cancelled() or task.exception()  # heard of, whatever it was
-        if left:
-            logger.error("a reader does not end within %s s; it is left behind", CANCEL_TIMEOUT_S)
+            task.cancelled() or task.exception()  # retrieved, so that asyncio does not log it
+        if running:
+            logger.error("leader's work abandoned: not ended %s s after its cancellation", CANCEL_TIMEOUT_S)
     for task in first:
         task.result()

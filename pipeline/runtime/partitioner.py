@@ -1,4 +1,7 @@
-"""A key in, the partition that Kafka's default partitioner gives it out. Pure; a third of aiokafka's own time."""
+"""Compute the partition that Kafka's default partitioner gives to a key; the producers call it.
+
+Pure, and it takes a third of the time of aiokafka's own implementation.
+"""
 
 import struct
 from typing import Final
@@ -9,18 +12,18 @@ _UINT32_MASK: Final = 0xFFFFFFFF
 
 
 def partition_of_key(key: bytes, partitions: int) -> int:
-    """The partition of ``key`` on a topic with so many."""
+    """Return the partition of ``key`` on a topic with ``partitions`` partitions."""
     return (murmur2(key) & 0x7FFFFFFF) % partitions
 
 
 def murmur2(key: bytes) -> int:
-    """Austin Appleby's MurmurHash2 with Kafka's seed (org.apache.kafka.common.utils.Utils)."""
-    whole = len(key) & ~3
-    found = _SEED ^ len(key)
-    for word in struct.unpack(f"<{whole >> 2}I", key[:whole]):
+    """Return Austin Appleby's MurmurHash2 of ``key`` with Kafka's seed (org.apache.kafka.common.utils.Utils)."""
+    words_end = len(key) & ~3
+    digest = _SEED ^ len(key)
+    for word in struct.unpack(f"<{words_end >> 2}I", key[:words_end]):
         mixed = word * _M & _UINT32_MASK
-        found = found * _M & _UINT32_MASK ^ (mixed ^ mixed >> 24) * _M & _UINT32_MASK
-    if whole < len(key):
-        found = (found ^ int.from_bytes(key[whole:], "little")) * _M & _UINT32_MASK
-    found = (found ^ found >> 13) * _M & _UINT32_MASK
-    return found ^ found >> 15
+        digest = digest * _M & _UINT32_MASK ^ (mixed ^ mixed >> 24) * _M & _UINT32_MASK
+    if words_end < len(key):
+        digest = (digest ^ int.from_bytes(key[words_end:], "little")) * _M & _UINT32_MASK
+    digest = (digest ^ digest >> 13) * _M & _UINT32_MASK
+    return digest ^ digest >> 15

@@ -1,4 +1,4 @@
-"""What the rooms need from outside, as protocols: the log to append to, the clock, new ids."""
+"""Types of the external dependencies that bootstrap hands to every role: the log, the clock, new ids."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -9,14 +9,14 @@ from topics.record import LogPosition, Record
 from topics.registry import Topic
 
 Clock = Callable[[], int]
-"""Now, in milliseconds since the Unix epoch, UTC."""
+"""A function that returns the present time in milliseconds since the Unix epoch, UTC."""
 
 NewId = Callable[[], str]
-"""A fresh UUIDv7 (RFC 9562 §5.7): sortable by time."""
+"""A function that returns a new UUIDv7 (RFC 9562 §5.7), which sorts by time."""
 
 
 class LogEntry(msgspec.Struct, frozen=True):
-    """A record on its way to a topic. Same key, same partition; or the partition that is named."""
+    """A record to append to a topic: to ``partition`` where it is set, else to the partition of its key."""
 
     topic: Topic
     key: str | None
@@ -25,12 +25,13 @@ class LogEntry(msgspec.Struct, frozen=True):
 
 
 class Log(Protocol):
-    """The durable log."""
+    """The durable log to which facts and requests are appended."""
 
     async def append(self, entries: Sequence[LogEntry], *, within: float | None = None) -> list[LogPosition | None]:
-        """Append all within so many seconds; an entry's place once all in-sync replicas have it, else None.
+        """Append the entries; return each one's place once all in-sync replicas have it, else None.
 
-        A None may or may not be on the log: the caller says "repeat" and repeats are harmless.
-        Entries of one partition keep their order. Never raises for an unavailable log.
+        ``within`` limits the whole call, in seconds; the default is `MAILFOLD_APPEND_TIMEOUT`. An entry without a
+        place may or may not be on the log: the caller repeats it, or asks its client to; repeats are harmless.
+        Entries of one partition keep their order. An unavailable log raises no error.
         """
         ...

@@ -1,6 +1,6 @@
-"""Create folders and files that only their owner can open, whatever the umask is; used by whatever writes to disk.
+"""Create folders and files that only their owner can open, for all code that writes to disk.
 
-The umask may be anything: 0 would open what is created, 0o777 would close it to ourselves.
+No umask is trusted: 0 would open a new file to everybody, 0o777 would close it to us, too.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ def make_private_folder(path: Path) -> None:
 
 
 def narrow_folder(path: Path) -> None:
-    """Set a folder of ours to mode 0700, where an earlier version or a umask left it open."""
+    """Set a folder of ours to mode 0700, where an earlier version or another umask gave it another."""
     if path.stat().st_mode & 0o777 != FOLDER_MODE:
         path.chmod(FOLDER_MODE)
 
@@ -38,18 +38,18 @@ def narrow_folder(path: Path) -> None:
 def open_private(path: Path, flags: int) -> int:
     """Return a file descriptor of a file with mode 0600, created where it is missing."""
     fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-    with contextlib.suppress(PermissionError):  # somebody else's file that we may write to: its mode is theirs
+    with contextlib.suppress(PermissionError):  # another user's file that we may write to: only its owner sets its mode
         os.fchmod(fd, FILE_MODE)
     return fd
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
-    """Replace a file as a whole with one of mode 0600: a crash leaves the old one or the new one."""
+    """Replace a whole file with one of mode 0600, atomically: a crash leaves the old file or the new one."""
     data = content.encode() if isinstance(content, str) else content
-    aside = path.with_name(f".{path.name}.{os.getpid()}")  # two processes may write the same file
-    aside.unlink(missing_ok=True)
-    with os.fdopen(open_private(aside, os.O_WRONLY | os.O_EXCL), "wb") as output:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")  # two processes may write the same file
+    temporary.unlink(missing_ok=True)
+    with os.fdopen(open_private(temporary, os.O_WRONLY | os.O_EXCL), "wb") as output:
         output.write(data)
         output.flush()
         os.fsync(output.fileno())
-    aside.replace(path)
+    temporary.replace(path)

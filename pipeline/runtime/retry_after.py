@@ -7,11 +7,11 @@ from typing import Final
 from topics.record import Millis
 
 _MAX_DIGITS: Final = 12
-"""A number of any length is a number; a float of it might not be."""
+"""Digits of a header that are read; a number with hundreds of digits would overflow a float."""
 
 
 def parse_retry_after(header: str, now: Millis) -> float | None:
-    """Return the seconds from ``now`` that a header asks for, as a number or as a date; None where it says neither."""
+    """Return the seconds from ``now`` that a header asks for, as a number or a date; None where it is neither."""
     header = header.strip()
     if header.isascii() and header.isdigit():
         return float(header[:_MAX_DIGITS])

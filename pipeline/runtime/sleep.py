@@ -1,10 +1,10 @@
-"""Pauses of loops that run until a role is told to stop."""
+"""Pause a loop that runs until its role stops; the roles' background loops call it."""
 
 import asyncio
 import contextlib
 
 
 async def sleep_unless(stop: asyncio.Event, seconds: float) -> None:
-    """Sleep for so many seconds, or until ``stop`` is set."""
+    """Sleep for ``seconds``, or until ``stop`` is set."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), seconds)

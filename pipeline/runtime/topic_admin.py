@@ -1,4 +1,7 @@
-"""`mailfold topics create|check`: the cluster's topics against the registry. Creates, checks, never alters."""
+"""Create topics and compare those of the cluster with the registry, for `mailfold topics`, `up` and the self-check.
+
+Existing topics are never altered.
+"""
 
 import asyncio
 from typing import Any, Final
@@ -14,11 +17,12 @@ from topics.registry import TOPICS, Topic
 
 ALTER_HINT: Final = "alter it with your cluster's tools"
 READABLE_COMPRESSIONS: Final = frozenset({"producer", "uncompressed", "gzip"})
-"""Compression that every reader of ours can undo; with any other the broker would compress all that it takes."""
+"""Values of `compression.type` that suit all of our readers; with any other, the broker recompresses every record
+with a codec that they may not have."""
 
 
 def expected_config(topic: Topic) -> dict[str, str]:
-    """A topic's configuration on the cluster."""
+    """Return the configuration that a topic must have on the cluster, without `min.insync.replicas`."""
     config = {"cleanup.policy": topic.cleanup, "max.message.bytes": str(MAX_REQUEST_BYTES)}
     if topic.cleanup == "delete":
         config["retention.ms"] = str(topic.retention_ms)
@@ -26,30 +30,30 @@ def expected_config(topic: Topic) -> dict[str, str]:
 
 
 def min_in_sync_replicas(settings: Settings) -> int:
-    """Replicas that must have a record before it counts as confirmed: all but one, where there are three or more.
+    """Return how many replicas must have a record before it is confirmed: all but one, and at least one.
 
-    With Kafka's default of one, `acks=all` may mean the leader alone, and what it confirmed goes with it. Of two
-    replicas one must do, or the loss of either would stop everything.
+    With Kafka's default of one, `acks=all` may mean the leader alone, and a confirmed record is lost with that broker.
+    With two replicas it is one all the same, or the loss of either broker would stop all writes.
     """
     return max(1, settings.replication_factor - 1)
 
 
 def expected_partitions(topic: Topic, settings: Settings) -> int:
-    """How many partitions a topic has."""
+    """Return how many partitions a topic must have."""
     return 1 if topic.has_one_partition else settings.partitions
 
 
 async def create(settings: Settings) -> list[str]:
-    """Create the topics that don't exist, then check all; the names created.
+    """Create the topics that don't exist, check all, and return the names of those created.
 
-    Raises TopicMismatch and LogUnavailable as :func:`check` does.
+    Raise TopicMismatch and LogUnavailable as :func:`check` does.
     """
-    admin = await _admin(settings)
+    admin = await _connect(settings)
     try:
         existing = set(await admin.list_topics())
         missing = [topic for topic in TOPICS if settings.topic(topic.name) not in existing]
         if missing:
-            response = await admin.create_topics([_new(topic, settings) for topic in missing])
+            response = await admin.create_topics([_new_topic(topic, settings) for topic in missing])
             for name, code, message in (tuple(row)[:3] for row in response.topic_errors):
                 if code and for_code(code) is not TopicAlreadyExistsError:
                     raise TopicMismatch(
@@ -57,14 +61,14 @@ async def create(settings: Settings) -> list[str]:
                     )
     finally:
         await admin.close()
-    await _until_visible(settings)
+    await _wait_until_visible(settings)
     return [settings.topic(topic.name) for topic in missing]
 
 
 async def check(settings: Settings) -> None:
     """Compare every topic with the registry.
 
-    Raises TopicMismatch, naming each difference and what to do, and LogUnavailable.
+    Raise TopicMismatch, which names each difference and its remedy, and LogUnavailable.
     """
     problems = await differences(settings)
     if problems:
@@ -72,14 +76,14 @@ async def check(settings: Settings) -> None:
 
 
 async def differences(settings: Settings) -> list[str]:
-    """What is not as it must be, a line each."""
-    admin = await _admin(settings)
+    """Return the differences between the cluster's topics and the registry, a line each. Raise LogUnavailable."""
+    admin = await _connect(settings)
     try:
         names = [settings.topic(topic.name) for topic in TOPICS]
         existing = set(await admin.list_topics())
-        found = [name for name in names if name in existing]
-        described = {row["topic"]: row for row in await admin.describe_topics(found)} if found else {}
-        configs = await _configs(admin, found)
+        present = [name for name in names if name in existing]
+        described = {row["topic"]: row for row in await admin.describe_topics(present)} if present else {}
+        configs = await _configs(admin, present)
     finally:
         await admin.close()
     problems: list[str] = []
@@ -94,10 +98,10 @@ async def differences(settings: Settings) -> list[str]:
 
 def _compare(name: str, topic: Topic, partitions: int, config: dict[str, str], settings: Settings) -> list[str]:
     problems = []
-    wanted = expected_partitions(topic, settings)
-    if partitions != wanted:
+    expected = expected_partitions(topic, settings)
+    if partitions != expected:
         problems.append(
-            f"{name}: {partitions} partitions, MAILFOLD_PARTITIONS says {wanted}; set it to the cluster's number "
+            f"{name}: {partitions} partitions, MAILFOLD_PARTITIONS says {expected}; set it to the cluster's number "
             "(a key's partition must never change)"
         )
     for key, value in expected_config(topic).items():
@@ -106,7 +110,8 @@ def _compare(name: str, topic: Topic, partitions: int, config: dict[str, str], s
     if int(config.get("min.insync.replicas") or 1) < min_in_sync_replicas(settings):
         problems.append(
             f"{name}: min.insync.replicas is {config.get('min.insync.replicas')}, must be at least "
-            f"{min_in_sync_replicas(settings)} with MAILFOLD_REPLICATION_FACTOR={settings.replication_factor}; {ALTER_HINT}"
+            f"{min_in_sync_replicas(settings)} with MAILFOLD_REPLICATION_FACTOR={settings.replication_factor}; "
+            f"{ALTER_HINT}"
         )
     if (compression := config.get("compression.type") or "producer") not in READABLE_COMPRESSIONS:
         problems.append(
@@ -126,16 +131,19 @@ async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, di
     return configs
 
 
-async def _until_visible(settings: Settings, patience: float = 15.0) -> None:
-    """A broker answers 'created' before its metadata shows it."""
-    deadline = asyncio.get_running_loop().time() + patience
+async def _wait_until_visible(settings: Settings, timeout_s: float = 15.0) -> None:
+    """Wait until the cluster's metadata shows every topic, which it does some time after their creation.
+
+    Raise TopicMismatch on any other difference, and after ``timeout_s``.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout_s
     while problems := await differences(settings):
         if asyncio.get_running_loop().time() > deadline or not all("doesn't exist" in line for line in problems):
             raise TopicMismatch("\n".join(problems))
         await asyncio.sleep(0.1)
 
 
-def _new(topic: Topic, settings: Settings) -> NewTopic:
+def _new_topic(topic: Topic, settings: Settings) -> NewTopic:
     return NewTopic(
         settings.topic(topic.name),
         expected_partitions(topic, settings),
@@ -144,7 +152,7 @@ def _new(topic: Topic, settings: Settings) -> NewTopic:
     )
 
 
-async def _admin(settings: Settings) -> AIOKafkaAdminClient:
+async def _connect(settings: Settings) -> AIOKafkaAdminClient:
     admin: Any = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap, request_timeout_ms=15_000)
     try:
         await admin.start()

@@ -1,4 +1,4 @@
-"""Answers that are remembered for a short while: operators' decisions, API keys, providers, certificates."""
+"""Cache values for a few seconds: operators' decisions, API keys, providers, certificates."""
 
 import time
 from collections import OrderedDict
@@ -9,47 +9,51 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 DECISION_TTL_S: Final = 2.0
-"""For what an operator decides: it changes seldom, and isn't asked for each job."""
+"""Seconds for which an operator's decision is cached: it changes seldom, and a query per job would be too many."""
 MAX_DECISIONS: Final = 10_000
 MAX_KEY_CHARS: Final = 1_000
-"""What is longer is not remembered: keys hold names that callers choose."""
+"""Length of a key's repr above which its value is not cached: callers choose parts of keys, and could fill memory."""
 
 
 class TTLCache(Generic[K, V]):
-    """At most ``bound`` answers, None included, each for ``seconds`` from when it was asked; the oldest goes first."""
+    """A cache of at most ``max_entries`` values, None included, each for ``seconds`` from when its loading began.
 
-    def __init__(self, seconds: float, bound: int, now: Callable[[], float] = time.monotonic) -> None:
+    When it is full, the oldest value is dropped.
+    """
+
+    def __init__(self, seconds: float, max_entries: int, now: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
-        self._bound = bound
+        self._max_entries = max_entries
         self._now = now
-        self._kept: OrderedDict[K, tuple[float, V]] = OrderedDict()
+        self._entries: OrderedDict[K, tuple[float, V]] = OrderedDict()
+        """The expiry, by ``now``'s clock, and the value of each key."""
 
-    async def get(self, key: K, ask: Callable[[K], Awaitable[V]]) -> V:
-        """Return the remembered answer, else that of ``ask``. An error is not remembered."""
-        kept = self._kept.get(key)
-        if kept is not None and kept[0] > self._now():
-            return kept[1]
-        asked_at = self._now()
-        value = await ask(key)
+    async def get(self, key: K, load: Callable[[K], Awaitable[V]]) -> V:
+        """Return the cached value, else the result of ``load``, which is then cached. An error is not cached."""
+        entry = self._entries.get(key)
+        if entry is not None and entry[0] > self._now():
+            return entry[1]
+        started_at = self._now()
+        value = await load(key)
         if len(repr(key)) <= MAX_KEY_CHARS:
-            self._put(key, value, asked_at)
+            self._put(key, value, started_at)
         return value
 
     def put(self, key: K, value: V) -> None:
-        """Remember an answer that nobody asked for."""
+        """Cache a value that was loaded elsewhere."""
         self._put(key, value, self._now())
 
     def _put(self, key: K, value: V, at: float) -> None:
-        self._kept[key] = (at + self._seconds, value)
-        self._kept.move_to_end(key)
-        if len(self._kept) > self._bound:
-            self._kept.popitem(last=False)
+        self._entries[key] = (at + self._seconds, value)
+        self._entries.move_to_end(key)
+        if len(self._entries) > self._max_entries:
+            self._entries.popitem(last=False)
 
     def __contains__(self, key: K) -> bool:
-        """Return whether its answer is known and fresh."""
-        kept = self._kept.get(key)
-        return kept is not None and kept[0] > self._now()
+        """Return whether a value is cached for this key and has not expired."""
+        entry = self._entries.get(key)
+        return entry is not None and entry[0] > self._now()
 
     def __len__(self) -> int:
-        """Return how many answers are kept, stale ones included."""
-        return len(self._kept)
+        """Return how many values are cached, expired ones included."""
+        return len(self._entries)

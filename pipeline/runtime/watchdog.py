@@ -1,9 +1,9 @@
-"""Measures how late a role's event loop is, and logs what blocked it; every role starts one, in bootstrap or by itself.
+"""Measure how late a role's event loop is, and log what blocked it; every role starts a watchdog, most in bootstrap.
 
-A beat on the loop, ten times a second, measures its own delay. A thread of its own, which a blocked loop can't
-stop, looks whether the beat comes, and samples the loop's stack while it does not. Only places in the source are
-logged, never values. A pattern of `re` holds the GIL: the sample is then taken when it ends, which is still in or
-right behind the function that called it.
+A timer on the loop, ten times a second, measures its own delay. A separate thread, which a blocked loop can't
+stop, checks that the timer fires, and samples the loop's stack while it does not. Only places in the source are
+logged, never values. Matching a regular expression holds the GIL, so the sample is taken when the match ends: it then
+shows the function that called `re`, or the line right after the call.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ from typing import Final
 
 BEAT_INTERVAL_S: Final = 0.1
 STALL_S: Final = 0.2
-"""Longer without a beat is a stall: it is counted, and logged with what ran."""
+"""Seconds without a beat after which it is a stall, which is counted and logged with the code that ran."""
 REPORT_AFTER_S: Final = 5.0
-"""A stall that lasts is logged before it ends, then again after twice the time each: it may never end."""
+"""Seconds after which a stall that goes on is logged for the first time; each later report waits twice as long."""
 MAX_FRAMES: Final = 4
 MAX_SAMPLES: Final = 50
 
@@ -32,7 +32,7 @@ _OWN_SOURCE_DIRS: Final = tuple(f"{_ROOT}{package}/" for package in ("pipeline",
 log = logging.getLogger("mailfold.watchdog")
 
 LagListener = Callable[[float, bool], None]
-"""Called at each beat, on the loop, with the seconds it came late and whether that was a stall."""
+"""A function called at each beat, on the loop, with the beat's delay in seconds and whether that was a stall."""
 
 
 class Watchdog:
@@ -79,7 +79,7 @@ class Watchdog:
         self._timer = self._loop.call_later(BEAT_INTERVAL_S, self._beat)
 
     def _report(self, what: str, seconds: float, cpu_seconds: float | None) -> None:
-        # Little CPU of its own in a long stall: the machine was busy with others, or the process was frozen.
+        # A long stall with little CPU time means that the machine was busy with other processes or this one was frozen.
         samples, self._samples = self._samples, Counter()
         place = samples.most_common(1)[0][0] if samples else "not sampled"
         cpu = "unknown" if cpu_seconds is None else f"{cpu_seconds:.3f}"
@@ -90,7 +90,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         report_after = REPORT_AFTER_S
-        # A lock that is free only when all ends costs a third of what an Event does, and this wakes all day long.
+        # Waiting for a lock that stop() releases costs a third of waiting for an Event, and this thread wakes all day.
         while not self._running.acquire(timeout=max(BEAT_INTERVAL_S, self._beaten_at + STALL_S - time.monotonic())):
             blocked = time.monotonic() - self._beaten_at
             if blocked < STALL_S:
@@ -105,7 +105,7 @@ class Watchdog:
 
 
 def own_frames(frame: FrameType | None) -> str:
-    """The innermost frames of our own code, innermost first; the innermost of all where none is ours."""
+    """Return the innermost frames of our own code, innermost first; the innermost frame of all where none is ours."""
     own: list[str] = []
     innermost = frame
     while frame is not None and len(own) < MAX_FRAMES:

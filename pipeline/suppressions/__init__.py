@@ -1,1 +1,4 @@
-"""Operators' decisions in, records on the log out; addresses in, whether they get mail out."""
+"""Suppressions: decisions about addresses, imports of lists, and queries whether an address may be written to.
+
+The HTTP routes, `mailfold suppressions` and the dispatcher use it.
+"""

@@ -1,8 +1,8 @@
-"""Addresses to list or to lift in, decisions on the log out, and what became of each.
+"""Commands that list addresses or lift their suppression; the HTTP routes and `mailfold suppressions` give them.
 
-A decision is made when all in-sync replicas have it; then the projector is waited for a moment, so
-that who sends next finds it. What stands already isn't written again, so a repeat is harmless and
-keeps the time since when.
+A decision is durable when all in-sync replicas have its record. A command then waits a moment for the projector, so
+that the caller's next request finds it in force. A decision that is in force already is not written again: a repeat
+is harmless and keeps the time of the first.
 """
 
 import asyncio
@@ -27,123 +27,144 @@ from topics.registry import SUPPRESSIONS
 from topics.suppressions import AddressLifted, AddressListed, SuppressionDecision, SuppressionReason
 
 PROJECTION_TIMEOUT_S: Final = 3.0
-"""So long the projector is waited for; longer for a long import, of which it has more to read."""
+"""Seconds to wait for the projector to apply a decision; imports wait longer, in proportion to their size."""
 BATCH_MAX_LINES: Final = 2000
-"""Lines in hand; hashing them is done beside the loop, because pixels wait for nobody."""
+"""Lines handled at a time; a thread hashes them, so that the event loop can answer other requests meanwhile."""
 NOTE_MAX_CHARS: Final = 200
 BRAND_MAX_CHARS: Final = 200
 MAX_REPORTED_LINES: Final = 1000
-"""Lines that can't be used, told one by one; the rest are counted."""
+"""Rejected lines that a report lists; further ones are only counted."""
 _ADDRESS_PATTERN: Final = re.compile(r"\S@\S")
+"""Text that could be an address, which a note must not contain."""
 
 
 @dataclass(frozen=True)
 class SuppressionCommand:
-    """What is decided of each address, and by whom."""
+    """A decision about one or many addresses, and who makes it."""
 
     tenant: str
     brand: str
     by: str
+    """The user or API key that gives the command, as it is shown with the decision."""
     reason: SuppressionReason | None = None
-    """For those that don't say one themselves; None: manual."""
+    """The reason for lines without one of their own; None means manual."""
     note: str = ""
 
 
 class SuppressionReport(msgspec.Struct, kw_only=True):
-    """What became of many."""
+    """The result of a command about many addresses."""
 
     listed: int = 0
     unchanged: int = 0
-    """They are listed already, for the same reason; or came twice."""
+    """Lines whose address was listed already for the same reason, or that repeat another line."""
     refused: int = 0
     lines: list[RejectedLine] = []
-    """Those refused, the first thousand."""
+    """The first ``MAX_REPORTED_LINES`` refused lines."""
     projected: bool = True
-    """False: all is durable, and not all in force yet."""
+    """False: the decisions are durable, and not all of them are in force yet."""
 
 
 class SuppressionCommandHandler:
-    """Lists and lifts."""
+    """Executes commands: it appends decisions to the log and waits until the projector has applied them."""
 
     def __init__(self, rt: Runtime, log: Log) -> None:
         self._rt, self._log = rt, log
-        self._asking = SuppressionQueries(rt)
+        self._queries = SuppressionQueries(rt)
 
-    async def suppress(self, wish: SuppressionCommand, address_hash: bytes) -> tuple[bool, bool]:
-        """Whether it was news, and whether it is in force. Raises LogUnavailable."""
-        check_command(wish)
+    async def suppress(self, command: SuppressionCommand, address_hash: bytes) -> tuple[bool, bool]:
+        """List one address; return whether it was not listed so before, and whether the decision is in force.
+
+        Raise Refused if the command is invalid, LogUnavailable if the log did not confirm in time.
+        """
+        check_command(command)
         report = SuppressionReport()
-        last = await self._list(wish, [ImportedAddress(1, address_hash.hex(), wish.reason)], report)
-        return bool(report.listed), await self._in_force(last, PROJECTION_TIMEOUT_S)
+        last_offset = await self._list(command, [ImportedAddress(1, address_hash.hex(), command.reason)], report)
+        return bool(report.listed), await self._wait_until_projected(last_offset, PROJECTION_TIMEOUT_S)
 
     async def suppress_many(
-        self, wish: SuppressionCommand, lines: Iterable[ImportedAddress | RejectedLine]
+        self, command: SuppressionCommand, lines: Iterable[ImportedAddress | RejectedLine]
     ) -> SuppressionReport:
-        """List what can be listed. Raises LogUnavailable; what was decided until then stands."""
-        check_command(wish, many=True)
-        report, last = SuppressionReport(), -1
-        async for found in _batches(_with_brand(lines, wish.brand), report):
-            last = max(last, await self._list(wish, found, report))
-        # The projector has been at it all the while.
-        report.projected = await self._in_force(last, PROJECTION_TIMEOUT_S + report.listed / 10_000)
+        """List the addresses of all valid lines.
+
+        Raise Refused if the command is invalid, LogUnavailable if the log did not confirm in time; what was listed
+        until then stays listed.
+        """
+        check_command(command, many=True)
+        report, last_offset = SuppressionReport(), -1
+        async for addresses in _batches(_with_brand(lines, command.brand), report):
+            last_offset = max(last_offset, await self._list(command, addresses, report))
+        # The projector has applied earlier batches meanwhile, so a short time per decision is enough.
+        report.projected = await self._wait_until_projected(last_offset, PROJECTION_TIMEOUT_S + report.listed / 10_000)
         return report
 
-    async def lift(self, wish: SuppressionCommand, named: AddressHashes) -> bool:
-        """Write to it again; return whether that is in force. Raise NotFound where nothing is known of it."""
-        check_command(wish)
-        known = await self._asking.of_address(wish.tenant, named)
-        brand = storable_text(wish.brand)
-        about = [one for one in known if wish.brand == "*" or one.key[1] in (brand, "*")]
-        if not any(one.evidence or one.decisions for one in about):
-            raise NotFound("nothing is known of this address for this brand")
-        hashes = [named.hash]
-        if named.old is not None and not named.old.shared:
-            # Processes of an earlier version that still run ask for the old hash alone.
-            hashes.append(named.old.digest)
-        now = self._rt.clock()
-        lifts = [
-            AddressLifted(tenant=wish.tenant, brand=brand, address_hash=one.hex(), by=wish.by, at=now) for one in hashes
-        ]
-        return await self._in_force(await self._append(lifts), PROJECTION_TIMEOUT_S)
+    async def lift(self, command: SuppressionCommand, hashes: AddressHashes) -> bool:
+        """Lift an address's suppression; return whether that is in force.
 
-    async def _list(self, wish: SuppressionCommand, found: Sequence[ImportedAddress], report: SuppressionReport) -> int:
-        """Those that aren't listed so already, the last of each address; the last one's offset."""
-        wanted = await asyncio.to_thread(self._wanted, wish, found)
-        standing = await self._asking.find_listed(list(wanted))
-        news: list[SuppressionDecision] = [
+        Raise Refused if the command is invalid, NotFound if neither evidence nor a decision exists for the address,
+        LogUnavailable if the log did not confirm in time.
+        """
+        check_command(command)
+        assessments = await self._queries.of_address(command.tenant, hashes)
+        brand = storable_text(command.brand)
+        affected = [each for each in assessments if command.brand == "*" or each.key[1] in (brand, "*")]
+        if not any(each.evidence or each.decisions for each in affected):
+            raise NotFound("nothing is known of this address for this brand")
+        digests = [hashes.hash]
+        if hashes.old is not None and not hashes.old.shared:
+            # Processes of an earlier version that still run look up the old hash only.
+            digests.append(hashes.old.digest)
+        now = self._rt.clock()
+        decisions = [
+            AddressLifted(tenant=command.tenant, brand=brand, address_hash=digest.hex(), by=command.by, at=now)
+            for digest in digests
+        ]
+        return await self._wait_until_projected(await self._append(decisions), PROJECTION_TIMEOUT_S)
+
+    async def _list(
+        self, command: SuppressionCommand, addresses: Sequence[ImportedAddress], report: SuppressionReport
+    ) -> int:
+        """Append a decision for each address that is not listed so already, and count all in the report.
+
+        The last line of an address counts. Return the offset of the last record appended, -1 if none was.
+        """
+        reasons = await asyncio.to_thread(self._reasons_by_key, command, addresses)
+        listed = await self._queries.find_listed(list(reasons))
+        decisions: list[SuppressionDecision] = [
             AddressListed(
                 tenant=key[0],
                 brand=key[1],
                 address_hash=key[2].hex(),
-                by=wish.by,
+                by=command.by,
                 at=self._rt.clock(),
                 reason=reason,
-                note=wish.note,
+                note=command.note,
             )
-            for key, reason in wanted.items()
-            if standing.get(key) != (reason, wish.note)
+            for key, reason in reasons.items()
+            if listed.get(key) != (reason, command.note)
         ]
-        report.listed += len(news)
-        report.unchanged += len(found) - len(news)
-        return await self._append(news) if news else -1
+        report.listed += len(decisions)
+        report.unchanged += len(addresses) - len(decisions)
+        return await self._append(decisions) if decisions else -1
 
-    def _wanted(
-        self, wish: SuppressionCommand, found: Sequence[ImportedAddress]
+    def _reasons_by_key(
+        self, command: SuppressionCommand, addresses: Sequence[ImportedAddress]
     ) -> dict[AddressKey, SuppressionReason]:
-        wanted: dict[AddressKey, SuppressionReason] = {}
-        for one in found:
-            key = (wish.tenant, storable_text(wish.brand or one.brand), address_hash(self._asking, one.name))
-            wanted[key] = one.reason or wish.reason or SuppressionReason.MANUAL
-        return wanted
+        reasons: dict[AddressKey, SuppressionReason] = {}
+        for address in addresses:
+            brand = storable_text(command.brand or address.brand)
+            key = (command.tenant, brand, address_hash(self._queries, address.name))
+            reasons[key] = address.reason or command.reason or SuppressionReason.MANUAL
+        return reasons
 
     async def _append(self, decisions: Sequence[SuppressionDecision]) -> int:
-        places = await append_all(self._log, [LogEntry(SUPPRESSIONS, one.key, one) for one in decisions])
-        return max(place.offset for place in places)
+        """Append decisions and return the last one's offset. Raise LogUnavailable."""
+        positions = await append_all(self._log, [LogEntry(SUPPRESSIONS, each.key, each) for each in decisions])
+        return max(position.offset for position in positions)
 
-    async def _in_force(self, offset: int, patience: float) -> bool:
-        """Whether all up to here is projected within so many seconds."""
+    async def _wait_until_projected(self, offset: int, timeout_s: float) -> bool:
+        """Wait until the projector has applied all records up to ``offset``; return False after the timeout."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout_s):
                 while offset >= 0 and not await self._is_projected(offset):
                     await asyncio.sleep(0.05)
                 return True
@@ -154,46 +175,45 @@ class SuppressionCommandHandler:
             return await suppressions.read_next_offset(connection) > offset
 
 
-def address_hash(asking: SuppressionQueries, name: str) -> bytes:
-    """Return today's hash of an address that is named by itself or by its hash. Raise Refused."""
-    return address_hashes(asking, name).hash
+def address_hash(queries: SuppressionQueries, name: str) -> bytes:
+    """Return the current hash of an address that is given as itself or as its hash. Raise Refused if it is neither."""
+    return address_hashes(queries, name).hash
 
 
-def address_hashes(asking: SuppressionQueries, name: str) -> AddressHashes:
-    """Return the hashes of an address that is named by itself or by its hash. Raise Refused."""
-    given = name.strip()
-    if ADDRESS_HASH_PATTERN.fullmatch(given):
-        return AddressHashes(bytes.fromhex(given))
-    if problem := name_problem(given):
+def address_hashes(queries: SuppressionQueries, name: str) -> AddressHashes:
+    """Return the hashes of an address that is given as itself or as its hash. Raise Refused if it is neither."""
+    stripped = name.strip()
+    if ADDRESS_HASH_PATTERN.fullmatch(stripped):
+        return AddressHashes(bytes.fromhex(stripped))
+    if problem := name_problem(stripped):
         raise Refused(f"{problem}, and not a hash of one either", "address")
-    return asking.hashes_of(given)
+    return queries.hashes_of(stripped)
 
 
-def check_command(wish: SuppressionCommand, *, many: bool = False) -> None:
-    """Raise Refused for what can't be decided so."""
-    if not wish.brand and not many:
-        raise Refused("which brand? `*` is all of them", "brand")
-    if len(wish.brand) > BRAND_MAX_CHARS:
+def check_command(command: SuppressionCommand, *, many: bool = False) -> None:
+    """Raise Refused for an invalid brand or note; with ``many`` each line may name its own brand."""
+    if not command.brand and not many:
+        raise Refused("a brand is required; `*` means all brands", "brand")
+    if len(command.brand) > BRAND_MAX_CHARS:
         raise Refused(f"over {BRAND_MAX_CHARS} characters", "brand")
-    if len(wish.note) > NOTE_MAX_CHARS:
+    if len(command.note) > NOTE_MAX_CHARS:
         raise Refused(f"over {NOTE_MAX_CHARS} characters", "note")
-    if _ADDRESS_PATTERN.search(wish.note):
-        raise Refused("an address; the list holds hashes of addresses only", "note")
+    if _ADDRESS_PATTERN.search(command.note):
+        raise Refused("contains an address; only hashes of addresses are stored", "note")
 
 
 def _with_brand(
     lines: Iterable[ImportedAddress | RejectedLine], brand: str
 ) -> Iterator[ImportedAddress | RejectedLine]:
-    """Each line's own brand, where none is decided for all."""
+    """Yield the lines; reject those without a valid brand, unless ``brand`` is given for all of them."""
     for line in lines:
         if isinstance(line, RejectedLine) or (brand and not line.brand):
             yield line
         elif brand:
             yield msgspec.structs.replace(line, brand="")
         elif not line.brand or len(line.brand) > BRAND_MAX_CHARS:
-            yield RejectedLine(
-                line.line, "no brand, and none is given for all" if not line.brand else "no brand's name"
-            )
+            error = f"brand over {BRAND_MAX_CHARS} characters" if line.brand else "no brand, and none is given for all"
+            yield RejectedLine(line.line, error)
         else:
             yield line
 
@@ -201,24 +221,25 @@ def _with_brand(
 async def _batches(
     lines: Iterable[ImportedAddress | RejectedLine], report: SuppressionReport
 ) -> AsyncIterator[list[ImportedAddress]]:
-    """Lines that can be used, some thousand at once; the others go into the report."""
+    """Yield the addresses in batches of ``BATCH_MAX_LINES``; add the rejected lines to the report."""
     source: Iterator[ImportedAddress | RejectedLine] = iter(lines)
     while True:
-        found: list[ImportedAddress] = []
-        ended = await asyncio.to_thread(_take, source, found, report)
-        if found:
-            yield found
-        if ended:
+        addresses: list[ImportedAddress] = []
+        is_end = await asyncio.to_thread(_read_batch, source, addresses, report)
+        if addresses:
+            yield addresses
+        if is_end:
             return
 
 
-def _take(
-    source: Iterator[ImportedAddress | RejectedLine], found: list[ImportedAddress], report: SuppressionReport
+def _read_batch(
+    source: Iterator[ImportedAddress | RejectedLine], addresses: list[ImportedAddress], report: SuppressionReport
 ) -> bool:
+    """Read lines into ``addresses`` and the report until a batch is full; return whether the source has ended."""
     for line in source:
         if isinstance(line, ImportedAddress):
-            found.append(line)
-            if len(found) == BATCH_MAX_LINES:
+            addresses.append(line)
+            if len(addresses) == BATCH_MAX_LINES:
                 return False
             continue
         report.refused += 1

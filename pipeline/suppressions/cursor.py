@@ -1,6 +1,7 @@
-"""A place in a listing of suppressions in, an opaque signed text out, and back. Pure: signing comes in from outside.
+"""Signed, opaque cursors for the pages of a listing of suppressions; the HTTP route uses them.
 
-It carries the question, so that it alone goes on. No address is in it.
+A cursor contains the listing's filters, so it suffices to get the next page; it contains no address. Pure: callers
+pass the functions that sign and verify.
 """
 
 from typing import Final
@@ -13,7 +14,7 @@ from projections.suppressions import SuppressionListQuery, SuppressionPosition
 from topics.suppressions import SuppressionReason
 
 CURSOR_MAX_CHARS: Final = 2300
-"""Characters: two brands of 200 characters may have 1600 bytes."""
+"""Enough for two brands of 200 characters, which may have 1600 bytes."""
 
 
 class _SuppressionCursor(msgspec.Struct, array_like=True, frozen=True):
@@ -27,20 +28,23 @@ class _SuppressionCursor(msgspec.Struct, array_like=True, frozen=True):
 _CURSORS: Final = SignedCursor(b"suppressions", _SuppressionCursor, CURSOR_MAX_CHARS)
 
 
-def encode_cursor(tag: TagFunction, asked: SuppressionListQuery, behind: SuppressionPosition) -> str:
-    """The cursor that goes on behind ``behind``."""
-    inside = _SuppressionCursor(1, asked.brand, asked.reason, behind.address_hash, behind.brand)
-    return _CURSORS.encode(tag, asked.tenant, inside)
+def encode_cursor(tag: TagFunction, query: SuppressionListQuery, position: SuppressionPosition) -> str:
+    """Return the cursor of the page that starts after ``position``."""
+    cursor = _SuppressionCursor(1, query.brand, query.reason, position.address_hash, position.brand)
+    return _CURSORS.encode(tag, query.tenant, cursor)
 
 
-def decode_cursor(verify: VerifyFunction, text: str, asked: SuppressionListQuery) -> SuppressionListQuery:
-    """The question that goes on; what is asked beside the cursor must be the same. Raises Refused."""
+def decode_cursor(verify: VerifyFunction, text: str, query: SuppressionListQuery) -> SuppressionListQuery:
+    """Return the query for the next page: the cursor's filters and position, with the limit of ``query``.
+
+    Raise Refused if the cursor is invalid, or if ``query`` has filters that differ from the cursor's.
+    """
     try:
-        inside = _CURSORS.decode(verify, asked.tenant, text)
+        cursor = _CURSORS.decode(verify, query.tenant, text)
     except InvalidCursor as error:
         raise Refused(str(error), "next") from None
-    for name, now, begun in (("brand", asked.brand, inside.brand), ("reason", asked.reason, inside.reason)):
-        if now is not None and now != begun:
+    for name, requested, original in (("brand", query.brand, cursor.brand), ("reason", query.reason, cursor.reason)):
+        if requested is not None and requested != original:
             raise Refused(f"belongs to a listing with another {name}; send the same one, or next alone", "next")
-    behind = SuppressionPosition(inside.address_hash, inside.after_brand)
-    return msgspec.structs.replace(asked, brand=inside.brand, reason=inside.reason, start_after=behind)
+    position = SuppressionPosition(cursor.address_hash, cursor.after_brand)
+    return msgspec.structs.replace(query, brand=cursor.brand, reason=cursor.reason, start_after=position)

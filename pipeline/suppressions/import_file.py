@@ -1,8 +1,7 @@
-"""A file of addresses in, as a provider exports it or people keep it; each line's address and reason out. Pure.
+"""Parser for files of addresses to suppress, such as providers' exports. Pure; the import commands call it.
 
-CSV with or without a heading, JSON lines, or one JSON document with a list in it. Which column is
-which is told by its name, because providers and their ages differ; what can't be used is told by
-line, and never by address.
+A file is CSV with or without a heading, JSON lines, or one JSON document that contains a list. Columns are recognized
+by their names, because exports differ between providers and over time. Errors name a line, never an address.
 """
 
 import csv
@@ -18,32 +17,34 @@ from pipeline.errors import Refused
 from topics.suppressions import SuppressionReason
 
 ADDRESS_HASH_PATTERN: Final = re.compile(r"[0-9a-fA-F]{64}")
-"""An address as our own exports write it."""
+"""The hash of an address, as our own exports write it."""
 
 
 class ImportedAddress(msgspec.Struct, frozen=True):
-    """An address to list: itself or its hash."""
+    """A line's address, which is to be listed."""
 
     line: int
     name: str
+    """The address or its hash."""
     reason: SuppressionReason | None = None
-    """What the line itself says."""
+    """The line's own reason, if it has one."""
     brand: str = ""
 
 
 class RejectedLine(msgspec.Struct, frozen=True):
-    """A line that can't be used, and why; the address isn't repeated."""
+    """A line that can't be used, and the reason, which does not repeat the address."""
 
     line: int
     error: str
 
 
 ImportRow = Mapping[str, str]
+"""A line's values by the bare names of its columns."""
 
 _ADDRESS_COLUMNS: Final = ("addresshash", "email", "emailaddress", "address", "recipient", "emailid", "mail")
 _REASON_COLUMNS: Final = ("suppressionreason", "reason", "type", "bouncetype")
 _STATUS_COLUMNS: Final = ("status", "code")
-"""Columns that only an export of bounces has (SendGrid, Mailgun)."""
+"""Columns that only exports of bounces have (SendGrid, Mailgun)."""
 _REASON_BY_WORD: Final = {
     "bounce": SuppressionReason.HARD_BOUNCE,  # Amazon SES
     "bounced": SuppressionReason.HARD_BOUNCE,
@@ -68,63 +69,63 @@ _DELIMITERS: Final = ",;\t"
 
 
 def parse_file(body: bytes) -> Iterator[ImportedAddress | RejectedLine]:
-    """Every line that says something. Raises Refused where the whole is unreadable."""
+    """Return an address or a rejection for every line that is not blank. Raise Refused if the file is not UTF-8."""
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Refused(f"not UTF-8 at byte {error.start}", "body") from None
     if text.lstrip()[:1] in ("{", "["):
-        return _json(text)
-    return _csv(text)
+        return _parse_json(text)
+    return _parse_csv(text)
 
 
 def name_problem(name: str) -> str | None:
-    """What keeps this from being an address or a hash of one; None if nothing does."""
+    """Return why this is neither a valid address nor a hash of one; None if it is valid."""
     return None if ADDRESS_HASH_PATTERN.fullmatch(name) else address_problem(name)
 
 
 def reason_of_word(text: str) -> SuppressionReason | None:
-    """The reason that a word means; None for any other text."""
-    return _REASON_BY_WORD.get(_bare(text))
+    """Return the reason that a provider's word means; None for any other text."""
+    return _REASON_BY_WORD.get(_letters(text))
 
 
-def _json(text: str) -> Iterator[ImportedAddress | RejectedLine]:
+def _parse_json(text: str) -> Iterator[ImportedAddress | RejectedLine]:
     try:
-        return _objects(enumerate(_listed(msgspec.json.decode(text)), start=1))
+        return _parse_values(enumerate(_entries(msgspec.json.decode(text)), start=1))
     except (msgspec.MsgspecError, RecursionError):
-        return _lines(text)
+        return _parse_json_lines(text)
 
 
-def _listed(document: Any) -> list[Any]:
-    """The list in a provider's answer: itself, or what the object around it holds."""
+def _entries(document: Any) -> list[Any]:
+    """Return the list that a provider's answer is or contains, else the document itself as the only entry."""
     if isinstance(document, dict):
         return next((value for value in document.values() if isinstance(value, list)), [document])
     return document if isinstance(document, list) else [document]
 
 
-def _lines(text: str) -> Iterator[ImportedAddress | RejectedLine]:
+def _parse_json_lines(text: str) -> Iterator[ImportedAddress | RejectedLine]:
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            yield from _objects([(number, msgspec.json.decode(line))])
+            yield from _parse_values([(number, msgspec.json.decode(line))])
         except (msgspec.MsgspecError, RecursionError):
             yield RejectedLine(number, "not JSON")
 
 
-def _objects(numbered: Iterable[tuple[int, Any]]) -> Iterator[ImportedAddress | RejectedLine]:
+def _parse_values(numbered: Iterable[tuple[int, Any]]) -> Iterator[ImportedAddress | RejectedLine]:
     for number, value in numbered:
         if isinstance(value, str):
-            yield _found(number, {"email": value})
+            yield _parse_row(number, {"email": value})
         elif isinstance(value, dict):
-            yield _found(number, {_bare(str(name)): _text(told) for name, told in value.items()})
+            yield _parse_row(number, {_letters(str(name)): _text_or_empty(field) for name, field in value.items()})
         else:
             yield RejectedLine(number, "neither an object nor an address")
 
 
-def _csv(text: str) -> Iterator[ImportedAddress | RejectedLine]:
-    first = text.lstrip().partition("\n")[0]
-    delimiter = max(_DELIMITERS, key=first.count)
+def _parse_csv(text: str) -> Iterator[ImportedAddress | RejectedLine]:
+    first_line = text.lstrip().partition("\n")[0]
+    delimiter = max(_DELIMITERS, key=first_line.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     heading: list[str] | None = None
     try:
@@ -135,26 +136,32 @@ def _csv(text: str) -> Iterator[ImportedAddress | RejectedLine]:
                 heading = _heading(cells)
                 if heading is not None:
                     continue
-                heading = _unnamed(cells)
-            yield _found(reader.line_num, dict(zip(heading, cells, strict=False)))
+                heading = _guess_heading(cells)
+            yield _parse_row(reader.line_num, dict(zip(heading, cells, strict=False)))
     except csv.Error as error:
         yield RejectedLine(reader.line_num, f"not CSV from here on: {error}")
 
 
 def _heading(cells: list[str]) -> list[str] | None:
-    names = [_bare(cell) for cell in cells]
+    """Return the names of the columns, if this line is a heading."""
+    names = [_letters(cell) for cell in cells]
     return names if any(name in _ADDRESS_COLUMNS for name in names) else None
 
 
-def _unnamed(cells: list[str]) -> list[str]:
-    """Names for columns that have none: an address first seen, and a reason beside it (Amazon SES)."""
-    at = next((nth for nth, cell in enumerate(cells) if "@" in cell or ADDRESS_HASH_PATTERN.fullmatch(cell.strip())), 0)
-    beside = "reason" if at + 1 < len(cells) and reason_of_word(cells[at + 1]) else "more"
-    return ["" if nth < at else "email" if nth == at else beside if nth == at + 1 else "" for nth in range(len(cells))]
+def _guess_heading(cells: list[str]) -> list[str]:
+    """Return column names for a file without a heading: the first address, and a reason next to it (Amazon SES)."""
+    names = ["" for _ in cells]
+    address_at = next(
+        (at for at, cell in enumerate(cells) if "@" in cell or ADDRESS_HASH_PATTERN.fullmatch(cell.strip())), 0
+    )
+    names[address_at] = "email"
+    if address_at + 1 < len(cells) and reason_of_word(cells[address_at + 1]):
+        names[address_at + 1] = "reason"
+    return names
 
 
-def _found(line: int, row: ImportRow) -> ImportedAddress | RejectedLine:
-    name = next((told for column in _ADDRESS_COLUMNS if (told := row.get(column, "").strip())), "")
+def _parse_row(line: int, row: ImportRow) -> ImportedAddress | RejectedLine:
+    name = next((value for column in _ADDRESS_COLUMNS if (value := row.get(column, "").strip())), "")
     if not name:
         return RejectedLine(line, "no address")
     if problem := name_problem(name):
@@ -163,12 +170,13 @@ def _found(line: int, row: ImportRow) -> ImportedAddress | RejectedLine:
 
 
 def _reason(row: ImportRow) -> SuppressionReason | None:
-    told = next((row[column] for column in _REASON_COLUMNS if row.get(column, "").strip()), "")
-    known = reason_of_word(told)
-    if known is SuppressionReason.MANUAL and _bare(row.get("origin", "")) == "recipient":
-        return SuppressionReason.UNSUBSCRIBE  # so Postmark calls what its recipients did themselves
-    if known is not None:
-        return known
+    """Return the reason that a row states, or that its columns imply; None if neither."""
+    word = next((row[column] for column in _REASON_COLUMNS if row.get(column, "").strip()), "")
+    reason = reason_of_word(word)
+    if reason is SuppressionReason.MANUAL and _letters(row.get("origin", "")) == "recipient":
+        return SuppressionReason.UNSUBSCRIBE  # Postmark's name for recipients who unsubscribed themselves
+    if reason is not None:
+        return reason
     if codes := [row[column].strip() for column in _STATUS_COLUMNS if column in row]:
         return (
             SuppressionReason.SOFT_BOUNCE
@@ -178,9 +186,10 @@ def _reason(row: ImportRow) -> SuppressionReason | None:
     return SuppressionReason.UNSUBSCRIBE if "tags" in row else None  # Mailgun's unsubscribes
 
 
-def _bare(text: str) -> str:
+def _letters(text: str) -> str:
+    """Return the text's letters a to z in lower case, so that different spellings of a name compare equal."""
     return re.sub(r"[^a-z]", "", text.casefold())
 
 
-def _text(value: Any) -> str:
+def _text_or_empty(value: Any) -> str:
     return value if isinstance(value, str) else ""

@@ -1,4 +1,7 @@
-"""An address in, whether a brand writes to it and why not out: the tables asked with our rule and our keyed hash."""
+"""Queries of the suppression tables, with this installation's rule and the keyed hash of addresses.
+
+The dispatcher, the HTTP routes and `mailfold suppressions` use them.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,26 +18,26 @@ from topics.suppressions import SuppressionReason
 
 
 def suppression_rule(settings: Settings) -> SuppressionRule:
-    """When soft bounces are enough, as it is set."""
+    """Return the settings' rule for how many soft bounces suppress an address."""
     return SuppressionRule(settings.soft_bounces, settings.soft_bounce_days)
 
 
 class AddressHashes(msgspec.Struct, frozen=True):
-    """An address as the tables know it: today's hash, and the one of earlier versions where it differs."""
+    """The hashes that identify an address: the current one, and that of earlier versions if it differs."""
 
     hash: bytes
     old: OldAddressHash | None = None
 
 
 class SuppressionLookup(msgspec.Struct, frozen=True):
-    """A brand and an address: may it write there."""
+    """The key for the question whether a brand may write to an address."""
 
     key: AddressKey
     old: OldAddressHash | None = None
 
 
 class SuppressionQueries:
-    """What is known of addresses."""
+    """Queries about addresses, by their hashes."""
 
     def __init__(self, rt: Runtime) -> None:
         self._pool, self._clock = rt.pool, rt.clock
@@ -42,52 +45,52 @@ class SuppressionQueries:
         self._signer = Signer(rt.settings.secret.get_secret_value(), "address")
 
     def hash_of(self, address: str) -> bytes:
-        """The keyed hash under which an address is known."""
+        """Return the current keyed hash of an address."""
         return hash_address(self._signer, address)
 
     def hashes_of(self, address: str) -> AddressHashes:
-        """Return both hashes under which an address may be known."""
+        """Return the current and the earlier hash of an address."""
         return AddressHashes(self.hash_of(address), old_hash_of(self._signer, address))
 
     def lookup_for(self, tenant: str, brand: str, address: str) -> SuppressionLookup:
-        """Return what a brand's mail to an address is asked by."""
-        named = self.hashes_of(address)
-        return SuppressionLookup((tenant, storable_text(brand), named.hash), named.old)
+        """Return the lookup of a brand and an address."""
+        hashes = self.hashes_of(address)
+        return SuppressionLookup((tenant, storable_text(brand), hashes.hash), hashes.old)
 
-    async def find_suppressed(self, questions: Sequence[SuppressionLookup]) -> dict[AddressKey, Suppression]:
-        """Return those of these that get nothing, and why."""
-        keys, old = [asked.key for asked in questions], _old_hashes(questions)
+    async def find_suppressed(self, lookups: Sequence[SuppressionLookup]) -> dict[AddressKey, Suppression]:
+        """Return the suppressions of those addresses that the brands may not write to."""
+        keys, old = [lookup.key for lookup in lookups], _old_hashes(lookups)
         async with self._pool.connection() as connection:
             return await suppressions.find_suppressed(connection, keys, self._rule, self._clock(), old)
 
-    async def look_up(self, questions: Sequence[SuppressionLookup]) -> list[AddressAssessment]:
-        """Return all that is known of these."""
-        keys, old = [asked.key for asked in questions], _old_hashes(questions)
+    async def look_up(self, lookups: Sequence[SuppressionLookup]) -> list[AddressAssessment]:
+        """Return the assessment of each address for its brand."""
+        keys, old = [lookup.key for lookup in lookups], _old_hashes(lookups)
         async with self._pool.connection() as connection:
             return await suppressions.assess_addresses(connection, keys, self._rule, self._clock(), old)
 
-    async def page(self, asked: SuppressionListQuery) -> SuppressionPage:
-        """A page of a tenant's suppressions."""
+    async def page(self, query: SuppressionListQuery) -> SuppressionPage:
+        """Return a page of a tenant's suppressions."""
         async with self._pool.connection() as connection:
-            return await suppressions.find_page(connection, asked, self._rule, self._clock())
+            return await suppressions.find_page(connection, query, self._rule, self._clock())
 
-    async def of_address(self, tenant: str, named: AddressHashes) -> list[AddressAssessment]:
-        """Return everything that is known of one address, brand by brand."""
+    async def of_address(self, tenant: str, hashes: AddressHashes) -> list[AddressAssessment]:
+        """Return the assessments of one address for every brand that has evidence or a decision about it."""
         async with self._pool.connection() as connection:
             return await suppressions.assess_address(
-                connection, tenant, named.hash, self._rule, self._clock(), old=named.old
+                connection, tenant, hashes.hash, self._rule, self._clock(), old=hashes.old
             )
 
     async def find_listed(self, keys: Sequence[AddressKey]) -> dict[AddressKey, tuple[SuppressionReason, str]]:
-        """Those of these that are listed by a decision for this very brand: why, and the note."""
+        """Return the reason and note of those keys that a decision for exactly their brand lists."""
         async with self._pool.connection() as connection:
             return await suppressions.find_listed(connection, keys)
 
     async def addresses(self, tenant: str, hashes: Sequence[bytes]) -> dict[bytes, str]:
-        """The addresses behind these hashes, those that the history still knows."""
+        """Return the addresses with these hashes, as far as the history still contains them."""
         async with self._pool.connection() as connection:
             return await suppressions.find_addresses(connection, tenant, hashes)
 
 
-def _old_hashes(questions: Sequence[SuppressionLookup]) -> Mapping[AddressKey, OldAddressHash]:
-    return {asked.key: asked.old for asked in questions if asked.old is not None}
+def _old_hashes(lookups: Sequence[SuppressionLookup]) -> Mapping[AddressKey, OldAddressHash]:
+    return {lookup.key: lookup.old for lookup in lookups if lookup.old is not None}

@@ -1,1 +1,4 @@
-"""What all webhook adapters share: a request in, its proof, its fields and its words out; sans-I/O."""
+"""Parse and verify providers' webhooks and bounce mail; the gateway, the worker and the operator commands call it.
+
+Nothing here does I/O.
+"""

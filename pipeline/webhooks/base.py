@@ -1,4 +1,7 @@
-"""What an adapter takes and gives: one provider's requests in, delivery events in our words out."""
+"""Define the interface of the provider adapters: their inputs, their protocols and the names they share.
+
+Every module of :mod:`pipeline.webhooks.providers` implements :class:`Adapter`; the gateway and the normalizer call it.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
@@ -9,105 +12,106 @@ from topics.events import DeliveryEvent
 from topics.record import EmailId, Millis
 
 EMAIL_ID_KEY: Final = "mailfold_email_id"
-"""Under this name the email's id goes into each message's custom arguments, metadata, tags or variables, and every
-provider that repeats them says which email its event is about."""
+"""The name under which the email's id is put into each message's custom arguments, metadata, tags or variables.
+A provider that repeats them in its events thereby names the email."""
 UNCORRELATED: Final = EmailId("")
-"""The email_id of an event that names no email of ours itself; its provider_message_id may, by and by."""
+"""The email_id of an event that does not name an email of ours; it is correlated later by its provider_message_id."""
 
 
 class WebhookRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A webhook request as it came."""
+    """A webhook request as the gateway received it."""
 
     headers: Mapping[str, str]
     """Names in lower case."""
     body: bytes
     url: str = ""
-    """As the provider knows it, its query included; Mandrill signs it."""
+    """The URL that is configured at the provider, including its query; Mandrill signs it."""
     certificate: bytes = b""
-    """PEM, from the place that the adapter's `certificate_url` names; empty for all but SNS."""
+    """The signer's certificate (PEM), fetched from the adapter's `certificate_url`; empty for all but SNS."""
 
 
 TokenReader = Callable[[str], EmailId | None]
 
 
-def _never(_text: str) -> None:
-    """Knows no email."""
+def _read_nothing(_text: str) -> None:
+    """Return None: the reader of a context that has no secrets."""
 
 
 class TokenReaders(msgspec.Struct, frozen=True, kw_only=True):
-    """Which email something of ours names, by its HMAC; None for what is not ours."""
+    """Functions that return the email named by a token of ours, or None where its HMAC is not ours."""
 
-    message_id: TokenReader = _never
-    """A Message-ID header (RFC 5322 §3.6.4)."""
-    verp: TokenReader = _never
-    """The envelope sender that bounces go to."""
-    unsubscribe: TokenReader = _never
-    """The address of `List-Unsubscribe` (RFC 2369)."""
+    message_id: TokenReader = _read_nothing
+    """Reads a Message-ID header (RFC 5322 §3.6.4)."""
+    verp: TokenReader = _read_nothing
+    """Reads the envelope sender to which bounces are returned."""
+    unsubscribe: TokenReader = _read_nothing
+    """Reads the address of `List-Unsubscribe` (RFC 2369)."""
 
 
 class EventContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What an adapter knows beside the event itself."""
+    """The circumstances of an event that an adapter needs in addition to the event itself."""
 
     provider: str
-    """The provider's name here."""
+    """The provider's name in our configuration."""
     received_at: Millis
     headers: Mapping[str, str] = {}
-    """The request's, names in lower case, as far as they are kept."""
+    """The stored headers of the request, names in lower case."""
     token_readers: TokenReaders = TokenReaders()
 
 
 class Adapter(Protocol):
-    """What each provider's module offers."""
+    """The interface of each provider's module."""
 
     HORIZON_S: int
-    """For how long the provider repeats a request that we did not take, in seconds: what it signed when it first
-    tried is fresh for as long, so that an outage of ours turns no repeat away."""
+    """Seconds for which the provider repeats a request that was not accepted. A signature stays fresh for at least as
+    long, so that repeats after an outage of ours are still accepted."""
 
     def verify(self, incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
-        """Raise Forged unless the request is the provider's, by any of ``keys``, and fresh."""
+        """Raise InvalidSignatureError unless the request is fresh and authenticated by one of ``keys``."""
         ...
 
     def split(self, body: bytes, headers: Mapping[str, str]) -> list[bytes]:
-        """A request's events, each as its own bytes. Raises Unrecognised."""
+        """Return the events of a request, each as its own bytes. Raise Unrecognised."""
         ...
 
     def normalize(self, event: bytes, context: EventContext) -> DeliveryEvent:
-        """One event in our words, without any address; UNCORRELATED if it names no email of ours itself.
+        """Return one event as a DeliveryEvent without any address.
 
-        Raises Unrecognised for what is no event. An event of an unknown name is kept as UNKNOWN.
+        Its email_id is UNCORRELATED if the event does not name an email of ours. An event of an unknown type becomes
+        UNKNOWN. Raise Unrecognised for bytes that are not an event.
         """
         ...
 
 
 class SubscriptionAdapter(Protocol):
-    """An adapter whose signatures need a certificate, and whose sender asks before it sends (Amazon SNS)."""
+    """An adapter whose signatures need a certificate and whose subscriptions need a confirmation (Amazon SNS)."""
 
     def certificate_url(self, incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> str | None:
-        """Return where the certificate lies. Raise Forged for any place but the provider's own.
+        """Return the URL of the signer's certificate. Raise InvalidSignatureError for a URL that is not the provider's.
 
-        Also for what is refused whoever signed it: nothing is fetched for that.
+        Also raise it for a request that will be refused in any case, so that no certificate is fetched for it.
         """
         ...
 
     def confirmation_url(self, incoming: WebhookRequest) -> str | None:
-        """What to visit to confirm a subscription; None for a request that asks nothing.
+        """Return the URL that confirms a subscription; None for a request that asks for no confirmation.
 
-        Only for what was verified. Raises Forged for any place but the provider's own.
+        Call it with verified requests only. Raise InvalidSignatureError for a URL that is not the provider's.
         """
         ...
 
 
 class OneTimeTokenAdapter(Protocol):
-    """An adapter whose signature does not cover the body: it covers a token, good for one body only (Mailgun)."""
+    """An adapter whose signature covers a one-time token instead of the body (Mailgun)."""
 
     def token(self, incoming: WebhookRequest) -> tuple[str, bytes]:
-        """The token and a digest of what it may be used for."""
+        """Return the token and a digest of the only body for which it may be used."""
         ...
 
 
 class ProbeAdapter(Protocol):
-    """An adapter whose provider tries the address out before there is a key to sign with (Mandrill, MailerSend)."""
+    """An adapter whose provider tests the URL before a key exists to sign with (Mandrill, MailerSend)."""
 
     def is_probe(self, incoming: WebhookRequest) -> bool:
-        """Whether this is no more than that: it wants a 2xx, proves nothing and tells nothing, so it is not kept."""
+        """Return whether the request is only such a test: it needs a 2xx, carries no event and is not stored."""
         ...

@@ -1,6 +1,6 @@
-"""A webhook key as somebody entered it in; what verifies a webhook out, or Forged. Pure.
+"""Parse webhook keys as an operator entered them.
 
-The one reading: what `mailfold providers add` takes is what the adapters verify with.
+The adapters verify with these functions, and `mailfold providers add` checks new keys with the same ones.
 """
 
 import base64
@@ -22,22 +22,22 @@ _ARMOUR: Final = re.compile(r"-----(?:BEGIN|END) [A-Z ]+-----")
 
 
 def readable_keys(read: Callable[[str], T], keys: Sequence[str]) -> list[T]:
-    """Those that can be read: a broken one keeps none beside it from counting. Raises Forged where all are broken."""
-    found, broken = [], None
+    """Return the keys that ``read`` can parse; skip the others. Raise InvalidSignatureError if it can parse none."""
+    parsed, last_error = [], None
     for key in keys:
         try:
-            found.append(read(key))
+            parsed.append(read(key))
         except InvalidSignatureError as error:
-            broken = error
-    if broken is not None and not found:
-        raise broken
-    return found
+            last_error = error
+    if last_error is not None and not parsed:
+        raise last_error
+    return parsed
 
 
 @functools.lru_cache(maxsize=64)
 def p256_key(entered: str) -> ec.EllipticCurvePublicKey:
-    """A public key on the curve P-256, base64 of its DER or PEM. Raises Forged."""
-    key = _public(entered)
+    """Return a public key on the curve P-256 from PEM or the base64 of its DER. Raise InvalidSignatureError."""
+    key = _public_key(entered)
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise InvalidSignatureError("the webhook key is not a P-256 public key, base64 or PEM")
     return key
@@ -45,26 +45,29 @@ def p256_key(entered: str) -> ec.EllipticCurvePublicKey:
 
 @functools.lru_cache(maxsize=64)
 def rsa_key(entered: str) -> rsa.RSAPublicKey:
-    """An RSA public key, base64 of its DER or PEM. Raises Forged."""
-    key = _public(entered)
+    """Return an RSA public key from PEM or the base64 of its DER. Raise InvalidSignatureError."""
+    key = _public_key(entered)
     if not isinstance(key, rsa.RSAPublicKey):
         raise InvalidSignatureError("the webhook key is not an RSA public key, base64 or PEM")
     return key
 
 
 def svix_secret(entered: str) -> bytes:
-    """A signing secret: `whsec_` (Svix's own libraries do without it, too) and base64. Raises Forged."""
+    """Return the bytes of a Svix signing secret: base64, with or without `whsec_`. Raise InvalidSignatureError."""
     try:
         secret = base64.b64decode(entered.strip().removeprefix("whsec_"), validate=True)
     except (binascii.Error, ValueError):
         secret = b""
-    if not secret:  # anybody could sign with it
+    if not secret:  # anybody could sign with an empty one
         raise InvalidSignatureError("the webhook key is not a signing secret, whsec_ and base64")
     return secret
 
 
-def _public(entered: str) -> object:
-    """None for what is no public key. PEM is the same base64 between two lines, which pasting may have run together."""
+def _public_key(entered: str) -> object:
+    """Return the public key, or None if it is none.
+
+    PEM is base64 of the DER between two lines; pasting may have joined these lines.
+    """
     try:
         return load_der_public_key(base64.b64decode("".join(_ARMOUR.sub("", entered).split()), validate=True))
     except (ValueError, UnsupportedAlgorithm):

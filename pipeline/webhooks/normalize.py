@@ -1,4 +1,7 @@
-"""A raw webhook in; its events in our words, and what can't be told, out. Pure."""
+"""Turn a stored webhook into DeliveryEvents and dead letters, without I/O.
+
+The worker calls it for each record of `provider-webhooks`, and `mailfold renormalize` for those of the past.
+"""
 
 from collections.abc import Sequence
 from typing import Final
@@ -23,16 +26,18 @@ from topics.webhooks import RawWebhook
 
 ROLE: Final = "normalize"
 MAX_INLINE_BYTES: Final = 16_384
-"""A webhook up to this size is normalized where it is read: some 30 events, about a millisecond. Larger ones, and every
-mail, whose form is anybody's, are the work of a process with a time limit."""
-_MAIL: Final = b"\xa4kind\xa4mail"
-"""As a mail's record begins in MessagePack (:class:`topics.webhooks.RawWebhook`), within so many"""
+"""A webhook up to this size, about 30 events, is normalized in the event loop in about a millisecond. Larger ones and
+all mail, whose structure a stranger chooses, are normalized in a separate process with a time limit."""
+_MAIL_MARKER: Final = b"\xa4kind\xa4mail"
+"""The MessagePack of `kind: mail` in a record (:class:`topics.webhooks.RawWebhook`)."""
 _MAIL_SCAN_BYTES: Final = 500
-_ENVELOPE: Final = 10_000
+"""Bytes at the beginning of a record in which the marker is looked for."""
+_ENVELOPE_MAX_BYTES: Final = 10_000
+"""Bytes of a record that are reserved for what is added to an event."""
 
 
 class EncodedRecord(msgspec.Struct, frozen=True, array_like=True):
-    """A record on its way to a topic, encoded."""
+    """An encoded record that is to be appended to a topic."""
 
     topic: str
     key: str | None
@@ -40,90 +45,95 @@ class EncodedRecord(msgspec.Struct, frozen=True, array_like=True):
 
 
 class NormalizedWebhook(msgspec.Struct, frozen=True):
-    """What a webhook said."""
+    """The events and the dead letters of one webhook."""
 
     events: tuple[DeliveryEvent, ...]
-    """Those without an email_id wait elsewhere until the ack of their message says whose they are."""
+    """Events without an email_id go to `uncorrelated-events` and wait there for the ack of their message."""
     dead_letters: tuple[DeadLetter, ...]
 
     def entries(self) -> list[LogEntry]:
-        """Both, on their way to their topics."""
-        return [_entry(event) for event in self.events] + [
+        """Return log entries for all events and dead letters."""
+        return [_event_entry(event) for event in self.events] + [
             LogEntry(DEAD_LETTERS, None, letter) for letter in self.dead_letters
         ]
 
 
-def _entry(event: DeliveryEvent) -> LogEntry:
+def _event_entry(event: DeliveryEvent) -> LogEntry:
     if event.email_id == UNCORRELATED:
         return LogEntry(UNCORRELATED_EVENTS, match_key(event.provider_message_id), event)
     return LogEntry(DELIVERY_EVENTS, event.email_id, event)
 
 
 def is_heavy(value: bytes | None) -> bool:
-    """Return whether a record of `provider-webhooks` is the work of a process."""
-    return value is not None and (len(value) > MAX_INLINE_BYTES or value.find(_MAIL, 0, _MAIL_SCAN_BYTES) >= 0)
+    """Return whether a record of `provider-webhooks` must be normalized in a separate process."""
+    return value is not None and (len(value) > MAX_INLINE_BYTES or value.find(_MAIL_MARKER, 0, _MAIL_SCAN_BYTES) >= 0)
 
 
-def normalized_records(found: ConsumedRecord, proofs: TokenReaders, now: Millis) -> list[EncodedRecord]:
-    """Return what a webhook says, encoded; a dead letter where an adapter of ours fails at it.
+def normalized_records(record: ConsumedRecord, token_readers: TokenReaders, now: Millis) -> list[EncodedRecord]:
+    """Return the encoded events and dead letters of a webhook; a single dead letter if its adapter raises.
 
-    Whatever is wrong with one webhook, the others go on: a webhook that is read again would fail again for ever.
+    No exception may leave here: it would stop the partition, and the same record would fail again after a restart.
     """
     try:
-        entries = normalize(found, proofs, now).entries()
+        entries = normalize(record, token_readers, now).entries()
         return [EncodedRecord(entry.topic.name, entry.key, encode(entry.topic, entry.record)) for entry in entries]
     except Exception as error:
-        # The error's own text may quote an address.
+        # Only its class: the text of an error may quote an address.
         return encoded_dead_letters(
-            [found.dead_letter(now, "failed", f"{type(error).__name__} in our reading of it", role=ROLE)]
+            [record.dead_letter(now, "failed", f"{type(error).__name__} in our reading of it", role=ROLE)]
         )
 
 
 def encoded_dead_letters(letters: Sequence[DeadLetter]) -> list[EncodedRecord]:
-    """Return dead letters on their way to their topic."""
+    """Return dead letters as encoded records."""
     return [EncodedRecord(DEAD_LETTERS.name, None, encode(DEAD_LETTERS, letter)) for letter in letters]
 
 
-def normalize(found: ConsumedRecord, proofs: TokenReaders, now: Millis) -> NormalizedWebhook:
-    """Tell each event apart from those that can't be understood or name no email of ours; one spoils no other."""
+def normalize(record: ConsumedRecord, token_readers: TokenReaders, now: Millis) -> NormalizedWebhook:
+    """Return the events of a webhook, and a dead letter for each that is unrecognised or names no email of ours."""
     try:
-        webhook: RawWebhook = decode(found.topic, found.value)
-        reader = adapter_for(webhook.kind)
+        webhook: RawWebhook = decode(record.topic, record.value)
+        adapter = adapter_for(webhook.kind)
         headers = dict(webhook.headers)
-        raw_events = events_of(reader, webhook.body, headers)
+        raw_events = events_of(adapter, webhook.body, headers)
     except Undecodable as error:
-        return NormalizedWebhook((), (found.dead_letter(now, "undecodable", str(error), role=ROLE),))
+        return NormalizedWebhook((), (record.dead_letter(now, "undecodable", str(error), role=ROLE),))
     except (NotFound, Unrecognised) as error:
-        return NormalizedWebhook((), (found.dead_letter(now, "unrecognised", str(error), role=ROLE),))
+        return NormalizedWebhook((), (record.dead_letter(now, "unrecognised", str(error), role=ROLE),))
     context = EventContext(
-        provider=webhook.provider, received_at=webhook.received_at, headers=headers, token_readers=proofs
+        provider=webhook.provider, received_at=webhook.received_at, headers=headers, token_readers=token_readers
     )
     events: list[DeliveryEvent] = []
-    leftovers: list[DeadLetter] = []
+    dead_letters: list[DeadLetter] = []
     for index, raw in enumerate(raw_events):
         try:
-            events.append(_event(raw, reader, context))
+            events.append(_normalize_event(raw, adapter, context))
         except (Unrecognised, Uncorrelated) as error:
             reason = type(error).__name__.lower()
-            why = f"event {index}: {error}"
-            leftovers.append(dead_letter(found.place, now, reason, why, role=ROLE, key=found.key, value=raw))
-    return NormalizedWebhook(tuple(events), tuple(leftovers))
+            message = f"event {index}: {error}"
+            dead_letters.append(dead_letter(record.place, now, reason, message, role=ROLE, key=record.key, value=raw))
+    return NormalizedWebhook(tuple(events), tuple(dead_letters))
 
 
-def _event(raw: bytes, reader: Adapter, context: EventContext) -> DeliveryEvent:
-    if len(raw) > MAX_RECORD_BYTES - _ENVELOPE:
+def _normalize_event(raw: bytes, adapter: Adapter, context: EventContext) -> DeliveryEvent:
+    if len(raw) > MAX_RECORD_BYTES - _ENVELOPE_MAX_BYTES:
         raise Unrecognised(f"an event of {len(raw)} bytes")
-    event = reader.normalize(raw, context)
+    event = adapter.normalize(raw, context)
     if event.email_id == UNCORRELATED and not match_key(event.provider_message_id):
         raise Uncorrelated("it names neither an email of ours nor its provider's message")
-    named = short_id(event.event_id)
-    if named != event.event_id:
-        event = msgspec.structs.replace(event, event_id=named)
-    return _fitting(bots.label_machine(event), len(raw))
-
-
-def _fitting(event: DeliveryEvent, size: int) -> DeliveryEvent:
-    """Words lie in it twice, the provider's and ours, and `[address]` is longer than many: it may have grown."""
-    if size > MAX_RECORD_BYTES // 10 and (told := len(encode(DELIVERY_EVENTS, event))) > MAX_RECORD_BYTES:
-        raise Unrecognised(f"an event that takes {told} bytes")
+    event_id = short_id(event.event_id)
+    if event_id != event.event_id:
+        event = msgspec.structs.replace(event, event_id=event_id)
+    event = bots.label_machine(event)
+    _check_size(event, len(raw))
     return event
+
+
+def _check_size(event: DeliveryEvent, raw_size: int) -> None:
+    """Raise Unrecognised if the event is larger than a record; one with a small ``raw_size`` is not encoded for it.
+
+    A normalized event can be larger than the provider's: it holds some texts twice, and `[address]` is longer than
+    many addresses.
+    """
+    if raw_size > MAX_RECORD_BYTES // 10 and (size := len(encode(DELIVERY_EVENTS, event))) > MAX_RECORD_BYTES:
+        raise Unrecognised(f"an event that takes {size} bytes")

@@ -1,4 +1,7 @@
-"""Which email something of ours names, by the present secret and the previous one."""
+"""Make the TokenReaders that verify our tokens with the current and the previous secret.
+
+The worker, the inbound mail listener and `mailfold renormalize` call it.
+"""
 
 from collections.abc import Callable
 
@@ -11,26 +14,28 @@ from topics.record import EmailId
 
 
 def token_readers(secret: str, previous: str = "") -> TokenReaders:
-    """Return what reads back that we put into messages, signed under either secret."""
+    """Return readers of the tokens in our messages, signed with either secret."""
     return TokenReaders(
-        message_id=_finds(tokens.read_message_id, signers(secret, previous, "message-id")),
-        verp=_finds(tokens.read_verp_address, signers(secret, previous, "verp")),
-        unsubscribe=_finds(tokens.read_unsubscribe_address, signers(secret, previous, "unsubscribe")),
+        message_id=_token_reader(tokens.read_message_id, signers(secret, previous, "message-id")),
+        verp=_token_reader(tokens.read_verp_address, signers(secret, previous, "verp")),
+        unsubscribe=_token_reader(tokens.read_unsubscribe_address, signers(secret, previous, "unsubscribe")),
     )
 
 
 def token_readers_of(settings: Settings) -> TokenReaders:
-    """Return the proofs under the settings' secrets."""
+    """Return readers of the tokens signed with the secrets in the settings."""
     return token_readers(settings.secret.get_secret_value(), settings.secret_previous.get_secret_value())
 
 
-def _finds(read: Callable[[Signer, str], EmailId], keys: tuple[Signer, ...]) -> TokenReader:
-    def find(text: str) -> EmailId | None:
-        for signer in keys:
+def _token_reader(read: Callable[[Signer, str], EmailId], candidates: tuple[Signer, ...]) -> TokenReader:
+    """Return a function that tries ``read`` with each signer in turn."""
+
+    def read_token(text: str) -> EmailId | None:
+        for signer in candidates:
             try:
                 return read(signer, text)
             except InvalidSignatureError:
                 continue
         return None
 
-    return find
+    return read_token

@@ -1,6 +1,7 @@
-"""`mailfold providers check` posts to our own public URL: its request's mark, and the proof that our gateway answers.
+"""Sign and verify the headers by which `mailfold providers check` recognises our own gateway at the public URL.
 
-A marked request is verified as every other and then forgotten, so that a check leaves nothing on the log.
+The check signs its request, and the gateway signs its response. The gateway verifies a check request like any other
+webhook and then discards it, so that a check leaves nothing on the log.
 """
 
 from typing import Final
@@ -12,30 +13,30 @@ MAX_AGE_MS: Final = 60_000
 
 
 def signer(secret: str) -> Signer:
-    """For both ends."""
+    """Return the Signer of both headers."""
     return Signer(secret, "check")
 
 
-def request_header(by: Signer, provider: str, now: int) -> str:
-    """The header of a request that checks this provider's webhook."""
-    return f"{now}.{by.tag(_asked(provider, now)).hex()}"
+def request_header(check_signer: Signer, provider: str, now: int) -> str:
+    """Return the header's value in a request that checks this provider's webhook; ``now`` in Unix milliseconds."""
+    return f"{now}.{check_signer.tag(_signed_text(provider, now)).hex()}"
 
 
-def is_check_request(by: Signer, provider: str, value: str, now: int) -> bool:
-    """Whether this header is ours and fresh."""
+def is_check_request(check_signer: Signer, provider: str, value: str, now: int) -> bool:
+    """Return whether a request's header was signed with our secret in the last minute."""
     time, _, tag = value.partition(".")
     if not (time.isascii() and time.isdigit() and len(time) <= 15) or abs(now - int(time)) > MAX_AGE_MS:
         return False
     try:
-        return by.verify(_asked(provider, int(time)), bytes.fromhex(tag))
+        return check_signer.verify(_signed_text(provider, int(time)), bytes.fromhex(tag))
     except ValueError:
         return False
 
 
-def response_header(by: Signer, value: str) -> str:
-    """The header of the answer: only who has the secret can say it."""
-    return by.tag(b"answer:" + value.encode("latin-1", "replace")).hex()
+def response_header(check_signer: Signer, value: str) -> str:
+    """Return the header's value in the response to a request with ``value``; it proves that we know the secret."""
+    return check_signer.tag(b"answer:" + value.encode("latin-1", "replace")).hex()
 
 
-def _asked(provider: str, now: int) -> bytes:
+def _signed_text(provider: str, now: int) -> bytes:
     return f"ask:{provider}:{now}".encode()

@@ -1,4 +1,7 @@
-"""Is a request its provider's? HMACs, passwords and freshness in, Forged out; compared in constant time."""
+"""Verify HMACs, passwords, tokens and timestamps of webhook requests; the provider adapters call it.
+
+Secrets are compared in constant time.
+"""
 
 import base64
 import binascii
@@ -11,11 +14,11 @@ from pipeline.errors import AuthenticationFailed, InvalidSignatureError
 from pipeline.webhooks.base import WebhookRequest
 
 MAX_AHEAD_S: Final = 300
-"""A signer's clock may be ahead by this much; more would stretch the time in which a request can be replayed."""
+"""Seconds by which a signer's clock may be ahead; more would prolong the time in which a request can be replayed."""
 
 
 def required_header(incoming: WebhookRequest, name: str) -> str:
-    """A header that must be there. Raises Forged."""
+    """Return the header's value. Raise InvalidSignatureError if it is missing."""
     value = incoming.headers.get(name.lower(), "")
     if not value:
         raise InvalidSignatureError(f"{name} is missing")
@@ -23,25 +26,25 @@ def required_header(incoming: WebhookRequest, name: str) -> str:
 
 
 def hmac_sha256(keys: Iterable[str | bytes], message: bytes) -> list[bytes]:
-    """The message's HMAC under each key."""
+    """Return the HMAC-SHA256 of the message with each key."""
     return [hmac.digest(_bytes(key), message, hashlib.sha256) for key in keys]
 
 
 def hmac_sha1(keys: Iterable[str | bytes], message: bytes) -> list[bytes]:
-    """As Mandrill still does it."""
+    """Return the HMAC-SHA1 of the message with each key; Mandrill still signs with it."""
     return [hmac.digest(_bytes(key), message, hashlib.sha1) for key in keys]
 
 
-def equal_to_any(given: bytes, wanted: Sequence[bytes]) -> bool:
-    """Whether one of them is it; takes as long whichever it is. No key, no proof: False."""
-    found = False
-    for one in wanted:
-        found |= hmac.compare_digest(given, one)
-    return found
+def equal_to_any(value: bytes, candidates: Sequence[bytes]) -> bool:
+    """Return whether ``value`` equals one of the candidates, in the same time for each of them."""
+    is_equal = False
+    for candidate in candidates:
+        is_equal |= hmac.compare_digest(value, candidate)
+    return is_equal
 
 
 def from_hex(text: str) -> bytes:
-    """Raises Forged."""
+    """Return the bytes of a hexadecimal signature. Raise InvalidSignatureError."""
     try:
         return bytes.fromhex(text)
     except ValueError:
@@ -49,7 +52,7 @@ def from_hex(text: str) -> bytes:
 
 
 def from_base64(text: str) -> bytes:
-    """Raises Forged."""
+    """Return the bytes of a base64 signature. Raise InvalidSignatureError."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -57,37 +60,40 @@ def from_base64(text: str) -> bytes:
 
 
 def verify_signed_body(incoming: WebhookRequest, name: str, keys: Sequence[str]) -> None:
-    """The body's HMAC-SHA256, hexadecimal, in the header of this name, by one of ``keys``. Raises Forged."""
+    """Raise InvalidSignatureError unless header ``name`` is the body's HMAC-SHA256, hexadecimal, by one of ``keys``."""
     if not equal_to_any(from_hex(required_header(incoming, name)), hmac_sha256(keys, incoming.body)):
         raise InvalidSignatureError("the webhook's signature is not its provider's")
 
 
 def verify_basic(incoming: WebhookRequest, keys: Sequence[str]) -> None:
-    """HTTP Basic (RFC 7617); each key is ``user:password``. Raises NotLoggedIn."""
-    scheme, _, given = incoming.headers.get("authorization", "").partition(" ")
+    """Raise AuthenticationFailed unless the HTTP Basic credentials (RFC 7617) are one of ``keys``, `user:password`."""
+    scheme, _, credentials = incoming.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
         raise AuthenticationFailed("no HTTP basic authorization")
-    if not equal_to_any(from_base64(given.strip()), [_bytes(key) for key in keys]):
+    if not equal_to_any(from_base64(credentials.strip()), [_bytes(key) for key in keys]):
         raise AuthenticationFailed("the user or the password is not the provider's")
 
 
 def verify_bearer(incoming: WebhookRequest, keys: Sequence[str]) -> None:
-    """A bearer token (RFC 6750 §2.1), one of ``keys``. Raises NotLoggedIn."""
-    scheme, _, given = incoming.headers.get("authorization", "").partition(" ")
+    """Raise AuthenticationFailed unless the bearer token (RFC 6750 §2.1) is one of ``keys``."""
+    scheme, _, token = incoming.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         raise AuthenticationFailed("no bearer token")
-    if not equal_to_any(_bytes(given.strip()), [_bytes(key) for key in keys]):
+    if not equal_to_any(_bytes(token.strip()), [_bytes(key) for key in keys]):
         raise AuthenticationFailed("the token is not the provider's")
 
 
 def verify_password(incoming: WebhookRequest, keys: Sequence[str]) -> None:
-    """HTTP Basic or a bearer token, whichever the request brings. Raises NotLoggedIn."""
-    bears = incoming.headers.get("authorization", "").lower().startswith("bearer ")
-    (verify_bearer if bears else verify_basic)(incoming, keys)
+    """Raise AuthenticationFailed unless the HTTP Basic credentials or the bearer token are one of ``keys``."""
+    has_token = incoming.headers.get("authorization", "").lower().startswith("bearer ")
+    (verify_bearer if has_token else verify_basic)(incoming, keys)
 
 
 def verify_fresh(seconds: str, now_ms: int, max_age_s: int) -> None:
-    """A Unix time as digits, not older than ``max_age_s`` and hardly ahead. Raises Forged."""
+    """Raise InvalidSignatureError unless the Unix time ``seconds``, in decimal digits, is fresh.
+
+    It may be at most ``max_age_s`` old, and at most MAX_AHEAD_S ahead of ``now_ms``.
+    """
     if not (seconds.isascii() and seconds.isdigit() and len(seconds) <= 15):
         raise InvalidSignatureError("the signature's time is not a Unix time")
     age_ms = now_ms - int(seconds) * 1000

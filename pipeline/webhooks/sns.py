@@ -1,4 +1,4 @@
-"""Amazon SNS's envelope: a request in; whether it is Amazon's, which topic, and what it carries out. Sans-I/O.
+"""Decode and verify Amazon SNS messages, which carry the events of SES; the SES adapter calls it. Nothing does I/O.
 
 https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html
 """
@@ -24,12 +24,12 @@ SUBSCRIPTION: Final = "SubscriptionConfirmation"
 UNSUBSCRIPTION: Final = "UnsubscribeConfirmation"
 
 MAX_ENVELOPE_BYTES: Final = 1_000_000
-"""SNS takes messages of 256 kB."""
+"""Largest accepted request; SNS limits messages to 256 kB."""
 MAX_SIGNATURE_CHARS: Final = 1024
 """Base64 of an RSA key of 4096 bits has 684."""
 MAX_TIMESTAMP_CHARS: Final = 40
 _HOST: Final = r"https://sns\.[a-z]{2}(?:-[a-z]{2,12}){1,3}-[0-9]{1,2}\.amazonaws\.com(?:\.cn)?"
-# Anybody can put a certificate under amazonaws.com, in a bucket; only SNS under this name and path.
+# Anybody can publish a certificate below amazonaws.com, in a bucket, but only SNS with this host and path.
 _CERTIFICATE: Final = re.compile(_HOST + r"/SimpleNotificationService-[A-Za-z0-9]{1,64}\.pem")
 _CONFIRMATION: Final = re.compile(_HOST + r"/\?[A-Za-z0-9=&%._~:-]{1,2000}")
 
@@ -44,7 +44,7 @@ HASHES: Final = {"1": SHA1, "2": SHA256}
 
 
 class SnsEnvelope(msgspec.Struct, frozen=True, rename="pascal"):
-    """What SNS wraps around a message."""
+    """The JSON object in which SNS sends a message."""
 
     type: str
     message_id: str
@@ -59,7 +59,7 @@ class SnsEnvelope(msgspec.Struct, frozen=True, rename="pascal"):
     subscribe: str | None = msgspec.field(name="SubscribeURL", default=None)
 
     def signed(self) -> bytes:
-        """The bytes that SNS signs: each field's name and value on lines of their own; an absent subject has none."""
+        """Return the bytes that SNS signs: each field's name and value, each on a line, without absent fields."""
         values = msgspec.to_builtins(self)
         lines = [
             f"{name}\n{values[name]}\n" for name in SIGNED_FIELDS.get(self.type, ()) if values.get(name) is not None
@@ -83,8 +83,8 @@ def open_envelope(body: bytes) -> SnsEnvelope:
 
 
 def verify_signed(incoming: WebhookRequest, topics: Sequence[str], now_ms: int, max_age_s: int) -> None:
-    """Raise Forged unless SNS signed it, lately, for one of these topics."""
-    envelope = _plausible(incoming, topics, now_ms, max_age_s)
+    """Raise InvalidSignatureError unless SNS signed the request at most ``max_age_s`` ago for one of ``topics``."""
+    envelope = _checked_envelope(incoming, topics, now_ms, max_age_s)
     key = _public_key(incoming.certificate, now_ms // 86_400_000)
     try:
         signature = signatures.from_base64(envelope.signature)
@@ -94,24 +94,24 @@ def verify_signed(incoming: WebhookRequest, topics: Sequence[str], now_ms: int, 
 
 
 def certificate_url(incoming: WebhookRequest, topics: Sequence[str], now_ms: int, max_age_s: int) -> str:
-    """Return where the signer's certificate lies. Raise Forged for any place but Amazon's.
+    """Return the URL of the signer's certificate. Raise InvalidSignatureError for a URL that is not Amazon's.
 
-    Also where the message can't be taken whoever signed it: nothing is fetched for what is refused anyway.
+    Also raise it for a message that will be refused in any case, so that no certificate is fetched for it.
     """
-    return _plausible(incoming, topics, now_ms, max_age_s).signing_cert
+    return _checked_envelope(incoming, topics, now_ms, max_age_s).signing_cert
 
 
-def _plausible(incoming: WebhookRequest, topics: Sequence[str], now_ms: int, max_age_s: int) -> SnsEnvelope:
-    """Return the envelope if all that is cheap to see is right. Raise Forged.
+def _checked_envelope(incoming: WebhookRequest, topics: Sequence[str], now_ms: int, max_age_s: int) -> SnsEnvelope:
+    """Return the envelope after all checks but that of the signature. Raise InvalidSignatureError.
 
-    The topic is asked for first: whoever has an AWS account gets whatever they like signed, for topics of their own.
+    The topic must be checked too: SNS signs any text for anybody who has an AWS account and a topic.
     """
-    envelope = _opened(incoming)
+    envelope = _decode_envelope(incoming)
     if envelope.topic_arn not in topics:
         raise InvalidSignatureError("an SNS topic that is not among the provider's keys")
     if envelope.type not in SIGNED_FIELDS or envelope.signature_version not in HASHES:
         raise InvalidSignatureError("an SNS message of an unknown type or signature version")
-    _pinned(_CERTIFICATE, envelope.signing_cert, "certificate")
+    _require_match(_CERTIFICATE, envelope.signing_cert, "certificate")
     if len(envelope.signature) > MAX_SIGNATURE_CHARS or len(envelope.timestamp) > MAX_TIMESTAMP_CHARS:
         raise InvalidSignatureError("the SNS message's signature or time is longer than Amazon's")
     try:
@@ -123,30 +123,31 @@ def _plausible(incoming: WebhookRequest, topics: Sequence[str], now_ms: int, max
 
 
 def confirmation_url(incoming: WebhookRequest) -> str | None:
-    """What confirms a subscription. Raises Forged for any place but Amazon's, and for another action or topic.
+    """Return the URL that confirms a subscription; None if the message is not about a new subscription.
 
-    An unsubscription names an address as well: visiting it would subscribe again.
+    An unsubscription also contains a URL, but a request to that would subscribe again. Raise InvalidSignatureError for
+    a URL that is not Amazon's, and for one of another action or topic.
     """
-    envelope = _opened(incoming)
+    envelope = _decode_envelope(incoming)
     if envelope.type != SUBSCRIPTION:
         return None
-    url = _pinned(_CONFIRMATION, envelope.subscribe or "", "confirmation")
+    url = _require_match(_CONFIRMATION, envelope.subscribe or "", "confirmation")
     query = urllib.parse.parse_qs(urllib.parse.urlsplit(url).query)
     if query.get("Action") != ["ConfirmSubscription"] or query.get("TopicArn") != [envelope.topic_arn]:
         raise InvalidSignatureError("a confirmation address for something else")
     return url
 
 
-def _opened(incoming: WebhookRequest) -> SnsEnvelope:
+def _decode_envelope(incoming: WebhookRequest) -> SnsEnvelope:
     try:
         return open_envelope(incoming.body)
     except Unrecognised as error:
         raise InvalidSignatureError(str(error)) from None
 
 
-def _pinned(pattern: re.Pattern[str], url: str, what: str) -> str:
+def _require_match(pattern: re.Pattern[str], url: str, purpose: str) -> str:
     if not pattern.fullmatch(url):
-        raise InvalidSignatureError(f"the SNS message's {what} does not lie with SNS")
+        raise InvalidSignatureError(f"the SNS message's {purpose} does not lie with SNS")
     return url
 
 

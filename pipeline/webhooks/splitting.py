@@ -1,7 +1,7 @@
-"""A request that is larger than a record in, parts that fit out, and each part's events back.
+"""Split webhook requests that are larger than a Kafka record into parts, and read the events of a part.
 
-A refusal would be repeated until the provider gives up or turns the webhook off, and the events be lost; so what the
-adapter can take apart is kept in parts. A part lies under a header of ours that no request can bring.
+The gateway splits, and the normalizer reads. Refusing a large request would lose its events: the provider would repeat
+it until it gives up or disables the webhook. A part is marked by PART_HEADER, which the gateway removes from requests.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,39 +13,41 @@ from pipeline.errors import Unrecognised
 from pipeline.webhooks.base import Adapter
 
 PART_HEADER: Final = "mailfold-part"
-"""The header of a part; nothing that a request brings has this name (`pipeline.gateway.webhook_record`)."""
+"""The header of a part; a request's own header of this name is not stored (`pipeline.gateway.webhook_record`)."""
 MAX_CUT_EVENT_BYTES: Final = 100_000
-"""What is kept of an event that alone is larger than a record."""
+"""Bytes that are kept of an event that alone is larger than a record."""
 _ITEM_OVERHEAD_BYTES: Final = 8
-"""What MessagePack adds to an event, at most."""
+"""Bytes that MessagePack adds to an event at most."""
 _EVENTS: Final = msgspec.msgpack.Decoder(list[bytes])
 
 
 class WebhookPart(msgspec.Struct, frozen=True):
-    """A body that fits a record; ``note``: the value of its header, empty for a whole request."""
+    """A body that fits into a record."""
 
     body: bytes
     note: str = ""
+    """The value of PART_HEADER; empty for a whole request."""
 
 
-def split_into_parts(adapter: Adapter, body: bytes, headers: Mapping[str, str], room: int) -> list[WebhookPart]:
-    """The body itself where it fits into ``room`` bytes, else its events in parts that do.
+def split_into_parts(adapter: Adapter, body: bytes, headers: Mapping[str, str], max_bytes: int) -> list[WebhookPart]:
+    """Return the whole body if it has at most ``max_bytes``, else its events in parts of at most so many.
 
-    What can't be taken apart is cut: its beginning becomes a dead letter that says so, and the rest is unaffected.
+    A body that cannot be split and an event that is too large are cut: the normalizer makes a dead letter of their
+    beginning.
     """
-    if len(body) <= room:
+    if len(body) <= max_bytes:
         return [WebhookPart(body)]
     try:
         events = adapter.split(body, headers)
     except Unrecognised:
         return [_cut(body)]
-    fitting = [event for event in events if len(event) + _ITEM_OVERHEAD_BYTES <= room]
-    whole = [WebhookPart(msgspec.msgpack.encode(some), "events") for some in _packed(fitting, room)]
-    return whole + [_cut(event) for event in events if len(event) + _ITEM_OVERHEAD_BYTES > room] or [_cut(body)]
+    fitting = [event for event in events if len(event) + _ITEM_OVERHEAD_BYTES <= max_bytes]
+    parts = [WebhookPart(msgspec.msgpack.encode(batch), "events") for batch in _batches(fitting, max_bytes)]
+    return parts + [_cut(event) for event in events if len(event) + _ITEM_OVERHEAD_BYTES > max_bytes] or [_cut(body)]
 
 
 def events_of(adapter: Adapter, body: bytes, headers: Mapping[str, str]) -> list[bytes]:
-    """A request's or a part's events. Raises Unrecognised."""
+    """Return the events of a request or of a part. Raise Unrecognised."""
     note = headers.get(PART_HEADER)
     if note is None:
         return adapter.split(body, headers)
@@ -56,18 +58,18 @@ def events_of(adapter: Adapter, body: bytes, headers: Mapping[str, str]) -> list
 
 
 def _cut(body: bytes) -> WebhookPart:
-    # The first byte is no MessagePack array's, whatever follows.
+    # 0xc1 begins no MessagePack value, so that `events_of` always raises Unrecognised.
     return WebhookPart(b"\xc1" + body[:MAX_CUT_EVENT_BYTES], f"the first {MAX_CUT_EVENT_BYTES} of {len(body)} bytes")
 
 
-def _packed(events: Iterable[bytes], room: int) -> Iterator[list[bytes]]:
-    some: list[bytes] = []
+def _batches(events: Iterable[bytes], max_bytes: int) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
     size = _ITEM_OVERHEAD_BYTES
     for event in events:
         size += len(event) + _ITEM_OVERHEAD_BYTES
-        if size > room and some:
-            yield some
-            some, size = [], len(event) + 2 * _ITEM_OVERHEAD_BYTES
-        some.append(event)
-    if some:
-        yield some
+        if size > max_bytes and batch:
+            yield batch
+            batch, size = [], len(event) + 2 * _ITEM_OVERHEAD_BYTES
+        batch.append(event)
+    if batch:
+        yield batch

@@ -1,4 +1,4 @@
-"""A provider's spelling of a time in, milliseconds UTC out."""
+"""Parse the time formats of providers into Unix milliseconds; the provider adapters call it."""
 
 import datetime as dt
 import email.utils
@@ -10,42 +10,42 @@ from pipeline.errors import Unrecognised
 from topics.events import EventKind
 from topics.record import Millis
 
-_YEAR_5138: Final = 1e11
+_END_S: Final = 1e11
+"""Unix seconds in the year 5138; a greater number is not in seconds."""
 
 
 def from_seconds(text: str) -> Millis:
-    """Unix seconds, whole or with a fraction. Raises Unrecognised."""
+    """Parse Unix seconds, whole or with a fraction. Raise Unrecognised."""
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 <= seconds < _YEAR_5138:
+    if not 0 <= seconds < _END_S:
         raise Unrecognised("the event's time is not a Unix time in seconds")
     return round(seconds * 1000)
 
 
 def from_milliseconds(text: str) -> Millis:
-    """Unix milliseconds. Raises Unrecognised."""
+    """Parse Unix milliseconds. Raise Unrecognised."""
     try:
         milliseconds = float(text)
     except ValueError:
         milliseconds = math.nan
-    if not 0 <= milliseconds < _YEAR_5138 * 1000:
+    if not 0 <= milliseconds < _END_S * 1000:
         raise Unrecognised("the event's time is not a Unix time in milliseconds")
     return round(milliseconds)
 
 
 def from_iso(text: str) -> Millis:
-    """ISO 8601 / RFC 3339; UTC where it names no zone. Raises Unrecognised."""
+    """Parse ISO 8601 or RFC 3339, as UTC if it has no zone. Raise Unrecognised."""
     try:
-        found = dt.datetime.fromisoformat(text.strip())
-        return _millis(found)
+        return _millis(dt.datetime.fromisoformat(text.strip()))
     except (ValueError, OverflowError):
         raise Unrecognised("the event's time is not an ISO 8601 time") from None
 
 
 def from_rfc5322(text: str) -> Millis:
-    """A mail's date (RFC 5322 §3.3). Raises Unrecognised."""
+    """Parse the date of a mail (RFC 5322 §3.3). Raise Unrecognised."""
     try:
         return _millis(email.utils.parsedate_to_datetime(text))
     except (ValueError, TypeError, IndexError, OverflowError):
@@ -53,9 +53,9 @@ def from_rfc5322(text: str) -> Millis:
 
 
 def event_time(read: Callable[[str], Millis], text: str, kind: EventKind, received_at: Millis) -> Millis:
-    """Return the event's time, as ``read`` reads it; when it came, for an event of a type that nobody knows here.
+    """Return the event's time as ``read`` parses it; ``received_at`` if that fails for an event of an unknown type.
 
-    Such a type may name or spell its time in a way of its own. Raises Unrecognised for all others.
+    Such a type may have its time in another field or format. Raise Unrecognised for all other events.
     """
     try:
         return read(text)
@@ -65,9 +65,9 @@ def event_time(read: Callable[[str], Millis], text: str, kind: EventKind, receiv
         return received_at
 
 
-def _millis(found: dt.datetime) -> Millis:
-    known = found if found.tzinfo is not None else found.replace(tzinfo=dt.UTC)
-    milliseconds = round(known.timestamp() * 1000)
+def _millis(moment: dt.datetime) -> Millis:
+    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=dt.UTC)
+    milliseconds = round(aware.timestamp() * 1000)
     if milliseconds < 0:
         raise ValueError(milliseconds)
     return milliseconds

@@ -9,7 +9,8 @@ import uvloop
 
 from pipeline.errors import MailfoldError
 from pipeline.runtime import crashpoints, topic_admin
-from pipeline.runtime.bootstrap import check_role_settings, configure_logging, wall_clock
+from pipeline.runtime.bootstrap import check_role_settings, wall_clock
+from pipeline.runtime.logs import configure_logging
 from pipeline.runtime.watchdog import watch_event_loop
 from pipeline.settings import Settings
 from pipeline.webhooks.proofs import token_readers_of
@@ -49,7 +50,7 @@ def tune_garbage_collector() -> None:
 def main(settings: Settings) -> None:
     """Return after SIGTERM; exit 1 after a crash, so that the supervisor starts us again."""
     check_role_settings(settings)
-    configure_logging(settings)
+    configure_logging(settings, "worker")
     crashpoints.arm(settings)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

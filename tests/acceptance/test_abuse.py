@@ -1,4 +1,4 @@
-"""`python -m tests.abuse` runs one attack on a whole stack and reports it; what it measures is no test's business."""
+"""Run `python -m tests.abuse` with one attack on a whole stack, and check its report but not the figures in it."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ def abuse(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.timeout(300)
-def test_an_attack_is_run_beside_innocent_emails_and_reported(tmp_path: Path) -> None:
+def test_attack_runs_beside_innocent_emails_and_is_reported(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     attack = ("--only", "bounce-words", "--seconds", "2", "--rate", "2", "--json", str(figures))
     done = abuse(*attack)
@@ -38,7 +38,7 @@ def test_an_attack_is_run_beside_innocent_emails_and_reported(tmp_path: Path) ->
     assert "bounce-words" in done.stdout
 
 
-def test_an_unknown_attack_is_refused() -> None:
+def test_unknown_attack_is_refused() -> None:
     done = abuse("--only", "teleport")
     assert done.returncode == 2
     assert "no attack teleport" in done.stdout

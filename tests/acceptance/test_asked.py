@@ -1,4 +1,4 @@
-"""`mailfold trace|status|rebuild` as a person types them."""
+"""Run `mailfold trace|status|rebuild` as a person does."""
 
 import json
 
@@ -10,11 +10,11 @@ from tests.support.seeing import until
 
 
 async def mailfold(settings: Settings, *arguments: str) -> tuple[int, str, str]:
-    said = await mailfold_on(settings, *arguments, COLUMNS="160")
-    return said.code, said.out, said.err
+    result = await mailfold_on(settings, *arguments, COLUMNS="160")
+    return result.code, result.out, result.err
 
 
-async def test_the_three_questions_have_answers(settings: Settings) -> None:
+async def test_trace_status_and_rebuild_print_and_exit_as_documented(settings: Settings) -> None:
     async with projecting(settings) as rt:
         await publish(rt, lives(31, 30).changes)
         await until(lambda: caught_up(rt))
@@ -49,5 +49,5 @@ async def test_the_three_questions_have_answers(settings: Settings) -> None:
             await connection.execute("delete from projections.timeline where kind = 'accepted'")
         code, out, err = await mailfold(settings, "rebuild", "--check")
         assert code == 1
-        assert "timeline: 0 only in what grew, 30 only in what was rebuilt" in out
+        assert "timeline: 0 only in the live table, 30 only in the rebuilt one" in out
         assert "nothing was swapped" in err

@@ -1,4 +1,4 @@
-"""The command line as people meet it: what it tells, what it refuses, and what it says then."""
+"""Run the installed command line as people do, and check its output, its errors and its exit codes."""
 
 import re
 import socket
@@ -15,28 +15,28 @@ from tests.support.command import mailfold
 NOWHERE = "postgresql://postgres@127.0.0.1:1/postgres"
 
 
-def test_help_tells_the_story_in_the_order_of_an_emails_way() -> None:
-    said = mailfold("--help", env={"COLUMNS": "100"})
-    assert said.code == 0
-    assert re.findall(r"^│ ([a-z]+) ", said.out, re.MULTILINE) == [
+def test_help_lists_commands_in_the_order_of_the_panels() -> None:
+    result = mailfold("--help", env={"COLUMNS": "100"})
+    assert result.code == 0
+    assert re.findall(r"^│ ([a-z]+) ", result.out, re.MULTILINE) == [
         name for names in COMMAND_PANELS.values() for name in names
     ]
 
 
-def test_the_settings_page_is_printed() -> None:
-    said = mailfold("settings")
-    assert said.out.startswith("# Settings\n")
-    assert "| `KAFKA_BOOTSTRAP` |" in said.out
+def test_settings_command_prints_the_settings_page() -> None:
+    result = mailfold("settings")
+    assert result.out.startswith("# Settings\n")
+    assert "| `KAFKA_BOOTSTRAP` |" in result.out
 
 
-@pytest.mark.parametrize("role", COMMAND_PANELS["The roles, in the order of an email's way"])
-def test_a_role_without_kafka_says_so(role: str) -> None:
-    said = mailfold(role, env={"MAILFOLD_SECRET": SECRET})
-    assert (said.code, said.out) == (1, "")
-    assert said.err.splitlines()[-1] == (
+@pytest.mark.parametrize("role", COMMAND_PANELS["Roles, in the order in which an email passes them"])
+def test_role_without_kafka_setting_exits_with_one_error(role: str) -> None:
+    result = mailfold(role, env={"MAILFOLD_SECRET": SECRET})
+    assert (result.code, result.out) == (1, "")
+    assert result.err.splitlines()[-1] == (
         "mailfold: KAFKA_BOOTSTRAP: missing; `mailfold up` starts a Kafka of its own, other roles need yours"
     )
-    assert "Traceback" not in said.err
+    assert "Traceback" not in result.err
 
 
 @pytest.mark.parametrize(
@@ -59,48 +59,48 @@ def test_a_role_without_kafka_says_so(role: str) -> None:
         ),
     ],
 )
-def test_a_wrong_setting_is_one_sentence_that_names_it(env: dict[str, str], words: str) -> None:
-    said = mailfold("project", env=env)
-    assert said.code == 1
-    assert said.err.splitlines()[-1].startswith("mailfold: "), said.err
-    assert words in said.err.splitlines()[-1]
-    assert "Traceback" not in said.err
+def test_invalid_setting_is_reported_in_one_sentence_with_its_name(env: dict[str, str], words: str) -> None:
+    result = mailfold("project", env=env)
+    assert result.code == 1
+    assert result.err.splitlines()[-1].startswith("mailfold: "), result.err
+    assert words in result.err.splitlines()[-1]
+    assert "Traceback" not in result.err
 
 
-def test_a_kafka_that_is_away_is_named(tmp_path: Path) -> None:
-    said = mailfold("topics", "check", env={"KAFKA_BOOTSTRAP": "127.0.0.1:1"}, cwd=tmp_path)
-    assert said.code == 1
-    assert said.err.startswith("mailfold: Kafka at KAFKA_BOOTSTRAP=127.0.0.1:1 does not answer")
-    assert len(said.err.splitlines()) == 1
+def test_unreachable_kafka_is_reported_with_its_address(tmp_path: Path) -> None:
+    result = mailfold("topics", "check", env={"KAFKA_BOOTSTRAP": "127.0.0.1:1"}, cwd=tmp_path)
+    assert result.code == 1
+    assert result.err.startswith("mailfold: Kafka at KAFKA_BOOTSTRAP=127.0.0.1:1 does not answer")
+    assert len(result.err.splitlines()) == 1
 
 
-def test_where_no_stack_runs_a_command_says_what_to_do(tmp_path: Path) -> None:
-    said = mailfold("tenants", "list", cwd=tmp_path)
-    assert said.err == (
+def test_command_without_a_running_stack_says_what_to_do(tmp_path: Path) -> None:
+    result = mailfold("tenants", "list", cwd=tmp_path)
+    assert result.err == (
         f"mailfold: DATABASE_URL: missing, and no stack runs in {tmp_path}/.mailfold; set it, or start `mailfold up`\n"
     )
-    said = mailfold("topics", "check", cwd=tmp_path)
-    assert said.err.startswith(f"mailfold: KAFKA_BOOTSTRAP: missing, and no stack runs in {tmp_path}/.mailfold;")
+    result = mailfold("topics", "check", cwd=tmp_path)
+    assert result.err.startswith(f"mailfold: KAFKA_BOOTSTRAP: missing, and no stack runs in {tmp_path}/.mailfold;")
 
 
-def test_up_on_a_taken_port_starts_nothing(tmp_path: Path) -> None:
+def test_up_with_a_port_in_use_starts_nothing(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        said = mailfold("up", env={"MAILFOLD_PORT": str(port), "MAILFOLD_DATA_DIR": str(tmp_path)})
-    assert said.code == 1
-    assert f"mailfold: MAILFOLD_PORT: 127.0.0.1:{port} is taken by another program" in said.err
+        result = mailfold("up", env={"MAILFOLD_PORT": str(port), "MAILFOLD_DATA_DIR": str(tmp_path)})
+    assert result.code == 1
+    assert f"mailfold: MAILFOLD_PORT: 127.0.0.1:{port} is taken by another program" in result.err
     assert not (tmp_path / "kafka").exists()
 
 
-def test_a_folder_that_cannot_be_one_is_named(tmp_path: Path) -> None:
+def test_data_dir_that_is_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    said = mailfold("up", env={"MAILFOLD_DATA_DIR": str(tmp_path / "file")})
-    assert said.err == f"mailfold: {tmp_path}/file: not a folder; set MAILFOLD_DATA_DIR to one\n"
+    result = mailfold("up", env={"MAILFOLD_DATA_DIR": str(tmp_path / "file")})
+    assert result.err == f"mailfold: {tmp_path}/file: not a folder; set MAILFOLD_DATA_DIR to one\n"
 
 
-def test_an_operator_sets_up_a_house(settings: Settings) -> None:
+def test_commands_configure_tenant_provider_brand_and_destination(settings: Settings) -> None:
     run = _runner(environment_of(settings) | {"THE_KEY": "abc"})
     assert run("migrate")[0].startswith("the database is at 0")
     run("tenants", "add", "acme", "--batch-max", "50", "--rate", "2.5")
@@ -124,21 +124,21 @@ def test_an_operator_sets_up_a_house(settings: Settings) -> None:
     [record] = run("brands", "dkim", "7", *dkim, "--ed25519", "--tenant", "acme")
     assert record.startswith('mf1._domainkey.shop.example. IN TXT "v=DKIM1; k=ed25519; p=')
     run("brands", "add", "7", "--provider", "relay", "--tenant", "acme", *sender)
-    assert run("brands", "dns", "7", "--tenant", "acme") == [record], "what is not said stays"
+    assert run("brands", "dns", "7", "--tenant", "acme") == [record], "adding the brand again keeps its key"
     listed = " ".join(run("brands", "list")[2].split())
     assert listed == "acme 7 relay=3 spare=1 resend Shop, the <news@shop.example> mf1._domainkey.shop.example"
     run("lanes", "pause", "provider", "spare")
     assert "spare" in "".join(run("status"))
     run("brands", "dkim", "7", "--remove", "--tenant", "acme")
     run("destinations", "add", "https://ft.example/hook/", "--tenant", "acme", "--brand", "7", "--key-env", "THE_KEY")
-    assert run("destinations", "list")[1].split() == ["acme", "7", "https://ft.example/hook", *["as", "it", "came"]]
+    assert run("destinations", "list")[1].split() == ["acme", "7", "https://ft.example/hook", *["as", "received"]]
     add = ["destinations", "add", "https://ft.example/hook/", "--tenant", "acme", "--brand", "7"]
     run(*add, "--key-env", "THE_KEY", "--user-id-integer")
     assert run("destinations", "list")[1].split()[-3:] == ["as", "a", "number"]
-    assert "all topics are as they must be" in run("topics", "check")
+    assert "all topics match the registry" in run("topics", "check")
 
 
-def test_a_key_is_shown_once_and_can_be_revoked(settings: Settings) -> None:
+def test_key_is_shown_once_and_can_be_revoked(settings: Settings) -> None:
     run = _runner(environment_of(settings))
     run("tenants", "add", "acme")
     key = run("keys", "add", "acme", "--label", "first")[0].strip()
@@ -151,9 +151,9 @@ def test_a_key_is_shown_once_and_can_be_revoked(settings: Settings) -> None:
 
 def _runner(env: dict[str, str]) -> Callable[..., list[str]]:
     def run(*arguments: str, stdin: str = "") -> list[str]:
-        said = mailfold(*arguments, env=env, stdin=stdin)
-        assert said.code == 0, said.err
-        return said.out.splitlines()
+        result = mailfold(*arguments, env=env, stdin=stdin)
+        assert result.code == 0, result.err
+        return result.out.splitlines()
 
     return run
 
@@ -168,18 +168,24 @@ def _runner(env: dict[str, str]) -> Callable[..., list[str]]:
             ["providers", "add", "x", "--host", "h", "--tls", "maybe"],
             "not a value that can be taken: providers_tls_check",
         ),
-        (["providers", "add", "x", "--host", "h", "--kind", "fax"], "fax: no kind of provider; one of smtp, sandbox"),
+        (
+            ["providers", "add", "x", "--host", "h", "--kind", "fax"],
+            "fax: not a kind of provider; it must be one of smtp, sandbox",
+        ),
         (
             ["providers", "add", "x", "--host", "h", "--kind", "mailgun", "--webhook-key", "abc"],
-            "the webhook key of mailgun is a secret: name where it stands with --webhook-key-env",
+            "the webhook key of mailgun is a secret: give the name of its variable to --webhook-key-env",
         ),
         (["providers", "add", "x", "--host", "h", "--username", "me"], "SMTP password: name the environment variable"),
         (["providers", "add", "x", "--host", "h", "--password-env", "UNSET"], "SMTP password: UNSET is empty"),
         (["destinations", "add", "ftp://x", "--key-env", "HOME"], "ftp://x: not an http or https URL"),
-        (["destinations", "add", "http://ft.example/x", "--key-env", "HOME"], "not https, and its key travels there"),
+        (
+            ["destinations", "add", "http://ft.example/x", "--key-env", "HOME"],
+            "not https, so its key would be sent unencrypted",
+        ),
         (["destinations", "add", "http://[::1", "--key-env", "HOME"], "http://[::1: not a URL"),
         (["destinations", "add", "https://x:70000/", "--key-env", "HOME"], "https://x:70000/: not a URL"),
-        (["destinations", "add", "https://u:p@x", "--key-env", "HOME"], "credentials, ? and # have no place here"),
+        (["destinations", "add", "https://u:p@x", "--key-env", "HOME"], "must contain no credentials, ? or #"),
         (["brands", "add", "*", "--provider", "none"], "it refers to something that doesn't exist"),
         (["brands", "add", "*", "--provider", "none", "--sender", "Shop"], "not a sender like"),
         (["brands", "route", "*", "none=1"], "it refers to something that doesn't exist"),
@@ -193,38 +199,36 @@ def _runner(env: dict[str, str]) -> Callable[..., list[str]]:
         ),
     ],
 )
-def test_a_decision_that_cannot_be_is_refused_in_a_sentence(
-    settings: Settings, arguments: list[str], words: str
-) -> None:
-    said = mailfold(*arguments, env=environment_of(settings))
-    assert said.code == 1
-    assert said.err.startswith("mailfold: ")
-    assert words in said.err
-    assert "Traceback" not in said.err
+def test_invalid_configuration_is_refused_in_one_sentence(settings: Settings, arguments: list[str], words: str) -> None:
+    result = mailfold(*arguments, env=environment_of(settings))
+    assert result.code == 1
+    assert result.err.startswith("mailfold: ")
+    assert words in result.err
+    assert "Traceback" not in result.err
 
 
-def test_destination_that_would_be_refused_or_read_on_the_way_is_warned_of_at_once(settings: Settings) -> None:
+def test_adding_a_private_or_unencrypted_destination_prints_a_warning(settings: Settings) -> None:
     env = {**environment_of(settings), "THE_KEY": "k", "MAILFOLD_ALLOW_PRIVATE_DESTINATIONS": "false"}
 
     def add(url: str, *more: str, **changed: str) -> str:
-        said = mailfold("destinations", "add", url, "--key-env", "THE_KEY", *more, env={**env, **changed})
-        assert said.code == 0, said.err
-        return said.err
+        result = mailfold("destinations", "add", url, "--key-env", "THE_KEY", *more, env={**env, **changed})
+        assert result.code == 0, result.err
+        return result.err
 
-    private = "leads to a private address"
+    private = "has a private address"
     mailfold("tenants", "add", "default", env=env)
     assert private in add("https://169.254.169.254/hook")
     assert private in add("http://127.0.0.1:8080/hook")
     assert private not in add("http://127.0.0.1:8080/hook", MAILFOLD_ALLOW_PRIVATE_DESTINATIONS="true")
     assert add("https://93.184.216.34/hook") == ""
-    assert "can't be looked up" in add("https://nobody.invalid/hook")
+    assert "can't be resolved" in add("https://nobody.invalid/hook")
     assert "plain http" in add("http://93.184.216.34/hook", "--insecure-http")
     assert "plain http" in mailfold("destinations", "list", env=env).err
     assert "destination default/* is plain http" in mailfold("status", env=env).out
 
 
-def test_a_credential_is_no_argument() -> None:
+def test_no_option_takes_a_credential() -> None:
     for command in (["providers", "add"], ["destinations", "add"]):
-        said = mailfold(*command, "--help", env={"COLUMNS": "160"})
-        assert "--password " not in said.out
-        assert "--key " not in said.out
+        result = mailfold(*command, "--help", env={"COLUMNS": "160"})
+        assert "--password " not in result.out
+        assert "--key " not in result.out

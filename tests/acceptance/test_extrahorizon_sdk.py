@@ -1,4 +1,4 @@
-"""Extra Horizon's own SDK, from its registry, against a running gateway: what its users' programs do, done."""
+"""Run programs with Extra Horizon's own SDK, from its registry, against a running gateway."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ from topics.ids import owner_uuid
 
 FOLDER = Path(__file__).parent / "extrahorizon_sdk"
 NEEDED = ("node", "npm")
-PATIENCE = 150.0
+SCRIPT_TIMEOUT_S = 150.0
 TEMPLATE = {
     "syntax": "extrahorizon",
     "texts": {
@@ -43,7 +43,7 @@ UNFINISHED = {"syntax": "extrahorizon", "texts": {"default": {"subject": "{{noth
 LOCALIZATIONS = {"languages": {"EN": {"greeting": "Dear $1"}, "NL": {"greeting": "Beste $1"}}}
 NINOMIYA = "二ノ宮@黒川.日本"
 _LONG, _SHORT, _BOTH = ["long"], ["short"], ["long", "short"]
-FOUND = {
+FOUND_MAILS = {
     **dict.fromkeys(("eq", "eqCast", "ne", "gt", "out", "like", "contains", "containsBoth", "place"), _LONG),
     **dict.fromkeys(("placeInItems", "longerThanTwo", "recipients", "and", "andWithPage", "handWritten"), _LONG),
     **dict.fromkeys(("lt", "in", "excludes", "excludesOne", "atMostTwo", "or", "shorthand"), _SHORT),
@@ -53,7 +53,7 @@ FOUND = {
     "sortedUp": ["short", "long"],
     "limited": ["long"],
 }
-"""A query of queries.mjs -> the mails that it finds."""
+"""The mails that each query of queries.mjs finds."""
 ERRORS = {
     "missingKey": "LocalizationKeyMissingError",
     "missingValue": "TemplateFillingError",
@@ -70,7 +70,7 @@ ERRORS = {
 
 @pytest.fixture(scope="module")
 def sdk() -> Path:
-    """The SDK as package-lock.json pins it, by hash; installed once. Without Node this skips, which CI forbids."""
+    """Install the SDK as package-lock.json pins it, once; skip without Node, which CI does not allow."""
     if missing := [name for name in NEEDED if shutil.which(name) is None]:
         pytest.skip(f"{' and '.join(missing)} not installed: the official SDK can't be run")
     stamp = FOLDER / "node_modules" / ".mailfold"
@@ -83,70 +83,68 @@ def sdk() -> Path:
     return FOLDER
 
 
-@pytest.mark.timeout(PATIENCE + 30)
-async def test_the_official_sdk_sends_finds_tracks_and_lists_what_is_queued(settings: Settings, sdk: Path) -> None:
+@pytest.mark.timeout(SCRIPT_TIMEOUT_S + 30)
+async def test_official_sdk_sends_finds_tracks_and_lists_queued_mails(settings: Settings, sdk: Path) -> None:
     async with whole(settings) as world, _inbox(world) as inbox:
         world.inbox.rcpt["later@example.com"] = ["451 4.3.0 later"]
         pushed = await _push(world, "/templates/welcome", TEMPLATE)
-        told = await _session(sdk, "session.mjs", HOST=_host(world), KEY=world.served.key, INBOX=inbox)
+        result = await _run_script(sdk, "session.mjs", HOST=_host(world), KEY=world.served.key, INBOX=inbox)
         assert [mail.recipient for mail in world.got("ben@example.com")] == ["ben@example.com"]
         (anna,) = world.got("anna@example.com")
         assert [part.get_filename() for part in anna.message.iter_attachments()] == ["report.txt"]
         text = world.got("cy@example.com")[0].message.get_body(("plain",))
         assert text is not None
         assert text.get_content().strip() == "Hello in plain text"
-    assert told["health"] is True
-    assert told["wrongKey"] == "InvalidGrantError"
-    assert told["tokens"]["expiresIn"] == 3600
-    assert told["tokens"]["hidden"] is True
-    _assert_plain(told)
-    assert told["template"]["subject"] == "Welcome, Cy"
-    assert told["template"]["templateId"] == pushed["id"]
-    assert told["template"]["body"] == "Hello in plain text"
-    assert told["template"]["content"] == {"firstName": "Cy", "snake_case": 1, "creationTimestamp": 5}
-    assert (told["refused"], told["invalid"]) == ("FieldFormatError", "InvalidRqlError")
-    assert told["bySubject"] == told["plain"]["id"]
-    assert told["byContent"] == told["template"]["id"]
-    assert told["none"] is None
-    assert told["page"] == {"page": {"total": 2, "offset": 1, "limit": 1}, "data": [_subject(told["plain"])]}
-    assert told["combined"] == 2
-    assert told["many"] == 53
-    assert told["tracked"] == [{"affectedRecords": 1}] * 2
-    assert told["views"] == 2
-    queued = told["outbound"]["data"][0]
-    assert queued["status"] in ("queued", "sending"), "it is tried again and again"
+    assert result["health"] is True
+    assert result["wrongKey"] == "InvalidGrantError"
+    assert result["tokens"]["expiresIn"] == 3600
+    assert result["tokens"]["hidden"] is True
+    _assert_plain_mail(result)
+    assert result["template"]["subject"] == "Welcome, Cy"
+    assert result["template"]["templateId"] == pushed["id"]
+    assert result["template"]["body"] == "Hello in plain text"
+    assert result["template"]["content"] == {"firstName": "Cy", "snake_case": 1, "creationTimestamp": 5}
+    assert (result["refused"], result["invalid"]) == ("FieldFormatError", "InvalidRqlError")
+    assert result["bySubject"] == result["plain"]["id"]
+    assert result["byContent"] == result["template"]["id"]
+    assert result["none"] is None
+    assert result["page"] == {"page": {"total": 2, "offset": 1, "limit": 1}, "data": [_id_and_subject(result["plain"])]}
+    assert result["combined"] == 2
+    assert result["many"] == 53
+    assert result["tracked"] == [{"affectedRecords": 1}] * 2
+    assert result["views"] == 2
+    queued = result["outbound"]["data"][0]
+    assert queued["status"] in ("queued", "sending"), "it is retried"
     assert (queued["to"], queued["text"]) == (["later@example.com"], "later")
-    assert told["refreshed"] == 56
+    assert result["refreshed"] == 56
 
 
-@pytest.mark.timeout(PATIENCE + 30)
-async def test_the_official_sdk_is_answered_by_the_classes_and_mails_that_it_knows(
-    settings: Settings, sdk: Path
-) -> None:
+@pytest.mark.timeout(SCRIPT_TIMEOUT_S + 30)
+async def test_official_sdk_gets_its_own_error_classes_and_mails(settings: Settings, sdk: Path) -> None:
     async with whole(settings) as world:
         await _push(world, "/templates/greeting", GREETING)
         await _push(world, "/templates/unfinished", UNFINISHED)
         await _push(world, "/localizations", LOCALIZATIONS)
         await admin.add_tenant(world.served.rt.pool, admin.Tenant("slow", None, 1))
         slow = await admin.add_key(world.served.rt.pool, "slow")
-        told = await _session(sdk, "contract.mjs", HOST=_host(world), KEY=world.served.key, SLOW_KEY=slow)
+        result = await _run_script(sdk, "contract.mjs", HOST=_host(world), KEY=world.served.key, SLOW_KEY=slow)
         await until(lambda: world.got(with_ascii_domain(NINOMIYA)))
-    assert told["queries"] == FOUND
-    assert told["selected"] == [{"items": [{"n": 70}, {"n": 20}]}, {"items": [{"n": 95}]}]
-    assert told["counted"] is False
-    assert told["greetings"] == ["Beste Dirk", "Dear Dirk", "Dear Dirk"]
-    assert told["errors"] == ERRORS
-    assert told["grants"] == [
+    assert result["queries"] == FOUND_MAILS
+    assert result["selected"] == [{"items": [{"n": 70}, {"n": 20}]}, {"items": [{"n": 95}]}]
+    assert result["counted"] is False
+    assert result["greetings"] == ["Beste Dirk", "Dear Dirk", "Dear Dirk"]
+    assert result["errors"] == ERRORS
+    assert result["grants"] == [
         ["InvalidGrantError", "AuthenticationError"],
         ["InvalidGrantError", "RefreshTokenUnknownError"],
     ]
-    assert told["over"]["classes"][:2] == ["ServiceUnreachableError", "ServiceUnavailableError"]
-    assert (told["over"]["status"], told["over"]["code"]) == (429, 4)
-    assert told["internationalized"] == [NINOMIYA]
+    assert result["over"]["classes"][:2] == ["ServiceUnreachableError", "ServiceUnavailableError"]
+    assert (result["over"]["status"], result["over"]["code"]) == (429, 4)
+    assert result["internationalized"] == [NINOMIYA]
 
 
 async def _push(world: Whole, path: str, body: Any) -> Any:
-    """What the push is answered with, once it can be used."""
+    """Push a template and return the answer once the template can be used."""
     answer = await world.http.put(path, json=body, headers=world.bearer)
     assert answer.is_success, answer.text
 
@@ -157,26 +155,26 @@ async def _push(world: Whole, path: str, body: Any) -> Any:
     return answer.json()
 
 
-def _assert_plain(told: Any) -> None:
-    mail = told["found"]
-    assert mail["id"] == told["plain"]["id"]
+def _assert_plain_mail(result: Any) -> None:
+    mail = result["found"]
+    assert mail["id"] == result["plain"]["id"]
     assert mail["creatorId"] == owner_uuid("acme")
     assert mail["awsMessageId"] == "abc123"
     assert mail["recipients"] == {"to": ["anna@example.com"], "bcc": ["ben@example.com"]}
     assert (mail["from"], mail["replyTo"]) == ("news@example.com", ["support@example.com"])
     assert (mail["subject"], mail["body"], mail["views"]) == ("A, (b) & 100% c", "plain text", 0)
     assert "attachments" not in mail
-    # Dates, of numbers: what the SDK makes of milliseconds.
+    # The SDK converts milliseconds to dates.
     assert mail["creationTimestamp"].endswith("Z")
     assert mail["creationTimestamp"] < mail["updateTimestamp"]
-    assert told["plain"] | {"awsMessageId": "abc123", "updateTimestamp": mail["updateTimestamp"]} == mail
+    assert result["plain"] | {"awsMessageId": "abc123", "updateTimestamp": mail["updateTimestamp"]} == mail
 
 
-def _subject(mail: Any) -> Any:
+def _id_and_subject(mail: Any) -> Any:
     return {"id": mail["id"], "subject": mail["subject"]}
 
 
-async def _session(sdk: Path, script: str, **env: str) -> Any:
+async def _run_script(sdk: Path, script: str, **env: str) -> Any:
     process = await asyncio.create_subprocess_exec(
         "node",
         str(sdk / script),
@@ -185,7 +183,7 @@ async def _session(sdk: Path, script: str, **env: str) -> Any:
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
+        out, err = await asyncio.wait_for(process.communicate(), SCRIPT_TIMEOUT_S)
     finally:
         if process.returncode is None:
             process.kill()
@@ -201,7 +199,7 @@ def _host(world: Whole) -> str:
 
 @contextlib.asynccontextmanager
 async def _inbox(world: Whole) -> AsyncIterator[str]:
-    """The HTML that Cy got, for whoever plays Cy's mail client."""
+    """Serve the HTML that Cy got, for the script that acts as Cy's mail client."""
 
     async def show(_: web.Request) -> web.Response:
         body = world.got("cy@example.com")[0].message.get_body(("html",))

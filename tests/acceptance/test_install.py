@@ -1,4 +1,4 @@
-"""Mailfold installs from a clone on a new machine: exactly the pinned versions, whatever was published since."""
+"""Install Mailfold from a clone as on a new machine, and check that it gets exactly the pinned versions."""
 
 import os
 import shutil
@@ -13,16 +13,16 @@ from tests.support.environments import ROOT, UV, interpreter, pins, resolved, ru
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 FILES = {"requirements.txt": ["build"], "requirements-dev.txt": ["build", "dev"]}
 WITHOUT_WHEELS = "dkimpy"
-"""Of the tests' tools only; pure Python, built by the pinned setuptools."""
+"""A package without a wheel, for tests only: pure Python, built by the pinned setuptools."""
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_requirements_are_all_that_the_resolver_asks_for(name: str) -> None:
+def test_requirements_are_what_the_resolver_resolves(name: str) -> None:
     assert resolved(ROOT / name, FILES[name]) == pins((ROOT / name).read_text())
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_removed_pin_is_noticed(name: str, tmp_path: Path) -> None:
+def test_removed_pin_is_found(name: str, tmp_path: Path) -> None:
     kept = [pin for pin in pins((ROOT / name).read_text()) if not pin.startswith("certifi==")]
     (tmp_path / name).write_text("\n".join(kept))
     assert [pin.partition("==")[0] for pin in resolved(tmp_path / name, FILES[name]) if pin not in kept] == ["certifi"]
@@ -30,7 +30,7 @@ def test_a_removed_pin_is_noticed(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.ci
 def test_clone_installs_with_the_oldest_pip_and_nothing_around_it(tmp_path: Path) -> None:
-    """As in a new container: no variable of ours, an empty home, Python 3.11's own pip."""
+    """Install as in a new container: without our environment variables, an empty home, and Python 3.11's own pip."""
     python = interpreter("3.11")
     if python is None:
         pytest.skip("Python 3.11 is not there")
@@ -50,8 +50,8 @@ def test_clone_installs_with_the_oldest_pip_and_nothing_around_it(tmp_path: Path
     assert {line.lower().replace("_", "-").replace(".", "-") for line in frozen.stdout.split()} <= {
         pin.replace(".", "-") for pin in wanted
     }
-    told = run(clone / ".venv" / "bin" / "mailfold", "--help", cwd=home, env=bare)
-    assert "demo" in told.stdout
+    shown = run(clone / ".venv" / "bin" / "mailfold", "--help", cwd=home, env=bare)
+    assert "demo" in shown.stdout
 
 
 @pytest.mark.ci
@@ -81,13 +81,13 @@ def test_unit_tests_pass_on_another_python(version: str, tmp_path: Path) -> None
     assert done.returncode == 0, done.stdout[-5000:]
 
 
-def test_the_resolver_is_the_pinned_one() -> None:
-    told = subprocess.run([UV, "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
-    assert f"uv=={told}" in pins((ROOT / "requirements-dev.txt").read_text())
+def test_installed_resolver_is_the_pinned_one() -> None:
+    version = subprocess.run([UV, "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
+    assert f"uv=={version}" in pins((ROOT / "requirements-dev.txt").read_text())
 
 
 def _copy(clone: Path) -> None:
-    """The files under version control as they lie here, changes included: what a clone of the next commit has."""
+    """Copy the files under version control with their uncommitted changes, as a clone of the next commit has them."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False).stdout.decode()
     names = [name for name in listed.split("\0") if (ROOT / name).is_file()]
     assert names or pytest.skip("not a clone")
@@ -97,8 +97,8 @@ def _copy(clone: Path) -> None:
 
 
 def _real(python: Path) -> str:
-    """The interpreter itself: pyenv's shims need variables."""
-    told = subprocess.run(
+    """Return the path of the interpreter itself, because pyenv's shims need environment variables."""
+    printed = subprocess.run(
         [python, "-c", "import sys; print(sys.base_prefix)"], capture_output=True, text=True, check=True
     )
-    return f"{told.stdout.strip()}/bin/python{sys.version_info.major}"
+    return f"{printed.stdout.strip()}/bin/python{sys.version_info.major}"

@@ -1,4 +1,4 @@
-"""`mailfold up` as people use it: started, killed, stopped, started again."""
+"""Run `mailfold up` as people do: start it, kill its children and itself, stop it, start it again."""
 
 import asyncio
 import signal
@@ -17,25 +17,25 @@ pytestmark = pytest.mark.timeout(300)
 SERVERS = {"kafka", "postgres"}
 
 
-async def test_a_stack_comes_up_survives_what_is_done_to_it_and_goes_on_where_it_stopped(stack_folder: Path) -> None:
+async def test_stack_starts_survives_kills_and_continues_where_it_stopped(stack_folder: Path) -> None:
     folder = stack_folder
     async with up(folder, umask=0) as first:
         await first.says("Ctrl-C stops everything")
         assert set(first.children()) == {*ROLES, *SERVERS}
         assert _get(f"{first.gateway}/healthz") == 200
-        _is_private(folder)
-        assert _resident(first.process.pid) < 1_000_000_000
+        _assert_private(folder)
+        assert _memory_bytes(first.process.pid) < 1_000_000_000
 
         again = mailfold("up", env={"MAILFOLD_DATA_DIR": str(folder)})
         assert again.code == 1
         assert f"already in use by process {first.process.pid}" in again.err
 
-        said = mailfold("brands", "list", env={"MAILFOLD_DATA_DIR": str(folder)})
-        assert said.code == 0, said.err
-        assert said.out.splitlines()[1].split()[:3] == ["default", "*", "sandbox"]
+        listed = mailfold("brands", "list", env={"MAILFOLD_DATA_DIR": str(folder)})
+        assert listed.code == 0, listed.err
+        assert listed.out.splitlines()[1].split()[:3] == ["default", "*", "sandbox"]
 
         for name in ("dispatch", "gateway", "postgres", "kafka"):
-            await _killed_and_back(first, name)
+            await _kill_and_wait_for_restart(first, name)
         children = list(first.children().values())
         assert await first.ends(signal.SIGINT) == 0
         await gone(children)
@@ -44,7 +44,7 @@ async def test_a_stack_comes_up_survives_what_is_done_to_it_and_goes_on_where_it
         await second.says("Ctrl-C stops everything")
         assert (second.key, second.gateway) == (first.key, first.gateway)
         assert _get(f"{second.gateway}/healthz") == 200
-        _is_private(folder)
+        _assert_private(folder)
 
         orphans = list(second.children().values())
         second.process.kill()
@@ -57,11 +57,11 @@ async def test_a_stack_comes_up_survives_what_is_done_to_it_and_goes_on_where_it
         assert await third.ends() == 0
 
 
-async def test_ctrl_c_while_it_starts_leaves_nothing_behind(stack_folder: Path) -> None:
-    async with up(stack_folder) as begun:
-        await begun.says("kafka: starting")
-        children = [child.pid for child in psutil.Process(begun.process.pid).children(recursive=True)]
-        assert await begun.ends(signal.SIGINT) == 0
+async def test_ctrl_c_during_the_start_leaves_no_process(stack_folder: Path) -> None:
+    async with up(stack_folder) as starting:
+        await starting.says("kafka: starting")
+        children = [child.pid for child in psutil.Process(starting.process.pid).children(recursive=True)]
+        assert await starting.ends(signal.SIGINT) == 0
         await gone(children)
 
 
@@ -71,28 +71,28 @@ def _get(url: str) -> int:
         return status
 
 
-def _resident(supervisor: int) -> int:
-    """Return the bytes of memory that the whole stack uses; a page that processes share counts once, in parts."""
-    whole = psutil.Process(supervisor)
-    return sum(_share(process) for process in (whole, *whole.children(recursive=True)))
+def _memory_bytes(supervisor: int) -> int:
+    """Return the bytes of memory of the whole stack; of a shared page each process counts its part."""
+    root = psutil.Process(supervisor)
+    return sum(_memory_of_process(process) for process in (root, *root.children(recursive=True)))
 
 
-def _share(process: psutil.Process) -> int:
-    """Return a process's proportional set size where the system tells it (Linux), else its resident set size."""
-    told = process.memory_full_info()
-    return int(getattr(told, "pss", told.rss))
+def _memory_of_process(process: psutil.Process) -> int:
+    """Return a process's proportional set size where the system has it (Linux), else its resident set size."""
+    memory = process.memory_full_info()
+    return int(getattr(memory, "pss", memory.rss))
 
 
-def _is_private(folder: Path) -> None:
+def _assert_private(folder: Path) -> None:
     for name in ("api-key", "secret", "example.json", "gateway.port", "postgres/password", "logs/gateway.log"):
         assert mode(folder / name) == 0o600, name
-    # What was there before is root's home, or another folder that is nobody else's.
+    # The folder above existed before: root's home, or another folder that is closed to others.
     above = folder.parents[3]
     assert mode(above) == 0o700
     assert open_to_others(above) == []
 
 
-async def _killed_and_back(running: Up, name: str) -> None:
+async def _kill_and_wait_for_restart(running: Up, name: str) -> None:
     before = running.children()[name]
     psutil.Process(before).kill()
     await running.says(f"{name} was killed by SIGKILL; it starts again")

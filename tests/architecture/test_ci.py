@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.architecture.repository import ROOT, text
-from tests.support.caught_up import _behind
+from tests.support.caught_up import _lagging_partitions
 from tests.support.skips import unexpected
 
 SKIPPED = "import pytest\n\n@pytest.mark.skip(reason='no server')\ndef test_it(): ...\n\ndef test_other(): ...\n"
@@ -16,7 +16,7 @@ WHOLE = "import pytest\npytest.importorskip('a_package_that_is_not_there')\n\nde
 XFAILED = "import pytest\n\n@pytest.mark.xfail(strict=True)\ndef test_it(): assert False\n"
 
 
-def test_a_permission_covers_a_test_and_its_parameters_and_no_other() -> None:
+def test_permission_covers_a_test_and_its_parameters_only() -> None:
     skipped = ["a.py::test_x", "a.py::test_x[1]", "a.py::test_y[1]", "a.py::test_xy"]
     assert unexpected(skipped, {"a.py::test_x", "a.py::test_y[2]"}) == ["a.py::test_xy", "a.py::test_y[1]"]
 
@@ -24,7 +24,7 @@ def test_a_permission_covers_a_test_and_its_parameters_and_no_other() -> None:
 @pytest.mark.parametrize(
     ("body", "ci", "code"), [(SKIPPED, "true", 1), (WHOLE, "true", 1), (XFAILED, "true", 0), (SKIPPED, "", 0)]
 )
-def test_a_skip_without_leave_fails_the_run_in_ci_only(tmp_path: Path, body: str, ci: str, code: int) -> None:
+def test_unexpected_skip_fails_the_run_in_ci_only(tmp_path: Path, body: str, ci: str, code: int) -> None:
     (tmp_path / "test_it.py").write_text(body)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     done = subprocess.run(
@@ -68,7 +68,7 @@ def test_ci_has_the_php_that_posts_as_freshmail_s_client() -> None:
     assert "--no-remove" in text(".ci/php")
 
 
-def test_who_has_not_read_to_the_end_is_behind() -> None:
+def test_unread_partitions_are_behind() -> None:
     ends = {("facts", 0): 5, ("facts", 1): 0, ("facts", 2): 3}
-    assert _behind(ends, {("facts", 0): 5, ("facts", 2): 4}) == []
-    assert _behind(ends, {("facts", 0): 4}) == ["facts/0 at 4 of 5", "facts/2 at 0 of 3"]
+    assert _lagging_partitions(ends, {("facts", 0): 5, ("facts", 2): 4}) == []
+    assert _lagging_partitions(ends, {("facts", 0): 4}) == ["facts/0 at 4 of 5", "facts/2 at 0 of 3"]

@@ -18,23 +18,23 @@ SCHEMA: dict[str, Any] = json.loads(text("tests/architecture/vendor/compose-spec
 OURS = {name: service for name, service in COMPOSE["services"].items() if service["image"] == "mailfold"}
 
 
-def test_it_keeps_the_compose_specification() -> None:
+def test_compose_file_matches_the_specification() -> None:
     jsonschema.validators.validator_for(SCHEMA)(SCHEMA).validate(COMPOSE)
 
 
-def test_the_schema_refuses_what_is_no_compose_file() -> None:
+def test_schema_refuses_an_invalid_compose_file() -> None:
     broken = {**COMPOSE, "services": {"gateway": {**OURS["gateway"], "comand": ["gateway"]}}}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validators.validator_for(SCHEMA)(SCHEMA).validate(broken)
 
 
-def test_every_role_has_a_service_and_only_the_sandbox_hides_in_a_profile() -> None:
+def test_every_role_has_a_service_and_only_the_sandbox_a_profile() -> None:
     assert set(OURS) == {*ROLES, "topics"}
     assert [name for name, service in OURS.items() if "profiles" in service] == ["sandbox"]
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_each_command_is_one_that_the_command_line_knows(name: str) -> None:
+def test_each_command_exists(name: str) -> None:
     group: Any = command()
     arguments = OURS[name]["command"]
     while arguments:
@@ -58,14 +58,14 @@ def test_the_settings_accept_what_a_service_is_given(name: str, monkeypatch: pyt
     assert "@postgres:5432/" in settings.database_url.get_secret_value()
 
 
-def test_no_secret_is_written_down() -> None:
+def test_secrets_are_required_variables() -> None:
     for service in COMPOSE["services"].values():
         for name, value in service.get("environment", {}).items():
             if re.search("SECRET|PASSWORD|DATABASE_URL|KEY", name):
                 assert re.search(r"\$\{\w+:\?", str(value)), f"{name} must come from outside, and be required"
 
 
-def test_who_is_waited_for_has_a_health_check_or_ends() -> None:
+def test_dependencies_have_a_health_check_or_finish() -> None:
     services = COMPOSE["services"]
     for service in services.values():
         for name, how in service.get("depends_on", {}).items():
@@ -73,7 +73,7 @@ def test_who_is_waited_for_has_a_health_check_or_ends() -> None:
             assert how["condition"] == wanted
 
 
-def test_the_image_copies_only_what_is_there() -> None:
+def test_image_copies_existing_files() -> None:
     copied = re.findall(r"^COPY (.+) \S+$", text("Dockerfile"), re.MULTILINE)
     assert copied
     for path in " ".join(copied).split():

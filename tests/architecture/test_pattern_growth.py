@@ -14,7 +14,7 @@ PATTERNS = patterns(pipeline, projections, topics)
 
 
 @pytest.mark.parametrize("found", [pytest.param(one, id=one.where) for one in PATTERNS])
-def test_time_grows_with_the_text_and_no_faster(found: Found) -> None:
+def test_time_is_linear_in_the_text(found: Found) -> None:
     grown, how = worst_growth(found)
     assert grown <= MAX_GROWTH, f"{grown:.1f} times as long for twice the text: {how}"
 
@@ -23,7 +23,7 @@ def test_patterns_of_all_kinds_of_places_are_found() -> None:
     places = {one.where.partition(":")[0].partition("[")[0] for one in PATTERNS}
     assert {
         "pipeline.webhooks.redaction._ENCODED",
-        "pipeline.webhooks.bots._TABLE",
+        "pipeline.webhooks.bots._REASON_PATTERNS",
         "pipeline.dialects.rql",
         "projections.mailing._NUL",
     } <= places
@@ -46,11 +46,11 @@ def test_patterns_that_are_not_linear_are_noticed(slow: str | bytes) -> None:
 
 
 @pytest.mark.parametrize("fast", [r"\A\s*,", r"(?<!\S)\S+@\S+", r"[a-z]{1,20}=", r"a.{0,50}b|a", r"\s+"])
-def test_patterns_that_are_linear_are_not_accused(fast: str) -> None:
+def test_linear_patterns_are_accepted(fast: str) -> None:
     assert worst_growth(Found("here", re.compile(fast)))[0] <= MAX_GROWTH
 
 
-def test_growth_of_a_call_is_told_whatever_its_speed() -> None:
+def test_growth_is_measured_for_fast_and_slow_calls() -> None:
     assert 3 < growth(lambda size: [0 for _ in range(size) for _ in range(size)], 500) < 6
     assert growth(lambda size: [0 for _ in range(size)], 50_000) <= MAX_GROWTH
     assert not math.isinf(growth(lambda size: "x" * size, 100_000))

@@ -25,7 +25,7 @@ ALLOWED_AT_TOP = {
 NAMES = [str(path.relative_to(ROOT)) for path in modules()]
 
 
-def test_the_top_level_is_as_it_was_laid_out() -> None:
+def test_top_level_contains_only_expected_files() -> None:
     assert {path.relative_to(ROOT).parts[0] for path in tracked()} <= ALLOWED_AT_TOP
 
 
@@ -35,13 +35,13 @@ def test_no_file_is_longer_than_400_lines_and_no_function_than_40(name: str) -> 
     assert [found.name for found in functions(ROOT / name) if length(found) > 40] == []
 
 
-def test_the_usual_function_is_short() -> None:
+def test_median_function_is_short() -> None:
     lengths = sorted(length(found) for path in modules() if "tests" not in path.parts for found in functions(path))
     assert lengths[len(lengths) // 2] <= 10
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_module_opens_by_saying_what_it_is(name: str) -> None:
+def test_every_module_has_a_docstring(name: str) -> None:
     body = text(name)
     assert not body.strip() or ast.get_docstring(ast.parse(body)), "what flows in, what flows out?"
 

@@ -208,7 +208,7 @@ LOG = (
     Mutation(
         "the gateway answers 2xx to what the log has not confirmed",
         "held-gateway",
-        (Patch("pipeline/gateway/routes/webhooks.py", "if None in places:", "if not places:"),),
+        (Patch("pipeline/gateway/routes/webhooks.py", "if None in positions:", "if not positions:"),),
     ),
 )
 

@@ -298,11 +298,11 @@ def store(tmp_path: Path) -> Any:
 def test_states_come_in_the_order_of_their_keys_without_the_stores_own_notes(store: Any) -> None:
     """Keys are hexadecimal: the notes, which begin with an underscore, lie in the middle of them."""
     store.write(0, {b"9": b"nine", b"a": b"ten", b"b": None, b"0": b"zero"}, 41)
-    store.keep_place(0, b"9")
+    store.save_scan_position(0, b"9")
     assert store.next_states(0, b"") == [(b"0", b"zero"), (b"9", b"nine"), (b"a", b"ten")]
     assert store.next_states(0, b"9") == [(b"a", b"ten")]
     assert store.next_states(0, b"a") == []
-    assert store.place(0) == b"9"
+    assert store.scan_position(0) == b"9"
 
 
 def test_large_states_are_looked_at_a_few_at_a_time(store: Any) -> None:

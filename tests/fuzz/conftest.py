@@ -1,4 +1,4 @@
-"""One gateway for all that is thrown at it, on topics and tables of its own."""
+"""Fixtures of the fuzz tests: one gateway with its own topics and tables."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ from topics.registry import TOPICS
 
 @pytest.fixture(scope="session")
 def cases() -> int:
-    """How many cases a dialect gets; `make fuzz` asks for more."""
+    """Return the number of cases for each dialect; `make fuzz` sets a larger one."""
     return int(os.environ.get("FUZZ_CASES", "300"))
 
 
@@ -35,7 +35,7 @@ def gateway(kafka_bootstrap: str, postgres_url: str, tmp_path_factory: pytest.Te
             with served(settings) as running:
                 yield running
         finally:
-            asyncio.run(_forget(settings))
+            asyncio.run(_delete_topics(settings))
             admin.execute(f"drop database {name} with (force)")  # type: ignore[arg-type,unused-ignore]
 
 
@@ -50,7 +50,7 @@ def _settings(kafka_bootstrap: str, database_url: str, folder: Path) -> Settings
     )
 
 
-async def _forget(settings: Settings) -> None:
+async def _delete_topics(settings: Settings) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
     await admin.start()
     await admin.delete_topics([settings.topic(topic.name) for topic in TOPICS])

@@ -1,7 +1,6 @@
-"""Every adapter, handed its golden payloads after something went wrong with them on the way.
+"""Fuzz tests of every webhook adapter with damaged golden payloads.
 
-Whatever comes, an adapter says what it makes of it or that it can make nothing of it; what it says can lie on the log
-and names nobody's address.
+An adapter must normalize a payload or raise Unrecognised. Normalized events must be encodable and contain no address.
 """
 
 import contextlib
@@ -28,7 +27,7 @@ CASES = int(os.environ.get("ADAPTER_CASES", "100"))
 KINDS = sorted(kind for kind in ADAPTERS if (FOLDER / kind).is_dir() and kind != "mail")
 FUZZED = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 
-# As JSON, because not all of it can be made by an encoder.
+# Written as JSON, because an encoder can't make all of it.
 HOSTILE = [
     '"\\ud800"',
     '"x\\udc00y"',
@@ -69,21 +68,21 @@ HOSTILE = [
     '"550"',
     '"\\"},{\\"event\\":"',
 ]
-# Another region is another of SNS's own servers.
+# Any region: SNS has servers in each.
 SNS = re.compile(r"https://sns\.[a-z0-9-]+\.amazonaws\.com(\.cn)?/SimpleNotificationService-[A-Za-z0-9]+\.pem")
 _MARK = "hostile:%d:"
 _TWICE = "twice:"
 
 
-def nodes(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The ways to everything inside."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, one in inside:
+def paths_within(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the paths of all values within a value."""
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, member in members:
         yield (*path, name)
-        yield from nodes(one, (*path, name))
+        yield from paths_within(member, (*path, name))
 
 
-def put(parent: Any, name: Any, mark: str) -> None:
+def replace(parent: Any, name: Any, mark: str) -> None:
     parent[name] = mark
 
 
@@ -91,7 +90,7 @@ def drop(parent: Any, name: Any, _mark: str) -> None:
     del parent[name]
 
 
-def list_it(parent: Any, name: Any, _mark: str) -> None:
+def wrap_in_list(parent: Any, name: Any, _mark: str) -> None:
     parent[name] = [parent[name]]
 
 
@@ -108,31 +107,31 @@ def rename(parent: Any, name: Any, _mark: str) -> None:
         parent[f"{name}_"] = parent.pop(name)
 
 
-def double(parent: Any, name: Any, mark: str) -> None:
-    """In an object the same name twice, and the second one counts."""
+def duplicate(parent: Any, name: Any, mark: str) -> None:
+    """Repeat a name in an object, with the mark as its second value, or an item in a list."""
     if isinstance(parent, dict):
         parent[f"{_TWICE}{name}"] = mark
     else:
         parent.append(copy.deepcopy(parent[name]))
 
 
-def say_more(parent: Any, name: Any, _mark: str) -> None:
+def lengthen(parent: Any, name: Any, _mark: str) -> None:
     if isinstance(parent[name], str):
         parent[name] = f"{parent[name].swapcase()} {parent[name]}"
 
 
-WAYS = (put, drop, list_it, nest, quote, rename, double, say_more)
+DAMAGES = (replace, drop, wrap_in_list, nest, quote, rename, duplicate, lengthen)
 
 
-def spoil(value: Any, path: tuple[Any, ...], way: Callable[[Any, Any, str], None], mark: str) -> None:
-    """One thing goes wrong at one place."""
+def apply_damage(value: Any, path: tuple[Any, ...], damage: Callable[[Any, Any, str], None], mark: str) -> None:
+    """Damage the value at a path."""
     for name in path[:-1]:
         value = value[name]
-    way(value, path[-1], mark)
+    damage(value, path[-1], mark)
 
 
-def written(value: Any) -> bytes:
-    """As JSON, with the hostile values put where they are marked."""
+def encode_hostile(value: Any) -> bytes:
+    """Return the value as JSON with the hostile values in place of their marks."""
     text = json.dumps(value, ensure_ascii=False)
     for number, hostile in enumerate(HOSTILE):
         text = text.replace(f'"{_MARK % number}"', hostile)
@@ -140,60 +139,60 @@ def written(value: Any) -> bytes:
 
 
 @st.composite
-def spoilt(draw: st.DrawFn, kind: str) -> tuple[Case, bytes]:
-    """A case, and a request's body that was a good one once."""
+def damaged_bodies(draw: st.DrawFn, kind: str) -> tuple[Case, bytes]:
+    """Draw a case and the damaged body of its request."""
     case = draw(st.sampled_from(cases(kind)))
     if draw(st.booleans()):
-        return case, flipped(draw, case.body)
+        return case, damage_bytes(draw, case.body)
     payload = json.loads(case.payload)
     for _ in range(draw(st.integers(1, 4))):
-        if places := list(nodes(payload)):
+        if paths := list(paths_within(payload)):
             mark = _MARK % draw(st.integers(0, len(HOSTILE) - 1))
-            spoil(payload, draw(st.sampled_from(places)), draw(st.sampled_from(WAYS)), mark)
+            apply_damage(payload, draw(st.sampled_from(paths)), draw(st.sampled_from(DAMAGES)), mark)
     wrap: Callable[[bytes], bytes] = WRAPPED.get(kind, bytes)
-    with contextlib.suppress(ValueError):  # what can't be wrapped goes as it is
-        return case, wrap(written(payload))
-    return case, written(payload)
+    with contextlib.suppress(ValueError):  # a body that can't be wrapped is sent without
+        return case, wrap(encode_hostile(payload))
+    return case, encode_hostile(payload)
 
 
-def flipped(draw: st.DrawFn, body: bytes) -> bytes:
-    """Some bytes are others, or gone, or there twice."""
-    spoiled = bytearray(body)
+def damage_bytes(draw: st.DrawFn, body: bytes) -> bytes:
+    """Return the body with some bytes replaced, removed or inserted."""
+    damaged = bytearray(body)
     for _ in range(draw(st.integers(1, 6))):
-        place = draw(st.integers(0, max(len(spoiled) - 1, 0)))
+        place = draw(st.integers(0, max(len(damaged) - 1, 0)))
         piece = draw(
             st.binary(max_size=4) | st.sampled_from([b'"', b"{", b"[", b"}", b",", b":", b"\\", b"\x00", b"\xff"])
         )
-        spoiled[place : place + draw(st.integers(0, 4))] = piece
-    return bytes(spoiled)
+        damaged[place : place + draw(st.integers(0, 4))] = piece
+    return bytes(damaged)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_went_wrong_on_the_way_is_told_or_unrecognised(kind: str) -> None:
-    """Nothing else is raised; what is told can be written and read, and names nobody."""
-    adapter, told = ADAPTERS[kind], context(kind)
+def test_damaged_webhook_is_normalized_or_unrecognised(kind: str) -> None:
+    """Nothing but Unrecognised is raised; events can be encoded and contain no address."""
+    adapter, event_context = ADAPTERS[kind], context(kind)
     secrets = {case.name: set(addresses(json.loads(case.payload))) for case in cases(kind)}
 
     @FUZZED
-    @given(spoilt(kind))
-    def check(given: tuple[Case, bytes]) -> None:
-        case, body = given
+    @given(damaged_bodies(kind))
+    def check(drawn: tuple[Case, bytes]) -> None:
+        case, body = drawn
         with contextlib.suppress(Unrecognised):
-            for event in adapter.split(body, told.headers):
+            for event in adapter.split(body, event_context.headers):
                 with contextlib.suppress(Unrecognised):
-                    heard = adapter.normalize(event, told)
-                    lies = encode(DELIVERY_EVENTS, heard)
-                    assert decode(DELIVERY_EVENTS, lies) == heard
-                    assert (heard.recorded_at, heard.provider) == (RECEIVED_AT, kind)
-                    shown = urllib.parse.unquote(lies.decode()).lower()
-                    assert not [address for address in secrets[case.name] if address in shown]
+                    fact = adapter.normalize(event, event_context)
+                    encoded = encode(DELIVERY_EVENTS, fact)
+                    assert decode(DELIVERY_EVENTS, encoded) == fact
+                    assert (fact.recorded_at, fact.provider) == (RECEIVED_AT, kind)
+                    text = urllib.parse.unquote(encoded.decode()).lower()
+                    assert not [address for address in secrets[case.name] if address in text]
 
     check()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_went_wrong_on_the_way_is_forged(kind: str) -> None:
-    """No key signed it, whatever it is; nothing else is raised."""
+def test_damaged_webhook_fails_verification(kind: str) -> None:
+    """InvalidSignatureError is raised for any request, because no key signed it."""
     adapter = ADAPTERS[kind]
     headers = st.dictionaries(st.sampled_from(HEADERS), st.text(max_size=200), max_size=8)
     keys = st.lists(
@@ -201,9 +200,9 @@ def test_what_went_wrong_on_the_way_is_forged(kind: str) -> None:
     )
 
     @FUZZED
-    @given(spoilt(kind), headers, keys, st.binary(max_size=200))
-    def check(given: tuple[Case, bytes], headers: dict[str, str], keys: list[str], certificate: bytes) -> None:
-        incoming = WebhookRequest(headers=headers, body=given[1], url="https://mail.example/x", certificate=certificate)
+    @given(damaged_bodies(kind), headers, keys, st.binary(max_size=200))
+    def check(drawn: tuple[Case, bytes], headers: dict[str, str], keys: list[str], certificate: bytes) -> None:
+        incoming = WebhookRequest(headers=headers, body=drawn[1], url="https://mail.example/x", certificate=certificate)
         with pytest.raises(InvalidSignatureError):
             adapter.verify(incoming, keys, RECEIVED_AT, 10**9)
         with contextlib.suppress(InvalidSignatureError):

@@ -1,4 +1,4 @@
-"""Bounced and other inbound mail, after something went wrong with it: it is what anybody can write."""
+"""Fuzz tests of bounces and other inbound mail with damaged messages, which anybody can send."""
 
 import contextlib
 import copy
@@ -12,7 +12,7 @@ from pipeline.webhooks.base import EventContext
 from pipeline.webhooks.proofs import token_readers
 from pipeline.webhooks.providers import bounce_mail
 from tests.conftest import SECRET
-from tests.fuzz.test_adapters import FUZZED, flipped
+from tests.fuzz.test_adapters import FUZZED, damage_bytes
 from tests.support.golden import ADDRESS as ADDRESSES
 from tests.support.golden import FOLDER, RECEIVED_AT
 from tests.support.inbound import EMAIL_ID, bounce, message_id, unsubscribe, verp
@@ -20,14 +20,14 @@ from topics.codec import decode, encode
 from topics.registry import DELIVERY_EVENTS
 
 ADDRESS = "anna@example.net"
-TOLD = EventContext(provider="inbound", received_at=RECEIVED_AT, token_readers=token_readers(SECRET))
+CONTEXT = EventContext(provider="inbound", received_at=RECEIVED_AT, token_readers=token_readers(SECRET))
 
 
-def lines(*given: str) -> bytes:
-    return "\r\n".join((*given, "")).encode()
+def lines(*parts: str) -> bytes:
+    return "\r\n".join((*parts, "")).encode()
 
 
-def feedback() -> bytes:
+def feedback_report() -> bytes:
     return lines(
         f"From: <fbl@example.net>\r\nTo: {verp()}",
         "Subject: FW: hello\r\nMIME-Version: 1.0\r\nDate: Fri, 2 Jan 2026 03:04:05 +0000",
@@ -50,7 +50,7 @@ def out_of_office() -> bytes:
     )
 
 
-def textual() -> bytes:
+def textual_bounce() -> bytes:
     return lines(
         f"From: MAILER-DAEMON@mx.example.net\r\nTo: {verp()}\r\nSubject: failure notice",
         "Date: Fri, 2 Jan 2026 03:04:05 +0000\r\n",
@@ -61,13 +61,13 @@ def textual() -> bytes:
     )
 
 
-def wish() -> bytes:
+def unsubscribe_mail() -> bytes:
     return lines(f"From: Anna <{ADDRESS}>\r\nTo: {unsubscribe()}\r\nSubject: unsubscribe\r\n", "")
 
 
-MAILS = (bounce(verp()), feedback(), out_of_office(), textual(), wish())
-WRITTEN = tuple(path.read_bytes() for path in sorted((FOLDER / "mail").glob("*.eml")))
-"""As servers write them."""
+MAILS = (bounce(verp()), feedback_report(), out_of_office(), textual_bounce(), unsubscribe_mail())
+GOLDEN_MAILS = tuple(path.read_bytes() for path in sorted((FOLDER / "mail").glob("*.eml")))
+"""Mails of real servers."""
 HOSTILE = st.sampled_from(
     [
         b"=?utf-8?q?" + b"=00" * 50 + b"?=",
@@ -93,46 +93,49 @@ HOSTILE = st.sampled_from(
 
 
 @st.composite
-def spoilt(draw: st.DrawFn) -> tuple[bytes, bytes]:
-    """A mail, and the same with its lines elsewhere, twice, gone, or others'."""
-    found = draw(st.sampled_from(MAILS + WRITTEN))
+def damaged_mails(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """Draw a mail, and the same mail with lines moved, repeated, removed or replaced."""
+    mail = draw(st.sampled_from(MAILS + GOLDEN_MAILS))
     if draw(st.booleans()):
-        return found, flipped(draw, found)
-    parts = found.replace(b"\r\n", b"\n").split(b"\n")
+        return mail, damage_bytes(draw, mail)
+    parts = mail.replace(b"\r\n", b"\n").split(b"\n")
     for _ in range(draw(st.integers(1, 6))):
         place, other = draw(st.integers(0, len(parts) - 1)), draw(st.integers(0, len(parts) - 1))
-        way = draw(st.integers(0, 4))
-        taken = copy.copy(parts[place])
-        if way in (0, 1):
-            parts[place] = draw(HOSTILE) if way else b""
-        elif way == 2:
-            parts[place], parts[other] = parts[other], taken
+        damage = draw(st.integers(0, 4))
+        line = copy.copy(parts[place])
+        if damage in (0, 1):
+            parts[place] = draw(HOSTILE) if damage else b""
+        elif damage == 2:
+            parts[place], parts[other] = parts[other], line
         else:
-            parts[other:other] = [taken] * (1 if way == 3 else draw(st.integers(1, 300)))
-    return found, draw(st.sampled_from([b"\r\n", b"\n"])).join(parts)
+            parts[other:other] = [line] * (1 if damage == 3 else draw(st.integers(1, 300)))
+    return mail, draw(st.sampled_from([b"\r\n", b"\n"])).join(parts)
 
 
 @FUZZED
 @given(
-    spoilt(), st.sampled_from(["", verp(), unsubscribe(), "someone@example.net"]), st.sampled_from(["", "<>", ADDRESS])
+    damaged_mails(),
+    st.sampled_from(["", verp(), unsubscribe(), "someone@example.net"]),
+    st.sampled_from(["", "<>", ADDRESS]),
 )
 @example((MAILS[0], MAILS[0]), "", "<>")
-def test_whatever_somebody_writes_is_told_or_not(mails: tuple[bytes, bytes], to: str, sender: str) -> None:
-    """Nothing else is raised; what is told can be written and read, is about an email of ours and names nobody."""
-    whole, raw = mails
+def test_damaged_mails_are_recognised_or_ignored(mails: tuple[bytes, bytes], to: str, sender: str) -> None:
+    """Nothing but Unrecognised and Unproven is raised; events can be encoded, name our email and contain no address."""
+    original, raw = mails
     envelope = {"x-envelope-to": to, "x-envelope-from": sender}
     for report in bounce_mail.split(raw, envelope):
         with contextlib.suppress(Unrecognised, Unproven):
-            heard = bounce_mail.normalize(report, TOLD)
-            lies = encode(DELIVERY_EVENTS, heard)
-            assert decode(DELIVERY_EVENTS, lies) == heard
-            assert heard.email_id == EMAIL_ID
-            shown = urllib.parse.unquote(lies.decode()).lower()
-            assert not [one for one in ADDRESSES.findall(whole.decode("utf-8", "replace").lower()) if one in shown]
+            fact = bounce_mail.normalize(report, CONTEXT)
+            encoded = encode(DELIVERY_EVENTS, fact)
+            assert decode(DELIVERY_EVENTS, encoded) == fact
+            assert fact.email_id == EMAIL_ID
+            text = urllib.parse.unquote(encoded.decode()).lower()
+            addresses = ADDRESSES.findall(original.decode("utf-8", "replace").lower())
+            assert not [address for address in addresses if address in text]
 
 
-def test_the_mails_that_are_spoilt_were_good_ones() -> None:
-    heard = [
-        bounce_mail.normalize(report, TOLD).kind.value for found in MAILS for report in bounce_mail.split(found, {})
+def test_undamaged_mails_are_recognised() -> None:
+    kinds = [
+        bounce_mail.normalize(report, CONTEXT).kind.value for mail in MAILS for report in bounce_mail.split(mail, {})
     ]
-    assert heard == ["bounced", "complained", "replied", "bounced", "unsubscribed"]
+    assert kinds == ["bounced", "complained", "replied", "bounced", "unsubscribed"]

@@ -1,4 +1,4 @@
-"""Cases made from the OpenAPI document, good and bad, for every dialect: no 500, no hang, what is documented."""
+"""Requests generated from the OpenAPI document, valid and invalid: no 500, no timeout, documented answers."""
 
 from typing import Any
 
@@ -32,14 +32,12 @@ CHECKS: Any = (status_code_conformance, content_type_conformance, response_schem
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.timeout(3600)
-def test_whatever_the_document_allows_or_forbids_is_answered_as_documented(
-    gateway: Served, cases: int, dialect: str
-) -> None:
+def test_generated_requests_are_answered_as_documented(gateway: Served, cases: int, dialect: str) -> None:
     schema = schemathesis.openapi.from_url(f"{gateway.url}/openapi.json")
-    found: list[Any] = [one.ok() for one in schema.get_all_operations()]  # type: ignore[union-attr]  # an Err is a failed test
-    operations = [one for one in found if one.path.startswith(DIALECTS[dialect])]
+    all_operations: list[Any] = [result.ok() for result in schema.get_all_operations()]  # type: ignore[union-attr]  # an Err is a failed test
+    operations = [operation for operation in all_operations if operation.path.startswith(DIALECTS[dialect])]
     assert operations
-    ways = [
+    strategies = [
         operation.as_strategy(generation_mode=mode)
         for operation in operations
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
@@ -52,13 +50,13 @@ def test_whatever_the_document_allows_or_forbids_is_answered_as_documented(
         phases=[Phase.generate],
         database=None,
     )
-    @given(st.one_of(*ways))
-    def ask(case: Any) -> None:
+    @given(st.one_of(*strategies))
+    def check_answer(case: Any) -> None:
         answer = case.call(base_url=gateway.url, headers={"X-Api-Key": gateway.key}, timeout=20)
         assert answer.status_code < 500, answer.text
         case.validate_response(answer, checks=CHECKS)
         if answer.status_code >= 400 and "text/html" not in str(answer.headers["content-type"]):
             assert ERRORS[dialect](answer.json()), answer.text
 
-    ask()
+    check_answer()
     assert gateway.quiet(), gateway.log.read_text()[-3000:]

@@ -1,6 +1,6 @@
-"""Clients that page through thousands of emails while these change, under clocks that disagree, against an oracle.
+"""Clients that page through changing emails, under clocks that disagree, compared with an oracle.
 
-`make fuzz` pages through 100,000.
+`make fuzz` pages through 100,000 emails.
 """
 
 import asyncio
@@ -30,15 +30,15 @@ from topics.states import EmailState
 EMAILS = int(os.environ.get("PAGER_EMAILS", "3000"))
 PARTITIONS = 3
 PACE_S = EMAILS / 1_000_000
-"""Between two rounds of changes: the oracle keeps all of them, and a long run must stay within memory."""
+"""Seconds between two rounds of changes; the oracle keeps all of them in memory, so a long run makes them slower."""
 SINK = Sink(functools.partial(hash_address, Signer(SECRET, "address")))
 SIGNER = Signer(SECRET, "cursor")
-AT_ONCE = 1000
+BATCH_RECORDS = 1000
 TABLES = ("history", "versions", "timeline", "evidence", "next_offsets")
 
 
 class Partition:
-    """A partition that grows while it is projected; its workers' clocks are late, early, or step back."""
+    """A partition that grows while it is projected, with timestamps of clocks that are late, early, or step back."""
 
     def __init__(self, number: int, chance: random.Random) -> None:
         self.number = number
@@ -54,7 +54,7 @@ class Partition:
             self._fold(acked(email, T0 + email + 1), T0 + email + self._chance.randint(-5_000, 5_000))
 
     def change(self, now: int) -> None:
-        """A few emails of all ages change, a few come; stamped by whichever clock."""
+        """Change a few emails of all ages and add a few, with timestamps of different clocks."""
         for email in self._chance.sample(self._emails, min(20, len(self._emails))):
             kind = self._chance.choice((EventKind.DELIVERED, EventKind.OPENED, EventKind.BOUNCED, EventKind.COMPLAINED))
             self._fold(event(email, kind, now), now + self._chance.randint(-4_000, 50))
@@ -71,8 +71,8 @@ class Partition:
 
     async def project(self, rt: Any, start: int) -> int:
         end = len(self.records)
-        for first in range(start, end, AT_ONCE):
-            upto = min(first + AT_ONCE, end)
+        for first in range(start, end, BATCH_RECORDS):
+            upto = min(first + BATCH_RECORDS, end)
             async with rt.pool.connection() as connection:
                 await SINK.apply(connection, ChangeBatch(self.number, first, upto, self.records[first:upto]))
         return end
@@ -86,7 +86,7 @@ async def grow(world: Gateway, partition: Partition, start: int, done: asyncio.E
 
 
 class Listing:
-    """What one client saw, page by page."""
+    """The emails that one client saw, page by page."""
 
     def __init__(self, **params: str) -> None:
         self.params = params
@@ -114,18 +114,18 @@ class Listing:
 
 
 def as_of(records: Sequence[EmailChange | Tick], moment: int) -> dict[str, tuple[int, EmailState]]:
-    """Each email of a partition as the log says it was: the oracle, which knows no table."""
+    """Return each email of a partition at a moment, computed from the log: the oracle, which reads no table."""
     time = 0
-    found: dict[str, tuple[int, EmailState]] = {}
+    emails: dict[str, tuple[int, EmailState]] = {}
     for record in records:
         time = max(time, record.recorded_at)
         if time > moment:
             break
         if isinstance(record, EmailChange):
-            before = found.get(record.email_id)
+            before = emails.get(record.email_id)
             if before is None or before[1] != record.state:
-                found[record.email_id] = (time, record.state)
-    return found
+                emails[record.email_id] = (time, record.state)
+    return emails
 
 
 def expected(partitions: Sequence[Partition], listing: Listing) -> list[tuple[str, str]]:
@@ -143,17 +143,17 @@ def expected(partitions: Sequence[Partition], listing: Listing) -> list[tuple[st
     return [(email_id, shown) for _, email_id, shown in sorted(rows, reverse=True)]
 
 
-async def test_every_page_of_every_listing_shows_one_moment_that_the_log_can_prove(settings: Settings) -> None:
+async def test_every_page_of_a_listing_shows_one_moment_of_the_log(settings: Settings) -> None:
     chance = random.Random(EMAILS)
     partitions = [Partition(number, chance) for number in range(PARTITIONS)]
-    asked = [
+    listing_params = [
         {},
         {"State": "sent"},
         {"BrandId": brand_uuid("acme", "1")},
         {},
         {"After": str(T0 // 1000 + EMAILS // 2000)},
     ]
-    listings = [Listing(**params) for params in asked]
+    listings = [Listing(**params) for params in listing_params]
     async with gateway(settings) as world:
         starts = []
         for partition in partitions:
@@ -174,13 +174,13 @@ async def test_every_page_of_every_listing_shows_one_moment_that_the_log_can_pro
         # The first began before the last of them was projected of every partition.
         assert len(listings[3].seen) >= EMAILS
         assert 0 < len(listings[-1].seen) < EMAILS
-        await _is_the_same_from_the_log(world, partitions)
+        await _assert_rebuild_is_equal(world, partitions)
 
 
-async def _is_the_same_from_the_log(world: Gateway, partitions: Sequence[Partition]) -> None:
-    """Projected again in other runs, late changes and ticks included, it is what grew."""
+async def _assert_rebuild_is_equal(world: Gateway, partitions: Sequence[Partition]) -> None:
+    """Assert that projecting the log again, in other batches, gives the same tables."""
     async with world.rt.pool.connection() as connection:
-        grown = await tables(connection, *TABLES)
+        original = await tables(connection, *TABLES)
         for table in TABLES:
             await connection.execute(f"truncate projections.{table}".encode())
     for partition in partitions:
@@ -188,10 +188,10 @@ async def _is_the_same_from_the_log(world: Gateway, partitions: Sequence[Partiti
             await SINK.start(connection, partition.number, 0, 0, PARTITIONS)
         await partition.project(world.rt, 0)
     async with world.rt.pool.connection() as connection:
-        assert await tables(connection, *TABLES) == grown
+        assert await tables(connection, *TABLES) == original
 
 
-async def test_nothing_is_shown_before_each_partition_has_begun(settings: Settings) -> None:
+async def test_listing_is_empty_until_every_partition_has_started(settings: Settings) -> None:
     records: list[EmailChange | Tick] = [
         *Log().fold(request(1)).fold(acked(1, T0)).changes,
         Tick(recorded_at=T0 + 1_000_000),

@@ -1,4 +1,4 @@
-"""Extra Horizon's mail service, whole: mails accepted, sent to each recipient, found, opened and counted."""
+"""Test Extra Horizon's mail service from end to end: mails are accepted, sent, found, opened and counted."""
 
 import base64
 import json
@@ -51,7 +51,7 @@ async def send(served: Gateway, mail: Any, status: int = 200, **headers: str) ->
     return answer.json()
 
 
-WHOLE = PLAIN | {
+MAIL_WITH_ALL_FIELDS = PLAIN | {
     "recipients": {
         "to": ["Anna <anna@example.com>", "ben@example.com"],
         "cc": ["cy@example.com"],
@@ -66,12 +66,12 @@ WHOLE = PLAIN | {
 ADDRESSES = ("anna@example.com", "ben@example.com", "cy@example.com", "di@example.com")
 
 
-async def test_one_message_goes_to_each_recipient_and_lives_its_life_in_every_listing(settings: Settings) -> None:
+async def test_mail_is_sent_to_each_recipient_and_listed_everywhere(settings: Settings) -> None:
     async with whole(settings) as world:
-        sent = await send(world.served, WHOLE)
+        sent = await send(world.served, MAIL_WITH_ALL_FIELDS)
         await until(lambda: all(world.got(address) for address in ADDRESSES))
         for address in ADDRESSES:
-            _assert_whole(*world.got(address))
+            _assert_all_fields(*world.got(address))
         assert len({world.got(address)[0].message_id for address in ADDRESSES}) == 4
         await _assert_found(world, sent)
 
@@ -83,15 +83,17 @@ async def test_one_message_goes_to_each_recipient_and_lives_its_life_in_every_li
         listed = (await world.http.get("/v1/Email/?Email=di@example.com", headers=world.bearer)).json()["Emails"]
         assert [(email["Email"], email["State"]) for email in listed] == [("di@example.com", "sent")]
         async with world.served.rt.pool.connection() as connection:
-            owed = await (await connection.execute("select count(*) from jobs.jobs where queue = 'emit'")).fetchone()
-        assert owed == (0,)
+            emit_jobs = await (
+                await connection.execute("select count(*) from jobs.jobs where queue = 'emit'")
+            ).fetchone()
+        assert emit_jobs == (0,)
     contents: list[ContentChunk] = [record for *_, record in await records(settings, MESSAGE_CONTENTS)]
     assert len({chunk.content_id for chunk in contents}) == 1
 
 
-def _assert_whole(got: Received) -> None:
-    message = got.message
-    assert b"di@example.com" not in got.raw
+def _assert_all_fields(received: Received) -> None:
+    message = received.message
+    assert b"di@example.com" not in received.raw
     headers = {name: message[name] for name in ("To", "Cc", "Bcc", "Reply-To", "Subject", "From")}
     assert headers == {
         "To": "Anna <anna@example.com>, ben@example.com",
@@ -110,26 +112,26 @@ def _assert_whole(got: Received) -> None:
 
 async def _assert_found(world: Whole, sent: Any) -> None:
     async def has_left() -> bool:
-        found = await find(world, f"?eq(id,{sent['id']})")
-        return bool(found["data"]) and "aws_message_id" in found["data"][0]
+        page = await find(world, f"?eq(id,{sent['id']})")
+        return bool(page["data"]) and "aws_message_id" in page["data"][0]
 
     await until(has_left)
-    found = (await find(world, f"?eq(id,{sent['id']})"))["data"][0]
-    assert found == {
+    mail = (await find(world, f"?eq(id,{sent['id']})"))["data"][0]
+    assert mail == {
         "id": sent["id"],
         "creator_id": owner_uuid("acme"),
         "aws_message_id": "abc123",
         "views": 0,
         "from": "News <news@example.com>",
         "reply_to": ["support@example.com"],
-        "recipients": WHOLE["recipients"],
+        "recipients": MAIL_WITH_ALL_FIELDS["recipients"],
         "subject": "Hello, Änna",
         "body": "A plain text, <b>not HTML</b>.",
         "creation_timestamp": sent["creation_timestamp"],
-        "update_timestamp": found["update_timestamp"],
+        "update_timestamp": mail["update_timestamp"],
     }
-    assert found == sent | {"aws_message_id": "abc123", "update_timestamp": found["update_timestamp"]}
-    assert found["update_timestamp"] > found["creation_timestamp"]
+    assert mail == sent | {"aws_message_id": "abc123", "update_timestamp": mail["update_timestamp"]}
+    assert mail["update_timestamp"] > mail["creation_timestamp"]
 
     async def all_left() -> bool:
         return bool((await find(world, "queued"))["page"]["total"] == 0)
@@ -138,7 +140,7 @@ async def _assert_found(world: Whole, sent: Any) -> None:
 
 
 async def push_welcome(world: Whole) -> str:
-    """The template's id, once it can be used."""
+    """Push the template and return its id, once it can be used."""
     texts = json.loads(json.dumps(TEMPLATE["texts"]).replace("PUBLIC", str(world.http.base_url)))
     pushed = await world.http.put("/templates/welcome", json=TEMPLATE | {"texts": texts}, headers=world.bearer)
     assert pushed.status_code in (200, 202), pushed.text
@@ -150,7 +152,7 @@ async def push_welcome(world: Whole) -> str:
     return str(pushed.json()["id"])
 
 
-async def test_a_template_mail_is_opened_and_every_call_is_a_view(settings: Settings) -> None:
+async def test_every_open_of_a_template_mail_is_a_view(settings: Settings) -> None:
     mail = {
         "template_id": "welcome",
         "content": {"first_name": "Anna & Co", "camelCase": [1, {"two": None}]},
@@ -167,29 +169,31 @@ async def test_a_template_mail_is_opened_and_every_call_is_a_view(settings: Sett
         await _open(world, [_image(world, address) for address in ("anna@example.com", "ben@example.com")])
 
         async def are_counted() -> bool:
-            found = (await find(world, f"?eq(id,{sent['id']})"))["data"]
-            return bool(found and found[0]["views"] == 45)
+            mails = (await find(world, f"?eq(id,{sent['id']})"))["data"]
+            return bool(mails and mails[0]["views"] == 45)
 
         await until(are_counted)
         assert (await find(world, "?ge(views,45)"))["page"]["total"] == 1
         assert (await find(world, "?eq(content.first_name,Anna%2520%2526%2520Co)"))["page"]["total"] == 1
-    # One that was slow to be confirmed may lie there twice, from the spool: still one view.
+    # An event that was confirmed late may be on the log twice, also from the spool; it still is one view.
     events = {event.event_id for *_, event in await records(settings, DELIVERY_EVENTS)}
     assert len([name for name in events if name.startswith("extrahorizon:")]) == 45
 
 
 async def _open(world: Whole, images: list[str]) -> None:
-    """45 times: 20 by mail clients, 25 by an application that passes it on; then by who only asks what is there,
-    and with a hash of nobody's."""
+    """Open the images 45 times: 20 times like mail clients, 25 times like an application that reports its opens.
+
+    HEAD requests and a forged hash follow, which must not count.
+    """
     assert images[0] != images[1]
-    for nth in range(20):
-        picture = await world.http.get(images[nth % 2], headers={"Accept": "image/avif,image/webp,*/*;q=0.8"})
+    for index in range(20):
+        picture = await world.http.get(images[index % 2], headers={"Accept": "image/avif,image/webp,*/*;q=0.8"})
         assert (picture.status_code, picture.headers["content-type"]) == (200, "image/gif")
     for _ in range(25):
-        told = await world.http.get(images[0], headers={"Accept": "application/json, text/plain, */*"})
-        assert (told.status_code, told.json()) == (200, {"affected_records": 1})
-    looked = [await world.http.head(image) for image in images]
-    assert [(one.status_code, one.headers["content-type"]) for one in looked] == [(200, "image/gif")] * len(images)
+        counted = await world.http.get(images[0], headers={"Accept": "application/json, text/plain, */*"})
+        assert (counted.status_code, counted.json()) == (200, {"affected_records": 1})
+    heads = [await world.http.head(image) for image in images]
+    assert [(head.status_code, head.headers["content-type"]) for head in heads] == [(200, "image/gif")] * len(images)
     forged = await world.http.get("/mail/v1/AAAA/open", headers={"Accept": "application/json"})
     assert (forged.status_code, forged.json()["name"]) == (404, "RESOURCE_UNKNOWN_EXCEPTION")
     assert (await world.http.get("/mail/v1/AAAA/open", headers={"Accept": "image/*"})).status_code == 200
@@ -197,26 +201,26 @@ async def _open(world: Whole, images: list[str]) -> None:
 
 def _image(world: Whole, address: str) -> str:
     markup = world.got(address)[0].message.get_body(("html",)).get_content()  # type: ignore[union-attr,unused-ignore]
-    found = re.search(r'src="([^"]+/mail/v1/[^"]+/open)"', markup)
-    assert found, markup
+    match = re.search(r'src="([^"]+/mail/v1/[^"]+/open)"', markup)
+    assert match, markup
     assert "Dear Anna &amp; Co." in markup
-    return found[1]
+    return match[1]
 
 
-async def test_a_mail_that_nobody_takes_yet_is_queued(settings: Settings) -> None:
+async def test_mail_that_no_server_accepts_yet_is_queued(settings: Settings) -> None:
     async with whole(settings) as world:
         world.inbox.rcpt["later@example.com"] = ["451 4.3.0 later"]
         sent = await send(world.served, PLAIN | {"recipients": {"to": ["later@example.com"]}})
 
-        found: dict[str, Any] = {}
+        queued: dict[str, Any] = {}
 
         async def is_queued() -> bool:
-            found.update(await find(world, "queued?eq(status,queued)"))  # in between it is `sending`, each time
-            return bool(found["page"]["total"] == 1)
+            queued.update(await find(world, "queued?eq(status,queued)"))  # during each attempt it is `sending`
+            return bool(queued["page"]["total"] == 1)
 
         await until(is_queued)
         assert [mail["id"] for mail in (await find(world, "queued"))["data"]] == [sent["id"]]
-        assert found["data"][0] == {
+        assert queued["data"][0] == {
             "id": sent["id"],
             "status": "queued",
             "from": "News <news@example.com>",
@@ -224,12 +228,12 @@ async def test_a_mail_that_nobody_takes_yet_is_queued(settings: Settings) -> Non
             "subject": PLAIN["subject"],
             "text": PLAIN["body"],
             "creation_timestamp": sent["creation_timestamp"],
-            "update_timestamp": found["data"][0]["update_timestamp"],
+            "update_timestamp": queued["data"][0]["update_timestamp"],
         }
         assert (await find(world, "queued?eq(status,failed)"))["data"] == []
 
 
-async def test_the_same_key_gives_the_same_mail_and_another_list_is_refused(settings: Settings) -> None:
+async def test_same_idempotency_key_returns_the_same_mail_and_refuses_another_list(settings: Settings) -> None:
     async with gateway(settings) as served:
         first = await send(served, PLAIN, Idempotency_Key="once")
         again = await send(served, PLAIN, Idempotency_Key="once")
@@ -241,8 +245,8 @@ async def test_the_same_key_gives_the_same_mail_and_another_list_is_refused(sett
     assert len({request.email_id for *_, request in await records(settings, SEND_REQUESTS)}) == 2
 
 
-async def test_a_log_that_is_away_is_a_503_and_the_repeat_reaches_each_recipient_once(settings: Settings) -> None:
-    mail = PLAIN | {"recipients": {"to": [f"r{nth}@example.com" for nth in range(8)]}}
+async def test_unavailable_log_is_a_503_and_the_repeat_reaches_each_recipient_once(settings: Settings) -> None:
+    mail = PLAIN | {"recipients": {"to": [f"r{index}@example.com" for index in range(8)]}}
     async with (
         kafka_proxy(settings.kafka_bootstrap) as proxy,
         gateway(settings, kafka_bootstrap=proxy.bootstrap, append_timeout=0.5) as served,
@@ -286,31 +290,31 @@ async def test_a_log_that_is_away_is_a_503_and_the_repeat_reaches_each_recipient
         ({"recipients": {"to": ["a@example.com"]}, "template_id": "none"}, 16, "no such template"),
     ],
 )
-async def test_what_can_not_be_sent_is_refused_in_its_own_shape(
+async def test_invalid_mail_is_refused_in_extra_horizons_shape(
     settings: Settings, mail: Any, code: int, words: str
 ) -> None:
     async with gateway(settings) as served:
         body = mail if isinstance(mail, bytes) else json.dumps(mail).encode()
         answer = await served.http.post("/mail/v1/", content=body, headers={"X-Api-Key": served.key})
-        told = answer.json()
-        assert (answer.status_code, told["code"], words in told["message"]) == (
+        problem = answer.json()
+        assert (answer.status_code, problem["code"], words in problem["message"]) == (
             404 if code == 16 else 400,
             code,
             True,
-        ), told
-        assert set(told) == {"code", "name", "message"}
+        ), problem
+        assert set(problem) == {"code", "name", "message"}
     assert await records(settings, SEND_REQUESTS) == []
 
 
-async def test_keys_and_tokens_open_the_door_and_nothing_else_does(settings: Settings) -> None:
+async def test_only_valid_keys_and_tokens_are_authenticated(settings: Settings) -> None:
     async with gateway(settings) as served:
 
         async def ask(**headers: str) -> tuple[int, int]:
             answer = await served.http.get("/mail/v1/", headers=headers)
             return answer.status_code, answer.json().get("code", 0)
 
-        async def grant(**asked: str) -> Any:
-            return (await served.http.post("/auth/v2/oauth2/tokens", json={"client_id": "x"} | asked)).json()
+        async def grant(**parameters: str) -> Any:
+            return (await served.http.post("/auth/v2/oauth2/tokens", json={"client_id": "x"} | parameters)).json()
 
         assert await ask() == (401, 104)
         assert await ask(Authorization="Bearer wrong") == (401, 117)
@@ -328,18 +332,18 @@ async def test_keys_and_tokens_open_the_door_and_nothing_else_does(settings: Set
         fresh = await grant(grant_type="refresh_token", refresh_token=tokens["refresh_token"])
         assert await ask(Authorization=f"Bearer {fresh['access_token']}") == (200, 0)
         signer = Signer(settings.secret.get_secret_value(), "access")
-        old = issue_token(signer, "access", admin.key_hash(served.key), served.rt.clock() - 3_601_000)
-        assert await ask(Authorization=f"Bearer {old}") == (401, 118)
+        expired = issue_token(signer, "access", admin.key_hash(served.key), served.rt.clock() - 3_601_000)
+        assert await ask(Authorization=f"Bearer {expired}") == (401, 118)
         form = await served.http.post(
             "/auth/v2/oauth2/tokens", data={"grant_type": "password", "username": "u", "password": served.key}
         )
         assert form.status_code == 200
 
 
-async def test_a_revoked_key_ends_its_tokens(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_revoked_key_invalidates_its_tokens(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     async with gateway(settings) as served:
-        asked = {"grant_type": "password", "password": served.key}
-        tokens = (await served.http.post("/auth/v2/oauth2/tokens", json=asked)).json()
+        parameters = {"grant_type": "password", "password": served.key}
+        tokens = (await served.http.post("/auth/v2/oauth2/tokens", json=parameters)).json()
         await admin.revoke_key(served.rt.pool, admin.key_hash(served.key)[:6].hex())
 
         async def is_refused() -> bool:
@@ -349,7 +353,7 @@ async def test_a_revoked_key_ends_its_tokens(settings: Settings, monkeypatch: py
         await until(is_refused)
 
 
-async def test_a_tenant_finds_its_own_mails_only(settings: Settings) -> None:
+async def test_tenant_finds_only_its_own_mails(settings: Settings) -> None:
     async with whole(settings) as world:
         await admin.add_tenant(world.served.rt.pool, admin.Tenant("other"))
         key = await admin.add_key(world.served.rt.pool, "other")

@@ -1,4 +1,4 @@
-"""Internationalized addresses: taken from Extra Horizon's clients, written to where SMTPUTF8 is offered."""
+"""Test internationalized addresses: Extra Horizon accepts them, dispatch sends to them if the server has SMTPUTF8."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ ON_THE_WIRE = with_ascii_domain(NINOMIYA)
 
 @contextlib.asynccontextmanager
 async def sending(settings: Settings, *, smtputf8: bool) -> AsyncIterator[tuple[Gateway, Receiver]]:
-    """A gateway and a dispatcher, whose brand sends to a server that offers SMTPUTF8 or not."""
+    """Serve a gateway and a dispatcher whose brand sends to an SMTP server with or without SMTPUTF8."""
     async with smtp_receiver(enable_SMTPUTF8=smtputf8) as receiver, gateway(settings) as served:
         await admin.add_provider(served.rt.pool, Provider("local", "127.0.0.1", receiver.port, tls="off"), "s" * 32)
         await admin.add_brand(served.rt.pool, Brand("acme", "*", "local"))
@@ -30,19 +30,19 @@ async def sending(settings: Settings, *, smtputf8: bool) -> AsyncIterator[tuple[
             yield served, receiver
 
 
-async def test_an_internationalized_address_is_written_to_and_kept_as_it_is(settings: Settings) -> None:
+async def test_internationalized_address_is_used_unchanged(settings: Settings) -> None:
     mail = PLAIN | {"recipients": {"to": [f"二ノ宮 <{NINOMIYA}>"], "cc": ["anna@example.com"]}, "reply_to": [NINOMIYA]}
     async with sending(settings, smtputf8=True) as (served, receiver):
         sent = await send(served, mail)
         assert (sent["recipients"]["to"], sent["reply_to"]) == ([f"二ノ宮 <{NINOMIYA}>"], [NINOMIYA])
         await until(lambda: receiver.to(ON_THE_WIRE) and receiver.to("anna@example.com"))
     for address in (ON_THE_WIRE, "anna@example.com"):
-        (got,) = receiver.to(address)
-        assert "SMTPUTF8" in got.options
-        assert f"<{ON_THE_WIRE}>" in got.raw.decode()
+        (received,) = receiver.to(address)
+        assert "SMTPUTF8" in received.options
+        assert f"<{ON_THE_WIRE}>" in received.raw.decode()
 
 
-async def test_where_the_server_has_no_smtputf8_the_email_fails_for_good_before_anything_is_sent(
+async def test_email_fails_for_good_without_smtputf8_before_it_is_sent(
     settings: Settings,
 ) -> None:
     async with sending(settings, smtputf8=False) as (served, receiver):
@@ -54,7 +54,7 @@ async def test_where_the_server_has_no_smtputf8_the_email_fails_for_good_before_
 
         await until(are_done)
     failed, acked = sorted(await on(settings, PROVIDER_ACKS), key=lambda ack: isinstance(ack, Acked))
-    assert isinstance(failed, Failed), "not a bounce: nobody refused the recipient"
+    assert isinstance(failed, Failed), "not a bounce, because no server refused the recipient"
     assert (failed.code, failed.enhanced, "SMTPUTF8" in failed.text) == (553, "5.6.7", True)
     assert isinstance(acked, Acked)
-    assert [got.recipient for got in receiver.mails] == ["anna@example.com"]
+    assert [received.recipient for received in receiver.mails] == ["anna@example.com"]

@@ -1,7 +1,7 @@
-"""Each golden request, posted to a gateway on real Kafka: the answer and the records are what its pair says.
+"""Post each golden request to a gateway on real Kafka, and compare its response and records with the expected file.
 
-Only what a clock or a log gives is left out. MAILFOLD_GOLDEN=write writes the pairs anew, to be read before they
-are committed.
+Fields that the clock or the log determines are left out. MAILFOLD_GOLDEN=write writes the expected files again; read
+them before you commit them.
 """
 
 import json
@@ -20,10 +20,10 @@ from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "extrahorizon"
 WELCOME = {"texts": {"en": {"subject": "Hi", "html": "<p>{{ first_name|default('you') }}</p>"}}}
-CLOCK = ("creation_timestamp", "update_timestamp", "recorded_at", "content")
+UNCOMPARED_FIELDS = ("creation_timestamp", "update_timestamp", "recorded_at", "content")
 
 
-async def test_every_golden_request_is_answered_and_recorded_as_its_pair_says(settings: Settings) -> None:
+async def test_golden_requests_have_their_expected_responses_and_records(settings: Settings) -> None:
     answers: dict[str, Any] = {}
     async with gateway_and_projector(settings) as served:
         headers = {"X-Api-Key": served.key}
@@ -33,24 +33,31 @@ async def test_every_golden_request_is_answered_and_recorded_as_its_pair_says(se
             answer = await served.http.post(
                 "/mail/v1/", content=path.read_bytes(), headers=headers | {"Idempotency-Key": name}
             )
-            answers[name] = {"status": answer.status_code, "answer": _timeless(answer.json(), "content")}
+            answers[name] = {"status": answer.status_code, "answer": _compared_fields(answer.json(), "content")}
     chunks: list[ContentChunk] = [record for *_, record in await records(settings, MESSAGE_CONTENTS)]
     requests = [record for *_, record in await records(settings, SEND_REQUESTS)]
-    for name, answered in answers.items():
-        mine = sorted((one for one in requests if one.identity == name), key=lambda one: str(one.recipient))
-        answered["requests"] = [_timeless(json.loads(msgspec.json.encode(one))) for one in mine]
-        answered["contents"] = [
+    for name, actual in answers.items():
+        of_case = sorted(
+            (request for request in requests if request.identity == name), key=lambda request: str(request.recipient)
+        )
+        actual["requests"] = [_compared_fields(json.loads(msgspec.json.encode(request))) for request in of_case]
+        actual["contents"] = [
             msgspec.to_builtins(unpack_content([chunk for chunk in chunks if chunk.content_id == pointer], sha256))
-            for pointer, sha256 in dict.fromkeys((one.content.content_id, one.content.sha256) for one in mine)
+            for pointer, sha256 in dict.fromkeys(
+                (request.content.content_id, request.content.sha256) for request in of_case
+            )
         ]
-        golden = GOLDEN / f"{name}.expected.json"
+        expected = GOLDEN / f"{name}.expected.json"
         if os.environ.get("MAILFOLD_GOLDEN") == "write":
-            golden.write_text(json.dumps(answered, indent=2, ensure_ascii=False) + "\n")
-        assert json.loads(json.dumps(answered)) == json.loads(golden.read_text()), name
+            expected.write_text(json.dumps(actual, indent=2, ensure_ascii=False) + "\n")
+        assert json.loads(json.dumps(actual)) == json.loads(expected.read_text()), name
     assert len(answers) == len(list(GOLDEN.glob("*.expected.json"))) >= 14
 
 
-def _timeless(found: Any, *kept: str) -> Any:
-    if not isinstance(found, dict):
-        return found
-    return {name: _timeless(value) for name, value in found.items() if name not in CLOCK or name in kept}
+def _compared_fields(value: Any, *kept: str) -> Any:
+    """Return a JSON value without its uncompared fields, on every level; those in `kept` stay on the first."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: _compared_fields(field) for name, field in value.items() if name not in UNCOMPARED_FIELDS or name in kept
+    }

@@ -1,4 +1,4 @@
-"""RQL on a real PostgreSQL: which of a few mails each documented operator finds."""
+"""Run RQL queries on a real PostgreSQL and check which mails each documented operator finds."""
 
 import json
 from typing import Any, Final
@@ -27,9 +27,9 @@ MAILS: Final[dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("query", "found"),
+    ("query", "expected"),
     [
-        # A list's length, by the place that would be the next.
+        # The length of a list, by the index after its last element.
         ("contains(content.list.2)", {"three"}),
         ("excludes(content.list.2)", {"one", "no_list", "no_content"}),
         ("contains(content.list.1)", {"three"}),
@@ -38,7 +38,7 @@ MAILS: Final[dict[str, Any]] = {
         ("excludes(recipients.to.1)", {"one", "no_list", "no_content"}),
         ("contains(recipients.to.2)", {"three"}),
         ("contains(replyTo.0)", {"three"}),
-        # What is at a place of a list, and at a name that is a number.
+        # Elements of lists by index, and fields whose name is a number.
         ("eq(content.list.0,5)", {"three", "one"}),
         ("eq(content.list.1,six)", {"three"}),
         ("ne(content.list.1,six)", {"one", "no_list", "no_content"}),
@@ -53,7 +53,7 @@ MAILS: Final[dict[str, Any]] = {
         ("eq(content.2024.x,1)", {"one"}),
         ("eq(content.name.0,plain)", set()),
         ("contains(content.items,eq(tags.0,a))", {"three"}),
-        # Lists as a whole: one element is enough, and none is for a negation.
+        # Whole lists: one matching element is enough, and a negation requires that none matches.
         ("eq(content.list,5)", {"three", "one"}),
         ("ne(content.list,5)", {"no_list", "no_content"}),
         ("in(content.list,six,seven)", {"three"}),
@@ -65,17 +65,17 @@ MAILS: Final[dict[str, Any]] = {
         ("excludes(content.items,and(gt(n,60),lt(n,90)))", {"one", "no_list", "no_content"}),
         ("contains(content)", {"three", "one", "no_list"}),
         ("excludes(content)", {"no_content"}),
-        # A page's operators among conditions.
+        # Operators of the page among conditions.
         ("and(ge(views,1),select(id),limit(1),sort(-views),skipCount())", {"three", "no_list", "no_content"}),
         ("and(and(ge(views,1),select(id)),le(views,1))", {"no_list", "no_content"}),
         ("or(eq(views,0),and(eq(views,1),excludes(content)))", {"one", "no_content"}),
     ],
 )
-def test_an_operator_finds_the_documented_mails(database_url: str, query: str, found: set[str]) -> None:
+def test_operator_finds_the_documented_mails(database_url: str, query: str, expected: set[str]) -> None:
     where = rql.parse(query, MAIL_FIELDS).where
     with psycopg.connect(database_url) as connection:
         rows = connection.execute(
             "select name from jsonb_each(%s::jsonb) as mail (name, value) where value @@ %s::jsonpath",
             (json.dumps(MAILS), where),
         ).fetchall()
-    assert {name for (name,) in rows} == found
+    assert {name for (name,) in rows} == expected

@@ -1,4 +1,4 @@
-"""Extra Horizon's mails by template, whole: text parts, localizations and the rate's answer."""
+"""Test Extra Horizon's mails by template: text parts, localizations and the error over the rate."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ LOCALIZATIONS = {
 }
 
 
-async def test_the_body_of_a_template_mail_is_its_text_part(settings: Settings) -> None:
+async def test_body_of_a_template_mail_is_its_text_part(settings: Settings) -> None:
     mail = {"template_id": "welcome", "content": {"first_name": "Anna"}, "recipients": {"to": ["anna@example.com"]}}
     async with whole(settings) as world:
         await push_welcome(world)
@@ -44,13 +44,13 @@ async def test_the_body_of_a_template_mail_is_its_text_part(settings: Settings) 
         assert "Dear Anna." in html.get_content()
 
         async def is_kept() -> bool:
-            found = (await find(world, f"?eq(id,{sent['id']})"))["data"]
-            return bool(found and found[0]["body"] == sent["body"])
+            mails = (await find(world, f"?eq(id,{sent['id']})"))["data"]
+            return bool(mails and mails[0]["body"] == sent["body"])
 
         await until(is_kept)
 
 
-async def test_the_body_does_not_replace_a_template_that_is_text_only(settings: Settings) -> None:
+async def test_body_does_not_replace_a_text_only_template(settings: Settings) -> None:
     texts = {"texts": {"en": {"subject": "Hi", "text": "The template's own text"}}}
     async with gateway_and_projector(settings) as served:
         headers = {"X-Api-Key": served.key}
@@ -61,7 +61,7 @@ async def test_the_body_does_not_replace_a_template_that_is_text_only(settings: 
     assert unpack_content(chunks, request.content.sha256).text == "The template's own text"
 
 
-async def test_over_the_rate_the_code_says_that_a_repeat_may_work(settings: Settings) -> None:
+async def test_error_over_the_rate_has_the_code_for_a_retry(settings: Settings) -> None:
     async with gateway(settings) as served:
         await admin.add_tenant(served.rt.pool, admin.Tenant("slow", None, 1))
         key = await admin.add_key(served.rt.pool, "slow")
@@ -105,32 +105,33 @@ async def test_localizations_are_resolved_in_the_mails_language(settings: Settin
         subjects = [(await send(served, mail(to, name="A & B")))["subject"] for to in ("NL", "nl-BE", "EN", "fr")]
         assert subjects == ["Beste A & B", "Beste A & B", "Dear A & B", "Dear A & B"]
         assert (await send(served, mail("NL"), status=400))["code"] == 1003
-        said = await served.http.post(
+        rendered = await served.http.post(
             "/templates/greeting/render", json={"language": "nl", "variables": {"name": "<A>"}}, headers=headers
         )
-        assert said.json()["html"] == "<p>Beste &lt;A&gt; Kind regards</p>"
+        assert rendered.json()["html"] == "<p>Beste &lt;A&gt; Kind regards</p>"
     chunks: list[ContentChunk] = [record for *_, record in await records(settings, MESSAGE_CONTENTS)]
     requests = [record for *_, record in await records(settings, SEND_REQUESTS)]
-    shown = {
+    htmls = {
         unpack_content(
-            [one for one in chunks if one.content_id == request.content.content_id], request.content.sha256
+            [chunk for chunk in chunks if chunk.content_id == request.content.content_id], request.content.sha256
         ).html
         for request in requests
     }
-    assert shown == {"<p>Beste A &amp; B Kind regards</p>", "<p>Dear A &amp; B Kind regards</p>"}
+    assert htmls == {"<p>Beste A &amp; B Kind regards</p>", "<p>Dear A &amp; B Kind regards</p>"}
 
 
-async def test_a_push_replaces_the_set_and_no_template_is_seen_of_it(settings: Settings) -> None:
+async def test_push_replaces_the_localizations_which_are_not_listed_as_a_template(settings: Settings) -> None:
     async with gateway_and_projector(settings) as served:
         headers = {"X-Api-Key": served.key}
         first, again = [await put(served, "/localizations", LOCALIZATIONS) for _ in range(2)]
         second = await put(served, "/localizations", {"languages": {"en": {"greeting": "Hi $1"}}})
-        assert [one["version"] for one in (first, again, second)] == [1, 1, 2]
-        found = (await served.http.get("/localizations", headers=headers)).json()
-        assert (found["version"], found["languages"]) == (2, {"en": {"greeting": "Hi $1"}})
+        assert [push["version"] for push in (first, again, second)] == [1, 1, 2]
+        newest = (await served.http.get("/localizations", headers=headers)).json()
+        assert (newest["version"], newest["languages"]) == (2, {"en": {"greeting": "Hi $1"}})
         await put(served, "/templates/greeting", GREETING)
         assert (await send(served, mail("en", name="A"), status=400))["code"] == 1002
-        assert [one["name"] for one in (await served.http.get("/templates", headers=headers)).json()] == ["greeting"]
+        listed = (await served.http.get("/templates", headers=headers)).json()
+        assert [template["name"] for template in listed] == ["greeting"]
         for name in ("@localizations", second["id"], second["hash"]):
             assert (await served.http.get(f"/templates/{name}", headers=headers)).status_code == 404
         refused = await served.http.put("/localizations", json={"languages": {"nl": {"a": "b"}}}, headers=headers)
@@ -140,7 +141,7 @@ async def test_a_push_replaces_the_set_and_no_template_is_seen_of_it(settings: S
         assert (await served.http.get("/localizations", headers={"X-Api-Key": key})).status_code == 404
 
 
-async def test_other_dialects_refuse_a_template_whose_localizations_they_can_not_choose(settings: Settings) -> None:
+async def test_other_dialects_refuse_a_template_with_localizations(settings: Settings) -> None:
     async with gateway_and_projector(settings) as served:
         pushed = await put(served, "/templates/greeting", GREETING)
         body = {
@@ -161,30 +162,28 @@ def localization_files(folder: Path) -> Path:
     return folder
 
 
-async def test_the_command_line_pushes_and_shows_localizations_and_renders_with_them(
-    settings: Settings, tmp_path: Path
-) -> None:
+async def test_command_line_pushes_shows_and_renders_localizations(settings: Settings, tmp_path: Path) -> None:
     folder = localization_files(tmp_path / "localizations")
     async with gateway_and_projector(settings) as served:
         await put(served, "/templates/greeting", GREETING)
         command = ("templates", "localizations")
         pushed = await mailfold_on(settings, *command, "push", str(folder), "--tenant", "acme")
         assert "localizations version 1 hash" in pushed.out, pushed
-        shown, said = await asyncio.gather(
+        shown, rendered = await asyncio.gather(
             mailfold_on(settings, *command, "show", "--tenant", "acme"),
             mailfold_on(settings, "templates", "render", "greeting", *RENDER, "--tenant", "acme"),
         )
         assert json.loads(shown.out)["languages"]["nl"] == {"greeting": "Beste $1"}
-        assert "Beste Anna Kind regards" in said.out, said
+        assert "Beste Anna Kind regards" in rendered.out, rendered
 
 
-async def test_the_command_line_renders_folders_without_servers(tmp_path: Path) -> None:
+async def test_command_line_renders_folders_without_servers(tmp_path: Path) -> None:
     folder = localization_files(tmp_path / "localizations")
     template = tmp_path / "greeting"
     template.mkdir()
     (template / "template.json").write_text('{"syntax": "extrahorizon"}')
     (template / "default.html").write_text("<p>{{greeting,$content.name}}</p>")
-    said = await asyncio.to_thread(
+    rendered = await asyncio.to_thread(
         mailfold, "templates", "render", str(template), *RENDER, "--localizations", str(folder)
     )
-    assert "<p>Beste Anna</p>" in said.out, said
+    assert "<p>Beste Anna</p>" in rendered.out, rendered

@@ -1,4 +1,4 @@
-"""FreshMail's surface over real HTTP: all of a request or nothing, and repeats that double nothing."""
+"""Test FreshMail's API over real HTTP: a request is accepted whole or refused, and repeats send nothing twice."""
 
 import asyncio
 import base64
@@ -27,9 +27,9 @@ from topics.requests import Mailbox, SendRequest
 from topics.templates import TemplateSyntax
 
 
-async def post(world: Gateway, body: Any, key: str = "", path: str = "/v3/messaging/emails") -> httpx.Response:
-    headers = {"Authorization": f"Bearer {world.key}", **({"Idempotency-Key": key} if key else {})}
-    return await world.http.post(path, json=body, headers=headers)
+async def post(served: Gateway, body: Any, key: str = "", path: str = "/v3/messaging/emails") -> httpx.Response:
+    headers = {"Authorization": f"Bearer {served.key}", **({"Idempotency-Key": key} if key else {})}
+    return await served.http.post(path, json=body, headers=headers)
 
 
 async def requests(settings: Settings) -> list[SendRequest]:
@@ -42,16 +42,18 @@ def pointer(request: SendRequest) -> str:
 
 
 async def contents(settings: Settings) -> dict[str, MessageContent]:
-    """Every content by its id."""
+    """Return every content by its id."""
     chunks: dict[str, list[Any]] = {}
     for *_, chunk in await records(settings, MESSAGE_CONTENTS):
         chunks.setdefault(chunk.content_id, []).append(chunk)
-    sums = {one.content.content_id: one.content.sha256 for one in await requests(settings) if one.content}
-    return {name: unpack_content(found, sums[name]) for name, found in chunks.items()}
+    hashes = {
+        request.content.content_id: request.content.sha256 for request in await requests(settings) if request.content
+    }
+    return {content_id: unpack_content(parts, hashes[content_id]) for content_id, parts in chunks.items()}
 
 
 @pytest.mark.parametrize("path", ["/v3/messaging/emails", "/v3/messaging/emails/"])
-async def test_registered_with_and_without_the_slash_and_personalized(settings: Settings, path: str) -> None:
+async def test_emails_are_personalized_with_and_without_the_trailing_slash(settings: Settings, path: str) -> None:
     body = freshmail(
         {"email": "a@example.com", "name": "Adam", "personalization": {"name": "Adam <3"}, "headers": {"X-One": "own"}},
         {"email": "b@example.com", "personalization": {"name": "Bo"}},
@@ -63,60 +65,60 @@ async def test_registered_with_and_without_the_slash_and_personalized(settings: 
         headers={"x-one": "all", "x-two": "2"},
         attachments=[{"name": "invoice.pdf", "content": base64.b64encode(b"%PDF").decode()}],
     )
-    async with gateway(settings) as world:
-        answer = await post(world, body, "k", path)
+    async with gateway(settings) as served:
+        answer = await post(served, body, "k", path)
         assert answer.status_code == 201, answer.text
-        a, b = (ids.email_id("acme", "freshmail", "k", nth) for nth in (0, 1))
+        a, b = (ids.email_id("acme", "freshmail", "k", index) for index in (0, 1))
         assert answer.json() == [{"email": "a@example.com", "id": a}, {"email": "b@example.com", "id": b}]
-        found = {request.email_id: request for request in await requests(settings)}
-        assert found[a].subject == "Hello Adam <3"
-        assert (found[a].recipient_name, found[a].sender) == (
+        by_id = {request.email_id: request for request in await requests(settings)}
+        assert by_id[a].subject == "Hello Adam <3"
+        assert (by_id[a].recipient_name, by_id[a].sender) == (
             "Adam",
             Mailbox(address="sender@example.com", name="John Sender"),
         )
-        assert found[a].message_id == found[b].message_id
-        said = await contents(settings)
+        assert by_id[a].message_id == by_id[b].message_id
+        stored = await contents(settings)
         file = (Attachment(filename="invoice.pdf", media_type="application/pdf", data=b"%PDF"),)
-        assert said[pointer(found[a])] == MessageContent(
+        assert stored[pointer(by_id[a])] == MessageContent(
             html="<h1>Hello Adam &lt;3</h1>",
             text="Hello Adam <3",
             attachments=file,
             headers=(("X-One", "own"), ("x-two", "2")),
         )
-        assert said[pointer(found[b])] == MessageContent(
+        assert stored[pointer(by_id[b])] == MessageContent(
             html="<h1>Hello Bo</h1>!", text="Hello Bo", attachments=file, headers=(("x-one", "all"), ("x-two", "2"))
         )
 
 
-async def test_recipients_of_the_same_words_share_one_content(settings: Settings) -> None:
-    async with gateway(settings) as world:
-        answer = await post(world, freshmail(*[f"r{number}@example.com" for number in range(100)]))
+async def test_recipients_of_equal_contents_share_one(settings: Settings) -> None:
+    async with gateway(settings) as served:
+        answer = await post(served, freshmail(*[f"r{number}@example.com" for number in range(100)]))
         assert len(answer.json()) == 100
         assert len(await contents(settings)) == 1
         assert len(await requests(settings)) == 100
 
 
-async def test_nobody_is_written_to_where_one_recipient_is_wrong(settings: Settings) -> None:
-    async with gateway(settings) as world:
-        answer = await post(world, freshmail("a@example.com", "nobody", "c@example.com", "also nobody"))
+async def test_one_invalid_recipient_refuses_the_whole_request(settings: Settings) -> None:
+    async with gateway(settings) as served:
+        answer = await post(served, freshmail("a@example.com", "nobody", "c@example.com", "also nobody"))
         assert answer.status_code == 400
-        told = "This value is not a valid email address."
-        assert answer.json() == {"errors": {"Recipients[1].email": told, "Recipients[3].email": told}}
+        error = "This value is not a valid email address."
+        assert answer.json() == {"errors": {"Recipients[1].email": error, "Recipients[3].email": error}}
         wrong = freshmail("a@example.com", contents=[{"type": "text/plain", "body": "x\n{{ 'x'|date }}"}])
-        answer = await post(world, wrong)
+        answer = await post(served, wrong)
         [(where, error)] = answer.json()["errors"].items()
         assert where == "Recipients[0].personalization"
         assert error.startswith("Contents[0].body: line 2")
         assert await requests(settings) == []
 
 
-async def test_a_template_by_its_hash_instead_of_contents(settings: Settings) -> None:
-    async with gateway(settings) as world:
-        made = await put(
-            world.rt, "hello", syntax=TemplateSyntax.FRESHMAIL, subject="s", html="<p>$$name$$</p>", text="$$name$$"
+async def test_template_is_found_by_its_hash(settings: Settings) -> None:
+    async with gateway(settings) as served:
+        template = await put(
+            served.rt, "hello", syntax=TemplateSyntax.FRESHMAIL, subject="s", html="<p>$$name$$</p>", text="$$name$$"
         )
-        one = {"email": "a@example.com", "personalization": {"name": "Å & B"}}
-        answer = await post(world, freshmail(one, contents=None, templateHash=made.hash))
+        recipient = {"email": "a@example.com", "personalization": {"name": "Å & B"}}
+        answer = await post(served, freshmail(recipient, contents=None, templateHash=template.hash))
         assert answer.status_code == 201, answer.text
         [request] = await requests(settings)
         assert request.template
@@ -124,77 +126,77 @@ async def test_a_template_by_its_hash_instead_of_contents(settings: Settings) ->
         assert request.subject == "Message subject"
         [content] = (await contents(settings)).values()
         assert (content.html, content.text) == ("<p>Å &amp; B</p>", "Å & B")
-        unknown = await post(world, freshmail(contents=None, templateHash="nothing"))
+        unknown = await post(served, freshmail(contents=None, templateHash="nothing"))
         assert (unknown.status_code, list(unknown.json()["errors"])) == (400, ["TemplateHash"])
-        both = await post(world, freshmail(templateHash=made.hash))
+        both = await post(served, freshmail(templateHash=template.hash))
         assert both.json()["errors"] == {"Contents": "Exactly one of templateHash and contents must be given."}
 
 
-async def test_a_key_with_another_list_is_a_conflict_even_where_it_is_part_of_the_first(settings: Settings) -> None:
-    async with gateway(settings) as world:
-        first = await post(world, freshmail("a@example.com", "b@example.com"), "k")
-        assert (await post(world, freshmail("a@example.com", "b@example.com"), "k")).json() == first.json()
+async def test_idempotency_key_with_another_list_is_a_conflict(settings: Settings) -> None:
+    async with gateway(settings) as served:
+        first = await post(served, freshmail("a@example.com", "b@example.com"), "k")
+        assert (await post(served, freshmail("a@example.com", "b@example.com"), "k")).json() == first.json()
         for other in ("a", "ba", "abc"):
-            answer = await post(world, freshmail(*[f"{name}@example.com" for name in other]), "k")
+            answer = await post(served, freshmail(*[f"{name}@example.com" for name in other]), "k")
             assert answer.status_code == 409
             assert answer.json() == {"errors": ["This Idempotency-Key was used before for other recipients."]}
         assert len({request.email_id for request in await requests(settings)}) == 2
-        assert (await post(world, freshmail(), "x" * 256)).status_code == 400
+        assert (await post(served, freshmail(), "x" * 256)).status_code == 400
 
 
-async def test_a_rate_lets_a_whole_list_in_and_the_next_wait(settings: Settings) -> None:
-    async with gateway(settings) as world:
-        await admin.add_tenant(world.rt.pool, admin.Tenant("acme", rate_per_second=1))
-        assert (await post(world, freshmail(*[f"r{number}@example.com" for number in range(60)]))).status_code == 201
-        answer = await post(world, freshmail())
+async def test_whole_list_is_accepted_and_the_next_request_is_over_the_rate(settings: Settings) -> None:
+    async with gateway(settings) as served:
+        await admin.add_tenant(served.rt.pool, admin.Tenant("acme", rate_per_second=1))
+        assert (await post(served, freshmail(*[f"r{number}@example.com" for number in range(60)]))).status_code == 201
+        answer = await post(served, freshmail())
         assert answer.status_code == 429
         assert 50 <= int(answer.headers["Retry-After"]) <= 60
         assert isinstance(answer.json()["errors"], list)
 
 
-class FailsMidway:
-    """The real log, but it is away for every second request of the first call."""
+class PartlyConfirmingLog:
+    """The real log, which does not confirm every second send request while `is_failing`."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self.away = True
+        self.is_failing = True
 
     async def append(self, entries: Sequence[LogEntry], *, within: float | None = None) -> list[LogPosition | None]:
-        places = await self._log.append(entries, within=within)
-        if self.away and entries[0].topic is SEND_REQUESTS:
-            return [None if nth % 2 else place for nth, place in enumerate(places)]
-        return places
+        positions = await self._log.append(entries, within=within)
+        if self.is_failing and entries[0].topic is SEND_REQUESTS:
+            return [None if index % 2 else position for index, position in enumerate(positions)]
+        return positions
 
 
-async def test_a_log_that_fails_midway_is_a_503_and_the_repeat_completes_it(settings: Settings) -> None:
+async def test_partly_confirmed_request_is_a_503_and_the_repeat_completes_it(settings: Settings) -> None:
     from pipeline.dialects import freshmail as dialect
     from pipeline.runtime.bootstrap import open_runtime
 
     request: Any = httpx.Request("POST", "/", headers={"Idempotency-Key": "k"})
     async with open_runtime(settings) as rt:
-        world = make_gateway_state(rt)
-        log = FailsMidway(rt.log)
-        surface = FreshMailApi(replace(world, log=log))
+        state = make_gateway_state(rt)
+        log = PartlyConfirmingLog(rt.log)
+        api = FreshMailApi(replace(state, log=log))
         import json
 
         body = dialect.parse_request(json.dumps(freshmail("a@example.com", "b@example.com", "c@example.com")).encode())
-        first = await surface.answer(request, admin.Tenant("acme"), body)
+        first = await api.answer(request, admin.Tenant("acme"), body)
         assert first.status_code == 503
         assert first.headers["Retry-After"]
         assert list(json.loads(bytes(first.body))) == ["errors"]
-        log.away = False
-        again = await surface.answer(request, admin.Tenant("acme"), body)
+        log.is_failing = False
+        again = await api.answer(request, admin.Tenant("acme"), body)
         assert again.status_code == 201
-    assert {one.email_id for one in await requests(settings)} == {
-        ids.email_id("acme", "freshmail", "k", nth) for nth in range(3)
+    assert {request.email_id for request in await requests(settings)} == {
+        ids.email_id("acme", "freshmail", "k", index) for index in range(3)
     }
 
 
-async def test_without_a_key_or_with_a_wrong_one_it_is_a_401_in_its_own_words(settings: Settings) -> None:
-    async with gateway(settings) as world:
+async def test_missing_or_wrong_key_is_a_401_in_freshmails_shape(settings: Settings) -> None:
+    async with gateway(settings) as served:
         for headers in ({}, {"Authorization": "Bearer mf_wrong"}, {"Authorization": "Basic eDp5"}):
-            answer = await world.http.post("/v3/messaging/emails", json=freshmail(), headers=headers)
+            answer = await served.http.post("/v3/messaging/emails", json=freshmail(), headers=headers)
             assert answer.status_code == 401
             assert isinstance(answer.json()["errors"], list)
-        answers = await asyncio.gather(*[post(world, freshmail("a@example.com"), "same") for _ in range(4)])
+        answers = await asyncio.gather(*[post(served, freshmail("a@example.com"), "same") for _ in range(4)])
         assert len({answer.text for answer in answers}) == 1

@@ -1,4 +1,4 @@
-"""Limits of HTTP connections, asked over real sockets of a gateway as it is configured."""
+"""Test the limits of HTTP connections over real sockets."""
 
 import asyncio
 import contextlib
@@ -14,19 +14,19 @@ from pipeline.settings import Settings
 from tests.support.gateway import Gateway, gateway
 
 ASK = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
-PATIENT_S = 30
-"""A test's own limit: far more than any of the gateway's here."""
+READ_TIMEOUT_S = 30
+"""Seconds that a test waits for a response, far more than the gateway's own timeouts here."""
 
 
 class Client:
-    """A raw connection."""
+    """A client on a raw connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
     async def send(self, *pieces: bytes, pause: float = 0) -> None:
-        """Send pieces, as far as the gateway takes them."""
+        """Send the pieces, with a pause in seconds after each, until the gateway closes the connection."""
         with contextlib.suppress(ConnectionError):
             for piece in pieces:
                 self._writer.write(piece)
@@ -34,8 +34,8 @@ class Client:
                 await asyncio.sleep(pause)
 
     async def answer(self) -> int:
-        """The status of the next answer, its body read; 0 where the connection ends without one."""
-        async with asyncio.timeout(PATIENT_S):
+        """Read the next response and return its status, or 0 if the connection ends without one."""
+        async with asyncio.timeout(READ_TIMEOUT_S):
             try:
                 head = await self._reader.readuntil(b"\r\n\r\n")
             except (asyncio.IncompleteReadError, ConnectionError):
@@ -46,8 +46,8 @@ class Client:
             return int(head.split()[1])
 
     async def ended(self) -> bool:
-        """Whether nothing comes any more; waits for the end."""
-        async with asyncio.timeout(PATIENT_S):
+        """Wait for the end of the connection; return True if no more bytes came."""
+        async with asyncio.timeout(READ_TIMEOUT_S):
             try:
                 return await self._reader.read() == b""
             except ConnectionError:
@@ -60,8 +60,8 @@ class Client:
 
 
 @contextlib.asynccontextmanager
-async def connected(world: Gateway, count: int = 1) -> AsyncIterator[Sequence[Client]]:
-    url = world.http.base_url
+async def connected(served: Gateway, count: int = 1) -> AsyncIterator[Sequence[Client]]:
+    url = served.http.base_url
     clients = [Client(*await asyncio.open_connection(url.host, url.port)) for _ in range(count)]
     try:
         yield clients
@@ -70,8 +70,8 @@ async def connected(world: Gateway, count: int = 1) -> AsyncIterator[Sequence[Cl
             await client.close()
 
 
-async def refused(world: Gateway, why: str) -> float:
-    return await world.metric(f'mailfold_http_refused_total{{why="{why}"}}')
+async def refused(served: Gateway, why: str) -> float:
+    return await served.metric(f'mailfold_http_refused_total{{why="{why}"}}')
 
 
 @pytest.mark.parametrize(
@@ -90,28 +90,28 @@ async def refused(world: Gateway, why: str) -> float:
         ([b"POST /u/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;", *[b"e" * 100_000] * 10], 404),
     ],
 )
-async def test_head_of_a_request_is_bounded(settings: Settings, pieces: list[bytes], status: int) -> None:
-    async with gateway(settings) as world, connected(world) as [client]:
+async def test_request_head_is_bounded(settings: Settings, pieces: list[bytes], status: int) -> None:
+    async with gateway(settings) as served, connected(served) as [client]:
         sending = asyncio.create_task(client.send(*pieces))
         assert await client.answer() == status
         await sending
         if status in (414, 431):
             assert await client.ended()
-            assert await refused(world, "head") == 1
-        assert (await world.http.get("/healthz")).status_code == 200
+            assert await refused(served, "head") == 1
+        assert (await served.http.get("/healthz")).status_code == 200
 
 
 async def test_trailers_and_chunk_extensions_are_bounded(settings: Settings) -> None:
     head = b"POST /channels/email/batch HTTP/1.1\r\nHost: x\r\nX-Api-Key: %s\r\nTransfer-Encoding: chunked\r\n\r\n"
-    async with gateway(settings) as world, connected(world, 2) as clients:
+    async with gateway(settings) as served, connected(served, 2) as clients:
         for client, endless in zip(clients, (b"1;x=", b"1\r\n[\r\n0\r\nX-Trailer: "), strict=True):
-            await client.send(head % world.key.encode(), endless, *[b"e" * MAX_HEAD_BYTES] * 8)
+            await client.send(head % served.key.encode(), endless, *[b"e" * MAX_HEAD_BYTES] * 8)
             assert await client.answer() == 431
             assert await client.ended()
 
 
-async def test_slow_head_is_ended_however_steadily_it_trickles(settings: Settings) -> None:
-    async with gateway(settings, http_head_timeout=0.5) as world, connected(world, 3) as [silent, slow, second]:
+async def test_slow_head_is_closed_after_its_timeout(settings: Settings) -> None:
+    async with gateway(settings, http_head_timeout=0.5) as served, connected(served, 3) as [silent, slow, second]:
         await second.send(ASK, b"\r\n")
         assert await second.answer() == 200
         trickle = [b"G", *[bytes([character]) for character in b"ET /healthz HTTP/1.1\r\n"], *[b"X-A: b\r\n"] * 400]
@@ -121,11 +121,11 @@ async def test_slow_head_is_ended_however_steadily_it_trickles(settings: Setting
         assert await slow.ended()
         for task in sending:
             task.cancel()
-        assert await refused(world, "slow") == 2
+        assert await refused(served, "slow") == 2
 
 
-async def test_request_that_follows_at_once_has_the_same_time(settings: Settings) -> None:
-    async with gateway(settings, http_head_timeout=0.5) as world, connected(world) as [client]:
+async def test_pipelined_request_has_the_same_head_timeout(settings: Settings) -> None:
+    async with gateway(settings, http_head_timeout=0.5) as served, connected(served) as [client]:
         await client.send(ASK + b"\r\n" + b"GET /healthz HTTP/1.1\r\nX-A: ")
         sending = asyncio.create_task(client.send(*[b"a"] * 400, pause=0.05))
         assert [await client.answer(), await client.answer()] == [200, 408]
@@ -133,7 +133,7 @@ async def test_request_that_follows_at_once_has_the_same_time(settings: Settings
 
 
 async def test_idle_connection_is_closed_and_a_busy_one_kept(settings: Settings) -> None:
-    async with gateway(settings, http_idle_timeout=1) as world, connected(world) as [client]:
+    async with gateway(settings, http_idle_timeout=1) as served, connected(served) as [client]:
         for _ in range(3):
             await client.send(ASK, b"\r\n")
             assert await client.answer() == 200
@@ -141,18 +141,18 @@ async def test_idle_connection_is_closed_and_a_busy_one_kept(settings: Settings)
         assert await client.ended()
 
 
-async def test_slow_body_is_ended(settings: Settings) -> None:
+async def test_slow_body_is_closed_after_its_timeout(settings: Settings) -> None:
     head = b"POST /channels/email/batch HTTP/1.1\r\nHost: x\r\nX-Api-Key: %s\r\nContent-Length: 1000\r\n\r\n"
-    async with gateway(settings, http_body_timeout=0.5) as world, connected(world) as [client]:
-        sending = asyncio.create_task(client.send(head % world.key.encode(), *[b" "] * 400, pause=0.05))
+    async with gateway(settings, http_body_timeout=0.5) as served, connected(served) as [client]:
+        sending = asyncio.create_task(client.send(head % served.key.encode(), *[b" "] * 400, pause=0.05))
         assert await client.answer() == 408
         assert await client.ended()
         sending.cancel()
 
 
-async def test_rest_of_a_body_that_nobody_reads_gets_a_moment_only(settings: Settings, monkeypatch: Any) -> None:
+async def test_unread_rest_of_a_body_has_a_short_timeout(settings: Settings, monkeypatch: Any) -> None:
     monkeypatch.setattr("pipeline.gateway.connections.UNREAD_BODY_TIMEOUT_S", 0.5)
-    async with gateway(settings) as world, connected(world) as [client]:
+    async with gateway(settings) as served, connected(served) as [client]:
         await client.send(b"POST /t/x HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
         assert await client.answer() == 405
         sending = asyncio.create_task(client.send(*[b" "] * 400, pause=0.05))
@@ -161,7 +161,7 @@ async def test_rest_of_a_body_that_nobody_reads_gets_a_moment_only(settings: Set
 
 
 async def test_body_that_ends_after_its_answer_leaves_the_connection_usable(settings: Settings) -> None:
-    async with gateway(settings, http_idle_timeout=1) as world, connected(world) as [client]:
+    async with gateway(settings, http_idle_timeout=1) as served, connected(served) as [client]:
         await client.send(b"POST /t/x HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n ")
         assert await client.answer() == 405
         await client.send(b" ")
@@ -173,91 +173,91 @@ async def test_body_that_ends_after_its_answer_leaves_the_connection_usable(sett
         assert await client.ended()
 
 
-async def test_one_address_has_its_share_of_connections(settings: Settings, capsys: Any) -> None:
-    async with gateway(settings, http_connections_per_address=4) as world:
-        # The test's own client has one of the four.
-        assert (await world.http.get("/healthz")).status_code == 200
-        async with connected(world, 4) as clients:
+async def test_connections_per_address_are_limited(settings: Settings, capsys: Any) -> None:
+    async with gateway(settings, http_connections_per_address=4) as served:
+        # The test's own HTTP client uses one of the four connections.
+        assert (await served.http.get("/healthz")).status_code == 200
+        async with connected(served, 4) as clients:
             assert await clients[3].answer() == 503
             for client in clients[:3]:
                 await client.send(ASK, b"\r\n")
                 assert await client.answer() == 200
-            assert await refused(world, "address") == 1
-            async with connected(world) as [another]:
+            assert await refused(served, "address") == 1
+            async with connected(served) as [another]:
                 assert await another.answer() == 503
         assert capsys.readouterr().err.count("MAILFOLD_TRUSTED_PROXIES must name it: limit=4") == 1, "once"
-        async with connected(world) as [client]:
+        async with connected(served) as [client]:
             await client.send(ASK, b"\r\n")
             assert await client.answer() == 200
 
 
-async def test_new_connection_takes_the_place_of_the_one_that_waited_longest(settings: Settings) -> None:
-    async with gateway(settings, http_connections=3) as world, connected(world, 3) as strangers:
+async def test_new_connection_replaces_the_one_idle_longest(settings: Settings) -> None:
+    async with gateway(settings, http_connections=3) as served, connected(served, 3) as strangers:
         await strangers[0].send(ASK)
-        async with connected(world) as [client]:
+        async with connected(served) as [client]:
             await client.send(ASK, b"\r\n")
             assert await client.answer() == 200
             ends = await asyncio.gather(
-                *(asyncio.wait_for(one.answer(), 1) for one in strangers), return_exceptions=True
+                *(asyncio.wait_for(stranger.answer(), 1) for stranger in strangers), return_exceptions=True
             )
             assert 408 in ends
-            assert any(isinstance(end, TimeoutError) for end in ends), "nobody is closed without need"
+            assert any(isinstance(end, TimeoutError) for end in ends), "no connection is closed without need"
 
 
-async def test_bodies_that_do_not_come_make_room_as_well(settings: Settings) -> None:
+async def test_connection_with_a_stalled_body_is_replaced_too(settings: Settings) -> None:
     head = b"POST /u/x HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
     trickle = b"POST /channels/email/batch HTTP/1.1\r\nHost: x\r\nX-Api-Key: %s\r\nContent-Length: 10\r\n\r\n "
-    async with gateway(settings, http_connections=3) as world, connected(world, 3) as strangers:
+    async with gateway(settings, http_connections=3) as served, connected(served, 3) as strangers:
         await strangers[0].send(head)
         for stranger in strangers[1:]:
-            await stranger.send(trickle % world.key.encode())
+            await stranger.send(trickle % served.key.encode())
         await asyncio.sleep(0.3)
         await strangers[1].send(b" ")
-        async with connected(world, 2) as [client, another]:
+        async with connected(served, 2) as [client, another]:
             await client.send(ASK, b"\r\n")
             assert await client.answer() == 200
             await another.send(ASK, b"\r\n")
             assert await another.answer() == 200
             assert [await strangers[0].answer(), await strangers[2].answer()] == [404, 408]
             await strangers[1].send(b" " * 8)
-            assert await strangers[1].answer() == 400, "who goes on sending is not closed"
+            assert await strangers[1].answer() == 400, "a client that still sends is not closed"
 
 
 async def test_full_gateway_refuses_with_503(settings: Settings, monkeypatch: Any) -> None:
     gate = threading.Event()
-    monkeypatch.setattr(fasttrack, "parse_batch", lambda _: gate.wait(PATIENT_S) and ([], []))
+    monkeypatch.setattr(fasttrack, "parse_batch", lambda _: gate.wait(READ_TIMEOUT_S) and ([], []))
     head = b"POST /channels/email/batch HTTP/1.1\r\nHost: x\r\nX-Api-Key: %s\r\nContent-Length: 2\r\n\r\n[]"
-    async with gateway(settings, http_connections=2) as world, connected(world, 2) as working:
+    async with gateway(settings, http_connections=2) as served, connected(served, 2) as working:
         for client in working:
-            await client.send(head % world.key.encode())
+            await client.send(head % served.key.encode())
         await asyncio.sleep(0.3)
-        async with connected(world) as [client]:
+        async with connected(served) as [client]:
             assert await client.answer() == 503
         gate.set()
         assert await working[0].answer() == 200
 
 
-async def test_proxy_that_is_trusted_is_counted_by_whom_it_speaks_for(settings: Settings) -> None:
+async def test_connections_of_a_trusted_proxy_are_counted_by_client_address(settings: Settings) -> None:
     head = (
         b"POST /channels/email/batch HTTP/1.1\r\nHost: x\r\nX-Api-Key: %s\r\nX-Forwarded-For: %s\r\n"
         b"Content-Length: 10\r\n\r\n"
     )
     changed: dict[str, Any] = {"http_connections_per_address": 2, "trusted_proxies": ("127.0.0.0/8",)}
-    async with gateway(settings, **changed) as world, connected(world, 6) as clients:
+    async with gateway(settings, **changed) as served, connected(served, 6) as clients:
         for client in clients[:3]:
-            await client.send(head % (world.key.encode(), b"203.0.113.9"))
+            await client.send(head % (served.key.encode(), b"203.0.113.9"))
             await asyncio.sleep(0.1)
         assert await clients[2].answer() == 503
-        await clients[3].send(head % (world.key.encode(), b"203.0.113.10"), b" " * 10)
+        await clients[3].send(head % (served.key.encode(), b"203.0.113.10"), b" " * 10)
         assert await clients[3].answer() == 400
         await clients[0].send(b" " * 10)
         assert await clients[0].answer() == 400
-        await clients[4].send(head % (world.key.encode(), b"203.0.113.9"), b" " * 10)
+        await clients[4].send(head % (served.key.encode(), b"203.0.113.9"), b" " * 10)
         assert await clients[4].answer() == 400
 
 
 async def test_pipelined_requests_are_answered_in_order_and_bounded(settings: Settings) -> None:
-    async with gateway(settings) as world, connected(world, 2) as [client, greedy]:
+    async with gateway(settings) as served, connected(served, 2) as [client, greedy]:
         await client.send((ASK + b"\r\n") * 5)
         assert [await client.answer() for _ in range(5)] == [200] * 5
         await greedy.send((ASK + b"\r\n") * (MAX_PIPELINED_REQUESTS + 10))
@@ -265,12 +265,12 @@ async def test_pipelined_requests_are_answered_in_order_and_bounded(settings: Se
         assert statuses[-1] == 0
 
 
-async def test_refused_request_is_not_answered_in_the_place_of_one_before(settings: Settings, capsys: Any) -> None:
+async def test_refused_request_is_not_answered_before_earlier_ones(settings: Settings, capsys: Any) -> None:
     wrong = ASK + b"X-A: b\r\n" * (MAX_HEADERS + 1) + b"\r\n"
-    async with gateway(settings) as world, connected(world, 2) as clients:
+    async with gateway(settings) as served, connected(served, 2) as clients:
         for client, before in zip(clients, (1, 3), strict=True):
             await client.send((ASK + b"\r\n") * before + wrong)
             assert await client.answer() == 0
             assert await client.ended()
-        assert await refused(world, "head") == 2
+        assert await refused(served, "head") == 2
     assert "Traceback" not in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Every kind of provider at one gateway: each documented payload, signed as its provider signs, over real HTTP."""
+"""Post each documented payload of every provider to one gateway over real HTTP, signed as the provider signs."""
 
 import asyncio
 import time
@@ -21,16 +21,16 @@ from tests.support.webhooks import Signed, signed
 from topics.registry import PROVIDER_WEBHOOKS
 from topics.webhooks import RawWebhook
 
-# What mail brings in comes by another door, and the sandbox speaks SendGrid's language.
+# Bounced mail arrives by SMTP or `/inbound/mail`, and the sandbox sends SendGrid's webhooks.
 KINDS = sorted(set(ADAPTERS) - {"mail", "sandbox"})
-AT_ONCE = 8
+MAX_REQUESTS_IN_FLIGHT = 8
 
 
-class Everybody:
-    """A gateway with a provider of each kind, named as its kind."""
+class AllProviders:
+    """A gateway with a provider of each kind, whose name is its kind."""
 
-    def __init__(self, world: Gateway, sns: Amazon, settings: Settings) -> None:
-        self.world = world
+    def __init__(self, served: Gateway, sns: Amazon, settings: Settings) -> None:
+        self.served = served
         self.sns = sns
         self.settings = settings
 
@@ -38,32 +38,32 @@ class Everybody:
         url = f"{self.settings.public_url}/webhooks/{kind}"
         return signed(kind, body, now_s=int(time.time()), url=url)
 
-    def of_case(self, case: Case) -> Signed:
+    def request_of_case(self, case: Case) -> Signed:
         if case.kind != "ses":
             return self.request(case.kind, case.body)
         plain = {"Content-Type": "text/plain; charset=UTF-8"}
         return Signed(self.sns.message(Message=case.payload.decode()), plain, TOPIC)
 
     async def post(self, kind: str, request: Signed) -> httpx.Response:
-        return await self.world.http.post(f"/webhooks/{kind}", content=request.body, headers=request.headers)
+        return await self.served.http.post(f"/webhooks/{kind}", content=request.body, headers=request.headers)
 
-    async def on_the_log(self) -> list[RawWebhook]:
+    async def stored_webhooks(self) -> list[RawWebhook]:
         return [webhook for *_, webhook in await records(self.settings, PROVIDER_WEBHOOKS)]
 
 
 @pytest.fixture
-async def everybody(settings: Settings) -> AsyncIterator[Everybody]:
-    async with amazon(settings.data_dir) as sns, gateway(settings, connector=sns.connector) as world:
-        it = Everybody(world, sns, settings)
+async def all_providers(settings: Settings) -> AsyncIterator[AllProviders]:
+    async with amazon(settings.data_dir) as sns, gateway(settings, connector=sns.connector) as served:
+        providers = AllProviders(served, sns, settings)
         for kind in KINDS:
-            key = TOPIC if kind == "ses" else it.request(kind, b"{}").key
+            key = TOPIC if kind == "ses" else providers.request(kind, b"{}").key
             row = admin.Provider(kind, host="127.0.0.1", kind=kind, webhook_keys=(key,))
-            await admin.add_provider(world.rt.pool, row, settings.secret.get_secret_value())
-        yield it
+            await admin.add_provider(served.rt.pool, row, settings.secret.get_secret_value())
+        yield providers
 
 
-def kinds_told(webhook: RawWebhook) -> list[str]:
-    """What becomes of a record of the log: only what was kept of the request is there to tell it by."""
+def event_kinds(webhook: RawWebhook) -> list[str]:
+    """Return the kinds of the events that the worker makes of a stored webhook."""
     headers, adapter = dict(webhook.headers), ADAPTERS[webhook.kind]
     context = EventContext(provider=webhook.provider, received_at=webhook.received_at, headers=headers)
     events = [adapter.normalize(event, context) for event in events_of(adapter, webhook.body, headers)]
@@ -72,25 +72,25 @@ def kinds_told(webhook: RawWebhook) -> list[str]:
     return [event.kind.value for event in events]
 
 
-async def test_every_documented_payload_is_taken_and_understood(everybody: Everybody) -> None:
-    every = cases(*KINDS)
-    posted = [(case.kind, everybody.of_case(case)) for case in every]
-    room = asyncio.Semaphore(AT_ONCE)
+async def test_every_documented_payload_is_stored_and_normalized(all_providers: AllProviders) -> None:
+    documented = cases(*KINDS)
+    posted = [(case.kind, all_providers.request_of_case(case)) for case in documented]
+    slots = asyncio.Semaphore(MAX_REQUESTS_IN_FLIGHT)
 
     async def post(kind: str, request: Signed) -> int:
-        async with room:
-            return (await everybody.post(kind, request)).status_code
+        async with slots:
+            return (await all_providers.post(kind, request)).status_code
 
     answers = await asyncio.gather(*(post(kind, request) for kind, request in posted))
     assert Counter(zip((kind for kind, _ in posted), answers, strict=True)) == Counter(
         (kind, 200) for kind, _ in posted
     )
-    webhooks = await everybody.on_the_log()
+    webhooks = await all_providers.stored_webhooks()
     assert Counter((webhook.kind, webhook.body) for webhook in webhooks) == Counter(
         (kind, request.body) for kind, request in posted
     )
-    kept = {name for webhook in webhooks for name, _ in webhook.headers}
-    assert "svix-id" in kept
-    assert "authorization" not in kept
-    told = Counter((webhook.kind, kind) for webhook in webhooks for kind in kinds_told(webhook))
-    assert told == Counter((case.kind, event["kind"]) for case in every for event in case.expected)
+    header_names = {name for webhook in webhooks for name, _ in webhook.headers}
+    assert "svix-id" in header_names
+    assert "authorization" not in header_names
+    kinds = Counter((webhook.kind, kind) for webhook in webhooks for kind in event_kinds(webhook))
+    assert kinds == Counter((case.kind, event["kind"]) for case in documented for event in case.expected)

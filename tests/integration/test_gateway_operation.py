@@ -1,4 +1,4 @@
-"""What an operator and a client's developer see of the gateway, and how it starts and ends."""
+"""Test the gateway's health, metrics, OpenAPI document, start and shutdown."""
 
 import asyncio
 import socket
@@ -24,74 +24,72 @@ from tests.support.gateway import gateway
 from tests.support.seeing import until
 
 
-async def test_health_and_readiness(settings: Settings) -> None:
-    async with gateway(settings) as world:
-        assert (await world.http.get("/healthz")).json() == {"status": "ok"}
-        answer = await world.http.get("/readyz")
+async def test_health_and_readiness_are_ok(settings: Settings) -> None:
+    async with gateway(settings) as served:
+        assert (await served.http.get("/healthz")).json() == {"status": "ok"}
+        answer = await served.http.get("/readyz")
         assert (answer.status_code, answer.json()) == (200, {"status": "ok", "problems": {}})
 
 
 async def test_metrics_count_requests_messages_and_appends(settings: Settings) -> None:
-    async with gateway(settings) as world:
-        await world.post([message("one"), 5])
-        await world.http.get("/nowhere")
-        assert await world.metric('mailfold_http_requests_total{status="200",surface="batch"}') == 1
-        assert await world.metric('mailfold_http_requests_total{status="404",surface="other"}') == 1
-        assert await world.metric('mailfold_messages_total{outcome="successful"}') == 1
-        assert await world.metric('mailfold_messages_total{outcome="failed"}') == 1
-        assert await world.metric('mailfold_appends_total{result="confirmed",topic="send-requests"}') == 1
-        assert await world.metric("mailfold_postgres_up") == 1
-        assert await world.metric("mailfold_parked") == 0
-        assert await world.metric("mailfold_oldest_parked_seconds") == 0
+    async with gateway(settings) as served:
+        await served.post([message("one"), 5])
+        await served.http.get("/nowhere")
+        assert await served.metric('mailfold_http_requests_total{status="200",surface="batch"}') == 1
+        assert await served.metric('mailfold_http_requests_total{status="404",surface="other"}') == 1
+        assert await served.metric('mailfold_messages_total{outcome="successful"}') == 1
+        assert await served.metric('mailfold_messages_total{outcome="failed"}') == 1
+        assert await served.metric('mailfold_appends_total{result="confirmed",topic="send-requests"}') == 1
+        assert await served.metric("mailfold_postgres_up") == 1
+        assert await served.metric("mailfold_parked") == 0
+        assert await served.metric("mailfold_oldest_parked_seconds") == 0
 
 
-async def test_heavy_work_runs_in_threads_that_know_whose_it_is(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[tuple[str, str]] = []
-    read = fasttrack.parse_batch
+async def test_parsing_runs_in_the_tenants_fair_threads(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, str]] = []
+    parse_batch = fasttrack.parse_batch
 
     def observed(body: bytes) -> Any:
-        seen.append((CURRENT_CALLER.get(), threading.current_thread().name[:8]))
-        return read(body)
+        calls.append((CURRENT_CALLER.get(), threading.current_thread().name[:8]))
+        return parse_batch(body)
 
     monkeypatch.setattr(fasttrack, "parse_batch", observed)
-    async with gateway(settings) as world:
-        assert (await world.post([message("one")])).status_code == 200
-    assert seen == [("acme", "fair_0")]
+    async with gateway(settings) as served:
+        assert (await served.post([message("one")])).status_code == 200
+    assert calls == [("acme", "fair_0")]
 
 
-async def test_metrics_show_how_late_the_event_loop_is(settings: Settings) -> None:
-    async with gateway(settings) as world:
-        beats = "mailfold_event_loop_lag_seconds_count"
-        before = await world.metric(beats)
-        time.sleep(0.5)  # noqa: ASYNC251  it blocks the loop, which the test shares with the gateway
+async def test_metrics_show_event_loop_lag(settings: Settings) -> None:
+    async with gateway(settings) as served:
+        lag_count = "mailfold_event_loop_lag_seconds_count"
+        before = await served.metric(lag_count)
+        time.sleep(0.5)  # noqa: ASYNC251  blocks the event loop, which the test shares with the gateway
 
-        async def beaten() -> bool:
-            return await world.metric(beats) > before
+        async def is_measured_again() -> bool:
+            return await served.metric(lag_count) > before
 
-        await until(beaten)
-        assert await world.metric("mailfold_event_loop_stalls_total") >= 1
-        assert await world.metric("mailfold_event_loop_lag_seconds_sum") > 0.3
+        await until(is_measured_again)
+        assert await served.metric("mailfold_event_loop_stalls_total") >= 1
+        assert await served.metric("mailfold_event_loop_lag_seconds_sum") > 0.3
 
 
-async def test_metrics_count_events_of_types_that_nobody_knows_yet(settings: Settings) -> None:
-    async with gateway(settings) as world:
-        async with world.rt.pool.connection() as connection:
+async def test_metrics_count_unknown_events_of_the_last_day(settings: Settings) -> None:
+    async with gateway(settings) as served:
+        async with served.rt.pool.connection() as connection:
             await connection.execute(
                 "insert into projections.timeline (email_id, event_id, kind, occurred_at, recorded_at, places, fact) "
                 "select gen_random_uuid(), id, kind, 0, extract(epoch from now() - age) * 1000, '{}', '' from (values "
                 "('sendgrid:1', 'unknown', interval '0'), ('sendgrid:2', 'unknown', '23 hours'), "
                 "('sendgrid:3', 'unknown', '25 hours'), ('brevo:1', 'unknown', '0'), ('brevo:2', 'opened', '0')"
-                ") as told (id, kind, age)"
+                ") as events (id, kind, age)"
             )
-        assert await world.metric('mailfold_unknown_events{kind="sendgrid"}') == 2
-        assert await world.metric('mailfold_unknown_events{kind="brevo"}') == 1
+        assert await served.metric('mailfold_unknown_events{kind="sendgrid"}') == 2
+        assert await served.metric('mailfold_unknown_events{kind="brevo"}') == 1
 
 
-async def test_metrics_show_what_is_owed_dead_and_paused(settings: Settings) -> None:
-    async with gateway(settings) as world:
-        async with world.rt.pool.connection() as connection:
+async def test_metrics_show_pending_dead_and_paused_jobs(settings: Settings) -> None:
+    async with gateway(settings) as served:
+        async with served.rt.pool.connection() as connection:
             await connection.execute(
                 "insert into jobs.jobs (queue, stream, seq, name, lane, state, payload, created_at) values "
                 "('emit', gen_random_uuid(), 1, 'open', 'acme/12', 'pending', '', now() - interval '1 hour'), "
@@ -101,28 +99,28 @@ async def test_metrics_show_what_is_owed_dead_and_paused(settings: Settings) -> 
             await connection.execute(
                 "insert into jobs.lanes (queue, lane, paused_at) values ('emit', 'acme/12', now())"
             )
-        assert await world.metric('mailfold_jobs{queue="emit",state="pending"}') == 1
-        assert await world.metric('mailfold_jobs{queue="emit",state="dead"}') == 1
-        assert await world.metric('mailfold_jobs{queue="dispatch",state="unknown"}') == 1
-        assert 3_600 <= await world.metric('mailfold_oldest_job_seconds{queue="emit"}') < 7_200
-        assert await world.metric('mailfold_lane_paused{lane="acme/12",queue="emit"}') == 1
+        assert await served.metric('mailfold_jobs{queue="emit",state="pending"}') == 1
+        assert await served.metric('mailfold_jobs{queue="emit",state="dead"}') == 1
+        assert await served.metric('mailfold_jobs{queue="dispatch",state="unknown"}') == 1
+        assert 3_600 <= await served.metric('mailfold_oldest_job_seconds{queue="emit"}') < 7_200
+        assert await served.metric('mailfold_lane_paused{lane="acme/12",queue="emit"}') == 1
 
 
-async def test_metrics_are_not_for_everybody(settings: Settings) -> None:
-    async with gateway(settings) as world:
-        proxied = await world.http.get("/metrics", headers={"X-Forwarded-For": "192.0.2.1"})
+async def test_metrics_need_the_key_or_a_local_connection(settings: Settings) -> None:
+    async with gateway(settings) as served:
+        proxied = await served.http.get("/metrics", headers={"X-Forwarded-For": "192.0.2.1"})
         assert proxied.status_code == 403
-    async with gateway(settings, metrics_key=settings.secret) as world:
-        assert (await world.http.get("/metrics")).status_code == 401
-        assert (await world.http.get("/metrics", headers={"Authorization": "Bearer wrong"})).status_code == 401
+    async with gateway(settings, metrics_key=settings.secret) as served:
+        assert (await served.http.get("/metrics")).status_code == 401
+        assert (await served.http.get("/metrics", headers={"Authorization": "Bearer wrong"})).status_code == 401
         bearer = {"Authorization": f"Bearer {settings.secret.get_secret_value()}"}
-        assert (await world.http.get("/metrics", headers=bearer)).status_code == 200
+        assert (await served.http.get("/metrics", headers=bearer)).status_code == 200
 
 
-async def test_every_answer_has_the_headers_and_no_name_of_the_server(settings: Settings) -> None:
-    async with gateway(settings) as world:
+async def test_every_response_has_security_headers_and_no_server_name(settings: Settings) -> None:
+    async with gateway(settings) as served:
         for path in ("/healthz", "/nowhere", "/docs", "/o/x.gif", "/c/x"):
-            headers = (await world.http.get(path)).headers
+            headers = (await served.http.get(path)).headers
             assert headers["x-content-type-options"] == "nosniff"
             assert headers["content-security-policy"].startswith("default-src 'none'")
             assert "server" not in headers
@@ -131,27 +129,25 @@ async def test_every_answer_has_the_headers_and_no_name_of_the_server(settings: 
 @pytest.mark.parametrize(
     ("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/channels/email/batch", 405)]
 )
-async def test_the_framework_s_own_errors_have_our_shape(
-    settings: Settings, method: str, path: str, status: int
-) -> None:
-    async with gateway(settings) as world:
-        answer = await world.http.request(method, path)
+async def test_framework_errors_have_our_json_shape(settings: Settings, method: str, path: str, status: int) -> None:
+    async with gateway(settings) as served:
+        answer = await served.http.request(method, path)
         assert answer.status_code == status
         assert set(answer.json()) - {"code"} == {"error", "where"}
 
 
-async def test_openapi_describes_what_is_really_taken_and_answered(settings: Settings) -> None:
-    async with gateway(settings) as world:
-        document = (await world.http.get("/openapi.json")).json()
+async def test_openapi_describes_real_requests_and_responses(settings: Settings) -> None:
+    async with gateway(settings) as served:
+        document = (await served.http.get("/openapi.json")).json()
         operation = document["paths"]["/channels/email/batch"]["post"]
         request = operation["requestBody"]["content"]["application/json"]
         validate(document, request["schema"], request["example"])
-        answered = operation["responses"]["200"]["content"]["application/json"]
-        validate(document, answered["schema"], answered["example"])
-        real = await world.post(request["example"])
+        response = operation["responses"]["200"]["content"]["application/json"]
+        validate(document, response["schema"], response["example"])
+        real = await served.post(request["example"])
         assert len(real.json()["successful"]) == 1
-        validate(document, answered["schema"], real.json())
-        problem = await world.post(b"{")
+        validate(document, response["schema"], real.json())
+        problem = await served.post(b"{")
         schema = operation["responses"]["400"]["content"]["application/json"]["schema"]
         validate(document, schema, problem.json())
 
@@ -160,34 +156,34 @@ def validate(document: dict[str, Any], schema: dict[str, Any], value: Any) -> No
     jsonschema.Draft202012Validator({**schema, "components": document["components"]}).validate(value)
 
 
-async def test_the_docs_page_shows_each_path_and_example_without_any_script(settings: Settings) -> None:
-    async with gateway(settings) as world:
-        page = (await world.http.get("/docs")).text
-        for path in (await world.http.get("/openapi.json")).json()["paths"]:
+async def test_docs_page_shows_each_path_and_example_without_script(settings: Settings) -> None:
+    async with gateway(settings) as served:
+        page = (await served.http.get("/docs")).text
+        for path in (await served.http.get("/openapi.json")).json()["paths"]:
             assert f"<code>{path}</code>" in page
         assert common.MESSAGE_EXAMPLE["activity"]["id"] in page
         assert "<script" not in page
 
 
-async def test_a_port_that_is_taken_is_a_clear_error(settings: Settings) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+async def test_used_port_is_a_clear_error(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
         async with open_runtime(settings.model_copy(update={"port": port})) as rt:
             with pytest.raises(InvalidSettings, match=f"MAILFOLD_PORT: 127.0.0.1:{port}"):
                 await run(rt)
 
 
-async def test_a_producer_that_gave_up_ends_the_role_so_that_it_is_started_anew(settings: Settings) -> None:
+async def test_failed_producer_ends_the_role(settings: Settings) -> None:
     async with open_runtime(settings.model_copy(update={"port": 0})) as rt:
         serving = asyncio.create_task(run(rt))
         await until((settings.data_dir / "gateway.port").exists, watched=serving)
         rt.log._producer._sender.sender_task.cancel()
-        with pytest.raises(LogUnavailable, match="gave up"):
+        with pytest.raises(LogUnavailable, match="producer stopped"):
             async with asyncio.timeout(15):
                 await serving
 
 
-async def test_the_role_as_a_process_serves_and_ends_on_sigterm_with_requests_in_hand(settings: Settings) -> None:
+async def test_process_serves_and_ends_cleanly_on_sigterm(settings: Settings) -> None:
     environment = {
         "KAFKA_BOOTSTRAP": settings.kafka_bootstrap,
         "DATABASE_URL": settings.database_url.get_secret_value(),

@@ -1,4 +1,4 @@
-"""Inbound mail by HTTP and from a maildir: the same record as by SMTP, a repeat is the same event."""
+"""Inbound mail by HTTP and from a maildir: its record is the same as by SMTP, and repeats have the same id."""
 
 import os
 from pathlib import Path
@@ -29,7 +29,7 @@ FORGED = bounce(forged(verp()))
 PREVIOUS = "the-secret-before-of-at-least-32-characters"
 
 
-async def test_a_mail_by_http_lies_on_the_log_with_its_envelope(settings: Settings) -> None:
+async def test_http_mail_is_on_the_log_with_its_envelope(settings: Settings) -> None:
     async with gateway(settings, inbound_max_bytes=1_000_000) as world:
         key = {"X-Api-Key": world.key, "Content-Type": "message/rfc822"}
         by_query = {"to": verp(), "from": "<>"}
@@ -38,19 +38,19 @@ async def test_a_mail_by_http_lies_on_the_log_with_its_envelope(settings: Settin
         by_header = {"X-Envelope-To": verp(), "X-Envelope-From": "<>", **key}
         assert (await world.http.post("/inbound/mail", content=MESSAGE, headers=by_header)).status_code == 204
         assert (await world.http.post("/inbound/mail", content=MESSAGE, headers=key)).status_code == 204
-        # In no order: they lie in two partitions.
-        kept = [kept for *_, kept in await records(settings, PROVIDER_WEBHOOKS)]
-        without, once, again = sorted(kept, key=lambda one: one.headers)
-        assert (once.kind, once.body) == ("mail", MESSAGE)
-        assert once.headers == again.headers
-        assert once.webhook_id == again.webhook_id
-        assert without.headers == ()
-        pieces = {bounce_mail.split(one.body, dict(one.headers))[0] for one in kept}
+        # The topic has two partitions, so the records come in no particular order.
+        mails = [record for *_, record in await records(settings, PROVIDER_WEBHOOKS)]
+        without_envelope, first, repeated = sorted(mails, key=lambda mail: mail.headers)
+        assert (first.kind, first.body) == ("mail", MESSAGE)
+        assert first.headers == repeated.headers
+        assert first.webhook_id == repeated.webhook_id
+        assert without_envelope.headers == ()
+        pieces = {bounce_mail.split(mail.body, dict(mail.headers))[0] for mail in mails}
         assert len(pieces) == 1
         assert await world.metric('mailfold_inbound_mails_total{result="signed",road="http"}') == 2
 
 
-async def test_a_mail_by_http_needs_a_key_a_message_and_a_bound(settings: Settings) -> None:
+async def test_http_mail_without_key_or_message_or_over_a_limit_is_refused(settings: Settings) -> None:
     async with gateway(settings, inbound_max_bytes=1_000_000) as world:
         key = {"X-Api-Key": world.key}
         answers = [
@@ -64,7 +64,7 @@ async def test_a_mail_by_http_needs_a_key_a_message_and_a_bound(settings: Settin
         assert await records(settings, PROVIDER_WEBHOOKS) == []
 
 
-async def test_a_log_that_is_away_is_a_503_by_http(settings: Settings) -> None:
+async def test_http_mail_is_answered_503_while_kafka_is_unavailable(settings: Settings) -> None:
     async with (
         kafka_proxy(settings.kafka_bootstrap) as proxy,
         gateway(settings, kafka_bootstrap=proxy.bootstrap, append_timeout=0.3) as world,
@@ -75,7 +75,7 @@ async def test_a_log_that_is_away_is_a_503_by_http(settings: Settings) -> None:
         proxy.back()
 
 
-async def test_a_maildir_is_emptied_into_the_log_by_the_command(settings: Settings, tmp_path: Path) -> None:
+async def test_command_moves_a_maildir_to_the_log(settings: Settings, tmp_path: Path) -> None:
     folder = maildir(
         tmp_path,
         {"1.a.host": MESSAGE, "2.b.host,S=5:2,": f"To: {verp()}\n\n".encode() + b"x" * (MESSAGE_KEPT_BYTES + 5)},
@@ -84,41 +84,43 @@ async def test_a_maildir_is_emptied_into_the_log_by_the_command(settings: Settin
     assert (said.code, said.out) == (0, "2 taken\n"), said.err
     assert sorted(path.name for path in (folder / "cur").iterdir()) == ["1.a.host:2,S", "2.b.host,S=5:2,S"]
     assert list((folder / "new").iterdir()) == []
-    first, second = [kept for *_, kept in await records(settings, PROVIDER_WEBHOOKS)]
+    first, second = [record for *_, record in await records(settings, PROVIDER_WEBHOOKS)]
     assert MESSAGE in (first.body, second.body)
     assert {len(first.body), len(second.body)} == {len(MESSAGE), MESSAGE_KEPT_BYTES}
 
 
-async def test_what_the_log_does_not_confirm_stays_and_comes_again_as_the_same(
+async def test_unconfirmed_maildir_messages_stay_and_are_repeated_with_the_same_id(
     settings: Settings, tmp_path: Path
 ) -> None:
     folder = maildir(tmp_path, {"1": MESSAGE, "2": f"To: {unsubscribe()}\n\n".encode()})
     async with kafka_proxy(settings.kafka_bootstrap) as proxy:
-        through = settings.model_copy(update={"kafka_bootstrap": proxy.bootstrap, "append_timeout": 0.5})
-        async with open_kafka_log(through) as log:
+        proxied = settings.model_copy(update={"kafka_bootstrap": proxy.bootstrap, "append_timeout": 0.5})
+        async with open_kafka_log(proxied) as log:
             proxy.away()
             assert await Maildir(folder, log, wall_clock).sweep() == MaildirSweep(0, 2)
             assert len(list((folder / "new").iterdir())) == 2
             proxy.back()
     async with open_kafka_log(settings) as log:
         assert await Maildir(folder, log, wall_clock, token_readers(SECRET)).sweep() == MaildirSweep(2, 0)
-        # As a crash after the append and before the renaming leaves it.
+        # The state that a crash between the append and the renaming leaves.
         (folder / "cur" / "1:2,S").rename(folder / "new" / "1")
         assert await Maildir(folder, log, wall_clock).sweep() == MaildirSweep(1, 0)
-    kept = [record for *_, record in await records(settings, PROVIDER_WEBHOOKS) if record.body == MESSAGE]
-    assert len(kept) >= 2
-    assert len({record.webhook_id for record in kept}) == 1
+    repeats = [record for *_, record in await records(settings, PROVIDER_WEBHOOKS) if record.body == MESSAGE]
+    assert len(repeats) >= 2
+    assert len({record.webhook_id for record in repeats}) == 1
 
 
-async def test_maildir_messages_without_a_tag_of_ours_are_put_aside(settings: Settings, tmp_path: Path) -> None:
+async def test_maildir_messages_without_a_tag_of_ours_are_moved_and_not_appended(
+    settings: Settings, tmp_path: Path
+) -> None:
     folder = maildir(tmp_path, {"1": MESSAGE, "2": b"Subject: hello\n\n", "3": FORGED})
     said = await mailfold_on(settings, "inbound", "maildir", str(folder))
-    assert (said.code, said.out) == (0, "1 taken, 2 without anything of ours put aside\n"), said.err
+    assert (said.code, said.out) == (0, "1 taken, 2 not about our mail put aside\n"), said.err
     assert sorted(path.name for path in (folder / "cur").iterdir()) == ["1:2,S", "2:2,S", "3:2,S"]
     assert [record.body for *_, record in await records(settings, PROVIDER_WEBHOOKS)] == [MESSAGE]
 
 
-async def test_a_mail_by_http_without_a_tag_of_ours_is_discarded_and_counted(settings: Settings) -> None:
+async def test_http_mail_without_a_tag_of_ours_is_discarded_and_counted(settings: Settings) -> None:
     async with gateway(settings, secret_previous=SecretStr(PREVIOUS)) as world:
         key = {"X-Api-Key": world.key}
         old = tokens.verp_address(Signer(PREVIOUS, "verp"), EMAIL_ID, DOMAIN)
@@ -137,7 +139,7 @@ async def test_a_mail_by_http_without_a_tag_of_ours_is_discarded_and_counted(set
         assert len(await records(settings, PROVIDER_WEBHOOKS)) == 2
 
 
-async def test_only_messages_are_taken_from_a_maildir(settings: Settings, tmp_path: Path) -> None:
+async def test_links_folders_and_pipes_in_a_maildir_are_ignored(settings: Settings, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("not for the log")
     folder = maildir(tmp_path, {"1": MESSAGE, ".hidden": b"x"})
@@ -152,6 +154,7 @@ async def test_only_messages_are_taken_from_a_maildir(settings: Settings, tmp_pa
 
 
 def maildir(folder: Path, messages: dict[str, bytes]) -> Path:
+    """Create a maildir with these messages, by file name, and return its path."""
     for name in ("cur", "new", "tmp"):
         (folder / "Maildir" / name).mkdir(parents=True)
     for name, message in messages.items():

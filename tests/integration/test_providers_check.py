@@ -46,7 +46,7 @@ def right(findings: list[Finding]) -> str:
     return "; ".join(finding.text for finding in findings if finding.verdict == "right")
 
 
-async def test_an_operator_sees_that_all_is_right_and_no_secret(settings: Settings) -> None:
+async def test_check_reports_a_working_provider_without_secrets(settings: Settings) -> None:
     async with reachable(settings) as world, smtp_receiver(**password_is("me", "s3cr3t-password")) as smtp:
         on, where = world.rt.settings, ["--host", "127.0.0.1", "--port", str(smtp.port)]
         said = await mailfold_on(
@@ -75,7 +75,7 @@ async def test_an_operator_sees_that_all_is_right_and_no_secret(settings: Settin
         assert smtp.mails == []
 
 
-async def test_every_kind_whose_secret_we_hold_is_tried_and_of_others_the_last_one_is_told(settings: Settings) -> None:
+async def test_check_signs_for_shared_secrets_and_shows_the_last_webhook_of_others(settings: Settings) -> None:
     async with reachable(settings) as world:
         for kind in KINDS:
             by = key(kind)
@@ -97,7 +97,7 @@ async def test_every_kind_whose_secret_we_hold_is_tried_and_of_others_the_last_o
             await until(told)
 
 
-async def test_what_is_wrong_with_a_webhook_is_named(settings: Settings) -> None:
+async def test_check_names_the_problem_of_a_webhook(settings: Settings) -> None:
     async with reachable(settings) as world, elsewhere() as other:
         row = await add(world, admin.Provider("mine", "127.0.0.1", kind="mandrill", webhook_keys=("right",)))
         unset = await add(world, admin.Provider("unset", "127.0.0.1", kind="mandrill"))
@@ -116,7 +116,7 @@ async def test_what_is_wrong_with_a_webhook_is_named(settings: Settings) -> None
         assert "that is no https" in wrong(await looked_at(world, password, public_url="http://mail.example:1"))
 
 
-async def test_what_is_wrong_with_a_server_or_an_api_is_named(settings: Settings) -> None:
+async def test_check_names_the_problem_of_a_server_or_an_api(settings: Settings) -> None:
     async def found(row: admin.Provider) -> str:
         return wrong(await sending.check(row, settings))
 

@@ -25,7 +25,7 @@ async def all_tables(rt: Runtime) -> dict[str, list[tuple[Any, ...]]]:
         return await tables(connection)
 
 
-async def test_a_rebuild_equals_what_grew_and_calls_nobody(settings: Settings) -> None:
+async def test_rebuild_equals_the_live_tables_and_changes_no_job(settings: Settings) -> None:
     log = lives(11, 80)
     async with projecting(settings) as rt:
         await publish(rt, log.changes[:150])
@@ -45,7 +45,7 @@ async def test_a_rebuild_equals_what_grew_and_calls_nobody(settings: Settings) -
         assert await rows(rt, schemas) == [(1,)]
 
 
-async def test_the_projector_goes_on_behind_the_swap_and_through_a_second_one(settings: Settings) -> None:
+async def test_projector_continues_after_repeated_swaps(settings: Settings) -> None:
     log = lives(12, 80)
     async with projecting(settings) as rt:
         for part in (log.changes[:100], log.changes[100:200], log.changes[200:]):
@@ -71,7 +71,9 @@ async def test_the_projector_goes_on_behind_the_swap_and_through_a_second_one(se
         ("delete from jobs.jobs where name = 'delivered'", "debts"),
     ],
 )
-async def test_any_difference_is_named_and_refused_unless_forced(settings: Settings, damage: str, table: str) -> None:
+async def test_difference_is_reported_and_not_swapped_unless_forced(
+    settings: Settings, damage: str, table: str
+) -> None:
     log = lives(13, 60)
     async with projecting(settings) as rt:
         await publish(rt, log.changes)
@@ -95,7 +97,7 @@ async def test_any_difference_is_named_and_refused_unless_forced(settings: Setti
         assert {(job[1], job[3], job[5]) for job in healed["jobs"]} == {(job[1], job[3], job[5]) for job in booked}
 
 
-async def test_two_rebuilds_at_once_are_one_too_many(settings: Settings) -> None:
+async def test_second_concurrent_rebuild_is_refused(settings: Settings) -> None:
     from pipeline.operations.rebuild import _REBUILD_LOCK_ID
     from pipeline.runtime.leader import hold_command_lock
 
@@ -104,7 +106,7 @@ async def test_two_rebuilds_at_once_are_one_too_many(settings: Settings) -> None
             await rebuild(rt, silent)
 
 
-async def test_what_expired_from_the_log_is_missed_and_kept(settings: Settings) -> None:
+async def test_rows_expired_from_the_log_prevent_the_swap(settings: Settings) -> None:
     """`email-changes` keeps 400 days: a rebuild can't know what is older, and must not throw it away."""
     log = lives(14, 60)
     async with projecting(settings) as rt:

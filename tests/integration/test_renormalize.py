@@ -109,13 +109,13 @@ async def hear(rt: Runtime) -> None:
     await wait_until_caught_up(rt)
 
 
-async def test_a_corrected_mapping_repairs_the_past_and_can_be_taken_back(
+async def test_corrected_mapping_repairs_states_and_can_be_reverted(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_runtime(settings, pool_size=6) as rt:
         await append_all(rt.log, [webhook(NOW, *EVENTS)])
         with pytest.raises(Refused, match=r"worker is behind by 1 records of provider-webhooks"):
-            await wait_until_caught_up(rt, patience=0)
+            await wait_until_caught_up(rt, timeout_s=0)
         async with Stack(settings, roles=["worker", "dispatch", "project"]):
             await hear(rt)
             assert await statuses(rt) == {A: "bounced", B: "bounced", C: "opened", E: "delivered"}

@@ -1,11 +1,11 @@
-"""What becomes of an email to an address that gets nothing: dropped at the last moment, and everybody is told why."""
+"""Emails to suppressed addresses are dropped just before sending, and every interface reports the reason."""
 
 from typing import Any
 
 from pipeline.dispatch import main as dispatch
 from pipeline.operations import trace
 from pipeline.settings import Settings
-from tests.integration.test_suppressions import soft, told
+from tests.integration.test_suppressions import email_log, soft_bounce
 from tests.support.changes import Log
 from tests.support.dispatching import accept, provide
 from tests.support.gateway import Gateway
@@ -27,60 +27,58 @@ REASONS = {
 }
 
 
-async def test_an_email_whose_address_was_suppressed_since_it_was_accepted_is_dropped_and_everybody_is_told_why(
-    settings: Settings,
-) -> None:
+async def test_email_suppressed_after_acceptance_is_dropped_with_its_reason(settings: Settings) -> None:
     async with smtp_receiver() as receiver, gateway_and_projector(settings) as served:
         await provide(served.rt, receiver.port)
-        sent = {one.recipient: one for one in await accept(served.rt, *REASONS, "fine@example.com")}
+        sent = {request.recipient: request for request in await accept(served.rt, *REASONS, "fine@example.com")}
         await _suppress(served)
         await _dispatch(served, len(sent))
         acks = {ack.email_id: ack for ack in await on(settings, PROVIDER_ACKS)}
-        dropped = {name: acks[one.email_id] for name, one in sent.items() if name in REASONS}
-        assert {name: ack.reason for name, ack in dropped.items() if isinstance(ack, Dropped)} == REASONS
-        assert isinstance(acks[sent["fine@example.com"].email_id], Acked), "another brand's bounce is another brand's"
+        dropped = {address: acks[request.email_id] for address, request in sent.items() if address in REASONS}
+        assert {address: ack.reason for address, ack in dropped.items() if isinstance(ack, Dropped)} == REASONS
+        assert isinstance(acks[sent["fine@example.com"].email_id], Acked), "only another brand's email bounced"
         assert [mail.recipient for mail in receiver.mails] == ["fine@example.com"]
 
-        await publish(served, *(Log().fold(sent[name], ack) for name, ack in dropped.items()))
+        await publish(served, *(Log().fold(sent[address], ack) for address, ack in dropped.items()))
         query = "select count(*) from jobs.jobs where queue = 'emit' and name = 'dropped' and state = 'pending'"
-        assert await rows(served.rt, query) == [(len(REASONS),)], "Fast Track is owed the word"
-        for name, words in REASONS.items():
-            [told_of] = (await trace.find(served.rt, sent[name].email_id)).traces
-            assert told_of.status == "dropped"
-            assert [words in line.details for line in told_of.lines] == [False, True]
-            assert [one["word"] for one in told_of.conversions] == ["dropped"]
+        assert await rows(served.rt, query) == [(len(REASONS),)], "a conversion for Fast Track is due"
+        for address, reason in REASONS.items():
+            [email_trace] = (await trace.find(served.rt, sent[address].email_id)).traces
+            assert email_trace.status == "dropped"
+            assert [reason in line.details for line in email_trace.lines] == [False, True]
+            assert [conversion["word"] for conversion in email_trace.conversions] == ["dropped"]
         [email] = await _listed(served, "listed@example.com")
         assert (email["State"], email["BounceDetails"]) == ("bounced", REASONS["listed@example.com"])
 
 
 async def _listed(served: Gateway, address: str) -> list[Any]:
-    """Once what time it is has come through every partition."""
-    found: list[Any] = []
+    """Wait until the email_v1 API lists emails to this address, and return them."""
+    emails: list[Any] = []
 
-    async def shown() -> bool:
-        found[:] = (await ask(served, "GET", "/v1/Email/", params={"Email": address})).json()["Emails"]
-        return bool(found)
+    async def is_listed() -> bool:
+        emails[:] = (await ask(served, "GET", "/v1/Email/", params={"Email": address})).json()["Emails"]
+        return bool(emails)
 
-    await until(shown)
-    return found
+    await until(is_listed)
+    return emails
 
 
 async def _suppress(served: Gateway) -> None:
-    """Each for its reason, after their emails were accepted."""
+    """Suppress each address for its reason of ``REASONS``."""
     now = served.rt.clock()
     await publish(
         served,
-        told(1, now, EventKind.BOUNCED, "gone@example.com"),
-        told(2, now, EventKind.COMPLAINED, "angry@example.com"),
-        told(3, now, EventKind.UNSUBSCRIBED, "out@example.com"),
-        told(4, now, EventKind.BOUNCED, "fine@example.com", brand="8"),
-        *(soft(number, now - number, "full@example.com") for number in range(11, 16)),
+        email_log(1, now, EventKind.BOUNCED, "gone@example.com"),
+        email_log(2, now, EventKind.COMPLAINED, "angry@example.com"),
+        email_log(3, now, EventKind.UNSUBSCRIBED, "out@example.com"),
+        email_log(4, now, EventKind.BOUNCED, "fine@example.com", brand="8"),
+        *(soft_bounce(number, now - number, "full@example.com") for number in range(11, 16)),
     )
     await ask(served, "POST", "/suppressions", json={"address": "listed@example.com", "brand": "*"})
 
 
 async def _dispatch(served: Gateway, emails: int) -> None:
-    """Until so many are done."""
+    """Run the dispatcher until so many of its jobs are done."""
 
     async def all_done() -> bool:
         query = "select count(*) from jobs.jobs where queue = 'dispatch' and state = 'done'"

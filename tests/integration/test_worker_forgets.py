@@ -14,7 +14,7 @@ from pipeline.settings import Settings
 from tests.support.changes import acked, event, identified, request, told
 from tests.support.projecting import caught_up, projecting
 from tests.support.seeing import on, rows, until
-from tests.support.worker import Worker, assert_told, dump, feed, lives, supervised
+from tests.support.worker import Worker, assert_changes, dump, feed, lives, supervised
 from topics.acks import Acked
 from topics.changes import EmailChange, Fact, Tick
 from topics.codec import decode
@@ -146,7 +146,7 @@ async def test_a_lost_disk_is_recovered_without_what_was_forgotten(settings: Set
         # A fact of each: what was recovered is what it is folded on.
         news = [event(number, EventKind.OPENED, T0 + 50) for number in (1, 2, 3)]
         await feed(settings, entries(news))
-        states = await assert_told(settings)
+        states = await assert_changes(settings)
         assert other.terminate() == 0
     assert on_disk(other) == await kept(settings)
     recovered: dict[str, EmailState] = {key: decode(EMAIL_STATES, value) for key, value in on_disk(other).items()}
@@ -159,7 +159,7 @@ async def test_a_lost_disk_is_recovered_without_what_was_forgotten(settings: Set
 async def test_a_crash_between_the_tombstones_and_the_store_changes_nothing(settings: Settings, tmp_path: Path) -> None:
     with Worker(settings, tmp_path / "one", **NEVER) as remembering:
         await feed(settings, entries([*STORY, *UNFINISHED]))
-        await assert_told(settings)
+        await assert_changes(settings)
         assert remembering.terminate() == 0
     assert on_disk(remembering).keys() == {OVER, OWED, WAITING}
     armed = tmp_path / "armed"
@@ -174,7 +174,7 @@ async def test_a_crash_between_the_tombstones_and_the_store_changes_nothing(sett
     again = Worker(settings, tmp_path / "one", **NEVER)
     with again:
         await feed(settings, entries([COMPLAINT]))
-        states = await assert_told(settings)
+        states = await assert_changes(settings)
         assert again.terminate() == 0
     assert states[OVER].request is not None
     assert on_disk(again) == await kept(settings)
@@ -204,7 +204,7 @@ async def test_whatever_is_forgotten_while_workers_die_and_partitions_move_the_c
                 one.start()
                 async with supervised(one):
                     await feed(settings, lives(150, seed=3)[::4], pieces=4)
-                    states = await assert_told(settings)
+                    states = await assert_changes(settings)
     standing = await kept(settings)
     assert len(standing) < len(states)
     # Each is part of the truth; whether all of it, depends on when it was forgotten.

@@ -16,9 +16,9 @@ from tests.support.worker import (
     dump,
     facts_on,
     feed,
-    in_its_place,
     lives,
     plain_fold,
+    worker_group_consumer,
 )
 from topics.codec import decode
 from topics.registry import EMAIL_STATES, PROVIDER_WEBHOOKS
@@ -42,7 +42,7 @@ async def remove_all(settings: Settings) -> None:
 
 async def commit(settings: Settings, offset: int) -> None:
     """As if the log had been longer once."""
-    async with in_its_place(settings) as consumer:
+    async with worker_group_consumer(settings) as consumer:
         consumer.assign(partitions(settings))
         await consumer.commit(dict.fromkeys(partitions(settings), offset))
 

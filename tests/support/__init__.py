@@ -1,1 +1,1 @@
-"""What many tests need: servers, helpers that poll with a deadline, the skip rule."""
+"""Helpers of many tests: servers, roles in processes, polling with a deadline, the rule about skipped tests."""

@@ -1,4 +1,4 @@
-"""What django-anymail, the field's most used mapping, makes of the same requests; without a project around it."""
+"""Run django-anymail, the most used mapping of webhooks, on the same requests, without a Django project."""
 
 import datetime as dt
 import importlib
@@ -24,22 +24,22 @@ VIEWS: Final = {
     "ses": "amazon_ses.AmazonSESTrackingWebhookView",
     "sparkpost": "sparkpost.SparkPostTrackingWebhookView",
 }
-"""Its views of the providers that both of us know."""
+"""Anymail's views of the providers that both of us support."""
 
 if not settings.configured:
     settings.configure(ALLOWED_HOSTS=["testserver"], SECRET_KEY="not secret", USE_TZ=True)
 
 
 def parsed(case: Case, headers: Mapping[str, str]) -> list[Any]:
-    """Its events of a case's request. Raises whatever it raises."""
+    """Return anymail's events of a case's request. Raise what anymail raises."""
     module, _, name = VIEWS[case.kind].partition(".")
     view = getattr(importlib.import_module(f"anymail.webhooks.{module}"), name)
     form = "application/x-www-form-urlencoded" if case.kind == "mandrill" else "application/json"
     request = RequestFactory().post("/", data=case.body, content_type=form, headers=dict(headers))
-    # Without __init__, which wants keys, and boto3 for one of them: parsing needs neither.
+    # Not with __init__, which requires keys, and for one view boto3; parsing needs neither.
     return list(view.__new__(view).parse_events(request))
 
 
 def milliseconds(time: dt.datetime | None) -> int | None:
-    """Its times as ours."""
+    """Return a time of anymail in milliseconds since the epoch, as ours are."""
     return None if time is None else round(time.timestamp() * 1000)

@@ -1,4 +1,4 @@
-"""The providers' APIs on a free port: each request held to the vendor's own schema, each answer as documented."""
+"""Run stand-ins for the providers' APIs, which validate requests by the vendors' schemas and answer as documented."""
 
 import asyncio
 import base64
@@ -32,7 +32,7 @@ ECHO: Final = "mailfold_email_id"
 
 @dataclass(frozen=True)
 class Seen:
-    """A mail that arrived: who gets it, and what is repeated with its events."""
+    """A mail that arrived: its recipients, and the ids that the provider repeats in its events."""
 
     recipients: tuple[str, ...]
     email_id: str
@@ -44,7 +44,7 @@ Answer = tuple[int, Any] | tuple[int, Any, Mapping[str, str]]
 
 @dataclass
 class Api:
-    """What arrived; ``faults`` are answered first to last before anything else, ``hang`` never answers."""
+    """One provider's API: what arrived, and the ``faults`` to answer with, in order, before regular answers."""
 
     kind: str
     port: int = 0
@@ -55,11 +55,11 @@ class Api:
     busy: int = 0
     busiest: int = 0
     keys: dict[str, tuple[bytes, Answer]] = field(default_factory=dict)
-    """Resend's: what was answered under each."""
+    """The body and the answer of each of Resend's idempotency keys."""
     forms: list[dict[str, bytes]] = field(default_factory=list)
-    """Mailgun's: the fields of each."""
+    """The fields of each of Mailgun's requests."""
     complaints: list[str] = field(default_factory=list)
-    """What no vendor would have taken, in words."""
+    """Descriptions of requests that the vendor would have refused."""
 
     @property
     def provider(self) -> Provider:
@@ -122,28 +122,27 @@ def _ses(api: Api, request: web.Request, body: bytes) -> Answer:
         assert request.path == "/v2/email/account"
         return 200, {"SendingEnabled": True}
     assert request.path == _MODEL.operation_model("SendEmail").http["requestUri"]
-    wish = json.loads(body)
-    blob = email.message_from_bytes(_b64(wish["Content"]["Raw"]["Data"]))
-    parsed = {**wish, "Content": {"Raw": {"Data": b"x"}}}
+    message = json.loads(body)
+    blob = email.message_from_bytes(_b64(message["Content"]["Raw"]["Data"]))
+    parsed = {**message, "Content": {"Raw": {"Data": b"x"}}}
     report = ParamValidator().validate(parsed, _MODEL.operation_model("SendEmail").input_shape)
     assert not report.has_errors(), report.generate_report()
-    tags = {tag["Name"]: tag["Value"] for tag in wish["EmailTags"]}
-    api.mails.append(Seen(tuple(wish["Destination"]["ToAddresses"]), tags[ECHO], str(blob["Message-ID"])))
+    tags = {tag["Name"]: tag["Value"] for tag in message["EmailTags"]}
+    api.mails.append(Seen(tuple(message["Destination"]["ToAddresses"]), tags[ECHO], str(blob["Message-ID"])))
     return 200, {"MessageId": f"0102{secrets.token_hex(8)}-000000"}
 
 
 def signature_is_botocores(method: str, url: str, headers: Mapping[str, str], body: bytes) -> bool:
-    """Signed again by botocore, at the same second over the same headers, it comes out the same."""
+    """Return whether botocore makes the same signature for the same time and headers."""
     headers = {name.lower(): value for name, value in headers.items()}
-    told = headers["authorization"]
-    names = told.partition("SignedHeaders=")[2].partition(",")[0].split(";")
+    authorization = headers["authorization"]
+    names = authorization.partition("SignedHeaders=")[2].partition(",")[0].split(";")
     request = AWSRequest(method, url, {name: headers[name] for name in names}, body)
     request.context["timestamp"] = headers["x-amz-date"]
     signer = SigV4Auth(Credentials(KEY_ID, KEY), "ses", "eu-west-1")
     signature = signer.signature(signer.string_to_sign(request, signer.canonical_request(request)), request)
-    return (
-        told.endswith(f"Signature={signature}") and f"Credential={KEY_ID}/{headers['x-amz-date'][:8]}/eu-west-1" in told
-    )
+    credential = f"Credential={KEY_ID}/{headers['x-amz-date'][:8]}/eu-west-1"
+    return authorization.endswith(f"Signature={signature}") and credential in authorization
 
 
 def _b64(text: str) -> bytes:
@@ -164,12 +163,12 @@ def _sendgrid(api: Api, request: web.Request, body: bytes) -> Answer:
     if request.path == "/v3/scopes":
         return 200, {"scopes": ["mail.send"]}
     assert (request.method, request.path) == ("POST", "/v3/mail/send")
-    wish = json.loads(body)
-    jsonschema.validate(wish, schema("sendgrid"), format_checker=jsonschema.FormatChecker())
-    assert all(value.isascii() for value in wish["headers"].values())
-    [one] = wish["personalizations"]
-    to = tuple(mailbox["email"] for mailbox in one["to"])
-    api.mails.append(Seen(to, one["custom_args"][ECHO], wish["headers"]["Message-ID"]))
+    message = json.loads(body)
+    jsonschema.validate(message, schema("sendgrid"), format_checker=jsonschema.FormatChecker())
+    assert all(value.isascii() for value in message["headers"].values())
+    [personalization] = message["personalizations"]
+    to = tuple(mailbox["email"] for mailbox in personalization["to"])
+    api.mails.append(Seen(to, personalization["custom_args"][ECHO], message["headers"]["Message-ID"]))
     return 202, "", {"X-Message-Id": secrets.token_urlsafe(16)}
 
 
@@ -189,7 +188,7 @@ def _mailgun(api: Api, request: web.Request, body: bytes) -> Answer:
 
 
 def form(content_type: str, body: bytes) -> dict[str, bytes]:
-    """multipart/form-data, read by the standard library."""
+    """Return the fields of a multipart/form-data body, parsed by the standard library."""
     parsed = email.message_from_bytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
     assert parsed.is_multipart()
     fields = {}
@@ -208,17 +207,17 @@ def _postmark(api: Api, request: web.Request, body: bytes) -> Answer:
         return 401, {"ErrorCode": 10, "Message": "Bad or missing API token."}
     if request.path == "/server":
         return 200, {"ID": 1}
-    wish = json.loads(body)
+    payload = json.loads(body)
     if request.path == "/email":
-        return 200, _postmark_one(api, wish)
+        return 200, _postmark_one(api, payload)
     assert request.path == "/email/batch"
-    assert 1 <= len(wish) <= 500
-    return 200, [_postmark_one(api, one) for one in wish]
+    assert 1 <= len(payload) <= 500
+    return 200, [_postmark_one(api, message) for message in payload]
 
 
-def _postmark_one(api: Api, wish: dict[str, Any]) -> dict[str, Any]:
-    assert set(wish) <= {str(info.alias) for info in Email.model_fields.values()}, set(wish)
-    read = Email.model_validate(wish)
+def _postmark_one(api: Api, message: dict[str, Any]) -> dict[str, Any]:
+    assert set(message) <= {str(info.alias) for info in Email.model_fields.values()}, set(message)
+    read = Email.model_validate(message)
     assert all(len(name) <= 20 and len(value) <= 80 for name, value in read.metadata.items())
     assert all(header.value.isascii() for header in read.headers)
     if "inactive@" in read.to:
@@ -243,31 +242,31 @@ def _resend(api: Api, request: web.Request, body: bytes) -> Answer:
     if key in api.keys:
         known, answer = api.keys[key]
         return answer if known == body else (409, {"name": "invalid_idempotent_request", "message": "another payload"})
-    wish = json.loads(body)
+    payload = json.loads(body)
     if request.path == "/emails":
-        answer = 200, {"id": _resend_one(api, wish, key)}
+        answer = 200, {"id": _resend_one(api, payload, key)}
     else:
-        answer = 200, _resend_batch(api, request, wish, key)
+        answer = 200, _resend_batch(api, request, payload, key)
     api.keys[key] = (body, answer)
     return answer
 
 
-def _resend_batch(api: Api, request: web.Request, wish: list[Any], key: str) -> dict[str, Any]:
+def _resend_batch(api: Api, request: web.Request, messages: list[Any], key: str) -> dict[str, Any]:
     assert request.path == "/emails/batch"
     assert request.headers["x-batch-validation"] == "permissive"
-    assert 1 <= len(wish) <= 100
-    assert not any("attachments" in one for one in wish)
-    wrong = [place for place, one in enumerate(wish) if any("invalid@" in to for to in one["to"])]
-    data = [{"id": _resend_one(api, one, key)} for place, one in enumerate(wish) if place not in wrong]
-    return {"data": data, "errors": [{"index": place, "message": "Invalid `to` field."} for place in wrong]}
+    assert 1 <= len(messages) <= 100
+    assert not any("attachments" in message for message in messages)
+    invalid = [index for index, message in enumerate(messages) if any("invalid@" in to for to in message["to"])]
+    data = [{"id": _resend_one(api, message, key)} for index, message in enumerate(messages) if index not in invalid]
+    return {"data": data, "errors": [{"index": index, "message": "Invalid `to` field."} for index in invalid]}
 
 
-def _resend_one(api: Api, wish: dict[str, Any], key: str) -> str:
-    jsonschema.validate(wish, schema("resend"))
-    assert all(value.isascii() for value in wish["headers"].values())
-    [tag] = wish["tags"]
+def _resend_one(api: Api, message: dict[str, Any], key: str) -> str:
+    jsonschema.validate(message, schema("resend"))
+    assert all(value.isascii() for value in message["headers"].values())
+    [tag] = message["tags"]
     assert tag["name"] == ECHO
-    api.mails.append(Seen(tuple(wish["to"]), tag["value"], key))
+    api.mails.append(Seen(tuple(message["to"]), tag["value"], key))
     return secrets.token_hex(16)
 
 
@@ -282,7 +281,7 @@ READERS: Final[Mapping[str, Callable[[Api, web.Request, bytes], Answer]]] = {
 
 @contextlib.asynccontextmanager
 async def api_server(kind: str, port: int = 0) -> AsyncIterator[Api]:
-    """One provider's API, listening."""
+    """Run one provider's API, and assert at the end that it would have refused no request."""
     api = Api(kind)
     try:
         async with http_server(api.handle, port) as api.port:

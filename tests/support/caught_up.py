@@ -1,4 +1,4 @@
-"""Whether every role has read to the end: what each integration test asserts before it believes what it sees."""
+"""Wait until a role has read its topics to the end, before a test reads the role's results."""
 
 import asyncio
 from collections.abc import Mapping
@@ -14,36 +14,36 @@ Offsets = dict[tuple[str, int], int]
 
 
 class CaughtUp:
-    """Reads positions with clients of its own: nothing of the roles' code is believed."""
+    """A reader of the roles' positions with its own clients, independent of the roles' code."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     async def group(self, group: str, *topics: str, patience: float = 30.0) -> None:
-        """A Kafka group has committed the end of each topic (names without prefix, the group's too)."""
+        """Wait until a Kafka group has committed the end of each topic; names, also the group's, have no prefix."""
         await self._until(lambda: self._committed(self._settings.topic_prefix + group), topics, group, patience)
 
     async def projector(self, patience: float = 30.0) -> None:
-        """The projector's next offsets are the end of `email-changes`."""
+        """Wait until the projector's next offsets are the end of `email-changes`."""
         query = "select topic, partition, next_offset from projections.next_offsets"
         await self._until(lambda: self._rows(query), ("email-changes",), "project", patience)
 
     async def queue(self, queue: str, *topics: str, patience: float = 30.0) -> None:
-        """An outbox's intake has read its topics."""
+        """Wait until the intake of a job queue has read its topics."""
         query = f"select topic, partition, next_offset from jobs.next_offsets where queue = '{queue}'"
         await self._until(lambda: self._rows(query), topics, queue, patience)
 
     async def correlation(self, patience: float = 30.0) -> None:
-        """Acks and events without an email are read."""
+        """Wait until correlation has read the acks and the uncorrelated events."""
         query = "select topic, partition, next_offset from correlation.next_offsets"
         topics = ("provider-acks", "uncorrelated-events")
         await self._until(lambda: self._rows(query), topics, "correlation", patience)
 
-    async def _until(self, read: Any, topics: tuple[str, ...], who: str, patience: float) -> None:
+    async def _until(self, read: Any, topics: tuple[str, ...], reader: str, patience: float) -> None:
         deadline = asyncio.get_running_loop().time() + patience
-        while behind := _behind(await self._ends(topics), await read()):
+        while lagging := _lagging_partitions(await self._ends(topics), await read()):
             if asyncio.get_running_loop().time() > deadline:
-                raise AssertionError(f"{who} is behind: " + ", ".join(behind))
+                raise AssertionError(f"{reader} lags: " + ", ".join(lagging))
             await asyncio.sleep(0.1)
 
     async def _ends(self, topics: tuple[str, ...]) -> Offsets:
@@ -66,10 +66,10 @@ class CaughtUp:
     async def _partitions(self, consumer: AIOKafkaConsumer, topic: str) -> list[int]:
         name = self._settings.topic(topic)
         await consumer.topics()
-        while not (found := consumer.partitions_for_topic(name)):
+        while not (partitions := consumer.partitions_for_topic(name)):
             consumer.subscribe([name])
             await asyncio.sleep(0.05)
-        return sorted(found)
+        return sorted(partitions)
 
     async def _committed(self, group: str) -> Offsets:
         admin = AIOKafkaAdminClient(bootstrap_servers=self._settings.kafka_bootstrap)
@@ -88,8 +88,8 @@ class CaughtUp:
         return {(topic, partition): offset for topic, partition, offset in rows}
 
 
-def _behind(ends: Mapping[tuple[str, int], int], read: Mapping[tuple[str, int], int]) -> list[str]:
-    # The end may lie past the last record (transaction markers), but never past what a reader's position says.
+def _lagging_partitions(ends: Mapping[tuple[str, int], int], read: Mapping[tuple[str, int], int]) -> list[str]:
+    # The end may be after the last record, because of transaction markers, but a reader's position passes these, too.
     return [
         f"{topic}/{partition} at {read.get((topic, partition), 0)} of {end}"
         for (topic, partition), end in sorted(ends.items())

@@ -1,4 +1,4 @@
-"""Logs of email-changes for tests, made by the real fold from made-up facts."""
+"""Build facts of emails, and logs of email-changes that the real fold makes of them."""
 
 import itertools
 import random
@@ -22,7 +22,7 @@ T0 = 1_700_000_000_000
 
 
 def identified(number: int, tenant: str = "acme") -> EmailId:
-    """The id of the number-th email."""
+    """Return the id of the email with this number."""
     return email_id(tenant, "fasttrack", f"activity-{number}")
 
 
@@ -68,7 +68,7 @@ def event(number: int, kind: EventKind, at: int, tenant: str = "acme", nth: int 
 
 
 def again(read: DeliveryEvent, kind: EventKind, at: int, revision: int = 1, machine: str = "") -> DeliveryEvent:
-    """The event as a corrected mapping reads it."""
+    """Return the correction of an event that a corrected mapping would make."""
     correction = Correction(revision=revision, was=mark_of(read), at=at)
     return msgspec.structs.replace(read, kind=kind, machine=machine, bounce_class=None, corrects=correction)
 
@@ -90,7 +90,7 @@ def told(
 
 
 def fates(number: int, at: int, chance: random.Random, tenant: str = "acme") -> list[Fact]:
-    """What may become of one email."""
+    """Return the facts of one email whose outcome is chosen at random."""
     own = identified(number, tenant)
     fate = chance.choice(("delivered", "opened", "spam", "bounce", "dropped", "failed", "rejected"))
     common: dict[str, Any] = {
@@ -109,7 +109,7 @@ def fates(number: int, at: int, chance: random.Random, tenant: str = "acme") -> 
     facts.append(acked(number, at + 5, tenant))
     if fate == "bounce":
         bounced = event(number, EventKind.BOUNCED, at + 20, tenant)
-        # Some were read wrong, and what they are now may be told before what they were.
+        # Some events are corrected, and the correction may be folded before the event.
         return [*facts, bounced, *([again(bounced, EventKind.DEFERRED, at + 60)] if number % 3 == 0 else [])]
     facts.append(event(number, EventKind.DELIVERED, at + 20, tenant))
     facts.append(told(number, ConversionWord.DELIVERED, chance.choice(tuple(ConversionOutcome)), at + 25, tenant))
@@ -124,7 +124,7 @@ def fates(number: int, at: int, chance: random.Random, tenant: str = "acme") -> 
 
 
 class Log:
-    """One partition of email-changes, as the fold would have written it."""
+    """The changes of one partition of email-changes, as the fold writes them."""
 
     def __init__(self, partition: int = 0) -> None:
         self.partition = partition
@@ -133,7 +133,7 @@ class Log:
         self._facts = 0
 
     def fold(self, *facts: Fact) -> "Log":
-        """A change for these facts of one email."""
+        """Append a change for these facts of one email."""
         state = self._states.get(facts[0].email_id)
         for fact in facts:
             state = evolve(state, fact)
@@ -149,7 +149,7 @@ class Log:
         return self
 
     def runs(self, *cuts: int) -> list[ChangeBatch]:
-        """The log, cut at these offsets."""
+        """Return the log in batches, cut at these offsets."""
         edges = [0, *cuts, len(self.changes)]
         return [
             ChangeBatch(self.partition, start, end, self.changes[start:end])
@@ -159,23 +159,23 @@ class Log:
 
 
 def lives(seed: int, emails: int, partition: int = 0, tenant: str = "acme") -> Log:
-    """Many emails' lives, interleaved, some facts seen twice, some changes published twice."""
+    """Return a log of many emails, interleaved, with some facts folded twice and some changes published twice."""
     chance = random.Random(seed)
     log = Log(partition)
     numbers = range(partition, 2 * emails, 2)
     waiting: list[list[Fact]] = [fates(number, T0 + number * 1000, chance, tenant) for number in numbers]
     while waiting:
-        one = chance.choice(waiting)
-        taken = [one.pop(0 if chance.random() < 0.8 else -1) for _ in range(min(len(one), chance.randint(1, 2)))]
-        log.fold(*taken)
+        left = chance.choice(waiting)
+        batch = [left.pop(0 if chance.random() < 0.8 else -1) for _ in range(min(len(left), chance.randint(1, 2)))]
+        log.fold(*batch)
         if chance.random() < 0.2:
-            log.fold(*taken)
+            log.fold(*batch)
         if chance.random() < 0.1:
             log.changes.append(chance.choice(log.changes[-5:]))
-        waiting = [left for left in waiting if left]
+        waiting = [facts for facts in waiting if facts]
     return log
 
 
 def facts_of(changes: Iterable[EmailChange]) -> Sequence[Fact]:
-    """Every fact, as often as it was applied."""
+    """Return every fact, as often as it was applied."""
     return [applied.fact for change in changes for applied in change.facts]

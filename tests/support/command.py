@@ -1,4 +1,4 @@
-"""The installed command, run as people run it: arguments and environment in; exit code and words, or a process, out."""
+"""Run the `mailfold` command as people do: to its end, or as a process that a test watches and stops."""
 
 import asyncio
 import os
@@ -18,15 +18,17 @@ from pipeline.settings import Settings, environment_of
 
 @dataclass(frozen=True)
 class Said:
+    """A command's exit code and output."""
+
     code: int
     out: str
     err: str
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """Ours without any setting of Mailfold's, so that a developer's own don't leak into a test."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MAILFOLD_")}
-    return {**kept, "KAFKA_BOOTSTRAP": "", "DATABASE_URL": "", **more}
+    """Return our environment without Mailfold's settings, so that a developer's settings do not affect a test."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MAILFOLD_")}
+    return {**inherited, "KAFKA_BOOTSTRAP": "", "DATABASE_URL": "", **more}
 
 
 def mailfold(*arguments: str, env: Mapping[str, str] | None = None, stdin: str = "", cwd: Path | None = None) -> Said:
@@ -44,13 +46,13 @@ def mailfold(*arguments: str, env: Mapping[str, str] | None = None, stdin: str =
 
 
 async def mailfold_on(settings: Settings, *arguments: str, stdin: str = "", **more: str) -> Said:
-    """The same on a test's own servers, while what runs in this process goes on."""
+    """Run a command on a test's servers, in a thread, so that roles in this process keep running."""
     return await asyncio.to_thread(mailfold, *arguments, env=environment_of(settings) | more, stdin=stdin)
 
 
 @asynccontextmanager
 async def process(settings: Settings, role: str, **more: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A role, as production runs it; killed at the end if it is still there."""
+    """Run a role as production does, and kill it at the end of the block if it still runs."""
     started = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "pipeline", role), env=clean_environment(**(environment_of(settings) | more))
     )
@@ -68,7 +70,7 @@ class Up:
     def __init__(self, process: asyncio.subprocess.Process, folder: Path) -> None:
         self.process = process
         self.folder = folder
-        self.words = ""
+        self.output = ""
 
     @property
     def key(self) -> str:
@@ -82,28 +84,28 @@ class Up:
         return {path.name: int(path.read_text().split()[0]) for path in (self.folder / "pids").glob("[!.]*[!w]")}
 
     async def says(self, words: str, patience: float = 90.0) -> None:
-        """Read on until it says these words."""
+        """Read its output until it contains these words."""
         assert self.process.stdout is not None
         async with asyncio.timeout(patience):
-            while words not in self.words:
+            while words not in self.output:
                 line = await self.process.stdout.readline()
-                assert line, f"it ended without saying {words!r}:\n{self.words}"
-                self.words += line.decode()
+                assert line, f"it ended without {words!r} in its output:\n{self.output}"
+                self.output += line.decode()
 
     async def ends(self, number: int = signal.SIGTERM, patience: float = 10.0) -> int:
-        """Signal it; its exit code, within the promised time."""
+        """Send a signal and return its exit code. Raise TimeoutError where it takes longer than it may."""
         self.process.send_signal(number)
         return await asyncio.wait_for(self.process.wait(), patience)
 
     def _found(self, pattern: str) -> str:
-        found = re.search(pattern, self.words)
-        assert found, self.words
-        return found[1]
+        match = re.search(pattern, self.output)
+        assert match, self.output
+        return match[1]
 
 
 @asynccontextmanager
 async def up(folder: Path, umask: int = -1, **env: str) -> AsyncIterator[Up]:
-    """`mailfold up` on a folder of its own, on free ports; ended, with what it started, whatever happens."""
+    """Run `mailfold up` with its data in ``folder`` on free ports, and end it with its children in any case."""
     names = ("MAILFOLD_PORT", "MAILFOLD_INBOUND_PORT", "MAILFOLD_SANDBOX_SMTP_PORT", "MAILFOLD_SANDBOX_HTTP_PORT")
     ports = dict.fromkeys(names, "0")
     process = await asyncio.create_subprocess_exec(
@@ -124,27 +126,27 @@ async def up(folder: Path, umask: int = -1, **env: str) -> AsyncIterator[Up]:
                 await asyncio.wait_for(process.wait(), 20)
             except TimeoutError:
                 process.kill()
-        # A pipe that nobody reads would keep the process's transport open after the loop is gone.
+        # An unread pipe would keep the process's transport open after the event loop is closed.
         assert process.stdout is not None
         await process.stdout.read()
         await process.wait()
 
 
 def armed(point: str, folder: Path) -> dict[str, str]:
-    """What lets a process die at this point, once."""
-    once = folder / "once"
-    once.touch()
-    return {"MAILFOLD_CRASH_AT": point, "MAILFOLD_CRASH_ONCE": str(once)}
+    """Return the environment variables that make a process crash at this point, once."""
+    once_file = folder / "once"
+    once_file.touch()
+    return {"MAILFOLD_CRASH_AT": point, "MAILFOLD_CRASH_ONCE": str(once_file)}
 
 
 async def ends(started: asyncio.subprocess.Process, patience: float = 30.0) -> int:
-    """Its exit code, once it has ended."""
+    """Wait until a process has ended, and return its exit code."""
     async with asyncio.timeout(patience):
         return await started.wait()
 
 
 async def gone(pids: list[int], patience: float = 15.0) -> None:
-    """Until none of these processes is there."""
+    """Wait until none of these processes runs any more."""
     deadline = asyncio.get_running_loop().time() + patience
     while alive := [pid for pid in pids if _alive(pid)]:
         assert asyncio.get_running_loop().time() < deadline, f"still running: {alive}"

@@ -1,4 +1,4 @@
-"""The dialects' surfaces for tests: where each is posted to, what a good request is, how its errors look."""
+"""Describe each dialect's API for tests: its path, a valid request, and the form of its errors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,31 +10,31 @@ BRAND = "7b1c1c0a-52b3-5d56-9f6e-0a3f1f4a7c02"
 
 
 def email_v1(**changed: Any) -> dict[str, Any]:
-    """A message of `/v1/Email/`, as documented."""
-    given = {"To": "anna@example.com", "Type": "token", "BrandId": BRAND, "Token": "abcde", "NumPhotos": 10}
-    return {**given, **changed}
+    """Return a message of `/v1/Email/`, as documented."""
+    fields = {"To": "anna@example.com", "Type": "token", "BrandId": BRAND, "Token": "abcde", "NumPhotos": 10}
+    return {**fields, **changed}
 
 
 def freshmail(*recipients: Any, **changed: Any) -> dict[str, Any]:
-    """A FreshMail request, to anna unless told otherwise."""
-    given = {
-        "recipients": [one if isinstance(one, dict) else {"email": one} for one in recipients]
+    """Return a FreshMail request, to Anna where no recipients are given."""
+    fields = {
+        "recipients": [entry if isinstance(entry, dict) else {"email": entry} for entry in recipients]
         or [{"email": "anna@example.com", "name": "Anna"}],
         "from": {"name": "John Sender", "email": "sender@example.com"},
         "subject": "Message subject",
         "contents": [{"type": "text/html", "body": "<p>sample HTML</p>"}],
     }
-    return {name: value for name, value in (given | changed).items() if value is not None}
+    return {name: value for name, value in (fields | changed).items() if value is not None}
 
 
 def extrahorizon(**changed: Any) -> dict[str, Any]:
-    """A plain mail of Extra Horizon's."""
-    given = {"recipients": {"to": ["anna@example.com"]}, "subject": "Hello", "body": "<p>Hello</p>"}
-    return {**given, **changed}
+    """Return a plain mail of Extra Horizon's API."""
+    fields = {"recipients": {"to": ["anna@example.com"]}, "subject": "Hello", "body": "<p>Hello</p>"}
+    return {**fields, **changed}
 
 
 def is_problem(body: Any) -> bool:
-    """Whether a body is an error of our own APIs."""
+    """Return whether a body is an error of our own APIs."""
     return set(body) == {"error", "where"} and all(isinstance(text, str) for text in body.values())
 
 
@@ -58,12 +58,12 @@ def _extrahorizon(body: Any) -> bool:
 
 @dataclass(frozen=True)
 class Surface:
-    """A dialect's way in."""
+    """A dialect's API."""
 
     name: str
     path: str
     good: Any
-    """A request that is taken (`/v1/Email/`: answered, as its brand has no template)."""
+    """A request that is accepted (`/v1/Email/`: answered, as its brand has no template)."""
     is_error: Callable[[Any], bool]
 
 

@@ -1,4 +1,4 @@
-"""What a test of the dispatcher needs: requests on the log, and the role running."""
+"""Run the dispatcher in this process, configure its provider, and append requests to the log."""
 
 import time
 import uuid
@@ -22,12 +22,12 @@ from topics.registry import MESSAGE_CONTENTS, PROVIDER_ACKS, SEND_REQUESTS
 from topics.requests import ContentPointer, Mailbox, SendRequest
 
 FAST = {"dispatch_schedule": (0.1, 0.1, 0.1), "smtp_timeout": 3.0, "lease_seconds": 2.0}
-"""Settings with which a test need not wait."""
+"""Settings with short delays."""
 HTML = '<html><body><p>Hello <a href="https://shop.example/offer?a=1&amp;b=2">there</a></p></body></html>'
 
 
 async def provide(rt: Runtime, port: int, *, brand: str = "7", **values: Any) -> None:
-    """A tenant whose brand sends through the server on this port."""
+    """Add a tenant whose brand sends through the server on this port."""
     policy = values.pop("unknown_policy", "resend")
     fields: dict[str, Any] = {"provider": f"local-{brand}", "host": "127.0.0.1", "port": port}
     provider = Provider(**(fields | values))
@@ -39,7 +39,7 @@ async def provide(rt: Runtime, port: int, *, brand: str = "7", **values: Any) ->
 async def accept(
     rt: Runtime, *recipients: str, content: MessageContent | None = None, **values: Any
 ) -> list[SendRequest]:
-    """Requests as the gateway appends them: the content first."""
+    """Append requests as the gateway does, after their content, and return them."""
     content = content or MessageContent(html=HTML)
     content_id = str(uuid.uuid4())
     chunks, sha256 = pack_content(content, content_id)
@@ -57,6 +57,7 @@ async def accept(
 
 
 def request(recipient: str, **values: Any) -> SendRequest:
+    """Return a request; ``values`` are its other fields."""
     fields: dict[str, Any] = {
         "email_id": EmailId(str(uuid.uuid4())),
         "message_id": str(uuid.uuid4()),
@@ -72,18 +73,18 @@ def request(recipient: str, **values: Any) -> SendRequest:
 
 
 def dispatching(settings: Settings) -> AbstractAsyncContextManager[Runtime]:
-    """A dispatcher at work in this process."""
+    """Run a dispatcher in this process until the end of the block."""
     return working(settings, dispatch.run)
 
 
 async def in_state(rt: Runtime, *states: str) -> None:
     """Wait until every job is in one of these states."""
 
-    async def there() -> bool:
-        found = {state for (state,) in await rows(rt, "select distinct state from jobs.jobs")}
-        return bool(found) and found <= set(states)
+    async def are_in_state() -> bool:
+        present = {state for (state,) in await rows(rt, "select distinct state from jobs.jobs")}
+        return bool(present) and present <= set(states)
 
-    await until(there)
+    await until(are_in_state)
 
 
 async def acks(settings: Settings) -> list[str]:

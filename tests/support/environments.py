@@ -1,4 +1,4 @@
-"""Other Pythons and new environments, for the tests that install Mailfold anew."""
+"""Find other Pythons, run uv, and resolve requirements, for the tests that install Mailfold."""
 
 import os
 import re
@@ -39,28 +39,28 @@ def uv(*arguments: str | Path, cwd: Path = ROOT) -> "subprocess.CompletedProcess
 
 
 def interpreter(version: str) -> Path | None:
-    """A Python of this version (3.12) that answers: from the path, or one of pyenv's."""
+    """Return a Python of this version, such as 3.12, that runs: from the path, else pyenv's; None without one."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    found = [Path(name)] if (name := shutil.which(f"python{version}")) else []
-    for path in (*found, *sorted(pyenv.glob(f"versions/{version}.*/bin/python"))):
-        told = subprocess.run([path, "-c", _VERSION], capture_output=True, text=True, check=False)
-        if told.stdout.strip() == version:
+    on_path = [Path(name)] if (name := shutil.which(f"python{version}")) else []
+    for path in (*on_path, *sorted(pyenv.glob(f"versions/{version}.*/bin/python"))):
+        printed = subprocess.run([path, "-c", _PRINT_VERSION], capture_output=True, text=True, check=False)
+        if printed.stdout.strip() == version:
             return path
     return None
 
 
-_VERSION = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
+_PRINT_VERSION = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
 
 
 def pins(text: str) -> list[str]:
-    """The pinned versions of a requirements file, with their markers."""
+    """Return the pinned versions of a requirements file, with their markers."""
     return sorted(re.sub(r" *\\$", "", line) for line in text.splitlines() if re.match(r"[a-z0-9]", line))
 
 
 def resolved(constraints: Path, extras: Sequence[str]) -> list[str]:
-    """What the resolver wants of `pyproject.toml` on any platform where a file's versions are the only ones."""
+    """Return what the resolver makes of `pyproject.toml`, for all platforms, with a file's versions as constraints."""
     options = [part for extra in extras for part in ("--extra", extra)]
-    how = ["--universal", "--python-version", "3.11", "--no-header", "--no-annotate", "--quiet"]
-    done = uv("pip", "compile", *how, "--constraint", constraints, *options, "pyproject.toml")
+    mode = ["--universal", "--python-version", "3.11", "--no-header", "--no-annotate", "--quiet"]
+    done = uv("pip", "compile", *mode, "--constraint", constraints, *options, "pyproject.toml")
     assert done.returncode == 0, done.stderr
     return pins(done.stdout)

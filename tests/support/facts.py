@@ -1,4 +1,4 @@
-"""Facts about one email, as hypothesis draws them: few ids and few times, so that they collide often."""
+"""Hypothesis strategies for facts about one email, with few ids and few times, so that facts conflict often."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -68,7 +68,7 @@ _corrections = st.builds(
     was=st.sampled_from(["", "opened", "opened_machine", "bounced", "delivered"]),
     at=times,
 )
-corrected = st.builds(lambda told, correction: msgspec.structs.replace(told, corrects=correction), events, _corrections)
+corrected = st.builds(lambda fact, correction: msgspec.structs.replace(fact, corrects=correction), events, _corrections)
 retractions = _made(Retraction, **clocks, provider=words, corrects=_corrections)
 corrections: st.SearchStrategy[Fact] = st.one_of(corrected, retractions)
 facts: st.SearchStrategy[Fact] = st.one_of(requests, acks, events, conversions, corrections)
@@ -76,7 +76,7 @@ facts: st.SearchStrategy[Fact] = st.one_of(requests, acks, events, conversions, 
 
 @st.composite
 def flood(draw: st.DrawFn) -> list[Fact]:
-    """More openings than a sketch holds, among a few other facts."""
+    """Draw more openings than a sketch holds, and a few other facts."""
     numbers = draw(st.lists(st.integers(0, 90), min_size=30, max_size=80))
     opened = [event(EventKind.OPENED, f"open{number}", at=number) for number in numbers]
     return opened + draw(st.lists(facts, max_size=4))
@@ -84,12 +84,12 @@ def flood(draw: st.DrawFn) -> list[Fact]:
 
 @st.composite
 def flood_of_corrections(draw: st.DrawFn) -> list[Fact]:
-    """More openings than a sketch holds, many of them read anew as a machine's, and some of these once more."""
+    """Draw more openings than a sketch holds, corrections of all to a machine's, and second corrections of some."""
     numbers = draw(st.lists(st.integers(0, 90), min_size=40, max_size=80))
     opened = [event(EventKind.OPENED, f"open{number}", at=number) for number in numbers]
-    anew = [again(one, 1, EventKind.OPENED, machine="scanner") for one in opened]
-    once_more = [again(one, 2, draw(st.sampled_from([EventKind.OPENED, EventKind.BOUNCED]))) for one in anew[::9]]
-    return [*opened, *anew, *once_more, *draw(st.lists(facts, max_size=4))]
+    first = [again(fact, 1, EventKind.OPENED, machine="scanner") for fact in opened]
+    second = [again(fact, 2, draw(st.sampled_from([EventKind.OPENED, EventKind.BOUNCED]))) for fact in first[::9]]
+    return [*opened, *first, *second, *draw(st.lists(facts, max_size=4))]
 
 
 def _at_one_time(fact: Fact) -> Fact:
@@ -99,12 +99,12 @@ def _at_one_time(fact: Fact) -> Fact:
 rivals: st.SearchStrategy[list[Fact]] = st.one_of(
     st.lists(requests.map(_at_one_time), min_size=2, max_size=4),
     st.lists(
-        conversions.map(lambda told: msgspec.structs.replace(told, word=ConversionWord.OPEN)), min_size=2, max_size=4
+        conversions.map(lambda fact: msgspec.structs.replace(fact, word=ConversionWord.OPEN)), min_size=2, max_size=4
     ),
     st.lists(acks.map(_at_one_time), min_size=2, max_size=6),
-    st.lists(corrections.map(lambda told: msgspec.structs.replace(told, event_id="e")), min_size=2, max_size=6),
+    st.lists(corrections.map(lambda fact: msgspec.structs.replace(fact, event_id="e")), min_size=2, max_size=6),
 )
-"""Facts that claim the same field, so that only the join's order decides."""
+"""Facts for the same field of a state, between which only the order of the join decides."""
 
 histories: st.SearchStrategy[list[Fact]] = st.one_of(
     st.lists(facts, min_size=1, max_size=12), rivals, flood(), flood_of_corrections()
@@ -112,13 +112,13 @@ histories: st.SearchStrategy[list[Fact]] = st.one_of(
 
 
 def event(kind: EventKind, event_id: str = "e", at: int = 5, **fields: Any) -> DeliveryEvent:
-    """An event of the email."""
-    given: dict[str, Any] = {"occurred_at": at, "recorded_at": at, "provider": "p"} | fields
-    return DeliveryEvent(email_id=EMAIL_ID, event_id=event_id, kind=kind, **given)
+    """Return an event of the email."""
+    values: dict[str, Any] = {"occurred_at": at, "recorded_at": at, "provider": "p"} | fields
+    return DeliveryEvent(email_id=EMAIL_ID, event_id=event_id, kind=kind, **values)
 
 
 def request(at: int) -> SendRequest:
-    """What Fast Track asked for."""
+    """Return the email's send request."""
     return SendRequest(
         email_id=EMAIL_ID,
         message_id="m",
@@ -130,15 +130,15 @@ def request(at: int) -> SendRequest:
     )
 
 
-def again(told: DeliveryEvent, revision: int, kind: EventKind, **fields: Any) -> DeliveryEvent:
-    """The event as a corrected mapping reads it."""
-    correction = Correction(revision=revision, was=mark_of(told), at=100 + revision)
-    return msgspec.structs.replace(told, **({"kind": kind, "machine": ""} | fields), corrects=correction)
+def again(fact: DeliveryEvent, revision: int, kind: EventKind, **fields: Any) -> DeliveryEvent:
+    """Return the correction of an event that a corrected mapping would make."""
+    correction = Correction(revision=revision, was=mark_of(fact), at=100 + revision)
+    return msgspec.structs.replace(fact, **({"kind": kind, "machine": ""} | fields), corrects=correction)
 
 
-def folded(told: Sequence[Fact], evolve: Callable[[Any, Fact], Any]) -> Any:
-    """The state after ``told``, in that order."""
+def folded(history: Sequence[Fact], evolve: Callable[[Any, Fact], Any]) -> Any:
+    """Return the state after these facts, in this order."""
     state = None
-    for fact in told:
+    for fact in history:
         state = evolve(state, fact)
     return state

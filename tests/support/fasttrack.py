@@ -1,11 +1,11 @@
-"""Messages as Fast Track sends them."""
+"""Build messages as Fast Track sends them."""
 
 from typing import Any
 
 
 def activity(**changed: Any) -> dict[str, Any]:
-    """An activity of brand 12."""
-    given = {
+    """Return an activity of brand 12."""
+    fields = {
         "id": "an-id",
         "brand_id": 12,
         "user_id": "987654",
@@ -15,12 +15,12 @@ def activity(**changed: Any) -> dict[str, Any]:
         "trigger_hash": "b1946ac9",
         "action_id": 8,
     }
-    return {**given, **changed}
+    return {**fields, **changed}
 
 
 def message(identity: str = "an-id", /, **changed: Any) -> dict[str, Any]:
-    """A message to anna@example.com."""
-    given = {
+    """Return a message to anna@example.com."""
+    fields = {
         "activity": activity(id=identity),
         "subject": "Welcome",
         "content": "<p>Hello</p>",
@@ -29,4 +29,4 @@ def message(identity: str = "an-id", /, **changed: Any) -> dict[str, Any]:
         "sender_address": "news@example.com",
         "replyto_address": "support@example.com",
     }
-    return {**given, **changed}
+    return {**fields, **changed}

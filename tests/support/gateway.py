@@ -1,4 +1,4 @@
-"""A gateway on real Kafka and Postgres for tests: served on a free port in this process, asked over real HTTP."""
+"""Run a gateway with real Kafka and Postgres on a free port in this process, and call it over real HTTP."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from tests.support.seeing import until
 
 
 class Gateway:
-    """A running gateway, one tenant `acme` and its API key."""
+    """A running gateway with a tenant `acme`, its API key and an HTTP client."""
 
     def __init__(self, rt: Runtime, http: httpx.AsyncClient, key: str) -> None:
         self.rt = rt
@@ -26,14 +26,14 @@ class Gateway:
         self.key = key
 
     async def post(self, body: Any, **headers: str) -> httpx.Response:
-        """A batch; a list as JSON, bytes as they are."""
+        """Post a batch: bytes as they are, anything else as JSON."""
         headers = {"X-Api-Key": self.key, **{name.replace("_", "-"): value for name, value in headers.items()}}
         if isinstance(body, bytes):
             return await self.http.post("/channels/email/batch", content=body, headers=headers)
         return await self.http.post("/channels/email/batch", json=body, headers=headers)
 
     async def metric(self, sample: str) -> float:
-        """A sample of /metrics; 0 if it isn't there."""
+        """Return the value of a sample in /metrics; 0 where it is missing."""
         lines = (await self.http.get("/metrics")).text.splitlines()
         return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(sample + " ")), 0.0)
 
@@ -42,11 +42,11 @@ class Gateway:
 async def gateway(
     settings: Settings, *, connector: ConnectorFactory = aiohttp.TCPConnector, **changed: Any
 ) -> AsyncIterator[Gateway]:
-    """Serve until the end of the block; its end must be graceful and within 8 s."""
-    mine = settings.model_copy(update={"port": 0, **changed})
-    port_file = mine.data_dir / PORT_FILE
+    """Run a gateway until the end of the block, where it must stop without an error within 8 s."""
+    own = settings.model_copy(update={"port": 0, **changed})
+    port_file = own.data_dir / PORT_FILE
     port_file.unlink(missing_ok=True)
-    async with open_runtime(mine, role="gateway") as rt:
+    async with open_runtime(own, role="gateway") as rt:
         await admin.add_tenant(rt.pool, admin.Tenant("acme"))
         key = await admin.add_key(rt.pool, "acme")
         serving = asyncio.create_task(run(rt, connector))

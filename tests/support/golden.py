@@ -1,7 +1,7 @@
-"""The golden folders of the webhook adapters: what a provider documents in, the request it would post out.
+"""Read the golden folders of the webhook adapters, and make of each documented payload the request with it.
 
-`tests/golden/<kind>/<case>.json` is what the provider's documentation shows, `<case>.expected.json` the event or events
-that we make of it. Where the documentation shows the event without what goes around it, it is put around it here.
+`tests/golden/<kind>/<case>.json` is what the provider's documentation shows, `<case>.expected.json` has the events that
+the adapter must return. Where the documentation shows an event without its envelope, the envelope is added here.
 """
 
 import json
@@ -20,7 +20,7 @@ FOLDER: Final = Path(__file__).parents[1] / "golden"
 EMAIL_ID: Final = EmailId("0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
 """The email that the golden events are about."""
 OURS: Final = "<ours@mail.example>"
-"""Its Message-ID."""
+"""The Message-ID of that email."""
 RECEIVED_AT: Final = 1513299570123
 
 
@@ -33,43 +33,43 @@ class Case:
 
     @property
     def payload(self) -> bytes:
-        """As documented."""
+        """Return the payload as documented."""
         return (FOLDER / self.kind / f"{self.name}.json").read_bytes()
 
     @property
     def body(self) -> bytes:
-        """As posted."""
+        """Return the body as the provider posts it."""
         return WRAPPED.get(self.kind, bytes)(self.payload)
 
     @property
     def expected(self) -> list[dict[str, Any]]:
-        """The events that we make of it."""
-        told = json.loads((FOLDER / self.kind / f"{self.name}.expected.json").read_text())
-        return told if isinstance(told, list) else [told]
+        """Return the events that the adapter must return."""
+        expected = json.loads((FOLDER / self.kind / f"{self.name}.expected.json").read_text())
+        return expected if isinstance(expected, list) else [expected]
 
     def __str__(self) -> str:
         return f"{self.kind}-{self.name}"
 
 
 def cases(*kinds: str) -> list[Case]:
-    """Every case of these kinds, in a fixed order."""
+    """Return every case of these kinds, in a fixed order."""
     return [Case(kind, name) for kind in kinds for name in sorted(_names(kind))]
 
 
 def heard(adapter: Adapter, case: Case, body: bytes | None = None) -> list[DeliveryEvent]:
-    """What the adapter makes of a case, or of another body in its place."""
-    told = context(case.kind)
-    events = adapter.split(case.body if body is None else body, told.headers)
-    return [adapter.normalize(event, told) for event in events]
+    """Return the events that the adapter makes of a case, or of another body in its place."""
+    event_context = context(case.kind)
+    events = adapter.split(case.body if body is None else body, event_context.headers)
+    return [adapter.normalize(event, event_context) for event in events]
 
 
 def context(kind: str) -> EventContext:
-    """Of a provider that is named as its kind, with one email of ours known by its Message-ID."""
-    proofs = TokenReaders(message_id=_ours)
-    return EventContext(provider=kind, received_at=RECEIVED_AT, headers=HEADERS.get(kind, {}), token_readers=proofs)
+    """Return the context of a provider that is named as its kind; one email of ours is known by its Message-ID."""
+    readers = TokenReaders(message_id=_read_message_id)
+    return EventContext(provider=kind, received_at=RECEIVED_AT, headers=HEADERS.get(kind, {}), token_readers=readers)
 
 
-def _ours(message_id: str) -> EmailId | None:
+def _read_message_id(message_id: str) -> EmailId | None:
     return EMAIL_ID if message_id == OURS else None
 
 
@@ -82,19 +82,19 @@ ADDRESS: Final = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 
 
 def addresses(value: Any, name: str = "") -> Iterator[str]:
-    """All that look like addresses and aren't a message's id."""
+    """Yield every text in a JSON value that looks like an address and is not a message's id."""
     if isinstance(value, dict):
-        for key, one in value.items():
-            yield from addresses(one, key)
+        for key, item in value.items():
+            yield from addresses(item, key)
     elif isinstance(value, list):
-        for one in value:
-            yield from addresses(one, name)
+        for item in value:
+            yield from addresses(item, name)
     elif isinstance(value, str) and not re.search(r"(message|smtp).?id$", name, re.IGNORECASE):
-        yield from (one for one in ADDRESS.findall(urllib.parse.unquote(value).lower()) if one not in OURS)
+        yield from (text for text in ADDRESS.findall(urllib.parse.unquote(value).lower()) if text not in OURS)
 
 
 def sns(message: str, **other: str) -> dict[str, Any]:
-    """Amazon SNS's envelope, as https://docs.aws.amazon.com/sns/latest/dg/http-notification-json.html shows it."""
+    """Return an SNS notification, as https://docs.aws.amazon.com/sns/latest/dg/http-notification-json.html shows it."""
     return {
         "Type": "Notification",
         "MessageId": "22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324",
@@ -111,7 +111,7 @@ def sns(message: str, **other: str) -> dict[str, Any]:
 
 
 def _mailgun(event: bytes) -> bytes:
-    """With the signature of https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/webhooks."""
+    """Add the signature of https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/webhooks."""
     signature = {
         "timestamp": "1529006854",
         "token": "a8ce0edb2dd8301dee6c2405235584e45aa91d1e9f979f3de0",
@@ -132,4 +132,4 @@ WRAPPED: Final[dict[str, Callable[[bytes], bytes]]] = {
     "mailtrap": lambda event: b'{"events": [%s]}' % event,
 }
 HEADERS: Final[dict[str, dict[str, str]]] = {"resend": {"svix-id": "msg_p5jXN8AQM9LWM0D4loKWxJek"}}
-"""What the events need of their request's headers."""
+"""The headers of requests from which adapters read parts of their events, by kind."""

@@ -1,4 +1,4 @@
-"""How work grows with its input: CPU time of one call on inputs that double, and where patterns are that meet text."""
+"""Measure how a call's CPU time grows when its input doubles, and find all regular expressions of the product."""
 
 import ast
 import contextlib
@@ -15,20 +15,20 @@ from types import FrameType, ModuleType
 from typing import Any
 
 MAX_GROWTH = 2.5
-"""Of the time on a doubled input: linear work takes 2 times as long, quadratic work 4 times."""
+"""The largest allowed ratio of times when the input doubles: linear work takes 2 times as long, quadratic work 4."""
 FLOOR_S = 0.0004
-"""What takes less on the first size is too short to be compared, and not quadratic: two million steps take longer."""
+"""Seconds below which a first time is too short to compare, and not quadratic: two million steps take longer."""
 SURELY_SLOW_S = 0.03
 GIVE_UP_S = 0.3
 COMPARED = 12
-"""How many of a pattern's slowest attacks are tried on twice the text: what grows too fast is among them."""
+"""How many of a pattern's slowest attacks are also tried on twice the text; any that grows too fast is among them."""
 CHARS = 2000
 ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Found:
-    """A compiled pattern, where it is, and which of its methods are used, as far as the source says so."""
+    """A compiled pattern, its place, and its methods that the source uses, where these are known."""
 
     where: str
     pattern: re.Pattern[Any]
@@ -36,7 +36,7 @@ class Found:
 
 
 class _Endless(Exception):
-    """A call did not end in its share of CPU time."""
+    """A call used more than GIVE_UP_S of CPU time."""
 
 
 def cpu_seconds(call: Callable[[], object]) -> float:
@@ -45,7 +45,7 @@ def cpu_seconds(call: Callable[[], object]) -> float:
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise _Endless
 
-    # Virtual time, whose signal nobody else uses: pytest-timeout has the real one.
+    # The timer of virtual time is free; pytest-timeout uses that of real time.
     before = signal.signal(signal.SIGVTALRM, interrupt)
     signal.setitimer(signal.ITIMER_VIRTUAL, GIVE_UP_S)
     began = time.thread_time()
@@ -62,7 +62,7 @@ def cpu_seconds(call: Callable[[], object]) -> float:
 def growth(call: Callable[[int], object], size: int) -> float:
     """Return how many times as long the call takes when its size doubles; the least of several measurements.
 
-    Each is of the least of several times: whatever else the machine does makes times longer, never shorter.
+    Each measurement compares the least of several times, because other work of the machine makes times only longer.
     """
     least = math.inf
     for _ in range(ROUNDS):
@@ -77,7 +77,7 @@ def growth(call: Callable[[int], object], size: int) -> float:
 
 
 def _least(call: Callable[[], object]) -> float:
-    """Return the least of three times; one that is long is told at once."""
+    """Return the least of three times; return the first at once where it is long."""
     first = cpu_seconds(call)
     return first if first > SURELY_SLOW_S else min(first, cpu_seconds(call), cpu_seconds(call))
 
@@ -114,7 +114,7 @@ FILL = (
 
 
 def worst_growth(found: Found) -> tuple[float, str]:
-    """Attack a pattern with texts of its own literals; the most that time grew by, and how."""
+    """Attack a pattern with texts of its own literals; return the largest growth, and the attack."""
     slowest: list[tuple[float, str, Callable[[int], object]]] = []
     for start, fill in _attacks(found.pattern):
         for method in found.methods:
@@ -123,12 +123,12 @@ def worst_growth(found: Found) -> tuple[float, str]:
                 slowest.append((took, how, call))
             if took > SURELY_SLOW_S and (grown := growth(call, CHARS)) > MAX_GROWTH:
                 return grown, how
-    slowest.sort(key=lambda one: one[0], reverse=True)
+    slowest.sort(key=lambda row: row[0], reverse=True)
     return max(((growth(call, CHARS), how) for _, how, call in slowest[:COMPARED]), default=(0.0, ""))
 
 
 def _time(call: Callable[[int], object]) -> float:
-    """Return what the call takes on the first size; what the machine was busy with once is left out."""
+    """Return the time of the call on the first size; repeat a long one, which other work may have slowed down."""
     first = cpu_seconds(lambda: call(CHARS))
     return first if first < FLOOR_S or math.isinf(first) else min(first, cpu_seconds(lambda: call(CHARS)))
 
@@ -137,8 +137,8 @@ def _attack(found: Found, method: str, start: str, fill: str) -> Callable[[int],
     binary = isinstance(found.pattern.pattern, bytes)
 
     def text(size: int) -> Any:
-        made = start + fill * (size // len(fill)) + "\x01!"
-        return made.encode("latin-1") if binary else made
+        attack = start + fill * (size // len(fill)) + "\x01!"
+        return attack.encode("latin-1") if binary else attack
 
     texts = {size: text(size) for size in (CHARS, 2 * CHARS)}
     run = getattr(found.pattern, method)
@@ -158,17 +158,17 @@ def _attacks(pattern: re.Pattern[Any]) -> Iterator[tuple[str, str]]:
 
 def patterns(*packages: ModuleType) -> list[Found]:
     """Return every pattern that modules of these packages hold, in data, classes and calls of `re`."""
-    found: dict[tuple[str | bytes, int, bool], Found] = {}
+    by_pattern: dict[tuple[str | bytes, int, bool], Found] = {}
     for package in packages:
         for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if info.name.endswith("__main__"):
                 continue
             module = importlib.import_module(info.name)
             held = list(_held(module))
-            texts = {one.pattern.pattern for one in held}
-            for one in (*held, *(one for one in _called(module) if one.pattern.pattern not in texts)):
-                found.setdefault((one.pattern.pattern, one.pattern.flags, len(one.methods) == 1), one)
-    return sorted(found.values(), key=lambda one: one.where)
+            texts = {found.pattern.pattern for found in held}
+            for found in (*held, *(called for called in _called(module) if called.pattern.pattern not in texts)):
+                by_pattern.setdefault((found.pattern.pattern, found.pattern.flags, len(found.methods) == 1), found)
+    return sorted(by_pattern.values(), key=lambda found: found.where)
 
 
 def _held(module: ModuleType) -> Iterator[Found]:
@@ -186,9 +186,9 @@ def _held(module: ModuleType) -> Iterator[Found]:
 
 
 def _anchored_methods(tree: ast.AST, name: str) -> tuple[str, ...]:
-    """Return the methods of a private pattern that its module uses; none where one of them may begin anywhere.
+    """Return the methods of a private pattern that its module uses; none where one of them searches the text.
 
-    `match` and `fullmatch` look at one place of the text only, so the others' quadratic search is not theirs.
+    `match` and `fullmatch` try one place of the text only, so that they can't be quadratic as a search can.
     """
     uses = sum(
         isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load) for node in ast.walk(tree)
@@ -198,8 +198,8 @@ def _anchored_methods(tree: ast.AST, name: str) -> tuple[str, ...]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == name
     ]
-    known = len(methods) == uses and set(methods) <= {"match", "fullmatch"}
-    return tuple(sorted(set(methods))) if known else ()
+    is_anchored = len(methods) == uses and set(methods) <= {"match", "fullmatch"}
+    return tuple(sorted(set(methods))) if is_anchored else ()
 
 
 def _walk(value: Any, where: str, depth: int = 0) -> Iterator[Found]:
@@ -208,12 +208,12 @@ def _walk(value: Any, where: str, depth: int = 0) -> Iterator[Found]:
     elif depth < 4:
         inner = value.values() if isinstance(value, dict) else value
         if isinstance(inner, list | tuple | set | frozenset) or isinstance(value, dict):
-            for number, one in enumerate(inner):
-                yield from _walk(one, f"{where}[{number}]", depth + 1)
+            for number, item in enumerate(inner):
+                yield from _walk(item, f"{where}[{number}]", depth + 1)
 
 
 def _called(module: ModuleType) -> Iterator[Found]:
-    """Patterns in calls such as `re.sub("…", …)`; their method is known."""
+    """Yield the patterns in calls such as `re.sub("…", …)`, whose method is known."""
     path = Path(str(module.__file__))
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         match node:

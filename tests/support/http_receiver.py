@@ -1,4 +1,4 @@
-"""A real HTTP server on a free port in Fast Track's place; answers by what the test says."""
+"""Run a real HTTP server on a free port in place of Fast Track, with the answers that a test configures."""
 
 import asyncio
 import contextlib
@@ -22,8 +22,8 @@ class Conversion:
 
     @property
     def body(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.raw)
-        return found
+        parsed: dict[str, Any] = json.loads(self.raw)
+        return parsed
 
     @property
     def word(self) -> str:
@@ -32,7 +32,7 @@ class Conversion:
 
 @dataclass
 class FastTrack:
-    """What arrived; ``answers`` are given first to last, the last one for ever."""
+    """The conversions that arrived, and the answers to give, in order; the last one is repeated."""
 
     port: int = 0
     seen: list[Conversion] = field(default_factory=list)

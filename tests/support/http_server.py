@@ -1,4 +1,4 @@
-"""An HTTP server of a test's own: every request goes to one handler."""
+"""Run an HTTP server for a test, with one handler for all requests."""
 
 import contextlib
 import ssl
@@ -11,7 +11,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @contextlib.asynccontextmanager
 async def http_server(handle: Handler, port: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """Its port; at the end nobody is waited for."""
+    """Serve on 127.0.0.1 and yield the port; at the end open requests are not waited for."""
     app = web.Application(client_max_size=64_000_000)
     app.router.add_route("*", "/{tail:.*}", handle)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)

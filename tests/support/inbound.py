@@ -1,4 +1,4 @@
-"""A gateway that takes inbound mail, and what to write to it."""
+"""Run a gateway that receives inbound mail, and build the mail to send to it."""
 
 import base64
 import contextlib
@@ -35,14 +35,14 @@ def message_id(email_id: EmailId = EMAIL_ID, domain: str = DOMAIN) -> str:
 
 
 def forged(tag: str, number: int = 0) -> str:
-    """The tag with other digits in its signature."""
+    """Return a tagged address with other characters in its signature."""
     at = tag.index("@")
     digits = base64.b32encode(number.to_bytes(5, "big")).decode().lower()
     return f"{tag[: at - 9]}{digits}q{tag[at:]}"
 
 
 def bounce(to: str, padding: int = 0) -> bytes:
-    """A DSN as servers write them."""
+    """Return a DSN as mail servers write it, with ``padding`` bytes in the returned message."""
     returned = "Subject: x\r\n\r\n" + ("x" * 70 + "\r\n") * (padding // 72)
     return (
         "From: Mail Delivery System <MAILER-DAEMON@mx.example.net>\r\n"
@@ -67,7 +67,7 @@ def bounce(to: str, padding: int = 0) -> bytes:
 
 @dataclass(frozen=True)
 class Inbound:
-    """A gateway and its SMTP port."""
+    """A running gateway and its SMTP port."""
 
     gateway: Gateway
     port: int
@@ -78,7 +78,7 @@ class Inbound:
             yield connected
 
     async def send(self, to: str, message: bytes, sender: str = "") -> aiosmtplib.SMTPResponse:
-        """One message; its last answer. Raises SMTPResponseException for a refusal."""
+        """Send a message and return the answer to DATA. Raise SMTPResponseException for a refusal."""
         async with self.client() as client:
             await client.ehlo()
             await client.mail(sender)
@@ -86,13 +86,13 @@ class Inbound:
             return await client.data(message)
 
     async def kept(self) -> list[Any]:
-        """What lies on the log."""
-        return [found for *_, found in await records(self.gateway.rt.settings, PROVIDER_WEBHOOKS)]
+        """Return the records of received mail on the log."""
+        return [record for *_, record in await records(self.gateway.rt.settings, PROVIDER_WEBHOOKS)]
 
 
 @contextlib.asynccontextmanager
 async def inbound(settings: Settings, **changed: Any) -> AsyncIterator[Inbound]:
-    """A gateway that listens for mail on a free port."""
+    """Run a gateway that listens for mail on a free port."""
     file = settings.data_dir / PORT_FILE
     file.unlink(missing_ok=True)
     async with gateway(settings, inbound_host="127.0.0.1", inbound_port=0, **changed) as world:

@@ -1,6 +1,6 @@
-"""A TCP proxy before a real broker, so that a test can take the log away from one role and give it back.
+"""Run a TCP proxy before a real broker, so that a test can make the log unavailable to one role for a while.
 
-A broker tells its clients its own address, so each answer's address is rewritten to the proxy's.
+A broker's responses contain its own address, which the proxy replaces with its own.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 
 class KafkaProxy:
-    """Forwards while ``open``; holds everything back, connections too, while not."""
+    """A proxy that forwards while ``open`` is set, and otherwise delays all data and new connections."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host = host
@@ -21,18 +21,18 @@ class KafkaProxy:
         self.bootstrap = ""
 
     def away(self) -> None:
-        """From now on the broker says nothing any more, as one that is frozen or cut off."""
+        """Stop forwarding, as if the broker were frozen or cut off."""
         self.open.clear()
 
     def back(self) -> None:
-        """Everything held back goes on its way."""
+        """Forward again, and first what was delayed."""
         self.open.set()
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One client's connection."""
+        """Forward a client's connection in both directions."""
         await self.open.wait()
-        there, here = await asyncio.open_connection(self._host, self._port)
-        for source, sink in ((reader, here), (there, writer)):
+        broker_reader, broker_writer = await asyncio.open_connection(self._host, self._port)
+        for source, sink in ((reader, broker_writer), (broker_reader, writer)):
             task = asyncio.create_task(self._forward(source, sink))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -43,11 +43,11 @@ class KafkaProxy:
                 size = await source.readexactly(4)
                 frame = await source.readexactly(struct.unpack(">i", size)[0])
                 await self.open.wait()
-                sink.write(size + frame.replace(self._address(self._port), self._address(self._mine())))
+                sink.write(size + frame.replace(self._address(self._port), self._address(self._own_port())))
                 await sink.drain()
         sink.close()
 
-    def _mine(self) -> int:
+    def _own_port(self) -> int:
         return int(self.bootstrap.rpartition(":")[2])
 
     def _address(self, port: int) -> bytes:
@@ -62,7 +62,7 @@ class KafkaProxy:
 
 @contextlib.asynccontextmanager
 async def kafka_proxy(bootstrap: str) -> AsyncIterator[KafkaProxy]:
-    """A proxy on a free port."""
+    """Run a proxy on a free port."""
     host, _, port = bootstrap.partition(",")[0].rpartition(":")
     proxy = KafkaProxy(host, int(port))
     server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)

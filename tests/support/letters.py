@@ -1,4 +1,4 @@
-"""A mail as a dispatcher hands it to a carrier."""
+"""Build emails as a dispatcher gives them to a transport."""
 
 import dataclasses
 import uuid
@@ -31,6 +31,7 @@ UNSUBSCRIBE = (
 def letter(
     recipient: str = "anna@example.com", content: MessageContent | None = None, **values: Any
 ) -> OutgoingMessage:
+    """Return a message to send; ``values`` are fields of its request."""
     email_id = EmailId(str(uuid.uuid4()))
     fields: dict[str, Any] = {"email_id": email_id, "recipient_name": 'Åsa "A." Öst', "subject": "Grüße, Anna"}
     return OutgoingMessage(
@@ -49,13 +50,15 @@ def mail(
     commit: Callable[[], None] = lambda: None,
     **values: Any,
 ) -> OutgoingEmail:
-    made = letter(recipient, content, **values)
+    """Return an email with its envelope and MIME message; ``values`` are fields of its request."""
+    message = letter(recipient, content, **values)
     to = mime.with_ascii_domain(recipient)
-    shown = () if made.request.shown is None else (*made.request.shown.to, *made.request.shown.cc)
-    named = (to, made.sender.address, *made.request.reply_to, *(box.address for box in shown))
-    envelope = SmtpEnvelope("b-abc@mail.example", to, mime.needs_smtputf8(*named))
-    return OutgoingEmail(envelope, made, mime.encode_message(made), commit)
+    shown = () if message.request.shown is None else (*message.request.shown.to, *message.request.shown.cc)
+    addresses = (to, message.sender.address, *message.request.reply_to, *(mailbox.address for mailbox in shown))
+    envelope = SmtpEnvelope("b-abc@mail.example", to, mime.needs_smtputf8(*addresses))
+    return OutgoingEmail(envelope, message, mime.encode_message(message), commit)
 
 
-def without_mime(given: OutgoingEmail) -> OutgoingEmail:
-    return dataclasses.replace(given, message=b"")
+def without_mime(email: OutgoingEmail) -> OutgoingEmail:
+    """Return the email without its MIME message, as transports get it that need none."""
+    return dataclasses.replace(email, message=b"")

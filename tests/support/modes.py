@@ -1,4 +1,4 @@
-"""Modes of files and folders, as the tests about privacy read them."""
+"""Read the modes of files and folders, for tests that these are private."""
 
 import stat
 from pathlib import Path
@@ -9,6 +9,6 @@ def mode(path: Path) -> int:
 
 
 def open_to_others(folder: Path) -> list[str]:
-    """The folder and what is below it, as far as group or others may do anything with it, or its owner can't."""
-    found = [path for path in (folder, *folder.rglob("*")) if not path.is_symlink()]
-    return [f"{path} {mode(path):o}" for path in found if mode(path) & 0o077 or not mode(path) & stat.S_IRUSR]
+    """Return the paths in and with a folder that group or others have any access to, or that their owner can't read."""
+    paths = [path for path in (folder, *folder.rglob("*")) if not path.is_symlink()]
+    return [f"{path} {mode(path):o}" for path in paths if mode(path) & 0o077 or not mode(path) & stat.S_IRUSR]

@@ -1,7 +1,7 @@
-"""Real mail servers as relays between a dispatcher and the world: postfix and exim4, each on loopback, in a folder.
+"""Run real mail servers, postfix and exim4, as relays between a dispatcher and recipients, on loopback in a folder.
 
-Debian's packages of the two exclude each other, so exim4 is unpacked beside: EXIM4 names its program. Both need
-root (users of their own) and are ended by the process ids that they were started with.
+Debian's packages of the two exclude each other, so exim4 is unpacked into a folder; EXIM4 names its program. Both need
+root, because they change to users of their own.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ PATIENCE_S = 20.0
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Where a relay sends what."""
+    """The ports to which a relay sends mail, by domain."""
 
     inbound: int
-    """Our listener's port, for our mail domain."""
+    """The port of our listener, for our mail domain."""
     receiver: int
-    """A server that reports nothing itself, for receiver.test."""
+    """The port of a server that reports nothing itself, for receiver.test."""
     closed: int
-    """Nobody listens there, for closed.test."""
+    """A port on which no server listens, for closed.test."""
 
 
 MAIN_CF = """
@@ -85,7 +85,7 @@ retry unix - - n - - error
 virtual unix - n n - - virtual
 postlog unix-dgram n - n - 1 postlogd
 """
-# A transport for each: exim would reuse a connection to the same address, whatever its port.
+# Each port has its own transport, because exim reuses a connection to the same address without regard to the port.
 EXIM_CONF = """
 primary_hostname = relay.test
 spool_directory = {folder}/spool
@@ -163,8 +163,8 @@ begin retry
 
 @contextlib.contextmanager
 def postfix(folder: Path, domain: str, to: Neighbours) -> Iterator[int]:
-    """An instance of its own; its port."""
-    user, port = _needs(POSTFIX_DAEMONS / "master", "postfix"), free_port()
+    """Run a postfix instance, and yield its port."""
+    user, port = _server_user(POSTFIX_DAEMONS / "master", "postfix"), free_port()
     for name in ("conf", "queue", "data", "mail"):
         (folder / name).mkdir(parents=True)
     for name in ("data", "mail"):
@@ -172,7 +172,7 @@ def postfix(folder: Path, domain: str, to: Neighbours) -> Iterator[int]:
     fields = {"folder": folder, "daemons": POSTFIX_DAEMONS, "uid": user.pw_uid, "gid": user.pw_gid, "domain": domain}
     (folder / "conf/main.cf").write_text(MAIN_CF.format(**fields, **vars(to)))
     (folder / "conf/master.cf").write_text(MASTER_CF.format(port=port))
-    _passable(folder)
+    _let_others_pass(folder)
     config = ("-c", str(folder / "conf"))
     subprocess.run(["/usr/sbin/postfix", *config, "check"], check=True, capture_output=True)
     command = [str(POSTFIX_DAEMONS / "master"), *config, "-d"]
@@ -182,8 +182,8 @@ def postfix(folder: Path, domain: str, to: Neighbours) -> Iterator[int]:
 
 @contextlib.contextmanager
 def exim(folder: Path, domain: str, to: Neighbours) -> Iterator[int]:
-    """A daemon of its own that runs its queue each second; its port."""
-    user, port = _needs(EXIM4, "Debian-exim"), free_port()
+    """Run an exim daemon that runs its queue every second, and yield its port."""
+    user, port = _server_user(EXIM4, "Debian-exim"), free_port()
     (folder / "spool").mkdir(parents=True)
     os.chown(folder, user.pw_uid, user.pw_gid)
     os.chown(folder / "spool", user.pw_uid, user.pw_gid)
@@ -196,7 +196,7 @@ def exim(folder: Path, domain: str, to: Neighbours) -> Iterator[int]:
         "program": EXIM4,
     }
     (folder / "conf").write_text(EXIM_CONF.format(**fields, **vars(to)))
-    _passable(folder)
+    _let_others_pass(folder)
     with _running([str(EXIM4), "-C", str(folder / "conf"), "-bdf", "-q1s"], port, folder / "mainlog", {}):
         yield port
 
@@ -208,14 +208,14 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def closed_port() -> Iterator[int]:
-    """A port that is taken, and where nobody listens."""
+    """Yield a port that is bound, so that no program can listen on it."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield int(held.getsockname()[1])
 
 
-def _needs(program: Path, user: str) -> pwd.struct_passwd:
-    """What .ci/mail-servers installs; skips without it."""
+def _server_user(program: Path, user: str) -> pwd.struct_passwd:
+    """Return the server's user; skip the test where .ci/mail-servers has not installed the server."""
     if os.geteuid() != 0:
         pytest.skip("a mail server of its own needs root")
     if not program.exists():
@@ -226,8 +226,8 @@ def _needs(program: Path, user: str) -> pwd.struct_passwd:
         pytest.skip(f"there is no user {user}; .ci/mail-servers makes it")
 
 
-def _passable(folder: Path) -> None:
-    """The servers' users must pass the folders above, which pytest keeps to itself."""
+def _let_others_pass(folder: Path) -> None:
+    """Let the servers' users pass the folders above, which pytest makes private."""
     for above in (folder, *folder.parents):
         if above.stat().st_uid == os.geteuid() and above != Path(above.anchor):
             above.chmod(above.stat().st_mode | 0o011)
@@ -235,12 +235,12 @@ def _passable(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _running(command: list[str], port: int, log: Path, env: Mapping[str, str]) -> Iterator[None]:
-    """The program, its children with it: they form a session of their own and are ended together."""
+    """Run a server in a new session, and end it with its children at the end of the block."""
     process = subprocess.Popen(
         command, env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     )
     try:
-        _answers(process, port, log)
+        _wait_for_greeting(process, port, log)
         yield
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -252,13 +252,13 @@ def _running(command: list[str], port: int, log: Path, env: Mapping[str, str]) -
         process.communicate()
 
 
-def _answers(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+def _wait_for_greeting(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as peer:
             if peer.recv(100).startswith(b"220"):
                 return
-        said = log.read_text() if log.exists() else ""
-        assert process.poll() is None, said + (process.stderr.read().decode() if process.stderr else "")
-        assert time.monotonic() < deadline, said
+        log_text = log.read_text() if log.exists() else ""
+        assert process.poll() is None, log_text + (process.stderr.read().decode() if process.stderr else "")
+        assert time.monotonic() < deadline, log_text
         time.sleep(0.05)

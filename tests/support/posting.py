@@ -1,4 +1,4 @@
-"""Webhooks as each kind of provider posts them, signed with a key that a test holds."""
+"""Build webhooks as each kind of provider posts them, signed with a key that the test made."""
 
 import base64
 import secrets
@@ -9,11 +9,11 @@ from pipeline.operations.checks.webhook_signing import SIGNERS, SignedRequest, S
 from tests.support.webhooks import signed
 
 Make = Callable[[bytes, str], SignedRequest]
-"""An event's JSON and the webhook's URL -> the request that brings it."""
+"""A function from an event's JSON and the webhook's URL to the request with that event."""
 
 
 class Key:
-    """One webhook key: what the operator enters, and who signs with its other half."""
+    """A webhook key: the text that the operator enters, and the function that signs requests with it."""
 
     def __init__(self, entered: str, make: Make) -> None:
         self.entered = entered
@@ -21,7 +21,7 @@ class Key:
 
 
 def key(kind: str) -> Key:
-    """A new one."""
+    """Return a new key for a provider of this kind."""
     if kind in _ASYMMETRIC:
         return _asymmetric(kind, _ASYMMETRIC[kind])
     entered = _ENTERED[kind]() if kind in _ENTERED else secrets.token_hex()
@@ -46,7 +46,7 @@ def _asymmetric(kind: str, around: bytes) -> Key:
 
 
 _ASYMMETRIC = {"sendgrid": b"[%s]", "postal": b"%s"}
-"""What their requests have around an event."""
+"""The format of the body around an event, for kinds that sign with a private key."""
 _ENTERED: dict[str, Callable[[], str]] = {
     "postmark": _user_and_password,
     "sparkpost": _user_and_password,
@@ -55,4 +55,4 @@ _ENTERED: dict[str, Callable[[], str]] = {
     "resend": lambda: "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode(),
 }
 KINDS = (*SIGNERS, *_ASYMMETRIC)
-"""All but SES, whose certificate takes a server (`tests.support.sns`)."""
+"""All kinds but SES, which needs a server for its certificate (`tests.support.sns`)."""

@@ -1,4 +1,4 @@
-"""The real projector in this process, changes published to it, and whether it has caught up."""
+"""Run the real projector in this process, publish changes to it, and check whether it has caught up."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -18,14 +18,14 @@ from topics.registry import EMAIL_CHANGES
 
 
 def projecting(settings: Settings) -> AbstractAsyncContextManager[Runtime]:
-    """A projector."""
-    # Room for a rebuild beside: in production that is a process of its own, with a pool of its own.
+    """Run a projector until the end of the block."""
+    # The pool also serves a rebuild, which in production is a separate process with its own pool.
     return working(settings, project.run, pool_size=8)
 
 
 @contextlib.asynccontextmanager
 async def gateway_and_projector(settings: Settings) -> AsyncIterator[Gateway]:
-    """What is posted can be asked for."""
+    """Run a gateway and a projector, so that what is posted can be queried."""
     async with gateway(settings) as served, beside(served.rt, project.run):
         yield served
 
@@ -35,6 +35,7 @@ async def publish(rt: Runtime, changes: list[EmailChange]) -> None:
 
 
 async def ends(settings: Settings) -> dict[int, int]:
+    """Return the end offsets of email-changes by partition."""
     reader = create_consumer(settings)
     await reader.start()
     try:
@@ -45,8 +46,8 @@ async def ends(settings: Settings) -> dict[int, int]:
 
 
 async def caught_up(rt: Runtime) -> bool:
-    """Postgres and the group agree with the log's end, and no partition waits for a tick any more."""
-    wanted = {number: end for number, end in (await ends(rt.settings)).items() if end}
+    """Return whether Postgres and the group are at the log's end, and no partition waits for a tick any more."""
+    expected = {number: end for number, end in (await ends(rt.settings)).items() if end}
     async with rt.pool.connection() as connection:
         rows = await (
             await connection.execute(
@@ -56,15 +57,17 @@ async def caught_up(rt: Runtime) -> bool:
     last = max((row[4] for row in rows), default=0)
     if any(through <= last for *_, through, _ in rows):
         return False
-    return {row[0]: row[1] for row in rows if row[1] and row[2] is None} == wanted and await told(rt.settings) == wanted
+    stored = {row[0]: row[1] for row in rows if row[1] and row[2] is None}
+    return stored == expected and await committed(rt.settings) == expected
 
 
-async def told(settings: Settings) -> dict[int, int]:
+async def committed(settings: Settings) -> dict[int, int]:
+    """Return the offsets that the projector's group has committed, by partition."""
     reader = create_consumer(settings, group_id=project.consumer_group(settings))
     await reader.start()
     try:
         topic = settings.topic(EMAIL_CHANGES.name)
-        found = {number: await reader.committed(TopicPartition(topic, number)) for number in range(2)}
-        return {number: offset for number, offset in found.items() if offset}
+        offsets = {number: await reader.committed(TopicPartition(topic, number)) for number in range(2)}
+        return {number: offset for number, offset in offsets.items() if offset}
     finally:
         await reader.stop()

@@ -1,4 +1,4 @@
-"""A sandbox for tests, with a gateway that verifies its signatures and a real mail client."""
+"""Run a sandbox with a gateway that verifies its signatures, and send it mail with a real client."""
 
 import asyncio
 import base64
@@ -35,13 +35,13 @@ class Request:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        events: list[dict[str, Any]] = json.loads(self.body)
-        return events
+        parsed: list[dict[str, Any]] = json.loads(self.body)
+        return parsed
 
 
 @dataclass
 class Gateway:
-    """A gateway that receives webhooks, and requests for the pixel and links."""
+    """A server of all that the sandbox calls: webhooks, pixel and links."""
 
     key: str
     refuse: int = 0
@@ -60,14 +60,14 @@ class Gateway:
         return await self.webhook(request)
 
     async def webhook(self, request: web.Request) -> web.Response:
-        received = Request(dict(request.headers), await request.read())
-        if not _is_signed(self.key, received):
-            self.forged.append(received)
+        webhook = Request(dict(request.headers), await request.read())
+        if not _is_signed(self.key, webhook):
+            self.forged.append(webhook)
             return web.Response(status=401)
         if self.refuse:
             self.refuse -= 1
             return web.Response(status=503)
-        self.authentic.append(received)
+        self.authentic.append(webhook)
         return web.Response(status=202)
 
     async def visit(self, request: web.Request) -> web.Response:
@@ -78,13 +78,13 @@ class Gateway:
 
 
 def _is_signed(key: str, request: Request) -> bool:
-    """Return whether the signature is valid, without the code of our webhooks."""
-    public = load_der_public_key(base64.b64decode(key))
-    assert isinstance(public, ec.EllipticCurvePublicKey)
+    """Return whether the signature is valid, without the code of our SendGrid adapter."""
+    loaded = load_der_public_key(base64.b64decode(key))
+    assert isinstance(loaded, ec.EllipticCurvePublicKey)
     signature = base64.b64decode(request.headers["X-Twilio-Email-Event-Webhook-Signature"])
     timestamp = request.headers["X-Twilio-Email-Event-Webhook-Timestamp"]
     try:
-        public.verify(signature, timestamp.encode() + request.body, ec.ECDSA(hashes.SHA256()))
+        loaded.verify(signature, timestamp.encode() + request.body, ec.ECDSA(hashes.SHA256()))
     except InvalidSignature:
         return False
     return True

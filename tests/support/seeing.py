@@ -1,4 +1,4 @@
-"""What a test looks at: what lies on a topic, what a query finds, until it is what it must become."""
+"""Read topics and tables, and poll until a condition is true."""
 
 import asyncio
 import inspect
@@ -15,30 +15,33 @@ PATIENCE_S = 20.0
 
 
 async def until(
-    asked: Callable[[], Any], patience: float = PATIENCE_S, watched: "asyncio.Task[None] | None" = None
+    condition: Callable[[], Any], patience: float = PATIENCE_S, watched: "asyncio.Task[None] | None" = None
 ) -> Any:
-    """Poll a question, sync or async, until its answer is true. Raises TimeoutError, or what ended the watched task."""
+    """Poll a condition, sync or async, until its value is true, and return the value.
+
+    Raise TimeoutError after ``patience`` seconds, and the error of the ``watched`` task when that ends.
+    """
     async with asyncio.timeout(patience):
         while True:
             if watched is not None and watched.done():
                 watched.result()
-                raise AssertionError("it ended before that happened")
-            answer = asked()
-            if inspect.isawaitable(answer):
-                answer = await answer
-            if answer:
-                return answer
+                raise AssertionError("the task ended before the condition was true")
+            value = condition()
+            if inspect.isawaitable(value):
+                value = await value
+            if value:
+                return value
             await asyncio.sleep(0.02)
 
 
 async def on(settings: Settings, topic: Topic) -> list[Any]:
-    """All records that lie on a topic now, partition by partition."""
-    found = await records(settings, topic)
-    return [record for *_, record in sorted(found, key=lambda one: one[:2])]
+    """Return all records that a topic has now, partition by partition."""
+    placed = await records(settings, topic)
+    return [record for *_, record in sorted(placed, key=lambda row: row[:2])]
 
 
 async def records(settings: Settings, topic: Topic) -> list[Any]:
-    """All that lies on a topic now, with its place: (partition, offset, key, record)."""
+    """Return all records that a topic has now, with their places: (partition, offset, key, record)."""
     reader = create_consumer(settings)
     await reader.start()
     try:
@@ -47,17 +50,17 @@ async def records(settings: Settings, topic: Topic) -> list[Any]:
         reader.assign(partitions)
         ends = await reader.end_offsets(partitions)
         await reader.seek_to_beginning(*partitions)
-        found: list[Any] = []
+        placed: list[Any] = []
         async with asyncio.timeout(PATIENCE_S):
             while any([await reader.position(partition) < ends[partition] for partition in partitions]):
                 for batch in (await reader.getmany(timeout_ms=200)).values():
-                    found += [(m.partition, m.offset, m.key, decode(topic, m.value)) for m in batch]
-        return found
+                    placed += [(m.partition, m.offset, m.key, decode(topic, m.value)) for m in batch]
+        return placed
     finally:
         await reader.stop()
 
 
 async def rows(rt: Runtime, query: str, *values: Any) -> list[tuple[Any, ...]]:
-    """What a query finds."""
+    """Return the rows of a query."""
     async with rt.pool.connection() as connection:
         return await (await connection.execute(query, values or None)).fetchall()  # type: ignore[arg-type,unused-ignore]

@@ -1,4 +1,4 @@
-"""A gateway as a process of its own, with a tenant and a key; for tests that ask it without a loop of their own."""
+"""Run a gateway as a process, with a tenant and a key, for tests that call it without an event loop."""
 
 import asyncio
 import contextlib
@@ -27,37 +27,37 @@ class Served:
     log: Path
 
     def quiet(self) -> bool:
-        """Whether it logged no error of its own."""
+        """Return whether it logged no traceback."""
         return "Traceback" not in self.log.read_text()
 
 
 @contextlib.contextmanager
 def served(settings: Settings, **changed: object) -> Iterator[Served]:
-    """Serve until the end of the block."""
-    mine = settings.model_copy(update={"port": 0, **changed})
-    key = asyncio.run(_key(mine))
-    log, port_file = mine.data_dir / "gateway.log", mine.data_dir / PORT_FILE
+    """Run a gateway on a free port until the end of the block; ``changed`` are other settings."""
+    own = settings.model_copy(update={"port": 0, **changed})
+    key = asyncio.run(_add_key(own))
+    log, port_file = own.data_dir / "gateway.log", own.data_dir / PORT_FILE
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "pipeline", "gateway"],
-            env=clean_environment(**environment_of(mine)),
+            env=clean_environment(**environment_of(own)),
             stdout=out,
             stderr=out,
         )
         try:
-            yield Served(f"http://127.0.0.1:{_port(port_file, process, log)}", key, log)
+            yield Served(f"http://127.0.0.1:{_wait_for_port(port_file, process, log)}", key, log)
         finally:
             process.terminate()
             process.wait(DEADLINE_S)
 
 
-async def _key(settings: Settings) -> str:
+async def _add_key(settings: Settings) -> str:
     async with open_database(settings, size=1) as pool:
         await admin.add_tenant(pool, admin.Tenant("acme"))
         return await admin.add_key(pool, "acme")
 
 
-def _port(port_file: Path, process: "subprocess.Popen[bytes]", log: Path) -> int:
+def _wait_for_port(port_file: Path, process: "subprocess.Popen[bytes]", log: Path) -> int:
     deadline = time.monotonic() + DEADLINE_S
     while not (port_file.exists() and port_file.read_text().endswith("\n")):
         assert process.poll() is None, log.read_text()

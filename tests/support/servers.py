@@ -1,6 +1,6 @@
-"""Kafka and Postgres for a test session: the environment's, else a container engine's, else embedded ones.
+"""Provide Kafka and Postgres for a test session: the environment's, else in containers, else embedded.
 
-Everything is ended by its own process id or container, and nothing stays on disk.
+Servers are ended by their own process id or container, and no file of theirs remains.
 """
 
 import contextlib
@@ -21,21 +21,21 @@ PREFIX = "mailfold-tests-"
 
 @contextlib.contextmanager
 def folder() -> Iterator[Path]:
-    """A folder for this session, under a lock; what a killed session left behind is removed first."""
+    """Yield a locked folder for this session; remove folders of killed sessions first."""
     for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        _remove_if_forgotten(old)
-    made = Path(tempfile.mkdtemp(prefix=PREFIX))
-    home = DataDir(made)
-    home.lock()
+        _remove_if_unlocked(old)
+    session_folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    data_dir = DataDir(session_folder)
+    data_dir.lock()
     try:
-        yield made
+        yield session_folder
     finally:
-        home.unlock()
-        shutil.rmtree(made, ignore_errors=True)
+        data_dir.unlock()
+        shutil.rmtree(session_folder, ignore_errors=True)
 
 
-def _remove_if_forgotten(old: Path) -> None:
-    # Without a lock file it is a session's that begins at this moment.
+def _remove_if_unlocked(old: Path) -> None:
+    # A folder without a lock file belongs to a session that starts at this moment, and stays.
     with contextlib.suppress(OSError, ResourceInUse):
         with (old / "lock").open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,21 +43,21 @@ def _remove_if_forgotten(old: Path) -> None:
 
 
 def engine_answers() -> bool:
-    """Whether a container engine is there to be used."""
+    """Return whether a container engine can be used."""
     import docker
 
     try:
         docker.from_env(timeout=3).ping()
-    except Exception:  # whatever is wrong with it, it can't be used
+    except Exception:  # after any error the engine can't be used
         return False
     return True
 
 
 @contextlib.contextmanager
 def kafka_server(where: Path) -> Iterator[str]:
-    """Bootstrap servers."""
-    if given := os.environ.get("KAFKA_BOOTSTRAP"):
-        yield given
+    """Yield the bootstrap servers of a Kafka cluster."""
+    if bootstrap := os.environ.get("KAFKA_BOOTSTRAP"):
+        yield bootstrap
     elif engine_answers():
         with _kafka_container() as bootstrap:
             yield bootstrap
@@ -72,9 +72,9 @@ def kafka_server(where: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def postgres_server(where: Path) -> Iterator[str]:
-    """A libpq URL whose user may create databases."""
-    if given := os.environ.get("DATABASE_URL"):
-        yield given
+    """Yield a libpq URL whose user may create databases."""
+    if url := os.environ.get("DATABASE_URL"):
+        yield url
     elif engine_answers():
         from testcontainers.postgres import PostgresContainer
 
@@ -90,7 +90,7 @@ def postgres_server(where: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _kafka_container() -> Iterator[str]:
-    """The official image, which must be told the address under which we reach it: the same port on both sides."""
+    """Run the official image with the same port inside and outside, since clients use the address it advertises."""
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
@@ -104,7 +104,7 @@ def _kafka_container() -> Iterator[str]:
 
 
 def kafka_environment(port: int) -> dict[str, str]:
-    """The image's variables: one node, no waiting for group members that never come."""
+    """Return the image's variables for one node that does not delay the first rebalance of a group."""
     return {
         "KAFKA_NODE_ID": "1",
         "KAFKA_PROCESS_ROLES": "broker,controller",

@@ -1,4 +1,4 @@
-"""Where CI=true, a test that is skipped without being named in `tests/allowed_skips.txt` fails the run."""
+"""A pytest plugin that fails a run in CI when a test is skipped that `tests/allowed_skips.txt` does not name."""
 
 import os
 from collections.abc import Iterable
@@ -15,12 +15,12 @@ def allowed(path: Path = ALLOWED) -> set[str]:
 
 
 def unexpected(skipped: Iterable[str], permitted: set[str]) -> list[str]:
-    """Skipped node ids that nobody permitted; a permission for `file::test` covers its parameters."""
+    """Return the skipped node ids that are not permitted; a permission for `file::test` covers its parameters."""
     return sorted({node for node in skipped if node not in permitted and node.split("[")[0] not in permitted})
 
 
 class SkipRule:
-    """Collects what was skipped; a missing dependency that turns a test off must not look like a pass."""
+    """A plugin that collects skipped tests, so that a missing dependency does not make a run look complete."""
 
     def __init__(self, permitted: set[str]) -> None:
         self._permitted = permitted

@@ -1,4 +1,4 @@
-"""A real SMTP server on a free port that does what the recipient's local part says."""
+"""Run a real SMTP server on a free port, which keeps what arrives and answers as a test configures it."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,10 @@ class Received:
 
 @dataclass
 class Receiver:
-    """What arrived; ``replies`` answer RCPT or DATA for a recipient, first to last, the last one for ever."""
+    """A server's mails and counters, and its answers.
+
+    ``rcpt`` and ``data`` have the answers to RCPT and DATA by recipient, in order; the last one is repeated.
+    """
 
     port: int = 0
     mails: list[Received] = field(default_factory=list)
@@ -102,8 +105,8 @@ class Receiver:
 
 
 def _next(answers: dict[str, list[str]], recipient: str) -> str:
-    left = answers.get(recipient, ["250 2.0.0 OK queued as abc123"])
-    return left.pop(0) if len(left) > 1 else left[0]
+    remaining = answers.get(recipient, ["250 2.0.0 OK queued as abc123"])
+    return remaining.pop(0) if len(remaining) > 1 else remaining[0]
 
 
 class _Server(SMTP):
@@ -124,7 +127,7 @@ class _Server(SMTP):
 
 @contextlib.asynccontextmanager
 async def smtp_receiver(port: int = 0, **options: Any) -> AsyncIterator[Receiver]:
-    """A receiver that listens; `options` are aiosmtpd's."""
+    """Run a receiver; ``options`` are aiosmtpd's."""
     receiver = Receiver()
     options = {"enable_SMTPUTF8": True, "hostname": "receiver.test"} | options
     server = await asyncio.get_running_loop().create_server(
@@ -138,21 +141,21 @@ async def smtp_receiver(port: int = 0, **options: Any) -> AsyncIterator[Receiver
 
 
 def password_is(username: str, password: str) -> dict[str, Any]:
-    """aiosmtpd's options for a server that wants this login."""
+    """Return aiosmtpd's options for a server that requires this login."""
 
     def check(_server: Any, _session: Any, _envelope: Any, _mechanism: str, login: Any) -> AuthResult:
-        right = login.login == username.encode() and login.password == password.encode()
-        return AuthResult(success=right, auth_data=login.login, handled=False)
+        is_valid = login.login == username.encode() and login.password == password.encode()
+        return AuthResult(success=is_valid, auth_data=login.login, handled=False)
 
     return {"authenticator": check, "auth_required": True, "auth_require_tls": False}
 
 
 def certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:
-    """A server's context with a certificate of its own making for 127.0.0.1, and the file to trust it by."""
+    """Return a server's TLS context with a self-signed certificate for 127.0.0.1, and the certificate's file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.datetime.now(datetime.UTC)
-    made = (
+    signed = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -165,7 +168,7 @@ def certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:
         .sign(key, hashes.SHA256())
     )
     cert_file, key_file = folder / "cert.pem", folder / "key.pem"
-    cert_file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    cert_file.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
     key_file.write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )

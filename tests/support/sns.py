@@ -1,7 +1,7 @@
-"""Amazon SNS over real HTTPS: signs as it does, hands out its certificate, counts who comes to confirm.
+"""Stand in for Amazon SNS over real HTTPS: sign messages as it does, serve its certificate, count confirmations.
 
-The gateway is shown the way here by a connector of the test's own: whatever name it asks for, this server answers, with
-a certificate for SNS's name from an authority that the connector alone trusts.
+A test gives the gateway a connector that resolves every name to this server, and that alone trusts the authority of
+the server's certificate for SNS's name.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ SIGNED = {
 
 
 class Amazon:
-    """What it holds and what it saw."""
+    """A stand-in for SNS: its keys, its answers, and the requests that it got."""
 
     def __init__(self, folder: Path) -> None:
         self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -41,7 +41,7 @@ class Amazon:
         self.certificates = 0
         self.confirmed: list[str] = []
         self.answers: list[web.Response] = []
-        """Given instead of what was asked for, first to last."""
+        """Answers to give, in order, instead of the certificate or the confirmation."""
         self.slow_s = 0.0
         (folder / "sns.pem").write_bytes(self.pem_of_host())
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -57,11 +57,11 @@ class Amazon:
         return secret + certificate(key, HOST)
 
     def connector(self) -> aiohttp.TCPConnector:
-        return aiohttp.TCPConnector(ssl=self.trust, resolver=_Here(self))
+        return aiohttp.TCPConnector(ssl=self.trust, resolver=_ServerResolver(self))
 
     def message(self, kind: str = "Notification", version: str = "2", **changed: str) -> bytes:
-        """A signed request's body."""
-        made = {
+        """Return the body of a signed request."""
+        fields = {
             "Type": kind,
             "MessageId": "165545c9-2a5c-472c-8df2-7ff2be2b3b1b",
             "TopicArn": TOPIC,
@@ -71,20 +71,20 @@ class Amazon:
             "SigningCertURL": f"https://{HOST}/SimpleNotificationService-0123456789abcdef0123456789abcdef.pem",
         } | changed
         if kind == "SubscriptionConfirmation":
-            query = f"Action=ConfirmSubscription&TopicArn={made['TopicArn']}&Token=2336412f37"
-            made = {"Token": "2336412f37", "SubscribeURL": f"https://{HOST}/?{query}"} | made
-        text = "".join(f"{name}\n{made[name]}\n" for name in SIGNED[kind] if name in made)
-        by = {"1": hashes.SHA1(), "2": hashes.SHA256()}[version]
-        signature = self.key.sign(text.encode(), padding.PKCS1v15(), by)
-        return json.dumps(made | {"Signature": base64.b64encode(signature).decode()}).encode()
+            query = f"Action=ConfirmSubscription&TopicArn={fields['TopicArn']}&Token=2336412f37"
+            fields = {"Token": "2336412f37", "SubscribeURL": f"https://{HOST}/?{query}"} | fields
+        text = "".join(f"{name}\n{fields[name]}\n" for name in SIGNED[kind] if name in fields)
+        algorithm = {"1": hashes.SHA1(), "2": hashes.SHA256()}[version]
+        signature = self.key.sign(text.encode(), padding.PKCS1v15(), algorithm)
+        return json.dumps(fields | {"Signature": base64.b64encode(signature).decode()}).encode()
 
     async def handle(self, request: web.Request) -> web.Response:
         await asyncio.sleep(self.slow_s)
-        confirms = request.query.get("Action") == "ConfirmSubscription"
-        self.certificates += not confirms
+        is_confirmation = request.query.get("Action") == "ConfirmSubscription"
+        self.certificates += not is_confirmation
         if self.answers:
             return self.answers.pop(0)
-        if confirms:
+        if is_confirmation:
             self.confirmed.append(request.query["TopicArn"])
             return web.Response(text="<ConfirmSubscriptionResponse/>")
         return web.Response(body=self.pem)
@@ -92,39 +92,40 @@ class Amazon:
 
 @contextlib.asynccontextmanager
 async def amazon(folder: Path) -> AsyncIterator[Amazon]:
-    it = Amazon(folder)
-    async with http_server(it.handle, tls=it.context) as it.port:
-        yield it
+    """Run the stand-in, with its certificate in ``folder``."""
+    server = Amazon(folder)
+    async with http_server(server.handle, tls=server.context) as server.port:
+        yield server
 
 
-class _Here(AbstractResolver):
-    """Every name is this server."""
+class _ServerResolver(AbstractResolver):
+    """A resolver that resolves every name to the stand-in."""
 
-    def __init__(self, it: Amazon) -> None:
-        self.it = it
+    def __init__(self, server: Amazon) -> None:
+        self._server = server
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        here = ResolveResult(
+        result = ResolveResult(
             hostname=host,
             host="127.0.0.1",
-            port=self.it.port,
+            port=self._server.port,
             family=socket.AF_INET,
             proto=0,
             flags=socket.AI_NUMERICHOST,
         )
-        return [here]
+        return [result]
 
     async def close(self) -> None:
         pass
 
 
 def certificate(key: rsa.RSAPrivateKey, name: str) -> bytes:
-    """Of its own making, for this name."""
+    """Return a self-signed certificate for this name, in PEM."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = dt.datetime.now(dt.UTC)
-    made = (
+    signed = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
@@ -136,4 +137,4 @@ def certificate(key: rsa.RSAPrivateKey, name: str) -> bytes:
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    return made.public_bytes(serialization.Encoding.PEM)
+    return signed.public_bytes(serialization.Encoding.PEM)

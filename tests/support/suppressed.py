@@ -1,4 +1,4 @@
-"""What a test of suppressions asks of a gateway, and what it publishes."""
+"""Query a gateway's suppressions, and publish the changes from which they are projected."""
 
 from typing import Any
 
@@ -17,27 +17,27 @@ async def ask(served: Gateway, method: str, path: str, *, key: str = "", **more:
     return await served.http.request(method, path, headers={"X-Api-Key": key or served.key}, **more)
 
 
-async def listing(served: Gateway, **asked: Any) -> list[dict[str, Any]]:
-    """Every page of a listing."""
-    found: list[dict[str, Any]] = []
+async def listing(served: Gateway, **parameters: Any) -> list[dict[str, Any]]:
+    """Return the suppressions on all pages of a list."""
+    entries: list[dict[str, Any]] = []
     while True:
-        answer = (await ask(served, "GET", "/suppressions", params=asked)).json()
-        found += answer["suppressions"]
+        answer = (await ask(served, "GET", "/suppressions", params=parameters)).json()
+        entries += answer["suppressions"]
         if not answer["next"]:
-            return found
-        asked = {"next": answer["next"]}
+            return entries
+        parameters = {"next": answer["next"]}
 
 
 async def publish(served: Gateway, *logs: Log) -> None:
-    """What the fold said of these emails, until it is projected."""
+    """Publish the changes of these logs, and wait until they are projected."""
     changes: list[EmailChange] = [change for log in logs for change in log.changes]
     places = await append_all(served.rt.log, [LogEntry(EMAIL_CHANGES, change.email_id, change) for change in changes])
     ends = {place.partition: place.offset for place in places}
 
-    async def there() -> bool:
+    async def are_projected() -> bool:
         async with served.rt.pool.connection() as connection:
             query = "select partition, next_offset from projections.next_offsets"
-            found = dict(await (await connection.execute(query)).fetchall())
-        return all(found.get(partition, 0) > end for partition, end in ends.items())
+            next_offsets = dict(await (await connection.execute(query)).fetchall())
+        return all(next_offsets.get(partition, 0) > end for partition, end in ends.items())
 
-    await until(there)
+    await until(are_projected)

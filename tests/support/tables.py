@@ -1,4 +1,4 @@
-"""What lies in the projections' tables, for comparing two of them; and nothing in them."""
+"""Read the rows of the projections' tables, to compare them, and empty the tables."""
 
 from typing import Any
 
@@ -17,15 +17,15 @@ TABLES = {
 
 
 async def tables(connection: psycopg.AsyncConnection[Any], *names: str) -> dict[str, list[tuple[Any, ...]]]:
-    """The rows of these tables, or of all."""
-    found = {}
+    """Return the rows of these tables, or of all, by table."""
+    contents = {}
     for name in names or TABLES:
-        found[name] = await (await connection.execute(TABLES[name])).fetchall()  # type: ignore[call-overload,unused-ignore]
-    return found
+        contents[name] = await (await connection.execute(TABLES[name])).fetchall()  # type: ignore[call-overload,unused-ignore]
+    return contents
 
 
 async def empty(connection: psycopg.AsyncConnection[Any]) -> None:
-    """As before anything was projected."""
+    """Empty all tables, as before anything was projected."""
     await connection.execute(
         "truncate projections.history, projections.versions, projections.timeline, projections.evidence,"
         " projections.mails, projections.next_offsets, intake.identities, jobs.jobs"

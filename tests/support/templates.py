@@ -1,4 +1,4 @@
-"""Templates where the gateway finds them, as the projector would have put them there."""
+"""Store templates in Postgres, as the projector does."""
 
 import msgspec
 
@@ -11,10 +11,10 @@ from topics.templates import Template, TemplateSyntax, TemplateTexts
 async def put(
     rt: Runtime, name: str, *, tenant: str = "acme", syntax: TemplateSyntax = TemplateSyntax.TWIG, **texts: str
 ) -> Template:
-    """Version 1 of a template with these texts: ``subject``, ``html``, ``text``."""
+    """Store version 1 of a template with these texts (``subject``, ``html``, ``text``), and return it."""
     draft = make_draft(tenant, name, {"default": TemplateTexts(**texts)}, syntax=syntax)
-    made = msgspec.structs.replace(draft, version=1, recorded_at=1)
+    template = msgspec.structs.replace(draft, version=1, recorded_at=1)
     async with rt.pool.connection() as connection:
         at = await templates.next_offset(connection, 0)
-        assert await templates.project(connection, at, at + 1, [(at, made)])
-    return made
+        assert await templates.project(connection, at, at + 1, [(at, template)])
+    return template

@@ -1,7 +1,8 @@
-"""A webhook's body in, the request that its provider would make out, signed as the provider signs; and our key for it.
+"""Sign webhooks as each provider does, and return the request with the key that verifies it.
 
-Made from the providers' documentation, without our adapters: what both misread alike, the published signatures in the
-adapters' own tests would show. SNS, which needs a certificate from somewhere, is in `tests/support/sns.py`.
+The signatures follow the providers' documentation and use none of our adapters' code; a mistake in both would fail the
+adapters' own tests, which have published signatures. SNS, which needs a server for its certificate, is in
+`tests/support/sns.py`.
 """
 
 import base64
@@ -25,26 +26,26 @@ class Signed(NamedTuple):
     body: bytes
     headers: dict[str, str]
     key: str
-    """What the provider's row needs to believe it."""
+    """The webhook key with which the provider's row verifies it."""
 
 
-class Wish(NamedTuple):
-    """What is to be signed."""
+class Unsigned(NamedTuple):
+    """A request before it is signed."""
 
     body: bytes
     url: str
     now_s: int
     name: str
-    """Which of many: another name, another key."""
+    """The name of the signing key; another name is another key."""
 
 
-Signer = Callable[[Wish], Signed]
+Signer = Callable[[Unsigned], Signed]
 _JSON: Final = {"Content-Type": "application/json"}
 
 
 def signed(kind: str, body: bytes, *, now_s: int, url: str = "", name: str = "first") -> Signed:
-    """The request that a provider of this kind makes to ``url`` at ``now_s``."""
-    return SIGNERS[kind](Wish(body, url, now_s, name))
+    """Return the request that a provider of this kind makes to ``url`` at ``now_s``, in seconds since the epoch."""
+    return SIGNERS[kind](Unsigned(body, url, now_s, name))
 
 
 def _secret(name: str) -> str:
@@ -69,73 +70,73 @@ def _der(key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey) -> str:
     return _base64(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
-def _sendgrid(wish: Wish) -> Signed:
-    key, at = _curve(wish.name), str(wish.now_s)
+def _sendgrid(request: Unsigned) -> Signed:
+    key, at = _curve(request.name), str(request.now_s)
     headers = {
-        "X-Twilio-Email-Event-Webhook-Signature": _base64(key.sign(at.encode() + wish.body, ec.ECDSA(SHA256()))),
+        "X-Twilio-Email-Event-Webhook-Signature": _base64(key.sign(at.encode() + request.body, ec.ECDSA(SHA256()))),
         "X-Twilio-Email-Event-Webhook-Timestamp": at,
     }
-    return Signed(wish.body, _JSON | headers, _der(key.public_key()))
+    return Signed(request.body, _JSON | headers, _der(key.public_key()))
 
 
-def _mailgun(wish: Wish) -> Signed:
-    """The signature lies in the body, beside the event; every request has a token of its own."""
-    key, at, token = _secret(wish.name), str(wish.now_s), secrets.token_hex(25)
+def _mailgun(request: Unsigned) -> Signed:
+    """Sign as Mailgun does, which puts the signature into the body, beside the event, with a new token each time."""
+    key, at, token = _secret(request.name), str(request.now_s), secrets.token_hex(25)
     signature = hmac.new(key.encode(), f"{at}{token}".encode(), hashlib.sha256).hexdigest()
-    whole = json.loads(wish.body) | {"signature": {"timestamp": at, "token": token, "signature": signature}}
-    return Signed(json.dumps(whole).encode(), _JSON, key)
+    signed_event = json.loads(request.body) | {"signature": {"timestamp": at, "token": token, "signature": signature}}
+    return Signed(json.dumps(signed_event).encode(), _JSON, key)
 
 
-def _basic(wish: Wish) -> Signed:
-    key = f"{wish.name}:{_secret(wish.name)}"
-    return Signed(wish.body, _JSON | {"Authorization": f"Basic {_base64(key.encode())}"}, key)
+def _basic(request: Unsigned) -> Signed:
+    key = f"{request.name}:{_secret(request.name)}"
+    return Signed(request.body, _JSON | {"Authorization": f"Basic {_base64(key.encode())}"}, key)
 
 
-def _bearer(wish: Wish) -> Signed:
-    key = _secret(wish.name)
-    return Signed(wish.body, _JSON | {"Authorization": f"Bearer {key}"}, key)
+def _bearer(request: Unsigned) -> Signed:
+    key = _secret(request.name)
+    return Signed(request.body, _JSON | {"Authorization": f"Bearer {key}"}, key)
 
 
-def _resend(wish: Wish) -> Signed:
-    """https://docs.svix.com/receiving/verifying-payloads/how-manual"""
-    key, at = hashlib.sha256(wish.name.encode()).digest()[:24], str(wish.now_s)
-    event = f"msg_{hashlib.sha256(wish.body).hexdigest()[:27]}"
-    signature = _base64(hmac.new(key, f"{event}.{at}.".encode() + wish.body, hashlib.sha256).digest())
+def _resend(request: Unsigned) -> Signed:
+    """Sign as https://docs.svix.com/receiving/verifying-payloads/how-manual describes."""
+    key, at = hashlib.sha256(request.name.encode()).digest()[:24], str(request.now_s)
+    event = f"msg_{hashlib.sha256(request.body).hexdigest()[:27]}"
+    signature = _base64(hmac.new(key, f"{event}.{at}.".encode() + request.body, hashlib.sha256).digest())
     headers = {"svix-id": event, "svix-timestamp": at, "svix-signature": f"v1,{signature}"}
-    return Signed(wish.body, _JSON | headers, f"whsec_{_base64(key)}")
+    return Signed(request.body, _JSON | headers, f"whsec_{_base64(key)}")
 
 
-def _mandrill(wish: Wish) -> Signed:
-    """https://mailchimp.com/developer/transactional/guides/track-respond-activity-webhooks/"""
-    parameters = urllib.parse.parse_qs(wish.body.decode(), keep_blank_values=True)
-    text = wish.url + "".join(name + parameters[name][0] for name in sorted(parameters))
-    key = _secret(wish.name)
+def _mandrill(request: Unsigned) -> Signed:
+    """Sign as https://mailchimp.com/developer/transactional/guides/track-respond-activity-webhooks/ describes."""
+    parameters = urllib.parse.parse_qs(request.body.decode(), keep_blank_values=True)
+    text = request.url + "".join(name + parameters[name][0] for name in sorted(parameters))
+    key = _secret(request.name)
     signature = _base64(hmac.new(key.encode(), text.encode(), hashlib.sha1).digest())
     form = {"Content-Type": "application/x-www-form-urlencoded"}
-    return Signed(wish.body, form | {"X-Mandrill-Signature": signature}, key)
+    return Signed(request.body, form | {"X-Mandrill-Signature": signature}, key)
 
 
 def signed_hex(key: str, body: bytes) -> str:
-    """As many do it."""
+    """Return the body's HMAC-SHA256 in hexadecimal, as several providers send it."""
     return hmac.new(key.encode(), body, hashlib.sha256).hexdigest()
 
 
 def _hex(header: str) -> Signer:
-    def signer(wish: Wish) -> Signed:
-        key = _secret(wish.name)
-        return Signed(wish.body, _JSON | {header: signed_hex(key, wish.body)}, key)
+    def signer(request: Unsigned) -> Signed:
+        key = _secret(request.name)
+        return Signed(request.body, _JSON | {header: signed_hex(key, request.body)}, key)
 
     return signer
 
 
-def _postal(wish: Wish) -> Signed:
-    key = _rsa(wish.name)
+def _postal(request: Unsigned) -> Signed:
+    key = _rsa(request.name)
     headers = {
-        "X-Postal-Signature": _base64(key.sign(wish.body, padding.PKCS1v15(), SHA1())),
-        "X-Postal-Signature-256": _base64(key.sign(wish.body, padding.PKCS1v15(), SHA256())),
-        "X-Postal-Signature-KID": hashlib.sha256(wish.name.encode()).hexdigest(),
+        "X-Postal-Signature": _base64(key.sign(request.body, padding.PKCS1v15(), SHA1())),
+        "X-Postal-Signature-256": _base64(key.sign(request.body, padding.PKCS1v15(), SHA256())),
+        "X-Postal-Signature-KID": hashlib.sha256(request.name.encode()).hexdigest(),
     }
-    return Signed(wish.body, _JSON | headers, _der(key.public_key()))
+    return Signed(request.body, _JSON | headers, _der(key.public_key()))
 
 
 SIGNERS: Final[dict[str, Signer]] = {
@@ -152,6 +153,6 @@ SIGNERS: Final[dict[str, Signer]] = {
     "postal": _postal,
 }
 PASSWORDS: Final = {"postmark", "sparkpost", "mailjet", "brevo"}
-"""Those who prove who they are, and nothing about what they say."""
+"""Kinds that send a password or token, and do not sign the body."""
 TIMED: Final = {"sendgrid", "mailgun", "resend"}
-"""Those who sign when they signed."""
+"""Kinds whose signature covers the time of signing."""

@@ -1,4 +1,4 @@
-"""A whole Mailfold for tests: the gateway here, the other roles as processes, mail to a real server."""
+"""Run a whole Mailfold: the gateway in this process, the other roles as processes, mail to a real SMTP server."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ from tests.support.smtp_receiver import Received, Receiver, smtp_receiver
 
 
 class Whole:
-    """Everything that is up."""
+    """A running Mailfold and the server that receives its mail."""
 
     def __init__(self, served: Gateway, inbox: Receiver) -> None:
         self.served = served
@@ -35,7 +35,7 @@ class Whole:
 
 @contextlib.asynccontextmanager
 async def whole(settings: Settings, **changed: Any) -> AsyncIterator[Whole]:
-    """Gateway, worker, dispatcher, projector; tenant `acme`, whose every brand sends to the inbox."""
+    """Run gateway, worker, dispatcher and projector, with a tenant `acme` whose brands all send to the inbox."""
     async with smtp_receiver() as inbox, gateway(settings, **changed) as served:
         port = inbox.port
         await admin.add_provider(served.rt.pool, Provider("local", "127.0.0.1", port, tls="off"), "s" * 32)

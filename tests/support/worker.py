@@ -1,4 +1,4 @@
-"""The worker as a process, fed with facts; and an oracle: a plain fold of what the topics hold."""
+"""Run the worker as a process, feed it facts, and compare its results with a plain fold of the facts on the topics."""
 
 import asyncio
 import contextlib
@@ -48,15 +48,15 @@ FACT_TOPIC_NAMES = tuple(topic.name for topic in FACT_TOPICS)
 
 
 class Worker:
-    """One `mailfold worker`; started again when it crashes, as its supervisor would."""
+    """A process `mailfold worker`, which a test can kill and restart as its supervisor would."""
 
     def __init__(self, settings: Settings, folder: Path, **env: str) -> None:
         self.folder = folder
         self.log = folder / "worker.log"
         self.exits: list[int] = []
-        # Facts are years old here, and the oracle forgets nothing.
-        mine = settings.model_copy(update={"data_dir": folder, "quiet_days": 36_500.0})
-        self._env = clean_environment(**(environment_of(mine) | env))
+        # The facts of these tests are years old, and the plain fold never expires a state.
+        own = settings.model_copy(update={"data_dir": folder, "quiet_days": 36_500.0})
+        self._env = clean_environment(**(environment_of(own) | env))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -80,7 +80,7 @@ class Worker:
         self.process.wait()
 
     def terminate(self) -> int:
-        """SIGTERM; the exit code. Raises TimeoutExpired after the ten seconds that are promised."""
+        """Send SIGTERM and return the exit code. Raise TimeoutExpired after the ten seconds that a role may take."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(10)
 
@@ -95,7 +95,7 @@ class Worker:
 
 @contextlib.asynccontextmanager
 async def supervised(*workers: Worker) -> AsyncIterator[None]:
-    """Start workers that have crashed again, until the block ends."""
+    """Restart workers that have crashed, until the end of the block."""
 
     async def watch() -> None:
         while True:
@@ -113,7 +113,7 @@ async def supervised(*workers: Worker) -> AsyncIterator[None]:
 
 
 def life(dice: random.Random) -> list[LogEntry]:
-    """One email's facts, on all four topics, with repeats."""
+    """Return one email's facts, on all four topics, with repeats."""
     email_id = EmailId(str(uuid.UUID(int=dice.getrandbits(128))))
     clock: dict[str, Any] = {
         "email_id": email_id,
@@ -130,7 +130,7 @@ def life(dice: random.Random) -> list[LogEntry]:
         recorded_at=NOW,
         activity=msgspec.Raw(b'{"id": 123456789012345678901234567890}'),
     )
-    told = [
+    entries = [
         LogEntry(SEND_REQUESTS, email_id, request),
         LogEntry(PROVIDER_ACKS, email_id, Deferred(event_id="try", provider="p", next_attempt_at=NOW, **clock)),
         LogEntry(PROVIDER_ACKS, email_id, Acked(event_id="ack", provider="p", provider_message_id="7", **clock)),
@@ -151,11 +151,11 @@ def life(dice: random.Random) -> list[LogEntry]:
             ),
         ),
     ]
-    return told + dice.choices(told, k=2)
+    return entries + dice.choices(entries, k=2)
 
 
 def lives(count: int, seed: int) -> list[LogEntry]:
-    """Many emails' facts, shuffled together: a key's facts lie far apart."""
+    """Return many emails' facts, shuffled together, so that those of one email are far apart."""
     dice = random.Random(seed)
     entries = [entry for _ in range(count) for entry in life(dice)]
     dice.shuffle(entries)
@@ -163,7 +163,7 @@ def lives(count: int, seed: int) -> list[LogEntry]:
 
 
 async def feed(settings: Settings, entries: Sequence[LogEntry], pieces: int = 1) -> None:
-    """Append in so many pieces, so that the worker's batches differ."""
+    """Append the entries in ``pieces`` calls, so that the worker's batches differ."""
     async with open_kafka_log(settings) as log:
         size = -(-len(entries) // pieces)
         for start in range(0, len(entries), size):
@@ -171,7 +171,7 @@ async def feed(settings: Settings, entries: Sequence[LogEntry], pieces: int = 1)
 
 
 async def append_raw(settings: Settings, topic: Topic, key: bytes | None, *values: bytes | None) -> None:
-    """Bytes as somebody else might write them."""
+    """Append records of any bytes, as another program might."""
     producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap)
     await producer.start()
     try:
@@ -182,7 +182,7 @@ async def append_raw(settings: Settings, topic: Topic, key: bytes | None, *value
 
 
 async def dump(settings: Settings, topic: Topic) -> list[tuple[LogPosition, bytes | None, bytes | None]]:
-    """All that lies on a topic: place, key, value."""
+    """Return all records of a topic, each with its place, key and value."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.kafka_bootstrap, enable_auto_commit=False, isolation_level="read_committed"
     )
@@ -192,31 +192,31 @@ async def dump(settings: Settings, topic: Topic) -> list[tuple[LogPosition, byte
         tps = [TopicPartition(settings.topic(topic.name), number) for number in range(count)]
         consumer.assign(tps)
         await consumer.seek_to_beginning(*tps)
-        ends, found = await consumer.end_offsets(tps), []
+        ends, dumped = await consumer.end_offsets(tps), []
         while any([await consumer.position(tp) < ends[tp] for tp in tps]):
             for tp, records in (await consumer.getmany(timeout_ms=500)).items():
                 for record in records:
                     place = LogPosition(topic=topic.name, partition=tp.partition, offset=record.offset)
-                    found.append((place, record.key, record.value))
+                    dumped.append((place, record.key, record.value))
     finally:
         await consumer.stop()
-    return found
+    return dumped
 
 
 async def facts_on(settings: Settings) -> dict[LogPosition, Fact]:
-    """Every decodable fact by its place."""
-    found: dict[LogPosition, Fact] = {}
+    """Return every decodable fact by its place."""
+    facts: dict[LogPosition, Fact] = {}
     for topic in FACT_TOPICS:
         for place, key, value in await dump(settings, topic):
             with contextlib.suppress(Undecodable):
                 fact: Fact = decode(topic, value)
                 if key == fact.email_id.encode():
-                    found[place] = fact
-    return found
+                    facts[place] = fact
+    return facts
 
 
 def plain_fold(facts: dict[LogPosition, Fact]) -> dict[str, EmailState]:
-    """The oracle: every fact, one after the other, nothing else."""
+    """Return the states that result from folding the facts one by one, to compare the worker's with."""
     states: dict[str, EmailState] = {}
     for fact in facts.values():
         states[fact.email_id] = evolve(states.get(fact.email_id), fact)
@@ -224,8 +224,8 @@ def plain_fold(facts: dict[LogPosition, Fact]) -> dict[str, EmailState]:
 
 
 async def assert_folded(settings: Settings) -> dict[str, EmailState]:
-    """The group has committed the ends, and states and changes are a plain fold of the facts; the states."""
-    expected = await assert_told(settings)
+    """Assert that the worker read to the end, and that its states and changes are a plain fold; return the states."""
+    expected = await assert_changes(settings)
     stored = await dump(settings, EMAIL_STATES)
     last = {(key or b"").decode(): decode(EMAIL_STATES, value) for _, key, value in stored}
     assert len(last) == len(expected)
@@ -233,8 +233,11 @@ async def assert_folded(settings: Settings) -> dict[str, EmailState]:
     return expected
 
 
-async def assert_told(settings: Settings) -> dict[str, EmailState]:
-    """The group has committed the ends, and the changes tell every fact and, joined, a plain fold; its states."""
+async def assert_changes(settings: Settings) -> dict[str, EmailState]:
+    """Assert that the worker read to the end, and that its changes have every fact and join to a plain fold.
+
+    Return the states of that fold.
+    """
     await CaughtUp(settings).group("mailfold", *FACT_TOPIC_NAMES, PROVIDER_WEBHOOKS.name, patience=60)
     facts = await facts_on(settings)
     expected = plain_fold(facts)
@@ -243,32 +246,32 @@ async def assert_told(settings: Settings) -> dict[str, EmailState]:
 
 
 async def _assert_changes(settings: Settings, facts: dict[LogPosition, Fact], expected: dict[str, EmailState]) -> None:
-    told: dict[LogPosition, Fact] = {}
+    applied_facts: dict[LogPosition, Fact] = {}
     joined: dict[str, EmailState] = {}
     for place, key, value in await dump(settings, EMAIL_CHANGES):
         change = decode(EMAIL_CHANGES, value)
-        if isinstance(change, Tick):  # the projector's: what time it is, nothing that changed
+        if isinstance(change, Tick):  # the projector's clock, which changes no email
             continue
         assert key == change.email_id.encode()
-        # A fact's partition is its state's and its change's.
+        # A fact, its state and its change have the same partition.
         assert {applied.place.partition for applied in change.facts} == {place.partition}
-        told |= {applied.place: applied.fact for applied in change.facts}
-        known = joined.get(change.email_id)
-        joined[change.email_id] = change.state if known is None else merge(known, change.state)
-    assert told == facts
+        applied_facts |= {applied.place: applied.fact for applied in change.facts}
+        earlier = joined.get(change.email_id)
+        joined[change.email_id] = change.state if earlier is None else merge(earlier, change.state)
+    assert applied_facts == facts
     assert joined == expected
 
 
 async def committed_something(settings: Settings) -> bool:
-    """Whether the worker has finished anything yet."""
-    async with in_its_place(settings) as consumer:
+    """Return whether the worker has committed an offset."""
+    async with worker_group_consumer(settings) as consumer:
         tps = [TopicPartition(settings.topic(name), 0) for name in FACT_TOPIC_NAMES]
         return any([await consumer.committed(tp) for tp in tps])
 
 
 @contextlib.asynccontextmanager
-async def in_its_place(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
-    """A consumer that reads and writes the offsets of the worker's group."""
+async def worker_group_consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+    """Yield a consumer that reads and writes the offsets of the worker's group."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.kafka_bootstrap,
         group_id=f"{settings.topic_prefix}mailfold",
@@ -282,5 +285,5 @@ async def in_its_place(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
 
 
 async def dead_letters(settings: Settings) -> list[Any]:
-    """What went no further."""
+    """Return the dead letters."""
     return await on(settings, DEAD_LETTERS)

@@ -1,4 +1,4 @@
-"""A role at work in this process, until the end of a block."""
+"""Run a role in this process until the end of a block."""
 
 import asyncio
 import contextlib
@@ -14,19 +14,19 @@ Role = Callable[[Runtime], Coroutine[Any, Any, None]]
 
 @contextlib.asynccontextmanager
 async def working(settings: Settings, role: Role, pool_size: int = 6) -> AsyncIterator[Runtime]:
-    """With a runtime of its own."""
+    """Run a role with its own runtime until the end of the block, and yield the runtime."""
     async with open_runtime(settings, pool_size=pool_size) as rt, beside(rt, role):
         yield rt
 
 
 @contextlib.asynccontextmanager
 async def beside(rt: Runtime, role: Role) -> AsyncIterator[None]:
-    """On the runtime of another, which goes on; at the end it stops as on SIGTERM, within ten seconds."""
-    mine = dataclasses.replace(rt, stop=asyncio.Event())
-    task = asyncio.create_task(role(mine))
+    """Run a role on an open runtime until the end of the block, where it must stop within ten seconds as on SIGTERM."""
+    own = dataclasses.replace(rt, stop=asyncio.Event())
+    task = asyncio.create_task(role(own))
     try:
         yield
     finally:
-        mine.stop.set()
+        own.stop.set()
         async with asyncio.timeout(10):
             await task

@@ -1,1 +1,1 @@
-"""Real Kafka and Postgres for one machine, from packages: no Java, no database and no container engine needed."""
+"""Run real Kafka and Postgres servers on one machine from Python packages, without Java, a database or containers."""

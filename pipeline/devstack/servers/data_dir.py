@@ -1,4 +1,4 @@
-"""The data folder of one machine's stack: who uses it, its ports, its secrets, its children's process ids."""
+"""Manage the data folder of a stack: its lock, its ports and its secrets; the supervisor and commands use it."""
 
 import fcntl
 import json
@@ -12,7 +12,7 @@ from typing import IO, Any, Final
 from pipeline.errors import PermanentError
 from pipeline.runtime.private_files import make_private_folder, narrow_folder, open_private, replace_file
 
-# Below the range that Linux gives to outgoing connections (32768 and up): a port that is free stays free.
+# Below the range that Linux uses for outgoing connections (32768 and up), which could take a port that was free.
 _PORT_RANGE: Final = range(20_000, 32_000)
 
 
@@ -21,20 +21,20 @@ class ResourceInUse(PermanentError):
 
 
 class DataDir:
-    """One stack's folder; :meth:`lock` makes it ours until the process ends."""
+    """The data folder of one stack; :meth:`lock` reserves it for this process."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
         self._lock: IO[str] | None = None
 
     def lock(self) -> None:
-        """Take the folder. The kernel frees it with the process, however that ends.
+        """Lock the folder; the kernel unlocks it when the process ends, in whatever way.
 
-        Raises InUse naming the process that has it.
+        Raise ResourceInUse, which names the process that holds the lock.
         """
         make_folder(self.root)
         _narrow(self.root)
-        # It outlives this call on purpose: closing it is what unlocks.
+        # The file stays open after this call, because closing it would release the lock.
         lock = os.fdopen(open_private(self.root / "lock", os.O_RDWR | os.O_APPEND), "a+", encoding="utf-8")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,54 +52,54 @@ class DataDir:
         self._lock = lock
 
     def unlock(self) -> None:
-        """Give the folder back."""
+        """Unlock the folder."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def log_path(self, name: str) -> Path:
-        """Where a child's output goes."""
+        """Return the file of a child's output."""
         return self.root / "logs" / f"{name}.log"
 
     def ports(self) -> dict[str, int]:
-        """The ports taken so far, by server."""
+        """Return the ports chosen so far, by server."""
         path = self.root / "ports.json"
         ports: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
         return ports
 
     def port(self, name: str) -> int:
-        """The port of an embedded server: the same at every start.
+        """Return the port of an embedded server, the same at every start; choose one at the first.
 
-        Raises InUse where somebody else listens on it now.
+        Raise ResourceInUse where another program listens on it now.
         """
         path, ports = self.root / "ports.json", self.ports()
         if name not in ports:
-            ports[name] = _unused(taken=set(ports.values()))
+            ports[name] = _choose_port(excluded=set(ports.values()))
             replace_file(path, json.dumps(ports, indent=1))
         elif is_port_taken("127.0.0.1", ports[name]):
             raise ResourceInUse(
                 f"{name}'s port {ports[name]} is taken by another program; stop that, "
-                f"or remove {path} to take new ports"
+                f"or remove {path} to choose new ports"
             )
         return ports[name]
 
     def secret(self, name: str, make: Any = lambda: secrets.token_urlsafe(48)) -> str:
-        """A secret that is made once; only the folder's owner can read it."""
+        """Return a stored secret; where there is none, make and store one. Only the folder's owner can read it."""
         return self.read_secret(name) or self.write_secret(name, make())
 
     def read_secret(self, name: str) -> str:
-        """A secret kept earlier, else an empty string."""
+        """Return a stored secret, else an empty string."""
         path = self.root / name
         return path.read_text().strip() if path.exists() else ""
 
     def write_secret(self, name: str, value: str) -> str:
-        """Keep a secret; it is returned."""
+        """Store a secret and return it."""
         replace_file(self.root / name, value + "\n")
         return value
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder that only its owner can open. Raises InUse where something else is in its place."""
+    """Create a folder that only its owner can open. Raise ResourceInUse where that is not possible."""
     try:
         make_private_folder(path)
     except (FileExistsError, NotADirectoryError):
@@ -109,8 +109,8 @@ def make_folder(path: Path) -> None:
 
 
 def _narrow(root: Path) -> None:
-    """Close what an earlier version or a umask left open, unless others use the folder, too."""
-    if not _is_data_folder(root):
+    """Set the mode of the folder and of ours in it to 0700, unless the folder may also serve another purpose."""
+    if not _is_only_data_dir(root):
         return
     narrow_folder(root)
     for entry in os.scandir(root):
@@ -118,8 +118,8 @@ def _narrow(root: Path) -> None:
             narrow_folder(Path(entry))
 
 
-def _is_data_folder(path: Path) -> bool:
-    """Whether the folder is for us alone: our own, and empty or used by a stack before. `/tmp` must keep its mode."""
+def _is_only_data_dir(path: Path) -> bool:
+    """Return whether the folder is our user's, and empty or used by a stack before; `/tmp`, say, must keep its mode."""
     if path.stat().st_uid != os.geteuid():
         return False
     names = {entry.name for entry in os.scandir(path)}
@@ -127,7 +127,7 @@ def _is_data_folder(path: Path) -> bool:
 
 
 def is_port_taken(host: str, port: int) -> bool:
-    """Whether somebody listens there. Closed connections that linger (TIME_WAIT) don't count."""
+    """Return whether a program listens there; closed connections in TIME_WAIT don't count."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -138,13 +138,13 @@ def is_port_taken(host: str, port: int) -> bool:
 
 
 def find_free_port() -> int:
-    """A TCP port that nobody listens on at this moment."""
-    return _unused(taken=set())
+    """Return a TCP port on which no program listens at this moment."""
+    return _choose_port(excluded=set())
 
 
-def _unused(taken: set[int]) -> int:
-    # At random, so that stacks that start at the same moment don't race for the same one.
+def _choose_port(excluded: set[int]) -> int:
+    # At random, so that stacks that start at the same moment seldom choose the same one.
     for port in random.sample(_PORT_RANGE, len(_PORT_RANGE)):
-        if port not in taken and not is_port_taken("127.0.0.1", port):
+        if port not in excluded and not is_port_taken("127.0.0.1", port):
             return port
     raise ResourceInUse("no free TCP port between 20000 and 32000 on 127.0.0.1")

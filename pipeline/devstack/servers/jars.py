@@ -1,4 +1,4 @@
-"""Kafka's jars: resolved by `jgo`, fetched from Maven Central once, each checked against its pinned SHA-256."""
+"""Fetch Kafka's jars from Maven Central with `jgo`, and check each against its pinned SHA-256; `kafka.py` calls it."""
 
 import hashlib
 import os
@@ -15,22 +15,22 @@ JAR_HASHES_FILE: Final = Path(__file__).with_name("kafka-jars.sha256")
 
 
 def fetch_classpath() -> str:
-    """The Java class path of a broker.
+    """Return the Java class path of a broker.
 
-    Raises NotStarted where a jar can't be fetched or is not the one we tested.
+    Raise StartupFailed where a jar can't be fetched or differs from the tested one.
     """
-    found = _resolve()
-    if wrong := mismatched_jars(found, _pins()):
+    jars = _resolve()
+    if mismatched := mismatched_jars(jars, _pins()):
         raise StartupFailed(
-            f"Kafka's jars are not the ones that were tested: {', '.join(wrong)}. A download that broke off looks "
-            f"like this, too: remove {found[0].parent} and ~/.m2/repository/org/apache/kafka and try again"
+            f"Kafka's jars are not the ones that were tested: {', '.join(mismatched)}. An incomplete download may be "
+            f"the cause: remove {jars[0].parent} and ~/.m2/repository/org/apache/kafka and try again"
         )
-    return os.pathsep.join(map(str, found))
+    return os.pathsep.join(map(str, jars))
 
 
-def mismatched_jars(found: Iterable[Path], pins: dict[str, str]) -> list[str]:
-    """The names of jars that are missing, too many, or have another content."""
-    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+def mismatched_jars(jars: Iterable[Path], pins: dict[str, str]) -> list[str]:
+    """Return the names of jars that are missing, not pinned, or differ from their pinned SHA-256."""
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in jars}
     return sorted(name for name in digests.keys() | pins.keys() if digests.get(name) != pins.get(name))
 
 
@@ -41,13 +41,13 @@ def _pins() -> dict[str, str]:
 
 def _resolve() -> list[Path]:
     with warnings.catch_warnings():
-        # Where there is no login session, platformdirs warns about a folder that nobody here uses.
+        # Without a login session, platformdirs warns about a folder that is not used here.
         warnings.simplefilter("ignore")
-        import jgo  # noqa: PLC0415  only who embeds pays for it
+        import jgo  # noqa: PLC0415  only the embedded broker needs it
 
         try:
             return sorted((Path(jar) for jar in jgo.build(KAFKA_ARTIFACT).all_jars), key=lambda path: path.name)
-        except Exception as error:  # whatever a resolver raises, the operator's next step is the same
+        except Exception as error:  # the operator's next step is the same after every error of the resolver
             raise StartupFailed(
                 f"Kafka {KAFKA_VERSION} could not be fetched from Maven Central: {error}. Check the network, "
                 "or name a Kafka of your own in KAFKA_BOOTSTRAP"

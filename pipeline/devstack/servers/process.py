@@ -1,4 +1,7 @@
-"""A program to run in; a child process out: started, watched, ended by its own process id, gone when we are."""
+"""Start a child process with its output in a file, and stop it; it ends when this process does.
+
+The supervisor, the embedded servers and the tests use it.
+"""
 
 import asyncio
 import os
@@ -15,7 +18,7 @@ from pipeline.errors import RecoverableError
 from pipeline.runtime.private_files import make_private_folder, open_private
 
 LOG_MAX_BYTES: Final = 10_000_000
-"""Bytes; a longer log becomes `….log.1` when its program is started again."""
+"""Bytes of a log above which it is renamed to `….log.1` when its program is started again."""
 
 _SHIM: Final = """\
 import ctypes, os, signal, sys
@@ -29,35 +32,35 @@ if sys.platform == "linux":
         sys.exit(0)
 os.execv(sys.argv[5], sys.argv[5:])
 """
-"""Becomes the program, after asking the kernel for a signal when we die (PR_SET_PDEATHSIG, prctl(2)), so that
-kill -9 on a supervisor leaves no orphan. A process of its own, because running Python between fork and exec
-in a process that has threads may deadlock; and the request must come after the change of user, which voids it.
-With its umask, whatever a child writes is its user's own."""
+"""A Python program that becomes the child after it asked the kernel for a signal at our death (PR_SET_PDEATHSIG,
+prctl(2)), so that kill -9 on a supervisor leaves no orphan. It is a separate process, because running Python between
+fork and exec in a process with threads may deadlock. It asks after the change of user, which would clear the request.
+Its umask makes all files of the child private to the child's user."""
 
 
 class StartupFailed(RecoverableError):
-    """An embedded server did not start."""
+    """An embedded server or a role that did not start."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """What to run, as whom, where its output goes, and which signal ends it."""
+    """A program to run: its arguments, environment and user, the file of its output, and the signals that end it."""
 
     name: str
     argv: tuple[str, ...]
     log: Path
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Added to our own environment."""
+    """Variables that are added to our own environment."""
     stop_signal: int = signal.SIGTERM
     orphan_signal: int = signal.SIGKILL
-    """Sent by the kernel when we are killed: for what need not say good-bye, SIGKILL."""
+    """The signal that the kernel sends when we are killed; SIGKILL for programs that need no clean shutdown."""
     user: str | None = None
     working_dir: Path | None = None
-    """Where it starts. It is entered before the change of user, who may have no way to it through the folders above."""
+    """The folder in which it starts, entered before the change of user, who may have no access to the folders above."""
 
 
 class ChildProcess:
-    """One process with its output in a file."""
+    """A child process with its output in a file."""
 
     def __init__(self, process: subprocess.Popen[bytes], program: Program) -> None:
         self.process = process
@@ -65,48 +68,48 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
-        """The process id."""
+        """Return the process id."""
         return self.process.pid
 
     @property
     def log(self) -> Path:
-        """Where its output goes."""
+        """Return the file of its output."""
         return self.program.log
 
     def is_running(self) -> bool:
-        """Whether it is still there."""
+        """Return whether it has not ended yet."""
         return self.process.poll() is None
 
     async def wait_until_exit(self) -> int:
-        """Its exit code, once it has one."""
+        """Wait until it ends, and return its exit code."""
         while (code := self.process.poll()) is None:
             await asyncio.sleep(0.1)
         return code
 
-    def stop(self, number: int | None = None, patience: float = 8.0) -> None:
-        """Ask it to end, wait ``patience`` seconds, then kill it."""
+    def stop(self, number: int | None = None, timeout_s: float = 8.0) -> None:
+        """Send its stop signal, or the signal ``number``; kill it where it still runs after ``timeout_s``."""
         if self.is_running():
             self.process.send_signal(self.program.stop_signal if number is None else number)
             try:
-                self.process.wait(patience)
+                self.process.wait(timeout_s)
             except subprocess.TimeoutExpired:
                 self.process.kill()
         self.process.wait()
 
-    async def stop_async(self, patience: float) -> None:
-        """:meth:`stop`, without blocking the loop."""
+    async def stop_async(self, timeout_s: float) -> None:
+        """Stop it as :meth:`stop` does, without blocking the event loop."""
         if self.is_running():
             self.process.send_signal(self.program.stop_signal)
-            # A frozen process (SIGSTOP) can't obey before it is thawed.
+            # A process that SIGSTOP suspended handles the stop signal only after SIGCONT.
             self.process.send_signal(signal.SIGCONT)
             try:
-                await asyncio.wait_for(self.wait_until_exit(), patience)
+                await asyncio.wait_for(self.wait_until_exit(), timeout_s)
             except TimeoutError:
                 self.process.kill()
         await self.wait_until_exit()
 
     def tail(self, lines: int = 15) -> str:
-        """The last lines of its log, for an error message."""
+        """Return the last lines of its log, for an error message."""
         try:
             with self.log.open("rb") as log:
                 log.seek(max(0, self.log.stat().st_size - 16_000))
@@ -116,9 +119,9 @@ class ChildProcess:
 
 
 def spawn(program: Program) -> ChildProcess:
-    """Start a program in a session of its own: our terminal's Ctrl-C is for us, who end it in the right order.
+    """Start a program in a new session, so that Ctrl-C reaches this process only, which stops children in order.
 
-    Call it from the main thread: the kernel takes the death of the *thread* that started it for ours.
+    Call it from the main thread: the kernel signals the child when the *thread* that started it ends.
     """
     make_private_folder(program.log.parent)
     _rotate(program.log)

@@ -1,4 +1,4 @@
-"""A program in; the same program kept running out: started again with back-off whenever it dies."""
+"""Restart a program with back-off whenever it dies; the supervisor has a restarter per child."""
 
 import asyncio
 import signal
@@ -8,75 +8,76 @@ from typing import Final
 from pipeline.devstack.servers.orphans import PidFiles
 from pipeline.devstack.servers.process import ChildProcess, Program, spawn
 
-FIRST: Final = 0.2
-LONGEST: Final = 10.0
-HEALTHY: Final = 30.0
-"""Seconds after which a child counts as healthy: its next death is a first one again."""
+FIRST_DELAY_S: Final = 0.2
+MAX_DELAY_S: Final = 10.0
+HEALTHY_AFTER_S: Final = 30.0
+"""Seconds of running after which a child counts as healthy: its next restart waits for the first delay again."""
 
 
 class Backoff:
-    """0.2 s, doubling to 10 s."""
+    """The delay before the next restart: 0.2 s, doubling up to 10 s."""
 
     def __init__(self) -> None:
-        self._next = FIRST
+        self._next_s = FIRST_DELAY_S
 
-    def after(self, lived: float) -> float:
-        """Seconds to wait after a life of ``lived`` seconds."""
-        if lived >= HEALTHY:
-            self._next = FIRST
-        wait, self._next = self._next, min(LONGEST, self._next * 2)
-        return wait
+    def after(self, lifetime_s: float) -> float:
+        """Return the seconds to wait before the restart of a child that ran for ``lifetime_s``."""
+        if lifetime_s >= HEALTHY_AFTER_S:
+            self._next_s = FIRST_DELAY_S
+        delay_s, self._next_s = self._next_s, min(MAX_DELAY_S, self._next_s * 2)
+        return delay_s
 
 
 class Restarter:
-    """One supervised child."""
+    """A supervised child, which is restarted whenever it dies; ``tell`` is called with lines about it."""
 
-    def __init__(self, program: Program, pids: PidFiles, tell: Callable[[str], None]) -> None:
+    def __init__(self, program: Program, pid_files: PidFiles, tell: Callable[[str], None]) -> None:
         self.program = program
         self.restarts = 0
-        self._pids = pids
+        self._pid_files = pid_files
         self._tell = tell
         self.child = self._spawn()
-        self._watch: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
 
     @property
     def name(self) -> str:
-        """The program's name."""
+        """Return the program's name."""
         return self.program.name
 
     def start_watching(self) -> None:
-        """From now on a death is followed by a new start."""
-        self._watch = asyncio.create_task(self._keep(), name=f"keep {self.name}")
+        """Restart the child from now on when it dies."""
+        self._watcher = asyncio.create_task(self._restart_on_exit(), name=f"restart {self.name}")
 
-    async def stop(self, patience: float) -> None:
-        """End it for good."""
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
-        await self.child.stop_async(patience)
-        self._pids.forget(self.name)
+    async def stop(self, timeout_s: float) -> None:
+        """Stop the child and restart it no more; kill it where it still runs after ``timeout_s``."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+        await self.child.stop_async(timeout_s)
+        self._pid_files.forget(self.name)
 
-    async def _keep(self) -> None:
+    async def _restart_on_exit(self) -> None:
         backoff, clock = Backoff(), asyncio.get_running_loop().time
         while True:
-            began = clock()
+            started_at = clock()
             code = await self.child.wait_until_exit()
-            wait = backoff.after(clock() - began)
-            self._tell(f"{self.name} {_death(code)}; it starts again in {wait:g} s. The end of {self.program.log}:")
+            delay_s = backoff.after(clock() - started_at)
+            exit_text = _describe_exit(code)
+            self._tell(f"{self.name} {exit_text}; it starts again in {delay_s:g} s. The end of {self.program.log}:")
             self._tell(self.child.tail())
-            await asyncio.sleep(wait)
+            await asyncio.sleep(delay_s)
             try:
                 self.child = self._spawn()
-            except OSError as error:  # no memory, no process: the dead child's code brings us here again
+            except OSError as error:  # as for lack of memory; the ended child is still set, so the loop tries again
                 self._tell(f"{self.name} could not be started: {error}")
             else:
                 self.restarts += 1
 
     def _spawn(self) -> ChildProcess:
         child = spawn(self.program)
-        self._pids.remember(self.name, child.pid)
+        self._pid_files.remember(self.name, child.pid)
         return child
 
 
-def _death(code: int) -> str:
+def _describe_exit(code: int) -> str:
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -1,1 +1,1 @@
-"""Describe the HTTP APIs as OpenAPI."""
+"""Describe the HTTP APIs as OpenAPI; the application and the routes use it."""

@@ -1,4 +1,7 @@
-"""The dialects' own types and examples -> what OpenAPI says of them."""
+"""Describe Fast Track's API in OpenAPI, and add the schemas of all our own types to the document.
+
+The application installs the schemas; Fast Track's routes use its description.
+"""
 
 import json
 from collections.abc import Sequence
@@ -42,7 +45,7 @@ PROBLEM: Final[dict[str, Any]] = {
     "required": ["error", "where"],
     "properties": {
         "error": {"type": "string", "description": "What is wrong."},
-        "where": {"type": "string", "description": "A path into the request, a header or a place in the body."},
+        "where": {"type": "string", "description": "A path into the request, a header or a position in the body."},
     },
 }
 
@@ -52,21 +55,21 @@ BATCH_ERROR: Final[dict[str, Any]] = {
     "properties": {
         "error": {"type": "string", "description": "What is wrong."},
         "code": {"type": "integer", "description": "The HTTP status."},
-        "where": {"type": "string", "description": "A header, or a place in the body."},
+        "where": {"type": "string", "description": "A header, or a position in the body."},
     },
 }
 
 
-def _refers(name: str) -> dict[str, str]:
+def _reference(name: str) -> dict[str, str]:
     return {"$ref": _REF.format(name=name)}
 
 
 def _batch_error(description: str) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": _refers("BatchError")}}}
+    return {"description": description, "content": {"application/json": {"schema": _reference("BatchError")}}}
 
 
-_MESSAGES: Final = {"type": "array", "items": _refers("FastTrackMessage")}
-_WRAPPED: Final = {"type": "object", "description": "An object with one array of objects, whatever its name."}
+_MESSAGES: Final = {"type": "array", "items": _reference("FastTrackMessage")}
+_WRAPPED: Final = {"type": "object", "description": "An object with one array of objects, under any name."}
 
 
 FASTTRACK_BATCH_OPENAPI: Final[dict[str, Any]] = {
@@ -85,28 +88,30 @@ FASTTRACK_BATCH_OPENAPI: Final[dict[str, Any]] = {
     },
     "responses": {
         200: {
-            "description": "What became of each message; the three arrays are always there.",
-            "content": {"application/json": {"schema": _refers("FastTrackBatchResponse"), "example": ANSWER_EXAMPLE}},
+            "description": "The outcome of each message; all three arrays are always present.",
+            "content": {
+                "application/json": {"schema": _reference("FastTrackBatchResponse"), "example": ANSWER_EXAMPLE}
+            },
         },
-        400: _batch_error("No JSON array, bare or alone in an object: what and where."),
+        400: _batch_error("Not a JSON array, bare or as the only array of an object: what is wrong and where."),
         401: _batch_error("No API key, or one that is unknown or revoked."),
         413: _batch_error("Over MAILFOLD_BODY_MAX bytes, zipped or unzipped."),
         415: _batch_error("A content encoding other than gzip."),
-        503: _batch_error("Nothing could be taken now; the batch may safely be sent again."),
+        503: _batch_error("No message could be accepted; the batch may safely be sent again."),
     },
 }
 
 
 def install_schemas(app: FastAPI, types: Sequence[type]) -> None:
-    """Add our own types' schemas to what the framework finds by itself.
+    """Add the schemas of our own types, and the tracking paths, to the document that the framework generates.
 
-    A component is named as its class: no two classes of the product share a name.
+    A component has its class's name; no two classes of the product share one.
     """
-    framework = app.openapi
+    generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            document = framework()
+            document = generate()
             document["paths"] |= tracking.PATHS
             components = document.setdefault("components", {})
             components.setdefault("schemas", {}).update(_schemas(types))
@@ -117,13 +122,13 @@ def install_schemas(app: FastAPI, types: Sequence[type]) -> None:
         assert app.openapi_schema is not None
         return app.openapi_schema
 
-    app.openapi = openapi  # type: ignore[method-assign]  # the framework's documented way
+    app.openapi = openapi  # type: ignore[method-assign]  # as the framework's documentation recommends
 
 
 def _schemas(types: Sequence[type]) -> dict[str, Any]:
     fast_track = (fasttrack.FastTrackMessage, fasttrack.FastTrackActivity, fasttrack.FastTrackBatchResponse)
     _, components = msgspec.json.schema_components((*fast_track, *types), ref_template=_REF)
-    # The activity is read as raw bytes, which say nothing of its shape.
-    components["FastTrackMessage"]["properties"]["activity"] = _refers("FastTrackActivity")
+    # The field is typed as raw JSON, which has no schema.
+    components["FastTrackMessage"]["properties"]["activity"] = _reference("FastTrackActivity")
     components["FastTrackActivity"]["additionalProperties"] = True
     return {**json.loads(json.dumps(components)), "Problem": PROBLEM, "BatchError": BATCH_ERROR}

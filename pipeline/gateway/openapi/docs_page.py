@@ -1,4 +1,7 @@
-"""The OpenAPI document -> one page for people; no script, nothing fetched from elsewhere, so it works offline."""
+"""Render the OpenAPI document as one HTML page at `/docs`, without scripts and external files, so it works offline.
+
+The application installs it.
+"""
 
 import html
 import json
@@ -20,7 +23,7 @@ CSP: Final = f"default-src 'none'; style-src {STYLE_CSP_SOURCE}; base-uri 'none'
 
 
 def install_docs_page(app: FastAPI) -> None:
-    """Serve the page at /docs."""
+    """Add the route `/docs`."""
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
@@ -29,7 +32,7 @@ def install_docs_page(app: FastAPI) -> None:
 
 
 def render(document: dict[str, Any]) -> str:
-    """The whole page."""
+    """Return the page for an OpenAPI document."""
     operations = "".join(
         _operation(method, path, operation)
         for path, methods in document["paths"].items()
@@ -50,18 +53,19 @@ def render(document: dict[str, Any]) -> str:
 def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
     return (
         f'<h2><b class="badge">{method.upper()}</b> <code>{html.escape(path)}</code></h2>'
-        f"<p><strong>{_words(operation.get('summary', ''))}.</strong> "
-        f"{_words(operation.get('description', ''))}</p>" + "".join(_parts(operation))
+        f"<p><strong>{_prose(operation.get('summary', ''))}.</strong> "
+        f"{_prose(operation.get('description', ''))}</p>" + "".join(_operation_parts(operation))
     )
 
 
-def _parts(operation: dict[str, Any]) -> Iterator[str]:
+def _operation_parts(operation: dict[str, Any]) -> Iterator[str]:
+    """Yield the HTML of an operation's parameters, request and responses."""
     if parameters := operation.get("parameters"):
         yield "<h3>Parameters</h3>" + _table((p["name"], p.get("description", "")) for p in parameters)
     for media in operation.get("requestBody", {}).get("content", {}).values():
         yield "<h3>Request</h3>" + _json(media.get("example", media.get("schema")))
     responses = operation.get("responses", {})
-    yield "<h3>Answers</h3>" + _table((status, response["description"]) for status, response in responses.items())
+    yield "<h3>Responses</h3>" + _table((status, response["description"]) for status, response in responses.items())
     for response in responses.values():
         for media in response.get("content", {}).values():
             if "example" in media:
@@ -69,12 +73,15 @@ def _parts(operation: dict[str, Any]) -> Iterator[str]:
 
 
 def _table(rows: Any) -> str:
-    cells = (f"<tr><td><code>{html.escape(str(a))}</code></td><td>{_words(str(b))}</td></tr>" for a, b in rows)
+    cells = (
+        f"<tr><td><code>{html.escape(str(name))}</code></td><td>{_prose(str(description))}</td></tr>"
+        for name, description in rows
+    )
     return f"<table>{''.join(cells)}</table>"
 
 
-def _words(text: str) -> str:
-    """Prose of ours, escaped; what stands in backticks as code."""
+def _prose(text: str) -> str:
+    """Return text as HTML: escaped, with text between backticks as code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 

@@ -1,4 +1,4 @@
-"""What OpenAPI says of `/mail/v1`."""
+"""Describe `/mail/v1` in OpenAPI; its routes use the descriptions."""
 
 from typing import Any, Final
 
@@ -33,7 +33,7 @@ MAIL_EXAMPLE: Final[dict[str, Any]] = {
 PAGE_EXAMPLE: Final[dict[str, Any]] = {"page": {"total": 1, "offset": 0, "limit": 20}, "data": [MAIL_EXAMPLE]}
 
 
-def _refers(name: str) -> dict[str, Any]:
+def _reference(name: str) -> dict[str, Any]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
@@ -43,7 +43,7 @@ def _media(schema: dict[str, Any], example: Any = None) -> dict[str, Any]:
 
 _PROBLEM: Final[dict[str, Any]] = {
     "description": "`code`, `name`, `message`.",
-    "content": _media(_refers("ExtraHorizonProblem")),
+    "content": _media(_reference("ExtraHorizonProblem")),
 }
 _SECURITY: Final[list[dict[str, list[str]]]] = [{"ApiKey": []}, {"Bearer": []}]
 _PAGE: Final[dict[str, Any]] = {
@@ -60,8 +60,8 @@ _PAGE: Final[dict[str, Any]] = {
 }
 _RQL: Final = (
     "The query string itself, such as `?eq(subject,Hello)&sort(-creation_timestamp)&limit(10,20)`: eq, ne, gt, ge, lt, "
-    "le, in, out, like, contains, excludes, and, or, select, sort, limit, skipCount. A number in a path is a place in "
-    "a list: `excludes(recipients.to.2)`."
+    "le, in, out, like, contains, excludes, and, or, select, sort, limit, skipCount. A number in a path is an index "
+    "into a list: `excludes(recipients.to.2)`."
 )
 
 
@@ -77,7 +77,7 @@ def _listing(description: str, example: Any) -> dict[str, Any]:
 
 
 ROUTES_OPENAPI: Final[dict[str, dict[str, Any]]] = {
-    "health": {"response_class": Response, "responses": {200: {"description": "It is there."}}},
+    "health": {"response_class": Response, "responses": {200: {"description": "The service is up."}}},
     "send": {
         "response_class": Response,
         "openapi_extra": {
@@ -88,15 +88,15 @@ ROUTES_OPENAPI: Final[dict[str, dict[str, Any]]] = {
                     "in": "header",
                     "required": False,
                     "schema": {"type": "string", "maxLength": 255, "pattern": "^[!-~]*$"},
-                    "description": "Makes a repeat harmless: the same key, the same mail.",
+                    "description": "Makes repeated requests safe: the same key, the same mail.",
                 }
             ],
-            "requestBody": {"required": True, "content": _media(_refers("ExtraHorizonSendRequest"), SEND_EXAMPLE)},
+            "requestBody": {"required": True, "content": _media(_reference("ExtraHorizonSendRequest"), SEND_EXAMPLE)},
         },
         "responses": {
             200: {
-                "description": "Accepted: durable, and on its way.",
-                "content": _media(_refers("ExtraHorizonMail"), MAIL_EXAMPLE),
+                "description": "Accepted: the mail is durable and will be sent.",
+                "content": _media(_reference("ExtraHorizonMail"), MAIL_EXAMPLE),
             },
             **dict.fromkeys((400, 401, 404, 409, 413, 415, 429, 503), _PROBLEM),
         },

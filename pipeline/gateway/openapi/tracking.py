@@ -1,4 +1,4 @@
-"""What OpenAPI says of the paths that never reach the framework: the pixel, links and the trap."""
+"""Describe the tracking paths in OpenAPI; the middleware serves them before the framework, which can't know them."""
 
 from typing import Any, Final
 
@@ -6,7 +6,7 @@ _TOKEN: Final[dict[str, Any]] = {
     "name": "token",
     "in": "path",
     "required": True,
-    "description": "Signed by us; names the email, never an address.",
+    "description": "Signed by Mailfold; identifies the email and contains no address.",
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"},
 }
 
@@ -27,26 +27,29 @@ def _get(summary: str, description: str, name: str, responses: dict[str, Any]) -
 PATHS: Final[dict[str, Any]] = {
     "/o/{token}.gif": _get(
         "Tracking pixel",
-        "Answers first, then notes an open; a forged token gets the same picture. HEAD notes nothing.",
+        "Answers, then records an open. An invalid token gets the same picture. HEAD records nothing.",
         "pixel",
         {"200": {"description": "1×1, transparent.", "content": {"image/gif": {}}}},
     ),
     "/c/{token}": _get(
         "Tracked link",
-        "Leads on to the page that was signed, then notes a click. HEAD notes nothing.",
+        "Redirects to the signed target, then records a click. HEAD records nothing.",
         "click",
         {
-            "302": {"description": "The way on.", "headers": {"Location": {"schema": {"type": "string"}}}},
+            "302": {
+                "description": "A redirect to the target.",
+                "headers": {"Location": {"schema": {"type": "string"}}},
+            },
             "404": {
-                "description": "The token is not ours.",
+                "description": "The token is invalid.",
                 "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
             },
         },
     ),
     "/t/{token}": _get(
         "Hidden link",
-        "Where a link leads that no human sees: who comes here follows whatever there is, and is labelled a machine.",
+        "The target of a link that people can't see: clients that follow it are labelled as machines.",
         "trap",
-        {"200": {"description": "A page that says nothing.", "content": {"text/html": {}}}},
+        {"200": {"description": "A page without information.", "content": {"text/html": {}}}},
     ),
 }

@@ -1,4 +1,7 @@
-"""`/v1/Email/`: POST takes messages to brands' customers; GET answers a question with a page of the history."""
+"""Serve `/v1/Email/`: POST sends messages to brands' customers, GET lists the history of emails in pages.
+
+The application includes its router; the POST is in `email_v1_send`.
+"""
 
 from typing import Annotated, Any, Final
 
@@ -45,15 +48,15 @@ EXAMPLE: Final = {
 }
 
 
-def _schema() -> dict[str, Any]:
-    """The answer's JSON schema, from the very types that make it."""
-    (_,), parts = msgspec.json.schema_components([email_v1.EmailV1ListResponse], ref_template="#/$defs/{name}")
-    listing = parts.pop("EmailV1ListResponse")
-    email = parts.pop("EmailV1ListedEmail")
-    email["properties"]["State"] = parts.pop("ListedState")
+def _listing_schema() -> dict[str, Any]:
+    """Return the JSON schema of a page, made from the types that encode it."""
+    (_,), components = msgspec.json.schema_components([email_v1.EmailV1ListResponse], ref_template="#/$defs/{name}")
+    listing = components.pop("EmailV1ListResponse")
+    email = components.pop("EmailV1ListedEmail")
+    email["properties"]["State"] = components.pop("ListedState")
     email["properties"]["MsgDetails"] = {
         "type": "object",
-        "description": "How it was sent: To, Type, BrandId, Token, GroupId, NumPhotos, OrderId, those that apply.",
+        "description": "The send request's To, Type, BrandId, Token, GroupId, NumPhotos and OrderId, where they apply.",
     }
     listing["properties"]["Emails"] = {"type": "array", "items": email, "maxItems": history.PAGE_MAX_EMAILS}
     return dict(listing)
@@ -63,38 +66,38 @@ OPENAPI_TYPES: Final = sending.OPENAPI_TYPES
 _ERROR: Final = {"application/json": {"schema": {"type": "object", "properties": {"Error": {"type": "string"}}}}}
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "description": "A page; with `Next`, there are more.",
-        "content": {"application/json": {"schema": _schema(), "example": EXAMPLE}},
+        "description": "A page; `Next` is there if more pages follow.",
+        "content": {"application/json": {"schema": _listing_schema(), "example": EXAMPLE}},
     },
-    400: {"description": "A parameter can't be understood; `Error` says which.", "content": _ERROR},
+    400: {"description": "A parameter is invalid; `Error` says which.", "content": _ERROR},
 }
 
 
 def encode_error(_status: int, error: str, where: str) -> bytes:
-    """An error as this API's clients expect it."""
+    """Return an error's JSON body as this API's clients expect it."""
     return email_v1.encode_error(f"{where}: {error}" if where else error)
 
 
-def router(world: GatewayState) -> APIRouter:
-    """The surface."""
+def router(state: GatewayState) -> APIRouter:
+    """Return the routes of `/v1/Email/`."""
     routes = APIRouter(tags=["/v1/Email/"])
-    rt, tenant_of = world.runtime, world.authenticate
-    sending.add_route(routes, world)
-    signer = Signer(rt.settings.secret.get_secret_value(), "cursor")
+    runtime = state.runtime
+    sending.add_route(routes, state)
+    signer = Signer(runtime.settings.secret.get_secret_value(), "cursor")
 
     @routes.get("/v1/Email/", responses=_RESPONSES, response_class=Response, summary="The email history")
     @routes.get("/v1/Email", include_in_schema=False)
     async def email_history(
         request: Request,
-        tenant: Annotated[Tenant, Depends(tenant_of)],
-        # Named for the documentation; read from the request, so that every error is of this dialect's shape.
+        tenant: Annotated[Tenant, Depends(state.authenticate)],
+        # Declared for OpenAPI alone: the values are read from the request, so that errors have this dialect's shape.
         _brand: Annotated[str, Query(alias="BrandId", description="Only emails of this brand.")] = "",
-        _next: Annotated[str, Query(alias="Next", description="`Next` of the page before: goes on behind it.")] = "",
+        _next: Annotated[str, Query(alias="Next", description="`Next` of the previous page.")] = "",
         _after: Annotated[
             str,
             Query(
                 alias="After",
-                description="Unix time: everything as it was then. Default: now.",
+                description="Unix time in seconds; lists emails as they were at that time. Default: now.",
                 examples=["1449792030"],
             ),
         ] = "",
@@ -105,46 +108,54 @@ def router(world: GatewayState) -> APIRouter:
             str, Query(alias="Email", description="All emails to exactly this address; other parameters are ignored.")
         ] = "",
     ) -> Response:
-        """Newest first, a hundred a page. All pages show one moment; what changes meanwhile is in the next listing."""
+        """List emails, newest first, a hundred a page. All pages show the same point in time."""
         try:
-            body = await history_page(rt, signer, tenant.tenant, email_v1.parse_query(request.query_params))
+            body = await history_page(runtime, signer, tenant.tenant, email_v1.parse_query(request.query_params))
         except (Refused, cursor.InvalidHistoryCursor) as error:
-            # Which parameter it is stands in the words.
+            # The message already names the parameter.
             return Response(email_v1.encode_error(str(error)), 400, media_type="application/json")
         return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
 
     return routes
 
 
-async def history_page(rt: Runtime, signer: Signer, tenant: str, asked: email_v1.EmailV1ListQuery) -> bytes:
-    """The page that is asked for. Raises BadCursor."""
-    goes_on = next_page_query(signer, tenant, asked) if asked.next else None
-    async with rt.pool.connection() as connection:
-        query, after = goes_on or first_page_query(tenant, asked, await postgres.latest_projected_time(connection))
+async def history_page(runtime: Runtime, signer: Signer, tenant: str, list_query: email_v1.EmailV1ListQuery) -> bytes:
+    """Return one page of the history as JSON. Raises InvalidHistoryCursor."""
+    continued = next_page_query(signer, tenant, list_query) if list_query.next else None
+    async with runtime.pool.connection() as connection:
+        query, after = continued or first_page_query(
+            tenant, list_query, await postgres.latest_projected_time(connection)
+        )
         page = await postgres.find_page(connection, query)
-    behind = "" if page.next_position is None else cursor.encode_cursor(signer.tag, query, after, page.next_position)
-    return email_v1.encode_list_response(tenant, [row.state for row in page.rows], behind)
+    next_cursor = (
+        "" if page.next_position is None else cursor.encode_cursor(signer.tag, query, after, page.next_position)
+    )
+    return email_v1.encode_list_response(tenant, [row.state for row in page.rows], next_cursor)
 
 
 def next_page_query(
-    signer: Signer, tenant: str, asked: email_v1.EmailV1ListQuery
+    signer: Signer, tenant: str, list_query: email_v1.EmailV1ListQuery
 ) -> tuple[history.HistoryQuery, int | None]:
-    """The page behind a cursor. Raises BadCursor."""
-    given = cursor.ListingParameters(filter=_wanted(tenant, asked), after=asked.after)
-    return cursor.decode_cursor(signer.verify, tenant, asked.next, given)
+    """Return the query for the page after a cursor, and the `After` of its listing. Raises InvalidHistoryCursor."""
+    parameters = cursor.ListingParameters(filter=_history_filter(tenant, list_query), after=list_query.after)
+    return cursor.decode_cursor(signer.verify, tenant, list_query.next, parameters)
 
 
 def first_page_query(
-    tenant: str, asked: email_v1.EmailV1ListQuery, latest: int
+    tenant: str, list_query: email_v1.EmailV1ListQuery, latest: int
 ) -> tuple[history.HistoryQuery, int | None]:
-    """A first page, as of `After` or as late as can be."""
-    as_of = history.point_in_time(asked.after, latest)
-    return history.HistoryQuery(tenant=tenant, filter=_wanted(tenant, asked), as_of=as_of), asked.after
+    """Return the query for a first page, and its `After`.
+
+    The page shows the time `After`, or `latest`, the newest projected time in milliseconds.
+    """
+    as_of = history.point_in_time(list_query.after, latest)
+    history_filter = _history_filter(tenant, list_query)
+    return history.HistoryQuery(tenant=tenant, filter=history_filter, as_of=as_of), list_query.after
 
 
-def _wanted(tenant: str, asked: email_v1.EmailV1ListQuery) -> history.HistoryFilter:
+def _history_filter(tenant: str, list_query: email_v1.EmailV1ListQuery) -> history.HistoryFilter:
     return history.HistoryFilter(
-        brand_uuid=brand_uuid(tenant, asked.brand) if asked.brand else "",
-        listed=asked.state,
-        recipient=asked.email,
+        brand_uuid=brand_uuid(tenant, list_query.brand) if list_query.brand else "",
+        listed=list_query.state,
+        recipient=list_query.email,
     )

@@ -1,4 +1,7 @@
-"""`POST /v1/Email/`: messages in, each with its result; what was taken is on the log."""
+"""Serve `POST /v1/Email/`: render and accept messages, and answer with one result per message.
+
+`email_v1` adds the route to its router.
+"""
 
 import asyncio
 import functools
@@ -37,7 +40,7 @@ OVER_MAX: Final = "over the batch maximum; send it again in another request"
 OVER_RATE: Final = "over the rate agreed upon; send it again later"
 OVER_CONTENTS: Final = "over what is rendered for one request; send it again in another request"
 MAX_HELD_CONTENT_BYTES: Final = 16_000_000
-"""Bytes of contents in memory at once; a request of more is taken in parts."""
+"""Bytes of a request's contents in memory at once; a request with more is accepted in parts."""
 UNCONFIRMED: Final = "not confirmed in time; send it again"
 NOTHING_TAKEN: Final = "nothing could be taken: a part of Mailfold does not answer; send it again"
 
@@ -61,7 +64,7 @@ EXAMPLE: Final[dict[str, Any]] = {
 _ROUTE_OPENAPI: Final[dict[str, Any]] = {
     "responses": {
         200: {
-            "description": "What became of each message, in their order.",
+            "description": "One result for each message, in the request's order.",
             "content": {
                 "application/json": {
                     **_RESULTS_SCHEMA,
@@ -69,11 +72,11 @@ _ROUTE_OPENAPI: Final[dict[str, Any]] = {
                 }
             },
         },
-        400: {"description": "Not a request: `Error` says what and where.", "content": _ERROR},
+        400: {"description": "Invalid; `Error` says what and where.", "content": _ERROR},
         401: {"description": "No API key, or one that is unknown or revoked.", "content": _ERROR},
         413: {"description": "Over MAILFOLD_BODY_MAX bytes, zipped or unzipped.", "content": _ERROR},
         415: {"description": "A content encoding other than gzip.", "content": _ERROR},
-        503: {"description": "Nothing could be taken; the same may safely be sent again.", "content": _ERROR},
+        503: {"description": "No message could be accepted; the request may safely be sent again.", "content": _ERROR},
     },
     "openapi_extra": {
         "security": [{"ApiKey": []}],
@@ -83,7 +86,7 @@ _ROUTE_OPENAPI: Final[dict[str, Any]] = {
                 "in": "header",
                 "required": False,
                 "schema": {"type": "string", "maxLength": 255, "pattern": "^[!-~]*$"},
-                "description": "Makes a repeat harmless: the same key and place in Messages, the same email.",
+                "description": "Makes repeated requests safe: the same key and place in Messages, the same email.",
             }
         ],
         "requestBody": {
@@ -105,171 +108,179 @@ _ROUTE_OPENAPI: Final[dict[str, Any]] = {
 }
 
 
-def add_route(routes: APIRouter, world: GatewayState) -> None:
-    """The route."""
-    surface = EmailV1SendApi(world)
+def add_route(routes: APIRouter, state: GatewayState) -> None:
+    """Add the route to the router."""
+    api = EmailV1SendApi(state)
 
     @routes.post("/v1/Email/", summary="Send emails", **_ROUTE_OPENAPI)
     @routes.post("/v1/Email", include_in_schema=False)
-    async def send(request: Request, tenant: Annotated[Tenant, Depends(world.authenticate)]) -> Response:
-        """Each message is taken, or has an `Error` and the `Status` that says whether to try again."""
-        body = await read_body(request, world.runtime.settings.body_max)
-        return await surface.answer(request, tenant, body)
+    async def send(request: Request, tenant: Annotated[Tenant, Depends(state.authenticate)]) -> Response:
+        """Accept each message, or answer with an `Error` and a `Status` that says whether to try again."""
+        body = await read_body(request, state.runtime.settings.body_max)
+        return await api.answer(request, tenant, body)
 
 
 class EmailV1SendApi:
-    """Takes messages."""
+    """The handler of send requests."""
 
-    def __init__(self, world: GatewayState) -> None:
-        self._rt = world.runtime
-        self._limits = world.limits
-        self._counted = world.metrics.messages
-        self._intake = MessageIntake(world.runtime, world.log)
+    def __init__(self, state: GatewayState) -> None:
+        self._runtime = state.runtime
+        self._limits = state.limits
+        self._message_counter = state.metrics.messages
+        self._intake = MessageIntake(state.runtime, state.log)
 
     async def answer(self, request: Request, tenant: Tenant, body: bytes) -> Response:
-        """A request's answer. Raises Refused for a body that is none."""
-        count, wishes, results = await asyncio.to_thread(dialect.parse_request, body)
-        ids = message_ids(request, tenant.tenant, DIALECT, count, self._rt.new_id)
-        wishes = self._limit(tenant, wishes, results)
-        outcome = await self._take(tenant.tenant, wishes, ids, results)
-        for wish in wishes:
-            results.setdefault(wish.index, _result(wish, ids.email_ids[wish.index], outcome))
+        """Accept a request's messages and return its response. Raises Refused for a body that is not a request."""
+        count, commands, results = await asyncio.to_thread(dialect.parse_request, body)
+        ids = message_ids(request, tenant.tenant, DIALECT, count, self._runtime.new_id)
+        commands = self._limit(tenant, commands, results)
+        intake_result = await self._accept(tenant.tenant, commands, ids, results)
+        for command in commands:
+            results.setdefault(command.index, _result(command, ids.email_ids[command.index], intake_result))
         self._count(results.values())
         crash_point("gateway.before-answer")
-        lost = [result for result in results.values() if result.status == 503]
-        if lost and not outcome.taken:
+        unconfirmed = [result for result in results.values() if result.status == 503]
+        if unconfirmed and not intake_result.accepted:
             return _respond(503, dialect.encode_response(count, results, NOTHING_TAKEN), RETRY_SOON)
         return _respond(200, dialect.encode_response(count, results))
 
     def _limit(
-        self, tenant: Tenant, wishes: list[EmailV1SendCommand], results: dict[int, EmailV1Result]
+        self, tenant: Tenant, commands: list[EmailV1SendCommand], results: dict[int, EmailV1Result]
     ) -> list[EmailV1SendCommand]:
-        most, taken = self._limits.grant_up_to(tenant, len(wishes))
-        for nth, wish in enumerate(wishes[taken:], taken):
-            results[wish.index] = dialect.item_error(wish.index, 429, OVER_RATE if nth < most else OVER_MAX)
-        return wishes[:taken]
+        """Return the first commands, as many as the tenant's limits grant now; add a result for each of the others."""
+        batch_max, granted = self._limits.grant_up_to(tenant, len(commands))
+        for position, command in enumerate(commands[granted:], granted):
+            error = OVER_RATE if position < batch_max else OVER_MAX
+            results[command.index] = dialect.item_error(command.index, 429, error)
+        return commands[:granted]
 
-    async def _take(
-        self, tenant: str, wishes: list[EmailV1SendCommand], ids: MessageIds, results: dict[int, EmailV1Result]
+    async def _accept(
+        self, tenant: str, commands: list[EmailV1SendCommand], ids: MessageIds, results: dict[int, EmailV1Result]
     ) -> IntakeResult:
-        """Say what the templates say, and take it in, part by part; a result for what can't be said."""
-        outcome = IntakeResult(set(), {})
+        """Render the commands and accept them, part by part; add a result for each that can't be rendered."""
+        result = IntakeResult(set(), {})
         try:
-            templates = await self._templates(tenant, {wish.template_name for wish in wishes})
+            templates = await self._find_templates(tenant, {command.template_name for command in commands})
             budget = _RenderBudget()
-            while wishes:
-                say = functools.partial(_say, wishes, templates, self._rt.clock(), results, budget)
+            while commands:
+                render = functools.partial(_render, commands, templates, self._runtime.clock(), results, budget)
                 async with self._limits.content_budget.render_and_hold(
-                    say, _size, self._rt.settings.append_timeout
-                ) as said:
-                    part = await self._intake.take(self._parcels(tenant, said, ids))
-                outcome.taken |= part.taken
-                outcome.refused |= part.refused
-                if len(part.taken) + len(part.refused) < len(said):
-                    # The log is away: the parts that follow would each wait for it as long.
+                    render, _contents_bytes, self._runtime.settings.append_timeout
+                ) as rendered:
+                    part = await self._intake.accept(self._messages(tenant, rendered, ids))
+                result.accepted |= part.accepted
+                result.refused |= part.refused
+                if len(part.accepted) + len(part.refused) < len(rendered):
+                    # The log is unavailable: each of the following parts would wait for its own timeout.
                     break
-                done = {wish.index for wish, _ in said} | results.keys()
-                wishes = [wish for wish in wishes if wish.index not in done]
+                done = {command.index for command, _ in rendered} | results.keys()
+                commands = [command for command in commands if command.index not in done]
         except (DatabaseUnavailable, LogUnavailable):
             pass
-        return outcome
+        return result
 
-    def _parcels(
-        self, tenant: str, said: list[tuple[EmailV1SendCommand, EmailV1RenderedMessage]], ids: MessageIds
+    def _messages(
+        self, tenant: str, rendered: list[tuple[EmailV1SendCommand, EmailV1RenderedMessage]], ids: MessageIds
     ) -> dict[EmailId, AcceptedMessage]:
-        now = self._rt.clock()
+        now = self._runtime.clock()
         return {
-            ids.email_ids[wish.index]: AcceptedMessage(_request(tenant, wish, words, ids, now), words.content)
-            for wish, words in said
+            ids.email_ids[command.index]: AcceptedMessage(
+                _send_request(tenant, command, message, ids, now), message.content
+            )
+            for command, message in rendered
         }
 
-    async def _templates(self, tenant: str, names: Iterable[str]) -> dict[str, Template]:
-        async with self._rt.pool.connection() as connection:
-            found = {name: await get_template(connection, tenant, name) for name in sorted(names)}
-        return {name: template for name, template in found.items() if template is not None}
+    async def _find_templates(self, tenant: str, names: Iterable[str]) -> dict[str, Template]:
+        """Return the tenant's templates that exist, by name."""
+        async with self._runtime.pool.connection() as connection:
+            templates = {name: await get_template(connection, tenant, name) for name in sorted(names)}
+        return {name: template for name, template in templates.items() if template is not None}
 
     def _count(self, results: Iterable[EmailV1Result]) -> None:
         for result in results:
-            again = result.status in (429, 503)
-            self._counted.labels("successful" if not result.error else "fatal" if again else "failed").inc()
+            can_retry = result.status in (429, 503)
+            outcome = "successful" if not result.error else "fatal" if can_retry else "failed"
+            self._message_counter.labels(outcome).inc()
 
 
 class _RenderBudget:
-    """Bytes that may still be rendered for one request."""
+    """The bytes that may still be rendered for one request."""
 
     def __init__(self) -> None:
-        self.left = dialect.MAX_RENDERED_BYTES
+        self.bytes_left = dialect.MAX_RENDERED_BYTES
 
 
-def _say(
-    wishes: list[EmailV1SendCommand],
+def _render(
+    commands: list[EmailV1SendCommand],
     templates: Mapping[str, Template],
     now: int,
     results: dict[int, EmailV1Result],
     budget: _RenderBudget | None = None,
 ) -> list[tuple[EmailV1SendCommand, EmailV1RenderedMessage]]:
-    """Return the first wishes' words, as many as memory is granted; contents that are the same are held once.
+    """Render the first commands, up to `MAX_HELD_CONTENT_BYTES` of contents; equal contents are held once.
 
-    Those that can't be said, and those over the request's budget, get a result.
+    Commands that can't be rendered, and those over the request's budget, get a result instead.
     """
     budget = budget or _RenderBudget()
-    said: list[tuple[EmailV1SendCommand, EmailV1RenderedMessage]] = []
+    rendered: list[tuple[EmailV1SendCommand, EmailV1RenderedMessage]] = []
     contents: dict[MessageContent, MessageContent] = {}
-    room = MAX_HELD_CONTENT_BYTES
-    for wish in wishes:
-        if budget.left <= 0:
-            results[wish.index] = dialect.item_error(wish.index, 429, OVER_CONTENTS)
+    held_bytes_left = MAX_HELD_CONTENT_BYTES
+    for command in commands:
+        index = command.index
+        if budget.bytes_left <= 0:
+            results[index] = dialect.item_error(index, 429, OVER_CONTENTS)
             continue
-        if room <= 0:
+        if held_bytes_left <= 0:
             break
-        template = templates.get(wish.template_name)
+        template = templates.get(command.template_name)
         try:
-            words = dialect.render_message(wish, template, now)
-            check_part_sizes(words.content)
+            message = dialect.render_message(command, template, now)
+            check_part_sizes(message.content)
         except Refused as refused:
             status = 404 if template is None else 400
-            results[wish.index] = dialect.item_error(wish.index, status, str(refused), f" {refused.where}".rstrip())
+            results[index] = dialect.item_error(index, status, str(refused), f" {refused.where}".rstrip())
             continue
-        budget.left -= content_bytes(words.content)
-        if words.content not in contents:
-            room -= content_bytes(words.content)
-        shared = contents.setdefault(words.content, words.content)
-        said.append((wish, msgspec.structs.replace(words, content=shared)))
-    return said
+        budget.bytes_left -= content_bytes(message.content)
+        if message.content not in contents:
+            held_bytes_left -= content_bytes(message.content)
+        shared = contents.setdefault(message.content, message.content)
+        rendered.append((command, msgspec.structs.replace(message, content=shared)))
+    return rendered
 
 
-def _size(said: list[tuple[EmailV1SendCommand, EmailV1RenderedMessage]]) -> int:
-    contents = {id(words.content): words.content for _, words in said}
+def _contents_bytes(rendered: list[tuple[EmailV1SendCommand, EmailV1RenderedMessage]]) -> int:
+    """Return the size of the rendered contents, each shared content counted once."""
+    contents = {id(message.content): message.content for _, message in rendered}
     return sum(map(content_bytes, contents.values()))
 
 
-def _request(
-    tenant: str, wish: EmailV1SendCommand, said: EmailV1RenderedMessage, ids: MessageIds, now: int
+def _send_request(
+    tenant: str, command: EmailV1SendCommand, message: EmailV1RenderedMessage, ids: MessageIds, now: int
 ) -> SendRequest:
-    email_id = ids.email_ids[wish.index]
+    email_id = ids.email_ids[command.index]
     return SendRequest(
         email_id=email_id,
         message_id=email_id,
         tenant=tenant,
         dialect=DIALECT,
-        brand=wish.brand,
-        recipient=wish.recipient,
+        brand=command.brand,
+        recipient=command.recipient,
         recorded_at=now,
         identity=ids.identity,
-        subject=said.subject,
-        kind=wish.kind,
-        details=dialect.encode_details(wish),
-        template=said.ref,
-        variables=msgspec.Raw(msgspec.json.encode(dialect.template_variables(wish))),
+        subject=message.subject,
+        kind=command.kind,
+        details=dialect.encode_details(command),
+        template=message.ref,
+        variables=msgspec.Raw(msgspec.json.encode(dialect.template_variables(command))),
     )
 
 
-def _result(wish: EmailV1SendCommand, email_id: EmailId, outcome: IntakeResult) -> EmailV1Result:
-    if email_id in outcome.taken:
+def _result(command: EmailV1SendCommand, email_id: EmailId, intake_result: IntakeResult) -> EmailV1Result:
+    if email_id in intake_result.accepted:
         return EmailV1Result(status=200, message_id=email_id)
-    if email_id in outcome.refused:
-        return dialect.item_error(wish.index, 409, outcome.refused[email_id])
-    return dialect.item_error(wish.index, 503, UNCONFIRMED)
+    if email_id in intake_result.refused:
+        return dialect.item_error(command.index, 409, intake_result.refused[email_id])
+    return dialect.item_error(command.index, 503, UNCONFIRMED)
 
 
 def _respond(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Response:

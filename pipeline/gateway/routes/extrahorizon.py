@@ -1,4 +1,7 @@
-"""`/mail/v1`: Extra Horizon's mails in, emails on the log; questions in RQL, pages of mails out."""
+"""Serve `/mail/v1`: send Extra Horizon's mails, find them by RQL queries and register that they were opened.
+
+The application includes its router. A mail to several recipients is one email for each of them.
+"""
 
 import asyncio
 import functools
@@ -52,149 +55,157 @@ RouteHandler = Callable[[Request], Awaitable[Response]]
 
 
 class ExtraHorizonRendered(msgspec.Struct, frozen=True):
-    """What a mail says, plain or by its template."""
+    """The rendered subject and content of a mail, with a reference to its template if it has one."""
 
     subject: str
     content: MessageContent
     ref: TemplateRef | None
 
 
-def router(world: GatewayState) -> APIRouter:
-    """The mail service's surface."""
+def router(state: GatewayState) -> APIRouter:
+    """Return the routes below `/mail/v1`."""
     routes = APIRouter(tags=["Extra Horizon"])
-    surface = ExtraHorizonApi(world)
-    described = extrahorizon.ROUTES_OPENAPI
+    api = ExtraHorizonApi(state)
+    openapi = extrahorizon.ROUTES_OPENAPI
 
-    @routes.get("/mail/v1/health", summary="The mail service is there", **described["health"])
+    @routes.get("/mail/v1/health", summary="The mail service is up", **openapi["health"])
     async def health() -> Response:
-        """Always 200."""
+        """Answer 200 always."""
         return Response(b"{}", media_type="application/json")
 
-    @routes.post("/mail/v1/", summary="Send a mail", **described["send"])
+    @routes.post("/mail/v1/", summary="Send a mail", **openapi["send"])
     @routes.post("/mail/v1", include_in_schema=False)
     async def send(request: Request) -> Response:
-        """Plain, or by a template; each recipient is an email of its own, all with the same headers."""
-        return await _answered(surface.send, request)
+        """Send a plain mail or a template; each recipient gets a separate email, all with the same headers."""
+        return await _respond_to(api.send, request)
 
-    @routes.get("/mail/v1/", summary="Find mails", **described["find"])
+    @routes.get("/mail/v1/", summary="Find mails", **openapi["find"])
     @routes.get("/mail/v1", include_in_schema=False)
     async def find(request: Request) -> Response:
-        """By RQL in the query string; oldest first, unless sorted."""
-        return await _answered(surface.find, request)
+        """Find mails by RQL in the query string; oldest first, unless sorted."""
+        return await _respond_to(api.find, request)
 
-    @routes.get("/mail/v1/queued", summary="Find mails that are not sent yet", **described["queued"])
+    @routes.get("/mail/v1/queued", summary="Find mails that are not sent yet", **openapi["queued"])
     async def queued(request: Request) -> Response:
-        """Those whose emails are not all in somebody's custody, and those that were given up."""
-        return await _answered(surface.queued, request)
+        """Find mails of which not every email was handed to a provider, and those that were given up."""
+        return await _respond_to(api.queued, request)
 
-    @routes.get("/mail/v1/{tracking_hash}/open", summary="Register a mail being opened", **described["open"])
+    @routes.get("/mail/v1/{tracking_hash}/open", summary="Register a mail being opened", **openapi["open"])
     async def opened(tracking_hash: str, request: Request) -> Response:
-        """Every call is a view. JSON for who accepts it, the picture for an `<img>`."""
-        return await _answered(functools.partial(surface.opened, tracking_hash), request)
+        """Count a view. The response is JSON if the client accepts that, otherwise a picture for an `<img>`."""
+        return await _respond_to(functools.partial(api.opened, tracking_hash), request)
 
     @routes.head("/mail/v1/{tracking_hash}/open", include_in_schema=False)
     async def looked(tracking_hash: str) -> Response:
-        """Who only asks what is there downloads nothing: no view."""
+        """Answer like the GET, but count no view: a client that sends HEAD downloads no picture."""
         return Response(media_type="image/gif", headers=NO_STORE_HEADERS)
 
     return routes
 
 
 class ExtraHorizonApi:
-    """Answers requests; raises Trouble."""
+    """The handler of requests; it raises ExtraHorizonRefused for those that it refuses."""
 
-    def __init__(self, world: GatewayState) -> None:
-        self._world = world
-        self._rt = world.runtime
-        self._callers = oauth.OAuthAuthenticator(world)
-        self._intake = MessageIntake(world.runtime, world.log)
+    def __init__(self, state: GatewayState) -> None:
+        self._state = state
+        self._runtime = state.runtime
+        self._authenticator = oauth.OAuthAuthenticator(state)
+        self._intake = MessageIntake(state.runtime, state.log)
 
     # ------------------------------------------------------------------ send
     async def send(self, request: Request) -> Response:
-        """Validate, render, reserve, append: all of it before a 200."""
-        tenant = await self._callers.tenant(request)
-        wish = await asyncio.to_thread(dialect.parse_request, await read_body(request, self._rt.settings.body_max))
-        now = self._rt.clock()
-        said = await self._said(tenant.tenant, wish, now)
-        dialect.check_size(wish, said.subject, said.content.html, said.content.text)
-        ids = message_ids(request, tenant.tenant, DIALECT, len(wish.recipient_addresses), self._rt.new_id)
-        mail = self._mail(tenant, wish, said, ids, now)
-        parcels = self._parcels(tenant.tenant, wish, said, ids, mail)
-        if wait := self._world.limits.grant_all(tenant, len(wish.recipient_addresses)):
-            return _respond(
+        """Validate, render, reserve and append the mail before it is confirmed by a 200."""
+        tenant = await self._authenticator.tenant(request)
+        body = await read_body(request, self._runtime.settings.body_max)
+        command = await asyncio.to_thread(dialect.parse_request, body)
+        recipients = command.recipient_addresses
+        now = self._runtime.clock()
+        rendered = await self._render(tenant.tenant, command, now)
+        dialect.check_size(command, rendered.subject, rendered.content.html, rendered.content.text)
+        ids = message_ids(request, tenant.tenant, DIALECT, len(recipients), self._runtime.new_id)
+        mail = self._mail(tenant, command, rendered, ids, now)
+        messages = self._messages(tenant.tenant, command, rendered, ids, mail)
+        if wait_s := self._state.limits.grant_all(tenant, len(recipients)):
+            return _error_response(
                 429,
                 ExtraHorizonRefused(4, "over the rate agreed upon; send it again later"),
-                {"Retry-After": str(math.ceil(wait))},
+                {"Retry-After": str(math.ceil(wait_s))},
             )
-        if ids.identity and not await self._intake.reserve_recipients(ids.message_id, wish.recipient_addresses):
+        if ids.identity and not await self._intake.reserve_recipients(ids.message_id, recipients):
             raise ExtraHorizonRefused(17, "this Idempotency-Key was used before for other recipients")
-        outcome = await self._intake.take(parcels)
+        result = await self._intake.accept(messages)
         crash_point("gateway.before-answer")
-        self._world.metrics.count_messages(len(wish.recipient_addresses), len(outcome.taken), len(outcome.refused))
-        if outcome.refused:
-            raise ExtraHorizonRefused(17, next(iter(outcome.refused.values())))
-        if len(outcome.taken) < len(wish.recipient_addresses):
-            return _respond(503, ExtraHorizonRefused(4, UNCONFIRMED), RETRY_SOON)
+        self._state.metrics.count_messages(len(recipients), len(result.accepted), len(result.refused))
+        if result.refused:
+            raise ExtraHorizonRefused(17, next(iter(result.refused.values())))
+        if len(result.accepted) < len(recipients):
+            return _error_response(503, ExtraHorizonRefused(4, UNCONFIRMED), RETRY_SOON)
         return Response(dialect.encode_accepted_mail(mail), media_type="application/json")
 
-    async def _said(self, tenant: str, wish: ExtraHorizonSendCommand, now: Millis) -> ExtraHorizonRendered:
-        if not wish.template:
-            body = wish.send.body or ""
-            return ExtraHorizonRendered(
-                wish.send.subject or "", MessageContent(text=body, attachments=wish.attachments), None
-            )
-        async with self._rt.pool.connection() as connection:
-            template = await get_template(connection, tenant, wish.template)
+    async def _render(self, tenant: str, command: ExtraHorizonSendCommand, now: Millis) -> ExtraHorizonRendered:
+        """Return the mail's subject and content. Raises ExtraHorizonRefused for a missing or failing template."""
+        send = command.send
+        if not command.template:
+            plain = MessageContent(text=send.body or "", attachments=command.attachments)
+            return ExtraHorizonRendered(send.subject or "", plain, None)
+        async with self._runtime.pool.connection() as connection:
+            template = await get_template(connection, tenant, command.template)
         if template is None:
             raise ExtraHorizonRefused(16, "template_id: there is no such template")
-        found = await localizations_for(self._world, template)
-        values = {**wish.values, content.TRACKING_HASH_VARIABLE: TRACKING_HASH_PLACEHOLDER}
+        localizations = await localizations_for(self._state, template)
+        values = {**command.values, content.TRACKING_HASH_VARIABLE: TRACKING_HASH_PLACEHOLDER}
         try:
-            said = await asyncio.to_thread(
-                _rendered, template, wish.send.language or "", values, now=now, localizations=found
+            rendered = await asyncio.to_thread(
+                _render_template, template, send.language or "", values, now=now, localizations=localizations
             )
         except Refused as refused:
             code = 1002 if isinstance(refused, MissingLocalization) else 1003
             raise ExtraHorizonRefused(code, f"template {refused.where}: {refused}") from None
-        # A template without HTML is for everybody; beside HTML, the caller's text is for those who can't see it.
-        text = (said.html and wish.send.body) or said.text
-        return ExtraHorizonRendered(
-            said.subject, MessageContent(html=said.html, text=text, attachments=wish.attachments), said.ref
-        )
+        # The caller's body is the plain-text alternative to HTML; a template without HTML replaces it.
+        text = (rendered.html and send.body) or rendered.text
+        message_content = MessageContent(html=rendered.html, text=text, attachments=command.attachments)
+        return ExtraHorizonRendered(rendered.subject, message_content, rendered.ref)
 
     def _mail(
-        self, tenant: Tenant, wish: ExtraHorizonSendCommand, said: ExtraHorizonRendered, ids: MessageIds, now: Millis
+        self,
+        tenant: Tenant,
+        command: ExtraHorizonSendCommand,
+        rendered: ExtraHorizonRendered,
+        ids: MessageIds,
+        now: Millis,
     ) -> ExtraHorizonMail:
-        send = wish.send
+        """Return the mail as the response shows it and the first recipient's request stores it."""
+        send = command.send
         return ExtraHorizonMail(
             id=ids.message_id,
             creator_id=owner_uuid(tenant.tenant),
-            subject=said.subject,
+            subject=rendered.subject,
             recipients=send.recipients,
-            from_=send.from_ or self._sender(wish).address,
-            reply_to=wish.reply_to,
+            from_=send.from_ or self._sender(command).address,
+            reply_to=command.reply_to,
             creation_timestamp=now,
             body=send.body,
-            template_id=None if said.ref is None else said.ref.id,
+            template_id=None if rendered.ref is None else rendered.ref.id,
             template_name=send.template_name,
             language=send.language,
             time_zone=send.time_zone,
             content=send.content,
         )
 
-    def _sender(self, wish: ExtraHorizonSendCommand) -> Mailbox:
-        return wish.sender or Mailbox(address=f"no-reply@{self._rt.settings.mail_domain}")
+    def _sender(self, command: ExtraHorizonSendCommand) -> Mailbox:
+        return command.sender or Mailbox(address=f"no-reply@{self._runtime.settings.mail_domain}")
 
-    def _parcels(
+    def _messages(
         self,
         tenant: str,
-        wish: ExtraHorizonSendCommand,
-        said: ExtraHorizonRendered,
+        command: ExtraHorizonSendCommand,
+        rendered: ExtraHorizonRendered,
         ids: MessageIds,
         mail: ExtraHorizonMail,
     ) -> dict[EmailId, AcceptedMessage]:
+        """Return one message per recipient."""
         details = dialect.encode_stored_mail(mail)
-        whole = SendRequest(
+        common = SendRequest(
             email_id=ids.email_ids[0],
             message_id=ids.message_id,
             tenant=tenant,
@@ -203,101 +214,102 @@ class ExtraHorizonApi:
             recipient="",
             recorded_at=mail.creation_timestamp,
             identity=ids.identity,
-            sender=self._sender(wish),
-            reply_to=wish.reply_to,
-            subject=said.subject,
-            shown=wish.visible_recipients,
-            template=said.ref,
+            sender=self._sender(command),
+            reply_to=command.reply_to,
+            subject=rendered.subject,
+            shown=command.visible_recipients,
+            template=rendered.ref,
         )
-        if not isinstance(wish.send.content, msgspec.UnsetType):
-            whole = msgspec.structs.replace(whole, variables=wish.send.content)
+        if not isinstance(command.send.content, msgspec.UnsetType):
+            common = msgspec.structs.replace(common, variables=command.send.content)
         requests = [
-            # The first recipient's request alone tells the mail.
+            # Only the first recipient's request stores the mail, so that it is listed once.
             msgspec.structs.replace(
-                whole, email_id=email_id, recipient=to, details=details if nth == 0 else whole.details
+                common, email_id=email_id, recipient=to, details=details if index == 0 else common.details
             )
-            for nth, (to, email_id) in enumerate(zip(wish.recipient_addresses, ids.email_ids, strict=True))
+            for index, (to, email_id) in enumerate(zip(command.recipient_addresses, ids.email_ids, strict=True))
         ]
-        return {request.email_id: AcceptedMessage(request, said.content) for request in requests}
+        return {request.email_id: AcceptedMessage(request, rendered.content) for request in requests}
 
-    # ------------------------------------------------------------------ ask
+    # ------------------------------------------------------------------ find
     async def find(self, request: Request) -> Response:
-        """A page of the tenant's mails."""
+        """Return a page of the tenant's mails."""
         return await self._page(request, dialect.MAIL_FIELDS, mails.find)
 
     async def queued(self, request: Request) -> Response:
-        """A page of those that are not sent yet."""
+        """Return a page of the tenant's mails that are not sent yet."""
         return await self._page(request, dialect.QUEUED_MAIL_FIELDS, mails.find_queued)
 
-    async def _page(self, request: Request, fields: rql.RqlFields, ask: Any) -> Response:
-        tenant = await self._callers.tenant(request)
+    async def _page(self, request: Request, fields: rql.RqlFields, find: Any) -> Response:
+        """Return the page that the RQL in the query string asks for, found by a function of `projections.mails`."""
+        tenant = await self._authenticator.tenant(request)
         try:
-            asked = rql.parse(request.scope["query_string"].decode("latin-1"), fields)
+            query = rql.parse(request.scope["query_string"].decode("latin-1"), fields)
         except Refused as refused:
             raise ExtraHorizonRefused(19, str(refused)) from None
         try:
-            async with self._rt.pool.connection() as connection:
-                found = await ask(connection, tenant.tenant, asked)
+            async with self._runtime.pool.connection() as connection:
+                page = await find(connection, tenant.tenant, query)
         except mails.MailQueryTimeout:
             raise ExtraHorizonRefused(21, "the query takes too long; ask for less") from None
-        return Response(dialect.encode_page(found.mails, found.total, asked), media_type="application/json")
+        return Response(dialect.encode_page(page.mails, page.total, query), media_type="application/json")
 
     # ------------------------------------------------------------------ open
     async def opened(self, tracking_hash: str, request: Request) -> Response:
-        """Anybody may call it: the hash is the permission."""
-        picture = not _wants_json(request.headers.get("accept", ""))
+        """Record that a mail was opened. Needs no API key, because the hash is signed and names the email."""
+        wants_picture = not _wants_json(request.headers.get("accept", ""))
         try:
-            email_id = tokens.read_pixel_token(self._world.signer, tracking_hash)
-            if self._world.hit_limit.admit(DIALECT, email_id):
-                event = self._event(request, email_id, picture=picture)
-                self._world.event_buffer.put(lambda: event)
+            email_id = tokens.read_pixel_token(self._state.signer, tracking_hash)
+            if self._state.hit_limit.admit(DIALECT, email_id):
+                event = self._opened_event(request, email_id, is_picture=wants_picture)
+                self._state.event_buffer.put(lambda: event)
             else:
-                self._world.metrics.tracked_over_limit.labels(EventKind.OPENED.value).inc()
+                self._state.metrics.tracked_over_limit.labels(EventKind.OPENED.value).inc()
         except InvalidSignatureError:
-            self._world.metrics.invalid_signatures.labels("extrahorizon").inc()
-            if not picture:
+            self._state.metrics.invalid_signatures.labels("extrahorizon").inc()
+            if not wants_picture:
                 raise ExtraHorizonRefused(16, "there is no mail with this tracking hash") from None
-        if picture:
+        if wants_picture:
             return Response(tracking.PIXEL_GIF, media_type="image/gif", headers=NO_STORE_HEADERS)
         return Response(b'{"affected_records":1}', media_type="application/json", headers=NO_STORE_HEADERS)
 
-    def _event(self, request: Request, email_id: EmailId, *, picture: bool) -> DeliveryEvent:
-        now = self._rt.clock()
-        caller = self._world.client_info(request.scope)
+    def _opened_event(self, request: Request, email_id: EmailId, *, is_picture: bool) -> DeliveryEvent:
+        now = self._runtime.clock()
+        client = self._state.client_info(request.scope)
         return DeliveryEvent(
             email_id=email_id,
-            event_id=f"{VIEW_EVENT_PREFIX}{self._rt.new_id()}",
+            event_id=f"{VIEW_EVENT_PREFIX}{self._runtime.new_id()}",
             kind=EventKind.OPENED,
             occurred_at=now,
             recorded_at=now,
             provider=DIALECT,
-            # An application that passes on what its own image heard is no reader, but no robot either.
-            machine=tracking.machine_reason(caller) if picture else "",
-            user_agent=caller.user_agent,
+            # JSON calls come from the tenant's own application, which reports what it saw: its client is no bot.
+            machine=tracking.machine_reason(client) if is_picture else "",
+            user_agent=client.user_agent,
         )
 
 
-def _rendered(
+def _render_template(
     template: Template, language: str, values: Mapping[str, Any], *, now: Millis, localizations: Template | None
 ) -> content.RenderedTemplate:
     localize = Localizer(localizations, language)
     return content.render_template(template, language, values, now=now, localize=localize)
 
 
-async def _answered(handler: RouteHandler, request: Request) -> Response:
+async def _respond_to(handler: RouteHandler, request: Request) -> Response:
     try:
         return await handler(request)
-    except ExtraHorizonRefused as trouble:
-        return _respond(ERROR_CODES[trouble.code][0], trouble)
+    except ExtraHorizonRefused as refused:
+        return _error_response(ERROR_CODES[refused.code][0], refused)
 
 
-def _respond(status: int, trouble: ExtraHorizonRefused, headers: Mapping[str, str] | None = None) -> Response:
+def _error_response(status: int, error: ExtraHorizonRefused, headers: Mapping[str, str] | None = None) -> Response:
     headers = dict(headers or {})
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return Response(dialect.encode_problem(trouble), status, headers=headers, media_type="application/json")
+    return Response(dialect.encode_problem(error), status, headers=headers, media_type="application/json")
 
 
 def _wants_json(accept: str) -> bool:
-    """The SDK names JSON; an `<img>` names images, or nothing at all."""
+    """Return True if an Accept header names JSON, as the SDK's does; browsers send none for an `<img>`, or images."""
     return "application/json" in accept.lower()

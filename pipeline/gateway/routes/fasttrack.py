@@ -1,4 +1,4 @@
-"""`POST /channels/email/batch`: Fast Track's batch in; each message successful, failed or fatal out."""
+"""Serve `POST /channels/email/batch`: accept Fast Track's batches of messages; the application includes its router."""
 
 import asyncio
 from typing import Annotated, Final
@@ -28,121 +28,130 @@ CONTRADICTS_DUPLICATE = "this id is in the batch before with another recipient o
 
 
 encode_error: Final = fasttrack.encode_error
-"""An error of a whole request, as Fast Track expects it."""
+"""The JSON body of an error of a whole request, as Fast Track expects it."""
 
 
-def router(world: GatewayState) -> APIRouter:
-    """Fast Track's surface."""
+def router(state: GatewayState) -> APIRouter:
+    """Return the routes of Fast Track's API."""
     routes = APIRouter(tags=["Fast Track"])
-    batches = FastTrackApi(world)
+    api = FastTrackApi(state)
 
-    @routes.post("/channels/email/batch", summary="Take a batch of emails", **common.FASTTRACK_BATCH_OPENAPI)
-    # It repeats a batch for ever that is answered by a redirect; one slash too many is soon configured.
+    @routes.post("/channels/email/batch", summary="Send a batch of emails", **common.FASTTRACK_BATCH_OPENAPI)
+    # Fast Track repeats a redirected request for ever, so a URL configured with a slash too many is served directly.
     @routes.post("/channels/email/batch/", include_in_schema=False)
     @routes.post("//channels/email/batch", include_in_schema=False)
-    async def batch(request: Request, tenant: Annotated[Tenant, Depends(world.authenticate)]) -> Response:
-        """Each message is taken (`successful`), refused for good (`failed`) or to be sent again (`fatal`).
+    async def batch(request: Request, tenant: Annotated[Tenant, Depends(state.authenticate)]) -> Response:
+        """Accept each message (`successful`), refuse it for good (`failed`) or ask for it again (`fatal`).
 
-        A message is taken once its record is durable; sent again, it gets the same `email_id` and
-        goes out once. 503: nothing could be taken, the batch may safely be repeated.
+        A message is accepted once its record is durable. Sent again, it gets the same `email_id` and
+        goes out once. 503: no message could be accepted; the batch may safely be repeated.
         """
-        body = await read_body(request, world.runtime.settings.body_max)
-        return await batches.answer(tenant, body)
+        body = await read_body(request, state.runtime.settings.body_max)
+        return await api.answer(tenant, body)
 
     return routes
 
 
 class FastTrackApi:
-    """Takes batches."""
+    """The handler of batches."""
 
-    def __init__(self, world: GatewayState) -> None:
-        self._clock = world.runtime.clock
-        self._counted = world.metrics.messages
-        self._intake = MessageIntake(world.runtime, world.log)
-        self._limits = world.limits
+    def __init__(self, state: GatewayState) -> None:
+        self._clock = state.runtime.clock
+        self._message_counter = state.metrics.messages
+        self._intake = MessageIntake(state.runtime, state.log)
+        self._limits = state.limits
 
     async def answer(self, tenant: Tenant, body: bytes) -> Response:
-        """A batch's answer. Raises Refused for a body that is no batch."""
-        wishes, failed = await asyncio.to_thread(fasttrack.parse_batch, body)
-        wishes, fatal = self._limit(tenant, wishes)
-        known, twins, parcels = await asyncio.to_thread(_prepare, tenant.tenant, wishes, self._clock())
-        failed += twins
+        """Accept a batch and return its response. Raises Refused for a body that is not a batch."""
+        commands, failed = await asyncio.to_thread(fasttrack.parse_batch, body)
+        commands, fatal = self._limit(tenant, commands)
+        commands_by_email, contradictions, messages = await asyncio.to_thread(
+            _prepare, tenant.tenant, commands, self._clock()
+        )
+        failed += contradictions
         try:
-            outcome = await self._intake.take(parcels)
+            result = await self._intake.accept(messages)
         except DatabaseUnavailable:
-            outcome = IntakeResult(set(), {})
-        successful, refused, unconfirmed = _sort(known, outcome)
+            result = IntakeResult(set(), {})
+        successful, refused, unconfirmed = _sort_by_outcome(commands_by_email, result)
         failed, fatal = failed + refused, fatal + unconfirmed
-        for name, found in (("successful", successful), ("failed", failed), ("fatal", fatal)):
-            self._counted.labels(name).inc(len(found))
+        for outcome, items in (("successful", successful), ("failed", failed), ("fatal", fatal)):
+            self._message_counter.labels(outcome).inc(len(items))
         crash_point("gateway.before-answer")
         if unconfirmed and not successful:
             return Response(encode_error(503, NOTHING_TAKEN, ""), 503, RETRY_SOON, "application/json")
         return Response(fasttrack.encode_response(successful, failed, fatal), media_type="application/json")
 
     def _limit(
-        self, tenant: Tenant, wishes: list[FastTrackSendCommand]
+        self, tenant: Tenant, commands: list[FastTrackSendCommand]
     ) -> tuple[list[FastTrackSendCommand], list[FastTrackItemError]]:
-        """What is taken now, in the batch's order; a fault for each of the rest."""
-        most, taken = self._limits.grant_up_to(tenant, len(wishes))
-        slow, many = wishes[taken:most], wishes[most:]
-        fatal = [fasttrack.item_error(wish, OVER_RATE) for wish in slow]
-        return wishes[:taken], fatal + [fasttrack.item_error(wish, OVER_MAX) for wish in many]
+        """Return the first commands, as many as the tenant's limits grant now, and an error for each of the others."""
+        batch_max, granted = self._limits.grant_up_to(tenant, len(commands))
+        over_rate = [fasttrack.item_error(command, OVER_RATE) for command in commands[granted:batch_max]]
+        over_max = [fasttrack.item_error(command, OVER_MAX) for command in commands[batch_max:]]
+        return commands[:granted], over_rate + over_max
 
 
 def _prepare(
-    tenant: str, wishes: list[FastTrackSendCommand], now: Millis
+    tenant: str, commands: list[FastTrackSendCommand], now: Millis
 ) -> tuple[dict[EmailId, list[FastTrackSendCommand]], list[FastTrackItemError], dict[EmailId, AcceptedMessage]]:
-    """In a thread, as the reading: thousands of messages would keep pixels and links waiting."""
-    known, twins = _by_email(tenant, wishes)
-    return known, twins, {email_id: _parcel(tenant, email_id, same[0], now) for email_id, same in known.items()}
+    """Return the commands by email, an error for each contradicting command, and the messages to accept.
+
+    Runs in a thread, like parsing: thousands of messages would block the event loop, and with it pixels and links.
+    """
+    commands_by_email, contradictions = _group_by_email(tenant, commands)
+    messages = {
+        email_id: _message(tenant, email_id, duplicates[0], now) for email_id, duplicates in commands_by_email.items()
+    }
+    return commands_by_email, contradictions, messages
 
 
-def _by_email(
-    tenant: str, wishes: list[FastTrackSendCommand]
+def _group_by_email(
+    tenant: str, commands: list[FastTrackSendCommand]
 ) -> tuple[dict[EmailId, list[FastTrackSendCommand]], list[FastTrackItemError]]:
-    """Each email's wishes, the first of which counts; a fault for those that contradict their first."""
-    known: dict[EmailId, list[FastTrackSendCommand]] = {}
-    faults: list[FastTrackItemError] = []
-    for wish in wishes:
-        same = known.setdefault(ids.email_id(tenant, DIALECT, wish.identity), [])
-        if same and (wish.recipient, wish.brand) != (same[0].recipient, same[0].brand):
-            faults.append(fasttrack.item_error(wish, CONTRADICTS_DUPLICATE, ".activity.id"))
+    """Return the commands of each email, and an error for each whose recipient or brand is not the first one's."""
+    commands_by_email: dict[EmailId, list[FastTrackSendCommand]] = {}
+    contradictions: list[FastTrackItemError] = []
+    for command in commands:
+        duplicates = commands_by_email.setdefault(ids.email_id(tenant, DIALECT, command.identity), [])
+        if duplicates and (command.recipient, command.brand) != (duplicates[0].recipient, duplicates[0].brand):
+            contradictions.append(fasttrack.item_error(command, CONTRADICTS_DUPLICATE, ".activity.id"))
         else:
-            same.append(wish)
-    return known, faults
+            duplicates.append(command)
+    return commands_by_email, contradictions
 
 
-def _parcel(tenant: str, email_id: EmailId, wish: FastTrackSendCommand, now: Millis) -> AcceptedMessage:
+def _message(tenant: str, email_id: EmailId, command: FastTrackSendCommand, now: Millis) -> AcceptedMessage:
     request = SendRequest(
         email_id=email_id,
-        message_id=ids.message_id(tenant, DIALECT, wish.identity),
+        message_id=ids.message_id(tenant, DIALECT, command.identity),
         tenant=tenant,
         dialect=DIALECT,
-        brand=wish.brand,
-        recipient=wish.recipient,
+        brand=command.brand,
+        recipient=command.recipient,
         recorded_at=now,
-        identity=wish.identity,
-        sender=wish.sender,
-        reply_to=wish.reply_to,
-        subject=wish.subject,
-        activity=wish.activity,
+        identity=command.identity,
+        sender=command.sender,
+        reply_to=command.reply_to,
+        subject=command.subject,
+        activity=command.activity,
     )
-    return AcceptedMessage(request, MessageContent(html=wish.html, amp=wish.amp))
+    return AcceptedMessage(request, MessageContent(html=command.html, amp=command.amp))
 
 
-def _sort(
-    known: dict[EmailId, list[FastTrackSendCommand]], outcome: IntakeResult
+def _sort_by_outcome(
+    commands_by_email: dict[EmailId, list[FastTrackSendCommand]], result: IntakeResult
 ) -> tuple[list[FastTrackItemSuccess], list[FastTrackItemError], list[FastTrackItemError]]:
+    """Return the items of accepted commands, of refused ones and of those that were not confirmed."""
     successful: list[FastTrackItemSuccess] = []
     refused: list[FastTrackItemError] = []
     unconfirmed: list[FastTrackItemError] = []
-    for email_id, same in known.items():
-        for wish in same:
-            if email_id in outcome.taken:
-                successful.append(FastTrackItemSuccess(id=wish.identity, email_id=email_id))
-            elif email_id in outcome.refused:
-                refused.append(fasttrack.item_error(wish, outcome.refused[email_id]))
+    for email_id, duplicates in commands_by_email.items():
+        for command in duplicates:
+            if email_id in result.accepted:
+                successful.append(FastTrackItemSuccess(id=command.identity, email_id=email_id))
+            elif email_id in result.refused:
+                refused.append(fasttrack.item_error(command, result.refused[email_id]))
             else:
-                unconfirmed.append(fasttrack.item_error(wish, UNCONFIRMED))
+                unconfirmed.append(fasttrack.item_error(command, UNCONFIRMED))
     return successful, refused, unconfirmed

@@ -1,4 +1,7 @@
-"""`POST /v3/messaging/emails`: FreshMail's request in, all of its emails on the log or none promised out."""
+"""Serve `POST /v3/messaging/emails`: accept all emails of a FreshMail request, or answer with an error.
+
+The application includes its router.
+"""
 
 import asyncio
 import functools
@@ -9,14 +12,14 @@ import msgspec
 from fastapi import APIRouter, Depends, Request, Response
 
 from pipeline.admin import Tenant
-from pipeline.dialects import freshmail
+from pipeline.dialects import freshmail, freshmail_render
 from pipeline.dialects.freshmail import (
     DIALECT,
     FreshMailRequest,
     FreshMailResult,
-    FreshMailSendCommand,
     InvalidFreshMailRequest,
 )
+from pipeline.dialects.freshmail_render import FreshMailSendCommand
 from pipeline.gateway.headers import RETRY_SOON
 from pipeline.gateway.idempotency_key import IDEMPOTENCY_KEY_HEADER, MessageIds, message_ids
 from pipeline.gateway.intake import AcceptedMessage, MessageIntake
@@ -54,11 +57,11 @@ EXAMPLE: Final[dict[str, Any]] = {
 
 
 def encode_error(_status: int, error: str, where: str) -> bytes:
-    """An error as FreshMail's clients expect it."""
+    """Return an error's JSON body as FreshMail's clients expect it."""
     return freshmail.encode_error([f"{error} ({where})" if where else error])
 
 
-def _errors(description: str) -> dict[str, Any]:
+def _error_response_openapi(description: str) -> dict[str, Any]:
     either = {"oneOf": [{"type": "array", "items": {"type": "string"}}, {"type": "object"}]}
     schema = {"type": "object", "required": ["errors"], "properties": {"errors": either}}
     return {"description": description, "content": {"application/json": {"schema": schema}}}
@@ -66,7 +69,7 @@ def _errors(description: str) -> dict[str, Any]:
 
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     201: {
-        "description": "Registered: each recipient's id, in order.",
+        "description": "Accepted: each recipient's id, in the request's order.",
         "content": {
             "application/json": {
                 "schema": {"type": "array", "items": {"$ref": "#/components/schemas/FreshMailResult"}},
@@ -74,13 +77,15 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
             }
         },
     },
-    400: _errors("Not taken: a list where no field is meant, else an object by path (`Recipients[1].email`)."),
-    401: _errors("No API key, or one that is unknown or revoked."),
-    409: _errors("The Idempotency-Key was used before for other recipients."),
-    413: _errors("Over MAILFOLD_BODY_MAX bytes, zipped or unzipped."),
-    415: _errors("A content encoding other than gzip."),
-    429: _errors("Over the rate agreed upon; Retry-After says when."),
-    503: _errors("Not confirmed in time; repeat it with the same Idempotency-Key."),
+    400: _error_response_openapi(
+        "Refused: an object of errors by path (`Recipients[1].email`), or a list if they concern no field."
+    ),
+    401: _error_response_openapi("No API key, or one that is unknown or revoked."),
+    409: _error_response_openapi("The Idempotency-Key was used before for other recipients."),
+    413: _error_response_openapi("Over MAILFOLD_BODY_MAX bytes, zipped or unzipped."),
+    415: _error_response_openapi("A content encoding other than gzip."),
+    429: _error_response_openapi("Over the tenant's rate; Retry-After says when to try again."),
+    503: _error_response_openapi("Not confirmed in time; send it again with the same Idempotency-Key."),
 }
 _ROUTE_OPENAPI: Final[dict[str, Any]] = {
     "status_code": 201,
@@ -93,7 +98,7 @@ _ROUTE_OPENAPI: Final[dict[str, Any]] = {
                 "in": "header",
                 "required": False,
                 "schema": {"type": "string", "maxLength": 255, "pattern": "^[!-~]*$"},
-                "description": "Makes a repeat harmless: the same key, the same emails.",
+                "description": "Makes repeated requests safe: the same key, the same emails.",
             }
         ],
         "requestBody": {
@@ -106,108 +111,107 @@ _ROUTE_OPENAPI: Final[dict[str, Any]] = {
 }
 
 
-def router(world: GatewayState) -> APIRouter:
-    """FreshMail's surface, with and without the trailing slash: its document has both."""
+def router(state: GatewayState) -> APIRouter:
+    """Return the routes of FreshMail's API; its documentation has the path with and without the trailing slash."""
     routes = APIRouter(tags=["FreshMail"])
-    surface = FreshMailApi(world)
+    api = FreshMailApi(state)
 
     @routes.post("/v3/messaging/emails", summary="Register emails", **_ROUTE_OPENAPI)
     @routes.post("/v3/messaging/emails/", include_in_schema=False)
-    async def emails(request: Request, tenant: Annotated[Tenant, Depends(world.authenticate)]) -> Response:
-        """One message to 1–100 recipients, each with an email of its own; all of them or, validated first, none."""
-        body = await read_body(request, world.runtime.settings.body_max)
+    async def emails(request: Request, tenant: Annotated[Tenant, Depends(state.authenticate)]) -> Response:
+        """Accept one message to 1–100 recipients, each of whom gets a separate email; refuse all if one is invalid."""
+        body = await read_body(request, state.runtime.settings.body_max)
         try:
-            post = await asyncio.to_thread(freshmail.parse_request, body)
-            return await surface.answer(request, tenant, post)
+            message = await asyncio.to_thread(freshmail.parse_request, body)
+            return await api.answer(request, tenant, message)
         except InvalidFreshMailRequest as invalid:
-            return _answer(400, freshmail.encode_error(invalid.errors))
+            return _json_response(400, freshmail.encode_error(invalid.errors))
 
     return routes
 
 
 class FreshMailApi:
-    """Takes requests that can be read."""
+    """The handler of parsed requests."""
 
-    def __init__(self, world: GatewayState) -> None:
-        self._rt = world.runtime
-        self._limits = world.limits
-        self._metrics = world.metrics
-        self._intake = MessageIntake(world.runtime, world.log)
+    def __init__(self, state: GatewayState) -> None:
+        self._runtime = state.runtime
+        self._limits = state.limits
+        self._metrics = state.metrics
+        self._intake = MessageIntake(state.runtime, state.log)
 
-    async def answer(self, request: Request, tenant: Tenant, post: FreshMailRequest) -> Response:
-        """Validate all, reserve the list, append all. Raises Invalid."""
-        template = await self._template(tenant.tenant, post)
-        render = functools.partial(freshmail.render_commands, post, template, self._rt.clock())
+    async def answer(self, request: Request, tenant: Tenant, message: FreshMailRequest) -> Response:
+        """Render, reserve and append all emails of a message; return its response. Raises InvalidFreshMailRequest."""
+        template = await self._find_template(tenant.tenant, message)
+        render = functools.partial(freshmail_render.render_commands, message, template, self._runtime.clock())
         async with self._limits.content_budget.render_and_hold(
-            render, freshmail.contents_bytes, self._rt.settings.append_timeout
-        ) as wishes:
-            return await self._take(request, tenant, post, wishes)
+            render, freshmail_render.contents_bytes, self._runtime.settings.append_timeout
+        ) as commands:
+            return await self._accept(request, tenant, message, commands)
 
-    async def _take(
-        self, request: Request, tenant: Tenant, post: FreshMailRequest, wishes: list[FreshMailSendCommand]
+    async def _accept(
+        self, request: Request, tenant: Tenant, message: FreshMailRequest, commands: list[FreshMailSendCommand]
     ) -> Response:
-        ids = message_ids(request, tenant.tenant, DIALECT, len(wishes), self._rt.new_id)
-        if wait := self._limits.grant_all(tenant, len(wishes)):
-            return _later(429, "Over the rate agreed upon; send it again later.", {"Retry-After": str(math.ceil(wait))})
-        if ids.identity and not await self._intake.reserve_recipients(
-            ids.message_id, [wish.recipient for wish in wishes]
-        ):
-            return _answer(409, freshmail.encode_error([IDEMPOTENCY_KEY_REUSED]))
-        outcome = await self._intake.take(self._parcels(tenant.tenant, post, wishes, ids))
+        ids = message_ids(request, tenant.tenant, DIALECT, len(commands), self._runtime.new_id)
+        if wait_s := self._limits.grant_all(tenant, len(commands)):
+            headers = {"Retry-After": str(math.ceil(wait_s))}
+            return _retry_response(429, "Over the rate agreed upon; send it again later.", headers)
+        recipients = [command.recipient for command in commands]
+        if ids.identity and not await self._intake.reserve_recipients(ids.message_id, recipients):
+            return _json_response(409, freshmail.encode_error([IDEMPOTENCY_KEY_REUSED]))
+        result = await self._intake.accept(self._messages(tenant.tenant, message, commands, ids))
         crash_point("gateway.before-answer")
-        taken = len(outcome.taken)
-        self._metrics.count_messages(len(wishes), taken, len(outcome.refused))
-        if outcome.refused:
-            return _answer(409, freshmail.encode_error(sorted(set(outcome.refused.values()))))
-        if taken < len(wishes):
-            return _later(503, UNCONFIRMED, RETRY_SOON)
-        pairs = zip(wishes, ids.email_ids, strict=True)
-        return _answer(
-            201, freshmail.encode_response(FreshMailResult(wish.recipient, email_id) for wish, email_id in pairs)
-        )
+        self._metrics.count_messages(len(commands), len(result.accepted), len(result.refused))
+        if result.refused:
+            return _json_response(409, freshmail.encode_error(sorted(set(result.refused.values()))))
+        if len(result.accepted) < len(commands):
+            return _retry_response(503, UNCONFIRMED, RETRY_SOON)
+        results = [FreshMailResult(to, email_id) for to, email_id in zip(recipients, ids.email_ids, strict=True)]
+        return _json_response(201, freshmail.encode_response(results))
 
-    async def _template(self, tenant: str, post: FreshMailRequest) -> Template | None:
-        if post.template_hash is None:
+    async def _find_template(self, tenant: str, message: FreshMailRequest) -> Template | None:
+        """Return the template whose hash the message names, or None if it names none or there is none."""
+        if message.template_hash is None:
             return None
-        async with self._rt.pool.connection() as connection:
-            return await get_template(connection, tenant, post.template_hash)
+        async with self._runtime.pool.connection() as connection:
+            return await get_template(connection, tenant, message.template_hash)
 
-    def _parcels(
-        self, tenant: str, post: FreshMailRequest, wishes: list[FreshMailSendCommand], ids: MessageIds
+    def _messages(
+        self, tenant: str, message: FreshMailRequest, commands: list[FreshMailSendCommand], ids: MessageIds
     ) -> dict[EmailId, AcceptedMessage]:
-        whole = SendRequest(
+        common = SendRequest(
             email_id=ids.email_ids[0],
             message_id=ids.message_id,
             tenant=tenant,
             dialect=DIALECT,
             brand=DEFAULT_BRAND,
             recipient="",
-            recorded_at=self._rt.clock(),
+            recorded_at=self._runtime.clock(),
             identity=ids.identity,
-            sender=Mailbox(address=post.sender.email, name=post.sender.name),
-            reply_to=(post.reply_to.email,) if post.reply_to else (),
+            sender=Mailbox(address=message.sender.email, name=message.sender.name),
+            reply_to=(message.reply_to.email,) if message.reply_to else (),
         )
         return {
-            email_id: AcceptedMessage(_request(whole, wish, email_id), wish.content)
-            for wish, email_id in zip(wishes, ids.email_ids, strict=True)
+            email_id: AcceptedMessage(_send_request(common, command, email_id), command.content)
+            for command, email_id in zip(commands, ids.email_ids, strict=True)
         }
 
 
-def _request(whole: SendRequest, wish: FreshMailSendCommand, email_id: EmailId) -> SendRequest:
+def _send_request(common: SendRequest, command: FreshMailSendCommand, email_id: EmailId) -> SendRequest:
+    """Return the request for one recipient; `common` has what is the same for all recipients of the message."""
     return msgspec.structs.replace(
-        whole,
+        common,
         email_id=email_id,
-        recipient=wish.recipient,
-        recipient_name=wish.name,
-        subject=wish.subject,
-        template=wish.template,
-        variables=wish.variables,
+        recipient=command.recipient,
+        recipient_name=command.name,
+        subject=command.subject,
+        template=command.template,
+        variables=command.variables,
     )
 
 
-def _answer(status: int, body: bytes) -> Response:
+def _json_response(status: int, body: bytes) -> Response:
     return Response(body, status, media_type="application/json")
 
 
-def _later(status: int, error: str, headers: dict[str, str]) -> Response:
+def _retry_response(status: int, error: str, headers: dict[str, str]) -> Response:
     return Response(freshmail.encode_error([error]), status, headers, "application/json")

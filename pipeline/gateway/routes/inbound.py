@@ -1,4 +1,7 @@
-"""`POST /inbound/mail`: a raw message and its envelope from a mail server's pipe or a provider's forward -> the log."""
+"""Serve `POST /inbound/mail`: record a raw message from a mail server's pipe or a provider's forward on the log.
+
+The application includes its router.
+"""
 
 from typing import Annotated, Final
 
@@ -14,37 +17,38 @@ from pipeline.gateway.state import GatewayState
 _BODY: Final = {"content": {"message/rfc822": {"schema": {"type": "string", "format": "binary"}}}, "required": True}
 
 
-def router(world: GatewayState) -> APIRouter:
-    """The surface of bounced mail."""
+def router(state: GatewayState) -> APIRouter:
+    """Return the route for inbound mail."""
     routes = APIRouter(tags=["providers"])
 
     @routes.post(
         "/inbound/mail",
-        summary="Take a bounced or other inbound message",
+        summary="Record a bounced or other inbound message",
         status_code=204,
-        responses={503: {"description": "Not durable: send it again."}},
+        responses={503: {"description": "Not confirmed in time; send it again."}},
         openapi_extra={"requestBody": _BODY},
     )
     async def mail(
         request: Request,
-        _tenant: Annotated[Tenant, Depends(world.authenticate)],
+        _tenant: Annotated[Tenant, Depends(state.authenticate)],
         to: Annotated[str, Query(max_length=320, description="The envelope's recipient.")] = "",
         sender: Annotated[str, Query(alias="from", max_length=320, description="Its sender; <> for none.")] = "",
         x_envelope_to: Annotated[str, Header(max_length=320)] = "",
         x_envelope_from: Annotated[str, Header(max_length=320)] = "",
     ) -> Response:
-        """The raw message (RFC 5322) as the body; without an envelope its own `Delivered-To` and `To` are looked at.
+        """Record the raw message (RFC 5322) in the body; without an envelope, its `Delivered-To` and `To` are read.
 
-        A message is discarded, and answered alike, where neither its address nor its text bears a signature of ours.
+        A message is discarded, with the same response, if neither its address nor its text has a signature of ours.
         """
-        body = await read_raw_body(request, world.runtime.settings.inbound_max_bytes)
+        body = await read_raw_body(request, state.runtime.settings.inbound_max_bytes)
         if not body.strip():
             raise HttpProblem(400, "no message", "body")
         recipient = to or x_envelope_to
-        kept = mail_record(body, world.runtime.clock(), to=recipient, sender=sender or x_envelope_from)
-        receipt = await world.inbound_mail.record("http", kept, recipient)
-        # A mail server's pipe would try a refusal again for days: what is not ours is done with, and counted.
-        unconfirmed = receipt is InboundMailResult.UNCONFIRMED
-        return unavailable_response("the log did not confirm it in time") if unconfirmed else Response(status_code=204)
+        record = mail_record(body, state.runtime.clock(), to=recipient, sender=sender or x_envelope_from)
+        result = await state.inbound_mail.record("http", record, recipient)
+        if result is InboundMailResult.UNCONFIRMED:
+            return unavailable_response("the log did not confirm it in time")
+        # Discarded mail is answered by 204, too: a mail server's pipe would repeat a refused message for days.
+        return Response(status_code=204)
 
     return routes

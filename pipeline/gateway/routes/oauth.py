@@ -1,8 +1,8 @@
-"""`POST /auth/v2/oauth2/tokens`: an API key as a password in, tokens for it out; tokens in, their tenant out.
+"""Serve `POST /auth/v2/oauth2/tokens`: issue tokens for API keys, as Extra Horizon's SDK expects it.
 
-What Extra Horizon's SDK does before its first request, mapped onto API keys: the password is the
-key, the user's name and the client's id may be anything. A token lasts an hour and is refreshed by
-the SDK itself; it works as long as its key does.
+The application includes its router, and `/mail/v1` authenticates its requests with `OAuthAuthenticator`. The SDK asks
+for a token before its first request: the password is the API key; the user name and the client id may be anything.
+An access token lasts an hour and is refreshed by the SDK. It is invalid as soon as its API key is revoked.
 """
 
 from typing import Any, Final
@@ -32,12 +32,12 @@ GRANT_ERROR_NAMES: Final = {
     119: "REFRESH_TOKEN_UNKNOWN_EXCEPTION",
     120: "REFRESH_TOKEN_EXPIRED_EXCEPTION",
 }
-"""The service's codes for grants that are refused -> names."""
+"""Names of Extra Horizon's errors for refused grants, by code."""
 _FORM_MEDIA_TYPE: Final = "application/x-www-form-urlencoded"
 
 
 class OAuthTokenRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """RFC 6749's parameters, as JSON (the SDK) or as a form (the standard)."""
+    """The parameters of RFC 6749, as JSON (from the SDK) or as a form (as the standard says)."""
 
     grant_type: str
     username: str = ""
@@ -46,18 +46,18 @@ class OAuthTokenRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OAuthTokenResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer."""
+    """The issued tokens (RFC 6749 §5.1), with the SDK's own fields."""
 
     access_token: str
     refresh_token: str
-    token_type: str = "bearer"  # noqa: S105 - the standard's word
+    token_type: str = "bearer"  # noqa: S105 - the standard's name of a token type
     expires_in: int = oauth_tokens.TOKEN_TTL_S["access"]
     user_id: str
     application_id: str = "mailfold"
 
 
 class ExtraHorizonError(msgspec.Struct, frozen=True, kw_only=True):
-    """What Extra Horizon says beside the standard's error; the SDK makes it the error's `exhError`."""
+    """Extra Horizon's own error beside the standard's one; the SDK shows it as the error's `exhError`."""
 
     code: int
     name: str
@@ -65,34 +65,34 @@ class ExtraHorizonError(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OAuthErrorResponse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """RFC 6749 §5.2, with the SDK's own names for it."""
+    """An error (RFC 6749 §5.2), with the SDK's own fields."""
 
     error: str
     error_description: str
     description: str
     exh_error: ExtraHorizonError | None = None
     code: int | None = None
-    """By which the SDK knows errors that are none of the standard's."""
+    """Extra Horizon's code of an error that the standard does not define."""
     name: str | None = None
 
 
 class GrantRefused(Exception):
-    """No tokens are given; ``code``: what the service itself calls the reason, 0 for nothing."""
+    """A refused grant: the standard's error, the reason, and Extra Horizon's code for it; 0 if it has none."""
 
-    def __init__(self, error: str, why: str, code: int = 0) -> None:
-        super().__init__(why)
+    def __init__(self, error: str, reason: str, code: int = 0) -> None:
+        super().__init__(reason)
         self._error = error
         self._code = code
 
     def to_response(self) -> OAuthErrorResponse:
-        """Return what the client is told."""
-        why = str(self)
-        known = (
-            ExtraHorizonError(code=self._code, name=GRANT_ERROR_NAMES[self._code], description=why)
+        """Return the response's body."""
+        reason = str(self)
+        exh_error = (
+            ExtraHorizonError(code=self._code, name=GRANT_ERROR_NAMES[self._code], description=reason)
             if self._code
             else None
         )
-        return OAuthErrorResponse(error=self._error, error_description=why, description=why, exh_error=known)
+        return OAuthErrorResponse(error=self._error, error_description=reason, description=reason, exh_error=exh_error)
 
 
 OPENAPI_TYPES: Final = (OAuthTokenRequest, OAuthTokenResponse, OAuthErrorResponse)
@@ -101,48 +101,54 @@ _NO_STORE_HEADERS: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 
 def encode_error(status: int, error: str, _where: str) -> bytes:
-    """Return an error as OAuth's clients expect it; what a repeat may heal has the mail service's code beside."""
+    """Return an error's JSON body as OAuth's clients expect it; errors worth a retry have Extra Horizon's code, too."""
     if status < 500 and status not in (408, 429):
         return msgspec.json.encode(
             OAuthErrorResponse(error="invalid_request", error_description=error, description=error)
         )
     code = 1 if status == 500 else 4
-    word = "server_error" if status == 500 else "temporarily_unavailable"
-    told = OAuthErrorResponse(
-        error=word, error_description=error, description=error, code=code, name=ERROR_CODES[code][1]
+    error_name = "server_error" if status == 500 else "temporarily_unavailable"
+    response = OAuthErrorResponse(
+        error=error_name, error_description=error, description=error, code=code, name=ERROR_CODES[code][1]
     )
-    return msgspec.json.encode(told)
+    return msgspec.json.encode(response)
 
 
-def router(world: GatewayState) -> APIRouter:
-    """The tokens' surface."""
+def router(state: GatewayState) -> APIRouter:
+    """Return the route that issues tokens."""
     routes = APIRouter(tags=["Extra Horizon"])
-    callers = OAuthAuthenticator(world)
+    authenticator = OAuthAuthenticator(state)
 
-    @routes.post("/auth/v2/oauth2/tokens", summary="Get tokens for an API key", **_described())
+    @routes.post("/auth/v2/oauth2/tokens", summary="Get tokens for an API key", **_token_openapi())
     async def tokens(request: Request) -> Response:
-        """Grant `password`: the password is the API key. Grant `refresh_token`: another hour."""
-        asked = _read(await read_body(request, BODY_MAX_BYTES), request.headers.get("content-type", ""))
+        """Issue tokens. Grant `password`: the password is the API key. Grant `refresh_token`: renew them."""
+        token_request = _parse_request(
+            await read_body(request, BODY_MAX_BYTES), request.headers.get("content-type", "")
+        )
         try:
-            return _json(await callers.grant(asked), 200)
+            return _json_response(await authenticator.grant(token_request), 200)
         except GrantRefused as refused:
-            return _json(refused.to_response(), 400)
+            return _json_response(refused.to_response(), 400)
 
     return routes
 
 
 class OAuthAuthenticator:
-    """Who calls, by a key or by a token that stands for one."""
+    """The authenticator of Extra Horizon's API: by API key, or by a token that stands for one."""
 
-    def __init__(self, world: GatewayState) -> None:
-        self._pool = world.runtime.pool
-        self._clock = world.runtime.clock
-        self._by_key = world.authenticate
-        self._signer = Signer(world.runtime.settings.secret.get_secret_value(), "access")
-        self._known: TTLCache[bytes, Tenant | None] = TTLCache(API_KEY_TTL_S, MAX_CACHED_API_KEYS)
+    def __init__(self, state: GatewayState) -> None:
+        self._pool = state.runtime.pool
+        self._clock = state.runtime.clock
+        self._authenticate_key = state.authenticate
+        self._signer = Signer(state.runtime.settings.secret.get_secret_value(), "access")
+        self._tenants: TTLCache[bytes, Tenant | None] = TTLCache(API_KEY_TTL_S, MAX_CACHED_API_KEYS)
 
     async def tenant(self, request: Request) -> Tenant:
-        """The caller's tenant. Raises Trouble: 104, 117 (unknown) or 118 (expired), upon which the SDK refreshes."""
+        """Return the caller's tenant.
+
+        Raises ExtraHorizonRefused with code 104 (no token and no key), 117 (unknown) or 118 (expired: the SDK
+        refreshes the token).
+        """
         key = api_key_of(request)
         if not key:
             raise ExtraHorizonRefused(
@@ -151,7 +157,9 @@ class OAuthAuthenticator:
         if not key.startswith(oauth_tokens.TOKEN_PREFIX):
             return await self._tenant_of_key(request)
         try:
-            tenant = await self._tenant(oauth_tokens.verify_oauth_token(self._signer, "access", key, self._clock()))
+            tenant = await self._find_tenant(
+                oauth_tokens.verify_oauth_token(self._signer, "access", key, self._clock())
+            )
         except oauth_tokens.ExpiredToken:
             raise ExtraHorizonRefused(118, "the access token is expired") from None
         except InvalidSignatureError:
@@ -162,17 +170,17 @@ class OAuthAuthenticator:
         request.scope[OWNER_SCOPE_KEY] = f"tenant {tenant.tenant}"
         return tenant
 
-    async def grant(self, asked: OAuthTokenRequest) -> OAuthTokenResponse:
-        """New tokens. Raises GrantRefused."""
-        if asked.grant_type == "password":
-            key_hash, unknown = admin.key_hash(asked.password), 106
-        elif asked.grant_type == "refresh_token":
-            key_hash, unknown = self._refreshed(asked.refresh_token), 119
+    async def grant(self, request: OAuthTokenRequest) -> OAuthTokenResponse:
+        """Return new tokens for an API key or a refresh token. Raises GrantRefused."""
+        if request.grant_type == "password":
+            key_hash, error_code = admin.key_hash(request.password), 106
+        elif request.grant_type == "refresh_token":
+            key_hash, error_code = self._verify_refresh_token(request.refresh_token), 119
         else:
             raise GrantRefused("unsupported_grant_type", "only password (an API key) and refresh_token")
-        tenant = await self._tenant(key_hash)
+        tenant = await self._find_tenant(key_hash)
         if tenant is None:
-            raise GrantRefused("invalid_grant", "the password must be an API key that is in force", unknown)
+            raise GrantRefused("invalid_grant", "the password must be an API key that is in force", error_code)
         tokens = {
             kind: oauth_tokens.issue_token(self._signer, kind, key_hash, self._clock())
             for kind in oauth_tokens.TOKEN_TTL_S
@@ -180,7 +188,7 @@ class OAuthAuthenticator:
         user = owner_uuid(tenant.tenant)
         return OAuthTokenResponse(access_token=tokens["access"], refresh_token=tokens["refresh"], user_id=user)
 
-    def _refreshed(self, token: str) -> bytes:
+    def _verify_refresh_token(self, token: str) -> bytes:
         """Return the hash of the key that a refresh token stands for. Raises GrantRefused."""
         try:
             return oauth_tokens.verify_oauth_token(self._signer, "refresh", token, self._clock())
@@ -189,18 +197,18 @@ class OAuthAuthenticator:
         except InvalidSignatureError as error:
             raise GrantRefused("invalid_grant", str(error), 119) from None
 
-    async def _tenant(self, key_hash: bytes) -> Tenant | None:
-        return await self._known.get(key_hash, lambda hashed: admin.tenant_of_hash(self._pool, hashed))
+    async def _find_tenant(self, key_hash: bytes) -> Tenant | None:
+        return await self._tenants.get(key_hash, lambda hashed: admin.tenant_of_hash(self._pool, hashed))
 
     async def _tenant_of_key(self, request: Request) -> Tenant:
         try:
-            return await self._by_key(request)
+            return await self._authenticate_key(request)
         except HttpProblem as problem:
             raise ExtraHorizonRefused(117, problem.error) from None
 
 
-def _read(body: bytes, media: str) -> OAuthTokenRequest:
-    if media.partition(";")[0].strip().lower() != _FORM_MEDIA_TYPE:
+def _parse_request(body: bytes, content_type: str) -> OAuthTokenRequest:
+    if content_type.partition(";")[0].strip().lower() != _FORM_MEDIA_TYPE:
         return decode_json(_decode_token_request, body)
     try:
         return msgspec.convert(dict(parse_qsl(body.decode(), max_num_fields=20)), OAuthTokenRequest)
@@ -208,15 +216,15 @@ def _read(body: bytes, media: str) -> OAuthTokenRequest:
         raise Refused(f"not a form that can be read: {error}", "body") from None
 
 
-def _json(value: Any, status: int) -> Response:
+def _json_response(value: Any, status: int) -> Response:
     return Response(msgspec.json.encode(value), status, headers=_NO_STORE_HEADERS, media_type="application/json")
 
 
-def _described() -> dict[str, Any]:
+def _token_openapi() -> dict[str, Any]:
     def media(name: str) -> dict[str, Any]:
         return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
 
-    error = {"description": "No tokens, and why.", "content": media("OAuthErrorResponse")}
+    error = {"description": "No tokens were issued; the error says why.", "content": media("OAuthErrorResponse")}
     return {
         "response_class": Response,
         "openapi_extra": {"requestBody": {"required": True, "content": media("OAuthTokenRequest")}},

@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz`, `/metrics`: what an operator's machines ask."""
+"""Serve `/healthz`, `/readyz` and `/metrics` for the operator's monitoring; the application includes its router."""
 
 import asyncio
 import hmac
@@ -19,66 +19,68 @@ from pipeline.runtime.ttl_cache import TTLCache
 
 PROBE_TIMEOUT_S: Final = 3.0
 READINESS_TTL_S: Final = 1.0
-"""Anybody may ask /readyz; Kafka and Postgres are asked this seldom."""
+"""Seconds for which `/readyz` repeats its last result: anybody may call it, and each check costs Kafka and Postgres."""
 
 
-def router(world: GatewayState) -> APIRouter:
-    """The operator's surface."""
+def router(state: GatewayState) -> APIRouter:
+    """Return the routes for operators."""
     routes = APIRouter(tags=["operation"])
-    gauges = PipelineGauges(world.runtime.pool, world.metrics)
-    ready: TTLCache[str, dict[str, str]] = TTLCache(READINESS_TTL_S, 1)
+    gauges = PipelineGauges(state.runtime.pool, state.metrics)
+    readiness: TTLCache[str, dict[str, str]] = TTLCache(READINESS_TTL_S, 1)
 
-    @routes.get("/healthz", summary="The process lives")
+    @routes.get("/healthz", summary="The process is alive")
     async def healthz() -> dict[str, str]:
-        """Nothing but that."""
+        """Answer 200 without a check of Kafka or Postgres."""
         return {"status": "ok"}
 
-    @routes.get("/readyz", summary="Kafka and Postgres answer", responses={503: {"description": "One doesn't."}})
+    @routes.get("/readyz", summary="Kafka and Postgres answer", responses={503: {"description": "One does not."}})
     async def readyz(response: Response) -> dict[str, object]:
-        """503, with the reason for each that doesn't answer."""
-        problems = await ready.get("", lambda _: _problems(world))
+        """Answer 503, with a reason for each, if Kafka or Postgres does not answer."""
+        problems = await readiness.get("", lambda _: _find_problems(state))
         response.status_code = 503 if problems else 200
         return {"status": "unavailable" if problems else "ok", "problems": problems}
 
     @routes.get("/metrics", summary="Prometheus metrics", response_class=Response)
     async def metrics(request: Request) -> Response:
-        """With MAILFOLD_METRICS_KEY: to its bearer. Without: to direct connections from this machine."""
-        _admit(world, request)
+        """Return the metrics to the bearer of MAILFOLD_METRICS_KEY, or without that setting to this machine alone."""
+        _authorize_metrics(state, request)
         await gauges.refresh()
-        return Response(world.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+        return Response(state.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     return routes
 
 
-def _admit(world: GatewayState, request: Request) -> None:
-    """Metrics name tenants and brands and tell how much they send: nobody's business outside."""
-    if key := world.runtime.settings.metrics_key.get_secret_value():
+def _authorize_metrics(state: GatewayState, request: Request) -> None:
+    """Raise HttpProblem unless the caller may read the metrics: they reveal how much each tenant and brand sends."""
+    if key := state.runtime.settings.metrics_key.get_secret_value():
         if not hmac.compare_digest(api_key_of(request).encode(), key.encode()):
             raise HttpProblem(401, "metrics are for the bearer of MAILFOLD_METRICS_KEY", "Authorization")
         return
-    local = request.client is not None and request.client.host in ("127.0.0.1", "::1")
-    # Behind a proxy on this machine everybody would be local.
-    if not local or any(name in request.headers for name in ("x-forwarded-for", "forwarded", "via")):
+    is_local = request.client is not None and request.client.host in ("127.0.0.1", "::1")
+    # With a proxy on this machine, every request comes from a local address.
+    if not is_local or any(name in request.headers for name in ("x-forwarded-for", "forwarded", "via")):
         raise HttpProblem(403, "metrics are for this machine only, unless MAILFOLD_METRICS_KEY is set", "/metrics")
 
 
-async def _problems(world: GatewayState) -> dict[str, str]:
-    found = await asyncio.gather(_problem(world.runtime.log.ping()), _problem(_ask_postgres(world)))
-    return {name: problem for name, problem in zip(("kafka", "postgres"), found, strict=True) if problem}
+async def _find_problems(state: GatewayState) -> dict[str, str]:
+    """Return the reason for each of Kafka and Postgres that does not answer."""
+    results = await asyncio.gather(_find_problem(state.runtime.log.ping()), _find_problem(_ping_postgres(state)))
+    return {name: problem for name, problem in zip(("kafka", "postgres"), results, strict=True) if problem}
 
 
-async def _problem(asked: Awaitable[None]) -> str:
+async def _find_problem(ping: Awaitable[None]) -> str:
+    """Return why a ping fails, or "" if it succeeds in time."""
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
-            await asked
+            await ping
     except TimeoutError:
         return f"no answer within {PROBE_TIMEOUT_S:.0f} s"
     except (LogUnavailable, psycopg.OperationalError, PoolTimeout) as error:
-        # Only what kind: the message may hold addresses of machines, and anybody may ask.
+        # The type alone: the message may contain host names, and anybody may call /readyz.
         return f"does not answer ({type(error).__name__})"
     return ""
 
 
-async def _ask_postgres(world: GatewayState) -> None:
-    async with world.runtime.pool.connection(timeout=PROBE_TIMEOUT_S) as connection:
+async def _ping_postgres(state: GatewayState) -> None:
+    async with state.runtime.pool.connection(timeout=PROBE_TIMEOUT_S) as connection:
         await connection.execute("select 1")

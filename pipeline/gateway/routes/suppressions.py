@@ -1,4 +1,7 @@
-"""`/suppressions`: what a tenant decides of addresses in; who gets no mail, why and from which event, out."""
+"""Serve `/suppressions`: list, export, look up, add, import and lift suppressed addresses.
+
+The application includes its router.
+"""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Final
@@ -30,7 +33,7 @@ from projections.text import storable_text
 from topics.suppressions import SuppressionReason
 
 IMPORT_MAX_BYTES: Final = 10_000_000
-"""Bytes; more addresses are more files."""
+"""Maximum size of an import file; longer lists are sent as several files."""
 BODY_MAX_BYTES: Final = 10_000
 PAGE_MAX_ENTRIES: Final = 1000
 _NOT_CONFIRMED: Final = "the log did not confirm it in time; send it again, a repeat is harmless"
@@ -40,7 +43,7 @@ _Brand = Annotated[str, Meta(min_length=1, max_length=200, description="A brand;
 
 
 class SuppressionRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An address that shall get nothing."""
+    """An address to suppress."""
 
     address: _Name
     brand: _Brand
@@ -49,27 +52,25 @@ class SuppressionRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
 
 class SuppressionLookupRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An address that is asked about."""
+    """An address to look up."""
 
     address: _Name
-    brand: Annotated[
-        str, Meta(max_length=200, description="What holds for this brand alone; all, if none is given")
-    ] = ""
+    brand: Annotated[str, Meta(max_length=200, description="Only what applies to this brand. Default: all brands")] = ""
 
 
 class SuppressionDecisionResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """What was decided, and whether it holds already."""
+    """A suppression that was added or lifted, and if it is already in force."""
 
     address_hash: str
     brand: str
-    in_force: Annotated[bool, Meta(description="False: it is durable, and in force as soon as it is projected")]
+    in_force: Annotated[bool, Meta(description="False: it is durable, and in force once it is projected")]
 
 
 class SuppressionListResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """A page."""
+    """A page of suppressions."""
 
     suppressions: list[views.SuppressionView]
-    next: Annotated[str, Meta(description="Empty at the end; a page may be short before that")] = ""
+    next: Annotated[str, Meta(description="Empty on the last page; other pages may be short, too")] = ""
 
 
 OPENAPI_TYPES: Final = (
@@ -89,12 +90,17 @@ _InPath = Annotated[
     Path(
         min_length=1,
         max_length=320,
-        description="Its hash, or the address; what stands in a URL stands in logs, so the hash is better.",
+        description="The hash of an address, or the address. Prefer the hash, because URLs are logged.",
     ),
 ]
 _OfBrand = Annotated[
     str | None,
-    Query(alias="brand", min_length=1, max_length=200, description="What holds for this brand, all brands' included."),
+    Query(
+        alias="brand",
+        min_length=1,
+        max_length=200,
+        description="Only what applies to this brand, also by a suppression for all brands.",
+    ),
 ]
 _ForBrand = Annotated[
     str, Query(alias="brand", min_length=1, max_length=200, description="A brand; `*` is all of the tenant's.")
@@ -103,201 +109,204 @@ _OfReason = Annotated[SuppressionReason | None, Query(alias="reason", descriptio
 _OfAddress = Annotated[
     str | None, Query(alias="address", min_length=1, max_length=320, description="Only this address, or its hash.")
 ]
-_Limit = Annotated[int, Query(ge=1, le=PAGE_MAX_ENTRIES, description="At most so many on a page.")]
+_Limit = Annotated[int, Query(ge=1, le=PAGE_MAX_ENTRIES, description="Maximum number of entries on a page.")]
 _Next = Annotated[
-    str, Query(alias="next", max_length=cursor.CURSOR_MAX_CHARS, description="`next` of the page before.")
+    str, Query(alias="next", max_length=cursor.CURSOR_MAX_CHARS, description="`next` of the previous page.")
 ]
 
 
-def router(world: GatewayState) -> APIRouter:
-    """The suppressions' surface."""
+def router(state: GatewayState) -> APIRouter:
+    """Return the routes below `/suppressions`."""
     routes = APIRouter(tags=["suppressions"])
-    asking, deciding = SuppressionQueries(world.runtime), SuppressionCommandHandler(world.runtime, world.log)
-    signer = Signer(world.runtime.settings.secret.get_secret_value(), "cursor")
-    caller = Depends(world.authenticate)
-    # The paths with a word of their own come before the one that takes any address.
-    _add_listing(routes, caller, asking, signer)
-    _add_export(routes, caller, asking)
-    _add_many(routes, caller, deciding)
-    _add_look_ups(routes, caller, asking)
-    _add_decisions(routes, caller, asking, deciding)
+    queries, handler = SuppressionQueries(state.runtime), SuppressionCommandHandler(state.runtime, state.log)
+    signer = Signer(state.runtime.settings.secret.get_secret_value(), "cursor")
+    caller = Depends(state.authenticate)
+    # Fixed paths come before `/suppressions/{address}`, which matches everything.
+    _add_list_route(routes, caller, queries, signer)
+    _add_export_route(routes, caller, queries)
+    _add_import_route(routes, caller, handler)
+    _add_lookup_routes(routes, caller, queries)
+    _add_command_routes(routes, caller, queries, handler)
     return routes
 
 
-def _add_listing(routes: APIRouter, caller: Any, asking: SuppressionQueries, signer: Signer) -> None:
+def _add_list_route(routes: APIRouter, caller: Any, queries: SuppressionQueries, signer: Signer) -> None:
     Caller = Annotated[Tenant, caller]  # noqa: N806 - a type
 
-    @routes.get("/suppressions", summary="List suppressions", **_described(None, "SuppressionListResponse"))
-    async def list_suppressions(  # noqa: PLR0917 - one per parameter, as the framework wants them
+    @routes.get("/suppressions", summary="List suppressions", **_route_openapi(None, "SuppressionListResponse"))
+    async def list_suppressions(  # noqa: PLR0917 - the framework needs one argument per query parameter
         tenant: Caller,
         brand: _OfBrand = None,
         reason: _OfReason = None,
         address: _OfAddress = None,
         limit: _Limit = 100,
-        behind: _Next = "",
+        next_cursor: _Next = "",
     ) -> Response:
-        """Who gets nothing, and why; in the order of the hashes, so that what comes and goes moves nothing else."""
+        """List suppressed addresses and reasons, ordered by hash, so that changes between pages move no other entry."""
         if address is not None:
-            # A plus that nobody encoded arrives as a blank, which no address has.
-            account = await _account(asking, tenant, address.replace(" ", "+"), brand)
-            return _json(
-                SuppressionListResponse(
-                    suppressions=[one for one in account.suppressed if reason in (None, one.reason)]
-                )
-            )
-        asked = SuppressionListQuery(tenant=tenant.tenant, brand=_stored(brand), reason=reason, limit=limit)
-        if behind:
-            asked = cursor.decode_cursor(signer.verify, behind, asked)
-        page = await asking.page(asked)
-        entries = [views.suppression_view(key[2], why) for key, why in page.entries]
-        more = "" if page.next_position is None else cursor.encode_cursor(signer.tag, asked, page.next_position)
-        return _json(SuppressionListResponse(suppressions=entries, next=more))
+            # A plus that the client did not encode arrives as a space, which no address has.
+            view = await _look_up(queries, tenant, address.replace(" ", "+"), brand)
+            matching = [entry for entry in view.suppressed if reason in (None, entry.reason)]
+            return _json_response(SuppressionListResponse(suppressions=matching))
+        query = SuppressionListQuery(tenant=tenant.tenant, brand=_storable_brand(brand), reason=reason, limit=limit)
+        if next_cursor:
+            query = cursor.decode_cursor(signer.verify, next_cursor, query)
+        page = await queries.page(query)
+        entries = [views.suppression_view(key[2], suppression) for key, suppression in page.entries]
+        following = "" if page.next_position is None else cursor.encode_cursor(signer.tag, query, page.next_position)
+        return _json_response(SuppressionListResponse(suppressions=entries, next=following))
 
 
-def _add_export(routes: APIRouter, caller: Any, asking: SuppressionQueries) -> None:
+def _add_export_route(routes: APIRouter, caller: Any, queries: SuppressionQueries) -> None:
     Caller = Annotated[Tenant, caller]  # noqa: N806 - a type
 
-    @routes.get("/suppressions/export", summary="Export suppressions", **_described(None, "text/csv"))
+    @routes.get("/suppressions/export", summary="Export suppressions", **_route_openapi(None, "text/csv"))
     async def export_suppressions(
         tenant: Caller,
         brand: _OfBrand = None,
         reason: _OfReason = None,
         form: Annotated[views.ExportFormat, Query(alias="format", description="`csv` or `jsonl`.")] = "csv",
         addresses: Annotated[
-            bool, Query(description="Also each address that the history still knows: personal data.")
+            bool, Query(description="Add each address that the history still holds: personal data.")
         ] = False,
     ) -> Response:
-        """All of them, as a file that `POST /suppressions/import` takes again."""
-        asked = SuppressionListQuery(tenant=tenant.tenant, brand=_stored(brand), reason=reason)
-        media = "text/csv; charset=utf-8" if form == "csv" else "application/jsonl"
+        """Export all suppressions as a file that `POST /suppressions/import` accepts."""
+        query = SuppressionListQuery(tenant=tenant.tenant, brand=_storable_brand(brand), reason=reason)
+        media_type = "text/csv; charset=utf-8" if form == "csv" else "application/jsonl"
         headers = {"Content-Disposition": f'attachment; filename="suppressions.{form}"'}
-        lines = views.export(asking, asked, form, addresses=addresses)
-        return StreamingResponse(await _begun(lines), media_type=media, headers=headers)
+        lines = views.export(queries, query, form, addresses=addresses)
+        return StreamingResponse(await _with_first_line(lines), media_type=media_type, headers=headers)
 
 
-def _add_many(routes: APIRouter, caller: Any, deciding: SuppressionCommandHandler) -> None:
+def _add_import_route(routes: APIRouter, caller: Any, handler: SuppressionCommandHandler) -> None:
     Caller = Annotated[Tenant, caller]  # noqa: N806 - a type
 
     @routes.post(
-        "/suppressions/import", summary="Suppress many addresses", **_described("text/csv", "SuppressionReport")
+        "/suppressions/import", summary="Suppress many addresses", **_route_openapi("text/csv", "SuppressionReport")
     )
     async def import_addresses(
         request: Request,
         tenant: Caller,
         brand: Annotated[
-            str, Query(max_length=200, description="Where the lines name none: the brand, `*` for all.")
+            str, Query(max_length=200, description="The brand of lines that name none; `*` is all of the tenant's.")
         ] = "",
         reason: Annotated[
-            SuppressionReason | None, Query(description="Where the lines name none. Default: manual.")
+            SuppressionReason | None, Query(description="The reason of lines that name none. Default: manual.")
         ] = None,
         note: Annotated[str, Query(max_length=200, description="For people; no address in it.")] = "",
     ) -> Response:
-        """A provider's export or a list of addresses, CSV or JSON, up to 10 MB; a repeat lists nothing twice."""
+        """Suppress the addresses of a provider's export or a list, CSV or JSON, up to 10 MB; may safely be repeated."""
         body = await read_body(request, IMPORT_MAX_BYTES)
-        wish = _wish(request, tenant, brand, reason, note)
+        command = _command(request, tenant, brand, reason, note)
         try:
-            return _json(await deciding.suppress_many(wish, import_file.parse_file(body)))
+            return _json_response(await handler.suppress_many(command, import_file.parse_file(body)))
         except LogUnavailable:
             return unavailable_response(_NOT_CONFIRMED)
 
 
-def _add_look_ups(routes: APIRouter, caller: Any, asking: SuppressionQueries) -> None:
+def _add_lookup_routes(routes: APIRouter, caller: Any, queries: SuppressionQueries) -> None:
     Caller = Annotated[Tenant, caller]  # noqa: N806 - a type
 
     @routes.post(
-        "/suppressions/lookup", summary="Look an address up", **_described("SuppressionLookupRequest", "AddressView")
+        "/suppressions/lookup",
+        summary="Look an address up",
+        **_route_openapi("SuppressionLookupRequest", "AddressView"),
     )
     async def look_up(request: Request, tenant: Caller) -> Response:
-        """The same as `GET /suppressions/{address}`, with the address where no log shows it."""
-        wondered = decode_body(_decode_lookup, await read_body(request, BODY_MAX_BYTES))
-        return _json(await _account(asking, tenant, wondered.address, wondered.brand or None))
+        """Look up like `GET /suppressions/{address}`, but with the address in the body, which is not logged."""
+        lookup = decode_body(_decode_lookup, await read_body(request, BODY_MAX_BYTES))
+        return _json_response(await _look_up(queries, tenant, lookup.address, lookup.brand or None))
 
-    @routes.get("/suppressions/{address:path}", summary="Show one address", **_described(None, "AddressView"))
+    @routes.get("/suppressions/{address:path}", summary="Show one address", **_route_openapi(None, "AddressView"))
     async def show(address: _InPath, tenant: Caller, brand: _OfBrand = None) -> Response:
-        """Whether it gets mail, why not, and all that is known of it: evidence and decisions."""
-        return _json(await _account(asking, tenant, address, brand))
+        """Return if an address gets mail, why not, and the stored evidence and decisions."""
+        return _json_response(await _look_up(queries, tenant, address, brand))
 
 
-def _add_decisions(
-    routes: APIRouter, caller: Any, asking: SuppressionQueries, deciding: SuppressionCommandHandler
+def _add_command_routes(
+    routes: APIRouter, caller: Any, queries: SuppressionQueries, handler: SuppressionCommandHandler
 ) -> None:
     Caller = Annotated[Tenant, caller]  # noqa: N806 - a type
 
     @routes.post(
         "/suppressions",
         summary="Suppress an address",
-        **_described("SuppressionRequest", "SuppressionDecisionResponse", 201, 202),
+        **_route_openapi("SuppressionRequest", "SuppressionDecisionResponse", 201, 202),
     )
     async def suppress(request: Request, tenant: Caller) -> Response:
-        """201, or 200 where it was listed so already; 202 where it is durable and not in force yet."""
+        """Suppress an address. 201, or 200 if it already was; 202 if it is durable but not yet in force."""
         wanted = decode_body(_decode_suppression, await read_body(request, BODY_MAX_BYTES))
-        wish = _wish(request, tenant, wanted.brand, wanted.reason, wanted.note)
-        hashed = address_hash(asking, wanted.address)
+        command = _command(request, tenant, wanted.brand, wanted.reason, wanted.note)
+        hashed = address_hash(queries, wanted.address)
         try:
-            news, in_force = await deciding.suppress(wish, hashed)
+            is_new, in_force = await handler.suppress(command, hashed)
         except LogUnavailable:
             return unavailable_response(_NOT_CONFIRMED)
-        decided = SuppressionDecisionResponse(address_hash=hashed.hex(), brand=wanted.brand, in_force=in_force)
-        return _json(decided, 202 if not in_force else 201 if news else 200)
+        decision = SuppressionDecisionResponse(address_hash=hashed.hex(), brand=wanted.brand, in_force=in_force)
+        return _json_response(decision, 202 if not in_force else 201 if is_new else 200)
 
     @routes.delete(
         "/suppressions/{address:path}",
         summary="Lift a suppression",
-        **_described(None, "SuppressionDecisionResponse", 202),
+        **_route_openapi(None, "SuppressionDecisionResponse", 202),
     )
     async def lift(address: _InPath, request: Request, tenant: Caller, brand: _ForBrand) -> Response:
-        """It gets mail again, until it bounces, complains or unsubscribes anew."""
-        named = address_hashes(asking, address)
+        """Lift a suppression: the address gets mail until it bounces, complains or unsubscribes again."""
+        hashes = address_hashes(queries, address)
         try:
-            in_force = await deciding.lift(_wish(request, tenant, brand), named)
+            in_force = await handler.lift(_command(request, tenant, brand), hashes)
         except NotFound as error:
             raise HttpProblem(404, str(error), "address") from None
         except LogUnavailable:
             return unavailable_response(_NOT_CONFIRMED)
-        return _json(
-            SuppressionDecisionResponse(address_hash=named.hash.hex(), brand=brand, in_force=in_force),
+        return _json_response(
+            SuppressionDecisionResponse(address_hash=hashes.hash.hex(), brand=brand, in_force=in_force),
             200 if in_force else 202,
         )
 
 
-async def _account(asking: SuppressionQueries, tenant: Tenant, name: str, brand: str | None) -> views.AddressView:
-    named = address_hashes(asking, name)
+async def _look_up(queries: SuppressionQueries, tenant: Tenant, name: str, brand: str | None) -> views.AddressView:
+    """Return an address's view, for one brand or for all; `name` is the address or its hash."""
+    hashes = address_hashes(queries, name)
     if brand is None:
-        return views.address_view(named.hash, await asking.of_address(tenant.tenant, named))
-    asked = SuppressionLookup((tenant.tenant, storable_text(brand), named.hash), named.old)
-    return views.address_view(named.hash, await asking.look_up([asked]))
+        return views.address_view(hashes.hash, await queries.of_address(tenant.tenant, hashes))
+    lookup = SuppressionLookup((tenant.tenant, storable_text(brand), hashes.hash), hashes.old)
+    return views.address_view(hashes.hash, await queries.look_up([lookup]))
 
 
-async def _begun(lines: AsyncIterator[str]) -> AsyncIterator[str]:
-    """The lines, the first of them made before the answer's status goes out."""
+async def _with_first_line(lines: AsyncIterator[str]) -> AsyncIterator[str]:
+    """Read the first line before the response starts, so that a failing query is answered by an error; return all."""
     first = await anext(lines, "")
 
-    async def whole() -> AsyncIterator[str]:
+    async def all_lines() -> AsyncIterator[str]:
         yield first
-        async for more in lines:
-            yield more
+        async for line in lines:
+            yield line
 
-    return whole()
+    return all_lines()
 
 
-def _wish(
+def _command(
     request: Request, tenant: Tenant, brand: str, reason: SuppressionReason | None = None, note: str = ""
 ) -> SuppressionCommand:
-    """By the key's name, as `mailfold keys list` shows it."""
+    """Return the command, made by the request's API key, named as in `mailfold keys list`."""
     by = f"api {admin.key_hash(api_key_of(request)).hex()[:12]}"
     return SuppressionCommand(tenant=tenant.tenant, brand=brand, by=by, reason=reason, note=note)
 
 
-def _stored(brand: str | None) -> str | None:
+def _storable_brand(brand: str | None) -> str | None:
     return None if brand is None else storable_text(brand)
 
 
-def _json(value: Any, status: int = 200) -> Response:
+def _json_response(value: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
-def _described(body: str | None, answer: str, *more: int) -> dict[str, Any]:
-    """What OpenAPI says of it."""
+def _route_openapi(body: str | None, response: str, *more_statuses: int) -> dict[str, Any]:
+    """Return the OpenAPI arguments of a route's decorator.
+
+    `body` and `response` are schema names, or a media type of text; `more_statuses` answer like 200.
+    """
 
     def media(name: str) -> dict[str, Any]:
         if "/" in name:
@@ -307,11 +316,11 @@ def _described(body: str | None, answer: str, *more: int) -> dict[str, Any]:
     extra: dict[str, Any] = {"security": [{"ApiKey": []}]}
     if body is not None:
         extra["requestBody"] = {"required": True, "content": media(body)}
-    problem = {"description": "What is wrong, and where.", "content": _PROBLEM}
-    found = {"description": "As asked.", "content": media(answer)}
+    problem = {"description": "What is wrong and where.", "content": _PROBLEM}
+    success = {"description": "Success.", "content": media(response)}
     problems: Sequence[int] = (400, 401, 404, 408, 413, 415, 503)
     return {
         "openapi_extra": extra,
         "response_class": Response,
-        "responses": dict.fromkeys((200, *more), found) | dict.fromkeys(problems, problem),
+        "responses": dict.fromkeys((200, *more_statuses), success) | dict.fromkeys(problems, problem),
     }

@@ -1,4 +1,7 @@
-"""`/templates`: a tenant's texts in, versions on the log; what they would say, out."""
+"""Serve `/templates`: a tenant pushes, lists, shows and renders templates.
+
+The application includes its router; other routes read templates with `find_template` and `localizations_for`.
+"""
 
 import asyncio
 from typing import Annotated, Any, Final
@@ -21,14 +24,14 @@ from topics.record import Millis
 from topics.templates import TEMPLATE_MAX_BYTES, Template
 
 BODY_MAX_BYTES: Final = 4 * TEMPLATE_MAX_BYTES
-"""JSON may write a character as six."""
+"""More than a template may have, because JSON may encode a character in six bytes."""
 
 MAX_CONCURRENT_TEMPLATES: Final = 2
-"""Templates that are compiled or rendered at the same time; the others wait."""
+"""Number of templates that are compiled or rendered at the same time; other requests wait."""
 
 
 class TemplateRenderRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a rendering is asked with."""
+    """The language, variables and version to render a template with."""
 
     language: str = ""
     variables: Annotated[dict[str, Any], Meta(description="The values to fill in")] = {}
@@ -36,7 +39,7 @@ class TemplateRenderRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_un
 
 
 class TemplateRenderResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """What a template says."""
+    """A rendered template."""
 
     subject: str
     html: str
@@ -46,13 +49,13 @@ class TemplateRenderResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TemplatePushResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """A push's answer."""
+    """The stored version of a pushed template or set of localizations."""
 
     id: str
     name: str
     version: int
     hash: str
-    usable: Annotated[bool, Meta(description="False: it is durable, and can be used as soon as it is projected")]
+    usable: Annotated[bool, Meta(description="False: it is durable, and can be used once it is projected")]
 
 
 _PROBLEM: Final = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -64,111 +67,113 @@ OPENAPI_TYPES: Final = (
     TemplateRenderResponse,
     TemplatePushResponse,
 )
-_Version = Annotated[int | None, Query(ge=1, le=2**31 - 1, description="The newest, if none is given.")]
+_Version = Annotated[int | None, Query(ge=1, le=2**31 - 1, description="Default: the newest.")]
 
 
-def router(world: GatewayState) -> APIRouter:
-    """The templates' surface."""
+def router(state: GatewayState) -> APIRouter:
+    """Return the routes below `/templates`."""
     routes = APIRouter(tags=["templates"])
-    Caller = Annotated[Tenant, Depends(world.authenticate)]  # noqa: N806 - a type
-    compiling = asyncio.Semaphore(MAX_CONCURRENT_TEMPLATES)
+    Caller = Annotated[Tenant, Depends(state.authenticate)]  # noqa: N806 - a type
+    render_slots = asyncio.Semaphore(MAX_CONCURRENT_TEMPLATES)
 
-    @routes.put(
-        "/templates/{name}", summary="Push a template", **route_openapi("TemplateDraft", "TemplatePushResponse")
-    )
+    push_openapi = route_openapi("TemplateDraft", "TemplatePushResponse")
+    render_openapi = route_openapi("TemplateRenderRequest", "TemplateRenderResponse")
+
+    @routes.put("/templates/{name}", summary="Push a template", **push_openapi)
     async def push_template(name: str, request: Request, tenant: Caller) -> Response:
-        """A new version, unless the newest says the same. What can't be compiled is refused, with the line."""
+        """Store a new version, unless the newest is equal. Refuse one that can't be compiled, and say the line."""
         body = await read_body(request, BODY_MAX_BYTES)
-        async with compiling:
+        async with render_slots:
             draft = await asyncio.to_thread(template_source.parse_draft, tenant.tenant, name, body)
-        return await push_draft(world, draft)
+        return await push_draft(state, draft)
 
     @routes.get("/templates", summary="List templates", **route_openapi(None, None))
     async def list_templates(tenant: Caller) -> Response:
-        """Each template's newest version."""
-        async with world.runtime.pool.connection() as connection:
+        """Return the newest version of each template."""
+        async with state.runtime.pool.connection() as connection:
             return json_response(await templates.list_templates(connection, tenant.tenant))
 
     @routes.get("/templates/{name}", summary="Show a template", **route_openapi(None, "TemplateView"))
     async def show_template(name: str, tenant: Caller, version: _Version = None) -> Response:
-        """By id, name or hash."""
-        return json_response(template_source.template_view(await find_template(world, tenant.tenant, name, version)))
+        """Return a template by its id, name or hash."""
+        return json_response(template_source.template_view(await find_template(state, tenant.tenant, name, version)))
 
-    @routes.post(
-        "/templates/{name}/render",
-        summary="Render a template",
-        **route_openapi("TemplateRenderRequest", "TemplateRenderResponse"),
-    )
+    @routes.post("/templates/{name}/render", summary="Render a template", **render_openapi)
     async def render_template(name: str, request: Request, tenant: Caller) -> Response:
-        """What it would say; nothing is sent."""
-        wanted = decode_body(_decode_render_request, await read_body(request, BODY_MAX_BYTES) or b"{}")
-        template = await find_template(world, tenant.tenant, name, wanted.version)
-        found = await localizations_for(world, template)
-        async with compiling:
-            said = await asyncio.to_thread(_said, template, wanted, found, world.runtime.clock())
-        return json_response(said)
+        """Render a template with the given variables; nothing is sent."""
+        render_request = decode_body(_decode_render_request, await read_body(request, BODY_MAX_BYTES) or b"{}")
+        template = await find_template(state, tenant.tenant, name, render_request.version)
+        localizations = await localizations_for(state, template)
+        async with render_slots:
+            rendered = await asyncio.to_thread(_render, template, render_request, localizations, state.runtime.clock())
+        return json_response(rendered)
 
     return routes
 
 
-async def push_draft(world: GatewayState, draft: Template) -> Response:
-    """Return a push's answer, once its record is on the log."""
+async def push_draft(state: GatewayState, draft: Template) -> Response:
+    """Append a draft to the log as the next version; return its 200, 202 (not yet projected) or 503 response."""
     try:
-        made, usable = await push_template(world.runtime, world.log, draft)
+        version, usable = await push_template(state.runtime, state.log, draft)
     except LogUnavailable:
         return unavailable_response("the log did not confirm it in time; push it again")
     pushed = TemplatePushResponse(
-        id=made.template_id, name=made.name, version=made.version, hash=made.hash, usable=usable
+        id=version.template_id, name=version.name, version=version.version, hash=version.hash, usable=usable
     )
     return json_response(pushed, 200 if usable else 202)
 
 
-async def find_template(world: GatewayState, tenant: str, name: str, version: int | None = None) -> Template:
-    """A tenant's template by id, name or hash. Raises Problem 404."""
-    async with world.runtime.pool.connection() as connection:
-        found = await templates.get_template(connection, tenant, name, version)
-    if found is None:
+async def find_template(state: GatewayState, tenant: str, name: str, version: int | None = None) -> Template:
+    """Return a tenant's template by id, name or hash; the newest version if none is given. Raises HttpProblem 404."""
+    async with state.runtime.pool.connection() as connection:
+        template = await templates.get_template(connection, tenant, name, version)
+    if template is None:
         raise HttpProblem(404, "no such template, or no such version of it", "name")
-    return found
+    return template
 
 
-async def localizations_for(world: GatewayState, template: Template) -> Template | None:
-    """Return the tenant's localizations, if the template names any."""
+async def localizations_for(state: GatewayState, template: Template) -> Template | None:
+    """Return the tenant's newest localizations, or None if the template names none or none were pushed."""
     if not content.is_localized(template):
         return None
-    async with world.runtime.pool.connection() as connection:
+    async with state.runtime.pool.connection() as connection:
         return await templates.get_localizations(connection, template.tenant)
 
 
-def _said(
-    template: Template, wanted: TemplateRenderRequest, found: Template | None, now: Millis
+def _render(
+    template: Template, request: TemplateRenderRequest, localizations: Template | None, now: Millis
 ) -> TemplateRenderResponse:
-    localize = Localizer(found, wanted.language)
-    said = content.render_template(template, wanted.language, wanted.variables, now=now, localize=localize)
-    language, version = said.ref.language, said.ref.version
+    localize = Localizer(localizations, request.language)
+    rendered = content.render_template(template, request.language, request.variables, now=now, localize=localize)
     return TemplateRenderResponse(
-        subject=said.subject, html=said.html, text=said.text, language=language, version=version
+        subject=rendered.subject,
+        html=rendered.html,
+        text=rendered.text,
+        language=rendered.ref.language,
+        version=rendered.ref.version,
     )
 
 
 def json_response(value: Any, status: int = 200) -> Response:
-    """Return an answer of JSON."""
+    """Return a response with the value as JSON."""
     return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
-def route_openapi(body: str | None, answer: str | None) -> dict[str, Any]:
-    """Return what OpenAPI says of a route; ``body``, ``answer``: names of types of this surface."""
+def route_openapi(body: str | None, response: str | None) -> dict[str, Any]:
+    """Return the OpenAPI arguments of a route's decorator; `body` and `response` are names of schemas."""
 
     def media(name: str) -> dict[str, Any]:
         return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
 
-    problem = {"description": "What is wrong, and where.", "content": _PROBLEM}
+    problem = {"description": "What is wrong and where.", "content": _PROBLEM}
     extra: dict[str, Any] = {"security": [{"ApiKey": []}]}
     if body is not None:
         extra["requestBody"] = {"required": True, "content": media(body)}
-    found: dict[str, Any] = {"description": "As asked."} | ({} if answer is None else {"content": media(answer)})
+    success: dict[str, Any] = {"description": "Success."}
+    if response is not None:
+        success["content"] = media(response)
     return {
         "openapi_extra": extra,
         "response_class": Response,
-        "responses": {200: found, **dict.fromkeys((400, 401, 404, 413, 503), problem)},
+        "responses": {200: success, **dict.fromkeys((400, 401, 404, 413, 503), problem)},
     }

@@ -1,8 +1,8 @@
-"""A pixel's or link's token -> the answer its reader expects, and behind it an open or click on the log.
+"""Answer tracking pixels, tracked links and hidden links, then record opens and clicks.
 
-Plain ASGI in front of the application, whose price per request is several times that of the
-picture. The pixel and the trap answer before anything of their token is looked at: forged, old
-and good ones take the same road. A link is read first, because only its token says where it leads.
+The middleware wraps the application as plain ASGI, because the framework costs several times as much per request as
+the picture itself. Pixels and hidden links are answered before their token is read, so the response does not reveal
+if the token is valid. The token of a tracked link is read first, because it holds the link's target.
 """
 
 import time
@@ -33,23 +33,24 @@ _EMPTY_BODY: Final[Message] = {"type": "http.response.body", "body": b""}
 
 
 class PreparedResponse(msgspec.Struct, frozen=True):
-    """An answer, made once."""
+    """A response that is made once and sent many times."""
 
     start: Message
     body: Message
 
     @classmethod
-    def of(cls, status: int, body: bytes, media_type: str, **more: str) -> "PreparedResponse":
-        """With every header it has."""
-        own = {"Content-Type": media_type, "Content-Length": str(len(body))}
-        given = {name.replace("_", "-"): value for name, value in more.items()}
-        start = {"type": "http.response.start", "status": status, "headers": asgi_headers(*_HEADERS, own, given)}
+    def of(cls, status: int, body: bytes, media_type: str, **more_headers: str) -> "PreparedResponse":
+        """Return a response with these headers, in which `_` stands for `-`, and those that every response has."""
+        content_headers = {"Content-Type": media_type, "Content-Length": str(len(body))}
+        extra_headers = {name.replace("_", "-"): value for name, value in more_headers.items()}
+        headers = asgi_headers(*_HEADERS, content_headers, extra_headers)
+        start = {"type": "http.response.start", "status": status, "headers": headers}
         return cls(start, {"type": "http.response.body", "body": body} if body else _EMPTY_BODY)
 
 
-def _problem(status: int, error: str, where: str, **more: str) -> PreparedResponse:
+def _problem(status: int, error: str, where: str, **more_headers: str) -> PreparedResponse:
     return PreparedResponse.of(
-        status, msgspec.json.encode({"error": error, "where": where}), "application/json", **more
+        status, msgspec.json.encode({"error": error, "where": where}), "application/json", **more_headers
     )
 
 
@@ -61,142 +62,143 @@ _UNKNOWN_LINK_RESPONSE: Final = _problem(404, "no such link", "/c/…")
 _WRONG_METHOD_RESPONSE: Final = _problem(405, "Method Not Allowed", "only GET and HEAD", Allow="GET, HEAD")
 
 TrackingRoute = Callable[[Scope, Send], Awaitable[int]]
-"""Answers, notes, and says the answer's status."""
+"""A function that sends the response, records the event and returns the response's status."""
 
 
 class TrackingMiddleware:
-    """`/o/{token}.gif`, `/c/{token}` and `/t/{token}`; everything else goes on to the application."""
+    """The middleware that serves `/o/{token}.gif`, `/c/{token}` and `/t/{token}`, and passes on all other requests."""
 
-    def __init__(self, app: ASGIApp, world: GatewayState) -> None:
+    def __init__(self, app: ASGIApp, state: GatewayState) -> None:
         self._app = app
-        self._world = world
-        roads: dict[str, tuple[str, TrackingRoute]] = {
+        self._state = state
+        routes: dict[str, tuple[str, TrackingRoute]] = {
             "/o/": ("pixel", self._pixel),
             "/c/": ("click", self._click),
             "/t/": ("trap", self._trap),
         }
-        self._roads = {
-            prefix: (road, surface, world.metrics.request_seconds.labels(surface))
-            for prefix, (surface, road) in roads.items()
+        self._routes = {
+            prefix: (route, surface, state.metrics.request_seconds.labels(surface))
+            for prefix, (surface, route) in routes.items()
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See the ASGI specification."""
-        found = self._roads.get(scope["path"][:3]) if scope["type"] == "http" else None
-        if found is None:
+        """Serve one connection, as the ASGI specification says."""
+        matched = self._routes.get(scope["path"][:3]) if scope["type"] == "http" else None
+        if matched is None:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        road, surface, seconds = found
+        route, surface, request_seconds = matched
         if scope["method"] in ("GET", "HEAD"):
-            status = await road(scope, send)
+            status = await route(scope, send)
         else:
-            status = await _answer(send, _WRONG_METHOD_RESPONSE)
-        self._world.metrics.requests.labels(surface, status).inc()
-        seconds.observe(time.perf_counter() - started)
+            status = await _send_response(send, _WRONG_METHOD_RESPONSE)
+        self._state.metrics.requests.labels(surface, status).inc()
+        request_seconds.observe(time.perf_counter() - started)
 
-    # ------------------------------------------------------------------ roads
+    # ------------------------------------------------------------------ routes
     async def _pixel(self, scope: Scope, send: Send) -> int:
-        """The picture, whatever the token."""
-        return await self._blind(scope, send, _PIXEL_RESPONSE, _opened)
+        """Answer with the picture, also to an invalid token."""
+        return await self._answer_first(scope, send, _PIXEL_RESPONSE, _read_pixel)
 
     async def _trap(self, scope: Scope, send: Send) -> int:
-        """A page that says nothing, whatever the token."""
-        return await self._blind(scope, send, _TRAP_RESPONSE, _trapped)
+        """Answer with the page for hidden links, also to an invalid token."""
+        return await self._answer_first(scope, send, _TRAP_RESPONSE, _read_trap)
 
-    async def _blind(self, scope: Scope, send: Send, answer: PreparedResponse, read: "TokenReader") -> int:
-        status = await _answer(send, answer)
+    async def _answer_first(self, scope: Scope, send: Send, response: PreparedResponse, read: "TokenReader") -> int:
+        """Send the response, then record the event without having read the token."""
+        status = await _send_response(send, response)
         if scope["method"] == "GET":
-            self._note(read, scope)
+            self._record(read, scope)
         return status
 
     async def _click(self, scope: Scope, send: Send) -> int:
-        """The way to the page that was signed, or a 404."""
+        """Redirect to the link's signed target, or answer 404."""
         try:
-            location = _location(tokens.read_click_token(self._world.signer, scope["path"][3:])[2])
+            location = _redirect_target(tokens.read_click_token(self._state.signer, scope["path"][3:])[2])
         except InvalidSignatureError:
-            self._world.metrics.invalid_signatures.labels("click").inc()
-            return await _answer(send, _UNKNOWN_LINK_RESPONSE)
-        status = await _answer(send, PreparedResponse.of(302, b"", "text/plain", Location=location))
+            self._state.metrics.invalid_signatures.labels("click").inc()
+            return await _send_response(send, _UNKNOWN_LINK_RESPONSE)
+        status = await _send_response(send, PreparedResponse.of(302, b"", "text/plain", Location=location))
         if scope["method"] == "GET":
-            self._note(_clicked, scope)
+            self._record(_read_click, scope)
         return status
 
-    # ------------------------------------------------------------------ notes
-    def _note(self, read: "TokenReader", scope: Scope) -> None:
-        """What it meant is worked out behind the answers: :mod:`pipeline.gateway.event_buffer`."""
-        world, token, caller, now = (
-            self._world,
-            scope["path"][3:],
-            self._world.client_info(scope),
-            self._world.runtime.clock(),
-        )
-        world.event_buffer.put(lambda: _event(world, read, token, caller, now))
+    # ------------------------------------------------------------------ events
+    def _record(self, read: "TokenReader", scope: Scope) -> None:
+        """Let the event buffer read the token and make the event, in the background."""
+        state, token = self._state, scope["path"][3:]
+        client, now = state.client_info(scope), state.runtime.clock()
+        state.event_buffer.put(lambda: _tracking_event(state, read, token, client, now))
 
 
 TokenReader = Callable[[Any, str], tuple[str, EmailId, str]]
-"""A token -> where it was found, which email, and the link's target. Raises Forged."""
+"""A function that returns a token's source, email and link target. Raises InvalidSignatureError."""
 
 
-def _opened(signer: Any, token: str) -> tuple[str, EmailId, str]:
+def _read_pixel(signer: Any, token: str) -> tuple[str, EmailId, str]:
     return "pixel", tokens.read_pixel_token(signer, token.removesuffix(".gif")), ""
 
 
-def _trapped(signer: Any, token: str) -> tuple[str, EmailId, str]:
+def _read_trap(signer: Any, token: str) -> tuple[str, EmailId, str]:
     return "trap", tokens.read_trap_token(signer, token), ""
 
 
-def _clicked(signer: Any, token: str) -> tuple[str, EmailId, str]:
+def _read_click(signer: Any, token: str) -> tuple[str, EmailId, str]:
     email_id, _, url = tokens.read_click_token(signer, token)
     return "click", email_id, url
 
 
-def _event(world: GatewayState, read: TokenReader, token: str, caller: ClientInfo, now: Millis) -> DeliveryEvent | None:
+def _tracking_event(
+    state: GatewayState, read: TokenReader, token: str, client: ClientInfo, now: Millis
+) -> DeliveryEvent | None:
+    """Return the open or click that a token stands for, or None if it is invalid or over the limit of its email."""
     try:
-        source, email_id, url = read(world.signer, token)
+        source, email_id, url = read(state.signer, token)
     except InvalidSignatureError:
-        world.metrics.invalid_signatures.labels("trap" if read is _trapped else "pixel").inc()
+        state.metrics.invalid_signatures.labels("trap" if read is _read_trap else "pixel").inc()
         return None
     kind = EventKind.OPENED if source == "pixel" else EventKind.CLICKED
-    if not world.hit_limit.admit(source, email_id, url):
-        world.metrics.tracked_over_limit.labels(kind.value).inc()
+    if not state.hit_limit.admit(source, email_id, url):
+        state.metrics.tracked_over_limit.labels(kind.value).inc()
         return None
-    machine = bots.TRAP if source == "trap" else machine_reason(caller)
-    world.metrics.tracked.labels(kind.value, machine or "human").inc()
+    machine = bots.TRAP if source == "trap" else machine_reason(client)
+    state.metrics.tracked.labels(kind.value, machine or "human").inc()
     return DeliveryEvent(
         email_id=email_id,
-        event_id=f"{source}:{world.runtime.new_id()}",
+        event_id=f"{source}:{state.runtime.new_id()}",
         kind=kind,
         occurred_at=now,
         recorded_at=now,
         provider=source,
         machine=machine,
         url=url,
-        user_agent=caller.user_agent,
+        user_agent=client.user_agent,
     )
 
 
-def machine_reason(caller: ClientInfo) -> str:
-    """Why who asks is a machine; empty for a human."""
-    if caller.is_prefetch:
+def machine_reason(client: ClientInfo) -> str:
+    """Return why the client is taken for a machine; empty for a human."""
+    if client.is_prefetch:
         return bots.PREFETCH
-    return bots.machine_reason(caller.user_agent) or bots.network_reason(caller.address)
+    return bots.machine_reason(client.user_agent) or bots.network_reason(client.address)
 
 
-async def _answer(send: Send, answer: PreparedResponse) -> int:
-    await send(answer.start)
-    await send(answer.body)
-    status: int = answer.start["status"]
+async def _send_response(send: Send, response: PreparedResponse) -> int:
+    """Send a response and return its status."""
+    await send(response.start)
+    await send(response.body)
+    status: int = response.start["status"]
     return status
 
 
-def _location(url: str) -> str:
-    """The target as a header can carry it. Raises Forged for what no link of ours may lead to."""
+def _redirect_target(url: str) -> str:
+    """Return a link's target, encoded for a Location header. Raises InvalidSignatureError for a forbidden target."""
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError:
         raise InvalidSignatureError("not a URL") from None
     if parts.scheme.lower() not in ("http", "https") or not parts.netloc:
         raise InvalidSignatureError("not an http or https URL")
-    # What is not ASCII is percent-encoded (RFC 3986), what already is encoded stays; so no header is split.
+    # Percent-encode what RFC 3986 forbids, such as line breaks, which would split the header; keep what is encoded.
     return urllib.parse.quote(url, safe="%/:=&?~#+!$,;'@()*[]")

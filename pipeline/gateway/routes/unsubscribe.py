@@ -1,7 +1,7 @@
-"""One-click unsubscribe (RFC 8058): a signed token and the one field in, an event that is surely on the log out.
+"""Serve one-click unsubscribe (RFC 8058) at `/u/{token}`; the application includes its router.
 
-Only the POST acts: mail scanners follow every link they see, and none of them may unsubscribe
-anybody. So the GET is a page with a button, which posts what a mail program posts.
+Only the POST unsubscribes, because mail scanners follow every link in an email. The GET returns a page whose button
+posts the same field as a mail program. The POST answers 200 once the event is durable on the log.
 """
 
 import email.parser
@@ -27,7 +27,7 @@ from topics.registry import DELIVERY_EVENTS
 
 BODY_MAX_BYTES: Final = 10_000
 CONTENT_TYPE_MAX_CHARS: Final = 300
-"""Characters of a Content-Type; its parser takes more than linear time."""
+"""Maximum length of a Content-Type; the parser needs more than linear time for it."""
 SOURCE: Final = "unsubscribe"
 
 _CONFIRM_PAGE: Final = render_page(
@@ -55,104 +55,107 @@ _FORM: Final[dict[str, Any]] = {
         "properties": {ONE_CLICK_FIELD[0]: {"type": "string", "enum": [ONE_CLICK_FIELD[1]]}},
     }
 }
+_REQUEST_BODY: Final = {
+    "required": True,
+    "content": {"application/x-www-form-urlencoded": _FORM, "multipart/form-data": _FORM},
+}
 _PAGE_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {"description": "A page.", "content": _HTML},
-    404: {"description": "The token is not ours; a page that says so.", "content": _HTML},
+    404: {"description": "The token is invalid; a page that says so.", "content": _HTML},
 }
 _POST_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"description": "It is on the log. A repeat changes nothing.", "content": _HTML},
-    400: {"description": "The body doesn't say `List-Unsubscribe=One-Click`: nothing was done.", "content": _HTML},
+    200: {"description": "The unsubscription is durable. A repeated request changes nothing.", "content": _HTML},
+    400: {"description": "The body has no `List-Unsubscribe=One-Click`; nothing was changed.", "content": _HTML},
     404: _PAGE_RESPONSES[404],
     413: {"description": f"A body of over {BODY_MAX_BYTES} bytes."},
-    503: {"description": "Not durable: send it again.", "content": _HTML},
+    503: {"description": "Not confirmed in time; send it again.", "content": _HTML},
 }
 
 
-def router(world: GatewayState) -> APIRouter:
-    """`/u/{token}`."""
+def router(state: GatewayState) -> APIRouter:
+    """Return the routes below `/u`."""
     routes = APIRouter(tags=["tracking"])
-    signer = Signer(world.runtime.settings.secret.get_secret_value(), "unsubscribe")
+    signer = Signer(state.runtime.settings.secret.get_secret_value(), "unsubscribe")
 
-    def whose(token: str) -> EmailId | None:
+    def read_token(token: str) -> EmailId | None:
         try:
             return tokens.read_unsubscribe_token(signer, token)
         except InvalidSignatureError:
-            world.metrics.invalid_signatures.labels(SOURCE).inc()
+            state.metrics.invalid_signatures.labels(SOURCE).inc()
             return None
 
     @routes.head("/u/{token}", include_in_schema=False)
     @routes.get("/u/{token}", summary="Ask whether to unsubscribe", response_class=Response, responses=_PAGE_RESPONSES)
     async def ask(token: str) -> Response:
-        """A page with a button; nothing changes, however often robots come by."""
-        return _page(404, _INVALID_LINK_PAGE) if whose(token) is None else _page(200, _CONFIRM_PAGE)
-
-    body = {"required": True, "content": {"application/x-www-form-urlencoded": _FORM, "multipart/form-data": _FORM}}
+        """Return a page with a button, and change nothing: mail scanners open links, too."""
+        return _page(404, _INVALID_LINK_PAGE) if read_token(token) is None else _page(200, _CONFIRM_PAGE)
 
     @routes.post(
         "/u/{token}",
         summary="Unsubscribe by one click",
         response_class=Response,
         responses=_POST_RESPONSES,
-        openapi_extra={"requestBody": body},
+        openapi_extra={"requestBody": _REQUEST_BODY},
     )
     async def act(token: str, request: Request) -> Response:
-        """What a mail program posts (RFC 8058), and the page's button: the reader gets no more of this brand."""
-        email_id = whose(token)
+        """Unsubscribe the recipient from the brand. Mail programs (RFC 8058) and the page's button post here."""
+        email_id = read_token(token)
         if email_id is None:
             return _page(404, _INVALID_LINK_PAGE)
-        if not has_one_click_field(
-            request.headers.get("content-type", ""), await read_raw_body(request, BODY_MAX_BYTES)
-        ):
+        content_type = request.headers.get("content-type", "")
+        if not has_one_click_field(content_type, await read_raw_body(request, BODY_MAX_BYTES)):
             return _page(400, _UNCONFIRMED_PAGE)
-        event = _event(world, email_id, request)
-        places = await world.log.append([LogEntry(DELIVERY_EVENTS, email_id, event)])
-        return _page(503, _TRY_AGAIN_PAGE, RETRY_SOON) if None in places else _page(200, _DONE_PAGE)
+        event = _unsubscribe_event(state, email_id, request)
+        positions = await state.log.append([LogEntry(DELIVERY_EVENTS, email_id, event)])
+        return _page(503, _TRY_AGAIN_PAGE, RETRY_SOON) if None in positions else _page(200, _DONE_PAGE)
 
     return routes
 
 
 def has_one_click_field(content_type: str, body: bytes) -> bool:
-    """Whether a form, of either encoding (RFC 8058 §3.1), holds the one field."""
+    """Return True if a form has the one-click field, in either encoding of RFC 8058 §3.1."""
     name, value = ONE_CLICK_FIELD
     media_type = content_type.partition(";")[0].strip().lower()
     if len(content_type) > CONTENT_TYPE_MAX_CHARS:
         return False
     if media_type == "multipart/form-data":
-        return any(part == (name, value) for part in _parts(content_type, body))
+        return any(part == (name, value) for part in _multipart_fields(content_type, body))
     try:
         return (name, value) in urllib.parse.parse_qsl(body.decode("latin-1").strip(), max_num_fields=20)
     except ValueError:
         return False
 
 
-def _parts(content_type: str, body: bytes) -> list[tuple[str, str]]:
+def _multipart_fields(content_type: str, body: bytes) -> list[tuple[str, str]]:
+    """Return the names and values of a `multipart/form-data` body."""
     head = b"Content-Type: " + content_type.encode("latin-1", "replace") + b"\r\n\r\n"
     form = email.parser.BytesParser(policy=email.policy.compat32).parsebytes(head + body)
     return [
-        (str(part.get_param("name", "", "content-disposition")), _text(part.get_payload(decode=True)))
+        (str(part.get_param("name", "", "content-disposition")), _stripped_text(part.get_payload(decode=True)))
         for part in form.walk()
         if not part.is_multipart()
     ]
 
 
-def _text(payload: object) -> str:
+def _stripped_text(payload: object) -> str:
     return payload.decode("latin-1").strip() if isinstance(payload, bytes) else ""
 
 
-def _event(world: GatewayState, email_id: EmailId, request: Request) -> DeliveryEvent:
-    now = world.runtime.clock()
+def _unsubscribe_event(state: GatewayState, email_id: EmailId, request: Request) -> DeliveryEvent:
+    """Return the event that the email's recipient unsubscribed, now, with this request's user agent."""
+    now = state.runtime.clock()
     return DeliveryEvent(
         email_id=email_id,
-        # The same however often somebody clicks.
+        # Derived from the email alone, so that repeated clicks are one event.
         event_id=event_id(SOURCE, email_id),
         kind=EventKind.UNSUBSCRIBED,
         occurred_at=now,
         recorded_at=now,
         provider=SOURCE,
-        user_agent=world.client_info(request.scope).user_agent,
+        user_agent=state.client_info(request.scope).user_agent,
     )
 
 
-def _page(status: int, content: bytes, more: dict[str, str] | None = None) -> Response:
-    headers = {"Content-Security-Policy": PAGE_CSP, **NO_STORE_HEADERS, **(more or {})}
+def _page(status: int, content: bytes, extra_headers: dict[str, str] | None = None) -> Response:
+    headers = {"Content-Security-Policy": PAGE_CSP, **NO_STORE_HEADERS, **(extra_headers or {})}
     return Response(content, status, headers=headers, media_type="text/html; charset=utf-8")

@@ -1,1 +1,1 @@
-"""Where bounced and other inbound mail comes in, by SMTP, by HTTP, from a maildir: on the log, as it is."""
+"""Inbound mail, such as bounces: accepted by SMTP, by HTTP or from a maildir, and appended to the log as it is."""

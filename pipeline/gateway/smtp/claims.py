@@ -1,6 +1,7 @@
-"""Whether a message names an email of ours: asked before anybody takes it apart. Pure, and linear in its size.
+"""A cheap check that an inbound message refers to an email of ours. Pure; its time is linear in the message's size.
 
-A report that counts brings something of ours back: the address it came to, or the Message-ID of the mail it is about.
+The recorder and the maildir make it before a message is appended. Every useful report contains something that we
+signed: the address it was sent to, or the Message-ID of the email that it is about.
 """
 
 import binascii
@@ -11,31 +12,35 @@ from typing import Final
 from pipeline.webhooks.base import TokenReaders
 
 MAX_TAGS_VERIFIED: Final = 200
-"""Tags that are verified of one message; a real one stands among the first."""
+"""Tags verified per message; a real report has ours among the first."""
 MAX_SCANNED_BYTES: Final = 262_144
-"""Of a message's beginning: a report stands first, and the original's header fields right behind it."""
+"""Bytes scanned from a message's start: the report comes first, and the original's headers follow directly."""
 _OWN_TAG: Final = re.compile(rb"\b(?:[bu]-[a-z2-7]{26}-|[a-z2-7]{26}\.)[a-z2-7]{26}@[a-z0-9.-]{1,255}", re.IGNORECASE)
-"""Shaped like a return path, an unsubscribe address or a Message-ID of ours (:mod:`pipeline.content.tokens`)."""
+"""The form of our return paths, unsubscribe addresses and Message-IDs (:mod:`pipeline.content.tokens`)."""
 _BASE64_LINES: Final = re.compile(rb"(?<=\n)(?:[A-Za-z0-9+/]{4,}+={0,2}(?:\r?\n|\Z))+")
-"""Lines of nothing else: possessive, so that each is read once."""
+"""Consecutive lines of base64; the possessive quantifier keeps the search linear."""
 _BASE64_MIN_BYTES: Final = 60
-"""Bytes of encoded text that could hold a tag."""
+"""Bytes of the shortest encoded text that can contain a tag."""
 
 
-def is_signed_address(address: str, proofs: TokenReaders) -> bool:
-    """Return whether the address is a return path or an unsubscribe address with a tag of ours."""
-    return proofs.verp(address) is not None or proofs.unsubscribe(address) is not None
+def is_signed_address(address: str, token_readers: TokenReaders) -> bool:
+    """Return whether the address is a return path or an unsubscribe address that we signed."""
+    return token_readers.verp(address) is not None or token_readers.unsubscribe(address) is not None
 
 
-def has_own_tag(message: bytes, proofs: TokenReaders | None) -> bool:
-    """Return whether a tag of ours stands in the message; without ``proofs``, whether one of that shape does."""
+def has_own_tag(message: bytes, token_readers: TokenReaders | None) -> bool:
+    """Return whether the message contains a tag that we signed; without ``token_readers``, one of that form."""
     seen: set[str] = set()
-    for text in _readings(message[:MAX_SCANNED_BYTES]):
-        for found in _OWN_TAG.finditer(text):
-            tag = found[0].decode("ascii").lower()
+    for text in _decodings(message[:MAX_SCANNED_BYTES]):
+        for match in _OWN_TAG.finditer(text):
+            tag = match[0].decode("ascii").lower()
             if tag in seen:
                 continue
-            if proofs is None or is_signed_address(tag, proofs) or proofs.message_id(tag) is not None:
+            if (
+                token_readers is None
+                or is_signed_address(tag, token_readers)
+                or token_readers.message_id(tag) is not None
+            ):
                 return True
             seen.add(tag)
             if len(seen) >= MAX_TAGS_VERIFIED:
@@ -43,8 +48,8 @@ def has_own_tag(message: bytes, proofs: TokenReaders | None) -> bool:
     return False
 
 
-def _readings(message: bytes) -> Iterator[bytes]:
-    """Yield the message as it came, and as its transfer encodings (RFC 2045 §6.7, §6.8) hide it."""
+def _decodings(message: bytes) -> Iterator[bytes]:
+    """Yield the message as it came, and decoded from quoted-printable and base64 (RFC 2045 §6.7, §6.8)."""
     yield message
     if b"=" in message:
         yield binascii.a2b_qp(message)

@@ -1,4 +1,4 @@
-"""Who connects, how often, in; whether there is room and rate for them, out. Pure but for the clock it is given."""
+"""Limits on SMTP connections and messages per sending network; the SMTP session checks them. Pure but for the clock."""
 
 import ipaddress
 import math
@@ -9,42 +9,48 @@ from typing import Final
 from pipeline.gateway.rate_limit import TokenBucket
 
 MAX_CONNECTIONS_PER_NETWORK: Final = 20
-"""Connections of one sending server at once; relays of large providers stay below it."""
+"""Simultaneous connections from one network; the relays of large providers stay below it."""
 _MAX_BUCKETS: Final = 10_000
+"""Networks whose message rate is tracked; the one that was idle longest is dropped first."""
 
 
 class SmtpConnectionLimits:
-    """Counts sessions and messages per sending network."""
+    """Counts connections and messages per sending network.
 
-    def __init__(self, most: int, rate: float, now: Callable[[], float]) -> None:
-        self._most = most
+    ``rate`` is in messages per second and network, 0 for no limit; ``now`` returns seconds.
+    """
+
+    def __init__(self, max_connections: int, rate: float, now: Callable[[], float]) -> None:
+        self._max_connections = max_connections
         self._rate = rate
         self._now = now
-        self._inside: Counter[str] = Counter()
+        self._connections: Counter[str] = Counter()
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     @property
     def open_connections(self) -> int:
-        """Connections at this moment."""
-        return self._inside.total()
+        """Return the number of open connections."""
+        return self._connections.total()
 
     def admit(self, host: str) -> bool:
-        """Whether one more may come in."""
+        """Count one more connection from this host; return False if it exceeds a limit."""
         network = _network(host)
-        if self.open_connections >= self._most or self._inside[network] >= min(MAX_CONNECTIONS_PER_NETWORK, self._most):
+        if self.open_connections >= self._max_connections:
             return False
-        self._inside[network] += 1
+        if self._connections[network] >= MAX_CONNECTIONS_PER_NETWORK:
+            return False
+        self._connections[network] += 1
         return True
 
     def leave(self, host: str) -> None:
-        """One that came in is gone."""
+        """Count one admitted connection less."""
         network = _network(host)
-        self._inside[network] -= 1
-        if self._inside[network] <= 0:
-            del self._inside[network]
+        self._connections[network] -= 1
+        if self._connections[network] <= 0:
+            del self._connections[network]
 
     def admit_message(self, host: str) -> bool:
-        """Whether one more message may come from there now."""
+        """Count one more message from this host; return False if it exceeds the rate."""
         if math.isclose(self._rate, 0):
             return True
         network = _network(host)
@@ -56,7 +62,7 @@ class SmtpConnectionLimits:
 
 
 def _network(host: str) -> str:
-    """Of IPv6 the /64: whoever has one address there has them all."""
+    """Return the network that a host is counted as: its /64 if it is IPv6, because one sender may own all of that."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

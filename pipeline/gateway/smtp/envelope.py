@@ -1,4 +1,7 @@
-"""A message and whom it came to in, its record for `provider-webhooks` out; which addresses are ours. Pure."""
+"""The record of an inbound message for the topic `provider-webhooks`, and the check of recipient addresses. Pure.
+
+The SMTP session, the maildir and the HTTP route use it.
+"""
 
 import hashlib
 import re
@@ -19,31 +22,36 @@ from topics.webhooks import RawWebhook
 MAIL_KIND: Final = "mail"
 INBOUND_PROVIDER: Final = "inbound"
 MESSAGE_KEPT_BYTES: Final = MAX_RECORD_BYTES - 20_000
-"""Bytes of a message that are kept: a report stands first, and what it returns of the original comes after."""
+"""Bytes of a message that are kept: a report comes first in it, and the returned original after that."""
 ROLE_LOCAL_PARTS: Final = frozenset({"postmaster", "abuse", "fbl"})
-"""Beside return paths: RFC 5321 §4.5.1 wants the first, RFC 2142 the second, feedback loops are registered for one."""
+"""Role addresses: required by RFC 5321 §4.5.1 and RFC 2142, and the one to register for feedback loops."""
 _ADDRESS_MAX_CHARS: Final = 320
 
 
-def is_accepted_address(address: str, domain: str, proofs: TokenReaders) -> bool:
-    """Return whether mail to this address is taken: a return path or unsubscribe address that we signed, or a role."""
+def is_accepted_address(address: str, domain: str, token_readers: TokenReaders) -> bool:
+    """Return whether mail to this address is accepted.
+
+    It is for role addresses, and for return paths and unsubscribe addresses that we signed.
+    """
     local, _, host = address.strip("<> ").lower().rpartition("@")
     if host != domain.lower():
         return False
     return local in ROLE_LOCAL_PARTS or (
-        SIGNED_ADDRESS_PATTERN.fullmatch(f"{local}@{host}") is not None and is_signed_address(f"{local}@{host}", proofs)
+        SIGNED_ADDRESS_PATTERN.fullmatch(f"{local}@{host}") is not None
+        and is_signed_address(f"{local}@{host}", token_readers)
     )
 
 
 def is_in_mail_domain(address: str, domain: str) -> bool:
-    """Whether the address is in the mail domain."""
+    """Return whether the address is in the mail domain."""
     return address.strip("<> ").lower().rpartition("@")[2] == domain.lower()
 
 
 def mail_record(message: bytes, received_at: Millis, *, to: str = "", sender: str = "", size: int = 0) -> RawWebhook:
-    """The message as it goes on the log; its head only, and marked, where it is longer than a record may be.
+    """Return the record of a message; one larger than a record may be is cut off and marked as such.
 
-    The id is the message's own, so that a repeat can be told from another message.
+    ``size`` is the whole message's, where ``message`` is only its beginning. The record's id is a digest of recipient
+    and message, so that a repeated message gets the same id.
     """
     to, sender = _clean(to), _clean(sender)
     headers = [(ENVELOPE_TO_HEADER, to)] if to else []
@@ -62,5 +70,8 @@ def mail_record(message: bytes, received_at: Millis, *, to: str = "", sender: st
 
 
 def _clean(address: str) -> str:
-    """An address on one line, and sane: it may come from a header of somebody's HTTP request."""
+    """Return an address without spaces and control characters, cut to its maximum length.
+
+    It may come from the header of an HTTP request.
+    """
     return re.sub(r"[\x00-\x20\x7f]", "", address)[:_ADDRESS_MAX_CHARS].encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""The settings in; an SMTP listener inside the gateway's process, every message on the log before its 250, out."""
+"""The SMTP listener for inbound mail, which runs inside the gateway's process; `server.py` opens it."""
 
 import asyncio
 import contextlib
@@ -17,93 +17,94 @@ from pipeline.settings import Settings
 
 PORT_FILE: Final = "inbound.port"
 SHUTDOWN_GRACE_S: Final = 5.5
-"""For messages in hand when told to stop: an append has one append_timeout (5 s)."""
+"""Seconds that sessions may take to end when the gateway stops; an append may need one append_timeout (5 s)."""
 log = logging.getLogger(__name__)
 
 
 @contextlib.asynccontextmanager
-async def smtp_listener(settings: Settings, keeper: InboundMailRecorder, stop: asyncio.Event) -> AsyncIterator[None]:
-    """Listen, where the settings say so, until ``stop`` or the end of the block. Raises BadSettings."""
+async def smtp_listener(settings: Settings, recorder: InboundMailRecorder, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Listen, if the settings name a host, until ``stop`` is set or the block ends. Raise InvalidSettings."""
     if not settings.inbound_host:
         yield
         return
     loop = asyncio.get_running_loop()
-    terms = SmtpSessionContext(
+    context = SmtpSessionContext(
         domain=settings.mail_domain,
-        proofs=keeper.proofs,
-        size_max=settings.inbound_max_bytes,
+        token_readers=recorder.token_readers,
+        max_bytes=settings.inbound_max_bytes,
         limits=SmtpConnectionLimits(settings.inbound_connections, settings.inbound_rate, loop.time),
-        take=keeper.record_smtp,
-        count=lambda result: keeper.count("smtp", result),
+        handle_message=recorder.record_smtp,
+        count=lambda result: recorder.count("smtp", result),
         tls=TlsCertificate(settings).context,
     )
-    keeper.watch_connections(lambda: terms.limits.open_connections)
-    server = await _server(settings, terms)
-    # Beside the HTTP server's own end, not after it: both have seconds.
-    ending = asyncio.create_task(_end_on(stop, server, terms))
+    recorder.watch_connections(lambda: context.limits.open_connections)
+    server = await _start_server(settings, context)
+    # The listener closes while the HTTP server shuts down, because the time for both is limited.
+    closing = asyncio.create_task(_close_after(stop, server, context))
     try:
         yield
     finally:
         if not stop.is_set():
-            ending.cancel()
-            ending = asyncio.create_task(_end(server, terms))
-        await asyncio.wait([ending])
+            closing.cancel()
+            closing = asyncio.create_task(_close(server, context))
+        await asyncio.wait([closing])
 
 
-async def _end_on(stop: asyncio.Event, server: asyncio.Server, terms: SmtpSessionContext) -> None:
+async def _close_after(stop: asyncio.Event, server: asyncio.Server, context: SmtpSessionContext) -> None:
     await stop.wait()
-    await _end(server, terms)
+    await _close(server, context)
 
 
-async def _server(settings: Settings, terms: SmtpSessionContext) -> asyncio.Server:
+async def _start_server(settings: Settings, context: SmtpSessionContext) -> asyncio.Server:
+    """Start listening, and write the port to its file. Raise InvalidSettings if the address can't be used."""
     host, port = settings.inbound_host, settings.inbound_port
     try:
         server = await asyncio.get_running_loop().create_server(
-            lambda: InboundSmtpSession(terms, settings.mail_domain), host, port, backlog=256
+            lambda: InboundSmtpSession(context, settings.mail_domain), host, port, backlog=256
         )
     except OSError as error:
         raise InvalidSettings(f"MAILFOLD_INBOUND_PORT: {host}:{port} can't be listened on: {error.strerror}") from error
     bound = server.sockets[0].getsockname()[1]
     make_private_folder(settings.data_dir)
     replace_file(settings.data_dir / PORT_FILE, f"{bound}\n")
-    log.info("inbound mail is taken on %s:%d for %s", host, bound, settings.mail_domain)
+    log.info("gateway accepts inbound mail on %s:%d for %s", host, bound, settings.mail_domain)
     return server
 
 
-async def _end(server: asyncio.Server, terms: SmtpSessionContext) -> None:
-    """Whoever is handing over a message may finish, and is told what became of it; the others are let go at once."""
+async def _close(server: asyncio.Server, context: SmtpSessionContext) -> None:
+    """Close the listener and idle sessions; a session that is receiving a message may finish and answer it first."""
     server.close()
     deadline = asyncio.get_running_loop().time() + SHUTDOWN_GRACE_S
-    while terms.sessions and asyncio.get_running_loop().time() < deadline:
-        for session in list(terms.sessions):
+    while context.sessions and asyncio.get_running_loop().time() < deadline:
+        for session in list(context.sessions):
             if not session.is_receiving:
                 session.hang_up()
         await asyncio.sleep(0.02)
-    for session in list(terms.sessions):
+    for session in list(context.sessions):
         session.hang_up()
 
 
 class TlsCertificate:
-    """STARTTLS' certificate, read again when its file is another: they are renewed every few weeks."""
+    """The certificate for STARTTLS, loaded again when its file changes: certificates are renewed every few weeks."""
 
     def __init__(self, settings: Settings) -> None:
         self._files = (settings.inbound_certificate, settings.inbound_certificate_key)
-        self._seen: tuple[float, ...] = ()
+        self._loaded_times: tuple[float, ...] = ()
         self._context: ssl.SSLContext | None = None
         if self._files[0]:
             self._load()
 
     def context(self) -> ssl.SSLContext | None:
-        """For the next connection; the last good one where the new files can't be read."""
-        if self._files[0] and self._times() != self._seen:
+        """Return the TLS context for the next connection: the previous one if the changed files can't be loaded."""
+        if self._files[0] and self._modification_times() != self._loaded_times:
             try:
                 self._load()
             except InvalidSettings as error:
-                log.error("%s; going on with the old certificate", error)
+                log.error("%s; the previous certificate stays in use", error)
         return self._context
 
     def _load(self) -> None:
-        self._seen = self._times()
+        self._loaded_times = self._modification_times()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         certificate, key = self._files
@@ -113,9 +114,9 @@ class TlsCertificate:
             raise InvalidSettings(f"MAILFOLD_INBOUND_CERTIFICATE: {certificate} can't be used: {error}") from error
         self._context = context
 
-    def _times(self) -> tuple[float, ...]:
-        found = []
+    def _modification_times(self) -> tuple[float, ...]:
+        times = []
         for name in self._files:
             with contextlib.suppress(OSError):
-                found.append(Path(name).stat().st_mtime if name else 0.0)
-        return tuple(found)
+                times.append(Path(name).stat().st_mtime if name else 0.0)
+        return tuple(times)

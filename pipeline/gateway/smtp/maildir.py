@@ -1,4 +1,7 @@
-"""A maildir in; its new messages on the log, then in `cur`, out. A crash in between repeats a message harmlessly."""
+"""Import of inbound mail from a maildir, for `mailfold inbound`: messages are appended to the log, then moved to `cur`.
+
+A crash between the two repeats a message with the same id, which is harmless.
+"""
 
 import os
 import stat
@@ -14,65 +17,74 @@ from topics.registry import PROVIDER_WEBHOOKS
 
 BATCH_MAX_MESSAGES: Final = 20
 SEEN_SUFFIX: Final = ":2,S"
-"""What a mail program calls a message that was read (https://cr.yp.to/proto/maildir.html)."""
+"""The suffix that marks a message as seen (https://cr.yp.to/proto/maildir.html)."""
 
 
 class MaildirSweep(NamedTuple):
-    """What became of the messages in `new`."""
+    """The number of messages in `new`, by what one sweep did with them."""
 
     taken: int
+    """Messages that were appended and moved to `cur`."""
     unconfirmed: int
-    """Stay in `new` for the next sweep: the log did not confirm them."""
+    """Messages that stay in `new` for the next sweep, because the log did not confirm them."""
     foreign: int = 0
-    """Moved to `cur` and not appended: they bear no tag of ours."""
+    """Messages that were moved to `cur` and not appended, because they contain no tag of ours."""
 
 
 class Maildir:
-    """One folder with `new` and `cur`; without ``proofs`` a tag's shape is enough, and the worker verifies it."""
+    """A maildir folder, with `new` and `cur`.
 
-    def __init__(self, folder: Path, log: Log, clock: Clock, proofs: TokenReaders | None = None) -> None:
+    Without ``token_readers`` only the form of a message's tags is checked here; the worker verifies them later.
+    """
+
+    def __init__(self, folder: Path, log: Log, clock: Clock, token_readers: TokenReaders | None = None) -> None:
         self._new, self._cur = folder / "new", folder / "cur"
         self._log = log
         self._clock = clock
-        self._proofs = proofs
+        self._token_readers = token_readers
         if not self._new.is_dir():
             raise InvalidSettings(f"{folder}: not a maildir, it has no folder `new`")
 
     async def sweep(self) -> MaildirSweep:
-        """Append what is new and bears a tag of ours; put it, and what bears none, into `cur`."""
+        """Append the new messages that contain a tag of ours; move them, and those without one, to `cur`."""
         self._cur.mkdir(exist_ok=True)
         names = sorted(entry.name for entry in os.scandir(self._new) if not entry.name.startswith("."))
-        taken = left = foreign = 0
+        taken = unconfirmed = foreign = 0
         for start in range(0, len(names), BATCH_MAX_MESSAGES):
-            read = [
-                (name, read)
+            messages = [
+                (name, message)
                 for name in names[start : start + BATCH_MAX_MESSAGES]
-                if (read := self._read(name)) is not None
+                if (message := self._read(name)) is not None
             ]
-            found = [(name, head, size) for name, (head, size) in read if has_own_tag(head, self._proofs)]
-            foreign += sum(self._done(name) for name in {name for name, _ in read} - {name for name, *_ in found})
-            records = [mail_record(head, self._clock(), size=size) for _, head, size in found]
-            places = await self._log.append([LogEntry(PROVIDER_WEBHOOKS, None, mail) for mail in records])
-            for (name, *_), place in zip(found, places, strict=True):
-                taken, left = (taken, left + 1) if place is None else (taken + self._done(name), left)
-        return MaildirSweep(taken, left, foreign)
+            own = [(name, head, size) for name, (head, size) in messages if has_own_tag(head, self._token_readers)]
+            own_names = {name for name, *_ in own}
+            foreign += sum(self._move_to_cur(name) for name, _ in messages if name not in own_names)
+            records = [mail_record(head, self._clock(), size=size) for _, head, size in own]
+            positions = await self._log.append([LogEntry(PROVIDER_WEBHOOKS, None, record) for record in records])
+            for (name, *_), position in zip(own, positions, strict=True):
+                if position is None:
+                    unconfirmed += 1
+                else:
+                    taken += self._move_to_cur(name)
+        return MaildirSweep(taken, unconfirmed, foreign)
 
     def _read(self, name: str) -> tuple[bytes, int] | None:
-        """A message's head and its whole size; None for what is gone, or is no file."""
+        """Return a message's first bytes and its whole size; None if it is gone or not a regular file."""
         try:
-            # O_NONBLOCK: a pipe put there would hold us for ever. A link could point anywhere.
+            # Opening a named pipe must not block, and a symbolic link could point to any file.
             handle = os.open(self._new / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             return None
         try:
-            found = os.fstat(handle)
-            return (os.read(handle, MESSAGE_KEPT_BYTES + 1), found.st_size) if stat.S_ISREG(found.st_mode) else None
+            status = os.fstat(handle)
+            return (os.read(handle, MESSAGE_KEPT_BYTES + 1), status.st_size) if stat.S_ISREG(status.st_mode) else None
         finally:
             os.close(handle)
 
-    def _done(self, name: str) -> int:
+    def _move_to_cur(self, name: str) -> int:
+        """Move a message from `new` to `cur`, marked as seen; return the number of messages moved, 1 or 0."""
         try:
             (self._new / name).rename(self._cur / (name.partition(":2,")[0] + SEEN_SUFFIX))
         except FileNotFoundError:
-            return 0  # another sweep was faster; the record is the same
+            return 0  # a concurrent sweep has moved it; its record has the same id
         return 1

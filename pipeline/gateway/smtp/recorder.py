@@ -1,4 +1,7 @@
-"""A message from any road in; on the log as it is, counted by road and by what became of it, out."""
+"""Recording of inbound messages: each is appended to the log as it is, if it refers to an email of ours.
+
+The SMTP listener and the route `POST /inbound/mail` call it.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -18,55 +21,61 @@ UNSIGNED_RESULT: Final = "unsigned"
 
 
 class InboundMailResult(Enum):
-    """What became of a message that was handed over."""
+    """The result of recording a message."""
 
     DURABLE = "durable"
     UNCONFIRMED = "unconfirmed"
-    """It may or may not be on the log: it has to come again."""
+    """It may or may not be on the log; the sender has to send it again."""
     NOT_OURS = "refused"
-    """Neither its address nor anything in it bears a tag of ours: nobody would understand it."""
+    """Neither its address nor its text contains a tag that we signed, so it could not be attributed to an email."""
 
 
 class InboundMailRecorder:
-    """Puts inbound mail on the log."""
+    """Appends inbound mail to the log and counts it by channel and result."""
 
-    def __init__(self, log: Log, clock: Clock, proofs: TokenReaders, registry: CollectorRegistry) -> None:
-        self.proofs = proofs
+    def __init__(self, log: Log, clock: Clock, token_readers: TokenReaders, registry: CollectorRegistry) -> None:
+        self.token_readers = token_readers
         self._log = log
         self._clock = clock
-        self._scanning = asyncio.Lock()
+        self._scan_lock = asyncio.Lock()
         self._mails = Counter(
             "mailfold_inbound_mails",
-            "Inbound mail, by road and by what became of it: signed, unsigned (its address bears no signature of ours: "
-            "the message does), unconfirmed, refused (neither does), limited, turned_away.",
+            "Inbound mail, by road (smtp, http) and result: signed, unsigned (not its address, but its text has a "
+            "signature of ours), unconfirmed, refused (neither has one), limited, turned_away.",
             ["road", "result"],
             registry=registry,
         )
         self._connections = Gauge("mailfold_inbound_connections", "SMTP connections open now.", registry=registry)
 
-    def count(self, road: str, result: str) -> None:
-        """One more."""
-        self._mails.labels(road, result).inc()
+    def count(self, channel: str, result: str) -> None:
+        """Count one message or connection."""
+        self._mails.labels(channel, result).inc()
 
-    def watch_connections(self, connections: Callable[[], int]) -> None:
-        """Ask this for the number of connections, whenever somebody wants to know."""
-        self._connections.set_function(connections)
+    def watch_connections(self, open_connections: Callable[[], int]) -> None:
+        """Set the function that returns the number of open SMTP connections for the metrics."""
+        self._connections.set_function(open_connections)
 
     async def record_smtp(self, head: bytes, size: int, to: str, sender: str) -> InboundMailResult:
-        """See :data:`pipeline.gateway.smtp.session.Take`."""
+        """Record a message from SMTP; the arguments are those of :data:`pipeline.gateway.smtp.session.MessageHandler`.
+
+        Append it only if it refers to an email of ours.
+        """
         return await self.record("smtp", mail_record(head, self._clock(), to=to, sender=sender, size=size), to)
 
-    async def _is_claimed(self, message: bytes) -> bool:
-        """One message after the other: a thread holds the interpreter while it searches, up to 20 ms for each."""
-        async with self._scanning:
-            return await asyncio.to_thread(has_own_tag, message, self.proofs)
-
-    async def record(self, road: str, mail: RawWebhook, to: str) -> InboundMailResult:
-        """Append the message, if its address or its text bears a tag of ours."""
-        signed = is_signed_address(to, self.proofs)
-        if not signed and not await self._is_claimed(mail.body):
-            self.count(road, InboundMailResult.NOT_OURS.value)
+    async def record(self, channel: str, mail: RawWebhook, to: str) -> InboundMailResult:
+        """Append the message if the address ``to`` or its text contains a tag that we signed."""
+        is_signed = is_signed_address(to, self.token_readers)
+        if not is_signed and not await self._has_own_tag(mail.body):
+            self.count(channel, InboundMailResult.NOT_OURS.value)
             return InboundMailResult.NOT_OURS
-        places = await self._log.append([LogEntry(PROVIDER_WEBHOOKS, None, mail)])
-        self.count(road, "unconfirmed" if None in places else "signed" if signed else UNSIGNED_RESULT)
-        return InboundMailResult.UNCONFIRMED if None in places else InboundMailResult.DURABLE
+        positions = await self._log.append([LogEntry(PROVIDER_WEBHOOKS, None, mail)])
+        self.count(channel, "unconfirmed" if None in positions else "signed" if is_signed else UNSIGNED_RESULT)
+        return InboundMailResult.UNCONFIRMED if None in positions else InboundMailResult.DURABLE
+
+    async def _has_own_tag(self, message: bytes) -> bool:
+        """Search the message for a tag of ours in a thread.
+
+        One message at a time, because each search holds the interpreter's lock for up to 20 ms.
+        """
+        async with self._scan_lock:
+            return await asyncio.to_thread(has_own_tag, message, self.token_readers)

@@ -1,6 +1,6 @@
-"""SMTP of a server that only takes what comes back: a session in, messages handed on, each answered when it is durable.
+"""The SMTP session of a server that accepts only mail to our own addresses; the listener creates one per connection.
 
-No relay: one recipient per message, and only addresses of ours.
+It relays nothing and takes one recipient per message. A message is answered 250 only when it is on the log.
 """
 
 import asyncio
@@ -18,16 +18,16 @@ from pipeline.gateway.smtp.recorder import InboundMailResult
 from pipeline.webhooks.base import TokenReaders
 
 IDLE_TIMEOUT_S: Final = 120.0
-"""Until a silent client is let go (RFC 5321 §4.5.3.2 asks senders for patience, not us)."""
+"""Seconds until a silent client is disconnected; RFC 5321 §4.5.3.2 recommends longer timeouts to clients only."""
 DATA_TIMEOUT_S: Final = 300.0
 SESSION_MAX_S: Final = 1_800.0
-"""However busily a client passes the time."""
+"""Seconds until a session is ended, even if its client is active."""
 MAX_CALLS_PER_COMMAND: Final = 500
-"""Of one kind in a session: a provider's relay brings many messages on one connection."""
+"""Calls of one command per session; high, because a provider's relay sends many messages on one connection."""
 log = logging.getLogger(__name__)
 
 MessageHandler = Callable[[bytes, int, str, str], Awaitable[InboundMailResult]]
-"""A message's head, its whole size, recipient and sender; what became of it."""
+"""Records a message, given its first bytes, its whole size, recipient and sender; returns the result."""
 REPLY_BY_RESULT: Final = {
     InboundMailResult.DURABLE: "250 2.0.0 Kept",
     InboundMailResult.UNCONFIRMED: "451 4.3.0 Can't be kept right now, try again later",
@@ -37,39 +37,40 @@ REPLY_BY_RESULT: Final = {
 
 @dataclass(slots=True)
 class SmtpSessionContext:
-    """What every session of a listener goes by."""
+    """The configuration and state that all sessions of a listener share."""
 
     domain: str
-    proofs: TokenReaders
-    size_max: int
+    token_readers: TokenReaders
+    max_bytes: int
+    """The largest message that is accepted."""
     limits: SmtpConnectionLimits
-    take: MessageHandler
+    handle_message: MessageHandler
     count: Callable[[str], None]
-    """Called with what became of a message or connection."""
+    """Called with the result for a message or connection."""
     tls: Callable[[], ssl.SSLContext | None]
     sessions: set["InboundSmtpSession"] = field(default_factory=set)
 
 
 class SmtpHandler:
-    """What aiosmtpd asks about the steps of a session."""
+    """The hooks that aiosmtpd calls for SMTP commands; each returns the reply."""
 
-    def __init__(self, terms: SmtpSessionContext) -> None:
-        self._terms = terms
+    def __init__(self, context: SmtpSessionContext) -> None:
+        self._context = context
 
     async def handle_EHLO(  # noqa: N802  aiosmtpd names its hooks for SMTP's verbs
         self, _server: SMTP, session: Session, _envelope: Envelope, hostname: str, responses: list[str]
     ) -> list[str]:
-        """Offer neither AUTH, for nobody has an account here, nor HELP."""
+        """Offer aiosmtpd's extensions without HELP and AUTH, because senders have no accounts here."""
         session.host_name = hostname
-        offered = [line for line in responses if not line[4:].startswith(("AUTH", "HELP"))]
-        return [*offered, "250 ENHANCEDSTATUSCODES"]
+        extensions = [line for line in responses if not line[4:].startswith(("AUTH", "HELP"))]
+        return [*extensions, "250 ENHANCEDSTATUSCODES"]
 
     async def handle_MAIL(  # noqa: N802  likewise
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
-        """Anybody may write, and the null sender is who mostly does."""
-        if not self._terms.limits.admit_message(_host(session.peer)):
-            self._terms.count("limited")
+        """Accept any sender within the rate limit; bounces come from the null sender."""
+        if not self._context.limits.admit_message(_host(session.peer)):
+            self._context.count("limited")
             return "450 4.7.1 Too much at once from you, try again later"
         envelope.mail_from = address
         envelope.mail_options.extend(options)
@@ -78,12 +79,12 @@ class SmtpHandler:
     async def handle_RCPT(  # noqa: N802  likewise
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
     ) -> str:
-        """Only what comes back to an address of ours."""
-        if not is_in_mail_domain(address, self._terms.domain):
-            self._terms.count("refused")
+        """Accept one recipient, which must be an address of ours."""
+        if not is_in_mail_domain(address, self._context.domain):
+            self._context.count("refused")
             return "550 5.7.1 We relay nothing"
-        if not is_accepted_address(address, self._terms.domain, self._terms.proofs):
-            self._terms.count("refused")
+        if not is_accepted_address(address, self._context.domain, self._context.token_readers):
+            self._context.count("refused")
             return "550 5.1.1 No such address"
         if envelope.rcpt_tos:
             return "452 4.5.3 One recipient at a time"
@@ -91,74 +92,75 @@ class SmtpHandler:
         return "250 2.1.5 OK"
 
     async def handle_exception(self, error: Exception) -> str:
-        """Nothing of the client's words goes into the log."""
-        log.error("an SMTP command could not be handled: %s", type(error).__name__)
+        """Log an unexpected error by its type alone, because its text may contain what the client sent."""
+        log.error("SMTP command failed: %s", type(error).__name__)
         return "451 4.3.0 An error of ours, try again later"
 
 
 class InboundSmtpSession(SMTP):
-    """One connection."""
+    """One client's connection."""
 
-    def __init__(self, terms: SmtpSessionContext, hostname: str) -> None:
+    def __init__(self, context: SmtpSessionContext, hostname: str) -> None:
         super().__init__(
-            SmtpHandler(terms),
-            data_size_limit=terms.size_max,
+            SmtpHandler(context),
+            data_size_limit=context.max_bytes,
             enable_SMTPUTF8=True,
             hostname=hostname,
             ident="Mailfold",
-            tls_context=terms.tls(),
+            tls_context=context.tls(),
             timeout=IDLE_TIMEOUT_S,
             auth_exclude_mechanism=("LOGIN", "PLAIN"),
             command_call_limit=MAX_CALLS_PER_COMMAND,
             loop=asyncio.get_running_loop(),
         )
-        self._terms = terms
+        self._context = context
         self._peer = ""
-        self._inside = False
-        self._end: asyncio.TimerHandle | None = None
+        self._is_admitted = False
+        self._end_timer: asyncio.TimerHandle | None = None
         self.is_receiving = False
-        """Whether a message is on its way: its sender should be told what became of it."""
+        """A message is being received and its sender waits for the answer."""
 
     # ------------------------------------------------------------ the connection
     def connection_made(self, transport: Any) -> None:
-        """Let it in, or say why not. Called a second time when TLS is set up."""
-        if not self._inside:
+        """Admit the connection, or answer 421 and close it. Called a second time when TLS is set up."""
+        if not self._is_admitted:
             self._peer = _host(transport.get_extra_info("peername"))
-            if not self._terms.limits.admit(self._peer):
-                self._terms.count("turned_away")
+            if not self._context.limits.admit(self._peer):
+                self._context.count("turned_away")
                 transport.write(b"421 4.7.0 Too many connections, try again later\r\n")
                 transport.close()
                 return
-            self._inside = True
-            self._terms.sessions.add(self)
-            self._end = self.loop.call_later(SESSION_MAX_S, self.hang_up)
+            self._is_admitted = True
+            self._context.sessions.add(self)
+            self._end_timer = self.loop.call_later(SESSION_MAX_S, self.hang_up)
         super().connection_made(transport)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Make room."""
-        if not self._inside:
+        """Count the connection out and stop its timer."""
+        if not self._is_admitted:
             return
-        self._terms.limits.leave(self._peer)
-        self._terms.sessions.discard(self)
-        self._inside = False
-        if self._end is not None:
-            self._end.cancel()
+        self._context.limits.leave(self._peer)
+        self._context.sessions.discard(self)
+        self._is_admitted = False
+        if self._end_timer is not None:
+            self._end_timer.cancel()
         super().connection_lost(error)
 
     def eof_received(self) -> bool | None:
-        """Nothing more will come."""
-        return bool(super().eof_received()) if self._inside else False
+        """Handle the client's end of stream, unless the connection was never admitted."""
+        return bool(super().eof_received()) if self._is_admitted else False
 
     def hang_up(self) -> None:
-        """End it, whatever it is doing."""
+        """Close the connection, even while a message is being received."""
         if self.transport is not None:
             self.transport.close()
 
     # ------------------------------------------------------------ the message
     async def smtp_DATA(self, arg: str) -> None:  # noqa: N802  aiosmtpd's name
-        """Take a message: its head is kept, the rest counted, so that nobody's size is our memory.
+        """Receive a message, record it and answer.
 
-        Unlike aiosmtpd's own, lines may be of any length: reports come from old programs, too.
+        Only its first bytes are kept in memory; the rest is counted. Lines may be of any length, unlike in aiosmtpd's
+        own method, because old programs send such reports.
         """
         assert self.envelope is not None
         if not self.envelope.rcpt_tos:
@@ -171,38 +173,44 @@ class InboundSmtpSession(SMTP):
         try:
             await self.push("354 End data with <CR><LF>.<CR><LF>")
             self._reset_timeout(DATA_TIMEOUT_S)
-            head, size = await self._message()
-            answer = "552 5.3.4 Too large" if size > self._terms.size_max else await self._kept(head, size)
+            head, size = await self._receive_message()
+            reply = "552 5.3.4 Too large" if size > self._context.max_bytes else await self._record(head, size)
             self._set_post_data_state()  # type: ignore[no-untyped-call]
-            await self.push(answer)
+            await self.push(reply)
         finally:
             self.is_receiving = False
 
-    async def _kept(self, head: bytes, size: int) -> str:
+    async def _record(self, head: bytes, size: int) -> str:
+        """Record the message and return the reply."""
         assert self.envelope is not None
-        receipt = await self._terms.take(head, size, self.envelope.rcpt_tos[0], self.envelope.mail_from or "<>")
-        return REPLY_BY_RESULT[receipt]
+        sender = self.envelope.mail_from or "<>"
+        result = await self._context.handle_message(head, size, self.envelope.rcpt_tos[0], sender)
+        return REPLY_BY_RESULT[result]
 
-    async def _message(self) -> tuple[bytes, int]:
-        """Up to the dot on a line of its own; only CRLF ends a line, so that nothing can be smuggled past it."""
-        head, size, fresh = bytearray(), 0, True
-        while (piece := await self._piece()) != b".\r\n" or not fresh:
-            if fresh and piece.startswith(b"."):
+    async def _receive_message(self) -> tuple[bytes, int]:
+        """Read up to the dot on a line of its own; return the message's first bytes and its whole size.
+
+        Only CRLF ends a line, which prevents SMTP smuggling.
+        """
+        head, size, is_line_start = bytearray(), 0, True
+        while (piece := await self._read_piece()) != b".\r\n" or not is_line_start:
+            if is_line_start and piece.startswith(b"."):
                 piece = piece[1:]
-            fresh = piece.endswith(b"\r\n")
+            is_line_start = piece.endswith(b"\r\n")
             size += len(piece)
-            if size > 2 * self._terms.size_max:
-                # It was told our limit, and goes on and on.
+            if size > 2 * self._context.max_bytes:
+                # The client ignores the limit that the reply to EHLO named.
                 self.hang_up()
                 raise asyncio.CancelledError
             head += piece[: max(0, MESSAGE_KEPT_BYTES + 1 - len(head))]
         return bytes(head), size
 
-    async def _piece(self) -> bytes:
+    async def _read_piece(self) -> bytes:
+        """Return the next line, or a part of it if it is longer than the reader's buffer."""
         try:
             return bytes(await self._reader.readuntil(b"\r\n"))
-        except asyncio.LimitOverrunError as long:
-            return bytes(await self._reader.read(long.consumed))
+        except asyncio.LimitOverrunError as overrun:
+            return bytes(await self._reader.read(overrun.consumed))
 
 
 def _host(peer: Any) -> str:

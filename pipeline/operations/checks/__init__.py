@@ -1,1 +1,1 @@
-"""A provider's row in; what works, what doesn't and what to do about it out: `mailfold providers check`."""
+"""Checks of a provider's configuration, with advice for what is wrong; `mailfold providers check` calls them."""

@@ -1,4 +1,4 @@
-"""What a check found, in a person's words."""
+"""Define the result of a check, as the checks return it and the CLI prints it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ FindingVerdict = Literal["right", "wrong", "note"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check, with advice."""
 
     verdict: FindingVerdict
     text: str
@@ -16,15 +16,15 @@ class Finding:
 
 
 def right(text: str) -> Finding:
-    """It works."""
+    """Return a finding that something works."""
     return Finding("right", text)
 
 
 def wrong(text: str, todo: str) -> Finding:
-    """It doesn't; what to do about it."""
+    """Return a finding that something does not work, and what to do about it."""
     return Finding("wrong", text, todo)
 
 
 def note(text: str, todo: str = "") -> Finding:
-    """What can't be tried from here, or is worth knowing."""
+    """Return a finding that cannot be checked from here, or is only information."""
     return Finding("note", text, todo)

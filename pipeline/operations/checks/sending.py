@@ -1,4 +1,4 @@
-"""A provider's row in; whether it takes our credentials out. Nothing is sent."""
+"""Check whether a provider accepts our credentials, without sending mail; `mailfold providers check` calls it."""
 
 import asyncio
 
@@ -19,38 +19,38 @@ _TODO = {
 
 
 async def check(row: Provider, settings: Settings) -> list[Finding]:
-    """Log in, or make the cheapest request that needs the key."""
+    """Log in by SMTP, or make the API's cheapest request that needs the key; return the findings."""
     if missing := configuration_problem(row):
         return [wrong(missing, "say it with `mailfold providers add`")]
-    return await (_by_api if row.via == "api" else _by_smtp)(row, settings)
+    return await (_check_api if row.via == "api" else _check_smtp)(row, settings)
 
 
-async def _by_smtp(row: Provider, settings: Settings) -> list[Finding]:
-    where = f"{row.host}:{row.port}"
-    greeted = await probe_server(row, settings.mail_domain, settings.smtp_timeout)
-    if greeted.refusal is not None:
-        said = f"{greeted.refusal.code} {greeted.refusal.text}" if greeted.refusal.code else greeted.refusal.text
-        stage = SmtpStage(greeted.refusal.stage)
-        return [wrong(f"{where} does not let us in, at {stage.value}: {said}", _TODO[stage])]
-    how = "over TLS" if greeted.secured else "in the clear"
+async def _check_smtp(row: Provider, settings: Settings) -> list[Finding]:
+    server = f"{row.host}:{row.port}"
+    probe = await probe_server(row, settings.mail_domain, settings.smtp_timeout)
+    if probe.refusal is not None:
+        reply = f"{probe.refusal.code} {probe.refusal.text}" if probe.refusal.code else probe.refusal.text
+        stage = SmtpStage(probe.refusal.stage)
+        return [wrong(f"{server} does not let us in, at {stage.value}: {reply}", _TODO[stage])]
+    how = "over TLS" if probe.secured else "in the clear"
     who = f"as {row.username}" if row.username else "without a password"
-    found = [right(f"{where} greets us {how} and takes mail {who}")]
-    if not greeted.secured and row.tls != "off":
-        found.append(note("what is sent there can be read on the way", "ask for --tls required, if the server can"))
-    if row.kind == "smtp" and "dsn" not in greeted.extensions:
-        found.append(note("it offers no DSN (RFC 3461): a delivery is not reported, a bounce may be"))
-    return found
+    findings = [right(f"{server} greets us {how} and takes mail {who}")]
+    if not probe.secured and row.tls != "off":
+        findings.append(note("what is sent there can be read on the way", "ask for --tls required, if the server can"))
+    if row.kind == "smtp" and "dsn" not in probe.extensions:
+        findings.append(note("it offers no DSN (RFC 3461): a delivery is not reported, a bounce may be"))
+    return findings
 
 
-async def _by_api(row: Provider, settings: Settings) -> list[Finding]:
+async def _check_api(row: Provider, settings: Settings) -> list[Finding]:
     api = APIS[row.kind]
-    line = ApiSession(row, settings.smtp_timeout)
+    session = ApiSession(row, settings.smtp_timeout)
     try:
-        problem = api.credential_problem(await line.request(api.check_request(row, wall_clock())))
+        problem = api.credential_problem(await session.request(api.check_request(row, wall_clock())))
     except NoApiResponse as error:
         return [wrong(f"{row.kind} does not answer: {error}", "is --api-url right, does a firewall let us out?")]
     finally:
-        await line.close()
+        await session.close()
         await asyncio.sleep(0)
     if problem:
         return [wrong(f"the API of {row.kind} refuses us: {problem}", "give the key again: `mailfold providers add`")]

@@ -1,6 +1,7 @@
-"""A provider's kind and a webhook key as somebody entered it in; what is wrong with it out, empty for nothing. Pure.
+"""Find problems with a webhook key as an operator entered it; `mailfold providers add` and `check` call it.
 
-A key that can't be read would refuse every webhook until somebody notices, and the provider may give up before.
+With a key that cannot be parsed, the gateway would refuse all webhooks until somebody notices, and the provider might
+give up before. Nothing here does I/O.
 """
 
 import re
@@ -15,59 +16,59 @@ _TOKEN: Final = re.compile(r"[!-~]+")
 
 
 def webhook_key_problem(kind: str, key: str) -> str:
-    """Why this can be no webhook key of a provider of this kind."""
+    """Return why this cannot be a webhook key of a provider of this kind; empty if it can."""
     if not key.strip():
         return "it is empty"
-    return _KEY_CHECKS.get(kind, _secret)(key)
+    return _KEY_CHECKS.get(kind, _secret_problem)(key)
 
 
-def _read_by(reader: Callable[[str], object]) -> Callable[[str], str]:
-    """As the provider's adapter reads it."""
+def _parser_problem(parse: Callable[[str], object]) -> Callable[[str], str]:
+    """Return a check that reports the error of the function with which the adapter parses its keys."""
 
-    def look(key: str) -> str:
+    def problem(key: str) -> str:
         try:
-            reader(key)
+            parse(key)
         except InvalidSignatureError as error:
             return str(error)
         return ""
 
-    return look
+    return problem
 
 
-def _ses(key: str) -> str:
+def _topic_problem(key: str) -> str:
     return "" if _ARN.fullmatch(key) else "not the ARN of an SNS topic, arn:aws:sns:region:account:name"
 
 
-def _secret(key: str) -> str:
-    """It is compared, or signed with, as it is."""
+def _secret_problem(key: str) -> str:
+    """Return the problem of a secret, which adapters use without stripping white space."""
     return "" if key == key.strip() else "it has white space around it"
 
 
-def _password(key: str) -> str:
+def _password_problem(key: str) -> str:
     user, _, password = key.partition(":")
-    return _secret(key) if user and password else "user:password wants both"
+    return _secret_problem(key) if user and password else "user:password needs both"
 
 
-def _basic(key: str) -> str:
-    """Of those who send no token."""
-    return _password(key) if ":" in key else "user:password is what it can bring"
+def _basic_problem(key: str) -> str:
+    """Return the problem of a key for a provider that cannot send tokens."""
+    return _password_problem(key) if ":" in key else "this provider can only send user:password"
 
 
-def _password_or_token(key: str) -> str:
+def _password_or_token_problem(key: str) -> str:
     if ":" in key:
-        return _password(key)
-    return _secret(key) or ("" if _TOKEN.fullmatch(key) else "a token is of visible ASCII characters")
+        return _password_problem(key)
+    return _secret_problem(key) or ("" if _TOKEN.fullmatch(key) else "a token consists of visible ASCII characters")
 
 
 _KEY_CHECKS: Final[Mapping[str, Callable[[str], str]]] = {
-    "sandbox": _read_by(keys.p256_key),
-    "sendgrid": _read_by(keys.p256_key),
-    "postal": _read_by(keys.rsa_key),
-    "resend": _read_by(keys.svix_secret),
-    "ses": _ses,
-    "postmark": _basic,
-    "mailjet": _basic,
-    "sparkpost": _password_or_token,
-    "brevo": _password_or_token,
+    "sandbox": _parser_problem(keys.p256_key),
+    "sendgrid": _parser_problem(keys.p256_key),
+    "postal": _parser_problem(keys.rsa_key),
+    "resend": _parser_problem(keys.svix_secret),
+    "ses": _topic_problem,
+    "postmark": _basic_problem,
+    "mailjet": _basic_problem,
+    "sparkpost": _password_or_token_problem,
+    "brevo": _password_or_token_problem,
 }
-"""Those that are more than a secret."""
+"""The checks of kinds whose key is not just a secret."""

@@ -1,7 +1,7 @@
-"""A provider's kind and webhook key in, a request signed as that provider signs its own out. Pure.
+"""Sign requests as providers sign their webhooks, for the check of our own URL and for tests.
 
-The opposite of the adapters' `verify`, where we hold what the provider signs with. SendGrid, SES and Postal sign with
-keys of which we know the public half only: nobody here can speak for them.
+The counterpart of the adapters' `verify`, for providers with whom we share the secret. SendGrid, SES and Postal sign
+with private keys that only they have. Nothing here does I/O.
 """
 
 import base64
@@ -17,12 +17,12 @@ import msgspec
 from pipeline.webhooks.keys import svix_secret
 
 CHECK_BODY: Final = b'{"mailfold":"check"}'
-"""No event at all; the gateway forgets it anyway (`pipeline.webhooks.self_check`)."""
+"""A body without an event; the gateway discards it in any case (`pipeline.webhooks.self_check`)."""
 
 
 @dataclass(frozen=True)
 class SignedRequest:
-    """A request that is the provider's as far as anybody can tell."""
+    """A request with a valid signature of the provider."""
 
     headers: Mapping[str, str]
     body: bytes
@@ -30,43 +30,43 @@ class SignedRequest:
 
 @dataclass(frozen=True)
 class SigningContext:
-    """What goes into a signature beside the key."""
+    """The inputs of a signature except the key."""
 
     url: str
-    """As the provider knows it."""
+    """The URL that is configured at the provider."""
     now_s: int
     nonce: str
     body: bytes = CHECK_BODY
-    """JSON."""
+    """The body, JSON."""
 
 
 RequestSigner = Callable[[str, SigningContext], SignedRequest]
-"""Raises Forged for a key that can't be read."""
+"""A function that signs a request with a key; it raises InvalidSignatureError for one that cannot be parsed."""
 
 
-def _password(key: str, occasion: SigningContext) -> SignedRequest:
-    """``user:password`` is HTTP Basic (RFC 7617), anything else a bearer token (RFC 6750)."""
+def _sign_with_password(key: str, context: SigningContext) -> SignedRequest:
+    """Send ``user:password`` as HTTP Basic (RFC 7617), and any other key as a bearer token (RFC 6750)."""
     if ":" in key:
-        return _json({"Authorization": f"Basic {base64.b64encode(key.encode()).decode()}"}, occasion.body)
-    return _json({"Authorization": f"Bearer {key}"}, occasion.body)
+        return _json({"Authorization": f"Basic {base64.b64encode(key.encode()).decode()}"}, context.body)
+    return _json({"Authorization": f"Bearer {key}"}, context.body)
 
 
-def _mailgun(key: str, occasion: SigningContext) -> SignedRequest:
-    code = _hmac(key.encode(), f"{occasion.now_s}{occasion.nonce}".encode()).hex()
-    signature = {"timestamp": str(occasion.now_s), "token": occasion.nonce, "signature": code}
-    return _json({}, msgspec.json.encode({"signature": signature, "event-data": msgspec.Raw(occasion.body)}))
+def _sign_mailgun(key: str, context: SigningContext) -> SignedRequest:
+    code = _hmac(key.encode(), f"{context.now_s}{context.nonce}".encode()).hex()
+    signature = {"timestamp": str(context.now_s), "token": context.nonce, "signature": code}
+    return _json({}, msgspec.json.encode({"signature": signature, "event-data": msgspec.Raw(context.body)}))
 
 
-def _resend(key: str, occasion: SigningContext) -> SignedRequest:
-    signed = f"{occasion.nonce}.{occasion.now_s}.".encode() + occasion.body
+def _sign_resend(key: str, context: SigningContext) -> SignedRequest:
+    signed = f"{context.nonce}.{context.now_s}.".encode() + context.body
     code = base64.b64encode(_hmac(svix_secret(key), signed)).decode()
-    headers = {"svix-id": occasion.nonce, "svix-timestamp": str(occasion.now_s), "svix-signature": f"v1,{code}"}
-    return _json(headers, occasion.body)
+    headers = {"svix-id": context.nonce, "svix-timestamp": str(context.now_s), "svix-signature": f"v1,{code}"}
+    return _json(headers, context.body)
 
 
-def _mandrill(key: str, occasion: SigningContext) -> SignedRequest:
-    name, value = "mandrill_events", f"[{occasion.body.decode()}]"
-    code = hmac.digest(key.encode(), f"{occasion.url}{name}{value}".encode(), hashlib.sha1)
+def _sign_mandrill(key: str, context: SigningContext) -> SignedRequest:
+    name, value = "mandrill_events", f"[{context.body.decode()}]"
+    code = hmac.digest(key.encode(), f"{context.url}{name}{value}".encode(), hashlib.sha1)
     headers = {
         "X-Mandrill-Signature": base64.b64encode(code).decode(),
         "Content-Type": "application/x-www-form-urlencoded",
@@ -74,23 +74,23 @@ def _mandrill(key: str, occasion: SigningContext) -> SignedRequest:
     return SignedRequest(headers, urllib.parse.urlencode({name: value}).encode())
 
 
-def _of_body(header: str) -> RequestSigner:
-    """Hexadecimal HMAC-SHA256 of the body."""
-    return lambda key, occasion: _json({header: _hmac(key.encode(), occasion.body).hex()}, occasion.body)
+def _body_signer(header: str) -> RequestSigner:
+    """Return a signer that puts the body's HMAC-SHA256, hexadecimal, into this header."""
+    return lambda key, context: _json({header: _hmac(key.encode(), context.body).hex()}, context.body)
 
 
 SIGNERS: Final[Mapping[str, RequestSigner]] = {
-    "mailgun": _mailgun,
-    "postmark": _password,
-    "sparkpost": _password,
-    "mailjet": _password,
-    "brevo": _password,
-    "resend": _resend,
-    "mandrill": _mandrill,
-    "mailersend": _of_body("Signature"),
-    "mailtrap": _of_body("Mailtrap-Signature"),
+    "mailgun": _sign_mailgun,
+    "postmark": _sign_with_password,
+    "sparkpost": _sign_with_password,
+    "mailjet": _sign_with_password,
+    "brevo": _sign_with_password,
+    "resend": _sign_resend,
+    "mandrill": _sign_mandrill,
+    "mailersend": _body_signer("Signature"),
+    "mailtrap": _body_signer("Mailtrap-Signature"),
 }
-"""Kinds of providers whose webhooks we could sign ourselves."""
+"""The signers of providers with whom we share the secret, by kind."""
 UNSIGNED_REQUEST: Final = SignedRequest({"Content-Type": "application/json"}, CHECK_BODY)
 
 

@@ -1,1 +1,1 @@
-"""The raw past read anew: what a corrected mapping says otherwise than what was told, told as corrections."""
+"""Normalize stored webhooks again after a mapping was corrected, and append the corrections."""

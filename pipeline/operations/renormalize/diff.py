@@ -1,8 +1,8 @@
-"""What a webhook says as it is read today and what was told of it then in; what is to be told now out. Pure.
+"""Compare the events of a webhook with the stored timeline, and make corrections; the renormalizer calls it.
 
-An event is known by its email and its id. Of several webhooks that repeated it, the timeline holds
-the one that was read first, and its `recorded_at` is when that one came: only it is compared, so
-that a repeat in other words is no correction, and a second run finds nothing left to do.
+An event is identified by its email and its id. If several webhooks reported it, the timeline holds the first one, whose
+arrival is its `recorded_at`. Only that one is compared, so that a repeat with other words is not a correction, and a
+second run finds nothing to do. Nothing here does I/O.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,79 +20,83 @@ EventKey = tuple[EmailId, str]
 """An email, and the id of one of its events."""
 
 Timeline = Mapping[EventKey, Fact]
-"""What was told, in its newest reading."""
+"""The newest revision of each fact in the timeline."""
 
 _NULL = msgspec.Raw(b"null")
 
 
 class DiffKind(Enum):
-    """What became of one event."""
+    """The result of comparing one event with the timeline."""
 
     SAME = auto()
     REPEAT = auto()
-    """Another webhook told it first."""
+    """Another webhook reported it first."""
     NEW = auto()
     CHANGED = auto()
 
 
 class EventDiff(msgspec.Struct, frozen=True):
-    """A verdict, and the event to append, if any."""
+    """The result of a comparison, and the event to append, if any."""
 
     kind: DiffKind
     event: DeliveryEvent | None = None
 
 
-def diff_event(read: DeliveryEvent, known: Fact | None, now: Millis) -> EventDiff:
-    """One event of a webhook beside what the timeline holds under its name."""
-    if known is None:
-        return EventDiff(DiffKind.NEW, read)
-    if not isinstance(known, DeliveryEvent | Retraction) or known.recorded_at != read.recorded_at:
+def diff_event(event: DeliveryEvent, stored: Fact | None, now: Millis) -> EventDiff:
+    """Return how an event of a webhook differs from the stored fact with the same key, if there is one."""
+    if stored is None:
+        return EventDiff(DiffKind.NEW, event)
+    if not isinstance(stored, DeliveryEvent | Retraction) or stored.recorded_at != event.recorded_at:
         return EventDiff(DiffKind.REPEAT)
-    if isinstance(known, DeliveryEvent) and _meaning(known) == _meaning(read):
+    if isinstance(stored, DeliveryEvent) and _comparable(stored) == _comparable(event):
         return EventDiff(DiffKind.SAME)
-    return EventDiff(DiffKind.CHANGED, msgspec.structs.replace(read, corrects=_correction(known, now)))
+    return EventDiff(DiffKind.CHANGED, msgspec.structs.replace(event, corrects=_correction(stored, now)))
 
 
-def retractions_of_changed_ids(read: Sequence[DeliveryEvent], timeline: Timeline, now: Millis) -> list[Retraction]:
-    """Events of the same webhook, in the very same words, that were told under an id that they have no more.
+def retractions_of_changed_ids(events: Sequence[DeliveryEvent], timeline: Timeline, now: Millis) -> list[Retraction]:
+    """Return retractions of stored events to which the corrected mapping gives another id.
 
-    What the provider said of an event stays the same, however its id is made of it.
+    Such an event is recognised by its `native`: the provider's own fields stay the same when the mapping changes.
     """
-    names = {(one.email_id, one.event_id) for one in read}
-    words = {(one.email_id, one.provider, one.recorded_at, bytes(one.native)) for one in read if one.native != _NULL}
+    keys = {(event.email_id, event.event_id) for event in events}
+    natives = {
+        (event.email_id, event.provider, event.recorded_at, bytes(event.native))
+        for event in events
+        if event.native != _NULL
+    }
     return [
-        _retraction(known, now)
-        for name, known in timeline.items()
-        if isinstance(known, DeliveryEvent)
-        and name not in names
-        and (known.email_id, known.provider, known.recorded_at, bytes(known.native)) in words
+        _retraction(stored, now)
+        for key, stored in timeline.items()
+        if isinstance(stored, DeliveryEvent)
+        and key not in keys
+        and (stored.email_id, stored.provider, stored.recorded_at, bytes(stored.native)) in natives
     ]
 
 
 def unique_events(events: Iterable[DeliveryEvent]) -> list[DeliveryEvent]:
-    """A webhook may hold one event twice."""
-    found: dict[EventKey, DeliveryEvent] = {}
+    """Return the events without repeats; a webhook may contain an event twice."""
+    unique: dict[EventKey, DeliveryEvent] = {}
     for event in events:
-        found.setdefault((event.email_id, event.event_id), event)
-    return list(found.values())
+        unique.setdefault((event.email_id, event.event_id), event)
+    return list(unique.values())
 
 
-def _meaning(event: DeliveryEvent) -> DeliveryEvent:
-    """Our words; the provider's own are no mapping's."""
+def _comparable(event: DeliveryEvent) -> DeliveryEvent:
+    """Return the event with only those fields that a mapping determines."""
     return msgspec.structs.replace(event, corrects=None, native=_NULL)
 
 
-def _correction(known: DeliveryEvent | Retraction, now: Millis) -> Correction:
-    was = mark_of(known) if isinstance(known, DeliveryEvent) else ""
-    return Correction(revision=fact_revision(known) + 1, was=was, at=now)
+def _correction(stored: DeliveryEvent | Retraction, now: Millis) -> Correction:
+    was = mark_of(stored) if isinstance(stored, DeliveryEvent) else ""
+    return Correction(revision=fact_revision(stored) + 1, was=was, at=now)
 
 
-def _retraction(known: DeliveryEvent, now: Millis) -> Retraction:
+def _retraction(stored: DeliveryEvent, now: Millis) -> Retraction:
     return Retraction(
-        email_id=known.email_id,
-        event_id=known.event_id,
-        occurred_at=known.occurred_at,
-        recorded_at=known.recorded_at,
-        provider=known.provider,
-        corrects=_correction(known, now),
+        email_id=stored.email_id,
+        event_id=stored.event_id,
+        occurred_at=stored.occurred_at,
+        recorded_at=stored.recorded_at,
+        provider=stored.provider,
+        corrects=_correction(stored, now),
     )

@@ -1,4 +1,4 @@
-"""Has all been read that was written so far? The roles' positions in, a go-ahead or Refused out."""
+"""Wait until all roles have processed what was written so far; `mailfold renormalize` calls it before it starts."""
 
 import asyncio
 from typing import Final
@@ -25,31 +25,38 @@ STAGES: Final[tuple[tuple[str, tuple[Topic, ...]], ...]] = (
     ("worker", (DELIVERY_EVENTS,)),
     ("project", (EMAIL_CHANGES,)),
 )
-"""Who reads what, in the order of an event's way: one after the other, each to where its topics end by then."""
+"""The roles and the topics that they read, in the order in which an event passes them. Each stage is awaited up to the
+ends of its topics at the time when the stage before it is finished."""
 
 
-async def wait_until_caught_up(rt: Runtime, patience: float = CATCH_UP_TIMEOUT_S) -> None:
-    """Wait until every webhook of before is in Postgres' timeline, or parked. Raises Refused, naming who is behind."""
-    deadline = asyncio.get_running_loop().time() + patience
+async def wait_until_caught_up(rt: Runtime, timeout_s: float = CATCH_UP_TIMEOUT_S) -> None:
+    """Wait until all earlier webhooks are in the timeline in Postgres, or parked.
+
+    Raise Refused after ``timeout_s``, naming the role that is behind.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout_s
     for role, topics in STAGES:
-        seen = await read_lag(rt)
-        ends = seen.ends
-        while why := await _unfinished(rt, seen, role, topics, ends):
+        snapshot = await read_lag(rt)
+        ends = snapshot.ends
+        while unfinished := await _unfinished(rt, snapshot, role, topics, ends):
             if asyncio.get_running_loop().time() > deadline:
-                raise Refused(f"{role} is behind by {why}; begin again when `mailfold status` shows that it isn't")
+                raise Refused(
+                    f"{role} is behind by {unfinished}; begin again when `mailfold status` shows that it isn't"
+                )
             await asyncio.sleep(0.2)
-            seen = await read_lag(rt)
+            snapshot = await read_lag(rt)
 
 
 async def _unfinished(
-    rt: Runtime, seen: LagSnapshot, role: str, topics: tuple[Topic, ...], ends: PartitionOffsets
+    rt: Runtime, snapshot: LagSnapshot, role: str, topics: tuple[Topic, ...], ends: PartitionOffsets
 ) -> str:
-    left = {topic.name: count for topic in topics if (count := lag_of(seen, role, topic, ends))}
-    if left:
-        return ", ".join(f"{count} records of {name}" for name, count in left.items())
+    """Return what the role has still to process of these topics up to ``ends``; empty if nothing."""
+    lags = {topic.name: count for topic in topics if (count := lag_of(snapshot, role, topic, ends))}
+    if lags:
+        return ", ".join(f"{count} records of {name}" for name, count in lags.items())
     if role == CORRELATION:
         async with rt.pool.connection() as connection:
             row = await (await connection.execute(SQL["is_telling"])).fetchone()
-        # Read is not told: what found its email is appended after that was written down.
+        # Correlated events are appended after the offset was committed, so that the offset alone proves nothing.
         return "events that just found their emails" if row is not None and row[0] else ""
     return ""

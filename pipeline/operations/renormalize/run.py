@@ -1,6 +1,6 @@
-"""`mailfold renormalize`: `provider-webhooks` from a time on in; new and corrected events appended, and a count of all.
+"""Normalize the webhooks of a period again, and append new and corrected events; `mailfold renormalize` calls it.
 
-Before it reads, everything before it must have been read: what was told is looked up in Postgres.
+All earlier webhooks must have been processed before it starts, because it compares with the timeline in Postgres.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -44,17 +44,17 @@ from topics.webhooks import RawWebhook
 
 SQL: Final = SqlQueries(Path(__file__).with_name("queries.sql"))
 LOOKUP_BATCH_EVENTS: Final = 2000
-"""Events looked up at once; one webhook may hold a thousand."""
+"""Events after which a batch is looked up; a webhook may contain a thousand."""
 
 EmailsByMessageId = Mapping[str, EmailId]
-"""What the provider calls a message, in its one spelling -> whose it is."""
+"""Emails by the provider's message id as `match_key` normalizes it."""
 
 ProgressCallback = Callable[[int, int], None]
-"""Told how many records are read, of how many."""
+"""Called with the number of records read so far and the total."""
 
 
 class RenormalizeRange(msgspec.Struct, frozen=True):
-    """Which part of the past."""
+    """The provider and the period whose webhooks are normalized again."""
 
     provider: str
     since: Millis
@@ -62,146 +62,162 @@ class RenormalizeRange(msgspec.Struct, frozen=True):
 
 
 class RenormalizeSummary(msgspec.Struct):
-    """What was found; events, but for the webhooks."""
+    """The number of webhooks, and of their events by outcome."""
 
     webhooks: int = 0
     seen: int = 0
     same: int = 0
     repeats: int = 0
-    """Told by an earlier webhook, which is the one compared."""
+    """Events that an earlier webhook reported; only that one is compared."""
     new: int = 0
     changed: int = 0
     retracted: int = 0
-    """Told under an id that they no longer have."""
+    """Events that were stored under an id which they no longer have."""
     waiting: int = 0
-    """Of no email that is known, as before."""
+    """Events whose email is still unknown."""
     not_understood: int = 0
 
 
 class ParsedWebhook(msgspec.Struct, frozen=True):
-    """One webhook, as it is read today."""
+    """The events of one webhook according to the current mapping."""
 
     received_at: Millis
     events: list[DeliveryEvent]
 
 
 async def renormalize(
-    rt: Runtime, wanted: RenormalizeRange, progress: ProgressCallback, *, dry_run: bool = False
+    rt: Runtime, period: RenormalizeRange, progress: ProgressCallback, *, dry_run: bool = False
 ) -> RenormalizeSummary:
-    """Read this part of the past anew. Raises Refused where another does, or where the roles are behind."""
+    """Normalize the webhooks of a period again; with ``dry_run`` only count.
+
+    Raise Refused if another run is active, or if the roles do not catch up.
+    """
     async with hold_command_lock(rt, "renormalize"):
         await wait_until_caught_up(rt)
         reader = create_consumer(rt.settings)
         await reader.start()
         try:
-            return await Renormalizer(rt, wanted, dry_run).run(reader, progress)
+            return await Renormalizer(rt, period, dry_run).run(reader, progress)
         finally:
             await reader.stop()
 
 
 class Renormalizer:
-    """One run."""
+    """One run of `mailfold renormalize`."""
 
-    def __init__(self, rt: Runtime, wanted: RenormalizeRange, dry_run: bool) -> None:
-        self._rt, self._wanted, self._dry_run = rt, wanted, dry_run
-        self._proofs = token_readers_of(rt.settings)
+    def __init__(self, rt: Runtime, period: RenormalizeRange, dry_run: bool) -> None:
+        self._rt, self._range, self._dry_run = rt, period, dry_run
+        self._token_readers = token_readers_of(rt.settings)
         self._now = rt.clock()
         self._appended: set[EventKey] = set()
-        """In this run: Postgres doesn't know of them yet."""
+        """Events that this run has appended; they may not be in Postgres yet."""
         self.summary = RenormalizeSummary()
 
     async def run(self, reader: AIOKafkaConsumer, progress: ProgressCallback) -> RenormalizeSummary:
-        """All of it."""
-        ends = await self._begin(reader)
-        left = dict(ends)
-        total = sum([ends[place] - await reader.position(place) for place in ends])
+        """Process all webhooks of the period and return the summary."""
+        ends = await self._seek_to_start(reader)
+        unfinished = dict(ends)
+        total = sum([ends[partition] - await reader.position(partition) for partition in ends])
         progress(0, total)
-        while left:
-            fetched = await reader.getmany(*left, timeout_ms=500, max_records=100)
-            records = [record for place, some in fetched.items() for record in some if record.offset < ends[place]]
-            for heard in _in_portions(one for record in records if (one := self._heard(record))):
-                await self._compare(heard)
-            # The position, for records may have expired meanwhile.
-            left = {place: end for place, end in left.items() if await reader.position(place) < end}
-            progress(total - sum([end - await reader.position(place) for place, end in left.items()]), total)
+        while unfinished:
+            fetched = await reader.getmany(*unfinished, timeout_ms=500, max_records=100)
+            records = [
+                record for partition, batch in fetched.items() for record in batch if record.offset < ends[partition]
+            ]
+            for webhooks in _batches(webhook for record in records if (webhook := self._parse(record))):
+                await self._process(webhooks)
+            # The position instead of the last record: the records before the end may have expired meanwhile.
+            unfinished = {
+                partition: end for partition, end in unfinished.items() if await reader.position(partition) < end
+            }
+            remaining = sum([end - await reader.position(partition) for partition, end in unfinished.items()])
+            progress(total - remaining, total)
         return self.summary
 
-    async def _begin(self, reader: AIOKafkaConsumer) -> dict[TopicPartition, int]:
-        """Seek to the beginning; where it ends. Partitions without anything to read are not in it."""
-        places = await discover_partitions(reader, self._rt.settings.topic(PROVIDER_WEBHOOKS.name))
-        reader.assign(places)
-        ends = await reader.end_offsets(places)
-        first = await _offsets(reader, dict.fromkeys(places, self._wanted.since), ends)
-        if self._wanted.until is not None:
-            ends = await _offsets(reader, dict.fromkeys(places, self._wanted.until), ends)
-        for place in places:
-            reader.seek(place, first[place])
-        return {place: ends[place] for place in places if first[place] < ends[place]}
+    async def _seek_to_start(self, reader: AIOKafkaConsumer) -> dict[TopicPartition, int]:
+        """Seek to the start of the period; return the end offsets of the partitions with records in it."""
+        partitions = await discover_partitions(reader, self._rt.settings.topic(PROVIDER_WEBHOOKS.name))
+        reader.assign(partitions)
+        ends = await reader.end_offsets(partitions)
+        starts = await _offsets_at(reader, dict.fromkeys(partitions, self._range.since), ends)
+        if self._range.until is not None:
+            ends = await _offsets_at(reader, dict.fromkeys(partitions, self._range.until), ends)
+        for partition in partitions:
+            reader.seek(partition, starts[partition])
+        return {partition: ends[partition] for partition in partitions if starts[partition] < ends[partition]}
 
-    def _heard(self, record: Any) -> ParsedWebhook | None:
-        """A webhook of the provider's, as it is read today."""
+    def _parse(self, record: Any) -> ParsedWebhook | None:
+        """Return the webhook in a record and count its events; None if it is not one of the provider."""
         try:
             webhook: RawWebhook = decode(PROVIDER_WEBHOOKS, record.value)
         except Undecodable:
             return None
-        if webhook.provider != self._wanted.provider:
+        if webhook.provider != self._range.provider:
             return None
-        place = LogPosition(topic=PROVIDER_WEBHOOKS.name, partition=record.partition, offset=record.offset)
-        told = normalize(ConsumedRecord(PROVIDER_WEBHOOKS, place, record.key, record.value), self._proofs, self._now)
+        position = LogPosition(topic=PROVIDER_WEBHOOKS.name, partition=record.partition, offset=record.offset)
+        consumed = ConsumedRecord(PROVIDER_WEBHOOKS, position, record.key, record.value)
+        normalized = normalize(consumed, self._token_readers, self._now)
         self.summary.webhooks += 1
-        self.summary.seen += len(told.events) + len(told.dead_letters)
-        self.summary.not_understood += len(told.dead_letters)
-        events = unique_events(told.events)
-        self.summary.repeats += len(told.events) - len(events)
+        self.summary.seen += len(normalized.events) + len(normalized.dead_letters)
+        self.summary.not_understood += len(normalized.dead_letters)
+        events = unique_events(normalized.events)
+        self.summary.repeats += len(normalized.events) - len(events)
         return ParsedWebhook(webhook.received_at, events)
 
-    async def _compare(self, heard: Sequence[ParsedWebhook]) -> None:
-        emails, parked = await self._look_up([event for one in heard for event in one.events])
+    async def _process(self, webhooks: Sequence[ParsedWebhook]) -> None:
+        """Compare the events of these webhooks with the timeline, and append what is new or changed."""
+        emails, parked = await self._find_emails([event for webhook in webhooks for event in webhook.events])
         entries: list[LogEntry] = []
         correlated: list[ParsedWebhook] = []
-        for one in heard:
-            known = [_correlated(event, emails) for event in one.events]
-            entries += self._to_park([event for event in known if event.email_id == UNCORRELATED], parked)
+        for webhook in webhooks:
+            events = [_correlate(event, emails) for event in webhook.events]
+            entries += self._uncorrelated_entries([event for event in events if event.email_id == UNCORRELATED], parked)
             correlated.append(
-                ParsedWebhook(one.received_at, [event for event in known if is_storable_id(event.email_id)])
+                ParsedWebhook(webhook.received_at, [event for event in events if is_storable_id(event.email_id)])
             )
-        timeline = await self._timeline(correlated)
-        for one in correlated:
-            entries += self._to_tell(one, timeline)
+        timeline = await self._read_timeline(correlated)
+        for webhook in correlated:
+            entries += self._correlated_entries(webhook, timeline)
         if entries and not self._dry_run:
             await append_all(self._rt.log, entries)
 
-    def _to_tell(self, heard: ParsedWebhook, timeline: Timeline) -> Iterator[LogEntry]:
-        for event in heard.events:
-            name = event.email_id, storable_text(event.event_id)
-            judged = diff_event(event, timeline.get(name), self._now)
-            if name in self._appended:
-                judged = EventDiff(DiffKind.REPEAT)
-            self._count(judged.kind)
-            if judged.event is not None:
-                self._appended.add(name)
-                yield LogEntry(DELIVERY_EVENTS, event.email_id, judged.event)
-        for retraction in retractions_of_changed_ids(heard.events, timeline, self._now):
-            name = retraction.email_id, storable_text(retraction.event_id)
-            if name not in self._appended:
-                self._appended.add(name)
+    def _correlated_entries(self, webhook: ParsedWebhook, timeline: Timeline) -> Iterator[LogEntry]:
+        """Count the events of a webhook; yield those that are new or changed, and retractions."""
+        for event in webhook.events:
+            key = event.email_id, storable_text(event.event_id)
+            diff = diff_event(event, timeline.get(key), self._now)
+            if key in self._appended:
+                diff = EventDiff(DiffKind.REPEAT)
+            self._count(diff.kind)
+            if diff.event is not None:
+                self._appended.add(key)
+                yield LogEntry(DELIVERY_EVENTS, event.email_id, diff.event)
+        for retraction in retractions_of_changed_ids(webhook.events, timeline, self._now):
+            key = retraction.email_id, storable_text(retraction.event_id)
+            if key not in self._appended:
+                self._appended.add(key)
                 self.summary.retracted += 1
                 yield LogEntry(DELIVERY_EVENTS, retraction.email_id, retraction)
 
-    def _to_park(self, events: Sequence[DeliveryEvent], parked: Collection[tuple[str, str]]) -> Iterator[LogEntry]:
-        """What is of no email that is known waits for its ack, unless it does, or did so for long enough."""
-        long_ago = self._now - int(self._rt.settings.parked_days * DAY_MS)
+    def _uncorrelated_entries(
+        self, events: Sequence[DeliveryEvent], parked: Collection[tuple[str, str]]
+    ) -> Iterator[LogEntry]:
+        """Count events of unknown emails; yield those that are to be parked.
+
+        An event that is parked already, or that is older than events may be parked, is only counted.
+        """
+        oldest = self._now - int(self._rt.settings.parked_days * DAY_MS)
         for event in events:
-            name = UNCORRELATED, event.event_id
-            if name in self._appended or (event.provider, event.event_id) in parked or event.recorded_at < long_ago:
+            key = UNCORRELATED, event.event_id
+            if key in self._appended or (event.provider, event.event_id) in parked or event.recorded_at < oldest:
                 self.summary.waiting += 1
                 continue
-            self._appended.add(name)
+            self._appended.add(key)
             self._count(DiffKind.NEW)
             yield LogEntry(UNCORRELATED_EVENTS, match_key(event.provider_message_id), event)
 
-    def _count(self, verdict: DiffKind) -> None:
-        match verdict:
+    def _count(self, kind: DiffKind) -> None:
+        match kind:
             case DiffKind.SAME:
                 self.summary.same += 1
             case DiffKind.REPEAT:
@@ -211,55 +227,57 @@ class Renormalizer:
             case DiffKind.CHANGED:
                 self.summary.changed += 1
 
-    async def _look_up(self, events: Sequence[DeliveryEvent]) -> tuple[EmailsByMessageId, set[tuple[str, str]]]:
-        """The emails of those that name none, and which of them are parked, by provider and event id."""
+    async def _find_emails(self, events: Sequence[DeliveryEvent]) -> tuple[EmailsByMessageId, set[tuple[str, str]]]:
+        """Return the emails of events that name none, and the provider and event id of those that are parked."""
         keys = {match_key(event.provider_message_id) for event in events if event.email_id == UNCORRELATED}
         if not keys:
             return {}, set()
-        names = {"message_ids": list(keys), "providers": [self._wanted.provider] * len(keys)}
+        values = {"message_ids": list(keys), "providers": [self._range.provider] * len(keys)}
         async with self._rt.pool.connection() as connection:
-            known = await (await connection.execute(CORRELATION["known"], names)).fetchall()
-            waiting = await (await connection.execute(SQL["waiting"], names)).fetchall()
-        events_of = [decode(UNCORRELATED_EVENTS, event) for (event,) in waiting]
-        return {row[0]: EmailId(row[2]) for row in known}, {(one.provider, one.event_id) for one in events_of}
+            email_rows = await (await connection.execute(CORRELATION["known"], values)).fetchall()
+            parked_rows = await (await connection.execute(SQL["waiting"], values)).fetchall()
+        parked = [decode(UNCORRELATED_EVENTS, event) for (event,) in parked_rows]
+        return {row[0]: EmailId(row[2]) for row in email_rows}, {(event.provider, event.event_id) for event in parked}
 
-    async def _timeline(self, heard: Sequence[ParsedWebhook]) -> dict[EventKey, Fact]:
-        events = [event for one in heard for event in one.events]
+    async def _read_timeline(self, webhooks: Sequence[ParsedWebhook]) -> dict[EventKey, Fact]:
+        """Return the stored facts with which the events of these webhooks are compared."""
+        events = [event for webhook in webhooks for event in webhook.events]
         if not events:
             return {}
         values = {
             "email_ids": list({event.email_id for event in events}),
             "event_ids": list({storable_text(event.event_id) for event in events}),
-            "received": list({one.received_at for one in heard}),
+            "received": list({webhook.received_at for webhook in webhooks}),
         }
         async with self._rt.pool.connection() as connection:
             rows = await (await connection.execute(SQL["timeline"], values)).fetchall()
         return {(EmailId(email_id), event_id): decode_fact(fact) for email_id, event_id, fact in rows}
 
 
-def _correlated(event: DeliveryEvent, emails: EmailsByMessageId) -> DeliveryEvent:
+def _correlate(event: DeliveryEvent, emails: EmailsByMessageId) -> DeliveryEvent:
+    """Return the event with its email_id, if the email is known."""
     if event.email_id != UNCORRELATED:
         return event
     return with_email_id(event, emails.get(match_key(event.provider_message_id), UNCORRELATED))
 
 
-def _in_portions(heard: Iterable[ParsedWebhook]) -> Iterator[list[ParsedWebhook]]:
-    """Webhooks together, until their events are enough for one look-up; no more are read ahead."""
-    portion: list[ParsedWebhook] = []
+def _batches(webhooks: Iterable[ParsedWebhook]) -> Iterator[list[ParsedWebhook]]:
+    """Yield webhooks in batches of about LOOKUP_BATCH_EVENTS events, parsing only one batch at a time."""
+    batch: list[ParsedWebhook] = []
     events = 0
-    for one in heard:
-        portion.append(one)
-        events += len(one.events)
+    for webhook in webhooks:
+        batch.append(webhook)
+        events += len(webhook.events)
         if events >= LOOKUP_BATCH_EVENTS:
-            yield portion
-            portion, events = [], 0
-    if portion:
-        yield portion
+            yield batch
+            batch, events = [], 0
+    if batch:
+        yield batch
 
 
-async def _offsets(
+async def _offsets_at(
     reader: AIOKafkaConsumer, times: dict[TopicPartition, Millis], ends: Mapping[TopicPartition, int]
 ) -> dict[TopicPartition, int]:
-    """The first record from a time on; the end where there is none yet."""
-    found = await reader.offsets_for_times(times)
-    return {place: ends[place] if at is None else at.offset for place, at in found.items()}
+    """Return the offset of the first record at or after a time, per partition; the end if there is none."""
+    offsets = await reader.offsets_for_times(times)
+    return {partition: ends[partition] if at is None else at.offset for partition, at in offsets.items()}

@@ -1,1 +1,4 @@
-"""Mail that comes back: a raw message in, what it reports of an email of ours out. Pure; never raises for its bytes."""
+"""Parse bounces, complaints, auto-replies and unsubscribe mail; the adapter `bounce_mail` calls it.
+
+Nothing here does I/O, and no input makes it raise.
+"""

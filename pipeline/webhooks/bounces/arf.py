@@ -1,4 +1,4 @@
-"""A feedback report in (RFC 5965, "ARF"), what the recipient's provider tells of our message out."""
+"""Read feedback reports (RFC 5965, "ARF"), in which a recipient's provider reports complaints; `parse` calls it."""
 
 import re
 from typing import Final
@@ -21,20 +21,20 @@ _JMRP: Final = "x-hmxmroriginalrecipient"
 _TYPE: Final = re.compile(r"[a-z-]+")
 
 
-def read(letter: MimeMessage, base: BounceReport) -> list[BounceReport]:
-    """The one report of a feedback message; empty if it is none."""
-    part, original = letter.first(TYPE), original_headers(letter)
+def read(message: MimeMessage, base: BounceReport) -> list[BounceReport]:
+    """Return the report of a feedback message; empty for other mail. ``base`` holds the fields common to all forms."""
+    part, original = message.first(TYPE), original_headers(message)
     if part is None:
-        # Microsoft's junk mail reporting attaches the message and says the recipient in a header field of its own.
+        # Microsoft's junk mail reporting attaches the message and names the recipient in a header field of its own.
         return [_report(base, HeaderFields(b""), original, "abuse")] if _JMRP in original else []
     fields = HeaderFields(part.content.lstrip(b"\r\n"))
     kind = _TYPE.search(fields.get("feedback-type").lower())
     return [_report(base, fields, original, kind[0] if kind else "")]
 
 
-def original_headers(letter: MimeMessage) -> HeaderFields:
-    """The header fields of the original that a message returns."""
-    part: MimePart | None = letter.first(*ORIGINALS)
+def original_headers(message: MimeMessage) -> HeaderFields:
+    """Return the header fields of the original message that is attached; none if there is no original."""
+    part: MimePart | None = message.first(*ORIGINALS)
     return HeaderFields(b"" if part is None else divide(part.content.lstrip(b"\r\n"))[0])
 
 

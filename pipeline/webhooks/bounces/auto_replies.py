@@ -1,4 +1,4 @@
-"""A message in; whether a machine wrote it in answer to ours (RFC 3834), and what for, out."""
+"""Recognise automatic replies (RFC 3834), receipts (RFC 8098) and rejections by mail filters; `parse` calls it."""
 
 import re
 from typing import Final
@@ -12,8 +12,8 @@ from topics import verdict
 
 TEXT_CHARS: Final = 4_000
 RECEIPT: Final = "message/disposition-notification"
-# What answering machines say who don't know RFC 3834; each field with what in it gives them away.
-SIGNS: Final = (
+# Header fields of automatic replies, also of programs that do not follow RFC 3834, each with the pattern of its value.
+AUTO_REPLY_FIELDS: Final = (
     ("auto-submitted", re.compile(r"^\s*auto-(?!generated\s*$)", re.IGNORECASE)),
     ("x-autoreply", re.compile(r"^(?!\s*no\b)", re.IGNORECASE)),
     ("x-autorespond", re.compile(r"")),
@@ -28,14 +28,14 @@ SIGNS: Final = (
     ("x-ms-exchange-inbox-rules-loop", re.compile(r"")),
     ("delivered-to", re.compile(r"^\s*autorespon", re.IGNORECASE)),
 )
-_TAGS: Final = (
+_SUBJECT_TAGS: Final = (
     r"(?:(?:\[[^\]\n]{1,40}\]|\([^)\n]{1,40}\)|\*{1,5}[^*\n]{1,40}\*{1,5}"
     r"|(?:ext(?:ern(?:al)?)?|caution|warning|spam) ?[:|-]|(?:re|aw|sv|vs|antw?|odp|fwd?|wg|tr) ?:) {0,5}){0,5}"
 )
-"""What gateways and mail programs put before a subject: `[External]`, `***SPAM***`, `Re:`."""
-SUBJECTS: Final = re.compile(
+"""Tags that gateways and mail programs put before a subject: `[External]`, `***SPAM***`, `Re:`."""
+AUTO_REPLY_SUBJECTS: Final = re.compile(
     r"^\s{0,20}"
-    + _TAGS
+    + _SUBJECT_TAGS
     + r"(?:auto(?:matic|mated)?[ -]?(?:re(?:ply|sponse|turn)|respond)|out[ -]of[ -](?:the[ -])?office"
     r"|away from|on (?:vacation|holiday|leave)\b|vacation\b|abwesen|automatische antwort|réponse automatique|absence\b"
     r"|respuesta automática|fuera de|risposta automatica|fuori sede|automatisch antwoord|afwezig"
@@ -47,54 +47,61 @@ SUBJECTS: Final = re.compile(
     re.IGNORECASE,
 )
 _REJECTING: Final = re.compile(r"reject|refus|quota|full\b|not (?:be )?deliver|undeliver", re.IGNORECASE)
-"""Words that tell a filter's rejection from a reader who deleted a mail unread: both answer `deleted`."""
+"""Words of a filter's rejection. A reader who deletes a mail unread sends the same disposition, `deleted`."""
 _DISPOSITION: Final = re.compile(
     r"automatic-action\s{0,5}/[^;\n]{1,60};\s{0,5}(?:deleted|denied|failed)", re.IGNORECASE
 )
-_ANSWERED: Final = re.compile(r"<[^<>\s]{1,500}>")
+_MESSAGE_ID: Final = re.compile(r"<[^<>\s]{1,500}>")
 
 
-def read(letter: MimeMessage, base: BounceReport) -> list[BounceReport]:
-    """The one report of an automatic answer or a receipt; empty for any other mail."""
+def read(message: MimeMessage, base: BounceReport) -> list[BounceReport]:
+    """Return the report of an automatic reply or a receipt; empty for other mail."""
     form = (
-        ReportForm.RECEIPT if letter.first(RECEIPT) is not None else ReportForm.REPLY if is_automatic(letter) else None
+        ReportForm.RECEIPT
+        if message.first(RECEIPT) is not None
+        else ReportForm.REPLY
+        if is_automatic(message)
+        else None
     )
     if form is None:
         return []
-    return [msgspec.structs.replace(base, form=form, references=answered_message_ids(letter))]
+    return [msgspec.structs.replace(base, form=form, references=answered_message_ids(message))]
 
 
-def read_rejection(letter: MimeMessage, base: BounceReport) -> list[BounceReport]:
-    """Return the one report of a filter's rejection; empty for any other mail."""
-    return [_rejection(letter, base)] if is_rejection(letter) else []
+def read_rejection(message: MimeMessage, base: BounceReport) -> list[BounceReport]:
+    """Return the report of a filter's rejection; empty for other mail."""
+    return [_rejection(message, base)] if is_rejection(message) else []
 
 
-def is_rejection(letter: MimeMessage) -> bool:
-    """Return whether a filter refused the mail and says so by a receipt (Sieve's `reject`, RFC 5429 §2.2)."""
-    receipt = letter.first(RECEIPT)
+def is_rejection(message: MimeMessage) -> bool:
+    """Return whether this is a receipt by which a filter refuses the mail (Sieve's `reject`, RFC 5429 §2.2)."""
+    receipt = message.first(RECEIPT)
     if receipt is None or not _DISPOSITION.search(receipt.text[:TEXT_CHARS]):
         return False
-    marked = "(rejected)" in letter.fields.get("auto-submitted").lower()
-    told = f"{letter.fields.get('subject')}\n{plain_text.own_words(letter)[:TEXT_CHARS]}"
-    return marked or bool(_REJECTING.search(told))
+    is_marked = "(rejected)" in message.fields.get("auto-submitted").lower()
+    text = f"{message.fields.get('subject')}\n{plain_text.own_words(message)[:TEXT_CHARS]}"
+    return is_marked or bool(_REJECTING.search(text))
 
 
-def _rejection(letter: MimeMessage, base: BounceReport) -> BounceReport:
-    """Return the report of a rejection: soft, as the mailbox is there; a reason that a person wrote is not kept."""
-    reason = plain_text.reason(plain_text.own_words(letter))
-    kept = reason if verdict.judge_refusal(0, "", reason).cause is verdict.RefusalCause.MAILBOX else ""
-    return msgspec.structs.replace(base, form=ReportForm.TEXT, writer="sieve", action="failed", diagnostic=kept)
+def _rejection(message: MimeMessage, base: BounceReport) -> BounceReport:
+    """Return the report of a rejection, without a diagnostic that a person may have written.
+
+    Only a reason that blames the mailbox is kept. The bounce is soft, because the mailbox exists.
+    """
+    reason = plain_text.reason(plain_text.own_words(message))
+    diagnostic = reason if verdict.judge_refusal(0, "", reason).cause is verdict.RefusalCause.MAILBOX else ""
+    return msgspec.structs.replace(base, form=ReportForm.TEXT, writer="sieve", action="failed", diagnostic=diagnostic)
 
 
-def is_automatic(letter: MimeMessage) -> bool:
-    """Whether a machine says that it answers."""
-    fields = letter.fields
-    if any(sign.search(value) for name, sign in SIGNS for value in fields.all(name)):
+def is_automatic(message: MimeMessage) -> bool:
+    """Return whether a header field or the subject marks the message as an automatic reply."""
+    fields = message.fields
+    if any(pattern.search(value) for name, pattern in AUTO_REPLY_FIELDS for value in fields.all(name)):
         return True
-    return bool(SUBJECTS.search(fields.get("subject")))
+    return bool(AUTO_REPLY_SUBJECTS.search(fields.get("subject")))
 
 
-def answered_message_ids(letter: MimeMessage) -> tuple[str, ...]:
-    """The Message-IDs it refers to."""
-    named = " ".join([letter.fields.get("in-reply-to"), *letter.fields.all("references")])
-    return tuple(dict.fromkeys(_ANSWERED.findall(named)))[:20]
+def answered_message_ids(message: MimeMessage) -> tuple[str, ...]:
+    """Return the Message-IDs to which the message replies, at most 20."""
+    references = " ".join([message.fields.get("in-reply-to"), *message.fields.all("references")])
+    return tuple(dict.fromkeys(_MESSAGE_ID.findall(references)))[:20]

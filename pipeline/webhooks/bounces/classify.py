@@ -1,7 +1,7 @@
-"""Read a report's codes out of its status and its diagnostic, and judge it with them.
+"""Derive the codes and the class of a bounce from its status and its diagnostic text; the adapters call it.
 
-Hard means: this address will not work, and writing to it again harms our name. Soft means: this email failed, and
-the reason is not that nobody lives there. What means which is said in :mod:`topics.verdict`.
+A hard bounce means that the address does not work, and that further mail to it harms the sender's reputation. A soft
+bounce means that this email failed for another reason. The rules are in :mod:`topics.verdict`.
 """
 
 import msgspec
@@ -12,7 +12,7 @@ from topics.events import BounceClass
 
 
 class BounceVerdict(msgspec.Struct, frozen=True):
-    """The codes that a report comes down to, and what they mean for the address."""
+    """The codes of a report, and what they mean for the address."""
 
     code: int
     enhanced: str
@@ -20,24 +20,27 @@ class BounceVerdict(msgspec.Struct, frozen=True):
 
 
 def classify_reply(status: str, diagnostic: str) -> BounceVerdict:
-    """Return the codes and the bounce class of a status field and a server's words together."""
+    """Return the codes and the bounce class of a status field and a server's reply.
+
+    The reply's enhanced code is preferred, unless it ends in ``.0``, which is unspecific.
+    """
     text = diagnostic[: verdict.MAX_TEXT_CHARS]
-    said = status_codes.enhanced_code(text.replace("#", " "))
-    enhanced = next((one for one in (said, status) if one and not one.endswith(".0")), said or status)
+    quoted = status_codes.enhanced_code(text.replace("#", " "))
+    enhanced = next((code for code in (quoted, status) if code and not code.endswith(".0")), quoted or status)
     code = status_codes.reply_code(text)
     return BounceVerdict(code, enhanced, verdict.bounce_class(code, enhanced, text))
 
 
 def address_bounce_class(verdict: BounceVerdict, forwarded: bool) -> BounceClass:
-    """Return what a bounce says of the address that we wrote to.
+    """Return the class that a bounce means for the address to which we sent.
 
-    Where its owner forwards to an address that is gone, ours took the mail: another try is due, and if it goes on
-    bouncing the threshold of soft bounces ends it.
+    A bounce of an address to which the owner forwards is soft: our address itself accepted the mail. If it bounces
+    repeatedly, the limit of soft bounces suppresses it.
     """
     return BounceClass.SOFT if forwarded else verdict.bounce_class
 
 
-def webhook_bounce_class(told: BounceClass, code: int, enhanced: str, text: str) -> BounceClass:
-    """Return the class of a bounce that a provider calls ``told``: the quoted reply's where that is plain."""
-    found = verdict.judge_refusal(code, enhanced, text)
-    return found.bounce_class if found.plain else told
+def webhook_bounce_class(reported: BounceClass, code: int, enhanced: str, text: str) -> BounceClass:
+    """Return the class of the quoted reply if the reply is unambiguous, else the one that the provider reported."""
+    judgement = verdict.judge_refusal(code, enhanced, text)
+    return judgement.bounce_class if judgement.plain else reported

@@ -1,6 +1,6 @@
-"""A bounce in words only, as MTAs without RFC 3464 write it, in; what it says, and whose words they are, out.
+"""Recognise bounces in plain text, as MTAs without RFC 3464 write them, by their wording; `parse` calls it.
 
-Which email it is about is told by the address it came to; so no one has to be found in the text.
+The return path to which a bounce was sent names the email, so that no recipient has to be found in the text.
 """
 
 import re
@@ -14,51 +14,51 @@ from pipeline.webhooks.bounces.report import BounceReport, ReportForm
 
 
 class MtaWording(NamedTuple):
-    """How a program says that it gave up, or goes on trying."""
+    """A pattern by which a mail server says that it has given up, or that it will try again."""
 
     writer: str
     words: re.Pattern[str]
     action: str = "failed"
 
 
-def _dialect(writer: str, words: str, action: str = "failed") -> MtaWording:
+def _wording(writer: str, words: str, action: str = "failed") -> MtaWording:
     return MtaWording(writer, re.compile(words, re.IGNORECASE), action)
 
 
-# In order: who goes on trying says so beside words that others use for giving up.
+# The first match decides: a delay is often reported beside words with which others report a failure.
 MTA_WORDINGS: Final = (
-    _dialect(
+    _wording(
         "exim", r"no action is required on your part|message .{0,60}has not (?:yet )?been delivered to", "delayed"
     ),
-    _dialect("sendmail", r"this is a warning message only|warning: (?:could not|cannot) send message for", "delayed"),
-    _dialect("postfix", r"your message could not be delivered for .{0,40}\n?.{0,40}it will be retried", "delayed"),
-    _dialect(
+    _wording("sendmail", r"this is a warning message only|warning: (?:could not|cannot) send message for", "delayed"),
+    _wording("postfix", r"your message could not be delivered for .{0,40}\n?.{0,40}it will be retried", "delayed"),
+    _wording(
         "gmail", r"will (?:continue|keep) trying to deliver|will retry for|delivery .{0,40}has been delayed", "delayed"
     ),
-    _dialect("exchange", r"delivery is delayed to these recipients|no need to resend", "delayed"),
-    _dialect(
+    _wording("exchange", r"delivery is delayed to these recipients|no need to resend", "delayed"),
+    _wording(
         "",
         r"\bwill (?:continue|keep) (?:to try|to attempt|trying|attempting)\b|delivery attempts will continue"
         r"|\b(?:was|been|is) postponed\b",
         "delayed",
     ),
-    _dialect("qmail", r"this is the qmail-send program|i'm afraid i wasn't able to deliver your message"),
-    _dialect(
+    _wording("qmail", r"this is the qmail-send program|i'm afraid i wasn't able to deliver your message"),
+    _wording(
         "exim", r"could not be delivered to (?:one or more of its|all of its|the following) {0,5}\n? {0,5}recipients?"
     ),
-    _dialect(
+    _wording(
         "postfix", r"this is the (?:postfix program|mail system) at|message could not\s{1,9}be delivered to one or more"
     ),
-    _dialect("gmail", r"delivery to the following recipients? (?:has )?failed|wasn't delivered to .{0,200}because"),
-    _dialect("exchange", r"did not reach the following recipient|your message (?:can't|couldn't) be delivered"),
-    _dialect("exchange", r"delivery has failed to these recipients|undeliverable: "),
-    _dialect("domino", r"was not delivered to:|not listed in (?:domino|public name) directory"),
-    _dialect("yahoo", r"we were unable to deliver your message to the following address"),
-    _dialect(
+    _wording("gmail", r"delivery to the following recipients? (?:has )?failed|wasn't delivered to .{0,200}because"),
+    _wording("exchange", r"did not reach the following recipient|your message (?:can't|couldn't) be delivered"),
+    _wording("exchange", r"delivery has failed to these recipients|undeliverable: "),
+    _wording("domino", r"was not delivered to:|not listed in (?:domino|public name) directory"),
+    _wording("yahoo", r"we were unable to deliver your message to the following address"),
+    _wording(
         "sendmail", r"transcript of session follows|following addresses had (?:permanent )?(?:fatal )?(?:delivery )?err"
     ),
-    _dialect("groupwise", r"the message that you sent was undeliverable to the following"),
-    _dialect("opensmtpd", r"an error has occurred while attempting to deliver a message for"),
+    _wording("groupwise", r"the message that you sent was undeliverable to the following"),
+    _wording("opensmtpd", r"an error has occurred while attempting to deliver a message for"),
 )
 GENERIC_BOUNCE_PATTERN: Final = re.compile(
     r"undeliver(?:able|ed)|delivery (?:\w{1,30} )?fail|fail(?:ed|ure) (?:\w{1,30} ){0,3}deliver|returned mail"
@@ -70,7 +70,7 @@ GENERIC_BOUNCE_PATTERN: Final = re.compile(
     r"|rejected by|无法(?:发送|投递)|退信|配信できません",
     re.IGNORECASE,
 )
-"""Words that people use, too; so they count only where a mail system speaks, or in the subject."""
+"""Words that people use too, so that they count only in the subject or in a message by a mail system."""
 
 _MAILER: Final = re.compile(
     r"mailer-?daemon|post_?master|mail {0,3}delivery|mail {0,3}administrator|system administrator|mdaemon"
@@ -79,30 +79,30 @@ _MAILER: Final = re.compile(
 )
 
 
-def read(letter: MimeMessage, base: BounceReport) -> list[BounceReport]:
-    """The one report of a textual bounce; empty where it is none.
+def read(message: MimeMessage, base: BounceReport) -> list[BounceReport]:
+    """Return the report of a bounce in plain text; empty for other mail.
 
-    For mail that a mail system says it wrote, or that has no sender.
+    Call it for mail from a mail system, and for mail without a sender.
     """
-    subject = letter.fields.get("subject")
-    told = f"{subject}\n{plain_text.own_words(letter)}"
-    found = next((one for one in MTA_WORDINGS if one.words.search(told)), None)
+    subject = message.fields.get("subject")
+    text = f"{subject}\n{plain_text.own_words(message)}"
+    wording = next((candidate for candidate in MTA_WORDINGS if candidate.words.search(text)), None)
     if (
-        found is None
-        and (is_by_mail_system(letter) or GENERIC_BOUNCE_PATTERN.search(subject))
-        and GENERIC_BOUNCE_PATTERN.search(told)
+        wording is None
+        and (is_by_mail_system(message) or GENERIC_BOUNCE_PATTERN.search(subject))
+        and GENERIC_BOUNCE_PATTERN.search(text)
     ):
-        found = MtaWording("", GENERIC_BOUNCE_PATTERN)
-    if found is None and "x-failed-recipients" not in letter.fields:
+        wording = MtaWording("", GENERIC_BOUNCE_PATTERN)
+    if wording is None and "x-failed-recipients" not in message.fields:
         return []
-    writer, action = (found.writer, found.action) if found else ("", "failed")
-    reason = plain_text.with_stage(plain_text.reason(told), told)
+    writer, action = (wording.writer, wording.action) if wording else ("", "failed")
+    reason = plain_text.with_stage(plain_text.reason(text), text)
     return [msgspec.structs.replace(base, form=ReportForm.TEXT, writer=writer, action=action, diagnostic=reason)]
 
 
-def is_by_mail_system(letter: MimeMessage) -> bool:
-    """Whether a mail system wrote it, by its own account."""
-    fields = letter.fields
-    reports = fields.type == "multipart/report" and fields.parameter("report-type").lower() == "delivery-status"
-    named = "x-failed-recipients" in fields or bool(_MAILER.search(fields.get("from") + fields.get("sender")))
-    return reports or named
+def is_by_mail_system(message: MimeMessage) -> bool:
+    """Return whether the header says that a mail system wrote the message."""
+    fields = message.fields
+    is_report = fields.type == "multipart/report" and fields.parameter("report-type").lower() == "delivery-status"
+    is_from_mailer = "x-failed-recipients" in fields or bool(_MAILER.search(fields.get("from") + fields.get("sender")))
+    return is_report or is_from_mailer

@@ -1,4 +1,4 @@
-"""What a message reports of one email, as plain values: what the readers give, and the adapter turns into an event."""
+"""Define the report that the readers of a message return and the adapter `bounce_mail` turns into an event."""
 
 import re
 from enum import StrEnum
@@ -7,38 +7,38 @@ import msgspec
 
 
 class ReportForm(StrEnum):
-    """What kind of mail it is."""
+    """The kind of mail."""
 
     DSN = "dsn"
-    """RFC 3464 and 6533."""
+    """A delivery status notification (RFC 3464 and 6533)."""
     TEXT = "text"
-    """A bounce in words only, as MTAs wrote them before, and some still do."""
+    """A bounce in plain text, as older MTAs write it."""
     FEEDBACK = "feedback"
-    """RFC 5965: a recipient's provider tells of a complaint, or of something like it."""
+    """A report by a recipient's provider of a complaint or similar (RFC 5965)."""
     REPLY = "reply"
-    """RFC 3834: an out-of-office, or another answer by a machine."""
+    """An out-of-office message or another automatic reply (RFC 3834)."""
     RECEIPT = "receipt"
-    """RFC 8098."""
+    """A message disposition notification (RFC 8098)."""
     UNSUBSCRIBE = "unsubscribe"
     """A mail to the address in our `List-Unsubscribe`."""
     MAIL = "mail"
-    """Anything else."""
+    """Any other mail."""
 
 
 class BounceReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One recipient's part of a message."""
+    """The part of a message that reports on one recipient."""
 
     form: ReportForm
     to: tuple[str, ...] = ()
-    """Whom the message came to: envelope first, header fields where it says nothing."""
+    """The recipients of the message, from the envelope, else from the header fields."""
     references: tuple[str, ...] = ()
-    """The Message-IDs of the original that it returns, or that it answers."""
+    """The Message-IDs of the original that it returns, or to which it replies."""
     identity: str = ""
-    """What makes this message itself, however often and by whichever road it comes."""
+    """A value that is the same for every copy of this message."""
     at: str = ""
-    """Its own date (RFC 5322), maybe nonsense."""
+    """The date of the message (RFC 5322), possibly malformed."""
     action: str = ""
-    """RFC 3464's word, or the feedback's type (RFC 5965)."""
+    """The action (RFC 3464), or the type of feedback (RFC 5965)."""
     status: str = ""
     diagnostic: str = ""
     remote_mta: str = ""
@@ -46,19 +46,19 @@ class BounceReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     final_recipient: str = ""
     original_recipient: str = ""
     writer: str = ""
-    """Whose words they are, of a text: ``qmail``, ``exim``…; of feedback: its User-Agent."""
+    """The program that wrote a text, such as ``qmail`` or ``exim``; the User-Agent of feedback."""
     truncated: bool = False
-    """The message was longer than a record."""
+    """Whether the message was longer than a record."""
 
     @property
     def forwarded(self) -> bool:
-        """Whether what is reported happened at another address than the one we wrote to."""
+        """Whether the report is about another address than the one to which we sent."""
         final, original = _unquoted(self.final_recipient), _unquoted(self.original_recipient)
         return "@" in final and "@" in original and final not in (original, _from_xtext(original))
 
 
 def _unquoted(address: str) -> str:
-    """Return an address without case and without quotation marks, which make no other address (RFC 5321 §4.1.2)."""
+    """Return an address in lower case and without quotation marks, which do not change it (RFC 5321 §4.1.2)."""
     local, at, domain = address.casefold().rpartition("@")
     if len(local) > 1 and local[0] == local[-1] == '"':
         local = re.sub(r"\\(.)", r"\1", local[1:-1])
@@ -66,5 +66,5 @@ def _unquoted(address: str) -> str:
 
 
 def _from_xtext(address: str) -> str:
-    """Return what ``+2B`` and the like stand for (RFC 3461 §4): some servers repeat our ORCPT as we wrote it."""
-    return re.sub(r"\+([0-9a-f]{2})", lambda found: chr(int(found[1], 16)), address)
+    """Return the address with ``+2B`` and the like decoded (RFC 3461 §4), as some servers repeat our encoded ORCPT."""
+    return re.sub(r"\+([0-9a-f]{2})", lambda match: chr(int(match[1], 16)), address)

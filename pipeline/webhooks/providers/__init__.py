@@ -1,1 +1,1 @@
-"""The APIs we call and whose webhooks we read, one file each: mapping tables and three small functions; sans-I/O."""
+"""Adapters of the providers' webhooks, one module each, without I/O: mapping tables and the functions of `Adapter`."""

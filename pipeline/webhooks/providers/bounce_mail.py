@@ -1,7 +1,8 @@
-"""Mail that came back as one more provider: a raw message in, one DeliveryEvent per recipient that it reports on out.
+"""Adapter of inbound mail: bounces, complaints, auto-replies and unsubscribe requests become DeliveryEvents.
 
-RFC 3464 and 6533 (DSN), RFC 5965 (ARF), RFC 3834 (auto-replies), RFC 2369 (unsubscribe by mail). Anybody can write
-such a mail: what counts is only what carries a signature of ours.
+RFC 3464 and 6533 (DSN), RFC 5965 (ARF), RFC 3834 (auto-replies), RFC 2369 (unsubscribe by mail). One message may report
+on several recipients. Anybody can write such a mail, so a report counts only with an address or a Message-ID that we
+signed.
 """
 
 import re
@@ -23,19 +24,19 @@ from topics.events import DeliveryEvent, EventKind
 from topics.record import EmailId, Millis
 
 HORIZON_S: Final = 5 * 24 * 60 * 60
-"""Servers try for five days (RFC 5321 §4.5.4.1)."""
+"""Mail servers repeat for five days (RFC 5321 §4.5.4.1)."""
 
 ACTIONS: Final = {
     "failed": EventKind.BOUNCED,
-    "failure": EventKind.BOUNCED,  # no words of RFC 3464's, but written
+    "failure": EventKind.BOUNCED,  # not defined by RFC 3464, but used
     "expired": EventKind.BOUNCED,
     "delayed": EventKind.DEFERRED,
     "delivered": EventKind.DELIVERED,
-    # Handed to a server that reports no success, or to a list: custody went on, nobody knows more.
+    # Passed on to a server that reports no success, or to a mailing list; nothing more will be reported.
     "relayed": EventKind.SENT,
     "expanded": EventKind.SENT,
 }
-# https://www.iana.org/assignments/marf-parameters; the rest of them are no word of a recipient's.
+# https://www.iana.org/assignments/marf-parameters; the other types do not come from a recipient.
 FEEDBACK: Final = {
     "abuse": EventKind.COMPLAINED,
     "fraud": EventKind.COMPLAINED,
@@ -46,29 +47,29 @@ FORMS: Final = {
     ReportForm.REPLY: EventKind.REPLIED,
     ReportForm.UNSUBSCRIBE: EventKind.UNSUBSCRIBED,
 }
-_WORDS_MAX: Final = 2_000
-_QUOTED: Final = re.compile(r'"[^"\n]{1,100}"@[^\s<>"]{1,300}')
-"""An address whose local part stands in quotation marks (RFC 5321 §4.1.2)."""
+_MAX_TEXT_CHARS: Final = 2_000
+_QUOTED_ADDRESS: Final = re.compile(r'"[^"\n]{1,100}"@[^\s<>"]{1,300}')
+"""An address whose local part is in quotation marks (RFC 5321 §4.1.2)."""
 _DECODER: Final = msgspec.json.Decoder(BounceReport)
 
 
 def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
-    """Raise Forged: mail comes by the inbound listener, not as a webhook."""
+    """Raise InvalidSignatureError: mail arrives at the inbound listener, never as a webhook."""
     raise InvalidSignatureError("bounced mail is taken at /inbound/mail, not as a webhook")
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
-    """What a message reports, recipient by recipient, each as JSON."""
+    """Return the reports of a message, one per recipient, each as JSON."""
     return [msgspec.json.encode(report) for report in read(body, headers)]
 
 
 def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
-    """One report in our words. Raises Unrecognised, and Unproven for what bears no signature of ours."""
+    """Return one report as a DeliveryEvent. Raise Unrecognised, or Unproven if it carries no signature of ours."""
     try:
         report = _DECODER.decode(event)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Unrecognised(f"not a report: {error}") from None
-    email_id = _proven(report, context)
+    email_id = _proven_email_id(report, context)
     kind = _kind(report)
     verdict = classify.classify_reply(report.status, report.diagnostic)
     return DeliveryEvent(
@@ -83,23 +84,26 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
         bounce_subtype=report.status,
         code=verdict.code,
         enhanced=verdict.enhanced,
-        text=_hidden(report, report.diagnostic),
+        text=_redacted(report, report.diagnostic),
         native=_native(report),
     )
 
 
-def _proven(report: BounceReport, context: EventContext) -> EmailId:
-    """The email that a signature of ours names: for each form, the one that only it could have brought back."""
-    proofs = context.token_readers
-    by_original = [proofs.message_id(one) for one in report.references]
-    by_address = [proofs.verp(one) for one in report.to]
-    found = {
+def _proven_email_id(report: BounceReport, context: EventContext) -> EmailId:
+    """Return the email that one of our signed tokens in the report names. Raise Unproven if there is none.
+
+    The form decides which tokens count: only those that a genuine report of this form contains.
+    """
+    readers = context.token_readers
+    by_original = [readers.message_id(message_id) for message_id in report.references]
+    by_address = [readers.verp(address) for address in report.to]
+    candidates = {
         ReportForm.FEEDBACK: by_original,
-        ReportForm.UNSUBSCRIBE: [proofs.unsubscribe(one) for one in report.to],
+        ReportForm.UNSUBSCRIBE: [readers.unsubscribe(address) for address in report.to],
         ReportForm.DSN: by_address,
         ReportForm.TEXT: by_address,
     }.get(report.form, by_address + by_original)
-    email_id = next((one for one in found if one is not None), None)
+    email_id = next((candidate for candidate in candidates if candidate is not None), None)
     if email_id is None:
         raise Unproven(f"{report.form}: no address or Message-ID of ours with our signature")
     return email_id
@@ -107,7 +111,7 @@ def _proven(report: BounceReport, context: EventContext) -> EmailId:
 
 def _kind(report: BounceReport) -> EventKind:
     if report.form in (ReportForm.DSN, ReportForm.TEXT):
-        # Whatever unknown word stands there, the status says whether it is final (RFC 3463 §2).
+        # With an unknown action, the first digit of the status says whether the failure is final (RFC 3463 §2).
         return ACTIONS.get(report.action) or ACTIONS.get(IMPLIED.get(report.status[:1], ""), EventKind.UNKNOWN)
     if report.form is ReportForm.FEEDBACK:
         return FEEDBACK.get(report.action, EventKind.UNKNOWN)
@@ -115,9 +119,9 @@ def _kind(report: BounceReport) -> EventKind:
 
 
 def _event_id(report: BounceReport, email_id: EmailId) -> str:
-    """The same whenever and by whichever road the message comes again."""
-    about = (report.action, report.final_recipient.casefold(), report.status)
-    return ids.event_id("mail", email_id, report.identity, report.form, *about)
+    """Return an id that is the same for every copy of the message, whichever way it arrives."""
+    distinguishing = (report.action, report.final_recipient.casefold(), report.status)
+    return ids.event_id("mail", email_id, report.identity, report.form, *distinguishing)
 
 
 def _occurred_at(report: BounceReport, context: EventContext) -> Millis:
@@ -127,14 +131,14 @@ def _occurred_at(report: BounceReport, context: EventContext) -> Millis:
         return context.received_at
 
 
-def _hidden(report: BounceReport, text: str) -> str:
-    hide = redactor([report.final_recipient, report.original_recipient])
-    return hide(redact_all(_QUOTED.sub(REDACTED, text)))[:_WORDS_MAX]
+def _redacted(report: BounceReport, text: str) -> str:
+    redact = redactor([report.final_recipient, report.original_recipient])
+    return redact(redact_all(_QUOTED_ADDRESS.sub(REDACTED, text)))[:_MAX_TEXT_CHARS]
 
 
 def _native(report: BounceReport) -> msgspec.Raw:
-    """The report's own words; nobody's address, and nothing of what a person wrote."""
-    told: dict[str, Any] = {
+    """Return the report's fields without addresses and without text written by a person."""
+    texts: dict[str, Any] = {
         "form": report.form,
         "action": report.action,
         "status": report.status,
@@ -143,6 +147,6 @@ def _native(report: BounceReport) -> msgspec.Raw:
         "reporting_mta": report.reporting_mta,
         "writer": report.writer,
     }
-    kept: dict[str, Any] = {name: _hidden(report, text) for name, text in told.items() if text}
-    kept |= {name: True for name in ("forwarded", "truncated") if getattr(report, name)}
-    return msgspec.Raw(msgspec.json.encode(kept))
+    native: dict[str, Any] = {name: _redacted(report, text) for name, text in texts.items() if text}
+    native |= {name: True for name in ("forwarded", "truncated") if getattr(report, name)}
+    return msgspec.Raw(msgspec.json.encode(native))

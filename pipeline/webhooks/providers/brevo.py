@@ -1,4 +1,4 @@
-"""Brevo's transactional webhooks (once Sendinblue): one event, or a batch of them, in; a DeliveryEvent each out.
+"""Adapter of Brevo's (formerly Sendinblue's) transactional webhooks, single or batched.
 
 https://developers.brevo.com/docs/transactional-webhooks
 https://developers.brevo.com/docs/batch-webhooks
@@ -19,10 +19,10 @@ from topics.events import BounceClass, DeliveryEvent, EventKind
 from topics.record import EmailId, Millis
 
 HORIZON_S: Final = 24 * 60 * 60
-"""Longer than it says that it repeats; nothing is signed, so nothing hangs on it."""
+"""Longer than Brevo documents. It has no effect: Brevo signs no time."""
 
 KINDS: Final = {
-    # Told before Brevo knows whether it will send at all: `blocked` may follow.
+    # Reported before Brevo decides whether to send at all: `blocked` may follow.
     "request": EventKind.QUEUED,
     "sent": EventKind.QUEUED,
     "delivered": EventKind.DELIVERED,
@@ -50,17 +50,18 @@ CLASSES: Final = {
     "soft_bounce": BounceClass.SOFT,
 }
 MACHINES: Final = ("proxy_open", "unique_proxy_open")
-"""Loaded by a mail provider's proxy, such as Apple's, which loads the pixel of every mail."""
+"""Opens by a mail provider's proxy, such as Apple's, which loads the pixel of every mail."""
 
 _PERSONAL: Final = frozenset({"email", "sender_email", "subject", "ip", "mirror_link"})
 _VERBATIM: Final = frozenset({"link", "message-id"})
 _IDENTITY_FIELDS: Final = ("message-id", "event", "email", "ts_epoch", "ts_event", "ts", "link")
-_HUMP: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_CAMEL_CASE_BOUNDARY: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _SECONDS_END: Final = 1e11
+"""A smaller timestamp is in seconds, a greater one in milliseconds."""
 
 
 def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
-    """Raise Forged unless the request brings the password or the token; Brevo signs nothing, so nothing gets stale.
+    """Raise AuthenticationFailed unless the request has the password or the token. Brevo signs no time.
 
     https://developers.brevo.com/docs/username-and-password-authentication
     """
@@ -68,17 +69,17 @@ def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
-    """The events: a bare object, or an array where the webhook is a batched one. Raises Unrecognised."""
+    """Return the events: a single object, or the items of an array if batching is on. Raise Unrecognised."""
     return split_events(body)
 
 
 def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
-    """One event in our words, with its own words beside them and without any address."""
+    """Return one event as a DeliveryEvent; `native` holds its own fields without addresses. Raise Unrecognised."""
     fields = EventFields.read(event)
     name = _name(fields)
     kind, text = KINDS.get(name, EventKind.UNKNOWN), fields.text("reason").strip()
-    told, code, enhanced = CLASSES.get(name), status_codes.reply_code(text), status_codes.enhanced_code(text)
-    hide = redactor([fields.text("email")])
+    reported_class, code, enhanced = CLASSES.get(name), status_codes.reply_code(text), status_codes.enhanced_code(text)
+    redact = redactor([fields.text("email")])
     return DeliveryEvent(
         email_id=_email_id(fields, context),
         event_id=ids.event_id("brevo", context.provider, *(fields.text(part) for part in _IDENTITY_FIELDS)),
@@ -87,22 +88,22 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
         recorded_at=context.received_at,
         provider=context.provider,
         machine=name if name in MACHINES else "",
-        bounce_class=told and classify.webhook_bounce_class(told, code, enhanced, text),
+        bounce_class=reported_class and classify.webhook_bounce_class(reported_class, code, enhanced, text),
         bounce_type=name if kind in (EventKind.BOUNCED, EventKind.DROPPED, EventKind.FAILED) else "",
         code=code,
         enhanced=enhanced,
-        text=redact_all(hide(text)),
-        url=hide(fields.text("link")),
-        user_agent=hide(fields.text("user_agent")),
-        # Its SMTP server says "queued as <…>", and an ack keeps what is between the brackets.
+        text=redact_all(redact(text)),
+        url=redact(fields.text("link")),
+        user_agent=redact(fields.text("user_agent")),
+        # Brevo's SMTP server replies "queued as <…>", and an ack stores the id without the brackets.
         provider_message_id=fields.text("message-id").strip().strip("<>"),
-        native=redacted_native(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+        native=redacted_native(event, redact, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 
 
 def _name(fields: EventFields) -> str:
-    """Brevo spells its events in two ways, `hard_bounce` in what it sends and `hardBounce` where one enables them."""
-    name = _HUMP.sub("_", fields.text("event")).lower()
+    """Return the event's type in snake case: Brevo writes `hard_bounce` in events and `hardBounce` in its settings."""
+    name = _CAMEL_CASE_BOUNDARY.sub("_", fields.text("event")).lower()
     if not name:
         raise Unrecognised("an object without `event`")
     return name
@@ -110,8 +111,8 @@ def _name(fields: EventFields) -> str:
 
 def _email_id(fields: EventFields, context: EventContext) -> EmailId:
     tags = (fields.text("tag"), *(tag.decode() for tag in fields.items("tags")))
-    ours = embedded_email_id(fields.text("X-Mailin-custom"), *tags)
-    return ours or context.token_readers.message_id(fields.text("message-id")) or UNCORRELATED
+    embedded = embedded_email_id(fields.text("X-Mailin-custom"), *tags)
+    return embedded or context.token_readers.message_id(fields.text("message-id")) or UNCORRELATED
 
 
 def _time(fields: EventFields) -> str:
@@ -119,6 +120,6 @@ def _time(fields: EventFields) -> str:
 
 
 def _occurred_at(text: str) -> Millis:
-    """`ts_epoch` is milliseconds in what Brevo sends and seconds in some of what it documents; `date` has no zone."""
+    """Parse `ts_epoch`: milliseconds in Brevo's events, seconds in parts of its documentation; `date` has no zone."""
     milliseconds = timestamps.from_milliseconds(text)
     return timestamps.from_seconds(text) if milliseconds < _SECONDS_END else milliseconds

@@ -1,4 +1,4 @@
-"""MailerSend's webhooks, of either version: one signed event in, one DeliveryEvent out.
+"""Adapter of MailerSend's webhooks, versions 1 and 2.
 
 https://developers.mailersend.com/api/v1/webhooks.html
 """
@@ -21,7 +21,7 @@ HORIZON_S: Final = 3 * 24 * 60 * 60
 TEST_EVENT: Final = "webhook.test"
 MAX_TEST_BYTES: Final = 1_000
 TEST_SECRET: Final = "test_Am3L1GuOIc4blLUuHqAPxxwkZaJyEk8G"  # noqa: S105 - published, so that it proves nothing
-"""MailerSend tries an address out with this before it saves a webhook; without a 2xx it saves none."""
+"""MailerSend tests a URL with this secret before it saves a webhook, and does not save it without a 2xx."""
 
 KINDS: Final = {
     "activity.sent": EventKind.SENT,
@@ -39,7 +39,7 @@ KINDS: Final = {
 }
 CLASSES: Final = {"activity.hard_bounced": BounceClass.HARD, "activity.soft_bounced": BounceClass.SOFT}
 
-# `email` is the address in version 2 and an object with the ids in version 1: there it is hidden, not dropped.
+# `email` is not here: in version 1 it is an object with the ids. In version 2 it is the address, and gets redacted.
 _PERSONAL: Final = frozenset(
     {"recipient", "from", "subject", "headers", "ip", "address", "answer"}
     | {"name", "reply_to_email", "reply_to_name", "personal_note"}
@@ -56,12 +56,12 @@ _REASONS: Final = (
 
 
 def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
-    """Raise Forged unless the body was signed with one of ``keys``; no time is signed, so nothing gets stale."""
+    """Raise InvalidSignatureError unless the body was signed with one of ``keys``. MailerSend signs no time."""
     signatures.verify_signed_body(incoming, SIGNATURE_HEADER, keys)
 
 
 def is_probe(incoming: WebhookRequest) -> bool:
-    """Whether MailerSend only asks if anybody is there; anybody can ask that, its secret is a public one."""
+    """Return whether this is MailerSend's test of the URL. Its secret is public, so anybody can send one."""
     if len(incoming.body) > MAX_TEST_BYTES:
         return False
     try:
@@ -72,43 +72,43 @@ def is_probe(incoming: WebhookRequest) -> bool:
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
-    """One request, one event. Raises Unrecognised."""
+    """Return the body as the only event. Raise Unrecognised."""
     return split_object(body)
 
 
 def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
-    """One event in our words, with its own words beside them and without any address."""
+    """Return one event as a DeliveryEvent; `native` holds its own fields without addresses. Raise Unrecognised."""
     fields = EventFields.read(event)
     data, name = fields.object("data"), _name(fields)
     kind = KINDS.get(name, EventKind.UNKNOWN)
-    text = next((found for path in _REASONS if (found := data.text(*path))), "")
-    told, code, enhanced = CLASSES.get(name), status_codes.reply_code(text), status_codes.enhanced_code(text)
+    text = next((reason for path in _REASONS if (reason := data.text(*path))), "")
+    reported_class, code, enhanced = CLASSES.get(name), status_codes.reply_code(text), status_codes.enhanced_code(text)
     recipient = data.text("email", "recipient", "email") or data.text("email")
-    hide = redactor([recipient])
+    redact = redactor([recipient])
     return DeliveryEvent(
         email_id=_email_id(data),
         event_id=_event_id(name, data, context, fields.text("created_at")),
         kind=kind,
-        # In version 1 the outer time is the webhook's, which is another one at each repeat.
+        # In version 1 the outer time is that of the request, which changes with each repeat.
         occurred_at=timestamps.event_time(
             timestamps.from_iso, data.text("created_at") or fields.text("created_at"), kind, context.received_at
         ),
         recorded_at=context.received_at,
         provider=context.provider,
-        bounce_class=told and classify.webhook_bounce_class(told, code, enhanced, text),
+        bounce_class=reported_class and classify.webhook_bounce_class(reported_class, code, enhanced, text),
         bounce_type=name.removeprefix("activity.") if name in CLASSES else "",
         code=code,
         enhanced=enhanced,
-        text=redact_all(hide(text)),
-        url=hide(data.text("morph", "url") or data.text("meta", "url")),
-        user_agent=hide(data.text("meta", "user_agent")),
+        text=redact_all(redact(text)),
+        url=redact(data.text("morph", "url") or data.text("meta", "url")),
+        user_agent=redact(data.text("meta", "user_agent")),
         provider_message_id=data.text("email", "message", "id") or data.text("message_id"),
-        native=redacted_native(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+        native=redacted_native(event, redact, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 
 
 def _name(fields: EventFields) -> str:
-    """`type`; one documented event, `email_single.verified`, says it in `object`."""
+    """Return `type`, or `object`, which `email_single.verified` has instead. Raise Unrecognised."""
     name = fields.text("type") or fields.text("object")
     if not name:
         raise Unrecognised("an object without `type`")
@@ -121,8 +121,8 @@ def _email_id(data: EventFields) -> EmailId:
 
 
 def _event_id(name: str, data: EventFields, context: EventContext, created_at: str) -> str:
-    """An activity's id; elsewhere, and in surveys, `id` names a thing that more than one event can be about."""
-    given, email = data.text("id"), data.text("email_id")
-    if name in KINDS and given and given != email:
-        return f"mailersend:{given}"
-    return ids.event_id("mailersend", context.provider, name, given, email, created_at)
+    """Return the activity's id; in surveys and other events, `id` is an object's that several events may be about."""
+    activity_id, email = data.text("id"), data.text("email_id")
+    if name in KINDS and activity_id and activity_id != email:
+        return f"mailersend:{activity_id}"
+    return ids.event_id("mailersend", context.provider, name, activity_id, email, created_at)

@@ -1,7 +1,7 @@
-"""Mailgun's webhooks: a request with its signature inside in, one DeliveryEvent out.
+"""Adapter of Mailgun's webhooks, whose signature is a part of the body.
 
 https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/webhooks
-The form posts of before 2018 are not read: Mailgun documents them no more.
+The form posts of before 2018 are not supported: Mailgun no longer documents them.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ KINDS: Final = {
     "complained": EventKind.COMPLAINED,
 }
 
-# Why it failed for good. "generic" says nothing of the address; the codes may.
+# Reasons of a permanent failure. "generic" says nothing about the address, so the server's codes decide.
 REASONS: Final = {
     "bounce": (EventKind.BOUNCED, BounceClass.HARD),
     "hardfail": (EventKind.BOUNCED, BounceClass.HARD),
@@ -55,25 +55,25 @@ _VERBATIM: Final = frozenset({"url", "message-id"})
 
 
 def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
-    """Raise Forged unless the signature is made with one of ``keys``, at most ``max_age_s`` ago.
+    """Raise InvalidSignatureError unless it was signed with one of ``keys``, at most ``max_age_s`` ago.
 
-    It covers its own time and a token only, not the event: see `token`.
+    The signature covers its time and a token only, not the event: see `token`.
     """
     signature = _signature(incoming)
     timestamp, code = signature.text("timestamp"), signature.text("token")
-    given = signatures.from_hex(signature.text("signature"))
-    if not code or not signatures.equal_to_any(given, signatures.hmac_sha256(keys, f"{timestamp}{code}".encode())):
+    digest = signatures.from_hex(signature.text("signature"))
+    if not code or not signatures.equal_to_any(digest, signatures.hmac_sha256(keys, f"{timestamp}{code}".encode())):
         raise InvalidSignatureError("the webhook's signature is not its provider's")
     signatures.verify_fresh(timestamp, now_ms, max_age_s)
 
 
 def token(incoming: WebhookRequest) -> tuple[str, bytes]:
-    """The token, good for this body only."""
+    """Return the token and a digest of the only body for which it may be used."""
     return _signature(incoming).text("token"), hashlib.sha256(incoming.body).digest()
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
-    """The one event of a request, without its signature. Raises Unrecognised."""
+    """Return the only event of a request, without its signature. Raise Unrecognised."""
     event = EventFields.read(body).raw.get("event-data")
     if event is None:
         raise Unrecognised("an object without `event-data`")
@@ -81,14 +81,14 @@ def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
 
 
 def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
-    """One event in our words, with its own words beside them and without any address."""
+    """Return one event as a DeliveryEvent; `native` holds its own fields without addresses. Raise Unrecognised."""
     fields = EventFields.read(event)
     name, status = fields.text("event"), fields.object("delivery-status")
     if not name:
         raise Unrecognised("an object without `event`")
     kind, bounce_class = _kind(fields, status)
-    text = _said(fields, status)
-    hide = redactor(
+    text = _reason(fields, status)
+    redact = redactor(
         [fields.text("recipient"), fields.text("envelope", "targets"), fields.text("message", "headers", "to")]
     )
     return DeliveryEvent(
@@ -98,21 +98,21 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
         occurred_at=timestamps.event_time(timestamps.from_seconds, fields.text("timestamp"), kind, context.received_at),
         recorded_at=context.received_at,
         provider=context.provider,
-        machine=_machine(fields.text("client-info", "bot")) if kind in _BY_READERS else "",
+        machine=_machine(fields.text("client-info", "bot")) if kind in _READER_KINDS else "",
         bounce_class=bounce_class,
         bounce_type=fields.text("severity"),
         bounce_subtype=fields.text("reason"),
         code=status_codes.reply_code(status.text("code")),
         enhanced=status_codes.enhanced_code(status.text("enhanced-code"), status.text("bounce-code"), text),
-        text=redact_all(hide(text)),
-        url=hide(fields.text("url")),
-        user_agent=hide(fields.text("client-info", "user-agent")),
+        text=redact_all(redact(text)),
+        url=redact(fields.text("url")),
+        user_agent=redact(fields.text("client-info", "user-agent")),
         provider_message_id=fields.text("message", "headers", "message-id").strip("<>"),
-        native=redacted_native(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+        native=redacted_native(event, redact, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 
 
-_BY_READERS: Final = (EventKind.OPENED, EventKind.CLICKED)
+_READER_KINDS: Final = (EventKind.OPENED, EventKind.CLICKED)
 
 
 def _signature(incoming: WebhookRequest) -> EventFields:
@@ -128,30 +128,32 @@ def _kind(fields: EventFields, status: EventFields) -> tuple[EventKind, BounceCl
         return kind, None
     if fields.text("severity") == "temporary":
         return EventKind.DEFERRED, None
-    kind, told = REASONS.get(fields.text("reason"), (kind, None))
-    return kind, _bounce_class(told, status) if kind is EventKind.BOUNCED else None
+    kind, reported_class = REASONS.get(fields.text("reason"), (kind, None))
+    return kind, _bounce_class(reported_class, status) if kind is EventKind.BOUNCED else None
 
 
-def _bounce_class(told: BounceClass | None, status: EventFields) -> BounceClass:
-    """Return hard only where Mailgun, the code or the server's words say that there is no such address."""
+def _bounce_class(reported_class: BounceClass | None, status: EventFields) -> BounceClass:
+    """Return hard only if Mailgun, the code or the server's reply says that there is no such address."""
     message = status.text("message").removeprefix("smtp;").strip()
     code, enhanced = (
         status_codes.reply_code(status.text("code")),
         status.text("enhanced-code") or status.text("bounce-code"),
     )
-    return _by_codes(status) if told is None else classify.webhook_bounce_class(told, code, enhanced, message)
+    if reported_class is None:
+        return _class_by_codes(status)
+    return classify.webhook_bounce_class(reported_class, code, enhanced, message)
 
 
-def _by_codes(status: EventFields) -> BounceClass:
+def _class_by_codes(status: EventFields) -> BounceClass:
     if status.text("bounce-type") == "hard":
         return BounceClass.HARD
-    said = f"{status.text('code')} {status.text('message').removeprefix('smtp;').strip()}"
-    return classify.classify_reply(status.text("enhanced-code") or status.text("bounce-code"), said).bounce_class
+    reply = f"{status.text('code')} {status.text('message').removeprefix('smtp;').strip()}"
+    return classify.classify_reply(status.text("enhanced-code") or status.text("bounce-code"), reply).bounce_class
 
 
-def _said(fields: EventFields, status: EventFields) -> str:
-    told = (status.text("message"), status.text("description"), fields.text("reject", "reason"))
-    return next(filter(None, told), "")
+def _reason(fields: EventFields, status: EventFields) -> str:
+    texts = (status.text("message"), status.text("description"), fields.text("reject", "reason"))
+    return next(filter(None, texts), "")
 
 
 def _machine(bot: str) -> str:
@@ -159,18 +161,18 @@ def _machine(bot: str) -> str:
 
 
 def _email_id(fields: EventFields, context: EventContext) -> EmailId:
-    given = fields.email_id("user-variables", EMAIL_ID_KEY)
-    named = fields.text("message", "headers", "message-id").strip("<>")
-    return given or context.token_readers.message_id(f"<{named}>") or UNCORRELATED
+    embedded = fields.email_id("user-variables", EMAIL_ID_KEY)
+    message_id = fields.text("message", "headers", "message-id").strip("<>")
+    return embedded or context.token_readers.message_id(f"<{message_id}>") or UNCORRELATED
 
 
 def _event_id(fields: EventFields, context: EventContext) -> str:
-    """Its `id` is "guaranteed to be unique within a day": with its time, for ever.
+    """Return the event's id with its time: the `id` alone is only "guaranteed to be unique within a day".
 
-    The signature's token would make two of an event that two webhooks tell, the domain's and the account's.
+    The signature's token would not do: the domain's and the account's webhook report the same event with two tokens.
     """
-    if given := fields.text("id"):
-        return f"mailgun:{given}:{fields.text('timestamp')}"
+    if native_id := fields.text("id"):
+        return f"mailgun:{native_id}:{fields.text('timestamp')}"
     parts = (
         fields.text("message", "headers", "message-id"),
         *map(fields.text, ("event", "recipient", "timestamp", "url")),

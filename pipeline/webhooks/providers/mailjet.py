@@ -1,4 +1,4 @@
-"""Mailjet's Event API: a request of one event or many in, one DeliveryEvent per event out.
+"""Adapter of Mailjet's Event API.
 
 https://dev.mailjet.com/email/guides/webhooks/
 """
@@ -16,7 +16,7 @@ from topics import ids
 from topics.events import BounceClass, DeliveryEvent, EventKind
 
 HORIZON_S: Final = 24 * 60 * 60
-"""Every 30 seconds, for 24 hours."""
+"""Mailjet repeats every 30 seconds for 24 hours."""
 
 KINDS: Final = {
     "sent": EventKind.DELIVERED,  # "the destination SMTP server has accepted the message"
@@ -28,7 +28,7 @@ KINDS: Final = {
     "unsub": EventKind.UNSUBSCRIBED,
 }
 
-# Errors that make another thing of a bounce or a block: the message was at fault, or Mailjet itself.
+# Errors that turn a bounce or a block into another kind: the message or Mailjet itself caused them.
 KINDS_OF_ERRORS: Final = {
     "bad or empty template": EventKind.FAILED,
     "error in template language": EventKind.FAILED,
@@ -38,7 +38,7 @@ KINDS_OF_ERRORS: Final = {
     "greylisted": EventKind.DEFERRED,  # "Delivery will be re-attempted."
 }
 
-# Errors that are no fault of the address, whatever `hard_bounce` says; under any other, that flag decides.
+# Errors that say nothing against the address, whatever `hard_bounce` says; for all others that flag decides.
 CLASSES: Final = {
     "quota exceeded": BounceClass.SOFT,  # "a non-permanent error"
     "relay/access denied": BounceClass.SOFT,
@@ -54,27 +54,27 @@ _IDENTITY_FIELDS: Final = ("MessageID", "Message_GUID", "event", "email", "time"
 
 
 def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
-    """Raise Forged unless the request brings the password; Mailjet signs nothing, so nothing gets stale."""
+    """Raise AuthenticationFailed unless the request has the password. Mailjet signs nothing."""
     signatures.verify_basic(incoming, keys)
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
-    """The events: an array, or a bare object where events aren't grouped. Raises Unrecognised."""
+    """Return the events: the items of an array, or a single object if grouping is off. Raise Unrecognised."""
     return split_events(body)
 
 
 def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
-    """One event in our words, with its own words beside them and without any address."""
+    """Return one event as a DeliveryEvent; `native` holds its own fields without addresses. Raise Unrecognised."""
     fields = EventFields.read(event)
     name = fields.text("event")
     if not name:
         raise Unrecognised("an object without `event`")
-    # Some bounces carry the error in the field for what it relates to, and none in its own.
+    # Some bounces have the error in `error_related_to`, and nothing in `error`.
     related, error = fields.text("error_related_to"), fields.text("error")
     kind = _kind(fields, (error or related).lower())
     text = fields.text("comment") or fields.text("smtp_reply")
     code, enhanced = status_codes.reply_code(text), status_codes.enhanced_code(text)
-    hide = redactor([fields.text("email")])
+    redact = redactor([fields.text("email")])
     return DeliveryEvent(
         email_id=embedded_email_id(fields.text("Payload"), fields.text("CustomID")) or UNCORRELATED,
         event_id=ids.event_id("mailjet", context.provider, *(fields.text(part) for part in _IDENTITY_FIELDS)),
@@ -91,11 +91,11 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
         bounce_subtype=error,
         code=code,
         enhanced=enhanced,
-        text=redact_all(hide(text)),
-        url=hide(fields.text("url")),
-        user_agent=hide(fields.text("agent")),
+        text=redact_all(redact(text)),
+        url=redact(fields.text("url")),
+        user_agent=redact(fields.text("agent")),
         provider_message_id=_message_id(fields),
-        native=redacted_native(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+        native=redacted_native(event, redact, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 
 
@@ -103,8 +103,8 @@ def _kind(fields: EventFields, error: str) -> EventKind:
     kind = KINDS.get(fields.text("event"), EventKind.UNKNOWN)
     if kind not in (EventKind.BOUNCED, EventKind.DROPPED):
         return kind
-    found = KINDS_OF_ERRORS.get(error, kind)
-    return kind if found is EventKind.DEFERRED and fields.true("hard_bounce") else found
+    kind_of_error = KINDS_OF_ERRORS.get(error, kind)
+    return kind if kind_of_error is EventKind.DEFERRED and fields.true("hard_bounce") else kind_of_error
 
 
 def _bounce_class(fields: EventFields, error: str) -> BounceClass:
@@ -112,5 +112,5 @@ def _bounce_class(fields: EventFields, error: str) -> BounceClass:
 
 
 def _message_id(fields: EventFields) -> str:
-    """The GUID is what its SMTP server calls a message that it queues; the number is what its API calls it, too."""
+    """Return the GUID, which is also in the reply of Mailjet's SMTP server, else the number that its API returns."""
     return fields.text("Message_GUID") or fields.text("MessageID")

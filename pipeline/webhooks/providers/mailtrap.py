@@ -1,4 +1,4 @@
-"""Mailtrap's webhooks: a signed batch of events, as JSON or JSON Lines, in; one DeliveryEvent per event out.
+"""Adapter of Mailtrap's webhooks, in JSON or JSON Lines.
 
 https://docs.mailtrap.io/email-api-smtp/advanced/webhooks
 """
@@ -17,7 +17,7 @@ from topics.events import BounceClass, DeliveryEvent, EventKind
 
 SIGNATURE_HEADER: Final = "Mailtrap-Signature"
 HORIZON_S: Final = 24 * 60 * 60
-"""40 times every 5 minutes for mail that was sent; up to 24 hours for mail that came in."""
+"""Mailtrap repeats 40 times every 5 minutes for sent mail, and up to 24 hours for received mail."""
 
 KINDS: Final = {
     "delivery": EventKind.DELIVERED,
@@ -31,8 +31,8 @@ KINDS: Final = {
     "click": EventKind.CLICKED,
 }
 
-# What a bounce says about the address: https://docs.mailtrap.io/email-api-smtp/bounce-categorization
-# Without a category, or with one unheard of, the server's codes decide.
+# The class of a bounce by its category: https://docs.mailtrap.io/email-api-smtp/bounce-categorization
+# Without a known category, the server's codes decide.
 CLASSES: Final = {
     "badrecipient": BounceClass.HARD,
     "badsender": BounceClass.SOFT,
@@ -54,37 +54,40 @@ CLASSES: Final = {
 }
 
 INBOUND: Final = "inbound."
-"""So begin the events of mail that came in; its ids are none of ours."""
+"""The prefix of events of received mail, whose ids do not belong to messages that we sent."""
 
 _PERSONAL: Final = frozenset({"email", "ip", "actor", "resource", "changes", "from", "sender_name", "subject"})
 _VERBATIM: Final = frozenset({"url"})
 
 
 def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
-    """Raise Forged unless the body was signed with one of ``keys``; no time is signed, so nothing gets stale."""
+    """Raise InvalidSignatureError unless the body was signed with one of ``keys``. Mailtrap signs no time."""
     signatures.verify_signed_body(incoming, SIGNATURE_HEADER, keys)
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
-    """The events of `{"events": […]}` or of a line each; one bad line spoils no other. Raises Unrecognised."""
+    """Return the events of `{"events": […]}` or of JSON Lines. Raise Unrecognised.
+
+    Lines are not parsed here, so that a broken one does not affect the others.
+    """
     try:
-        whole = EventFields.read(body)
+        fields = EventFields.read(body)
     except Unrecognised:
         lines = [line for line in body.splitlines() if line.strip()]
         if len(lines) < 2 or not lines[0].lstrip().startswith(b"{"):
             raise
         return lines
-    return whole.items("events") if "events" in whole.raw else [body]
+    return fields.items("events") if "events" in fields.raw else [body]
 
 
 def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
-    """One event in our words, with its own words beside them and without any address."""
+    """Return one event as a DeliveryEvent; `native` holds its own fields without addresses. Raise Unrecognised."""
     fields = EventFields.read(event)
     name, text = fields.text("event"), fields.text("response") or fields.text("reason")
     if not name:
         raise Unrecognised("an object without `event`")
     kind = KINDS.get(name, EventKind.UNKNOWN)
-    hide = redactor([fields.text("email")])
+    redact = redactor([fields.text("email")])
     return DeliveryEvent(
         email_id=fields.email_id("custom_variables", EMAIL_ID_KEY) or UNCORRELATED,
         event_id=_event_id(fields, context),
@@ -97,23 +100,25 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
         bounce_subtype=fields.text("bounce_category"),
         code=status_codes.reply_code(fields.text("response_code"), text),
         enhanced=status_codes.enhanced_code(text),
-        text=redact_all(hide(text)),
-        url=hide(fields.text("url")),
-        user_agent=hide(fields.text("user_agent")),
+        text=redact_all(redact(text)),
+        url=redact(fields.text("url")),
+        user_agent=redact(fields.text("user_agent")),
         provider_message_id="" if name.startswith(INBOUND) else fields.text("message_id"),
-        native=redacted_native(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+        native=redacted_native(event, redact, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 
 
 def _bounce_class(fields: EventFields) -> BounceClass:
-    said = " ".join((fields.text("response_code"), fields.text("response")))
-    told, found = CLASSES.get(fields.text("bounce_category").lower()), classify.classify_reply("", said)
-    return found.bounce_class if told is None else classify.webhook_bounce_class(told, found.code, found.enhanced, said)
+    reply = " ".join((fields.text("response_code"), fields.text("response")))
+    reported_class, verdict = CLASSES.get(fields.text("bounce_category").lower()), classify.classify_reply("", reply)
+    if reported_class is None:
+        return verdict.bounce_class
+    return classify.webhook_bounce_class(reported_class, verdict.code, verdict.enhanced, reply)
 
 
 def _event_id(fields: EventFields, context: EventContext) -> str:
-    given = fields.text("event_id")
-    if given:
-        return f"mailtrap:{given}"
+    native_id = fields.text("event_id")
+    if native_id:
+        return f"mailtrap:{native_id}"
     parts = ("message_id", "event", "email", "timestamp", "url", "description")
     return ids.event_id("mailtrap", context.provider, *(fields.text(part) for part in parts))

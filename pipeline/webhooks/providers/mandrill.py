@@ -1,4 +1,4 @@
-"""Mandrill's webhooks (Mailchimp Transactional): a signed form of many events in, one DeliveryEvent per event out.
+"""Adapter of the webhooks of Mandrill (Mailchimp Transactional), which are signed HTML forms with many events.
 
 https://mailchimp.com/developer/transactional/docs/webhooks/
 """
@@ -21,7 +21,7 @@ EVENTS_PARAMETER: Final = "mandrill_events"
 MAX_PARAMETERS: Final = 20
 MAX_PROBE_BYTES: Final = 200
 HORIZON_S: Final = 48 * 60 * 60
-"""Longer than it repeats; no time is signed, so nothing hangs on it."""
+"""Longer than Mandrill repeats. It has no effect: Mandrill signs no time."""
 
 KINDS: Final = {
     "send": EventKind.SENT,
@@ -37,9 +37,9 @@ KINDS: Final = {
 }
 CLASSES: Final = {"hard_bounce": BounceClass.HARD, "soft_bounce": BounceClass.SOFT}
 ROBOT: Final = "robot"
-"""What `user_agent_parsed.type` says of a machine."""
+"""The value of `user_agent_parsed.type` for a machine."""
 
-# Who it went to and from where, what it said (inbound mail has it all), and who opened it where and when before.
+# Addresses and places, contents (in events of inbound mail), and the earlier opens and clicks.
 _PERSONAL: Final = frozenset(
     {"email", "sender", "from_email", "from_name", "to", "cc", "ip", "location", "opens", "clicks"}
     | {"subject", "text", "html", "raw_msg", "headers", "attachments", "images", "spam_report"}
@@ -48,25 +48,28 @@ _VERBATIM: Final = frozenset({"url"})
 
 
 def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
-    """Raise Forged unless the form was signed with one of ``keys``; no time is signed, so nothing gets stale.
+    """Raise InvalidSignatureError unless the form was signed with one of ``keys``. Mandrill signs no time.
 
-    Base64 HMAC-SHA1 of the URL as it was entered at Mandrill, followed by each parameter's name and value, by name.
+    Base64 HMAC-SHA1 of the URL that is configured at Mandrill, followed by each parameter's name and value, by name.
     https://mailchimp.com/developer/transactional/guides/track-respond-activity-webhooks/
     """
-    given = signatures.from_base64(signatures.required_header(incoming, SIGNATURE_HEADER))
+    signature = signatures.from_base64(signatures.required_header(incoming, SIGNATURE_HEADER))
     try:
         signed = incoming.url + "".join(name + value for name, value in sorted(_form(incoming.body)))
     except Unrecognised as error:
         raise InvalidSignatureError(str(error)) from None
-    wanted = signatures.hmac_sha1(keys, signed.encode("utf-8", "surrogateescape"))
-    if not signatures.equal_to_any(given, wanted):
+    expected = signatures.hmac_sha1(keys, signed.encode("utf-8", "surrogateescape"))
+    if not signatures.equal_to_any(signature, expected):
         raise InvalidSignatureError(
             "the webhook's signature is not its provider's, or the provider knows another URL of ours"
         )
 
 
 def is_probe(incoming: WebhookRequest) -> bool:
-    """Mandrill posts an empty list before it tells the key; without a 2xx it doesn't create the webhook."""
+    """Return whether this is Mandrill's test of the URL, an empty list.
+
+    Mandrill posts it before it shows the key, and does not create the webhook without a 2xx.
+    """
     try:
         return len(incoming.body) <= MAX_PROBE_BYTES and split(incoming.body, incoming.headers) == []
     except Unrecognised:
@@ -74,7 +77,7 @@ def is_probe(incoming: WebhookRequest) -> bool:
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
-    """The events of a form, each as its own bytes. Raises Unrecognised."""
+    """Return the events of a form, each as its own bytes. Raise Unrecognised."""
     events = dict(_form(body)).get(EVENTS_PARAMETER)
     if events is None:
         raise Unrecognised(f"a form without `{EVENTS_PARAMETER}`")
@@ -82,20 +85,20 @@ def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
 
 
 def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
-    """One event in our words, with its own words beside them and without any address.
+    """Return one event as a DeliveryEvent without any address. Raise Unrecognised.
 
-    What isn't about a mail of ours, changes of its lists (`type`) and inbound mail, is kept as UNKNOWN.
+    Inbound mail and changes of Mandrill's lists (`type`), which concern no email of ours, become UNKNOWN.
     """
     fields = EventFields.read(event)
     name = fields.text("event") or fields.text("type")
     if not name:
         raise Unrecognised("an object without `event` or `type`")
     message, kind, text = fields.object("msg"), KINDS.get(name, EventKind.UNKNOWN), _diagnosis(fields)
-    told, code, enhanced = CLASSES.get(name), status_codes.reply_code(text), status_codes.enhanced_code(text)
+    reported_class, code, enhanced = CLASSES.get(name), status_codes.reply_code(text), status_codes.enhanced_code(text)
     recipient = message.text("email") or fields.text("reject", "email") or fields.text("entry", "email")
-    hide = redactor([recipient])
-    own = "" if name == "inbound" else fields.text("_id") or message.text("_id")
-    identity = (own, name, recipient, fields.text("ts"), fields.text("url"), fields.text("action"))
+    redact = redactor([recipient])
+    message_id = "" if name == "inbound" else fields.text("_id") or message.text("_id")
+    identity = (message_id, name, recipient, fields.text("ts"), fields.text("url"), fields.text("action"))
     return DeliveryEvent(
         email_id=message.email_id("metadata", EMAIL_ID_KEY) or UNCORRELATED,
         event_id=ids.event_id("mandrill", context.provider, *identity),
@@ -104,21 +107,21 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
         recorded_at=context.received_at,
         provider=context.provider,
         machine=ROBOT if fields.text("user_agent_parsed", "type").lower() == ROBOT else "",
-        bounce_class=told and classify.webhook_bounce_class(told, code, enhanced, text),
+        bounce_class=reported_class and classify.webhook_bounce_class(reported_class, code, enhanced, text),
         bounce_type=name if name in CLASSES else "",
         bounce_subtype=message.text("bounce_description"),
         code=code,
         enhanced=enhanced,
-        text=redact_all(hide(text)),
-        url=hide(fields.text("url")),
-        user_agent=hide(fields.text("user_agent")),
-        provider_message_id=own,
-        native=redacted_native(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+        text=redact_all(redact(text)),
+        url=redact(fields.text("url")),
+        user_agent=redact(fields.text("user_agent")),
+        provider_message_id=message_id,
+        native=redacted_native(event, redact, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 
 
 def _form(body: bytes) -> list[tuple[str, str]]:
-    """What the form says, byte for byte. Raises Unrecognised."""
+    """Return the form's parameters, with bytes that are not UTF-8 as surrogates. Raise Unrecognised."""
     try:
         text = body.decode("ascii")
         pairs = urllib.parse.parse_qsl(
@@ -130,7 +133,7 @@ def _form(body: bytes) -> list[tuple[str, str]]:
 
 
 def _diagnosis(fields: EventFields) -> str:
-    """What the server said, in a deferral to the latest attempt; a list's entry says it in `detail`."""
+    """Return the server's reply: in a deferral that to the latest attempt, in an entry of a list its `detail`."""
     attempts = fields.items("msg", "smtp_events")
-    last = EventFields.read(attempts[-1]).text("diag") if attempts and attempts[-1].startswith(b"{") else ""
-    return fields.text("msg", "diag") or last or fields.text("reject", "detail")
+    latest = EventFields.read(attempts[-1]).text("diag") if attempts and attempts[-1].startswith(b"{") else ""
+    return fields.text("msg", "diag") or latest or fields.text("reject", "detail")

@@ -1,4 +1,4 @@
-"""Postal's webhooks: one event, signed by the installation's key, in; one DeliveryEvent out.
+"""Adapter of Postal's webhooks, which are signed with the installation's key.
 
 https://docs.postalserver.io/developer/webhooks
 """
@@ -24,7 +24,7 @@ from topics.record import EmailId
 SIGNATURE_HEADER: Final = "X-Postal-Signature-256"
 OLD_SIGNATURE_HEADER: Final = "X-Postal-Signature"
 HORIZON_S: Final = 36 * 60
-"""After 2, 3, 6, 10 and 15 minutes."""
+"""Postal repeats after 2, 3, 6, 10 and 15 minutes."""
 
 KINDS: Final = {
     "MessageSent": EventKind.DELIVERED,
@@ -36,45 +36,45 @@ KINDS: Final = {
     "MessageLoaded": EventKind.OPENED,
 }
 SUPPRESSED: Final = "is on the suppression list"
-"""So it says why it holds a message that it will not send."""
+"""A part of the details of a held message that Postal will not send."""
 
 _PERSONAL: Final = frozenset({"to", "from", "subject", "ip_address"})
 _VERBATIM: Final = frozenset({"url", "message_id"})
 
 
 def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
-    """Raise Forged unless the body was signed by the holder of one of ``keys``.
+    """Raise InvalidSignatureError unless the body was signed by the holder of one of ``keys``.
 
     RSA (PKCS#1 v1.5) with SHA-256; Postal before version 3 has SHA-1 only. A key is base64 DER, as
-    `postal default-dkim-record` shows it after `p=`, or PEM. No time is signed, so nothing gets stale; each event has
-    an id, so that a repeat changes nothing.
+    `postal default-dkim-record` shows it after `p=`, or PEM. Postal signs no time; a replayed event changes nothing,
+    as each has an id.
     """
-    new = incoming.headers.get(SIGNATURE_HEADER.lower(), "")
-    signature = signatures.from_base64(new or signatures.required_header(incoming, OLD_SIGNATURE_HEADER))
-    algorithm = SHA256() if new else SHA1()  # noqa: S303 - a second preimage of SHA-1 is out of anybody's reach
+    sha256_signature = incoming.headers.get(SIGNATURE_HEADER.lower(), "")
+    signature = signatures.from_base64(sha256_signature or signatures.required_header(incoming, OLD_SIGNATURE_HEADER))
+    algorithm = SHA256() if sha256_signature else SHA1()  # noqa: S303 - nobody can compute a second preimage of SHA-1
     if not any(_signed_by(key, signature, incoming.body, algorithm) for key in readable_keys(rsa_key, keys)):
         raise InvalidSignatureError("the webhook's signature is not its provider's")
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
-    """One request, one event. Raises Unrecognised."""
+    """Return the body as the only event. Raise Unrecognised."""
     return split_object(body)
 
 
 def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
-    """One event in our words, with its own words beside them and without any address."""
+    """Return one event as a DeliveryEvent; `native` holds its own fields without addresses. Raise Unrecognised."""
     fields = EventFields.read(event)
     name, payload = fields.text("event"), fields.object("payload")
     if not name:
         raise Unrecognised("an object without `event`")
     message = payload.object("original_message" if "original_message" in payload.raw else "message")
-    ours = message.text("direction") != "incoming"
+    is_outgoing = message.text("direction") != "incoming"
     details, output = payload.text("details"), payload.text("output")
     code = status_codes.reply_code(output)
-    kind = _kind(name, details, code) if ours else EventKind.UNKNOWN
-    hide = redactor([message.text("to")])
+    kind = _kind(name, details, code) if is_outgoing else EventKind.UNKNOWN
+    redact = redactor([message.text("to")])
     return DeliveryEvent(
-        email_id=_email_id(message, context) if ours else UNCORRELATED,
+        email_id=_email_id(message, context) if is_outgoing else UNCORRELATED,
         event_id=_event_id(fields, context),
         kind=kind,
         occurred_at=timestamps.event_time(
@@ -86,11 +86,11 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
         bounce_type=payload.text("status"),
         code=code,
         enhanced=status_codes.enhanced_code(output),
-        text=redact_all(hide(output.strip() or details)),
-        url=hide(payload.text("url")),
-        user_agent=hide(payload.text("user_agent")),
-        provider_message_id=message.text("id") if ours else "",
-        native=redacted_native(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+        text=redact_all(redact(output.strip() or details)),
+        url=redact(payload.text("url")),
+        user_agent=redact(payload.text("user_agent")),
+        provider_message_id=message.text("id") if is_outgoing else "",
+        native=redacted_native(event, redact, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 
 
@@ -103,7 +103,10 @@ def _signed_by(key: rsa.RSAPublicKey, signature: bytes, body: bytes, algorithm: 
 
 
 def _kind(name: str, details: str, code: int) -> EventKind:
-    """A failure is a bounce where the recipient's server refused; otherwise Postal could not send or gave up."""
+    """Return the kind; a failure is a bounce if the recipient's server refused, else Postal gave up or could not send.
+
+    A message held because of the suppression list is dropped.
+    """
     kind = KINDS.get(name, EventKind.UNKNOWN)
     if kind is EventKind.FAILED and code >= 500:
         return EventKind.BOUNCED
@@ -113,19 +116,19 @@ def _kind(name: str, details: str, code: int) -> EventKind:
 
 
 def _bounce_class(name: str, output: str) -> BounceClass:
-    """Postal tells that a mail came back and not what it said, so that it proves nothing against the address."""
+    """Return soft for returned mail, as Postal does not report its reason; else the class of the server's reply."""
     return BounceClass.SOFT if name == "MessageBounced" else classify.classify_reply("", output).bounce_class
 
 
 def _email_id(message: EventFields, context: EventContext) -> EmailId:
-    """Postal leaves our Message-ID as it is."""
-    known = context.token_readers.message_id(f"<{message.text('message_id')}>")
-    return known or embedded_email_id(message.text("tag")) or UNCORRELATED
+    """Return the email named by our Message-ID, which Postal does not change, or by the tag."""
+    by_message_id = context.token_readers.message_id(f"<{message.text('message_id')}>")
+    return by_message_id or embedded_email_id(message.text("tag")) or UNCORRELATED
 
 
 def _event_id(fields: EventFields, context: EventContext) -> str:
-    given = fields.text("uuid")
-    if given:
-        return f"postal:{given}"
+    native_id = fields.text("uuid")
+    if native_id:
+        return f"postal:{native_id}"
     parts = (("event",), ("timestamp",), ("payload", "message", "id"), ("payload", "original_message", "id"))
     return ids.event_id("postal", context.provider, *(fields.text(*part) for part in parts))

@@ -1,4 +1,4 @@
-"""Postmark's webhooks: a request with a password in, one DeliveryEvent out.
+"""Adapter of Postmark's webhooks, which authenticate with a password.
 
 https://postmarkapp.com/developer/webhooks/webhooks-overview
 """
@@ -17,7 +17,7 @@ from topics.events import BounceClass, DeliveryEvent, EventKind
 
 HORIZON_S: Final = 10 * 60 * 60 + 30 * 60  # "10 retries are attempted over roughly 10.5 hours"
 
-# What is told -> our word, and the field with its time.
+# Record type -> our kind, and the field with its time.
 RECORDS: Final = {
     "Delivery": (EventKind.DELIVERED, "DeliveredAt"),
     "Open": (EventKind.OPENED, "ReceivedAt"),
@@ -28,19 +28,19 @@ RECORDS: Final = {
 }
 _UNKNOWN_RECORD: Final = (EventKind.UNKNOWN, "ReceivedAt")
 
-# What a bounce, or the reason of a suppression, means. All that comes back is a bounce to Postmark.
+# Kind and class by the type of a bounce or the reason of a suppression. Postmark calls all returned mail a bounce.
 # https://postmarkapp.com/developer/api/bounce-api#bounce-types
 TYPES: Final = {
     "HardBounce": (EventKind.BOUNCED, BounceClass.HARD),
     "SoftBounce": (EventKind.BOUNCED, BounceClass.SOFT),
-    # The recipient's provider refused it, for what is in it or for who sends it.
+    # The recipient's provider refused the content or the sender.
     "Blocked": (EventKind.BOUNCED, BounceClass.SOFT),
     "SpamNotification": (EventKind.BOUNCED, BounceClass.SOFT),
     "VirusNotification": (EventKind.BOUNCED, BounceClass.SOFT),
-    # It is tried again.
+    # Postmark tries again.
     "Transient": (EventKind.DEFERRED, None),
     "DnsError": (EventKind.DEFERRED, None),
-    # Somebody's program answered; the mail got there.
+    # An automatic reply: the mail was delivered.
     "AutoResponder": (EventKind.REPLIED, None),
     "AddressChange": (EventKind.REPLIED, None),
     "ChallengeVerification": (EventKind.REPLIED, None),
@@ -51,34 +51,34 @@ TYPES: Final = {
     "DMARCPolicy": (EventKind.DROPPED, None),
     "SMTPApiError": (EventKind.FAILED, None),
     "TemplateRenderingFailed": (EventKind.FAILED, None),
-    # The recipient has had enough.
+    # The recipient wants no more mail.
     "SpamComplaint": (EventKind.COMPLAINED, None),
     "Unsubscribe": (EventKind.UNSUBSCRIBED, None),
     "ManualSuppression": (EventKind.UNSUBSCRIBED, None),
-    # Nothing became of the email.
+    # These say nothing about an email.
     "Subscribe": (EventKind.UNKNOWN, None),
     "OpenRelayTest": (EventKind.UNKNOWN, None),
     "InboundError": (EventKind.UNKNOWN, None),
     "Unknown": (EventKind.UNKNOWN, None),
 }
 
-# `Content` is the whole bounce, our mail and its headers included.
+# `Content` is the whole bounce, including our mail and its headers.
 _PERSONAL: Final = frozenset({"Email", "Recipient", "From", "Subject", "Content", "Geo"})
 _VERBATIM: Final = frozenset({"OriginalLink"})
 
 
 def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
-    """Raise Forged unless the request brings one of ``keys``, each ``user:password``. Postmark signs nothing."""
+    """Raise AuthenticationFailed unless the request has one of ``keys``, ``user:password``. Postmark signs nothing."""
     signatures.verify_basic(incoming, keys)
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
-    """One request, one event. Raises Unrecognised."""
+    """Return the body as the only event. Raise Unrecognised."""
     return split_object(body)
 
 
 def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
-    """One event in our words, with its own words beside them and without any address."""
+    """Return one event as a DeliveryEvent; `native` holds its own fields without addresses. Raise Unrecognised."""
     fields = EventFields.read(event)
     name = fields.text("RecordType")
     if not name:
@@ -86,7 +86,7 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     kind, bounce_class = _kind(name, fields)
     text = fields.text("Details") or fields.text("Description")
     code, enhanced = status_codes.reply_code(text), status_codes.enhanced_code(text)
-    hide = redactor([fields.text("Email"), fields.text("Recipient")])
+    redact = redactor([fields.text("Email"), fields.text("Recipient")])
     return DeliveryEvent(
         email_id=fields.email_id("Metadata", EMAIL_ID_KEY) or UNCORRELATED,
         event_id=_event_id(name, event, fields, context),
@@ -94,18 +94,18 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
         occurred_at=timestamps.event_time(timestamps.from_iso, _time(name, fields), kind, context.received_at),
         recorded_at=context.received_at,
         provider=context.provider,
-        # `Description` is Postmark's own about the type; it tells of everything that the type may mean.
+        # `Details` only: `Description` is Postmark's own text about the type and lists all that it may mean.
         bounce_class=bounce_class
         and classify.webhook_bounce_class(bounce_class, code, enhanced, fields.text("Details")),
         bounce_type=_type(fields),
         bounce_subtype=fields.text("TypeCode"),
         code=code,
         enhanced=enhanced,
-        text=redact_all(hide(text)),
-        url=hide(fields.text("OriginalLink")),
-        user_agent=hide(fields.text("UserAgent")),
+        text=redact_all(redact(text)),
+        url=redact(fields.text("OriginalLink")),
+        user_agent=redact(fields.text("UserAgent")),
         provider_message_id=fields.text("MessageID"),
-        native=redacted_native(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+        native=redacted_native(event, redact, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 
 
@@ -123,7 +123,10 @@ def _kind(name: str, fields: EventFields) -> tuple[EventKind, BounceClass | None
 
 
 def _suppression(fields: EventFields) -> tuple[EventKind, BounceClass | None]:
-    """An address came onto a stream's list, or left it. Who put it there decides whether somebody unsubscribed."""
+    """Return kind and class of an address that was suppressed; UNKNOWN if it was released.
+
+    It is an unsubscription only if the recipient asked for it.
+    """
     if not fields.true("SuppressSending"):
         return EventKind.UNKNOWN, None
     kind, bounce_class = TYPES.get(_type(fields), (EventKind.UNKNOWN, None))
@@ -137,12 +140,12 @@ def _time(name: str, fields: EventFields) -> str:
 
 
 def _event_id(name: str, event: bytes, fields: EventFields, context: EventContext) -> str:
-    """Only bounces and complaints have an id of their own."""
-    if given := fields.text("ID"):
-        return f"postmark:{given}"
+    """Return the native id, which only bounces and complaints have, else a hash of identifying fields."""
+    if native_id := fields.text("ID"):
+        return f"postmark:{native_id}"
     if name not in RECORDS and not _time(name, fields):
-        # What tells two events of a new type apart is not known; a repeat is the same, byte for byte.
+        # It is unknown which fields distinguish events of a new type, but a repeat has the same bytes.
         return ids.event_id("postmark", context.provider, event.decode("utf-8", "replace"))
-    who = fields.text("Recipient") or fields.text("Email")
-    parts = (fields.text("MessageID"), name, who, _time(name, fields), fields.text("OriginalLink"))
+    recipient = fields.text("Recipient") or fields.text("Email")
+    parts = (fields.text("MessageID"), name, recipient, _time(name, fields), fields.text("OriginalLink"))
     return ids.event_id("postmark", context.provider, *parts)

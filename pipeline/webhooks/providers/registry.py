@@ -1,4 +1,7 @@
-"""Which adapter reads a kind of provider's webhooks: a new provider is one file, one golden folder, one row here."""
+"""Map each kind of provider to its adapter; the gateway, the normalizer and the operator commands look them up here.
+
+A new provider needs a module, a folder of golden payloads and a row here.
+"""
 
 from collections.abc import Mapping
 from typing import Final
@@ -38,17 +41,17 @@ ADAPTERS: Final[Mapping[str, Adapter]] = {
     "postal": postal,
 }
 VERIFIED_BY_HEADERS: Final = frozenset({"postmark", "sparkpost", "mailjet", "brevo"})
-"""Those whose `verify` reads no byte of the body: a password or token in a header is all they send."""
+"""Providers that authenticate by a password or a token in a header only; their `verify` does not read the body."""
 SUBSCRIPTION_ADAPTERS: Final[Mapping[str, SubscriptionAdapter]] = {"ses": ses}
-"""Those whose signatures need a certificate, and who ask before they send."""
+"""Providers whose signatures need a certificate, and whose subscriptions need a confirmation."""
 ONE_TIME_TOKEN_ADAPTERS: Final[Mapping[str, OneTimeTokenAdapter]] = {"mailgun": mailgun}
-"""Those whose signature covers a token instead of the body."""
+"""Providers whose signature covers a one-time token instead of the body."""
 PROBE_ADAPTERS: Final[Mapping[str, ProbeAdapter]] = {"mandrill": mandrill, "mailersend": mailersend}
-"""Those who try an address out before there is a key to sign with."""
+"""Providers that test the URL before a key exists to sign with."""
 
 
 def adapter_for(kind: str) -> Adapter:
-    """The adapter for a provider's kind. Raises NotFound for one that sends no webhooks, such as plain SMTP."""
+    """Return the adapter of a provider's kind. Raise NotFound for one that sends no webhooks, such as plain SMTP."""
     try:
         return ADAPTERS[kind]
     except KeyError:

@@ -1,4 +1,4 @@
-"""Resend's webhooks, which Svix delivers: one signed event in, one DeliveryEvent out.
+"""Adapter of Resend's webhooks, which Svix signs and delivers.
 
 https://resend.com/docs/webhooks/event-types
 """
@@ -18,7 +18,7 @@ from topics.events import BounceClass, DeliveryEvent, EventKind
 from topics.record import EmailId
 
 HORIZON_S: Final = 28 * 60 * 60
-"""The eighth and last attempt comes 27.6 hours after the first; each is signed with a time of its own."""
+"""The eighth and last attempt comes 27.6 hours after the first; each attempt is signed with its own time."""
 
 KINDS: Final = {
     "email.scheduled": EventKind.QUEUED,
@@ -33,7 +33,7 @@ KINDS: Final = {
     "email.clicked": EventKind.CLICKED,
 }
 
-# https://resend.com/docs/dashboard/emails/email-bounces; its webhook's page says Temporary for Transient.
+# https://resend.com/docs/dashboard/emails/email-bounces; the page about webhooks has Temporary instead of Transient.
 CLASSES: Final = {
     "Permanent": BounceClass.HARD,
     "Transient": BounceClass.SOFT,
@@ -41,7 +41,7 @@ CLASSES: Final = {
     "Undetermined": BounceClass.SOFT,
 }
 SUPPRESSED: Final = ("Suppressed", "OnAccountSuppressionList")
-"""Bounces that never left: Resend did not try."""
+"""Subtypes of bounces that Resend did not try to deliver."""
 
 _PERSONAL: Final = frozenset(
     {"from", "to", "cc", "bcc", "reply_to", "received_for", "email", "first_name", "last_name"}
@@ -51,26 +51,26 @@ _VERBATIM: Final = frozenset({"link", "message_id"})
 
 
 def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
-    """Raise Forged unless the body was signed with one of ``keys`` (`whsec_…`), at most ``max_age_s`` ago.
+    """Raise InvalidSignatureError unless it was signed with one of ``keys`` (`whsec_…`), at most ``max_age_s`` ago.
 
-    HMAC-SHA256 of id, time and body with dots between; the header holds a signature for each of the sender's
-    secrets while they rotate. https://docs.svix.com/receiving/verifying-payloads/how-manual
+    HMAC-SHA256 of id, time and body, separated by dots; during a rotation the header has a signature for each
+    secret. https://docs.svix.com/receiving/verifying-payloads/how-manual
     """
     message_id, timestamp = _header(incoming, "id"), _header(incoming, "timestamp")
     signed = f"{message_id}.{timestamp}.".encode("latin-1", "replace") + incoming.body
-    wanted = signatures.hmac_sha256(readable_keys(svix_secret, keys), signed)
-    if not any(signatures.equal_to_any(given, wanted) for given in _signatures(_header(incoming, "signature"))):
+    expected = signatures.hmac_sha256(readable_keys(svix_secret, keys), signed)
+    if not any(signatures.equal_to_any(each, expected) for each in _signatures(_header(incoming, "signature"))):
         raise InvalidSignatureError("the webhook's signature is not its provider's")
     signatures.verify_fresh(timestamp, now_ms, max_age_s)
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
-    """One request, one event. Raises Unrecognised."""
+    """Return the body as the only event. Raise Unrecognised."""
     return split_object(body)
 
 
 def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
-    """One event in our words, with its own words beside them and without any address."""
+    """Return one event as a DeliveryEvent; `native` holds its own fields without addresses. Raise Unrecognised."""
     fields = EventFields.read(event)
     name, data = fields.text("type"), fields.object("data")
     if not name:
@@ -81,8 +81,8 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
     kind = EventKind.DROPPED if subtype in SUPPRESSED and kind is EventKind.BOUNCED else kind
     texts = _texts(data)
     code, enhanced = status_codes.reply_code(*texts), status_codes.enhanced_code(*texts)
-    told = CLASSES.get(bounce_type, BounceClass.SOFT)
-    hide = redactor(_recipients(data))
+    reported_class = CLASSES.get(bounce_type, BounceClass.SOFT)
+    redact = redactor(_recipients(data))
     return DeliveryEvent(
         email_id=_email_id(data, context),
         event_id=_event_id(fields, context),
@@ -90,60 +90,63 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
         occurred_at=timestamps.event_time(timestamps.from_iso, fields.text("created_at"), kind, context.received_at),
         recorded_at=context.received_at,
         provider=context.provider,
-        bounce_class=classify.webhook_bounce_class(told, code, enhanced, " ".join(_quoted(data)))
+        bounce_class=classify.webhook_bounce_class(reported_class, code, enhanced, " ".join(_server_replies(data)))
         if kind is EventKind.BOUNCED
         else None,
         bounce_type=bounce_type,
         bounce_subtype=subtype,
         code=code,
         enhanced=enhanced,
-        text=redact_all(hide(texts[0] if texts else "")),
-        url=hide(data.text("click", "link")),
-        user_agent=hide(data.text("click", "userAgent") or data.text("open", "userAgent")),
-        # A suppression names the email that brought it about; a received mail is none that we sent.
+        text=redact_all(redact(texts[0] if texts else "")),
+        url=redact(data.text("click", "link")),
+        user_agent=redact(data.text("click", "userAgent") or data.text("open", "userAgent")),
+        # A suppression names the email that caused it as `source_id`; a received mail is not one that we sent.
         provider_message_id="" if name == "email.received" else data.text("email_id") or data.text("source_id"),
-        native=redacted_native(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+        native=redacted_native(event, redact, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 
 
 def _header(incoming: WebhookRequest, name: str) -> str:
-    """Svix names its headers as it always did, or as https://www.standardwebhooks.com wants them."""
+    """Return a signature header, by its name in https://www.standardwebhooks.com or by Svix's older name."""
     return incoming.headers.get(f"webhook-{name}", "") or signatures.required_header(incoming, f"svix-{name}")
 
 
 def _signatures(header: str) -> list[bytes]:
-    """Those of version 1; others, such as Svix's asymmetric ones, are none that we could check."""
-    return [signatures.from_base64(one[3:]) for one in header.split() if one.startswith("v1,")]
+    """Return the signatures of version 1; others, such as Svix's asymmetric ones, cannot be verified with our keys."""
+    return [signatures.from_base64(item[3:]) for item in header.split() if item.startswith("v1,")]
 
 
 def _email_id(data: EventFields, context: EventContext) -> EmailId:
-    """Tags are an object in what Resend sends, and were a list of names and values."""
-    listed = (EventFields.read(tag) for tag in data.items("tags") if tag.startswith(b"{"))
-    named = next((tag.email_id("value") for tag in listed if tag.text("name") == EMAIL_ID_KEY), None)
-    ours = data.email_id("tags", EMAIL_ID_KEY) or named
-    return ours or context.token_readers.message_id(data.text("message_id")) or UNCORRELATED
+    """Return the email named by a tag or by our Message-ID.
+
+    Resend sends the tags as an object; earlier it sent a list of names and values.
+    """
+    listed_tags = (EventFields.read(tag) for tag in data.items("tags") if tag.startswith(b"{"))
+    in_list = next((tag.email_id("value") for tag in listed_tags if tag.text("name") == EMAIL_ID_KEY), None)
+    tagged = data.email_id("tags", EMAIL_ID_KEY) or in_list
+    return tagged or context.token_readers.message_id(data.text("message_id")) or UNCORRELATED
 
 
 def _event_id(fields: EventFields, context: EventContext) -> str:
-    given = context.headers.get("svix-id", "") or context.headers.get("webhook-id", "")
-    if given:
-        return f"resend:{redact_all(given)}"
+    native_id = context.headers.get("svix-id", "") or context.headers.get("webhook-id", "")
+    if native_id:
+        return f"resend:{redact_all(native_id)}"
     parts = (("type",), ("created_at",), ("data", "email_id"), ("data", "id"), ("data", "click", "link"))
     return ids.event_id("resend", context.provider, *(fields.text(*part) for part in parts))
 
 
 def _recipients(data: EventFields) -> list[str]:
-    """Addresses, out of `Name <address>` where there is a name."""
-    shown = [one.decode() for name in ("to", "cc", "bcc") for one in data.items(name)] + [data.text("email")]
-    return [found for one in shown for found in ADDRESS_PATTERN.findall(one)]
+    """Return the addresses of all recipients, without the names beside them."""
+    mailboxes = [item.decode() for name in ("to", "cc", "bcc") for item in data.items(name)] + [data.text("email")]
+    return [address for mailbox in mailboxes for address in ADDRESS_PATTERN.findall(mailbox)]
 
 
-def _quoted(data: EventFields) -> list[str]:
-    """Return the recipient's server's own words."""
+def _server_replies(data: EventFields) -> list[str]:
+    """Return the replies of the recipient's mail server."""
     return data.texts("bounce", "diagnosticCode")
 
 
 def _texts(data: EventFields) -> list[str]:
-    """What was said, a mail server's own words first."""
+    """Return all texts about the failure, the mail server's replies first."""
     paths = (("bounce", "message"), ("suppressed", "message"), ("failed", "reason"))
-    return [text for text in (*_quoted(data), *(data.text(*path) for path in paths)) if text]
+    return [text for text in (*_server_replies(data), *(data.text(*path) for path in paths)) if text]

@@ -1,4 +1,4 @@
-"""SendGrid's Event Webhook: a signed request in, one DeliveryEvent per event out; also the sandbox's format.
+"""Adapter of SendGrid's Event Webhook and of the sandbox provider, which sends the same format.
 
 https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/event
 """
@@ -38,10 +38,10 @@ KINDS: Final = {
     "group_unsubscribe": EventKind.UNSUBSCRIBED,
 }
 
-# A dropped event is a suppression, unless SendGrid names one of these: then it could not be sent.
+# A dropped event is a suppression, unless its reason begins with one of these: then SendGrid could not send it.
 FAILURES: Final = ("spam content", "invalid smtpapi header", "recipient list over package quota")
 
-# What SendGrid's words say about the *address*. "Unclassified" says nothing: then `type` decides.
+# What SendGrid's classification says about the *address*. "Unclassified" says nothing: then `type` decides.
 # https://www.twilio.com/docs/sendgrid/ui/analytics-and-reporting/bounce-and-block-classifications
 CLASSES: Final = {
     "invalid address": BounceClass.HARD,
@@ -58,10 +58,10 @@ _VERBATIM: Final = frozenset({"url", "smtp-id", "sg_message_id", "sg_event_id"})
 
 
 def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
-    """Raise Forged unless the body was signed by the holder of one of ``keys``, at most ``max_age_s`` ago.
+    """Raise InvalidSignatureError unless a holder of one of ``keys`` signed it at most ``max_age_s`` ago.
 
-    ECDSA over P-256 with SHA-256 of the timestamp header's bytes followed by the raw body; a key
-    is base64 DER, as SendGrid's settings page shows it, or PEM.
+    ECDSA over P-256 with SHA-256 of the timestamp header's bytes followed by the raw body; a key is base64 DER, as
+    SendGrid's settings page shows it, or PEM.
     https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/getting-started-event-webhook-security-features
     """
     signature, timestamp = (
@@ -75,17 +75,17 @@ def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
-    """The events of a request, each as its own bytes. Raises Unrecognised."""
+    """Return the events of a request, each as its own bytes. Raise Unrecognised."""
     return split_array(body)
 
 
 def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
-    """One event in our words, with its own words beside them and without any address."""
+    """Return one event as a DeliveryEvent; `native` holds its own fields without addresses. Raise Unrecognised."""
     fields = EventFields.read(event)
     name, text = fields.text("event"), fields.text("reason") or fields.text("response")
     if not name:
         raise Unrecognised("an object without `event`")
-    hide = redactor([fields.text("email")])
+    redact = redactor([fields.text("email")])
     kind = _kind(name, text)
     code, enhanced = status_codes.reply_code(text), status_codes.enhanced_code(fields.text("status"), text)
     return DeliveryEvent(
@@ -103,11 +103,11 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
         bounce_subtype=fields.text("bounce_classification"),
         code=code,
         enhanced=enhanced,
-        text=redact_all(hide(text)),
-        url=hide(fields.text("url")),
-        user_agent=hide(fields.text("useragent")),
+        text=redact_all(redact(text)),
+        url=redact(fields.text("url")),
+        user_agent=redact(fields.text("useragent")),
         provider_message_id=fields.text("sg_message_id"),
-        native=redacted_fields(fields.raw, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+        native=redacted_fields(fields.raw, redact, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 
 
@@ -120,14 +120,14 @@ def _signed_by(key: ec.EllipticCurvePublicKey, signature: bytes, signed: bytes) 
 
 
 def _email_id(fields: EventFields, context: EventContext) -> EmailId:
-    given = fields.email_id(EMAIL_ID_KEY)
-    return given or context.token_readers.message_id(fields.text("smtp-id")) or UNCORRELATED
+    embedded = fields.email_id(EMAIL_ID_KEY)
+    return embedded or context.token_readers.message_id(fields.text("smtp-id")) or UNCORRELATED
 
 
 def _event_id(fields: EventFields, context: EventContext) -> str:
-    given = fields.text("sg_event_id")
-    if given:
-        return f"sendgrid:{given}"
+    native_id = fields.text("sg_event_id")
+    if native_id:
+        return f"sendgrid:{native_id}"
     parts = ("sg_message_id", "event", "email", "timestamp", "url")
     return ids.event_id("sendgrid", context.provider, *(fields.text(part) for part in parts))
 
@@ -140,7 +140,7 @@ def _kind(name: str, text: str) -> EventKind:
 
 
 def _bounce_class(fields: EventFields) -> BounceClass:
-    """Return what SendGrid calls it: blocked says nothing against the address, a bounce is the address's fault."""
+    """Return soft if `type` is `blocked`, else the class of SendGrid's classification; hard if it is unclassified."""
     if fields.text("type") == "blocked":
         return BounceClass.SOFT
     return CLASSES.get(fields.text("bounce_classification").lower(), BounceClass.HARD)

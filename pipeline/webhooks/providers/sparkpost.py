@@ -1,4 +1,4 @@
-"""SparkPost's event webhooks: a batch with a password or a token in, one DeliveryEvent per event out.
+"""Adapter of SparkPost's event webhooks, which authenticate with a password or a token.
 
 https://support.sparkpost.com/docs/tech-resources/webhook-event-reference
 """
@@ -38,7 +38,7 @@ KINDS: Final = {
     "link_unsubscribe": EventKind.UNSUBSCRIBED,
 }
 
-# What came back: not all of it is a bounce. The comments are SparkPost's names.
+# Kind and class by SparkPost's bounce class, with its name as a comment; not all returned mail is a bounce.
 # https://support.sparkpost.com/docs/deliverability/bounce-classification-codes
 CLASSES: Final = {
     "1": (EventKind.BOUNCED, BounceClass.SOFT),  # Undetermined
@@ -71,7 +71,7 @@ _VERBATIM: Final = frozenset({"target_link_url"})
 
 
 def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
-    """Raise Forged unless the request brings one of ``keys``: ``user:password``, or the token of its OAuth server.
+    """Raise AuthenticationFailed unless the request has one of ``keys``: ``user:password``, or an OAuth token.
 
     SparkPost signs nothing.
     """
@@ -79,20 +79,20 @@ def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s
 
 
 def split(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
-    """The events of a batch; ``{"msys": {}}`` only asks whether we are there. Raises Unrecognised."""
+    """Return the events of a batch, without ``{"msys": {}}``, which only tests the URL. Raise Unrecognised."""
     return [event for event in split_array(body) if not _is_ping(event)]
 
 
 def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
-    """One event in our words, with its own words beside them and without any address."""
-    fields = _inner(event)
+    """Return one event as a DeliveryEvent; `native` holds its own fields without addresses. Raise Unrecognised."""
+    fields = _inner_fields(event)
     name = fields.text("type")
     if not name:
         raise Unrecognised("an event without `type`")
     kind, bounce_class = _kind(name, fields.text("bounce_class"))
     text = fields.text("raw_reason") or fields.text("reason")
     code, enhanced = status_codes.reply_code(fields.text("error_code"), text), status_codes.enhanced_code(text)
-    hide = redactor([fields.text("rcpt_to"), fields.text("raw_rcpt_to")])
+    redact = redactor([fields.text("rcpt_to"), fields.text("raw_rcpt_to")])
     return DeliveryEvent(
         email_id=fields.email_id("rcpt_meta", EMAIL_ID_KEY) or UNCORRELATED,
         event_id=_event_id(fields, context),
@@ -105,11 +105,11 @@ def normalize(event: bytes, context: EventContext) -> DeliveryEvent:
         bounce_type=fields.text("bounce_class") or fields.text("fbtype"),
         code=code,
         enhanced=enhanced,
-        text=redact_all(hide(text)),
-        url=hide(fields.text("target_link_url")),
-        user_agent=hide(fields.text("user_agent")),
+        text=redact_all(redact(text)),
+        url=redact(fields.text("target_link_url")),
+        user_agent=redact(fields.text("user_agent")),
         provider_message_id=fields.text("transmission_id") or fields.text("message_id"),
-        native=redacted_native(event, hide, personal=_PERSONAL, verbatim=_VERBATIM),
+        native=redacted_native(event, redact, personal=_PERSONAL, verbatim=_VERBATIM),
     )
 
 
@@ -121,8 +121,8 @@ def _is_ping(event: bytes) -> bool:
     return bytes(fields.raw.get("msys", b"")).startswith(b"{") and not fields.object("msys").raw
 
 
-def _inner(event: bytes) -> EventFields:
-    """Out of ``{"msys": {"message_event": {…}}}``, whichever class of event it is."""
+def _inner_fields(event: bytes) -> EventFields:
+    """Return the fields inside ``{"msys": {"message_event": {…}}}``, whichever class of event it is."""
     msys = EventFields.read(event).object("msys")
     if len(msys.raw) != 1:
         raise Unrecognised("not one event in `msys`")
@@ -135,12 +135,12 @@ def _kind(name: str, bounce_class: str) -> tuple[EventKind, BounceClass | None]:
 
 
 def _occurred_at(text: str) -> Millis:
-    """Unix seconds; some events bring ISO 8601 instead."""
+    """Parse Unix seconds, or ISO 8601, which some events have instead."""
     return timestamps.from_iso(text) if "T" in text else timestamps.from_seconds(text)
 
 
 def _event_id(fields: EventFields, context: EventContext) -> str:
-    if given := fields.text("event_id"):
-        return f"sparkpost:{given}"
+    if native_id := fields.text("event_id"):
+        return f"sparkpost:{native_id}"
     parts = ("transmission_id", "type", "rcpt_to", "timestamp", "target_link_url")
     return ids.event_id("sparkpost", context.provider, *map(fields.text, parts))

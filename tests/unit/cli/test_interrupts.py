@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end every command that waits for a server, whatever it was doing; only roles finish their work."""
+"""Test that Ctrl-C and SIGTERM end every command that waits for a server; only roles finish their work first."""
 
 import os
 import re
@@ -30,13 +30,13 @@ COMMANDS = (
 
 @pytest.fixture
 def silent_server() -> Iterator[socket.socket]:
-    """Take connections and never answer."""
+    """Yield a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=50) as server:
         server.settimeout(60)
         yield server
 
 
-def started(server: socket.socket, folder: Path, command: tuple[str, ...]) -> subprocess.Popen[str]:
+def start_command(server: socket.socket, folder: Path, command: tuple[str, ...]) -> subprocess.Popen[str]:
     port = server.getsockname()[1]
     (folder / "new").mkdir()
     (folder / "cur").mkdir()
@@ -56,7 +56,7 @@ def started(server: socket.socket, folder: Path, command: tuple[str, ...]) -> su
 def test_interrupted_command_exits_130_without_traceback(
     silent_server: socket.socket, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
-    with started(silent_server, tmp_path, command) as process, silent_server.accept()[0]:
+    with start_command(silent_server, tmp_path, command) as process, silent_server.accept()[0]:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
@@ -64,15 +64,15 @@ def test_interrupted_command_exits_130_without_traceback(
 
 
 def test_terminated_command_exits_143_without_traceback(silent_server: socket.socket, tmp_path: Path) -> None:
-    with started(silent_server, tmp_path, ("status",)) as process, silent_server.accept()[0]:
+    with start_command(silent_server, tmp_path, ("status",)) as process, silent_server.accept()[0]:
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 143, errors
     assert "Traceback" not in errors
 
 
-def test_only_long_running_commands_start_an_event_loop_of_their_own() -> None:
+def test_only_long_running_commands_start_their_own_event_loop() -> None:
     folder = Path(context.__file__).parent
     starters = {path.name for path in folder.glob("*.py") if re.search(r"asyncio\.(run|Runner)\(", path.read_text())}
-    # `admin` looks up a host's name; the others run until they are told to stop.
+    # `admin` resolves a host name; the others run until a signal stops them.
     assert starters == {"context.py", "admin.py", "dev.py", "roles.py", "up.py"}

@@ -1,4 +1,4 @@
-"""Which addresses and header texts are taken."""
+"""Tests of the checks of addresses and header texts."""
 
 import pytest
 from hypothesis import given
@@ -22,7 +22,7 @@ from pipeline.content.addresses import address_problem, header_text_problem
         "a_b@a_b.example.com",
     ],
 )
-def test_addresses_that_people_have(address: str) -> None:
+def test_real_addresses_are_accepted(address: str) -> None:
     assert address_problem(address) is None
 
 
@@ -67,29 +67,29 @@ def test_addresses_that_people_have(address: str) -> None:
         "a@" + ".".join(["b" * 60] * 5) + ".com",
     ],
 )
-def test_what_is_no_address(address: str) -> None:
+def test_invalid_address_is_refused(address: str) -> None:
     assert address_problem(address)
 
 
-def test_254_octets_are_the_most() -> None:
+def test_address_of_254_octets_is_accepted_and_one_more_is_refused() -> None:
     domain = ".".join(["b" * 60] * 4)
     assert address_problem("a" * (253 - len(domain)) + "@" + domain) is None
     assert address_problem("a" * (254 - len(domain)) + "@" + domain) == "more than 254 octets"
 
 
 @given(st.text())
-def test_any_text_is_judged(text: str) -> None:
+def test_any_text_is_accepted_or_refused(text: str) -> None:
     address_problem(text)
     address_problem(f"anna@{text}.com")
 
 
 @given(st.text())
-def test_a_text_that_is_taken_is_one_line_for_every_reader(text: str) -> None:
+def test_accepted_header_text_is_one_line_when_decoded(text: str) -> None:
     if header_text_problem(text) is None and text:
         assert text.splitlines() == [text]
 
 
-def test_texts() -> None:
+def test_header_texts_are_accepted_or_refused() -> None:
     assert header_text_problem("Grüße\tan Anna 🎉") is None
     assert header_text_problem("") is None
     assert header_text_problem("x" * 998) is None
@@ -97,7 +97,7 @@ def test_texts() -> None:
 
 
 @pytest.mark.parametrize("size", [1_000, 100_000])
-def test_long_address_is_refused_before_it_is_taken_apart(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_address_is_refused_before_it_is_split(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(addresses, "to_ascii", None)
     monkeypatch.setattr(addresses, "_decoded", None)
     assert address_problem("a@" + "x" * size + ".com") == "more than 254 octets"
@@ -105,14 +105,14 @@ def test_long_address_is_refused_before_it_is_taken_apart(size: int, monkeypatch
     assert header_text_problem("=?a?q?" * size) == "more than 998 characters"
 
 
-def test_junk_domains_are_not_kept() -> None:
+def test_long_domains_are_not_cached() -> None:
     before = domains._encoded.cache_info().currsize
     for number in range(50):
         address_problem(f"a@{number:06d}." + "x" * 10_000)
     assert domains._encoded.cache_info().currsize == before
 
 
-def test_error_for_an_internationalized_domain_says_why() -> None:
+def test_error_for_internationalized_domain_gives_the_reason() -> None:
     assert address_problem("a@a\u200db.example") == "not a domain name after the @: U+200D is not allowed there"
 
 
@@ -120,7 +120,7 @@ def test_error_for_an_internationalized_domain_says_why() -> None:
     "address",
     ["änna@example.com", "二ノ宮@黒川.日本", "квіточка.о@пошта.укр", "a\u0308nna@example.com", "anna@example.com"],
 )
-def test_a_local_part_beyond_ascii_is_taken_where_smtputf8_may_carry_it(address: str) -> None:
+def test_non_ascii_local_part_is_accepted_with_smtputf8(address: str) -> None:
     assert address_problem(address, smtputf8=True) is None
     assert bool(address_problem(address)) is not address.isascii()
 
@@ -133,5 +133,5 @@ def test_a_local_part_beyond_ascii_is_taken_where_smtputf8_may_carry_it(address:
         *("ä\ud800@example.com", "ä" * 33 + "@example.com", "ä\r\n@example.com", "ä@b@example.com", "ä@localhost"),
     ],
 )
-def test_what_is_no_address_even_with_smtputf8(address: str) -> None:
+def test_invalid_address_is_refused_with_smtputf8(address: str) -> None:
     assert address_problem(address, smtputf8=True)

@@ -1,4 +1,4 @@
-"""Inputs that other senders' mail went wrong on, and what is right for each: links, pixel, text part, headers."""
+"""Inputs that other mail software handled wrongly: links, pixel, text part and headers."""
 
 import re
 from email import message_from_bytes
@@ -35,7 +35,7 @@ def targets(markup: str) -> list[str]:
     return [read_click_token(SIGNER, token)[2] for token in re.findall(r"https://t\.example/c/([\w-]+)", changed)]
 
 
-def with_px(markup: str) -> str:
+def with_pixel_mark(markup: str) -> str:
     """Return the markup with ``<PX>`` where the pixel was put."""
     return re.sub(r'<img src="https://t\.example/o/[^>]*>', "<PX>", with_pixel(markup, SIGNER, ID, BASE))
 
@@ -85,7 +85,7 @@ def with_px(markup: str) -> str:
         (f'<style>a</styles><a href="{SHOP}/no"></style><a href="{SHOP}/l">x</a>', [f"{SHOP}/l"]),
         (f'<xmp><a href="{SHOP}/no"></xmp><iframe><a href="{SHOP}/no"></iframe>', []),
         (f'<img alt="<a href={SHOP}/no>"><a href="{SHOP}/m">x</a>', [f"{SHOP}/m"]),
-        # What is relative to a base stays: it leads where it led.
+        # A relative link stays.
         (f'<base href="{SHOP}/"><a href="x">x</a><area href="{SHOP}/n">', [f"{SHOP}/n"]),
         (f'<svg><a xlink:href="{SHOP}/no">x</a></svg><a href="\x01{SHOP}/o\x1f">x</a>', [f"{SHOP}/o"]),
     ],
@@ -103,7 +103,7 @@ def test_links_are_read_as_browsers_read_them(markup: str, urls: list[str]) -> N
         ("&#65&#x42;&#x80;&#0;&#xD800;&#x110000;", "AB€\ufffd\ufffd\ufffd"),
     ],
 )
-def test_attribute_values_are_decoded_as_html_does(value: str, decoded: str) -> None:
+def test_attribute_values_are_decoded_by_html_rules(value: str, decoded: str) -> None:
     assert decoded_attribute(value) == decoded
 
 
@@ -112,7 +112,7 @@ def test_attribute_values_are_decoded_as_html_does(value: str, decoded: str) -> 
         st.sampled_from([*"&#;xX=0aZ", "amp", "copy", "not", "it", "timestamp", "lt", "65", "x80", "é"]), max_size=9
     )
 )
-def test_attribute_values_are_decoded_as_a_browser_s_parser_does(pieces: list[str]) -> None:
+def test_attribute_values_are_decoded_as_by_a_browser_parser(pieces: list[str]) -> None:
     value = "".join(pieces)
     link = LexborHTMLParser(f'<a href="{value}">').css_first("a")
     assert link is not None
@@ -171,7 +171,7 @@ MARKUP: Final = (
 
 @settings(max_examples=500)
 @given(st.lists(st.sampled_from(MARKUP), max_size=14))
-def test_links_are_those_that_a_browser_s_parser_finds(pieces: list[str]) -> None:
+def test_links_are_those_that_a_browser_parser_finds(pieces: list[str]) -> None:
     markup = "".join(pieces)
     links = (link.attributes.get("href") or "" for link in LexborHTMLParser(markup).css("a, area"))
     web = {url for link in links if re.match(r"https?://[^/]", url := link.replace("\n", "").strip())}
@@ -179,9 +179,9 @@ def test_links_are_those_that_a_browser_s_parser_finds(pieces: list[str]) -> Non
 
 
 @given(st.lists(st.sampled_from((*MARKUP, "</body>", "</html>", "<body>")), max_size=14))
-def test_a_browser_s_parser_finds_the_pixel(pieces: list[str]) -> None:
-    found = LexborHTMLParser(with_pixel("".join(pieces), SIGNER, ID, BASE)).css(f'img[src^="{BASE}/o/"]')
-    assert len(found) == 1
+def test_browser_parser_finds_the_pixel(pieces: list[str]) -> None:
+    pixels = LexborHTMLParser(with_pixel("".join(pieces), SIGNER, ID, BASE)).css(f'img[src^="{BASE}/o/"]')
+    assert len(pixels) == 1
 
 
 @pytest.mark.parametrize(
@@ -209,8 +209,8 @@ def test_a_browser_s_parser_finds_the_pixel(pieces: list[str]) -> None:
         ("a < b </ c", "a < b <PX></ c"),
     ],
 )
-def test_the_pixel_is_where_browsers_load_it(markup: str, tracked: str) -> None:
-    assert with_px(markup) == tracked
+def test_pixel_is_where_browsers_load_it(markup: str, tracked: str) -> None:
+    assert with_pixel_mark(markup) == tracked
     trapped = re.sub(r'<a href="https://t\.example/t/[^>]*></a>', "<PX>", with_trap_link(markup, SIGNER, ID, BASE))
     assert trapped == tracked
 
@@ -249,7 +249,7 @@ def test_the_pixel_is_where_browsers_load_it(markup: str, tracked: str) -> None:
         ("", "\n"),
     ],
 )
-def test_the_text_part_says_what_a_reader_sees(markup: str, text: str) -> None:
+def test_text_part_has_the_visible_text(markup: str, text: str) -> None:
     assert text_of(markup) == text
 
 
@@ -287,7 +287,7 @@ def message(**values: Any) -> tuple[bytes, EmailMessage]:
         "=?utf-8?q?Ann?=.pdf",
     ],
 )
-def test_attachment_names_survive_on_short_lines(name: str) -> None:
+def test_attachment_names_are_unchanged_on_short_lines(name: str) -> None:
     file = Attachment(filename=name, media_type="application/pdf", data=b"x")
     raw, parsed = message(content=MessageContent(text="x", attachments=(file,)))
     assert max(map(len, raw.split(b"\r\n"))) <= 78
@@ -296,14 +296,14 @@ def test_attachment_names_survive_on_short_lines(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", " ", "\r\n"])
-def test_an_attachment_without_a_name_gets_one(name: str) -> None:
+def test_attachment_without_a_name_gets_one(name: str) -> None:
     file = Attachment(filename=name, media_type="application/pdf", data=b"x")
     [attached] = message(content=MessageContent(text="x", attachments=(file,)))[1].iter_attachments()
     assert attached.get_filename() == "attachment"
 
 
 @pytest.mark.parametrize("name", ["=?utf-8?q?Ann?=", "Ann =?utf-8?b?QQ==?= B", '"=?x', "=?"])
-def test_a_display_name_is_shown_as_given(name: str) -> None:
+def test_display_name_is_unchanged(name: str) -> None:
     raw, parsed = message(sender=Mailbox(address="a@b.example", name=name), recipient_name=name)
     head = raw.split(b"\r\n\r\n")[0]
     for header in (b"From", b"To"):

@@ -1,4 +1,4 @@
-"""Contents packed into chunks come back equal, or not at all."""
+"""Tests of packing contents into chunks and unpacking them."""
 
 import hashlib
 import random
@@ -28,13 +28,13 @@ def large() -> MessageContent:
 
 
 def packed_bytes(plain: bytes, *, says_its_size: bool = True) -> tuple[list[ContentChunk], str]:
-    whole = zstandard.ZstdCompressor(write_content_size=says_its_size).compress(plain)
-    chunk = ContentChunk(content_id="c", index=0, total=1, data=whole)
-    return [chunk], hashlib.sha256(whole).hexdigest()
+    packed = zstandard.ZstdCompressor(write_content_size=says_its_size).compress(plain)
+    chunk = ContentChunk(content_id="c", index=0, total=1, data=packed)
+    return [chunk], hashlib.sha256(packed).hexdigest()
 
 
 @given(TEXT, TEXT, TEXT, st.binary(), TEXT)
-def test_what_is_packed_is_unpacked_equal(html: str, text: str, amp: str, data: bytes, header: str) -> None:
+def test_packed_content_is_unpacked_equal(html: str, text: str, amp: str, data: bytes, header: str) -> None:
     content = MessageContent(
         html=html,
         text=text,
@@ -45,7 +45,7 @@ def test_what_is_packed_is_unpacked_equal(html: str, text: str, amp: str, data: 
     assert chunks.unpack_content(*chunks.pack_content(content, "an-id")) == content
 
 
-def test_a_large_content_is_cut_and_each_record_stays_below_the_limit() -> None:
+def test_large_content_is_split_into_records_below_the_limit() -> None:
     pieces, digest = chunks.pack_content(large(), "0192f0c4-7a3e-7c1a-8f00-000000000000")
     assert len(pieces) == 3
     assert [(piece.index, piece.total) for piece in pieces] == [(0, 3), (1, 3), (2, 3)]
@@ -53,40 +53,40 @@ def test_a_large_content_is_cut_and_each_record_stays_below_the_limit() -> None:
     assert chunks.unpack_content(pieces, digest) == large()
 
 
-def test_chunks_out_of_order_and_read_twice_make_the_same_content() -> None:
+def test_unordered_and_repeated_chunks_give_the_same_content() -> None:
     pieces, digest = chunks.pack_content(large(), "c")
     assert chunks.unpack_content([pieces[2], pieces[0], pieces[1], pieces[0]], digest) == large()
 
 
 @pytest.mark.parametrize("kept", [[], [0, 1], [1, 2], [0, 2]])
-def test_a_gap_is_unrecognised(kept: list[int]) -> None:
+def test_missing_chunk_is_unrecognised(kept: list[int]) -> None:
     pieces, digest = chunks.pack_content(large(), "c")
     with pytest.raises(Unrecognised, match="chunks"):
         chunks.unpack_content([pieces[index] for index in kept], digest)
 
 
-def test_a_chunk_of_another_content_is_unrecognised() -> None:
+def test_chunk_of_another_content_is_unrecognised() -> None:
     pieces, digest = chunks.pack_content(large(), "c")
     stranger = msgspec.structs.replace(pieces[1], content_id="d")
     with pytest.raises(Unrecognised, match="different contents"):
         chunks.unpack_content([pieces[0], stranger, pieces[2]], digest)
 
 
-def test_a_changed_byte_is_unrecognised() -> None:
+def test_changed_byte_is_unrecognised() -> None:
     pieces, digest = chunks.pack_content(large(), "c")
     changed = msgspec.structs.replace(pieces[1], data=b"\x00" + pieces[1].data[1:])
     with pytest.raises(Unrecognised, match="SHA-256"):
         chunks.unpack_content([pieces[0], changed, pieces[2]], digest)
 
 
-def test_a_bomb_is_not_unpacked() -> None:
+def test_compression_bomb_is_not_unpacked() -> None:
     bomb = packed_bytes(b"\x00" * (chunks.MAX_CONTENT_BYTES + 1))
     assert len(bomb[0][0].data) < 20_000
     with pytest.raises(Unrecognised, match="at most"):
         chunks.unpack_content(*bomb)
 
 
-def test_a_frame_that_does_not_say_its_size_is_not_unpacked() -> None:
+def test_frame_without_its_size_is_not_unpacked() -> None:
     with pytest.raises(Unrecognised, match="claims -1"):
         chunks.unpack_content(*packed_bytes(b"plain", says_its_size=False))
 
@@ -104,7 +104,7 @@ def test_bytes_that_are_no_zstd_are_unrecognised() -> None:
         chunks.unpack_content([chunk], hashlib.sha256(data).hexdigest())
 
 
-def test_a_content_nobody_could_unpack_is_not_packed() -> None:
+def test_content_that_could_not_be_unpacked_is_refused() -> None:
     with pytest.raises(Refused, match="at most"):
         chunks.pack_content(MessageContent(html="x" * (chunks.MAX_CONTENT_BYTES + 1)), "c")
 

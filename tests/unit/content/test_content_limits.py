@@ -1,4 +1,4 @@
-"""What a tenant's content may cost: time that grows with its size, bounded memory, and no crash of the process."""
+"""Limits of a tenant's content: linear time, bounded memory, and no crash of the process."""
 
 import contextlib
 import subprocess
@@ -56,7 +56,7 @@ def assert_linear(work: Callable[[int], object], size: int) -> None:
     growths = []
     for _ in range(3):
         small, large = seconds(lambda: work(size)), seconds(lambda: work(2 * size))
-        # What takes less than a millisecond is measured by nothing but noise.
+        # A time below a millisecond is mostly noise.
         growths.append(large / max(small, 0.001))
         if growths[-1] <= MAX_GROWTH:
             return
@@ -99,20 +99,20 @@ HOSTILE: dict[str, Callable[[int], str]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_text_part_takes_time_in_proportion_to_its_source(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_part_takes_linear_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "MAX_SOURCE_CHARS", 10**9)
     assert_linear(lambda size: text_of(HOSTILE[name](size)), 4_000)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_links_and_pixel_take_time_in_proportion_to_their_source(name: str) -> None:
+def test_links_and_pixel_take_linear_time(name: str) -> None:
     def tracked(size: int) -> str:
         return with_pixel(with_click_links(HOSTILE[name](size), SIGNER, ID, BASE), SIGNER, ID, BASE)
 
     assert_linear(tracked, 4_000)
 
 
-def test_nothing_that_is_nested_deeply_ends_the_process_or_takes_its_memory() -> None:
+def test_deep_nesting_neither_crashes_nor_exhausts_memory() -> None:
     script = """
 import resource
 from pipeline.content.text import text_of
@@ -127,21 +127,21 @@ print("alive")
     assert (ended.returncode, ended.stdout) == (0, "alive\n"), ended.stderr
 
 
-def test_a_large_document_says_all_that_it_says_in_parts() -> None:
+def test_large_document_keeps_all_its_text_in_pieces() -> None:
     rows = [f"<tr><td>{n}<td><b>row</b> <a href='https://x.example/{n}'>link</a></tr>" for n in range(5_000)]
     lines = [line for line in text_of("<table>" + "\n".join(rows) + "</table>").splitlines() if line]
     assert lines == [f"{n} row link (https://x.example/{n})" for n in range(5_000)]
 
 
-def test_a_long_tag_keeps_what_the_text_shows() -> None:
+def test_long_tag_keeps_the_attributes_that_the_text_shows() -> None:
     data = "data:image/png;base64," + "A" * 100_000
     markup = f'<p>a <a title="{data}" href="https://x.example/?a=1&amp;b=2">b</a> <img src="{data}" alt="c &lt; d"></p>'
     assert text_of(markup + "<p title='a > b'>e</p>") == "a b (https://x.example/?a=1&b=2) c < d\n\ne\n"
 
 
-def test_a_text_part_has_a_limit() -> None:
+def test_text_part_is_limited() -> None:
     assert len(text_of("<p>word</p>" * 500_000)) < text.MAX_SOURCE_CHARS
-    # Each paragraph would repeat the link that was never closed.
+    # The parser would repeat the unclosed link in each paragraph.
     markup = f"<a href='http://{'x' * 1000}'>" + "<p>y" * 5_000
     assert len(text_of(markup)) < 2 * len(markup)
 
@@ -167,7 +167,7 @@ def accepted(content: MessageContent) -> MessageContent:
     return unpack_content(packed.chunks, packed.sha256)
 
 
-def test_a_text_part_is_made_once_when_its_content_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_part_is_made_once_when_its_content_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
     def counted(html: str) -> str:
@@ -184,12 +184,12 @@ def test_a_text_part_is_made_once_when_its_content_is_accepted(monkeypatch: pyte
 @pytest.mark.parametrize(
     "content", [MessageContent(text="own", html="<p>x</p>"), MessageContent(text="own"), MessageContent(amp="<p>x</p>")]
 )
-def test_a_sender_s_own_text_stays(content: MessageContent) -> None:
+def test_text_of_the_sender_is_unchanged(content: MessageContent) -> None:
     assert accepted(content) is not content
     assert accepted(content) == content
 
 
-def test_a_content_of_before_gets_its_text_part_when_it_is_sent() -> None:
+def test_content_stored_without_text_part_gets_one_when_sent() -> None:
     old = MessageContent(html="<p>Hello</p>")
     brand = Brand("acme", "7", "relay")
     writer = MessageWriter(SETTINGS, lambda: 1)
@@ -199,7 +199,7 @@ def test_a_content_of_before_gets_its_text_part_when_it_is_sent() -> None:
 
 
 @pytest.mark.parametrize("html", ["", "<p>x</p>", f"<p>{TRACKING_HASH_PLACEHOLDER}</p>"])
-def test_a_text_part_has_the_email_s_own_tracking_hash(html: str) -> None:
+def test_text_part_has_the_tracking_hash_of_its_email(html: str) -> None:
     content = accepted(
         MessageContent(html=html, text="" if TRACKING_HASH_PLACEHOLDER in html else TRACKING_HASH_PLACEHOLDER)
     )
@@ -216,7 +216,7 @@ def test_a_text_part_has_the_email_s_own_tracking_hash(html: str) -> None:
         (MessageContent(text="x", attachments=(Attachment(filename="a", media_type="a/b", data=bytes(10**6)),)), True),
     ],
 )
-async def test_a_large_message_is_written_beside_the_event_loop(content: MessageContent, beside: bool) -> None:
+async def test_large_message_is_encoded_outside_the_event_loop(content: MessageContent, beside: bool) -> None:
     threads: list[int] = []
 
     def takes_mime(_provider: Provider) -> bool:
@@ -267,7 +267,7 @@ def refusal(values: dict[str, Any]) -> str:
         ],
     ],
 )
-def test_a_schema_that_could_take_long_is_refused_before_it_is_looked_at(schema: Any, words: str) -> None:
+def test_expensive_schema_is_refused_before_validation(schema: Any, words: str) -> None:
     assert words in refusal({"schema": schema})
 
 
@@ -283,14 +283,14 @@ def test_a_schema_that_could_take_long_is_refused_before_it_is_looked_at(schema:
         ({"properties": {"a": {"items": {"const": list(range(1_000))}}}}, {"a": [list(range(1_000))] * 100}),
     ],
 )
-def test_values_that_would_take_long_to_check_are_refused(schema: Any, values: Any) -> None:
+def test_values_that_take_too_long_to_check_are_refused(schema: Any, values: Any) -> None:
     assert schemas.declared_variables(schema) == frozenset({"a"})
     with pytest.raises(Refused, match="too many values for a schema of this size"):
         schemas.check_values(schema, values)
     schemas.check_values(schema, {"a": []})
 
 
-def test_all_texts_of_a_template_together_have_a_limit() -> None:
+def test_all_texts_of_a_template_together_are_limited() -> None:
     texts = {f"a{chr(97 + n)}": {"subject": "s", "html": "{{a}}" * 2_400, "text": "{{a}}" * 2_400} for n in range(9)}
     assert "texts: all texts together have more than 20000 marks" in refusal({"texts": texts})
     long = "{{ a" + " or a" * 30 + " }}"
@@ -326,7 +326,7 @@ def test_comparisons_count_as_work() -> None:
         pytest.param(lambda n: "$content." * n, id="dollars"),
     ],
 )
-def test_a_template_takes_time_in_proportion_to_its_source(source: Callable[[int], str]) -> None:
+def test_template_takes_linear_time(source: Callable[[int], str]) -> None:
     def compile_it(size: int) -> None:
         with contextlib.suppress(Refused):
             TwigText(source(size), html=True)
@@ -334,6 +334,6 @@ def test_a_template_takes_time_in_proportion_to_its_source(source: Callable[[int
     assert_linear(compile_it, 20_000)
 
 
-def test_with_text_keeps_everything_else() -> None:
+def test_with_text_part_keeps_everything_else() -> None:
     content = MessageContent(html="<p>x</p>", amp="<p>y</p>", headers=(("X-A", "b"),))
     assert with_text_part(content) == msgspec.structs.replace(content, text="x\n")

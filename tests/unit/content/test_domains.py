@@ -1,4 +1,4 @@
-"""Domain names in ASCII: IDNA 2008, UTS #46 non-transitional, and what is kept beside it."""
+"""Tests of domain names in ASCII: IDNA 2008 with UTS #46's mapping, non-transitional."""
 
 import pytest
 from hypothesis import given
@@ -26,7 +26,7 @@ from pipeline.content.mime import with_ascii_domain
         ("💩.la", "xn--ls8h.la"),
     ],
 )
-def test_domain_becomes_a_labels(domain: str, encoded: str) -> None:
+def test_domain_is_converted_to_a_labels(domain: str, encoded: str) -> None:
     assert to_ascii(domain) == encoded
     assert with_ascii_domain(f"user@{domain}") == f"user@{domain if domain.isascii() else encoded}"
 
@@ -68,7 +68,7 @@ def test_result_is_ascii_short_and_stable(text: str) -> None:
     assert to_ascii(encoded) == encoded
 
 
-def test_sharp_s_is_another_domain_than_double_s() -> None:
+def test_sharp_s_and_double_s_are_different_domains() -> None:
     assert not is_same_domain("straße.example", "strasse.example")
     assert is_same_domain("bücher.example", "XN--BCHER-KVA.example")
     assert not is_same_domain("", "")

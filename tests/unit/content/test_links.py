@@ -1,4 +1,4 @@
-"""Tracking links and the pixel: what changes, and that nothing else does."""
+"""Tests of click links, the pixel and the plain text of HTML."""
 
 import html as htmllib
 import re
@@ -51,7 +51,7 @@ def targets(markup: str) -> list[tuple[int, str]]:
         ("<a title=\"x href='https://no.example'\" href='https://x.example/'>x</a>", ["https://x.example/"]),
     ],
 )
-def test_links_lead_by_way_of_us_with_their_whole_target(markup: str, urls: list[str]) -> None:
+def test_links_are_tracked_with_their_whole_target(markup: str, urls: list[str]) -> None:
     assert targets(clicks(markup)) == list(enumerate(urls))
 
 
@@ -77,12 +77,12 @@ def test_links_lead_by_way_of_us_with_their_whole_target(markup: str, urls: list
         f'<a href="{BASE}/c/abc">x</a><a href="{BASE}/u/abc">x</a>',
     ],
 )
-def test_what_is_no_web_link_stays_as_it_is(markup: str) -> None:
+def test_other_links_are_unchanged(markup: str) -> None:
     assert clicks(markup) == markup
 
 
 @given(st.text(st.sampled_from("<a href='\"=>&; \nhtps:/x.!-{}é\u2028[]c"), max_size=200))
-def test_any_markup_keeps_every_byte_but_the_links(markup: str) -> None:
+def test_any_markup_keeps_every_byte_except_links(markup: str) -> None:
     changed = clicks(markup)
     back = re.sub(r'"https://t\.example/c/([\w-]+)"', lambda token: read_click_token(SIGNER, token[1])[2], changed)
     squeezed = re.sub(r"[\s'\"]", "", htmllib.unescape(markup))
@@ -99,7 +99,7 @@ def test_any_markup_keeps_every_byte_but_the_links(markup: str) -> None:
         ("<body><pre>&lt;/body></pre></body></body>", "<body><pre>&lt;/body></pre></body>", "</body>"),
     ],
 )
-def test_the_pixel_is_the_bodys_last_element(markup: str, before: str, after: str) -> None:
+def test_pixel_is_the_last_element_of_the_body(markup: str, before: str, after: str) -> None:
     changed = with_pixel(markup, SIGNER, ID, BASE + "/")
     assert changed.startswith(before)
     assert changed.endswith(after)
@@ -107,7 +107,7 @@ def test_the_pixel_is_the_bodys_last_element(markup: str, before: str, after: st
     assert read_pixel_token(SIGNER, token) == ID
 
 
-def test_text_is_what_a_person_would_read() -> None:
+def test_text_is_the_visible_text() -> None:
     markup = (
         "<html><head><title>No</title><style>p{}</style></head><body><h1>Hello&nbsp;Anna</h1>\n<p>Buy   <b>now</b>:"
         ' <a href="https://x.example/?a=1&amp;b=2">the offer</a></p><ul><li>one<li>two</ul>'

@@ -1,4 +1,4 @@
-"""What a message says of how to unsubscribe: by one click and by mail, unless its sender says it."""
+"""Tests of the unsubscribe headers and the trap link of a message."""
 
 import email
 import email.policy
@@ -37,48 +37,48 @@ REQUEST = SendRequest(
 HTML = MessageContent(html='<html><body><a href="https://shop.example/">shop</a></body></html>')
 
 
-def written(content: MessageContent = HTML, **brand: Any) -> email.message.EmailMessage:
+def encode(content: MessageContent = HTML, **brand: Any) -> email.message.EmailMessage:
     row = replace(Brand("acme", "1", "relay"), **brand)
     letter = MessageWriter(SETTINGS, lambda: 1_700_000_000_000).letter(
         REQUEST, content, row, Provider("relay", "h", 25)
     )
     raw = mime.encode_message(letter)
-    found = email.message_from_bytes(raw, policy=email.policy.default)
-    assert isinstance(found, email.message.EmailMessage)
-    return found
+    message = email.message_from_bytes(raw, policy=email.policy.default)
+    assert isinstance(message, email.message.EmailMessage)
+    return message
 
 
-def test_it_says_how_by_one_click_and_by_mail_and_both_name_the_email() -> None:
-    message = written()
-    found = re.fullmatch(
+def test_headers_offer_one_click_and_mail_for_the_email() -> None:
+    message = encode()
+    match = re.fullmatch(
         r"<https://t\.example\.com/u/([\w-]+)>, <mailto:(u-[a-z2-7-]+@m\.example\.com)\?subject=unsubscribe>",
         str(message["List-Unsubscribe"]),
     )
-    assert found is not None
-    assert tokens.read_unsubscribe_token(SIGNER, found[1]) == ID
-    assert tokens.read_unsubscribe_address(SIGNER, found[2]) == ID
+    assert match is not None
+    assert tokens.read_unsubscribe_token(SIGNER, match[1]) == ID
+    assert tokens.read_unsubscribe_address(SIGNER, match[2]) == ID
     assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
-    assert "anna" not in found[0]
+    assert "anna" not in match[0]
 
 
 @pytest.mark.parametrize("name", ["List-Unsubscribe", "list-unsubscribe", "LIST-UNSUBSCRIBE-POST"])
-def test_what_the_sender_says_itself_is_left_alone(name: str) -> None:
-    message = written(MessageContent(text="Hello", headers=((name, "<https://shop.example/bye>"),)))
+def test_own_unsubscribe_header_of_the_sender_is_kept(name: str) -> None:
+    message = encode(MessageContent(text="Hello", headers=((name, "<https://shop.example/bye>"),)))
     assert [value for key, value in message.items() if key.lower().startswith("list-unsub")] == [
         "<https://shop.example/bye>"
     ]
 
 
-def test_a_brand_may_do_without() -> None:
-    assert not [name for name in written(unsubscribe=False) if name.lower().startswith("list-")]
+def test_brand_may_disable_unsubscribe_headers() -> None:
+    assert not [name for name in encode(unsubscribe=False) if name.lower().startswith("list-")]
 
 
-def test_a_trap_is_there_only_where_the_brand_sets_one_and_no_human_meets_it() -> None:
-    assert "/t/" not in str(written().get_body(("html",)))
-    page = str(written(trap_link=True).get_body(("html",)).get_content())  # type: ignore[union-attr]
-    (found,) = re.findall(r'<a href="https://t\.example\.com/t/([\w-]+)"([^>]*)></a>', page)
-    assert tokens.read_trap_token(Signer(SECRET, "track"), found[0]) == ID
-    assert "display:none" in found[1]
-    assert 'tabindex="-1"' in found[1]
-    assert "/t/" not in str(written(trap_link=True).get_body(("plain",)))
+def test_trap_link_is_added_only_for_brands_with_traps_and_is_invisible() -> None:
+    assert "/t/" not in str(encode().get_body(("html",)))
+    page = str(encode(trap_link=True).get_body(("html",)).get_content())  # type: ignore[union-attr]
+    (trap_link,) = re.findall(r'<a href="https://t\.example\.com/t/([\w-]+)"([^>]*)></a>', page)
+    assert tokens.read_trap_token(Signer(SECRET, "track"), trap_link[0]) == ID
+    assert "display:none" in trap_link[1]
+    assert 'tabindex="-1"' in trap_link[1]
+    assert "/t/" not in str(encode(trap_link=True).get_body(("plain",)))
     assert text_of(with_trap_link("<p>x</p>", SIGNER, ID, "https://t.example.com")).strip() == "x"

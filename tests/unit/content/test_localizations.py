@@ -1,4 +1,4 @@
-"""Localizations without a server: what a set must be, which language a key gets, what a template says with them."""
+"""Tests of localizations: parsing, fallback of languages, and rendering of templates that name them."""
 
 import json
 from typing import Any
@@ -31,7 +31,7 @@ def localized(wanted: str = "", languages: Any = LANGUAGES) -> Localizer:
     return Localizer(localizations.make_draft("acme", languages), wanted)
 
 
-def says(source: str, wanted: str = "", *, html: bool = False, **values: Any) -> str:
+def render(source: str, wanted: str = "", *, html: bool = False, **values: Any) -> str:
     return PlaceholderText(source, html=html).render(values, localize=localized(wanted))
 
 
@@ -53,25 +53,25 @@ def refusal(languages: Any, default: str = "en") -> str:
         ("", "Dear Anna,", "Kind regards"),
     ],
 )
-def test_each_key_falls_back_by_itself_to_the_default_language(wanted: str, greeting: str, closing: str) -> None:
-    assert says("{{greeting,$content.name}} {{closing}}", wanted, name="Anna") == f"{greeting} {closing}"
+def test_each_missing_key_falls_back_to_the_default_language(wanted: str, greeting: str, closing: str) -> None:
+    assert render("{{greeting,$content.name}} {{closing}}", wanted, name="Anna") == f"{greeting} {closing}"
 
 
-def test_arguments_are_filled_in_where_the_text_names_them() -> None:
+def test_arguments_replace_their_numbers_in_the_text() -> None:
     source = "{{rate,$content.date,$content.time,$content.rate}}"
     values: dict[str, Any] = {"date": "06/10/2021", "time": "21:00", "rate": 63}
-    assert says(source, "EN", **values) == "On 06/10/2021 at 21:00, your heart rate was 63 bpm."
-    assert says(source, "NL", **values) == "Uw hartslag was 63 spm op 06/10/2021 om 21:00."
-    assert says("{{ greeting , Mr $content.name jr. }}", name="X") == "Dear Mr X jr.,"
+    assert render(source, "EN", **values) == "On 06/10/2021 at 21:00, your heart rate was 63 bpm."
+    assert render(source, "NL", **values) == "Uw hartslag was 63 spm op 06/10/2021 om 21:00."
+    assert render("{{ greeting , Mr $content.name jr. }}", name="X") == "Dear Mr X jr.,"
 
 
-def test_values_are_escaped_in_html_and_a_localization_is_markup() -> None:
-    assert says("{{price,$content.a}}", html=True, a="<&>") == "$10, <b>&lt;&amp;&gt;</b>"
-    assert says("{{price,$content.a}}", a="<&>") == "$10, <b><&></b>"
+def test_values_are_escaped_in_html_and_localizations_are_not() -> None:
+    assert render("{{price,$content.a}}", html=True, a="<&>") == "$10, <b>&lt;&amp;&gt;</b>"
+    assert render("{{price,$content.a}}", a="<&>") == "$10, <b><&></b>"
 
 
-def test_what_is_filled_in_is_never_looked_at_for_marks() -> None:
-    assert says("{{greeting,$content.a}}", a="{{closing}} $1 $content.a") == "Dear {{closing}} $1 $content.a,"
+def test_marks_in_values_are_not_rendered() -> None:
+    assert render("{{greeting,$content.a}}", a="{{closing}} $1 $content.a") == "Dear {{closing}} $1 $content.a,"
 
 
 @pytest.mark.parametrize(
@@ -83,9 +83,9 @@ def test_what_is_filled_in_is_never_looked_at_for_marks() -> None:
         ("{{greeting,$content.missing}}", "line 1: there is no variable missing"),
     ],
 )
-def test_what_can_not_be_filled_in_is_refused(source: str, words: str) -> None:
+def test_missing_localizations_and_values_are_refused(source: str, words: str) -> None:
     with pytest.raises(Refused) as caught:
-        says(source)
+        render(source)
     assert words in str(caught.value)
     assert isinstance(caught.value, MissingLocalization) is ("localization" in words)
 
@@ -109,22 +109,22 @@ def test_what_can_not_be_filled_in_is_refused(source: str, words: str) -> None:
         ("{{greeting,#if(a)}}", "no directive #if"),
     ],
 )
-def test_marks_that_mean_nothing_are_refused_instead_of_sent(source: str, words: str) -> None:
+def test_invalid_marks_are_refused(source: str, words: str) -> None:
     with pytest.raises(Refused) as caught:
         compile_text(source, TemplateSyntax.EXTRAHORIZON, html=True)
     assert words in str(caught.value)
 
 
-def test_braces_and_number_signs_of_css_and_links_are_no_marks() -> None:
+def test_css_and_links_contain_no_marks() -> None:
     source = '<style>@media print{#end{color:#ff0}}</style><a href="#if">}} { { #else #end</a>'
-    assert says(source, html=True) == source
+    assert render(source, html=True) == source
 
 
-def test_velocity_references_are_values_in_all_their_spellings() -> None:
-    assert says("${content.a}b $!content.b|$!{content.a} $content.a.", a="x") == "xb |x x."
+def test_all_spellings_of_velocity_references_are_values() -> None:
+    assert render("${content.a}b $!content.b|$!{content.a} $content.a.", a="x") == "xb |x x."
 
 
-def test_the_variables_of_arguments_are_checked_against_the_schema() -> None:
+def test_variables_in_arguments_are_checked_against_the_schema() -> None:
     texts = {"en": TemplateTexts(subject="s", html="{{greeting,$content.name}}")}
     schema = json.dumps({"properties": {"first_name": {}}}).encode()
     with pytest.raises(Refused) as caught:
@@ -146,14 +146,14 @@ def test_the_variables_of_arguments_are_checked_against_the_schema() -> None:
         ({"en": {"a": "x" * 600_000}}, "languages: 600"),
     ],
 )
-def test_a_set_that_is_wrong_is_refused_with_its_place(languages: Any, words: str) -> None:
+def test_invalid_set_is_refused_with_the_place(languages: Any, words: str) -> None:
     assert refusal(languages).startswith(words)
 
 
-def test_files_of_extra_horizons_command_line_make_a_set() -> None:
+def test_files_for_the_extra_horizon_cli_make_a_set() -> None:
     files = {"EN.json": '{"greeting": "Dear $1"}', "NL.json": '{"greeting": "Beste $1"}', "README.md": "no texts"}
-    made = localizations.draft_from_files("acme", files)
-    assert localizations.localization_set_view(made).languages == {
+    template = localizations.draft_from_files("acme", files)
+    assert localizations.localization_set_view(template).languages == {
         "en": {"greeting": "Dear $1"},
         "nl": {"greeting": "Beste $1"},
     }
@@ -162,22 +162,22 @@ def test_files_of_extra_horizons_command_line_make_a_set() -> None:
     assert caught.value.where == "NL.json"
 
 
-def test_the_order_of_languages_and_keys_is_no_news() -> None:
-    one = localizations.make_draft("acme", {"en": {"a": "1", "b": "2"}, "nl": {"a": "3"}})
+def test_order_of_languages_and_keys_does_not_change_the_hash() -> None:
+    first = localizations.make_draft("acme", {"en": {"a": "1", "b": "2"}, "nl": {"a": "3"}})
     other = localizations.make_draft("acme", {"nl": {"a": "3"}, "en": {"b": "2", "a": "1"}})
-    assert one.hash == other.hash
-    assert one.hash != localizations.make_draft("acme", {"en": {"a": "1", "b": "2"}}).hash
+    assert first.hash == other.hash
+    assert first.hash != localizations.make_draft("acme", {"en": {"a": "1", "b": "2"}}).hash
 
 
-def test_a_set_is_a_template_to_processes_that_know_no_localizations() -> None:
-    made = localizations.make_draft("acme", LANGUAGES)
-    assert decode(TEMPLATES, encode(TEMPLATES, made)) == made
-    assert type(made) is Template
+def test_set_is_stored_as_a_template() -> None:
+    template = localizations.make_draft("acme", LANGUAGES)
+    assert decode(TEMPLATES, encode(TEMPLATES, template)) == template
+    assert type(template) is Template
     with pytest.raises(Refused):
         content.make_draft("acme", LOCALIZATIONS_NAME, {"en": TemplateTexts(text="x")})
 
 
-def test_a_template_of_another_syntax_has_no_localizations() -> None:
+def test_template_of_another_syntax_has_no_localizations() -> None:
     twig = content.make_draft("acme", "a", {"en": TemplateTexts(text="{{ greeting }}")})
     own = content.make_draft(
         "acme", "b", {"en": TemplateTexts(text="{{greeting}}")}, syntax=TemplateSyntax.EXTRAHORIZON
@@ -188,7 +188,7 @@ def test_a_template_of_another_syntax_has_no_localizations() -> None:
     assert caught.value.where == "texts.en.text"
 
 
-def test_pieces_that_say_nothing_are_bounded_as_well() -> None:
+def test_empty_pieces_are_limited() -> None:
     many = localized("", {"en": {"a": "$1" * 100_000}})
     source = PlaceholderText("{{a,}}" * 40_000, html=False)
     with pytest.raises(Refused, match="it says more than"):

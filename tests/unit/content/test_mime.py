@@ -1,4 +1,4 @@
-"""Messages: golden files of whole ones, and what must hold of any."""
+"""Tests of encoded messages: golden files, and properties of any message."""
 
 import email
 import re
@@ -46,9 +46,9 @@ def rendered(content: MessageContent, sender: Mailbox | None = None, **values: A
 
 
 def parsed(raw: bytes) -> EmailMessage:
-    found = email.message_from_bytes(raw, policy=SMTP)
-    assert isinstance(found, EmailMessage)
-    return found
+    message = email.message_from_bytes(raw, policy=SMTP)
+    assert isinstance(message, EmailMessage)
+    return message
 
 
 CASES: dict[str, bytes] = {
@@ -85,12 +85,12 @@ CASES: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
-def test_whole_messages_stay_as_they_are(name: str) -> None:
+def test_messages_equal_their_golden_files(name: str) -> None:
     assert CASES[name] == (GOLDEN / f"{name}.eml").read_bytes()
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
-def test_golden_messages_are_sound(name: str) -> None:
+def test_golden_messages_parse_without_defects(name: str) -> None:
     raw = CASES[name]
     assert parsed(raw).defects == []
     for part in parsed(raw).walk():
@@ -101,7 +101,7 @@ def test_golden_messages_are_sound(name: str) -> None:
     assert raw.isascii()
 
 
-def test_alternatives_go_from_plain_to_rich() -> None:
+def test_alternatives_are_ordered_from_plain_to_rich() -> None:
     message = parsed(CASES["all_three"])
     assert [part.get_content_type() for part in message.iter_parts()] == ["text/plain", "text/x-amp-html", "text/html"]
     assert message["Subject"].startswith("Grüße aus Köln – nur")
@@ -113,14 +113,14 @@ def test_alternatives_go_from_plain_to_rich() -> None:
     assert str(message["Date"]) == "Tue, 14 Nov 2023 22:13:20 +0000"
 
 
-def test_a_text_is_made_of_html_alone() -> None:
+def test_text_part_is_made_from_html() -> None:
     message = parsed(CASES["html_only"])
     plain, html = message.iter_parts()
     assert plain.get_content() == "Hello Anna\r\n"
     assert html.get_content_type() == "text/html"
 
 
-def test_attachments_come_whole_and_callers_replace_no_header_of_ours() -> None:
+def test_attachments_are_unchanged_and_own_headers_replace_no_reserved_header() -> None:
     message = parsed(CASES["attachments"])
     files = list(message.iter_attachments())
     assert [file.get_filename() for file in files] == ["Rechnung März.pdf", 'a "quoted".txt', "mail.eml"]
@@ -139,7 +139,7 @@ LINE = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl"
 @example(text="\r\n\r\n.\r\n \t\r\n=3D\r\n")
 @example(text="a" * 2000 + " \n")
 @example(text="\0ä")
-def test_any_text_arrives_as_it_was_but_for_its_line_ends(text: str) -> None:
+def test_any_text_is_unchanged_except_line_ends(text: str) -> None:
     message = parsed(rendered(MessageContent(text=text or "x")))
     payload = message.get_payload(decode=True)
     assert isinstance(payload, bytes)
@@ -150,7 +150,7 @@ def test_any_text_arrives_as_it_was_but_for_its_line_ends(text: str) -> None:
 @example(subject="=?utf-8?q?not_encoded?=", name="a, b; c: <d@e>", recipient_name='"quoted" \\ back')
 @example(subject="x" * 1500, name="y" * 1500, recipient_name="z " * 700)
 @example(subject="two  spaces and a  few more " * 8, name=" ", recipient_name="")
-def test_headers_survive_any_words(subject: str, name: str, recipient_name: str) -> None:
+def test_any_names_and_subjects_are_encoded_in_short_ascii_lines(subject: str, name: str, recipient_name: str) -> None:
     raw = rendered(
         MessageContent(text="x"),
         Mailbox(address="a@b.example", name=name),
@@ -167,7 +167,7 @@ def test_headers_survive_any_words(subject: str, name: str, recipient_name: str)
 
 
 def _squeezed(text: str) -> str:
-    # What a reader's software does with white space around encoded words is its own affair.
+    # Mail clients may change the white space around encoded words.
     return re.sub(r"\s+", "", str(text))
 
 
@@ -177,7 +177,7 @@ EVIL = st.text(st.sampled_from('a\r\n\0: <>@\x0b\x0c\x85\u2028,;"\\é'), max_siz
 @given(words=EVIL)
 @example(words="x\r\nBcc: victim@example.com")
 @example(words="\r\n\r\n<script>")
-def test_nothing_a_caller_says_becomes_a_header_of_its_own(words: str) -> None:
+def test_no_text_of_a_caller_becomes_another_header(words: str) -> None:
     content = MessageContent(
         text="body",
         headers=(("X-Own", words), (words, "x")),
@@ -206,6 +206,6 @@ def test_nothing_a_caller_says_becomes_a_header_of_its_own(words: str) -> None:
         ("anna@example.com\r\nRCPT TO:<x@y>", "anna@example.comRCPT TO:<x@y>", False),
     ],
 )
-def test_smtputf8_is_asked_for_only_where_an_address_needs_it(address: str, wire: str, utf8: bool) -> None:
+def test_smtputf8_is_needed_only_for_non_ascii_local_parts(address: str, wire: str, utf8: bool) -> None:
     assert with_ascii_domain(address) == wire
     assert needs_smtputf8(with_ascii_domain(address)) is utf8

@@ -1,4 +1,4 @@
-"""Texts with variables: what they say, what is refused and where, and that nothing gets out of the box."""
+"""Tests of texts with variables: rendering, refusals, limits and the sandbox."""
 
 from typing import Any
 
@@ -17,18 +17,18 @@ NOW = 1_700_000_000_000
 TWIG, FRESHMAIL, EXTRAHORIZON = TemplateSyntax.TWIG, TemplateSyntax.FRESHMAIL, TemplateSyntax.EXTRAHORIZON
 
 
-def says(source: str, syntax: TemplateSyntax = TWIG, html: bool = True, **values: Any) -> str:
+def render(source: str, syntax: TemplateSyntax = TWIG, html: bool = True, **values: Any) -> str:
     return compile_text(source, syntax, html=html).render(values, now=NOW)
 
 
 def refusal(source: str, syntax: TemplateSyntax = TWIG, **values: Any) -> str:
     with pytest.raises(Refused) as caught:
-        says(source, syntax, **values)
+        render(source, syntax, **values)
     return str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "rendered"),
     [
         ("Hello {{ name }}", "Hello &lt;Anna&gt;"),
         ("{{ user.name }} {{ user['name'] }} {{ items[1] }}", "A &amp; B A &amp; B y"),
@@ -46,7 +46,7 @@ def refusal(source: str, syntax: TemplateSyntax = TWIG, **values: Any) -> str:
         ("no marks at all: $$name$$ $content.name", "no marks at all: $$name$$ $content.name"),
     ],
 )
-def test_twig_s_subset_says_what_twig_says(source: str, said: str) -> None:
+def test_twig_subset_renders_like_twig(source: str, rendered: str) -> None:
     values: dict[str, Any] = {
         "name": "<Anna>",
         "user": {"name": "A & B"},
@@ -56,29 +56,29 @@ def test_twig_s_subset_says_what_twig_says(source: str, said: str) -> None:
         "vip": None,
         "day": "2024-02-29T23:30:00+01:00",
     }
-    assert says(source, **values) == said
+    assert render(source, **values) == rendered
 
 
-def test_a_text_part_is_not_escaped_and_a_value_is_never_read_for_marks() -> None:
-    assert says("{{ a }}", html=False, a="<&> {{ b }}") == "<&> {{ b }}"
-    assert says("$$a$$ {{ b }}", FRESHMAIL, a="{{ b }}", b="$$a$$ <") == "{{ b }} $$a$$ &lt;"
-    assert says("$content.a", EXTRAHORIZON, a="$content.b") == "$content.b"
+def test_text_part_is_not_escaped_and_marks_in_values_are_not_rendered() -> None:
+    assert render("{{ a }}", html=False, a="<&> {{ b }}") == "<&> {{ b }}"
+    assert render("$$a$$ {{ b }}", FRESHMAIL, a="{{ b }}", b="$$a$$ <") == "{{ b }} $$a$$ &lt;"
+    assert render("$content.a", EXTRAHORIZON, a="$content.b") == "$content.b"
 
 
-def test_freshmail_s_marks_stand_beside_twig_s_and_may_be_no_identifiers() -> None:
+def test_freshmail_marks_work_beside_twig_and_need_not_be_identifiers() -> None:
     named: dict[str, Any] = {"vip": True, "first-name": "Adam", "custom_key": 7}
     source = "{% if vip %}$$first-name$${% endif %}, $$custom_key$$"
-    assert says(source, FRESHMAIL, **named) == "Adam, 7"
+    assert render(source, FRESHMAIL, **named) == "Adam, 7"
 
 
-def test_extra_horizon_s_marks_end_where_a_name_ends() -> None:
+def test_extra_horizon_marks_end_where_a_name_ends() -> None:
     values: dict[str, Any] = {"name": "Anna", "a": {"b_1": [1], "n": 3.0, "yes": True, "none": None}}
-    said = says(
+    rendered = render(
         "$content.name. $content.name/open $content.a.n $content.a.yes [$content.a.none] $content $contents.x",
         EXTRAHORIZON,
         **values,
     )
-    assert said == "Anna. Anna/open 3 true [] $content $contents.x"
+    assert rendered == "Anna. Anna/open 3 true [] $content $contents.x"
     assert refusal("\n\n$content.a.z", EXTRAHORIZON, **values) == "line 3: there is no variable a.z"
     assert "an object or a list" in refusal("$content.a", EXTRAHORIZON, **values)
 
@@ -118,7 +118,7 @@ def test_extra_horizon_s_marks_end_where_a_name_ends() -> None:
         ("{{ " + "9" * 5000 + " }}", "too complicated"),
     ],
 )
-def test_what_is_not_let_in_is_refused_with_its_line_before_anything_is_sent(source: str, words: str) -> None:
+def test_forbidden_syntax_is_refused_with_its_line(source: str, words: str) -> None:
     assert words in refusal(source, a="x", items=[1])
 
 
@@ -136,18 +136,18 @@ def test_what_is_not_let_in_is_refused_with_its_line_before_anything_is_sent(sou
         "{{ cycler }}{{ lipsum }}{{ namespace }}",
     ],
 )
-def test_no_attribute_of_an_object_is_ever_read(source: str) -> None:
+def test_attributes_of_python_objects_are_not_read(source: str) -> None:
     assert "there is no variable" in refusal(source, a="x", items=[], user={})
 
 
-def test_an_error_names_line_and_variable() -> None:
+def test_error_names_line_and_variable() -> None:
     assert refusal("a\n\n{{ user.first.name }}", user={}) == "line 3: there is no variable user.first.name"
     assert refusal("a\n{{ user }}", user={}) == "line 2: an object or a list can't be shown; name one of its members"
     assert refusal("\n{{ day|date }}", day="soon") == "line 2: not a date: 'soon'"
     assert refusal("{% if gone < 1 %}{% endif %}") == "line 1: there is no variable gone"
 
 
-def test_size_and_work_are_bounded() -> None:
+def test_size_and_work_are_limited() -> None:
     assert "says more than" in refusal("{{ a }}" * 100, a="x" * 100_000)
     assert "comparisons touch more than" in refusal("{{ a" + "|upper" * 30 + " }}", a="x" * 1_000_000)
     assert "says more than" in refusal("$content.a" * 100, EXTRAHORIZON, a="x" * 100_000)
@@ -158,7 +158,7 @@ texts = st.text(max_size=30)
 
 
 @given(texts, st.dictionaries(texts, texts, max_size=3))
-def test_whatever_is_filled_in_is_escaped(name: str, more: dict[str, str]) -> None:
+def test_any_value_is_escaped(name: str, more: dict[str, str]) -> None:
     values = more | {"name": name}
     for source, syntax in (("[{{ name }}]", TWIG), ("[$$name$$]", FRESHMAIL), ("[$content.name]", EXTRAHORIZON)):
         assert compile_text(source, syntax, html=True).render(values) == f"[{escape(name)}]"
@@ -201,18 +201,18 @@ def test_whatever_is_filled_in_is_escaped(name: str, more: dict[str, str]) -> No
         max_size=12,
     )
 )
-def test_any_text_is_said_or_refused(pieces: list[str]) -> None:
+def test_any_text_is_rendered_or_refused(pieces: list[str]) -> None:
     source = "".join(pieces)
     for syntax in TemplateSyntax:
         try:
-            said = compile_text(source, syntax, html=True).render({"a": {"a": "x"}}, now=NOW)
+            rendered = compile_text(source, syntax, html=True).render({"a": {"a": "x"}}, now=NOW)
         except Refused:
             continue
-        assert isinstance(said, str)
+        assert isinstance(rendered, str)
 
 
 @pytest.mark.parametrize(
-    ("form", "said"),
+    ("form", "rendered"),
     [
         ("d D j l N S w z", "05 Fri 5 Friday 5 th 5 35"),
         ("W F m M n t L o Y y", "05 February 02 Feb 2 29 1 2021 2021 21".replace("29 1 2021", "28 0 2021")),
@@ -224,15 +224,15 @@ def test_any_text_is_said_or_refused(pieces: list[str]) -> None:
         ("B", "669"),
     ],
 )
-def test_php_s_dates_are_php_s(form: str, said: str) -> None:
-    assert format_php(parse_datetime("2021-02-05T15:04:05.678901", NOW), form) == said
+def test_dates_are_formatted_like_php(form: str, rendered: str) -> None:
+    assert format_php(parse_datetime("2021-02-05T15:04:05.678901", NOW), form) == rendered
 
 
-def test_days_have_their_suffixes_and_zones_their_offsets() -> None:
-    said = [
+def test_day_suffixes_and_zone_offsets_are_formatted() -> None:
+    rendered = [
         format_php(parse_datetime(f"2021-01-{day:02}", NOW), "jS") for day in (1, 2, 3, 4, 11, 12, 13, 21, 22, 23, 31)
     ]
-    assert said == ["1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "22nd", "23rd", "31st"]
+    assert rendered == ["1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "22nd", "23rd", "31st"]
     warsaw = parse_datetime("2021-07-01 12:00:00", NOW, "Europe/Warsaw")
     assert format_php(warsaw, "H:i P T I Z e") == "14:00 +02:00 CEST 1 7200 Europe/Warsaw"
     for zone in ("Mars/Base", "../../etc/passwd", ""):
@@ -258,7 +258,7 @@ def test_days_have_their_suffixes_and_zones_their_offsets() -> None:
         ("{% if name == '' %}empty{% endif %}{% if name != 'Bo' %}, not Bo{% endif %}", "empty, not Bo"),
     ],
 )
-def test_what_has_no_value_says_nothing_in_freshmail_s_syntax_as_in_twig(source: str, expected: str) -> None:
+def test_missing_values_are_empty_in_freshmail_syntax(source: str, expected: str) -> None:
     for html in (True, False):
         assert compile_text(source, FRESHMAIL, html=html).render({}) == expected
         assert (
@@ -270,14 +270,14 @@ CSS = "<style>@media print{#id{color:red}}@media all{#a{b:c}#d{e:f}}</style>"
 
 
 @pytest.mark.parametrize("mark", ["", "$$name$$", "{{ name }}", "{% if name %}{{ name }}{% endif %}"])
-def test_minified_css_is_no_comment_in_freshmail_s_syntax(mark: str) -> None:
+def test_minified_css_is_no_comment_in_freshmail_syntax(mark: str) -> None:
     name = "Bo" if mark else ""
-    assert says(CSS + mark, FRESHMAIL, name="Bo") == CSS + name
-    assert says(CSS + mark + "{# a\n comment #}.", FRESHMAIL, name="Bo") == CSS + name + "."
-    assert says("{# { #}" + CSS + mark + "{##}", FRESHMAIL, name="Bo") == CSS + name
-    assert says("a {#- trimmed -#} b" + mark, FRESHMAIL, name="Bo") == "ab" + name
+    assert render(CSS + mark, FRESHMAIL, name="Bo") == CSS + name
+    assert render(CSS + mark + "{# a\n comment #}.", FRESHMAIL, name="Bo") == CSS + name + "."
+    assert render("{# { #}" + CSS + mark + "{##}", FRESHMAIL, name="Bo") == CSS + name
+    assert render("a {#- trimmed -#} b" + mark, FRESHMAIL, name="Bo") == "ab" + name
 
 
-def test_lines_are_counted_behind_comments_and_css() -> None:
+def test_line_numbers_are_right_after_comments_and_css() -> None:
     with pytest.raises(Refused, match="line 4: "):
         compile_text("{# a\nb #}@media all{#a{b:c}}\n\n{{ x y }}", FRESHMAIL, html=True)

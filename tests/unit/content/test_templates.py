@@ -1,4 +1,4 @@
-"""Templates without a server: what a draft must be, which language is chosen, what is rendered; To and Cc; the hash."""
+"""Tests of templates: drafts, languages, rendering, visible recipients and the tracking hash."""
 
 import contextlib
 import json
@@ -61,16 +61,16 @@ def refusal(name: str = "welcome", **values: Any) -> str:
         ),
     ],
 )
-def test_a_draft_that_can_not_be_used_is_refused_with_its_place(values: Any, words: str) -> None:
+def test_invalid_draft_is_refused_with_the_place(values: Any, words: str) -> None:
     assert words in refusal(**values)
 
 
-def test_a_name_can_stand_in_a_path() -> None:
+def test_name_that_is_unsafe_in_a_path_is_refused() -> None:
     for wrong in ("", "a/b", "a b", "-a", "é", "a" * 101):
         assert "at most 100" in refusal(wrong)
 
 
-def test_a_draft_s_hash_is_its_content_s() -> None:
+def test_hash_depends_only_on_the_content() -> None:
     first = draft()
     assert draft(schema=None).hash == first.hash
     assert draft(texts={"EN": TEXT}).hash == first.hash
@@ -86,8 +86,8 @@ def test_a_draft_s_hash_is_its_content_s() -> None:
     assert decode(TEMPLATES, encode(TEMPLATES, first)) == first
 
 
-def test_the_nearest_language_speaks_and_else_the_default() -> None:
-    made = draft(texts=dict.fromkeys(("en", "en-gb", "pt-br", "default"), TEXT))
+def test_nearest_language_is_rendered_or_the_default() -> None:
+    template = draft(texts=dict.fromkeys(("en", "en-gb", "pt-br", "default"), TEXT))
     wanted = {
         "en-GB": "en-gb",
         "en_GB": "en-gb",
@@ -97,10 +97,10 @@ def test_the_nearest_language_speaks_and_else_the_default() -> None:
         "pt-BR-x": "pt-br",
         "": "default",
     }
-    assert {asked: templates.language_of(made, asked) for asked in wanted} == wanted
+    assert {language: templates.language_of(template, language) for language in wanted} == wanted
 
 
-def test_a_folder_s_files_are_a_draft() -> None:
+def test_files_of_a_folder_make_a_draft() -> None:
     files = {
         "template.json": '{"default": "en", "description": "x"}',
         "en.subject": "Hi {{ name }}\n",
@@ -108,14 +108,14 @@ def test_a_folder_s_files_are_a_draft() -> None:
         "de.txt": "Hallo {{ name }}",
         "README": "not ours",
     }
-    made = template_source.draft_from_files("acme", "welcome", files)
-    assert set(made.texts) == {"en", "de"}
-    assert made.texts["en"].subject == "Hi {{ name }}"
-    said = templates.render_template(made, "de", {"name": "<A>"}, now=0)
-    assert (said.subject, said.html, said.text, said.ref.language) == ("", "", "Hallo <A>", "de")
+    template = template_source.draft_from_files("acme", "welcome", files)
+    assert set(template.texts) == {"en", "de"}
+    assert template.texts["en"].subject == "Hi {{ name }}"
+    rendered = templates.render_template(template, "de", {"name": "<A>"}, now=0)
+    assert (rendered.subject, rendered.html, rendered.text, rendered.ref.language) == ("", "", "Hallo <A>", "de")
 
 
-def test_a_subject_can_not_become_another_header() -> None:
+def test_subject_cannot_become_another_header() -> None:
     with pytest.raises(Refused, match="a line break") as caught:
         templates.render_template(draft(), "en", {"name": "x\r\nBcc: y@example.com"}, now=0)
     assert caught.value.where == "texts.en.subject"
@@ -123,17 +123,17 @@ def test_a_subject_can_not_become_another_header() -> None:
         templates.render_template(draft(), "en", {"name": "=?utf-8?q?=0d=0aBcc:_y?="}, now=0)
 
 
-def test_values_must_fit_the_schema_and_the_hash_need_not_be_declared() -> None:
+def test_values_must_match_the_schema_except_the_tracking_hash() -> None:
     schema = {
         "properties": {"name": {"type": "string", "maxLength": 3}},
         "required": ["name"],
         "additionalProperties": False,
     }
-    made = draft(schema=schema)
-    assert templates.render_template(made, "en", {"name": "A", "tracking_hash": "x"}, now=0).html == "<p>A</p>"
+    template = draft(schema=schema)
+    assert templates.render_template(template, "en", {"name": "A", "tracking_hash": "x"}, now=0).html == "<p>A</p>"
     for wrong, where in (({"name": 5}, "variables.name"), ({"name": "long"}, "variables.name"), ({}, "variables")):
         with pytest.raises(Refused) as caught:
-            templates.render_template(made, "en", wrong, now=0)
+            templates.render_template(template, "en", wrong, now=0)
         assert caught.value.where == where
 
 
@@ -167,24 +167,24 @@ def headers_of(shown: HeaderRecipients | None) -> str:
     return raw.split(b"\r\n\r\n")[0].replace(b"\r\n ", b" ").decode()
 
 
-def test_everybody_s_copy_names_the_same_people_and_a_bcc_nowhere() -> None:
+def test_every_copy_names_the_same_recipients_and_no_bcc() -> None:
     many = tuple(Mailbox(address=f"someone{nth}@example.com", name="Ü" * 20) for nth in range(50))
-    found = headers_of(HeaderRecipients(to=(Mailbox(address="anna@example.com", name="Anna"),), cc=many))
-    assert "To: Anna <anna@example.com>\r\n" in found
-    assert found.count("someone") == 50
-    assert "di@example.com" not in found
+    headers = headers_of(HeaderRecipients(to=(Mailbox(address="anna@example.com", name="Anna"),), cc=many))
+    assert "To: Anna <anna@example.com>\r\n" in headers
+    assert headers.count("someone") == 50
+    assert "di@example.com" not in headers
     assert "To: undisclosed-recipients:;\r\n" in headers_of(HeaderRecipients())
     assert "To: di@example.com\r\n" in headers_of(None)
 
 
-def test_each_email_of_one_content_gets_a_hash_of_its_own() -> None:
+def test_each_email_of_a_shared_content_gets_its_own_hash() -> None:
     signer = Signer("s" * 32, "track")
     filled = with_tracking_hash(f"a {TRACKING_HASH_PLACEHOLDER} b", signer, EMAIL)
     assert read_pixel_token(signer, filled.split()[1]) == EMAIL
     assert with_tracking_hash("nothing", signer, EMAIL) == "nothing"
 
 
-def test_a_request_from_before_templates_is_read_as_ever() -> None:
+def test_request_stored_before_templates_is_readable() -> None:
     old = (
         b'{"type":"send-request/1","email_id":"%s","message_id":"m","tenant":"t","dialect":"fasttrack",'
         % EMAIL.encode()

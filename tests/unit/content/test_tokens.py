@@ -1,4 +1,4 @@
-"""Tokens: what we put into a message finds its way home, and nothing that we did not make does."""
+"""Tests of the signed tokens in a message."""
 
 import uuid
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from topics.record import EmailId
 
 SIGNER, OTHER = Signer(SECRET, "track"), Signer(SECRET, "verp")
 EMAIL_ID = EmailId("0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
-email_ids = st.uuids().map(lambda one: EmailId(str(one)))
+email_ids = st.uuids().map(lambda value: EmailId(str(value)))
 urls = st.text(st.characters(codec="utf-8"), min_size=1, max_size=60)
 
 READERS: list[tuple[str, Callable[[Signer, str], Any]]] = [
@@ -32,7 +32,7 @@ NAMES = ["pixel", "click", "verp", "message-id", "trap", "unsubscribe", "unsubsc
 
 
 @given(email_ids, st.integers(0, 65_535), urls)
-def test_what_was_made_is_read_back(email_id: EmailId, link: int, url: str) -> None:
+def test_tokens_are_read_back(email_id: EmailId, link: int, url: str) -> None:
     assert tokens.read_pixel_token(SIGNER, tokens.pixel_token(SIGNER, email_id)) == email_id
     click = tokens.click_token(SIGNER, email_id, link, url)
     assert tokens.read_click_token(SIGNER, click) == (email_id, link, url)
@@ -45,14 +45,14 @@ def test_what_was_made_is_read_back(email_id: EmailId, link: int, url: str) -> N
 
 
 @pytest.mark.parametrize(("token", "read"), READERS, ids=NAMES)
-def test_another_purposes_key_reads_nothing(token: str, read: Callable[[Signer, str], Any]) -> None:
+def test_key_of_another_purpose_is_refused(token: str, read: Callable[[Signer, str], Any]) -> None:
     with pytest.raises(InvalidSignatureError):
         read(OTHER, token)
 
 
 @pytest.mark.parametrize(("token", "read"), READERS, ids=NAMES)
 @pytest.mark.parametrize("kind", range(len(READERS)), ids=NAMES)
-def test_a_token_of_one_kind_is_none_of_another(token: str, read: Callable[[Signer, str], Any], kind: int) -> None:
+def test_token_of_another_kind_is_refused(token: str, read: Callable[[Signer, str], Any], kind: int) -> None:
     if READERS[kind][1] is not read:
         with pytest.raises(InvalidSignatureError):
             READERS[kind][1](SIGNER, token)
@@ -60,31 +60,31 @@ def test_a_token_of_one_kind_is_none_of_another(token: str, read: Callable[[Sign
 
 @pytest.mark.parametrize(("token", "read"), READERS, ids=NAMES)
 @given(data=st.data())
-def test_a_changed_token_is_forged(token: str, read: Callable[[Signer, str], Any], data: st.DataObject) -> None:
-    # The last character of unpadded base64 or base32 has spare bits, so changes stay before it.
+def test_changed_token_is_refused(token: str, read: Callable[[Signer, str], Any], data: st.DataObject) -> None:
+    # The last character of unpadded base64 or base32 has unused bits, so it isn't changed.
     end = min(40, token.find("@") - 1 if "@" in token else len(token) - 1)
     at = data.draw(st.integers(1, end - 1))
-    other = data.draw(st.sampled_from("abcdefgh234567").filter(lambda one: one.lower() != token[at].lower()))
+    other = data.draw(st.sampled_from("abcdefgh234567").filter(lambda char: char.lower() != token[at].lower()))
     with pytest.raises(InvalidSignatureError):
         read(SIGNER, token[:at] + other + token[at + 1 :])
 
 
 @pytest.mark.parametrize("read", [read for _, read in READERS], ids=NAMES)
 @given(garbage=st.text(max_size=80))
-def test_garbage_is_forged_and_nothing_worse(read: Callable[[Signer, str], Any], garbage: str) -> None:
+def test_any_other_text_is_refused(read: Callable[[Signer, str], Any], garbage: str) -> None:
     with pytest.raises(InvalidSignatureError):
         read(SIGNER, garbage)
 
 
-def test_addresses_that_come_back_in_capitals_and_brackets_are_still_read() -> None:
+def test_addresses_in_capitals_and_brackets_are_read() -> None:
     assert tokens.read_verp_address(SIGNER, f"<{tokens.verp_address(SIGNER, EMAIL_ID, 'M.test').upper()}>") == EMAIL_ID
     assert tokens.read_message_id(SIGNER, tokens.message_id_header(SIGNER, EMAIL_ID, "m.test").upper()) == EMAIL_ID
 
 
-def test_a_return_path_fits_the_local_part_that_smtp_allows() -> None:
+def test_return_path_fits_into_a_local_part() -> None:
     local = tokens.verp_address(SIGNER, EMAIL_ID, "m.test").partition("@")[0]
     assert len(local) <= 64
 
 
-def test_no_token_shows_an_address_or_a_guessable_id() -> None:
+def test_tokens_contain_neither_address_nor_guessable_id() -> None:
     assert tokens.pixel_token(SIGNER, EMAIL_ID) != tokens.pixel_token(SIGNER, EmailId(str(uuid.UUID(int=0))))

@@ -1,4 +1,4 @@
-"""Contents are held to a budget while they are rendered: per request, and for the whole gateway."""
+"""Tests of the memory budgets of rendered contents, for a request and for the whole gateway."""
 
 import asyncio
 import json
@@ -18,47 +18,47 @@ from tests.support.dialects import BRAND, email_v1
 from topics.templates import TemplateTexts
 
 
-def said(count: int, html: str, **changed: str) -> tuple[list[str], dict[int, EmailV1Result], int]:
-    """What is said to each of so many, in one part, and how many contents are held for it."""
+def render_all(count: int, html: str, **changed: str) -> tuple[list[str], dict[int, EmailV1Result], int]:
+    """Return the HTML of the first part of so many messages, the results, and the number of contents held."""
     template = templates.make_draft("t", f"{BRAND}.token", {"default": TemplateTexts(html=html, subject="s")})
     messages = [email_v1(To=f"r{nth}@example.com", **changed) for nth in range(count)]
-    _, wishes, results = dialect.parse_request(json.dumps({"Messages": messages}).encode())
-    words = surface._say(wishes, {f"{BRAND}.token": template}, 0, results)
-    return [one.content.html for _, one in words], results, len({id(one.content) for _, one in words})
+    _, commands, results = dialect.parse_request(json.dumps({"Messages": messages}).encode())
+    rendered = surface._render(commands, {f"{BRAND}.token": template}, 0, results)
+    return [part.content.html for _, part in rendered], results, len({id(part.content) for _, part in rendered})
 
 
-def test_contents_that_are_the_same_are_held_once() -> None:
-    found, results, held = said(100, "<p>{{ Token }}</p>" + "x" * 200_000)
-    assert (len(found), results, held) == (100, {}, 1)
+def test_equal_contents_are_held_once() -> None:
+    texts, results, held = render_all(100, "<p>{{ Token }}</p>" + "x" * 200_000)
+    assert (len(texts), results, held) == (100, {}, 1)
 
 
-def test_contents_that_differ_are_taken_in_parts_of_bounded_size() -> None:
-    found, results, held = said(100, "<p>{{ To }}</p>" + "x" * 200_000)
-    assert (len(found), results, held) == (80, {}, 80)
+def test_different_contents_are_accepted_in_parts_of_limited_size() -> None:
+    texts, results, held = render_all(100, "<p>{{ To }}</p>" + "x" * 200_000)
+    assert (len(texts), results, held) == (80, {}, 80)
 
 
-def test_what_is_over_a_request_s_budget_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_over_the_budget_of_a_request_get_a_retryable_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dialect, "MAX_RENDERED_BYTES", 5_000_000)
-    found, results, _ = said(100, "<p>{{ Token }}</p>" + "x" * 200_000)
-    assert len(found) == 25
+    texts, results, _ = render_all(100, "<p>{{ Token }}</p>" + "x" * 200_000)
+    assert len(texts) == 25
     assert sorted(results) == list(range(25, 100))
     assert results[25] == EmailV1Result(status=429, error=f"Messages[25]: {surface.OVER_CONTENTS}")
 
 
-def test_more_messages_than_anybody_sends_are_refused_at_once() -> None:
+def test_too_many_messages_are_refused() -> None:
     with pytest.raises(Refused, match="more than 100000 messages"):
         dialect.parse_request(b'{"Messages": [' + b"0," * 100_000 + b"0]}")
     with pytest.raises(Refused, match="more than 1000000 values"):
         dialect.parse_request(b'{"Messages": [' + b"0," * 1_000_000 + b"0]}")
 
 
-async def test_a_content_waits_until_there_is_room_and_is_then_let_in() -> None:
-    budget = ByteBudget(most=10)
+async def test_content_waits_until_there_is_room() -> None:
+    budget = ByteBudget(max_bytes=10)
     order: list[str] = []
 
     async def hold(name: str, size: int, until: asyncio.Event | None = None) -> None:
         CURRENT_CALLER.set(name)
-        async with budget.render_and_hold(lambda: size, lambda made: made, 5.0):
+        async with budget.render_and_hold(lambda: size, lambda rendered: rendered, 5.0):
             order.append(name)
             if until is not None:
                 await until.wait()
@@ -76,7 +76,7 @@ async def test_a_content_waits_until_there_is_room_and_is_then_let_in() -> None:
     assert order == ["first", "small", "second", "larger than all the room"]
 
 
-async def test_a_tenant_with_many_slow_renderings_keeps_no_other_waiting() -> None:
+async def test_slow_renderings_of_a_tenant_do_not_delay_others() -> None:
     budget, gate, begun = ByteBudget(renderings=4), threading.Event(), list[str]()
 
     def slow() -> int:
@@ -86,7 +86,7 @@ async def test_a_tenant_with_many_slow_renderings_keeps_no_other_waiting() -> No
 
     async def post(tenant: str, render: Callable[[], int], patience_s: float) -> None:
         CURRENT_CALLER.set(tenant)
-        async with budget.render_and_hold(render, lambda made: made, patience_s):
+        async with budget.render_and_hold(render, lambda rendered: rendered, patience_s):
             pass
 
     greedy = [asyncio.create_task(post("greedy", slow, 20)) for _ in range(20)]
@@ -100,12 +100,12 @@ async def test_a_tenant_with_many_slow_renderings_keeps_no_other_waiting() -> No
         await asyncio.gather(*greedy)
 
 
-async def test_a_tenant_with_large_contents_leaves_room_and_slots_to_others() -> None:
-    budget, done, held = ByteBudget(most=100, renderings=4), asyncio.Event(), list[str]()
+async def test_large_contents_of_a_tenant_leave_room_and_slots_to_others() -> None:
+    budget, done, held = ByteBudget(max_bytes=100, renderings=4), asyncio.Event(), list[str]()
 
     async def hold(tenant: str, size: int) -> None:
         CURRENT_CALLER.set(tenant)
-        async with budget.render_and_hold(lambda: size, lambda made: made, 5):
+        async with budget.render_and_hold(lambda: size, lambda rendered: rendered, 5):
             held.append(tenant)
             await done.wait()
 
@@ -123,11 +123,11 @@ async def test_a_tenant_with_large_contents_leaves_room_and_slots_to_others() ->
         await asyncio.gather(*tasks)
 
 
-async def test_one_who_no_longer_waits_leaves_nothing_behind() -> None:
-    budget, gate = ByteBudget(most=10, renderings=1), asyncio.Event()
+async def test_cancelled_wait_releases_everything() -> None:
+    budget, gate = ByteBudget(max_bytes=10, renderings=1), asyncio.Event()
 
     async def hold(size: int) -> None:
-        async with budget.render_and_hold(lambda: size, lambda made: made, 20):
+        async with budget.render_and_hold(lambda: size, lambda rendered: rendered, 20):
             await gate.wait()
 
     # The first holds room, the second waits for room, the third for a slot.
@@ -136,22 +136,22 @@ async def test_one_who_no_longer_waits_leaves_nothing_behind() -> None:
     for task in reversed(tasks):
         task.cancel()
         await asyncio.wait([task])
-    async with budget.render_and_hold(lambda: 10, lambda made: made, 5.0) as made:
-        assert made == 10
+    async with budget.render_and_hold(lambda: 10, lambda rendered: rendered, 5.0) as rendered:
+        assert rendered == 10
 
 
-async def test_no_room_in_time_is_unavailable_and_frees_what_it_took() -> None:
-    budget = ByteBudget(most=10, renderings=1)
-    async with budget.render_and_hold(lambda: 8, lambda made: made, 5.0):
+async def test_timeout_of_a_wait_is_unavailable_and_releases_everything() -> None:
+    budget = ByteBudget(max_bytes=10, renderings=1)
+    async with budget.render_and_hold(lambda: 8, lambda rendered: rendered, 5.0):
         for _ in range(2):
             with pytest.raises(LogUnavailable):
-                async with budget.render_and_hold(lambda: 3, lambda made: made, 0.01):
+                async with budget.render_and_hold(lambda: 3, lambda rendered: rendered, 0.01):
                     pass
-    async with budget.render_and_hold(lambda: 10, lambda made: made, 5.0) as made:
-        assert made == 10
+    async with budget.render_and_hold(lambda: 10, lambda rendered: rendered, 5.0) as rendered:
+        assert rendered == 10
 
 
-async def test_a_rendering_that_fails_frees_its_slot() -> None:
+async def test_failed_rendering_releases_its_slot() -> None:
     budget = ByteBudget(renderings=1)
     for _ in range(2):
         with pytest.raises(Refused):

@@ -1,4 +1,4 @@
-"""`GET /v1/Email/`'s JSON, held against golden files, and what its parameters may be."""
+"""Tests of the listing of the email API: golden files and parameters."""
 
 import json
 from pathlib import Path
@@ -78,7 +78,7 @@ def state_of(facts: list[Fact]) -> EmailState:
 
 
 @pytest.mark.parametrize("name", LIVES)
-def test_each_life_reads_as_its_golden_file_says(name: str) -> None:
+def test_listed_email_equals_its_golden_file(name: str) -> None:
     answer = json.loads(email_v1.encode_list_response("acme", [state_of(LIVES[name])]))
     assert answer == json.loads((GOLDEN / f"{name}.json").read_text())
 
@@ -101,20 +101,26 @@ def words_of(*facts: Fact) -> tuple[str, str, str]:
         (552, "5.2.2", "5.2.2 mailbox full", "Transient"),
     ],
 )
-def test_same_bounce_has_same_words_however_it_is_heard(code: int, enhanced: str, text: str, bounce_type: str) -> None:
+def test_bounce_has_the_same_details_from_every_source(code: int, enhanced: str, text: str, bounce_type: str) -> None:
     at_rcpt = words_of(refused(code, enhanced, text))
     assert at_rcpt == (bounce_type, "General", f"{code} {text}")
-    told = {"event": "bounce", "email": "a@example.com", "timestamp": 1, "type": "bounce", "reason": f"{code} {text}"}
+    sendgrid_event = {
+        "event": "bounce",
+        "email": "a@example.com",
+        "timestamp": 1,
+        "type": "bounce",
+        "reason": f"{code} {text}",
+    }
     for provider, payload in (
-        ("sendgrid", told),
+        ("sendgrid", sendgrid_event),
         ("mandrill", {"event": "hard_bounce", "ts": 1, "msg": {"diag": f"smtp;{code} {text}"}}),
         ("brevo", {"event": "soft_bounce", "ts": 1, "ts_epoch": 1, "reason": f"{code} {text}"}),
     ):
-        heard = ADAPTERS[provider].normalize(
+        fact = ADAPTERS[provider].normalize(
             msgspec.json.encode(payload), EventContext(provider=provider, received_at=T0)
         )
-        heard = msgspec.structs.replace(heard, email_id=request(1).email_id)
-        assert words_of(acked(1, T0), heard) == at_rcpt, provider
+        fact = msgspec.structs.replace(fact, email_id=request(1).email_id)
+        assert words_of(acked(1, T0), fact) == at_rcpt, provider
 
 
 @pytest.mark.parametrize(
@@ -134,7 +140,7 @@ def test_details_name_each_code_once(code: int, enhanced: str, text: str, detail
     assert words_of(refused(code, enhanced, text))[2] == details
 
 
-def test_email_that_was_only_tried_is_not_listed_and_was_never_sent() -> None:
+def test_email_with_only_deferred_attempts_is_not_listed_as_sent() -> None:
     tried = Deferred(next_attempt_at=T0 + 60_000, code=451, text="greylisted", **OWN)
     state = state_of([request(1), tried])
     assert json.loads(email_v1.encode_list_response("acme", [state])) == {"Emails": []}
@@ -145,7 +151,7 @@ def test_email_that_was_only_tried_is_not_listed_and_was_never_sent() -> None:
     assert (sent_at(gave_up), listed_state(gave_up)) == (T0 + 7, ListedState.BOUNCED)
 
 
-def test_the_documented_example_s_fields_come_in_the_documented_order() -> None:
+def test_fields_are_in_the_documented_order() -> None:
     [email] = json.loads(email_v1.encode_list_response("acme", [state_of(LIVES["delivered_with_details"])]))["Emails"]
     assert " ".join(email) == (
         "Email Type MessageId SentAt LastUpdated State BrandId OwnerId MsgDetails ComplaintType BounceType "
@@ -154,7 +160,7 @@ def test_the_documented_example_s_fields_come_in_the_documented_order() -> None:
     assert " ".join(email["MsgDetails"]) == "To Type BrandId Token GroupId NumPhotos"
 
 
-def test_what_is_only_accepted_or_nobody_s_is_not_listed() -> None:
+def test_email_that_is_only_accepted_or_has_no_request_is_not_listed() -> None:
     accepted, orphan = state_of([request(1)]), state_of([event(2, EventKind.DELIVERED, T0)])
     assert json.loads(email_v1.encode_list_response("acme", [accepted, orphan], "more")) == {
         "Emails": [],
@@ -162,7 +168,7 @@ def test_what_is_only_accepted_or_nobody_s_is_not_listed() -> None:
     }
 
 
-def test_numbers_beyond_64_bits_in_the_details_stay_what_they_were() -> None:
+def test_numbers_beyond_64_bits_in_details_are_unchanged() -> None:
     odd: SendRequest = msgspec.structs.replace(
         PHOTOS, details=msgspec.Raw(b'{"NumPhotos":123456789012345678901234567890}')
     )
@@ -171,7 +177,7 @@ def test_numbers_beyond_64_bits_in_the_details_stay_what_they_were() -> None:
     )
 
 
-def test_parameters_are_read_and_unknown_ones_ignored() -> None:
+def test_parameters_are_parsed_and_unknown_ones_ignored() -> None:
     params = {"BrandId": "b", "State": "bounced", "After": "1449791030", "Next": "n", "Limit": "x", "state": "?"}
     assert email_v1.parse_query(params) == email_v1.EmailV1ListQuery(
         brand="b", state=ListedState.BOUNCED, after=1449791030, next="n"
@@ -179,19 +185,19 @@ def test_parameters_are_read_and_unknown_ones_ignored() -> None:
     assert email_v1.parse_query({"State": "", "After": ""}) == email_v1.EmailV1ListQuery()
 
 
-def test_with_an_email_everything_else_is_ignored_even_where_it_is_wrong() -> None:
+def test_other_parameters_are_ignored_beside_an_email() -> None:
     assert email_v1.parse_query({"Email": "a b@example.com"}).email == "a+b@example.com", "a plus that nobody encoded"
-    asked = email_v1.parse_query({"Email": "a@example.com", "State": "?", "After": "?", "BrandId": "b"})
-    assert asked == email_v1.EmailV1ListQuery(email="a@example.com")
+    query = email_v1.parse_query({"Email": "a@example.com", "State": "?", "After": "?", "BrandId": "b"})
+    assert query == email_v1.EmailV1ListQuery(email="a@example.com")
 
 
 @pytest.mark.parametrize("after", ["-1", "1.5", " 1", "1_000", "१", "0x1", "1449791030000", "9" * 5000, "now"])
-def test_a_time_that_is_none_is_refused_by_name(after: str) -> None:
+def test_invalid_time_is_refused_by_name(after: str) -> None:
     with pytest.raises(Refused, match="After: must be a unix time"):
         email_v1.parse_query({"After": after})
 
 
 @pytest.mark.parametrize("state", ["Sent", "opened", "sent,bounced", "\x00"])
-def test_a_state_that_is_none_is_refused_with_those_there_are(state: str) -> None:
+def test_unknown_state_is_refused_with_the_valid_ones(state: str) -> None:
     with pytest.raises(Refused, match="State: must be one of sent, delivered, bounced, complaint"):
         email_v1.parse_query({"State": state})

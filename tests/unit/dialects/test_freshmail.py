@@ -1,4 +1,4 @@
-"""FreshMail's requests as bytes: what is rendered is counted before the next is, and who may set which header."""
+"""Tests of FreshMail's requests: limits, headers and reported problems."""
 
 import json
 import tracemalloc
@@ -8,22 +8,23 @@ import pytest
 
 from pipeline.content.header_names import is_custom_name, is_steering
 from pipeline.content.mime import custom_headers
-from pipeline.dialects import freshmail
-from pipeline.dialects.freshmail import FreshMailSendCommand, InvalidFreshMailRequest
+from pipeline.dialects import freshmail, freshmail_render
+from pipeline.dialects.freshmail import InvalidFreshMailRequest
+from pipeline.dialects.freshmail_render import FreshMailSendCommand
 from tests.support.dialects import freshmail as request
 from topics.contents import MessageContent
 
 
-def wishes(**changed: Any) -> list[FreshMailSendCommand]:
+def commands(**changed: Any) -> list[FreshMailSendCommand]:
     recipients = changed.pop("recipients", [{"email": "anna@example.com"}])
-    return freshmail.render_commands(
+    return freshmail_render.render_commands(
         freshmail.parse_request(json.dumps(request(*recipients, **changed)).encode()), None, 0
     )
 
 
 def errors(**changed: Any) -> Any:
     with pytest.raises(InvalidFreshMailRequest) as invalid:
-        wishes(**changed)
+        commands(**changed)
     return invalid.value.errors
 
 
@@ -32,7 +33,7 @@ def html(body: str) -> list[dict[str, str]]:
 
 
 def amplified(recipients: int) -> dict[str, Any]:
-    """A small request that says 3 MB to each of its recipients."""
+    """Return a small request that renders 3 MB for each of its recipients."""
     listed = [
         {"email": f"r{nth}@example.com", "personalization": {"a": f"{nth:03}" + "x" * 30_000}}
         for nth in range(recipients)
@@ -40,32 +41,32 @@ def amplified(recipients: int) -> dict[str, Any]:
     return {"recipients": listed, "contents": html("$$a$$" * 100)}
 
 
-def test_contents_that_are_too_much_together_are_refused_before_the_rest_is_rendered() -> None:
+def test_too_large_contents_are_refused_before_the_rest_is_rendered() -> None:
     tracemalloc.start()
     try:
         assert errors(**amplified(100)) == {"Recipients": "Their contents are more than 64000000 bytes together."}
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 1.5 * freshmail.CONTENTS_MAX_BYTES
+    assert peak < 1.5 * freshmail_render.CONTENTS_MAX_BYTES
 
 
-def test_contents_below_the_budget_are_taken() -> None:
-    assert len({id(wish.content) for wish in wishes(**amplified(20))}) == 20
+def test_contents_below_the_budget_are_accepted() -> None:
+    assert len({id(command.content) for command in commands(**amplified(20))}) == 20
 
 
-def test_what_is_rendered_alike_for_everybody_is_kept_once_but_its_rendering_is_bounded() -> None:
+def test_equal_contents_are_kept_once_but_their_rendering_is_limited() -> None:
     many = [{"email": f"r{nth}@example.com"} for nth in range(100)]
     same = html("{% if a is not defined %}" + "x" * 1_000_000 + "{% endif %}")
-    assert len({id(wish.content) for wish in wishes(recipients=many, contents=same)}) == 1
+    assert len({id(command.content) for command in commands(recipients=many, contents=same)}) == 1
     large = html("{% if a is not defined %}" + "x" * 1_900_000 + "{% endif %}{{ a|default('') }}" + "x" * 90_000)
     both = [*large, {"type": "text/plain", "body": large[0]["body"]}]
     assert "rendered" in errors(recipients=many, contents=both)["Recipients"]
 
 
-def test_what_has_no_marks_is_not_rendered_for_each() -> None:
+def test_contents_without_marks_are_not_rendered_for_each_recipient() -> None:
     many = [{"email": f"r{nth}@example.com"} for nth in range(100)]
-    assert len({id(wish.content) for wish in wishes(recipients=many, contents=html("x" * 2_000_000))}) == 1
+    assert len({id(command.content) for command in commands(recipients=many, contents=html("x" * 2_000_000))}) == 1
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_what_has_no_marks_is_not_rendered_for_each() -> None:
         b'{"a":' * 100_000,
     ],
 )
-def test_a_request_of_too_many_values_or_levels_is_refused_first(body: bytes) -> None:
+def test_request_with_too_many_values_or_levels_is_refused_first(body: bytes) -> None:
     with pytest.raises(InvalidFreshMailRequest) as invalid:
         freshmail.parse_request(body)
     assert "more than" in str(invalid.value.errors)
@@ -92,12 +93,12 @@ STEERING = [
 
 
 @pytest.mark.parametrize("name", STEERING)
-def test_a_header_that_steers_a_provider_is_refused_and_left_out_of_what_was_accepted_before(name: str) -> None:
+def test_header_that_instructs_a_provider_is_refused_and_omitted_from_stored_contents(name: str) -> None:
     [(where, error)] = errors(headers={name: "1"}).items()
     assert where == f"Headers[{name}]"
     assert "sending service" in error
-    one = {"email": "a@example.com", "headers": {name: "1"}}
-    assert list(errors(recipients=[one])) == [f"Recipients[0].headers[{name}]"]
+    recipient = {"email": "a@example.com", "headers": {name: "1"}}
+    assert list(errors(recipients=[recipient])) == [f"Recipients[0].headers[{name}]"]
     assert custom_headers(MessageContent(headers=((name, "1"), ("X-Order", "4711")))) == [("X-Order", "4711")]
 
 
@@ -108,9 +109,9 @@ def test_a_header_that_steers_a_provider_is_refused_and_left_out_of_what_was_acc
 def test_any_other_token_after_x_is_a_custom_header(name: str) -> None:
     assert is_custom_name(name)
     assert not is_steering(name)
-    [wish] = wishes(headers={name: "1"})
-    assert wish.content.headers == ((name, "1"),)
-    assert custom_headers(wish.content) == [(name, "1")]
+    [command] = commands(headers={name: "1"})
+    assert command.content.headers == ((name, "1"),)
+    assert custom_headers(command.content) == [(name, "1")]
 
 
 RESERVED = ["From", "To", "Bcc", "Received", "DKIM-Signature", "Return-Path", "Subject", "Reply-To", "Message-ID"]
@@ -122,15 +123,15 @@ def test_no_other_name_is_a_custom_header(name: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["a\r\nBcc: b@example.com", "a\nb", "a\0", "=?utf-8?q?a=0D=0Ab?="])
-def test_a_header_s_value_is_one_line(value: str) -> None:
+def test_header_value_must_be_one_line(value: str) -> None:
     assert list(errors(headers={"X-A": value})) == ["Headers[X-A]"]
 
 
-def test_every_missing_field_is_told_at_once() -> None:
-    told = errors(
+def test_all_missing_fields_are_reported_together() -> None:
+    reported = errors(
         recipients=[{"name": "a"}, {"email": "b@example.com", "headers": {"X-A": 5}}], subject=5, contents=[{}]
     )
-    assert told == {
+    assert reported == {
         "Recipients[0].email": "This field is missing.",
         "Recipients[1].headers[X-A]": "Expected str, got int.",
         "Subject": "Expected str, got int.",
@@ -139,7 +140,7 @@ def test_every_missing_field_is_told_at_once() -> None:
     }
 
 
-def test_what_is_wrong_beside_a_missing_field_is_told_with_it() -> None:
+def test_other_problems_are_reported_beside_a_missing_field() -> None:
     assert errors(recipients=[{"email": "nobody"}], subject=5, contents=5, templateHash=5, headers={"Bcc": "a"}) == {
         "Subject": "Expected str, got int.",
         "TemplateHash": "Expected str | null, got int.",
@@ -149,26 +150,26 @@ def test_what_is_wrong_beside_a_missing_field_is_told_with_it() -> None:
     }
 
 
-def test_a_million_faults_are_not_told_one_by_one() -> None:
+def test_number_of_reported_problems_is_limited() -> None:
     assert len(errors(recipients=[{} for _ in range(2_000)])) == freshmail.MAX_ERRORS
 
 
 @pytest.mark.parametrize("reply_to", [{"email": "r@example.com"}, {"email": "r@example.com", "name": "R"}])
-def test_reply_to_of_the_official_client_is_read(reply_to: Any) -> None:
+def test_reply_to_of_the_official_client_is_accepted(reply_to: Any) -> None:
     post = freshmail.parse_request(json.dumps(request(replyTo=reply_to)).encode())
     assert post.reply_to is not None
     assert post.reply_to.email == "r@example.com"
     assert list(errors(replyTo={"email": "nobody"})) == ["ReplyTo.email"]
 
 
-def test_integer_of_thousands_of_digits_is_a_fault_of_its_field() -> None:
+def test_integer_of_thousands_of_digits_is_reported_for_its_field() -> None:
     body = json.dumps(request({"email": "PLACE"})).encode().replace(b'"PLACE"', b"9" * 5_000)
     with pytest.raises(InvalidFreshMailRequest) as caught:
         freshmail.parse_request(body)
     assert list(caught.value.errors) == ["Recipients[0].email"]
 
 
-def test_fault_of_a_name_that_stands_there_twice_is_told() -> None:
+def test_problem_of_a_repeated_name_is_reported() -> None:
     body = json.dumps(request()).encode().replace(b'{"recipients"', b'{"recipients": 1, "recipients"', 1)
     with pytest.raises(InvalidFreshMailRequest) as caught:
         freshmail.parse_request(body)

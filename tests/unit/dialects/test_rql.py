@@ -1,4 +1,4 @@
-"""RQL as the SDK and people write it: what it asks, what is refused; any text is one of the two."""
+"""Tests of RQL queries as the SDK and people write them."""
 
 import contextlib
 import sys
@@ -26,7 +26,7 @@ def refusal(query: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("query", "asked"),
+    ("query", "expected"),
     [
         ("eq(id,abc)", '(exists($."id" ? (@ == "abc")))'),
         ("id=abc", '(exists($."id" ? (@ == "abc")))'),
@@ -54,28 +54,28 @@ def refusal(query: str) -> str:
         ("(id=a|id=b)&views=1", None),
     ],
 )
-def test_a_condition_becomes_a_predicate_whose_values_are_json(query: str, asked: str | None) -> None:
-    found = where(query)
-    assert found is not None
-    assert asked is None or found == asked
+def test_condition_becomes_a_predicate_with_json_values(query: str, expected: str | None) -> None:
+    predicate = where(query)
+    assert predicate is not None
+    assert expected is None or predicate == expected
 
 
-def test_a_page_is_asked_for_beside_the_conditions() -> None:
+def test_page_operators_are_parsed_beside_conditions() -> None:
     assert rql.parse("", MAIL_FIELDS) == ListingQuery()
-    asked = rql.parse(
+    listing_query = rql.parse(
         "eq(id,a)&sort(-creation_timestamp,+subject)&select(id,content.a)&limit(10,20)&skipCount()", MAIL_FIELDS
     )
-    assert asked.sort == ((("creation_timestamp",), True), (("subject",), False))
-    assert asked.select == (("id",), ("content", "a"))
-    assert (asked.limit, asked.offset, asked.count) == (10, 20, False)
+    assert listing_query.sort == ((("creation_timestamp",), True), (("subject",), False))
+    assert listing_query.select == (("id",), ("content", "a"))
+    assert (listing_query.limit, listing_query.offset, listing_query.count) == (10, 20, False)
     assert rql.parse("limit(1000)", MAIL_FIELDS).limit == rql.PAGE_MAX_OBJECTS
     assert rql.parse("sort(+subject)", MAIL_FIELDS).sort == rql.parse("sort(%20subject)", MAIL_FIELDS).sort
     assert rql.parse("eq(status,queued)", QUEUED_MAIL_FIELDS).where is not None
 
 
-def test_page_operators_may_stand_in_an_and() -> None:
-    asked = rql.parse("and(eq(id,a),and(select(subject),limit(3,6)),sort(-views),skip_count())", MAIL_FIELDS)
-    assert asked == ListingQuery(
+def test_page_operators_are_allowed_in_an_and() -> None:
+    listing_query = rql.parse("and(eq(id,a),and(select(subject),limit(3,6)),sort(-views),skip_count())", MAIL_FIELDS)
+    assert listing_query == ListingQuery(
         where=where("eq(id,a)"),
         select=(("subject",),),
         limit=3,
@@ -121,7 +121,7 @@ def test_page_operators_may_stand_in_an_and() -> None:
         ('eq(content.a"b,1)', "not a field"),
     ],
 )
-def test_what_can_not_be_asked_is_refused_in_words(query: str, words: str) -> None:
+def test_invalid_query_is_refused_with_a_reason(query: str, words: str) -> None:
     assert words in refusal(query)
 
 
@@ -155,7 +155,7 @@ def cost(query: str) -> int:
         ("id", "=lt", ""),
     ],
 )
-def test_the_work_grows_no_faster_than_the_query(head: str, unit: str, tail: str) -> None:
+def test_work_grows_no_faster_than_the_query(head: str, unit: str, tail: str) -> None:
     half, whole = (cost(head + unit * (size // len(unit)) + tail) for size in (1_500, 3_000))
     assert whole <= 2.5 * half
 
@@ -203,9 +203,9 @@ def test_the_work_grows_no_faster_than_the_query(head: str, unit: str, tail: str
         max_size=14,
     )
 )
-def test_any_text_is_a_question_or_refused(pieces: list[str]) -> None:
+def test_any_text_is_parsed_or_refused(pieces: list[str]) -> None:
     try:
-        asked = rql.parse("".join(pieces), MAIL_FIELDS)
+        listing_query = rql.parse("".join(pieces), MAIL_FIELDS)
     except Refused:
         return
-    assert isinstance(asked, ListingQuery)
+    assert isinstance(listing_query, ListingQuery)

@@ -1,4 +1,4 @@
-"""Room for request bodies: counted, shared out, given back."""
+"""Unit tests of the limit on the memory of request bodies: it is counted, shared fairly and released."""
 
 import asyncio
 import gzip
@@ -18,8 +18,8 @@ from pipeline.gateway.request_body import OWNER_SCOPE_KEY, BodyLimits, read_body
 MB = 1_000_000
 
 
-class Refused:
-    """Counts."""
+class RefusalCounter:
+    """A callback that counts its calls."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -28,34 +28,34 @@ class Refused:
         self.count += 1
 
 
-def memory(total: int = 100 * MB, wait_s: float = 0.01) -> BodyMemory:
-    return BodyMemory(total, Refused(), wait_s)
+def make_memory(total: int = 100 * MB, wait_s: float = 0.01) -> BodyMemory:
+    return BodyMemory(total, RefusalCounter(), wait_s)
 
 
-async def test_one_owner_alone_has_half_and_more_have_equal_shares() -> None:
-    room = memory()
+async def test_single_owner_gets_half_and_several_get_equal_shares() -> None:
+    memory = make_memory()
     for owners in (1, 2, 3, 9):
-        shares = [room.share(str(owner)) for owner in range(owners)]
+        shares = [memory.share(str(owner)) for owner in range(owners)]
         held = [0] * owners
-        growing = True
-        while growing:
-            growing = False
+        is_growing = True
+        while is_growing:
+            is_growing = False
             for owner, share in enumerate(shares):
                 if await share.take(MB // 2):
                     held[owner] += MB // 2
-                    growing = True
+                    is_growing = True
         assert max(held) - min(held) <= MB
         assert abs(sum(held) - 100 * MB * owners // (owners + 1)) <= owners * MB
-        assert await room.share("another").take(OWNER_MIN_BYTES // 2)
-        room.give_back("another", OWNER_MIN_BYTES // 2)
+        assert await memory.share("another").take(OWNER_MIN_BYTES // 2)
+        memory.release("another", OWNER_MIN_BYTES // 2)
         for share in shares:
             share.release_all()
-        assert room.held == 0
+        assert memory.held == 0
 
 
-async def test_request_waits_for_room_and_gets_it() -> None:
-    room = memory(10 * MB, wait_s=20)
-    first, second = room.share("a"), room.share("a")
+async def test_request_waits_until_bytes_are_released() -> None:
+    memory = make_memory(10 * MB, wait_s=20)
+    first, second = memory.share("a"), memory.share("a")
     assert await first.take(5 * MB)
     waiting = asyncio.create_task(second.take(5 * MB))
     await asyncio.sleep(0.01)
@@ -65,32 +65,32 @@ async def test_request_waits_for_room_and_gets_it() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 40)), max_size=60))
-def test_never_more_than_all_is_in_hand_and_all_comes_back(asked: list[tuple[int, int]]) -> None:
+def test_held_bytes_never_exceed_the_total_and_are_all_released(requests: list[tuple[int, int]]) -> None:
     async def run() -> None:
-        room = BodyMemory(50 * MB, Refused(), 0)
-        shares = [room.share(str(owner)) for owner in range(5)]
-        for owner, size in asked:
+        memory = BodyMemory(50 * MB, RefusalCounter(), 0)
+        shares = [memory.share(str(owner)) for owner in range(5)]
+        for owner, size in requests:
             await shares[owner].take(size * MB)
-            assert room.held <= 50 * MB
+            assert memory.held <= 50 * MB
         for share in shares:
             share.release_all()
-        assert room.held == 0
+        assert memory.held == 0
 
     asyncio.run(run())
 
 
-def application(room: BodyMemory, inside: list[int], limit: int = 20 * MB, owner: str = "") -> Any:
+def application(memory: BodyMemory, held_bytes: list[int], limit: int = 20 * MB, owner: str = "") -> Any:
     app = FastAPI()
     problems.install_error_handlers(app, {})
-    app.state.bodies = BodyLimits(room, 5, lambda _: "here")
+    app.state.bodies = BodyLimits(memory, 5, lambda _: "here")
 
     @app.post("/")
     async def take(request: Request) -> dict[str, int]:
         body = await read_body(request, limit)
-        inside.append(room.held)
+        held_bytes.append(memory.held)
         return {"size": len(body)}
 
-    async def whole(scope: Any, receive: Any, send: Any) -> None:
+    async def with_owner(scope: Any, receive: Any, send: Any) -> None:
         if owner:
             scope[OWNER_SCOPE_KEY] = owner
         try:
@@ -98,7 +98,7 @@ def application(room: BodyMemory, inside: list[int], limit: int = 20 * MB, owner
         finally:
             release_body(scope)
 
-    return whole
+    return with_owner
 
 
 def client(app: Any) -> httpx.AsyncClient:
@@ -106,21 +106,21 @@ def client(app: Any) -> httpx.AsyncClient:
 
 
 @pytest.mark.parametrize("size", [0, 10, request_body.UNZIP_STEP_BYTES, 3 * request_body.UNZIP_STEP_BYTES + 1, 20 * MB])
-async def test_unzipped_bytes_are_in_hand_until_the_request_ends(size: int) -> None:
-    room, inside = memory(), list[int]()
-    async with client(application(room, inside)) as http:
+async def test_unzipped_bytes_are_held_until_the_request_ends(size: int) -> None:
+    memory, held_bytes = make_memory(), list[int]()
+    async with client(application(memory, held_bytes)) as http:
         zipped = gzip.compress(b"x" * size)
         answer = await http.post("/", content=zipped, headers={"Content-Encoding": "gzip"})
         assert (answer.status_code, answer.json()) == (200, {"size": size})
-    assert (inside, room.held) == ([size], 0)
+    assert (held_bytes, memory.held) == ([size], 0)
 
 
-async def test_small_gzip_that_becomes_large_finds_room_first() -> None:
-    room, inside = memory(), list[int]()
+async def test_gzip_is_unzipped_only_after_its_unzipped_size_is_counted() -> None:
+    memory, held_bytes = make_memory(), list[int]()
     zipped = gzip.compress(b"x" * 20 * MB)
-    other = room.share("somebody")
+    other = memory.share("somebody")
     assert await other.take(40 * MB)
-    async with client(application(room, inside)) as http:
+    async with client(application(memory, held_bytes)) as http:
         send = [http.post("/", content=zipped, headers={"Content-Encoding": "gzip"}) for _ in range(8)]
         answers = await asyncio.gather(*send)
         statuses = sorted(answer.status_code for answer in answers)
@@ -128,47 +128,49 @@ async def test_small_gzip_that_becomes_large_finds_room_first() -> None:
         assert statuses[-1] == 503
         assert {answer.headers.get("Retry-After") for answer in answers if answer.status_code == 503} == {"2"}
         other.release_all()
-        assert room.held == 0
+        assert memory.held == 0
         assert (await http.post("/", content=zipped, headers={"Content-Encoding": "gzip"})).status_code == 200
 
 
-async def pieces(size: int) -> AsyncIterator[bytes]:
+async def body_pieces(size: int) -> AsyncIterator[bytes]:
     for _ in range(size // MB):
         yield b"x" * MB
         await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("owner", ["", "tenant acme"])
-async def test_large_bodies_that_grow_beside_each_other_do_not_all_fail(owner: str) -> None:
-    room, inside = memory(wait_s=20 if owner else 0.5), list[int]()
-    async with client(application(room, inside, owner=owner)) as http:
+async def test_concurrent_large_bodies_do_not_all_fail(owner: str) -> None:
+    memory, held_bytes = make_memory(wait_s=20 if owner else 0.5), list[int]()
+    async with client(application(memory, held_bytes, owner=owner)) as http:
         headers = {"Content-Length": str(20 * MB)}
-        answers = await asyncio.gather(*[http.post("/", content=pieces(20 * MB), headers=headers) for _ in range(8)])
+        answers = await asyncio.gather(
+            *[http.post("/", content=body_pieces(20 * MB), headers=headers) for _ in range(8)]
+        )
         statuses = [answer.status_code for answer in answers]
         assert set(statuses) <= {200, 503}
-        # A tenant's wait for each other without holding anything; strangers' make room for those that still wait.
+        # A tenant's bodies wait without holding bytes; an unknown client's release theirs when they are refused.
         assert statuses.count(200) >= (8 if owner else 1), statuses
-    assert room.held == 0
+    assert memory.held == 0
 
 
-async def test_small_gzip_needs_no_more_room_than_it_becomes() -> None:
-    room, inside = memory(), list[int]()
-    others = [room.share(str(nth)) for nth in range(30)]
+async def test_small_gzip_needs_no_more_bytes_than_its_unzipped_size() -> None:
+    memory, held_bytes = make_memory(), list[int]()
+    others = [memory.share(str(index)) for index in range(30)]
     for other in others:
-        while room.held < 97 * MB and await other.take(MB):
+        while memory.held < 97 * MB and await other.take(MB):
             pass
-    assert room.held == 97 * MB
-    async with client(application(room, inside)) as http:
+    assert memory.held == 97 * MB
+    async with client(application(memory, held_bytes)) as http:
         answer = await http.post("/", content=gzip.compress(b"x" * 1000), headers={"Content-Encoding": "gzip"})
         assert (answer.status_code, answer.json()) == (200, {"size": 1000})
-    assert (inside, room.held) == ([97 * MB + 1000], 97 * MB)
+    assert (held_bytes, memory.held) == ([97 * MB + 1000], 97 * MB)
 
 
-@pytest.mark.parametrize("told", [0, 10, 2**32 - 1])
-async def test_gzip_that_tells_a_wrong_size_is_no_gzip(told: int) -> None:
-    room, inside = memory(), list[int]()
-    zipped = gzip.compress(b"x" * 5 * MB)[:-4] + told.to_bytes(4, "little")
-    async with client(application(room, inside)) as http:
+@pytest.mark.parametrize("announced", [0, 10, 2**32 - 1])
+async def test_gzip_with_a_wrong_announced_size_is_refused(announced: int) -> None:
+    memory, held_bytes = make_memory(), list[int]()
+    zipped = gzip.compress(b"x" * 5 * MB)[:-4] + announced.to_bytes(4, "little")
+    async with client(application(memory, held_bytes)) as http:
         answer = await http.post("/", content=zipped, headers={"Content-Encoding": "gzip"})
         assert (answer.status_code, answer.json()["error"]) == (400, "not gzip")
-    assert (inside, room.held) == ([], 0)
+    assert (held_bytes, memory.held) == ([], 0)

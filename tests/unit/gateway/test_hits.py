@@ -1,4 +1,4 @@
-"""How many opens and clicks of one link are recorded."""
+"""Unit tests of the limit on recorded opens and clicks of one link."""
 
 from pipeline.gateway import hits
 from pipeline.gateway.hits import MAX_HITS_PER_WINDOW, WINDOW_MS, HitLimit
@@ -16,7 +16,7 @@ def test_hits_of_one_link_are_recorded_up_to_the_limit() -> None:
     assert limit.admit("click", ONE, "https://b.example/")
 
 
-def test_next_window_begins_anew() -> None:
+def test_hits_are_recorded_again_in_the_next_window() -> None:
     now = 0
     limit = HitLimit(lambda: now)
     while limit.admit("pixel", ONE):
@@ -25,9 +25,9 @@ def test_next_window_begins_anew() -> None:
     assert limit.admit("pixel", ONE)
 
 
-def test_what_is_remembered_is_bounded(monkeypatch: object) -> None:
+def test_number_of_counted_links_is_bounded(monkeypatch: object) -> None:
     limit = HitLimit(lambda: 0)
     monkeypatch.setattr(hits, "MAX_COUNTED_LINKS", 10)  # type: ignore[attr-defined]
     for number in range(50):
         limit.admit("pixel", EmailId(str(number)))
-    assert len(limit._seen) == 10
+    assert len(limit._hits) == 10

@@ -70,12 +70,12 @@ DELIVERED = (request(1), event(1, EventKind.DELIVERED, T0))
         (job(queue="dispatch", name="send"), "dispatch: attempt 3 due in 2 min 0 s"),
     ],
 )
-def test_each_open_job_says_what_it_waits_for(one: dict[str, Any], says: str) -> None:
+def test_each_open_job_has_a_reason(one: dict[str, Any], says: str) -> None:
     booked = (job(state="done"),) if one["queue"] == "dispatch" else ()
     assert pending_reasons(story(*DELIVERED, jobs=(one, *booked)), NOW_MS) == [says]
 
 
-def test_an_email_with_nothing_open_waits_for_news_or_for_nothing() -> None:
+def test_email_without_open_jobs_waits_for_its_status_or_for_nothing() -> None:
     done = (job(state="done"),)
     assert pending_reasons(story(*DELIVERED, jobs=done), NOW_MS) == []
     assert pending_reasons(story(request(1), acked(1, T0)), NOW_MS) == [
@@ -86,13 +86,13 @@ def test_an_email_with_nothing_open_waits_for_news_or_for_nothing() -> None:
     assert "in no table yet" in pending_reasons(story(request(1), version=0), NOW_MS)[0]
 
 
-def test_a_debt_that_no_job_books_is_seen() -> None:
+def test_owed_conversion_without_a_job_is_reported() -> None:
     assert pending_reasons(story(*DELIVERED), NOW_MS) == [
         "conversion delivered: owed, and in no job (`mailfold rebuild` books it)"
     ]
 
 
-def test_no_effect_is_told_before_its_cause_whatever_the_clocks_said() -> None:
+def test_effect_is_sorted_after_its_cause() -> None:
     late = msgspec.structs.replace(request(1), recorded_at=T0 + 9000)
     early = told(1, ConversionWord.OPEN, ConversionOutcome.DELIVERED, T0 + 10)
     facts: list[Fact] = [early, event(1, EventKind.OPENED, T0 + 100), late, acked(1, T0 + 50)]
@@ -106,7 +106,7 @@ def test_no_effect_is_told_before_its_cause_whatever_the_clocks_said() -> None:
     assert isinstance(order[-1].fact, ConversionResult)
 
 
-def test_times_and_spans_read_well_even_where_they_are_none() -> None:
+def test_times_and_durations_are_formatted() -> None:
     assert format_time(T0 + 7) == "2023-11-14 22:13:20.007"
     assert format_time(2**62) == str(2**62)
     assert [format_duration(ms) for ms in (0, 1234, 61_000, 3_661_000, 90_000_000)] == [

@@ -23,21 +23,21 @@ def replaced(told: DeliveryEvent, **values: object) -> DeliveryEvent:
     return msgspec.structs.replace(told, **values)
 
 
-def test_what_is_read_as_before_is_the_same_whatever_the_provider_s_own_words() -> None:
+def test_native_fields_are_not_compared() -> None:
     assert diff_event(replaced(TOLD, native=msgspec.Raw(b"{}")), TOLD, 9).kind is DiffKind.SAME
 
 
 @pytest.mark.parametrize("known", [TOLD, replaced(TOLD, kind=EventKind.DEFERRED)])
-def test_a_repeat_by_another_webhook_is_compared_with_nothing(known: Fact) -> None:
+def test_event_of_another_webhook_is_a_repeat(known: Fact) -> None:
     assert diff_event(replaced(TOLD, recorded_at=6), known, 9).kind is DiffKind.REPEAT
 
 
-def test_what_was_never_told_is_told_as_it_would_have_been() -> None:
+def test_unknown_event_is_new() -> None:
     judged = diff_event(TOLD, None, 9)
     assert (judged.kind, judged.event) == (DiffKind.NEW, TOLD)
 
 
-def test_each_reading_has_the_next_revision_and_says_what_it_corrects() -> None:
+def test_correction_has_the_next_revision_and_the_former_mark() -> None:
     first = diff_event(replaced(TOLD, kind=EventKind.OPENED, machine="scanner"), TOLD, 9).event
     assert first is not None
     assert first.corrects == Correction(revision=1, was="bounced", at=9)
@@ -46,7 +46,7 @@ def test_each_reading_has_the_next_revision_and_says_what_it_corrects() -> None:
     assert diff_event(TOLD, second, 11).kind is DiffKind.SAME
 
 
-def test_an_event_whose_id_is_made_otherwise_is_told_once() -> None:
+def test_event_with_a_changed_id_is_retracted_once() -> None:
     anew = replaced(TOLD, event_id="sg:1:recipient")
     timeline: dict[tuple[str, str], Fact] = {(TOLD.email_id, TOLD.event_id): TOLD}
     [retraction] = retractions_of_changed_ids([anew], timeline, 9)  # type: ignore[arg-type]
@@ -68,11 +68,11 @@ def test_an_event_whose_id_is_made_otherwise_is_told_once() -> None:
         replaced(TOLD, event_id="sg:2", provider="another"),
     ],
 )
-def test_only_the_very_words_of_the_very_webhook_are_the_same_event(other: DeliveryEvent) -> None:
+def test_event_is_retracted_only_for_the_same_webhook_and_fields(other: DeliveryEvent) -> None:
     assert retractions_of_changed_ids([TOLD], {(other.email_id, other.event_id): other}, 9) == []
 
 
-def test_what_says_nothing_of_its_own_is_nobody_s_double() -> None:
+def test_event_without_native_fields_is_not_retracted() -> None:
     mute = replaced(TOLD, native=msgspec.Raw(b"null"))
     other = replaced(mute, event_id="sg:2")
     assert retractions_of_changed_ids([mute], {(other.email_id, other.event_id): other}, 9) == []
@@ -82,7 +82,7 @@ kinds = st.sampled_from(EventKind)
 
 
 @given(st.lists(kinds, min_size=1, max_size=6))
-def test_whatever_mappings_follow_each_other_the_last_one_stands_and_a_second_run_is_idle(
+def test_last_mapping_wins_and_a_second_run_changes_nothing(
     read: list[EventKind],
 ) -> None:
     log: list[Fact] = [TOLD]
@@ -98,7 +98,7 @@ def test_whatever_mappings_follow_each_other_the_last_one_stands_and_a_second_ru
     assert [name for name in MARKS if getattr(state, name) is not None] == [mark_of(replaced(TOLD, kind=read[-1]))]
 
 
-def test_one_webhook_tells_an_event_once() -> None:
+def test_repeats_within_a_webhook_are_removed() -> None:
     twice = [TOLD, replaced(TOLD, text="again"), replaced(TOLD, event_id="sg:2")]
     assert [one.text for one in unique_events(twice)] == ["", ""]
 
@@ -112,17 +112,17 @@ def test_one_webhook_tells_an_event_once() -> None:
         ("1970-01-02T01:00:00+01:00", 86_400_000),
     ],
 )
-def test_a_time_as_people_write_it(text: str, meant: int) -> None:
+def test_moment_is_parsed(text: str, meant: int) -> None:
     assert parse_moment(text, 1_000_000_000, "--since") == meant
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "7", "-1d", "2025-13-01"])
-def test_what_is_no_time_is_refused(text: str) -> None:
+def test_malformed_moment_is_refused(text: str) -> None:
     with pytest.raises(Refused, match="--since"):
         parse_moment(text, 0, "--since")
 
 
-def test_a_retraction_is_nothing_that_was_read() -> None:
+def test_retraction_is_not_retracted() -> None:
     retraction = Retraction(
         email_id=TOLD.email_id,
         event_id="x",

@@ -1,4 +1,4 @@
-"""A stranger's answer is read up to a bound and no further."""
+"""Test that a response's body is read up to a limit and no further."""
 
 import aiohttp
 import pytest
@@ -11,7 +11,7 @@ MAX_BYTES = 100_000
 
 
 @pytest.mark.parametrize("size", [0, 1, MAX_BYTES - 1, MAX_BYTES, MAX_BYTES + 1, 3 * MAX_BYTES])
-async def test_body_is_read_up_to_the_bound_and_told_whether_whole(size: int) -> None:
+async def test_body_is_read_up_to_the_limit_and_reported_as_complete_or_not(size: int) -> None:
     body = bytes(byte % 251 for byte in range(size))
 
     async def answer(_: web.Request) -> web.Response:

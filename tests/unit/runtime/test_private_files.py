@@ -1,4 +1,4 @@
-"""Whatever is created on disk is its owner's alone, under any umask, and the folders above stay as they are."""
+"""Test that new files and folders are their owner's only under any umask, and that folders above keep their modes."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ def umask(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
 
 @pytest.fixture
 def closed(tmp_path: Path) -> Iterator[Path]:
-    """A folder as root's home is: closed to all other users."""
+    """Yield a folder that is closed to all other users, as root's home is."""
     folder = tmp_path / "home"
     folder.mkdir()
     folder.chmod(0o700)
@@ -42,7 +42,7 @@ def closed(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A folder that all users can reach, which `tmp_path` is not."""
+    """Yield a folder that all users can reach, which they can't with `tmp_path`."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -58,7 +58,7 @@ def test_created_folders_and_files_are_private_under_any_umask(closed: Path, uma
     assert [path.name for path in (closed / "a" / "b").iterdir()] == ["secret"]
 
 
-def test_existing_folder_above_keeps_its_mode(tmp_path: Path, umask: int) -> None:
+def test_existing_parent_folder_keeps_its_mode(tmp_path: Path, umask: int) -> None:
     above = tmp_path / "above"
     above.mkdir()
     for bits in (0o755, 0o700, 0o711):
@@ -67,7 +67,7 @@ def test_existing_folder_above_keeps_its_mode(tmp_path: Path, umask: int) -> Non
         assert mode(above) == bits
 
 
-def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
+def test_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FileExistsError):
         make_private_folder(tmp_path / "file")
@@ -75,7 +75,7 @@ def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
         make_private_folder(tmp_path / "file" / "below")
 
 
-def test_everything_of_a_stack_is_private_under_any_umask(closed: Path, umask: int) -> None:
+def test_all_files_of_a_stack_are_private_under_any_umask(closed: Path, umask: int) -> None:
     root = closed / "deep" / ".mailfold"
     home = DataDir(root)
     home.lock()
@@ -96,7 +96,7 @@ def test_everything_of_a_stack_is_private_under_any_umask(closed: Path, umask: i
     assert open_to_others(closed) == []
 
 
-def test_data_folder_left_open_by_an_earlier_version_is_closed(tmp_path: Path) -> None:
+def test_data_folder_with_open_modes_is_made_private(tmp_path: Path) -> None:
     root = tmp_path / ".mailfold"
     (root / "logs").mkdir(parents=True)
     (root / "lock").write_text("1")
@@ -106,7 +106,7 @@ def test_data_folder_left_open_by_an_earlier_version_is_closed(tmp_path: Path) -
     assert (mode(root), mode(root / "logs"), mode(root / "lock")) == (0o700, 0o700, 0o600)
 
 
-def test_folder_that_others_use_keeps_its_mode(tmp_path: Path) -> None:
+def test_folder_with_other_content_keeps_its_mode(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     (shared / "of somebody else").mkdir()
@@ -130,7 +130,7 @@ def test_postgres_runs_in_a_folder_that_is_closed_to_others(stack_folder: Path, 
 
 
 @ROOT_ONLY
-def test_programs_that_others_cannot_reach_are_copied_and_nothing_is_opened(closed: Path, public: Path) -> None:
+def test_unreachable_programs_are_copied_and_keep_their_modes(closed: Path, public: Path) -> None:
     programs = _programs(closed)
     found = public_programs(programs, public / "copies")
     assert found.is_relative_to(public / "copies")
@@ -142,7 +142,7 @@ def test_programs_that_others_cannot_reach_are_copied_and_nothing_is_opened(clos
 
 
 @ROOT_ONLY
-def test_postgres_runs_where_its_own_programs_are_closed_to_others(
+def test_postgres_runs_from_a_copy_of_unreachable_programs(
     closed: Path, public: Path, stack_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = find_programs()
@@ -161,7 +161,7 @@ def test_postgres_runs_where_its_own_programs_are_closed_to_others(
 
 
 @ROOT_ONLY
-def test_a_changed_program_gets_a_copy_of_its_own(closed: Path, public: Path) -> None:
+def test_changed_programs_get_their_own_copy(closed: Path, public: Path) -> None:
     programs = _programs(closed)
     first = public_programs(programs, public / "copies")
     (programs / "postgres").write_text("a newer server")
@@ -170,13 +170,13 @@ def test_a_changed_program_gets_a_copy_of_its_own(closed: Path, public: Path) ->
 
 
 @ROOT_ONLY
-def test_where_no_copy_can_be_made_the_way_out_is_told(closed: Path, tmp_path: Path) -> None:
+def test_failed_copy_is_reported_with_its_remedy(closed: Path, tmp_path: Path) -> None:
     (tmp_path / "copies").write_text("in the way")
     with pytest.raises(StartupFailed, match="Run Mailfold as an ordinary user, or install it where all users may read"):
         public_programs(_programs(closed), tmp_path / "copies")
 
 
-def test_the_installed_programs_are_found() -> None:
+def test_installed_programs_are_found() -> None:
     assert os.access(find_programs() / "postgres", os.X_OK)
 
 

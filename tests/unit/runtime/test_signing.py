@@ -1,4 +1,4 @@
-"""Suppression keys: which addresses are one, and under which hash earlier versions knew them."""
+"""Test the hashes of suppressed addresses: spellings of one address have one hash, and old hashes are still known."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def hashed(address: str) -> bytes:
 
 
 def hashed_before(address: str) -> bytes:
-    """What earlier versions wrote."""
+    """Return the hash that earlier versions stored."""
     return SIGNER.digest(address.strip().casefold().encode())
 
 
@@ -28,7 +28,7 @@ def hashed_before(address: str) -> bytes:
         "user@bücher。example",
     ],
 )
-def test_spellings_of_one_address_have_one_key(other: str) -> None:
+def test_spellings_of_one_address_have_one_hash(other: str) -> None:
     assert hashed(other) == hashed("user@xn--bcher-kva.example")
 
 
@@ -41,12 +41,12 @@ def test_spellings_of_one_address_have_one_key(other: str) -> None:
         ("a@x.example", "b@x.example"),
     ],
 )
-def test_different_addresses_have_different_keys(first: str, second: str) -> None:
+def test_different_addresses_have_different_hashes(first: str, second: str) -> None:
     assert hashed(first) != hashed(second)
 
 
 @pytest.mark.parametrize("address", ["Anna@Example.com", "a_b@a_b.example.com", "", "@", "x"])
-def test_key_of_an_ascii_address_did_not_change(address: str) -> None:
+def test_hash_of_an_ascii_address_is_that_of_earlier_versions(address: str) -> None:
     assert hashed(address) == hashed_before(address)
     assert old_hash_of(SIGNER, address) is None
 
@@ -60,7 +60,7 @@ def test_key_of_an_ascii_address_did_not_change(address: str) -> None:
         ("user@i❤.ws", False),
     ],
 )
-def test_old_key_is_known_for_each_spelling(address: str, shared: bool) -> None:
+def test_old_hash_is_known_for_each_spelling(address: str, shared: bool) -> None:
     for spelling in (address, with_ascii_domain(address), address.replace("user", "USER")):
         old = old_hash_of(SIGNER, spelling)
         assert old is not None
@@ -68,5 +68,5 @@ def test_old_key_is_known_for_each_spelling(address: str, shared: bool) -> None:
 
 
 @pytest.mark.parametrize("size", [10_000, 1_000_000])
-def test_key_of_a_text_that_is_too_long_is_made_without_decomposing_it(size: int) -> None:
+def test_too_long_text_is_hashed_without_normalizing_it(size: int) -> None:
     assert hashed("A" * size) == hashed("a" * size)

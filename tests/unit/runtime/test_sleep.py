@@ -1,4 +1,4 @@
-"""A pause ends with its time or with the role, whichever comes first."""
+"""Test that a pause ends after its time or when the role stops, whichever comes first."""
 
 import asyncio
 
@@ -7,11 +7,11 @@ import pytest
 from pipeline.runtime.sleep import sleep_unless
 
 
-async def test_sleep_lasts_its_time_while_nothing_stops() -> None:
+async def test_sleep_lasts_its_time_while_stop_is_not_set() -> None:
     clock = asyncio.get_running_loop().time
-    began = clock()
+    started_at = clock()
     await sleep_unless(asyncio.Event(), 0.05)
-    assert clock() - began >= 0.04
+    assert clock() - started_at >= 0.04
 
 
 async def test_sleep_ends_when_stop_is_set() -> None:

@@ -1,4 +1,4 @@
-"""The watchdog of an event loop: what it measures, counts and logs, and what it costs."""
+"""Test what the watchdog of an event loop measures, counts and logs."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ class Beats:
         self.stalls += stalled
 
 
-async def test_a_blocked_loop_is_counted_and_logged_with_what_ran(
+async def test_blocked_loop_is_counted_and_logged_with_the_code_that_ran(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.runtime.watchdog._OWN_SOURCE_DIRS", __file__)
@@ -46,10 +46,10 @@ async def test_a_blocked_loop_is_counted_and_logged_with_what_ran(
     [record] = [record for record in caplog.records if record.name == "mailfold.watchdog"]
     assert record.levelno == logging.WARNING
     assert re.search(r"role=gateway seconds=\d\.\d{3} cpu_seconds=\d\.\d{3} samples=[1-9]", record.getMessage())
-    assert re.search(r"at=tests/unit/runtime/test_watchdog\.py:\d+ spin < \S+ test_a_blocked_loop", record.getMessage())
+    assert re.search(r"at=tests/unit/runtime/test_watchdog\.py:\d+ spin < \S+ test_blocked_loop", record.getMessage())
 
 
-async def test_a_loop_that_is_never_blocked_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_loop_that_is_never_blocked_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     beats = Beats()
     with watch_event_loop("gateway") as watchdog:
         watchdog.listen(beats)
@@ -57,7 +57,7 @@ async def test_a_loop_that_is_never_blocked_logs_nothing(caplog: pytest.LogCaptu
     assert len(caplog.records) == beats.stalls  # a busy machine may block any loop, and then it says so
 
 
-async def test_a_stall_that_does_not_end_is_logged_while_it_lasts(
+async def test_long_stall_is_logged_while_it_lasts(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.runtime.watchdog.REPORT_AFTER_S", 2 * STALL_S)
@@ -67,7 +67,7 @@ async def test_a_stall_that_does_not_end_is_logged_while_it_lasts(
         assert any("still blocked" in record.getMessage() for record in caplog.records), "before the loop runs again"
 
 
-async def test_a_watchdog_that_stopped_leaves_no_thread_and_no_timer() -> None:
+async def test_stopped_watchdog_leaves_no_thread_and_no_timer() -> None:
     before = threading.active_count()
     with watch_event_loop("gateway") as watchdog:
         watchdog.listen(beats := Beats())
@@ -77,7 +77,7 @@ async def test_a_watchdog_that_stopped_leaves_no_thread_and_no_timer() -> None:
     assert beats.lags == []
 
 
-def test_only_places_of_our_own_source_are_named() -> None:
+def test_only_places_of_our_own_source_are_logged() -> None:
     def callback(_match: re.Match[str]) -> str:
         return own_frames(sys._getframe())
 
@@ -87,7 +87,7 @@ def test_only_places_of_our_own_source_are_named() -> None:
 
 
 @pytest.mark.parametrize("late", [0.0, 0.19])
-async def test_what_ends_before_the_limit_is_no_stall(late: float, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_delay_below_the_limit_is_no_stall(late: float, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.monotonic()
     monkeypatch.setattr("pipeline.runtime.watchdog.time.monotonic", lambda: now)
     with watch_event_loop("gateway") as watchdog:

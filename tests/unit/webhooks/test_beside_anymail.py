@@ -82,14 +82,14 @@ def real(case: Case) -> Iterator[Difference]:
 
 
 @pytest.mark.parametrize("case", cases(*VIEWS), ids=str)
-def test_what_anymail_makes_of_it_too_or_why_not(case: Case) -> None:
+def test_events_agree_with_anymail_or_differ_for_a_listed_reason(case: Case) -> None:
     table = DIFFERENCES[case.kind]
     unlisted = [one for one in real(case) if one not in table or not table[one].covers(case.name)]
     assert not unlisted
 
 
 @pytest.mark.parametrize("kind", VIEWS)
-def test_every_difference_in_the_table_shows(kind: str) -> None:
+def test_every_listed_difference_occurs(kind: str) -> None:
     seen: dict[Difference, set[str]] = defaultdict(set)
     for case in cases(kind):
         for one in real(case):

@@ -24,7 +24,7 @@ from topics.events import EventKind
         "Mozilla/5.0 (Linux; Android 9; CUBOT) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/96.0 Mobile",
     ],
 )
-def test_people(agent: str) -> None:
+def test_user_agents_of_people_have_no_machine_reason(agent: str) -> None:
     assert machine_reason(agent) == ""
 
 
@@ -55,12 +55,12 @@ def test_people(agent: str) -> None:
         ("Pingdom.com_bot_version_1.4", "crawler"),
     ],
 )
-def test_machines_and_why(agent: str, reason: str) -> None:
+def test_user_agents_of_machines_have_a_reason(agent: str, reason: str) -> None:
     assert machine_reason(agent) == reason
 
 
 @given(st.text())
-def test_any_text_is_judged(agent: str) -> None:
+def test_any_user_agent_is_classified(agent: str) -> None:
     machine_reason(agent)
 
 
@@ -82,7 +82,7 @@ def test_any_text_is_judged(agent: str) -> None:
         ("", ""),
     ],
 )
-def test_networks_that_only_filter_mail(address: str, reason: str) -> None:
+def test_addresses_of_mail_filters_have_a_reason(address: str, reason: str) -> None:
     assert network_reason(address) == reason
 
 
@@ -93,7 +93,7 @@ def test_a_provider_s_open_or_click_is_labelled_by_its_user_agent_once() -> None
     assert label_machine(labelled) is labelled
 
 
-def test_what_a_provider_says_itself_or_does_not_say_stays() -> None:
+def test_label_or_missing_user_agent_of_the_provider_is_unchanged() -> None:
     told = msgspec.structs.replace(event(1, EventKind.OPENED, T0), user_agent="curl/8.5.0", machine="sg_machine_open")
     silent = event(1, EventKind.OPENED, T0)
     unsubscribed = msgspec.structs.replace(event(1, EventKind.UNSUBSCRIBED, T0), user_agent="curl/8.5.0")

@@ -62,7 +62,7 @@ def test_a_mail_as_servers_write_it_becomes_the_expected_events(name: str) -> No
 
 
 @EVERY
-def test_line_ends_and_what_servers_put_before_a_message_change_nothing(name: str) -> None:
+def test_line_ends_and_prepended_fields_do_not_change_events(name: str) -> None:
     once = heard(golden(name))
     with_crlf = golden(name).replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
     assert heard(with_crlf) == once
@@ -71,7 +71,7 @@ def test_line_ends_and_what_servers_put_before_a_message_change_nothing(name: st
 
 
 @EVERY
-def test_no_address_and_nothing_that_a_person_wrote_leaves(name: str) -> None:
+def test_events_contain_no_address_and_no_text_by_a_person(name: str) -> None:
     raw = golden(name).decode("utf-8", "replace")
     told = msgspec.json.encode(heard(golden(name))[0]).decode()
     told = (told + urllib.parse.unquote(told)).lower()
@@ -82,7 +82,7 @@ def test_no_address_and_nothing_that_a_person_wrote_leaves(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "forged" not in name])
-def test_under_another_secret_nothing_counts(name: str) -> None:
+def test_mail_signed_with_another_secret_is_unproven(name: str) -> None:
     others = EventContext(
         provider="inbound", received_at=0, token_readers=token_readers("another-secret-of-at-least-32-characters")
     )
@@ -91,7 +91,7 @@ def test_under_another_secret_nothing_counts(name: str) -> None:
             bounce_mail.normalize(piece, others)
 
 
-def test_the_envelope_says_whom_a_bounce_came_to_whatever_its_header_says() -> None:
+def test_envelope_recipient_takes_precedence_over_the_header() -> None:
     other = EmailId("0190a1b2-c3d4-7e5f-8a9b-000000000000")
     (event,) = heard(bounce("somebody@example.org"), {ENVELOPE_TO_HEADER: verp(other), ENVELOPE_FROM_HEADER: "<>"})[0]
     assert (event.email_id, event.kind) == (other, EventKind.BOUNCED)
@@ -104,7 +104,7 @@ def test_the_envelope_says_whom_a_bounce_came_to_whatever_its_header_says() -> N
     )
 
 
-def test_each_proof_counts_for_its_own_kind_of_mail_only() -> None:
+def test_each_token_proves_only_its_own_form_of_mail() -> None:
     # A return path in a complaint, a Message-ID in a bounce, an unsubscribe address on either: no proofs.
     report = golden("arf_abuse").decode()
     assert heard(report.replace(message_id(), "<x@shop.example>").encode(), {ENVELOPE_TO_HEADER: verp()})[0] == []
@@ -119,7 +119,7 @@ def test_each_proof_counts_for_its_own_kind_of_mail_only() -> None:
     )
 
 
-def test_a_message_that_comes_again_by_any_road_is_one_event_and_another_is_not() -> None:
+def test_repeated_message_has_the_same_event_id() -> None:
     ((first,), _), ((again,), _) = (
         heard(bounce(verp()), ENVELOPE),
         heard(b"Delivered-To: x@y.example\r\n" + bounce(verp())),
@@ -132,14 +132,14 @@ def test_a_message_that_comes_again_by_any_road_is_one_event_and_another_is_not(
     assert len(set(ids)) == len(ids) == 3
 
 
-def test_what_was_cut_off_still_tells_what_stands_at_its_head() -> None:
+def test_truncated_message_is_read_from_its_head() -> None:
     whole = bounce(verp(), padding=10_000)
     (event,) = heard(whole[:1_500], {**ENVELOPE, TRUNCATED_HEADER: str(len(whole))})[0]
     assert (event.kind, event.enhanced) == (EventKind.BOUNCED, "5.1.1")
     assert json.loads(bytes(event.native))["truncated"] is True
 
 
-def test_what_is_unproven_is_a_dead_letter_that_says_so() -> None:
+def test_unproven_mail_becomes_a_dead_letter() -> None:
     raw = mail_record(golden("without_verp"), 5, to="postmaster@mailfold.localhost")
     place = LogPosition(topic=PROVIDER_WEBHOOKS.name, partition=0, offset=7)
     found = ConsumedRecord(PROVIDER_WEBHOOKS, place, None, encode(PROVIDER_WEBHOOKS, raw))
@@ -148,7 +148,7 @@ def test_what_is_unproven_is_a_dead_letter_that_says_so() -> None:
     assert [(letter.reason, letter.source) for letter in told.dead_letters] == [("unproven", place)]
 
 
-def test_mail_is_no_webhook() -> None:
+def test_mail_is_refused_as_a_webhook() -> None:
     with pytest.raises(InvalidSignatureError):
         bounce_mail.verify(WebhookRequest(headers={}, body=b""), ["key"], 0, 60)
 
@@ -181,7 +181,7 @@ def test_mail_is_no_webhook() -> None:
         ("5.6.3", "554 5.6.3 too large", 554, "5.6.3", "soft"),
     ],
 )
-def test_codes_and_words_together_say_whether_the_address_is_dead(
+def test_codes_and_text_determine_the_bounce_class(
     status: str, said: str, code: int, enhanced: str, verdict: str
 ) -> None:
     assert classify.classify_reply(status, said) == classify.BounceVerdict(code, enhanced, BounceClass(verdict))
@@ -191,7 +191,7 @@ def test_codes_and_words_together_say_whether_the_address_is_dead(
 # ---------------------------------------------------------------- nobody's bytes break it
 @given(st.sampled_from(NAMES), st.data())
 @FUZZED
-def test_a_mail_after_something_went_wrong_with_it_is_still_read(name: str, data: st.DataObject) -> None:
+def test_damaged_mail_is_still_read(name: str, data: st.DataObject) -> None:
     raw = bytearray(golden(name))
     for _ in range(data.draw(st.integers(1, 6))):
         start = data.draw(st.integers(0, len(raw)))
@@ -205,7 +205,7 @@ def test_a_mail_after_something_went_wrong_with_it_is_still_read(name: str, data
 
 @given(st.lists(st.one_of(st.binary(max_size=200), st.text().map(str.encode)), max_size=20))
 @FUZZED
-def test_bytes_that_are_no_mail_are_read_as_well(pieces: list[bytes]) -> None:
+def test_arbitrary_bytes_are_read_without_an_error(pieces: list[bytes]) -> None:
     _is_sound(b"\r\n".join(pieces))
 
 
@@ -268,7 +268,7 @@ LARGE = 880_000
     ],
 )
 @pytest.mark.timeout(60)  # quadratic time would take many minutes
-def test_hostile_mail_is_read_in_a_time_that_its_size_is_worth(raw: bytes) -> None:
+def test_hostile_mail_is_read_in_limited_time(raw: bytes) -> None:
     heard(raw[:LARGE], ENVELOPE)
 
 
@@ -313,7 +313,7 @@ def test_reading_a_mail_takes_linear_time(name: str) -> None:
         "自动答复: 你好",
     ],
 )
-def test_automatic_answer_is_known_behind_tags_and_in_many_languages(subject: str) -> None:
+def test_automatic_reply_is_recognised_behind_tags_and_in_many_languages(subject: str) -> None:
     raw = f"From: a@example.net\nTo: {verp()}\nSubject: {subject}\nMessage-ID: <1@x>\n\nI am away.\n".encode()
     assert [event.kind for event in heard(raw, ENVELOPE)[0]] == [EventKind.REPLIED]
 
@@ -356,7 +356,7 @@ def test_receipt_is_a_soft_bounce_only_where_a_filter_rejected(raw: bytes, kind:
         ("a@example.net", "b@example.net", "soft"),
     ],
 )
-def test_spelling_of_an_address_makes_no_forwarding(original: str, final: str, verdict: str) -> None:
+def test_other_spelling_of_the_same_address_is_not_forwarding(original: str, final: str, verdict: str) -> None:
     raw = bounce(verp()).decode()
     for field, address in (("Original-Recipient: rfc822;", original), ("Final-Recipient: rfc822; ", final)):
         raw = raw.replace(f"{field}anna@example.net", field + address)

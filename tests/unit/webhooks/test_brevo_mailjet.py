@@ -23,7 +23,7 @@ def basic(pair: str) -> str:
     return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
 
-def test_brevo_brings_a_password_or_a_token() -> None:
+def test_brevo_authenticates_with_a_password_or_a_token() -> None:
     keys = ["hook:s3cret:with:colons", "a-token"]
     for good in (basic("hook:s3cret:with:colons"), "Bearer a-token", "bearer  a-token"):
         brevo.verify(asks(good), keys, 0, 0)
@@ -32,7 +32,7 @@ def test_brevo_brings_a_password_or_a_token() -> None:
             brevo.verify(asks(bad), keys, 0, 0)
 
 
-def test_mailjet_brings_a_password_only() -> None:
+def test_mailjet_authenticates_with_a_password_only() -> None:
     mailjet.verify(asks(basic("hook:s3cret")), ["other:one", "hook:s3cret"], 0, 0)
     for bad in ("", "Bearer hook:s3cret", basic("hook"), basic("hook:"), basic(":s3cret"), basic("hook:s3cret\n")):
         with pytest.raises(AuthenticationFailed):
@@ -40,7 +40,7 @@ def test_mailjet_brings_a_password_only() -> None:
 
 
 @BOTH
-def test_events_come_alone_or_many_at_once(kind: str, adapter: Adapter, case: str) -> None:
+def test_single_events_and_arrays_are_split(kind: str, adapter: Adapter, case: str) -> None:
     event = Case(kind, case).payload.strip()
     assert adapter.split(event, {}) == [event]
     assert adapter.split(b"[%s,%s]" % (event, event), {}) == [event, event]
@@ -51,14 +51,14 @@ def test_events_come_alone_or_many_at_once(kind: str, adapter: Adapter, case: st
 
 
 @BOTH
-def test_what_is_no_event_is_unrecognised(kind: str, adapter: Adapter, case: str) -> None:
+def test_malformed_event_is_unrecognised(kind: str, adapter: Adapter, case: str) -> None:
     for event in (b"{}", b"1", b'{"event":null}', b'{"event":"sent"}', b'{"event":"sent","time":"soon"}'):
         with pytest.raises(Unrecognised):
             adapter.normalize(event, context(kind))
 
 
 @BOTH
-def test_one_event_has_one_id_and_another_time_makes_another_event(kind: str, adapter: Adapter, case: str) -> None:
+def test_event_id_is_stable_and_depends_on_the_time(kind: str, adapter: Adapter, case: str) -> None:
     event = json.loads(Case(kind, case).payload)
     later = event | {"time": 1, "ts_epoch": 1}
     ids = [adapter.normalize(json.dumps(one).encode(), context(kind)).event_id for one in (event, event, later)]
@@ -74,7 +74,7 @@ def test_one_event_has_one_id_and_another_time_makes_another_event(kind: str, ad
         ({"ts_epoch": "", "ts_event": None, "ts": "1604933619"}, 1604933619_000),
     ],
 )
-def test_brevos_times_are_read_in_whatever_unit_they_come(times: dict[str, object], occurred_at: int) -> None:
+def test_brevo_times_are_read_in_seconds_and_milliseconds(times: dict[str, object], occurred_at: int) -> None:
     event = json.loads(Case("brevo", "delivered").payload) | times
     assert brevo.normalize(json.dumps(event).encode(), context("brevo")).occurred_at == occurred_at
 
@@ -89,12 +89,12 @@ def test_brevos_times_are_read_in_whatever_unit_they_come(times: dict[str, objec
         f"mailfold_email_id={EMAIL_ID}",
     ],
 )
-def test_our_id_is_found_in_whatever_a_provider_repeats(payload: str) -> None:
+def test_email_id_is_found_in_every_repeated_field(payload: str) -> None:
     event = json.loads(Case("mailjet", "sent").payload) | {"Payload": payload}
     assert mailjet.normalize(json.dumps(event).encode(), context("mailjet")).email_id == EMAIL_ID
 
 
 @pytest.mark.parametrize("payload", [EMAIL_ID, f"order_id={EMAIL_ID}", f"mailfold_email_id={EMAIL_ID}0", "-" * 36, ""])
-def test_an_id_of_anybody_elses_is_not_taken_for_ours(payload: str) -> None:
+def test_ids_of_other_systems_are_not_taken_for_email_ids(payload: str) -> None:
     event = json.loads(Case("mailjet", "sent").payload) | {"Payload": payload}
     assert mailjet.normalize(json.dumps(event).encode(), context("mailjet")).email_id == ""

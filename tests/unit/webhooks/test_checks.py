@@ -14,11 +14,11 @@ BY = self_check.signer(SECRET)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_right_key_is_taken(kind: str) -> None:
+def test_valid_key_is_accepted(kind: str) -> None:
     assert webhook_key_problem(kind, key(kind).entered) == ""
 
 
-def test_a_topic_of_any_of_amazon_s_clouds_is_taken() -> None:
+def test_topics_of_all_amazon_partitions_are_accepted() -> None:
     for cloud in ("aws", "aws-cn", "aws-us-gov"):
         assert webhook_key_problem("ses", f"arn:{cloud}:sns:eu-west-1:123456789012:mail") == ""
 
@@ -41,11 +41,11 @@ def test_a_topic_of_any_of_amazon_s_clouds_is_taken() -> None:
         *((kind, " ") for kind in ADAPTERS),
     ],
 )
-def test_a_key_that_could_verify_nothing_is_refused(kind: str, wrong: str) -> None:
+def test_unusable_key_is_refused(kind: str, wrong: str) -> None:
     assert webhook_key_problem(kind, wrong)
 
 
-def test_a_check_is_ours_for_a_minute_and_for_one_provider() -> None:
+def test_check_header_is_valid_for_a_minute_and_for_one_provider() -> None:
     mark = self_check.request_header(BY, "mine", NOW)
     assert self_check.is_check_request(BY, "mine", mark, NOW + 59_000)
     assert not self_check.is_check_request(BY, "mine", mark, NOW + 61_000)
@@ -55,13 +55,13 @@ def test_a_check_is_ours_for_a_minute_and_for_one_provider() -> None:
         assert not self_check.is_check_request(BY, "mine", forged, NOW)
 
 
-def test_the_answer_is_known_to_who_has_the_secret_alone() -> None:
+def test_response_header_depends_on_the_secret() -> None:
     mark = self_check.request_header(BY, "mine", NOW)
     assert self_check.response_header(BY, mark) != mark.partition(".")[2]
     assert self_check.response_header(BY, mark) != self_check.response_header(self_check.signer("another"), mark)
 
 
-def test_what_tells_of_the_event_is_kept_and_nobody_s_credential_or_address() -> None:
+def test_kept_headers_contain_no_credential_and_no_address() -> None:
     kept = ["content-type", "svix-id", "webhook-id", "x-postal-signature-kid", "x-amz-sns-topic-arn", "signature"]
     gone = [
         "authorization",

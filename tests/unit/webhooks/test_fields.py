@@ -27,11 +27,11 @@ WHOLE = EventFields.read(
         (("gone", "p"), ""),
     ],
 )
-def test_a_text_is_one_or_empty(path: tuple[str, ...], text: str) -> None:
+def test_text_of_a_value_that_is_not_scalar_is_empty(path: tuple[str, ...], text: str) -> None:
     assert WHOLE.text(*path) == text
 
 
-def test_lists_hold_what_they_hold() -> None:
+def test_items_of_an_array_are_read_by_type() -> None:
     assert WHOLE.texts("l") == ["one", "2", "true"]
     assert [one.text("k") for one in WHOLE.objects("l")] == ["v"]
     assert len(WHOLE.items("l")) == 6
@@ -41,7 +41,7 @@ def test_lists_hold_what_they_hold() -> None:
         assert not WHOLE.items(*path)
 
 
-def test_what_is_no_object_has_no_fields() -> None:
+def test_value_that_is_not_an_object_has_no_fields() -> None:
     assert WHOLE.object("o", "p").text("q") == "deep"
     for path in (("a",), ("l",), ("gone",)):
         assert WHOLE.object(*path).raw == {}
@@ -50,11 +50,11 @@ def test_what_is_no_object_has_no_fields() -> None:
 @pytest.mark.parametrize(
     ("word", "yes"), [("true", True), ('"Yes"', True), ("1", True), ("false", False), ("null", False)]
 )
-def test_yes_in_any_spelling(word: str, yes: bool) -> None:
+def test_true_is_read_in_every_spelling(word: str, yes: bool) -> None:
     assert EventFields.read(f'{{"x":{word}}}'.encode()).true("x") is yes
 
 
-def test_an_id_of_ours_in_any_spelling_is_the_same() -> None:
+def test_email_id_is_canonical_for_every_spelling() -> None:
     assert WHOLE.email_id("id") == "0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b"
     assert as_email_id("theirs") is None
     assert WHOLE.email_id("o") is None
@@ -63,12 +63,12 @@ def test_an_id_of_ours_in_any_spelling_is_the_same() -> None:
 @pytest.mark.parametrize(
     "value", [b"", b"1", b"[]", b"null", b"\xff", b'{"a":tru}', b'{"a":"\\ud800"}', b'{"a":' * 100_000]
 )
-def test_what_is_no_object_throughout_is_unrecognised(value: bytes) -> None:
+def test_partly_malformed_object_is_unrecognised(value: bytes) -> None:
     with pytest.raises(Unrecognised):
         EventFields.read(value)
 
 
-def test_an_array_is_split_and_nothing_else() -> None:
+def test_only_arrays_are_split() -> None:
     assert split_array(b' [ {"a": 1} , 2 ] ') == [b'{"a": 1}', b"2"]
     with pytest.raises(Unrecognised):
         split_array(b"{}")

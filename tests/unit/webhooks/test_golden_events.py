@@ -30,20 +30,20 @@ def test_a_documented_payload_becomes_the_expected_events(case: Case) -> None:
 
 
 @EVERY
-def test_what_is_told_can_lie_on_the_log(case: Case) -> None:
+def test_events_can_be_encoded_for_the_log(case: Case) -> None:
     for event in heard(ADAPTERS[case.kind], case):
         assert decode(DELIVERY_EVENTS, encode(DELIVERY_EVENTS, event)) == event
 
 
 @EVERY
-def test_a_payload_that_comes_again_has_the_same_identities(case: Case) -> None:
+def test_repeated_payload_has_the_same_event_ids(case: Case) -> None:
     once = [event.event_id for event in heard(ADAPTERS[case.kind], case)]
     assert once == [event.event_id for event in heard(ADAPTERS[case.kind], case)]
     assert len(set(once)) == len(once)
 
 
 @EVERY
-def test_no_address_leaves(case: Case) -> None:
+def test_events_contain_no_address(case: Case) -> None:
     told = b"".join(map(msgspec.json.encode, heard(ADAPTERS[case.kind], case))).decode().lower()
     told = urllib.parse.unquote(told) + told
     for address in addresses(json.loads(case.payload)):
@@ -51,7 +51,7 @@ def test_no_address_leaves(case: Case) -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if (FOLDER / kind / "newer_than_us.json").exists()])
-def test_what_is_newer_than_us_is_kept_as_unknown(kind: str) -> None:
+def test_event_of_an_unknown_type_is_kept_as_unknown(kind: str) -> None:
     (event,) = heard(ADAPTERS[kind], Case(kind, "newer_than_us"))
     assert event.kind is EventKind.UNKNOWN
     assert event.email_id == EMAIL_ID

@@ -42,7 +42,7 @@ def test_every_row_of_a_mapping_is_reached_by_a_golden_payload(
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__.rpartition(".")[2])
-def test_a_class_is_given_to_bounces_and_to_all_of_them(module: ModuleType) -> None:
+def test_only_bounces_have_a_class_and_all_of_them_do(module: ModuleType) -> None:
     kind = module.__name__.rpartition(".")[2]
     told = [event for case in cases(kind) for event in heard(ADAPTERS[kind], case)]
     for event in told:

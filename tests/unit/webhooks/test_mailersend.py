@@ -32,12 +32,12 @@ def by(key: str, body: bytes) -> WebhookRequest:
     return request(body, signed_hex(key, body))
 
 
-def test_a_request_of_a_published_signature_is_authentic() -> None:
+def test_published_signature_is_verified() -> None:
     mailersend.verify(request(), [THEIR_KEY], 0, 0)
     mailersend.verify(request(signature=THEIR_SIGNATURE.upper()), [THEIR_KEY], 0, 0)
 
 
-def test_slashes_that_mailersend_escapes_change_nothing_but_the_bytes() -> None:
+def test_escaped_slashes_do_not_change_the_event() -> None:
     plain = signed("mailersend", Case("mailersend", "v1_clicked").payload, now_s=0)
     escaped = signed("mailersend", plain.body.replace(b"/", b"\\/"), now_s=0)
     mailersend.verify(request(escaped.body, escaped.headers["Signature"]), [escaped.key], 0, 0)
@@ -46,7 +46,7 @@ def test_slashes_that_mailersend_escapes_change_nothing_but_the_bytes() -> None:
     assert events[0] == msgspec.structs.replace(events[1], native=events[0].native)
 
 
-def test_a_webhook_that_is_being_saved_is_greeted_and_nothing_else_is() -> None:
+def test_only_the_test_of_a_new_webhook_is_a_probe() -> None:
     assert mailersend.is_probe(by(mailersend.TEST_SECRET, PING))
     event = by(mailersend.TEST_SECRET, THEIR_BODY)
     assert not mailersend.is_probe(event)
@@ -57,13 +57,13 @@ def test_a_webhook_that_is_being_saved_is_greeted_and_nothing_else_is() -> None:
     assert not mailersend.is_probe(by(mailersend.TEST_SECRET, b" " * 1_000 + PING))
 
 
-def test_the_first_open_told_twice_counts_once() -> None:
+def test_first_open_reported_twice_is_one_event() -> None:
     names = ("v1_opened", "v1_opened_unique")
     told = [mailersend.normalize(Case("mailersend", name).payload, context("mailersend")) for name in names]
     assert told[0].event_id == told[1].event_id == "mailersend:63fd1c1d31b9c750540fe85c"
 
 
-def test_an_id_that_names_the_email_names_no_event() -> None:
+def test_id_of_the_email_is_not_used_as_event_id() -> None:
     survey = json.loads(Case("mailersend", "v2_survey_submitted").payload)
     opened = survey | {"type": "activity.survey_opened"}
     told = [mailersend.normalize(json.dumps(one).encode(), context("mailersend")).event_id for one in (survey, opened)]
@@ -77,6 +77,6 @@ def test_an_id_that_names_the_email_names_no_event() -> None:
 @pytest.mark.parametrize(
     "event", [b"{}", b'{"type":"activity.sent"}', b'{"data":{"created_at":"2025-08-05 22:27:14"}}']
 )
-def test_what_is_no_event_is_unrecognised(event: bytes) -> None:
+def test_malformed_event_is_unrecognised(event: bytes) -> None:
     with pytest.raises(Unrecognised):
         mailersend.normalize(event, context("mailersend"))

@@ -34,7 +34,7 @@ def told(case: str, **changed: object) -> DeliveryEvent:
     return event
 
 
-def test_what_is_signed_with_the_signing_key_is_authentic() -> None:
+def test_signature_with_the_signing_key_is_verified() -> None:
     verify(signed())
     verify(signed(), "an older key", KEY)
 
@@ -56,12 +56,12 @@ def test_what_is_signed_with_the_signing_key_is_authentic() -> None:
     ],
     ids=["key", "time", "token", "none", "no-hex", "empty-token", "unsigned", "no-object", "form", "nothing", "deep"],
 )
-def test_what_was_touched_or_is_no_such_request_is_forged(body: bytes) -> None:
+def test_changed_or_malformed_request_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidSignatureError):
         verify(body)
 
 
-def test_no_key_proves_nothing() -> None:
+def test_request_is_refused_without_a_key() -> None:
     with pytest.raises(InvalidSignatureError):
         mailgun.verify(WebhookRequest(headers={}, body=signed()), (), THEN * 1000, 60)
 
@@ -75,12 +75,12 @@ def test_a_signature_is_fresh_for_as_long_as_mailgun_tries() -> None:
 
 
 @pytest.mark.parametrize("timestamp", ["soon", "-1", "1e9", "٣", "", "9" * 400])
-def test_a_signed_time_that_is_none_is_refused(timestamp: str) -> None:
+def test_malformed_signed_time_is_refused(timestamp: str) -> None:
     with pytest.raises(InvalidSignatureError):
         verify(signed(timestamp=timestamp))
 
 
-def test_a_token_is_good_for_one_body() -> None:
+def test_token_digest_depends_on_the_body() -> None:
     once = mailgun.token(WebhookRequest(headers={}, body=signed()))
     assert ONE_TIME_TOKEN_ADAPTERS["mailgun"] is mailgun
     assert once == mailgun.token(WebhookRequest(headers={}, body=signed()))
@@ -90,7 +90,7 @@ def test_a_token_is_good_for_one_body() -> None:
     assert digest != once[1]
 
 
-def test_a_retry_that_is_signed_anew_is_the_same_event() -> None:
+def test_retry_with_a_new_signature_has_the_same_event_id() -> None:
     payload = json.loads(Case("mailgun", "delivered").payload)
     once, again = (
         heard(mailgun, Case("mailgun", "delivered"), signed(payload, timestamp=str(THEN + n), token=f"{n}"))
@@ -99,16 +99,16 @@ def test_a_retry_that_is_signed_anew_is_the_same_event() -> None:
     assert once == again
 
 
-def test_an_id_that_comes_back_another_day_is_another_event() -> None:
+def test_id_reused_on_another_day_is_another_event() -> None:
     assert told("delivered").event_id != told("delivered", timestamp=1529992199.626182).event_id
 
 
-def test_an_event_without_an_id_names_itself() -> None:
+def test_event_without_an_id_gets_one_from_its_fields() -> None:
     assert told("clicked", id=None).event_id == told("clicked", id=None).event_id
     assert told("clicked", id=None).event_id != told("clicked", id=None, url="https://example.com").event_id
 
 
-def test_by_message_id_or_by_nobody() -> None:
+def test_email_is_found_by_message_id_or_stays_uncorrelated() -> None:
     assert told("by_message_id").email_id == EMAIL_ID
     theirs = told("delivered", **{"user-variables": {}})
     assert theirs.email_id == UNCORRELATED
@@ -116,14 +116,14 @@ def test_by_message_id_or_by_nobody() -> None:
 
 
 @pytest.mark.parametrize(("reason", "expected"), mailgun.REASONS.items())
-def test_a_reason_counts_once_it_failed_for_good(reason: str, expected: tuple[EventKind, object]) -> None:
+def test_reason_counts_for_permanent_failures_only(reason: str, expected: tuple[EventKind, object]) -> None:
     for_good, for_now = (told("failed_permanent", reason=reason, severity=how) for how in ("permanent", "temporary"))
     assert for_good.kind is expected[0]
     assert (for_now.kind, for_now.bounce_class) == (EventKind.DEFERRED, None)
 
 
 @pytest.mark.parametrize(("kind", "machine"), [("opened", "bot"), ("clicked", "bot"), ("delivered", "")])
-def test_a_bot_of_a_kind_that_is_new_is_one_too(kind: str, machine: str) -> None:
+def test_unknown_kind_of_bot_is_a_machine(kind: str, machine: str) -> None:
     assert told(kind, **{"client-info": {"bot": "outlook"}}).machine == machine
 
 
@@ -135,7 +135,7 @@ def test_every_row_of_the_tables_has_a_golden_payload() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"\xff", b"a=b", b"[" * 100_000])
-def test_a_body_that_is_no_webhook_is_unrecognised(body: bytes) -> None:
+def test_malformed_body_is_unrecognised(body: bytes) -> None:
     with pytest.raises(Unrecognised):
         mailgun.split(body, {})
 
@@ -143,7 +143,7 @@ def test_a_body_that_is_no_webhook_is_unrecognised(body: bytes) -> None:
 @pytest.mark.parametrize(
     "event", [b"1", b"{}", b'{"event":"opened"}', b'{"event":"opened","timestamp":"x"}', b'{"event":{}}']
 )
-def test_what_is_no_event_is_unrecognised(event: bytes) -> None:
+def test_malformed_event_is_unrecognised(event: bytes) -> None:
     with pytest.raises(Unrecognised):
         mailgun.normalize(event, context("mailgun"))
 
@@ -160,7 +160,7 @@ def test_what_is_no_event_is_unrecognised(event: bytes) -> None:
         ({"code": 554, "message": "", "bounce-type": "hard"}, BounceClass.HARD),
     ],
 )
-def test_a_failure_for_a_reason_that_says_nothing_is_judged_by_its_codes(
+def test_failure_with_an_unspecific_reason_is_classified_by_codes(
     status: dict[str, object], bounce_class: BounceClass
 ) -> None:
     event = told("failed_permanent", reason="generic", **{"delivery-status": status})

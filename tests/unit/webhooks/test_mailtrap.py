@@ -22,7 +22,7 @@ LINES = b"""\
 """
 
 
-def test_a_request_is_authentic_by_the_bytes_of_its_body() -> None:
+def test_signature_of_the_body_is_verified() -> None:
     mailtrap.verify(WebhookRequest(headers={"mailtrap-signature": SIGNATURE}, body=BODY), [KEY], 0, 0)
     with pytest.raises(InvalidSignatureError):
         mailtrap.verify(WebhookRequest(headers={"mailtrap-signature": SIGNATURE}, body=BODY + b"\n"), [KEY], 0, 0)
@@ -41,7 +41,7 @@ def test_both_formats_are_read() -> None:
     assert mailtrap.split(b'{"events": []}', {}) == []
 
 
-def test_one_bad_line_spoils_no_other() -> None:
+def test_broken_line_does_not_affect_others() -> None:
     lines = LINES.splitlines()
     told = []
     for event in mailtrap.split(b"\r\n".join([lines[0], b"{cut", b"", lines[2]]), {}):
@@ -58,7 +58,7 @@ def test_a_body_of_neither_format_is_unrecognised(body: bytes) -> None:
         mailtrap.split(body, {})
 
 
-def test_a_category_that_nobody_has_heard_of_leaves_it_to_the_servers_words() -> None:
+def test_bounce_of_an_unknown_category_is_classified_by_codes() -> None:
     bounce = json.loads(Case("mailtrap", "bounce_badrecipient").payload) | {"bounce_category": "unheard of"}
     judged = {
         "550 5.1.1 No such user": "hard",

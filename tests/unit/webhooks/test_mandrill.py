@@ -21,12 +21,12 @@ def request(body: bytes = THEIR_BODY, url: str = THEIR_URL, signature: str = THE
     return WebhookRequest(headers={"x-mandrill-signature": signature}, body=body, url=url)
 
 
-def test_a_request_that_mandrill_signed_is_authentic() -> None:
+def test_request_signed_by_mandrill_is_verified() -> None:
     mandrill.verify(request(), [THEIR_KEY], 0, 0)
     mandrill.verify(request(), ["another", THEIR_KEY], 0, 0)
 
 
-def test_its_events_are_told() -> None:
+def test_form_is_split_into_events() -> None:
     events = [mandrill.normalize(event, context("mandrill")) for event in mandrill.split(THEIR_BODY, {})]
     assert [event.kind for event in events] == ["clicked", "clicked"]
     assert events[0].url == "http://mandrill.com"
@@ -46,18 +46,18 @@ def test_its_events_are_told() -> None:
     ],
     ids=["https", "a slash", "one parameter more", "another event", "another signature", "no form", "an endless form"],
 )
-def test_a_request_that_was_touched_is_forged(forged: WebhookRequest) -> None:
+def test_changed_request_is_refused(forged: WebhookRequest) -> None:
     with pytest.raises(InvalidSignatureError):
         mandrill.verify(forged, [THEIR_KEY], 0, 0)
 
 
-def test_a_form_is_signed_as_it_reads_whatever_way_it_is_spelled() -> None:
+def test_signature_does_not_depend_on_the_forms_encoding() -> None:
     spelled = urllib.parse.urlencode(urllib.parse.parse_qsl(THEIR_BODY.decode()), quote_via=urllib.parse.quote)
     assert spelled.encode() != THEIR_BODY
     mandrill.verify(request(spelled.encode()), [THEIR_KEY], 0, 0)
 
 
-def test_bytes_that_are_no_utf8_are_verified_and_then_unrecognised() -> None:
+def test_invalid_utf8_is_verified_but_unrecognised() -> None:
     body = b"mandrill_events=%5B%22%FF%22%5D"
     with pytest.raises(InvalidSignatureError):
         mandrill.verify(request(body), [THEIR_KEY], 0, 0)
@@ -66,19 +66,19 @@ def test_bytes_that_are_no_utf8_are_verified_and_then_unrecognised() -> None:
         mandrill.normalize(event, context("mandrill"))
 
 
-def test_before_it_tells_the_key_mandrill_asks_if_anybody_is_there() -> None:
+def test_empty_list_of_events_is_a_probe() -> None:
     assert mandrill.is_probe(WebhookRequest(headers={}, body=b"mandrill_events=%5B%5D"))
     for body in (THEIR_BODY, b"", b"mandrill_events=", b"mandrill_events=%5B1%5D", b"other=%5B%5D", b"[]", b"\xff"):
         assert not mandrill.is_probe(WebhookRequest(headers={}, body=body))
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"mandrill_events", b"mandrill_events={}", b"a=1", b"\xff"])
-def test_a_body_that_is_no_form_of_events_is_unrecognised(body: bytes) -> None:
+def test_body_that_is_not_a_form_is_unrecognised(body: bytes) -> None:
     with pytest.raises(Unrecognised):
         mandrill.split(body, {})
 
 
-def test_one_bad_event_spoils_no_other() -> None:
+def test_malformed_event_does_not_affect_others() -> None:
     good = Case("mandrill", "send").payload.decode()
     body = urllib.parse.urlencode({"mandrill_events": f'[{good}, 1, {{"event": "open"}}, {good}]'}).encode()
     told = []
@@ -90,7 +90,7 @@ def test_one_bad_event_spoils_no_other() -> None:
     assert told == ["sent", "unrecognised", "unrecognised", "sent"]
 
 
-def test_two_clicks_are_two_unless_they_are_one_told_twice() -> None:
+def test_repeated_click_has_the_same_event_id_and_another_has_not() -> None:
     click = json.loads(Case("mandrill", "click").payload)
     other = [click | {"ts": click["ts"] + 1}, click | {"url": "http://mandrill.com/other"}]
     bodies = [urllib.parse.urlencode({"mandrill_events": json.dumps([one])}).encode() for one in (click, click, *other)]

@@ -43,7 +43,7 @@ def webhook(events: Any, kind: str = "sendgrid") -> bytes:
     )
 
 
-def test_each_event_is_told_apart() -> None:
+def test_events_and_dead_letters_are_separated() -> None:
     result = told(webhook([FINE, {"event": "open", "timestamp": 1}, 7, FINE | {"sg_event_id": "3"}]))
     assert [event.event_id for event in result.events] == ["sendgrid:2", "sendgrid:3"]
     assert {event.recorded_at for event in result.events} == {5}
@@ -76,7 +76,7 @@ def test_a_webhook_that_cannot_be_read_is_one_dead_letter() -> None:
 
 
 def test_an_event_too_large_for_the_log_is_a_dead_letter(monkeypatch: Any) -> None:
-    monkeypatch.setattr(module, "MAX_RECORD_BYTES", module._ENVELOPE + 200)
+    monkeypatch.setattr(module, "MAX_RECORD_BYTES", module._ENVELOPE_MAX_BYTES + 200)
     result = told(webhook([FINE, FINE | {"novelty": "x" * 200}]))
     assert len(result.events) == 1
     assert result.dead_letters[0].reason == "unrecognised"
@@ -92,14 +92,14 @@ def test_an_event_that_grows_too_large_for_the_log_is_a_dead_letter() -> None:
     assert all(len(encode(entry.topic, entry.record)) <= MAX_RECORD_BYTES for entry in result.entries())
 
 
-def test_an_endless_event_id_is_kept_as_its_hash() -> None:
+def test_long_event_id_is_replaced_by_its_hash() -> None:
     result = told(webhook([FINE | {"sg_event_id": "x" * 10_000}, FINE | {"sg_event_id": "y" * 10_000}]))
     names = [event.event_id for event in result.events]
     assert len(set(names)) == 2
     assert all(len(name) < 100 for name in names)
 
 
-def test_a_provider_entered_as_another_s_kind_stops_nobody() -> None:
+def test_webhook_of_a_wrongly_configured_kind_does_not_raise() -> None:
     mistaken = [Record(offset, None, webhook([7] * 50)) for offset in range(20)]
     fine = Record(20, None, webhook([FINE]))
     run = RecordBatch(PROVIDER_WEBHOOKS, 0, [*mistaken, fine])

@@ -45,13 +45,13 @@ def verify(headers: dict[str, str], body: bytes = BODY, *keys: str) -> None:
     postal.verify(WebhookRequest(headers=headers, body=body), keys or [KEY], 0, 0)
 
 
-def test_either_signature_is_good() -> None:
+def test_old_and_new_signatures_are_verified() -> None:
     verify({NEW: BY_SHA256, OLD: BY_SHA1})
     verify({NEW: BY_SHA256})
     verify({OLD: BY_SHA1})
 
 
-def test_a_key_may_come_as_pem_or_in_lines() -> None:
+def test_key_is_accepted_as_pem_and_in_lines() -> None:
     verify({NEW: BY_SHA256}, BODY, PEM)
     verify({NEW: BY_SHA256}, BODY, PEM.replace("\n", "\r\n"))
     verify({NEW: BY_SHA256}, BODY, f"  {KEY[:60]} {KEY[60:]}\n")
@@ -69,24 +69,24 @@ def test_a_key_may_come_as_pem_or_in_lines() -> None:
     ],
     ids=["touched", "touched, older", "SHA-1 for SHA-256", "the other way round", "a bad one beside the older", "none"],
 )
-def test_a_request_that_was_touched_is_forged(headers: dict[str, str], body: bytes) -> None:
+def test_changed_request_is_refused(headers: dict[str, str], body: bytes) -> None:
     with pytest.raises(InvalidSignatureError):
         verify(headers, body)
 
 
-def test_a_key_of_another_kind_authenticates_nobody() -> None:
+def test_key_of_another_kind_is_refused() -> None:
     other = ec.generate_private_key(ec.SECP256R1()).public_key()
     text = base64.b64encode(other.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode()
     with pytest.raises(InvalidSignatureError, match="RSA"):
         verify({NEW: BY_SHA256}, BODY, text)
 
 
-def test_an_event_is_known_by_our_own_message_id() -> None:
+def test_event_is_correlated_by_our_message_id() -> None:
     (ours,), (theirs,) = (heard(postal, Case("postal", name)) for name in ("sent", "of_nobody_we_know"))
     assert (ours.email_id, theirs.email_id) == (EMAIL_ID, UNCORRELATED)
 
 
-def test_mail_that_came_in_is_no_news_of_mail_that_went_out() -> None:
+def test_event_of_incoming_mail_is_unknown() -> None:
     """Even where it answers one of ours and repeats its Message-ID."""
     event = Case("postal", "sent").payload.replace(b'"outgoing"', b'"incoming"')
     told = postal.normalize(event, context("postal"))
@@ -94,6 +94,6 @@ def test_mail_that_came_in_is_no_news_of_mail_that_went_out() -> None:
 
 
 @pytest.mark.parametrize("event", [b"{}", b'{"event":"MessageSent"}', b'{"event":"MessageSent","timestamp":"soon"}'])
-def test_what_is_no_event_is_unrecognised(event: bytes) -> None:
+def test_malformed_event_is_unrecognised(event: bytes) -> None:
     with pytest.raises(Unrecognised):
         postal.normalize(event, context("postal"))

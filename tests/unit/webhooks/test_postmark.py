@@ -24,7 +24,7 @@ def told(case: str, **changed: object) -> DeliveryEvent:
 
 
 @pytest.mark.parametrize("scheme", ["Basic", "basic"])
-def test_a_request_with_the_password_is_postmarks(scheme: str) -> None:
+def test_request_with_the_password_is_verified(scheme: str) -> None:
     postmark.verify(login("mailfold:secret", scheme), ["mailfold:secret"], 0, 60)
     postmark.verify(login("mailfold:secret", scheme), ["mailfold:older", "mailfold:secret"], 0, 60)
 
@@ -41,12 +41,12 @@ def test_a_request_with_the_password_is_postmarks(scheme: str) -> None:
     ],
     ids=["another", "a space more", "nothing", "bearer", "not base64", "no header"],
 )
-def test_any_other_request_is_not(incoming: WebhookRequest) -> None:
+def test_request_without_valid_credentials_is_refused(incoming: WebhookRequest) -> None:
     with pytest.raises(InvalidSignatureError):
         postmark.verify(incoming, ["mailfold:secret"], 0, 60)
 
 
-def test_without_a_key_nobody_is_postmark() -> None:
+def test_request_is_refused_without_a_configured_key() -> None:
     with pytest.raises(AuthenticationFailed):
         postmark.verify(login(":"), [], 0, 60)
 
@@ -58,7 +58,7 @@ def test_every_row_of_the_tables_has_a_golden_payload() -> None:
 
 
 @pytest.mark.parametrize(("name", "expected"), postmark.TYPES.items())
-def test_a_bounce_means_what_its_type_says(name: str, expected: tuple[EventKind, BounceClass | None]) -> None:
+def test_bounce_is_classified_by_its_type(name: str, expected: tuple[EventKind, BounceClass | None]) -> None:
     event = told("bounce_hard_bounce", Type=name)
     assert (event.kind, event.bounce_class, event.bounce_type) == (*expected, name)
 
@@ -78,11 +78,11 @@ def test_a_bounce_of_a_new_type_is_unknown() -> None:
         ({"SuppressSending": False}, EventKind.UNKNOWN),
     ],
 )
-def test_who_put_an_address_on_the_list_decides(changed: dict[str, object], kind: EventKind) -> None:
+def test_suppression_is_an_unsubscription_only_by_the_recipient(changed: dict[str, object], kind: EventKind) -> None:
     assert told("subscription_change_hard_bounce", **changed).kind is kind
 
 
-def test_only_bounces_and_complaints_have_an_id_the_others_name_themselves() -> None:
+def test_event_id_is_native_for_bounces_and_complaints_only() -> None:
     assert told("bounce_hard_bounce", ID=7).event_id == "postmark:7"
     assert told("spam_complaint", ID=8).event_id == "postmark:8"
     assert told("open").event_id == told("open").event_id
@@ -95,14 +95,14 @@ def test_only_bounces_and_complaints_have_an_id_the_others_name_themselves() -> 
     assert len({told("open").event_id, *(event.event_id for event in others)}) == 5
 
 
-def test_an_event_about_no_mail_of_ours_is_uncorrelated() -> None:
+def test_event_without_an_email_id_is_uncorrelated() -> None:
     for metadata in ({}, {"mailfold_email_id": "theirs"}, "x", None):
         event = told("delivery", Metadata=metadata)
         assert event.email_id == UNCORRELATED
         assert event.provider_message_id == "883953f4-6105-42a2-a16a-77a8eac79483"
 
 
-def test_our_mail_that_comes_back_with_a_bounce_goes_no_further() -> None:
+def test_content_of_a_returned_mail_is_removed() -> None:
     assert "Dear John" not in bytes(told("bounce_with_diagnostics").native).decode()
 
 
@@ -113,6 +113,6 @@ def test_a_body_that_is_no_object_is_unrecognised(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("event", [b"{}", b'{"RecordType":"Open"}', b'{"RecordType":"Open","ReceivedAt":"x"}'])
-def test_what_is_no_event_is_unrecognised(event: bytes) -> None:
+def test_malformed_event_is_unrecognised(event: bytes) -> None:
     with pytest.raises(Unrecognised):
         postmark.normalize(event, context("postmark"))

@@ -30,7 +30,7 @@ ANNA = "anna+news@mail.example.com"
         ("", ""),
     ],
 )
-def test_a_servers_words_hold_none(text: str, shown: str) -> None:
+def test_redacted_replies_contain_no_address(text: str, shown: str) -> None:
     assert redact_all(text) == shown
 
 
@@ -45,18 +45,18 @@ def test_a_servers_words_hold_none(text: str, shown: str) -> None:
         ("https://example.com/", "https://example.com/"),
     ],
 )
-def test_a_link_stays_one_without_addresses(link: str, shown: str) -> None:
+def test_redacted_link_is_still_a_link(link: str, shown: str) -> None:
     assert redact_links(link) == shown
 
 
-def test_an_address_that_is_known_is_found_in_any_spelling() -> None:
+def test_known_address_is_redacted_in_every_spelling() -> None:
     hide = redactor(["anna@localhost", "", "no address", 'quoted"@x'])
     told = "anna@localhost ANNA@LOCALHOST anna%40localhost bob@localhost"
     assert hide(told) == f"{REDACTED} {REDACTED} {REDACTED} bob@localhost"
-    assert hide.known(f"{ANNA} anna@localhost") == f"{ANNA} {REDACTED}"
+    assert hide.redact_known(f"{ANNA} anna@localhost") == f"{ANNA} {REDACTED}"
 
 
-def test_an_events_own_words_stay_without_what_is_personal() -> None:
+def test_native_fields_stay_without_personal_ones() -> None:
     event = {
         "to": ANNA,
         "message-id": f"20130821005614.1@{ANNA.partition('@')[2]}",
@@ -94,12 +94,12 @@ def test_an_events_own_words_stay_without_what_is_personal() -> None:
         (b'[{"\\u0074o" : 1}]', b"[{}]"),
     ],
 )
-def test_a_value_stays_as_it_came_but_for_addresses(value: bytes, shown: bytes) -> None:
+def test_value_is_unchanged_except_for_addresses(value: bytes, shown: bytes) -> None:
     told = redacted_native(b'{"x":%s}' % value, redactor([]), personal=frozenset({"to"}), verbatim=frozenset())
     assert bytes(told) == b'{"x":%s}' % shown
 
 
-def test_what_nobody_could_read_back_is_unrecognised() -> None:
+def test_event_nested_too_deeply_is_unrecognised() -> None:
     # Deeper than what any of the supported Pythons lets a parser written in C go down.
     deep = b'{"x":%s"@"%s}' % (b'{"a":' * 100_000, b"}" * 100_000)
     with pytest.raises(Unrecognised):
@@ -109,7 +109,7 @@ def test_what_nobody_could_read_back_is_unrecognised() -> None:
 @pytest.mark.parametrize(
     "text", ["a" * 300_000 + " @ %40", "a@" * 50_000, "%4" * 50_000 + "%40", "a." * 100_000 + "@" + "b." * 100_000]
 )
-def test_a_long_text_takes_its_length(text: str) -> None:
+def test_redaction_takes_linear_time(text: str) -> None:
     """Quadratic, these would take minutes."""
     assert len(redact_links(redact_all(text))) <= len(text) * 9
 
@@ -127,14 +127,14 @@ def test_a_long_text_takes_its_length(text: str) -> None:
         ("a@b@c.de", "[address]"),
     ],
 )
-def test_known_addresses_are_found_wherever_they_stand(text: str, shown: str) -> None:
-    assert redactor(["anna@b.com", "zoe@b.co", "a@b@c.de"]).known(text) == shown
+def test_known_addresses_are_redacted_anywhere_in_a_text(text: str, shown: str) -> None:
+    assert redactor(["anna@b.com", "zoe@b.co", "a@b@c.de"]).redact_known(text) == shown
 
 
-def test_event_with_more_recipients_than_any_provider_tells_hides_all_that_looks_like_one() -> None:
+def test_too_many_recipients_redact_everything_like_an_address() -> None:
     many = [f"user{number}@example.com" for number in range(MAX_KNOWN_ADDRESSES + 1)]
     for addresses in (many, ["a" * MAX_ADDRESS_CHARS + "@b.c"]):
-        assert redactor(addresses).known("id.1@somebody.test of user7@example.com") == "[address] of [address]"
+        assert redactor(addresses).redact_known("id.1@somebody.test of user7@example.com") == "[address] of [address]"
 
 
 @pytest.mark.parametrize(
@@ -148,15 +148,15 @@ def test_event_with_more_recipients_than_any_provider_tells_hides_all_that_looks
     ],
 )
 def test_known_addresses_take_time_in_proportion_to_the_text(addresses: list[str], unit: str) -> None:
-    hide = redactor(addresses).known
+    hide = redactor(addresses).redact_known
     hide("%40" + addresses[0])
     grown = growth(lambda size: hide(f"{addresses[-1]} %40 {unit * (size // len(unit))}"), 40_000)
     assert grown <= MAX_GROWTH
 
 
-def test_number_of_known_addresses_costs_no_square() -> None:
+def test_time_is_not_quadratic_in_the_number_of_addresses() -> None:
     def told(number: int) -> str:
         addresses = [f"user{one}@example{one}.com" for one in range(number)]
-        return redactor(addresses).known(" ".join(addresses))
+        return redactor(addresses).redact_known(" ".join(addresses))
 
     assert growth(told, 1000) <= MAX_GROWTH

@@ -27,12 +27,12 @@ def verify(key: str = THEIR_KEY, **changed: str) -> None:
     resend.verify(WebhookRequest(headers=headers, body=THEIR_BODY), [key], THEN, 300)
 
 
-def test_a_request_that_svix_signed_is_authentic() -> None:
+def test_request_signed_by_svix_is_verified() -> None:
     verify()
     verify(key=THEIR_KEY.removeprefix("whsec_"))
 
 
-def test_standard_webhooks_names_of_the_headers_are_as_good() -> None:
+def test_header_names_of_standard_webhooks_are_accepted() -> None:
     headers = {name.replace("svix", "webhook"): value for name, value in THEIR_HEADERS.items()}
     resend.verify(WebhookRequest(headers=headers, body=THEIR_BODY), [THEIR_KEY], THEN, 300)
 
@@ -40,7 +40,7 @@ def test_standard_webhooks_names_of_the_headers_are_as_good() -> None:
 @pytest.mark.parametrize(
     "signature", [f"{WRONG} {THEIR_SIGNATURE}", f"{THEIR_SIGNATURE} {WRONG}", f"v1a,AAAA v2,!! {THEIR_SIGNATURE}"]
 )
-def test_one_good_signature_of_several_is_enough(signature: str) -> None:
+def test_one_valid_signature_of_several_is_enough(signature: str) -> None:
     verify(signature=signature)
 
 
@@ -57,12 +57,12 @@ def test_one_good_signature_of_several_is_enough(signature: str) -> None:
     ],
     ids=json.dumps,
 )
-def test_a_request_that_was_touched_is_forged(changed: dict[str, str]) -> None:
+def test_changed_request_is_refused(changed: dict[str, str]) -> None:
     with pytest.raises(InvalidSignatureError):
         verify(THEIR_KEY, **changed)
 
 
-def test_an_event_keeps_its_id_when_it_is_told_again() -> None:
+def test_repeated_event_has_the_same_id() -> None:
     event = Case("resend", "delivered").payload
     named = EventContext(provider="resend", received_at=1, headers={"svix-id": "msg_1"})
     assert resend.normalize(event, named).event_id == "resend:msg_1"
@@ -70,7 +70,7 @@ def test_an_event_keeps_its_id_when_it_is_told_again() -> None:
     assert resend.normalize(event, standard).event_id == "resend:msg_1"
 
 
-def test_an_event_without_an_id_has_one_made_of_what_it_says() -> None:
+def test_event_without_an_id_gets_one_from_its_fields() -> None:
     nameless = EventContext(provider="resend", received_at=1)
     names = ("delivered", "opened", "clicked", "suppression_added", "suppression_removed")
     made = [resend.normalize(Case("resend", name).payload, nameless).event_id for name in names]
@@ -87,6 +87,6 @@ def test_a_body_that_is_no_object_is_unrecognised(body: bytes) -> None:
 @pytest.mark.parametrize(
     "event", [b"{}", b'{"type":"email.sent"}', b'{"type":"email.sent","created_at":"soon"}', b'{"created_at":1}']
 )
-def test_what_is_no_event_is_unrecognised(event: bytes) -> None:
+def test_malformed_event_is_unrecognised(event: bytes) -> None:
     with pytest.raises(Unrecognised):
         resend.normalize(event, context("resend"))

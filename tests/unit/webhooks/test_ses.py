@@ -38,16 +38,16 @@ def verify(body: bytes, pem: bytes, *topics: str, now: int = 0, max_age_s: int =
 @pytest.mark.parametrize("version", ["1", "2"])
 @pytest.mark.parametrize("kind", ["Notification", "SubscriptionConfirmation"])
 @pytest.mark.parametrize("subject", [{}, {"Subject": "Amazon SES Email Event Notification"}])
-def test_what_sns_signed_is_authentic(amazon: Amazon, version: str, kind: str, subject: dict[str, str]) -> None:
+def test_message_signed_by_sns_is_verified(amazon: Amazon, version: str, kind: str, subject: dict[str, str]) -> None:
     verify(amazon.message(kind, version, **subject), amazon.pem)
 
 
-def test_a_message_may_hold_line_breaks_and_any_letter(amazon: Amazon) -> None:
+def test_message_with_line_breaks_and_unicode_is_verified(amazon: Amazon) -> None:
     verify(amazon.message(Message="Zeile 1\nZeile 2 – ünïcode \U0001f4ec"), amazon.pem)
 
 
 @pytest.mark.parametrize("field", ["Message", "MessageId", "Subject", "Timestamp", "Type"])
-def test_a_touched_field_is_forged(amazon: Amazon, field: str) -> None:
+def test_changed_field_is_refused(amazon: Amazon, field: str) -> None:
     touched = json.loads(amazon.message(Subject="hello"))
     touched[field] = {"Type": "UnsubscribeConfirmation", "Timestamp": dt.datetime.now(dt.UTC).isoformat()}.get(
         field, "x"
@@ -57,25 +57,25 @@ def test_a_touched_field_is_forged(amazon: Amazon, field: str) -> None:
 
 
 @pytest.mark.parametrize("field", ["SubscribeURL", "Token"])
-def test_a_touched_confirmation_is_forged(amazon: Amazon, field: str) -> None:
+def test_changed_confirmation_is_refused(amazon: Amazon, field: str) -> None:
     touched = json.loads(amazon.message("SubscriptionConfirmation")) | {field: "https://example.com/"}
     with pytest.raises(InvalidSignatureError, match="signature"):
         verify(json.dumps(touched).encode(), amazon.pem)
 
 
-def test_a_signature_for_the_other_version_is_forged(amazon: Amazon) -> None:
+def test_signature_of_another_version_is_refused(amazon: Amazon) -> None:
     touched = json.loads(amazon.message(version="1")) | {"SignatureVersion": "2"}
     with pytest.raises(InvalidSignatureError, match="signature"):
         verify(json.dumps(touched).encode(), amazon.pem)
 
 
 @pytest.mark.parametrize("changed", [{"SignatureVersion": "3"}, {"SignatureVersion": ""}, {"Type": "Other"}])
-def test_an_unknown_version_or_type_is_forged(amazon: Amazon, changed: dict[str, str]) -> None:
+def test_unknown_version_or_type_is_refused(amazon: Amazon, changed: dict[str, str]) -> None:
     with pytest.raises(InvalidSignatureError, match="unknown"):
         verify(json.dumps(json.loads(amazon.message()) | changed).encode(), amazon.pem)
 
 
-def test_anybodys_topic_is_signed_by_sns_but_counts_only_if_it_is_ours(amazon: Amazon) -> None:
+def test_message_for_another_topic_is_refused(amazon: Amazon) -> None:
     theirs = amazon.message(TopicArn="arn:aws:sns:eu-west-1:999999999999:mail")
     with pytest.raises(InvalidSignatureError, match="topic"):
         verify(theirs, amazon.pem)
@@ -83,7 +83,7 @@ def test_anybodys_topic_is_signed_by_sns_but_counts_only_if_it_is_ours(amazon: A
     verify(amazon.message(), amazon.pem, "arn:aws:sns:eu-west-1:999999999999:mail", TOPIC)
 
 
-def test_a_message_is_fresh_for_a_while_only(amazon: Amazon) -> None:
+def test_signature_expires(amazon: Amazon) -> None:
     body = amazon.message()
     verify(body, amazon.pem, now=now_ms() + HOUR_MS - 2_000, max_age_s=ses.HORIZON_S)
     for now in (now_ms() + HOUR_MS + 2_000, now_ms() - 302_000):
@@ -91,7 +91,7 @@ def test_a_message_is_fresh_for_a_while_only(amazon: Amazon) -> None:
             verify(body, amazon.pem, now=now, max_age_s=ses.HORIZON_S)
 
 
-def test_a_signed_time_that_is_none_is_refused(amazon: Amazon) -> None:
+def test_malformed_signed_time_is_refused(amazon: Amazon) -> None:
     with pytest.raises(InvalidSignatureError, match="time"):
         verify(amazon.message(Timestamp="soon"), amazon.pem)
 
@@ -116,7 +116,7 @@ def test_a_signed_time_that_is_none_is_refused(amazon: Amazon) -> None:
         "",
     ],
 )
-def test_a_certificate_from_elsewhere_is_never_fetched(amazon: Amazon, url: str) -> None:
+def test_certificate_url_of_another_host_is_refused(amazon: Amazon, url: str) -> None:
     body = amazon.message(SigningCertURL=url)
     with pytest.raises(InvalidSignatureError, match="certificate"):
         ses.certificate_url(WebhookRequest(headers={}, body=body), [TOPIC], now_ms(), 3600)
@@ -125,7 +125,7 @@ def test_a_certificate_from_elsewhere_is_never_fetched(amazon: Amazon, url: str)
 
 
 @pytest.mark.parametrize("host", [HOST, "sns.us-gov-west-1.amazonaws.com", "sns.cn-north-1.amazonaws.com.cn"])
-def test_a_certificate_lies_with_sns(amazon: Amazon, host: str) -> None:
+def test_certificate_url_of_sns_is_returned(amazon: Amazon, host: str) -> None:
     url = f"https://{host}/SimpleNotificationService-f3ecfb7224c7233fe7bb5f59f96de52f.pem"
     body = amazon.message(SigningCertURL=url)
     assert ses.certificate_url(WebhookRequest(headers={}, body=body), [TOPIC], now_ms(), 3600) == url
@@ -144,7 +144,7 @@ def test_a_certificate_lies_with_sns(amazon: Amazon, host: str) -> None:
         ({"Message": "m" * 1_000_000}, "over 1000000 bytes"),
     ],
 )
-def test_no_certificate_is_fetched_for_what_is_refused_anyway(
+def test_certificate_url_is_not_returned_for_refused_messages(
     amazon: Amazon, changed: dict[str, str], why: str
 ) -> None:
     body = json.dumps(json.loads(amazon.message()) | changed).encode()
@@ -152,7 +152,7 @@ def test_no_certificate_is_fetched_for_what_is_refused_anyway(
         ses.certificate_url(WebhookRequest(headers={}, body=body), [TOPIC], now_ms(), 3600)
 
 
-def test_no_certificate_or_somebody_elses_proves_nothing(amazon: Amazon) -> None:
+def test_missing_or_foreign_certificate_is_refused(amazon: Amazon) -> None:
     other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     for pem, why in (
         (b"", "certificate"),
@@ -164,7 +164,7 @@ def test_no_certificate_or_somebody_elses_proves_nothing(amazon: Amazon) -> None
             verify(amazon.message(), pem)
 
 
-def test_an_expired_certificate_proves_nothing(amazon: Amazon) -> None:
+def test_expired_certificate_is_refused(amazon: Amazon) -> None:
     body = amazon.message()
     with pytest.raises(InvalidSignatureError, match="valid today"):
         verify(body, amazon.pem, now=now_ms() + 72 * HOUR_MS, max_age_s=100 * 3600)
@@ -192,14 +192,14 @@ def test_only_a_subscription_is_confirmed(amazon: Amazon) -> None:
         f"https://{HOST}/other?Action=ConfirmSubscription&TopicArn={TOPIC}&Token=1",
     ],
 )
-def test_nothing_else_is_visited(amazon: Amazon, url: str) -> None:
+def test_confirmation_url_of_another_host_or_action_is_refused(amazon: Amazon, url: str) -> None:
     body = amazon.message("SubscriptionConfirmation", SubscribeURL=url)
     with pytest.raises(InvalidSignatureError, match="confirmation"):
         ses.confirmation_url(WebhookRequest(headers={}, body=body))
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"\xff", b'{"Type":1}', b"[" * 100_000, b'{"eventType":"Open"}'])
-def test_without_an_envelope_nothing_is_signed(body: bytes) -> None:
+def test_request_without_an_envelope_is_refused(body: bytes) -> None:
     incoming = WebhookRequest(headers={}, body=body)
     with pytest.raises(InvalidSignatureError, match="raw message delivery"):
         ses.confirmation_url(incoming)
@@ -212,7 +212,7 @@ def test_without_an_envelope_nothing_is_signed(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", ["SubscriptionConfirmation", "UnsubscribeConfirmation"])
-def test_a_subscription_is_no_event(kind: str) -> None:
+def test_subscription_message_is_not_an_event(kind: str) -> None:
     assert ses.split(json.dumps(enveloped("You have chosen …", Type=kind)).encode(), {}) == []
 
 
@@ -223,12 +223,12 @@ def test_a_subscription_is_no_event(kind: str) -> None:
         '{"notificationType":"AmazonSnsSubscriptionSucceeded","message":"You have successfully subscribed …"}',
     ],
 )
-def test_a_greeting_is_no_event(message: str) -> None:
+def test_connection_notice_is_not_an_event(message: str) -> None:
     assert ses.split(json.dumps(enveloped(message)).encode(), {}) == []
 
 
 @pytest.mark.parametrize("message", ["", "hello", "[]", "null", '{"eventType":'])
-def test_a_message_that_is_no_notification_is_unrecognised(message: str) -> None:
+def test_malformed_notification_is_unrecognised(message: str) -> None:
     with pytest.raises(Unrecognised):
         ses.split(json.dumps(enveloped(message)).encode(), {})
 
@@ -245,7 +245,7 @@ def test_a_notification_without_a_name_is_unrecognised_and_one_without_a_time_is
             ses.normalize(part, context("ses"))
 
 
-def test_every_recipient_has_an_event_of_its_own() -> None:
+def test_every_recipient_gets_an_event() -> None:
     failed, delayed = heard(ses, Case("ses", "bounce_of_several"))
     assert (failed.kind, delayed.kind) == (EventKind.BOUNCED, EventKind.DEFERRED)
     assert failed.event_id.removesuffix(":0") == delayed.event_id.removesuffix(":1")
@@ -253,7 +253,7 @@ def test_every_recipient_has_an_event_of_its_own() -> None:
     assert "diagnosticCode" not in bytes(delayed.native).decode()
 
 
-def test_a_thousand_recipients_take_no_more_than_their_share() -> None:
+def test_time_is_linear_in_the_number_of_recipients() -> None:
     told = json.loads(Case("ses", "bounce").payload)
     told["bounce"]["bouncedRecipients"] = [{"emailAddress": f"r{n}@example.com"} for n in range(1000)]
     parts = ses.split(json.dumps(enveloped(json.dumps(told))).encode(), {})
@@ -261,21 +261,21 @@ def test_a_thousand_recipients_take_no_more_than_their_share() -> None:
     assert max(map(len, parts)) < 3_000
 
 
-def test_the_same_identity_whichever_way_the_time_is_spelled() -> None:
+def test_event_id_does_not_depend_on_the_time_format() -> None:
     told = json.loads(Case("ses", "send").payload)
     told["mail"]["timestamp"] = "2018-10-08T14:05:45 +0000"
     (event,) = heard(ses, Case("ses", "send"), json.dumps(enveloped(json.dumps(told))).encode())
     assert event.occurred_at == 1539007545000
 
 
-def test_without_an_id_of_sns_the_event_names_itself() -> None:
+def test_event_without_a_message_id_of_sns_gets_one_from_its_fields() -> None:
     told = json.dumps(enveloped(Case("ses", "open").payload.decode(), MessageId="")).encode()
     (event,) = heard(ses, Case("ses", "open"), told)
     assert event.event_id.startswith("ses:")
     assert [event] == heard(ses, Case("ses", "open"), told)
 
 
-def test_somebody_elses_tag_names_no_email() -> None:
+def test_foreign_tag_does_not_name_an_email() -> None:
     told = json.loads(Case("ses", "open").payload)
     for tag in ([], ["theirs"], "theirs", {"x": 1}, [None, 7]):
         told["mail"]["tags"]["mailfold_email_id"] = tag
@@ -308,7 +308,7 @@ def _subtypes(told: list[dict[str, Any]]) -> set[tuple[str, str]]:
         ("", "", BounceClass.SOFT),
     ],
 )
-def test_a_bounce_of_a_new_subtype_is_judged_by_its_type(main: str, sub: str, bounce_class: BounceClass) -> None:
+def test_bounce_of_an_unknown_subtype_is_classified_by_type(main: str, sub: str, bounce_class: BounceClass) -> None:
     told = json.loads(Case("ses", "bounce").payload)
     told["bounce"] |= {"bounceType": main, "bounceSubType": sub}
     # Without the server's own words: where they are plain, they decide.
@@ -317,7 +317,7 @@ def test_a_bounce_of_a_new_subtype_is_judged_by_its_type(main: str, sub: str, bo
     assert (event.kind, event.bounce_class) == (EventKind.BOUNCED, bounce_class)
 
 
-def test_the_fields_that_are_signed_are_those_of_the_documentation() -> None:
+def test_signed_fields_are_those_of_the_documentation() -> None:
     signed = msgspec.json.decode(json.dumps(enveloped("m", Token="t", SubscribeURL="u")), type=sns.SnsEnvelope).signed()
     assert signed == (
         b"Message\nm\nMessageId\n22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324\nSubject\nMy First Message\n"
@@ -325,7 +325,7 @@ def test_the_fields_that_are_signed_are_those_of_the_documentation() -> None:
     )
 
 
-def test_amazons_own_model_of_the_service_knows_no_event_that_we_do_not() -> None:
+def test_all_event_types_of_amazons_model_are_mapped() -> None:
     model = botocore.session.Session().get_service_model("sesv2")
     spelled = {"DELIVERY_DELAY": "DeliveryDelay", "RENDERING_FAILURE": "Rendering Failure"}
     events = {spelled.get(name, name.capitalize()) for name in model.shape_for("EventType").enum}

@@ -31,7 +31,7 @@ def told(case: str, **changed: object) -> DeliveryEvent:
 
 
 @pytest.mark.parametrize("incoming", [basic(KEYS[0]), basic(KEYS[1]), request(f"Bearer {KEYS[2]}")])
-def test_a_request_with_the_password_or_the_token_is_sparkposts(incoming: WebhookRequest) -> None:
+def test_request_with_the_password_or_the_token_is_verified(incoming: WebhookRequest) -> None:
     sparkpost.verify(incoming, KEYS, 0, 60)
 
 
@@ -47,18 +47,18 @@ def test_a_request_with_the_password_or_the_token_is_sparkposts(incoming: Webhoo
     ],
     ids=["password", "token", "no token", "not base64", "no scheme", "no header"],
 )
-def test_any_other_request_is_not(incoming: WebhookRequest) -> None:
+def test_request_without_valid_credentials_is_refused(incoming: WebhookRequest) -> None:
     with pytest.raises(InvalidSignatureError):
         sparkpost.verify(incoming, KEYS, 0, 60)
 
 
 @pytest.mark.parametrize("incoming", [basic(""), basic(":"), request("Bearer x")])
-def test_without_a_key_nobody_is_sparkpost(incoming: WebhookRequest) -> None:
+def test_request_is_refused_without_a_configured_key(incoming: WebhookRequest) -> None:
     with pytest.raises(AuthenticationFailed):
         sparkpost.verify(incoming, [], 0, 60)
 
 
-def test_a_batch_is_split_and_its_pings_are_left_out() -> None:
+def test_batch_is_split_without_its_pings() -> None:
     assert [event.kind for event in heard(sparkpost, Case("sparkpost", "batch"))] == [
         EventKind.QUEUED,
         EventKind.DELIVERED,
@@ -67,7 +67,7 @@ def test_a_batch_is_split_and_its_pings_are_left_out() -> None:
     assert sparkpost.split(b"[]", {}) == []
 
 
-def test_one_bad_event_spoils_no_other() -> None:
+def test_malformed_event_does_not_affect_others() -> None:
     good, *bad = sparkpost.split(
         b'[{"msys":{"message_event":{"type":"delivery","timestamp":"1"}}},1,{},{"msys":7}]', {}
     )
@@ -88,14 +88,14 @@ WORDLESS = {"raw_reason": "", "reason": "", "error_code": ""}
 
 @pytest.mark.parametrize(("code", "expected"), sparkpost.CLASSES.items())
 @pytest.mark.parametrize("name", ["bounce", "out_of_band"])
-def test_what_came_back_means_what_its_class_says(
+def test_returned_mail_is_classified_by_its_class(
     name: str, code: str, expected: tuple[EventKind, BounceClass | None]
 ) -> None:
     event = told(name, bounce_class=code, **WORDLESS)
     assert (event.kind, event.bounce_class) == expected
 
 
-def test_plain_words_of_the_server_decide_over_its_class() -> None:
+def test_unambiguous_reply_takes_precedence_over_the_class() -> None:
     said = {**WORDLESS, "raw_reason": "550 From address not verified", "error_code": "550"}
     assert told("bounce", bounce_class="10", **said).bounce_class is BounceClass.SOFT
     said["raw_reason"] = "550 5.1.1 no such user"
@@ -103,16 +103,16 @@ def test_plain_words_of_the_server_decide_over_its_class() -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), [("delay", EventKind.DEFERRED), ("policy_rejection", EventKind.DROPPED)])
-def test_the_class_of_what_did_not_come_back_changes_nothing(name: str, kind: EventKind) -> None:
+def test_class_of_other_events_is_ignored(name: str, kind: EventKind) -> None:
     for code in sparkpost.CLASSES:
         assert (told(name, bounce_class=code).kind, told(name, bounce_class=code).bounce_class) == (kind, None)
 
 
-def test_a_bounce_of_a_new_class_says_nothing_against_the_address() -> None:
+def test_bounce_of_an_unknown_class_is_soft() -> None:
     assert told("bounce", bounce_class="55").bounce_class is BounceClass.SOFT
 
 
-def test_an_id_or_the_event_itself_is_its_identity() -> None:
+def test_event_id_is_native_or_made_from_fields() -> None:
     assert told("delivery", event_id="8c1d3ea2-ffff").event_id == "sparkpost:8c1d3ea2-ffff"
     assert told("click", event_id=None).event_id == told("click", event_id=None).event_id
     assert told("click", event_id=None).event_id != told("click", event_id=None, target_link_url="x").event_id
@@ -121,17 +121,17 @@ def test_an_id_or_the_event_itself_is_its_identity() -> None:
 @pytest.mark.parametrize(
     "timestamp", ["1454442600", 1454442600, "2016-02-02T19:50:00.000Z", "2016-02-02T19:50:00.000+00:00"]
 )
-def test_a_time_is_told_in_either_way(timestamp: object) -> None:
+def test_time_is_read_in_both_formats(timestamp: object) -> None:
     assert told("delivery", timestamp=timestamp).occurred_at == 1454442600000
 
 
-def test_an_event_about_no_mail_of_ours_is_uncorrelated() -> None:
+def test_event_without_an_email_id_is_uncorrelated() -> None:
     for metadata in ({}, {"mailfold_email_id": "theirs"}, "x", None):
         event = told("delivery", rcpt_meta=metadata)
         assert (event.email_id, event.provider_message_id) == (UNCORRELATED, "65832150921904138")
 
 
-def test_a_message_that_came_by_smtp_has_an_id_too() -> None:
+def test_message_sent_by_smtp_has_an_id() -> None:
     assert told("delivery", transmission_id=None).provider_message_id == "000443ee14578172be22"
 
 
@@ -151,6 +151,6 @@ def test_a_body_that_is_no_array_is_unrecognised(body: bytes) -> None:
     ],
     ids=["no type", "no time", "no real time", "two at once"],
 )
-def test_what_is_no_event_is_unrecognised(event: bytes) -> None:
+def test_malformed_event_is_unrecognised(event: bytes) -> None:
     with pytest.raises(Unrecognised):
         sparkpost.normalize(event, context("sparkpost"))

@@ -23,7 +23,7 @@ def array(*items: bytes) -> bytes:
     return b"[" + b",".join(items) + b"]"
 
 
-def test_what_fits_is_kept_as_it_came() -> None:
+def test_body_that_fits_is_unchanged() -> None:
     body = b' [ {"event":"open"} , 7 ]\n'
     (part,) = split_into_parts(sendgrid, body, {}, ROOM)
     assert (part.body, part.note) == (body, "")
@@ -34,7 +34,7 @@ def test_parts_give_the_same_events_in_the_same_order_and_each_fits(items: list[
     assert events(array(*items)) == items
 
 
-def test_an_event_larger_than_a_record_spoils_no_other() -> None:
+def test_too_large_event_does_not_affect_others() -> None:
     small, large = [b'{"n":%d}' % n for n in range(50)], b'"' + b"x" * 300_000 + b'"'
     made = split_into_parts(sendgrid, array(*small[:25], large, *small[25:]), {}, MAX_CUT_EVENT_BYTES + 100)
     *whole, cut = made
@@ -45,7 +45,7 @@ def test_an_event_larger_than_a_record_spoils_no_other() -> None:
 
 
 @pytest.mark.parametrize("body", [b"[" * 300_000, b"[" + b" " * 299_998 + b"]"], ids=["not JSON", "no events"])
-def test_what_cannot_be_taken_apart_is_cut(body: bytes) -> None:
+def test_body_that_cannot_be_split_is_cut(body: bytes) -> None:
     (cut,) = split_into_parts(sendgrid, body, {}, MAX_CUT_EVENT_BYTES + 100)
     with pytest.raises(Unrecognised, match="of 300000 bytes"):
         events_of(sendgrid, cut.body, {PART_HEADER: cut.note})

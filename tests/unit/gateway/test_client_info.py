@@ -1,4 +1,4 @@
-"""Who asks: whom proxies of ours vouch for, and nobody whom somebody only claims to be."""
+"""Unit tests of a request's client: its address behind trusted proxies, its user agent, prefetches, one-click POSTs."""
 
 import pytest
 
@@ -6,12 +6,12 @@ from pipeline.gateway.client_info import USER_AGENT_MAX_BYTES, ClientInfoReader
 from pipeline.gateway.routes.unsubscribe import has_one_click_field
 
 
-def seen(peer: str, *forwarded: str, trusted: tuple[str, ...] = ()) -> str:
+def client_address(peer: str, *forwarded: str, trusted: tuple[str, ...] = ()) -> str:
     headers = [(b"x-forwarded-for", value.encode("latin-1")) for value in forwarded]
     return ClientInfoReader(trusted)({"headers": headers, "client": (peer, 1)}).address
 
 
-OURS = ("10.0.0.0/8", "fd00::/8")
+TRUSTED_NETWORKS = ("10.0.0.0/8", "fd00::/8")
 
 
 @pytest.mark.parametrize(
@@ -32,19 +32,19 @@ OURS = ("10.0.0.0/8", "fd00::/8")
         ("", ["203.0.113.9"], ""),
     ],
 )
-def test_the_address_is_the_last_that_a_proxy_of_ours_saw(peer: str, forwarded: list[str], address: str) -> None:
-    assert seen(peer, *forwarded, trusted=OURS) == address
-    assert seen(peer, *forwarded) == peer
+def test_client_address_is_the_rightmost_untrusted_one(peer: str, forwarded: list[str], address: str) -> None:
+    assert client_address(peer, *forwarded, trusted=TRUSTED_NETWORKS) == address
+    assert client_address(peer, *forwarded) == peer
 
 
-def test_a_user_agent_is_bounded_and_any_bytes_will_do() -> None:
-    caller = ClientInfoReader()({"headers": [(b"user-agent", b"\xff" * 9_000)], "client": None})
-    assert caller.user_agent == "ÿ" * USER_AGENT_MAX_BYTES
-    assert caller.address == ""
+def test_user_agent_of_any_bytes_is_accepted_and_cut_off() -> None:
+    client = ClientInfoReader()({"headers": [(b"user-agent", b"\xff" * 9_000)], "client": None})
+    assert client.user_agent == "ÿ" * USER_AGENT_MAX_BYTES
+    assert client.address == ""
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "ahead"),
+    ("name", "value", "is_prefetch"),
     [
         (b"sec-purpose", b"prefetch", True),
         (b"sec-purpose", b"prefetch;prerender", True),
@@ -55,15 +55,15 @@ def test_a_user_agent_is_bounded_and_any_bytes_will_do() -> None:
         (b"sec-fetch-mode", b"prefetch", False),
     ],
 )
-def test_what_is_fetched_ahead_is_known(name: bytes, value: bytes, ahead: bool) -> None:
-    assert ClientInfoReader()({"headers": [(name, value)], "client": None}).is_prefetch is ahead
+def test_prefetch_headers_are_recognized(name: bytes, value: bytes, is_prefetch: bool) -> None:
+    assert ClientInfoReader()({"headers": [(name, value)], "client": None}).is_prefetch is is_prefetch
 
 
 MULTIPART = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n--b--\r\n'
 
 
 @pytest.mark.parametrize(
-    ("content_type", "body", "click"),
+    ("content_type", "body", "is_one_click"),
     [
         ("application/x-www-form-urlencoded", b"List-Unsubscribe=One-Click", True),
         ("", b"List-Unsubscribe=One-Click\r\n", True),
@@ -77,5 +77,5 @@ MULTIPART = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n--b-
         ("multipart/form-data; boundary=b", b"\xff\x00", False),
     ],
 )
-def test_a_click_is_the_one_field_in_either_encoding(content_type: str, body: bytes, click: bool) -> None:
-    assert has_one_click_field(content_type, body) is click
+def test_one_click_field_is_found_in_both_form_encodings(content_type: str, body: bytes, is_one_click: bool) -> None:
+    assert has_one_click_field(content_type, body) is is_one_click

@@ -1,4 +1,4 @@
-"""Files of addresses, as providers export them: what is read of each line, and what can't be."""
+"""Unit tests of the import of address files: providers' formats, and lines that are rejected."""
 
 import pytest
 from hypothesis import given
@@ -8,7 +8,7 @@ from pipeline.errors import Refused
 from pipeline.suppressions.import_file import ImportedAddress, RejectedLine, parse_file
 from topics.suppressions import SuppressionReason
 
-HARD, SPAM, OUT, MANUAL = (
+HARD, COMPLAINT, UNSUBSCRIBE, MANUAL = (
     SuppressionReason.HARD_BOUNCE,
     SuppressionReason.COMPLAINT,
     SuppressionReason.UNSUBSCRIBE,
@@ -32,26 +32,26 @@ FILES = {
         [(A, HARD)],
     ),
     "mailgun complaints": (f"address,created_at\n{A},Fri 21 Oct 2011 11:02:55 GMT\n", [(A, None)]),
-    "mailgun unsubscribes": (f"address,tags,created_at\n{A},*,Fri 21 Oct 2011 11:02:55 GMT\n", [(A, OUT)]),
+    "mailgun unsubscribes": (f"address,tags,created_at\n{A},*,Fri 21 Oct 2011 11:02:55 GMT\n", [(A, UNSUBSCRIBE)]),
     "mailgun, as its API answers": (
         f'{{"items":[{{"address":"{A}","code":"550","error":"gone","created_at":"…"}}],"paging":{{"next":"…"}}}}',
         [(A, HARD)],
     ),
-    "amazon ses, without a heading": (f"{A},BOUNCE\n{B}, COMPLAINT\n", [(A, HARD), (B, SPAM)]),
+    "amazon ses, without a heading": (f"{A},BOUNCE\n{B}, COMPLAINT\n", [(A, HARD), (B, COMPLAINT)]),
     "amazon ses, JSON lines": (
         f'{{"emailAddress": "{A}", "reason": "BOUNCE"}}\n\n{{"emailAddress":"{B}","reason":"COMPLAINT"}}\n',
-        [(A, HARD), (B, SPAM)],
+        [(A, HARD), (B, COMPLAINT)],
     ),
     "amazon ses, as its API answers": (
         f'{{"NextToken":"x","SuppressedDestinationSummaries":[{{"EmailAddress":"{A}","Reason":"COMPLAINT",'
         '"LastUpdateTime":"2020-04-10T21:03:05Z"}]}',
-        [(A, SPAM)],
+        [(A, COMPLAINT)],
     ),
     "postmark": (
         f'{{"Suppressions":[{{"EmailAddress":"{A}","SuppressionReason":"ManualSuppression","Origin":"Recipient"}},'
         f'{{"EmailAddress":"{B}","SuppressionReason":"ManualSuppression","Origin":"Customer"}},'
         f'{{"EmailAddress":"{B}","SuppressionReason":"SpamComplaint","Origin":"Recipient"}}]}}',
-        [(A, OUT), (B, MANUAL), (B, SPAM)],
+        [(A, UNSUBSCRIBE), (B, MANUAL), (B, COMPLAINT)],
     ),
     "postmark, as a table": (
         f"Email Address;Suppression Reason;Origin;Created At\r\n{A};HardBounce;Recipient;2019-12-17\r\n",
@@ -69,50 +69,50 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_providers_export_is_understood(name: str) -> None:
-    text, wanted = FILES[name]
-    found = list(parse_file(text.encode()))
-    assert [(one.name, one.reason) for one in found if isinstance(one, ImportedAddress)] == wanted
-    assert len(found) == len(wanted)
+def test_exports_of_providers_are_parsed(name: str) -> None:
+    text, expected = FILES[name]
+    lines = list(parse_file(text.encode()))
+    assert [(line.name, line.reason) for line in lines if isinstance(line, ImportedAddress)] == expected
+    assert len(lines) == len(expected)
 
 
-def test_our_own_export_names_the_brand() -> None:
-    [found] = parse_file(f"address_hash,brand\n{HASHED},7\n".encode())
-    assert isinstance(found, ImportedAddress)
-    assert found.brand == "7"
+def test_brand_is_read_from_our_own_export() -> None:
+    [line] = parse_file(f"address_hash,brand\n{HASHED},7\n".encode())
+    assert isinstance(line, ImportedAddress)
+    assert line.brand == "7"
 
 
-def test_what_can_not_be_used_is_told_by_line_without_the_address() -> None:
-    found = list(parse_file(b'email,note\nanna@example.com,"two\nlines"\nnot-an-address,x\n,x\n@,\n'))
-    assert [type(one) for one in found] == [ImportedAddress, RejectedLine, RejectedLine, RejectedLine]
-    assert [(one.line, one.error) for one in found if isinstance(one, RejectedLine)] == [
+def test_rejected_lines_have_a_number_and_an_error_without_the_address() -> None:
+    lines = list(parse_file(b'email,note\nanna@example.com,"two\nlines"\nnot-an-address,x\n,x\n@,\n'))
+    assert [type(line) for line in lines] == [ImportedAddress, RejectedLine, RejectedLine, RejectedLine]
+    assert [(line.line, line.error) for line in lines if isinstance(line, RejectedLine)] == [
         (4, "not an email address"),
         (5, "no address"),
         (6, "not an email address"),
     ]
     lines = list(parse_file(b'{"email":"anna@example.com"}\nnonsense\n{"email":17}\n3\n'))
-    assert [(one.line, one.error) for one in lines if isinstance(one, RejectedLine)] == [
+    assert [(line.line, line.error) for line in lines if isinstance(line, RejectedLine)] == [
         (2, "not JSON"),
         (3, "no address"),
         (4, "neither an object nor an address"),
     ]
 
 
-def test_other_encodings_are_refused_as_a_whole() -> None:
+def test_file_in_another_encoding_is_refused() -> None:
     with pytest.raises(Refused, match="not UTF-8 at byte 2"):
         list(parse_file("zö@example.com".encode("latin-1").replace(b"z", b"zz")))
 
 
 @given(st.binary(max_size=300) | st.text(max_size=300).map(lambda text: text.encode("utf-8", "surrogatepass")))
-def test_no_file_does_more_than_be_refused(body: bytes) -> None:
+def test_any_file_is_parsed_or_refused(body: bytes) -> None:
     try:
-        for one in parse_file(body):
-            assert isinstance(one, ImportedAddress | RejectedLine)
+        for line in parse_file(body):
+            assert isinstance(line, ImportedAddress | RejectedLine)
     except Refused:
         pass
 
 
 @given(st.text(alphabet='"\n\r,;\t@.a{}[]:', max_size=60))
-def test_nor_does_any_punctuation(text: str) -> None:
-    for one in parse_file(text.encode()):
-        assert one.line >= 0
+def test_any_punctuation_is_parsed(text: str) -> None:
+    for line in parse_file(text.encode()):
+        assert line.line >= 0

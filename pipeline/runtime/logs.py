@@ -1,0 +1,81 @@
+"""Set up logging for a process: JSON lines in production, aligned columns in a terminal.
+
+Every role and long-running command calls `configure_logging` once, before it opens anything. Our modules log through
+``structlog.get_logger()``, with an event and fields. Libraries log through `logging`; their lines get the same shape.
+Nobody logs an address, a subject or content: that is each caller's duty.
+"""
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final, TextIO
+
+import msgspec
+import structlog
+from structlog.types import EventDict, Processor
+
+from pipeline.settings import Settings
+
+NOISY_LOGGERS: Final = ("aiokafka", "faust", "mode", "httpx", "psycopg.pool", "mail.log", "asyncio")
+"""Libraries whose lines below WARNING help nobody who runs Mailfold."""
+
+
+def configure_logging(settings: Settings, role: str = "", stream: TextIO | None = None) -> None:
+    """Write one line per event to ``stream`` (standard error), with ``role`` in each.
+
+    ``MAILFOLD_LOG_FORMAT`` decides between JSON and text; ``auto`` is text in a terminal and JSON everywhere else.
+    """
+    stream = stream or sys.stderr
+    shared = _shared_processors(role)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(settings, stream)],
+        )
+    )
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+    for name in NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
+
+
+def _shared_processors(role: str) -> list[Processor]:
+    def add_role(_logger: Any, _method: str, event: EventDict) -> EventDict:
+        if role:
+            event.setdefault("role", role)
+        return event
+
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        add_role,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+    ]
+
+
+def _renderers(settings: Settings, stream: TextIO) -> list[Processor]:
+    if settings.log_format == "text" or (settings.log_format == "auto" and stream.isatty()):
+        return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), timestamp_key="time")]
+    return [structlog.processors.format_exc_info, structlog.processors.UnicodeDecoder(), _order_fields, _render_json]
+
+
+def _order_fields(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Return the event with the fields first that a reader looks for first."""
+    first = {key: event.pop(key) for key in ("time", "level", "role", "event") if key in event}
+    return {**first, **event}
+
+
+def _render_json(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
+    """Return one line of JSON; a value that JSON does not know is written as its text."""
+    return msgspec.json.encode(event, enc_hook=str).decode()
