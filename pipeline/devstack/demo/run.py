@@ -68,7 +68,7 @@ PROOFS: Final = (
     "each with its activity byte for byte as sent",
     "emails to addresses that had bounced were dropped instead of sent",
     "a conversion answered 503 was sent again",
-    "a lost connection and repeated webhooks caused no second conversion",
+    "a lost connection and repeated webhooks made no difference",
     "a forged webhook and a wrong API key were refused",
     "the history lists every email once, with the right state",
 )

@@ -58,7 +58,7 @@ class SandboxMessage:
 
     @cached_property
     def mime(self) -> EmailMessage:
-        """The parsed message; its headers alone where parts are nested too deep for Python's parser."""
+        """Return the parsed message; only its headers where parts are nested too deep for Python's parser."""
         try:
             return BytesParser(policy=policy.default).parsebytes(self.raw)
         except RecursionError:
