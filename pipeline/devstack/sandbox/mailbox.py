@@ -53,7 +53,7 @@ class SandboxMessage:
 
     @property
     def event_history(self) -> list[str]:
-        """The texts of the history: events posted, requests made."""
+        """Return the texts of the history: events posted and requests made."""
         return [entry.text for entry in self.history]
 
     @cached_property
@@ -166,7 +166,7 @@ class SandboxMailbox:
 
     @property
     def count(self) -> int:
-        """Messages kept now."""
+        """Return the number of kept messages."""
         return len(self._messages)
 
     def page(self, before: int, limit: int) -> tuple[list[SandboxMessage], bool]:

@@ -37,7 +37,7 @@ MAIL_CSP: Final = (
 """For a message's HTML, in the frame or alone: its styles and embedded images, but no script, request or form."""
 
 STATES: Final[Mapping[str, tuple[str, str]]] = {
-    "spamreport": ("marked as spam", "bad"),
+    "spamreport": ("spam report", "bad"),
     "unsubscribe": ("unsubscribed", "warn"),
     "bounce": ("bounced", "bad"),
     "dropped": ("dropped", "bad"),
@@ -85,7 +85,7 @@ def inbox(view: InboxView, hints: InboxHints) -> str:
     if view.has_older:
         pager.append((f"/?before={view.messages[-1].number}", "Older messages"))
     count = f"{view.kept_count} message" if view.kept_count == 1 else f"{view.kept_count} messages"
-    summary = f"{count}, newest first. Times are UTC."
+    summary = f"{count}, newest first. Times are UTC." if view.kept_count else "Empty."
     body = fill(templates.INBOX, summary=summary, listing=listing, pager=_links(pager))
     return _page("Inbox", [("/", "Reload"), ("/messages", "JSON")], body)
 
@@ -99,7 +99,7 @@ def message(shown: SandboxMessage, host: str, neighbours: Sequence[tuple[str, st
     body = fill(
         templates.MESSAGE,
         **_summary(shown),
-        header_to=_shortened(shown.header("To")),
+        header_to=_shortened(shown.header("To")) or "(none)",
         size=f"{len(shown.raw):,}",
         tls="with TLS" if shown.tls else "without TLS",
         contents=_links([(f"#{section['id']}", str(section["title"])) for section in sections]),
@@ -131,7 +131,7 @@ def _summary(shown: SandboxMessage) -> dict[str, Any]:
         "subject": _subject(shown),
         "brand": _shortened(brand) or "(no sender)",
         "address": _shortened(address),
-        "header_from": _shortened(shown.header("From")),
+        "header_from": _shortened(shown.header("From")) or "(none)",
         "sender": shown.mail_from or "<>",
         "recipients": recipients,
         "badge": fill(templates.BADGE, state=label, colour=colour),
@@ -171,7 +171,7 @@ def _headers(shown: SandboxMessage) -> SafeHtml:
     headers = shown.headers()
     rows = ({"name": name, "value": _shortened(value)} for name, value in headers[:MAX_HEADERS])
     hidden = len(headers) - MAX_HEADERS
-    note = _note(f"{hidden} more headers are in the source." if hidden > 0 else "")
+    note = _note(f"{hidden} more headers are in the source." if hidden > 0 else "" if headers else "None.")
     return fill(templates.HEADERS, rows=fill_each(templates.HEADER, rows), note=note)
 
 

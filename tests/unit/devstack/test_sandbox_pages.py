@@ -95,7 +95,7 @@ def test_inbox_shows_time_brand_addresses_subject_and_state() -> None:
         ([""], "accepted"),
         (["processed"], "accepted"),
         (["delivered", "open", "click"], "clicked"),
-        (["spamreport", "delivered"], "marked as spam"),
+        (["spamreport", "delivered"], "spam report"),
         (["delivered", "bounce"], "bounced"),
         (["deferred", "delivered"], "delivered"),
     ],
