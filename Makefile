@@ -11,7 +11,7 @@ ARGS ?=
 help: ## Show this list
 	@$(PYTHON) -c 'import re; [print("  make %-16s%s" % m) for m in re.findall(r"(?m)^([a-z-]+):.*?## (.*)", open("Makefile").read())]'
 
-demo: .venv/.runtime ## Watch 40 emails of two brands live their lives, end to end, in about a minute
+demo: .venv/.runtime ## Send 118 emails through a complete stack and check every conversion, in about a minute
 	@$(BIN)/mailfold demo $(ARGS)
 
 up: .venv/.runtime ## Start the whole stack on 127.0.0.1; Ctrl-C stops it, the next `make up` goes on

@@ -60,7 +60,7 @@ def demo(
     withhold: Annotated[str, typer.Option(hidden=True, help="Tests only: a word that the receiver refuses.")] = "",
     patience: Annotated[float, typer.Option(hidden=True, help="Seconds to wait for conversions and events.")] = 45.0,
 ) -> None:
-    """Send 40 emails of two brands through a stack of its own and follow each to the end; exit 0 if all is right."""
+    """Send 118 emails of two brands through a stack of its own, show each step, and exit 0 if all is right."""
     from pipeline.devstack.demo import run  # noqa: PLC0415  it imports the whole stack, which takes time
 
     console = Console(highlight=False)
@@ -88,7 +88,8 @@ async def _receiver(key: str, port: int, brand: str, stop: asyncio.Event) -> Non
 
     if not key:
         raise InvalidSettings("MAILFOLD_RECEIVER_KEY: empty; the receiver must check the key, as Fast Track does")
-    async with serve_receiver(ConversionReceiver({brand: key}, heard=typer.echo), "127.0.0.1", port) as listening:
+    fast_track = ConversionReceiver({brand: key}, on_conversion=typer.echo)
+    async with serve_receiver(fast_track, "127.0.0.1", port) as listening:
         typer.echo(f"destination  http://127.0.0.1:{listening}/{brand}")
         await stop.wait()
 

@@ -1,4 +1,4 @@
-"""The sandbox as its users meet it: a real SMTP client on one side, a real webhook receiver on the other."""
+"""The running sandbox between a real SMTP client and a gateway that verifies its webhooks."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ from pipeline.webhooks.providers import sendgrid
 from tests.support.sandboxed import EMAIL_ID, world
 
 
-async def test_accepted_mail_is_told_as_processed_and_delivered_in_sendgrids_words(tmp_path: Path) -> None:
+async def test_accepted_mail_is_reported_as_processed_and_delivered(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         before = int(time.time())
         text = await w.send("anna@example.test")
@@ -37,18 +37,20 @@ async def test_accepted_mail_is_told_as_processed_and_delivered_in_sendgrids_wor
     assert processed["sg_event_id"] != delivered["sg_event_id"]
 
 
-def _incoming(headers: Mapping[str, str], body: bytes) -> WebhookRequest:
+def _webhook_request(headers: Mapping[str, str], body: bytes) -> WebhookRequest:
     return WebhookRequest(headers={name.lower(): value for name, value in headers.items()}, body=body)
 
 
-async def test_its_signature_is_what_our_own_adapter_accepts_and_a_changed_body_is_not(tmp_path: Path) -> None:
+async def test_signature_is_valid_and_does_not_fit_a_changed_body(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         await w.send("anna@example.test")
         await w.until(lambda: bool(w.gateway.authentic))
         request = w.gateway.authentic[0]
-        sendgrid.verify(_incoming(request.headers, request.body), [public_key(tmp_path)], wall_clock(), 60)
+        sendgrid.verify(_webhook_request(request.headers, request.body), [public_key(tmp_path)], wall_clock(), 60)
         with pytest.raises(InvalidSignatureError):
-            sendgrid.verify(_incoming(request.headers, request.body + b" "), [public_key(tmp_path)], wall_clock(), 60)
+            sendgrid.verify(
+                _webhook_request(request.headers, request.body + b" "), [public_key(tmp_path)], wall_clock(), 60
+            )
         assert len(sendgrid.split(request.body, {})) == len(request.events)
 
 
@@ -60,9 +62,7 @@ async def test_its_signature_is_what_our_own_adapter_accepts_and_a_changed_body_
         ("anna+deferred-forever@example.test", 451),
     ],
 )
-async def test_a_refused_recipient_is_refused_on_rcpt_and_nothing_is_told(
-    tmp_path: Path, address: str, code: int
-) -> None:
+async def test_refused_recipient_is_refused_on_rcpt_without_any_event(tmp_path: Path, address: str, code: int) -> None:
     async with world(tmp_path) as w:
         with pytest.raises(aiosmtplib.SMTPRecipientsRefused) as refused:
             await w.send(address)
@@ -71,34 +71,34 @@ async def test_a_refused_recipient_is_refused_on_rcpt_and_nothing_is_told(
         assert w.sandbox.provider.webhook_sender.pending == 0
 
 
-async def test_content_can_be_refused_after_data(tmp_path: Path) -> None:
+async def test_content_is_refused_after_data(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         with pytest.raises(aiosmtplib.SMTPDataError) as refused:
             await w.send("anna+bounce-data@example.test")
         assert refused.value.code == 554
 
 
-async def test_a_deferred_recipient_is_accepted_at_the_attempt_it_names(tmp_path: Path) -> None:
+async def test_deferred_recipient_is_accepted_after_its_number_of_attempts(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         for _ in range(2):
             with pytest.raises(aiosmtplib.SMTPRecipientsRefused) as refused:
                 await w.send("anna+deferred-2@example.test")
             assert refused.value.recipients[0].code == 450
         await w.send("anna+deferred-2@example.test")
-        await w.until(lambda: "delivered" in w.told())
+        await w.until(lambda: "delivered" in w.event_names())
 
 
 @pytest.mark.parametrize("pattern", ["drop-connection-1", "drop-after-data-1"])
-async def test_a_dropped_connection_leaves_the_sender_without_an_answer(tmp_path: Path, pattern: str) -> None:
+async def test_dropped_connection_leaves_the_sender_without_an_answer(tmp_path: Path, pattern: str) -> None:
     async with world(tmp_path) as w:
         with pytest.raises(aiosmtplib.SMTPServerDisconnected):
             await w.send(f"anna+{pattern}@example.test")
         assert w.sandbox.provider.mailbox.received == (1 if pattern == "drop-after-data-1" else 0)
         await w.send(f"anna+{pattern}@example.test")
-        await w.until(lambda: "delivered" in w.told())
+        await w.until(lambda: "delivered" in w.event_names())
 
 
-async def test_a_slow_recipient_keeps_the_sender_waiting_and_nobody_else(tmp_path: Path) -> None:
+async def test_slow_recipient_delays_its_own_sender_only(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         slow = asyncio.create_task(w.send("anna+slow-1@example.test"))
         await w.send("ben@example.test")
@@ -106,7 +106,7 @@ async def test_a_slow_recipient_keeps_the_sender_waiting_and_nobody_else(tmp_pat
         await slow
 
 
-async def test_the_recipient_loads_the_pixel_and_follows_the_first_link_with_a_browsers_name(tmp_path: Path) -> None:
+async def test_recipient_loads_the_pixel_and_follows_the_first_link_as_a_browser(tmp_path: Path) -> None:
     html = '<a href="ORIGIN/c/one">1</a><a href="ORIGIN/c/two">2</a><img src="ORIGIN/o/pixel.gif" width="1">'
     async with world(tmp_path) as w:
         await w.send("anna+open+click@example.test", html=html)
@@ -120,25 +120,25 @@ async def test_the_recipient_loads_the_pixel_and_follows_the_first_link_with_a_b
     assert "bot" in w.gateway.visits[2][1]
 
 
-async def test_links_and_images_of_strangers_are_left_alone(tmp_path: Path) -> None:
+async def test_links_and_images_of_other_hosts_are_not_requested(tmp_path: Path) -> None:
     html = '<a href="http://127.0.0.1:1/x">x</a><a href="mailto:a@b.test">m</a><img src="http://127.0.0.1:1/y.gif">'
     async with world(tmp_path) as w:
         await w.send("anna+open+click@example.test", html=html)
         await w.until(lambda: w.sandbox.provider.webhook_sender.pending == 0)
-        told = next(w.sandbox.provider.mailbox.newest()).event_history
-    assert [line for line in told if "nothing of ours" in line] == [
+        history = next(w.sandbox.provider.mailbox.newest()).event_history
+    assert [line for line in history if "nothing of ours" in line] == [
         "open: nothing of ours in the HTML part to fetch",
         "click: nothing of ours in the HTML part to fetch",
     ]
     assert w.gateway.visits == []
 
 
-async def test_every_later_word_has_its_address(tmp_path: Path) -> None:
+async def test_later_patterns_post_their_events(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         for name in ("bounce-later", "blocked-later", "dropped-later", "deferred-later", "complaint", "unsubscribe"):
             await w.send(f"{name}@example.test")
         await w.until(lambda: w.sandbox.provider.webhook_sender.pending == 0)
-        counted = Counter(w.told())
+        counted = Counter(w.event_names())
         types = {event.get("type") for event in w.gateway.events if event["event"] == "bounce"}
     assert counted == {
         "processed": 6,
@@ -152,7 +152,7 @@ async def test_every_later_word_has_its_address(tmp_path: Path) -> None:
     assert types == {"bounce", "blocked"}
 
 
-async def test_duplicates_share_their_event_id(tmp_path: Path) -> None:
+async def test_duplicated_events_share_their_event_id(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         await w.send("anna+duplicated@example.test")
         await w.until(lambda: len(w.gateway.events) == 6)
@@ -160,25 +160,25 @@ async def test_duplicates_share_their_event_id(tmp_path: Path) -> None:
     assert sorted(counted.values()) == [3, 3]
 
 
-async def test_a_forged_event_is_signed_by_another_and_posted_once(tmp_path: Path) -> None:
+async def test_forged_event_has_an_invalid_signature_and_is_posted_once(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         await w.send("anna+forged@example.test")
         await w.until(lambda: w.sandbox.provider.webhook_sender.pending == 0)
         assert [event["event"] for request in w.gateway.forged for event in request.events] == ["bounce"]
-        assert sorted(w.told()) == ["delivered", "processed"]
+        assert sorted(w.event_names()) == ["delivered", "processed"]
         assert w.sandbox.provider.webhook_sender.counts.forged_refused == 1
 
 
-async def test_what_the_gateway_does_not_take_is_posted_again_byte_for_byte(tmp_path: Path) -> None:
+async def test_refused_webhook_is_posted_again(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         w.gateway.refuse = 2
         await w.send("anna@example.test")
         await w.until(lambda: w.sandbox.provider.webhook_sender.pending == 0)
-        assert sorted(w.told()) == ["delivered", "processed"]
+        assert sorted(w.event_names()) == ["delivered", "processed"]
         assert w.sandbox.provider.webhook_sender.counts.attempts >= 3
 
 
-async def test_what_is_never_taken_is_given_up_and_counted(tmp_path: Path) -> None:
+async def test_webhook_is_abandoned_and_counted_after_the_last_attempt(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         w.gateway.refuse = 1_000
         await w.send("anna@example.test")
@@ -186,7 +186,7 @@ async def test_what_is_never_taken_is_given_up_and_counted(tmp_path: Path) -> No
         assert w.sandbox.provider.webhook_sender.counts.given_up == 2
 
 
-async def test_a_full_courier_defers_mail_instead_of_growing(tmp_path: Path) -> None:
+async def test_mail_is_deferred_while_too_many_events_are_pending(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         w.sandbox.provider.webhook_sender.pending += 1_000_000
         with pytest.raises(aiosmtplib.SMTPRecipientsRefused) as refused:
@@ -194,7 +194,7 @@ async def test_a_full_courier_defers_mail_instead_of_growing(tmp_path: Path) -> 
         assert refused.value.recipients[0].code == 451
 
 
-async def test_international_addresses_are_taken(tmp_path: Path) -> None:
+async def test_international_addresses_are_accepted(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         await w.send("jörg@exämple.test", mail_options=["SMTPUTF8", "BODY=8BITMIME"])
         await w.until(lambda: len(w.gateway.events) == 2)
@@ -210,7 +210,7 @@ async def test_only_the_newest_messages_are_kept(tmp_path: Path) -> None:
         assert (await http.get("/messages/1")).status == 404
 
 
-async def test_the_api_shows_a_message_whole_and_as_it_came(tmp_path: Path) -> None:
+async def test_api_returns_a_message_parsed_and_raw(tmp_path: Path) -> None:
     async with world(tmp_path) as w, aiohttp.ClientSession(w.api) as http:
         await w.send("anna@example.test", html="<p>hi</p>")
         message = await (await http.get("/messages/1")).json()
@@ -222,7 +222,7 @@ async def test_the_api_shows_a_message_whole_and_as_it_came(tmp_path: Path) -> N
     assert b"\r\n\r\n" in raw
 
 
-async def test_the_inbox_page_escapes_what_strangers_write(tmp_path: Path) -> None:
+async def test_inbox_pages_escape_what_senders_write(tmp_path: Path) -> None:
     async with world(tmp_path) as w, aiohttp.ClientSession(w.api) as http:
         await w.send("anna@example.test", html="<script>alert(1)</script>")
         inbox = await (await http.get("/")).text()
@@ -232,11 +232,11 @@ async def test_the_inbox_page_escapes_what_strangers_write(tmp_path: Path) -> No
     assert "&lt;script&gt;" in page
 
 
-async def test_an_event_can_be_wished_for(tmp_path: Path) -> None:
+async def test_event_can_be_sent_by_hand(tmp_path: Path) -> None:
     async with world(tmp_path) as w, aiohttp.ClientSession(w.api) as http:
         await w.send("anna+silent@example.test")
-        wish = {"message": 1, "event": "bounce", "fields": {"reason": "452 later", "new": [1]}}
-        assert (await http.post("/events", json=wish)).status == 202
+        body = {"message": 1, "event": "bounce", "fields": {"reason": "452 later", "new": [1]}}
+        assert (await http.post("/events", json=body)).status == 202
         await w.until(lambda: bool(w.gateway.events))
         event = w.gateway.events[0]
     assert (event["event"], event["reason"], event["new"]) == ("bounce", "452 later", [1])
@@ -244,7 +244,7 @@ async def test_an_event_can_be_wished_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "where"),
+    ("body", "where"),
     [
         ([], ""),
         ({"message": 2, "event": "bounce"}, "message"),
@@ -255,15 +255,15 @@ async def test_an_event_can_be_wished_for(tmp_path: Path) -> None:
         ({"message": 1, "event": "bounce", "fields": 1}, "fields"),
     ],
 )
-async def test_a_wish_that_makes_no_sense_is_told_what_and_where(tmp_path: Path, wish: Any, where: str) -> None:
+async def test_invalid_event_request_is_answered_with_the_field(tmp_path: Path, body: Any, where: str) -> None:
     async with world(tmp_path) as w, aiohttp.ClientSession(w.api) as http:
         await w.send("anna+silent@example.test")
-        response = await http.post("/events", json=wish)
+        response = await http.post("/events", json=body)
         assert response.status == 400
         assert (await response.json())["where"] == where
 
 
-async def test_a_web_page_can_neither_read_the_inbox_nor_make_events(tmp_path: Path) -> None:
+async def test_web_page_of_another_origin_can_neither_read_the_inbox_nor_send_events(tmp_path: Path) -> None:
     async with world(tmp_path) as w, aiohttp.ClientSession(w.api) as http:
         await w.send("anna+silent@example.test")
         assert (await http.get("/messages", headers={"Host": "rebound.test"})).status == 403
@@ -271,7 +271,7 @@ async def test_a_web_page_can_neither_read_the_inbox_nor_make_events(tmp_path: P
         assert (await http.post("/events", data='{"message": 1, "event": "bounce"}', headers=plain)).status == 415
 
 
-async def test_forgetting_empties_the_inbox(tmp_path: Path) -> None:
+async def test_deleting_empties_the_inbox(tmp_path: Path) -> None:
     async with world(tmp_path) as w, aiohttp.ClientSession(w.api) as http:
         await w.send("anna+silent@example.test")
         assert await (await http.delete("/messages")).json() == {"deleted": 1}
@@ -279,7 +279,7 @@ async def test_forgetting_empties_the_inbox(tmp_path: Path) -> None:
         assert (await (await http.get("/healthz")).json())["received"] == 1
 
 
-async def test_a_port_that_is_taken_is_one_clear_sentence(tmp_path: Path) -> None:
+async def test_taken_port_is_an_error_that_names_its_setting(tmp_path: Path) -> None:
     async with world(tmp_path) as w:
         taken = Settings(data_dir=tmp_path, sandbox_smtp_port=w.sandbox.smtp_port, sandbox_http_port=0)
         with pytest.raises(InvalidSettings, match="MAILFOLD_SANDBOX_SMTP_PORT"):

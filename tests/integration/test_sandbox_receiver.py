@@ -1,4 +1,4 @@
-"""The receiver that stands for Fast Track: what it takes, what it refuses, what it writes down."""
+"""The receiver that stands for Fast Track: what it accepts, refuses and keeps."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -27,18 +27,18 @@ async def posting(receiver: ConversionReceiver) -> AsyncIterator[Any]:
         yield post
 
 
-async def test_a_conversion_is_written_down_with_its_activity_byte_for_byte() -> None:
-    heard: list[ReceivedConversion] = []
-    receiver = ConversionReceiver({"brand": "secret"}, heard=heard.append)
+async def test_conversion_is_kept_with_its_activity_byte_for_byte() -> None:
+    conversions: list[ReceivedConversion] = []
+    receiver = ConversionReceiver({"brand": "secret"}, on_conversion=conversions.append)
     async with posting(receiver) as post:
         assert await post() == 200
-    assert receiver.arrivals == heard
+    assert receiver.arrivals == conversions
     assert receiver.arrivals == [ReceivedConversion(1, "brand", "e1", "open", b'{"id":"x",  "n": 1.50}', "e1:open")]
-    assert str(heard[0]) == '    1  open       e1  {"id":"x",  "n": 1.50}'
+    assert str(conversions[0]) == '    1  open       e1  {"id":"x",  "n": 1.50}'
 
 
 @pytest.mark.parametrize(
-    ("wrong", "status"),
+    ("changes", "status"),
     [
         ({"X-API-KEY": "other"}, 401),
         ({"X-API-KEY": ""}, 401),
@@ -50,15 +50,15 @@ async def test_a_conversion_is_written_down_with_its_activity_byte_for_byte() ->
         ({"body": b"\xff"}, 400),
     ],
 )
-async def test_what_is_no_conversion_is_refused_and_counted(wrong: dict[str, Any], status: int) -> None:
+async def test_invalid_request_is_refused_and_counted(changes: dict[str, Any], status: int) -> None:
     receiver = ConversionReceiver({"brand": "secret"})
     async with posting(receiver) as post:
-        assert await post(**wrong) == status
+        assert await post(**changes) == status
     assert receiver.arrivals == []
     assert len(receiver.refused) == 1
 
 
-async def test_what_is_put_off_is_not_written_down_until_it_is_taken() -> None:
+async def test_postponed_conversion_is_kept_once_it_is_accepted() -> None:
     receiver = ConversionReceiver({"brand": "secret"}, lambda _arrival, attempt: 503 if attempt < 3 else 200)
     async with posting(receiver) as post:
         assert [await post() for _ in range(3)] == [503, 503, 200]

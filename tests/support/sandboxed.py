@@ -111,7 +111,7 @@ class World:
             )
         return str(text)
 
-    def told(self) -> list[str]:
+    def event_names(self) -> list[str]:
         return [event["event"] for event in self.gateway.events]
 
     async def until(self, ready: Callable[[], bool]) -> None:

@@ -1,1 +1,1 @@
-"""The whole way shown: real batches in, and what Fast Track must hear held against what it heard."""
+"""The demo: emails through a complete stack, and a check that Fast Track received every conversion it should."""

@@ -1,4 +1,4 @@
-"""The demo as the product's customer: batches, history pages and states, by the public doors."""
+"""The demo's requests to Mailfold as a tenant makes them: batches and history; used by the demo's run."""
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -11,44 +11,44 @@ from pipeline.devstack.demo.scenario import DemoEmail, batch_body
 from pipeline.errors import PermanentError
 
 MAX_PAGES: Final = 1_000
-"""Pages read at most: a cursor that goes round must not keep us."""
+"""Pages read at most, so that a cursor that leads back cannot keep the demo running."""
 
 
 class UnexpectedResponse(PermanentError):
-    """The product answered something that its contract doesn't say."""
+    """An answer of the gateway that contradicts its documentation."""
 
 
 @dataclass(frozen=True)
 class DemoClient:
-    """One tenant's view of the gateway."""
+    """A client of the gateway with one tenant's API key."""
 
     http: aiohttp.ClientSession
     gateway: str
     key: str
 
-    async def post_batch(self, roles: list[DemoEmail]) -> dict[str, DemoEmail]:
-        """Post a batch; the roles by the email_id that each was given."""
+    async def post_batch(self, emails: list[DemoEmail]) -> dict[str, DemoEmail]:
+        """Post a batch and return its emails by the email_id that each was given."""
         headers = {"X-Api-Key": self.key, "Content-Type": "application/json"}
         url = f"{self.gateway}/channels/email/batch"
-        async with self.http.post(url, data=batch_body(roles), headers=headers) as response:
+        async with self.http.post(url, data=batch_body(emails), headers=headers) as response:
             body = await response.text()
             if response.status != 200:
                 raise UnexpectedResponse(f"the batch was answered {response.status}: {body[:500]}")
             answer = await response.json()
-        given = {taken["id"]: taken["email_id"] for taken in answer["successful"]}
-        lost = [role.identity for role in roles if role.identity not in given]
-        if lost or answer["failed"] or answer["fatal"]:
-            raise UnexpectedResponse(f"not everything was taken: {body[:1000]}")
-        return {given[role.identity]: role for role in roles}
+        email_ids = {item["id"]: item["email_id"] for item in answer["successful"]}
+        missing = [email.identity for email in emails if email.identity not in email_ids]
+        if missing or answer["failed"] or answer["fatal"]:
+            raise UnexpectedResponse(f"not every email of the batch was accepted: {body[:1000]}")
+        return {email_ids[email.identity]: email for email in emails}
 
     async def is_refused(self, key: str) -> bool:
-        """Whether a batch under another key is refused."""
+        """Return whether a batch with this API key is refused."""
         headers = {"X-Api-Key": key, "Content-Type": "application/json"}
         async with self.http.post(f"{self.gateway}/channels/email/batch", data=b"[]", headers=headers) as response:
             return response.status in (401, 403)
 
     async def history_pages(self) -> AsyncIterator[tuple[list[dict[str, Any]], str]]:
-        """The history from the newest, page by page, each with its cursor to the next (empty at the end)."""
+        """Yield the pages of the history, newest first, each with the cursor of the next; empty on the last page."""
         cursor = ""
         for _ in range(MAX_PAGES):
             query = {"Next": cursor} if cursor else {}
@@ -63,11 +63,11 @@ class DemoClient:
             yield page["Emails"], cursor
             if not cursor:
                 return
-        raise UnexpectedResponse(f"the history has no end after {MAX_PAGES} pages")
+        raise UnexpectedResponse(f"the history does not end after {MAX_PAGES} pages")
 
 
 async def email_states(connection: "psycopg.AsyncConnection[Any]") -> Mapping[str, str]:
-    """Each email's status, finer than `/v1/Email/` tells it: for the screen alone, no verdict reads it."""
+    """Return each email's status by email_id, for the display only: it is finer than the State of `/v1/Email/`."""
     rows = await connection.execute("select email_id::text, status from projections.history")
     return dict(await rows.fetchall())
 
@@ -84,15 +84,15 @@ STATE_BY_WORD: Final = {
 _WORDS_BY_STRENGTH: Final = ("spam", "bounce", "dropped", "failed", "click", "open", "delivered")
 
 
-def history_faults(roles: Mapping[str, DemoEmail], listed: list[dict[str, Any]]) -> list[str]:
-    """What the pages say wrongly: each email once, in the State that its words make. Pure."""
-    seen: dict[str, list[str]] = {}
-    for email in listed:
-        seen.setdefault(email["MessageId"], []).append(email["State"])
-    faults = [f"the history lists {email_id}, which nobody sent" for email_id in seen if email_id not in roles]
-    for email_id, role in roles.items():
-        wanted = STATE_BY_WORD[next(word for word in _WORDS_BY_STRENGTH if word in role.case.expected_words)]
-        if seen.get(email_id) != [wanted]:
-            found = ", ".join(seen.get(email_id, [])) or "not at all"
-            faults.append(f"{role.identity} ({email_id}): the history lists it as {found}, it is {wanted}")
+def history_faults(emails: Mapping[str, DemoEmail], listed: list[dict[str, Any]]) -> list[str]:
+    """Return what is wrong with the history: each email must be listed once, with the State of its conversions."""
+    states: dict[str, list[str]] = {}
+    for entry in listed:
+        states.setdefault(entry["MessageId"], []).append(entry["State"])
+    faults = [f"the history lists {email_id}, which was never sent" for email_id in states if email_id not in emails]
+    for email_id, email in emails.items():
+        expected = STATE_BY_WORD[next(word for word in _WORDS_BY_STRENGTH if word in email.case.expected_words)]
+        if states.get(email_id) != [expected]:
+            actual = ", ".join(states.get(email_id, [])) or "not at all"
+            faults.append(f"{email.identity} ({email_id}): the history lists it as {actual}, expected {expected}")
     return faults

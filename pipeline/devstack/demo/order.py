@@ -1,7 +1,7 @@
-"""In which order the log first said each word of each email: raw `email-changes` in, groups of words out.
+"""The order of each email's conversions according to the log; the demo checks the received order against it.
 
-What happened a second apart may reach the log the other way round on a stalled machine; then that
-is the order in which Fast Track must hear of it. Read as plain JSON: no code of the fold's here.
+Events that occurred a second apart may reach the log in the opposite order on a slow machine; Fast Track
+must then receive them in the log's order. Records are read as plain JSON, without the product's code.
 """
 
 import json
@@ -19,35 +19,35 @@ WORD_BY_MARK: Final = {
     "failed": "failed",
     "complained": "spam",
 }
-"""A state's mark -> the word it makes Fast Track owed."""
+"""Conversion that is owed to Fast Track, by the field of the state that makes it."""
 
 WordOrder = tuple[frozenset[str], ...]
-"""Words that one change brought together have no order among themselves."""
+"""Groups of conversions in order; those of one group became due by the same change and may arrive in any order."""
 
 
 def word_orders(changes: Iterable[bytes]) -> dict[str, WordOrder]:
-    """Each email's words as the log first said them; ``changes`` in the order of their partitions."""
+    """Return the order of each email's conversions by email_id; ``changes`` are in the order of their partitions."""
     orders: dict[str, WordOrder] = {}
     for change in changes:
         record: dict[str, Any] = json.loads(change)
         state: dict[str, Any] | None = record.get("state")
-        if state is None:  # a tick: what time it is, nothing that changed
+        if state is None:  # a tick, which only carries the time
             continue
-        before = orders.get(state["email_id"], ())
-        new = frozenset(word for mark, word in WORD_BY_MARK.items() if mark in state).difference(*before)
-        orders[state["email_id"]] = (*before, new) if new else before
+        earlier = orders.get(state["email_id"], ())
+        new_words = frozenset(word for mark, word in WORD_BY_MARK.items() if mark in state).difference(*earlier)
+        orders[state["email_id"]] = (*earlier, new_words) if new_words else earlier
     return orders
 
 
-def is_in_order(told: Iterable[str], order: WordOrder) -> bool:
-    """Whether words were told as the log said them."""
-    place = {word: number for number, words in enumerate(order) for word in words}
-    places = [place.get(word, len(order)) for word in told]
-    return places == sorted(places)
+def is_in_order(received: Iterable[str], order: WordOrder) -> bool:
+    """Return whether conversions were received in the log's order."""
+    positions = {word: position for position, words in enumerate(order) for word in words}
+    received_positions = [positions.get(word, len(order)) for word in received]
+    return received_positions == sorted(received_positions)
 
 
 async def read_changes(bootstrap: str, topic: str) -> list[bytes]:
-    """All that lies on the topic, partition by partition."""
+    """Return all values on the topic, partition by partition."""
     reader = AIOKafkaConsumer(
         topic, bootstrap_servers=bootstrap, isolation_level="read_committed", enable_auto_commit=False
     )
@@ -55,12 +55,12 @@ async def read_changes(bootstrap: str, topic: str) -> list[bytes]:
     try:
         partitions = [TopicPartition(topic, number) for number in sorted(reader.partitions_for_topic(topic) or ())]
         await reader.seek_to_beginning(*partitions)
-        return [value for partition in partitions for value in await _read(reader, partition)]
+        return [value for partition in partitions for value in await _read_partition(reader, partition)]
     finally:
         await reader.stop()
 
 
-async def _read(reader: AIOKafkaConsumer, partition: TopicPartition) -> list[bytes]:
+async def _read_partition(reader: AIOKafkaConsumer, partition: TopicPartition) -> list[bytes]:
     end = (await reader.end_offsets([partition]))[partition]
     values: list[bytes] = []
     while await reader.position(partition) < end:

@@ -1,4 +1,4 @@
-"""A Fast Track for development: conversions in over HTTP; a list of arrivals, in order, out."""
+"""A receiver of conversions that stands for Fast Track; used by the demo and by `mailfold receiver`."""
 
 import contextlib
 import hmac
@@ -16,19 +16,19 @@ CONVERSION_WORDS: Final = frozenset({"delivered", "open", "click", "spam", "boun
 
 @dataclass(frozen=True)
 class ReceivedConversion:
-    """One conversion as it arrived and was taken."""
+    """One conversion that was received and accepted."""
 
     number: int
     brand: str
-    """Under which path it came: `/{brand}/email/conversion`."""
+    """First part of the path to which it was posted: `/{brand}/email/conversion`."""
     email_id: str
     word: str
     activity: bytes = field(repr=False)
-    """Byte for byte as it lay in the body."""
+    """Bytes of the activity as they were in the body."""
     idempotency_key: str
 
     def __str__(self) -> str:
-        """A line for people."""
+        """Return a line for people."""
         activity = self.activity.decode("utf-8", "replace")
         return f"{self.number:>5}  {self.word:<9}  {self.email_id}  {activity[:120]}"
 
@@ -40,35 +40,35 @@ class _ReceivedBody(msgspec.Struct):
 
 
 AnswerPolicy = Callable[[ReceivedConversion, int], int]
-"""What to answer an authentic conversion, given how often this one came: 2xx takes it."""
+"""A function that returns the HTTP status for a valid conversion and its attempt's number; 2xx accepts it."""
 
 
-def accept_all(_arrival: ReceivedConversion, _attempt: int) -> int:
-    """The usual receiver."""
+def accept_all(_conversion: ReceivedConversion, _attempt: int) -> int:
+    """Return 200 for every conversion."""
     return 200
 
 
 class ConversionReceiver:
-    """Takes ``POST /{brand}/email/conversion`` with the brand's X-API-KEY."""
+    """A handler of ``POST /{brand}/email/conversion`` that wants the brand's X-API-KEY; it keeps what it accepts."""
 
     def __init__(
         self,
         keys: Mapping[str, str],
         answer: AnswerPolicy = accept_all,
-        heard: Callable[[ReceivedConversion], None] = lambda _: None,
+        on_conversion: Callable[[ReceivedConversion], None] = lambda _: None,
     ) -> None:
         self._keys = keys
         self._answer = answer
-        self._heard = heard
+        self._on_conversion = on_conversion
         self._attempts: dict[str, int] = {}
         self.arrivals: list[ReceivedConversion] = []
         self.refused: list[str] = []
-        """Requests that were wrong: why."""
+        """Reasons for which requests were refused."""
         self.postponed_count = 0
-        """Authentic requests that were not answered 2xx, by wish."""
+        """Valid requests that the answer policy did not accept."""
 
     async def conversion(self, request: web.Request) -> web.Response:
-        """The documented endpoint: 200 for what was understood, 4xx with the reason for what was not."""
+        """Answer a conversion as Fast Track documents it: 200, or 4xx with the reason."""
         brand = request.match_info["brand"]
         key = self._keys.get(brand)
         if key is None:
@@ -81,10 +81,10 @@ class ConversionReceiver:
             return self._refuse(400, f"not a conversion: {error}")
         if body.delivery_status not in CONVERSION_WORDS:
             return self._refuse(400, "delivery_status is none of the seven words")
-        return self._take(brand, body, request.headers.get("Idempotency-Key", ""))
+        return self._answer_conversion(brand, body, request.headers.get("Idempotency-Key", ""))
 
-    def _take(self, brand: str, body: _ReceivedBody, idempotency_key: str) -> web.Response:
-        arrival = ReceivedConversion(
+    def _answer_conversion(self, brand: str, body: _ReceivedBody, idempotency_key: str) -> web.Response:
+        conversion = ReceivedConversion(
             number=len(self.arrivals) + 1,
             brand=brand,
             email_id=body.email_id,
@@ -93,12 +93,12 @@ class ConversionReceiver:
             idempotency_key=idempotency_key,
         )
         attempt = self._attempts[idempotency_key] = self._attempts.get(idempotency_key, 0) + 1
-        status = self._answer(arrival, attempt)
+        status = self._answer(conversion, attempt)
         if not 200 <= status < 300:
             self.postponed_count += 1
             return web.json_response({"error": "not now"}, status=status, headers={"Retry-After": "1"})
-        self.arrivals.append(arrival)
-        self._heard(arrival)
+        self.arrivals.append(conversion)
+        self._on_conversion(conversion)
         return web.json_response({"ok": True}, status=status)
 
     def _refuse(self, status: int, why: str) -> web.Response:
@@ -108,7 +108,7 @@ class ConversionReceiver:
 
 @contextlib.asynccontextmanager
 async def serve_receiver(receiver: ConversionReceiver, host: str, port: int) -> AsyncIterator[int]:
-    """The receiver listening; its port. Raises BadSettings for a port that is taken."""
+    """Run the receiver and yield its port; 0 takes a free one. Raises InvalidSettings for a port that is taken."""
     app = web.Application(client_max_size=4_000_000)
     app.router.add_post("/{brand}/email/conversion", receiver.conversion)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)

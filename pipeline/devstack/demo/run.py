@@ -1,4 +1,4 @@
-"""The demo: a whole stack in a folder of its own, real batches through it, and the verdict; the exit code out."""
+"""The demo's run, from starting a stack to the verdict; called by `mailfold demo`."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -29,165 +30,208 @@ from pipeline.settings import Settings, environment_of
 from topics.registry import EMAIL_CHANGES
 
 ARRIVAL_TIMEOUT_S: Final = 45.0
-"""Seconds until what has not arrived is called missing."""
+"""Seconds until a conversion that has not arrived is called missing."""
 QUIET_PERIOD_S: Final = 1.5
-"""Seconds in which nothing may come that was not owed."""
+"""Seconds at the end in which no conversion may arrive that was not expected."""
 POLL_INTERVAL_S: Final = 0.5
-"""Seconds between two looks at the states."""
+"""Seconds between reads of the emails' states."""
+
+STEPS: Final = (
+    (
+        "start Mailfold",
+        "A real Kafka and Postgres, every role of Mailfold, a sandbox that stands for the email provider, and a "
+        "receiver that stands for Fast Track. All of it runs on this machine, with its data in a temporary folder.",
+    ),
+    (
+        "send emails and receive conversions",
+        "Two brands post batches as Fast Track does. Each recipient's address says what the sandbox does with the "
+        "email: deliver it, bounce it, open it, click in it. Mailfold folds what it learns into one state per email "
+        "and posts a conversion to Fast Track for each change that Fast Track wants to know.",
+    ),
+    (
+        "read the history",
+        "GET /v1/Email/ lists every email with its state, 100 a page. Each email must be listed once, with the state "
+        "that its conversions say.",
+    ),
+    (
+        "follow one email",
+        "The command `mailfold trace` shows an operator all that happened to one email, and where it is on the log.",
+    ),
+    (
+        "check the result",
+        "The conversions that each email must have were written down by hand. They are compared with what arrived.",
+    ),
+)
+PROOFS: Final = (
+    "every expected conversion arrived, and no other",
+    "in order for each email, at the right brand, each with its Idempotency-Key",
+    "each with its activity byte for byte as sent",
+    "emails to addresses that had bounced were dropped instead of sent",
+    "a conversion answered 503 was sent again",
+    "a lost connection and repeated webhooks made no difference",
+    "a forged webhook and a wrong API key were refused",
+    "the history lists every email once, with the right state",
+)
 
 
 class DemoRun:
-    """One showing."""
+    """One run of the demo in ``folder``."""
 
-    def __init__(self, console: Console, folder: Path, withhold: str, patience: float) -> None:
+    def __init__(self, console: Console, folder: Path, withhold: str, arrival_timeout_s: float) -> None:
         self.console = console
-        self._patience = patience
-        self.screen = DemoDisplay(console)
+        self._arrival_timeout_s = arrival_timeout_s
+        self.display = DemoDisplay(console)
         self.keys = {path: secrets.token_urlsafe(24) for path in scenario.BRAND_PATHS.values()}
-        self.receiver = ConversionReceiver(self.keys, setup.answer_policy(withhold), self.screen.add_conversion)
-        self.roles: dict[str, scenario.DemoEmail] = {}
+        self.receiver = ConversionReceiver(self.keys, setup.answer_policy(withhold), self.display.add_conversion)
+        self.emails: dict[str, scenario.DemoEmail] = {}
         self.settings = setup.demo_settings(folder)
         self.api_key = ""
         self.faults: list[str] = []
 
     async def run(self) -> bool:
-        """Show it all; whether every promise was kept."""
+        """Run all steps and return whether everything was right."""
+        self._print_step(1)
         async with (
             serve_receiver(self.receiver, "127.0.0.1", 0) as port,
             Stack(
                 self.settings,
-                tell=self.screen.print_line,
-                prepare=lambda ready: self._furnish(ready, f"http://127.0.0.1:{port}"),
+                tell=self.display.print_line,
+                prepare=lambda ready: self._set_up_tenant(ready, f"http://127.0.0.1:{port}"),
             ) as stack,
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http,
         ):
             ready = stack.settings
             customer = client.DemoClient(http, f"http://{ready.host}:{ready.port}", self.api_key)
-            with self.screen:
-                async with _watched(ready, self.screen):
-                    await self._play(customer)
+            self._print_step(2)
+            with self.display:
+                async with _followed_states(ready, self.display):
+                    await self._send_all(customer)
             if not await customer.is_refused("mf_wrong"):
                 self.faults.append("a batch under a wrong API key was not refused")
-            await self._page(customer)
+            self._print_step(3)
+            await self._read_history(customer)
+            self._print_step(4)
             await self._trace(ready)
             changes = await read_changes(ready.kafka_bootstrap, ready.topic(EMAIL_CHANGES.name))
+        self._print_step(5)
         return self._judge(word_orders(changes))
 
-    async def _furnish(self, ready: Settings, receiver: str) -> None:
+    def _print_step(self, number: int) -> None:
+        self.display.print_step(number, len(STEPS), *STEPS[number - 1])
+
+    async def _set_up_tenant(self, ready: Settings, receiver: str) -> None:
         self.api_key = await setup.set_up_tenant(ready, receiver, self.keys)
 
-    async def _play(self, customer: client.DemoClient) -> None:
-        await self._send(customer, scenario.warm_up_emails(), "a rehearsal: one email per brand")
-        if not await self._until_heard():
-            raise client.UnexpectedResponse("the rehearsal's conversions did not arrive; one of the roles is not well")
-        await self._send(customer, scenario.first_emails(), "the first batches")
-        hard = [role for role in scenario.first_emails() if role.case.pattern == scenario.SUPPRESSED_CASE.pattern]
-        await self._until_heard({email_id: role for email_id, role in self.roles.items() if role in hard})
-        await self._send(customer, scenario.second_emails(), "the second batches, to addresses that bounced")
-        await self._until_heard()
+    async def _send_all(self, customer: client.DemoClient) -> None:
+        await self._send(customer, scenario.warm_up_emails(), "trial, to see that every role works")
+        if not await self._all_arrived(self.emails):
+            raise client.UnexpectedResponse("the conversions of the trial did not arrive; a role is not working")
+        await self._send(customer, scenario.first_emails(), "first batch")
+        hard_bounces = {
+            email_id: email
+            for email_id, email in self.emails.items()
+            if email.case.pattern == scenario.SUPPRESSED_CASE.pattern
+        }
+        await self._all_arrived(hard_bounces)
+        await self._send(customer, scenario.second_emails(), "second batch, to bounced addresses")
+        await self._all_arrived(self.emails)
         await asyncio.sleep(QUIET_PERIOD_S)
 
-    async def _send(self, customer: client.DemoClient, roles: list[scenario.DemoEmail], what: str) -> None:
+    async def _send(self, customer: client.DemoClient, emails: list[scenario.DemoEmail], title: str) -> None:
         for brand, path in scenario.BRAND_PATHS.items():
-            mine = [role for role in roles if role.brand == brand]
-            taken = await customer.post_batch(mine)
-            self.roles |= taken
-            self.screen.add_emails(taken)
-            self.screen.print_line(f"{what}: {path}, {len(mine)} emails taken")
+            batch = [email for email in emails if email.brand == brand]
+            accepted = await customer.post_batch(batch)
+            self.emails |= accepted
+            self.display.add_emails(accepted)
+            count = f"{len(batch)} email{'' if len(batch) == 1 else 's'}"
+            self.display.print_line(f"{title}: brand {path}, {count} accepted")
 
-    async def _until_heard(self, roles: Mapping[str, scenario.DemoEmail] | None = None) -> bool:
-        """Wait for what is owed, or until patience ends; the verdict says what is missing."""
+    async def _all_arrived(self, emails: Mapping[str, scenario.DemoEmail]) -> bool:
+        """Wait until all conversions of these emails arrived and return True; False after the timeout."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._patience):
-                while not is_complete(self.roles if roles is None else roles, self.receiver.arrivals):
+            async with asyncio.timeout(self._arrival_timeout_s):
+                while not is_complete(emails, self.receiver.arrivals):
                     await asyncio.sleep(0.05)
                 return True
         return False
 
-    async def _page(self, customer: client.DemoClient) -> None:
-        self.console.rule("The history, page by page: GET /v1/Email/")
+    async def _read_history(self, customer: client.DemoClient) -> None:
         listed: list[dict[str, Any]] = []
         number = 0
-        async for emails, cursor in customer.history_pages():
-            number, listed = number + 1, listed + emails
-            states = ", ".join(sorted({email["State"] for email in emails})) or "nothing"
-            onward = f"Next={cursor[:16]}…" if cursor else "the end"
-            self.console.print(Text(f"page {number}: {len(emails)} emails ({states})  {onward}"))
-        self.faults += client.history_faults(self.roles, listed)
+        async for entries, cursor in customer.history_pages():
+            number, listed = number + 1, listed + entries
+            counts = Counter(entry["State"] for entry in entries)
+            states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "none"
+            following = f"Next={cursor[:8]}…" if cursor else "last page"
+            self.console.print(Text(f"page {number}: {len(entries)} emails ({states}); {following}"))
+        self.faults += client.history_faults(self.emails, listed)
 
     async def _trace(self, ready: Settings) -> None:
-        """The three-in-the-morning question, asked with the real command."""
-        role = next(role for role in self.roles.values() if role.case.pattern == "open+click")
-        self.console.rule(f"mailfold trace {role.identity}")
+        email = next(email for email in self.emails.values() if email.case.pattern == "open+click")
+        self.console.print(Text(f"$ mailfold trace {email.identity}", "bold"))
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "pipeline", "trace", role.identity),
-            env={
-                **environment_of(ready),
-                "COLUMNS": str(self.console.width),
-                "PYTHONPATH": _source(),
-                "PYTHONUTF8": "1",
-            },
-            stdout=asyncio.subprocess.PIPE,
+            *(sys.executable, "-m", "pipeline", "trace", email.identity),
+            env={**environment_of(ready), "PYTHONPATH": _source_folder(), "PYTHONUTF8": "1"},
+            # In a terminal the command draws its table to the terminal's width; lines of a pipe must not be wrapped.
+            stdout=None if self.console.is_terminal else asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
         output, _ = await process.communicate()
-        self.console.print(Text(output.decode("utf-8", "replace").rstrip()))
+        if output:
+            self.console.print(Text(output.decode("utf-8", "replace").rstrip()), soft_wrap=True)
         if process.returncode:
             self.faults.append(f"mailfold trace ended with exit code {process.returncode}")
 
-    def _judge(self, said: Mapping[str, WordOrder]) -> bool:
-        verdict = judge(self.roles, self.receiver.arrivals, CONVERSION_WORDS, said)
-        self.faults = [*verdict.faults, *self.faults, *(f"a request was wrong: {why}" for why in self.receiver.refused)]
-        self.console.rule("The verdict")
+    def _judge(self, log_orders: Mapping[str, WordOrder]) -> bool:
+        verdict = judge(self.emails, self.receiver.arrivals, CONVERSION_WORDS, log_orders)
+        refused = (f"the receiver refused a request: {reason}" for reason in self.receiver.refused)
+        self.faults = [*verdict.faults, *self.faults, *refused]
         self.console.print(_table(verdict))
+        self.console.print()
         self.console.print(
             Text(
-                f"{len(self.roles)} emails; {sum(verdict.expected.values())} conversions owed, "
-                f"{sum(verdict.arrived.values())} arrived, {verdict.repeats} of them more than once; "
-                f"{self.receiver.postponed_count} answered 503 at first, by wish. {self.screen.elapsed_s:.0f} s."
+                f"{len(self.emails)} emails in {self.display.elapsed_s:.0f} seconds. "
+                f"{sum(verdict.expected.values())} conversions expected, {sum(verdict.arrived.values())} received, "
+                f"{verdict.repeats} of them more than once; {self.receiver.postponed_count} answered 503 on purpose."
             )
         )
-        for fault in self.faults:
-            self.console.print(Text(f"  ✗ {fault}", "red"))
-        if not self.faults:
-            self.console.print(
-                Text(
-                    "  ✓ every owed conversion arrived, in order per email, its activity byte for byte as sent", "green"
-                )
-            )
+        mark, style, lines = ("✗", "red", self.faults) if self.faults else ("✓", "green", PROOFS)
+        self.console.print(Text("Not everything was right:" if self.faults else "This run has shown:", "bold"))
+        for line in lines:
+            self.console.print(Text(f"  {mark} {line}", style))
         return not self.faults
 
 
-def run(console: Console, withhold: str = "", patience: float = ARRIVAL_TIMEOUT_S) -> int:
-    """Show the demo; the exit code. On failure the folder stays and its place is told."""
+def run(console: Console, withhold: str = "", arrival_timeout_s: float = ARRIVAL_TIMEOUT_S) -> int:
+    """Run the demo and return the exit code; after a failure its folder is kept and named."""
     folder = Path(tempfile.mkdtemp(prefix="mailfold-demo-"))
-    narrow_folder(folder)  # under a hostile umask it is closed to ourselves
-    kept = True
+    narrow_folder(folder)  # a umask that takes the owner's rights away would close it to the demo, too
+    keep_folder = True
     try:
-        kept = not asyncio.run(_stoppable(DemoRun(console, folder, withhold, patience).run))
+        keep_folder = not asyncio.run(_until_signal(DemoRun(console, folder, withhold, arrival_timeout_s).run))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        kept = False
+        keep_folder = False
         console.print("stopped")
         return 130
     except MailfoldError as error:
-        console.print(Text(f"the demo could not go on: {error}", "red"))
+        console.print(Text(f"the demo could not continue: {error}", "red"))
     finally:
-        if kept:
-            console.print(Text(f"what happened is in {folder / 'logs'}; the data lies in {folder}"))
+        if keep_folder:
+            console.print(Text(f"logs are kept in {folder / 'logs'}, data in {folder}"), soft_wrap=True)
         else:
             shutil.rmtree(folder, ignore_errors=True)
-    return int(kept)
+    return int(keep_folder)
 
 
 @contextlib.asynccontextmanager
-async def _watched(ready: Settings, screen: DemoDisplay) -> AsyncIterator[None]:
-    """The screen follows the states meanwhile."""
+async def _followed_states(ready: Settings, display: DemoDisplay) -> AsyncIterator[None]:
+    """Read the emails' states repeatedly into the display until the context ends."""
 
     async def follow() -> None:
         url = ready.database_url.get_secret_value()
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
             while True:
-                screen.update_states(await client.email_states(connection))
+                display.update_states(await client.email_states(connection))
                 await asyncio.sleep(POLL_INTERVAL_S)
 
     task = asyncio.create_task(follow())
@@ -198,31 +242,32 @@ async def _watched(ready: Settings, screen: DemoDisplay) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _stoppable(work: Callable[[], Any]) -> bool:
-    """Ctrl-C and SIGTERM cancel once; what stops then takes seconds and must finish."""
+async def _until_signal(work: Callable[[], Any]) -> bool:
+    """Run the work; cancel it at the first signal only, because stopping takes seconds and must not be cut off."""
     task = asyncio.ensure_future(work())
-    asked: list[int] = []
+    received: list[int] = []
 
-    def ask(number: int) -> None:
-        if not asked:
-            asked.append(number)
+    def cancel_once(number: int) -> None:
+        if not received:
+            received.append(number)
             task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, ask, number)
+        asyncio.get_running_loop().add_signal_handler(number, cancel_once, number)
     return bool(await task)
 
 
-def _source() -> str:
-    """Where our packages lie, for a child that gets a bare environment."""
+def _source_folder() -> str:
+    """Return the folder that holds our packages, for a child process with an environment of its own."""
     return str(Path(__file__).parents[3])
 
 
 def _table(verdict: DemoVerdict) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("Word", "Owed", "Arrived", ""):
-        table.add_column(column, justify="right" if column in ("Owed", "Arrived") else "left")
+    for column in ("Conversion", "Expected", "Received", ""):
+        table.add_column(column, justify="right" if column in ("Expected", "Received") else "left")
     for word in ("delivered", "open", "click", "spam", "bounce", "dropped", "failed"):
-        owed, arrived = verdict.expected.get(word, 0), verdict.arrived.get(word, 0)
-        table.add_row(word, str(owed), str(arrived), Text("✓", "green") if owed == arrived else Text("✗", "red"))
+        expected, arrived = verdict.expected.get(word, 0), verdict.arrived.get(word, 0)
+        mark = Text("✓", "green") if expected == arrived else Text("✗", "red")
+        table.add_row(word, str(expected), str(arrived), mark)
     return table

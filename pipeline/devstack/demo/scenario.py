@@ -1,4 +1,4 @@
-"""Who plays: the demo's emails, and what Fast Track must hear of each. Written by hand, not computed by the product."""
+"""The demo's emails and the conversions that Fast Track must receive for each, written by hand; used by its run."""
 
 import json
 from collections.abc import Iterator
@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 BRAND_PATHS: Final = {1: "nordlicht", 2: "suedwind"}
-"""Fast Track's brand_id, and the path under which its conversions must arrive."""
+"""Path to which a brand's conversions must be posted, by Fast Track's brand_id."""
 
 
 @dataclass(frozen=True)
 class DemoCase:
-    """One kind of fate: the pattern in the address, how many per brand, the words owed, in order."""
+    """A kind of email: the pattern in its address, how many per brand, and its conversions in order."""
 
     title: str
     pattern: str
@@ -20,28 +20,28 @@ class DemoCase:
 
 
 DEMO_CASES: Final = (
-    DemoCase("arrives, is never opened", "", 14, ("delivered",)),
-    DemoCase("is opened", "open", 14, ("delivered", "open")),
-    DemoCase("is opened, its link followed", "open+click", 12, ("delivered", "open", "click")),
-    DemoCase("is called spam", "complaint", 1, ("delivered", "spam")),
-    DemoCase("is opened, then called spam", "open+complaint", 1, ("delivered", "open", "spam")),
-    DemoCase("no such mailbox: refused at once", "bounce", 2, ("bounce",)),
-    DemoCase("mailbox full: refused at once", "bounce-soft", 1, ("bounce",)),
-    DemoCase("bounces later, by webhook", "bounce-later", 1, ("bounce",)),
-    DemoCase("arrives, and bounces all the same", "delivered+bounce-later", 1, ("delivered", "bounce")),
-    DemoCase("deferred once, then taken", "deferred-1", 1, ("delivered",)),
-    DemoCase("deferred until we give up", "deferred-forever", 1, ("failed",)),
-    DemoCase("connection lost after DATA", "drop-after-data-1", 1, ("delivered",)),
-    DemoCase("webhooks three times", "duplicated+open", 1, ("delivered", "open")),
-    DemoCase("webhooks in the wrong order", "complaint+disordered", 1, ("spam", "delivered")),
-    DemoCase("webhooks later than the opening", "late-4+open", 1, ("open", "delivered")),
-    DemoCase("a forged bounce besides", "forged", 1, ("delivered",)),
+    DemoCase("delivered, never opened", "", 14, ("delivered",)),
+    DemoCase("opened", "open", 14, ("delivered", "open")),
+    DemoCase("opened, link clicked", "open+click", 12, ("delivered", "open", "click")),
+    DemoCase("reported as spam", "complaint", 1, ("delivered", "spam")),
+    DemoCase("opened, reported as spam", "open+complaint", 1, ("delivered", "open", "spam")),
+    DemoCase("refused: no such mailbox", "bounce", 2, ("bounce",)),
+    DemoCase("refused: mailbox full", "bounce-soft", 1, ("bounce",)),
+    DemoCase("bounces later", "bounce-later", 1, ("bounce",)),
+    DemoCase("delivered, bounces later", "delivered+bounce-later", 1, ("delivered", "bounce")),
+    DemoCase("deferred once", "deferred-1", 1, ("delivered",)),
+    DemoCase("deferred, then given up", "deferred-forever", 1, ("failed",)),
+    DemoCase("connection lost in reply", "drop-after-data-1", 1, ("delivered",)),
+    DemoCase("webhooks sent three times", "duplicated+open", 1, ("delivered", "open")),
+    DemoCase("webhooks in wrong order", "complaint+disordered", 1, ("spam", "delivered")),
+    DemoCase("webhooks after the open", "late-4+open", 1, ("open", "delivered")),
+    DemoCase("with a forged bounce", "forged", 1, ("delivered",)),
     DemoCase("opened by a robot only", "open-machine", 1, ("delivered",)),
-    DemoCase("a silent provider", "silent+open", 1, ("open",)),
+    DemoCase("provider never reports", "silent+open", 1, ("open",)),
 )
-"""Together more than one page of the history."""
-SUPPRESSED_CASE: Final = DemoCase("second batch, to who had bounced", "bounce", 2, ("dropped",))
-"""To the same addresses as the first batch's hard bounces."""
+"""More emails together than one page of the history has. Titles have at most 26 characters, to fit a terminal."""
+SUPPRESSED_CASE: Final = DemoCase("sent to bounced address", "bounce", 2, ("dropped",))
+"""Emails to the addresses of the first batch's hard bounces, which are suppressed by then."""
 
 
 @dataclass(frozen=True)
@@ -53,47 +53,47 @@ class DemoEmail:
     identity: str
     address: str
     activity: bytes = field(repr=False)
-    """As it will lie in the batch, byte for byte."""
+    """Bytes of the activity in the batch."""
     amp: bool = False
 
     @property
     def path(self) -> str:
-        """Where its conversions must arrive."""
+        """Path to which the conversions must be posted."""
         return BRAND_PATHS[self.brand]
 
 
 def first_emails() -> list[DemoEmail]:
-    """Everything but the suppressed ones, brand by brand."""
-    return [role for brand in BRAND_PATHS for scene in DEMO_CASES for role in _roles(scene, brand, "first")]
+    """Return the first batches' emails, brand by brand."""
+    return [email for brand in BRAND_PATHS for case in DEMO_CASES for email in _emails(case, brand, "first")]
 
 
 def second_emails() -> list[DemoEmail]:
-    """To addresses that bounced: nothing of it may leave the house."""
-    return [role for brand in BRAND_PATHS for role in _roles(SUPPRESSED_CASE, brand, "second")]
+    """Return emails to addresses that bounced, none of which may be sent."""
+    return [email for brand in BRAND_PATHS for email in _emails(SUPPRESSED_CASE, brand, "second")]
 
 
 def warm_up_emails() -> list[DemoEmail]:
-    """One email per brand, to see that everything is up."""
-    scene = DemoCase("the rehearsal", "", 1, ("delivered",))
-    return [role for brand in BRAND_PATHS for role in _roles(scene, brand, "rehearsal")]
+    """Return one email per brand, sent first to see that every role works."""
+    case = DemoCase("trial, delivered", "", 1, ("delivered",))
+    return [email for brand in BRAND_PATHS for email in _emails(case, brand, "trial")]
 
 
-def batch_body(roles: list[DemoEmail]) -> bytes:
-    """The request's body. Put together from bytes, so that each activity stays as it was written."""
-    return b"[" + b",\n ".join(_message(role) for role in roles) + b"]"
+def batch_body(emails: list[DemoEmail]) -> bytes:
+    """Return the body of a batch, joined from bytes so that each activity stays as it was written."""
+    return b"[" + b",\n ".join(_message(email) for email in emails) + b"]"
 
 
-def _roles(scene: DemoCase, brand: int, act: str) -> Iterator[DemoEmail]:
-    for number in range(1, scene.emails_per_brand + 1):
+def _emails(case: DemoCase, brand: int, batch: str) -> Iterator[DemoEmail]:
+    for number in range(1, case.emails_per_brand + 1):
         name = f"player{number}"
-        pattern = scene.pattern or "plain"
-        identity = f"{act}-{BRAND_PATHS[brand]}-{pattern.replace('+', '-')}-{number}"
+        pattern = case.pattern or "plain"
+        identity = f"{batch}-{BRAND_PATHS[brand]}-{pattern.replace('+', '-')}-{number}"
         address = f"{name}+{pattern}@example.test"
-        yield DemoEmail(scene, brand, identity, address, _activity(identity, brand, number), amp=number == 2)
+        yield DemoEmail(case, brand, identity, address, _activity(identity, brand, number), amp=number == 2)
 
 
 def _activity(identity: str, brand: int, number: int) -> bytes:
-    """All that a caller's JSON may hold: blanks, escapes, numbers beyond 64 bits, unknown fields, nesting."""
+    """Return an activity with all that JSON allows: blanks, escapes, large numbers, unknown fields, nesting."""
     return (
         f'{{ "id":{json.dumps(identity)}, "brand_id": {brand},\t"user_id": "Zoë-{number} 😀",'
         f' "internal_user_id": {10**24 + number}, "activity_id":7, "action_group_id":-0,'
@@ -102,17 +102,17 @@ def _activity(identity: str, brand: int, number: int) -> bytes:
     ).encode()
 
 
-def _message(role: DemoEmail) -> bytes:
-    sender = BRAND_PATHS[role.brand]
+def _message(email: DemoEmail) -> bytes:
+    sender = BRAND_PATHS[email.brand]
     fields = {
-        "subject": f"{role.case.title} · {sender}",
+        "subject": f"{email.case.title} · {sender}",
         "content": f'<p>Hello from {sender}!</p><p><a href="https://{sender}.test/?a=1&amp;b=2">Your offer</a></p>',
-        "email": role.address,
+        "email": email.address,
         "sender_name": sender.title(),
         "sender_address": f"news@{sender}.test",
         "replyto_address": f"help@{sender}.test",
     }
-    if role.amp:
+    if email.amp:
         fields["amp_content"] = "<!doctype html><html ⚡4email><head></head><body>Hello, AMP</body></html>"
     rest = json.dumps(fields, ensure_ascii=False).encode()
-    return b'{"activity": ' + role.activity + b", " + rest[1:]
+    return b'{"activity": ' + email.activity + b", " + rest[1:]

@@ -1,4 +1,4 @@
-"""The demo's own stack: a folder in; settings, a tenant with two brands and a receiver's answers out."""
+"""Settings, tenant and receiver's answers for the demo's own stack; used by the demo's run."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,11 +16,11 @@ from pipeline.settings import Settings
 
 TENANT: Final = "demo"
 STEP_INTERVAL_S: Final = 1.0
-"""Seconds between delivery, opening, click and complaint: more than the pipeline needs, so a watcher sees the steps."""
+"""Seconds between delivery, open, click and complaint: more than Mailfold needs, so that people see each step."""
 
 
 def demo_settings(folder: Path) -> Settings:
-    """A stack of its own, whatever the environment says: a demo must not play in a real cluster."""
+    """Return settings of a separate stack; the environment is ignored, so that no demo writes into a real cluster."""
     gateway, smtp, http = find_free_port(), find_free_port(), find_free_port()
     return Settings(
         kafka_bootstrap="",
@@ -45,7 +45,10 @@ def demo_settings(folder: Path) -> Settings:
 
 
 async def set_up_tenant(ready: Settings, receiver: str, keys: Mapping[str, str]) -> str:
-    """The tenant, its brands behind the sandbox, their conversions to the receiver; the tenant's API key."""
+    """Create the tenant with its brands and destinations, and return its API key.
+
+    ``receiver`` is the URL of the receiver, ``keys`` the X-API-KEY of each brand's path.
+    """
     secret = ready.secret.get_secret_value()
     sandbox = admin.Provider(
         ready.sandbox_provider,
@@ -61,19 +64,22 @@ async def set_up_tenant(ready: Settings, receiver: str, keys: Mapping[str, str])
             await admin.add_brand(pool, admin.Brand(TENANT, str(number), sandbox.provider))
             destination = admin.Destination(TENANT, str(number), f"{receiver}/{path}", keys[path])
             await admin.add_destination(pool, destination, secret)
-        return await admin.add_key(pool, TENANT, "the demo's")
+        return await admin.add_key(pool, TENANT, "demo")
 
 
 def answer_policy(withhold: str) -> Callable[[ReceivedConversion, int], int]:
-    """200; but the first click is put off once, so that a retry is seen; and one word may be withheld, for a test."""
-    put_off: set[str] = set()
+    """Return the receiver's policy: accept all, but answer the first click with 503 once, to show a retry.
 
-    def answered(arrival: ReceivedConversion, attempt: int) -> int:
-        if withhold and arrival.word == withhold:
+    Conversions ``withhold``, if not empty, are refused for good; tests use it.
+    """
+    postponed: set[str] = set()
+
+    def status_of(conversion: ReceivedConversion, attempt: int) -> int:
+        if withhold and conversion.word == withhold:
             return 410
-        if arrival.word == "click" and attempt == 1 and not put_off:
-            put_off.add(arrival.email_id)
+        if conversion.word == "click" and attempt == 1 and not postponed:
+            postponed.add(conversion.email_id)
             return 503
         return 200
 
-    return answered
+    return status_of

@@ -1,7 +1,7 @@
-"""What Fast Track had to hear held against what it heard: roles and arrivals in, faults out. Pure.
+"""The comparison of the conversions that were expected with those that arrived; used by the demo's run. Pure.
 
-Shares no code with the product: the words owed come from :mod:`pipeline.devstack.demo.scenario`, the values are
-compared by Python's own JSON with exact numbers, and the bytes as bytes.
+It shares no code with the product: the expected conversions are those of :mod:`pipeline.devstack.demo.scenario`,
+values are compared by Python's own JSON with exact numbers, and bytes as bytes.
 """
 
 import json
@@ -19,102 +19,104 @@ from pipeline.devstack.demo.scenario import DemoEmail
 
 @dataclass(frozen=True)
 class DemoVerdict:
-    """The end of the demo."""
+    """The result of the demo."""
 
     faults: tuple[str, ...]
     expected: Mapping[str, int]
+    """Emails by conversion."""
     arrived: Mapping[str, int]
-    """Per word, each email once."""
     repeats: int
-    """Deliveries of one conversion again, with the same Idempotency-Key: allowed (at least once)."""
+    """Conversions received once more with the same Idempotency-Key, which at-least-once delivery allows."""
 
 
 def judge(
-    roles: Mapping[str, DemoEmail],
+    emails: Mapping[str, DemoEmail],
     arrivals: Sequence[ReceivedConversion],
     words: frozenset[str],
-    said: Mapping[str, WordOrder],
+    log_orders: Mapping[str, WordOrder],
 ) -> DemoVerdict:
-    """``roles`` by email_id; ``words`` must all have occurred; ``said``: in which order the log first said them."""
-    faults = [f"{arrival.word} for {arrival.email_id}: nobody sent that" for arrival in _strangers(roles, arrivals)]
-    heard: dict[str, list[ReceivedConversion]] = {email_id: [] for email_id in roles}
+    """Return the verdict on the conversions that arrived.
+
+    ``emails`` and ``log_orders``, the orders that the log has, are by email_id; each of ``words`` must occur.
+    """
+    unknown = [arrival for arrival in arrivals if arrival.email_id not in emails]
+    faults = [f"{arrival.word} for {arrival.email_id}: no such email was sent" for arrival in unknown]
+    received: dict[str, list[ReceivedConversion]] = {email_id: [] for email_id in emails}
     for arrival in arrivals:
-        if arrival.email_id in heard:
-            heard[arrival.email_id].append(arrival)
-    for email_id, role in roles.items():
-        faults += [
-            f"{role.identity} ({email_id}): {fault}" for fault in _of_one(role, heard[email_id], said.get(email_id, ()))
-        ]
-    arrived = Counter(word for told in heard.values() for word in {arrival.word for arrival in told})
-    faults += [f"the word {word} never occurred" for word in sorted(words - set(arrived))]
-    repeats = sum(len(told) - len({arrival.word for arrival in told}) for told in heard.values())
-    owed = Counter(word for role in roles.values() for word in role.case.expected_words)
-    return DemoVerdict(tuple(faults), owed, arrived, repeats)
+        if arrival.email_id in received:
+            received[arrival.email_id].append(arrival)
+    for email_id, email in emails.items():
+        email_faults = _email_faults(email, received[email_id], log_orders.get(email_id, ()))
+        faults += [f"{email.identity} ({email_id}): {fault}" for fault in email_faults]
+    distinct = [{conversion.word for conversion in conversions} for conversions in received.values()]
+    arrived = Counter(word for email_words in distinct for word in email_words)
+    faults += [f"no email had the conversion {word}" for word in sorted(words - set(arrived))]
+    repeats = sum(map(len, received.values())) - sum(map(len, distinct))
+    expected = Counter(word for email in emails.values() for word in email.case.expected_words)
+    return DemoVerdict(tuple(faults), expected, arrived, repeats)
 
 
-def is_complete(roles: Mapping[str, DemoEmail], arrivals: Sequence[ReceivedConversion]) -> bool:
-    """Whether every owed word arrived, whatever else is true."""
-    heard = {(arrival.email_id, arrival.word) for arrival in arrivals}
-    return all((email_id, word) in heard for email_id, role in roles.items() for word in role.case.expected_words)
+def is_complete(emails: Mapping[str, DemoEmail], arrivals: Sequence[ReceivedConversion]) -> bool:
+    """Return whether every expected conversion arrived, whatever else did."""
+    received = {(arrival.email_id, arrival.word) for arrival in arrivals}
+    return all((email_id, word) in received for email_id, email in emails.items() for word in email.case.expected_words)
 
 
-def _strangers(roles: Mapping[str, DemoEmail], arrivals: Sequence[ReceivedConversion]) -> list[ReceivedConversion]:
-    return [arrival for arrival in arrivals if arrival.email_id not in roles]
-
-
-def _of_one(role: DemoEmail, told: list[ReceivedConversion], said: WordOrder) -> list[str]:
-    # A repeat right after its first is what at-least-once means; a repeat of an older word is not in order.
-    order = tuple(word for word, _ in groupby(arrival.word for arrival in told))
-    missing = [word for word in role.case.expected_words if word not in order]
-    extra = [word for word in dict.fromkeys(order) if word not in role.case.expected_words]
-    faults = [f"{word} is missing" for word in missing] + [f"{word} was never owed" for word in extra]
-    if not faults and (len(order) > len(role.case.expected_words) or not is_in_order(order, said)):
-        log = ", then ".join(" and ".join(sorted(words)) for words in said)
-        faults.append(f"in the wrong order: {', '.join(order)}; the log first said {log}")
-    for arrival in told:
-        faults += _of_arrival(role, arrival)
-    faults += _keys(told)
+def _email_faults(email: DemoEmail, conversions: list[ReceivedConversion], log_order: WordOrder) -> list[str]:
+    # A repeat right after the first is at-least-once delivery; a repeat of an earlier word is out of order.
+    order = tuple(word for word, _ in groupby(conversion.word for conversion in conversions))
+    expected_words = email.case.expected_words
+    missing = [word for word in expected_words if word not in order]
+    unexpected = [word for word in dict.fromkeys(order) if word not in expected_words]
+    faults = [f"{word} is missing" for word in missing] + [f"{word} was not expected" for word in unexpected]
+    if not faults and (len(order) > len(expected_words) or not is_in_order(order, log_order)):
+        log_text = ", then ".join(" and ".join(sorted(words)) for words in log_order)
+        faults.append(f"in the wrong order: {', '.join(order)}; the log has {log_text}")
+    for conversion in conversions:
+        faults += _conversion_faults(email, conversion)
+    faults += _key_faults(conversions)
     return faults
 
 
-def _of_arrival(role: DemoEmail, arrival: ReceivedConversion) -> list[str]:
-    if arrival.brand != role.path:
-        return [f"{arrival.word} came to {arrival.brand}, not to {role.path}"]
-    if not is_same_json(arrival.activity, role.activity):
-        return [f"{arrival.word} brought another activity: {arrival.activity!r}"]
-    if arrival.activity != role.activity:
-        return [f"{arrival.word} brought its activity in other bytes: {arrival.activity!r}"]
+def _conversion_faults(email: DemoEmail, conversion: ReceivedConversion) -> list[str]:
+    word = conversion.word
+    if conversion.brand != email.path:
+        return [f"{word} came to {conversion.brand}, not to {email.path}"]
+    if not is_same_json(conversion.activity, email.activity):
+        return [f"{word} brought another activity: {conversion.activity!r}"]
+    if conversion.activity != email.activity:
+        return [f"{word} brought its activity in other bytes: {conversion.activity!r}"]
     return []
 
 
-def _keys(told: list[ReceivedConversion]) -> list[str]:
-    """One conversion, one Idempotency-Key; another conversion, another key."""
-    by_word: dict[str, set[str]] = {}
-    for arrival in told:
-        by_word.setdefault(arrival.word, set()).add(arrival.idempotency_key)
-    keys = [key for found in by_word.values() for key in found]
-    faults = [f"{word} came with {len(found)} Idempotency-Keys" for word, found in by_word.items() if len(found) > 1]
-    if "" in keys:
+def _key_faults(conversions: list[ReceivedConversion]) -> list[str]:
+    """Return what is wrong with the Idempotency-Keys: each conversion must have one of its own."""
+    keys_by_word: dict[str, set[str]] = {}
+    for conversion in conversions:
+        keys_by_word.setdefault(conversion.word, set()).add(conversion.idempotency_key)
+    all_keys = [key for keys in keys_by_word.values() for key in keys]
+    faults = [f"{word} came with {len(keys)} Idempotency-Keys" for word, keys in keys_by_word.items() if len(keys) > 1]
+    if "" in all_keys:
         faults.append("came without an Idempotency-Key")
-    return faults + (["two words share an Idempotency-Key"] if len(set(keys)) < len(keys) else [])
+    return faults + (["two conversions share an Idempotency-Key"] if len(set(all_keys)) < len(all_keys) else [])
 
 
 def is_same_json(a: bytes, b: bytes) -> bool:
-    """Equal as JSON, with exact numbers and the order of fields left aside."""
+    """Return whether two texts are the same JSON, with exact numbers and whatever the order of fields."""
     try:
-        return bool(_typed(_read(a)) == _typed(_read(b)))
+        return bool(_with_types(_parse(a)) == _with_types(_parse(b)))
     except ValueError:
         return False
 
 
-def _read(text: bytes) -> Any:
+def _parse(text: bytes) -> Any:
     return json.loads(text, parse_float=Decimal, parse_int=int)
 
 
-def _typed(value: Any) -> Any:
-    """Python holds True and 1, and 1 and Decimal(1), for equal; JSON readers needn't."""
+def _with_types(value: Any) -> Any:
+    """Return the value with its types: Python takes True, 1 and Decimal(1) for equal, readers of JSON may not."""
     if isinstance(value, dict):
-        return {key: _typed(item) for key, item in value.items()}
+        return {key: _with_types(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_typed(item) for item in value]
+        return [_with_types(item) for item in value]
     return type(value).__name__, str(value)

@@ -1,1 +1,1 @@
-"""An email provider for development: takes mail by SMTP, answers by address, posts signed webhooks."""
+"""An email provider for development: it accepts mail by SMTP, answers by address, and posts signed webhooks."""

@@ -1,7 +1,7 @@
-"""What an address asks for: a local part in, how to answer it and the story that follows out. Pure.
+"""How the sandbox treats a recipient, by words in the address; used by its SMTP side and its provider. Pure.
 
-`anna+bounce-later+duplicated@example.test`: every part between the pluses is looked up in
-:data:`PATTERNS`; a part that is no pattern is just a name. Story steps play in the order written.
+`anna+bounce-later+duplicated@example.test`: each part between the pluses is looked up in
+:data:`PATTERNS`; a part that is no pattern is only a name. Steps happen in the order written.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 @dataclass(frozen=True)
 class SmtpRefusal:
-    """An SMTP answer other than 250, and to how many attempts; None: to every one."""
+    """An SMTP answer other than 250, given to the first ``attempts`` attempts; to all if None."""
 
     answer: str
     attempts: int | None = None
@@ -20,36 +20,39 @@ class SmtpRefusal:
 
 @dataclass(frozen=True)
 class RecipientBehaviour:
-    """How one recipient is treated."""
+    """The treatment of one recipient."""
 
     on_rcpt: SmtpRefusal | None = None
     on_data: SmtpRefusal | None = None
     hang_up: SmtpRefusal | None = None
-    """Closes the connection instead of answering RCPT."""
+    """Attempts at which the connection is closed instead of answering RCPT."""
     vanish: SmtpRefusal | None = None
-    """Takes the message, then closes the connection without an answer: the sender can't know."""
+    """Attempts at which the message is accepted, but the connection closed without an answer to the sender."""
     slow: float = 0.0
+    """Seconds until RCPT is answered."""
     steps: tuple[str, ...] = ()
-    """Events and deeds after the acceptance, in order: keys of :data:`pipeline.devstack.sandbox.event_plan.STEPS`."""
+    """Events and visits after the acceptance, in order: keys of `EVENT_FIELDS` and `READER_ACTIONS` in event_plan."""
     silent: bool = False
     copies: int = 1
+    """Times that each event is posted."""
     disordered: bool = False
     late: float = 0.0
+    """Seconds by which events are posted later than they occurred."""
     forged: bool = False
 
 
 BehaviourChange = Callable[[RecipientBehaviour, int], RecipientBehaviour]
-"""A behaviour and the word's number in, the behaviour with this word out."""
+"""A function that applies a word to a behaviour; its second argument is the word's number."""
 
 
 @dataclass(frozen=True)
 class AddressPattern:
-    """A word in an address, what it means (the documentation's own text), its number where none is given."""
+    """A word in an address; ``means`` is its row in the documentation's table."""
 
     means: str
     change: BehaviourChange = field(repr=False)
     number: int | None = None
-    """The default of ``word-n``; None where the word takes no number."""
+    """Number of a word written without one; None if the word takes no number."""
 
 
 def _refusal(where: str, answer: str) -> BehaviourChange:
@@ -57,7 +60,7 @@ def _refusal(where: str, answer: str) -> BehaviourChange:
 
 
 def _refusals(where: str, answer: str) -> BehaviourChange:
-    # 0 is "every attempt": what a bare `drop-connection` means.
+    # A bare `drop-connection` has the number 0, which means every attempt.
     return lambda behaviour, n: _flag(**{where: SmtpRefusal(answer, n or None)})(behaviour, n)
 
 
@@ -91,8 +94,9 @@ PATTERNS: Final[dict[str, AddressPattern]] = {
     "drop-connection": AddressPattern(
         "closes the connection on RCPT, at the first n attempts (without n: at every one)",
                                _refusals("hang_up", ""), 0),
-    "drop-after-data": AddressPattern("takes the message and tells its story, but closes the connection without an "
-                               "answer, at the first n attempts (without n: at every one)", _refusals("vanish", ""), 0),
+    "drop-after-data": AddressPattern("accepts the message and posts its events, but closes the connection without "
+                                      "an answer, at the first n attempts (without n: at every one)",
+                                      _refusals("vanish", ""), 0),
     "silent": AddressPattern("accepted, and no webhook ever", _flag(silent=True)),
     "open": AddressPattern("the recipient loads the images of the HTML part: our pixel, by a real GET, as Chrome would",
                     _step("open")),
@@ -116,10 +120,10 @@ _FINAL_EVENTS: Final = frozenset({"delivered", "bounce", "blocked", "dropped"})
 
 
 def behaviour_of(address: str) -> RecipientBehaviour:
-    """How the recipient at ``address`` is treated; case doesn't matter."""
+    """Return how the recipient at ``address`` is treated; upper and lower case are the same."""
     behaviour = RecipientBehaviour()
     for part in address.rpartition("@")[0].lower().split("+"):
-        word, number = _word(part)
+        word, number = _parse_word(part)
         if word is not None:
             behaviour = PATTERNS[word].change(behaviour, number)
     if behaviour.silent or _FINAL_EVENTS.intersection(behaviour.steps):
@@ -127,10 +131,10 @@ def behaviour_of(address: str) -> RecipientBehaviour:
     return replace(behaviour, steps=("delivered", *behaviour.steps))
 
 
-def _word(part: str) -> tuple[str | None, int]:
+def _parse_word(part: str) -> tuple[str | None, int]:
     if part in PATTERNS:
         return part, PATTERNS[part].number or 0
-    numbered = _NUMBERED_PATTERN.match(part)
-    if numbered is None or numbered[1] not in PATTERNS or PATTERNS[numbered[1]].number is None:
+    match = _NUMBERED_PATTERN.match(part)
+    if match is None or match[1] not in PATTERNS or PATTERNS[match[1]].number is None:
         return None, 0
-    return numbered[1], int(numbered[2])
+    return match[1], int(match[2])

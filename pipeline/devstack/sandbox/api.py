@@ -1,4 +1,4 @@
-"""The sandbox's inbox over HTTP: what was received, for programs (JSON) and people (a plain page)."""
+"""The sandbox's HTTP side: messages as JSON and as pages; started by :mod:`pipeline.devstack.sandbox.server`."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -14,31 +14,41 @@ from pipeline.devstack.sandbox.mailbox import SandboxMessage, decoded_text
 from pipeline.devstack.sandbox.provider import SandboxProvider
 
 PROVIDER_KEY: Final = web.AppKey("provider", SandboxProvider)
+HINTS_KEY: Final = web.AppKey("hints", pages.InboxHints)
 DEFAULT_MESSAGE_LIMIT: Final = 100
+INBOX_PAGE_MESSAGES: Final = 50
+MAX_MESSAGE_NUMBER: Final = 10**15
 LOOPBACK_NAMES: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
-_CSP: Final = "default-src 'none'; style-src 'unsafe-inline'; form-action 'none'; frame-ancestors 'none'"
+_PAGE_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "X-DNS-Prefetch-Control": "off",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
 
 
 class InvalidSandboxRequest(web.HTTPBadRequest):
-    """A 400 that says in JSON what is wrong and where."""
+    """An answer 400 whose JSON says what is wrong and where."""
 
     def __init__(self, where: str, what: str) -> None:
         super().__init__(text=json.dumps({"error": what, "where": where}), content_type="application/json")
 
 
-def application(provider: SandboxProvider, *, loopback: bool) -> web.Application:
-    """The whole HTTP surface.
+def application(provider: SandboxProvider, hints: pages.InboxHints, *, loopback: bool) -> web.Application:
+    """Return the HTTP application.
 
-    On loopback it answers to loopback names only: a web page that rebinds its own name to
-    127.0.0.1 must not read the inbox.
+    With ``loopback`` it answers requests for loopback names only, so that a web page whose own name was
+    rebound to 127.0.0.1 can't read the inbox.
     """
     app = web.Application(middlewares=[_loopback_names] if loopback else [], client_max_size=1_000_000)
     app[PROVIDER_KEY] = provider
+    app[HINTS_KEY] = hints
     app.add_routes(
         [
             web.get("/", inbox),
             web.get("/inbox/{number:[0-9]{1,15}}", inbox_message),
+            web.get("/inbox/{number:[0-9]{1,15}}/html", inbox_message_html),
             web.get("/messages", messages),
             web.delete("/messages", delete_messages),
             web.get("/messages/{number:[0-9]{1,15}}", message),
@@ -60,98 +70,114 @@ async def _loopback_names(
 
 
 async def healthz(request: web.Request) -> web.Response:
-    """Alive, and what it did so far."""
+    """Return that the sandbox is alive, and its counts so far."""
     provider = request.app[PROVIDER_KEY]
-    tally = provider.webhook_sender.counts
+    counts = provider.webhook_sender.counts
     return web.json_response(
         {
             "status": "ok",
             "received": provider.mailbox.received,
             "pending": provider.webhook_sender.pending,
-            "events_posted": tally.posted,
-            "forged_refused": tally.forged_refused,
-            "events_given_up": tally.given_up,
-            "webhook_requests": tally.attempts,
+            "events_posted": counts.posted,
+            "forged_refused": counts.forged_refused,
+            "events_given_up": counts.given_up,
+            "webhook_requests": counts.attempts,
         }
     )
 
 
 async def messages(request: web.Request) -> web.Response:
-    """The newest messages: ``?to=`` an exact address, ``?limit=`` how many (100), ``?after=`` a message's number."""
-    to, limit, after = (
-        request.query.get("to"),
-        _number(request, "limit", DEFAULT_MESSAGE_LIMIT),
-        _number(request, "after", 0),
-    )
-    found = [
+    """Return the newest messages.
+
+    Query: ``to``, an exact address; ``limit``, how many (100); ``after``, a message's number.
+    """
+    to = request.query.get("to")
+    limit = _number(request, "limit", DEFAULT_MESSAGE_LIMIT)
+    after = _number(request, "after", 0)
+    matching = [
         as_json(message)
         for message in request.app[PROVIDER_KEY].mailbox.newest()
         if message.number > after and (to is None or to in message.recipients)
     ]
-    return web.json_response(found[:limit])
+    return web.json_response(matching[:limit])
 
 
 async def message(request: web.Request) -> web.Response:
-    """One message."""
-    return web.json_response(as_json(_find(request)))
+    """Return one message as JSON."""
+    return web.json_response(as_json(_requested_message(request)))
 
 
 async def raw_message(request: web.Request) -> web.Response:
-    """One message as it came, byte for byte."""
-    return web.Response(body=_find(request).raw, content_type="message/rfc822")
+    """Return one message byte for byte as it was received."""
+    headers = {"X-Content-Type-Options": "nosniff"}
+    return web.Response(body=_requested_message(request).raw, content_type="message/rfc822", headers=headers)
 
 
 async def delete_messages(request: web.Request) -> web.Response:
-    """Forget all messages; their stories go on."""
+    """Delete all messages; events that are planned for them are still posted."""
     return web.json_response({"deleted": request.app[PROVIDER_KEY].mailbox.clear()})
 
 
 async def post_event(request: web.Request) -> web.Response:
-    """Send an event for a kept message now.
+    """Send an event for a kept message at once.
 
-    ``{"message": 1, "event": "bounce"}``; optionally ``recipient``, and ``fields`` to put over the event's own.
+    Body: ``{"message": 1, "event": "bounce"}``; optionally ``recipient``, and ``fields`` that replace the event's own.
     """
-    # Only JSON by name: then a foreign web page has to ask first (CORS), and nobody says yes.
+    # A web page of another origin may send JSON only after a CORS request, which nothing here answers.
     if request.content_type != "application/json":
         raise web.HTTPUnsupportedMediaType(text="Content-Type: application/json, please")
     try:
-        wish = await request.json()
-    except ValueError:
+        body = await request.json()
+    except (ValueError, RecursionError):
         raise InvalidSandboxRequest("", "the body is not JSON") from None
-    if not isinstance(wish, dict):
+    if not isinstance(body, dict):
         raise InvalidSandboxRequest("", "an object is wanted")
     provider = request.app[PROVIDER_KEY]
-    found, recipient, name, fields = _understood(provider, wish)
-    return web.json_response(provider.send_event(found, recipient, name, fields), status=202)
+    message, recipient, event, fields = _parse_event_request(provider, body)
+    return web.json_response(provider.send_event(message, recipient, event, fields), status=202)
 
 
-def _understood(provider: SandboxProvider, wish: dict[str, Any]) -> tuple[SandboxMessage, str, str, dict[str, Any]]:
-    number, name, fields = wish.get("message"), wish.get("event"), wish.get("fields", {})
-    found = provider.mailbox.get(number) if isinstance(number, int) else None
-    if found is None:
+def _parse_event_request(
+    provider: SandboxProvider, body: dict[str, Any]
+) -> tuple[SandboxMessage, str, str, dict[str, Any]]:
+    number, event, fields = body.get("message"), body.get("event"), body.get("fields", {})
+    message = provider.mailbox.get(number) if isinstance(number, int) else None
+    if message is None:
         raise InvalidSandboxRequest("message", "there is no such message here")
-    recipient = wish.get("recipient", found.recipients[0])
-    if recipient not in found.recipients:
+    recipient = body.get("recipient", message.recipients[0])
+    if recipient not in message.recipients:
         raise InvalidSandboxRequest("recipient", "not a recipient of this message")
-    if not isinstance(name, str) or name not in EVENT_FIELDS:
+    if not isinstance(event, str) or event not in EVENT_FIELDS:
         raise InvalidSandboxRequest("event", f"one of {', '.join(EVENT_FIELDS)}")
     if not isinstance(fields, dict):
         raise InvalidSandboxRequest("fields", "an object is wanted")
-    return found, recipient, name, fields
+    return message, recipient, event, fields
 
 
 async def inbox(request: web.Request) -> web.Response:
-    """The inbox, for people."""
-    return _page(pages.inbox(list(request.app[PROVIDER_KEY].mailbox.newest())[:DEFAULT_MESSAGE_LIMIT]))
+    """Return the page that lists messages; ``?before=`` a message's number continues a list."""
+    before = _number(request, "before", MAX_MESSAGE_NUMBER)
+    mailbox = request.app[PROVIDER_KEY].mailbox
+    listed, has_older = mailbox.page(before, INBOX_PAGE_MESSAGES)
+    view = pages.InboxView(listed, mailbox.count, "before" not in request.query, has_older)
+    return _page(pages.inbox(view, request.app[HINTS_KEY]), pages.PAGE_CSP)
 
 
 async def inbox_message(request: web.Request) -> web.Response:
-    """One message, for people."""
-    return _page(pages.message(_find(request)))
+    """Return the page of one message."""
+    message, mailbox = _requested_message(request), request.app[PROVIDER_KEY].mailbox
+    beside = ((message.number + 1, "Newer message"), (message.number - 1, "Older message"))
+    neighbours = [(f"/inbox/{number}", text) for number, text in beside if mailbox.get(number) is not None]
+    return _page(pages.message(message, request.host, neighbours), pages.PAGE_CSP)
+
+
+async def inbox_message_html(request: web.Request) -> web.Response:
+    """Return a message's own HTML, for the frame in its page."""
+    return _page(pages.mail_document(_requested_message(request)), pages.MAIL_CSP)
 
 
 def as_json(message: SandboxMessage) -> dict[str, Any]:
-    """A message as the API shows it."""
+    """Return a message in the form of the JSON API."""
     return {
         "number": message.number,
         "queue_id": message.queue_id,
@@ -165,30 +191,36 @@ def as_json(message: SandboxMessage) -> dict[str, Any]:
 
 
 def _part(part: EmailMessage) -> dict[str, Any]:
-    body = part.get_payload(decode=True)
-    shown = {
+    content = part.get_payload(decode=True)
+    summary = {
         "content_type": part.get_content_type(),
         "filename": part.get_filename(),
-        "size": len(body) if isinstance(body, bytes) else 0,
+        "size": len(content) if isinstance(content, bytes) else 0,
     }
-    return {**shown, "text": decoded_text(part)} if part.get_content_maintype() == "text" else shown
+    return {**summary, "text": decoded_text(part)} if part.get_content_maintype() == "text" else summary
 
 
-def _find(request: web.Request) -> SandboxMessage:
-    found = request.app[PROVIDER_KEY].mailbox.get(int(request.match_info["number"]))
-    if found is None:
+def _requested_message(request: web.Request) -> SandboxMessage:
+    message = request.app[PROVIDER_KEY].mailbox.get(int(request.match_info["number"]))
+    if message is None:
         raise web.HTTPNotFound(text="there is no such message here; the oldest leave when there are too many")
-    return found
+    return message
 
 
 def _number(request: web.Request, name: str, default: int) -> int:
-    given = request.query.get(name)
-    if given is None:
+    text = request.query.get(name)
+    if text is None:
         return default
-    if not (given.isascii() and given.isdigit() and len(given) <= 15):
+    if not (text.isascii() and text.isdigit() and len(text) <= 15):
         raise InvalidSandboxRequest(name, "a whole number is wanted")
-    return int(given)
+    return int(text)
 
 
-def _page(html: str) -> web.Response:
-    return web.Response(text=html, content_type="text/html", headers={"Content-Security-Policy": _CSP})
+def _page(html: str, csp: str) -> web.Response:
+    # A sender's bytes may have become halves of surrogate pairs, which UTF-8 can't encode.
+    return web.Response(
+        body=html.encode("utf-8", "replace"),
+        content_type="text/html",
+        charset="utf-8",
+        headers={"Content-Security-Policy": csp, **_PAGE_HEADERS},
+    )

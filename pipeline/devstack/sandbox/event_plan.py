@@ -1,4 +1,4 @@
-"""What happens to an accepted email, and when: a behaviour in, timed actions out; SendGrid's event fields. Pure."""
+"""The events and visits that follow an accepted message, and when; used by the provider and the API. Pure."""
 
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -42,24 +42,24 @@ READER_ACTIONS: Final[dict[str, tuple[ReaderAction, bool]]] = {
     "click": ("click", False),
     "click-machine": ("click", True),
 }
-"""What the recipient does by itself, and whether a robot does it."""
+"""Steps that the recipient takes by itself, and whether the recipient is a robot."""
 
 
 @dataclass(frozen=True)
 class PlannedEvent:
-    """A webhook event, due so many seconds after the acceptance; ``told`` is when it happened."""
+    """A webhook event, due and dated so many seconds after the message was accepted."""
 
     due_after_s: float
     event: str
     occurred_after_s: float
     number: int
-    """Which event of the email this is; its copies share it, and with it their event id."""
+    """Number of the event within the message; copies of an event share it, and with it their event id."""
     forged: bool = False
 
 
 @dataclass(frozen=True)
 class PlannedVisit:
-    """A deed of the recipient, due so many seconds after the acceptance."""
+    """A visit of the recipient, due so many seconds after the message was accepted."""
 
     due_after_s: float
     action: ReaderAction
@@ -70,35 +70,45 @@ PlannedAction = PlannedEvent | PlannedVisit
 
 
 def planned_actions(behaviour: RecipientBehaviour, pace: float) -> tuple[PlannedAction, ...]:
-    """The story as actions, a step each ``pace`` seconds; the first step comes at once."""
-    moments = [(index * pace, step) for index, step in enumerate(behaviour.steps)]
-    visits = [PlannedVisit(at, *READER_ACTIONS[step]) for at, step in moments if step in READER_ACTIONS]
-    told = (
-        [] if behaviour.silent else [(0.0, "processed"), *((at, step) for at, step in moments if step in EVENT_FIELDS)]
-    )
-    due = [at for at, _ in told]
+    """Return the actions that a behaviour asks for, one step every ``pace`` seconds, the first at once."""
+    timed_steps = [(index * pace, step) for index, step in enumerate(behaviour.steps)]
+    visits = [PlannedVisit(at, *READER_ACTIONS[step]) for at, step in timed_steps if step in READER_ACTIONS]
+    event_steps = [(0.0, "processed"), *((at, step) for at, step in timed_steps if step in EVENT_FIELDS)]
+    if behaviour.silent:
+        event_steps = []
+    due_times = [at for at, _ in event_steps]
     if behaviour.disordered:
-        # Apart in time, or one batch would carry them and nobody could tell their order.
-        due = [max(due) + (len(told) - index) * max(pace, 0.05) for index in range(len(told))]
-    posts = [
-        PlannedEvent(moment + behaviour.late + copy * pace, step, at, number)
-        for number, ((at, step), moment) in enumerate(zip(told, due, strict=True))
+        # Apart in time, because the events of one request have no order.
+        count = len(event_steps)
+        due_times = [max(due_times) + (count - index) * max(pace, 0.05) for index in range(count)]
+    events = [
+        PlannedEvent(due + behaviour.late + copy * pace, step, at, number)
+        for number, ((at, step), due) in enumerate(zip(event_steps, due_times, strict=True))
         for copy in range(behaviour.copies)
     ]
     if behaviour.forged:
-        posts.append(PlannedEvent(0.0, "bounce", 0.0, len(told), forged=True))
-    return tuple(sorted((*posts, *visits), key=lambda action: action.due_after_s))
+        events.append(PlannedEvent(0.0, "bounce", 0.0, len(event_steps), forged=True))
+    return tuple(sorted((*events, *visits), key=lambda action: action.due_after_s))
 
 
 def sendgrid_event(
-    name: str, told_at: int, event_id: str, *, common: SendGridEvent, unique_args: SendGridEvent, extra: SendGridEvent
+    name: str,
+    occurred_at: int,
+    event_id: str,
+    *,
+    common: SendGridEvent,
+    unique_args: SendGridEvent,
+    extra: SendGridEvent,
 ) -> SendGridEvent:
-    """One object of SendGrid's webhook array; unique arguments stand at its top level, as they do there."""
+    """Return one event of a SendGrid webhook; its unique arguments are at the top level, as SendGrid sends them.
+
+    ``occurred_at`` is in milliseconds since 1970.
+    """
     return {
         **unique_args,
         **common,
         **EVENT_FIELDS[name],
-        "timestamp": told_at // 1000,
+        "timestamp": occurred_at // 1000,
         "sg_event_id": event_id,
         **extra,
     }

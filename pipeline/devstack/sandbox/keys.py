@@ -1,4 +1,4 @@
-"""The sandbox's signing key: a data folder in; its public key and signatures in SendGrid's form out."""
+"""The key with which the sandbox signs webhooks, in SendGrid's form; used by the sandbox and by whatever trusts it."""
 
 import base64
 import os
@@ -24,19 +24,19 @@ TIMESTAMP_HEADER: Final = "X-Twilio-Email-Event-Webhook-Timestamp"
 
 
 def public_key(data_dir: Path) -> str:
-    """The sandbox's public key: base64 of its DER SubjectPublicKeyInfo, as SendGrid's settings page shows it.
+    """Return the public key: base64 of its DER SubjectPublicKeyInfo, as SendGrid's settings page shows it.
 
-    The first call makes the key. Raises BadSettings for a file that holds no such key.
+    The first call creates the key. Raises InvalidSettings for a file that holds no such key.
     """
     der = private_key(data_dir).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return base64.b64encode(der).decode()
 
 
 def private_key(data_dir: Path) -> ec.EllipticCurvePrivateKey:
-    """The ECDSA P-256 key in ``data_dir/sandbox/``, made (for its owner's eyes only) where there is none."""
+    """Return the ECDSA P-256 key in ``data_dir/sandbox/``; create it, readable by its owner only, if there is none."""
     path = data_dir / "sandbox" / "webhook-key.pem"
     if not path.exists():
-        _make(path)
+        _create(path)
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except ValueError:
@@ -47,20 +47,20 @@ def private_key(data_dir: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def sign(key: ec.EllipticCurvePrivateKey, timestamp: str, body: bytes) -> str:
-    """The signature header's value: base64 of the DER ECDSA-SHA256 signature over timestamp and raw body."""
+    """Return the signature header's value: base64 of the DER ECDSA-SHA256 signature over timestamp and raw body."""
     return base64.b64encode(key.sign(timestamp.encode() + body, ec.ECDSA(hashes.SHA256()))).decode()
 
 
-def _make(path: Path) -> None:
-    """Write aside, then link: of two processes that start together, both read the one key that won."""
+def _create(path: Path) -> None:
+    """Create the key file by linking a finished one, so that processes that start together share the first key."""
     make_private_folder(path.parent)
     pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    with os.fdopen(open_private(aside, os.O_WRONLY | os.O_EXCL), "wb") as output:
+    temporary_path = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with os.fdopen(open_private(temporary_path, os.O_WRONLY | os.O_EXCL), "wb") as output:
         output.write(pem)
     try:
-        os.link(aside, path)
+        os.link(temporary_path, path)
     except FileExistsError:
         pass
     finally:
-        aside.unlink()
+        temporary_path.unlink()

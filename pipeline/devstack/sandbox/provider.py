@@ -1,4 +1,4 @@
-"""The provider itself: an SMTP transaction in; an answer, and the story that its recipient's address asks for, out."""
+"""The sandbox's provider: it accepts messages and plans their events; called by its SMTP side and its API."""
 
 import asyncio
 import logging
@@ -17,34 +17,34 @@ from pipeline.runtime.ports import Clock
 log = logging.getLogger(__name__)
 
 MAX_COUNTED_ATTEMPTS: Final = 100_000
-"""Refused attempts that are counted; the oldest are forgotten."""
+"""Keys whose attempts are counted; beyond it the count of the key that was used least recently is dropped."""
 
 CallLater = Callable[[float, Callable[[], None]], Any]
-"""The schedule: calls back after so many seconds."""
+"""A scheduler: it calls the function after so many seconds."""
 
 
 class AttemptCounter:
-    """How often something was tried."""
+    """A bounded count of attempts by key."""
 
     def __init__(self) -> None:
         self._counts: OrderedDict[object, int] = OrderedDict()
 
-    def next(self, what: object) -> int:
-        """The number of this attempt, from 1."""
-        self._counts[what] = self._counts.pop(what, 0) + 1
+    def next(self, key: object) -> int:
+        """Count an attempt and return its number, from 1."""
+        self._counts[key] = self._counts.pop(key, 0) + 1
         if len(self._counts) > MAX_COUNTED_ATTEMPTS:
             self._counts.popitem(last=False)
-        return self._counts[what]
+        return self._counts[key]
 
 
 class SandboxProvider:
-    """Everything between SMTP and webhooks."""
+    """The provider between SMTP and webhooks; ``pace`` is the number of seconds between planned events."""
 
     def __init__(
         self,
         mailbox: SandboxMailbox,
-        courier: WebhookSender,
-        recipient: ReaderBot,
+        webhook_sender: WebhookSender,
+        reader_bot: ReaderBot,
         *,
         clock: Clock,
         new_id: Callable[[], str],
@@ -52,8 +52,8 @@ class SandboxProvider:
         pace: float,
     ) -> None:
         self.mailbox = mailbox
-        self.webhook_sender = courier
-        self._recipient = recipient
+        self.webhook_sender = webhook_sender
+        self._reader_bot = reader_bot
         self._clock = clock
         self._new_id = new_id
         self._later = later
@@ -62,36 +62,36 @@ class SandboxProvider:
         self._visits: set[asyncio.Task[None]] = set()
 
     def should_refuse(self, refusal: SmtpRefusal | None, *attempt_of: object) -> bool:
-        """Whether this attempt is to be refused; each call is one attempt."""
+        """Return whether to refuse this attempt; each call counts as one attempt of ``attempt_of``."""
         if refusal is None:
             return False
         return refusal.attempts is None or self._attempts.next((refusal, attempt_of)) <= refusal.attempts
 
     def accept(self, mail_from: str, recipients: tuple[str, ...], raw: bytes, *, tls: bool) -> SandboxMessage:
-        """Accept a message: keep it and begin each recipient's story."""
+        """Keep a message and schedule the events and visits that each recipient's address asks for."""
         number = self.mailbox.next_number()
         queue_id = self._new_id().replace("-", "")
         message = SandboxMessage(number, queue_id, self._clock(), mail_from, recipients, tls, raw)
         self.mailbox.add(message)
         smtp_id, unique_args = correlation_data(raw)
         for index, address in enumerate(recipients):
-            self._begin(message, behaviour_of(address), _common(message, index, smtp_id), unique_args)
+            self._schedule(message, behaviour_of(address), _common_fields(message, index, smtp_id), unique_args)
         return message
 
     def send_event(
         self, message: SandboxMessage, recipient: str, name: str, extra: event_plan.SendGridEvent
     ) -> event_plan.SendGridEvent:
-        """Send an event for a kept message now; the event as posted."""
+        """Send an event for a kept message at once, ``extra`` over its own fields, and return it as posted."""
         smtp_id, unique_args = correlation_data(message.raw)
-        common = _common(message, message.recipients.index(recipient), smtp_id)
-        made = event_plan.sendgrid_event(
+        common = _common_fields(message, message.recipients.index(recipient), smtp_id)
+        event = event_plan.sendgrid_event(
             name, self._clock(), self._event_id(), common=common, unique_args=unique_args, extra=extra
         )
         self.webhook_sender.pending += 1
-        self._put(message, made)
-        return made
+        self._post(message, event)
+        return event
 
-    def _begin(
+    def _schedule(
         self,
         message: SandboxMessage,
         behaviour: RecipientBehaviour,
@@ -100,46 +100,46 @@ class SandboxProvider:
     ) -> None:
         event_ids: dict[int, str] = {}
         for action in event_plan.planned_actions(behaviour, self._pace):
-            # Each planned action counts until it is done: what is planned is bounded, too.
+            # Planned actions are pending as well, so that their number is bounded.
             self.webhook_sender.pending += 1
             if isinstance(action, event_plan.PlannedVisit):
                 self._later(action.due_after_s, partial(self._visit, message, action))
                 continue
             event_id = event_ids.setdefault(action.number, self._event_id())
-            told_at = message.received_at + int(action.occurred_after_s * 1000)
+            occurred_at = message.received_at + int(action.occurred_after_s * 1000)
             event = event_plan.sendgrid_event(
-                action.event, told_at, event_id, common=common, unique_args=unique_args, extra={}
+                action.event, occurred_at, event_id, common=common, unique_args=unique_args, extra={}
             )
-            post = partial(self._forge if action.forged else self._put, message, event)
+            post = partial(self._post_forged if action.forged else self._post, message, event)
             if action.due_after_s <= 0:
                 post()
             else:
                 self._later(action.due_after_s, post)
 
-    def _put(self, message: SandboxMessage, event: event_plan.SendGridEvent) -> None:
-        message.event_history.append(f"webhook: {event['event']}")
+    def _post(self, message: SandboxMessage, event: event_plan.SendGridEvent) -> None:
+        message.record(self._clock(), f"webhook: {event['event']}", event["event"])
         self.webhook_sender.put(event)
 
-    def _forge(self, message: SandboxMessage, event: event_plan.SendGridEvent) -> None:
-        message.event_history.append(f"webhook, forged: {event['event']}")
+    def _post_forged(self, message: SandboxMessage, event: event_plan.SendGridEvent) -> None:
+        message.record(self._clock(), f"webhook, forged: {event['event']}")
         self.webhook_sender.send_forged(event)
 
     def _visit(self, message: SandboxMessage, visit: event_plan.PlannedVisit) -> None:
-        task = asyncio.create_task(self._recipient.perform(visit, message))
+        task = asyncio.create_task(self._reader_bot.perform(visit, message))
         self._visits.add(task)
-        task.add_done_callback(self._visited)
+        task.add_done_callback(self._finish_visit)
 
-    def _visited(self, task: "asyncio.Task[None]") -> None:
+    def _finish_visit(self, task: "asyncio.Task[None]") -> None:
         self._visits.discard(task)
         self.webhook_sender.pending -= 1
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a visit went wrong: %s", type(error).__name__)
+            log.error("recipient's visit failed: %s", type(error).__name__)
 
     def _event_id(self) -> str:
         return self._new_id().replace("-", "")
 
 
-def _common(message: SandboxMessage, index: int, smtp_id: str) -> event_plan.SendGridEvent:
+def _common_fields(message: SandboxMessage, index: int, smtp_id: str) -> event_plan.SendGridEvent:
     return {
         "email": message.recipients[index],
         "smtp-id": smtp_id,

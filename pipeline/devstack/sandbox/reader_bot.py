@@ -1,4 +1,4 @@
-"""The person (or robot) who reads: a message in; real GETs on its images and first link out."""
+"""The recipient who opens and clicks, by real HTTP requests; called by :mod:`pipeline.devstack.sandbox.provider`."""
 
 import asyncio
 import logging
@@ -9,6 +9,7 @@ import aiohttp
 
 from pipeline.devstack.sandbox.event_plan import PlannedVisit, ReaderAction
 from pipeline.devstack.sandbox.mailbox import HtmlLinks, SandboxMessage
+from pipeline.runtime.ports import Clock
 
 log = logging.getLogger(__name__)
 
@@ -18,52 +19,58 @@ HUMAN_USER_AGENT: Final = (
 ROBOT_USER_AGENT: Final = "Mozilla/5.0 (compatible; bingbot/2.0; +http://www.bing.com/bingbot.htm)"
 MAX_REQUESTS_IN_FLIGHT: Final = 16
 MAX_IMAGES_PER_MESSAGE: Final = 20
-"""Of one message; a mail program loads all, a development tool need not."""
+"""A mail program loads all images; a development tool need not."""
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
-    """Scheme, host and port; what the browser calls the same origin."""
+    """Return scheme, host and port, which browsers call the origin of a URL."""
     parts = urlsplit(url)
     return parts.scheme, (parts.hostname or ""), parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 class ReaderBot:
-    """Fetches only from ``origins``, ours: a link to a stranger is written down and left alone."""
+    """A reader of messages, person or robot, who sends requests only to ``origins``, which are Mailfold's own."""
 
-    def __init__(self, session: aiohttp.ClientSession, origins: frozenset[tuple[str, str, int | None]]) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, origins: frozenset[tuple[str, str, int | None]], clock: Clock
+    ) -> None:
         self._session = session
         self._origins = origins
+        self._clock = clock
         self._slots = asyncio.Semaphore(MAX_REQUESTS_IN_FLIGHT)
 
     async def perform(self, visit: PlannedVisit, message: SandboxMessage) -> None:
-        """Load the images, or follow the first link; what came of it is noted with the message."""
-        agent = ROBOT_USER_AGENT if visit.by_robot else HUMAN_USER_AGENT
+        """Load the images or follow the first link, and record each answer in the message's history."""
+        user_agent = ROBOT_USER_AGENT if visit.by_robot else HUMAN_USER_AGENT
+        reader = " by a robot" if visit.by_robot else ""
         for url in self.urls_to_fetch(visit.action, message):
             async with self._slots:
-                answer = await self._get(url, agent)
-            message.event_history.append(f"{visit.action}{' by a robot' if visit.by_robot else ''}: {answer}")
+                answer = await self._get(url, user_agent)
+            # A robot's visit is recorded, but says nothing about the message's state.
+            counts = not visit.by_robot and answer.startswith(("2", "3"))
+            message.record(self._clock(), f"{visit.action}{reader}: {answer}", visit.action if counts else "")
 
-    def urls_to_fetch(self, deed: ReaderAction, message: SandboxMessage) -> list[str]:
-        """What there is to fetch for a deed."""
-        markup = HtmlLinks(message.html())
-        found = markup.images if deed == "open" else markup.links
-        ours = [url for url in found if self._ours(url)]
-        if not ours:
-            message.event_history.append(f"{deed}: nothing of ours in the HTML part to fetch")
-        return ours[:MAX_IMAGES_PER_MESSAGE] if deed == "open" else ours[:1]
+    def urls_to_fetch(self, action: ReaderAction, message: SandboxMessage) -> list[str]:
+        """Return the URLs that an action requests, and record it where there are none."""
+        html_links = HtmlLinks(message.html())
+        urls = html_links.images if action == "open" else html_links.links
+        own_urls = [url for url in urls if self._is_own(url)]
+        if not own_urls:
+            message.record(self._clock(), f"{action}: nothing of ours in the HTML part to fetch")
+        return own_urls[:MAX_IMAGES_PER_MESSAGE] if action == "open" else own_urls[:1]
 
-    def _ours(self, url: str) -> bool:
+    def _is_own(self, url: str) -> bool:
         try:
             return origin(url) in self._origins
         except ValueError:
             return False
 
-    async def _get(self, url: str, agent: str) -> str:
+    async def _get(self, url: str, user_agent: str) -> str:
         try:
-            # A click's redirect leads out into the world; that it was given is what counts.
-            async with self._session.get(url, headers={"User-Agent": agent}, allow_redirects=False) as response:
+            # The redirect of a click leads out of Mailfold; the answer is all that counts.
+            async with self._session.get(url, headers={"User-Agent": user_agent}, allow_redirects=False) as response:
                 await response.read()
                 return str(response.status)
         except (aiohttp.ClientError, TimeoutError) as error:
-            log.info("not answered: %s", type(error).__name__)
+            log.info("recipient's request not answered: %s", type(error).__name__)
             return f"no answer ({type(error).__name__})"

@@ -1,4 +1,4 @@
-"""Opens and closes the sandbox: settings in; SMTP, webhooks and the inbox running, out."""
+"""Start and stop of the sandbox with its SMTP, webhooks and inbox; called by `mailfold sandbox`."""
 
 import asyncio
 import contextlib
@@ -13,6 +13,7 @@ from aiohttp import web
 from pipeline.devstack.sandbox.api import application
 from pipeline.devstack.sandbox.keys import private_key
 from pipeline.devstack.sandbox.mailbox import SandboxMailbox
+from pipeline.devstack.sandbox.pages import InboxHints
 from pipeline.devstack.sandbox.provider import CallLater, SandboxProvider
 from pipeline.devstack.sandbox.reader_bot import MAX_REQUESTS_IN_FLIGHT, ReaderBot, origin
 from pipeline.devstack.sandbox.smtp import session_factory, tls_context
@@ -43,7 +44,11 @@ async def open_sandbox(
     later: CallLater | None = None,
     retries: tuple[float, ...] = RETRY_DELAYS_S,
 ) -> AsyncIterator[RunningSandbox]:
-    """Everything open and listening; closed in reverse. Raises BadSettings for a port that is taken."""
+    """Run the sandbox until the context ends.
+
+    ``later`` schedules events (default: the event loop), ``retries`` are the seconds between attempts to post one.
+    Raises InvalidSettings for a port that is taken.
+    """
     gateway = settings.sandbox_gateway.rstrip("/")
     webhooks = f"{gateway}/webhooks/{settings.sandbox_provider}"
     key = private_key(settings.data_dir)
@@ -54,20 +59,20 @@ async def open_sandbox(
                 connector=aiohttp.TCPConnector(limit=2 * MAX_REQUESTS_IN_FLIGHT),
             )
         )
-        courier = WebhookSender(webhooks, key, session, clock, retries)
-        posting = asyncio.create_task(courier.run())
-        stack.push_async_callback(_end, posting)
+        webhook_sender = WebhookSender(webhooks, key, session, clock, retries)
+        stack.push_async_callback(_cancel, asyncio.create_task(webhook_sender.run()))
         provider = SandboxProvider(
             SandboxMailbox(settings.sandbox_keep),
-            courier,
-            ReaderBot(session, frozenset({origin(gateway), origin(settings.public_url)})),
+            webhook_sender,
+            ReaderBot(session, frozenset({origin(gateway), origin(settings.public_url)}), clock),
             clock=clock,
             new_id=new_id,
             later=later or asyncio.get_running_loop().call_later,
             pace=settings.sandbox_pace,
         )
         smtp_port = await _listen_smtp(stack, provider, settings)
-        http_port = await _listen_http(stack, provider, settings)
+        hints = InboxHints(f"{settings.sandbox_host}:{smtp_port}", gateway)
+        http_port = await _listen_http(stack, provider, hints, settings)
         yield RunningSandbox(provider, smtp_port, http_port, webhooks)
 
 
@@ -83,10 +88,11 @@ async def _listen_smtp(stack: contextlib.AsyncExitStack, provider: SandboxProvid
     return int(server.sockets[0].getsockname()[1])
 
 
-async def _listen_http(stack: contextlib.AsyncExitStack, provider: SandboxProvider, settings: Settings) -> int:
-    runner = web.AppRunner(
-        application(provider, loopback=_is_loopback(settings.sandbox_host)), access_log=None, shutdown_timeout=2
-    )
+async def _listen_http(
+    stack: contextlib.AsyncExitStack, provider: SandboxProvider, hints: InboxHints, settings: Settings
+) -> int:
+    app = application(provider, hints, loopback=_is_loopback(settings.sandbox_host))
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     site = web.TCPSite(runner, settings.sandbox_host, settings.sandbox_http_port)
@@ -104,6 +110,6 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-async def _end(task: "asyncio.Task[None]") -> None:
+async def _cancel(task: "asyncio.Task[None]") -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

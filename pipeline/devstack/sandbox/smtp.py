@@ -1,4 +1,4 @@
-"""SMTP spoken by the sandbox: sessions in; answers by address pattern out."""
+"""The sandbox's SMTP side, which answers by address pattern; started by :mod:`pipeline.devstack.sandbox.server`."""
 
 import asyncio
 import datetime
@@ -24,7 +24,7 @@ MAX_MESSAGE_BYTES = 30 * 1024 * 1024
 
 
 class SandboxSmtpHandler:
-    """aiosmtpd's hooks. A hook that answers None has closed the connection."""
+    """The hooks that aiosmtpd calls for SMTP commands."""
 
     def __init__(self, provider: SandboxProvider) -> None:
         self._provider = provider
@@ -32,7 +32,7 @@ class SandboxSmtpHandler:
     async def handle_RCPT(  # noqa: N802  aiosmtpd names its hooks for SMTP's verbs
         self, server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
     ) -> str:
-        """Accept, refuse, wait or hang up, as the address says."""
+        """Accept or refuse a recipient, late or by closing the connection if the address says so."""
         behaviour = behaviour_of(address)
         if behaviour.slow:
             await asyncio.sleep(behaviour.slow)
@@ -47,7 +47,7 @@ class SandboxSmtpHandler:
         return "250 2.1.5 Recipient address accepted"
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802  likewise
-        """Take the message, unless a recipient's pattern refuses it only now."""
+        """Accept the message, unless a recipient's address says that its content is refused."""
         for address in envelope.rcpt_tos:
             behaviour = behaviour_of(address)
             if self._provider.should_refuse(behaviour.on_data, envelope.mail_from, address):
@@ -58,16 +58,16 @@ class SandboxSmtpHandler:
         message = self._provider.accept(
             envelope.mail_from or "", tuple(envelope.rcpt_tos), content, tls=session.ssl is not None
         )
-        if any(self._vanishes(envelope, address) for address in envelope.rcpt_tos):
+        if any(self._should_vanish(envelope, address) for address in envelope.rcpt_tos):
             _hang_up(server)
         return f"250 2.0.0 Ok: queued as {message.queue_id}"
 
-    def _vanishes(self, envelope: Envelope, address: str) -> bool:
+    def _should_vanish(self, envelope: Envelope, address: str) -> bool:
         return self._provider.should_refuse(behaviour_of(address).vanish, envelope.mail_from, address)
 
 
 def session_factory(provider: SandboxProvider, tls: ssl.SSLContext | None) -> Any:
-    """A protocol per connection, for ``loop.create_server``."""
+    """Return a factory of SMTP sessions for ``loop.create_server``."""
     handler = SandboxSmtpHandler(provider)
     loop = asyncio.get_running_loop()
     return lambda: SMTP(
@@ -79,29 +79,33 @@ def session_factory(provider: SandboxProvider, tls: ssl.SSLContext | None) -> An
         tls_context=tls,
         timeout=60,
         auth_require_tls=False,
-        authenticator=_anybody,
+        authenticator=_accept_any_login,
         loop=loop,
     )
 
 
 def tls_context() -> ssl.SSLContext:
-    """STARTTLS with a certificate of our own making, new at every start."""
-    certificate, key = _certificate()
+    """Return a context for STARTTLS with a new self-signed certificate."""
+    certificate, key = _create_certificate()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     with tempfile.TemporaryDirectory(prefix="mailfold-tls-") as folder:
-        # Python loads a key from files only; this folder is ours alone (0700) and gone in a moment.
+        # Python loads a key from files only; this folder is readable by its owner only (0700) and removed at once.
         path = Path(folder) / "sandbox.pem"
         path.write_bytes(key + certificate)
         context.load_cert_chain(path)
     return context
 
 
-def _certificate() -> tuple[bytes, bytes]:
+def _create_certificate() -> tuple[bytes, bytes]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST_NAME)])
     now = datetime.datetime.now(datetime.UTC)
-    names = [x509.DNSName(HOST_NAME), x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    alternative_names = [
+        x509.DNSName(HOST_NAME),
+        x509.DNSName("localhost"),
+        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+    ]
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -110,20 +114,20 @@ def _certificate() -> tuple[bytes, bytes]:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=365))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.SubjectAlternativeName(alternative_names), critical=False)
         .sign(key, hashes.SHA256())
     )
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return certificate.public_bytes(Encoding.PEM), pem
 
 
-def _anybody(_server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, _data: Any) -> AuthResult:
-    """Any user name and password will do: there is nothing here to protect."""
+def _accept_any_login(_server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, _data: Any) -> AuthResult:
+    """Accept any user name and password: there is nothing here to protect."""
     return AuthResult(success=True)
 
 
 def _hang_up(server: SMTP) -> None:
-    """Cut the connection as a broken network would; aiosmtpd treats a cancelled session as a lost one."""
+    """Close the connection as a broken network would; aiosmtpd treats a cancelled session as a lost one."""
     assert isinstance(server.transport, asyncio.Transport)
     server.transport.abort()
     raise asyncio.CancelledError

@@ -11,19 +11,15 @@ from typing import Any, Final
 
 from fastapi import FastAPI, Response
 
-_STYLE: Final = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c2430;background:#fff}
-h2{margin-top:3rem;border-bottom:1px solid #d5dbe3}pre{background:#f4f6f9;padding:1rem;overflow:auto;border-radius:6px}
-code{font-size:.9em}b.method{background:#1c2430;color:#fff;padding:.1em .5em;border-radius:4px;font-size:.8em}
-td{padding:.1rem 1rem .1rem 0;vertical-align:top}summary{cursor:pointer;color:#2457a6}
-@media(prefers-color-scheme:dark){body{background:#14181f;color:#dde3ec}pre{background:#1f2530}summary{color:#8ab4f8}}
-"""
+from pipeline.runtime.web.style import STYLE, STYLE_CSP_SOURCE
+
 _PAGE: Final = (
     '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-    '<meta name="viewport" content="width=device-width"><style>{style}</style></head><body>'
-    '<h1>{title}</h1><p>{about}</p><p>For machines: <a href="/openapi.json">openapi.json</a>.</p>{body}</body></html>'
+    '<meta name="viewport" content="width=device-width,initial-scale=1"><style>{style}</style></head>'
+    '<body><main class="content"><h1>{title}</h1><p>{about}</p><p>For machines: '
+    '<a href="/openapi.json">openapi.json</a>.</p>{body}</main></body></html>'
 )
-CSP: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+CSP: Final = f"default-src 'none'; style-src {STYLE_CSP_SOURCE}; base-uri 'none'; form-action 'none'"
 
 
 def install_docs_page(app: FastAPI) -> None:
@@ -50,13 +46,13 @@ def render(document: dict[str, Any]) -> str:
     info = document["info"]
     body = f"{operations}<h2>Types</h2>{schemas}"
     return _PAGE.format(
-        title=html.escape(info["title"]), about=html.escape(info["description"]), style=_STYLE, body=body
+        title=html.escape(info["title"]), about=html.escape(info["description"]), style=STYLE, body=body
     )
 
 
 def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
     return (
-        f'<h2><b class="method">{method.upper()}</b> <code>{html.escape(path)}</code></h2>'
+        f'<h2><b class="badge">{method.upper()}</b> <code>{html.escape(path)}</code></h2>'
         f"<p><strong>{_prose(operation.get('summary', ''))}.</strong> "
         f"{_prose(operation.get('description', ''))}</p>" + "".join(_operation_parts(operation))
     )

@@ -1,4 +1,4 @@
-"""Test that the demo's verdict can fail: each way in which a conversion can be wrong is found and named."""
+"""The demo's verdict finds and names each way in which a conversion can be wrong."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ from pipeline.devstack.demo.verdict import is_complete, is_same_json, judge
 
 ACTIVITY = b'{"id": "x", "brand_id": 1, "n": 123456789012345678901234567890}'
 CLICKED = DemoEmail(DemoCase("t", "open+click", 1, ("delivered", "open", "click")), 1, "x", "a@b.test", ACTIVITY)
-ROLES = {"e1": CLICKED}
+EMAILS = {"e1": CLICKED}
 NONE: frozenset[str] = frozenset()
 
 
@@ -31,28 +31,28 @@ def arrival(word: str, number: int = 1, **changes: object) -> ReceivedConversion
     return replace(made, **changes)  # type: ignore[arg-type]  # a field's name with its own type, in each call
 
 
-SAID = {"e1": (frozenset({"delivered"}), frozenset({"open"}), frozenset({"click"}))}
+LOG_ORDERS = {"e1": (frozenset({"delivered"}), frozenset({"open"}), frozenset({"click"}))}
 GOOD = [arrival("delivered"), arrival("open", 2), arrival("click", 3)]
 
 
-def test_expected_conversions_in_order_with_their_activity_are_no_fault() -> None:
-    verdict = judge(ROLES, GOOD, NONE, SAID)
+def test_expected_conversions_in_order_with_their_activity_have_no_fault() -> None:
+    verdict = judge(EMAILS, GOOD, NONE, LOG_ORDERS)
     assert verdict.faults == ()
     assert (verdict.expected, verdict.arrived) == ({"delivered": 1, "open": 1, "click": 1},) * 2
 
 
 def test_repeat_with_the_same_key_is_allowed_and_counted() -> None:
-    verdict = judge(ROLES, [GOOD[0], GOOD[0], *GOOD[1:]], NONE, SAID)
+    verdict = judge(EMAILS, [GOOD[0], GOOD[0], *GOOD[1:]], NONE, LOG_ORDERS)
     assert (verdict.faults, verdict.repeats) == ((), 1)
 
 
 @pytest.mark.parametrize(
-    ("arrivals", "complaint"),
+    ("arrivals", "expected_fault"),
     [
         (GOOD[:2], "click is missing"),
         (GOOD[1:], "delivered is missing"),
         ([], "open is missing"),
-        ([*GOOD, arrival("bounce", 4)], "bounce was never owed"),
+        ([*GOOD, arrival("bounce", 4)], "bounce was not expected"),
         ([GOOD[1], GOOD[0], GOOD[2]], "in the wrong order: open, delivered, click"),
         ([*GOOD, GOOD[0]], "in the wrong order: delivered, open, click, delivered"),
         ([*GOOD[:2], arrival("click", activity=ACTIVITY.replace(b"7890}", b"7891}"))], "another activity"),
@@ -61,22 +61,22 @@ def test_repeat_with_the_same_key_is_allowed_and_counted() -> None:
         ([*GOOD[:2], arrival("click", brand="suedwind")], "came to suedwind, not to nordlicht"),
         ([*GOOD, arrival("click", idempotency_key="other")], "click came with 2 Idempotency-Keys"),
         ([*GOOD[:2], arrival("click", idempotency_key="")], "without an Idempotency-Key"),
-        ([*GOOD[:2], arrival("click", idempotency_key="e1:open")], "two words share an Idempotency-Key"),
-        ([*GOOD, arrival("open", email_id="e2")], "open for e2: nobody sent that"),
+        ([*GOOD[:2], arrival("click", idempotency_key="e1:open")], "two conversions share an Idempotency-Key"),
+        ([*GOOD, arrival("open", email_id="e2")], "open for e2: no such email was sent"),
     ],
 )
-def test_each_fault_is_named(arrivals: list[ReceivedConversion], complaint: str) -> None:
-    faults = judge(ROLES, arrivals, NONE, SAID).faults
-    assert any(complaint in fault for fault in faults), faults
+def test_each_fault_is_named(arrivals: list[ReceivedConversion], expected_fault: str) -> None:
+    faults = judge(EMAILS, arrivals, NONE, LOG_ORDERS).faults
+    assert any(expected_fault in fault for fault in faults), faults
 
 
-def test_word_that_never_occurred_is_a_fault() -> None:
-    assert judge(ROLES, GOOD, frozenset({"open", "spam"}), SAID).faults == ("the word spam never occurred",)
+def test_conversion_that_no_email_had_is_a_fault() -> None:
+    assert judge(EMAILS, GOOD, frozenset({"open", "spam"}), LOG_ORDERS).faults == ("no email had the conversion spam",)
 
 
-def test_complete_means_every_expected_word_arrived() -> None:
-    assert is_complete(ROLES, GOOD)
-    assert not is_complete(ROLES, GOOD[:2])
+def test_run_is_complete_when_every_expected_conversion_arrived() -> None:
+    assert is_complete(EMAILS, GOOD)
+    assert not is_complete(EMAILS, GOOD[:2])
 
 
 @pytest.mark.parametrize(
@@ -95,41 +95,42 @@ def test_json_values_are_compared_exactly(a: bytes, b: bytes, same: bool) -> Non
     assert is_same_json(a, b) is same
 
 
-def test_scenario_has_forty_emails_two_brands_and_all_seven_words() -> None:
-    roles = [*warm_up_emails(), *first_emails(), *second_emails()]
-    assert len(first_emails()) >= 40
-    assert {role.brand for role in roles} == set(BRAND_PATHS)
-    assert {word for role in roles for word in role.case.expected_words} == CONVERSION_WORDS
-    assert len({role.identity for role in roles}) == len(roles)
+def test_scenario_has_118_emails_two_brands_and_all_seven_conversions() -> None:
+    emails = [*warm_up_emails(), *first_emails(), *second_emails()]
+    assert len(emails) == 118, "the README and the command's help name this number"
+    assert {email.brand for email in emails} == set(BRAND_PATHS)
+    assert {word for email in emails for word in email.case.expected_words} == CONVERSION_WORDS
+    assert len({email.identity for email in emails}) == len(emails)
+    assert max(len(email.case.title) for email in emails) <= 26
 
 
-def test_dropped_addresses_bounced_hard_before() -> None:
-    bounced = {(role.brand, role.address) for role in first_emails() if role.case.pattern == "bounce"}
-    assert {(role.brand, role.address) for role in second_emails()} == bounced
-    assert SUPPRESSED_CASE.pattern == next(scene.pattern for scene in DEMO_CASES if "no such mailbox" in scene.title)
+def test_suppressed_emails_go_to_addresses_that_bounced() -> None:
+    bounced = {(email.brand, email.address) for email in first_emails() if email.case.pattern == "bounce"}
+    assert {(email.brand, email.address) for email in second_emails()} == bounced
+    assert SUPPRESSED_CASE.pattern == next(case.pattern for case in DEMO_CASES if "no such mailbox" in case.title)
 
 
-def test_batch_body_holds_each_activity_byte_for_byte() -> None:
-    roles = first_emails()
-    body = batch_body(roles)
-    assert [message["activity"]["id"] for message in json.loads(body)] == [role.identity for role in roles]
-    assert all(role.activity in body for role in roles)
-    assert max(abs(json.loads(role.activity)["internal_user_id"]) for role in roles) > 2**64
+def test_batch_is_json_with_each_activity_byte_for_byte() -> None:
+    emails = first_emails()
+    body = batch_body(emails)
+    assert [message["activity"]["id"] for message in json.loads(body)] == [email.identity for email in emails]
+    assert all(email.activity in body for email in emails)
+    assert max(abs(json.loads(email.activity)["internal_user_id"]) for email in emails) > 2**64
 
 
 def change(email_id: str, *marks: str) -> bytes:
     return json.dumps({"state": {"email_id": email_id, **{key: [1, 1, 1, [1]] for key in marks}}}).encode()
 
 
-def test_word_orders_group_the_words_of_each_change_once() -> None:
-    said = word_orders(
+def test_log_order_groups_the_conversions_of_one_change() -> None:
+    orders = word_orders(
         [change("a", "accepted"), change("a", "opened", "delivered"), change("b"), change("a", "clicked")]
     )
-    assert said == {"a": (frozenset({"open", "delivered"}), frozenset({"click"})), "b": ()}
+    assert orders == {"a": (frozenset({"open", "delivered"}), frozenset({"click"})), "b": ()}
 
 
 @pytest.mark.parametrize(
-    ("told", "fine"),
+    ("received", "expected"),
     [
         (("delivered", "open", "click"), True),
         (("open", "delivered", "click"), True),
@@ -137,12 +138,12 @@ def test_word_orders_group_the_words_of_each_change_once() -> None:
         (("spam", "open"), False),
     ],
 )
-def test_only_words_of_one_change_may_come_in_any_order(told: tuple[str, ...], fine: bool) -> None:
+def test_only_conversions_of_one_change_may_arrive_in_any_order(received: tuple[str, ...], expected: bool) -> None:
     order = (frozenset({"open", "delivered"}), frozenset({"click"}))
-    assert is_in_order(told, order) is fine
+    assert is_in_order(received, order) is expected
 
 
-def test_order_on_the_log_is_the_expected_one() -> None:
-    turned = {"e1": (frozenset({"open"}), frozenset({"delivered"}), frozenset({"click"}))}
-    assert judge(ROLES, [GOOD[1], GOOD[0], GOOD[2]], NONE, turned).faults == ()
-    assert "in the wrong order" in judge(ROLES, GOOD, NONE, turned).faults[0]
+def test_reversed_order_is_right_where_the_log_has_it() -> None:
+    reversed_orders = {"e1": (frozenset({"open"}), frozenset({"delivered"}), frozenset({"click"}))}
+    assert judge(EMAILS, [GOOD[1], GOOD[0], GOOD[2]], NONE, reversed_orders).faults == ()
+    assert "in the wrong order" in judge(EMAILS, GOOD, NONE, reversed_orders).faults[0]

@@ -1,4 +1,4 @@
-"""Test how the sandbox treats mail by the patterns in its address, and the events that it plans for it."""
+"""Address patterns of the sandbox, and the events and visits that are planned for them."""
 
 from pathlib import Path
 
@@ -22,12 +22,12 @@ def _row(word: str, pattern: AddressPattern) -> str:
     return f"| `{word}`, `{word}-n` | {pattern.means}{f' (n = {pattern.number})' if pattern.number else ''} |"
 
 
-def test_documentation_lists_every_pattern_of_the_code() -> None:
+def test_documentation_lists_every_pattern_as_the_code_has_it() -> None:
     table = [line for line in DOCS.read_text().splitlines() if line.startswith("| `")]
     assert table[: len(PATTERNS)] == [_row(word, pattern) for word, pattern in PATTERNS.items()]
 
 
-def test_documentation_lists_every_event_that_can_be_requested() -> None:
+def test_documentation_lists_every_event_that_can_be_sent_by_hand() -> None:
     assert ", ".join(f"`{name}`" for name in EVENT_FIELDS) in DOCS.read_text()
 
 
@@ -50,7 +50,7 @@ def test_documentation_lists_every_event_that_can_be_requested() -> None:
         ("no-at-sign+open", RecipientBehaviour(steps=("delivered",))),
     ],
 )
-def test_address_pattern_sets_the_behaviour(address: str, expected: RecipientBehaviour) -> None:
+def test_address_decides_the_behaviour(address: str, expected: RecipientBehaviour) -> None:
     assert behaviour_of(address) == expected
 
 
@@ -64,27 +64,27 @@ def test_address_pattern_sets_the_behaviour(address: str, expected: RecipientBeh
         ("anna+deferred-forever@example.test", "451 4.7.1", None),
     ],
 )
-def test_address_pattern_sets_the_refusal_of_the_recipient(address: str, code: str, attempts: int | None) -> None:
+def test_address_decides_the_smtp_refusal(address: str, code: str, attempts: int | None) -> None:
     refusal = behaviour_of(address).on_rcpt
     assert refusal is not None
     assert (refusal.answer[:9], refusal.attempts) == (code, attempts)
 
 
-def test_connection_drops_always_or_the_first_n_times() -> None:
+def test_connection_is_dropped_always_or_at_the_first_attempts() -> None:
     assert behaviour_of("drop-connection@x.test").hang_up == SmtpRefusal("", None)
     assert behaviour_of("drop-connection-2@x.test").hang_up == SmtpRefusal("", 2)
     assert behaviour_of("drop-after-data-1@x.test").vanish == SmtpRefusal("", 1)
 
 
-def _planned_events(address: str, pace: float = 1.0) -> list[tuple[float, str]]:
+def _timed_steps(address: str, pace: float = 1.0) -> list[tuple[float, str]]:
     actions = planned_actions(behaviour_of(address), pace)
     return [
         (action.due_after_s, action.event if isinstance(action, PlannedEvent) else action.action) for action in actions
     ]
 
 
-def test_events_begin_with_processed_and_follow_one_per_pace() -> None:
-    assert _planned_events("anna+open+click+complaint@x.test") == [
+def test_steps_follow_at_the_pace_and_begin_with_processed() -> None:
+    assert _timed_steps("anna+open+click+complaint@x.test") == [
         (0.0, "processed"),
         (0.0, "delivered"),
         (1.0, "open"),
@@ -93,11 +93,11 @@ def test_events_begin_with_processed_and_follow_one_per_pace() -> None:
     ]
 
 
-def test_silent_pattern_posts_no_event_but_the_recipient_still_opens() -> None:
-    assert _planned_events("anna+silent+open@x.test") == [(0.0, "open")]
+def test_silent_provider_posts_nothing_but_recipient_still_opens() -> None:
+    assert _timed_steps("anna+silent+open@x.test") == [(0.0, "open")]
 
 
-def test_duplicated_pattern_posts_each_event_three_times() -> None:
+def test_duplicated_events_are_posted_three_times() -> None:
     posts = [
         action
         for action in planned_actions(behaviour_of("anna+duplicated@x.test"), 1.0)
@@ -109,7 +109,7 @@ def test_duplicated_pattern_posts_each_event_three_times() -> None:
     ]
 
 
-def test_disordered_events_arrive_in_reverse_with_their_own_times() -> None:
+def test_disordered_events_are_reversed_and_keep_the_times_of_occurrence() -> None:
     posts = [
         action
         for action in planned_actions(behaviour_of("anna+complaint+disordered@x.test"), 1.0)
@@ -123,20 +123,20 @@ def test_disordered_events_arrive_in_reverse_with_their_own_times() -> None:
     assert len({post.due_after_s for post in posts}) == 3
 
 
-def test_disordered_events_are_apart_even_without_a_pace() -> None:
+def test_disordered_events_are_apart_in_time_without_any_pace() -> None:
     actions = planned_actions(behaviour_of("anna+disordered@x.test"), 0.0)
     assert [action.event for action in actions if isinstance(action, PlannedEvent)] == ["delivered", "processed"]
     assert len({action.due_after_s for action in actions}) == 2
 
 
-def test_late_events_arrive_later_with_their_own_times() -> None:
+def test_late_events_are_posted_later_and_keep_the_times_of_occurrence() -> None:
     actions = planned_actions(behaviour_of("anna+late-4+open@x.test"), 1.0)
     posts = [action for action in actions if isinstance(action, PlannedEvent)]
     assert actions[0] == PlannedVisit(1.0, "open", by_robot=False)
     assert [(post.due_after_s, post.occurred_after_s) for post in posts] == [(4.0, 0.0), (4.0, 0.0)]
 
 
-def test_forged_pattern_posts_a_forged_bounce() -> None:
+def test_forged_event_is_a_bounce() -> None:
     forged = [
         action
         for action in planned_actions(behaviour_of("anna+forged@x.test"), 1.0)

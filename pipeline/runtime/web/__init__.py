@@ -1,0 +1,1 @@
+"""What every HTML page of Mailfold shares: one stylesheet, and templates that escape."""
