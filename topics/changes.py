@@ -27,8 +27,8 @@ class AppliedFact(RecordPart, frozen=True, kw_only=True):
 class EmailChange(Record, tag="email-change/1", frozen=True, kw_only=True):
     """One change of one email's state.
 
-    The state may be partial, because the fold removes expired states (docs/explanation/state-retention.md): readers join
-    it to the state they have. So a change that is published again changes nothing.
+    The state may be partial, because the fold removes expired states (docs/explanation/state-retention.md): readers
+    join it to the state they have. So a change that is published again changes nothing.
     """
 
     email_id: EmailId

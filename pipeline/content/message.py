@@ -24,5 +24,5 @@ class OutgoingMessage:
 
     @property
     def recipient(self) -> Mailbox:
-        """The recipient with the display name."""
+        """Return the recipient with the display name."""
         return Mailbox(address=self.request.recipient, name=self.request.recipient_name)

@@ -70,12 +70,12 @@ class PlaceholderText:
 
     @property
     def mentions(self) -> tuple[VariableMention, ...]:
-        """The variables that the text names, each with its line."""
+        """Return the variables that the text names, each with its line."""
         return tuple((part.line, part.path) for part in _variables(self._parts))
 
     @property
     def nodes(self) -> int:
-        """The number of literals and marks, with those in localizations' arguments."""
+        """Return the number of literals and marks, with those in localizations' arguments."""
         localizations = (part for part in self._parts if isinstance(part, _LocalizationMark))
         return len(self._parts) + sum(len(argument) for mark in localizations for argument in mark.arguments)
 

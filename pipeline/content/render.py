@@ -21,12 +21,12 @@ class CompiledText(Protocol):
 
     @property
     def mentions(self) -> tuple[VariableMention, ...]:
-        """The variables that the text names, each with its line."""
+        """Return the variables that the text names, each with its line."""
         ...
 
     @property
     def nodes(self) -> int:
-        """The number of literals, marks and parts of their expressions."""
+        """Return the number of literals, marks and parts of their expressions."""
         ...
 
     def render(self, values: Mapping[str, Any], now: int = 0, max_output_bytes: int = MAX_OUTPUT_BYTES) -> str:

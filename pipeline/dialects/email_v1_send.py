@@ -86,7 +86,7 @@ class EmailV1SendCommand(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def template_name(self) -> str:
-        """The name of the message's template."""
+        """Return the name of the message's template."""
         return f"{self.brand}.{self.kind}"
 
 

@@ -5,7 +5,6 @@ adapter that returned the URL has checked that its host is the provider's.
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from typing import Final
@@ -15,6 +14,7 @@ from yarl import URL
 
 from pipeline.errors import InvalidSignatureError, RecoverableError
 from pipeline.runtime.http_body import read_bounded
+from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ttl_cache import TTLCache
 
 FETCH_TIMEOUT_S: Final = 5.0
@@ -23,7 +23,7 @@ MAX_FETCHES_IN_FLIGHT: Final = 8
 """A limit because anybody can send webhooks that name certificates which do not exist."""
 CERTIFICATE_TTL_S: Final = 86_400.0
 MISSING_CERTIFICATE_TTL_S: Final = 60.0
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 ConnectorFactory = Callable[[], aiohttp.TCPConnector]
 
@@ -93,5 +93,5 @@ class CertificateClient:
                     raise ProviderUnreachable(f"more than {RESPONSE_MAX_BYTES} bytes")
                 return response.status, body
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            log.warning("%s does not answer: %s", target.host, type(error).__name__)
+            log.warning("certificate not fetched", host=target.host, error=type(error).__name__)
             raise ProviderUnreachable from error

@@ -6,7 +6,6 @@ number is reached, a new connection replaces the one that has waited longest: sl
 """
 
 import asyncio
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from pipeline.gateway.client_info import ClientInfoReader, site_of
 from pipeline.gateway.headers import RETRY_SOON, SECURITY_HEADERS
+from pipeline.runtime.logs import get_logger
 
 MAX_REQUEST_LINE_BYTES: Final = 32_768
 """More than servers usually accept, because our links contain their target in the path."""
@@ -35,7 +35,7 @@ DISCARD_TIMEOUT_S: Final = 1.0
 MAX_DISCARDED_BYTES: Final = 4_000_000
 """Bytes read from a refused client before closing: closing at once would reset the connection and lose the answer."""
 WARNING_INTERVAL_S: Final = 60.0
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class ConnectionGuard:
         if why == "address" and time.monotonic() - self._warned_at >= WARNING_INTERVAL_S:
             self._warned_at = time.monotonic()
             log.warning(
-                "address refused, at its limit; if it is a proxy, MAILFOLD_TRUSTED_PROXIES must name it: limit=%d",
-                self.limits.max_per_address,
+                "address refused, at its limit; if it is a proxy, MAILFOLD_TRUSTED_PROXIES must name it",
+                limit=self.limits.max_per_address,
             )
 
     def admit(self, address: str) -> str:

@@ -3,7 +3,6 @@
 The application installs the handlers, and routes raise `HttpProblem` or return these responses themselves.
 """
 
-import logging
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -15,8 +14,9 @@ from starlette.exceptions import HTTPException
 from pipeline.errors import DatabaseUnavailable, LogUnavailable, Refused
 from pipeline.gateway.headers import RETRY_SOON
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
+from pipeline.runtime.logs import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class HttpProblem(Exception):
@@ -89,7 +89,9 @@ async def _handle_http_exception(request: Request, error: Exception) -> Response
 
 
 async def _handle_unavailable(request: Request, error: Exception) -> Response:
-    log.warning("%s %s: %s", request.method, request.scope["route"].path, type(error).__name__)
+    log.warning(
+        "request not served", method=request.method, route=request.scope["route"].path, error=type(error).__name__
+    )
     return _error_response(request, 503, "a part of Mailfold does not answer; send it again", "", RETRY_SOON)
 
 

@@ -5,7 +5,6 @@
 
 import asyncio
 import contextlib
-import logging
 import os
 import resource
 import socket
@@ -22,6 +21,7 @@ from pipeline.gateway.smtp.listener import smtp_listener
 from pipeline.gateway.state import GatewayState, make_gateway_state
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.fair_threads import FairThreads
+from pipeline.runtime.logs import get_logger
 from pipeline.runtime.private_files import make_private_folder, replace_file
 from pipeline.runtime.sleep import sleep_unless
 
@@ -32,7 +32,7 @@ RESERVED_FILES: Final = 200
 PORT_FILE: Final = "gateway.port"
 MAX_THREADS: Final = min(32, (os.cpu_count() or 1) + 4)
 """The size of asyncio's own default pool."""
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class GatewayServer(uvicorn.Server):
@@ -79,7 +79,7 @@ def _connection_guard(rt: Runtime, state: GatewayState) -> ConnectionGuard:
     files = _raise_open_files_limit(settings.http_connections + RESERVED_FILES)
     max_connections = max(min(settings.http_connections, files - RESERVED_FILES), 1)
     if max_connections < settings.http_connections:
-        log.warning("fewer connections than MAILFOLD_HTTP_CONNECTIONS: files=%d connections=%d", files, max_connections)
+        log.warning("fewer connections than MAILFOLD_HTTP_CONNECTIONS", files=files, connections=max_connections)
     limits = ConnectionLimits(max_connections, settings.http_connections_per_address, settings.http_head_timeout)
     return ConnectionGuard(limits, state.client_info, state.metrics.refused)
 
@@ -143,4 +143,4 @@ def _announce(rt: Runtime, port: int) -> None:
     """Write the port to its file and log it; the socket is bound by now, so connections are no longer refused."""
     make_private_folder(rt.settings.data_dir)
     replace_file(rt.settings.data_dir / PORT_FILE, f"{port}\n")
-    log.info("gateway listens on http://%s:%d", rt.settings.host, port)
+    log.info("gateway listens", url=f"http://{rt.settings.host}:{port}")

@@ -6,13 +6,13 @@ The event buffer writes to it and the server runs `drain`. An event keeps its id
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.spool_files import SpoolSegments
+from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import Log, LogEntry, NewId
 from pipeline.runtime.sleep import sleep_unless
 from topics.codec import Undecodable, decode, encode
@@ -22,7 +22,7 @@ from topics.registry import DELIVERY_EVENTS
 MIN_RETRY_DELAY_S: Final = 0.5
 MAX_RETRY_DELAY_S: Final = 15.0
 _APPEND_MAX_EVENTS: Final = 500
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class Spool:
@@ -80,7 +80,7 @@ class Spool:
             self._metrics.spool_events.inc(len(lines))
             self._wake.set()
         except OSError as error:
-            log.error("%d opens or clicks lost, the spool can't be written: %s", len(lines), error)
+            log.error("opens or clicks lost, the spool can't be written", events=len(lines), error=str(error))
             self._metrics.spool_lost.inc(len(lines))
         finally:
             for _, is_written in batch:
@@ -113,7 +113,7 @@ class Spool:
                 if None in await self._log.append([LogEntry(DELIVERY_EVENTS, e.email_id, e) for e in events]):
                     return False
             if unreadable:
-                log.error("%d lines of %s can't be decoded; the file is kept as *.unreadable", unreadable, path)
+                log.error("spool file has undecodable lines, kept as *.unreadable", lines=unreadable, file=str(path))
             self._segments.finish(path, readable=not unreadable)
         self._metrics.unspooled.inc(len(lines) - unreadable)
         return True

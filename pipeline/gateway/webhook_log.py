@@ -5,13 +5,13 @@ The webhook routes write both; `mailfold providers check` reads the second.
 
 import asyncio
 import hashlib
-import logging
 import time
 from pathlib import Path
 from typing import Final
 
 from pipeline.errors import InvalidSignatureError
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool
+from pipeline.runtime.logs import get_logger
 from pipeline.webhooks.signatures import MAX_AHEAD_S
 from projections.sql import SqlQueries
 from topics.record import Millis
@@ -21,7 +21,7 @@ RECORD_INTERVAL_S: Final = 5.0
 """Seconds between two writes about the same provider and outcome, however many webhooks it sends."""
 TOKEN_SWEEP_INTERVAL_S: Final = 10.0
 """Seconds between two deletions of expired tokens."""
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class WebhookTokenClaims:
@@ -78,4 +78,4 @@ class WebhookActivity:
             async with self._pool.connection() as connection:
                 await connection.execute(SQL["heard"], (provider, outcome, now, why))
         except DATABASE_UNAVAILABLE_ERRORS as error:
-            log.info("the last webhook of %s could not be recorded: %s", provider, type(error).__name__)
+            log.info("last webhook not recorded", provider=provider, error=type(error).__name__)

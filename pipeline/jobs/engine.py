@@ -7,7 +7,6 @@ notifications of new jobs. No transaction is open while a job is worked on.
 
 import asyncio
 import contextlib
-import logging
 import random
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -20,8 +19,9 @@ from pipeline.jobs.job import EndpointHealth, Job, JobResult, JobState, bury, re
 from pipeline.jobs.notify import listen
 from pipeline.jobs.retry import next_delay
 from pipeline.jobs.store import ClaimLimits, JobStore, Settlement, notify_channel
+from pipeline.runtime.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 DATABASE_UNAVAILABLE_ERRORS: Final = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, OSError)
 """Errors that mean Postgres is unavailable or overloaded; any other database error is a bug and ends the role."""
@@ -109,7 +109,7 @@ class JobEngine:
         try:
             claimed = await self._claim() if len(self._running) < self._limits.max_jobs else 0
         except DATABASE_UNAVAILABLE_ERRORS as error:
-            logger.warning("%s: database unavailable, retrying: %s", self._store.queue, error)
+            logger.warning("database unavailable, retrying", queue=self._store.queue, error=str(error))
             await asyncio.sleep(POLL_INTERVAL_S)
             await self._store.check_connections()
             return
@@ -145,7 +145,7 @@ class JobEngine:
         except (RecoverableError, *DATABASE_UNAVAILABLE_ERRORS) as error:
             self._queue_result(job, release(1 + self._random(), f"{type(error).__name__}: {error}"))
         except Exception as error:
-            logger.exception("%s %s %s: attempt %d failed", job.queue, job.stream, job.name, job.attempt)
+            logger.exception("attempt failed", **_job_fields(job), attempt=job.attempt)
             self._queue_result(job, self._retry_or_bury(job, f"{type(error).__name__}: {error}"))
         else:
             self._queue_result(job, result)
@@ -156,9 +156,9 @@ class JobEngine:
 
     def _queue_result(self, job: Job, result: JobResult) -> None:
         if result.pause_reason:
-            logger.error("%s lane %s paused: %s", job.queue, job.lane, result.pause_reason)
+            logger.error("lane paused", queue=job.queue, lane=job.lane, reason=result.pause_reason)
         elif result.health is EndpointHealth.BROKEN:
-            logger.error("%s lane %s: %s", job.queue, job.lane, result.error)
+            logger.error("lane broken", queue=job.queue, lane=job.lane, error=result.error)
         self._results.append((job, result))
         self._running.pop((job.stream, job.seq), None)
         self._has_results.set()
@@ -177,7 +177,7 @@ class JobEngine:
             self._has_results.clear()
             batch, self._results = self._results, []
             for job in await self._write_results(batch):
-                logger.warning("%s %s %s: the lease was lost", job.queue, job.stream, job.name)
+                logger.warning("lease lost", **_job_fields(job))
             for job, result in batch:
                 self._forget(job)
                 if result.state is JobState.PENDING and result.delay_s < 60:
@@ -189,7 +189,9 @@ class JobEngine:
             try:
                 return await self._store.settle(batch)
             except DATABASE_UNAVAILABLE_ERRORS as error:
-                logger.warning("%s: %d results not written, retrying: %s", self._store.queue, len(batch), error)
+                logger.warning(
+                    "results not written, retrying", queue=self._store.queue, results=len(batch), error=str(error)
+                )
                 await asyncio.sleep(delay)
                 delay = min(MAX_DATABASE_RETRY_DELAY_S, 2 * delay)
 
@@ -218,7 +220,7 @@ class JobEngine:
                 if self._tick is not None:
                     await self._tick()
             except DATABASE_UNAVAILABLE_ERRORS:
-                logger.debug("%s: database unavailable", self._store.queue)
+                logger.debug("database unavailable", queue=self._store.queue)
 
     # --------------------------------------------------------------- shutdown
     async def _drain(self) -> None:
@@ -248,3 +250,8 @@ def _raise_first_error(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         if task.done() and not task.cancelled() and (error := task.exception()) is not None:
             raise error
+
+
+def _job_fields(job: Job) -> dict[str, str]:
+    """Return the fields of a log line about a job; a job's stream is its email."""
+    return {"queue": job.queue, "email_id": job.stream, "job": job.name}

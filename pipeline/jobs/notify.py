@@ -2,12 +2,9 @@
 
 import asyncio
 import contextlib
-import logging
 
 import psycopg
 from psycopg import sql
-
-logger = logging.getLogger(__name__)
 
 PING_INTERVAL_S = 5.0
 """Seconds without a notification after which the connection is checked."""

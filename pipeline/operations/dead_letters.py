@@ -39,7 +39,7 @@ class DeadJob:
 
     @property
     def id(self) -> str:
-        """The argument of `show` and `replay`."""
+        """Return the id that `show` and `replay` take."""
         return f"{self.queue}/{self.email_id}/{self.name}"
 
 
@@ -52,7 +52,7 @@ class DeadLetterEntry:
 
     @property
     def id(self) -> str:
-        """The argument of `show` and `replay`."""
+        """Return the id that `show` and `replay` take."""
         return f"{DEAD_LETTERS.name}/0/{self.offset}"
 
 

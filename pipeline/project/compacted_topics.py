@@ -4,7 +4,6 @@ The projector follows `templates` and `suppressions` in this way beside `email-c
 their own.
 """
 
-import logging
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
@@ -17,6 +16,7 @@ from pipeline.errors import RecoverableError
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.kafka import append_all, create_consumer, topic_partition
+from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.sleep import sleep_unless
 from topics.codec import Undecodable, decode
@@ -26,7 +26,7 @@ _RETRY_PAUSE_S: Final = 1.0
 _UNAVAILABLE_ERRORS: Final = (KafkaError, psycopg.OperationalError, PoolTimeout, RecoverableError)
 _PARTITION: Final = 0
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class TopicProjection(Protocol):
@@ -50,7 +50,7 @@ async def follow_topic(rt: Runtime, topic: Topic, tables: TopicProjection, batch
         try:
             await _follow(rt, topic, tables, batch_size)
         except _UNAVAILABLE_ERRORS as error:
-            logger.warning("%s not projected (%s), retrying", topic.name, type(error).__name__)
+            logger.warning("topic not projected, retrying", topic=topic.name, error=type(error).__name__)
         await sleep_unless(rt.stop, _RETRY_PAUSE_S)
 
 

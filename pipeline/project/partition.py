@@ -1,7 +1,6 @@
 """Projects one partition of `email-changes` into Postgres, batch by batch; `main` runs one for each partition."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
@@ -14,6 +13,7 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.kafka import append_all
+from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.sleep import sleep_unless
 from projections.columns import is_storable_id
@@ -23,7 +23,7 @@ from topics.codec import Undecodable, decode
 from topics.dead_letters import DeadLetter
 from topics.registry import DEAD_LETTERS, EMAIL_CHANGES
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 TRANSACTION_MAX_RECORDS: Final = 1000
 """Records in one transaction, at most; a transaction never waits for more than one."""
@@ -60,7 +60,7 @@ class OutageBackoff:
     async def wait_after_failure(self, error: Exception) -> None:
         """Wait longer than the last time, up to 5 seconds, or until the stop event."""
         if not self._failures:
-            log.error("%s unavailable (%s), retrying", self._service, type(error).__name__)
+            log.error(f"{self._service} unavailable, retrying", error=type(error).__name__)
         pause = min(5.0, 0.1 * 2**self._failures)
         self._failures = min(self._failures + 1, 10)
         await sleep_unless(self._stop, pause)
@@ -68,7 +68,7 @@ class OutageBackoff:
     def reset(self) -> None:
         """End the outage after a successful call."""
         if self._failures:
-            log.warning("%s available again", self._service)
+            log.warning(f"{self._service} available again")
         self._failures = 0
 
 
@@ -93,18 +93,21 @@ class PartitionProjector:
                 while not self.rt.stop.is_set():
                     await self._project_next()
             except OffsetConflict as conflict:
-                log.warning("offset conflict, restarting from the offset in Postgres: %s", conflict)
+                log.warning("offset conflict, restarting from the offset in Postgres", conflict=str(conflict))
             except (TooManyUndecodable, LogTooShort) as error:
                 log.critical(
-                    "projection halted: email-changes/%s at %s: %s", self.partition.partition, self.next_offset, error
+                    "projection halted",
+                    partition=self.partition.partition,
+                    offset=self.next_offset,
+                    error=str(error),
                 )
                 await self._pause(30)
             except LogUnavailable as error:
                 log.warning(
-                    "Kafka unavailable, retrying: email-changes/%s at %s: %s",
-                    self.partition.partition,
-                    self.next_offset,
-                    error,
+                    "Kafka unavailable, retrying",
+                    partition=self.partition.partition,
+                    offset=self.next_offset,
+                    error=str(error),
                 )
                 await self._pause(1)
 
@@ -117,11 +120,11 @@ class PartitionProjector:
         if self.next_offset > end:
             raise LogTooShort(f"{LogTooShort.__doc__} (projected to {self.next_offset}, the log's end is {end})")
         if self.next_offset < beginning:
-            log.critical("email-changes/%s: %s to %s expired unread", number, self.next_offset, beginning)
+            log.critical("changes expired unread", partition=number, first=self.next_offset, next=beginning)
         self.reader.seek(self.partition, max(self.next_offset, beginning))
         # The partition's last owner may have died between its commit to Postgres and its commit to the group.
         self.projected[self.partition] = self.next_offset
-        log.info("projecting email-changes/%s from %s, log end %s", number, self.next_offset, end)
+        log.info("projecting partition", partition=number, offset=self.next_offset, end=end)
 
     async def _project_next(self) -> None:
         fetched = await self.reader.getmany(self.partition, timeout_ms=250, max_records=TRANSACTION_MAX_RECORDS)
@@ -143,7 +146,7 @@ class PartitionProjector:
 
     async def _bury(self, broken: Sequence[tuple[Any, str]]) -> None:
         """Append dead letters for records that can't be projected, and wait until the log has confirmed them."""
-        log.error("email-changes/%s: %s dead letters", self.partition.partition, len(broken))
+        log.error("changes not projected, now dead letters", partition=self.partition.partition, records=len(broken))
         now = self.rt.clock()
         await append_all(self.rt.log, [LogEntry(DEAD_LETTERS, None, unprojectable(*each, now)) for each in broken])
 
@@ -157,7 +160,7 @@ class PartitionProjector:
                 async with self.rt.pool.connection() as database:
                     result = await call(database)
             except psycopg.errors.DeadlockDetected:
-                log.info("email-changes/%s: deadlock detected, retrying", self.partition.partition)
+                log.info("deadlock detected, retrying", partition=self.partition.partition)
             except DATABASE_CONNECTION_ERRORS as error:
                 await self.backoff.wait_after_failure(error)
                 if self.rt.stop.is_set():

@@ -5,12 +5,12 @@ Event ids are deterministic, so an outcome that is on the log twice counts as on
 """
 
 import asyncio
-import logging
 from collections.abc import Sequence
 
+from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import Log, LogEntry
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 MAX_RETRY_DELAY_S = 5.0
 
@@ -23,6 +23,6 @@ async def append_until_confirmed(log: Log, entries: Sequence[LogEntry]) -> None:
         places = await log.append(unconfirmed)
         unconfirmed = [entry for entry, place in zip(unconfirmed, places, strict=True) if place is None]
         if unconfirmed:
-            logger.warning("log did not confirm %d outcomes, retrying", len(unconfirmed))
+            logger.warning("log did not confirm outcomes, retrying", outcomes=len(unconfirmed))
             await asyncio.sleep(delay_s)
             delay_s = min(MAX_RETRY_DELAY_S, 2 * delay_s)

@@ -7,7 +7,6 @@ batch of a predecessor that was frozen and woke up later fails as a whole.
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, LiteralString
 
@@ -19,13 +18,14 @@ from psycopg_pool import PoolTimeout
 from pipeline.errors import LeaseLost, RecoverableError, Refused
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.consumed import ConsumedRecord
+from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.sleep import sleep_unless
 from projections import locks
 from projections.sql import SqlQueries
 from topics.registry import DEAD_LETTERS, Topic
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 STANDBY_INTERVAL_S: Final = 1.0
 """Seconds between a standby's attempts to take the lock."""
@@ -48,7 +48,7 @@ async def run_as_leader(rt: Runtime, name: str, work: Callable[[], Awaitable[Non
                 if session:
                     await _run_until_any_ends(work(), rt.stop.wait(), _ping(session))
         except (psycopg.Error, PoolTimeout, KafkaError, OSError, RecoverableError) as error:
-            logger.warning("%s: %s: %s; restarting", name, type(error).__name__, error)
+            logger.warning("task failed, restarting", task=name, error=f"{type(error).__name__}: {error}")
         await sleep_unless(rt.stop, STANDBY_INTERVAL_S)
 
 
@@ -106,7 +106,7 @@ class ReaderOffsets:
     def dead_letter_entry(self, record: Any, why: str) -> LogEntry:
         """Return the dead letter of a record that can't be decoded, and log it."""
         consumed = ConsumedRecord.of(self.topics[record.topic], record.partition, record)
-        logger.error("%s: undecodable record, sent to the dead letters", consumed.place)
+        logger.error("undecodable record, sent to the dead letters", position=str(consumed.place))
         return LogEntry(DEAD_LETTERS, None, consumed.dead_letter(self._rt.clock(), "undecodable", why, role="dispatch"))
 
     def _columns(self, places: Sequence[TopicPartition]) -> dict[str, Any]:
@@ -144,6 +144,6 @@ async def _run_until_any_ends(*awaitables: Awaitable[Any]) -> None:
         for task in ended:
             task.cancelled() or task.exception()  # retrieved, so that asyncio does not log it
         if running:
-            logger.error("leader's work abandoned: not ended %s s after its cancellation", CANCEL_TIMEOUT_S)
+            logger.error("leader's work abandoned after timeout", timeout_s=CANCEL_TIMEOUT_S)
     for task in first:
         task.result()

@@ -1,7 +1,7 @@
 """Set up logging for a process: JSON lines in production, aligned columns in a terminal.
 
 Every role and long-running command calls `configure_logging` once, before it opens anything. Our modules log through
-``structlog.get_logger()``, with an event and fields. Libraries log through `logging`; their lines get the same shape.
+`get_logger`, with an event and fields. Libraries log through `logging`; their lines get the same shape.
 Nobody logs an address, a subject or content: that is each caller's duty.
 """
 
@@ -20,48 +20,58 @@ NOISY_LOGGERS: Final = ("aiokafka", "faust", "mode", "httpx", "psycopg.pool", "m
 """Libraries whose lines below WARNING help nobody who runs Mailfold."""
 
 
+def _add_role(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Add the role of this process to a line that does not say its own."""
+    if _process["role"]:
+        event.setdefault("role", _process["role"])
+    return event
+
+
+_SHARED_PROCESSORS: Final[list[Processor]] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    _add_role,
+    structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+]
+# A command that configures nothing must not print log lines either: structlog's default writes to standard output.
+structlog.configure(
+    processors=[
+        structlog.stdlib.filter_by_level,
+        *_SHARED_PROCESSORS,
+        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+    ],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+    wrapper_class=structlog.stdlib.BoundLogger,
+    cache_logger_on_first_use=True,
+)
+_process: Final = {"role": ""}
+"""The field that each line of this process has, once its role is known."""
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """Return a logger whose lines have an event and fields: ``log.warning("lane paused", lane=lane)``."""
+    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
+    return logger
+
+
 def configure_logging(settings: Settings, role: str = "", stream: TextIO | None = None) -> None:
     """Write one line per event to ``stream`` (standard error), with ``role`` in each.
 
     ``MAILFOLD_LOG_FORMAT`` decides between JSON and text; ``auto`` is text in a terminal and JSON everywhere else.
     """
     stream = stream or sys.stderr
-    shared = _shared_processors(role)
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
+    _process["role"] = role
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            foreign_pre_chain=[*_SHARED_PROCESSORS, structlog.stdlib.ExtraAdder()],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(settings, stream)],
         )
     )
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
-
-
-def _shared_processors(role: str) -> list[Processor]:
-    def add_role(_logger: Any, _method: str, event: EventDict) -> EventDict:
-        if role:
-            event.setdefault("role", role)
-        return event
-
-    return [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        add_role,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-    ]
 
 
 def _renderers(settings: Settings, stream: TextIO) -> list[Processor]:

@@ -8,7 +8,6 @@ shows the function that called `re`, or the line right after the call.
 
 import asyncio
 import contextlib
-import logging
 import sys
 import threading
 import time
@@ -17,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Final
+
+from pipeline.runtime.logs import get_logger
 
 BEAT_INTERVAL_S: Final = 0.1
 STALL_S: Final = 0.2
@@ -29,7 +30,7 @@ MAX_SAMPLES: Final = 50
 _ROOT: Final = str(Path(__file__).parents[2]) + "/"
 _OWN_SOURCE_DIRS: Final = tuple(f"{_ROOT}{package}/" for package in ("pipeline", "projections", "topics"))
 
-log = logging.getLogger("mailfold.watchdog")
+log = get_logger("mailfold.watchdog")
 
 LagListener = Callable[[float, bool], None]
 """A function called at each beat, on the loop, with the beat's delay in seconds and whether that was a stall."""
@@ -82,10 +83,9 @@ class Watchdog:
         # A long stall with little CPU time means that the machine was busy with other processes or this one was frozen.
         samples, self._samples = self._samples, Counter()
         place = samples.most_common(1)[0][0] if samples else "not sampled"
-        cpu = "unknown" if cpu_seconds is None else f"{cpu_seconds:.3f}"
+        cpu = None if cpu_seconds is None else round(cpu_seconds, 3)
         log.warning(
-            "%s: role=%s seconds=%.3f cpu_seconds=%s samples=%d at=%s",
-            *(what, self._role, seconds, cpu, samples.total(), place),
+            what, role=self._role, seconds=round(seconds, 3), cpu_seconds=cpu, samples=samples.total(), at=place
         )
 
     def _watch(self) -> None:

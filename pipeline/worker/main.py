@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import logging
 import sys
 
 import uvloop
@@ -10,7 +9,7 @@ import uvloop
 from pipeline.errors import MailfoldError
 from pipeline.runtime import crashpoints, topic_admin
 from pipeline.runtime.bootstrap import check_role_settings, wall_clock
-from pipeline.runtime.logs import configure_logging
+from pipeline.runtime.logs import configure_logging, get_logger
 from pipeline.runtime.watchdog import watch_event_loop
 from pipeline.settings import Settings
 from pipeline.webhooks.proofs import token_readers_of
@@ -22,7 +21,7 @@ from pipeline.worker.streaming.producer import open_event_producer
 from pipeline.worker.streaming.runner import run_flow
 from pipeline.worker.topology import build_topology
 
-_log = logging.getLogger("mailfold.worker")
+_log = get_logger("mailfold.worker")
 
 
 async def serve(settings: Settings) -> None:
@@ -58,5 +57,5 @@ def main(settings: Settings) -> None:
     except MailfoldError:
         raise
     except Exception:
-        _log.exception("the worker crashed")
+        _log.exception("worker crashed")
         sys.exit(1)

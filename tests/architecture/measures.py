@@ -27,8 +27,8 @@ NO_VERBS = RIDDLES | frozenset(
 )
 """Words with which no imperative sentence begins."""
 ARCHAIC = re.compile(
-    r"\b(?:nor|shall|whoever|whatever|whichever|wherever|whom|thereof|wherein|whereby|hence|thus|lest|anew|ere|"
-    r"whilst|henceforth|hitherto|naught|ought|herein|thereby)\b",
+    r"\b(?:anew|ere|hence|henceforth|herein|hitherto|lest|naught|ought|shall|thereby|thereof|thus|whereby|wherein|"
+    r"whilst|whoever|whosoever|yonder)\b",
     re.IGNORECASE,
 )
 WORD = re.compile(r"[A-Za-z']+")

@@ -211,5 +211,5 @@ async def test_process_serves_and_ends_cleanly_on_sigterm(settings: Settings) ->
             role.kill()
     assert role.stderr is not None
     logged = (await role.stderr.read()).decode()
-    assert "gateway listens on http://127.0.0.1:" in logged
+    assert '"event":"gateway listens","logger":' in logged
     assert "Traceback" not in logged

@@ -9,7 +9,6 @@ The account of a provider may also carry other senders' mail. Its events are par
 letters with that reason after ``parked_days``.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -23,13 +22,14 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.kafka import create_consumer, discover_partitions
 from pipeline.runtime.leader import ReaderOffsets, run_as_leader
+from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
 from topics.codec import decode
 from topics.dead_letters import dead_letter
 from topics.record import EmailId, LogPosition, Millis
 from topics.registry import DAY_MS, DEAD_LETTERS, DELIVERY_EVENTS, PROVIDER_ACKS, UNCORRELATED_EVENTS
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 MAX_RECORDS_PER_POLL: Final = 2000
 MAX_ROWS_PER_STATEMENT: Final = 1000
@@ -152,7 +152,7 @@ class Correlator:
         while rows := await self._rows("expired", before=before, limit=MAX_ROWS_PER_STATEMENT):
             await append_until_confirmed(self._rt.log, [self._give_up_entry(*row) for row in rows])
             await self._remove("give_up", rows)
-            logger.info("%d events found no email of ours and went to the dead letters", len(rows))
+            logger.info("events matched no email, sent to the dead letters", events=len(rows))
         async with self._rt.pool.connection() as connection:
             values = {"before": self._oldest_kept_id(), "limit": 10 * MAX_ROWS_PER_STATEMENT}
             deleted = (await connection.execute(SQL["forget_ids"], values)).rowcount

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import functools
 import ipaddress
-import logging
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ import aiosmtplib
 from pipeline.admin import Provider
 from pipeline.dispatch.transports.base import OutgoingEmail, SendResult, SmtpEnvelope
 from pipeline.dispatch.transports.smtp_replies import SmtpStage, smtp_result
+from pipeline.runtime.logs import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 MAX_IDLE_S: Final = 15.0
 """Seconds after which we close idle connections, before servers do (20 s to 5 min), so that we never use a dead one."""
@@ -151,7 +151,7 @@ async def connect(
                 await connection.login(provider.username, provider.password)
             return connection
     # Opportunistic TLS failed. RFC 7435 prefers plain text to no mail. Without TLS we do not log in.
-    logger.warning("provider %s: STARTTLS failed, sending without TLS", provider.provider)
+    logger.warning("STARTTLS failed, sending without TLS", provider=provider.provider)
     plain_connection = _client(provider, local_hostname)
     async with _ended_as_result(plain_connection, progress):
         await plain_connection.connect()

@@ -4,7 +4,6 @@ The application includes its router. The worker interprets the bytes later.
 """
 
 import asyncio
-import logging
 import re
 from typing import Any, Final
 
@@ -25,6 +24,7 @@ from pipeline.gateway.webhook_record import (
 )
 from pipeline.gateway.webhook_verifier import WebhookVerifier
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
+from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.ttl_cache import TTLCache
 from pipeline.webhooks import self_check
@@ -43,7 +43,7 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     413: {"description": f"Over {REQUEST_MAX_BYTES} bytes."},
     503: {"description": "Not confirmed in time; send it again."},
 }
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 def router(state: GatewayState) -> APIRouter:
@@ -155,13 +155,13 @@ class _WebhookReceiver:
             if is_check:
                 return "checked", Response(status_code=200)
             if await self._verifier.confirm_subscription(row, incoming):
-                log.info("provider %s: webhook subscription confirmed", row.provider)
+                log.info("webhook subscription confirmed", provider=row.provider)
                 return "confirmed", Response(status_code=200)
             return await self._store(VerifiedWebhook(row, adapter, incoming.headers, incoming.body))
         except InvalidSignatureError as error:
             return "refused", self._refuse(row, error, is_check=is_check)
         except (RecoverableError, *DATABASE_UNAVAILABLE_ERRORS) as error:
-            log.warning("provider %s: webhook not stored: %s", row.provider, type(error).__name__)
+            log.warning("webhook not stored", provider=row.provider, error=type(error).__name__)
             return "unavailable", unavailable_response(
                 str(error) if isinstance(error, RecoverableError) else "send it again"
             )

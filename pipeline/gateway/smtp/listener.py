@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,13 +11,14 @@ from pipeline.errors import InvalidSettings
 from pipeline.gateway.smtp.connection_limits import SmtpConnectionLimits
 from pipeline.gateway.smtp.recorder import InboundMailRecorder
 from pipeline.gateway.smtp.session import InboundSmtpSession, SmtpSessionContext
+from pipeline.runtime.logs import get_logger
 from pipeline.runtime.private_files import make_private_folder, replace_file
 from pipeline.settings import Settings
 
 PORT_FILE: Final = "inbound.port"
 SHUTDOWN_GRACE_S: Final = 5.5
 """Seconds that sessions may take to end when the gateway stops; an append may need one append_timeout (5 s)."""
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 @contextlib.asynccontextmanager
@@ -67,7 +67,7 @@ async def _start_server(settings: Settings, context: SmtpSessionContext) -> asyn
     bound = server.sockets[0].getsockname()[1]
     make_private_folder(settings.data_dir)
     replace_file(settings.data_dir / PORT_FILE, f"{bound}\n")
-    log.info("gateway accepts inbound mail on %s:%d for %s", host, bound, settings.mail_domain)
+    log.info("gateway accepts inbound mail", host=host, port=bound, domain=settings.mail_domain)
     return server
 
 
@@ -100,7 +100,7 @@ class TlsCertificate:
             try:
                 self._load()
             except InvalidSettings as error:
-                log.error("%s; the previous certificate stays in use", error)
+                log.error("certificate not loaded, the previous one stays in use", error=str(error))
         return self._context
 
     def _load(self) -> None:

@@ -4,7 +4,6 @@ It relays nothing and takes one recipient per message. A message is answered 250
 """
 
 import asyncio
-import logging
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from pipeline.gateway.smtp.connection_limits import SmtpConnectionLimits
 from pipeline.gateway.smtp.envelope import MESSAGE_KEPT_BYTES, is_accepted_address, is_in_mail_domain
 from pipeline.gateway.smtp.recorder import InboundMailResult
+from pipeline.runtime.logs import get_logger
 from pipeline.webhooks.base import TokenReaders
 
 IDLE_TIMEOUT_S: Final = 120.0
@@ -24,7 +24,7 @@ SESSION_MAX_S: Final = 1_800.0
 """Seconds until a session is ended, even if its client is active."""
 MAX_CALLS_PER_COMMAND: Final = 500
 """Calls of one command per session; high, because a provider's relay sends many messages on one connection."""
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 MessageHandler = Callable[[bytes, int, str, str], Awaitable[InboundMailResult]]
 """Records a message, given its first bytes, its whole size, recipient and sender; returns the result."""
@@ -93,7 +93,7 @@ class SmtpHandler:
 
     async def handle_exception(self, error: Exception) -> str:
         """Log an unexpected error by its type alone, because its text may contain what the client sent."""
-        log.error("SMTP command failed: %s", type(error).__name__)
+        log.error("SMTP command failed", error=type(error).__name__)
         return "451 4.3.0 An error of ours, try again later"
 
 

@@ -73,7 +73,7 @@ class HeaderFields:
 
     @property
     def type(self) -> str:
-        """The media type, in lower case; text/plain if it is absent or malformed."""
+        """Return the media type, in lower case; text/plain if it is absent or malformed."""
         return _call_or(self._message.get_content_type, "text/plain")
 
     def parameter(self, name: str) -> str:
@@ -96,7 +96,7 @@ class MimePart(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """The content as text, with undecodable bytes replaced."""
+        """Return the content as text, with undecodable bytes replaced."""
         try:
             decoded = self.content.decode(self.charset or "utf-8", "replace")
         except (LookupError, ValueError):

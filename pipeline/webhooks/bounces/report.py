@@ -52,7 +52,7 @@ class BounceReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     @property
     def forwarded(self) -> bool:
-        """Whether the report is about another address than the one to which we sent."""
+        """Return whether the report is about another address than the one to which we sent."""
         final, original = _unquoted(self.final_recipient), _unquoted(self.original_recipient)
         return "@" in final and "@" in original and final not in (original, _from_xtext(original))
 

@@ -7,7 +7,6 @@ gets a new process. `worker.main` opens the pool.
 
 import asyncio
 import contextlib
-import logging
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -18,6 +17,7 @@ import msgspec
 
 from pipeline.errors import RecoverableError
 from pipeline.runtime.consumed import ConsumedRecord
+from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import Clock
 from pipeline.settings import Settings
 from pipeline.webhooks.normalize import ROLE, EncodedRecord, encoded_dead_letters
@@ -45,7 +45,7 @@ MAX_ATTEMPTS: Final = 2
 PROCESS_COMMAND: Final = (sys.executable, "-m", "pipeline.worker.normalizing.process")
 
 _OUTPUTS: Final = msgspec.msgpack.Decoder(list[EncodedRecord])
-_log = logging.getLogger("mailfold.worker")
+_log = get_logger("mailfold.worker")
 
 
 class CpuLimitExceeded(Exception):
@@ -159,7 +159,7 @@ class NormalizerPool:
                 break
             except ProcessDied as error:
                 reason = f"its process ended: {error}"
-        _log.error("webhook not normalized, now a dead letter: place=%s error=%s", webhook.place, reason)
+        _log.error("webhook not normalized, now a dead letter", position=str(webhook.place), error=reason)
         return encoded_dead_letters([webhook.dead_letter(self._clock(), "too-long", reason, role=ROLE)])
 
     async def close(self) -> None:

@@ -7,12 +7,12 @@ is folded later starts a new state. `app` runs it as a task of the worker.
 
 import asyncio
 import contextlib
-import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pipeline.errors import PartitionNotAssigned
+from pipeline.runtime.logs import get_logger
 from pipeline.worker.streaming.partitions import PartitionWriter, PartitionWriters
 from pipeline.worker.streaming.store import KeyedState, StateStore
 
@@ -24,7 +24,7 @@ MAX_SCAN_INTERVAL_S: Final = 60.0
 FindExpired = Callable[[Sequence[KeyedState]], Sequence[bytes]]
 """A function that returns the keys of the expired states among the given ones."""
 
-_log = logging.getLogger("mailfold.worker")
+_log = get_logger("mailfold.worker")
 
 
 class ExpiryScan:
@@ -38,7 +38,7 @@ class ExpiryScan:
         find_expired: FindExpired,
         scan_duration_s: float,
     ) -> None:
-        """``scan_duration_s``: seconds in which one partition is scanned once."""
+        """Scan each partition once in ``scan_duration_s`` seconds."""
         self._writers = writers
         self._store = store
         self._app = app
@@ -70,7 +70,7 @@ class ExpiryScan:
             return min(max(interval, MIN_SCAN_INTERVAL_S), MAX_SCAN_INTERVAL_S)
         if removed := self._removed.pop(number):
             self._store.compact_removed(number)
-            _log.info("partition %s: removed %s expired states from the table", number, removed)
+            _log.info("expired states removed from the table", partition=number, states=removed)
         return self._pause_s
 
     @property

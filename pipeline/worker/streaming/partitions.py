@@ -6,13 +6,13 @@ transaction becomes. `app` creates the writers, `transport` opens and closes the
 """
 
 import asyncio
-import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from pipeline.errors import Fenced, LogUnavailable, PartitionNotAssigned, TopicMismatch
 from pipeline.runtime.crashpoints import crash_point
+from pipeline.runtime.logs import get_logger
 from pipeline.settings import Settings
 from pipeline.worker.streaming.commit_batch import CommitBatch, FoldResult
 from pipeline.worker.streaming.producer import TransactionalProducer
@@ -26,7 +26,7 @@ FLUSH_MIN_RECORDS: Final = 2_000
 FENCED_TIMEOUT_S: Final = 20.0
 """Seconds in which the group must revoke a fenced partition; after that the worker restarts."""
 
-_log = logging.getLogger("mailfold.worker")
+_log = get_logger("mailfold.worker")
 
 
 class PartitionWriter:
@@ -131,7 +131,7 @@ class PartitionWriter:
 
     async def _wait_for_revocation(self) -> None:
         """Wait for the group to revoke the partition, which closes this writer; crash if it never does."""
-        _log.warning("partition %s fenced: another worker has it; releasing it", self.partition)
+        _log.warning("partition fenced: another worker has it; releasing it", partition=self.partition)
         self._discard_unwritten()
         await asyncio.sleep(FENCED_TIMEOUT_S)
         await self._app.crash(

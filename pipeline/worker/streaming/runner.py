@@ -1,24 +1,24 @@
 """Runs a flow until SIGTERM or a crash, without Faust's command line and web server; called by `worker.main`."""
 
 import asyncio
-import logging
 import os
 import threading
 from typing import Any, Final
 
 import faust
 
+from pipeline.runtime.logs import get_logger
 from pipeline.worker.streaming.app import WorkerFlow
 
 SHUTDOWN_TIMEOUT_S: Final = 7.0
 """Seconds for an orderly shutdown, of the ten that a role has after SIGTERM."""
 
-_log = logging.getLogger("mailfold.worker")
+_log = get_logger("mailfold.worker")
 
 
 async def _log_ready(app: Any, **_: Any) -> None:
     numbers = sorted({tp.partition for tp in app.consumer.assignment()})
-    _log.info("ready; partitions: %s", ", ".join(map(str, numbers)) or "none yet")
+    _log.info("worker ready", partitions=list(numbers))
 
 
 def _exit_now(app: Any) -> None:
@@ -26,7 +26,7 @@ def _exit_now(app: Any) -> None:
 
     Nothing is lost: what is written was committed together with its offsets, the rest is fetched again.
     """
-    _log.warning("shutdown abandoned after %s s; batches in progress are processed again", SHUTDOWN_TIMEOUT_S)
+    _log.warning("shutdown abandoned, batches in progress are processed again", timeout_s=SHUTDOWN_TIMEOUT_S)
     os._exit(1 if app.crashed else 0)
 
 

@@ -18,6 +18,7 @@ from faust.stores.rocksdb import RocksDBOptions
 from faust.stores.rocksdb import Store as FaustStore
 
 from pipeline.errors import OffsetLost, PartitionNotAssigned
+from pipeline.runtime.logs import get_logger
 
 SCHEME: Final = "mailfold-rocksdb"
 MEGABYTE: Final = 1024 * 1024
@@ -33,7 +34,7 @@ INTERNAL_KEY_PREFIX: Final = b"__"
 SCAN_POSITION_KEY: Final = INTERNAL_KEY_PREFIX + b"mailfold\0place__"
 CORRUPTION_MESSAGES: Final = ("Corruption", "No such file")
 """Parts of RocksDB's messages about damaged files; a full disk or another process's lock has other messages."""
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class StateStoreOptions(RocksDBOptions):
@@ -147,7 +148,7 @@ class StateStore(FaustStore):
                 self._apply(tp, messages)
         except Exception as error:
             # Faust's recovery swallows exceptions and continues; missing states must stop the worker.
-            _log.critical("recovering states failed: %s", error)
+            _log.critical("recovering states failed", error=str(error))
             self.app.loop.create_task(self.app.crash(error))
             raise
 
@@ -190,7 +191,7 @@ class StateStore(FaustStore):
         """Remove a corrupt store, so that the next one to open it starts empty. Raises any other error."""
         if not any(message in str(error) for message in CORRUPTION_MESSAGES):
             raise error
-        _log.error("store of partition %s corrupt, removed; it is recovered from the log: %s", partition, error)
+        _log.error("store corrupt, removed; it is recovered from the log", partition=partition, error=str(error))
         if (db := self._dbs.pop(partition, None)) is not None:
             with contextlib.suppress(Exception):
                 db.close()

@@ -29,10 +29,11 @@ from faust.transport.drivers.aiokafka import Transport as FaustTransport
 from faust.types import TP
 
 from pipeline.errors import LogUnavailable, MailfoldError, OffsetLost
+from pipeline.runtime.logs import get_logger
 from pipeline.worker.streaming.fetch import BatchConsumerThread, FetchedBatch, FetchedMessage, OffsetRange
 
 SCHEME: Final = "mailfold-kafka"
-_log = logging.getLogger("mailfold.worker")
+_log = get_logger("mailfold.worker")
 
 LOST_BATCH_TIMEOUT_S: Final = 5.0
 """Seconds after which a batch that was fetched and never claimed is fetched again; if it arrives later, it is
@@ -182,7 +183,10 @@ class BatchConsumer(FaustConsumer):
             tp: claimed for tp, (claimed, since) in self._waiting_since.items() if now - since > LOST_BATCH_TIMEOUT_S
         }
         if lost and not self._is_rebalancing:
-            _log.warning("fetched batches were not claimed in time, fetching them again: %s", lost)
+            _log.warning(
+                "fetched batches not claimed in time, fetching them again",
+                offsets={_partition_name(tp): offset for tp, offset in lost.items()},
+            )
             self._waiting_since.clear()
             await self.seek_wait(lost)
 
@@ -224,7 +228,7 @@ class BatchConsumer(FaustConsumer):
             if batch.span.start == self._claimed.get(tp):
                 self._claimed[tp] = batch.span.end
                 return True
-            _log.warning("%s: a batch before %s was lost, fetching it again", tp, batch.span.start)
+            _log.warning("batch lost, fetching it again", partition=_partition_name(tp), before=batch.span.start)
             if tp in self._claimed:
                 await self.seek_wait({tp: self._claimed[tp]})
         self.discard(message)
@@ -306,12 +310,27 @@ async def _broker_timeout() -> AsyncIterator[None]:
         raise LogUnavailable(f"the brokers did not answer within {BROKER_TIMEOUT_S} s") from error
 
 
+def _partition_name(tp: Any) -> str:
+    """Return a topic partition as operators write it."""
+    return f"{tp.topic}/{tp.partition}"
+
+
 def _valid_offset(tp: Any, committed: int | None, first: int, end: int) -> int | None:
     """Return the committed offset if the log still has it; None: read from the beginning."""
     if committed is None or first <= committed <= end:
         return committed
     if committed < first:
-        _log.error("%s: records %s to %s were removed from the log before they were read", tp, committed, first - 1)
+        _log.error(
+            "records were removed from the log before they were read",
+            partition=_partition_name(tp),
+            first=committed,
+            last=first - 1,
+        )
     else:
-        _log.error("%s: committed offset %s is beyond the log's end %s, reading from the beginning", tp, committed, end)
+        _log.error(
+            "committed offset is beyond the log's end, reading from the beginning",
+            partition=_partition_name(tp),
+            committed=committed,
+            end=end,
+        )
     return None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import structlog
 
-from pipeline.runtime.logs import configure_logging
+from pipeline.runtime.logs import configure_logging, get_logger
 from pipeline.settings import Settings
 
 
@@ -25,13 +25,12 @@ def restored_logging() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
 
 
 def logged(settings: Settings, stream: io.StringIO, role: str = "") -> Any:
     configure_logging(settings, role, stream)
-    return structlog.get_logger("mailfold.test")
+    return get_logger("mailfold.test")
 
 
 def only_line(stream: io.StringIO) -> dict[str, Any]:
