@@ -23,8 +23,8 @@ from pipeline.errors import Unproven, Unrecognised
 from pipeline.runtime.signing import Signer
 from pipeline.webhooks.base import EventContext
 from pipeline.webhooks.bounces.parse import ENVELOPE_FROM_HEADER, ENVELOPE_TO_HEADER
-from pipeline.webhooks.proofs import token_readers
 from pipeline.webhooks.providers import bounce_mail
+from pipeline.webhooks.token_readers import token_readers
 from topics.events import EventKind
 from topics.record import EmailId
 

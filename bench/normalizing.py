@@ -7,7 +7,7 @@ import uvloop
 from pipeline.runtime.bootstrap import wall_clock
 from pipeline.runtime.logs import configure_logging
 from pipeline.settings import Settings, load_settings
-from pipeline.webhooks.proofs import token_readers_of
+from pipeline.webhooks.token_readers import token_readers_of
 from pipeline.worker.agents import Normalizer
 from pipeline.worker.main import tune_garbage_collector
 from pipeline.worker.normalizing.pool import open_normalizer_pool

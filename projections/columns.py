@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from projections.debts import PendingConversion, encode_conversion
-from projections.steps import (
+from projections.pending_conversions import PendingConversion, encode_conversion
+from projections.row_changes import (
     ClosedVersion,
     CurrentVersion,
     TimelineEntry,
@@ -19,7 +19,7 @@ from projections.steps import (
     fact_revision,
     storable_bigint,
 )
-from projections.suppressing import EvidenceKey, EvidenceOrigin
+from projections.suppression_rules import EvidenceKey, EvidenceOrigin
 from projections.text import storable_text
 from topics.codec import encode as encode_record
 from topics.conversions import ConversionWord

@@ -3,7 +3,7 @@
 A listing shows a point in time: every page has each email as it was at ``as_of``, so an email that changes between two
 pages appears once, in its state at ``as_of``. The order is ``sent_at``, newest first, then the id.
 
-Time here is the log's own (:mod:`projections.steps`), and ``as_of`` is never later than what every partition has
+Time here is the log's own (:mod:`projections.row_changes`), and ``as_of`` is never later than what every partition has
 projected. So a change that is projected later, even one with an older timestamp, becomes valid after ``as_of``, and no
 page can become wrong after it was shown.
 """

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 import psycopg
 
-from projections.asking import ListingQuery
+from projections.listing_query import ListingQuery
 from projections.sql import SqlQueries
 
 SQL: Final = SqlQueries(Path(__file__).with_name("mails.sql"))

@@ -11,10 +11,10 @@ from typing import Any, Final
 import msgspec
 import psycopg
 
-from projections import columns, mailing
+from projections import columns, mail_updates
+from projections.row_changes import CurrentVersion, RowChanges, compute_row_changes
 from projections.sql import SqlQueries
-from projections.steps import CurrentVersion, RowChanges, compute_row_changes
-from projections.suppressing import HashAddress
+from projections.suppression_rules import HashAddress
 from topics.changes import EmailChange, Tick
 from topics.codec import decode
 from topics.record import EmailId, Millis
@@ -134,8 +134,10 @@ async def _write_rows(connection: Connection, partition: int, changes: RowChange
 
 async def _write_mails(connection: Connection, changes: RowChanges) -> None:
     """Write the mails before the timeline: a view that is on the timeline already was counted before."""
-    emails, events = zip(*views, strict=True) if (views := mailing.view_events(changes.timeline)) else ((), ())
-    await _bulk(connection, "mail", mailing.rows(changes.mails), view_emails=list(emails), view_events=list(events))
+    emails, events = zip(*views, strict=True) if (views := mail_updates.view_events(changes.timeline)) else ((), ())
+    await _bulk(
+        connection, "mail", mail_updates.rows(changes.mails), view_emails=list(emails), view_events=list(events)
+    )
 
 
 async def _write_jobs(connection: Connection, changes: RowChanges, held: bool) -> None:

@@ -11,9 +11,9 @@ from typing import Any, Final
 import msgspec
 import psycopg
 
+from projections.row_changes import storable_bigint
 from projections.sql import SqlQueries
-from projections.steps import storable_bigint
-from projections.suppressing import (
+from projections.suppression_rules import (
     AddressDecision,
     AddressKey,
     Evidence,

@@ -9,8 +9,8 @@ import psycopg
 from psycopg import sql
 
 from projections import columns, sink
-from projections.debts import FASTTRACK_DIALECT, PendingConversion, ended_conversions, new_conversions
 from projections.migrate import MIGRATIONS
+from projections.pending_conversions import FASTTRACK_DIALECT, PendingConversion, ended_conversions, new_conversions
 from projections.sql import SqlQueries
 from topics.codec import decode
 from topics.readings import ever_owed_words, owed_words

@@ -14,7 +14,7 @@ from pipeline.runtime.bootstrap import wall_clock
 from pipeline.runtime.kafka import open_kafka_log
 from pipeline.runtime.sleep import sleep_unless
 from pipeline.settings import Settings
-from pipeline.webhooks.proofs import token_readers_of
+from pipeline.webhooks.token_readers import token_readers_of
 
 app = typer.Typer(no_args_is_help=True, help="Read bounced and other inbound mail.")
 

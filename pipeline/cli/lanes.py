@@ -12,7 +12,7 @@ from pipeline.errors import NotFound, Refused
 from pipeline.jobs.store import SQL, ClaimLimits, JobStore
 from pipeline.operations.dead_letters import QUEUES
 from pipeline.runtime.database import Pool
-from projections.debts import lane_of
+from projections.pending_conversions import lane_of
 
 app = typer.Typer(help="Each brand's lane in a queue: its jobs, pause and breaker.", no_args_is_help=True)
 

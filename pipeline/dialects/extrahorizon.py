@@ -26,7 +26,7 @@ from pipeline.content.chunks import MAX_PART_BYTES
 from pipeline.dialects.raw_json import FIELD_MISSING, decode_json, nesting_depth
 from pipeline.dialects.rql import RqlFields
 from pipeline.errors import Refused
-from projections.asking import ListingQuery, field_selection, selected_fields
+from projections.listing_query import ListingQuery, field_selection, selected_fields
 from topics.contents import Attachment
 from topics.record import Millis
 from topics.requests import HeaderRecipients, Mailbox

@@ -17,7 +17,7 @@ import msgspec
 
 from pipeline.dialects.rql_parser import OperatorCall, parse_calls
 from pipeline.errors import Refused
-from projections.asking import FieldPath, ListingQuery
+from projections.listing_query import FieldPath, ListingQuery
 
 QUERY_MAX_CHARS: Final = 8_000
 MAX_PATH_STEPS: Final = 40

@@ -21,7 +21,7 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.ttl_cache import DECISION_TTL_S, MAX_DECISIONS, TTLCache
-from projections.debts import PendingConversion, decode_conversion
+from projections.pending_conversions import PendingConversion, decode_conversion
 from topics.conversions import ConversionOutcome, ConversionResult
 from topics.registry import CONVERSION_RESULTS
 

@@ -8,7 +8,7 @@ import msgspec
 
 from pipeline.dialects.raw_json import member_spans
 from pipeline.runtime.retry_after import parse_retry_after
-from projections.debts import PendingConversion
+from projections.pending_conversions import PendingConversion
 from topics.conversions import ConversionOutcome
 from topics.ids import event_id
 from topics.record import Millis
@@ -27,7 +27,7 @@ class ConversionReplyMeaning(Enum):
     PAUSE = auto()
     """The destination is wrong or denies us access, so no conversion of this brand can be sent."""
     UNWELL = auto()
-    """Retry later; the destination itself seems to fail."""
+    """Retry later; the destination fails, does not answer or asks us to slow down."""
     LATER = auto()
     """Retry later; the destination answers."""
 
@@ -66,7 +66,7 @@ def body(conversion: PendingConversion, *, user_id_integer: bool = False) -> byt
 
 
 def with_integer_user_id(activity: msgspec.Raw) -> msgspec.Raw:
-    """Return the activity with the string `user_id` as a number, unless it is not a JSON number, as "007" or "x".
+    """Return the activity with `user_id` as a number, if its text is an integer in JSON's form ("7", not "007").
 
     Every other byte is kept: numbers beyond 64 bits, white space and the order of the fields.
     """

@@ -1,6 +1,7 @@
 """Limits on the rendered contents that one gateway holds in memory, and on how many requests render at once.
 
-The routes that render messages (email_v1, freshmail) use it through :class:`pipeline.gateway.limits.TenantLimits`.
+The routes that render messages (email_v1, freshmail) use it through
+:class:`pipeline.gateway.tenant_limits.TenantLimits`.
 """
 
 import asyncio

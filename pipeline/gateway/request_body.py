@@ -12,8 +12,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from pipeline.errors import Refused
+from pipeline.gateway.body_memory import BodyMemory, BodyShare
 from pipeline.gateway.headers import RETRY_SOON
-from pipeline.gateway.memory import BodyMemory, BodyShare
 from pipeline.gateway.problems import HttpProblem
 
 T = TypeVar("T")
@@ -206,7 +206,7 @@ def _refuse_for_memory(request: Request) -> HttpProblem:
     """Release at once what the request holds, because others wait for it, and return the problem to raise."""
     release_body(request.scope)
     headers = {"Connection": "close", **RETRY_SOON}
-    return HttpProblem(503, "too many bytes of request bodies in memory; send it again", "body", headers)
+    return HttpProblem(503, "too many bytes of other requests in hand; send it again", "body", headers)
 
 
 async def _after_draining(request: Request, limit: int, problem: HttpProblem) -> HttpProblem:

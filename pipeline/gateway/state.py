@@ -7,20 +7,20 @@ from dataclasses import dataclass
 import aiohttp
 
 from pipeline.gateway.auth import ApiKeyAuthenticator
+from pipeline.gateway.body_memory import BodyMemory
 from pipeline.gateway.certificates import ConnectorFactory
 from pipeline.gateway.client_info import ClientInfoReader
 from pipeline.gateway.event_buffer import EventBuffer
-from pipeline.gateway.hits import HitLimit
-from pipeline.gateway.limits import TenantLimits
-from pipeline.gateway.memory import BodyMemory
+from pipeline.gateway.hit_limit import HitLimit
 from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.smtp.recorder import InboundMailRecorder
 from pipeline.gateway.spool import Spool
+from pipeline.gateway.tenant_limits import TenantLimits
 from pipeline.gateway.webhook_record import REQUEST_MAX_BYTES
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.ports import Log, LogEntry
 from pipeline.runtime.signing import Signer
-from pipeline.webhooks.proofs import token_readers_of
+from pipeline.webhooks.token_readers import token_readers_of
 from topics.record import LogPosition
 
 

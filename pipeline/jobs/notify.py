@@ -7,7 +7,7 @@ import psycopg
 from psycopg import sql
 
 PING_INTERVAL_S = 5.0
-"""Seconds without a notification after which the connection is checked."""
+"""Seconds between checks of the connection."""
 RECONNECT_DELAY_S = 1.0
 """Seconds between attempts to connect."""
 

@@ -17,7 +17,7 @@ from pipeline.dispatch.correlation.parked import SQL as CORRELATION
 from pipeline.errors import LogUnavailable
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.kafka import create_consumer
-from projections.postgres import SQL
+from projections.history_queries import SQL
 from topics.registry import DEAD_LETTERS, EMAIL_CHANGES, FACT_TOPICS, PROVIDER_WEBHOOKS, UNCORRELATED_EVENTS, Topic
 
 WORKER_GROUP: Final = "mailfold"

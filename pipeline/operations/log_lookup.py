@@ -16,9 +16,9 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.kafka import create_consumer, topic_partition
 from pipeline.worker.fold import evolve
 from projections.columns import is_storable_id
-from projections.debts import FASTTRACK_DIALECT
-from projections.postgres import EmailHistory, TimelineFact
-from projections.steps import fact_event_id, fact_revision
+from projections.history_queries import EmailHistory, TimelineFact
+from projections.pending_conversions import FASTTRACK_DIALECT
+from projections.row_changes import fact_event_id, fact_revision
 from topics.codec import Undecodable, decode
 from topics.ids import email_id
 from topics.record import EmailId, LogPosition

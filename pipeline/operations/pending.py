@@ -6,8 +6,8 @@ Nothing here does I/O.
 import datetime as dt
 from typing import Any
 
-from projections.debts import FASTTRACK_DIALECT
-from projections.postgres import EmailHistory
+from projections.history_queries import EmailHistory
+from projections.pending_conversions import FASTTRACK_DIALECT
 from topics.readings import email_status, unsettled_words
 from topics.record import Millis
 

@@ -12,7 +12,7 @@ from pipeline import admin
 from pipeline.dispatch.correlation.parked import SQL as CORRELATION
 from pipeline.operations.lag import LagSnapshot, lag_of, read_lag
 from pipeline.runtime.bootstrap import Runtime
-from projections.postgres import SQL
+from projections.history_queries import SQL
 from projections.sql import SqlQueries
 from topics.registry import (
     DEAD_LETTERS,

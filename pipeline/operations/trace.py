@@ -14,9 +14,9 @@ from pipeline.operations.engagement import EngagementCount, engagement_counts, s
 from pipeline.operations.log_lookup import histories_on_log
 from pipeline.operations.pending import format_time, pending_reasons
 from pipeline.runtime.bootstrap import Runtime
-from projections import postgres
-from projections.postgres import EmailHistory, TimelineFact
-from projections.steps import fact_kind, fact_occurred_at
+from projections import history_queries
+from projections.history_queries import EmailHistory, TimelineFact
+from projections.row_changes import fact_kind, fact_occurred_at
 from topics.acks import Acked, Deferred, Dropped, Failed
 from topics.changes import Fact
 from topics.conversions import ConversionOutcome, ConversionResult, ConversionWord
@@ -71,12 +71,12 @@ class TraceResult(msgspec.Struct, frozen=True):
 async def find(rt: Runtime, name: str, tenant: str | None = None) -> TraceResult:
     """Return the traces of the emails that ``name`` matches, within ``tenant`` if it is given."""
     async with rt.pool.connection() as connection, connection.transaction():
-        await postgres.begin_snapshot(connection)
-        ids = await postgres.find_emails_by_any_id(connection, name, tenant, MAX_TRACED_EMAILS + 1)
+        await history_queries.begin_snapshot(connection)
+        ids = await history_queries.find_emails_by_any_id(connection, name, tenant, MAX_TRACED_EMAILS + 1)
         histories = [
             history
             for email_id in ids[:MAX_TRACED_EMAILS]
-            if (history := await postgres.find_email_history(connection, email_id))
+            if (history := await history_queries.find_email_history(connection, email_id))
         ]
         parked = await find_parked_events(connection, name)
     if not histories:

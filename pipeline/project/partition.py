@@ -44,7 +44,7 @@ BuryRecords = Callable[[Sequence[tuple[Any, str]]], Awaitable[None]]
 
 
 class TooManyUndecodable(PermanentError):
-    """A batch has so many undecodable records that this program must be wrong; the partition halts."""
+    """A batch has so many undecodable records that this program must be wrong; it is retried."""
 
 
 class LogTooShort(PermanentError):

@@ -13,7 +13,7 @@ from pipeline.project.partition import DATABASE_CONNECTION_ERRORS
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.sleep import sleep_unless
-from projections.postgres import partition_times
+from projections.history_queries import partition_times
 from topics.changes import Tick
 from topics.record import Millis
 from topics.registry import EMAIL_CHANGES

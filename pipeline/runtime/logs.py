@@ -5,12 +5,12 @@ Every role and long-running command calls `configure_logging` once, before it op
 Nobody logs an address, a subject or content: that is each caller's duty.
 """
 
+import json
 import logging
 import sys
 from collections.abc import MutableMapping
 from typing import Any, Final, TextIO
 
-import msgspec
 import structlog
 from structlog.types import EventDict, Processor
 
@@ -65,7 +65,7 @@ def configure_logging(settings: Settings, role: str = "", stream: TextIO | None 
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*_SHARED_PROCESSORS, structlog.stdlib.ExtraAdder()],
+            foreign_pre_chain=_SHARED_PROCESSORS,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(settings, stream)],
         )
     )
@@ -76,7 +76,9 @@ def configure_logging(settings: Settings, role: str = "", stream: TextIO | None 
 
 def _renderers(settings: Settings, stream: TextIO) -> list[Processor]:
     if settings.log_format == "text" or (settings.log_format == "auto" and stream.isatty()):
-        return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), timestamp_key="time")]
+        # structlog's own choice, where rich is installed, prints the local variables of every frame: addresses, keys.
+        plain = structlog.dev.plain_traceback
+        return [structlog.dev.ConsoleRenderer(stream.isatty(), timestamp_key="time", exception_formatter=plain)]
     return [structlog.processors.format_exc_info, structlog.processors.UnicodeDecoder(), _order_fields, _render_json]
 
 
@@ -87,5 +89,8 @@ def _order_fields(_logger: Any, _method: str, event: EventDict) -> EventDict:
 
 
 def _render_json(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
-    """Return one line of JSON; a value that JSON does not know is written as its text."""
-    return msgspec.json.encode(event, enc_hook=str).decode()
+    """Return one line of JSON in ASCII; a value that JSON does not know is written as its text.
+
+    Other servers' words may hold half a surrogate pair, which only escapes can write.
+    """
+    return json.dumps(event, default=str, separators=(",", ":"))

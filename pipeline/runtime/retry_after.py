@@ -17,7 +17,7 @@ def parse_retry_after(header: str, now: Millis) -> float | None:
         return float(header[:_MAX_DIGITS])
     try:
         at = parsedate_to_datetime(header)
-    except ValueError:
+        seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now / 1000
+    except (ValueError, OverflowError):
         return None
-    seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now / 1000
     return max(0.0, seconds)

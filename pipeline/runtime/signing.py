@@ -13,7 +13,7 @@ from cryptography.fernet import Fernet, InvalidToken
 
 from pipeline.content.domains import InvalidDomain, to_ascii, to_unicode
 from pipeline.errors import InvalidSettings, InvalidSignatureError
-from projections.suppressing import OldAddressHash
+from projections.suppression_rules import OldAddressHash
 
 TAG_BYTES: Final = 16
 """Bytes of a tag: 128 bits can't be guessed, and links stay short."""

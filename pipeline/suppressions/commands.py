@@ -21,7 +21,7 @@ from pipeline.runtime.ports import Log, LogEntry
 from pipeline.suppressions.import_file import ADDRESS_HASH_PATTERN, ImportedAddress, RejectedLine, name_problem
 from pipeline.suppressions.queries import AddressHashes, SuppressionQueries
 from projections import suppressions
-from projections.suppressing import AddressKey
+from projections.suppression_rules import AddressKey
 from projections.text import storable_text
 from topics.registry import SUPPRESSIONS
 from topics.suppressions import AddressLifted, AddressListed, SuppressionDecision, SuppressionReason

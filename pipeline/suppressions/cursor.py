@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from pipeline.errors import Refused
-from projections.opaque import InvalidCursor, SignedCursor, TagFunction, VerifyFunction
+from projections.signed_cursor import InvalidCursor, SignedCursor, TagFunction, VerifyFunction
 from projections.suppressions import SuppressionListQuery, SuppressionPosition
 from topics.suppressions import SuppressionReason
 

@@ -11,7 +11,7 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.signing import Signer, hash_address, old_hash_of
 from pipeline.settings import Settings
 from projections import suppressions
-from projections.suppressing import AddressKey, OldAddressHash, Suppression, SuppressionRule
+from projections.suppression_rules import AddressKey, OldAddressHash, Suppression, SuppressionRule
 from projections.suppressions import AddressAssessment, SuppressionListQuery, SuppressionPage
 from projections.text import storable_text
 from topics.suppressions import SuppressionReason

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from pipeline.suppressions.queries import SuppressionQueries
-from projections.suppressing import Suppression
+from projections.suppression_rules import Suppression
 from projections.suppressions import LOOKUP_MAX_ADDRESSES, AddressAssessment, SuppressionListQuery
 from topics.record import EmailId, Millis
 from topics.suppressions import SuppressionReason

@@ -13,7 +13,7 @@ from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.ports import LogEntry
 from pipeline.webhooks import bots
 from pipeline.webhooks.base import UNCORRELATED, Adapter, EventContext, TokenReaders
-from pipeline.webhooks.message_ids import match_key
+from pipeline.webhooks.provider_message_ids import match_key
 from pipeline.webhooks.providers.registry import adapter_for
 from pipeline.webhooks.splitting import events_of
 from topics.codec import Undecodable, decode, encode

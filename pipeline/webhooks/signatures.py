@@ -70,7 +70,11 @@ def verify_basic(incoming: WebhookRequest, keys: Sequence[str]) -> None:
     scheme, _, credentials = incoming.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
         raise AuthenticationFailed("no HTTP basic authorization")
-    if not equal_to_any(from_base64(credentials.strip()), [_bytes(key) for key in keys]):
+    try:
+        given = from_base64(credentials.strip())
+    except InvalidSignatureError:
+        raise AuthenticationFailed("the HTTP basic authorization is not base64") from None
+    if not equal_to_any(given, [_bytes(key) for key in keys]):
         raise AuthenticationFailed("the user or the password is not the provider's")
 
 

@@ -7,7 +7,7 @@ reader of the changes joins it to the state it has (:func:`topics.join.merge`), 
 from collections.abc import Sequence
 
 from pipeline.runtime.ports import Clock
-from projections.debts import ended_conversions, new_conversions
+from projections.pending_conversions import ended_conversions, new_conversions
 from topics.codec import Undecodable, decode
 from topics.readings import awaits_dispatch, last_activity_at
 from topics.record import Millis

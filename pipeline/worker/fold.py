@@ -13,9 +13,9 @@ from topics.events import BounceClass, Correction, DeliveryEvent, EventKind, Ret
 from topics.ids import id_hash, short_id
 from topics.join import DETAILS, absorb
 from topics.record import Millis
+from topics.refusals import bounce_class
 from topics.requests import SendRequest
 from topics.states import CorrectedEvent, EmailState, EventDetail, Mark, Settlement
-from topics.verdict import bounce_class
 
 MAX_TEXT_CHARS: Final = 4_000
 """Characters that a state keeps of a reply's text, because every change repeats it; the timeline has the whole text."""

@@ -12,7 +12,7 @@ from pipeline.runtime.bootstrap import check_role_settings, wall_clock
 from pipeline.runtime.logs import configure_logging, get_logger
 from pipeline.runtime.watchdog import watch_event_loop
 from pipeline.settings import Settings
-from pipeline.webhooks.proofs import token_readers_of
+from pipeline.webhooks.token_readers import token_readers_of
 from pipeline.worker.agents import FactFolder, Normalizer
 from pipeline.worker.expiry import StateExpiry
 from pipeline.worker.normalizing.pool import open_normalizer_pool

@@ -25,7 +25,7 @@ def test_patterns_of_all_kinds_of_places_are_found() -> None:
         "pipeline.webhooks.redaction._ENCODED",
         "pipeline.webhooks.bots._REASON_PATTERNS",
         "pipeline.dialects.rql",
-        "projections.mailing._NUL",
+        "projections.mail_updates._NUL",
     } <= places
     assert len(PATTERNS) > 150
 

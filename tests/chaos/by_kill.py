@@ -83,6 +83,7 @@ async def churn(play: Play) -> None:
     await _until_quiet(play)
     third = play.world.add("worker")
     third.wanted = False
+    left = 0
     for _ in range(max(6, 2 * play.size.kills)):
         for worker in processes.of("worker"):
             ready = [one for one in processes.of("worker") if one.ready]
@@ -90,10 +91,12 @@ async def churn(play: Play) -> None:
                 worker.start()
             elif worker in ready and len(ready) > 1:
                 await _leave(play, worker)
+                left += 1
         await asyncio.sleep(3)
     for worker in processes.of("worker"):
         if not worker.alive:
             worker.start()
+    assert left, "no worker left: none was ever seen ready beside another"
 
 
 async def _leave(play: Play, worker: Process) -> None:

@@ -24,7 +24,7 @@ ENDS = ("given_up", "refused", "delivered")
 """Outcomes that settle, the strongest last."""
 
 # RFC 3463 and its registry: details that blame the address. RFC 5321, 7504: codes that do where no detail tells more.
-# The facts of these runs say nothing else in words; what words mean is tested in tests/unit/topics/test_verdict.py.
+# The facts of these runs say nothing else in words; what words mean is tested in tests/unit/topics/test_refusals.py.
 HARD_DETAILS = {f"1.{n}" for n in (0, 1, 2, 3, 4, 6, 10)} | {"2.1", "4.4", "4.310", "7.13", "7.17"}
 HARD_CODES = {550, 551, 553}
 NO_MAIL_CODES = {521, 556}

@@ -61,7 +61,7 @@ class Process:
             return False
         with self.log.open("rb") as log:
             log.seek(self._log_from)
-            return b" ready; " in log.read()
+            return b"worker ready" in log.read()
 
     @property
     def young(self) -> bool:

@@ -17,7 +17,7 @@ from pipeline.dialects.extrahorizon import MAIL_FIELDS, QUEUED_MAIL_FIELDS
 from pipeline.errors import Refused
 from pipeline.runtime.signing import Signer, hash_address
 from projections import mails
-from projections.asking import ListingQuery
+from projections.listing_query import ListingQuery
 from projections.sink import ChangeBatch, Connection, Sink
 from tests.conftest import SECRET
 from tests.support.changes import T0, Log

@@ -8,9 +8,9 @@ import psycopg
 import pytest
 
 from pipeline.runtime.signing import Signer, hash_address
-from projections.debts import PendingConversion, decode_conversion
+from projections.pending_conversions import PendingConversion, decode_conversion
+from projections.row_changes import MAX_PLACES
 from projections.sink import ChangeBatch, Connection, OffsetConflict, Sink
-from projections.steps import MAX_PLACES
 from tests.conftest import SECRET
 from tests.support.changes import T0, Log, acked, again, event, identified, lives, request, told
 from tests.support.tables import empty, tables

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from projections import suppressions
-from projections.suppressing import AddressKey, OldAddressHash, SuppressionRule
+from projections.suppression_rules import AddressKey, OldAddressHash, SuppressionRule
 from projections.suppressions import Connection, SuppressionListQuery, SuppressionPosition
 from topics.suppressions import AddressLifted, AddressListed, SuppressionDecision, SuppressionReason
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import Unproven, Unrecognised
 from pipeline.webhooks.base import EventContext
-from pipeline.webhooks.proofs import token_readers
 from pipeline.webhooks.providers import bounce_mail
+from pipeline.webhooks.token_readers import token_readers
 from tests.conftest import SECRET
 from tests.fuzz.test_adapters import FUZZED, damage_bytes
 from tests.support.golden import ADDRESS as ADDRESSES

@@ -14,7 +14,7 @@ import msgspec
 
 from pipeline.runtime.signing import Signer, hash_address
 from pipeline.settings import Settings
-from projections import cursor
+from projections import history_cursor
 from projections.history import HistoryFilter, HistoryQuery
 from projections.sink import ChangeBatch, Sink
 from tests.conftest import SECRET
@@ -103,8 +103,8 @@ class Listing:
             if "Next" not in page:
                 return
             more = {"Next": page["Next"]}
-            given = cursor.ListingParameters(filter=HistoryFilter())
-            self.query, _ = cursor.decode_cursor(SIGNER.verify, "acme", page["Next"], given)
+            given = history_cursor.ListingParameters(filter=HistoryFilter())
+            self.query, _ = history_cursor.decode_cursor(SIGNER.verify, "acme", page["Next"], given)
 
     def moment(self) -> int:
         if "After" in self.params:

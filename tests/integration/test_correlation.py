@@ -16,7 +16,7 @@ from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.runtime.kafka import append_all
 from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
-from pipeline.webhooks.message_ids import match_key
+from pipeline.webhooks.provider_message_ids import match_key
 from tests.support.caught_up import CaughtUp
 from tests.support.dispatching import dispatching
 from tests.support.seeing import on, rows, until

@@ -15,7 +15,7 @@ from pipeline.jobs.store import ClaimLimits, JobStore
 from pipeline.operations import dead_letters
 from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.settings import Settings
-from projections.debts import PendingConversion, encode_conversion
+from projections.pending_conversions import PendingConversion, encode_conversion
 from tests.conftest import SECRET
 from tests.support.http_receiver import http_receiver
 from tests.support.seeing import on, rows, until

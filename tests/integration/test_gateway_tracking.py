@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from pipeline.content import tokens
-from pipeline.gateway import hits
+from pipeline.gateway import hit_limit
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
 from tests.support.gateway import Gateway, gateway
@@ -215,7 +215,7 @@ async def test_other_methods_are_refused_and_counted(settings: Settings) -> None
 async def test_hits_of_one_link_are_answered_and_recorded_up_to_a_limit(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hits, "MAX_HITS_PER_WINDOW", 3)
+    monkeypatch.setattr(hit_limit, "MAX_HITS_PER_WINDOW", 3)
     async with gateway(settings) as served:
         pixel_path = pixel(settings)
         for path in (pixel_path, pixel_path.removesuffix(".gif")) * 5:

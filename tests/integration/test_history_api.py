@@ -13,7 +13,7 @@ from pipeline import admin
 from pipeline.runtime.signing import Signer, hash_address
 from pipeline.settings import Settings
 from projections.history import HistoryFilter, HistoryPosition, HistoryQuery
-from projections.postgres import SQL
+from projections.history_queries import SQL
 from projections.sink import ChangeBatch, Sink
 from tests.conftest import SECRET
 from tests.support.changes import T0, Log, acked, event, identified, request

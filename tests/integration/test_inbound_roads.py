@@ -14,8 +14,8 @@ from pipeline.runtime.bootstrap import wall_clock
 from pipeline.runtime.kafka import open_kafka_log
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
-from pipeline.webhooks.proofs import token_readers
 from pipeline.webhooks.providers import bounce_mail
+from pipeline.webhooks.token_readers import token_readers
 from tests.conftest import SECRET
 from tests.support.command import mailfold_on
 from tests.support.gateway import gateway

@@ -5,7 +5,7 @@ from typing import Any
 from pipeline.project.ticks import BUSY_TICK_INTERVAL_MS, LOST_TICK_TIMEOUT_MS, Ticker
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.settings import Settings
-from projections.postgres import latest_projected_time, partition_times
+from projections.history_queries import latest_projected_time, partition_times
 from tests.support.changes import Log, acked, request
 from tests.support.projecting import caught_up, ends, projecting, publish
 from tests.support.seeing import until

@@ -97,7 +97,7 @@ class ChildProcess:
         self.process.wait()
 
     async def stop_async(self, timeout_s: float) -> None:
-        """Stop it as :meth:`stop` does, without blocking the event loop."""
+        """Send the program's stop signal, also to a suspended process, and kill it after ``timeout_s``."""
         if self.is_running():
             self.process.send_signal(self.program.stop_signal)
             # A process that SIGSTOP suspended handles the stop signal only after SIGCONT.

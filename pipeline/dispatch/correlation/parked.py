@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 import psycopg
 
-from pipeline.webhooks.message_ids import match_key
+from pipeline.webhooks.provider_message_ids import match_key
 from projections.sql import SqlQueries
 from topics.codec import decode
 from topics.record import LogPosition, Millis

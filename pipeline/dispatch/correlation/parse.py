@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.webhooks.message_ids import match_key
+from pipeline.webhooks.provider_message_ids import match_key
 from projections.columns import is_storable_id
 from projections.text import storable_text
 from topics.acks import Ack, Acked

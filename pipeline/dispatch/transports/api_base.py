@@ -14,7 +14,7 @@ from pipeline.admin import Provider
 from pipeline.dispatch.transports.base import OutgoingEmail, SendOutcome, SendResult
 from pipeline.jobs.job import EndpointHealth
 from pipeline.runtime.retry_after import parse_retry_after
-from topics import verdict
+from topics import refusals
 from topics.record import Millis
 
 
@@ -147,7 +147,7 @@ def send_result(
 
     A refusal whose text blames the account is a configuration fault, not a fault of the message.
     """
-    if outcome is SendOutcome.REFUSED and verdict.is_setup_fault(0, "", text):
+    if outcome is SendOutcome.REFUSED and refusals.is_setup_fault(0, "", text):
         outcome, concerns_one_email = SendOutcome.MISCONFIGURED, True
     return SendResult(
         outcome,

@@ -11,7 +11,7 @@ from typing import Final
 from pipeline.dispatch.transports.base import SendOutcome, SendResult
 from pipeline.jobs.job import EndpointHealth
 from pipeline.webhooks.redaction import redact_all
-from topics import verdict
+from topics import refusals
 
 
 class SmtpStage(StrEnum):
@@ -55,7 +55,7 @@ def _quotes_recipient_server(outcome: SendOutcome, text: str) -> bool:
 
     Such a reply must not open the breaker of the provider: any recipient could cause it.
     """
-    return outcome is SendOutcome.MISCONFIGURED and verdict.quotes_another_server(text)
+    return outcome is SendOutcome.MISCONFIGURED and refusals.quotes_another_server(text)
 
 
 def as_recipient_server_result(result: SendResult) -> SendResult:
@@ -90,7 +90,7 @@ def _refusal_outcome(stage: SmtpStage, code: int, text: str) -> SendOutcome:
     is_too_large = code in _TOO_LARGE
     is_address_unsupported = (
         code == _ADDRESS_UNSUPPORTED
-        and verdict.judge_refusal(code, enhanced_status(text), text).cause is not verdict.RefusalCause.SETUP
+        and refusals.judge_refusal(code, enhanced_status(text), text).cause is not refusals.RefusalCause.SETUP
     )
     if stage is SmtpStage.MAIL and (is_too_large or is_address_unsupported):
         return SendOutcome.REFUSED
@@ -99,7 +99,7 @@ def _refusal_outcome(stage: SmtpStage, code: int, text: str) -> SendOutcome:
 
 def _recipient_outcome(code: int, text: str) -> SendOutcome:
     """Return the outcome of a refusal of the recipient: a bounce, unless the text blames the sending account."""
-    is_setup_fault = verdict.is_setup_fault(code, enhanced_status(text), text)
+    is_setup_fault = refusals.is_setup_fault(code, enhanced_status(text), text)
     return SendOutcome.MISCONFIGURED if is_setup_fault else SendOutcome.REJECTED
 
 
@@ -139,4 +139,4 @@ def ack_text(result: SendResult, recipient: str) -> str:
     """
     text = redacted(result.text, recipient)
     is_refused_after_data = result.outcome is SendOutcome.REJECTED and result.stage == SmtpStage.DATA
-    return f"{text} {verdict.STAGE_PHRASES['data']}".lstrip() if is_refused_after_data else text
+    return f"{text} {refusals.STAGE_PHRASES['data']}".lstrip() if is_refused_after_data else text

@@ -114,7 +114,7 @@ def install_schemas(app: FastAPI, types: Sequence[type]) -> None:
             document = generate()
             document["paths"] |= tracking.PATHS
             components = document.setdefault("components", {})
-            components.setdefault("schemas", {}).update(_schemas(types))
+            components["schemas"] = _schemas(types) | components.get("schemas", {})
             components["securitySchemes"] = {
                 "ApiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
                 "Bearer": {"type": "http", "scheme": "bearer"},

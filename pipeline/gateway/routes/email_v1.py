@@ -15,7 +15,7 @@ from pipeline.gateway.routes import email_v1_send as sending
 from pipeline.gateway.state import GatewayState
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.signing import Signer
-from projections import cursor, history, postgres
+from projections import history, history_cursor, history_queries
 from topics.ids import brand_uuid
 
 EXAMPLE: Final = {
@@ -111,7 +111,7 @@ def router(state: GatewayState) -> APIRouter:
         """List emails, newest first, a hundred a page. All pages show the same point in time."""
         try:
             body = await history_page(runtime, signer, tenant.tenant, email_v1.parse_query(request.query_params))
-        except (Refused, cursor.InvalidHistoryCursor) as error:
+        except (Refused, history_cursor.InvalidHistoryCursor) as error:
             # The message already names the parameter.
             return Response(email_v1.encode_error(str(error)), 400, media_type="application/json")
         return Response(body, media_type="application/json", headers={"Cache-Control": "no-store"})
@@ -124,11 +124,11 @@ async def history_page(runtime: Runtime, signer: Signer, tenant: str, list_query
     continued = next_page_query(signer, tenant, list_query) if list_query.next else None
     async with runtime.pool.connection() as connection:
         query, after = continued or first_page_query(
-            tenant, list_query, await postgres.latest_projected_time(connection)
+            tenant, list_query, await history_queries.latest_projected_time(connection)
         )
-        page = await postgres.find_page(connection, query)
+        page = await history_queries.find_page(connection, query)
     next_cursor = (
-        "" if page.next_position is None else cursor.encode_cursor(signer.tag, query, after, page.next_position)
+        "" if page.next_position is None else history_cursor.encode_cursor(signer.tag, query, after, page.next_position)
     )
     return email_v1.encode_list_response(tenant, [row.state for row in page.rows], next_cursor)
 
@@ -137,8 +137,8 @@ def next_page_query(
     signer: Signer, tenant: str, list_query: email_v1.EmailV1ListQuery
 ) -> tuple[history.HistoryQuery, int | None]:
     """Return the query for the page after a cursor, and the `After` of its listing. Raises InvalidHistoryCursor."""
-    parameters = cursor.ListingParameters(filter=_history_filter(tenant, list_query), after=list_query.after)
-    return cursor.decode_cursor(signer.verify, tenant, list_query.next, parameters)
+    parameters = history_cursor.ListingParameters(filter=_history_filter(tenant, list_query), after=list_query.after)
+    return history_cursor.decode_cursor(signer.verify, tenant, list_query.next, parameters)
 
 
 def first_page_query(

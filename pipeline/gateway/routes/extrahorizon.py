@@ -37,7 +37,7 @@ from pipeline.gateway.routes.templates import localizations_for
 from pipeline.gateway.state import GatewayState
 from pipeline.runtime.crashpoints import crash_point
 from projections import mails
-from projections.mailing import VIEW_EVENT_PREFIX
+from projections.mail_updates import VIEW_EVENT_PREFIX
 from projections.templates import get_template
 from topics.contents import MessageContent
 from topics.events import DeliveryEvent, EventKind

@@ -11,7 +11,7 @@ from enum import Enum, auto
 import msgspec
 
 from pipeline.worker.fold import mark_of
-from projections.steps import fact_revision
+from projections.row_changes import fact_revision
 from topics.changes import Fact
 from topics.events import Correction, DeliveryEvent, Retraction
 from topics.record import EmailId, Millis

@@ -28,11 +28,11 @@ from pipeline.runtime.kafka import append_all, create_consumer, discover_partiti
 from pipeline.runtime.leader import hold_command_lock
 from pipeline.runtime.ports import LogEntry
 from pipeline.webhooks.base import UNCORRELATED
-from pipeline.webhooks.message_ids import match_key
 from pipeline.webhooks.normalize import normalize
-from pipeline.webhooks.proofs import token_readers_of
+from pipeline.webhooks.provider_message_ids import match_key
+from pipeline.webhooks.token_readers import token_readers_of
 from projections.columns import is_storable_id
-from projections.postgres import decode_fact
+from projections.history_queries import decode_fact
 from projections.sql import SqlQueries
 from projections.text import storable_text
 from topics.changes import Fact

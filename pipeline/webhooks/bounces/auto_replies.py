@@ -8,7 +8,7 @@ import msgspec
 from pipeline.webhooks.bounces import plain_text
 from pipeline.webhooks.bounces.mime import MimeMessage
 from pipeline.webhooks.bounces.report import BounceReport, ReportForm
-from topics import verdict
+from topics import refusals
 
 TEXT_CHARS: Final = 4_000
 RECEIPT: Final = "message/disposition-notification"
@@ -89,7 +89,7 @@ def _rejection(message: MimeMessage, base: BounceReport) -> BounceReport:
     Only a reason that blames the mailbox is kept. The bounce is soft, because the mailbox exists.
     """
     reason = plain_text.reason(plain_text.own_words(message))
-    diagnostic = reason if verdict.judge_refusal(0, "", reason).cause is verdict.RefusalCause.MAILBOX else ""
+    diagnostic = reason if refusals.judge_refusal(0, "", reason).cause is refusals.RefusalCause.MAILBOX else ""
     return msgspec.structs.replace(base, form=ReportForm.TEXT, writer="sieve", action="failed", diagnostic=diagnostic)
 
 

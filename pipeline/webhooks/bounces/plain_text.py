@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 from pipeline.webhooks.bounces.mime import MimeMessage
-from topics import verdict
+from topics import refusals
 
 MAX_WORDS_CHARS: Final = 20_000
 """Characters in which the reason is looked for: what follows is our message."""
@@ -63,10 +63,10 @@ def with_stage(reason: str, text: str) -> str:
     The reason is stored in this form, so that a later judgement has the same evidence.
     """
     start = _reason_start(text)
-    if start is None or not reason or verdict.stage_of(reason.lower()):
+    if start is None or not reason or refusals.stage_of(reason.lower()):
         return reason
-    stage = verdict.stage_of(" ".join(text[max(0, start - MAX_BEFORE_CHARS) : start].lower().split()))
-    return f"{reason} {verdict.STAGE_PHRASES[stage]}" if stage in verdict.STAGE_PHRASES else reason
+    stage = refusals.stage_of(" ".join(text[max(0, start - MAX_BEFORE_CHARS) : start].lower().split()))
+    return f"{reason} {refusals.STAGE_PHRASES[stage]}" if stage in refusals.STAGE_PHRASES else reason
 
 
 def _reason_start(text: str) -> int | None:

@@ -1,6 +1,7 @@
 """Map each kind of provider to its adapter; the gateway, the normalizer and the operator commands look them up here.
 
-A new provider needs a module, a folder of golden payloads and a row here.
+A new provider needs a module, a folder of golden payloads, a row here, a kind in :data:`pipeline.admin.PROVIDER_KINDS`
+with a migration of its check, and a page in docs/how-to/providers.
 """
 
 from collections.abc import Mapping

@@ -58,7 +58,7 @@ _VERBATIM: Final = frozenset({"url", "smtp-id", "sg_message_id", "sg_event_id"})
 
 
 def verify(incoming: WebhookRequest, keys: Sequence[str], now_ms: int, max_age_s: int) -> None:
-    """Raise InvalidSignatureError unless a holder of one of ``keys`` signed it at most ``max_age_s`` ago.
+    """Raise InvalidSignatureError unless a public key verifies the signature, made at most ``max_age_s`` ago.
 
     ECDSA over P-256 with SHA-256 of the timestamp header's bytes followed by the raw body; a key is base64 DER, as
     SendGrid's settings page shows it, or PEM.

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import msgspec
 
 from pipeline.webhooks.normalize import normalized_records
-from pipeline.webhooks.proofs import token_readers
+from pipeline.webhooks.token_readers import token_readers
 from pipeline.worker.normalizing.wire import (
     LENGTH_BYTES,
     NormalizerSettings,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.content.chunks import MAX_PART_BYTES
 from pipeline.dialects import extrahorizon
 from pipeline.dialects.extrahorizon import ERROR_CODES, ExtraHorizonMail, ExtraHorizonRecipients, ExtraHorizonRefused
-from projections.asking import ListingQuery
+from projections.listing_query import ListingQuery
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "extrahorizon"
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.dialects import rql
 from pipeline.dialects.extrahorizon import MAIL_FIELDS, QUEUED_MAIL_FIELDS
 from pipeline.errors import Refused
-from projections.asking import ListingQuery
+from projections.listing_query import ListingQuery
 
 
 def where(query: str) -> str | None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.dispatch.correlation.parse import parse_records
 from pipeline.dispatch.transports.smtp_replies import provider_message_id
-from pipeline.webhooks.message_ids import match_key
+from pipeline.webhooks.provider_message_ids import match_key
 from tests.support.facts import EMAIL_ID, event
 from topics.acks import Acked, Deferred
 from topics.codec import encode

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.emit import fasttrack
-from projections.debts import PendingConversion
+from projections.pending_conversions import PendingConversion
 from topics.conversions import ConversionWord
 from topics.record import EmailId
 

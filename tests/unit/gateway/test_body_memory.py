@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.gateway import problems, request_body
-from pipeline.gateway.memory import OWNER_MIN_BYTES, BodyMemory
+from pipeline.gateway.body_memory import OWNER_MIN_BYTES, BodyMemory
 from pipeline.gateway.request_body import OWNER_SCOPE_KEY, BodyLimits, read_body, release_body
 
 MB = 1_000_000

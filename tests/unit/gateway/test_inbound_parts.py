@@ -17,7 +17,7 @@ from pipeline.gateway.smtp.listener import TlsCertificate
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
 from pipeline.webhooks.base import TokenReaders
-from pipeline.webhooks.proofs import token_readers
+from pipeline.webhooks.token_readers import token_readers
 from tests.conftest import SECRET
 from tests.support.inbound import DOMAIN, EMAIL_ID, forged, message_id, unsubscribe, verp
 from tests.support.smtp_receiver import certificate

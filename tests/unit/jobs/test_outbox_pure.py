@@ -23,7 +23,7 @@ from pipeline.jobs.job import EndpointHealth
 from pipeline.jobs.retry import Breaker, after_failures, jittered, next_delay, not_before
 from pipeline.runtime.ttl_cache import MAX_KEY_CHARS, TTLCache
 from pipeline.settings import Settings
-from projections.debts import PendingConversion
+from projections.pending_conversions import PendingConversion
 from topics.acks import Acked, Deferred, Failed, Rejected
 from topics.codec import encode
 from topics.conversions import ConversionOutcome, ConversionWord
@@ -172,6 +172,7 @@ AFTER = [
     (429, "", None),
     (500, "120", None),
     (429, "Fri, 99 Foo 2023 25:00:00 GMT", None),
+    (429, "Thu, 01 Jan 99999999999999999999 00:00:00 GMT", None),
 ]
 
 

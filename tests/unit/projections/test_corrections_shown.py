@@ -4,10 +4,10 @@ import msgspec
 
 from pipeline.dialects.email_v1 import listed_email
 from pipeline.operations.trace import trace_of
-from projections import mailing
-from projections.debts import new_conversions
-from projections.postgres import EmailHistory, TimelineFact
-from projections.steps import CurrentVersion, compute_row_changes, fact_event_id
+from projections import mail_updates
+from projections.history_queries import EmailHistory, TimelineFact
+from projections.pending_conversions import new_conversions
+from projections.row_changes import CurrentVersion, compute_row_changes, fact_event_id
 from tests.support.changes import T0, Log, again, event, facts_of, identified, request
 from topics.changes import EmailChange
 from topics.conversions import ConversionWord
@@ -35,7 +35,7 @@ def test_a_listing_shows_what_still_counts() -> None:
     assert (wrong.state, wrong.bounce_details) == (ListedState.BOUNCED, "no such user")
     assert (right.state, right.bounce_type, right.bounce_details) == (ListedState.SENT, "", "")
     assert updated_at(after) == corrected_at(after) == T0 + 500
-    assert mailing.mail_updated_at(after) >= T0 + 500
+    assert mail_updates.mail_updated_at(after) >= T0 + 500
 
 
 def test_a_bounce_whose_words_went_with_another_s_is_still_one() -> None:

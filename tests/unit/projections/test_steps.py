@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projections.debts import (
+from projections.pending_conversions import (
     PendingConversion,
     decode_conversion,
     encode_conversion,
     ended_conversions,
     new_conversions,
 )
+from projections.row_changes import MAX_PLACES, ClosedVersion, CurrentVersion, RowChanges, compute_row_changes
 from projections.sink import ChangeBatch
-from projections.steps import MAX_PLACES, ClosedVersion, CurrentVersion, RowChanges, compute_row_changes
-from projections.suppressing import EvidenceKey, EvidenceOrigin, evidence_of
+from projections.suppression_rules import EvidenceKey, EvidenceOrigin, evidence_of
 from tests.support.changes import T0, Log, event, identified, lives, request, told
 from topics.changes import EmailChange, Tick
 from topics.conversions import ConversionOutcome, ConversionWord

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.jobs.store import MAX_ERROR_CHARS, storable_error
-from pipeline.webhooks.message_ids import match_key
+from pipeline.webhooks.provider_message_ids import match_key
 from projections.text import storable_text
 
 

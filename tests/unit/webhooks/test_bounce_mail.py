@@ -19,8 +19,8 @@ from pipeline.webhooks.base import EventContext, WebhookRequest
 from pipeline.webhooks.bounces import classify
 from pipeline.webhooks.bounces.parse import ENVELOPE_FROM_HEADER, ENVELOPE_TO_HEADER, TRUNCATED_HEADER
 from pipeline.webhooks.normalize import normalize
-from pipeline.webhooks.proofs import token_readers
 from pipeline.webhooks.providers import bounce_mail
+from pipeline.webhooks.token_readers import token_readers
 from tests.conftest import SECRET
 from tests.support.golden import ADDRESS
 from tests.support.inbound import EMAIL_ID, bounce, message_id, unsubscribe, verp

@@ -46,6 +46,12 @@ def test_request_without_valid_credentials_is_refused(incoming: WebhookRequest) 
         postmark.verify(incoming, ["mailfold:secret"], 0, 60)
 
 
+def test_credentials_that_are_not_base64_can_be_corrected() -> None:
+    incoming = WebhookRequest(headers={"authorization": "Basic not base64!"}, body=b"")
+    with pytest.raises(AuthenticationFailed):
+        postmark.verify(incoming, ["mailfold:secret"], 0, 60)
+
+
 def test_request_is_refused_without_a_configured_key() -> None:
     with pytest.raises(AuthenticationFailed):
         postmark.verify(login(":"), [], 0, 60)

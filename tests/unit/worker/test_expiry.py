@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pipeline.worker.expiry import StateExpiry, is_expired
 from pipeline.worker.fold import evolve, mark_of
 from pipeline.worker.fold_batch import RecordBatch, fold_facts, sort_facts
-from projections import steps
-from projections.steps import CurrentVersion, RowChanges, compute_row_changes
+from projections import row_changes
+from projections.row_changes import CurrentVersion, RowChanges, compute_row_changes
 from tests.support.facts import EMAIL_ID, event, folded, histories, request
 from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
 from topics.changes import EmailChange, Fact
@@ -150,7 +150,7 @@ def all_but(name: str) -> Callable[[EmailState, EmailState], EmailState]:
 def test_projection_without_join_fails_the_expiry_property(
     broken: Callable[[EmailState, EmailState], EmailState], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "merge", broken)
+    monkeypatch.setattr(row_changes, "merge", broken)
     search = settings(
         max_examples=3000,
         deadline=None,

@@ -17,7 +17,7 @@ from pipeline.gateway.smtp.envelope import mail_record
 from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.webhooks.base import TokenReaders
 from pipeline.webhooks.normalize import EncodedRecord, normalized_records
-from pipeline.webhooks.proofs import token_readers
+from pipeline.webhooks.token_readers import token_readers
 from pipeline.worker.agents import Normalizer
 from pipeline.worker.fold_batch import RecordBatch
 from pipeline.worker.normalizing import backlog as module

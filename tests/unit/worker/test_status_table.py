@@ -19,8 +19,8 @@ from topics.readings import (
     unsettled_words,
     updated_at,
 )
+from topics.refusals import bounce_class
 from topics.requests import SendRequest
-from topics.verdict import bounce_class
 
 REQUEST = request(1)
 

@@ -1,7 +1,7 @@
 """Unit tests of the limit on recorded opens and clicks of one link."""
 
-from pipeline.gateway import hits
-from pipeline.gateway.hits import MAX_HITS_PER_WINDOW, WINDOW_MS, HitLimit
+from pipeline.gateway import hit_limit
+from pipeline.gateway.hit_limit import MAX_HITS_PER_WINDOW, WINDOW_MS, HitLimit
 from topics.record import EmailId
 
 ONE, OTHER = EmailId("1"), EmailId("2")
@@ -27,7 +27,7 @@ def test_hits_are_recorded_again_in_the_next_window() -> None:
 
 def test_number_of_counted_links_is_bounded(monkeypatch: object) -> None:
     limit = HitLimit(lambda: 0)
-    monkeypatch.setattr(hits, "MAX_COUNTED_LINKS", 10)  # type: ignore[attr-defined]
+    monkeypatch.setattr(hit_limit, "MAX_COUNTED_LINKS", 10)  # type: ignore[attr-defined]
     for number in range(50):
         limit.admit("pixel", EmailId(str(number)))
     assert len(limit._hits) == 10

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from projections.history import HistoryFilter, HistoryPosition, HistoryQuery
-from projections.opaque import InvalidCursor, SignedCursor, TagFunction, VerifyFunction
+from projections.signed_cursor import InvalidCursor, SignedCursor, TagFunction, VerifyFunction
 from topics.readings import ListedState
 from topics.record import EmailId, Millis
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from pipeline.worker.fold import evolve
-from projections import mailing
+from projections import mail_updates
 from tests.support.changes import T0
 from topics.acks import Acked
 from topics.changes import AppliedFact, EmailChange
@@ -56,10 +56,10 @@ def changes(*facts: Any) -> list[tuple[EmailChange, EmailState | None, EmailStat
     return found
 
 
-def noted(*facts: Any) -> mailing.MailUpdate | None:
-    mails: dict[EmailId, mailing.MailUpdate] = {}
+def noted(*facts: Any) -> mail_updates.MailUpdate | None:
+    mails: dict[EmailId, mail_updates.MailUpdate] = {}
     for change, before, after in changes(*facts):
-        mailing.add_change(mails, change, before, after)
+        mail_updates.add_change(mails, change, before, after)
     return mails.get(EMAIL)
 
 
@@ -75,23 +75,23 @@ def test_the_first_recipient_s_request_tells_the_mail_with_its_content_and_the_p
     )
     mailed = noted(request(), acked)
     assert mailed is not None
-    assert json.loads(mailing.mail_document(mailed.state) or "") == {
+    assert json.loads(mail_updates.mail_document(mailed.state) or "") == {
         "id": "m",
         "subject": "x\ufffdy",
         "creation_timestamp": 5,
         "content": {"a": {"camelCase": 12345678901234567890123, "tiny": 0.0}},
         "aws_message_id": "abc",
     }
-    assert mailing.mail_updated_at(mailed.state) == T0 + 7
+    assert mail_updates.mail_updated_at(mailed.state) == T0 + 7
     other = noted(request(details=msgspec.Raw(b"null")))
     assert other is not None
-    assert mailing.mail_document(other.state) is None
+    assert mail_updates.mail_document(other.state) is None
 
 
 def test_a_backslash_before_what_looks_like_a_nul_stays() -> None:
     mailed = noted(request(details=msgspec.Raw(b'{"id":"a\\\\u0000\\\\\\u0000"}'), variables=msgspec.Raw(b"null")))
     assert mailed is not None
-    assert json.loads(mailing.mail_document(mailed.state) or "") == {"id": "a\\u0000\\\ufffd"}
+    assert json.loads(mail_updates.mail_document(mailed.state) or "") == {"id": "a\\u0000\\\ufffd"}
 
 
 def test_what_was_seen_before_the_request_counts_when_it_comes() -> None:
@@ -100,10 +100,10 @@ def test_what_was_seen_before_the_request_counts_when_it_comes() -> None:
     assert mailed.is_new
     again = {EMAIL: mailed}
     change, _, after = changes(request(), opened(3))[1]
-    mails: dict[EmailId, mailing.MailUpdate] = {}
-    mailing.add_change(mails, change, changes(request())[0][2], after)
+    mails: dict[EmailId, mail_updates.MailUpdate] = {}
+    mail_updates.add_change(mails, change, changes(request())[0][2], after)
     assert not mails[EMAIL].is_new
-    assert mailing.mail_updated_at(again[EMAIL].state) == T0 + 2
+    assert mail_updates.mail_updated_at(again[EMAIL].state) == T0 + 2
 
 
 def test_the_last_update_is_the_same_in_any_order() -> None:
@@ -113,9 +113,9 @@ def test_the_last_update_is_the_same_in_any_order() -> None:
         chance.shuffle(facts)
         mailed = noted(*facts)
         assert mailed is not None
-        assert mailing.mail_updated_at(mailed.state) == T0 + 4
+        assert mail_updates.mail_updated_at(mailed.state) == T0 + 4
 
 
 def test_views_are_calls_of_open_and_nothing_else() -> None:
     keys = [(EMAIL, name) for name in ("pixel:1", "extrahorizon:1", "send-request", "sg:2")]
-    assert mailing.view_events(keys) == [(EMAIL, "extrahorizon:1")]
+    assert mail_updates.view_events(keys) == [(EMAIL, "extrahorizon:1")]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.worker.fold import evolve
-from projections.suppressing import (
+from projections.suppression_rules import (
     DAY_MS,
     AddressDecision,
     Evidence,

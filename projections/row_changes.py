@@ -3,9 +3,9 @@
 Changes are applied one by one in log order, so that versions, places and conversions do not depend on where one batch
 ends and the next begins.
 
-A version is valid from its partition's time: the latest `recorded_at` on the log up to there. Workers' clocks may
-differ and step back, this time never does. So a later change can't become valid before a time that was already listed,
-and reading the log again gives the same times.
+A version's `valid_from` is its partition's time: the latest `recorded_at` of any record up to this one. Workers' clocks
+may differ and step back, this time never does. So a later change can't become valid before a time that was already
+listed, and reading the log again gives the same times.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,9 @@ from typing import Final
 
 import msgspec
 
-from projections import mailing
-from projections.debts import PendingConversion, ended_conversions, new_conversions
-from projections.suppressing import EvidenceKey, EvidenceOrigin, HashAddress, evidence_of
+from projections import mail_updates
+from projections.pending_conversions import PendingConversion, ended_conversions, new_conversions
+from projections.suppression_rules import EvidenceKey, EvidenceOrigin, HashAddress, evidence_of
 from projections.text import storable_text
 from topics.changes import AppliedFact, EmailChange, Fact, Tick
 from topics.conversions import ConversionResult, ConversionWord
@@ -70,7 +70,7 @@ class RowChanges(msgspec.Struct):
     evidence: dict[EvidenceKey, EvidenceOrigin | None] = msgspec.field(default_factory=dict)
     """Evidence by key; None deletes it."""
     requests: dict[EmailId, SendRequest] = msgspec.field(default_factory=dict)
-    mails: dict[EmailId, mailing.MailUpdate] = msgspec.field(default_factory=dict)
+    mails: dict[EmailId, mail_updates.MailUpdate] = msgspec.field(default_factory=dict)
     through: Millis = 0
     """The partition's time at the batch's end."""
     changed: Millis = 0
@@ -105,7 +105,7 @@ def _apply(
     for applied in change.facts:
         _add_to_timeline(changes, change.email_id, applied)
     after = change.state if before is None else merge(before.state, change.state)
-    mailing.add_change(changes.mails, change, None if before is None else before.state, after)
+    mail_updates.add_change(changes.mails, change, None if before is None else before.state, after)
     if before is not None and after == before.state:
         return
     _add_version(changes, change, before, after)

@@ -16,13 +16,13 @@ from pipeline.webhooks.base import EventContext
 from pipeline.webhooks.bounces import classify
 from pipeline.webhooks.providers import sendgrid
 from pipeline.worker.fold import evolve, state_of_fact
-from projections.suppressing import evidence_of
+from projections.suppression_rules import evidence_of
 from tests.support.changes import T0, event, identified, request
-from topics import verdict
+from topics import refusals
 from topics.acks import Rejected
 from topics.events import BounceClass, EventKind
+from topics.refusals import RefusalCause, judge_refusal
 from topics.suppressions import SuppressionReason
-from topics.verdict import RefusalCause, judge_refusal
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "verdict"
 HARD, SOFT = BounceClass.HARD, BounceClass.SOFT
@@ -164,7 +164,7 @@ def test_same_refusal_is_judged_alike_by_every_way(code: int, text: str, cause: 
         assert suppresses(ack) == []
 
 
-@pytest.mark.parametrize("stage", sorted(verdict.EARLY_STAGES))
+@pytest.mark.parametrize("stage", sorted(refusals.EARLY_STAGES))
 def test_nothing_said_before_the_recipient_blames_the_recipient(stage: str) -> None:
     for code, text in ((550, ""), (550, "5.1.1 no such user"), (553, "5.1.2 domain does not exist"), (521, "no mail")):
         assert judge_refusal(code, smtp_replies.enhanced_status(text), text, stage).bounce_class is SOFT
@@ -184,8 +184,8 @@ def test_nothing_said_before_the_recipient_blames_the_recipient(stage: str) -> N
     ],
 )
 def test_stage_is_read_from_the_words_of_a_report(words: str, stage: str) -> None:
-    assert verdict.stage_of(words.lower()) == stage
-    assert verdict.bounce_class(550, "5.1.1", words) is (SOFT if stage in verdict.EARLY_STAGES else HARD)
+    assert refusals.stage_of(words.lower()) == stage
+    assert refusals.bounce_class(550, "5.1.1", words) is (SOFT if stage in refusals.EARLY_STAGES else HARD)
 
 
 def test_bare_refusal_after_the_message_blames_nobody_on_the_log_either() -> None:
@@ -209,7 +209,7 @@ def test_day_on_a_blocklist_counts_for_no_soft_bounce() -> None:
 
 
 def test_words_beyond_the_limit_are_not_read() -> None:
-    assert judge_refusal(550, "5.7.1", "x " * verdict.MAX_TEXT_CHARS + "user unknown").cause is RefusalCause.SENDER
+    assert judge_refusal(550, "5.7.1", "x " * refusals.MAX_TEXT_CHARS + "user unknown").cause is RefusalCause.SENDER
     assert judge_refusal(550, "5.7.1", "user unknown").cause is RefusalCause.ADDRESS
 
 
@@ -244,9 +244,9 @@ def grows(call: Callable[[str], object], piece: str, chars: int) -> float:
 
 
 PATTERNS = {
-    name: getattr(found, "pattern", found) if isinstance(found, verdict._Phrases) else found
-    for name, found in vars(verdict).items()
-    if isinstance(found, re.Pattern | verdict._Phrases)
+    name: getattr(found, "pattern", found) if isinstance(found, refusals._Phrases) else found
+    for name, found in vars(refusals).items()
+    if isinstance(found, re.Pattern | refusals._Phrases)
 }
 
 
@@ -258,8 +258,8 @@ def test_every_pattern_is_looked_at() -> None:
 @pytest.mark.parametrize(("code", "text", "cause"), SAID)
 def test_required_words_are_in_every_match_of_their_pattern(code: int, text: str, cause: RefusalCause) -> None:
     for name in ("_SETUP_FAULT", "_MAILBOX_BUSY", "_BLOCKLISTED", "_UNKNOWN_RECIPIENT", "_SENDER_SIDE_WORDS"):
-        phrases = getattr(verdict, name)
-        said = verdict._plain(text)
+        phrases = getattr(refusals, name)
+        said = refusals._plain(text)
         assert bool(phrases.pattern.search(said)) == bool(phrases.search(said)), (name, code, cause)
 
 

@@ -10,9 +10,9 @@ from pipeline.errors import Refused
 from pipeline.runtime.signing import Signer
 from pipeline.suppressions import cursor as of_suppressions
 from pipeline.suppressions.commands import BRAND_MAX_CHARS
-from projections import cursor
-from projections.cursor import InvalidHistoryCursor, ListingParameters
+from projections import history_cursor
 from projections.history import HistoryFilter, HistoryPosition, HistoryQuery, point_in_time
+from projections.history_cursor import InvalidHistoryCursor, ListingParameters
 from projections.suppressions import SuppressionListQuery, SuppressionPosition
 from tests.conftest import SECRET
 from tests.support.changes import identified
@@ -25,11 +25,11 @@ BEHIND = HistoryPosition(1_700_000_000_123, identified(1))
 
 
 def written(asked: HistoryFilter = ASKED, after: int | None = None, tenant: str = "acme") -> str:
-    return cursor.encode_cursor(SIGNER.tag, HistoryQuery(tenant=tenant, filter=asked, as_of=42), after, BEHIND)
+    return history_cursor.encode_cursor(SIGNER.tag, HistoryQuery(tenant=tenant, filter=asked, as_of=42), after, BEHIND)
 
 
 def read(text: str, given_: ListingParameters, tenant: str = "acme") -> tuple[HistoryQuery, int | None]:
-    return cursor.decode_cursor(SIGNER.verify, tenant, text, given_)
+    return history_cursor.decode_cursor(SIGNER.verify, tenant, text, given_)
 
 
 @pytest.mark.parametrize("beside", [ASKED, HistoryFilter(), HistoryFilter(listed=ListedState.BOUNCED)])
@@ -72,7 +72,7 @@ def test_cursor_of_another_tenant_is_refused() -> None:
 
 
 def test_cursor_signed_for_another_purpose_is_refused() -> None:
-    forged = cursor.encode_cursor(
+    forged = history_cursor.encode_cursor(
         Signer(SECRET, "track").tag, HistoryQuery(tenant="acme", filter=ASKED, as_of=42), None, BEHIND
     )
     with pytest.raises(InvalidHistoryCursor):

@@ -15,9 +15,9 @@ from projections.text import storable_text
 from topics.events import BounceClass
 from topics.readings import effective_state
 from topics.record import EmailId, Millis
+from topics.refusals import RefusalCause, judge_refusal
 from topics.states import EmailState, EventDetail
 from topics.suppressions import SuppressionReason
-from topics.verdict import RefusalCause, judge_refusal
 
 DAY_MS: Final = 86_400_000
 
