@@ -178,7 +178,7 @@ async def test_failed_producer_ends_the_role(settings: Settings) -> None:
         serving = asyncio.create_task(run(rt))
         await until((settings.data_dir / "gateway.port").exists, watched=serving)
         rt.log._producer._sender.sender_task.cancel()
-        with pytest.raises(LogUnavailable, match="producer stopped"):
+        with pytest.raises(LogUnavailable, match="producer failed for good"):
             async with asyncio.timeout(15):
                 await serving
 
@@ -211,5 +211,5 @@ async def test_process_serves_and_ends_cleanly_on_sigterm(settings: Settings) ->
             role.kill()
     assert role.stderr is not None
     logged = (await role.stderr.read()).decode()
-    assert '"event":"gateway listens","logger":' in logged
+    assert '"event":"gateway listens","url":"http://127.0.0.1:' in logged
     assert "Traceback" not in logged

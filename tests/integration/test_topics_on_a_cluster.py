@@ -32,7 +32,7 @@ async def test_a_missing_topic_is_named_with_what_to_do(settings: Settings) -> N
 async def test_a_confirmation_by_the_leader_alone_is_refused_where_there_are_replicas(settings: Settings) -> None:
     for factor in (1, 2):
         await topic_admin.check(settings.model_copy(update={"replication_factor": factor}))
-    with pytest.raises(TopicMismatch, match=r"send-requests: min\.insync\.replicas is 1, must be 2 at least"):
+    with pytest.raises(TopicMismatch, match=r"send-requests: min\.insync\.replicas is 1, must be at least 2"):
         await topic_admin.check(settings.model_copy(update={"replication_factor": 3}))
 
 

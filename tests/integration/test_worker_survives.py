@@ -187,6 +187,6 @@ async def test_sigterm_ends_a_worker_whose_brokers_are_silent(settings: Settings
             await assert_folded(settings)  # what is under way would end it by itself, with 1
             proxy.away()
             assert await asyncio.to_thread(worker.terminate) == 0
-        assert b"ending at once" in worker.log.read_bytes()
+        assert b"shutdown abandoned" in worker.log.read_bytes()
     with Worker(settings, tmp_path / "worker"):
         await assert_folded(settings)
