@@ -14,7 +14,6 @@ from topics.readings import owed_words
 from topics.record import EmailId
 from topics.states import EmailState
 
-EMIT_QUEUE: Final = "emit"
 FASTTRACK_DIALECT: Final = "fasttrack"
 """The only dialect whose caller receives conversions; callers of the others query the history."""
 

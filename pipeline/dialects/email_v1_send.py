@@ -10,7 +10,7 @@
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -153,11 +153,6 @@ def item_error(index: int, status: int, error: str, where: str = "") -> EmailV1R
 def encode_response(count: int, results: Mapping[int, EmailV1Result], error: str = "") -> bytes:
     """Return the answer's body; ``results`` has one for each index below ``count``."""
     return _encode(EmailV1SendResponse(results=[results[index] for index in range(count)], error=error))
-
-
-def error_statuses(results: Iterable[EmailV1Result]) -> list[int]:
-    """Return the statuses of the messages that weren't accepted."""
-    return [result.status for result in results if result.error]
 
 
 def _parse_message(index: int, raw: msgspec.Raw) -> EmailV1SendCommand:

@@ -18,8 +18,6 @@ IPV6_SITE_BITS: Final = 64
 _PREFETCH_HEADERS: Final = frozenset({b"sec-purpose", b"purpose", b"x-purpose", b"x-moz"})
 _PREFETCH_PURPOSES: Final = (b"prefetch", b"preview", b"prerender")
 
-RawHeaders = Iterable[tuple[bytes, bytes]]
-
 
 class ClientInfo(msgspec.Struct, frozen=True):
     """The client that sent a request."""

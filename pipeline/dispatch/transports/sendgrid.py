@@ -30,7 +30,6 @@ TAKES_MIME: bool = False
 IS_IDEMPOTENT: bool = False
 OPTION_NAMES: tuple[str, ...] = ("ip_pool",)
 MAX_MESSAGE_BYTES: Final = 30_000_000
-MAX_CUSTOM_ARGS_BYTES: Final = 10_000
 
 _REGIONS: Final = {
     "": "https://api.sendgrid.com",
