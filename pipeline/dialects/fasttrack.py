@@ -35,6 +35,9 @@ ACTIVITY_MAX_DEPTH: Final = 64
 """Levels of nesting of one ``activity``; every JSON decoder that reads it later accepts as many."""
 MAX_MESSAGES: Final = 100_000
 """Messages of one request. Each one over the tenant's batch maximum gets its own error, up to this number."""
+MAX_MESSAGE_BYTES: Final = 32_000_000
+"""Bytes of one message's JSON. The largest content that can be sent, two parts of 5 MiB, fits even if each of its
+characters is escaped as ``\\u0431``; decoding more would hold the interpreter's lock for long."""
 MAX_WRAPPER_MEMBERS: Final = 100
 _CONTROL_CHAR: Final = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -164,7 +167,7 @@ def encode_error(status: int, error: str, where: str = "") -> bytes:
 def _items_of_object(body: bytes) -> Sequence[bytes | msgspec.Raw]:
     """Return the items of the only array of objects among an object's members; else of the only empty array."""
     arrays = [split_array(value) for value in member_values(body, MAX_WRAPPER_MEMBERS) if value.startswith(b"[")]
-    object_arrays = [items for items in arrays if any(bytes(item).startswith(b"{") for item in items)]
+    object_arrays = [items for items in arrays if any(memoryview(item)[:1] == b"{" for item in items)]
     candidates = object_arrays or [items for items in arrays if not items]
     if len(candidates) != 1:
         raise Refused(f"expected array, or an object with one array of objects; there are {len(candidates)}", "body")
@@ -173,6 +176,8 @@ def _items_of_object(body: bytes) -> Sequence[bytes | msgspec.Raw]:
 
 def _parse_message(index: int, raw: bytes | msgspec.Raw) -> FastTrackSendCommand:
     """Return the command of one message. Raise Refused with the path inside the message."""
+    if (size := len(raw)) > MAX_MESSAGE_BYTES:
+        raise Refused(f"has {size} bytes; at most {MAX_MESSAGE_BYTES} can be taken")
     message: FastTrackMessage = _decode(_decode_message, raw, "")
     activity: FastTrackActivity = _decode(_decode_activity, message.activity, ".activity")
     _check(activity, message)

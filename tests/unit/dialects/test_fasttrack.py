@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.content.chunks import MAX_PART_BYTES
 from pipeline.dialects import fasttrack
 from pipeline.dialects.fasttrack import FastTrackItemError, FastTrackItemSuccess, FastTrackSendCommand
 from pipeline.errors import Refused
@@ -359,3 +360,17 @@ def test_any_bytes_are_parsed_or_refused(body: bytes) -> None:
 def test_accepted_messages_can_be_encoded_for_the_log(batch: list[Any]) -> None:
     for command in fasttrack.parse_batch(json.dumps(batch).encode())[0]:
         assert msgspec.json.decode(msgspec.json.encode(command), type=FastTrackSendCommand) == command
+
+
+def test_over_long_message_fails_alone_with_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fasttrack, "MAX_MESSAGE_BYTES", 2_000)
+    long = message(content="x" * 2_000, activity=activity(id="long"))
+    commands, errors = read(message(), long)
+    assert [command.identity for command in commands] == ["an-id"]
+    size = len(json.dumps(long))
+    assert errors == [FastTrackItemError(id="long", error=f"[1]: has {size} bytes; at most 2000 can be taken")]
+
+
+def test_message_that_escapes_the_largest_parts_is_not_over_long() -> None:
+    part = "\N{CYRILLIC SMALL LETTER BE}" * (MAX_PART_BYTES // 2)
+    assert len(json.dumps(message(content=part, amp_content=part))) < fasttrack.MAX_MESSAGE_BYTES
