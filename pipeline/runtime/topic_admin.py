@@ -10,9 +10,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
-from pipeline.errors import TopicMismatch
+from pipeline.errors import LogUnavailable, TopicMismatch
 from pipeline.runtime.kafka import MAX_REQUEST_BYTES
 from pipeline.runtime.kafka_clients import create_admin, start_client
+from pipeline.runtime.kafka_diagnosis import RIGHTS_HINT
 from pipeline.settings import Settings
 from topics.registry import TOPICS, Topic
 
@@ -91,7 +92,8 @@ async def differences(settings: Settings) -> list[str]:
     for topic in TOPICS:
         name = settings.topic(topic.name)
         if name not in described:
-            problems.append(f"{name}: doesn't exist; `mailfold topics create` makes it")
+            unseen = "" if settings.kafka_security_protocol == "PLAINTEXT" else f", or may not be seen: {RIGHTS_HINT}"
+            problems.append(f"{name}: doesn't exist; `mailfold topics create` makes it{unseen}")
             continue
         problems += _compare(name, topic, len(described[name]["partitions"]), configs[name], settings)
     return problems
@@ -127,7 +129,11 @@ async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, di
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
     configs: dict[str, dict[str, str]] = {}
     for response in await admin.describe_configs(resources):
-        for _code, _message, _kind, name, entries in response.resources:
+        for code, _message, _kind, name, entries in response.resources:
+            if code:
+                raise LogUnavailable(
+                    f"{name}: its configuration can't be read: {for_code(code).__name__}; {RIGHTS_HINT}"
+                )
             configs[name] = {entry[0]: entry[1] for entry in entries}
     return configs
 
