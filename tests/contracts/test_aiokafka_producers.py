@@ -4,6 +4,7 @@ import inspect
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.producer.message_accumulator import MessageAccumulator, MessageBatch
 from aiokafka.producer.sender import Sender, SendProduceReqHandler
@@ -49,7 +50,10 @@ def test_consumer_fetches_in_one_task_whose_end_nobody_sees() -> None:
     assert "_fetch_task" not in inspect.getsource(Fetcher.fetched_records)
 
 
-def test_request_timeout_is_read_when_a_connection_is_made() -> None:
-    """The worker sets it on the client of Faust's consumer, which then exists and isn't connected."""
+def test_connections_have_the_clients_request_timeout_until_it_is_changed() -> None:
+    """`limit_connecting` sets the client's, and a longer one on each connection that is made."""
     assert "request_timeout_ms=self._request_timeout_ms" in inspect.getsource(AIOKafkaClient._get_conn)
     assert "request_timeout_ms=self._request_timeout_ms" in inspect.getsource(AIOKafkaClient.bootstrap)
+    assert "self._request_timeout" in inspect.getsource(AIOKafkaConnection.send)
+    assert "self._get_conn(node_id" in inspect.getsource(AIOKafkaClient.ready)
+    assert "self._get_conn(node_id" in inspect.getsource(AIOKafkaClient._metadata_update)

@@ -11,7 +11,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types.tuples import ConsumerMessage
 
 from pipeline.errors import LogUnavailable
-from pipeline.runtime.kafka_clients import CONSUMER_REQUEST_TIMEOUT_MS
+from pipeline.runtime.kafka_clients import CONSUMER_REQUEST_TIMEOUT_MS, limit_connecting
 
 FETCH_WAIT_MS: Final = 50
 """Milliseconds that a broker holds a fetch without records. aiokafka sends one fetch per broker at a time: a partition
@@ -52,7 +52,7 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
         consumer._isolation_level = "read_committed"
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         # Not Faust's setting, which also limits its recovery: a frozen broker would hold this worker up as long.
-        consumer._client._request_timeout_ms = CONSUMER_REQUEST_TIMEOUT_MS
+        limit_connecting(consumer._client, CONSUMER_REQUEST_TIMEOUT_MS)
         return consumer
 
     async def _fetch_records(  # type: ignore[override]
