@@ -13,6 +13,7 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.kafka import append_all
+from pipeline.runtime.kafka_clients import get_records
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.sleep import sleep_unless
@@ -127,7 +128,8 @@ class PartitionProjector:
         log.info("projecting partition", partition=number, offset=self.next_offset, end=end)
 
     async def _project_next(self) -> None:
-        fetched = await self.reader.getmany(self.partition, timeout_ms=250, max_records=TRANSACTION_MAX_RECORDS)
+        limits = {"timeout_ms": 250, "max_records": TRANSACTION_MAX_RECORDS}
+        fetched = await get_records(self.reader, self.partition, **limits)
         records = fetched.get(self.partition, [])
         # The position, not the last record's offset + 1: transaction markers take offsets, too.
         position = await self.reader.position(self.partition)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.chaos import by_data, by_kill, by_receivers, by_servers  # noqa: F401  they register their scenarios
+from tests.chaos import by_brokers, by_data, by_kill, by_receivers, by_servers  # noqa: F401  they register their scenarios
 from tests.chaos.judge import Verdict, judge
 from tests.chaos.play import Play, Size, Skipped
 from tests.chaos.scenarios import Scenario
@@ -80,11 +80,15 @@ async def run(scenario: Scenario, given: Servers, seed: int, trial: Trial) -> Re
 
 @contextlib.asynccontextmanager
 async def _disk(scenario: Scenario, given: Servers, folder: Path) -> AsyncIterator[Servers]:
-    """Yield the given servers, or new ones with one of them on a small disk if the scenario needs that."""
+    """Yield the given servers, or new ones: three brokers, or one of the servers on a small disk."""
+    where = folder / "servers"
+    if scenario.brokers > 1:
+        async with servers(where, scenario.brokers) as own:
+            yield own
+        return
     if not scenario.own_disk:
         yield given
         return
-    where = folder / "servers"
     with contextlib.ExitStack() as mounted:
         try:
             mounted.enter_context(small_disk(where / scenario.own_disk, SMALL_DISK_MB))
@@ -98,7 +102,7 @@ async def _play(scenario: Scenario, given: Servers, trial: Trial, result: Result
     size = trial.size
     dice = random.Random(f"{scenario.name} {result.seed}")
     shape = Shape(scenario.counts, _role_env(scenario, given), scenario.brands, trial.tree)
-    env = product_env(given.bootstrap, given.database(), f"chaos{secrets.token_hex(4)}-")
+    env = product_env(given.bootstrap, given.database(), f"chaos{secrets.token_hex(4)}-", given.replicas)
     async with (
         world(env, result.folder, shape) as place,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=50)) as http,

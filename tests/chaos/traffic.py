@@ -102,6 +102,8 @@ class Traffic:
         self._clicks = asyncio.Semaphore(16)
         self._provider: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
+        self.batches = 20
+        """The number of batches that the messages are posted in, at least."""
         self.event_at: dict[tuple[str, str], float] = {}
         """Time at which the webhook for an event of an email was accepted."""
         world.mails.on_mail = self._mailed_elsewhere
@@ -114,7 +116,7 @@ class Traffic:
 
     async def post(self, span: float, padding: int = 0) -> None:
         """Post all messages over ``span`` seconds."""
-        size = max(1, min(500, len(self.stories) // 20))
+        size = max(1, min(500, len(self.stories) // self.batches))
         batches = [self.stories[at : at + size] for at in range(0, len(self.stories), size)]
         self._provider = self._provider or self._task(self._post_webhooks())
         began = time.monotonic()
