@@ -14,7 +14,7 @@ from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.kafka import append_all
 from pipeline.runtime.kafka_clients import get_records
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.logs import bind_log_fields, get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.sleep import sleep_unless
 from projections.columns import is_storable_id
@@ -88,6 +88,7 @@ class PartitionProjector:
 
     async def run(self) -> None:
         """Read and write until stopped; after an offset conflict start again at the offset in Postgres."""
+        bind_log_fields(partition=self.partition.partition)
         while not self.rt.stop.is_set():
             try:
                 await self._start()
