@@ -11,7 +11,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from pipeline.errors import LogUnavailable, TopicMismatch
-from pipeline.runtime.kafka import MAX_REQUEST_BYTES
+from pipeline.runtime.kafka import MAX_REQUEST_BYTES, min_in_sync_replicas
 from pipeline.runtime.kafka_clients import create_admin, start_client
 from pipeline.runtime.kafka_diagnosis import RIGHTS_HINT
 from pipeline.settings import Settings
@@ -29,15 +29,6 @@ def expected_config(topic: Topic) -> dict[str, str]:
     if topic.cleanup == "delete":
         config["retention.ms"] = str(topic.retention_ms)
     return config
-
-
-def min_in_sync_replicas(settings: Settings) -> int:
-    """Return how many replicas must have a record before it is confirmed: all but one, and at least one.
-
-    With Kafka's default of one, `acks=all` may mean the leader alone, and a confirmed record is lost with that broker.
-    With two replicas it is one all the same, or the loss of either broker would stop all writes.
-    """
-    return max(1, settings.replication_factor - 1)
 
 
 def expected_partitions(topic: Topic, settings: Settings) -> int:
