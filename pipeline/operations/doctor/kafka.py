@@ -10,7 +10,8 @@ from aiokafka.errors import KafkaError
 
 from pipeline.operations.doctor.finding import DoctorFinding, fail, ok, warn
 from pipeline.runtime import topic_admin
-from pipeline.runtime.kafka import create_consumer, discover_partitions
+from pipeline.runtime.kafka import discover_partitions
+from pipeline.runtime.kafka_clients import create_consumer, start_client
 from pipeline.runtime.topic_admin import BrokerAddress, ClusterDescription, min_in_sync_replicas
 from pipeline.settings import Settings
 from topics.registry import DELIVERY_EVENTS, EMAIL_CHANGES, PROVIDER_ACKS, SEND_REQUESTS
@@ -95,7 +96,7 @@ async def _connection_error(broker: BrokerAddress) -> str:
 async def _check_clock(settings: Settings) -> DoctorFinding:
     """Return whether any record has a time that this machine's clock has not reached."""
     reader = create_consumer(settings)
-    await reader.start()
+    await start_client(reader, settings)
     try:
         partitions = await discover_partitions(reader, *(settings.topic(topic.name) for topic in TIMED_TOPICS))
         reader.assign(partitions)
