@@ -11,6 +11,7 @@ from pipeline.dispatch.content_reader import open_content_reader
 from pipeline.dispatch.correlation.loop import run_correlation
 from pipeline.dispatch.deliver import NO_PROVIDER, SendJobHandler
 from pipeline.dispatch.intake import run_intake
+from pipeline.dispatch.metrics import DispatchMetrics
 from pipeline.dispatch.routing.routes import get_brand_routing
 from pipeline.dispatch.transports.by_kind import TransportRouter
 from pipeline.errors import NotFound
@@ -27,6 +28,8 @@ async def run(rt: Runtime) -> None:
     limits = ClaimLimits(settings.dispatch_concurrency, settings.lane_concurrency, settings.lease_seconds)
     transport = TransportRouter(timeout=settings.smtp_timeout, local_hostname=settings.mail_domain, clock=rt.clock)
     store = JobStore(rt.pool, QUEUE, limits)
+    metrics = DispatchMetrics(QUEUE)
+    rt.health.use_metrics(metrics)
 
     async def tick() -> None:
         transport.close_idle()
@@ -35,12 +38,12 @@ async def run(rt: Runtime) -> None:
     async with open_content_reader(settings) as reader:
         handle = SendJobHandler(rt, transport, reader)
         url = settings.database_url.get_secret_value()
-        engine = JobEngine(store, limits, handle, settings.dispatch_schedule, url=url, tick=tick)
+        engine = JobEngine(store, limits, handle, settings.dispatch_schedule, url=url, metrics=metrics.jobs, tick=tick)
         try:
             # An error in one loop ends all of them and the role: without one of them it would seem to work.
             async with asyncio.TaskGroup() as loops:
-                loops.create_task(run_intake(rt))
-                loops.create_task(run_correlation(rt))
+                loops.create_task(run_intake(rt, metrics))
+                loops.create_task(run_correlation(rt, metrics))
                 loops.create_task(engine.run(rt.stop))
         finally:
             await transport.close()

@@ -16,6 +16,7 @@ from psycopg_pool import PoolTimeout
 
 from pipeline.errors import LeaseLost, RecoverableError
 from pipeline.jobs.job import EndpointHealth, Job, JobResult, JobState, bury, release, retry
+from pipeline.jobs.metrics import JobMetrics
 from pipeline.jobs.notify import listen
 from pipeline.jobs.retry import next_delay
 from pipeline.jobs.store import ClaimLimits, JobStore, Settlement, notify_channel
@@ -69,6 +70,7 @@ class JobEngine:
         schedule: tuple[float, ...],
         *,
         url: str,
+        metrics: JobMetrics,
         rand: Callable[[], float] = random.random,
         tick: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
@@ -79,6 +81,7 @@ class JobEngine:
         self._url = url
         self._random = rand
         self._tick = tick
+        self._metrics = metrics
         self._wake = asyncio.Event()
         self._has_results = asyncio.Event()
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
@@ -87,6 +90,7 @@ class JobEngine:
         self._running: dict[tuple[str, int], Job] = {}
         """Jobs that use capacity: those of ``_jobs`` without a result."""
         self._results: list[Settlement] = []
+        self._metrics.in_hand.set_function(lambda: len(self._running))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop``; then finish the jobs in hand, release those that were not begun, and return."""
@@ -177,10 +181,14 @@ class JobEngine:
             await self._has_results.wait()
             self._has_results.clear()
             batch, self._results = self._results, []
-            for job in await self._write_results(batch):
+            lost = await self._write_results(batch)
+            for job in lost:
                 logger.warning("lease lost", queue=job.queue, email_id=job.stream, job=job.name)
+                self._metrics.count_lost()
             for job, result in batch:
                 self._forget(job)
+                if job not in lost:
+                    self._metrics.count(result)
                 if result.state is JobState.PENDING and result.delay_s < 60:
                     asyncio.get_running_loop().call_later(result.delay_s, self._wake.set)
 
@@ -188,7 +196,8 @@ class JobEngine:
         delay = 0.1
         while True:
             try:
-                return await self._store.settle(batch)
+                with self._metrics.settle_seconds.time():
+                    return await self._store.settle(batch)
             except DATABASE_UNAVAILABLE_ERRORS as error:
                 logger.warning(
                     "results not written, retrying", queue=self._store.queue, results=len(batch), error=str(error)
