@@ -11,7 +11,8 @@ from aiokafka.errors import KafkaError
 from pipeline.dispatch.intake import SQL
 from pipeline.errors import LogUnavailable
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import create_consumer, discover_partitions
+from pipeline.runtime.kafka import discover_partitions
+from pipeline.runtime.kafka_clients import create_consumer, start_client
 from pipeline.runtime.logs import get_logger
 from topics.registry import PROVIDER_ACKS
 
@@ -48,8 +49,8 @@ class AckBarrier:
     async def _read_ends(self) -> dict[int, int]:
         """Return the end offset of each partition of the acks that has any."""
         reader = create_consumer(self._rt.settings)
+        await start_client(reader, self._rt.settings)
         try:
-            await reader.start()
             partitions = await discover_partitions(reader, self._rt.settings.topic(PROVIDER_ACKS.name))
             ends = await reader.end_offsets(partitions)
         finally:
