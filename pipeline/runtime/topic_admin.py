@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from pipeline.errors import LogUnavailable, TopicMismatch
 from pipeline.runtime.kafka import MAX_REQUEST_BYTES
+from pipeline.runtime.retention_needs import needed_retention_ms, retention_problems
 from pipeline.settings import Settings
 from topics.registry import TOPICS, Topic
 
@@ -22,11 +23,8 @@ with a codec that they may not have."""
 
 
 def expected_config(topic: Topic) -> dict[str, str]:
-    """Return the configuration that a topic must have on the cluster, without `min.insync.replicas`."""
-    config = {"cleanup.policy": topic.cleanup, "max.message.bytes": str(MAX_REQUEST_BYTES)}
-    if topic.cleanup == "delete":
-        config["retention.ms"] = str(topic.retention_ms)
-    return config
+    """Return the configuration that a topic must have on the cluster, without what depends on the settings."""
+    return {"cleanup.policy": topic.cleanup, "max.message.bytes": str(MAX_REQUEST_BYTES)}
 
 
 def min_in_sync_replicas(settings: Settings) -> int:
@@ -86,6 +84,7 @@ async def differences(settings: Settings) -> list[str]:
         configs = await _configs(admin, present)
     finally:
         await admin.close()
+    by_topic = {topic.name: configs[name] for topic in TOPICS if (name := settings.topic(topic.name)) in configs}
     problems: list[str] = []
     for topic in TOPICS:
         name = settings.topic(topic.name)
@@ -93,6 +92,7 @@ async def differences(settings: Settings) -> list[str]:
             problems.append(f"{name}: doesn't exist; `mailfold topics create` makes it")
             continue
         problems += _compare(name, topic, len(described[name]["partitions"]), configs[name], settings)
+        problems += [f"{name}: {problem}; {ALTER_HINT}" for problem in retention_problems(topic, by_topic, settings)]
     return problems
 
 
@@ -148,8 +148,15 @@ def _new_topic(topic: Topic, settings: Settings) -> NewTopic:
         settings.topic(topic.name),
         expected_partitions(topic, settings),
         settings.replication_factor,
-        topic_configs={**expected_config(topic), "min.insync.replicas": str(min_in_sync_replicas(settings))},
+        topic_configs=_new_topic_config(topic, settings),
     )
+
+
+def _new_topic_config(topic: Topic, settings: Settings) -> dict[str, str]:
+    config = {**expected_config(topic), "min.insync.replicas": str(min_in_sync_replicas(settings))}
+    if topic.cleanup == "delete":
+        config["retention.ms"] = str(needed_retention_ms(topic, settings))
+    return config
 
 
 async def _connect(settings: Settings) -> AIOKafkaAdminClient:
