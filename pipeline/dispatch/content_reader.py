@@ -16,7 +16,8 @@ from aiokafka.errors import KafkaError
 from pipeline.content.chunks import unpack_content, unpacked_bytes
 from pipeline.errors import LogUnavailable, Unrecognised
 from pipeline.runtime.batching_loader import BatchLoader
-from pipeline.runtime.kafka import create_consumer, discover_partitions, topic_partition
+from pipeline.runtime.kafka import discover_partitions, topic_partition
+from pipeline.runtime.kafka_clients import create_consumer
 from pipeline.settings import Settings
 from topics.codec import Undecodable, decode
 from topics.contents import ContentChunk, MessageContent

@@ -17,7 +17,8 @@ from pipeline.dispatch.parse import IntakeRows, parse_records
 from pipeline.jobs.store import storable_error
 from pipeline.runtime.append import append_until_confirmed
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import create_consumer, discover_partitions
+from pipeline.runtime.kafka import discover_partitions
+from pipeline.runtime.kafka_clients import create_consumer
 from pipeline.runtime.leader import ReaderOffsets, run_as_leader
 from projections.sql import SqlQueries
 from topics.registry import PROVIDER_ACKS, SEND_REQUESTS

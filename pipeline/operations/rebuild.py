@@ -20,7 +20,8 @@ from pipeline.errors import PermanentError
 from pipeline.project.main import make_sink
 from pipeline.project.partition import TRANSACTION_MAX_RECORDS, FetchedRecords, write_records
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import create_consumer, topic_partition
+from pipeline.runtime.kafka import topic_partition
+from pipeline.runtime.kafka_clients import create_consumer
 from pipeline.runtime.leader import hold_command_lock
 from projections import swap
 from projections.locks import session_lock

@@ -15,7 +15,8 @@ from psycopg_pool import PoolTimeout
 from pipeline.errors import RecoverableError
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.consumed import ConsumedRecord
-from pipeline.runtime.kafka import append_all, create_consumer, topic_partition
+from pipeline.runtime.kafka import append_all, topic_partition
+from pipeline.runtime.kafka_clients import create_consumer
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.sleep import sleep_unless

@@ -18,7 +18,7 @@ from pipeline.project.partition import OutageBackoff, PartitionProjector
 from pipeline.project.ticks import Ticker
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
-from pipeline.runtime.kafka import create_consumer
+from pipeline.runtime.kafka_clients import create_consumer
 from pipeline.runtime.retention import ExpiringRows, run_retention
 from pipeline.runtime.signing import Signer, hash_address, old_hash_of
 from pipeline.runtime.sleep import sleep_unless

@@ -1,4 +1,4 @@
-"""Append to Kafka with one idempotent producer, and create consumers without a group; bootstrap opens it for each role.
+"""Append to Kafka with one idempotent producer, and find partitions; bootstrap opens it for each role.
 
 The producer waits for all in-sync replicas.
 """
@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError
 
 from pipeline.errors import LogUnavailable
 from pipeline.runtime.batch_producer import BatchProducer
+from pipeline.runtime.kafka_clients import create_producer, start_client
 from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from topics.codec import encode
@@ -106,14 +107,7 @@ async def append_all(log: Any, entries: Sequence[LogEntry], *, within: float | N
 @contextlib.asynccontextmanager
 async def open_kafka_log(settings: Settings) -> AsyncIterator[KafkaLog]:
     """Open the log; flush and close it at the end, within 5 seconds. Raise LogUnavailable."""
-    producer = AIOKafkaProducer(
-        bootstrap_servers=settings.kafka_bootstrap,
-        acks="all",
-        enable_idempotence=True,
-        linger_ms=2,
-        max_batch_size=262_144,
-        max_request_size=MAX_REQUEST_BYTES,
-    )
+    producer = create_producer(settings, linger_ms=2, max_batch_size=262_144, max_request_size=MAX_REQUEST_BYTES)
     async with running_producer(producer, settings, 5):
         yield KafkaLog(producer, settings)
 
@@ -123,29 +117,13 @@ async def running_producer(
     producer: AIOKafkaProducer, settings: Settings, stop_timeout_s: float
 ) -> AsyncIterator[None]:
     """Start the producer; flush and close it at the end, within ``stop_timeout_s``. Raise LogUnavailable."""
-    try:
-        await producer.start()
-    except KafkaError as error:
-        await producer.stop()
-        raise LogUnavailable(f"Kafka at KAFKA_BOOTSTRAP={settings.kafka_bootstrap} does not answer: {error}") from error
+    await start_client(producer, settings)
     try:
         yield
     finally:
         with contextlib.suppress(KafkaError, TimeoutError):
             async with asyncio.timeout(stop_timeout_s):
                 await producer.stop()
-
-
-def create_consumer(settings: Settings, *topics: str, **options: Any) -> AIOKafkaConsumer:
-    """Return a consumer that reads committed records only, from the beginning, and never commits offsets by itself."""
-    return AIOKafkaConsumer(
-        *[settings.topic(name) for name in topics],
-        bootstrap_servers=settings.kafka_bootstrap,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-        **options,
-    )
 
 
 def topic_partition(topic: str, partition: int, settings: Settings) -> TopicPartition:

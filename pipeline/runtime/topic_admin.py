@@ -4,14 +4,15 @@ Existing topics are never altered.
 """
 
 import asyncio
-from typing import Any, Final
+from typing import Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import TopicAlreadyExistsError, for_code
 
-from pipeline.errors import LogUnavailable, TopicMismatch
+from pipeline.errors import TopicMismatch
 from pipeline.runtime.kafka import MAX_REQUEST_BYTES
+from pipeline.runtime.kafka_clients import create_admin, start_client
 from pipeline.runtime.retention_needs import needed_retention_ms, retention_problems
 from pipeline.settings import Settings
 from topics.registry import TOPICS, Topic
@@ -160,10 +161,6 @@ def _new_topic_config(topic: Topic, settings: Settings) -> dict[str, str]:
 
 
 async def _connect(settings: Settings) -> AIOKafkaAdminClient:
-    admin: Any = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap, request_timeout_ms=15_000)
-    try:
-        await admin.start()
-    except (KafkaError, OSError) as error:
-        await admin.close()
-        raise LogUnavailable(f"Kafka at KAFKA_BOOTSTRAP={settings.kafka_bootstrap} does not answer: {error}") from error
+    admin = create_admin(settings)
+    await start_client(admin, settings)
     return admin

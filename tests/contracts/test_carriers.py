@@ -24,15 +24,17 @@ from topics.requests import HeaderRecipients, Mailbox
 CARRIERS = ("smtp", *APIS)
 
 
+def transports(timeout_s: float = 20.0) -> TransportRouter:
+    return TransportRouter(timeout=timeout_s, local_hostname="mailfold.test", clock=lambda: NOW)
+
+
 @dataclass
 class World:
     """One provider with the means to make it misbehave."""
 
     kind: str
     server: Api | Receiver
-    fleet: TransportRouter = field(
-        default_factory=lambda: TransportRouter(timeout=1.0, local_hostname="mailfold.test", clock=lambda: NOW)
-    )
+    fleet: TransportRouter = field(default_factory=transports)
 
     @property
     def provider(self) -> Provider:
@@ -53,6 +55,8 @@ class World:
 
     def misbehave(self, how: str) -> None:
         server = self.server
+        if how == "slow":
+            self.fleet = transports(timeout_s=1.0)
         if isinstance(server, Api):
             server.faults += {"hang up": ["reset before"] * 3, "lose": ["reset after"]}.get(how, [])
             server.slow = 2.0 if how == "slow" else 0.0

@@ -20,7 +20,8 @@ from pipeline.dispatch.correlation.store import key_columns, write_and_match
 from pipeline.runtime.append import append_until_confirmed
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
-from pipeline.runtime.kafka import create_consumer, discover_partitions
+from pipeline.runtime.kafka import discover_partitions
+from pipeline.runtime.kafka_clients import create_consumer
 from pipeline.runtime.leader import ReaderOffsets, run_as_leader
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry

@@ -23,6 +23,7 @@ from aiokafka.errors import (
 from pipeline.errors import Fenced, LogUnavailable
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.kafka import MAX_REQUEST_BYTES, running_producer
+from pipeline.runtime.kafka_clients import create_producer
 from pipeline.runtime.partitioner import partition_of_key
 from pipeline.settings import Settings
 from pipeline.webhooks.normalize import EncodedRecord
@@ -195,10 +196,8 @@ async def _send(producer: Any, batch: Any, topic: str, partition: int) -> int:
 
 
 def _producer(settings: Settings, transactional_id: str | None = None) -> AIOKafkaProducer:
-    return AIOKafkaProducer(
-        bootstrap_servers=settings.kafka_bootstrap,
-        acks="all",
-        enable_idempotence=True,
+    return create_producer(
+        settings,
         linger_ms=0,
         max_batch_size=MAX_REQUEST_BYTES,
         max_request_size=MAX_REQUEST_BYTES,
