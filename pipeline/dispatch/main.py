@@ -1,7 +1,7 @@
 """The role `mailfold dispatch`: send the emails of `send-requests` and write `provider-acks`.
 
-It runs three loops: the intake turns requests and acks into jobs, the job engine sends them, and correlation
-(:mod:`pipeline.dispatch.correlation.loop`) finds the email of events that do not name one.
+It runs four loops: the intake turns requests and acks into jobs, the job engine sends them, correlation
+(:mod:`pipeline.dispatch.correlation.loop`) finds the email of events that do not name one, and old jobs are deleted.
 """
 
 import asyncio
@@ -17,8 +17,10 @@ from pipeline.dispatch.routing.routes import get_brand_routing
 from pipeline.dispatch.transports.by_kind import TransportRouter
 from pipeline.errors import NotFound, PermanentError
 from pipeline.jobs.engine import JobEngine
+from pipeline.jobs.retention import expiring_jobs
 from pipeline.jobs.store import ClaimLimits, JobStore
 from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.retention import run_retention
 from topics.codec import NewerRecord
 
 QUEUE = "dispatch"
@@ -52,6 +54,7 @@ async def run(rt: Runtime) -> None:
             async with asyncio.TaskGroup() as loops:
                 loops.create_task(run_intake(rt, metrics))
                 loops.create_task(run_correlation(rt, metrics))
+                loops.create_task(run_retention(rt, expiring_jobs(QUEUE, settings)))
                 loops.create_task(engine.run(rt.stop))
         except ExceptionGroup as group:
             # What an operator must do is one sentence, not a group of tracebacks.
