@@ -13,13 +13,14 @@ from typing import Final
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
+from pipeline.errors import LogUnavailable
 from pipeline.project.compacted_topics import follow_topic
 from pipeline.project.observer import ProjectObserver
 from pipeline.project.partition import OutageBackoff, PartitionProjector
 from pipeline.project.ticks import Ticker
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
-from pipeline.runtime.kafka_clients import create_consumer
+from pipeline.runtime.kafka_clients import create_consumer, start_client
 from pipeline.runtime.signing import Signer, hash_address, old_hash_of
 from pipeline.runtime.sleep import sleep_unless
 from pipeline.settings import Settings
@@ -64,7 +65,7 @@ async def _project_changes(rt: Runtime, observer: ProjectObserver) -> None:
     while not rt.stop.is_set():
         try:
             await _project_with_consumer(rt, backoff, observer)
-        except KafkaError as error:
+        except (KafkaError, LogUnavailable) as error:
             await backoff.wait_after_failure(error)
 
 
@@ -79,7 +80,7 @@ async def _project_with_consumer(rt: Runtime, backoff: OutageBackoff, observer: 
     projectors = PartitionProjectors(rt, reader, observer)
     ticker: asyncio.Task[None] | None = None
     try:
-        await reader.start()
+        await start_client(reader, rt.settings)
         backoff.reset()
         observer.begin(reader, projectors.projectors)
         reader.subscribe([rt.settings.topic(EMAIL_CHANGES.name)], listener=projectors)

@@ -42,7 +42,7 @@ async def test_sound_installation_fails_nothing_and_a_wrong_clock_or_credential_
 
     async with open_runtime(settings) as rt:
         topic = settings.topic(SEND_REQUESTS.name)
-        await rt.log._producer.send_and_wait(topic, b"x", timestamp_ms=rt.clock() + 600_000)
+        await rt.log._producers.current.send_and_wait(topic, b"x", timestamp_ms=rt.clock() + 600_000)
     code, found = await examined(
         settings.model_copy(update={"secret": SecretStr("another-secret-for-tests-of-at-least-32-characters")})
     )

@@ -10,9 +10,9 @@ from aiokafka.errors import KafkaError
 
 from pipeline.operations.doctor.finding import DoctorFinding, fail, ok, warn
 from pipeline.runtime import topic_admin
-from pipeline.runtime.kafka import discover_partitions
+from pipeline.runtime.kafka import discover_partitions, min_in_sync_replicas
 from pipeline.runtime.kafka_clients import create_consumer, start_client
-from pipeline.runtime.topic_admin import BrokerAddress, ClusterDescription, min_in_sync_replicas
+from pipeline.runtime.topic_admin import BrokerAddress, ClusterDescription
 from pipeline.settings import Settings
 from topics.registry import DELIVERY_EVENTS, EMAIL_CHANGES, PROVIDER_ACKS, SEND_REQUESTS
 
