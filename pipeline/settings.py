@@ -190,6 +190,16 @@ class Settings(BaseSettings):
         le=400,
         description="Days for which a provider's message id is stored, to correlate events that name no email.",
     )
+    idempotency_days: float = Field(
+        400,
+        ge=7,
+        le=36_500,
+        description="Days for which a repeated request is recognised by its identity and not sent again: identities "
+        "and finished jobs are deleted then.",
+    )
+    dead_job_days: float = Field(
+        400, ge=7, le=36_500, description="Days for which a dead job can be shown and replayed; then it is deleted."
+    )
     inbound_host: str = Field(
         "",
         description="Address on which the gateway listens for inbound mail by SMTP. Empty: it does not; `up` starts "

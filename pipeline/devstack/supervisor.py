@@ -21,7 +21,7 @@ from pipeline.devstack.servers.restarter import Restarter
 from pipeline.devstack.servers.threads import run_in_background
 from pipeline.runtime import topic_admin
 from pipeline.runtime.bootstrap import check_role_settings
-from pipeline.runtime.database import open_database
+from pipeline.runtime.schema import migrate_database
 from pipeline.settings import Settings, environment_of
 
 ROLES: Final = ("gateway", "worker", "dispatch", "project", "emit", "sandbox")
@@ -118,8 +118,7 @@ class Stack:
         check_role_settings(self.settings)
         self._tell("topics and tables")
         await topic_admin.create(self.settings)
-        async with open_database(self.settings, size=1):
-            pass
+        await migrate_database(self.settings)
         if self._prepare is not None:
             await self._prepare(self.settings)
         for role in self._roles:

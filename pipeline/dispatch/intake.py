@@ -2,8 +2,9 @@
 
 Run by `mailfold dispatch`. One dispatcher at a time reads: it holds a lock that Postgres takes back from a process
 that died or froze. A batch is written only if the stored offsets are those the reader started from, so the batch
-of a frozen predecessor fails as a whole. Before the requests of a partition are read for the first time, its acks
-are read to their end: a database that is rebuilt from the log must not send again what was already sent.
+of a frozen predecessor fails as a whole. Before the requests of a partition are read, at every start, its acks are
+read to their end: a database that was restored or rebuilt must not send again what was already sent.
+:mod:`pipeline.dispatch.ack_barrier` holds back the jobs that it has already.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,11 +58,11 @@ class JobIntake:
             await self._assign(reader)
             self._progress.begin(reader, lambda: self._positions.next_offsets, lambda: len(self._paused))
             while True:
+                if self._paused:
+                    await self._resume_requests(reader)
                 batches = await get_records(reader, timeout_ms=500, max_records=MAX_RECORDS_PER_POLL)
                 if batches:
                     await self._write_batches(batches)
-                if self._paused:
-                    await self._resume_requests(reader)
         finally:
             self._progress.end()
             await reader.stop()
@@ -70,27 +71,33 @@ class JobIntake:
         stored = await self._positions.stored_offsets()
         all_partitions = await discover_partitions(reader, *self._positions.topics)
         reader.assign(all_partitions)
-        beginnings, ends = await reader.beginning_offsets(all_partitions), await reader.end_offsets(all_partitions)
+        beginnings, ends = await reader.beginning_offsets(all_partitions), await self._positions.ends(reader, stored)
+        acks = self._rt.settings.topic(PROVIDER_ACKS.name)
         for partition in all_partitions:
             self._positions.next_offsets[partition] = stored.get(partition, beginnings[partition])
             reader.seek(partition, self._positions.next_offsets[partition])
-        acks = self._rt.settings.topic(PROVIDER_ACKS.name)
-        for partition in all_partitions:
-            if partition not in stored and partition.topic != acks:
+            if partition.topic != acks:
                 ack_partition = TopicPartition(acks, partition.partition)
                 self._paused[partition] = (ack_partition, ends[ack_partition])
                 reader.pause(partition)
-        new = [tp for tp in all_partitions if tp not in stored and tp not in self._paused]
-        await self._positions.add_partitions(new)
+        await self._positions.add_partitions([each for each in all_partitions if each not in stored])
 
     async def _resume_requests(self, reader: AIOKafkaConsumer) -> None:
         """Resume partitions of requests whose acks are read up to where they ended when this reader started."""
         for partition, (acks, end) in list(self._paused.items()):
             # The consumer's position also passes offsets without a record, such as transaction markers.
-            if max(self._positions.next_offsets[acks], await reader.position(acks)) >= end:
-                await self._positions.add_partitions([partition])
+            position = await reader.position(acks)
+            if position > self._positions.next_offsets[acks]:
+                await self._store_position(acks, position)
+            if self._positions.next_offsets[acks] >= end:
                 del self._paused[partition]
                 reader.resume(partition)
+
+    async def _store_position(self, partition: TopicPartition, position: int) -> None:
+        """Store a position that is after the last record: the engines of all dispatchers wait for it."""
+        async with self._rt.pool.connection() as connection:
+            await self._positions.advance(connection, {partition: position})
+        self._positions.next_offsets[partition] = position
 
     async def _write_batches(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
         for partition, records in batches.items():

@@ -21,10 +21,11 @@ from pipeline.project.ticks import Ticker
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.kafka_clients import create_consumer, start_client
+from pipeline.runtime.retention import ExpiringRows, run_retention
 from pipeline.runtime.signing import Signer, hash_address, old_hash_of
 from pipeline.runtime.sleep import sleep_unless
 from pipeline.settings import Settings
-from projections import suppressions, templates
+from projections import sink, suppressions, templates
 from projections.sink import Sink
 from topics.registry import EMAIL_CHANGES, SUPPRESSIONS, TEMPLATES
 
@@ -52,11 +53,18 @@ def _old_digest(signer: Signer, address: str) -> bytes:
 
 
 async def run(rt: Runtime) -> None:
-    """Project changes, templates and operators' suppression decisions until ``rt.stop``."""
+    """Project changes, templates and operators' suppression decisions, and expire identities, until ``rt.stop``."""
     # A template is read whole and may have 250 kB; a decision has a few hundred bytes.
     compacted = (follow_topic(rt, TEMPLATES, templates, 20), follow_topic(rt, SUPPRESSIONS, suppressions, 2000))
     observer = ProjectObserver(rt)
-    await asyncio.gather(_project_changes(rt, observer), *compacted)
+    expiry = run_retention(rt, [expiring_identities(rt.settings)])
+    await asyncio.gather(_project_changes(rt, observer), *compacted, expiry)
+
+
+def expiring_identities(settings: Settings) -> ExpiringRows:
+    """Return the identities that expire: reservations of email ids, by which another recipient is refused."""
+    values = {"days": settings.idempotency_days}
+    return ExpiringRows("intake.identities", sink.SQL["expire_identities"], values)
 
 
 async def _project_changes(rt: Runtime, observer: ProjectObserver) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from pipeline.errors import LogUnavailable, PermanentError
+from pipeline.errors import LogTooShort, LogUnavailable, PermanentError
 from pipeline.project.metrics import ProjectMetrics
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.consumed import ConsumedRecord
@@ -22,7 +22,7 @@ from pipeline.runtime.sleep import sleep_unless
 from projections.columns import is_storable_id
 from projections.sink import ChangeBatch, Connection, OffsetConflict, Sink
 from topics.changes import EmailChange, Tick
-from topics.codec import Undecodable, decode
+from topics.codec import NewerRecord, Undecodable, decode
 from topics.dead_letters import DeadLetter
 from topics.registry import DEAD_LETTERS, EMAIL_CHANGES
 
@@ -48,10 +48,6 @@ BuryRecords = Callable[[Sequence[tuple[Any, str]]], Awaitable[None]]
 
 class TooManyUndecodable(PermanentError):
     """A batch has so many undecodable records that this program must be wrong; it is retried."""
-
-
-class LogTooShort(PermanentError):
-    """The log ends before what was projected from it: another cluster, or a topic made anew."""
 
 
 class OutageBackoff:
@@ -109,7 +105,7 @@ class PartitionProjector:
                     await self._project_next()
             except OffsetConflict as conflict:
                 log.warning("offset conflict, restarting from the offset in Postgres", conflict=str(conflict))
-            except (TooManyUndecodable, LogTooShort) as error:
+            except (TooManyUndecodable, LogTooShort, NewerRecord) as error:
                 log.critical(
                     "projection halted",
                     partition=self.partition.partition,
@@ -246,7 +242,10 @@ async def _store(
 
 
 def decode_changes(records: Sequence[Any]) -> tuple[list[DecodedChange], list[tuple[Any, str]]]:
-    """Return the decoded changes, and the other records with their errors. Raises TooManyUndecodable."""
+    """Return the decoded changes, and the other records with their errors.
+
+    Raises TooManyUndecodable, and NewerRecord for a version that only a newer projector knows.
+    """
     decoded: list[DecodedChange] = []
     broken: list[tuple[Any, str]] = []
     for record in records:
@@ -257,6 +256,8 @@ def decode_changes(records: Sequence[Any]) -> tuple[list[DecodedChange], list[tu
             decoded.append((record, change))
         except Undecodable as error:
             broken.append((record, str(error)))
+        except NewerRecord as error:
+            raise error.at(ConsumedRecord.of(EMAIL_CHANGES, record.partition, record).place) from None
     if len(broken) > max(MAX_UNDECODABLE_RECORDS, MAX_UNDECODABLE_SHARE * len(records)):
         raise TooManyUndecodable(f"{len(broken)} of {len(records)} records, first: {broken[0][1]}")
     return decoded, broken

@@ -15,6 +15,7 @@ from pipeline.errors import LogUnavailable, TopicMismatch
 from pipeline.runtime.kafka import MAX_REQUEST_BYTES, min_in_sync_replicas
 from pipeline.runtime.kafka_clients import create_admin, start_client
 from pipeline.runtime.kafka_diagnosis import RIGHTS_HINT
+from pipeline.runtime.retention_needs import needed_retention_ms, retention_problems
 from pipeline.settings import Settings
 from topics.registry import TOPICS, Topic
 
@@ -50,11 +51,8 @@ class ClusterDescription(msgspec.Struct, frozen=True):
 
 
 def expected_config(topic: Topic) -> dict[str, str]:
-    """Return the configuration that a topic must have on the cluster, without `min.insync.replicas`."""
-    config = {"cleanup.policy": topic.cleanup, "max.message.bytes": str(MAX_REQUEST_BYTES)}
-    if topic.cleanup == "delete":
-        config["retention.ms"] = str(topic.retention_ms)
-    return config
+    """Return the configuration that a topic must have on the cluster, without what depends on the settings."""
+    return {"cleanup.policy": topic.cleanup, "max.message.bytes": str(MAX_REQUEST_BYTES)}
 
 
 def expected_partitions(topic: Topic, settings: Settings) -> int:
@@ -105,6 +103,7 @@ async def differences(settings: Settings) -> list[str]:
         configs = await _configs(admin, present)
     finally:
         await admin.close()
+    by_topic = {topic.name: configs[name] for topic in TOPICS if (name := settings.topic(topic.name)) in configs}
     problems: list[str] = []
     for topic in TOPICS:
         name = settings.topic(topic.name)
@@ -113,6 +112,7 @@ async def differences(settings: Settings) -> list[str]:
             problems.append(f"{name}: doesn't exist; `mailfold topics create` makes it{unseen}")
             continue
         problems += _compare(name, topic, len(described[name]["partitions"]), configs[name], settings)
+        problems += [f"{name}: {problem}; {ALTER_HINT}" for problem in retention_problems(topic, by_topic, settings)]
     return problems
 
 
@@ -194,8 +194,15 @@ def _new_topic(topic: Topic, settings: Settings) -> NewTopic:
         settings.topic(topic.name),
         expected_partitions(topic, settings),
         settings.replication_factor,
-        topic_configs={**expected_config(topic), "min.insync.replicas": str(min_in_sync_replicas(settings))},
+        topic_configs=_new_topic_config(topic, settings),
     )
+
+
+def _new_topic_config(topic: Topic, settings: Settings) -> dict[str, str]:
+    config = {**expected_config(topic), "min.insync.replicas": str(min_in_sync_replicas(settings))}
+    if topic.cleanup == "delete":
+        config["retention.ms"] = str(needed_retention_ms(topic, settings))
+    return config
 
 
 async def _connect(settings: Settings) -> AIOKafkaAdminClient:

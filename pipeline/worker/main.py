@@ -24,6 +24,7 @@ from pipeline.worker.streaming.observer import FlowObserver
 from pipeline.worker.streaming.producer import open_event_producer
 from pipeline.worker.streaming.runner import run_flow
 from pipeline.worker.topology import build_topology
+from topics.codec import NewerRecord
 
 _log = get_logger("mailfold.worker")
 
@@ -94,14 +95,17 @@ def tune_garbage_collector() -> None:
 
 
 def main(settings: Settings) -> None:
-    """Run the worker and return after SIGTERM; exit 1 after a crash, so that the supervisor restarts it."""
+    """Run the worker and return after SIGTERM; exit 1 after a crash, so that the supervisor restarts it.
+
+    Raises MailfoldError, and NewerRecord at a record that only a newer worker knows.
+    """
     check_role_settings(settings)
     configure_logging(settings, "worker")
     crashpoints.arm(settings)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))
-    except MailfoldError:
+    except (MailfoldError, NewerRecord):
         raise
     except Exception:
         _log.exception("worker crashed")

@@ -208,11 +208,9 @@ async def test_dead_job_does_not_block_followers(pool: Pool) -> None:
     assert follower.seq == 2
 
 
-async def test_held_jobs_are_claimed_after_release(pool: Pool) -> None:
+async def test_held_jobs_are_not_claimed(pool: Pool) -> None:
     await put(pool, 3, state="held")
     assert await store(pool).claim() == []
-    await store(pool).release_held_jobs()
-    assert len(await store(pool).claim()) == 3
 
 
 # ------------------------------------------------------------------------------ lanes

@@ -83,14 +83,14 @@ class Correlator:
         stored = await self._positions.stored_offsets()
         partitions = await discover_partitions(reader, *self._positions.topics)
         reader.assign(partitions)
+        ends = await self._positions.ends(reader, stored)
         new = [partition for partition in partitions if partition not in stored]
         first = stored | await self._first_offsets(reader, new)
         for partition in partitions:
             self._positions.next_offsets[partition] = first[partition]
             reader.seek(partition, first[partition])
         await self._positions.add_partitions(new)
-        acks = [partition for partition in partitions if partition.topic == self._acks_topic]
-        self._unread_ack_ends = dict(await reader.end_offsets(acks))
+        self._unread_ack_ends = {place: end for place, end in ends.items() if place.topic == self._acks_topic}
 
     async def _has_read_acks(self, reader: AIOKafkaConsumer) -> bool:
         for partition, end in list(self._unread_ack_ends.items()):

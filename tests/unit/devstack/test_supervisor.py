@@ -175,6 +175,34 @@ def test_large_log_is_rotated_at_the_next_start(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "sleeper.log.1").read_text() == "0123456789 and more"
 
 
+async def test_large_log_of_a_running_child_is_rotated_and_the_child_writes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.devstack.servers.process.LOG_MAX_BYTES", 10)
+    monkeypatch.setattr("pipeline.devstack.servers.restarter.LOG_CHECK_INTERVAL_S", 0.01)
+    log, earlier = tmp_path / "writer.log", tmp_path / "writer.log.1"
+    code = f"""
+        import os, pathlib, time
+        print("much at first", flush=True)
+        while not pathlib.Path({str(earlier)!r}).exists() or pathlib.Path({str(log)!r}).stat().st_size:
+            time.sleep(0.01)
+        print("more", flush=True)
+        time.sleep(600)
+        """
+    restarter = Restarter(
+        sleeper(tmp_path, textwrap.dedent(code), "writer"), PidFiles(tmp_path / "pids"), lambda _: None
+    )
+    restarter.start_watching()
+    try:
+        async with asyncio.timeout(20):
+            while log.read_text() != "more\n":
+                await asyncio.sleep(0.01)
+        assert earlier.read_text() == "much at first\n"
+        assert stat.S_IMODE(earlier.stat().st_mode) == 0o600
+    finally:
+        await restarter.stop(1)
+
+
 async def test_background_work_returns_raises_and_can_be_abandoned() -> None:
     assert await run_in_background(lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
