@@ -45,7 +45,8 @@ class RightsHolder(StrEnum):
     PROJECT = "project"
     EMIT = "emit"
     COMMANDS = "commands"
-    """`status`, `trace`, `dead`, `renormalize`, `rebuild`, `templates`, `suppressions`, `inbound`, `topics check`."""
+    """`status`, `doctor`, `trace`, `dead`, `renormalize`, `rebuild`, `templates`, `suppressions`, `inbound`,
+    `topics check`."""
     SETUP = "setup"
     """`topics create`."""
 
@@ -91,6 +92,7 @@ _OTHER_RIGHTS: Final[dict[RightsHolder, tuple[KafkaRight, ...]]] = {
     RightsHolder.PROJECT: (KafkaRight("group", CONSUMER_GROUP, "Read"),),
     RightsHolder.COMMANDS: (
         KafkaRight("group", WORKER_GROUP, "Describe"),
+        KafkaRight("group", CONSUMER_GROUP, "Describe"),
         *(KafkaRight("topic", topic.name, "DescribeConfigs") for topic in TOPICS),
     ),
     RightsHolder.SETUP: tuple(
