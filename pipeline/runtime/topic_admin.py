@@ -10,9 +10,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
-from pipeline.errors import TopicMismatch
-from pipeline.runtime.kafka import MAX_REQUEST_BYTES
+from pipeline.errors import LogUnavailable, TopicMismatch
+from pipeline.runtime.kafka import MAX_REQUEST_BYTES, min_in_sync_replicas
 from pipeline.runtime.kafka_clients import create_admin, start_client
+from pipeline.runtime.kafka_diagnosis import RIGHTS_HINT
 from pipeline.runtime.retention_needs import needed_retention_ms, retention_problems
 from pipeline.settings import Settings
 from topics.registry import TOPICS, Topic
@@ -26,15 +27,6 @@ with a codec that they may not have."""
 def expected_config(topic: Topic) -> dict[str, str]:
     """Return the configuration that a topic must have on the cluster, without what depends on the settings."""
     return {"cleanup.policy": topic.cleanup, "max.message.bytes": str(MAX_REQUEST_BYTES)}
-
-
-def min_in_sync_replicas(settings: Settings) -> int:
-    """Return how many replicas must have a record before it is confirmed: all but one, and at least one.
-
-    With Kafka's default of one, `acks=all` may mean the leader alone, and a confirmed record is lost with that broker.
-    With two replicas it is one all the same, or the loss of either broker would stop all writes.
-    """
-    return max(1, settings.replication_factor - 1)
 
 
 def expected_partitions(topic: Topic, settings: Settings) -> int:
@@ -90,7 +82,8 @@ async def differences(settings: Settings) -> list[str]:
     for topic in TOPICS:
         name = settings.topic(topic.name)
         if name not in described:
-            problems.append(f"{name}: doesn't exist; `mailfold topics create` makes it")
+            unseen = "" if settings.kafka_security_protocol == "PLAINTEXT" else f", or may not be seen: {RIGHTS_HINT}"
+            problems.append(f"{name}: doesn't exist; `mailfold topics create` makes it{unseen}")
             continue
         problems += _compare(name, topic, len(described[name]["partitions"]), configs[name], settings)
         problems += [f"{name}: {problem}; {ALTER_HINT}" for problem in retention_problems(topic, by_topic, settings)]
@@ -127,7 +120,11 @@ async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, di
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
     configs: dict[str, dict[str, str]] = {}
     for response in await admin.describe_configs(resources):
-        for _code, _message, _kind, name, entries in response.resources:
+        for code, _message, _kind, name, entries in response.resources:
+            if code:
+                raise LogUnavailable(
+                    f"{name}: its configuration can't be read: {for_code(code).__name__}; {RIGHTS_HINT}"
+                )
             configs[name] = {entry[0]: entry[1] for entry in entries}
     return configs
 
