@@ -122,7 +122,7 @@ from chosen
 where j.ctid = chosen.tid
 returning
     j.queue, j.stream::text, j.seq, j.name, j.lane, j.attempts, j.attempts - j.replayed_after,
-    chosen.state = 'attempting', j.lease_token::text, j.payload, j.route
+    chosen.state = 'attempting', j.lease_token::text, j.payload, j.route, pg_postmaster_start_time()
 
 -- name: park
 -- A job behind an earlier one that is not due yet (or that an operator must decide about) is not due either. It is moved
@@ -294,10 +294,6 @@ where queue = %(queue)s and stream = %(stream)s and name = %(name)s and state in
 -- name: wake_followers
 update jobs.jobs set due_at = now()
 where queue = %(queue)s and stream = %(stream)s and state = 'pending' and due_at = 'infinity'
-
--- name: release
--- Jobs that were held until the end of the log was reached.
-update jobs.jobs set state = 'pending', due_at = now() where queue = %(queue)s and state = 'held' and payload <> ''
 
 -- name: notify
 select pg_notify(%(channel)s, '')

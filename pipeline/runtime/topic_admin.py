@@ -6,6 +6,7 @@ Existing topics are never altered.
 import asyncio
 from typing import Final
 
+import msgspec
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
@@ -22,6 +23,31 @@ ALTER_HINT: Final = "alter it with your cluster's tools"
 READABLE_COMPRESSIONS: Final = frozenset({"producer", "uncompressed", "gzip"})
 """Values of `compression.type` that suit all of our readers; with any other, the broker recompresses every record
 with a codec that they may not have."""
+
+
+class BrokerAddress(msgspec.Struct, frozen=True):
+    """A broker, at the address that it tells its clients."""
+
+    node_id: int
+    host: str
+    port: int
+
+
+class PartitionReplicas(msgspec.Struct, frozen=True):
+    """The replicas of one partition and those that are in sync, by node id; ``leader`` is -1 without one."""
+
+    topic: str
+    partition: int
+    leader: int
+    replicas: tuple[int, ...]
+    in_sync: tuple[int, ...]
+
+
+class ClusterDescription(msgspec.Struct, frozen=True):
+    """The cluster's brokers, and the partitions of our topics that exist."""
+
+    brokers: tuple[BrokerAddress, ...]
+    partitions: tuple[PartitionReplicas, ...]
 
 
 def expected_config(topic: Topic) -> dict[str, str]:
@@ -88,6 +114,28 @@ async def differences(settings: Settings) -> list[str]:
         problems += _compare(name, topic, len(described[name]["partitions"]), configs[name], settings)
         problems += [f"{name}: {problem}; {ALTER_HINT}" for problem in retention_problems(topic, by_topic, settings)]
     return problems
+
+
+async def describe_cluster(settings: Settings) -> ClusterDescription:
+    """Return the cluster's brokers and the replicas of our topics' partitions. Raise LogUnavailable."""
+    admin = await _connect(settings)
+    try:
+        brokers = (await admin.describe_cluster())["brokers"]
+        existing = set(await admin.list_topics())
+        names = [name for topic in TOPICS if (name := settings.topic(topic.name)) in existing]
+        topics = await admin.describe_topics(names) if names else []
+    finally:
+        await admin.close()
+    return ClusterDescription(
+        tuple(BrokerAddress(row["node_id"], row["host"], row["port"]) for row in brokers),
+        tuple(
+            PartitionReplicas(
+                *(topic["topic"], row["partition"], row["leader"]), tuple(row["replicas"]), tuple(row["isr"])
+            )
+            for topic in topics
+            for row in topic["partitions"]
+        ),
+    )
 
 
 def _compare(name: str, topic: Topic, partitions: int, config: dict[str, str], settings: Settings) -> list[str]:

@@ -16,7 +16,7 @@ from pipeline.runtime.retention import ExpiringRows, run_retention
 from pipeline.settings import Settings
 from projections.sink import Sink
 from tests.architecture.repository import section, table, text
-from tests.support.changes import T0, Log, event, request, told
+from tests.support.changes import T0, Log, conversion_result, event, request
 from tests.support.seeing import rows, until
 from tests.support.working import Role, beside
 from topics.conversions import ConversionOutcome, ConversionWord
@@ -59,7 +59,7 @@ async def test_role_deletes_old_rows_while_it_works(
 
 async def test_late_fact_sends_no_conversion_again_whose_job_expired(settings: Settings) -> None:
     log = Log().fold(request(1)).fold(event(1, EventKind.DELIVERED, T0))
-    log.fold(told(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0))
+    log.fold(conversion_result(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0))
     log.fold(event(1, EventKind.OPENED, T0 + 5))
     sink, (before, late) = Sink(str.encode), log.runs(3)
     async with open_runtime(settings, signals=False) as rt, rt.pool.connection() as connection:

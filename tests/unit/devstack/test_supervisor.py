@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline.devstack import supervisor
 from pipeline.devstack.servers import jars, kafka, postgres
 from pipeline.devstack.servers.data_dir import DataDir, ResourceInUse, find_free_port, is_port_taken
 from pipeline.devstack.servers.orphans import PidFiles
@@ -84,6 +85,22 @@ def test_settings_written_to_an_environment_are_read_back_unchanged(
     for name, value in environment_of(settings).items():
         monkeypatch.setenv(name, value)
     assert load_settings() == settings
+
+
+def test_taken_ops_port_is_replaced_unless_an_operator_chose_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = Settings().ops_port_worker
+    monkeypatch.setattr(supervisor, "is_port_taken", lambda _host, port: port == taken)
+    data_dir = DataDir(tmp_path)
+    ports = [supervisor.complete_settings(Settings(ops_port_emit=0), data_dir) for _ in range(2)]
+    assert ports[0].ops_port_worker != taken
+    assert [each.ops_port_worker for each in ports] == [data_dir.ports()["ops_port_worker"]] * 2
+    assert [each.ops_port_emit for each in ports] == [data_dir.ports()["ops_port_emit"]] * 2
+    assert ports[0].ops_port_gateway == Settings().ops_port_gateway
+    chosen = supervisor.complete_settings(Settings(ops_port_worker=taken), data_dir)
+    assert chosen.ops_port_worker == taken, "the start says that it is taken"
+    assert supervisor.complete_settings(Settings(ops_host="", ops_port_emit=0), data_dir).ops_port_emit == 0
 
 
 async def test_orphans_are_ended_and_processes_with_reused_ids_are_not(tmp_path: Path) -> None:
