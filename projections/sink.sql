@@ -2,8 +2,10 @@
 -- A rebuild's swap takes this lock alone; projectors share it. The local search_path says which schema is written.
 -- Without fsync at commit: rows and offsets go together, so what a crash of Postgres takes back is read again, and
 -- WAL is flushed in order, so nobody's durable answer can rest on rows that are lost.
+-- A batch that took too long would take as long when it is repeated, so it may take longer than other statements.
 select set_config('search_path', %(schema)s, true),
        set_config('synchronous_commit', 'off', true),
+       set_config('statement_timeout', '10min', true),
        case when %(live)s then pg_advisory_xact_lock_shared(%(lock)s) end
 
 -- name: next_offset

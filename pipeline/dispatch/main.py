@@ -17,6 +17,7 @@ from pipeline.errors import NotFound
 from pipeline.jobs.engine import JobEngine
 from pipeline.jobs.store import ClaimLimits, JobStore
 from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.conninfo import session_conninfo
 
 QUEUE = "dispatch"
 
@@ -34,8 +35,8 @@ async def run(rt: Runtime) -> None:
 
     async with open_content_reader(settings) as reader:
         handle = SendJobHandler(rt, transport, reader)
-        url = settings.database_url.get_secret_value()
-        engine = JobEngine(store, limits, handle, settings.dispatch_schedule, url=url, tick=tick)
+        conninfo = session_conninfo(settings)
+        engine = JobEngine(store, limits, handle, settings.dispatch_schedule, conninfo=conninfo, tick=tick)
         try:
             # An error in one loop ends all of them and the role: without one of them it would seem to work.
             async with asyncio.TaskGroup() as loops:

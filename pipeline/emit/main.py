@@ -1,11 +1,14 @@
 """The role `mailfold emit`: send the pending conversions, which the projector has stored as jobs, to Fast Track."""
 
+from functools import partial
+
 from pipeline import admin
 from pipeline.emit.emitter import NO_DESTINATION, ConversionJobHandler
 from pipeline.emit.http import open_conversion_client
 from pipeline.jobs.engine import JobEngine
 from pipeline.jobs.store import ClaimLimits, JobStore
 from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.conninfo import session_conninfo
 
 QUEUE = "emit"
 
@@ -17,10 +20,8 @@ async def run(rt: Runtime) -> None:
     store = JobStore(rt.pool, QUEUE, limits)
     async with open_conversion_client(settings) as client:
         handle = ConversionJobHandler(rt, client)
-        url = settings.database_url.get_secret_value()
-        engine = JobEngine(
-            store, limits, handle, settings.emit_schedule, url=url, tick=lambda: _resume_lanes(rt, store)
-        )
+        conninfo, tick = session_conninfo(settings), partial(_resume_lanes, rt, store)
+        engine = JobEngine(store, limits, handle, settings.emit_schedule, conninfo=conninfo, tick=tick)
         await engine.run(rt.stop)
 
 

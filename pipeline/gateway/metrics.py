@@ -7,12 +7,10 @@ import time
 from pathlib import Path
 from typing import Final
 
-import psycopg
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from psycopg_pool import PoolTimeout
 
 from pipeline.dispatch.correlation.parked import SQL as CORRELATION
-from pipeline.runtime.database import Pool
+from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool
 from projections.sql import SqlQueries
 
 SQL = SqlQueries(Path(__file__).with_name("metrics.sql"))
@@ -132,7 +130,7 @@ class PipelineGauges:
         try:
             await self._read()
             self._up.set(1)
-        except (psycopg.OperationalError, PoolTimeout):
+        except DATABASE_UNAVAILABLE_ERRORS:
             self._up.set(0)
 
     async def _read(self) -> None:

@@ -132,10 +132,6 @@ class JobStore:
             cursor = await connection.execute(SQL["paused_for"], {"queue": self.queue, "reason": reason})
             return [lane for (lane,) in await cursor.fetchall()]
 
-    async def check_connections(self) -> None:
-        """Replace the dead connections of the pool; called after an error, so that not each of them causes another."""
-        await self._pool.check()
-
     async def release_held_jobs(self) -> None:
         """Make jobs due that were held until the end of the log was reached."""
         await self._execute("release")

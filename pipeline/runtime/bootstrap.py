@@ -11,7 +11,7 @@ import uuid_utils
 
 from pipeline.errors import InvalidSettings
 from pipeline.runtime import crashpoints
-from pipeline.runtime.database import Pool, open_database
+from pipeline.runtime.database import Pool, open_database, wait_for_database
 from pipeline.runtime.kafka import KafkaLog, open_kafka_log
 from pipeline.runtime.logs import configure_logging
 from pipeline.runtime.ports import Clock, NewId
@@ -62,6 +62,8 @@ async def open_runtime(
 ) -> AsyncIterator[Runtime]:
     """Open the database and the log, and close them at the end. Watch the event loop of a named role.
 
+    A named role waits until Postgres answers, a command raises DatabaseUnavailable.
+
     With ``signals``, SIGTERM and SIGINT set ``stop`` and have no other effect; commands leave it out, since these
     signals cancel them. Raise InvalidSettings, DatabaseUnavailable and LogUnavailable.
     """
@@ -71,6 +73,8 @@ async def open_runtime(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT) if signals else ():
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if role:
+        await wait_for_database(settings, stop)
     async with open_database(settings, size=pool_size) as pool, open_kafka_log(settings) as log:
         with watch_event_loop(role) if role else contextlib.nullcontext() as watchdog:
             yield Runtime(settings, log, pool, wall_clock, fresh_id, stop, watchdog)

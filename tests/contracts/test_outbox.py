@@ -69,7 +69,7 @@ async def working(
 ) -> AsyncIterator[asyncio.Event]:
     stop = asyncio.Event()
     engine = JobEngine(
-        store(pool, limits), limits, work, schedule, url=str(pool.conninfo), rand=random.Random(7).random
+        store(pool, limits), limits, work, schedule, conninfo=str(pool.conninfo), rand=random.Random(7).random
     )
     running = asyncio.create_task(engine.run(stop))
     try:

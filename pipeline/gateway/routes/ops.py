@@ -5,16 +5,15 @@ import hmac
 from collections.abc import Awaitable
 from typing import Final
 
-import psycopg
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from psycopg_pool import PoolTimeout
 
 from pipeline.errors import LogUnavailable
 from pipeline.gateway.auth import api_key_of
 from pipeline.gateway.metrics import PipelineGauges
 from pipeline.gateway.problems import HttpProblem
 from pipeline.gateway.state import GatewayState
+from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, ping_database
 from pipeline.runtime.ttl_cache import TTLCache
 
 PROBE_TIMEOUT_S: Final = 3.0
@@ -64,7 +63,10 @@ def _authorize_metrics(state: GatewayState, request: Request) -> None:
 
 async def _find_problems(state: GatewayState) -> dict[str, str]:
     """Return the reason for each of Kafka and Postgres that does not answer."""
-    results = await asyncio.gather(_find_problem(state.runtime.log.ping()), _find_problem(_ping_postgres(state)))
+    runtime = state.runtime
+    results = await asyncio.gather(
+        _find_problem(runtime.log.ping()), _find_problem(ping_database(runtime.pool, PROBE_TIMEOUT_S))
+    )
     return {name: problem for name, problem in zip(("kafka", "postgres"), results, strict=True) if problem}
 
 
@@ -75,12 +77,7 @@ async def _find_problem(ping: Awaitable[None]) -> str:
             await ping
     except TimeoutError:
         return f"no answer within {PROBE_TIMEOUT_S:.0f} s"
-    except (LogUnavailable, psycopg.OperationalError, PoolTimeout) as error:
+    except (LogUnavailable, *DATABASE_UNAVAILABLE_ERRORS) as error:
         # The type alone: the message may contain host names, and anybody may call /readyz.
         return f"does not answer ({type(error).__name__})"
     return ""
-
-
-async def _ping_postgres(state: GatewayState) -> None:
-    async with state.runtime.pool.connection(timeout=PROBE_TIMEOUT_S) as connection:
-        await connection.execute("select 1")
