@@ -1,4 +1,4 @@
-"""`python -m bench [--quick] [--json FILE] [stage…]`."""
+"""`python -m bench [--quick] [--json FILE] [--against REF [--rounds N]] [stage…]`."""
 
 import argparse
 import asyncio
@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Collection
@@ -17,7 +18,7 @@ from typing import Any
 from pydantic import SecretStr
 from rich.console import Console
 
-from bench import accept, dialects, dispatch, emit, figures, fold, memory, pixel, project, webhooks, whole
+from bench import accept, against, dialects, dispatch, emit, figures, fold, memory, pixel, project, webhooks, whole
 from bench.figures import Delay, Memory, Rate
 from bench.house import QUICK, Size, World, sink, world
 from pipeline.devstack.supervisor import Stack
@@ -148,10 +149,14 @@ def main() -> int:
     parser.add_argument("stages", nargs="*", metavar="stage", help=f"one or more of {', '.join(STAGES)}; all without")
     parser.add_argument("--quick", action="store_true", help="a smoke run: shows that it works, measures nothing")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    parser.add_argument("--against", metavar="REF", help="run another commit's bench in turn with this one's")
+    parser.add_argument("--rounds", type=int, default=2, help="runs of each commit with --against (default: 2)")
     options = parser.parse_args()
     if unknown := set(options.stages) - set(STAGES):
         parser.error(f"no such stage: {', '.join(sorted(unknown))}")
     console = Console(highlight=False)
+    if options.against:
+        return _run_against(options, console)
     # A new topic has no leader for a moment; aiokafka retries, but logs an error.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     folder = Path(tempfile.mkdtemp(prefix="mailfold-bench-"))
@@ -165,6 +170,24 @@ def main() -> int:
     report.show(console)
     if options.json:
         options.json.write_text(json.dumps(report.as_json(), indent=2) + "\n")
+    return 0
+
+
+def _run_against(options: argparse.Namespace, console: Console) -> int:
+    """Measure this checkout beside another commit, print the ratios and write them to a file; return the exit code."""
+    arguments = [*options.stages, *(["--quick"] if options.quick else [])]
+    try:
+        comparisons = against.compare(options.against, arguments, options.rounds, console)
+    except KeyboardInterrupt:
+        return 130
+    except subprocess.CalledProcessError as error:
+        output = error.output.decode(errors="replace")[-2_000:] if error.output else str(error.stderr or b"", "utf-8")
+        console.print(f"bench: {error.cmd[:3]} ended with {error.returncode}:\n{output}", markup=False)
+        return 1
+    console.print(against.comparison_table(options.against, comparisons))
+    if options.json:
+        report = {"against": options.against, "figures": [each.as_json() for each in comparisons]}
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
     return 0
 
 

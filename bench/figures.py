@@ -108,7 +108,7 @@ async def pace(progress: Callable[[], Awaitable[int]], total: int, within: float
 
 def rates(measured: Sequence[Rate]) -> Table:
     """Return rates as a table."""
-    table = _table("Stage", "per second", "Peer, same run", "per second", "ratio")
+    table = make_table("Stage", "per second", "Peer, same run", "per second", "ratio")
     for rate in measured:
         beside = (rate.peer, f"{rate.peer_value:,.0f}", f"{rate.ratio:.2f}") if rate.peer else ("–", "–", "–")
         table.add_row(rate.stage, f"{rate.value:,.0f} {rate.unit}", *beside)
@@ -117,7 +117,7 @@ def rates(measured: Sequence[Rate]) -> Table:
 
 def delays(measured: Sequence[Delay]) -> Table:
     """Return latencies as a table."""
-    table = _table("Latency", "samples", "p50 ms", "p99 ms", "goal", "Peer p50 / p99")
+    table = make_table("Latency", "samples", "p50 ms", "p99 ms", "goal", "Peer p50 / p99")
     for delay in measured:
         goal = f"≤ {delay.goal_p50:.0f} / {delay.goal_p99:.0f}" if delay.goal_p50 else "–"
         beside = f"{delay.peer}: {percentile(delay.peer_millis, 50):.1f} / {percentile(delay.peer_millis, 99):.1f}"
@@ -130,7 +130,7 @@ def delays(measured: Sequence[Delay]) -> Table:
 
 def memory(measured: Memory) -> Table:
     """Return memory per process as a table."""
-    table = _table("Idle memory", "RSS MB", "PSS MB")
+    table = make_table("Idle memory", "RSS MB", "PSS MB")
     for name, value in measured.rss.items():
         table.add_row(name, f"{value:.0f}", f"{measured.pss.get(name, 0.0):.0f}")
     total = f"{sum(measured.rss.values()):.0f} (goal < {measured.goal:.0f})"
@@ -138,7 +138,8 @@ def memory(measured: Memory) -> Table:
     return table
 
 
-def _table(*columns: str) -> Table:
+def make_table(*columns: str) -> Table:
+    """Return an empty table; columns are right-aligned but for the first and those of peers."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 or column.startswith("Peer") else "right")

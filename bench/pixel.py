@@ -17,7 +17,8 @@ from bench.house import World, answers
 from pipeline.content import tokens
 from pipeline.devstack.servers.data_dir import find_free_port
 from pipeline.devstack.servers.process import Program, spawn
-from pipeline.runtime.kafka import create_consumer, discover_partitions
+from pipeline.runtime.kafka import discover_partitions
+from pipeline.runtime.kafka_clients import create_consumer
 from pipeline.runtime.signing import Signer
 from topics.codec import decode
 from topics.registry import DELIVERY_EVENTS

@@ -17,7 +17,7 @@ Seconds = Annotated[float, Field(ge=0)]
 
 
 class Settings(BaseSettings):
-    """All settings; the variables begin with ``MAILFOLD_``, except those whose names are common to all platforms."""
+    """All settings; the variables begin with ``MAILFOLD_``, except the database URLs and those of the Kafka clients."""
 
     model_config = SettingsConfigDict(env_prefix="MAILFOLD_", frozen=True, extra="ignore", populate_by_name=True)
 
@@ -25,6 +25,65 @@ class Settings(BaseSettings):
         "",
         validation_alias="KAFKA_BOOTSTRAP",
         description="Kafka brokers, `host:port,host:port`. Empty: `up` and `demo` start one of their own.",
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT",
+        validation_alias="KAFKA_SECURITY_PROTOCOL",
+        description="How Kafka's listener is secured: `PLAINTEXT`, `SSL` (TLS, and a client certificate where one is "
+        "set), `SASL_SSL` (TLS and a login) or `SASL_PLAINTEXT` (a login without TLS).",
+    )
+    kafka_sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
+        "",
+        validation_alias="KAFKA_SASL_MECHANISM",
+        description="How clients log in to Kafka: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`.",
+    )
+    kafka_sasl_username: str = Field(
+        "", validation_alias="KAFKA_SASL_USERNAME", description="User name for `PLAIN` and `SCRAM`."
+    )
+    kafka_sasl_password: SecretStr = Field(
+        SecretStr(""), validation_alias="KAFKA_SASL_PASSWORD", description="Password for `PLAIN` and `SCRAM`."
+    )
+    kafka_oauth_token_url: str = Field(
+        "",
+        validation_alias="KAFKA_OAUTH_TOKEN_URL",
+        description="URL at which `OAUTHBEARER` gets tokens by client credentials; `https`, or `http` on this machine.",
+    )
+    kafka_oauth_client_id: str = Field(
+        "", validation_alias="KAFKA_OAUTH_CLIENT_ID", description="Client id for `OAUTHBEARER`."
+    )
+    kafka_oauth_client_secret: SecretStr = Field(
+        SecretStr(""), validation_alias="KAFKA_OAUTH_CLIENT_SECRET", description="Client secret for `OAUTHBEARER`."
+    )
+    kafka_oauth_scope: str = Field(
+        "",
+        validation_alias="KAFKA_OAUTH_SCOPE",
+        description="Scope that is asked for with `OAUTHBEARER`, if the server wants one.",
+    )
+    kafka_ssl_ca_file: str = Field(
+        "",
+        validation_alias="KAFKA_SSL_CA_FILE",
+        description="PEM file with the CAs that sign Kafka's certificates. Empty: the system's. The host name is "
+        "always verified.",
+    )
+    kafka_ssl_certificate_file: str = Field(
+        "",
+        validation_alias="KAFKA_SSL_CERTIFICATE_FILE",
+        description="PEM file with the client's certificate chain, for Kafka listeners that ask for one. The TLS files "
+        "are read again when they change.",
+    )
+    kafka_ssl_key_file: str = Field(
+        "",
+        validation_alias="KAFKA_SSL_KEY_FILE",
+        description="PEM file with the client's key, if the file with the certificate has none.",
+    )
+    kafka_ssl_key_password: SecretStr = Field(
+        SecretStr(""), validation_alias="KAFKA_SSL_KEY_PASSWORD", description="Password of an encrypted client key."
+    )
+    kafka_group_instance_id: str = Field(
+        "",
+        validation_alias="KAFKA_GROUP_INSTANCE_ID",
+        description="Name of this process as a static member of its consumer group, such as its StatefulSet pod's; "
+        "different for every process of a role. Empty: a dynamic member.",
     )
     database_url: SecretStr = Field(
         SecretStr(""),
@@ -212,6 +271,11 @@ class Settings(BaseSettings):
         for network in networks:
             ipaddress.ip_network(network)
         return networks
+
+    def with_embedded_kafka(self, bootstrap: str) -> "Settings":
+        """Return these settings with the embedded broker, which listens on loopback only and without security."""
+        fields = {name: field.default for name, field in type(self).model_fields.items() if name.startswith("kafka_")}
+        return self.model_copy(update={**fields, "kafka_bootstrap": bootstrap})
 
     def topic(self, name: str) -> str:
         """Return a topic's name on the cluster."""

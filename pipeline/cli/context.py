@@ -51,7 +51,7 @@ def command_settings() -> Settings:
         port = _port_of_running(data_dir, "postgres")
         update |= postgres.settings_of(postgres.url(data_dir.root / "postgres", port) if port else "")
     if not settings.kafka_bootstrap and (port := _port_of_running(data_dir, "kafka")):
-        update["kafka_bootstrap"] = f"127.0.0.1:{port}"
+        settings = settings.with_embedded_kafka(f"127.0.0.1:{port}")
     if not settings.secret.get_secret_value():
         update["secret"] = SecretStr(data_dir.read_secret("secret"))
     return settings.model_copy(update=update)

@@ -146,7 +146,7 @@ class Stack:
             lambda: kafka.prepare_program(self.data_dir.root / "kafka", port, controller, tell=self._tell)
         )
         await self._start_server(program, lambda: kafka.is_ready(port))
-        self.settings = self.settings.model_copy(update={"kafka_bootstrap": f"127.0.0.1:{port}"})
+        self.settings = self.settings.with_embedded_kafka(f"127.0.0.1:{port}")
 
     async def _start_postgres(self) -> None:
         if self.settings.database_url.get_secret_value():

@@ -167,7 +167,7 @@ def encode_error(status: int, error: str, where: str = "") -> bytes:
 def _items_of_object(body: bytes) -> Sequence[bytes | msgspec.Raw]:
     """Return the items of the only array of objects among an object's members; else of the only empty array."""
     arrays = [split_array(value) for value in member_values(body, MAX_WRAPPER_MEMBERS) if value.startswith(b"[")]
-    object_arrays = [items for items in arrays if any(memoryview(item)[:1] == b"{" for item in items)]
+    object_arrays = [items for items in arrays if any(bytes(memoryview(item)[:1]) == b"{" for item in items)]
     candidates = object_arrays or [items for items in arrays if not items]
     if len(candidates) != 1:
         raise Refused(f"expected array, or an object with one array of objects; there are {len(candidates)}", "body")

@@ -20,6 +20,7 @@ from pipeline.dispatch.content_reader import ContentReader, content_position
 from pipeline.dispatch.lookups import DispatchLookups
 from pipeline.dispatch.message import MessageWriter
 from pipeline.dispatch.outcome import SendResultHandler
+from pipeline.dispatch.pacing import LargeMessagePacer
 from pipeline.dispatch.routing.router import ProviderRouter, permits_failover
 from pipeline.dispatch.routing.routes import BrandRouting
 from pipeline.dispatch.transports import smtp_replies
@@ -29,6 +30,7 @@ from pipeline.jobs.engine import Lease
 from pipeline.jobs.job import DONE, EndpointHealth, Job, JobResult, hold, release
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.fair_threads import CURRENT_CALLER, FairThreads
+from pipeline.suppressions.queries import SuppressionQueries
 from topics.acks import Acked, Dropped
 from topics.codec import decode
 from topics.contents import MessageContent
@@ -67,16 +69,19 @@ class SendJobHandler:
     ) -> None:
         self._transport = transport
         self._content_reader = content_reader
-        self._message_writer = MessageWriter(rt.settings, rt.clock)
-        self._lookups = DispatchLookups(rt)
-        self._router = ProviderRouter(rt)
-        self._acks = AckWriter(rt)
-        self._handle_result = SendResultHandler(rt, self._acks, rand)
+        settings = rt.settings
+        self._message_writer = MessageWriter(settings, rt.clock)
+        self._lookups = DispatchLookups(rt.pool, settings.secret.get_secret_value(), SuppressionQueries(rt))
+        self._router = ProviderRouter(rt.pool, settings.smtp_timeout)
+        self._acks = AckWriter(rt.log, rt.clock)
+        self._handle_result = SendResultHandler(self._acks, settings.dispatch_schedule, rt.clock, rand)
         self._threads = FairThreads(MAX_WRITING_THREADS)
+        self._pacer = LargeMessagePacer()
 
     async def __call__(self, job: Job, lease: Lease) -> JobResult:
         """Send the email of a job and return how the job ended. Raises LeaseLost if another process may hold it."""
         request: SendRequest = decode(SEND_REQUESTS, job.payload)
+        self._pacer.note_job(request.tenant)
         try:
             attempt = SendAttempt(job, lease, request, await self._lookups.routing(request))
             return await self._skip_result(attempt) or await self._read_and_send(attempt)
@@ -128,6 +133,7 @@ class SendJobHandler:
         if _is_quick_to_write(content):
             mail = self._write_email(attempt, content, provider)
         else:
+            await self._pacer.wait_turn(attempt.request.tenant, _content_size(content))
             CURRENT_CALLER.set(attempt.request.tenant)
             loop = asyncio.get_running_loop()
             mail = await loop.run_in_executor(self._threads, self._write_email, attempt, content, provider)
@@ -146,8 +152,13 @@ def _is_quick_to_write(content: MessageContent) -> bool:
     # Contents stored by older versions have no text part; making one from the HTML takes long.
     if content.html and not content.text:
         return False
-    size = len(content.html) + len(content.text) + len(content.amp)
-    return size + sum(len(attachment.data) for attachment in content.attachments) <= MAX_INLINE_CHARS
+    return _content_size(content) <= MAX_INLINE_CHARS
+
+
+def _content_size(content: MessageContent) -> int:
+    """Return the characters of the texts plus the bytes of the attachments."""
+    texts = len(content.html) + len(content.text) + len(content.amp)
+    return texts + sum(len(attachment.data) for attachment in content.attachments)
 
 
 def _signed_mime(message: OutgoingMessage, routing: BrandRouting, provider: Provider) -> bytes:

@@ -17,7 +17,8 @@ from pipeline.dispatch.parse import IntakeRows, parse_records
 from pipeline.jobs.store import storable_error
 from pipeline.runtime.append import append_until_confirmed
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import create_consumer, discover_partitions
+from pipeline.runtime.kafka import discover_partitions
+from pipeline.runtime.kafka_clients import create_consumer, get_records, start_client
 from pipeline.runtime.leader import ReaderOffsets, run_as_leader
 from projections.sql import SqlQueries
 from topics.registry import PROVIDER_ACKS, SEND_REQUESTS
@@ -45,11 +46,11 @@ class JobIntake:
     async def run(self) -> None:
         """Read until cancelled. Raises LeaseLost if another reader moved the offsets."""
         reader = create_consumer(self._rt.settings, fetch_max_wait_ms=500)
-        await reader.start()
+        await start_client(reader, self._rt.settings)
         try:
             await self._assign(reader)
             while True:
-                batches = await reader.getmany(timeout_ms=500, max_records=MAX_RECORDS_PER_POLL)
+                batches = await get_records(reader, timeout_ms=500, max_records=MAX_RECORDS_PER_POLL)
                 if batches:
                     await self._write_batches(batches)
                 if self._paused:

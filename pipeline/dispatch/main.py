@@ -12,7 +12,7 @@ from pipeline.dispatch.correlation.loop import run_correlation
 from pipeline.dispatch.deliver import NO_PROVIDER, SendJobHandler
 from pipeline.dispatch.intake import run_intake
 from pipeline.dispatch.routing.routes import get_brand_routing
-from pipeline.dispatch.transports.router import TransportRouter
+from pipeline.dispatch.transports.by_kind import TransportRouter
 from pipeline.errors import NotFound
 from pipeline.jobs.engine import JobEngine
 from pipeline.jobs.store import ClaimLimits, JobStore

@@ -13,7 +13,7 @@ from typing import Final
 
 import uvicorn
 
-from pipeline.errors import InvalidSettings, LogUnavailable
+from pipeline.errors import InvalidSettings
 from pipeline.gateway.app import make_app
 from pipeline.gateway.certificates import ConnectorFactory
 from pipeline.gateway.connections import ConnectionGuard, ConnectionLimits, protocol_class
@@ -48,8 +48,7 @@ class GatewayServer(uvicorn.Server):
 async def serve(rt: Runtime, connector: ConnectorFactory, standby: Pool | None) -> None:
     """Listen on the settings' host and port until ``rt.stop`` is set.
 
-    Raise InvalidSettings if the port is taken, LogUnavailable if the Kafka producer failed for good: the process
-    manager has to start another process then.
+    Raise InvalidSettings if the port is taken.
     """
     asyncio.get_running_loop().set_default_executor(FairThreads(MAX_THREADS))
     state = make_gateway_state(rt, connector, standby)
@@ -70,8 +69,6 @@ async def serve(rt: Runtime, connector: ConnectorFactory, standby: Pool | None) 
     with _listen(rt) as listener:
         async with smtp_listener(rt.settings, state.inbound_mail, rt.stop):
             await _serve(rt, state, server, listener)
-    if rt.log.is_dead and not rt.stop.is_set():
-        raise LogUnavailable("the Kafka producer failed for good, no request can be accepted any more")
 
 
 def _connection_guard(rt: Runtime, state: GatewayState) -> ConnectionGuard:
@@ -113,8 +110,8 @@ async def _serve(rt: Runtime, state: GatewayState, server: GatewayServer, listen
 
 
 async def _stop_server(rt: Runtime, server: GatewayServer, buffer_task: "asyncio.Task[None]") -> None:
-    """Stop the HTTP server once ``rt.stop`` is set, the Kafka producer failed, or ``buffer_task`` ended."""
-    while not rt.stop.is_set() and not rt.log.is_dead and not buffer_task.done():
+    """Stop the HTTP server once ``rt.stop`` is set or ``buffer_task`` ended."""
+    while not rt.stop.is_set() and not buffer_task.done():
         await sleep_unless(rt.stop, 1)
     server.should_exit = True
 

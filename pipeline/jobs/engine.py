@@ -17,7 +17,7 @@ from pipeline.jobs.notify import listen
 from pipeline.jobs.retry import next_delay
 from pipeline.jobs.store import ClaimLimits, JobStore, Settlement, notify_channel
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.logs import bind_log_fields, get_logger
 
 logger = get_logger(__name__)
 
@@ -127,6 +127,7 @@ class JobEngine:
         return len(jobs)
 
     async def _run_job(self, job: Job, lease: Lease) -> None:
+        bind_log_fields(queue=job.queue, email_id=job.stream, job=job.name, lane=job.lane, attempt=job.attempt)
         try:
             result = await self._handle(job, lease)
         except LeaseLost:
@@ -140,7 +141,7 @@ class JobEngine:
         except (RecoverableError, OSError, *DATABASE_UNAVAILABLE_ERRORS) as error:
             self._queue_result(job, release(1 + self._random(), f"{type(error).__name__}: {error}"))
         except Exception as error:
-            logger.exception("attempt failed", **_job_fields(job), attempt=job.attempt)
+            logger.exception("attempt failed")
             self._queue_result(job, self._retry_or_bury(job, f"{type(error).__name__}: {error}"))
         else:
             self._queue_result(job, result)
@@ -151,9 +152,9 @@ class JobEngine:
 
     def _queue_result(self, job: Job, result: JobResult) -> None:
         if result.pause_reason:
-            logger.error("lane paused", queue=job.queue, lane=job.lane, reason=result.pause_reason)
+            logger.error("lane paused", reason=result.pause_reason)
         elif result.health is EndpointHealth.BROKEN:
-            logger.error("lane broken", queue=job.queue, lane=job.lane, error=result.error)
+            logger.error("lane broken", error=result.error)
         self._results.append((job, result))
         self._running.pop((job.stream, job.seq), None)
         self._has_results.set()
@@ -172,7 +173,7 @@ class JobEngine:
             self._has_results.clear()
             batch, self._results = self._results, []
             for job in await self._write_results(batch):
-                logger.warning("lease lost", **_job_fields(job))
+                logger.warning("lease lost", queue=job.queue, email_id=job.stream, job=job.name)
             for job, result in batch:
                 self._forget(job)
                 if result.state is JobState.PENDING and result.delay_s < 60:
@@ -245,8 +246,3 @@ def _raise_first_error(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         if task.done() and not task.cancelled() and (error := task.exception()) is not None:
             raise error
-
-
-def _job_fields(job: Job) -> dict[str, str]:
-    """Return the fields of a log line about a job; a job's stream is its email."""
-    return {"queue": job.queue, "email_id": job.stream, "job": job.name}

@@ -12,7 +12,8 @@ from pipeline.errors import NotFound
 from pipeline.jobs.store import SQL, notify_channel
 from pipeline.operations.originals import original_record
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import append_all, create_consumer, discover_partitions, topic_partition
+from pipeline.runtime.kafka import append_all, discover_partitions, topic_partition
+from pipeline.runtime.kafka_clients import create_consumer
 from pipeline.runtime.ports import LogEntry
 from topics.codec import Undecodable, decode
 from topics.conversions import ConversionOutcome, ConversionResult, ConversionWord

@@ -16,7 +16,7 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError
 from pipeline.dispatch.correlation.parked import SQL as CORRELATION
 from pipeline.errors import LogUnavailable
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.kafka import create_consumer
+from pipeline.runtime.kafka_clients import create_admin, create_consumer, start_client
 from projections.history_queries import SQL
 from topics.registry import DEAD_LETTERS, EMAIL_CHANGES, FACT_TOPICS, PROVIDER_WEBHOOKS, UNCORRELATED_EVENTS, Topic
 
@@ -41,7 +41,7 @@ class LagSnapshot(msgspec.Struct, frozen=True):
 async def read_lag(rt: Runtime) -> LagSnapshot:
     """Return the current offsets of all topics and roles. Raise LogUnavailable."""
     reader = create_consumer(rt.settings)
-    await reader.start()
+    await start_client(reader, rt.settings)
     try:
         beginnings, ends = await _read_bounds(rt, reader, READ_TOPICS)
     finally:
@@ -93,8 +93,8 @@ async def _read_bounds(
 
 
 async def _committed_offsets(rt: Runtime) -> PartitionOffsets:
-    client = AIOKafkaAdminClient(bootstrap_servers=rt.settings.kafka_bootstrap)
-    await client.start()
+    client = create_admin(rt.settings)
+    await start_client(client, rt.settings)
     try:
         offsets = await _group_offsets(client, rt.settings.topic_prefix + WORKER_GROUP)
     finally:

@@ -22,7 +22,8 @@ from pipeline.project.partition import TRANSACTION_MAX_RECORDS, FetchedRecords, 
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.conninfo import session_conninfo
 from pipeline.runtime.database import connect_session
-from pipeline.runtime.kafka import create_consumer, topic_partition
+from pipeline.runtime.kafka import topic_partition
+from pipeline.runtime.kafka_clients import create_consumer
 from pipeline.runtime.leader import hold_command_lock
 from projections import swap
 from projections.locks import session_lock

@@ -13,12 +13,13 @@ from typing import Final
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
+from pipeline.errors import LogUnavailable
 from pipeline.project.compacted_topics import follow_topic
 from pipeline.project.partition import OutageBackoff, PartitionProjector
 from pipeline.project.ticks import Ticker
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
-from pipeline.runtime.kafka import create_consumer
+from pipeline.runtime.kafka_clients import create_consumer, start_client
 from pipeline.runtime.signing import Signer, hash_address, old_hash_of
 from pipeline.runtime.sleep import sleep_unless
 from pipeline.settings import Settings
@@ -60,7 +61,7 @@ async def _project_changes(rt: Runtime) -> None:
     while not rt.stop.is_set():
         try:
             await _project_with_consumer(rt, backoff)
-        except KafkaError as error:
+        except (KafkaError, LogUnavailable) as error:
             await backoff.wait_after_failure(error)
 
 
@@ -75,7 +76,7 @@ async def _project_with_consumer(rt: Runtime, backoff: "OutageBackoff") -> None:
     projectors = PartitionProjectors(rt, reader)
     ticker: asyncio.Task[None] | None = None
     try:
-        await reader.start()
+        await start_client(reader, rt.settings)
         backoff.reset()
         reader.subscribe([rt.settings.topic(EMAIL_CHANGES.name)], listener=projectors)
         ticker = asyncio.create_task(Ticker(rt).run(projectors.partitions))

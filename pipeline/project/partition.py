@@ -13,7 +13,8 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.kafka import append_all
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.kafka_clients import get_records
+from pipeline.runtime.logs import bind_log_fields, get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.sleep import sleep_unless
 from projections.columns import is_storable_id
@@ -86,6 +87,7 @@ class PartitionProjector:
 
     async def run(self) -> None:
         """Read and write until stopped; after an offset conflict start again at the offset in Postgres."""
+        bind_log_fields(partition=self.partition.partition)
         while not self.rt.stop.is_set():
             try:
                 await self._start()
@@ -126,7 +128,8 @@ class PartitionProjector:
         log.info("projecting partition", partition=number, offset=self.next_offset, end=end)
 
     async def _project_next(self) -> None:
-        fetched = await self.reader.getmany(self.partition, timeout_ms=250, max_records=TRANSACTION_MAX_RECORDS)
+        limits = {"timeout_ms": 250, "max_records": TRANSACTION_MAX_RECORDS}
+        fetched = await get_records(self.reader, self.partition, **limits)
         records = fetched.get(self.partition, [])
         # The position, not the last record's offset + 1: transaction markers take offsets, too.
         position = await self.reader.position(self.partition)

@@ -13,6 +13,7 @@ from pipeline.errors import InvalidSettings
 from pipeline.runtime import crashpoints
 from pipeline.runtime.database import Pool, open_database, wait_for_database
 from pipeline.runtime.kafka import KafkaLog, open_kafka_log
+from pipeline.runtime.kafka_security import check_security
 from pipeline.runtime.logs import configure_logging
 from pipeline.runtime.ports import Clock, NewId
 from pipeline.runtime.watchdog import Watchdog, watch_event_loop
@@ -50,6 +51,7 @@ def check_role_settings(settings: Settings) -> None:
         raise InvalidSettings(
             "KAFKA_BOOTSTRAP: missing; `mailfold up` starts a Kafka of its own, other roles need yours"
         )
+    check_security(settings)
     if len(settings.secret.get_secret_value()) < 32:
         raise InvalidSettings("MAILFOLD_SECRET: at least 32 characters; the same for every role")
     if 0 < len(settings.secret_previous.get_secret_value()) < 32:

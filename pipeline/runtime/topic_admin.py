@@ -4,14 +4,16 @@ Existing topics are never altered.
 """
 
 import asyncio
-from typing import Any, Final
+from typing import Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from pipeline.errors import LogUnavailable, TopicMismatch
-from pipeline.runtime.kafka import MAX_REQUEST_BYTES
+from pipeline.runtime.kafka import MAX_REQUEST_BYTES, min_in_sync_replicas
+from pipeline.runtime.kafka_clients import create_admin, start_client
+from pipeline.runtime.kafka_diagnosis import RIGHTS_HINT
 from pipeline.settings import Settings
 from topics.registry import TOPICS, Topic
 
@@ -27,15 +29,6 @@ def expected_config(topic: Topic) -> dict[str, str]:
     if topic.cleanup == "delete":
         config["retention.ms"] = str(topic.retention_ms)
     return config
-
-
-def min_in_sync_replicas(settings: Settings) -> int:
-    """Return how many replicas must have a record before it is confirmed: all but one, and at least one.
-
-    With Kafka's default of one, `acks=all` may mean the leader alone, and a confirmed record is lost with that broker.
-    With two replicas it is one all the same, or the loss of either broker would stop all writes.
-    """
-    return max(1, settings.replication_factor - 1)
 
 
 def expected_partitions(topic: Topic, settings: Settings) -> int:
@@ -90,7 +83,8 @@ async def differences(settings: Settings) -> list[str]:
     for topic in TOPICS:
         name = settings.topic(topic.name)
         if name not in described:
-            problems.append(f"{name}: doesn't exist; `mailfold topics create` makes it")
+            unseen = "" if settings.kafka_security_protocol == "PLAINTEXT" else f", or may not be seen: {RIGHTS_HINT}"
+            problems.append(f"{name}: doesn't exist; `mailfold topics create` makes it{unseen}")
             continue
         problems += _compare(name, topic, len(described[name]["partitions"]), configs[name], settings)
     return problems
@@ -126,7 +120,11 @@ async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, di
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
     configs: dict[str, dict[str, str]] = {}
     for response in await admin.describe_configs(resources):
-        for _code, _message, _kind, name, entries in response.resources:
+        for code, _message, _kind, name, entries in response.resources:
+            if code:
+                raise LogUnavailable(
+                    f"{name}: its configuration can't be read: {for_code(code).__name__}; {RIGHTS_HINT}"
+                )
             configs[name] = {entry[0]: entry[1] for entry in entries}
     return configs
 
@@ -153,10 +151,6 @@ def _new_topic(topic: Topic, settings: Settings) -> NewTopic:
 
 
 async def _connect(settings: Settings) -> AIOKafkaAdminClient:
-    admin: Any = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap, request_timeout_ms=15_000)
-    try:
-        await admin.start()
-    except (KafkaError, OSError) as error:
-        await admin.close()
-        raise LogUnavailable(f"Kafka at KAFKA_BOOTSTRAP={settings.kafka_bootstrap} does not answer: {error}") from error
+    admin = create_admin(settings)
+    await start_client(admin, settings)
     return admin

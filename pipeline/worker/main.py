@@ -2,11 +2,13 @@
 
 import asyncio
 import gc
+import signal
 import sys
+from typing import Final
 
 import uvloop
 
-from pipeline.errors import MailfoldError
+from pipeline.errors import LogUnavailable, MailfoldError
 from pipeline.runtime import crashpoints, topic_admin
 from pipeline.runtime.bootstrap import check_role_settings, wall_clock
 from pipeline.runtime.logs import configure_logging, get_logger
@@ -23,10 +25,15 @@ from pipeline.worker.topology import build_topology
 
 _log = get_logger("mailfold.worker")
 
+RETRY_PAUSE_S: Final = 2.0
+"""Seconds between two attempts to reach Kafka at the start."""
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
 
 async def serve(settings: Settings) -> None:
     """Run the worker's flow until SIGTERM. Raises what crashed it, and TopicMismatch."""
-    await topic_admin.check(settings)
+    if not await check_topics(settings):
+        return
     token_readers = token_readers_of(settings)
     tune_garbage_collector()
     async with open_event_producer(settings) as producer, open_normalizer_pool(settings, wall_clock) as pool:
@@ -34,6 +41,40 @@ async def serve(settings: Settings) -> None:
         expiry = StateExpiry(wall_clock, settings.quiet_days)
         with watch_event_loop("worker"):
             await run_flow(build_topology(WorkerFlow(settings, producer), normalizer, folder, expiry))
+
+
+async def check_topics(settings: Settings) -> bool:
+    """Check the topics as soon as Kafka answers; return False if SIGTERM or SIGINT comes first. Raises TopicMismatch.
+
+    The worker ends when a write is not confirmed in time. Ended again at each start of a long outage, it would be
+    restarted by process managers after longer and longer pauses, up to minutes after the outage.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await _check_topics_until_answered(settings)
+    except asyncio.CancelledError:
+        return False
+    finally:
+        for number in _STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+    return True
+
+
+async def _check_topics_until_answered(settings: Settings) -> None:
+    is_logged = False
+    while True:
+        try:
+            await topic_admin.check(settings)
+        except LogUnavailable as error:
+            if not is_logged:
+                _log.error("Kafka unavailable, retrying", error=str(error))
+            is_logged = True
+            await asyncio.sleep(RETRY_PAUSE_S)
+        else:
+            return
 
 
 def tune_garbage_collector() -> None:

@@ -1,4 +1,4 @@
-"""The house's own measures: sizes of rooms, what they hold, what must not lie about."""
+"""The rules of the layout: sizes of files and functions, what each room holds, and what must not be committed."""
 
 import ast
 import re

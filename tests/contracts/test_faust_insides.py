@@ -59,9 +59,9 @@ def test_every_overridden_method_exists_with_the_same_parameters(ours: type[Any]
 
 
 def test_commits_call_the_overridden_methods() -> None:
-    asked = inspect.getsource(BaseConsumer._filter_committable_offsets)
-    assert "self._new_offset(tp)" in asked
-    assert "self._should_commit(tp, offset)" in asked
+    source = inspect.getsource(BaseConsumer._filter_committable_offsets)
+    assert "self._new_offset(tp)" in source
+    assert "self._should_commit(tp, offset)" in source
     assert "self._filter_tps_with_pending_acks" in inspect.getsource(BaseConsumer.force_commit)
 
 
@@ -141,8 +141,8 @@ def test_installed_faust_is_the_supported_release(monkeypatch: pytest.MonkeyPatc
 
 
 def test_app_has_safe_settings(tmp_path: Any) -> None:
-    made = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1, b:2", topic_prefix="x-"), None)  # type: ignore[arg-type]
-    conf = made.app.conf
+    flow = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1, b:2", topic_prefix="x-"), None)  # type: ignore[arg-type]
+    conf = flow.app.conf
     assert conf.id == "x-mailfold"
     assert [str(url) for url in conf.broker] == ["mailfold-kafka://a:1", "mailfold-kafka://b:2"]
     assert conf.agent_supervisor.__name__ == "CrashingSupervisor"
@@ -160,15 +160,15 @@ def test_faust_finds_our_transport_and_our_store() -> None:
 
 
 def test_unassigned_partition_is_neither_read_nor_written(tmp_path: Any) -> None:
-    made = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
-    made.app.finalize()
+    flow = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
+    flow.app.finalize()
     with pytest.raises(PartitionNotAssigned, match="partition 3"):
-        made.writers[3]
-    kept = made.app.tables["email-states"].data
+        flow.writers[3]
+    table = flow.app.tables["email-states"].data
     with pytest.raises(PartitionNotAssigned, match="partition 3"):
-        kept.read(3, [b"k"])
+        table.read(3, [b"k"])
     with pytest.raises(PartitionNotAssigned, match="partition 3"):
-        kept.write(3, {b"k": b"v"}, 7)
+        table.write(3, {b"k": b"v"}, 7)
 
 
 def test_environment_variables_do_not_change_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
@@ -188,6 +188,6 @@ def test_state_folder_is_private(tmp_path: Any) -> None:
 
 
 async def test_split_copartitioned_topics_raise(tmp_path: Any) -> None:
-    made = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
+    flow = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
     with pytest.raises(TopicMismatch, match=r"partitions \[1\] are assigned to different workers"):
-        await made.writers.take_over({TP("send-requests", 1), TP("email-states", 1), TP("provider-webhooks", 0)})
+        await flow.writers.take_over({TP("send-requests", 1), TP("email-states", 1), TP("provider-webhooks", 0)})

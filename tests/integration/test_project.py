@@ -6,7 +6,7 @@ import psycopg
 from aiokafka import AIOKafkaProducer
 
 from pipeline.runtime.bootstrap import open_runtime
-from pipeline.runtime.kafka import create_consumer
+from pipeline.runtime.kafka_clients import create_consumer
 from pipeline.settings import Settings
 from tests.support.changes import T0, Log, event, identified, lives, request
 from tests.support.projecting import caught_up, projecting, publish

@@ -1,7 +1,7 @@
 """The order of each email's conversions according to the log; the demo checks the received order against it.
 
 Events that occurred a second apart may reach the log in the opposite order on a slow machine; Fast Track
-must then receive them in the log's order. Records are read as plain JSON, without the product's code.
+must then receive them in the log's order. Records are decoded as plain JSON, without the product's code.
 """
 
 import json
@@ -9,6 +9,10 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from pipeline.runtime.kafka_clients import create_consumer, start_client
+from pipeline.settings import Settings
+from topics.registry import EMAIL_CHANGES
 
 WORD_BY_MARK: Final = {
     "delivered": "delivered",
@@ -46,12 +50,11 @@ def is_in_order(received: Iterable[str], order: WordOrder) -> bool:
     return received_positions == sorted(received_positions)
 
 
-async def read_changes(bootstrap: str, topic: str) -> list[bytes]:
-    """Return all values on the topic, partition by partition."""
-    reader = AIOKafkaConsumer(
-        topic, bootstrap_servers=bootstrap, isolation_level="read_committed", enable_auto_commit=False
-    )
-    await reader.start()
+async def read_changes(settings: Settings) -> list[bytes]:
+    """Return all values on the topic `email-changes`, partition by partition."""
+    topic = settings.topic(EMAIL_CHANGES.name)
+    reader = create_consumer(settings, EMAIL_CHANGES.name)
+    await start_client(reader, settings)
     try:
         partitions = [TopicPartition(topic, number) for number in sorted(reader.partitions_for_topic(topic) or ())]
         await reader.seek_to_beginning(*partitions)

@@ -27,7 +27,6 @@ from pipeline.devstack.supervisor import Stack
 from pipeline.errors import MailfoldError
 from pipeline.runtime.private_files import narrow_folder
 from pipeline.settings import Settings, environment_of
-from topics.registry import EMAIL_CHANGES
 
 ARRIVAL_TIMEOUT_S: Final = 45.0
 """Seconds until a conversion that has not arrived is called missing."""
@@ -112,7 +111,7 @@ class DemoRun:
             await self._read_history(customer)
             self._print_step(4)
             await self._trace(ready)
-            changes = await read_changes(ready.kafka_bootstrap, ready.topic(EMAIL_CHANGES.name))
+            changes = await read_changes(ready)
         self._print_step(5)
         return self._judge(word_orders(changes))
 

@@ -123,7 +123,8 @@ def correlation_data(raw: bytes) -> tuple[str, dict[str, Any]]:
 
     Only the headers are parsed, because this is done for every message that arrives.
     """
-    headers = BytesHeaderParser(policy=policy.compat32).parsebytes(raw)
+    end = _HEADER_END.search(raw)
+    headers = BytesHeaderParser(policy=policy.compat32).parsebytes(raw[: end.end()] if end else raw)
     try:
         smtpapi = json.loads(str(headers.get("X-SMTPAPI", "{}")).replace("\r\n", "").replace("\n", ""))
         unique_args = smtpapi.get("unique_args", {})

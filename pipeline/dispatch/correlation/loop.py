@@ -20,7 +20,8 @@ from pipeline.dispatch.correlation.store import key_columns, write_and_match
 from pipeline.runtime.append import append_until_confirmed
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
-from pipeline.runtime.kafka import create_consumer, discover_partitions
+from pipeline.runtime.kafka import discover_partitions
+from pipeline.runtime.kafka_clients import create_consumer, get_records, start_client
 from pipeline.runtime.leader import ReaderOffsets, run_as_leader
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
@@ -57,12 +58,12 @@ class Correlator:
     async def run(self) -> None:
         """Read until cancelled. Raises LeaseLost if another reader moved the offsets."""
         reader = create_consumer(self._rt.settings, fetch_max_wait_ms=500)
-        await reader.start()
+        await start_client(reader, self._rt.settings)
         try:
             await self._assign(reader)
             await self._append_matched()
             while True:
-                batches = await reader.getmany(timeout_ms=500, max_records=MAX_RECORDS_PER_POLL)
+                batches = await get_records(reader, timeout_ms=500, max_records=MAX_RECORDS_PER_POLL)
                 if batches:
                     await self._process(batches)
                 if await self._has_read_acks(reader):

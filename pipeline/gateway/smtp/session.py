@@ -15,6 +15,7 @@ from pipeline.gateway.smtp.connection_limits import SmtpConnectionLimits
 from pipeline.gateway.smtp.envelope import MESSAGE_KEPT_BYTES, is_accepted_address, is_in_mail_domain
 from pipeline.gateway.smtp.recorder import InboundMailResult
 from pipeline.runtime.logs import get_logger
+from pipeline.runtime.smtp_data import EndlessMessage, read_message
 from pipeline.webhooks.base import TokenReaders
 
 IDLE_TIMEOUT_S: Final = 120.0
@@ -188,29 +189,15 @@ class InboundSmtpSession(SMTP):
         return REPLY_BY_RESULT[result]
 
     async def _receive_message(self) -> tuple[bytes, int]:
-        """Read up to the dot on a line of its own; return the message's first bytes and its whole size.
-
-        Only CRLF ends a line, which prevents SMTP smuggling.
-        """
-        head, size, is_line_start = bytearray(), 0, True
-        while (piece := await self._read_piece()) != b".\r\n" or not is_line_start:
-            if is_line_start and piece.startswith(b"."):
-                piece = piece[1:]
-            is_line_start = piece.endswith(b"\r\n")
-            size += len(piece)
-            if size > 2 * self._context.max_bytes:
-                # The client ignores the limit that the reply to EHLO named.
-                self.hang_up()
-                raise asyncio.CancelledError
-            head += piece[: max(0, MESSAGE_KEPT_BYTES + 1 - len(head))]
-        return bytes(head), size
-
-    async def _read_piece(self) -> bytes:
-        """Return the next line, or a part of it if it is longer than the reader's buffer."""
+        """Return the message's first bytes and its whole size."""
         try:
-            return bytes(await self._reader.readuntil(b"\r\n"))
-        except asyncio.LimitOverrunError as overrun:
-            return bytes(await self._reader.read(overrun.consumed))
+            return await read_message(
+                self._reader, max_kept_bytes=MESSAGE_KEPT_BYTES + 1, max_bytes=2 * self._context.max_bytes
+            )
+        except EndlessMessage:
+            # The client ignores the limit that the reply to EHLO named.
+            self.hang_up()
+            raise asyncio.CancelledError from None
 
 
 def _host(peer: Any) -> str:

@@ -24,7 +24,8 @@ from pipeline.operations.renormalize.diff import (
 from pipeline.operations.renormalize.preconditions import wait_until_caught_up
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.consumed import ConsumedRecord
-from pipeline.runtime.kafka import append_all, create_consumer, discover_partitions
+from pipeline.runtime.kafka import append_all, discover_partitions
+from pipeline.runtime.kafka_clients import create_consumer
 from pipeline.runtime.leader import hold_command_lock
 from pipeline.runtime.ports import LogEntry
 from pipeline.webhooks.base import UNCORRELATED

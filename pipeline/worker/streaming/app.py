@@ -16,6 +16,7 @@ from pipeline.errors import InvalidSettings
 from pipeline.runtime.private_files import make_private_folder, narrow_folder
 from pipeline.settings import Settings
 from pipeline.worker.streaming import store, transport
+from pipeline.worker.streaming.credentials import broker_credentials
 from pipeline.worker.streaming.expiry_scan import ExpiryScan, FindExpired
 from pipeline.worker.streaming.partitions import PartitionWriters
 from pipeline.worker.streaming.producer import EventProducer
@@ -134,6 +135,8 @@ def _app(settings: Settings) -> Any:
         f"{settings.topic_prefix}mailfold",
         env={},  # else BROKER_URL, WEB_PORT and sixty more environment variables would override these settings
         broker=brokers,
+        broker_credentials=broker_credentials(settings),
+        consumer_group_instance_id=settings.kafka_group_instance_id or None,
         store=f"{store.SCHEME}://",
         datadir=folder,
         autodiscover=False,

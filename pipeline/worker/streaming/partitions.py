@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pipeline.errors import Fenced, LogUnavailable, PartitionNotAssigned, TopicMismatch
 from pipeline.runtime.crashpoints import crash_point
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.logs import bind_log_fields, get_logger
 from pipeline.settings import Settings
 from pipeline.worker.streaming.commit_batch import CommitBatch, FoldResult
 from pipeline.worker.streaming.producer import TransactionalProducer
@@ -93,6 +93,7 @@ class PartitionWriter:
         await self._producer.close()
 
     async def _run(self) -> None:
+        bind_log_fields(partition=self.partition)
         started_at = -MIN_TRANSACTION_INTERVAL_S
         try:
             while self._is_open:
@@ -131,7 +132,7 @@ class PartitionWriter:
 
     async def _wait_for_revocation(self) -> None:
         """Wait for the group to revoke the partition, which closes this writer; crash if it never does."""
-        _log.warning("partition fenced: another worker has it; releasing it", partition=self.partition)
+        _log.warning("partition fenced: another worker has it; releasing it")
         self._discard_unwritten()
         await asyncio.sleep(FENCED_TIMEOUT_S)
         await self._app.crash(

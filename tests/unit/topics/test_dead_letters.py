@@ -1,4 +1,4 @@
-"""A dead letter fits into a record, whichever reader makes it and however large what it is about."""
+"""A dead letter fits into a record, whichever reader makes it and however large its source is."""
 
 import ast
 from types import SimpleNamespace
@@ -97,7 +97,7 @@ async def from_dispatch(rt: Any) -> DeadLetter:
         request=SimpleNamespace(email_id=HUGE_KEY.decode()),
         job=SimpleNamespace(attempt=1, payload=HUGE_VALUE),
     )
-    return AckWriter(rt)._dead_letter(attempt, PLACE, "content", "why")
+    return AckWriter(rt.log, rt.clock)._dead_letter(attempt, PLACE, "content", "why")
 
 
 def only(entries: list[LogEntry]) -> DeadLetter:

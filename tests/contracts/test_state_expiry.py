@@ -80,10 +80,10 @@ class Partition:
 
 @pytest.fixture
 async def partition(settings: Settings) -> AsyncIterator[Partition]:
-    made = Partition(settings)
-    await made.open()
-    yield made
-    await made.close()
+    flow = Partition(settings)
+    await flow.open()
+    yield flow
+    await flow.close()
 
 
 async def test_expired_state_is_gone_from_cache_log_and_store(partition: Partition) -> None:
@@ -286,11 +286,11 @@ async def test_partition_revoked_during_scan_does_not_end_scan_task(partition: P
 
 @pytest.fixture
 def store(tmp_path: Path) -> Any:
-    made = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
-    made.app.finalize()
-    kept = made.app.tables[EMAIL_STATES.name].data
-    kept._db_for_partition(0)
-    return kept
+    flow = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
+    flow.app.finalize()
+    table = flow.app.tables[EMAIL_STATES.name].data
+    table._db_for_partition(0)
+    return table
 
 
 def test_scan_returns_states_in_key_order_without_store_metadata(store: Any) -> None:
@@ -323,8 +323,13 @@ def test_recovery_applies_tombstones(store: Any) -> None:
     def record(offset: int, key: bytes, value: bytes | None) -> SimpleNamespace:
         return SimpleNamespace(offset=offset, key=key, value=value)
 
-    told = [record(10, b"gone", None), record(11, b"back", None), record(12, b"back", b"4"), record(9, b"late", None)]
-    message = SimpleNamespace(tp=TP("email-states", 0), value=FetchedBatch(OffsetRange(10, 13, told), 0))
+    records = [
+        record(10, b"gone", None),
+        record(11, b"back", None),
+        record(12, b"back", b"4"),
+        record(9, b"late", None),
+    ]
+    message = SimpleNamespace(tp=TP("email-states", 0), value=FetchedBatch(OffsetRange(10, 13, records), 0))
     store._apply(message.tp, [message])
     assert store.read(0, [b"gone", b"back", b"late"]) == [None, b"4", b"3"]
 

@@ -1,4 +1,4 @@
-"""The projector as a process: killed between rows and offset, after the commit, frozen, and told to stop."""
+"""The projector as a process: killed between rows and offset, killed after the commit, frozen, and stopped."""
 
 import signal
 import time

@@ -1,4 +1,4 @@
-"""The worker forgets what is quiet: its table and the changelog shrink, and no history can tell."""
+"""The worker removes quiet states: its table and the changelog shrink, and the history stays the same."""
 
 import shutil
 import time
@@ -11,7 +11,7 @@ import rocksdict
 
 from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
-from tests.support.changes import acked, event, identified, request, told
+from tests.support.changes import acked, conversion_result, event, identified, request
 from tests.support.projecting import caught_up, projecting
 from tests.support.seeing import on, rows, until
 from tests.support.worker import Worker, assert_changes, dump, feed, lives, supervised
@@ -46,7 +46,7 @@ STORY: list[Fact] = [
     request(1, T0),
     acked(1, T0 + 10),
     event(1, EventKind.DELIVERED, T0 + 20),
-    told(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0 + 30),
+    conversion_result(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0 + 30),
 ]
 UNFINISHED: list[Fact] = [
     request(2, T0),

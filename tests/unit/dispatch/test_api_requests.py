@@ -42,8 +42,8 @@ def reply(status: int, body: Any = b"", headers: Mapping[str, str] | None = None
 
 # --------------------------------------------------------------------------- requests
 def test_sendgrid_library_makes_same_request() -> None:
-    given = mail(content=FULL, recipient_name="Anna", reply_to=("a@shop.example", "b@shop.example"))
-    ours = json.loads(sendgrid.message_request(ROWS["sendgrid"], given, NOW).body)
+    email = mail(content=FULL, recipient_name="Anna", reply_to=("a@shop.example", "b@shop.example"))
+    ours = json.loads(sendgrid.message_request(ROWS["sendgrid"], email, NOW).body)
     theirs = TheirMail(
         from_email=("news@shop.example", "Shop, the"),
         to_emails=("anna@example.com", "Anna"),
@@ -54,10 +54,10 @@ def test_sendgrid_library_makes_same_request() -> None:
     )
     theirs.reply_to_list = _reply_to("a@shop.example", "b@shop.example")
     theirs.attachment = _attachment(FULL.attachments[0])
-    wish = theirs.get()
+    their_json = theirs.get()
     for name in ("from", "subject", "content", "attachments", "reply_to_list"):
-        assert ours[name] == wish[name], name
-    assert ours["personalizations"][0]["to"] == wish["personalizations"][0]["to"]
+        assert ours[name] == their_json[name], name
+    assert ours["personalizations"][0]["to"] == their_json["personalizations"][0]["to"]
 
 
 def _reply_to(*addresses: str) -> list[Any]:
@@ -66,19 +66,21 @@ def _reply_to(*addresses: str) -> list[Any]:
     return [ReplyTo(address) for address in addresses]
 
 
-def _attachment(given: Attachment) -> Any:
+def _attachment(attachment: Attachment) -> Any:
     from sendgrid.helpers.mail import Attachment as Theirs
 
-    content = base64.b64encode(given.data).decode()
-    return Theirs(file_content=content, file_name=given.filename, file_type=given.media_type, disposition="attachment")
+    content = base64.b64encode(attachment.data).decode()
+    return Theirs(
+        file_content=content, file_name=attachment.filename, file_type=attachment.media_type, disposition="attachment"
+    )
 
 
 @pytest.mark.parametrize("kind", ["sendgrid", "postmark", "resend"])
 def test_our_headers_are_added_and_caller_headers_are_kept(kind: str) -> None:
-    given = mail(content=FULL)
-    wish = json.loads(APIS[kind].message_request(ROWS[kind], given, NOW).body)
-    headers = wish.get("headers") or {header["Name"]: header["Value"] for header in wish["Headers"]}
-    assert headers["Message-ID"] == given.message.message_id
+    email = mail(content=FULL)
+    request_json = json.loads(APIS[kind].message_request(ROWS[kind], email, NOW).body)
+    headers = request_json.get("headers") or {header["Name"]: header["Value"] for header in request_json["Headers"]}
+    assert headers["Message-ID"] == email.message.message_id
     assert headers["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
     assert headers["X-Campaign"] == "spring"
     assert headers["X-Note"] == "=?utf-8?b?R3LDvMOfZQ==?="
@@ -88,19 +90,21 @@ def test_our_headers_are_added_and_caller_headers_are_kept(kind: str) -> None:
 @pytest.mark.parametrize("kind", list(APIS))
 def test_control_characters_cannot_inject_header_or_address(kind: str) -> None:
     evil = MessageContent(text="x", headers=(("X-A", "1\r\nBcc: evil@example.com"), ("X-B\r\nBcc", "evil@example.com")))
-    given = mail(content=evil, subject="1\r\nBcc: evil@example.com", recipient_name='a"\r\n, <evil@example.com> "')
-    made = APIS[kind].message_request(ROWS[kind], given, NOW)
-    said = _strings(made)
-    assert not any("\r" in text or "\n" in text for text in said)
+    email = mail(content=evil, subject="1\r\nBcc: evil@example.com", recipient_name='a"\r\n, <evil@example.com> "')
+    request = APIS[kind].message_request(ROWS[kind], email, NOW)
+    texts = _strings(request)
+    assert not any("\r" in text or "\n" in text for text in texts)
 
 
-def _strings(made: ApiRequest) -> list[str]:
+def _strings(request: ApiRequest) -> list[str]:
     """Every value of a JSON request but the bodies; of a form, its fields but the message."""
-    if not made.body.startswith(b"{"):
+    if not request.body.startswith(b"{"):
         return [
-            value.decode() for name, value in form(made.headers["Content-Type"], made.body).items() if name != "message"
+            value.decode()
+            for name, value in form(request.headers["Content-Type"], request.body).items()
+            if name != "message"
         ]
-    return list(_walk(json.loads(made.body)))
+    return list(_walk(json.loads(request.body)))
 
 
 def _walk(value: Any) -> Iterator[str]:
@@ -108,22 +112,22 @@ def _walk(value: Any) -> Iterator[str]:
         yield from value
         value = list(value.values())
     if isinstance(value, list):
-        for one in value:
-            yield from _walk(one)
+        for item in value:
+            yield from _walk(item)
     elif isinstance(value, str):
         yield value
 
 
 @pytest.mark.parametrize("kind", ["ses", "mailgun"])
 def test_mime_message_is_sent_byte_for_byte(kind: str) -> None:
-    given = mail(content=FULL)
-    made = APIS[kind].message_request(ROWS[kind], given, NOW)
+    email = mail(content=FULL)
+    request = APIS[kind].message_request(ROWS[kind], email, NOW)
     if kind == "ses":
-        sent = base64.b64decode(json.loads(made.body)["Content"]["Raw"]["Data"])
+        sent = base64.b64decode(json.loads(request.body)["Content"]["Raw"]["Data"])
     else:
-        boundary = made.headers["Content-Type"].partition("boundary=")[2].encode()
-        sent = made.body.partition(b"message/rfc822\r\n\r\n")[2].removesuffix(b"\r\n--" + boundary + b"--\r\n")
-    assert sent == mime.encode_message(given.message)
+        boundary = request.headers["Content-Type"].partition("boundary=")[2].encode()
+        sent = request.body.partition(b"message/rfc822\r\n\r\n")[2].removesuffix(b"\r\n--" + boundary + b"--\r\n")
+    assert sent == mime.encode_message(email.message)
 
 
 def test_message_that_api_cannot_carry_is_refused_without_request() -> None:
@@ -139,27 +143,30 @@ def test_message_that_api_cannot_carry_is_refused_without_request() -> None:
 
 
 def test_sendgrid_names_with_commas_are_quoted_and_domains_are_ascii() -> None:
-    given = mail("anna@bücher.example", recipient_name="Öst; Åsa")
-    given = dataclasses.replace(
-        given, message=dataclasses.replace(given.message, sender=Mailbox(address="a@b.example"))
+    email = mail("anna@bücher.example", recipient_name="Öst; Åsa")
+    email = dataclasses.replace(
+        email, message=dataclasses.replace(email.message, sender=Mailbox(address="a@b.example"))
     )
-    wish = json.loads(sendgrid.message_request(ROWS["sendgrid"], given, NOW).body)
-    assert wish["personalizations"][0]["to"] == [{"email": "anna@xn--bcher-kva.example", "name": '"Öst; Åsa"'}]
-    assert wish["from"] == {"email": "a@b.example"}
-    wish = json.loads(resend.message_request(ROWS["resend"], mail(recipient_name='Å "Q" \\'), NOW).body)
-    assert wish["to"] == ['"Å \\"Q\\" \\\\" <anna@example.com>']
+    request_json = json.loads(sendgrid.message_request(ROWS["sendgrid"], email, NOW).body)
+    assert request_json["personalizations"][0]["to"] == [{"email": "anna@xn--bcher-kva.example", "name": '"Öst; Åsa"'}]
+    assert request_json["from"] == {"email": "a@b.example"}
+    request_json = json.loads(resend.message_request(ROWS["resend"], mail(recipient_name='Å "Q" \\'), NOW).body)
+    assert request_json["to"] == ['"Å \\"Q\\" \\\\" <anna@example.com>']
 
 
 def test_regions_and_options_appear_in_request() -> None:
     eu = dataclasses.replace(ROWS["mailgun"], region="eu")
     assert mailgun.message_request(eu, mail(), NOW).url == "https://api.eu.mailgun.net/v3/mail.example/messages.mime"
     eu = dataclasses.replace(ROWS["sendgrid"], region="eu", options=(("ip_pool", "news"),))
-    made = sendgrid.message_request(eu, mail(), NOW)
-    assert (made.url, json.loads(made.body)["ip_pool_name"]) == ("https://api.eu.sendgrid.com/v3/mail/send", "news")
+    request = sendgrid.message_request(eu, mail(), NOW)
+    assert (request.url, json.loads(request.body)["ip_pool_name"]) == (
+        "https://api.eu.sendgrid.com/v3/mail/send",
+        "news",
+    )
     china = dataclasses.replace(ROWS["ses"], region="cn-north-1", options=(("configuration_set", "mailfold"),))
-    made = ses.message_request(china, mail(), NOW)
-    assert made.url == "https://email.cn-north-1.amazonaws.com.cn/v2/email/outbound-emails"
-    assert json.loads(made.body)["ConfigurationSetName"] == "mailfold"
+    request = ses.message_request(china, mail(), NOW)
+    assert request.url == "https://email.cn-north-1.amazonaws.com.cn/v2/email/outbound-emails"
+    assert json.loads(request.body)["ConfigurationSetName"] == "mailfold"
     stream = dataclasses.replace(ROWS["postmark"], options=(("message_stream", "broadcast"),))
     assert json.loads(postmark.message_request(stream, mail(), NOW).body)["MessageStream"] == "broadcast"
 
@@ -183,10 +190,12 @@ def test_repr_of_request_hides_credential(kind: str) -> None:
 @pytest.mark.parametrize("url", ["https://h.example/", "https://h.example/a%20b/c?b=2&a=%20x&a=1&empty="])
 @pytest.mark.parametrize("body", [b"", b'{"a": "\xc3\xbc"}'])
 def test_signature_equals_botocore(url: str, body: bytes) -> None:
-    asked = ApiRequest("POST" if body else "GET", url, {"Content-Type": "application/json", "X-Spaced": "a   b"}, body)
-    made = signed_request(asked, AwsCredential(KEY_ID, KEY, "eu-west-1", "ses"), NOW)
-    assert signature_is_botocores(made.method, made.url, made.headers, made.body)
-    assert not signature_is_botocores(made.method, made.url, made.headers, made.body + b" ")
+    unsigned = ApiRequest(
+        "POST" if body else "GET", url, {"Content-Type": "application/json", "X-Spaced": "a   b"}, body
+    )
+    signed = signed_request(unsigned, AwsCredential(KEY_ID, KEY, "eu-west-1", "ses"), NOW)
+    assert signature_is_botocores(signed.method, signed.url, signed.headers, signed.body)
+    assert not signature_is_botocores(signed.method, signed.url, signed.headers, signed.body + b" ")
 
 
 # ---------------------------------------------------------------------------- answers
@@ -284,37 +293,39 @@ ANSWERS: list[tuple[str, ApiResponse, SendOutcome]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "said", "meaning"), ANSWERS)
-def test_reply_has_expected_outcome(kind: str, said: ApiResponse, meaning: SendOutcome) -> None:
-    answer = APIS[kind].message_result(said)
+@pytest.mark.parametrize(("kind", "api_reply", "meaning"), ANSWERS)
+def test_reply_has_expected_outcome(kind: str, api_reply: ApiResponse, meaning: SendOutcome) -> None:
+    answer = APIS[kind].message_result(api_reply)
     assert answer.outcome is meaning
-    assert answer.code == said.status
+    assert answer.code == api_reply.status
     assert answer.text
 
 
-@pytest.mark.parametrize(("kind", "own"), [("ses", "0102-x"), ("sendgrid", "abc"), ("mailgun", "a@b")])
-def test_provider_message_id_is_read_as_events_spell_it(kind: str, own: str) -> None:
-    taken = next(said for name, said, meaning in ANSWERS if name == kind and meaning is TAKEN)
-    assert APIS[kind].message_result(taken).provider_message_id == own
+@pytest.mark.parametrize(("kind", "message_id"), [("ses", "0102-x"), ("sendgrid", "abc"), ("mailgun", "a@b")])
+def test_provider_message_id_is_read_as_events_spell_it(kind: str, message_id: str) -> None:
+    accepted_reply = next(api_reply for name, api_reply, meaning in ANSWERS if name == kind and meaning is TAKEN)
+    assert APIS[kind].message_result(accepted_reply).provider_message_id == message_id
 
 
 def test_retry_after_in_seconds_is_respected_up_to_a_day() -> None:
     values = {"7": 7.0, "0": 0.0, "": 0.0, "soon": 0.0, "999999999": 86_400.0, "٣": 0.0}
-    assert {said: retry_after_seconds(reply(429, b"", {"Retry-After": said})) for said in values} == values
+    assert {header: retry_after_seconds(reply(429, b"", {"Retry-After": header})) for header in values} == values
 
 
 # ---------------------------------------------------------------------------- batches
 def test_each_message_of_postmark_batch_has_its_own_result() -> None:
-    said = reply(200, [{"ErrorCode": 0, "Message": "OK", "MessageID": "1"}, {"ErrorCode": 406, "Message": "inactive"}])
-    answers = postmark.batch_results(said, 2)
+    api_reply = reply(
+        200, [{"ErrorCode": 0, "Message": "OK", "MessageID": "1"}, {"ErrorCode": 406, "Message": "inactive"}]
+    )
+    answers = postmark.batch_results(api_reply, 2)
     assert answers is not None
     assert [answer.outcome for answer in answers] == [TAKEN, DROPPED]
     assert answers[0].provider_message_id == "1"
 
 
 def test_resend_batch_maps_errors_to_their_messages() -> None:
-    said = reply(200, {"data": [{"id": "a"}, {"id": "c"}], "errors": [{"index": 1, "message": "no"}]})
-    answers = resend.batch_results(said, 3)
+    api_reply = reply(200, {"data": [{"id": "a"}, {"id": "c"}], "errors": [{"index": 1, "message": "no"}]})
+    answers = resend.batch_results(api_reply, 3)
     assert answers is not None
     assert [(answer.outcome, answer.provider_message_id) for answer in answers] == [
         (TAKEN, "a"),
@@ -326,22 +337,22 @@ def test_resend_batch_maps_errors_to_their_messages() -> None:
 @pytest.mark.parametrize("kind", list(BATCH_APIS))
 def test_batch_with_unclear_reply_has_unknown_outcome(kind: str) -> None:
     unclear = [reply(200, b"<html>"), reply(200, []), reply(200, {"data": []}), reply(500, b"")]
-    for said in unclear:
-        answers = BATCH_APIS[kind].batch_results(said, 2)
+    for api_reply in unclear:
+        answers = BATCH_APIS[kind].batch_results(api_reply, 2)
         assert answers is not None
-        assert [answer.outcome for answer in answers] == [OPEN, OPEN], said
+        assert [answer.outcome for answer in answers] == [OPEN, OPEN], api_reply
 
 
-@pytest.mark.parametrize(("kind", "said"), [("postmark", pm(300)), ("resend", rs("validation_error", 422))])
-def test_batch_refused_as_a_whole_has_no_results(kind: str, said: ApiResponse) -> None:
-    assert BATCH_APIS[kind].batch_results(said, 3) is None
+@pytest.mark.parametrize(("kind", "api_reply"), [("postmark", pm(300)), ("resend", rs("validation_error", 422))])
+def test_batch_refused_as_a_whole_has_no_results(kind: str, api_reply: ApiResponse) -> None:
+    assert BATCH_APIS[kind].batch_results(api_reply, 3) is None
 
 
 def test_batch_key_depends_on_its_emails_only() -> None:
-    one, two = mail(), mail()
+    first, second = mail(), mail()
     keys = [
         resend.batch_request(ROWS["resend"], mails).headers["Idempotency-Key"]
-        for mails in ([one, two], [one, two], [one])
+        for mails in ([first, second], [first, second], [first])
     ]
     assert keys[0] == keys[1] != keys[2]
 

@@ -27,8 +27,8 @@ LIMITS = ClaimLimits(max_jobs=20, max_jobs_per_lane=10, lease_s=5.0)
 
 @pytest.fixture
 async def pool(database_url: str) -> AsyncIterator[Pool]:
-    made = Settings(database_url=SecretStr(database_url))
-    async with open_database(made, size=8) as opened:
+    settings = Settings(database_url=SecretStr(database_url))
+    async with open_database(settings, size=8) as opened:
         yield opened
 
 
@@ -51,8 +51,8 @@ async def put(
 
 async def ask(pool: Pool, query: str, *values: Any) -> list[tuple[Any, ...]]:
     async with pool.connection() as connection:
-        found = await connection.execute(query, values)  # type: ignore[arg-type,unused-ignore]
-        return await found.fetchall() if found.description else []
+        cursor = await connection.execute(query, values)  # type: ignore[arg-type,unused-ignore]
+        return await cursor.fetchall() if cursor.description else []
 
 
 async def expire(pool: Pool) -> None:
@@ -246,8 +246,8 @@ async def test_one_lane_gets_at_most_half_of_free_capacity(pool: Pool) -> None:
         in_hand += await store(pool).claim(in_hand)
     assert len(in_hand) == LIMITS.max_jobs, "only stuck lanes have due jobs, so they may use all capacity"
     # No capacity is free now. A worker with nothing in hand gives one lane at most half of its capacity.
-    alone = await store(pool, ClaimLimits(max_jobs=20, max_jobs_per_lane=100, lease_s=5)).claim()
-    assert Counter(job.lane for job in alone).most_common(1)[0][1] <= 10
+    jobs = await store(pool, ClaimLimits(max_jobs=20, max_jobs_per_lane=100, lease_s=5)).claim()
+    assert Counter(job.lane for job in jobs).most_common(1)[0][1] <= 10
 
 
 async def test_consecutive_failures_open_breaker_and_one_probe_closes_it(pool: Pool) -> None:
@@ -277,7 +277,7 @@ async def test_broken_lane_opens_at_once_and_others_continue(pool: Pool) -> None
     await store(pool).settle([(other, release(0, "")) for other in rest])
     await store(pool).settle_one(job, release(0, "535 who are you?", EndpointHealth.BROKEN))
     await put(pool, 1, lane="acme/fine")
-    assert [found.lane for found in await store(pool).claim()] == ["acme/fine"]
+    assert [cursor.lane for cursor in await store(pool).claim()] == ["acme/fine"]
     assert await ask(pool, "select distinct attempts from jobs.jobs where lane = 'acme/broken'") == [(0,)]
 
 

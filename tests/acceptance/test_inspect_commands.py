@@ -1,4 +1,4 @@
-"""Run `mailfold trace|status|rebuild` as a person does."""
+"""Run `mailfold trace`, `status` and `rebuild` as a person does."""
 
 import json
 

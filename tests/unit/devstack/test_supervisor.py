@@ -71,9 +71,9 @@ def test_port_stays_the_same_and_is_refused_while_in_use(tmp_path: Path) -> None
 
 
 def test_secret_is_made_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
-    made = DataDir(tmp_path).secret("secret")
-    assert len(made) >= 32
-    assert DataDir(tmp_path).secret("secret") == made
+    secret = DataDir(tmp_path).secret("secret")
+    assert len(secret) >= 32
+    assert DataDir(tmp_path).secret("secret") == secret
     assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
 
 

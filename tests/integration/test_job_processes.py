@@ -68,8 +68,8 @@ async def test_emitter_crash_after_2xx_keeps_order_and_repeats_with_same_key(
         async with process(settings, "emit"):
             await until(lambda: _done(rt, 60), 40)
     for email in emails:
-        told = [seen.word for seen in receiver.seen if seen.body["email_id"] == email]
-        assert list(dict.fromkeys(told)) == [word.value for word in words]
+        arrived_words = [seen.word for seen in receiver.seen if seen.body["email_id"] == email]
+        assert list(dict.fromkeys(arrived_words)) == [word.value for word in words]
     assert max(Counter(seen.headers["Idempotency-Key"] for seen in receiver.seen).values()) <= 2
     results = await on(settings, CONVERSION_RESULTS)
     assert len({(result.email_id, result.word) for result in results}) == 60

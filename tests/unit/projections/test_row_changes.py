@@ -1,4 +1,4 @@
-"""Runs of changes in, steps out: without a database, so that many splits can be tried."""
+"""Row changes computed from changes, without a database, so that many splits of the log can be tried."""
 
 import itertools
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from projections.pending_conversions import (
 from projections.row_changes import MAX_PLACES, ClosedVersion, CurrentVersion, RowChanges, compute_row_changes
 from projections.sink import ChangeBatch
 from projections.suppression_rules import EvidenceKey, EvidenceOrigin, evidence_of
-from tests.support.changes import T0, Log, event, identified, lives, request, told
+from tests.support.changes import T0, Log, conversion_result, event, identified, lives, request
 from topics.changes import EmailChange, Tick
 from topics.conversions import ConversionOutcome, ConversionWord
 from topics.events import EventKind
@@ -42,18 +42,18 @@ class Tables:
         self.through = 0
 
     def take(self, run: Sequence[EmailChange | Tick]) -> RowChanges:
-        made = compute_row_changes(run, self.standing, hashed, self.through)
-        self.through = made.through
-        self.standing |= made.standing
-        self.closed += made.closed
+        row_changes = compute_row_changes(run, self.standing, hashed, self.through)
+        self.through = row_changes.through
+        self.standing |= row_changes.standing
+        self.closed += row_changes.closed
         # As the table does: a word that was read wrong and is true again is booked already.
         booked = {(debt.email_id, debt.word) for debt in self.debts}
-        self.debts += [debt for debt in made.debts if (debt.email_id, debt.word) not in booked]
-        self.ended |= made.ended
-        self.facts |= set(made.timeline)
-        evidence = self.evidence | made.evidence
+        self.debts += [debt for debt in row_changes.debts if (debt.email_id, debt.word) not in booked]
+        self.ended |= row_changes.ended
+        self.facts |= set(row_changes.timeline)
+        evidence = self.evidence | row_changes.evidence
         self.evidence = {key: sign for key, sign in evidence.items() if sign is not None}
-        return made
+        return row_changes
 
 
 def taken(runs: Sequence[ChangeBatch]) -> Tables:
@@ -90,10 +90,10 @@ def test_repeated_batch_adds_no_rows(seed: int, start: int) -> None:
 def test_evidence_depends_on_final_states_only(seed: int, cuts: list[int]) -> None:
     log = lives(seed, 12)
     tables = taken(log.runs(*sorted({cut for cut in cuts if cut < len(log.changes)})))
-    told: dict[EvidenceKey, EvidenceOrigin] = {}
+    evidence: dict[EvidenceKey, EvidenceOrigin] = {}
     for now in tables.standing.values():
-        told |= evidence_of(now.state, hashed)
-    assert tables.evidence == told
+        evidence |= evidence_of(now.state, hashed)
+    assert tables.evidence == evidence
 
 
 def test_evidence_of_an_earlier_version_is_taken_back_from_under_its_own_key() -> None:
@@ -103,10 +103,10 @@ def test_evidence_of_an_earlier_version_is_taken_back_from_under_its_own_key() -
     bounced = Log().fold(request(1), event(1, EventKind.BOUNCED, T0)).changes
     standing: dict[EmailId, CurrentVersion] = {}
     for run in (bounced, Log().fold(request(1), event(1, EventKind.COMPLAINED, T0 + 1)).changes):
-        made = compute_row_changes(run, standing, hashed, 0, hashed_before)
-        standing |= made.standing
-    told = {(key.address_hash[:4], key.reason): sign is None for key, sign in made.evidence.items()}
-    assert told == {
+        row_changes = compute_row_changes(run, standing, hashed, 0, hashed_before)
+        standing |= row_changes.standing
+    signs = {(key.address_hash[:4], key.reason): sign is None for key, sign in row_changes.evidence.items()}
+    assert signs == {
         (b"old ", SuppressionReason.HARD_BOUNCE): True,
         (hashed(request(1).recipient)[:4], SuppressionReason.COMPLAINT): False,
     }
@@ -166,5 +166,5 @@ def test_a_debt_keeps_its_activity_byte_for_byte() -> None:
     ],
 )
 def test_what_ends_a_debt(outcome: ConversionOutcome, end: str | None) -> None:
-    state = Log().fold(request(1), told(1, ConversionWord.OPEN, outcome, T0)).changes[0].state
+    state = Log().fold(request(1), conversion_result(1, ConversionWord.OPEN, outcome, T0)).changes[0].state
     assert ended_conversions(state).get(ConversionWord.OPEN) == end

@@ -1,4 +1,4 @@
-"""What was read wrong, once it is corrected: in tables, listings, suppressions, debts and traces."""
+"""Corrected events: in tables, listings, suppressions, owed conversions and traces."""
 
 import msgspec
 
@@ -40,14 +40,14 @@ def test_a_listing_shows_what_still_counts() -> None:
 
 def test_a_bounce_whose_words_went_with_another_s_is_still_one() -> None:
     later = event(1, EventKind.BOUNCED, T0 + 30, nth=1)
-    shown = listed_email("acme", last(Log().fold(request(1)).fold(BOUNCED, later, DEFERRED)), request(1))
-    assert shown is not None
-    assert (shown.state, shown.bounce_type, shown.bounce_details) == (ListedState.BOUNCED, "Undetermined", "")
+    listed = listed_email("acme", last(Log().fold(request(1)).fold(BOUNCED, later, DEFERRED)), request(1))
+    assert listed is not None
+    assert (listed.state, listed.bounce_type, listed.bounce_details) == (ListedState.BOUNCED, "Undetermined", "")
 
 
 def run(changes: list[EmailChange]) -> tuple[dict[str, CurrentVersion], list[ConversionWord]]:
-    made = compute_row_changes(changes, {}, hashed)
-    return {str(key): row for key, row in made.standing.items()}, [debt.word for debt in made.debts]
+    row_changes = compute_row_changes(changes, {}, hashed)
+    return {str(key): row for key, row in row_changes.standing.items()}, [debt.word for debt in row_changes.debts]
 
 
 def test_a_booked_word_stays_booked_and_one_that_never_counted_is_not() -> None:
@@ -63,8 +63,8 @@ def test_a_booked_word_stays_booked_and_one_that_never_counted_is_not() -> None:
 
 
 def test_evidence_against_an_address_goes_with_its_bounce() -> None:
-    made = compute_row_changes(Log().fold(request(1)).fold(BOUNCED).fold(DEFERRED).changes, {}, hashed)
-    assert list(made.evidence.values()) == [None]
+    row_changes = compute_row_changes(Log().fold(request(1)).fold(BOUNCED).fold(DEFERRED).changes, {}, hashed)
+    assert list(row_changes.evidence.values()) == [None]
 
 
 def test_the_timeline_holds_each_event_as_it_is_read_now() -> None:
@@ -93,9 +93,9 @@ def test_a_trace_says_what_an_event_counted_as_before() -> None:
     story = EmailHistory(state=last(log), version=1, since=T0, partition=0, timeline=timeline, jobs=[_booked()])
     trace = trace_of(story, T0 + 600)
     assert trace.status == "deferred"
-    told = {line.what: line.details for line in trace.lines}
-    assert "corrected at 2023-11-14 22:13:20.500, it counted as bounced" in told["deferred"]
-    assert "it counted as complained; it goes by another id" in told["retraction"]
+    details = {line.what: line.details for line in trace.lines}
+    assert "corrected at 2023-11-14 22:13:20.500, it counted as bounced" in details["deferred"]
+    assert "it counted as complained; it goes by another id" in details["retraction"]
     # What was told can't be untold, and is still shown.
     assert [(one["word"], one["attempts"]) for one in trace.conversions] == [("bounce", 0)]
 

@@ -1,4 +1,4 @@
-"""The log is not where the group's offsets say: retention took what was not read, or a topic was cut or made anew."""
+"""The log is not where the group's offsets say: records expired unread, or a topic was truncated or recreated."""
 
 from pathlib import Path
 

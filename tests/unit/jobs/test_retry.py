@@ -115,7 +115,7 @@ def test_smtp_reply_has_expected_outcome_and_health(
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "seconds"),
     [
         ("2.0.0 Ok: queued as 4Z2mN91qXzz9", "4Z2mN91qXzz9"),
         ("OK id=1tABcd-0000000Abc-1xYz", "1tABcd-0000000Abc-1xYz"),
@@ -124,8 +124,8 @@ def test_smtp_reply_has_expected_outcome_and_health(
         ("OK", ""),
     ],
 )
-def test_provider_message_id_is_read_from_250_reply(text: str, found: str) -> None:
-    assert smtp_replies.provider_message_id(text) == found
+def test_provider_message_id_is_read_from_250_reply(text: str, seconds: str) -> None:
+    assert smtp_replies.provider_message_id(text) == seconds
 
 
 def test_redacted_text_has_no_address_and_no_unprintable_character() -> None:
@@ -183,8 +183,8 @@ def test_retry_after_is_parsed(status: int, header: str, seconds: float | None) 
 
 @given(st.text())
 def test_any_retry_after_is_bounded_or_none(header: str) -> None:
-    found = fasttrack.retry_after_seconds(429, header, NOW)
-    assert found is None or 0 <= found <= fasttrack.MAX_RETRY_AFTER_S
+    seconds = fasttrack.retry_after_seconds(429, header, NOW)
+    assert seconds is None or 0 <= seconds <= fasttrack.MAX_RETRY_AFTER_S
 
 
 def test_activity_is_sent_back_byte_for_byte() -> None:
@@ -248,32 +248,32 @@ def test_acked_email_is_done_in_any_order_of_acks() -> None:
 
 
 async def test_value_of_very_long_key_is_not_cached() -> None:
-    asked: list[str] = []
+    lookups: list[str] = []
 
     async def ask(name: str) -> int:
-        asked.append(name)
+        lookups.append(name)
         return len(name)
 
     assert len("long" * 1_000) > MAX_KEY_CHARS
     remembered: TTLCache[str, int] = TTLCache(2.0, 10, now=lambda: 0.0)
     for name in ("short", "long" * 1_000):
         assert [await remembered.get(name, ask), await remembered.get(name, ask)] == [len(name)] * 2
-    assert [len(name) for name in asked] == [5, 4_000, 4_000]
+    assert [len(name) for name in lookups] == [5, 4_000, 4_000]
 
 
 async def test_age_of_cached_value_counts_from_request() -> None:
     now = 0.0
-    asked: list[str] = []
+    lookups: list[str] = []
 
     async def ask(name: str) -> int:
         nonlocal now
-        asked.append(name)
+        lookups.append(name)
         now += 1.5
         return len(name)
 
     remembered: TTLCache[str, int] = TTLCache(2.0, 10, now=lambda: now)
     assert [await remembered.get("a", ask), await remembered.get("a", ask)] == [1, 1]
-    assert asked == ["a"]
+    assert lookups == ["a"]
     now = 2.1
     assert await remembered.get("a", ask) == 1
-    assert asked == ["a", "a"]
+    assert lookups == ["a", "a"]
