@@ -131,6 +131,14 @@ insert into intake.identities (email_id, fingerprint, recorded_at)
 select * from unnest(%(email_id)b::uuid[], %(fingerprint)b::bytea[], %(recorded_at)b::bigint[])
 on conflict do nothing
 
+-- name: expire_identities
+-- In batches of their own transactions (pipeline/runtime/retention.py); locked rows are skipped.
+delete from intake.identities where ctid = any(array(
+    select ctid from intake.identities
+    where recorded_at < (extract(epoch from now()) - %(days)s * 86400) * 1000
+    order by recorded_at limit %(limit)s for update skip locked
+))
+
 -- name: owe
 -- Each word gets a number when it is first owed, and keeps it. A word that has a job already is not changed.
 insert into jobs.jobs (queue, stream, seq, name, lane, state, payload, finished_at)

@@ -33,12 +33,22 @@ where jobs.state not in ('done', 'dead') and excluded.attempts > jobs.replayed_a
     or jobs.state <> 'done' and excluded.state = 'done'
 
 -- name: take_deferrals
--- Count the attempts that acks on the log report, so that in a rebuilt database the schedule continues where it was.
+-- Count the attempts that acks on the log report, so that in a restored or rebuilt database the schedule continues where
+-- it was. A lease of an earlier attempt than the ack's is one of the restored database; nobody holds it any more.
 insert into jobs.jobs (queue, stream, seq, name, lane, state, payload, attempts, due_at)
 select 'dispatch', ack.stream, 0, 'send', '', 'held', '', ack.attempt, to_timestamp(ack.due / 1000.0)
 from unnest(%(streams)b::uuid[], %(attempts)b::integer[], %(dues)b::bigint[]) as ack (stream, attempt, due)
-on conflict (queue, stream, seq) do update set attempts = excluded.attempts, due_at = excluded.due_at
-where jobs.state in ('held', 'pending') and jobs.attempts < excluded.attempts
+on conflict (queue, stream, seq) do update set
+    attempts = excluded.attempts,
+    due_at = excluded.due_at,
+    state = case jobs.state when 'attempting' then 'pending' else jobs.state end,
+    lease_token = null
+where jobs.state in ('held', 'pending', 'attempting') and jobs.attempts < excluded.attempts
+
+-- name: acks_read
+-- How far the acks were read, and the server that says so, in one row.
+select pg_postmaster_start_time(), coalesce(array_agg(partition), '{}'), coalesce(array_agg(next_offset), '{}')
+from jobs.next_offsets where queue = 'dispatch' and topic = 'provider-acks'
 
 -- name: next_offsets
 select topic, partition, next_offset from jobs.next_offsets where queue = 'dispatch'

@@ -71,8 +71,7 @@ def make_gateway_state(
     ``standby``: a pool of connections to the database from which listings are read.
     """
     metrics = GatewayMetrics()
-    if rt.watchdog is not None:
-        rt.watchdog.listen(metrics.record_loop_lag)
+    rt.health.use_metrics(metrics)
     log = CountedLog(rt.log, metrics)
     spool = Spool(rt.settings.data_dir / "spool", log, rt.new_id, metrics)
     signer = Signer(rt.settings.secret.get_secret_value(), "track")

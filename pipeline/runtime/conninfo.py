@@ -5,6 +5,7 @@ the server, for what belongs to a session: notifications, advisory locks, migrat
 standby.
 """
 
+from importlib.metadata import version
 from typing import Final
 
 import psycopg
@@ -14,6 +15,8 @@ from pydantic import SecretStr
 from pipeline.errors import InvalidSettings
 from pipeline.settings import Settings
 
+APPLICATION_NAME: Final = f"mailfold/{version('mailfold')}"
+"""The name under which the connections of this version are listed in pg_stat_activity."""
 _DEFAULT_PARAMETERS: Final = {
     "connect_timeout": "5",
     # A server that vanishes without a word is noticed within 20 seconds, instead of after hours.
@@ -61,4 +64,4 @@ def _conninfo(name: str, url: SecretStr, defaults: dict[str, str]) -> str:
     except psycopg.ProgrammingError:
         # The error's own message repeats the URL with its password.
         raise InvalidSettings(f"{name}: not a libpq URL, such as postgresql://user:password@host:5432/name") from None
-    return make_conninfo("", **{**_DEFAULT_PARAMETERS, **defaults, **given})
+    return make_conninfo("", **{**_DEFAULT_PARAMETERS, **defaults, **given, "application_name": APPLICATION_NAME})

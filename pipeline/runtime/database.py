@@ -13,9 +13,9 @@ from psycopg_pool import AsyncConnectionPool
 from pipeline.errors import DatabaseUnavailable
 from pipeline.runtime.conninfo import is_behind_pooler, pooled_conninfo, session_conninfo, standby_conninfo
 from pipeline.runtime.logs import get_logger
+from pipeline.runtime.schema import require_schema
 from pipeline.runtime.sleep import sleep_unless
 from pipeline.settings import Settings
-from projections.migrate import migrate
 from projections.sql import SqlQueries
 
 DATABASE_UNAVAILABLE_ERRORS: Final = (
@@ -113,12 +113,6 @@ def _has_unread_bytes(connection: psycopg.AsyncConnection[Any]) -> bool:
     return bool(poll.poll(0))
 
 
-async def _migrate(settings: Settings) -> None:
-    """Migrate the database on a single connection, because a pool would retry without reporting what is wrong."""
-    async with await psycopg.AsyncConnection.connect(session_conninfo(settings)) as connection:
-        await migrate(connection)
-
-
 async def wait_for_database(settings: Settings, stop: asyncio.Event) -> None:
     """Return once Postgres accepts connections and writes, or when ``stop`` is set; log why it does not.
 
@@ -139,13 +133,14 @@ async def wait_for_database(settings: Settings, stop: asyncio.Event) -> None:
 
 @contextlib.asynccontextmanager
 async def open_database(settings: Settings, *, size: int = 4) -> AsyncIterator[Pool]:
-    """Migrate the database and open a pool of at most ``size`` connections; close it at the end.
+    """Open a pool of at most ``size`` connections to a migrated database; close it at the end.
 
-    Raise InvalidSettings for a missing or invalid URL, DatabaseUnavailable where Postgres does not answer.
+    Raise InvalidSettings for a missing or invalid URL, DatabaseUnavailable where Postgres does not answer, and
+    SchemaMismatch for a schema that is older or newer than this version needs.
     """
     pool = HealingPool(pooled_conninfo(settings), settings, min_size=1, max_size=size)
     try:
-        await _migrate(settings)
+        await require_schema(settings)
         await pool.open(wait=True, timeout=10)
         if is_behind_pooler(settings):
             await _warn_without_time_limits(pool)

@@ -20,7 +20,7 @@ ALLOWED_AT_TOP = {
         "requirements-bench.txt",
     ),
     *("LICENSE", "SECURITY.md", "CODE_OF_CONDUCT.md", ".editorconfig", ".pre-commit-config.yaml"),
-    *("pipeline", "topics", "projections", "tests", "bench", "docs", ".ci", ".devcontainer", ".github"),
+    *("pipeline", "topics", "projections", "tests", "bench", "docs", "deploy", ".ci", ".devcontainer", ".github"),
 }
 NAMES = [str(path.relative_to(ROOT)) for path in modules()]
 

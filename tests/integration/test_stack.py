@@ -31,6 +31,7 @@ def settings_for(folder: Path) -> Settings:
         port=0,
         sandbox_smtp_port=0,
         sandbox_http_port=0,
+        ops_host="",
     )
 
 

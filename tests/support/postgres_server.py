@@ -11,12 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import psycopg
+from pydantic import SecretStr
 
 from pipeline.devstack.servers import postgres
 from pipeline.devstack.servers.data_dir import find_free_port
 from pipeline.devstack.servers.postgres_programs import find_programs
 from pipeline.devstack.servers.process import ChildProcess, spawn
 from pipeline.runtime.private_files import make_private_folder
+from pipeline.runtime.schema import migrate_database
+from pipeline.settings import Settings
 from tests.support.seeing import until
 
 START_TIMEOUT_S = 60.0
@@ -69,10 +72,11 @@ def _give_to_owner_of(pattern: Path, tree: Path) -> None:
 
 @contextlib.asynccontextmanager
 async def postgres_server(folder: Path) -> AsyncIterator[PostgresServer]:
-    """Run a server with its files in ``folder`` until the end of the block."""
+    """Run a server with a migrated database, and its files in ``folder``, until the end of the block."""
     server = PostgresServer(folder)
     await server.start()
     try:
+        await migrate_database(Settings(database_url=SecretStr(server.url)))
         yield server
     finally:
         await server.stop(signal.SIGQUIT)

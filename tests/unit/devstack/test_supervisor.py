@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline.devstack import supervisor
 from pipeline.devstack.servers import jars, kafka, postgres
 from pipeline.devstack.servers.data_dir import DataDir, ResourceInUse, find_free_port, is_port_taken
 from pipeline.devstack.servers.orphans import PidFiles
@@ -86,6 +87,22 @@ def test_settings_written_to_an_environment_are_read_back_unchanged(
     assert load_settings() == settings
 
 
+def test_taken_ops_port_is_replaced_unless_an_operator_chose_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = Settings().ops_port_worker
+    monkeypatch.setattr(supervisor, "is_port_taken", lambda _host, port: port == taken)
+    data_dir = DataDir(tmp_path)
+    ports = [supervisor.complete_settings(Settings(ops_port_emit=0), data_dir) for _ in range(2)]
+    assert ports[0].ops_port_worker != taken
+    assert [each.ops_port_worker for each in ports] == [data_dir.ports()["ops_port_worker"]] * 2
+    assert [each.ops_port_emit for each in ports] == [data_dir.ports()["ops_port_emit"]] * 2
+    assert ports[0].ops_port_gateway == Settings().ops_port_gateway
+    chosen = supervisor.complete_settings(Settings(ops_port_worker=taken), data_dir)
+    assert chosen.ops_port_worker == taken, "the start says that it is taken"
+    assert supervisor.complete_settings(Settings(ops_host="", ops_port_emit=0), data_dir).ops_port_emit == 0
+
+
 async def test_orphans_are_ended_and_processes_with_reused_ids_are_not(tmp_path: Path) -> None:
     orphan, other = spawn(sleeper(tmp_path)), spawn(sleeper(tmp_path, name="other"))
     try:
@@ -156,6 +173,34 @@ def test_large_log_is_rotated_at_the_next_start(tmp_path: Path, monkeypatch: pyt
     spawn(sleeper(tmp_path, "print('new')")).process.wait()
     assert (tmp_path / "sleeper.log").read_text() == "new\n"
     assert (tmp_path / "sleeper.log.1").read_text() == "0123456789 and more"
+
+
+async def test_large_log_of_a_running_child_is_rotated_and_the_child_writes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.devstack.servers.process.LOG_MAX_BYTES", 10)
+    monkeypatch.setattr("pipeline.devstack.servers.restarter.LOG_CHECK_INTERVAL_S", 0.01)
+    log, earlier = tmp_path / "writer.log", tmp_path / "writer.log.1"
+    code = f"""
+        import os, pathlib, time
+        print("much at first", flush=True)
+        while not pathlib.Path({str(earlier)!r}).exists() or pathlib.Path({str(log)!r}).stat().st_size:
+            time.sleep(0.01)
+        print("more", flush=True)
+        time.sleep(600)
+        """
+    restarter = Restarter(
+        sleeper(tmp_path, textwrap.dedent(code), "writer"), PidFiles(tmp_path / "pids"), lambda _: None
+    )
+    restarter.start_watching()
+    try:
+        async with asyncio.timeout(20):
+            while log.read_text() != "more\n":
+                await asyncio.sleep(0.01)
+        assert earlier.read_text() == "much at first\n"
+        assert stat.S_IMODE(earlier.stat().st_mode) == 0o600
+    finally:
+        await restarter.stop(1)
 
 
 async def test_background_work_returns_raises_and_can_be_abandoned() -> None:

@@ -6,8 +6,10 @@ from typing import Any, cast
 
 from pipeline.jobs.engine import JobEngine, JobHandler, Lease
 from pipeline.jobs.job import DONE, Job, JobResult
+from pipeline.jobs.metrics import JobMetrics
 from pipeline.jobs.store import ClaimLimits, JobStore
 from pipeline.runtime.logs import get_logger
+from pipeline.runtime.role_metrics import RoleMetrics
 from tests.support.logs import captured_log_lines
 
 LIMITS = ClaimLimits(max_jobs=10, max_jobs_per_lane=10, lease_s=5.0)
@@ -32,7 +34,7 @@ def job(email_id: str, attempt: int = 1) -> Job:
 async def work_on(handle: JobHandler, *jobs: Job) -> None:
     """Run the jobs at the same time, each in a task of its own as the engine does."""
     store = JobStore(cast("Any", None), "dispatch", LIMITS)  # no job is claimed or settled here
-    engine = JobEngine(store, LIMITS, handle, (60.0,), conninfo="")
+    engine = JobEngine(store, LIMITS, handle, (60.0,), conninfo="", metrics=JobMetrics(RoleMetrics(), "dispatch"))
     lease = Lease(asyncio.get_running_loop().time() + 60)
     await asyncio.gather(*(asyncio.create_task(engine._run_job(each, lease)) for each in jobs))
 

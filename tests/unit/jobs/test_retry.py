@@ -25,10 +25,10 @@ from pipeline.runtime.ttl_cache import MAX_KEY_CHARS, TTLCache
 from pipeline.settings import Settings
 from projections.pending_conversions import PendingConversion
 from topics.acks import Acked, Deferred, Failed, Rejected
-from topics.codec import encode
+from topics.codec import NewerRecord, encode
 from topics.conversions import ConversionOutcome, ConversionWord
 from topics.record import EmailId
-from topics.registry import PROVIDER_ACKS
+from topics.registry import PROVIDER_ACKS, SEND_REQUESTS, Topic
 
 ID = EmailId("0191d5a0-0000-7000-8000-000000000001")
 
@@ -230,6 +230,15 @@ class _Record(msgspec.Struct):
     value: bytes
     partition: int = 0
     offset: int = 0
+    key: bytes = b""
+
+
+@pytest.mark.parametrize("topic", [SEND_REQUESTS, PROVIDER_ACKS], ids=lambda topic: topic.name)
+def test_newer_version_stops_the_intake_with_its_place(topic: Topic) -> None:
+    name = "send-request" if topic is SEND_REQUESTS else "dropped"
+    newer = _Record("a", f'{{"type":"{name}/2","email_id":"{ID}"}}'.encode(), 3, 17)
+    with pytest.raises(NewerRecord, match=f"^{topic.name}/3/17: {name}/2 is newer than {name}/1"):
+        parse_records({"a": topic}, [newer])
 
 
 def test_acked_email_is_done_in_any_order_of_acks() -> None:

@@ -296,3 +296,5 @@ def test_pending_conversion_keeps_its_state_as_long_as_the_log() -> None:
 def test_undecodable_state_does_not_expire() -> None:
     """A newer version's, or our own bug: the fold halts at it, when a fact meets it."""
     assert StateExpiry(lambda: NOW, 1)([(b"k", b"rubbish")]) == []
+    newer = encode(EMAIL_STATES, state_of(REQUEST)).replace(b"email-state/1", b"email-state/2")
+    assert StateExpiry(lambda: NOW, 1)([(b"k", newer)]) == []

@@ -14,7 +14,7 @@ from pipeline.worker.fold_batch import RecordBatch, fold_facts, sort_facts
 from tests.support.facts import EMAIL_ID, event
 from topics import codec
 from topics.changes import EmailChange
-from topics.codec import Undecodable, decode, encode
+from topics.codec import NewerRecord, Undecodable, decode, encode
 from topics.events import DeliveryEvent, EventKind
 from topics.join import MAX_IDS_PER_MARK
 from topics.record import EmailId
@@ -136,6 +136,18 @@ def test_undecodable_or_misplaced_record_becomes_a_dead_letter() -> None:
         (3, "misplaced", "fold"),
         (4, "misplaced", "fold"),
     ]
+
+
+def test_fact_of_a_newer_version_halts_the_fold_with_its_place() -> None:
+    newer = encode(DELIVERY_EVENTS, OPENED).replace(b"delivery-event/1", b"delivery-event/2")
+    with pytest.raises(NewerRecord, match=r"^delivery-events/\d/7: delivery-event/2 is newer"):
+        fold(lying(OPENED, 6), lying(newer, 7))
+
+
+def test_state_of_a_newer_version_halts_the_fold() -> None:
+    newer = encode(EMAIL_STATES, evolve(None, OPENED)).replace(b"email-state/1", b"email-state/2")
+    with pytest.raises(NewerRecord, match="email-state/2"):
+        fold(lying(CLICKED), before=newer)
 
 
 def test_facts_too_large_together_get_a_change_each(monkeypatch: pytest.MonkeyPatch) -> None:
