@@ -20,6 +20,7 @@ from pipeline.devstack.servers.data_dir import find_free_port
 from pipeline.devstack.servers.process import ChildProcess, Program, spawn
 from pipeline.runtime import topic_admin
 from pipeline.runtime.database import open_database
+from pipeline.runtime.schema import migrate_database
 from pipeline.settings import Settings, environment_of
 
 TENANT, BRAND = "bench", "1"
@@ -117,6 +118,7 @@ async def world(servers: Settings, name: str, size: Size, destination: str = "")
         }
     )
     await topic_admin.create(settings)
+    await migrate_database(settings)
     secret = settings.secret.get_secret_value()
     async with open_database(settings, size=1) as pool:
         await admin.add_tenant(pool, admin.Tenant(TENANT))

@@ -4,6 +4,7 @@ MailfoldError
 ├── RecoverableError            trying again later may help, and nothing is lost
 │   ├── LogUnavailable          Kafka did not confirm in time
 │   ├── DatabaseUnavailable
+│   ├── DatabaseReplaced        another Postgres server answers than before; it may lag behind
 │   ├── LeaseLost               another worker may hold the job now
 │   ├── PartitionNotAssigned    the partition was assigned to another worker
 │   ├── OffsetLost              a fetched record never reached its agent
@@ -11,6 +12,8 @@ MailfoldError
 └── PermanentError              trying again does not help
     ├── InvalidSettings
     ├── TopicMismatch
+    ├── SchemaMismatch          the database is not migrated, or belongs to a newer version
+    ├── LogTooShort             the log ends before what was read from it
     ├── NotFound
     ├── Refused                 the caller's input is wrong; says what and where
     │   └── MissingLocalization    a template uses a text that does not exist
@@ -60,6 +63,10 @@ class DatabaseUnavailable(RecoverableError):
     """Postgres does not answer."""
 
 
+class DatabaseReplaced(RecoverableError):
+    """Another Postgres server answers than before, or it was started again; it may lack what was written last."""
+
+
 class LeaseLost(RecoverableError):
     """The lease ran out and another worker may hold the job."""
 
@@ -70,6 +77,14 @@ class InvalidSettings(PermanentError):
 
 class TopicMismatch(PermanentError):
     """A topic on the cluster is not as the registry says."""
+
+
+class SchemaMismatch(PermanentError):
+    """The schema of the database is not as this version needs it."""
+
+
+class LogTooShort(PermanentError):
+    """The log ends before what was read from it: another cluster, one restored to an older moment, or a new topic."""
 
 
 class NotFound(PermanentError):

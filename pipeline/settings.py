@@ -155,6 +155,20 @@ class Settings(BaseSettings):
         description="Bearer token that `/metrics` requires. Empty: only direct connections from the same machine "
         "may read it, because metrics name tenants and brands.",
     )
+    ops_host: str = Field(
+        "127.0.0.1",
+        description="Address on which every role serves `/metrics`, `/healthz` and `/readyz`, without authentication. "
+        "Empty: no role does.",
+    )
+    ops_port_gateway: int = Field(8031, ge=0, le=65535, description="Port for that of the gateway; 0 takes a free one.")
+    ops_port_worker: int = Field(8032, ge=0, le=65535, description="Port for that of the worker; 0 takes a free one.")
+    ops_port_dispatch: int = Field(
+        8033, ge=0, le=65535, description="Port for that of the dispatcher; 0 takes a free one."
+    )
+    ops_port_project: int = Field(
+        8034, ge=0, le=65535, description="Port for that of the projector; 0 takes a free one."
+    )
+    ops_port_emit: int = Field(8035, ge=0, le=65535, description="Port for that of the emitter; 0 takes a free one.")
     webhook_max_age: int = Field(
         86_400,
         ge=60,
@@ -175,6 +189,16 @@ class Settings(BaseSettings):
         gt=0,
         le=400,
         description="Days for which a provider's message id is stored, to correlate events that name no email.",
+    )
+    idempotency_days: float = Field(
+        400,
+        ge=7,
+        le=36_500,
+        description="Days for which a repeated request is recognised by its identity and not sent again: identities "
+        "and finished jobs are deleted then.",
+    )
+    dead_job_days: float = Field(
+        400, ge=7, le=36_500, description="Days for which a dead job can be shown and replayed; then it is deleted."
     )
     inbound_host: str = Field(
         "",
@@ -251,6 +275,11 @@ class Settings(BaseSettings):
         for network in networks:
             ipaddress.ip_network(network)
         return networks
+
+    def ops_port(self, role: str) -> int:
+        """Return the port on which a role serves its metrics and health."""
+        port: int = getattr(self, f"ops_port_{role}")
+        return port
 
     def with_embedded_kafka(self, bootstrap: str) -> "Settings":
         """Return these settings with the embedded broker, which listens on loopback only and without security."""

@@ -20,6 +20,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from pydantic import SecretStr
 
 from pipeline.runtime import topic_admin
+from pipeline.runtime.schema import migrate_database
 from pipeline.settings import Settings
 from tests.support import servers, skips
 from tests.support.caught_up import CaughtUp
@@ -80,14 +81,37 @@ def with_database(url: str, name: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
 
 
-@pytest.fixture
-def database_url(postgres_url: str) -> Iterator[str]:
-    """A database of this test's own; dropped after it."""
+@contextlib.contextmanager
+def own_database(url: str, template: str = "template1") -> Iterator[str]:
+    """Create a database, yield its name, and drop it."""
     name = f"t_{secrets.token_hex(6)}"
-    with psycopg.connect(postgres_url, autocommit=True) as admin:
-        admin.execute(f"create database {name}")  # type: ignore[arg-type,unused-ignore]  # a name of our own making
-        yield with_database(postgres_url, name)
+    with psycopg.connect(url, autocommit=True) as admin:
+        # names of our own making
+        admin.execute(f"create database {name} template {template}")  # type: ignore[arg-type,unused-ignore]
+        yield name
         admin.execute(f"drop database {name} with (force)")  # type: ignore[arg-type,unused-ignore]
+
+
+@pytest.fixture(scope="session")
+def migrated_database(postgres_url: str) -> Iterator[str]:
+    """The name of a migrated database, of which each test gets a copy."""
+    with own_database(postgres_url) as name:
+        asyncio.run(migrate_database(Settings(database_url=SecretStr(with_database(postgres_url, name)))))
+        yield name
+
+
+@pytest.fixture
+def database_url(postgres_url: str, migrated_database: str) -> Iterator[str]:
+    """A migrated database of this test's own; dropped after it."""
+    with own_database(postgres_url, migrated_database) as name:
+        yield with_database(postgres_url, name)
+
+
+@pytest.fixture
+def empty_database_url(postgres_url: str) -> Iterator[str]:
+    """A database of this test's own that was never migrated; dropped after it."""
+    with own_database(postgres_url) as name:
+        yield with_database(postgres_url, name)
 
 
 @pytest.fixture
@@ -101,6 +125,7 @@ async def settings(kafka_bootstrap: str, database_url: str, tmp_path: Path) -> A
         topic_prefix=f"t{secrets.token_hex(6)}-",
         partitions=2,
         allow_private_destinations=True,
+        ops_host="",
     )
     await topic_admin.create(made)
     yield made

@@ -3,6 +3,9 @@
 A record's tag is ``name/version``. Bytes of an older version don't match the current tag, so the fast path (one typed
 decode) has no cost for versioning. Only if it fails are they read field by field, converted version by version by
 :data:`UPCASTERS` and decoded again. Fields stay raw bytes, so that an upcast keeps a caller's data verbatim.
+
+Fields that a record's class does not have are ignored. A version newer than the class's raises NewerRecord, and its
+reader must stop there: what an older process cannot read is for a newer one, not for the dead letters.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from topics.record import Record
+from topics.record import LogPosition, Record
 from topics.registry import TOPICS, Topic
 
 RawFields = dict[str, msgspec.Raw]
@@ -31,8 +34,33 @@ class Undecodable(ValueError):
     """The bytes are no record of the topic; the message says why and in which field."""
 
 
+class NewerRecord(Exception):
+    """A record has a version that only a newer Mailfold knows; its reader must stop, and the process be upgraded."""
+
+    def at(self, place: LogPosition) -> "NewerRecord":
+        """Return the error with the place of the record."""
+        return NewerRecord(f"{place}: {self}")
+
+
 class _Tagged(msgspec.Struct):
     type: str
+
+
+class _TaggedParts(msgspec.Struct):
+    """The tag of a record and those of the records in it: changes have facts and a state, a state has a request."""
+
+    type: str
+    facts: tuple["_TaggedFact", ...] = ()
+    state: "_TaggedParts | None" = None
+    request: "_TaggedParts | None" = None
+
+    def tags(self) -> tuple[str, ...]:
+        parts = (*(applied.fact for applied in self.facts), self.state, self.request)
+        return (self.type, *(tag for part in parts if part is not None for tag in part.tags()))
+
+
+class _TaggedFact(msgspec.Struct):
+    fact: _TaggedParts
 
 
 class _WireFormat(msgspec.Struct, frozen=True):
@@ -52,6 +80,15 @@ _DECODERS: Final[dict[str, Callable[[bytes], Any]]] = {
 }
 
 
+_VERSIONS: Final[dict[str, int]] = {
+    name: int(version)
+    for topic in TOPICS
+    for kind in getattr(topic.value, "__args__", (topic.value,))
+    for name, _, version in (kind.__struct_config__.tag.partition("/"),)
+}
+"""The version of each record that this process writes, which is the newest that it knows."""
+
+
 def encode(topic: Topic, record: Record) -> bytes:
     """Return a record's bytes on ``topic``."""
     return _WIRE_FORMATS[topic.wire].encode(record)
@@ -63,7 +100,10 @@ def encode_parts(topic: Topic, parts: msgspec.Struct) -> bytes:
 
 
 def decode_with_raw(topic: Topic, value: bytes | None) -> tuple[Any, msgspec.Raw]:
-    """Return the record and its bytes in the newest version, to embed in another record. Raises Undecodable."""
+    """Return the record and its bytes in the newest version, to embed in another record.
+
+    Raises Undecodable and NewerRecord.
+    """
     if value is not None:
         try:
             return _DECODERS[topic.name](value), msgspec.Raw(value)
@@ -76,8 +116,8 @@ def decode_with_raw(topic: Topic, value: bytes | None) -> tuple[Any, msgspec.Raw
 def decode(topic: Topic, value: bytes | None) -> Any:
     """Return the record in ``value``; its type is one of ``topic.value``.
 
-    Raises Undecodable for a tombstone, malformed bytes, an unknown type or version, and a field
-    that is missing, unknown or of another type.
+    Raises NewerRecord for a version that only a newer process knows, and Undecodable for a tombstone, malformed bytes,
+    an unknown type, and a field that is missing or of another type.
     """
     if value is None:
         raise Undecodable(f"{topic.name}: no value (a tombstone)")
@@ -94,7 +134,21 @@ def _decode_older(topic: Topic, value: bytes, error: Exception) -> Any:
             return _DECODERS[topic.name](upcasted)
     except _DECODING_ERRORS as upcast_error:
         raise Undecodable(f"{topic.name}: {upcast_error}") from upcast_error
+    require_known_version(topic, value)
     raise Undecodable(f"{topic.name}: {error}") from error
+
+
+def require_known_version(topic: Topic, value: bytes | None) -> None:
+    """Raise NewerRecord if a record, or one in it, has a version that only a newer process knows."""
+    try:
+        tags = () if value is None else _WIRE_FORMATS[topic.wire].decode(value, type=_TaggedParts).tags()
+    except _DECODING_ERRORS:
+        return
+    for tag in tags:
+        name, _, version = tag.partition("/")
+        if name in _VERSIONS and version.isascii() and version.isdigit() and int(version[:9]) > _VERSIONS[name]:
+            known = f"{name}/{_VERSIONS[name]}"
+            raise NewerRecord(f"{tag} is newer than {known}, the newest that this process knows; upgrade this process")
 
 
 def upcast(topic: Topic, value: bytes, upcasters: Mapping[str, Upcaster]) -> bytes | None:

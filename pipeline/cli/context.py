@@ -95,8 +95,8 @@ def run_with_runtime(work: Callable[[Runtime], Awaitable[T]]) -> T:
     return run_command(main())
 
 
-def run_with_pool(work: Callable[[Pool, Settings], Awaitable[T]]) -> T:
-    """Run ``work`` with the database that :func:`command_settings` finds. Raise InvalidSettings where there is none."""
+def run_with_database(work: Callable[[Settings], Awaitable[T]]) -> T:
+    """Run ``work`` with settings that name a database. Raise InvalidSettings where there is none."""
     settings = command_settings()
     if not settings.database_url.get_secret_value():
         raise InvalidSettings(
@@ -104,10 +104,19 @@ def run_with_pool(work: Callable[[Pool, Settings], Awaitable[T]]) -> T:
         )
 
     async def main() -> T:
+        return await work(settings)
+
+    return run_command(main())
+
+
+def run_with_pool(work: Callable[[Pool, Settings], Awaitable[T]]) -> T:
+    """Run ``work`` with the database that :func:`command_settings` finds. Raise InvalidSettings where there is none."""
+
+    async def with_pool(settings: Settings) -> T:
         async with open_database(settings, size=1) as pool:
             return await work(pool, settings)
 
-    return run_command(main())
+    return run_with_database(with_pool)
 
 
 def secret_of(settings: Settings) -> str:

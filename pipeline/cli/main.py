@@ -13,6 +13,7 @@ from pipeline.cli import (
     brands,
     dead_letters,
     dev,
+    doctor,
     inbound,
     lanes,
     providers_check,
@@ -23,9 +24,11 @@ from pipeline.cli import (
     templates,
     topics,
     up,
+    upgrade,
 )
 from pipeline.cli import inspect as inspect_commands
 from pipeline.errors import MailfoldError
+from topics.codec import NewerRecord
 
 app = typer.Typer(
     name="mailfold",
@@ -42,12 +45,12 @@ COMMAND_PANELS: Final = {
     "Stand-ins for development": ("sandbox", "receiver"),
     "Configuration": ("tenants", "keys", "providers", "brands", "destinations", "templates", "suppressions"),
     "Inbound mail": ("inbound",),
-    "Inspection and repair": ("trace", "status", "dead", "lanes"),
-    "Maintenance": ("topics", "migrate", "rebuild", "renormalize", "settings"),
+    "Inspection and repair": ("trace", "status", "doctor", "dead", "lanes"),
+    "Maintenance": ("topics", "migrate", "upgrade", "rebuild", "renormalize", "settings"),
 }
 """The panels of the help page, each with its commands, in order."""
 
-for _group in (up, dev, roles, inspect_commands, renormalize, settings):
+for _group in (up, dev, roles, inspect_commands, doctor, renormalize, settings, upgrade):
     app.add_typer(_group.app)
 for _name in ("tenants", "keys", "destinations"):
     app.add_typer(getattr(admin, _name), name=_name)
@@ -59,6 +62,7 @@ app.add_typer(lanes.app, name="lanes")
 app.add_typer(suppressions.app, name="suppressions")
 app.add_typer(templates.app, name="templates")
 app.add_typer(topics.app, name="topics")
+app.add_typer(upgrade.upgrade_app, name="upgrade")
 
 
 def _print_version(is_given: bool) -> None:
@@ -96,7 +100,7 @@ def main() -> None:
     logging.getLogger().addHandler(logging.NullHandler())
     try:
         command()()
-    except MailfoldError as error:
+    except (MailfoldError, NewerRecord) as error:
         sys.exit(f"mailfold: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -8,6 +8,7 @@ from pipeline.operations.pending import format_datetime, format_duration, format
 from pipeline.operations.rebuild import RebuildResult
 from pipeline.operations.status import StatusSnapshot
 from pipeline.operations.trace import Trace, TraceResult
+from projections.feature_level import NEWEST_LEVEL
 
 _GOOD, _BAD, _NEUTRAL = "green", "red", "yellow"
 _COLOURS = {
@@ -102,6 +103,9 @@ def print_snapshot(console: Console, snapshot: StatusSnapshot) -> None:
         colour = _GOOD if not lag.behind else _NEUTRAL
         table.add_row(lag.role, lag.topic, f"[{colour}]{lag.behind}[/]", str(lag.end), lag.note)
     console.print(table)
+    for halted in snapshot.halted:
+        place = f"projection of email-changes/{halted.partition} halted"
+        console.print(f"[red]{place}[/] {escape(halted.reason)}", highlight=False)
     _print_open_jobs(console, snapshot)
     for lane in snapshot.stopped:
         reason = f"paused since {format_datetime(lane.paused_at)}: {lane.reason}" if lane.paused_at else "failing"
@@ -114,6 +118,8 @@ def print_snapshot(console: Console, snapshot: StatusSnapshot) -> None:
     for name in snapshot.insecure_destinations:
         warning = "is plain http: the network can read its key"
         console.print(f"[red]destination {escape(name)}[/] {warning}", highlight=False)
+    todo = "; `mailfold upgrade finish` raises it to {}" if snapshot.feature_level < NEWEST_LEVEL else ""
+    console.print(f"feature level: {snapshot.feature_level}{todo.format(NEWEST_LEVEL)}", highlight=False)
 
 
 def _print_open_jobs(console: Console, snapshot: StatusSnapshot) -> None:

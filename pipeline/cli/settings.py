@@ -1,12 +1,10 @@
-"""`mailfold settings|migrate`: print every setting as the page docs/reference/settings.md, and migrate the database."""
+"""`mailfold settings`: print every setting as the page docs/reference/settings.md."""
 
 from typing import Any
 
 import typer
 from pydantic import SecretStr
 
-from pipeline.cli.context import run_with_pool
-from pipeline.runtime.database import Pool
 from pipeline.settings import Settings, environment_variable
 
 app = typer.Typer()
@@ -27,18 +25,6 @@ see `mailfold --help`.
 def settings() -> None:
     """Print every setting, its default and its meaning (Markdown)."""
     typer.echo(settings_page(), nl=False)
-
-
-@app.command()
-def migrate() -> None:
-    """Migrate the database to the newest schema, as every role does when it starts."""
-
-    async def work(pool: Pool, _: Settings) -> list[str]:
-        async with pool.connection() as connection:
-            rows = await connection.execute("select name from public.schema_migrations order by name")
-            return [row[0] for row in await rows.fetchall()]
-
-    typer.echo("the database is at " + run_with_pool(work)[-1])
 
 
 def settings_page() -> str:

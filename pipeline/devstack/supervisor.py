@@ -21,7 +21,7 @@ from pipeline.devstack.servers.restarter import Restarter
 from pipeline.devstack.servers.threads import run_in_background
 from pipeline.runtime import topic_admin
 from pipeline.runtime.bootstrap import check_role_settings
-from pipeline.runtime.database import open_database
+from pipeline.runtime.schema import migrate_database
 from pipeline.settings import Settings, environment_of
 
 ROLES: Final = ("gateway", "worker", "dispatch", "project", "emit", "sandbox")
@@ -31,12 +31,21 @@ ROLES: Final = ("gateway", "worker", "dispatch", "project", "emit", "sandbox")
 _ROLE_STOP_TIMEOUT_S: Final = 5.0
 _SERVER_STOP_TIMEOUT_S: Final = 4.0
 _LISTEN_SETTINGS: Final = {"gateway": ("host", "port"), "sandbox": ("sandbox_host", "sandbox_smtp_port")}
-_PORT_SETTINGS: Final = {"gateway": ("port", "inbound_port"), "sandbox": ("sandbox_smtp_port", "sandbox_http_port")}
+_OPS_PORT_SETTINGS: Final = tuple(f"ops_port_{role}" for role in ROLES if role != "sandbox")
+_PORT_SETTINGS: Final = {
+    "gateway": ("port", "inbound_port", "ops_port_gateway"),
+    "worker": ("ops_port_worker",),
+    "dispatch": ("ops_port_dispatch",),
+    "project": ("ops_port_project",),
+    "emit": ("ops_port_emit",),
+    "sandbox": ("sandbox_smtp_port", "sandbox_http_port"),
+}
 _HOST_SETTINGS: Final = {
     "port": "host",
     "inbound_port": "inbound_host",
     "sandbox_smtp_port": "sandbox_host",
     "sandbox_http_port": "sandbox_host",
+    **dict.fromkeys(_OPS_PORT_SETTINGS, "ops_host"),
 }
 
 
@@ -109,8 +118,7 @@ class Stack:
         check_role_settings(self.settings)
         self._tell("topics and tables")
         await topic_admin.create(self.settings)
-        async with open_database(self.settings, size=1):
-            pass
+        await migrate_database(self.settings)
         if self._prepare is not None:
             await self._prepare(self.settings)
         for role in self._roles:
@@ -201,11 +209,18 @@ def complete_settings(settings: Settings, data_dir: DataDir) -> Settings:
     if not settings.secret.get_secret_value():
         update["secret"] = SecretStr(data_dir.secret("secret"))
     for name in _HOST_SETTINGS:
-        if getattr(settings, name) == 0 and getattr(settings, _HOST_SETTINGS[name]):
+        if getattr(settings, _HOST_SETTINGS[name]) and _needs_port(settings, name):
             update[name] = data_dir.port(name)
     gateway = f"http://{settings.host}:{update.get('port', settings.port)}"
     update |= {name: gateway for name in ("public_url", "sandbox_gateway") if name not in settings.model_fields_set}
     return settings.model_copy(update=update)
+
+
+def _needs_port(settings: Settings, name: str) -> bool:
+    """Return whether a port of the data folder is used: for a port of 0, and for a taken one that nobody asked for."""
+    port = getattr(settings, name)
+    is_default = name in _OPS_PORT_SETTINGS and name not in settings.model_fields_set
+    return port == 0 or (is_default and is_port_taken(settings.ops_host, port))
 
 
 async def _accepts_connections(host: str, port: int) -> bool:

@@ -30,11 +30,15 @@ from pipeline.jobs.engine import Lease
 from pipeline.jobs.job import DONE, EndpointHealth, Job, JobResult, hold, release
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.fair_threads import CURRENT_CALLER, FairThreads
+from pipeline.runtime.logs import get_logger
+from pipeline.suppressions.queries import SuppressionQueries
 from topics.acks import Acked, Dropped
-from topics.codec import decode
+from topics.codec import NewerRecord, decode
 from topics.contents import MessageContent
 from topics.registry import SEND_REQUESTS
 from topics.requests import SendRequest
+
+logger = get_logger(__name__)
 
 NO_PROVIDER: Final = "no provider"
 """Reason stored with a paused lane; the lane resumes by itself when its brand gets a provider."""
@@ -44,6 +48,8 @@ BOUND_RETRY_DELAY_S: Final = 10.0
 
 SIGNED_PROVIDER_KINDS: Final = ("smtp", "sandbox")
 """Kinds of provider whose messages we sign with DKIM; the others sign by themselves."""
+NEWER_RECORD_DELAY_S: Final = 30.0
+"""Seconds for which an email waits for a newer dispatcher that knows the version of its request or content."""
 MAX_INLINE_CHARS: Final = 20_000
 """Largest content, in characters of text plus bytes of attachments, whose message is written in the event loop.
 
@@ -68,23 +74,27 @@ class SendJobHandler:
     ) -> None:
         self._transport = transport
         self._content_reader = content_reader
-        self._message_writer = MessageWriter(rt.settings, rt.clock)
-        self._lookups = DispatchLookups(rt)
-        self._router = ProviderRouter(rt)
-        self._acks = AckWriter(rt)
-        self._handle_result = SendResultHandler(rt, self._acks, rand)
+        settings = rt.settings
+        self._message_writer = MessageWriter(settings, rt.clock)
+        self._lookups = DispatchLookups(rt.pool, settings.secret.get_secret_value(), SuppressionQueries(rt))
+        self._router = ProviderRouter(rt.pool, settings.smtp_timeout)
+        self._acks = AckWriter(rt.log, rt.clock)
+        self._handle_result = SendResultHandler(self._acks, settings.dispatch_schedule, rt.clock, rand)
         self._threads = FairThreads(MAX_WRITING_THREADS)
         self._pacer = LargeMessagePacer()
 
     async def __call__(self, job: Job, lease: Lease) -> JobResult:
         """Send the email of a job and return how the job ended. Raises LeaseLost if another process may hold it."""
-        request: SendRequest = decode(SEND_REQUESTS, job.payload)
-        self._pacer.note_job(request.tenant)
         try:
+            request: SendRequest = decode(SEND_REQUESTS, job.payload)
+            self._pacer.note_job(request.tenant)
             attempt = SendAttempt(job, lease, request, await self._lookups.routing(request))
             return await self._skip_result(attempt) or await self._read_and_send(attempt)
         except NotFound:
             return release(0, NO_PROVIDER, pause=NO_PROVIDER)
+        except NewerRecord as error:
+            logger.critical("email needs a newer dispatcher", email_id=job.stream, error=str(error))
+            return release(NEWER_RECORD_DELAY_S, str(error))
 
     async def _skip_result(self, attempt: SendAttempt) -> JobResult | None:
         """Return the result of an email that must not be sent in this attempt; None if it must be sent."""

@@ -2,8 +2,9 @@
 
 Run by `mailfold dispatch`. One dispatcher at a time reads: it holds a lock that Postgres takes back from a process
 that died or froze. A batch is written only if the stored offsets are those the reader started from, so the batch
-of a frozen predecessor fails as a whole. Before the requests of a partition are read for the first time, its acks
-are read to their end: a database that is rebuilt from the log must not send again what was already sent.
+of a frozen predecessor fails as a whole. Before the requests of a partition are read, at every start, its acks are
+read to their end: a database that was restored or rebuilt must not send again what was already sent.
+:mod:`pipeline.dispatch.ack_barrier` holds back the jobs that it has already.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,9 @@ from typing import Any, Final
 
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from prometheus_client import Histogram
 
+from pipeline.dispatch.metrics import DispatchMetrics
 from pipeline.dispatch.parse import IntakeRows, parse_records
 from pipeline.jobs.store import storable_error
 from pipeline.runtime.append import append_until_confirmed
@@ -20,6 +23,7 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.kafka import discover_partitions
 from pipeline.runtime.kafka_clients import create_consumer, get_records, start_client
 from pipeline.runtime.leader import ReaderOffsets, run_as_leader
+from pipeline.runtime.reader_progress import ReaderProgress, observe_reader
 from projections.sql import SqlQueries
 from topics.registry import PROVIDER_ACKS, SEND_REQUESTS
 
@@ -29,16 +33,19 @@ MAX_RECORDS_PER_POLL: Final = 2000
 LOCK_NAME: Final = "mailfold.dispatch.intake"
 
 
-async def run_intake(rt: Runtime) -> None:
+async def run_intake(rt: Runtime, metrics: DispatchMetrics) -> None:
     """Read until ``rt.stop``, as long as no other dispatcher does."""
-    await run_as_leader(rt, LOCK_NAME, lambda: JobIntake(rt).run())
+    progress = observe_reader(rt, metrics.readers, "dispatch")
+    await run_as_leader(rt, LOCK_NAME, lambda: JobIntake(rt, progress, metrics.intake_seconds).run())
 
 
 class JobIntake:
     """Reader of both topics with manually assigned partitions and its offsets in Postgres."""
 
-    def __init__(self, rt: Runtime) -> None:
+    def __init__(self, rt: Runtime, progress: ReaderProgress, transaction_seconds: Histogram) -> None:
         self._rt = rt
+        self._progress = progress
+        self._transaction_seconds = transaction_seconds
         self._positions = ReaderOffsets(rt, (SEND_REQUESTS, PROVIDER_ACKS), SQL)
         self._paused: dict[TopicPartition, tuple[TopicPartition, int]] = {}
         """Paused partition of requests -> partition of its acks, and the offset up to which they must be read first."""
@@ -49,51 +56,63 @@ class JobIntake:
         await start_client(reader, self._rt.settings)
         try:
             await self._assign(reader)
+            self._progress.begin(reader, lambda: self._positions.next_offsets, lambda: len(self._paused))
             while True:
+                if self._paused:
+                    await self._resume_requests(reader)
                 batches = await get_records(reader, timeout_ms=500, max_records=MAX_RECORDS_PER_POLL)
                 if batches:
                     await self._write_batches(batches)
-                if self._paused:
-                    await self._resume_requests(reader)
         finally:
+            self._progress.end()
             await reader.stop()
 
     async def _assign(self, reader: AIOKafkaConsumer) -> None:
         stored = await self._positions.stored_offsets()
         all_partitions = await discover_partitions(reader, *self._positions.topics)
         reader.assign(all_partitions)
-        beginnings, ends = await reader.beginning_offsets(all_partitions), await reader.end_offsets(all_partitions)
+        beginnings, ends = await reader.beginning_offsets(all_partitions), await self._positions.ends(reader, stored)
+        acks = self._rt.settings.topic(PROVIDER_ACKS.name)
         for partition in all_partitions:
             self._positions.next_offsets[partition] = stored.get(partition, beginnings[partition])
             reader.seek(partition, self._positions.next_offsets[partition])
-        acks = self._rt.settings.topic(PROVIDER_ACKS.name)
-        for partition in all_partitions:
-            if partition not in stored and partition.topic != acks:
+            if partition.topic != acks:
                 ack_partition = TopicPartition(acks, partition.partition)
                 self._paused[partition] = (ack_partition, ends[ack_partition])
                 reader.pause(partition)
-        new = [tp for tp in all_partitions if tp not in stored and tp not in self._paused]
-        await self._positions.add_partitions(new)
+        await self._positions.add_partitions([each for each in all_partitions if each not in stored])
 
     async def _resume_requests(self, reader: AIOKafkaConsumer) -> None:
         """Resume partitions of requests whose acks are read up to where they ended when this reader started."""
         for partition, (acks, end) in list(self._paused.items()):
             # The consumer's position also passes offsets without a record, such as transaction markers.
-            if max(self._positions.next_offsets[acks], await reader.position(acks)) >= end:
-                await self._positions.add_partitions([partition])
+            position = await reader.position(acks)
+            if position > self._positions.next_offsets[acks]:
+                await self._store_position(acks, position)
+            if self._positions.next_offsets[acks] >= end:
                 del self._paused[partition]
                 reader.resume(partition)
 
+    async def _store_position(self, partition: TopicPartition, position: int) -> None:
+        """Store a position that is after the last record: the engines of all dispatchers wait for it."""
+        async with self._rt.pool.connection() as connection:
+            await self._positions.advance(connection, {partition: position})
+        self._positions.next_offsets[partition] = position
+
     async def _write_batches(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
+        for partition, records in batches.items():
+            self._progress.add_fetched(partition, records)
         rows = parse_records(self._positions.topics, [record for records in batches.values() for record in records])
         if rows.broken:
             dead_letters = [self._positions.dead_letter_entry(record, error) for record, error in rows.broken]
             await append_until_confirmed(self._rt.log, dead_letters)
         upto = {partition: records[-1].offset + 1 for partition, records in batches.items()}
-        async with self._rt.pool.connection() as connection:
-            await _write(connection, rows)
-            await self._positions.advance(connection, upto)
+        with self._transaction_seconds.time():
+            async with self._rt.pool.connection() as connection:
+                await _write(connection, rows)
+                await self._positions.advance(connection, upto)
         self._positions.next_offsets |= upto
+        self._progress.finish(upto)
 
 
 async def _write(connection: psycopg.AsyncConnection[Any], rows: IntakeRows) -> None:

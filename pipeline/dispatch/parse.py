@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.runtime.consumed import ConsumedRecord
 from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
-from topics.codec import Undecodable, decode
+from topics.codec import NewerRecord, Undecodable, decode
 from topics.registry import PROVIDER_ACKS, SEND_REQUESTS, Topic
 
 JobEnd = tuple[str, int, str]
@@ -27,13 +28,18 @@ class IntakeRows:
 
 
 def parse_records(topics: dict[str, Topic], records: Iterable[Any]) -> IntakeRows:
-    """Return the rows that consumer records amount to; ``topics`` maps names on the cluster to topics."""
+    """Return the rows that consumer records amount to; ``topics`` maps names on the cluster to topics.
+
+    Raise NewerRecord for a version that only a newer dispatcher knows.
+    """
     rows = IntakeRows()
     for record in records:
         topic = topics[record.topic]
         try:
             fact = decode(topic, record.value)
             uuid.UUID(fact.email_id)
+        except NewerRecord as error:
+            raise error.at(ConsumedRecord.of(topic, record.partition, record).place) from None
         except (Undecodable, ValueError) as error:
             rows.broken.append((record, str(error)))
             continue

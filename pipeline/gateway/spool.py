@@ -15,7 +15,7 @@ from pipeline.gateway.spool_files import SpoolSegments
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import Log, LogEntry, NewId
 from pipeline.runtime.sleep import sleep_unless
-from topics.codec import Undecodable, decode, encode
+from topics.codec import NewerRecord, Undecodable, decode, encode
 from topics.events import DeliveryEvent
 from topics.registry import DELIVERY_EVENTS
 
@@ -134,6 +134,6 @@ def _decode_events(lines: list[bytes]) -> list[DeliveryEvent]:
     """Return the events of those lines that can be decoded."""
     events = []
     for line in lines:
-        with contextlib.suppress(Undecodable):
+        with contextlib.suppress(Undecodable, NewerRecord):
             events.append(decode(DELIVERY_EVENTS, line))
     return events

@@ -63,8 +63,7 @@ class GatewayState:
 def make_gateway_state(rt: Runtime, connector: ConnectorFactory = aiohttp.TCPConnector) -> GatewayState:
     """Return a gateway's shared objects, without opening a connection, a socket or a file."""
     metrics = GatewayMetrics()
-    if rt.watchdog is not None:
-        rt.watchdog.listen(metrics.record_loop_lag)
+    rt.health.use_metrics(metrics)
     log = CountedLog(rt.log, metrics)
     spool = Spool(rt.settings.data_dir / "spool", log, rt.new_id, metrics)
     signer = Signer(rt.settings.secret.get_secret_value(), "track")

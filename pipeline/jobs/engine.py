@@ -9,17 +9,19 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable
-from typing import Final
+from datetime import datetime
+from typing import Final, Protocol
 
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from pipeline.errors import LeaseLost, RecoverableError
+from pipeline.errors import DatabaseReplaced, LeaseLost, RecoverableError
 from pipeline.jobs.job import EndpointHealth, Job, JobResult, JobState, bury, release, retry
+from pipeline.jobs.metrics import JobMetrics
 from pipeline.jobs.notify import listen
 from pipeline.jobs.retry import next_delay
 from pipeline.jobs.store import ClaimLimits, JobStore, Settlement, notify_channel
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.logs import bind_log_fields, get_logger
 
 logger = get_logger(__name__)
 
@@ -29,6 +31,8 @@ POLL_INTERVAL_S: Final = 1.0
 """Seconds between claims without a notification; the fallback for lost notifications."""
 CLAIM_INTERVAL_S: Final = 0.004
 """Seconds between two claims while there is a backlog, so that each claim finds more free capacity."""
+BARRIER_INTERVAL_S: Final = 0.05
+"""Seconds between two questions whether the barrier is passed."""
 SHUTDOWN_GRACE_S: Final = 6.0
 """Seconds for jobs in hand to finish when the role stops."""
 MAX_DATABASE_RETRY_DELAY_S: Final = 5.0
@@ -58,8 +62,19 @@ class Lease:
 JobHandler = Callable[[Job, Lease], Awaitable[JobResult]]
 
 
+class ClaimBarrier(Protocol):
+    """Holds back the claims of jobs until the table of jobs is up to date."""
+
+    async def passed_on(self) -> datetime | None:
+        """Return when the Postgres server started whose jobs may be claimed now; None while they may not be."""
+
+
 class JobEngine:
-    """The worker of one queue in this process."""
+    """The worker of one queue in this process.
+
+    With a ``barrier`` it claims no job before that is passed, at its start and whenever another Postgres server
+    answers than before: that one may lag behind, and its jobs may have been done since.
+    """
 
     def __init__(
         self,
@@ -69,8 +84,10 @@ class JobEngine:
         schedule: tuple[float, ...],
         *,
         url: str,
+        metrics: JobMetrics,
         rand: Callable[[], float] = random.random,
         tick: Callable[[], Awaitable[None]] | None = None,
+        barrier: ClaimBarrier | None = None,
     ) -> None:
         self._store = store
         self._limits = limits
@@ -79,6 +96,11 @@ class JobEngine:
         self._url = url
         self._random = rand
         self._tick = tick
+        self._metrics = metrics
+        self._barrier = barrier
+        self._server: datetime | None = None
+        """When the server started on which the barrier was passed; None while it is not."""
+        self._no_claims_before = 0.0
         self._wake = asyncio.Event()
         self._has_results = asyncio.Event()
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
@@ -87,6 +109,7 @@ class JobEngine:
         self._running: dict[tuple[str, int], Job] = {}
         """Jobs that use capacity: those of ``_jobs`` without a result."""
         self._results: list[Settlement] = []
+        self._metrics.in_hand.set_function(lambda: len(self._running))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop``; then finish the jobs in hand, release those that were not begun, and return."""
@@ -107,7 +130,16 @@ class JobEngine:
     async def _claim_or_wait(self) -> None:
         self._wake.clear()
         try:
+            if not await self._may_claim():
+                await asyncio.sleep(BARRIER_INTERVAL_S)
+                return
             claimed = await self._claim() if len(self._running) < self._limits.max_jobs else 0
+        except DatabaseReplaced:
+            logger.warning("another database server answers, claims wait", queue=self._store.queue)
+            self._server = None
+            # What other processes have in hand, they finish or let go of within the time of a lease.
+            self._no_claims_before = asyncio.get_running_loop().time() + self._limits.lease_s
+            return
         except DATABASE_UNAVAILABLE_ERRORS as error:
             logger.warning("database unavailable, retrying", queue=self._store.queue, error=str(error))
             await asyncio.sleep(POLL_INTERVAL_S)
@@ -120,10 +152,18 @@ class JobEngine:
                 async with asyncio.timeout(POLL_INTERVAL_S):
                     await self._wake.wait()
 
+    async def _may_claim(self) -> bool:
+        if self._barrier is None or self._server is not None:
+            return True
+        if self._jobs or asyncio.get_running_loop().time() < self._no_claims_before:
+            return False
+        self._server = await self._barrier.passed_on()
+        return self._server is not None
+
     async def _claim(self) -> int:
         # Counted from before the claim, so that our lease ends before Postgres lets another process claim the job.
         until = asyncio.get_running_loop().time() + self._limits.lease_s
-        jobs = await self._store.claim(self._running.values())
+        jobs = await self._store.claim(self._running.values(), self._server)
         for job in jobs:
             lease, key = Lease(until), (job.stream, job.seq)
             self._jobs[key] = (job, lease)
@@ -132,6 +172,7 @@ class JobEngine:
         return len(jobs)
 
     async def _run_job(self, job: Job, lease: Lease) -> None:
+        bind_log_fields(queue=job.queue, email_id=job.stream, job=job.name, lane=job.lane, attempt=job.attempt)
         try:
             result = await self._handle(job, lease)
         except LeaseLost:
@@ -145,7 +186,7 @@ class JobEngine:
         except (RecoverableError, *DATABASE_UNAVAILABLE_ERRORS) as error:
             self._queue_result(job, release(1 + self._random(), f"{type(error).__name__}: {error}"))
         except Exception as error:
-            logger.exception("attempt failed", **_job_fields(job), attempt=job.attempt)
+            logger.exception("attempt failed")
             self._queue_result(job, self._retry_or_bury(job, f"{type(error).__name__}: {error}"))
         else:
             self._queue_result(job, result)
@@ -156,9 +197,9 @@ class JobEngine:
 
     def _queue_result(self, job: Job, result: JobResult) -> None:
         if result.pause_reason:
-            logger.error("lane paused", queue=job.queue, lane=job.lane, reason=result.pause_reason)
+            logger.error("lane paused", reason=result.pause_reason)
         elif result.health is EndpointHealth.BROKEN:
-            logger.error("lane broken", queue=job.queue, lane=job.lane, error=result.error)
+            logger.error("lane broken", error=result.error)
         self._results.append((job, result))
         self._running.pop((job.stream, job.seq), None)
         self._has_results.set()
@@ -176,10 +217,14 @@ class JobEngine:
             await self._has_results.wait()
             self._has_results.clear()
             batch, self._results = self._results, []
-            for job in await self._write_results(batch):
-                logger.warning("lease lost", **_job_fields(job))
+            lost = await self._write_results(batch)
+            for job in lost:
+                logger.warning("lease lost", queue=job.queue, email_id=job.stream, job=job.name)
+                self._metrics.count_lost()
             for job, result in batch:
                 self._forget(job)
+                if job not in lost:
+                    self._metrics.count(result)
                 if result.state is JobState.PENDING and result.delay_s < 60:
                     asyncio.get_running_loop().call_later(result.delay_s, self._wake.set)
 
@@ -187,7 +232,8 @@ class JobEngine:
         delay = 0.1
         while True:
             try:
-                return await self._store.settle(batch)
+                with self._metrics.settle_seconds.time():
+                    return await self._store.settle(batch)
             except DATABASE_UNAVAILABLE_ERRORS as error:
                 logger.warning(
                     "results not written, retrying", queue=self._store.queue, results=len(batch), error=str(error)
@@ -250,8 +296,3 @@ def _raise_first_error(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         if task.done() and not task.cancelled() and (error := task.exception()) is not None:
             raise error
-
-
-def _job_fields(job: Job) -> dict[str, str]:
-    """Return the fields of a log line about a job; a job's stream is its email."""
-    return {"queue": job.queue, "email_id": job.stream, "job": job.name}

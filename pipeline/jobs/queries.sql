@@ -122,7 +122,7 @@ from chosen
 where j.ctid = chosen.tid
 returning
     j.queue, j.stream::text, j.seq, j.name, j.lane, j.attempts, j.attempts - j.replayed_after,
-    chosen.state = 'attempting', j.lease_token::text, j.payload, j.route
+    chosen.state = 'attempting', j.lease_token::text, j.payload, j.route, pg_postmaster_start_time()
 
 -- name: park
 -- A job behind an earlier one that is not due yet (or that an operator must decide about) is not due either. It is moved
@@ -295,9 +295,42 @@ where queue = %(queue)s and stream = %(stream)s and name = %(name)s and state in
 update jobs.jobs set due_at = now()
 where queue = %(queue)s and stream = %(stream)s and state = 'pending' and due_at = 'infinity'
 
--- name: release
--- Jobs that were held until the end of the log was reached.
-update jobs.jobs set state = 'pending', due_at = now() where queue = %(queue)s and state = 'held' and payload <> ''
-
 -- name: notify
 select pg_notify(%(channel)s, '')
+
+-- name: expire_done
+-- Locked rows are skipped: whoever has them may still write them, and the next sweep finds them.
+delete from jobs.jobs where ctid = any(array(
+    select ctid from jobs.jobs
+    where queue = %(queue)s and state = 'done' and finished_at < now() - %(days)s * interval '1 day'
+    order by finished_at limit %(limit)s for update skip locked
+))
+
+-- name: expire_dead
+delete from jobs.jobs where ctid = any(array(
+    select ctid from jobs.jobs
+    where queue = %(queue)s and state = 'dead' and finished_at < now() - %(days)s * interval '1 day'
+    order by finished_at limit %(limit)s for update skip locked
+))
+
+-- name: expire_held
+-- Jobs that were made of a deferral whose request never came: nobody can do them.
+delete from jobs.jobs where ctid = any(array(
+    select ctid from jobs.jobs
+    where queue = %(queue)s and state = 'held' and payload = '' and created_at < now() - %(days)s * interval '1 day'
+    limit %(limit)s for update skip locked
+))
+
+-- name: expire_lanes
+-- Lanes are named by their callers, so that there may be any number of them. One that is not paused, has no open job
+-- and whose breaker let jobs through a day ago is as good as new.
+delete from jobs.lanes where ctid = any(array(
+    select l.ctid from jobs.lanes l
+    where l.queue = %(queue)s and l.paused_at is null
+        and (l.open_until is null or l.open_until < now() - interval '1 day')
+        and not exists (
+            select from jobs.jobs j
+            where j.queue = l.queue and j.lane = l.lane and j.state in ('pending', 'attempting')
+        )
+    limit %(limit)s for update of l skip locked
+))

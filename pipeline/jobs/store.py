@@ -6,12 +6,13 @@ Called by the job engine, the breakers of providers and the commands for jobs an
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from pipeline.errors import LeaseLost
+from pipeline.errors import DatabaseReplaced, LeaseLost
 from pipeline.jobs.job import EndpointHealth, Job, JobResult
 from pipeline.jobs.retry import Breaker, after_failures
 from pipeline.runtime.database import Pool
@@ -53,8 +54,12 @@ class JobStore:
         self.queue = queue
         self._limits = limits
 
-    async def claim(self, in_hand: Iterable[Job] = ()) -> list[Job]:
-        """Claim jobs that are due, within the limits; ``in_hand`` are the jobs that this process is working on."""
+    async def claim(self, in_hand: Iterable[Job] = (), server: datetime | None = None) -> list[Job]:
+        """Claim jobs that are due, within the limits; ``in_hand`` are the jobs that this process is working on.
+
+        ``server`` is the time at which the only Postgres server started whose jobs may be claimed; None for any. Raise
+        DatabaseReplaced, and claim nothing, where it is another one.
+        """
         lanes: dict[str, int] = {}
         for job in in_hand:
             lanes[job.lane] = lanes.get(job.lane, 0) + 1
@@ -70,7 +75,9 @@ class JobStore:
         }
         async with self._pool.connection() as connection:
             rows = await (await connection.execute(SQL["claim"], values)).fetchall()
-        return [Job(*row) for row in rows]
+            if server is not None and any(started_at != server for *_, started_at in rows):
+                raise DatabaseReplaced  # which rolls the claim back
+        return [Job(*values) for *values, _ in rows]
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Job]:
         """Write results and the health of the lanes that they show, in one transaction.
@@ -135,10 +142,6 @@ class JobStore:
     async def check_connections(self) -> None:
         """Replace the dead connections of the pool; called after an error, so that not each of them causes another."""
         await self._pool.check()
-
-    async def release_held_jobs(self) -> None:
-        """Make jobs due that were held until the end of the log was reached."""
-        await self._execute("release")
 
     async def _execute(self, name: str, **values: Any) -> None:
         async with self._pool.connection() as connection:

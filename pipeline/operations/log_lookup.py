@@ -94,7 +94,7 @@ async def _read_facts(
 
 
 def _decode_fact(topic: Topic, record: Any) -> list[tuple[Any, LogPosition]]:
-    """Return the fact in a record and its position; empty if the record cannot be decoded."""
+    """Return the fact in a record and its position; empty if the record cannot be decoded. Raise NewerRecord."""
     position = LogPosition(topic=topic.name, partition=record.partition, offset=record.offset)
     with contextlib.suppress(Undecodable):
         return [(decode(topic, record.value), position)]

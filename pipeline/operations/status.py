@@ -12,6 +12,7 @@ from pipeline import admin
 from pipeline.dispatch.correlation.parked import SQL as CORRELATION
 from pipeline.operations.lag import LagSnapshot, lag_of, read_lag
 from pipeline.runtime.bootstrap import Runtime
+from projections.feature_level import FIRST_LEVEL, read_level
 from projections.history_queries import SQL
 from projections.sql import SqlQueries
 from topics.registry import (
@@ -75,6 +76,13 @@ class ParkedCount(msgspec.Struct, frozen=True):
     oldest: dt.datetime | None
 
 
+class HaltedPartition(msgspec.Struct, frozen=True):
+    """A partition of `email-changes` that the projector does not go on with, although Kafka and Postgres answer."""
+
+    partition: int
+    reason: str
+
+
 class StatusSnapshot(msgspec.Struct, frozen=True):
     """The state of the whole system at one moment."""
 
@@ -86,6 +94,9 @@ class StatusSnapshot(msgspec.Struct, frozen=True):
     dead_letters: int
     insecure_destinations: tuple[str, ...] = ()
     """Destinations, as tenant/brand, whose key is sent over unencrypted HTTP."""
+    halted: tuple[HaltedPartition, ...] = ()
+    feature_level: int = FIRST_LEVEL
+    """The level up to which processes may write; `mailfold upgrade finish` raises it to that of its version."""
 
 
 async def read_status(rt: Runtime) -> StatusSnapshot:
@@ -101,6 +112,7 @@ async def read_status(rt: Runtime) -> StatusSnapshot:
         jobs = [JobCount(*row) for row in await rows("jobs_by_state")]
         stopped = [StoppedLane(*row) for row in await rows("paused_lanes")]
         [(parked_count, oldest_parked)] = await rows("parked", CORRELATION)
+        level = await read_level(connection)
     destinations = await admin.fetch_rows(rt.pool, "list_destinations")
     insecure = tuple(f"{tenant}/{brand}" for tenant, brand, url, _ in destinations if admin.is_unencrypted_url(url))
     lags = [_topic_lag("worker", topic, snapshot) for topic in (*FACT_TOPICS, PROVIDER_WEBHOOKS)]
@@ -115,7 +127,12 @@ async def read_status(rt: Runtime) -> StatusSnapshot:
     )
     oldest = None if oldest_parked is None else dt.datetime.fromtimestamp(oldest_parked / 1000, dt.UTC)
     parked = ParkedCount(parked_count, oldest)
-    return StatusSnapshot(lags, owed[0] if owed else None, jobs, stopped, parked, dead_letters, insecure)
+    halted = tuple(HaltedPartition(partition, reason) for partition, reason in sorted(snapshot.halted.items()))
+    return StatusSnapshot(
+        *(lags, owed[0] if owed else None, jobs, stopped, parked, dead_letters, insecure),
+        halted=halted,
+        feature_level=level,
+    )
 
 
 def _topic_lag(role: str, topic: Topic, snapshot: LagSnapshot) -> TopicLag:

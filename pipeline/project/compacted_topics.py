@@ -20,10 +20,11 @@ from pipeline.runtime.kafka_clients import create_consumer, get_records, start_c
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.sleep import sleep_unless
-from topics.codec import Undecodable, decode
+from topics.codec import NewerRecord, Undecodable, decode
 from topics.registry import DEAD_LETTERS, Topic
 
 _RETRY_PAUSE_S: Final = 1.0
+_HALT_PAUSE_S: Final = 30.0
 _UNAVAILABLE_ERRORS: Final = (KafkaError, psycopg.OperationalError, PoolTimeout, RecoverableError)
 _PARTITION: Final = 0
 
@@ -52,6 +53,9 @@ async def follow_topic(rt: Runtime, topic: Topic, tables: TopicProjection, batch
             await _follow(rt, topic, tables, batch_size)
         except _UNAVAILABLE_ERRORS as error:
             logger.warning("topic not projected, retrying", topic=topic.name, error=type(error).__name__)
+        except NewerRecord as error:
+            logger.critical("projection halted", topic=topic.name, error=str(error))
+            await sleep_unless(rt.stop, _HALT_PAUSE_S)
         await sleep_unless(rt.stop, _RETRY_PAUSE_S)
 
 
@@ -87,11 +91,13 @@ async def _project(
 
 
 async def _decode_or_bury(rt: Runtime, topic: Topic, records: list[Any]) -> list[tuple[int, Any]]:
-    """Return offsets and decoded records; append a dead letter for each undecodable one."""
+    """Return offsets and decoded records; append a dead letter for each undecodable one. Raise NewerRecord."""
     decoded: list[tuple[int, Any]] = []
     for record in records:
         try:
             decoded.append((record.offset, decode(topic, record.value)))
+        except NewerRecord as error:
+            raise error.at(ConsumedRecord.of(topic, record.partition, record).place) from None
         except Undecodable as error:
             broken = ConsumedRecord.of(topic, record.partition, record)
             letter = broken.dead_letter(rt.clock(), "undecodable", str(error), role="project")

@@ -8,19 +8,21 @@ from typing import Any, Final, NamedTuple, TypeVar
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from pipeline.errors import LogUnavailable, PermanentError
+from pipeline.errors import LogTooShort, LogUnavailable, PermanentError
+from pipeline.project.metrics import ProjectMetrics
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.kafka import append_all
 from pipeline.runtime.kafka_clients import get_records
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.logs import bind_log_fields, get_logger
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.reader_progress import ReaderProgress
 from pipeline.runtime.sleep import sleep_unless
 from projections.columns import is_storable_id
 from projections.sink import ChangeBatch, Connection, OffsetConflict, Sink
 from topics.changes import EmailChange, Tick
-from topics.codec import Undecodable, decode
+from topics.codec import NewerRecord, Undecodable, decode
 from topics.dead_letters import DeadLetter
 from topics.registry import DEAD_LETTERS, EMAIL_CHANGES
 
@@ -46,10 +48,6 @@ BuryRecords = Callable[[Sequence[tuple[Any, str]]], Awaitable[None]]
 
 class TooManyUndecodable(PermanentError):
     """A batch has so many undecodable records that this program must be wrong; it is retried."""
-
-
-class LogTooShort(PermanentError):
-    """The log ends before what was projected from it: another cluster, or a topic made anew."""
 
 
 class OutageBackoff:
@@ -84,10 +82,22 @@ class PartitionProjector:
     partition: TopicPartition
     projected: dict[TopicPartition, int]
     """Projected offsets by partition, to be committed to the consumer group."""
+    metrics: ProjectMetrics
+    progress: ReaderProgress
     next_offset: int = 0
+    catch_up_end: int | None = None
+    """Offset up to which it must have projected before it has caught up; None before it is known."""
+    halted: str = ""
+    """Why the partition is not projected, although Kafka and Postgres answer; empty if it is."""
+
+    @property
+    def is_catching_up(self) -> bool:
+        """Return whether records are missing that were on the log when this process got the partition."""
+        return self.catch_up_end is None or self.next_offset < self.catch_up_end
 
     async def run(self) -> None:
         """Read and write until stopped; after an offset conflict start again at the offset in Postgres."""
+        bind_log_fields(partition=self.partition.partition)
         while not self.rt.stop.is_set():
             try:
                 await self._start()
@@ -95,13 +105,14 @@ class PartitionProjector:
                     await self._project_next()
             except OffsetConflict as conflict:
                 log.warning("offset conflict, restarting from the offset in Postgres", conflict=str(conflict))
-            except (TooManyUndecodable, LogTooShort) as error:
+            except (TooManyUndecodable, LogTooShort, NewerRecord) as error:
                 log.critical(
                     "projection halted",
                     partition=self.partition.partition,
                     offset=self.next_offset,
                     error=str(error),
                 )
+                self._set_halted(str(error))
                 await self._pause(30)
             except LogUnavailable as error:
                 log.warning(
@@ -118,11 +129,15 @@ class PartitionProjector:
         number = self.partition.partition
         count = len(self.reader.partitions_for_topic(self.partition.topic) or ())
         self.next_offset = await self._retry(lambda database: self.sink.start(database, number, beginning, end, count))
+        if self.catch_up_end is None:
+            self.catch_up_end = end
         if self.next_offset > end:
             raise LogTooShort(f"{LogTooShort.__doc__} (projected to {self.next_offset}, the log's end is {end})")
         if self.next_offset < beginning:
             log.critical("changes expired unread", partition=number, first=self.next_offset, next=beginning)
         self.reader.seek(self.partition, max(self.next_offset, beginning))
+        if self.next_offset == end:
+            self._set_halted("")
         # The partition's last owner may have died between its commit to Postgres and its commit to the group.
         self.projected[self.partition] = self.next_offset
         log.info("projecting partition", partition=number, offset=self.next_offset, end=end)
@@ -134,13 +149,21 @@ class PartitionProjector:
         # The position, not the last record's offset + 1: transaction markers take offsets, too.
         position = await self.reader.position(self.partition)
         if position > self.next_offset:
+            self.progress.add_fetched(self.partition, records)
             await self._write(records, position)
             self.next_offset = position
             self.projected[self.partition] = position
+            self.progress.finish([self.partition])
+            self._set_halted("")
 
     async def _write(self, records: Sequence[Any], until: int) -> None:
         async def apply(batch: ChangeBatch) -> None:
-            await self._retry(lambda database: self.sink.apply(database, batch))
+            with self.metrics.project_seconds.time():
+                await self._retry(lambda database: self.sink.apply(database, batch))
+            now = self.rt.clock()
+            for change in batch.changes:
+                if isinstance(change, EmailChange):
+                    self.metrics.observe_change(change, now)
 
         await write_records(
             FetchedRecords(self.partition.partition, self.next_offset, until, records), apply, self._bury
@@ -170,6 +193,14 @@ class PartitionProjector:
             else:
                 self.backoff.reset()
                 return result
+
+    def _set_halted(self, reason: str) -> None:
+        """Show in metrics, `/readyz` and `mailfold status` why the partition is halted, or that it is not."""
+        if reason != self.halted:
+            self.halted = reason
+            # Committed with the offset, so that another process can read it.
+            self.projected[self.partition] = self.next_offset
+        self.metrics.halted.labels(str(self.partition.partition)).set(bool(reason))
 
     async def _pause(self, seconds: float) -> None:
         await sleep_unless(self.rt.stop, seconds)
@@ -211,7 +242,10 @@ async def _store(
 
 
 def decode_changes(records: Sequence[Any]) -> tuple[list[DecodedChange], list[tuple[Any, str]]]:
-    """Return the decoded changes, and the other records with their errors. Raises TooManyUndecodable."""
+    """Return the decoded changes, and the other records with their errors.
+
+    Raises TooManyUndecodable, and NewerRecord for a version that only a newer projector knows.
+    """
     decoded: list[DecodedChange] = []
     broken: list[tuple[Any, str]] = []
     for record in records:
@@ -222,6 +256,8 @@ def decode_changes(records: Sequence[Any]) -> tuple[list[DecodedChange], list[tu
             decoded.append((record, change))
         except Undecodable as error:
             broken.append((record, str(error)))
+        except NewerRecord as error:
+            raise error.at(ConsumedRecord.of(EMAIL_CHANGES, record.partition, record).place) from None
     if len(broken) > max(MAX_UNDECODABLE_RECORDS, MAX_UNDECODABLE_SHARE * len(records)):
         raise TooManyUndecodable(f"{len(broken)} of {len(records)} records, first: {broken[0][1]}")
     return decoded, broken

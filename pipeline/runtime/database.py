@@ -1,4 +1,4 @@
-"""Open a pool of Postgres connections after migrating the database; bootstrap and commands call it."""
+"""Open a pool of Postgres connections to a migrated database; bootstrap and commands call it."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -8,8 +8,8 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from pipeline.errors import DatabaseUnavailable, InvalidSettings
+from pipeline.runtime.schema import APPLICATION_NAME, require_schema
 from pipeline.settings import Settings
-from projections.migrate import migrate
 
 DATABASE_UNAVAILABLE_ERRORS: Final = (
     psycopg.OperationalError,
@@ -21,19 +21,6 @@ DATABASE_UNAVAILABLE_ERRORS: Final = (
 Pool = AsyncConnectionPool[psycopg.AsyncConnection[Any]]
 
 
-async def _migrate(url: str) -> None:
-    """Migrate the database on a single connection, because a pool would retry without reporting what is wrong."""
-    try:
-        connection = await psycopg.AsyncConnection.connect(url, connect_timeout=5)
-    except psycopg.ProgrammingError:
-        # The error's own message repeats the URL with its password.
-        raise InvalidSettings(
-            "DATABASE_URL: not a libpq URL, such as postgresql://user:password@host:5432/name"
-        ) from None
-    async with connection:
-        await migrate(connection)
-
-
 async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
     """Set a time-out, so that a process frozen in the middle of a transaction does not keep its row locks."""
     await connection.execute("set idle_in_transaction_session_timeout = '10s'")
@@ -42,9 +29,10 @@ async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
 
 @contextlib.asynccontextmanager
 async def open_database(settings: Settings, *, size: int = 4) -> AsyncIterator[Pool]:
-    """Migrate the database and open a pool of at most ``size`` connections; close it at the end.
+    """Open a pool of at most ``size`` connections to a migrated database; close it at the end.
 
-    Raise InvalidSettings for a missing or invalid URL, DatabaseUnavailable where Postgres does not answer.
+    Raise InvalidSettings for a missing or invalid URL, DatabaseUnavailable where Postgres does not answer, and
+    SchemaMismatch for a schema that is older or newer than this version needs.
     """
     url = settings.database_url.get_secret_value()
     if not url:
@@ -52,10 +40,16 @@ async def open_database(settings: Settings, *, size: int = 4) -> AsyncIterator[P
             "DATABASE_URL: missing; `mailfold up` starts a Postgres of its own, other roles need yours"
         )
     pool: Pool = AsyncConnectionPool(
-        url, min_size=1, max_size=size, open=False, timeout=5, configure=_configure, kwargs={"connect_timeout": 5}
+        url,
+        min_size=1,
+        max_size=size,
+        open=False,
+        timeout=5,
+        configure=_configure,
+        kwargs={"connect_timeout": 5, "application_name": APPLICATION_NAME},
     )
     try:
-        await _migrate(url)
+        await require_schema(settings)
         await pool.open(wait=True, timeout=10)
     except (psycopg.OperationalError, PoolTimeout) as error:
         await pool.close()

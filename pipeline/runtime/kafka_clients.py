@@ -12,6 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from pipeline.errors import LogUnavailable
+from pipeline.runtime.kafka_diagnosis import explain_failure
 from pipeline.runtime.kafka_security import security_options
 from pipeline.settings import Settings
 
@@ -106,17 +107,18 @@ async def start_client(
     settings: Settings,
     timeout_s: float = START_TIMEOUT_S,
 ) -> None:
-    """Connect a client within ``timeout_s``; close it and raise LogUnavailable where that fails."""
+    """Connect a client within ``timeout_s``; close it and raise LogUnavailable, which says why, where that fails."""
     try:
         async with asyncio.timeout(timeout_s):
             await client.start()
-    except (KafkaError, OSError, TimeoutError) as error:
+    except (KafkaError, OSError, ValueError) as error:  # a SCRAM server's wrong signature is a ValueError
         with contextlib.suppress(KafkaError, OSError):
             await (client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())
-        reason = str(error) or f"no answer within {timeout_s:g} s"
-        raise LogUnavailable(
-            f"Kafka at KAFKA_BOOTSTRAP={settings.kafka_bootstrap} does not answer: {reason}"
-        ) from error
+        place = f"Kafka at KAFKA_BOOTSTRAP={settings.kafka_bootstrap}"
+        if reason := await explain_failure(settings, error):
+            raise LogUnavailable(f"{place}: {reason}") from error
+        reason = str(error) or f"not connected within {timeout_s:g} s"
+        raise LogUnavailable(f"{place} does not answer: {reason}") from error
 
 
 async def get_records(

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Any, Final, LiteralString
 
 import psycopg
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from psycopg_pool import PoolTimeout
 
-from pipeline.errors import LeaseLost, RecoverableError, Refused
+from pipeline.errors import LeaseLost, LogTooShort, RecoverableError, Refused
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.logs import get_logger
@@ -34,6 +34,8 @@ PING_INTERVAL_S: Final = 3.0
 CANCEL_TIMEOUT_S: Final = 5.0
 """Seconds in which cancelled work must close its connections; a role must end within ten after SIGTERM. Work that is
 abandoned then does no harm, because the offsets fence what it might still write."""
+LOG_END_TIMEOUT_S: Final = 10.0
+"""Seconds in which a broker that has just become a partition's leader must know how far the log was confirmed."""
 _SET_SESSION_TIMEOUT: LiteralString = "set idle_session_timeout = '10s'"
 
 
@@ -83,6 +85,28 @@ class ReaderOffsets:
             rows = await (await connection.execute(self._sql["next_offsets"])).fetchall()
         prefix = self._rt.settings.topic
         return {TopicPartition(prefix(topic), partition): offset for topic, partition, offset in rows}
+
+    async def ends(self, reader: AIOKafkaConsumer, stored: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """Return the end offsets of the partitions that ``reader`` is assigned to.
+
+        Raise LogTooShort if the log ends before one of the ``stored`` next offsets.
+        """
+        deadline = asyncio.get_running_loop().time() + LOG_END_TIMEOUT_S
+        while True:
+            ends: dict[TopicPartition, int] = await reader.end_offsets(list(reader.assignment()))
+            lost = [place for place, offset in stored.items() if offset > ends.get(place, 0)]
+            if not lost:
+                return ends
+            if asyncio.get_running_loop().time() > deadline:
+                raise LogTooShort(self._describe_lost(lost[0], stored[lost[0]], ends.get(lost[0], 0)))
+            await asyncio.sleep(0.5)
+
+    def _describe_lost(self, place: TopicPartition, offset: int, end: int) -> str:
+        return (
+            f"{place.topic}/{place.partition} was read up to offset {offset}, but ends at {end}: another cluster, "
+            "one restored to an older moment, or a topic made again. Nothing is sent until it is clear which. "
+            'See "Restore Kafka" in docs/how-to/back-up.md'
+        )
 
     async def add_partitions(self, places: Sequence[TopicPartition]) -> None:
         """Add partitions that were never read before to the table, with their next offsets."""

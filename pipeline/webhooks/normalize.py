@@ -16,7 +16,7 @@ from pipeline.webhooks.base import UNCORRELATED, Adapter, EventContext, TokenRea
 from pipeline.webhooks.provider_message_ids import match_key
 from pipeline.webhooks.providers.registry import adapter_for
 from pipeline.webhooks.splitting import events_of
-from topics.codec import Undecodable, decode, encode
+from topics.codec import NewerRecord, Undecodable, decode, encode
 from topics.dead_letters import DeadLetter, dead_letter
 from topics.events import DeliveryEvent
 from topics.ids import short_id
@@ -72,11 +72,14 @@ def is_heavy(value: bytes | None) -> bool:
 def normalized_records(record: ConsumedRecord, token_readers: TokenReaders, now: Millis) -> list[EncodedRecord]:
     """Return the encoded events and dead letters of a webhook; a single dead letter if its adapter raises.
 
-    No exception may leave here: it would stop the partition, and the same record would fail again after a restart.
+    No other exception than NewerRecord may leave here: it would stop the partition, and the same record would fail
+    again after a restart.
     """
     try:
         entries = normalize(record, token_readers, now).entries()
         return [EncodedRecord(entry.topic.name, entry.key, encode(entry.topic, entry.record)) for entry in entries]
+    except NewerRecord as error:
+        raise error.at(record.place) from None
     except Exception as error:
         # Only its class: the text of an error may quote an address.
         return encoded_dead_letters(

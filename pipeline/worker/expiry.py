@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pipeline.runtime.ports import Clock
 from projections.pending_conversions import ended_conversions, new_conversions
-from topics.codec import Undecodable, decode
+from topics.codec import NewerRecord, Undecodable, decode
 from topics.readings import awaits_dispatch, last_activity_at
 from topics.record import Millis
 from topics.registry import DAY_MS, EMAIL_CHANGES, EMAIL_STATES
@@ -44,5 +44,8 @@ def is_expired(state: EmailState, active_since: Millis, log_start: Millis) -> bo
 def _is_expired_value(value: bytes, active_since: Millis, log_start: Millis) -> bool:
     try:
         return is_expired(decode(EMAIL_STATES, value), active_since, log_start)
-    except Undecodable:  # the fold raises this error when a fact of this email comes; until then the state is harmless
+    except (
+        Undecodable,
+        NewerRecord,
+    ):  # the fold raises this error when a fact of this email comes; until then the state is harmless
         return False

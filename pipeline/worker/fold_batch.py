@@ -15,7 +15,7 @@ import msgspec
 from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.worker.fold import evolve
 from topics.changes import EncodedAppliedFact, EncodedEmailChange, Fact
-from topics.codec import Undecodable, decode_with_raw, encode, encode_parts
+from topics.codec import NewerRecord, Undecodable, decode_with_raw, encode, encode_parts
 from topics.dead_letters import DeadLetter
 from topics.join import bounded_state
 from topics.record import Millis
@@ -79,13 +79,18 @@ class FoldedBatch(msgspec.Struct, gc=False):
 
 
 def sort_facts(batch: RecordBatch, now: Millis) -> tuple[FactsByKey, list[DeadLetter]]:
-    """Return a batch's facts by key, and dead letters for records that are no fact or have another email's key."""
+    """Return a batch's facts by key, and dead letters for records that are no fact or have another email's key.
+
+    Raises NewerRecord for a version that only a newer worker knows.
+    """
     facts: FactsByKey = {}
     dead: list[DeadLetter] = []
     topic = batch.topic
     for record in batch.records:
         try:
             fact, raw = decode_with_raw(topic, record.value)
+        except NewerRecord as error:
+            raise error.at(batch.consumed_record(record).place) from None
         except Undecodable as error:
             dead.append(batch.consumed_record(record).dead_letter(now, "undecodable", str(error), role=ROLE))
             continue
@@ -126,8 +131,8 @@ def fold_batch(batch: RecordBatch, read_states: StateReader, now: Millis, size: 
 def fold_facts(batch: RecordBatch, facts: FactsByKey, states: Mapping[bytes, bytes | None], now: Millis) -> FoldedBatch:
     """Fold each email's facts into its state.
 
-    Raises Undecodable for a stored state that can't be decoded, which is a bug of ours or a newer version's format:
-    continuing without it would lose its content.
+    Raises Undecodable or NewerRecord for a stored state that can't be decoded, which is a bug of ours or a newer
+    version's format: continuing without it would lose its content.
     """
     fold = _BatchFold(batch, now, FoldedBatch({}, [], []))
     for key, fact_records in facts.items():

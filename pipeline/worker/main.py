@@ -12,16 +12,19 @@ from pipeline.errors import LogUnavailable, MailfoldError
 from pipeline.runtime import crashpoints, topic_admin
 from pipeline.runtime.bootstrap import check_role_settings, wall_clock
 from pipeline.runtime.logs import configure_logging, get_logger
-from pipeline.runtime.watchdog import watch_event_loop
+from pipeline.runtime.ops_server import observe_role
+from pipeline.runtime.role_health import RoleHealth
 from pipeline.settings import Settings
 from pipeline.webhooks.token_readers import token_readers_of
 from pipeline.worker.agents import FactFolder, Normalizer
 from pipeline.worker.expiry import StateExpiry
 from pipeline.worker.normalizing.pool import open_normalizer_pool
 from pipeline.worker.streaming.app import WorkerFlow
+from pipeline.worker.streaming.observer import FlowObserver
 from pipeline.worker.streaming.producer import open_event_producer
 from pipeline.worker.streaming.runner import run_flow
 from pipeline.worker.topology import build_topology
+from topics.codec import NewerRecord
 
 _log = get_logger("mailfold.worker")
 
@@ -32,15 +35,19 @@ _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 async def serve(settings: Settings) -> None:
     """Run the worker's flow until SIGTERM. Raises what crashed it, and TopicMismatch."""
-    if not await check_topics(settings):
-        return
-    token_readers = token_readers_of(settings)
-    tune_garbage_collector()
-    async with open_event_producer(settings) as producer, open_normalizer_pool(settings, wall_clock) as pool:
-        normalizer, folder = Normalizer(wall_clock, token_readers, pool.normalize), FactFolder(wall_clock)
-        expiry = StateExpiry(wall_clock, settings.quiet_days)
-        with watch_event_loop("worker"):
-            await run_flow(build_topology(WorkerFlow(settings, producer), normalizer, folder, expiry))
+    health = RoleHealth("worker")
+    with observe_role(health, settings):
+        if not await check_topics(settings):
+            return
+        token_readers = token_readers_of(settings)
+        tune_garbage_collector()
+        async with open_event_producer(settings) as producer, open_normalizer_pool(settings, wall_clock) as pool:
+            normalizer, folder = Normalizer(wall_clock, token_readers, pool.normalize), FactFolder(wall_clock)
+            expiry = StateExpiry(wall_clock, settings.quiet_days)
+            flow = build_topology(WorkerFlow(settings, producer), normalizer, folder, expiry)
+            FlowObserver(flow, health)
+            health.finish_start()
+            await run_flow(flow)
 
 
 async def check_topics(settings: Settings) -> bool:
@@ -88,14 +95,17 @@ def tune_garbage_collector() -> None:
 
 
 def main(settings: Settings) -> None:
-    """Run the worker and return after SIGTERM; exit 1 after a crash, so that the supervisor restarts it."""
+    """Run the worker and return after SIGTERM; exit 1 after a crash, so that the supervisor restarts it.
+
+    Raises MailfoldError, and NewerRecord at a record that only a newer worker knows.
+    """
     check_role_settings(settings)
     configure_logging(settings, "worker")
     crashpoints.arm(settings)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))
-    except MailfoldError:
+    except (MailfoldError, NewerRecord):
         raise
     except Exception:
         _log.exception("worker crashed")

@@ -227,6 +227,21 @@ def test_adding_a_private_or_unencrypted_destination_prints_a_warning(settings: 
     assert "destination default/* is plain http" in mailfold("status", env=env).out
 
 
+def test_role_refuses_a_database_until_it_is_migrated(settings: Settings, empty_database_url: str) -> None:
+    env = environment_of(settings) | {"DATABASE_URL": empty_database_url}
+    refused = mailfold("project", env=env)
+    assert refused.code == 1
+    assert re.fullmatch(
+        r"mailfold: the database lacks 001_admin\.sql and \d+ more: run `mailfold migrate`\n", refused.err
+    )
+    assert "run `mailfold migrate`" in mailfold("tenants", "list", env=env).err
+    run = _runner(env)
+    assert run("migrate")[0] == "applied 001_admin.sql"
+    assert run("migrate") == [run("migrate")[-1]]
+    assert run("upgrade", "finish") == ["the feature level is 1, the newest of this version"]
+    assert run("tenants", "list")
+
+
 def test_no_option_takes_a_credential() -> None:
     for command in (["providers", "add"], ["destinations", "add"]):
         result = mailfold(*command, "--help", env={"COLUMNS": "160"})

@@ -29,7 +29,7 @@ def test_schema_refuses_an_invalid_compose_file() -> None:
 
 
 def test_every_role_has_a_service_and_only_the_sandbox_a_profile() -> None:
-    assert set(OURS) == {*ROLES, "topics"}
+    assert set(OURS) == {*ROLES, "topics", "migrate"}
     assert [name for name, service in OURS.items() if "profiles" in service] == ["sandbox"]
 
 

@@ -128,8 +128,13 @@ OUTBOXES = (
         (
             Patch(
                 "pipeline/dispatch/intake.py",
-                "if partition not in stored and partition.topic != acks:",
+                "if partition.topic != acks:",
                 "if partition is None:",
+            ),
+            Patch(
+                "pipeline/dispatch/ack_barrier.py",
+                "if any(read.get(partition, 0) < end for partition, end in self._ends.items()):",
+                "if read is None:",
             ),
         ),
         # So few records would come in one batch, whose acks are written first anyway.

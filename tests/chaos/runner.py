@@ -107,8 +107,8 @@ async def _play(scenario: Scenario, given: Servers, trial: Trial, result: Result
         world(env, result.folder, shape) as place,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=50)) as http,
     ):
-        told = stories(size.emails, scenario.brands, dice)
-        traffic = Traffic(place, http, told, dice)
+        all_stories = stories(size.emails, scenario.brands, dice)
+        traffic = Traffic(place, http, all_stories, dice)
         play = Play(place, traffic, given, dice, size, result.notes)
         left = await _perform(scenario, play, result.verdict)
         await traffic.close()
@@ -116,7 +116,7 @@ async def _play(scenario: Scenario, given: Servers, trial: Trial, result: Result
         await place.processes.stop()
         place.ledger.write(result.folder)
         result.verdict.add(CAUGHT_UP, left)
-        verdict = await judge(place, told)
+        verdict = await judge(place, all_stories)
     result.verdict.breaches |= verdict.breaches
     result.verdict.mails_twice, result.verdict.conversions_twice = verdict.mails_twice, verdict.conversions_twice
     result.faults, result.exits = len(place.ledger.faults), len(place.ledger.exits)
@@ -149,15 +149,15 @@ def _figures(place: World) -> list[str]:
     return [f"the gateway answered: {answered}"]
 
 
-async def run_all(chosen: list[Scenario], seeds: list[int], trial: Trial, told: "Told") -> list[Result]:
+async def run_all(chosen: list[Scenario], seeds: list[int], trial: Trial, all_stories: "Told") -> list[Result]:
     """Run every scenario with every seed, on the same servers."""
     results = []
     async with servers(trial.folder / "servers") as given:
         for seed in seeds:
             for scenario in chosen:
-                told(f"{scenario.name} (seed {seed}): {scenario.what}")
+                all_stories(f"{scenario.name} (seed {seed}): {scenario.what}")
                 results.append(await run(scenario, given, seed, trial))
-                told(_line(results[-1]))
+                all_stories(_line(results[-1]))
     return results
 
 

@@ -89,14 +89,14 @@ def _story(number: int, brands: int, dice: random.Random) -> Story:
 class Traffic:
     """The player of stories on a world."""
 
-    def __init__(self, world: World, http: aiohttp.ClientSession, told: list[Story], dice: random.Random) -> None:
-        self.world, self.http, self.stories, self._dice = world, http, told, dice
-        self._by_address = {story.address: story for story in told}
+    def __init__(self, world: World, http: aiohttp.ClientSession, stories: list[Story], dice: random.Random) -> None:
+        self.world, self.http, self.stories, self._dice = world, http, stories, dice
+        self._by_address = {story.address: story for story in stories}
         self._by_email: dict[str, Story] = {}
         self._early: dict[str, list[Arrival]] = defaultdict(list)
         self._html: dict[int, str] = {}
         self._begun: set[int] = set()
-        self._done: dict[int, set[str]] = {story.number: set() for story in told}
+        self._done: dict[int, set[str]] = {story.number: set() for story in stories}
         self._events: list[dict[str, Any]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._clicks = asyncio.Semaphore(16)

@@ -1,4 +1,4 @@
-"""Fixtures for contract tests: a connection to a database of their own, with all migrations applied."""
+"""Fixtures for contract tests: a connection to a migrated database of their own."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -6,11 +6,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from projections.migrate import migrate
-
 
 @pytest.fixture
 async def connection(database_url: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
     async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as opened:
-        await migrate(opened)
         yield opened

@@ -22,6 +22,7 @@ from pipeline.runtime.kafka_clients import create_admin, start_client
 from pipeline.settings import Settings
 from tests.support.fasttrack import message
 from tests.support.gateway import Gateway, gateway
+from tests.support.logs import captured_log_lines
 from tests.support.seeing import until
 from topics.registry import SEND_REQUESTS
 
@@ -59,6 +60,23 @@ async def test_parsing_runs_in_the_tenants_fair_threads(settings: Settings, monk
     async with gateway(settings) as served:
         assert (await served.post([message("one")])).status_code == 200
     assert calls == [("acme", "fair_0")]
+
+
+async def test_failed_request_is_logged_with_its_id_and_tenant(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_body: bytes) -> Any:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(fasttrack, "parse_batch", fail)
+    async with gateway(settings) as served:
+        with captured_log_lines() as lines:
+            answer = await served.post([message("one")], X_Request_Id="from-the-proxy")
+            other = await served.http.get("/healthz")
+        [line] = [line for line in lines() if "RuntimeError: broken" in line.get("exception", "")]
+    assert (answer.status_code, answer.headers["x-request-id"]) == (500, "from-the-proxy")
+    assert (line["request_id"], line["tenant"]) == ("from-the-proxy", "acme")
+    assert other.headers["x-request-id"] != "from-the-proxy"
 
 
 async def test_metrics_show_event_loop_lag(settings: Settings) -> None:

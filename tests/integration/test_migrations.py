@@ -1,17 +1,23 @@
 """A database that somebody has used is brought to the newest schema, and nothing they decided is lost."""
 
 import psycopg
+import pytest
+from pydantic import SecretStr
 
 from pipeline import admin
+from pipeline.errors import SchemaMismatch
 from pipeline.runtime.database import open_database
+from pipeline.runtime.schema import finish_upgrade, migrate_database
 from pipeline.settings import Settings
+from projections import feature_level
+from projections.feature_level import FIRST_LEVEL, NEWEST_LEVEL, read_level
 from projections.migrate import MIGRATIONS
 from tests.conftest import SECRET
 
 
-async def test_a_provider_keeps_its_webhook_key(settings: Settings) -> None:
-    url = settings.database_url.get_secret_value()
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+async def test_a_provider_keeps_its_webhook_key(empty_database_url: str) -> None:
+    settings = Settings(database_url=SecretStr(empty_database_url))
+    async with await psycopg.AsyncConnection.connect(empty_database_url, autocommit=True) as connection:
         await connection.execute("create table public.schema_migrations (name text primary key)")
         for path in sorted(MIGRATIONS.glob("00[1-7]*.sql")):
             await connection.execute(path.read_text())
@@ -20,6 +26,7 @@ async def test_a_provider_keeps_its_webhook_key(settings: Settings) -> None:
             "insert into admin.providers (provider, kind, host, port, webhook_key) values"
             " ('keyed', 'sendgrid', 'smtp.example', 587, 'MFkw'), ('plain', 'smtp', 'smtp.example', 25, '')"
         )
+    await migrate_database(settings)
     async with open_database(settings, size=1) as pool:
         keyed, plain = await admin.list_providers(pool, SECRET)
         assert (keyed.host, keyed.port, keyed.kind, keyed.via, keyed.webhook_keys) == (
@@ -50,3 +57,42 @@ async def test_webhook_keys_lie_sealed_and_the_newest_two_count(settings: Settin
         async with pool.connection() as connection:
             stored = await (await connection.execute("select provider::text from admin.providers provider")).fetchall()
         assert "third" not in str(stored)
+
+
+async def test_database_that_is_not_migrated_is_refused(empty_database_url: str) -> None:
+    settings = Settings(database_url=SecretStr(empty_database_url))
+    with pytest.raises(SchemaMismatch, match=r"the database lacks 001_admin.sql and \d+ more: run `mailfold migrate`"):
+        async with open_database(settings):
+            pass
+    await migrate_database(settings)
+    async with open_database(settings):
+        pass
+
+
+async def test_process_below_the_feature_level_is_refused(settings: Settings) -> None:
+    async with open_database(settings, size=1) as pool, pool.connection() as connection:
+        assert await read_level(connection) == FIRST_LEVEL
+        await connection.execute("insert into admin.feature_level (level) values (%s)", (NEWEST_LEVEL + 1,))
+    with pytest.raises(SchemaMismatch, match=rf"feature level {NEWEST_LEVEL + 1} is finished, .*upgrade this process"):
+        async with open_database(settings):
+            pass
+
+
+async def test_upgrade_is_finished_when_no_other_version_is_connected(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = settings.database_url.get_secret_value()
+    monkeypatch.setattr(feature_level, "NEWEST_LEVEL", 2)
+    async with open_database(settings, size=1):
+        async with await psycopg.AsyncConnection.connect(url, application_name="mailfold/0.0.9"):
+            with pytest.raises(SchemaMismatch, match=r"1 connections of other versions are open \(0.0.9\)"):
+                await finish_upgrade(settings, force=False)
+        async with await psycopg.AsyncConnection.connect(url, application_name="psql"):
+            finished = await finish_upgrade(settings, force=False)
+    assert (finished.level_before, finished.level, finished.migrations) == (1, 2, ())
+    assert (await finish_upgrade(settings, force=False)).level_before == 2
+
+
+async def test_finishing_needs_the_schema(empty_database_url: str) -> None:
+    with pytest.raises(SchemaMismatch, match="run `mailfold migrate` first"):
+        await finish_upgrade(Settings(database_url=SecretStr(empty_database_url)), force=True)

@@ -3,6 +3,7 @@
 import asyncio
 
 import psycopg
+import pytest
 from aiokafka import AIOKafkaProducer
 
 from pipeline.runtime.bootstrap import open_runtime
@@ -10,8 +11,8 @@ from pipeline.runtime.kafka_clients import create_consumer
 from pipeline.settings import Settings
 from tests.support.changes import T0, Log, event, identified, lives, request
 from tests.support.projecting import caught_up, projecting, publish
-from tests.support.seeing import rows, until
-from topics.codec import decode
+from tests.support.seeing import on, rows, until
+from topics.codec import decode, encode
 from topics.events import EventKind
 from topics.registry import DEAD_LETTERS, EMAIL_CHANGES
 
@@ -59,7 +60,7 @@ async def test_what_cannot_be_read_becomes_a_dead_letter_and_the_rest_goes_on(se
     producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap)
     await producer.start()
     topic = settings.topic(EMAIL_CHANGES.name)
-    await producer.send_and_wait(topic, b'{"type":"email-change/99"}', key=identified(1).encode())
+    await producer.send_and_wait(topic, b'{"type":"love-letter/1"}', key=identified(1).encode())
     await producer.stop()
     async with projecting(settings) as rt:
         await publish(rt, log.changes)
@@ -69,8 +70,29 @@ async def test_what_cannot_be_read_becomes_a_dead_letter_and_the_rest_goes_on(se
         await reader.start()
         letter = decode(DEAD_LETTERS, (await asyncio.wait_for(reader.getone(), 10)).value)
         await reader.stop()
-    assert (letter.reason, letter.role, letter.value) == ("undecodable", "project", b'{"type":"email-change/99"}')
+    assert (letter.reason, letter.role, letter.value) == ("undecodable", "project", b'{"type":"love-letter/1"}')
     assert letter.source.topic == "email-changes"
+
+
+async def test_newer_version_halts_its_partition_and_is_no_dead_letter(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = Log().fold(request(1)).fold(event(1, EventKind.DELIVERED, T0))
+    newer = encode(EMAIL_CHANGES, log.changes[1]).replace(b"email-change/1", b"email-change/2")
+    async with projecting(settings) as rt:
+        await publish(rt, log.changes[:1])
+        await until(lambda: caught_up(rt))
+        await rt.log.append_raw(EMAIL_CHANGES.name, identified(1).encode(), newer)
+        logged: list[str] = []
+
+        def halted() -> list[str]:
+            logged.extend(capsys.readouterr().err.splitlines())
+            return [line for line in logged if "projection halted" in line]
+
+        [line] = await until(halted)
+        assert "email-change/2 is newer than email-change/1" in line
+        assert await rows(rt, "select status from projections.history") == [("accepted",)]
+    assert await on(settings, DEAD_LETTERS) == []
 
 
 async def test_a_second_projector_takes_over_without_a_gap_or_a_repeat(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""`mailfold providers check`: a right one is told from every wrong one, nothing is left behind, no secret is said."""
+"""`mailfold providers check`: it tells correct settings from each wrong one, leaves nothing behind, shows no secret."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""Templates on real Kafka and Postgres: pushed, versioned, found, rendered, made anew from the log."""
+"""Templates on real Kafka and Postgres: pushed, versioned, found, rendered, and rebuilt from the log."""
 
 import asyncio
 import json

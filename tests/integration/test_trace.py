@@ -15,7 +15,7 @@ from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.runtime.kafka import append_all
 from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
-from tests.support.changes import T0, Log, acked, event, identified, request, told
+from tests.support.changes import T0, Log, acked, conversion_result, event, identified, request
 from tests.support.projecting import caught_up, projecting, publish
 from tests.support.seeing import rows, until
 from topics.acks import Deferred
@@ -45,8 +45,8 @@ def a_life() -> Log:
     log.fold(event(1, EventKind.DELIVERED, T0 + 61_000))
     log.fold(event(1, EventKind.DELIVERED, T0 + 61_000)).fold(event(1, EventKind.DELIVERED, T0 + 61_000))
     log.fold(proxied).fold(opened)
-    log.fold(told(1, ConversionWord.DELIVERED, ConversionOutcome.RETRYING, T0 + 61_002))
-    log.fold(told(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0 + 66_100))
+    log.fold(conversion_result(1, ConversionWord.DELIVERED, ConversionOutcome.RETRYING, T0 + 61_002))
+    log.fold(conversion_result(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0 + 66_100))
     return log
 
 

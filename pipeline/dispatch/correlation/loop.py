@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from prometheus_client import Histogram
 
 from pipeline.dispatch.correlation.parked import SQL
 from pipeline.dispatch.correlation.parse import UncorrelatedEvent, parse_records, with_email_id
 from pipeline.dispatch.correlation.store import key_columns, write_and_match
+from pipeline.dispatch.metrics import DispatchMetrics
 from pipeline.runtime.append import append_until_confirmed
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
@@ -25,6 +27,7 @@ from pipeline.runtime.kafka_clients import create_consumer, get_records, start_c
 from pipeline.runtime.leader import ReaderOffsets, run_as_leader
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.reader_progress import ReaderProgress, observe_reader
 from topics.codec import decode
 from topics.dead_letters import dead_letter
 from topics.record import EmailId, LogPosition, Millis
@@ -39,16 +42,19 @@ CLEANUP_INTERVAL_MS: Final = 60_000
 LOCK_NAME: Final = "mailfold.correlation"
 
 
-async def run_correlation(rt: Runtime) -> None:
+async def run_correlation(rt: Runtime, metrics: DispatchMetrics) -> None:
     """Read until ``rt.stop``, as long as no other dispatcher does."""
-    await run_as_leader(rt, LOCK_NAME, lambda: Correlator(rt).run())
+    progress = observe_reader(rt, metrics.readers, "correlation")
+    await run_as_leader(rt, LOCK_NAME, lambda: Correlator(rt, progress, metrics.correlation_seconds).run())
 
 
 class Correlator:
     """Reader of both topics that matches events with acks."""
 
-    def __init__(self, rt: Runtime) -> None:
+    def __init__(self, rt: Runtime, progress: ReaderProgress, transaction_seconds: Histogram) -> None:
         self._rt = rt
+        self._progress = progress
+        self._transaction_seconds = transaction_seconds
         self._acks_topic = rt.settings.topic(PROVIDER_ACKS.name)
         self._positions = ReaderOffsets(rt, (PROVIDER_ACKS, UNCORRELATED_EVENTS), SQL)
         self._unread_ack_ends: dict[TopicPartition, int] = {}
@@ -61,6 +67,7 @@ class Correlator:
         await start_client(reader, self._rt.settings)
         try:
             await self._assign(reader)
+            self._progress.begin(reader, lambda: self._positions.next_offsets)
             await self._append_matched()
             while True:
                 batches = await get_records(reader, timeout_ms=500, max_records=MAX_RECORDS_PER_POLL)
@@ -69,20 +76,21 @@ class Correlator:
                 if await self._has_read_acks(reader):
                     await self._clean_up()
         finally:
+            self._progress.end()
             await reader.stop()
 
     async def _assign(self, reader: AIOKafkaConsumer) -> None:
         stored = await self._positions.stored_offsets()
         partitions = await discover_partitions(reader, *self._positions.topics)
         reader.assign(partitions)
+        ends = await self._positions.ends(reader, stored)
         new = [partition for partition in partitions if partition not in stored]
         first = stored | await self._first_offsets(reader, new)
         for partition in partitions:
             self._positions.next_offsets[partition] = first[partition]
             reader.seek(partition, first[partition])
         await self._positions.add_partitions(new)
-        acks = [partition for partition in partitions if partition.topic == self._acks_topic]
-        self._unread_ack_ends = dict(await reader.end_offsets(acks))
+        self._unread_ack_ends = {place: end for place, end in ends.items() if place.topic == self._acks_topic}
 
     async def _has_read_acks(self, reader: AIOKafkaConsumer) -> bool:
         for partition, end in list(self._unread_ack_ends.items()):
@@ -107,16 +115,20 @@ class Correlator:
         return dict(beginnings) | recent
 
     async def _process(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
+        for partition, records in batches.items():
+            self._progress.add_fetched(partition, records)
         batch = parse_records(self._positions.topics, [record for records in batches.values() for record in records])
         if batch.broken:
             dead_letters = [self._positions.dead_letter_entry(record, error) for record, error in batch.broken]
             await append_until_confirmed(self._rt.log, dead_letters)
         unmatched = await self._append_known(batch.waiting)
         upto = {partition: records[-1].offset + 1 for partition, records in batches.items()}
-        async with self._rt.pool.connection() as connection:
-            matched = await write_and_match(connection, batch, unmatched)
-            await self._positions.advance(connection, upto)
+        with self._transaction_seconds.time():
+            async with self._rt.pool.connection() as connection:
+                matched = await write_and_match(connection, batch, unmatched)
+                await self._positions.advance(connection, upto)
         self._positions.next_offsets |= upto
+        self._progress.finish(upto)
         if matched:
             await self._append_matched()
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import msgspec
 
+from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.webhooks.provider_message_ids import match_key
 from projections.columns import is_storable_id
 from projections.text import storable_text
 from topics.acks import Ack, Acked
-from topics.codec import Undecodable, decode
+from topics.codec import NewerRecord, Undecodable, decode
 from topics.events import DeliveryEvent
 from topics.record import EmailId, Millis
 from topics.registry import PROVIDER_ACKS, Topic
@@ -44,7 +45,10 @@ class CorrelationBatch(msgspec.Struct):
 
 
 def parse_records(topics: dict[str, Topic], records: Iterable[Any]) -> CorrelationBatch:
-    """Return the message ids and events of consumer records; ``topics`` maps names on the cluster to topics."""
+    """Return the message ids and events of consumer records; ``topics`` maps names on the cluster to topics.
+
+    Raise NewerRecord for a version that only a newer dispatcher knows.
+    """
     batch = CorrelationBatch()
     for record in records:
         topic = topics[record.topic]
@@ -54,6 +58,8 @@ def parse_records(topics: dict[str, Topic], records: Iterable[Any]) -> Correlati
                 _add_ack(batch, fact)
             else:
                 batch.waiting.append(_uncorrelated(fact, record))
+        except NewerRecord as error:
+            raise error.at(ConsumedRecord.of(topic, record.partition, record).place) from None
         except (Undecodable, ValueError) as error:
             # The intake, which reads the acks too, writes the dead letters of broken ones.
             if topic is not PROVIDER_ACKS:

@@ -70,6 +70,15 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
         "content": {"application/json": {"schema": _listing_schema(), "example": EXAMPLE}},
     },
     400: {"description": "A parameter is invalid; `Error` says which.", "content": _ERROR},
+    401: {"description": "No API key, or one that is unknown or revoked.", "content": _ERROR},
+    503: {"description": "Postgres does not answer; the request may be sent again.", "content": _ERROR},
+}
+
+_LISTING_OPENAPI: Final[dict[str, Any]] = {
+    "summary": "The email history",
+    "response_class": Response,
+    "responses": _RESPONSES,
+    "openapi_extra": {"security": [{"ApiKey": []}]},
 }
 
 
@@ -85,7 +94,7 @@ def router(state: GatewayState) -> APIRouter:
     sending.add_route(routes, state)
     signer = Signer(runtime.settings.secret.get_secret_value(), "cursor")
 
-    @routes.get("/v1/Email/", responses=_RESPONSES, response_class=Response, summary="The email history")
+    @routes.get("/v1/Email/", **_LISTING_OPENAPI)
     @routes.get("/v1/Email", include_in_schema=False)
     async def email_history(
         request: Request,

@@ -28,6 +28,7 @@ from pipeline.worker.normalizing.wire import (
     encode_frame,
     frame_length,
 )
+from topics.codec import NewerRecord, require_known_version
 
 MAX_PROCESSES: Final = 2
 """Processes at the same time. They start when first needed and take about 60 MB each."""
@@ -149,7 +150,14 @@ class NormalizerPool:
         self._idle: list[NormalizerProcess] = []
 
     async def normalize(self, webhook: ConsumedRecord) -> list[EncodedRecord]:
-        """Return a webhook's records, or a dead letter if it exceeds its limits. Raises RecoverableError."""
+        """Return a webhook's records, or a dead letter if it exceeds its limits.
+
+        Raises RecoverableError, and NewerRecord for a version that only a newer worker knows.
+        """
+        try:
+            require_known_version(webhook.topic, webhook.value)
+        except NewerRecord as error:
+            raise error.at(webhook.place) from None
         reason = ""
         for attempt in range(MAX_ATTEMPTS):
             try:

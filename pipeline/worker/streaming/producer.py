@@ -24,6 +24,7 @@ from pipeline.errors import Fenced, LogUnavailable
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.kafka import MAX_REQUEST_BYTES, running_producer
 from pipeline.runtime.kafka_clients import create_producer
+from pipeline.runtime.kafka_diagnosis import explain_failure
 from pipeline.runtime.partitioner import partition_of_key
 from pipeline.settings import Settings
 from pipeline.webhooks.normalize import EncodedRecord
@@ -89,7 +90,8 @@ class TransactionalProducer:
                 await self._producer.start()
         except (KafkaError, TimeoutError) as error:
             await self.close()
-            raise LogUnavailable(f"the transactional producer could not start: {error!r}") from error
+            reason = await explain_failure(self._settings, error) or repr(error)
+            raise LogUnavailable(f"the transactional producer could not start: {reason}") from error
 
     async def write(self, writes: PartitionWrites, offsets: Mapping[Any, int]) -> EndOffsets:
         """Write records and offsets in one transaction; return the end offsets. Raises Fenced, LogUnavailable."""

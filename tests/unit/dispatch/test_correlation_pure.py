@@ -12,7 +12,7 @@ from pipeline.dispatch.transports.smtp_replies import provider_message_id
 from pipeline.webhooks.provider_message_ids import match_key
 from tests.support.facts import EMAIL_ID, event
 from topics.acks import Acked, Deferred
-from topics.codec import encode
+from topics.codec import NewerRecord, encode
 from topics.events import EventKind
 from topics.record import EmailId
 from topics.registry import PROVIDER_ACKS, UNCORRELATED_EVENTS, Topic
@@ -116,6 +116,15 @@ def test_records_are_parsed_into_ids_events_and_broken_ones() -> None:
     assert batch.ids == {(("p", "m"), EMAIL_ID): 2}
     assert [(each.key, each.partition, each.place, each.since) for each in batch.waiting] == [(("p", "m"), 1, 5, 77)]
     assert [broken for broken, _ in batch.broken] == records[5:]
+
+
+@pytest.mark.parametrize("topic", [PROVIDER_ACKS, UNCORRELATED_EVENTS], ids=lambda topic: topic.name)
+def test_newer_version_stops_the_correlation_with_its_place(topic: Topic) -> None:
+    fact = acked() if topic is PROVIDER_ACKS else event(EventKind.BOUNCED, provider_message_id="m")
+    newer = record(topic, fact, 17)
+    newer.value = newer.value.replace(b"acked/1", b"acked/2").replace(b"event/1", b"event/2")
+    with pytest.raises(NewerRecord, match=f"^{topic.name}/1/17: .*/2 is newer"):
+        parse_records({topic.name: topic}, [newer])
 
 
 def _replaced(event: Any, **values: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What is read anew beside what was told: only what a mapping says otherwise is told again, and only once."""
+"""Events that are normalized again, compared with the stored ones: only differences are appended, and only once."""
 
 import msgspec
 import pytest

@@ -8,7 +8,7 @@ import pytest
 from pipeline.project.partition import FetchedRecords, TooManyUndecodable, decode_changes, write_records
 from projections.sink import ChangeBatch
 from tests.support.changes import lives
-from topics.codec import encode
+from topics.codec import NewerRecord, encode
 from topics.registry import EMAIL_CHANGES
 
 
@@ -17,6 +17,7 @@ class Record:
 
     def __init__(self, offset: int, value: bytes) -> None:
         self.offset, self.value = offset, value
+        self.partition, self.key = 3, b""
 
 
 def records(count: int) -> list[Record]:
@@ -57,7 +58,7 @@ async def test_unstorable_record_is_buried_alone() -> None:
 
 async def test_undecodable_record_is_buried_before_its_offset_is_passed() -> None:
     database = Database()
-    mixed: list[Record] = [*records(30), Record(30, b"{"), Record(31, b'{"type":"email-change/9"}')]
+    mixed: list[Record] = [*records(30), Record(30, b"{"), Record(31, b'{"type":"love-letter/1"}')]
     await write_records(FetchedRecords(0, 0, 32, mixed), database.apply, database.bury)
     assert database.buried == [30, 31]
     assert [len(run.changes) for run in database.applied] == [30]
@@ -70,6 +71,15 @@ async def test_record_is_buried_once_while_its_batch_is_halved() -> None:
     database = Database(unlike)
     await write_records(FetchedRecords(0, 0, 31, [*records(30), Record(30, b"{")]), database.apply, database.bury)
     assert sorted(database.buried) == sorted([unlike, 30])
+
+
+async def test_newer_version_halts_the_projection_and_nothing_of_the_batch_is_written() -> None:
+    database = Database()
+    newer = records(1)[0].value.replace(b"email-state/1", b"email-state/2")
+    fetched = FetchedRecords(3, 0, 31, [*records(30), Record(30, newer)])
+    with pytest.raises(NewerRecord, match=r"^email-changes/3/30: email-state/2 is newer"):
+        await write_records(fetched, database.apply, database.bury)
+    assert (database.buried, database.applied) == ([], [])
 
 
 async def test_mostly_undecodable_batch_raises_and_writes_nothing() -> None:

@@ -1,4 +1,4 @@
-"""A dead letter fits into a record, whichever reader makes it and however large what it is about."""
+"""A dead letter fits into a record, whichever reader makes it and however large its source is."""
 
 import ast
 from types import SimpleNamespace
@@ -88,7 +88,7 @@ async def from_intake(rt: Any) -> DeadLetter:
 
 
 async def from_correlation(rt: Any) -> DeadLetter:
-    return only([Correlator(rt)._give_up_entry(3, 7, HUGE_KEY.decode(), HUGE_VALUE)])
+    return only([Correlator(rt, None, None)._give_up_entry(3, 7, HUGE_KEY.decode(), HUGE_VALUE)])  # type: ignore[arg-type]
 
 
 async def from_dispatch(rt: Any) -> DeadLetter:
@@ -97,7 +97,7 @@ async def from_dispatch(rt: Any) -> DeadLetter:
         request=SimpleNamespace(email_id=HUGE_KEY.decode()),
         job=SimpleNamespace(attempt=1, payload=HUGE_VALUE),
     )
-    return AckWriter(rt)._dead_letter(attempt, PLACE, "content", "why")
+    return AckWriter(rt.log, rt.clock)._dead_letter(attempt, PLACE, "content", "why")
 
 
 def only(entries: list[LogEntry]) -> DeadLetter:

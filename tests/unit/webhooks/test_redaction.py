@@ -1,4 +1,4 @@
-"""What must not leave for `delivery-events`, and what may stay."""
+"""What is redacted before `delivery-events`, and what may stay."""
 
 import json
 
@@ -51,8 +51,8 @@ def test_redacted_link_is_still_a_link(link: str, shown: str) -> None:
 
 def test_known_address_is_redacted_in_every_spelling() -> None:
     hide = redactor(["anna@localhost", "", "no address", 'quoted"@x'])
-    told = "anna@localhost ANNA@LOCALHOST anna%40localhost bob@localhost"
-    assert hide(told) == f"{REDACTED} {REDACTED} {REDACTED} bob@localhost"
+    redacted = "anna@localhost ANNA@LOCALHOST anna%40localhost bob@localhost"
+    assert hide(redacted) == f"{REDACTED} {REDACTED} {REDACTED} bob@localhost"
     assert hide.redact_known(f"{ANNA} anna@localhost") == f"{ANNA} {REDACTED}"
 
 
@@ -64,10 +64,10 @@ def test_native_fields_stay_without_personal_ones() -> None:
         "newer": {"seen by": [ANNA, {"to": "x", ANNA: 1}]},
         "size": 2.5,
     }
-    told = redacted_native(
+    redacted = redacted_native(
         json.dumps(event).encode(), redactor([]), personal=frozenset({"to"}), verbatim=frozenset({"url", "message-id"})
     )
-    assert json.loads(bytes(told)) == {
+    assert json.loads(bytes(redacted)) == {
         "message-id": "20130821005614.1@mail.example.com",
         "url": "https://example.com/@x?e=[address]",
         "newer": {"seen by": [REDACTED, {REDACTED: 1}]},
@@ -95,8 +95,8 @@ def test_native_fields_stay_without_personal_ones() -> None:
     ],
 )
 def test_value_is_unchanged_except_for_addresses(value: bytes, shown: bytes) -> None:
-    told = redacted_native(b'{"x":%s}' % value, redactor([]), personal=frozenset({"to"}), verbatim=frozenset())
-    assert bytes(told) == b'{"x":%s}' % shown
+    redacted = redacted_native(b'{"x":%s}' % value, redactor([]), personal=frozenset({"to"}), verbatim=frozenset())
+    assert bytes(redacted) == b'{"x":%s}' % shown
 
 
 def test_event_nested_too_deeply_is_unrecognised() -> None:
@@ -155,8 +155,8 @@ def test_known_addresses_take_time_in_proportion_to_the_text(addresses: list[str
 
 
 def test_time_is_not_quadratic_in_the_number_of_addresses() -> None:
-    def told(number: int) -> str:
+    def redacted(number: int) -> str:
         addresses = [f"user{one}@example{one}.com" for one in range(number)]
         return redactor(addresses).redact_known(" ".join(addresses))
 
-    assert growth(told, 1000) <= MAX_GROWTH
+    assert growth(redacted, 1000) <= MAX_GROWTH

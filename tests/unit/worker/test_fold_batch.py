@@ -1,4 +1,4 @@
-"""A run of records: grouped, folded, written once per email; what can't be used stands aside."""
+"""A batch of records: grouped, folded, written once per email; records that can't be used become dead letters."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from pipeline.worker.fold_batch import RecordBatch, fold_facts, sort_facts
 from tests.support.facts import EMAIL_ID, event
 from topics import codec
 from topics.changes import EmailChange
-from topics.codec import Undecodable, decode, encode
+from topics.codec import NewerRecord, Undecodable, decode, encode
 from topics.events import DeliveryEvent, EventKind
 from topics.join import MAX_IDS_PER_MARK
 from topics.record import EmailId
@@ -80,23 +80,23 @@ def test_slices_give_the_same_states_and_each_fact_once(size: int) -> None:
         lying(OPENED, 7),
         lying(None, 8, None),
     )
-    asked: list[bytes] = []
+    read_keys: list[bytes] = []
 
     def read(keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
-        asked.extend(keys)
+        read_keys.extend(keys)
         return {KEY: before, b"other": None}
 
     folded = fold_batch.fold_batch(run, read, 9, size)
-    assert sorted(asked) == sorted([KEY, b"other"])  # once, whatever the size
+    assert sorted(read_keys) == sorted([KEY, b"other"])  # once, whatever the size
     assert decode(EMAIL_STATES, folded.states[KEY]) == evolve(evolve(decode(EMAIL_STATES, before), OPENED), CLICKED)
     assert decode(EMAIL_STATES, folded.states[b"other"]) == evolve(None, other)
     changes = [change_of(folded, index) for index in range(len(folded.changes))]
-    told = [applied.place.offset for change in changes for applied in change.facts]
-    assert sorted(told) == [3, 4, 6, 7]
-    assert [offset for offset in told if offset != 4] == [3, 6, 7]
+    offsets = [applied.place.offset for change in changes for applied in change.facts]
+    assert sorted(offsets) == [3, 4, 6, 7]
+    assert [offset for offset in offsets if offset != 4] == [3, 6, 7]
     of_email = [change.state for change in changes if change.email_id == EMAIL_ID]
     assert of_email[-1] == decode(EMAIL_STATES, folded.states[KEY])
-    assert [letter.source.offset for letter in folded.dead] == [5, 8]
+    assert [dead_letter.source.offset for dead_letter in folded.dead] == [5, 8]
 
 
 def test_repeat_writes_a_change_but_no_state() -> None:
@@ -130,12 +130,24 @@ def test_undecodable_or_misplaced_record_becomes_a_dead_letter() -> None:
         stretch(lying(b"{}", 1), lying(None, 2), lying(OPENED, 3, b"another"), lying(OPENED, 4, None)), 9
     )
     assert facts == {}
-    assert [(letter.source.offset, letter.reason, letter.role) for letter in dead] == [
+    assert [(dead_letter.source.offset, dead_letter.reason, dead_letter.role) for dead_letter in dead] == [
         (1, "undecodable", "fold"),
         (2, "undecodable", "fold"),
         (3, "misplaced", "fold"),
         (4, "misplaced", "fold"),
     ]
+
+
+def test_fact_of_a_newer_version_halts_the_fold_with_its_place() -> None:
+    newer = encode(DELIVERY_EVENTS, OPENED).replace(b"delivery-event/1", b"delivery-event/2")
+    with pytest.raises(NewerRecord, match=r"^delivery-events/\d/7: delivery-event/2 is newer"):
+        fold(lying(OPENED, 6), lying(newer, 7))
+
+
+def test_state_of_a_newer_version_halts_the_fold() -> None:
+    newer = encode(EMAIL_STATES, evolve(None, OPENED)).replace(b"email-state/1", b"email-state/2")
+    with pytest.raises(NewerRecord, match="email-state/2"):
+        fold(lying(CLICKED), before=newer)
 
 
 def test_facts_too_large_together_get_a_change_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +162,7 @@ def test_too_large_fact_becomes_a_dead_letter_without_the_others(monkeypatch: py
     huge = msgspec.structs.replace(CLICKED, native=msgspec.Raw(b'"' + b"x" * 2000 + b'"'))
     monkeypatch.setattr(fold_batch, "MAX_RECORD_BYTES", 1500)
     folded = fold(lying(OPENED, 1), lying(huge, 2))
-    assert [(letter.source.offset, letter.reason) for letter in folded.dead] == [(2, "too-large")]
+    assert [(dead_letter.source.offset, dead_letter.reason) for dead_letter in folded.dead] == [(2, "too-large")]
     assert decode(EMAIL_STATES, folded.states[KEY]) == evolve(None, OPENED)
     assert len(folded.changes) == 1
 
