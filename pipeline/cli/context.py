@@ -17,6 +17,7 @@ from rich.table import Table
 
 from pipeline.devstack.servers import postgres
 from pipeline.devstack.servers.data_dir import DataDir, is_port_taken
+from pipeline.devstack.supervisor import OPS_PORT_SETTINGS
 from pipeline.errors import DatabaseUnavailable, InvalidSettings
 from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool, first_line, open_database
@@ -42,7 +43,8 @@ def console() -> Console:
 def command_settings() -> Settings:
     """Return the environment's settings, completed from the stack that runs in the data folder.
 
-    Taken from the stack are the URL of Postgres, the address of Kafka and the secret, where they are not set.
+    Taken from the stack are the URL of Postgres, the address of Kafka, the secret and the roles' own ports, where they
+    are not set.
     """
     settings = load_settings()
     data_dir = DataDir(settings.data_dir)
@@ -54,6 +56,9 @@ def command_settings() -> Settings:
         settings = settings.with_embedded_kafka(f"127.0.0.1:{port}")
     if not settings.secret.get_secret_value():
         update["secret"] = SecretStr(data_dir.read_secret("secret"))
+    for name in OPS_PORT_SETTINGS:
+        if name not in settings.model_fields_set and (port := _port_of_running(data_dir, name)):
+            update[name] = port
     return settings.model_copy(update=update)
 
 

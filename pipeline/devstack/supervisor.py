@@ -31,7 +31,7 @@ ROLES: Final = ("gateway", "worker", "dispatch", "project", "emit", "sandbox")
 _ROLE_STOP_TIMEOUT_S: Final = 5.0
 _SERVER_STOP_TIMEOUT_S: Final = 4.0
 _LISTEN_SETTINGS: Final = {"gateway": ("host", "port"), "sandbox": ("sandbox_host", "sandbox_smtp_port")}
-_OPS_PORT_SETTINGS: Final = tuple(f"ops_port_{role}" for role in ROLES if role != "sandbox")
+OPS_PORT_SETTINGS: Final = tuple(f"ops_port_{role}" for role in ROLES if role != "sandbox")
 _PORT_SETTINGS: Final = {
     "gateway": ("port", "inbound_port", "ops_port_gateway"),
     "worker": ("ops_port_worker",),
@@ -45,7 +45,7 @@ _HOST_SETTINGS: Final = {
     "inbound_port": "inbound_host",
     "sandbox_smtp_port": "sandbox_host",
     "sandbox_http_port": "sandbox_host",
-    **dict.fromkeys(_OPS_PORT_SETTINGS, "ops_host"),
+    **dict.fromkeys(OPS_PORT_SETTINGS, "ops_host"),
 }
 
 
@@ -219,7 +219,7 @@ def complete_settings(settings: Settings, data_dir: DataDir) -> Settings:
 def _needs_port(settings: Settings, name: str) -> bool:
     """Return whether a port of the data folder is used: for a port of 0, and for a taken one that nobody asked for."""
     port = getattr(settings, name)
-    is_default = name in _OPS_PORT_SETTINGS and name not in settings.model_fields_set
+    is_default = name in OPS_PORT_SETTINGS and name not in settings.model_fields_set
     return port == 0 or (is_default and is_port_taken(settings.ops_host, port))
 
 
