@@ -32,6 +32,12 @@ async def test_stack_starts_survives_kills_and_continues_where_it_stopped(stack_
         assert again.code == 1
         assert f"already in use by process {first.process.pid}" in again.err
 
+        examined = mailfold("doctor", env={"MAILFOLD_DATA_DIR": str(folder)})
+        assert examined.code == 0, examined.out
+        assert [line for line in examined.out.splitlines() if " roles " in line] == [
+            f"ok    roles     {role} is ready" for role in ROLES if role != "sandbox"
+        ]
+
         listed = mailfold("brands", "list", env={"MAILFOLD_DATA_DIR": str(folder)})
         assert listed.code == 0, listed.err
         assert listed.out.splitlines()[1].split()[:3] == ["default", "*", "sandbox"]
