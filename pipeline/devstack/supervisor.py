@@ -164,7 +164,7 @@ class Stack:
             lambda: postgres.prepare_program(self.data_dir.root / "postgres", port, tell=self._tell)
         )
         await self._start_server(program, lambda: postgres.is_ready(url))
-        self.settings = self.settings.model_copy(update={"database_url": SecretStr(url)})
+        self.settings = self.settings.model_copy(update=postgres.settings_of(url))
 
     async def _start_server(self, program: Program, is_ready: Callable[[], bool], timeout_s: float = 60.0) -> None:
         """Start a server and wait until it is ready; from then on it is restarted when it dies.

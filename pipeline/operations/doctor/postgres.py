@@ -8,8 +8,9 @@ from typing import Any, Final
 
 import psycopg
 
-from pipeline.errors import DatabaseUnavailable, InvalidSettings
+from pipeline.errors import DatabaseUnavailable
 from pipeline.operations.doctor.finding import DoctorFinding, fail, ok, warn
+from pipeline.runtime.conninfo import pooled_conninfo
 from pipeline.settings import Settings
 from projections.migrate import SchemaDifference, compare_schema
 from projections.sql import SqlQueries
@@ -42,12 +43,13 @@ async def check_postgres(settings: Settings) -> AsyncIterator[DoctorFinding]:
 async def connect(settings: Settings) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
     """Open a connection that migrates nothing. Raise DatabaseUnavailable, InvalidSettings."""
     try:
-        connection = await psycopg.AsyncConnection.connect(
-            settings.database_url.get_secret_value(), autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
-        )
-    except psycopg.ProgrammingError:
-        # The error's own message repeats the URL with its password.
-        raise InvalidSettings("DATABASE_URL: not a libpq URL") from None
+        try:
+            connection = await psycopg.AsyncConnection.connect(pooled_conninfo(settings), autocommit=True)
+        except psycopg.OperationalError:
+            # None of the hosts accepts writes: one that only reads is a finding, not an outage.
+            connection = await psycopg.AsyncConnection.connect(
+                settings.database_url.get_secret_value(), autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
+            )
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(f"Postgres at DATABASE_URL does not answer: {str(error).splitlines()[0]}") from error
     async with connection:
