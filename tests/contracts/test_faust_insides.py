@@ -2,7 +2,7 @@
 
 import inspect
 import stat
-from typing import Any
+from typing import Any, cast
 
 import faust
 import pytest
@@ -12,6 +12,7 @@ from faust.assignor.partition_assignor import PartitionAssignor
 from faust.stores.rocksdb import RocksDBOptions
 from faust.stores.rocksdb import Store as FaustStore
 from faust.streams import Stream
+from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from faust.transport import drivers
 from faust.transport.consumer import Consumer as BaseConsumer
@@ -36,6 +37,7 @@ OURS_ALONE = {
     *("claim", "discard", "mark_committed", "_continues", "_seek_back"),
     *("_rewind_lost_batches", "_discard_slow_batches"),
     *("read", "write", "next_states", "scan_position", "save_scan_position", "compact_removed", "size"),
+    *("partitions", "file_bytes"),
     *("_assigned", "_write", "_apply", "_remove_if_corrupt"),
 }
 
@@ -109,6 +111,15 @@ def test_faust_has_flags_for_rebalance_and_recovery() -> None:
     completed = inspect.getsource(Recovery.on_recovery_completed)
     assert completed.index("consumer.perform_seek()") < completed.index("self.app.on_rebalance_end()")
     assert "self.app.in_recovery = True" in inspect.getsource(Recovery._set_recovery_started)
+
+
+def test_faust_has_what_the_observer_reads() -> None:
+    """Neither may be created by reading it: Faust makes both when it starts."""
+    assert "if self._consumer is None" in inspect.getsource(cast("Any", faust.App.consumer).fget)
+    assert "if self._recovery is None" in inspect.getsource(cast("Any", TableManager.recovery).fget)
+    assert "self._unacked_messages = WeakSet()" in inspect.getsource(BaseConsumer.__init__)
+    assert "highwater - offsets[tp]" in inspect.getsource(Recovery.active_remaining)
+    assert ".highwater(tp)" in inspect.getsource(AIOKafkaConsumerThread.highwater)
 
 
 def test_recovery_ends_silently_after_a_request_timeout() -> None:

@@ -1,12 +1,15 @@
 """A static member of a consumer group gets its partitions back without a rebalance of the others."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 
 from pipeline.runtime.kafka_clients import create_consumer, start_client
 from pipeline.settings import Settings
 from tests.support.seeing import until
+from tests.support.worker import Worker, assert_folded, feed, lives
 from topics.registry import EMAIL_CHANGES
 
 
@@ -44,3 +47,20 @@ async def test_static_member_that_returns_disturbs_nobody(settings: Settings) ->
     finally:
         await first.stop()
         await second.stop()
+
+
+@pytest.mark.ci
+async def test_killed_worker_that_is_a_static_member_goes_on_at_once(settings: Settings, tmp_path: Path) -> None:
+    own = settings.model_copy(update={"kafka_group_instance_id": "worker-0"})
+    with Worker(own, tmp_path / "worker") as worker:
+        for seed in range(3):
+            await feed(settings, lives(50, seed=seed))
+            await assert_folded(settings)
+            worker.kill()
+            worker.start()
+        await feed(settings, lives(50, seed=9))
+        await assert_folded(settings)
+        assert worker.terminate() == 0
+        worker.start()
+        await feed(settings, lives(50, seed=10))
+        await assert_folded(settings)
