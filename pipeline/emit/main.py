@@ -11,6 +11,7 @@ from pipeline.jobs.retention import expiring_jobs
 from pipeline.jobs.store import ClaimLimits, JobStore
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.retention import run_retention
+from topics.registry import CONVERSION_RESULTS
 
 QUEUE = "emit"
 
@@ -22,6 +23,7 @@ async def run(rt: Runtime) -> None:
     store = JobStore(rt.pool, QUEUE, limits)
     metrics = EmitMetrics(QUEUE)
     rt.health.use_metrics(metrics)
+    rt.log.require_topics(CONVERSION_RESULTS)
     async with open_conversion_client(settings) as client:
         handle = ConversionJobHandler(rt, client)
         url = settings.database_url.get_secret_value()

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from pipeline.errors import LogUnavailable
+from pipeline.errors import LogUnavailable, LogUnreachable
 from pipeline.runtime.kafka_diagnosis import explain_failure
 from pipeline.runtime.kafka_security import security_options
 from pipeline.settings import Settings
@@ -107,7 +107,10 @@ async def start_client(
     settings: Settings,
     timeout_s: float = START_TIMEOUT_S,
 ) -> None:
-    """Connect a client within ``timeout_s``; close it and raise LogUnavailable, which says why, where that fails."""
+    """Connect a client within ``timeout_s``; close it and raise LogUnavailable, which says why, where that fails.
+
+    Where no reason is known but that no broker answers, raise LogUnreachable.
+    """
     try:
         async with asyncio.timeout(timeout_s):
             await client.start()
@@ -118,7 +121,7 @@ async def start_client(
         if reason := await explain_failure(settings, error):
             raise LogUnavailable(f"{place}: {reason}") from error
         reason = str(error) or f"not connected within {timeout_s:g} s"
-        raise LogUnavailable(f"{place} does not answer: {reason}") from error
+        raise LogUnreachable(f"{place} does not answer: {reason}") from error
 
 
 async def get_records(

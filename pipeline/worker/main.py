@@ -8,7 +8,7 @@ from typing import Final
 
 import uvloop
 
-from pipeline.errors import LogUnavailable, MailfoldError
+from pipeline.errors import LogUnreachable, MailfoldError
 from pipeline.runtime import crashpoints, topic_admin
 from pipeline.runtime.bootstrap import check_role_settings, wall_clock
 from pipeline.runtime.logs import configure_logging, get_logger
@@ -51,7 +51,9 @@ async def serve(settings: Settings) -> None:
 
 
 async def check_topics(settings: Settings) -> bool:
-    """Check the topics as soon as Kafka answers; return False if SIGTERM or SIGINT comes first. Raises TopicMismatch.
+    """Check the topics as soon as Kafka answers; return False if SIGTERM or SIGINT comes first.
+
+    Raises TopicMismatch, and LogUnavailable where the brokers refuse, as with a wrong password.
 
     The worker ends when a write is not confirmed in time. Ended again at each start of a long outage, it would be
     restarted by process managers after longer and longer pauses, up to minutes after the outage.
@@ -75,7 +77,7 @@ async def _check_topics_until_answered(settings: Settings) -> None:
     while True:
         try:
             await topic_admin.check(settings)
-        except LogUnavailable as error:
+        except LogUnreachable as error:
             if not is_logged:
                 _log.error("Kafka unavailable, retrying", error=str(error))
             is_logged = True

@@ -48,6 +48,7 @@ async def open_log(bootstrap: str, folder: Path, replicas: int) -> AsyncIterator
     )
     await topic_admin.create(settings)
     async with open_kafka_log(settings) as log:
+        log.require_topics(MESSAGE_CONTENTS)
         yield log
 
 
