@@ -3,7 +3,7 @@
 MailfoldError
 ├── RecoverableError            trying again later may help, and nothing is lost
 │   ├── LogUnavailable          Kafka did not confirm in time
-│   │   └── LogUnreachable         no broker answers at all, for no other reason that is known
+│   │   └── ClientRefused          Kafka answers, but does not let this client in
 │   ├── DatabaseUnavailable
 │   ├── DatabaseReplaced        another Postgres server answers than before; it may lag behind
 │   ├── LeaseLost               another worker may hold the job now
@@ -60,8 +60,8 @@ class LogUnavailable(RecoverableError):
     """Kafka did not confirm in time. The record may or may not have been written; repeat the request."""
 
 
-class LogUnreachable(LogUnavailable):
-    """Kafka does not answer."""
+class ClientRefused(LogUnavailable):
+    """Kafka does not let this client in: a login, a certificate or a right is wrong."""
 
 
 class DatabaseUnavailable(RecoverableError):

@@ -17,7 +17,7 @@ Seconds = Annotated[float, Field(ge=0)]
 
 
 class Settings(BaseSettings):
-    """All settings; the variables begin with ``MAILFOLD_``, except ``DATABASE_URL`` and those of the Kafka clients."""
+    """All settings; the variables begin with ``MAILFOLD_``, except the database URLs and those of the Kafka clients."""
 
     model_config = SettingsConfigDict(env_prefix="MAILFOLD_", frozen=True, extra="ignore", populate_by_name=True)
 
@@ -89,6 +89,26 @@ class Settings(BaseSettings):
         SecretStr(""),
         validation_alias="DATABASE_URL",
         description="PostgreSQL ≥ 15, as a libpq URL. Empty: `up` and `demo` start one of their own.",
+    )
+    database_session_url: SecretStr = Field(
+        SecretStr(""),
+        validation_alias="DATABASE_SESSION_URL",
+        description="The same database without a pooler between, as a libpq URL, for what needs a session of its own. "
+        "Set it if `DATABASE_URL` is PgBouncer in transaction mode, and only then. Empty: `DATABASE_URL`.",
+    )
+    database_read_url: SecretStr = Field(
+        SecretStr(""),
+        validation_alias="DATABASE_READ_URL",
+        description="A standby of the database, as a libpq URL, from which the gateway reads listings of emails. "
+        "Empty: `DATABASE_URL`.",
+    )
+    database_statement_timeout: float = Field(
+        30.0,
+        ge=0,
+        description="Seconds for one statement in Postgres, migrations and rebuilds excepted; 0 is no limit.",
+    )
+    database_lock_timeout: float = Field(
+        10.0, ge=0, description="Seconds that one statement waits for a lock in Postgres; 0 is no limit."
     )
     data_dir: Path = Field(
         Path(".mailfold"), description="Where the embedded stack and the workers' local stores keep their files."

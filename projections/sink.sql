@@ -2,8 +2,10 @@
 -- The swap at the end of a rebuild takes this lock exclusively; projectors share it. The local search_path selects the
 -- schema to write. Commits do not wait for fsync: rows and offsets are written together, so what a crash of Postgres
 -- loses is read again. WAL is flushed in order, so no durable result of others can depend on rows that are lost.
+-- A batch that took too long would take as long when it is repeated, so it may take longer than other statements.
 select set_config('search_path', %(schema)s, true),
        set_config('synchronous_commit', 'off', true),
+       set_config('statement_timeout', '10min', true),
        case when %(live)s then pg_advisory_xact_lock_shared(%(lock)s) end
 
 -- name: next_offset

@@ -11,6 +11,7 @@ from pipeline.operations.doctor.finding import DoctorCheck, DoctorReport, examin
 from pipeline.operations.doctor.host import check_host
 from pipeline.operations.doctor.kafka import check_kafka
 from pipeline.operations.doctor.postgres import check_postgres
+from pipeline.operations.doctor.roles import check_roles
 from pipeline.operations.doctor.setup import check_setup
 
 app = typer.Typer()
@@ -20,6 +21,7 @@ CHECKS: Final[dict[str, DoctorCheck]] = {
     "kafka": check_kafka,
     "postgres": check_postgres,
     "setup": check_setup,
+    "roles": check_roles,
 }
 _LABELS: Final = {"ok": "[green]ok  [/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]", "skip": "[dim]skip[/]"}
 
@@ -29,7 +31,7 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 for a warning, too.")] = False,
 ) -> None:
-    """Check this machine, Kafka, Postgres and what is set up; exit 1 where a check fails.
+    """Check this machine, Kafka, Postgres, what is set up and roles that run here; exit 1 where a check fails.
 
     Each line is ok, warn, fail or skip (it can't be checked from here), with what to do. A server that does not answer
     keeps no other check from its result. Nothing is changed, and the schema is not migrated.

@@ -31,7 +31,7 @@ ROLES: Final = ("gateway", "worker", "dispatch", "project", "emit", "sandbox")
 _ROLE_STOP_TIMEOUT_S: Final = 5.0
 _SERVER_STOP_TIMEOUT_S: Final = 4.0
 _LISTEN_SETTINGS: Final = {"gateway": ("host", "port"), "sandbox": ("sandbox_host", "sandbox_smtp_port")}
-_OPS_PORT_SETTINGS: Final = tuple(f"ops_port_{role}" for role in ROLES if role != "sandbox")
+OPS_PORT_SETTINGS: Final = tuple(f"ops_port_{role}" for role in ROLES if role != "sandbox")
 _PORT_SETTINGS: Final = {
     "gateway": ("port", "inbound_port", "ops_port_gateway"),
     "worker": ("ops_port_worker",),
@@ -45,7 +45,7 @@ _HOST_SETTINGS: Final = {
     "inbound_port": "inbound_host",
     "sandbox_smtp_port": "sandbox_host",
     "sandbox_http_port": "sandbox_host",
-    **dict.fromkeys(_OPS_PORT_SETTINGS, "ops_host"),
+    **dict.fromkeys(OPS_PORT_SETTINGS, "ops_host"),
 }
 
 
@@ -164,7 +164,7 @@ class Stack:
             lambda: postgres.prepare_program(self.data_dir.root / "postgres", port, tell=self._tell)
         )
         await self._start_server(program, lambda: postgres.is_ready(url))
-        self.settings = self.settings.model_copy(update={"database_url": SecretStr(url)})
+        self.settings = self.settings.model_copy(update=postgres.settings_of(url))
 
     async def _start_server(self, program: Program, is_ready: Callable[[], bool], timeout_s: float = 60.0) -> None:
         """Start a server and wait until it is ready; from then on it is restarted when it dies.
@@ -219,7 +219,7 @@ def complete_settings(settings: Settings, data_dir: DataDir) -> Settings:
 def _needs_port(settings: Settings, name: str) -> bool:
     """Return whether a port of the data folder is used: for a port of 0, and for a taken one that nobody asked for."""
     port = getattr(settings, name)
-    is_default = name in _OPS_PORT_SETTINGS and name not in settings.model_fields_set
+    is_default = name in OPS_PORT_SETTINGS and name not in settings.model_fields_set
     return port == 0 or (is_default and is_port_taken(settings.ops_host, port))
 
 

@@ -20,6 +20,7 @@ from pipeline.jobs.engine import JobEngine
 from pipeline.jobs.retention import expiring_jobs
 from pipeline.jobs.store import ClaimLimits, JobStore
 from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.conninfo import session_conninfo
 from pipeline.runtime.retention import run_retention
 from topics.codec import NewerRecord
 from topics.registry import PROVIDER_ACKS
@@ -43,10 +44,9 @@ async def run(rt: Runtime) -> None:
 
     async with open_content_reader(settings) as reader:
         handle = SendJobHandler(rt, transport, reader)
-        url = settings.database_url.get_secret_value()
         engine = JobEngine(
             *(store, limits, handle, settings.dispatch_schedule),
-            url=url,
+            conninfo=session_conninfo(settings),
             metrics=metrics.jobs,
             tick=tick,
             barrier=AckBarrier(rt),

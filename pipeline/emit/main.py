@@ -10,6 +10,7 @@ from pipeline.jobs.engine import JobEngine
 from pipeline.jobs.retention import expiring_jobs
 from pipeline.jobs.store import ClaimLimits, JobStore
 from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.conninfo import session_conninfo
 from pipeline.runtime.retention import run_retention
 from topics.registry import CONVERSION_RESULTS
 
@@ -26,10 +27,9 @@ async def run(rt: Runtime) -> None:
     rt.log.require_topics(CONVERSION_RESULTS)
     async with open_conversion_client(settings) as client:
         handle = ConversionJobHandler(rt, client)
-        url = settings.database_url.get_secret_value()
         engine = JobEngine(
             *(store, limits, handle, settings.emit_schedule),
-            url=url,
+            conninfo=session_conninfo(settings),
             metrics=metrics.jobs,
             tick=lambda: _resume_lanes(rt, store),
         )

@@ -7,11 +7,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-import psycopg
-from psycopg_pool import PoolTimeout
-
 from pipeline.dispatch.correlation.parked import SQL as CORRELATION
-from pipeline.runtime.database import Pool
+from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool
 from pipeline.runtime.role_metrics import RoleMetrics
 from projections.sql import SqlQueries
 
@@ -106,7 +103,7 @@ class PipelineGauges:
         try:
             await self._read()
             self._up.set(1)
-        except (psycopg.OperationalError, PoolTimeout):
+        except DATABASE_UNAVAILABLE_ERRORS:
             self._up.set(0)
 
     async def _read(self) -> None:

@@ -20,6 +20,7 @@ from pipeline.gateway.connections import ConnectionGuard, ConnectionLimits, prot
 from pipeline.gateway.smtp.listener import smtp_listener
 from pipeline.gateway.state import GatewayState, make_gateway_state
 from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.database import Pool
 from pipeline.runtime.fair_threads import FairThreads
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.private_files import make_private_folder, replace_file
@@ -45,14 +46,13 @@ class GatewayServer(uvicorn.Server):
         yield
 
 
-async def serve(rt: Runtime, connector: ConnectorFactory) -> None:
+async def serve(rt: Runtime, connector: ConnectorFactory, standby: Pool | None) -> None:
     """Listen on the settings' host and port until ``rt.stop`` is set.
 
     Raise InvalidSettings if the port is taken.
     """
     asyncio.get_running_loop().set_default_executor(FairThreads(MAX_THREADS))
-    rt.log.require_topics(MESSAGE_CONTENTS, SEND_REQUESTS)
-    state = make_gateway_state(rt, connector)
+    state = make_gateway_state(rt, connector, standby)
     server = GatewayServer(
         uvicorn.Config(
             make_app(state),

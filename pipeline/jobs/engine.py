@@ -12,21 +12,17 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Final, Protocol
 
-import psycopg
-from psycopg_pool import PoolTimeout
-
 from pipeline.errors import DatabaseReplaced, LeaseLost, RecoverableError
 from pipeline.jobs.job import EndpointHealth, Job, JobResult, JobState, bury, release, retry
 from pipeline.jobs.metrics import JobMetrics
 from pipeline.jobs.notify import listen
 from pipeline.jobs.retry import next_delay
 from pipeline.jobs.store import ClaimLimits, JobStore, Settlement, notify_channel
+from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.logs import bind_log_fields, get_logger
 
 logger = get_logger(__name__)
 
-DATABASE_UNAVAILABLE_ERRORS: Final = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, OSError)
-"""Errors that mean Postgres is unavailable or overloaded; any other database error is a bug and ends the role."""
 POLL_INTERVAL_S: Final = 1.0
 """Seconds between claims without a notification; the fallback for lost notifications."""
 CLAIM_INTERVAL_S: Final = 0.004
@@ -83,7 +79,7 @@ class JobEngine:
         handle: JobHandler,
         schedule: tuple[float, ...],
         *,
-        url: str,
+        conninfo: str,
         metrics: JobMetrics,
         rand: Callable[[], float] = random.random,
         tick: Callable[[], Awaitable[None]] | None = None,
@@ -93,7 +89,7 @@ class JobEngine:
         self._limits = limits
         self._handle = handle
         self._schedule = schedule
-        self._url = url
+        self._conninfo = conninfo
         self._random = rand
         self._tick = tick
         self._metrics = metrics
@@ -114,7 +110,7 @@ class JobEngine:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop``; then finish the jobs in hand, release those that were not begun, and return."""
         helpers = (self._settle_results(), self._extend_leases(), self._run_ticks(), self._wake_at(stop))
-        listener = listen(self._url, notify_channel(self._store.queue), self._wake)
+        listener = listen(self._conninfo, notify_channel(self._store.queue), self._wake)
         tasks = [asyncio.create_task(coroutine) for coroutine in (*helpers, listener)]
         try:
             while not stop.is_set():
@@ -143,7 +139,6 @@ class JobEngine:
         except DATABASE_UNAVAILABLE_ERRORS as error:
             logger.warning("database unavailable, retrying", queue=self._store.queue, error=str(error))
             await asyncio.sleep(POLL_INTERVAL_S)
-            await self._store.check_connections()
             return
         if claimed:
             await asyncio.sleep(CLAIM_INTERVAL_S)
@@ -183,7 +178,7 @@ class JobEngine:
                 self._forget(job)
             else:
                 self._queue_result(job, release(0, "stopped"))
-        except (RecoverableError, *DATABASE_UNAVAILABLE_ERRORS) as error:
+        except (RecoverableError, OSError, *DATABASE_UNAVAILABLE_ERRORS) as error:
             self._queue_result(job, release(1 + self._random(), f"{type(error).__name__}: {error}"))
         except Exception as error:
             logger.exception("attempt failed")

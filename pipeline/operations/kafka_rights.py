@@ -45,8 +45,7 @@ class RightsHolder(StrEnum):
     PROJECT = "project"
     EMIT = "emit"
     COMMANDS = "commands"
-    """`status`, `doctor`, `trace`, `dead`, `renormalize`, `rebuild`, `templates`, `suppressions`, `inbound`,
-    `topics check`."""
+    """`status`, `trace`, `dead`, `renormalize`, `rebuild`, `templates`, `suppressions`, `inbound`, `topics check`."""
     SETUP = "setup"
     """`topics create`."""
 
@@ -81,6 +80,8 @@ WRITTEN_TOPICS: Final[dict[RightsHolder, tuple[Topic, ...]]] = {
         topic for topic in TOPICS if topic not in (EMAIL_STATES, DEAD_LETTERS, MESSAGE_CONTENTS)
     ),
 }
+_READINESS: Final = tuple(KafkaRight("topic", topic.name, "Describe") for topic in (MESSAGE_CONTENTS, SEND_REQUESTS))
+"""A role is ready when the partitions of these topics have leaders."""
 _OTHER_RIGHTS: Final[dict[RightsHolder, tuple[KafkaRight, ...]]] = {
     RightsHolder.WORKER: (
         KafkaRight("group", WORKER_GROUP, "Read"),
@@ -89,10 +90,10 @@ _OTHER_RIGHTS: Final[dict[RightsHolder, tuple[KafkaRight, ...]]] = {
         *(KafkaRight("topic", topic.name, "Describe") for topic in TOPICS),
         *(KafkaRight("topic", topic.name, "DescribeConfigs") for topic in TOPICS),
     ),
-    RightsHolder.PROJECT: (KafkaRight("group", CONSUMER_GROUP, "Read"),),
+    RightsHolder.PROJECT: (KafkaRight("group", CONSUMER_GROUP, "Read"), *_READINESS),
+    RightsHolder.EMIT: _READINESS,
     RightsHolder.COMMANDS: (
-        KafkaRight("group", WORKER_GROUP, "Describe"),
-        KafkaRight("group", CONSUMER_GROUP, "Describe"),
+        *(KafkaRight("group", group, "Describe") for group in (WORKER_GROUP, CONSUMER_GROUP)),
         *(KafkaRight("topic", topic.name, "DescribeConfigs") for topic in TOPICS),
     ),
     RightsHolder.SETUP: tuple(

@@ -10,11 +10,11 @@ from typing import Any, Final, Protocol
 import psycopg
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
-from psycopg_pool import PoolTimeout
 
 from pipeline.errors import RecoverableError
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.consumed import ConsumedRecord
+from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.kafka import append_all, topic_partition
 from pipeline.runtime.kafka_clients import create_consumer, get_records, start_client
 from pipeline.runtime.logs import get_logger
@@ -25,7 +25,7 @@ from topics.registry import DEAD_LETTERS, Topic
 
 _RETRY_PAUSE_S: Final = 1.0
 _HALT_PAUSE_S: Final = 30.0
-_UNAVAILABLE_ERRORS: Final = (KafkaError, psycopg.OperationalError, PoolTimeout, RecoverableError)
+_UNAVAILABLE_ERRORS: Final = (KafkaError, RecoverableError, *DATABASE_UNAVAILABLE_ERRORS)
 _PARTITION: Final = 0
 
 logger = get_logger(__name__)

@@ -35,7 +35,6 @@ MAX_UNDECODABLE_RECORDS: Final = 20
 MAX_UNDECODABLE_SHARE: Final = 0.2
 """Undecodable records allowed in a batch, whichever limit is larger: more of them point to a bug in this program."""
 
-DATABASE_CONNECTION_ERRORS: Final = (*DATABASE_UNAVAILABLE_ERRORS, psycopg.InterfaceError)
 UNSTORABLE_ERRORS: Final = (psycopg.DataError, psycopg.IntegrityError)
 
 T = TypeVar("T")
@@ -186,7 +185,7 @@ class PartitionProjector:
                     result = await call(database)
             except psycopg.errors.DeadlockDetected:
                 log.info("deadlock detected, retrying", partition=self.partition.partition)
-            except DATABASE_CONNECTION_ERRORS as error:
+            except DATABASE_UNAVAILABLE_ERRORS as error:
                 await self.backoff.wait_after_failure(error)
                 if self.rt.stop.is_set():
                     raise asyncio.CancelledError from error

@@ -12,7 +12,7 @@ import uuid_utils
 
 from pipeline.errors import InvalidSettings
 from pipeline.runtime import crashpoints
-from pipeline.runtime.database import Pool, open_database
+from pipeline.runtime.database import Pool, open_database, wait_for_database
 from pipeline.runtime.kafka import KafkaLog, open_kafka_log
 from pipeline.runtime.kafka_security import check_security
 from pipeline.runtime.logs import configure_logging
@@ -66,6 +66,8 @@ async def open_runtime(
 ) -> AsyncIterator[Runtime]:
     """Open the database and the log, and close them at the end. Observe a named role: its event loop, its endpoints.
 
+    A named role waits until Postgres answers, a command raises DatabaseUnavailable.
+
     With ``signals``, SIGTERM and SIGINT set ``stop`` and have no other effect; commands leave it out, since these
     signals cancel them. Raise InvalidSettings, DatabaseUnavailable and LogUnavailable.
     """
@@ -77,6 +79,8 @@ async def open_runtime(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     health = RoleHealth(role)
     with observe_role(health, settings) if role else contextlib.nullcontext():
+        if role:
+            await wait_for_database(settings, stop)
         async with open_database(settings, size=pool_size) as pool, open_kafka_log(settings) as log:
             health.add_check(functools.partial(find_server_problems, log, pool))
             health.finish_start()

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from pipeline.errors import LogUnavailable, LogUnreachable
+from pipeline.errors import ClientRefused, LogUnavailable
 from pipeline.runtime.kafka_diagnosis import explain_failure
 from pipeline.runtime.kafka_security import security_options
 from pipeline.settings import Settings
@@ -107,9 +107,9 @@ async def start_client(
     settings: Settings,
     timeout_s: float = START_TIMEOUT_S,
 ) -> None:
-    """Connect a client within ``timeout_s``; close it and raise LogUnavailable, which says why, where that fails.
+    """Connect a client within ``timeout_s``. Where that fails, close it and raise LogUnavailable, which says why.
 
-    Where no reason is known but that no broker answers, raise LogUnreachable.
+    It is a ClientRefused where waiting does not help.
     """
     try:
         async with asyncio.timeout(timeout_s):
@@ -119,9 +119,9 @@ async def start_client(
             await (client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())
         place = f"Kafka at KAFKA_BOOTSTRAP={settings.kafka_bootstrap}"
         if reason := await explain_failure(settings, error):
-            raise LogUnavailable(f"{place}: {reason}") from error
-        reason = str(error) or f"not connected within {timeout_s:g} s"
-        raise LogUnreachable(f"{place} does not answer: {reason}") from error
+            raise (ClientRefused if reason.is_refusal else LogUnavailable)(f"{place}: {reason.text}") from error
+        text = str(error) or f"not connected within {timeout_s:g} s"
+        raise LogUnavailable(f"{place} does not answer: {text}") from error
 
 
 async def get_records(

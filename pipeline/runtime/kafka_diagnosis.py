@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Iterator
 from typing import Final
 
+import msgspec
 from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
@@ -40,18 +41,26 @@ _EXPIRED_CODE: Final = 10
 _NO_TLS_REASONS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")
 
 
-async def explain_failure(settings: Settings, error: BaseException) -> str:
-    """Return a sentence about the cause of a client's error, empty where nothing more than the error is known."""
+class FailureReason(msgspec.Struct, frozen=True):
+    """Why a client could not start."""
+
+    text: str
+    is_refusal: bool = False
+    """Whether brokers answered and refused the client, or it them, so that waiting does not help."""
+
+
+async def explain_failure(settings: Settings, error: BaseException) -> FailureReason | None:
+    """Return the cause of a client's error; None where nothing more than the error is known."""
     if reason := _reason(error, "Kafka", settings):
         return reason
     try:
         async with asyncio.timeout(DIAGNOSIS_TIMEOUT_S):
             return await _ask_brokers(settings)
     except TimeoutError:
-        return ""
+        return None
 
 
-async def _ask_brokers(settings: Settings) -> str:
+async def _ask_brokers(settings: Settings) -> FailureReason | None:
     """Connect to each broker in turn, first those of KAFKA_BOOTSTRAP, until one gives a reason."""
     waiting = [(host, port) for host, port, _ in collect_hosts(settings.kafka_bootstrap, randomize=False)]
     asked: set[tuple[str, int]] = set()
@@ -65,7 +74,7 @@ async def _ask_brokers(settings: Settings) -> str:
         except Exception as error:  # whatever it is, the client's own error is reported, too
             if reason := _reason(error, f"{host}:{port}", settings):
                 return reason
-    return ""
+    return None
 
 
 async def _advertised_brokers(host: str, port: int, settings: Settings) -> list[tuple[str, int]]:
@@ -79,17 +88,39 @@ async def _advertised_brokers(host: str, port: int, settings: Settings) -> list[
     return [(broker[1], broker[2]) for broker in metadata.brokers]
 
 
-def _reason(error: BaseException, broker: str, settings: Settings) -> str:
-    """Return what an error says about the settings; empty where it says nothing."""
+def _reason(error: BaseException, broker: str, settings: Settings) -> FailureReason | None:
+    """Return what an error says about the settings; None where it says nothing."""
     for cause in _causes(error):
-        if reason := _tls_reason(cause, broker, settings) or _login_reason(cause, broker, settings):
-            return reason
-        if isinstance(cause, _UNAUTHORIZED):
-            return f"the user has no right to this: {cause}; {RIGHTS_HINT}"
-        if isinstance(cause, EOFError | ConnectionResetError | BrokenPipeError):
-            return f"{broker} closed the connection; {_protocol_question(settings)}"
-        if isinstance(cause, ValueError) and "Server" in str(cause):  # aiokafka, of SCRAM's signature and nonce
-            return f"{broker} does not know the password itself; is KAFKA_BOOTSTRAP the right cluster?"
+        if text := _refusal(cause, broker, settings):
+            return FailureReason(text, is_refusal=True)
+        if text := _doubt(cause, broker, settings):
+            return FailureReason(text)
+    return None
+
+
+def _refusal(error: BaseException, broker: str, settings: Settings) -> str:
+    """Return what only another setting, certificate or right can change."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _certificate_reason(error, broker)
+    if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
+        return _alert_reason(error, broker, settings)
+    if isinstance(error, _UNAUTHORIZED):
+        return f"the user has no right to this: {error}; {RIGHTS_HINT}"
+    if isinstance(error, ValueError) and "Server" in str(error):  # aiokafka, of SCRAM's signature and nonce
+        return f"{broker} does not know the password itself; is KAFKA_BOOTSTRAP the right cluster?"
+    return _login_reason(error, broker, settings)
+
+
+def _doubt(error: BaseException, broker: str, settings: Settings) -> str:
+    """Return what may be wrong settings, or an outage of a broker, of a proxy before it or of the token server."""
+    if isinstance(error, TokenUnavailable):
+        return str(error.args[0])
+    if isinstance(error, ssl.SSLEOFError) or getattr(error, "reason", "") in _NO_TLS_REASONS:
+        return f"{broker} does not talk TLS; {_protocol_question(settings)}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS with {broker} failed ({_words(error)})"
+    if isinstance(error, EOFError | ConnectionResetError | BrokenPipeError):
+        return f"{broker} closed the connection; {_protocol_question(settings)}"
     return ""
 
 
@@ -101,21 +132,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _tls_reason(error: BaseException, broker: str, settings: Settings) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return _certificate_reason(error, broker)
-    if not isinstance(error, ssl.SSLError):
-        return ""
-    reason = error.reason or ""
-    words = reason.lower().replace("_", " ") or str(error)
-    if isinstance(error, ssl.SSLEOFError) or reason in _NO_TLS_REASONS:
-        return f"{broker} does not talk TLS; {_protocol_question(settings)}"
-    if "ALERT" not in reason:
-        return f"TLS with {broker} failed ({words})"
+def _alert_reason(error: ssl.SSLError, broker: str, settings: Settings) -> str:
     if settings.kafka_ssl_certificate_file:
-        return f"{broker} refused the certificate in KAFKA_SSL_CERTIFICATE_FILE ({words})"
+        return f"{broker} refused the certificate in KAFKA_SSL_CERTIFICATE_FILE ({_words(error)})"
     return (
-        f"{broker} refused the TLS connection ({words}); if it asks for a client certificate, set "
+        f"{broker} refused the TLS connection ({_words(error)}); if it asks for a client certificate, set "
         "KAFKA_SSL_CERTIFICATE_FILE and KAFKA_SSL_KEY_FILE"
     )
 
@@ -136,8 +157,6 @@ def _certificate_reason(error: ssl.SSLCertVerificationError, broker: str) -> str
 
 def _login_reason(error: BaseException, broker: str, settings: Settings) -> str:
     mechanism = settings.kafka_sasl_mechanism
-    if isinstance(error, TokenUnavailable):
-        return str(error.args[0])
     if isinstance(error, SaslAuthenticationFailed) and mechanism == "OAUTHBEARER":
         return f"{broker} refused the token from KAFKA_OAUTH_TOKEN_URL"
     if isinstance(error, SaslAuthenticationFailed):
@@ -151,3 +170,8 @@ def _login_reason(error: BaseException, broker: str, settings: Settings) -> str:
 
 def _protocol_question(settings: Settings) -> str:
     return f"does its listener expect KAFKA_SECURITY_PROTOCOL={settings.kafka_security_protocol}?"
+
+
+def _words(error: ssl.SSLError) -> str:
+    """Return OpenSSL's name of an error as words."""
+    return (error.reason or "").lower().replace("_", " ") or str(error)

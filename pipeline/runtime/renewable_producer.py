@@ -91,7 +91,9 @@ class RenewableProducer:
         """Replace the producer whenever it can't append any more, until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), CHECK_INTERVAL_S)
+                # Python 3.11's `wait_for` swallows a cancellation at the moment of a failure; closing would hang.
+                async with asyncio.timeout(CHECK_INTERVAL_S):
+                    await self._wake.wait()
             self._wake.clear()
             try:
                 await self.renew_if_broken()

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Final, LiteralString
 
 import psycopg
-from psycopg_pool import PoolTimeout
 
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.database import Pool
@@ -44,7 +43,7 @@ async def run_retention(rt: Runtime, expiring: Sequence[ExpiringRows]) -> None:
         for rows in expiring:
             try:
                 deleted = await _sweep(rt, rows)
-            except (psycopg.Error, PoolTimeout) as error:
+            except psycopg.Error as error:
                 logger.warning("expired rows not deleted, retrying", table=rows.table, error=type(error).__name__)
             else:
                 if deleted:

@@ -7,11 +7,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-import psycopg
-from psycopg_pool import PoolTimeout
-
 from pipeline.errors import LogUnavailable
-from pipeline.runtime.database import Pool
+from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool, ping_database
 from pipeline.runtime.kafka import KafkaLog
 from pipeline.runtime.role_metrics import RoleMetrics
 from pipeline.runtime.ttl_cache import TTLCache
@@ -93,7 +90,7 @@ class RoleHealth:
 
 async def find_server_problems(log: KafkaLog, pool: Pool) -> dict[str, str]:
     """Return the reason for each of Kafka and Postgres that does not answer."""
-    results = await asyncio.gather(_find_problem(log.ping()), _find_problem(_ping_postgres(pool)))
+    results = await asyncio.gather(_find_problem(log.ping()), _find_problem(ping_database(pool, PROBE_TIMEOUT_S)))
     return {name: problem for name, problem in zip(("kafka", "postgres"), results, strict=True) if problem}
 
 
@@ -104,12 +101,7 @@ async def _find_problem(ping: Awaitable[None]) -> str:
             await ping
     except TimeoutError:
         return f"no answer within {PROBE_TIMEOUT_S:.0f} s"
-    except (LogUnavailable, psycopg.OperationalError, PoolTimeout) as error:
+    except (LogUnavailable, *DATABASE_UNAVAILABLE_ERRORS) as error:
         # The type alone: the message may contain host names, and anybody may call /readyz.
         return f"does not answer ({type(error).__name__})"
     return ""
-
-
-async def _ping_postgres(pool: Pool) -> None:
-    async with pool.connection(timeout=PROBE_TIMEOUT_S) as connection:
-        await connection.execute("select 1")

@@ -8,7 +8,7 @@ from typing import Final
 
 import uvloop
 
-from pipeline.errors import LogUnreachable, MailfoldError
+from pipeline.errors import ClientRefused, LogUnavailable, MailfoldError
 from pipeline.runtime import crashpoints, topic_admin
 from pipeline.runtime.bootstrap import check_role_settings, wall_clock
 from pipeline.runtime.logs import configure_logging, get_logger
@@ -77,7 +77,9 @@ async def _check_topics_until_answered(settings: Settings) -> None:
     while True:
         try:
             await topic_admin.check(settings)
-        except LogUnreachable as error:
+        except ClientRefused:  # else nobody would notice a wrong password, and logins would go on every two seconds
+            raise
+        except LogUnavailable as error:
             if not is_logged:
                 _log.error("Kafka unavailable, retrying", error=str(error))
             is_logged = True

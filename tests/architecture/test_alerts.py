@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -164,6 +165,23 @@ def test_every_role_is_scraped_at_its_default_port() -> None:
     found = {scraped["labels"]["role"]: scraped["targets"] for scraped in job["static_configs"]}
     assert found == {role: [f"{role}:{Settings().ops_port(role)}"] for role in ROLES if role != "sandbox"}
     assert job["job_name"] == "mailfold"
+
+
+def test_compose_profile_runs_both_with_files_that_are_there() -> None:
+    compose = yaml.safe_load((FOLDER / "compose.yml").read_text())
+    schema = json.loads(text("tests/architecture/vendor/compose-spec.json"))
+    jsonschema.validators.validator_for(schema)(schema).validate(compose)
+    including = yaml.safe_load(text("docker-compose.yml"))
+    assert including["include"] == ["deploy/observability/compose.yml"]
+    assert not including["services"].keys() & compose["services"].keys()
+    for service in compose["services"].values():
+        assert service["profiles"] == ["observability"]
+        assert re.fullmatch(r"[\w/]+:v?[\d.]+", service["image"]), "pinned by version"
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"]), "neither asks for a password"
+        files = [volume.partition(":")[0] for volume in service["volumes"] if volume.startswith("./")]
+        assert [name for name in files if not (FOLDER / name).is_file()] == []
+    provided = yaml.safe_load((FOLDER / "grafana" / "datasource.yml").read_text())
+    assert [source["type"] for source in provided["datasources"]] == ["prometheus"]
 
 
 def test_panels_of_the_dashboard_do_not_overlap() -> None:

@@ -18,6 +18,7 @@ ALLOWED_AT_TOP = {
         "requirements.txt",
         "requirements-dev.txt",
         "requirements-bench.txt",
+        "requirements-release.txt",
     ),
     *("LICENSE", "SECURITY.md", "CODE_OF_CONDUCT.md", ".editorconfig", ".pre-commit-config.yaml"),
     *("pipeline", "topics", "projections", "tests", "bench", "docs", "deploy", ".ci", ".devcontainer", ".github"),
@@ -68,7 +69,7 @@ _WITH_SQL = {
 
 
 def test_requirements_are_pinned_by_hash_and_name_no_place() -> None:
-    for name in ("requirements.txt", "requirements-dev.txt", "requirements-bench.txt"):
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-bench.txt", "requirements-release.txt"):
         lines = text(name).splitlines()
         pins = [line for line in lines if re.match(r"[a-z]", line)]
         assert all(re.match(r"[a-z0-9._-]+==\S+ (; .+ )?\\$", line) for line in pins)

@@ -71,7 +71,7 @@ async def test_engine_claims_nothing_before_its_barrier_and_asks_again_on_anothe
 
     stop, store = asyncio.Event(), JobStore(pool, "dispatch", LIMITS)
     metrics = JobMetrics(RoleMetrics(), "dispatch")
-    engine = JobEngine(store, LIMITS, work, (1.0,), url=str(pool.conninfo), metrics=metrics, barrier=barrier)
+    engine = JobEngine(store, LIMITS, work, (1.0,), conninfo=str(pool.conninfo), metrics=metrics, barrier=barrier)
     running = asyncio.create_task(engine.run(stop))
     await until(lambda: len(unasked) == 3, watched=running)
     stop.set()

@@ -72,7 +72,7 @@ async def working(
     stop = asyncio.Event()
     engine = JobEngine(
         *(store(pool, limits), limits, work, schedule),
-        url=str(pool.conninfo),
+        conninfo=str(pool.conninfo),
         metrics=JobMetrics(RoleMetrics(), "emit"),
         rand=random.Random(7).random,
     )

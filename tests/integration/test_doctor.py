@@ -34,7 +34,7 @@ async def test_sound_installation_fails_nothing_and_a_wrong_clock_or_credential_
         await admin.add_provider(rt.pool, provider, settings.secret.get_secret_value())
         await admin.add_brand(rt.pool, admin.Brand("acme", "*", "mine"))
     code, found = await examined(settings)
-    assert (code, set(found)) == (0, {"host", "kafka", "postgres", "setup"})
+    assert (code, set(found)) == (0, {"host", "kafka", "postgres", "setup", "roles"})
     assert "fail" not in {verdict for rows in found.values() for verdict in verdicts(rows)}
     assert ("ok", "no record has a time in the future") in found["kafka"]
     assert ("ok", "1 tenants, 1 brands") in found["setup"]
@@ -51,12 +51,16 @@ async def test_sound_installation_fails_nothing_and_a_wrong_clock_or_credential_
     assert any(verdict == "fail" and "sealed under another secret" in text for verdict, text in found["setup"])
 
 
-async def test_kafka_that_is_away_leaves_the_other_checks_their_results(settings: Settings) -> None:
-    code, found = await examined(settings.model_copy(update={"kafka_bootstrap": UNREACHABLE}))
+async def test_kafka_that_is_away_leaves_the_other_checks_their_results(
+    settings: Settings, empty_database_url: str
+) -> None:
+    empty = {"kafka_bootstrap": UNREACHABLE, "database_url": SecretStr(empty_database_url)}
+    code, found = await examined(settings.model_copy(update=empty))
     assert code == 1
     assert verdicts(found["kafka"]) == {"fail"}
     assert ("fail", "the database has no tables of Mailfold's") in found["postgres"], "nothing is migrated"
     assert any("answers" in text for verdict, text in found["postgres"] if verdict == "ok")
+    assert verdicts(found["setup"]) == {"skip"}
 
 
 async def test_postgres_that_is_away_or_read_only_is_told(settings: Settings) -> None:

@@ -30,8 +30,13 @@ async def check_host(settings: Settings) -> AsyncIterator[DoctorFinding]:
     yield disk_finding(settings.data_dir)
     for finding in _check_spool(settings.data_dir / "spool"):
         yield finding
-    for finding in _check_certificate(settings.inbound_certificate):
-        yield finding
+    for variable, path in (
+        ("MAILFOLD_INBOUND_CERTIFICATE", settings.inbound_certificate),
+        ("KAFKA_SSL_CERTIFICATE_FILE", settings.kafka_ssl_certificate_file),
+        ("KAFKA_SSL_CA_FILE", settings.kafka_ssl_ca_file),
+    ):
+        if path:
+            yield certificate_finding(variable, Path(path))
     yield public_url_finding(settings.public_url)
     yield domain_finding(settings.mail_domain)
 
@@ -77,24 +82,17 @@ def _check_spool(folder: Path) -> Iterator[DoctorFinding]:
         yield ok("the spool of opens and clicks is empty")
 
 
-def _check_certificate(path: str) -> Iterator[DoctorFinding]:
-    """Yield until when the certificate for inbound mail is valid, where there is one."""
-    if not path:
-        return
-    renew = "renew it; the gateway reads the file again by itself"
+def certificate_finding(variable: str, path: Path) -> DoctorFinding:
+    """Return until when the first certificate of a PEM file is valid."""
     try:
-        certificate = x509.load_pem_x509_certificates(Path(path).read_bytes())[0]
+        certificate = x509.load_pem_x509_certificates(path.read_bytes())[0]
     except (OSError, ValueError, IndexError) as error:
-        yield fail(f"MAILFOLD_INBOUND_CERTIFICATE: {path} can't be read: {error}", "name a PEM file")
-        return
+        return fail(f"{variable}: {path} can't be read: {error}", "name a PEM file that this user may read")
     left = certificate.not_valid_after_utc - dt.datetime.now(dt.UTC)
-    text = f"the certificate for inbound mail ends on {certificate.not_valid_after_utc:%Y-%m-%d}"
+    text = f"{variable}: the certificate ends on {certificate.not_valid_after_utc:%Y-%m-%d}"
     if left < dt.timedelta(0):
-        yield fail(text, renew)
-    elif left < dt.timedelta(days=CERTIFICATE_WARN_DAYS):
-        yield warn(text, renew)
-    else:
-        yield ok(text)
+        return fail(text, "renew it")
+    return warn(text, "renew it") if left < dt.timedelta(days=CERTIFICATE_WARN_DAYS) else ok(text)
 
 
 def public_url_finding(url: str) -> DoctorFinding:

@@ -8,10 +8,11 @@ from typing import Any, Final
 
 import psycopg
 
-from pipeline.errors import DatabaseUnavailable, InvalidSettings
+from pipeline.errors import DatabaseUnavailable
 from pipeline.operations.doctor.finding import DoctorFinding, fail, ok, warn
+from pipeline.runtime.conninfo import pooled_conninfo
 from pipeline.settings import Settings
-from projections.migrate import MIGRATIONS
+from projections.migrate import SchemaDifference, compare_schema
 from projections.sql import SqlQueries
 
 SQL: Final = SqlQueries(Path(__file__).with_name("queries.sql"))
@@ -35,19 +36,20 @@ async def check_postgres(settings: Settings) -> AsyncIterator[DoctorFinding]:
         if is_standby or is_read_only:
             yield fail("Postgres is read-only: a standby, or set so", "name the primary in DATABASE_URL")
         yield clock_finding(database_time - (asked_at + answered_at) / 2, answered_at - asked_at)
-        yield await _check_schema(connection)
+        yield schema_finding(await compare_schema(connection))
 
 
 @contextlib.asynccontextmanager
 async def connect(settings: Settings) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
     """Open a connection that migrates nothing. Raise DatabaseUnavailable, InvalidSettings."""
     try:
-        connection = await psycopg.AsyncConnection.connect(
-            settings.database_url.get_secret_value(), autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
-        )
-    except psycopg.ProgrammingError:
-        # The error's own message repeats the URL with its password.
-        raise InvalidSettings("DATABASE_URL: not a libpq URL") from None
+        try:
+            connection = await psycopg.AsyncConnection.connect(pooled_conninfo(settings), autocommit=True)
+        except psycopg.OperationalError:
+            # None of the hosts accepts writes: one that only reads is a finding, not an outage.
+            connection = await psycopg.AsyncConnection.connect(
+                settings.database_url.get_secret_value(), autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
+            )
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(f"Postgres at DATABASE_URL does not answer: {str(error).splitlines()[0]}") from error
     async with connection:
@@ -71,14 +73,16 @@ def clock_finding(skew_s: float, round_trip_s: float) -> DoctorFinding:
     )
 
 
-async def _check_schema(connection: psycopg.AsyncConnection[Any]) -> DoctorFinding:
-    row = await (await connection.execute(SQL["migrations_exist"])).fetchone()
-    if row is None or not row[0]:
+def schema_finding(difference: SchemaDifference) -> DoctorFinding:
+    """Return whether this program can work with the database's schema."""
+    if difference.is_empty:
         return fail("the database has no tables of Mailfold's", "`mailfold migrate` makes them")
-    applied = {name for (name,) in await (await connection.execute(SQL["migrations"])).fetchall()}
-    known = {path.name for path in MIGRATIONS.glob("*.sql")}
-    if missing := sorted(known - applied):
-        return fail(f"the schema is older than this program: {missing[0]} is missing", "`mailfold migrate`")
-    if newer := sorted(applied - known):
-        return warn(f"the schema is newer than this program: {newer[-1]} is unknown", "use the newer version here, too")
-    return ok(f"the schema is at {max(known)}")
+    if difference.is_too_new:
+        return fail(f"the schema is too new for this program: {difference.unknown[-1]}", "use the newer version here")
+    if difference.needed:
+        return fail(f"the schema is older than this program: {difference.needed[0]} is missing", "`mailfold migrate`")
+    if difference.unknown:
+        return warn(f"the schema has {difference.unknown[-1]}, of a newer version", "use that version here, too")
+    if difference.missing:
+        return warn(f"an upgrade is not finished: {difference.missing[0].name}", "`mailfold upgrade finish`")
+    return ok(f"the schema is at {difference.applied[-1]}")

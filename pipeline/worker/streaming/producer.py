@@ -90,8 +90,9 @@ class TransactionalProducer:
                 await self._producer.start()
         except (KafkaError, TimeoutError) as error:
             await self.close()
-            reason = await explain_failure(self._settings, error) or repr(error)
-            raise LogUnavailable(f"the transactional producer could not start: {reason}") from error
+            reason = await explain_failure(self._settings, error)
+            text = reason.text if reason else repr(error)
+            raise LogUnavailable(f"the transactional producer could not start: {text}") from error
 
     async def write(self, writes: PartitionWrites, offsets: Mapping[Any, int]) -> EndOffsets:
         """Write records and offsets in one transaction; return the end offsets. Raises Fenced, LogUnavailable."""

@@ -34,7 +34,7 @@ def job(email_id: str, attempt: int = 1) -> Job:
 async def work_on(handle: JobHandler, *jobs: Job) -> None:
     """Run the jobs at the same time, each in a task of its own as the engine does."""
     store = JobStore(cast("Any", None), "dispatch", LIMITS)  # no job is claimed or settled here
-    engine = JobEngine(store, LIMITS, handle, (60.0,), url="", metrics=JobMetrics(RoleMetrics(), "dispatch"))
+    engine = JobEngine(store, LIMITS, handle, (60.0,), conninfo="", metrics=JobMetrics(RoleMetrics(), "dispatch"))
     lease = Lease(asyncio.get_running_loop().time() + 60)
     await asyncio.gather(*(asyncio.create_task(engine._run_job(each, lease)) for each in jobs))
 

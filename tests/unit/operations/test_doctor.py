@@ -19,9 +19,10 @@ from pipeline.operations.doctor import finding as findings
 from pipeline.operations.doctor import host
 from pipeline.operations.doctor.finding import DoctorCheck, DoctorFinding, examine, fail, ok
 from pipeline.operations.doctor.kafka import find_replica_problems
-from pipeline.operations.doctor.postgres import clock_finding
+from pipeline.operations.doctor.postgres import clock_finding, schema_finding
 from pipeline.runtime.topic_admin import BrokerAddress, ClusterDescription, PartitionReplicas
 from pipeline.settings import Settings
+from projections.migrate import Migration, SchemaDifference
 
 BROKERS = tuple(BrokerAddress(node, "b", 9092) for node in (1, 2, 3))
 RANDOM = "kL9x-2Tz_8qWnV4rYbEo6sHdGfJcMpAu1iQ3"
@@ -122,11 +123,33 @@ def test_certificate_is_judged_by_its_end(days: int, verdict: str, tmp_path: Pat
     builder = builder.serial_number(1).not_valid_before(end - dt.timedelta(days=365)).not_valid_after(end)
     path = tmp_path / "certificate"
     path.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-    assert [row.verdict for row in host._check_certificate(str(path))] == [verdict]
+    assert host.certificate_finding("MAILFOLD_INBOUND_CERTIFICATE", path).verdict == verdict
 
 
 def test_certificate_that_cannot_be_read_fails(tmp_path: Path) -> None:
-    assert [row.verdict for row in host._check_certificate(str(tmp_path / "missing"))] == ["fail"]
+    assert host.certificate_finding("KAFKA_SSL_CA_FILE", tmp_path / "missing").verdict == "fail"
+
+
+FIRST, CONTRACT = Migration("001.sql", ""), Migration("002.sql", "-- migrate: contract\n")
+
+
+@pytest.mark.parametrize(
+    ("difference", "verdict", "todo"),
+    [
+        (SchemaDifference((FIRST,), is_empty=True), "fail", "mailfold migrate"),
+        (SchemaDifference((FIRST,), applied=("000.sql",)), "fail", "mailfold migrate"),
+        (SchemaDifference((CONTRACT,), applied=("001.sql",)), "warn", "upgrade finish"),
+        (SchemaDifference((), applied=("001.sql",), unknown=("003.sql",)), "warn", "use that version"),
+        (SchemaDifference((), ("001.sql",), ("003.sql",), is_too_new=True), "fail", "newer version"),
+        (SchemaDifference((), applied=("001.sql",)), "ok", ""),
+    ],
+)
+def test_schema_is_judged_by_what_this_program_can_do_with_it(
+    difference: SchemaDifference, verdict: str, todo: str
+) -> None:
+    finding = schema_finding(difference)
+    assert finding.verdict == verdict
+    assert todo in finding.todo
 
 
 @pytest.mark.parametrize(

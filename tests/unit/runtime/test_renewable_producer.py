@@ -200,3 +200,15 @@ async def test_oldest_batch_is_queued_or_in_flight() -> None:
 async def _until(condition: Callable[[], bool]) -> None:
     while not condition():
         await asyncio.sleep(0.01)
+
+
+async def test_watch_ends_when_it_is_cancelled_at_the_moment_of_a_failure() -> None:
+    producers = RenewableProducer(SETTINGS, FakeProducer)
+    await producers.open()
+    watching = asyncio.create_task(producers.watch())
+    await asyncio.sleep(0)
+    producers._wake.set()
+    await asyncio.sleep(0)
+    watching.cancel()
+    await asyncio.wait([watching], timeout=5)
+    assert watching.cancelled()
