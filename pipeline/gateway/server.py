@@ -52,6 +52,7 @@ async def serve(rt: Runtime, connector: ConnectorFactory, standby: Pool | None) 
     Raise InvalidSettings if the port is taken.
     """
     asyncio.get_running_loop().set_default_executor(FairThreads(MAX_THREADS))
+    rt.log.require_topics(MESSAGE_CONTENTS, SEND_REQUESTS)
     state = make_gateway_state(rt, connector, standby)
     server = GatewayServer(
         uvicorn.Config(
