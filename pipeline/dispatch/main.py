@@ -23,6 +23,7 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.conninfo import session_conninfo
 from pipeline.runtime.retention import run_retention
 from topics.codec import NewerRecord
+from topics.registry import PROVIDER_ACKS
 
 QUEUE = "dispatch"
 
@@ -35,6 +36,7 @@ async def run(rt: Runtime) -> None:
     store = JobStore(rt.pool, QUEUE, limits)
     metrics = DispatchMetrics(QUEUE)
     rt.health.use_metrics(metrics)
+    rt.log.require_topics(PROVIDER_ACKS)
 
     async def tick() -> None:
         transport.close_idle()

@@ -12,6 +12,7 @@ from pipeline.jobs.store import ClaimLimits, JobStore
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.conninfo import session_conninfo
 from pipeline.runtime.retention import run_retention
+from topics.registry import CONVERSION_RESULTS
 
 QUEUE = "emit"
 
@@ -23,6 +24,7 @@ async def run(rt: Runtime) -> None:
     store = JobStore(rt.pool, QUEUE, limits)
     metrics = EmitMetrics(QUEUE)
     rt.health.use_metrics(metrics)
+    rt.log.require_topics(CONVERSION_RESULTS)
     async with open_conversion_client(settings) as client:
         handle = ConversionJobHandler(rt, client)
         engine = JobEngine(

@@ -25,6 +25,7 @@ from pipeline.runtime.fair_threads import FairThreads
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.private_files import make_private_folder, replace_file
 from pipeline.runtime.sleep import sleep_unless
+from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
 
 SHUTDOWN_GRACE_S: Final = 6
 """Seconds that requests may take to end when the gateway stops; a batch may need one append_timeout (5 s)."""
@@ -51,6 +52,7 @@ async def serve(rt: Runtime, connector: ConnectorFactory, standby: Pool | None) 
     Raise InvalidSettings if the port is taken.
     """
     asyncio.get_running_loop().set_default_executor(FairThreads(MAX_THREADS))
+    rt.log.require_topics(MESSAGE_CONTENTS, SEND_REQUESTS)
     state = make_gateway_state(rt, connector, standby)
     server = GatewayServer(
         uvicorn.Config(

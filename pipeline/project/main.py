@@ -57,6 +57,7 @@ async def run(rt: Runtime) -> None:
     # A template is read whole and may have 250 kB; a decision has a few hundred bytes.
     compacted = (follow_topic(rt, TEMPLATES, templates, 20), follow_topic(rt, SUPPRESSIONS, suppressions, 2000))
     observer = ProjectObserver(rt)
+    rt.log.require_topics(EMAIL_CHANGES)
     expiry = run_retention(rt, [expiring_identities(rt.settings)])
     await asyncio.gather(_project_changes(rt, observer), *compacted, expiry)
 

@@ -20,7 +20,7 @@ from pipeline.runtime.renewable_producer import RenewableProducer, open_renewabl
 from pipeline.settings import Settings
 from topics.codec import encode
 from topics.record import LogPosition
-from topics.registry import MAX_RECORD_BYTES, MESSAGE_CONTENTS, SEND_REQUESTS
+from topics.registry import MAX_RECORD_BYTES, Topic
 
 MAX_REQUEST_BYTES = MAX_RECORD_BYTES + 100_000
 _BATCH_MIN_ENTRIES = 20
@@ -36,6 +36,7 @@ class KafkaLog:
         self._prefix = settings.topic_prefix
         self._timeout = settings.append_timeout
         self._bulk = BatchProducer(producers, settings.topic_prefix)
+        self._required_topics: tuple[Topic, ...] = ()
 
     async def append(self, entries: Sequence[LogEntry], *, within: float | None = None) -> list[LogPosition | None]:
         """Append the entries as :meth:`pipeline.runtime.ports.Log.append` says.
@@ -57,11 +58,15 @@ class KafkaLog:
             await asyncio.wait(pending, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
         return [self._place(entry, future) for entry, future in zip(entries, sent, strict=True)]
 
-    async def ping(self) -> None:
-        """Raise LogUnavailable unless a batch of messages could be appended now.
+    def require_topics(self, *topics: Topic) -> None:
+        """Let :meth:`ping` ask for these topics, without which the role can't work."""
+        self._required_topics = topics
 
-        The last appends are confirmed, every partition of contents and requests has a leader and enough in-sync
-        replicas, and every leader answers. No record is appended for it.
+    async def ping(self) -> None:
+        """Raise LogUnavailable unless Kafka answers and a record could be appended to each required topic now.
+
+        The last appends are confirmed, every partition of these topics has a leader and enough in-sync replicas, and
+        every leader answers. No record is appended for it.
         """
         if problem := self._producers.find_problem(self._timeout):
             raise LogUnavailable(problem)
@@ -73,9 +78,9 @@ class KafkaLog:
             raise LogUnavailable(f"Kafka does not answer: {error}") from error
 
     def _find_leaders(self, cluster: Any) -> set[int]:
-        """Return the brokers that lead a partition of contents or requests. Raise LogUnavailable."""
+        """Return the brokers that lead a partition of the required topics. Raise LogUnavailable."""
         leaders = set()
-        for topic in (MESSAGE_CONTENTS, SEND_REQUESTS):
+        for topic in self._required_topics:
             partitions = cluster._partitions.get(self._settings.topic(topic.name), {})
             if not partitions:
                 raise LogUnavailable(f"{topic.name}: not there; `mailfold topics create` makes it")

@@ -51,7 +51,9 @@ async def serve(settings: Settings) -> None:
 
 
 async def check_topics(settings: Settings) -> bool:
-    """Check the topics as soon as Kafka answers; return False if SIGTERM or SIGINT comes first. Raises TopicMismatch.
+    """Check the topics as soon as Kafka answers; return False if SIGTERM or SIGINT comes first.
+
+    Raises TopicMismatch, and ClientRefused as for a wrong password.
 
     The worker ends when a write is not confirmed in time. Ended again at each start of a long outage, it would be
     restarted by process managers after longer and longer pauses, up to minutes after the outage.

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from pipeline.devstack.servers import kafka
 from pipeline.devstack.servers.data_dir import find_free_port
 from pipeline.errors import LogUnavailable
 from pipeline.runtime import topic_admin
-from pipeline.runtime.kafka import KafkaLog, open_kafka_log
+from pipeline.runtime.kafka import MAX_REQUEST_BYTES, KafkaLog, append_all, open_kafka_log
+from pipeline.runtime.kafka_clients import create_admin, start_client
 from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from tests.support.kafka_cluster import KafkaCluster, kafka_cluster
@@ -27,8 +29,6 @@ OUTAGE_S = 12.0
 be unconfirmed."""
 HEALED_WITHIN_S = 30.0
 RETRIES_PER_S = 150
-
-pytestmark = [pytest.mark.ci, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
@@ -48,6 +48,7 @@ async def open_log(bootstrap: str, folder: Path, replicas: int) -> AsyncIterator
     )
     await topic_admin.create(settings)
     async with open_kafka_log(settings) as log:
+        log.require_topics(MESSAGE_CONTENTS)
         yield log
 
 
@@ -122,6 +123,42 @@ async def assert_heals(log: KafkaLog, kill: Any, start: Any) -> None:
         running.cancel()
 
 
+async def test_log_appends_again_after_the_broker_refused_a_batch(settings: Settings) -> None:
+    """The refused batch had a number, and the broker refuses what follows a gap."""
+    small, large = (
+        LogEntry(MESSAGE_CONTENTS, name, ContentChunk(content_id=name, index=0, total=1, data=b"x" * size), 0)
+        for name, size in (("small", 10), ("large", 5_000))
+    )
+    async with open_kafka_log(settings) as log:
+        await append_all(log, [small])
+        await _limit_contents(settings, 1_000)
+        await until(lambda: _is_refused(log, large))
+        await _limit_contents(settings, MAX_REQUEST_BYTES)
+        await until(lambda: _is_confirmed(log, small), HEALED_WITHIN_S)
+
+
+async def _is_refused(log: KafkaLog, entry: LogEntry) -> bool:
+    return await log.append([entry]) == [None]
+
+
+async def _is_confirmed(log: KafkaLog, entry: LogEntry) -> bool:
+    return await log.append([entry]) != [None]
+
+
+async def _limit_contents(settings: Settings, size_bytes: int) -> None:
+    admin = create_admin(settings)
+    await start_client(admin, settings)
+    try:
+        # Altering replaces the whole configuration of the topic.
+        config = topic_admin.expected_config(MESSAGE_CONTENTS) | {"max.message.bytes": str(size_bytes)}
+        name = settings.topic(MESSAGE_CONTENTS.name)
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, config)])
+    finally:
+        await admin.close()
+
+
+@pytest.mark.ci
+@pytest.mark.timeout(300)
 async def test_log_appends_again_after_its_only_broker_was_killed(server_folder: Path, tmp_path: Path) -> None:
     folder, port = server_folder / "killed broker", find_free_port()
     broker = kafka.start(folder, port)
@@ -137,6 +174,8 @@ async def test_log_appends_again_after_its_only_broker_was_killed(server_folder:
         broker.stop(9)
 
 
+@pytest.mark.ci
+@pytest.mark.timeout(300)
 async def test_log_appends_again_after_all_of_three_brokers_were_killed(cluster: KafkaCluster, tmp_path: Path) -> None:
     async def start_again() -> None:
         cluster.start()
