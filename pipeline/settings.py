@@ -180,15 +180,21 @@ class Settings(BaseSettings):
         description="Address on which every role serves `/metrics`, `/healthz` and `/readyz`, without authentication. "
         "Empty: no role does.",
     )
-    ops_port_gateway: int = Field(8031, ge=0, le=65535, description="Port for that of the gateway; 0 takes a free one.")
-    ops_port_worker: int = Field(8032, ge=0, le=65535, description="Port for that of the worker; 0 takes a free one.")
+    ops_port_gateway: int = Field(
+        8031, ge=0, le=65535, description="Port of the gateway's metrics and health; 0 takes a free one."
+    )
+    ops_port_worker: int = Field(
+        8032, ge=0, le=65535, description="Port of the worker's metrics and health; 0 takes a free one."
+    )
     ops_port_dispatch: int = Field(
-        8033, ge=0, le=65535, description="Port for that of the dispatcher; 0 takes a free one."
+        8033, ge=0, le=65535, description="Port of the dispatcher's metrics and health; 0 takes a free one."
     )
     ops_port_project: int = Field(
-        8034, ge=0, le=65535, description="Port for that of the projector; 0 takes a free one."
+        8034, ge=0, le=65535, description="Port of the projector's metrics and health; 0 takes a free one."
     )
-    ops_port_emit: int = Field(8035, ge=0, le=65535, description="Port for that of the emitter; 0 takes a free one.")
+    ops_port_emit: int = Field(
+        8035, ge=0, le=65535, description="Port of the emitter's metrics and health; 0 takes a free one."
+    )
     webhook_max_age: int = Field(
         86_400,
         ge=60,

@@ -137,6 +137,14 @@ def test_chart_makes_each_role_and_nothing_that_holds_data() -> None:
     assert images == {f"registry.example.com/mailfold@sha256:{'0' * 64}"}
 
 
+def test_metrics_carry_the_role_by_which_alerts_and_dashboard_tell_them_apart() -> None:
+    [monitor] = objects(FULL, "ServiceMonitor")
+    [endpoint] = monitor["spec"]["endpoints"]
+    assert {rule["targetLabel"]: rule["sourceLabels"] for rule in endpoint["relabelings"]} == {
+        "role": ["__meta_kubernetes_pod_label_app_kubernetes_io_component"]
+    }
+
+
 @variants
 def test_no_pod_is_root_or_writes_outside_its_volumes(values: dict[str, Any]) -> None:
     for name, _, pod in pods(values):
