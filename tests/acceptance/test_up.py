@@ -25,18 +25,11 @@ async def test_stack_starts_survives_kills_and_continues_where_it_stopped(stack_
         assert _get(f"{first.gateway}/healthz") == 200
         _assert_private(folder)
         await _assert_every_role_is_observed(first)
-        await _assert_frozen_role_is_not_alive(first)
         assert _memory_bytes(first.process.pid) < 1_000_000_000
 
         again = mailfold("up", env={"MAILFOLD_DATA_DIR": str(folder)})
         assert again.code == 1
         assert f"already in use by process {first.process.pid}" in again.err
-
-        examined = mailfold("doctor", env={"MAILFOLD_DATA_DIR": str(folder)})
-        assert examined.code == 0, examined.out
-        assert [line for line in examined.out.splitlines() if " roles " in line] == [
-            f"ok    roles     {role} is ready" for role in ROLES if role != "sandbox"
-        ]
 
         listed = mailfold("brands", "list", env={"MAILFOLD_DATA_DIR": str(folder)})
         assert listed.code == 0, listed.err
@@ -91,6 +84,16 @@ async def _assert_every_role_is_observed(running: Up) -> None:
         assert _get(f"{running.ops(role)}/healthz") == 200
         assert "\nmailfold_ready 1.0" in shown
         assert "\nprocess_resident_memory_bytes" in shown
+    _assert_doctor_finds_every_role_ready(running.folder)
+    await _assert_frozen_role_is_not_alive(running)
+
+
+def _assert_doctor_finds_every_role_ready(folder: Path) -> None:
+    examined = mailfold("doctor", env={"MAILFOLD_DATA_DIR": str(folder)})
+    assert examined.code == 0, examined.out
+    assert [line for line in examined.out.splitlines() if " roles " in line] == [
+        f"ok    roles     {role} is ready" for role in ROLES if role != "sandbox"
+    ]
 
 
 async def _assert_frozen_role_is_not_alive(running: Up) -> None:

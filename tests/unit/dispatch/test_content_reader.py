@@ -55,7 +55,7 @@ class FakeConsumer:
             await asyncio.sleep(0.01)
             return {}
         offset, self._position = self._position, self._position + 1
-        [chunk], _ = pack_content(content(offset), str(offset))
+        [chunk], _digest = pack_content(content(offset), str(offset))
         return {PARTITION: [SimpleNamespace(offset=offset, value=encode(MESSAGE_CONTENTS, chunk))]}
 
     async def beginning_offsets(self, _: Any) -> dict[TopicPartition, int]:
