@@ -24,7 +24,8 @@ DAYS = int(os.environ.get("SOAK_DAYS", "30"))
 EMAILS = int(os.environ.get("SOAK_EMAILS", "300"))
 """Emails per simulated day; each has an identity, a job of dispatch and two of emit."""
 KEPT_DAYS = 7
-MAX_GROWTH = 1.15
+MAX_GROWTH = 1.3
+"""Indexes of random keys fill less evenly with time: 15 % more after two years, where no deletion means fifty-fold."""
 QUEUES = ("dispatch", "emit")
 # As jobs live: inserted with a payload, leased, settled without it.
 INSERT = (
@@ -37,7 +38,7 @@ SETTLE = (
     "update jobs.jobs set state = 'done', payload = '', finished_at = to_timestamp(%(now)s / 1000.0)"
     " where state = 'attempting'"
 )
-SIZES = "select sum(pg_relation_size(t::regclass)), sum(pg_indexes_size(t::regclass)) from unnest(%s::text[]) t"
+SIZES = "select pg_relation_size(t::regclass), pg_indexes_size(t::regclass) from unnest(%s::text[]) t"
 TABLES = ["jobs.jobs", "intake.identities"]
 
 
@@ -73,11 +74,11 @@ async def expire(pool: Pool, now: int) -> None:
         await connection.set_autocommit(False)
 
 
-async def sizes(pool: Pool) -> tuple[int, int]:
-    """Return the bytes of the tables and of their indexes."""
+async def sizes(pool: Pool) -> tuple[int, ...]:
+    """Return the bytes of each table and of its indexes."""
     async with pool.connection() as connection:
-        row: Any = await (await connection.execute(SIZES, (TABLES,))).fetchone()
-    return int(row[0]), int(row[1])
+        rows: Any = await (await connection.execute(SIZES, (TABLES,))).fetchall()
+    return tuple(int(size) for row in rows for size in row)
 
 
 @pytest.mark.timeout(7200)
@@ -91,6 +92,7 @@ async def test_tables_and_indexes_reach_a_plateau(pool: Pool) -> None:
         measured.append(await sizes(pool))
     # After twice the time for which rows are kept, space is used again instead of more.
     settled = measured[2 * KEPT_DAYS :]
-    for what, figures in zip(("tables", "indexes"), zip(*settled, strict=True), strict=True):
-        print(f"{what}: {figures[0]:,} bytes after {2 * KEPT_DAYS} days, {figures[-1]:,} after {DAYS}")
+    names = [f"{what} {table}" for table in TABLES for what in ("table", "indexes of")]
+    for name, figures in zip(names, zip(*settled, strict=True), strict=True):
+        print(f"{name}: {figures[0]:,} bytes after {2 * KEPT_DAYS} days, {figures[-1]:,} after {DAYS}")
         assert max(figures) <= figures[0] * MAX_GROWTH, figures
