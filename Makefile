@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test fuzz bench bench-bounces bench-peers chaos abuse chaos-mutations check format reference requirements dist release clean
+.PHONY: help demo up test fuzz bench bench-bounces bench-peers chaos abuse soak chaos-mutations check format reference requirements dist release clean
 
 help: ## Show this list
 	@$(PYTHON) -c 'import re; [print("  make %-16s%s" % m) for m in re.findall(r"(?m)^([a-z-]+):.*?## (.*)", open("Makefile").read())]'
@@ -41,6 +41,9 @@ chaos: .venv/.dev ## Kill, freeze, starve and poison everything; judge whether t
 
 abuse: .venv/.dev ## Attack a running stack, and measure what an innocent tenant notices of it (minutes; docs/explanation/abuse.md)
 	@$(BIN)/python -m tests.abuse $(ARGS)
+
+soak: .venv/.dev ## Let two years pass in the tables that expire; their sizes must reach a plateau (minutes)
+	@SOAK_DAYS=730 SOAK_EMAILS=1000 $(BIN)/python -m pytest -s tests/soak $(PYTEST_ARGS)
 
 chaos-mutations: .venv/.dev ## Break each guard on purpose; the chaos harness must notice (minutes)
 	@$(BIN)/python -m pytest tests/chaos/test_mutations.py -m chaos $(PYTEST_ARGS)
