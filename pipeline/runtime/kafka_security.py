@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from aiokafka.conn import get_ip_port_afi
 from pydantic import SecretStr
 
 from pipeline.errors import InvalidSettings
@@ -48,8 +49,9 @@ def security_options(settings: Settings) -> dict[str, Any]:
 
 
 def check_security(settings: Settings) -> None:
-    """Raise InvalidSettings, a line for each setting that contradicts another; files are not opened."""
-    if problems := [*_protocol_problems(settings), *_login_problems(settings), *_certificate_problems(settings)]:
+    """Raise InvalidSettings, a line for each setting that is wrong in itself or beside others; files are not opened."""
+    checks = (_address_problems, _protocol_problems, _login_problems, _certificate_problems)
+    if problems := [problem for check in checks for problem in check(settings)]:
         raise InvalidSettings("\n".join(problems))
 
 
@@ -59,6 +61,19 @@ def _is_encrypted(settings: Settings) -> bool:
 
 def _has_login(settings: Settings) -> bool:
     return settings.kafka_security_protocol in ("SASL_PLAINTEXT", "SASL_SSL")
+
+
+def _address_problems(settings: Settings) -> Iterator[str]:
+    for address in settings.kafka_bootstrap.split(","):
+        if "://" in address:
+            yield f"KAFKA_BOOTSTRAP: {address.strip()}: leave the protocol out; KAFKA_SECURITY_PROTOCOL says it"
+            continue
+        try:
+            _, port, _ = get_ip_port_afi(address)
+        except ValueError:
+            port = 0
+        if not 0 < port < 65_536:
+            yield f"KAFKA_BOOTSTRAP: {address.strip()}: not host:port"
 
 
 def _protocol_problems(settings: Settings) -> Iterator[str]:

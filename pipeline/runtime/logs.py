@@ -18,7 +18,7 @@ from structlog.types import EventDict, Processor
 from pipeline.settings import Settings
 
 NOISY_LOGGERS: Final = ("aiokafka", "faust", "mode", "httpx", "psycopg.pool", "mail.log", "asyncio")
-"""Libraries whose lines below WARNING help nobody who runs Mailfold."""
+"""Libraries whose lines below WARNING help nobody who runs Mailfold; aiokafka's DEBUG lines hold passwords."""
 
 
 def _add_role(_logger: Any, _method: str, event: EventDict) -> EventDict:

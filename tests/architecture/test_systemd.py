@@ -17,7 +17,7 @@ from tests.architecture.repository import ROOT, text
 FOLDER = "deploy/systemd"
 COMMON = f"{FOLDER}/mailfold-.service.d/common.conf"
 UNITS = [f"mailfold-{role}@1.service" for role in ROLES if role != "sandbox"]
-MAX_EXPOSURE = 20
+MAX_EXPOSURE = 13
 """Tenths of `systemd-analyze security`, which ends at 100 for a unit without any protection."""
 
 

@@ -16,7 +16,7 @@ from pipeline.cli.main import command
 from pipeline.devstack.supervisor import ROLES
 from pipeline.settings import Settings, environment_variable
 from tests.architecture.repository import ROOT, project
-from tests.support.environments import run
+from tests.deploy.tools import install_release_tools
 
 pytestmark = [pytest.mark.ci, pytest.mark.timeout(600)]
 
@@ -79,10 +79,7 @@ SERVED = tuple(role for role in ROLES if role != "sandbox")
 
 @pytest.fixture(scope="session", autouse=True)
 def release_tools() -> None:
-    done = run("make", ".venv/.release")
-    if "No matching distribution found for helm-python-sdk" in done.stderr + done.stdout:
-        pytest.skip("Helm's library has no wheel for this machine")
-    assert done.returncode == 0, done.stderr
+    install_release_tools()
 
 
 @cache

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from tests.architecture.repository import project, text
+from tests.deploy.tools import install_release_tools
 from tests.support.environments import run
 
 pytestmark = [pytest.mark.ci, pytest.mark.timeout(600)]
 
 
 def test_distribution_has_wheel_chart_a_list_of_every_pin_and_checksums(tmp_path: Path) -> None:
+    install_release_tools()
     done = run("make", "dist", f"DIST={tmp_path / 'dist'}")
-    if "No matching distribution found for helm-python-sdk" in done.stderr + done.stdout:
-        pytest.skip("Helm's library has no wheel for this machine")
     assert done.returncode == 0, done.stderr
     version = project()["project"]["version"]
     files = {path.name: path for path in (tmp_path / "dist").iterdir()}

@@ -118,11 +118,14 @@ async def test_worker_folds_over_secured_connections(
     async with token_server() as server:
         settings = secured(way, broker, own, server)
         await topic_admin.create(settings)
-        with Worker(settings, tmp_path / "worker") as worker:
+        with Worker(settings, tmp_path / "worker", MAILFOLD_LOG_LEVEL="DEBUG") as worker:
             await feed(settings, lives(50, seed=2), pieces=3)
             await assert_folded(own)
             assert worker.terminate() == 0
-        assert PASSWORD not in worker.log.read_text()
+        # aiokafka's own DEBUG lines hold the bytes of every request, also of the login.
+        log = worker.log.read_text()
+        assert "p'ssword" not in log
+        assert "SaslAuthenticate" not in log
 
 
 async def test_appends_go_on_after_the_broker_ended_a_session(broker: SecuredKafka, own: Settings) -> None:

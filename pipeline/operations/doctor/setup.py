@@ -2,55 +2,39 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Final
-
-from psycopg_pool import AsyncConnectionPool
 
 from pipeline import admin
 from pipeline.admin import Provider
 from pipeline.dispatch.transports.registry import configuration_problem
-from pipeline.errors import DatabaseUnavailable, InvalidSettings, NotFound
+from pipeline.errors import DatabaseUnavailable, InvalidSettings, NotFound, SchemaMismatch
 from pipeline.operations.checks.webhook import SQL as WEBHOOKS
 from pipeline.operations.checks.webhook_keys import webhook_key_problem
 from pipeline.operations.doctor.finding import DoctorFinding, fail, ok, skip, warn
-from pipeline.operations.doctor.postgres import connect
 from pipeline.operations.pending import format_duration
-from pipeline.runtime.database import Pool
+from pipeline.runtime.database import Pool, open_database
 from pipeline.settings import Settings
 from pipeline.webhooks.providers.registry import adapter_for
-from projections.migrate import compare_schema
-
-POOL_TIMEOUT_S: Final = 5.0
 
 
 async def check_setup(settings: Settings) -> AsyncIterator[DoctorFinding]:
-    """Yield the findings about what is set up in the database."""
-    if not await _is_migrated(settings):
-        yield skip("not checked without Postgres and its schema")
-        return
-    pool: Pool = AsyncConnectionPool(
-        settings.database_url.get_secret_value(), min_size=1, max_size=1, open=False, timeout=POOL_TIMEOUT_S
-    )
-    async with pool:
-        async for finding in _check_senders(pool):
-            yield finding
-        for name, *_ in await admin.fetch_rows(pool, "providers"):
-            async for finding in _check_provider(name, pool, settings):
-                yield finding
-        for tenant, brand, destination, *_ in await admin.fetch_rows(pool, "list_destinations"):
-            if admin.is_unencrypted_url(destination):
-                yield warn(f"destination {tenant}/{brand}: its key is sent over plain http", "use an https URL")
-
-
-async def _is_migrated(settings: Settings) -> bool:
-    """Return whether the database can be asked; if not, the check of Postgres says why."""
-    if not settings.database_url.get_secret_value():
-        return False
+    """Yield the findings about what is set up in the database; the check of Postgres says why it can't be asked."""
     try:
-        async with connect(settings) as connection:
-            return not (await compare_schema(connection)).is_empty
-    except (DatabaseUnavailable, InvalidSettings):
-        return False
+        async with open_database(settings, size=1) as pool:
+            async for finding in _check_tables(pool, settings):
+                yield finding
+    except (DatabaseUnavailable, SchemaMismatch, InvalidSettings):
+        yield skip("not checked without Postgres and its schema")
+
+
+async def _check_tables(pool: Pool, settings: Settings) -> AsyncIterator[DoctorFinding]:
+    async for finding in _check_senders(pool):
+        yield finding
+    for name, *_ in await admin.fetch_rows(pool, "providers"):
+        async for finding in _check_provider(name, pool, settings):
+            yield finding
+    for tenant, brand, destination, *_ in await admin.fetch_rows(pool, "list_destinations"):
+        if admin.is_unencrypted_url(destination):
+            yield warn(f"destination {tenant}/{brand}: its key is sent over plain http", "use an https URL")
 
 
 async def _check_senders(pool: Pool) -> AsyncIterator[DoctorFinding]:

@@ -81,6 +81,22 @@ def test_contradicting_settings_are_refused_in_one_sentence_each(values: dict[st
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize("bootstrap", ["", "a", "a:9092", "a:1, b:2", "127.0.0.1:9", "[::1]:9", "::1", "a:1,"])
+def test_addresses_are_accepted_as_before(bootstrap: str) -> None:
+    check_security(Settings(kafka_bootstrap=bootstrap))
+
+
+@pytest.mark.parametrize("address", ["a:b", "a:", "a:99999", "a:-1", "[::1", "[::1]x", "a:0"])
+def test_address_without_host_and_port_is_refused(address: str) -> None:
+    with pytest.raises(InvalidSettings, match=r"^KAFKA_BOOTSTRAP: .*: not host:port$"):
+        check_security(Settings(kafka_bootstrap=f"good:9092, {address}"))
+
+
+def test_address_with_a_protocol_is_refused() -> None:
+    with pytest.raises(InvalidSettings, match="KAFKA_BOOTSTRAP: SASL_SSL://a:9093: leave the protocol out"):
+        check_security(Settings(kafka_bootstrap="SASL_SSL://a:9093"))
+
+
 def test_every_problem_has_a_line() -> None:
     with pytest.raises(InvalidSettings) as caught:
         check_security(settings_with(**SCRAM | {"kafka_sasl_username": "", "kafka_sasl_password": SecretStr("")}))
