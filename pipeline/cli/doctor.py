@@ -7,22 +7,10 @@ import typer
 from rich.markup import escape
 
 from pipeline.cli import context
-from pipeline.operations.doctor.finding import DoctorCheck, DoctorReport, examine
-from pipeline.operations.doctor.host import check_host
-from pipeline.operations.doctor.kafka import check_kafka
-from pipeline.operations.doctor.postgres import check_postgres
-from pipeline.operations.doctor.roles import check_roles
-from pipeline.operations.doctor.setup import check_setup
+from pipeline.operations.doctor.finding import DoctorReport, examine
 
 app = typer.Typer()
 
-CHECKS: Final[dict[str, DoctorCheck]] = {
-    "host": check_host,
-    "kafka": check_kafka,
-    "postgres": check_postgres,
-    "setup": check_setup,
-    "roles": check_roles,
-}
 _LABELS: Final = {"ok": "[green]ok  [/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]", "skip": "[dim]skip[/]"}
 
 
@@ -36,6 +24,8 @@ def doctor(
     Each line is ok, warn, fail or skip (it can't be checked from here), with what to do. A server that does not answer
     keeps no other check from its result. Nothing is changed, and the schema is not migrated.
     """
+    from pipeline.operations.doctor.checks import CHECKS  # noqa: PLC0415  only this command asks roles, by aiohttp
+
     report = context.run_command(examine(context.command_settings(), CHECKS))
     if json:
         typer.echo(msgspec.json.encode(report))

@@ -22,8 +22,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
-from pipeline.runtime.kafka_oauth import TokenUnavailable
-from pipeline.runtime.kafka_security import security_options
+from pipeline.runtime.kafka_security import TokenUnavailable, security_options
 from pipeline.settings import Settings
 
 DIAGNOSIS_TIMEOUT_S: Final = 5.0

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from aiokafka.abc import AbstractTokenProvider
 from aiokafka.conn import get_ip_port_afi
+from aiokafka.errors import KafkaError
 from pydantic import SecretStr
 
 from pipeline.errors import InvalidSettings
-from pipeline.runtime.kafka_oauth import OAuthTokenProvider
 from pipeline.runtime.logs import get_logger
 from pipeline.settings import Settings, environment_variable
 
@@ -27,6 +28,10 @@ _SASL_FIELDS: Final = ("kafka_sasl_mechanism", *_LOGIN_FIELDS, *_OAUTH_FIELDS, "
 _CLIENT_CERTIFICATE_FIELDS: Final = ("kafka_ssl_key_file", "kafka_ssl_key_password")
 _SSL_FIELDS: Final = ("kafka_ssl_ca_file", "kafka_ssl_certificate_file", *_CLIENT_CERTIFICATE_FIELDS)
 _log = get_logger("mailfold.kafka")
+
+
+class TokenUnavailable(KafkaError):  # type: ignore[misc]  # aiokafka ships no types, and retries after its own errors only
+    """The token endpoint gave no token."""
 
 
 def security_options(settings: Settings) -> dict[str, Any]:
@@ -153,8 +158,10 @@ def _login_options(settings: Settings) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=4)
-def _token_provider(url: str, client_id: str, client_secret: SecretStr, scope: str) -> OAuthTokenProvider:
+def _token_provider(url: str, client_id: str, client_secret: SecretStr, scope: str) -> AbstractTokenProvider:
     """Return the provider that all clients of this process share."""
+    from pipeline.runtime.kafka_oauth import OAuthTokenProvider  # noqa: PLC0415  it imports aiohttp: 0.1 s and 10 MB
+
     return OAuthTokenProvider(url, client_id, client_secret, scope)
 
 

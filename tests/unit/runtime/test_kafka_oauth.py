@@ -8,7 +8,8 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from pipeline.runtime import kafka_oauth
-from pipeline.runtime.kafka_oauth import MAX_RESPONSE_BYTES, OAuthTokenProvider, TokenUnavailable
+from pipeline.runtime.kafka_oauth import MAX_RESPONSE_BYTES, OAuthTokenProvider
+from pipeline.runtime.kafka_security import TokenUnavailable
 from tests.support.http_server import http_server
 from tests.support.token_server import CLIENT_ID, CLIENT_SECRET, TokenServer, token_server
 
