@@ -1,4 +1,7 @@
-"""Verify HMACs, passwords, tokens and timestamps of webhook requests; the provider adapters call it.
+"""Verify HMACs, passwords, tokens and timestamps of webhook requests.
+
+The ``verify`` of each adapter in :mod:`pipeline.webhooks.providers` calls it; `pipeline.gateway.webhook_verifier` calls
+that.
 
 Secrets are compared in constant time.
 """

@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 import typing
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pytest
@@ -12,13 +13,14 @@ from pipeline.admin import PROVIDER_KINDS
 from pipeline.cli.main import COMMAND_PANELS, command
 from pipeline.cli.settings import settings_page
 from pipeline.devstack.supervisor import ROLES
+from pipeline.operations.kafka_rights import READ_TOPICS, WRITTEN_TOPICS, RightsHolder
 from pipeline.settings import Settings
 from tests.architecture.reference.gateway import openapi
 from tests.architecture.reference.http import TAGS
 from tests.architecture.reference.pages import PAGES, wanted
 from tests.architecture.reference.records import tag_of
 from tests.architecture.repository import ROOT, modules, project, section, table, text
-from topics.registry import TOPICS
+from topics.registry import TOPICS, Topic
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -123,6 +125,17 @@ def test_topic_table_equals_the_registry() -> None:
         )
         for topic in TOPICS
     ]
+
+
+def test_writers_and_readers_are_those_that_need_the_rights() -> None:
+    assert table(section(text("topics/README.md"), "Writers and readers")) == [
+        [topic.name, _roles_with(topic, WRITTEN_TOPICS), _roles_with(topic, READ_TOPICS)] for topic in TOPICS
+    ]
+
+
+def _roles_with(topic: Topic, rights: Mapping[RightsHolder, Collection[Topic]]) -> str:
+    roles = [role.value for role, named in rights.items() if topic in named and role is not RightsHolder.COMMANDS]
+    return ", ".join(roles) or "nobody"
 
 
 def test_glossary_explains_each_term_once() -> None:

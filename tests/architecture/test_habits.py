@@ -3,6 +3,7 @@
 import importlib.machinery
 import importlib.util
 import os
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -74,3 +75,14 @@ def test_classifiers_name_every_python_version_that_ci_runs() -> None:
     pyproject = tomllib.loads(Path(ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     versions = {line.rpartition(" ")[2] for line in pyproject["project"]["classifiers"] if ":: 3." in line}
     assert versions == {"3.11", "3.12", "3.13"}
+
+
+@pytest.mark.parametrize(
+    "version", re.split(r"^## ", text("CHANGELOG.md"), flags=re.MULTILINE)[1:], ids=lambda v: v[:12]
+)
+def test_changelog_has_each_kind_of_change_and_each_entry_once_per_version(version: str) -> None:
+    kinds = re.findall(r"^### (.+)$", version, re.MULTILINE)
+    order = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+    assert kinds == [kind for kind in order if kind in kinds]
+    entries = re.findall(r"^- .+(?:\n  .+)*", version, re.MULTILINE)
+    assert [entry for entry in set(entries) if entries.count(entry) > 1] == []
