@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test fuzz bench bench-bounces bench-peers chaos abuse chaos-mutations check format reference requirements clean
+.PHONY: help demo up test fuzz bench bench-bounces bench-peers chaos abuse upgrade-test chaos-mutations check format reference requirements clean
 
 help: ## Show this list
 	@$(PYTHON) -c 'import re; [print("  make %-16s%s" % m) for m in re.findall(r"(?m)^([a-z-]+):.*?## (.*)", open("Makefile").read())]'
@@ -41,6 +41,9 @@ chaos: .venv/.dev ## Kill, freeze, starve and poison everything; judge whether t
 
 abuse: .venv/.dev ## Attack a running stack, and measure what an innocent tenant notices of it (minutes; docs/explanation/abuse.md)
 	@$(BIN)/python -m tests.abuse $(ARGS)
+
+upgrade-test: .venv/.dev ## Upgrade under load from the released version, back and again; judge as chaos does (ARGS="--before v0.1.0")
+	@$(BIN)/python -m tests.chaos.upgrade $(ARGS)
 
 chaos-mutations: .venv/.dev ## Break each guard on purpose; the chaos harness must notice (minutes)
 	@$(BIN)/python -m pytest tests/chaos/test_mutations.py -m chaos $(PYTEST_ARGS)
