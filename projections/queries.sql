@@ -1,14 +1,14 @@
 -- name: watermark
--- The time through which every partition is projected; none before each has begun.
+-- The time up to which every partition is projected; null until each partition has been projected once.
 select case when count(*) >= max(partitions) then min(through) end from projections.next_offsets where topic = %s
 
 -- name: partition_times
 select partition, through, changed from projections.next_offsets where topic = %s
 
 -- name: page
--- Each email as it was at as_of: the version in force now, where it is old enough, else the one that was in force
--- then. The first is read in order from an index; of the second there are as many as were on their way at that time.
--- A null filter folds away when the statement is planned, which is why it is never prepared.
+-- Each email as it was at as_of: its current version if that is old enough, otherwise the version that was valid at that
+-- time. Current versions are read from an index in order. Of the others there are only as many as emails were on their
+-- way at that time. This statement is never prepared, so that the planner removes filters that are null.
 select email_id::text, sent_at, state from (
     (select email_id, sent_at, state from projections.history
     where tenant = %(tenant)s and listed is not null and valid_from <= %(as_of)s and sent_at <= %(as_of)s
@@ -28,7 +28,7 @@ select email_id::text, sent_at, state from (
 order by sent_at desc, email_id desc limit %(limit)s
 
 -- name: page_of_recipient
--- Few per address, so they are sorted as they are found.
+-- An address has few emails, so they are sorted without an index.
 select email_id::text, sent_at, state from (
     select email_id, sent_at, state from projections.history
     where recipient = %(recipient)s and tenant = %(tenant)s and listed is not null and valid_from <= %(as_of)s
@@ -41,7 +41,7 @@ where %(sent_at)s::bigint is null or (sent_at, email_id) < (%(sent_at)s::bigint,
 order by sent_at desc, email_id desc limit %(limit)s
 
 -- name: emails_known_as
--- An email_id, an activity.id, an address, a provider's message id (with or without its brackets): each by its index.
+-- Find emails by email_id, activity.id, address or provider's message id (with or without brackets); each has an index.
 select email_id::text, tenant, sent_at from (
     select email_id, tenant, coalesce(sent_at, updated_at) as sent_at from projections.history
     where email_id = %(email_id)s::uuid
@@ -64,7 +64,7 @@ select version, valid_from, state, partition from projections.history where emai
 select places, fact from projections.timeline where email_id = %s
 
 -- name: jobs_of
--- An infinite time (a follower of an unknown job) is none here: no datetime can hold it.
+-- The infinite due time of a job behind an unknown one becomes null: a Python datetime cannot hold it.
 select j.queue, j.seq, j.name, j.lane, j.state, j.attempts, nullif(j.due_at, 'infinity') as due_at,
     j.created_at, j.finished_at, j.last_error,
     l.paused_at, coalesce(l.paused_reason, '') as paused_reason,

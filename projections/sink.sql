@@ -1,9 +1,11 @@
 -- name: enter
--- A rebuild's swap takes this lock alone; projectors share it. The local search_path says which schema is written.
--- Without fsync at commit: rows and offsets go together, so what a crash of Postgres takes back is read again, and
--- WAL is flushed in order, so nobody's durable answer can rest on rows that are lost.
+-- The swap at the end of a rebuild takes this lock exclusively; projectors share it. The local search_path selects the
+-- schema to write. Commits do not wait for fsync: rows and offsets are written together, so what a crash of Postgres
+-- loses is read again. WAL is flushed in order, so no durable result of others can depend on rows that are lost.
+-- A batch that took too long would take as long when it is repeated, so it may take longer than other statements.
 select set_config('search_path', %(schema)s, true),
        set_config('synchronous_commit', 'off', true),
+       set_config('statement_timeout', '10min', true),
        case when %(live)s then pg_advisory_xact_lock_shared(%(lock)s) end
 
 -- name: next_offset
@@ -53,8 +55,8 @@ select * from unnest(
     %(listed)b::text[], %(sent_at)b::bigint[], %(valid_from)b::bigint[], %(valid_to)b::bigint[], %(state)b::bytea[])
 
 -- name: remember
--- A fact seen again adds its place, unless that is known; the first hundred are kept, in the order they were seen.
--- An event read anew takes the place of its earlier reading.
+-- A repeated fact adds its place on the log, unless that is stored already; the first hundred places are kept, in the
+-- order in which they came. A correction (an event with a higher revision) replaces the event.
 insert into timeline (email_id, event_id, kind, occurred_at, recorded_at, places, revision, fact)
 select email_id, event_id, kind, occurred_at, recorded_at, string_to_array(places, ' '), revision, fact
 from unnest(
@@ -78,7 +80,7 @@ where excluded.revision > timeline.revision
     or not timeline.places @> excluded.places and cardinality(timeline.places) < 100
 
 -- name: mail
--- In the order of the ids, so that two partitions that write the same mails can't deadlock.
+-- Rows are written in the order of their ids, so that two partitions that write the same mails can't deadlock.
 with fresh as (
     select v.email_id, count(*) as views
     from unnest(%(view_emails)b::uuid[], %(view_events)b::text[]) as v (email_id, event_id)
@@ -129,8 +131,16 @@ insert into intake.identities (email_id, fingerprint, recorded_at)
 select * from unnest(%(email_id)b::uuid[], %(fingerprint)b::bytea[], %(recorded_at)b::bigint[])
 on conflict do nothing
 
+-- name: expire_identities
+-- In batches of their own transactions (pipeline/runtime/retention.py); locked rows are skipped.
+delete from intake.identities where ctid = any(array(
+    select ctid from intake.identities
+    where recorded_at < (extract(epoch from now()) - %(days)s * 86400) * 1000
+    order by recorded_at limit %(limit)s for update skip locked
+))
+
 -- name: owe
--- A word gets its number on first sight and keeps it; a word that is booked already is left alone.
+-- Each word gets a number when it is first owed, and keeps it. A word that has a job already is not changed.
 insert into jobs.jobs (queue, stream, seq, name, lane, state, payload, finished_at)
 select 'emit', debt.stream,
     coalesce((select max(seq) from jobs.jobs where queue = 'emit' and stream = debt.stream), 0)
@@ -144,9 +154,9 @@ where not exists (
 on conflict (queue, stream, name) do nothing
 
 -- name: settle
--- What was given up is dead, unless somebody took it up again. The lease's token stays, so that an emitter which has
--- the job in hand sees that it is closed. Followers wake. A locked job is skipped: the emitter that told the log of
--- its end is closing it this very moment, and two who wait for each other's jobs would wait for ever.
+-- A job that was given up becomes dead, unless it was replayed since. The lease token stays, so that an emitter that
+-- holds the job notices that it is closed. The email's next jobs become due. A locked job is skipped: the emitter that
+-- appended its result is closing it at this moment, and two that wait for each other's jobs would deadlock.
 with told as (
     select j.stream, j.seq, told.state
     from unnest(%(stream)b::uuid[], %(name)b::text[], %(state)b::text[]) as told (stream, name, state)
@@ -167,7 +177,7 @@ from (select stream, max(seq) as seq from closed group by stream) head
 where j.queue = 'emit' and j.stream = head.stream and j.seq > head.seq and j.state = 'pending' and j.due_at > now()
 
 -- name: release
--- The first read of a partition is over: what it owes and nobody settled is due.
+-- The first read of a partition has reached its end: conversions that are owed and not settled become due.
 update jobs.jobs set state = 'pending', due_at = now()
 from history
 where jobs.queue = 'emit' and jobs.state = 'held'

@@ -1,8 +1,9 @@
 -- name: told
--- All that bears on these addresses: decisions for the brand or for all of them, evidence of the brand. "offset 0"
--- keeps the planner from joining whole tables: an index is asked for each address, whatever the statistics say. States
--- keep no event of an unsubscribe, so that is looked up. One number may have several hashes: today's, and the one that
--- earlier versions made; where another address has that hash too, only what was known before today's keys counts.
+-- All that concerns these addresses: decisions for the brand or for all brands, and the brand's evidence. "offset 0"
+-- makes the planner look up each address by an index, whatever the statistics say; otherwise it may join whole tables.
+-- States do not contain the event of an unsubscribe, so it is looked up in the timeline. An address (a number) may have
+-- two hashes: today's, and the one of earlier versions. If the older hash is also another address's, only rows from
+-- before the change of keys count.
 with asked as (
     select tenant, brand, address_hash, number,
         case when shared then coalesce((select changed_at from suppressions.key_change), 0) end as until
@@ -24,8 +25,8 @@ from asked cross join lateral (
         and (reason <> 'soft bounce' or at > %(soft_since)s) and (asked.until is null or at <= asked.until) offset 0) as e
 
 -- name: arrived
--- When the last email of these brands that arrived at these addresses was sent. Asked of few: of those whose soft
--- bounces would be enough. The history knows addresses as they were spelled, and so do the bounced emails.
+-- When the last delivered email of these brands to these addresses was sent. It is needed for few addresses: those with
+-- enough soft bounces to be suppressed. The history has addresses as they were written, as the bounced emails do.
 with asked as (
     select * from unnest(
         %(tenants)b::text[], %(brands)b::text[], %(hashes)b::bytea[], %(numbers)b::int[], %(shared)b::bool[]
@@ -43,7 +44,7 @@ cross join lateral (
 group by asked.number having max(h.sent_at) is not null
 
 -- name: keys
--- Whatever may be suppressed, in the order of the hashes: nothing that somebody adds moves what was shown.
+-- All hashes that may be suppressed, in their order, so that new ones do not move what is on earlier pages.
 select address_hash, brand from (
     (select address_hash, brand from suppressions.decisions
     where tenant = %(tenant)s and (address_hash, brand) > (%(address_hash)s, %(after_brand)s)
@@ -56,7 +57,7 @@ select address_hash, brand from (
 order by address_hash, brand limit %(limit)s
 
 -- name: keys_for
--- The same for one brand: each address once, whether it is about the brand or about all of them.
+-- The same for one brand: each hash once, whether a row concerns this brand or all brands.
 select address_hash, %(brand)s::text from (
     (select address_hash from suppressions.decisions
     where tenant = %(tenant)s and address_hash > %(address_hash)s and brand in (%(brand)s, '*')
@@ -69,15 +70,15 @@ select address_hash, %(brand)s::text from (
 order by address_hash limit %(limit)s
 
 -- name: keys_of
--- The same of one address.
+-- The same for one address.
 select brand from suppressions.decisions where tenant = %(tenant)s and address_hash = any(%(hashes)s)
 union
 select brand from projections.evidence where tenant = %(tenant)s and address_hash = any(%(hashes)s)
 order by brand
 
 -- name: listed
--- Which of these are listed already, by a decision for this very brand that no later lift has ended. A lift for one
--- brand also ends a part of what was decided for all: to decide that again is news.
+-- Which of these are listed already, by a decision for exactly this brand that no later lift has ended. A lift for one
+-- brand also ends a part of a decision for all brands, so deciding for all brands again does change something.
 with asked as (
     select * from unnest(%(tenants)b::text[], %(brands)b::text[], %(hashes)b::bytea[])
         with ordinality as asked (tenant, brand, address_hash, number)
@@ -92,7 +93,7 @@ from asked cross join lateral (
                 and lift.reason is null and '*' in (lift.brand, asked.brand)) offset 0) as d
 
 -- name: addresses
--- The address of each hash, where an email that told something of it is still in the history.
+-- The address of each hash, if an email with evidence about it is still in the history.
 select asked.address_hash, known.recipient
 from unnest(%(hashes)b::bytea[]) as asked (address_hash) cross join lateral (
     select h.recipient from projections.evidence e join projections.history h using (email_id)
@@ -105,12 +106,12 @@ select next_offset from suppressions.next_offsets where topic = %s and partition
 insert into suppressions.next_offsets (topic, partition, next_offset) values (%s, %s, %s) on conflict do nothing
 
 -- name: advance
--- Only from the offset that the writer knew: two projectors that read the same write it once.
+-- Only from the offset that the writer read: of two projectors that read the same records, one writes them.
 update suppressions.next_offsets set next_offset = %(next)s
 where topic = %(topic)s and partition = %(partition)s and next_offset = %(expected)s
 
 -- name: decide
--- The later record stands; a topic that is read again from its beginning changes nothing.
+-- The later record counts; reading the topic again from its beginning changes nothing.
 insert into suppressions.decisions (tenant, brand, address_hash, reason, note, decided_by, at, nth)
 select * from unnest(
     %(tenants)b::text[], %(brands)b::text[], %(hashes)b::bytea[], %(reasons)b::text[], %(notes)b::text[],

@@ -4,7 +4,7 @@ where table_schema = 'projections' and table_name = %s and column_name <> 'rebui
 order by column_name
 
 -- name: debts_of_rebuilt
--- What the rebuilt states owe beside what is booked; read in chunks, by a cursor on the server.
+-- Conversions that the rebuilt states owe, beside the existing jobs; read in chunks through a server-side cursor.
 select h.state,
     array(select name from jobs.jobs j where j.queue = 'emit' and j.stream = h.email_id order by seq),
     array(select state from jobs.jobs j where j.queue = 'emit' and j.stream = h.email_id order by seq)

@@ -5,12 +5,12 @@ select next_offset from templates.next_offsets where topic = %s and partition = 
 insert into templates.next_offsets (topic, partition, next_offset) values (%s, %s, %s) on conflict do nothing
 
 -- name: advance
--- Only from the offset that the writer knew: two projectors that read the same write it once.
+-- Only from the offset that the writer read: of two projectors that read the same records, one writes them.
 update templates.next_offsets set next_offset = %(next)s
 where topic = %(topic)s and partition = %(partition)s and next_offset = %(expected)s
 
 -- name: add
--- A version never changes: whoever has its number first has it.
+-- A version never changes: the first record with its number counts.
 insert into templates.versions (template_id, version, tenant, name, hash, recorded_at, template)
 values (%(template_id)s, %(version)s, %(tenant)s, %(name)s, %(hash)s, %(recorded_at)s, %(template)s)
 on conflict do nothing
@@ -26,14 +26,14 @@ select pg_advisory_xact_lock(hashtextextended(%s, 0))
 select version, hash from intake.template_versions where template_id = %s order by version desc limit 1
 
 -- name: find
--- By id, name or hash, the newest; a hash names one content, so its version is as good as any other of the same.
+-- Find the newest version by id, name or hash. A hash identifies a content, so any version with it will do.
 select template from templates.versions
 where tenant = %(tenant)s and (%(version)s::integer is null or version = %(version)s)
     and (name = %(name)s or hash = %(name)s or template_id = %(id)s::uuid) and name <> '@localizations'
 order by version desc limit 1
 
 -- name: localizations
--- They lie beside the templates under a name that no template can have.
+-- Localizations are stored as a template whose name no other template can have.
 select template from templates.versions
 where tenant = %s and name = '@localizations' order by version desc limit 1
 

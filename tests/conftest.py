@@ -125,6 +125,7 @@ async def settings(kafka_bootstrap: str, database_url: str, tmp_path: Path) -> A
         topic_prefix=f"t{secrets.token_hex(6)}-",
         partitions=2,
         allow_private_destinations=True,
+        ops_host="",
     )
     await topic_admin.create(made)
     yield made

@@ -77,6 +77,7 @@ _WORD_OF_MARK: Final = (
     ("failed", ConversionWord.FAILED),
     ("complained", ConversionWord.SPAM),
 )
+_MARK_OF_WORD: Final = {word: name for name, word in _WORD_OF_MARK}
 
 _SETTLING_OUTCOMES: Final = frozenset(
     {ConversionOutcome.DELIVERED, ConversionOutcome.REFUSED, ConversionOutcome.GIVEN_UP}
@@ -149,6 +150,11 @@ def listed_state(state: EmailState) -> ListedState | None:
 def _is_accepted_by_provider(state: EmailState) -> bool:
     """Return whether a provider accepted the email; it may still defer it and keep trying."""
     return any(mark is not None for mark in (state.sent, state.queued, state.delayed))
+
+
+def mark_name(word: ConversionWord) -> str:
+    """Return the name of the state's mark for which this word is owed."""
+    return _MARK_OF_WORD[word]
 
 
 def owed_words(state: EmailState) -> tuple[ConversionWord, ...]:

@@ -36,6 +36,8 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
     """Retention in words, for documentation."""
     cleanup: Literal["delete", "compact"] = "delete"
     retention_ms: int = -1
+    loss: str = ""
+    """The consequence of a shorter retention, for operators; empty for compacted topics."""
     wire: Literal["json", "msgpack"] = "json"
     has_one_partition: bool = False
     """True for topics of few records that people read in order."""
@@ -48,12 +50,23 @@ MESSAGE_CONTENTS: Final = Topic(
     retention_text="7 days",
     retention_ms=7 * DAY_MS,
     wire="msgpack",
+    loss="emails that are sent late find no content and fail",
 )
 SEND_REQUESTS: Final = Topic(
-    name="send-requests", key="email_id", value=SendRequest, retention_text="400 days", retention_ms=400 * DAY_MS
+    name="send-requests",
+    key="email_id",
+    value=SendRequest,
+    retention_text="400 days",
+    retention_ms=400 * DAY_MS,
+    loss="a rebuilt database lacks the emails' history and does not recognise repeated requests",
 )
 PROVIDER_ACKS: Final = Topic(
-    name="provider-acks", key="email_id", value=Ack, retention_text="400 days", retention_ms=400 * DAY_MS
+    name="provider-acks",
+    key="email_id",
+    value=Ack,
+    retention_text="400 days",
+    retention_ms=400 * DAY_MS,
+    loss="a rebuilt database does not know that emails were sent and tries to send them again",
 )
 PROVIDER_WEBHOOKS: Final = Topic(
     name="provider-webhooks",
@@ -62,6 +75,7 @@ PROVIDER_WEBHOOKS: Final = Topic(
     retention_text="30 days",
     retention_ms=30 * DAY_MS,
     wire="msgpack",
+    loss="`mailfold renormalize` finds no raw webhooks",
 )
 DELIVERY_EVENTS: Final = Topic(
     name="delivery-events",
@@ -69,6 +83,7 @@ DELIVERY_EVENTS: Final = Topic(
     value=DeliveryEvent | Retraction,
     retention_text="400 days",
     retention_ms=400 * DAY_MS,
+    loss="a worker that comes back late misses events",
 )
 UNCORRELATED_EVENTS: Final = Topic(
     name="uncorrelated-events",
@@ -76,6 +91,7 @@ UNCORRELATED_EVENTS: Final = Topic(
     value=DeliveryEvent,
     retention_text="30 days",
     retention_ms=30 * DAY_MS,
+    loss="a rebuilt database does not find events that still wait for their ack",
 )
 CONVERSION_RESULTS: Final = Topic(
     name="conversion-results",
@@ -83,12 +99,18 @@ CONVERSION_RESULTS: Final = Topic(
     value=ConversionResult,
     retention_text="400 days",
     retention_ms=400 * DAY_MS,
+    loss="a rebuilt database sends Fast Track conversions again",
 )
 EMAIL_STATES: Final = Topic(
     name="email-states", key="email_id", value=EmailState, retention_text="compacted", cleanup="compact"
 )
 EMAIL_CHANGES: Final = Topic(
-    name="email-changes", key="email_id", value=EmailChange | Tick, retention_text="400 days", retention_ms=400 * DAY_MS
+    name="email-changes",
+    key="email_id",
+    value=EmailChange | Tick,
+    retention_text="400 days",
+    retention_ms=400 * DAY_MS,
+    loss="`mailfold rebuild` finds less than Postgres has",
 )
 TEMPLATES: Final = Topic(
     name="templates",
@@ -114,6 +136,7 @@ DEAD_LETTERS: Final = Topic(
     retention_ms=400 * DAY_MS,
     wire="msgpack",
     has_one_partition=True,
+    loss="records that nobody has replayed are lost",
 )
 
 TOPICS: Final = (

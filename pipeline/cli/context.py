@@ -17,9 +17,10 @@ from rich.table import Table
 
 from pipeline.devstack.servers import postgres
 from pipeline.devstack.servers.data_dir import DataDir, is_port_taken
-from pipeline.errors import InvalidSettings
+from pipeline.devstack.supervisor import OPS_PORT_SETTINGS
+from pipeline.errors import DatabaseUnavailable, InvalidSettings
 from pipeline.runtime.bootstrap import Runtime, open_runtime
-from pipeline.runtime.database import Pool, open_database
+from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool, first_line, open_database
 from pipeline.settings import Settings, load_settings
 
 T = TypeVar("T")
@@ -42,25 +43,30 @@ def console() -> Console:
 def command_settings() -> Settings:
     """Return the environment's settings, completed from the stack that runs in the data folder.
 
-    Taken from the stack are the URL of Postgres, the address of Kafka and the secret, where they are not set.
+    Taken from the stack are the URL of Postgres, the address of Kafka, the secret and the roles' own ports, where they
+    are not set.
     """
     settings = load_settings()
     data_dir = DataDir(settings.data_dir)
     update: dict[str, Any] = {"data_dir": data_dir.root}
     if not settings.database_url.get_secret_value():
         port = _port_of_running(data_dir, "postgres")
-        update["database_url"] = SecretStr(postgres.url(data_dir.root / "postgres", port) if port else "")
+        update |= postgres.settings_of(postgres.url(data_dir.root / "postgres", port) if port else "")
     if not settings.kafka_bootstrap and (port := _port_of_running(data_dir, "kafka")):
         settings = settings.with_embedded_kafka(f"127.0.0.1:{port}")
     if not settings.secret.get_secret_value():
         update["secret"] = SecretStr(data_dir.read_secret("secret"))
+    for name in OPS_PORT_SETTINGS:
+        if name not in settings.model_fields_set and (port := _port_of_running(data_dir, name)):
+            update[name] = port
     return settings.model_copy(update=update)
 
 
 def run_command(main: Coroutine[Any, Any, T]) -> T:
     """Run a command's coroutine. Ctrl-C and SIGTERM cancel it, so that it closes what it opened.
 
-    Raise KeyboardInterrupt after Ctrl-C, which `main` turns into exit code 130; exit with 143 after SIGTERM.
+    Raise KeyboardInterrupt after Ctrl-C, which `main` turns into exit code 130; exit with 143 after SIGTERM. Raise
+    DatabaseUnavailable where Postgres fails meanwhile.
     """
     terminated = False
 
@@ -82,6 +88,8 @@ def run_command(main: Coroutine[Any, Any, T]) -> T:
         if terminated:
             sys.exit(TERMINATED_EXIT_CODE)
         raise
+    except DATABASE_UNAVAILABLE_ERRORS as error:
+        raise DatabaseUnavailable(f"Postgres failed during the command, repeat it: {first_line(error)}") from error
 
 
 def run_with_runtime(work: Callable[[Runtime], Awaitable[T]]) -> T:

@@ -13,6 +13,7 @@ from pipeline.cli import (
     brands,
     dead_letters,
     dev,
+    doctor,
     inbound,
     lanes,
     providers_check,
@@ -44,12 +45,12 @@ COMMAND_PANELS: Final = {
     "Stand-ins for development": ("sandbox", "receiver"),
     "Configuration": ("tenants", "keys", "providers", "brands", "destinations", "templates", "suppressions"),
     "Inbound mail": ("inbound",),
-    "Inspection and repair": ("trace", "status", "dead", "lanes"),
+    "Inspection and repair": ("trace", "status", "doctor", "dead", "lanes"),
     "Maintenance": ("topics", "migrate", "upgrade", "rebuild", "renormalize", "settings"),
 }
 """The panels of the help page, each with its commands, in order."""
 
-for _group in (up, dev, roles, inspect_commands, renormalize, settings, upgrade):
+for _group in (up, dev, roles, inspect_commands, doctor, renormalize, settings, upgrade):
     app.add_typer(_group.app)
 for _name in ("tenants", "keys", "destinations"):
     app.add_typer(getattr(admin, _name), name=_name)

@@ -9,7 +9,6 @@ from rich.markup import escape
 from pipeline import admin
 from pipeline.cli import providers
 from pipeline.cli.context import console, run_with_pool, secret_of
-from pipeline.operations.checks import sending, webhook
 from pipeline.operations.checks.finding import Finding
 from pipeline.runtime.database import Pool
 from pipeline.settings import Settings
@@ -37,6 +36,8 @@ def check(provider: str) -> None:
 
 
 async def _findings(row: admin.Provider, pool: Pool, settings: Settings) -> AsyncIterator[Finding]:
+    from pipeline.operations.checks import sending, webhook  # noqa: PLC0415  only this command needs aiohttp
+
     for finding in await sending.check(row, settings):
         yield finding
     async for finding in webhook.check(row, pool, settings):

@@ -103,6 +103,9 @@ def print_snapshot(console: Console, snapshot: StatusSnapshot) -> None:
         colour = _GOOD if not lag.behind else _NEUTRAL
         table.add_row(lag.role, lag.topic, f"[{colour}]{lag.behind}[/]", str(lag.end), lag.note)
     console.print(table)
+    for halted in snapshot.halted:
+        place = f"projection of email-changes/{halted.partition} halted"
+        console.print(f"[red]{place}[/] {escape(halted.reason)}", highlight=False)
     _print_open_jobs(console, snapshot)
     for lane in snapshot.stopped:
         reason = f"paused since {format_datetime(lane.paused_at)}: {lane.reason}" if lane.paused_at else "failing"

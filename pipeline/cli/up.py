@@ -13,7 +13,7 @@ from pipeline import admin
 from pipeline.cli.context import console
 from pipeline.devstack.sandbox.keys import public_key
 from pipeline.devstack.servers.data_dir import DataDir
-from pipeline.devstack.supervisor import Stack
+from pipeline.devstack.supervisor import ROLES, Stack
 from pipeline.runtime.database import Pool, open_database
 from pipeline.runtime.private_files import replace_file
 from pipeline.settings import Settings, load_settings
@@ -121,7 +121,7 @@ def _print_welcome(stack: Stack) -> None:
         ("Send", f"POST {gateway}/channels/email/batch"),
         ("History", f"GET  {gateway}/v1/Email/"),
         ("API docs", f"{gateway}/docs"),
-        ("Metrics", f"{gateway}/metrics"),
+        ("Metrics", _ops_endpoints(settings)),
         ("Sandbox", f"inbox {sandbox}   SMTP {settings.sandbox_host}:{settings.sandbox_smtp_port}"),
         ("Bounces", f"SMTP {settings.inbound_host}:{settings.inbound_port}" if settings.inbound_host else "disabled"),
         ("Kafka", settings.kafka_bootstrap),
@@ -134,6 +134,14 @@ def _print_welcome(stack: Stack) -> None:
         console().print("\n".join(lines))
         console().print(f"\n[dim]Try:[/] {escape(_first_email_command(gateway, data_dir))}")
         console().print("\nCtrl-C stops everything; the next `mailfold up` continues where it stopped.\n")
+
+
+def _ops_endpoints(settings: Settings) -> str:
+    """Return where each role serves its metrics and health."""
+    if not settings.ops_host:
+        return "disabled"
+    ports = ", ".join(f"{role} {settings.ops_port(role)}" for role in ROLES if role != "sandbox")
+    return f"http://{settings.ops_host}:PORT/metrics, /healthz and /readyz, with PORT {ports}"
 
 
 def _postgres_access(settings: Settings, root: Path) -> str:

@@ -31,12 +31,21 @@ ROLES: Final = ("gateway", "worker", "dispatch", "project", "emit", "sandbox")
 _ROLE_STOP_TIMEOUT_S: Final = 5.0
 _SERVER_STOP_TIMEOUT_S: Final = 4.0
 _LISTEN_SETTINGS: Final = {"gateway": ("host", "port"), "sandbox": ("sandbox_host", "sandbox_smtp_port")}
-_PORT_SETTINGS: Final = {"gateway": ("port", "inbound_port"), "sandbox": ("sandbox_smtp_port", "sandbox_http_port")}
+OPS_PORT_SETTINGS: Final = tuple(f"ops_port_{role}" for role in ROLES if role != "sandbox")
+_PORT_SETTINGS: Final = {
+    "gateway": ("port", "inbound_port", "ops_port_gateway"),
+    "worker": ("ops_port_worker",),
+    "dispatch": ("ops_port_dispatch",),
+    "project": ("ops_port_project",),
+    "emit": ("ops_port_emit",),
+    "sandbox": ("sandbox_smtp_port", "sandbox_http_port"),
+}
 _HOST_SETTINGS: Final = {
     "port": "host",
     "inbound_port": "inbound_host",
     "sandbox_smtp_port": "sandbox_host",
     "sandbox_http_port": "sandbox_host",
+    **dict.fromkeys(OPS_PORT_SETTINGS, "ops_host"),
 }
 
 
@@ -155,7 +164,7 @@ class Stack:
             lambda: postgres.prepare_program(self.data_dir.root / "postgres", port, tell=self._tell)
         )
         await self._start_server(program, lambda: postgres.is_ready(url))
-        self.settings = self.settings.model_copy(update={"database_url": SecretStr(url)})
+        self.settings = self.settings.model_copy(update=postgres.settings_of(url))
 
     async def _start_server(self, program: Program, is_ready: Callable[[], bool], timeout_s: float = 60.0) -> None:
         """Start a server and wait until it is ready; from then on it is restarted when it dies.
@@ -200,11 +209,18 @@ def complete_settings(settings: Settings, data_dir: DataDir) -> Settings:
     if not settings.secret.get_secret_value():
         update["secret"] = SecretStr(data_dir.secret("secret"))
     for name in _HOST_SETTINGS:
-        if getattr(settings, name) == 0 and getattr(settings, _HOST_SETTINGS[name]):
+        if getattr(settings, _HOST_SETTINGS[name]) and _needs_port(settings, name):
             update[name] = data_dir.port(name)
     gateway = f"http://{settings.host}:{update.get('port', settings.port)}"
     update |= {name: gateway for name in ("public_url", "sandbox_gateway") if name not in settings.model_fields_set}
     return settings.model_copy(update=update)
+
+
+def _needs_port(settings: Settings, name: str) -> bool:
+    """Return whether a port of the data folder is used: for a port of 0, and for a taken one that nobody asked for."""
+    port = getattr(settings, name)
+    is_default = name in OPS_PORT_SETTINGS and name not in settings.model_fields_set
+    return port == 0 or (is_default and is_port_taken(settings.ops_host, port))
 
 
 async def _accepts_connections(host: str, port: int) -> bool:

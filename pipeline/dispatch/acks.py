@@ -8,8 +8,7 @@ from typing import Any
 from pipeline.dispatch.attempt import SendAttempt
 from pipeline.jobs.job import EndpointHealth, JobResult, bury
 from pipeline.runtime.append import append_until_confirmed
-from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.ports import Clock, Log, LogEntry
 from topics.acks import Ack, Failed
 from topics.dead_letters import DeadLetter, dead_letter
 from topics.ids import event_id
@@ -20,13 +19,14 @@ from topics.registry import DEAD_LETTERS, PROVIDER_ACKS
 class AckWriter:
     """Writer of the acks and dead letters of send attempts."""
 
-    def __init__(self, rt: Runtime) -> None:
-        self._rt = rt
+    def __init__(self, log: Log, clock: Clock) -> None:
+        self._log = log
+        self._clock = clock
 
     async def write_ack(self, kind: type[Any], attempt: SendAttempt, **values: Any) -> None:
         """Append one ack of class ``kind`` and return when Kafka has confirmed it; ``values`` are fields of the ack."""
         ack = self._create_ack(kind, attempt, **values)
-        await append_until_confirmed(self._rt.log, [LogEntry(PROVIDER_ACKS, ack.email_id, ack)])
+        await append_until_confirmed(self._log, [LogEntry(PROVIDER_ACKS, ack.email_id, ack)])
 
     async def write_failure(
         self, attempt: SendAttempt, reason: str, error: str, source: LogPosition | None = None, **values: Any
@@ -39,11 +39,11 @@ class AckWriter:
         entries = [LogEntry(PROVIDER_ACKS, attempt.request.email_id, failed)]
         if source is not None:
             entries.append(LogEntry(DEAD_LETTERS, None, self._dead_letter(attempt, source, reason, error)))
-        await append_until_confirmed(self._rt.log, entries)
+        await append_until_confirmed(self._log, entries)
         return bury(f"{reason}: {error}", EndpointHealth.SILENT)
 
     def _create_ack(self, kind: type[Any], attempt: SendAttempt, **values: Any) -> Ack:
-        now = self._rt.clock()
+        now = self._clock()
         name = kind.__name__.lower()
         fields: dict[str, Any] = {"provider": attempt.bound_provider} | values
         ack: Ack = kind(
@@ -58,4 +58,4 @@ class AckWriter:
 
     def _dead_letter(self, attempt: SendAttempt, source: LogPosition, reason: str, error: str) -> DeadLetter:
         key, value = attempt.request.email_id.encode(), attempt.job.payload
-        return dead_letter(source, self._rt.clock(), reason, error, role="dispatch", key=key, value=value)
+        return dead_letter(source, self._clock(), reason, error, role="dispatch", key=key, value=value)

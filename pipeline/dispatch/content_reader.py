@@ -6,8 +6,9 @@ records fetched for one email usually include those of the next ones; a small ca
 
 import asyncio
 import contextlib
+import functools
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -17,7 +18,7 @@ from pipeline.content.chunks import unpack_content, unpacked_bytes
 from pipeline.errors import LogUnavailable, Unrecognised
 from pipeline.runtime.batching_loader import BatchLoader
 from pipeline.runtime.kafka import discover_partitions, topic_partition
-from pipeline.runtime.kafka_clients import create_consumer
+from pipeline.runtime.kafka_clients import create_consumer, get_records, start_client
 from pipeline.settings import Settings
 from topics.codec import Undecodable, decode
 from topics.contents import ContentChunk, MessageContent
@@ -27,6 +28,9 @@ from topics.requests import ContentPointer
 
 BROKER_TIMEOUT_S: Final = 5.0
 """Seconds to wait for Kafka before raising LogUnavailable."""
+START_TIMEOUT_S: Final = 4.0
+"""Seconds for a consumer to connect, less than `BROKER_TIMEOUT_S`, so that it is closed where it does not."""
+CLOSE_TIMEOUT_S: Final = 2.0
 CACHE_MAX_BYTES: Final = 32_000_000
 RECORD_OVERHEAD_BYTES: Final = 200
 """Estimated memory of a cached record beside its value, in bytes."""
@@ -64,14 +68,31 @@ class _RecordCache:
 
 
 class ContentReader:
-    """Reader of email contents that shares one Kafka consumer between concurrent callers."""
+    """Reader of email contents that shares one Kafka consumer between concurrent callers.
 
-    def __init__(self, reader: AIOKafkaConsumer, settings: Settings) -> None:
-        self._reader = reader
+    After an error it opens another consumer, with which it reads as soon as Kafka answers again.
+    """
+
+    def __init__(self, open_consumer: Callable[[], Awaitable[AIOKafkaConsumer]], settings: Settings) -> None:
+        self._open_consumer = open_consumer
+        self._consumer: AIOKafkaConsumer | None = None
         self._settings = settings
         self._cache = _RecordCache()
         self._positions: dict[TopicPartition, int] = {}
         self._records: BatchLoader[RecordKey, bytes | None] = BatchLoader(self._read)
+
+    async def open(self) -> None:
+        """Open the consumer. Raise LogUnavailable, KafkaError."""
+        self._consumer = await self._open_consumer()
+
+    async def close(self) -> None:
+        """Close the consumer within `CLOSE_TIMEOUT_S`."""
+        consumer, self._consumer = self._consumer, None
+        self._positions.clear()
+        if consumer is not None:
+            with contextlib.suppress(KafkaError, TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await consumer.stop()
 
     async def get(self, pointer: ContentPointer) -> MessageContent:
         """Return the content that a request points to.
@@ -105,41 +126,48 @@ class ContentReader:
             by_partition.setdefault(partition, []).append(offset)
         try:
             async with asyncio.timeout(BROKER_TIMEOUT_S):
+                if self._consumer is None:
+                    await self.open()
                 for partition, offsets in by_partition.items():
                     records |= await self._read_partition(partition, offsets)
-        except (KafkaError, TimeoutError) as error:
+        except (KafkaError, LogUnavailable, TimeoutError) as error:
+            await self.close()
             raise LogUnavailable(f"message-contents can't be read: {type(error).__name__}") from error
         return records
 
     async def _read_partition(self, partition: int, offsets: list[int]) -> dict[RecordKey, bytes | None]:
+        assert self._consumer is not None
         tp = topic_partition(MESSAGE_CONTENTS.name, partition, self._settings)
-        if tp not in self._reader.assignment():
+        if tp not in self._consumer.assignment():
             return {(partition, offset): None for offset in offsets}
-        self._reader.resume(tp)
+        self._consumer.resume(tp)
         try:
-            return {(partition, offset): await self._read_offset(tp, offset) for offset in offsets}
+            return {(partition, offset): await self._read_offset(self._consumer, tp, offset) for offset in offsets}
         finally:
-            self._reader.pause(tp)
+            self._consumer.pause(tp)
 
-    async def _read_offset(self, tp: TopicPartition, offset: int) -> bytes | None:
+    async def _read_offset(self, consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int) -> bytes | None:
         key = (tp.partition, offset)
         if (
             key not in self._cache
             and not 0 <= offset - self._positions.get(tp, -MAX_SKIPPED_RECORDS) < MAX_SKIPPED_RECORDS
         ):
-            self._reader.seek(tp, offset)
+            consumer.seek(tp, offset)
+            # Now, not with the first record: a read that finds none must not leave the old position here.
+            self._positions[tp] = offset
         is_past_offset = False
         while key not in self._cache and not is_past_offset:
-            records = (await self._reader.getmany(tp, timeout_ms=200)).get(tp, [])
+            records = (await get_records(consumer, tp, timeout_ms=200)).get(tp, [])
             for record in records:
                 self._cache.put((tp.partition, record.offset), record.value)
                 self._positions[tp] = record.offset + 1
-            is_past_offset = self._positions[tp] > offset if records else not await self._exists(tp, offset)
+            is_past_offset = self._positions[tp] > offset if records else not await _exists(consumer, tp, offset)
         return self._cache.get(key) if key in self._cache else None
 
-    async def _exists(self, tp: TopicPartition, offset: int) -> bool:
-        beginning = (await self._reader.beginning_offsets([tp]))[tp]
-        return bool(beginning <= offset < (await self._reader.end_offsets([tp]))[tp])
+
+async def _exists(consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int) -> bool:
+    beginning = (await consumer.beginning_offsets([tp]))[tp]
+    return bool(beginning <= offset < (await consumer.end_offsets([tp]))[tp])
 
 
 def _decode_chunk(pointer: ContentPointer, offset: int, raw: bytes | None) -> ContentChunk:
@@ -159,13 +187,24 @@ def content_position(pointer: ContentPointer) -> LogPosition:
 
 @contextlib.asynccontextmanager
 async def open_content_reader(settings: Settings) -> AsyncIterator[ContentReader]:
-    """Open a reader of all partitions; all start paused, so that only records that were asked for are fetched."""
-    reader = create_consumer(settings, fetch_max_wait_ms=50, max_partition_fetch_bytes=2 * MAX_RECORD_BYTES)
-    await reader.start()
+    """Open a reader. Raise LogUnavailable, KafkaError."""
+    reader = ContentReader(functools.partial(_open_consumer, settings), settings)
+    await reader.open()
     try:
-        partitions = await discover_partitions(reader, settings.topic(MESSAGE_CONTENTS.name))
-        reader.assign(partitions)
-        reader.pause(*partitions)
-        yield ContentReader(reader, settings)
+        yield reader
     finally:
-        await reader.stop()
+        await reader.close()
+
+
+async def _open_consumer(settings: Settings) -> AIOKafkaConsumer:
+    """Open a consumer of all partitions; all start paused, so that only records that were asked for are fetched."""
+    consumer = create_consumer(settings, fetch_max_wait_ms=50, max_partition_fetch_bytes=2 * MAX_RECORD_BYTES)
+    await start_client(consumer, settings, START_TIMEOUT_S)
+    try:
+        partitions = await discover_partitions(consumer, settings.topic(MESSAGE_CONTENTS.name))
+        consumer.assign(partitions)
+        consumer.pause(*partitions)
+    except BaseException:
+        await consumer.stop()
+        raise
+    return consumer

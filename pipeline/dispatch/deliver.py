@@ -31,6 +31,7 @@ from pipeline.jobs.job import DONE, EndpointHealth, Job, JobResult, hold, releas
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.fair_threads import CURRENT_CALLER, FairThreads
 from pipeline.runtime.logs import get_logger
+from pipeline.suppressions.queries import SuppressionQueries
 from topics.acks import Acked, Dropped
 from topics.codec import NewerRecord, decode
 from topics.contents import MessageContent
@@ -73,11 +74,12 @@ class SendJobHandler:
     ) -> None:
         self._transport = transport
         self._content_reader = content_reader
-        self._message_writer = MessageWriter(rt.settings, rt.clock)
-        self._lookups = DispatchLookups(rt)
-        self._router = ProviderRouter(rt)
-        self._acks = AckWriter(rt)
-        self._handle_result = SendResultHandler(rt, self._acks, rand)
+        settings = rt.settings
+        self._message_writer = MessageWriter(settings, rt.clock)
+        self._lookups = DispatchLookups(rt.pool, settings.secret.get_secret_value(), SuppressionQueries(rt))
+        self._router = ProviderRouter(rt.pool, settings.smtp_timeout)
+        self._acks = AckWriter(rt.log, rt.clock)
+        self._handle_result = SendResultHandler(self._acks, settings.dispatch_schedule, rt.clock, rand)
         self._threads = FairThreads(MAX_WRITING_THREADS)
         self._pacer = LargeMessagePacer()
 

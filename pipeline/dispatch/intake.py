@@ -13,14 +13,17 @@ from typing import Any, Final
 
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from prometheus_client import Histogram
 
+from pipeline.dispatch.metrics import DispatchMetrics
 from pipeline.dispatch.parse import IntakeRows, parse_records
 from pipeline.jobs.store import storable_error
 from pipeline.runtime.append import append_until_confirmed
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.kafka import discover_partitions
-from pipeline.runtime.kafka_clients import create_consumer
+from pipeline.runtime.kafka_clients import create_consumer, get_records, start_client
 from pipeline.runtime.leader import ReaderOffsets, run_as_leader
+from pipeline.runtime.reader_progress import ReaderProgress, observe_reader
 from projections.sql import SqlQueries
 from topics.registry import PROVIDER_ACKS, SEND_REQUESTS
 
@@ -30,16 +33,19 @@ MAX_RECORDS_PER_POLL: Final = 2000
 LOCK_NAME: Final = "mailfold.dispatch.intake"
 
 
-async def run_intake(rt: Runtime) -> None:
+async def run_intake(rt: Runtime, metrics: DispatchMetrics) -> None:
     """Read until ``rt.stop``, as long as no other dispatcher does."""
-    await run_as_leader(rt, LOCK_NAME, lambda: JobIntake(rt).run())
+    progress = observe_reader(rt, metrics.readers, "dispatch")
+    await run_as_leader(rt, LOCK_NAME, lambda: JobIntake(rt, progress, metrics.intake_seconds).run())
 
 
 class JobIntake:
     """Reader of both topics with manually assigned partitions and its offsets in Postgres."""
 
-    def __init__(self, rt: Runtime) -> None:
+    def __init__(self, rt: Runtime, progress: ReaderProgress, transaction_seconds: Histogram) -> None:
         self._rt = rt
+        self._progress = progress
+        self._transaction_seconds = transaction_seconds
         self._positions = ReaderOffsets(rt, (SEND_REQUESTS, PROVIDER_ACKS), SQL)
         self._paused: dict[TopicPartition, tuple[TopicPartition, int]] = {}
         """Paused partition of requests -> partition of its acks, and the offset up to which they must be read first."""
@@ -47,16 +53,18 @@ class JobIntake:
     async def run(self) -> None:
         """Read until cancelled. Raises LeaseLost if another reader moved the offsets."""
         reader = create_consumer(self._rt.settings, fetch_max_wait_ms=500)
-        await reader.start()
+        await start_client(reader, self._rt.settings)
         try:
             await self._assign(reader)
+            self._progress.begin(reader, lambda: self._positions.next_offsets, lambda: len(self._paused))
             while True:
                 if self._paused:
                     await self._resume_requests(reader)
-                batches = await reader.getmany(timeout_ms=500, max_records=MAX_RECORDS_PER_POLL)
+                batches = await get_records(reader, timeout_ms=500, max_records=MAX_RECORDS_PER_POLL)
                 if batches:
                     await self._write_batches(batches)
         finally:
+            self._progress.end()
             await reader.stop()
 
     async def _assign(self, reader: AIOKafkaConsumer) -> None:
@@ -92,15 +100,19 @@ class JobIntake:
         self._positions.next_offsets[partition] = position
 
     async def _write_batches(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
+        for partition, records in batches.items():
+            self._progress.add_fetched(partition, records)
         rows = parse_records(self._positions.topics, [record for records in batches.values() for record in records])
         if rows.broken:
             dead_letters = [self._positions.dead_letter_entry(record, error) for record, error in rows.broken]
             await append_until_confirmed(self._rt.log, dead_letters)
         upto = {partition: records[-1].offset + 1 for partition, records in batches.items()}
-        async with self._rt.pool.connection() as connection:
-            await _write(connection, rows)
-            await self._positions.advance(connection, upto)
+        with self._transaction_seconds.time():
+            async with self._rt.pool.connection() as connection:
+                await _write(connection, rows)
+                await self._positions.advance(connection, upto)
         self._positions.next_offsets |= upto
+        self._progress.finish(upto)
 
 
 async def _write(connection: psycopg.AsyncConnection[Any], rows: IntakeRows) -> None:

@@ -4,7 +4,7 @@ Called by the send job handler after the provider answered. The ack is always co
 result is returned, so that a crash in between repeats the ack but never loses it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline.admin import Provider
@@ -14,17 +14,21 @@ from pipeline.dispatch.transports import smtp_replies
 from pipeline.dispatch.transports.base import SendOutcome, SendResult
 from pipeline.jobs.job import DONE, EndpointHealth, JobResult, bury, hold, release, retry
 from pipeline.jobs.retry import next_delay, not_before
-from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
+from pipeline.runtime.ports import Clock
 from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
 
 
 class SendResultHandler:
-    """The handler of send results: writes the ack, then returns the result of the job."""
+    """The handler of send results: writes the ack, then returns the result of the job.
 
-    def __init__(self, rt: Runtime, acks: AckWriter, rand: Callable[[], float]) -> None:
-        self._rt = rt
+    ``schedule`` has the seconds between the attempts of an email.
+    """
+
+    def __init__(self, acks: AckWriter, schedule: Sequence[float], clock: Clock, rand: Callable[[], float]) -> None:
         self._acks = acks
+        self._schedule = schedule
+        self._clock = clock
         self._random = rand
 
     async def __call__(self, attempt: SendAttempt, provider: Provider, result: SendResult) -> JobResult:
@@ -68,12 +72,12 @@ class SendResultHandler:
         A configuration fault that concerns one email also ends here. It opens the breaker of the lane, but it counts
         as an attempt: otherwise one email that always gets this answer could block its lane for ever.
         """
-        delay = next_delay(self._rt.settings.dispatch_schedule, attempt.job.tries, self._random)
+        delay = next_delay(self._schedule, attempt.job.tries, self._random)
         if delay is None:
             await self._acks.write_ack(Failed, attempt, reason="gave up", **reply)
             return bury(f"gave up: {error}", result.health)
         delay = max(delay, not_before(result.retry_after_s, self._random))
-        due = self._rt.clock() + int(delay * 1000)
+        due = self._clock() + int(delay * 1000)
         await self._acks.write_ack(Deferred, attempt, next_attempt_at=due, **reply)
         return retry(delay, error, result.health)
 

@@ -16,8 +16,8 @@ on conflict (queue, stream, seq) do update set
 where jobs.lane = '' and excluded.lane <> ''
 
 -- name: take_ends
--- Write the ends that acks on the log report. The lease token stays, so that the dispatcher that holds the job and
--- appended this very ack can still settle it. A job that is done stays done; a failure that an operator has replayed
+-- Close jobs whose final acks are on the log. The lease token stays, so that the dispatcher that holds the job and
+-- appended this ack can still settle it. A job that is done stays done; a failure that an operator has replayed
 -- since (replayed_after) is ignored.
 insert into jobs.jobs (queue, stream, seq, name, lane, state, payload, attempts, finished_at, last_error)
 select 'dispatch', ack.stream, 0, 'send', '', ack.state, '', ack.attempt, now(), ack.error
@@ -33,8 +33,8 @@ where jobs.state not in ('done', 'dead') and excluded.attempts > jobs.replayed_a
     or jobs.state <> 'done' and excluded.state = 'done'
 
 -- name: take_deferrals
--- Changes something only in a database that was restored or rebuilt: the schedule continues where it was.
--- A lease of an earlier attempt than the ack's is one of the restored database; nobody holds it any more.
+-- Count the attempts that acks on the log report, so that in a restored or rebuilt database the schedule continues where
+-- it was. A lease of an earlier attempt than the ack's is one of the restored database; nobody holds it any more.
 insert into jobs.jobs (queue, stream, seq, name, lane, state, payload, attempts, due_at)
 select 'dispatch', ack.stream, 0, 'send', '', 'held', '', ack.attempt, to_timestamp(ack.due / 1000.0)
 from unnest(%(streams)b::uuid[], %(attempts)b::integer[], %(dues)b::bigint[]) as ack (stream, attempt, due)
@@ -67,7 +67,7 @@ where o.queue = 'dispatch' and o.topic = moved.topic and o.partition = moved.par
     and o.next_offset = moved.expected
 
 -- name: heard_of
--- Emails with an event that only an email which was sent can have.
+-- Emails with an event that proves that they were sent.
 select email_id::text from projections.history
 where email_id = any(%(email_ids)b::uuid[])
     and status in ('sent', 'delivered', 'opened', 'clicked', 'bounced', 'complained')

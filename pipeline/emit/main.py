@@ -1,27 +1,39 @@
 """The role `mailfold emit`: send the pending conversions, which the projector has stored as jobs, to Fast Track."""
 
+import asyncio
+
 from pipeline import admin
 from pipeline.emit.emitter import NO_DESTINATION, ConversionJobHandler
 from pipeline.emit.http import open_conversion_client
+from pipeline.emit.metrics import EmitMetrics
 from pipeline.jobs.engine import JobEngine
+from pipeline.jobs.retention import expiring_jobs
 from pipeline.jobs.store import ClaimLimits, JobStore
 from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.conninfo import session_conninfo
+from pipeline.runtime.retention import run_retention
 
 QUEUE = "emit"
 
 
 async def run(rt: Runtime) -> None:
-    """Send conversions until ``rt.stop``, then finish the jobs in hand."""
+    """Send conversions and delete old jobs until ``rt.stop``, then finish the jobs in hand."""
     settings = rt.settings
     limits = ClaimLimits(settings.emit_concurrency, settings.lane_concurrency, settings.lease_seconds)
     store = JobStore(rt.pool, QUEUE, limits)
+    metrics = EmitMetrics(QUEUE)
+    rt.health.use_metrics(metrics)
     async with open_conversion_client(settings) as client:
         handle = ConversionJobHandler(rt, client)
-        url = settings.database_url.get_secret_value()
         engine = JobEngine(
-            store, limits, handle, settings.emit_schedule, url=url, tick=lambda: _resume_lanes(rt, store)
+            *(store, limits, handle, settings.emit_schedule),
+            conninfo=session_conninfo(settings),
+            metrics=metrics.jobs,
+            tick=lambda: _resume_lanes(rt, store),
         )
-        await engine.run(rt.stop)
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(run_retention(rt, expiring_jobs(QUEUE, settings)))
+            loops.create_task(engine.run(rt.stop))
 
 
 async def _resume_lanes(rt: Runtime, store: JobStore) -> None:

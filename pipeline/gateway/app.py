@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.gateway import localizations, problems, request_body
+from pipeline.gateway import localizations, problems, request_body, request_id
 from pipeline.gateway.headers import SECURITY_HEADERS
 from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.openapi import common, docs_page
@@ -29,6 +29,7 @@ from pipeline.gateway.routes import (
     webhooks,
 )
 from pipeline.gateway.state import GatewayState
+from pipeline.runtime.ports import NewId
 
 _SURFACE_BY_FIRST_SEGMENT: Final = {
     "channels": "batch",
@@ -87,15 +88,16 @@ def make_app(state: GatewayState) -> ASGIApp:
         app.include_router(routes.router(state))
     common.install_schemas(app, OPENAPI_TYPES)
     docs_page.install_docs_page(app)
-    return tracking.TrackingMiddleware(ResponseMiddleware(app, state.metrics), state)
+    return tracking.TrackingMiddleware(ResponseMiddleware(app, state.metrics, state.runtime.new_id), state)
 
 
 class ResponseMiddleware:
-    """The ASGI wrapper that counts every response and adds the security headers to it."""
+    """The ASGI wrapper that counts every response and adds the request's id and the security headers to it."""
 
-    def __init__(self, app: ASGIApp, metrics: GatewayMetrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: GatewayMetrics, new_id: NewId) -> None:
         self._app = app
         self._metrics = metrics
+        self._new_id = new_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, as the ASGI specification says."""
@@ -103,6 +105,7 @@ class ResponseMiddleware:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
+        own_id = request_id.begin_request(scope, self._new_id)
         surface = _SURFACE_BY_FIRST_SEGMENT.get(scope["path"].strip("/").partition("/")[0], "other")
 
         async def send_observed(message: Message) -> None:
@@ -110,6 +113,7 @@ class ResponseMiddleware:
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
+                headers[request_id.HEADER] = own_id
                 self._metrics.requests.labels(surface, message["status"]).inc()
                 self._metrics.request_seconds.labels(surface).observe(time.perf_counter() - started)
             await send(message)

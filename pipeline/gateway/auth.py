@@ -9,6 +9,7 @@ from pipeline.gateway.problems import HttpProblem
 from pipeline.gateway.request_body import OWNER_SCOPE_KEY
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.fair_threads import CURRENT_CALLER
+from pipeline.runtime.logs import bind_log_fields
 from pipeline.runtime.ttl_cache import TTLCache
 
 API_KEY_TTL_S: Final = 3.0
@@ -35,9 +36,15 @@ class ApiKeyAuthenticator:
         tenant = await self._tenants.get(admin.key_hash(key), lambda _: admin.tenant_of_key(self._pool, key))
         if tenant is None:
             raise _unauthorized("the API key is unknown or revoked")
-        CURRENT_CALLER.set(tenant.tenant)
-        request.scope[OWNER_SCOPE_KEY] = f"tenant {tenant.tenant}"
+        set_tenant(request, tenant)
         return tenant
+
+
+def set_tenant(request: Request, tenant: admin.Tenant) -> None:
+    """Make the tenant the one whose share of threads and memory the request uses, and that its log lines name."""
+    CURRENT_CALLER.set(tenant.tenant)
+    request.scope[OWNER_SCOPE_KEY] = f"tenant {tenant.tenant}"
+    bind_log_fields(tenant=tenant.tenant)
 
 
 def api_key_of(request: Request) -> str:

@@ -7,97 +7,62 @@ import time
 from pathlib import Path
 from typing import Final
 
-import psycopg
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from psycopg_pool import PoolTimeout
-
 from pipeline.dispatch.correlation.parked import SQL as CORRELATION
-from pipeline.runtime.database import Pool
+from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool
+from pipeline.runtime.role_metrics import RoleMetrics
 from projections.sql import SqlQueries
 
 SQL = SqlQueries(Path(__file__).with_name("metrics.sql"))
 REFRESH_INTERVAL_S: Final = 5.0
 """Seconds between two reads from Postgres, however often /metrics is requested."""
-LATENCY_BUCKETS_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
-class GatewayMetrics:
-    """One gateway's metrics, in a registry of its own: tests run several gateways in one process."""
+class GatewayMetrics(RoleMetrics):
+    """One gateway's metrics."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        super().__init__()
         self.body_bytes = self.gauge("http_body_bytes", "Bytes of request bodies in memory.")
         self._add_http_metrics()
         self._add_webhook_and_tracking_metrics()
         self._add_spool_metrics()
-        self._add_event_loop_metrics()
 
     def _add_http_metrics(self) -> None:
-        self.requests = self._counter("http_requests", "Requests answered.", "surface", "status")
-        self.request_seconds = self._histogram("http_request_seconds", "Time to answer.", "surface")
-        self.messages = self._counter("messages", "Messages submitted, by the outcome that was answered.", "outcome")
-        self.appends = self._counter("appends", "Records appended, by topic and whether confirmed.", "topic", "result")
-        self.refused = self._counter(
+        self.requests = self.counter("http_requests", "Requests answered.", "surface", "status")
+        self.request_seconds = self.histogram("http_request_seconds", "Time to answer.", "surface")
+        self.messages = self.counter("messages", "Messages submitted, by the outcome that was answered.", "outcome")
+        self.appends = self.counter("appends", "Records appended, by topic and whether confirmed.", "topic", "result")
+        self.refused = self.counter(
             "http_refused",
             "Connections and requests refused, by reason: address, connections, evicted, head, slow, memory.",
             "why",
         )
 
     def _add_webhook_and_tracking_metrics(self) -> None:
-        self.invalid_signatures = self._counter(
+        self.invalid_signatures = self.counter(
             "forged", "Tokens and webhooks whose signature is invalid or too old.", "surface"
         )
-        self.webhooks = self._counter(
+        self.webhooks = self.counter(
             "webhooks", "Providers' webhooks, by the outcome that was answered.", "provider", "outcome"
         )
-        self.tracked = self._counter(
+        self.tracked = self.counter(
             "tracked", "Opens and clicks received, by what caused them: human, or why a machine.", "event", "by"
         )
-        self.tracked_over_limit = self._counter(
+        self.tracked_over_limit = self.counter(
             "tracked_over_limit", "Opens and clicks answered and not recorded: too many of one link.", "event"
         )
         self.buffered_events = self.gauge("notes_waiting", "Opens and clicks answered and not yet recorded.")
 
     def _add_spool_metrics(self) -> None:
-        self.spooled = self._counter("spooled", "Opens and clicks written to the local spool.")
-        self.unspooled = self._counter("unspooled", "Opens and clicks moved from the spool to the log.")
-        self.spool_lost = self._counter("spool_lost", "Opens and clicks that could not be written even to the spool.")
+        self.spooled = self.counter("spooled", "Opens and clicks written to the local spool.")
+        self.unspooled = self.counter("unspooled", "Opens and clicks moved from the spool to the log.")
+        self.spool_lost = self.counter("spool_lost", "Opens and clicks that could not be written even to the spool.")
         self.spool_events = self.gauge("spool_events", "Opens and clicks in this gateway's spool, not yet on the log.")
-
-    def _add_event_loop_metrics(self) -> None:
-        self._loop_lag = self._histogram(
-            "event_loop_lag_seconds", "Delay of an event loop timer, measured ten times a second."
-        )
-        self._loop_stalls = self._counter(
-            "event_loop_stalls", "How often the event loop was blocked for over 200 ms; the log names the code."
-        )
 
     def count_messages(self, wanted: int, taken: int, refused: int) -> None:
         """Count a request's messages as successful or failed; those that the log did not confirm count as fatal."""
         for outcome, number in (("successful", taken), ("failed", refused), ("fatal", wanted - taken - refused)):
             self.messages.labels(outcome).inc(number)
-
-    def record_loop_lag(self, lag_seconds: float, stalled: bool) -> None:
-        """Record one measurement of the event loop's delay."""
-        self._loop_lag.observe(lag_seconds)
-        if stalled:
-            self._loop_stalls.inc()
-
-    def gauge(self, name: str, description: str, *labels: str) -> Gauge:
-        """Return a new gauge of this registry."""
-        return Gauge(f"mailfold_{name}", description, labels, registry=self.registry)
-
-    def render(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
-
-    def _counter(self, name: str, description: str, *labels: str) -> Counter:
-        return Counter(f"mailfold_{name}", description, labels, registry=self.registry)
-
-    def _histogram(self, name: str, description: str, *labels: str) -> Histogram:
-        return Histogram(
-            f"mailfold_{name}", description, labels, registry=self.registry, buckets=LATENCY_BUCKETS_SECONDS
-        )
 
 
 class PipelineGauges:
@@ -121,24 +86,35 @@ class PipelineGauges:
             "unknown_events", "Events of unknown types in the last day; counted up to 10,000.", "kind"
         )
         self._paused = metrics.gauge("lane_paused", "1 for each paused lane.", "queue", "lane")
+        self._stopped = metrics.gauge(
+            "lanes_stopped",
+            "Lanes that get no jobs, by queue and why: paused by an operator or an answer, open (failing).",
+            "queue",
+            "why",
+        )
 
     async def refresh(self) -> None:
         """Read the gauges from Postgres, unless they are recent; if Postgres is unavailable, only set that gauge."""
         if time.monotonic() - self._read_at < REFRESH_INTERVAL_S:
             return
         self._read_at = time.monotonic()
-        for gauge in (self._jobs, self._oldest, self._unknown, self._paused):
+        for gauge in (self._jobs, self._oldest, self._unknown, self._paused, self._stopped):
             gauge.clear()
         try:
             await self._read()
             self._up.set(1)
-        except (psycopg.OperationalError, PoolTimeout):
+        except DATABASE_UNAVAILABLE_ERRORS:
             self._up.set(0)
 
     async def _read(self) -> None:
         async with self._pool.connection(timeout=2) as connection:
-            queries = (("open_jobs", self._jobs), ("oldest_jobs", self._oldest), ("unknown_events", self._unknown))
-            for name, gauge in queries:
+            queries = {
+                "open_jobs": self._jobs,
+                "oldest_jobs": self._oldest,
+                "unknown_events": self._unknown,
+                "stopped_lanes": self._stopped,
+            }
+            for name, gauge in queries.items():
                 for *labels, value in await (await connection.execute(SQL[name])).fetchall():
                     gauge.labels(*labels).set(value)
             [(parked, oldest_at)] = await (await connection.execute(CORRELATION["parked"])).fetchall()

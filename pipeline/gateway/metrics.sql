@@ -13,6 +13,11 @@ group by queue
 -- name: paused_lanes
 select queue, lane from jobs.lanes where paused_at is not null
 
+-- name: stopped_lanes
+select queue, case when paused_at is null then 'open' else 'paused' end as why, count(*) from jobs.lanes
+where paused_at is not null or open_until > now()
+group by 1, 2
+
 -- name: unknown_events
 -- Counts the last day's unknown events by kind of provider, with which an event's id begins. Usually there are few;
 -- more than 10,000 need not be counted exactly.

@@ -13,13 +13,14 @@ from typing import Final
 
 import uvicorn
 
-from pipeline.errors import InvalidSettings, LogUnavailable
+from pipeline.errors import InvalidSettings
 from pipeline.gateway.app import make_app
 from pipeline.gateway.certificates import ConnectorFactory
 from pipeline.gateway.connections import ConnectionGuard, ConnectionLimits, protocol_class
 from pipeline.gateway.smtp.listener import smtp_listener
 from pipeline.gateway.state import GatewayState, make_gateway_state
 from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.database import Pool
 from pipeline.runtime.fair_threads import FairThreads
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.private_files import make_private_folder, replace_file
@@ -44,14 +45,13 @@ class GatewayServer(uvicorn.Server):
         yield
 
 
-async def serve(rt: Runtime, connector: ConnectorFactory) -> None:
+async def serve(rt: Runtime, connector: ConnectorFactory, standby: Pool | None) -> None:
     """Listen on the settings' host and port until ``rt.stop`` is set.
 
-    Raise InvalidSettings if the port is taken, LogUnavailable if the Kafka producer failed for good: the process
-    manager has to start another process then.
+    Raise InvalidSettings if the port is taken.
     """
     asyncio.get_running_loop().set_default_executor(FairThreads(MAX_THREADS))
-    state = make_gateway_state(rt, connector)
+    state = make_gateway_state(rt, connector, standby)
     server = GatewayServer(
         uvicorn.Config(
             make_app(state),
@@ -69,8 +69,6 @@ async def serve(rt: Runtime, connector: ConnectorFactory) -> None:
     with _listen(rt) as listener:
         async with smtp_listener(rt.settings, state.inbound_mail, rt.stop):
             await _serve(rt, state, server, listener)
-    if rt.log.is_dead and not rt.stop.is_set():
-        raise LogUnavailable("the Kafka producer failed for good, no request can be accepted any more")
 
 
 def _connection_guard(rt: Runtime, state: GatewayState) -> ConnectionGuard:
@@ -112,8 +110,8 @@ async def _serve(rt: Runtime, state: GatewayState, server: GatewayServer, listen
 
 
 async def _stop_server(rt: Runtime, server: GatewayServer, buffer_task: "asyncio.Task[None]") -> None:
-    """Stop the HTTP server once ``rt.stop`` is set, the Kafka producer failed, or ``buffer_task`` ended."""
-    while not rt.stop.is_set() and not rt.log.is_dead and not buffer_task.done():
+    """Stop the HTTP server once ``rt.stop`` is set or ``buffer_task`` ended."""
+    while not rt.stop.is_set() and not buffer_task.done():
         await sleep_unless(rt.stop, 1)
     server.should_exit = True
 

@@ -11,6 +11,7 @@ from pipeline.gateway.body_memory import BodyMemory
 from pipeline.gateway.certificates import ConnectorFactory
 from pipeline.gateway.client_info import ClientInfoReader
 from pipeline.gateway.event_buffer import EventBuffer
+from pipeline.gateway.history_reader import HistoryReader
 from pipeline.gateway.hit_limit import HitLimit
 from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.smtp.recorder import InboundMailRecorder
@@ -18,6 +19,7 @@ from pipeline.gateway.spool import Spool
 from pipeline.gateway.tenant_limits import TenantLimits
 from pipeline.gateway.webhook_record import REQUEST_MAX_BYTES
 from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.database import Pool
 from pipeline.runtime.ports import Log, LogEntry
 from pipeline.runtime.signing import Signer
 from pipeline.webhooks.token_readers import token_readers_of
@@ -47,6 +49,7 @@ class GatewayState:
     runtime: Runtime
     metrics: GatewayMetrics
     log: Log
+    history: HistoryReader
     spool: Spool
     event_buffer: EventBuffer
     client_info: ClientInfoReader
@@ -60,11 +63,15 @@ class GatewayState:
     """Makes connections to providers' own servers."""
 
 
-def make_gateway_state(rt: Runtime, connector: ConnectorFactory = aiohttp.TCPConnector) -> GatewayState:
-    """Return a gateway's shared objects, without opening a connection, a socket or a file."""
+def make_gateway_state(
+    rt: Runtime, connector: ConnectorFactory = aiohttp.TCPConnector, standby: Pool | None = None
+) -> GatewayState:
+    """Return a gateway's shared objects, without opening a connection, a socket or a file.
+
+    ``standby``: a pool of connections to the database from which listings are read.
+    """
     metrics = GatewayMetrics()
-    if rt.watchdog is not None:
-        rt.watchdog.listen(metrics.record_loop_lag)
+    rt.health.use_metrics(metrics)
     log = CountedLog(rt.log, metrics)
     spool = Spool(rt.settings.data_dir / "spool", log, rt.new_id, metrics)
     signer = Signer(rt.settings.secret.get_secret_value(), "track")
@@ -72,6 +79,7 @@ def make_gateway_state(rt: Runtime, connector: ConnectorFactory = aiohttp.TCPCon
         runtime=rt,
         metrics=metrics,
         log=log,
+        history=HistoryReader(rt.pool, standby),
         spool=spool,
         event_buffer=EventBuffer(log, spool, metrics),
         client_info=ClientInfoReader(rt.settings.trusted_proxies),

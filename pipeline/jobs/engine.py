@@ -12,20 +12,17 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Final, Protocol
 
-import psycopg
-from psycopg_pool import PoolTimeout
-
 from pipeline.errors import DatabaseReplaced, LeaseLost, RecoverableError
 from pipeline.jobs.job import EndpointHealth, Job, JobResult, JobState, bury, release, retry
+from pipeline.jobs.metrics import JobMetrics
 from pipeline.jobs.notify import listen
 from pipeline.jobs.retry import next_delay
 from pipeline.jobs.store import ClaimLimits, JobStore, Settlement, notify_channel
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
+from pipeline.runtime.logs import bind_log_fields, get_logger
 
 logger = get_logger(__name__)
 
-DATABASE_UNAVAILABLE_ERRORS: Final = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, OSError)
-"""Errors that mean Postgres is unavailable or overloaded; any other database error is a bug and ends the role."""
 POLL_INTERVAL_S: Final = 1.0
 """Seconds between claims without a notification; the fallback for lost notifications."""
 CLAIM_INTERVAL_S: Final = 0.004
@@ -82,7 +79,8 @@ class JobEngine:
         handle: JobHandler,
         schedule: tuple[float, ...],
         *,
-        url: str,
+        conninfo: str,
+        metrics: JobMetrics,
         rand: Callable[[], float] = random.random,
         tick: Callable[[], Awaitable[None]] | None = None,
         barrier: ClaimBarrier | None = None,
@@ -91,9 +89,10 @@ class JobEngine:
         self._limits = limits
         self._handle = handle
         self._schedule = schedule
-        self._url = url
+        self._conninfo = conninfo
         self._random = rand
         self._tick = tick
+        self._metrics = metrics
         self._barrier = barrier
         self._server: datetime | None = None
         """When the server started on which the barrier was passed; None while it is not."""
@@ -106,11 +105,12 @@ class JobEngine:
         self._running: dict[tuple[str, int], Job] = {}
         """Jobs that use capacity: those of ``_jobs`` without a result."""
         self._results: list[Settlement] = []
+        self._metrics.in_hand.set_function(lambda: len(self._running))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop``; then finish the jobs in hand, release those that were not begun, and return."""
         helpers = (self._settle_results(), self._extend_leases(), self._run_ticks(), self._wake_at(stop))
-        listener = listen(self._url, notify_channel(self._store.queue), self._wake)
+        listener = listen(self._conninfo, notify_channel(self._store.queue), self._wake)
         tasks = [asyncio.create_task(coroutine) for coroutine in (*helpers, listener)]
         try:
             while not stop.is_set():
@@ -139,7 +139,6 @@ class JobEngine:
         except DATABASE_UNAVAILABLE_ERRORS as error:
             logger.warning("database unavailable, retrying", queue=self._store.queue, error=str(error))
             await asyncio.sleep(POLL_INTERVAL_S)
-            await self._store.check_connections()
             return
         if claimed:
             await asyncio.sleep(CLAIM_INTERVAL_S)
@@ -168,6 +167,7 @@ class JobEngine:
         return len(jobs)
 
     async def _run_job(self, job: Job, lease: Lease) -> None:
+        bind_log_fields(queue=job.queue, email_id=job.stream, job=job.name, lane=job.lane, attempt=job.attempt)
         try:
             result = await self._handle(job, lease)
         except LeaseLost:
@@ -178,10 +178,10 @@ class JobEngine:
                 self._forget(job)
             else:
                 self._queue_result(job, release(0, "stopped"))
-        except (RecoverableError, *DATABASE_UNAVAILABLE_ERRORS) as error:
+        except (RecoverableError, OSError, *DATABASE_UNAVAILABLE_ERRORS) as error:
             self._queue_result(job, release(1 + self._random(), f"{type(error).__name__}: {error}"))
         except Exception as error:
-            logger.exception("attempt failed", **_job_fields(job), attempt=job.attempt)
+            logger.exception("attempt failed")
             self._queue_result(job, self._retry_or_bury(job, f"{type(error).__name__}: {error}"))
         else:
             self._queue_result(job, result)
@@ -192,9 +192,9 @@ class JobEngine:
 
     def _queue_result(self, job: Job, result: JobResult) -> None:
         if result.pause_reason:
-            logger.error("lane paused", queue=job.queue, lane=job.lane, reason=result.pause_reason)
+            logger.error("lane paused", reason=result.pause_reason)
         elif result.health is EndpointHealth.BROKEN:
-            logger.error("lane broken", queue=job.queue, lane=job.lane, error=result.error)
+            logger.error("lane broken", error=result.error)
         self._results.append((job, result))
         self._running.pop((job.stream, job.seq), None)
         self._has_results.set()
@@ -212,10 +212,14 @@ class JobEngine:
             await self._has_results.wait()
             self._has_results.clear()
             batch, self._results = self._results, []
-            for job in await self._write_results(batch):
-                logger.warning("lease lost", **_job_fields(job))
+            lost = await self._write_results(batch)
+            for job in lost:
+                logger.warning("lease lost", queue=job.queue, email_id=job.stream, job=job.name)
+                self._metrics.count_lost()
             for job, result in batch:
                 self._forget(job)
+                if job not in lost:
+                    self._metrics.count(result)
                 if result.state is JobState.PENDING and result.delay_s < 60:
                     asyncio.get_running_loop().call_later(result.delay_s, self._wake.set)
 
@@ -223,7 +227,8 @@ class JobEngine:
         delay = 0.1
         while True:
             try:
-                return await self._store.settle(batch)
+                with self._metrics.settle_seconds.time():
+                    return await self._store.settle(batch)
             except DATABASE_UNAVAILABLE_ERRORS as error:
                 logger.warning(
                     "results not written, retrying", queue=self._store.queue, results=len(batch), error=str(error)
@@ -286,8 +291,3 @@ def _raise_first_error(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         if task.done() and not task.cancelled() and (error := task.exception()) is not None:
             raise error
-
-
-def _job_fields(job: Job) -> dict[str, str]:
-    """Return the fields of a log line about a job; a job's stream is its email."""
-    return {"queue": job.queue, "email_id": job.stream, "job": job.name}

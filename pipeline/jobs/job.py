@@ -32,10 +32,14 @@ class Job:
     """A claimed job, leased to this process until the lease of its token runs out."""
 
     queue: str
+    """`dispatch`, whose jobs send emails, or `emit`, whose jobs send conversions."""
     stream: str
+    """The id of the email. The jobs of one email are done one after another, in the order of ``seq``."""
     seq: int
     name: str
+    """`send`, or the word of the conversion, such as `open`."""
     lane: str
+    """The brand whose job it is, as `tenant/brand`; the jobs of a lane are paused and delayed together."""
     attempt: int
     """Number of this attempt, from 1, counted over all replays, so that ids made of it never repeat."""
     tries: int

@@ -297,3 +297,40 @@ where queue = %(queue)s and stream = %(stream)s and state = 'pending' and due_at
 
 -- name: notify
 select pg_notify(%(channel)s, '')
+
+-- name: expire_done
+-- Locked rows are skipped: whoever has them may still write them, and the next sweep finds them.
+delete from jobs.jobs where ctid = any(array(
+    select ctid from jobs.jobs
+    where queue = %(queue)s and state = 'done' and finished_at < now() - %(days)s * interval '1 day'
+    order by finished_at limit %(limit)s for update skip locked
+))
+
+-- name: expire_dead
+delete from jobs.jobs where ctid = any(array(
+    select ctid from jobs.jobs
+    where queue = %(queue)s and state = 'dead' and finished_at < now() - %(days)s * interval '1 day'
+    order by finished_at limit %(limit)s for update skip locked
+))
+
+-- name: expire_held
+-- Jobs that were made of a deferral whose request never came: nobody can do them.
+delete from jobs.jobs where ctid = any(array(
+    select ctid from jobs.jobs
+    where queue = %(queue)s and state = 'held' and payload = '' and created_at < now() - %(days)s * interval '1 day'
+    limit %(limit)s for update skip locked
+))
+
+-- name: expire_lanes
+-- Lanes are named by their callers, so that there may be any number of them. One that is not paused, has no open job
+-- and whose breaker let jobs through a day ago is as good as new.
+delete from jobs.lanes where ctid = any(array(
+    select l.ctid from jobs.lanes l
+    where l.queue = %(queue)s and l.paused_at is null
+        and (l.open_until is null or l.open_until < now() - interval '1 day')
+        and not exists (
+            select from jobs.jobs j
+            where j.queue = l.queue and j.lane = l.lane and j.state in ('pending', 'attempting')
+        )
+    limit %(limit)s for update of l skip locked
+))

@@ -1,7 +1,9 @@
 """Decide when a job is tried again: the delays between attempts, with jitter, and the circuit breaker of a lane.
 
-Pure; called by the engine, the store and the job handlers. Consecutive failures open a breaker, and a successful probe
-closes it:
+Pure; called by the engine, the store and the job handlers. The schedules are the settings ``dispatch_schedule``
+(emails) and ``emit_schedule`` (conversions); docs/explanation/retries.md says which answers are retried.
+
+Consecutive failures open a breaker, and a successful probe closes it:
 
 closed ──FAILURE_THRESHOLD failures──▶ open ──pause over──▶ one probe ──succeeds──▶ closed
                                          ▲──── fails: the pause doubles ──┘

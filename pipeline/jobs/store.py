@@ -139,10 +139,6 @@ class JobStore:
             cursor = await connection.execute(SQL["paused_for"], {"queue": self.queue, "reason": reason})
             return [lane for (lane,) in await cursor.fetchall()]
 
-    async def check_connections(self) -> None:
-        """Replace the dead connections of the pool; called after an error, so that not each of them causes another."""
-        await self._pool.check()
-
     async def _execute(self, name: str, **values: Any) -> None:
         async with self._pool.connection() as connection:
             await connection.execute(SQL[name], {"queue": self.queue, **values})

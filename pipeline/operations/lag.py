@@ -15,6 +15,7 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from pipeline.dispatch.correlation.parked import SQL as CORRELATION
 from pipeline.errors import LogUnavailable
+from pipeline.project.main import consumer_group
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.kafka_clients import create_admin, create_consumer, start_client
 from projections.history_queries import SQL
@@ -36,6 +37,8 @@ class LagSnapshot(msgspec.Struct, frozen=True):
     ends: PartitionOffsets
     next_offsets: Mapping[str, PartitionOffsets]
     """The next offsets of each role. `correlation` is the loop of dispatch that correlates events with emails."""
+    halted: Mapping[int, str] = {}
+    """Why the projector does not go on with a partition of `email-changes`, by the partition's number."""
 
 
 async def read_lag(rt: Runtime) -> LagSnapshot:
@@ -46,7 +49,8 @@ async def read_lag(rt: Runtime) -> LagSnapshot:
         beginnings, ends = await _read_bounds(rt, reader, READ_TOPICS)
     finally:
         await reader.stop()
-    next_offsets = {"worker": await _committed_offsets(rt)}
+    worker_offsets, halted = await _read_groups(rt)
+    next_offsets = {"worker": worker_offsets}
     async with rt.pool.connection() as connection:
         tables = {
             "project": SQL["projected"],
@@ -56,7 +60,7 @@ async def read_lag(rt: Runtime) -> LagSnapshot:
         for role, query in tables.items():
             rows = await (await connection.execute(query)).fetchall()
             next_offsets[role] = {(row[0], row[1]): row[2] for row in rows}
-    return LagSnapshot(beginnings, ends, next_offsets)
+    return LagSnapshot(beginnings, ends, next_offsets, halted)
 
 
 def lag_of(snapshot: LagSnapshot, role: str, topic: Topic, ends: PartitionOffsets | None = None) -> int:
@@ -92,19 +96,22 @@ async def _read_bounds(
     return without_prefix(beginnings), without_prefix(ends)
 
 
-async def _committed_offsets(rt: Runtime) -> PartitionOffsets:
+async def _read_groups(rt: Runtime) -> tuple[PartitionOffsets, dict[int, str]]:
+    """Return the offsets that the worker has committed, and why the projector has halted, by partition."""
     client = create_admin(rt.settings)
     await start_client(client, rt.settings)
     try:
         offsets = await _group_offsets(client, rt.settings.topic_prefix + WORKER_GROUP)
+        projected = await _group_offsets(client, consumer_group(rt.settings))
     finally:
         await client.close()
     prefix = len(rt.settings.topic_prefix)
-    return {
+    committed = {
         (partition.topic[prefix:], partition.partition): row.offset
         for partition, row in offsets.items()
         if row.offset >= 0
     }
+    return committed, {partition.partition: row.metadata for partition, row in projected.items() if row.metadata}
 
 
 async def _group_offsets(client: AIOKafkaAdminClient, group: str) -> Any:

@@ -20,6 +20,8 @@ from pipeline.errors import PermanentError
 from pipeline.project.main import make_sink
 from pipeline.project.partition import TRANSACTION_MAX_RECORDS, FetchedRecords, write_records
 from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.conninfo import session_conninfo
+from pipeline.runtime.database import connect_session
 from pipeline.runtime.kafka import topic_partition
 from pipeline.runtime.kafka_clients import create_consumer
 from pipeline.runtime.leader import hold_command_lock
@@ -55,14 +57,12 @@ async def rebuild(
 
     Do not swap with ``check``, or if the tables differ, unless ``force`` is set. Raise Refused if another rebuild runs.
     """
-    async with hold_command_lock(rt, "rebuild", _REBUILD_LOCK_ID), rt.pool.connection() as own:
-        await own.set_autocommit(True)
+    async with hold_command_lock(rt, "rebuild", _REBUILD_LOCK_ID), await connect_session(rt.settings) as own:
         await swap.create_schema(own)
         try:
             return await _rebuild(rt, own, progress, check, force)
         finally:
             await swap.discard_rebuild(own)
-            await own.set_autocommit(False)
 
 
 async def _rebuild(rt: Runtime, own: Any, progress: ProgressCallback, check: bool, force: bool) -> RebuildResult:
@@ -75,7 +75,7 @@ async def _rebuild(rt: Runtime, own: Any, progress: ProgressCallback, check: boo
         if check or (differences and not force):
             return RebuildResult(replay.records, differences, False)
         await replay.catch_up(progress)
-        async with session_lock(rt.settings.database_url.get_secret_value(), SWAP_LOCK):
+        async with session_lock(session_conninfo(rt.settings), SWAP_LOCK):
             await replay.catch_up(progress)
             booked = await swap.swap_schemas(own)
         await swap.drop_old(own)
@@ -87,11 +87,10 @@ async def _compare(rt: Runtime, replay: "LogReplay", progress: ProgressCallback)
 
     Projectors are blocked until the snapshot is taken, and continue during the comparison.
     """
-    async with rt.pool.connection() as comparing, comparing.transaction():
+    # Not the pool's: the transaction is idle while the replay catches up, and a comparison may take long.
+    async with await connect_session(rt.settings) as comparing, comparing.transaction():
         await comparing.execute("set transaction isolation level repeatable read, read only")
-        # The transaction is idle while the replay catches up, which may take long; it holds no row locks.
-        await comparing.execute("set local idle_in_transaction_session_timeout = 0")
-        async with session_lock(rt.settings.database_url.get_secret_value(), SWAP_LOCK):
+        async with session_lock(session_conninfo(rt.settings), SWAP_LOCK):
             await replay.catch_up(progress)
             await comparing.execute("select 1 from projections.next_offsets")
         return await swap.differences(comparing)

@@ -76,6 +76,13 @@ class ParkedCount(msgspec.Struct, frozen=True):
     oldest: dt.datetime | None
 
 
+class HaltedPartition(msgspec.Struct, frozen=True):
+    """A partition of `email-changes` that the projector does not go on with, although Kafka and Postgres answer."""
+
+    partition: int
+    reason: str
+
+
 class StatusSnapshot(msgspec.Struct, frozen=True):
     """The state of the whole system at one moment."""
 
@@ -87,6 +94,7 @@ class StatusSnapshot(msgspec.Struct, frozen=True):
     dead_letters: int
     insecure_destinations: tuple[str, ...] = ()
     """Destinations, as tenant/brand, whose key is sent over unencrypted HTTP."""
+    halted: tuple[HaltedPartition, ...] = ()
     feature_level: int = FIRST_LEVEL
     """The level up to which processes may write; `mailfold upgrade finish` raises it to that of its version."""
 
@@ -119,7 +127,12 @@ async def read_status(rt: Runtime) -> StatusSnapshot:
     )
     oldest = None if oldest_parked is None else dt.datetime.fromtimestamp(oldest_parked / 1000, dt.UTC)
     parked = ParkedCount(parked_count, oldest)
-    return StatusSnapshot(lags, owed[0] if owed else None, jobs, stopped, parked, dead_letters, insecure, level)
+    halted = tuple(HaltedPartition(partition, reason) for partition, reason in sorted(snapshot.halted.items()))
+    return StatusSnapshot(
+        *(lags, owed[0] if owed else None, jobs, stopped, parked, dead_letters, insecure),
+        halted=halted,
+        feature_level=level,
+    )
 
 
 def _topic_lag(role: str, topic: Topic, snapshot: LagSnapshot) -> TopicLag:

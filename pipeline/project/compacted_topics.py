@@ -10,13 +10,13 @@ from typing import Any, Final, Protocol
 import psycopg
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
-from psycopg_pool import PoolTimeout
 
 from pipeline.errors import RecoverableError
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.consumed import ConsumedRecord
+from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.kafka import append_all, topic_partition
-from pipeline.runtime.kafka_clients import create_consumer
+from pipeline.runtime.kafka_clients import create_consumer, get_records, start_client
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.sleep import sleep_unless
@@ -25,7 +25,7 @@ from topics.registry import DEAD_LETTERS, Topic
 
 _RETRY_PAUSE_S: Final = 1.0
 _HALT_PAUSE_S: Final = 30.0
-_UNAVAILABLE_ERRORS: Final = (KafkaError, psycopg.OperationalError, PoolTimeout, RecoverableError)
+_UNAVAILABLE_ERRORS: Final = (KafkaError, RecoverableError, *DATABASE_UNAVAILABLE_ERRORS)
 _PARTITION: Final = 0
 
 logger = get_logger(__name__)
@@ -61,8 +61,8 @@ async def follow_topic(rt: Runtime, topic: Topic, tables: TopicProjection, batch
 
 async def _follow(rt: Runtime, topic: Topic, tables: TopicProjection, batch_size: int) -> None:
     reader = create_consumer(rt.settings, fetch_max_wait_ms=250)
+    await start_client(reader, rt.settings)
     try:
-        await reader.start()
         await _project(rt, reader, topic, tables, batch_size)
     finally:
         await reader.stop()
@@ -79,7 +79,8 @@ async def _project(
         offset = await tables.next_offset(connection, beginning)
     reader.seek(partition, offset)
     while not rt.stop.is_set():
-        records = (await reader.getmany(partition, timeout_ms=250, max_records=batch_size)).get(partition, [])
+        fetched = await get_records(reader, partition, timeout_ms=250, max_records=batch_size)
+        records = fetched.get(partition, [])
         if not records:
             continue
         decoded = await _decode_or_bury(rt, topic, records)

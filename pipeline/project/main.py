@@ -13,20 +13,25 @@ from typing import Final
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
+from pipeline.errors import LogUnavailable
 from pipeline.project.compacted_topics import follow_topic
+from pipeline.project.observer import ProjectObserver
 from pipeline.project.partition import OutageBackoff, PartitionProjector
 from pipeline.project.ticks import Ticker
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
-from pipeline.runtime.kafka_clients import create_consumer
+from pipeline.runtime.kafka_clients import create_consumer, start_client
+from pipeline.runtime.retention import ExpiringRows, run_retention
 from pipeline.runtime.signing import Signer, hash_address, old_hash_of
 from pipeline.runtime.sleep import sleep_unless
 from pipeline.settings import Settings
-from projections import suppressions, templates
+from projections import sink, suppressions, templates
 from projections.sink import Sink
 from topics.registry import EMAIL_CHANGES, SUPPRESSIONS, TEMPLATES
 
 CONSUMER_GROUP: Final = "project"
+METADATA_MAX_CHARS: Final = 500
+"""Of the text that is committed with an offset; the brokers' default limit is 4096 bytes."""
 
 
 def consumer_group(settings: Settings) -> str:
@@ -48,23 +53,31 @@ def _old_digest(signer: Signer, address: str) -> bytes:
 
 
 async def run(rt: Runtime) -> None:
-    """Project changes, templates and operators' suppression decisions until ``rt.stop``."""
+    """Project changes, templates and operators' suppression decisions, and expire identities, until ``rt.stop``."""
     # A template is read whole and may have 250 kB; a decision has a few hundred bytes.
     compacted = (follow_topic(rt, TEMPLATES, templates, 20), follow_topic(rt, SUPPRESSIONS, suppressions, 2000))
-    await asyncio.gather(_project_changes(rt), *compacted)
+    observer = ProjectObserver(rt)
+    expiry = run_retention(rt, [expiring_identities(rt.settings)])
+    await asyncio.gather(_project_changes(rt, observer), *compacted, expiry)
 
 
-async def _project_changes(rt: Runtime) -> None:
+def expiring_identities(settings: Settings) -> ExpiringRows:
+    """Return the identities that expire: reservations of email ids, by which another recipient is refused."""
+    values = {"days": settings.idempotency_days}
+    return ExpiringRows("intake.identities", sink.SQL["expire_identities"], values)
+
+
+async def _project_changes(rt: Runtime, observer: ProjectObserver) -> None:
     """Project `email-changes` until ``rt.stop``; wait and retry while Kafka is unavailable."""
     backoff = OutageBackoff(rt.stop, "Kafka")
     while not rt.stop.is_set():
         try:
-            await _project_with_consumer(rt, backoff)
-        except KafkaError as error:
+            await _project_with_consumer(rt, backoff, observer)
+        except (KafkaError, LogUnavailable) as error:
             await backoff.wait_after_failure(error)
 
 
-async def _project_with_consumer(rt: Runtime, backoff: "OutageBackoff") -> None:
+async def _project_with_consumer(rt: Runtime, backoff: OutageBackoff, observer: ProjectObserver) -> None:
     reader = create_consumer(
         rt.settings,
         group_id=consumer_group(rt.settings),
@@ -72,17 +85,19 @@ async def _project_with_consumer(rt: Runtime, backoff: "OutageBackoff") -> None:
         heartbeat_interval_ms=2_000,
         fetch_max_wait_ms=100,  # a partition that is drained while a fetch for others is in flight waits this long
     )
-    projectors = PartitionProjectors(rt, reader)
+    projectors = PartitionProjectors(rt, reader, observer)
     ticker: asyncio.Task[None] | None = None
     try:
-        await reader.start()
+        await start_client(reader, rt.settings)
         backoff.reset()
+        observer.begin(reader, projectors.projectors)
         reader.subscribe([rt.settings.topic(EMAIL_CHANGES.name)], listener=projectors)
         ticker = asyncio.create_task(Ticker(rt).run(projectors.partitions))
         await projectors.commit_offsets_until_stopped()
     finally:
         if ticker is not None:
             ticker.cancel()
+        observer.end()
         await projectors.close()
         with contextlib.suppress(KafkaError, TimeoutError):
             async with asyncio.timeout(3):
@@ -92,25 +107,32 @@ async def _project_with_consumer(rt: Runtime, backoff: "OutageBackoff") -> None:
 class PartitionProjectors(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
     """A projecting task per assigned partition; commits the projected offsets to the group."""
 
-    def __init__(self, rt: Runtime, reader: AIOKafkaConsumer) -> None:
-        self._rt, self._reader = rt, reader
+    def __init__(self, rt: Runtime, reader: AIOKafkaConsumer, observer: ProjectObserver) -> None:
+        self._rt, self._reader, self._observer = rt, reader, observer
         self._sink = make_sink(rt.settings)
         self._backoff = OutageBackoff(rt.stop, "Postgres")
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
         self._projected: dict[TopicPartition, int] = {}
+        self.projectors: dict[TopicPartition, PartitionProjector] = {}
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         """Start a task for each partition. Returns at once: each task reads its start offset from Postgres."""
+        self._observer.note_assigned()
         for partition in assigned:
             projector = PartitionProjector(
-                self._rt, self._reader, self._sink, self._backoff, partition, self._projected
+                *(self._rt, self._reader, self._sink, self._backoff, partition, self._projected),
+                *(self._observer.metrics, self._observer.progress),
             )
+            self.projectors[partition] = projector
             self._tasks[partition] = asyncio.create_task(projector.run(), name=f"project {partition.partition}")
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
         """Stop the partitions' tasks; what isn't committed is rolled back, and the next owner reads it again."""
         await self._cancel([self._tasks.pop(partition) for partition in revoked if partition in self._tasks])
         await self._commit_offsets()
+        for partition in revoked:
+            self.projectors.pop(partition, None)
+        self._observer.release(revoked)
 
     def partitions(self) -> set[int]:
         """Return the numbers of the partitions that are projected here."""
@@ -140,7 +162,12 @@ class PartitionProjectors(ConsumerRebalanceListener):  # type: ignore[misc]  # a
 
     async def _commit_offsets(self) -> None:
         assigned = self._reader.assignment()
-        offsets = {partition: offset for partition, offset in self._projected.items() if partition in assigned}
+        offsets = {
+            # The metadata tells `mailfold status`, which is another process, why a partition is halted.
+            partition: (offset, self.projectors[partition].halted[:METADATA_MAX_CHARS])
+            for partition, offset in self._projected.items()
+            if partition in assigned
+        }
         self._projected.clear()
         if offsets:
             # Only people and lag tools read these offsets, so a failure is harmless: Postgres decides.

@@ -9,12 +9,15 @@ import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from pipeline.errors import LogTooShort, LogUnavailable, PermanentError
+from pipeline.project.metrics import ProjectMetrics
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.kafka import append_all
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.kafka_clients import get_records
+from pipeline.runtime.logs import bind_log_fields, get_logger
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.reader_progress import ReaderProgress
 from pipeline.runtime.sleep import sleep_unless
 from projections.columns import is_storable_id
 from projections.sink import ChangeBatch, Connection, OffsetConflict, Sink
@@ -32,7 +35,6 @@ MAX_UNDECODABLE_RECORDS: Final = 20
 MAX_UNDECODABLE_SHARE: Final = 0.2
 """Undecodable records allowed in a batch, whichever limit is larger: more of them point to a bug in this program."""
 
-DATABASE_CONNECTION_ERRORS: Final = (*DATABASE_UNAVAILABLE_ERRORS, psycopg.InterfaceError)
 UNSTORABLE_ERRORS: Final = (psycopg.DataError, psycopg.IntegrityError)
 
 T = TypeVar("T")
@@ -79,10 +81,22 @@ class PartitionProjector:
     partition: TopicPartition
     projected: dict[TopicPartition, int]
     """Projected offsets by partition, to be committed to the consumer group."""
+    metrics: ProjectMetrics
+    progress: ReaderProgress
     next_offset: int = 0
+    catch_up_end: int | None = None
+    """Offset up to which it must have projected before it has caught up; None before it is known."""
+    halted: str = ""
+    """Why the partition is not projected, although Kafka and Postgres answer; empty if it is."""
+
+    @property
+    def is_catching_up(self) -> bool:
+        """Return whether records are missing that were on the log when this process got the partition."""
+        return self.catch_up_end is None or self.next_offset < self.catch_up_end
 
     async def run(self) -> None:
         """Read and write until stopped; after an offset conflict start again at the offset in Postgres."""
+        bind_log_fields(partition=self.partition.partition)
         while not self.rt.stop.is_set():
             try:
                 await self._start()
@@ -97,6 +111,7 @@ class PartitionProjector:
                     offset=self.next_offset,
                     error=str(error),
                 )
+                self._set_halted(str(error))
                 await self._pause(30)
             except LogUnavailable as error:
                 log.warning(
@@ -113,28 +128,41 @@ class PartitionProjector:
         number = self.partition.partition
         count = len(self.reader.partitions_for_topic(self.partition.topic) or ())
         self.next_offset = await self._retry(lambda database: self.sink.start(database, number, beginning, end, count))
+        if self.catch_up_end is None:
+            self.catch_up_end = end
         if self.next_offset > end:
             raise LogTooShort(f"{LogTooShort.__doc__} (projected to {self.next_offset}, the log's end is {end})")
         if self.next_offset < beginning:
             log.critical("changes expired unread", partition=number, first=self.next_offset, next=beginning)
         self.reader.seek(self.partition, max(self.next_offset, beginning))
+        if self.next_offset == end:
+            self._set_halted("")
         # The partition's last owner may have died between its commit to Postgres and its commit to the group.
         self.projected[self.partition] = self.next_offset
         log.info("projecting partition", partition=number, offset=self.next_offset, end=end)
 
     async def _project_next(self) -> None:
-        fetched = await self.reader.getmany(self.partition, timeout_ms=250, max_records=TRANSACTION_MAX_RECORDS)
+        limits = {"timeout_ms": 250, "max_records": TRANSACTION_MAX_RECORDS}
+        fetched = await get_records(self.reader, self.partition, **limits)
         records = fetched.get(self.partition, [])
         # The position, not the last record's offset + 1: transaction markers take offsets, too.
         position = await self.reader.position(self.partition)
         if position > self.next_offset:
+            self.progress.add_fetched(self.partition, records)
             await self._write(records, position)
             self.next_offset = position
             self.projected[self.partition] = position
+            self.progress.finish([self.partition])
+            self._set_halted("")
 
     async def _write(self, records: Sequence[Any], until: int) -> None:
         async def apply(batch: ChangeBatch) -> None:
-            await self._retry(lambda database: self.sink.apply(database, batch))
+            with self.metrics.project_seconds.time():
+                await self._retry(lambda database: self.sink.apply(database, batch))
+            now = self.rt.clock()
+            for change in batch.changes:
+                if isinstance(change, EmailChange):
+                    self.metrics.observe_change(change, now)
 
         await write_records(
             FetchedRecords(self.partition.partition, self.next_offset, until, records), apply, self._bury
@@ -157,13 +185,21 @@ class PartitionProjector:
                     result = await call(database)
             except psycopg.errors.DeadlockDetected:
                 log.info("deadlock detected, retrying", partition=self.partition.partition)
-            except DATABASE_CONNECTION_ERRORS as error:
+            except DATABASE_UNAVAILABLE_ERRORS as error:
                 await self.backoff.wait_after_failure(error)
                 if self.rt.stop.is_set():
                     raise asyncio.CancelledError from error
             else:
                 self.backoff.reset()
                 return result
+
+    def _set_halted(self, reason: str) -> None:
+        """Show in metrics, `/readyz` and `mailfold status` why the partition is halted, or that it is not."""
+        if reason != self.halted:
+            self.halted = reason
+            # Committed with the offset, so that another process can read it.
+            self.projected[self.partition] = self.next_offset
+        self.metrics.halted.labels(str(self.partition.partition)).set(bool(reason))
 
     async def _pause(self, seconds: float) -> None:
         await sleep_unless(self.rt.stop, seconds)

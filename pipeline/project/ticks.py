@@ -9,8 +9,8 @@ import contextlib
 from collections.abc import Callable, Collection
 from typing import Final
 
-from pipeline.project.partition import DATABASE_CONNECTION_ERRORS
 from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.sleep import sleep_unless
 from projections.history_queries import partition_times
@@ -38,7 +38,7 @@ class Ticker:
         """Append due ticks until ``rt.stop``; ``assigned_partitions`` returns the projector's current partitions."""
         while not self._rt.stop.is_set():
             # The partition projectors log an outage of Postgres and wait for its end.
-            with contextlib.suppress(*DATABASE_CONNECTION_ERRORS):
+            with contextlib.suppress(*DATABASE_UNAVAILABLE_ERRORS):
                 await self.append_due_ticks(assigned_partitions())
             await sleep_unless(self._rt.stop, PERIOD_S)
 

@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError
 
 from pipeline.runtime.partitioner import partition_of_key
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.renewable_producer import RenewableProducer
 from topics.codec import encode
 from topics.record import LogPosition
 
@@ -32,10 +33,10 @@ class _PartitionBatch(msgspec.Struct):
 
 
 class BatchProducer:
-    """A producer of whole batches on top of a started aiokafka producer."""
+    """A producer of whole batches on top of the aiokafka producer in use."""
 
-    def __init__(self, producer: AIOKafkaProducer, prefix: str) -> None:
-        self._producer = producer
+    def __init__(self, producers: RenewableProducer, prefix: str) -> None:
+        self._producers = producers
         self._prefix = prefix
         self._calls = itertools.count()
 
@@ -45,16 +46,17 @@ class BatchProducer:
         The deadline is on the event loop's clock, in seconds.
         """
         batches: list[_PartitionBatch] = []
-        with contextlib.suppress(TimeoutError):
+        producer = self._producers.current
+        with contextlib.suppress(TimeoutError, KafkaError):
             async with asyncio.timeout_at(deadline):
-                batches = await self._build(entries)
-                await asyncio.gather(*(self._send(group) for group in _by_partition(batches)))
+                batches = await self._build(producer, entries)
+                await asyncio.gather(*(self._send(producer, group) for group in _by_partition(batches)))
         pending = [batch.sent for batch in batches if batch.sent is not None]
         if pending:
             await asyncio.wait(pending, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
         return _places(entries, batches)
 
-    async def _build(self, entries: Sequence[LogEntry]) -> list[_PartitionBatch]:
+    async def _build(self, producer: AIOKafkaProducer, entries: Sequence[LogEntry]) -> list[_PartitionBatch]:
         batches: list[_PartitionBatch] = []
         open_batches: dict[tuple[str, int], _PartitionBatch] = {}
         partition_ids: dict[str, list[int]] = {}
@@ -64,11 +66,11 @@ class BatchProducer:
                 await asyncio.sleep(0)  # a call may have thousands of entries; other requests must not wait for all
             topic = entry.topic.name
             if topic not in partition_ids:
-                partition_ids[topic] = sorted(await self._producer.partitions_for(self._prefix + topic))
+                partition_ids[topic] = sorted(await producer.partitions_for(self._prefix + topic))
             target = (topic, _choose_partition(entry, partition_ids[topic], call_number))
             if self._add(open_batches.get(target), index, entry):
                 continue
-            batch = _PartitionBatch(self._producer.create_batch(), *target)
+            batch = _PartitionBatch(producer.create_batch(), *target)
             if not self._add(batch, index, entry):
                 continue  # larger than any batch may be: it stays unconfirmed
             open_batches[target] = batch
@@ -85,15 +87,14 @@ class BatchProducer:
         batch.entries.append(index)
         return True
 
-    async def _send(self, batches: Sequence[_PartitionBatch]) -> None:
+    async def _send(self, producer: AIOKafkaProducer, batches: Sequence[_PartitionBatch]) -> None:
         """Send one partition's batches in order; what can't be sent stays unconfirmed."""
         with contextlib.suppress(KafkaError):
             for batch in batches:
                 batch.builder.close()
                 topic = self._prefix + batch.topic
-                batch.sent = await self._producer.send_batch(batch.builder, topic, partition=batch.partition)
-                # After the deadline nobody reads the result, and asyncio would log an error that was not retrieved.
-                batch.sent.add_done_callback(_mark_retrieved)
+                batch.sent = await producer.send_batch(batch.builder, topic, partition=batch.partition)
+                self._producers.track(producer, batch.sent)
 
 
 def _choose_partition(entry: LogEntry, partition_ids: Sequence[int], call_number: int) -> int:
@@ -121,8 +122,3 @@ def _places(entries: Sequence[LogEntry], batches: Sequence[_PartitionBatch]) -> 
         for position, index in enumerate(batch.entries):
             places[index] = LogPosition(topic=batch.topic, partition=batch.partition, offset=first_offset + position)
     return places
-
-
-def _mark_retrieved(sent: "asyncio.Future[Any]") -> None:
-    if not sent.cancelled():
-        sent.exception()

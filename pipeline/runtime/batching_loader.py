@@ -1,6 +1,7 @@
 """Batch concurrent lookups into one; the dispatcher uses it for lookups in Postgres and reads of Kafka."""
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Generic, TypeVar
 
@@ -22,7 +23,8 @@ class BatchLoader(Generic[K, V]):
             self._pending[key] = asyncio.get_running_loop().create_future()
         future = self._pending[key]
         if self._task is None:
-            self._task = asyncio.create_task(self._fetch_pending())
+            # In a context of its own: the batch is not one caller's, and its log lines must not name one.
+            self._task = asyncio.create_task(self._fetch_pending(), context=contextvars.Context())
         # Shielded, because other callers may wait for the same future when this one is cancelled.
         return await asyncio.shield(future)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -11,12 +12,13 @@ import uuid_utils
 
 from pipeline.errors import InvalidSettings
 from pipeline.runtime import crashpoints
-from pipeline.runtime.database import Pool, open_database
+from pipeline.runtime.database import Pool, open_database, wait_for_database
 from pipeline.runtime.kafka import KafkaLog, open_kafka_log
 from pipeline.runtime.kafka_security import check_security
 from pipeline.runtime.logs import configure_logging
+from pipeline.runtime.ops_server import observe_role
 from pipeline.runtime.ports import Clock, NewId
-from pipeline.runtime.watchdog import Watchdog, watch_event_loop
+from pipeline.runtime.role_health import RoleHealth, find_server_problems
 from pipeline.settings import Settings
 
 
@@ -31,8 +33,8 @@ class Runtime:
     new_id: NewId
     stop: asyncio.Event
     """An event that SIGTERM and SIGINT set: the role finishes the work in hand and returns."""
-    watchdog: Watchdog | None = None
-    """The watchdog of a role's event loop; None for a command."""
+    health: RoleHealth
+    """Where a role says whether it is ready, and shows its metrics."""
 
 
 def wall_clock() -> int:
@@ -62,7 +64,9 @@ def check_role_settings(settings: Settings) -> None:
 async def open_runtime(
     settings: Settings, *, pool_size: int = 4, role: str = "", signals: bool = True
 ) -> AsyncIterator[Runtime]:
-    """Open the database and the log, and close them at the end. Watch the event loop of a named role.
+    """Open the database and the log, and close them at the end. Observe a named role: its event loop, its endpoints.
+
+    A named role waits until Postgres answers, a command raises DatabaseUnavailable.
 
     With ``signals``, SIGTERM and SIGINT set ``stop`` and have no other effect; commands leave it out, since these
     signals cancel them. Raise InvalidSettings, DatabaseUnavailable and LogUnavailable.
@@ -73,6 +77,11 @@ async def open_runtime(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT) if signals else ():
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with open_database(settings, size=pool_size) as pool, open_kafka_log(settings) as log:
-        with watch_event_loop(role) if role else contextlib.nullcontext() as watchdog:
-            yield Runtime(settings, log, pool, wall_clock, fresh_id, stop, watchdog)
+    health = RoleHealth(role)
+    with observe_role(health, settings) if role else contextlib.nullcontext():
+        if role:
+            await wait_for_database(settings, stop)
+        async with open_database(settings, size=pool_size) as pool, open_kafka_log(settings) as log:
+            health.add_check(functools.partial(find_server_problems, log, pool))
+            health.finish_start()
+            yield Runtime(settings, log, pool, wall_clock, fresh_id, stop, health)

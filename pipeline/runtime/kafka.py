@@ -10,15 +10,17 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
+from aiokafka.protocol.metadata import MetadataRequest
 
 from pipeline.errors import LogUnavailable
 from pipeline.runtime.batch_producer import BatchProducer
 from pipeline.runtime.kafka_clients import create_producer, start_client
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.renewable_producer import RenewableProducer, open_renewable_producer
 from pipeline.settings import Settings
 from topics.codec import encode
 from topics.record import LogPosition
-from topics.registry import MAX_RECORD_BYTES
+from topics.registry import MAX_RECORD_BYTES, MESSAGE_CONTENTS, SEND_REQUESTS
 
 MAX_REQUEST_BYTES = MAX_RECORD_BYTES + 100_000
 _BATCH_MIN_ENTRIES = 20
@@ -28,11 +30,12 @@ _BATCH_MIN_ENTRIES = 20
 class KafkaLog:
     """:class:`pipeline.runtime.ports.Log` on a Kafka cluster."""
 
-    def __init__(self, producer: AIOKafkaProducer, settings: Settings) -> None:
-        self._producer = producer
+    def __init__(self, producers: RenewableProducer, settings: Settings) -> None:
+        self._producers = producers
+        self._settings = settings
         self._prefix = settings.topic_prefix
         self._timeout = settings.append_timeout
-        self._bulk = BatchProducer(producer, settings.topic_prefix)
+        self._bulk = BatchProducer(producers, settings.topic_prefix)
 
     async def append(self, entries: Sequence[LogEntry], *, within: float | None = None) -> list[LogPosition | None]:
         """Append the entries as :meth:`pipeline.runtime.ports.Log.append` says.
@@ -42,52 +45,68 @@ class KafkaLog:
         deadline = asyncio.get_running_loop().time() + (self._timeout if within is None else within)
         if len(entries) >= _BATCH_MIN_ENTRIES:
             return await self._bulk.append(entries, deadline)
+        producer = self._producers.current
         sent: list[asyncio.Future[Any] | None] = []
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 for entry in entries:
-                    sent.append(await self._send(entry))  # noqa: PERF401 - what was sent before the time-out counts
+                    sent.append(await self._send(producer, entry))  # noqa: PERF401 - what was sent before the time-out counts
         sent += [None] * (len(entries) - len(sent))
         pending = [future for future in sent if future is not None]
         if pending:
             await asyncio.wait(pending, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
         return [self._place(entry, future) for entry, future in zip(entries, sent, strict=True)]
 
-    @property
-    def is_dead(self) -> bool:
-        """Return whether the producer stopped for good, as after a sequence number that the broker refused.
-
-        Only a new producer helps.
-        """
-        return bool(self._producer._sender.sender_task.done())
-
     async def ping(self) -> None:
-        """Ask the cluster for its metadata. Raise LogUnavailable."""
-        if self.is_dead:
-            raise LogUnavailable("the producer stopped after an error that it can't recover from")
+        """Raise LogUnavailable unless a batch of messages could be appended now.
+
+        The last appends are confirmed, every partition of contents and requests has a leader and enough in-sync
+        replicas, and every leader answers. No record is appended for it.
+        """
+        if problem := self._producers.find_problem(self._timeout):
+            raise LogUnavailable(problem)
+        client = self._producers.current.client
         try:
-            await self._producer.client.fetch_all_metadata()
+            leaders = self._find_leaders(await client.fetch_all_metadata())
+            await asyncio.gather(*(client.send(leader, MetadataRequest([])) for leader in leaders))
         except (KafkaError, OSError) as error:
             raise LogUnavailable(f"Kafka does not answer: {error}") from error
 
+    def _find_leaders(self, cluster: Any) -> set[int]:
+        """Return the brokers that lead a partition of contents or requests. Raise LogUnavailable."""
+        leaders = set()
+        for topic in (MESSAGE_CONTENTS, SEND_REQUESTS):
+            partitions = cluster._partitions.get(self._settings.topic(topic.name), {})
+            if not partitions:
+                raise LogUnavailable(f"{topic.name}: not there; `mailfold topics create` makes it")
+            for number, partition in partitions.items():
+                if partition.leader == -1 or len(partition.isr) < min_in_sync_replicas(self._settings):
+                    raise LogUnavailable(f"{topic.name}/{number}: too few in-sync replicas, or no leader")
+                leaders.add(partition.leader)
+        return leaders
+
     async def append_raw(self, topic: str, key: bytes | None, value: bytes) -> None:
         """Append a record's bytes unchanged, such as a dead letter's. Raise LogUnavailable."""
+        producer = self._producers.current
         try:
             async with asyncio.timeout(self._timeout):
-                await self._producer.send_and_wait(self._prefix + topic, value, key=key)
+                sent = await producer.send(self._prefix + topic, value, key=key)
+                self._producers.track(producer, sent)
+                await sent
         except (KafkaError, TimeoutError) as error:
             raise LogUnavailable from error
 
-    async def _send(self, entry: LogEntry) -> "asyncio.Future[Any] | None":
+    async def _send(self, producer: AIOKafkaProducer, entry: LogEntry) -> "asyncio.Future[Any] | None":
         key = None if entry.key is None else entry.key.encode()
         value = encode(entry.topic, entry.record)
         try:
-            sent: asyncio.Future[Any] = await self._producer.send(
+            sent: asyncio.Future[Any] = await producer.send(
                 self._prefix + entry.topic.name, value, key=key, partition=entry.partition
             )
-            return sent
         except KafkaError:
             return None
+        self._producers.track(producer, sent)
+        return sent
 
     def _place(self, entry: LogEntry, future: "asyncio.Future[Any] | None") -> LogPosition | None:
         if future is None or not future.done() or future.cancelled() or future.exception() is not None:
@@ -107,9 +126,12 @@ async def append_all(log: Any, entries: Sequence[LogEntry], *, within: float | N
 @contextlib.asynccontextmanager
 async def open_kafka_log(settings: Settings) -> AsyncIterator[KafkaLog]:
     """Open the log; flush and close it at the end, within 5 seconds. Raise LogUnavailable."""
-    producer = create_producer(settings, linger_ms=2, max_batch_size=262_144, max_request_size=MAX_REQUEST_BYTES)
-    async with running_producer(producer, settings, 5):
-        yield KafkaLog(producer, settings)
+
+    def create() -> AIOKafkaProducer:
+        return create_producer(settings, linger_ms=2, max_batch_size=262_144, max_request_size=MAX_REQUEST_BYTES)
+
+    async with open_renewable_producer(settings, create, 5) as producers:
+        yield KafkaLog(producers, settings)
 
 
 @contextlib.asynccontextmanager
@@ -124,6 +146,15 @@ async def running_producer(
         with contextlib.suppress(KafkaError, TimeoutError):
             async with asyncio.timeout(stop_timeout_s):
                 await producer.stop()
+
+
+def min_in_sync_replicas(settings: Settings) -> int:
+    """Return how many replicas must have a record before it is confirmed: all but one, and at least one.
+
+    With Kafka's default of one, `acks=all` may mean the leader alone, and a confirmed record is lost with that broker.
+    With two replicas it is one all the same, or the loss of either broker would stop all writes.
+    """
+    return max(1, settings.replication_factor - 1)
 
 
 def topic_partition(topic: str, partition: int, settings: Settings) -> TopicPartition:

@@ -7,29 +7,67 @@ import asyncio
 import contextlib
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from pipeline.errors import LogUnavailable
+from pipeline.errors import ClientRefused, LogUnavailable
+from pipeline.runtime.kafka_diagnosis import explain_failure
 from pipeline.runtime.kafka_security import security_options
 from pipeline.settings import Settings
 
+CONNECT_TIMEOUT_MS: Final = 2_000
+"""Milliseconds for each step of connecting to a broker. A frozen broker's machine accepts connections, and then nobody
+answers: what a client waits here adds to the time that the cluster needs to replace the broker."""
 ADMIN_TIMEOUT_MS: Final = 15_000
 """Milliseconds until an admin client gives up a request."""
+CONSUMER_REQUEST_TIMEOUT_MS: Final = 10_000
+"""Milliseconds until a consumer gives up a request, and asks which broker leads the partition now. A frozen broker is
+replaced after about as long (`broker.session.timeout.ms`, 9 s), and the largest fetch must fit in."""
+MIN_PRODUCER_REQUEST_TIMEOUT_S: Final = 2.0
 START_TIMEOUT_S: Final = 30.0
 """Seconds until a client must be connected; an idempotent producer would try for ever."""
 
 
+def producer_request_timeout_ms(settings: Settings) -> int:
+    """Return the milliseconds until a producer gives up a request and asks which broker leads the partition now.
+
+    That is the append time-out, after which no caller waits for it any more; on a slow network, raise that setting. The
+    request is repeated with its number, so that the broker keeps one.
+    """
+    return int(1000 * max(MIN_PRODUCER_REQUEST_TIMEOUT_S, settings.append_timeout))
+
+
+def limit_connecting(client: Any, request_timeout_ms: int) -> None:
+    """Give up each step of connecting after `CONNECT_TIMEOUT_MS`, requests to connected brokers later.
+
+    ``client``: the network client inside a producer, consumer or admin client. aiokafka has one time-out for both.
+    """
+    get_connection = client._get_conn
+
+    async def get_patient_connection(*node: Any, **options: Any) -> Any:
+        connection = await get_connection(*node, **options)
+        if connection is not None:
+            connection._request_timeout = request_timeout_ms / 1000
+        return connection
+
+    client._request_timeout_ms = CONNECT_TIMEOUT_MS
+    client._get_conn = get_patient_connection
+
+
 def create_producer(settings: Settings, **options: Any) -> AIOKafkaProducer:
     """Return an idempotent producer that waits for all in-sync replicas. Raise InvalidSettings."""
-    return AIOKafkaProducer(
+    timeout_ms = producer_request_timeout_ms(settings)
+    producer = AIOKafkaProducer(
         bootstrap_servers=settings.kafka_bootstrap,
         acks="all",
         enable_idempotence=True,
+        request_timeout_ms=timeout_ms,
         **security_options(settings),
         **options,
     )
+    limit_connecting(producer.client, timeout_ms)
+    return producer
 
 
 def create_consumer(settings: Settings, *topics: str, **options: Any) -> AIOKafkaConsumer:
@@ -39,24 +77,29 @@ def create_consumer(settings: Settings, *topics: str, **options: Any) -> AIOKafk
     """
     if "group_id" in options:
         options["group_instance_id"] = settings.kafka_group_instance_id or None
-    return AIOKafkaConsumer(
+    consumer = AIOKafkaConsumer(
         *[settings.topic(name) for name in topics],
         bootstrap_servers=settings.kafka_bootstrap,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         isolation_level="read_committed",
+        request_timeout_ms=CONSUMER_REQUEST_TIMEOUT_MS,
         **security_options(settings),
         **options,
     )
+    limit_connecting(consumer._client, CONSUMER_REQUEST_TIMEOUT_MS)
+    return consumer
 
 
 def create_admin(settings: Settings) -> AIOKafkaAdminClient:
     """Return an admin client. Raise InvalidSettings."""
-    return AIOKafkaAdminClient(
+    admin = AIOKafkaAdminClient(
         bootstrap_servers=settings.kafka_bootstrap,
         request_timeout_ms=ADMIN_TIMEOUT_MS,
         **security_options(settings),
     )
+    limit_connecting(admin._client, ADMIN_TIMEOUT_MS)
+    return admin
 
 
 async def start_client(
@@ -64,14 +107,32 @@ async def start_client(
     settings: Settings,
     timeout_s: float = START_TIMEOUT_S,
 ) -> None:
-    """Connect a client within ``timeout_s``; close it and raise LogUnavailable where that fails."""
+    """Connect a client within ``timeout_s``. Where that fails, close it and raise LogUnavailable, which says why.
+
+    It is a ClientRefused where waiting does not help.
+    """
     try:
         async with asyncio.timeout(timeout_s):
             await client.start()
-    except (KafkaError, OSError, TimeoutError) as error:
+    except (KafkaError, OSError, ValueError) as error:  # a SCRAM server's wrong signature is a ValueError
         with contextlib.suppress(KafkaError, OSError):
             await (client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())
-        reason = str(error) or f"no answer within {timeout_s:g} s"
-        raise LogUnavailable(
-            f"Kafka at KAFKA_BOOTSTRAP={settings.kafka_bootstrap} does not answer: {reason}"
-        ) from error
+        place = f"Kafka at KAFKA_BOOTSTRAP={settings.kafka_bootstrap}"
+        if reason := await explain_failure(settings, error):
+            raise (ClientRefused if reason.is_refusal else LogUnavailable)(f"{place}: {reason.text}") from error
+        text = str(error) or f"not connected within {timeout_s:g} s"
+        raise LogUnavailable(f"{place} does not answer: {text}") from error
+
+
+async def get_records(
+    consumer: AIOKafkaConsumer, *partitions: TopicPartition, **options: Any
+) -> dict[TopicPartition, list[Any]]:
+    """Return fetched records, as the consumer's `getmany` does with the same ``options``.
+
+    Raise KafkaError where the consumer's task that fetches has ended after an error: `getmany` would return nothing for
+    ever. Only a new consumer helps.
+    """
+    if consumer._fetcher._fetch_task.done():
+        raise KafkaError("the consumer stopped fetching after an error")
+    records: dict[TopicPartition, list[Any]] = await consumer.getmany(*partitions, **options)
+    return records

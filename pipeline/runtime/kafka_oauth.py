@@ -14,10 +14,10 @@ from weakref import WeakKeyDictionary
 import aiohttp
 import msgspec
 from aiokafka.abc import AbstractTokenProvider
-from aiokafka.errors import KafkaError
 from pydantic import SecretStr
 
 from pipeline.runtime.http_body import read_bounded
+from pipeline.runtime.kafka_security import TokenUnavailable
 from pipeline.runtime.logs import get_logger
 
 FETCH_TIMEOUT_S: Final = 10.0
@@ -29,10 +29,6 @@ EARLY_REFRESH_SHARE: Final = 0.8
 _BEARER_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 _ERROR_CODE: Final = re.compile(r"[a-z_]{1,40}")
 _log = get_logger("mailfold.kafka")
-
-
-class TokenUnavailable(KafkaError):  # type: ignore[misc]  # aiokafka ships no types, and retries after its own errors only
-    """The token endpoint gave no token."""
 
 
 class TokenResponse(msgspec.Struct, frozen=True):

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from aiokafka.abc import AbstractTokenProvider
+from aiokafka.conn import get_ip_port_afi
+from aiokafka.errors import KafkaError
 from pydantic import SecretStr
 
 from pipeline.errors import InvalidSettings
-from pipeline.runtime.kafka_oauth import OAuthTokenProvider
 from pipeline.runtime.logs import get_logger
 from pipeline.settings import Settings, environment_variable
 
@@ -26,6 +28,10 @@ _SASL_FIELDS: Final = ("kafka_sasl_mechanism", *_LOGIN_FIELDS, *_OAUTH_FIELDS, "
 _CLIENT_CERTIFICATE_FIELDS: Final = ("kafka_ssl_key_file", "kafka_ssl_key_password")
 _SSL_FIELDS: Final = ("kafka_ssl_ca_file", "kafka_ssl_certificate_file", *_CLIENT_CERTIFICATE_FIELDS)
 _log = get_logger("mailfold.kafka")
+
+
+class TokenUnavailable(KafkaError):  # type: ignore[misc]  # aiokafka ships no types, and retries after its own errors only
+    """The token endpoint gave no token."""
 
 
 def security_options(settings: Settings) -> dict[str, Any]:
@@ -48,8 +54,9 @@ def security_options(settings: Settings) -> dict[str, Any]:
 
 
 def check_security(settings: Settings) -> None:
-    """Raise InvalidSettings, a line for each setting that contradicts another; files are not opened."""
-    if problems := [*_protocol_problems(settings), *_login_problems(settings), *_certificate_problems(settings)]:
+    """Raise InvalidSettings, a line for each setting that is wrong in itself or beside others; files are not opened."""
+    checks = (_address_problems, _protocol_problems, _login_problems, _certificate_problems)
+    if problems := [problem for check in checks for problem in check(settings)]:
         raise InvalidSettings("\n".join(problems))
 
 
@@ -59,6 +66,19 @@ def _is_encrypted(settings: Settings) -> bool:
 
 def _has_login(settings: Settings) -> bool:
     return settings.kafka_security_protocol in ("SASL_PLAINTEXT", "SASL_SSL")
+
+
+def _address_problems(settings: Settings) -> Iterator[str]:
+    for address in settings.kafka_bootstrap.split(","):
+        if "://" in address:
+            yield f"KAFKA_BOOTSTRAP: {address.strip()}: leave the protocol out; KAFKA_SECURITY_PROTOCOL says it"
+            continue
+        try:
+            _, port, _ = get_ip_port_afi(address)
+        except ValueError:
+            port = 0
+        if not 0 < port < 65_536:
+            yield f"KAFKA_BOOTSTRAP: {address.strip()}: not host:port"
 
 
 def _protocol_problems(settings: Settings) -> Iterator[str]:
@@ -138,8 +158,10 @@ def _login_options(settings: Settings) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=4)
-def _token_provider(url: str, client_id: str, client_secret: SecretStr, scope: str) -> OAuthTokenProvider:
+def _token_provider(url: str, client_id: str, client_secret: SecretStr, scope: str) -> AbstractTokenProvider:
     """Return the provider that all clients of this process share."""
+    from pipeline.runtime.kafka_oauth import OAuthTokenProvider  # noqa: PLC0415  it imports aiohttp: 0.1 s and 10 MB
+
     return OAuthTokenProvider(url, client_id, client_secret, scope)
 
 

@@ -13,11 +13,12 @@ from typing import Any, Final, LiteralString
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
-from psycopg_pool import PoolTimeout
 
 from pipeline.errors import LeaseLost, LogTooShort, RecoverableError, Refused
 from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.conninfo import session_conninfo
 from pipeline.runtime.consumed import ConsumedRecord
+from pipeline.runtime.database import check_writable, connect_session
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.sleep import sleep_unless
@@ -49,7 +50,7 @@ async def run_as_leader(rt: Runtime, name: str, work: Callable[[], Awaitable[Non
             async with _try_to_lead(rt, name) as session:
                 if session:
                     await _run_until_any_ends(work(), rt.stop.wait(), _ping(session))
-        except (psycopg.Error, PoolTimeout, KafkaError, OSError, RecoverableError) as error:
+        except (psycopg.Error, KafkaError, OSError, RecoverableError) as error:
             logger.warning("task failed, restarting", task=name, error=f"{type(error).__name__}: {error}")
         await sleep_unless(rt.stop, STANDBY_INTERVAL_S)
 
@@ -60,8 +61,8 @@ async def hold_command_lock(rt: Runtime, name: str, key: locks.LockKey | None = 
 
     The lock's ``key`` is made from the command's ``name`` unless it is given.
     """
-    url = rt.settings.database_url.get_secret_value()
-    async with locks.session_lock(url, f"mailfold.{name}" if key is None else key, wait=False) as acquired:
+    lock_key = f"mailfold.{name}" if key is None else key
+    async with locks.session_lock(session_conninfo(rt.settings), lock_key, wait=False) as acquired:
         if not acquired:
             raise Refused(f"another {name} is under way")
         yield
@@ -143,9 +144,7 @@ class ReaderOffsets:
 @contextlib.asynccontextmanager
 async def _try_to_lead(rt: Runtime, name: str) -> AsyncIterator[psycopg.AsyncConnection[Any] | None]:
     """Yield a session that holds the lock, or None while another process holds it."""
-    url = rt.settings.database_url.get_secret_value()
-    connection = await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=locks.CONNECT_TIMEOUT_S)
-    async with connection:
+    async with await connect_session(rt.settings) as connection:
         await connection.execute(_SET_SESSION_TIMEOUT)
         yield connection if await locks.try_lock(connection, name) else None
 
@@ -153,7 +152,7 @@ async def _try_to_lead(rt: Runtime, name: str) -> AsyncIterator[psycopg.AsyncCon
 async def _ping(connection: psycopg.AsyncConnection[Any]) -> None:
     while True:
         await asyncio.sleep(PING_INTERVAL_S)
-        await connection.execute("select 1")
+        await check_writable(connection)
 
 
 async def _run_until_any_ends(*awaitables: Awaitable[Any]) -> None:

@@ -2,6 +2,7 @@
 
 Every role and long-running command calls `configure_logging` once, before it opens anything. Our modules log through
 `get_logger`, with an event and fields. Libraries log through `logging`; their lines get the same shape.
+`bind_log_fields` adds fields to every line of a task, also to those of libraries: request_id, tenant, email_id.
 Nobody logs an address, a subject or content: that is each caller's duty.
 """
 
@@ -17,7 +18,7 @@ from structlog.types import EventDict, Processor
 from pipeline.settings import Settings
 
 NOISY_LOGGERS: Final = ("aiokafka", "faust", "mode", "httpx", "psycopg.pool", "mail.log", "asyncio")
-"""Libraries whose lines below WARNING help nobody who runs Mailfold."""
+"""Libraries whose lines below WARNING help nobody who runs Mailfold; aiokafka's DEBUG lines hold passwords."""
 
 
 def _add_role(_logger: Any, _method: str, event: EventDict) -> EventDict:
@@ -53,6 +54,19 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """Return a logger whose lines have an event and fields: ``log.warning("lane paused", lane=lane)``."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger
+
+
+def bind_log_fields(**fields: str | int) -> None:
+    """Add fields to each later log line of the current task, and of the tasks and threads that it starts.
+
+    A task that serves one unit of work after another calls `clear_log_fields` first.
+    """
+    structlog.contextvars.bind_contextvars(**fields)
+
+
+def clear_log_fields() -> None:
+    """Remove the fields that the current task has bound or inherited."""
+    structlog.contextvars.clear_contextvars()
 
 
 def configure_logging(settings: Settings, role: str = "", stream: TextIO | None = None) -> None:

@@ -5,20 +5,16 @@
 
 import contextlib
 from collections.abc import AsyncIterator
-from importlib.metadata import version
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import psycopg
 
-from pipeline.errors import DatabaseUnavailable, InvalidSettings, SchemaMismatch
+from pipeline.errors import DatabaseUnavailable, SchemaMismatch
+from pipeline.runtime.conninfo import APPLICATION_NAME, session_conninfo
 from pipeline.settings import Settings
 from projections import feature_level
 from projections.migrate import SchemaBusy, SchemaTooNew, UpgradeUnfinished, compare_schema, migrate
-
-CONNECT_TIMEOUT_S: Final = 5
-APPLICATION_NAME: Final = f"mailfold/{version('mailfold')}"
-"""The name under which the connections of this version are listed in pg_stat_activity."""
 
 
 class FinishedUpgrade(msgspec.Struct, frozen=True):
@@ -88,17 +84,7 @@ async def finish_upgrade(settings: Settings, *, force: bool) -> FinishedUpgrade:
 async def _connected(settings: Settings) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
     """Open a connection; raise errors that tell an operator what to do."""
     try:
-        connection = await psycopg.AsyncConnection.connect(
-            settings.database_url.get_secret_value(),
-            autocommit=True,
-            connect_timeout=CONNECT_TIMEOUT_S,
-            application_name=APPLICATION_NAME,
-        )
-    except psycopg.ProgrammingError:
-        # The error's own message repeats the URL with its password.
-        raise InvalidSettings(
-            "DATABASE_URL: not a libpq URL, such as postgresql://user:password@host:5432/name"
-        ) from None
+        connection = await psycopg.AsyncConnection.connect(session_conninfo(settings), autocommit=True)
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(f"Postgres at DATABASE_URL does not answer: {str(error).splitlines()[0]}") from error
     async with connection:

@@ -6,13 +6,16 @@ Existing topics are never altered.
 import asyncio
 from typing import Final
 
+import msgspec
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
-from pipeline.errors import TopicMismatch
-from pipeline.runtime.kafka import MAX_REQUEST_BYTES
+from pipeline.errors import LogUnavailable, TopicMismatch
+from pipeline.runtime.kafka import MAX_REQUEST_BYTES, min_in_sync_replicas
 from pipeline.runtime.kafka_clients import create_admin, start_client
+from pipeline.runtime.kafka_diagnosis import RIGHTS_HINT
+from pipeline.runtime.retention_needs import needed_retention_ms, retention_problems
 from pipeline.settings import Settings
 from topics.registry import TOPICS, Topic
 
@@ -22,21 +25,34 @@ READABLE_COMPRESSIONS: Final = frozenset({"producer", "uncompressed", "gzip"})
 with a codec that they may not have."""
 
 
+class BrokerAddress(msgspec.Struct, frozen=True):
+    """A broker, at the address that it tells its clients."""
+
+    node_id: int
+    host: str
+    port: int
+
+
+class PartitionReplicas(msgspec.Struct, frozen=True):
+    """The replicas of one partition and those that are in sync, by node id; ``leader`` is -1 without one."""
+
+    topic: str
+    partition: int
+    leader: int
+    replicas: tuple[int, ...]
+    in_sync: tuple[int, ...]
+
+
+class ClusterDescription(msgspec.Struct, frozen=True):
+    """The cluster's brokers, and the partitions of our topics that exist."""
+
+    brokers: tuple[BrokerAddress, ...]
+    partitions: tuple[PartitionReplicas, ...]
+
+
 def expected_config(topic: Topic) -> dict[str, str]:
-    """Return the configuration that a topic must have on the cluster, without `min.insync.replicas`."""
-    config = {"cleanup.policy": topic.cleanup, "max.message.bytes": str(MAX_REQUEST_BYTES)}
-    if topic.cleanup == "delete":
-        config["retention.ms"] = str(topic.retention_ms)
-    return config
-
-
-def min_in_sync_replicas(settings: Settings) -> int:
-    """Return how many replicas must have a record before it is confirmed: all but one, and at least one.
-
-    With Kafka's default of one, `acks=all` may mean the leader alone, and a confirmed record is lost with that broker.
-    With two replicas it is one all the same, or the loss of either broker would stop all writes.
-    """
-    return max(1, settings.replication_factor - 1)
+    """Return the configuration that a topic must have on the cluster, without what depends on the settings."""
+    return {"cleanup.policy": topic.cleanup, "max.message.bytes": str(MAX_REQUEST_BYTES)}
 
 
 def expected_partitions(topic: Topic, settings: Settings) -> int:
@@ -87,14 +103,39 @@ async def differences(settings: Settings) -> list[str]:
         configs = await _configs(admin, present)
     finally:
         await admin.close()
+    by_topic = {topic.name: configs[name] for topic in TOPICS if (name := settings.topic(topic.name)) in configs}
     problems: list[str] = []
     for topic in TOPICS:
         name = settings.topic(topic.name)
         if name not in described:
-            problems.append(f"{name}: doesn't exist; `mailfold topics create` makes it")
+            unseen = "" if settings.kafka_security_protocol == "PLAINTEXT" else f", or may not be seen: {RIGHTS_HINT}"
+            problems.append(f"{name}: doesn't exist; `mailfold topics create` makes it{unseen}")
             continue
         problems += _compare(name, topic, len(described[name]["partitions"]), configs[name], settings)
+        problems += [f"{name}: {problem}; {ALTER_HINT}" for problem in retention_problems(topic, by_topic, settings)]
     return problems
+
+
+async def describe_cluster(settings: Settings) -> ClusterDescription:
+    """Return the cluster's brokers and the replicas of our topics' partitions. Raise LogUnavailable."""
+    admin = await _connect(settings)
+    try:
+        brokers = (await admin.describe_cluster())["brokers"]
+        existing = set(await admin.list_topics())
+        names = [name for topic in TOPICS if (name := settings.topic(topic.name)) in existing]
+        topics = await admin.describe_topics(names) if names else []
+    finally:
+        await admin.close()
+    return ClusterDescription(
+        tuple(BrokerAddress(row["node_id"], row["host"], row["port"]) for row in brokers),
+        tuple(
+            PartitionReplicas(
+                *(topic["topic"], row["partition"], row["leader"]), tuple(row["replicas"]), tuple(row["isr"])
+            )
+            for topic in topics
+            for row in topic["partitions"]
+        ),
+    )
 
 
 def _compare(name: str, topic: Topic, partitions: int, config: dict[str, str], settings: Settings) -> list[str]:
@@ -127,7 +168,11 @@ async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, di
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
     configs: dict[str, dict[str, str]] = {}
     for response in await admin.describe_configs(resources):
-        for _code, _message, _kind, name, entries in response.resources:
+        for code, _message, _kind, name, entries in response.resources:
+            if code:
+                raise LogUnavailable(
+                    f"{name}: its configuration can't be read: {for_code(code).__name__}; {RIGHTS_HINT}"
+                )
             configs[name] = {entry[0]: entry[1] for entry in entries}
     return configs
 
@@ -149,8 +194,15 @@ def _new_topic(topic: Topic, settings: Settings) -> NewTopic:
         settings.topic(topic.name),
         expected_partitions(topic, settings),
         settings.replication_factor,
-        topic_configs={**expected_config(topic), "min.insync.replicas": str(min_in_sync_replicas(settings))},
+        topic_configs=_new_topic_config(topic, settings),
     )
+
+
+def _new_topic_config(topic: Topic, settings: Settings) -> dict[str, str]:
+    config = {**expected_config(topic), "min.insync.replicas": str(min_in_sync_replicas(settings))}
+    if topic.cleanup == "delete":
+        config["retention.ms"] = str(needed_retention_ms(topic, settings))
+    return config
 
 
 async def _connect(settings: Settings) -> AIOKafkaAdminClient:

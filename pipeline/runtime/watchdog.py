@@ -55,6 +55,10 @@ class Watchdog:
         """Call this listener at each beat."""
         self._listener = listener
 
+    def blocked_seconds(self) -> float:
+        """Return the seconds since the last beat; called from any thread."""
+        return time.monotonic() - self._beaten_at
+
     def start(self) -> None:
         """Start the beat and the thread; call it on the loop's own thread."""
         self._timer = self._loop.call_later(BEAT_INTERVAL_S, self._beat)
@@ -92,7 +96,7 @@ class Watchdog:
         report_after = REPORT_AFTER_S
         # Waiting for a lock that stop() releases costs a third of waiting for an Event, and this thread wakes all day.
         while not self._running.acquire(timeout=max(BEAT_INTERVAL_S, self._beaten_at + STALL_S - time.monotonic())):
-            blocked = time.monotonic() - self._beaten_at
+            blocked = self.blocked_seconds()
             if blocked < STALL_S:
                 report_after = REPORT_AFTER_S
                 continue

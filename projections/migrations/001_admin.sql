@@ -1,4 +1,4 @@
--- What an operator decides. The one data Postgres owns: everything else here can be rebuilt from the log.
+-- An operator's decisions. Only these data exist in Postgres alone; everything else can be rebuilt from the log.
 create schema admin;
 
 create table admin.tenants (

@@ -1,4 +1,4 @@
--- The engine under dispatch and emit: durable jobs with lease, schedule, order and breaker.
+-- The job queue of dispatch and emit: durable jobs with lease, schedule, order and breaker.
 create schema jobs;
 
 create table jobs.jobs (
@@ -19,7 +19,7 @@ create table jobs.jobs (
     primary key (queue, stream, seq),
     unique (queue, stream, name)
 )
--- A queue's rows live fast: room for their next versions, and a vacuum that doesn't wait for a fifth of all to be dead.
+-- Rows of a queue change often: leave room for their next versions, and vacuum before a fifth of all rows is dead.
 with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.05);
 comment on column jobs.jobs.name is 'what is due, once per email: a conversion''s word, or "send"';
 comment on column jobs.jobs.stream is 'the email: its jobs are done one after the other, by seq';
@@ -33,7 +33,7 @@ comment on column jobs.jobs.replayed_after is
 comment on column jobs.jobs.payload is 'emptied when done: what is kept then is only that it was';
 
 create index jobs_due on jobs.jobs (queue, lane, due_at) where state in ('pending', 'attempting');
--- An email's second and later jobs: what may wait behind another.
+-- The second and later jobs of each email, which may wait behind an earlier one.
 create index jobs_followers on jobs.jobs (queue, lane, due_at) where state = 'pending' and seq > 1;
 create index jobs_dead on jobs.jobs (queue, finished_at) where state in ('dead', 'unknown');
 create index jobs_held on jobs.jobs (queue) where state = 'held';

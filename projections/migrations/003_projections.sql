@@ -1,5 +1,5 @@
--- What is asked. Made from email-changes alone, so it lies in a schema that a rebuild can replace whole:
--- this file's names are unqualified after the first statement and land in the schema that search_path names.
+-- The tables that queries read. They are made from email-changes alone and have a schema of their own, which a rebuild
+-- replaces as a whole. Names after the first statement have no schema, so search_path decides where they are created.
 create schema projections;
 set local search_path to projections;
 
@@ -59,7 +59,7 @@ create table versions (
 comment on table versions is
     'each email as it was in [valid_from, valid_to), our clock; the version in force is in history alone, so that '
     'a change is one row updated and one inserted, and a page as of now reads hardly any version';
--- Which versions were in force at a time: as many as there were emails on their way then, however long ago it was.
+-- Find the versions that were valid at a time: as many as emails were on their way then, however long ago it was.
 create index versions_in_force on versions using gist (int8range(valid_from, valid_to)) where listed is not null;
 create index versions_recipient on versions (recipient) where listed is not null;
 

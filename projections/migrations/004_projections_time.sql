@@ -1,4 +1,4 @@
--- How far each partition is projected in time, so that a listing's point in time is never later than that.
+-- The time up to which each partition is projected; a listing never shows a later moment.
 set local search_path to projections;
 
 alter table next_offsets
@@ -9,5 +9,5 @@ comment on column next_offsets.through is
     'the partition''s time: the latest recorded_at up to next_offset. What is projected later is valid from then on';
 comment on column next_offsets.changed is 'its time at its last change; a partition whose time is no later needs a tick';
 comment on column next_offsets.partitions is 'how many the topic has: before each has a row, nothing is projected of all';
--- Whatever was projected before is shown as soon as the first tick has come.
+-- Rows that were projected before this migration are listed after the first tick.
 update next_offsets set changed = 1 where exists (select from history);

@@ -1,5 +1,5 @@
--- Templates as they lie on their topic: made from it alone, in a schema of their own, because a rebuild of the
--- projections reads another topic. To make them anew, empty both tables and restart a projector.
+-- Templates, made from their topic alone. They have a schema of their own, because a rebuild of the projections reads
+-- another topic. To rebuild them, empty both tables and restart a projector.
 create schema templates;
 
 create table templates.versions (

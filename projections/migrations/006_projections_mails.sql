@@ -15,6 +15,6 @@ comment on column mails.views is 'distinct events of /open, of all its recipient
 create index mails_page on mails (tenant, created_at, mail_id) where mail is not null;
 create index mails_asked on mails using gin (mail jsonb_path_ops);
 
--- What is on its way, or never will be, of the mails alone: hardly any at any time.
+-- Emails of Mails that are on their way or were given up: few at any time.
 create index history_queued on history (tenant, message_id)
     where dialect = 'extrahorizon' and status in ('accepted', 'deferred', 'failed');

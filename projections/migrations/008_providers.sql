@@ -1,4 +1,4 @@
--- Providers whose webhooks we read and whose APIs we call; webhook keys rotate, so that two count at once.
+-- Providers whose webhooks we read and whose APIs we call. Webhook keys are rotated, so two may be valid at once.
 alter table admin.providers
     add column webhook_keys text[] not null default '{}',
     add column via text not null default 'smtp' check (via in ('smtp', 'api')),

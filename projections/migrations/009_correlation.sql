@@ -1,5 +1,5 @@
--- Which email an event is about that names none itself: made from provider-acks and uncorrelated-events alone. To make
--- it anew, empty all three tables; the dispatcher that reads begins again by itself.
+-- The emails of events that contain no email id, made from provider-acks and uncorrelated-events alone. To rebuild them,
+-- empty all three tables; the dispatcher that correlates starts again from the beginning by itself.
 create schema correlation;
 
 create table correlation.provider_ids (

@@ -1,4 +1,4 @@
--- Events that a corrected mapping read anew: the timeline holds each event as it is read now.
+-- Corrections of events by a corrected mapping: the timeline has each event in its latest revision.
 set local search_path to projections;
 
 alter table timeline add column revision bigint not null default 0;

@@ -1,5 +1,5 @@
--- What emails tell of their addresses: a row for each email and reason instead of the earliest of all, so that an
--- operator's lift can stand between them, soft bounces can be counted, and a row goes when its email takes it back.
+-- Evidence about addresses: a row per email and reason instead of only the earliest, so that an operator's lift can lie
+-- between two of them, soft bounces can be counted, and a row is removed when its email takes the evidence back.
 set local search_path to projections;
 
 create table evidence (
@@ -17,7 +17,7 @@ comment on column evidence.address_hash is 'keyed hash of the normalized address
 comment on column evidence.event_id is 'empty for an unsubscribe: the timeline has it';
 comment on column evidence.at is 'our clock';
 
--- The earliest of each address was kept; `mailfold rebuild --force` finds the others.
+-- The earliest row of each address is kept; `mailfold rebuild --force` adds the others.
 insert into evidence (tenant, brand, address_hash, email_id, reason, event_id, at)
 select tenant, brand, address_hash, email_id, reason, event_id, since from suppressions;
 drop table suppressions;

@@ -1,5 +1,5 @@
--- What operators decided, as it lies on its topic: made from it alone, in a schema of its own, because a rebuild of the
--- projections reads another topic. To make it anew, empty both tables and restart a projector.
+-- Operators' decisions about addresses, made from their topic alone. They have a schema of their own, because a rebuild
+-- of the projections reads another topic. To rebuild them, empty both tables and restart a projector.
 create schema suppressions;
 
 create table suppressions.decisions (

@@ -1,4 +1,4 @@
--- How a brand's mail looks and which way it goes.
+-- A brand's sender, DKIM key and routes to providers.
 alter table admin.brands
     add column unsubscribe boolean not null default true,
     add column trap_link boolean not null default false,

@@ -23,14 +23,16 @@ def test_every_stage_runs_and_writes_its_figures_and_its_peers(tmp_path: Path) -
         cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    told = json.loads(figures.read_text())
-    stages = [rate["stage"] for rate in told["rates"]]
-    heard = ["pixel", "webhooks", "normalize"]
-    assert stages == ["accept", *DIALECTS, *heard, "dispatch", "fold", "project", "project", "emit", "whole path"]
-    assert all(rate["per_second"] > 0 and rate["peer_per_second"] > 0 and rate["ratio"] > 0 for rate in told["rates"])
-    assert [delay["samples"] for delay in told["latencies"]] == [10, 500, 5, 5]
-    assert all(0 < delay["p50_ms"] <= delay["p99_ms"] for delay in told["latencies"])
-    assert {"kafka", "postgres", "gateway", "worker"} <= told["idle_memory"]["rss_mb_per_role"].keys()
+    results = json.loads(figures.read_text())
+    stages = [rate["stage"] for rate in results["rates"]]
+    stage_names = ["pixel", "webhooks", "normalize"]
+    assert stages == ["accept", *DIALECTS, *stage_names, "dispatch", "fold", "project", "project", "emit", "whole path"]
+    assert all(
+        rate["per_second"] > 0 and rate["peer_per_second"] > 0 and rate["ratio"] > 0 for rate in results["rates"]
+    )
+    assert [delay["samples"] for delay in results["latencies"]] == [10, 500, 5, 5]
+    assert all(0 < delay["p50_ms"] <= delay["p99_ms"] for delay in results["latencies"])
+    assert {"kafka", "postgres", "gateway", "worker"} <= results["idle_memory"]["rss_mb_per_role"].keys()
 
 
 def test_unknown_stage_is_refused() -> None:

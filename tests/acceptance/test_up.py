@@ -24,6 +24,7 @@ async def test_stack_starts_survives_kills_and_continues_where_it_stopped(stack_
         assert set(first.children()) == {*ROLES, *SERVERS}
         assert _get(f"{first.gateway}/healthz") == 200
         _assert_private(folder)
+        await _assert_every_role_is_observed(first)
         assert _memory_bytes(first.process.pid) < 1_000_000_000
 
         again = mailfold("up", env={"MAILFOLD_DATA_DIR": str(folder)})
@@ -65,6 +66,54 @@ async def test_ctrl_c_during_the_start_leaves_no_process(stack_folder: Path) -> 
         await gone(children)
 
 
+async def _assert_every_role_is_observed(running: Up) -> None:
+    """Assert that each role is alive, becomes ready, and shows the metrics of its own work."""
+    own = {
+        "gateway": "mailfold_http_requests_total",
+        "worker": 'mailfold_lag_records{partition="0",reader="worker",topic="send-requests"}',
+        "dispatch": 'mailfold_lag_records{partition="0",reader="dispatch",topic="send-requests"}',
+        "project": 'mailfold_lag_records{partition="0",reader="project",topic="email-changes"}',
+        "emit": 'mailfold_jobs_in_hand{queue="emit"}',
+    }
+    for role, metric in own.items():
+        async with asyncio.timeout(60):
+            while not await asyncio.to_thread(_healthy, running.ops(role), "readyz"):
+                await asyncio.sleep(0.1)
+            while f"\n{metric}" not in (shown := await asyncio.to_thread(_read, f"{running.ops(role)}/metrics")):
+                await asyncio.sleep(0.1)
+        assert _get(f"{running.ops(role)}/healthz") == 200
+        assert "\nmailfold_ready 1.0" in shown
+        assert "\nprocess_resident_memory_bytes" in shown
+    _assert_doctor_finds_every_role_ready(running.folder)
+    await _assert_frozen_role_is_not_alive(running)
+
+
+def _assert_doctor_finds_every_role_ready(folder: Path) -> None:
+    examined = mailfold("doctor", env={"MAILFOLD_DATA_DIR": str(folder)})
+    assert examined.code == 0, examined.out
+    assert [line for line in examined.out.splitlines() if " roles " in line] == [
+        f"ok    roles     {role} is ready" for role in ROLES if role != "sandbox"
+    ]
+
+
+async def _assert_frozen_role_is_not_alive(running: Up) -> None:
+    emitter = psutil.Process(running.children()["emit"])
+    emitter.suspend()
+    try:
+        assert not await asyncio.to_thread(_healthy, running.ops("emit"), timeout_s=2)
+    finally:
+        emitter.resume()
+    async with asyncio.timeout(60):
+        while not await asyncio.to_thread(_healthy, running.ops("emit")):
+            await asyncio.sleep(0.1)
+
+
+def _read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
 def _get(url: str) -> int:
     with urllib.request.urlopen(url, timeout=10) as answer:
         status: int = answer.status
@@ -103,8 +152,9 @@ async def _kill_and_wait_for_restart(running: Up, name: str) -> None:
             await asyncio.sleep(0.1)
 
 
-def _healthy(gateway: str) -> bool:
+def _healthy(url: str, path: str = "healthz", timeout_s: float = 10) -> bool:
     try:
-        return _get(f"{gateway}/healthz") == 200
+        with urllib.request.urlopen(f"{url}/{path}", timeout=timeout_s) as answer:
+            return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -1,4 +1,4 @@
-"""docker-compose.yml, judged without a container engine: its schema, its commands, its variables."""
+"""docker-compose.yml and the Dockerfile, judged without a container engine: schema, commands, variables, rights."""
 
 import json
 import re
@@ -15,6 +15,8 @@ from tests.architecture.repository import ROOT, text
 
 COMPOSE: dict[str, Any] = yaml.safe_load(text("docker-compose.yml"))
 SCHEMA: dict[str, Any] = json.loads(text("tests/architecture/vendor/compose-spec.json"))
+ONCE = ("topics", "migrate")
+"""Services that end before the roles start."""
 OURS = {name: service for name, service in COMPOSE["services"].items() if service["image"] == "mailfold"}
 
 
@@ -29,7 +31,7 @@ def test_schema_refuses_an_invalid_compose_file() -> None:
 
 
 def test_every_role_has_a_service_and_only_the_sandbox_a_profile() -> None:
-    assert set(OURS) == {*ROLES, "topics", "migrate"}
+    assert set(OURS) == {*ROLES, *ONCE}
     assert [name for name, service in OURS.items() if "profiles" in service] == ["sandbox"]
 
 
@@ -55,7 +57,7 @@ def test_the_settings_accept_what_a_service_is_given(name: str, monkeypatch: pyt
         monkeypatch.setenv(setting, _interpolated(str(value)))
     settings = Settings()
     assert settings.kafka_bootstrap == "kafka:9092"
-    assert "@postgres:5432/" in settings.database_url.get_secret_value()
+    assert re.match(r"postgresql://mailfold:x+@postgres:5432/mailfold$", settings.database_url.get_secret_value())
 
 
 def test_secrets_are_required_variables() -> None:
@@ -74,10 +76,51 @@ def test_dependencies_have_a_health_check_or_finish() -> None:
 
 
 def test_image_copies_existing_files() -> None:
-    copied = re.findall(r"^COPY (.+) \S+$", text("Dockerfile"), re.MULTILINE)
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", text("Dockerfile"), re.MULTILINE)
     assert copied
     for path in " ".join(copied).split():
         assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_services_are_not_root_and_write_to_their_volumes_only(name: str) -> None:
+    service = OURS[name]
+    assert service["user"] == "10001:10001"
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["tmpfs"] == ["/tmp"]
+    assert all(volume.endswith("/data") for volume in service.get("volumes", []))
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_every_service_is_limited_and_gains_no_privileges(name: str) -> None:
+    service = COMPOSE["services"][name]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory", "pids"}
+
+
+@pytest.mark.parametrize("name", [name for name in OURS if name not in ONCE])
+def test_every_role_has_a_health_check_of_its_own_port(name: str) -> None:
+    settings = Settings()
+    port = settings.sandbox_http_port if name == "sandbox" else settings.ops_port(name)
+    assert f"http://127.0.0.1:{port}/healthz" in OURS[name]["healthcheck"]["test"][-1]
+
+
+def test_images_are_pinned_by_version() -> None:
+    others = [service["image"] for service in COMPOSE["services"].values() if service["image"] != "mailfold"]
+    others.append(text("Dockerfile").partition("ARG PYTHON_IMAGE=")[2].split()[0])
+    assert len(others) >= 3
+    for image in others:
+        assert re.search(r":\d+\.\d+", image), image
+
+
+def test_image_ends_as_a_numbered_user_without_what_installs_packages() -> None:
+    build, final = re.split(r"^FROM .*$", text("Dockerfile"), flags=re.MULTILINE)[1:]
+    assert "--require-hashes" in build
+    assert re.search(r"uninstall --yes .*\bsetuptools pip$", build, re.MULTILINE)
+    assert "pip install" not in final
+    assert "pip uninstall" in final
+    assert re.findall(r"^USER (.+)$", final, re.MULTILINE) == ["10001:10001"]
 
 
 def _interpolated(value: str) -> str:

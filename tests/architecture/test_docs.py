@@ -1,6 +1,7 @@
 """Check the documentation against the code."""
 
 import ast
+import importlib
 import re
 import typing
 from typing import Any
@@ -11,6 +12,7 @@ from pipeline.admin import PROVIDER_KINDS
 from pipeline.cli.main import COMMAND_PANELS, command
 from pipeline.cli.settings import settings_page
 from pipeline.devstack.supervisor import ROLES
+from pipeline.settings import Settings
 from tests.architecture.reference.gateway import openapi
 from tests.architecture.reference.http import TAGS
 from tests.architecture.reference.pages import PAGES, wanted
@@ -29,6 +31,22 @@ def test_every_endpoint_stands_in_one_reference_page() -> None:
     assert set(tags) == set(TAGS.values())
 
 
+def test_every_endpoint_that_needs_a_key_says_so() -> None:
+    operations = {
+        f"{method.upper()} {path}": operation
+        for path, methods in openapi()["paths"].items()
+        for method, operation in methods.items()
+    }
+    keyless = {name for name, operation in operations.items() if not operation.get("security")}
+    assert keyless == {
+        *("POST /webhooks/{provider}", "GET /webhooks/{provider}"),  # signed, or a page for people
+        *("GET /o/{token}.gif", "GET /c/{token}", "GET /t/{token}", "GET /u/{token}", "POST /u/{token}"),  # signed
+        *("GET /mail/v1/{tracking_hash}/open", "POST /auth/v2/oauth2/tokens"),  # signed; has the key in its body
+        *("GET /healthz", "GET /readyz", "GET /metrics", "GET /mail/v1/health"),
+    }
+    assert [name for name in operations.keys() - keyless if "401" not in operations[name]["responses"]] == []
+
+
 def test_every_reason_of_a_dead_letter_is_explained() -> None:
     explained = {row[0] for row in table(section(text("docs/reference/errors.md"), "Reasons of dead letters"))}
     assert explained == _reasons() | {"unrecognised", "unproven", "uncorrelated"}
@@ -40,6 +58,51 @@ def test_role_diagrams_cover_every_role_and_topic() -> None:
     assert {role for role in ROLES if role != "sandbox"} <= diagrams.keys()
     shown = set(re.findall(r"[\w-]+", " ".join(diagrams.values())))
     assert {topic.name for topic in TOPICS} <= shown
+
+
+def test_every_bound_log_field_is_documented() -> None:
+    documented = {
+        row[0] for row in table(section(text("docs/reference/logs.md"), "Fields that say what a line is about"))
+    }
+    bound = {
+        keyword.arg
+        for path in modules()
+        if path.is_relative_to(ROOT / "pipeline")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "bind_log_fields"
+        for keyword in call.keywords
+    }
+    assert bound == documented
+
+
+def test_log_events_to_watch_are_logged() -> None:
+    events = [row[0] for row in table(section(text("docs/reference/logs.md"), "Events to watch"))]
+    source = "".join(path.read_text(encoding="utf-8") for path in modules() if path.is_relative_to(ROOT / "pipeline"))
+    assert [event for event in events if f'"{event}"' not in source] == []
+
+
+def test_limits_page_has_the_values_of_the_code() -> None:
+    rows = [row for part in ("Memory", "Connections and heads of requests", "Work") for row in _limit_rows(part)]
+    assert len(rows) >= 20
+    for _, limit, name, _ in rows:
+        value = _limit_value(re.match(r"[\w./]+", name)[0])  # type: ignore[index]
+        assert value is None or limit.startswith(f"{value:,}"), name
+
+
+def _limit_rows(heading: str) -> list[list[str]]:
+    return table(section(text("docs/reference/limits.md"), heading))
+
+
+def _limit_value(name: str) -> int | None:
+    """Return the number behind the name of a setting or constant; None for the path of a file."""
+    if name.startswith("MAILFOLD_"):
+        value = Settings.model_fields[name.removeprefix("MAILFOLD_").lower()].default
+        return int(value)
+    if name.startswith("pipeline."):
+        module, _, constant = name.rpartition(".")
+        return int(getattr(importlib.import_module(module), constant))
+    assert (ROOT / name).exists()
+    return None
 
 
 def test_every_setting_has_a_meaning() -> None:
@@ -90,8 +153,8 @@ def test_every_topic_in_readme_diagram_is_written_and_read() -> None:
 @pytest.mark.parametrize("name", [name for names in COMMAND_PANELS.values() for name in names])
 def test_every_command_on_the_help_page_exists_and_is_documented(name: str) -> None:
     assert name in command().commands
-    told = text("README.md") + text("CONTRIBUTING.md")
-    assert re.search(rf"`?mailfold {name}\b|`{name}`|make {name}\b", told), f"README.md says nothing of {name}"
+    pages = text("README.md") + text("CONTRIBUTING.md")
+    assert re.search(rf"`?mailfold {name}\b|`{name}`|make {name}\b", pages), f"README.md says nothing of {name}"
 
 
 def test_help_page_has_every_command() -> None:
@@ -106,15 +169,15 @@ def test_every_provider_kind_is_in_the_table_and_has_a_page() -> None:
 
 
 def test_every_dependency_has_exactly_one_reason() -> None:
-    told = [
+    packages = [
         name.strip() for row in table(section(text("docs/decisions.md"), "Dependencies")) for name in row[0].split(",")
     ]
     extras: dict[str, Any] = project()["project"]["optional-dependencies"]
     groups: dict[str, Any] = project()["dependency-groups"]
     optional = [line for lines in (*extras.values(), *groups.values()) for line in lines]
     wanted = [*project()["project"]["dependencies"], *optional]
-    assert len(told) == len(set(told)), "a package stands there twice"
-    assert set(told) == {re.split(r"[\[<>=~! ]", line)[0] for line in wanted}
+    assert len(packages) == len(set(packages)), "a package stands there twice"
+    assert set(packages) == {re.split(r"[\[<>=~! ]", line)[0] for line in wanted}
 
 
 def _picture() -> str:

@@ -35,8 +35,8 @@ def test_page_connects_provider_in_five_steps(kind: str) -> None:
 @PAGES
 def test_commands_on_page_are_valid(kind: str) -> None:
     providers: Any = command().commands["providers"]
-    told = page(kind).replace("\\\n", " ")
-    commands = re.findall(r"(?:`|^ +)mailfold providers ([^`\n]+)", told, re.MULTILINE)
+    page_text = page(kind).replace("\\\n", " ")
+    commands = re.findall(r"(?:`|^ +)mailfold providers ([^`\n]+)", page_text, re.MULTILINE)
     assert {one.split()[0] for one in commands} >= {"add", "check"}
     for one in commands:
         name, *arguments = shlex.split(one)
@@ -47,10 +47,10 @@ def test_commands_on_page_are_valid(kind: str) -> None:
 def test_page_lists_events_limits_and_known_problems(kind: str) -> None:
     assert section(page(kind), "What it does not report").strip()
     assert section(page(kind), "Known problems").strip()
-    told = [line for line in section(page(kind), "Events").splitlines() if line.startswith("| `")]
-    assert told
-    heard = {line.split("|")[2].strip().partition(",")[0].partition(" ")[0] for line in told}
-    assert heard <= {kind.value for kind in EventKind}, "words of ours"
+    page_text = [line for line in section(page(kind), "Events").splitlines() if line.startswith("| `")]
+    assert page_text
+    event_names = {line.split("|")[2].strip().partition(",")[0].partition(" ")[0] for line in page_text}
+    assert event_names <= {kind.value for kind in EventKind}, "words of ours"
 
 
 @PAGES

@@ -1,4 +1,4 @@
-"""The house's own measures: sizes of rooms, what they hold, what must not lie about."""
+"""The rules of the layout: sizes of files and functions, what each room holds, and what must not be committed."""
 
 import ast
 import re
@@ -18,9 +18,10 @@ ALLOWED_AT_TOP = {
         "requirements.txt",
         "requirements-dev.txt",
         "requirements-bench.txt",
+        "requirements-release.txt",
     ),
     *("LICENSE", "SECURITY.md", "CODE_OF_CONDUCT.md", ".editorconfig", ".pre-commit-config.yaml"),
-    *("pipeline", "topics", "projections", "tests", "bench", "docs", ".ci", ".devcontainer", ".github"),
+    *("pipeline", "topics", "projections", "tests", "bench", "docs", "deploy", ".ci", ".devcontainer", ".github"),
 }
 NAMES = [str(path.relative_to(ROOT)) for path in modules()]
 
@@ -68,7 +69,7 @@ _WITH_SQL = {
 
 
 def test_requirements_are_pinned_by_hash_and_name_no_place() -> None:
-    for name in ("requirements.txt", "requirements-dev.txt", "requirements-bench.txt"):
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-bench.txt", "requirements-release.txt"):
         lines = text(name).splitlines()
         pins = [line for line in lines if re.match(r"[a-z]", line)]
         assert all(re.match(r"[a-z0-9._-]+==\S+ (; .+ )?\\$", line) for line in pins)

@@ -48,6 +48,9 @@ scenario("the broker dies by kill -9 and comes back")(_server_scenario("kafka", 
 scenario("the broker is frozen, for 8 s and for 20 s")(_server_scenario("kafka", "frozen", (8, 20)))
 scenario("the broker is stopped cleanly and started again")(_server_scenario("kafka", "restarted", (0, 2)))
 scenario("Postgres stops at once (SIGQUIT) and comes back")(_server_scenario("postgres", "stopped at once", (0.5, 4)))
+scenario("Postgres is stopped for 45 s, longer than a pool tries to reconnect, and started again")(
+    _server_scenario("postgres", "restarted", (45,))
+)
 scenario("Postgres and all its backends are frozen, for 8 s and for 20 s", counts=PAIRS)(
     _server_scenario("postgres", "frozen", (8, 20))
 )

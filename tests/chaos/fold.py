@@ -59,34 +59,34 @@ class Heard:
 
 def state_of(email_id: str, facts: Iterable[Fact]) -> dict[str, Any]:
     """The state that these facts of one email give, as it must lie on the changelog."""
-    heard = Heard()
+    summary = Heard()
     for fact in facts:
         kind = kind_of(fact)
         if kind == "send-request":
-            heard.requests.append(fact)
-            heard.marks["accepted"].add((fact["recorded_at"], fact["recorded_at"], hashed(email_id)))
+            summary.requests.append(fact)
+            summary.marks["accepted"].add((fact["recorded_at"], fact["recorded_at"], hashed(email_id)))
         elif kind == "conversion-result":
             if fact["outcome"] in ENDS:
-                heard.settled[fact["word"]].append((ENDS.index(fact["outcome"]), -_when(fact)))
+                summary.settled[fact["word"]].append((ENDS.index(fact["outcome"]), -_when(fact)))
         elif kind == "retraction":
-            heard.corrected.append(_corrected(fact, "", None))
+            summary.corrected.append(_corrected(fact, "", None))
         else:
-            _hear(fact, kind, heard)
-    return _assemble(email_id, heard)
+            _hear(fact, kind, summary)
+    return _assemble(email_id, summary)
 
 
-def _hear(fact: Fact, kind: str, heard: Heard) -> None:
+def _hear(fact: Fact, kind: str, summary: Heard) -> None:
     evidence = (_when(fact), fact["recorded_at"], hashed(fact["event_id"]))
     name = _name(fact, kind)
-    heard.marks[name].add(evidence)
+    summary.marks[name].add(evidence)
     if fact.get("means_delivered"):
-        heard.marks["delivered"].add(evidence)
+        summary.marks["delivered"].add(evidence)
     if name in DETAILS:
-        heard.details[DETAILS[name]].append(_detail(fact, name))
+        summary.details[DETAILS[name]].append(_detail(fact, name))
     if fact.get("corrects"):
-        heard.corrected.append(_corrected(fact, name, _detail(fact, name) if name in DETAILS else None))
+        summary.corrected.append(_corrected(fact, name, _detail(fact, name) if name in DETAILS else None))
     if fact.get("provider_message_id"):
-        heard.provider_ids.add((fact.get("provider", ""), fact["provider_message_id"]))
+        summary.provider_ids.add((fact.get("provider", ""), fact["provider_message_id"]))
 
 
 def _corrected(fact: Fact, mark: str, detail: list[Any] | None) -> list[Any]:
@@ -128,24 +128,24 @@ def _bounce_class(code: int, enhanced: str) -> str:
     return "hard" if detail in HARD_DETAILS else "soft"
 
 
-def _assemble(email_id: str, heard: Heard) -> dict[str, Any]:
+def _assemble(email_id: str, summary: Heard) -> dict[str, Any]:
     state: dict[str, Any] = {"type": "email-state/1", "email_id": email_id}
-    if heard.requests:
-        state["request"] = min(heard.requests, key=lambda fact: (fact["recorded_at"], _bytes(fact)))
-    for name, evidence in heard.marks.items():
+    if summary.requests:
+        state["request"] = min(summary.requests, key=lambda fact: (fact["recorded_at"], _bytes(fact)))
+    for name, evidence in summary.marks.items():
         ids = sorted({one for _, _, one in evidence})
         times = [at for at, _, _ in evidence]
-        recorded = min(told for _, told, _ in evidence)
+        recorded = min(recorded_at for _, recorded_at, _ in evidence)
         state[name] = [min(times), max(times), recorded, ids[:SKETCH]]
-    for name, details in heard.details.items():
+    for name, details in summary.details.items():
         state[name] = min(details, key=lambda row: (row[9] != "hard", row[0], row[1], _bytes(row)))
-    if heard.provider_ids:
-        state["provider_ids"] = [list(pair) for pair in sorted(heard.provider_ids)[:PROVIDER_IDS]]
-    if heard.settled:
-        strongest = {word: max(ends) for word, ends in heard.settled.items()}
+    if summary.provider_ids:
+        state["provider_ids"] = [list(pair) for pair in sorted(summary.provider_ids)[:PROVIDER_IDS]]
+    if summary.settled:
+        strongest = {word: max(ends) for word, ends in summary.settled.items()}
         state["settled"] = {word: [ENDS[strength], -at] for word, (strength, at) in strongest.items()}
-    if heard.corrected:
-        state["corrected"] = _newest(heard.corrected)
+    if summary.corrected:
+        state["corrected"] = _newest(summary.corrected)
     return state
 
 

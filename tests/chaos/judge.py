@@ -27,8 +27,8 @@ class Verdict:
     mails_twice: int = 0
     conversions_twice: int = 0
 
-    def add(self, hold: str, found: Iterable[str]) -> None:
-        if rows := list(found):
+    def add(self, hold: str, breaches: Iterable[str]) -> None:
+        if rows := list(breaches):
             self.breaches.setdefault(hold, []).extend(rows)
 
     def shown(self) -> Iterator[str]:
@@ -43,21 +43,23 @@ async def judge(world: World, stories: Collection[Story]) -> Verdict:
     """Check all guarantees. The roles must be stopped and the servers running."""
     verdict = Verdict()
     verdict.add("nothing odd on the way", world.ledger.wrong)
-    _accepted(world, stories, verdict)
-    _mails(world, stories, verdict)
-    _conversions(world, stories, verdict)
+    _check_accepted(world, stories, verdict)
+    _check_mails(world, stories, verdict)
+    _check_conversions(world, stories, verdict)
     poison = set(world.ledger.poison)
     facts = await oracle.facts(world.bootstrap, world.prefix, poison)
-    verdict.add("states = a plain fold", _states(facts, await oracle.latest_states(world.bootstrap, world.prefix)))
-    verdict.add("changes tell every fact", _told(facts, await oracle.changes(world.bootstrap, world.prefix)))
-    verdict.add("timeline = the log", _timeline(facts, world.url))
-    verdict.add("dead letters", await _letters(world, poison))
+    verdict.add(
+        "states = a plain fold", _check_states(facts, await oracle.latest_states(world.bootstrap, world.prefix))
+    )
+    verdict.add("changes tell every fact", _check_changes(facts, await oracle.changes(world.bootstrap, world.prefix)))
+    verdict.add("timeline = the log", _check_timeline(facts, world.url))
+    verdict.add("dead letters", await _check_dead_letters(world, poison))
     verdict.add("nothing given up", map(str, oracle.dead_jobs(world.url)))
-    verdict.add("rebuilt = grown", _rebuilt(world))
+    verdict.add("rebuilt = grown", _check_rebuild(world))
     return verdict
 
 
-def _accepted(world: World, stories: Collection[Story], verdict: Verdict) -> None:
+def _check_accepted(world: World, stories: Collection[Story], verdict: Verdict) -> None:
     names = {story.name: story for story in stories}
     statuses = oracle.statuses(world.url)
     verdict.add("all accepted", (f"{name} was never accepted" for name in names.keys() - world.ledger.accepted.keys()))
@@ -71,7 +73,7 @@ def _accepted(world: World, stories: Collection[Story], verdict: Verdict) -> Non
     )
 
 
-def _mails(world: World, stories: Collection[Story], verdict: Verdict) -> None:
+def _check_mails(world: World, stories: Collection[Story], verdict: Verdict) -> None:
     ids: dict[str, set[str]] = defaultdict(set)
     for mail in world.ledger.mails:
         ids[mail.to].add(mail.message_id)
@@ -82,10 +84,10 @@ def _mails(world: World, stories: Collection[Story], verdict: Verdict) -> None:
     if len(set.union(set(), *ids.values())) < len(ids):
         verdict.add("one Message-ID per email", ["two emails share one"])
     verdict.mails_twice = len(world.ledger.mails) - len(ids)
-    _bounded(world, "dispatch", verdict.mails_twice, "mails", verdict)
+    _check_repeats(world, "dispatch", verdict.mails_twice, "mails", verdict)
 
 
-def _bounded(world: World, role: str, twice: int, what: str, verdict: Verdict) -> None:
+def _check_repeats(world: World, role: str, twice: int, what: str, verdict: Verdict) -> None:
     """Check that repeats stay within one window per kill; a fault of a server counts for every process of the role."""
     of_role = len(world.processes.of(role))
     limit = WINDOW * (world.ledger.hit(role) + of_role * world.ledger.hit(*SERVERS))
@@ -93,7 +95,7 @@ def _bounded(world: World, role: str, twice: int, what: str, verdict: Verdict) -
         verdict.add("duplicates ≤ kills × window", [f"{twice} {what} went out twice, {limit} may"])
 
 
-def _conversions(world: World, stories: Collection[Story], verdict: Verdict) -> None:
+def _check_conversions(world: World, stories: Collection[Story], verdict: Verdict) -> None:
     names = {email_id: name for name, email_id in world.ledger.accepted.items()}
     by_name = {story.name: story for story in stories}
     arrived: dict[str, list[Arrival]] = defaultdict(list)
@@ -102,14 +104,14 @@ def _conversions(world: World, stories: Collection[Story], verdict: Verdict) -> 
     verdict.add("conversions of our emails only", (f"of {name}" for name in arrived.keys() - by_name.keys()))
     for story in stories:
         rows = arrived.get(story.name, [])
-        verdict.add("owed ⊆ delivered, in order", _order(story, rows))
-        verdict.add("same id, same body", _copies(story, world.ledger.accepted.get(story.name, ""), rows))
+        verdict.add("owed ⊆ delivered, in order", _check_order(story, rows))
+        verdict.add("same id, same body", _check_copies(story, world.ledger.accepted.get(story.name, ""), rows))
         settled = [row.word for row in rows if row.answered in SETTLING]
         verdict.conversions_twice += len(settled) - len(set(settled))
-    _bounded(world, "emit", verdict.conversions_twice, "conversions", verdict)
+    _check_repeats(world, "emit", verdict.conversions_twice, "conversions", verdict)
 
 
-def _order(story: Story, rows: list[Arrival]) -> Iterator[str]:
+def _check_order(story: Story, rows: list[Arrival]) -> Iterator[str]:
     """Yield words that never arrived, or arrived before the previous one was settled."""
     first = {row.word: row.at for row in reversed(rows)}
     settled: dict[str, float] = {}
@@ -125,7 +127,7 @@ def _order(story: Story, rows: list[Arrival]) -> Iterator[str]:
             yield f"{story.name}: {after} came before {before} was settled"
 
 
-def _copies(story: Story, email_id: str, rows: list[Arrival]) -> Iterator[str]:
+def _check_copies(story: Story, email_id: str, rows: list[Arrival]) -> Iterator[str]:
     for word in {row.word for row in rows}:
         of_word = [row for row in rows if row.word == word]
         if len({row.key for row in of_word}) > 1 or not of_word[0].key:
@@ -138,34 +140,34 @@ def _copies(story: Story, email_id: str, rows: list[Arrival]) -> Iterator[str]:
             yield f"{story.name} {word}: went to brand {of_word[0].brand}, not {story.brand}"
 
 
-def _states(facts: dict[str, dict[Place, Fact]], states: dict[str, dict[str, Any]]) -> Iterator[str]:
+def _check_states(facts: dict[str, dict[Place, Fact]], states: dict[str, dict[str, Any]]) -> Iterator[str]:
     for email_id in facts.keys() - states.keys():
         yield f"{email_id} has no state on the changelog"
     for email_id in states.keys() - facts.keys():
         yield f"{email_id} has a state and no facts"
     for email_id in facts.keys() & states.keys():
-        expected, found = fold.state_of(email_id, facts[email_id].values()), states[email_id]
-        if found != expected:
-            differing = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
-            told = ", ".join(f"{name} {found.get(name)} ≠ {expected.get(name)}" for name in differing)
-            yield f"{email_id}: (found ≠ expected) {told[:600]}"
+        expected, state = fold.state_of(email_id, facts[email_id].values()), states[email_id]
+        if state != expected:
+            differing = sorted(k for k in expected.keys() | state.keys() if expected.get(k) != state.get(k))
+            differences = ", ".join(f"{name} {state.get(name)} ≠ {expected.get(name)}" for name in differing)
+            yield f"{email_id}: (found ≠ expected) {differences[:600]}"
 
 
-def _told(facts: dict[str, dict[Place, Fact]], changes: list[dict[str, Any]]) -> Iterator[str]:
-    told: dict[Place, Fact] = {}
+def _check_changes(facts: dict[str, dict[Place, Fact]], changes: list[dict[str, Any]]) -> Iterator[str]:
+    facts_in_changes: dict[Place, Fact] = {}
     for change in changes:
         for applied in change["facts"]:
             topic, partition, offset = applied["place"]
-            told[topic, partition, offset] = applied["fact"]
+            facts_in_changes[topic, partition, offset] = applied["fact"]
     expected = {place: fact for of_one in facts.values() for place, fact in of_one.items()}
-    for place in sorted(expected.keys() ^ told.keys()):
+    for place in sorted(expected.keys() ^ facts_in_changes.keys()):
         yield f"{place} is {'nowhere in the changes' if place in expected else 'in a change but not on the log'}"
-    for place in sorted(expected.keys() & told.keys()):
-        if expected[place] != told[place]:
+    for place in sorted(expected.keys() & facts_in_changes.keys()):
+        if expected[place] != facts_in_changes[place]:
             yield f"{place}: the change tells it differently"
 
 
-def _timeline(facts: dict[str, dict[Place, Fact]], url: str) -> Iterator[str]:
+def _check_timeline(facts: dict[str, dict[Place, Fact]], url: str) -> Iterator[str]:
     query = "select email_id::text, count(*) from projections.timeline group by email_id"
     counts = dict(oracle.table(url, query))
     for email_id, of_one in facts.items():
@@ -174,20 +176,23 @@ def _timeline(facts: dict[str, dict[Place, Fact]], url: str) -> Iterator[str]:
             yield f"{email_id}: {counts.get(email_id)} moments, {expected} facts"
 
 
-async def _letters(world: World, poison: set[Place]) -> list[str]:
+async def _check_dead_letters(world: World, poison: set[Place]) -> list[str]:
     """Return invalid records without a dead letter, and dead letters of other records."""
     rows = await oracle.dump(world.bootstrap, world.prefix, "dead-letters")
-    letters = [msgspec.msgpack.decode(row.value or b"\xc0") for row in rows]
-    sources = {(letter["source"][0], letter["source"][1], letter["source"][2]): letter for letter in letters}
+    dead_letters = [msgspec.msgpack.decode(row.value or b"\xc0") for row in rows]
+    sources = {
+        (dead_letter["source"][0], dead_letter["source"][1], dead_letter["source"][2]): dead_letter
+        for dead_letter in dead_letters
+    }
     lost = [f"{place}: poison without a dead letter" for place in sorted(poison - sources.keys())]
     return lost + [
-        f"{place}: a dead letter ({letter['role']}: {letter['reason']}: {letter['error'][:200]})"
-        for place, letter in sorted(sources.items())
+        f"{place}: a dead letter ({dead_letter['role']}: {dead_letter['reason']}: {dead_letter['error'][:200]})"
+        for place, dead_letter in sorted(sources.items())
         if place not in poison
     ]
 
 
-def _rebuilt(world: World) -> list[str]:
+def _check_rebuild(world: World) -> list[str]:
     try:
         world.cli("rebuild", "--check", patience=900)
     except (AssertionError, subprocess.TimeoutExpired) as error:

@@ -46,6 +46,15 @@ class Fault:
     target: str
 
 
+@dataclass(frozen=True)
+class Post:
+    """A posted batch and the status of its answer; 0 stands for none."""
+
+    began: float
+    ended: float
+    status: int
+
+
 @dataclass
 class Ledger:
     """The record of one scenario."""
@@ -57,6 +66,7 @@ class Ledger:
     faults: list[Fault] = field(default_factory=list)
     exits: list[tuple[str, int]] = field(default_factory=list)
     """Role and exit code of each process that ended and was restarted."""
+    posts: list[Post] = field(default_factory=list)
     answers: Counter[str] = field(default_factory=Counter)
     """Number of the gateway's answers, by API and status."""
     wrong: list[str] = field(default_factory=list)

@@ -63,8 +63,8 @@ class Play:
     async def at_work(self, patience: float = 12) -> None:
         """Wait until emails are sent and conversions arrive (again), and a moment longer."""
         ledger, deadline = self.world.ledger, time.monotonic() + patience
-        mails, told = len(ledger.mails), len(ledger.conversions)
-        while time.monotonic() < deadline and (len(ledger.mails) == mails or len(ledger.conversions) == told):
+        mails, conversions = len(ledger.mails), len(ledger.conversions)
+        while time.monotonic() < deadline and (len(ledger.mails) == mails or len(ledger.conversions) == conversions):
             await asyncio.sleep(0.05)
         await asyncio.sleep(self.dice.uniform(0.2, 1.5))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.chaos import by_data, by_kill, by_receivers, by_servers  # noqa: F401  they register their scenarios
+from tests.chaos import by_brokers, by_data, by_kill, by_receivers, by_servers  # noqa: F401  they register their scenarios
 from tests.chaos.judge import Verdict, judge
 from tests.chaos.play import Play, Size, Skipped
 from tests.chaos.scenarios import Scenario
@@ -80,11 +80,15 @@ async def run(scenario: Scenario, given: Servers, seed: int, trial: Trial) -> Re
 
 @contextlib.asynccontextmanager
 async def _disk(scenario: Scenario, given: Servers, folder: Path) -> AsyncIterator[Servers]:
-    """Yield the given servers, or new ones with one of them on a small disk if the scenario needs that."""
+    """Yield the given servers, or new ones: three brokers, or one of the servers on a small disk."""
+    where = folder / "servers"
+    if scenario.brokers > 1:
+        async with servers(where, scenario.brokers) as own:
+            yield own
+        return
     if not scenario.own_disk:
         yield given
         return
-    where = folder / "servers"
     with contextlib.ExitStack() as mounted:
         try:
             mounted.enter_context(small_disk(where / scenario.own_disk, SMALL_DISK_MB))
@@ -98,13 +102,13 @@ async def _play(scenario: Scenario, given: Servers, trial: Trial, result: Result
     size = trial.size
     dice = random.Random(f"{scenario.name} {result.seed}")
     shape = Shape(scenario.counts, _role_env(scenario, given), scenario.brands, trial.tree)
-    env = product_env(given.bootstrap, given.database(), f"chaos{secrets.token_hex(4)}-")
+    env = product_env(given.bootstrap, given.database(), f"chaos{secrets.token_hex(4)}-", given.replicas)
     async with (
         world(env, result.folder, shape) as place,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=50)) as http,
     ):
-        told = stories(size.emails, scenario.brands, dice)
-        traffic = Traffic(place, http, told, dice)
+        all_stories = stories(size.emails, scenario.brands, dice)
+        traffic = Traffic(place, http, all_stories, dice)
         play = Play(place, traffic, given, dice, size, result.notes)
         left = await _perform(scenario, play, result.verdict)
         await traffic.close()
@@ -112,7 +116,7 @@ async def _play(scenario: Scenario, given: Servers, trial: Trial, result: Result
         await place.processes.stop()
         place.ledger.write(result.folder)
         result.verdict.add(CAUGHT_UP, left)
-        verdict = await judge(place, told)
+        verdict = await judge(place, all_stories)
     result.verdict.breaches |= verdict.breaches
     result.verdict.mails_twice, result.verdict.conversions_twice = verdict.mails_twice, verdict.conversions_twice
     result.faults, result.exits = len(place.ledger.faults), len(place.ledger.exits)
@@ -145,15 +149,15 @@ def _figures(place: World) -> list[str]:
     return [f"the gateway answered: {answered}"]
 
 
-async def run_all(chosen: list[Scenario], seeds: list[int], trial: Trial, told: "Told") -> list[Result]:
+async def run_all(chosen: list[Scenario], seeds: list[int], trial: Trial, all_stories: "Told") -> list[Result]:
     """Run every scenario with every seed, on the same servers."""
     results = []
     async with servers(trial.folder / "servers") as given:
         for seed in seeds:
             for scenario in chosen:
-                told(f"{scenario.name} (seed {seed}): {scenario.what}")
+                all_stories(f"{scenario.name} (seed {seed}): {scenario.what}")
                 results.append(await run(scenario, given, seed, trial))
-                told(_line(results[-1]))
+                all_stories(_line(results[-1]))
     return results
 
 

@@ -23,6 +23,8 @@ class Scenario:
     """Roles (or processes) that reach Kafka through the proxy."""
     own_disk: str = ""
     """The server (`kafka`, `postgres`) whose files lie on a small disk."""
+    brokers: int = 1
+    """The brokers of the cluster: one, or three that the scenario has to itself."""
     role_env: Callable[[], Mapping[str, Mapping[str, str]]] = dict
     """Returns extra environment variables by role or process; may raise Skipped."""
 

@@ -21,6 +21,7 @@ import psycopg
 from pipeline.devstack.servers import kafka, postgres
 from pipeline.devstack.servers.process import ChildProcess, spawn
 from tests.chaos.proxy import KafkaProxy, proxy
+from tests.support.kafka_cluster import BROKERS, KafkaCluster
 
 
 def free_port() -> int:
@@ -34,6 +35,9 @@ def free_port() -> int:
 
 class Servers:
     """One broker with a second listener behind a proxy, and one Postgres."""
+
+    replicas = 1
+    """Replicas of each record."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -59,14 +63,17 @@ class Servers:
 
     async def ensure(self) -> None:
         """Make sure that both servers run and are not frozen, whatever a scenario did to them."""
-        if self._kafka is None or not self._kafka.is_running():
-            self._start_kafka()
+        await self._ensure_kafka()
         if self._postgres is None or not self._postgres.is_running():
             self._start_postgres()
-        self.thaw("kafka")
         self.thaw("postgres")
-        await _until("Kafka answers", lambda: kafka.is_ready(self._ports[0]))
         await _until("Postgres answers", lambda: postgres.is_ready(self.url))
+
+    async def _ensure_kafka(self) -> None:
+        if self._kafka is None or not self._kafka.is_running():
+            self._start_kafka()
+        self.thaw("kafka")
+        await _until("Kafka answers", lambda: kafka.is_ready(self._ports[0]))
 
     def _start_kafka(self) -> None:
         """Start Kafka. Must be called in the main thread, because the kernel stops it when the starting thread ends."""
@@ -127,6 +134,29 @@ class Servers:
                 await child.stop_async(8)
 
 
+class ClusterServers(Servers):
+    """Three brokers without a proxy, and one Postgres."""
+
+    replicas = BROKERS
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.cluster = KafkaCluster(folder / "kafka", [free_port() for _ in range(2 * BROKERS)])
+
+    @property
+    def bootstrap(self) -> str:
+        return self.cluster.bootstrap
+
+    async def _ensure_kafka(self) -> None:
+        self.cluster.thaw()
+        self.cluster.start()
+        await _until("three brokers answer", self.cluster.is_ready)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.cluster.close)
+        await super().close()
+
+
 def _family(pid: int) -> list[psutil.Process]:
     """Return a server's process and its children, the parent first, so that once stopped it starts no new ones."""
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -159,9 +189,9 @@ async def _until(what: str, check: Callable[[], bool], patience: float = 90.0) -
 
 
 @contextlib.asynccontextmanager
-async def servers(folder: Path) -> AsyncIterator[Servers]:
-    """Run servers with their files in ``folder`` until the block ends."""
-    made = Servers(folder)
+async def servers(folder: Path, brokers: int = 1) -> AsyncIterator[Servers]:
+    """Run servers with their files in ``folder`` until the block ends; ``brokers``: one or three."""
+    made = Servers(folder) if brokers == 1 else ClusterServers(folder)
     async with proxy(made.proxy):
         try:
             await made.ensure()

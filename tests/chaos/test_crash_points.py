@@ -65,9 +65,9 @@ async def test_nothing_is_lost_when_process_exits_at_crash_point(
     env = product_env(settings.kafka_bootstrap, settings.database_url.get_secret_value(), settings.topic_prefix)
     env["MAILFOLD_PARTITIONS"] = str(settings.partitions)
     dice = random.Random(7)
-    told = stories(EMAILS, 2, dice)
+    all_stories = stories(EMAILS, 2, dice)
     async with world(env, tmp_path, Shape(role_env=role_env)) as place, aiohttp.ClientSession() as http:
-        traffic = Traffic(place, http, told, dice)
+        traffic = Traffic(place, http, all_stories, dice)
         posting = asyncio.create_task(traffic.post(4))
         await asyncio.sleep(2)
         for fuse in fuses.values():
@@ -78,7 +78,7 @@ async def test_nothing_is_lost_when_process_exits_at_crash_point(
         await place.processes.stop()
         for role, _ in place.ledger.exits:
             place.ledger.fault("crash point", role)
-        verdict = await judge(place, told)
+        verdict = await judge(place, all_stories)
 
     assert left == []
     blown = {point for point, fuse in fuses.items() if not fuse.exists()}

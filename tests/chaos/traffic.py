@@ -89,19 +89,21 @@ def _story(number: int, brands: int, dice: random.Random) -> Story:
 class Traffic:
     """The player of stories on a world."""
 
-    def __init__(self, world: World, http: aiohttp.ClientSession, told: list[Story], dice: random.Random) -> None:
-        self.world, self.http, self.stories, self._dice = world, http, told, dice
-        self._by_address = {story.address: story for story in told}
+    def __init__(self, world: World, http: aiohttp.ClientSession, stories: list[Story], dice: random.Random) -> None:
+        self.world, self.http, self.stories, self._dice = world, http, stories, dice
+        self._by_address = {story.address: story for story in stories}
         self._by_email: dict[str, Story] = {}
         self._early: dict[str, list[Arrival]] = defaultdict(list)
         self._html: dict[int, str] = {}
         self._begun: set[int] = set()
-        self._done: dict[int, set[str]] = {story.number: set() for story in told}
+        self._done: dict[int, set[str]] = {story.number: set() for story in stories}
         self._events: list[dict[str, Any]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._clicks = asyncio.Semaphore(16)
         self._provider: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
+        self.batches = 20
+        """The number of batches that the messages are posted in, at least."""
         self.event_at: dict[tuple[str, str], float] = {}
         """Time at which the webhook for an event of an email was accepted."""
         world.mails.on_mail = self._mailed_elsewhere
@@ -114,7 +116,7 @@ class Traffic:
 
     async def post(self, span: float, padding: int = 0) -> None:
         """Post all messages over ``span`` seconds."""
-        size = max(1, min(500, len(self.stories) // 20))
+        size = max(1, min(500, len(self.stories) // self.batches))
         batches = [self.stories[at : at + size] for at in range(0, len(self.stories), size)]
         self._provider = self._provider or self._task(self._post_webhooks())
         began = time.monotonic()

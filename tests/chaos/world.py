@@ -24,19 +24,20 @@ import aiohttp
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.chaos.ledger import Ledger
+from tests.chaos.ledger import Ledger, Post
 from tests.chaos.processes import Process, Processes
 from tests.chaos.servers import free_port
 from tests.chaos.sinks import MailSink, Receiver, listening
 
 ROLES = ("gateway", "worker", "dispatch", "project", "emit")
+BATCH_PATH = "/channels/email/batch"
 ROOT = Path(__file__).parents[2]
 LEASE = 4
 WINDOW = 16
 """Jobs that one process has in hand at once, which one kill may cause to be sent twice."""
 
 
-def product_env(bootstrap: str, database_url: str, prefix: str) -> dict[str, str]:
+def product_env(bootstrap: str, database_url: str, prefix: str, replicas: int = 1) -> dict[str, str]:
     """Return the environment of the product, with short retry schedules that never give up."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MAILFOLD_")}
     again = json.dumps([0.5, 1.0, *[2.0] * 400])
@@ -47,6 +48,7 @@ def product_env(bootstrap: str, database_url: str, prefix: str) -> dict[str, str
         "MAILFOLD_SECRET": secrets.token_hex(20),
         "MAILFOLD_TOPIC_PREFIX": prefix,
         "MAILFOLD_PARTITIONS": "4",
+        "MAILFOLD_REPLICATION_FACTOR": str(replicas),
         "MAILFOLD_ALLOW_PRIVATE_DESTINATIONS": "true",
         "MAILFOLD_LEASE_SECONDS": str(LEASE),
         "MAILFOLD_DISPATCH_CONCURRENCY": str(WINDOW),
@@ -169,7 +171,7 @@ class World:
                 return
             body = "[" + ",".join(left.values()) + "]"
             headers = {"X-Api-Key": self.key, "Content-Type": "application/json"}
-            status, answer = await self._post(http, "/channels/email/batch", body, headers)
+            status, answer = await self._post(http, BATCH_PATH, body, headers)
             if status == 200:
                 self._note_accepted(json.loads(answer), left)
             else:
@@ -208,12 +210,14 @@ class World:
         self, http: aiohttp.ClientSession, path: str, body: str, headers: dict[str, str]
     ) -> tuple[int, bytes]:
         """Send a request and return status and body, status 0 without an answer; record any status but 2xx and 503."""
-        status, answer = 0, b""
+        status, answer, began = 0, b"", time.time()
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
             patience = aiohttp.ClientTimeout(total=15)
             async with http.post(self.gateway + path, data=body, headers=headers, timeout=patience) as response:
                 status, answer = response.status, await response.read()
         self.ledger.answers[f"{path} {status}"] += 1
+        if path == BATCH_PATH:
+            self.ledger.posts.append(Post(began, time.time(), status))
         if status not in (0, 503) and not 200 <= status < 300:
             self.ledger.wrong.append(f"{path} was answered {status}: {answer[:200]!r}")
         return status, answer

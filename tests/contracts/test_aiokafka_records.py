@@ -22,9 +22,9 @@ def fetched(*pairs: tuple[bytes | None, bytes | None]) -> Any:
         PLACE, MemoryRecords(bytes(builder.build())), [], 0, None, None, True, READ_COMMITTED
     )  # aiokafka's own order
     assignment = SimpleNamespace(active=True, state_value=lambda _: SimpleNamespace(consumed_to=lambda _: None))
-    made: Any = FetchResult(PLACE, assignment=assignment, partition_records=records, backoff=0)
-    made.check_assignment = lambda _: True
-    return made
+    result: Any = FetchResult(PLACE, assignment=assignment, partition_records=records, backoff=0)
+    result.check_assignment = lambda _: True
+    return result
 
 
 def consumer(*results: Any) -> Any:

@@ -12,8 +12,10 @@ from pydantic import SecretStr
 from pipeline.errors import DatabaseReplaced
 from pipeline.jobs.engine import JobEngine, Lease
 from pipeline.jobs.job import DONE, Job, JobResult
+from pipeline.jobs.metrics import JobMetrics
 from pipeline.jobs.store import ClaimLimits, JobStore
 from pipeline.runtime.database import Pool, open_database
+from pipeline.runtime.role_metrics import RoleMetrics
 from pipeline.settings import Settings
 from tests.support.seeing import until
 
@@ -68,7 +70,8 @@ async def test_engine_claims_nothing_before_its_barrier_and_asks_again_on_anothe
         return DONE
 
     stop, store = asyncio.Event(), JobStore(pool, "dispatch", LIMITS)
-    engine = JobEngine(store, LIMITS, work, (1.0,), url=str(pool.conninfo), barrier=barrier)
+    metrics = JobMetrics(RoleMetrics(), "dispatch")
+    engine = JobEngine(store, LIMITS, work, (1.0,), conninfo=str(pool.conninfo), metrics=metrics, barrier=barrier)
     running = asyncio.create_task(engine.run(stop))
     await until(lambda: len(unasked) == 3, watched=running)
     stop.set()

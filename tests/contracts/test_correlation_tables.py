@@ -24,7 +24,7 @@ def ack(key: tuple[str, str], number: int) -> CorrelationBatch:
     return CorrelationBatch(ids={(key, identified(number)): 1})
 
 
-def heard(key: tuple[str, str], place: int) -> CorrelationBatch:
+def uncorrelated(key: tuple[str, str], place: int) -> CorrelationBatch:
     return CorrelationBatch(waiting=[UncorrelatedEvent(key, 0, place, 1, event(EventKind.OPENED, f"e{place}"))])
 
 
@@ -52,7 +52,7 @@ def scripts(draw: st.DrawFn) -> tuple[Told, list[tuple[str, str]], list[list[Cor
     """Acks, events, and the batches in which they come."""
     acks = draw(st.lists(st.tuples(st.sampled_from(KEYS), st.integers(1, 3)), max_size=8))
     events = draw(st.lists(st.sampled_from(KEYS), max_size=8))
-    parts = [ack(*one) for one in acks] + [heard(key, place) for place, key in enumerate(events)]
+    parts = [ack(*one) for one in acks] + [uncorrelated(key, place) for place, key in enumerate(events)]
     mixed = draw(st.permutations(parts))
     batches = []
     while mixed:
@@ -95,7 +95,7 @@ async def test_message_id_of_two_emails_matches_neither(
 ) -> None:
     for batch in [*batches, BOTH[0]]:
         await write_and_match(connection, batch, ())
-    assert await write_and_match(connection, CorrelationBatch(), heard(KEYS[0], 1).waiting) == 0
+    assert await write_and_match(connection, CorrelationBatch(), uncorrelated(KEYS[0], 1).waiting) == 0
     assert await told(connection) == {}
 
 
@@ -106,7 +106,7 @@ async def test_writer_waits_for_open_transaction_of_predecessor(connection: Conn
 
         async def next_one() -> int:
             async with connection.transaction():
-                return await write_and_match(connection, CorrelationBatch(), heard(KEYS[0], 1).waiting)
+                return await write_and_match(connection, CorrelationBatch(), uncorrelated(KEYS[0], 1).waiting)
 
         waiting = asyncio.create_task(next_one())
         query = (

@@ -1,4 +1,4 @@
-"""Our consumer's bookkeeping, without a broker: which runs are taken, which count, and what is committed then."""
+"""Our consumer's bookkeeping, without a broker: which batches are accepted and counted, and what is committed."""
 
 import asyncio
 from collections import defaultdict
@@ -262,9 +262,9 @@ async def test_silent_brokers_raise(question: str, consumer: Bare, monkeypatch: 
     """Faust's own timeout ends its recovery only: the worker would keep its partitions and never read."""
     monkeypatch.setattr(transport, "BROKER_TIMEOUT_S", 0.01)
     consumer.silent = True
-    asked = {"seek_wait": ({T: 5},), "perform_seek": ()}.get(question, (T,))
+    arguments = {"seek_wait": ({T: 5},), "perform_seek": ()}.get(question, (T,))
     with pytest.raises(LogUnavailable, match="did not answer"):
-        await getattr(consumer, question)(*asked)
+        await getattr(consumer, question)(*arguments)
 
 
 async def test_committed_offset_outside_the_log_is_replaced(consumer: Bare) -> None:

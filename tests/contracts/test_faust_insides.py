@@ -2,7 +2,7 @@
 
 import inspect
 import stat
-from typing import Any
+from typing import Any, cast
 
 import faust
 import pytest
@@ -12,6 +12,7 @@ from faust.assignor.partition_assignor import PartitionAssignor
 from faust.stores.rocksdb import RocksDBOptions
 from faust.stores.rocksdb import Store as FaustStore
 from faust.streams import Stream
+from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from faust.transport import drivers
 from faust.transport.consumer import Consumer as BaseConsumer
@@ -36,6 +37,7 @@ OURS_ALONE = {
     *("claim", "discard", "mark_committed", "_continues", "_seek_back"),
     *("_rewind_lost_batches", "_discard_slow_batches"),
     *("read", "write", "next_states", "scan_position", "save_scan_position", "compact_removed", "size"),
+    *("partitions", "file_bytes"),
     *("_assigned", "_write", "_apply", "_remove_if_corrupt"),
 }
 
@@ -59,9 +61,9 @@ def test_every_overridden_method_exists_with_the_same_parameters(ours: type[Any]
 
 
 def test_commits_call_the_overridden_methods() -> None:
-    asked = inspect.getsource(BaseConsumer._filter_committable_offsets)
-    assert "self._new_offset(tp)" in asked
-    assert "self._should_commit(tp, offset)" in asked
+    source = inspect.getsource(BaseConsumer._filter_committable_offsets)
+    assert "self._new_offset(tp)" in source
+    assert "self._should_commit(tp, offset)" in source
     assert "self._filter_tps_with_pending_acks" in inspect.getsource(BaseConsumer.force_commit)
 
 
@@ -111,6 +113,15 @@ def test_faust_has_flags_for_rebalance_and_recovery() -> None:
     assert "self.app.in_recovery = True" in inspect.getsource(Recovery._set_recovery_started)
 
 
+def test_faust_has_what_the_observer_reads() -> None:
+    """Neither may be created by reading it: Faust makes both when it starts."""
+    assert "if self._consumer is None" in inspect.getsource(cast("Any", faust.App.consumer).fget)
+    assert "if self._recovery is None" in inspect.getsource(cast("Any", TableManager.recovery).fget)
+    assert "self._unacked_messages = WeakSet()" in inspect.getsource(BaseConsumer.__init__)
+    assert "highwater - offsets[tp]" in inspect.getsource(Recovery.active_remaining)
+    assert ".highwater(tp)" in inspect.getsource(AIOKafkaConsumerThread.highwater)
+
+
 def test_recovery_ends_silently_after_a_request_timeout() -> None:
     """Our requests end earlier: `_wait` raises ServiceStopped after it, and no later assignment is recovered."""
     assert "return WaitResults([], [], True)" in inspect.getsource(Service.wait_first)
@@ -141,8 +152,8 @@ def test_installed_faust_is_the_supported_release(monkeypatch: pytest.MonkeyPatc
 
 
 def test_app_has_safe_settings(tmp_path: Any) -> None:
-    made = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1, b:2", topic_prefix="x-"), None)  # type: ignore[arg-type]
-    conf = made.app.conf
+    flow = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1, b:2", topic_prefix="x-"), None)  # type: ignore[arg-type]
+    conf = flow.app.conf
     assert conf.id == "x-mailfold"
     assert [str(url) for url in conf.broker] == ["mailfold-kafka://a:1", "mailfold-kafka://b:2"]
     assert conf.agent_supervisor.__name__ == "CrashingSupervisor"
@@ -160,15 +171,15 @@ def test_faust_finds_our_transport_and_our_store() -> None:
 
 
 def test_unassigned_partition_is_neither_read_nor_written(tmp_path: Any) -> None:
-    made = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
-    made.app.finalize()
+    flow = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
+    flow.app.finalize()
     with pytest.raises(PartitionNotAssigned, match="partition 3"):
-        made.writers[3]
-    kept = made.app.tables["email-states"].data
+        flow.writers[3]
+    table = flow.app.tables["email-states"].data
     with pytest.raises(PartitionNotAssigned, match="partition 3"):
-        kept.read(3, [b"k"])
+        table.read(3, [b"k"])
     with pytest.raises(PartitionNotAssigned, match="partition 3"):
-        kept.write(3, {b"k": b"v"}, 7)
+        table.write(3, {b"k": b"v"}, 7)
 
 
 def test_environment_variables_do_not_change_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
@@ -188,6 +199,6 @@ def test_state_folder_is_private(tmp_path: Any) -> None:
 
 
 async def test_split_copartitioned_topics_raise(tmp_path: Any) -> None:
-    made = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
+    flow = WorkerFlow(Settings(data_dir=tmp_path, kafka_bootstrap="a:1"), None)  # type: ignore[arg-type]
     with pytest.raises(TopicMismatch, match=r"partitions \[1\] are assigned to different workers"):
-        await made.writers.take_over({TP("send-requests", 1), TP("email-states", 1), TP("provider-webhooks", 0)})
+        await flow.writers.take_over({TP("send-requests", 1), TP("email-states", 1), TP("provider-webhooks", 0)})

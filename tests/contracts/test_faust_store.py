@@ -1,4 +1,4 @@
-"""Our store of states on a real disk, without a broker: what recovery puts in, and what it must never put in."""
+"""Our store of states on a real disk, without a broker: what recovery writes into it, and what it must not."""
 
 import asyncio
 import random
@@ -60,9 +60,9 @@ class Disk:
 
 @pytest.fixture
 async def disk(tmp_path: Path) -> AsyncIterator[Disk]:
-    made = Disk(tmp_path)
-    yield made
-    made.close()
+    disk = Disk(tmp_path)
+    yield disk
+    disk.close()
 
 
 async def test_recovery_stores_last_value_per_key_and_offset(disk: Disk) -> None:

@@ -40,8 +40,8 @@ def named(mail: int, nth: int) -> EmailId:
     return email_id("acme", "extrahorizon", f"mail-{mail}", nth)
 
 
-def request(mail: int, nth: int = 0, **told: Any) -> SendRequest:
-    details = {"id": f"mail-{mail}", "subject": f"Subject {mail}", "creation_timestamp": T0 + mail} | told
+def request(mail: int, nth: int = 0, **fields: Any) -> SendRequest:
+    details = {"id": f"mail-{mail}", "subject": f"Subject {mail}", "creation_timestamp": T0 + mail} | fields
     return SendRequest(
         email_id=named(mail, nth),
         message_id=f"mail-{mail}",
@@ -79,8 +79,8 @@ def acked(mail: int, nth: int) -> Acked:
 def logs(seed: int, views: int = 40) -> list[Log]:
     """Two partitions; each mail has a recipient in both; many more views than a state keeps, some twice, some early."""
     chance = random.Random(seed)
-    made = [Log(0), Log(1)]
-    for nth, log in enumerate(made):
+    all_logs = [Log(0), Log(1)]
+    for nth, log in enumerate(all_logs):
         facts: list[Any] = []
         for mail in range(3):
             facts += [request(mail, nth), acked(mail, nth)]
@@ -89,7 +89,7 @@ def logs(seed: int, views: int = 40) -> list[Log]:
         chance.shuffle(facts)
         for fact in facts:
             log.fold(fact)
-    return made
+    return all_logs
 
 
 async def project(connection: Connection, sink: Sink, runs: list[ChangeBatch]) -> None:
@@ -104,10 +104,10 @@ async def test_view_counts_once_in_any_split_and_partition_order(connection: Con
     chance = random.Random(seed)
     first, second = logs(seed)
     await project(connection, sink, [*first.runs(), *second.runs()])
-    found = (await tables(connection, "mails"))["mails"]
-    assert [(row[0], row[3]) for row in found] == [(f"mail-{mail}", 80) for mail in range(3)]
-    assert [row[5]["views"] for row in found] == [80, 80, 80]
-    assert [row[5]["aws_message_id"] for row in found] == [f"id-{mail}-0" for mail in range(3)]
+    stored = (await tables(connection, "mails"))["mails"]
+    assert [(row[0], row[3]) for row in stored] == [(f"mail-{mail}", 80) for mail in range(3)]
+    assert [row[5]["views"] for row in stored] == [80, 80, 80]
+    assert [row[5]["aws_message_id"] for row in stored] == [f"id-{mail}-0" for mail in range(3)]
     for _ in range(3):
         await empty(connection)
         runs = [
@@ -118,21 +118,21 @@ async def test_view_counts_once_in_any_split_and_partition_order(connection: Con
         while any(runs):
             mixed.append(chance.choice([left for left in runs if left]).pop(0))
         await project(connection, sink, mixed)
-        assert (await tables(connection, "mails"))["mails"] == found
+        assert (await tables(connection, "mails"))["mails"] == stored
 
 
 async def test_concurrent_partitions_update_same_mail_without_loss_or_deadlock(
     database_url: str, connection: Connection, sink: Sink
 ) -> None:
-    made = logs(7)
+    all_logs = logs(7)
 
     async def one(log: Log) -> None:
         async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as own:
             await project(own, sink, log.runs(*range(10, len(log.changes), 10)))
 
-    await asyncio.gather(*(one(log) for log in made))
-    found = (await tables(connection, "mails"))["mails"]
-    assert [row[3] for row in found] == [80, 80, 80]
+    await asyncio.gather(*(one(log) for log in all_logs))
+    stored = (await tables(connection, "mails"))["mails"]
+    assert [row[3] for row in stored] == [80, 80, 80]
 
 
 async def test_mail_is_not_listed_before_its_first_recipient(connection: Connection, sink: Sink) -> None:
@@ -141,13 +141,13 @@ async def test_mail_is_not_listed_before_its_first_recipient(connection: Connect
     assert (await mails.find(connection, "acme", ListingQuery())).total == 0
     more = log.fold(request(1, 0, subject="told"))
     await project(connection, sink, more.runs(2)[1:])
-    found = await mails.find(connection, "acme", ListingQuery())
-    assert [json.loads(mail)["views"] for mail in found.mails] == [1]
+    stored = await mails.find(connection, "acme", ListingQuery())
+    assert [json.loads(mail)["views"] for mail in stored.mails] == [1]
 
 
 async def ask(connection: Connection, query: str) -> list[str]:
-    found = await mails.find(connection, "acme", rql.parse(query, MAIL_FIELDS))
-    return [json.loads(mail)["id"] for mail in found.mails]
+    stored = await mails.find(connection, "acme", rql.parse(query, MAIL_FIELDS))
+    return [json.loads(mail)["id"] for mail in stored.mails]
 
 
 async def test_rql_query_returns_matching_mails(connection: Connection, sink: Sink) -> None:
@@ -181,8 +181,8 @@ async def test_rql_query_returns_matching_mails(connection: Connection, sink: Si
         "limit(1,1)": ["mail-2"],
         "eq(views,0)&like(id,MAIL)": every,
     }
-    for query, found in expected.items():
-        assert await ask(connection, query) == found, query
+    for query, stored in expected.items():
+        assert await ask(connection, query) == stored, query
     assert (await mails.find(connection, "acme", rql.parse("limit(1,5)", MAIL_FIELDS))).total == 3
     assert (await mails.find(connection, "acme", rql.parse("skipCount()", MAIL_FIELDS))).total is None
     assert (await mails.find(connection, "other", ListingQuery())).total == 0
@@ -230,10 +230,10 @@ pieces = st.sampled_from(
         ),
     ]
 )
-letters = st.sampled_from("\"\\'$@?()*.[]{}|&!=<>~#%/a1é\n\t") | st.characters(
+characters = st.sampled_from("\"\\'$@?()*.[]{}|&!=<>~#%/a1é\n\t") | st.characters(
     exclude_categories=["Cs"], exclude_characters="\0\ufffd"
 )
-values = st.text(letters, max_size=12)
+values = st.text(characters, max_size=12)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -242,7 +242,7 @@ async def test_any_rql_query_is_valid_sql(connection: Connection, parts: list[st
     twice = quote(quote(value, safe=""), safe="")
     for query in ("".join(parts), f"eq(content.x,{twice})&like(subject,{twice})&in(id,{twice},{twice})"):
         try:
-            asked = rql.parse(query, MAIL_FIELDS)
+            parsed = rql.parse(query, MAIL_FIELDS)
         except Refused:
             continue
-        await mails.find(connection, "acme", asked)
+        await mails.find(connection, "acme", parsed)

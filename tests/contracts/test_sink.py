@@ -12,7 +12,7 @@ from projections.pending_conversions import PendingConversion, decode_conversion
 from projections.row_changes import MAX_PLACES
 from projections.sink import ChangeBatch, Connection, OffsetConflict, Sink
 from tests.conftest import SECRET
-from tests.support.changes import T0, Log, acked, again, event, identified, lives, request, told
+from tests.support.changes import T0, Log, acked, again, conversion_result, event, identified, lives, request
 from tests.support.tables import empty, tables
 from topics.changes import EmailChange
 from topics.conversions import ConversionOutcome, ConversionWord
@@ -93,8 +93,10 @@ async def test_crash_between_rows_and_offset_writes_neither(connection: Connecti
 
 
 async def jobs(connection: Connection) -> list[tuple[str, int, str]]:
-    found = await connection.execute("select name, seq, state from jobs.jobs where queue = 'emit' order by stream, seq")
-    return await found.fetchall()
+    cursor = await connection.execute(
+        "select name, seq, state from jobs.jobs where queue = 'emit' order by stream, seq"
+    )
+    return await cursor.fetchall()
 
 
 async def test_conversions_are_numbered_in_order_of_first_appearance(connection: Connection, sink: Sink) -> None:
@@ -137,10 +139,10 @@ async def test_settled_conversion_closes_job_and_replayed_dead_one_stays_open(
     log = Log().fold(request(1)).fold(event(1, EventKind.DELIVERED, T0), event(1, EventKind.OPENED, T0))
     log.fold(event(1, EventKind.CLICKED, T0))
     log.fold(
-        told(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0),
-        told(1, ConversionWord.OPEN, ConversionOutcome.REFUSED, T0),
+        conversion_result(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0),
+        conversion_result(1, ConversionWord.OPEN, ConversionOutcome.REFUSED, T0),
     )
-    log.fold(told(1, ConversionWord.CLICK, ConversionOutcome.GIVEN_UP, T0))
+    log.fold(conversion_result(1, ConversionWord.CLICK, ConversionOutcome.GIVEN_UP, T0))
     await sink.start(connection, 0, 0, 0)
     await sink.apply(connection, ChangeBatch(0, 0, 4, log.changes[:4]))
     await connection.execute("update jobs.jobs set state = 'attempting' where name = 'click'")
@@ -150,14 +152,14 @@ async def test_settled_conversion_closes_job_and_replayed_dead_one_stays_open(
     log.fold(event(1, EventKind.CLICKED, T0, nth=1))
     await sink.apply(connection, ChangeBatch(0, 5, 6, log.changes[5:]))
     assert (await jobs(connection))[2] == ("click", 3, "pending")
-    log.fold(told(1, ConversionWord.CLICK, ConversionOutcome.DELIVERED, T0))
+    log.fold(conversion_result(1, ConversionWord.CLICK, ConversionOutcome.DELIVERED, T0))
     await sink.apply(connection, ChangeBatch(0, 6, 7, log.changes[6:]))
     assert (await jobs(connection))[2] == ("click", 3, "done")
 
 
 async def test_lagging_projector_does_not_bury_replayed_job(connection: Connection, sink: Sink) -> None:
     log = Log().fold(request(1)).fold(event(1, EventKind.DELIVERED, T0))
-    log.fold(told(1, ConversionWord.DELIVERED, ConversionOutcome.GIVEN_UP, T0))
+    log.fold(conversion_result(1, ConversionWord.DELIVERED, ConversionOutcome.GIVEN_UP, T0))
     await project(connection, sink, log.runs(2)[:1])
     await connection.execute("update jobs.jobs set state = 'pending', replayed_after = 12")
     await sink.apply(connection, log.runs(2)[1])
@@ -166,7 +168,7 @@ async def test_lagging_projector_does_not_bury_replayed_job(connection: Connecti
 
 async def test_job_being_settled_by_emitter_is_unchanged(connection: Connection, sink: Sink, database_url: str) -> None:
     log = Log().fold(request(1)).fold(event(1, EventKind.DELIVERED, T0))
-    log.fold(told(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0))
+    log.fold(conversion_result(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0))
     await project(connection, sink, log.runs(2)[:1])
     async with await psycopg.AsyncConnection.connect(database_url) as emitter:
         await emitter.execute("update jobs.jobs set state = 'done'")
@@ -177,7 +179,7 @@ async def test_job_being_settled_by_emitter_is_unchanged(connection: Connection,
 
 async def test_rebuilt_database_has_only_unsettled_conversions(connection: Connection, sink: Sink) -> None:
     log = Log().fold(request(1)).fold(event(1, EventKind.DELIVERED, T0), event(1, EventKind.OPENED, T0))
-    log.fold(told(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0))
+    log.fold(conversion_result(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0))
     other = Log(1).fold(request(2)).fold(event(2, EventKind.DELIVERED, T0)).fold(acked(2, T0))
     await sink.start(connection, 0, 0, 3)
     await sink.start(connection, 1, 0, 3)
@@ -185,8 +187,8 @@ async def test_rebuilt_database_has_only_unsettled_conversions(connection: Conne
     await sink.apply(connection, ChangeBatch(1, 0, 2, other.changes[:2]))
     assert {state for _, _, state in await jobs(connection)} == {"held"}
     await sink.apply(connection, ChangeBatch(0, 2, 3, log.changes[2:]))
-    found = {(name, stream): state for name, stream, state in await _jobs_by_stream(connection)}
-    assert found == {
+    rows = {(name, stream): state for name, stream, state in await _jobs_by_stream(connection)}
+    assert rows == {
         ("delivered", identified(1)): "done",
         ("open", identified(1)): "pending",
         ("delivered", identified(2)): "held",
@@ -217,16 +219,16 @@ async def test_address_evidence_of_two_partitions_is_independent_of_order(connec
     clash = second.changes[0].state
     assert clash.request is not None
     same = clash.request.recipient
-    found = []
+    rows = []
     for order in ((first, second), (second, first)):
         await empty(connection)
         for log in order:
             changed = [_readdressed(change, same) for change in log.changes]
             await project(connection, sink, [ChangeBatch(log.partition, 0, 1, changed)])
-        found.append((await tables(connection, "evidence"))["evidence"])
-    assert found[0] == found[1]
-    assert {row[:3] for row in found[0]} == {("acme", "2", hashed(f" {same.upper()}"))}
-    assert {(reason, event_id, at) for *_, reason, event_id, at in found[0]} == {
+        rows.append((await tables(connection, "evidence"))["evidence"])
+    assert rows[0] == rows[1]
+    assert {row[:3] for row in rows[0]} == {("acme", "2", hashed(f" {same.upper()}"))}
+    assert {(reason, event_id, at) for *_, reason, event_id, at in rows[0]} == {
         ("hard bounce", "sg:1:bounced:0", T0 + 52),
         ("complaint", "sg:3:complained:0", T0 + 22),
     }
@@ -254,8 +256,8 @@ async def test_repeated_fact_adds_its_position_up_to_a_hundred(connection: Conne
     for _ in range(150):
         log.fold(event(1, EventKind.DELIVERED, T0))
     await project(connection, sink, log.runs(3, 80))
-    found = await connection.execute("select places from projections.timeline where kind = 'delivered'")
-    [(places,)] = await found.fetchall()
+    cursor = await connection.execute("select places from projections.timeline where kind = 'delivered'")
+    [(places,)] = await cursor.fetchall()
     assert places == [f"facts/0/{offset}" for offset in range(1, 101)]
 
 
@@ -263,8 +265,8 @@ async def test_values_that_postgres_cannot_store_are_still_projected(connection:
     odd = msgspec.structs.replace(request(1), recipient="a\x00b@example.com", identity="\x00", brand="b\x00")
     late = msgspec.structs.replace(event(1, EventKind.OPENED, T0), occurred_at=2**70, event_id="\x00")
     await project(connection, sink, Log().fold(odd).fold(late).runs())
-    found = await connection.execute("select recipient, status from projections.history")
-    assert await found.fetchall() == [("a\ufffdb@example.com", "opened")]
+    cursor = await connection.execute("select recipient, status from projections.history")
+    assert await cursor.fetchall() == [("a\ufffdb@example.com", "opened")]
 
 
 async def test_renormalized_event_is_on_timeline_despite_repeats_of_first_reading(

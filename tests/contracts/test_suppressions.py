@@ -46,11 +46,11 @@ def naively(decisions: Sequence[SuppressionDecision], evidence: Sequence[Row], b
     if about and isinstance(about[-1], AddressListed):
         return f"listed for {about[-1].brand}"
     after = about[-1].at if about else -1
-    heard = sorted(row[2:] for row in evidence if row[:2] == (brand, name) and row[3] > after)
-    hard = sorted((at, reason) for reason, at in heard if reason != "soft bounce")
+    evidence_times = sorted(row[2:] for row in evidence if row[:2] == (brand, name) and row[3] > after)
+    hard = sorted((at, reason) for reason, at in evidence_times if reason != "soft bounce")
     if hard:
         return min({reason for at, reason in hard if at == hard[0][0]})
-    recent = [at for reason, at in heard if at > NOW - RULE.days * DAY]
+    recent = [at for reason, at in evidence_times if at > NOW - RULE.days * DAY]
     return "soft bounce" if len(recent) >= RULE.soft_bounces else None
 
 
@@ -83,39 +83,41 @@ async def _as_the_model_says(connection: Connection, seed: int, patched: pytest.
     decisions, evidence = made_up(seed)
     await fill(connection, decisions, evidence, chance)
     keys: list[AddressKey] = [("acme", brand, name) for name in HASHES for brand in (*BRANDS, "9", "*")]
-    found = await suppressions.find_suppressed(connection, keys, RULE, NOW)
-    told = {key: f"listed for {why.brand}" if why.is_listed else why.reason.value for key, why in found.items()}
+    suppressed = await suppressions.find_suppressed(connection, keys, RULE, NOW)
+    reasons = {key: f"listed for {why.brand}" if why.is_listed else why.reason.value for key, why in suppressed.items()}
     model = {key: why for key in keys if (why := naively(decisions, evidence, key[1], key[2]))}
-    assert {key: why.removeprefix("listed for ") for key, why in told.items()} == {
+    assert {key: why.removeprefix("listed for ") for key, why in reasons.items()} == {
         key: why.removeprefix("listed for ") for key, why in model.items()
     }
     patched.setattr(suppressions, "LOOKUP_MAX_ADDRESSES", chance.randint(1, 7))
     patched.setattr(suppressions, "PAGE_MAX_ROUNDS", 2)
     for brand in (None, *BRANDS, "9"):
-        asked = SuppressionListQuery(tenant="acme", brand=brand, limit=chance.randint(1, 9))
-        paged = await _pages(connection, asked)
+        query = SuppressionListQuery(tenant="acme", brand=brand, limit=chance.randint(1, 9))
+        paged = await _pages(connection, query)
         if brand is None:
-            shown = {key for key, why in model.items() if not why.startswith("listed") or why == f"listed for {key[1]}"}
+            listed_keys = {
+                key for key, why in model.items() if not why.startswith("listed") or why == f"listed for {key[1]}"
+            }
         else:
-            shown = {key for key in model if key[1] == brand}
+            listed_keys = {key for key in model if key[1] == brand}
         assert len(paged) == len(set(paged))
-        assert set(paged) == shown
+        assert set(paged) == listed_keys
         assert [key[2] for key in paged] == sorted(key[2] for key in paged)
 
 
-async def _pages(connection: Connection, asked: SuppressionListQuery) -> list[AddressKey]:
-    found: list[AddressKey] = []
-    behind: SuppressionPosition | None = asked.start_after
+async def _pages(connection: Connection, query: SuppressionListQuery) -> list[AddressKey]:
+    keys: list[AddressKey] = []
+    behind: SuppressionPosition | None = query.start_after
     while behind is not None:
-        page = await suppressions.find_page(connection, _going_on(asked, behind), RULE, NOW)
-        assert len(page.entries) <= asked.limit
-        found += [key for key, _ in page.entries]
+        page = await suppressions.find_page(connection, _going_on(query, behind), RULE, NOW)
+        assert len(page.entries) <= query.limit
+        keys += [key for key, _ in page.entries]
         behind = page.next_position
-    return found
+    return keys
 
 
-def _going_on(asked: SuppressionListQuery, behind: SuppressionPosition) -> SuppressionListQuery:
-    return SuppressionListQuery(tenant=asked.tenant, brand=asked.brand, limit=asked.limit, start_after=behind)
+def _going_on(query: SuppressionListQuery, behind: SuppressionPosition) -> SuppressionListQuery:
+    return SuppressionListQuery(tenant=query.tenant, brand=query.brand, limit=query.limit, start_after=behind)
 
 
 async def test_rereading_topic_changes_nothing(connection: Connection) -> None:
@@ -132,7 +134,9 @@ OLD, TODAY = b"o" * 32, b"t" * 32
 KEY: AddressKey = ("acme", "7", TODAY)
 
 
-async def told(connection: Connection, name: bytes, reason: str, at: int, *, email_id: str | None = None) -> None:
+async def add_evidence(
+    connection: Connection, name: bytes, reason: str, at: int, *, email_id: str | None = None
+) -> None:
     query = "insert into projections.evidence values ('acme', '7', %s, coalesce(%s, gen_random_uuid()), %s, 'e', %s)"
     await connection.execute(query, (name, email_id, reason, at))
 
@@ -149,7 +153,7 @@ def listed(name: bytes, at: int = NOW, brand: str = "7") -> AddressListed:
 
 
 async def test_entry_under_old_hash_still_suppresses(connection: Connection) -> None:
-    await told(connection, OLD, "hard bounce", 5)
+    await add_evidence(connection, OLD, "hard bounce", 5)
     old = {KEY: OldAddressHash(OLD, shared=False)}
     assert await suppressions.find_suppressed(connection, [KEY], RULE, NOW) == {}
     assert (await suppressions.find_suppressed(connection, [KEY], RULE, NOW, old))[
@@ -172,10 +176,10 @@ async def test_later_decision_under_either_hash_wins(connection: Connection) -> 
 async def test_shared_old_hash_counts_only_for_older_decisions(connection: Connection) -> None:
     await connection.execute("update suppressions.key_change set changed_at = 100")
     old = {KEY: OldAddressHash(OLD, shared=True)}
-    await told(connection, OLD, "complaint", 101)
+    await add_evidence(connection, OLD, "complaint", 101)
     await decided(connection, listed(OLD, 102, "*"))
     assert await suppressions.find_suppressed(connection, [KEY], RULE, NOW, old) == {}
-    await told(connection, OLD, "unsubscribe", 99)
+    await add_evidence(connection, OLD, "unsubscribe", 99)
     assert (await suppressions.find_suppressed(connection, [KEY], RULE, NOW, old))[
         KEY
     ].reason is SuppressionReason.UNSUBSCRIBE
@@ -185,8 +189,8 @@ async def test_soft_bounce_of_one_email_under_both_hashes_counts_once(connection
     old = {KEY: OldAddressHash(OLD, shared=False)}
     for number in range(RULE.soft_bounces - 1):
         email_id = f"00000000-0000-7000-8000-{number:012d}"
-        await told(connection, OLD, "soft bounce", NOW - DAY + number, email_id=email_id)
-        await told(connection, TODAY, "soft bounce", NOW - DAY + number, email_id=email_id)
+        await add_evidence(connection, OLD, "soft bounce", NOW - DAY + number, email_id=email_id)
+        await add_evidence(connection, TODAY, "soft bounce", NOW - DAY + number, email_id=email_id)
     assert await suppressions.find_suppressed(connection, [KEY], RULE, NOW, old) == {}
-    await told(connection, OLD, "soft bounce", NOW - 1)
+    await add_evidence(connection, OLD, "soft bounce", NOW - 1)
     assert KEY in await suppressions.find_suppressed(connection, [KEY], RULE, NOW, old)

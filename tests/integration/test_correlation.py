@@ -46,7 +46,7 @@ def acked(email_id: EmailId, name: str, provider: str = "relay") -> LogEntry:
     return LogEntry(PROVIDER_ACKS, email_id, ack)
 
 
-def heard(name: str, event_id: str, provider: str = "relay") -> LogEntry:
+def uncorrelated(name: str, event_id: str, provider: str = "relay") -> LogEntry:
     event = DeliveryEvent(
         email_id=EmailId(""),
         event_id=event_id,
@@ -60,7 +60,7 @@ def heard(name: str, event_id: str, provider: str = "relay") -> LogEntry:
     return LogEntry(UNCORRELATED_EVENTS, match_key(name), event)
 
 
-async def told(settings: Settings) -> set[tuple[str, str]]:
+async def delivery_event_ids(settings: Settings) -> set[tuple[str, str]]:
     return {(event.email_id, event.event_id) for event in await on(settings, DELIVERY_EVENTS)}
 
 
@@ -76,9 +76,12 @@ async def test_ack_and_event_match_in_either_order_and_parked_event_is_shown(
     async with dispatching(settings) as rt:
         await append_all(rt.log, [acked(early, "<early@relay>")])
         await caught_up.correlation()
-        await append_all(rt.log, [heard("early@relay", "e1"), heard("late", "e2"), heard("late", "e3", "another")])
+        await append_all(
+            rt.log,
+            [uncorrelated("early@relay", "e1"), uncorrelated("late", "e2"), uncorrelated("late", "e3", "another")],
+        )
         await until(lambda: _is(parked(rt), 2))
-        await until(lambda: _is(told(settings), {(early, "e1")}))
+        await until(lambda: _is(delivery_event_ids(settings), {(early, "e1")}))
 
         seen = (await status.read_status(rt)).parked
         assert seen.count == 2
@@ -89,25 +92,25 @@ async def test_ack_and_event_match_in_either_order_and_parked_event_is_shown(
 
         # One provider's id says nothing of another's.
         await append_all(rt.log, [acked(late, "late")])
-        await until(lambda: _is(told(settings), {(early, "e1"), (late, "e2")}))
+        await until(lambda: _is(delivery_event_ids(settings), {(early, "e1"), (late, "e2")}))
         await until(lambda: _is(parked(rt), 1))
         event = next(one for one in await on(settings, DELIVERY_EVENTS) if one.event_id == "e2")
-        assert event == msgspec.structs.replace(heard("late", "e2").record, email_id=late, **_times(event))
+        assert event == msgspec.structs.replace(uncorrelated("late", "e2").record, email_id=late, **_times(event))
 
         # The same id for two emails names neither, and who knows it already learns it too late.
         await append_all(rt.log, [acked(early, "shared"), acked(alias, "shared")])
         await caught_up.correlation()
-        await append_all(rt.log, [heard("shared", "e4")])
+        await append_all(rt.log, [uncorrelated("shared", "e4")])
         await caught_up.correlation()
         assert await parked(rt) == 2
-        assert await told(settings) == {(early, "e1"), (late, "e2")}
+        assert await delivery_event_ids(settings) == {(early, "e1"), (late, "e2")}
 
 
 async def test_two_dispatchers_match_concurrent_acks_and_events(settings: Settings, caught_up: CaughtUp) -> None:
     chance = random.Random(5)
     emails = [fresh() for _ in range(300)]
     entries = [acked(email_id, f"<{email_id}>") for email_id in emails]
-    entries += [heard(email_id, f"{email_id}/{nth}") for email_id in emails for nth in range(2)]
+    entries += [uncorrelated(email_id, f"{email_id}/{nth}") for email_id in emails for nth in range(2)]
     chance.shuffle(entries)
     async with dispatching(settings) as one, dispatching(settings):
         for start in range(0, len(entries), 100):
@@ -115,7 +118,9 @@ async def test_two_dispatchers_match_concurrent_acks_and_events(settings: Settin
             await asyncio.sleep(chance.random() / 10)  # so that the readers meet parts of it
         await caught_up.correlation()
         await until(lambda: _is(parked(one), 0))
-        assert await told(settings) == {(email_id, f"{email_id}/{nth}") for email_id in emails for nth in range(2)}
+        assert await delivery_event_ids(settings) == {
+            (email_id, f"{email_id}/{nth}") for email_id in emails for nth in range(2)
+        }
 
 
 async def test_dispatcher_killed_before_unparking_appends_event_again(
@@ -127,7 +132,7 @@ async def test_dispatcher_killed_before_unparking_appends_event_again(
     env = {"MAILFOLD_CRASH_AT": "correlate.before-unpark", "MAILFOLD_CRASH_ONCE": str(fuse)}
     async with open_runtime(settings) as rt:
         async with Stack(settings, roles=["dispatch"], role_env={"dispatch": env}):
-            await append_all(rt.log, [heard("m", "e1")])
+            await append_all(rt.log, [uncorrelated("m", "e1")])
             await until(lambda: _is(parked(rt), 1), 40)
             await append_all(rt.log, [acked(email_id, "m")])
             await until(lambda: not fuse.exists())
@@ -143,16 +148,16 @@ async def test_emptied_tables_are_refilled_and_unmatched_event_becomes_dead_lett
 ) -> None:
     known, unknown = fresh(), fresh()
     async with dispatching(settings) as rt:
-        await append_all(rt.log, [acked(known, "known"), heard("unknown", "e1")])
+        await append_all(rt.log, [acked(known, "known"), uncorrelated("unknown", "e1")])
         await caught_up.correlation()
         await rows_changed(rt, "truncate correlation.parked, correlation.provider_ids, correlation.next_offsets")
         # It notices at the next record.
-        await append_all(rt.log, [heard("known", "e2")])
-        await until(lambda: _is(told(settings), {(known, "e2")}))
+        await append_all(rt.log, [uncorrelated("known", "e2")])
+        await until(lambda: _is(delivery_event_ids(settings), {(known, "e2")}))
         await caught_up.correlation()
         assert await parked(rt) == 1
-        await append_all(rt.log, [acked(unknown, "unknown"), heard("somebody's else", "e3")])
-        await until(lambda: _is(told(settings), {(known, "e2"), (unknown, "e1")}))
+        await append_all(rt.log, [acked(unknown, "unknown"), uncorrelated("somebody's else", "e3")])
+        await until(lambda: _is(delivery_event_ids(settings), {(known, "e2"), (unknown, "e1")}))
         await caught_up.correlation()
         assert await parked(rt) == 1
 
@@ -165,7 +170,7 @@ async def test_emptied_tables_are_refilled_and_unmatched_event_becomes_dead_lett
         await dead_letters.replay(rt, "dead-letters/0/0")
         await until(lambda: _is(parked(rt), 1))
         await append_all(rt.log, [acked(known, "somebody's else")])
-        await until(lambda: _is(told(settings), {(known, "e2"), (unknown, "e1"), (known, "e3")}))
+        await until(lambda: _is(delivery_event_ids(settings), {(known, "e2"), (unknown, "e1"), (known, "e3")}))
     [letter] = await on(settings, DEAD_LETTERS)
     assert (letter.reason, letter.source.topic, letter.role) == ("uncorrelated", "uncorrelated-events", "dispatch")
     assert msgspec.json.decode(letter.value)["event_id"] == "e3"

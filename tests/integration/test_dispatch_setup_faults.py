@@ -1,4 +1,4 @@
-"""Faults of our own set-up that a provider tells: the lane waits, nobody bounces."""
+"""Set-up faults that a provider reports: the lane waits, and no email bounces."""
 
 import pytest
 

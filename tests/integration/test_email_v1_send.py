@@ -1,4 +1,4 @@
-"""`POST /v1/Email/` over real HTTP: each message's result, and what lies on the log for it."""
+"""`POST /v1/Email/` over real HTTP: each message's result, and its records on the log."""
 
 import asyncio
 import json

@@ -9,10 +9,15 @@ from typing import Any
 
 import pytest
 
+from pipeline import admin
 from pipeline.dialects import fasttrack
+from pipeline.errors import NotFound
 from pipeline.gateway.connections import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED_REQUESTS, MAX_REQUEST_LINE_BYTES
+from pipeline.runtime.fair_threads import CURRENT_CALLER
+from pipeline.runtime.logs import get_logger
 from pipeline.settings import Settings
 from tests.support.gateway import Gateway, gateway
+from tests.support.logs import captured_log_lines
 
 ASK = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
 READ_TIMEOUT_S = 30
@@ -278,3 +283,33 @@ async def test_refused_request_is_not_answered_before_earlier_ones(settings: Set
             assert await client.ended()
         assert await refused(served, "head") == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_pipelined", [True, False])
+async def test_request_inherits_no_tenant_from_the_one_before(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, is_pipelined: bool
+) -> None:
+    callers: list[str] = []
+
+    async def no_provider(*_: Any) -> admin.Provider:
+        callers.append(CURRENT_CALLER.get())
+        get_logger("test").warning("looked up")
+        raise NotFound
+
+    monkeypatch.setattr(admin, "get_provider", no_provider)
+    # A body that is larger than uvicorn reads ahead: asyncio then reads on in the context of the task that asked.
+    body = b" " * 500_000 + b"[]"
+    head = f"POST /channels/email/batch HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nX-Api-Key: "
+    async with gateway(settings) as served, connected(served) as [client]:
+        with captured_log_lines() as lines:
+            authenticated = head.encode() + served.key.encode() + b"\r\n\r\n" + body
+            webhook = b"GET /webhooks/mine HTTP/1.1\r\nHost: x\r\nX-Request-Id: second\r\n\r\n"
+            await client.send(*([authenticated + webhook] if is_pipelined else [authenticated]))
+            assert await client.answer() == 200
+            if not is_pipelined:
+                await client.send(webhook)
+            assert await client.answer() == 404
+        [line] = [line for line in lines() if line["event"] == "looked up"]
+    assert callers == [""]
+    assert line["request_id"] == "second"
+    assert "tenant" not in line

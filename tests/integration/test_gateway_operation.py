@@ -13,15 +13,18 @@ import jsonschema
 import pytest
 
 from pipeline.dialects import fasttrack
-from pipeline.errors import InvalidSettings, LogUnavailable
+from pipeline.errors import InvalidSettings
 from pipeline.gateway.main import run
 from pipeline.gateway.openapi import common
 from pipeline.runtime.bootstrap import open_runtime
 from pipeline.runtime.fair_threads import CURRENT_CALLER
+from pipeline.runtime.kafka_clients import create_admin, start_client
 from pipeline.settings import Settings
 from tests.support.fasttrack import message
-from tests.support.gateway import gateway
+from tests.support.gateway import Gateway, gateway
+from tests.support.logs import captured_log_lines
 from tests.support.seeing import until
+from topics.registry import SEND_REQUESTS
 
 
 async def test_health_and_readiness_are_ok(settings: Settings) -> None:
@@ -57,6 +60,23 @@ async def test_parsing_runs_in_the_tenants_fair_threads(settings: Settings, monk
     async with gateway(settings) as served:
         assert (await served.post([message("one")])).status_code == 200
     assert calls == [("acme", "fair_0")]
+
+
+async def test_failed_request_is_logged_with_its_id_and_tenant(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_body: bytes) -> Any:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(fasttrack, "parse_batch", fail)
+    async with gateway(settings) as served:
+        with captured_log_lines() as lines:
+            answer = await served.post([message("one")], X_Request_Id="from-the-proxy")
+            other = await served.http.get("/healthz")
+        [line] = [line for line in lines() if "RuntimeError: broken" in line.get("exception", "")]
+    assert (answer.status_code, answer.headers["x-request-id"]) == (500, "from-the-proxy")
+    assert (line["request_id"], line["tenant"]) == ("from-the-proxy", "acme")
+    assert other.headers["x-request-id"] != "from-the-proxy"
 
 
 async def test_metrics_show_event_loop_lag(settings: Settings) -> None:
@@ -173,14 +193,34 @@ async def test_used_port_is_a_clear_error(settings: Settings) -> None:
                 await run(rt)
 
 
-async def test_failed_producer_ends_the_role(settings: Settings) -> None:
-    async with open_runtime(settings.model_copy(update={"port": 0})) as rt:
-        serving = asyncio.create_task(run(rt))
-        await until((settings.data_dir / "gateway.port").exists, watched=serving)
-        rt.log._producer._sender.sender_task.cancel()
-        with pytest.raises(LogUnavailable, match="producer failed for good"):
-            async with asyncio.timeout(15):
-                await serving
+async def test_stopped_producer_is_replaced(settings: Settings) -> None:
+    async with gateway(settings, append_timeout=0.5) as served:
+        assert (await served.post([message("before")])).status_code == 200
+        stopped = served.rt.log._producers.current
+        stopped._sender.sender_task.cancel()
+        assert (await served.post([message("meanwhile")])).status_code == 503
+        await until(lambda: served.rt.log._producers.current is not stopped)
+        assert (await served.post([message("after")])).status_code == 200
+        await until(lambda: _is_ready(served))
+
+
+async def _is_ready(served: Gateway) -> bool:
+    return (await served.http.get("/readyz")).status_code == 200
+
+
+async def test_readiness_tells_that_a_topic_is_missing(settings: Settings) -> None:
+    await _delete_topic(settings, SEND_REQUESTS.name)
+    async with gateway(settings) as served:
+        assert (await served.http.get("/readyz")).json()["problems"].keys() == {"kafka"}
+
+
+async def _delete_topic(settings: Settings, name: str) -> None:
+    admin = create_admin(settings)
+    await start_client(admin, settings)
+    try:
+        await admin.delete_topics([settings.topic(name)])
+    finally:
+        await admin.close()
 
 
 async def test_process_serves_and_ends_cleanly_on_sigterm(settings: Settings) -> None:

@@ -51,16 +51,16 @@ async def get(served: Gateway, key: str = "", **params: str) -> httpx.Response:
 
 async def pages(served: Gateway, between: Any = None, **params: str) -> list[dict[str, Any]]:
     """All pages' emails; ``between`` runs after each page."""
-    found: list[dict[str, Any]] = []
+    emails: list[dict[str, Any]] = []
     more: dict[str, str] = {}
     while True:
         answer = await get(served, **params, **more)
         assert answer.status_code == 200, answer.text
         body = answer.json()
         assert len(body["Emails"]) <= 100
-        found += body["Emails"]
+        emails += body["Emails"]
         if "Next" not in body:
-            return found
+            return emails
         more = {"Next": body["Next"]}
         if between is not None:
             await between()
@@ -119,8 +119,8 @@ async def test_each_filter_alone_and_together(settings: Settings) -> None:
         assert ids(both) == [identified(number) for number in (6, 0)]
         early = await pages(served, After=str(T0 // 1000 + 4))
         assert ids(early) == [identified(number) for number in reversed(range(5))]
-        found = await pages(served, Email="player3@example.com", State="sent", After="soon", BrandId="2")
-        assert ids(found) == [identified(3)]
+        emails = await pages(served, Email="player3@example.com", State="sent", After="soon", BrandId="2")
+        assert ids(emails) == [identified(3)]
         assert await pages(served, Email="PLAYER3@example.com") == [], "a direct match"
 
 
@@ -186,9 +186,11 @@ async def test_oddities_in_parameters_are_never_a_500(settings: Settings) -> Non
 async def test_the_documentation_shows_the_surface(settings: Settings) -> None:
     async with gateway(settings) as served:
         paths = (await served.http.get("/openapi.json")).json()["paths"]
-        asked = paths["/v1/Email/"]["get"]
-        assert {"BrandId", "Next", "After", "State", "Email"} <= {one["name"] for one in asked["parameters"]}
-        assert asked["responses"]["200"]["content"]["application/json"]["example"]["Emails"][0]["State"] == "delivered"
+        operation = paths["/v1/Email/"]["get"]
+        assert {"BrandId", "Next", "After", "State", "Email"} <= {one["name"] for one in operation["parameters"]}
+        assert (
+            operation["responses"]["200"]["content"]["application/json"]["example"]["Emails"][0]["State"] == "delivered"
+        )
 
 
 FILL = """
@@ -209,8 +211,8 @@ analyze projections.versions;
 async def test_no_page_reads_a_whole_table(settings: Settings) -> None:
     brand = "7b1c1c0a-52b3-5d56-9f6e-0a3f1f4a7c02"
     questions = [
-        HistoryQuery(tenant="acme", filter=asked, as_of=as_of, start_after=behind)
-        for asked in (
+        HistoryQuery(tenant="acme", filter=each, as_of=as_of, start_after=behind)
+        for each in (
             HistoryFilter(),
             HistoryFilter(listed=ListedState.COMPLAINT),
             HistoryFilter(brand_uuid=brand),
@@ -243,8 +245,8 @@ async def _rows_read(connection: psycopg.AsyncConnection[Any], query: HistoryQue
     }
     text = SQL["page_of_recipient" if query.filter.recipient else "page"]
     # Sent as one text: EXPLAIN takes no parameters, and the page is planned with its values, too.
-    asked = psycopg.AsyncClientCursor(connection).mogrify(text, values)
-    explained = await connection.execute(b"explain (analyze, format json) " + asked.encode())
+    statement = psycopg.AsyncClientCursor(connection).mogrify(text, values)
+    explained = await connection.execute(b"explain (analyze, format json) " + statement.encode())
     row = await explained.fetchone()
     assert row is not None
     return _touched(row[0][0]["Plan"])

@@ -1,4 +1,4 @@
-"""`mailfold providers check`: a right one is told from every wrong one, nothing is left behind, no secret is said."""
+"""`mailfold providers check`: it tells correct settings from each wrong one, leaves nothing behind, shows no secret."""
 
 import contextlib
 import dataclasses
@@ -90,11 +90,11 @@ async def test_check_signs_for_shared_secrets_and_shows_the_last_webhook_of_othe
             await world.http.post(f"/webhooks/{kind}", content=signed.body, headers=signed.headers)
             await world.http.post(f"/webhooks/{kind}", content=b"forged", headers=signed.headers)
 
-            async def told(row: admin.Provider = row) -> bool:
+            async def both_recorded(row: admin.Provider = row) -> bool:
                 findings = await looked_at(world, row)
                 return "the last webhook came" in right(findings) and "one was refused" in findings[-1].text
 
-            await until(told)
+            await until(both_recorded)
 
 
 async def test_check_names_the_problem_of_a_webhook(settings: Settings) -> None:
@@ -109,27 +109,29 @@ async def test_check_names_the_problem_of_a_webhook(settings: Settings) -> None:
         assert "nobody answers at the URL" in wrong(await looked_at(world, row, public_url="http://127.0.0.1:1"))
         # A page that says 200 to everything is no gateway of ours.
         assert "something else answers" in wrong(await looked_at(world, row, public_url=other))
-        strange = admin.Provider("ours", "127.0.0.1", kind="sendgrid", webhook_keys=(key("postal").entered,))
-        await add(world, strange)
-        assert "key 1 of 1 can verify nothing: the webhook key is not a P-256" in wrong(await looked_at(world, strange))
+        wrong_kind = admin.Provider("ours", "127.0.0.1", kind="sendgrid", webhook_keys=(key("postal").entered,))
+        await add(world, wrong_kind)
+        assert "key 1 of 1 can verify nothing: the webhook key is not a P-256" in wrong(
+            await looked_at(world, wrong_kind)
+        )
         password = admin.Provider("mine", "127.0.0.1", kind="postmark", webhook_keys=("a:b",))
         assert "that is no https" in wrong(await looked_at(world, password, public_url="http://mail.example:1"))
 
 
 async def test_check_names_the_problem_of_a_server_or_an_api(settings: Settings) -> None:
-    async def found(row: admin.Provider) -> str:
+    async def problem_of(row: admin.Provider) -> str:
         return wrong(await sending.check(row, settings))
 
     async with smtp_receiver(**password_is("me", "right")) as smtp, elsewhere(401) as api:
-        mine = admin.Provider("mine", "127.0.0.1", smtp.port, username="me", password="right")
-        assert await found(mine) == ""
-        assert "at auth: 535" in await found(dataclasses.replace(mine, password="wrong"))
-        assert "offers no STARTTLS" in await found(dataclasses.replace(mine, tls="required"))
-        assert "at connect" in await found(dataclasses.replace(mine, port=1))
+        provider = admin.Provider("mine", "127.0.0.1", smtp.port, username="me", password="right")
+        assert await problem_of(provider) == ""
+        assert "at auth: 535" in await problem_of(dataclasses.replace(provider, password="wrong"))
+        assert "offers no STARTTLS" in await problem_of(dataclasses.replace(provider, tls="required"))
+        assert "at connect" in await problem_of(dataclasses.replace(provider, port=1))
         postmark = admin.Provider("mine", kind="postmark", via="api", password="wrong", api_url=api)
-        assert "refuses us" in await found(postmark)
-        assert "does not answer" in await found(dataclasses.replace(postmark, api_url="http://127.0.0.1:1"))
-        assert "mail goes there by SMTP" in await found(dataclasses.replace(postmark, kind="mandrill"))
+        assert "refuses us" in await problem_of(postmark)
+        assert "does not answer" in await problem_of(dataclasses.replace(postmark, api_url="http://127.0.0.1:1"))
+        assert "mail goes there by SMTP" in await problem_of(dataclasses.replace(postmark, kind="mandrill"))
 
 
 @contextlib.asynccontextmanager

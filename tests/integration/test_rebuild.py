@@ -1,4 +1,4 @@
-"""A rebuild from the log equals what grew, calls nobody, and takes its place while everything goes on."""
+"""A rebuild from the log equals the live tables, sends nothing, and is swapped in while all roles run."""
 
 from typing import Any
 

@@ -49,20 +49,20 @@ class Corrected:
     def normalize(self, event: bytes, context: EventContext) -> DeliveryEvent:
         # A field that was required is not …
         fields = json.loads(event) | {"event": json.loads(event).get("event", "silence")}
-        told = sendgrid.normalize(json.dumps(fields).encode(), context)
+        original = sendgrid.normalize(json.dumps(fields).encode(), context)
         # … an unknown mailbox is soft, a block is no bounce at all, and an open's id says of which message it is.
-        if told.bounce_type == "blocked":
-            return msgspec.structs.replace(told, kind=EventKind.DEFERRED, bounce_class=None)
-        if "no such mailbox" in told.text:
-            return msgspec.structs.replace(told, bounce_class=BounceClass.SOFT)
-        if told.kind is EventKind.OPENED:
-            return msgspec.structs.replace(told, event_id=f"{told.event_id}:{told.email_id}")
-        return told
+        if original.bounce_type == "blocked":
+            return msgspec.structs.replace(original, kind=EventKind.DEFERRED, bounce_class=None)
+        if "no such mailbox" in original.text:
+            return msgspec.structs.replace(original, bounce_class=BounceClass.SOFT)
+        if original.kind is EventKind.OPENED:
+            return msgspec.structs.replace(original, event_id=f"{original.event_id}:{original.email_id}")
+        return original
 
 
 def sent(name: str, event: str, email_id: str = "", **more: Any) -> dict[str, Any]:
-    told = {"event": event, "timestamp": 1_700_000_000, "sg_event_id": name, **more}
-    return told | {"mailfold_email_id": email_id} if email_id else told
+    payload = {"event": event, "timestamp": 1_700_000_000, "sg_event_id": name, **more}
+    return payload | {"mailfold_email_id": email_id} if email_id else payload
 
 
 EVENTS = [
@@ -90,9 +90,9 @@ async def statuses(rt: Runtime) -> dict[str, str]:
 
 async def run(rt: Runtime, *, dry_run: bool = False) -> RenormalizeSummary:
     """A run, and all that comes of it."""
-    found = await renormalize(rt, WANTED, lambda _done, _total: None, dry_run=dry_run)
+    outcome = await renormalize(rt, WANTED, lambda _done, _total: None, dry_run=dry_run)
     await wait_until_caught_up(rt)
-    return found
+    return outcome
 
 
 AS_TOLD = RenormalizeSummary(webhooks=2, seen=9, same=5, repeats=2, waiting=1, not_understood=1)
@@ -137,22 +137,22 @@ async def test_corrected_mapping_repairs_states_and_can_be_reverted(
 
 
 async def the_past_is_repaired(rt: Runtime) -> None:
-    told = len(await on(rt.settings, DELIVERY_EVENTS))
+    event_count = len(await on(rt.settings, DELIVERY_EVENTS))
     expected = RenormalizeSummary(webhooks=2, seen=9, same=2, repeats=2, new=2, changed=2, retracted=1, waiting=1)
     assert await run(rt, dry_run=True) == expected
-    assert len(await on(rt.settings, DELIVERY_EVENTS)) == told
+    assert len(await on(rt.settings, DELIVERY_EVENTS)) == event_count
     assert await run(rt) == expected
     assert await statuses(rt) == {A: "bounced", B: "clicked", C: "opened", D: "unknown", E: "delivered"}
     assert await _hard_bounces(rt) == 0
     query = "select count(*) from projections.timeline where kind = 'opened' and email_id = %s"
     assert await rows(rt, query, C) == [(1,)]
-    told += 5
-    assert len(await on(rt.settings, DELIVERY_EVENTS)) == told
+    event_count += 5
+    assert len(await on(rt.settings, DELIVERY_EVENTS)) == event_count
     assert await run(rt) == RenormalizeSummary(webhooks=2, seen=9, same=6, repeats=2, waiting=1)
-    assert len(await on(rt.settings, DELIVERY_EVENTS)) == told
+    assert len(await on(rt.settings, DELIVERY_EVENTS)) == event_count
 
 
 async def _hard_bounces(rt: Runtime) -> int:
     states = await rows(rt, "select state from projections.history")
-    found = [effective_state(decode(EMAIL_STATES, state)) for (state,) in states]
-    return sum(state.bounce is not None and state.bounce.bounce_class is BounceClass.HARD for state in found)
+    effective = [effective_state(decode(EMAIL_STATES, state)) for (state,) in states]
+    return sum(state.bounce is not None and state.bounce.bounce_class is BounceClass.HARD for state in effective)

@@ -78,8 +78,8 @@ async def test_email_not_accepted_by_one_provider_goes_to_the_other_at_once(quic
         await accept(rt, *[f"user{number}@example.com" for number in range(20)])
         await until(lambda: sent(rt, 20))
         assert len(other.mails) == 20
-        found = await rows(rt, "select lane, trips > 0 from jobs.lanes where queue = 'provider'")
-        assert found == [("one", True)], "it is shown as down, and its breaker is its own"
+        result = await rows(rt, "select lane, trips > 0 from jobs.lanes where queue = 'provider'")
+        assert result == [("one", True)], "it is shown as down, and its breaker is its own"
         assert await rows(rt, "select lane from jobs.lanes where queue = 'dispatch' and trips > 0") == []
     acks = await on(quick, PROVIDER_ACKS)
     assert {(type(ack), ack.provider) for ack in acks} == {(Acked, "other")}, "it cost nobody an attempt"
@@ -178,8 +178,8 @@ async def test_unknown_outcome_is_resent_to_same_provider_after_weights_change(
         await until(lambda: _all_done(rt))
         assert other.to("anna@example.com") == []
     annas = {ack.email_id for ack in await on(slow, PROVIDER_ACKS) if isinstance(ack, Deferred)}
-    told = [(type(ack), ack.provider) for ack in await on(slow, PROVIDER_ACKS) if ack.email_id in annas]
-    assert told == [(Deferred, "one"), (Acked, "one")]
+    acks = [(type(ack), ack.provider) for ack in await on(slow, PROVIDER_ACKS) if ack.email_id in annas]
+    assert acks == [(Deferred, "one"), (Acked, "one")]
 
 
 async def _all_done(rt: Runtime) -> bool:
@@ -207,12 +207,12 @@ async def test_email_of_killed_dispatcher_never_goes_to_other_provider(short: Se
         async with process(short, "dispatch", **armed("dispatch.after-250", tmp_path)) as first:
             assert await ends(first) == 137
         had, has_not = (one, other) if one.mails else (other, one)
-        taken = {mail.recipient for mail in had.mails}
-        assert taken, "it was taken, and nobody knows"
+        accepted = {mail.recipient for mail in had.mails}
+        assert accepted, "it was taken, and nobody knows"
         await weigh(rt, *((1e-9, 1) if had is one else (1, 1e-9)))
         async with process(short, "dispatch"):
             await until(lambda: sent(rt, 40), 40)
-    assert not taken & {mail.recipient for mail in has_not.mails}
+    assert not accepted & {mail.recipient for mail in has_not.mails}
     both = [{mail.recipient for mail in receiver.mails} for receiver in (one, other)]
     assert not both[0] & both[1]
     assert len(both[0] | both[1]) == 40
@@ -243,8 +243,8 @@ async def _remembered(rt: Runtime, provider: str) -> bool:
 
 
 async def _waits(rt: Runtime) -> bool:
-    found = await rows(rt, "select last_error from jobs.jobs where state = 'pending'")
-    return any("which may have got it" in error for (error,) in found)
+    result = await rows(rt, "select last_error from jobs.jobs where state = 'pending'")
+    return any("which may have got it" in error for (error,) in result)
 
 
 async def test_routes_of_brand_or_tenant_are_replaced_by_later_ones(quick: Settings) -> None:

@@ -1,4 +1,4 @@
-"""The receiver that stands for Fast Track: what it accepts, refuses and keeps."""
+"""The receiver that plays Fast Track: what it accepts, refuses and stores."""
 
 import contextlib
 from collections.abc import AsyncIterator

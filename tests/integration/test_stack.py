@@ -31,6 +31,7 @@ def settings_for(folder: Path) -> Settings:
         port=0,
         sandbox_smtp_port=0,
         sandbox_http_port=0,
+        ops_host="",
     )
 
 
@@ -85,14 +86,14 @@ async def test_a_taken_port_a_short_secret_and_a_wrong_topic_are_said_before_a_r
 
 async def test_a_role_gets_its_own_environment_and_comes_back_when_killed(settings: Settings) -> None:
     given = settings.model_copy(update={"sandbox_smtp_port": find_free_port(), "sandbox_http_port": find_free_port()})
-    told: list[str] = []
+    lines: list[str] = []
     env = {"sandbox": {"MAILFOLD_SANDBOX_PROVIDER": "elsewhere"}}
-    async with Stack(given, roles=["sandbox"], role_env=env, tell=told.append) as stack:
+    async with Stack(given, roles=["sandbox"], role_env=env, tell=lines.append) as stack:
         assert "webhooks/elsewhere" in stack.data_dir.log_path("sandbox").read_text()
         assert PidFiles(stack.data_dir.root / "pids").running_pids() == stack.pids
         await stack.send_signal("sandbox", signal.SIGKILL)
         await stack.wait_for_restarts("sandbox", 1)
-    assert any("sandbox was killed by SIGKILL; it starts again in 0.2 s" in line for line in told)
+    assert any("sandbox was killed by SIGKILL; it starts again in 0.2 s" in line for line in lines)
 
 
 async def _enter(stack: Stack) -> None:

@@ -66,12 +66,14 @@ async def test_evidence_of_emails_is_listed_per_brand_with_reason_event_and_time
             hash_of("out@example.com"): ("7", "unsubscribe", "sg:3:unsubscribed:0"),
             hash_of("full@example.com"): ("7", "soft bounce", "sg:11:bounced:0"),
         }
-        gone = entries[hash_of("gone@example.com")]
-        assert (gone["since"], gone["email_id"], gone["listed"]) == (now + 2, identified(1), False)
+        bounced = entries[hash_of("gone@example.com")]
+        assert (bounced["since"], bounced["email_id"], bounced["listed"]) == (now + 2, identified(1), False)
         assert "gone@example.com" not in str(entries).lower()
         assert [entry["brand"] for entry in await listing(served, brand="8")] == ["8"]
         assert [entry["reason"] for entry in await listing(served, reason="unsubscribe")] == ["unsubscribe"]
-        assert [entry["event_id"] for entry in await listing(served, address="GONE@example.com")] == [gone["event_id"]]
+        assert [entry["event_id"] for entry in await listing(served, address="GONE@example.com")] == [
+            bounced["event_id"]
+        ]
         all_pages = await listing(served, limit=1)
         assert [entry["address_hash"] for entry in all_pages] == sorted(entries)
 
@@ -114,8 +116,8 @@ async def test_address_is_listed_lifted_and_listed_again_and_only_its_hash_is_on
         lifted = await ask(served, "DELETE", f"/suppressions/{name}", params={"brand": "7"})
         assert (lifted.status_code, lifted.json()["in_force"]) == (200, True)
         assert await listing(served) == []
-        shown = (await ask(served, "POST", "/suppressions/lookup", json={"address": "anna@example.com"})).json()
-        assert (shown["suppressed"], [decision["listed"] for decision in shown["decisions"]]) == ([], [False])
+        assessment = (await ask(served, "POST", "/suppressions/lookup", json={"address": "anna@example.com"})).json()
+        assert (assessment["suppressed"], [decision["listed"] for decision in assessment["decisions"]]) == ([], [False])
         assert (await ask(served, "POST", "/suppressions", json=body)).status_code == 201
         assert len(await listing(served, brand="7")) == 1
     log_records = await records(settings.model_copy(update={"partitions": 1}), SUPPRESSIONS)
@@ -133,8 +135,8 @@ async def test_lift_cancels_earlier_evidence_only(settings: Settings) -> None:
         await publish(served, email_log(3, served.rt.clock() + 60_000, EventKind.BOUNCED, "gone@example.com"))
         [entry] = await listing(served)
         assert entry["email_id"] == identified(3)
-        shown = (await ask(served, "GET", f"/suppressions/{entry['address_hash']}")).json()
-        assert [evidence["email_id"] for evidence in shown["evidence"]] == [identified(1), identified(3)]
+        assessment = (await ask(served, "GET", f"/suppressions/{entry['address_hash']}")).json()
+        assert [evidence["email_id"] for evidence in assessment["evidence"]] == [identified(1), identified(3)]
 
 
 async def test_decision_for_all_brands_is_one_entry_and_the_latest_decision_counts(settings: Settings) -> None:
@@ -294,9 +296,9 @@ async def test_command_does_what_the_api_does_and_refuses_an_address_as_an_argum
         listed = await run("list")
         assert all(word in listed.out for word in (name, "manual", "wrote", hash_of("bo@example.com")))
         await publish(served, email_log(1, served.rt.clock(), EventKind.COMPLAINED, "anna@example.com"))
-        shown = await run("show", stdin="anna@example.com")
-        assert f"{name}: suppressed: manual (7)" in shown.out
-        assert all(word in shown.out for word in ("complaint", "sg:1:complained:0", "listed: manual"))
+        printed = await run("show", stdin="anna@example.com")
+        assert f"{name}: suppressed: manual (7)" in printed.out
+        assert all(word in printed.out for word in ("complaint", "sg:1:complained:0", "listed: manual"))
         assert json.loads((await run("show", name, "--json")).out)[0]["address_hash"] == name
         removed = await run("remove", "--brand", "*", stdin="anna@example.com\nnever@example.com\n")
         assert (removed.code, "1 of them: lines 2" in removed.err) == (1, True)

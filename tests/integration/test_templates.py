@@ -1,4 +1,4 @@
-"""Templates on real Kafka and Postgres: pushed, versioned, found, rendered, made anew from the log."""
+"""Templates on real Kafka and Postgres: pushed, versioned, found, rendered, and rebuilt from the log."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ async def push(served: Gateway, name: str, draft: Any, key: str = "") -> Any:
     return answer.json()
 
 
-async def asked(served: Gateway, path: str, key: str = "") -> Any:
+async def get_json(served: Gateway, path: str, key: str = "") -> Any:
     answer = await served.http.get(path, headers={"X-Api-Key": key or served.key})
     return answer.json() | {"status": answer.status_code} if answer.status_code != 200 else answer.json()
 
@@ -45,8 +45,8 @@ async def test_a_template_is_pushed_and_found_by_id_name_and_hash_and_says_what_
         first = await push(served, "welcome", WELCOME)
         assert (first["version"], first["usable"]) == (1, True)
         for name in ("welcome", first["id"], first["hash"]):
-            shown = await asked(served, f"/templates/{name}")
-            assert (shown["id"], shown["texts"]["en"]["subject"]) == (first["id"], "Welcome, {{ name }}")
+            template = await get_json(served, f"/templates/{name}")
+            assert (template["id"], template["texts"]["en"]["subject"]) == (first["id"], "Welcome, {{ name }}")
         said = await rendered(served, "welcome", language="en-GB", variables={"name": "A & B"})
         assert said == {
             "subject": "Welcome, A & B",
@@ -68,11 +68,11 @@ async def test_the_same_content_is_the_same_version_and_another_one_a_new_one(se
         second, back = await push(served, "welcome", other), await push(served, "welcome", WELCOME)
         assert [each["version"] for each in (first, again, second, back)] == [1, 1, 2, 3]
         assert first["hash"] == back["hash"] != second["hash"]
-        assert (await asked(served, "/templates/welcome?version=2"))["description"] == "newer"
-        assert (await asked(served, f"/templates/{second['hash']}"))["version"] == 2
-        assert [each["versions"] for each in await asked(served, "/templates")] == [3]
+        assert (await get_json(served, "/templates/welcome?version=2"))["description"] == "newer"
+        assert (await get_json(served, f"/templates/{second['hash']}"))["version"] == 2
+        assert [each["versions"] for each in await get_json(served, "/templates")] == [3]
     on_the_log = await records(settings.model_copy(update={"partitions": 1}), TEMPLATES)
-    assert [(key.decode(), found.version) for _, _, key, found in on_the_log] == [
+    assert [(key.decode(), record.version) for _, _, key, record in on_the_log] == [
         (f"{first['id']}/{number}", number) for number in (1, 2, 3)
     ]
 
@@ -80,11 +80,11 @@ async def test_the_same_content_is_the_same_version_and_another_one_a_new_one(se
 async def test_two_pushes_at_once_get_a_version_each(settings: Settings) -> None:
     drafts = [WELCOME | {"description": str(number)} for number in range(6)]
     async with gateway_and_projector(settings) as served:
-        made = await asyncio.gather(*(push(served, "welcome", draft) for draft in drafts))
-        assert sorted(each["version"] for each in made) == [1, 2, 3, 4, 5, 6]
-        for each in made:
-            shown = await asked(served, f"/templates/welcome?version={each['version']}")
-            assert shown["hash"] == each["hash"]
+        pushed = await asyncio.gather(*(push(served, "welcome", draft) for draft in drafts))
+        assert sorted(each["version"] for each in pushed) == [1, 2, 3, 4, 5, 6]
+        for each in pushed:
+            template = await get_json(served, f"/templates/welcome?version={each['version']}")
+            assert template["hash"] == each["hash"]
 
 
 async def test_what_does_not_compile_is_refused_with_its_line(settings: Settings) -> None:
@@ -103,26 +103,26 @@ async def test_a_tenant_sees_its_own_templates_only(settings: Settings) -> None:
     async with gateway_and_projector(settings) as served:
         await admin.add_tenant(served.rt.pool, admin.Tenant("other"))
         key = await admin.add_key(served.rt.pool, "other")
-        mine = await push(served, "welcome", WELCOME)
-        for name in ("welcome", mine["id"], mine["hash"]):
-            assert (await asked(served, f"/templates/{name}", key))["status"] == 404
+        pushed = await push(served, "welcome", WELCOME)
+        for name in ("welcome", pushed["id"], pushed["hash"]):
+            assert (await get_json(served, f"/templates/{name}", key))["status"] == 404
         theirs = await push(served, "welcome", WELCOME, key)
-        assert theirs["id"] != mine["id"]
-        assert theirs["hash"] != mine["hash"]
+        assert theirs["id"] != pushed["id"]
+        assert theirs["hash"] != pushed["hash"]
 
 
 async def test_lost_tables_are_made_again_from_the_log(settings: Settings) -> None:
     async with gateway_and_projector(settings) as served:
-        made = await push(served, "welcome", WELCOME)
+        pushed = await push(served, "welcome", WELCOME)
     async with gateway(settings) as served:
         async with served.rt.pool.connection() as connection:
             for table in ("templates.versions", "templates.next_offsets", "intake.template_versions"):
                 await connection.execute(f"delete from {table}")  # type: ignore[arg-type,unused-ignore]
-        assert (await asked(served, "/templates/welcome"))["status"] == 404
+        assert (await get_json(served, "/templates/welcome"))["status"] == 404
     async with gateway_and_projector(settings) as served:
 
         async def is_there() -> bool:
-            return bool((await asked(served, "/templates/welcome")).get("hash") == made["hash"])
+            return bool((await get_json(served, "/templates/welcome")).get("hash") == pushed["hash"])
 
         await until(is_there)
         again = await push(served, "welcome", WELCOME)
@@ -142,8 +142,8 @@ async def test_the_command_pushes_folders_and_shows_them(settings: Settings, tmp
         assert "reset version 1 hash " in pushed.out
         listed = await mailfold_on(settings, "templates", "list")
         assert "reset" in listed.out
-        shown = await mailfold_on(settings, "templates", "show", "reset")
-        assert json.loads(shown.out)["texts"]["en"]["subject"] == "Reset, {{ name }}"
+        printed = await mailfold_on(settings, "templates", "show", "reset")
+        assert json.loads(printed.out)["texts"]["en"]["subject"] == "Reset, {{ name }}"
         said = await mailfold_on(settings, "templates", "render", "reset", "--variables", '{"name":"a"}')
         assert "<p>A</p>" in said.out
     locally = await asyncio.to_thread(mailfold, "templates", "render", str(folder), "--variables", '{"name":"a"}')

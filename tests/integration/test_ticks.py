@@ -1,4 +1,4 @@
-"""A listing shows what changed last, whichever partitions are quiet; and where nothing changes no log grows."""
+"""A listing shows the newest change, whichever partitions are quiet; without changes no topic grows."""
 
 from typing import Any
 

@@ -8,7 +8,7 @@ from pipeline.errors import LogUnavailable, TopicMismatch
 from pipeline.runtime import topic_admin
 from pipeline.settings import Settings
 from tests.support.seeing import until
-from topics.registry import TEMPLATES
+from topics.registry import DAY_MS, PROVIDER_WEBHOOKS, TEMPLATES
 
 
 async def test_topics_that_were_created_pass_the_check_and_creating_again_changes_nothing(settings: Settings) -> None:
@@ -58,6 +58,37 @@ async def test_a_compression_that_the_worker_cannot_undo_is_named(settings: Sett
         return False
 
     await until(is_named)  # the broker applies a change of configuration a moment after it confirmed it
+
+
+async def test_a_shorter_retention_is_named_with_what_breaks_and_a_longer_one_is_right(settings: Settings) -> None:
+    name = settings.topic(PROVIDER_WEBHOOKS.name)
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
+    await admin.start()
+
+    async def check_with(days: int) -> list[str]:
+        config = topic_admin.expected_config(PROVIDER_WEBHOOKS) | {"retention.ms": str(days * DAY_MS)}
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, config)])
+        return await topic_admin.differences(settings)
+
+    async def problem() -> str:
+        return "".join(await check_with(29))
+
+    async def is_right() -> bool:
+        return await check_with(31) == []
+
+    try:
+        told = await until(problem)  # the broker applies a change of configuration a moment after it confirmed it
+        assert "provider-webhooks: retention.ms is 2505600000 (29 days), must be at least 2592000000 (30 days)" in told
+        assert "`mailfold renormalize` finds no raw webhooks" in told
+        await until(is_right)
+    finally:
+        await admin.close()
+
+
+async def test_contents_that_go_before_the_last_attempt_are_named(settings: Settings) -> None:
+    patient = settings.model_copy(update={"dispatch_schedule": (86_400.0,) * 10})
+    with pytest.raises(TopicMismatch, match=r"message-contents: .*must be at least 864000000 \(10 days\)"):
+        await topic_admin.check(patient)
 
 
 async def test_a_broker_that_is_away_is_named(settings: Settings) -> None:

@@ -15,7 +15,7 @@ from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.runtime.kafka import append_all
 from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
-from tests.support.changes import T0, Log, acked, event, identified, request, told
+from tests.support.changes import T0, Log, acked, conversion_result, event, identified, request
 from tests.support.projecting import caught_up, projecting, publish
 from tests.support.seeing import rows, until
 from topics.acks import Deferred
@@ -45,15 +45,15 @@ def a_life() -> Log:
     log.fold(event(1, EventKind.DELIVERED, T0 + 61_000))
     log.fold(event(1, EventKind.DELIVERED, T0 + 61_000)).fold(event(1, EventKind.DELIVERED, T0 + 61_000))
     log.fold(proxied).fold(opened)
-    log.fold(told(1, ConversionWord.DELIVERED, ConversionOutcome.RETRYING, T0 + 61_002))
-    log.fold(told(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0 + 66_100))
+    log.fold(conversion_result(1, ConversionWord.DELIVERED, ConversionOutcome.RETRYING, T0 + 61_002))
+    log.fold(conversion_result(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0 + 66_100))
     return log
 
 
 async def seen(rt: Runtime, name: str) -> str:
-    found = await trace.find(rt, name)
+    traced = await trace.find(rt, name)
     console = Console(file=io.StringIO(), width=180)
-    render.print_traces(console, found)
+    render.print_traces(console, traced)
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
@@ -83,8 +83,8 @@ async def test_an_email_is_found_by_each_of_its_names(settings: Settings, name: 
     async with projecting(settings) as rt:
         await publish(rt, a_life().changes)
         await until(lambda: caught_up(rt))
-        [found] = (await trace.find(rt, name)).traces
-        assert (found.email_id, found.status) == (identified(1), "opened")
+        [traced] = (await trace.find(rt, name)).traces
+        assert (traced.email_id, traced.status) == (identified(1), "opened")
         assert (await trace.find(rt, name, "another-tenant")).traces == []
 
 
@@ -95,9 +95,9 @@ async def test_an_address_with_many_emails_shows_the_newest_and_says_so(settings
             log.fold(msgspec.structs.replace(request(number, T0 + number), recipient="anna@example.com"))
         await publish(rt, log.changes)
         await until(lambda: caught_up(rt))
-        found = await trace.find(rt, "anna@example.com")
-        assert [each.email_id for each in found.traces] == [identified(number) for number in range(30, 20, -1)]
-        assert found.more
+        traced = await trace.find(rt, "anna@example.com")
+        assert [each.email_id for each in traced.traces] == [identified(number) for number in range(30, 20, -1)]
+        assert traced.more
         assert "the newest 10 of more" in await seen(rt, "anna@example.com")
 
 
@@ -126,8 +126,8 @@ async def test_an_unknown_job_and_its_follower_without_a_due_time_are_told(setti
         async with rt.pool.connection() as connection:
             await connection.execute("update jobs.jobs set state = 'unknown' where name = 'delivered'")
             await connection.execute("update jobs.jobs set due_at = 'infinity' where name = 'open'")
-        [found] = (await trace.find(rt, identified(1))).traces
-    assert found.waits_for == [
+        [traced] = (await trace.find(rt, identified(1))).traces
+    assert traced.waits_for == [
         "conversion delivered: was in hand when a process died; you decide (`mailfold dead replay`)",
         "conversion open: behind an earlier one of this email",
     ]

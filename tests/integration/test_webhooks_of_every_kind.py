@@ -46,9 +46,9 @@ async def test_two_keys_count_while_they_rotate_and_then_the_new_one_alone(setti
         for kind, (old, new, _) in keys.items():
             await add(world, kind, old)
             await admin.rotate_webhook_key(world.rt.pool, kind, new.entered, secret)
-        for kind, (old, new, strange) in keys.items():
+        for kind, (old, new, foreign) in keys.items():
             assert [(await post(world, kind, by)).status_code for by in (old, new)] == [200, 200], kind
-            assert (await post(world, kind, strange)).status_code in (401, 403), kind
+            assert (await post(world, kind, foreign)).status_code in (401, 403), kind
             await admin.end_old_webhook_keys(world.rt.pool, kind)
         for kind, (old, new, _) in keys.items():
             assert (await post(world, kind, old)).status_code in (401, 403), kind
@@ -127,18 +127,20 @@ async def test_what_nobody_understands_or_knows_spoils_nothing_else(settings: Se
                 assert (await post(world, kind, by, json.dumps(batch)[1:-1].encode())).status_code == 200
     with Worker(settings, tmp_path / "worker"):
 
-        async def told() -> bool:
-            found = [await records(settings, topic) for topic in (DELIVERY_EVENTS, UNCORRELATED_EVENTS, DEAD_LETTERS)]
-            return sum(map(len, found)) >= 1_000 + len(KINDS)
+        async def all_normalized() -> bool:
+            by_topic = [
+                await records(settings, topic) for topic in (DELIVERY_EVENTS, UNCORRELATED_EVENTS, DEAD_LETTERS)
+            ]
+            return sum(map(len, by_topic)) >= 1_000 + len(KINDS)
 
-        await until(told)
+        await until(all_normalized)
     events = [event for *_, event in await records(settings, DELIVERY_EVENTS)]
     unknown = [event for event in events if event.kind is EventKind.UNKNOWN]
     assert {event.provider for event in unknown} == set(KINDS)
     assert sum(event.kind is EventKind.DELIVERED for event in events) == 998
     (parked,) = [event for *_, event in await records(settings, UNCORRELATED_EVENTS)]
     assert parked.provider_message_id == "somebody-else's"
-    assert [letter.reason for *_, letter in await records(settings, DEAD_LETTERS)] == ["unrecognised"]
+    assert [dead_letter.reason for *_, dead_letter in await records(settings, DEAD_LETTERS)] == ["unrecognised"]
 
 
 def test_every_kind_is_posted() -> None:

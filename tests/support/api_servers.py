@@ -24,7 +24,7 @@ from postmark import Email
 from pipeline.admin import Provider
 from tests.support.http_server import http_server
 
-SCHEMAS: Final = Path(__file__).parents[1] / "golden" / "carriers"
+SCHEMAS: Final = Path(__file__).parents[1] / "golden" / "transports"
 KEY: Final = "the-api-key"
 KEY_ID: Final = "AKIDEXAMPLE"
 ECHO: Final = "mailfold_email_id"

@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from pipeline.settings import Settings
 
@@ -76,6 +77,8 @@ class CaughtUp:
         await admin.start()
         try:
             offsets = await admin.list_consumer_group_offsets(group)
+        except GroupCoordinatorNotAvailableError:  # until the first group of a new broker
+            return {}
         finally:
             await admin.close()
         prefix = len(self._settings.topic_prefix)

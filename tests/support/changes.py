@@ -73,7 +73,7 @@ def again(read: DeliveryEvent, kind: EventKind, at: int, revision: int = 1, mach
     return msgspec.structs.replace(read, kind=kind, machine=machine, bounce_class=None, corrects=correction)
 
 
-def told(
+def conversion_result(
     number: int, word: ConversionWord, outcome: ConversionOutcome, at: int, tenant: str = "acme"
 ) -> ConversionResult:
     return ConversionResult(
@@ -112,7 +112,9 @@ def fates(number: int, at: int, chance: random.Random, tenant: str = "acme") -> 
         # Some events are corrected, and the correction may be folded before the event.
         return [*facts, bounced, *([again(bounced, EventKind.DEFERRED, at + 60)] if number % 3 == 0 else [])]
     facts.append(event(number, EventKind.DELIVERED, at + 20, tenant))
-    facts.append(told(number, ConversionWord.DELIVERED, chance.choice(tuple(ConversionOutcome)), at + 25, tenant))
+    facts.append(
+        conversion_result(number, ConversionWord.DELIVERED, chance.choice(tuple(ConversionOutcome)), at + 25, tenant)
+    )
     if fate in {"opened", "spam"}:
         facts += [event(number, EventKind.OPENED, at + 30 + nth, tenant, nth) for nth in range(chance.randint(1, 3))]
         if number % 3 == 1:

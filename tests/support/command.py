@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.devstack.supervisor import ROLES
 from pipeline.settings import Settings, environment_of
 
 
@@ -80,6 +81,10 @@ class Up:
     def gateway(self) -> str:
         return self._found(r"POST (\S+)/channels/email/batch")
 
+    def ops(self, role: str) -> str:
+        """Return the URL of a role's own endpoints."""
+        return f"http://127.0.0.1:{self._found(rf'with PORT .*{role} ([0-9]+)')}"
+
     def children(self) -> dict[str, int]:
         return {path.name: int(path.read_text().split()[0]) for path in (self.folder / "pids").glob("[!.]*[!w]")}
 
@@ -106,7 +111,8 @@ class Up:
 @asynccontextmanager
 async def up(folder: Path, umask: int = -1, **env: str) -> AsyncIterator[Up]:
     """Run `mailfold up` with its data in ``folder`` on free ports, and end it with its children in any case."""
-    names = ("MAILFOLD_PORT", "MAILFOLD_INBOUND_PORT", "MAILFOLD_SANDBOX_SMTP_PORT", "MAILFOLD_SANDBOX_HTTP_PORT")
+    names = ["MAILFOLD_PORT", "MAILFOLD_INBOUND_PORT", "MAILFOLD_SANDBOX_SMTP_PORT", "MAILFOLD_SANDBOX_HTTP_PORT"]
+    names += [f"MAILFOLD_OPS_PORT_{role.upper()}" for role in ROLES if role != "sandbox"]
     ports = dict.fromkeys(names, "0")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "pipeline", "up"),

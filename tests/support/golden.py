@@ -56,7 +56,7 @@ def cases(*kinds: str) -> list[Case]:
     return [Case(kind, name) for kind in kinds for name in sorted(_names(kind))]
 
 
-def heard(adapter: Adapter, case: Case, body: bytes | None = None) -> list[DeliveryEvent]:
+def events_of_case(adapter: Adapter, case: Case, body: bytes | None = None) -> list[DeliveryEvent]:
     """Return the events that the adapter makes of a case, or of another body in its place."""
     event_context = context(case.kind)
     events = adapter.split(case.body if body is None else body, event_context.headers)

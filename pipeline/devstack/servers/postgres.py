@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import psycopg
+from pydantic import SecretStr
 
 from pipeline.devstack.servers.postgres_programs import find_programs, public_programs, server_user
 from pipeline.devstack.servers.process import ChildProcess, Program, StartupFailed, spawn
@@ -84,6 +85,15 @@ def stop(child: ChildProcess) -> None:
 def url(folder: Path, port: int) -> str:
     """Return the libpq URL of the server whose files are in ``folder``."""
     return f"postgresql://postgres:{_password(folder)}@127.0.0.1:{port}/postgres"
+
+
+def settings_of(url: str) -> dict[str, SecretStr]:
+    """Return the settings that lead to an embedded server, which has neither a pooler nor a standby."""
+    return {
+        "database_url": SecretStr(url),
+        "database_session_url": SecretStr(""),
+        "database_read_url": SecretStr(""),
+    }
 
 
 def is_ready(url: str) -> bool:

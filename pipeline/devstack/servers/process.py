@@ -6,6 +6,7 @@ The supervisor, the embedded servers and the tests use it.
 import asyncio
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from pipeline.errors import RecoverableError
 from pipeline.runtime.private_files import make_private_folder, open_private
 
 LOG_MAX_BYTES: Final = 10_000_000
-"""Bytes of a log above which it is renamed to `….log.1` when its program is started again."""
+"""Bytes of a log above which its content is moved to `….log.1`."""
 
 _SHIM: Final = """\
 import ctypes, os, signal, sys
@@ -124,7 +125,7 @@ def spawn(program: Program) -> ChildProcess:
     Call it from the main thread: the kernel signals the child when the *thread* that started it ends.
     """
     make_private_folder(program.log.parent)
-    _rotate(program.log)
+    rotate_log(program.log)
     user, group = _ids(program.user)
     shim = [sys.executable, "-I", "-S", "-c", _SHIM, str(int(program.orphan_signal)), str(os.getpid()), user, group]
     with os.fdopen(open_private(program.log, os.O_WRONLY | os.O_APPEND), "ab") as output:
@@ -147,6 +148,15 @@ def _ids(user: str | None) -> tuple[str, str]:
     return str(entry.pw_uid), str(entry.pw_gid)
 
 
-def _rotate(log: Path) -> None:
+def rotate_log(log: Path) -> None:
+    """Move the content of a log that has become too large to `….log.1`.
+
+    The program may be running: it appends to the same file, which is emptied and not replaced. What it writes in the
+    milliseconds between the copy and that is lost.
+    """
     if log.exists() and log.stat().st_size > LOG_MAX_BYTES:
-        log.replace(log.with_name(log.name + ".1"))
+        earlier = log.with_name(log.name + ".1")
+        earlier.unlink(missing_ok=True)
+        with os.fdopen(open_private(earlier, os.O_WRONLY), "wb") as copy, log.open("rb") as content:
+            shutil.copyfileobj(content, copy)
+        os.truncate(log, 0)

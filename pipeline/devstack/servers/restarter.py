@@ -6,12 +6,15 @@ from collections.abc import Callable
 from typing import Final
 
 from pipeline.devstack.servers.orphans import PidFiles
-from pipeline.devstack.servers.process import ChildProcess, Program, spawn
+from pipeline.devstack.servers.process import ChildProcess, Program, rotate_log, spawn
 
 FIRST_DELAY_S: Final = 0.2
 MAX_DELAY_S: Final = 10.0
 HEALTHY_AFTER_S: Final = 30.0
 """Seconds of running after which a child counts as healthy: its next restart waits for the first delay again."""
+
+LOG_CHECK_INTERVAL_S: Final = 30.0
+"""Seconds between two checks of the size of a running child's log."""
 
 
 class Backoff:
@@ -37,7 +40,7 @@ class Restarter:
         self._pid_files = pid_files
         self._tell = tell
         self.child = self._spawn()
-        self._watcher: asyncio.Task[None] | None = None
+        self._watchers: tuple[asyncio.Task[None], ...] = ()
 
     @property
     def name(self) -> str:
@@ -45,14 +48,17 @@ class Restarter:
         return self.program.name
 
     def start_watching(self) -> None:
-        """Restart the child from now on when it dies."""
-        self._watcher = asyncio.create_task(self._restart_on_exit(), name=f"restart {self.name}")
+        """Restart the child from now on when it dies, and keep its log small."""
+        self._watchers = (
+            asyncio.create_task(self._restart_on_exit(), name=f"restart {self.name}"),
+            asyncio.create_task(self._limit_log(), name=f"limit the log of {self.name}"),
+        )
 
     async def stop(self, timeout_s: float) -> None:
         """Stop the child and restart it no more; kill it where it still runs after ``timeout_s``."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
         await self.child.stop_async(timeout_s)
         self._pid_files.forget(self.name)
 
@@ -72,6 +78,14 @@ class Restarter:
                 self._tell(f"{self.name} could not be started: {error}")
             else:
                 self.restarts += 1
+
+    async def _limit_log(self) -> None:
+        while True:
+            await asyncio.sleep(LOG_CHECK_INTERVAL_S)
+            try:
+                rotate_log(self.program.log)
+            except OSError as error:  # as on a full disk
+                self._tell(f"{self.program.log} could not be rotated: {error}")
 
     def _spawn(self) -> ChildProcess:
         child = spawn(self.program)

@@ -13,18 +13,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from prometheus_client import Histogram
 
 from pipeline.dispatch.correlation.parked import SQL
 from pipeline.dispatch.correlation.parse import UncorrelatedEvent, parse_records, with_email_id
 from pipeline.dispatch.correlation.store import key_columns, write_and_match
+from pipeline.dispatch.metrics import DispatchMetrics
 from pipeline.runtime.append import append_until_confirmed
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.kafka import discover_partitions
-from pipeline.runtime.kafka_clients import create_consumer
+from pipeline.runtime.kafka_clients import create_consumer, get_records, start_client
 from pipeline.runtime.leader import ReaderOffsets, run_as_leader
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.reader_progress import ReaderProgress, observe_reader
 from topics.codec import decode
 from topics.dead_letters import dead_letter
 from topics.record import EmailId, LogPosition, Millis
@@ -39,16 +42,19 @@ CLEANUP_INTERVAL_MS: Final = 60_000
 LOCK_NAME: Final = "mailfold.correlation"
 
 
-async def run_correlation(rt: Runtime) -> None:
+async def run_correlation(rt: Runtime, metrics: DispatchMetrics) -> None:
     """Read until ``rt.stop``, as long as no other dispatcher does."""
-    await run_as_leader(rt, LOCK_NAME, lambda: Correlator(rt).run())
+    progress = observe_reader(rt, metrics.readers, "correlation")
+    await run_as_leader(rt, LOCK_NAME, lambda: Correlator(rt, progress, metrics.correlation_seconds).run())
 
 
 class Correlator:
     """Reader of both topics that matches events with acks."""
 
-    def __init__(self, rt: Runtime) -> None:
+    def __init__(self, rt: Runtime, progress: ReaderProgress, transaction_seconds: Histogram) -> None:
         self._rt = rt
+        self._progress = progress
+        self._transaction_seconds = transaction_seconds
         self._acks_topic = rt.settings.topic(PROVIDER_ACKS.name)
         self._positions = ReaderOffsets(rt, (PROVIDER_ACKS, UNCORRELATED_EVENTS), SQL)
         self._unread_ack_ends: dict[TopicPartition, int] = {}
@@ -58,17 +64,19 @@ class Correlator:
     async def run(self) -> None:
         """Read until cancelled. Raises LeaseLost if another reader moved the offsets."""
         reader = create_consumer(self._rt.settings, fetch_max_wait_ms=500)
-        await reader.start()
+        await start_client(reader, self._rt.settings)
         try:
             await self._assign(reader)
+            self._progress.begin(reader, lambda: self._positions.next_offsets)
             await self._append_matched()
             while True:
-                batches = await reader.getmany(timeout_ms=500, max_records=MAX_RECORDS_PER_POLL)
+                batches = await get_records(reader, timeout_ms=500, max_records=MAX_RECORDS_PER_POLL)
                 if batches:
                     await self._process(batches)
                 if await self._has_read_acks(reader):
                     await self._clean_up()
         finally:
+            self._progress.end()
             await reader.stop()
 
     async def _assign(self, reader: AIOKafkaConsumer) -> None:
@@ -107,16 +115,20 @@ class Correlator:
         return dict(beginnings) | recent
 
     async def _process(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
+        for partition, records in batches.items():
+            self._progress.add_fetched(partition, records)
         batch = parse_records(self._positions.topics, [record for records in batches.values() for record in records])
         if batch.broken:
             dead_letters = [self._positions.dead_letter_entry(record, error) for record, error in batch.broken]
             await append_until_confirmed(self._rt.log, dead_letters)
         unmatched = await self._append_known(batch.waiting)
         upto = {partition: records[-1].offset + 1 for partition, records in batches.items()}
-        async with self._rt.pool.connection() as connection:
-            matched = await write_and_match(connection, batch, unmatched)
-            await self._positions.advance(connection, upto)
+        with self._transaction_seconds.time():
+            async with self._rt.pool.connection() as connection:
+                matched = await write_and_match(connection, batch, unmatched)
+                await self._positions.advance(connection, upto)
         self._positions.next_offsets |= upto
+        self._progress.finish(upto)
         if matched:
             await self._append_matched()
 

@@ -16,7 +16,7 @@ from pipeline.dispatch.transports.base import SendOutcome, SendResult
 from pipeline.errors import LeaseLost
 from pipeline.jobs.job import EndpointHealth, Job
 from pipeline.runtime.batching_loader import BatchLoader
-from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.database import Pool
 from topics.record import EmailId
 
 UNHEALTHY = (EndpointHealth.FAILING, EndpointHealth.BROKEN)
@@ -32,9 +32,9 @@ class _ProviderChoice(NamedTuple):
 class ProviderRouter:
     """Chooser of providers that also records their results."""
 
-    def __init__(self, rt: Runtime) -> None:
-        self._rt = rt
-        self._breakers = ProviderBreakers(rt.pool, rt.settings.smtp_timeout)
+    def __init__(self, pool: Pool, smtp_timeout: float) -> None:
+        self._pool = pool
+        self._breakers = ProviderBreakers(pool, smtp_timeout)
         self._choices: BatchLoader[_ProviderChoice, bool] = BatchLoader(self._write_choices)
 
     async def choose_provider(self, job: Job, routing: BrandRouting, tried: Collection[str] = ()) -> str | None:
@@ -71,7 +71,7 @@ class ProviderRouter:
     async def _write_choices(self, choices: set[_ProviderChoice]) -> dict[_ProviderChoice, bool]:
         columns = [list(column) for column in zip(*choices, strict=True)]
         values = dict(zip(("streams", "seqs", "tokens", "providers"), columns, strict=True))
-        async with self._rt.pool.connection() as connection:
+        async with self._pool.connection() as connection:
             rows = await (await connection.execute(SQL["remember"], values)).fetchall()
         written = set(rows)
         return {choice: (choice.stream, choice.seq) in written for choice in choices}

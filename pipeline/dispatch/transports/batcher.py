@@ -5,6 +5,7 @@ and a provider that allows few requests per second still gets many emails.
 """
 
 import asyncio
+import contextvars
 from collections import deque
 from dataclasses import dataclass, replace
 from typing import Final
@@ -52,7 +53,8 @@ class MailBatcher:
         pending = _PendingMail(mail, asyncio.get_running_loop().create_future())
         self._pending.append(pending)
         if len(self._senders) < min(MAX_BATCHES_IN_FLIGHT, self._provider.max_connections):
-            sender = asyncio.create_task(self._send_pending())
+            # In a context of its own: a batch has emails of many jobs, and its log lines must not name one.
+            sender = asyncio.create_task(self._send_pending(), context=contextvars.Context())
             self._senders.add(sender)
             sender.add_done_callback(self._senders.discard)
         return await pending.result

@@ -11,9 +11,9 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pipeline.admin import Tenant
 from pipeline.dialects import email_v1
 from pipeline.errors import Refused
+from pipeline.gateway.history_reader import HistoryReader
 from pipeline.gateway.routes import email_v1_send as sending
 from pipeline.gateway.state import GatewayState
-from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.signing import Signer
 from projections import history, history_cursor, history_queries
 from topics.ids import brand_uuid
@@ -70,6 +70,15 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
         "content": {"application/json": {"schema": _listing_schema(), "example": EXAMPLE}},
     },
     400: {"description": "A parameter is invalid; `Error` says which.", "content": _ERROR},
+    401: {"description": "No API key, or one that is unknown or revoked.", "content": _ERROR},
+    503: {"description": "Postgres does not answer; the request may be sent again.", "content": _ERROR},
+}
+
+_LISTING_OPENAPI: Final[dict[str, Any]] = {
+    "summary": "The email history",
+    "response_class": Response,
+    "responses": _RESPONSES,
+    "openapi_extra": {"security": [{"ApiKey": []}]},
 }
 
 
@@ -81,11 +90,10 @@ def encode_error(_status: int, error: str, where: str) -> bytes:
 def router(state: GatewayState) -> APIRouter:
     """Return the routes of `/v1/Email/`."""
     routes = APIRouter(tags=["/v1/Email/"])
-    runtime = state.runtime
     sending.add_route(routes, state)
-    signer = Signer(runtime.settings.secret.get_secret_value(), "cursor")
+    signer = Signer(state.runtime.settings.secret.get_secret_value(), "cursor")
 
-    @routes.get("/v1/Email/", responses=_RESPONSES, response_class=Response, summary="The email history")
+    @routes.get("/v1/Email/", **_LISTING_OPENAPI)
     @routes.get("/v1/Email", include_in_schema=False)
     async def email_history(
         request: Request,
@@ -110,7 +118,7 @@ def router(state: GatewayState) -> APIRouter:
     ) -> Response:
         """List emails, newest first, a hundred a page. All pages show the same point in time."""
         try:
-            body = await history_page(runtime, signer, tenant.tenant, email_v1.parse_query(request.query_params))
+            body = await history_page(state.history, signer, tenant.tenant, email_v1.parse_query(request.query_params))
         except (Refused, history_cursor.InvalidHistoryCursor) as error:
             # The message already names the parameter.
             return Response(email_v1.encode_error(str(error)), 400, media_type="application/json")
@@ -119,14 +127,21 @@ def router(state: GatewayState) -> APIRouter:
     return routes
 
 
-async def history_page(runtime: Runtime, signer: Signer, tenant: str, list_query: email_v1.EmailV1ListQuery) -> bytes:
+async def history_page(
+    reader: HistoryReader, signer: Signer, tenant: str, list_query: email_v1.EmailV1ListQuery
+) -> bytes:
     """Return one page of the history as JSON. Raises InvalidHistoryCursor."""
     continued = next_page_query(signer, tenant, list_query) if list_query.next else None
-    async with runtime.pool.connection() as connection:
+
+    async def find(
+        connection: history_queries.Connection,
+    ) -> tuple[history.HistoryQuery, int | None, history.HistoryPage]:
         query, after = continued or first_page_query(
             tenant, list_query, await history_queries.latest_projected_time(connection)
         )
-        page = await history_queries.find_page(connection, query)
+        return query, after, await history_queries.find_page(connection, query)
+
+    query, after, page = await reader.read(find, as_of=continued[0].as_of if continued else None)
     next_cursor = (
         "" if page.next_position is None else history_cursor.encode_cursor(signer.tag, query, after, page.next_position)
     )

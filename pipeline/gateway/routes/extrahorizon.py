@@ -37,6 +37,7 @@ from pipeline.gateway.routes.templates import localizations_for
 from pipeline.gateway.state import GatewayState
 from pipeline.runtime.crashpoints import crash_point
 from projections import mails
+from projections.listing_query import ListingQuery
 from projections.mail_updates import VIEW_EVENT_PREFIX
 from projections.templates import get_template
 from topics.contents import MessageContent
@@ -52,6 +53,7 @@ UNCONFIRMED: Final = (
     "not confirmed in time; send it again, with the same Idempotency-Key where you gave one: then nobody gets it twice"
 )
 RouteHandler = Callable[[Request], Awaitable[Response]]
+FindMails = Callable[[mails.Connection, str, ListingQuery], Awaitable[mails.MailPage]]
 
 
 class ExtraHorizonRendered(msgspec.Struct, frozen=True):
@@ -240,7 +242,7 @@ class ExtraHorizonApi:
         """Return a page of the tenant's mails that are not sent yet."""
         return await self._page(request, dialect.QUEUED_MAIL_FIELDS, mails.find_queued)
 
-    async def _page(self, request: Request, fields: rql.RqlFields, find: Any) -> Response:
+    async def _page(self, request: Request, fields: rql.RqlFields, find: FindMails) -> Response:
         """Return the page that the RQL in the query string asks for, found by a function of `projections.mails`."""
         tenant = await self._authenticator.tenant(request)
         try:
@@ -248,8 +250,7 @@ class ExtraHorizonApi:
         except Refused as refused:
             raise ExtraHorizonRefused(19, str(refused)) from None
         try:
-            async with self._runtime.pool.connection() as connection:
-                page = await find(connection, tenant.tenant, query)
+            page = await self._state.history.read(lambda connection: find(connection, tenant.tenant, query))
         except mails.MailQueryTimeout:
             raise ExtraHorizonRefused(21, "the query takes too long; ask for less") from None
         return Response(dialect.encode_page(page.mails, page.total, query), media_type="application/json")

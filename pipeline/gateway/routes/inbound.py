@@ -3,7 +3,7 @@
 The application includes its router.
 """
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
@@ -15,6 +15,12 @@ from pipeline.gateway.smtp.recorder import InboundMailResult
 from pipeline.gateway.state import GatewayState
 
 _BODY: Final = {"content": {"message/rfc822": {"schema": {"type": "string", "format": "binary"}}}, "required": True}
+_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    400: {"description": "No message."},
+    401: {"description": "No API key, or one that is unknown or revoked."},
+    413: {"description": "Over MAILFOLD_INBOUND_MAX_BYTES."},
+    503: {"description": "Not confirmed in time; send it again."},
+}
 
 
 def router(state: GatewayState) -> APIRouter:
@@ -25,8 +31,8 @@ def router(state: GatewayState) -> APIRouter:
         "/inbound/mail",
         summary="Record a bounced or other inbound message",
         status_code=204,
-        responses={503: {"description": "Not confirmed in time; send it again."}},
-        openapi_extra={"requestBody": _BODY},
+        responses=_RESPONSES,
+        openapi_extra={"security": [{"ApiKey": []}], "requestBody": _BODY},
     )
     async def mail(
         request: Request,

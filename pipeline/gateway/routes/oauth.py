@@ -17,11 +17,10 @@ from pipeline.dialects.extrahorizon import ERROR_CODES, ExtraHorizonRefused
 from pipeline.dialects.raw_json import decode_json
 from pipeline.errors import InvalidSignatureError, Refused
 from pipeline.gateway import oauth_tokens
-from pipeline.gateway.auth import API_KEY_TTL_S, MAX_CACHED_API_KEYS, api_key_of
+from pipeline.gateway.auth import API_KEY_TTL_S, MAX_CACHED_API_KEYS, api_key_of, set_tenant
 from pipeline.gateway.problems import HttpProblem
-from pipeline.gateway.request_body import OWNER_SCOPE_KEY, read_body
+from pipeline.gateway.request_body import read_body
 from pipeline.gateway.state import GatewayState
-from pipeline.runtime.fair_threads import CURRENT_CALLER
 from pipeline.runtime.signing import Signer
 from pipeline.runtime.ttl_cache import TTLCache
 from topics.ids import owner_uuid
@@ -166,8 +165,7 @@ class OAuthAuthenticator:
             tenant = None
         if tenant is None:
             raise ExtraHorizonRefused(117, "the access token is unknown, or its API key is revoked")
-        CURRENT_CALLER.set(tenant.tenant)
-        request.scope[OWNER_SCOPE_KEY] = f"tenant {tenant.tenant}"
+        set_tenant(request, tenant)
         return tenant
 
     async def grant(self, request: OAuthTokenRequest) -> OAuthTokenResponse:

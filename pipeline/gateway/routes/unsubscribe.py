@@ -18,6 +18,7 @@ from pipeline.gateway.headers import NO_STORE_HEADERS, RETRY_SOON
 from pipeline.gateway.html import PAGE_CSP, render_page
 from pipeline.gateway.request_body import read_raw_body
 from pipeline.gateway.state import GatewayState
+from pipeline.runtime.logs import bind_log_fields
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.signing import Signer
 from topics.events import DeliveryEvent, EventKind
@@ -102,6 +103,7 @@ def router(state: GatewayState) -> APIRouter:
         email_id = read_token(token)
         if email_id is None:
             return _page(404, _INVALID_LINK_PAGE)
+        bind_log_fields(email_id=email_id)
         content_type = request.headers.get("content-type", "")
         if not has_one_click_field(content_type, await read_raw_body(request, BODY_MAX_BYTES)):
             return _page(400, _UNCONFIRMED_PAGE)

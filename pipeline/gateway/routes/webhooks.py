@@ -24,7 +24,7 @@ from pipeline.gateway.webhook_record import (
 )
 from pipeline.gateway.webhook_verifier import WebhookVerifier
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.logs import bind_log_fields, get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.ttl_cache import TTLCache
 from pipeline.webhooks import self_check
@@ -57,6 +57,7 @@ def router(state: GatewayState) -> APIRouter:
     async def webhook(provider: str, request: Request) -> Response:
         """Verify the request and append its raw bytes. 503: not confirmed in time, the provider tries again."""
         row, adapter = await providers.find(provider)
+        bind_log_fields(provider=row.provider)
         return await receiver.receive(row, adapter, request)
 
     @routes.get("/webhooks/{provider}", summary="Check a webhook's URL", responses={404: _RESPONSES[404]})
@@ -155,13 +156,13 @@ class _WebhookReceiver:
             if is_check:
                 return "checked", Response(status_code=200)
             if await self._verifier.confirm_subscription(row, incoming):
-                log.info("webhook subscription confirmed", provider=row.provider)
+                log.info("webhook subscription confirmed")
                 return "confirmed", Response(status_code=200)
             return await self._store(VerifiedWebhook(row, adapter, incoming.headers, incoming.body))
         except InvalidSignatureError as error:
             return "refused", self._refuse(row, error, is_check=is_check)
         except (RecoverableError, *DATABASE_UNAVAILABLE_ERRORS) as error:
-            log.warning("webhook not stored", provider=row.provider, error=type(error).__name__)
+            log.warning("webhook not stored", error=type(error).__name__)
             return "unavailable", unavailable_response(
                 str(error) if isinstance(error, RecoverableError) else "send it again"
             )

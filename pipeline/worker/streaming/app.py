@@ -15,6 +15,7 @@ from faust.events import Event
 from pipeline.errors import InvalidSettings
 from pipeline.runtime.private_files import make_private_folder, narrow_folder
 from pipeline.settings import Settings
+from pipeline.worker.metrics import WorkerMetrics
 from pipeline.worker.streaming import store, transport
 from pipeline.worker.streaming.credentials import broker_credentials
 from pipeline.worker.streaming.expiry_scan import ExpiryScan, FindExpired
@@ -55,7 +56,7 @@ class BytesSchema(faust.Schema[Any, Any]):
 class WorkerFlow:
     """One worker's Faust app with its event producer and partition writers."""
 
-    def __init__(self, settings: Settings, event_producer: EventProducer) -> None:
+    def __init__(self, settings: Settings, event_producer: EventProducer, metrics: WorkerMetrics | None = None) -> None:
         if faust.__version__ != FAUST_VERSION:
             raise InvalidSettings(
                 f"faust-streaming {faust.__version__} is installed; the worker is built for {FAUST_VERSION}"
@@ -64,8 +65,11 @@ class WorkerFlow:
         store.register()
         self.settings = settings
         self.event_producer = event_producer
+        self.metrics = metrics or WorkerMetrics()
         self.app = _app(settings)
-        self.writers = self.app.writers = PartitionWriters(settings, self.app, self._states().data)
+        self.writers = self.app.writers = PartitionWriters(
+            settings, self.app, self._states().data, self.metrics.fold_seconds
+        )
 
     def source(self, *topics: Topic) -> Callable[[AgentFunction], AgentFunction]:
         """Return a decorator for the agent that reads these topics batch by batch.

@@ -10,6 +10,9 @@ from aiokafka import TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types.tuples import ConsumerMessage
 
+from pipeline.errors import LogUnavailable
+from pipeline.runtime.kafka_clients import CONSUMER_REQUEST_TIMEOUT_MS, limit_connecting
+
 FETCH_WAIT_MS: Final = 50
 """Milliseconds that a broker holds a fetch without records. aiokafka sends one fetch per broker at a time: a partition
 that was just read waits until it returns."""
@@ -48,6 +51,8 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
         # Faust sets these only with its own "exactly once" guarantee, whose output is not transactional.
         consumer._isolation_level = "read_committed"
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
+        # Not Faust's setting, which also limits its recovery: a frozen broker would hold this worker up as long.
+        limit_connecting(consumer._client, CONSUMER_REQUEST_TIMEOUT_MS)
         return consumer
 
     async def _fetch_records(  # type: ignore[override]
@@ -59,6 +64,8 @@ class BatchConsumerThread(AIOKafkaConsumerThread):
     ) -> dict[Any, OffsetRange]:
         before = _positions(consumer, active_partitions)
         fetch_timeout = None if timeout is None else min(timeout, FETCH_TIMEOUT_S)
+        if consumer._fetcher._fetch_task.done() and not consumer._closed:
+            raise LogUnavailable("the consumer stopped fetching after an error")
         _skip_record_copies(consumer)
         fetched = await super()._fetch_records(consumer, active_partitions, fetch_timeout, max_records)
         after = _positions(consumer, active_partitions)

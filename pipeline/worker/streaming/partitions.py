@@ -10,9 +10,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
+from prometheus_client import Histogram
+
 from pipeline.errors import Fenced, LogUnavailable, PartitionNotAssigned, TopicMismatch
 from pipeline.runtime.crashpoints import crash_point
-from pipeline.runtime.logs import get_logger
+from pipeline.runtime.logs import bind_log_fields, get_logger
 from pipeline.settings import Settings
 from pipeline.worker.streaming.commit_batch import CommitBatch, FoldResult
 from pipeline.worker.streaming.producer import TransactionalProducer
@@ -32,11 +34,14 @@ _log = get_logger("mailfold.worker")
 class PartitionWriter:
     """Writes what one partition's facts were folded to: states, changes, dead letters and offsets."""
 
-    def __init__(self, partition: int, producer: TransactionalProducer, store: Any, app: Any) -> None:
+    def __init__(
+        self, partition: int, producer: TransactionalProducer, store: Any, app: Any, transaction_seconds: Histogram
+    ) -> None:
         self.partition = partition
         self._producer = producer
         self._store = store
         self._app = app
+        self._transaction_seconds = transaction_seconds
         self._filling, self._in_flight = CommitBatch(), CommitBatch()
         self._has_work, self._has_room = asyncio.Event(), asyncio.Event()
         self._has_room.set()
@@ -93,6 +98,7 @@ class PartitionWriter:
         await self._producer.close()
 
     async def _run(self) -> None:
+        bind_log_fields(partition=self.partition)
         started_at = -MIN_TRANSACTION_INTERVAL_S
         try:
             while self._is_open:
@@ -113,7 +119,8 @@ class PartitionWriter:
 
     async def _write(self, batch: CommitBatch) -> None:
         """Write a batch to the log, then its states to the store, then finish its messages."""
-        ends = await self._producer.write(batch.writes(self.partition), batch.offsets())
+        with self._transaction_seconds.time():
+            ends = await self._producer.write(batch.writes(self.partition), batch.offsets())
         if not self._is_open:  # the store belongs to another writer now, which recovers these states from the log
             return
         crash_point("fold.before-store")
@@ -131,7 +138,7 @@ class PartitionWriter:
 
     async def _wait_for_revocation(self) -> None:
         """Wait for the group to revoke the partition, which closes this writer; crash if it never does."""
-        _log.warning("partition fenced: another worker has it; releasing it", partition=self.partition)
+        _log.warning("partition fenced: another worker has it; releasing it")
         self._discard_unwritten()
         await asyncio.sleep(FENCED_TIMEOUT_S)
         await self._app.crash(
@@ -151,8 +158,9 @@ class PartitionWriter:
 class PartitionWriters:
     """The writers of the partitions that are assigned to this worker."""
 
-    def __init__(self, settings: Settings, app: Any, store: Any) -> None:
+    def __init__(self, settings: Settings, app: Any, store: Any, transaction_seconds: Histogram) -> None:
         self._settings = settings
+        self._transaction_seconds = transaction_seconds
         self._app = app
         self._store = store
         self._writers: dict[int, PartitionWriter] = {}
@@ -183,7 +191,8 @@ class PartitionWriters:
         }
         await asyncio.gather(*(producer.open() for producer in producers.values()))
         self._writers = {
-            number: PartitionWriter(number, producer, self._store, self._app) for number, producer in producers.items()
+            number: PartitionWriter(number, producer, self._store, self._app, self._transaction_seconds)
+            for number, producer in producers.items()
         }
 
     async def release(self, revoked: Iterable[Any]) -> None:

@@ -24,6 +24,7 @@ from pipeline.errors import Fenced, LogUnavailable
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.kafka import MAX_REQUEST_BYTES, running_producer
 from pipeline.runtime.kafka_clients import create_producer
+from pipeline.runtime.kafka_diagnosis import explain_failure
 from pipeline.runtime.partitioner import partition_of_key
 from pipeline.settings import Settings
 from pipeline.webhooks.normalize import EncodedRecord
@@ -39,8 +40,12 @@ _TOPICS: Final = {topic.name: topic for topic in TOPICS}
 EndOffsets = dict[tuple[str, int], int]
 """The last written offset by topic name and partition; -1 where nothing was written."""
 
-TRANSACTION_TIMEOUT_MS: Final = 15_000
-"""Milliseconds after which the brokers abort a dead worker's transaction; until then readers stop before it."""
+TRANSACTION_TIMEOUT_MS: Final = 30_000
+"""Milliseconds after which the brokers abort a dead worker's transaction; until then readers stop before it. The next
+owner of the partition aborts it earlier; a worker that waits for a new leader must not lose its own."""
+WRITE_APPEND_TIMEOUTS: Final = 4
+"""Append time-outs that a write may take. By default that is 20 s, in which the cluster replaces a broker that fails; a
+worker that gives up earlier restarts in the middle of it, which takes longer."""
 _FENCED_ERRORS: Final = (ProducerFenced, InvalidProducerEpoch, InvalidTxnState)
 _START_TIMEOUT_S: Final = 30.0
 
@@ -85,7 +90,9 @@ class TransactionalProducer:
                 await self._producer.start()
         except (KafkaError, TimeoutError) as error:
             await self.close()
-            raise LogUnavailable(f"the transactional producer could not start: {error!r}") from error
+            reason = await explain_failure(self._settings, error)
+            text = reason.text if reason else repr(error)
+            raise LogUnavailable(f"the transactional producer could not start: {text}") from error
 
     async def write(self, writes: PartitionWrites, offsets: Mapping[Any, int]) -> EndOffsets:
         """Write records and offsets in one transaction; return the end offsets. Raises Fenced, LogUnavailable."""
@@ -133,15 +140,16 @@ def _retrieve_exception(future: "asyncio.Future[Any]") -> None:
 
 
 async def _confirmed(writing: Coroutine[Any, Any, EndOffsets], settings: Settings) -> EndOffsets:
-    """Return the result of a write. Raises LogUnavailable after the append timeout, Fenced for a fenced producer.
+    """Return the result of a write. Raises LogUnavailable after `WRITE_APPEND_TIMEOUTS`, Fenced for a fenced producer.
 
     The timeout is waited for in two halves: in a process that was frozen the first one is over when it wakes, and
     in the second it can still read the broker's response.
     """
     task = asyncio.ensure_future(writing)
+    timeout_s = WRITE_APPEND_TIMEOUTS * settings.append_timeout
     try:
         for _ in range(2):
-            await asyncio.wait({task}, timeout=settings.append_timeout / 2)
+            await asyncio.wait({task}, timeout=timeout_s / 2)
         if task.done():
             return task.result()
     except (KafkaError, AssertionError) as error:  # aiokafka asserts its transactions' states
@@ -150,7 +158,7 @@ async def _confirmed(writing: Coroutine[Any, Any, EndOffsets], settings: Setting
         raise LogUnavailable(f"the log did not confirm in time: {error!r}") from error
     finally:
         task.cancel()
-    raise LogUnavailable(f"the log did not confirm in time: {settings.append_timeout} s")
+    raise LogUnavailable(f"the log did not confirm in time: {timeout_s:g} s")
 
 
 def _is_fenced(error: BaseException | None) -> bool:

@@ -136,6 +136,15 @@ class StateStore(FaustStore):
         estimate: int = self._assigned(partition).property_int_value("rocksdb.estimate-num-keys") or 0
         return max(1, estimate)
 
+    def partitions(self) -> list[int]:
+        """Return the partitions whose stores are open."""
+        return sorted(self._dbs)
+
+    def file_bytes(self, partition: int) -> int:
+        """Return the bytes of a partition's files. Raises PartitionNotAssigned."""
+        size: int = self._assigned(partition).property_int_value("rocksdb.total-sst-files-size") or 0
+        return size
+
     def apply_changelog_batch(
         self, batch: Iterable[Any], to_key: Callable[[Any], Any], to_value: Callable[[Any], Any]
     ) -> None:

@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from pipeline.gateway.app import make_app
 from pipeline.gateway.state import make_gateway_state
 from pipeline.runtime.bootstrap import Runtime, fresh_id, wall_clock
+from pipeline.runtime.role_health import RoleHealth
 from pipeline.settings import Settings
 
 
@@ -17,7 +18,13 @@ def offline() -> Any:
     """Return a gateway's state, whose application has all routes; it has no log and no database."""
     settings = Settings(secret=SecretStr("x" * 32))
     rt = SimpleNamespace(
-        settings=settings, log=None, pool=None, clock=wall_clock, new_id=fresh_id, stop=None, watchdog=None
+        settings=settings,
+        log=None,
+        pool=None,
+        clock=wall_clock,
+        new_id=fresh_id,
+        stop=None,
+        health=RoleHealth("gateway"),
     )
     return make_gateway_state(cast("Runtime", rt))
 

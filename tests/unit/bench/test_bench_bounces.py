@@ -1,4 +1,4 @@
-"""The measure of how bounces are read: its scores, and that it measures the archive that is pinned."""
+"""The measure of how bounces are read: its scores, and that it reads the pinned archive."""
 
 from collections import Counter
 from pathlib import Path
@@ -10,9 +10,9 @@ from tests.support.inbound import EMAIL_ID, bounce, verp
 
 
 def test_scores_are_precision_and_recall_by_class() -> None:
-    found = bounces.scores(Counter({("hard", "hard"): 3, ("hard", "soft"): 1, ("soft", "soft"): 2}))
-    assert found["hard"] == {"samples": 4, "precision": 1.0, "recall": 0.75}
-    assert found["soft"] == {"samples": 2, "precision": 2 / 3, "recall": 1.0}
+    scores = bounces.scores(Counter({("hard", "hard"): 3, ("hard", "soft"): 1, ("soft", "soft"): 2}))
+    assert scores["hard"] == {"samples": 4, "precision": 1.0, "recall": 0.75}
+    assert scores["soft"] == {"samples": 2, "precision": 2 / 3, "recall": 1.0}
 
 
 def test_another_archive_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How the peers are judged: paces from what was seen, and states that must be the same."""
+"""The figures of the peers: rates computed from samples, and states that must be equal."""
 
 import itertools
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ def test_start_up_is_not_measured() -> None:
 
 
 def test_what_one_did_before_the_other_came_is_not_measured() -> None:
-    alone, both = Sample(1.0, 1_000, 1.0, together=False), Sample(2.0, 2_000, 2.0)
-    assert pace(BEGAN, [alone, both, Sample(3.0, 6_000, 4.0)]) == Pace(per_second=4_000, cpu_micros=500)
+    single, both = Sample(1.0, 1_000, 1.0, together=False), Sample(2.0, 2_000, 2.0)
+    assert pace(BEGAN, [single, both, Sample(3.0, 6_000, 4.0)]) == Pace(per_second=4_000, cpu_micros=500)
 
 
 def test_a_run_that_is_over_at_once_is_measured_from_its_beginning() -> None:
@@ -77,8 +77,8 @@ def test_of_several_rounds_the_middle_run_counts_and_nothing_that_went_wrong_is_
     number = itertools.count()
 
     def run(name: str, per_second: float, **more: Any) -> Result:
-        given = {"peak_mb": 100.0, "recovery_s": None, "states": 5, **more}
-        return Result(Entrant(ENGINES[name], 1, next(number)), Pace(per_second, 1e6 / per_second), **given)
+        figures = {"peak_mb": 100.0, "recovery_s": None, "states": 5, **more}
+        return Result(Entrant(ENGINES[name], 1, next(number)), Pace(per_second, 1e6 / per_second), **figures)
 
     rounds = [
         *(run("quix", 40_000, recovery_s=9.0, trouble="2 wrong"), run("ours", 70_000, recovery_s=4.0)),

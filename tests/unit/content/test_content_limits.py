@@ -226,7 +226,7 @@ async def test_large_message_is_encoded_outside_the_event_loop(content: MessageC
     async def send(_provider: Provider, mail: OutgoingEmail) -> bytes:
         return mail.mime_bytes
 
-    carrier = SimpleNamespace(takes_mime=takes_mime, send=send)
+    transport = SimpleNamespace(takes_mime=takes_mime, send=send)
     rt = SimpleNamespace(settings=SETTINGS, clock=lambda: 1, pool=None, log=None, new_id=lambda: "x")
     attempt = SimpleNamespace(
         request=request(),
@@ -234,7 +234,7 @@ async def test_large_message_is_encoded_outside_the_event_loop(content: MessageC
         routing=SimpleNamespace(dkim=None),
         lease=SimpleNamespace(begin_contact=None),
     )
-    doing = SendJobHandler(cast("Any", rt), cast("Any", carrier), cast("Any", None))
+    doing = SendJobHandler(cast("Any", rt), cast("Any", transport), cast("Any", None))
     message = await doing._send_to(PROVIDER, cast("Any", attempt), content)
     assert cast("bytes", message).startswith(b"From: ")
     assert (threads != [threading.get_ident()]) == beside

@@ -39,10 +39,10 @@ HTML = MessageContent(html='<html><body><a href="https://shop.example/">shop</a>
 
 def encode(content: MessageContent = HTML, **brand: Any) -> email.message.EmailMessage:
     row = replace(Brand("acme", "1", "relay"), **brand)
-    letter = MessageWriter(SETTINGS, lambda: 1_700_000_000_000).message(
+    outgoing = MessageWriter(SETTINGS, lambda: 1_700_000_000_000).message(
         REQUEST, content, row, Provider("relay", "h", 25)
     )
-    raw = mime.encode_message(letter)
+    raw = mime.encode_message(outgoing)
     message = email.message_from_bytes(raw, policy=email.policy.default)
     assert isinstance(message, email.message.EmailMessage)
     return message

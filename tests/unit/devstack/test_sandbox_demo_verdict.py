@@ -1,4 +1,4 @@
-"""The demo's verdict finds and names each way in which a conversion can be wrong."""
+"""The demo's verdict detects and names each way in which a conversion can be wrong."""
 
 import json
 from dataclasses import replace
@@ -27,8 +27,8 @@ NONE: frozenset[str] = frozenset()
 
 
 def arrival(word: str, number: int = 1, **changes: object) -> ReceivedConversion:
-    made = ReceivedConversion(number, "nordlicht", "e1", word, ACTIVITY, f"e1:{word}")
-    return replace(made, **changes)  # type: ignore[arg-type]  # a field's name with its own type, in each call
+    conversion = ReceivedConversion(number, "nordlicht", "e1", word, ACTIVITY, f"e1:{word}")
+    return replace(conversion, **changes)  # type: ignore[arg-type]  # a field's name with its own type, in each call
 
 
 LOG_ORDERS = {"e1": (frozenset({"delivered"}), frozenset({"open"}), frozenset({"click"}))}

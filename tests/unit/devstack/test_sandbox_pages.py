@@ -47,8 +47,8 @@ def inbox_page(*messages: SandboxMessage, has_older: bool = False, is_newest: bo
     return pages.inbox(pages.InboxView(messages, len(messages), is_newest, has_older), HINTS)
 
 
-def message_page(shown: SandboxMessage) -> str:
-    return pages.message(shown, "127.0.0.1:2580", [])
+def message_page(email: SandboxMessage) -> str:
+    return pages.message(email, "127.0.0.1:2580", [])
 
 
 class Elements(HTMLParser):
@@ -79,9 +79,9 @@ def assert_harmless(page: str) -> None:
 
 
 def test_inbox_shows_time_brand_addresses_subject_and_state() -> None:
-    shown = message(b"From: Nordlicht <news@nordlicht.test>\r\nSubject: Hello\r\n\r\nhi")
-    shown.record(NOON, "webhook: delivered", "delivered")
-    page = inbox_page(shown)
+    email = message(b"From: Nordlicht <news@nordlicht.test>\r\nSubject: Hello\r\n\r\nhi")
+    email.record(NOON, "webhook: delivered", "delivered")
+    page = inbox_page(email)
     for text in ("Hello", "Nordlicht", "news@nordlicht.test", "anna@example.test", "2027-01-15 08:00:00"):
         assert text in page
     assert '<span class="badge good">delivered</span>' in page
@@ -101,10 +101,10 @@ def test_inbox_shows_time_brand_addresses_subject_and_state() -> None:
     ],
 )
 def test_state_is_the_most_significant_event(events: list[str], state: str) -> None:
-    shown = message(b"")
+    email = message(b"")
     for event in events:
-        shown.record(NOON, "text", event)
-    assert pages.state(shown)[0] == state
+        email.record(NOON, "text", event)
+    assert pages.state(email)[0] == state
 
 
 def test_empty_inbox_says_how_to_send_a_message() -> None:
@@ -130,9 +130,9 @@ def test_message_page_shows_text_html_frame_headers_source_attachments_and_event
         b"--b\r\nContent-Type: application/pdf\r\nContent-Disposition: attachment; filename=terms.pdf\r\n\r\n%PDF\r\n"
         b"--b--\r\n"
     )
-    shown = message(raw)
-    shown.record(NOON, "webhook: delivered", "delivered")
-    page = message_page(shown)
+    email = message(raw)
+    email.record(NOON, "webhook: delivered", "delivered")
+    page = message_page(email)
     for text in ("plain words", "&lt;p&gt;rich words&lt;/p&gt;", "X-Own", "terms.pdf", "webhook: delivered", "--b--"):
         assert text in page
     assert "<p>rich words</p>" not in page
@@ -152,13 +152,13 @@ def test_message_page_shows_text_html_frame_headers_source_attachments_and_event
     ],
 )
 def test_hostile_message_is_shown_as_text(raw: bytes) -> None:
-    shown = message(raw, 1, f"{SCRIPT}@example.test")
-    shown.record(NOON, f"webhook: {SCRIPT}")
-    for page in (inbox_page(shown), message_page(shown)):
+    email = message(raw, 1, f"{SCRIPT}@example.test")
+    email.record(NOON, f"webhook: {SCRIPT}")
+    for page in (inbox_page(email), message_page(email)):
         assert_harmless(page)
         assert "\x00" not in page
         page.encode()
-    assert api.as_json(shown)["size"] == len(raw)
+    assert api.as_json(email)["size"] == len(raw)
 
 
 def test_huge_message_gives_a_page_of_bounded_size() -> None:

@@ -12,7 +12,7 @@ from pipeline.errors import Refused
 from pipeline.webhooks.base import EventContext
 from pipeline.webhooks.providers.registry import ADAPTERS
 from pipeline.worker.fold import evolve
-from tests.support.changes import T0, acked, event, request, told
+from tests.support.changes import T0, acked, conversion_result, event, request
 from topics.acks import Deferred, Dropped, Failed, Rejected
 from topics.changes import Fact
 from topics.conversions import ConversionOutcome, ConversionWord
@@ -53,7 +53,7 @@ LIVES: dict[str, list[Fact]] = {
         acked(1, T0 + 1500),
         event(1, EventKind.DELIVERED, T0 + 2500),
         event(1, EventKind.OPENED, T0 + 60_000),
-        told(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0 + 90_000),
+        conversion_result(1, ConversionWord.DELIVERED, ConversionOutcome.DELIVERED, T0 + 90_000),
     ],
     "complaint": [
         request(1),

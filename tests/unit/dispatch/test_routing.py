@@ -33,9 +33,9 @@ def first(email_id: EmailId, given_routes: list[Route]) -> str:
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(0.05, 1), min_size=2, max_size=4))
 def test_shares_follow_the_weights(weights: list[float]) -> None:
-    made = [Route(name, weight) for name, weight in zip(NAMES, weights, strict=False)]
-    counted = Counter(first(email_id, made) for email_id in EMAILS)
-    for route in made:
+    brand_routes = [Route(name, weight) for name, weight in zip(NAMES, weights, strict=False)]
+    counted = Counter(first(email_id, brand_routes) for email_id in EMAILS)
+    for route in brand_routes:
         share = route.weight / sum(weights)
         # Five standard deviations: once in two million.
         tolerance = 5 * math.sqrt(share * (1 - share) / len(EMAILS))
@@ -43,34 +43,36 @@ def test_shares_follow_the_weights(weights: list[float]) -> None:
 
 
 @given(email_ids, routes, st.randoms(use_true_random=False))
-def test_ranking_does_not_depend_on_order_of_routes(email_id: EmailId, made: list[Route], dice: Any) -> None:
-    shuffled = list(made)
+def test_ranking_does_not_depend_on_order_of_routes(email_id: EmailId, brand_routes: list[Route], dice: Any) -> None:
+    shuffled = list(brand_routes)
     dice.shuffle(shuffled)
-    assert ranked_providers(email_id, made) == ranked_providers(email_id, shuffled)
-    assert sorted(ranked_providers(email_id, made)) == sorted(route.provider for route in made)
+    assert ranked_providers(email_id, brand_routes) == ranked_providers(email_id, shuffled)
+    assert sorted(ranked_providers(email_id, brand_routes)) == sorted(route.provider for route in brand_routes)
 
 
-@given(email_ids, routes.filter(lambda made: len(made) > 1), st.data())
-def test_removing_provider_keeps_order_of_the_others(email_id: EmailId, made: list[Route], data: st.DataObject) -> None:
-    gone = data.draw(st.sampled_from(made))
-    left = [route for route in made if route != gone]
-    before = ranked_providers(email_id, made)
-    assert ranked_providers(email_id, left) == [name for name in before if name != gone.provider]
+@given(email_ids, routes.filter(lambda brand_routes: len(brand_routes) > 1), st.data())
+def test_removing_provider_keeps_order_of_the_others(
+    email_id: EmailId, brand_routes: list[Route], data: st.DataObject
+) -> None:
+    removed = data.draw(st.sampled_from(brand_routes))
+    left = [route for route in brand_routes if route != removed]
+    before = ranked_providers(email_id, brand_routes)
+    assert ranked_providers(email_id, left) == [name for name in before if name != removed.provider]
 
 
 @given(email_ids, routes, st.data())
 def test_heavier_weight_moves_emails_only_to_that_provider(
-    email_id: EmailId, made: list[Route], data: st.DataObject
+    email_id: EmailId, brand_routes: list[Route], data: st.DataObject
 ) -> None:
-    grown = data.draw(st.sampled_from(made))
-    heavier = [Route(r.provider, r.weight * 2) if r == grown else r for r in made]
-    before, after = first(email_id, made), first(email_id, heavier)
+    grown = data.draw(st.sampled_from(brand_routes))
+    heavier = [Route(r.provider, r.weight * 2) if r == grown else r for r in brand_routes]
+    before, after = first(email_id, brand_routes), first(email_id, heavier)
     assert after in (before, grown.provider)
 
 
 def test_scaling_all_weights_changes_nothing() -> None:
-    made, scaled = [Route("a", 1), Route("b", 3)], [Route("a", 25), Route("b", 75)]
-    assert all(first(email_id, made) == first(email_id, scaled) for email_id in EMAILS)
+    brand_routes, scaled = [Route("a", 1), Route("b", 3)], [Route("a", 25), Route("b", 75)]
+    assert all(first(email_id, brand_routes) == first(email_id, scaled) for email_id in EMAILS)
 
 
 # ------------------------------------------------------------------------------ bound provider and failover

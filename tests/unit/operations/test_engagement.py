@@ -1,4 +1,4 @@
-"""What looks like a robot's: counted apart, and no conversion's business."""
+"""Opens and clicks that look like a robot's: they are counted separately, and change no conversion."""
 
 from typing import Any
 
@@ -20,8 +20,8 @@ DELIVERED = event(1, EventKind.DELIVERED, T0)
 
 
 def click(nth: int, at: int, url: str = "https://example.com/", **more: Any) -> DeliveryEvent:
-    made = event(1, EventKind.CLICKED, at, nth=nth)
-    return msgspec.structs.replace(made, url=url, **{"user_agent": "Mail/16.0", **more})
+    clicked = event(1, EventKind.CLICKED, at, nth=nth)
+    return msgspec.structs.replace(clicked, url=url, **{"user_agent": "Mail/16.0", **more})
 
 
 def opened(nth: int, at: int, **more: Any) -> DeliveryEvent:
@@ -30,9 +30,9 @@ def opened(nth: int, at: int, **more: Any) -> DeliveryEvent:
 
 def why(*facts: Fact) -> list[tuple[int, str]]:
     """Of each click and open, in order: why it looks like a robot's."""
-    found = suspected_machines(facts)
-    heard = [fact for fact in facts if isinstance(fact, DeliveryEvent) and fact.event_id in found]
-    return [(int(fact.event_id.rpartition(":")[2]), found[fact.event_id]) for fact in heard]
+    suspected = suspected_machines(facts)
+    heard = [fact for fact in facts if isinstance(fact, DeliveryEvent) and fact.event_id in suspected]
+    return [(int(fact.event_id.rpartition(":")[2]), suspected[fact.event_id]) for fact in heard]
 
 
 def test_click_within_seconds_of_the_delivery_is_suspected() -> None:
@@ -61,9 +61,9 @@ def test_click_is_not_suspected_without_a_delivery() -> None:
 
 def test_clicks_on_many_links_at_once_are_suspected() -> None:
     three = [click(number, T0 + 60_000 + 900 * number, f"https://example.com/{number}") for number in range(3)]
-    alone = click(9, T0 + 90_000)
-    assert why(DELIVERED, *three, alone) == [(number, "every-link-at-once") for number in range(3)]
-    assert why(DELIVERED, *three[:2], alone) == []
+    late_click = click(9, T0 + 90_000)
+    assert why(DELIVERED, *three, late_click) == [(number, "every-link-at-once") for number in range(3)]
+    assert why(DELIVERED, *three[:2], late_click) == []
 
 
 def test_repeated_clicks_on_one_link_are_not_suspected() -> None:

@@ -1,4 +1,4 @@
-"""Where an email stands and what it waits for, in words."""
+"""The words for an email's status and for what it waits for."""
 
 import datetime as dt
 from typing import Any
@@ -9,7 +9,7 @@ import pytest
 from pipeline.operations.pending import format_duration, format_time, pending_reasons
 from pipeline.operations.trace import in_causal_order
 from projections.history_queries import EmailHistory, TimelineFact
-from tests.support.changes import T0, acked, event, request, told
+from tests.support.changes import T0, acked, conversion_result, event, request
 from tests.support.changes import Log as ChangeLog
 from topics.changes import Fact
 from topics.conversions import ConversionOutcome, ConversionResult, ConversionWord
@@ -94,7 +94,7 @@ def test_owed_conversion_without_a_job_is_reported() -> None:
 
 def test_effect_is_sorted_after_its_cause() -> None:
     late = msgspec.structs.replace(request(1), recorded_at=T0 + 9000)
-    early = told(1, ConversionWord.OPEN, ConversionOutcome.DELIVERED, T0 + 10)
+    early = conversion_result(1, ConversionWord.OPEN, ConversionOutcome.DELIVERED, T0 + 10)
     facts: list[Fact] = [early, event(1, EventKind.OPENED, T0 + 100), late, acked(1, T0 + 50)]
     order = in_causal_order([TimelineFact(fact, [f"x/0/{nth}"]) for nth, fact in enumerate(facts)])
     assert [type(told_.fact).__name__ for told_ in order] == [

@@ -1,4 +1,4 @@
-"""What is read anew beside what was told: only what a mapping says otherwise is told again, and only once."""
+"""Events that are normalized again, compared with the stored ones: only differences are appended, and only once."""
 
 import msgspec
 import pytest
@@ -16,46 +16,46 @@ from topics.join import MARKS
 from topics.readings import effective_state
 
 NATIVE = msgspec.Raw(b'{"event":"bounce"}')
-TOLD = event(EventKind.BOUNCED, "sg:1", at=5, bounce_class=BounceClass.HARD, native=NATIVE)
+STORED = event(EventKind.BOUNCED, "sg:1", at=5, bounce_class=BounceClass.HARD, native=NATIVE)
 
 
-def replaced(told: DeliveryEvent, **values: object) -> DeliveryEvent:
-    return msgspec.structs.replace(told, **values)
+def replaced(original: DeliveryEvent, **values: object) -> DeliveryEvent:
+    return msgspec.structs.replace(original, **values)
 
 
 def test_native_fields_are_not_compared() -> None:
-    assert diff_event(replaced(TOLD, native=msgspec.Raw(b"{}")), TOLD, 9).kind is DiffKind.SAME
+    assert diff_event(replaced(STORED, native=msgspec.Raw(b"{}")), STORED, 9).kind is DiffKind.SAME
 
 
-@pytest.mark.parametrize("known", [TOLD, replaced(TOLD, kind=EventKind.DEFERRED)])
-def test_event_of_another_webhook_is_a_repeat(known: Fact) -> None:
-    assert diff_event(replaced(TOLD, recorded_at=6), known, 9).kind is DiffKind.REPEAT
+@pytest.mark.parametrize("stored", [STORED, replaced(STORED, kind=EventKind.DEFERRED)])
+def test_event_of_another_webhook_is_a_repeat(stored: Fact) -> None:
+    assert diff_event(replaced(STORED, recorded_at=6), stored, 9).kind is DiffKind.REPEAT
 
 
 def test_unknown_event_is_new() -> None:
-    judged = diff_event(TOLD, None, 9)
-    assert (judged.kind, judged.event) == (DiffKind.NEW, TOLD)
+    judged = diff_event(STORED, None, 9)
+    assert (judged.kind, judged.event) == (DiffKind.NEW, STORED)
 
 
 def test_correction_has_the_next_revision_and_the_former_mark() -> None:
-    first = diff_event(replaced(TOLD, kind=EventKind.OPENED, machine="scanner"), TOLD, 9).event
+    first = diff_event(replaced(STORED, kind=EventKind.OPENED, machine="scanner"), STORED, 9).event
     assert first is not None
     assert first.corrects == Correction(revision=1, was="bounced", at=9)
-    second = diff_event(TOLD, first, 10).event
-    assert second == replaced(TOLD, corrects=Correction(revision=2, was="opened_machine", at=10))
-    assert diff_event(TOLD, second, 11).kind is DiffKind.SAME
+    second = diff_event(STORED, first, 10).event
+    assert second == replaced(STORED, corrects=Correction(revision=2, was="opened_machine", at=10))
+    assert diff_event(STORED, second, 11).kind is DiffKind.SAME
 
 
 def test_event_with_a_changed_id_is_retracted_once() -> None:
-    anew = replaced(TOLD, event_id="sg:1:recipient")
-    timeline: dict[tuple[str, str], Fact] = {(TOLD.email_id, TOLD.event_id): TOLD}
-    [retraction] = retractions_of_changed_ids([anew], timeline, 9)  # type: ignore[arg-type]
+    new_event = replaced(STORED, event_id="sg:1:recipient")
+    timeline: dict[tuple[str, str], Fact] = {(STORED.email_id, STORED.event_id): STORED}
+    [retraction] = retractions_of_changed_ids([new_event], timeline, 9)  # type: ignore[arg-type]
     assert (retraction.event_id, retraction.corrects) == ("sg:1", Correction(revision=1, was="bounced", at=9))
     # Told so, there is nothing left to retract; and where the old way was right after all, it counts again.
-    timeline = {(TOLD.email_id, TOLD.event_id): retraction, (TOLD.email_id, anew.event_id): anew}
-    assert retractions_of_changed_ids([anew], timeline, 10) == []  # type: ignore[arg-type]
-    assert [one.event_id for one in retractions_of_changed_ids([TOLD], timeline, 10)] == ["sg:1:recipient"]  # type: ignore[arg-type]
-    back = diff_event(TOLD, retraction, 10).event
+    timeline = {(STORED.email_id, STORED.event_id): retraction, (STORED.email_id, new_event.event_id): new_event}
+    assert retractions_of_changed_ids([new_event], timeline, 10) == []  # type: ignore[arg-type]
+    assert [each.event_id for each in retractions_of_changed_ids([STORED], timeline, 10)] == ["sg:1:recipient"]  # type: ignore[arg-type]
+    back = diff_event(STORED, retraction, 10).event
     assert back is not None
     assert back.corrects == Correction(revision=2, was="", at=10)
 
@@ -63,17 +63,17 @@ def test_event_with_a_changed_id_is_retracted_once() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        replaced(TOLD, event_id="sg:2", recorded_at=6),
-        replaced(TOLD, event_id="sg:2", native=msgspec.Raw(b'{"event":"open"}')),
-        replaced(TOLD, event_id="sg:2", provider="another"),
+        replaced(STORED, event_id="sg:2", recorded_at=6),
+        replaced(STORED, event_id="sg:2", native=msgspec.Raw(b'{"event":"open"}')),
+        replaced(STORED, event_id="sg:2", provider="another"),
     ],
 )
 def test_event_is_retracted_only_for_the_same_webhook_and_fields(other: DeliveryEvent) -> None:
-    assert retractions_of_changed_ids([TOLD], {(other.email_id, other.event_id): other}, 9) == []
+    assert retractions_of_changed_ids([STORED], {(other.email_id, other.event_id): other}, 9) == []
 
 
 def test_event_without_native_fields_is_not_retracted() -> None:
-    mute = replaced(TOLD, native=msgspec.Raw(b"null"))
+    mute = replaced(STORED, native=msgspec.Raw(b"null"))
     other = replaced(mute, event_id="sg:2")
     assert retractions_of_changed_ids([mute], {(other.email_id, other.event_id): other}, 9) == []
 
@@ -85,22 +85,22 @@ kinds = st.sampled_from(EventKind)
 def test_last_mapping_wins_and_a_second_run_changes_nothing(
     read: list[EventKind],
 ) -> None:
-    log: list[Fact] = [TOLD]
-    known: Fact = TOLD
+    log: list[Fact] = [STORED]
+    stored: Fact = STORED
     for at, kind in enumerate(read, 10):
         for _ in range(2):
-            judged = diff_event(replaced(TOLD, kind=kind), known, at)
+            judged = diff_event(replaced(STORED, kind=kind), stored, at)
             if judged.event is not None:
                 log.append(judged.event)
-                known = judged.event
-        assert diff_event(replaced(TOLD, kind=kind), known, at).kind is DiffKind.SAME
+                stored = judged.event
+        assert diff_event(replaced(STORED, kind=kind), stored, at).kind is DiffKind.SAME
     state = effective_state(folded(log[::-1], evolve))
-    assert [name for name in MARKS if getattr(state, name) is not None] == [mark_of(replaced(TOLD, kind=read[-1]))]
+    assert [name for name in MARKS if getattr(state, name) is not None] == [mark_of(replaced(STORED, kind=read[-1]))]
 
 
 def test_repeats_within_a_webhook_are_removed() -> None:
-    twice = [TOLD, replaced(TOLD, text="again"), replaced(TOLD, event_id="sg:2")]
-    assert [one.text for one in unique_events(twice)] == ["", ""]
+    twice = [STORED, replaced(STORED, text="again"), replaced(STORED, event_id="sg:2")]
+    assert [each.text for each in unique_events(twice)] == ["", ""]
 
 
 @pytest.mark.parametrize(
@@ -124,11 +124,11 @@ def test_malformed_moment_is_refused(text: str) -> None:
 
 def test_retraction_is_not_retracted() -> None:
     retraction = Retraction(
-        email_id=TOLD.email_id,
+        email_id=STORED.email_id,
         event_id="x",
         occurred_at=5,
         recorded_at=5,
         provider="p",
         corrects=Correction(revision=1, was="bounced", at=6),
     )
-    assert retractions_of_changed_ids([TOLD], {(TOLD.email_id, "x"): retraction}, 9) == []
+    assert retractions_of_changed_ids([STORED], {(STORED.email_id, "x"): retraction}, 9) == []

@@ -1,4 +1,4 @@
-"""Webhook keys as people enter them: with what the check takes the adapter verifies, with what it names nobody does."""
+"""Webhook keys as people enter them: adapters accept what the check accepts, and a refusal names its reason."""
 
 import base64
 import hmac

@@ -1,4 +1,4 @@
-"""What changes make of mails: told once, counted once, and the same from any split and order."""
+"""Updates of mails from changes: applied once, counted once, the same from any split and order."""
 
 import json
 import random
@@ -47,13 +47,13 @@ def opened(number: int) -> DeliveryEvent:
 
 def changes(*facts: Any) -> list[tuple[EmailChange, EmailState | None, EmailState]]:
     state: EmailState | None = None
-    found = []
+    updates = []
     for nth, fact in enumerate(facts):
         before, state = state, evolve(state, fact)
         applied = AppliedFact(place=LogPosition(topic="t", partition=0, offset=nth), fact=fact)
         change = EmailChange(email_id=EMAIL, recorded_at=T0, facts=(applied,), state=state)
-        found.append((change, before, state))
-    return found
+        updates.append((change, before, state))
+    return updates
 
 
 def noted(*facts: Any) -> mail_updates.MailUpdate | None:

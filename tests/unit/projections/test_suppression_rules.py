@@ -1,4 +1,4 @@
-"""What emails tell of their addresses, what operators decide, and whether an address then gets mail."""
+"""Evidence of emails and decisions of operators, and whether an address then gets mail."""
 
 from collections.abc import Sequence
 
@@ -36,11 +36,11 @@ def hashed(address: str) -> bytes:
 
 
 def state(*facts: Fact) -> EmailState:
-    made = None
+    folded_state = None
     for fact in facts:
-        made = evolve(made, fact)
-    assert made is not None
-    return made
+        folded_state = evolve(folded_state, fact)
+    assert folded_state is not None
+    return folded_state
 
 
 def soft(bounce_type: str = "", subtype: str = "", enhanced: str = "") -> DeliveryEvent:
@@ -48,7 +48,7 @@ def soft(bounce_type: str = "", subtype: str = "", enhanced: str = "") -> Delive
     return msgspec.structs.replace(event(1, EventKind.BOUNCED, T0), enhanced=enhanced, **values)
 
 
-def told(*facts: Fact) -> list[SuppressionReason]:
+def reasons_of(*facts: Fact) -> list[SuppressionReason]:
     return [key.reason for key in evidence_of(state(*facts), hashed)]
 
 
@@ -67,7 +67,7 @@ def told(*facts: Fact) -> list[SuppressionReason]:
     ],
 )
 def test_what_is_evidence(kind: EventKind, reasons: list[SuppressionReason]) -> None:
-    assert told(request(1), event(1, kind, T0)) == reasons
+    assert reasons_of(request(1), event(1, kind, T0)) == reasons
 
 
 def test_evidence_names_tenant_brand_address_email_and_event() -> None:
@@ -84,7 +84,7 @@ def test_a_brand_that_no_column_can_hold_is_kept_as_it_is_asked_for() -> None:
 
 
 def test_state_without_request_gives_no_evidence() -> None:
-    assert told(event(1, EventKind.BOUNCED, T0)) == []
+    assert reasons_of(event(1, EventKind.BOUNCED, T0)) == []
 
 
 @pytest.mark.parametrize(
@@ -104,19 +104,19 @@ def test_state_without_request_gives_no_evidence() -> None:
     ],
 )
 def test_soft_bounce_counts_if_it_blames_the_mailbox(bounce: DeliveryEvent, reasons: list[SuppressionReason]) -> None:
-    assert told(request(1), bounce) == reasons
+    assert reasons_of(request(1), bounce) == reasons
 
 
 def test_a_hard_bounce_takes_the_soft_one_s_place() -> None:
-    assert told(request(1), soft(), event(1, EventKind.BOUNCED, T0 + 9, nth=1)) == [SuppressionReason.HARD_BOUNCE]
+    assert reasons_of(request(1), soft(), event(1, EventKind.BOUNCED, T0 + 9, nth=1)) == [SuppressionReason.HARD_BOUNCE]
 
 
 def test_corrected_events_give_no_evidence() -> None:
     bounced = event(1, EventKind.BOUNCED, T0)
     correction = Correction(revision=1, was="bounced", at=T0 + DAY_MS)
-    anew = msgspec.structs.replace(bounced, kind=EventKind.DEFERRED, bounce_class=None, corrects=correction)
-    assert told(request(1), bounced, anew) == []
-    assert told(request(1), anew, bounced) == []
+    corrected_event = msgspec.structs.replace(bounced, kind=EventKind.DEFERRED, bounce_class=None, corrects=correction)
+    assert reasons_of(request(1), bounced, corrected_event) == []
+    assert reasons_of(request(1), corrected_event, bounced) == []
 
 
 def test_new_unsubscribe_counts_and_late_report_does_not() -> None:

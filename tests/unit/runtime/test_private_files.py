@@ -132,11 +132,11 @@ def test_postgres_runs_in_a_folder_that_is_closed_to_others(stack_folder: Path, 
 @ROOT_ONLY
 def test_unreachable_programs_are_copied_and_keep_their_modes(closed: Path, public: Path) -> None:
     programs = _programs(closed)
-    found = public_programs(programs, public / "copies")
-    assert found.is_relative_to(public / "copies")
-    assert (found / "postgres").read_text() == "the server"
-    assert (mode(found / "postgres"), mode(found.parent / "share" / "zones")) == (0o755, 0o644)
-    assert public_programs(programs, public / "copies") == found
+    folder = public_programs(programs, public / "copies")
+    assert folder.is_relative_to(public / "copies")
+    assert (folder / "postgres").read_text() == "the server"
+    assert (mode(folder / "postgres"), mode(folder.parent / "share" / "zones")) == (0o755, 0o644)
+    assert public_programs(programs, public / "copies") == folder
     assert mode(closed) == 0o700
     assert mode(programs / "postgres") == 0o700
 

@@ -1,4 +1,4 @@
-"""The codec: what is written is read back, what is no record is refused, what is older is lifted."""
+"""The codec: records survive a round trip, invalid bytes are refused, older versions are converted."""
 
 import json
 import string
@@ -49,7 +49,7 @@ def test_what_is_written_is_read_back(pair: tuple[Topic, Fact]) -> None:
 def test_bytes_come_back_as_they_were(body: bytes, text: str, headers: tuple[tuple[str, str], ...]) -> None:
     webhook = RawWebhook(webhook_id=text, provider=text, kind=text, received_at=1, headers=headers, body=body)
     assert decode(PROVIDER_WEBHOOKS, encode(PROVIDER_WEBHOOKS, webhook)) == webhook
-    letter = DeadLetter(
+    dead_letter = DeadLetter(
         source=LogPosition(topic=text, partition=1, offset=2),
         recorded_at=1,
         reason=text,
@@ -58,7 +58,7 @@ def test_bytes_come_back_as_they_were(body: bytes, text: str, headers: tuple[tup
         key=body,
         value=body,
     )
-    assert decode(DEAD_LETTERS, encode(DEAD_LETTERS, letter)) == letter
+    assert decode(DEAD_LETTERS, encode(DEAD_LETTERS, dead_letter)) == dead_letter
 
 
 @given(st.text(string.printable), st.integers())

@@ -1,4 +1,4 @@
-"""A dead letter fits into a record, whichever reader makes it and however large what it is about."""
+"""A dead letter fits into a record, whichever reader makes it and however large its source is."""
 
 import ast
 from types import SimpleNamespace
@@ -64,13 +64,13 @@ def runtime_with(log: MemoryLog) -> Any:
 
 
 async def from_fold(_rt: Any) -> DeadLetter:
-    [letter] = sort_facts(RecordBatch(DELIVERY_EVENTS, 3, [Record()]), 9)[1]
-    return letter
+    [entry] = sort_facts(RecordBatch(DELIVERY_EVENTS, 3, [Record()]), 9)[1]
+    return entry
 
 
 async def from_normalizer(_rt: Any) -> DeadLetter:
-    [letter] = normalize(ConsumedRecord(PROVIDER_WEBHOOKS, PLACE, HUGE_KEY, HUGE_VALUE), TokenReaders(), 9).dead_letters
-    return letter
+    [entry] = normalize(ConsumedRecord(PROVIDER_WEBHOOKS, PLACE, HUGE_KEY, HUGE_VALUE), TokenReaders(), 9).dead_letters
+    return entry
 
 
 async def from_projector(_rt: Any) -> DeadLetter:
@@ -88,7 +88,7 @@ async def from_intake(rt: Any) -> DeadLetter:
 
 
 async def from_correlation(rt: Any) -> DeadLetter:
-    return only([Correlator(rt)._give_up_entry(3, 7, HUGE_KEY.decode(), HUGE_VALUE)])
+    return only([Correlator(rt, None, None)._give_up_entry(3, 7, HUGE_KEY.decode(), HUGE_VALUE)])  # type: ignore[arg-type]
 
 
 async def from_dispatch(rt: Any) -> DeadLetter:
@@ -97,7 +97,7 @@ async def from_dispatch(rt: Any) -> DeadLetter:
         request=SimpleNamespace(email_id=HUGE_KEY.decode()),
         job=SimpleNamespace(attempt=1, payload=HUGE_VALUE),
     )
-    return AckWriter(rt)._dead_letter(attempt, PLACE, "content", "why")
+    return AckWriter(rt.log, rt.clock)._dead_letter(attempt, PLACE, "content", "why")
 
 
 def only(entries: list[LogEntry]) -> DeadLetter:
@@ -112,24 +112,24 @@ CALLERS = [from_fold, from_normalizer, from_projector, from_follower, from_intak
 
 @pytest.mark.parametrize("caller", CALLERS)
 async def test_oversized_record_becomes_dead_letter_that_fits(caller: Any) -> None:
-    letter = await caller(runtime_with(MemoryLog()))
-    assert len(encode(DEAD_LETTERS, letter)) <= MAX_RECORD_BYTES
-    assert (letter.key, letter.value) == (HUGE_KEY[:MAX_KEY_BYTES], HUGE_VALUE[:MAX_VALUE_BYTES])
-    assert letter.cut == 2 * HUGE_BYTES - MAX_KEY_BYTES - MAX_VALUE_BYTES
-    assert letter.error.startswith(f"the first {MAX_VALUE_BYTES} of {HUGE_BYTES} bytes; ")
-    assert (letter.source.partition, letter.source.offset) in {(3, 7)}
+    entry = await caller(runtime_with(MemoryLog()))
+    assert len(encode(DEAD_LETTERS, entry)) <= MAX_RECORD_BYTES
+    assert (entry.key, entry.value) == (HUGE_KEY[:MAX_KEY_BYTES], HUGE_VALUE[:MAX_VALUE_BYTES])
+    assert entry.cut == 2 * HUGE_BYTES - MAX_KEY_BYTES - MAX_VALUE_BYTES
+    assert entry.error.startswith(f"the first {MAX_VALUE_BYTES} of {HUGE_BYTES} bytes; ")
+    assert (entry.source.partition, entry.source.offset) in {(3, 7)}
 
 
 def test_small_record_is_kept_whole() -> None:
-    letter = dead_letter(PLACE, 9, "undecodable", "why", role="fold", key=b"k", value=b"v" * MAX_VALUE_BYTES)
-    assert (letter.cut, letter.error, len(letter.value or b"")) == (0, "why", MAX_VALUE_BYTES)
+    entry = dead_letter(PLACE, 9, "undecodable", "why", role="fold", key=b"k", value=b"v" * MAX_VALUE_BYTES)
+    assert (entry.cut, entry.error, len(entry.value or b"")) == (0, "why", MAX_VALUE_BYTES)
     assert dead_letter(PLACE, 9, "undecodable", "why", role="fold", key=None, value=None).value is None
 
 
 def test_texts_are_bounded_and_can_be_encoded() -> None:
-    letter = dead_letter(PLACE, 9, "r" * 5_000, "\udc80" + "ü" * 5_000, role="fold", key=None, value=HUGE_VALUE)
-    assert len(encode(DEAD_LETTERS, letter)) <= MAX_RECORD_BYTES
-    assert "\udc80" not in letter.error
+    entry = dead_letter(PLACE, 9, "r" * 5_000, "\udc80" + "ü" * 5_000, role="fold", key=None, value=HUGE_VALUE)
+    assert len(encode(DEAD_LETTERS, entry)) <= MAX_RECORD_BYTES
+    assert "\udc80" not in entry.error
 
 
 def test_letter_of_an_older_version_is_still_read() -> None:
@@ -156,11 +156,11 @@ def test_cut_letters_and_events_of_webhooks_are_not_the_whole_record() -> None:
         LogPosition(topic="a", partition=0, offset=1),
     )
 
-    def letter(source: LogPosition, reason: str, value: bytes) -> DeadLetter:
+    def entry(source: LogPosition, reason: str, value: bytes) -> DeadLetter:
         return dead_letter(source, 9, reason, "why", role="r", key=None, value=value)
 
-    assert is_whole(letter(webhooks, "unrecognised", raw))
-    assert is_whole(letter(webhooks, "undecodable", b"\xc1"))
-    assert not is_whole(letter(webhooks, "unrecognised", b"7"))
-    assert is_whole(letter(events, "unrecognised", b"7"))
-    assert not is_whole(letter(events, "undecodable", HUGE_VALUE))
+    assert is_whole(entry(webhooks, "unrecognised", raw))
+    assert is_whole(entry(webhooks, "undecodable", b"\xc1"))
+    assert not is_whole(entry(webhooks, "unrecognised", b"7"))
+    assert is_whole(entry(events, "unrecognised", b"7"))
+    assert not is_whole(entry(events, "undecodable", HUGE_VALUE))

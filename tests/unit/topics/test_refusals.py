@@ -73,8 +73,8 @@ def test_refusal_blames_whom_its_words_blame(name: str) -> None:
     if said.startswith("Status: "):
         status, _, diagnostic = said.removeprefix("Status: ").partition("; ")
         assert classify.classify_reply(status, diagnostic).bounce_class is expected
-        found = classify.classify_reply(status, diagnostic)
-        cause = judge_refusal(found.code, found.enhanced, diagnostic).cause
+        judged = classify.classify_reply(status, diagnostic)
+        cause = judge_refusal(judged.code, judged.enhanced, diagnostic).cause
     else:
         stage, _, reply = said.partition(" -> ")
         code, _, text = reply.partition(" ")
@@ -156,10 +156,10 @@ def test_same_refusal_is_judged_alike_by_every_way(code: int, text: str, cause: 
     assert (answer.outcome is SendOutcome.MISCONFIGURED) == (cause is RefusalCause.SETUP)
     if answer.outcome is SendOutcome.MISCONFIGURED:
         assert (answer.health, answer.concerns_one_email) == (EndpointHealth.BROKEN, True)
-    told = {"event": "bounce", "email": "player1@example.com", "timestamp": 1, "reason": f"{code} {text}"}
-    heard = sendgrid.normalize(msgspec.json.encode(told), EventContext(provider="sg", received_at=1))
+    payload = {"event": "bounce", "email": "player1@example.com", "timestamp": 1, "reason": f"{code} {text}"}
+    bounced = sendgrid.normalize(msgspec.json.encode(payload), EventContext(provider="sg", received_at=1))
     if judge_refusal(code, smtp_replies.enhanced_status(text), text).plain:
-        assert (heard.kind, heard.bounce_class) == (EventKind.BOUNCED, expected)
+        assert (bounced.kind, bounced.bounce_class) == (EventKind.BOUNCED, expected)
     if cause in (RefusalCause.SETUP, RefusalCause.SENDER):
         assert suppresses(ack) == []
 
@@ -244,9 +244,9 @@ def grows(call: Callable[[str], object], piece: str, chars: int) -> float:
 
 
 PATTERNS = {
-    name: getattr(found, "pattern", found) if isinstance(found, refusals._Phrases) else found
-    for name, found in vars(refusals).items()
-    if isinstance(found, re.Pattern | refusals._Phrases)
+    name: getattr(judged, "pattern", judged) if isinstance(judged, refusals._Phrases) else judged
+    for name, judged in vars(refusals).items()
+    if isinstance(judged, re.Pattern | refusals._Phrases)
 }
 
 

@@ -1,4 +1,4 @@
-"""Every golden payload beside what django-anymail makes of it: where we differ, a table says why.
+"""Each golden payload compared with django-anymail's reading: a table states the reason of each difference.
 
 A difference that is not in the table fails, and so does a row that no longer shows.
 """
@@ -11,7 +11,7 @@ import pytest
 from pipeline.webhooks.providers.registry import ADAPTERS
 from tests.support.anymail import VIEWS, milliseconds, parsed
 from tests.support.anymail_differences import DIFFERENCES, Difference
-from tests.support.golden import EMAIL_ID, HEADERS, Case, cases, heard
+from tests.support.golden import EMAIL_ID, HEADERS, Case, cases, events_of_case
 from topics.events import BounceClass, DeliveryEvent, EventKind
 
 # Our words in theirs, where they are others.
@@ -30,7 +30,7 @@ REASONS: dict[str, set[str]] = {
 
 def differences(case: Case) -> Iterator[Difference]:
     """Where they and we say something else of the same request."""
-    ours = heard(ADAPTERS[case.kind], case)
+    ours = events_of_case(ADAPTERS[case.kind], case)
     try:
         theirs = parsed(case, HEADERS.get(case.kind, {}))
     except Exception as error:
@@ -40,8 +40,8 @@ def differences(case: Case) -> Iterator[Difference]:
         yield "events", str(len(theirs)), str(len(ours))
         return
     for our, their in zip(ours, theirs, strict=True):
-        told = dict(their.__dict__)
-        yield from _differences(our, told)
+        their_fields = dict(their.__dict__)
+        yield from _differences(our, their_fields)
 
 
 def _differences(our: DeliveryEvent, their: dict[str, object]) -> Iterator[Difference]:

@@ -94,10 +94,12 @@ def test_a_provider_s_open_or_click_is_labelled_by_its_user_agent_once() -> None
 
 
 def test_label_or_missing_user_agent_of_the_provider_is_unchanged() -> None:
-    told = msgspec.structs.replace(event(1, EventKind.OPENED, T0), user_agent="curl/8.5.0", machine="sg_machine_open")
+    flagged = msgspec.structs.replace(
+        event(1, EventKind.OPENED, T0), user_agent="curl/8.5.0", machine="sg_machine_open"
+    )
     silent = event(1, EventKind.OPENED, T0)
     unsubscribed = msgspec.structs.replace(event(1, EventKind.UNSUBSCRIBED, T0), user_agent="curl/8.5.0")
-    for one in (told, silent, unsubscribed):
+    for one in (flagged, silent, unsubscribed):
         assert label_machine(one) is one
 
 

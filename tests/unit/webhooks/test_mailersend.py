@@ -59,15 +59,17 @@ def test_only_the_test_of_a_new_webhook_is_a_probe() -> None:
 
 def test_first_open_reported_twice_is_one_event() -> None:
     names = ("v1_opened", "v1_opened_unique")
-    told = [mailersend.normalize(Case("mailersend", name).payload, context("mailersend")) for name in names]
-    assert told[0].event_id == told[1].event_id == "mailersend:63fd1c1d31b9c750540fe85c"
+    results = [mailersend.normalize(Case("mailersend", name).payload, context("mailersend")) for name in names]
+    assert results[0].event_id == results[1].event_id == "mailersend:63fd1c1d31b9c750540fe85c"
 
 
 def test_id_of_the_email_is_not_used_as_event_id() -> None:
     survey = json.loads(Case("mailersend", "v2_survey_submitted").payload)
     opened = survey | {"type": "activity.survey_opened"}
-    told = [mailersend.normalize(json.dumps(one).encode(), context("mailersend")).event_id for one in (survey, opened)]
-    assert len(set(told)) == 2
+    results = [
+        mailersend.normalize(json.dumps(one).encode(), context("mailersend")).event_id for one in (survey, opened)
+    ]
+    assert len(set(results)) == 2
     delivered = json.loads(Case("mailersend", "v2_delivered").payload)
     delivered["data"]["id"] = delivered["data"]["email_id"]
     event = mailersend.normalize(json.dumps(delivered).encode(), context("mailersend"))

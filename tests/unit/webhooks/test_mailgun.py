@@ -1,4 +1,4 @@
-"""Mailgun: a signature that covers a token and not the event, and what its failures mean."""
+"""Mailgun: the signature covers a token and not the event, and failures are hard or soft."""
 
 import hashlib
 import hmac
@@ -10,7 +10,7 @@ from pipeline.errors import InvalidSignatureError, Unrecognised
 from pipeline.webhooks.base import UNCORRELATED, WebhookRequest
 from pipeline.webhooks.providers import mailgun
 from pipeline.webhooks.providers.registry import ONE_TIME_TOKEN_ADAPTERS
-from tests.support.golden import EMAIL_ID, Case, cases, context, heard
+from tests.support.golden import EMAIL_ID, Case, cases, context, events_of_case
 from topics.events import BounceClass, DeliveryEvent, EventKind
 
 KEY = "key-3ax6xnjp29jd6fds4gc373sgvjxteol0"
@@ -28,9 +28,9 @@ def verify(body: bytes, *keys: str, now_s: int = THEN, max_age_s: int = 60) -> N
     mailgun.verify(WebhookRequest(headers={}, body=body), keys or (KEY,), now_s * 1000, max_age_s)
 
 
-def told(case: str, **changed: object) -> DeliveryEvent:
+def event_of_case(case: str, **changed: object) -> DeliveryEvent:
     payload = json.loads(Case("mailgun", case).payload) | changed
-    (event,) = heard(mailgun, Case("mailgun", case), signed(payload))
+    (event,) = events_of_case(mailgun, Case("mailgun", case), signed(payload))
     return event
 
 
@@ -93,38 +93,43 @@ def test_token_digest_depends_on_the_body() -> None:
 def test_retry_with_a_new_signature_has_the_same_event_id() -> None:
     payload = json.loads(Case("mailgun", "delivered").payload)
     once, again = (
-        heard(mailgun, Case("mailgun", "delivered"), signed(payload, timestamp=str(THEN + n), token=f"{n}"))
+        events_of_case(mailgun, Case("mailgun", "delivered"), signed(payload, timestamp=str(THEN + n), token=f"{n}"))
         for n in (0, 1)
     )
     assert once == again
 
 
 def test_id_reused_on_another_day_is_another_event() -> None:
-    assert told("delivered").event_id != told("delivered", timestamp=1529992199.626182).event_id
+    assert event_of_case("delivered").event_id != event_of_case("delivered", timestamp=1529992199.626182).event_id
 
 
 def test_event_without_an_id_gets_one_from_its_fields() -> None:
-    assert told("clicked", id=None).event_id == told("clicked", id=None).event_id
-    assert told("clicked", id=None).event_id != told("clicked", id=None, url="https://example.com").event_id
+    assert event_of_case("clicked", id=None).event_id == event_of_case("clicked", id=None).event_id
+    assert (
+        event_of_case("clicked", id=None).event_id
+        != event_of_case("clicked", id=None, url="https://example.com").event_id
+    )
 
 
 def test_email_is_found_by_message_id_or_stays_uncorrelated() -> None:
-    assert told("by_message_id").email_id == EMAIL_ID
-    theirs = told("delivered", **{"user-variables": {}})
+    assert event_of_case("by_message_id").email_id == EMAIL_ID
+    theirs = event_of_case("delivered", **{"user-variables": {}})
     assert theirs.email_id == UNCORRELATED
     assert theirs.provider_message_id == "20180622182958.1.48906CB188F1A454@exmple.org"
 
 
 @pytest.mark.parametrize(("reason", "expected"), mailgun.REASONS.items())
 def test_reason_counts_for_permanent_failures_only(reason: str, expected: tuple[EventKind, object]) -> None:
-    for_good, for_now = (told("failed_permanent", reason=reason, severity=how) for how in ("permanent", "temporary"))
+    for_good, for_now = (
+        event_of_case("failed_permanent", reason=reason, severity=how) for how in ("permanent", "temporary")
+    )
     assert for_good.kind is expected[0]
     assert (for_now.kind, for_now.bounce_class) == (EventKind.DEFERRED, None)
 
 
 @pytest.mark.parametrize(("kind", "machine"), [("opened", "bot"), ("clicked", "bot"), ("delivered", "")])
 def test_unknown_kind_of_bot_is_a_machine(kind: str, machine: str) -> None:
-    assert told(kind, **{"client-info": {"bot": "outlook"}}).machine == machine
+    assert event_of_case(kind, **{"client-info": {"bot": "outlook"}}).machine == machine
 
 
 def test_every_row_of_the_tables_has_a_golden_payload() -> None:
@@ -163,5 +168,5 @@ def test_malformed_event_is_unrecognised(event: bytes) -> None:
 def test_failure_with_an_unspecific_reason_is_classified_by_codes(
     status: dict[str, object], bounce_class: BounceClass
 ) -> None:
-    event = told("failed_permanent", reason="generic", **{"delivery-status": status})
+    event = event_of_case("failed_permanent", reason="generic", **{"delivery-status": status})
     assert (event.kind, event.bounce_class) == (EventKind.BOUNCED, bounce_class)

@@ -29,8 +29,8 @@ def test_signature_of_the_body_is_verified() -> None:
 
 
 def test_both_formats_are_read() -> None:
-    told = [mailtrap.normalize(event, context("mailtrap")) for event in mailtrap.split(LINES, {})]
-    assert [(event.event_id, event.kind) for event in told] == [
+    kinds = [mailtrap.normalize(event, context("mailtrap")) for event in mailtrap.split(LINES, {})]
+    assert [(event.event_id, event.kind) for event in kinds] == [
         ("mailtrap:evt-1", "delivered"),
         ("mailtrap:evt-2", "opened"),
         ("mailtrap:evt-3", "clicked"),
@@ -43,13 +43,13 @@ def test_both_formats_are_read() -> None:
 
 def test_broken_line_does_not_affect_others() -> None:
     lines = LINES.splitlines()
-    told = []
+    kinds = []
     for event in mailtrap.split(b"\r\n".join([lines[0], b"{cut", b"", lines[2]]), {}):
         try:
-            told.append(mailtrap.normalize(event, context("mailtrap")).kind.value)
+            kinds.append(mailtrap.normalize(event, context("mailtrap")).kind.value)
         except Unrecognised:
-            told.append("unrecognised")
-    assert told == ["delivered", "unrecognised", "clicked"]
+            kinds.append("unrecognised")
+    assert kinds == ["delivered", "unrecognised", "clicked"]
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"1", b"{cut", b"\xff", b"some\nlines", b"{" * 100_000, b"null\n{}"])

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pipeline.errors import InvalidSignatureError, Unrecognised
 from pipeline.webhooks.base import UNCORRELATED, WebhookRequest
 from pipeline.webhooks.providers import postal
-from tests.support.golden import EMAIL_ID, Case, context, heard
+from tests.support.golden import EMAIL_ID, Case, context, events_of_case
 
 # Made by OpenSSL's command (`openssl dgst -sign`), as Postal makes its own by OpenSSL's library.
 PEM = """-----BEGIN PUBLIC KEY-----
@@ -82,7 +82,7 @@ def test_key_of_another_kind_is_refused() -> None:
 
 
 def test_event_is_correlated_by_our_message_id() -> None:
-    (ours,), (theirs,) = (heard(postal, Case("postal", name)) for name in ("sent", "of_nobody_we_know"))
+    (ours,), (theirs,) = (events_of_case(postal, Case("postal", name)) for name in ("sent", "of_nobody_we_know"))
     assert (ours.email_id, theirs.email_id) == (EMAIL_ID, UNCORRELATED)
 
 

@@ -8,18 +8,18 @@ import pytest
 from pipeline.errors import AuthenticationFailed, InvalidSignatureError, Unrecognised
 from pipeline.webhooks.base import UNCORRELATED, WebhookRequest
 from pipeline.webhooks.providers import postmark
-from tests.support.golden import Case, cases, context, heard
+from tests.support.golden import Case, cases, context, events_of_case
 from topics.events import BounceClass, DeliveryEvent, EventKind
 
 
 def login(user_and_password: str, scheme: str = "Basic") -> WebhookRequest:
-    given = base64.b64encode(user_and_password.encode()).decode()
-    return WebhookRequest(headers={"authorization": f"{scheme} {given}"}, body=b"{}")
+    credentials = base64.b64encode(user_and_password.encode()).decode()
+    return WebhookRequest(headers={"authorization": f"{scheme} {credentials}"}, body=b"{}")
 
 
-def told(case: str, **changed: object) -> DeliveryEvent:
+def event_of_case(case: str, **changed: object) -> DeliveryEvent:
     body = json.dumps(json.loads(Case("postmark", case).payload) | changed).encode()
-    (event,) = heard(postmark, Case("postmark", case), body)
+    (event,) = events_of_case(postmark, Case("postmark", case), body)
     return event
 
 
@@ -65,12 +65,12 @@ def test_every_row_of_the_tables_has_a_golden_payload() -> None:
 
 @pytest.mark.parametrize(("name", "expected"), postmark.TYPES.items())
 def test_bounce_is_classified_by_its_type(name: str, expected: tuple[EventKind, BounceClass | None]) -> None:
-    event = told("bounce_hard_bounce", Type=name)
+    event = event_of_case("bounce_hard_bounce", Type=name)
     assert (event.kind, event.bounce_class, event.bounce_type) == (*expected, name)
 
 
 def test_a_bounce_of_a_new_type_is_unknown() -> None:
-    assert told("bounce_hard_bounce", Type="Teleported").kind is EventKind.UNKNOWN
+    assert event_of_case("bounce_hard_bounce", Type="Teleported").kind is EventKind.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -85,31 +85,31 @@ def test_a_bounce_of_a_new_type_is_unknown() -> None:
     ],
 )
 def test_suppression_is_an_unsubscription_only_by_the_recipient(changed: dict[str, object], kind: EventKind) -> None:
-    assert told("subscription_change_hard_bounce", **changed).kind is kind
+    assert event_of_case("subscription_change_hard_bounce", **changed).kind is kind
 
 
 def test_event_id_is_native_for_bounces_and_complaints_only() -> None:
-    assert told("bounce_hard_bounce", ID=7).event_id == "postmark:7"
-    assert told("spam_complaint", ID=8).event_id == "postmark:8"
-    assert told("open").event_id == told("open").event_id
+    assert event_of_case("bounce_hard_bounce", ID=7).event_id == "postmark:7"
+    assert event_of_case("spam_complaint", ID=8).event_id == "postmark:8"
+    assert event_of_case("open").event_id == event_of_case("open").event_id
     others = [
-        told("open", ReceivedAt="2019-11-05T16:33:55Z"),
-        told("open", Recipient="jane@example.com"),
-        told("click"),
+        event_of_case("open", ReceivedAt="2019-11-05T16:33:55Z"),
+        event_of_case("open", Recipient="jane@example.com"),
+        event_of_case("click"),
     ]
-    others.append(told("click", OriginalLink="https://example.com/2"))
-    assert len({told("open").event_id, *(event.event_id for event in others)}) == 5
+    others.append(event_of_case("click", OriginalLink="https://example.com/2"))
+    assert len({event_of_case("open").event_id, *(event.event_id for event in others)}) == 5
 
 
 def test_event_without_an_email_id_is_uncorrelated() -> None:
     for metadata in ({}, {"mailfold_email_id": "theirs"}, "x", None):
-        event = told("delivery", Metadata=metadata)
+        event = event_of_case("delivery", Metadata=metadata)
         assert event.email_id == UNCORRELATED
         assert event.provider_message_id == "883953f4-6105-42a2-a16a-77a8eac79483"
 
 
 def test_content_of_a_returned_mail_is_removed() -> None:
-    assert "Dear John" not in bytes(told("bounce_with_diagnostics").native).decode()
+    assert "Dear John" not in bytes(event_of_case("bounce_with_diagnostics").native).decode()
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"\xff", b"a=b", b"[" * 100_000])

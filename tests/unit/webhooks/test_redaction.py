@@ -1,4 +1,4 @@
-"""What must not leave for `delivery-events`, and what may stay."""
+"""What is redacted before `delivery-events`, and what may stay."""
 
 import json
 
@@ -20,7 +20,7 @@ ANNA = "anna+news@mail.example.com"
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "redacted_text"),
     [
         (f"550 5.1.1 <{ANNA}>: no such user", "550 5.1.1 <[address]>: no such user"),
         (f"{ANNA},anna@localhost;\tand (x@y)", "[address],[address];\tand ([address])"),
@@ -30,12 +30,12 @@ ANNA = "anna+news@mail.example.com"
         ("", ""),
     ],
 )
-def test_redacted_replies_contain_no_address(text: str, shown: str) -> None:
-    assert redact_all(text) == shown
+def test_redacted_replies_contain_no_address(text: str, redacted_text: str) -> None:
+    assert redact_all(text) == redacted_text
 
 
 @pytest.mark.parametrize(
-    ("link", "shown"),
+    ("link", "redacted_text"),
     [
         (f"https://example.com/u?e={ANNA}&x=1", "https://example.com/u?e=[address]&x=1"),
         ("https://example.com/u?e=anna%2Bnews%40mail.example.com&x=1", "https://example.com/u?e=[address]&x=1"),
@@ -45,14 +45,14 @@ def test_redacted_replies_contain_no_address(text: str, shown: str) -> None:
         ("https://example.com/", "https://example.com/"),
     ],
 )
-def test_redacted_link_is_still_a_link(link: str, shown: str) -> None:
-    assert redact_links(link) == shown
+def test_redacted_link_is_still_a_link(link: str, redacted_text: str) -> None:
+    assert redact_links(link) == redacted_text
 
 
 def test_known_address_is_redacted_in_every_spelling() -> None:
     hide = redactor(["anna@localhost", "", "no address", 'quoted"@x'])
-    told = "anna@localhost ANNA@LOCALHOST anna%40localhost bob@localhost"
-    assert hide(told) == f"{REDACTED} {REDACTED} {REDACTED} bob@localhost"
+    redacted = "anna@localhost ANNA@LOCALHOST anna%40localhost bob@localhost"
+    assert hide(redacted) == f"{REDACTED} {REDACTED} {REDACTED} bob@localhost"
     assert hide.redact_known(f"{ANNA} anna@localhost") == f"{ANNA} {REDACTED}"
 
 
@@ -64,10 +64,10 @@ def test_native_fields_stay_without_personal_ones() -> None:
         "newer": {"seen by": [ANNA, {"to": "x", ANNA: 1}]},
         "size": 2.5,
     }
-    told = redacted_native(
+    redacted = redacted_native(
         json.dumps(event).encode(), redactor([]), personal=frozenset({"to"}), verbatim=frozenset({"url", "message-id"})
     )
-    assert json.loads(bytes(told)) == {
+    assert json.loads(bytes(redacted)) == {
         "message-id": "20130821005614.1@mail.example.com",
         "url": "https://example.com/@x?e=[address]",
         "newer": {"seen by": [REDACTED, {REDACTED: 1}]},
@@ -76,7 +76,7 @@ def test_native_fields_stay_without_personal_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"),
+    ("value", "redacted_text"),
     [
         (b"9" * 400, b"9" * 400),
         (b"1.50", b"1.50"),
@@ -94,9 +94,9 @@ def test_native_fields_stay_without_personal_ones() -> None:
         (b'[{"\\u0074o" : 1}]', b"[{}]"),
     ],
 )
-def test_value_is_unchanged_except_for_addresses(value: bytes, shown: bytes) -> None:
-    told = redacted_native(b'{"x":%s}' % value, redactor([]), personal=frozenset({"to"}), verbatim=frozenset())
-    assert bytes(told) == b'{"x":%s}' % shown
+def test_value_is_unchanged_except_for_addresses(value: bytes, redacted_text: bytes) -> None:
+    redacted = redacted_native(b'{"x":%s}' % value, redactor([]), personal=frozenset({"to"}), verbatim=frozenset())
+    assert bytes(redacted) == b'{"x":%s}' % redacted_text
 
 
 def test_event_nested_too_deeply_is_unrecognised() -> None:
@@ -115,7 +115,7 @@ def test_redaction_takes_linear_time(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "redacted_text"),
     [
         ("bounce+anna@b.com@x", "bounce+[address]@x"),
         ("ANNA@B.COM/anna%40b.com/zoe@b.co", "[address]/[address]/[address]"),
@@ -127,8 +127,8 @@ def test_redaction_takes_linear_time(text: str) -> None:
         ("a@b@c.de", "[address]"),
     ],
 )
-def test_known_addresses_are_redacted_anywhere_in_a_text(text: str, shown: str) -> None:
-    assert redactor(["anna@b.com", "zoe@b.co", "a@b@c.de"]).redact_known(text) == shown
+def test_known_addresses_are_redacted_anywhere_in_a_text(text: str, redacted_text: str) -> None:
+    assert redactor(["anna@b.com", "zoe@b.co", "a@b@c.de"]).redact_known(text) == redacted_text
 
 
 def test_too_many_recipients_redact_everything_like_an_address() -> None:
@@ -155,8 +155,8 @@ def test_known_addresses_take_time_in_proportion_to_the_text(addresses: list[str
 
 
 def test_time_is_not_quadratic_in_the_number_of_addresses() -> None:
-    def told(number: int) -> str:
+    def redacted(number: int) -> str:
         addresses = [f"user{one}@example{one}.com" for one in range(number)]
         return redactor(addresses).redact_known(" ".join(addresses))
 
-    assert growth(told, 1000) <= MAX_GROWTH
+    assert growth(redacted, 1000) <= MAX_GROWTH

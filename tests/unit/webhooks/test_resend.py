@@ -73,9 +73,9 @@ def test_repeated_event_has_the_same_id() -> None:
 def test_event_without_an_id_gets_one_from_its_fields() -> None:
     nameless = EventContext(provider="resend", received_at=1)
     names = ("delivered", "opened", "clicked", "suppression_added", "suppression_removed")
-    made = [resend.normalize(Case("resend", name).payload, nameless).event_id for name in names]
-    assert len(set(made)) == len(names)
-    assert made == [resend.normalize(Case("resend", name).payload, nameless).event_id for name in names]
+    event_ids = [resend.normalize(Case("resend", name).payload, nameless).event_id for name in names]
+    assert len(set(event_ids)) == len(names)
+    assert event_ids == [resend.normalize(Case("resend", name).payload, nameless).event_id for name in names]
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"1", b"{", b"\xff", b'{"type":"\\ud800"}', b'{"a":' * 5_000])

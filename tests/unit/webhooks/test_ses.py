@@ -1,4 +1,4 @@
-"""Amazon SES over SNS: whose signature counts, for which topics, and what becomes of a notification's recipients."""
+"""Amazon SES over SNS: accepted signatures and topics, and the events of a notification's recipients."""
 
 import datetime as dt
 import json
@@ -14,7 +14,7 @@ from pipeline.webhooks import sns
 from pipeline.webhooks.base import UNCORRELATED, WebhookRequest
 from pipeline.webhooks.providers import ses
 from pipeline.webhooks.providers.registry import SUBSCRIPTION_ADAPTERS
-from tests.support.golden import Case, cases, context, heard
+from tests.support.golden import Case, cases, context, events_of_case
 from tests.support.golden import sns as enveloped
 from tests.support.sns import HOST, TOPIC, Amazon, certificate
 from topics.events import BounceClass, EventKind
@@ -246,7 +246,7 @@ def test_a_notification_without_a_name_is_unrecognised_and_one_without_a_time_is
 
 
 def test_every_recipient_gets_an_event() -> None:
-    failed, delayed = heard(ses, Case("ses", "bounce_of_several"))
+    failed, delayed = events_of_case(ses, Case("ses", "bounce_of_several"))
     assert (failed.kind, delayed.kind) == (EventKind.BOUNCED, EventKind.DEFERRED)
     assert failed.event_id.removesuffix(":0") == delayed.event_id.removesuffix(":1")
     assert json.loads(bytes(failed.native))["recipient"]["diagnosticCode"] == "smtp; 550 user unknown"
@@ -254,45 +254,45 @@ def test_every_recipient_gets_an_event() -> None:
 
 
 def test_time_is_linear_in_the_number_of_recipients() -> None:
-    told = json.loads(Case("ses", "bounce").payload)
-    told["bounce"]["bouncedRecipients"] = [{"emailAddress": f"r{n}@example.com"} for n in range(1000)]
-    parts = ses.split(json.dumps(enveloped(json.dumps(told))).encode(), {})
+    payload = json.loads(Case("ses", "bounce").payload)
+    payload["bounce"]["bouncedRecipients"] = [{"emailAddress": f"r{n}@example.com"} for n in range(1000)]
+    parts = ses.split(json.dumps(enveloped(json.dumps(payload))).encode(), {})
     assert len(parts) == 1000
     assert max(map(len, parts)) < 3_000
 
 
 def test_event_id_does_not_depend_on_the_time_format() -> None:
-    told = json.loads(Case("ses", "send").payload)
-    told["mail"]["timestamp"] = "2018-10-08T14:05:45 +0000"
-    (event,) = heard(ses, Case("ses", "send"), json.dumps(enveloped(json.dumps(told))).encode())
+    payload = json.loads(Case("ses", "send").payload)
+    payload["mail"]["timestamp"] = "2018-10-08T14:05:45 +0000"
+    (event,) = events_of_case(ses, Case("ses", "send"), json.dumps(enveloped(json.dumps(payload))).encode())
     assert event.occurred_at == 1539007545000
 
 
 def test_event_without_a_message_id_of_sns_gets_one_from_its_fields() -> None:
-    told = json.dumps(enveloped(Case("ses", "open").payload.decode(), MessageId="")).encode()
-    (event,) = heard(ses, Case("ses", "open"), told)
+    payload = json.dumps(enveloped(Case("ses", "open").payload.decode(), MessageId="")).encode()
+    (event,) = events_of_case(ses, Case("ses", "open"), payload)
     assert event.event_id.startswith("ses:")
-    assert [event] == heard(ses, Case("ses", "open"), told)
+    assert [event] == events_of_case(ses, Case("ses", "open"), payload)
 
 
 def test_foreign_tag_does_not_name_an_email() -> None:
-    told = json.loads(Case("ses", "open").payload)
+    payload = json.loads(Case("ses", "open").payload)
     for tag in ([], ["theirs"], "theirs", {"x": 1}, [None, 7]):
-        told["mail"]["tags"]["mailfold_email_id"] = tag
-        (event,) = heard(ses, Case("ses", "open"), json.dumps(enveloped(json.dumps(told))).encode())
+        payload["mail"]["tags"]["mailfold_email_id"] = tag
+        (event,) = events_of_case(ses, Case("ses", "open"), json.dumps(enveloped(json.dumps(payload))).encode())
         assert event.email_id == UNCORRELATED
         assert event.provider_message_id == "EXAMPLE7c191be45-e9aedb9a-02f9-4d12-a87d-dd0099a07f8a-000000"
 
 
 def test_every_row_of_the_tables_has_a_golden_payload() -> None:
-    told = [json.loads(case.payload) for case in cases("ses")]
-    assert {one.get("eventType") or one.get("notificationType") for one in told} >= set(ses.KINDS)
-    assert _subtypes(told) >= set(ses.SUBTYPES)
+    payload = [json.loads(case.payload) for case in cases("ses")]
+    assert {one.get("eventType") or one.get("notificationType") for one in payload} >= set(ses.KINDS)
+    assert _subtypes(payload) >= set(ses.SUBTYPES)
 
 
-def _subtypes(told: list[dict[str, Any]]) -> set[tuple[str, str]]:
-    bounces = {(one["bounce"]["bounceType"], one["bounce"]["bounceSubType"]) for one in told if "bounce" in one}
-    complaints = [one["complaint"] for one in told if "complaint" in one]
+def _subtypes(payloads: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    bounces = {(one["bounce"]["bounceType"], one["bounce"]["bounceSubType"]) for one in payloads if "bounce" in one}
+    complaints = [one["complaint"] for one in payloads if "complaint" in one]
     return bounces | {
         pair
         for one in complaints
@@ -309,11 +309,11 @@ def _subtypes(told: list[dict[str, Any]]) -> set[tuple[str, str]]:
     ],
 )
 def test_bounce_of_an_unknown_subtype_is_classified_by_type(main: str, sub: str, bounce_class: BounceClass) -> None:
-    told = json.loads(Case("ses", "bounce").payload)
-    told["bounce"] |= {"bounceType": main, "bounceSubType": sub}
+    payload = json.loads(Case("ses", "bounce").payload)
+    payload["bounce"] |= {"bounceType": main, "bounceSubType": sub}
     # Without the server's own words: where they are plain, they decide.
-    told["bounce"]["bouncedRecipients"] = [{"emailAddress": "jane@example.com", "status": "5.0.0"}]
-    (event,) = heard(ses, Case("ses", "bounce"), json.dumps(enveloped(json.dumps(told))).encode())
+    payload["bounce"]["bouncedRecipients"] = [{"emailAddress": "jane@example.com", "status": "5.0.0"}]
+    (event,) = events_of_case(ses, Case("ses", "bounce"), json.dumps(enveloped(json.dumps(payload))).encode())
     assert (event.kind, event.bounce_class) == (EventKind.BOUNCED, bounce_class)
 
 

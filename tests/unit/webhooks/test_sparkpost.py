@@ -8,7 +8,7 @@ import pytest
 from pipeline.errors import AuthenticationFailed, InvalidSignatureError, Unrecognised
 from pipeline.webhooks.base import UNCORRELATED, WebhookRequest
 from pipeline.webhooks.providers import sparkpost
-from tests.support.golden import Case, cases, context, heard
+from tests.support.golden import Case, cases, context, events_of_case
 from topics.events import BounceClass, DeliveryEvent, EventKind
 
 KEYS = ["mailfold:older", "mailfold:secret", "a-token-of-our-oauth-server"]
@@ -22,11 +22,11 @@ def basic(user_and_password: str) -> WebhookRequest:
     return request(f"Basic {base64.b64encode(user_and_password.encode()).decode()}")
 
 
-def told(case: str, **changed: object) -> DeliveryEvent:
+def event_of_case(case: str, **changed: object) -> DeliveryEvent:
     (wrapped,) = json.loads(Case("sparkpost", case).payload)
     (inner,) = wrapped["msys"].values()
     inner |= changed
-    (event,) = heard(sparkpost, Case("sparkpost", case), json.dumps([wrapped]).encode())
+    (event,) = events_of_case(sparkpost, Case("sparkpost", case), json.dumps([wrapped]).encode())
     return event
 
 
@@ -59,7 +59,7 @@ def test_request_is_refused_without_a_configured_key(incoming: WebhookRequest) -
 
 
 def test_batch_is_split_without_its_pings() -> None:
-    assert [event.kind for event in heard(sparkpost, Case("sparkpost", "batch"))] == [
+    assert [event.kind for event in events_of_case(sparkpost, Case("sparkpost", "batch"))] == [
         EventKind.QUEUED,
         EventKind.DELIVERED,
     ]
@@ -91,48 +91,54 @@ WORDLESS = {"raw_reason": "", "reason": "", "error_code": ""}
 def test_returned_mail_is_classified_by_its_class(
     name: str, code: str, expected: tuple[EventKind, BounceClass | None]
 ) -> None:
-    event = told(name, bounce_class=code, **WORDLESS)
+    event = event_of_case(name, bounce_class=code, **WORDLESS)
     assert (event.kind, event.bounce_class) == expected
 
 
 def test_unambiguous_reply_takes_precedence_over_the_class() -> None:
     said = {**WORDLESS, "raw_reason": "550 From address not verified", "error_code": "550"}
-    assert told("bounce", bounce_class="10", **said).bounce_class is BounceClass.SOFT
+    assert event_of_case("bounce", bounce_class="10", **said).bounce_class is BounceClass.SOFT
     said["raw_reason"] = "550 5.1.1 no such user"
-    assert told("bounce", bounce_class="40", **said).bounce_class is BounceClass.HARD
+    assert event_of_case("bounce", bounce_class="40", **said).bounce_class is BounceClass.HARD
 
 
 @pytest.mark.parametrize(("name", "kind"), [("delay", EventKind.DEFERRED), ("policy_rejection", EventKind.DROPPED)])
 def test_class_of_other_events_is_ignored(name: str, kind: EventKind) -> None:
     for code in sparkpost.CLASSES:
-        assert (told(name, bounce_class=code).kind, told(name, bounce_class=code).bounce_class) == (kind, None)
+        assert (event_of_case(name, bounce_class=code).kind, event_of_case(name, bounce_class=code).bounce_class) == (
+            kind,
+            None,
+        )
 
 
 def test_bounce_of_an_unknown_class_is_soft() -> None:
-    assert told("bounce", bounce_class="55").bounce_class is BounceClass.SOFT
+    assert event_of_case("bounce", bounce_class="55").bounce_class is BounceClass.SOFT
 
 
 def test_event_id_is_native_or_made_from_fields() -> None:
-    assert told("delivery", event_id="8c1d3ea2-ffff").event_id == "sparkpost:8c1d3ea2-ffff"
-    assert told("click", event_id=None).event_id == told("click", event_id=None).event_id
-    assert told("click", event_id=None).event_id != told("click", event_id=None, target_link_url="x").event_id
+    assert event_of_case("delivery", event_id="8c1d3ea2-ffff").event_id == "sparkpost:8c1d3ea2-ffff"
+    assert event_of_case("click", event_id=None).event_id == event_of_case("click", event_id=None).event_id
+    assert (
+        event_of_case("click", event_id=None).event_id
+        != event_of_case("click", event_id=None, target_link_url="x").event_id
+    )
 
 
 @pytest.mark.parametrize(
     "timestamp", ["1454442600", 1454442600, "2016-02-02T19:50:00.000Z", "2016-02-02T19:50:00.000+00:00"]
 )
 def test_time_is_read_in_both_formats(timestamp: object) -> None:
-    assert told("delivery", timestamp=timestamp).occurred_at == 1454442600000
+    assert event_of_case("delivery", timestamp=timestamp).occurred_at == 1454442600000
 
 
 def test_event_without_an_email_id_is_uncorrelated() -> None:
     for metadata in ({}, {"mailfold_email_id": "theirs"}, "x", None):
-        event = told("delivery", rcpt_meta=metadata)
+        event = event_of_case("delivery", rcpt_meta=metadata)
         assert (event.email_id, event.provider_message_id) == (UNCORRELATED, "65832150921904138")
 
 
 def test_message_sent_by_smtp_has_an_id() -> None:
-    assert told("delivery", transmission_id=None).provider_message_id == "000443ee14578172be22"
+    assert event_of_case("delivery", transmission_id=None).provider_message_id == "000443ee14578172be22"
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"null", b"\xff", b"a=b", b"[" * 100_000])

@@ -36,8 +36,8 @@ def test_parts_give_the_same_events_in_the_same_order_and_each_fits(items: list[
 
 def test_too_large_event_does_not_affect_others() -> None:
     small, large = [b'{"n":%d}' % n for n in range(50)], b'"' + b"x" * 300_000 + b'"'
-    made = split_into_parts(sendgrid, array(*small[:25], large, *small[25:]), {}, MAX_CUT_EVENT_BYTES + 100)
-    *whole, cut = made
+    parts = split_into_parts(sendgrid, array(*small[:25], large, *small[25:]), {}, MAX_CUT_EVENT_BYTES + 100)
+    *whole, cut = parts
     assert [event for part in whole for event in events_of(sendgrid, part.body, {PART_HEADER: part.note})] == small
     assert large.startswith(cut.body[1:])
     with pytest.raises(Unrecognised, match="the first 100000 of 300002 bytes"):

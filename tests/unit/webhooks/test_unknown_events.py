@@ -35,8 +35,8 @@ def test_every_adapter_has_a_shape() -> None:
 
 @pytest.mark.parametrize("kind", sorted(SHAPES))
 def test_new_type_without_a_readable_time_is_kept_as_unknown(kind: str) -> None:
-    known, new = (msgspec.json.encode(shape) for shape in SHAPES[kind])
-    event = ADAPTERS[kind].normalize(new, CONTEXT)
+    known_event, new_event = (msgspec.json.encode(shape) for shape in SHAPES[kind])
+    event = ADAPTERS[kind].normalize(new_event, CONTEXT)
     assert (event.kind, event.occurred_at) == (EventKind.UNKNOWN, CONTEXT.received_at)
     with pytest.raises(Unrecognised):
-        ADAPTERS[kind].normalize(known, CONTEXT)
+        ADAPTERS[kind].normalize(known_event, CONTEXT)

@@ -59,9 +59,9 @@ class Table:
         self._states: dict[bytes, bytes] = {}
         self._offset = 0
 
-    def fold(self, told: Sequence[Fact]) -> None:
+    def fold(self, history: Sequence[Fact]) -> None:
         """Fold a batch: consecutive facts of one topic are a run."""
-        for topic, some in itertools.groupby(told, topic_of):
+        for topic, some in itertools.groupby(history, topic_of):
             run = RecordBatch(topic, 0, [self._lying(topic, fact) for fact in some])
             facts, dead = sort_facts(run, NOW)
             assert dead == []
@@ -93,20 +93,20 @@ def hashed(address: str) -> bytes:
 def projected(changes: Sequence[EmailChange], cuts: Sequence[int]) -> list[RowChanges]:
     """All that is written to the tables, run by run."""
     standing: dict[EmailId, CurrentVersion] = {}
-    made: list[RowChanges] = []
+    applied: list[RowChanges] = []
     for start, end in itertools.pairwise([0, *cuts, len(changes)]):
-        made.append(compute_row_changes(changes[start:end], standing, hashed, made[-1].through if made else 0))
-        standing |= made[-1].standing
-    return made
+        applied.append(compute_row_changes(changes[start:end], standing, hashed, applied[-1].through if applied else 0))
+        standing |= applied[-1].standing
+    return applied
 
 
 @st.composite
 def lives(draw: st.DrawFn) -> list[Fact]:
     """The facts of one or two emails, each of one dialect, interleaved."""
-    told = draw(histories)
+    history = draw(histories)
     dialects = {email_id: draw(st.sampled_from(["fasttrack", "extrahorizon"])) for email_id in (EMAIL_ID, OTHER)}
-    whose = draw(st.lists(st.sampled_from([EMAIL_ID, EMAIL_ID, OTHER]), min_size=len(told), max_size=len(told)))
-    moved = [msgspec.structs.replace(fact, email_id=owner) for fact, owner in zip(told, whose, strict=True)]
+    whose = draw(st.lists(st.sampled_from([EMAIL_ID, EMAIL_ID, OTHER]), min_size=len(history), max_size=len(history)))
+    moved = [msgspec.structs.replace(fact, email_id=owner) for fact, owner in zip(history, whose, strict=True)]
     return [
         msgspec.structs.replace(fact, dialect=dialects[fact.email_id]) if isinstance(fact, SendRequest) else fact
         for fact in moved
@@ -114,16 +114,16 @@ def lives(draw: st.DrawFn) -> list[Fact]:
 
 
 def no_row_shows_what_was_forgotten(data: st.DataObject) -> None:
-    told = data.draw(lives())
-    told += data.draw(st.lists(st.sampled_from(told), max_size=3))
-    inside = st.sets(st.integers(1, max(1, len(told) - 1)), max_size=6)
-    whole, forgetful = Table(), Table()
-    for start, end in itertools.pairwise([0, *sorted(data.draw(inside)), len(told)]):
-        whole.fold(told[start:end])
-        forgetful.fold(told[start:end])
-        forgetful.forget(data.draw(st.sets(st.sampled_from([EMAIL_ID, OTHER]))))
-    cuts = [cut for cut in sorted(data.draw(inside)) if cut < len(whole.changes)]
-    assert projected(forgetful.changes, cuts) == projected(whole.changes, cuts)
+    history = data.draw(lives())
+    history += data.draw(st.lists(st.sampled_from(history), max_size=3))
+    inside = st.sets(st.integers(1, max(1, len(history) - 1)), max_size=6)
+    complete, expiring = Table(), Table()
+    for start, end in itertools.pairwise([0, *sorted(data.draw(inside)), len(history)]):
+        complete.fold(history[start:end])
+        expiring.fold(history[start:end])
+        expiring.forget(data.draw(st.sets(st.sampled_from([EMAIL_ID, OTHER]))))
+    cuts = [cut for cut in sorted(data.draw(inside)) if cut < len(complete.changes)]
+    assert projected(expiring.changes, cuts) == projected(complete.changes, cuts)
 
 
 def test_rows_do_not_depend_on_expired_states() -> None:
@@ -172,7 +172,7 @@ OPENED = event(EventKind.OPENED, "o", NOW + 2)
 LATER = NOW + 10
 
 
-def told(
+def conversion_result(
     word: ConversionWord, outcome: ConversionOutcome = ConversionOutcome.DELIVERED, at: int = NOW + 3
 ) -> ConversionResult:
     return ConversionResult(
@@ -187,10 +187,10 @@ def told(
     )
 
 
-def reread(told: DeliveryEvent, at: int) -> DeliveryEvent:
+def reread(original: DeliveryEvent, at: int) -> DeliveryEvent:
     """As an event of no meaning."""
-    correction = Correction(revision=1, was=mark_of(told), at=at)
-    return msgspec.structs.replace(told, kind=EventKind.UNKNOWN, corrects=correction)
+    correction = Correction(revision=1, was=mark_of(original), at=at)
+    return msgspec.structs.replace(original, kind=EventKind.UNKNOWN, corrects=correction)
 
 
 def state_of(*facts: Fact) -> EmailState:
@@ -203,7 +203,7 @@ def quiet(*facts: Fact, since: int = LATER) -> bool:
 
 
 def test_finished_email_expires_after_the_quiet_time() -> None:
-    story = (REQUEST, ACKED, DELIVERED, told(ConversionWord.DELIVERED))
+    story = (REQUEST, ACKED, DELIVERED, conversion_result(ConversionWord.DELIVERED))
     assert [quiet(*story, since=since) for since in (NOW + 3, NOW + 4)] == [False, True]
 
 
@@ -214,13 +214,13 @@ def test_finished_email_expires_after_the_quiet_time() -> None:
         event(EventKind.OPENED, "o", LATER, machine="a scanner"),
         event(EventKind.UNSUBSCRIBED, "u", LATER),
         event(EventKind.UNKNOWN, "?", LATER),
-        told(ConversionWord.CLICK, at=LATER),
+        conversion_result(ConversionWord.CLICK, at=LATER),
         reread(OPENED, LATER),
     ],
     ids=["the same once more", "a machine's", "unsubscribed", "unknown", "a conversion", "a correction"],
 )
 def test_any_fact_is_activity(news: Fact) -> None:
-    story = (REQUEST, ACKED, OPENED, told(ConversionWord.OPEN), news)
+    story = (REQUEST, ACKED, OPENED, conversion_result(ConversionWord.OPEN), news)
     assert [quiet(*story, since=since) for since in (LATER, LATER + 1)] == [False, True]
 
 
@@ -238,17 +238,17 @@ def test_email_awaiting_dispatch_does_not_expire() -> None:
 
 def test_email_with_pending_conversion_does_not_expire() -> None:
     assert not quiet(REQUEST, ACKED, DELIVERED)
-    assert not quiet(REQUEST, ACKED, DELIVERED, OPENED, told(ConversionWord.DELIVERED))
-    assert not quiet(REQUEST, ACKED, DELIVERED, told(ConversionWord.DELIVERED, ConversionOutcome.RETRYING))
+    assert not quiet(REQUEST, ACKED, DELIVERED, OPENED, conversion_result(ConversionWord.DELIVERED))
+    assert not quiet(REQUEST, ACKED, DELIVERED, conversion_result(ConversionWord.DELIVERED, ConversionOutcome.RETRYING))
     assert quiet(
         REQUEST,
         ACKED,
         DELIVERED,
         OPENED,
-        told(ConversionWord.DELIVERED),
-        told(ConversionWord.OPEN, ConversionOutcome.REFUSED),
+        conversion_result(ConversionWord.DELIVERED),
+        conversion_result(ConversionWord.OPEN, ConversionOutcome.REFUSED),
     )
-    assert quiet(REQUEST, ACKED, DELIVERED, told(ConversionWord.DELIVERED, ConversionOutcome.GIVEN_UP))
+    assert quiet(REQUEST, ACKED, DELIVERED, conversion_result(ConversionWord.DELIVERED, ConversionOutcome.GIVEN_UP))
 
 
 def test_other_dialects_and_unknown_requests_owe_no_conversion() -> None:
@@ -285,9 +285,9 @@ def test_expired_states_are_found_by_our_clock() -> None:
 
 
 def test_pending_conversion_keeps_its_state_as_long_as_the_log() -> None:
-    kept = EMAIL_CHANGES.retention_ms
+    retention_ms = EMAIL_CHANGES.retention_ms
     debts = {
-        name: encode(EMAIL_STATES, state_of(msgspec.structs.replace(REQUEST, recorded_at=NOW - kept + age)))
+        name: encode(EMAIL_STATES, state_of(msgspec.structs.replace(REQUEST, recorded_at=NOW - retention_ms + age)))
         for name, age in ((b"on the log", 0), (b"expired", -1))
     }
     assert StateExpiry(lambda: NOW, 2)(list(debts.items())) == [b"expired"]

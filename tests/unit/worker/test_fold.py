@@ -25,22 +25,22 @@ Property = Callable[[st.DataObject], None]
 
 
 def order_and_repeats_do_not_matter(data: st.DataObject) -> None:
-    told = data.draw(histories)
-    repeated = told + data.draw(st.lists(st.sampled_from(told), max_size=4))
-    assert folded(data.draw(st.permutations(repeated)), fold.evolve) == folded(told, fold.evolve)
+    history = data.draw(histories)
+    repeated = history + data.draw(st.lists(st.sampled_from(history), max_size=4))
+    assert folded(data.draw(st.permutations(repeated)), fold.evolve) == folded(history, fold.evolve)
 
 
 def splits_do_not_matter(data: st.DataObject) -> None:
-    told = data.draw(histories)
-    cut = data.draw(st.integers(0, len(told)))
-    states = [folded(part, fold.evolve) for part in (told[:cut], told[cut:]) if part]
-    whole = states[0] if len(states) == 1 else join.merge(*states)
-    assert whole == folded(told, fold.evolve)
+    history = data.draw(histories)
+    cut = data.draw(st.integers(0, len(history)))
+    states = [folded(part, fold.evolve) for part in (history[:cut], history[cut:]) if part]
+    joined = states[0] if len(states) == 1 else join.merge(*states)
+    assert joined == folded(history, fold.evolve)
 
 
 def the_fold_is_the_join_of_single_facts(data: st.DataObject) -> None:
-    told = data.draw(histories)
-    state = folded(told, fold.evolve)
+    history = data.draw(histories)
+    state = folded(history, fold.evolve)
     fact = data.draw(facts)
     assert fold.evolve(state, fact) == join.merge(state, fold.state_of_fact(fact))
 
@@ -55,14 +55,14 @@ def interleaved_topics_do_not_matter(data: st.DataObject) -> None:
 
 
 def a_clock_in_the_future_counts_as_ours(data: st.DataObject) -> None:
-    told = data.draw(histories)
+    history = data.draw(histories)
     clamped = [
         msgspec.structs.replace(fact, occurred_at=min(fact.occurred_at, fact.recorded_at))
         if hasattr(fact, "occurred_at")
         else fact
-        for fact in told
+        for fact in history
     ]
-    assert folded(told, fold.evolve) == folded(clamped, fold.evolve)
+    assert folded(history, fold.evolve) == folded(clamped, fold.evolve)
 
 
 def no_history_exceeds_the_bounds(data: st.DataObject) -> None:
@@ -91,35 +91,35 @@ older_states = st.lists(st.integers(0, 200), min_size=1, max_size=120, unique=Tr
 
 
 def a_repeat_counts_once(data: st.DataObject) -> None:
-    told = data.draw(st.lists(events, min_size=1, max_size=8))
-    state = folded(told * 2, fold.evolve)
+    history = data.draw(st.lists(events, min_size=1, max_size=8))
+    state = folded(history * 2, fold.evolve)
     for name in join.MARKS:
-        ids = {one.event_id for one in told if getattr(fold.state_of_fact(one), name) is not None}
+        ids = {each.event_id for each in history if getattr(fold.state_of_fact(each), name) is not None}
         assert readings.count_events(state, name) == (len(ids), True)
 
 
 def times_are_the_extremes_of_what_was_told(data: st.DataObject) -> None:
-    told = data.draw(histories)
-    state = folded(told, fold.evolve)
+    history = data.draw(histories)
+    state = folded(history, fold.evolve)
     for name in join.MARKS:
-        heard: list[Mark] = [mark for fact in told if (mark := getattr(state_of_fact(fact), name)) is not None]
-        if heard:
+        marks: list[Mark] = [mark for fact in history if (mark := getattr(state_of_fact(fact), name)) is not None]
+        if marks:
             mark = getattr(state, name)
-            assert (mark.first, mark.last) == (min(one.first for one in heard), max(one.last for one in heard))
-            assert mark.recorded == min(one.recorded for one in heard)
+            assert (mark.first, mark.last) == (min(each.first for each in marks), max(each.last for each in marks))
+            assert mark.recorded == min(each.recorded for each in marks)
 
 
 def only_the_last_reading_of_an_event_counts(data: st.DataObject) -> None:
     """Whatever comes first, and whether the earlier readings come at all."""
-    read = [data.draw(readings_of(f"e{number}")) for number in range(data.draw(st.integers(1, 4)))]
-    told = [one for chain in read for one in chain[data.draw(st.integers(0, len(chain) - 1)) :]]
-    state = readings.effective_state(folded(data.draw(st.permutations(told)), fold.evolve))
-    alone = folded([msgspec.structs.replace(chain[-1], corrects=None) for chain in read], fold.evolve)
-    assert readings.email_status(state) == readings.email_status(alone)
+    chains = [data.draw(readings_of(f"e{number}")) for number in range(data.draw(st.integers(1, 4)))]
+    history = [each for chain in chains for each in chain[data.draw(st.integers(0, len(chain) - 1)) :]]
+    state = readings.effective_state(folded(data.draw(st.permutations(history)), fold.evolve))
+    only_last = folded([msgspec.structs.replace(chain[-1], corrects=None) for chain in chains], fold.evolve)
+    assert readings.email_status(state) == readings.email_status(only_last)
     for name in join.MARKS:
-        assert readings.count_events(state, name) == readings.count_events(alone, name)
-    if all(len(chain) > 1 for chain in read):
-        assert [getattr(state, name) for name in join.DETAILS] == [getattr(alone, name) for name in join.DETAILS]
+        assert readings.count_events(state, name) == readings.count_events(only_last, name)
+    if all(len(chain) > 1 for chain in chains):
+        assert [getattr(state, name) for name in join.DETAILS] == [getattr(only_last, name) for name in join.DETAILS]
 
 
 @st.composite
@@ -128,12 +128,12 @@ def readings_of(draw: st.DrawFn, event_id: str) -> list[DeliveryEvent]:
     hardness = st.sampled_from(BounceClass)
     # Few kinds at a time, so that some corrections lead back to where an earlier one began.
     kinds = st.sampled_from(draw(st.lists(st.sampled_from(EventKind), min_size=2, max_size=3, unique=True)))
-    told = [event(draw(kinds), event_id, bounce_class=draw(hardness))]
+    chain = [event(draw(kinds), event_id, bounce_class=draw(hardness))]
     for revision, kind in enumerate(draw(st.lists(kinds, max_size=3)), 1):
-        told.append(
-            again(told[-1], revision, kind, machine=draw(st.sampled_from(["", "a"])), bounce_class=draw(hardness))
+        chain.append(
+            again(chain[-1], revision, kind, machine=draw(st.sampled_from(["", "a"])), bounce_class=draw(hardness))
         )
-    return told
+    return chain
 
 
 PROPERTIES: list[Property] = [
@@ -150,7 +150,7 @@ PROPERTIES: list[Property] = [
 ]
 
 
-@pytest.mark.parametrize("property_", PROPERTIES, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("property_", PROPERTIES, ids=lambda each: each.__name__)
 def test_the_fold_keeps(property_: Property) -> None:
     settings(max_examples=150, deadline=None)(given(st.data())(property_))()
 
@@ -205,7 +205,7 @@ MUTATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "the first correction seen stands": lambda patch: replace_join(patch, "corrected", first_comer_wins),
     "corrections by arrival": lambda patch: replace_join(patch, "corrected", lambda a, b: a + b),
     "corrections without revisions": lambda patch: patch.setattr(
-        join, "_corrected_order", lambda one: (-one.recorded, msgspec.json.encode(one))
+        join, "_corrected_order", lambda each: (-each.recorded, msgspec.json.encode(each))
     ),
     "the first corrections instead of the smallest": lambda patch: replace_join(
         patch, "corrected", lambda a, b: a if len(a) >= MAX_IDS_PER_MARK else join.join_corrected(a, b)
@@ -255,24 +255,24 @@ def test_a_mutation_of_the_fold_is_caught(mutation: str, monkeypatch: pytest.Mon
 
 
 @given(histories)
-def test_a_state_survives_the_codec_and_equal_states_are_equal_bytes(told: list[Fact]) -> None:
-    state = folded(told, evolve)
+def test_a_state_survives_the_codec_and_equal_states_are_equal_bytes(history: list[Fact]) -> None:
+    state = folded(history, evolve)
     value = codec.encode(EMAIL_STATES, state)
     assert codec.decode(EMAIL_STATES, value) == state
-    assert codec.encode(EMAIL_STATES, folded(told[::-1], evolve)) == value
+    assert codec.encode(EMAIL_STATES, folded(history[::-1], evolve)) == value
 
 
 @given(histories)
-def test_a_fold_that_shares_no_code_says_the_same(told: list[Fact]) -> None:
+def test_a_fold_that_shares_no_code_says_the_same(history: list[Fact]) -> None:
     """Chaos judges the product by it; here it is held against what is seldom seen there."""
-    plain = [msgspec.json.decode(msgspec.json.encode(fact)) for fact in told]
-    state = codec.encode(EMAIL_STATES, folded(told, evolve))
+    plain = [msgspec.json.decode(msgspec.json.encode(fact)) for fact in history]
+    state = codec.encode(EMAIL_STATES, folded(history, evolve))
     assert oracle.state_of(EMAIL_ID, plain) == msgspec.json.decode(state)
 
 
 @given(histories)
-def test_readings_depend_on_the_state_only(told: list[Fact]) -> None:
-    one, other = folded(told, evolve), folded(told[::-1], evolve)
+def test_readings_depend_on_the_state_only(history: list[Fact]) -> None:
+    state, other_state = folded(history, evolve), folded(history[::-1], evolve)
     for reading in (
         readings.email_status,
         readings.listed_state,
@@ -280,13 +280,13 @@ def test_readings_depend_on_the_state_only(told: list[Fact]) -> None:
         readings.updated_at,
         readings.sent_at,
     ):
-        assert reading(one) == reading(other)
-    assert readings.unsettled_words(one) == readings.unsettled_words(other)
+        assert reading(state) == reading(other_state)
+    assert readings.unsettled_words(state) == readings.unsettled_words(other_state)
 
 
 @given(histories, facts)
-def test_what_is_owed_only_grows_but_by_corrections(told: list[Fact], fact: Fact) -> None:
-    state = folded(told, evolve)
+def test_what_is_owed_only_grows_but_by_corrections(history: list[Fact], fact: Fact) -> None:
+    state = folded(history, evolve)
     after = evolve(state, fact)
     assert set(readings.ever_owed_words(state)) <= set(readings.ever_owed_words(after))
     if state.corrected == after.corrected:
@@ -295,8 +295,8 @@ def test_what_is_owed_only_grows_but_by_corrections(told: list[Fact], fact: Fact
 
 
 @given(histories, facts)
-def test_a_repeat_gives_the_very_same_state(told: list[Fact], fact: Fact) -> None:
-    state = evolve(folded(told, evolve), fact)
+def test_a_repeat_gives_the_very_same_state(history: list[Fact], fact: Fact) -> None:
+    state = evolve(folded(history, evolve), fact)
     assert evolve(state, fact) is state
 
 
@@ -312,17 +312,17 @@ def test_nobody_grows_a_state_by_fetching_a_pixel_or_following_a_link() -> None:
 @pytest.mark.parametrize("kind", EventKind)
 def test_repetitions_of_any_kind_grow_a_state_within_bounds(kind: EventKind) -> None:
     words = dict.fromkeys(("text", "bounce_type", "bounce_subtype", "enhanced"), "x" * 100000)
-    told = [
+    history = [
         event(kind, f"e{number}", at=1_000 - number, provider_message_id=f"{number}" + "y" * 100_000, **words)
         for number in range(1_000)
     ]
-    anew = [again(one, 1, EventKind.UNKNOWN, text="z" * 100_000) for one in told]
-    assert len(codec.encode(EMAIL_STATES, folded([*told, *anew], evolve))) < 20_000
+    corrections = [again(each, 1, EventKind.UNKNOWN, text="z" * 100_000) for each in history]
+    assert len(codec.encode(EMAIL_STATES, folded([*history, *corrections], evolve))) < 20_000
 
 
 def test_a_provider_that_names_an_email_anew_each_time_grows_it_within_bounds() -> None:
-    told = [event(EventKind.DELIVERED, "e", provider_message_id=f"id{number}") for number in range(100)]
-    assert len(folded(told, evolve).provider_ids) == join.MAX_PROVIDER_IDS
+    history = [event(EventKind.DELIVERED, "e", provider_message_id=f"id{number}") for number in range(100)]
+    assert len(folded(history, evolve).provider_ids) == join.MAX_PROVIDER_IDS
 
 
 def test_facts_of_two_emails_never_meet() -> None:
@@ -340,10 +340,15 @@ def opened(number: int) -> DeliveryEvent:
     return event(EventKind.OPENED, f"open{number}", at=number + 1)
 
 
-def retraction(told: DeliveryEvent, revision: int = 1) -> Retraction:
-    correction = Correction(revision=revision, was=fold.mark_of(told), at=200)
+def retraction(corrected_event: DeliveryEvent, revision: int = 1) -> Retraction:
+    correction = Correction(revision=revision, was=fold.mark_of(corrected_event), at=200)
     return Retraction(
-        email_id=EMAIL_ID, event_id=told.event_id, occurred_at=5, recorded_at=5, provider="p", corrects=correction
+        email_id=EMAIL_ID,
+        event_id=corrected_event.event_id,
+        occurred_at=5,
+        recorded_at=5,
+        provider="p",
+        corrects=correction,
     )
 
 
@@ -358,8 +363,8 @@ def test_a_hard_bounce_that_was_a_soft_one_blames_the_address_no_more() -> None:
 
 
 def test_a_retraction_may_come_before_its_event() -> None:
-    told = event(EventKind.COMPLAINED)
-    orders: list[list[Fact]] = [[told, retraction(told)], [retraction(told), told]]
+    complaint = event(EventKind.COMPLAINED)
+    orders: list[list[Fact]] = [[complaint, retraction(complaint)], [retraction(complaint), complaint]]
     for order in orders:
         state = folded([event(EventKind.DELIVERED, "d"), *order], evolve)
         assert readings.email_status(state) is readings.EmailStatus.DELIVERED
@@ -368,18 +373,18 @@ def test_a_retraction_may_come_before_its_event() -> None:
 
 
 def test_a_correction_taken_back_makes_the_event_count_again() -> None:
-    told = event(EventKind.BOUNCED)
-    wrong = again(told, 1, EventKind.DEFERRED)
+    bounce = event(EventKind.BOUNCED)
+    wrong = again(bounce, 1, EventKind.DEFERRED)
     right = again(wrong, 2, EventKind.BOUNCED)
-    state = folded([right, told, wrong], evolve)
+    state = folded([right, bounce, wrong], evolve)
     assert readings.email_status(state) is readings.EmailStatus.BOUNCED
     assert readings.effective_state(state).bounce is not None
 
 
 def test_openings_beyond_the_sketch_can_all_turn_out_to_be_a_machine_s() -> None:
     many = [opened(number) for number in range(3 * MAX_IDS_PER_MARK)]
-    anew = [again(one, 1, EventKind.OPENED, machine="scanner") for one in many]
-    state = folded([*many, *anew], evolve)
+    corrections = [again(each, 1, EventKind.OPENED, machine="scanner") for each in many]
+    state = folded([*many, *corrections], evolve)
     assert readings.effective_state(state).opened is None
     assert readings.count_events(state, "opened_machine") == (MAX_IDS_PER_MARK, False)
     assert len(state.corrected) == MAX_IDS_PER_MARK
@@ -388,6 +393,6 @@ def test_openings_beyond_the_sketch_can_all_turn_out_to_be_a_machine_s() -> None
 def test_nobody_loses_a_corrected_bounce_by_fetching_a_pixel() -> None:
     bounced = event(EventKind.BOUNCED, "b")
     many = [opened(number) for number in range(3 * MAX_IDS_PER_MARK)]
-    anew = [again(one, 1, EventKind.OPENED, machine="scanner") for one in many]
-    state = folded([bounced, again(bounced, 1, EventKind.DEFERRED), *many, *anew], evolve)
+    corrections = [again(each, 1, EventKind.OPENED, machine="scanner") for each in many]
+    state = folded([bounced, again(bounced, 1, EventKind.DEFERRED), *many, *corrections], evolve)
     assert readings.effective_state(state).bounced is None

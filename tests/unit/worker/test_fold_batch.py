@@ -1,4 +1,4 @@
-"""A run of records: grouped, folded, written once per email; what can't be used stands aside."""
+"""A batch of records: grouped, folded, written once per email; records that can't be used become dead letters."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -80,23 +80,23 @@ def test_slices_give_the_same_states_and_each_fact_once(size: int) -> None:
         lying(OPENED, 7),
         lying(None, 8, None),
     )
-    asked: list[bytes] = []
+    read_keys: list[bytes] = []
 
     def read(keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
-        asked.extend(keys)
+        read_keys.extend(keys)
         return {KEY: before, b"other": None}
 
     folded = fold_batch.fold_batch(run, read, 9, size)
-    assert sorted(asked) == sorted([KEY, b"other"])  # once, whatever the size
+    assert sorted(read_keys) == sorted([KEY, b"other"])  # once, whatever the size
     assert decode(EMAIL_STATES, folded.states[KEY]) == evolve(evolve(decode(EMAIL_STATES, before), OPENED), CLICKED)
     assert decode(EMAIL_STATES, folded.states[b"other"]) == evolve(None, other)
     changes = [change_of(folded, index) for index in range(len(folded.changes))]
-    told = [applied.place.offset for change in changes for applied in change.facts]
-    assert sorted(told) == [3, 4, 6, 7]
-    assert [offset for offset in told if offset != 4] == [3, 6, 7]
+    offsets = [applied.place.offset for change in changes for applied in change.facts]
+    assert sorted(offsets) == [3, 4, 6, 7]
+    assert [offset for offset in offsets if offset != 4] == [3, 6, 7]
     of_email = [change.state for change in changes if change.email_id == EMAIL_ID]
     assert of_email[-1] == decode(EMAIL_STATES, folded.states[KEY])
-    assert [letter.source.offset for letter in folded.dead] == [5, 8]
+    assert [dead_letter.source.offset for dead_letter in folded.dead] == [5, 8]
 
 
 def test_repeat_writes_a_change_but_no_state() -> None:
@@ -130,7 +130,7 @@ def test_undecodable_or_misplaced_record_becomes_a_dead_letter() -> None:
         stretch(lying(b"{}", 1), lying(None, 2), lying(OPENED, 3, b"another"), lying(OPENED, 4, None)), 9
     )
     assert facts == {}
-    assert [(letter.source.offset, letter.reason, letter.role) for letter in dead] == [
+    assert [(dead_letter.source.offset, dead_letter.reason, dead_letter.role) for dead_letter in dead] == [
         (1, "undecodable", "fold"),
         (2, "undecodable", "fold"),
         (3, "misplaced", "fold"),
@@ -162,7 +162,7 @@ def test_too_large_fact_becomes_a_dead_letter_without_the_others(monkeypatch: py
     huge = msgspec.structs.replace(CLICKED, native=msgspec.Raw(b'"' + b"x" * 2000 + b'"'))
     monkeypatch.setattr(fold_batch, "MAX_RECORD_BYTES", 1500)
     folded = fold(lying(OPENED, 1), lying(huge, 2))
-    assert [(letter.source.offset, letter.reason) for letter in folded.dead] == [(2, "too-large")]
+    assert [(dead_letter.source.offset, dead_letter.reason) for dead_letter in folded.dead] == [(2, "too-large")]
     assert decode(EMAIL_STATES, folded.states[KEY]) == evolve(None, OPENED)
     assert len(folded.changes) == 1
 

@@ -1,4 +1,4 @@
-"""What takes long is normalized in processes, within limits; what is small goes on beside it, and offsets in order."""
+"""Slow webhooks are normalized in processes with limits; small ones continue meanwhile, and offsets stay in order."""
 
 import asyncio
 import json
@@ -44,14 +44,19 @@ class Record(NamedTuple):
 
 
 def webhook(events: int) -> bytes:
-    told = [
+    records = [
         {"event": "open", "timestamp": number, "sg_event_id": str(number), "mailfold_email_id": EMAIL_ID}
         for number in range(events)
     ]
     return encode(
         PROVIDER_WEBHOOKS,
         RawWebhook(
-            webhook_id="w", provider="main", kind="sendgrid", received_at=5, headers=(), body=json.dumps(told).encode()
+            webhook_id="w",
+            provider="main",
+            kind="sendgrid",
+            received_at=5,
+            headers=(),
+            body=json.dumps(records).encode(),
         ),
     )
 
@@ -72,15 +77,15 @@ async def pooled(pool: NormalizerPool, *values: bytes) -> list[list[EncodedRecor
         await pool.close()
 
 
-def reasons(told: Sequence[EncodedRecord]) -> list[str]:
-    return [decode(DEAD_LETTERS, output.value).reason for output in told if output.topic == DEAD_LETTERS.name]
+def reasons(records: Sequence[EncodedRecord]) -> list[str]:
+    return [decode(DEAD_LETTERS, output.value).reason for output in records if output.topic == DEAD_LETTERS.name]
 
 
 async def test_a_process_says_what_the_worker_itself_would_say() -> None:
     values = [MAIL, webhook(2), b"\xc1", webhook(0)]
-    told = await pooled(NormalizerPool(TERMS, lambda: NOW), *values)
-    assert told == [normalized_records(found(value), token_readers(SECRET), NOW) for value in values]
-    assert [output.topic for output in told[0]] == ["delivery-events"]
+    records = await pooled(NormalizerPool(TERMS, lambda: NOW), *values)
+    assert records == [normalized_records(found(value), token_readers(SECRET), NOW) for value in values]
+    assert [output.topic for output in records[0]] == ["delivery-events"]
 
 
 async def test_webhook_of_a_newer_version_stops_the_worker_and_is_no_dead_letter() -> None:
@@ -94,8 +99,8 @@ async def test_webhook_of_a_newer_version_stops_the_worker_and_is_no_dead_letter
 async def test_an_item_out_of_time_is_a_dead_letter_and_others_are_told() -> None:
     pool = NormalizerPool(NormalizerSettings(SECRET, "", 0.05, 2 * 1024**3), lambda: NOW)
     late, mail, again = await pooled(pool, LARGE, MAIL, LARGE)
-    for told in (late, again):
-        [letter] = [decode(DEAD_LETTERS, output.value) for output in told]
+    for records in (late, again):
+        [letter] = [decode(DEAD_LETTERS, output.value) for output in records]
         assert (letter.reason, letter.error) == ("too-long", "took more than 0.05 s of processor time")
         assert (letter.value, letter.source) == (LARGE, found(LARGE).place)
     assert [output.topic for output in mail] == ["delivery-events"]
@@ -121,8 +126,8 @@ def child(body: str) -> list[str]:
     ["os._exit(3)", 'write(b"\\xff\\xff\\xff\\xff"); flush()', "write(frame(b'x')); flush()"],
 )
 async def test_an_item_whose_process_dies_twice_is_a_dead_letter(body: str) -> None:
-    [told] = await pooled(NormalizerPool(TERMS, lambda: NOW, child(body)), MAIL)
-    assert reasons(told) == ["too-long"]
+    [records] = await pooled(NormalizerPool(TERMS, lambda: NOW, child(body)), MAIL)
+    assert reasons(records) == ["too-long"]
 
 
 async def test_an_item_is_tried_again_where_its_process_was_killed_from_outside(tmp_path: Any) -> None:
@@ -151,8 +156,8 @@ def test_item_is_told_although_all_idle_processes_were_killed(loop_factory: Any,
             await pool.close()
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        told = runner.run(killed_while_idle())
-    assert [output.topic for output in told] == ["delivery-events"]
+        records = runner.run(killed_while_idle())
+    assert [output.topic for output in records] == ["delivery-events"]
 
 
 async def test_signals_to_a_whole_group_end_no_process() -> None:
@@ -184,8 +189,8 @@ async def test_processes_are_few_and_used_again() -> None:
         pid = str(os.getpid()).encode()
         write(frame(b"\\x91\\x93\\xa1t\\xc0\\xc4" + bytes([len(pid)]) + pid)); flush()
     """
-    told = await pooled(NormalizerPool(TERMS, lambda: NOW, child(body), size=2), *[MAIL] * 12)
-    assert len({output.value for [output] in told}) <= 2
+    records = await pooled(NormalizerPool(TERMS, lambda: NOW, child(body), size=2), *[MAIL] * 12)
+    assert len({output.value for [output] in records}) <= 2
 
 
 # ── Runs of them ────────────────────────────────────────────────────────────────────────────────────
@@ -205,10 +210,10 @@ class Bench:
         await self.gates.setdefault(found.place.offset, asyncio.Event()).wait()
         return [EncodedRecord("heavy", None, str(found.place.offset).encode())]
 
-    async def append(self, told: Sequence[EncodedRecord]) -> None:
+    async def append(self, records: Sequence[EncodedRecord]) -> None:
         if self.unavailable:
             raise LogUnavailable
-        self.appended += told
+        self.appended += records
 
     async def fail(self, error: BaseException) -> None:
         self.failure = error

@@ -145,18 +145,18 @@ def test_an_outcome_settles_a_debt_or_leaves_it(outcome: ConversionOutcome, stil
 
 
 def test_a_debt_that_was_given_up_and_then_delivered_is_delivered() -> None:
-    told = [
+    facts = [
         result(ConversionWord.OPEN, ConversionOutcome.DELIVERED),
         result(ConversionWord.OPEN, ConversionOutcome.GIVEN_UP),
     ]
-    assert folded(told, evolve).settled[ConversionWord.OPEN].outcome == ConversionOutcome.DELIVERED
-    assert folded(told[::-1], evolve).settled[ConversionWord.OPEN].outcome == ConversionOutcome.DELIVERED
+    assert folded(facts, evolve).settled[ConversionWord.OPEN].outcome == ConversionOutcome.DELIVERED
+    assert folded(facts[::-1], evolve).settled[ConversionWord.OPEN].outcome == ConversionOutcome.DELIVERED
 
 
 def test_repeats_of_a_known_kind_do_not_move_last_updated() -> None:
-    told: list[Fact] = [REQUEST, event(EventKind.OPENED, "one", at=5)]
-    assert updated_at(folded(told, evolve)) == 5
-    assert updated_at(folded([*told, event(EventKind.OPENED, "two", at=7)], evolve)) == 5
+    facts: list[Fact] = [REQUEST, event(EventKind.OPENED, "one", at=5)]
+    assert updated_at(folded(facts, evolve)) == 5
+    assert updated_at(folded([*facts, event(EventKind.OPENED, "two", at=7)], evolve)) == 5
 
 
 def test_a_bounce_keeps_the_servers_own_words() -> None:
@@ -169,8 +169,8 @@ def test_a_bounce_keeps_the_servers_own_words() -> None:
 def test_a_hard_bounce_is_told_even_after_a_soft_one() -> None:
     soft = event(EventKind.BOUNCED, "soft", at=3, bounce_class=BounceClass.SOFT)
     hard = event(EventKind.BOUNCED, "hard", at=8, bounce_class=BounceClass.HARD)
-    for told in ([soft, hard], [hard, soft]):
-        assert folded(told, evolve).bounce.event_id == "hard"
+    for facts in ([soft, hard], [hard, soft]):
+        assert folded(facts, evolve).bounce.event_id == "hard"
 
 
 @pytest.mark.parametrize(

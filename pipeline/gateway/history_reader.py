@@ -1,0 +1,66 @@
+"""Read listings of emails from a standby, if there is one, and from the primary while it is away or behind.
+
+The routes that list emails call it. What must be up to date, such as API keys and templates, is read from the primary.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import psycopg
+
+from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool
+from pipeline.runtime.logs import get_logger
+from projections.history_queries import latest_projected_time
+from topics.record import Millis
+
+T = TypeVar("T")
+HistoryQueryFunction = Callable[[psycopg.AsyncConnection[Any]], Awaitable[T]]
+
+STANDBY_CONNECTION_TIMEOUT_S: Final = 1.0
+"""Seconds to wait for a connection to the standby before the primary is asked."""
+STANDBY_RETRY_INTERVAL_S: Final = 5.0
+"""Seconds for which a standby that was away is not asked again, so that few requests wait for it."""
+
+log = get_logger(__name__)
+
+
+class StandbyBehind(Exception):
+    """The standby has not replayed the moment that a listing shows."""
+
+
+class HistoryReader:
+    """Runs queries on the standby, and on the primary where the standby can't answer them."""
+
+    def __init__(
+        self, primary: Pool, standby: Pool | None = None, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._primary = primary
+        self._standby = standby
+        self._monotonic = monotonic
+        self._standby_away_until = -STANDBY_RETRY_INTERVAL_S
+
+    async def read(self, query: HistoryQueryFunction[T], as_of: Millis | None = None) -> T:
+        """Return the query's result; it reads only, and runs a second time if the standby fails.
+
+        ``as_of``: the moment that the listing shows, if an earlier page has decided it. A standby that is behind that
+        moment would leave emails out, so the primary is asked instead.
+        """
+        if self._standby is not None and self._monotonic() >= self._standby_away_until:
+            try:
+                return await self._read_standby(self._standby, query, as_of)
+            except StandbyBehind:
+                log.debug("standby is behind a listing, reading from the primary")
+            except psycopg.errors.QueryCanceled:
+                raise  # it took too long, and would on the primary
+            except DATABASE_UNAVAILABLE_ERRORS as error:
+                self._standby_away_until = self._monotonic() + STANDBY_RETRY_INTERVAL_S
+                log.warning("standby unavailable, reading from the primary", error=type(error).__name__)
+        async with self._primary.connection() as connection:
+            return await query(connection)
+
+    async def _read_standby(self, standby: Pool, query: HistoryQueryFunction[T], as_of: Millis | None) -> T:
+        async with standby.connection(STANDBY_CONNECTION_TIMEOUT_S) as connection:
+            if as_of is not None and await latest_projected_time(connection) < as_of:
+                raise StandbyBehind
+            return await query(connection)

@@ -1,0 +1,91 @@
+"""Check what operators have set up: tenants, brands, providers with their credentials and webhooks, destinations."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+from pipeline import admin
+from pipeline.admin import Provider
+from pipeline.dispatch.transports.registry import configuration_problem
+from pipeline.errors import DatabaseUnavailable, InvalidSettings, NotFound, SchemaMismatch
+from pipeline.operations.checks.webhook import SQL as WEBHOOKS
+from pipeline.operations.checks.webhook_keys import webhook_key_problem
+from pipeline.operations.doctor.finding import DoctorFinding, fail, ok, skip, warn
+from pipeline.operations.pending import format_duration
+from pipeline.runtime.database import Pool, open_database
+from pipeline.settings import Settings
+from pipeline.webhooks.providers.registry import adapter_for
+
+
+async def check_setup(settings: Settings) -> AsyncIterator[DoctorFinding]:
+    """Yield the findings about what is set up in the database; the check of Postgres says why it can't be asked."""
+    try:
+        async with open_database(settings, size=1) as pool:
+            async for finding in _check_tables(pool, settings):
+                yield finding
+    except (DatabaseUnavailable, SchemaMismatch, InvalidSettings):
+        yield skip("not checked without Postgres and its schema")
+
+
+async def _check_tables(pool: Pool, settings: Settings) -> AsyncIterator[DoctorFinding]:
+    async for finding in _check_senders(pool):
+        yield finding
+    for name, *_ in await admin.fetch_rows(pool, "providers"):
+        async for finding in _check_provider(name, pool, settings):
+            yield finding
+    for tenant, brand, destination, *_ in await admin.fetch_rows(pool, "list_destinations"):
+        if admin.is_unencrypted_url(destination):
+            yield warn(f"destination {tenant}/{brand}: its key is sent over plain http", "use an https URL")
+
+
+async def _check_senders(pool: Pool) -> AsyncIterator[DoctorFinding]:
+    tenants = await admin.fetch_rows(pool, "list_tenants")
+    brands = await admin.fetch_rows(pool, "list_brands")
+    if not tenants:
+        yield warn("there is no tenant: nobody can send", "`mailfold tenants add`, then `mailfold keys add`")
+    if not brands:
+        yield warn("there is no brand: nothing can be sent", "`mailfold brands add`")
+    if tenants and brands:
+        yield ok(f"{len(tenants)} tenants, {len(brands)} brands")
+
+
+async def _check_provider(name: str, pool: Pool, settings: Settings) -> AsyncIterator[DoctorFinding]:
+    try:
+        provider = await admin.get_provider(pool, name, settings.secret.get_secret_value())
+    except InvalidSettings as error:
+        yield fail(f"provider {name}: {error}", "use the MAILFOLD_SECRET that `providers add` had")
+        return
+    if problem := configuration_problem(provider) or _missing_password(provider):
+        yield fail(f"provider {name}: {problem}", "`mailfold providers add`")
+    async for finding in _check_webhook(provider, pool):
+        yield finding
+
+
+def _missing_password(provider: Provider) -> str:
+    return f"user {provider.username} without a password" if provider.username and not provider.password else ""
+
+
+async def _check_webhook(provider: Provider, pool: Pool) -> AsyncIterator[DoctorFinding]:
+    """Yield when the provider's webhooks were last accepted, unless its kind sends none."""
+    try:
+        adapter_for(provider.kind)
+    except NotFound:
+        yield ok(f"provider {provider.provider}: {provider.kind} sends no webhooks; bounces come by mail")
+        return
+    name, check = provider.provider, f"`mailfold providers check {provider.provider}`"
+    if not provider.webhook_keys:
+        yield fail(f"provider {name}: no webhook key, its webhooks are refused", f"`mailfold providers rotate {name}`")
+    for problem in filter(None, (webhook_key_problem(provider.kind, key) for key in provider.webhook_keys)):
+        yield fail(f"provider {name}: a webhook key can verify nothing: {problem}", check)
+    async with pool.connection() as connection:
+        rows = await (await connection.execute(WEBHOOKS["last_heard"], (name,))).fetchall()
+    last = {outcome: at for outcome, at, _ in rows}
+    if "refused" in last and ("taken" not in last or last["refused"] > last["taken"]):
+        yield warn(f"provider {name}: its last webhook was refused {_ago(last['refused'])}", check)
+    if "taken" in last:
+        yield ok(f"provider {name}: its last webhook came {_ago(last['taken'])}")
+    else:
+        yield warn(f"provider {name}: no webhook ever came", check)
+
+
+def _ago(at: datetime) -> str:
+    return f"{format_duration(int((datetime.now(UTC) - at).total_seconds() * 1000))} ago"

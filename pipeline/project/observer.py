@@ -1,0 +1,69 @@
+"""What the projector says of itself: its metrics, and whether it is ready. `project.main` makes one per process."""
+
+from collections.abc import Iterable, Mapping
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from pipeline.project.metrics import ProjectMetrics
+from pipeline.project.partition import PartitionProjector
+from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.reader_progress import observe_reader
+from projections.history_queries import latest_projected_time
+
+Projectors = Mapping[TopicPartition, PartitionProjector]
+"""The projectors of the partitions that this process has now."""
+
+
+class ProjectObserver:
+    """The projector's metrics and readiness, over all of its consumers."""
+
+    def __init__(self, rt: Runtime) -> None:
+        self._rt = rt
+        self._projectors: Projectors = {}
+        self._is_member = False
+        self.metrics = ProjectMetrics()
+        rt.health.use_metrics(self.metrics)
+        self.progress = observe_reader(rt, self.metrics.readers, "project")
+        rt.health.add_check(self._find_problems)
+        rt.health.add_gauges(self._refresh_gauges)
+
+    def begin(self, consumer: AIOKafkaConsumer, projectors: Projectors) -> None:
+        """Observe this consumer's partitions from now on; ``projectors`` changes when they are assigned."""
+        self._projectors = projectors
+        self.progress.begin(
+            consumer,
+            lambda: {partition: projector.next_offset for partition, projector in projectors.items()},
+            lambda: sum(each.is_catching_up for each in projectors.values()),
+        )
+
+    def note_assigned(self) -> None:
+        """Note that the group has assigned partitions to this process, or none because there are enough others."""
+        self._is_member = True
+        self.metrics.rebalances.inc()
+
+    def release(self, partitions: Iterable[TopicPartition]) -> None:
+        """Observe these partitions no longer: they are another process's now."""
+        self.progress.finish(partitions)
+        for partition in partitions:
+            self.metrics.halted.remove(str(partition.partition))
+
+    def end(self) -> None:
+        """Observe nothing until the next consumer."""
+        self._projectors = {}
+        self._is_member = False
+        self.progress.end()
+
+    async def _find_problems(self) -> dict[str, str]:
+        if not self._is_member:
+            return {"project": "partitions are being assigned"}
+        return {
+            f"partition {partition.partition}": f"halted at offset {each.next_offset}: {each.halted}"
+            for partition, each in self._projectors.items()
+            if each.halted
+        }
+
+    async def _refresh_gauges(self) -> None:
+        self.metrics.partitions.set(len(self._projectors))
+        async with self._rt.pool.connection(timeout=2) as connection:
+            through = await latest_projected_time(connection)
+        self.metrics.projected_through.set(max(0, through) / 1000)

@@ -1,0 +1,153 @@
+"""The pool on a real Postgres: limits, lost connections, a server that accepts no writes."""
+
+import asyncio
+from typing import Any
+
+import psycopg
+import pytest
+from pydantic import SecretStr
+
+from pipeline.errors import DatabaseUnavailable
+from pipeline.runtime import database
+from pipeline.runtime.database import (
+    DATABASE_UNAVAILABLE_ERRORS,
+    Pool,
+    open_database,
+    open_standby,
+    ping_database,
+    wait_for_database,
+)
+from pipeline.settings import Settings
+from tests.support.seeing import until
+
+
+@pytest.fixture
+def made(database_url: str) -> Settings:
+    return Settings(database_url=SecretStr(database_url))
+
+
+async def ask(pool: Pool, query: str) -> Any:
+    async with pool.connection() as connection:
+        row = await (await connection.execute(query)).fetchone()  # type: ignore[arg-type,unused-ignore]
+    return None if row is None else row[0]
+
+
+def set_read_only(url: str, value: str) -> None:
+    name = url.rpartition("/")[2]
+    with psycopg.connect(url.rpartition("/")[0] + "/postgres", autocommit=True) as admin:
+        admin.execute(f"alter database {name} set default_transaction_read_only = {value}")  # type: ignore[arg-type,unused-ignore]
+
+
+def terminate_others(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute(
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'"
+        )
+
+
+async def test_connections_have_time_outs(made: Settings) -> None:
+    own = made.model_copy(update={"database_statement_timeout": 2.5, "database_lock_timeout": 1.0})
+    async with open_database(own, size=1) as pool:
+        assert await ask(pool, "show statement_timeout") == "2500ms"
+        assert await ask(pool, "show lock_timeout") == "1s"
+        assert await ask(pool, "show idle_in_transaction_session_timeout") == "10s"
+
+
+async def test_endless_statement_and_endless_lock_are_ended_as_unavailable(made: Settings) -> None:
+    own = made.model_copy(update={"database_statement_timeout": 0.2, "database_lock_timeout": 0.1})
+    async with open_database(own, size=2) as pool:
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            await ask(pool, "select pg_sleep(60)")
+        async with pool.connection() as connection:
+            await connection.execute("select pg_advisory_xact_lock(1)")
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                await ask(pool, "select pg_advisory_xact_lock(1)")
+    assert issubclass(psycopg.errors.QueryCanceled, DATABASE_UNAVAILABLE_ERRORS)
+    assert issubclass(psycopg.errors.LockNotAvailable, DATABASE_UNAVAILABLE_ERRORS)
+
+
+async def test_connections_that_the_server_ended_are_not_handed_out(made: Settings, database_url: str) -> None:
+    async with open_database(made, size=4) as pool:
+        await asyncio.gather(*(ask(pool, "select 1 from pg_sleep(0.2)") for _ in range(4)))
+        assert pool.get_stats()["pool_available"] == 4
+        await asyncio.to_thread(terminate_others, database_url)
+        assert [await ask(pool, "select 1") for _ in range(8)] == [1] * 8
+
+
+async def test_a_server_that_accepts_no_writes_is_unavailable(made: Settings, database_url: str) -> None:
+    async with open_database(made, size=1) as pool:
+        await ping_database(pool, 5)
+        set_read_only(database_url, "on")
+        await asyncio.to_thread(terminate_others, database_url)
+        with pytest.raises(DATABASE_UNAVAILABLE_ERRORS):
+            await ping_database(pool, 0.5)
+        with pytest.raises(DatabaseUnavailable, match="session is read-only"):
+            async with open_database(made, size=1):
+                pass
+        set_read_only(database_url, "off")
+        await until(lambda: answers(pool))
+
+
+async def answers(pool: Pool) -> bool:
+    try:
+        await ping_database(pool, 0.5)
+    except DATABASE_UNAVAILABLE_ERRORS:
+        return False
+    return True
+
+
+async def test_ping_reports_a_connection_that_became_read_only(made: Settings) -> None:
+    async with open_database(made, size=1) as pool:
+        async with pool.connection() as connection:
+            await connection.execute("set session characteristics as transaction read only")
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            await ping_database(pool, 5)
+        await ping_database(pool, 5)
+
+
+async def write_read_only(pool: Pool) -> None:
+    async with pool.connection() as connection:
+        await connection.execute("set transaction read only")
+        await connection.execute("delete from admin.tenants")
+
+
+async def test_connections_to_a_demoted_server_are_dropped(made: Settings) -> None:
+    async with open_database(made, size=1) as pool:
+        before = await ask(pool, "select pg_backend_pid()")
+        assert await ask(pool, "select pg_backend_pid()") == before
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            await write_read_only(pool)
+        assert await ask(pool, "select pg_backend_pid()") != before
+
+
+async def test_a_role_waits_for_postgres_until_it_is_stopped(
+    made: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "STARTUP_RETRY_INTERVAL_S", 0.05)
+    stop = asyncio.Event()
+    set_read_only(database_url, "on")
+    waiting = asyncio.create_task(wait_for_database(made, stop))
+    await asyncio.sleep(0.3)
+    assert not waiting.done()
+    set_read_only(database_url, "off")
+    async with asyncio.timeout(10):
+        await waiting
+    set_read_only(database_url, "on")
+    waiting = asyncio.create_task(wait_for_database(made, stop))
+    await asyncio.sleep(0.1)
+    stop.set()
+    async with asyncio.timeout(10):
+        await waiting
+    set_read_only(database_url, "off")
+
+
+async def test_a_standby_that_is_away_keeps_nobody_from_starting(made: Settings) -> None:
+    own = made.model_copy(update={"database_read_url": SecretStr("postgresql://127.0.0.1:1/nowhere")})
+    async with open_standby(own, size=2) as standby:
+        assert standby is not None
+        with pytest.raises(DATABASE_UNAVAILABLE_ERRORS):
+            async with standby.connection(0.2):
+                pass
+    async with open_standby(made, size=2) as standby:
+        assert standby is None

@@ -1,0 +1,82 @@
+"""The projector says whether it is ready, how far it is, and why it stands still."""
+
+from typing import Any
+
+import psycopg
+import pytest
+
+from pipeline.operations.status import read_status
+from pipeline.project.partition import PartitionProjector
+from pipeline.runtime.bootstrap import Runtime, open_runtime
+from pipeline.runtime.sleep import sleep_unless
+from pipeline.settings import Settings
+from tests.support.changes import lives
+from tests.support.projecting import caught_up, projecting, publish
+from tests.support.seeing import rows, until
+
+
+async def is_ready(rt: Runtime) -> bool:
+    return not await rt.health.find_problems()
+
+
+def sample(rt: Runtime, name: str, **labels: str) -> float | None:
+    return rt.health.metrics.registry.get_sample_value(name, labels)
+
+
+async def test_projector_is_ready_only_once_it_has_read_what_was_there(settings: Settings) -> None:
+    async with open_runtime(settings) as rt:
+        await publish(rt, lives(4, 60).changes)
+    async with await psycopg.AsyncConnection.connect(settings.database_url.get_secret_value()) as blocker:
+        await blocker.execute("lock table projections.next_offsets in access exclusive mode")
+        async with projecting(settings) as rt:
+
+            async def is_catching_up() -> bool:
+                return "catching up" in (await rt.health.find_problems()).get("project", "")
+
+            await until(is_catching_up)
+            await blocker.rollback()
+            await until(lambda: is_ready(rt))
+            await until(lambda: caught_up(rt))
+            await rt.health.refresh_gauges()
+            labels = {"reader": "project", "topic": "email-changes"}
+            assert [sample(rt, "mailfold_lag_records", **labels, partition=str(number)) for number in (0, 1)] == [0, 0]
+            assert sample(rt, "mailfold_oldest_unprocessed_seconds", **labels) == 0
+            assert sample(rt, "mailfold_partitions") == 2
+            assert (sample(rt, "mailfold_projected_through_timestamp_seconds") or 0) > 0
+            assert (sample(rt, "mailfold_stage_seconds_count", stage="projected") or 0) > 0
+            assert (sample(rt, "mailfold_transaction_seconds_count", what="project") or 0) > 0
+
+
+async def test_halted_partition_is_told_by_metrics_readiness_and_status(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def pause(self: PartitionProjector, _seconds: float) -> None:
+        await sleep_unless(self.rt.stop, 0.05)
+
+    monkeypatch.setattr(PartitionProjector, "_pause", pause)
+    async with projecting(settings) as rt:
+        await publish(rt, lives(4, 60).changes)
+        await until(lambda: caught_up(rt))
+    async with open_runtime(settings) as rt:
+        [(end,)] = await rows(
+            rt,
+            "update projections.next_offsets set next_offset = next_offset + 9 where partition = 1 "
+            "returning next_offset",
+        )
+
+    async with projecting(settings) as rt:
+
+        async def halted() -> Any:
+            return (await read_status(rt)).halted
+
+        [partition] = await until(halted)
+        assert (partition.partition, "log ends before" in partition.reason) == (1, True)
+        assert f"halted at offset {end}: " in (await rt.health.find_problems())["partition 1"]
+        assert sample(rt, "mailfold_projection_halted", partition="1") == 1
+        await rows(rt, "update projections.next_offsets set next_offset = %s where partition = 1 returning 1", end - 9)
+
+        async def goes_on() -> bool:
+            return await is_ready(rt) and not await halted()
+
+        await until(goes_on)
+        assert sample(rt, "mailfold_projection_halted", partition="1") == 0
