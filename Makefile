@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test fuzz bench bench-bounces bench-peers chaos abuse soak chaos-mutations check format reference requirements dist release clean
+.PHONY: help demo up test fuzz bench bench-bounces bench-peers chaos abuse soak upgrade-test chaos-mutations check format reference requirements dist release clean
 
 help: ## Show this list
 	@$(PYTHON) -c 'import re; [print("  make %-16s%s" % m) for m in re.findall(r"(?m)^([a-z-]+):.*?## (.*)", open("Makefile").read())]'
@@ -44,6 +44,9 @@ abuse: .venv/.dev ## Attack a running stack, and measure what an innocent tenant
 
 soak: .venv/.dev ## Let two years pass in the tables that expire; their sizes must reach a plateau (minutes)
 	@SOAK_DAYS=730 SOAK_EMAILS=1000 $(BIN)/python -m pytest -s tests/soak $(PYTEST_ARGS)
+
+upgrade-test: .venv/.dev ## Upgrade under load from the released version, back and again; judge as chaos does (ARGS="--before v0.1.0")
+	@$(BIN)/python -m tests.chaos.upgrade $(ARGS)
 
 chaos-mutations: .venv/.dev ## Break each guard on purpose; the chaos harness must notice (minutes)
 	@$(BIN)/python -m pytest tests/chaos/test_mutations.py -m chaos $(PYTEST_ARGS)

@@ -29,7 +29,8 @@ class Process:
         self.quick_deaths = 0
         self.began = 0.0
         self._log_from = 0
-        self._tree = tree
+        self.tree = tree
+        """Folder of the source that the next start runs."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -39,7 +40,7 @@ class Process:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "pipeline", self.role],
                 env=self.env,
-                cwd=self._tree,
+                cwd=self.tree,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -125,11 +125,11 @@ class World:
         """Return the address of a random gateway, as a load balancer would choose it."""
         return self._dice.choice(self.gateways)
 
-    def cli(self, *arguments: str, stdin: str = "", patience: float = 90) -> str:
+    def cli(self, *arguments: str, stdin: str = "", patience: float = 90, tree: Path | None = None) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "pipeline", *arguments],
             env=self.env,
-            cwd=self.shape.tree,
+            cwd=tree or self.shape.tree,
             input=stdin,
             capture_output=True,
             text=True,
