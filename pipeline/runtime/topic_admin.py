@@ -194,11 +194,11 @@ def _new_topic(topic: Topic, settings: Settings) -> NewTopic:
         settings.topic(topic.name),
         expected_partitions(topic, settings),
         settings.replication_factor,
-        topic_configs=_new_topic_config(topic, settings),
+        topic_configs=new_topic_config(topic, settings),
     )
 
 
-def _new_topic_config(topic: Topic, settings: Settings) -> dict[str, str]:
+def new_topic_config(topic: Topic, settings: Settings) -> dict[str, str]:
     config = {**expected_config(topic), "min.insync.replicas": str(min_in_sync_replicas(settings))}
     if topic.cleanup == "delete":
         config["retention.ms"] = str(needed_retention_ms(topic, settings))

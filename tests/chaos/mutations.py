@@ -95,11 +95,11 @@ OUTBOXES = (
         (
             Patch(
                 "pipeline/dispatch/intake.py",
-                "            await _write(connection, rows)\n"
-                "            await self._positions.advance(connection, upto)\n",
-                "            await self._positions.advance(connection, upto)\n"
-                "        async with self._rt.pool.connection() as connection:\n"
-                "            await _write(connection, rows)\n",
+                "                await _write(connection, rows)\n"
+                "                await self._positions.advance(connection, upto)\n",
+                "                await self._positions.advance(connection, upto)\n"
+                "            async with self._rt.pool.connection() as connection:\n"
+                "                await _write(connection, rows)\n",
             ),
         ),
     ),

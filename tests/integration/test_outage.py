@@ -150,7 +150,7 @@ async def _limit_contents(settings: Settings, size_bytes: int) -> None:
     await start_client(admin, settings)
     try:
         # Altering replaces the whole configuration of the topic.
-        config = topic_admin.expected_config(MESSAGE_CONTENTS) | {"max.message.bytes": str(size_bytes)}
+        config = topic_admin.new_topic_config(MESSAGE_CONTENTS, settings) | {"max.message.bytes": str(size_bytes)}
         name = settings.topic(MESSAGE_CONTENTS.name)
         await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, config)])
     finally:

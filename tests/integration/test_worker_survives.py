@@ -14,7 +14,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from pipeline.runtime.kafka import MAX_REQUEST_BYTES, append_all, open_kafka_log
 from pipeline.runtime.ports import LogEntry
-from pipeline.runtime.topic_admin import expected_config
+from pipeline.runtime.topic_admin import new_topic_config
 from pipeline.settings import Settings
 from tests.support.kafka_proxy import kafka_proxy
 from tests.support.seeing import on, until
@@ -71,7 +71,7 @@ async def _limit_changes(settings: Settings, size: int) -> None:
     await admin.start()
     try:
         # Altering replaces the whole configuration of the topic.
-        config = expected_config(EMAIL_CHANGES) | {"max.message.bytes": str(size)}
+        config = new_topic_config(EMAIL_CHANGES, settings) | {"max.message.bytes": str(size)}
         name = settings.topic(EMAIL_CHANGES.name)
         await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, config)])
     finally:
