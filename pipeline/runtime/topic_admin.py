@@ -199,6 +199,7 @@ def _new_topic(topic: Topic, settings: Settings) -> NewTopic:
 
 
 def new_topic_config(topic: Topic, settings: Settings) -> dict[str, str]:
+    """Return the whole configuration with which a topic is created."""
     config = {**expected_config(topic), "min.insync.replicas": str(min_in_sync_replicas(settings))}
     if topic.cleanup == "delete":
         config["retention.ms"] = str(needed_retention_ms(topic, settings))
