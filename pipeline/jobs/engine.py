@@ -20,6 +20,7 @@ from pipeline.jobs.retry import next_delay
 from pipeline.jobs.store import ClaimLimits, JobStore, Settlement, notify_channel
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.logs import bind_log_fields, get_logger
+from pipeline.runtime.tasks import cancel_tasks
 
 logger = get_logger(__name__)
 
@@ -118,9 +119,7 @@ class JobEngine:
                 _raise_first_error(tasks)
             await self._drain()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_tasks(tasks)
 
     # ------------------------------------------------------------------ claim
     async def _claim_or_wait(self) -> None:

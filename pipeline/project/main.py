@@ -24,6 +24,7 @@ from pipeline.runtime.kafka_clients import create_consumer, start_client
 from pipeline.runtime.retention import ExpiringRows, run_retention
 from pipeline.runtime.signing import Signer, hash_address, old_hash_of
 from pipeline.runtime.sleep import sleep_unless
+from pipeline.runtime.tasks import cancel_tasks
 from pipeline.settings import Settings
 from projections import sink, suppressions, templates
 from projections.sink import Sink
@@ -129,7 +130,7 @@ class PartitionProjectors(ConsumerRebalanceListener):  # type: ignore[misc]  # a
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
         """Stop the partitions' tasks; what isn't committed is rolled back, and the next owner reads it again."""
-        await self._cancel([self._tasks.pop(partition) for partition in revoked if partition in self._tasks])
+        await cancel_tasks([self._tasks.pop(partition) for partition in revoked if partition in self._tasks])
         await self._commit_offsets()
         for partition in revoked:
             self.projectors.pop(partition, None)
@@ -153,13 +154,8 @@ class PartitionProjectors(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         tasks = list(self._tasks.values())
         if tasks and self._rt.stop.is_set():
             await asyncio.wait(tasks, timeout=3)
-        await self._cancel(tasks)
+        await cancel_tasks(tasks)
         await self._commit_offsets()
-
-    async def _cancel(self, tasks: Sequence["asyncio.Task[None]"]) -> None:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _commit_offsets(self) -> None:
         assigned = self._reader.assignment()

@@ -20,6 +20,7 @@ from aiokafka.errors import KafkaError, ProducerClosed
 from pipeline.errors import LogUnavailable
 from pipeline.runtime.kafka_clients import start_client
 from pipeline.runtime.logs import get_logger
+from pipeline.runtime.tasks import cancel_tasks
 from pipeline.settings import Settings
 
 logger = get_logger(__name__)
@@ -179,6 +180,5 @@ async def open_renewable_producer(
     try:
         yield producers
     finally:
-        watching.cancel()
-        await asyncio.wait([watching])
+        await cancel_tasks([watching])
         await producers.close(stop_timeout_s)

@@ -6,5 +6,7 @@ import contextlib
 
 async def sleep_unless(stop: asyncio.Event, seconds: float) -> None:
     """Sleep for ``seconds``, or until ``stop`` is set."""
+    # Not `wait_for`: Python 3.11's swallows a cancellation that comes at the moment at which the event is set.
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await stop.wait()

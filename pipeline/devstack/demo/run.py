@@ -26,6 +26,7 @@ from pipeline.devstack.demo.verdict import DemoVerdict, is_complete, judge
 from pipeline.devstack.supervisor import Stack
 from pipeline.errors import MailfoldError
 from pipeline.runtime.private_files import narrow_folder
+from pipeline.runtime.tasks import cancel_tasks
 from pipeline.settings import Settings, environment_of
 
 ARRIVAL_TIMEOUT_S: Final = 45.0
@@ -237,8 +238,7 @@ async def _followed_states(ready: Settings, display: DemoDisplay) -> AsyncIterat
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await cancel_tasks([task])
 
 
 async def _until_signal(work: Callable[[], Any]) -> bool:

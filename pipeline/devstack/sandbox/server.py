@@ -20,6 +20,7 @@ from pipeline.devstack.sandbox.smtp import session_factory, tls_context
 from pipeline.devstack.sandbox.webhook_sender import RETRY_DELAYS_S, WebhookSender
 from pipeline.errors import InvalidSettings
 from pipeline.runtime.ports import Clock
+from pipeline.runtime.tasks import cancel_tasks
 from pipeline.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ async def open_sandbox(
             )
         )
         webhook_sender = WebhookSender(webhooks, key, session, clock, retries)
-        stack.push_async_callback(_cancel, asyncio.create_task(webhook_sender.run()))
+        stack.push_async_callback(cancel_tasks, [asyncio.create_task(webhook_sender.run())])
         provider = SandboxProvider(
             SandboxMailbox(settings.sandbox_keep),
             webhook_sender,
@@ -108,8 +109,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-async def _cancel(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pipeline.devstack.sandbox.event_plan import SendGridEvent
 from pipeline.devstack.sandbox.keys import SIGNATURE_HEADER, TIMESTAMP_HEADER, sign
 from pipeline.runtime.ports import Clock
+from pipeline.runtime.tasks import cancel_tasks
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +84,7 @@ class WebhookSender:
                 await self._slots.acquire()
                 self._start_task(self._post(batch))
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await cancel_tasks(list(self._tasks))
 
     async def _next_batch(self) -> list[SendGridEvent]:
         batch = [await self._queue.get()]

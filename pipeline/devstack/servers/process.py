@@ -104,7 +104,8 @@ class ChildProcess:
             # A process that SIGSTOP suspended handles the stop signal only after SIGCONT.
             self.process.send_signal(signal.SIGCONT)
             try:
-                await asyncio.wait_for(self.wait_until_exit(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self.wait_until_exit()
             except TimeoutError:
                 self.process.kill()
         await self.wait_until_exit()

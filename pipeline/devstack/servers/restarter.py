@@ -7,6 +7,7 @@ from typing import Final
 
 from pipeline.devstack.servers.orphans import PidFiles
 from pipeline.devstack.servers.process import ChildProcess, Program, rotate_log, spawn
+from pipeline.runtime.tasks import cancel_tasks
 
 FIRST_DELAY_S: Final = 0.2
 MAX_DELAY_S: Final = 10.0
@@ -56,9 +57,7 @@ class Restarter:
 
     async def stop(self, timeout_s: float) -> None:
         """Stop the child and restart it no more; kill it where it still runs after ``timeout_s``."""
-        for watcher in self._watchers:
-            watcher.cancel()
-        await asyncio.gather(*self._watchers, return_exceptions=True)
+        await cancel_tasks(self._watchers)
         await self.child.stop_async(timeout_s)
         self._pid_files.forget(self.name)
 

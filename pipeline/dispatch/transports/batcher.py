@@ -15,6 +15,7 @@ from pipeline.dispatch.transports.api_base import ApiResponse, BatchApi
 from pipeline.dispatch.transports.base import OutgoingEmail, SendOutcome, SendResult
 from pipeline.dispatch.transports.throttle import RateLimitedClient
 from pipeline.errors import LeaseLost
+from pipeline.runtime.tasks import cancel_tasks
 
 MAX_BATCHES_IN_FLIGHT: Final = 2
 """Batch requests in flight at once; with only one, the connection would be idle between two."""
@@ -120,9 +121,7 @@ class MailBatcher:
 
     async def close(self) -> None:
         """Cancel the requests in flight; their callers get no result."""
-        for sender in list(self._senders):
-            sender.cancel()
-        await asyncio.gather(*self._senders, return_exceptions=True)
+        await cancel_tasks(list(self._senders))
 
 
 def _estimated_bytes(mail: OutgoingEmail) -> int:

@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 
 from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.crashpoints import crash_point
+from pipeline.runtime.tasks import cancel_tasks
 from pipeline.webhooks.normalize import EncodedRecord, is_heavy
 from pipeline.worker.agents import Normalizer
 from pipeline.worker.fold_batch import RecordBatch
@@ -48,9 +49,7 @@ class NormalizingBacklog:
 
     async def __aexit__(self, *_: object) -> None:
         """Cancel the batches in progress: their offsets are not committed, and they are read again."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_tasks(list(self._tasks))
 
     async def add(self, batch: RecordBatch, finish: Callable[[], Any]) -> None:
         """Start a batch once there is room for it; call ``finish`` when it and all batches before it are done."""

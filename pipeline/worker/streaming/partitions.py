@@ -15,6 +15,7 @@ from prometheus_client import Histogram
 from pipeline.errors import Fenced, LogUnavailable, PartitionNotAssigned, TopicMismatch
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.logs import bind_log_fields, get_logger
+from pipeline.runtime.tasks import cancel_tasks
 from pipeline.settings import Settings
 from pipeline.worker.streaming.commit_batch import CommitBatch, FoldResult
 from pipeline.worker.streaming.producer import TransactionalProducer
@@ -93,8 +94,7 @@ class PartitionWriter:
     async def close(self) -> None:
         """Stop writing and discard what is not written; the partition's next owner fetches it again."""
         self._discard_unwritten()
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await cancel_tasks([self._task])
         await self._producer.close()
 
     async def _run(self) -> None:
