@@ -1,4 +1,6 @@
-"""`email-changes`: facts with the state after them, and ticks; the worker writes it, projections read it.
+"""`email-changes`: facts with the state after them, and ticks.
+
+The worker writes changes; the projector writes ticks and reads both.
 
 The projection numbers versions in log order: a number inside the state would break the join, and one made by the fold
 would differ after a crash between two batches.

@@ -72,7 +72,8 @@ def absorb(state: EmailState, parts: Mapping[str, Any]) -> EmailState:
 def join_marks(a: Mark, b: Mark) -> Mark:
     """Return the join of two marks; ``a`` itself if ``b`` adds nothing.
 
-    The smallest ids are kept, because keeping the K smallest of a union is a join, too.
+    A duplicate event's id is among the ids already, so it changes nothing. The smallest ids are kept, because keeping
+    the K smallest of a union is a join, too.
     """
     ids = a.ids
     if len(ids) > MAX_IDS_PER_MARK or not _covers(ids, b.ids):

@@ -136,7 +136,7 @@ class JobEngine:
             self._no_claims_before = asyncio.get_running_loop().time() + self._limits.lease_s
             return
         except DATABASE_UNAVAILABLE_ERRORS as error:
-            logger.warning("database unavailable, retrying", queue=self._store.queue, error=str(error))
+            logger.warning("Postgres unavailable, retrying", queue=self._store.queue, error=str(error))
             await asyncio.sleep(POLL_INTERVAL_S)
             return
         if claimed:
@@ -260,7 +260,7 @@ class JobEngine:
                 if self._tick is not None:
                     await self._tick()
             except DATABASE_UNAVAILABLE_ERRORS:
-                logger.debug("database unavailable", queue=self._store.queue)
+                logger.debug("Postgres unavailable", queue=self._store.queue)
 
     # --------------------------------------------------------------- shutdown
     async def _drain(self) -> None:

@@ -77,6 +77,7 @@ def smtp_outcome(stage: SmtpStage, code: int, text: str = "") -> SendOutcome:
 
 
 def _data_outcome(code: int, text: str) -> SendOutcome:
+    """Return the outcome of DATA; UNKNOWN without a reply, because the server may have the message."""
     if 200 <= code < 300:
         return SendOutcome.TAKEN
     if code < 200:
