@@ -224,7 +224,11 @@ class Settings(BaseSettings):
         "and finished jobs are deleted then.",
     )
     dead_job_days: float = Field(
-        400, ge=7, le=36_500, description="Days for which a dead job can be shown and replayed; then it is deleted."
+        400,
+        ge=7,
+        le=36_500,
+        description="Days for which a dead job can be shown and replayed; then it is deleted, but never before "
+        "`MAILFOLD_IDEMPOTENCY_DAYS`.",
     )
     inbound_host: str = Field(
         "",

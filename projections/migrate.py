@@ -151,8 +151,7 @@ async def migrate(connection: Connection, *, finish: bool = False) -> list[str]:
 @contextlib.asynccontextmanager
 async def _only_migrator(connection: Connection) -> AsyncIterator[None]:
     """Hold the lock of migrations, with a limit for the time that a statement waits for a table."""
-    while not await locks.try_lock(connection, _MIGRATION_LOCK_KEY):
-        await asyncio.sleep(_LOCK_INTERVAL_S)
+    await _become_migrator(connection)
     await connection.execute("select set_config('lock_timeout', %s, false)", (_LOCK_TIMEOUT,))
     try:
         yield
@@ -161,19 +160,31 @@ async def _only_migrator(connection: Connection) -> AsyncIterator[None]:
         await locks.unlock(connection, _MIGRATION_LOCK_KEY)
 
 
+async def _become_migrator(connection: Connection) -> None:
+    """Wait until this is the only process that migrates."""
+    while not await locks.try_lock(connection, _MIGRATION_LOCK_KEY):
+        await asyncio.sleep(_LOCK_INTERVAL_S)
+
+
 async def _apply(connection: Connection, migration: Migration) -> None:
     """Apply one file, again and again while others hold the tables that it needs. Raise SchemaBusy."""
     reason = ""
     for _ in range(MAX_LOCK_ATTEMPTS):
         try:
             await (_apply_outside if migration.is_outside else _apply_inside)(connection, migration)
-        except psycopg.errors.LockNotAvailable as error:
-            reason = str(error).splitlines()[0]
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+            reason = next(iter(str(error).splitlines()), "")
+            # A process of version 0.1.0 that starts waits in Postgres for the lock of migrations, with a snapshot for
+            # which `create index concurrently` waits in turn: let it pass.
+            await locks.unlock(connection, _MIGRATION_LOCK_KEY)
             await asyncio.sleep(_RETRY_PAUSE_S)
+            await _become_migrator(connection)
+            if migration.name in (await compare_schema(connection)).applied:
+                return
         else:
             return
     raise SchemaBusy(
-        f"{migration.name} did not get its tables in {MAX_LOCK_ATTEMPTS} attempts ({reason}); nothing of it is "
+        f"{migration.name} did not get its tables in {MAX_LOCK_ATTEMPTS} attempts ({reason}); it is not "
         "applied. Long transactions hold them: see pg_stat_activity, and run it again"
     )
 

@@ -20,7 +20,8 @@ from pipeline.devstack.servers.data_dir import DataDir, is_port_taken
 from pipeline.devstack.supervisor import OPS_PORT_SETTINGS
 from pipeline.errors import DatabaseUnavailable, InvalidSettings
 from pipeline.runtime.bootstrap import Runtime, open_runtime
-from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool, first_line, open_database
+from pipeline.runtime.conninfo import first_line
+from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool, open_database
 from pipeline.settings import Settings, load_settings
 
 T = TypeVar("T")

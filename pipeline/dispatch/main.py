@@ -4,9 +4,6 @@ It runs four loops: the intake turns requests and acks into jobs, the job engine
 (:mod:`pipeline.dispatch.correlation.loop`) finds the email of events that do not name one, and old jobs are deleted.
 """
 
-import asyncio
-import contextlib
-
 from pipeline.dispatch.ack_barrier import AckBarrier
 from pipeline.dispatch.content_reader import open_content_reader
 from pipeline.dispatch.correlation.loop import run_correlation
@@ -15,17 +12,19 @@ from pipeline.dispatch.intake import run_intake
 from pipeline.dispatch.metrics import DispatchMetrics
 from pipeline.dispatch.routing.routes import get_brand_routing
 from pipeline.dispatch.transports.by_kind import TransportRouter
-from pipeline.errors import NotFound, PermanentError
+from pipeline.errors import InvalidSettings, NotFound
 from pipeline.jobs.engine import JobEngine
 from pipeline.jobs.retention import expiring_jobs
 from pipeline.jobs.store import ClaimLimits, JobStore
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.conninfo import session_conninfo
+from pipeline.runtime.logs import get_logger
 from pipeline.runtime.retention import run_retention
-from topics.codec import NewerRecord
+from pipeline.runtime.tasks import run_loops
 from topics.registry import PROVIDER_ACKS
 
 QUEUE = "dispatch"
+logger = get_logger(__name__)
 
 
 async def run(rt: Runtime) -> None:
@@ -52,17 +51,12 @@ async def run(rt: Runtime) -> None:
             barrier=AckBarrier(rt),
         )
         try:
-            # An error in one loop ends all of them and the role: without one of them it would seem to work.
-            async with asyncio.TaskGroup() as loops:
-                loops.create_task(run_intake(rt, metrics))
-                loops.create_task(run_correlation(rt, metrics))
-                loops.create_task(run_retention(rt, expiring_jobs(QUEUE, settings)))
-                loops.create_task(engine.run(rt.stop))
-        except ExceptionGroup as group:
-            # What an operator must do is one sentence, not a group of tracebacks.
-            raise next(
-                (each for each in group.exceptions if isinstance(each, PermanentError | NewerRecord)), group
-            ) from None
+            await run_loops(
+                run_intake(rt, metrics),
+                run_correlation(rt, metrics),
+                run_retention(rt, expiring_jobs(QUEUE, settings)),
+                engine.run(rt.stop),
+            )
         finally:
             await transport.close()
 
@@ -72,6 +66,11 @@ async def _resume_lanes(rt: Runtime, store: JobStore) -> None:
     secret = rt.settings.secret.get_secret_value()
     for lane in await store.lanes_paused_for(NO_PROVIDER):
         tenant, _, brand = lane.partition("/")
-        with contextlib.suppress(NotFound):
+        try:
             await get_brand_routing(rt.pool, tenant, brand, secret)
-            await store.resume_lanes([lane])
+        except NotFound:
+            continue
+        except InvalidSettings as error:
+            logger.error("lane stays paused", lane=lane, error=str(error))
+            continue
+        await store.resume_lanes([lane])

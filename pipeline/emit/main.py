@@ -1,20 +1,22 @@
 """The role `mailfold emit`: send the pending conversions, which the projector has stored as jobs, to Fast Track."""
 
-import asyncio
-
 from pipeline import admin
 from pipeline.emit.emitter import NO_DESTINATION, ConversionJobHandler
 from pipeline.emit.http import open_conversion_client
 from pipeline.emit.metrics import EmitMetrics
+from pipeline.errors import InvalidSettings
 from pipeline.jobs.engine import JobEngine
 from pipeline.jobs.retention import expiring_jobs
 from pipeline.jobs.store import ClaimLimits, JobStore
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.conninfo import session_conninfo
+from pipeline.runtime.logs import get_logger
 from pipeline.runtime.retention import run_retention
+from pipeline.runtime.tasks import run_loops
 from topics.registry import CONVERSION_RESULTS
 
 QUEUE = "emit"
+logger = get_logger(__name__)
 
 
 async def run(rt: Runtime) -> None:
@@ -33,9 +35,7 @@ async def run(rt: Runtime) -> None:
             metrics=metrics.jobs,
             tick=lambda: _resume_lanes(rt, store),
         )
-        async with asyncio.TaskGroup() as loops:
-            loops.create_task(run_retention(rt, expiring_jobs(QUEUE, settings)))
-            loops.create_task(engine.run(rt.stop))
+        await run_loops(run_retention(rt, expiring_jobs(QUEUE, settings)), engine.run(rt.stop))
 
 
 async def _resume_lanes(rt: Runtime, store: JobStore) -> None:
@@ -43,5 +43,10 @@ async def _resume_lanes(rt: Runtime, store: JobStore) -> None:
     secret = rt.settings.secret.get_secret_value()
     for lane in await store.lanes_paused_for(NO_DESTINATION):
         tenant, _, brand = lane.partition("/")
-        if await admin.get_destination(rt.pool, tenant, brand, secret) is not None:
+        try:
+            destination = await admin.get_destination(rt.pool, tenant, brand, secret)
+        except InvalidSettings as error:
+            logger.error("lane stays paused", lane=lane, error=str(error))
+            continue
+        if destination is not None:
             await store.resume_lanes([lane])

@@ -7,12 +7,16 @@ import time
 from pathlib import Path
 from typing import Final
 
+from prometheus_client import Gauge
+
 from pipeline.dispatch.correlation.parked import SQL as CORRELATION
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool
 from pipeline.runtime.role_metrics import RoleMetrics
 from projections.sql import SqlQueries
 
 SQL = SqlQueries(Path(__file__).with_name("metrics.sql"))
+GaugeValue = tuple[Gauge, tuple[str, ...], float]
+"""A gauge, the values of its labels, and its own."""
 REFRESH_INTERVAL_S: Final = 5.0
 """Seconds between two reads from Postgres, however often /metrics is requested."""
 
@@ -98,15 +102,20 @@ class PipelineGauges:
         if time.monotonic() - self._read_at < REFRESH_INTERVAL_S:
             return
         self._read_at = time.monotonic()
-        for gauge in (self._jobs, self._oldest, self._unknown, self._paused, self._stopped):
-            gauge.clear()
         try:
-            await self._read()
-            self._up.set(1)
+            values = await self._read()
         except DATABASE_UNAVAILABLE_ERRORS:
             self._up.set(0)
+            return
+        # Without an await: a reader that comes in between, or a time-out, must not find the gauges empty.
+        for gauge in (self._jobs, self._oldest, self._unknown, self._paused, self._stopped):
+            gauge.clear()
+        for gauge, labels, value in values:
+            (gauge.labels(*labels) if labels else gauge).set(value)
+        self._up.set(1)
 
-    async def _read(self) -> None:
+    async def _read(self) -> list[GaugeValue]:
+        values: list[GaugeValue] = []
         async with self._pool.connection(timeout=2) as connection:
             queries = {
                 "open_jobs": self._jobs,
@@ -116,9 +125,11 @@ class PipelineGauges:
             }
             for name, gauge in queries.items():
                 for *labels, value in await (await connection.execute(SQL[name])).fetchall():
-                    gauge.labels(*labels).set(value)
+                    values.append((gauge, tuple(labels), value))
             [(parked, oldest_at)] = await (await connection.execute(CORRELATION["parked"])).fetchall()
-            self._parked.set(parked)
-            self._oldest_parked.set(0 if oldest_at is None else max(0.0, time.time() - oldest_at / 1000))
-            for labels in await (await connection.execute(SQL["paused_lanes"])).fetchall():
-                self._paused.labels(*labels).set(1)
+            values.append((self._parked, (), parked))
+            age_s = 0 if oldest_at is None else max(0.0, time.time() - oldest_at / 1000)
+            values.append((self._oldest_parked, (), age_s))
+            paused = await (await connection.execute(SQL["paused_lanes"])).fetchall()
+            values += [(self._paused, tuple(labels), 1) for labels in paused]
+        return values

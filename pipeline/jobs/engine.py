@@ -1,6 +1,6 @@
 """The loop that works on a queue of jobs. Run by `mailfold dispatch` and `mailfold emit`.
 
-The main task claims due jobs while there is capacity. Each job runs in a task of its own. Four helper tasks share
+The main task claims due jobs while there is capacity. Each job runs in a task of its own. Five helper tasks share
 the jobs in hand: one writes results in bulk, one extends leases, one parks blocked jobs, and one listens for
 notifications of new jobs. No transaction is open while a job is worked on.
 """

@@ -186,7 +186,7 @@ with verdicts as materialized (
         attempts = j.attempts - (not v.burnt)::integer,
         lease_token = null,
         payload = case when v.state = 'done' or j.state = 'done' then ''::bytea else j.payload end,
-        finished_at = case when v.state in ('done', 'dead', 'unknown') then now() end,
+        finished_at = case when j.state in ('done', 'dead') or v.state in ('done', 'dead', 'unknown') then now() end,
         last_error = v.error
     from verdicts v
     where j.ctid = v.tid

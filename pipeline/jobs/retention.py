@@ -16,7 +16,8 @@ def expiring_jobs(queue: str, settings: Settings) -> tuple[ExpiringRows, ...]:
     to remember but an old failure.
     """
     done = {"queue": queue, "days": settings.idempotency_days}
-    dead = {"queue": queue, "days": settings.dead_job_days}
+    # The job of an email that failed is dead, and is what recognises its request when it is repeated.
+    dead = {"queue": queue, "days": max(settings.dead_job_days, settings.idempotency_days)}
     return (
         ExpiringRows("jobs.jobs", SQL["expire_done"], done),
         ExpiringRows("jobs.jobs", SQL["expire_dead"], dead),

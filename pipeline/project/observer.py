@@ -51,6 +51,7 @@ class ProjectObserver:
         """Observe nothing until the next consumer."""
         self._projectors = {}
         self._is_member = False
+        self.metrics.halted.clear()
         self.progress.end()
 
     async def _find_problems(self) -> dict[str, str]:

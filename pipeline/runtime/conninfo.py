@@ -58,6 +58,11 @@ def is_behind_pooler(settings: Settings) -> bool:
     return bool(settings.database_session_url.get_secret_value())
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message; libpq's have a line for each host."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def _conninfo(name: str, url: SecretStr, defaults: dict[str, str]) -> str:
     try:
         given = conninfo_to_dict(url.get_secret_value())

@@ -11,7 +11,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from pipeline.errors import DatabaseUnavailable
-from pipeline.runtime.conninfo import is_behind_pooler, pooled_conninfo, session_conninfo, standby_conninfo
+from pipeline.runtime.conninfo import first_line, is_behind_pooler, pooled_conninfo, session_conninfo, standby_conninfo
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.schema import require_schema
 from pipeline.runtime.sleep import sleep_unless
@@ -73,7 +73,14 @@ class HealingPool(AsyncConnectionPool[psycopg.AsyncConnection[Any]]):
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         """Lend a connection, as the base class does; after the server refused a write, replace all connections."""
+        task = asyncio.current_task()
+        assert task is not None
+        cancelled_before = task.cancelling()
         async with super().connection(timeout) as connection:
+            # The library waits with Python 3.11's `wait_for`, which swallows a cancellation that comes at the same
+            # moment as the connection. Whoever cancelled would wait for ever, and the work go on.
+            if task.cancelling() > cancelled_before:
+                raise asyncio.CancelledError
             try:
                 yield connection
             except psycopg.errors.ReadOnlySqlTransaction:
@@ -187,11 +194,6 @@ async def check_writable(connection: psycopg.AsyncConnection[Any]) -> None:
     row = await (await connection.execute("show transaction_read_only")).fetchone()
     if row is None or row[0] != "off":
         raise psycopg.errors.ReadOnlySqlTransaction("the server accepts no writes")
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message; libpq's have a line for each host."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 async def _warn_without_time_limits(pool: Pool) -> None:

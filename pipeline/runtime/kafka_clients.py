@@ -5,6 +5,7 @@ Nothing else may build one (tests/architecture/test_kafka_clients.py); Faust bui
 
 import asyncio
 import contextlib
+import math
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -67,6 +68,8 @@ def create_producer(settings: Settings, **options: Any) -> AIOKafkaProducer:
         **options,
     )
     limit_connecting(producer.client, timeout_ms)
+    # aiokafka never expires a batch that it has sent; one whose partition has no leader must not leave a gap.
+    producer._message_accumulator._batch_ttl = math.inf
     return producer
 
 
@@ -115,13 +118,20 @@ async def start_client(
         async with asyncio.timeout(timeout_s):
             await client.start()
     except (KafkaError, OSError, ValueError) as error:  # a SCRAM server's wrong signature is a ValueError
-        with contextlib.suppress(KafkaError, OSError):
-            await (client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())
+        await _close(client)
         place = f"Kafka at KAFKA_BOOTSTRAP={settings.kafka_bootstrap}"
         if reason := await explain_failure(settings, error):
             raise (ClientRefused if reason.is_refusal else LogUnavailable)(f"{place}: {reason.text}") from error
         text = str(error) or f"not connected within {timeout_s:g} s"
         raise LogUnavailable(f"{place} does not answer: {text}") from error
+    except BaseException:
+        await _close(client)  # cancelled: its tasks and sockets would stay
+        raise
+
+
+async def _close(client: AIOKafkaProducer | AIOKafkaConsumer | AIOKafkaAdminClient) -> None:
+    with contextlib.suppress(Exception):
+        await (client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())
 
 
 async def get_records(

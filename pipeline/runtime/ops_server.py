@@ -26,8 +26,10 @@ from pipeline.settings import Settings
 LOOP_TIMEOUT_S: Final = 5.0
 """Seconds for the event loop to answer: a check of Kafka and Postgres may take three."""
 REQUEST_TIMEOUT_S: Final = 10.0
-"""Seconds in which a client must send its request and take the answer."""
+"""Seconds for each read and write of a connection."""
 MAX_CONNECTIONS: Final = 8
+"""Connections at once; a further one ends the oldest, so that clients that send nothing keep no probe out."""
+EVICTION_TIMEOUT_S: Final = 1.0
 BIND_RETRY_S: Final = 5.0
 """Seconds between attempts to listen on a port that is taken, as by the process that this one replaces."""
 IDLE_WAIT_S: Final = 2.0
@@ -151,6 +153,8 @@ class _OpsListener(ThreadingHTTPServer):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.ops = server
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._open: dict[socket.socket, None] = {}
+        """The open connections, oldest first."""
         super().__init__((host, port), _OpsRequestHandler)
 
     def server_bind(self) -> None:
@@ -158,17 +162,22 @@ class _OpsListener(ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection on a thread of its own; close it where too many are open."""
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
+        """Serve a connection on a thread of its own; end the oldest one where too many are open."""
+        if not self._free.acquire(blocking=False):
+            with contextlib.suppress(OSError, StopIteration):
+                next(iter(self._open)).shutdown(socket.SHUT_RDWR)
+            if not self._free.acquire(timeout=EVICTION_TIMEOUT_S):
+                self.shutdown_request(request)
+                return
+        self._open[request] = None
+        super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve a connection on this thread."""
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self._open.pop(request, None)
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:

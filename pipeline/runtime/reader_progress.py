@@ -30,6 +30,8 @@ class ReaderProgress:
         self._fetched_at: dict[TopicPartition, int] = {}
         """The time of the oldest fetched and unprocessed record, in milliseconds, by partition."""
         self._shown: set[tuple[str, str, str]] = set()
+        self._topics: set[str] = set()
+        """The topics whose age is shown: also those that another process reads now, with 0."""
         self.catching_up: Callable[[], int] = lambda: 0
         """Returns the number of partitions that are not read as far as they must be before the work begins."""
 
@@ -70,7 +72,8 @@ class ReaderProgress:
         self._shown = set(shown)
         for labels, lag in shown.items():
             self._metrics.lag.labels(*labels).set(lag)
-        self._show_ages({partition.topic for partition in positions})
+        self._topics |= {partition.topic for partition in positions}
+        self._show_ages(self._topics)
 
     def _show_ages(self, topics: Iterable[str]) -> None:
         now = self._clock()

@@ -131,8 +131,6 @@ class RenewableProducer:
 
     async def _start(self) -> AIOKafkaProducer:
         producer = self._create()
-        # aiokafka never expires a batch that it has sent; one whose partition has no leader must not leave a gap.
-        producer._message_accumulator._batch_ttl = math.inf
         await start_client(producer, self._settings, RENEWAL_TIMEOUT_S)
         self._opened_at, self._failure, self._reported_failure = time.monotonic(), "", ""
         return producer

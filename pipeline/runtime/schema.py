@@ -11,7 +11,7 @@ import msgspec
 import psycopg
 
 from pipeline.errors import DatabaseUnavailable, SchemaMismatch
-from pipeline.runtime.conninfo import APPLICATION_NAME, session_conninfo
+from pipeline.runtime.conninfo import APPLICATION_NAME, first_line, is_behind_pooler, session_conninfo
 from pipeline.settings import Settings
 from projections import feature_level
 from projections.migrate import SchemaBusy, SchemaTooNew, UpgradeUnfinished, compare_schema, migrate
@@ -86,7 +86,8 @@ async def _connected(settings: Settings) -> AsyncIterator[psycopg.AsyncConnectio
     try:
         connection = await psycopg.AsyncConnection.connect(session_conninfo(settings), autocommit=True)
     except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(f"Postgres at DATABASE_URL does not answer: {str(error).splitlines()[0]}") from error
+        name = "DATABASE_SESSION_URL" if is_behind_pooler(settings) else "DATABASE_URL"
+        raise DatabaseUnavailable(f"Postgres at {name} does not answer: {first_line(error)}") from error
     async with connection:
         try:
             yield connection

@@ -1,8 +1,11 @@
-"""End background tasks; what started them calls it when it stops."""
+"""Run and end the tasks of a role."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine
 from typing import Any, Final
+
+from pipeline.errors import PermanentError
+from topics.codec import NewerRecord
 
 REPEAT_INTERVAL_S: Final = 1.0
 """Seconds after which a task that still runs is cancelled again."""
@@ -19,3 +22,19 @@ async def cancel_tasks(tasks: Collection["asyncio.Task[Any]"]) -> None:
             task.cancel()
         await asyncio.wait(running, timeout=REPEAT_INTERVAL_S)
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def run_loops(*loops: Coroutine[Any, Any, None]) -> None:
+    """Run a role's loops until all have ended; an error in one cancels the others and is raised.
+
+    Without one of its loops a role would only seem to work. An error that tells an operator what to do is raised alone,
+    so that it is printed as one sentence; others as an ExceptionGroup.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            for loop in loops:
+                group.create_task(loop)
+    except ExceptionGroup as errors:
+        raise next(
+            (each for each in errors.exceptions if isinstance(each, PermanentError | NewerRecord)), errors
+        ) from None

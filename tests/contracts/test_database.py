@@ -151,3 +151,25 @@ async def test_a_standby_that_is_away_keeps_nobody_from_starting(made: Settings)
                 pass
     async with open_standby(made, size=2) as standby:
         assert standby is None
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_cancellation_that_comes_with_the_connection_is_not_lost(made: Settings, turns: int) -> None:
+    """The pool waits with `wait_for`, which swallows it on Python 3.11."""
+    async with open_database(made, size=1) as pool:
+
+        async def work() -> None:
+            async with pool.connection():
+                await asyncio.sleep(3600)
+
+        async with pool.connection():
+            waiting = asyncio.create_task(work())
+            await asyncio.sleep(0.05)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting], timeout=5)
+        was_cancelled = waiting.cancelled()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert was_cancelled

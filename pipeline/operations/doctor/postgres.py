@@ -10,7 +10,8 @@ import psycopg
 
 from pipeline.errors import DatabaseUnavailable
 from pipeline.operations.doctor.finding import DoctorFinding, fail, ok, warn
-from pipeline.runtime.conninfo import pooled_conninfo
+from pipeline.runtime.conninfo import first_line, pooled_conninfo
+from pipeline.runtime.schema import require_schema
 from pipeline.settings import Settings
 from projections.migrate import SchemaDifference, compare_schema
 from projections.sql import SqlQueries
@@ -36,7 +37,11 @@ async def check_postgres(settings: Settings) -> AsyncIterator[DoctorFinding]:
         if is_standby or is_read_only:
             yield fail("Postgres is read-only: a standby, or set so", "name the primary in DATABASE_URL")
         yield clock_finding(database_time - (asked_at + answered_at) / 2, answered_at - asked_at)
-        yield schema_finding(await compare_schema(connection))
+        difference = await compare_schema(connection)
+        yield schema_finding(difference)
+    if not (difference.needed or difference.is_too_new):
+        # What would end a role at its start: the address for sessions, the feature level.
+        await require_schema(settings)
 
 
 @contextlib.asynccontextmanager
@@ -51,7 +56,7 @@ async def connect(settings: Settings) -> AsyncIterator[psycopg.AsyncConnection[A
                 settings.database_url.get_secret_value(), autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
             )
     except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(f"Postgres at DATABASE_URL does not answer: {str(error).splitlines()[0]}") from error
+        raise DatabaseUnavailable(f"Postgres at DATABASE_URL does not answer: {first_line(error)}") from error
     async with connection:
         yield connection
 

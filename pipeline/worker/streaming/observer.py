@@ -24,6 +24,8 @@ class FlowObserver:
         self._prefix_chars = len(flow.settings.topic_prefix)
         self._store = flow.app.tables[EMAIL_STATES.name].data
         self._metrics: WorkerMetrics = flow.metrics
+        self._topics: set[str] = set()
+        """The topics whose age is shown: also those that other workers read now, with 0."""
         self._is_recovered = False
         self._app.on_rebalance_complete.connect(self._note_recovered)
         health.use_metrics(self._metrics)
@@ -72,7 +74,8 @@ class FlowObserver:
                 at = records[0].timestamp
                 oldest[message.tp.topic] = min(oldest.get(message.tp.topic, at), at)
         now = time.time() * 1000
-        for topic in {tp.topic for tp in positions}:
+        self._topics |= {tp.topic for tp in positions}
+        for topic in self._topics:
             age_s = max(0.0, now - oldest[topic]) / 1000 if topic in oldest else 0.0
             self._metrics.readers.oldest.labels(READER, topic[self._prefix_chars :]).set(age_s)
 

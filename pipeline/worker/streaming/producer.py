@@ -204,13 +204,16 @@ async def _send(producer: Any, batch: Any, topic: str, partition: int) -> int:
 
 
 def _producer(settings: Settings, transactional_id: str | None = None) -> AIOKafkaProducer:
+    longest_write_ms = int(1_000 * WRITE_APPEND_TIMEOUTS * settings.append_timeout)
+    longest_write_ms = int(1_000 * WRITE_APPEND_TIMEOUTS * settings.append_timeout)
     return create_producer(
         settings,
         linger_ms=0,
         max_batch_size=MAX_REQUEST_BYTES,
         max_request_size=MAX_REQUEST_BYTES,
         transactional_id=transactional_id,
-        transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+        # Longer than a write may take: an aborted transaction would look as if another worker had the partition.
+        transaction_timeout_ms=max(TRANSACTION_TIMEOUT_MS, longest_write_ms * 3 // 2),
         # The broker ends a transaction in the background and refuses to begin the next one meanwhile: retry soon.
         retry_backoff_ms=10,
     )

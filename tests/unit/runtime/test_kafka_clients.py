@@ -1,5 +1,7 @@
 """Time-outs of Kafka clients: connecting is given up early, requests later."""
 
+import asyncio
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +17,7 @@ from pipeline.runtime.kafka_clients import (
     get_records,
     limit_connecting,
     producer_request_timeout_ms,
+    start_client,
 )
 from pipeline.settings import Settings
 
@@ -63,6 +66,33 @@ async def test_every_client_has_both_timeouts() -> None:
     await producer.stop()
     await consumer.stop()
     await admin.close()
+
+
+async def test_batch_without_a_leader_never_expires_in_any_producer() -> None:
+    """Its number would be missing, and the brokers would refuse every later batch of the partition."""
+    for options in ({}, {"transactional_id": "mailfold-0"}):
+        producer = create_producer(SETTINGS, **options)
+        assert producer._message_accumulator._batch_ttl == math.inf
+        await producer.stop()
+
+
+async def test_client_that_is_cancelled_while_it_starts_is_closed() -> None:
+    class EndlessClient:
+        is_closed = False
+
+        async def start(self) -> None:
+            await asyncio.sleep(3600)
+
+        async def stop(self) -> None:
+            self.is_closed = True
+
+    client: Any = EndlessClient()
+    starting = asyncio.create_task(start_client(client, SETTINGS))
+    await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert client.is_closed
 
 
 class FakeConsumer:

@@ -1,7 +1,6 @@
 """When a producer is replaced, by what, and that closing the old one ends."""
 
 import asyncio
-import math
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -172,13 +171,6 @@ async def test_watching_replaces_a_producer_as_soon_as_a_batch_fails() -> None:
 async def test_unreachable_brokers_are_an_error_at_the_first_start() -> None:
     with pytest.raises(LogUnavailable, match="does not answer"):
         await opened(FakeProducer(reachable=False))
-
-
-async def test_batches_without_a_leader_never_expire() -> None:
-    """Their numbers would be missing, and the brokers would refuse every later batch of the partition."""
-    first = FakeProducer()
-    await opened(first)
-    assert first._message_accumulator._batch_ttl == math.inf
 
 
 async def test_close_ends_although_the_flush_does_not() -> None:

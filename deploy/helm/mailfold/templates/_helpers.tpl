@@ -175,10 +175,11 @@ spec:
           exec:
             command: [sleep, "5"]
 {{- end }}
-{{- /* Without Kafka a gateway still records opens and clicks and serves the history: once it was ready, it is taken out
-only if it hangs. All gateways would be taken out at once otherwise, since they share Kafka and Postgres. */}}
+{{- /* A role waits for Kafka and Postgres at its start; killed for that, it would come back long after them. A gateway
+opens its own port when it has reached both. From then on it stays in the Service unless it hangs: without Kafka it still
+records opens and clicks and serves the history, and all gateways would be taken out at once. */}}
       startupProbe:
-        httpGet: {path: {{ eq .role "gateway" | ternary "/readyz" "/healthz" }}, port: ops}
+        httpGet: {path: /healthz, port: ops}
         timeoutSeconds: 7
         periodSeconds: 2
         failureThreshold: 60
@@ -188,7 +189,7 @@ only if it hangs. All gateways would be taken out at once otherwise, since they 
         timeoutSeconds: 7
         failureThreshold: 6
       readinessProbe:
-        httpGet: {path: {{ eq .role "gateway" | ternary "/healthz" "/readyz" }}, port: ops}
+        httpGet: {{ eq .role "gateway" | ternary "{path: /healthz, port: http}" "{path: /readyz, port: ops}" }}
         periodSeconds: 10
         timeoutSeconds: 7
       resources: {{- toYaml .values.resources | nindent 8 }}
