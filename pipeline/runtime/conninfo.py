@@ -5,7 +5,7 @@ the server, for what belongs to a session: notifications, advisory locks, migrat
 standby.
 """
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 import psycopg
@@ -15,7 +15,15 @@ from pydantic import SecretStr
 from pipeline.errors import InvalidSettings
 from pipeline.settings import Settings
 
-APPLICATION_NAME: Final = f"mailfold/{version('mailfold')}"
+
+def _program_version() -> str:
+    try:
+        return version("mailfold")
+    except PackageNotFoundError:  # it runs from a checkout that is not installed
+        return "unknown"
+
+
+APPLICATION_NAME: Final = f"mailfold/{_program_version()}"
 """The name under which the connections of this version are listed in pg_stat_activity."""
 _DEFAULT_PARAMETERS: Final = {
     "connect_timeout": "5",

@@ -6,14 +6,13 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from pydantic import SecretStr
 
 from pipeline.runtime import topic_admin
 from pipeline.settings import Settings
-from tests.conftest import SECRET, with_database
+from tests.conftest import SECRET, own_database, with_database
 from tests.support.served import Served, served
 from topics.registry import TOPICS
 
@@ -25,10 +24,10 @@ def cases() -> int:
 
 
 @pytest.fixture(scope="session")
-def gateway(kafka_bootstrap: str, postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    name = f"t_{secrets.token_hex(6)}"
-    with psycopg.connect(postgres_url, autocommit=True) as admin:
-        admin.execute(f"create database {name}")  # type: ignore[arg-type,unused-ignore]
+def gateway(
+    kafka_bootstrap: str, postgres_url: str, migrated_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    with own_database(postgres_url, migrated_database) as name:
         settings = _settings(kafka_bootstrap, with_database(postgres_url, name), tmp_path_factory.mktemp("gateway"))
         asyncio.run(topic_admin.create(settings))
         try:
@@ -36,7 +35,6 @@ def gateway(kafka_bootstrap: str, postgres_url: str, tmp_path_factory: pytest.Te
                 yield running
         finally:
             asyncio.run(_delete_topics(settings))
-            admin.execute(f"drop database {name} with (force)")  # type: ignore[arg-type,unused-ignore]
 
 
 def _settings(kafka_bootstrap: str, database_url: str, folder: Path) -> Settings:
