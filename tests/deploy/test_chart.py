@@ -207,10 +207,10 @@ def test_each_role_is_probed_on_the_port_that_it_serves(values: dict[str, Any]) 
         assert str(ports["ops"]) == env[f"MAILFOLD_OPS_PORT_{role.upper()}"], name
         assert env["MAILFOLD_OPS_HOST"] == "0.0.0.0"
         assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "ops"}
+        assert container["startupProbe"]["httpGet"] == {"path": "/healthz", "port": "ops"}, "a role waits for servers"
         # Gateways share Kafka and Postgres: an outage must not take all of them out, with the opens that they record.
-        first, later = ("/readyz", "/healthz") if role == "gateway" else ("/healthz", "/readyz")
-        assert container["startupProbe"]["httpGet"] == {"path": first, "port": "ops"}
-        assert container["readinessProbe"]["httpGet"] == {"path": later, "port": "ops"}
+        ready = ("/healthz", "http") if role == "gateway" else ("/readyz", "ops")
+        assert container["readinessProbe"]["httpGet"] == dict(zip(("path", "port"), ready, strict=True))
         # Longer than the 10 seconds that a role may take to end, with the gateway's 5 before.
         assert pod["terminationGracePeriodSeconds"] >= 20
 
