@@ -8,8 +8,8 @@ import asyncio
 from collections import OrderedDict
 from typing import Final
 
-MAX_BYTES_PER_S: Final = 8_000_000
-"""Bytes of large messages per second and tenant beside others; writing and sending so many takes a third of a core."""
+MAX_BYTES_PER_S: Final = 4_000_000
+"""Bytes of large messages per second and tenant beside others; writing and sending so many takes a sixth of a core."""
 ACTIVE_S: Final = 5.0
 """Seconds after its last job for which a tenant counts as sending."""
 
