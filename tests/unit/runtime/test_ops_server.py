@@ -138,6 +138,7 @@ async def test_nothing_is_served_without_a_host() -> None:
 async def test_client_that_sends_nothing_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops_server, "MAX_CONNECTIONS", 2)
     with served(RoleHealth("emit")) as port:
+        assert (await asked(port, "/healthz"))[0] == 200, "the server listens"
         idle = [await asyncio.open_connection(HOST, port) for _ in range(3)]
         async with asyncio.timeout(9):
             assert await idle[0][0].read() == b"", "the oldest is ended"
