@@ -7,7 +7,7 @@ from collections.abc import Callable
 import typer
 
 from pipeline.runtime.bootstrap import open_runtime
-from pipeline.settings import load_settings
+from pipeline.runtime.environment import load_settings
 
 app = typer.Typer()
 

@@ -20,6 +20,7 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.conninfo import session_conninfo
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.retention import run_retention
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.tasks import run_loops
 from topics.registry import PROVIDER_ACKS
 
@@ -63,11 +64,11 @@ async def run(rt: Runtime) -> None:
 
 async def _resume_lanes(rt: Runtime, store: JobStore) -> None:
     """Resume lanes that were paused for want of a provider and whose brand has one now."""
-    secret = rt.settings.secret.get_secret_value()
+    ring = secret_ring(rt.settings)
     for lane in await store.lanes_paused_for(NO_PROVIDER):
         tenant, _, brand = lane.partition("/")
         try:
-            await get_brand_routing(rt.pool, tenant, brand, secret)
+            await get_brand_routing(rt.pool, tenant, brand, ring)
         except NotFound:
             continue
         except InvalidSettings as error:

@@ -19,6 +19,8 @@ from pipeline.runtime.logs import configure_logging
 from pipeline.runtime.ops_server import observe_role
 from pipeline.runtime.ports import Clock, NewId
 from pipeline.runtime.role_health import RoleHealth, find_server_problems
+from pipeline.runtime.secret_fingerprints import check_secrets
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
 
 
@@ -54,10 +56,7 @@ def check_role_settings(settings: Settings) -> None:
             "KAFKA_BOOTSTRAP: missing; `mailfold up` starts a Kafka of its own, other roles need yours"
         )
     check_security(settings)
-    if len(settings.secret.get_secret_value()) < 32:
-        raise InvalidSettings("MAILFOLD_SECRET: at least 32 characters; the same for every role")
-    if 0 < len(settings.secret_previous.get_secret_value()) < 32:
-        raise InvalidSettings("MAILFOLD_SECRET_PREVIOUS: at least 32 characters, or empty; the same for every role")
+    secret_ring(settings)
 
 
 @contextlib.asynccontextmanager
@@ -82,6 +81,7 @@ async def open_runtime(
         if role:
             await wait_for_database(settings, stop)
         async with open_database(settings, size=pool_size) as pool, open_kafka_log(settings) as log:
+            await check_secrets(pool, secret_ring(settings))
             health.add_check(functools.partial(find_server_problems, log, pool))
             health.finish_start()
             yield Runtime(settings, log, pool, wall_clock, fresh_id, stop, health)

@@ -14,8 +14,9 @@ from pipeline.runtime.bootstrap import check_role_settings, wall_clock
 from pipeline.runtime.logs import configure_logging, get_logger
 from pipeline.runtime.ops_server import observe_role
 from pipeline.runtime.role_health import RoleHealth
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
-from pipeline.webhooks.token_readers import token_readers_of
+from pipeline.webhooks.token_readers import token_readers
 from pipeline.worker.agents import FactFolder, Normalizer
 from pipeline.worker.expiry import StateExpiry
 from pipeline.worker.normalizing.pool import open_normalizer_pool
@@ -39,10 +40,10 @@ async def serve(settings: Settings) -> None:
     with observe_role(health, settings):
         if not await check_topics(settings):
             return
-        token_readers = token_readers_of(settings)
+        readers = token_readers(secret_ring(settings))
         tune_garbage_collector()
         async with open_event_producer(settings) as producer, open_normalizer_pool(settings, wall_clock) as pool:
-            normalizer, folder = Normalizer(wall_clock, token_readers, pool.normalize), FactFolder(wall_clock)
+            normalizer, folder = Normalizer(wall_clock, readers, pool.normalize), FactFolder(wall_clock)
             expiry = StateExpiry(wall_clock, settings.quiet_days)
             flow = build_topology(WorkerFlow(settings, producer), normalizer, folder, expiry)
             FlowObserver(flow, health)
