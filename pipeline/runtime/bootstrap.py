@@ -15,10 +15,12 @@ from pipeline.runtime import crashpoints
 from pipeline.runtime.database import Pool, open_database, wait_for_database
 from pipeline.runtime.kafka import KafkaLog, open_kafka_log
 from pipeline.runtime.kafka_security import check_security
+from pipeline.runtime.log_compression import open_compression
 from pipeline.runtime.logs import configure_logging
 from pipeline.runtime.ops_server import observe_role
 from pipeline.runtime.ports import Clock, NewId
 from pipeline.runtime.role_health import RoleHealth, find_server_problems
+from pipeline.runtime.schema import read_feature_level
 from pipeline.settings import Settings
 
 
@@ -81,7 +83,11 @@ async def open_runtime(
     with observe_role(health, settings) if role else contextlib.nullcontext():
         if role:
             await wait_for_database(settings, stop)
-        async with open_database(settings, size=pool_size) as pool, open_kafka_log(settings) as log:
+        async with (
+            open_database(settings, size=pool_size) as pool,
+            open_compression(functools.partial(read_feature_level, settings)) as compression,
+            open_kafka_log(settings, compression) as log,
+        ):
             health.add_check(functools.partial(find_server_problems, log, pool))
             health.finish_start()
             yield Runtime(settings, log, pool, wall_clock, fresh_id, stop, health)

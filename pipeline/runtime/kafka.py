@@ -15,6 +15,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from pipeline.errors import LogUnavailable
 from pipeline.runtime.batch_producer import BatchProducer
 from pipeline.runtime.kafka_clients import create_producer, start_client
+from pipeline.runtime.log_compression import LogCompression
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.renewable_producer import RenewableProducer, open_renewable_producer
 from pipeline.settings import Settings
@@ -129,11 +130,13 @@ async def append_all(log: Any, entries: Sequence[LogEntry], *, within: float | N
 
 
 @contextlib.asynccontextmanager
-async def open_kafka_log(settings: Settings) -> AsyncIterator[KafkaLog]:
+async def open_kafka_log(settings: Settings, compression: LogCompression | None = None) -> AsyncIterator[KafkaLog]:
     """Open the log; flush and close it at the end, within 5 seconds. Raise LogUnavailable."""
 
     def create() -> AIOKafkaProducer:
-        return create_producer(settings, linger_ms=2, max_batch_size=262_144, max_request_size=MAX_REQUEST_BYTES)
+        return create_producer(
+            settings, compression, linger_ms=2, max_batch_size=262_144, max_request_size=MAX_REQUEST_BYTES
+        )
 
     async with open_renewable_producer(settings, create, 5) as producers:
         yield KafkaLog(producers, settings)

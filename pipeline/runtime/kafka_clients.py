@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 from pipeline.errors import ClientRefused, LogUnavailable
 from pipeline.runtime.kafka_diagnosis import explain_failure
 from pipeline.runtime.kafka_security import security_options
+from pipeline.runtime.log_compression import LogCompression
 from pipeline.settings import Settings
 
 CONNECT_TIMEOUT_MS: Final = 2_000
@@ -56,8 +57,11 @@ def limit_connecting(client: Any, request_timeout_ms: int) -> None:
     client._get_conn = get_patient_connection
 
 
-def create_producer(settings: Settings, **options: Any) -> AIOKafkaProducer:
-    """Return an idempotent producer that waits for all in-sync replicas. Raise InvalidSettings."""
+def create_producer(settings: Settings, compression: LogCompression | None = None, **options: Any) -> AIOKafkaProducer:
+    """Return an idempotent producer that waits for all in-sync replicas. Raise InvalidSettings.
+
+    Without ``compression`` it never compresses.
+    """
     timeout_ms = producer_request_timeout_ms(settings)
     producer = AIOKafkaProducer(
         bootstrap_servers=settings.kafka_bootstrap,
@@ -70,6 +74,8 @@ def create_producer(settings: Settings, **options: Any) -> AIOKafkaProducer:
     limit_connecting(producer.client, timeout_ms)
     # aiokafka never expires a batch that it has sent; one whose partition has no leader must not leave a gap.
     producer._message_accumulator._batch_ttl = math.inf
+    if compression is not None:
+        compression.apply_to(producer)
     return producer
 
 

@@ -1,9 +1,12 @@
 """The role `mailfold worker`: starts the dataflow that `topology` declares and runs it until SIGTERM."""
 
 import asyncio
+import contextlib
+import functools
 import gc
 import signal
 import sys
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 import uvloop
@@ -11,9 +14,11 @@ import uvloop
 from pipeline.errors import ClientRefused, LogUnavailable, MailfoldError
 from pipeline.runtime import crashpoints, topic_admin
 from pipeline.runtime.bootstrap import check_role_settings, wall_clock
+from pipeline.runtime.log_compression import LogCompression, open_compression
 from pipeline.runtime.logs import configure_logging, get_logger
 from pipeline.runtime.ops_server import observe_role
 from pipeline.runtime.role_health import RoleHealth
+from pipeline.runtime.schema import read_feature_level
 from pipeline.settings import Settings
 from pipeline.webhooks.token_readers import token_readers_of
 from pipeline.worker.agents import FactFolder, Normalizer
@@ -41,13 +46,24 @@ async def serve(settings: Settings) -> None:
             return
         token_readers = token_readers_of(settings)
         tune_garbage_collector()
-        async with open_event_producer(settings) as producer, open_normalizer_pool(settings, wall_clock) as pool:
+        async with (
+            _open_compression(settings) as compression,
+            open_event_producer(settings, compression) as producer,
+            open_normalizer_pool(settings, wall_clock) as pool,
+        ):
             normalizer, folder = Normalizer(wall_clock, token_readers, pool.normalize), FactFolder(wall_clock)
             expiry = StateExpiry(wall_clock, settings.quiet_days)
-            flow = build_topology(WorkerFlow(settings, producer), normalizer, folder, expiry)
+            flow = build_topology(WorkerFlow(settings, producer, compression), normalizer, folder, expiry)
             FlowObserver(flow, health)
             health.finish_start()
             await run_flow(flow)
+
+
+def _open_compression(settings: Settings) -> AbstractAsyncContextManager[LogCompression]:
+    """Open the worker's compression; a worker that was given no database does not compress."""
+    if not settings.database_url.get_secret_value():
+        return contextlib.nullcontext(LogCompression())
+    return open_compression(functools.partial(read_feature_level, settings))
 
 
 async def check_topics(settings: Settings) -> bool:

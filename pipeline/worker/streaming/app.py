@@ -13,6 +13,7 @@ import faust
 from faust.events import Event
 
 from pipeline.errors import InvalidSettings
+from pipeline.runtime.log_compression import LogCompression
 from pipeline.runtime.private_files import make_private_folder, narrow_folder
 from pipeline.settings import Settings
 from pipeline.worker.metrics import WorkerMetrics
@@ -56,7 +57,13 @@ class BytesSchema(faust.Schema[Any, Any]):
 class WorkerFlow:
     """One worker's Faust app with its event producer and partition writers."""
 
-    def __init__(self, settings: Settings, event_producer: EventProducer, metrics: WorkerMetrics | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        event_producer: EventProducer,
+        compression: LogCompression | None = None,
+        metrics: WorkerMetrics | None = None,
+    ) -> None:
         if faust.__version__ != FAUST_VERSION:
             raise InvalidSettings(
                 f"faust-streaming {faust.__version__} is installed; the worker is built for {FAUST_VERSION}"
@@ -68,7 +75,7 @@ class WorkerFlow:
         self.metrics = metrics or WorkerMetrics()
         self.app = _app(settings)
         self.writers = self.app.writers = PartitionWriters(
-            settings, self.app, self._states().data, self.metrics.fold_seconds
+            settings, self.app, self._states().data, self.metrics.fold_seconds, compression
         )
 
     def source(self, *topics: Topic) -> Callable[[AgentFunction], AgentFunction]:

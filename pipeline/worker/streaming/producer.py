@@ -25,6 +25,7 @@ from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.kafka import MAX_REQUEST_BYTES, running_producer
 from pipeline.runtime.kafka_clients import create_producer
 from pipeline.runtime.kafka_diagnosis import explain_failure
+from pipeline.runtime.log_compression import LogCompression
 from pipeline.runtime.partitioner import partition_of_key
 from pipeline.settings import Settings
 from pipeline.webhooks.normalize import EncodedRecord
@@ -78,10 +79,12 @@ class EventProducer:
 class TransactionalProducer:
     """A partition's only producer; its transactional id names the consumer group and the partition."""
 
-    def __init__(self, settings: Settings, group: str, partition: int) -> None:
+    def __init__(
+        self, settings: Settings, group: str, partition: int, compression: LogCompression | None = None
+    ) -> None:
         self._settings = settings
         self._group = group
-        self._producer = _producer(settings, f"{group}-{partition}")
+        self._producer = _producer(settings, compression, f"{group}-{partition}")
 
     async def open(self) -> None:
         """Abort an open transaction of the partition's earlier producer and fence it. Raises LogUnavailable."""
@@ -203,11 +206,13 @@ async def _send(producer: Any, batch: Any, topic: str, partition: int) -> int:
     return int(metadata.offset) + int(count) - 1
 
 
-def _producer(settings: Settings, transactional_id: str | None = None) -> AIOKafkaProducer:
-    longest_write_ms = int(1_000 * WRITE_APPEND_TIMEOUTS * settings.append_timeout)
+def _producer(
+    settings: Settings, compression: LogCompression | None, transactional_id: str | None = None
+) -> AIOKafkaProducer:
     longest_write_ms = int(1_000 * WRITE_APPEND_TIMEOUTS * settings.append_timeout)
     return create_producer(
         settings,
+        compression,
         linger_ms=0,
         max_batch_size=MAX_REQUEST_BYTES,
         max_request_size=MAX_REQUEST_BYTES,
@@ -220,8 +225,10 @@ def _producer(settings: Settings, transactional_id: str | None = None) -> AIOKaf
 
 
 @contextlib.asynccontextmanager
-async def open_event_producer(settings: Settings) -> AsyncIterator[EventProducer]:
+async def open_event_producer(
+    settings: Settings, compression: LogCompression | None = None
+) -> AsyncIterator[EventProducer]:
     """Start an event producer and yield it; stop it at the end, within 3 seconds."""
-    producer = _producer(settings)
+    producer = _producer(settings, compression)
     async with running_producer(producer, settings, 3):
         yield EventProducer(producer, settings)
