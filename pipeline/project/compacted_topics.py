@@ -11,7 +11,7 @@ import psycopg
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
-from pipeline.errors import RecoverableError
+from pipeline.errors import RecoverableError, RoleStopped
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
@@ -20,6 +20,7 @@ from pipeline.runtime.kafka_clients import create_consumer, get_records, start_c
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.sleep import sleep_unless
+from pipeline.runtime.tasks import run_unless
 from topics.codec import NewerRecord, Undecodable, decode
 from topics.registry import DEAD_LETTERS, Topic
 
@@ -50,7 +51,9 @@ async def follow_topic(rt: Runtime, topic: Topic, tables: TopicProjection, batch
     """
     while not rt.stop.is_set():
         try:
-            await _follow(rt, topic, tables, batch_size)
+            await run_unless(rt.stop, _follow(rt, topic, tables, batch_size))
+        except RoleStopped:
+            return
         except _UNAVAILABLE_ERRORS as error:
             logger.warning("topic not projected, retrying", topic=topic.name, error=type(error).__name__)
         except NewerRecord as error:
@@ -71,14 +74,14 @@ async def _follow(rt: Runtime, topic: Topic, tables: TopicProjection, batch_size
 async def _project(
     rt: Runtime, reader: AIOKafkaConsumer, topic: Topic, tables: TopicProjection, batch_size: int
 ) -> None:
-    """Project batches until ``rt.stop``, or until another projector has moved the offset."""
+    """Project batches until another projector has moved the offset."""
     partition = topic_partition(topic.name, _PARTITION, rt.settings)
     reader.assign([partition])
     beginning = (await reader.beginning_offsets([partition]))[partition]
     async with rt.pool.connection() as connection:
         offset = await tables.next_offset(connection, beginning)
     reader.seek(partition, offset)
-    while not rt.stop.is_set():
+    while True:
         fetched = await get_records(reader, partition, timeout_ms=250, max_records=batch_size)
         records = fetched.get(partition, [])
         if not records:

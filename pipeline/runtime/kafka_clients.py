@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, ProducerClosed
 
 from pipeline.errors import ClientRefused, LogUnavailable
 from pipeline.runtime.kafka_diagnosis import explain_failure
@@ -29,6 +29,8 @@ replaced after about as long (`broker.session.timeout.ms`, 9 s), and the largest
 MIN_PRODUCER_REQUEST_TIMEOUT_S: Final = 2.0
 START_TIMEOUT_S: Final = 30.0
 """Seconds until a client must be connected; an idempotent producer would try for ever."""
+DISCONNECT_TIMEOUT_S: Final = 1.0
+"""Seconds for a producer that was given up to close its connections."""
 
 
 def producer_request_timeout_ms(settings: Settings) -> int:
@@ -138,6 +140,25 @@ async def start_client(
 async def _close(client: AIOKafkaProducer | AIOKafkaConsumer | AIOKafkaAdminClient) -> None:
     with contextlib.suppress(Exception):
         await (client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())
+
+
+async def close_producer(producer: AIOKafkaProducer, flush_timeout_s: float, requests_timeout_s: float = 0.0) -> None:
+    """Flush and close a producer; fail what is not confirmed within ``flush_timeout_s``.
+
+    ``requests_timeout_s``: the seconds in which requests that are under way then must end; by default none.
+    """
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(flush_timeout_s):
+            await producer.stop()
+            return
+    sender = producer._sender.sender_task
+    if sender is not None and not sender.done():
+        sender.cancel()
+        await asyncio.wait([sender], timeout=requests_timeout_s)
+    producer._message_accumulator.fail_all(ProducerClosed())
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(DISCONNECT_TIMEOUT_S):
+            await producer.client.close()
 
 
 async def get_records(
