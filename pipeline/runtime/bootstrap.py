@@ -19,6 +19,8 @@ from pipeline.runtime.logs import configure_logging
 from pipeline.runtime.ops_server import observe_role
 from pipeline.runtime.ports import Clock, NewId
 from pipeline.runtime.role_health import RoleHealth, find_server_problems
+from pipeline.runtime.role_tracing import open_tracing
+from pipeline.runtime.tracing import NO_TRACER, Tracer
 from pipeline.settings import Settings
 
 
@@ -35,6 +37,7 @@ class Runtime:
     """An event that SIGTERM and SIGINT set: the role finishes the work in hand and returns."""
     health: RoleHealth
     """Where a role says whether it is ready, and shows its metrics."""
+    tracer: Tracer = NO_TRACER
 
 
 def wall_clock() -> int:
@@ -78,10 +81,13 @@ async def open_runtime(
     for number in (signal.SIGTERM, signal.SIGINT) if signals else ():
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     health = RoleHealth(role)
-    with observe_role(health, settings) if role else contextlib.nullcontext():
+    with contextlib.ExitStack() as observed:
+        tracer = NO_TRACER
         if role:
+            observed.enter_context(observe_role(health, settings))
+            tracer = observed.enter_context(open_tracing(settings, health))
             await wait_for_database(settings, stop)
         async with open_database(settings, size=pool_size) as pool, open_kafka_log(settings) as log:
             health.add_check(functools.partial(find_server_problems, log, pool))
             health.finish_start()
-            yield Runtime(settings, log, pool, wall_clock, fresh_id, stop, health)
+            yield Runtime(settings, log, pool, wall_clock, fresh_id, stop, health, tracer)

@@ -14,6 +14,7 @@ from pipeline.runtime.bootstrap import check_role_settings, wall_clock
 from pipeline.runtime.logs import configure_logging, get_logger
 from pipeline.runtime.ops_server import observe_role
 from pipeline.runtime.role_health import RoleHealth
+from pipeline.runtime.role_tracing import open_tracing
 from pipeline.settings import Settings
 from pipeline.webhooks.token_readers import token_readers_of
 from pipeline.worker.agents import FactFolder, Normalizer
@@ -36,7 +37,7 @@ _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 async def serve(settings: Settings) -> None:
     """Run the worker's flow until SIGTERM. Raises what crashed it, and TopicMismatch."""
     health = RoleHealth("worker")
-    with observe_role(health, settings):
+    with observe_role(health, settings), open_tracing(settings, health) as tracer:
         if not await check_topics(settings):
             return
         token_readers = token_readers_of(settings)
@@ -44,7 +45,7 @@ async def serve(settings: Settings) -> None:
         async with open_event_producer(settings) as producer, open_normalizer_pool(settings, wall_clock) as pool:
             normalizer, folder = Normalizer(wall_clock, token_readers, pool.normalize), FactFolder(wall_clock)
             expiry = StateExpiry(wall_clock, settings.quiet_days)
-            flow = build_topology(WorkerFlow(settings, producer), normalizer, folder, expiry)
+            flow = build_topology(WorkerFlow(settings, producer, tracer=tracer), normalizer, folder, expiry)
             FlowObserver(flow, health)
             health.finish_start()
             await run_flow(flow)
