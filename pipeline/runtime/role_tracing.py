@@ -19,7 +19,7 @@ def open_tracing(settings: Settings, health: RoleHealth) -> Iterator[Tracer]:
         yield NO_TRACER
         return
     try:
-        from pipeline.runtime.otlp_tracer import open_otlp_tracer  # noqa: PLC0415  20 MB that nobody needs otherwise
+        from pipeline.runtime.otlp_tracer import open_otlp_tracer  # noqa: PLC0415  an extra that may not be installed
     except ImportError as error:
         raise InvalidSettings(
             f"MAILFOLD_TRACING: {error.name or 'OpenTelemetry'} is not installed; `pip install 'mailfold[tracing]'`"
