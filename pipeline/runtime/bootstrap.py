@@ -20,8 +20,10 @@ from pipeline.runtime.logs import configure_logging
 from pipeline.runtime.ops_server import observe_role
 from pipeline.runtime.ports import Clock, NewId
 from pipeline.runtime.role_health import RoleHealth, find_server_problems
+from pipeline.runtime.role_tracing import open_tracing
 from pipeline.runtime.schema import read_feature_level
 from pipeline.runtime.startup import stop_at_signals, wait_until_available
+from pipeline.runtime.tracing import NO_TRACER, Tracer
 from pipeline.settings import Settings
 
 
@@ -38,6 +40,7 @@ class Runtime:
     """An event that SIGTERM and SIGINT set: the role finishes the work in hand and returns."""
     health: RoleHealth
     """Where a role says whether it is ready, and shows its metrics."""
+    tracer: Tracer = NO_TRACER
 
 
 def wall_clock() -> int:
@@ -82,7 +85,11 @@ async def open_runtime(
     if signals:
         stop_at_signals(stop)
     health = RoleHealth(role)
-    with observe_role(health, settings) if role else contextlib.nullcontext():
+    with contextlib.ExitStack() as observed:
+        tracer = NO_TRACER
+        if role:
+            observed.enter_context(observe_role(health, settings))
+            tracer = observed.enter_context(open_tracing(settings, health))
         async with contextlib.AsyncExitStack() as stack:
 
             def open_pool() -> Coroutine[Any, Any, Pool]:
@@ -98,4 +105,4 @@ async def open_runtime(
             log = await (wait_until_available("Kafka", open_log, stop) if role else open_log())
             health.add_check(functools.partial(find_server_problems, log, pool))
             health.finish_start()
-            yield Runtime(settings, log, pool, wall_clock, fresh_id, stop, health)
+            yield Runtime(settings, log, pool, wall_clock, fresh_id, stop, health, tracer)

@@ -18,6 +18,7 @@ from pipeline.runtime.kafka_clients import create_producer
 from pipeline.runtime.log_compression import LogCompression
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.renewable_producer import RenewableProducer, open_renewable_producer
+from pipeline.runtime.tracing import current_span, record_headers
 from pipeline.settings import Settings
 from topics.codec import encode
 from topics.record import LogPosition
@@ -109,7 +110,11 @@ class KafkaLog:
         value = encode(entry.topic, entry.record)
         try:
             sent: asyncio.Future[Any] = await producer.send(
-                self._prefix + entry.topic.name, value, key=key, partition=entry.partition
+                self._prefix + entry.topic.name,
+                value,
+                key=key,
+                partition=entry.partition,
+                headers=record_headers(current_span().traceparent),
             )
         except KafkaError:
             return None

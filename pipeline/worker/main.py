@@ -15,6 +15,7 @@ from pipeline.runtime.log_compression import LogCompression, open_compression
 from pipeline.runtime.logs import configure_logging, get_logger
 from pipeline.runtime.ops_server import observe_role
 from pipeline.runtime.role_health import RoleHealth
+from pipeline.runtime.role_tracing import open_tracing
 from pipeline.runtime.schema import read_feature_level
 from pipeline.runtime.startup import STOP_SIGNALS, stop_at_signals, wait_until_available
 from pipeline.settings import Settings
@@ -38,7 +39,7 @@ async def serve(settings: Settings) -> None:
     Raises what crashed it, TopicMismatch, ClientRefused, and RoleStopped if SIGTERM comes before Kafka answers.
     """
     health = RoleHealth("worker")
-    with observe_role(health, settings):
+    with observe_role(health, settings), open_tracing(settings, health) as tracer:
         async with contextlib.AsyncExitStack() as stack:
             compression = await stack.enter_async_context(_open_compression(settings))
             producer = await _start_producer(settings, compression, stack)
@@ -47,7 +48,8 @@ async def serve(settings: Settings) -> None:
             pool = await stack.enter_async_context(open_normalizer_pool(settings, wall_clock))
             normalizer, folder = Normalizer(wall_clock, token_readers, pool.normalize), FactFolder(wall_clock)
             expiry = StateExpiry(wall_clock, settings.quiet_days)
-            flow = build_topology(WorkerFlow(settings, producer, compression), normalizer, folder, expiry)
+            worker_flow = WorkerFlow(settings, producer, compression, tracer=tracer)
+            flow = build_topology(worker_flow, normalizer, folder, expiry)
             FlowObserver(flow, health)
             health.finish_start()
             await run_flow(flow)
