@@ -21,6 +21,7 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.tracing import HEADER, current_span
 from pipeline.runtime.ttl_cache import DECISION_TTL_S, MAX_DECISIONS, TTLCache
 from projections.pending_conversions import PendingConversion, decode_conversion
 from topics.conversions import ConversionOutcome, ConversionResult
@@ -53,7 +54,10 @@ class ConversionJobHandler:
         lease.begin_contact()
         url = fasttrack.url(destination.url)
         body = fasttrack.body(conversion, user_id_integer=destination.user_id_integer)
-        reply = await self._client.post(url, body, fasttrack.headers(conversion, destination.key))
+        headers = fasttrack.headers(conversion, destination.key)
+        if traceparent := current_span().traceparent:
+            headers[HEADER] = traceparent
+        reply = await self._client.post(url, body, headers)
         if 200 <= reply.status < 300:
             crash_point("emit.after-2xx")
         result, outcome = self._interpret(job, reply)

@@ -21,7 +21,7 @@ A, B, C = ("a" * 32, "b" * 40, "c" * 50)
 
 
 def settings(**values: str) -> Settings:
-    return Settings(_env_file=None, **{name: SecretStr(value) for name, value in values.items()})  # type: ignore[call-arg]
+    return Settings().model_copy(update={name: SecretStr(value) for name, value in values.items()})
 
 
 def text_of(secrets: tuple[NamedSecret, ...]) -> str:
