@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test fuzz bench bench-bounces bench-peers chaos abuse soak upgrade-test chaos-mutations check format reference requirements dist release clean
+.PHONY: help demo up test fuzz bench bench-bounces bench-peers profile chaos abuse soak upgrade-test chaos-mutations check format reference requirements dist release clean
 
 help: ## Show this list
 	@$(PYTHON) -c 'import re; [print("  make %-16s%s" % m) for m in re.findall(r"(?m)^([a-z-]+):.*?## (.*)", open("Makefile").read())]'
@@ -35,6 +35,10 @@ bench-bounces: .venv/.dev ## Measure precision and recall of reading bounces ove
 
 bench-peers: .venv/.dev ## Run the fold beside Faust, Quix Streams and Kafka Streams on one topic; about 15 minutes
 	@$(BIN)/python -m bench.peers $(ARGS)
+
+ROLE ?= dispatch
+profile: .venv/.dev ## Record a flame graph of a busy role: make profile ROLE=dispatch writes profile-dispatch.svg
+	@$(BIN)/python -m bench.profile_role $(ROLE) $(ARGS)
 
 chaos: .venv/.dev ## Kill, freeze, starve and poison everything; judge whether the promises held (minutes; docs/explanation/chaos.md)
 	@$(BIN)/python -m tests.chaos $(ARGS)

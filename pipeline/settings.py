@@ -102,6 +102,12 @@ class Settings(BaseSettings):
         description="A standby of the database, as a libpq URL, from which the gateway reads listings of emails. "
         "Empty: `DATABASE_URL`.",
     )
+    database_read_max_lag: float = Field(
+        30.0,
+        ge=0,
+        description="Seconds that the standby of `DATABASE_READ_URL` may lag; after that listings are read from "
+        "`DATABASE_URL`.",
+    )
     database_statement_timeout: float = Field(
         30.0,
         ge=0,

@@ -11,7 +11,7 @@ import psycopg
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
-from pipeline.errors import RecoverableError
+from pipeline.errors import RecoverableError, RoleStopped
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
@@ -20,6 +20,7 @@ from pipeline.runtime.kafka_clients import create_consumer, get_records, start_c
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.sleep import sleep_unless
+from pipeline.runtime.tasks import run_unless
 from topics.codec import NewerRecord, Undecodable, decode
 from topics.registry import DEAD_LETTERS, Topic
 
@@ -55,7 +56,9 @@ async def follow_topic(
     """
     while not rt.stop.is_set():
         try:
-            await _follow(rt, topic, tables, batch_size, report_halt)
+            await run_unless(rt.stop, _follow(rt, topic, tables, batch_size, report_halt))
+        except RoleStopped:
+            return
         except _UNAVAILABLE_ERRORS as error:
             logger.warning("topic not projected, retrying", topic=topic.name, error=type(error).__name__)
         except NewerRecord as error:
@@ -83,7 +86,7 @@ async def _project(
     *,
     report_halt: ReportHalt,
 ) -> None:
-    """Project batches until ``rt.stop``, or until another projector has moved the offset."""
+    """Project batches until another projector has moved the offset."""
     partition = topic_partition(topic.name, _PARTITION, rt.settings)
     reader.assign([partition])
     beginning = (await reader.beginning_offsets([partition]))[partition]
@@ -93,7 +96,7 @@ async def _project(
     reader.seek(partition, offset)
     if offset >= end:
         report_halt(topic, "")  # whatever it halted at is gone or was projected by another projector
-    while not rt.stop.is_set():
+    while True:
         fetched = await get_records(reader, partition, timeout_ms=250, max_records=batch_size)
         records = fetched.get(partition, [])
         if not records:

@@ -13,7 +13,7 @@ from typing import Final
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
-from pipeline.errors import LogUnavailable
+from pipeline.errors import LogUnavailable, RoleStopped
 from pipeline.project.audit import EmailAuditor
 from pipeline.project.compacted_topics import follow_topic
 from pipeline.project.observer import ProjectObserver
@@ -25,7 +25,7 @@ from pipeline.runtime.kafka_clients import create_consumer, start_client
 from pipeline.runtime.retention import ExpiringRows, run_retention
 from pipeline.runtime.signing import Signer, hash_address, old_hash_of
 from pipeline.runtime.sleep import sleep_unless
-from pipeline.runtime.tasks import cancel_tasks
+from pipeline.runtime.tasks import cancel_tasks, run_unless
 from pipeline.settings import Settings
 from projections import sink, suppressions, templates
 from projections.sink import Sink
@@ -82,6 +82,8 @@ async def _project_changes(rt: Runtime, observer: ProjectObserver) -> None:
     while not rt.stop.is_set():
         try:
             await _project_with_consumer(rt, backoff, observer)
+        except RoleStopped:
+            return
         except (KafkaError, LogUnavailable) as error:
             await backoff.wait_after_failure(error)
 
@@ -97,7 +99,7 @@ async def _project_with_consumer(rt: Runtime, backoff: OutageBackoff, observer: 
     projectors = PartitionProjectors(rt, reader, observer)
     ticker: asyncio.Task[None] | None = None
     try:
-        await start_client(reader, rt.settings)
+        await run_unless(rt.stop, start_client(reader, rt.settings))
         backoff.reset()
         observer.begin(reader, projectors.projectors)
         reader.subscribe([rt.settings.topic(EMAIL_CHANGES.name)], listener=projectors)

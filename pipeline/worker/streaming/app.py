@@ -13,6 +13,7 @@ import faust
 from faust.events import Event
 
 from pipeline.errors import InvalidSettings
+from pipeline.runtime.log_compression import LogCompression
 from pipeline.runtime.private_files import make_private_folder, narrow_folder
 from pipeline.runtime.tracing import NO_TRACER, Tracer
 from pipeline.settings import Settings
@@ -61,6 +62,7 @@ class WorkerFlow:
         self,
         settings: Settings,
         event_producer: EventProducer,
+        compression: LogCompression | None = None,
         metrics: WorkerMetrics | None = None,
         tracer: Tracer = NO_TRACER,
     ) -> None:
@@ -76,7 +78,7 @@ class WorkerFlow:
         self.tracer = tracer
         self.app = _app(settings)
         self.writers = self.app.writers = PartitionWriters(
-            settings, self.app, self._states().data, self.metrics.fold_seconds, tracer
+            settings, self.app, self._states().data, self.metrics.fold_seconds, compression=compression, tracer=tracer
         )
 
     def source(self, *topics: Topic) -> Callable[[AgentFunction], AgentFunction]:

@@ -14,6 +14,7 @@ from prometheus_client import Histogram
 
 from pipeline.errors import Fenced, LogUnavailable, PartitionNotAssigned, TopicMismatch
 from pipeline.runtime.crashpoints import crash_point
+from pipeline.runtime.log_compression import LogCompression
 from pipeline.runtime.logs import bind_log_fields, get_logger
 from pipeline.runtime.tasks import cancel_tasks
 from pipeline.runtime.tracing import NO_TRACER, Tracer
@@ -175,9 +176,17 @@ class PartitionWriters:
     """The writers of the partitions that are assigned to this worker."""
 
     def __init__(
-        self, settings: Settings, app: Any, store: Any, transaction_seconds: Histogram, tracer: Tracer = NO_TRACER
+        self,
+        settings: Settings,
+        app: Any,
+        store: Any,
+        transaction_seconds: Histogram,
+        *,
+        compression: LogCompression | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._settings = settings
+        self._compression = compression
         self._tracer = tracer
         self._transaction_seconds = transaction_seconds
         self._app = app
@@ -205,7 +214,7 @@ class PartitionWriters:
         """
         await self.close()
         producers = {
-            number: TransactionalProducer(self._settings, self._app.conf.id, number)
+            number: TransactionalProducer(self._settings, self._app.conf.id, number, self._compression)
             for number in self._partition_numbers(assigned)
         }
         await asyncio.gather(*(producer.open() for producer in producers.values()))

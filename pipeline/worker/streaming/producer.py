@@ -22,9 +22,9 @@ from aiokafka.errors import (
 
 from pipeline.errors import Fenced, LogUnavailable
 from pipeline.runtime.crashpoints import crash_point
-from pipeline.runtime.kafka import MAX_REQUEST_BYTES, running_producer
-from pipeline.runtime.kafka_clients import create_producer
-from pipeline.runtime.kafka_diagnosis import explain_failure
+from pipeline.runtime.kafka import MAX_REQUEST_BYTES
+from pipeline.runtime.kafka_clients import close_producer, create_producer, start_client
+from pipeline.runtime.log_compression import LogCompression
 from pipeline.runtime.partitioner import partition_of_key
 from pipeline.runtime.tracing import NO_HEADERS, current_span, record_headers
 from pipeline.settings import Settings
@@ -51,7 +51,9 @@ WRITE_APPEND_TIMEOUTS: Final = 4
 """Append time-outs that a write may take. By default that is 20 s, in which the cluster replaces a broker that fails; a
 worker that gives up earlier restarts in the middle of it, which takes longer."""
 _FENCED_ERRORS: Final = (ProducerFenced, InvalidProducerEpoch, InvalidTxnState)
-_START_TIMEOUT_S: Final = 30.0
+_EVENT_FLUSH_TIMEOUT_S: Final = 3.0
+_TRANSACTION_FLUSH_TIMEOUT_S: Final = 1.0
+"""Seconds in which a transactional producer may finish; the next one to open aborts what is not committed."""
 
 
 class EventProducer:
@@ -85,21 +87,16 @@ class EventProducer:
 class TransactionalProducer:
     """A partition's only producer; its transactional id names the consumer group and the partition."""
 
-    def __init__(self, settings: Settings, group: str, partition: int) -> None:
+    def __init__(
+        self, settings: Settings, group: str, partition: int, compression: LogCompression | None = None
+    ) -> None:
         self._settings = settings
         self._group = group
-        self._producer = _producer(settings, f"{group}-{partition}")
+        self._producer = _producer(settings, compression, f"{group}-{partition}")
 
     async def open(self) -> None:
         """Abort an open transaction of the partition's earlier producer and fence it. Raises LogUnavailable."""
-        try:
-            async with asyncio.timeout(_START_TIMEOUT_S):
-                await self._producer.start()
-        except (KafkaError, TimeoutError) as error:
-            await self.close()
-            reason = await explain_failure(self._settings, error)
-            text = reason.text if reason else repr(error)
-            raise LogUnavailable(f"the transactional producer could not start: {text}") from error
+        await start_client(self._producer, self._settings)
 
     async def write(
         self, writes: PartitionWrites, offsets: Mapping[Any, int], traces: TraceContexts | None = None
@@ -132,10 +129,8 @@ class TransactionalProducer:
             await self._producer.send_offsets_to_transaction(dict(offsets), self._group)
 
     async def close(self) -> None:
-        """Stop the producer within a second; the next one to open aborts what is not committed."""
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(1):
-                await self._producer.stop()
+        """Close the producer; the next one to open aborts what is not committed."""
+        await close_producer(self._producer, _TRANSACTION_FLUSH_TIMEOUT_S)
         self._consume_transaction_error()
 
     def _consume_transaction_error(self) -> None:
@@ -222,11 +217,13 @@ async def _send(producer: Any, batch: Any, topic: str, partition: int) -> int:
     return int(metadata.offset) + int(count) - 1
 
 
-def _producer(settings: Settings, transactional_id: str | None = None) -> AIOKafkaProducer:
-    longest_write_ms = int(1_000 * WRITE_APPEND_TIMEOUTS * settings.append_timeout)
+def _producer(
+    settings: Settings, compression: LogCompression | None, transactional_id: str | None = None
+) -> AIOKafkaProducer:
     longest_write_ms = int(1_000 * WRITE_APPEND_TIMEOUTS * settings.append_timeout)
     return create_producer(
         settings,
+        compression,
         linger_ms=0,
         max_batch_size=MAX_REQUEST_BYTES,
         max_request_size=MAX_REQUEST_BYTES,
@@ -239,8 +236,13 @@ def _producer(settings: Settings, transactional_id: str | None = None) -> AIOKaf
 
 
 @contextlib.asynccontextmanager
-async def open_event_producer(settings: Settings) -> AsyncIterator[EventProducer]:
-    """Start an event producer and yield it; stop it at the end, within 3 seconds."""
-    producer = _producer(settings)
-    async with running_producer(producer, settings, 3):
+async def open_event_producer(
+    settings: Settings, compression: LogCompression | None = None
+) -> AsyncIterator[EventProducer]:
+    """Start an event producer and yield it; flush and close it at the end. Raises LogUnavailable."""
+    producer = _producer(settings, compression)
+    await start_client(producer, settings)
+    try:
         yield EventProducer(producer, settings)
+    finally:
+        await close_producer(producer, _EVENT_FLUSH_TIMEOUT_S)
