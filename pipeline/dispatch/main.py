@@ -55,6 +55,7 @@ async def run(rt: Runtime) -> None:
             metrics=metrics.jobs,
             tick=tick,
             barrier=AckBarrier(rt),
+            tracer=rt.tracer,
         )
         try:
             await run_loops(

@@ -81,7 +81,7 @@ def make_gateway_state(
         log=log,
         history=HistoryReader(rt.pool, standby, max_lag_s=rt.settings.database_read_max_lag),
         spool=spool,
-        event_buffer=EventBuffer(log, spool, metrics),
+        event_buffer=EventBuffer(log, spool, metrics, rt.tracer),
         client_info=ClientInfoReader(rt.settings.trusted_proxies),
         authenticate=ApiKeyAuthenticator(rt),
         signer=signer,

@@ -21,6 +21,7 @@ from pipeline.jobs.store import ClaimLimits, JobStore, Settlement, notify_channe
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.logs import bind_log_fields, get_logger
 from pipeline.runtime.tasks import cancel_tasks, run_unless
+from pipeline.runtime.tracing import NO_TRACER, Attribute, Tracer
 
 logger = get_logger(__name__)
 
@@ -88,6 +89,7 @@ class JobEngine:
         rand: Callable[[], float] = random.random,
         tick: Callable[[], Awaitable[None]] | None = None,
         barrier: ClaimBarrier | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._store = store
         self._limits = limits
@@ -98,6 +100,7 @@ class JobEngine:
         self._tick = tick
         self._metrics = metrics
         self._barrier = barrier
+        self._tracer = tracer
         self._server: datetime | None = None
         """When the server started on which the barrier was passed; None while it is not."""
         self._no_claims_before = 0.0
@@ -172,7 +175,7 @@ class JobEngine:
     async def _run_job(self, job: Job, lease: Lease) -> None:
         bind_log_fields(queue=job.queue, email_id=job.stream, job=job.name, lane=job.lane, attempt=job.attempt)
         try:
-            result = await self._handle(job, lease)
+            result = await self._attempt(job, lease)
         except LeaseLost:
             self._forget(job)
         except asyncio.CancelledError:
@@ -188,6 +191,15 @@ class JobEngine:
             self._queue_result(job, self._retry_or_bury(job, f"{type(error).__name__}: {error}"))
         else:
             self._queue_result(job, result)
+
+    async def _attempt(self, job: Job, lease: Lease) -> JobResult:
+        """Let the handler try the job, in a span if its email is traced."""
+        if not job.traceparent:
+            return await self._handle(job, lease)
+        with self._tracer.span(f"{job.queue} {job.name}", "client", [job.traceparent], _span_attributes(job)) as span:
+            result = await self._handle(job, lease)
+            span.set_attributes({"mailfold.result": result.state.value})
+            return result
 
     def _retry_or_bury(self, job: Job, error: str) -> JobResult:
         delay = next_delay(self._schedule, job.tries, self._random)
@@ -284,6 +296,16 @@ class JobEngine:
     async def _wake_at(self, stop: asyncio.Event) -> None:
         await stop.wait()
         self._wake.set()
+
+
+def _span_attributes(job: Job) -> dict[str, Attribute]:
+    return {
+        "mailfold.email_id": job.stream,
+        "mailfold.queue": job.queue,
+        "mailfold.job": job.name,
+        "mailfold.attempt": job.attempt,
+        "mailfold.tenant": job.lane.partition("/")[0],
+    }
 
 
 def _raise_first_error(tasks: list[asyncio.Task[None]]) -> None:

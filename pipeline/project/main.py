@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
 from pipeline.errors import LogUnavailable, RoleStopped
+from pipeline.project.audit import EmailAuditor
 from pipeline.project.compacted_topics import follow_topic
 from pipeline.project.observer import ProjectObserver
 from pipeline.project.partition import OutageBackoff, PartitionProjector
@@ -31,6 +32,8 @@ from projections.sink import Sink
 from topics.registry import EMAIL_CHANGES, SUPPRESSIONS, TEMPLATES
 
 CONSUMER_GROUP: Final = "project"
+AUDITING_PARTITION: Final = 0
+"""The partition whose projector audits, so that one of several does."""
 METADATA_MAX_CHARS: Final = 500
 """Of the text that is committed with an offset; the brokers' default limit is 4096 bytes."""
 
@@ -55,12 +58,16 @@ def _old_digest(signer: Signer, address: str) -> bytes:
 
 async def run(rt: Runtime) -> None:
     """Project changes, templates and operators' suppression decisions, and expire identities, until ``rt.stop``."""
-    # A template is read whole and may have 250 kB; a decision has a few hundred bytes.
-    compacted = (follow_topic(rt, TEMPLATES, templates, 20), follow_topic(rt, SUPPRESSIONS, suppressions, 2000))
     observer = ProjectObserver(rt)
+    compacted = (
+        # A template is read whole and may have 250 kB; a decision has a few hundred bytes.
+        follow_topic(rt, TEMPLATES, templates, 20, observer.report_topic_halt),
+        follow_topic(rt, SUPPRESSIONS, suppressions, 2000, observer.report_topic_halt),
+    )
     rt.log.require_topics(EMAIL_CHANGES)
     expiry = run_retention(rt, [expiring_identities(rt.settings)])
-    await asyncio.gather(_project_changes(rt, observer), *compacted, expiry)
+    auditor = EmailAuditor(rt, observer.metrics, lambda: observer.has_partition(AUDITING_PARTITION))
+    await asyncio.gather(_project_changes(rt, observer), *compacted, expiry, auditor.run())
 
 
 def expiring_identities(settings: Settings) -> ExpiringRows:

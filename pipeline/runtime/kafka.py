@@ -15,8 +15,10 @@ from aiokafka.protocol.metadata import MetadataRequest
 from pipeline.errors import LogUnavailable
 from pipeline.runtime.batch_producer import BatchProducer
 from pipeline.runtime.kafka_clients import create_producer
+from pipeline.runtime.log_compression import LogCompression
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.renewable_producer import RenewableProducer, open_renewable_producer
+from pipeline.runtime.tracing import current_span, record_headers
 from pipeline.settings import Settings
 from topics.codec import encode
 from topics.record import LogPosition
@@ -108,7 +110,11 @@ class KafkaLog:
         value = encode(entry.topic, entry.record)
         try:
             sent: asyncio.Future[Any] = await producer.send(
-                self._prefix + entry.topic.name, value, key=key, partition=entry.partition
+                self._prefix + entry.topic.name,
+                value,
+                key=key,
+                partition=entry.partition,
+                headers=record_headers(current_span().traceparent),
             )
         except KafkaError:
             return None
@@ -131,11 +137,13 @@ async def append_all(log: Any, entries: Sequence[LogEntry], *, within: float | N
 
 
 @contextlib.asynccontextmanager
-async def open_kafka_log(settings: Settings) -> AsyncIterator[KafkaLog]:
+async def open_kafka_log(settings: Settings, compression: LogCompression | None = None) -> AsyncIterator[KafkaLog]:
     """Open the log; flush and close it at the end. Raise LogUnavailable."""
 
     def create() -> AIOKafkaProducer:
-        return create_producer(settings, linger_ms=2, max_batch_size=262_144, max_request_size=MAX_REQUEST_BYTES)
+        return create_producer(
+            settings, compression, linger_ms=2, max_batch_size=262_144, max_request_size=MAX_REQUEST_BYTES
+        )
 
     async with open_renewable_producer(settings, create, FLUSH_TIMEOUT_S) as producers:
         yield KafkaLog(producers, settings)

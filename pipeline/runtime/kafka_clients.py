@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError, ProducerClosed
 from pipeline.errors import ClientRefused, LogUnavailable
 from pipeline.runtime.kafka_diagnosis import explain_failure
 from pipeline.runtime.kafka_security import security_options
+from pipeline.runtime.log_compression import LogCompression
 from pipeline.runtime.tasks import cancel_tasks
 from pipeline.settings import Settings
 
@@ -78,8 +79,11 @@ def end_fetches_first(consumer: AIOKafkaConsumer) -> None:
     consumer.stop = stop_after_fetches
 
 
-def create_producer(settings: Settings, **options: Any) -> AIOKafkaProducer:
-    """Return an idempotent producer that waits for all in-sync replicas. Raise InvalidSettings."""
+def create_producer(settings: Settings, compression: LogCompression | None = None, **options: Any) -> AIOKafkaProducer:
+    """Return an idempotent producer that waits for all in-sync replicas. Raise InvalidSettings.
+
+    Without ``compression`` it never compresses.
+    """
     timeout_ms = producer_request_timeout_ms(settings)
     producer = AIOKafkaProducer(
         bootstrap_servers=settings.kafka_bootstrap,
@@ -92,6 +96,8 @@ def create_producer(settings: Settings, **options: Any) -> AIOKafkaProducer:
     limit_connecting(producer.client, timeout_ms)
     # aiokafka never expires a batch that it has sent; one whose partition has no leader must not leave a gap.
     producer._message_accumulator._batch_ttl = math.inf
+    if compression is not None:
+        compression.apply_to(producer)
     return producer
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import gc
 import sys
 
@@ -10,9 +11,12 @@ import uvloop
 from pipeline.errors import MailfoldError, RoleStopped
 from pipeline.runtime import crashpoints, topic_admin
 from pipeline.runtime.bootstrap import check_role_settings, wall_clock
+from pipeline.runtime.log_compression import LogCompression, open_compression
 from pipeline.runtime.logs import configure_logging, get_logger
 from pipeline.runtime.ops_server import observe_role
 from pipeline.runtime.role_health import RoleHealth
+from pipeline.runtime.role_tracing import open_tracing
+from pipeline.runtime.schema import read_feature_level
 from pipeline.runtime.startup import STOP_SIGNALS, stop_at_signals, wait_until_available
 from pipeline.settings import Settings
 from pipeline.webhooks.token_readers import token_readers_of
@@ -35,28 +39,39 @@ async def serve(settings: Settings) -> None:
     Raises what crashed it, TopicMismatch, ClientRefused, and RoleStopped if SIGTERM comes before Kafka answers.
     """
     health = RoleHealth("worker")
-    with observe_role(health, settings):
+    with observe_role(health, settings), open_tracing(settings, health) as tracer:
         async with contextlib.AsyncExitStack() as stack:
-            producer = await _start_producer(settings, stack)
+            compression = await stack.enter_async_context(_open_compression(settings))
+            producer = await _start_producer(settings, compression, stack)
             token_readers = token_readers_of(settings)
             tune_garbage_collector()
             pool = await stack.enter_async_context(open_normalizer_pool(settings, wall_clock))
             normalizer, folder = Normalizer(wall_clock, token_readers, pool.normalize), FactFolder(wall_clock)
             expiry = StateExpiry(wall_clock, settings.quiet_days)
-            flow = build_topology(WorkerFlow(settings, producer), normalizer, folder, expiry)
+            worker_flow = WorkerFlow(settings, producer, compression, tracer=tracer)
+            flow = build_topology(worker_flow, normalizer, folder, expiry)
             FlowObserver(flow, health)
             health.finish_start()
             await run_flow(flow)
 
 
-async def _start_producer(settings: Settings, stack: contextlib.AsyncExitStack) -> EventProducer:
+def _open_compression(settings: Settings) -> contextlib.AbstractAsyncContextManager[LogCompression]:
+    """Open the worker's compression; a worker that was given no database does not compress."""
+    if not settings.database_url.get_secret_value():
+        return contextlib.nullcontext(LogCompression())
+    return open_compression(functools.partial(read_feature_level, settings))
+
+
+async def _start_producer(
+    settings: Settings, compression: LogCompression, stack: contextlib.AsyncExitStack
+) -> EventProducer:
     """Check the topics and open the event producer, as soon as Kafka answers."""
     stop = asyncio.Event()
     stop_at_signals(stop)
     try:
         await wait_until_available("Kafka", lambda: topic_admin.check(settings), stop)
         return await wait_until_available(
-            "Kafka", lambda: stack.enter_async_context(open_event_producer(settings)), stop
+            "Kafka", lambda: stack.enter_async_context(open_event_producer(settings, compression)), stop
         )
     finally:
         for number in STOP_SIGNALS:  # Faust sets handlers of its own
