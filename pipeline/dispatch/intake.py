@@ -65,6 +65,8 @@ class JobIntake:
                     await self._write_batches(batches)
         finally:
             self._progress.end()
+            for place, reason in self._positions.lost.items():
+                self._progress.note_lost(place, reason)
             await reader.stop()
 
     async def _assign(self, reader: AIOKafkaConsumer) -> None:
@@ -101,6 +103,7 @@ class JobIntake:
 
     async def _write_batches(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
         for partition, records in batches.items():
+            self._positions.require_following(partition, records[0].offset)
             self._progress.add_fetched(partition, records)
         rows = parse_records(self._positions.topics, [record for records in batches.values() for record in records])
         if rows.broken:
@@ -110,7 +113,7 @@ class JobIntake:
         with self._transaction_seconds.time():
             async with self._rt.pool.connection() as connection:
                 await _write(connection, rows)
-                await self._positions.advance(connection, upto)
+                await self._positions.advance(connection, upto, batches)
         self._positions.next_offsets |= upto
         self._progress.finish(upto)
 

@@ -71,6 +71,7 @@ CASES = {
         9,
         25,
     ),
+    "MailfoldLogLost": AlertCase({'mailfold_log_lost{reader="dispatch"}': "0+0x9 1+0x9"}, 9, 12),
     "MailfoldProjectionHalted": AlertCase({'mailfold_projection_halted{partition="3"}': "0+0x9 1+0x9"}, 9, 12),
     "MailfoldRecordsWait": AlertCase({f"mailfold_oldest_unprocessed_seconds{{{BY_READER}}}": "0+0x9 0+60x20"}, 19, 23),
     "MailfoldLag": AlertCase(

@@ -17,7 +17,7 @@ class Record:
 
     def __init__(self, offset: int, value: bytes) -> None:
         self.offset, self.value = offset, value
-        self.partition, self.key = 3, b""
+        self.partition, self.key, self.timestamp = 3, b"", 0
 
 
 def records(count: int) -> list[Record]:
