@@ -75,7 +75,7 @@ from unnest(
 where o.queue = 'dispatch' and o.topic = moved.topic and o.partition = moved.partition
     and o.next_offset = moved.expected
 
--- name: heard_of
+-- name: sent_emails
 -- Emails with an event that proves that they were sent.
 select email_id::text from projections.history
 where email_id = any(%(email_ids)b::uuid[])

@@ -15,7 +15,7 @@ from pipeline.emit.fasttrack import ConversionReplyMeaning
 from pipeline.emit.http import ConversionClient, ConversionResponse
 from pipeline.jobs.engine import Lease
 from pipeline.jobs.job import DONE, EndpointHealth, Job, JobResult, bury, release, retry
-from pipeline.jobs.retry import next_delay, not_before
+from pipeline.jobs.retry import next_delay
 from pipeline.runtime.append import append_until_confirmed
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
@@ -76,18 +76,11 @@ class ConversionJobHandler:
             pause = f"the destination answers {reply.status}"
             return release(0, error, EndpointHealth.HEALTHY, pause=pause), ConversionOutcome.RETRYING
         health = EndpointHealth.FAILING if meaning is ConversionReplyMeaning.UNWELL else EndpointHealth.HEALTHY
-        delay = self._retry_delay(job, reply)
+        requested_s = fasttrack.retry_after_seconds(reply.status, reply.retry_after, self._rt.clock())
+        delay = next_delay(self._rt.settings.emit_schedule, job.tries, self._random, requested_s or 0)
         if delay is None:
             return bury(f"gave up: {error}", health), ConversionOutcome.GIVEN_UP
         return retry(delay, error, health), ConversionOutcome.RETRYING
-
-    def _retry_delay(self, job: Job, reply: ConversionResponse) -> float | None:
-        """Return the seconds to the next attempt: those of Retry-After or of the schedule; None after the last one."""
-        scheduled = next_delay(self._rt.settings.emit_schedule, job.tries, self._random)
-        requested = fasttrack.retry_after_seconds(reply.status, reply.retry_after, self._rt.clock())
-        if scheduled is None or requested is None:
-            return scheduled
-        return not_before(requested, self._random)
 
     async def _append_result(
         self,

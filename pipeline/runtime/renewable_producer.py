@@ -34,8 +34,7 @@ MIN_RENEWAL_INTERVAL_S: Final = 2.0
 RENEWAL_TIMEOUT_S: Final = 8.0
 """Seconds until a new producer must be connected and have its id; the next check tries again with another one."""
 CLOSE_TIMEOUT_S: Final = 5.0
-"""Seconds in which a replaced producer may still send what it has, and again the seconds in which its requests that are
-under way must end after that."""
+"""Seconds for a replaced producer to send what it has; then as long again for its requests under way to end."""
 
 
 class RenewableProducer:
