@@ -27,7 +27,7 @@ from topics.conversions import ConversionResult
 from topics.registry import CONVERSION_RESULTS
 
 SQL: Final = SqlQueries(Path(__file__).with_name("queries.sql"))
-OVERLAP_S: Final = 600.0
+OVERLAP_S: Final = 120.0
 """Seconds before the last finished job of the database from which on results are read: clocks differ, and a job is
 finished a moment after its result is on the log."""
 RETRY_INTERVAL_S: Final = 1.0

@@ -60,6 +60,8 @@ async def live_before_and_after(settings: Settings, folder: Path, world: Outside
         await take(rt, "waiting", WAITING)
         jobs = "select 1 from jobs.jobs where queue = 'dispatch' having count(*) = %s"
         await until(lambda: rows(rt, jobs, BEFORE + LOST + WAITING))
+    async with open_runtime(settings, signals=False) as rt:
+        await rows(rt, "delete from jobs.lanes returning 1")
     return cut_at
 
 
@@ -94,7 +96,6 @@ async def test_log_that_was_restored_to_an_older_moment(quick: Settings, tmp_pat
                 assert len(world.mails()) == BEFORE + LOST, "nothing is sent before it is clear"
                 said = await mailfold_on(older, "recover", "--yes")
                 assert said.code == 0, said.err
-                await rows(rt, "delete from jobs.lanes returning 1")
                 await settled(rt, world, total)
                 await until(lambda: is_ready(rt))
                 assert await find_losses(older, rt.pool) == []

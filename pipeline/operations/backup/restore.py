@@ -140,7 +140,7 @@ async def _require_unused(connection: Connection) -> None:
     used = []
     for name in tables:
         if name not in NEW_DATABASE_TABLES:
-            query = sql.SQL("select exists (select from {})").format(sql.Identifier(*name.split(".")))
+            query = sql.SQL(SQL["has_rows"]).format(sql.Identifier(*name.split(".")))
             row = await (await connection.execute(query)).fetchone()
             used += [name] if row is None or row[0] else []
     if used:
@@ -166,7 +166,7 @@ async def _restore_table(
     await _require_columns(connection, start)
     name = sql.Identifier(*start.name.split("."))
     if start.name in _REPLACED_TABLES:
-        await connection.execute(sql.SQL("delete from {}").format(name))
+        await connection.execute(sql.SQL("truncate {}").format(name))
     columns = sql.SQL(", ").join(map(sql.Identifier, start.columns))
     async with connection.cursor() as cursor:
         async with cursor.copy(sql.SQL("copy {} ({}) from stdin").format(name, columns)) as copy:
