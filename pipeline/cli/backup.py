@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.context import command_settings, console, run_with_database, secret_of
+from pipeline.cli.context import command_settings, console, run_with_database
 from pipeline.errors import InvalidSettings
 from pipeline.operations.backup import restore as restore_operation
 from pipeline.operations.backup import save as save_operation
@@ -26,7 +26,7 @@ def backup(
 ) -> None:
     """Save what Postgres owns in one encrypted file: tenants, keys, providers, brands, identities, paused lanes.
 
-    It is one snapshot, made while everything runs. The log and MAILFOLD_SECRET are not in it: save both apart. What is
+    It is one snapshot, made while everything runs. The log and the secrets are not in it: save both apart. What is
     made from the log (history, finished jobs) is not in it either. The file has mode 0600 and gets its name when it is
     complete. The passphrase comes from MAILFOLD_BACKUP_PASSPHRASE or a file.
     """
@@ -37,7 +37,6 @@ def backup(
         return
 
     async def work(settings: Settings) -> save_operation.SavedBackup:
-        secret_of(settings)
         return await save_operation.save_backup(settings, file, read_passphrase(settings))
 
     saved = run_with_database(work)
@@ -54,7 +53,7 @@ def restore(
         bool,
         typer.Option(
             "--other-secret",
-            help="Even if it was made under another MAILFOLD_SECRET, which is lost. Give every credential again then.",
+            help="Even if it was made under another secret, which is lost. Give every credential again then.",
         ),
     ] = False,
 ) -> None:
@@ -65,7 +64,6 @@ def restore(
     """
 
     async def work(settings: Settings) -> restore_operation.RestoredBackup:
-        secret_of(settings)
         passphrase = read_passphrase(settings)
         return await restore_operation.restore_backup(settings, file, passphrase, other_secret=other_secret)
 
@@ -80,16 +78,10 @@ def restore(
 
 
 def read_passphrase(settings: Settings) -> str:
-    """Return the passphrase of backups. Raise InvalidSettings where there is none, or its file can't be read."""
+    """Return the passphrase of backups. Raise InvalidSettings where there is none."""
     if passphrase := settings.backup_passphrase.get_secret_value():
         return passphrase
-    if not settings.backup_passphrase_file:
-        raise InvalidSettings("MAILFOLD_BACKUP_PASSPHRASE: missing; set it, or MAILFOLD_BACKUP_PASSPHRASE_FILE")
-    try:
-        lines = Path(settings.backup_passphrase_file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidSettings(f"MAILFOLD_BACKUP_PASSPHRASE_FILE: can't be read: {error}") from None
-    return lines[0].strip() if lines else ""
+    raise InvalidSettings("MAILFOLD_BACKUP_PASSPHRASE: missing; set it, or MAILFOLD_BACKUP_PASSPHRASE_FILE")
 
 
 def _print_contents(header: BackupHeader, rows: dict[str, int]) -> None:

@@ -20,6 +20,8 @@ from pipeline.runtime.append import append_until_confirmed
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.tracing import HEADER, current_span
 from pipeline.runtime.ttl_cache import DECISION_TTL_S, MAX_DECISIONS, TTLCache
 from projections.pending_conversions import PendingConversion, decode_conversion
 from topics.conversions import ConversionOutcome, ConversionResult
@@ -38,7 +40,7 @@ class ConversionJobHandler:
 
     def __init__(self, rt: Runtime, client: ConversionClient, rand: Callable[[], float] = random.random) -> None:
         self._rt = rt
-        self._secret = rt.settings.secret.get_secret_value()
+        self._ring = secret_ring(rt.settings)
         self._client = client
         self._random = rand
         self._destinations: TTLCache[tuple[str, str], Destination | None] = TTLCache(DECISION_TTL_S, MAX_DECISIONS)
@@ -52,7 +54,10 @@ class ConversionJobHandler:
         lease.begin_contact()
         url = fasttrack.url(destination.url)
         body = fasttrack.body(conversion, user_id_integer=destination.user_id_integer)
-        reply = await self._client.post(url, body, fasttrack.headers(conversion, destination.key))
+        headers = fasttrack.headers(conversion, destination.key)
+        if traceparent := current_span().traceparent:
+            headers[HEADER] = traceparent
+        reply = await self._client.post(url, body, headers)
         if 200 <= reply.status < 300:
             crash_point("emit.after-2xx")
         result, outcome = self._interpret(job, reply)
@@ -61,7 +66,7 @@ class ConversionJobHandler:
         return result
 
     async def _load_destination(self, key: tuple[str, str]) -> Destination | None:
-        return await admin.get_destination(self._rt.pool, *key, self._secret)
+        return await admin.get_destination(self._rt.pool, *key, self._ring)
 
     def _interpret(self, job: Job, reply: ConversionResponse) -> tuple[JobResult, ConversionOutcome]:
         error = f"{reply.status or ''} {reply.text}".strip()

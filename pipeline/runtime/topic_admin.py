@@ -20,9 +20,6 @@ from pipeline.settings import Settings
 from topics.registry import TOPICS, Topic
 
 ALTER_HINT: Final = "alter it with your cluster's tools"
-READABLE_COMPRESSIONS: Final = frozenset({"producer", "uncompressed", "gzip"})
-"""Values of `compression.type` that suit all of our readers; with any other, the broker recompresses every record
-with a codec that they may not have."""
 
 
 class BrokerAddress(msgspec.Struct, frozen=True):
@@ -156,10 +153,6 @@ def _compare(name: str, topic: Topic, partitions: int, config: dict[str, str], s
             f"{name}: min.insync.replicas is {config.get('min.insync.replicas')}, must be at least "
             f"{min_in_sync_replicas(settings)} with MAILFOLD_REPLICATION_FACTOR={settings.replication_factor}; "
             f"{ALTER_HINT}"
-        )
-    if (compression := config.get("compression.type") or "producer") not in READABLE_COMPRESSIONS:
-        problems.append(
-            f"{name}: compression.type is {compression}, must be one of {sorted(READABLE_COMPRESSIONS)}; {ALTER_HINT}"
         )
     return problems
 

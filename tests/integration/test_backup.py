@@ -20,7 +20,7 @@ from pipeline.operations.backup.sealed_file import BackupUnreadable
 from pipeline.runtime.database import open_database
 from pipeline.settings import Settings
 from projections import feature_level
-from tests.conftest import SECRET, own_database, with_database
+from tests.conftest import RING, own_database, with_database
 from tests.support.command import mailfold_on
 
 PASSPHRASE = "a passphrase of tests"
@@ -50,9 +50,9 @@ async def filled(settings: Settings) -> Settings:
     async with open_database(settings, size=1) as pool:
         await admin.add_tenant(pool, admin.Tenant("acme", batch_max=5))
         await admin.add_key(pool, "acme")
-        await admin.add_provider(pool, admin.Provider("mine", "smtp.example", username="u", password="p"), SECRET)
+        await admin.add_provider(pool, admin.Provider("mine", "smtp.example", username="u", password="p"), RING)
         await admin.add_brand(pool, admin.Brand("acme", "*", "mine"))
-        await admin.add_destination(pool, admin.Destination("acme", "*", "https://x.example", "key"), SECRET)
+        await admin.add_destination(pool, admin.Destination("acme", "*", "https://x.example", "key"), RING)
     async with await connect(settings) as connection:
         await psycopg.AsyncClientCursor(connection).execute(FILL, {"id": uuid.uuid4()})
     return settings
@@ -113,7 +113,7 @@ async def test_restored_database_has_what_postgres_owned(
     by_place = sorted(decisions, key=lambda row: int(row["nth"]))
     assert [(row["brand"], row["nth"] < 0) for row in by_place] == [("7", True), ("*", True)]
     async with open_database(new_database, size=1) as pool:
-        assert (await admin.get_provider(pool, "mine", SECRET)).password == "p"
+        assert (await admin.get_provider(pool, "mine", RING)).password == "p"
 
 
 async def test_database_in_use_is_refused_and_stays_as_it_is(
@@ -139,7 +139,7 @@ async def test_another_secret_is_refused_unless_it_is_lost(
 ) -> None:
     await save_backup(filled, tmp_path / "one", PASSPHRASE)
     other = new_database.model_copy(update={"secret": SecretStr("another-secret-for-tests-of-32-characters")})
-    with pytest.raises(BackupMismatch, match="under another MAILFOLD_SECRET"):
+    with pytest.raises(BackupMismatch, match="made under other secrets"):
         await restore_backup(other, tmp_path / "one", PASSPHRASE)
     assert (await restore_backup(other, tmp_path / "one", PASSPHRASE, other_secret=True)).rows["admin.tenants"] == 1
 
@@ -209,7 +209,7 @@ async def test_snapshot_is_one_moment_although_others_write(
         rows = await real(connection, table, writer)
         if table.name == "admin.providers":
             async with open_database(filled, size=1) as pool:
-                await admin.add_provider(pool, admin.Provider("later", "smtp.example"), SECRET)
+                await admin.add_provider(pool, admin.Provider("later", "smtp.example"), RING)
                 await admin.add_brand(pool, admin.Brand("acme", "9", "later"))
         return rows
 

@@ -20,7 +20,7 @@ from pipeline.operations.rebuild import rebuild
 from pipeline.operations.recover.losses import find_losses
 from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.settings import Settings
-from tests.conftest import SECRET, own_database, with_database
+from tests.conftest import RING, own_database, with_database
 from tests.support.dispatching import FAST
 from tests.support.installation import LANE, Outside, installed, outside, pause, set_up, settled, take
 from tests.support.mirror import drop, mirror
@@ -151,7 +151,7 @@ async def test_lost_database_is_restored_and_made_from_the_log(
             await settled(rt, world, BEFORE + SINCE + WAITING)
             await take(rt, "new", 2)
             await settled(rt, world, BEFORE + SINCE + WAITING + 2)
-            assert (await admin.get_provider(rt.pool, "local-7", SECRET)).means_delivered
+            assert (await admin.get_provider(rt.pool, "local-7", RING)).means_delivered
             assert await rows(rt, "select count(*) from jobs.lanes where lane = %s", LANE) == [(0,)], "paused since"
         world.assert_nothing_twice()
         assert len(world.mails()) == BEFORE + SINCE + WAITING + 2

@@ -15,7 +15,7 @@ from pipeline.emit import main as emit
 from pipeline.project import main as project
 from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.settings import Settings
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.support.dispatching import accept, provide
 from tests.support.http_receiver import FastTrack, http_receiver
 from tests.support.seeing import rows, until
@@ -58,7 +58,7 @@ async def set_up(settings: Settings, world: Outside) -> None:
     """Add a tenant whose only brand sends to the receiver, which is the final one, and converts to the Fast Track."""
     async with open_runtime(settings, signals=False) as rt:
         await provide(rt, world.receiver.port, means_delivered=True)
-        await admin.add_destination(rt.pool, Destination("acme", "7", world.fasttrack.url, "their-key"), SECRET)
+        await admin.add_destination(rt.pool, Destination("acme", "7", world.fasttrack.url, "their-key"), RING)
 
 
 @contextlib.asynccontextmanager

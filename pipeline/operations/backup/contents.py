@@ -8,6 +8,8 @@ from typing import Final, LiteralString
 
 import msgspec
 
+from pipeline.runtime.secret_fingerprints import SecretFingerprint
+
 PLACE_SHIFT: Final = 2**62
 """What is subtracted from a decision's place on the log when it is restored: it stays in order with the other restored
 ones, and any that is read from the log comes after it."""
@@ -33,6 +35,7 @@ OWNED_TABLES: Final = (
     OwnedTable("admin.routes"),
     OwnedTable("admin.destinations"),
     OwnedTable("admin.feature_level"),
+    OwnedTable("admin.secret_fingerprints", replaces=True),
     OwnedTable("intake.identities"),
     OwnedTable("intake.template_versions"),
     OwnedTable("intake.webhook_tokens"),
@@ -76,7 +79,8 @@ class BackupHeader(msgspec.Struct, frozen=True, kw_only=True, tag="header"):
     """Milliseconds since the Unix epoch, by the database's clock, when its snapshot was taken."""
     migrations: tuple[str, ...]
     feature_level: int
-    secret_fingerprint: str
+    secrets: tuple[SecretFingerprint, ...]
+    """Under which credentials were sealed, the one that sealed first, and addresses hashed."""
     log: LogState | None
     """None if Kafka did not answer."""
 

@@ -27,18 +27,20 @@ from pipeline.operations.backup.contents import (
     decode_part,
 )
 from pipeline.operations.backup.log_state import describe_difference, read_log_state
-from pipeline.operations.backup.save import SQL, column_names, secret_fingerprint
+from pipeline.operations.backup.save import SQL, column_names
 from pipeline.operations.backup.sealed_file import BackupUnreadable, read_parts, verify_checksum
 from pipeline.runtime.conninfo import first_line
 from pipeline.runtime.database import connect_session
 from pipeline.runtime.schema import require_schema
+from pipeline.runtime.secret_fingerprints import ADDRESSES, fingerprints_of
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
 from projections.feature_level import NEWEST_LEVEL
 from projections.migrate import load_migrations
 
 Connection = psycopg.AsyncConnection[Any]
-NEW_DATABASE_TABLES: Final = ("public.schema_migrations", "suppressions.key_change")
-"""Tables in which a migrated database has rows before anybody has used it."""
+NEW_DATABASE_TABLES: Final = ("public.schema_migrations", "suppressions.key_change", "admin.secret_fingerprints")
+"""Tables in which a migrated database has rows before anybody has used it, or after a mere look at it."""
 _REPLACED_TABLES: Final = frozenset(table.name for table in OWNED_TABLES if table.replaces)
 _NEW_DATABASE_HINT: Final = "create a new database, name it in DATABASE_URL, run `mailfold migrate`, then restore"
 
@@ -85,7 +87,7 @@ async def restore_backup(
 ) -> RestoredBackup:
     """Restore a backup into the migrated, unused database of these settings, or change nothing.
 
-    ``other_secret``: even if it was made under another MAILFOLD_SECRET. Raise BackupUnreadable, BackupMismatch,
+    ``other_secret``: even if it was made under another secret. Raise BackupUnreadable, BackupMismatch,
     SchemaMismatch, DatabaseUnavailable and InvalidSettings.
     """
     verified = await asyncio.to_thread(verify_backup, path, passphrase)
@@ -127,10 +129,13 @@ def _require_readable(header: BackupHeader) -> None:
 
 
 def _require_same_secret(header: BackupHeader, settings: Settings) -> None:
-    if header.secret_fingerprint != secret_fingerprint(settings.secret.get_secret_value()):
+    given = fingerprints_of(secret_ring(settings))
+    needed = [header.secrets[0], *(each for each in header.secrets if each.purpose == ADDRESSES)]
+    if not set(needed) <= set(given):
         raise BackupMismatch(
-            "the backup was made under another MAILFOLD_SECRET, with which credentials are sealed and addresses "
-            "hashed: set that one; if it is lost, restore with --other-secret and give every credential again"
+            "the backup was made under other secrets, with which credentials are sealed and addresses hashed: set "
+            "those in MAILFOLD_SECRET or MAILFOLD_SECRETS; if they are lost, restore with --other-secret, run "
+            "`mailfold secrets accept`, and give every credential again"
         )
 
 

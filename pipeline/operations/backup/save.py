@@ -26,7 +26,8 @@ from pipeline.operations.backup.sealed_file import SealedWriter
 from pipeline.runtime.conninfo import first_line
 from pipeline.runtime.database import connect_session
 from pipeline.runtime.schema import require_schema
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.secret_fingerprints import fingerprints_of
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
 from projections.feature_level import read_level
 from projections.migrate import compare_schema
@@ -74,11 +75,6 @@ async def save_backup(settings: Settings, path: Path, passphrase: str) -> SavedB
     return SavedBackup(header, rows, writer.written_bytes, writer.checksum)
 
 
-def secret_fingerprint(secret: str) -> str:
-    """Return what tells one MAILFOLD_SECRET from another, without telling anything about it."""
-    return Signer(secret, "backup").tag(b"fingerprint").hex()
-
-
 async def _log_state_if_known(settings: Settings) -> LogState | None:
     if not settings.kafka_bootstrap:
         return None
@@ -96,7 +92,7 @@ async def _make_header(connection: Connection, settings: Settings, log_state: Lo
         made_at=row[0],
         migrations=(await compare_schema(connection)).applied,
         feature_level=await read_level(connection),
-        secret_fingerprint=secret_fingerprint(settings.secret.get_secret_value()),
+        secrets=tuple(fingerprints_of(secret_ring(settings))),
         log=log_state,
     )
 
