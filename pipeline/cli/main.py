@@ -10,6 +10,7 @@ import typer
 
 from pipeline.cli import (
     admin,
+    backup,
     brands,
     dead_letters,
     dev,
@@ -17,6 +18,7 @@ from pipeline.cli import (
     inbound,
     lanes,
     providers_check,
+    recover,
     renormalize,
     roles,
     secrets,
@@ -46,12 +48,14 @@ COMMAND_PANELS: Final = {
     "Stand-ins for development": ("sandbox", "receiver"),
     "Configuration": ("tenants", "keys", "providers", "brands", "destinations", "templates", "suppressions"),
     "Inbound mail": ("inbound",),
-    "Inspection and repair": ("trace", "status", "doctor", "dead", "lanes"),
-    "Maintenance": ("topics", "migrate", "upgrade", "rebuild", "renormalize", "secrets", "settings"),
+    "Inspection and repair": ("trace", "status", "doctor", "recover", "dead", "lanes"),
+    "Maintenance": (
+        *("topics", "migrate", "upgrade", "backup", "restore", "rebuild", "renormalize", "secrets", "settings"),
+    ),
 }
 """The panels of the help page, each with its commands, in order."""
 
-for _group in (up, dev, roles, inspect_commands, doctor, renormalize, settings, upgrade):
+for _group in (up, dev, roles, inspect_commands, doctor, recover, backup, renormalize, settings, upgrade):
     app.add_typer(_group.app)
 for _name in ("tenants", "keys", "destinations"):
     app.add_typer(getattr(admin, _name), name=_name)

@@ -19,6 +19,7 @@ from pipeline.dispatch.attempt import SendAttempt
 from pipeline.dispatch.content_reader import ContentReader, content_position
 from pipeline.dispatch.lookups import DispatchLookups
 from pipeline.dispatch.message import MessageWriter
+from pipeline.dispatch.moved_contents import ContentFinder
 from pipeline.dispatch.outcome import SendResultHandler
 from pipeline.dispatch.pacing import LargeMessagePacer
 from pipeline.dispatch.routing.router import ProviderRouter, permits_failover
@@ -74,8 +75,8 @@ class SendJobHandler:
         rand: Callable[[], float] = random.random,
     ) -> None:
         self._transport = transport
-        self._content_reader = content_reader
         settings = rt.settings
+        self._contents = ContentFinder(content_reader, settings)
         self._message_writer = MessageWriter(settings, rt.clock)
         self._lookups = DispatchLookups(rt.pool, secret_ring(settings), SuppressionQueries(rt))
         self._router = ProviderRouter(rt.pool, settings.smtp_timeout)
@@ -119,7 +120,7 @@ class SendJobHandler:
         if pointer is None:
             return await self._acks.write_failure(attempt, "no content", "the request points to no content")
         try:
-            content = await self._content_reader.get(pointer)
+            content = await self._contents.get(pointer, attempt.request.recorded_at)
         except Unrecognised as error:
             return await self._acks.write_failure(attempt, "content", str(error), content_position(pointer))
         return await self._send(attempt, content)

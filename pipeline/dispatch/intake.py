@@ -66,6 +66,8 @@ class JobIntake:
                     await self._write_batches(batches)
         finally:
             self._progress.end()
+            for place, reason in self._positions.lost.items():
+                self._progress.note_lost(place, reason)
             await reader.stop()
 
     async def _assign(self, reader: AIOKafkaConsumer) -> None:
@@ -106,6 +108,7 @@ class JobIntake:
 
     async def _write_batches(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
         for partition, records in batches.items():
+            self._positions.require_following(partition, records[0].offset)
             self._progress.add_fetched(partition, records)
         rows = parse_records(self._positions.topics, [record for records in batches.values() for record in records])
         if rows.broken:
@@ -117,7 +120,7 @@ class JobIntake:
                 await _write(connection, rows)
                 if self._rt.tracer.is_on:
                     await _trace_jobs(connection, self._rt.tracer, self._requests(batches), rows)
-                await self._positions.advance(connection, upto)
+                await self._positions.advance(connection, upto, batches)
         self._positions.next_offsets |= upto
         self._progress.finish(upto)
 

@@ -77,6 +77,8 @@ class Correlator:
                     await self._clean_up()
         finally:
             self._progress.end()
+            for place, reason in self._positions.lost.items():
+                self._progress.note_lost(place, reason)
             await reader.stop()
 
     async def _assign(self, reader: AIOKafkaConsumer) -> None:
@@ -116,6 +118,7 @@ class Correlator:
 
     async def _process(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
         for partition, records in batches.items():
+            self._positions.require_following(partition, records[0].offset)
             self._progress.add_fetched(partition, records)
         batch = parse_records(self._positions.topics, [record for records in batches.values() for record in records])
         if batch.broken:
@@ -126,7 +129,7 @@ class Correlator:
         with self._transaction_seconds.time():
             async with self._rt.pool.connection() as connection:
                 matched = await write_and_match(connection, batch, unmatched)
-                await self._positions.advance(connection, upto)
+                await self._positions.advance(connection, upto, batches)
         self._positions.next_offsets |= upto
         self._progress.finish(upto)
         if matched:
