@@ -74,6 +74,7 @@ def make_gateway_state(
     rt.health.use_metrics(metrics)
     log = CountedLog(rt.log, metrics)
     spool = Spool(rt.settings.data_dir / "spool", log, rt.new_id, metrics)
+    client_info = ClientInfoReader(rt.settings.trusted_proxies)
     signer = Signer(rt.settings.secret.get_secret_value(), "track")
     return GatewayState(
         runtime=rt,
@@ -82,8 +83,8 @@ def make_gateway_state(
         history=HistoryReader(rt.pool, standby),
         spool=spool,
         event_buffer=EventBuffer(log, spool, metrics),
-        client_info=ClientInfoReader(rt.settings.trusted_proxies),
-        authenticate=ApiKeyAuthenticator(rt),
+        client_info=client_info,
+        authenticate=ApiKeyAuthenticator(rt, client_info, metrics),
         signer=signer,
         limits=TenantLimits(rt.settings),
         body_memory=_body_memory(rt, metrics),
