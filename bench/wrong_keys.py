@@ -10,10 +10,10 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+import psutil
 from pydantic import SecretStr
 
 from bench.house import QUICK, World, world
@@ -24,17 +24,7 @@ from pipeline.settings import Settings
 ADDRESSES = tuple(f"127.0.0.{number}" for number in range(2, 18))
 PROBE_INTERVAL_S = 0.02
 WARM_UP_S = 3.0
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Times of requests with a right key, in seconds."""
-
-    times: list[float]
-
-    def show(self, name: str) -> str:
-        p50, p99 = statistics.median(self.times), statistics.quantiles(self.times, n=100)[98]
-        return f"{name:<12} {len(self.times):>5} requests   p50 {p50 * 1000:6.2f} ms   p99 {p99 * 1000:7.2f} ms"
+ROUNDS = 3
 
 
 async def flood(url: str, rate: float) -> None:
@@ -67,9 +57,9 @@ async def flood(url: str, rate: float) -> None:
         await asyncio.sleep(0.005)
 
 
-async def probe(url: str, key: str, seconds: float) -> Measured:
-    """Send requests with a right key, one after the other, for that many seconds."""
-    times = []
+async def probe(url: str, key: str, seconds: float) -> list[float]:
+    """Send requests with a right key, one after the other, for that many seconds; return their times."""
+    times: list[float] = []
     connector = aiohttp.TCPConnector(local_addr=(ADDRESSES[0], 0))
     async with aiohttp.ClientSession(connector=connector, headers={"X-Api-Key": key}) as http:
         end = time.perf_counter() + seconds
@@ -80,25 +70,60 @@ async def probe(url: str, key: str, seconds: float) -> Measured:
                 assert response.status == 200
             times.append(time.perf_counter() - began)
             await asyncio.sleep(PROBE_INTERVAL_S)
-    return Measured(times)
+    return times
 
 
 async def measure(place: World, rate: float, seconds: float) -> None:
-    """Measure without wrong keys, with them, and without them again."""
+    """Measure without wrong keys and with them, by turns, because other programs may use the machine, too."""
     url = f"{place.gateway}/templates"
-    async with place.roles("gateway"):
+    quiet: list[float] = []
+    beside: list[float] = []
+    async with place.roles("gateway") as children:
+        gateway = psutil.Process(children["gateway"].pid)
         await probe(url, place.key, WARM_UP_S)
-        print((await probe(url, place.key, seconds)).show("quiet"))
-        command = [sys.executable, "-m", "bench.wrong_keys", "--flood", url, "--rate", str(rate)]
-        flooding = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-        await asyncio.sleep(WARM_UP_S)
-        print((await probe(url, place.key, seconds)).show("wrong keys"))
-        flooding.terminate()
-        out, _ = await flooding.communicate()
-        sent, answered, errors = map(int, out.decode().splitlines()[-1].split())
-        print(f"wrong keys: {sent} sent, {answered} refused so far, {errors} connections refused")
-        await asyncio.sleep(WARM_UP_S)
-        print((await probe(url, place.key, seconds)).show("quiet again"))
+        for _ in range(ROUNDS):
+            quiet += await probe(url, place.key, seconds)
+            beside += await beside_flood(place, gateway, url, rate, seconds)
+            await asyncio.sleep(WARM_UP_S)
+    print(shown("quiet", quiet))
+    print(shown("wrong keys", beside))
+    print(f"p50 beside wrong keys: {statistics.median(beside) / statistics.median(quiet):.2f} times the quiet one")
+
+
+async def beside_flood(place: World, gateway: psutil.Process, url: str, rate: float, seconds: float) -> list[float]:
+    """Send wrong keys for that many seconds, and return the times of requests with the right one meanwhile."""
+    command = [sys.executable, "-m", "bench.wrong_keys", "--flood", url, "--rate", str(rate)]
+    flooding = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    await asyncio.sleep(WARM_UP_S)
+    spent_s, refused = cpu_s(gateway), await refused_keys(place)
+    times = await probe(url, place.key, seconds)
+    spent_s, refused = cpu_s(gateway) - spent_s, await refused_keys(place) - refused
+    flooding.terminate()
+    out, _ = await flooding.communicate()
+    sent, _, errors = map(int, out.decode().splitlines()[-1].split())
+    print(f"{refused / seconds:.0f} wrong keys refused a second; {sent} sent in all, {errors} connections refused")
+    print(f"the gateway used {spent_s / seconds * 100:.0f} % of a processor, {spent_s / refused * 1000:.2f} ms a key")
+    return times
+
+
+def shown(name: str, times: list[float]) -> str:
+    """Return a line about times in seconds."""
+    p50, p99 = statistics.median(times), statistics.quantiles(times, n=100)[98]
+    return f"{name:<12} {len(times):>5} requests   p50 {p50 * 1000:6.2f} ms   p99 {p99 * 1000:7.2f} ms"
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """Return the seconds of processor time that a process has used."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+async def refused_keys(place: World) -> float:
+    """Return how many wrong keys the gateway has refused."""
+    async with aiohttp.ClientSession() as http, http.get(f"{place.gateway}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    wanted = 'mailfold_api_keys_refused_total{why="unknown"} '
+    return next((float(line.removeprefix(wanted)) for line in lines if line.startswith(wanted)), 0.0)
 
 
 async def run(rate: float, seconds: float) -> None:

@@ -105,6 +105,27 @@ async def test_routes_without_a_scope_ask_for_no_key(settings: Settings) -> None
         assert [route for route, status in answers.items() if status in (401, 403)] == []
 
 
+def test_declared_scopes_follow_from_method_and_path() -> None:
+    """Say once more, and in another way, what the table says: a slip in one line of it must not go unnoticed."""
+    for (method, path), scopes in KEYED.items():
+        area = path.strip("/").partition("/")[0]
+        reads = method == "GET" or path.endswith(("/lookup", "/render"))
+        if area in ("channels", "v1", "v3", "mail"):
+            expected = "history:read" if reads else "send"
+        elif area == "inbound":
+            expected = "inbound:write"
+        else:
+            kind = "suppressions" if area == "suppressions" else "templates"
+            expected = f"{kind}:{'read' if reads else 'write'}"
+        assert scopes[0] == expected, (method, path)
+        assert scopes[1:] == (("exports",) if path.endswith("/export") else ())
+    open_areas = {path.strip("/").partition("/")[0] for _, path in KEYLESS}
+    assert open_areas == {"mail", "auth", "u", "webhooks", "healthz", "readyz", "metrics", "docs", "openapi.json"}
+    assert [path for _, path in KEYLESS if path.startswith("/mail")] == [
+        *("/mail/v1/health", "/mail/v1/{tracking_hash}/open", "/mail/v1/{tracking_hash}/open")
+    ]
+
+
 def test_route_that_is_not_declared_stops_the_application() -> None:
     with pytest.raises(RuntimeError, match="routes without an entry in ROUTE_SCOPES"):
         check_routes([])
