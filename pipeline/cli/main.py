@@ -16,6 +16,7 @@ from pipeline.cli import (
     dev,
     doctor,
     inbound,
+    keys,
     lanes,
     providers_check,
     recover,
@@ -57,13 +58,14 @@ COMMAND_PANELS: Final = {
 
 for _group in (up, dev, roles, inspect_commands, doctor, recover, backup, renormalize, settings, upgrade):
     app.add_typer(_group.app)
-for _name in ("tenants", "keys", "destinations"):
+for _name in ("tenants", "destinations"):
     app.add_typer(getattr(admin, _name), name=_name)
 app.add_typer(brands.app, name="brands")
 app.add_typer(secrets.app, name="secrets")
 app.add_typer(providers_check.app, name="providers")
 app.add_typer(dead_letters.app, name="dead")
 app.add_typer(inbound.app, name="inbound")
+app.add_typer(keys.app, name="keys")
 app.add_typer(lanes.app, name="lanes")
 app.add_typer(suppressions.app, name="suppressions")
 app.add_typer(templates.app, name="templates")
