@@ -65,6 +65,7 @@ from unnest(%(topics)s::text[], %(partitions)s::integer[], %(expected)s::bigint[
     as moved (topic, partition, expected, upto)
 where o.queue = 'dispatch' and o.topic = moved.topic and o.partition = moved.partition
     and o.next_offset = moved.expected
+returning o.partition
 
 -- name: heard_of
 -- Emails with an event that proves that they were sent.

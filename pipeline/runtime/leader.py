@@ -124,8 +124,8 @@ class ReaderOffsets:
             "expected": [self.next_offsets[place] for place in upto],
             "upto": list(upto.values()),
         }
-        updated = await connection.execute(self._sql["advance"], values)
-        if updated.rowcount != len(upto):
+        updated = await (await connection.execute(self._sql["advance"], values)).fetchall()
+        if len(updated) != len(upto):
             raise LeaseLost("another dispatcher reads the log now")
 
     def dead_letter_entry(self, record: Any, why: str) -> LogEntry:

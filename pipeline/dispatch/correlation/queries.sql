@@ -84,3 +84,4 @@ update correlation.next_offsets o set next_offset = moved.upto
 from unnest(%(topics)s::text[], %(partitions)s::integer[], %(expected)s::bigint[], %(upto)s::bigint[])
     as moved (topic, partition, expected, upto)
 where o.topic = moved.topic and o.partition = moved.partition and o.next_offset = moved.expected
+returning o.partition
