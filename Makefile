@@ -70,7 +70,7 @@ reference: .venv/.dev ## Write the generated parts of docs/reference from the co
 
 # Without a header or an index line: what is pinned must not depend on where it was pinned.
 PIN = $(BIN)/uv --system-certs pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --quiet
-COMPILE = $(PIN) pyproject.toml --extra build
+COMPILE = $(PIN) pyproject.toml --extra build --extra tracing
 requirements: .venv/.dev ## Pin the dependencies of pyproject.toml anew
 	# Development's first: it needs whatever the product needs, and more, so both can have the same versions.
 	$(COMPILE) --extra dev -o requirements-dev.txt

@@ -125,7 +125,7 @@ with recursive lanes as (
     where j.ctid = chosen.tid
     returning
         j.queue, j.stream::text, j.seq, j.name, j.lane, j.attempts, j.attempts - j.replayed_after as tries,
-        chosen.state = 'attempting' as unknown, j.lease_token::text, j.payload, j.route
+        chosen.state = 'attempting' as unknown, j.lease_token::text, j.payload, j.route, j.traceparent
 )
 select server.started_at, claimed.*
 from (select pg_postmaster_start_time() as started_at) server left join claimed on true

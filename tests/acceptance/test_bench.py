@@ -30,6 +30,7 @@ FIGURES = {
 DIALECTS = [f"dialect {name}" for name in ("fasttrack", "email_v1", "freshmail", "extrahorizon")]
 
 
+@pytest.mark.ci
 @pytest.mark.timeout(400)
 def test_every_stage_runs_and_writes_its_figures_and_its_peers(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
