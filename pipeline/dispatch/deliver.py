@@ -28,7 +28,7 @@ from pipeline.dispatch.transports import smtp_replies
 from pipeline.dispatch.transports.base import OutgoingEmail, SendResult, Transport
 from pipeline.errors import NotFound, Unrecognised
 from pipeline.jobs.engine import Lease
-from pipeline.jobs.job import DONE, EndpointHealth, Job, JobResult, hold, release
+from pipeline.jobs.job import DONE, UNHEALTHY, EndpointHealth, Job, JobResult, hold, release
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.fair_threads import CURRENT_CALLER, FairThreads
 from pipeline.runtime.logs import get_logger
@@ -184,7 +184,7 @@ def _without_brand_health(attempt: SendAttempt, result: JobResult) -> JobResult:
 
     A failure then counts against the breaker of that provider (see ProviderRouter), not of the whole brand.
     """
-    if attempt.routing.only_provider or result.health not in (EndpointHealth.FAILING, EndpointHealth.BROKEN):
+    if attempt.routing.only_provider or result.health not in UNHEALTHY:
         return result
     return replace(
         result,

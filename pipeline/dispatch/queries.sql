@@ -79,6 +79,7 @@ from unnest(
 ) as moved (topic, partition, expected, upto, last_offset, last_time, last_digest)
 where o.queue = 'dispatch' and o.topic = moved.topic and o.partition = moved.partition
     and o.next_offset = moved.expected
+returning o.partition
 
 -- name: sent_emails
 -- Emails with an event that proves that they were sent.

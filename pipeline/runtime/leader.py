@@ -155,8 +155,8 @@ class ReaderOffsets:
             "upto": list(upto.values()),
             **_mark_columns([last_mark((batches or {}).get(place, ()), end) for place, end in upto.items()]),
         }
-        updated = await connection.execute(self._sql["advance"], values)
-        if updated.rowcount != len(upto):
+        updated = await (await connection.execute(self._sql["advance"], values)).fetchall()
+        if len(updated) != len(upto):
             raise LeaseLost("another dispatcher reads the log now")
 
     def dead_letter_entry(self, record: Any, why: str) -> LogEntry:

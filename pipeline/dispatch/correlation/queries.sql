@@ -93,3 +93,4 @@ from unnest(
     %(last_offset)s::bigint[], %(last_time)s::bigint[], %(last_digest)s::bytea[]
 ) as moved (topic, partition, expected, upto, last_offset, last_time, last_digest)
 where o.topic = moved.topic and o.partition = moved.partition and o.next_offset = moved.expected
+returning o.partition
