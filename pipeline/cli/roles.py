@@ -9,7 +9,7 @@ import typer
 
 from pipeline.errors import RoleStopped
 from pipeline.runtime.bootstrap import open_runtime
-from pipeline.settings import load_settings
+from pipeline.runtime.environment import load_settings
 
 app = typer.Typer()
 

@@ -22,6 +22,8 @@ from pipeline.runtime.ports import Clock, NewId
 from pipeline.runtime.role_health import RoleHealth, find_server_problems
 from pipeline.runtime.role_tracing import open_tracing
 from pipeline.runtime.schema import read_feature_level
+from pipeline.runtime.secret_fingerprints import check_secrets
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.startup import stop_at_signals, wait_until_available
 from pipeline.runtime.tracing import NO_TRACER, Tracer
 from pipeline.settings import Settings
@@ -60,10 +62,7 @@ def check_role_settings(settings: Settings) -> None:
             "KAFKA_BOOTSTRAP: missing; `mailfold up` starts a Kafka of its own, other roles need yours"
         )
     check_security(settings)
-    if len(settings.secret.get_secret_value()) < 32:
-        raise InvalidSettings("MAILFOLD_SECRET: at least 32 characters; the same for every role")
-    if 0 < len(settings.secret_previous.get_secret_value()) < 32:
-        raise InvalidSettings("MAILFOLD_SECRET_PREVIOUS: at least 32 characters, or empty; the same for every role")
+    secret_ring(settings)
 
 
 @contextlib.asynccontextmanager
@@ -99,6 +98,7 @@ async def open_runtime(
                 return stack.enter_async_context(open_kafka_log(settings, compression))
 
             pool = await (wait_until_available("Postgres", open_pool, stop) if role else open_pool())
+            await check_secrets(pool, secret_ring(settings))
             compression = await stack.enter_async_context(
                 open_compression(functools.partial(read_feature_level, settings))
             )
