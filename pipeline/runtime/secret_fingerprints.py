@@ -3,14 +3,18 @@
 Every role calls it at its start, `mailfold secrets` on request. Postgres holds fingerprints, never a secret.
 """
 
+import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import psycopg
 
-from pipeline.errors import InvalidSettings
-from pipeline.runtime.database import Pool
-from pipeline.runtime.secret_ring import SecretRing
+from pipeline.errors import DatabaseUnavailable, InvalidSettings
+from pipeline.runtime.conninfo import first_line
+from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool, open_database
+from pipeline.runtime.secret_ring import SecretRing, has_secret, secret_ring
+from pipeline.settings import Settings
 from projections.sql import SqlQueries
 
 SIGNING: Final = "signing"
@@ -41,18 +45,37 @@ async def known_fingerprints(pool: Pool) -> list[SecretFingerprint]:
     return [SecretFingerprint(*row) for row in rows]
 
 
-async def check_secrets(pool: Pool, ring: SecretRing) -> None:
-    """Remember the secrets of a ring. Raise InvalidSettings for a ring that is not this database's.
+@contextlib.asynccontextmanager
+async def open_checked_database(settings: Settings, *, size: int, remember: bool) -> AsyncIterator[Pool]:
+    """Open a pool to a database whose secrets these are. Raise InvalidSettings and DatabaseUnavailable.
+
+    A role remembers its secrets there. A command does not: run in a shell with a wrong secret before any role has
+    started, it would shut the roles out. It is not checked where it has no secret at all.
+    """
+    async with open_database(settings, size=size) as pool:
+        if remember or has_secret(settings):
+            try:
+                await check_secrets(pool, secret_ring(settings), remember=remember)
+            except DATABASE_UNAVAILABLE_ERRORS as error:
+                raise DatabaseUnavailable(f"Postgres failed at the start: {first_line(error)}") from error
+        yield pool
+
+
+async def check_secrets(pool: Pool, ring: SecretRing, *, remember: bool) -> None:
+    """Raise InvalidSettings for a ring that is not this database's; ``remember`` its secrets otherwise.
 
     It is the database's if one of its secrets signed before and if its secret for addresses is the same as ever.
     """
+    given = fingerprints_of(ring)
     async with pool.connection() as connection, connection.transaction():
+        if remember:
+            await connection.execute(_SQL["lock"])
         rows = await (await connection.execute(_SQL["known"])).fetchall()
         known = {SecretFingerprint(*row) for row in rows}
-        given = fingerprints_of(ring)
         if known:
             _require_known(known, given)
-        await _remember(connection, given)
+        if remember and not known.issuperset(given):
+            await _remember(connection, given)
 
 
 async def accept_secrets(pool: Pool, ring: SecretRing) -> None:

@@ -25,8 +25,17 @@ def with_secrets(settings: Settings, text: str) -> Settings:
 
 
 async def start(settings: Settings) -> None:
-    async with open_runtime(settings):
+    async with open_runtime(settings, role="emit", signals=False):
         pass
+
+
+async def test_command_with_a_wrong_secret_shuts_no_role_out(settings: Settings) -> None:
+    async with open_runtime(with_secrets(settings, f"1:{OTHER}"), signals=False):
+        pass
+    await start(settings)
+    with pytest.raises(InvalidSettings, match="none of them"):
+        async with open_runtime(with_secrets(settings, f"1:{OTHER}"), signals=False):
+            pass
 
 
 async def test_role_refuses_secrets_that_are_not_the_database_s(settings: Settings) -> None:
