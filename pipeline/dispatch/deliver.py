@@ -31,6 +31,7 @@ from pipeline.jobs.job import DONE, EndpointHealth, Job, JobResult, hold, releas
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.fair_threads import CURRENT_CALLER, FairThreads
 from pipeline.runtime.logs import get_logger
+from pipeline.runtime.skipped_records import SkippedRecords
 from pipeline.suppressions.queries import SuppressionQueries
 from topics.acks import Acked, Dropped
 from topics.codec import NewerRecord, decode
@@ -80,6 +81,7 @@ class SendJobHandler:
         self._router = ProviderRouter(rt.pool, settings.smtp_timeout)
         self._acks = AckWriter(rt.log, rt.clock)
         self._handle_result = SendResultHandler(self._acks, settings.dispatch_schedule, rt.clock, rand)
+        self._skipped = SkippedRecords(settings)
         self._threads = FairThreads(MAX_WRITING_THREADS)
         self._pacer = LargeMessagePacer()
 
@@ -121,6 +123,9 @@ class SendJobHandler:
             content = await self._content_reader.get(pointer)
         except Unrecognised as error:
             return await self._acks.write_failure(attempt, "content", str(error), content_position(pointer))
+        except NewerRecord as error:
+            place = await self._skipped.require(error)
+            return await self._acks.write_failure(attempt, "content", "skipped by an operator", place)
         return await self._send(attempt, content)
 
     async def _send(self, attempt: SendAttempt, content: MessageContent) -> JobResult:

@@ -4,11 +4,12 @@ The projector follows `templates` and `suppressions` in this way beside `email-c
 their own.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import psycopg
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from pipeline.errors import RecoverableError
@@ -19,6 +20,7 @@ from pipeline.runtime.kafka import append_all, topic_partition
 from pipeline.runtime.kafka_clients import create_consumer, get_records, start_client
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.skipped_records import SkippedRecords
 from pipeline.runtime.sleep import sleep_unless
 from topics.codec import NewerRecord, Undecodable, decode
 from topics.registry import DEAD_LETTERS, Topic
@@ -48,9 +50,10 @@ async def follow_topic(rt: Runtime, topic: Topic, tables: TopicProjection, batch
 
     ``batch_size``: records in one transaction, at most.
     """
+    skipped = SkippedRecords(rt.settings)
     while not rt.stop.is_set():
         try:
-            await _follow(rt, topic, tables, batch_size)
+            await _follow(rt, topic, tables, batch_size, skipped)
         except _UNAVAILABLE_ERRORS as error:
             logger.warning("topic not projected, retrying", topic=topic.name, error=type(error).__name__)
         except NewerRecord as error:
@@ -59,40 +62,46 @@ async def follow_topic(rt: Runtime, topic: Topic, tables: TopicProjection, batch
         await sleep_unless(rt.stop, _RETRY_PAUSE_S)
 
 
-async def _follow(rt: Runtime, topic: Topic, tables: TopicProjection, batch_size: int) -> None:
+async def _follow(rt: Runtime, topic: Topic, tables: TopicProjection, batch_size: int, skipped: SkippedRecords) -> None:
+    """Project batches until ``rt.stop``, or until another projector has moved the offset."""
     reader = create_consumer(rt.settings, fetch_max_wait_ms=250)
     await start_client(reader, rt.settings)
     try:
-        await _project(rt, reader, topic, tables, batch_size)
+        partition = topic_partition(topic.name, _PARTITION, rt.settings)
+        offset = await _seek_to_next(rt, reader, partition, tables)
+        while not rt.stop.is_set():
+            fetched = await get_records(reader, partition, timeout_ms=250, max_records=batch_size)
+            records = fetched.get(partition, [])
+            if not records:
+                continue
+            decoded = await skipped.pass_over(records, functools.partial(_decode_or_bury, rt, topic))
+            async with rt.pool.connection() as connection:
+                if not await tables.project(connection, offset, records[-1].offset + 1, decoded):
+                    return
+            offset = records[-1].offset + 1
     finally:
         await reader.stop()
 
 
-async def _project(
-    rt: Runtime, reader: AIOKafkaConsumer, topic: Topic, tables: TopicProjection, batch_size: int
-) -> None:
-    """Project batches until ``rt.stop``, or until another projector has moved the offset."""
-    partition = topic_partition(topic.name, _PARTITION, rt.settings)
+async def _seek_to_next(
+    rt: Runtime, reader: AIOKafkaConsumer, partition: TopicPartition, tables: TopicProjection
+) -> int:
+    """Assign the partition to the reader, and seek to the next offset, which is returned."""
     reader.assign([partition])
     beginning = (await reader.beginning_offsets([partition]))[partition]
     async with rt.pool.connection() as connection:
         offset = await tables.next_offset(connection, beginning)
     reader.seek(partition, offset)
-    while not rt.stop.is_set():
-        fetched = await get_records(reader, partition, timeout_ms=250, max_records=batch_size)
-        records = fetched.get(partition, [])
-        if not records:
-            continue
-        decoded = await _decode_or_bury(rt, topic, records)
-        async with rt.pool.connection() as connection:
-            if not await tables.project(connection, offset, records[-1].offset + 1, decoded):
-                return
-        offset = records[-1].offset + 1
+    return offset
 
 
-async def _decode_or_bury(rt: Runtime, topic: Topic, records: list[Any]) -> list[tuple[int, Any]]:
-    """Return offsets and decoded records; append a dead letter for each undecodable one. Raise NewerRecord."""
+async def _decode_or_bury(rt: Runtime, topic: Topic, records: Sequence[Any]) -> list[tuple[int, Any]]:
+    """Return offsets and decoded records; append a dead letter for each undecodable one.
+
+    Raise NewerRecord, before anything is appended.
+    """
     decoded: list[tuple[int, Any]] = []
+    dead_letters: list[LogEntry] = []
     for record in records:
         try:
             decoded.append((record.offset, decode(topic, record.value)))
@@ -101,5 +110,7 @@ async def _decode_or_bury(rt: Runtime, topic: Topic, records: list[Any]) -> list
         except Undecodable as error:
             broken = ConsumedRecord.of(topic, record.partition, record)
             letter = broken.dead_letter(rt.clock(), "undecodable", str(error), role="project")
-            await append_all(rt.log, [LogEntry(DEAD_LETTERS, None, letter)])
+            dead_letters.append(LogEntry(DEAD_LETTERS, None, letter))
+    if dead_letters:
+        await append_all(rt.log, dead_letters)
     return decoded

@@ -9,6 +9,7 @@ The account of a provider may also carry other senders' mail. Its events are par
 letters with that reason after ``parked_days``.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from prometheus_client import Histogram
 
 from pipeline.dispatch.correlation.parked import SQL
-from pipeline.dispatch.correlation.parse import UncorrelatedEvent, parse_records, with_email_id
+from pipeline.dispatch.correlation.parse import CorrelationBatch, UncorrelatedEvent, parse_records, with_email_id
 from pipeline.dispatch.correlation.store import key_columns, write_and_match
 from pipeline.dispatch.metrics import DispatchMetrics
 from pipeline.runtime.append import append_until_confirmed
@@ -28,6 +29,7 @@ from pipeline.runtime.leader import ReaderOffsets, run_as_leader
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.reader_progress import ReaderProgress, observe_reader
+from pipeline.runtime.skipped_records import SkippedRecords
 from topics.codec import decode
 from topics.dead_letters import dead_letter
 from topics.record import EmailId, LogPosition, Millis
@@ -57,6 +59,7 @@ class Correlator:
         self._transaction_seconds = transaction_seconds
         self._acks_topic = rt.settings.topic(PROVIDER_ACKS.name)
         self._positions = ReaderOffsets(rt, (PROVIDER_ACKS, UNCORRELATED_EVENTS), SQL)
+        self._skipped = SkippedRecords(rt.settings)
         self._unread_ack_ends: dict[TopicPartition, int] = {}
         """End offsets of the acks at the start, until they are reached: no event is given up before."""
         self._cleaned_up_at = 0
@@ -117,7 +120,7 @@ class Correlator:
     async def _process(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
         for partition, records in batches.items():
             self._progress.add_fetched(partition, records)
-        batch = parse_records(self._positions.topics, [record for records in batches.values() for record in records])
+        batch = await self._skipped.pass_over(list(itertools.chain(*batches.values())), self._parse)
         if batch.broken:
             dead_letters = [self._positions.dead_letter_entry(record, error) for record, error in batch.broken]
             await append_until_confirmed(self._rt.log, dead_letters)
@@ -131,6 +134,9 @@ class Correlator:
         self._progress.finish(upto)
         if matched:
             await self._append_matched()
+
+    async def _parse(self, records: Sequence[Any]) -> CorrelationBatch:
+        return parse_records(self._positions.topics, records)
 
     async def _append_known(self, events: Sequence[UncorrelatedEvent]) -> list[UncorrelatedEvent]:
         """Append the events whose email is already known, and return the others, which must be parked.

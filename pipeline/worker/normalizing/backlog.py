@@ -9,10 +9,12 @@ from typing import Any, Final, Self
 
 from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.crashpoints import crash_point
+from pipeline.runtime.skipped_records import SkippedRecords
 from pipeline.runtime.tasks import cancel_tasks
 from pipeline.webhooks.normalize import EncodedRecord, is_heavy
 from pipeline.worker.agents import Normalizer
 from pipeline.worker.fold_batch import RecordBatch
+from topics.codec import NewerRecord
 
 SLICE_BYTES: Final = 65_536
 """Bytes that are normalized inline before other tasks may run: about 4 ms."""
@@ -32,8 +34,13 @@ class NormalizingBacklog:
     """
 
     def __init__(
-        self, normalizer: Normalizer, append: AppendRecords, fail: Callable[[BaseException], Awaitable[None]]
+        self,
+        normalizer: Normalizer,
+        append: AppendRecords,
+        fail: Callable[[BaseException], Awaitable[None]],
+        skipped: SkippedRecords,
     ) -> None:
+        self._skipped = skipped
         self._normalizer = normalizer
         self._append = append
         self._fail = fail
@@ -59,7 +66,10 @@ class NormalizingBacklog:
         records: list[EncodedRecord] = []
         size = 0
         for webhook in light:
-            records += self._normalizer.normalize_inline(webhook)
+            try:
+                records += self._normalizer.normalize_inline(webhook)
+            except NewerRecord as error:
+                await self._skipped.require(error)
             size += len(webhook.value or b"")
             if size >= SLICE_BYTES:
                 size = 0
@@ -75,6 +85,8 @@ class NormalizingBacklog:
     async def _normalize_heavy(self, webhook: ConsumedRecord) -> None:
         try:
             await self._append(await self._normalizer.normalize_in_process(webhook))
+        except NewerRecord as error:
+            await self._skipped.require(error)
         finally:
             self._heavy_items -= 1
             self._heavy_bytes -= len(webhook.value or b"")
