@@ -6,6 +6,7 @@ import secrets
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
@@ -97,6 +98,18 @@ async def answers(url: str, child: ChildProcess) -> None:
                 break
             await asyncio.sleep(0.1)
     raise RuntimeError(f"{url} does not answer:\n{child.tail()}")
+
+
+def server_settings(folder: Path) -> Settings:
+    """Return the settings of a stack that has embedded servers only, with their data in ``folder``."""
+    return Settings(
+        kafka_bootstrap="",
+        database_url=SecretStr(""),
+        secret=SecretStr(""),
+        data_dir=folder,
+        topic_prefix="",
+        partitions=4,
+    )
 
 
 @contextlib.asynccontextmanager

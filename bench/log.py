@@ -8,6 +8,7 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from pipeline.runtime.kafka import append_all, open_kafka_log
 from pipeline.runtime.kafka_clients import create_consumer
+from pipeline.runtime.log_compression import LogCompression
 from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
 from topics.record import LogPosition
@@ -18,7 +19,7 @@ RUN = 2_000
 async def produce(settings: Settings, entries: Iterable[LogEntry]) -> list[LogPosition]:
     """Append all entries, wait until Kafka has confirmed them, and return their positions."""
     places: list[LogPosition] = []
-    async with open_kafka_log(settings) as log:
+    async with open_kafka_log(settings, LogCompression(is_on=True)) as log:
         run: list[LogEntry] = []
         for entry in entries:
             run.append(entry)

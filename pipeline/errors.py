@@ -1,6 +1,7 @@
 """Errors that packages raise for each other to handle.
 
 MailfoldError
+├── RoleStopped                 SIGTERM or SIGINT came before something was done
 ├── RecoverableError            trying again later may help, and nothing is lost
 │   ├── LogUnavailable          Kafka did not confirm in time
 │   │   └── ClientRefused          Kafka answers, but does not let this client in
@@ -34,6 +35,10 @@ class MailfoldError(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message or (type(self).__doc__ or "").strip())
+
+
+class RoleStopped(MailfoldError):
+    """The role was told to stop."""
 
 
 class RecoverableError(MailfoldError):

@@ -17,7 +17,7 @@ Seconds = Annotated[float, Field(ge=0)]
 
 
 class Settings(BaseSettings):
-    """All settings; the variables begin with ``MAILFOLD_``, except the database URLs and those of the Kafka clients."""
+    """All settings; the variables begin with ``MAILFOLD_``, except those of databases, Kafka and OpenTelemetry."""
 
     model_config = SettingsConfigDict(env_prefix="MAILFOLD_", frozen=True, extra="ignore", populate_by_name=True)
 
@@ -101,6 +101,12 @@ class Settings(BaseSettings):
         validation_alias="DATABASE_READ_URL",
         description="A standby of the database, as a libpq URL, from which the gateway reads listings of emails. "
         "Empty: `DATABASE_URL`.",
+    )
+    database_read_max_lag: float = Field(
+        30.0,
+        ge=0,
+        description="Seconds that the standby of `DATABASE_READ_URL` may lag; after that listings are read from "
+        "`DATABASE_URL`.",
     )
     database_statement_timeout: float = Field(
         30.0,
@@ -194,6 +200,23 @@ class Settings(BaseSettings):
     )
     ops_port_emit: int = Field(
         8035, ge=0, le=65535, description="Port of the emitter's metrics and health; 0 takes a free one."
+    )
+    tracing: bool = Field(
+        False,
+        description="Send traces of emails by OpenTelemetry (OTLP over HTTP); needs the extra `tracing`. The standard "
+        "variables `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_TRACES_SAMPLER` and others say where to and how many.",
+    )
+    trace_queue_spans: int = Field(
+        2048,
+        ge=1,
+        validation_alias="OTEL_BSP_MAX_QUEUE_SIZE",
+        description="Ended spans that wait for the collector; further ones are dropped and counted.",
+    )
+    trace_export_delay_ms: int = Field(
+        5000,
+        ge=1,
+        validation_alias="OTEL_BSP_SCHEDULE_DELAY",
+        description="Milliseconds between two exports of spans, unless there are many.",
     )
     webhook_max_age: int = Field(
         86_400,

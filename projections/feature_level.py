@@ -15,7 +15,9 @@ from projections.sql import SqlQueries
 
 SQL: Final = SqlQueries(Path(__file__).with_name("feature_level.sql"))
 FIRST_LEVEL: Final = 1
-NEWEST_LEVEL: Final = 1
+COMPRESSED_LOG_LEVEL: Final = 2
+"""From this level on, batches on the log are compressed by zstd."""
+NEWEST_LEVEL: Final = 2
 """The highest level that this version can read and write."""
 
 Connection = psycopg.AsyncConnection[Any]

@@ -24,7 +24,7 @@ from typing import Any, Final
 import msgspec
 import psycopg
 
-from projections import locks
+from projections import feature_level, locks
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK_KEY = 0x6D61696C  # "mail"
@@ -122,7 +122,8 @@ def load_migrations() -> tuple[Migration, ...]:
 async def migrate(connection: Connection, *, finish: bool = False) -> list[str]:
     """Apply the files that are missing, in order, and return their names; contracts only with ``finish``.
 
-    An empty database gets all. The connection is in autocommit mode. Another process that migrates is waited for.
+    An empty database gets all, and the newest feature level: no older process uses it. The connection is in autocommit
+    mode. Another process that migrates is waited for.
     Raise SchemaTooNew, UpgradeUnfinished, and SchemaBusy.
     """
     applied: list[str] = []
@@ -145,6 +146,8 @@ async def migrate(connection: Connection, *, finish: bool = False) -> list[str]:
                 )
             await _apply(connection, migration)
             applied.append(migration.name)
+        if difference.is_empty:
+            await feature_level.raise_level(connection)
     return applied
 
 

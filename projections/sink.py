@@ -40,6 +40,8 @@ class ChangeBatch(msgspec.Struct, frozen=True):
     first_offset: int
     next_offset: int
     changes: Sequence[EmailChange | Tick] = ()
+    traces: Mapping[EmailId, str] = {}
+    """The trace contexts of traced emails, which the jobs of their conversions carry on."""
 
 
 def _no_crash(_name: str) -> None:
@@ -79,7 +81,7 @@ class Sink(msgspec.Struct, frozen=True):
             async with connection.pipeline():
                 await _write_rows(connection, batch.partition, changes)
                 if self.live:
-                    await _write_jobs(connection, changes, held)
+                    await _write_jobs(connection, changes, held, batch.traces)
                 if released:
                     await connection.execute(SQL["release"], (batch.partition,))
                 if self.live and (changes.debts or released):
@@ -140,8 +142,9 @@ async def _write_mails(connection: Connection, changes: RowChanges) -> None:
     )
 
 
-async def _write_jobs(connection: Connection, changes: RowChanges, held: bool) -> None:
-    await _bulk(connection, "owe", columns.debts(changes.debts, changes.ended, "held" if held else "pending"))
+async def _write_jobs(connection: Connection, changes: RowChanges, held: bool, traces: Mapping[EmailId, str]) -> None:
+    debts = columns.debts(changes.debts, changes.ended, "held" if held else "pending", traces)
+    await _bulk(connection, "owe", debts)
     await _bulk(connection, "settle", columns.settlements(changes.ended.items()))
 
 

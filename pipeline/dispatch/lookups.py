@@ -49,7 +49,7 @@ class DispatchLookups:
 
     async def _load_sent(self, email_ids: set[str]) -> dict[str, bool]:
         async with self._pool.connection() as connection:
-            rows = await (await connection.execute(SQL["heard_of"], {"email_ids": list(email_ids)})).fetchall()
+            rows = await (await connection.execute(SQL["sent_emails"], {"email_ids": list(email_ids)})).fetchall()
         sent = {email_id for (email_id,) in rows}
         return {email_id: email_id in sent for email_id in email_ids}
 

@@ -34,6 +34,7 @@ async def run(rt: Runtime) -> None:
             conninfo=session_conninfo(settings),
             metrics=metrics.jobs,
             tick=lambda: _resume_lanes(rt, store),
+            tracer=rt.tracer,
         )
         await run_loops(run_retention(rt, expiring_jobs(QUEUE, settings)), engine.run(rt.stop))
 

@@ -5,14 +5,14 @@ their own.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from pipeline.errors import RecoverableError
+from pipeline.errors import RecoverableError, RoleStopped
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
@@ -22,6 +22,7 @@ from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.skipped_records import SkippedRecords
 from pipeline.runtime.sleep import sleep_unless
+from pipeline.runtime.tasks import run_unless
 from topics.codec import NewerRecord, Undecodable, decode
 from topics.registry import DEAD_LETTERS, Topic
 
@@ -31,6 +32,9 @@ _UNAVAILABLE_ERRORS: Final = (KafkaError, RecoverableError, *DATABASE_UNAVAILABL
 _PARTITION: Final = 0
 
 logger = get_logger(__name__)
+
+ReportHalt = Callable[[Topic, str], None]
+"""A function that is told why a topic is not projected although Kafka and Postgres answer; "" says that it is."""
 
 
 class TopicProjection(Protocol):
@@ -45,7 +49,9 @@ class TopicProjection(Protocol):
         """Write records and the next offset ``upto``; write nothing and return False if it isn't ``expected``."""
 
 
-async def follow_topic(rt: Runtime, topic: Topic, tables: TopicProjection, batch_size: int) -> None:
+async def follow_topic(
+    rt: Runtime, topic: Topic, tables: TopicProjection, batch_size: int, report_halt: ReportHalt
+) -> None:
     """Project the topic until ``rt.stop``; wait and retry while Kafka or Postgres is unavailable.
 
     ``batch_size``: records in one transaction, at most.
@@ -53,23 +59,36 @@ async def follow_topic(rt: Runtime, topic: Topic, tables: TopicProjection, batch
     skipped = SkippedRecords(rt.settings)
     while not rt.stop.is_set():
         try:
-            await _follow(rt, topic, tables, batch_size, skipped)
+            await run_unless(rt.stop, _follow(rt, topic, tables, batch_size, skipped=skipped, report_halt=report_halt))
+        except RoleStopped:
+            return
         except _UNAVAILABLE_ERRORS as error:
             logger.warning("topic not projected, retrying", topic=topic.name, error=type(error).__name__)
         except NewerRecord as error:
             logger.critical("projection halted", topic=topic.name, error=str(error))
+            report_halt(topic, str(error))
             await sleep_unless(rt.stop, _HALT_PAUSE_S)
         await sleep_unless(rt.stop, _RETRY_PAUSE_S)
 
 
-async def _follow(rt: Runtime, topic: Topic, tables: TopicProjection, batch_size: int, skipped: SkippedRecords) -> None:
-    """Project batches until ``rt.stop``, or until another projector has moved the offset."""
+async def _follow(
+    rt: Runtime,
+    topic: Topic,
+    tables: TopicProjection,
+    batch_size: int,
+    *,
+    skipped: SkippedRecords,
+    report_halt: ReportHalt,
+) -> None:
+    """Project batches until another projector has moved the offset."""
     reader = create_consumer(rt.settings, fetch_max_wait_ms=250)
     await start_client(reader, rt.settings)
     try:
         partition = topic_partition(topic.name, _PARTITION, rt.settings)
-        offset = await _seek_to_next(rt, reader, partition, tables)
-        while not rt.stop.is_set():
+        offset, end = await _seek_to_next(rt, reader, partition, tables)
+        if offset >= end:
+            report_halt(topic, "")  # whatever it halted at is gone or was projected by another projector
+        while True:
             fetched = await get_records(reader, partition, timeout_ms=250, max_records=batch_size)
             records = fetched.get(partition, [])
             if not records:
@@ -79,20 +98,22 @@ async def _follow(rt: Runtime, topic: Topic, tables: TopicProjection, batch_size
                 if not await tables.project(connection, offset, records[-1].offset + 1, decoded):
                     return
             offset = records[-1].offset + 1
+            report_halt(topic, "")
     finally:
         await reader.stop()
 
 
 async def _seek_to_next(
     rt: Runtime, reader: AIOKafkaConsumer, partition: TopicPartition, tables: TopicProjection
-) -> int:
-    """Assign the partition to the reader, and seek to the next offset, which is returned."""
+) -> tuple[int, int]:
+    """Assign the partition to the reader, and seek to the next offset; return that and the partition's end."""
     reader.assign([partition])
     beginning = (await reader.beginning_offsets([partition]))[partition]
+    end = (await reader.end_offsets([partition]))[partition]
     async with rt.pool.connection() as connection:
         offset = await tables.next_offset(connection, beginning)
     reader.seek(partition, offset)
-    return offset
+    return offset, end
 
 
 async def _decode_or_bury(rt: Runtime, topic: Topic, records: Sequence[Any]) -> list[tuple[int, Any]]:

@@ -10,11 +10,12 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, ProducerClosed
 
 from pipeline.errors import ClientRefused, LogUnavailable
 from pipeline.runtime.kafka_diagnosis import explain_failure
 from pipeline.runtime.kafka_security import security_options
+from pipeline.runtime.log_compression import LogCompression
 from pipeline.settings import Settings
 
 CONNECT_TIMEOUT_MS: Final = 2_000
@@ -28,6 +29,8 @@ replaced after about as long (`broker.session.timeout.ms`, 9 s), and the largest
 MIN_PRODUCER_REQUEST_TIMEOUT_S: Final = 2.0
 START_TIMEOUT_S: Final = 30.0
 """Seconds until a client must be connected; an idempotent producer would try for ever."""
+DISCONNECT_TIMEOUT_S: Final = 1.0
+"""Seconds for a producer that was given up to close its connections."""
 
 
 def producer_request_timeout_ms(settings: Settings) -> int:
@@ -56,8 +59,11 @@ def limit_connecting(client: Any, request_timeout_ms: int) -> None:
     client._get_conn = get_patient_connection
 
 
-def create_producer(settings: Settings, **options: Any) -> AIOKafkaProducer:
-    """Return an idempotent producer that waits for all in-sync replicas. Raise InvalidSettings."""
+def create_producer(settings: Settings, compression: LogCompression | None = None, **options: Any) -> AIOKafkaProducer:
+    """Return an idempotent producer that waits for all in-sync replicas. Raise InvalidSettings.
+
+    Without ``compression`` it never compresses.
+    """
     timeout_ms = producer_request_timeout_ms(settings)
     producer = AIOKafkaProducer(
         bootstrap_servers=settings.kafka_bootstrap,
@@ -70,6 +76,8 @@ def create_producer(settings: Settings, **options: Any) -> AIOKafkaProducer:
     limit_connecting(producer.client, timeout_ms)
     # aiokafka never expires a batch that it has sent; one whose partition has no leader must not leave a gap.
     producer._message_accumulator._batch_ttl = math.inf
+    if compression is not None:
+        compression.apply_to(producer)
     return producer
 
 
@@ -132,6 +140,25 @@ async def start_client(
 async def _close(client: AIOKafkaProducer | AIOKafkaConsumer | AIOKafkaAdminClient) -> None:
     with contextlib.suppress(Exception):
         await (client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())
+
+
+async def close_producer(producer: AIOKafkaProducer, flush_timeout_s: float, requests_timeout_s: float = 0.0) -> None:
+    """Flush and close a producer; fail what is not confirmed within ``flush_timeout_s``.
+
+    ``requests_timeout_s``: the seconds in which requests that are under way then must end; by default none.
+    """
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(flush_timeout_s):
+            await producer.stop()
+            return
+    sender = producer._sender.sender_task
+    if sender is not None and not sender.done():
+        sender.cancel()
+        await asyncio.wait([sender], timeout=requests_timeout_s)
+    producer._message_accumulator.fail_all(ProducerClosed())
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(DISCONNECT_TIMEOUT_S):
+            await producer.client.close()
 
 
 async def get_records(

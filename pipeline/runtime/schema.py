@@ -57,6 +57,15 @@ async def newest_migration(settings: Settings) -> str:
         return applied[-1] if applied else ""
 
 
+async def read_feature_level(settings: Settings) -> int:
+    """Return the level up to which processes may write.
+
+    Raise DatabaseUnavailable, InvalidSettings and psycopg.Error.
+    """
+    async with _connected(settings) as connection:
+        return await feature_level.read_level(connection)
+
+
 async def finish_upgrade(settings: Settings, *, force: bool) -> FinishedUpgrade:
     """Apply the contracts and raise the feature level.
 

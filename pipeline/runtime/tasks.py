@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Collection, Coroutine
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from pipeline.errors import PermanentError
+from pipeline.errors import PermanentError, RoleStopped
 from topics.codec import NewerRecord
 
 REPEAT_INTERVAL_S: Final = 1.0
 """Seconds after which a task that still runs is cancelled again."""
+
+T = TypeVar("T")
 
 
 async def cancel_tasks(tasks: Collection["asyncio.Task[Any]"]) -> None:
@@ -22,6 +24,24 @@ async def cancel_tasks(tasks: Collection["asyncio.Task[Any]"]) -> None:
             task.cancel()
         await asyncio.wait(running, timeout=REPEAT_INTERVAL_S)
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def run_unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of ``work``; where ``stop`` is set earlier, cancel it and raise RoleStopped.
+
+    It returns when ``work`` has ended, so that nothing stays open that it had opened.
+    """
+    if stop.is_set():
+        work.close()
+        raise RoleStopped
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await cancel_tasks((working, stopping))
+    if working.cancelled():
+        raise RoleStopped
+    return working.result()
 
 
 async def run_loops(*loops: Coroutine[Any, Any, None]) -> None:

@@ -1,6 +1,6 @@
-"""Create topics and compare those of the cluster with the registry, for `mailfold topics`, `up` and the self-check.
+"""Create topics and compare those of the cluster with the registry.
 
-Existing topics are never altered.
+`mailfold topics`, `up`, `doctor` and the worker call it. Existing topics are never altered.
 """
 
 import asyncio
@@ -20,9 +20,6 @@ from pipeline.settings import Settings
 from topics.registry import TOPICS, Topic
 
 ALTER_HINT: Final = "alter it with your cluster's tools"
-READABLE_COMPRESSIONS: Final = frozenset({"producer", "uncompressed", "gzip"})
-"""Values of `compression.type` that suit all of our readers; with any other, the broker recompresses every record
-with a codec that they may not have."""
 
 
 class BrokerAddress(msgspec.Struct, frozen=True):
@@ -63,7 +60,7 @@ def expected_partitions(topic: Topic, settings: Settings) -> int:
 async def create(settings: Settings) -> list[str]:
     """Create the topics that don't exist, check all, and return the names of those created.
 
-    Raise TopicMismatch and LogUnavailable as :func:`check` does.
+    Raise TopicMismatch on a difference, LogUnavailable without Kafka.
     """
     admin = await _connect(settings)
     try:
@@ -154,10 +151,6 @@ def _compare(name: str, topic: Topic, partitions: int, config: dict[str, str], s
             f"{name}: min.insync.replicas is {config.get('min.insync.replicas')}, must be at least "
             f"{min_in_sync_replicas(settings)} with MAILFOLD_REPLICATION_FACTOR={settings.replication_factor}; "
             f"{ALTER_HINT}"
-        )
-    if (compression := config.get("compression.type") or "producer") not in READABLE_COMPRESSIONS:
-        problems.append(
-            f"{name}: compression.type is {compression}, must be one of {sorted(READABLE_COMPRESSIONS)}; {ALTER_HINT}"
         )
     return problems
 

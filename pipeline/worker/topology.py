@@ -31,7 +31,8 @@ def add_normalizing(flow: WorkerFlow, normalizer: Normalizer) -> WorkerFlow:
     @flow.source(PROVIDER_WEBHOOKS)
     async def normalize(webhooks: AgentBatches) -> None:
         append, crash = flow.event_producer.append, flow.app.crash
-        async with NormalizingBacklog(normalizer, append, crash, SkippedRecords(flow.settings)) as backlog:
+        skipped = SkippedRecords(flow.settings)
+        async with NormalizingBacklog(normalizer, append, crash, skipped, flow.tracer) as backlog:
             async for batch in webhooks:
                 await backlog.add(batch.record_batch(), batch.ack)
 

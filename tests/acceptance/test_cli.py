@@ -241,7 +241,7 @@ def test_role_refuses_a_database_until_it_is_migrated(settings: Settings, empty_
     run = _runner(env)
     assert run("migrate")[0] == "applied 001_admin.sql"
     assert run("migrate") == [run("migrate")[-1]]
-    assert run("upgrade", "finish") == ["the feature level is 1, the newest of this version"]
+    assert run("upgrade", "finish") == ["the feature level is 2, the newest of this version"]
     assert run("tenants", "list")
 
 

@@ -62,8 +62,8 @@ STREAMING = (
         (
             Patch(
                 OUTLET,
-                '_producer(settings, f"{group}-{partition}")',
-                "_producer(settings, f\"{group}-{partition}-{__import__('os').getpid()}\")",
+                '_producer(settings, compression, f"{group}-{partition}")',
+                "_producer(settings, compression, f\"{group}-{partition}-{__import__('os').getpid()}\")",
             ),
         ),
     ),

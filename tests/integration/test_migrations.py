@@ -69,10 +69,21 @@ async def test_database_that_is_not_migrated_is_refused(empty_database_url: str)
         pass
 
 
+async def test_only_a_new_database_has_the_newest_level(settings: Settings, empty_database_url: str) -> None:
+    async with open_database(settings, size=1) as pool, pool.connection() as connection:
+        assert await read_level(connection) == NEWEST_LEVEL
+    async with await psycopg.AsyncConnection.connect(empty_database_url, autocommit=True) as connection:
+        await connection.execute("create table public.schema_migrations (name text primary key)")
+        first = min(MIGRATIONS.glob("*.sql"))
+        await connection.execute(first.read_text())
+        await connection.execute("insert into public.schema_migrations values (%s)", (first.name,))
+        await migrate_database(Settings(database_url=SecretStr(empty_database_url)))
+        assert await read_level(connection) == FIRST_LEVEL
+
+
 async def test_process_below_the_feature_level_is_refused(settings: Settings) -> None:
     async with open_database(settings, size=1) as pool, pool.connection() as connection:
-        assert await read_level(connection) == FIRST_LEVEL
-        await connection.execute("insert into admin.feature_level (level) values (%s)", (NEWEST_LEVEL + 1,))
+        await connection.execute("update admin.feature_level set level = %s", (NEWEST_LEVEL + 1,))
     with pytest.raises(SchemaMismatch, match=rf"feature level {NEWEST_LEVEL + 1} is finished, .*upgrade this process"):
         async with open_database(settings):
             pass
@@ -82,15 +93,16 @@ async def test_upgrade_is_finished_when_no_other_version_is_connected(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = settings.database_url.get_secret_value()
-    monkeypatch.setattr(feature_level, "NEWEST_LEVEL", 2)
+    newer = NEWEST_LEVEL + 1
+    monkeypatch.setattr(feature_level, "NEWEST_LEVEL", newer)
     async with open_database(settings, size=1):
         async with await psycopg.AsyncConnection.connect(url, application_name="mailfold/0.0.9"):
             with pytest.raises(SchemaMismatch, match=r"1 connections of other versions are open \(0.0.9\)"):
                 await finish_upgrade(settings, force=False)
         async with await psycopg.AsyncConnection.connect(url, application_name="psql"):
             finished = await finish_upgrade(settings, force=False)
-    assert (finished.level_before, finished.level, finished.migrations) == (1, 2, ())
-    assert (await finish_upgrade(settings, force=False)).level_before == 2
+    assert (finished.level_before, finished.level, finished.migrations) == (NEWEST_LEVEL, newer, ())
+    assert (await finish_upgrade(settings, force=False)).level_before == newer
 
 
 async def test_finishing_needs_the_schema(empty_database_url: str) -> None:

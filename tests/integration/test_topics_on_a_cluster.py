@@ -8,7 +8,7 @@ from pipeline.errors import LogUnavailable, TopicMismatch
 from pipeline.runtime import topic_admin
 from pipeline.settings import Settings
 from tests.support.seeing import until
-from topics.registry import DAY_MS, PROVIDER_WEBHOOKS, TEMPLATES
+from topics.registry import DAY_MS, PROVIDER_WEBHOOKS
 
 
 async def test_topics_that_were_created_pass_the_check_and_creating_again_changes_nothing(settings: Settings) -> None:
@@ -34,30 +34,6 @@ async def test_a_confirmation_by_the_leader_alone_is_refused_where_there_are_rep
         await topic_admin.check(settings.model_copy(update={"replication_factor": factor}))
     with pytest.raises(TopicMismatch, match=r"send-requests: min\.insync\.replicas is 1, must be at least 2"):
         await topic_admin.check(settings.model_copy(update={"replication_factor": 3}))
-
-
-async def test_a_compression_that_the_worker_cannot_undo_is_named(settings: Settings) -> None:
-    name = settings.topic(TEMPLATES.name)
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
-    await admin.start()
-    try:
-        for compression in ("gzip", "zstd"):
-            # This request replaces all that was configured.
-            told = topic_admin.expected_config(TEMPLATES) | {"compression.type": compression}
-            await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, told)])
-            if compression == "gzip":
-                await topic_admin.check(settings)
-    finally:
-        await admin.close()
-
-    async def is_named() -> bool:
-        try:
-            await topic_admin.check(settings)
-        except TopicMismatch as mismatch:
-            return "templates: compression.type is zstd, must be one of" in str(mismatch)
-        return False
-
-    await until(is_named)  # the broker applies a change of configuration a moment after it confirmed it
 
 
 async def test_a_shorter_retention_is_named_with_what_breaks_and_a_longer_one_is_right(settings: Settings) -> None:

@@ -70,7 +70,8 @@ async def test_every_client_has_both_timeouts() -> None:
 
 async def test_batch_without_a_leader_never_expires_in_any_producer() -> None:
     """Its number would be missing, and the brokers would refuse every later batch of the partition."""
-    for options in ({}, {"transactional_id": "mailfold-0"}):
+    option_sets: list[dict[str, Any]] = [{}, {"transactional_id": "mailfold-0"}]
+    for options in option_sets:
         producer = create_producer(SETTINGS, **options)
         assert producer._message_accumulator._batch_ttl == math.inf
         await producer.stop()
