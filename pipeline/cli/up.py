@@ -15,13 +15,17 @@ from pipeline.devstack.sandbox.keys import public_key
 from pipeline.devstack.servers.data_dir import DataDir
 from pipeline.devstack.supervisor import ROLES, Stack
 from pipeline.runtime.database import Pool, open_database
+from pipeline.runtime.environment import load_settings
 from pipeline.runtime.private_files import replace_file
-from pipeline.settings import Settings, load_settings
+from pipeline.runtime.secret_ring import secret_ring
+from pipeline.settings import Settings
 
 app = typer.Typer()
 
 TENANT = "default"
 API_KEY_FILE = "api-key"
+API_KEY_HEADER_FILE = "api-key.header"
+"""The key as a header, for `curl -H @FILE`: an argument could be read by every user of the machine."""
 EXAMPLE_BATCH_FILE = Path(__file__).with_name("example.json")
 
 
@@ -82,8 +86,9 @@ async def create_defaults(settings: Settings) -> None:
 async def _create_key(pool: Pool, data_dir: DataDir) -> None:
     """Create an API key and store it in the data folder, unless the one that is there is valid."""
     stored = data_dir.read_secret(API_KEY_FILE)
-    if not stored or await admin.tenant_of_key(pool, stored) is None:
-        data_dir.write_secret(API_KEY_FILE, await admin.add_key(pool, TENANT, "made by `mailfold up`"))
+    if not stored or await admin.find_key(pool, stored) is None:
+        stored = data_dir.write_secret(API_KEY_FILE, await admin.add_key(pool, TENANT, made_by="mailfold up"))
+    data_dir.write_secret(API_KEY_HEADER_FILE, f"X-Api-Key: {stored}")
 
 
 async def _update_sandbox_provider(pool: Pool, settings: Settings) -> None:
@@ -91,7 +96,7 @@ async def _update_sandbox_provider(pool: Pool, settings: Settings) -> None:
 
     A provider of that name and another kind is an operator's, and stays as it is.
     """
-    name, secret = settings.sandbox_provider, settings.secret.get_secret_value()
+    name, ring = settings.sandbox_provider, secret_ring(settings)
     row = admin.Provider(
         name,
         settings.sandbox_host,
@@ -99,9 +104,9 @@ async def _update_sandbox_provider(pool: Pool, settings: Settings) -> None:
         kind="sandbox",
         webhook_keys=(public_key(settings.data_dir),),
     )
-    existing = {provider.provider: provider for provider in await admin.list_providers(pool, secret)}.get(name)
+    existing = {provider.provider: provider for provider in await admin.list_providers(pool, ring)}.get(name)
     if existing is None or existing.kind == "sandbox":
-        await admin.add_provider(pool, row, secret)
+        await admin.add_provider(pool, row, ring)
 
 
 def print_line(line: str) -> None:
@@ -153,8 +158,8 @@ def _postgres_access(settings: Settings, root: Path) -> str:
 
 def _first_email_command(gateway: str, data_dir: DataDir) -> str:
     """Return a shell command that sends a first email to the sandbox, which opens it and clicks its link."""
-    key, example = data_dir.root / API_KEY_FILE, data_dir.root / "example.json"
+    header, example = data_dir.root / API_KEY_HEADER_FILE, data_dir.root / "example.json"
     if not example.exists():
         replace_file(example, EXAMPLE_BATCH_FILE.read_bytes())
     post = f"curl {gateway}/channels/email/batch -H 'Content-Type: application/json'"
-    return f"{post} -H \"X-Api-Key: $(cat '{key}')\" -d @'{example}'; mailfold trace first"
+    return f"{post} -H @'{header}' -d @'{example}'; mailfold trace first"

@@ -45,7 +45,8 @@ class RightsHolder(StrEnum):
     PROJECT = "project"
     EMIT = "emit"
     COMMANDS = "commands"
-    """`status`, `trace`, `dead`, `renormalize`, `rebuild`, `templates`, `suppressions`, `inbound`, `topics check`."""
+    """`status`, `trace`, `dead`, `renormalize`, `rebuild`, `templates`, `suppressions`, `inbound`, `topics check`,
+    `recover`."""
     SETUP = "setup"
     """`topics create`."""
 
@@ -65,6 +66,7 @@ READ_TOPICS: Final[dict[RightsHolder, tuple[Topic, ...]]] = {
     RightsHolder.WORKER: (*FACT_TOPICS, PROVIDER_WEBHOOKS, EMAIL_STATES, DEAD_LETTERS),
     RightsHolder.DISPATCH: (SEND_REQUESTS, PROVIDER_ACKS, UNCORRELATED_EVENTS, MESSAGE_CONTENTS, DEAD_LETTERS),
     RightsHolder.PROJECT: (EMAIL_CHANGES, TEMPLATES, SUPPRESSIONS, DEAD_LETTERS),
+    RightsHolder.EMIT: (CONVERSION_RESULTS,),
     RightsHolder.COMMANDS: TOPICS,
 }
 WRITTEN_TOPICS: Final[dict[RightsHolder, tuple[Topic, ...]]] = {

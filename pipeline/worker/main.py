@@ -17,9 +17,10 @@ from pipeline.runtime.ops_server import observe_role
 from pipeline.runtime.role_health import RoleHealth
 from pipeline.runtime.role_tracing import open_tracing
 from pipeline.runtime.schema import read_feature_level
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.startup import STOP_SIGNALS, stop_at_signals, wait_until_available
 from pipeline.settings import Settings
-from pipeline.webhooks.token_readers import token_readers_of
+from pipeline.webhooks.token_readers import token_readers
 from pipeline.worker.agents import FactFolder, Normalizer
 from pipeline.worker.expiry import StateExpiry
 from pipeline.worker.normalizing.pool import open_normalizer_pool
@@ -43,10 +44,10 @@ async def serve(settings: Settings) -> None:
         async with contextlib.AsyncExitStack() as stack:
             compression = await stack.enter_async_context(_open_compression(settings))
             producer = await _start_producer(settings, compression, stack)
-            token_readers = token_readers_of(settings)
+            readers = token_readers(secret_ring(settings))
             tune_garbage_collector()
             pool = await stack.enter_async_context(open_normalizer_pool(settings, wall_clock))
-            normalizer, folder = Normalizer(wall_clock, token_readers, pool.normalize), FactFolder(wall_clock)
+            normalizer, folder = Normalizer(wall_clock, readers, pool.normalize), FactFolder(wall_clock)
             expiry = StateExpiry(wall_clock, settings.quiet_days)
             worker_flow = WorkerFlow(settings, producer, compression, tracer=tracer)
             flow = build_topology(worker_flow, normalizer, folder, expiry)

@@ -10,6 +10,7 @@ from pipeline.content.dkim import DkimKey, dns_record, new_key
 from pipeline.dispatch.routing.routes import set_dkim
 from pipeline.operations.doctor.mail_dns import check_dns
 from pipeline.runtime.bootstrap import open_runtime
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
 from tests.support.command import mailfold_on
 from tests.support.dns_server import dns_server
@@ -35,10 +36,10 @@ async def test_sound_installation_fails_nothing_and_a_wrong_clock_or_credential_
     provider = admin.Provider("mine", "smtp.example.com", username="u", password="p")
     async with open_runtime(settings) as rt:
         await admin.add_tenant(rt.pool, admin.Tenant("acme"))
-        await admin.add_provider(rt.pool, provider, settings.secret.get_secret_value())
+        await admin.add_provider(rt.pool, provider, secret_ring(settings))
         await admin.add_brand(rt.pool, admin.Brand("acme", "*", "mine"))
     code, found = await examined(settings)
-    assert (code, set(found)) == (0, {"host", "dns", "kafka", "rights", "postgres", "setup", "roles"})
+    assert (code, set(found)) == (0, {"host", "dns", "kafka", "rights", "postgres", "log", "setup", "roles"})
     assert "fail" not in {verdict for rows in found.values() for verdict in verdicts(rows)}
     assert ("ok", "no record has a time in the future") in found["kafka"]
     assert ("ok", "1 tenants, 1 brands") in found["setup"]
@@ -86,12 +87,12 @@ async def test_postgres_that_is_away_or_read_only_is_told(settings: Settings) ->
 
 async def test_senders_and_keys_of_brands_are_looked_up(settings: Settings) -> None:
     key = DkimKey("shop.com", "mf1", new_key(ed25519=True))
-    secret = settings.secret.get_secret_value()
+    ring = secret_ring(settings)
     async with open_runtime(settings) as rt:
         await admin.add_tenant(rt.pool, admin.Tenant("acme"))
-        await admin.add_provider(rt.pool, admin.Provider("mine", "smtp.example.com"), secret)
+        await admin.add_provider(rt.pool, admin.Provider("mine", "smtp.example.com"), ring)
         await admin.add_brand(rt.pool, admin.Brand("acme", "*", "mine", sender_address="news@shop.com"))
-        await set_dkim(rt.pool, "acme", "*", key, secret)
+        await set_dkim(rt.pool, "acme", "*", key, ring)
     zone = {
         "shop.com": {"MX": ["10 mx.shop.com."]},
         "mf1._domainkey.shop.com": {"TXT": [dns_record(key).partition(" IN TXT ")[2]]},

@@ -92,9 +92,12 @@ async def test_halted_partition_is_told_by_metrics_readiness_and_status(
             return (await read_status(rt)).halted
 
         [partition] = await until(halted)
-        assert (partition.partition, "log ends before" in partition.reason) == (1, True)
+        assert (partition.partition, "but ends at" in partition.reason) == (1, True)
         assert f"halted at offset {end}: " in (await rt.health.find_problems())["partition 1"]
         assert sample(rt, "mailfold_projection_halted", partition="1") == 1
+        assert "mailfold recover" in (await rt.health.find_problems())["project"]
+        await rt.health.refresh_gauges()
+        assert sample(rt, "mailfold_log_lost", reader="project") == 1
         await rows(rt, "update projections.next_offsets set next_offset = %s where partition = 1 returning 1", end - 9)
 
         async def goes_on() -> bool:

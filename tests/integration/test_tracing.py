@@ -13,7 +13,7 @@ from pipeline.devstack.supervisor import Stack
 from pipeline.runtime.kafka import topic_partition
 from pipeline.runtime.kafka_clients import create_consumer
 from pipeline.settings import Settings
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.support.fasttrack import activity, message
 from tests.support.gateway import gateway
 from tests.support.http_receiver import http_receiver
@@ -48,9 +48,9 @@ async def headers_on(settings: Settings, *topics: Topic) -> dict[str, list[tuple
 
 async def set_up(rt: Any, inbox_port: int, destination: str) -> None:
     provider = Provider("local", "127.0.0.1", inbox_port, tls="off", means_delivered=True)
-    await admin.add_provider(rt.pool, provider, SECRET)
+    await admin.add_provider(rt.pool, provider, RING)
     await admin.add_brand(rt.pool, Brand("acme", "*", "local"))
-    await admin.add_destination(rt.pool, Destination("acme", "*", destination, "key"), SECRET)
+    await admin.add_destination(rt.pool, Destination("acme", "*", destination, "key"), RING)
 
 
 def one(spans: list[ReceivedSpan], service: str, name: str) -> ReceivedSpan:

@@ -9,8 +9,8 @@ from pipeline.admin import Destination
 from pipeline.dispatch import main as dispatch
 from pipeline.emit import main as emit
 from pipeline.project import main as project
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
-from tests.conftest import SECRET
 from tests.support.changes import Log, acked, event, identified, request
 from tests.support.dispatching import accept, provide
 from tests.support.fasttrack import message
@@ -65,5 +65,5 @@ async def all_roles(settings: Settings) -> AsyncIterator[RunningRoles]:
         await provide(served.rt, mails.port)
         for brand in "12":
             destination = Destination("acme", brand, conversions.url, "their-key")
-            await admin.add_destination(served.rt.pool, destination, SECRET)
+            await admin.add_destination(served.rt.pool, destination, secret_ring(settings))
         yield RunningRoles(served, mails, conversions)

@@ -9,6 +9,7 @@ The account of a provider may also carry other senders' mail. Its events are par
 letters with that reason after ``parked_days``.
 """
 
+import asyncio
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -40,6 +41,8 @@ logger = get_logger(__name__)
 MAX_RECORDS_PER_POLL: Final = 2000
 MAX_ROWS_PER_STATEMENT: Final = 1000
 """Rows that are correlated, given up or deleted in one statement."""
+GATHER_S: Final = 0.05
+"""Seconds between two transactions, in which more records come: one of many costs hardly more than one of a few."""
 CLEANUP_INTERVAL_MS: Final = 60_000
 LOCK_NAME: Final = "mailfold.correlation"
 
@@ -76,10 +79,13 @@ class Correlator:
                 batches = await get_records(reader, timeout_ms=500, max_records=MAX_RECORDS_PER_POLL)
                 if batches:
                     await self._process(batches)
+                    await asyncio.sleep(GATHER_S)
                 if await self._has_read_acks(reader):
                     await self._clean_up()
         finally:
             self._progress.end()
+            for place, reason in self._positions.lost.items():
+                self._progress.note_lost(place, reason)
             await reader.stop()
 
     async def _assign(self, reader: AIOKafkaConsumer) -> None:
@@ -119,6 +125,7 @@ class Correlator:
 
     async def _process(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
         for partition, records in batches.items():
+            self._positions.require_following(partition, records[0].offset)
             self._progress.add_fetched(partition, records)
         batch = await self._skipped.pass_over(list(itertools.chain(*batches.values())), self._parse)
         if batch.broken:
@@ -129,7 +136,7 @@ class Correlator:
         with self._transaction_seconds.time():
             async with self._rt.pool.connection() as connection:
                 matched = await write_and_match(connection, batch, unmatched)
-                await self._positions.advance(connection, upto)
+                await self._positions.advance(connection, upto, batches)
         self._positions.next_offsets |= upto
         self._progress.finish(upto)
         if matched:

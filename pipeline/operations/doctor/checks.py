@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pipeline.operations.doctor.finding import DoctorCheck
 from pipeline.operations.doctor.host import check_host
 from pipeline.operations.doctor.kafka import check_kafka
+from pipeline.operations.doctor.log import check_log
 from pipeline.operations.doctor.mail_dns import check_dns
 from pipeline.operations.doctor.postgres import check_postgres
 from pipeline.operations.doctor.rights import check_rights
@@ -22,6 +23,7 @@ def list_checks(roles: Sequence[RightsHolder] = (), domains: Sequence[str] = ())
         "kafka": check_kafka,
         "rights": functools.partial(check_rights, roles=roles),
         "postgres": check_postgres,
+        "log": check_log,
         "setup": check_setup,
         "roles": check_roles,
     }

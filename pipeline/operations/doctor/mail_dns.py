@@ -19,6 +19,7 @@ from pipeline.operations.doctor.dns_records import (
 from pipeline.operations.doctor.finding import DoctorFinding, fail, skip
 from pipeline.operations.doctor.host import is_local
 from pipeline.runtime.database import Pool, open_database
+from pipeline.runtime.secret_ring import SecretRing, secret_ring
 from pipeline.settings import Settings
 
 MAX_SENDER_DOMAINS: Final = 100
@@ -82,17 +83,17 @@ async def _read_identities(settings: Settings) -> SenderIdentities | None:
     """Return what brands send as; None where Postgres or its schema is away, as other checks say."""
     try:
         async with open_database(settings, size=1) as pool:
-            return await read_identities(pool, settings.secret.get_secret_value())
+            return await read_identities(pool, secret_ring(settings))
     except (DatabaseUnavailable, SchemaMismatch, InvalidSettings):
         return None
 
 
-async def read_identities(pool: Pool, secret: str) -> SenderIdentities:
-    """Return the domains and keys of all brands; a key that is sealed with another secret is left out."""
+async def read_identities(pool: Pool, ring: SecretRing) -> SenderIdentities:
+    """Return the domains and keys of all brands; a key that the secrets do not open is left out."""
     identities = SenderIdentities()
     for tenant, brand, *_ in await admin.fetch_rows(pool, "list_brands"):
         try:
-            routing = await get_brand_routing(pool, tenant, brand, secret)
+            routing = await get_brand_routing(pool, tenant, brand, ring)
         except (InvalidSettings, NotFound):  # the check of Setup tells the first; the second was removed just now
             continue
         sender = routing.brand.sender_address.rpartition("@")[2]
