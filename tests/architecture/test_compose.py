@@ -19,6 +19,7 @@ SCHEMA: dict[str, Any] = json.loads(text("tests/architecture/vendor/compose-spec
 OPTIONAL = {
     *("DATABASE_SESSION_URL", "DATABASE_READ_URL", "KAFKA_SASL_PASSWORD", "KAFKA_OAUTH_CLIENT_SECRET"),
     *("KAFKA_SSL_KEY_FILE", "KAFKA_SSL_KEY_PASSWORD"),
+    *("MAILFOLD_SECRET", "MAILFOLD_SECRET_PREVIOUS", "MAILFOLD_SECRETS"),  # roles refuse to start without any
 }
 """Settings that are secret, or are so by their names, and that not every installation has."""
 ONCE = ("topics", "migrate")

@@ -199,7 +199,7 @@ def test_settings_that_the_secret_may_have_are_optional_and_a_roles_own_win() ->
     fields = {environment_variable(field) for field in Settings.model_fields if SECRET_NAME.search(field)}
     for name, _, pod in pods(FULL):
         env = {each["name"]: each for each in pod["containers"][0]["env"]}
-        assert fields - {"MAILFOLD_SECRET", "DATABASE_URL"} <= set(env), f"{name} can't be given each secret setting"
+        assert fields - {"DATABASE_URL"} <= set(env), f"{name} can't be given each secret setting"
         for setting in ("DATABASE_SESSION_URL", "DATABASE_READ_URL", "KAFKA_OAUTH_CLIENT_SECRET"):
             source = env[setting]["valueFrom"]["secretKeyRef"]
             assert source == {"name": "mailfold-secrets", "key": setting, "optional": True}
