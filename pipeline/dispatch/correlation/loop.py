@@ -10,6 +10,7 @@ letters with that reason after ``parked_days``.
 """
 
 import asyncio
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -17,7 +18,13 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from prometheus_client import Histogram
 
 from pipeline.dispatch.correlation.parked import SQL
-from pipeline.dispatch.correlation.parse import UncorrelatedEvent, parse_records, with_email_id
+from pipeline.dispatch.correlation.parse import (
+    CorrelationBatch,
+    MessageKey,
+    UncorrelatedEvent,
+    parse_records,
+    with_email_id,
+)
 from pipeline.dispatch.correlation.store import key_columns, write_and_match
 from pipeline.dispatch.metrics import DispatchMetrics
 from pipeline.runtime.append import append_until_confirmed
@@ -29,6 +36,8 @@ from pipeline.runtime.leader import ReaderOffsets, run_as_leader
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.reader_progress import ReaderProgress, observe_reader
+from pipeline.runtime.skipped_records import SkippedRecords
+from pipeline.runtime.tracing import batch_attributes, traceparent_of
 from topics.codec import decode
 from topics.dead_letters import dead_letter
 from topics.record import EmailId, LogPosition, Millis
@@ -60,6 +69,7 @@ class Correlator:
         self._transaction_seconds = transaction_seconds
         self._acks_topic = rt.settings.topic(PROVIDER_ACKS.name)
         self._positions = ReaderOffsets(rt, (PROVIDER_ACKS, UNCORRELATED_EVENTS), SQL)
+        self._skipped = SkippedRecords(rt.settings)
         self._unread_ack_ends: dict[TopicPartition, int] = {}
         """End offsets of the acks at the start, until they are reached: no event is given up before."""
         self._cleaned_up_at = 0
@@ -124,11 +134,11 @@ class Correlator:
         for partition, records in batches.items():
             self._positions.require_following(partition, records[0].offset)
             self._progress.add_fetched(partition, records)
-        batch = parse_records(self._positions.topics, [record for records in batches.values() for record in records])
+        batch = await self._skipped.pass_over(list(itertools.chain(*batches.values())), self._parse)
         if batch.broken:
             dead_letters = [self._positions.dead_letter_entry(record, error) for record, error in batch.broken]
             await append_until_confirmed(self._rt.log, dead_letters)
-        unmatched = await self._append_known(batch.waiting)
+        unmatched = await self._append_known(batch.waiting, self._contexts(batches))
         upto = {partition: records[-1].offset + 1 for partition, records in batches.items()}
         with self._transaction_seconds.time():
             async with self._rt.pool.connection() as connection:
@@ -139,20 +149,49 @@ class Correlator:
         if matched:
             await self._append_matched()
 
-    async def _append_known(self, events: Sequence[UncorrelatedEvent]) -> list[UncorrelatedEvent]:
+    async def _parse(self, records: Sequence[Any]) -> CorrelationBatch:
+        return parse_records(self._positions.topics, records)
+
+    def _contexts(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> dict[tuple[int, int], str]:
+        """Return the trace contexts of traced events, by partition and offset."""
+        if not self._rt.tracer.is_on:
+            return {}
+        return {
+            (partition.partition, record.offset): context
+            for partition, records in batches.items()
+            if partition.topic != self._acks_topic
+            for record in records
+            if (context := traceparent_of(record))
+        }
+
+    async def _append_known(
+        self, events: Sequence[UncorrelatedEvent], contexts: Mapping[tuple[int, int], str]
+    ) -> list[UncorrelatedEvent]:
         """Append the events whose email is already known, and return the others, which must be parked.
 
-        After a crash they are read and appended again.
+        After a crash they are read and appended again. A parked event loses its trace.
         """
         if not events:
             return []
         async with self._rt.pool.connection() as connection:
             rows = await (await connection.execute(SQL["known"], key_columns(each.key for each in events))).fetchall()
         email_ids = {(provider, message_id): EmailId(email_id) for message_id, provider, email_id in rows}
-        known = [with_email_id(each.event, email_ids[each.key]) for each in events if each.key in email_ids]
-        entries = [LogEntry(DELIVERY_EVENTS, event.email_id, event) for event in known]
-        await append_until_confirmed(self._rt.log, entries)
+        known = [each for each in events if each.key in email_ids]
+        traced = [each for each in known if (each.partition, each.place) in contexts]
+        await self._append_events([each for each in known if (each.partition, each.place) not in contexts], email_ids)
+        causes = [contexts[each.partition, each.place] for each in traced]
+        attributes = batch_attributes(UNCORRELATED_EVENTS.name, {email_ids[each.key] for each in traced})
+        with self._rt.tracer.span("correlate", "consumer", causes, attributes):
+            await self._append_events(traced, email_ids)
         return [each for each in events if each.key not in email_ids]
+
+    async def _append_events(
+        self, events: Sequence[UncorrelatedEvent], email_ids: Mapping[MessageKey, EmailId]
+    ) -> None:
+        found = [with_email_id(each.event, email_ids[each.key]) for each in events]
+        await append_until_confirmed(
+            self._rt.log, [LogEntry(DELIVERY_EVENTS, event.email_id, event) for event in found]
+        )
 
     async def _append_matched(self) -> None:
         """Append parked events whose email is known now, and unpark them once Kafka has confirmed them."""

@@ -1,6 +1,5 @@
-"""Check this machine and its settings: the secret, the data folder's disk, the spool, certificates, the mail domain."""
+"""Check this machine and its settings: the secret, the data folder's disk, the spool, certificates, the public URL."""
 
-import datetime as dt
 import ipaddress
 import math
 from collections import Counter
@@ -10,45 +9,50 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import psutil
-from cryptography import x509
 
+from pipeline.errors import InvalidSettings
+from pipeline.operations.doctor.certificates import authorities_finding, chain_finding, key_pair_finding
 from pipeline.operations.doctor.finding import DoctorFinding, fail, ok, skip, warn
+from pipeline.runtime.secret_ring import NamedSecret, secret_ring
 from pipeline.settings import Settings
 
-MIN_SECRET_CHARS: Final = 32
 MIN_SECRET_BITS: Final = 100
 WARN_FREE_BYTES: Final = 5_000_000_000
 FAIL_FREE_BYTES: Final = 1_000_000_000
 WARN_FREE_SHARE: Final = 0.1
-CERTIFICATE_WARN_DAYS: Final = 21
 LOCAL_DOMAINS: Final = ("localhost", "test", "example", "invalid", "local")
 
 
 async def check_host(settings: Settings) -> AsyncIterator[DoctorFinding]:
     """Yield the findings about this machine and the settings that this process has."""
-    yield secret_finding(settings.secret.get_secret_value())
+    for finding in _check_secrets(settings):
+        yield finding
     yield disk_finding(settings.data_dir)
     for finding in _check_spool(settings.data_dir / "spool"):
         yield finding
-    for variable, path in (
-        ("MAILFOLD_INBOUND_CERTIFICATE", settings.inbound_certificate),
-        ("KAFKA_SSL_CERTIFICATE_FILE", settings.kafka_ssl_certificate_file),
-        ("KAFKA_SSL_CA_FILE", settings.kafka_ssl_ca_file),
-    ):
-        if path:
-            yield certificate_finding(variable, Path(path))
+    for finding in _check_certificates(settings):
+        yield finding
     yield public_url_finding(settings.public_url)
-    yield domain_finding(settings.mail_domain)
 
 
-def secret_finding(secret: str) -> DoctorFinding:
-    """Return whether the secret is long and random enough; it signs links that strangers can try to forge."""
-    make = "make one: `openssl rand -base64 48`; with another secret stored credentials must be given again"
-    if len(secret) < MIN_SECRET_CHARS:
-        return fail(f"MAILFOLD_SECRET has {len(secret)} characters, needs {MIN_SECRET_CHARS}", make)
-    if entropy_bits(secret) < MIN_SECRET_BITS:
-        return warn("MAILFOLD_SECRET repeats few characters and might be guessed", make)
-    return ok(f"MAILFOLD_SECRET has {len(secret)} characters that look random")
+def _check_secrets(settings: Settings) -> Iterator[DoctorFinding]:
+    try:
+        ring = secret_ring(settings)
+    except InvalidSettings as error:
+        yield fail(str(error), "`openssl rand -base64 48` makes a secret; docs/how-to/rotate-secrets.md replaces one")
+        return
+    for secret in ring.secrets:
+        yield secret_finding(secret)
+
+
+def secret_finding(secret: NamedSecret) -> DoctorFinding:
+    """Return whether a secret is random enough; it signs links that strangers can try to forge."""
+    if entropy_bits(secret.value) < MIN_SECRET_BITS:
+        return warn(
+            f"the secret {secret.id} repeats few characters and might be guessed",
+            "`mailfold secrets rotate` replaces it (docs/how-to/rotate-secrets.md)",
+        )
+    return ok(f"the secret {secret.id} has {len(secret.value)} characters that look random")
 
 
 def entropy_bits(text: str) -> float:
@@ -82,23 +86,20 @@ def _check_spool(folder: Path) -> Iterator[DoctorFinding]:
         yield ok("the spool of opens and clicks is empty")
 
 
-def certificate_finding(variable: str, path: Path) -> DoctorFinding:
-    """Return until when the first certificate of a PEM file is valid."""
-    try:
-        certificate = x509.load_pem_x509_certificates(path.read_bytes())[0]
-    except (OSError, ValueError, IndexError) as error:
-        return fail(f"{variable}: {path} can't be read: {error}", "name a PEM file that this user may read")
-    left = certificate.not_valid_after_utc - dt.datetime.now(dt.UTC)
-    text = f"{variable}: the certificate ends on {certificate.not_valid_after_utc:%Y-%m-%d}"
-    if left < dt.timedelta(0):
-        return fail(text, "renew it")
-    return warn(text, "renew it") if left < dt.timedelta(days=CERTIFICATE_WARN_DAYS) else ok(text)
+def _check_certificates(settings: Settings) -> Iterator[DoctorFinding]:
+    """Yield until when the certificates in files are valid, of the gateway's SMTP and of Kafka's clients."""
+    if path := settings.inbound_certificate:
+        yield key_pair_finding("MAILFOLD_INBOUND_CERTIFICATE", path, settings.inbound_certificate_key)
+    if path := settings.kafka_ssl_certificate_file:
+        yield chain_finding("KAFKA_SSL_CERTIFICATE_FILE", Path(path))
+    if path := settings.kafka_ssl_ca_file:
+        yield authorities_finding("KAFKA_SSL_CA_FILE", Path(path))
 
 
 def public_url_finding(url: str) -> DoctorFinding:
     """Return whether recipients and providers can use the public URL, as far as it says so itself."""
     parts = urlsplit(url)
-    if _is_local(parts.hostname or ""):
+    if is_local(parts.hostname or ""):
         return skip(f"MAILFOLD_PUBLIC_URL is {url}: only this machine and its network reach it")
     if parts.scheme != "https":
         return warn(
@@ -107,18 +108,8 @@ def public_url_finding(url: str) -> DoctorFinding:
     return ok(f"MAILFOLD_PUBLIC_URL is {url}")
 
 
-def domain_finding(domain: str) -> DoctorFinding:
-    """Return how to check the mail domain's DNS: a client for DNS is no dependency of Mailfold's."""
-    if _is_local(domain):
-        return skip(f"MAILFOLD_MAIL_DOMAIN is {domain}, which only this machine knows: no DNS to check")
-    return skip(
-        f"DNS of {domain} is not checked: Mailfold has no DNS client",
-        f"look yourself: `dig +short MX {domain}`, `dig +short TXT {domain}` (SPF), "
-        f"`dig +short TXT _dmarc.{domain}` (DMARC), and the DKIM records that `mailfold brands` shows",
-    )
-
-
-def _is_local(host: str) -> bool:
+def is_local(host: str) -> bool:
+    """Return whether only this machine and its network know the host or domain."""
     try:
         return not ipaddress.ip_address(host).is_global
     except ValueError:
