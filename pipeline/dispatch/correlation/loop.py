@@ -18,7 +18,13 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from prometheus_client import Histogram
 
 from pipeline.dispatch.correlation.parked import SQL
-from pipeline.dispatch.correlation.parse import CorrelationBatch, UncorrelatedEvent, parse_records, with_email_id
+from pipeline.dispatch.correlation.parse import (
+    CorrelationBatch,
+    MessageKey,
+    UncorrelatedEvent,
+    parse_records,
+    with_email_id,
+)
 from pipeline.dispatch.correlation.store import key_columns, write_and_match
 from pipeline.dispatch.metrics import DispatchMetrics
 from pipeline.runtime.append import append_until_confirmed
@@ -31,6 +37,7 @@ from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.reader_progress import ReaderProgress, observe_reader
 from pipeline.runtime.skipped_records import SkippedRecords
+from pipeline.runtime.tracing import batch_attributes, traceparent_of
 from topics.codec import decode
 from topics.dead_letters import dead_letter
 from topics.record import EmailId, LogPosition, Millis
@@ -131,7 +138,7 @@ class Correlator:
         if batch.broken:
             dead_letters = [self._positions.dead_letter_entry(record, error) for record, error in batch.broken]
             await append_until_confirmed(self._rt.log, dead_letters)
-        unmatched = await self._append_known(batch.waiting)
+        unmatched = await self._append_known(batch.waiting, self._contexts(batches))
         upto = {partition: records[-1].offset + 1 for partition, records in batches.items()}
         with self._transaction_seconds.time():
             async with self._rt.pool.connection() as connection:
@@ -145,20 +152,46 @@ class Correlator:
     async def _parse(self, records: Sequence[Any]) -> CorrelationBatch:
         return parse_records(self._positions.topics, records)
 
-    async def _append_known(self, events: Sequence[UncorrelatedEvent]) -> list[UncorrelatedEvent]:
+    def _contexts(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> dict[tuple[int, int], str]:
+        """Return the trace contexts of traced events, by partition and offset."""
+        if not self._rt.tracer.is_on:
+            return {}
+        return {
+            (partition.partition, record.offset): context
+            for partition, records in batches.items()
+            if partition.topic != self._acks_topic
+            for record in records
+            if (context := traceparent_of(record))
+        }
+
+    async def _append_known(
+        self, events: Sequence[UncorrelatedEvent], contexts: Mapping[tuple[int, int], str]
+    ) -> list[UncorrelatedEvent]:
         """Append the events whose email is already known, and return the others, which must be parked.
 
-        After a crash they are read and appended again.
+        After a crash they are read and appended again. A parked event loses its trace.
         """
         if not events:
             return []
         async with self._rt.pool.connection() as connection:
             rows = await (await connection.execute(SQL["known"], key_columns(each.key for each in events))).fetchall()
         email_ids = {(provider, message_id): EmailId(email_id) for message_id, provider, email_id in rows}
-        known = [with_email_id(each.event, email_ids[each.key]) for each in events if each.key in email_ids]
-        entries = [LogEntry(DELIVERY_EVENTS, event.email_id, event) for event in known]
-        await append_until_confirmed(self._rt.log, entries)
+        known = [each for each in events if each.key in email_ids]
+        traced = [each for each in known if (each.partition, each.place) in contexts]
+        await self._append_events([each for each in known if (each.partition, each.place) not in contexts], email_ids)
+        causes = [contexts[each.partition, each.place] for each in traced]
+        attributes = batch_attributes(UNCORRELATED_EVENTS.name, {email_ids[each.key] for each in traced})
+        with self._rt.tracer.span("correlate", "consumer", causes, attributes):
+            await self._append_events(traced, email_ids)
         return [each for each in events if each.key not in email_ids]
+
+    async def _append_events(
+        self, events: Sequence[UncorrelatedEvent], email_ids: Mapping[MessageKey, EmailId]
+    ) -> None:
+        found = [with_email_id(each.event, email_ids[each.key]) for each in events]
+        await append_until_confirmed(
+            self._rt.log, [LogEntry(DELIVERY_EVENTS, event.email_id, event) for event in found]
+        )
 
     async def _append_matched(self) -> None:
         """Append parked events whose email is known now, and unpark them once Kafka has confirmed them."""

@@ -34,7 +34,7 @@ OWNED_TABLES: Final = (
     OwnedTable("admin.brands"),
     OwnedTable("admin.routes"),
     OwnedTable("admin.destinations"),
-    OwnedTable("admin.feature_level"),
+    OwnedTable("admin.feature_level", replaces=True),
     OwnedTable("admin.secret_fingerprints", replaces=True),
     OwnedTable("intake.identities"),
     OwnedTable("intake.template_versions"),

@@ -39,9 +39,9 @@ from projections.feature_level import NEWEST_LEVEL
 from projections.migrate import load_migrations
 
 Connection = psycopg.AsyncConnection[Any]
-NEW_DATABASE_TABLES: Final = ("public.schema_migrations", "suppressions.key_change", "admin.secret_fingerprints")
-"""Tables in which a migrated database has rows before anybody has used it, or after a mere look at it."""
 _REPLACED_TABLES: Final = frozenset(table.name for table in OWNED_TABLES if table.replaces)
+NEW_DATABASE_TABLES: Final = ("public.schema_migrations", *_REPLACED_TABLES)
+"""Tables in which a migrated database has rows before anybody has used it, or after a mere look at it."""
 _NEW_DATABASE_HINT: Final = "create a new database, name it in DATABASE_URL, run `mailfold migrate`, then restore"
 
 
