@@ -15,6 +15,7 @@ from bench.house import BRAND, TENANT, World
 from bench.material import activity
 from pipeline import admin
 from pipeline.runtime.database import open_database
+from pipeline.runtime.secret_ring import secret_ring
 
 AT_ONCE = 32
 
@@ -36,7 +37,7 @@ async def run(world: World, counter: Counter, origin: str) -> tuple[Rate, list[C
     """Measure how fast the emitter sends the conversions that the projector stage stored: two per email."""
     total = 2 * world.size.project
     async with open_database(world.settings, size=1) as pool:
-        secret = world.settings.secret.get_secret_value()
+        secret = secret_ring(world.settings)
         await admin.add_destination(pool, admin.Destination(TENANT, BRAND, origin, "bench-key"), secret)
 
     async def posted() -> int:

@@ -21,8 +21,10 @@ from pipeline.devstack.servers.data_dir import find_free_port
 from pipeline.devstack.servers.process import ChildProcess, Program, spawn
 from pipeline.runtime import topic_admin
 from pipeline.runtime.database import open_database
+from pipeline.runtime.environment import environment_of
 from pipeline.runtime.schema import migrate_database
-from pipeline.settings import Settings, environment_of
+from pipeline.runtime.secret_ring import secret_ring
+from pipeline.settings import Settings
 
 TENANT, BRAND = "bench", "1"
 
@@ -132,7 +134,7 @@ async def world(servers: Settings, name: str, size: Size, destination: str = "")
     )
     await topic_admin.create(settings)
     await migrate_database(settings)
-    secret = settings.secret.get_secret_value()
+    secret = secret_ring(settings)
     async with open_database(settings, size=1) as pool:
         await admin.add_tenant(pool, admin.Tenant(TENANT))
         key = await admin.add_key(pool, TENANT)

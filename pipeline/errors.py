@@ -7,6 +7,7 @@ MailfoldError
 │   │   └── ClientRefused          Kafka answers, but does not let this client in
 │   ├── DatabaseUnavailable
 │   ├── DatabaseReplaced        another Postgres server answers than before; it may lag behind
+│   ├── LookupCancelled         a batch of lookups was cancelled and has no result
 │   ├── LeaseLost               another worker may hold the job now
 │   ├── PartitionNotAssigned    the partition was assigned to another worker
 │   ├── OffsetLost              a fetched record never reached its agent
@@ -75,6 +76,10 @@ class DatabaseUnavailable(RecoverableError):
 
 class DatabaseReplaced(RecoverableError):
     """Another Postgres server answers than before, or it was started again; it may lack what was written last."""
+
+
+class LookupCancelled(RecoverableError):
+    """A batch of lookups was cancelled before it had a result."""
 
 
 class LeaseLost(RecoverableError):

@@ -12,6 +12,7 @@ import msgspec
 import psycopg
 
 from projections import columns, mail_updates
+from projections.log_mark import LogMark, mark_columns, mark_from_row
 from projections.row_changes import CurrentVersion, RowChanges, compute_row_changes
 from projections.sql import SqlQueries
 from projections.suppression_rules import HashAddress
@@ -40,6 +41,8 @@ class ChangeBatch(msgspec.Struct, frozen=True):
     first_offset: int
     next_offset: int
     changes: Sequence[EmailChange | Tick] = ()
+    last_record: LogMark | None = None
+    """The last record in the range; None if it has none."""
     traces: Mapping[EmailId, str] = {}
     """The trace contexts of traced emails, which the jobs of their conversions carry on."""
 
@@ -70,6 +73,13 @@ class Sink(msgspec.Struct, frozen=True):
             row = await (await connection.execute(SQL["next_offset"], (TOPIC, partition))).fetchone()
             assert row is not None
             return int(row[0])
+
+    async def read_mark(self, connection: Connection, partition: int) -> LogMark | None:
+        """Return the mark of the last record that was projected; None if there was none."""
+        async with connection.transaction():
+            await self._enter(connection)
+            row = await (await connection.execute(SQL["mark"], (TOPIC, partition))).fetchone()
+            return None if row is None else mark_from_row(row)
 
     async def apply(self, connection: Connection, batch: ChangeBatch) -> None:
         """Write one batch. Raises OffsetConflict and writes nothing if another projector moved the offset."""
@@ -119,6 +129,7 @@ class Sink(msgspec.Struct, frozen=True):
             "next": batch.next_offset,
             "through": changes.through,
             "changed": changes.changed,
+            **mark_columns(batch.last_record),
         }
         advanced = await connection.execute(SQL["advance"], values)
         assert advanced.rowcount == 1, "the row is locked and was checked"

@@ -11,6 +11,9 @@ select set_config('search_path', %(schema)s, true),
 -- name: next_offset
 select next_offset, rebuilding_to from next_offsets where topic = %s and partition = %s
 
+-- name: mark
+select last_offset, last_time, last_digest from next_offsets where topic = %s and partition = %s
+
 -- name: lock_offset
 select next_offset, rebuilding_to, through from next_offsets where topic = %s and partition = %s for update
 
@@ -21,7 +24,9 @@ on conflict do nothing
 -- name: advance
 update next_offsets
 set next_offset = %(next)s, through = %(through)s, changed = greatest(changed, %(changed)s),
-    rebuilding_to = case when rebuilding_to > %(next)s then rebuilding_to end
+    rebuilding_to = case when rebuilding_to > %(next)s then rebuilding_to end,
+    last_offset = coalesce(%(last_offset)s, last_offset), last_time = coalesce(%(last_time)s, last_time),
+    last_digest = coalesce(%(last_digest)s, last_digest)
 where topic = %(topic)s and partition = %(partition)s and next_offset = %(expected)s
 
 -- name: standing

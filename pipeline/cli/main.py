@@ -10,6 +10,7 @@ import typer
 
 from pipeline.cli import (
     admin,
+    backup,
     brands,
     dead_letters,
     dev,
@@ -18,8 +19,10 @@ from pipeline.cli import (
     keys,
     lanes,
     providers_check,
+    recover,
     renormalize,
     roles,
+    secrets,
     settings,
     suppressions,
     templates,
@@ -46,16 +49,19 @@ COMMAND_PANELS: Final = {
     "Stand-ins for development": ("sandbox", "receiver"),
     "Configuration": ("tenants", "keys", "providers", "brands", "destinations", "templates", "suppressions"),
     "Inbound mail": ("inbound",),
-    "Inspection and repair": ("trace", "status", "doctor", "dead", "lanes"),
-    "Maintenance": ("topics", "migrate", "upgrade", "rebuild", "renormalize", "settings"),
+    "Inspection and repair": ("trace", "status", "doctor", "recover", "dead", "lanes"),
+    "Maintenance": (
+        *("topics", "migrate", "upgrade", "backup", "restore", "rebuild", "renormalize", "secrets", "settings"),
+    ),
 }
 """The panels of the help page, each with its commands, in order."""
 
-for _group in (up, dev, roles, inspect_commands, doctor, renormalize, settings, upgrade):
+for _group in (up, dev, roles, inspect_commands, doctor, recover, backup, renormalize, settings, upgrade):
     app.add_typer(_group.app)
 for _name in ("tenants", "destinations"):
     app.add_typer(getattr(admin, _name), name=_name)
 app.add_typer(brands.app, name="brands")
+app.add_typer(secrets.app, name="secrets")
 app.add_typer(providers_check.app, name="providers")
 app.add_typer(dead_letters.app, name="dead")
 app.add_typer(inbound.app, name="inbound")

@@ -22,6 +22,7 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.conninfo import session_conninfo
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.retention import run_retention
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.startup import wait_until_available
 from pipeline.runtime.tasks import run_loops
 from topics.registry import MESSAGE_CONTENTS, PROVIDER_ACKS
@@ -70,11 +71,11 @@ async def run(rt: Runtime) -> None:
 
 async def _resume_lanes(rt: Runtime, store: JobStore) -> None:
     """Resume lanes that were paused for want of a provider and whose brand has one now."""
-    secret = rt.settings.secret.get_secret_value()
+    ring = secret_ring(rt.settings)
     for lane in await store.lanes_paused_for(NO_PROVIDER):
         tenant, _, brand = lane.partition("/")
         try:
-            await get_brand_routing(rt.pool, tenant, brand, secret)
+            await get_brand_routing(rt.pool, tenant, brand, ring)
         except NotFound:
             continue
         except InvalidSettings as error:

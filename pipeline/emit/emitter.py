@@ -16,10 +16,11 @@ from pipeline.emit.http import ConversionClient, ConversionResponse
 from pipeline.jobs.engine import Lease
 from pipeline.jobs.job import DONE, EndpointHealth, Job, JobResult, bury, release, retry
 from pipeline.jobs.retry import next_delay
-from pipeline.runtime.append import append_until_confirmed
+from pipeline.runtime.append import AppendGate, append_until_confirmed
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.tracing import HEADER, current_span
 from pipeline.runtime.ttl_cache import DECISION_TTL_S, MAX_DECISIONS, TTLCache
 from projections.pending_conversions import PendingConversion, decode_conversion
@@ -39,9 +40,10 @@ class ConversionJobHandler:
 
     def __init__(self, rt: Runtime, client: ConversionClient, rand: Callable[[], float] = random.random) -> None:
         self._rt = rt
-        self._secret = rt.settings.secret.get_secret_value()
+        self._ring = secret_ring(rt.settings)
         self._client = client
         self._random = rand
+        self._gate = AppendGate()
         self._destinations: TTLCache[tuple[str, str], Destination | None] = TTLCache(DECISION_TTL_S, MAX_DECISIONS)
 
     async def __call__(self, job: Job, lease: Lease) -> JobResult:
@@ -65,7 +67,7 @@ class ConversionJobHandler:
         return result
 
     async def _load_destination(self, key: tuple[str, str]) -> Destination | None:
-        return await admin.get_destination(self._rt.pool, *key, self._secret)
+        return await admin.get_destination(self._rt.pool, *key, self._ring)
 
     def _interpret(self, job: Job, reply: ConversionResponse) -> tuple[JobResult, ConversionOutcome]:
         error = f"{reply.status or ''} {reply.text}".strip()
@@ -107,4 +109,5 @@ class ConversionJobHandler:
             status=reply.status,
             detail="" if outcome is ConversionOutcome.DELIVERED else reply.text,
         )
+        await self._gate.wait()
         await append_until_confirmed(self._rt.log, [LogEntry(CONVERSION_RESULTS, conversion.email_id, result)])

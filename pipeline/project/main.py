@@ -23,9 +23,10 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.kafka_clients import create_consumer, start_client
 from pipeline.runtime.retention import ExpiringRows, run_retention
-from pipeline.runtime.signing import Signer, hash_address, old_hash_of
+from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.signing import AddressHasher, hash_address, old_hash_of
 from pipeline.runtime.sleep import sleep_unless
-from pipeline.runtime.tasks import cancel_tasks, run_unless
+from pipeline.runtime.tasks import cancel_tasks, run_loops, run_unless
 from pipeline.settings import Settings
 from projections import sink, suppressions, templates
 from projections.sink import Sink
@@ -45,15 +46,15 @@ def consumer_group(settings: Settings) -> str:
 
 def make_sink(settings: Settings) -> Sink:
     """Return the sink that writes into the live schema."""
-    signer = Signer(settings.secret.get_secret_value(), "address")
-    old_hash_address = functools.partial(_old_digest, signer)
-    return Sink(functools.partial(hash_address, signer), crash_point, old_hash_address=old_hash_address)
+    hasher = AddressHasher(secret_ring(settings))
+    old_hash_address = functools.partial(_old_digest, hasher)
+    return Sink(functools.partial(hash_address, hasher), crash_point, old_hash_address=old_hash_address)
 
 
-def _old_digest(signer: Signer, address: str) -> bytes:
+def _old_digest(hasher: AddressHasher, address: str) -> bytes:
     """Return the hash of earlier versions, today's where it is the same."""
-    old = old_hash_of(signer, address)
-    return hash_address(signer, address) if old is None else old.digest
+    old = old_hash_of(hasher, address)
+    return hash_address(hasher, address) if old is None else old.digest
 
 
 async def run(rt: Runtime) -> None:
@@ -67,7 +68,7 @@ async def run(rt: Runtime) -> None:
     rt.log.require_topics(EMAIL_CHANGES)
     expiry = run_retention(rt, [expiring_identities(rt.settings)])
     auditor = EmailAuditor(rt, observer.metrics, lambda: observer.has_partition(AUDITING_PARTITION))
-    await asyncio.gather(_project_changes(rt, observer), *compacted, expiry, auditor.run())
+    await run_loops(_project_changes(rt, observer), *compacted, expiry, auditor.run())
 
 
 def expiring_identities(settings: Settings) -> ExpiringRows:

@@ -12,7 +12,7 @@ import uuid_utils
 
 from pipeline.errors import InvalidSettings
 from pipeline.runtime import crashpoints
-from pipeline.runtime.database import Pool, open_database
+from pipeline.runtime.database import Pool
 from pipeline.runtime.kafka import KafkaLog, open_kafka_log
 from pipeline.runtime.kafka_security import check_security
 from pipeline.runtime.log_compression import open_compression
@@ -22,6 +22,8 @@ from pipeline.runtime.ports import Clock, NewId
 from pipeline.runtime.role_health import RoleHealth, find_server_problems
 from pipeline.runtime.role_tracing import open_tracing
 from pipeline.runtime.schema import read_feature_level
+from pipeline.runtime.secret_fingerprints import open_checked_database
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.startup import stop_at_signals, wait_until_available
 from pipeline.runtime.tracing import NO_TRACER, Tracer
 from pipeline.settings import Settings
@@ -60,10 +62,7 @@ def check_role_settings(settings: Settings) -> None:
             "KAFKA_BOOTSTRAP: missing; `mailfold up` starts a Kafka of its own, other roles need yours"
         )
     check_security(settings)
-    if len(settings.secret.get_secret_value()) < 32:
-        raise InvalidSettings("MAILFOLD_SECRET: at least 32 characters; the same for every role")
-    if 0 < len(settings.secret_previous.get_secret_value()) < 32:
-        raise InvalidSettings("MAILFOLD_SECRET_PREVIOUS: at least 32 characters, or empty; the same for every role")
+    secret_ring(settings)
 
 
 @contextlib.asynccontextmanager
@@ -93,7 +92,7 @@ async def open_runtime(
         async with contextlib.AsyncExitStack() as stack:
 
             def open_pool() -> Coroutine[Any, Any, Pool]:
-                return stack.enter_async_context(open_database(settings, size=pool_size))
+                return stack.enter_async_context(open_checked_database(settings, size=pool_size, remember=bool(role)))
 
             def open_log() -> Coroutine[Any, Any, KafkaLog]:
                 return stack.enter_async_context(open_kafka_log(settings, compression))

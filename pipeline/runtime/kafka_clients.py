@@ -5,6 +5,7 @@ Nothing else may build one (tests/architecture/test_kafka_clients.py); Faust bui
 
 import asyncio
 import contextlib
+import itertools
 import math
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from pipeline.errors import ClientRefused, LogUnavailable
 from pipeline.runtime.kafka_diagnosis import explain_failure
 from pipeline.runtime.kafka_security import security_options
 from pipeline.runtime.log_compression import LogCompression
+from pipeline.runtime.tasks import cancel_tasks
 from pipeline.settings import Settings
 
 CONNECT_TIMEOUT_MS: Final = 2_000
@@ -59,6 +61,24 @@ def limit_connecting(client: Any, request_timeout_ms: int) -> None:
     client._get_conn = get_patient_connection
 
 
+def end_fetches_first(consumer: AIOKafkaConsumer) -> None:
+    """Let the consumer's `stop` end its fetches before it does the rest.
+
+    aiokafka cancels and then awaits those that wait to try again, as they do while a broker is away (`Fetcher.close`).
+    So its `stop` raises CancelledError, and whoever called it ends like a task that was cancelled, without a word.
+    """
+    stop = consumer.stop
+
+    async def stop_after_fetches() -> None:
+        if (fetcher := consumer._fetcher) is not None:
+            await cancel_tasks([fetcher._fetch_task])
+            await cancel_tasks(fetcher._pending_tasks)
+            fetcher._pending_tasks.clear()
+        await stop()
+
+    consumer.stop = stop_after_fetches
+
+
 def create_producer(settings: Settings, compression: LogCompression | None = None, **options: Any) -> AIOKafkaProducer:
     """Return an idempotent producer that waits for all in-sync replicas. Raise InvalidSettings.
 
@@ -99,6 +119,7 @@ def create_consumer(settings: Settings, *topics: str, **options: Any) -> AIOKafk
         **options,
     )
     limit_connecting(consumer._client, CONSUMER_REQUEST_TIMEOUT_MS)
+    end_fetches_first(consumer)
     return consumer
 
 
@@ -155,10 +176,19 @@ async def close_producer(producer: AIOKafkaProducer, flush_timeout_s: float, req
     if sender is not None and not sender.done():
         sender.cancel()
         await asyncio.wait([sender], timeout=requests_timeout_s)
-    producer._message_accumulator.fail_all(ProducerClosed())
+    _fail_unconfirmed(producer._message_accumulator)
     with contextlib.suppress(Exception):
         async with asyncio.timeout(DISCONNECT_TIMEOUT_S):
             await producer.client.close()
+
+
+def _fail_unconfirmed(accumulator: Any) -> None:
+    """Fail all batches, and retrieve the error of the future that each has of its own, which asyncio would log."""
+    batches = [*itertools.chain.from_iterable(accumulator._batches.values()), *accumulator._pending_batches]
+    accumulator.fail_all(ProducerClosed())
+    for batch in batches:
+        if batch._drain_waiter.done() and not batch._drain_waiter.cancelled():
+            batch._drain_waiter.exception()
 
 
 async def get_records(

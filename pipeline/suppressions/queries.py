@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.signing import Signer, hash_address, old_hash_of
+from pipeline.runtime.database import autocommit_connection
+from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.signing import AddressHasher, hash_address, old_hash_of
 from pipeline.settings import Settings
 from projections import suppressions
 from projections.suppression_rules import AddressKey, OldAddressHash, Suppression, SuppressionRule
@@ -42,15 +44,15 @@ class SuppressionQueries:
     def __init__(self, rt: Runtime) -> None:
         self._pool, self._clock = rt.pool, rt.clock
         self._rule = suppression_rule(rt.settings)
-        self._signer = Signer(rt.settings.secret.get_secret_value(), "address")
+        self._hasher = AddressHasher(secret_ring(rt.settings))
 
     def hash_of(self, address: str) -> bytes:
         """Return the current keyed hash of an address."""
-        return hash_address(self._signer, address)
+        return hash_address(self._hasher, address)
 
     def hashes_of(self, address: str) -> AddressHashes:
         """Return the current and the earlier hash of an address."""
-        return AddressHashes(self.hash_of(address), old_hash_of(self._signer, address))
+        return AddressHashes(self.hash_of(address), old_hash_of(self._hasher, address))
 
     def lookup_for(self, tenant: str, brand: str, address: str) -> SuppressionLookup:
         """Return the lookup of a brand and an address."""
@@ -60,7 +62,7 @@ class SuppressionQueries:
     async def find_suppressed(self, lookups: Sequence[SuppressionLookup]) -> dict[AddressKey, Suppression]:
         """Return the suppressions of those addresses that the brands may not write to."""
         keys, old = [lookup.key for lookup in lookups], _old_hashes(lookups)
-        async with self._pool.connection() as connection:
+        async with autocommit_connection(self._pool) as connection:
             return await suppressions.find_suppressed(connection, keys, self._rule, self._clock(), old)
 
     async def look_up(self, lookups: Sequence[SuppressionLookup]) -> list[AddressAssessment]:

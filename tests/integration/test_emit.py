@@ -16,7 +16,7 @@ from pipeline.operations import dead_letters
 from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.settings import Settings
 from projections.pending_conversions import PendingConversion, encode_conversion
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.support.http_receiver import http_receiver
 from tests.support.seeing import on, rows, until
 from tests.support.working import working
@@ -56,7 +56,7 @@ async def owe(rt: Runtime, *words: ConversionWord, brand: str = "7", email: str 
 
 async def destine(rt: Runtime, url: str, brand: str = "7") -> None:
     await admin.add_tenant(rt.pool, Tenant("acme"))
-    await admin.add_destination(rt.pool, Destination("acme", brand, url, "their-key"), SECRET)
+    await admin.add_destination(rt.pool, Destination("acme", brand, url, "their-key"), RING)
 
 
 async def in_state(rt: Runtime, *states: str) -> None:
@@ -75,6 +75,27 @@ async def paused(rt: Runtime) -> str:
 async def outcomes(settings: Settings) -> list[tuple[str, int, int]]:
     found: list[ConversionResult] = await on(settings, CONVERSION_RESULTS)
     return [(result.outcome.value, result.attempt, result.status) for result in found]
+
+
+async def test_restored_database_tells_no_conversion_again_that_the_log_says_was_told(quick: Settings) -> None:
+    async with http_receiver() as receiver:
+        async with emitting(quick) as rt:
+            await destine(rt, receiver.url)
+            emails = [await owe(rt, *WORDS) for _ in range(3)]
+            await in_state(rt, "done")
+            restored = (
+                "update jobs.jobs set state = 'pending', attempts = 0, finished_at = null, payload = %s"
+                " where stream = %s returning 1"
+            )
+            debt = PendingConversion(
+                email_id=emails[2], word=WORDS[0], tenant="acme", brand="7", activity=msgspec.Raw(ACTIVITY)
+            )
+        async with open_runtime(quick, signals=False) as rt:
+            await rows(rt, restored, encode_conversion(debt), emails[2])
+        async with emitting(quick) as rt:
+            await owe(rt, ConversionWord.DELIVERED)
+            await in_state(rt, "done")
+    assert [len(receiver.seen), len({seen.headers["Idempotency-Key"] for seen in receiver.seen})] == [10, 10]
 
 
 async def test_conversion_request_follows_specification_with_unchanged_activity(quick: Settings) -> None:

@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from pipeline.devstack.servers.data_dir import find_free_port
-from pipeline.settings import Settings, environment_of
+from pipeline.runtime.environment import environment_of
+from pipeline.settings import Settings
 from tests.support.command import clean_environment
 from tests.support.kafka_proxy import kafka_proxy
 from tests.support.seeing import until

@@ -21,6 +21,7 @@ from pipeline.gateway.auth import api_key_of
 from pipeline.gateway.problems import HttpProblem
 from pipeline.gateway.request_body import read_body
 from pipeline.gateway.state import GatewayState
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import Signer
 from topics.ids import owner_uuid
 
@@ -139,7 +140,7 @@ class OAuthAuthenticator:
     def __init__(self, state: GatewayState) -> None:
         self._clock = state.runtime.clock
         self._authenticate = state.authenticate
-        self._signer = Signer(state.runtime.settings.secret.get_secret_value(), "access")
+        self._signer = Signer(secret_ring(state.runtime.settings), "access")
 
     async def key_of(self, request: Request) -> ApiKey:
         """Return the caller's API key, which has the scopes that the route needs.

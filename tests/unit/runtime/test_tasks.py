@@ -8,7 +8,7 @@ import pytest
 from pipeline.errors import RoleStopped
 from pipeline.runtime import tasks
 from pipeline.runtime.sleep import sleep_unless
-from pipeline.runtime.tasks import cancel_tasks, run_unless
+from pipeline.runtime.tasks import cancel_tasks, run_loops, run_unless
 
 
 async def test_task_that_swallows_a_cancellation_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,3 +94,25 @@ async def test_cancellation_reaches_the_work() -> None:
     running.cancel()
     await asyncio.wait([running])
     assert (running.cancelled(), ended.is_set()) == (True, True)
+
+
+async def test_loop_that_is_cancelled_from_within_ends_the_role() -> None:
+    """A library's CancelledError looks like an orderly end; the role would go on without its loop."""
+
+    async def work() -> None:
+        raise asyncio.CancelledError
+
+    async def other() -> None:
+        await asyncio.sleep(3600)
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await run_loops(work(), other())
+    assert [str(error) for error in raised.value.exceptions] == ["a loop was cancelled from within"]
+
+
+async def test_loops_that_are_cancelled_from_outside_are_no_error() -> None:
+    running = asyncio.create_task(run_loops(asyncio.sleep(3600)))
+    await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()

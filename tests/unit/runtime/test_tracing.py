@@ -70,6 +70,7 @@ def test_collector_that_never_answers_stops_nobody_and_drops_are_counted(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(otlp_tracer, "CLOSE_TIMEOUT_S", 0.1)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3600")
     collector.answers.clear()
     counted = Counted()
     with open_otlp_tracer(SETTINGS, "emit", counted) as tracer:
