@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
 from pipeline.errors import LogUnavailable
+from pipeline.project.batch_joiner import BatchJoiner
 from pipeline.project.compacted_topics import follow_topic
 from pipeline.project.observer import ProjectObserver
 from pipeline.project.partition import OutageBackoff, PartitionProjector
@@ -27,7 +28,7 @@ from pipeline.runtime.sleep import sleep_unless
 from pipeline.runtime.tasks import cancel_tasks
 from pipeline.settings import Settings
 from projections import sink, suppressions, templates
-from projections.sink import Sink
+from projections.sink import ChangeBatch, Sink
 from topics.registry import EMAIL_CHANGES, SUPPRESSIONS, TEMPLATES
 
 CONSUMER_GROUP: Final = "project"
@@ -112,6 +113,7 @@ class PartitionProjectors(ConsumerRebalanceListener):  # type: ignore[misc]  # a
     def __init__(self, rt: Runtime, reader: AIOKafkaConsumer, observer: ProjectObserver) -> None:
         self._rt, self._reader, self._observer = rt, reader, observer
         self._sink = make_sink(rt.settings)
+        self._joiner = BatchJoiner(self._write)
         self._backoff = OutageBackoff(rt.stop, "Postgres")
         self._tasks: dict[TopicPartition, asyncio.Task[None]] = {}
         self._projected: dict[TopicPartition, int] = {}
@@ -122,7 +124,7 @@ class PartitionProjectors(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         self._observer.note_assigned()
         for partition in assigned:
             projector = PartitionProjector(
-                *(self._rt, self._reader, self._sink, self._backoff, partition, self._projected),
+                *(self._rt, self._reader, self._sink, self._joiner, self._backoff, partition, self._projected),
                 *(self._observer.metrics, self._observer.progress),
             )
             self.projectors[partition] = projector
@@ -155,7 +157,14 @@ class PartitionProjectors(ConsumerRebalanceListener):  # type: ignore[misc]  # a
         if tasks and self._rt.stop.is_set():
             await asyncio.wait(tasks, timeout=3)
         await cancel_tasks(tasks)
+        await self._joiner.close()
         await self._commit_offsets()
+
+    async def _write(self, batches: Sequence[ChangeBatch]) -> None:
+        """Write the batches of some partitions in one transaction."""
+        async with self._rt.pool.connection() as database:
+            with self._observer.metrics.project_seconds.time():
+                await self._sink.apply(database, *batches)
 
     async def _commit_offsets(self) -> None:
         assigned = self._reader.assignment()

@@ -9,6 +9,7 @@ import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from pipeline.errors import LogTooShort, LogUnavailable, PermanentError
+from pipeline.project.batch_joiner import BatchJoiner
 from pipeline.project.metrics import ProjectMetrics
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.consumed import ConsumedRecord
@@ -20,7 +21,7 @@ from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.reader_progress import ReaderProgress
 from pipeline.runtime.sleep import sleep_unless
 from projections.columns import is_storable_id
-from projections.sink import ChangeBatch, Connection, OffsetConflict, Sink
+from projections.sink import ChangeBatch, OffsetConflict, Sink
 from topics.changes import EmailChange, Tick
 from topics.codec import NewerRecord, Undecodable, decode
 from topics.dead_letters import DeadLetter
@@ -77,6 +78,7 @@ class PartitionProjector:
     rt: Runtime
     reader: AIOKafkaConsumer
     sink: Sink
+    joiner: BatchJoiner
     backoff: OutageBackoff
     partition: TopicPartition
     projected: dict[TopicPartition, int]
@@ -127,7 +129,12 @@ class PartitionProjector:
         end = (await self.reader.end_offsets([self.partition]))[self.partition]
         number = self.partition.partition
         count = len(self.reader.partitions_for_topic(self.partition.topic) or ())
-        self.next_offset = await self._retry(lambda database: self.sink.start(database, number, beginning, end, count))
+
+        async def start() -> int:
+            async with self.rt.pool.connection() as database:
+                return await self.sink.start(database, number, beginning, end, count)
+
+        self.next_offset = await self._retry(start)
         if self.catch_up_end is None:
             self.catch_up_end = end
         if self.next_offset > end:
@@ -157,8 +164,7 @@ class PartitionProjector:
 
     async def _write(self, records: Sequence[Any], until: int) -> None:
         async def apply(batch: ChangeBatch) -> None:
-            with self.metrics.project_seconds.time():
-                await self._retry(lambda database: self.sink.apply(database, batch))
+            await self._retry(lambda: self.joiner.write(batch))
             now = self.rt.clock()
             for change in batch.changes:
                 if isinstance(change, EmailChange):
@@ -174,15 +180,14 @@ class PartitionProjector:
         now = self.rt.clock()
         await append_all(self.rt.log, [LogEntry(DEAD_LETTERS, None, unprojectable(*each, now)) for each in broken])
 
-    async def _retry(self, call: Callable[[Connection], Awaitable[T]]) -> T:
-        """Call with a connection until Postgres answers.
+    async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call until Postgres answers.
 
         A call that was committed although its answer was lost raises OffsetConflict when it is repeated.
         """
         while True:
             try:
-                async with self.rt.pool.connection() as database:
-                    result = await call(database)
+                result = await call()
             except psycopg.errors.DeadlockDetected:
                 log.info("deadlock detected, retrying", partition=self.partition.partition)
             except DATABASE_UNAVAILABLE_ERRORS as error:
