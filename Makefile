@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test fuzz bench bench-bounces bench-peers chaos abuse soak upgrade-test chaos-mutations check format reference requirements dist release clean
+.PHONY: help demo up test fuzz bench bench-bounces bench-peers profile chaos abuse soak upgrade-test chaos-mutations check format reference requirements dist release clean
 
 help: ## Show this list
 	@$(PYTHON) -c 'import re; [print("  make %-16s%s" % m) for m in re.findall(r"(?m)^([a-z-]+):.*?## (.*)", open("Makefile").read())]'
@@ -35,6 +35,10 @@ bench-bounces: .venv/.dev ## Measure precision and recall of reading bounces ove
 
 bench-peers: .venv/.dev ## Run the fold beside Faust, Quix Streams and Kafka Streams on one topic; about 15 minutes
 	@$(BIN)/python -m bench.peers $(ARGS)
+
+ROLE ?= dispatch
+profile: .venv/.dev ## Record a flame graph of a busy role: make profile ROLE=dispatch writes profile-dispatch.svg
+	@$(BIN)/python -m bench.profile_role $(ROLE) $(ARGS)
 
 chaos: .venv/.dev ## Kill, freeze, starve and poison everything; judge whether the promises held (minutes; docs/explanation/chaos.md)
 	@$(BIN)/python -m tests.chaos $(ARGS)
@@ -66,7 +70,7 @@ reference: .venv/.dev ## Write the generated parts of docs/reference from the co
 
 # Without a header or an index line: what is pinned must not depend on where it was pinned.
 PIN = $(BIN)/uv --system-certs pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header --quiet
-COMPILE = $(PIN) pyproject.toml --extra build
+COMPILE = $(PIN) pyproject.toml --extra build --extra tracing
 requirements: .venv/.dev ## Pin the dependencies of pyproject.toml anew
 	# Development's first: it needs whatever the product needs, and more, so both can have the same versions.
 	$(COMPILE) --extra dev -o requirements-dev.txt

@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import SecretStr
 from rich.console import Console
 
 from bench import accept, against, dialects, dispatch, emit, figures, fold, memory, pixel, project, webhooks, whole
-from bench.figures import Delay, Memory, Rate
-from bench.house import QUICK, Size, World, sink, world
+from bench.figures import Cost, Delay, Memory, Rate
+from bench.house import QUICK, Size, World, server_settings, sink, world
 from pipeline.devstack.supervisor import Stack
 from pipeline.settings import Settings
 
@@ -33,6 +32,7 @@ class Report:
 
     rates: list[Rate] = field(default_factory=list)
     delays: list[Delay] = field(default_factory=list)
+    costs: list[Cost] = field(default_factory=list)
     memory: Memory | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -41,6 +41,7 @@ class Report:
             "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.system()},
             "rates": [rate.as_json() for rate in self.rates],
             "latencies": [delay.as_json() for delay in self.delays],
+            "costs": [cost.as_json() for cost in self.costs],
             "idle_memory": self.memory.as_json() if self.memory is not None else None,
         }
 
@@ -50,6 +51,8 @@ class Report:
             console.print(figures.rates(self.rates), "")
         if self.delays:
             console.print(figures.delays(self.delays), "")
+        if self.costs:
+            console.print(figures.costs(self.costs), "")
         if self.memory is not None:
             console.print(figures.memory(self.memory), "")
         console.print(f"[dim]{os.cpu_count()} cores, shared by servers, roles and the load's makers.[/]")
@@ -58,15 +61,8 @@ class Report:
 async def measure(size: Size, stages: Collection[str], folder: Path, console: Console) -> Report:
     """Measure one stage after the other, each with its own topics and database on the same servers."""
     report = Report()
-    servers_only = Settings(
-        kafka_bootstrap="",
-        database_url=SecretStr(""),
-        secret=SecretStr(""),
-        data_dir=folder,
-        topic_prefix="",
-        partitions=4,
-    )
-    async with Stack(servers_only, roles=(), tell=lambda line: console.print(f"[dim]{line}[/]")) as stack:
+    servers = server_settings(folder)
+    async with Stack(servers, roles=(), tell=lambda line: console.print(f"[dim]{line}[/]")) as stack:
         for names, stage in _IN_ORDER:
             if names & set(stages):
                 await stage(stack.settings, size, report)
@@ -78,12 +74,19 @@ async def measure(size: Size, stages: Collection[str], folder: Path, console: Co
 Stage = Callable[[Settings, Size, Report], Awaitable[None]]
 
 
-def _single_rate_stage(name: str, run: Callable[[World], Awaitable[Rate]]) -> Stage:
-    """Return a stage that measures one rate, with its own topics and database."""
+async def _accept(servers: Settings, size: Size, report: Report) -> None:
+    async with world(servers, "accept", size) as stage_world:
+        report.rates.append(await accept.run(stage_world))
+
+
+def _single_rate_stage(name: str, run: Callable[[World], Awaitable[tuple[Rate, list[Cost]]]]) -> Stage:
+    """Return a stage that measures one rate and its costs, with its own topics and database."""
 
     async def stage(servers: Settings, size: Size, report: Report) -> None:
         async with world(servers, name, size) as stage_world:
-            report.rates.append(await run(stage_world))
+            rate, costs = await run(stage_world)
+            report.rates.append(rate)
+            report.costs += costs
 
     return stage
 
@@ -111,20 +114,23 @@ async def _project_and_emit(servers: Settings, size: Size, report: Report) -> No
     """Measure the projector and then the emitter, which sends the conversions that the projector stored as jobs."""
     counter = emit.Counter()
     async with sink(counter) as origin, world(servers, "project", size) as stage_world:
-        report.rates += await project.run(stage_world)
-        report.rates.append(await emit.run(stage_world, counter, origin))
+        rates, costs = await project.run(stage_world)
+        rate, emit_costs = await emit.run(stage_world, counter, origin)
+        report.rates += [*rates, rate]
+        report.costs += costs + emit_costs
 
 
 async def _whole(servers: Settings, size: Size, report: Report) -> None:
     arrivals = whole.Arrivals()
     async with sink(arrivals) as origin, world(servers, "whole", size, origin) as stage_world:
-        rate, delays = await whole.run(stage_world, arrivals)
+        rate, delays, costs = await whole.run(stage_world, arrivals)
         report.delays += delays
+        report.costs += costs
         report.rates.append(_with_slowest_stage(rate, report.rates))
 
 
 _IN_ORDER: tuple[tuple[set[str], Stage], ...] = (
-    ({"accept"}, _single_rate_stage("accept", accept.run)),
+    ({"accept"}, _accept),
     ({"dialects"}, _dialects),
     ({"pixel"}, _pixel),
     ({"webhooks"}, _webhooks),

@@ -55,7 +55,7 @@ async def post(http: aiohttp.ClientSession, world: World, body: bytes) -> None:
 async def peer(world: World) -> float:
     """Measure a producer of the same two records per message, built beforehand: no HTTP, no JSON, no compression."""
     total = world.size.accept
-    chunks, _ = pack_content(material.content(), "bench")
+    chunks, _ = pack_content(material.content(0), "bench")
     entries = []
     for number in range(total):
         entries.append(LogEntry(MESSAGE_CONTENTS, f"content-{number}", chunks[0]))

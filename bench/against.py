@@ -80,6 +80,8 @@ def read_figures(report: dict[str, Any]) -> RunFigures:
         for delay in report["latencies"]
         for name in ("p50", "p99")
     }
+    # A commit of before costs were measured has none.
+    figures |= {f"{cost['stage']}, {cost['what']}, {cost['unit']}": cost["value"] for cost in report.get("costs", ())}
     if report["idle_memory"]:
         figures["idle memory, RSS MB"] = report["idle_memory"]["rss_mb"]
     return figures
@@ -89,7 +91,9 @@ def comparison_table(ref: str, comparisons: Sequence[Comparison]) -> Table:
     """Return the comparisons as a table."""
     table = make_table("Figure", ref, "this checkout", "ratio")
     for each in comparisons:
-        values = [" ".join(f"{value:,.1f}" for value in run) for run in (each.theirs, each.ours)]
+        values = [
+            " ".join(f"{value:,.{1 if value >= 10 else 3}f}" for value in run) for run in (each.theirs, each.ours)
+        ]
         table.add_row(each.figure, *values, f"{each.ratio:.2f}")
     return table
 

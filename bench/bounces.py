@@ -20,6 +20,7 @@ from flufl.bounce import all_failures
 
 from pipeline.content import tokens
 from pipeline.errors import Unproven, Unrecognised
+from pipeline.runtime.secret_ring import SecretRing
 from pipeline.runtime.signing import Signer
 from pipeline.webhooks.base import EventContext
 from pipeline.webhooks.bounces.parse import ENVELOPE_FROM_HEADER, ENVELOPE_TO_HEADER
@@ -76,8 +77,8 @@ def download(folder: Path) -> Path:
 
 def ours(raw: bytes) -> str:
     """Return how our parser classifies a sample that was sent to a return path of ours."""
-    to = tokens.verp_address(Signer(SECRET, "verp"), SAMPLE_ID, "mailfold.localhost")
-    context = EventContext(provider="inbound", received_at=0, token_readers=token_readers(SECRET))
+    to = tokens.verp_address(Signer(SecretRing.of(SECRET), "verp"), SAMPLE_ID, "mailfold.localhost")
+    context = EventContext(provider="inbound", received_at=0, token_readers=token_readers(SecretRing.of(SECRET)))
     for report in bounce_mail.split(raw, {ENVELOPE_TO_HEADER: to, ENVELOPE_FROM_HEADER: "<>"})[:1]:
         try:
             event = bounce_mail.normalize(report, context)

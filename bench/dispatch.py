@@ -11,7 +11,8 @@ import aiohttp
 import aiosmtplib
 
 from bench import material
-from bench.figures import Rate, pace
+from bench.costs import pace_with_costs
+from bench.figures import Cost, Rate
 from bench.house import World
 from bench.log import produce
 from pipeline.content.chunks import pack_content
@@ -23,7 +24,7 @@ from topics.requests import ContentPointer
 CONNECTIONS = 8
 
 
-async def run(world: World) -> Rate:
+async def run(world: World) -> tuple[Rate, list[Cost]]:
     """Measure a dispatcher that starts when all requests are on the log already."""
     total = world.size.dispatch
     await append_requests(world, total)
@@ -34,13 +35,13 @@ async def run(world: World) -> Rate:
                 return int((await response.json())["received"])
 
         async with world.roles("dispatch"):
-            rate = await pace(received, total, world.size.within)
-        return Rate("dispatch", "mails", rate, f"bare aiosmtplib, {CONNECTIONS} connections", await peer(world))
+            rate, costs = await pace_with_costs(received, total, world.size.within, stage="dispatch", unit="mail")
+        return Rate("dispatch", "mails", rate, f"bare aiosmtplib, {CONNECTIONS} connections", await peer(world)), costs
 
 
 async def append_requests(world: World, total: int) -> None:
     """Append contents, and then requests that point to them."""
-    packed = [pack_content(with_text_part(material.content()), f"content-{number}") for number in range(total)]
+    packed = [pack_content(with_text_part(material.content(number)), f"content-{number}") for number in range(total)]
     places = await produce(
         world.settings, (LogEntry(MESSAGE_CONTENTS, chunks[0].content_id, chunks[0]) for chunks, _ in packed)
     )

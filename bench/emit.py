@@ -9,11 +9,13 @@ import time
 import aiohttp
 from aiohttp import web
 
-from bench.figures import Rate, pace
+from bench.costs import pace_with_costs
+from bench.figures import Cost, Rate
 from bench.house import BRAND, TENANT, World
 from bench.material import activity
 from pipeline import admin
 from pipeline.runtime.database import open_database
+from pipeline.runtime.secret_ring import secret_ring
 
 AT_ONCE = 32
 
@@ -31,19 +33,19 @@ class Counter:
         return web.Response()
 
 
-async def run(world: World, counter: Counter, origin: str) -> Rate:
+async def run(world: World, counter: Counter, origin: str) -> tuple[Rate, list[Cost]]:
     """Measure how fast the emitter sends the conversions that the projector stage stored: two per email."""
     total = 2 * world.size.project
     async with open_database(world.settings, size=1) as pool:
-        secret = world.settings.secret.get_secret_value()
+        secret = secret_ring(world.settings)
         await admin.add_destination(pool, admin.Destination(TENANT, BRAND, origin, "bench-key"), secret)
 
     async def posted() -> int:
         return counter.seen
 
     async with world.roles("emit"):
-        rate = await pace(posted, total, world.size.within)
-    return Rate("emit", "conversions", rate, f"bare aiohttp, {AT_ONCE} at once", await peer(origin, total))
+        rate, costs = await pace_with_costs(posted, total, world.size.within, stage="emit", unit="conversion")
+    return Rate("emit", "conversions", rate, f"bare aiohttp, {AT_ONCE} at once", await peer(origin, total)), costs
 
 
 async def peer(origin: str, total: int) -> float:

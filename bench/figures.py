@@ -64,6 +64,20 @@ class Delay:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What one unit of work costs, such as milliseconds of CPU time of one role for an email."""
+
+    stage: str
+    what: str
+    unit: str
+    value: float
+
+    def as_json(self) -> dict[str, Any]:
+        """For the file."""
+        return {"stage": self.stage, "what": self.what, "unit": self.unit, "value": round(self.value, 4)}
+
+
+@dataclass(frozen=True)
 class Memory:
     """Megabytes of memory per process of the idle stack."""
 
@@ -125,6 +139,15 @@ def delays(measured: Sequence[Delay]) -> Table:
         table.add_row(
             delay.what, str(len(delay.millis)), f"{p50:.0f}", f"{p99:.0f}", goal, beside if delay.peer else "–"
         )
+    return table
+
+
+def costs(measured: Sequence[Cost]) -> Table:
+    """Return costs as a table."""
+    table = make_table("Cost", "of one", "")
+    for cost in measured:
+        unit, _, of_one = cost.unit.partition("/")
+        table.add_row(f"{cost.stage}: {cost.what}", of_one, f"{cost.value:,.{0 if cost.value >= 100 else 2}f} {unit}")
     return table
 
 

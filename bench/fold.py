@@ -8,7 +8,8 @@ import time
 from aiokafka.admin import AIOKafkaAdminClient
 
 from bench import material
-from bench.figures import Rate, pace
+from bench.costs import pace_with_costs
+from bench.figures import Cost, Rate
 from bench.house import World
 from bench.log import committed, drain, produce
 from pipeline.runtime.ports import LogEntry
@@ -20,7 +21,7 @@ from topics.registry import DELIVERY_EVENTS, PROVIDER_ACKS, SEND_REQUESTS, Topic
 FED = (SEND_REQUESTS.name, PROVIDER_ACKS.name, DELIVERY_EVENTS.name)
 
 
-async def run(world: World) -> Rate:
+async def run(world: World) -> tuple[Rate, list[Cost]]:
     """Measure a worker that starts when the four facts of each email are on their topics already."""
     keys = world.size.fold_keys
     total = 4 * keys
@@ -32,12 +33,15 @@ async def run(world: World) -> Rate:
     try:
         async with world.roles("worker"):
             group = f"{world.settings.topic_prefix}mailfold"
-            rate = await pace(lambda: committed(admin, group, names), total, world.size.within)
+            rate, costs = await pace_with_costs(
+                lambda: committed(admin, group, names), total, world.size.within, stage="fold", unit="event"
+            )
     finally:
         await admin.close()
     began = time.perf_counter()
     await drain(world.settings, *FED)
-    return Rate("fold", "events", rate, "bare getmany, nothing decoded", total / (time.perf_counter() - began))
+    bare = total / (time.perf_counter() - began)
+    return Rate("fold", "events", rate, "bare getmany, nothing decoded", bare), costs
 
 
 def _entry(fact: Fact) -> LogEntry:

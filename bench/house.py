@@ -6,6 +6,7 @@ import secrets
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
@@ -20,8 +21,10 @@ from pipeline.devstack.servers.data_dir import find_free_port
 from pipeline.devstack.servers.process import ChildProcess, Program, spawn
 from pipeline.runtime import topic_admin
 from pipeline.runtime.database import open_database
+from pipeline.runtime.environment import environment_of
 from pipeline.runtime.schema import migrate_database
-from pipeline.settings import Settings, environment_of
+from pipeline.runtime.secret_ring import secret_ring
+from pipeline.settings import Settings
 
 TENANT, BRAND = "bench", "1"
 
@@ -99,6 +102,18 @@ async def answers(url: str, child: ChildProcess) -> None:
     raise RuntimeError(f"{url} does not answer:\n{child.tail()}")
 
 
+def server_settings(folder: Path) -> Settings:
+    """Return the settings of a stack that has embedded servers only, with their data in ``folder``."""
+    return Settings(
+        kafka_bootstrap="",
+        database_url=SecretStr(""),
+        secret=SecretStr(""),
+        data_dir=folder,
+        topic_prefix="",
+        partitions=4,
+    )
+
+
 @contextlib.asynccontextmanager
 async def world(servers: Settings, name: str, size: Size, destination: str = "") -> AsyncIterator[World]:
     """Create new topics and a new database for one stage."""
@@ -119,7 +134,7 @@ async def world(servers: Settings, name: str, size: Size, destination: str = "")
     )
     await topic_admin.create(settings)
     await migrate_database(settings)
-    secret = settings.secret.get_secret_value()
+    secret = secret_ring(settings)
     async with open_database(settings, size=1) as pool:
         await admin.add_tenant(pool, admin.Tenant(TENANT))
         key = await admin.add_key(pool, TENANT)

@@ -22,6 +22,11 @@ HTML = HTML[:4_900] + '<p><a href="https://brand.test/offer">Your offer</a></p>'
 NOW = int(time.time() * 1000)
 
 
+def html(number: int) -> str:
+    """Return the HTML of a message: each recipient's differs, so that nothing can be prepared once for all."""
+    return f"<p>Dear player {number},</p>{HTML}"
+
+
 def activity(number: int) -> bytes:
     """Return a caller's activity of a typical size."""
     return json.dumps(
@@ -42,7 +47,7 @@ def message(number: int, pattern: str) -> bytes:
     """Return one message of a batch; ``pattern`` is the part of the address that the sandbox interprets."""
     fields = {
         "subject": f"Offer {number}",
-        "content": HTML,
+        "content": html(number),
         "email": f"player{number}{pattern}@example.test",
         "sender_name": "Brand",
         "sender_address": "news@brand.test",
@@ -61,9 +66,9 @@ def email_id(number: int) -> EmailId:
     return ids.email_id(TENANT, "fasttrack", f"bench-{number}")
 
 
-def content() -> MessageContent:
-    """Return the content that all messages have."""
-    return MessageContent(html=HTML)
+def content(number: int) -> MessageContent:
+    """Return the content of a message."""
+    return MessageContent(html=html(number))
 
 
 def request(number: int, pointer: ContentPointer | None = None, pattern: str = "+silent") -> SendRequest:

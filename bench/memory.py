@@ -47,13 +47,13 @@ def weigh(pid: int) -> Memory:
     pss: dict[str, float] = {}
     for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            name, found = _name(process), process.memory_full_info()
+            name, found = program_name(process), process.memory_full_info()
             rss[name] = rss.get(name, 0.0) + found.rss / 1e6
             pss[name] = pss.get(name, 0.0) + getattr(found, "pss", 0) / 1e6
     return Memory(rss, pss)
 
 
-def _name(process: psutil.Process) -> str:
+def program_name(process: psutil.Process) -> str:
     """Return the last argument of a Python process, which is its role, or else the name of the program."""
     program, arguments = process.name(), process.cmdline()
     return arguments[-1] if program.startswith("python") and arguments else {"java": "kafka"}.get(program, program)

@@ -5,9 +5,11 @@ import asyncio
 import uvloop
 
 from pipeline.runtime.bootstrap import wall_clock
+from pipeline.runtime.environment import load_settings
 from pipeline.runtime.logs import configure_logging
-from pipeline.settings import Settings, load_settings
-from pipeline.webhooks.token_readers import token_readers_of
+from pipeline.runtime.secret_ring import secret_ring
+from pipeline.settings import Settings
+from pipeline.webhooks.token_readers import token_readers
 from pipeline.worker.agents import Normalizer
 from pipeline.worker.main import tune_garbage_collector
 from pipeline.worker.normalizing.pool import open_normalizer_pool
@@ -22,7 +24,7 @@ async def serve(settings: Settings) -> None:
     """Run the agent until the process is stopped."""
     tune_garbage_collector()
     async with open_event_producer(settings) as out, open_normalizer_pool(settings, wall_clock) as pool:
-        normalizer = Normalizer(wall_clock, token_readers_of(settings), pool.normalize)
+        normalizer = Normalizer(wall_clock, token_readers(secret_ring(settings)), pool.normalize)
         flow = add_normalizing(WorkerFlow(settings, out), normalizer)
 
         @flow.source(*FACT_TOPICS)

@@ -19,6 +19,7 @@ from pipeline.devstack.servers.data_dir import find_free_port
 from pipeline.devstack.servers.process import Program, spawn
 from pipeline.runtime.kafka import discover_partitions
 from pipeline.runtime.kafka_clients import create_consumer
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import Signer
 from topics.codec import decode
 from topics.registry import DELIVERY_EVENTS
@@ -30,7 +31,7 @@ EMAILS = 2_000
 
 async def run(world: World) -> tuple[Rate, Delay]:
     """Request images as fast as the gateway answers, then count the open events on the log."""
-    signer = Signer(world.settings.secret.get_secret_value(), "track")
+    signer = Signer(secret_ring(world.settings), "track")
     paths = [f"/o/{tokens.pixel_token(signer, material.email_id(number))}.gif" for number in range(EMAILS)]
     total = world.size.hits
     async with bare(world) as port:

@@ -11,7 +11,8 @@ import psycopg
 from psycopg import sql
 
 from bench import material
-from bench.figures import Rate, pace
+from bench.costs import pace_with_costs
+from bench.figures import Cost, Rate
 from bench.house import World
 from bench.log import produce
 from pipeline.runtime.ports import LogEntry
@@ -25,7 +26,7 @@ TABLES: Sequence[tuple[str, str]] = (
 )
 
 
-async def run(world: World) -> tuple[Rate, Rate]:
+async def run(world: World) -> tuple[list[Rate], list[Cost]]:
     """Measure a projector that starts when all changes are on the log already."""
     emails = world.size.project
     made = [change for number in range(emails) for change in material.changes(number)]
@@ -42,15 +43,18 @@ async def run(world: World) -> tuple[Rate, Rate]:
             return int(row[0]) if row else 0
 
         async with world.roles("project"):
-            changes = await pace(projected, len(made), world.size.within)
+            changes, costs = await pace_with_costs(
+                projected, len(made), world.size.within, stage="project", unit="change"
+            )
         counts = [await _count(connection, *table) for table in TABLES]
         copied = await _copy(connection)
     rows = sum(counts)
     per_row = rows / len(made)
-    return (
+    rates = [
         Rate("project", "changes", changes, "COPY of the rows they became", copied / per_row),
         Rate("project", "rows", changes * per_row, "COPY of the same rows", copied),
-    )
+    ]
+    return rates, costs
 
 
 async def _count(connection: "psycopg.AsyncConnection[Any]", schema: str, table: str) -> int:

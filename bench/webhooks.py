@@ -24,7 +24,8 @@ from bench.log import committed
 from pipeline import admin
 from pipeline.devstack.servers.process import Program, spawn
 from pipeline.runtime.database import open_database
-from pipeline.settings import environment_of
+from pipeline.runtime.environment import environment_of
+from pipeline.runtime.secret_ring import secret_ring
 from topics.registry import PROVIDER_WEBHOOKS
 
 CALLERS = 4
@@ -50,7 +51,7 @@ async def _provider(world: World, key: ec.EllipticCurvePrivateKey) -> None:
     der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     row = admin.Provider(NAME, "127.0.0.1", 25, kind="sendgrid", webhook_keys=(base64.b64encode(der).decode(),))
     async with open_database(world.settings, size=1) as pool:
-        await admin.add_provider(pool, row, world.settings.secret.get_secret_value())
+        await admin.add_provider(pool, row, secret_ring(world.settings))
 
 
 async def _posted(url: str, key: ec.EllipticCurvePrivateKey, bodies: Sequence[bytes]) -> float:

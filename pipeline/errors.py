@@ -1,11 +1,13 @@
 """Errors that packages raise for each other to handle.
 
 MailfoldError
+├── RoleStopped                 SIGTERM or SIGINT came before something was done
 ├── RecoverableError            trying again later may help, and nothing is lost
 │   ├── LogUnavailable          Kafka did not confirm in time
 │   │   └── ClientRefused          Kafka answers, but does not let this client in
 │   ├── DatabaseUnavailable
 │   ├── DatabaseReplaced        another Postgres server answers than before; it may lag behind
+│   ├── LookupCancelled         a batch of lookups was cancelled and has no result
 │   ├── LeaseLost               another worker may hold the job now
 │   ├── PartitionNotAssigned    the partition was assigned to another worker
 │   ├── OffsetLost              a fetched record never reached its agent
@@ -34,6 +36,10 @@ class MailfoldError(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message or (type(self).__doc__ or "").strip())
+
+
+class RoleStopped(MailfoldError):
+    """The role was told to stop."""
 
 
 class RecoverableError(MailfoldError):
@@ -70,6 +76,10 @@ class DatabaseUnavailable(RecoverableError):
 
 class DatabaseReplaced(RecoverableError):
     """Another Postgres server answers than before, or it was started again; it may lack what was written last."""
+
+
+class LookupCancelled(RecoverableError):
+    """A batch of lookups was cancelled before it had a result."""
 
 
 class LeaseLost(RecoverableError):

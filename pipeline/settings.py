@@ -1,23 +1,20 @@
-"""Define all settings and load them from environment variables; only `bootstrap` and `cli` call it.
+"""Define all settings; `pipeline/runtime/environment.py` loads them from environment variables.
 
 `docs/reference/settings.md` is generated from this file (`mailfold settings`), and a test holds them equal.
 """
 
 import ipaddress
-import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
-
-from pipeline.errors import InvalidSettings
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Seconds = Annotated[float, Field(ge=0)]
 
 
 class Settings(BaseSettings):
-    """All settings; the variables begin with ``MAILFOLD_``, except the database URLs and those of the Kafka clients."""
+    """All settings; the variables begin with ``MAILFOLD_``, except those of databases, Kafka and OpenTelemetry."""
 
     model_config = SettingsConfigDict(env_prefix="MAILFOLD_", frozen=True, extra="ignore", populate_by_name=True)
 
@@ -102,6 +99,12 @@ class Settings(BaseSettings):
         description="A standby of the database, as a libpq URL, from which the gateway reads listings of emails. "
         "Empty: `DATABASE_URL`.",
     )
+    database_read_max_lag: float = Field(
+        30.0,
+        ge=0,
+        description="Seconds that the standby of `DATABASE_READ_URL` may lag; after that listings are read from "
+        "`DATABASE_URL`.",
+    )
     database_statement_timeout: float = Field(
         30.0,
         ge=0,
@@ -117,6 +120,13 @@ class Settings(BaseSettings):
         SecretStr(""),
         description="At least 32 characters; signs tokens, cursors, VERP and Message-IDs and seals stored "
         "credentials. The same for every role. `up` generates one and keeps it in the data folder.",
+    )
+    secrets: SecretStr = Field(
+        SecretStr(""),
+        description="Instead of `MAILFOLD_SECRET` and `MAILFOLD_SECRET_PREVIOUS`: up to 8 secrets as `id:secret`, "
+        "apart by blanks, commas or line ends. The first signs and seals, all verify and unseal. The entry "
+        "`addresses:…` is the secret under which suppressed addresses are hashed, and never changes. The same for "
+        "every role.",
     )
     secret_previous: SecretStr = Field(
         SecretStr(""),
@@ -194,6 +204,23 @@ class Settings(BaseSettings):
     )
     ops_port_emit: int = Field(
         8035, ge=0, le=65535, description="Port of the emitter's metrics and health; 0 takes a free one."
+    )
+    tracing: bool = Field(
+        False,
+        description="Send traces of emails by OpenTelemetry (OTLP over HTTP); needs the extra `tracing`. The standard "
+        "variables `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_TRACES_SAMPLER` and others say where to and how many.",
+    )
+    trace_queue_spans: int = Field(
+        2048,
+        ge=1,
+        validation_alias="OTEL_BSP_MAX_QUEUE_SIZE",
+        description="Ended spans that wait for the collector; further ones are dropped and counted.",
+    )
+    trace_export_delay_ms: int = Field(
+        5000,
+        ge=1,
+        validation_alias="OTEL_BSP_SCHEDULE_DELAY",
+        description="Milliseconds between two exports of spans, unless there are many.",
     )
     webhook_max_age: int = Field(
         86_400,
@@ -319,47 +346,3 @@ class Settings(BaseSettings):
     def topic(self, name: str) -> str:
         """Return a topic's name on the cluster."""
         return self.topic_prefix + name
-
-
-_SEE = "docs/reference/settings.md lists every setting"
-
-
-def load_settings(**overrides: Any) -> Settings:
-    """Return the settings from this process's environment.
-
-    Raise InvalidSettings, naming each wrong variable and its problem.
-    """
-    try:
-        return Settings(**overrides)
-    except ValidationError as error:
-        raise InvalidSettings("\n".join(_explain(problem) for problem in error.errors())) from None
-    except SettingsError as error:
-        # A list that is not JSON; the message of pydantic names the field in quotation marks.
-        name = next((name for name in Settings.model_fields if f'"{name}"' in str(error)), "")
-        raise InvalidSettings(
-            f"{environment_variable(name) if name else error}: not JSON, such as [60, 300] ({_SEE})"
-        ) from None
-
-
-def environment_variable(name: str) -> str:
-    """Return the environment variable of a field."""
-    alias = Settings.model_fields[name].validation_alias
-    return alias if isinstance(alias, str) else f"MAILFOLD_{name.upper()}"
-
-
-def environment_of(settings: Settings) -> dict[str, str]:
-    """Return the environment of a child process in which :func:`load_settings` returns the same settings."""
-    values = {name: getattr(settings, name) for name in Settings.model_fields}
-    return {environment_variable(name): _text(value) for name, value in values.items()}
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, SecretStr):
-        return value.get_secret_value()
-    return json.dumps(value) if isinstance(value, tuple | bool | int | float) else str(value)
-
-
-def _explain(problem: Any) -> str:
-    name = str(problem["loc"][0]).lower()
-    variable = environment_variable(name) if name in Settings.model_fields else name
-    return f"{variable}: {problem['msg']} ({_SEE})"

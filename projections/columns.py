@@ -119,9 +119,15 @@ def identities(requests: Iterable[SendRequest]) -> Iterable[Row]:
 
 
 def debts(
-    conversions: Sequence[PendingConversion], ended: Mapping[tuple[EmailId, ConversionWord], str], state: str
+    conversions: Sequence[PendingConversion],
+    ended: Mapping[tuple[EmailId, ConversionWord], str],
+    state: str,
+    traces: Mapping[EmailId, str] = {},
 ) -> Iterable[Row]:
-    """Yield the emitter's jobs in ``state``; a conversion that ended in the same batch is in its final state."""
+    """Yield the emitter's jobs in ``state``; a conversion that ended in the same batch is in its final state.
+
+    ``traces``: the trace contexts of traced emails.
+    """
     for conversion in conversions:
         yield {
             "stream": conversion.email_id,
@@ -129,6 +135,7 @@ def debts(
             "lane": storable_text(conversion.lane),
             "state": ended.get((conversion.email_id, conversion.word), state),
             "payload": encode_conversion(conversion),
+            "traceparent": traces.get(conversion.email_id, ""),
         }
 
 

@@ -46,6 +46,12 @@ async def latest_projected_time(connection: Connection) -> Millis:
     return -1 if row is None or row[0] is None else int(row[0]) - 1
 
 
+async def replay_age_s(connection: Connection) -> float | None:
+    """Return the seconds since the primary committed what a standby has replayed last; None if it replays nothing."""
+    row = await (await connection.execute(SQL["replay_age"])).fetchone()
+    return None if row is None or row[0] is None else float(row[0])
+
+
 async def partition_times(connection: Connection) -> list[tuple[int, Millis, Millis]]:
     """Return each partition's number, its projected time and its time at its last change."""
     return await (await connection.execute(SQL["partition_times"], (TOPIC,))).fetchall()

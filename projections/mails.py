@@ -41,7 +41,7 @@ async def find_queued(connection: Connection, tenant: str, query: ListingQuery) 
 async def _with_time_limit(connection: Connection, search: Awaitable[MailPage]) -> MailPage:
     try:
         async with connection.transaction():
-            await connection.execute(SQL["patience"])
+            await connection.execute(SQL["limit_time"])
             return await search
     except psycopg.errors.QueryCanceled as error:
         raise MailQueryTimeout from error

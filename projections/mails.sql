@@ -1,4 +1,4 @@
--- name: patience
+-- name: limit_time
 -- Clients choose the filter and the order: no query of theirs may hold a connection for long.
 set local statement_timeout = '10s'
 

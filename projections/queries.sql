@@ -2,6 +2,10 @@
 -- The time up to which every partition is projected; null until each partition has been projected once.
 select case when count(*) >= max(partitions) then min(through) end from projections.next_offsets where topic = %s
 
+-- name: replay_age
+-- Null on a server that replays nothing, such as a primary.
+select extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())::float8 where pg_is_in_recovery()
+
 -- name: partition_times
 select partition, through, changed from projections.next_offsets where topic = %s
 

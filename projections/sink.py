@@ -41,6 +41,8 @@ class ChangeBatch(msgspec.Struct, frozen=True):
     first_offset: int
     next_offset: int
     changes: Sequence[EmailChange | Tick] = ()
+    traces: Mapping[EmailId, str] = {}
+    """The trace contexts of traced emails, which the jobs of their conversions carry on."""
 
     def email_ids(self) -> set[EmailId]:
         """Return the ids of the emails that change."""
@@ -190,7 +192,8 @@ async def _write_mails(connection: Connection, changes: RowChanges) -> None:
 
 async def _write_jobs(connection: Connection, parts: Sequence[_PartitionChanges]) -> None:
     owed = (
-        columns.debts(part.changes.debts, part.changes.ended, "held" if part.is_held else "pending") for part in parts
+        columns.debts(part.changes.debts, part.changes.ended, "held" if part.is_held else "pending", part.batch.traces)
+        for part in parts
     )
     await _bulk(connection, "owe", chain.from_iterable(owed))
     ended = chain.from_iterable(part.changes.ended.items() for part in parts)

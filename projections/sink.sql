@@ -147,14 +147,16 @@ delete from intake.identities where ctid = any(array(
 
 -- name: owe
 -- Each word gets a number when it is first owed, and keeps it. A word that has a job already is not changed.
-insert into jobs.jobs (queue, stream, seq, name, lane, state, payload, finished_at)
+insert into jobs.jobs (queue, stream, seq, name, lane, state, payload, traceparent, finished_at)
 select 'emit', debt.stream,
     coalesce((select max(seq) from jobs.jobs where queue = 'emit' and stream = debt.stream), 0)
         + row_number() over (partition by debt.stream order by debt.nth),
     debt.name, debt.lane, debt.state, case when debt.state = 'done' then '' else debt.payload end,
-    case when debt.state in ('done', 'dead') then now() end
-from unnest(%(stream)b::uuid[], %(name)b::text[], %(lane)b::text[], %(state)b::text[], %(payload)b::bytea[])
-    with ordinality as debt (stream, name, lane, state, payload, nth)
+    debt.traceparent, case when debt.state in ('done', 'dead') then now() end
+from unnest(
+    %(stream)b::uuid[], %(name)b::text[], %(lane)b::text[], %(state)b::text[], %(payload)b::bytea[],
+    %(traceparent)b::text[]
+) with ordinality as debt (stream, name, lane, state, payload, traceparent, nth)
 where not exists (
     select from jobs.jobs where queue = 'emit' and stream = debt.stream and name = debt.name)
 on conflict (queue, stream, name) do nothing

@@ -101,7 +101,7 @@ async def assess_addresses(
     if not keys:
         return []
     values = _hash_columns(keys, old) | {"soft_since": rule.since(now)}
-    rows = await (await connection.execute(SQL["told"], values)).fetchall()
+    rows = await (await connection.execute(SQL["reasons"], values)).fetchall()
     decisions, evidence = _decisions_and_evidence(rows)
     since = rule.since(now)
     assessments = [
@@ -136,7 +136,7 @@ async def _reassess_soft(
     ]
     if soft:
         values = _hash_columns([assessments[index].key for index in soft], old) | {"soft_since": since}
-        for number, delivered_at in await (await connection.execute(SQL["arrived"], values)).fetchall():
+        for number, delivered_at in await (await connection.execute(SQL["last_deliveries"], values)).fetchall():
             before = assessments[soft[number - 1]]
             soft_since = max(since, delivered_at)
             assessments[soft[number - 1]] = _assess(before.key, before.decisions, before.evidence, rule, soft_since)

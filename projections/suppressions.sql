@@ -1,4 +1,4 @@
--- name: told
+-- name: reasons
 -- All that concerns these addresses: decisions for the brand or for all brands, and the brand's evidence. "offset 0"
 -- makes the planner look up each address by an index, whatever the statistics say; otherwise it may join whole tables.
 -- States do not contain the event of an unsubscribe, so it is looked up in the timeline. An address (a number) may have
@@ -24,7 +24,7 @@ from asked cross join lateral (
     where tenant = asked.tenant and address_hash = asked.address_hash and brand = asked.brand
         and (reason <> 'soft bounce' or at > %(soft_since)s) and (asked.until is null or at <= asked.until) offset 0) as e
 
--- name: arrived
+-- name: last_deliveries
 -- When the last delivered email of these brands to these addresses was sent. It is needed for few addresses: those with
 -- enough soft bounces to be suppressed. The history has addresses as they were written, as the bounced emails do.
 with asked as (

@@ -100,7 +100,7 @@ async def _compare_jobs(connection: Connection) -> TableDifference:
         missing_jobs, wrong_jobs = missing_jobs + len(missing), wrong_jobs + len(extra) + len(unfinished)
         if (missing or extra or unfinished) and len(examples) < MAX_EXAMPLES:
             examples.append(state.email_id)
-    row = await (await connection.execute(SQL["booked_for_nobody"])).fetchone()
+    row = await (await connection.execute(SQL["jobs_without_email"])).fetchone()
     assert row is not None
     return TableDifference("debts", wrong_jobs + row[0], missing_jobs, tuple(examples))
 

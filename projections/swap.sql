@@ -10,7 +10,7 @@ select h.state,
     array(select state from jobs.jobs j where j.queue = 'emit' and j.stream = h.email_id order by seq)
 from projections_rebuild.history h where h.dialect = %s
 
--- name: booked_for_nobody
+-- name: jobs_without_email
 select count(*) from jobs.jobs j where j.queue = 'emit'
     and not exists (select from projections_rebuild.history h where h.email_id = j.stream)
 

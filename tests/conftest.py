@@ -21,12 +21,14 @@ from pydantic import SecretStr
 
 from pipeline.runtime import topic_admin
 from pipeline.runtime.schema import migrate_database
+from pipeline.runtime.secret_ring import SecretRing
 from pipeline.settings import Settings
 from tests.support import servers, skips
 from tests.support.caught_up import CaughtUp
 from topics.registry import TOPICS
 
 SECRET = "a-secret-for-tests-of-at-least-32-characters"
+RING = SecretRing.of(SECRET)
 
 
 def pytest_configure(config: pytest.Config) -> None:

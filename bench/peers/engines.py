@@ -8,7 +8,8 @@ from typing import Final
 
 from bench.peers import toolbox
 from bench.peers.states import Unwrap
-from pipeline.settings import Settings, environment_of
+from pipeline.runtime.environment import environment_of
+from pipeline.settings import Settings
 from topics.registry import DELIVERY_EVENTS, EMAIL_STATES
 
 

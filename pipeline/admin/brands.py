@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from pipeline.admin.sql import execute, fetch_row
 from pipeline.runtime.database import Pool
+from pipeline.runtime.secret_ring import SecretRing
 from pipeline.runtime.signing import seal, unseal
 
 LOCAL_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
@@ -47,20 +48,20 @@ async def add_brand(pool: Pool, brand: Brand) -> None:
     await execute(pool, "add_brand", brand.tenant, brand.brand, brand.provider, *values)
 
 
-async def add_destination(pool: Pool, destination: Destination, secret: str) -> None:
-    """Add a destination of conversions, or change it; its key is sealed with ``secret``."""
-    sealed = seal(secret, destination.key)
+async def add_destination(pool: Pool, destination: Destination, ring: SecretRing) -> None:
+    """Add a destination of conversions, or change it; its key is sealed with ``ring``."""
+    sealed = seal(ring, destination.key)
     values = (destination.tenant, destination.brand, destination.url, sealed, destination.user_id_integer)
     await execute(pool, "add_destination", *values)
 
 
-async def get_destination(pool: Pool, tenant: str, brand: str, secret: str) -> Destination | None:
+async def get_destination(pool: Pool, tenant: str, brand: str, ring: SecretRing) -> Destination | None:
     """Return the brand's destination, else the tenant's for ``*``, else None."""
     row = await fetch_row(pool, "destination", tenant, brand)
     if row is None:
         return None
     owner, name, url, sealed, user_id_integer = row
-    return Destination(owner, name, url, unseal(secret, sealed), user_id_integer)
+    return Destination(owner, name, url, unseal(ring, sealed), user_id_integer)
 
 
 def is_unencrypted_url(url: str) -> bool:

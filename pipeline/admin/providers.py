@@ -5,9 +5,11 @@ from typing import Any, Final
 
 from psycopg.types.json import Jsonb
 
+from pipeline.admin.sealing import seal_webhook_key, unseal_webhook_key
 from pipeline.admin.sql import execute, fetch_row, fetch_rows
 from pipeline.errors import NotFound
 from pipeline.runtime.database import Pool
+from pipeline.runtime.secret_ring import SecretRing
 from pipeline.runtime.signing import seal, unseal
 
 PROVIDER_KINDS: Final = (
@@ -15,9 +17,6 @@ PROVIDER_KINDS: Final = (
     *("mailjet", "brevo", "resend", "mandrill", "mailersend", "mailtrap", "postal"),
 )
 """Kinds of providers; a kind determines the API calls, the added headers and the format of webhooks."""
-
-_SEALED_KEY_PREFIX: Final = "sealed:"
-"""Prefix of a sealed webhook key. A key without it is a public key that was stored before keys were sealed."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,10 @@ class Provider:
     """Settings of its kind alone, such as SES's configuration set and Postmark's message stream."""
 
 
-async def add_provider(pool: Pool, provider: Provider, secret: str) -> None:
+async def add_provider(pool: Pool, provider: Provider, ring: SecretRing) -> None:
     """Add a provider or change it; one without webhook keys keeps those that are stored."""
-    sealed = seal(secret, provider.password) if provider.password else None
-    keys = [_seal_key(secret, key) for key in provider.webhook_keys]
+    sealed = seal(ring, provider.password) if provider.password else None
+    keys = [seal_webhook_key(ring, key) for key in provider.webhook_keys]
     await execute(
         pool,
         "add_provider",
@@ -58,9 +57,9 @@ async def add_provider(pool: Pool, provider: Provider, secret: str) -> None:
     )
 
 
-async def rotate_webhook_key(pool: Pool, name: str, key: str, secret: str) -> None:
+async def rotate_webhook_key(pool: Pool, name: str, key: str, ring: SecretRing) -> None:
     """Add a webhook key; it and the newest stored one are accepted, older ones are removed. Raise NotFound."""
-    if not await execute(pool, "rotate_webhook_key", _seal_key(secret, key), name):
+    if not await execute(pool, "rotate_webhook_key", seal_webhook_key(ring, key), name):
         raise _unknown(name)
 
 
@@ -70,20 +69,20 @@ async def end_old_webhook_keys(pool: Pool, name: str) -> None:
         raise _unknown(name)
 
 
-async def get_provider(pool: Pool, name: str, secret: str) -> Provider:
+async def get_provider(pool: Pool, name: str, ring: SecretRing) -> Provider:
     """Return a provider with its credentials. Raise NotFound."""
     row = await fetch_row(pool, "provider", name)
     if row is None:
         raise _unknown(name)
-    return _provider(row, secret)
+    return _provider(row, ring)
 
 
-async def list_providers(pool: Pool, secret: str) -> list[Provider]:
+async def list_providers(pool: Pool, ring: SecretRing) -> list[Provider]:
     """Return all providers, with their credentials."""
-    return [_provider(row, secret) for row in await fetch_rows(pool, "providers")]
+    return [_provider(row, ring) for row in await fetch_rows(pool, "providers")]
 
 
-def _provider(row: tuple[Any, ...], secret: str) -> Provider:
+def _provider(row: tuple[Any, ...], ring: SecretRing) -> Provider:
     name, kind, via, host, port, tls, username, sealed, means_delivered, max_connections, keys = row[:11]
     region, api_url, options = row[11:]
     return Provider(
@@ -93,25 +92,15 @@ def _provider(row: tuple[Any, ...], secret: str) -> Provider:
         kind=kind,
         tls=tls,
         username=username,
-        password=unseal(secret, sealed) if sealed is not None else "",
+        password=unseal(ring, sealed) if sealed is not None else "",
         means_delivered=means_delivered,
         max_connections=max_connections,
-        webhook_keys=tuple(_unseal_key(secret, key) for key in keys),
+        webhook_keys=tuple(unseal_webhook_key(ring, key) for key in keys),
         via=via,
         region=region,
         api_url=api_url,
         options=tuple(sorted(options.items())),
     )
-
-
-def _seal_key(secret: str, key: str) -> str:
-    return _SEALED_KEY_PREFIX + seal(secret, key).decode()
-
-
-def _unseal_key(secret: str, stored: str) -> str:
-    if not stored.startswith(_SEALED_KEY_PREFIX):
-        return stored
-    return unseal(secret, stored.removeprefix(_SEALED_KEY_PREFIX).encode())
 
 
 def _unknown(name: str) -> NotFound:

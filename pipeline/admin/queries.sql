@@ -92,3 +92,28 @@ select tenant, brand, url, user_id_integer from admin.destinations order by tena
 -- The brand's own row, else the tenant's '*'.
 select tenant, brand, url, key_sealed, user_id_integer from admin.destinations
 where tenant = %s and brand in (%s, '*') order by brand = '*' limit 1
+
+-- name: sealed_passwords
+select provider, password_sealed from admin.providers where password_sealed is not null order by provider for update
+
+-- name: set_sealed_password
+update admin.providers set password_sealed = %s where provider = %s
+
+-- name: sealed_webhook_keys
+select provider, webhook_keys from admin.providers where webhook_keys <> '{}' order by provider for update
+
+-- name: set_sealed_webhook_keys
+update admin.providers set webhook_keys = %s where provider = %s
+
+-- name: sealed_destination_keys
+select tenant, brand, key_sealed from admin.destinations order by tenant, brand for update
+
+-- name: set_sealed_destination_key
+update admin.destinations set key_sealed = %s where tenant = %s and brand = %s
+
+-- name: sealed_dkim_keys
+select tenant, brand, dkim_key_sealed from admin.brands where dkim_key_sealed is not null order by tenant, brand
+for update
+
+-- name: set_sealed_dkim_key
+update admin.brands set dkim_key_sealed = %s where tenant = %s and brand = %s

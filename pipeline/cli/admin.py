@@ -15,11 +15,11 @@ from pipeline.cli.context import (
     console,
     read_credential,
     run_with_pool,
-    secret_of,
     table,
 )
 from pipeline.emit.ssrf import is_public
 from pipeline.errors import Refused
+from pipeline.runtime.secret_ring import secret_ring
 
 tenants = typer.Typer(help="Tenants: the customers of this installation, who may send.", no_args_is_help=True)
 keys = typer.Typer(help="A tenant's API keys; only their hashes are stored.", no_args_is_help=True)
@@ -89,7 +89,7 @@ def add_destination(
     """Add the destination of a brand's conversions, or change it."""
     _check_url(url, insecure_http=insecure_http)
     row = admin.Destination(tenant, brand, url.rstrip("/"), read_credential("X-API-KEY", key_env), user_id_integer)
-    run_with_pool(lambda pool, settings: admin.add_destination(pool, row, secret_of(settings)))
+    run_with_pool(lambda pool, settings: admin.add_destination(pool, row, secret_ring(settings)))
     console().print(f"conversions of brand {brand} of {tenant} go to {row.url}/email/conversion", markup=False)
     for line in _warnings(url):
         typer.echo(f"warning: {line}", err=True)

@@ -9,7 +9,7 @@ import typer
 
 from pipeline import admin
 from pipeline.cli.admin import TenantOption
-from pipeline.cli.context import cell, console, run_with_pool, secret_of, table
+from pipeline.cli.context import cell, console, run_with_pool, table
 from pipeline.content import dkim
 from pipeline.content.addresses import address_problem, header_text_problem
 from pipeline.content.dkim import DkimKey
@@ -17,6 +17,7 @@ from pipeline.dispatch.routing.rendezvous import Route
 from pipeline.dispatch.routing.routes import get_brand_routing, set_dkim, set_routes
 from pipeline.errors import NotFound, Refused
 from pipeline.runtime.database import Pool
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
 
 app = typer.Typer(help="Brands: their providers, senders and DKIM keys.", no_args_is_help=True)
@@ -88,14 +89,14 @@ def sign(
 ) -> None:
     """Sign a brand's messages over plain SMTP (DKIM), and print the record that its DNS needs."""
     if remove:
-        run_with_pool(lambda pool, settings: set_dkim(pool, tenant, brand, None, secret_of(settings)))
+        run_with_pool(lambda pool, settings: set_dkim(pool, tenant, brand, None, secret_ring(settings)))
         console().print(f"messages of brand {brand} of {tenant} are no longer signed", markup=False)
         return
     if not domain or not selector:
         raise Refused("--domain and --selector are needed to sign")
     key = DkimKey(domain, selector, _read_key(key_file) if key_file else dkim.new_key(ed25519=ed25519))
     dkim.check_key(key)
-    run_with_pool(lambda pool, settings: set_dkim(pool, tenant, brand, key, secret_of(settings)))
+    run_with_pool(lambda pool, settings: set_dkim(pool, tenant, brand, key, secret_ring(settings)))
     _print_record(key)
 
 
@@ -104,7 +105,7 @@ def record(brand: str, tenant: TenantOption = "default") -> None:
     """Print the DNS record of a brand's DKIM key again."""
 
     async def get_key(pool: Pool, settings: Settings) -> DkimKey:
-        routing = await get_brand_routing(pool, tenant, brand, secret_of(settings))
+        routing = await get_brand_routing(pool, tenant, brand, secret_ring(settings))
         if routing.dkim is None:
             raise NotFound(f"brand {brand} of {tenant} has no key; `mailfold brands dkim` makes one")
         return routing.dkim

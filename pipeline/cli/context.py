@@ -22,10 +22,12 @@ from pipeline.errors import DatabaseUnavailable, InvalidSettings
 from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.runtime.conninfo import first_line
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool, open_database
-from pipeline.settings import Settings, load_settings
+from pipeline.runtime.environment import load_settings
+from pipeline.runtime.secret_fingerprints import check_secrets
+from pipeline.runtime.secret_ring import has_secret, secret_ring
+from pipeline.settings import Settings
 
 T = TypeVar("T")
-MIN_SECRET_CHARS: Final = 32
 CREDENTIAL_SOURCE_HELP: Final = (
     "the NAME of an environment variable that holds it, or - to read a line of standard input; else you are prompted"
 )
@@ -55,7 +57,7 @@ def command_settings() -> Settings:
         update |= postgres.settings_of(postgres.url(data_dir.root / "postgres", port) if port else "")
     if not settings.kafka_bootstrap and (port := _port_of_running(data_dir, "kafka")):
         settings = settings.with_embedded_kafka(f"127.0.0.1:{port}")
-    if not settings.secret.get_secret_value():
+    if not has_secret(settings):
         update["secret"] = SecretStr(data_dir.read_secret("secret"))
     for name in OPS_PORT_SETTINGS:
         if name not in settings.model_fields_set and (port := _port_of_running(data_dir, name)):
@@ -123,17 +125,11 @@ def run_with_pool(work: Callable[[Pool, Settings], Awaitable[T]]) -> T:
 
     async def with_pool(settings: Settings) -> T:
         async with open_database(settings, size=1) as pool:
+            if has_secret(settings):
+                await check_secrets(pool, secret_ring(settings))
             return await work(pool, settings)
 
     return run_with_database(with_pool)
-
-
-def secret_of(settings: Settings) -> str:
-    """Return the secret that encrypts credentials. Raise InvalidSettings where it is missing or short."""
-    secret = settings.secret.get_secret_value()
-    if len(secret) < MIN_SECRET_CHARS:
-        raise InvalidSettings(f"MAILFOLD_SECRET: at least {MIN_SECRET_CHARS} characters; the same for every role")
-    return secret
 
 
 def table(*columns: str) -> Table:

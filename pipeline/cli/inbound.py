@@ -12,9 +12,10 @@ from pipeline.errors import LogUnavailable
 from pipeline.gateway.smtp.maildir import Maildir
 from pipeline.runtime.bootstrap import wall_clock
 from pipeline.runtime.kafka import open_kafka_log
+from pipeline.runtime.secret_ring import has_secret, secret_ring
 from pipeline.runtime.sleep import sleep_unless
 from pipeline.settings import Settings
-from pipeline.webhooks.token_readers import token_readers_of
+from pipeline.webhooks.token_readers import token_readers
 
 app = typer.Typer(no_args_is_help=True, help="Read bounced and other inbound mail.")
 
@@ -40,8 +41,8 @@ async def _sweep(settings: Settings, folder: Path, follow: float) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with open_kafka_log(settings) as log:
         # A mail server's machine may have no secret; then only the worker verifies the tokens in addresses.
-        token_readers = token_readers_of(settings) if settings.secret.get_secret_value() else None
-        maildir = Maildir(folder, log, wall_clock, token_readers)
+        readers = token_readers(secret_ring(settings)) if has_secret(settings) else None
+        maildir = Maildir(folder, log, wall_clock, readers)
         while True:
             swept = await maildir.sweep()
             if swept.taken or swept.foreign or not follow:

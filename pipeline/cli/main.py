@@ -19,6 +19,7 @@ from pipeline.cli import (
     providers_check,
     renormalize,
     roles,
+    secrets,
     settings,
     suppressions,
     templates,
@@ -46,7 +47,7 @@ COMMAND_PANELS: Final = {
     "Configuration": ("tenants", "keys", "providers", "brands", "destinations", "templates", "suppressions"),
     "Inbound mail": ("inbound",),
     "Inspection and repair": ("trace", "status", "doctor", "dead", "lanes"),
-    "Maintenance": ("topics", "migrate", "upgrade", "rebuild", "renormalize", "settings"),
+    "Maintenance": ("topics", "migrate", "upgrade", "rebuild", "renormalize", "secrets", "settings"),
 }
 """The panels of the help page, each with its commands, in order."""
 
@@ -55,6 +56,7 @@ for _group in (up, dev, roles, inspect_commands, doctor, renormalize, settings, 
 for _name in ("tenants", "keys", "destinations"):
     app.add_typer(getattr(admin, _name), name=_name)
 app.add_typer(brands.app, name="brands")
+app.add_typer(secrets.app, name="secrets")
 app.add_typer(providers_check.app, name="providers")
 app.add_typer(dead_letters.app, name="dead")
 app.add_typer(inbound.app, name="inbound")

@@ -6,11 +6,12 @@ from urllib.parse import urlsplit
 import typer
 
 from pipeline import admin
-from pipeline.cli.context import CREDENTIAL_SOURCE_HELP, cell, console, read_credential, run_with_pool, secret_of, table
+from pipeline.cli.context import CREDENTIAL_SOURCE_HELP, cell, console, read_credential, run_with_pool, table
 from pipeline.dispatch.transports.registry import configuration_problem
 from pipeline.errors import Refused
 from pipeline.operations.checks.webhook_keys import webhook_key_problem
 from pipeline.runtime.database import Pool
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
 
 app = typer.Typer(help="Providers that send our mail: SMTP servers and email services.", no_args_is_help=True)
@@ -86,7 +87,7 @@ def add_provider(
 def _add(row: admin.Provider) -> None:
     if problem := configuration_problem(row):
         raise Refused(problem)
-    run_with_pool(lambda pool, settings: admin.add_provider(pool, row, secret_of(settings)))
+    run_with_pool(lambda pool, settings: admin.add_provider(pool, row, secret_ring(settings)))
     console().print(f"provider {row.provider}; next: mailfold brands add '*' --provider {row.provider}", markup=False)
 
 
@@ -100,7 +101,7 @@ def rotate(
     """Add a webhook key that is valid beside the present one; `--end`, a day later, removes the older one."""
 
     async def work(pool: Pool, settings: Settings) -> str:
-        row = await admin.get_provider(pool, provider, secret_of(settings))
+        row = await admin.get_provider(pool, provider, secret_ring(settings))
         if end:
             await admin.end_old_webhook_keys(pool, provider)
             return f"provider {provider}: only the newest webhook key is valid"
@@ -111,7 +112,7 @@ def rotate(
         keys = _webhook_keys(row.kind, webhook_key or [], sources)
         if len(keys) != 1:
             raise Refused("give one key at a time: only the newest two are valid")
-        await admin.rotate_webhook_key(pool, provider, keys[0], secret_of(settings))
+        await admin.rotate_webhook_key(pool, provider, keys[0], secret_ring(settings))
         return f"provider {provider}: the new webhook key and the one before it are valid; --end removes the older"
 
     console().print(run_with_pool(work), markup=False)

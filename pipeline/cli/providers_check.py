@@ -8,9 +8,10 @@ from rich.markup import escape
 
 from pipeline import admin
 from pipeline.cli import providers
-from pipeline.cli.context import console, run_with_pool, secret_of
+from pipeline.cli.context import console, run_with_pool
 from pipeline.operations.checks.finding import Finding
 from pipeline.runtime.database import Pool
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
 
 app = providers.app
@@ -24,7 +25,7 @@ def check(provider: str) -> None:
     """Test credentials and the webhook's round trip, without sending mail; exit 1 where something is wrong."""
 
     async def work(pool: Pool, settings: Settings) -> bool:
-        row = await admin.get_provider(pool, provider, secret_of(settings))
+        row = await admin.get_provider(pool, provider, secret_ring(settings))
         is_right = True
         async for finding in _findings(row, pool, settings):
             _print_finding(finding)

@@ -1,13 +1,15 @@
 """`mailfold gateway|worker|dispatch|project|emit`: run one role in this process, as production does."""
 
 import asyncio
+import contextlib
 import importlib
 from collections.abc import Callable
 
 import typer
 
+from pipeline.errors import RoleStopped
 from pipeline.runtime.bootstrap import open_runtime
-from pipeline.settings import load_settings
+from pipeline.runtime.environment import load_settings
 
 app = typer.Typer()
 
@@ -21,7 +23,7 @@ def run_role(role: str, loop_factory: Callable[[], asyncio.AbstractEventLoop] | 
         async with open_runtime(load_settings(), pool_size=POOL_MAX_CONNECTIONS, role=role) as rt:
             await importlib.import_module(f"pipeline.{role}.main").run(rt)
 
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
+    with asyncio.Runner(loop_factory=loop_factory) as runner, contextlib.suppress(RoleStopped):
         runner.run(main())
 
 

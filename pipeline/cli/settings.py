@@ -5,7 +5,8 @@ from typing import Any
 import typer
 from pydantic import SecretStr
 
-from pipeline.settings import Settings, environment_variable
+from pipeline.runtime.environment import environment_variable
+from pipeline.settings import Settings
 
 app = typer.Typer()
 
@@ -13,6 +14,7 @@ _INTRO = """\
 # Settings
 
 Every setting is an environment variable. `mailfold settings` prints this page; a test checks that the two are equal.
+A secret `X` may be in a file instead, which `X_FILE` names ([Rotate the secrets](../how-to/rotate-secrets.md)).
 Tenants, keys, providers, brands and destinations are not settings: operators configure them with commands,
 see `mailfold --help`.
 

@@ -15,8 +15,10 @@ from pipeline.devstack.sandbox.keys import public_key
 from pipeline.devstack.servers.data_dir import DataDir
 from pipeline.devstack.supervisor import ROLES, Stack
 from pipeline.runtime.database import Pool, open_database
+from pipeline.runtime.environment import load_settings
 from pipeline.runtime.private_files import replace_file
-from pipeline.settings import Settings, load_settings
+from pipeline.runtime.secret_ring import secret_ring
+from pipeline.settings import Settings
 
 app = typer.Typer()
 
@@ -91,7 +93,7 @@ async def _update_sandbox_provider(pool: Pool, settings: Settings) -> None:
 
     A provider of that name and another kind is an operator's, and stays as it is.
     """
-    name, secret = settings.sandbox_provider, settings.secret.get_secret_value()
+    name, ring = settings.sandbox_provider, secret_ring(settings)
     row = admin.Provider(
         name,
         settings.sandbox_host,
@@ -99,9 +101,9 @@ async def _update_sandbox_provider(pool: Pool, settings: Settings) -> None:
         kind="sandbox",
         webhook_keys=(public_key(settings.data_dir),),
     )
-    existing = {provider.provider: provider for provider in await admin.list_providers(pool, secret)}.get(name)
+    existing = {provider.provider: provider for provider in await admin.list_providers(pool, ring)}.get(name)
     if existing is None or existing.kind == "sandbox":
-        await admin.add_provider(pool, row, secret)
+        await admin.add_provider(pool, row, ring)
 
 
 def print_line(line: str) -> None:

@@ -21,8 +21,10 @@ from pipeline.devstack.servers.restarter import Restarter
 from pipeline.devstack.servers.threads import run_in_background
 from pipeline.runtime import topic_admin
 from pipeline.runtime.bootstrap import check_role_settings
+from pipeline.runtime.environment import environment_of
 from pipeline.runtime.schema import migrate_database
-from pipeline.settings import Settings, environment_of
+from pipeline.runtime.secret_ring import has_secret
+from pipeline.settings import Settings
 
 ROLES: Final = ("gateway", "worker", "dispatch", "project", "emit", "sandbox")
 """The roles in the order in which an email passes them; `sandbox` stands in for the provider."""
@@ -206,7 +208,7 @@ class Stack:
 def complete_settings(settings: Settings, data_dir: DataDir) -> Settings:
     """Return the settings with the secret, ports and URLs that the operator did not set, taken from the data folder."""
     update: dict[str, Any] = {"data_dir": data_dir.root}
-    if not settings.secret.get_secret_value():
+    if not has_secret(settings):
         update["secret"] = SecretStr(data_dir.secret("secret"))
     for name in _HOST_SETTINGS:
         if getattr(settings, _HOST_SETTINGS[name]) and _needs_port(settings, name):

@@ -27,9 +27,9 @@ from topics.templates import Template, TemplateRef
 DIALECT: Final = "email_v1"
 FIELD_MAX_CHARS: Final = 1_000
 MAX_MESSAGES: Final = 100_000
-"""Messages of one request. Each one over the tenant's batch maximum gets its own error, up to this number."""
+"""A request with more is refused as a whole; below that, each one over the tenant's maximum gets its own error."""
 MAX_RENDERED_BYTES: Final = 512_000_000
-"""Bytes of memory that are rendered for one request."""
+"""Memory that the rendered messages of one request may take."""
 REQUIRED_FIELDS_BY_TYPE: Final = {
     "token": ("Token", "NumPhotos"),
     "group": ("GroupId",),

@@ -31,6 +31,7 @@ from pipeline.jobs.job import DONE, EndpointHealth, Job, JobResult, hold, releas
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.fair_threads import CURRENT_CALLER, FairThreads
 from pipeline.runtime.logs import get_logger
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.suppressions.queries import SuppressionQueries
 from topics.acks import Acked, Dropped
 from topics.codec import NewerRecord, decode
@@ -76,7 +77,7 @@ class SendJobHandler:
         self._content_reader = content_reader
         settings = rt.settings
         self._message_writer = MessageWriter(settings, rt.clock)
-        self._lookups = DispatchLookups(rt.pool, settings.secret.get_secret_value(), SuppressionQueries(rt))
+        self._lookups = DispatchLookups(rt.pool, secret_ring(settings), SuppressionQueries(rt))
         self._router = ProviderRouter(rt.pool, settings.smtp_timeout)
         self._acks = AckWriter(rt.log, rt.clock)
         self._handle_result = SendResultHandler(self._acks, settings.dispatch_schedule, rt.clock, rand)

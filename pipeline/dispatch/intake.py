@@ -24,6 +24,7 @@ from pipeline.runtime.kafka import discover_partitions
 from pipeline.runtime.kafka_clients import create_consumer, get_records, start_client
 from pipeline.runtime.leader import ReaderOffsets, run_as_leader
 from pipeline.runtime.reader_progress import ReaderProgress, observe_reader
+from pipeline.runtime.tracing import Tracer, batch_attributes, contexts_of, email_ids_of
 from projections.sql import SqlQueries
 from topics.registry import PROVIDER_ACKS, SEND_REQUESTS
 
@@ -99,6 +100,10 @@ class JobIntake:
             await self._positions.advance(connection, {partition: position})
         self._positions.next_offsets[partition] = position
 
+    def _requests(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> list[Any]:
+        own = self._rt.settings.topic(SEND_REQUESTS.name)
+        return [record for partition, records in batches.items() if partition.topic == own for record in records]
+
     async def _write_batches(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
         for partition, records in batches.items():
             self._progress.add_fetched(partition, records)
@@ -110,9 +115,24 @@ class JobIntake:
         with self._transaction_seconds.time():
             async with self._rt.pool.connection() as connection:
                 await _write(connection, rows)
+                if self._rt.tracer.is_on:
+                    await _trace_jobs(connection, self._rt.tracer, self._requests(batches), rows)
                 await self._positions.advance(connection, upto)
         self._positions.next_offsets |= upto
         self._progress.finish(upto)
+
+
+async def _trace_jobs(
+    connection: psycopg.AsyncConnection[Any], tracer: Tracer, requests: Sequence[Any], rows: IntakeRows
+) -> None:
+    """Give the jobs of traced requests their trace context."""
+    traced = tracer.traced_keys(requests)
+    email_ids = email_ids_of(traced) & rows.requests.keys()
+    attributes = batch_attributes(SEND_REQUESTS.name, email_ids)
+    with tracer.span("take in", "consumer", contexts_of(traced), attributes) as span:
+        if span.traceparent:
+            values = {"streams": list(email_ids), "traceparent": span.traceparent}
+            await connection.execute(SQL["trace_jobs"], values)
 
 
 async def _write(connection: psycopg.AsyncConnection[Any], rows: IntakeRows) -> None:

@@ -9,6 +9,7 @@ from pipeline.dispatch.intake import SQL
 from pipeline.dispatch.routing.routes import BrandRouting, get_brand_routing
 from pipeline.runtime.batching_loader import BatchLoader
 from pipeline.runtime.database import Pool
+from pipeline.runtime.secret_ring import SecretRing
 from pipeline.runtime.ttl_cache import DECISION_TTL_S, MAX_DECISIONS, TTLCache
 from pipeline.suppressions.queries import SuppressionLookup, SuppressionQueries
 from topics.record import EmailId
@@ -18,9 +19,9 @@ from topics.requests import SendRequest
 class DispatchLookups:
     """Look-ups in Postgres: routing and providers are cached, per-email questions are asked in batches."""
 
-    def __init__(self, pool: Pool, secret: str, suppressions: SuppressionQueries) -> None:
+    def __init__(self, pool: Pool, ring: SecretRing, suppressions: SuppressionQueries) -> None:
         self._pool = pool
-        self._secret = secret
+        self._ring = ring
         self._suppressions = suppressions
         self._routings: TTLCache[tuple[str, str], BrandRouting] = TTLCache(DECISION_TTL_S, MAX_DECISIONS)
         self._providers: TTLCache[str, Provider] = TTLCache(DECISION_TTL_S, MAX_DECISIONS)
@@ -30,12 +31,12 @@ class DispatchLookups:
     async def routing(self, request: SendRequest) -> BrandRouting:
         """Return the routing of the brand of a request. Raises NotFound if it has none."""
         return await self._routings.get(
-            (request.tenant, request.brand), lambda key: get_brand_routing(self._pool, *key, self._secret)
+            (request.tenant, request.brand), lambda key: get_brand_routing(self._pool, *key, self._ring)
         )
 
     async def provider(self, name: str) -> Provider:
         """Return a provider by its name. Raises NotFound."""
-        return await self._providers.get(name, lambda name: admin.get_provider(self._pool, name, self._secret))
+        return await self._providers.get(name, lambda name: admin.get_provider(self._pool, name, self._ring))
 
     async def suppression_reason(self, request: SendRequest) -> str:
         """Return why the brand must not write to the recipient; an empty string if it may."""
@@ -49,7 +50,7 @@ class DispatchLookups:
 
     async def _load_sent(self, email_ids: set[str]) -> dict[str, bool]:
         async with self._pool.connection() as connection:
-            rows = await (await connection.execute(SQL["heard_of"], {"email_ids": list(email_ids)})).fetchall()
+            rows = await (await connection.execute(SQL["sent_emails"], {"email_ids": list(email_ids)})).fetchall()
         sent = {email_id for (email_id,) in rows}
         return {email_id: email_id in sent for email_id in email_ids}
 

@@ -16,6 +16,7 @@ from pipeline.content.text import with_text_part
 from pipeline.content.tokens import message_id_header, unsubscribe_address, unsubscribe_token, verp_address
 from pipeline.dispatch.transports.base import SmtpEnvelope
 from pipeline.dispatch.transports.correlation_headers import correlation_header
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
 from topics.contents import MessageContent
@@ -37,10 +38,10 @@ class MessageWriter:
     """Builder of messages, with the secrets and addresses of this installation."""
 
     def __init__(self, settings: Settings, clock: Callable[[], Millis]) -> None:
-        secret = settings.secret.get_secret_value()
+        ring = secret_ring(settings)
         self._settings = settings
         self._clock = clock
-        self._signers = _Signers(*[Signer(secret, purpose) for purpose in _PURPOSES])
+        self._signers = _Signers(*[Signer(ring, purpose) for purpose in _PURPOSES])
 
     def message(
         self, request: SendRequest, content: MessageContent, brand: Brand, provider: Provider

@@ -13,7 +13,7 @@ from pipeline.dispatch.attempt import SendAttempt
 from pipeline.dispatch.transports import smtp_replies
 from pipeline.dispatch.transports.base import SendOutcome, SendResult
 from pipeline.jobs.job import DONE, EndpointHealth, JobResult, bury, hold, release, retry
-from pipeline.jobs.retry import next_delay, not_before
+from pipeline.jobs.retry import next_delay
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.ports import Clock
 from topics.acks import Acked, Deferred, Dropped, Failed, Rejected
@@ -72,11 +72,10 @@ class SendResultHandler:
         A configuration fault that concerns one email also ends here. It opens the breaker of the lane, but it counts
         as an attempt: otherwise one email that always gets this answer could block its lane for ever.
         """
-        delay = next_delay(self._schedule, attempt.job.tries, self._random)
+        delay = next_delay(self._schedule, attempt.job.tries, self._random, result.retry_after_s)
         if delay is None:
             await self._acks.write_ack(Failed, attempt, reason="gave up", **reply)
             return bury(f"gave up: {error}", result.health)
-        delay = max(delay, not_before(result.retry_after_s, self._random))
         due = self._clock() + int(delay * 1000)
         await self._acks.write_ack(Deferred, attempt, next_attempt_at=due, **reply)
         return retry(delay, error, result.health)

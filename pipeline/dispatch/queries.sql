@@ -15,6 +15,11 @@ on conflict (queue, stream, seq) do update set
     state = case jobs.state when 'held' then 'pending' else jobs.state end
 where jobs.lane = '' and excluded.lane <> ''
 
+-- name: trace_jobs
+-- In the transaction that made the jobs, and only for traced requests. A job that was there before keeps its context.
+update jobs.jobs set traceparent = %(traceparent)s
+where queue = 'dispatch' and stream = any(%(streams)b::uuid[]) and seq = 0 and traceparent = ''
+
 -- name: take_ends
 -- Close jobs whose final acks are on the log. The lease token stays, so that the dispatcher that holds the job and
 -- appended this ack can still settle it. A job that is done stays done; a failure that an operator has replayed
@@ -66,7 +71,7 @@ from unnest(%(topics)s::text[], %(partitions)s::integer[], %(expected)s::bigint[
 where o.queue = 'dispatch' and o.topic = moved.topic and o.partition = moved.partition
     and o.next_offset = moved.expected
 
--- name: heard_of
+-- name: sent_emails
 -- Emails with an event that proves that they were sent.
 select email_id::text from projections.history
 where email_id = any(%(email_ids)b::uuid[])

@@ -15,11 +15,13 @@ from pipeline.emit.fasttrack import ConversionReplyMeaning
 from pipeline.emit.http import ConversionClient, ConversionResponse
 from pipeline.jobs.engine import Lease
 from pipeline.jobs.job import DONE, EndpointHealth, Job, JobResult, bury, release, retry
-from pipeline.jobs.retry import next_delay, not_before
+from pipeline.jobs.retry import next_delay
 from pipeline.runtime.append import append_until_confirmed
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.tracing import HEADER, current_span
 from pipeline.runtime.ttl_cache import DECISION_TTL_S, MAX_DECISIONS, TTLCache
 from projections.pending_conversions import PendingConversion, decode_conversion
 from topics.conversions import ConversionOutcome, ConversionResult
@@ -38,7 +40,7 @@ class ConversionJobHandler:
 
     def __init__(self, rt: Runtime, client: ConversionClient, rand: Callable[[], float] = random.random) -> None:
         self._rt = rt
-        self._secret = rt.settings.secret.get_secret_value()
+        self._ring = secret_ring(rt.settings)
         self._client = client
         self._random = rand
         self._destinations: TTLCache[tuple[str, str], Destination | None] = TTLCache(DECISION_TTL_S, MAX_DECISIONS)
@@ -52,7 +54,10 @@ class ConversionJobHandler:
         lease.begin_contact()
         url = fasttrack.url(destination.url)
         body = fasttrack.body(conversion, user_id_integer=destination.user_id_integer)
-        reply = await self._client.post(url, body, fasttrack.headers(conversion, destination.key))
+        headers = fasttrack.headers(conversion, destination.key)
+        if traceparent := current_span().traceparent:
+            headers[HEADER] = traceparent
+        reply = await self._client.post(url, body, headers)
         if 200 <= reply.status < 300:
             crash_point("emit.after-2xx")
         result, outcome = self._interpret(job, reply)
@@ -61,7 +66,7 @@ class ConversionJobHandler:
         return result
 
     async def _load_destination(self, key: tuple[str, str]) -> Destination | None:
-        return await admin.get_destination(self._rt.pool, *key, self._secret)
+        return await admin.get_destination(self._rt.pool, *key, self._ring)
 
     def _interpret(self, job: Job, reply: ConversionResponse) -> tuple[JobResult, ConversionOutcome]:
         error = f"{reply.status or ''} {reply.text}".strip()
@@ -76,18 +81,11 @@ class ConversionJobHandler:
             pause = f"the destination answers {reply.status}"
             return release(0, error, EndpointHealth.HEALTHY, pause=pause), ConversionOutcome.RETRYING
         health = EndpointHealth.FAILING if meaning is ConversionReplyMeaning.UNWELL else EndpointHealth.HEALTHY
-        delay = self._retry_delay(job, reply)
+        requested_s = fasttrack.retry_after_seconds(reply.status, reply.retry_after, self._rt.clock())
+        delay = next_delay(self._rt.settings.emit_schedule, job.tries, self._random, requested_s or 0)
         if delay is None:
             return bury(f"gave up: {error}", health), ConversionOutcome.GIVEN_UP
         return retry(delay, error, health), ConversionOutcome.RETRYING
-
-    def _retry_delay(self, job: Job, reply: ConversionResponse) -> float | None:
-        """Return the seconds to the next attempt: those of Retry-After or of the schedule; None after the last one."""
-        scheduled = next_delay(self._rt.settings.emit_schedule, job.tries, self._random)
-        requested = fasttrack.retry_after_seconds(reply.status, reply.retry_after, self._rt.clock())
-        if scheduled is None or requested is None:
-            return scheduled
-        return not_before(requested, self._random)
 
     async def _append_result(
         self,

@@ -12,6 +12,7 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.conninfo import session_conninfo
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.retention import run_retention
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.tasks import run_loops
 from topics.registry import CONVERSION_RESULTS
 
@@ -34,17 +35,18 @@ async def run(rt: Runtime) -> None:
             conninfo=session_conninfo(settings),
             metrics=metrics.jobs,
             tick=lambda: _resume_lanes(rt, store),
+            tracer=rt.tracer,
         )
         await run_loops(run_retention(rt, expiring_jobs(QUEUE, settings)), engine.run(rt.stop))
 
 
 async def _resume_lanes(rt: Runtime, store: JobStore) -> None:
     """Resume lanes that were paused for want of a destination and whose brand has one now."""
-    secret = rt.settings.secret.get_secret_value()
+    ring = secret_ring(rt.settings)
     for lane in await store.lanes_paused_for(NO_DESTINATION):
         tenant, _, brand = lane.partition("/")
         try:
-            destination = await admin.get_destination(rt.pool, tenant, brand, secret)
+            destination = await admin.get_destination(rt.pool, tenant, brand, ring)
         except InvalidSettings as error:
             logger.error("lane stays paused", lane=lane, error=str(error))
             continue

@@ -3,11 +3,13 @@
 The server calls `make_app` once per process.
 """
 
+import contextlib
 import time
+from contextlib import AbstractContextManager
 from typing import Final
 
 from fastapi import FastAPI
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.gateway import localizations, problems, request_body, request_id
@@ -30,6 +32,7 @@ from pipeline.gateway.routes import (
 )
 from pipeline.gateway.state import GatewayState
 from pipeline.runtime.ports import NewId
+from pipeline.runtime.tracing import HEADER, NO_SPAN, NO_TRACER, Span, Tracer
 
 _SURFACE_BY_FIRST_SEGMENT: Final = {
     "channels": "batch",
@@ -49,6 +52,11 @@ _SURFACE_BY_FIRST_SEGMENT: Final = {
     "docs": "docs",
     "openapi.json": "docs",
 }
+
+_TRACED_METHODS: Final = ("POST", "PUT")
+_SENDING_SURFACES: Final = ("batch", "email_v1", "freshmail", "extrahorizon")
+"""Surfaces whose callers' trace context is continued. Anybody may post to the others; they begin their own traces."""
+_TRACED_SURFACES: Final = (*_SENDING_SURFACES, "webhook", "inbound")
 
 ERROR_ENCODERS: Final[dict[str, problems.ErrorEncoder]] = {
     "/channels": fasttrack.encode_error,
@@ -88,16 +96,18 @@ def make_app(state: GatewayState) -> ASGIApp:
         app.include_router(routes.router(state))
     common.install_schemas(app, OPENAPI_TYPES)
     docs_page.install_docs_page(app)
-    return tracking.TrackingMiddleware(ResponseMiddleware(app, state.metrics, state.runtime.new_id), state)
+    rt = state.runtime
+    return tracking.TrackingMiddleware(ResponseMiddleware(app, state.metrics, rt.new_id, rt.tracer), state)
 
 
 class ResponseMiddleware:
     """The ASGI wrapper that counts every response and adds the request's id and the security headers to it."""
 
-    def __init__(self, app: ASGIApp, metrics: GatewayMetrics, new_id: NewId) -> None:
+    def __init__(self, app: ASGIApp, metrics: GatewayMetrics, new_id: NewId, tracer: Tracer = NO_TRACER) -> None:
         self._app = app
         self._metrics = metrics
         self._new_id = new_id
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, as the ASGI specification says."""
@@ -116,9 +126,20 @@ class ResponseMiddleware:
                 headers[request_id.HEADER] = own_id
                 self._metrics.requests.labels(surface, message["status"]).inc()
                 self._metrics.request_seconds.labels(surface).observe(time.perf_counter() - started)
+                span.set_attributes({"http.response.status_code": message["status"]})
             await send(message)
 
         try:
-            await self._app(scope, receive, send_observed)
+            with self._request_span(scope, surface, own_id) as span:
+                await self._app(scope, receive, send_observed)
         finally:
             request_body.release_body(scope)
+
+    def _request_span(self, scope: Scope, surface: str, own_id: str) -> AbstractContextManager[Span]:
+        """Return the span of a request that may bring emails or events. Not its path, which may name an address."""
+        method = scope["method"]
+        if not self._tracer.is_on or surface not in _TRACED_SURFACES or method not in _TRACED_METHODS:
+            return contextlib.nullcontext(NO_SPAN)
+        attributes = {"http.request.method": method, "mailfold.surface": surface, "mailfold.request_id": own_id}
+        sent = Headers(scope=scope).get(HEADER, "") if surface in _SENDING_SURFACES else ""
+        return self._tracer.request_span(f"{method} {surface}", attributes, sent)

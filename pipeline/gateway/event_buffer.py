@@ -13,6 +13,7 @@ from typing import Final
 from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.spool import Spool
 from pipeline.runtime.ports import Log, LogEntry
+from pipeline.runtime.tracing import NO_TRACER, Tracer, email_attributes
 from topics.events import DeliveryEvent
 from topics.registry import DELIVERY_EVENTS
 
@@ -33,8 +34,9 @@ DeferredEvent = Callable[[], DeliveryEvent | None]
 class EventBuffer:
     """The opens and clicks of one gateway that are answered and not yet written."""
 
-    def __init__(self, log: Log, spool: Spool, metrics: GatewayMetrics) -> None:
+    def __init__(self, log: Log, spool: Spool, metrics: GatewayMetrics, tracer: Tracer = NO_TRACER) -> None:
         self._log = log
+        self._tracer = tracer
         self._spool = spool
         self._metrics = metrics
         self._buffered: deque[DeferredEvent] = deque()
@@ -78,9 +80,10 @@ class EventBuffer:
             # The log is unavailable or slow: an append would only wait for its timeout.
             await self._spool.write(events)
         elif events:
-            places = await self._log.append(
-                [LogEntry(DELIVERY_EVENTS, e.email_id, e) for e in events], within=APPEND_TIMEOUT_S
-            )
+            entries = [LogEntry(DELIVERY_EVENTS, e.email_id, e) for e in events]
+            attributes = email_attributes({e.email_id for e in events}) if self._tracer.is_on else {}
+            with self._tracer.request_span("opens and clicks", attributes):
+                places = await self._log.append(entries, within=APPEND_TIMEOUT_S)
             await self._spool.write([event for event, place in zip(events, places, strict=True) if place is None])
 
     async def _take(self, max_events: int) -> list[DeliveryEvent]:

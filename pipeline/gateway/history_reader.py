@@ -11,7 +11,8 @@ import psycopg
 
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool
 from pipeline.runtime.logs import get_logger
-from projections.history_queries import latest_projected_time
+from pipeline.runtime.ttl_cache import TTLCache
+from projections.history_queries import latest_projected_time, replay_age_s
 from topics.record import Millis
 
 T = TypeVar("T")
@@ -21,22 +22,33 @@ STANDBY_CONNECTION_TIMEOUT_S: Final = 1.0
 """Seconds to wait for a connection to the standby before the primary is asked."""
 STANDBY_RETRY_INTERVAL_S: Final = 5.0
 """Seconds for which a standby that was away is not asked again, so that few requests wait for it."""
+DEFAULT_MAX_LAG_S: Final = 30.0
+PRIMARY_TIME_TTL_S: Final = 1.0
+"""Seconds for which the primary's projected time is remembered."""
 
 log = get_logger(__name__)
 
 
 class StandbyBehind(Exception):
-    """The standby has not replayed the moment that a listing shows."""
+    """The standby has not replayed the moment that a listing shows, or lags for too long."""
 
 
 class HistoryReader:
     """Runs queries on the standby, and on the primary where the standby can't answer them."""
 
     def __init__(
-        self, primary: Pool, standby: Pool | None = None, monotonic: Callable[[], float] = time.monotonic
+        self,
+        primary: Pool,
+        standby: Pool | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        max_lag_s: float = DEFAULT_MAX_LAG_S,
     ) -> None:
         self._primary = primary
         self._standby = standby
+        self._max_lag_s = max_lag_s
+        self._primary_time: TTLCache[str, Millis] = TTLCache(PRIMARY_TIME_TTL_S, 1, monotonic)
+        self._is_lagging = False
         self._monotonic = monotonic
         self._standby_away_until = -STANDBY_RETRY_INTERVAL_S
 
@@ -61,6 +73,27 @@ class HistoryReader:
 
     async def _read_standby(self, standby: Pool, query: HistoryQueryFunction[T], as_of: Millis | None) -> T:
         async with standby.connection(STANDBY_CONNECTION_TIMEOUT_S) as connection:
-            if as_of is not None and await latest_projected_time(connection) < as_of:
+            projected = await latest_projected_time(connection)
+            if (as_of is not None and projected < as_of) or await self._lags(connection, projected):
                 raise StandbyBehind
             return await query(connection)
+
+    async def _lags(self, standby: psycopg.AsyncConnection[Any], projected: Millis) -> bool:
+        """Return whether the standby lacks something that the primary has, and has replayed nothing for too long."""
+        is_behind = projected < await self._primary_time.get("", self._load_primary_time)
+        age_s = await replay_age_s(standby) if is_behind else None
+        is_lagging = age_s is not None and age_s > self._max_lag_s
+        if is_lagging and not self._is_lagging:
+            log.warning("standby lags, reading from the primary", seconds=age_s, limit_s=self._max_lag_s)
+        elif self._is_lagging and not is_lagging:
+            log.warning("standby caught up, reading from it again")
+        self._is_lagging = is_lagging
+        return is_lagging
+
+    async def _load_primary_time(self, _: str) -> Millis:
+        """Return the primary's projected time; -1 where the primary does not answer, so that the standby does."""
+        try:
+            async with self._primary.connection(STANDBY_CONNECTION_TIMEOUT_S) as connection:
+                return await latest_projected_time(connection)
+        except DATABASE_UNAVAILABLE_ERRORS:
+            return -1

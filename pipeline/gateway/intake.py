@@ -17,6 +17,7 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.ports import Log, LogEntry
+from pipeline.runtime.tracing import current_span, email_attributes
 from topics.contents import ContentChunk, MessageContent
 from topics.record import EmailId, LogPosition
 from topics.registry import MESSAGE_CONTENTS, SEND_REQUESTS
@@ -71,6 +72,7 @@ class MessageIntake:
         accepted = {
             request.email_id for request, position in zip(requests, positions, strict=True) if position is not None
         }
+        current_span().set_attributes(email_attributes(accepted))
         return IntakeResult(accepted, refused)
 
     async def reserve_recipients(self, message_id: str, recipients: Iterable[str]) -> bool:

@@ -4,6 +4,8 @@
 """
 
 import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +19,8 @@ from projections.sql import SqlQueries
 SQL = SqlQueries(Path(__file__).with_name("metrics.sql"))
 GaugeValue = tuple[Gauge, tuple[str, ...], float]
 """A gauge, the values of its labels, and its own."""
+LARGE_TENANT_MIN_JOBS: Final = 1000
+"""Jobs not done in one queue from which on a tenant counts as large: about as many as are done in some seconds."""
 REFRESH_INTERVAL_S: Final = 5.0
 """Seconds between two reads from Postgres, however often /metrics is requested."""
 
@@ -79,6 +83,14 @@ class PipelineGauges:
         self._jobs = metrics.gauge(
             "jobs", "Jobs not done, by queue and state; dead and unknown ones need an operator.", "queue", "state"
         )
+        self._tenant_jobs = metrics.gauge(
+            "tenant_jobs",
+            "Jobs not done, by queue, state and class of their tenant: large (it has 1000 such jobs or more in this "
+            "queue), small, none (its request was not read yet).",
+            "queue",
+            "state",
+            "tenant_class",
+        )
         self._oldest = metrics.gauge(
             "oldest_job_seconds", "Age of the oldest open job; in queue emit, of the oldest unsent conversion.", "queue"
         )
@@ -108,17 +120,26 @@ class PipelineGauges:
             self._up.set(0)
             return
         # Without an await: a reader that comes in between, or a time-out, must not find the gauges empty.
-        for gauge in (self._jobs, self._oldest, self._unknown, self._paused, self._stopped):
+        for gauge in (self._jobs, self._tenant_jobs, self._oldest, self._unknown, self._paused, self._stopped):
             gauge.clear()
         for gauge, labels, value in values:
             (gauge.labels(*labels) if labels else gauge).set(value)
         self._up.set(1)
 
+    def _job_values(self, rows: Iterable[tuple[str, str, str, int]]) -> Iterator[GaugeValue]:
+        """Yield the numbers of jobs by class of tenant, and over all classes."""
+        totals: Counter[tuple[str, ...]] = Counter()
+        for queue, state, tenant_class, jobs in rows:
+            totals[queue, state] += jobs
+            yield self._tenant_jobs, (queue, state, tenant_class), jobs
+        yield from ((self._jobs, labels, jobs) for labels, jobs in totals.items())
+
     async def _read(self) -> list[GaugeValue]:
         values: list[GaugeValue] = []
         async with self._pool.connection(timeout=2) as connection:
+            jobs = await (await connection.execute(SQL["open_jobs"], {"large": LARGE_TENANT_MIN_JOBS})).fetchall()
+            values += self._job_values(jobs)
             queries = {
-                "open_jobs": self._jobs,
                 "oldest_jobs": self._oldest,
                 "unknown_events": self._unknown,
                 "stopped_lanes": self._stopped,

@@ -1,8 +1,17 @@
 -- name: open_jobs
--- Counts open jobs per queue and state. Done jobs, which are most, are left out so that partial indexes suffice.
-select queue, state, count(*) from jobs.jobs
-where state in ('held', 'pending', 'attempting', 'unknown', 'dead')
-group by queue, state
+-- Counts open jobs per queue, state and class of tenant. Done jobs, which are most, are left out so that partial indexes
+-- suffice. A job that an ack created before its request was read has no lane, and so no tenant.
+select queue, state, case when tenant = '' then 'none' when of_tenant >= %(large)s then 'large' else 'small' end,
+    sum(jobs)::bigint
+from (
+    select queue, state, tenant, jobs, sum(jobs) over (partition by queue, tenant) as of_tenant
+    from (
+        select queue, state, split_part(lane, '/', 1) as tenant, count(*) as jobs from jobs.jobs
+        where state in ('held', 'pending', 'attempting', 'unknown', 'dead')
+        group by 1, 2, 3
+    ) as by_tenant
+) as by_state
+group by 1, 2, 3
 
 -- name: oldest_jobs
 -- Age of the oldest open job per queue, in seconds.

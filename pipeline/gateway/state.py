@@ -21,8 +21,9 @@ from pipeline.gateway.webhook_record import REQUEST_MAX_BYTES
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.database import Pool
 from pipeline.runtime.ports import Log, LogEntry
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import Signer
-from pipeline.webhooks.token_readers import token_readers_of
+from pipeline.webhooks.token_readers import token_readers
 from topics.record import LogPosition
 
 
@@ -74,21 +75,21 @@ def make_gateway_state(
     rt.health.use_metrics(metrics)
     log = CountedLog(rt.log, metrics)
     spool = Spool(rt.settings.data_dir / "spool", log, rt.new_id, metrics)
-    signer = Signer(rt.settings.secret.get_secret_value(), "track")
+    signer = Signer(secret_ring(rt.settings), "track")
     return GatewayState(
         runtime=rt,
         metrics=metrics,
         log=log,
-        history=HistoryReader(rt.pool, standby),
+        history=HistoryReader(rt.pool, standby, max_lag_s=rt.settings.database_read_max_lag),
         spool=spool,
-        event_buffer=EventBuffer(log, spool, metrics),
+        event_buffer=EventBuffer(log, spool, metrics, rt.tracer),
         client_info=ClientInfoReader(rt.settings.trusted_proxies),
         authenticate=ApiKeyAuthenticator(rt),
         signer=signer,
         limits=TenantLimits(rt.settings),
         body_memory=_body_memory(rt, metrics),
         hit_limit=HitLimit(rt.clock),
-        inbound_mail=InboundMailRecorder(log, rt.clock, token_readers_of(rt.settings), metrics.registry),
+        inbound_mail=InboundMailRecorder(log, rt.clock, token_readers(secret_ring(rt.settings)), metrics.registry),
         connector=connector,
     )
 

@@ -3,7 +3,7 @@
 import time
 
 from pipeline.admin import Tenant
-from pipeline.gateway.byte_budget import ByteBudget
+from pipeline.gateway.content_memory import ContentMemory
 from pipeline.gateway.rate_limit import TenantBuckets
 from pipeline.settings import Settings
 
@@ -14,7 +14,7 @@ class TenantLimits:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._buckets = TenantBuckets()
-        self.content_budget = ByteBudget()
+        self.content_memory = ContentMemory()
 
     def grant_up_to(self, tenant: Tenant, wanted: int) -> tuple[int, int]:
         """Return how many of ``wanted`` messages fit into a batch, and how many of those the rate allows now."""

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Final, Protocol
 
-from pipeline.errors import DatabaseReplaced, LeaseLost, RecoverableError
+from pipeline.errors import DatabaseReplaced, LeaseLost, RecoverableError, RoleStopped
 from pipeline.jobs.job import EndpointHealth, Job, JobResult, JobState, bury, release, retry
 from pipeline.jobs.metrics import JobMetrics
 from pipeline.jobs.notify import listen
@@ -20,7 +20,8 @@ from pipeline.jobs.retry import next_delay
 from pipeline.jobs.store import ClaimLimits, JobStore, Settlement, notify_channel
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.logs import bind_log_fields, get_logger
-from pipeline.runtime.tasks import cancel_tasks
+from pipeline.runtime.tasks import cancel_tasks, run_unless
+from pipeline.runtime.tracing import NO_TRACER, Attribute, Tracer
 
 logger = get_logger(__name__)
 
@@ -63,7 +64,10 @@ class ClaimBarrier(Protocol):
     """Holds back the claims of jobs until the table of jobs is up to date."""
 
     async def passed_on(self) -> datetime | None:
-        """Return when the Postgres server started whose jobs may be claimed now; None while they may not be."""
+        """Return when the Postgres server started whose jobs may be claimed now; None while they may not be.
+
+        It may take as long as Kafka does to answer; the engine cancels it where the role stops.
+        """
 
 
 class JobEngine:
@@ -85,6 +89,7 @@ class JobEngine:
         rand: Callable[[], float] = random.random,
         tick: Callable[[], Awaitable[None]] | None = None,
         barrier: ClaimBarrier | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._store = store
         self._limits = limits
@@ -95,6 +100,7 @@ class JobEngine:
         self._tick = tick
         self._metrics = metrics
         self._barrier = barrier
+        self._tracer = tracer
         self._server: datetime | None = None
         """When the server started on which the barrier was passed; None while it is not."""
         self._no_claims_before = 0.0
@@ -115,17 +121,17 @@ class JobEngine:
         tasks = [asyncio.create_task(coroutine) for coroutine in (*helpers, listener)]
         try:
             while not stop.is_set():
-                await self._claim_or_wait()
+                await self._claim_or_wait(stop)
                 _raise_first_error(tasks)
             await self._drain()
         finally:
             await cancel_tasks(tasks)
 
     # ------------------------------------------------------------------ claim
-    async def _claim_or_wait(self) -> None:
+    async def _claim_or_wait(self, stop: asyncio.Event) -> None:
         self._wake.clear()
         try:
-            if not await self._may_claim():
+            if not await self._may_claim(stop):
                 await asyncio.sleep(BARRIER_INTERVAL_S)
                 return
             claimed = await self._claim() if len(self._running) < self._limits.max_jobs else 0
@@ -146,12 +152,13 @@ class JobEngine:
                 async with asyncio.timeout(POLL_INTERVAL_S):
                     await self._wake.wait()
 
-    async def _may_claim(self) -> bool:
+    async def _may_claim(self, stop: asyncio.Event) -> bool:
         if self._barrier is None or self._server is not None:
             return True
         if self._jobs or asyncio.get_running_loop().time() < self._no_claims_before:
             return False
-        self._server = await self._barrier.passed_on()
+        with contextlib.suppress(RoleStopped):
+            self._server = await run_unless(stop, self._barrier.passed_on())
         return self._server is not None
 
     async def _claim(self) -> int:
@@ -168,7 +175,7 @@ class JobEngine:
     async def _run_job(self, job: Job, lease: Lease) -> None:
         bind_log_fields(queue=job.queue, email_id=job.stream, job=job.name, lane=job.lane, attempt=job.attempt)
         try:
-            result = await self._handle(job, lease)
+            result = await self._attempt(job, lease)
         except LeaseLost:
             self._forget(job)
         except asyncio.CancelledError:
@@ -184,6 +191,15 @@ class JobEngine:
             self._queue_result(job, self._retry_or_bury(job, f"{type(error).__name__}: {error}"))
         else:
             self._queue_result(job, result)
+
+    async def _attempt(self, job: Job, lease: Lease) -> JobResult:
+        """Let the handler try the job, in a span if its email is traced."""
+        if not job.traceparent:
+            return await self._handle(job, lease)
+        with self._tracer.span(f"{job.queue} {job.name}", "client", [job.traceparent], _span_attributes(job)) as span:
+            result = await self._handle(job, lease)
+            span.set_attributes({"mailfold.result": result.state.value})
+            return result
 
     def _retry_or_bury(self, job: Job, error: str) -> JobResult:
         delay = next_delay(self._schedule, job.tries, self._random)
@@ -280,6 +296,16 @@ class JobEngine:
     async def _wake_at(self, stop: asyncio.Event) -> None:
         await stop.wait()
         self._wake.set()
+
+
+def _span_attributes(job: Job) -> dict[str, Attribute]:
+    return {
+        "mailfold.email_id": job.stream,
+        "mailfold.queue": job.queue,
+        "mailfold.job": job.name,
+        "mailfold.attempt": job.attempt,
+        "mailfold.tenant": job.lane.partition("/")[0],
+    }
 
 
 def _raise_first_error(tasks: list[asyncio.Task[None]]) -> None:

@@ -51,6 +51,8 @@ class Job:
     route: str = ""
     """Provider that may have accepted the email in an earlier attempt (see :mod:`pipeline.dispatch.routing.router`);
     empty if certainly none has."""
+    traceparent: str = ""
+    """Trace context of what made the job; empty if its email is not traced."""
 
 
 class EndpointHealth(StrEnum):

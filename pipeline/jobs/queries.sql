@@ -122,7 +122,7 @@ from chosen
 where j.ctid = chosen.tid
 returning
     j.queue, j.stream::text, j.seq, j.name, j.lane, j.attempts, j.attempts - j.replayed_after,
-    chosen.state = 'attempting', j.lease_token::text, j.payload, j.route, pg_postmaster_start_time()
+    chosen.state = 'attempting', j.lease_token::text, j.payload, j.route, j.traceparent, pg_postmaster_start_time()
 
 -- name: park
 -- A job behind an earlier one that is not due yet (or that an operator must decide about) is not due either. It is moved

@@ -62,13 +62,12 @@ def jittered(seconds: float, random: Random) -> float:
     return seconds * (1 - JITTER + 2 * JITTER * random())
 
 
-def next_delay(schedule: Sequence[float], tries: int, random: Random) -> float | None:
-    """Return the seconds from the ``tries``-th attempt (counted from 1) to the next; None after the last."""
+def next_delay(schedule: Sequence[float], tries: int, random: Random, requested_s: float = 0) -> float | None:
+    """Return the seconds from the ``tries``-th attempt (counted from 1) to the next; None after the last.
+
+    The other system may ask for a longer pause (``requested_s``, plus up to JITTER of it, so that it is never shorter).
+    A shorter one doesn't count: whoever always asks for a second would use up all attempts within a minute.
+    """
     if tries > len(schedule):
         return None
-    return jittered(schedule[max(tries, 1) - 1], random)
-
-
-def not_before(seconds: float, random: Random) -> float:
-    """Return the delay that the other system asked for plus up to JITTER of it, so that it is never shorter."""
-    return seconds * (1 + JITTER * random())
+    return max(jittered(schedule[max(tries, 1) - 1], random), requested_s * (1 + JITTER * random()))

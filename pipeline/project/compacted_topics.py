@@ -4,14 +4,14 @@ The projector follows `templates` and `suppressions` in this way beside `email-c
 their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import psycopg
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
-from pipeline.errors import RecoverableError
+from pipeline.errors import RecoverableError, RoleStopped
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
@@ -20,6 +20,7 @@ from pipeline.runtime.kafka_clients import create_consumer, get_records, start_c
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.sleep import sleep_unless
+from pipeline.runtime.tasks import run_unless
 from topics.codec import NewerRecord, Undecodable, decode
 from topics.registry import DEAD_LETTERS, Topic
 
@@ -29,6 +30,9 @@ _UNAVAILABLE_ERRORS: Final = (KafkaError, RecoverableError, *DATABASE_UNAVAILABL
 _PARTITION: Final = 0
 
 logger = get_logger(__name__)
+
+ReportHalt = Callable[[Topic, str], None]
+"""A function that is told why a topic is not projected although Kafka and Postgres answer; "" says that it is."""
 
 
 class TopicProjection(Protocol):
@@ -43,42 +47,56 @@ class TopicProjection(Protocol):
         """Write records and the next offset ``upto``; write nothing and return False if it isn't ``expected``."""
 
 
-async def follow_topic(rt: Runtime, topic: Topic, tables: TopicProjection, batch_size: int) -> None:
+async def follow_topic(
+    rt: Runtime, topic: Topic, tables: TopicProjection, batch_size: int, report_halt: ReportHalt
+) -> None:
     """Project the topic until ``rt.stop``; wait and retry while Kafka or Postgres is unavailable.
 
     ``batch_size``: records in one transaction, at most.
     """
     while not rt.stop.is_set():
         try:
-            await _follow(rt, topic, tables, batch_size)
+            await run_unless(rt.stop, _follow(rt, topic, tables, batch_size, report_halt))
+        except RoleStopped:
+            return
         except _UNAVAILABLE_ERRORS as error:
             logger.warning("topic not projected, retrying", topic=topic.name, error=type(error).__name__)
         except NewerRecord as error:
             logger.critical("projection halted", topic=topic.name, error=str(error))
+            report_halt(topic, str(error))
             await sleep_unless(rt.stop, _HALT_PAUSE_S)
         await sleep_unless(rt.stop, _RETRY_PAUSE_S)
 
 
-async def _follow(rt: Runtime, topic: Topic, tables: TopicProjection, batch_size: int) -> None:
+async def _follow(rt: Runtime, topic: Topic, tables: TopicProjection, batch_size: int, report_halt: ReportHalt) -> None:
     reader = create_consumer(rt.settings, fetch_max_wait_ms=250)
     await start_client(reader, rt.settings)
     try:
-        await _project(rt, reader, topic, tables, batch_size)
+        await _project(rt, reader, topic, tables, batch_size, report_halt=report_halt)
     finally:
         await reader.stop()
 
 
 async def _project(
-    rt: Runtime, reader: AIOKafkaConsumer, topic: Topic, tables: TopicProjection, batch_size: int
+    rt: Runtime,
+    reader: AIOKafkaConsumer,
+    topic: Topic,
+    tables: TopicProjection,
+    batch_size: int,
+    *,
+    report_halt: ReportHalt,
 ) -> None:
-    """Project batches until ``rt.stop``, or until another projector has moved the offset."""
+    """Project batches until another projector has moved the offset."""
     partition = topic_partition(topic.name, _PARTITION, rt.settings)
     reader.assign([partition])
     beginning = (await reader.beginning_offsets([partition]))[partition]
+    end = (await reader.end_offsets([partition]))[partition]
     async with rt.pool.connection() as connection:
         offset = await tables.next_offset(connection, beginning)
     reader.seek(partition, offset)
-    while not rt.stop.is_set():
+    if offset >= end:
+        report_halt(topic, "")  # whatever it halted at is gone or was projected by another projector
+    while True:
         fetched = await get_records(reader, partition, timeout_ms=250, max_records=batch_size)
         records = fetched.get(partition, [])
         if not records:
@@ -88,6 +106,7 @@ async def _project(
             if not await tables.project(connection, offset, records[-1].offset + 1, decoded):
                 return
         offset = records[-1].offset + 1
+        report_halt(topic, "")
 
 
 async def _decode_or_bury(rt: Runtime, topic: Topic, records: list[Any]) -> list[tuple[int, Any]]:

@@ -13,7 +13,8 @@ from typing import Final
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
-from pipeline.errors import LogUnavailable
+from pipeline.errors import LogUnavailable, RoleStopped
+from pipeline.project.audit import EmailAuditor
 from pipeline.project.batch_joiner import BatchJoiner
 from pipeline.project.compacted_topics import follow_topic
 from pipeline.project.observer import ProjectObserver
@@ -23,15 +24,18 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.kafka_clients import create_consumer, start_client
 from pipeline.runtime.retention import ExpiringRows, run_retention
-from pipeline.runtime.signing import Signer, hash_address, old_hash_of
+from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.signing import AddressHasher, hash_address, old_hash_of
 from pipeline.runtime.sleep import sleep_unless
-from pipeline.runtime.tasks import cancel_tasks
+from pipeline.runtime.tasks import cancel_tasks, run_unless
 from pipeline.settings import Settings
 from projections import sink, suppressions, templates
 from projections.sink import ChangeBatch, Sink
 from topics.registry import EMAIL_CHANGES, SUPPRESSIONS, TEMPLATES
 
 CONSUMER_GROUP: Final = "project"
+AUDITING_PARTITION: Final = 0
+"""The partition whose projector audits, so that one of several does."""
 METADATA_MAX_CHARS: Final = 500
 """Of the text that is committed with an offset; the brokers' default limit is 4096 bytes."""
 
@@ -43,25 +47,29 @@ def consumer_group(settings: Settings) -> str:
 
 def make_sink(settings: Settings) -> Sink:
     """Return the sink that writes into the live schema."""
-    signer = Signer(settings.secret.get_secret_value(), "address")
-    old_hash_address = functools.partial(_old_digest, signer)
-    return Sink(functools.partial(hash_address, signer), crash_point, old_hash_address=old_hash_address)
+    hasher = AddressHasher(secret_ring(settings))
+    old_hash_address = functools.partial(_old_digest, hasher)
+    return Sink(functools.partial(hash_address, hasher), crash_point, old_hash_address=old_hash_address)
 
 
-def _old_digest(signer: Signer, address: str) -> bytes:
+def _old_digest(hasher: AddressHasher, address: str) -> bytes:
     """Return the hash of earlier versions, today's where it is the same."""
-    old = old_hash_of(signer, address)
-    return hash_address(signer, address) if old is None else old.digest
+    old = old_hash_of(hasher, address)
+    return hash_address(hasher, address) if old is None else old.digest
 
 
 async def run(rt: Runtime) -> None:
     """Project changes, templates and operators' suppression decisions, and expire identities, until ``rt.stop``."""
-    # A template is read whole and may have 250 kB; a decision has a few hundred bytes.
-    compacted = (follow_topic(rt, TEMPLATES, templates, 20), follow_topic(rt, SUPPRESSIONS, suppressions, 2000))
     observer = ProjectObserver(rt)
+    compacted = (
+        # A template is read whole and may have 250 kB; a decision has a few hundred bytes.
+        follow_topic(rt, TEMPLATES, templates, 20, observer.report_topic_halt),
+        follow_topic(rt, SUPPRESSIONS, suppressions, 2000, observer.report_topic_halt),
+    )
     rt.log.require_topics(EMAIL_CHANGES)
     expiry = run_retention(rt, [expiring_identities(rt.settings)])
-    await asyncio.gather(_project_changes(rt, observer), *compacted, expiry)
+    auditor = EmailAuditor(rt, observer.metrics, lambda: observer.has_partition(AUDITING_PARTITION))
+    await asyncio.gather(_project_changes(rt, observer), *compacted, expiry, auditor.run())
 
 
 def expiring_identities(settings: Settings) -> ExpiringRows:
@@ -76,6 +84,8 @@ async def _project_changes(rt: Runtime, observer: ProjectObserver) -> None:
     while not rt.stop.is_set():
         try:
             await _project_with_consumer(rt, backoff, observer)
+        except RoleStopped:
+            return
         except (KafkaError, LogUnavailable) as error:
             await backoff.wait_after_failure(error)
 
@@ -91,7 +101,7 @@ async def _project_with_consumer(rt: Runtime, backoff: OutageBackoff, observer: 
     projectors = PartitionProjectors(rt, reader, observer)
     ticker: asyncio.Task[None] | None = None
     try:
-        await start_client(reader, rt.settings)
+        await run_unless(rt.stop, start_client(reader, rt.settings))
         backoff.reset()
         observer.begin(reader, projectors.projectors)
         reader.subscribe([rt.settings.topic(EMAIL_CHANGES.name)], listener=projectors)

@@ -4,7 +4,7 @@ The projector sees every change with its facts and their times, so that it alone
 one stage to the next, whichever processes had it in hand.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from pipeline.runtime.role_metrics import DELAY_BUCKETS_S, ReaderMetrics, RoleMetrics
@@ -32,9 +32,15 @@ class ProjectMetrics(RoleMetrics):
         self.halted = self.gauge(
             "projection_halted", "1 while a partition is not projected because of what is on the log.", "partition"
         )
+        self.halted_topics = self.gauge(
+            "compacted_topic_halted",
+            "1 while `templates` or `suppressions` is not projected because of what is on it.",
+            "topic",
+        )
         self.projected_through = self.gauge(
             "projected_through_timestamp_seconds", "Time up to which every partition is projected; 0 if none is."
         )
+        self._add_audit_metrics()
         self._stages = self.histogram(
             "stage_seconds",
             "Time of an email from one stage to the next, by the stage that it reached: sent (since accepted), event "
@@ -43,6 +49,39 @@ class ProjectMetrics(RoleMetrics):
             "stage",
             buckets=DELAY_BUCKETS_S,
         )
+
+    def _add_audit_metrics(self) -> None:
+        self._audited = self.gauge(
+            "audit_emails",
+            "Emails accepted in the last day, by what became of them as the last audit found: accepted (all of them), "
+            "settled (sent, or refused for good), in_flight, dead, dropped. Of the projector that has partition 0.",
+            "fate",
+        )
+        self._unaccounted = self.gauge(
+            "audit_unaccounted_emails", "Accepted emails that are none of settled, in flight, dead and dropped: lost."
+        )
+        self._shown_unaccounted = 0
+        self._audited_at = self.gauge("audit_finished_timestamp_seconds", "Time of the last audit's end; 0 if none.")
+
+    def raise_unaccounted(self, emails: int) -> None:
+        """Show so many unaccounted emails, unless more are shown already."""
+        self._unaccounted.set(max(emails, self._shown_unaccounted))
+
+    def show_audit(self, fates: Mapping[str, int], unaccounted: int, now: Millis) -> None:
+        """Show the result of a finished audit."""
+        self._audited.labels("accepted").set(sum(fates.values()) + unaccounted)
+        for fate, emails in fates.items():
+            self._audited.labels(fate).set(emails)
+        self._shown_unaccounted = unaccounted
+        self._unaccounted.set(unaccounted)
+        self._audited_at.set(now / 1000)
+
+    def clear_audit(self) -> None:
+        """Show no audit: another projector audits."""
+        self._audited.clear()
+        self._shown_unaccounted = 0
+        self._unaccounted.set(0)
+        self._audited_at.set(0)
 
     def observe_change(self, change: EmailChange, now: Millis) -> None:
         """Observe the stages that a projected change shows."""

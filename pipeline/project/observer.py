@@ -9,6 +9,7 @@ from pipeline.project.partition import PartitionProjector
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.reader_progress import observe_reader
 from projections.history_queries import latest_projected_time
+from topics.registry import Topic
 
 Projectors = Mapping[TopicPartition, PartitionProjector]
 """The projectors of the partitions that this process has now."""
@@ -21,6 +22,7 @@ class ProjectObserver:
         self._rt = rt
         self._projectors: Projectors = {}
         self._is_member = False
+        self._halted_topics: dict[str, str] = {}
         self.metrics = ProjectMetrics()
         rt.health.use_metrics(self.metrics)
         self.progress = observe_reader(rt, self.metrics.readers, "project")
@@ -47,6 +49,18 @@ class ProjectObserver:
         for partition in partitions:
             self.metrics.halted.remove(str(partition.partition))
 
+    def has_partition(self, number: int) -> bool:
+        """Return whether this process projects this partition of `email-changes`."""
+        return any(partition.partition == number for partition in self._projectors)
+
+    def report_topic_halt(self, topic: Topic, reason: str) -> None:
+        """Show in metrics and `/readyz` why a compacted topic is not projected; "" says that it is."""
+        if reason:
+            self._halted_topics[topic.name] = reason
+        else:
+            self._halted_topics.pop(topic.name, None)
+        self.metrics.halted_topics.labels(topic.name).set(bool(reason))
+
     def end(self) -> None:
         """Observe nothing until the next consumer."""
         self._projectors = {}
@@ -55,9 +69,10 @@ class ProjectObserver:
         self.progress.end()
 
     async def _find_problems(self) -> dict[str, str]:
+        topics = {f"topic {name}": f"halted: {reason}" for name, reason in self._halted_topics.items()}
         if not self._is_member:
-            return {"project": "partitions are being assigned"}
-        return {
+            return {"project": "partitions are being assigned", **topics}
+        return topics | {
             f"partition {partition.partition}": f"halted at offset {each.next_offset}: {each.halted}"
             for partition, each in self._projectors.items()
             if each.halted

@@ -1,10 +1,11 @@
 """Projects one partition of `email-changes` into Postgres, batch by batch; `main` runs one for each partition."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
+import msgspec
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -20,11 +21,13 @@ from pipeline.runtime.logs import bind_log_fields, get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.reader_progress import ReaderProgress
 from pipeline.runtime.sleep import sleep_unless
+from pipeline.runtime.tracing import batch_attributes, contexts_of, email_ids_of
 from projections.columns import is_storable_id
 from projections.sink import ChangeBatch, OffsetConflict, Sink
 from topics.changes import EmailChange, Tick
 from topics.codec import NewerRecord, Undecodable, decode
 from topics.dead_letters import DeadLetter
+from topics.record import EmailId
 from topics.registry import DEAD_LETTERS, EMAIL_CHANGES
 
 log = get_logger(__name__)
@@ -163,7 +166,16 @@ class PartitionProjector:
             self._set_halted("")
 
     async def _write(self, records: Sequence[Any], until: int) -> None:
+        traced = self.rt.tracer.traced_keys(records)
+        email_ids = email_ids_of(traced)
+        attributes = batch_attributes(EMAIL_CHANGES.name, email_ids)
+        with self.rt.tracer.span("project", "consumer", contexts_of(traced), attributes) as span:
+            await self._write_traced(records, until, dict.fromkeys(email_ids, span.traceparent))
+
+    async def _write_traced(self, records: Sequence[Any], until: int, traces: Mapping[EmailId, str]) -> None:
         async def apply(batch: ChangeBatch) -> None:
+            if traces:
+                batch = msgspec.structs.replace(batch, traces=traces)
             await self._retry(lambda: self.joiner.write(batch))
             now = self.rt.clock()
             for change in batch.changes:

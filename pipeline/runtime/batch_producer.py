@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError
 from pipeline.runtime.partitioner import partition_of_key
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.renewable_producer import RenewableProducer
+from pipeline.runtime.tracing import RecordHeaders, current_span, record_headers
 from topics.codec import encode
 from topics.record import LogPosition
 
@@ -61,6 +62,7 @@ class BatchProducer:
         open_batches: dict[tuple[str, int], _PartitionBatch] = {}
         partition_ids: dict[str, list[int]] = {}
         call_number = next(self._calls)
+        headers = record_headers(current_span().traceparent)
         for index, entry in enumerate(entries):
             if index % _ENTRIES_PER_YIELD == 0:
                 await asyncio.sleep(0)  # a call may have thousands of entries; other requests must not wait for all
@@ -68,21 +70,22 @@ class BatchProducer:
             if topic not in partition_ids:
                 partition_ids[topic] = sorted(await producer.partitions_for(self._prefix + topic))
             target = (topic, _choose_partition(entry, partition_ids[topic], call_number))
-            if self._add(open_batches.get(target), index, entry):
+            if self._add(open_batches.get(target), index, entry, headers):
                 continue
             batch = _PartitionBatch(producer.create_batch(), *target)
-            if not self._add(batch, index, entry):
+            if not self._add(batch, index, entry, headers):
                 continue  # larger than any batch may be: it stays unconfirmed
             open_batches[target] = batch
             batches.append(batch)
         return batches
 
     @staticmethod
-    def _add(batch: _PartitionBatch | None, index: int, entry: LogEntry) -> bool:
+    def _add(batch: _PartitionBatch | None, index: int, entry: LogEntry, headers: RecordHeaders) -> bool:
         if batch is None:
             return False
         key = None if entry.key is None else entry.key.encode()
-        if batch.builder.append(timestamp=None, key=key, value=encode(entry.topic, entry.record)) is None:
+        value = encode(entry.topic, entry.record)
+        if batch.builder.append(timestamp=None, key=key, value=value, headers=headers) is None:
             return False
         batch.entries.append(index)
         return True

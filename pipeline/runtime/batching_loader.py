@@ -5,6 +5,9 @@ import contextvars
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Generic, TypeVar
 
+from pipeline.errors import LookupCancelled
+from pipeline.runtime.tasks import is_cancelled
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -43,6 +46,12 @@ class BatchLoader(Generic[K, V]):
             values = await self._fetch_many(set(batch))
         except Exception as error:
             _fail(batch.values(), error)
+            return
+        except asyncio.CancelledError:
+            # Not for ever unanswered: a library's cancellation that was not meant for us is an error like any other.
+            _fail(batch.values(), LookupCancelled())
+            if is_cancelled():
+                raise
             return
         for key, future in batch.items():
             if key in values:

@@ -3,16 +3,16 @@
 import asyncio
 import contextlib
 import functools
-import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 import uuid_utils
 
 from pipeline.errors import InvalidSettings
 from pipeline.runtime import crashpoints
-from pipeline.runtime.database import Pool, open_database, wait_for_database
+from pipeline.runtime.database import Pool, open_database
 from pipeline.runtime.kafka import KafkaLog, open_kafka_log
 from pipeline.runtime.kafka_security import check_security
 from pipeline.runtime.log_compression import open_compression
@@ -20,7 +20,12 @@ from pipeline.runtime.logs import configure_logging
 from pipeline.runtime.ops_server import observe_role
 from pipeline.runtime.ports import Clock, NewId
 from pipeline.runtime.role_health import RoleHealth, find_server_problems
+from pipeline.runtime.role_tracing import open_tracing
 from pipeline.runtime.schema import read_feature_level
+from pipeline.runtime.secret_fingerprints import check_secrets
+from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.startup import stop_at_signals, wait_until_available
+from pipeline.runtime.tracing import NO_TRACER, Tracer
 from pipeline.settings import Settings
 
 
@@ -37,6 +42,7 @@ class Runtime:
     """An event that SIGTERM and SIGINT set: the role finishes the work in hand and returns."""
     health: RoleHealth
     """Where a role says whether it is ready, and shows its metrics."""
+    tracer: Tracer = NO_TRACER
 
 
 def wall_clock() -> int:
@@ -56,10 +62,7 @@ def check_role_settings(settings: Settings) -> None:
             "KAFKA_BOOTSTRAP: missing; `mailfold up` starts a Kafka of its own, other roles need yours"
         )
     check_security(settings)
-    if len(settings.secret.get_secret_value()) < 32:
-        raise InvalidSettings("MAILFOLD_SECRET: at least 32 characters; the same for every role")
-    if 0 < len(settings.secret_previous.get_secret_value()) < 32:
-        raise InvalidSettings("MAILFOLD_SECRET_PREVIOUS: at least 32 characters, or empty; the same for every role")
+    secret_ring(settings)
 
 
 @contextlib.asynccontextmanager
@@ -68,26 +71,38 @@ async def open_runtime(
 ) -> AsyncIterator[Runtime]:
     """Open the database and the log, and close them at the end. Observe a named role: its event loop, its endpoints.
 
-    A named role waits until Postgres answers, a command raises DatabaseUnavailable.
+    A named role waits until Postgres and Kafka answer; a command raises DatabaseUnavailable and LogUnavailable.
 
     With ``signals``, SIGTERM and SIGINT set ``stop`` and have no other effect; commands leave it out, since these
-    signals cancel them. Raise InvalidSettings, DatabaseUnavailable and LogUnavailable.
+    signals cancel them. Raise InvalidSettings, SchemaMismatch and ClientRefused, and RoleStopped where a signal comes
+    before both servers answer.
     """
     check_role_settings(settings)
     configure_logging(settings, role)
     crashpoints.arm(settings)
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT) if signals else ():
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if signals:
+        stop_at_signals(stop)
     health = RoleHealth(role)
-    with observe_role(health, settings) if role else contextlib.nullcontext():
+    with contextlib.ExitStack() as observed:
+        tracer = NO_TRACER
         if role:
-            await wait_for_database(settings, stop)
-        async with (
-            open_database(settings, size=pool_size) as pool,
-            open_compression(functools.partial(read_feature_level, settings)) as compression,
-            open_kafka_log(settings, compression) as log,
-        ):
+            observed.enter_context(observe_role(health, settings))
+            tracer = observed.enter_context(open_tracing(settings, health))
+        async with contextlib.AsyncExitStack() as stack:
+
+            def open_pool() -> Coroutine[Any, Any, Pool]:
+                return stack.enter_async_context(open_database(settings, size=pool_size))
+
+            def open_log() -> Coroutine[Any, Any, KafkaLog]:
+                return stack.enter_async_context(open_kafka_log(settings, compression))
+
+            pool = await (wait_until_available("Postgres", open_pool, stop) if role else open_pool())
+            await check_secrets(pool, secret_ring(settings))
+            compression = await stack.enter_async_context(
+                open_compression(functools.partial(read_feature_level, settings))
+            )
+            log = await (wait_until_available("Kafka", open_log, stop) if role else open_log())
             health.add_check(functools.partial(find_server_problems, log, pool))
             health.finish_start()
-            yield Runtime(settings, log, pool, wall_clock, fresh_id, stop, health)
+            yield Runtime(settings, log, pool, wall_clock, fresh_id, stop, health, tracer)

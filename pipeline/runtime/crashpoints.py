@@ -1,7 +1,7 @@
 """End the process at a named place, as kill -9 would, for tests; in production the places do nothing.
 
-Every role arms its points from the settings in bootstrap. Each point is where a step took effect in one system and is
-not yet recorded in the other.
+Every role arms its points from the settings in bootstrap. Most points lie between a step's effect in one system
+and its record in another.
 """
 
 import os

@@ -14,7 +14,6 @@ from pipeline.errors import DatabaseUnavailable
 from pipeline.runtime.conninfo import first_line, is_behind_pooler, pooled_conninfo, session_conninfo, standby_conninfo
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.schema import require_schema
-from pipeline.runtime.sleep import sleep_unless
 from pipeline.settings import Settings
 from projections.sql import SqlQueries
 
@@ -36,8 +35,6 @@ RECONNECT_TIMEOUT_S: Final = 5.0
 After that the next user of the pool begins anew, at once. With a long time the pauses become long, too: the library's
 300 seconds leave a pool without connections for up to two minutes after the server is back.
 """
-STARTUP_RETRY_INTERVAL_S: Final = 2.0
-"""Seconds between two attempts of a starting role to connect."""
 IDLE_IN_TRANSACTION_TIMEOUT_S: Final = 10.0
 """Seconds after which a process that was frozen in a transaction loses its row locks."""
 
@@ -120,24 +117,6 @@ def _has_unread_bytes(connection: psycopg.AsyncConnection[Any]) -> bool:
     return bool(poll.poll(0))
 
 
-async def wait_for_database(settings: Settings, stop: asyncio.Event) -> None:
-    """Return once Postgres accepts connections and writes, or when ``stop`` is set; log why it does not.
-
-    A role that ended instead would be started again with growing pauses, and come back long after Postgres.
-    Raise InvalidSettings for a missing or invalid URL.
-    """
-    addresses = {pooled_conninfo(settings), session_conninfo(settings)}
-    while not stop.is_set():
-        try:
-            for conninfo in addresses:
-                await (await psycopg.AsyncConnection.connect(conninfo)).close()
-        except psycopg.OperationalError as error:
-            log.warning("Postgres unavailable, waiting", error=first_line(error))
-            await sleep_unless(stop, STARTUP_RETRY_INTERVAL_S)
-        else:
-            return
-
-
 @contextlib.asynccontextmanager
 async def open_database(settings: Settings, *, size: int = 4) -> AsyncIterator[Pool]:
     """Open a pool of at most ``size`` connections to a migrated database; close it at the end.
@@ -147,14 +126,13 @@ async def open_database(settings: Settings, *, size: int = 4) -> AsyncIterator[P
     """
     pool = HealingPool(pooled_conninfo(settings), settings, min_size=1, max_size=size)
     try:
-        await require_schema(settings)
-        await pool.open(wait=True, timeout=10)
-        if is_behind_pooler(settings):
-            await _warn_without_time_limits(pool)
-    except DATABASE_UNAVAILABLE_ERRORS as error:
-        await pool.close()
-        raise DatabaseUnavailable(f"Postgres at DATABASE_URL does not answer: {first_line(error)}") from error
-    try:
+        try:
+            await require_schema(settings)
+            await pool.open(wait=True, timeout=10)
+            if is_behind_pooler(settings):
+                await _warn_without_time_limits(pool)
+        except DATABASE_UNAVAILABLE_ERRORS as error:
+            raise DatabaseUnavailable(f"Postgres at DATABASE_URL does not answer: {first_line(error)}") from error
         yield pool
     finally:
         await pool.close()

@@ -14,16 +14,19 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from pipeline.errors import LogUnavailable
 from pipeline.runtime.batch_producer import BatchProducer
-from pipeline.runtime.kafka_clients import create_producer, start_client
+from pipeline.runtime.kafka_clients import create_producer
 from pipeline.runtime.log_compression import LogCompression
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.renewable_producer import RenewableProducer, open_renewable_producer
+from pipeline.runtime.tracing import current_span, record_headers
 from pipeline.settings import Settings
 from topics.codec import encode
 from topics.record import LogPosition
 from topics.registry import MAX_RECORD_BYTES, Topic
 
 MAX_REQUEST_BYTES = MAX_RECORD_BYTES + 100_000
+FLUSH_TIMEOUT_S = 2.0
+"""Seconds for a flush at the end. Nobody waits for what is unconfirmed then: every append has had its deadline."""
 _BATCH_MIN_ENTRIES = 20
 """Entries of one call from which on they get batches of their own; fewer share batches with other calls' entries."""
 
@@ -107,7 +110,11 @@ class KafkaLog:
         value = encode(entry.topic, entry.record)
         try:
             sent: asyncio.Future[Any] = await producer.send(
-                self._prefix + entry.topic.name, value, key=key, partition=entry.partition
+                self._prefix + entry.topic.name,
+                value,
+                key=key,
+                partition=entry.partition,
+                headers=record_headers(current_span().traceparent),
             )
         except KafkaError:
             return None
@@ -131,29 +138,15 @@ async def append_all(log: Any, entries: Sequence[LogEntry], *, within: float | N
 
 @contextlib.asynccontextmanager
 async def open_kafka_log(settings: Settings, compression: LogCompression | None = None) -> AsyncIterator[KafkaLog]:
-    """Open the log; flush and close it at the end, within 5 seconds. Raise LogUnavailable."""
+    """Open the log; flush and close it at the end. Raise LogUnavailable."""
 
     def create() -> AIOKafkaProducer:
         return create_producer(
             settings, compression, linger_ms=2, max_batch_size=262_144, max_request_size=MAX_REQUEST_BYTES
         )
 
-    async with open_renewable_producer(settings, create, 5) as producers:
+    async with open_renewable_producer(settings, create, FLUSH_TIMEOUT_S) as producers:
         yield KafkaLog(producers, settings)
-
-
-@contextlib.asynccontextmanager
-async def running_producer(
-    producer: AIOKafkaProducer, settings: Settings, stop_timeout_s: float
-) -> AsyncIterator[None]:
-    """Start the producer; flush and close it at the end, within ``stop_timeout_s``. Raise LogUnavailable."""
-    await start_client(producer, settings)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(KafkaError, TimeoutError):
-            async with asyncio.timeout(stop_timeout_s):
-                await producer.stop()
 
 
 def min_in_sync_replicas(settings: Settings) -> int:

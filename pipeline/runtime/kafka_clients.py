@@ -5,17 +5,19 @@ Nothing else may build one (tests/architecture/test_kafka_clients.py); Faust bui
 
 import asyncio
 import contextlib
+import itertools
 import math
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, ProducerClosed
 
 from pipeline.errors import ClientRefused, LogUnavailable
 from pipeline.runtime.kafka_diagnosis import explain_failure
 from pipeline.runtime.kafka_security import security_options
 from pipeline.runtime.log_compression import LogCompression
+from pipeline.runtime.tasks import cancel_tasks
 from pipeline.settings import Settings
 
 CONNECT_TIMEOUT_MS: Final = 2_000
@@ -29,6 +31,8 @@ replaced after about as long (`broker.session.timeout.ms`, 9 s), and the largest
 MIN_PRODUCER_REQUEST_TIMEOUT_S: Final = 2.0
 START_TIMEOUT_S: Final = 30.0
 """Seconds until a client must be connected; an idempotent producer would try for ever."""
+DISCONNECT_TIMEOUT_S: Final = 1.0
+"""Seconds for a producer that was given up to close its connections."""
 
 
 def producer_request_timeout_ms(settings: Settings) -> int:
@@ -55,6 +59,24 @@ def limit_connecting(client: Any, request_timeout_ms: int) -> None:
 
     client._request_timeout_ms = CONNECT_TIMEOUT_MS
     client._get_conn = get_patient_connection
+
+
+def end_fetches_first(consumer: AIOKafkaConsumer) -> None:
+    """Let the consumer's `stop` end its fetches before it does the rest.
+
+    aiokafka cancels and then awaits those that wait to try again, as they do while a broker is away (`Fetcher.close`).
+    So its `stop` raises CancelledError, and whoever called it ends like a task that was cancelled, without a word.
+    """
+    stop = consumer.stop
+
+    async def stop_after_fetches() -> None:
+        if (fetcher := consumer._fetcher) is not None:
+            await cancel_tasks([fetcher._fetch_task])
+            await cancel_tasks(fetcher._pending_tasks)
+            fetcher._pending_tasks.clear()
+        await stop()
+
+    consumer.stop = stop_after_fetches
 
 
 def create_producer(settings: Settings, compression: LogCompression | None = None, **options: Any) -> AIOKafkaProducer:
@@ -97,6 +119,7 @@ def create_consumer(settings: Settings, *topics: str, **options: Any) -> AIOKafk
         **options,
     )
     limit_connecting(consumer._client, CONSUMER_REQUEST_TIMEOUT_MS)
+    end_fetches_first(consumer)
     return consumer
 
 
@@ -138,6 +161,34 @@ async def start_client(
 async def _close(client: AIOKafkaProducer | AIOKafkaConsumer | AIOKafkaAdminClient) -> None:
     with contextlib.suppress(Exception):
         await (client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())
+
+
+async def close_producer(producer: AIOKafkaProducer, flush_timeout_s: float, requests_timeout_s: float = 0.0) -> None:
+    """Flush and close a producer; fail what is not confirmed within ``flush_timeout_s``.
+
+    ``requests_timeout_s``: the seconds in which requests that are under way then must end; by default none.
+    """
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(flush_timeout_s):
+            await producer.stop()
+            return
+    sender = producer._sender.sender_task
+    if sender is not None and not sender.done():
+        sender.cancel()
+        await asyncio.wait([sender], timeout=requests_timeout_s)
+    _fail_unconfirmed(producer._message_accumulator)
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(DISCONNECT_TIMEOUT_S):
+            await producer.client.close()
+
+
+def _fail_unconfirmed(accumulator: Any) -> None:
+    """Fail all batches, and retrieve the error of the future that each has of its own, which asyncio would log."""
+    batches = [*itertools.chain.from_iterable(accumulator._batches.values()), *accumulator._pending_batches]
+    accumulator.fail_all(ProducerClosed())
+    for batch in batches:
+        if batch._drain_waiter.done() and not batch._drain_waiter.cancelled():
+            batch._drain_waiter.exception()
 
 
 async def get_records(

@@ -19,8 +19,9 @@ from aiokafka.errors import KafkaError
 from pydantic import SecretStr
 
 from pipeline.errors import InvalidSettings
+from pipeline.runtime.environment import environment_variable
 from pipeline.runtime.logs import get_logger
-from pipeline.settings import Settings, environment_variable
+from pipeline.settings import Settings
 
 _LOGIN_FIELDS: Final = ("kafka_sasl_username", "kafka_sasl_password")
 _OAUTH_FIELDS: Final = ("kafka_oauth_token_url", "kafka_oauth_client_id", "kafka_oauth_client_secret")

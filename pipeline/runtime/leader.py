@@ -1,5 +1,7 @@
 """Elect the one process that reads topics into Postgres, and fence its predecessors; the dispatcher calls it.
 
+`rebuild` and `renormalize` take their locks here, too.
+
 The lock belongs to one Postgres session, which loses it when it ends or sends nothing for ten seconds. The leader
 writes each batch in one transaction with its next offsets, and only if the stored offsets are those it expects: the
 batch of a predecessor that was frozen and woke up later fails as a whole.

@@ -15,10 +15,9 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, ProducerClosed
 
 from pipeline.errors import LogUnavailable
-from pipeline.runtime.kafka_clients import start_client
+from pipeline.runtime.kafka_clients import close_producer, start_client
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.tasks import cancel_tasks
 from pipeline.settings import Settings
@@ -33,9 +32,8 @@ MIN_RENEWAL_INTERVAL_S: Final = 2.0
 """Seconds between two replacements. Where the brokers refuse every batch, each producer fails at once."""
 RENEWAL_TIMEOUT_S: Final = 8.0
 """Seconds until a new producer must be connected and have its id; the next check tries again with another one."""
-CLOSE_TIMEOUT_S: Final = 5.0
-"""Seconds in which a replaced producer may still send what it has, and again the seconds in which its requests that are
-under way must end after that."""
+REPLACED_TIMEOUT_S: Final = 5.0
+"""Seconds for a replaced producer to send what it has; then as long again for its requests under way to end."""
 
 
 class RenewableProducer:
@@ -64,13 +62,11 @@ class RenewableProducer:
         """Start the first producer. Raise LogUnavailable."""
         self._current = await self._start()
 
-    async def close(self, timeout_s: float) -> None:
-        """Flush and close the producer in use within ``timeout_s``, and give up those that were replaced."""
+    async def close(self, flush_timeout_s: float) -> None:
+        """Flush and close the producer in use, and give up those that were replaced."""
         for task in self._closing:
             task.cancel()
-        with contextlib.suppress(KafkaError, TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self.current.stop()
+        await close_producer(self.current, flush_timeout_s)
 
     def track(self, producer: AIOKafkaProducer, sent: "asyncio.Future[Any]") -> None:
         """Note the failure of what this producer sent; the caller need not retrieve it."""
@@ -124,7 +120,7 @@ class RenewableProducer:
             return False
         broken, self._current = self.current, started
         logger.warning("Kafka producer replaced", reason=reason)
-        closing = asyncio.create_task(close_producer(broken, CLOSE_TIMEOUT_S))
+        closing = asyncio.create_task(close_producer(broken, REPLACED_TIMEOUT_S, REPLACED_TIMEOUT_S))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
         return True
@@ -151,27 +147,11 @@ def oldest_batch_age_s(producer: AIOKafkaProducer) -> float:
     return now - min(min(queued, default=now), min(in_flight, default=now))
 
 
-async def close_producer(producer: AIOKafkaProducer, timeout_s: float) -> None:
-    """Flush and close a producer within twice ``timeout_s`` and a second; fail what is not confirmed then."""
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(timeout_s):
-            await producer.stop()
-            return
-    sender = producer._sender.sender_task
-    if sender is not None and not sender.done():
-        sender.cancel()
-        await asyncio.wait([sender], timeout=timeout_s)
-    producer._message_accumulator.fail_all(ProducerClosed())
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(1):
-            await producer.client.close()
-
-
 @contextlib.asynccontextmanager
 async def open_renewable_producer(
-    settings: Settings, create: Callable[[], AIOKafkaProducer], stop_timeout_s: float
+    settings: Settings, create: Callable[[], AIOKafkaProducer], flush_timeout_s: float
 ) -> AsyncIterator[RenewableProducer]:
-    """Open a producer and watch it; flush and close it at the end, within ``stop_timeout_s``. Raise LogUnavailable."""
+    """Open a producer and watch it; flush and close it at the end. Raise LogUnavailable."""
     producers = RenewableProducer(settings, create)
     await producers.open()
     watching = asyncio.create_task(producers.watch(), name="watch Kafka producer")
@@ -179,4 +159,4 @@ async def open_renewable_producer(
         yield producers
     finally:
         await cancel_tasks([watching])
-        await producers.close(stop_timeout_s)
+        await producers.close(flush_timeout_s)

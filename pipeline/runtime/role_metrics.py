@@ -30,6 +30,11 @@ class RoleMetrics:
         self.refresh_failures = self.counter(
             "refresh_failures", "How often gauges could not be read anew in time; the last values are shown."
         )
+        self.trace_spans = self.counter(
+            "trace_spans",
+            "Spans of traces, by result: exported, failed (the collector did not take them), dropped (too many wait).",
+            "result",
+        )
 
     def record_loop_lag(self, lag_seconds: float, stalled: bool) -> None:
         """Record one measurement of the event loop's delay."""

@@ -1,4 +1,4 @@
-"""Sign tokens, hash addresses and encrypt credentials, with a subkey of `MAILFOLD_SECRET` for each purpose.
+"""Sign tokens, hash addresses and encrypt credentials, with a subkey of each secret for each purpose.
 
 Every role calls it. Purposes never share a key, so that a token for a pixel is not valid as a cursor.
 """
@@ -9,10 +9,11 @@ import hmac
 import unicodedata
 from typing import Final
 
-from cryptography.fernet import Fernet, InvalidToken
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from pipeline.content.domains import InvalidDomain, to_ascii, to_unicode
 from pipeline.errors import InvalidSettings, InvalidSignatureError
+from pipeline.runtime.secret_ring import SecretRing
 from projections.suppression_rules import OldAddressHash
 
 TAG_BYTES: Final = 16
@@ -23,22 +24,37 @@ MAX_ADDRESS_CHARS: Final = 2_000
 
 
 class Signer:
-    """A signer with HMAC-SHA256 under the subkey of one purpose (RFC 5869's expand step, one block)."""
+    """A signer with HMAC-SHA256 for one purpose: the ring's first secret signs, each of its secrets verifies."""
 
-    def __init__(self, secret: str, purpose: str) -> None:
-        self._key = hmac.digest(secret.encode(), purpose.encode() + b"\x01", hashlib.sha256)
+    def __init__(self, ring: SecretRing, purpose: str) -> None:
+        self._keys = tuple(_subkey(secret, purpose) for secret in ring.values)
 
     def tag(self, message: bytes) -> bytes:
         """Return the 16-byte tag of a message."""
-        return hmac.digest(self._key, message, hashlib.sha256)[:TAG_BYTES]
-
-    def digest(self, message: bytes) -> bytes:
-        """Return the whole 32-byte keyed hash, for values that are looked up rather than verified."""
-        return hmac.digest(self._key, message, hashlib.sha256)
+        return hmac.digest(self._keys[0], message, hashlib.sha256)[:TAG_BYTES]
 
     def verify(self, message: bytes, tag: bytes) -> bool:
-        """Return whether the tag is the message's; the comparison takes constant time."""
-        return hmac.compare_digest(self.tag(message), tag)
+        """Return whether the tag is the message's under any secret; the time does not show under which."""
+        is_ours = False
+        for key in self._keys:
+            is_ours |= hmac.compare_digest(hmac.digest(key, message, hashlib.sha256)[:TAG_BYTES], tag)
+        return is_ours
+
+
+class AddressHasher:
+    """A keyed hash for addresses, which are looked up rather than verified: under one secret that stays the same."""
+
+    def __init__(self, ring: SecretRing) -> None:
+        self._key = _subkey(ring.address.value, "address")
+
+    def digest(self, message: bytes) -> bytes:
+        """Return the 32-byte keyed hash of a text."""
+        return hmac.digest(self._key, message, hashlib.sha256)
+
+
+def _subkey(secret: str, purpose: str) -> bytes:
+    """Return the key of one purpose: the expand step of HKDF (RFC 5869), one block."""
+    return hmac.digest(secret.encode(), purpose.encode() + b"\x01", hashlib.sha256)
 
 
 def sign_token(signer: Signer, kind: bytes, payload: bytes) -> str:
@@ -61,21 +77,16 @@ def verify_token(signer: Signer, kind: bytes, token: str, payload_bytes: int | N
     return payload
 
 
-def signers(secret: str, previous: str, purpose: str) -> tuple[Signer, ...]:
-    """Return the signers whose tags are valid: first the present secret's, which signs, then the previous secret's."""
-    return tuple(Signer(value, purpose) for value in (secret, previous) if value)
-
-
-def hash_address(signer: Signer, address: str) -> bytes:
+def hash_address(hasher: AddressHasher, address: str) -> bytes:
     """Return the keyed hash under which an address is suppressed.
 
     Case does not count in a domain (RFC 5321 §2.4), and almost never in a local part: the few servers that do tell
     `Anna@` from `anna@` matter less than a suppression of `anna@` that `Anna@` would evade.
     """
-    return signer.digest(_canonical_address(address).encode("utf-8", "surrogatepass"))
+    return hasher.digest(_canonical_address(address).encode("utf-8", "surrogatepass"))
 
 
-def old_hash_of(signer: Signer, address: str) -> OldAddressHash | None:
+def old_hash_of(hasher: AddressHasher, address: str) -> OldAddressHash | None:
     """Return the hash that earlier versions stored for an address; None where it is the same.
 
     They hashed the domain as it was spelled, for which we assume U-labels, as most people write them. They folded case
@@ -87,7 +98,7 @@ def old_hash_of(signer: Signer, address: str) -> OldAddressHash | None:
     if folded == canonical:
         return None
     shared = _canonical_address(folded) != canonical
-    return OldAddressHash(signer.digest(folded.encode("utf-8", "surrogatepass")), shared=shared)
+    return OldAddressHash(hasher.digest(folded.encode("utf-8", "surrogatepass")), shared=shared)
 
 
 def _canonical_address(address: str) -> str:
@@ -104,18 +115,30 @@ def _canonical_address(address: str) -> str:
         return local + at + unicodedata.normalize("NFC", domain)
 
 
-def seal(secret: str, plain: str) -> bytes:
-    """Encrypt a credential for storage (Fernet: AES-128-CBC + HMAC)."""
-    return _fernet(secret).encrypt(plain.encode())
+def seal(ring: SecretRing, plain: str) -> bytes:
+    """Encrypt a credential for storage under the ring's first secret (Fernet: AES-128-CBC + HMAC)."""
+    return _fernets(ring)[0].encrypt(plain.encode())
 
 
-def unseal(secret: str, sealed: bytes) -> str:
-    """Return the decrypted credential. Raise InvalidSettings where it was encrypted under another secret."""
+def unseal(ring: SecretRing, sealed: bytes) -> str:
+    """Return the decrypted credential. Raise InvalidSettings if no secret of the ring encrypted it."""
     try:
-        return _fernet(secret).decrypt(sealed).decode()
+        return MultiFernet(_fernets(ring)).decrypt(sealed).decode()
     except InvalidToken:
-        raise InvalidSettings("MAILFOLD_SECRET: a stored credential was sealed under another secret") from None
+        raise InvalidSettings(
+            "MAILFOLD_SECRET: a stored credential was sealed under another secret; list that one in MAILFOLD_SECRETS, "
+            "or give the credential again"
+        ) from None
 
 
-def _fernet(secret: str) -> Fernet:
-    return Fernet(base64.urlsafe_b64encode(hmac.digest(secret.encode(), b"seal\x01", hashlib.sha256)))
+def is_sealed_under(secret: str, sealed: bytes) -> bool:
+    """Return whether a credential was encrypted under this secret."""
+    try:
+        Fernet(base64.urlsafe_b64encode(_subkey(secret, "seal"))).decrypt(sealed)
+    except InvalidToken:
+        return False
+    return True
+
+
+def _fernets(ring: SecretRing) -> list[Fernet]:
+    return [Fernet(base64.urlsafe_b64encode(_subkey(secret, "seal"))) for secret in ring.values]

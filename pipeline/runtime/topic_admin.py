@@ -1,6 +1,6 @@
-"""Create topics and compare those of the cluster with the registry, for `mailfold topics`, `up` and the self-check.
+"""Create topics and compare those of the cluster with the registry.
 
-Existing topics are never altered.
+`mailfold topics`, `up`, `doctor` and the worker call it. Existing topics are never altered.
 """
 
 import asyncio
@@ -60,7 +60,7 @@ def expected_partitions(topic: Topic, settings: Settings) -> int:
 async def create(settings: Settings) -> list[str]:
     """Create the topics that don't exist, check all, and return the names of those created.
 
-    Raise TopicMismatch and LogUnavailable as :func:`check` does.
+    Raise TopicMismatch on a difference, LogUnavailable without Kafka.
     """
     admin = await _connect(settings)
     try:

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from pipeline.runtime.bootstrap import Runtime
-from pipeline.runtime.signing import Signer, hash_address, old_hash_of
+from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.signing import AddressHasher, hash_address, old_hash_of
 from pipeline.settings import Settings
 from projections import suppressions
 from projections.suppression_rules import AddressKey, OldAddressHash, Suppression, SuppressionRule
@@ -42,15 +43,15 @@ class SuppressionQueries:
     def __init__(self, rt: Runtime) -> None:
         self._pool, self._clock = rt.pool, rt.clock
         self._rule = suppression_rule(rt.settings)
-        self._signer = Signer(rt.settings.secret.get_secret_value(), "address")
+        self._hasher = AddressHasher(secret_ring(rt.settings))
 
     def hash_of(self, address: str) -> bytes:
         """Return the current keyed hash of an address."""
-        return hash_address(self._signer, address)
+        return hash_address(self._hasher, address)
 
     def hashes_of(self, address: str) -> AddressHashes:
         """Return the current and the earlier hash of an address."""
-        return AddressHashes(self.hash_of(address), old_hash_of(self._signer, address))
+        return AddressHashes(self.hash_of(address), old_hash_of(self._hasher, address))
 
     def lookup_for(self, tenant: str, brand: str, address: str) -> SuppressionLookup:
         """Return the lookup of a brand and an address."""

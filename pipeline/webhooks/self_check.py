@@ -6,15 +6,16 @@ webhook and then discards it, so that a check leaves nothing on the log.
 
 from typing import Final
 
+from pipeline.runtime.secret_ring import SecretRing
 from pipeline.runtime.signing import Signer
 
 HEADER: Final = "x-mailfold-check"
 MAX_AGE_MS: Final = 60_000
 
 
-def signer(secret: str) -> Signer:
+def signer(ring: SecretRing) -> Signer:
     """Return the Signer of both headers."""
-    return Signer(secret, "check")
+    return Signer(ring, "check")
 
 
 def request_header(check_signer: Signer, provider: str, now: int) -> str:

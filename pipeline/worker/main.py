@@ -4,104 +4,79 @@ import asyncio
 import contextlib
 import functools
 import gc
-import signal
 import sys
-from contextlib import AbstractAsyncContextManager
-from typing import Final
 
 import uvloop
 
-from pipeline.errors import ClientRefused, LogUnavailable, MailfoldError
+from pipeline.errors import MailfoldError, RoleStopped
 from pipeline.runtime import crashpoints, topic_admin
 from pipeline.runtime.bootstrap import check_role_settings, wall_clock
 from pipeline.runtime.log_compression import LogCompression, open_compression
 from pipeline.runtime.logs import configure_logging, get_logger
 from pipeline.runtime.ops_server import observe_role
 from pipeline.runtime.role_health import RoleHealth
+from pipeline.runtime.role_tracing import open_tracing
 from pipeline.runtime.schema import read_feature_level
+from pipeline.runtime.secret_ring import secret_ring
+from pipeline.runtime.startup import STOP_SIGNALS, stop_at_signals, wait_until_available
 from pipeline.settings import Settings
-from pipeline.webhooks.token_readers import token_readers_of
+from pipeline.webhooks.token_readers import token_readers
 from pipeline.worker.agents import FactFolder, Normalizer
 from pipeline.worker.expiry import StateExpiry
 from pipeline.worker.normalizing.pool import open_normalizer_pool
 from pipeline.worker.streaming.app import WorkerFlow
 from pipeline.worker.streaming.observer import FlowObserver
-from pipeline.worker.streaming.producer import open_event_producer
+from pipeline.worker.streaming.producer import EventProducer, open_event_producer
 from pipeline.worker.streaming.runner import run_flow
 from pipeline.worker.topology import build_topology
 from topics.codec import NewerRecord
 
 _log = get_logger("mailfold.worker")
 
-RETRY_PAUSE_S: Final = 2.0
-"""Seconds between two attempts to reach Kafka at the start."""
-_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-
 
 async def serve(settings: Settings) -> None:
-    """Run the worker's flow until SIGTERM. Raises what crashed it, and TopicMismatch."""
+    """Run the worker's flow until SIGTERM.
+
+    Raises what crashed it, TopicMismatch, ClientRefused, and RoleStopped if SIGTERM comes before Kafka answers.
+    """
     health = RoleHealth("worker")
-    with observe_role(health, settings):
-        if not await check_topics(settings):
-            return
-        token_readers = token_readers_of(settings)
-        tune_garbage_collector()
-        async with (
-            _open_compression(settings) as compression,
-            open_event_producer(settings, compression) as producer,
-            open_normalizer_pool(settings, wall_clock) as pool,
-        ):
-            normalizer, folder = Normalizer(wall_clock, token_readers, pool.normalize), FactFolder(wall_clock)
+    with observe_role(health, settings), open_tracing(settings, health) as tracer:
+        async with contextlib.AsyncExitStack() as stack:
+            compression = await stack.enter_async_context(_open_compression(settings))
+            producer = await _start_producer(settings, compression, stack)
+            readers = token_readers(secret_ring(settings))
+            tune_garbage_collector()
+            pool = await stack.enter_async_context(open_normalizer_pool(settings, wall_clock))
+            normalizer, folder = Normalizer(wall_clock, readers, pool.normalize), FactFolder(wall_clock)
             expiry = StateExpiry(wall_clock, settings.quiet_days)
-            flow = build_topology(WorkerFlow(settings, producer, compression), normalizer, folder, expiry)
+            worker_flow = WorkerFlow(settings, producer, compression, tracer=tracer)
+            flow = build_topology(worker_flow, normalizer, folder, expiry)
             FlowObserver(flow, health)
             health.finish_start()
             await run_flow(flow)
 
 
-def _open_compression(settings: Settings) -> AbstractAsyncContextManager[LogCompression]:
+def _open_compression(settings: Settings) -> contextlib.AbstractAsyncContextManager[LogCompression]:
     """Open the worker's compression; a worker that was given no database does not compress."""
     if not settings.database_url.get_secret_value():
         return contextlib.nullcontext(LogCompression())
     return open_compression(functools.partial(read_feature_level, settings))
 
 
-async def check_topics(settings: Settings) -> bool:
-    """Check the topics as soon as Kafka answers; return False if SIGTERM or SIGINT comes first.
-
-    Raises TopicMismatch, and ClientRefused as for a wrong password.
-
-    The worker ends when a write is not confirmed in time. Ended again at each start of a long outage, it would be
-    restarted by process managers after longer and longer pauses, up to minutes after the outage.
-    """
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    for number in _STOP_SIGNALS:
-        loop.add_signal_handler(number, task.cancel)
+async def _start_producer(
+    settings: Settings, compression: LogCompression, stack: contextlib.AsyncExitStack
+) -> EventProducer:
+    """Check the topics and open the event producer, as soon as Kafka answers."""
+    stop = asyncio.Event()
+    stop_at_signals(stop)
     try:
-        await _check_topics_until_answered(settings)
-    except asyncio.CancelledError:
-        return False
+        await wait_until_available("Kafka", lambda: topic_admin.check(settings), stop)
+        return await wait_until_available(
+            "Kafka", lambda: stack.enter_async_context(open_event_producer(settings, compression)), stop
+        )
     finally:
-        for number in _STOP_SIGNALS:
-            loop.remove_signal_handler(number)
-    return True
-
-
-async def _check_topics_until_answered(settings: Settings) -> None:
-    is_logged = False
-    while True:
-        try:
-            await topic_admin.check(settings)
-        except ClientRefused:  # else nobody would notice a wrong password, and logins would go on every two seconds
-            raise
-        except LogUnavailable as error:
-            if not is_logged:
-                _log.error("Kafka unavailable, retrying", error=str(error))
-            is_logged = True
-            await asyncio.sleep(RETRY_PAUSE_S)
-        else:
-            return
+        for number in STOP_SIGNALS:  # Faust sets handlers of its own
+            asyncio.get_running_loop().remove_signal_handler(number)
 
 
 def tune_garbage_collector() -> None:
@@ -123,7 +98,7 @@ def main(settings: Settings) -> None:
     configure_logging(settings, "worker")
     crashpoints.arm(settings)
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, contextlib.suppress(RoleStopped):
             runner.run(serve(settings))
     except (MailfoldError, NewerRecord):
         raise

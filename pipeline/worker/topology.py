@@ -27,7 +27,8 @@ def add_normalizing(flow: WorkerFlow, normalizer: Normalizer) -> WorkerFlow:
 
     @flow.source(PROVIDER_WEBHOOKS)
     async def normalize(webhooks: AgentBatches) -> None:
-        async with NormalizingBacklog(normalizer, flow.event_producer.append, flow.app.crash) as backlog:
+        append, crash = flow.event_producer.append, flow.app.crash
+        async with NormalizingBacklog(normalizer, append, crash, flow.tracer) as backlog:
             async for batch in webhooks:
                 await backlog.add(batch.record_batch(), batch.ack)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline.content import tokens
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import Signer
 from tests.abuse import inputs
 from tests.abuse.stack import FOREIGN_TOPIC_PROVIDER, HOSTILE, Running
@@ -93,12 +94,12 @@ async def _forged(running: Running) -> str:
 
 
 async def _return_path(running: Running) -> str:
-    signer = Signer(running.settings.secret.get_secret_value(), "verp")
+    signer = Signer(secret_ring(running.settings), "verp")
     return tokens.verp_address(signer, EmailId(await _hostile_email(running)), running.settings.mail_domain)
 
 
 async def _pixel(running: Running) -> str:
-    signer = Signer(running.settings.secret.get_secret_value(), "track")
+    signer = Signer(secret_ring(running.settings), "track")
     return tokens.pixel_token(signer, EmailId(await _hostile_email(running)))
 
 

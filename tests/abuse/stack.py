@@ -17,6 +17,7 @@ from pipeline.cli.up import create_defaults
 from pipeline.devstack.sandbox.keys import SIGNATURE_HEADER, TIMESTAMP_HEADER, private_key, sign
 from pipeline.devstack.supervisor import Stack
 from pipeline.runtime.database import Pool, open_database
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
 from tests.support.fasttrack import message
 
@@ -131,7 +132,7 @@ async def running(folder: Path, tell: Callable[[str], None]) -> AsyncIterator[Ru
 
 async def _tenants(pool: Pool, settings: Settings) -> dict[str, str]:
     """Two tenants with a provider of their own each; both lead to the sandbox, which tells of the innocent's emails."""
-    secret, host, port = settings.secret.get_secret_value(), settings.sandbox_host, settings.sandbox_smtp_port
+    secret, host, port = secret_ring(settings), settings.sandbox_host, settings.sandbox_smtp_port
     await admin.add_provider(pool, admin.Provider("of-hostile", host, port, tls="off"), secret)
     topic = "arn:aws:sns:eu-west-1:1:ours"
     row = admin.Provider(FOREIGN_TOPIC_PROVIDER, host, port, kind="ses", webhook_keys=(topic,))

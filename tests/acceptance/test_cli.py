@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.main import COMMAND_PANELS
-from pipeline.settings import Settings, environment_of
+from pipeline.runtime.environment import environment_of
+from pipeline.settings import Settings
 from tests.conftest import SECRET
 from tests.support.command import mailfold
 

@@ -80,6 +80,7 @@ def test_stopped_demo_ends_its_processes_and_removes_its_folder(tmp_path: Path, 
     assert left_running(tmp_path) == []
 
 
+@pytest.mark.ci
 @pytest.mark.timeout(200)
 def test_demo_without_a_conversion_fails_and_names_it_and_the_logs(tmp_path: Path) -> None:
     done = demo(tmp_path, "--withhold", "spam", "--patience", "20")

@@ -72,6 +72,17 @@ CASES = {
         25,
     ),
     "MailfoldProjectionHalted": AlertCase({'mailfold_projection_halted{partition="3"}': "0+0x9 1+0x9"}, 9, 12),
+    "MailfoldCompactedTopicHalted": AlertCase(
+        {'mailfold_compacted_topic_halted{topic="templates"}': "0+0x9 1+0x9"}, 9, 12
+    ),
+    "MailfoldEmailsUnaccounted": AlertCase(
+        {
+            'mailfold_audit_unaccounted_emails{instance="a"}': "0+0x60",
+            'mailfold_audit_unaccounted_emails{instance="b"}': "0+0x9 1+0x50",
+        },
+        38,
+        42,
+    ),
     "MailfoldRecordsWait": AlertCase({f"mailfold_oldest_unprocessed_seconds{{{BY_READER}}}": "0+0x9 0+60x20"}, 19, 23),
     "MailfoldLag": AlertCase(
         {

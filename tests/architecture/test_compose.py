@@ -10,7 +10,8 @@ import yaml
 
 from pipeline.cli.main import command
 from pipeline.devstack.supervisor import ROLES
-from pipeline.settings import Settings, environment_variable
+from pipeline.runtime.environment import environment_variable
+from pipeline.settings import Settings
 from tests.architecture.repository import ROOT, text
 
 COMPOSE: dict[str, Any] = yaml.safe_load(text("docker-compose.yml"))

@@ -5,7 +5,8 @@ A test on a real Postgres compares its tables (`tests/integration/test_retention
 
 import re
 
-from pipeline.settings import Settings, environment_variable
+from pipeline.runtime.environment import environment_variable
+from pipeline.settings import Settings
 from tests.architecture.repository import section, table, text
 from topics.registry import TOPICS
 

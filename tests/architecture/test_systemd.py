@@ -11,7 +11,8 @@ import pytest
 
 from pipeline.cli.main import command
 from pipeline.devstack.supervisor import ROLES
-from pipeline.settings import Settings, environment_variable
+from pipeline.runtime.environment import environment_variable
+from pipeline.settings import Settings
 from tests.architecture.repository import ROOT, text
 
 FOLDER = "deploy/systemd"

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 import aiohttp
 from aiokafka.admin import AIOKafkaAdminClient
 
+from tests.chaos.by_servers import fill
 from tests.chaos.ledger import Post
 from tests.chaos.play import Play
 from tests.chaos.scenarios import scenario
@@ -25,15 +26,22 @@ REFUSED_MAX_S = 15.0
 """Seconds for which posts may be refused, whatever one broker does."""
 OUTAGE_S = 75.0
 FREEZE_S = 75.0
+SECOND_FREEZE_S = 40.0
 DEATH_S = 30.0
+FULL_S = 30.0
 HAMMER_PER_S = 150
 HAMMERED_AFTER_S = 10.0
 """Seconds for which the client goes on after the brokers are back."""
+PROBE_INTERVAL_S = 0.5
+SMALL_DISK_BROKER = 1
+SUPERVISED_S = 10
 
 Fault = Callable[[Play, KafkaCluster], Awaitable[None]]
 
 
-def _broker_scenario(what: str, span: float, fault: Fault, *, one: bool = True) -> None:
+def _broker_scenario(what: str, span: float, fault: Fault, *, one: bool = True, own_disk: str = "") -> None:
+    """Register a scenario; ``one``: whether a single broker is at fault, so that posts are soon taken again."""
+
     async def run(play: Play) -> None:
         assert isinstance(play.servers, ClusterServers)
         cluster, play.traffic.batches = play.servers.cluster, BATCHES
@@ -41,14 +49,15 @@ def _broker_scenario(what: str, span: float, fault: Fault, *, one: bool = True) 
         async def faults() -> None:
             await play.at_work()
             began = time.time()
-            await fault(play, cluster)
-            await _note_recovery(play, cluster)
+            async with _probing(play):
+                await fault(play, cluster)
+                await _note_recovery(play, cluster)
             _note_gaps(play, began, one=one)
 
         await play.while_posting(span, faults())
 
     run.__name__ = fault.__name__.removeprefix("_")
-    scenario(what, brokers=BROKERS)(run)
+    scenario(what, brokers=BROKERS, own_disk=own_disk)(run)
 
 
 async def _broker_frozen(play: Play, cluster: KafkaCluster) -> None:
@@ -93,27 +102,55 @@ async def _brokers_killed(play: Play, cluster: KafkaCluster) -> None:
         await asyncio.sleep(HAMMERED_AFTER_S)
 
 
-async def _until_ready(cluster: KafkaCluster) -> None:
+async def _broker_disk_full(play: Play, cluster: KafkaCluster) -> None:
+    """Fill one broker's disk, which ends it, make room after a while, and start it again as a supervisor would."""
+    ballast = play.servers.folder / "kafka" / f"broker-{SMALL_DISK_BROKER}" / "ballast"
+    await asyncio.to_thread(fill, ballast)
+    play.world.ledger.fault("disk full", "kafka")
+    await asyncio.sleep(FULL_S)
+    ended = "ended" if not cluster.is_running(SMALL_DISK_BROKER) else "went on"
+    play.notes.append(f"the broker without disk space {ended}")
+    ballast.unlink()
+    for _ in range(SUPERVISED_S):  # without its only log folder a broker may take a while to end
+        cluster.start()
+        await asyncio.sleep(1)
+
+
+async def _broker_frozen_at_min_isr(play: Play, cluster: KafkaCluster) -> None:
+    """Freeze a broker while another is down: what is left is fewer than `min.insync.replicas`, and no quorum."""
+    dead, frozen = play.dice.sample(range(1, BROKERS + 1), 2)
+    play.world.ledger.fault("kill -9", "kafka")
+    await asyncio.to_thread(cluster.kill, dead)
+    await asyncio.sleep(DEATH_S)
+    play.world.ledger.fault(f"SIGSTOP {SECOND_FREEZE_S:.0f} s", "kafka")
+    cluster.freeze(frozen)
+    await asyncio.sleep(SECOND_FREEZE_S)
+    cluster.thaw(frozen)
+    await _note_recovery(play, cluster, *({1, 2, 3} - {dead}))
+    cluster.start(dead)
+
+
+async def _until_ready(cluster: KafkaCluster, *numbers: int) -> None:
     async with asyncio.timeout(120):
-        while not await asyncio.to_thread(cluster.is_ready):
+        while not await asyncio.to_thread(cluster.is_ready, *numbers):
             await asyncio.sleep(0.1)
 
 
-async def _note_recovery(play: Play, cluster: KafkaCluster) -> None:
-    """Measure from the moment when all brokers answer until a batch is taken and a conversion arrives."""
-    await _until_ready(cluster)
-    back, told = time.time(), len(play.world.ledger.conversions)
+async def _note_recovery(play: Play, cluster: KafkaCluster, *numbers: int) -> None:
+    """Measure from the moment when these brokers, or all, answer until a batch is taken and a conversion arrives."""
+    await _until_ready(cluster, *numbers)
+    back, told, ledger = time.time(), len(play.world.ledger.conversions), play.world.ledger
     signs: dict[str, Callable[[], bool]] = {
-        "a batch was taken": lambda: any(post.ended > back and post.status == 200 for post in play.world.ledger.posts),
-        "a conversion arrived": lambda: len(play.world.ledger.conversions) > told,
+        "a batch was taken": lambda: any(post.began > back and post.status == 200 for post in ledger.posts),
+        "a conversion arrived": lambda: len(ledger.conversions) > told or not play.traffic.left,
     }
     for what, is_back in signs.items():
         while not is_back() and time.time() < back + 4 * BACK_WITHIN_S:
             await asyncio.sleep(0.1)
         took = time.time() - back
-        play.notes.append(f"{what} {took:.1f} s after all brokers answered")
+        play.notes.append(f"{what} {took:.1f} s after {len(numbers) or BROKERS} brokers answered")
         if took > BACK_WITHIN_S:
-            play.world.ledger.wrong.append(f"{took:.0f} s after the brokers were back {what}, or not even then")
+            ledger.wrong.append(f"{took:.0f} s after the brokers were back {what}, or not even then")
 
 
 def _note_gaps(play: Play, since: float, *, one: bool) -> None:
@@ -156,7 +193,26 @@ async def _coordinator(group: str, bootstrap: str) -> int:
 @contextlib.asynccontextmanager
 async def _hammer(play: Play) -> AsyncIterator[None]:
     """Repeat a message many times a second, as a client does that retries without a pause."""
-    task = asyncio.create_task(_repeat(play, "[" + play.traffic.stories[0].message() + "]"))
+    async with _beside(_repeat(play, "[" + play.traffic.stories[0].message() + "]")):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _probing(play: Play) -> AsyncIterator[None]:
+    """Repeat a message until it is accepted, again and again: the traffic may end before the brokers are back."""
+
+    async def probe() -> None:
+        while True:
+            await play.world.post_batch(play.traffic.http, [play.traffic.stories[0].message()])
+            await asyncio.sleep(PROBE_INTERVAL_S)
+
+    async with _beside(probe()):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
     try:
         yield
     finally:
@@ -188,6 +244,18 @@ _broker_scenario("one of three brokers is frozen for 75 s", FREEZE_S + 45, _brok
 _broker_scenario("one of three brokers dies by kill -9 and comes back after 30 s", DEATH_S + 40, _broker_killed)
 _broker_scenario("the broker that coordinates the workers dies and comes back", DEATH_S + 40, _coordinator_killed)
 _broker_scenario("three brokers are stopped and started again, one after the other", 90, _brokers_rolled)
+_broker_scenario(
+    "the disk under one of three brokers is full for 30 s",
+    FULL_S + 45,
+    _broker_disk_full,
+    own_disk=f"kafka/broker-{SMALL_DISK_BROKER}",
+)
+_broker_scenario(
+    "one of three brokers is down and another is frozen for 40 s: fewer than min.insync.replicas are left",
+    DEATH_S + SECOND_FREEZE_S + 40,
+    _broker_frozen_at_min_isr,
+    one=False,
+)
 _broker_scenario(
     "three brokers die by kill -9 and come back after 75 s, and a client retries 150 times a second",
     OUTAGE_S + 60,

@@ -115,7 +115,7 @@ async def _disk_full(play: Play, which: str) -> None:
     await play.traffic.post(2)
     await asyncio.sleep(2)
     ballast = play.servers.folder / which / "ballast"
-    await asyncio.to_thread(_fill, ballast)
+    await asyncio.to_thread(fill, ballast)
     play.world.ledger.fault("disk full", which)
     play.traffic.stories = stories[1::2]
     before = dict(play.world.ledger.answers)
@@ -144,7 +144,7 @@ async def _again(play: Play, which: str) -> None:
     await play.servers.ensure()
 
 
-def _fill(ballast: Path) -> None:
+def fill(ballast: Path) -> None:
     """Fill the disk until not even one byte can be written."""
     with ballast.open("wb", buffering=0) as file:
         for size in (1_000_000, 4096, 1):

@@ -56,14 +56,17 @@ class Trial:
     size: Size
 
 
-async def run(scenario: Scenario, given: Servers, seed: int, trial: Trial) -> Result:
-    """Run a scenario and check the guarantees; the logs are kept if it failed."""
+async def run(scenario: Scenario, shared: Servers | None, seed: int, trial: Trial) -> Result:
+    """Run a scenario and check the guarantees; the logs are kept if it failed.
+
+    ``shared``: servers for scenarios that need none of their own.
+    """
     folder = trial.folder / f"{scenario.name}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     result = Result(scenario.name, seed, trial.size.emails, folder)
     began = time.monotonic()
     try:
-        async with _disk(scenario, given, folder) as ours:
+        async with _servers(scenario, shared, folder) as ours:
             await ours.ensure()
             await _play(scenario, ours, trial, result)
     except Skipped as skipped:
@@ -79,22 +82,20 @@ async def run(scenario: Scenario, given: Servers, seed: int, trial: Trial) -> Re
 
 
 @contextlib.asynccontextmanager
-async def _disk(scenario: Scenario, given: Servers, folder: Path) -> AsyncIterator[Servers]:
-    """Yield the given servers, or new ones: three brokers, or one of the servers on a small disk."""
+async def _servers(scenario: Scenario, shared: Servers | None, folder: Path) -> AsyncIterator[Servers]:
+    """Yield the shared servers, or new ones: three brokers, or one of the servers on a small disk."""
     where = folder / "servers"
-    if scenario.brokers > 1:
-        async with servers(where, scenario.brokers) as own:
-            yield own
-        return
-    if not scenario.own_disk:
-        yield given
+    if not scenario.has_own_servers:
+        assert shared is not None
+        yield shared
         return
     with contextlib.ExitStack() as mounted:
-        try:
-            mounted.enter_context(small_disk(where / scenario.own_disk, SMALL_DISK_MB))
-        except (PermissionError, FileNotFoundError) as error:
-            raise Skipped(str(error)) from error
-        async with servers(where) as own:
+        if scenario.own_disk:
+            try:
+                mounted.enter_context(small_disk(where / scenario.own_disk, SMALL_DISK_MB))
+            except (PermissionError, FileNotFoundError) as error:
+                raise Skipped(str(error)) from error
+        async with servers(where, scenario.brokers) as own:
             yield own
 
 
@@ -150,13 +151,16 @@ def _figures(place: World) -> list[str]:
 
 
 async def run_all(chosen: list[Scenario], seeds: list[int], trial: Trial, all_stories: "Told") -> list[Result]:
-    """Run every scenario with every seed, on the same servers."""
+    """Run every scenario with every seed, on the same servers unless it needs its own."""
     results = []
-    async with servers(trial.folder / "servers") as given:
+    async with contextlib.AsyncExitStack() as stack:
+        shared = None
+        if not all(scenario.has_own_servers for scenario in chosen):
+            shared = await stack.enter_async_context(servers(trial.folder / "servers"))
         for seed in seeds:
             for scenario in chosen:
                 all_stories(f"{scenario.name} (seed {seed}): {scenario.what}")
-                results.append(await run(scenario, given, seed, trial))
+                results.append(await run(scenario, shared, seed, trial))
                 all_stories(_line(results[-1]))
     return results
 

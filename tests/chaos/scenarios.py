@@ -22,11 +22,16 @@ class Scenario:
     held: tuple[str, ...] = ()
     """Roles (or processes) that reach Kafka through the proxy."""
     own_disk: str = ""
-    """The server (`kafka`, `postgres`) whose files lie on a small disk."""
+    """The server (`kafka`, `postgres`, or one of three brokers: `kafka/broker-1`) whose files lie on a small disk."""
     brokers: int = 1
     """The brokers of the cluster: one, or three that the scenario has to itself."""
     role_env: Callable[[], Mapping[str, Mapping[str, str]]] = dict
     """Returns extra environment variables by role or process; may raise Skipped."""
+
+    @property
+    def has_own_servers(self) -> bool:
+        """Return whether it needs servers that no other scenario uses."""
+        return self.brokers > 1 or bool(self.own_disk)
 
 
 SCENARIOS: dict[str, Scenario] = {}

@@ -53,7 +53,11 @@ def test_every_crash_point_has_a_test() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("points", WORLDS, ids="+".join)
+@pytest.mark.parametrize(
+    "points",
+    [points if len(points) > 1 else pytest.param(points, marks=pytest.mark.ci) for points in WORLDS],
+    ids="+".join,
+)
 async def test_nothing_is_lost_when_process_exits_at_crash_point(
     points: tuple[str, ...], settings: Settings, tmp_path: Path
 ) -> None:

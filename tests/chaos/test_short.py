@@ -22,7 +22,7 @@ async def given(server_folder: Path) -> AsyncIterator[Servers]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("scenario", ["kill-pairs", "held-worker"])
+@pytest.mark.parametrize("scenario", ["kill-pairs", pytest.param("held-worker", marks=pytest.mark.ci)])
 async def test_guarantees_hold_under_scenario(scenario: str, given: Servers, tmp_path: Path) -> None:
     trial = Trial(tmp_path, source.copy(tmp_path / "tree"), Size(emails=150, kills=4))
     result = await run(SCENARIOS[scenario], given, SEED, trial)

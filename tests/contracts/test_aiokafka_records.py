@@ -1,5 +1,6 @@
 """The private parts of aiokafka that we use to avoid a copy of each record."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,16 +9,17 @@ from aiokafka.consumer.fetcher import READ_COMMITTED, FetchError, FetchResult, P
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
+from pipeline.runtime.tracing import traceparent_of
 from pipeline.worker.streaming.fetch import _skip_record_copies
 
 PLACE = TopicPartition("topic", 3)
 
 
-def fetched(*pairs: tuple[bytes | None, bytes | None]) -> Any:
+def fetched(*pairs: tuple[bytes | None, bytes | None], headers: Sequence[tuple[str, bytes]] = ()) -> Any:
     """As aiokafka keeps what a broker answered."""
     builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1_000_000)
     for offset, (key, value) in enumerate(pairs):
-        builder.append(offset, 1, key, value, [])
+        builder.append(offset, 1, key, value, list(headers))
     records = PartitionRecords(
         PLACE, MemoryRecords(bytes(builder.build())), [], 0, None, None, True, READ_COMMITTED
     )  # aiokafka's own order
@@ -42,6 +44,15 @@ def test_uncopied_records_have_attributes_that_fold_reads() -> None:
         assert [(record.offset, record.key, record.value) for record in records] == [
             (offset, key, value) for offset, (key, value) in enumerate(pairs)
         ]
+
+
+def test_uncopied_records_have_the_headers_that_tracing_reads() -> None:
+    plain = fetched((b"a", b"1"), (b"b", b"2"), headers=[("other", b""), ("traceparent", b"00-1-2-01")])
+    _skip_record_copies(consumer(plain))
+    assert [traceparent_of(record) for record in plain.getall()] == ["00-1-2-01"] * 2
+    without = fetched((b"a", b"1"))
+    _skip_record_copies(consumer(without))
+    assert [traceparent_of(record) for record in without.getall()] == [""]
 
 
 def test_failed_and_consumed_fetches_are_left_unchanged() -> None:

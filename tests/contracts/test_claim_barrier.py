@@ -78,3 +78,29 @@ async def test_engine_claims_nothing_before_its_barrier_and_asks_again_on_anothe
     await running
     assert unasked == [0, 0, 0]
     assert await ask(pool, "select distinct state from jobs.jobs") == [("done",)]
+
+
+class EndlessBarrier:
+    """A barrier that waits for a server that does not answer."""
+
+    def __init__(self) -> None:
+        self.is_asked = asyncio.Event()
+
+    async def passed_on(self) -> datetime | None:
+        self.is_asked.set()
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+
+async def test_engine_that_waits_at_its_barrier_ends_at_once(pool: Pool) -> None:
+    async def work(_job: Job, _lease: Lease) -> JobResult:
+        raise AssertionError
+
+    stop, barrier, store = asyncio.Event(), EndlessBarrier(), JobStore(pool, "dispatch", LIMITS)
+    metrics = JobMetrics(RoleMetrics(), "dispatch")
+    engine = JobEngine(store, LIMITS, work, (1.0,), conninfo=str(pool.conninfo), metrics=metrics, barrier=barrier)
+    running = asyncio.create_task(engine.run(stop))
+    await barrier.is_asked.wait()
+    stop.set()
+    async with asyncio.timeout(10):
+        await running

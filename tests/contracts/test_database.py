@@ -1,6 +1,7 @@
 """The pool on a real Postgres: limits, lost connections, a server that accepts no writes."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import psycopg
@@ -8,15 +9,15 @@ import pytest
 from pydantic import SecretStr
 
 from pipeline.errors import DatabaseUnavailable
-from pipeline.runtime import database
+from pipeline.runtime import startup
 from pipeline.runtime.database import (
     DATABASE_UNAVAILABLE_ERRORS,
     Pool,
     open_database,
     open_standby,
     ping_database,
-    wait_for_database,
 )
+from pipeline.runtime.startup import wait_until_available
 from pipeline.settings import Settings
 from tests.support.seeing import until
 
@@ -121,25 +122,22 @@ async def test_connections_to_a_demoted_server_are_dropped(made: Settings) -> No
         assert await ask(pool, "select pg_backend_pid()") != before
 
 
-async def test_a_role_waits_for_postgres_until_it_is_stopped(
+async def test_a_role_waits_until_postgres_accepts_writes(
     made: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "STARTUP_RETRY_INTERVAL_S", 0.05)
-    stop = asyncio.Event()
-    set_read_only(database_url, "on")
-    waiting = asyncio.create_task(wait_for_database(made, stop))
-    await asyncio.sleep(0.3)
-    assert not waiting.done()
-    set_read_only(database_url, "off")
-    async with asyncio.timeout(10):
-        await waiting
-    set_read_only(database_url, "on")
-    waiting = asyncio.create_task(wait_for_database(made, stop))
-    await asyncio.sleep(0.1)
-    stop.set()
-    async with asyncio.timeout(10):
-        await waiting
-    set_read_only(database_url, "off")
+    monkeypatch.setattr(startup, "RETRY_INTERVAL_S", 0.05)
+    async with contextlib.AsyncExitStack() as stack:
+        set_read_only(database_url, "on")
+        waiting = asyncio.create_task(
+            wait_until_available(
+                "Postgres", lambda: stack.enter_async_context(open_database(made, size=1)), asyncio.Event()
+            )
+        )
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        set_read_only(database_url, "off")
+        async with asyncio.timeout(10):
+            assert await ask(await waiting, "select 1") == 1
 
 
 async def test_a_standby_that_is_away_keeps_nobody_from_starting(made: Settings) -> None:

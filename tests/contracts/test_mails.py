@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from pipeline.dialects import rql
 from pipeline.dialects.extrahorizon import MAIL_FIELDS, QUEUED_MAIL_FIELDS
 from pipeline.errors import Refused
-from pipeline.runtime.signing import Signer, hash_address
+from pipeline.runtime.signing import AddressHasher, hash_address
 from projections import mails
 from projections.listing_query import ListingQuery
 from projections.sink import ChangeBatch, Connection, Sink
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.support.changes import T0, Log
 from tests.support.tables import empty, tables
 from topics.acks import Acked
@@ -28,7 +28,7 @@ from topics.ids import email_id
 from topics.record import EmailId
 from topics.requests import SendRequest
 
-SIGNER = Signer(SECRET, "address")
+SIGNER = AddressHasher(RING)
 
 
 @pytest.fixture

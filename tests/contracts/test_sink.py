@@ -7,18 +7,18 @@ import msgspec
 import psycopg
 import pytest
 
-from pipeline.runtime.signing import Signer, hash_address
+from pipeline.runtime.signing import AddressHasher, hash_address
 from projections.pending_conversions import PendingConversion, decode_conversion
 from projections.row_changes import MAX_PLACES
 from projections.sink import ChangeBatch, Connection, OffsetConflict, Sink
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.support.changes import T0, Log, acked, again, conversion_result, event, identified, lives, request
 from tests.support.tables import empty, tables
 from topics.changes import EmailChange
 from topics.conversions import ConversionOutcome, ConversionWord
 from topics.events import BounceClass, EventKind
 
-SIGNER = Signer(SECRET, "address")
+SIGNER = AddressHasher(RING)
 
 
 def hashed(address: str) -> bytes:

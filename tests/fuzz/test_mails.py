@@ -11,7 +11,7 @@ from pipeline.errors import Unproven, Unrecognised
 from pipeline.webhooks.base import EventContext
 from pipeline.webhooks.providers import bounce_mail
 from pipeline.webhooks.token_readers import token_readers
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.fuzz.test_adapters import FUZZED, damage_bytes
 from tests.support.golden import ADDRESS as ADDRESSES
 from tests.support.golden import FOLDER, RECEIVED_AT
@@ -20,7 +20,7 @@ from topics.codec import decode, encode
 from topics.registry import DELIVERY_EVENTS
 
 ADDRESS = "anna@example.net"
-CONTEXT = EventContext(provider="inbound", received_at=RECEIVED_AT, token_readers=token_readers(SECRET))
+CONTEXT = EventContext(provider="inbound", received_at=RECEIVED_AT, token_readers=token_readers(RING))
 
 
 def lines(*parts: str) -> bytes:

@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 
-from pipeline.runtime.signing import Signer, hash_address
+from pipeline.runtime.signing import AddressHasher, Signer, hash_address
 from pipeline.settings import Settings
 from projections import history_cursor
 from projections.history import HistoryFilter, HistoryQuery
 from projections.sink import ChangeBatch, Sink
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.support.changes import T0, Log, acked, event, request
 from tests.support.gateway import Gateway, gateway
 from tests.support.tables import tables
@@ -31,8 +31,8 @@ EMAILS = int(os.environ.get("PAGER_EMAILS", "3000"))
 PARTITIONS = 3
 PACE_S = EMAILS / 1_000_000
 """Seconds between two rounds of changes; the oracle keeps all of them in memory, so a long run makes them slower."""
-SINK = Sink(functools.partial(hash_address, Signer(SECRET, "address")))
-SIGNER = Signer(SECRET, "cursor")
+SINK = Sink(functools.partial(hash_address, AddressHasher(RING)))
+SIGNER = Signer(RING, "cursor")
 BATCH_RECORDS = 1000
 TABLES = ("history", "versions", "timeline", "evidence", "next_offsets")
 

@@ -12,7 +12,7 @@ from pipeline.content.dkim import DkimKey
 from pipeline.dispatch.routing.routes import set_dkim
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.settings import Settings
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.support.api_servers import Api, api_server
 from tests.support.dispatching import accept, dispatching, provide
 from tests.support.seeing import on, rows, until
@@ -32,7 +32,7 @@ async def test_plain_smtp_message_is_signed_by_its_brand(settings: Settings, ed2
     value = "".join(re.findall(r'"([^"]*)"', dkim.dns_record(made))).encode()
     async with smtp_receiver(data_size_limit=10_000_000) as receiver, dispatching(settings) as rt:
         await provide(rt, receiver.port)
-        await set_dkim(rt.pool, "acme", "7", made, SECRET)
+        await set_dkim(rt.pool, "acme", "7", made, RING)
         await accept(rt, "anna@example.com")
         await accept(rt, "bert@example.com", content=MessageContent(text="long, and   spaced \n" * 20_000))
         await until(lambda: done(rt, 2))
@@ -45,7 +45,7 @@ async def test_plain_smtp_message_is_signed_by_its_brand(settings: Settings, ed2
 async def test_message_to_signing_service_is_not_signed(settings: Settings) -> None:
     async with smtp_receiver() as receiver, dispatching(settings) as rt:
         await provide(rt, receiver.port, kind="mailgun")
-        await set_dkim(rt.pool, "acme", "7", DkimKey("shop.example", "mf1", dkim.new_key(ed25519=True)), SECRET)
+        await set_dkim(rt.pool, "acme", "7", DkimKey("shop.example", "mf1", dkim.new_key(ed25519=True)), RING)
         [sent] = await accept(rt, "anna@example.com")
         await until(lambda: bool(receiver.mails))
     message = receiver.mails[0].message
@@ -74,7 +74,7 @@ async def test_request_without_sender_uses_sender_of_brand(settings: Settings) -
 
 async def through(rt: Runtime, api: Api) -> None:
     await provide(rt, 1)
-    await admin.add_provider(rt.pool, api.provider, SECRET)
+    await admin.add_provider(rt.pool, api.provider, RING)
     await admin.add_brand(rt.pool, Brand("acme", "7", api.provider.provider))
 
 

@@ -11,9 +11,9 @@ from pipeline.dispatch.transports.smtp import _ssl_context
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.kafka import append_all
 from pipeline.runtime.ports import LogEntry
-from pipeline.runtime.signing import Signer, hash_address
+from pipeline.runtime.signing import AddressHasher, Signer, hash_address
 from pipeline.settings import Settings
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.support.caught_up import CaughtUp
 from tests.support.dispatching import FAST, accept, acks, dispatching, in_state, is_broken, provide, request
 from tests.support.seeing import on, rows, until
@@ -38,8 +38,8 @@ async def test_request_is_sent_and_ack_closes_job(quick: Settings, caught_up: Ca
         mail = receiver.mails[0]
         assert mail.recipient == "anna@example.com"
         assert mail.message["From"] == "Shop <news@shop.example>"
-        assert read_message_id(Signer(SECRET, "message-id"), mail.message_id) == sent.email_id
-        assert read_verp_address(Signer(SECRET, "verp"), mail.sender) == sent.email_id
+        assert read_message_id(Signer(RING, "message-id"), mail.message_id) == sent.email_id
+        assert read_verp_address(Signer(RING, "verp"), mail.sender) == sent.email_id
         assert "X-SMTPAPI" not in mail.message
         await in_state(rt, "done")
         await caught_up.queue("dispatch", "send-requests", "provider-acks")
@@ -109,7 +109,7 @@ async def test_suppressed_address_is_dropped_without_contact(quick: Settings) ->
         await rows(
             rt,
             "insert into projections.evidence values ('acme', '7', %s, %s, 'hard bounce', 'e', 1) returning 1",
-            hash_address(Signer(SECRET, "address"), "Gone@Example.com"),
+            hash_address(AddressHasher(RING), "Gone@Example.com"),
             request("x").email_id,
         )
         await accept(rt, "gone@example.COM")

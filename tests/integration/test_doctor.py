@@ -7,6 +7,7 @@ from pydantic import SecretStr
 
 from pipeline import admin
 from pipeline.runtime.bootstrap import open_runtime
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
 from tests.support.command import mailfold_on
 from topics.registry import SEND_REQUESTS
@@ -31,7 +32,7 @@ async def test_sound_installation_fails_nothing_and_a_wrong_clock_or_credential_
     provider = admin.Provider("mine", "smtp.example.com", username="u", password="p")
     async with open_runtime(settings) as rt:
         await admin.add_tenant(rt.pool, admin.Tenant("acme"))
-        await admin.add_provider(rt.pool, provider, settings.secret.get_secret_value())
+        await admin.add_provider(rt.pool, provider, secret_ring(settings))
         await admin.add_brand(rt.pool, admin.Brand("acme", "*", "mine"))
     code, found = await examined(settings)
     assert (code, set(found)) == (0, {"host", "kafka", "postgres", "setup", "roles"})

@@ -16,7 +16,7 @@ from pipeline.operations import dead_letters
 from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.settings import Settings
 from projections.pending_conversions import PendingConversion, encode_conversion
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.support.http_receiver import http_receiver
 from tests.support.seeing import on, rows, until
 from tests.support.working import working
@@ -56,7 +56,7 @@ async def owe(rt: Runtime, *words: ConversionWord, brand: str = "7", email: str 
 
 async def destine(rt: Runtime, url: str, brand: str = "7") -> None:
     await admin.add_tenant(rt.pool, Tenant("acme"))
-    await admin.add_destination(rt.pool, Destination("acme", brand, url, "their-key"), SECRET)
+    await admin.add_destination(rt.pool, Destination("acme", brand, url, "their-key"), RING)
 
 
 async def in_state(rt: Runtime, *states: str) -> None:

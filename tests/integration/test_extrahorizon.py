@@ -9,6 +9,7 @@ import pytest
 
 from pipeline import admin
 from pipeline.gateway.oauth_tokens import issue_token
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
 from tests.support.gateway import Gateway, gateway
@@ -331,7 +332,7 @@ async def test_only_valid_keys_and_tokens_are_authenticated(settings: Settings) 
         ] == "invalid_grant"
         fresh = await grant(grant_type="refresh_token", refresh_token=tokens["refresh_token"])
         assert await ask(Authorization=f"Bearer {fresh['access_token']}") == (200, 0)
-        signer = Signer(settings.secret.get_secret_value(), "access")
+        signer = Signer(secret_ring(settings), "access")
         expired = issue_token(signer, "access", admin.key_hash(served.key), served.rt.clock() - 3_601_000)
         assert await ask(Authorization=f"Bearer {expired}") == (401, 118)
         form = await served.http.post(

@@ -7,6 +7,7 @@ from pipeline import admin
 from pipeline.admin import Brand, Provider
 from pipeline.content.mime import with_ascii_domain
 from pipeline.dispatch import main as dispatch
+from pipeline.runtime.secret_ring import SecretRing
 from pipeline.settings import Settings
 from tests.integration.test_extrahorizon import PLAIN, send
 from tests.support.gateway import Gateway, gateway
@@ -24,7 +25,9 @@ ON_THE_WIRE = with_ascii_domain(NINOMIYA)
 async def sending(settings: Settings, *, smtputf8: bool) -> AsyncIterator[tuple[Gateway, Receiver]]:
     """Serve a gateway and a dispatcher whose brand sends to an SMTP server with or without SMTPUTF8."""
     async with smtp_receiver(enable_SMTPUTF8=smtputf8) as receiver, gateway(settings) as served:
-        await admin.add_provider(served.rt.pool, Provider("local", "127.0.0.1", receiver.port, tls="off"), "s" * 32)
+        await admin.add_provider(
+            served.rt.pool, Provider("local", "127.0.0.1", receiver.port, tls="off"), SecretRing.of("s" * 32)
+        )
         await admin.add_brand(served.rt.pool, Brand("acme", "*", "local"))
         async with beside(served.rt, dispatch.run):
             yield served, receiver

@@ -117,7 +117,10 @@ async def test_trailers_and_chunk_extensions_are_bounded(settings: Settings) -> 
 
 
 async def test_slow_head_is_closed_after_its_timeout(settings: Settings) -> None:
-    async with gateway(settings, http_head_timeout=0.5) as served, connected(served, 3) as [silent, slow, second]:
+    async with contextlib.AsyncExitStack() as opened:
+        served = await opened.enter_async_context(gateway(settings, http_head_timeout=0.5))
+        assert (await served.http.get("/healthz")).status_code == 200, "the first request takes longest"
+        silent, slow, second = await opened.enter_async_context(connected(served, 3))
         await second.send(ASK, b"\r\n")
         assert await second.answer() == 200
         trickle = [b"G", *[bytes([character]) for character in b"ET /healthz HTTP/1.1\r\n"], *[b"X-A: b\r\n"] * 400]

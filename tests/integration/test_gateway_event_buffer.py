@@ -11,6 +11,7 @@ from pipeline.gateway.app import make_app
 from pipeline.gateway.event_buffer import BUFFER_MAX_EVENTS, SPOOL_THRESHOLD_EVENTS, DeferredEvent
 from pipeline.gateway.state import GatewayState, make_gateway_state
 from pipeline.runtime.bootstrap import Runtime, open_runtime
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
 from tests.support.kafka_proxy import kafka_proxy
@@ -104,7 +105,7 @@ async def test_deferred_event_without_result_is_skipped(settings: Settings) -> N
 
 async def test_pixel_is_sent_before_its_token_is_read(settings: Settings) -> None:
     """Compare the ASGI messages for a valid and a forged token, which must be the same."""
-    valid_token = tokens.pixel_token(Signer(settings.secret.get_secret_value(), "track"), EMAIL)
+    valid_token = tokens.pixel_token(Signer(secret_ring(settings), "track"), EMAIL)
     async with open_runtime(settings) as rt, running_buffer(rt) as state:
         app, responses = make_app(state), []
         for index, token in enumerate((valid_token, "A" * len(valid_token))):

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from pipeline import admin
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
 from pipeline.webhooks.base import EventContext
 from pipeline.webhooks.providers.registry import ADAPTERS
@@ -58,7 +59,7 @@ async def all_providers(settings: Settings) -> AsyncIterator[AllProviders]:
         for kind in KINDS:
             key = TOPIC if kind == "ses" else providers.request(kind, b"{}").key
             row = admin.Provider(kind, host="127.0.0.1", kind=kind, webhook_keys=(key,))
-            await admin.add_provider(served.rt.pool, row, settings.secret.get_secret_value())
+            await admin.add_provider(served.rt.pool, row, secret_ring(settings))
         yield providers
 
 

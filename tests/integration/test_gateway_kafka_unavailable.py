@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from pipeline.content import tokens
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
 from tests.support.fasttrack import message
@@ -23,7 +24,7 @@ CONFIRMED = 'mailfold_appends_total{result="confirmed",topic="delivery-events"}'
 
 
 def pixel(settings: Settings) -> str:
-    return f"/o/{tokens.pixel_token(Signer(settings.secret.get_secret_value(), 'track'), EMAIL)}.gif"
+    return f"/o/{tokens.pixel_token(Signer(secret_ring(settings), 'track'), EMAIL)}.gif"
 
 
 async def test_unavailable_log_is_a_503_and_the_repeat_is_accepted_once(settings: Settings) -> None:

@@ -19,6 +19,7 @@ from pipeline.gateway.openapi import common
 from pipeline.runtime.bootstrap import open_runtime
 from pipeline.runtime.fair_threads import CURRENT_CALLER
 from pipeline.runtime.kafka_clients import create_admin, start_client
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
 from tests.support.fasttrack import message
 from tests.support.gateway import Gateway, gateway
@@ -126,6 +127,31 @@ async def test_metrics_show_pending_dead_and_paused_jobs(settings: Settings) -> 
         assert await served.metric('mailfold_lane_paused{lane="acme/12",queue="emit"}') == 1
 
 
+async def test_metrics_show_jobs_by_class_of_tenant_and_name_no_tenant(settings: Settings) -> None:
+    async with gateway(settings) as served:
+        async with served.rt.pool.connection() as connection:
+            await connection.execute(
+                "insert into jobs.jobs (queue, stream, seq, name, lane, state, payload) "
+                "select 'dispatch', gen_random_uuid(), 0, 'send', lane, state, '' from (values "
+                "('whale/1', 'pending', 600), ('whale/2', 'dead', 400), ('minnow/1', 'pending', 999), "
+                "('', 'held', 2000), ('whale/1', 'done', 5000)) as jobs (lane, state, number), "
+                "generate_series(1, number)"
+            )
+            await connection.execute(
+                "insert into jobs.jobs (queue, stream, seq, name, lane, state, payload) "
+                "select 'emit', gen_random_uuid(), 1, 'open', 'whale/1', 'pending', ''"
+            )
+        shown = (await served.http.get("/metrics")).text.splitlines()
+        assert sorted(line for line in shown if line.startswith("mailfold_tenant_jobs{")) == [
+            'mailfold_tenant_jobs{queue="dispatch",state="dead",tenant_class="large"} 400.0',
+            'mailfold_tenant_jobs{queue="dispatch",state="held",tenant_class="none"} 2000.0',
+            'mailfold_tenant_jobs{queue="dispatch",state="pending",tenant_class="large"} 600.0',
+            'mailfold_tenant_jobs{queue="dispatch",state="pending",tenant_class="small"} 999.0',
+            'mailfold_tenant_jobs{queue="emit",state="pending",tenant_class="small"} 1.0',
+        ]
+        assert await served.metric('mailfold_jobs{queue="dispatch",state="pending"}') == 1599
+
+
 async def test_metrics_need_the_key_or_a_local_connection(settings: Settings) -> None:
     async with gateway(settings) as served:
         proxied = await served.http.get("/metrics", headers={"X-Forwarded-For": "192.0.2.1"})
@@ -133,7 +159,7 @@ async def test_metrics_need_the_key_or_a_local_connection(settings: Settings) ->
     async with gateway(settings, metrics_key=settings.secret) as served:
         assert (await served.http.get("/metrics")).status_code == 401
         assert (await served.http.get("/metrics", headers={"Authorization": "Bearer wrong"})).status_code == 401
-        bearer = {"Authorization": f"Bearer {settings.secret.get_secret_value()}"}
+        bearer = {"Authorization": f"Bearer {secret_ring(settings)}"}
         assert (await served.http.get("/metrics", headers=bearer)).status_code == 200
 
 

@@ -9,6 +9,7 @@ import httpx
 from aiohttp import web
 
 from pipeline import admin
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
 from tests.support.gateway import Gateway, gateway
 from tests.support.seeing import records
@@ -23,7 +24,7 @@ async def gateway_and_amazon(settings: Settings) -> AsyncIterator[tuple[Gateway,
     """Serve a gateway with an SES provider, and the server that it takes for SNS."""
     async with amazon(settings.data_dir) as sns, gateway(settings, connector=sns.connector) as served:
         row = admin.Provider("ours", kind="ses", via="api", webhook_keys=(TOPIC,))
-        await admin.add_provider(served.rt.pool, row, settings.secret.get_secret_value())
+        await admin.add_provider(served.rt.pool, row, secret_ring(settings))
         yield served, sns
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.content import tokens
 from pipeline.gateway import hit_limit
+from pipeline.runtime.secret_ring import SecretRing, secret_ring
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
 from tests.support.gateway import Gateway, gateway
@@ -21,7 +22,7 @@ PERSON = {"User-Agent": THUNDERBIRD}
 
 
 def signer(settings: Settings) -> Signer:
-    return Signer(settings.secret.get_secret_value(), "track")
+    return Signer(secret_ring(settings), "track")
 
 
 def pixel(settings: Settings) -> str:
@@ -80,7 +81,7 @@ async def test_open_by_a_machine_is_labelled(settings: Settings, agent: str, rea
 async def test_forged_pixel_gets_the_same_picture_and_records_nothing(settings: Settings) -> None:
     valid_path = pixel(settings)
     changed = "A" if valid_path[3] != "A" else "B"
-    other = tokens.pixel_token(Signer("another secret of at least 32 characters", "track"), EMAIL)
+    other = tokens.pixel_token(Signer(SecretRing.of("another secret of at least 32 characters"), "track"), EMAIL)
     link = tokens.click_token(signer(settings), EMAIL, 0, "https://example.com")
     async with gateway(settings) as served:
         expected = await served.http.get(valid_path, headers=PERSON)

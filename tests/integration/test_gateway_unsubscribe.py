@@ -3,6 +3,7 @@
 import pytest
 
 from pipeline.content import tokens
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
 from tests.support.gateway import Gateway, gateway
@@ -17,7 +18,7 @@ FIELD = {"List-Unsubscribe": "One-Click"}
 
 
 def link(settings: Settings) -> str:
-    signer = Signer(settings.secret.get_secret_value(), "unsubscribe")
+    signer = Signer(secret_ring(settings), "unsubscribe")
     return f"/u/{tokens.unsubscribe_token(signer, EMAIL)}"
 
 
@@ -65,7 +66,7 @@ async def test_page_has_no_script_no_external_files_and_no_address(settings: Set
 
 
 async def test_forged_link_gets_a_404_page_without_a_form(settings: Settings) -> None:
-    pixel = tokens.pixel_token(Signer(settings.secret.get_secret_value(), "track"), EMAIL)
+    pixel = tokens.pixel_token(Signer(secret_ring(settings), "track"), EMAIL)
     async with gateway(settings) as served:
         for path in (f"/u/{pixel}", link(settings)[:-3] + "AAA", "/u/x"):
             for answer in (await served.http.get(path), await served.http.post(path, data=FIELD)):

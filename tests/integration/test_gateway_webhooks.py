@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pipeline import admin
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
 from pipeline.webhooks.providers import sendgrid
 from pipeline.webhooks.splitting import events_of
@@ -36,7 +37,7 @@ async def add_provider(
 ) -> None:
     der = KEY.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     provider = admin.Provider(name, "127.0.0.1", 25, kind=kind, webhook_keys=keys or (base64.b64encode(der).decode(),))
-    await admin.add_provider(served.rt.pool, provider, served.rt.settings.secret.get_secret_value())
+    await admin.add_provider(served.rt.pool, provider, secret_ring(served.rt.settings))
 
 
 async def test_authentic_webhook_is_stored_byte_for_byte(settings: Settings) -> None:

@@ -10,12 +10,12 @@ import psycopg
 import pytest
 
 from pipeline import admin
-from pipeline.runtime.signing import Signer, hash_address
+from pipeline.runtime.signing import AddressHasher, hash_address
 from pipeline.settings import Settings
 from projections.history import HistoryFilter, HistoryPosition, HistoryQuery
 from projections.history_queries import SQL
 from projections.sink import ChangeBatch, Sink
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.support.changes import T0, Log, acked, event, identified, request
 from tests.support.gateway import Gateway, gateway
 from topics.changes import Tick
@@ -23,7 +23,7 @@ from topics.events import EventKind
 from topics.ids import brand_uuid
 from topics.readings import ListedState
 
-SINK = Sink(functools.partial(hash_address, Signer(SECRET, "address")))
+SINK = Sink(functools.partial(hash_address, AddressHasher(RING)))
 
 
 class Grown:

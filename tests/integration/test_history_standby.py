@@ -13,6 +13,7 @@ from pipeline.settings import Settings
 from tests.integration.test_history_api import Grown, get, ids
 from tests.support.changes import T0, acked, identified, request
 from tests.support.gateway import Gateway, gateway
+from tests.support.logs import LogLines, captured_log_lines
 from tests.support.postgres_server import PostgresServer, postgres_server, standby_of
 from tests.support.seeing import until
 
@@ -67,7 +68,7 @@ async def test_listing_comes_from_standby_and_falls_back(
     monkeypatch.setattr(history_reader, "STANDBY_RETRY_INTERVAL_S", 0.0)
     primary, standby = pair
     plain = settings.model_copy(update={"database_url": SecretStr(primary.url)})
-    reading = plain.model_copy(update={"database_read_url": SecretStr(standby.url)})
+    reading = plain.model_copy(update={"database_read_url": SecretStr(standby.url), "database_read_max_lag": 3600.0})
     async with gateway(plain, data_dir=tmp_path_factory.mktemp("plain")) as beside, gateway(reading) as served:
         await project_late_email(served, standby)
         # It shows the past, which proves that the standby answers.
@@ -82,3 +83,29 @@ async def test_listing_comes_from_standby_and_falls_back(
         # Away: the primary answers.
         await standby.stop()
         assert await listed(served, Email=f"player{LATE}@example.com") == [identified(LATE)]
+
+
+async def test_standby_that_lags_for_too_long_is_passed_over(
+    settings: Settings, pair: tuple[PostgresServer, PostgresServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_reader, "PRIMARY_TIME_TTL_S", 0.0)
+    primary, standby = pair
+    urls = {"database_url": SecretStr(primary.url), "database_read_url": SecretStr(standby.url)}
+    async with gateway(settings.model_copy(update={**urls, "database_read_max_lag": 0.5})) as served:
+        await project_late_email(served, standby)
+        late = {"Email": f"player{LATE}@example.com"}
+        await until(lambda: is_listed(served, late))
+        assert execute(standby, "select pg_get_wal_replay_pause_state()") == [("paused",)]
+        with captured_log_lines() as lines:
+            execute(standby, "select pg_wal_replay_resume()")
+            await until(lambda: is_caught_up(served, late, lines))
+        assert await listed(served, **late) == [identified(LATE)]
+
+
+async def is_listed(served: Gateway, params: dict[str, str]) -> bool:
+    return await listed(served, **params) == [identified(LATE)]
+
+
+async def is_caught_up(served: Gateway, params: dict[str, str], lines: LogLines) -> bool:
+    await listed(served, **params)
+    return "standby caught up, reading from it again" in [line["event"] for line in lines()]

@@ -12,11 +12,12 @@ from pipeline.gateway.smtp.envelope import MESSAGE_KEPT_BYTES
 from pipeline.gateway.smtp.maildir import Maildir, MaildirSweep
 from pipeline.runtime.bootstrap import wall_clock
 from pipeline.runtime.kafka import open_kafka_log
+from pipeline.runtime.secret_ring import SecretRing
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
 from pipeline.webhooks.providers import bounce_mail
 from pipeline.webhooks.token_readers import token_readers
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.support.command import mailfold_on
 from tests.support.gateway import gateway
 from tests.support.inbound import DOMAIN, EMAIL_ID, bounce, forged, message_id, unsubscribe, verp
@@ -101,7 +102,7 @@ async def test_unconfirmed_maildir_messages_stay_and_are_repeated_with_the_same_
             assert len(list((folder / "new").iterdir())) == 2
             proxy.back()
     async with open_kafka_log(settings) as log:
-        assert await Maildir(folder, log, wall_clock, token_readers(SECRET)).sweep() == MaildirSweep(2, 0)
+        assert await Maildir(folder, log, wall_clock, token_readers(RING)).sweep() == MaildirSweep(2, 0)
         # The state that a crash between the append and the renaming leaves.
         (folder / "cur" / "1:2,S").rename(folder / "new" / "1")
         assert await Maildir(folder, log, wall_clock).sweep() == MaildirSweep(1, 0)
@@ -123,7 +124,7 @@ async def test_maildir_messages_without_a_tag_of_ours_are_moved_and_not_appended
 async def test_http_mail_without_a_tag_of_ours_is_discarded_and_counted(settings: Settings) -> None:
     async with gateway(settings, secret_previous=SecretStr(PREVIOUS)) as world:
         key = {"X-Api-Key": world.key}
-        old = tokens.verp_address(Signer(PREVIOUS, "verp"), EMAIL_ID, DOMAIN)
+        old = tokens.verp_address(Signer(SecretRing.of(PREVIOUS), "verp"), EMAIL_ID, DOMAIN)
         for message, to in (
             (FORGED, ""),
             (FORGED, forged(verp())),

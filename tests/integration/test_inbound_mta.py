@@ -9,7 +9,7 @@ import pytest
 from pipeline import admin
 from pipeline.devstack.supervisor import Stack
 from pipeline.settings import Settings
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.support import mtas
 from tests.support.dispatching import accept
 from tests.support.inbound import Inbound, inbound
@@ -46,7 +46,7 @@ async def relayed(settings: Settings, folder: Path, relay: str) -> AsyncIterator
             neighbours = Neighbours(inbound=world.port, receiver=receiver.port, closed=closed)
             with RELAYS[relay](folder / relay, DOMAIN, neighbours) as port:
                 pool = world.gateway.rt.pool
-                await admin.add_provider(pool, admin.Provider(relay, "127.0.0.1", port, tls="off"), SECRET)
+                await admin.add_provider(pool, admin.Provider(relay, "127.0.0.1", port, tls="off"), RING)
                 await admin.add_brand(pool, admin.Brand("acme", "*", relay))
                 async with Stack(settings, roles=["worker", "dispatch"]):
                     yield world, receiver

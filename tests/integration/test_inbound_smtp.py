@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from pipeline.content import tokens
 from pipeline.gateway.smtp.envelope import MESSAGE_KEPT_BYTES
+from pipeline.runtime.secret_ring import SecretRing
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
 from tests.support.inbound import DOMAIN, EMAIL_ID, Inbound, bounce, forged, inbound, message_id, unsubscribe, verp
@@ -84,7 +85,7 @@ async def test_role_mail_without_a_tag_of_ours_is_not_appended(settings: Setting
 
 async def test_return_paths_of_the_previous_secret_are_accepted(settings: Settings) -> None:
     previous = "the-secret-before-of-at-least-32-characters"
-    address = tokens.verp_address(Signer(previous, "verp"), EMAIL_ID, DOMAIN)
+    address = tokens.verp_address(Signer(SecretRing.of(previous), "verp"), EMAIL_ID, DOMAIN)
     async with inbound(settings, secret_previous=SecretStr(previous)) as world:
         assert (await world.send(address, bounce(address))).code == 250
     async with inbound(settings) as world:

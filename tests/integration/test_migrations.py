@@ -12,7 +12,7 @@ from pipeline.settings import Settings
 from projections import feature_level
 from projections.feature_level import FIRST_LEVEL, NEWEST_LEVEL, read_level
 from projections.migrate import MIGRATIONS
-from tests.conftest import SECRET
+from tests.conftest import RING
 
 
 async def test_a_provider_keeps_its_webhook_key(empty_database_url: str) -> None:
@@ -28,29 +28,29 @@ async def test_a_provider_keeps_its_webhook_key(empty_database_url: str) -> None
         )
     await migrate_database(settings)
     async with open_database(settings, size=1) as pool:
-        keyed, plain = await admin.list_providers(pool, SECRET)
+        keyed, plain = await admin.list_providers(pool, RING)
         assert (keyed.host, keyed.port, keyed.kind, keyed.via, keyed.webhook_keys) == (
             *("smtp.example", 587, "sendgrid", "smtp"),
             ("MFkw",),
         )
         assert plain.webhook_keys == ()
-        await admin.rotate_webhook_key(pool, "keyed", "newer", SECRET)
-        assert (await admin.get_provider(pool, "keyed", SECRET)).webhook_keys == ("MFkw", "newer")
+        await admin.rotate_webhook_key(pool, "keyed", "newer", RING)
+        assert (await admin.get_provider(pool, "keyed", RING)).webhook_keys == ("MFkw", "newer")
 
 
 async def test_webhook_keys_lie_sealed_and_the_newest_two_count(settings: Settings) -> None:
     async with open_database(settings, size=1) as pool:
         row = admin.Provider("mine", "smtp.example", kind="mailgun", webhook_keys=("first",))
-        await admin.add_provider(pool, row, SECRET)
+        await admin.add_provider(pool, row, RING)
 
         async def keys() -> tuple[str, ...]:
-            return (await admin.get_provider(pool, "mine", SECRET)).webhook_keys
+            return (await admin.get_provider(pool, "mine", RING)).webhook_keys
 
         for key, wanted in (("second", ("first", "second")), ("third", ("second", "third"))):
-            await admin.rotate_webhook_key(pool, "mine", key, SECRET)
+            await admin.rotate_webhook_key(pool, "mine", key, RING)
             assert await keys() == wanted
         # Changed in another respect, it keeps its keys; nobody has them at hand then.
-        await admin.add_provider(pool, admin.Provider("mine", "other.example", kind="mailgun"), SECRET)
+        await admin.add_provider(pool, admin.Provider("mine", "other.example", kind="mailgun"), RING)
         assert await keys() == ("second", "third")
         await admin.end_old_webhook_keys(pool, "mine")
         assert await keys() == ("third",)

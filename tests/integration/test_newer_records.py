@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from pipeline.settings import Settings, environment_of
+from pipeline.runtime.environment import environment_of
+from pipeline.settings import Settings
 from tests.support.command import mailfold
 from tests.support.dispatching import FAST, accept, dispatching, in_state, provide, request
 from tests.support.projecting import projecting

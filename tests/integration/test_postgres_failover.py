@@ -17,7 +17,7 @@ from pipeline import admin
 from pipeline.dispatch import main as dispatch
 from pipeline.project import main as project
 from pipeline.settings import Settings
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.support.dispatching import FAST
 from tests.support.fasttrack import activity, message
 from tests.support.gateway import Gateway, gateway
@@ -74,7 +74,7 @@ async def test_roles_go_over_to_the_promoted_standby(
         beside(served.rt, dispatch.run),
         beside(served.rt, project.run),
     ):
-        await admin.add_provider(served.rt.pool, admin.Provider("local", host="127.0.0.1", port=mails.port), SECRET)
+        await admin.add_provider(served.rt.pool, admin.Provider("local", host="127.0.0.1", port=mails.port), RING)
         await admin.add_brand(served.rt.pool, admin.Brand("acme", "7", "local"))
         posting = asyncio.create_task(post_until(served, stop, accepted, statuses))
         await until(lambda: len(mails.mails) > 20)

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from pipeline.operations.status import read_status
+from pipeline.project import compacted_topics
 from pipeline.project.partition import PartitionProjector
 from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.runtime.sleep import sleep_unless
@@ -13,6 +14,7 @@ from pipeline.settings import Settings
 from tests.support.changes import lives
 from tests.support.projecting import caught_up, projecting, publish
 from tests.support.seeing import rows, until
+from topics.registry import TEMPLATES
 
 
 async def is_ready(rt: Runtime) -> bool:
@@ -45,6 +47,26 @@ async def test_projector_is_ready_only_once_it_has_read_what_was_there(settings:
             assert (sample(rt, "mailfold_projected_through_timestamp_seconds") or 0) > 0
             assert (sample(rt, "mailfold_stage_seconds_count", stage="projected") or 0) > 0
             assert (sample(rt, "mailfold_transaction_seconds_count", what="project") or 0) > 0
+
+
+async def test_halted_compacted_topic_is_told_by_metrics_and_readiness_until_it_goes_on(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compacted_topics, "_HALT_PAUSE_S", 0.05)
+    async with projecting(settings) as rt:
+        await until(lambda: is_ready(rt))
+        await rt.log.append_raw(TEMPLATES.name, b"k", b'{"type":"template/2"}')
+
+        async def problem() -> str:
+            return (await rt.health.find_problems()).get("topic templates", "")
+
+        assert "halted: templates/0/0: template/2 is newer than template/1" in await until(problem)
+        assert sample(rt, "mailfold_compacted_topic_halted", topic="templates") == 1
+        assert sample(rt, "mailfold_compacted_topic_halted", topic="suppressions") == 0
+        # Another projector, which knows the version, has projected it.
+        await rows(rt, "update templates.next_offsets set next_offset = 1 returning 1")
+        await until(lambda: is_ready(rt))
+        assert sample(rt, "mailfold_compacted_topic_halted", topic="templates") == 0
 
 
 async def test_halted_partition_is_told_by_metrics_readiness_and_status(

@@ -10,6 +10,7 @@ from pipeline import admin
 from pipeline.devstack.servers.data_dir import find_free_port
 from pipeline.operations.checks import sending, webhook
 from pipeline.operations.checks.finding import Finding
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
 from tests.support.command import mailfold_on
 from tests.support.gateway import Gateway, gateway
@@ -29,7 +30,7 @@ async def reachable(settings: Settings) -> AsyncIterator[Gateway]:
 
 
 async def add(world: Gateway, row: admin.Provider) -> admin.Provider:
-    await admin.add_provider(world.rt.pool, row, world.rt.settings.secret.get_secret_value())
+    await admin.add_provider(world.rt.pool, row, secret_ring(world.rt.settings))
     return row
 
 

@@ -15,7 +15,7 @@ from pipeline.dispatch.routing.routes import get_brand_routing, set_routes
 from pipeline.jobs.store import ClaimLimits, JobStore
 from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.settings import Settings
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.support.command import armed, ends, process
 from tests.support.dispatching import accept, dispatching
 from tests.support.seeing import on, rows, until
@@ -46,7 +46,7 @@ async def two() -> AsyncIterator[tuple[Receiver, Receiver]]:
 async def route(rt: Runtime, one: int, other: int, weights: tuple[float, float] = (1, 1)) -> None:
     await admin.add_tenant(rt.pool, Tenant("acme"))
     for name, port in (("one", one), ("other", other)):
-        await admin.add_provider(rt.pool, Provider(name, host="127.0.0.1", port=port), SECRET)
+        await admin.add_provider(rt.pool, Provider(name, host="127.0.0.1", port=port), RING)
     await admin.add_brand(rt.pool, Brand("acme", "7", "one"))
     await weigh(rt, *weights)
 
@@ -101,7 +101,7 @@ async def test_reply_quoted_from_recipient_server_never_opens_breaker(quick: Set
         direct.rcpt["anna@example.com"] = ["550 5.7.1 relaying denied"]
         await admin.add_tenant(rt.pool, Tenant("acme"))
         provider = Provider("main", host="127.0.0.1", port=direct.port, means_delivered=True)
-        await admin.add_provider(rt.pool, provider, SECRET)
+        await admin.add_provider(rt.pool, provider, RING)
         await admin.add_brand(rt.pool, Brand("acme", "7", "main"))
         await accept(rt, "anna@example.com")
         await until(lambda: _dead(rt))
@@ -250,8 +250,8 @@ async def _waits(rt: Runtime) -> bool:
 async def test_routes_of_brand_or_tenant_are_replaced_by_later_ones(quick: Settings) -> None:
     async with open_runtime(quick) as rt:
         await route(rt, 1, 2)
-        assert (await get_brand_routing(rt.pool, "acme", "7", SECRET)).routes == (Route("one", 1), Route("other", 1))
+        assert (await get_brand_routing(rt.pool, "acme", "7", RING)).routes == (Route("one", 1), Route("other", 1))
         await admin.add_brand(rt.pool, Brand("acme", "*", "other"))
-        assert (await get_brand_routing(rt.pool, "acme", "8", SECRET)).only_provider == "other"
+        assert (await get_brand_routing(rt.pool, "acme", "8", RING)).only_provider == "other"
         await set_routes(rt.pool, "acme", "7", [])
-        assert (await get_brand_routing(rt.pool, "acme", "7", SECRET)).only_provider == "one"
+        assert (await get_brand_routing(rt.pool, "acme", "7", RING)).only_provider == "one"

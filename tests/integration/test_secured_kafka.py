@@ -27,7 +27,7 @@ from pipeline.runtime.kafka_clients import create_consumer, create_producer, sta
 from pipeline.runtime.role_health import find_server_problems
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
-from tests.conftest import SECRET
+from tests.conftest import RING, SECRET
 from tests.support.certificates import TestAuthority, write
 from tests.support.fasttrack import message
 from tests.support.gateway import gateway
@@ -268,14 +268,14 @@ async def test_roles_with_rights_of_their_own_take_an_email_to_its_conversion(
         working(users[RightsHolder.PROJECT], project.run) as projecting,
         working(users[RightsHolder.EMIT], emit.run) as emitting,
     ):
-        await admin.add_provider(served.rt.pool, Provider("local", "127.0.0.1", inbox.port, tls="off"), SECRET)
+        await admin.add_provider(served.rt.pool, Provider("local", "127.0.0.1", inbox.port, tls="off"), RING)
         await admin.add_brand(served.rt.pool, Brand("acme", "*", "local"))
-        await admin.add_destination(served.rt.pool, Destination("acme", "12", fasttrack.url, "their-key"), SECRET)
+        await admin.add_destination(served.rt.pool, Destination("acme", "12", fasttrack.url, "their-key"), RING)
         with Worker(users[RightsHolder.WORKER], tmp_path / "worker"):
             await served.post([message()])
             await until(lambda: inbox.mails, 60)
             [request] = await on(own, SEND_REQUESTS)
-            pixel = tokens.pixel_token(Signer(SECRET, "track"), request.email_id)
+            pixel = tokens.pixel_token(Signer(RING, "track"), request.email_id)
             await served.http.get(f"/o/{pixel}.gif", headers=PERSON)
             await until(lambda: [seen.word for seen in fasttrack.seen] == ["open"], 60)
             await until(lambda: on(own, CONVERSION_RESULTS))

@@ -1,8 +1,8 @@
 """Suppressions that an earlier version stored under its own hash of an address still hold for the dispatcher."""
 
-from pipeline.runtime.signing import Signer
+from pipeline.runtime.signing import AddressHasher
 from pipeline.settings import Settings
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.support.dispatching import accept, dispatching, provide, request
 from tests.support.seeing import on, rows, until
 from tests.support.smtp_receiver import smtp_receiver
@@ -10,7 +10,7 @@ from topics.registry import PROVIDER_ACKS
 
 
 async def test_address_suppressed_by_an_earlier_version_gets_no_mail(settings: Settings) -> None:
-    old_hash = Signer(SECRET, "address").digest("user@bücher.example".encode())
+    old_hash = AddressHasher(RING).digest("user@bücher.example".encode())
     async with smtp_receiver() as receiver, dispatching(settings) as rt:
         await provide(rt, receiver.port)
         insert = "insert into projections.evidence values ('acme', '7', %s, %s, 'complaint', 'e', 1) returning 1"

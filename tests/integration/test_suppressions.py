@@ -12,10 +12,10 @@ from pipeline import admin
 from pipeline.errors import LogUnavailable
 from pipeline.project import main as project
 from pipeline.runtime.ports import LogEntry
-from pipeline.runtime.signing import Signer, hash_address
+from pipeline.runtime.signing import AddressHasher, hash_address
 from pipeline.settings import Settings
 from pipeline.suppressions.commands import SuppressionCommand, SuppressionCommandHandler
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.support.changes import Log, event, identified, request
 from tests.support.command import Said, mailfold_on
 from tests.support.gateway import gateway
@@ -32,7 +32,7 @@ DAY = 86_400_000
 
 
 def hash_of(address: str) -> str:
-    return hash_address(Signer(SECRET, "address"), address).hex()
+    return hash_address(AddressHasher(RING), address).hex()
 
 
 def email_log(number: int, at: int, kind: EventKind, recipient: str, brand: str = "7", **changes: Any) -> Log:
@@ -79,7 +79,7 @@ async def test_evidence_of_emails_is_listed_per_brand_with_reason_event_and_time
 
 
 async def test_spellings_of_a_domain_are_one_address_and_its_old_hash_is_lifted_with_it(settings: Settings) -> None:
-    old_hash = Signer(SECRET, "address").digest("user@bücher.example".encode()).hex()
+    old_hash = AddressHasher(RING).digest("user@bücher.example".encode()).hex()
     async with gateway_and_projector(settings) as served:
 
         async def is_suppressed(address: str) -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline import admin
 from pipeline.gateway.routes import webhooks
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
 from pipeline.webhooks.providers.registry import ADAPTERS
 from tests.support.gateway import Gateway, gateway
@@ -24,7 +25,7 @@ EVENT = b'{"event": "never heard of"}'
 
 async def add(world: Gateway, kind: str, *keys: Key) -> None:
     row = admin.Provider(kind, "127.0.0.1", 25, kind=kind, webhook_keys=tuple(one.entered for one in keys))
-    await admin.add_provider(world.rt.pool, row, world.rt.settings.secret.get_secret_value())
+    await admin.add_provider(world.rt.pool, row, secret_ring(world.rt.settings))
 
 
 async def post(world: Gateway, kind: str, by: Key, event: bytes = EVENT) -> httpx.Response:
@@ -40,7 +41,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("soon")
 async def test_two_keys_count_while_they_rotate_and_then_the_new_one_alone(settings: Settings) -> None:
-    secret = settings.secret.get_secret_value()
+    secret = secret_ring(settings)
     async with gateway(settings) as world:
         keys = {kind: (key(kind), key(kind), key(kind)) for kind in KINDS}
         for kind, (old, new, _) in keys.items():

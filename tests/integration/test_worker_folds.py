@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaProducer
 from pipeline.content.tokens import message_id_header
 from pipeline.runtime.kafka import append_all, open_kafka_log
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
 from tests.support.caught_up import CaughtUp
@@ -48,7 +49,7 @@ async def test_facts_before_the_first_start_are_folded(settings: Settings, worke
 async def test_a_webhook_becomes_events_and_what_is_not_ours_becomes_dead_letters(
     settings: Settings, worker: Worker
 ) -> None:
-    signer = Signer(settings.secret.get_secret_value(), "message-id")
+    signer = Signer(secret_ring(settings), "message-id")
     events = [
         {"event": "delivered", "timestamp": 1, "sg_event_id": "1", "mailfold_email_id": EMAIL_ID},
         {"event": "open", "timestamp": 2, "sg_event_id": "2", "smtp-id": message_id_header(signer, EMAIL_ID, "m.test")},

@@ -21,10 +21,11 @@ from pipeline.content import tokens
 from pipeline.gateway.server import PORT_FILE
 from pipeline.gateway.smtp.listener import PORT_FILE as INBOUND_PORT_FILE
 from pipeline.runtime.bootstrap import Runtime, open_runtime
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
 from tests.abuse import inputs
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.support import templates
 from tests.support.command import process
 from tests.support.dialects import email_v1, extrahorizon, freshmail
@@ -223,7 +224,7 @@ async def test_the_worst_webhook_of_every_kind_holds_up_nobody(settings: Setting
     async def prepare(running: Victim) -> None:
         for kind, one in keys.items():
             row = admin.Provider(kind, "127.0.0.1", 25, kind=kind, webhook_keys=(one.entered,))
-            await admin.add_provider(running.rt.pool, row, settings.secret.get_secret_value())
+            await admin.add_provider(running.rt.pool, row, secret_ring(settings))
 
     requests = []
     for kind, one in keys.items():
@@ -243,7 +244,7 @@ async def test_the_worst_webhook_of_every_kind_holds_up_nobody(settings: Setting
 async def test_the_worst_address_of_a_page_or_a_picture_holds_up_nobody(settings: Settings) -> None:
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     multipart = {"Content-Type": "multipart/form-data; boundary=" + "b" * 60}
-    signer, long = Signer(SECRET, "track"), "A" * 60_000
+    signer, long = Signer(RING, "track"), "A" * 60_000
     token = tokens.unsubscribe_token(signer, EMAIL_ID)
     await check(
         settings,

@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 
 from pipeline.devstack.supervisor import ROLES
-from pipeline.settings import Settings, environment_of
+from pipeline.runtime.environment import environment_of
+from pipeline.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.kafka import append_all
 from pipeline.runtime.ports import LogEntry
 from pipeline.settings import Settings
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.support.seeing import on, rows, until
 from tests.support.working import working
 from topics.contents import MessageContent
@@ -32,7 +32,7 @@ async def provide(rt: Runtime, port: int, *, brand: str = "7", **values: Any) ->
     fields: dict[str, Any] = {"provider": f"local-{brand}", "host": "127.0.0.1", "port": port}
     provider = Provider(**(fields | values))
     await admin.add_tenant(rt.pool, Tenant("acme"))
-    await admin.add_provider(rt.pool, provider, SECRET)
+    await admin.add_provider(rt.pool, provider, RING)
     await admin.add_brand(rt.pool, Brand("acme", brand, provider.provider, policy))
 
 

@@ -12,7 +12,7 @@ from pipeline.content import tokens
 from pipeline.gateway.smtp.listener import PORT_FILE
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.support.gateway import Gateway, gateway
 from tests.support.seeing import records, until
 from topics.record import EmailId
@@ -23,15 +23,15 @@ EMAIL_ID = EmailId("0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
 
 
 def verp(email_id: EmailId = EMAIL_ID, domain: str = DOMAIN) -> str:
-    return tokens.verp_address(Signer(SECRET, "verp"), email_id, domain)
+    return tokens.verp_address(Signer(RING, "verp"), email_id, domain)
 
 
 def unsubscribe(email_id: EmailId = EMAIL_ID, domain: str = DOMAIN) -> str:
-    return tokens.unsubscribe_address(Signer(SECRET, "unsubscribe"), email_id, domain)
+    return tokens.unsubscribe_address(Signer(RING, "unsubscribe"), email_id, domain)
 
 
 def message_id(email_id: EmailId = EMAIL_ID, domain: str = DOMAIN) -> str:
-    return tokens.message_id_header(Signer(SECRET, "message-id"), email_id, domain)
+    return tokens.message_id_header(Signer(RING, "message-id"), email_id, domain)
 
 
 def forged(tag: str, number: int = 0) -> str:

@@ -29,6 +29,8 @@ _PROPERTIES = {
     "offsets.topic.num.partitions": "6",
     "transaction.state.log.num.partitions": "6",
     "log.flush.interval.ms": "10000",
+    # Indexes are allocated at their full size: 20 MB a partition would be most of a small disk.
+    "log.index.size.max.bytes": "262144",
 }
 _JVM_OPTIONS = ("-Xmx256m",)
 
@@ -69,9 +71,9 @@ class KafkaCluster:
                     )
                 )
 
-    def is_ready(self) -> bool:
-        """Return whether every broker accepts connections."""
-        return all(kafka.is_ready(port) for port in self._ports[:BROKERS])
+    def is_ready(self, *numbers: int) -> bool:
+        """Return whether each of these brokers, or of all, accepts connections."""
+        return all(kafka.is_ready(self._ports[number - 1]) for number in numbers or range(1, BROKERS + 1))
 
     def wait_until_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
         deadline = time.monotonic() + timeout_s

@@ -9,6 +9,7 @@ import httpx
 from pipeline import admin
 from pipeline.admin import Brand, Provider
 from pipeline.devstack.supervisor import Stack
+from pipeline.runtime.secret_ring import SecretRing
 from pipeline.settings import Settings
 from tests.support.gateway import Gateway, gateway
 from tests.support.smtp_receiver import Received, Receiver, smtp_receiver
@@ -38,7 +39,9 @@ async def whole(settings: Settings, **changed: Any) -> AsyncIterator[Whole]:
     """Run gateway, worker, dispatcher and projector, with a tenant `acme` whose brands all send to the inbox."""
     async with smtp_receiver() as inbox, gateway(settings, **changed) as served:
         port = inbox.port
-        await admin.add_provider(served.rt.pool, Provider("local", "127.0.0.1", port, tls="off"), "s" * 32)
+        await admin.add_provider(
+            served.rt.pool, Provider("local", "127.0.0.1", port, tls="off"), SecretRing.of("s" * 32)
+        )
         await admin.add_brand(served.rt.pool, Brand("acme", "*", "local"))
         async with Stack(settings, roles=["worker", "dispatch", "project"]):
             yield Whole(served, inbox)

@@ -14,9 +14,10 @@ from typing import Any
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from pipeline.runtime.environment import environment_of
 from pipeline.runtime.kafka import append_all, open_kafka_log
 from pipeline.runtime.ports import LogEntry
-from pipeline.settings import Settings, environment_of
+from pipeline.settings import Settings
 from pipeline.worker.fold import evolve
 from tests.support.caught_up import CaughtUp
 from tests.support.command import clean_environment

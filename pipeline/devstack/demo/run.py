@@ -25,9 +25,10 @@ from pipeline.devstack.demo.receiver import CONVERSION_WORDS, ConversionReceiver
 from pipeline.devstack.demo.verdict import DemoVerdict, is_complete, judge
 from pipeline.devstack.supervisor import Stack
 from pipeline.errors import MailfoldError
+from pipeline.runtime.environment import environment_of
 from pipeline.runtime.private_files import narrow_folder
 from pipeline.runtime.tasks import cancel_tasks
-from pipeline.settings import Settings, environment_of
+from pipeline.settings import Settings
 
 ARRIVAL_TIMEOUT_S: Final = 45.0
 """Seconds until a conversion that has not arrived is called missing."""

@@ -12,6 +12,7 @@ from pipeline.devstack.demo.scenario import BRAND_PATHS
 from pipeline.devstack.sandbox.keys import public_key
 from pipeline.devstack.servers.data_dir import find_free_port
 from pipeline.runtime.database import open_database
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
 
 TENANT: Final = "demo"
@@ -49,7 +50,7 @@ async def set_up_tenant(ready: Settings, receiver: str, keys: Mapping[str, str])
 
     ``receiver`` is the URL of the receiver, ``keys`` the X-API-KEY of each brand's path.
     """
-    secret = ready.secret.get_secret_value()
+    ring = secret_ring(ready)
     sandbox = admin.Provider(
         ready.sandbox_provider,
         ready.sandbox_host,
@@ -59,11 +60,11 @@ async def set_up_tenant(ready: Settings, receiver: str, keys: Mapping[str, str])
     )
     async with open_database(ready, size=1) as pool:
         await admin.add_tenant(pool, admin.Tenant(TENANT))
-        await admin.add_provider(pool, sandbox, secret)
+        await admin.add_provider(pool, sandbox, ring)
         for number, path in BRAND_PATHS.items():
             await admin.add_brand(pool, admin.Brand(TENANT, str(number), sandbox.provider))
             destination = admin.Destination(TENANT, str(number), f"{receiver}/{path}", keys[path])
-            await admin.add_destination(pool, destination, secret)
+            await admin.add_destination(pool, destination, ring)
         return await admin.add_key(pool, TENANT, "demo")
 
 

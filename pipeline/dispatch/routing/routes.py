@@ -15,6 +15,7 @@ from pipeline.content.dkim import DkimKey
 from pipeline.dispatch.routing.rendezvous import Route
 from pipeline.errors import NotFound, Refused
 from pipeline.runtime.database import Pool
+from pipeline.runtime.secret_ring import SecretRing
 from pipeline.runtime.signing import seal, unseal
 from projections.sql import SqlQueries
 
@@ -39,14 +40,14 @@ class BrandRouting:
         return self.routes[0].provider if self.routes else self.brand.provider
 
 
-async def get_brand_routing(pool: Pool, tenant: str, brand: str, secret: str) -> BrandRouting:
+async def get_brand_routing(pool: Pool, tenant: str, brand: str, ring: SecretRing) -> BrandRouting:
     """Return the routing of the brand's own row, or else of the tenant's row ``*``. Raises NotFound."""
     async with pool.connection() as connection:
         row = await (await connection.execute(SQL["way"], (tenant, brand))).fetchone()
     if row is None:
         raise NotFound(f"tenant {tenant} has no brand {brand} and no brand *; `mailfold brands add` makes one")
     domain, selector, sealed, providers, weights = row[8:]
-    dkim = None if sealed is None else DkimKey(domain, selector, unseal(secret, bytes(sealed)))
+    dkim = None if sealed is None else DkimKey(domain, selector, unseal(ring, bytes(sealed)))
     return BrandRouting(Brand(*row[:8]), tuple(map(Route, providers, weights)), dkim)
 
 
@@ -66,9 +67,9 @@ async def set_routes(pool: Pool, tenant: str, brand: str, routes: Sequence[Route
         raise Refused(f"not routes that can be taken: {error.diag.constraint_name}") from error
 
 
-async def set_dkim(pool: Pool, tenant: str, brand: str, dkim: DkimKey | None, secret: str) -> None:
+async def set_dkim(pool: Pool, tenant: str, brand: str, dkim: DkimKey | None, ring: SecretRing) -> None:
     """Set the DKIM key that signs the messages of a brand; None ends the signing. Raises NotFound."""
-    values = (dkim.domain, dkim.selector, seal(secret, dkim.pem)) if dkim else ("", "", None)
+    values = (dkim.domain, dkim.selector, seal(ring, dkim.pem)) if dkim else ("", "", None)
     async with pool.connection() as connection:
         if not (await connection.execute(SQL["set_dkim"], (*values, tenant, brand))).rowcount:
             raise NotFound(f"tenant {tenant} has no brand {brand}; `mailfold brands add` makes one")

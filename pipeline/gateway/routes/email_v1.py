@@ -14,6 +14,7 @@ from pipeline.errors import Refused
 from pipeline.gateway.history_reader import HistoryReader
 from pipeline.gateway.routes import email_v1_send as sending
 from pipeline.gateway.state import GatewayState
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import Signer
 from projections import history, history_cursor, history_queries
 from topics.ids import brand_uuid
@@ -91,7 +92,7 @@ def router(state: GatewayState) -> APIRouter:
     """Return the routes of `/v1/Email/`."""
     routes = APIRouter(tags=["/v1/Email/"])
     sending.add_route(routes, state)
-    signer = Signer(state.runtime.settings.secret.get_secret_value(), "cursor")
+    signer = Signer(secret_ring(state.runtime.settings), "cursor")
 
     @routes.get("/v1/Email/", **_LISTING_OPENAPI)
     @routes.get("/v1/Email", include_in_schema=False)

@@ -164,7 +164,7 @@ class EmailV1SendApi:
             budget = _RenderBudget()
             while commands:
                 render = functools.partial(_render, commands, templates, self._runtime.clock(), results, budget)
-                async with self._limits.content_budget.render_and_hold(
+                async with self._limits.content_memory.render_and_hold(
                     render, _contents_bytes, self._runtime.settings.append_timeout
                 ) as rendered:
                     part = await self._intake.accept(self._messages(tenant, rendered, ids))

@@ -143,7 +143,7 @@ class FreshMailApi:
         """Render, reserve and append all emails of a message; return its response. Raises InvalidFreshMailRequest."""
         template = await self._find_template(tenant.tenant, message)
         render = functools.partial(freshmail_render.render_commands, message, template, self._runtime.clock())
-        async with self._limits.content_budget.render_and_hold(
+        async with self._limits.content_memory.render_and_hold(
             render, freshmail_render.contents_bytes, self._runtime.settings.append_timeout
         ) as commands:
             return await self._accept(request, tenant, message, commands)

@@ -21,6 +21,7 @@ from pipeline.gateway.auth import API_KEY_TTL_S, MAX_CACHED_API_KEYS, api_key_of
 from pipeline.gateway.problems import HttpProblem
 from pipeline.gateway.request_body import read_body
 from pipeline.gateway.state import GatewayState
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import Signer
 from pipeline.runtime.ttl_cache import TTLCache
 from topics.ids import owner_uuid
@@ -139,7 +140,7 @@ class OAuthAuthenticator:
         self._pool = state.runtime.pool
         self._clock = state.runtime.clock
         self._authenticate_key = state.authenticate
-        self._signer = Signer(state.runtime.settings.secret.get_secret_value(), "access")
+        self._signer = Signer(secret_ring(state.runtime.settings), "access")
         self._tenants: TTLCache[bytes, Tenant | None] = TTLCache(API_KEY_TTL_S, MAX_CACHED_API_KEYS)
 
     async def tenant(self, request: Request) -> Tenant:

@@ -18,6 +18,7 @@ from pipeline.gateway.auth import api_key_of
 from pipeline.gateway.problems import HttpProblem, unavailable_response
 from pipeline.gateway.request_body import decode_body, read_body
 from pipeline.gateway.state import GatewayState
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import Signer
 from pipeline.suppressions import cursor, import_file, views
 from pipeline.suppressions.commands import (
@@ -119,7 +120,7 @@ def router(state: GatewayState) -> APIRouter:
     """Return the routes below `/suppressions`."""
     routes = APIRouter(tags=["suppressions"])
     queries, handler = SuppressionQueries(state.runtime), SuppressionCommandHandler(state.runtime, state.log)
-    signer = Signer(state.runtime.settings.secret.get_secret_value(), "cursor")
+    signer = Signer(secret_ring(state.runtime.settings), "cursor")
     caller = Depends(state.authenticate)
     # Fixed paths come before `/suppressions/{address}`, which matches everything.
     _add_list_route(routes, caller, queries, signer)

@@ -20,6 +20,7 @@ from pipeline.gateway.request_body import read_raw_body
 from pipeline.gateway.state import GatewayState
 from pipeline.runtime.logs import bind_log_fields
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import Signer
 from topics.events import DeliveryEvent, EventKind
 from topics.ids import event_id
@@ -76,7 +77,7 @@ _POST_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 def router(state: GatewayState) -> APIRouter:
     """Return the routes below `/u`."""
     routes = APIRouter(tags=["tracking"])
-    signer = Signer(state.runtime.settings.secret.get_secret_value(), "unsubscribe")
+    signer = Signer(secret_ring(state.runtime.settings), "unsubscribe")
 
     def read_token(token: str) -> EmailId | None:
         try:

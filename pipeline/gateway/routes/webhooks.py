@@ -26,6 +26,7 @@ from pipeline.gateway.webhook_verifier import WebhookVerifier
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.logs import bind_log_fields, get_logger
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.ttl_cache import TTLCache
 from pipeline.webhooks import self_check
 from pipeline.webhooks.base import Adapter, WebhookRequest
@@ -75,7 +76,7 @@ class _ProviderLookup:
 
     def __init__(self, state: GatewayState) -> None:
         self._pool = state.runtime.pool
-        self._secret = state.runtime.settings.secret.get_secret_value()
+        self._ring = secret_ring(state.runtime.settings)
         self._rows: TTLCache[str, admin.Provider | None] = TTLCache(PROVIDER_TTL_S, 1_000)
         self._last_rows: dict[str, admin.Provider] = {}
 
@@ -96,7 +97,7 @@ class _ProviderLookup:
         """Return the row from Postgres, the last known one if Postgres does not answer, or None if there is none."""
         try:
             async with asyncio.timeout(_PROVIDER_QUERY_TIMEOUT_S if name in self._last_rows else None):
-                self._last_rows[name] = await admin.get_provider(self._pool, name, self._secret)
+                self._last_rows[name] = await admin.get_provider(self._pool, name, self._ring)
         except NotFound:
             self._last_rows.pop(name, None)
         except (*DATABASE_UNAVAILABLE_ERRORS, TimeoutError):
@@ -113,7 +114,7 @@ class _WebhookReceiver:
         self._runtime = state.runtime
         self._verifier = WebhookVerifier(state)
         self._activity = WebhookActivity(state.runtime.pool)
-        self._check_signer = self_check.signer(state.runtime.settings.secret.get_secret_value())
+        self._check_signer = self_check.signer(secret_ring(state.runtime.settings))
 
     async def receive(self, row: admin.Provider, adapter: Adapter, request: Request) -> Response:
         """Verify and store a request, count it by outcome, and return its response."""

@@ -23,6 +23,7 @@ from pipeline.operations.checks.webhook_signing import SIGNERS, UNSIGNED_REQUEST
 from pipeline.operations.pending import format_duration
 from pipeline.runtime.database import Pool
 from pipeline.runtime.http_body import read_bounded
+from pipeline.runtime.secret_ring import SecretRing, secret_ring
 from pipeline.settings import Settings
 from pipeline.webhooks import self_check
 from pipeline.webhooks.providers.registry import adapter_for
@@ -65,7 +66,7 @@ async def check(row: Provider, pool: Pool, settings: Settings) -> AsyncIterator[
         yield wrong("no webhook key is set: the gateway answers 503", f"mailfold providers rotate {row.provider}")
     for finding in _check_keys(row):
         yield finding
-    async for finding in _check_round_trip(row, url, settings.secret.get_secret_value()):
+    async for finding in _check_round_trip(row, url, secret_ring(settings)):
         yield finding
     for finding in await _check_history(row, pool):
         yield finding
@@ -94,11 +95,11 @@ def _check_keys(row: Provider) -> list[Finding]:
     ]
 
 
-async def _check_round_trip(row: Provider, url: str, secret: str) -> AsyncIterator[Finding]:
+async def _check_round_trip(row: Provider, url: str, ring: SecretRing) -> AsyncIterator[Finding]:
     """Post a webhook to our public URL, signed with each key if the provider's signature can be made here."""
     sign = SIGNERS.get(row.kind)
     if sign is None or not row.webhook_keys:
-        response = await _post(row.provider, url, UNSIGNED_REQUEST, secret)
+        response = await _post(row.provider, url, UNSIGNED_REQUEST, ring)
         is_refusal = response.ours and response.status in (401, 403, 503)
         yield _unsigned_finding(row, response) if is_refusal else _failure_finding(row, response)
         return
@@ -106,7 +107,7 @@ async def _check_round_trip(row: Provider, url: str, secret: str) -> AsyncIterat
         if webhook_key_problem(row.kind, key):
             continue
         signed = sign(key, SigningContext(url, int(time.time()), secrets.token_hex(25)))
-        response = await _post(row.provider, url, signed, secret)
+        response = await _post(row.provider, url, signed, ring)
         yield _signed_finding(row, f"key {number} of {len(row.webhook_keys)}", response)
 
 
@@ -151,8 +152,8 @@ def _failure_finding(row: Provider, response: CheckResponse) -> Finding:
     )
 
 
-async def _post(provider: str, url: str, signed: SignedRequest, secret: str) -> CheckResponse:
-    signer = self_check.signer(secret)
+async def _post(provider: str, url: str, signed: SignedRequest, ring: SecretRing) -> CheckResponse:
+    signer = self_check.signer(ring)
     check_header = self_check.request_header(signer, provider, time.time_ns() // 1_000_000)
     headers = {**signed.headers, self_check.HEADER: check_header}
     try:

@@ -12,6 +12,7 @@ from pipeline.operations.checks.webhook_keys import webhook_key_problem
 from pipeline.operations.doctor.finding import DoctorFinding, fail, ok, skip, warn
 from pipeline.operations.pending import format_duration
 from pipeline.runtime.database import Pool, open_database
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
 from pipeline.webhooks.providers.registry import adapter_for
 
@@ -50,7 +51,7 @@ async def _check_senders(pool: Pool) -> AsyncIterator[DoctorFinding]:
 
 async def _check_provider(name: str, pool: Pool, settings: Settings) -> AsyncIterator[DoctorFinding]:
     try:
-        provider = await admin.get_provider(pool, name, settings.secret.get_secret_value())
+        provider = await admin.get_provider(pool, name, secret_ring(settings))
     except InvalidSettings as error:
         yield fail(f"provider {name}: {error}", "use the MAILFOLD_SECRET that `providers add` had")
         return

@@ -28,10 +28,11 @@ from pipeline.runtime.kafka import append_all, discover_partitions
 from pipeline.runtime.kafka_clients import create_consumer
 from pipeline.runtime.leader import hold_command_lock
 from pipeline.runtime.ports import LogEntry
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.webhooks.base import UNCORRELATED
 from pipeline.webhooks.normalize import normalize
 from pipeline.webhooks.provider_message_ids import match_key
-from pipeline.webhooks.token_readers import token_readers_of
+from pipeline.webhooks.token_readers import token_readers
 from projections.columns import is_storable_id
 from projections.history_queries import decode_fact
 from projections.sql import SqlQueries
@@ -108,7 +109,7 @@ class Renormalizer:
 
     def __init__(self, rt: Runtime, period: RenormalizeRange, dry_run: bool) -> None:
         self._rt, self._range, self._dry_run = rt, period, dry_run
-        self._token_readers = token_readers_of(rt.settings)
+        self._token_readers = token_readers(secret_ring(rt.settings))
         self._now = rt.clock()
         self._appended: set[EventKey] = set()
         """Events that this run has appended; they may not be in Postgres yet."""

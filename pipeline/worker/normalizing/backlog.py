@@ -4,15 +4,19 @@ Batches are finished in order. The normalizing agent in `topology` uses it.
 """
 
 import asyncio
+import itertools
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Self
 
 from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.tasks import cancel_tasks
+from pipeline.runtime.tracing import NO_TRACER, Tracer, traceparent_of
 from pipeline.webhooks.normalize import EncodedRecord, is_heavy
 from pipeline.worker.agents import Normalizer
 from pipeline.worker.fold_batch import RecordBatch
+from topics.registry import PROVIDER_WEBHOOKS
 
 SLICE_BYTES: Final = 65_536
 """Bytes that are normalized inline before other tasks may run: about 4 ms."""
@@ -20,6 +24,11 @@ MAX_HEAVY_BYTES: Final = 32 * 1024 * 1024
 """Bytes of records that wait for a process; at this limit no batch is accepted, and fetching stops."""
 MAX_HEAVY_ITEMS: Final = 256
 """Records that wait for a process, with the same effect."""
+
+_WEBHOOK_ATTRIBUTES: Final = {
+    "messaging.system": "kafka",
+    "messaging.destination.name": PROVIDER_WEBHOOKS.name,
+}
 
 AppendRecords = Callable[[Sequence[EncodedRecord]], Awaitable[None]]
 
@@ -32,11 +41,16 @@ class NormalizingBacklog:
     """
 
     def __init__(
-        self, normalizer: Normalizer, append: AppendRecords, fail: Callable[[BaseException], Awaitable[None]]
+        self,
+        normalizer: Normalizer,
+        append: AppendRecords,
+        fail: Callable[[BaseException], Awaitable[None]],
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._normalizer = normalizer
         self._append = append
         self._fail = fail
+        self._tracer = tracer
         self._in_progress: asyncio.Queue[tuple[list[asyncio.Task[None]], Callable[[], Any]]] = asyncio.Queue()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._heavy_items = self._heavy_bytes = 0
@@ -55,26 +69,40 @@ class NormalizingBacklog:
         """Start a batch once there is room for it; call ``finish`` when it and all batches before it are done."""
         light, heavy = divide(batch)
         await self._wait_for_room()
-        tasks = [self._start_heavy(webhook) for webhook in heavy]
+        contexts = self._contexts(batch)
+        tasks = [self._start_heavy(webhook, contexts.get(webhook.place.offset, "")) for webhook in heavy]
         records: list[EncodedRecord] = []
-        size = 0
+        traced: dict[str, list[EncodedRecord]] = {}
+        size, started_at_ns = 0, time.time_ns()
         for webhook in light:
-            records += self._normalizer.normalize_inline(webhook)
+            context = contexts.get(webhook.place.offset, "")
+            to_append = traced.setdefault(context, []) if context else records
+            to_append += self._normalizer.normalize_inline(webhook)
             size += len(webhook.value or b"")
             if size >= SLICE_BYTES:
                 size = 0
                 await asyncio.sleep(0)
         await self._append(records)
+        if traced:
+            with self._tracer.span("normalize", "consumer", traced, _WEBHOOK_ATTRIBUTES, started_at_ns):
+                await self._append(list(itertools.chain.from_iterable(traced.values())))
         self._in_progress.put_nowait((tasks, finish))
 
-    def _start_heavy(self, webhook: ConsumedRecord) -> "asyncio.Task[None]":
+    def _contexts(self, batch: RecordBatch) -> dict[int, str]:
+        """Return the trace contexts of traced webhooks, by offset."""
+        if not self._tracer.is_on:
+            return {}
+        return {record.offset: context for record in batch.records if (context := traceparent_of(record))}
+
+    def _start_heavy(self, webhook: ConsumedRecord, context: str) -> "asyncio.Task[None]":
         self._heavy_items += 1
         self._heavy_bytes += len(webhook.value or b"")
-        return self._spawn(self._normalize_heavy(webhook))
+        return self._spawn(self._normalize_heavy(webhook, context))
 
-    async def _normalize_heavy(self, webhook: ConsumedRecord) -> None:
+    async def _normalize_heavy(self, webhook: ConsumedRecord, context: str) -> None:
         try:
-            await self._append(await self._normalizer.normalize_in_process(webhook))
+            with self._tracer.span("normalize", "consumer", [context], _WEBHOOK_ATTRIBUTES):
+                await self._append(await self._normalizer.normalize_in_process(webhook))
         finally:
             self._heavy_items -= 1
             self._heavy_bytes -= len(webhook.value or b"")

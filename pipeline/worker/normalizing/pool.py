@@ -19,6 +19,7 @@ from pipeline.errors import RecoverableError
 from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import Clock
+from pipeline.runtime.secret_ring import secret_ring
 from pipeline.settings import Settings
 from pipeline.webhooks.normalize import ROLE, EncodedRecord, encoded_dead_letters
 from pipeline.worker.normalizing.wire import (
@@ -196,8 +197,8 @@ class NormalizerPool:
 @contextlib.asynccontextmanager
 async def open_normalizer_pool(settings: Settings, clock: Clock) -> AsyncIterator[NormalizerPool]:
     """Yield a pool that verifies with the settings' secrets; its processes end with the block."""
-    secret, previous = settings.secret.get_secret_value(), settings.secret_previous.get_secret_value()
-    pool = NormalizerPool(NormalizerSettings(secret, previous, CPU_LIMIT_S, MEMORY_LIMIT_BYTES), clock)
+    secrets = secret_ring(settings).values
+    pool = NormalizerPool(NormalizerSettings(secrets, CPU_LIMIT_S, MEMORY_LIMIT_BYTES), clock)
     try:
         yield pool
     finally:

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from pipeline.runtime.secret_ring import SecretRing
 from pipeline.webhooks.normalize import normalized_records
 from pipeline.webhooks.token_readers import token_readers
 from pipeline.worker.normalizing.wire import (
@@ -33,7 +34,7 @@ def main() -> None:
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     settings = msgspec.msgpack.decode(_read(source), type=NormalizerSettings)
     _limit_memory(settings.memory_limit_bytes)
-    readers = token_readers(settings.secret, settings.secret_previous)
+    readers = token_readers(SecretRing.of(*settings.secrets))
     _write(sink, encode_frame(True))
     jobs = msgspec.msgpack.Decoder(NormalizingJob)
     while frame := _read(source):

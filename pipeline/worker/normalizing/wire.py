@@ -16,8 +16,8 @@ MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 class NormalizerSettings(msgspec.Struct, array_like=True, frozen=True):
     """The first frame: the process's secrets and limits. Secrets are sent here: process lists show arguments."""
 
-    secret: str
-    secret_previous: str
+    secrets: tuple[str, ...]
+    """The one that signs first."""
     cpu_limit_s: float
     memory_limit_bytes: int
 

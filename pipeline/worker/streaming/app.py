@@ -15,6 +15,7 @@ from faust.events import Event
 from pipeline.errors import InvalidSettings
 from pipeline.runtime.log_compression import LogCompression
 from pipeline.runtime.private_files import make_private_folder, narrow_folder
+from pipeline.runtime.tracing import NO_TRACER, Tracer
 from pipeline.settings import Settings
 from pipeline.worker.metrics import WorkerMetrics
 from pipeline.worker.streaming import store, transport
@@ -63,6 +64,7 @@ class WorkerFlow:
         event_producer: EventProducer,
         compression: LogCompression | None = None,
         metrics: WorkerMetrics | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         if faust.__version__ != FAUST_VERSION:
             raise InvalidSettings(
@@ -73,9 +75,10 @@ class WorkerFlow:
         self.settings = settings
         self.event_producer = event_producer
         self.metrics = metrics or WorkerMetrics()
+        self.tracer = tracer
         self.app = _app(settings)
         self.writers = self.app.writers = PartitionWriters(
-            settings, self.app, self._states().data, self.metrics.fold_seconds, compression
+            settings, self.app, self._states().data, self.metrics.fold_seconds, compression=compression, tracer=tracer
         )
 
     def source(self, *topics: Topic) -> Callable[[AgentFunction], AgentFunction]:

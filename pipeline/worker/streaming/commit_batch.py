@@ -1,5 +1,6 @@
 """Collects the results of folded batches until one transaction writes them; used by the partition writers."""
 
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -7,6 +8,7 @@ from typing import Any, Final
 import msgspec
 from aiokafka import TopicPartition
 
+from pipeline.runtime.tracing import Attribute, TracedKey, batch_attributes, contexts_of, email_ids_of
 from topics.registry import EMAIL_CHANGES, EMAIL_STATES, Topic
 
 BATCH_MAX_RECORDS: Final = 10_000
@@ -41,6 +43,8 @@ class CommitBatch:
         """States by key; None removes one from the table."""
         self.changes: list[tuple[bytes | None, bytes]] = []
         self.others: dict[Topic, list[tuple[bytes | None, bytes]]] = defaultdict(list)
+        self.traced: list[TracedKey] = []
+        self._traced_since_ns: int | None = None
 
     def add(self, message: Any, result: FoldResult) -> None:
         """Add a batch's message and its result."""
@@ -51,6 +55,20 @@ class CommitBatch:
         for topic, value in result.others:
             self.others[topic].append((None, value))
         self.size_bytes += result.size_bytes()
+
+    def add_traced(self, keys: Sequence[TracedKey]) -> None:
+        """Add the keys and trace contexts of those records of a batch that are traced."""
+        if keys and self._traced_since_ns is None:
+            self._traced_since_ns = time.time_ns()
+        self.traced += keys
+
+    def causes(self, partition: int) -> tuple[list[str], dict[str, Attribute], int | None]:
+        """Return what the transaction's span is made of: contexts, attributes and the time of its start."""
+        if not self.traced:
+            return [], {}, None
+        attributes = batch_attributes(EMAIL_CHANGES.name, email_ids_of(self.traced))
+        attributes["messaging.destination.partition.id"] = str(partition)
+        return contexts_of(self.traced), attributes, self._traced_since_ns
 
     def is_full(self) -> bool:
         """Return whether further batches must wait for the next transaction."""

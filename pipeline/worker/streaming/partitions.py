@@ -17,6 +17,7 @@ from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.log_compression import LogCompression
 from pipeline.runtime.logs import bind_log_fields, get_logger
 from pipeline.runtime.tasks import cancel_tasks
+from pipeline.runtime.tracing import NO_TRACER, Tracer
 from pipeline.settings import Settings
 from pipeline.worker.streaming.commit_batch import CommitBatch, FoldResult
 from pipeline.worker.streaming.producer import TransactionalProducer
@@ -37,13 +38,21 @@ class PartitionWriter:
     """Writes what one partition's facts were folded to: states, changes, dead letters and offsets."""
 
     def __init__(
-        self, partition: int, producer: TransactionalProducer, store: Any, app: Any, transaction_seconds: Histogram
+        self,
+        partition: int,
+        producer: TransactionalProducer,
+        store: Any,
+        app: Any,
+        transaction_seconds: Histogram,
+        *,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self.partition = partition
         self._producer = producer
         self._store = store
         self._app = app
         self._transaction_seconds = transaction_seconds
+        self._tracer = tracer
         self._filling, self._in_flight = CommitBatch(), CommitBatch()
         self._has_work, self._has_room = asyncio.Event(), asyncio.Event()
         self._has_room.set()
@@ -74,6 +83,8 @@ class PartitionWriter:
     def add(self, message: Any, result: FoldResult) -> None:
         """Queue a batch's result; results are written in the order of the calls."""
         self._filling.add(message, result)
+        if self._tracer.is_on:
+            self._filling.add_traced(self._tracer.traced_keys(message.value.span.records))
         if self._filling.is_full():
             self._has_room.clear()
         self._has_work.set()
@@ -120,8 +131,13 @@ class PartitionWriter:
 
     async def _write(self, batch: CommitBatch) -> None:
         """Write a batch to the log, then its states to the store, then finish its messages."""
-        with self._transaction_seconds.time():
-            ends = await self._producer.write(batch.writes(self.partition), batch.offsets())
+        contexts, attributes, started_at_ns = batch.causes(self.partition)
+        with (
+            self._transaction_seconds.time(),
+            self._tracer.span("fold", "consumer", contexts, attributes, started_at_ns) as span,
+        ):
+            traces: dict[bytes | None, str] = dict.fromkeys((key for key, _ in batch.traced), span.traceparent)
+            ends = await self._producer.write(batch.writes(self.partition), batch.offsets(), traces)
         if not self._is_open:  # the store belongs to another writer now, which recovers these states from the log
             return
         crash_point("fold.before-store")
@@ -165,10 +181,13 @@ class PartitionWriters:
         app: Any,
         store: Any,
         transaction_seconds: Histogram,
+        *,
         compression: LogCompression | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._settings = settings
         self._compression = compression
+        self._tracer = tracer
         self._transaction_seconds = transaction_seconds
         self._app = app
         self._store = store
@@ -200,7 +219,9 @@ class PartitionWriters:
         }
         await asyncio.gather(*(producer.open() for producer in producers.values()))
         self._writers = {
-            number: PartitionWriter(number, producer, self._store, self._app, self._transaction_seconds)
+            number: PartitionWriter(
+                number, producer, self._store, self._app, self._transaction_seconds, tracer=self._tracer
+            )
             for number, producer in producers.items()
         }
 

@@ -22,19 +22,22 @@ from aiokafka.errors import (
 
 from pipeline.errors import Fenced, LogUnavailable
 from pipeline.runtime.crashpoints import crash_point
-from pipeline.runtime.kafka import MAX_REQUEST_BYTES, running_producer
-from pipeline.runtime.kafka_clients import create_producer
-from pipeline.runtime.kafka_diagnosis import explain_failure
+from pipeline.runtime.kafka import MAX_REQUEST_BYTES
+from pipeline.runtime.kafka_clients import close_producer, create_producer, start_client
 from pipeline.runtime.log_compression import LogCompression
 from pipeline.runtime.partitioner import partition_of_key
+from pipeline.runtime.tracing import NO_HEADERS, current_span, record_headers
 from pipeline.settings import Settings
 from pipeline.webhooks.normalize import EncodedRecord
-from topics.registry import TOPICS, Topic
+from topics.registry import EMAIL_CHANGES, TOPICS, Topic
 
 KeyValuePairs = Iterable[tuple[bytes | None, bytes | None]]
 """Keys and values; None for a value is a tombstone."""
 PartitionWrites = Mapping[tuple[Topic, int], KeyValuePairs]
 """Records by topic and partition: a state and its change go to the partition of their facts."""
+
+TraceContexts = Mapping[bytes | None, str]
+"""The trace contexts of traced records, by key."""
 
 _TOPICS: Final = {topic.name: topic for topic in TOPICS}
 
@@ -48,7 +51,9 @@ WRITE_APPEND_TIMEOUTS: Final = 4
 """Append time-outs that a write may take. By default that is 20 s, in which the cluster replaces a broker that fails; a
 worker that gives up earlier restarts in the middle of it, which takes longer."""
 _FENCED_ERRORS: Final = (ProducerFenced, InvalidProducerEpoch, InvalidTxnState)
-_START_TIMEOUT_S: Final = 30.0
+_EVENT_FLUSH_TIMEOUT_S: Final = 3.0
+_TRANSACTION_FLUSH_TIMEOUT_S: Final = 1.0
+"""Seconds in which a transactional producer may finish; the next one to open aborts what is not committed."""
 
 
 class EventProducer:
@@ -68,7 +73,10 @@ class EventProducer:
             key = None if output.key is None else output.key.encode()
             topic = _TOPICS[output.topic]
             writes[topic, self._partition(topic, key)].append((key, output.value))
-        await _confirmed(_write(self._producer, self._settings, writes), self._settings)
+        context = current_span().traceparent
+        traces = {topic: dict.fromkeys((key for key, _ in pairs), context) for (topic, _), pairs in writes.items()}
+        writing = _write(self._producer, self._settings, writes, traces if context else {})
+        await _confirmed(writing, self._settings)
 
     def _partition(self, topic: Topic, key: bytes | None) -> int:
         if topic.has_one_partition or key is None:
@@ -88,23 +96,23 @@ class TransactionalProducer:
 
     async def open(self) -> None:
         """Abort an open transaction of the partition's earlier producer and fence it. Raises LogUnavailable."""
-        try:
-            async with asyncio.timeout(_START_TIMEOUT_S):
-                await self._producer.start()
-        except (KafkaError, TimeoutError) as error:
-            await self.close()
-            reason = await explain_failure(self._settings, error)
-            text = reason.text if reason else repr(error)
-            raise LogUnavailable(f"the transactional producer could not start: {text}") from error
+        await start_client(self._producer, self._settings)
 
-    async def write(self, writes: PartitionWrites, offsets: Mapping[Any, int]) -> EndOffsets:
-        """Write records and offsets in one transaction; return the end offsets. Raises Fenced, LogUnavailable."""
-        return await _confirmed(self._transaction(writes, offsets), self._settings)
+    async def write(
+        self, writes: PartitionWrites, offsets: Mapping[Any, int], traces: TraceContexts | None = None
+    ) -> EndOffsets:
+        """Write records and offsets in one transaction; return the end offsets. Raises Fenced, LogUnavailable.
 
-    async def _transaction(self, writes: PartitionWrites, offsets: Mapping[Any, int]) -> EndOffsets:
+        ``traces``: the trace contexts that changes carry on, by key.
+        """
+        return await _confirmed(self._transaction(writes, offsets, traces or {}), self._settings)
+
+    async def _transaction(
+        self, writes: PartitionWrites, offsets: Mapping[Any, int], traces: TraceContexts
+    ) -> EndOffsets:
         await self._producer.begin_transaction()
         self._consume_transaction_error()
-        sent = _write(self._producer, self._settings, writes)
+        sent = _write(self._producer, self._settings, writes, {EMAIL_CHANGES: traces})
         added = self._add(offsets)
         # Await both even if one fails: aiokafka logs an error for a future whose exception is never retrieved.
         outcomes = await asyncio.gather(sent, added, return_exceptions=True)
@@ -121,10 +129,8 @@ class TransactionalProducer:
             await self._producer.send_offsets_to_transaction(dict(offsets), self._group)
 
     async def close(self) -> None:
-        """Stop the producer within a second; the next one to open aborts what is not committed."""
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(1):
-                await self._producer.stop()
+        """Close the producer; the next one to open aborts what is not committed."""
+        await close_producer(self._producer, _TRANSACTION_FLUSH_TIMEOUT_S)
         self._consume_transaction_error()
 
     def _consume_transaction_error(self) -> None:
@@ -172,25 +178,30 @@ def _is_fenced(error: BaseException | None) -> bool:
     return False
 
 
-async def _write(producer: Any, settings: Settings, writes: PartitionWrites) -> EndOffsets:
+async def _write(
+    producer: Any, settings: Settings, writes: PartitionWrites, traces: Mapping[Topic, TraceContexts]
+) -> EndOffsets:
     ends = await asyncio.gather(
         *(
-            _write_partition(producer, settings.topic(topic.name), number, pairs)
+            _write_partition(producer, settings.topic(topic.name), number, pairs, traces.get(topic, {}))
             for (topic, number), pairs in writes.items()
         )
     )
     return dict(zip([(topic.name, number) for topic, number in writes], ends, strict=True))
 
 
-async def _write_partition(producer: Any, topic: str, partition: int, pairs: KeyValuePairs) -> int:
+async def _write_partition(
+    producer: Any, topic: str, partition: int, pairs: KeyValuePairs, traces: TraceContexts
+) -> int:
     """Send one Kafka batch after the other, which keeps the records' order; return the last offset, -1 for none."""
     end = -1
     batch: Any = producer.create_batch()
     for key, value in pairs:
-        if batch.append(key=key, value=value, timestamp=None) is None:
+        headers = record_headers(traces.get(key, "")) if traces else NO_HEADERS
+        if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
             end = await _send(producer, batch, topic, partition)
             batch = producer.create_batch()
-            if batch.append(key=key, value=value, timestamp=None) is None:
+            if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
                 raise LogUnavailable(f"a record of {len(value or b'')} bytes fits in no batch of {topic}")
     return await _send(producer, batch, topic, partition) if batch.record_count() else end
 
@@ -228,7 +239,10 @@ def _producer(
 async def open_event_producer(
     settings: Settings, compression: LogCompression | None = None
 ) -> AsyncIterator[EventProducer]:
-    """Start an event producer and yield it; stop it at the end, within 3 seconds."""
+    """Start an event producer and yield it; flush and close it at the end. Raises LogUnavailable."""
     producer = _producer(settings, compression)
-    async with running_producer(producer, settings, 3):
+    await start_client(producer, settings)
+    try:
         yield EventProducer(producer, settings)
+    finally:
+        await close_producer(producer, _EVENT_FLUSH_TIMEOUT_S)

@@ -10,6 +10,7 @@ from pipeline.gateway.app import make_app
 from pipeline.gateway.state import make_gateway_state
 from pipeline.runtime.bootstrap import Runtime, fresh_id, wall_clock
 from pipeline.runtime.role_health import RoleHealth
+from pipeline.runtime.tracing import NO_TRACER
 from pipeline.settings import Settings
 
 
@@ -25,6 +26,7 @@ def offline() -> Any:
         new_id=fresh_id,
         stop=None,
         health=RoleHealth("gateway"),
+        tracer=NO_TRACER,
     )
     return make_gateway_state(cast("Runtime", rt))
 

@@ -18,12 +18,12 @@ from pipeline.content.mime import encode_request
 from pipeline.content.text import text_of
 from pipeline.content.tokens import read_click_token
 from pipeline.runtime.signing import Signer
-from tests.conftest import SECRET
+from tests.conftest import RING
 from topics.contents import Attachment, MessageContent
 from topics.record import EmailId
 from topics.requests import Mailbox, SendRequest
 
-SIGNER = Signer(SECRET, "track")
+SIGNER = Signer(RING, "track")
 ID = EmailId("0191d5a0-0000-7000-8000-000000000001")
 BASE = "https://t.example"
 SHOP = "https://shop.example"

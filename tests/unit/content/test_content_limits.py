@@ -29,12 +29,12 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.ports import Log
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
-from tests.conftest import SECRET
+from tests.conftest import RING, SECRET
 from topics.contents import Attachment, MessageContent
 from topics.record import EmailId
 from topics.requests import SendRequest
 
-SIGNER = Signer(SECRET, "track")
+SIGNER = Signer(RING, "track")
 ID = EmailId("0191d5a0-0000-7000-8000-000000000001")
 BASE = "https://t.example"
 MAX_GROWTH = 2.6

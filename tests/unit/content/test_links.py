@@ -11,10 +11,10 @@ from pipeline.content.links import with_click_links, with_pixel
 from pipeline.content.text import text_of
 from pipeline.content.tokens import read_click_token, read_pixel_token
 from pipeline.runtime.signing import Signer
-from tests.conftest import SECRET
+from tests.conftest import RING
 from topics.record import EmailId
 
-SIGNER = Signer(SECRET, "track")
+SIGNER = Signer(RING, "track")
 ID = EmailId("0191d5a0-0000-7000-8000-000000000001")
 BASE = "https://t.example"
 

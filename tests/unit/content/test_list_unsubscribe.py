@@ -15,13 +15,13 @@ from pipeline.content.text import text_of
 from pipeline.dispatch.message import MessageWriter
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
-from tests.conftest import SECRET
+from tests.conftest import RING, SECRET
 from topics import ids
 from topics.contents import MessageContent
 from topics.requests import SendRequest
 
 SETTINGS = Settings(secret=SECRET, public_url="https://t.example.com/", mail_domain="m.example.com")
-SIGNER = Signer(SECRET, "unsubscribe")
+SIGNER = Signer(RING, "unsubscribe")
 ID = ids.email_id("acme", "fasttrack", "one")
 REQUEST = SendRequest(
     email_id=ID,
@@ -77,7 +77,7 @@ def test_trap_link_is_added_only_for_brands_with_traps_and_is_invisible() -> Non
     assert "/t/" not in str(encode().get_body(("html",)))
     page = str(encode(trap_link=True).get_body(("html",)).get_content())  # type: ignore[union-attr]
     (trap_link,) = re.findall(r'<a href="https://t\.example\.com/t/([\w-]+)"([^>]*)></a>', page)
-    assert tokens.read_trap_token(Signer(SECRET, "track"), trap_link[0]) == ID
+    assert tokens.read_trap_token(Signer(RING, "track"), trap_link[0]) == ID
     assert "display:none" in trap_link[1]
     assert 'tabindex="-1"' in trap_link[1]
     assert "/t/" not in str(encode(trap_link=True).get_body(("plain",)))

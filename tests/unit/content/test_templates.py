@@ -14,6 +14,7 @@ from pipeline.content.links import TRACKING_HASH_PLACEHOLDER, with_tracking_hash
 from pipeline.content.mime import encode_request as mime
 from pipeline.content.tokens import read_pixel_token
 from pipeline.errors import Refused
+from pipeline.runtime.secret_ring import SecretRing
 from pipeline.runtime.signing import Signer
 from topics.codec import decode, encode
 from topics.contents import MessageContent
@@ -178,7 +179,7 @@ def test_every_copy_names_the_same_recipients_and_no_bcc() -> None:
 
 
 def test_each_email_of_a_shared_content_gets_its_own_hash() -> None:
-    signer = Signer("s" * 32, "track")
+    signer = Signer(SecretRing.of("s" * 32), "track")
     filled = with_tracking_hash(f"a {TRACKING_HASH_PLACEHOLDER} b", signer, EMAIL)
     assert read_pixel_token(signer, filled.split()[1]) == EMAIL
     assert with_tracking_hash("nothing", signer, EMAIL) == "nothing"

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from pipeline.content import tokens
 from pipeline.errors import InvalidSignatureError
 from pipeline.runtime.signing import Signer
-from tests.conftest import SECRET
+from tests.conftest import RING
 from topics.record import EmailId
 
-SIGNER, OTHER = Signer(SECRET, "track"), Signer(SECRET, "verp")
+SIGNER, OTHER = Signer(RING, "track"), Signer(RING, "verp")
 EMAIL_ID = EmailId("0190a1b2-c3d4-7e5f-8a9b-0c1d2e3f4a5b")
 email_ids = st.uuids().map(lambda value: EmailId(str(value)))
 urls = st.text(st.characters(codec="utf-8"), min_size=1, max_size=60)

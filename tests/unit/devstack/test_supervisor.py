@@ -21,7 +21,8 @@ from pipeline.devstack.servers.orphans import PidFiles
 from pipeline.devstack.servers.process import ChildProcess, Program, StartupFailed, spawn
 from pipeline.devstack.servers.restarter import HEALTHY_AFTER_S, Backoff, Restarter
 from pipeline.devstack.servers.threads import run_in_background
-from pipeline.settings import Settings, environment_of, load_settings
+from pipeline.runtime.environment import environment_of, load_settings
+from pipeline.settings import Settings
 from tests.support.command import gone
 
 PYTHON = sys.executable

@@ -7,8 +7,14 @@ from typing import Any, cast
 import psycopg
 import pytest
 
-from pipeline.gateway.history_reader import STANDBY_RETRY_INTERVAL_S, HistoryReader
+from pipeline.gateway.history_reader import (
+    DEFAULT_MAX_LAG_S,
+    PRIMARY_TIME_TTL_S,
+    STANDBY_RETRY_INTERVAL_S,
+    HistoryReader,
+)
 from pipeline.runtime.database import Pool
+from tests.support.logs import captured_log_lines
 
 
 class MadeUpPool:
@@ -16,7 +22,9 @@ class MadeUpPool:
 
     def __init__(self, name: str, projected_to: int = 100) -> None:
         self.name, self.projected_to, self.uses = name, projected_to, 0
+        self.replay_age_s: float | None = 0.0
         self.error: Exception | None = None
+        self._row: tuple[float | None] = (None,)
 
     @contextlib.asynccontextmanager
     async def connection(self, _timeout_s: float | None = None) -> AsyncIterator["MadeUpPool"]:
@@ -25,11 +33,12 @@ class MadeUpPool:
             raise self.error
         yield self
 
-    async def execute(self, *_: Any) -> "MadeUpPool":
+    async def execute(self, query: str, *_: Any) -> "MadeUpPool":
+        self._row = (self.replay_age_s if "replay" in query else self.projected_to + 1,)
         return self
 
-    async def fetchone(self) -> tuple[int]:
-        return (self.projected_to + 1,)
+    async def fetchone(self) -> tuple[float | None]:
+        return self._row
 
 
 class MadeUpClock:
@@ -67,7 +76,6 @@ def reader(primary: MadeUpPool, standby: MadeUpPool, clock: MadeUpClock) -> Hist
 
 async def test_standby_answers_and_without_one_the_primary(reader: HistoryReader, primary: MadeUpPool) -> None:
     assert await reader.read(name_of) == "standby"
-    assert primary.uses == 0
     assert await HistoryReader(cast("Pool", primary)).read(name_of, as_of=50) == "primary"
 
 
@@ -98,3 +106,43 @@ async def test_query_that_took_too_long_is_not_repeated(
     with pytest.raises(psycopg.errors.QueryCanceled):
         await reader.read(name_of)
     assert primary.uses == 0
+
+
+async def test_standby_that_lags_too_long_is_passed_over_until_it_has_caught_up(
+    reader: HistoryReader, standby: MadeUpPool, primary: MadeUpPool, clock: MadeUpClock
+) -> None:
+    primary.projected_to, standby.replay_age_s = 101, DEFAULT_MAX_LAG_S
+    with captured_log_lines() as lines:
+        assert await reader.read(name_of) == "standby"
+        standby.replay_age_s = DEFAULT_MAX_LAG_S + 1
+        assert [await reader.read(name_of) for _ in range(3)] == ["primary"] * 3
+        standby.projected_to = 101
+        assert await reader.read(name_of) == "standby"
+        clock.now += PRIMARY_TIME_TTL_S
+        primary.projected_to = 102
+        assert await reader.read(name_of) == "primary"
+    events = [line["event"] for line in lines()]
+    lags, caught_up = "standby lags, reading from the primary", "standby caught up, reading from it again"
+    assert events == [lags, caught_up, lags]
+
+
+async def test_idle_standby_that_lacks_nothing_answers_however_long_it_replayed_nothing(
+    reader: HistoryReader, standby: MadeUpPool
+) -> None:
+    standby.replay_age_s = 1e6
+    assert await reader.read(name_of) == "standby"
+
+
+async def test_standby_answers_where_the_primary_does_not(
+    reader: HistoryReader, standby: MadeUpPool, primary: MadeUpPool
+) -> None:
+    standby.replay_age_s, primary.projected_to = 1e6, 101
+    primary.error = psycopg.errors.AdminShutdown("away")
+    assert await reader.read(name_of) == "standby"
+
+
+async def test_server_that_replays_nothing_is_no_standby_that_lags(
+    reader: HistoryReader, standby: MadeUpPool, primary: MadeUpPool
+) -> None:
+    standby.replay_age_s, primary.projected_to = None, 101
+    assert await reader.read(name_of) == "standby"

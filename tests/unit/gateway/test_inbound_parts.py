@@ -14,16 +14,17 @@ from pipeline.gateway.smtp.claims import MAX_SCANNED_BYTES, MAX_TAGS_VERIFIED, h
 from pipeline.gateway.smtp.connection_limits import MAX_CONNECTIONS_PER_NETWORK, SmtpConnectionLimits
 from pipeline.gateway.smtp.envelope import MESSAGE_KEPT_BYTES, is_accepted_address, mail_record
 from pipeline.gateway.smtp.listener import TlsCertificate
+from pipeline.runtime.secret_ring import SecretRing
 from pipeline.runtime.signing import Signer
 from pipeline.settings import Settings
 from pipeline.webhooks.base import TokenReaders
 from pipeline.webhooks.token_readers import token_readers
-from tests.conftest import SECRET
+from tests.conftest import RING, SECRET
 from tests.support.inbound import DOMAIN, EMAIL_ID, forged, message_id, unsubscribe, verp
 from tests.support.smtp_receiver import certificate
 
 OTHER_SECRET = "another-secret-of-at-least-32-characters"
-OTHER_RETURN_PATH = tokens.verp_address(Signer(OTHER_SECRET, "verp"), EMAIL_ID, DOMAIN)
+OTHER_RETURN_PATH = tokens.verp_address(Signer(SecretRing.of(OTHER_SECRET), "verp"), EMAIL_ID, DOMAIN)
 
 
 def base64_lines(text: str) -> bytes:
@@ -37,7 +38,7 @@ def quoted_printable(text: str) -> bytes:
 def test_only_signed_addresses_and_roles_of_our_domain_are_accepted() -> None:
     local = verp().partition("@")[0]
     for address in (verp(), unsubscribe(), f"<{verp()}>", verp().upper(), f"Postmaster@{DOMAIN}", f"fbl@{DOMAIN}"):
-        assert is_accepted_address(address, DOMAIN, token_readers(SECRET))
+        assert is_accepted_address(address, DOMAIN, token_readers(RING))
     for address in (
         "",
         "@",
@@ -54,14 +55,15 @@ def test_only_signed_addresses_and_roles_of_our_domain_are_accepted() -> None:
         forged(unsubscribe()),
         OTHER_RETURN_PATH,
     ):
-        assert not is_accepted_address(address, DOMAIN, token_readers(SECRET)), address
+        assert not is_accepted_address(address, DOMAIN, token_readers(RING)), address
 
 
 def test_return_paths_of_the_previous_secret_are_accepted_while_it_is_set() -> None:
-    assert is_accepted_address(OTHER_RETURN_PATH, DOMAIN, token_readers(SECRET, OTHER_SECRET))
-    assert is_accepted_address(verp(), DOMAIN, token_readers(SECRET, OTHER_SECRET))
-    assert not is_accepted_address(forged(OTHER_RETURN_PATH), DOMAIN, token_readers(SECRET, OTHER_SECRET))
-    assert token_readers("", "").verp(tokens.verp_address(Signer("", "verp"), EMAIL_ID, DOMAIN)) is None
+    assert is_accepted_address(OTHER_RETURN_PATH, DOMAIN, token_readers(SecretRing.of(SECRET, OTHER_SECRET)))
+    assert is_accepted_address(verp(), DOMAIN, token_readers(SecretRing.of(SECRET, OTHER_SECRET)))
+    assert not is_accepted_address(
+        forged(OTHER_RETURN_PATH), DOMAIN, token_readers(SecretRing.of(SECRET, OTHER_SECRET))
+    )
 
 
 @pytest.mark.parametrize("tag", [verp(), unsubscribe(), message_id(), verp().upper()])
@@ -69,8 +71,8 @@ def test_return_paths_of_the_previous_secret_are_accepted_while_it_is_set() -> N
 def test_tag_is_found_in_any_place_and_transfer_encoding(tag: str, encode: Callable[[str], bytes]) -> None:
     body = f"Received: from a.example\r\nMessage-ID: {tag}\r\nSubject: x\r\n" + "y" * 100
     head = b"From: a@b.example\r\nContent-Transfer-Encoding: base64\r\n\r\n"
-    assert has_own_tag(head + encode(body), token_readers(SECRET))
-    assert not has_own_tag(head + encode(body.replace(tag, forged(tag))), token_readers(SECRET))
+    assert has_own_tag(head + encode(body), token_readers(RING))
+    assert not has_own_tag(head + encode(body.replace(tag, forged(tag))), token_readers(RING))
     assert has_own_tag(head + encode(body.replace(tag, forged(tag))), None)
     assert not has_own_tag(head + encode(body.replace(tag, "<1@b.example>")), None)
 
@@ -85,9 +87,9 @@ def test_real_tag_is_found_after_forged_ones_up_to_a_limit_of_verifications() ->
     assert not has_own_tag(many, TokenReaders(verp=reject))
     assert len(verified) == MAX_TAGS_VERIFIED
     late = b"x" * MAX_SCANNED_BYTES + message_id().encode()
-    assert not has_own_tag(late, token_readers(SECRET))
+    assert not has_own_tag(late, token_readers(RING))
     few = b" ".join(forged(verp(), number).encode() for number in range(MAX_TAGS_VERIFIED - 1))
-    assert has_own_tag(few + b" " + message_id().encode(), token_readers(SECRET))
+    assert has_own_tag(few + b" " + message_id().encode(), token_readers(RING))
 
 
 def test_record_id_depends_on_the_message_and_addresses_cannot_add_headers() -> None:

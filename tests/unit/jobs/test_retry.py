@@ -20,7 +20,7 @@ from pipeline.emit.fasttrack import ConversionReplyMeaning as Told
 from pipeline.emit.ssrf import is_public
 from pipeline.jobs import retry
 from pipeline.jobs.job import EndpointHealth
-from pipeline.jobs.retry import Breaker, after_failures, jittered, next_delay, not_before
+from pipeline.jobs.retry import Breaker, after_failures, jittered, next_delay
 from pipeline.runtime.ttl_cache import MAX_KEY_CHARS, TTLCache
 from pipeline.settings import Settings
 from projections.pending_conversions import PendingConversion
@@ -44,7 +44,6 @@ def test_default_schedule_is_the_documented_one() -> None:
 @given(st.floats(0, 1, exclude_max=True), st.floats(0.001, 1e6))
 def test_jitter_is_at_most_a_fifth_in_both_directions(dice: float, seconds: float) -> None:
     assert 0.8 * seconds <= jittered(seconds, lambda: dice) <= 1.2 * seconds
-    assert seconds <= not_before(seconds, lambda: dice) <= 1.2 * seconds
 
 
 def test_jitter_reaches_both_ends() -> None:
@@ -55,6 +54,14 @@ def test_jitter_reaches_both_ends() -> None:
 def test_no_delay_after_last_attempt() -> None:
     delays = [next_delay((1, 10), tries, lambda: 0.5) for tries in (1, 2, 3, 9)]
     assert delays == [pytest.approx(1), pytest.approx(10), None, None]
+
+
+@given(st.floats(0, 1, exclude_max=True), st.floats(0, 1e6))
+def test_longer_pause_that_is_asked_for_counts_and_a_shorter_one_does_not(dice: float, requested: float) -> None:
+    delay = next_delay((100,), 1, lambda: dice, requested)
+    assert delay is not None
+    assert delay >= jittered(100, lambda: dice)
+    assert requested <= delay <= max(120, 1.2 * requested)
 
 
 # ---------------------------------------------------------------------------- breaker

@@ -14,12 +14,12 @@ from projections import history_cursor
 from projections.history import HistoryFilter, HistoryPosition, HistoryQuery, point_in_time
 from projections.history_cursor import InvalidHistoryCursor, ListingParameters
 from projections.suppressions import SuppressionListQuery, SuppressionPosition
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.support.changes import identified
 from topics.readings import ListedState
 from topics.suppressions import SuppressionReason
 
-SIGNER = Signer(SECRET, "cursor")
+SIGNER = Signer(RING, "cursor")
 ASKED = HistoryFilter(brand_uuid="7b1c1c0a-52b3-5d56-9f6e-0a3f1f4a7c02", listed=ListedState.BOUNCED)
 BEHIND = HistoryPosition(1_700_000_000_123, identified(1))
 
@@ -73,7 +73,7 @@ def test_cursor_of_another_tenant_is_refused() -> None:
 
 def test_cursor_signed_for_another_purpose_is_refused() -> None:
     forged = history_cursor.encode_cursor(
-        Signer(SECRET, "track").tag, HistoryQuery(tenant="acme", filter=ASKED, as_of=42), None, BEHIND
+        Signer(RING, "track").tag, HistoryQuery(tenant="acme", filter=ASKED, as_of=42), None, BEHIND
     )
     with pytest.raises(InvalidHistoryCursor):
         read(forged, ListingParameters(filter=ASKED))

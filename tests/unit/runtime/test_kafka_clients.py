@@ -1,17 +1,21 @@
 """Time-outs of Kafka clients: connecting is given up early, requests later."""
 
 import asyncio
+import functools
+import gc
 import math
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka.errors import KafkaError
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError, ProducerClosed
 
 from pipeline.runtime import kafka_clients
 from pipeline.runtime.kafka_clients import (
     CONNECT_TIMEOUT_MS,
     CONSUMER_REQUEST_TIMEOUT_MS,
+    close_producer,
     create_consumer,
     create_producer,
     get_records,
@@ -116,3 +120,19 @@ async def test_consumer_that_no_longer_fetches_is_an_error() -> None:
     silent: Any = FakeConsumer(ended=True)
     with pytest.raises(KafkaError, match="stopped fetching"):
         await get_records(silent)
+
+
+async def test_batches_that_are_given_up_leave_no_error_that_nobody_asked_for() -> None:
+    unheard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    producer = create_producer(SETTINGS)
+    accumulator = producer._message_accumulator
+    sent = await accumulator.add_message(TopicPartition("topic", 0), b"key", b"value", timeout=1)
+    producer.stop = functools.partial(asyncio.sleep, 3600)
+    await close_producer(producer, 0.0)
+    with pytest.raises(ProducerClosed):
+        await sent
+    producer._closed = True
+    accumulator._batches.clear()
+    gc.collect()
+    assert unheard == []

@@ -8,8 +8,9 @@ import pytest
 from pydantic import SecretStr
 
 from pipeline.errors import InvalidSettings
+from pipeline.runtime.environment import environment_of, load_settings
 from pipeline.runtime.kafka_security import RenewedSslContext, TlsFiles, check_security, security_options
-from pipeline.settings import Settings, environment_of, load_settings
+from pipeline.settings import Settings
 from tests.support.certificates import TestAuthority, write
 
 SECRET = "hunter2-hunter2"

@@ -11,7 +11,8 @@ from aiokafka.errors import KafkaConnectionError, OutOfOrderSequenceNumber, Prod
 
 from pipeline.errors import LogUnavailable
 from pipeline.runtime import renewable_producer
-from pipeline.runtime.renewable_producer import RenewableProducer, close_producer, oldest_batch_age_s
+from pipeline.runtime.kafka_clients import close_producer
+from pipeline.runtime.renewable_producer import RenewableProducer, oldest_batch_age_s
 from pipeline.settings import Settings
 
 SETTINGS = Settings(kafka_bootstrap="127.0.0.1:1")
@@ -175,7 +176,7 @@ async def test_unreachable_brokers_are_an_error_at_the_first_start() -> None:
 
 async def test_close_ends_although_the_flush_does_not() -> None:
     stuck: Any = FakeProducer(hangs=True)
-    await close_producer(stuck, 0.01)
+    await close_producer(stuck, 0.01, 0.01)
     assert stuck._sender.sender_task.cancelled()
     assert isinstance(stuck.failed_with, ProducerClosed)
     assert stuck.is_closed

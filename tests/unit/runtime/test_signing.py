@@ -3,10 +3,10 @@
 import pytest
 
 from pipeline.content.mime import with_ascii_domain
-from pipeline.runtime.signing import Signer, hash_address, old_hash_of
-from tests.conftest import SECRET
+from pipeline.runtime.signing import AddressHasher, hash_address, old_hash_of
+from tests.conftest import RING
 
-SIGNER = Signer(SECRET, "address")
+SIGNER = AddressHasher(RING)
 
 
 def hashed(address: str) -> bytes:

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from pipeline.errors import InvalidSignatureError, Unproven
 from pipeline.gateway.smtp.envelope import mail_record
 from pipeline.runtime.consumed import ConsumedRecord
+from pipeline.runtime.secret_ring import SecretRing
 from pipeline.webhooks.base import EventContext, WebhookRequest
 from pipeline.webhooks.bounces import classify
 from pipeline.webhooks.bounces.parse import ENVELOPE_FROM_HEADER, ENVELOPE_TO_HEADER, TRUNCATED_HEADER
 from pipeline.webhooks.normalize import normalize
 from pipeline.webhooks.providers import bounce_mail
 from pipeline.webhooks.token_readers import token_readers
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.support.golden import ADDRESS
 from tests.support.inbound import EMAIL_ID, bounce, message_id, unsubscribe, verp
 from topics.codec import decode, encode
@@ -31,7 +32,7 @@ from topics.registry import DELIVERY_EVENTS, PROVIDER_WEBHOOKS
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "mail"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.eml"))
-CONTEXT = EventContext(provider="inbound", received_at=1_767_323_045_123, token_readers=token_readers(SECRET))
+CONTEXT = EventContext(provider="inbound", received_at=1_767_323_045_123, token_readers=token_readers(RING))
 EVERY = pytest.mark.parametrize("name", NAMES)
 CASES = int(os.environ.get("ADAPTER_CASES", "100"))
 FUZZED = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
@@ -84,7 +85,9 @@ def test_events_contain_no_address_and_no_text_by_a_person(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if "forged" not in name])
 def test_mail_signed_with_another_secret_is_unproven(name: str) -> None:
     others = EventContext(
-        provider="inbound", received_at=0, token_readers=token_readers("another-secret-of-at-least-32-characters")
+        provider="inbound",
+        received_at=0,
+        token_readers=token_readers(SecretRing.of("another-secret-of-at-least-32-characters")),
     )
     for piece in bounce_mail.split(golden(name), {}):
         with pytest.raises(Unproven):

@@ -4,13 +4,14 @@ import pytest
 
 from pipeline.gateway.webhook_record import kept_headers
 from pipeline.operations.checks.webhook_keys import webhook_key_problem
+from pipeline.runtime.secret_ring import SecretRing
 from pipeline.webhooks import self_check
 from pipeline.webhooks.providers.registry import ADAPTERS
-from tests.conftest import SECRET
+from tests.conftest import RING
 from tests.support.posting import KINDS, key
 
 NOW = 1_750_000_000_000
-BY = self_check.signer(SECRET)
+BY = self_check.signer(RING)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -50,7 +51,7 @@ def test_check_header_is_valid_for_a_minute_and_for_one_provider() -> None:
     assert self_check.is_check_request(BY, "mine", mark, NOW + 59_000)
     assert not self_check.is_check_request(BY, "mine", mark, NOW + 61_000)
     assert not self_check.is_check_request(BY, "another", mark, NOW)
-    assert not self_check.is_check_request(self_check.signer("another secret"), "mine", mark, NOW)
+    assert not self_check.is_check_request(self_check.signer(SecretRing.of("another secret")), "mine", mark, NOW)
     for forged in ("", ".", f"{NOW}.", f"{NOW}.zz", f"-1.{mark[14:]}", "²." + mark[14:], mark + "0", "1" * 5_000):
         assert not self_check.is_check_request(BY, "mine", forged, NOW)
 
@@ -58,7 +59,9 @@ def test_check_header_is_valid_for_a_minute_and_for_one_provider() -> None:
 def test_response_header_depends_on_the_secret() -> None:
     mark = self_check.request_header(BY, "mine", NOW)
     assert self_check.response_header(BY, mark) != mark.partition(".")[2]
-    assert self_check.response_header(BY, mark) != self_check.response_header(self_check.signer("another"), mark)
+    assert self_check.response_header(BY, mark) != self_check.response_header(
+        self_check.signer(SecretRing.of("another")), mark
+    )
 
 
 def test_kept_headers_contain_no_credential_and_no_address() -> None:

@@ -24,14 +24,14 @@ from pipeline.worker.normalizing import backlog as module
 from pipeline.worker.normalizing.backlog import NormalizingBacklog
 from pipeline.worker.normalizing.pool import NormalizerPool
 from pipeline.worker.normalizing.wire import NormalizerSettings
-from tests.conftest import SECRET
+from tests.conftest import RING, SECRET
 from tests.support.inbound import EMAIL_ID, bounce, verp
 from topics.codec import NewerRecord, decode, encode
 from topics.record import LogPosition
 from topics.registry import DEAD_LETTERS, PROVIDER_WEBHOOKS
 from topics.webhooks import RawWebhook
 
-TERMS = NormalizerSettings(SECRET, "", 30.0, 2 * 1024**3)
+TERMS = NormalizerSettings((SECRET,), 30.0, 2 * 1024**3)
 NOW = 9
 
 
@@ -84,20 +84,20 @@ def reasons(records: Sequence[EncodedRecord]) -> list[str]:
 async def test_a_process_says_what_the_worker_itself_would_say() -> None:
     values = [MAIL, webhook(2), b"\xc1", webhook(0)]
     records = await pooled(NormalizerPool(TERMS, lambda: NOW), *values)
-    assert records == [normalized_records(found(value), token_readers(SECRET), NOW) for value in values]
+    assert records == [normalized_records(found(value), token_readers(RING), NOW) for value in values]
     assert [output.topic for output in records[0]] == ["delivery-events"]
 
 
 async def test_webhook_of_a_newer_version_stops_the_worker_and_is_no_dead_letter() -> None:
     newer = webhook(2).replace(b"raw-webhook/1", b"raw-webhook/2")
     with pytest.raises(NewerRecord, match=r"^provider-webhooks/0/0: raw-webhook/2 is newer"):
-        normalized_records(found(newer), token_readers(SECRET), NOW)
+        normalized_records(found(newer), token_readers(RING), NOW)
     with pytest.raises(NewerRecord, match=r"^provider-webhooks/0/0: raw-webhook/2 is newer"):
         await pooled(NormalizerPool(TERMS, lambda: NOW), newer)
 
 
 async def test_an_item_out_of_time_is_a_dead_letter_and_others_are_told() -> None:
-    pool = NormalizerPool(NormalizerSettings(SECRET, "", 0.05, 2 * 1024**3), lambda: NOW)
+    pool = NormalizerPool(NormalizerSettings((SECRET,), 0.05, 2 * 1024**3), lambda: NOW)
     late, mail, again = await pooled(pool, LARGE, MAIL, LARGE)
     for records in (late, again):
         [letter] = [decode(DEAD_LETTERS, output.value) for output in records]

@@ -11,7 +11,7 @@ from pipeline.content import templates
 from pipeline.dialects import email_v1_send as dialect
 from pipeline.dialects.email_v1_send import EmailV1Result
 from pipeline.errors import LogUnavailable, Refused
-from pipeline.gateway.byte_budget import ByteBudget
+from pipeline.gateway.content_memory import ContentMemory
 from pipeline.gateway.routes import email_v1_send as surface
 from pipeline.runtime.fair_threads import CURRENT_CALLER
 from tests.support.dialects import BRAND, email_v1
@@ -53,7 +53,7 @@ def test_too_many_messages_are_refused() -> None:
 
 
 async def test_content_waits_until_there_is_room() -> None:
-    budget = ByteBudget(max_bytes=10)
+    budget = ContentMemory(max_bytes=10)
     order: list[str] = []
 
     async def hold(name: str, size: int, until: asyncio.Event | None = None) -> None:
@@ -77,7 +77,7 @@ async def test_content_waits_until_there_is_room() -> None:
 
 
 async def test_slow_renderings_of_a_tenant_do_not_delay_others() -> None:
-    budget, gate, begun = ByteBudget(renderings=4), threading.Event(), list[str]()
+    budget, gate, begun = ContentMemory(renderings=4), threading.Event(), list[str]()
 
     def slow() -> int:
         begun.append(CURRENT_CALLER.get())
@@ -101,7 +101,7 @@ async def test_slow_renderings_of_a_tenant_do_not_delay_others() -> None:
 
 
 async def test_large_contents_of_a_tenant_leave_room_and_slots_to_others() -> None:
-    budget, done, held = ByteBudget(max_bytes=100, renderings=4), asyncio.Event(), list[str]()
+    budget, done, held = ContentMemory(max_bytes=100, renderings=4), asyncio.Event(), list[str]()
 
     async def hold(tenant: str, size: int) -> None:
         CURRENT_CALLER.set(tenant)
@@ -124,7 +124,7 @@ async def test_large_contents_of_a_tenant_leave_room_and_slots_to_others() -> No
 
 
 async def test_cancelled_wait_releases_everything() -> None:
-    budget, gate = ByteBudget(max_bytes=10, renderings=1), asyncio.Event()
+    budget, gate = ContentMemory(max_bytes=10, renderings=1), asyncio.Event()
 
     async def hold(size: int) -> None:
         async with budget.render_and_hold(lambda: size, lambda rendered: rendered, 20):
@@ -141,7 +141,7 @@ async def test_cancelled_wait_releases_everything() -> None:
 
 
 async def test_timeout_of_a_wait_is_unavailable_and_releases_everything() -> None:
-    budget = ByteBudget(max_bytes=10, renderings=1)
+    budget = ContentMemory(max_bytes=10, renderings=1)
     async with budget.render_and_hold(lambda: 8, lambda rendered: rendered, 5.0):
         for _ in range(2):
             with pytest.raises(LogUnavailable):
@@ -152,7 +152,7 @@ async def test_timeout_of_a_wait_is_unavailable_and_releases_everything() -> Non
 
 
 async def test_failed_rendering_releases_its_slot() -> None:
-    budget = ByteBudget(renderings=1)
+    budget = ContentMemory(renderings=1)
     for _ in range(2):
         with pytest.raises(Refused):
             async with budget.render_and_hold(_refuse, lambda _: 0, 1.0):

@@ -22,7 +22,7 @@ MAX_CONCURRENT_RENDERINGS: Final = 4
 """More would not be faster, because rendering holds the interpreter's lock, and each takes memory of its own."""
 
 
-class ByteBudget:
+class ContentMemory:
     """A budget of bytes and rendering slots; requests that find none free wait in turn.
 
     No tenant uses more than half of the slots. A tenant's second and later requests are admitted only while the tenant
