@@ -133,6 +133,11 @@ class Settings(BaseSettings):
         description="The previous secret, for as long as replies and bounces to mail sent with it may arrive: return "
         "paths, unsubscribe addresses and Message-IDs signed with it stay valid. The same for every role.",
     )
+    backup_passphrase: SecretStr = Field(
+        SecretStr(""),
+        description="At least 16 characters, from which `mailfold backup` and `restore` make the key of the file. Keep "
+        "it apart from the backups.",
+    )
     topic_prefix: str = Field("", description="Put before every topic and consumer group; for sharing a cluster.")
     partitions: int = Field(8, ge=1, le=512, description="Partitions of topics when they are created; never changed.")
     replication_factor: int = Field(

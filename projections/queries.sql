@@ -36,10 +36,12 @@ order by sent_at desc, email_id desc limit %(limit)s
 select email_id::text, sent_at, state from (
     select email_id, sent_at, state from projections.history
     where recipient = %(recipient)s and tenant = %(tenant)s and listed is not null and valid_from <= %(as_of)s
+        and (%(brand_uuid)s::uuid is null or brand_uuid = %(brand_uuid)s)
     union all
     select email_id, sent_at, state from projections.versions
     where recipient = %(recipient)s and tenant = %(tenant)s and listed is not null
         and valid_from <= %(as_of)s and valid_to > %(as_of)s
+        and (%(brand_uuid)s::uuid is null or brand_uuid = %(brand_uuid)s)
 ) as then_and_now
 where %(sent_at)s::bigint is null or (sent_at, email_id) < (%(sent_at)s::bigint, %(email_id)s::uuid)
 order by sent_at desc, email_id desc limit %(limit)s

@@ -13,6 +13,7 @@ import msgspec
 import psycopg
 
 from projections import columns, mail_updates
+from projections.log_mark import LogMark, mark_columns, mark_from_row
 from projections.row_changes import CurrentVersion, RowChanges, compute_row_changes, join_row_changes
 from projections.sql import SqlQueries
 from projections.suppression_rules import HashAddress
@@ -41,6 +42,8 @@ class ChangeBatch(msgspec.Struct, frozen=True):
     first_offset: int
     next_offset: int
     changes: Sequence[EmailChange | Tick] = ()
+    last_record: LogMark | None = None
+    """The last record in the range; None if it has none."""
     traces: Mapping[EmailId, str] = {}
     """The trace contexts of traced emails, which the jobs of their conversions carry on."""
 
@@ -101,6 +104,13 @@ class Sink(msgspec.Struct, frozen=True):
             row = await (await connection.execute(SQL["next_offset"], (TOPIC, partition))).fetchone()
             assert row is not None
             return int(row[0])
+
+    async def read_mark(self, connection: Connection, partition: int) -> LogMark | None:
+        """Return the mark of the last record that was projected; None if there was none."""
+        async with connection.transaction():
+            await self._enter(connection)
+            row = await (await connection.execute(SQL["mark"], (TOPIC, partition))).fetchone()
+            return None if row is None else mark_from_row(row)
 
     async def apply(self, connection: Connection, *batches: ChangeBatch) -> None:
         """Write batches of different partitions, which share no email, in one transaction.
@@ -164,6 +174,7 @@ class Sink(msgspec.Struct, frozen=True):
                 "next": batch.next_offset,
                 "through": changes.through,
                 "changed": changes.changed,
+                **mark_columns(batch.last_record),
             }
             for batch, changes, _ in parts
         ]

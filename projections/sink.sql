@@ -11,6 +11,9 @@ select set_config('search_path', %(schema)s, true),
 -- name: next_offset
 select next_offset, rebuilding_to from next_offsets where topic = %s and partition = %s
 
+-- name: mark
+select last_offset, last_time, last_digest from next_offsets where topic = %s and partition = %s
+
 -- name: lock_offsets
 -- In order, so that two projectors that have some partitions in common for a moment can't deadlock.
 select partition, next_offset, rebuilding_to, through from next_offsets where topic = %s and partition = any(%s)
@@ -24,10 +27,13 @@ on conflict do nothing
 -- The rows are locked and their offsets were compared.
 update next_offsets o
 set next_offset = row.next, through = row.through, changed = greatest(o.changed, row.changed),
-    rebuilding_to = case when o.rebuilding_to > row.next then o.rebuilding_to end
+    rebuilding_to = case when o.rebuilding_to > row.next then o.rebuilding_to end,
+    last_offset = coalesce(row.last_offset, o.last_offset), last_time = coalesce(row.last_time, o.last_time),
+    last_digest = coalesce(row.last_digest, o.last_digest)
 from unnest(
-    %(partition)b::integer[], %(expected)b::bigint[], %(next)b::bigint[], %(through)b::bigint[], %(changed)b::bigint[]
-) as row (partition, expected, next, through, changed)
+    %(partition)b::integer[], %(expected)b::bigint[], %(next)b::bigint[], %(through)b::bigint[], %(changed)b::bigint[],
+    %(last_offset)b::bigint[], %(last_time)b::bigint[], %(last_digest)b::bytea[]
+) as row (partition, expected, next, through, changed, last_offset, last_time, last_digest)
 where o.topic = %(topic)s and o.partition = row.partition and o.next_offset = row.expected
 
 -- name: standing

@@ -111,7 +111,9 @@ update suppressions.next_offsets set next_offset = %(next)s
 where topic = %(topic)s and partition = %(partition)s and next_offset = %(expected)s
 
 -- name: decide
--- The later record counts; reading the topic again from its beginning changes nothing.
+-- The later record counts; reading the topic again from its beginning changes nothing. A decision that a backup restored
+-- has a negative place, and counts until the log has one that is as late. On a log that was restored to an older moment
+-- later decisions have smaller places.
 insert into suppressions.decisions (tenant, brand, address_hash, reason, note, decided_by, at, nth)
 select * from unnest(
     %(tenants)b::text[], %(brands)b::text[], %(hashes)b::bytea[], %(reasons)b::text[], %(notes)b::text[],
@@ -119,4 +121,7 @@ select * from unnest(
 on conflict (tenant, address_hash, brand) do update set
     reason = excluded.reason, note = excluded.note, decided_by = excluded.decided_by, at = excluded.at,
     nth = excluded.nth
-where excluded.nth > suppressions.decisions.nth
+where case
+    when suppressions.decisions.nth < 0 then excluded.at >= suppressions.decisions.at
+    else excluded.nth > suppressions.decisions.nth or excluded.at > suppressions.decisions.at
+end

@@ -1,6 +1,7 @@
 -- name: columns
 select column_name from information_schema.columns
-where table_schema = 'projections' and table_name = %s and column_name <> 'rebuilding_to'
+where table_schema = 'projections' and table_name = %s 
+    and column_name not in ('rebuilding_to', 'last_offset', 'last_time', 'last_digest')
 order by column_name
 
 -- name: debts_of_rebuilt

@@ -3,6 +3,21 @@
 The commands write it; the gateway, the dispatcher and the emitter read it, as frozen values.
 """
 
+from pipeline.admin.api_keys import (
+    KEY_PATTERN,
+    ApiKey,
+    KeyLimits,
+    add_key,
+    find_key,
+    find_keys,
+    is_possible_key,
+    key_hash,
+    key_names,
+    list_keys,
+    note_key_use,
+    revoke_key,
+    rotate_key,
+)
 from pipeline.admin.brands import (
     Brand,
     Destination,
@@ -20,21 +35,20 @@ from pipeline.admin.providers import (
     list_providers,
     rotate_webhook_key,
 )
+from pipeline.admin.scopes import BRAND_SCOPES, SCOPE_MEANINGS, KeyScope
 from pipeline.admin.sql import fetch_rows
-from pipeline.admin.tenants import (
-    Tenant,
-    add_key,
-    add_tenant,
-    key_hash,
-    revoke_key,
-    tenant_of_hash,
-    tenant_of_key,
-)
+from pipeline.admin.tenants import Tenant, add_tenant
 
 __all__ = [
+    "BRAND_SCOPES",
+    "KEY_PATTERN",
     "PROVIDER_KINDS",
+    "SCOPE_MEANINGS",
+    "ApiKey",
     "Brand",
     "Destination",
+    "KeyLimits",
+    "KeyScope",
     "Provider",
     "Tenant",
     "add_brand",
@@ -44,13 +58,18 @@ __all__ = [
     "add_tenant",
     "end_old_webhook_keys",
     "fetch_rows",
+    "find_key",
+    "find_keys",
     "get_destination",
     "get_provider",
+    "is_possible_key",
     "is_unencrypted_url",
     "key_hash",
+    "key_names",
+    "list_keys",
     "list_providers",
+    "note_key_use",
     "revoke_key",
+    "rotate_key",
     "rotate_webhook_key",
-    "tenant_of_hash",
-    "tenant_of_key",
 ]

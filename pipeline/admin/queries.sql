@@ -6,21 +6,47 @@ on conflict (tenant) do update set batch_max = excluded.batch_max, rate_per_seco
 select tenant, batch_max, rate_per_second from admin.tenants order by tenant
 
 -- name: add_key
-insert into admin.api_keys (key_hash, tenant, label) values (%s, %s, %s)
+insert into admin.api_keys (key_hash, tenant, label, scopes, brand, networks, expires_at, made_by)
+values (%s, %s, %s, %s, %s, %s::cidr[], %s, %s)
 
 -- name: list_keys
 -- The first bytes of the hash identify a key and do not reveal it.
-select encode(substring(key_hash for 6), 'hex'), tenant, label, created_at, revoked_at
+select encode(substring(key_hash for 6), 'hex'), tenant, label, scopes, brand, networks::text[], created_at, made_by,
+    expires_at, rotated_at, last_used_on, revoked_at
 from admin.api_keys order by tenant, created_at
 
 -- name: revoke_key
 update admin.api_keys set revoked_at = now()
 where encode(substring(key_hash for 6), 'hex') = %s and revoked_at is null
 
--- name: tenant_of_key
-select t.tenant, t.batch_max, t.rate_per_second
+-- name: find_keys
+select k.key_hash, encode(substring(k.key_hash for 6), 'hex'), t.tenant, t.batch_max, t.rate_per_second,
+    k.scopes, k.brand, k.networks, k.expires_at, k.last_used_on
 from admin.api_keys k join admin.tenants t using (tenant)
-where k.key_hash = %s and k.revoked_at is null
+where k.key_hash = any(%s) and k.revoked_at is null
+
+-- name: key_named
+select k.key_hash, encode(substring(k.key_hash for 6), 'hex'), t.tenant, t.batch_max, t.rate_per_second,
+    k.scopes, k.brand, k.networks, k.expires_at, k.last_used_on
+from admin.api_keys k join admin.tenants t using (tenant)
+where encode(substring(k.key_hash for 6), 'hex') = %s and k.revoked_at is null and k.rotated_at is null
+    and (k.expires_at is null or k.expires_at > now())
+
+-- name: rotate_key
+-- The new key lasts from now on for as long as the old one was to last. least() ignores a null.
+with old as (
+    select * from admin.api_keys
+    where key_hash = %(old_hash)s and revoked_at is null and rotated_at is null for update
+), ended as (
+    update admin.api_keys k set rotated_at = now(), expires_at = least(old.expires_at, now() + %(overlap)s)
+    from old where k.key_hash = old.key_hash
+)
+insert into admin.api_keys (key_hash, tenant, label, scopes, brand, networks, expires_at, made_by)
+select %(new_hash)s, tenant, label, %(scopes)s, brand, networks, now() + (expires_at - created_at), %(made_by)s
+from old
+
+-- name: note_key_use
+update admin.api_keys set last_used_on = %s where key_hash = %s and (last_used_on is null or last_used_on < %s)
 
 -- name: add_provider
 -- A change without webhook keys keeps the stored ones, because keys are changed by rotation.
@@ -93,27 +119,29 @@ select tenant, brand, url, user_id_integer from admin.destinations order by tena
 select tenant, brand, url, key_sealed, user_id_integer from admin.destinations
 where tenant = %s and brand in (%s, '*') order by brand = '*' limit 1
 
+-- name: lock_credentials
+lock table admin.providers, admin.destinations, admin.brands in share row exclusive mode
+
 -- name: sealed_passwords
-select provider, password_sealed from admin.providers where password_sealed is not null order by provider for update
+select provider, password_sealed from admin.providers where password_sealed is not null order by provider
 
 -- name: set_sealed_password
 update admin.providers set password_sealed = %s where provider = %s
 
 -- name: sealed_webhook_keys
-select provider, webhook_keys from admin.providers where webhook_keys <> '{}' order by provider for update
+select provider, webhook_keys from admin.providers where webhook_keys <> '{}' order by provider
 
 -- name: set_sealed_webhook_keys
 update admin.providers set webhook_keys = %s where provider = %s
 
 -- name: sealed_destination_keys
-select tenant, brand, key_sealed from admin.destinations order by tenant, brand for update
+select tenant, brand, key_sealed from admin.destinations order by tenant, brand
 
 -- name: set_sealed_destination_key
 update admin.destinations set key_sealed = %s where tenant = %s and brand = %s
 
 -- name: sealed_dkim_keys
 select tenant, brand, dkim_key_sealed from admin.brands where dkim_key_sealed is not null order by tenant, brand
-for update
 
 -- name: set_sealed_dkim_key
 update admin.brands set dkim_key_sealed = %s where tenant = %s and brand = %s

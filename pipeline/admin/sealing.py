@@ -48,6 +48,7 @@ async def reseal_credentials(pool: Pool, ring: SecretRing) -> int:
     """
     changed = 0
     async with pool.connection() as connection, connection.transaction():
+        await connection.execute(SQL["lock_credentials"])
         async for column, key, values in _stored(connection):
             stale = sum(_sealed_with(ring, value) != ring.signing.id for value in values)
             if stale:
@@ -61,7 +62,7 @@ async def reseal_credentials(pool: Pool, ring: SecretRing) -> int:
 async def _stored(
     connection: psycopg.AsyncConnection[Any],
 ) -> AsyncIterator[tuple[_SealedColumn, tuple[Any, ...], Sequence[str | bytes]]]:
-    """Yield the credentials of each row with its key, and lock the row."""
+    """Yield the credentials of each row with its key."""
     for column in _COLUMNS:
         for *key, value in await (await connection.execute(SQL[column.read])).fetchall():
             yield column, tuple(key), value if isinstance(value, list) else [bytes(value)]

@@ -12,10 +12,10 @@ from projections.sql import SqlQueries
 SQL = SqlQueries(Path(__file__).with_name("queries.sql"))
 
 
-async def fetch_rows(pool: Pool, name: str) -> list[tuple[Any, ...]]:
-    """Return all rows of a query without parameters."""
+async def fetch_rows(pool: Pool, name: str, *values: Any) -> list[tuple[Any, ...]]:
+    """Return all rows of a query."""
     async with pool.connection() as connection:
-        return await (await connection.execute(SQL[name])).fetchall()
+        return await (await connection.execute(SQL[name], values or None)).fetchall()
 
 
 async def fetch_row(pool: Pool, name: str, *values: Any) -> tuple[Any, ...] | None:
@@ -25,11 +25,14 @@ async def fetch_row(pool: Pool, name: str, *values: Any) -> tuple[Any, ...] | No
         return row
 
 
-async def execute(pool: Pool, name: str, *values: Any) -> int:
-    """Execute a statement and return how many rows it changed. Raise Refused if it violates a constraint."""
+async def execute(pool: Pool, name: str, *values: Any, **named: Any) -> int:
+    """Execute a statement with positional or named values and return how many rows it changed.
+
+    Raise Refused if it violates a constraint.
+    """
     try:
         async with pool.connection() as connection:
-            return (await connection.execute(SQL[name], values)).rowcount
+            return (await connection.execute(SQL[name], named or values)).rowcount
     except psycopg.errors.ForeignKeyViolation as error:
         raise Refused(f"it refers to something that doesn't exist: {error.diag.message_detail}") from error
     except psycopg.errors.CheckViolation as error:

@@ -1,4 +1,4 @@
-"""`mailfold tenants|keys|destinations`: store and list tenants, API keys and destinations in Postgres."""
+"""`mailfold tenants|destinations`: store and list tenants and destinations in Postgres."""
 
 import asyncio
 import socket
@@ -22,7 +22,6 @@ from pipeline.errors import Refused
 from pipeline.runtime.secret_ring import secret_ring
 
 tenants = typer.Typer(help="Tenants: the customers of this installation, who may send.", no_args_is_help=True)
-keys = typer.Typer(help="A tenant's API keys; only their hashes are stored.", no_args_is_help=True)
 destinations = typer.Typer(help="URLs to which a brand's conversions are sent.", no_args_is_help=True)
 
 RESOLVE_TIMEOUT_S: Final = 5.0
@@ -48,27 +47,6 @@ def add_tenant(
 def list_tenants() -> None:
     """Show the tenants and their limits; where a limit is empty, the installation's applies."""
     _list("list_tenants", "tenant", "batch max", "per second")
-
-
-@keys.command("add")
-def add_key(
-    tenant: str, label: Annotated[str, typer.Option(help="The purpose of the key, shown in lists.")] = ""
-) -> None:
-    """Create an API key and show it; it can't be shown again."""
-    console().print(run_with_pool(lambda pool, _: admin.add_key(pool, tenant, label)), markup=False)
-
-
-@keys.command("list")
-def list_keys() -> None:
-    """Show the names of the keys; the keys themselves are not stored."""
-    _list("list_keys", "name", "tenant", "label", "created", "revoked")
-
-
-@keys.command("revoke")
-def revoke_key(name: str) -> None:
-    """Revoke a key by the name that `keys list` shows."""
-    run_with_pool(lambda pool, _: admin.revoke_key(pool, name))
-    console().print(f"key {name} is revoked", markup=False)
 
 
 @destinations.command("add")

@@ -21,10 +21,10 @@ from pipeline.devstack.supervisor import OPS_PORT_SETTINGS
 from pipeline.errors import DatabaseUnavailable, InvalidSettings
 from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.runtime.conninfo import first_line
-from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool, open_database
+from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool
 from pipeline.runtime.environment import load_settings
-from pipeline.runtime.secret_fingerprints import check_secrets
-from pipeline.runtime.secret_ring import has_secret, secret_ring
+from pipeline.runtime.secret_fingerprints import open_checked_database
+from pipeline.runtime.secret_ring import has_secret
 from pipeline.settings import Settings
 
 T = TypeVar("T")
@@ -124,9 +124,7 @@ def run_with_pool(work: Callable[[Pool, Settings], Awaitable[T]]) -> T:
     """Run ``work`` with the database that :func:`command_settings` finds. Raise InvalidSettings where there is none."""
 
     async def with_pool(settings: Settings) -> T:
-        async with open_database(settings, size=1) as pool:
-            if has_secret(settings):
-                await check_secrets(pool, secret_ring(settings))
+        async with open_checked_database(settings, size=1, remember=False) as pool:
             return await work(pool, settings)
 
     return run_with_database(with_pool)

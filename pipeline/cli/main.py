@@ -10,13 +10,16 @@ import typer
 
 from pipeline.cli import (
     admin,
+    backup,
     brands,
     dead_letters,
     dev,
     doctor,
     inbound,
+    keys,
     lanes,
     providers_check,
+    recover,
     renormalize,
     roles,
     secrets,
@@ -46,20 +49,23 @@ COMMAND_PANELS: Final = {
     "Stand-ins for development": ("sandbox", "receiver"),
     "Configuration": ("tenants", "keys", "providers", "brands", "destinations", "templates", "suppressions"),
     "Inbound mail": ("inbound",),
-    "Inspection and repair": ("trace", "status", "doctor", "dead", "lanes"),
-    "Maintenance": ("topics", "migrate", "upgrade", "rebuild", "renormalize", "secrets", "settings"),
+    "Inspection and repair": ("trace", "status", "doctor", "recover", "dead", "lanes"),
+    "Maintenance": (
+        *("topics", "migrate", "upgrade", "backup", "restore", "rebuild", "renormalize", "secrets", "settings"),
+    ),
 }
 """The panels of the help page, each with its commands, in order."""
 
-for _group in (up, dev, roles, inspect_commands, doctor, renormalize, settings, upgrade):
+for _group in (up, dev, roles, inspect_commands, doctor, recover, backup, renormalize, settings, upgrade):
     app.add_typer(_group.app)
-for _name in ("tenants", "keys", "destinations"):
+for _name in ("tenants", "destinations"):
     app.add_typer(getattr(admin, _name), name=_name)
 app.add_typer(brands.app, name="brands")
 app.add_typer(secrets.app, name="secrets")
 app.add_typer(providers_check.app, name="providers")
 app.add_typer(dead_letters.app, name="dead")
 app.add_typer(inbound.app, name="inbound")
+app.add_typer(keys.app, name="keys")
 app.add_typer(lanes.app, name="lanes")
 app.add_typer(suppressions.app, name="suppressions")
 app.add_typer(templates.app, name="templates")

@@ -103,6 +103,8 @@ def print_snapshot(console: Console, snapshot: StatusSnapshot) -> None:
         colour = _GOOD if not lag.behind else _NEUTRAL
         table.add_row(lag.role, lag.topic, f"[{colour}]{lag.behind}[/]", str(lag.end), lag.note)
     console.print(table)
+    for loss in snapshot.lost:
+        console.print(f"[red]the log lost something:[/] {escape(str(loss))}; `mailfold recover`", highlight=False)
     for halted in snapshot.halted:
         place = f"projection of email-changes/{halted.partition} halted"
         console.print(f"[red]{place}[/] {escape(halted.reason)}", highlight=False)

@@ -13,14 +13,14 @@ from pipeline.admin.sealing import CLEAR_TEXT, UNKNOWN_SOURCE, count_credentials
 from pipeline.cli.context import command_settings, console, run_with_database, table
 from pipeline.errors import InvalidSettings
 from pipeline.runtime.database import open_database
+from pipeline.runtime.environment import read_secret_file
 from pipeline.runtime.private_files import replace_file
 from pipeline.runtime.secret_fingerprints import (
-    ADDRESSES,
-    SIGNING,
     SecretFingerprint,
     accept_secrets,
     fingerprints_of,
     known_fingerprints,
+    secrets_problem,
 )
 from pipeline.runtime.secret_ring import ADDRESSES_ID, NamedSecret, SecretRing, parse_secrets, secret_ring
 from pipeline.settings import Settings
@@ -52,11 +52,12 @@ def status() -> None:
     for name, meaning in ((CLEAR_TEXT, "public keys of earlier versions"), (UNKNOWN_SOURCE, "cannot be read")):
         if counts.get(name):
             console().print(f"{counts[name]} credentials {name}: {meaning}")
+    in_hand = {secret.fingerprint for secret in (*ring.secrets, ring.address)}
     for fingerprint in known:
-        if fingerprint not in fingerprints_of(ring):
+        if fingerprint.fingerprint not in in_hand:
             console().print(f"{fingerprint.fingerprint} was used for {fingerprint.purpose}, and is not in hand")
-    if known and not {SIGNING, ADDRESSES} <= {each.purpose for each in known if each in fingerprints_of(ring)}:
-        console().print("Roles refuse to start with these secrets.")
+    if problem := secrets_problem(known, ring):
+        console().print(f"Roles refuse to start: {problem}", soft_wrap=True)
         raise typer.Exit(1)
 
 
@@ -70,13 +71,21 @@ def rotate(
     delete them from the file. No secret is printed.
     """
     if file.exists():
-        present = parse_secrets(file.read_text(encoding="utf-8"))
+        present = parse_secrets(read_secret_file(file))
     else:
         ring = secret_ring(command_settings())
         present = (NamedSecret(ADDRESSES_ID, ring.address.value), *ring.secrets)
     done, secrets_after = rotated(present, token_urlsafe(SECRET_BYTES))
+    text = "".join(f"{each.id}:{each.value}\n" for each in secrets_after)
     try:
-        replace_file(file, "".join(f"{each.id}:{each.value}\n" for each in secrets_after))
+        parse_secrets(text)
+    except InvalidSettings as error:
+        raise InvalidSettings(
+            f"{file} is left as it is, because roles would refuse the next one: {error}. Delete secrets that are no "
+            "longer needed; a secret with blanks or commas can't be listed and can only be given up"
+        ) from None
+    try:
+        replace_file(file, text)
     except OSError as error:
         raise InvalidSettings(f"{file}: {error.strerror}") from None
     console().print(f"{done}. Restart every role with MAILFOLD_SECRETS_FILE={file}", soft_wrap=True)
@@ -84,11 +93,19 @@ def rotate(
 
 @app.command()
 def reseal() -> None:
-    """Seal every stored credential under the secret that signs, so that older secrets can be deleted."""
+    """Seal every stored credential under the secret that signs, so that older secrets can be deleted.
+
+    Only once roles have started with that secret: others could not read the credentials any more.
+    """
 
     async def work(settings: Settings) -> int:
+        ring = secret_ring(settings)
         async with open_database(settings, size=1) as pool:
-            return await reseal_credentials(pool, secret_ring(settings))
+            if not set(fingerprints_of(ring)) <= set(await known_fingerprints(pool)):
+                raise InvalidSettings(
+                    f"no role has started with {ring.signing.id} as the secret that signs; restart all"
+                )
+            return await reseal_credentials(pool, ring)
 
     console().print(f"{run_with_database(work)} credentials sealed under the present secret")
 

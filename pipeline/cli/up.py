@@ -24,6 +24,8 @@ app = typer.Typer()
 
 TENANT = "default"
 API_KEY_FILE = "api-key"
+API_KEY_HEADER_FILE = "api-key.header"
+"""The key as a header, for `curl -H @FILE`: an argument could be read by every user of the machine."""
 EXAMPLE_BATCH_FILE = Path(__file__).with_name("example.json")
 
 
@@ -84,8 +86,9 @@ async def create_defaults(settings: Settings) -> None:
 async def _create_key(pool: Pool, data_dir: DataDir) -> None:
     """Create an API key and store it in the data folder, unless the one that is there is valid."""
     stored = data_dir.read_secret(API_KEY_FILE)
-    if not stored or await admin.tenant_of_key(pool, stored) is None:
-        data_dir.write_secret(API_KEY_FILE, await admin.add_key(pool, TENANT, "made by `mailfold up`"))
+    if not stored or await admin.find_key(pool, stored) is None:
+        stored = data_dir.write_secret(API_KEY_FILE, await admin.add_key(pool, TENANT, made_by="mailfold up"))
+    data_dir.write_secret(API_KEY_HEADER_FILE, f"X-Api-Key: {stored}")
 
 
 async def _update_sandbox_provider(pool: Pool, settings: Settings) -> None:
@@ -155,8 +158,8 @@ def _postgres_access(settings: Settings, root: Path) -> str:
 
 def _first_email_command(gateway: str, data_dir: DataDir) -> str:
     """Return a shell command that sends a first email to the sandbox, which opens it and clicks its link."""
-    key, example = data_dir.root / API_KEY_FILE, data_dir.root / "example.json"
+    header, example = data_dir.root / API_KEY_HEADER_FILE, data_dir.root / "example.json"
     if not example.exists():
         replace_file(example, EXAMPLE_BATCH_FILE.read_bytes())
     post = f"curl {gateway}/channels/email/batch -H 'Content-Type: application/json'"
-    return f"{post} -H \"X-Api-Key: $(cat '{key}')\" -d @'{example}'; mailfold trace first"
+    return f"{post} -H @'{header}' -d @'{example}'; mailfold trace first"

@@ -5,6 +5,7 @@ chunks and verified by SHA-256.
 """
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from typing import Final
 
@@ -24,6 +25,7 @@ MAX_PART_BYTES: Final = 5 * 1024 * 1024
 """Bytes of UTF-8 of each of html, text and amp. Sending services accept no more (Postmark 5 MB each), mailbox providers
 show a tenth of it, and encoding a message reads each byte a dozen times."""
 
+_local: Final = threading.local()
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(MessageContent).decode
 
@@ -102,4 +104,8 @@ def _inflate(packed: bytes) -> bytes:
     size = zstandard.frame_content_size(packed)
     if not 0 <= size <= MAX_CONTENT_BYTES:
         raise Unrecognised(f"a content that claims {size} bytes; at most {MAX_CONTENT_BYTES} are unpacked")
-    return zstandard.ZstdDecompressor().decompress(packed, allow_extra_data=False)
+    if not hasattr(_local, "decompressor"):
+        # Making one takes as long as unpacking a small content; one must not be used by two threads at once.
+        _local.decompressor = zstandard.ZstdDecompressor()
+    content: bytes = _local.decompressor.decompress(packed, allow_extra_data=False)
+    return content

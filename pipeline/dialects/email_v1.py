@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from pipeline.dialects.masking import mask_address, mask_value
 from pipeline.errors import Refused
 from topics.events import BounceClass
 from topics.ids import brand_uuid, owner_uuid
@@ -111,10 +112,15 @@ def _after(value: str) -> int | None:
     return int(value)
 
 
-def encode_list_response(tenant: str, states: Sequence[EmailState], next_cursor: str = "") -> bytes:
+def encode_list_response(
+    tenant: str, states: Sequence[EmailState], next_cursor: str = "", *, masks_addresses: bool = False
+) -> bytes:
     """Return a page's JSON. States without a request are left out: they have neither tenant nor recipient."""
-    emails = (listed_email(tenant, state, state.request) for state in states if state.request is not None)
-    return _encode(EmailV1ListResponse(emails=[email for email in emails if email is not None], next=next_cursor))
+    emails = [listed_email(tenant, state, state.request) for state in states if state.request is not None]
+    listed = [email for email in emails if email is not None]
+    if masks_addresses:
+        listed = list(map(_masked, listed))
+    return _encode(EmailV1ListResponse(emails=listed, next=next_cursor))
 
 
 def encode_error(message: str) -> bytes:
@@ -144,6 +150,20 @@ def listed_email(tenant: str, state: EmailState, request: SendRequest) -> EmailV
         bounce_sub_type=bounce_sub_type,
         bounce_details=bounce_details,
         delivered_date=0 if state.delivered is None else _seconds(state.delivered.first),
+    )
+
+
+def _masked(email: EmailV1ListedEmail) -> EmailV1ListedEmail:
+    """Return the email without addresses, also in the details, which are the caller's own, and in servers' replies."""
+    details = {
+        name: msgspec.Raw(_encode((mask_address if name == "To" else mask_value)(msgspec.json.decode(value))))
+        for name, value in email.msg_details.items()
+    }
+    return msgspec.structs.replace(
+        email,
+        email=mask_address(email.email),
+        msg_details=details,
+        bounce_details=mask_value(email.bounce_details),
     )
 
 

@@ -24,9 +24,7 @@ from msgspec import UNSET, Meta, UnsetType
 from pipeline.content.addresses import ADDRESS_MAX_OCTETS, HEADER_TEXT_MAX_CHARS, address_problem, header_text_problem
 from pipeline.content.chunks import MAX_PART_BYTES
 from pipeline.dialects.raw_json import FIELD_MISSING, decode_json, nesting_depth
-from pipeline.dialects.rql import RqlFields
 from pipeline.errors import Refused
-from projections.listing_query import ListingQuery, field_selection, selected_fields
 from topics.contents import Attachment
 from topics.record import Millis
 from topics.requests import HeaderRecipients, Mailbox
@@ -50,6 +48,7 @@ DEFAULT_MEDIA_TYPE: Final = "application/octet-stream"
 ERROR_CODES: Final = {
     1: (500, "SERVER_EXCEPTION"),
     4: (503, "SERVICE_UNREACHABLE_EXCEPTION"),
+    10: (403, "NO_PERMISSION_EXCEPTION"),
     13: (400, "EMPTY_BODY_EXCEPTION"),
     14: (400, "MISSING_REQUIRED_FIELDS_EXCEPTION"),
     15: (400, "FIELD_FORMAT_EXCEPTION"),
@@ -66,28 +65,10 @@ ERROR_CODES: Final = {
     1003: (400, "TEMPLATE_FILLING_EXCEPTION"),
 }
 """HTTP status and name of each of the service's error codes."""
-_CODE_BY_STATUS: Final = {400: 26, 401: 104, 404: 16, 408: 4, 409: 17, 429: 4, 500: 1, 502: 4, 503: 4, 504: 4}
+_CODE_BY_STATUS: Final = {400: 26, 401: 104, 403: 10, 404: 16, 408: 4, 409: 17, 429: 4, 500: 1, 502: 4, 503: 4, 504: 4}
 """Error code of each HTTP status; for 429 it is 4, whose class in the SDK says that a repeat may succeed."""
 T = TypeVar("T")
 _WHITESPACE: Final = re.compile(r"[ \t\r\n]+")
-
-MAIL_FIELDS: Final = RqlFields(
-    texts=frozenset(
-        {
-            *("id", "creator_id", "aws_message_id", "subject", "body", "from", "reply_to", "template_id"),
-            *("template_name", "language", "time_zone", "recipients.to", "recipients.cc", "recipients.bcc"),
-        }
-    ),
-    numbers=frozenset({"views"}),
-    times=frozenset({"creation_timestamp", "update_timestamp"}),
-    open=frozenset({"content"}),
-)
-QUEUED_MAIL_FIELDS: Final = RqlFields(
-    texts=frozenset({"id", "status", "from", "to", "cc", "bcc", "reply_to", "subject", "text"}),
-    numbers=frozenset(),
-    times=frozenset({"creation_timestamp", "update_timestamp"}),
-    open=frozenset({"template_data"}),
-)
 
 
 class ExtraHorizonRefused(Refused):
@@ -240,19 +221,6 @@ def encode_stored_mail(mail: ExtraHorizonMail) -> msgspec.Raw:
 def encode_accepted_mail(mail: ExtraHorizonMail) -> bytes:
     """Return the JSON of a mail that was just accepted."""
     return _encode(msgspec.structs.replace(mail, views=0, update_timestamp=mail.creation_timestamp))
-
-
-def encode_page(mails: Sequence[str], total: int | None, query: ListingQuery) -> bytes:
-    """Return the JSON of a listing's page.
-
-    ``mails``: the JSON of each; ``total``: the number of matching mails, None if they weren't counted.
-    """
-    data: Iterable[Any] = map(msgspec.Raw, (mail.encode() for mail in mails))
-    if query.select:
-        selection = field_selection(("id",), *query.select)
-        data = [selected_fields(msgspec.json.decode(mail), selection) for mail in mails]
-    total_field = {} if total is None else {"total": total}
-    return _encode({"page": {**total_field, "offset": query.offset, "limit": query.limit}, "data": list(data)})
 
 
 def encode_problem(refused: ExtraHorizonRefused) -> bytes:

@@ -39,6 +39,12 @@ class RqlFields(msgspec.Struct, frozen=True, kw_only=True):
     numbers: frozenset[str]
     times: frozenset[str]
     open: frozenset[str] = frozenset()
+    hidden: frozenset[str] = frozenset()
+    """First names of fields by which the caller may not filter or sort; it may select them."""
+
+
+class HiddenRqlField(Refused):
+    """A condition or an order that would reveal a field which the caller may not see."""
 
 
 _SIGN_BY_COMPARISON: Final = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
@@ -94,7 +100,7 @@ class _JsonpathBuilder:
         return {"sort": tuple((self._path(name.lstrip("+-")), name.startswith("-")) for name in names)}
 
     def _select(self, args: list[OperatorCall | str]) -> dict[str, Any]:
-        return {"select": tuple(self._path(_decoded(arg)) for arg in args)}
+        return {"select": tuple(self._visible_path(_decoded(arg)) for arg in args)}
 
     def _count(self, _args: list[OperatorCall | str]) -> dict[str, Any]:
         return {"count": False}
@@ -164,6 +170,13 @@ class _JsonpathBuilder:
 
     # ------------------------------------------------------ fields and values
     def _path(self, name: str, above: FieldPath = ()) -> FieldPath:
+        """Return the path of a field to filter or sort by. Raise Refused, HiddenRqlField."""
+        path = self._visible_path(name, above)
+        if path[0] in self._fields.hidden:
+            raise HiddenRqlField(path[0], "rql")
+        return path
+
+    def _visible_path(self, name: str, above: FieldPath = ()) -> FieldPath:
         """Return a field's path. Raise Refused for an unknown field.
 
         Names are changed from the SDK's camelCase, but not below ``open`` fields, where they are the caller's own.

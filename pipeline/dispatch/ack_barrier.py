@@ -4,7 +4,9 @@ A database that was restored, or a standby that took over and lagged, has jobs a
 their acks on the log say so. The dispatcher that leads the intake reads them; every dispatcher waits for it here.
 """
 
+import asyncio
 from datetime import datetime
+from typing import Final
 
 from aiokafka.errors import KafkaError
 
@@ -15,6 +17,9 @@ from pipeline.runtime.kafka import discover_partitions
 from pipeline.runtime.kafka_clients import create_consumer, start_client
 from pipeline.runtime.logs import get_logger
 from topics.registry import PROVIDER_ACKS
+
+LOST_LOG_INTERVAL_S: Final = 1.0
+"""Seconds between two looks at a log that lacks acks that were read from it."""
 
 logger = get_logger(__name__)
 
@@ -29,12 +34,15 @@ class AckBarrier:
 
     async def passed_on(self) -> datetime | None:
         """Return when the Postgres server started that has all acks up to the ends; None if none has them yet."""
+        try:
+            return await self._passed_on()
+        except (KafkaError, LogUnavailable, OSError) as error:
+            logger.warning("end of acks not known, claims wait", error=f"{type(error).__name__}: {error}")
+            return None
+
+    async def _passed_on(self) -> datetime | None:
         if self._ends is None:
-            try:
-                self._ends = await self._read_ends()
-            except (KafkaError, LogUnavailable, OSError) as error:
-                logger.warning("end of acks not known, claims wait", error=f"{type(error).__name__}: {error}")
-                return None
+            self._ends = await self._read_ends()
         async with self._rt.pool.connection() as connection:
             row = await (await connection.execute(SQL["acks_read"])).fetchone()
         assert row is not None
@@ -42,6 +50,12 @@ class AckBarrier:
         read = dict(zip(partitions, next_offsets, strict=True))
         if any(read.get(partition, 0) < end for partition, end in self._ends.items()):
             return None
+        if any(offset > self._ends.get(partition, 0) for partition, offset in read.items()):
+            # Read further than the log went: acks came since, or the log lacks what was read from it.
+            ends = await self._read_ends()
+            if any(offset > ends.get(partition, 0) for partition, offset in read.items()):
+                await asyncio.sleep(LOST_LOG_INTERVAL_S)
+                return None
         logger.info("acks read to their end, claims begin", partitions=len(self._ends))
         self._ends = None
         return server  # type: ignore[no-any-return]

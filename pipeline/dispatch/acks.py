@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.dispatch.attempt import SendAttempt
 from pipeline.jobs.job import EndpointHealth, JobResult, bury
-from pipeline.runtime.append import append_until_confirmed
+from pipeline.runtime.append import AppendGate, append_until_confirmed
 from pipeline.runtime.ports import Clock, Log, LogEntry
 from topics.acks import Ack, Failed
 from topics.dead_letters import DeadLetter, dead_letter
@@ -22,10 +22,12 @@ class AckWriter:
     def __init__(self, log: Log, clock: Clock) -> None:
         self._log = log
         self._clock = clock
+        self._gate = AppendGate()
 
     async def write_ack(self, kind: type[Any], attempt: SendAttempt, **values: Any) -> None:
         """Append one ack of class ``kind`` and return when Kafka has confirmed it; ``values`` are fields of the ack."""
         ack = self._create_ack(kind, attempt, **values)
+        await self._gate.wait()
         await append_until_confirmed(self._log, [LogEntry(PROVIDER_ACKS, ack.email_id, ack)])
 
     async def write_failure(

@@ -32,6 +32,8 @@ START_TIMEOUT_S: Final = 4.0
 """Seconds for a consumer to connect, less than `BROKER_TIMEOUT_S`, so that it is closed where it does not."""
 CLOSE_TIMEOUT_S: Final = 2.0
 CACHE_MAX_BYTES: Final = 32_000_000
+CONTENT_CACHE_MAX_BYTES: Final = 16_000_000
+"""Bytes of unpacked contents that are kept for the other recipients of the same message."""
 RECORD_OVERHEAD_BYTES: Final = 200
 """Estimated memory of a cached record beside its value, in bytes."""
 MAX_INLINE_BYTES: Final = 1_000_000
@@ -67,6 +69,30 @@ class _RecordCache:
             self._bytes -= len(evicted or b"") + RECORD_OVERHEAD_BYTES
 
 
+class _ContentCache:
+    """The contents unpacked last, up to CONTENT_CACHE_MAX_BYTES, by the SHA-256 that proves that they are the same."""
+
+    def __init__(self) -> None:
+        self._contents: OrderedDict[str, tuple[MessageContent, int]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, sha256: str) -> MessageContent | None:
+        cached = self._contents.get(sha256)
+        if cached is None:
+            return None
+        self._contents.move_to_end(sha256)
+        return cached[0]
+
+    def put(self, sha256: str, content: MessageContent, size: int) -> None:
+        if sha256 in self._contents or size > CONTENT_CACHE_MAX_BYTES:
+            return
+        self._contents[sha256] = (content, size)
+        self._bytes += size
+        while self._bytes > CONTENT_CACHE_MAX_BYTES:
+            _, (_, evicted_size) = self._contents.popitem(last=False)
+            self._bytes -= evicted_size
+
+
 class ContentReader:
     """Reader of email contents that shares one Kafka consumer between concurrent callers.
 
@@ -78,6 +104,7 @@ class ContentReader:
         self._consumer: AIOKafkaConsumer | None = None
         self._settings = settings
         self._cache = _RecordCache()
+        self._contents = _ContentCache()
         self._positions: dict[TopicPartition, int] = {}
         self._records: BatchLoader[RecordKey, bytes | None] = BatchLoader(self._read)
 
@@ -100,6 +127,18 @@ class ContentReader:
         Raises Unrecognised if it is missing, expired or different from what the request says, and
         LogUnavailable if Kafka does not answer.
         """
+        if (cached := self._contents.get(pointer.sha256)) is not None:
+            return cached
+        chunks = await self._chunks(pointer)
+        size = unpacked_bytes(chunks)
+        if size <= MAX_INLINE_BYTES:
+            content = unpack_content(chunks, pointer.sha256)
+        else:
+            content = await asyncio.to_thread(unpack_content, chunks, pointer.sha256)
+        self._contents.put(pointer.sha256, content, size + RECORD_OVERHEAD_BYTES)
+        return content
+
+    async def _chunks(self, pointer: ContentPointer) -> list[ContentChunk]:
         chunks: list[ContentChunk] = []
         offset = pointer.offset
         while len(chunks) < pointer.chunks:
@@ -109,9 +148,7 @@ class ContentReader:
             elif not chunks:
                 raise Unrecognised(f"{content_position(pointer)}: another content is stored there")
             offset += 1
-        if unpacked_bytes(chunks) <= MAX_INLINE_BYTES:
-            return unpack_content(chunks, pointer.sha256)
-        return await asyncio.to_thread(unpack_content, chunks, pointer.sha256)
+        return chunks
 
     async def _record(self, key: RecordKey) -> bytes | None:
         if key in self._cache:

@@ -19,6 +19,7 @@ from pipeline.dispatch.attempt import SendAttempt
 from pipeline.dispatch.content_reader import ContentReader, content_position
 from pipeline.dispatch.lookups import DispatchLookups
 from pipeline.dispatch.message import MessageWriter
+from pipeline.dispatch.moved_contents import ContentFinder
 from pipeline.dispatch.outcome import SendResultHandler
 from pipeline.dispatch.pacing import LargeMessagePacer
 from pipeline.dispatch.routing.router import ProviderRouter, permits_failover
@@ -27,7 +28,7 @@ from pipeline.dispatch.transports import smtp_replies
 from pipeline.dispatch.transports.base import OutgoingEmail, SendResult, Transport
 from pipeline.errors import NotFound, Unrecognised
 from pipeline.jobs.engine import Lease
-from pipeline.jobs.job import DONE, EndpointHealth, Job, JobResult, hold, release
+from pipeline.jobs.job import DONE, UNHEALTHY, EndpointHealth, Job, JobResult, hold, release
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.fair_threads import CURRENT_CALLER, FairThreads
 from pipeline.runtime.logs import get_logger
@@ -74,8 +75,8 @@ class SendJobHandler:
         rand: Callable[[], float] = random.random,
     ) -> None:
         self._transport = transport
-        self._content_reader = content_reader
         settings = rt.settings
+        self._contents = ContentFinder(content_reader, settings)
         self._message_writer = MessageWriter(settings, rt.clock)
         self._lookups = DispatchLookups(rt.pool, secret_ring(settings), SuppressionQueries(rt))
         self._router = ProviderRouter(rt.pool, settings.smtp_timeout)
@@ -119,7 +120,7 @@ class SendJobHandler:
         if pointer is None:
             return await self._acks.write_failure(attempt, "no content", "the request points to no content")
         try:
-            content = await self._content_reader.get(pointer)
+            content = await self._contents.get(pointer, attempt.request.recorded_at)
         except Unrecognised as error:
             return await self._acks.write_failure(attempt, "content", str(error), content_position(pointer))
         return await self._send(attempt, content)
@@ -183,7 +184,7 @@ def _without_brand_health(attempt: SendAttempt, result: JobResult) -> JobResult:
 
     A failure then counts against the breaker of that provider (see ProviderRouter), not of the whole brand.
     """
-    if attempt.routing.only_provider or result.health not in (EndpointHealth.FAILING, EndpointHealth.BROKEN):
+    if attempt.routing.only_provider or result.health not in UNHEALTHY:
         return result
     return replace(
         result,

@@ -7,6 +7,7 @@ read to their end: a database that was restored or rebuilt must not send again w
 :mod:`pipeline.dispatch.ack_barrier` holds back the jobs that it has already.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +32,8 @@ from topics.registry import PROVIDER_ACKS, SEND_REQUESTS
 SQL = SqlQueries(Path(__file__).with_name("queries.sql"))
 
 MAX_RECORDS_PER_POLL: Final = 2000
+GATHER_S: Final = 0.015
+"""Seconds between two transactions, in which more records come: one of many costs hardly more than one of a few."""
 LOCK_NAME: Final = "mailfold.dispatch.intake"
 
 
@@ -64,8 +67,11 @@ class JobIntake:
                 batches = await get_records(reader, timeout_ms=500, max_records=MAX_RECORDS_PER_POLL)
                 if batches:
                     await self._write_batches(batches)
+                    await asyncio.sleep(GATHER_S)
         finally:
             self._progress.end()
+            for place, reason in self._positions.lost.items():
+                self._progress.note_lost(place, reason)
             await reader.stop()
 
     async def _assign(self, reader: AIOKafkaConsumer) -> None:
@@ -106,6 +112,7 @@ class JobIntake:
 
     async def _write_batches(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
         for partition, records in batches.items():
+            self._positions.require_following(partition, records[0].offset)
             self._progress.add_fetched(partition, records)
         rows = parse_records(self._positions.topics, [record for records in batches.values() for record in records])
         if rows.broken:
@@ -113,11 +120,13 @@ class JobIntake:
             await append_until_confirmed(self._rt.log, dead_letters)
         upto = {partition: records[-1].offset + 1 for partition, records in batches.items()}
         with self._transaction_seconds.time():
-            async with self._rt.pool.connection() as connection:
+            # In pipeline mode all statements share a round trip.
+            async with self._rt.pool.connection() as connection, connection.pipeline():
                 await _write(connection, rows)
                 if self._rt.tracer.is_on:
                     await _trace_jobs(connection, self._rt.tracer, self._requests(batches), rows)
-                await self._positions.advance(connection, upto)
+                await self._positions.advance(connection, upto, batches)
+                await connection.commit()
         self._positions.next_offsets |= upto
         self._progress.finish(upto)
 

@@ -58,6 +58,9 @@ from jobs.next_offsets where queue = 'dispatch' and topic = 'provider-acks'
 -- name: next_offsets
 select topic, partition, next_offset from jobs.next_offsets where queue = 'dispatch'
 
+-- name: marks
+select topic, partition, last_offset, last_time, last_digest from jobs.next_offsets where queue = 'dispatch'
+
 -- name: begin_partition
 insert into jobs.next_offsets (queue, topic, partition, next_offset)
 select 'dispatch', * from unnest(%(topics)s::text[], %(partitions)s::integer[], %(offsets)s::bigint[])
@@ -65,11 +68,18 @@ on conflict do nothing
 
 -- name: advance
 -- Only from the offset that the reader started from: the transaction of a frozen predecessor fails here as a whole.
-update jobs.next_offsets o set next_offset = moved.upto
-from unnest(%(topics)s::text[], %(partitions)s::integer[], %(expected)s::bigint[], %(upto)s::bigint[])
-    as moved (topic, partition, expected, upto)
+update jobs.next_offsets o set
+    next_offset = moved.upto,
+    last_offset = coalesce(moved.last_offset, o.last_offset),
+    last_time = coalesce(moved.last_time, o.last_time),
+    last_digest = coalesce(moved.last_digest, o.last_digest)
+from unnest(
+    %(topics)s::text[], %(partitions)s::integer[], %(expected)s::bigint[], %(upto)s::bigint[],
+    %(last_offset)s::bigint[], %(last_time)s::bigint[], %(last_digest)s::bytea[]
+) as moved (topic, partition, expected, upto, last_offset, last_time, last_digest)
 where o.queue = 'dispatch' and o.topic = moved.topic and o.partition = moved.partition
     and o.next_offset = moved.expected
+returning o.partition
 
 -- name: sent_emails
 -- Emails with an event that proves that they were sent.

@@ -16,7 +16,7 @@ from pipeline.emit.http import ConversionClient, ConversionResponse
 from pipeline.jobs.engine import Lease
 from pipeline.jobs.job import DONE, EndpointHealth, Job, JobResult, bury, release, retry
 from pipeline.jobs.retry import next_delay
-from pipeline.runtime.append import append_until_confirmed
+from pipeline.runtime.append import AppendGate, append_until_confirmed
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.crashpoints import crash_point
 from pipeline.runtime.ports import LogEntry
@@ -43,6 +43,7 @@ class ConversionJobHandler:
         self._ring = secret_ring(rt.settings)
         self._client = client
         self._random = rand
+        self._gate = AppendGate()
         self._destinations: TTLCache[tuple[str, str], Destination | None] = TTLCache(DECISION_TTL_S, MAX_DECISIONS)
 
     async def __call__(self, job: Job, lease: Lease) -> JobResult:
@@ -108,4 +109,5 @@ class ConversionJobHandler:
             status=reply.status,
             detail="" if outcome is ConversionOutcome.DELIVERED else reply.text,
         )
+        await self._gate.wait()
         await append_until_confirmed(self._rt.log, [LogEntry(CONVERSION_RESULTS, conversion.email_id, result)])

@@ -4,6 +4,7 @@ from pipeline import admin
 from pipeline.emit.emitter import NO_DESTINATION, ConversionJobHandler
 from pipeline.emit.http import open_conversion_client
 from pipeline.emit.metrics import EmitMetrics
+from pipeline.emit.result_barrier import ResultBarrier
 from pipeline.errors import InvalidSettings
 from pipeline.jobs.engine import JobEngine
 from pipeline.jobs.retention import expiring_jobs
@@ -35,6 +36,7 @@ async def run(rt: Runtime) -> None:
             conninfo=session_conninfo(settings),
             metrics=metrics.jobs,
             tick=lambda: _resume_lanes(rt, store),
+            barrier=ResultBarrier(rt),
             tracer=rt.tracer,
         )
         await run_loops(run_retention(rt, expiring_jobs(QUEUE, settings)), engine.run(rt.stop))

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.gateway import localizations, problems, request_body, request_id
+from pipeline.gateway import localizations, problems, request_body, request_id, route_scopes
 from pipeline.gateway.headers import SECURITY_HEADERS
 from pipeline.gateway.metrics import GatewayMetrics
 from pipeline.gateway.openapi import common, docs_page
@@ -92,10 +92,13 @@ def make_app(state: GatewayState) -> ASGIApp:
     )
     problems.install_error_handlers(app, ERROR_ENCODERS)
     dialects = (fasttrack, email_v1, extrahorizon, oauth, freshmail)
-    for routes in (*dialects, templates, localizations, suppressions, unsubscribe, webhooks, inbound, ops):
-        app.include_router(routes.router(state))
+    others = (templates, localizations, suppressions, unsubscribe, webhooks, inbound, ops)
+    routers = [routes.router(state) for routes in (*dialects, *others)]
     common.install_schemas(app, OPENAPI_TYPES)
     docs_page.install_docs_page(app)
+    route_scopes.check_routes([*app.routes, *(route for router in routers for route in router.routes)])
+    for router in routers:
+        app.include_router(router)
     rt = state.runtime
     return tracking.TrackingMiddleware(ResponseMiddleware(app, state.metrics, rt.new_id, rt.tracer), state)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from pipeline.admin import Tenant
+from pipeline.admin import ApiKey
 from pipeline.content import localizations
 from pipeline.gateway.problems import HttpProblem
 from pipeline.gateway.request_body import read_body
@@ -25,21 +25,21 @@ OPENAPI_TYPES: Final = (localizations.LocalizationSet, localizations.Localizatio
 def router(state: GatewayState) -> APIRouter:
     """Return the routes below `/localizations`."""
     routes = APIRouter(tags=["templates"])
-    Caller = Annotated[Tenant, Depends(state.authenticate)]  # noqa: N806 - a type
+    Caller = Annotated[ApiKey, Depends(state.authenticate)]  # noqa: N806 - a type
 
     @routes.put(
         "/localizations", summary="Push localizations", **route_openapi("LocalizationSet", "TemplatePushResponse")
     )
-    async def push_localizations(request: Request, tenant: Caller) -> Response:
+    async def push_localizations(request: Request, key: Caller) -> Response:
         """Replace the whole set by the one in the body. Templates name its texts as `{{key,$content.name}}`."""
         body = await read_body(request, BODY_MAX_BYTES)
-        return await push_draft(state, await asyncio.to_thread(localizations.parse_draft, tenant.tenant, body))
+        return await push_draft(state, await asyncio.to_thread(localizations.parse_draft, key.tenant.tenant, body))
 
     @routes.get("/localizations", summary="Show localizations", **route_openapi(None, "LocalizationSetView"))
-    async def show_localizations(tenant: Caller) -> Response:
+    async def show_localizations(key: Caller) -> Response:
         """Return the newest version."""
         async with state.runtime.pool.connection() as connection:
-            newest = await templates.get_localizations(connection, tenant.tenant)
+            newest = await templates.get_localizations(connection, key.tenant.tenant)
         if newest is None:
             raise HttpProblem(404, "no localizations were pushed")
         return json_response(localizations.localization_set_view(newest))

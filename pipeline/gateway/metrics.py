@@ -45,6 +45,12 @@ class GatewayMetrics(RoleMetrics):
             "Connections and requests refused, by reason: address, connections, evicted, head, slow, memory.",
             "why",
         )
+        self.keys_refused = self.counter(
+            "api_keys_refused",
+            "API keys refused, by reason: unknown (or revoked), expired, network, scope; slowed: looked up late, "
+            "because of many unknown keys from one network.",
+            "why",
+        )
 
     def _add_webhook_and_tracking_metrics(self) -> None:
         self.invalid_signatures = self.counter(

@@ -1,7 +1,7 @@
 """Issue and verify the short-lived tokens that stand for API keys in Extra Horizon's API.
 
 Called by the routes of `/auth/v2` and `/mail/v1`. Stateless: a token holds its expiry time and the hash of its
-key, so it is worth nothing once the key is revoked.
+key, so it is worth nothing once the key is revoked or has expired, and has the key's scopes.
 """
 
 from typing import Final, Literal
@@ -21,9 +21,18 @@ class ExpiredToken(InvalidSignatureError):
     """The token is one of ours, but has expired."""
 
 
-def issue_token(signer: Signer, kind: TokenKind, key_hash: bytes, now: Millis) -> str:
-    """Return a token for the API key with this hash; the key itself can't be derived from it."""
-    payload = (now // 1000 + TOKEN_TTL_S[kind]).to_bytes(8, "big") + key_hash
+def lifetime_s(kind: TokenKind, now: Millis, ends_at: int | None = None) -> int:
+    """Return the seconds that a token lasts; ``ends_at``: the time in seconds at which its API key expires."""
+    ttl_s = TOKEN_TTL_S[kind]
+    return ttl_s if ends_at is None else max(0, min(ttl_s, ends_at - now // 1000))
+
+
+def issue_token(signer: Signer, kind: TokenKind, key_hash: bytes, now: Millis, ends_at: int | None = None) -> str:
+    """Return a token for the API key with this hash; the key itself can't be derived from it.
+
+    ``ends_at``: the time in seconds at which the API key expires.
+    """
+    payload = (now // 1000 + lifetime_s(kind, now, ends_at)).to_bytes(8, "big") + key_hash
     return TOKEN_PREFIX + sign_token(signer, kind.encode(), payload)
 
 

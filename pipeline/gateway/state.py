@@ -75,6 +75,7 @@ def make_gateway_state(
     rt.health.use_metrics(metrics)
     log = CountedLog(rt.log, metrics)
     spool = Spool(rt.settings.data_dir / "spool", log, rt.new_id, metrics)
+    client_info = ClientInfoReader(rt.settings.trusted_proxies)
     signer = Signer(secret_ring(rt.settings), "track")
     return GatewayState(
         runtime=rt,
@@ -83,8 +84,8 @@ def make_gateway_state(
         history=HistoryReader(rt.pool, standby, max_lag_s=rt.settings.database_read_max_lag),
         spool=spool,
         event_buffer=EventBuffer(log, spool, metrics, rt.tracer),
-        client_info=ClientInfoReader(rt.settings.trusted_proxies),
-        authenticate=ApiKeyAuthenticator(rt),
+        client_info=client_info,
+        authenticate=ApiKeyAuthenticator(rt, client_info, metrics),
         signer=signer,
         limits=TenantLimits(rt.settings),
         body_memory=_body_memory(rt, metrics),

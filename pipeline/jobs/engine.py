@@ -27,8 +27,14 @@ logger = get_logger(__name__)
 
 POLL_INTERVAL_S: Final = 1.0
 """Seconds between claims without a notification; the fallback for lost notifications."""
-CLAIM_INTERVAL_S: Final = 0.004
-"""Seconds between two claims while there is a backlog, so that each claim finds more free capacity."""
+MIN_CLAIM_INTERVAL_S: Final = 0.004
+"""Seconds between two claims at least."""
+MAX_CLAIM_INTERVAL_S: Final = 0.02
+"""Seconds between two claims while each finds a few jobs: a claim of many costs hardly more than a claim of one."""
+FULL_CLAIM_JOBS: Final = 16
+"""Jobs of a claim from which on the next one follows after `MIN_CLAIM_INTERVAL_S`."""
+SETTLE_DELAY_S: Final = 0.02
+"""Seconds for which a result waits for those of the other jobs in hand, to be written with them."""
 BARRIER_INTERVAL_S: Final = 0.05
 """Seconds between two questions whether the barrier is passed."""
 SHUTDOWN_GRACE_S: Final = 6.0
@@ -104,6 +110,7 @@ class JobEngine:
         self._server: datetime | None = None
         """When the server started on which the barrier was passed; None while it is not."""
         self._no_claims_before = 0.0
+        self._claim_interval_s = MIN_CLAIM_INTERVAL_S
         self._wake = asyncio.Event()
         self._has_results = asyncio.Event()
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
@@ -146,8 +153,11 @@ class JobEngine:
             await asyncio.sleep(POLL_INTERVAL_S)
             return
         if claimed:
-            await asyncio.sleep(CLAIM_INTERVAL_S)
+            await asyncio.sleep(self._claim_interval_s)
+            longer = min(MAX_CLAIM_INTERVAL_S, 2 * self._claim_interval_s)
+            self._claim_interval_s = MIN_CLAIM_INTERVAL_S if claimed >= FULL_CLAIM_JOBS else longer
         else:
+            self._claim_interval_s = MIN_CLAIM_INTERVAL_S
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_INTERVAL_S):
                     await self._wake.wait()
@@ -225,6 +235,8 @@ class JobEngine:
     async def _settle_results(self) -> None:
         while True:
             await self._has_results.wait()
+            if self._running:
+                await asyncio.sleep(SETTLE_DELAY_S)
             self._has_results.clear()
             batch, self._results = self._results, []
             lost = await self._write_results(batch)

@@ -68,6 +68,9 @@ class EndpointHealth(StrEnum):
     """Nothing can succeed until an operator repairs it; opens the breaker at once."""
 
 
+UNHEALTHY: Final = (EndpointHealth.FAILING, EndpointHealth.BROKEN)
+
+
 @dataclass(frozen=True, slots=True)
 class JobResult:
     """The result of an attempt, as its handler returns it."""

@@ -21,6 +21,8 @@
 --            lanes. Capacity that is left if lanes are uneven is filled by the next claim, milliseconds later
 --   heads    jobs that are due and have no earlier open job of the same email; a job whose lease ran out is due (due_at)
 --   turns    the order of the heads of each tenant: the first of each lane, then the second of each lane …
+--   claimed  the leased jobs. They are returned beside the server's start, which is there without a job, too; where it is
+--            not the one that the caller expects (null: any), nothing is claimed. So one statement is one transaction
 -- Lanes are compared by window functions, not by joins: without statistics the planner would join each with each.
 with recursive lanes as (
     (
@@ -53,6 +55,7 @@ with recursive lanes as (
     left join probes on probes.lane = lanes.lane
     left join jobs.lanes news on news.queue = %(queue)s and news.lane = lanes.lane
     where lanes.due_at <= now() and news.paused_at is null and (news.open_until is null or news.open_until <= now())
+        and coalesce(%(server)s, pg_postmaster_start_time()) = pg_postmaster_start_time()
 ), sizes as (
     select *, max(nth_tenant) over () as tenants
     from (
@@ -112,17 +115,20 @@ with recursive lanes as (
 ), probing as (
     update jobs.lanes set probing_until = now() + %(lease)s * interval '1 second'
     where queue = %(queue)s and lane in (select lane from chosen where probe)
+), claimed as (
+    update jobs.jobs j set
+        state = 'attempting',
+        attempts = j.attempts + 1,
+        lease_token = %(token)s,
+        due_at = now() + %(lease)s * interval '1 second'
+    from chosen
+    where j.ctid = chosen.tid
+    returning
+        j.queue, j.stream::text, j.seq, j.name, j.lane, j.attempts, j.attempts - j.replayed_after as tries,
+        chosen.state = 'attempting' as unknown, j.lease_token::text, j.payload, j.route, j.traceparent
 )
-update jobs.jobs j set
-    state = 'attempting',
-    attempts = j.attempts + 1,
-    lease_token = %(token)s,
-    due_at = now() + %(lease)s * interval '1 second'
-from chosen
-where j.ctid = chosen.tid
-returning
-    j.queue, j.stream::text, j.seq, j.name, j.lane, j.attempts, j.attempts - j.replayed_after,
-    chosen.state = 'attempting', j.lease_token::text, j.payload, j.route, j.traceparent, pg_postmaster_start_time()
+select server.started_at, claimed.*
+from (select pg_postmaster_start_time() as started_at) server left join claimed on true
 
 -- name: park
 -- A job behind an earlier one that is not due yet (or that an operator must decide about) is not due either. It is moved
@@ -166,15 +172,16 @@ where j.ctid = blocked.tid
 -- Only with the token of the lease. A state that the intake has set since (it read the ack that we appended) is kept.
 -- Followers become due when their head is done or dead, and get the due time of their head otherwise.
 -- Rows are locked in the same order here and in the intake, which excludes deadlocks.
+-- The breakers of lanes with a healthy result are closed.
 with verdicts as materialized (
-    select j.tid, v.state, v.delay, v.burnt, v.error
+    select j.tid, j.lane, v.state, v.delay, v.burnt, v.error, v.healthy
     from (
         select * from unnest(
             %(streams)s::uuid[], %(seqs)s::integer[], %(tokens)s::uuid[],
-            %(states)s::text[], %(delays)s::float8[], %(burnt)s::boolean[], %(errors)s::text[]
-        ) as v (stream, seq, token, state, delay, burnt, error) order by stream, seq
+            %(states)s::text[], %(delays)s::float8[], %(burnt)s::boolean[], %(errors)s::text[], %(healthy)s::boolean[]
+        ) as v (stream, seq, token, state, delay, burnt, error, healthy) order by stream, seq
     ) v cross join lateral (
-        select j.ctid as tid from jobs.jobs j
+        select j.ctid as tid, j.lane from jobs.jobs j
         where j.queue = %(queue)s and j.stream = v.stream and j.seq = v.seq and j.lease_token = v.token
             and j.state in ('attempting', 'done', 'dead')
         limit 1 for update
@@ -204,6 +211,9 @@ with verdicts as materialized (
         ) f
     ) f
     where j.ctid = f.tid
+), healed as (
+    update jobs.lanes set failures = 0, trips = 0, open_until = null, probing_until = null
+    where queue = %(queue)s and lane in (select lane from verdicts where healthy) and (failures > 0 or trips > 0)
 )
 select stream::text, seq from settled
 

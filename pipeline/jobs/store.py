@@ -13,9 +13,9 @@ from typing import Any
 import psycopg
 
 from pipeline.errors import DatabaseReplaced, LeaseLost
-from pipeline.jobs.job import EndpointHealth, Job, JobResult
+from pipeline.jobs.job import UNHEALTHY, EndpointHealth, Job, JobResult
 from pipeline.jobs.retry import Breaker, after_failures
-from pipeline.runtime.database import Pool
+from pipeline.runtime.database import Pool, autocommit_connection
 from projections.sql import SqlQueries
 from projections.text import storable_text
 
@@ -72,34 +72,41 @@ class JobStore:
             "lane_limit": self._limits.max_jobs_per_lane,
             "lease": self._limits.lease_s,
             "token": uuid.uuid4(),
+            "server": server,
         }
-        async with self._pool.connection() as connection:
+        async with autocommit_connection(self._pool) as connection:
             rows = await (await connection.execute(SQL["claim"], values)).fetchall()
-            if server is not None and any(started_at != server for *_, started_at in rows):
-                raise DatabaseReplaced  # which rolls the claim back
-        return [Job(*values) for *values, _ in rows]
+        if server is not None and rows[0][0] != server:
+            raise DatabaseReplaced
+        return [Job(*job) for _, *job in rows if job[0] is not None]
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Job]:
-        """Write results and the health of the lanes that they show, in one transaction.
+        """Write results and the health of the lanes that they show.
 
         Returns the jobs whose lease was lost, so that their results were not written.
         """
-        async with self._pool.connection() as connection:
-            missed = await self._write_results(connection, settlements)
+        # Where all is well, one statement writes both; failures are counted in one transaction with their results.
+        changes_lanes = any(result.health in UNHEALTHY or result.pause_reason for _, result in settlements)
+        async with self._pool.connection() if changes_lanes else autocommit_connection(self._pool) as connection:
+            missed = await self._write_results(connection, settlements, heal_lanes=not changes_lanes)
             # A row that another transaction changed at the same moment is missed once. A row missed twice is not ours.
-            lost = await self._write_results(connection, missed) if missed else []
-            lost_keys = {(job.stream, job.seq) for job, _ in lost}
-            written = [(job, result) for job, result in settlements if (job.stream, job.seq) not in lost_keys]
-            await self._write_lanes(connection, written)
+            lost = await self._write_results(connection, missed, heal_lanes=not changes_lanes) if missed else []
+            if changes_lanes:
+                lost_keys = {(job.stream, job.seq) for job, _ in lost}
+                written = [(job, result) for job, result in settlements if (job.stream, job.seq) not in lost_keys]
+                await self._write_lanes(connection, written)
         return [job for job, _ in lost]
 
-    async def _write_results(self, connection: Connection, settlements: Sequence[Settlement]) -> list[Settlement]:
-        """Write results and return those whose row was missed."""
+    async def _write_results(
+        self, connection: Connection, settlements: Sequence[Settlement], *, heal_lanes: bool
+    ) -> list[Settlement]:
+        """Write results, close the breakers of healthy lanes with ``heal_lanes``, and return what missed its row."""
         values = self._keys([job for job, _ in settlements]) | {
             "states": [result.state.value for _, result in settlements],
             "delays": [float(result.delay_s) for _, result in settlements],
             "burnt": [result.counts_as_attempt for _, result in settlements],
             "errors": [storable_error(result.error) for _, result in settlements],
+            "healthy": [heal_lanes and result.health is EndpointHealth.HEALTHY for _, result in settlements],
         }
         rows = await (await connection.execute(SQL["settle"], values)).fetchall()
         written = {(stream, seq) for stream, seq in rows}
@@ -154,7 +161,7 @@ class JobStore:
     async def _write_lanes(self, connection: Connection, settlements: Sequence[Settlement]) -> None:
         failing: dict[str, list[EndpointHealth]] = {}
         for job, result in settlements:
-            if result.health in (EndpointHealth.FAILING, EndpointHealth.BROKEN):
+            if result.health in UNHEALTHY:
                 failing.setdefault(job.lane, []).append(result.health)
             if result.pause_reason:
                 values = {"queue": self.queue, "lane": job.lane, "reason": result.pause_reason}

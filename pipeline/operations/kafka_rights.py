@@ -45,7 +45,8 @@ class RightsHolder(StrEnum):
     PROJECT = "project"
     EMIT = "emit"
     COMMANDS = "commands"
-    """`status`, `trace`, `dead`, `renormalize`, `rebuild`, `templates`, `suppressions`, `inbound`, `topics check`."""
+    """`status`, `trace`, `dead`, `renormalize`, `rebuild`, `templates`, `suppressions`, `inbound`, `topics check`,
+    `recover`."""
     SETUP = "setup"
     """`topics create`."""
 
@@ -64,6 +65,7 @@ READ_TOPICS: Final[dict[RightsHolder, tuple[Topic, ...]]] = {
     RightsHolder.WORKER: (*FACT_TOPICS, PROVIDER_WEBHOOKS, EMAIL_STATES),
     RightsHolder.DISPATCH: (SEND_REQUESTS, PROVIDER_ACKS, UNCORRELATED_EVENTS, MESSAGE_CONTENTS),
     RightsHolder.PROJECT: (EMAIL_CHANGES, TEMPLATES, SUPPRESSIONS),
+    RightsHolder.EMIT: (CONVERSION_RESULTS,),
     RightsHolder.COMMANDS: TOPICS,
 }
 WRITTEN_TOPICS: Final[dict[RightsHolder, tuple[Topic, ...]]] = {

@@ -11,6 +11,7 @@ import msgspec
 from pipeline import admin
 from pipeline.dispatch.correlation.parked import SQL as CORRELATION
 from pipeline.operations.lag import LagSnapshot, lag_of, read_lag
+from pipeline.operations.recover.losses import LogLoss, find_losses
 from pipeline.runtime.bootstrap import Runtime
 from projections.feature_level import FIRST_LEVEL, read_level
 from projections.history_queries import SQL
@@ -97,6 +98,8 @@ class StatusSnapshot(msgspec.Struct, frozen=True):
     halted: tuple[HaltedPartition, ...] = ()
     feature_level: int = FIRST_LEVEL
     """The level up to which processes may write; `mailfold upgrade finish` raises it to that of its version."""
+    lost: tuple[LogLoss, ...] = ()
+    """Where the log lacks what was read from it; `mailfold recover` leads out of it."""
 
 
 async def read_status(rt: Runtime) -> StatusSnapshot:
@@ -132,6 +135,7 @@ async def read_status(rt: Runtime) -> StatusSnapshot:
         *(lags, owed[0] if owed else None, jobs, stopped, parked, dead_letters, insecure),
         halted=halted,
         feature_level=level,
+        lost=tuple(await find_losses(rt.settings, rt.pool)),
     )
 
 

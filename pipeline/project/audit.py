@@ -6,6 +6,7 @@ through the day's emails in small slices with pauses, so that it costs the same 
 longer then. Of several projectors, the one that has partition 0 audits.
 """
 
+import asyncio
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -14,11 +15,13 @@ from typing import Any, Final, NamedTuple
 
 import psycopg
 
+from pipeline.errors import RoleStopped
 from pipeline.project.metrics import ProjectMetrics
 from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.partitioner import partition_of_key
 from pipeline.runtime.sleep import sleep_unless
+from pipeline.runtime.tasks import run_unless
 from projections.history_queries import latest_projected_time, partition_times
 from projections.row_changes import REQUEST_EVENT
 from projections.sql import SqlQueries
@@ -135,13 +138,16 @@ class EmailAuditor:
                 await sleep_unless(self._rt.stop, OWNER_CHECK_INTERVAL_S)
                 continue
             try:
-                await self.audit()
+                is_finished = await run_unless(self._rt.stop, self.audit())
+            except RoleStopped:
+                return
             except psycopg.Error as error:
+                is_finished = False
                 logger.warning("emails not audited, retrying", error=type(error).__name__)
-            await sleep_unless(self._rt.stop, ROUND_INTERVAL_S)
+            await sleep_unless(self._rt.stop, ROUND_INTERVAL_S if is_finished else OWNER_CHECK_INTERVAL_S)
 
-    async def audit(self) -> None:
-        """Audit the emails of the last day, except those of the last minutes."""
+    async def audit(self) -> bool:
+        """Audit the emails of the last day, except those of the last minutes; return whether it came to the end."""
         fates: Counter[str] = Counter()
         lost: list[str] = []
         async with self._rt.pool.connection() as connection:
@@ -151,12 +157,13 @@ class EmailAuditor:
             # Told at once, not at the round's end; what was lost in the last round stays told until then.
             self._metrics.raise_unaccounted(fates[UNACCOUNTED])
             position = (emails[-1].recorded_at, emails[-1].email_id)
-            await sleep_unless(self._rt.stop, SLICE_PAUSE_S)
-            if self._rt.stop.is_set() or not self._is_owner():
-                return
+            await asyncio.sleep(SLICE_PAUSE_S)
+            if not self._is_owner():
+                return False
         if lost:
             logger.error("accepted emails unaccounted for", emails=fates[UNACCOUNTED], email_ids=lost[:LOGGED_IDS])
         self._metrics.show_audit({fate: fates[fate] for fate in FATES}, fates[UNACCOUNTED], self._rt.clock())
+        return True
 
     async def _audit_slice(
         self, position: tuple[Millis, str], until: Millis, fates: Counter[str], lost: list[str]

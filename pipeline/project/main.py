@@ -27,7 +27,7 @@ from pipeline.runtime.retention import ExpiringRows, run_retention
 from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import AddressHasher, hash_address, old_hash_of
 from pipeline.runtime.sleep import sleep_unless
-from pipeline.runtime.tasks import cancel_tasks, run_unless
+from pipeline.runtime.tasks import cancel_tasks, run_loops, run_unless
 from pipeline.settings import Settings
 from projections import sink, suppressions, templates
 from projections.sink import ChangeBatch, Sink
@@ -69,7 +69,7 @@ async def run(rt: Runtime) -> None:
     rt.log.require_topics(EMAIL_CHANGES)
     expiry = run_retention(rt, [expiring_identities(rt.settings)])
     auditor = EmailAuditor(rt, observer.metrics, lambda: observer.has_partition(AUDITING_PARTITION))
-    await asyncio.gather(_project_changes(rt, observer), *compacted, expiry, auditor.run())
+    await run_loops(_project_changes(rt, observer), *compacted, expiry, auditor.run())
 
 
 def expiring_identities(settings: Settings) -> ExpiringRows:

@@ -17,13 +17,15 @@ from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS
 from pipeline.runtime.kafka import append_all
 from pipeline.runtime.kafka_clients import get_records
+from pipeline.runtime.log_marks import describe_other_log, describe_short_log, find_lost_marks
 from pipeline.runtime.logs import bind_log_fields, get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.reader_progress import ReaderProgress
 from pipeline.runtime.sleep import sleep_unless
 from pipeline.runtime.tracing import batch_attributes, contexts_of, email_ids_of
 from projections.columns import is_storable_id
-from projections.sink import ChangeBatch, OffsetConflict, Sink
+from projections.log_mark import last_mark
+from projections.sink import ChangeBatch, Connection, OffsetConflict, Sink
 from topics.changes import EmailChange, Tick
 from topics.codec import NewerRecord, Undecodable, decode
 from topics.dead_letters import DeadLetter
@@ -117,6 +119,8 @@ class PartitionProjector:
                     error=str(error),
                 )
                 self._set_halted(str(error))
+                if isinstance(error, LogTooShort):
+                    self.progress.note_lost(self.partition, str(error))
                 await self._pause(30)
             except LogUnavailable as error:
                 log.warning(
@@ -132,16 +136,10 @@ class PartitionProjector:
         end = (await self.reader.end_offsets([self.partition]))[self.partition]
         number = self.partition.partition
         count = len(self.reader.partitions_for_topic(self.partition.topic) or ())
-
-        async def start() -> int:
-            async with self.rt.pool.connection() as database:
-                return await self.sink.start(database, number, beginning, end, count)
-
-        self.next_offset = await self._retry(start)
+        self.next_offset = await self._query(lambda database: self.sink.start(database, number, beginning, end, count))
         if self.catch_up_end is None:
             self.catch_up_end = end
-        if self.next_offset > end:
-            raise LogTooShort(f"{LogTooShort.__doc__} (projected to {self.next_offset}, the log's end is {end})")
+        await self._require_same_log(end)
         if self.next_offset < beginning:
             log.critical("changes expired unread", partition=number, first=self.next_offset, next=beginning)
         self.reader.seek(self.partition, max(self.next_offset, beginning))
@@ -151,12 +149,23 @@ class PartitionProjector:
         self.projected[self.partition] = self.next_offset
         log.info("projecting partition", partition=number, offset=self.next_offset, end=end)
 
+    async def _require_same_log(self, end: int) -> None:
+        """Raise LogTooShort unless the log has what was projected from it, as far as that has not expired."""
+        if self.next_offset > end:
+            raise LogTooShort(describe_short_log(self.partition, self.next_offset, end))
+        mark = await self._query(lambda database: self.sink.read_mark(database, self.partition.partition))
+        if mark is not None and await find_lost_marks(self.reader, {self.partition: mark}):
+            raise LogTooShort(describe_other_log(self.partition, mark))
+
     async def _project_next(self) -> None:
         limits = {"timeout_ms": 250, "max_records": TRANSACTION_MAX_RECORDS}
         fetched = await get_records(self.reader, self.partition, **limits)
         records = fetched.get(self.partition, [])
         # The position, not the last record's offset + 1: transaction markers take offsets, too.
         position = await self.reader.position(self.partition)
+        if position < self.next_offset:
+            # The offset to read next is not on the log any more, and the consumer went to the beginning.
+            raise LogTooShort(describe_short_log(self.partition, self.next_offset, position))
         if position > self.next_offset:
             self.progress.add_fetched(self.partition, records)
             await self._write(records, position)
@@ -192,6 +201,15 @@ class PartitionProjector:
         now = self.rt.clock()
         await append_all(self.rt.log, [LogEntry(DEAD_LETTERS, None, unprojectable(*each, now)) for each in broken])
 
+    async def _query(self, call: Callable[[Connection], Awaitable[T]]) -> T:
+        """Call with a connection until Postgres answers."""
+
+        async def run() -> T:
+            async with self.rt.pool.connection() as database:
+                return await call(database)
+
+        return await self._retry(run)
+
     async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
         """Call until Postgres answers.
 
@@ -216,6 +234,8 @@ class PartitionProjector:
             self.halted = reason
             # Committed with the offset, so that another process can read it.
             self.projected[self.partition] = self.next_offset
+        if not reason:
+            self.progress.clear_lost(self.partition)
         self.metrics.halted.labels(str(self.partition.partition)).set(bool(reason))
 
     async def _pause(self, seconds: float) -> None:
@@ -243,13 +263,14 @@ async def _store(
     fetched: FetchedRecords, decoded: Sequence[DecodedChange], apply: ApplyBatch, bury: BuryRecords
 ) -> None:
     """Apply the changes; where Postgres can't store one, halve the batch until that record is alone, and bury it."""
-    partition, first, until, _ = fetched
+    partition, first, until, records = fetched
+    mark = last_mark(records, until)
     try:
-        await apply(ChangeBatch(partition, first, until, [change for _, change in decoded]))
+        await apply(ChangeBatch(partition, first, until, [change for _, change in decoded], mark))
     except UNSTORABLE_ERRORS as error:
         if len(decoded) == 1:
             await bury([(decoded[0][0], f"not storable: {type(error).__name__}")])
-            await apply(ChangeBatch(partition, first, until))
+            await apply(ChangeBatch(partition, first, until, last_record=mark))
             return
         half = len(decoded) // 2
         middle = decoded[half][0].offset

@@ -6,6 +6,7 @@ Event ids are deterministic, so an outcome that is on the log twice counts as on
 
 import asyncio
 from collections.abc import Sequence
+from typing import Final
 
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import Log, LogEntry
@@ -13,6 +14,25 @@ from pipeline.runtime.ports import Log, LogEntry
 logger = get_logger(__name__)
 
 MAX_RETRY_DELAY_S = 5.0
+GATHER_S: Final = 0.01
+"""Seconds between two appends of outcomes: what comes meanwhile goes to the log in the same request."""
+
+
+class AppendGate:
+    """A gate before appends of single outcomes, which lets them pass together while there are many.
+
+    An outcome that comes alone passes at once.
+    """
+
+    def __init__(self) -> None:
+        self._opens_at = 0.0
+
+    async def wait(self) -> None:
+        """Wait until the gate opens, for `GATHER_S` at most."""
+        loop = asyncio.get_running_loop()
+        if (seconds := self._opens_at - loop.time()) > 0:
+            await asyncio.sleep(seconds)
+        self._opens_at = loop.time() + GATHER_S
 
 
 async def append_until_confirmed(log: Log, entries: Sequence[LogEntry]) -> None:

@@ -12,7 +12,7 @@ import uuid_utils
 
 from pipeline.errors import InvalidSettings
 from pipeline.runtime import crashpoints
-from pipeline.runtime.database import Pool, open_database
+from pipeline.runtime.database import Pool
 from pipeline.runtime.kafka import KafkaLog, open_kafka_log
 from pipeline.runtime.kafka_security import check_security
 from pipeline.runtime.log_compression import open_compression
@@ -22,7 +22,7 @@ from pipeline.runtime.ports import Clock, NewId
 from pipeline.runtime.role_health import RoleHealth, find_server_problems
 from pipeline.runtime.role_tracing import open_tracing
 from pipeline.runtime.schema import read_feature_level
-from pipeline.runtime.secret_fingerprints import check_secrets
+from pipeline.runtime.secret_fingerprints import open_checked_database
 from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.startup import stop_at_signals, wait_until_available
 from pipeline.runtime.tracing import NO_TRACER, Tracer
@@ -92,13 +92,12 @@ async def open_runtime(
         async with contextlib.AsyncExitStack() as stack:
 
             def open_pool() -> Coroutine[Any, Any, Pool]:
-                return stack.enter_async_context(open_database(settings, size=pool_size))
+                return stack.enter_async_context(open_checked_database(settings, size=pool_size, remember=bool(role)))
 
             def open_log() -> Coroutine[Any, Any, KafkaLog]:
                 return stack.enter_async_context(open_kafka_log(settings, compression))
 
             pool = await (wait_until_available("Postgres", open_pool, stop) if role else open_pool())
-            await check_secrets(pool, secret_ring(settings))
             compression = await stack.enter_async_context(
                 open_compression(functools.partial(read_feature_level, settings))
             )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool
 
 from pipeline.errors import DatabaseUnavailable
@@ -136,6 +137,19 @@ async def open_database(settings: Settings, *, size: int = 4) -> AsyncIterator[P
         yield pool
     finally:
         await pool.close()
+
+
+@contextlib.asynccontextmanager
+async def autocommit_connection(pool: Pool) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    """Lend a connection on which each statement is a transaction: one round trip instead of three."""
+    async with pool.connection() as connection:
+        await connection.set_autocommit(True)
+        try:
+            yield connection
+        finally:
+            # The pool closes a connection in any other state.
+            if connection.info.transaction_status is TransactionStatus.IDLE:
+                await connection.set_autocommit(False)
 
 
 async def connect_session(settings: Settings) -> psycopg.AsyncConnection[Any]:

@@ -50,16 +50,21 @@ def _settings_from_files() -> dict[str, Any]:
             continue
         if os.environ.get(variable):
             raise InvalidSettings(f"{variable}_FILE: {variable} is set, too; unset one of them")
-        try:
-            with Path(path).open(encoding="utf-8") as file:
-                text = file.read(SECRET_FILE_MAX_CHARS + 1)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            raise InvalidSettings(f"{variable}_FILE: {path}: {reason}") from None
-        if not text.strip() or len(text) > SECRET_FILE_MAX_CHARS:
-            raise InvalidSettings(f"{variable}_FILE: {path}: empty, or more than {SECRET_FILE_MAX_CHARS} characters")
-        values[name] = text.strip()
+        values[name] = read_secret_file(Path(path), f"{variable}_FILE: ")
     return values
+
+
+def read_secret_file(path: Path, where: str = "") -> str:
+    """Return the text of a file with a secret, without blanks around it. Raise InvalidSettings, beginning ``where``."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(SECRET_FILE_MAX_CHARS + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise InvalidSettings(f"{where}{path}: {reason}") from None
+    if not text.strip() or len(text) > SECRET_FILE_MAX_CHARS:
+        raise InvalidSettings(f"{where}{path}: empty, or more than {SECRET_FILE_MAX_CHARS} characters")
+    return text.strip()
 
 
 def environment_variable(name: str) -> str:
@@ -71,7 +76,9 @@ def environment_variable(name: str) -> str:
 def environment_of(settings: Settings) -> dict[str, str]:
     """Return the environment of a child process in which :func:`load_settings` returns the same settings."""
     values = {name: getattr(settings, name) for name in Settings.model_fields}
-    return {environment_variable(name): _text(value) for name, value in values.items()}
+    # A child inherits our environment, too, and a secret may have come from a file.
+    no_files = {f"{environment_variable(name)}_FILE": "" for name in secret_settings()}
+    return no_files | {environment_variable(name): _text(value) for name, value in values.items()}
 
 
 def _text(value: Any) -> str:

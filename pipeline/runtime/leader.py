@@ -10,7 +10,7 @@ batch of a predecessor that was frozen and woke up later fails as a whole.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, LiteralString
+from typing import Any, Final, LiteralString, NoReturn
 
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -21,10 +21,12 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.conninfo import session_conninfo
 from pipeline.runtime.consumed import ConsumedRecord
 from pipeline.runtime.database import check_writable, connect_session
+from pipeline.runtime.log_marks import describe_other_log, describe_short_log, find_lost_marks
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.sleep import sleep_unless
 from projections import locks
+from projections.log_mark import LogMark, last_mark, mark_columns, mark_from_row
 from projections.sql import SqlQueries
 from topics.registry import DEAD_LETTERS, Topic
 
@@ -37,6 +39,8 @@ PING_INTERVAL_S: Final = 3.0
 CANCEL_TIMEOUT_S: Final = 5.0
 """Seconds in which cancelled work must close its connections; a role must end within ten after SIGTERM. Work that is
 abandoned then does no harm, because the offsets fence what it might still write."""
+LOST_LOG_INTERVAL_S: Final = 10.0
+"""Seconds between two looks at a log that lacks what was read from it."""
 LOG_END_TIMEOUT_S: Final = 10.0
 """Seconds in which a broker that has just become a partition's leader must know how far the log was confirmed."""
 _SET_SESSION_TIMEOUT: LiteralString = "set idle_session_timeout = '10s'"
@@ -54,6 +58,9 @@ async def run_as_leader(rt: Runtime, name: str, work: Callable[[], Awaitable[Non
                     await _run_until_any_ends(work(), rt.stop.wait(), _ping(session))
         except (psycopg.Error, KafkaError, OSError, RecoverableError) as error:
             logger.warning("task failed, restarting", task=name, error=f"{type(error).__name__}: {error}")
+        except LogTooShort as error:
+            logger.critical("log lacks what was read from it, reader stands still", task=name, error=str(error))
+            await sleep_unless(rt.stop, LOST_LOG_INTERVAL_S)
         await sleep_unless(rt.stop, STANDBY_INTERVAL_S)
 
 
@@ -81,6 +88,8 @@ class ReaderOffsets:
         self.topics = {rt.settings.topic(topic.name): topic for topic in topics}
         """Topics by their name on the cluster."""
         self.next_offsets: dict[TopicPartition, int] = {}
+        self.lost: dict[TopicPartition, str] = {}
+        """Why :meth:`ends` raised LogTooShort, by partition."""
 
     async def stored_offsets(self) -> dict[TopicPartition, int]:
         """Return the next offsets that the table has."""
@@ -92,24 +101,38 @@ class ReaderOffsets:
     async def ends(self, reader: AIOKafkaConsumer, stored: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
         """Return the end offsets of the partitions that ``reader`` is assigned to.
 
-        Raise LogTooShort if the log ends before one of the ``stored`` next offsets.
+        Raise LogTooShort if the log ends before one of the ``stored`` next offsets, or has another record where one
+        was read. Leaves the consumer's positions elsewhere.
         """
+        self.lost.clear()
         deadline = asyncio.get_running_loop().time() + LOG_END_TIMEOUT_S
         while True:
             ends: dict[TopicPartition, int] = await reader.end_offsets(list(reader.assignment()))
             lost = [place for place, offset in stored.items() if offset > ends.get(place, 0)]
             if not lost:
+                await self._require_marks(reader, stored)
                 return ends
             if asyncio.get_running_loop().time() > deadline:
-                raise LogTooShort(self._describe_lost(lost[0], stored[lost[0]], ends.get(lost[0], 0)))
+                self._raise_lost(lost[0], describe_short_log(lost[0], stored[lost[0]], ends.get(lost[0], 0)))
             await asyncio.sleep(0.5)
 
-    def _describe_lost(self, place: TopicPartition, offset: int, end: int) -> str:
-        return (
-            f"{place.topic}/{place.partition} was read up to offset {offset}, but ends at {end}: another cluster, "
-            "one restored to an older moment, or a topic made again. Nothing is sent until it is clear which. "
-            'See "Restore Kafka" in docs/how-to/back-up.md'
-        )
+    async def _require_marks(self, reader: AIOKafkaConsumer, stored: Mapping[TopicPartition, int]) -> None:
+        """Raise LogTooShort where the log has another record than the last one that was read."""
+        async with self._rt.pool.connection() as connection:
+            rows = await (await connection.execute(self._sql["marks"])).fetchall()
+        found = {TopicPartition(self._rt.settings.topic(row[0]), row[1]): mark_from_row(row[2:]) for row in rows}
+        marks = {place: mark for place, mark in found.items() if mark is not None and place in stored}
+        for place, mark in (await find_lost_marks(reader, marks)).items():
+            self._raise_lost(place, describe_other_log(place, mark))
+
+    def require_following(self, place: TopicPartition, first: int) -> None:
+        """Raise LogTooShort where a batch begins before the next offset: the consumer went to the log's beginning."""
+        if first < self.next_offsets[place]:
+            self._raise_lost(place, describe_short_log(place, self.next_offsets[place], first))
+
+    def _raise_lost(self, place: TopicPartition, reason: str) -> NoReturn:
+        self.lost[place] = reason
+        raise LogTooShort(reason)
 
     async def add_partitions(self, places: Sequence[TopicPartition]) -> None:
         """Add partitions that were never read before to the table, with their next offsets."""
@@ -117,17 +140,23 @@ class ReaderOffsets:
             values = self._columns(places) | {"offsets": [self.next_offsets[place] for place in places]}
             await connection.execute(self._sql["begin_partition"], values)
 
-    async def advance(self, connection: psycopg.AsyncConnection[Any], upto: Mapping[TopicPartition, int]) -> None:
-        """Store the next offsets ``upto``, in the transaction that writes what was read.
+    async def advance(
+        self,
+        connection: psycopg.AsyncConnection[Any],
+        upto: Mapping[TopicPartition, int],
+        batches: Mapping[TopicPartition, Sequence[Any]] | None = None,
+    ) -> None:
+        """Store the next offsets and the marks of the batches, in the transaction that writes what was read.
 
         Raise LeaseLost where the stored ones are not the expected ones, because another process is the leader now.
         """
         values = self._columns(list(upto)) | {
             "expected": [self.next_offsets[place] for place in upto],
             "upto": list(upto.values()),
+            **_mark_columns([last_mark((batches or {}).get(place, ()), end) for place, end in upto.items()]),
         }
-        updated = await connection.execute(self._sql["advance"], values)
-        if updated.rowcount != len(upto):
+        updated = await (await connection.execute(self._sql["advance"], values)).fetchall()
+        if len(updated) != len(upto):
             raise LeaseLost("another dispatcher reads the log now")
 
     def dead_letter_entry(self, record: Any, why: str) -> LogEntry:
@@ -141,6 +170,12 @@ class ReaderOffsets:
             "topics": [self.topics[place.topic].name for place in places],
             "partitions": [place.partition for place in places],
         }
+
+
+def _mark_columns(marks: Sequence[LogMark | None]) -> dict[str, list[Any]]:
+    """Return the marks as the columns of a statement."""
+    rows = [mark_columns(mark) for mark in marks]
+    return {name: [row[name] for row in rows] for name in mark_columns(None)}
 
 
 @contextlib.asynccontextmanager

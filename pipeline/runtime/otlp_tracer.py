@@ -5,6 +5,7 @@ The SDK reads its own variables: where to (`OTEL_EXPORTER_OTLP_…`), how many (
 """
 
 import contextlib
+import itertools
 import logging
 import re
 import threading
@@ -97,7 +98,9 @@ class OtlpTracer(Tracer):
         started_at_ns: int | None = None,
     ) -> Iterator[tracing.Span]:
         """Begin a span caused by others, as :meth:`Tracer.span` says."""
-        causes = [cause for each in dict.fromkeys(contexts) if (cause := _parse(each)) is not None]
+        # Not all of a batch's: parsing ten thousand of them would block the event loop.
+        distinct = itertools.islice(dict.fromkeys(contexts), MAX_LINKS + 1)
+        causes = [cause for each in distinct if (cause := _parse(each)) is not None]
         if not causes:
             yield tracing.NO_SPAN
             return

@@ -12,6 +12,7 @@ from pipeline.runtime.bootstrap import Runtime
 from pipeline.runtime.ports import Clock
 from pipeline.runtime.role_metrics import ReaderMetrics
 
+LOST_TTL_MS: Final = 60_000
 NextOffsets = Callable[[], Mapping[TopicPartition, int]]
 """A function that returns the first unread offset of each partition."""
 
@@ -32,6 +33,8 @@ class ReaderProgress:
         self._shown: set[tuple[str, str, str]] = set()
         self._topics: set[str] = set()
         """The topics whose age is shown: also those that another process reads now, with 0."""
+        self._lost: dict[TopicPartition, str] = {}
+        self._lost_at = 0
         self.catching_up: Callable[[], int] = lambda: 0
         """Returns the number of partitions that are not read as far as they must be before the work begins."""
 
@@ -40,6 +43,7 @@ class ReaderProgress:
     ) -> None:
         """Show the progress of this consumer from now on."""
         self._consumer, self._next_offsets, self.catching_up = consumer, next_offsets, catching_up
+        self._lost = {}
 
     def end(self) -> None:
         """Show nothing until the reader begins again: another process reads, or none."""
@@ -51,13 +55,30 @@ class ReaderProgress:
         if records:
             self._fetched_at[partition] = records[0].timestamp
 
+    def note_lost(self, place: TopicPartition, reason: str) -> None:
+        """Note that the reader stands still because the log lacks what was read from this partition.
+
+        It is noted again at each attempt, and counts for a minute: another process may become the reader.
+        """
+        self._lost[place] = reason
+        self._lost_at = self._clock()
+
+    def clear_lost(self, place: TopicPartition) -> None:
+        """Note that the partition is read on."""
+        self._lost.pop(place, None)
+
+    def _is_lost(self) -> bool:
+        return bool(self._lost) and self._clock() - self._lost_at < LOST_TTL_MS
+
     def finish(self, partitions: Iterable[TopicPartition]) -> None:
         """Note that all fetched records of these partitions are processed, or that they are read elsewhere now."""
         for partition in partitions:
             self._fetched_at.pop(partition, None)
 
     async def find_problems(self) -> dict[str, str]:
-        """Return that the reader catches up; nothing if it has, or if another process reads."""
+        """Return that the reader stands still or catches up; nothing if it reads on, or if another process does."""
+        if self._is_lost():
+            return {self._reader: next(iter(self._lost.values()))}
         partitions = self.catching_up()
         return {self._reader: f"catching up with the log in {partitions} partitions"} if partitions else {}
 
@@ -74,6 +95,7 @@ class ReaderProgress:
             self._metrics.lag.labels(*labels).set(lag)
         self._topics |= {partition.topic for partition in positions}
         self._show_ages(self._topics)
+        self._metrics.log_lost.labels(self._reader).set(self._is_lost())
 
     def _show_ages(self, topics: Iterable[str]) -> None:
         now = self._clock()

@@ -87,3 +87,8 @@ class ReaderMetrics:
             "reader",
             "topic",
         )
+        self.log_lost = metrics.gauge(
+            "log_lost",
+            "1 while a reader stands still because the log lacks what was read from it: see `mailfold recover`.",
+            "reader",
+        )

@@ -3,14 +3,18 @@
 Every role calls it at its start, `mailfold secrets` on request. Postgres holds fingerprints, never a secret.
 """
 
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import psycopg
 
-from pipeline.errors import InvalidSettings
-from pipeline.runtime.database import Pool
-from pipeline.runtime.secret_ring import SecretRing
+from pipeline.errors import DatabaseUnavailable, InvalidSettings
+from pipeline.runtime.conninfo import first_line
+from pipeline.runtime.database import DATABASE_UNAVAILABLE_ERRORS, Pool, open_database
+from pipeline.runtime.secret_ring import SecretRing, has_secret, secret_ring
+from pipeline.settings import Settings
 from projections.sql import SqlQueries
 
 SIGNING: Final = "signing"
@@ -29,9 +33,28 @@ class SecretFingerprint(NamedTuple):
 
 
 def fingerprints_of(ring: SecretRing) -> list[SecretFingerprint]:
-    """Return the fingerprints of a ring: of each secret that signs or signed, and of the one for addresses."""
-    signing = [SecretFingerprint(SIGNING, secret.fingerprint) for secret in ring.secrets]
-    return [*signing, SecretFingerprint(ADDRESSES, ring.address.fingerprint)]
+    """Return the fingerprints that a role leaves: of the secret that signs, and of the one that hashes addresses."""
+    return [
+        SecretFingerprint(SIGNING, ring.signing.fingerprint),
+        SecretFingerprint(ADDRESSES, ring.address.fingerprint),
+    ]
+
+
+def secrets_problem(known: Sequence[SecretFingerprint], ring: SecretRing) -> str:
+    """Return why a ring is not that of a database with these fingerprints, oldest first; empty if it is.
+
+    It must contain the secret that was the last one to begin to sign, and hash addresses under the same as ever.
+    """
+    signing = [each.fingerprint for each in known if each.purpose == SIGNING]
+    if signing and signing[-1] not in {secret.fingerprint for secret in ring.secrets}:
+        return f"MAILFOLD_SECRETS: the secret that signs now (its fingerprint is {signing[-1]}) is not there; {_ADVICE}"
+    addresses = [each.fingerprint for each in known if each.purpose == ADDRESSES]
+    if addresses and ring.address.fingerprint not in addresses:
+        return (
+            "MAILFOLD_SECRETS: addresses would be hashed under another secret than so far (its fingerprint is "
+            f"{addresses[-1]}), and nobody would be suppressed any more: see the entry addresses:…; {_ADVICE}"
+        )
+    return ""
 
 
 async def known_fingerprints(pool: Pool) -> list[SecretFingerprint]:
@@ -41,18 +64,33 @@ async def known_fingerprints(pool: Pool) -> list[SecretFingerprint]:
     return [SecretFingerprint(*row) for row in rows]
 
 
-async def check_secrets(pool: Pool, ring: SecretRing) -> None:
-    """Remember the secrets of a ring. Raise InvalidSettings for a ring that is not this database's.
+@contextlib.asynccontextmanager
+async def open_checked_database(settings: Settings, *, size: int, remember: bool) -> AsyncIterator[Pool]:
+    """Open a pool to a database whose secrets these are. Raise InvalidSettings and DatabaseUnavailable.
 
-    It is the database's if one of its secrets signed before and if its secret for addresses is the same as ever.
+    A role remembers its secrets there. A command does not: run in a shell with a wrong secret before any role has
+    started, it would shut the roles out. It is not checked where it has no secret at all.
     """
+    async with open_database(settings, size=size) as pool:
+        if remember or has_secret(settings):
+            try:
+                await check_secrets(pool, secret_ring(settings), remember=remember)
+            except DATABASE_UNAVAILABLE_ERRORS as error:
+                raise DatabaseUnavailable(f"Postgres failed at the start: {first_line(error)}") from error
+        yield pool
+
+
+async def check_secrets(pool: Pool, ring: SecretRing, *, remember: bool) -> None:
+    """Raise InvalidSettings for a ring that is not this database's; ``remember`` its secrets otherwise."""
+    given = fingerprints_of(ring)
     async with pool.connection() as connection, connection.transaction():
-        rows = await (await connection.execute(_SQL["known"])).fetchall()
-        known = {SecretFingerprint(*row) for row in rows}
-        given = fingerprints_of(ring)
-        if known:
-            _require_known(known, given)
-        await _remember(connection, given)
+        if remember:
+            await connection.execute(_SQL["lock"])
+        known = [SecretFingerprint(*row) for row in await (await connection.execute(_SQL["known"])).fetchall()]
+        if problem := secrets_problem(known, ring):
+            raise InvalidSettings(problem)
+        if remember and not set(known).issuperset(given):
+            await _remember(connection, given)
 
 
 async def accept_secrets(pool: Pool, ring: SecretRing) -> None:
@@ -60,17 +98,6 @@ async def accept_secrets(pool: Pool, ring: SecretRing) -> None:
     async with pool.connection() as connection, connection.transaction():
         await _remember(connection, fingerprints_of(ring))
         await connection.execute(_SQL["forget_others"], _columns(fingerprints_of(ring)))
-
-
-def _require_known(known: set[SecretFingerprint], given: list[SecretFingerprint]) -> None:
-    if not known.intersection(each for each in given if each.purpose == SIGNING):
-        raise InvalidSettings(f"MAILFOLD_SECRETS: none of them is a secret of this database; {_ADVICE}")
-    if known.isdisjoint(each for each in given if each.purpose == ADDRESSES):
-        expected = ", ".join(sorted(each.fingerprint for each in known if each.purpose == ADDRESSES))
-        raise InvalidSettings(
-            "MAILFOLD_ADDRESS_SECRET: addresses would be hashed under another secret than so far (its fingerprint is "
-            f"{expected}), and nobody would be suppressed any more; {_ADVICE}"
-        )
 
 
 async def _remember(connection: psycopg.AsyncConnection[object], given: list[SecretFingerprint]) -> None:

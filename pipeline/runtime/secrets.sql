@@ -1,3 +1,7 @@
+-- name: lock
+-- Two roles that start at once with different secrets must not both be the first.
+lock table admin.secret_fingerprints in exclusive mode
+
 -- name: known
 select purpose, fingerprint from admin.secret_fingerprints order by first_used_at, fingerprint
 

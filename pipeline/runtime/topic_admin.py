@@ -45,6 +45,7 @@ class ClusterDescription(msgspec.Struct, frozen=True):
 
     brokers: tuple[BrokerAddress, ...]
     partitions: tuple[PartitionReplicas, ...]
+    cluster_id: str = ""
 
 
 def expected_config(topic: Topic) -> dict[str, str]:
@@ -117,14 +118,14 @@ async def describe_cluster(settings: Settings) -> ClusterDescription:
     """Return the cluster's brokers and the replicas of our topics' partitions. Raise LogUnavailable."""
     admin = await _connect(settings)
     try:
-        brokers = (await admin.describe_cluster())["brokers"]
+        cluster = await admin.describe_cluster()
         existing = set(await admin.list_topics())
         names = [name for topic in TOPICS if (name := settings.topic(topic.name)) in existing]
         topics = await admin.describe_topics(names) if names else []
     finally:
         await admin.close()
     return ClusterDescription(
-        tuple(BrokerAddress(row["node_id"], row["host"], row["port"]) for row in brokers),
+        tuple(BrokerAddress(row["node_id"], row["host"], row["port"]) for row in cluster["brokers"]),
         tuple(
             PartitionReplicas(
                 *(topic["topic"], row["partition"], row["leader"]), tuple(row["replicas"]), tuple(row["isr"])
@@ -132,6 +133,7 @@ async def describe_cluster(settings: Settings) -> ClusterDescription:
             for topic in topics
             for row in topic["partitions"]
         ),
+        cluster["cluster_id"] or "",
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from pipeline.runtime.bootstrap import Runtime
+from pipeline.runtime.database import autocommit_connection
 from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import AddressHasher, hash_address, old_hash_of
 from pipeline.settings import Settings
@@ -61,7 +62,7 @@ class SuppressionQueries:
     async def find_suppressed(self, lookups: Sequence[SuppressionLookup]) -> dict[AddressKey, Suppression]:
         """Return the suppressions of those addresses that the brands may not write to."""
         keys, old = [lookup.key for lookup in lookups], _old_hashes(lookups)
-        async with self._pool.connection() as connection:
+        async with autocommit_connection(self._pool) as connection:
             return await suppressions.find_suppressed(connection, keys, self._rule, self._clock(), old)
 
     async def look_up(self, lookups: Sequence[SuppressionLookup]) -> list[AddressAssessment]:

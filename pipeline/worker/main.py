@@ -8,7 +8,7 @@ import sys
 
 import uvloop
 
-from pipeline.errors import MailfoldError, RoleStopped
+from pipeline.errors import DatabaseUnavailable, MailfoldError, RoleStopped
 from pipeline.runtime import crashpoints, topic_admin
 from pipeline.runtime.bootstrap import check_role_settings, wall_clock
 from pipeline.runtime.log_compression import LogCompression, open_compression
@@ -17,6 +17,7 @@ from pipeline.runtime.ops_server import observe_role
 from pipeline.runtime.role_health import RoleHealth
 from pipeline.runtime.role_tracing import open_tracing
 from pipeline.runtime.schema import read_feature_level
+from pipeline.runtime.secret_fingerprints import open_checked_database
 from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.startup import STOP_SIGNALS, stop_at_signals, wait_until_available
 from pipeline.settings import Settings
@@ -42,6 +43,7 @@ async def serve(settings: Settings) -> None:
     health = RoleHealth("worker")
     with observe_role(health, settings), open_tracing(settings, health) as tracer:
         async with contextlib.AsyncExitStack() as stack:
+            await _check_secrets(settings)
             compression = await stack.enter_async_context(_open_compression(settings))
             producer = await _start_producer(settings, compression, stack)
             readers = token_readers(secret_ring(settings))
@@ -71,12 +73,25 @@ async def _start_producer(
     stop_at_signals(stop)
     try:
         await wait_until_available("Kafka", lambda: topic_admin.check(settings), stop)
-        return await wait_until_available(
+        producer = await wait_until_available(
             "Kafka", lambda: stack.enter_async_context(open_event_producer(settings, compression)), stop
         )
     finally:
         for number in STOP_SIGNALS:  # Faust sets handlers of its own
             asyncio.get_running_loop().remove_signal_handler(number)
+    if stop.is_set():  # just now: Faust would not hear of it
+        raise RoleStopped
+    return producer
+
+
+async def _check_secrets(settings: Settings) -> None:
+    """Raise InvalidSettings for secrets that are not the database's, if this worker was given one and it answers."""
+    if settings.database_url.get_secret_value():
+        try:
+            async with open_checked_database(settings, size=1, remember=False):
+                pass
+        except DatabaseUnavailable as error:
+            _log.warning("Postgres unavailable, secrets not checked", error=str(error))
 
 
 def tune_garbage_collector() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import admin
 from pipeline.cli.main import COMMAND_PANELS
 from pipeline.runtime.environment import environment_of
 from pipeline.settings import Settings
@@ -146,11 +147,37 @@ def test_key_is_shown_once_and_can_be_revoked(settings: Settings) -> None:
     run = _runner(environment_of(settings))
     run("tenants", "add", "acme")
     key = run("keys", "add", "acme", "--label", "first")[0].strip()
-    assert key.startswith("mf_")
+    assert re.fullmatch(admin.KEY_PATTERN, key)
     listed = run("keys", "list")[1]
     assert key not in listed
     run("keys", "revoke", listed.split()[0])
     assert len(run("keys", "list")[1].split()) > len(listed.split())
+
+
+def test_key_is_listed_with_its_limits_rotated_and_revoked_by_itself(settings: Settings) -> None:
+    env = environment_of(settings)
+    run = _runner(env)
+    run("tenants", "add", "acme")
+    unscoped = mailfold("keys", "add", "acme", env=env)
+    assert "warning: this key may do everything of tenant acme; --scope limits it" in unscoped.err
+    limits = ["--scope", "send", "--scope", "history:read", "--brand", "7", "--network", "203.0.113.0/24"]
+    limited = mailfold("keys", "add", "acme", "--label", "shop", *limits, "--expires", "2099-12-31", env=env)
+    assert limited.err == ""
+    listed = mailfold("keys", "list", env=env)
+    assert "all (unscoped)" in listed.out
+    assert "1 unscoped" in listed.err
+    assert limited.out.strip() not in listed.out
+    [row] = [line for line in listed.out.splitlines() if " shop " in line]
+    for shown in ("history:read send", " 7 ", "203.0.113.0/24", "2100-01-01 00:00", "@"):
+        assert shown in row
+
+    rotated = mailfold("keys", "rotate", row.split()[0], "--overlap", "12h", env=env)
+    assert re.fullmatch(admin.KEY_PATTERN, rotated.out.strip())
+    assert f"key {row.split()[0]} works for 12h more" in rotated.err
+    assert run("keys", "revoke", "-", stdin=limited.out) == [f"key {row.split()[0]} is revoked"]
+    narrowed = run("keys", "rotate", "-", "--scope", "send", "--overlap", "1h", stdin=unscoped.out)
+    assert len(narrowed[0]) == len(unscoped.out.strip())
+    assert "(rotated)" in mailfold("keys", "list", env=env).out
 
 
 def _runner(env: dict[str, str]) -> Callable[..., list[str]]:
@@ -166,6 +193,19 @@ def _runner(env: dict[str, str]) -> Callable[..., list[str]]:
     ("arguments", "words"),
     [
         (["keys", "add", "nobody"], "it refers to something that doesn't exist"),
+        (["keys", "add", "default", "--network", "203.0.113.9/24"], "is not a network such as 203.0.113.0/24"),
+        (
+            ["keys", "add", "default", "--expires", "soon"],
+            "is neither a day such as 2027-06-30 nor a period such as 90d",
+        ),
+        (["keys", "add", "default", "--expires", "2020-01-01"], "'2020-01-01' is past"),
+        (["keys", "add", "default", "--brand", "7"], "a key for one brand needs scopes"),
+        (
+            ["keys", "add", "default", "--brand", "7", "--scope", "templates:write"],
+            "templates:write: concerns all brands of a tenant; make another key for it",
+        ),
+        (["keys", "rotate", "nothing"], "no API key nothing in force; `mailfold keys list` shows their names"),
+        (["keys", "rotate", "nothing", "--overlap", "long"], "'long' is not a period such as 12h or 7d"),
         (["keys", "revoke", "nothing"], "no API key nothing in force; `mailfold keys list` shows their names"),
         (["tenants", "add", "Not A Name"], "not a value that can be taken: tenants_tenant_check"),
         (

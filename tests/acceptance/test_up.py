@@ -133,7 +133,15 @@ def _memory_of_process(process: psutil.Process) -> int:
 
 
 def _assert_private(folder: Path) -> None:
-    for name in ("api-key", "secret", "example.json", "gateway.port", "postgres/password", "logs/gateway.log"):
+    for name in (
+        "api-key",
+        "api-key.header",
+        "secret",
+        "example.json",
+        "gateway.port",
+        "postgres/password",
+        "logs/gateway.log",
+    ):
         assert mode(folder / name) == 0o600, name
     # The folder above existed before: root's home, or another folder that is closed to others.
     above = folder.parents[3]

@@ -71,6 +71,7 @@ CASES = {
         9,
         25,
     ),
+    "MailfoldLogLost": AlertCase({'mailfold_log_lost{reader="dispatch"}': "0+0x9 1+0x9"}, 9, 12),
     "MailfoldProjectionHalted": AlertCase({'mailfold_projection_halted{partition="3"}': "0+0x9 1+0x9"}, 9, 12),
     "MailfoldCompactedTopicHalted": AlertCase(
         {'mailfold_compacted_topic_halted{topic="templates"}': "0+0x9 1+0x9"}, 9, 12

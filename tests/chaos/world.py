@@ -144,7 +144,7 @@ class World:
         self.cli("migrate")
         self.cli("topics", "create")
         self.cli("tenants", "add", "acme")
-        found = re.search(r"mf_[\w-]+", self.cli("keys", "add", "acme"))
+        found = re.search(r"mfk?_[\w-]+", self.cli("keys", "add", "acme"))
         assert found is not None
         self.key = found[0]
         provider = f"providers add sandbox --kind sandbox --host 127.0.0.1 --port {self.smtp_port}"

@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchError, FetchResult, PartitionRecords
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
 from pipeline.runtime.tracing import traceparent_of
-from pipeline.worker.streaming.fetch import _skip_record_copies
+from pipeline.worker.streaming import fetch
+from pipeline.worker.streaming.fetch import _adapt_results
 
 PLACE = TopicPartition("topic", 3)
 
@@ -36,7 +38,7 @@ def consumer(*results: Any) -> Any:
 def test_uncopied_records_have_attributes_that_fold_reads() -> None:
     pairs = [(b"a", b"1"), (None, b"2"), (b"c", None), (b"", b"")]
     plain, spared = fetched(*pairs), fetched(*pairs)
-    _skip_record_copies(consumer(spared))
+    _adapt_results(consumer(spared))
     copied, parsed = plain.getall(), spared.getall()
     assert {type(record).__name__ for record in copied} == {"ConsumerRecord"}
     assert {type(record).__name__ for record in parsed} == {"DefaultRecord"}
@@ -48,10 +50,10 @@ def test_uncopied_records_have_attributes_that_fold_reads() -> None:
 
 def test_uncopied_records_have_the_headers_that_tracing_reads() -> None:
     plain = fetched((b"a", b"1"), (b"b", b"2"), headers=[("other", b""), ("traceparent", b"00-1-2-01")])
-    _skip_record_copies(consumer(plain))
+    _adapt_results(consumer(plain))
     assert [traceparent_of(record) for record in plain.getall()] == ["00-1-2-01"] * 2
     without = fetched((b"a", b"1"))
-    _skip_record_copies(consumer(without))
+    _adapt_results(consumer(without))
     assert [traceparent_of(record) for record in without.getall()] == [""]
 
 
@@ -59,4 +61,18 @@ def test_failed_and_consumed_fetches_are_left_unchanged() -> None:
     read = fetched((b"a", b"1"))
     read.getall()
     assert not read.has_more()
-    _skip_record_copies(consumer(read, FetchError(error=ValueError(), backoff=0)))
+    _adapt_results(consumer(read, FetchError(error=ValueError(), backoff=0)))
+
+
+def test_size_of_values_is_bounded_and_nothing_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "MAX_VALUE_BYTES", 100)
+    pairs = [(b"k", b"v" * size) for size in (60, 60, 0, 200, 10)]
+    result = fetched(*pairs)
+    _adapt_results(consumer(result))
+    batches = []
+    while result.has_more():
+        batches.append([record.offset for record in result.getall(max_records=10)])
+    assert batches == [[0, 1], [2, 3], [4]]
+    limited = fetched(*pairs[2:])
+    _adapt_results(consumer(limited))
+    assert [record.offset for record in limited.getall(max_records=1)] == [0]

@@ -51,6 +51,13 @@ async def test_jobs_of_another_server_are_not_claimed(pool: Pool) -> None:
     assert len(await store.claim(server=server)) == 3
 
 
+async def test_another_server_is_noticed_where_no_job_is_due(pool: Pool) -> None:
+    store, server = JobStore(pool, "emit", LIMITS), await started_at(pool)
+    assert await store.claim(server=server) == []
+    with pytest.raises(DatabaseReplaced):
+        await store.claim(server=server - timedelta(seconds=1))
+
+
 class SlowBarrier:
     """A barrier that is passed at the third question, for a server that is gone then, and for this one at the fifth."""
 

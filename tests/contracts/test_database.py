@@ -13,6 +13,7 @@ from pipeline.runtime import startup
 from pipeline.runtime.database import (
     DATABASE_UNAVAILABLE_ERRORS,
     Pool,
+    autocommit_connection,
     open_database,
     open_standby,
     ping_database,
@@ -171,3 +172,39 @@ async def test_cancellation_that_comes_with_the_connection_is_not_lost(made: Set
         waiting.cancel()
         await asyncio.wait([waiting])
         assert was_cancelled
+
+
+async def test_statement_on_an_autocommit_connection_is_a_transaction(made: Settings) -> None:
+    async with open_database(made, size=1) as pool:
+        async with autocommit_connection(pool) as connection:
+            await connection.execute("create table kept (id int)")
+            with pytest.raises(psycopg.errors.UndefinedTable):
+                await connection.execute("select * from missing")
+            await connection.execute("insert into kept values (1)")
+        async with pool.connection() as connection:
+            assert not connection.autocommit
+            await connection.execute("insert into kept values (2)")
+            await connection.rollback()
+        assert await ask(pool, "select array_agg(id) from kept") == [1]
+
+
+async def test_connection_is_lent_again_after_a_cancelled_autocommit_statement(made: Settings) -> None:
+    async with open_database(made, size=1) as pool:
+
+        async def sleep_in_server() -> None:
+            async with autocommit_connection(pool) as connection:
+                await connection.execute("select pg_sleep(60)")
+
+        sleeping = asyncio.create_task(sleep_in_server())
+        await until(lambda: _is_sleeping(made))
+        sleeping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sleeping
+        async with pool.connection() as connection:
+            assert not connection.autocommit
+
+
+async def _is_sleeping(made: Settings) -> bool:
+    with psycopg.connect(made.database_url.get_secret_value()) as connection:
+        query = "select 1 from pg_stat_activity where query like '%pg_sleep(60)' and pid <> pg_backend_pid()"
+        return connection.execute(query).fetchone() is not None

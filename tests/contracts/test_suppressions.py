@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -194,3 +195,29 @@ async def test_soft_bounce_of_one_email_under_both_hashes_counts_once(connection
     assert await suppressions.find_suppressed(connection, [KEY], RULE, NOW, old) == {}
     await add_evidence(connection, OLD, "soft bounce", NOW - 1)
     assert KEY in await suppressions.find_suppressed(connection, [KEY], RULE, NOW, old)
+
+
+RESTORED_PLACE = -7
+
+
+@pytest.mark.parametrize(
+    ("place", "at", "next_place", "next_at", "is_lifted"),
+    [
+        (RESTORED_PLACE, 20, 3, 10, True),  # the log was restored to an older moment than the backup
+        (RESTORED_PLACE, 20, 3, 20, False),  # the log has the decision itself, or one as late
+        (900, 20, 5, 10, True),  # an old log is read again
+        (900, 20, 813, 30, False),  # and goes on at a smaller place
+        (5, 20, 6, 10, False),  # the later record counts, whatever its author's clock said
+    ],
+)
+async def test_decision_of_a_lost_log_counts_until_the_log_has_a_later_one(  # noqa: PLR0917
+    connection: Connection, place: int, at: int, next_place: int, next_at: int, is_lifted: bool
+) -> None:
+    common: dict[str, Any] = {"tenant": "acme", "brand": "7", "address_hash": HASHES[0].hex(), "by": "x"}
+    first = AddressLifted(at=at, **common)
+    later = AddressListed(at=next_at, reason=SuppressionReason.MANUAL, **common)
+    await suppressions.next_offset(connection, 0)
+    assert await suppressions.project(connection, 0, 1, [(place, first)])
+    assert await suppressions.project(connection, 1, 2, [(next_place, later)])
+    query = "select reason is null from suppressions.decisions"
+    assert await (await connection.execute(query)).fetchall() == [(is_lifted,)]

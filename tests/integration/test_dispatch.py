@@ -239,7 +239,7 @@ async def test_changed_content_is_a_failure_and_a_dead_letter(quick: Settings, f
         [good] = await accept(rt, "good@example.com")
         assert good.content is not None
         changed: dict[str, ContentPointer | None] = {
-            "missing": _changed(good.content, offset=good.content.offset + 1000),
+            "missing": _changed(good.content, offset=good.content.offset + 1000, content_id="gone"),
             "another content": _changed(good.content, content_id="other"),
             "other bytes": _changed(good.content, sha256="0" * 64),
             "no content": None,

@@ -35,7 +35,7 @@ async def test_sound_installation_fails_nothing_and_a_wrong_clock_or_credential_
         await admin.add_provider(rt.pool, provider, secret_ring(settings))
         await admin.add_brand(rt.pool, admin.Brand("acme", "*", "mine"))
     code, found = await examined(settings)
-    assert (code, set(found)) == (0, {"host", "kafka", "postgres", "setup", "roles"})
+    assert (code, set(found)) == (0, {"host", "kafka", "postgres", "log", "setup", "roles"})
     assert "fail" not in {verdict for rows in found.values() for verdict in verdicts(rows)}
     assert ("ok", "no record has a time in the future") in found["kafka"]
     assert ("ok", "1 tenants, 1 brands") in found["setup"]

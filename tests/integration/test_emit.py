@@ -77,6 +77,27 @@ async def outcomes(settings: Settings) -> list[tuple[str, int, int]]:
     return [(result.outcome.value, result.attempt, result.status) for result in found]
 
 
+async def test_restored_database_tells_no_conversion_again_that_the_log_says_was_told(quick: Settings) -> None:
+    async with http_receiver() as receiver:
+        async with emitting(quick) as rt:
+            await destine(rt, receiver.url)
+            emails = [await owe(rt, *WORDS) for _ in range(3)]
+            await in_state(rt, "done")
+            restored = (
+                "update jobs.jobs set state = 'pending', attempts = 0, finished_at = null, payload = %s"
+                " where stream = %s returning 1"
+            )
+            debt = PendingConversion(
+                email_id=emails[2], word=WORDS[0], tenant="acme", brand="7", activity=msgspec.Raw(ACTIVITY)
+            )
+        async with open_runtime(quick, signals=False) as rt:
+            await rows(rt, restored, encode_conversion(debt), emails[2])
+        async with emitting(quick) as rt:
+            await owe(rt, ConversionWord.DELIVERED)
+            await in_state(rt, "done")
+    assert [len(receiver.seen), len({seen.headers["Idempotency-Key"] for seen in receiver.seen})] == [10, 10]
+
+
 async def test_conversion_request_follows_specification_with_unchanged_activity(quick: Settings) -> None:
     async with http_receiver() as receiver, emitting(quick) as rt:
         await destine(rt, receiver.url)

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from pipeline.dialects import rql
-from pipeline.dialects.extrahorizon import MAIL_FIELDS
+from pipeline.dialects.extrahorizon_listing import MAIL_FIELDS
 
 MAILS: Final[dict[str, Any]] = {
     "three": {

@@ -333,7 +333,7 @@ async def test_unconfirmed_messages_are_fatal_and_the_rest_successful(settings: 
         state = make_gateway_state(rt)
         api = FastTrackApi(replace(state, log=HalfConfirmingLog(rt.log, topic)))
         body = json.dumps([message(f"m{number}") for number in range(3)]).encode()
-        answer = json.loads(bytes((await api.answer(admin.Tenant("acme"), body)).body))
+        answer = json.loads(bytes((await api.answer(admin.ApiKey("key", admin.Tenant("acme")), body)).body))
         assert [each["id"] for each in answer["successful"]] == ["m0", "m2"]
         error = "[1]: the log did not confirm it in time; send it again"
         assert answer["fatal"] == [{"id": "m1", "error": error}]

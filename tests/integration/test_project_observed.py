@@ -6,7 +6,8 @@ import psycopg
 import pytest
 
 from pipeline.operations.status import read_status
-from pipeline.project import compacted_topics
+from pipeline.project import audit, compacted_topics
+from pipeline.project.observer import ProjectObserver
 from pipeline.project.partition import PartitionProjector
 from pipeline.runtime.bootstrap import Runtime, open_runtime
 from pipeline.runtime.sleep import sleep_unless
@@ -47,6 +48,19 @@ async def test_projector_is_ready_only_once_it_has_read_what_was_there(settings:
             assert (sample(rt, "mailfold_projected_through_timestamp_seconds") or 0) > 0
             assert (sample(rt, "mailfold_stage_seconds_count", stage="projected") or 0) > 0
             assert (sample(rt, "mailfold_transaction_seconds_count", what="project") or 0) > 0
+
+
+async def test_projector_that_has_the_first_partition_audits(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "OWNER_CHECK_INTERVAL_S", 0.05)
+    monkeypatch.setattr(audit, "ROUND_INTERVAL_S", 0.05)
+    async with projecting(settings) as rt:
+        await until(lambda: sample(rt, "mailfold_audit_finished_timestamp_seconds"))
+        assert sample(rt, "mailfold_audit_emails", fate="accepted") == 0
+        monkeypatch.setattr(ProjectObserver, "has_partition", lambda *_: False)
+        await until(lambda: sample(rt, "mailfold_audit_finished_timestamp_seconds") == 0)
+        assert sample(rt, "mailfold_audit_emails", fate="accepted") is None
 
 
 async def test_halted_compacted_topic_is_told_by_metrics_and_readiness_until_it_goes_on(
@@ -92,9 +106,12 @@ async def test_halted_partition_is_told_by_metrics_readiness_and_status(
             return (await read_status(rt)).halted
 
         [partition] = await until(halted)
-        assert (partition.partition, "log ends before" in partition.reason) == (1, True)
+        assert (partition.partition, "but ends at" in partition.reason) == (1, True)
         assert f"halted at offset {end}: " in (await rt.health.find_problems())["partition 1"]
         assert sample(rt, "mailfold_projection_halted", partition="1") == 1
+        assert "mailfold recover" in (await rt.health.find_problems())["project"]
+        await rt.health.refresh_gauges()
+        assert sample(rt, "mailfold_log_lost", reader="project") == 1
         await rows(rt, "update projections.next_offsets set next_offset = %s where partition = 1 returning 1", end - 9)
 
         async def goes_on() -> bool:

@@ -25,19 +25,30 @@ def with_secrets(settings: Settings, text: str) -> Settings:
 
 
 async def start(settings: Settings) -> None:
-    async with open_runtime(settings):
+    async with open_runtime(settings, role="emit", signals=False):
         pass
+
+
+async def test_command_with_a_wrong_secret_shuts_no_role_out(settings: Settings) -> None:
+    async with open_runtime(with_secrets(settings, f"1:{OTHER}"), signals=False):
+        pass
+    await start(settings)
+    with pytest.raises(InvalidSettings, match="the secret that signs now"):
+        async with open_runtime(with_secrets(settings, f"1:{OTHER}"), signals=False):
+            pass
 
 
 async def test_role_refuses_secrets_that_are_not_the_database_s(settings: Settings) -> None:
     await start(settings)
-    with pytest.raises(InvalidSettings, match="none of them is a secret of this database"):
+    with pytest.raises(InvalidSettings, match="the secret that signs now"):
         await start(with_secrets(settings, f"1:{OTHER}"))
     with pytest.raises(InvalidSettings, match="addresses would be hashed under another secret"):
         await start(with_secrets(settings, f"addresses:{OTHER} 2:{OTHER} 1:{SECRET}"))
     # Both steps of a rotation, and the deletion of the old secret after it.
     for text in (f"1:{SECRET} 2:{OTHER}", f"2:{OTHER} 1:{SECRET}", f"2:{OTHER}"):
         await start(with_secrets(settings, f"addresses:{SECRET} {text}"))
+    with pytest.raises(InvalidSettings, match="the secret that signs now"):
+        await start(settings)  # a host that was forgotten: nobody would recognize what it signs
 
 
 async def test_lost_secret_is_given_up_by_command_only(settings: Settings) -> None:
@@ -46,7 +57,7 @@ async def test_lost_secret_is_given_up_by_command_only(settings: Settings) -> No
     async with open_database(settings, size=1) as pool:
         await accept_secrets(pool, SecretRing(NamedSecret("1", OTHER)))
     await start(ours)
-    with pytest.raises(InvalidSettings, match="none of them"):
+    with pytest.raises(InvalidSettings, match="the secret that signs now"):
         await start(settings)
 
 

@@ -10,17 +10,27 @@ import pytest
 from pipeline import admin
 from pipeline.admin import Brand, Destination, Provider
 from pipeline.devstack.supervisor import Stack
-from pipeline.runtime.kafka import topic_partition
+from pipeline.runtime.bootstrap import open_runtime
+from pipeline.runtime.kafka import append_all, topic_partition
 from pipeline.runtime.kafka_clients import create_consumer
 from pipeline.settings import Settings
 from tests.conftest import RING
+from tests.integration.test_correlation import acked, fresh, uncorrelated
 from tests.support.fasttrack import activity, message
 from tests.support.gateway import gateway
 from tests.support.http_receiver import http_receiver
 from tests.support.otlp import Collector, ReceivedSpan, otlp_collector
-from tests.support.seeing import until
+from tests.support.seeing import on, rows, until
 from tests.support.smtp_receiver import smtp_receiver
-from topics.registry import CONVERSION_RESULTS, EMAIL_CHANGES, EMAIL_STATES, FACT_TOPICS, SEND_REQUESTS, Topic
+from topics.registry import (
+    CONVERSION_RESULTS,
+    DELIVERY_EVENTS,
+    EMAIL_CHANGES,
+    EMAIL_STATES,
+    FACT_TOPICS,
+    SEND_REQUESTS,
+    Topic,
+)
 
 CALLER_TRACE, CALLER_SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 CALLER = f"00-{CALLER_TRACE}-{CALLER_SPAN}-01"
@@ -115,6 +125,32 @@ async def test_batch_of_several_requests_is_linked_to_each(settings: Settings, m
     assert len({span.trace_id for span in requests}) == 3
     taken_in = {cause for span in collector.spans if span.name == "take in" for cause in span.causes}
     assert taken_in == {span.span_id for span in requests}
+
+
+async def test_event_that_names_no_email_keeps_its_trace(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    email_id = fresh()
+    with otlp_collector() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        own = settings.model_copy(update={"tracing": True, "trace_export_delay_ms": 50})
+        async with open_runtime(own, role="gateway") as rt, Stack(own, roles=["dispatch"]):
+            await append_all(rt.log, [acked(email_id, "<known@relay>")])
+            await until(lambda: rows(rt, "select 1 from correlation.provider_ids"))
+            with rt.tracer.request_span("webhook", {}):
+                await append_all(rt.log, [uncorrelated("<known@relay>", "traced")])
+            await append_all(rt.log, [uncorrelated("<known@relay>", "untraced")])
+
+            async def appended() -> bool:
+                return len(await on(own, DELIVERY_EVENTS)) == 2
+
+            await until(appended)
+        [header] = (await headers_on(own, DELIVERY_EVENTS))[DELIVERY_EVENTS.name]
+    [correlated] = [span for span in collector.spans if span.name == "correlate"]
+    [webhook] = [span for span in collector.spans if span.name == "webhook"]
+    assert (correlated.causes, correlated.attributes["mailfold.email_ids"]) == (
+        frozenset({webhook.span_id}),
+        [email_id],
+    )
+    assert header == ("traceparent", f"00-{webhook.trace_id}-{correlated.span_id}-01".encode())
 
 
 async def test_nothing_is_written_while_tracing_is_off(settings: Settings) -> None:

@@ -1,5 +1,7 @@
 """The log is not where the group's offsets say: records expired unread, or a topic was truncated or recreated."""
 
+import secrets
+import time
 from pathlib import Path
 
 from aiokafka import TopicPartition
@@ -8,6 +10,7 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from pipeline.settings import Settings
 from tests.support.caught_up import CaughtUp
+from tests.support.mirror import drop, mirror
 from tests.support.seeing import until
 from tests.support.worker import (
     FACT_TOPIC_NAMES,
@@ -82,3 +85,24 @@ async def test_log_shorter_than_the_commit_is_read_again(settings: Settings, tmp
         await until(folded, patience=30)
         assert worker.terminate() == 0
     assert "committed offset is beyond the log's end" in worker.log.read_text()
+
+
+async def test_store_that_is_ahead_of_the_log_is_recovered_from_it(settings: Settings, tmp_path: Path) -> None:
+    """Kafka was restored to an older moment, and the worker kept its disk."""
+    older = settings.model_copy(update={"topic_prefix": f"t{secrets.token_hex(6)}-"})
+    with Worker(settings, tmp_path / "one") as worker:
+        await feed(settings, lives(20, seed=1))
+        await assert_folded(settings)
+        cut_at = time.time_ns() // 1_000_000
+        await feed(settings, lives(20, seed=2))
+        await assert_folded(settings)
+        assert worker.terminate() == 0
+    await mirror(settings, older, until_ms=cut_at)
+    try:
+        with Worker(older, tmp_path / "one") as worker:
+            await feed(older, lives(20, seed=3))
+            assert len(await assert_folded(older)) == 40
+            assert worker.terminate() == 0
+        assert "store has more than the log, removed" in worker.log.read_text()
+    finally:
+        await drop(older)

@@ -24,7 +24,7 @@ EMPTY: Final = """<section class="card" aria-labelledby="empty"><h2 id="empty">N
 <p>Every message that the sandbox accepts is shown here. To see one, do either of these, then reload the page:</p>
 <ul><li><p>While <code>make up</code> runs, send the example in its folder:</p>
 <pre tabindex="0">curl {gateway}/channels/email/batch -H 'Content-Type: application/json' \\
-  -H "X-Api-Key: $(cat .mailfold/api-key)" -d @.mailfold/example.json</pre></li>
+  -H @.mailfold/api-key.header -d @.mailfold/example.json</pre></li>
 <li><p>Or send any message by SMTP to <code>{smtp}</code>, with any user name and password.</p></li></ul>
 <p>The recipient's address says what happens: <code>anna+open+click@example.test</code> opens the message and follows
 its first link, <code>anna+bounce-later@example.test</code> bounces.</p></section>"""

@@ -32,7 +32,14 @@ class SandboxSmtpHandler:
     def __init__(self, provider: SandboxProvider) -> None:
         self._provider = provider
 
-    async def handle_RCPT(  # noqa: N802  aiosmtpd names its hooks for SMTP's verbs
+    async def handle_EHLO(  # noqa: N802  aiosmtpd names its hooks for SMTP's verbs
+        self, _server: SMTP, session: Session, _envelope: Envelope, host_name: str, replies: list[str]
+    ) -> list[str]:
+        """Offer PIPELINING as well, as sending services do; aiosmtpd takes commands in their order anyway."""
+        session.host_name = host_name
+        return [*replies[:-1], "250-PIPELINING", replies[-1]]
+
+    async def handle_RCPT(  # noqa: N802  likewise
         self, server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
     ) -> str:
         """Accept or refuse a recipient, late or by closing the connection if the address says so."""

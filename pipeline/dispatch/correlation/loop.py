@@ -9,6 +9,7 @@ The account of a provider may also carry other senders' mail. Its events are par
 letters with that reason after ``parked_days``.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from prometheus_client import Histogram
 
 from pipeline.dispatch.correlation.parked import SQL
-from pipeline.dispatch.correlation.parse import UncorrelatedEvent, parse_records, with_email_id
+from pipeline.dispatch.correlation.parse import MessageKey, UncorrelatedEvent, parse_records, with_email_id
 from pipeline.dispatch.correlation.store import key_columns, write_and_match
 from pipeline.dispatch.metrics import DispatchMetrics
 from pipeline.runtime.append import append_until_confirmed
@@ -28,6 +29,7 @@ from pipeline.runtime.leader import ReaderOffsets, run_as_leader
 from pipeline.runtime.logs import get_logger
 from pipeline.runtime.ports import LogEntry
 from pipeline.runtime.reader_progress import ReaderProgress, observe_reader
+from pipeline.runtime.tracing import batch_attributes, traceparent_of
 from topics.codec import decode
 from topics.dead_letters import dead_letter
 from topics.record import EmailId, LogPosition, Millis
@@ -38,6 +40,8 @@ logger = get_logger(__name__)
 MAX_RECORDS_PER_POLL: Final = 2000
 MAX_ROWS_PER_STATEMENT: Final = 1000
 """Rows that are correlated, given up or deleted in one statement."""
+GATHER_S: Final = 0.05
+"""Seconds between two transactions, in which more records come: one of many costs hardly more than one of a few."""
 CLEANUP_INTERVAL_MS: Final = 60_000
 LOCK_NAME: Final = "mailfold.correlation"
 
@@ -73,10 +77,13 @@ class Correlator:
                 batches = await get_records(reader, timeout_ms=500, max_records=MAX_RECORDS_PER_POLL)
                 if batches:
                     await self._process(batches)
+                    await asyncio.sleep(GATHER_S)
                 if await self._has_read_acks(reader):
                     await self._clean_up()
         finally:
             self._progress.end()
+            for place, reason in self._positions.lost.items():
+                self._progress.note_lost(place, reason)
             await reader.stop()
 
     async def _assign(self, reader: AIOKafkaConsumer) -> None:
@@ -116,36 +123,63 @@ class Correlator:
 
     async def _process(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
         for partition, records in batches.items():
+            self._positions.require_following(partition, records[0].offset)
             self._progress.add_fetched(partition, records)
         batch = parse_records(self._positions.topics, [record for records in batches.values() for record in records])
         if batch.broken:
             dead_letters = [self._positions.dead_letter_entry(record, error) for record, error in batch.broken]
             await append_until_confirmed(self._rt.log, dead_letters)
-        unmatched = await self._append_known(batch.waiting)
+        unmatched = await self._append_known(batch.waiting, self._contexts(batches))
         upto = {partition: records[-1].offset + 1 for partition, records in batches.items()}
         with self._transaction_seconds.time():
             async with self._rt.pool.connection() as connection:
                 matched = await write_and_match(connection, batch, unmatched)
-                await self._positions.advance(connection, upto)
+                await self._positions.advance(connection, upto, batches)
         self._positions.next_offsets |= upto
         self._progress.finish(upto)
         if matched:
             await self._append_matched()
 
-    async def _append_known(self, events: Sequence[UncorrelatedEvent]) -> list[UncorrelatedEvent]:
+    def _contexts(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> dict[tuple[int, int], str]:
+        """Return the trace contexts of traced events, by partition and offset."""
+        if not self._rt.tracer.is_on:
+            return {}
+        return {
+            (partition.partition, record.offset): context
+            for partition, records in batches.items()
+            if partition.topic != self._acks_topic
+            for record in records
+            if (context := traceparent_of(record))
+        }
+
+    async def _append_known(
+        self, events: Sequence[UncorrelatedEvent], contexts: Mapping[tuple[int, int], str]
+    ) -> list[UncorrelatedEvent]:
         """Append the events whose email is already known, and return the others, which must be parked.
 
-        After a crash they are read and appended again.
+        After a crash they are read and appended again. A parked event loses its trace.
         """
         if not events:
             return []
         async with self._rt.pool.connection() as connection:
             rows = await (await connection.execute(SQL["known"], key_columns(each.key for each in events))).fetchall()
         email_ids = {(provider, message_id): EmailId(email_id) for message_id, provider, email_id in rows}
-        known = [with_email_id(each.event, email_ids[each.key]) for each in events if each.key in email_ids]
-        entries = [LogEntry(DELIVERY_EVENTS, event.email_id, event) for event in known]
-        await append_until_confirmed(self._rt.log, entries)
+        known = [each for each in events if each.key in email_ids]
+        traced = [each for each in known if (each.partition, each.place) in contexts]
+        await self._append_events([each for each in known if (each.partition, each.place) not in contexts], email_ids)
+        causes = [contexts[each.partition, each.place] for each in traced]
+        attributes = batch_attributes(UNCORRELATED_EVENTS.name, {email_ids[each.key] for each in traced})
+        with self._rt.tracer.span("correlate", "consumer", causes, attributes):
+            await self._append_events(traced, email_ids)
         return [each for each in events if each.key not in email_ids]
+
+    async def _append_events(
+        self, events: Sequence[UncorrelatedEvent], email_ids: Mapping[MessageKey, EmailId]
+    ) -> None:
+        found = [with_email_id(each.event, email_ids[each.key]) for each in events]
+        await append_until_confirmed(
+            self._rt.log, [LogEntry(DELIVERY_EVENTS, event.email_id, event) for event in found]
+        )
 
     async def _append_matched(self) -> None:
         """Append parked events whose email is known now, and unpark them once Kafka has confirmed them."""

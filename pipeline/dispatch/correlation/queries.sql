@@ -73,6 +73,9 @@ where message_id = %(message_id)s order by parked_at limit %(limit)s
 -- name: next_offsets
 select topic, partition, next_offset from correlation.next_offsets
 
+-- name: marks
+select topic, partition, last_offset, last_time, last_digest from correlation.next_offsets
+
 -- name: begin_partition
 insert into correlation.next_offsets (topic, partition, next_offset)
 select * from unnest(%(topics)s::text[], %(partitions)s::integer[], %(offsets)s::bigint[])
@@ -80,7 +83,14 @@ on conflict do nothing
 
 -- name: advance
 -- Only from the offset that the reader started from: the transaction of a frozen predecessor fails here as a whole.
-update correlation.next_offsets o set next_offset = moved.upto
-from unnest(%(topics)s::text[], %(partitions)s::integer[], %(expected)s::bigint[], %(upto)s::bigint[])
-    as moved (topic, partition, expected, upto)
+update correlation.next_offsets o set
+    next_offset = moved.upto,
+    last_offset = coalesce(moved.last_offset, o.last_offset),
+    last_time = coalesce(moved.last_time, o.last_time),
+    last_digest = coalesce(moved.last_digest, o.last_digest)
+from unnest(
+    %(topics)s::text[], %(partitions)s::integer[], %(expected)s::bigint[], %(upto)s::bigint[],
+    %(last_offset)s::bigint[], %(last_time)s::bigint[], %(last_digest)s::bytea[]
+) as moved (topic, partition, expected, upto, last_offset, last_time, last_digest)
 where o.topic = moved.topic and o.partition = moved.partition and o.next_offset = moved.expected
+returning o.partition

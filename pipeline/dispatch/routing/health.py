@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.dispatch.routing.routes import SQL
-from pipeline.jobs.job import EndpointHealth
+from pipeline.jobs.job import UNHEALTHY, EndpointHealth
 from pipeline.jobs.store import ClaimLimits, JobStore
 from pipeline.runtime.database import Pool
 
@@ -55,7 +55,7 @@ class ProviderBreakers:
 
     async def record_health(self, provider: str, health: EndpointHealth) -> None:
         """Record the health that a result showed; nothing is written for a healthy provider with no failures."""
-        if health in (EndpointHealth.FAILING, EndpointHealth.BROKEN):
+        if health in UNHEALTHY:
             await self._store.record_lane_health({provider: [health]}, set())
         elif health is EndpointHealth.HEALTHY and provider in await self._states():
             await self._store.record_lane_health({}, {provider})

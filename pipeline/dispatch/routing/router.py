@@ -14,12 +14,10 @@ from pipeline.dispatch.routing.rendezvous import ranked_providers
 from pipeline.dispatch.routing.routes import SQL, BrandRouting
 from pipeline.dispatch.transports.base import SendOutcome, SendResult
 from pipeline.errors import LeaseLost
-from pipeline.jobs.job import EndpointHealth, Job
+from pipeline.jobs.job import UNHEALTHY, EndpointHealth, Job
 from pipeline.runtime.batching_loader import BatchLoader
 from pipeline.runtime.database import Pool
 from topics.record import EmailId
-
-UNHEALTHY = (EndpointHealth.FAILING, EndpointHealth.BROKEN)
 
 
 class _ProviderChoice(NamedTuple):

@@ -15,7 +15,9 @@ from typing import Final
 import aiosmtplib
 
 from pipeline.admin import Provider
-from pipeline.dispatch.transports.base import OutgoingEmail, SendResult, SmtpEnvelope
+from pipeline.dispatch.transports.base import OutgoingEmail, SendResult
+from pipeline.dispatch.transports.smtp_envelope import ConversationProgress, send_envelope
+from pipeline.dispatch.transports.smtp_pipelining import PipeliningProtocol
 from pipeline.dispatch.transports.smtp_replies import SmtpStage, smtp_result
 from pipeline.runtime.logs import get_logger
 
@@ -95,7 +97,7 @@ class SmtpTransport:
         """Send one email in one SMTP conversation. Raises only what ``mail.commit`` raises."""
         pool = self._pools.setdefault(provider, _ConnectionPool(provider))
         async with pool.slots:
-            progress = _ConversationProgress()
+            progress = ConversationProgress()
             try:
                 async with asyncio.timeout(self._timeout):
                     return await self._converse(pool, progress, mail)
@@ -104,9 +106,7 @@ class SmtpTransport:
             except _ConversationEnded as ended:
                 return ended.result
 
-    async def _converse(
-        self, pool: _ConnectionPool, progress: "_ConversationProgress", mail: OutgoingEmail
-    ) -> SendResult:
+    async def _converse(self, pool: _ConnectionPool, progress: ConversationProgress, mail: OutgoingEmail) -> SendResult:
         connection = await pool.acquire()
         if connection is not None:
             try:
@@ -115,6 +115,8 @@ class SmtpTransport:
                 if not ended.is_stale_connection:
                     raise
         new_connection = await connect(pool.provider, self._local_hostname, progress)
+        if new_connection.supports_extension("pipelining") and new_connection.is_connected:
+            PipeliningProtocol.adopt(new_connection)
         try:
             return await _send_message(pool, new_connection, progress, mail)
         except _ConversationEnded as ended:
@@ -132,16 +134,11 @@ class SmtpTransport:
             await asyncio.gather(*pool.quitting)
 
 
-class _ConversationProgress:
-    def __init__(self) -> None:
-        self.stage = SmtpStage.CONNECT
-
-
 async def connect(
-    provider: Provider, local_hostname: str, progress: "_ConversationProgress | None" = None
+    provider: Provider, local_hostname: str, progress: ConversationProgress | None = None
 ) -> aiosmtplib.SMTP:
     """Return a connection on which EHLO, TLS and login are done as the provider's row says."""
-    progress = progress or _ConversationProgress()
+    progress = progress or ConversationProgress()
     connection = _client(provider, local_hostname)
     async with _ended_as_result(connection, progress):
         await connection.connect()
@@ -173,7 +170,7 @@ class SmtpGreeting:
 
 async def probe_server(provider: Provider, local_hostname: str, within: float) -> SmtpGreeting:
     """Connect and log in as for sending, then quit. Called by the configuration check; waits ``within`` seconds."""
-    progress = _ConversationProgress()
+    progress = ConversationProgress()
     try:
         async with asyncio.timeout(within):
             connection = await connect(provider, local_hostname, progress)
@@ -199,7 +196,7 @@ def _client(provider: Provider, local_hostname: str) -> aiosmtplib.SMTP:
     )
 
 
-async def _secure(connection: aiosmtplib.SMTP, provider: Provider, progress: "_ConversationProgress") -> bool:
+async def _secure(connection: aiosmtplib.SMTP, provider: Provider, progress: ConversationProgress) -> bool:
     """Start TLS as the provider's row says; return False if an opportunistic handshake failed."""
     await connection.ehlo()
     if provider.tls in ("implicit", "off"):
@@ -251,16 +248,11 @@ def _ssl_context(*, verified: bool) -> ssl.SSLContext:
 
 
 async def _send_message(
-    pool: _ConnectionPool, connection: aiosmtplib.SMTP, progress: "_ConversationProgress", mail: OutgoingEmail
+    pool: _ConnectionPool, connection: aiosmtplib.SMTP, progress: ConversationProgress, mail: OutgoingEmail
 ) -> SendResult:
     progress.stage = SmtpStage.MAIL
     async with _ended_as_result(connection, progress, pool):
-        encoding = "utf-8" if mail.envelope.utf8 else "ascii"
-        dsn = _dsn_options(connection, pool.provider, mail.envelope)
-        options = [*_mail_options(connection, mail), *dsn.mail]
-        await connection.mail(mail.envelope.sender, options=options, encoding=encoding)
-        progress.stage = SmtpStage.RCPT
-        await connection.rcpt(mail.envelope.recipient, options=dsn.rcpt, encoding=encoding)
+        await send_envelope(connection, pool.provider, progress, mail)
         mail.commit()
         progress.stage = SmtpStage.DATA
         reply = await _send_data(connection, mail.mime_bytes)
@@ -288,43 +280,9 @@ async def _send_data(connection: aiosmtplib.SMTP, message: bytes) -> aiosmtplib.
     raise aiosmtplib.SMTPDataError(reply.code, reply.message)
 
 
-def _mail_options(connection: aiosmtplib.SMTP, mail: OutgoingEmail) -> list[str]:
-    options = [f"SIZE={len(mail.mime_bytes)}"] if connection.supports_extension("size") else []
-    if mail.envelope.utf8:
-        if not connection.supports_extension("smtputf8"):
-            raise aiosmtplib.SMTPSenderRefused(553, "5.6.7 the server takes no address that needs SMTPUTF8", "")
-        options += ["SMTPUTF8", "BODY=8BITMIME"]
-    return options
-
-
-@dataclass(frozen=True, slots=True)
-class _DsnOptions:
-    """RFC 3461's parameters of MAIL and RCPT."""
-
-    mail: tuple[str, ...] = ()
-    rcpt: tuple[str, ...] = ()
-
-
-def _dsn_options(connection: aiosmtplib.SMTP, provider: Provider, envelope: SmtpEnvelope) -> _DsnOptions:
-    """Return the options that ask a plain SMTP server for delivery reports; other kinds of provider send webhooks.
-
-    Each report repeats ENVID, which identifies the email, and ORCPT, the recipient even if the email was forwarded.
-    """
-    if provider.kind != "smtp" or not envelope.sender or not connection.supports_extension("dsn"):
-        return _DsnOptions()
-    envid = f"ENVID={_xtext(envelope.sender.partition('@')[0])}"
-    orcpt = () if envelope.utf8 else (f"ORCPT=rfc822;{_xtext(envelope.recipient)}",)
-    return _DsnOptions(("RET=HDRS", envid), ("NOTIFY=SUCCESS,FAILURE,DELAY", *orcpt))
-
-
-def _xtext(text: str) -> str:
-    """Return text encoded as xtext (RFC 3461 §4): `+`, `=` and all but printable ASCII in hexadecimal."""
-    return "".join(char if "!" <= char <= "~" and char not in "+=" else f"+{ord(char):02X}" for char in text)
-
-
 @contextlib.asynccontextmanager
 async def _ended_as_result(
-    connection: aiosmtplib.SMTP, progress: "_ConversationProgress", pool: _ConnectionPool | None = None
+    connection: aiosmtplib.SMTP, progress: ConversationProgress, pool: _ConnectionPool | None = None
 ) -> AsyncIterator[None]:
     """Turn any error of a conversation into _ConversationEnded, and keep the connection only if it is usable."""
     try:

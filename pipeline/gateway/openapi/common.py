@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from pipeline.dialects import fasttrack
 from pipeline.gateway.openapi import tracking
+from pipeline.gateway.route_scopes import scopes_of_operation
 
 _REF: Final = "#/components/schemas/{name}"
 
@@ -75,7 +76,6 @@ _WRAPPED: Final = {"type": "object", "description": "An object with one array of
 FASTTRACK_BATCH_OPENAPI: Final[dict[str, Any]] = {
     "status_code": 200,
     "openapi_extra": {
-        "security": [{"ApiKey": []}],
         "requestBody": {
             "required": True,
             "content": {
@@ -94,7 +94,7 @@ FASTTRACK_BATCH_OPENAPI: Final[dict[str, Any]] = {
             },
         },
         400: _batch_error("Not a JSON array, bare or as the only array of an object: what is wrong and where."),
-        401: _batch_error("No API key, or one that is unknown or revoked."),
+        401: _batch_error("No API key, or one that is unknown, revoked or expired."),
         413: _batch_error("Over MAILFOLD_BODY_MAX bytes, zipped or unzipped."),
         415: _batch_error("A content encoding other than gzip."),
         503: _batch_error("No message could be accepted; the batch may safely be sent again."),
@@ -112,6 +112,7 @@ def install_schemas(app: FastAPI, types: Sequence[type]) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = generate()
+            _describe_scopes(document["paths"])
             document["paths"] |= tracking.PATHS
             components = document.setdefault("components", {})
             components["schemas"] = _schemas(types) | components.get("schemas", {})
@@ -123,6 +124,20 @@ def install_schemas(app: FastAPI, types: Sequence[type]) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # as the framework's documentation recommends
+
+
+def _describe_scopes(paths: dict[str, Any]) -> None:
+    """Add to each operation that needs an API key the scopes, and the response to a key without them."""
+    for path, methods in paths.items():
+        for method, operation in methods.items():
+            if scopes := scopes_of_operation(method, path):
+                operation["security"] = [{"ApiKey": list(scopes)}, {"Bearer": list(scopes)}]
+                responses = operation["responses"]
+                responses["403"] = {
+                    **responses["401"],
+                    "description": f"The API key lacks a scope (it needs {' and '.join(scopes)}), or must not be used "
+                    "for this brand or from this address.",
+                }
 
 
 def _schemas(types: Sequence[type]) -> dict[str, Any]:

@@ -45,7 +45,6 @@ _PROBLEM: Final[dict[str, Any]] = {
     "description": "`code`, `name`, `message`.",
     "content": _media(_reference("ExtraHorizonProblem")),
 }
-_SECURITY: Final[list[dict[str, list[str]]]] = [{"ApiKey": []}, {"Bearer": []}]
 _PAGE: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["page", "data"],
@@ -68,7 +67,7 @@ _RQL: Final = (
 def _listing(description: str, example: Any) -> dict[str, Any]:
     return {
         "response_class": Response,
-        "openapi_extra": {"security": _SECURITY, "x-rql": _RQL},
+        "openapi_extra": {"x-rql": _RQL},
         "responses": {
             200: {"description": description, "content": _media(_PAGE, example)},
             **dict.fromkeys((400, 401, 503), _PROBLEM),
@@ -81,7 +80,6 @@ ROUTES_OPENAPI: Final[dict[str, dict[str, Any]]] = {
     "send": {
         "response_class": Response,
         "openapi_extra": {
-            "security": _SECURITY,
             "parameters": [
                 {
                     "name": IDEMPOTENCY_KEY_HEADER,

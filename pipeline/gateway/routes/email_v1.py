@@ -8,9 +8,10 @@ from typing import Annotated, Any, Final
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from pipeline.admin import Tenant
+from pipeline.admin import ApiKey, KeyScope
 from pipeline.dialects import email_v1
 from pipeline.errors import Refused
+from pipeline.gateway.auth import other_brand, require_scope
 from pipeline.gateway.history_reader import HistoryReader
 from pipeline.gateway.routes import email_v1_send as sending
 from pipeline.gateway.state import GatewayState
@@ -64,6 +65,14 @@ def _listing_schema() -> dict[str, Any]:
 
 
 OPENAPI_TYPES: Final = sending.OPENAPI_TYPES
+_OfAddress = Annotated[
+    str,
+    Query(
+        alias="Email",
+        description="All emails to exactly this address; other parameters are ignored. "
+        "Needs the scope `history:addresses`.",
+    ),
+]
 _ERROR: Final = {"application/json": {"schema": {"type": "object", "properties": {"Error": {"type": "string"}}}}}
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
@@ -71,7 +80,7 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
         "content": {"application/json": {"schema": _listing_schema(), "example": EXAMPLE}},
     },
     400: {"description": "A parameter is invalid; `Error` says which.", "content": _ERROR},
-    401: {"description": "No API key, or one that is unknown or revoked.", "content": _ERROR},
+    401: {"description": "No API key, or one that is unknown, revoked or expired.", "content": _ERROR},
     503: {"description": "Postgres does not answer; the request may be sent again.", "content": _ERROR},
 }
 
@@ -79,7 +88,6 @@ _LISTING_OPENAPI: Final[dict[str, Any]] = {
     "summary": "The email history",
     "response_class": Response,
     "responses": _RESPONSES,
-    "openapi_extra": {"security": [{"ApiKey": []}]},
 }
 
 
@@ -98,7 +106,7 @@ def router(state: GatewayState) -> APIRouter:
     @routes.get("/v1/Email", include_in_schema=False)
     async def email_history(
         request: Request,
-        tenant: Annotated[Tenant, Depends(state.authenticate)],
+        key: Annotated[ApiKey, Depends(state.authenticate)],
         # Declared for OpenAPI alone: the values are read from the request, so that errors have this dialect's shape.
         _brand: Annotated[str, Query(alias="BrandId", description="Only emails of this brand.")] = "",
         _next: Annotated[str, Query(alias="Next", description="`Next` of the previous page.")] = "",
@@ -113,13 +121,14 @@ def router(state: GatewayState) -> APIRouter:
         _state: Annotated[
             str, Query(alias="State", description="Only emails that are sent, delivered, bounced or complaint.")
         ] = "",
-        _email: Annotated[
-            str, Query(alias="Email", description="All emails to exactly this address; other parameters are ignored.")
-        ] = "",
+        _email: _OfAddress = "",
     ) -> Response:
-        """List emails, newest first, a hundred a page. All pages show the same point in time."""
+        """List emails, newest first, a hundred a page. All pages show the same point in time.
+
+        Addresses are masked for a key without `history:addresses`, and a key for one brand lists that brand's emails.
+        """
         try:
-            body = await history_page(state.history, signer, tenant.tenant, email_v1.parse_query(request.query_params))
+            body = await history_page(state.history, signer, key, email_v1.parse_query(request.query_params))
         except (Refused, history_cursor.InvalidHistoryCursor) as error:
             # The message already names the parameter.
             return Response(email_v1.encode_error(str(error)), 400, media_type="application/json")
@@ -129,9 +138,12 @@ def router(state: GatewayState) -> APIRouter:
 
 
 async def history_page(
-    reader: HistoryReader, signer: Signer, tenant: str, list_query: email_v1.EmailV1ListQuery
+    reader: HistoryReader, signer: Signer, key: ApiKey, list_query: email_v1.EmailV1ListQuery
 ) -> bytes:
-    """Return one page of the history as JSON. Raises InvalidHistoryCursor."""
+    """Return one page of the history as JSON. Raises InvalidHistoryCursor, HttpProblem 403."""
+    tenant = key.tenant.tenant
+    if list_query.email:
+        require_scope(key, KeyScope.HISTORY_ADDRESSES)
     continued = next_page_query(signer, tenant, list_query) if list_query.next else None
 
     async def find(
@@ -140,13 +152,29 @@ async def history_page(
         query, after = continued or first_page_query(
             tenant, list_query, await history_queries.latest_projected_time(connection)
         )
+        query = of_allowed_brand(key, query)
         return query, after, await history_queries.find_page(connection, query)
 
     query, after, page = await reader.read(find, as_of=continued[0].as_of if continued else None)
     next_cursor = (
         "" if page.next_position is None else history_cursor.encode_cursor(signer.tag, query, after, page.next_position)
     )
-    return email_v1.encode_list_response(tenant, [row.state for row in page.rows], next_cursor)
+    states = [row.state for row in page.rows]
+    masks_addresses = not key.has_scope(KeyScope.HISTORY_ADDRESSES)
+    return email_v1.encode_list_response(tenant, states, next_cursor, masks_addresses=masks_addresses)
+
+
+def of_allowed_brand(key: ApiKey, query: history.HistoryQuery) -> history.HistoryQuery:
+    """Return the query for the key's brand, if it has one. Raise HttpProblem 403 where it is for another brand.
+
+    Also a cursor may be for another brand: keys of one tenant may continue each other's listings.
+    """
+    if not key.limits.brand:
+        return query
+    allowed = brand_uuid(key.tenant.tenant, key.limits.brand)
+    if query.filter.brand_uuid not in ("", allowed):
+        raise other_brand(key)
+    return msgspec.structs.replace(query, filter=msgspec.structs.replace(query.filter, brand_uuid=allowed))
 
 
 def next_page_query(

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from fastapi import APIRouter, Depends, Request, Response
 
-from pipeline.admin import Tenant
+from pipeline.admin import ApiKey, Tenant
 from pipeline.content.budget import content_bytes
 from pipeline.content.chunks import check_part_sizes
 from pipeline.dialects import email_v1_send as dialect
@@ -23,6 +23,7 @@ from pipeline.dialects.email_v1_send import (
     EmailV1SendResponse,
 )
 from pipeline.errors import DatabaseUnavailable, LogUnavailable, Refused
+from pipeline.gateway.auth import other_brand_error
 from pipeline.gateway.headers import RETRY_SOON
 from pipeline.gateway.idempotency_key import IDEMPOTENCY_KEY_HEADER, MessageIds, message_ids
 from pipeline.gateway.intake import AcceptedMessage, IntakeResult, MessageIntake
@@ -73,13 +74,12 @@ _ROUTE_OPENAPI: Final[dict[str, Any]] = {
             },
         },
         400: {"description": "Invalid; `Error` says what and where.", "content": _ERROR},
-        401: {"description": "No API key, or one that is unknown or revoked.", "content": _ERROR},
+        401: {"description": "No API key, or one that is unknown, revoked or expired.", "content": _ERROR},
         413: {"description": "Over MAILFOLD_BODY_MAX bytes, zipped or unzipped.", "content": _ERROR},
         415: {"description": "A content encoding other than gzip.", "content": _ERROR},
         503: {"description": "No message could be accepted; the request may safely be sent again.", "content": _ERROR},
     },
     "openapi_extra": {
-        "security": [{"ApiKey": []}],
         "parameters": [
             {
                 "name": IDEMPOTENCY_KEY_HEADER,
@@ -114,10 +114,10 @@ def add_route(routes: APIRouter, state: GatewayState) -> None:
 
     @routes.post("/v1/Email/", summary="Send emails", **_ROUTE_OPENAPI)
     @routes.post("/v1/Email", include_in_schema=False)
-    async def send(request: Request, tenant: Annotated[Tenant, Depends(state.authenticate)]) -> Response:
+    async def send(request: Request, key: Annotated[ApiKey, Depends(state.authenticate)]) -> Response:
         """Accept each message, or answer with an `Error` and a `Status` that says whether to try again."""
         body = await read_body(request, state.runtime.settings.body_max)
-        return await api.answer(request, tenant, body)
+        return await api.answer(request, key, body)
 
 
 class EmailV1SendApi:
@@ -129,11 +129,12 @@ class EmailV1SendApi:
         self._message_counter = state.metrics.messages
         self._intake = MessageIntake(state.runtime, state.log)
 
-    async def answer(self, request: Request, tenant: Tenant, body: bytes) -> Response:
+    async def answer(self, request: Request, key: ApiKey, body: bytes) -> Response:
         """Accept a request's messages and return its response. Raises Refused for a body that is not a request."""
         count, commands, results = await asyncio.to_thread(dialect.parse_request, body)
+        tenant = key.tenant
         ids = message_ids(request, tenant.tenant, DIALECT, count, self._runtime.new_id)
-        commands = self._limit(tenant, commands, results)
+        commands = self._limit(tenant, _of_allowed_brands(key, commands, results), results)
         intake_result = await self._accept(tenant.tenant, commands, ids, results)
         for command in commands:
             results.setdefault(command.index, _result(command, ids.email_ids[command.index], intake_result))
@@ -201,6 +202,16 @@ class EmailV1SendApi:
             can_retry = result.status in (429, 503)
             outcome = "successful" if not result.error else "fatal" if can_retry else "failed"
             self._message_counter.labels(outcome).inc()
+
+
+def _of_allowed_brands(
+    key: ApiKey, commands: list[EmailV1SendCommand], results: dict[int, EmailV1Result]
+) -> list[EmailV1SendCommand]:
+    """Return the commands of brands for which the key may be used; add a result for each of the others."""
+    for command in commands:
+        if not key.may_use_brand(command.brand):
+            results[command.index] = dialect.item_error(command.index, 403, other_brand_error(key), ".BrandId")
+    return [command for command in commands if command.index not in results]
 
 
 class _RenderBudget:

@@ -12,12 +12,13 @@ from typing import Any, Final
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from pipeline.admin import Tenant
+from pipeline.admin import ApiKey, KeyScope, Tenant
 from pipeline.content import templates as content
 from pipeline.content import tokens
 from pipeline.content.links import TRACKING_HASH_PLACEHOLDER
 from pipeline.content.localizations import Localizer
 from pipeline.dialects import extrahorizon as dialect
+from pipeline.dialects import extrahorizon_listing as listing
 from pipeline.dialects import rql
 from pipeline.dialects.extrahorizon import (
     DIALECT,
@@ -27,6 +28,7 @@ from pipeline.dialects.extrahorizon import (
     ExtraHorizonSendCommand,
 )
 from pipeline.errors import InvalidSignatureError, MissingLocalization, Refused
+from pipeline.gateway.auth import missing_scope, require_brand
 from pipeline.gateway.headers import NO_STORE_HEADERS, RETRY_SOON
 from pipeline.gateway.idempotency_key import MessageIds, message_ids
 from pipeline.gateway.intake import AcceptedMessage, MessageIntake
@@ -117,7 +119,7 @@ class ExtraHorizonApi:
     # ------------------------------------------------------------------ send
     async def send(self, request: Request) -> Response:
         """Validate, render, reserve and append the mail before it is confirmed by a 200."""
-        tenant = await self._authenticator.tenant(request)
+        tenant = (await self._authenticated(request)).tenant
         body = await read_body(request, self._runtime.settings.body_max)
         command = await asyncio.to_thread(dialect.parse_request, body)
         recipients = command.recipient_addresses
@@ -236,24 +238,38 @@ class ExtraHorizonApi:
     # ------------------------------------------------------------------ find
     async def find(self, request: Request) -> Response:
         """Return a page of the tenant's mails."""
-        return await self._page(request, dialect.MAIL_FIELDS, mails.find)
+        key = await self._authenticated(request)
+        sees_addresses = key.has_scope(KeyScope.HISTORY_ADDRESSES)
+        fields = listing.MAIL_FIELDS if sees_addresses else listing.MASKED_MAIL_FIELDS
+        return await self._page(request, key, fields, mails.find)
 
     async def queued(self, request: Request) -> Response:
         """Return a page of the tenant's mails that are not sent yet."""
-        return await self._page(request, dialect.QUEUED_MAIL_FIELDS, mails.find_queued)
+        key = await self._authenticated(request)
+        sees_addresses = key.has_scope(KeyScope.HISTORY_ADDRESSES)
+        fields = listing.QUEUED_MAIL_FIELDS if sees_addresses else listing.MASKED_QUEUED_MAIL_FIELDS
+        return await self._page(request, key, fields, mails.find_queued)
 
-    async def _page(self, request: Request, fields: rql.RqlFields, find: FindMails) -> Response:
+    async def _page(self, request: Request, key: ApiKey, fields: rql.RqlFields, find: FindMails) -> Response:
         """Return the page that the RQL in the query string asks for, found by a function of `projections.mails`."""
-        tenant = await self._authenticator.tenant(request)
         try:
             query = rql.parse(request.scope["query_string"].decode("latin-1"), fields)
+        except rql.HiddenRqlField:
+            raise missing_scope(KeyScope.HISTORY_ADDRESSES) from None
         except Refused as refused:
             raise ExtraHorizonRefused(19, str(refused)) from None
         try:
-            page = await self._state.history.read(lambda connection: find(connection, tenant.tenant, query))
+            page = await self._state.history.read(lambda connection: find(connection, key.tenant.tenant, query))
         except mails.MailQueryTimeout:
             raise ExtraHorizonRefused(21, "the query takes too long; ask for less") from None
-        return Response(dialect.encode_page(page.mails, page.total, query), media_type="application/json")
+        body = listing.encode_page(page.mails, page.total, query, masks_addresses=bool(fields.hidden))
+        return Response(body, media_type="application/json")
+
+    async def _authenticated(self, request: Request) -> ApiKey:
+        """Return the request's key, which may be used for the brand of all mails."""
+        key = await self._authenticator.key_of(request)
+        require_brand(key, DEFAULT_BRAND)
+        return key
 
     # ------------------------------------------------------------------ open
     async def opened(self, tracking_hash: str, request: Request) -> Response:

@@ -5,10 +5,11 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from pipeline.admin import Tenant
+from pipeline.admin import ApiKey, Tenant
 from pipeline.dialects import fasttrack
 from pipeline.dialects.fasttrack import DIALECT, FastTrackItemError, FastTrackItemSuccess, FastTrackSendCommand
 from pipeline.errors import DatabaseUnavailable
+from pipeline.gateway.auth import other_brand_error
 from pipeline.gateway.headers import RETRY_SOON
 from pipeline.gateway.intake import AcceptedMessage, IntakeResult, MessageIntake
 from pipeline.gateway.openapi import common
@@ -40,14 +41,14 @@ def router(state: GatewayState) -> APIRouter:
     # Fast Track repeats a redirected request for ever, so a URL configured with a slash too many is served directly.
     @routes.post("/channels/email/batch/", include_in_schema=False)
     @routes.post("//channels/email/batch", include_in_schema=False)
-    async def batch(request: Request, tenant: Annotated[Tenant, Depends(state.authenticate)]) -> Response:
+    async def batch(request: Request, key: Annotated[ApiKey, Depends(state.authenticate)]) -> Response:
         """Accept each message (`successful`), refuse it for good (`failed`) or ask for it again (`fatal`).
 
         A message is accepted once its record is durable. Sent again, it gets the same `email_id` and
         goes out once. 503: no message could be accepted; the batch may safely be repeated.
         """
         body = await read_body(request, state.runtime.settings.body_max)
-        return await api.answer(tenant, body)
+        return await api.answer(key, body)
 
     return routes
 
@@ -61,14 +62,16 @@ class FastTrackApi:
         self._intake = MessageIntake(state.runtime, state.log)
         self._limits = state.limits
 
-    async def answer(self, tenant: Tenant, body: bytes) -> Response:
+    async def answer(self, key: ApiKey, body: bytes) -> Response:
         """Accept a batch and return its response. Raises Refused for a body that is not a batch."""
         commands, failed = await asyncio.to_thread(fasttrack.parse_batch, body)
+        tenant = key.tenant
+        commands, other_brands = _split_by_brand(key, commands)
         commands, fatal = self._limit(tenant, commands)
         commands_by_email, contradictions, messages = await asyncio.to_thread(
             _prepare, tenant.tenant, commands, self._clock()
         )
-        failed += contradictions
+        failed += other_brands + contradictions
         try:
             result = await self._intake.accept(messages)
         except DatabaseUnavailable:
@@ -90,6 +93,18 @@ class FastTrackApi:
         over_rate = [fasttrack.item_error(command, OVER_RATE) for command in commands[granted:batch_max]]
         over_max = [fasttrack.item_error(command, OVER_MAX) for command in commands[batch_max:]]
         return commands[:granted], over_rate + over_max
+
+
+def _split_by_brand(
+    key: ApiKey, commands: list[FastTrackSendCommand]
+) -> tuple[list[FastTrackSendCommand], list[FastTrackItemError]]:
+    """Return the commands of brands for which the key may be used, and an error for each of the others."""
+    allowed = [command for command in commands if key.may_use_brand(command.brand)]
+    if len(allowed) == len(commands):
+        return commands, []
+    error = other_brand_error(key)
+    others = [command for command in commands if not key.may_use_brand(command.brand)]
+    return allowed, [fasttrack.item_error(command, error, ".activity.brand_id") for command in others]
 
 
 def _prepare(

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from fastapi import APIRouter, Depends, Request, Response
 
-from pipeline.admin import Tenant
+from pipeline.admin import ApiKey, Tenant
 from pipeline.dialects import freshmail, freshmail_render
 from pipeline.dialects.freshmail import (
     DIALECT,
@@ -20,6 +20,7 @@ from pipeline.dialects.freshmail import (
     InvalidFreshMailRequest,
 )
 from pipeline.dialects.freshmail_render import FreshMailSendCommand
+from pipeline.gateway.auth import require_brand
 from pipeline.gateway.headers import RETRY_SOON
 from pipeline.gateway.idempotency_key import IDEMPOTENCY_KEY_HEADER, MessageIds, message_ids
 from pipeline.gateway.intake import AcceptedMessage, MessageIntake
@@ -80,7 +81,7 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     400: _error_response_openapi(
         "Refused: an object of errors by path (`Recipients[1].email`), or a list if they concern no field."
     ),
-    401: _error_response_openapi("No API key, or one that is unknown or revoked."),
+    401: _error_response_openapi("No API key, or one that is unknown, revoked or expired."),
     409: _error_response_openapi("The Idempotency-Key was used before for other recipients."),
     413: _error_response_openapi("Over MAILFOLD_BODY_MAX bytes, zipped or unzipped."),
     415: _error_response_openapi("A content encoding other than gzip."),
@@ -91,7 +92,6 @@ _ROUTE_OPENAPI: Final[dict[str, Any]] = {
     "status_code": 201,
     "responses": _RESPONSES,
     "openapi_extra": {
-        "security": [{"ApiKey": []}],
         "parameters": [
             {
                 "name": IDEMPOTENCY_KEY_HEADER,
@@ -118,12 +118,13 @@ def router(state: GatewayState) -> APIRouter:
 
     @routes.post("/v3/messaging/emails", summary="Register emails", **_ROUTE_OPENAPI)
     @routes.post("/v3/messaging/emails/", include_in_schema=False)
-    async def emails(request: Request, tenant: Annotated[Tenant, Depends(state.authenticate)]) -> Response:
+    async def emails(request: Request, key: Annotated[ApiKey, Depends(state.authenticate)]) -> Response:
         """Accept one message to 1–100 recipients, each of whom gets a separate email; refuse all if one is invalid."""
+        require_brand(key, DEFAULT_BRAND)
         body = await read_body(request, state.runtime.settings.body_max)
         try:
             message = await asyncio.to_thread(freshmail.parse_request, body)
-            return await api.answer(request, tenant, message)
+            return await api.answer(request, key.tenant, message)
         except InvalidFreshMailRequest as invalid:
             return _json_response(400, freshmail.encode_error(invalid.errors))
 

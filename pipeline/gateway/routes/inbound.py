@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
-from pipeline.admin import Tenant
+from pipeline.admin import ApiKey
 from pipeline.gateway.problems import HttpProblem, unavailable_response
 from pipeline.gateway.request_body import read_raw_body
 from pipeline.gateway.smtp.envelope import mail_record
@@ -17,7 +17,7 @@ from pipeline.gateway.state import GatewayState
 _BODY: Final = {"content": {"message/rfc822": {"schema": {"type": "string", "format": "binary"}}}, "required": True}
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     400: {"description": "No message."},
-    401: {"description": "No API key, or one that is unknown or revoked."},
+    401: {"description": "No API key, or one that is unknown, revoked or expired."},
     413: {"description": "Over MAILFOLD_INBOUND_MAX_BYTES."},
     503: {"description": "Not confirmed in time; send it again."},
 }
@@ -32,11 +32,11 @@ def router(state: GatewayState) -> APIRouter:
         summary="Record a bounced or other inbound message",
         status_code=204,
         responses=_RESPONSES,
-        openapi_extra={"security": [{"ApiKey": []}], "requestBody": _BODY},
+        openapi_extra={"requestBody": _BODY},
     )
     async def mail(
         request: Request,
-        _tenant: Annotated[Tenant, Depends(state.authenticate)],
+        _key: Annotated[ApiKey, Depends(state.authenticate)],
         to: Annotated[str, Query(max_length=320, description="The envelope's recipient.")] = "",
         sender: Annotated[str, Query(alias="from", max_length=320, description="Its sender; <> for none.")] = "",
         x_envelope_to: Annotated[str, Header(max_length=320)] = "",

@@ -2,7 +2,8 @@
 
 The application includes its router, and `/mail/v1` authenticates its requests with `OAuthAuthenticator`. The SDK asks
 for a token before its first request: the password is the API key; the user name and the client id may be anything.
-An access token lasts an hour and is refreshed by the SDK. It is invalid as soon as its API key is revoked.
+An access token lasts an hour and is refreshed by the SDK. It stands for its API key: it has the key's scopes and other
+limits, as they are at each request, and ends with the key.
 """
 
 from typing import Any, Final
@@ -11,19 +12,17 @@ from urllib.parse import parse_qsl
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from pipeline import admin
-from pipeline.admin import Tenant
+from pipeline.admin import ApiKey, KeyScope
 from pipeline.dialects.extrahorizon import ERROR_CODES, ExtraHorizonRefused
 from pipeline.dialects.raw_json import decode_json
 from pipeline.errors import InvalidSignatureError, Refused
 from pipeline.gateway import oauth_tokens
-from pipeline.gateway.auth import API_KEY_TTL_S, MAX_CACHED_API_KEYS, api_key_of, set_tenant
+from pipeline.gateway.auth import api_key_of
 from pipeline.gateway.problems import HttpProblem
 from pipeline.gateway.request_body import read_body
 from pipeline.gateway.state import GatewayState
 from pipeline.runtime.secret_ring import secret_ring
 from pipeline.runtime.signing import Signer
-from pipeline.runtime.ttl_cache import TTLCache
 from topics.ids import owner_uuid
 
 BODY_MAX_BYTES: Final = 16_384
@@ -54,6 +53,8 @@ class OAuthTokenResponse(msgspec.Struct, frozen=True, kw_only=True):
     expires_in: int = oauth_tokens.TOKEN_TTL_S["access"]
     user_id: str
     application_id: str = "mailfold"
+    scope: str
+    """The scopes of the API key (RFC 6749 §3.3)."""
 
 
 class ExtraHorizonError(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,7 +127,7 @@ def router(state: GatewayState) -> APIRouter:
             await read_body(request, BODY_MAX_BYTES), request.headers.get("content-type", "")
         )
         try:
-            return _json_response(await authenticator.grant(token_request), 200)
+            return _json_response(await authenticator.grant(request, token_request), 200)
         except GrantRefused as refused:
             return _json_response(refused.to_response(), 400)
 
@@ -137,55 +138,74 @@ class OAuthAuthenticator:
     """The authenticator of Extra Horizon's API: by API key, or by a token that stands for one."""
 
     def __init__(self, state: GatewayState) -> None:
-        self._pool = state.runtime.pool
         self._clock = state.runtime.clock
-        self._authenticate_key = state.authenticate
+        self._authenticate = state.authenticate
         self._signer = Signer(secret_ring(state.runtime.settings), "access")
-        self._tenants: TTLCache[bytes, Tenant | None] = TTLCache(API_KEY_TTL_S, MAX_CACHED_API_KEYS)
 
-    async def tenant(self, request: Request) -> Tenant:
-        """Return the caller's tenant.
+    async def key_of(self, request: Request) -> ApiKey:
+        """Return the caller's API key, which has the scopes that the route needs.
 
         Raises ExtraHorizonRefused with code 104 (no token and no key), 117 (unknown) or 118 (expired: the SDK
-        refreshes the token).
+        refreshes the token), HttpProblem 403 for a key that may not do this.
         """
-        key = api_key_of(request)
-        if not key:
+        text = api_key_of(request)
+        if not text:
             raise ExtraHorizonRefused(
                 104, "no access token and no API key: send one as Authorization: Bearer, or X-Api-Key"
             )
-        if not key.startswith(oauth_tokens.TOKEN_PREFIX):
-            return await self._tenant_of_key(request)
+        if text.startswith(oauth_tokens.TOKEN_PREFIX):
+            key = await self._key_of_token(request, text)
+            unknown = "the access token is unknown, or its API key is revoked or expired"
+        else:
+            key = await self._authenticate.find_by_text(request, text)
+            unknown = "the API key is unknown, revoked or expired"
+        if key is None:
+            raise ExtraHorizonRefused(117, unknown)
+        await self._authenticate.admit(request, key)
+        return key
+
+    async def _key_of_token(self, request: Request, token: str) -> ApiKey | None:
         try:
-            tenant = await self._find_tenant(
-                oauth_tokens.verify_oauth_token(self._signer, "access", key, self._clock())
-            )
+            hashed = oauth_tokens.verify_oauth_token(self._signer, "access", token, self._clock())
         except oauth_tokens.ExpiredToken:
             raise ExtraHorizonRefused(118, "the access token is expired") from None
         except InvalidSignatureError:
-            tenant = None
-        if tenant is None:
-            raise ExtraHorizonRefused(117, "the access token is unknown, or its API key is revoked")
-        set_tenant(request, tenant)
-        return tenant
+            return None
+        return await self._authenticate.find_by_hash(request, hashed)
 
-    async def grant(self, request: OAuthTokenRequest) -> OAuthTokenResponse:
+    async def grant(self, request: Request, token_request: OAuthTokenRequest) -> OAuthTokenResponse:
         """Return new tokens for an API key or a refresh token. Raises GrantRefused."""
-        if request.grant_type == "password":
-            key_hash, error_code = admin.key_hash(request.password), 106
-        elif request.grant_type == "refresh_token":
-            key_hash, error_code = self._verify_refresh_token(request.refresh_token), 119
+        if token_request.grant_type == "password":
+            key, error_code = await self._authenticate.find_by_text(request, token_request.password), 106
+        elif token_request.grant_type == "refresh_token":
+            hashed = self._verify_refresh_token(token_request.refresh_token)
+            key, error_code = await self._authenticate.find_by_hash(request, hashed), 119
         else:
             raise GrantRefused("unsupported_grant_type", "only password (an API key) and refresh_token")
-        tenant = await self._find_tenant(key_hash)
-        if tenant is None:
+        if key is None:
             raise GrantRefused("invalid_grant", "the password must be an API key that is in force", error_code)
+        try:
+            self._authenticate.check_network(request, key)
+        except HttpProblem as problem:
+            raise GrantRefused("invalid_grant", problem.error, error_code) from None
+        return self._issue(key)
+
+    def _issue(self, key: ApiKey) -> OAuthTokenResponse:
+        """Return tokens that stand for the key and don't outlive it."""
+        now, expires_at = self._clock(), key.limits.expires_at
+        ends_at = None if expires_at is None else int(expires_at.timestamp())
         tokens = {
-            kind: oauth_tokens.issue_token(self._signer, kind, key_hash, self._clock())
+            kind: oauth_tokens.issue_token(self._signer, kind, key.key_hash, now, ends_at)
             for kind in oauth_tokens.TOKEN_TTL_S
         }
-        user = owner_uuid(tenant.tenant)
-        return OAuthTokenResponse(access_token=tokens["access"], refresh_token=tokens["refresh"], user_id=user)
+        scopes = KeyScope if key.limits.scopes is None else key.limits.scopes
+        return OAuthTokenResponse(
+            access_token=tokens["access"],
+            refresh_token=tokens["refresh"],
+            expires_in=oauth_tokens.lifetime_s("access", now, ends_at),
+            user_id=owner_uuid(key.tenant.tenant),
+            scope=" ".join(sorted(scopes)),
+        )
 
     def _verify_refresh_token(self, token: str) -> bytes:
         """Return the hash of the key that a refresh token stands for. Raises GrantRefused."""
@@ -195,15 +215,6 @@ class OAuthAuthenticator:
             raise GrantRefused("invalid_grant", "the refresh token is expired", 120) from None
         except InvalidSignatureError as error:
             raise GrantRefused("invalid_grant", str(error), 119) from None
-
-    async def _find_tenant(self, key_hash: bytes) -> Tenant | None:
-        return await self._tenants.get(key_hash, lambda hashed: admin.tenant_of_hash(self._pool, hashed))
-
-    async def _tenant_of_key(self, request: Request) -> Tenant:
-        try:
-            return await self._authenticate_key(request)
-        except HttpProblem as problem:
-            raise ExtraHorizonRefused(117, problem.error) from None
 
 
 def _parse_request(body: bytes, content_type: str) -> OAuthTokenRequest:

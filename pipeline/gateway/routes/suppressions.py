@@ -3,7 +3,7 @@
 The application includes its router.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -11,10 +11,9 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from msgspec import Meta
 
-from pipeline import admin
-from pipeline.admin import Tenant
+from pipeline.admin import ApiKey, KeyScope
 from pipeline.errors import LogUnavailable, NotFound
-from pipeline.gateway.auth import api_key_of
+from pipeline.gateway.auth import other_brand_error, require_brand, require_scope
 from pipeline.gateway.problems import HttpProblem, unavailable_response
 from pipeline.gateway.request_body import decode_body, read_body
 from pipeline.gateway.state import GatewayState
@@ -28,6 +27,7 @@ from pipeline.suppressions.commands import (
     address_hash,
     address_hashes,
 )
+from pipeline.suppressions.import_file import ImportedAddress, RejectedLine
 from pipeline.suppressions.queries import SuppressionLookup, SuppressionQueries
 from projections.suppressions import SuppressionListQuery
 from projections.text import storable_text
@@ -36,6 +36,7 @@ from topics.suppressions import SuppressionReason
 IMPORT_MAX_BYTES: Final = 10_000_000
 """Maximum size of an import file; longer lists are sent as several files."""
 BODY_MAX_BYTES: Final = 10_000
+ImportLine = ImportedAddress | RejectedLine
 PAGE_MAX_ENTRIES: Final = 1000
 _NOT_CONFIRMED: Final = "the log did not confirm it in time; send it again, a repeat is harmless"
 
@@ -132,11 +133,11 @@ def router(state: GatewayState) -> APIRouter:
 
 
 def _add_list_route(routes: APIRouter, caller: Any, queries: SuppressionQueries, signer: Signer) -> None:
-    Caller = Annotated[Tenant, caller]  # noqa: N806 - a type
+    Caller = Annotated[ApiKey, caller]  # noqa: N806 - a type
 
     @routes.get("/suppressions", summary="List suppressions", **_route_openapi(None, "SuppressionListResponse"))
     async def list_suppressions(  # noqa: PLR0917 - the framework needs one argument per query parameter
-        tenant: Caller,
+        key: Caller,
         brand: _OfBrand = None,
         reason: _OfReason = None,
         address: _OfAddress = None,
@@ -146,33 +147,39 @@ def _add_list_route(routes: APIRouter, caller: Any, queries: SuppressionQueries,
         """List suppressed addresses and reasons, ordered by hash, so that changes between pages move no other entry."""
         if address is not None:
             # A plus that the client did not encode arrives as a space, which no address has.
-            view = await _look_up(queries, tenant, address.replace(" ", "+"), brand)
+            view = await _look_up(queries, key, address.replace(" ", "+"), brand)
             matching = [entry for entry in view.suppressed if reason in (None, entry.reason)]
             return _json_response(SuppressionListResponse(suppressions=matching))
-        query = SuppressionListQuery(tenant=tenant.tenant, brand=_storable_brand(brand), reason=reason, limit=limit)
+        query = SuppressionListQuery(tenant=key.tenant.tenant, brand=_brand(key, brand), reason=reason, limit=limit)
         if next_cursor:
             query = cursor.decode_cursor(signer.verify, next_cursor, query)
         page = await queries.page(query)
-        entries = [views.suppression_view(key[2], suppression) for key, suppression in page.entries]
+        entries = [views.suppression_view(place[2], suppression) for place, suppression in page.entries]
         following = "" if page.next_position is None else cursor.encode_cursor(signer.tag, query, page.next_position)
         return _json_response(SuppressionListResponse(suppressions=entries, next=following))
 
 
 def _add_export_route(routes: APIRouter, caller: Any, queries: SuppressionQueries) -> None:
-    Caller = Annotated[Tenant, caller]  # noqa: N806 - a type
+    Caller = Annotated[ApiKey, caller]  # noqa: N806 - a type
 
     @routes.get("/suppressions/export", summary="Export suppressions", **_route_openapi(None, "text/csv"))
     async def export_suppressions(
-        tenant: Caller,
+        key: Caller,
         brand: _OfBrand = None,
         reason: _OfReason = None,
         form: Annotated[views.ExportFormat, Query(alias="format", description="`csv` or `jsonl`.")] = "csv",
         addresses: Annotated[
-            bool, Query(description="Add each address that the history still holds: personal data.")
+            bool,
+            Query(
+                description="Add each address that the history still holds: personal data. "
+                "Needs the scope `history:addresses`, too."
+            ),
         ] = False,
     ) -> Response:
         """Export all suppressions as a file that `POST /suppressions/import` accepts."""
-        query = SuppressionListQuery(tenant=tenant.tenant, brand=_storable_brand(brand), reason=reason)
+        if addresses:
+            require_scope(key, KeyScope.HISTORY_ADDRESSES)
+        query = SuppressionListQuery(tenant=key.tenant.tenant, brand=_brand(key, brand), reason=reason)
         media_type = "text/csv; charset=utf-8" if form == "csv" else "application/jsonl"
         headers = {"Content-Disposition": f'attachment; filename="suppressions.{form}"'}
         lines = views.export(queries, query, form, addresses=addresses)
@@ -180,14 +187,14 @@ def _add_export_route(routes: APIRouter, caller: Any, queries: SuppressionQuerie
 
 
 def _add_import_route(routes: APIRouter, caller: Any, handler: SuppressionCommandHandler) -> None:
-    Caller = Annotated[Tenant, caller]  # noqa: N806 - a type
+    Caller = Annotated[ApiKey, caller]  # noqa: N806 - a type
 
     @routes.post(
         "/suppressions/import", summary="Suppress many addresses", **_route_openapi("text/csv", "SuppressionReport")
     )
     async def import_addresses(
         request: Request,
-        tenant: Caller,
+        key: Caller,
         brand: Annotated[
             str, Query(max_length=200, description="The brand of lines that name none; `*` is all of the tenant's.")
         ] = "",
@@ -198,46 +205,47 @@ def _add_import_route(routes: APIRouter, caller: Any, handler: SuppressionComman
     ) -> Response:
         """Suppress the addresses of a provider's export or a list, CSV or JSON, up to 10 MB; may safely be repeated."""
         body = await read_body(request, IMPORT_MAX_BYTES)
-        command = _command(request, tenant, brand, reason, note)
+        command = _command(key, brand or key.limits.brand, reason, note)
+        lines = _of_allowed_brand(key, import_file.parse_file(body))
         try:
-            return _json_response(await handler.suppress_many(command, import_file.parse_file(body)))
+            return _json_response(await handler.suppress_many(command, lines))
         except LogUnavailable:
             return unavailable_response(_NOT_CONFIRMED)
 
 
 def _add_lookup_routes(routes: APIRouter, caller: Any, queries: SuppressionQueries) -> None:
-    Caller = Annotated[Tenant, caller]  # noqa: N806 - a type
+    Caller = Annotated[ApiKey, caller]  # noqa: N806 - a type
 
     @routes.post(
         "/suppressions/lookup",
         summary="Look an address up",
         **_route_openapi("SuppressionLookupRequest", "AddressView"),
     )
-    async def look_up(request: Request, tenant: Caller) -> Response:
+    async def look_up(request: Request, key: Caller) -> Response:
         """Look up like `GET /suppressions/{address}`, but with the address in the body, which is not logged."""
         lookup = decode_body(_decode_lookup, await read_body(request, BODY_MAX_BYTES))
-        return _json_response(await _look_up(queries, tenant, lookup.address, lookup.brand or None))
+        return _json_response(await _look_up(queries, key, lookup.address, lookup.brand or None))
 
     @routes.get("/suppressions/{address:path}", summary="Show one address", **_route_openapi(None, "AddressView"))
-    async def show(address: _InPath, tenant: Caller, brand: _OfBrand = None) -> Response:
+    async def show(address: _InPath, key: Caller, brand: _OfBrand = None) -> Response:
         """Return if an address gets mail, why not, and the stored evidence and decisions."""
-        return _json_response(await _look_up(queries, tenant, address, brand))
+        return _json_response(await _look_up(queries, key, address, brand))
 
 
 def _add_command_routes(
     routes: APIRouter, caller: Any, queries: SuppressionQueries, handler: SuppressionCommandHandler
 ) -> None:
-    Caller = Annotated[Tenant, caller]  # noqa: N806 - a type
+    Caller = Annotated[ApiKey, caller]  # noqa: N806 - a type
 
     @routes.post(
         "/suppressions",
         summary="Suppress an address",
         **_route_openapi("SuppressionRequest", "SuppressionDecisionResponse", 201, 202),
     )
-    async def suppress(request: Request, tenant: Caller) -> Response:
+    async def suppress(request: Request, key: Caller) -> Response:
         """Suppress an address. 201, or 200 if it already was; 202 if it is durable but not yet in force."""
         wanted = decode_body(_decode_suppression, await read_body(request, BODY_MAX_BYTES))
-        command = _command(request, tenant, wanted.brand, wanted.reason, wanted.note)
+        command = _command(key, wanted.brand, wanted.reason, wanted.note)
         hashed = address_hash(queries, wanted.address)
         try:
             is_new, in_force = await handler.suppress(command, hashed)
@@ -251,11 +259,11 @@ def _add_command_routes(
         summary="Lift a suppression",
         **_route_openapi(None, "SuppressionDecisionResponse", 202),
     )
-    async def lift(address: _InPath, request: Request, tenant: Caller, brand: _ForBrand) -> Response:
+    async def lift(address: _InPath, key: Caller, brand: _ForBrand) -> Response:
         """Lift a suppression: the address gets mail until it bounces, complains or unsubscribes again."""
         hashes = address_hashes(queries, address)
         try:
-            in_force = await handler.lift(_command(request, tenant, brand), hashes)
+            in_force = await handler.lift(_command(key, brand), hashes)
         except NotFound as error:
             raise HttpProblem(404, str(error), "address") from None
         except LogUnavailable:
@@ -266,12 +274,13 @@ def _add_command_routes(
         )
 
 
-async def _look_up(queries: SuppressionQueries, tenant: Tenant, name: str, brand: str | None) -> views.AddressView:
+async def _look_up(queries: SuppressionQueries, key: ApiKey, name: str, brand: str | None) -> views.AddressView:
     """Return an address's view, for one brand or for all; `name` is the address or its hash."""
     hashes = address_hashes(queries, name)
-    if brand is None:
-        return views.address_view(hashes.hash, await queries.of_address(tenant.tenant, hashes))
-    lookup = SuppressionLookup((tenant.tenant, storable_text(brand), hashes.hash), hashes.old)
+    stored_brand = _brand(key, brand)
+    if stored_brand is None:
+        return views.address_view(hashes.hash, await queries.of_address(key.tenant.tenant, hashes))
+    lookup = SuppressionLookup((key.tenant.tenant, stored_brand, hashes.hash), hashes.old)
     return views.address_view(hashes.hash, await queries.look_up([lookup]))
 
 
@@ -287,16 +296,30 @@ async def _with_first_line(lines: AsyncIterator[str]) -> AsyncIterator[str]:
     return all_lines()
 
 
-def _command(
-    request: Request, tenant: Tenant, brand: str, reason: SuppressionReason | None = None, note: str = ""
-) -> SuppressionCommand:
-    """Return the command, made by the request's API key, named as in `mailfold keys list`."""
-    by = f"api {admin.key_hash(api_key_of(request)).hex()[:12]}"
-    return SuppressionCommand(tenant=tenant.tenant, brand=brand, by=by, reason=reason, note=note)
+def _command(key: ApiKey, brand: str, reason: SuppressionReason | None = None, note: str = "") -> SuppressionCommand:
+    """Return the command, given by the request's API key, named as in `mailfold keys list`.
+
+    Raise HttpProblem 403 for a brand for which the key must not be used.
+    """
+    require_brand(key, brand)
+    return SuppressionCommand(tenant=key.tenant.tenant, brand=brand, by=f"api {key.name}", reason=reason, note=note)
 
 
-def _storable_brand(brand: str | None) -> str | None:
-    return None if brand is None else storable_text(brand)
+def _brand(key: ApiKey, brand: str | None) -> str | None:
+    """Return the brand to read, as it is stored; None for all. Raise HttpProblem 403 for one that the key must not."""
+    if brand is not None:
+        require_brand(key, brand)
+    wanted = brand or key.limits.brand
+    return storable_text(wanted) if wanted else None
+
+
+def _of_allowed_brand(key: ApiKey, lines: Iterable[ImportLine]) -> Iterator[ImportLine]:
+    """Yield the lines of an import; reject those that name a brand for which the key must not be used."""
+    for line in lines:
+        if isinstance(line, RejectedLine) or not line.brand or key.may_use_brand(line.brand):
+            yield line
+        else:
+            yield RejectedLine(line.line, other_brand_error(key))
 
 
 def _json_response(value: Any, status: int = 200) -> Response:
@@ -314,7 +337,7 @@ def _route_openapi(body: str | None, response: str, *more_statuses: int) -> dict
             return {kind: {"schema": {"type": "string"}} for kind in (name, "application/jsonl")}
         return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
 
-    extra: dict[str, Any] = {"security": [{"ApiKey": []}]}
+    extra: dict[str, Any] = {}
     if body is not None:
         extra["requestBody"] = {"required": True, "content": media(body)}
     problem = {"description": "What is wrong and where.", "content": _PROBLEM}

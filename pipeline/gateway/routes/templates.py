@@ -10,7 +10,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Query, Request, Response
 from msgspec import Meta
 
-from pipeline.admin import Tenant
+from pipeline.admin import ApiKey
 from pipeline.admin.templates import push_template
 from pipeline.content import template_source
 from pipeline.content import templates as content
@@ -73,36 +73,37 @@ _Version = Annotated[int | None, Query(ge=1, le=2**31 - 1, description="Default:
 def router(state: GatewayState) -> APIRouter:
     """Return the routes below `/templates`."""
     routes = APIRouter(tags=["templates"])
-    Caller = Annotated[Tenant, Depends(state.authenticate)]  # noqa: N806 - a type
+    Caller = Annotated[ApiKey, Depends(state.authenticate)]  # noqa: N806 - a type
     render_slots = asyncio.Semaphore(MAX_CONCURRENT_TEMPLATES)
 
     push_openapi = route_openapi("TemplateDraft", "TemplatePushResponse")
     render_openapi = route_openapi("TemplateRenderRequest", "TemplateRenderResponse")
 
     @routes.put("/templates/{name}", summary="Push a template", **push_openapi)
-    async def push_template(name: str, request: Request, tenant: Caller) -> Response:
+    async def push_template(name: str, request: Request, key: Caller) -> Response:
         """Store a new version, unless the newest is equal. Refuse one that can't be compiled, and say the line."""
         body = await read_body(request, BODY_MAX_BYTES)
         async with render_slots:
-            draft = await asyncio.to_thread(template_source.parse_draft, tenant.tenant, name, body)
+            draft = await asyncio.to_thread(template_source.parse_draft, key.tenant.tenant, name, body)
         return await push_draft(state, draft)
 
     @routes.get("/templates", summary="List templates", **route_openapi(None, None))
-    async def list_templates(tenant: Caller) -> Response:
+    async def list_templates(key: Caller) -> Response:
         """Return the newest version of each template."""
         async with state.runtime.pool.connection() as connection:
-            return json_response(await templates.list_templates(connection, tenant.tenant))
+            return json_response(await templates.list_templates(connection, key.tenant.tenant))
 
     @routes.get("/templates/{name}", summary="Show a template", **route_openapi(None, "TemplateView"))
-    async def show_template(name: str, tenant: Caller, version: _Version = None) -> Response:
+    async def show_template(name: str, key: Caller, version: _Version = None) -> Response:
         """Return a template by its id, name or hash."""
-        return json_response(template_source.template_view(await find_template(state, tenant.tenant, name, version)))
+        template = await find_template(state, key.tenant.tenant, name, version)
+        return json_response(template_source.template_view(template))
 
     @routes.post("/templates/{name}/render", summary="Render a template", **render_openapi)
-    async def render_template(name: str, request: Request, tenant: Caller) -> Response:
+    async def render_template(name: str, request: Request, key: Caller) -> Response:
         """Render a template with the given variables; nothing is sent."""
         render_request = decode_body(_decode_render_request, await read_body(request, BODY_MAX_BYTES) or b"{}")
-        template = await find_template(state, tenant.tenant, name, render_request.version)
+        template = await find_template(state, key.tenant.tenant, name, render_request.version)
         localizations = await localizations_for(state, template)
         async with render_slots:
             rendered = await asyncio.to_thread(_render, template, render_request, localizations, state.runtime.clock())
@@ -166,7 +167,7 @@ def route_openapi(body: str | None, response: str | None) -> dict[str, Any]:
         return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
 
     problem = {"description": "What is wrong and where.", "content": _PROBLEM}
-    extra: dict[str, Any] = {"security": [{"ApiKey": []}]}
+    extra: dict[str, Any] = {}
     if body is not None:
         extra["requestBody"] = {"required": True, "content": media(body)}
     success: dict[str, Any] = {"description": "Success."}

@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 import psutil
 from cryptography import x509
 
+from pipeline.errors import InvalidSettings
 from pipeline.operations.doctor.finding import DoctorFinding, fail, ok, skip, warn
+from pipeline.runtime.secret_ring import NamedSecret, secret_ring
 from pipeline.settings import Settings
 
-MIN_SECRET_CHARS: Final = 32
 MIN_SECRET_BITS: Final = 100
 WARN_FREE_BYTES: Final = 5_000_000_000
 FAIL_FREE_BYTES: Final = 1_000_000_000
@@ -26,7 +27,8 @@ LOCAL_DOMAINS: Final = ("localhost", "test", "example", "invalid", "local")
 
 async def check_host(settings: Settings) -> AsyncIterator[DoctorFinding]:
     """Yield the findings about this machine and the settings that this process has."""
-    yield secret_finding(settings.secret.get_secret_value())
+    for finding in _check_secrets(settings):
+        yield finding
     yield disk_finding(settings.data_dir)
     for finding in _check_spool(settings.data_dir / "spool"):
         yield finding
@@ -41,14 +43,24 @@ async def check_host(settings: Settings) -> AsyncIterator[DoctorFinding]:
     yield domain_finding(settings.mail_domain)
 
 
-def secret_finding(secret: str) -> DoctorFinding:
-    """Return whether the secret is long and random enough; it signs links that strangers can try to forge."""
-    make = "make one: `openssl rand -base64 48`; with another secret stored credentials must be given again"
-    if len(secret) < MIN_SECRET_CHARS:
-        return fail(f"MAILFOLD_SECRET has {len(secret)} characters, needs {MIN_SECRET_CHARS}", make)
-    if entropy_bits(secret) < MIN_SECRET_BITS:
-        return warn("MAILFOLD_SECRET repeats few characters and might be guessed", make)
-    return ok(f"MAILFOLD_SECRET has {len(secret)} characters that look random")
+def _check_secrets(settings: Settings) -> Iterator[DoctorFinding]:
+    try:
+        ring = secret_ring(settings)
+    except InvalidSettings as error:
+        yield fail(str(error), "`openssl rand -base64 48` makes a secret; docs/how-to/rotate-secrets.md replaces one")
+        return
+    for secret in ring.secrets:
+        yield secret_finding(secret)
+
+
+def secret_finding(secret: NamedSecret) -> DoctorFinding:
+    """Return whether a secret is random enough; it signs links that strangers can try to forge."""
+    if entropy_bits(secret.value) < MIN_SECRET_BITS:
+        return warn(
+            f"the secret {secret.id} repeats few characters and might be guessed",
+            "`mailfold secrets rotate` replaces it (docs/how-to/rotate-secrets.md)",
+        )
+    return ok(f"the secret {secret.id} has {len(secret.value)} characters that look random")
 
 
 def entropy_bits(text: str) -> float:

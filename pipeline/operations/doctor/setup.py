@@ -53,7 +53,10 @@ async def _check_provider(name: str, pool: Pool, settings: Settings) -> AsyncIte
     try:
         provider = await admin.get_provider(pool, name, secret_ring(settings))
     except InvalidSettings as error:
-        yield fail(f"provider {name}: {error}", "use the MAILFOLD_SECRET that `providers add` had")
+        yield fail(
+            f"provider {name}: {error}",
+            "list the secret that `providers add` had in MAILFOLD_SECRETS, or add the provider again",
+        )
         return
     if problem := configuration_problem(provider) or _missing_password(provider):
         yield fail(f"provider {name}: {problem}", "`mailfold providers add`")

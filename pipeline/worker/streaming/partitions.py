@@ -19,6 +19,7 @@ from pipeline.runtime.logs import bind_log_fields, get_logger
 from pipeline.runtime.tasks import cancel_tasks
 from pipeline.runtime.tracing import NO_TRACER, Tracer
 from pipeline.settings import Settings
+from pipeline.worker.streaming.changelog_end import discard_stores_ahead
 from pipeline.worker.streaming.commit_batch import CommitBatch, FoldResult
 from pipeline.worker.streaming.producer import TransactionalProducer
 from topics.registry import EMAIL_STATES, FACT_TOPICS
@@ -210,7 +211,8 @@ class PartitionWriters:
     async def take_over(self, assigned: Iterable[Any]) -> None:
         """Open a writer per assigned partition, which fences the earlier owners.
 
-        Raises LogUnavailable, and TopicMismatch where only some topics of a partition are assigned.
+        Stores that are ahead of the log are removed first. Raises LogUnavailable, and TopicMismatch where only some
+        topics of a partition are assigned.
         """
         await self.close()
         producers = {
@@ -218,6 +220,7 @@ class PartitionWriters:
             for number in self._partition_numbers(assigned)
         }
         await asyncio.gather(*(producer.open() for producer in producers.values()))
+        await discard_stores_ahead(self._settings, self._store, assigned)
         self._writers = {
             number: PartitionWriter(
                 number, producer, self._store, self._app, self._transaction_seconds, tracer=self._tracer

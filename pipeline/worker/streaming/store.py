@@ -99,6 +99,23 @@ class StateStore(FaustStore):
             raise
         return offset
 
+    def discard_if_ahead(self, tp: Any, end: int) -> bool:
+        """Remove a partition's store if it has states from beyond the changelog's end; return whether it was removed.
+
+        It is a copy of the changelog, from which it is then recovered.
+        """
+        offset = self.persisted_offset(tp)
+        if offset is None or offset < end:
+            return False
+        _log.error(
+            "store has more than the log, removed; it is recovered from the log",
+            partition=tp.partition,
+            offset=offset,
+            end=end,
+        )
+        self._remove(tp.partition)
+        return True
+
     def write(self, partition: int, values: Mapping[bytes, bytes | None], offset: int) -> None:
         """Store values, the last of which is confirmed in the changelog at ``offset``. Raises PartitionNotAssigned."""
         self._write(self._assigned(partition), values.items(), offset)
@@ -201,6 +218,9 @@ class StateStore(FaustStore):
         if not any(message in str(error) for message in CORRUPTION_MESSAGES):
             raise error
         _log.error("store corrupt, removed; it is recovered from the log", partition=partition, error=str(error))
+        self._remove(partition)
+
+    def _remove(self, partition: int) -> None:
         if (db := self._dbs.pop(partition, None)) is not None:
             with contextlib.suppress(Exception):
                 db.close()

@@ -44,7 +44,8 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
     if operation.get("description"):
         sections.append(paragraphs(operation["description"]) + "\n")
     if schemes:
-        sections.append(f"Authentication: {' or '.join(names[scheme] for scheme in schemes)}.\n")
+        scopes = " and ".join(f"`{scope}`" for scope in operation["security"][0][schemes[0]])
+        sections.append(f"Authentication: {' or '.join(names[scheme] for scheme in schemes)}. Scope: {scopes}.\n")
     sections += _parameters(operation.get("parameters", ()))
     sections += _body("Request body", operation.get("requestBody", {}))
     answers = {status: answer for status, answer in operation["responses"].items() if status not in _HIDDEN}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.content.chunks import MAX_PART_BYTES
-from pipeline.dialects import extrahorizon
+from pipeline.dialects import extrahorizon, extrahorizon_listing
 from pipeline.dialects.extrahorizon import ERROR_CODES, ExtraHorizonMail, ExtraHorizonRecipients, ExtraHorizonRefused
 from projections.listing_query import ListingQuery
 
@@ -65,11 +65,11 @@ def test_stored_mail_has_no_content_and_accepted_mail_has_it_without_views() -> 
 def test_page_has_the_selected_fields_and_the_id() -> None:
     mails = ['{"id":"m","subject":"s","recipients":{"to":["a"],"cc":["b"]},"views":3}']
     query = ListingQuery(select=(("recipients", "to"), ("nothing",)), limit=10, offset=2)
-    assert json.loads(extrahorizon.encode_page(mails, 7, query)) == {
+    assert json.loads(extrahorizon_listing.encode_page(mails, 7, query)) == {
         "page": {"total": 7, "offset": 2, "limit": 10},
         "data": [{"id": "m", "recipients": {"to": ["a"]}}],
     }
-    assert json.loads(extrahorizon.encode_page(mails, None, ListingQuery())) == {
+    assert json.loads(extrahorizon_listing.encode_page(mails, None, ListingQuery())) == {
         "page": {"offset": 0, "limit": 20},
         "data": [json.loads(mails[0])],
     }
@@ -79,7 +79,7 @@ def test_selection_applies_inside_lists_of_objects() -> None:
     mails = ['{"id":"m","content":{"a":{"b":1,"c":2},"items":[{"n":1,"x":2},3,{"x":4}]},"views":3}']
 
     def select_fields(*select: tuple[str, ...]) -> Any:
-        return json.loads(extrahorizon.encode_page(mails, None, ListingQuery(select=select)))["data"][0]
+        return json.loads(extrahorizon_listing.encode_page(mails, None, ListingQuery(select=select)))["data"][0]
 
     assert select_fields(("content", "items", "n")) == {"id": "m", "content": {"items": [{"n": 1}, {}]}}
     both = select_fields(("content", "a", "b"), ("content", "a"))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.dialects import rql
-from pipeline.dialects.extrahorizon import MAIL_FIELDS, QUEUED_MAIL_FIELDS
+from pipeline.dialects.extrahorizon_listing import MAIL_FIELDS, QUEUED_MAIL_FIELDS
 from pipeline.errors import Refused
 from projections.listing_query import ListingQuery
 

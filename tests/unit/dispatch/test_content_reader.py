@@ -9,6 +9,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from pipeline.content.chunks import pack_content
+from pipeline.dispatch import content_reader
 from pipeline.dispatch.content_reader import ContentReader
 from pipeline.errors import LogUnavailable, Unrecognised
 from pipeline.settings import Settings
@@ -98,3 +99,21 @@ async def test_reader_opens_another_consumer_after_an_error() -> None:
         await reader.get(pointer(105))
     assert first.is_stopped
     assert await reader.get(pointer(105)) == content(105)
+
+
+async def test_content_that_recipients_share_is_unpacked_once() -> None:
+    reader = await opened(FakeConsumer())
+    first = await reader.get(pointer(FIRST))
+    assert await reader.get(pointer(FIRST)) is first
+    assert await reader.get(pointer(FIRST + 1)) is not first
+
+
+async def test_contents_are_kept_up_to_a_number_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content_reader, "CONTENT_CACHE_MAX_BYTES", 3 * content_reader.RECORD_OVERHEAD_BYTES)
+    reader = await opened(FakeConsumer())
+    first = await reader.get(pointer(FIRST))
+    second = await reader.get(pointer(FIRST + 1))
+    assert await reader.get(pointer(FIRST)) is first
+    await reader.get(pointer(FIRST + 2))
+    assert await reader.get(pointer(FIRST)) is first
+    assert await reader.get(pointer(FIRST + 1)) is not second

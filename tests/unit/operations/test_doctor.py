@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from pydantic import SecretStr
 
 from pipeline.errors import LogUnavailable
 from pipeline.operations.doctor import finding as findings
@@ -20,6 +21,7 @@ from pipeline.operations.doctor import host
 from pipeline.operations.doctor.finding import DoctorCheck, DoctorFinding, examine, fail, ok
 from pipeline.operations.doctor.kafka import find_replica_problems
 from pipeline.operations.doctor.postgres import clock_finding, schema_finding
+from pipeline.runtime.secret_ring import NamedSecret
 from pipeline.runtime.topic_admin import BrokerAddress, ClusterDescription, PartitionReplicas
 from pipeline.settings import Settings
 from projections.migrate import Migration, SchemaDifference
@@ -89,13 +91,28 @@ def test_clock_is_judged_as_far_as_the_round_trip_tells(skew_s: float, round_tri
     assert ("behind" in finding.text) == (skew_s < 0)
 
 
-@pytest.mark.parametrize(
-    ("secret", "verdict"), [("", "fail"), (RANDOM[:31], "fail"), ("a" * 40, "warn"), (RANDOM, "ok")]
-)
-def test_secret_is_judged_by_length_and_variety(secret: str, verdict: str) -> None:
-    finding = host.secret_finding(secret)
+@pytest.mark.parametrize(("secret", "verdict"), [("a" * 40, "warn"), (RANDOM, "ok")])
+def test_secret_is_judged_by_variety(secret: str, verdict: str) -> None:
+    finding = host.secret_finding(NamedSecret("2", secret))
     assert finding.verdict == verdict
-    assert not secret or secret not in finding.text
+    assert secret not in finding.text
+
+
+@pytest.mark.parametrize(
+    ("secret", "secrets", "verdicts"),
+    [
+        ("", "", ["fail"]),
+        (RANDOM[:31], "", ["fail"]),
+        (RANDOM, "", ["ok"]),
+        ("", f"addresses:{RANDOM} 2:{'a' * 40} 1:{RANDOM}", ["warn", "ok"]),
+        (RANDOM, f"1:{RANDOM}", ["fail"]),
+    ],
+)
+def test_each_secret_is_judged_in_either_form(secret: str, secrets: str, verdicts: list[str]) -> None:
+    settings = Settings(secret=SecretStr(secret), secrets=SecretStr(secrets))
+    findings = list(host._check_secrets(settings))
+    assert [finding.verdict for finding in findings] == verdicts
+    assert not any(RANDOM[:31] in f"{finding}" for finding in findings)
 
 
 @pytest.mark.parametrize(

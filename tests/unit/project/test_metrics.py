@@ -67,6 +67,26 @@ def test_fact_without_the_stage_before_shows_nothing() -> None:
     assert list(stage_durations(folded(DELIVERED), DELIVERED)) == []
 
 
+def test_unaccounted_emails_stay_shown_until_an_audit_ends_without_them() -> None:
+    metrics = ProjectMetrics()
+
+    def shown(name: str = "audit_unaccounted_emails", **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(f"mailfold_{name}", labels)
+
+    metrics.show_audit({"settled": 7, "in_flight": 2, "dead": 1, "dropped": 0}, 3, T0)
+    assert (shown(), shown("audit_emails", fate="accepted"), shown("audit_finished_timestamp_seconds")) == (
+        3,
+        13,
+        T0 / 1000,
+    )
+    metrics.raise_unaccounted(0)  # the next audit has begun
+    assert shown() == 3
+    metrics.raise_unaccounted(4)
+    assert shown() == 4
+    metrics.show_audit({"settled": 13}, 0, T0)
+    assert shown() == 0
+
+
 def test_change_is_observed_with_its_facts_and_the_time_until_it_was_projected() -> None:
     [change] = Log().fold(REQUEST).changes
     metrics = ProjectMetrics()

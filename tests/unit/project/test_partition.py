@@ -1,11 +1,20 @@
 """What a lane does with records that can't be read or stored."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
+from aiokafka import TopicPartition
 
-from pipeline.project.partition import FetchedRecords, TooManyUndecodable, decode_changes, write_records
+from pipeline.errors import LogTooShort
+from pipeline.project.partition import (
+    FetchedRecords,
+    PartitionProjector,
+    TooManyUndecodable,
+    decode_changes,
+    write_records,
+)
 from projections.sink import ChangeBatch
 from tests.support.changes import lives
 from topics.codec import NewerRecord, encode
@@ -17,7 +26,7 @@ class Record:
 
     def __init__(self, offset: int, value: bytes) -> None:
         self.offset, self.value = offset, value
-        self.partition, self.key = 3, b""
+        self.partition, self.key, self.timestamp = 3, b"", 0
 
 
 def records(count: int) -> list[Record]:
@@ -91,6 +100,26 @@ async def test_mostly_undecodable_batch_raises_and_writes_nothing() -> None:
             database.bury,
         )
     assert (database.buried, database.applied) == ([], [])
+
+
+async def test_reader_that_was_sent_back_to_the_beginning_halts_the_projection() -> None:
+    """The topic was made anew while the projector ran: what it reads there is not what follows."""
+    place = TopicPartition("email-changes", 3)
+
+    class Reader:
+        _fetcher = SimpleNamespace(_fetch_task=SimpleNamespace(done=lambda: False))
+
+        async def getmany(self, *_: Any, **__: Any) -> dict[TopicPartition, list[Record]]:
+            return {place: records(5)}
+
+        async def position(self, _: TopicPartition) -> int:
+            return 5
+
+    parts: Any = (SimpleNamespace(), Reader(), None, None, None, place, {}, None, None)
+    projector = PartitionProjector(*parts)
+    projector.next_offset = 20
+    with pytest.raises(LogTooShort, match="was read up to offset 20, but ends at 5"):
+        await projector._project_next()
 
 
 def test_unstorable_email_id_is_undecodable() -> None:

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from pipeline.cli.secrets import rotated
+from pipeline.cli.secrets import rotate, rotated
 from pipeline.content import tokens
 from pipeline.errors import InvalidSettings, InvalidSignatureError
-from pipeline.runtime.environment import environment_variable, load_settings, secret_settings
+from pipeline.runtime.environment import environment_of, environment_variable, load_settings, secret_settings
 from pipeline.runtime.secret_ring import NamedSecret, SecretRing, parse_secrets, secret_ring
 from pipeline.runtime.signing import AddressHasher, Signer, hash_address, is_sealed_under, seal, unseal
 from pipeline.settings import Settings
@@ -149,3 +149,23 @@ def test_file_that_cannot_be_read_or_is_named_twice_is_a_clear_error(
     monkeypatch.setenv("MAILFOLD_SECRET", A)
     with pytest.raises(InvalidSettings, match="unset one of them"):
         load_settings()
+
+
+def test_child_takes_a_secret_from_our_environment_though_it_came_from_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secrets").write_text(f"1:{A}")
+    monkeypatch.setenv("MAILFOLD_SECRETS_FILE", str(tmp_path / "secrets"))
+    loaded = load_settings()
+    for variable, value in environment_of(loaded).items():
+        monkeypatch.setenv(variable, value)
+    assert load_settings().secrets.get_secret_value() == f"1:{A}"
+
+
+def test_file_that_roles_would_refuse_is_not_written(tmp_path: Path) -> None:
+    file = tmp_path / "secrets"
+    full = f"addresses:{A}\n" + "\n".join(f"{number}:{number:040}" for number in range(7, 0, -1))
+    file.write_text(full)
+    with pytest.raises(InvalidSettings, match="Delete secrets"):
+        rotate(file)
+    assert file.read_text() == full

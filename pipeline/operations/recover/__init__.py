@@ -1,0 +1,1 @@
+"""Bring the log and Postgres together again after one of them lost something; `mailfold recover` calls it."""
