@@ -69,7 +69,7 @@ async def follow_topic(
 
 
 async def _follow(rt: Runtime, topic: Topic, tables: TopicProjection, batch_size: int, report_halt: ReportHalt) -> None:
-    reader = create_consumer(rt.settings, fetch_max_wait_ms=250)
+    reader = create_consumer(rt.settings, fetch_max_wait_ms=500)
     await start_client(reader, rt.settings)
     try:
         await _project(rt, reader, topic, tables, batch_size, report_halt=report_halt)
@@ -97,7 +97,7 @@ async def _project(
     if offset >= end:
         report_halt(topic, "")  # whatever it halted at is gone or was projected by another projector
     while True:
-        fetched = await get_records(reader, partition, timeout_ms=250, max_records=batch_size)
+        fetched = await get_records(reader, partition, timeout_ms=1000, max_records=batch_size)
         records = fetched.get(partition, [])
         if not records:
             continue

@@ -96,7 +96,7 @@ async def _project_with_consumer(rt: Runtime, backoff: OutageBackoff, observer: 
         group_id=consumer_group(rt.settings),
         session_timeout_ms=6_000,  # the brokers' minimum: a projector that is wrongly considered dead does no harm
         heartbeat_interval_ms=2_000,
-        fetch_max_wait_ms=100,  # a partition that is drained while a fetch for others is in flight waits this long
+        fetch_max_wait_ms=250,  # a partition that is drained while a fetch for others is in flight waits this long
     )
     projectors = PartitionProjectors(rt, reader, observer)
     ticker: asyncio.Task[None] | None = None

@@ -158,7 +158,7 @@ class PartitionProjector:
             raise LogTooShort(describe_other_log(self.partition, mark))
 
     async def _project_next(self) -> None:
-        limits = {"timeout_ms": 250, "max_records": TRANSACTION_MAX_RECORDS}
+        limits = {"timeout_ms": 1000, "max_records": TRANSACTION_MAX_RECORDS}
         fetched = await get_records(self.reader, self.partition, **limits)
         records = fetched.get(self.partition, [])
         # The position, not the last record's offset + 1: transaction markers take offsets, too.
